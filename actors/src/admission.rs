@@ -1,0 +1,128 @@
+//! Admission: what stands in front of the mailboxes, which are unbounded in ractor.
+//!
+//! A permit travels in the message and is given back when the message's work is done, or when the message is lost with its actor.
+
+use std::sync::Arc;
+
+use cenotaph_storage::{Error, ErrorKind, Result};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use crate::limits::Limits;
+
+/// Byte budgets are counted in units of this many bytes, so that they fit into a semaphore.
+const UNIT_BYTES: usize = 1024;
+
+/// The budgets of an engine.
+pub(crate) struct Admission {
+    writes: Arc<Semaphore>,
+    write_bytes: Budget,
+    uploads: Arc<Semaphore>,
+    upload_bytes: Budget,
+    uploads_max: usize,
+}
+
+/// Leave to do one thing. Cheap to clone; given back when the last clone is dropped.
+#[derive(Clone)]
+pub struct Permit {
+    _held: Arc<Vec<OwnedSemaphorePermit>>,
+}
+
+impl Admission {
+    pub(crate) fn new(limits: &Limits) -> Self {
+        Self {
+            writes: Arc::new(Semaphore::new(limits.writes_at_once.min(Semaphore::MAX_PERMITS))),
+            write_bytes: Budget::new(limits.write_bytes_in_flight),
+            uploads: Arc::new(Semaphore::new(limits.uploads_at_once.min(Semaphore::MAX_PERMITS))),
+            upload_bytes: Budget::new(limits.upload_bytes_in_flight),
+            uploads_max: limits.uploads_at_once.min(Semaphore::MAX_PERMITS),
+        }
+    }
+
+    /// Leave for one small put or delete with this much payload, at once or not at all.
+    pub(crate) fn write(&self, payload_bytes: usize) -> Result<Permit> {
+        let write = Arc::clone(&self.writes).try_acquire_owned().map_err(|_| overloaded("too many writes at once"))?;
+        let bytes = self
+            .write_bytes
+            .try_acquire(payload_bytes)
+            .ok_or_else(|| overloaded("too many payload bytes in flight"))?;
+        Ok(Permit { _held: Arc::new(vec![write, bytes]) })
+    }
+
+    /// Leave for one upload, at once or not at all.
+    pub(crate) fn upload(&self) -> Result<Permit> {
+        let upload =
+            Arc::clone(&self.uploads).try_acquire_owned().map_err(|_| overloaded("too many uploads at once"))?;
+        Ok(Permit { _held: Arc::new(vec![upload]) })
+    }
+
+    /// A share of the uploads' buffers, first come first served.
+    pub(crate) async fn upload_buffer(&self, bytes: usize) -> Permit {
+        Permit { _held: Arc::new(vec![self.upload_bytes.acquire(bytes).await]) }
+    }
+
+    /// Resolves when no upload holds a permit.
+    pub(crate) async fn uploads_ended(&self) {
+        let all = u32::try_from(self.uploads_max).unwrap_or(u32::MAX);
+        drop(self.uploads.acquire_many(all).await);
+    }
+
+    /// Uploads under way.
+    pub(crate) fn uploads_live(&self) -> usize {
+        self.uploads_max - self.uploads.available_permits()
+    }
+}
+
+struct Budget {
+    units: Arc<Semaphore>,
+    max: usize,
+}
+
+impl Budget {
+    fn new(bytes: usize) -> Self {
+        let max = bytes.div_ceil(UNIT_BYTES).clamp(1, u32::MAX as usize >> 4);
+        Self { units: Arc::new(Semaphore::new(max)), max }
+    }
+
+    /// A request larger than the whole budget takes all of it.
+    fn units(&self, bytes: usize) -> u32 {
+        u32::try_from(bytes.div_ceil(UNIT_BYTES).min(self.max)).expect("a budget has fewer than 2^28 units")
+    }
+
+    fn try_acquire(&self, bytes: usize) -> Option<OwnedSemaphorePermit> {
+        Arc::clone(&self.units).try_acquire_many_owned(self.units(bytes)).ok()
+    }
+
+    async fn acquire(&self, bytes: usize) -> OwnedSemaphorePermit {
+        Arc::clone(&self.units).acquire_many_owned(self.units(bytes)).await.expect("the budget is never closed")
+    }
+}
+
+fn overloaded(why: &str) -> Error {
+    Error::new(ErrorKind::Overloaded, "admit", why)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_write_too_many_is_overloaded_until_one_ends() {
+        let admission = Admission::new(&Limits { writes_at_once: 2, ..Limits::default() });
+        let first = admission.write(0).unwrap();
+        let clone = first.clone();
+        let _second = admission.write(0).unwrap();
+        drop(first);
+        assert_eq!(admission.write(0).err().unwrap().kind(), ErrorKind::Overloaded, "a clone still holds it");
+        drop(clone);
+        assert!(admission.write(0).is_ok());
+    }
+
+    #[test]
+    fn payload_bytes_are_bounded_and_one_oversized_write_still_passes_alone() {
+        let admission = Admission::new(&Limits { write_bytes_in_flight: 10 * UNIT_BYTES, ..Limits::default() });
+        let large = admission.write(20 * UNIT_BYTES).unwrap();
+        assert_eq!(admission.write(1).err().unwrap().kind(), ErrorKind::Overloaded);
+        drop(large);
+        assert!(admission.write(1).is_ok());
+    }
+}

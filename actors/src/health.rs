@@ -1,0 +1,93 @@
+//! Whether the engine may take on work: running, closing, closed, or failed for good.
+//!
+//! ```text
+//! Running --close--> Closing --all stopped--> Closed
+//!    \--restart limit, supervisor died--> Failed --close--> Closed
+//! ```
+
+use std::sync::{Mutex, PoisonError};
+
+use cenotaph_storage::{Error, ErrorKind, Result};
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum State {
+    Running,
+    Closing,
+    Closed,
+    Failed(String),
+}
+
+/// The state of an engine.
+#[derive(Debug)]
+pub(crate) struct Health(Mutex<State>);
+
+impl Default for Health {
+    fn default() -> Self {
+        Self(Mutex::new(State::Running))
+    }
+}
+
+impl Health {
+    /// Whether new work may begin.
+    pub(crate) fn check(&self, operation: &'static str) -> Result<()> {
+        match &*self.state() {
+            State::Running => Ok(()),
+            State::Closing | State::Closed => Err(Error::new(ErrorKind::Closed, operation, "the engine is closed")),
+            State::Failed(why) => Err(Error::new(
+                ErrorKind::Unavailable,
+                operation,
+                format!("the engine has failed and must be reopened: {why}"),
+            )),
+        }
+    }
+
+    /// Whether work that has begun may hope to end.
+    pub(crate) fn check_failed(&self, operation: &'static str) -> Result<()> {
+        match &*self.state() {
+            State::Running | State::Closing => Ok(()),
+            State::Closed | State::Failed(_) => {
+                Err(Error::new(ErrorKind::Unavailable, operation, "the engine has stopped; nothing was committed"))
+            }
+        }
+    }
+
+    /// Whether dead actors are still brought back.
+    pub(crate) fn is_running(&self) -> bool {
+        *self.state() == State::Running
+    }
+
+    /// Whether it has been asked to close.
+    pub(crate) fn is_closed(&self) -> bool {
+        matches!(*self.state(), State::Closing | State::Closed)
+    }
+
+    /// Takes on no more work. True for the first caller only: it does the closing.
+    pub(crate) fn close(&self) -> bool {
+        let mut state = self.state();
+        match *state {
+            State::Running | State::Failed(_) => {
+                *state = State::Closing;
+                true
+            }
+            State::Closing | State::Closed => false,
+        }
+    }
+
+    /// Everything has stopped.
+    pub(crate) fn closed(&self) {
+        *self.state() = State::Closed;
+    }
+
+    /// Gives up, unless it is closing anyway.
+    pub(crate) fn fail(&self, why: &str) {
+        let mut state = self.state();
+        if *state == State::Running {
+            tracing::error!(why, "the engine has failed and must be reopened");
+            *state = State::Failed(why.to_owned());
+        }
+    }
+
+    fn state(&self) -> std::sync::MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,35 @@
+//! Who may touch what, in which order.
+//!
+//! ```text
+//! Supervisor ── restart intensity, backoff; over the limit: fail closed
+//! ├─ Recovery         settles changes of dead owners; started first; woken by any upload's death
+//! ├─ Shard × N        sole decider for its objects, sole submitter of their swaps (I3)
+//! ├─ Uploads ── Upload × M   one per large put; bounded; a killed one leaves its change to recovery
+//! └─ Sweeper          deletes orphans, honours pins, backs off per orphan
+//! ```
+//!
+//! Reading order: [`Limits`], `reply` (how an outcome finds its caller), `shared` (what every actor holds), `shard`, `upload`,
+//! `recovery`, `sweeper`, `supervisor`, and last [`Tiered`], the handle that the engine holds. Guards the order of I1, I3, I6, I8 and
+//! I10. Deliberately not here: decisions (`cenotaph_storage::swap` is pure) and reads, which need no actor.
+
+mod admission;
+mod health;
+mod intensity;
+mod limits;
+mod overlay;
+mod owners;
+mod recovery;
+mod reply;
+mod routes;
+mod shard;
+mod shared;
+mod supervisor;
+mod sweeper;
+mod tiered;
+mod upload;
+
+pub use admission::Permit;
+pub use limits::{Limits, RestartLimits, SweepLimits};
+pub use routes::ActorKind;
+pub use tiered::{ActorStats, Tiered};
+pub use upload::{PayloadStream, Source};

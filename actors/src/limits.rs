@@ -1,0 +1,110 @@
+//! Every limit of this room, in one struct. Over a limit is `Overloaded`, never unbounded memory.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+/// What the actors may use. All limits are per engine.
+///
+/// ```
+/// let limits = cenotaph_actors::Limits { uploads_at_once: 32, ..Default::default() };
+/// assert_eq!(limits.shards, 16);
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Limits {
+    /// Shards: serialisation domains. May differ at every open; nothing stored depends on it.
+    pub shards: usize,
+    /// Small puts and deletes that may wait for their commit at once. One more is `Overloaded`.
+    pub writes_at_once: usize,
+    /// Payload bytes that those writes may hold together. One more is `Overloaded`.
+    pub write_bytes_in_flight: usize,
+    /// Large puts at once, streaming or waiting for a share of the bytes in flight. One more is `Overloaded`.
+    pub uploads_at_once: usize,
+    /// Payload bytes that all uploads may buffer together. An upload waits, without reading its stream, until its share is free.
+    pub upload_bytes_in_flight: usize,
+    /// Longest payload of one put, in bytes. A longer stream is `Invalid`.
+    pub payload_bytes_max: u64,
+    /// How often a request that did not reach its shard is delivered again before it is `Unavailable`.
+    pub deliveries_max: u32,
+    /// How often an actor may be restarted.
+    pub restarts: RestartLimits,
+    /// How orphans are deleted.
+    pub sweep: SweepLimits,
+    /// How often the index is checked for an overdue commit.
+    pub heartbeat: Duration,
+    /// How long `close` may take. What is unfinished then is left to the next open.
+    pub close_timeout: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            shards: 16,
+            writes_at_once: 4096,
+            write_bytes_in_flight: 256 * 1024 * 1024,
+            uploads_at_once: 256,
+            upload_bytes_in_flight: 256 * 1024 * 1024,
+            payload_bytes_max: 5 * 1024 * 1024 * 1024 * 1024,
+            deliveries_max: 12,
+            restarts: RestartLimits::default(),
+            sweep: SweepLimits::default(),
+            heartbeat: Duration::from_secs(1),
+            close_timeout: Duration::from_secs(30),
+        }
+    }
+}
+
+/// How often actors may be restarted: the intensity of Erlang's supervisors
+/// (<https://www.erlang.org/doc/system/sup_princ.html>). Beyond it the engine fails closed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct RestartLimits {
+    /// Most restarts, of all actors together, ..
+    pub max: usize,
+    /// .. within this time.
+    pub within: Duration,
+    /// Delay before the first restart; doubled for each further one within the time.
+    pub backoff_min: Duration,
+    /// Longest delay.
+    pub backoff_max: Duration,
+}
+
+impl Default for RestartLimits {
+    fn default() -> Self {
+        Self {
+            max: 20,
+            within: Duration::from_secs(10),
+            backoff_min: Duration::from_millis(5),
+            backoff_max: Duration::from_millis(500),
+        }
+    }
+}
+
+/// How orphans are deleted.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct SweepLimits {
+    /// Deletions at once.
+    pub deletes_at_once: usize,
+    /// Orphans settled by one commit.
+    pub page: usize,
+    /// How long after its first deletion a blob that may still land is deleted again.
+    pub grace: Duration,
+    /// Delay after the first failed deletion of an orphan; doubled for each further one.
+    pub backoff_min: Duration,
+    /// Longest such delay.
+    pub backoff_max: Duration,
+}
+
+impl Default for SweepLimits {
+    fn default() -> Self {
+        Self {
+            deletes_at_once: 16,
+            page: 256,
+            grace: Duration::from_secs(60),
+            backoff_min: Duration::from_millis(100),
+            backoff_max: Duration::from_secs(300),
+        }
+    }
+}

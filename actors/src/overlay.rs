@@ -1,0 +1,126 @@
+//! The overlay: what a shard has decided and the index has not yet made durable.
+//!
+//! Shards never wait for the disk: they decide against the overlay first, the durable state second. Every entry carries the ticket of
+//! the batch it stands in; batches become durable in order, so one number says which entries are no longer needed. Guards I3 against deciding twice on the
+//! same state. Nobody but its shard reads it (I7).
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use bytes::Bytes;
+use cenotaph_storage::swap::Standing;
+use cenotaph_storage::{ObjectId, OperationId};
+
+/// The place of a batch in the order of its shard's submissions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Ticket(u64);
+
+/// How far a shard's batches are durable. Written by completions, read by the shard.
+#[derive(Clone, Default)]
+pub(crate) struct Durable(Arc<AtomicU64>);
+
+impl Durable {
+    /// All up to this ticket is durable.
+    pub(crate) fn reached(&self, ticket: Ticket) {
+        self.0.fetch_max(ticket.0, Ordering::AcqRel);
+    }
+}
+
+/// What is decided and not yet durable.
+#[derive(Default)]
+pub(crate) struct Overlay {
+    last: u64,
+    durable: Durable,
+    standings: BTreeMap<Bytes, (Ticket, Standing)>,
+    settled: BTreeMap<OperationId, Ticket>,
+    order: VecDeque<(Ticket, Entry)>,
+}
+
+enum Entry {
+    Standing(Bytes),
+    Settled(OperationId),
+}
+
+impl Overlay {
+    /// Where completions say how far the batches are durable.
+    pub(crate) fn durable(&self) -> Durable {
+        self.durable.clone()
+    }
+
+    /// Begins the next batch.
+    pub(crate) fn next_ticket(&mut self) -> Ticket {
+        self.last += 1;
+        self.ticket()
+    }
+
+    /// The ticket of the batch begun last.
+    pub(crate) fn ticket(&self) -> Ticket {
+        Ticket(self.last)
+    }
+
+    /// How an object stands, if that is not yet durable.
+    pub(crate) fn standing(&self, id: &ObjectId) -> Option<&Standing> {
+        self.standings.get(id.encoded()).map(|(_, standing)| standing)
+    }
+
+    /// Whether this change has been settled or fenced by a batch that is not yet durable.
+    pub(crate) fn is_settled(&self, change: OperationId) -> bool {
+        self.settled.contains_key(&change)
+    }
+
+    /// Notes that an object stands so once this batch is durable.
+    pub(crate) fn stand(&mut self, ticket: Ticket, id: &ObjectId, standing: Standing) {
+        self.standings.insert(id.encoded().clone(), (ticket, standing));
+        self.order.push_back((ticket, Entry::Standing(id.encoded().clone())));
+    }
+
+    /// Notes that a change is gone once this batch is durable.
+    pub(crate) fn settle(&mut self, ticket: Ticket, change: OperationId) {
+        self.settled.insert(change, ticket);
+        self.order.push_back((ticket, Entry::Settled(change)));
+    }
+
+    /// Forgets what has become durable.
+    pub(crate) fn trim(&mut self) {
+        let durable = Ticket(self.durable.0.load(Ordering::Acquire));
+        while let Some((ticket, entry)) = self.order.pop_front_if(|(ticket, _)| *ticket <= durable) {
+            match entry {
+                Entry::Standing(key) if self.standings.get(&key).is_some_and(|(newest, _)| *newest == ticket) => {
+                    self.standings.remove(&key);
+                }
+                Entry::Settled(change) if self.settled.get(&change) == Some(&ticket) => {
+                    self.settled.remove(&change);
+                }
+                Entry::Standing(_) | Entry::Settled(_) => {}
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use cenotaph_storage::Version;
+
+    fn absent(version: u64) -> Standing {
+        Standing::Absent(Version::new(version))
+    }
+
+    #[test]
+    fn only_what_is_durable_is_forgotten_and_the_newest_counts() {
+        let id = ObjectId::try_from("k").unwrap();
+        let mut overlay = Overlay::default();
+        let (first, second) = (overlay.next_ticket(), overlay.next_ticket());
+        overlay.stand(first, &id, absent(1));
+        overlay.stand(second, &id, absent(2));
+        overlay.trim();
+        assert_eq!(overlay.standing(&id), Some(&absent(2)), "nothing is durable yet");
+        overlay.durable().reached(first);
+        overlay.trim();
+        assert_eq!(overlay.standing(&id), Some(&absent(2)), "the newest is not durable yet");
+        overlay.durable().reached(second);
+        overlay.trim();
+        assert_eq!(overlay.standing(&id), None);
+    }
+}

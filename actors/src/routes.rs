@@ -1,0 +1,88 @@
+//! Who is where: the living actors of one engine.
+//!
+//! The process-wide names of ractor are not used, for many engines live in one process. A route is empty while its actor is dead;
+//! what is sent there is given back, undelivered.
+
+use std::sync::{Mutex, PoisonError};
+
+use cenotaph_storage::{Checksum, ObjectId};
+use ractor::{ActorRef, Message};
+
+use crate::recovery::RecoveryMessage;
+use crate::shard::ShardMessage;
+use crate::sweeper::SweeperMessage;
+use crate::upload::UploadsMessage;
+
+/// An actor, by what it does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum ActorKind {
+    /// The root of them all. It is not restarted: without it the engine has failed.
+    Supervisor,
+    /// The shard with this number.
+    Shard(usize),
+    /// The parent of the uploads; they die with it.
+    Uploads,
+    /// Every upload under way.
+    EveryUpload,
+    /// Recovery.
+    Recovery,
+    /// The sweeper.
+    Sweeper,
+}
+
+/// The way to one actor.
+pub(crate) struct Route<M: Message>(Mutex<Option<ActorRef<M>>>);
+
+impl<M: Message> Default for Route<M> {
+    fn default() -> Self {
+        Self(Mutex::new(None))
+    }
+}
+
+impl<M: Message> Route<M> {
+    /// From now on it leads here.
+    pub(crate) fn set(&self, actor: Option<ActorRef<M>>) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = actor;
+    }
+
+    /// Where it leads.
+    pub(crate) fn get(&self) -> Option<ActorRef<M>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Sends; whether there was somebody to send to. A message that can't be delivered is dropped, and its reply with
+    /// it: that tells the sender. One that was sent to an actor about to die is dropped likewise.
+    pub(crate) fn send(&self, message: M) -> bool {
+        self.get().is_some_and(|actor| actor.send_message(message).is_ok())
+    }
+}
+
+/// The ways to all actors of an engine.
+pub(crate) struct Routes {
+    pub(crate) shards: Vec<Route<ShardMessage>>,
+    pub(crate) uploads: Route<UploadsMessage>,
+    pub(crate) recovery: Route<RecoveryMessage>,
+    pub(crate) sweeper: Route<SweeperMessage>,
+}
+
+impl Routes {
+    pub(crate) fn new(shards: usize) -> Self {
+        Self {
+            shards: (0..shards.max(1)).map(|_| Route::default()).collect(),
+            uploads: Route::default(),
+            recovery: Route::default(),
+            sweeper: Route::default(),
+        }
+    }
+
+    /// The shard that decides for this object.
+    pub(crate) fn shard(&self, id: &ObjectId) -> &Route<ShardMessage> {
+        &self.shards[self.shard_number(id)]
+    }
+
+    /// Its number.
+    pub(crate) fn shard_number(&self, id: &ObjectId) -> usize {
+        let shards = self.shards.len() as u64;
+        usize::try_from(Checksum::of(id.encoded()).get() % shards).expect("below the number of shards")
+    }
+}

@@ -1,0 +1,201 @@
+//! The shard: sole decider for its objects, sole submitter of their swaps (I3).
+//!
+//! ```text
+//! message -> how does the object stand? (overlay, then index) -> decide (pure) -> submit one batch -> next message
+//!                                                                                  \-- durable --> reply, trim
+//! ```
+//!
+//! It never waits for the disk to write: the completion answers the caller, even if this actor has died since (I10). What it answers without
+//! changing anything is answered behind an empty batch, so that nobody hears of a state that is not durable yet (I7). A
+//! restarted shard first passes the index's barrier: only then does the index show all that its predecessor submitted.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use cenotaph_storage::index::{Batch, CommitError, Table};
+use cenotaph_storage::rows::{Change, Landing};
+use cenotaph_storage::swap::{self, Decision, Deleted, Mutation, Outcome, Standing, Swap, Written};
+use cenotaph_storage::{ObjectId, OperationId, Result, Seam};
+use ractor::{Actor, ActorProcessingErr, ActorRef};
+
+use crate::admission::Permit;
+use crate::overlay::Overlay;
+use crate::reply::{Answer, Reply};
+use crate::shared::Shared;
+
+/// What a shard is asked.
+pub(crate) enum ShardMessage {
+    /// Decide this swap, and commit what follows from it.
+    Swap { swap: Swap, permit: Permit, reply: Reply<Answer> },
+    /// Fence this change of this object, if it is still there (I6). Answers whether it was.
+    Fence { object: ObjectId, change: OperationId, landing: Landing, reply: Reply<bool> },
+}
+
+/// One shard; which one is known to its route only.
+pub(crate) struct Shard {
+    pub(crate) shared: Shared,
+}
+
+impl Actor for Shard {
+    type Msg = ShardMessage;
+    type State = Overlay;
+    type Arguments = ();
+
+    async fn pre_start(&self, _: ActorRef<Self::Msg>, (): ()) -> Result<Overlay, ActorProcessingErr> {
+        Ok(Overlay::default())
+    }
+
+    async fn post_start(&self, _: ActorRef<Self::Msg>, _: &mut Overlay) -> Result<(), ActorProcessingErr> {
+        // A poisoned index fails the barrier too. It will refuse every submission, so serving on is safe.
+        if let Err(error) = self.shared.index.barrier().await {
+            tracing::warn!(%error, "a shard starts on an index that has failed");
+        }
+        Ok(())
+    }
+
+    async fn handle(
+        &self,
+        _: ActorRef<Self::Msg>,
+        message: ShardMessage,
+        overlay: &mut Overlay,
+    ) -> Result<(), ActorProcessingErr> {
+        self.shared.env.pass(Seam::ShardBeforeDecide).await;
+        overlay.trim();
+        match message {
+            ShardMessage::Swap { swap, permit, reply } => match self.view(overlay, &swap).await {
+                Ok((standing, live)) => self.swap(overlay, &swap, &standing, live, permit, reply),
+                Err(error) => reply(Err(error)),
+            },
+            ShardMessage::Fence { object, change, landing, reply } => match self.load_change(overlay, change).await {
+                Ok(None) => self.submit(overlay, Batch::new(), false, None, reply),
+                Ok(Some(recorded)) => match self.standing(overlay, &object).await {
+                    Ok(standing) => self.fence(overlay, change, &recorded, &standing, landing, reply),
+                    Err(error) => reply(Err(error)),
+                },
+                Err(error) => reply(Err(error)),
+            },
+        }
+        self.shared.env.pass(Seam::ShardAfterSubmit).await;
+        Ok(())
+    }
+}
+
+impl Shard {
+    /// What the decision depends on: how the object stands, and whether the swap's change is live.
+    async fn view(&self, overlay: &Overlay, swap: &Swap) -> Result<(Standing, bool)> {
+        let standing = self.standing(overlay, &swap.id).await?;
+        let live = match swap.mutation {
+            Mutation::Tombstone { .. } => self.load_change(overlay, swap.operation).await?.is_some(),
+            Mutation::Inline { .. } | Mutation::Delete => true,
+        };
+        Ok((standing, live))
+    }
+
+    async fn standing(&self, overlay: &Overlay, id: &ObjectId) -> Result<Standing> {
+        match overlay.standing(id) {
+            Some(standing) => Ok(standing.clone()),
+            None => self.shared.standing(id).await,
+        }
+    }
+
+    async fn load_change(&self, overlay: &Overlay, change: OperationId) -> Result<Option<Change>> {
+        if overlay.is_settled(change) {
+            return Ok(None);
+        }
+        let value = self.shared.index.get(Table::Changes, change.as_bytes()).await?;
+        value.map(|value| Change::decode(&value)).transpose()
+    }
+
+    fn swap(
+        &self,
+        overlay: &mut Overlay,
+        swap: &Swap,
+        standing: &Standing,
+        live: bool,
+        permit: Permit,
+        reply: Reply<Answer>,
+    ) {
+        let now = self.shared.env.now();
+        let decision = swap.decide(standing, live, now);
+        let batch = swap.batch(standing, &decision, now);
+        let answer = answer(swap, standing, &decision);
+        let ticket = overlay.next_ticket();
+        if let Decision::Commit { next, .. } = &decision {
+            overlay.stand(ticket, &swap.id, next.clone());
+        }
+        if let (Mutation::Tombstone { .. }, Decision::Commit { .. } | Decision::Supersede { .. }) =
+            (&swap.mutation, &decision)
+        {
+            overlay.settle(ticket, swap.operation);
+        }
+        if let Decision::Supersede { .. } = decision {
+            self.shared.counters.superseded.fetch_add(1, Ordering::Relaxed);
+            metrics::counter!("cenotaph_superseded_total").increment(1);
+        }
+        self.submit(overlay, batch, answer, Some(permit), reply);
+    }
+
+    fn fence(
+        &self,
+        overlay: &mut Overlay,
+        change: OperationId,
+        recorded: &Change,
+        standing: &Standing,
+        landing: Landing,
+        reply: Reply<bool>,
+    ) {
+        let batch = swap::fence(change, recorded, standing, landing, self.shared.env.now());
+        let ticket = overlay.next_ticket();
+        overlay.settle(ticket, change);
+        self.submit(overlay, batch, true, None, reply);
+    }
+
+    /// Submits the batch of the ticket last given, and answers when it is durable.
+    fn submit<T: Send + 'static>(
+        &self,
+        overlay: &mut Overlay,
+        batch: Batch,
+        answer: T,
+        permit: Option<Permit>,
+        reply: Reply<T>,
+    ) {
+        let (ticket, durable) = (overlay.ticket(), overlay.durable());
+        let leaves_orphans =
+            batch.changes().iter().any(|(table, _, value)| *table == Table::Orphans && value.is_some());
+        let shared = Arc::clone(&self.shared);
+        let completion = move |outcome: Result<(), CommitError>| {
+            if outcome.is_ok() {
+                durable.reached(ticket);
+                if leaves_orphans {
+                    shared.wake_sweeper();
+                }
+            }
+            drop(permit);
+            reply(outcome.map(|()| answer).map_err(CommitError::into_error));
+        };
+        self.shared.index.submit(batch, Box::new(completion));
+    }
+}
+
+/// What the caller hears once the decision is durable.
+fn answer(swap: &Swap, standing: &Standing, decision: &Decision) -> Answer {
+    match (&swap.mutation, decision) {
+        (Mutation::Delete, Decision::Commit { .. }) => Answer::Deleted(Deleted { existed: true }),
+        (Mutation::Delete, Decision::Absent) => Answer::Deleted(Deleted { existed: false }),
+        (_, Decision::Fenced) => Answer::Fenced,
+        (_, Decision::Supersede { .. }) => {
+            Answer::Written(Written { outcome: Outcome::Superseded, version: None, etag: None, created: false })
+        }
+        (_, Decision::Commit { next, existed, .. }) => applied(next, !existed),
+        (_, Decision::Already | Decision::Absent) => applied(standing, false),
+    }
+}
+
+fn applied(standing: &Standing, created: bool) -> Answer {
+    Answer::Written(Written {
+        outcome: Outcome::Applied,
+        version: standing.row().map(|row| row.version),
+        etag: standing.row().map(cenotaph_storage::rows::Row::etag),
+        created,
+    })
+}

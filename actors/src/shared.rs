@@ -1,0 +1,136 @@
+//! What every actor of an engine holds: the two tiers, the world, and the ways to each other.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use cenotaph_storage::blobs::BlobTier;
+use cenotaph_storage::index::{Batch, CommitError, Index, Table};
+use cenotaph_storage::rows::{Row, floor_key, read_floor};
+use cenotaph_storage::swap::{Standing, Swap};
+use cenotaph_storage::{Env, Epoch, Error, ErrorKind, ObjectId, Pins, Result, Version};
+
+use crate::admission::{Admission, Permit};
+use crate::health::Health;
+use crate::intensity::backoff;
+use crate::limits::Limits;
+use crate::owners::Owners;
+use crate::reply::{Answer, Reply, reply};
+use crate::routes::{Route, Routes};
+use crate::shard::ShardMessage;
+use crate::sweeper::SweeperMessage;
+
+/// Shared by all actors of one engine, cheap to clone.
+pub(crate) type Shared = Arc<Common>;
+
+/// See the head of this file.
+pub(crate) struct Common {
+    pub(crate) index: Arc<dyn Index>,
+    pub(crate) blobs: BlobTier,
+    pub(crate) env: Env,
+    pub(crate) pins: Pins,
+    pub(crate) limits: Limits,
+    pub(crate) epoch: Epoch,
+    pub(crate) routes: Arc<Routes>,
+    pub(crate) owners: Owners,
+    pub(crate) admission: Admission,
+    pub(crate) health: Health,
+    pub(crate) counters: Counters,
+    /// A wake-up is on its way to the sweeper.
+    pub(crate) sweep_wanted: Arc<AtomicBool>,
+    /// A wake-up is on its way to recovery.
+    pub(crate) recovery_wanted: Arc<AtomicBool>,
+}
+
+/// What has happened since the engine was opened.
+#[derive(Default)]
+pub(crate) struct Counters {
+    pub(crate) restarts: AtomicU64,
+    pub(crate) fenced: AtomicU64,
+    pub(crate) swept: AtomicU64,
+    pub(crate) sweep_failures: AtomicU64,
+    pub(crate) superseded: AtomicU64,
+}
+
+impl Common {
+    /// Wakes the sweeper: there may be orphans.
+    pub(crate) fn wake_sweeper(&self) {
+        wake(&self.sweep_wanted, &self.routes.sweeper, SweeperMessage::Wake);
+    }
+
+    /// How an object durably stands.
+    pub(crate) async fn standing(&self, id: &ObjectId) -> Result<Standing> {
+        if let Some(value) = self.index.get(Table::Rows, id.encoded()).await? {
+            return Ok(Standing::Present(Box::new(Row::decode(&value).map_err(|error| error.with_id(id))?)));
+        }
+        match self.index.get(Table::Meta, &floor_key(id)).await? {
+            Some(value) => Ok(Standing::Absent(read_floor(&value).map_err(|error| error.with_id(id))?)),
+            None => Ok(Standing::Absent(Version::NONE)),
+        }
+    }
+
+    /// Makes a batch durable.
+    pub(crate) async fn commit(&self, batch: Batch, keep_alive: impl Send + 'static) -> Result<()> {
+        let (reply, answer) = reply();
+        self.index.submit(
+            batch,
+            Box::new(move |outcome| {
+                reply(outcome.map_err(CommitError::into_error));
+                drop(keep_alive);
+            }),
+        );
+        answer
+            .await
+            .unwrap_or_else(|| Err(Error::new(ErrorKind::Indeterminate, "commit", "the index dropped a completion")))
+    }
+
+    /// Compare-and-write: has the object's shard decide a swap, and waits for its answer. Idempotent.
+    ///
+    /// A request that is lost with a dead shard has not been submitted, so it is delivered again. `listen` makes the reply of
+    /// each delivery, so that somebody else can hear the answer too.
+    pub(crate) async fn compare_and_write(
+        &self,
+        swap: Swap,
+        permit: &Permit,
+        listen: impl Fn(Reply<Answer>) -> Reply<Answer>,
+    ) -> Result<Answer> {
+        let id = swap.id.clone();
+        self.deliver(&id, |reply| ShardMessage::Swap {
+            swap: swap.clone(),
+            permit: permit.clone(),
+            reply: listen(reply),
+        })
+        .await
+    }
+
+    /// Delivers a request to the shard of `id`, again if it is lost, and gives the answer.
+    pub(crate) async fn deliver<T: Send + 'static>(
+        &self,
+        id: &ObjectId,
+        message: impl Fn(Reply<T>) -> ShardMessage,
+    ) -> Result<T> {
+        for attempt in 0..=self.limits.deliveries_max {
+            let (reply, answer) = reply();
+            self.routes.shard(id).send(message(reply));
+            if let Some(answer) = answer.await {
+                return answer.map_err(|error| error.with_id(id));
+            }
+            self.health.check_failed("commit")?;
+            self.back_off(attempt).await;
+        }
+        Err(Error::new(ErrorKind::Unavailable, "commit", "the shard is not there; nothing was committed").with_id(id))
+    }
+
+    /// Waits for a dead actor to come back, longer each time.
+    pub(crate) async fn back_off(&self, attempt: u32) {
+        let delay = backoff(self.limits.restarts.backoff_min, self.limits.restarts.backoff_max, attempt);
+        self.env.sleep(delay + self.env.jitter(delay)).await;
+    }
+}
+
+/// Sends a wake-up, unless one is on its way. One that is lost with its actor is made good by its successor, which begins with
+/// a pass of its own.
+pub(crate) fn wake<M: ractor::Message>(wanted: &AtomicBool, route: &Route<M>, message: M) {
+    if !wanted.swap(true, Ordering::AcqRel) && !route.send(message) {
+        wanted.store(false, Ordering::Release);
+    }
+}

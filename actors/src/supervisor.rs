@@ -1,0 +1,171 @@
+//! The supervisor: brings dead actors back, and gives up when they die too often.
+//!
+//! ```text
+//! child dies -> its route is emptied -> intensity: wait a little -> a new one -> its route is set
+//!                                             \-- too many of late --> fail closed: the engine must be reopened
+//! ```
+//!
+//! It holds no data and decides nothing, so that it has no reason to die. Should it die all the same its children die with it,
+//! and the engine has failed. Deliberately not here: uploads, which are never restarted (their parent is).
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use cenotaph_storage::Result;
+use ractor::{Actor, ActorCell, ActorId, ActorProcessingErr, ActorRef, SpawnErr, SupervisionEvent};
+
+use crate::intensity::Intensity;
+use crate::recovery::{Recovery, RecoveryMessage};
+use crate::shard::Shard;
+use crate::shared::{Shared, wake};
+use crate::sweeper::{Sweeper, SweeperMessage};
+use crate::upload::Uploads;
+
+/// A child, by its part.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Child {
+    Shard(usize),
+    Uploads,
+    Recovery,
+    Sweeper,
+}
+
+/// What the supervisor is told.
+pub(crate) enum SupervisorMessage {
+    /// The delay before this restart is over.
+    Restart(Child),
+}
+
+/// The root of an engine's actors.
+pub(crate) struct Supervisor {
+    pub(crate) shared: Shared,
+}
+
+/// Who lives, and how often they died of late.
+#[derive(Default)]
+pub(crate) struct Children {
+    alive: BTreeMap<ActorId, Child>,
+    intensity: Intensity,
+}
+
+impl Actor for Supervisor {
+    type Msg = SupervisorMessage;
+    type State = Children;
+    type Arguments = ();
+
+    async fn pre_start(&self, myself: ActorRef<Self::Msg>, (): ()) -> Result<Children, ActorProcessingErr> {
+        let mut children = Children::default();
+        for number in 0..self.shared.routes.shards.len() {
+            self.start(&myself, Child::Shard(number), &mut children).await?;
+        }
+        for child in [Child::Recovery, Child::Uploads, Child::Sweeper] {
+            self.start(&myself, child, &mut children).await?;
+        }
+        Ok(children)
+    }
+
+    async fn handle(
+        &self,
+        myself: ActorRef<Self::Msg>,
+        message: SupervisorMessage,
+        children: &mut Children,
+    ) -> Result<(), ActorProcessingErr> {
+        let SupervisorMessage::Restart(child) = message;
+        if self.shared.health.is_running() {
+            if let Err(error) = self.start(&myself, child, children).await {
+                tracing::error!(?child, %error, "an actor could not be started");
+                self.restart_later(&myself, child, children);
+            }
+        }
+        Ok(())
+    }
+
+    async fn handle_supervisor_evt(
+        &self,
+        myself: ActorRef<Self::Msg>,
+        event: SupervisionEvent,
+        children: &mut Children,
+    ) -> Result<(), ActorProcessingErr> {
+        // The event may carry the dead actor's state, and with it permits and owners: it is dropped at the end of this, before
+        // the successor starts.
+        let dead = match &event {
+            SupervisionEvent::ActorTerminated(cell, _, reason) => Some((cell, reason.clone().unwrap_or_default())),
+            SupervisionEvent::ActorFailed(cell, error) => Some((cell, error.to_string())),
+            SupervisionEvent::ActorStarted(_) | SupervisionEvent::ProcessGroupChanged(_) => None,
+        };
+        if let Some((cell, why)) = dead
+            && let Some(child) = children.alive.remove(&cell.get_id())
+        {
+            self.forget(child);
+            if self.shared.health.is_running() {
+                tracing::warn!(?child, why, "an actor died");
+                self.restart_later(&myself, child, children);
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Supervisor {
+    async fn start(
+        &self,
+        myself: &ActorRef<SupervisorMessage>,
+        child: Child,
+        children: &mut Children,
+    ) -> Result<(), SpawnErr> {
+        let (shared, routes, parent) = (Arc::clone(&self.shared), &self.shared.routes, myself.get_cell());
+        let cell: ActorCell = match child {
+            Child::Shard(number) => {
+                let (shard, _) = Actor::spawn_linked(None, Shard { shared }, (), parent).await?;
+                routes.shards[number].set(Some(shard.clone()));
+                shard.get_cell()
+            }
+            Child::Uploads => {
+                let (uploads, _) = Actor::spawn_linked(None, Uploads { shared }, (), parent).await?;
+                routes.uploads.set(Some(uploads.clone()));
+                uploads.get_cell()
+            }
+            Child::Recovery => {
+                let (recovery, _) = Actor::spawn_linked(None, Recovery { shared }, (), parent).await?;
+                routes.recovery.set(Some(recovery.clone()));
+                wake(&self.shared.recovery_wanted, &routes.recovery, RecoveryMessage::Wake);
+                recovery.get_cell()
+            }
+            Child::Sweeper => {
+                let (sweeper, _) = Actor::spawn_linked(None, Sweeper { shared }, (), parent).await?;
+                routes.sweeper.set(Some(sweeper.clone()));
+                wake(&self.shared.sweep_wanted, &routes.sweeper, SweeperMessage::Wake);
+                sweeper.get_cell()
+            }
+        };
+        children.alive.insert(cell.get_id(), child);
+        Ok(())
+    }
+
+    fn forget(&self, child: Child) {
+        let routes = &self.shared.routes;
+        match child {
+            Child::Shard(number) => routes.shards[number].set(None),
+            Child::Uploads => routes.uploads.set(None),
+            Child::Recovery => routes.recovery.set(None),
+            Child::Sweeper => routes.sweeper.set(None),
+        }
+    }
+
+    fn restart_later(&self, myself: &ActorRef<SupervisorMessage>, child: Child, children: &mut Children) {
+        let now = self.shared.env.monotonic();
+        let Some(delay) = children.intensity.restart(now, &self.shared.limits.restarts) else {
+            self.shared.health.fail("its actors die too often");
+            myself.stop(None);
+            return;
+        };
+        self.shared.counters.restarts.fetch_add(1, Ordering::Relaxed);
+        metrics::counter!("cenotaph_restarts_total").increment(1);
+        let (env, myself) = (self.shared.env.clone(), myself.clone());
+        self.shared.env.spawn(async move {
+            env.sleep(delay).await;
+            drop(myself.send_message(SupervisorMessage::Restart(child)));
+        });
+    }
+}

@@ -1,0 +1,327 @@
+//! The handle on an engine's actors: what may be asked of them, with outcomes, and how they start and stop.
+//!
+//! Nobody outside of this crate sees an actor. Guards I9 and I10 at this border: an answer is the commit's own; no answer means that
+//! nothing was committed.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use cenotaph_storage::blobs::BlobTier;
+use cenotaph_storage::index::{Index, Range, Table};
+use cenotaph_storage::rows::Attributes;
+use cenotaph_storage::swap::{Deleted, Mutation, Swap, Written};
+use cenotaph_storage::{Env, Epoch, Error, ErrorKind, ObjectId, Pins, Result};
+use ractor::{Actor, ActorRef};
+use tokio::sync::oneshot;
+
+use crate::admission::{Admission, Permit};
+use crate::health::Health;
+use crate::limits::Limits;
+use crate::owners::Owners;
+use crate::recovery::RecoveryMessage;
+use crate::reply::{Answer, Caller, reply, written};
+use crate::routes::{ActorKind, Routes};
+use crate::shared::{Common, Counters, Shared, wake};
+use crate::supervisor::{Supervisor, SupervisorMessage};
+use crate::sweeper::{Left, SweeperMessage};
+use crate::upload::{Handover, Job, Source, UploadsMessage};
+
+/// The write side of an engine: its actors, alive from [`start`](Self::start) to [`close`](Self::close) or drop.
+pub struct Tiered {
+    shared: Shared,
+    supervisor: ActorRef<SupervisorMessage>,
+    /// Dropped with this handle, which ends its housekeeping.
+    _housekeeping: oneshot::Sender<()>,
+}
+
+/// What the actors tell about themselves.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ActorStats {
+    /// Uploads under way.
+    pub uploads_live: usize,
+    /// Actors brought back since the engine was opened.
+    pub restarts: u64,
+    /// Changes of dead owners settled since.
+    pub fenced: u64,
+    /// Orphans settled since.
+    pub swept: u64,
+    /// Failed attempts to delete an orphan since.
+    pub sweep_failures: u64,
+    /// Writes that were superseded since.
+    pub superseded: u64,
+    /// Changes recorded and not yet settled, now.
+    pub changes: u64,
+    /// Orphans not yet settled, now.
+    pub orphans: u64,
+}
+
+impl Tiered {
+    /// Starts the actors, and settles the changes of all earlier epochs. Deleting what that orphans goes on behind.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Unavailable`] if the actors can't start; otherwise whatever the first recovery pass meets.
+    pub async fn start(
+        index: Arc<dyn Index>,
+        blobs: BlobTier,
+        env: Env,
+        pins: Pins,
+        epoch: Epoch,
+        limits: Limits,
+    ) -> Result<Self> {
+        let routes = Arc::new(Routes::new(limits.shards));
+        let recovery_wanted = Arc::new(AtomicBool::new(false));
+        let owners = {
+            let (routes, wanted) = (Arc::clone(&routes), Arc::clone(&recovery_wanted));
+            Owners::new(move || wake(&wanted, &routes.recovery, RecoveryMessage::Wake))
+        };
+        let shared = Arc::new(Common {
+            admission: Admission::new(&limits),
+            index,
+            blobs,
+            env,
+            pins,
+            limits,
+            epoch,
+            routes,
+            owners,
+            health: Health::default(),
+            counters: Counters::default(),
+            sweep_wanted: Arc::default(),
+            recovery_wanted,
+        });
+        let supervisor = Supervisor { shared: Arc::clone(&shared) };
+        let (supervisor, ended) = Actor::spawn(None, supervisor, ()).await.map_err(|error| {
+            Error::new(ErrorKind::Unavailable, "open", "the actors can't start").with_source(error.to_string())
+        })?;
+        let watched = Arc::clone(&shared);
+        shared.env.spawn(async move {
+            drop(ended.await);
+            watched.health.fail("its supervisor has died");
+        });
+        let tiered = Self { _housekeeping: keep_house(&shared), shared, supervisor };
+        tiered.recover().await?;
+        Ok(tiered)
+    }
+
+    /// Whether it has been closed, or is about to be.
+    pub fn is_closed(&self) -> bool {
+        self.shared.health.is_closed()
+    }
+
+    /// Leave to buffer this much payload and to write it.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Overloaded`] over the limits, [`ErrorKind::Closed`], [`ErrorKind::Unavailable`] if the engine has failed.
+    pub fn admit(&self, payload_bytes: usize) -> Result<Permit> {
+        self.shared.health.check("put")?;
+        self.shared.admission.write(payload_bytes)
+    }
+
+    /// Puts a payload that stays in the index.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Unavailable`], [`ErrorKind::Closed`]: nothing was committed.
+    /// [`ErrorKind::Indeterminate`]: the index failed while it committed.
+    pub async fn put_inline(
+        &self,
+        id: ObjectId,
+        payload: Bytes,
+        attributes: Attributes,
+        permit: Permit,
+    ) -> Result<Written> {
+        let mutation = Mutation::Inline { payload, attributes };
+        let swap = Swap { id, operation: self.shared.env.operation_id(), mutation };
+        written(self.shared.compare_and_write(swap, &permit, |reply| reply).await?)
+    }
+
+    /// Puts a payload that goes to the blob tier. Dropping the future before all of the payload has been written there
+    /// cancels the put; later the put goes on without its caller.
+    ///
+    /// # Errors
+    /// As [`put_inline`](Self::put_inline); [`ErrorKind::Overloaded`] if there are too many uploads, [`ErrorKind::Source`] if the stream fails,
+    /// [`ErrorKind::Invalid`] if the payload is too long.
+    pub async fn put_stream(&self, id: ObjectId, source: Source, attributes: Attributes) -> Result<Written> {
+        self.shared.health.check("put")?;
+        let permit = self.shared.admission.upload().map_err(|error| error.with_id(&id))?;
+        let (caller, answer) = Caller::new();
+        let (_present, caller_gone) = oneshot::channel();
+        let operation = self.shared.env.operation_id();
+        let job = Job { id: id.clone(), operation, attributes, source, caller, caller_gone, permit };
+        self.hand_over(Handover::new(job)).await.map_err(|error| error.with_id(&id))?;
+        match answer.await {
+            Ok(answer) => answer,
+            Err(_) => {
+                Err(Error::new(ErrorKind::Unavailable, "put", "the upload died; nothing was committed").with_id(&id))
+            }
+        }
+    }
+
+    /// Hands a job to the uploads, again if it gets lost on the way.
+    async fn hand_over(&self, job: Handover) -> Result<()> {
+        for attempt in 0..=self.shared.limits.deliveries_max {
+            let (started, has_started) = oneshot::channel();
+            self.shared.routes.uploads.send(UploadsMessage::Start { job: job.clone(), started });
+            if has_started.await.is_ok() || job.is_taken() {
+                return Ok(());
+            }
+            self.shared.health.check_failed("put")?;
+            self.shared.back_off(attempt).await;
+        }
+        Err(Error::new(ErrorKind::Unavailable, "put", "the uploads are not there; nothing was committed"))
+    }
+
+    /// Deletes an object. Its row is gone when this returns; its blobs follow.
+    ///
+    /// # Errors
+    /// As [`put_inline`](Self::put_inline). A failing blob tier never fails a delete.
+    pub async fn delete(&self, id: ObjectId) -> Result<Deleted> {
+        self.shared.health.check("delete")?;
+        let permit = self.shared.admission.write(0).map_err(|error| error.with_id(&id))?;
+        let swap = Swap { id, operation: self.shared.env.operation_id(), mutation: Mutation::Delete };
+        match self.shared.compare_and_write(swap, &permit, |reply| reply).await? {
+            Answer::Deleted(deleted) => Ok(deleted),
+            Answer::Written(_) | Answer::Fenced => unreachable!("a delete is answered as a delete"),
+        }
+    }
+
+    /// Settles the changes of dead owners, now.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Unavailable`] if recovery does not answer; otherwise what it meets.
+    pub async fn recover(&self) -> Result<()> {
+        self.ask(|reply| self.shared.routes.recovery.send(RecoveryMessage::Pass(reply))).await.map(drop)
+    }
+
+    /// Settles the changes of dead owners, then deletes the orphans that are due; how many are left that may not be deleted yet.
+    ///
+    /// # Errors
+    /// As [`recover`](Self::recover).
+    pub async fn settle(&self) -> Result<u64> {
+        self.recover().await?;
+        let left: Left = self.ask(|reply| self.shared.routes.sweeper.send(SweeperMessage::Pass(reply))).await?;
+        Ok(left.waiting)
+    }
+
+    /// Asks an actor that may be away for a moment, and asks again if the request was lost.
+    async fn ask<T: Send + 'static>(&self, send: impl Fn(crate::reply::Reply<T>) -> bool) -> Result<T> {
+        for attempt in 0..=self.shared.limits.deliveries_max {
+            let (reply, answer) = reply();
+            send(reply);
+            if let Some(answer) = answer.await {
+                return answer;
+            }
+            self.shared.health.check_failed("settle")?;
+            self.shared.back_off(attempt).await;
+        }
+        Err(Error::new(ErrorKind::Unavailable, "settle", "the actor is not there"))
+    }
+
+    /// What the actors have done, and what is left to do. Counts changes and orphans by reading them.
+    ///
+    /// # Errors
+    /// As reading the index.
+    pub async fn stats(&self) -> Result<ActorStats> {
+        let counters = &self.shared.counters;
+        Ok(ActorStats {
+            uploads_live: self.shared.admission.uploads_live(),
+            restarts: counters.restarts.load(Ordering::Relaxed),
+            fenced: counters.fenced.load(Ordering::Relaxed),
+            swept: counters.swept.load(Ordering::Relaxed),
+            sweep_failures: counters.sweep_failures.load(Ordering::Relaxed),
+            superseded: counters.superseded.load(Ordering::Relaxed),
+            changes: self.count(Table::Changes).await?,
+            orphans: self.count(Table::Orphans).await?,
+        })
+    }
+
+    async fn count(&self, table: Table) -> Result<u64> {
+        let mut range = Range::all(1024);
+        let mut count = 0;
+        loop {
+            let page = self.shared.index.snapshot()?.scan(table, range.clone()).await?;
+            count += page.len() as u64;
+            match page.last() {
+                Some((last, _)) if page.len() == range.limit => range = range.after(last.clone()),
+                _ => return Ok(count),
+            }
+        }
+    }
+
+    /// Kills actors of this kind, as a fault would; false if there was none to kill. For tests of what survives it.
+    pub fn kill(&self, kind: ActorKind) -> bool {
+        let routes = &self.shared.routes;
+        let cell = match kind {
+            ActorKind::Supervisor => Some(self.supervisor.get_cell()),
+            ActorKind::Shard(number) => {
+                routes.shards.get(number).and_then(|route| route.get()).map(|actor| actor.get_cell())
+            }
+            ActorKind::Uploads => routes.uploads.get().map(|actor| actor.get_cell()),
+            ActorKind::Recovery => routes.recovery.get().map(|actor| actor.get_cell()),
+            ActorKind::Sweeper => routes.sweeper.get().map(|actor| actor.get_cell()),
+            ActorKind::EveryUpload => {
+                let uploads = routes.uploads.get().map(|actor| actor.get_children()).unwrap_or_default();
+                uploads.iter().for_each(|upload| upload.kill());
+                return !uploads.is_empty();
+            }
+        };
+        cell.map(|cell| cell.kill()).is_some()
+    }
+
+    /// The number of the shard that decides for this object.
+    pub fn shard_of(&self, id: &ObjectId) -> usize {
+        self.shared.routes.shard_number(id)
+    }
+
+    /// Stops taking on work, lets what has begun end, deletes what may be deleted, and stops the actors, all within
+    /// [`Limits::close_timeout`]; what is unfinished then is left to the next open. Calling it again does nothing.
+    pub async fn close(&self) {
+        if !self.shared.health.close() {
+            return;
+        }
+        let env = &self.shared.env;
+        let limit = self.shared.limits.close_timeout;
+        let finish = async {
+            self.shared.admission.uploads_ended().await;
+            self.settle().await
+        };
+        match env.deadline(limit, finish).await {
+            Some(Ok(0)) => {}
+            Some(Ok(waiting)) => tracing::info!(waiting, "closed with orphans that may not be deleted yet"),
+            Some(Err(error)) => tracing::warn!(%error, "closed without settling everything"),
+            None => tracing::warn!("closed with work under way; the next open settles it"),
+        }
+        self.kill(ActorKind::EveryUpload);
+        // Its children die with it. Whatever they have submitted is answered by the index.
+        let stopped = self.supervisor.stop_and_wait(None, Some(limit.max(Duration::from_secs(1)))).await;
+        if stopped.is_err() {
+            self.supervisor.kill();
+        }
+        self.shared.health.closed();
+    }
+}
+
+impl Drop for Tiered {
+    fn drop(&mut self) {
+        self.shared.health.close();
+        self.supervisor.kill();
+    }
+}
+
+/// Wakes the sweeper when a reader is done, and looks after overdue commits, until the handle is dropped.
+fn keep_house(shared: &Shared) -> oneshot::Sender<()> {
+    let (handle, mut dropped) = oneshot::channel();
+    let common = Arc::clone(shared);
+    shared.env.spawn(async move {
+        loop {
+            tokio::select! {
+                biased;
+                _ = &mut dropped => return,
+                () = common.pins.released() => common.wake_sweeper(),
+                () = common.env.sleep(common.limits.heartbeat) => common.index.watch(common.env.monotonic()),
+            }
+        }
+    });
+    handle
+}

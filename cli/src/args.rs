@@ -1,0 +1,277 @@
+//! What may be said on the command line, and what it means. Deliberately not here: doing any of it.
+
+use std::ops::RangeInclusive;
+use std::path::PathBuf;
+
+use cenotaph::ByteRange;
+use clap::{Args, Parser, Subcommand};
+
+/// A tiered object store in a directory.
+#[derive(Debug, Parser)]
+#[command(name = "cenotaph", version, arg_required_else_help = true, after_help = AFTER_HELP)]
+pub(crate) struct Cli {
+    #[command(flatten)]
+    pub(crate) store: StoreArgs,
+    #[command(flatten)]
+    pub(crate) output: OutputArgs,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+const AFTER_HELP: &str = "\
+Exit codes: 0 ok, 1 failed, 2 usage, 3 not found (get, stat).
+
+The blob tier is not remembered: give the same --blobs at every call. Its forms:
+  fs:                                   `blobs` under the data directory (the default)
+  fs:PATH                               a directory of its own
+  s3://BUCKET/ROOT?region=..&endpoint=..
+  gcs://BUCKET/ROOT
+  azblob://CONTAINER/ROOT?endpoint=..
+Any option of OpenDAL's service may stand behind the `?`. Give credentials in the environment (AWS_ACCESS_KEY_ID, ..), for
+other users of this machine can see a command line.
+
+RUST_LOG=debug shows what the engine does.";
+
+/// Which store.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct StoreArgs {
+    /// Directory of the index.
+    #[arg(long, global = true, value_name = "DIR", default_value = "data")]
+    pub(crate) data: PathBuf,
+    /// Where large objects lie; see below.
+    #[arg(long, global = true, value_name = "URI", default_value = "fs:", hide_default_value = true)]
+    pub(crate) blobs: String,
+    /// Namespace of the objects: a use case and its scopes.
+    #[arg(long, global = true, value_name = "USECASE/SCOPE=VALUE/..")]
+    pub(crate) namespace: Option<String>,
+    /// Longest payload in bytes that stays in the index; one byte more goes to the blob tier. May differ from call to call.
+    #[arg(long, global = true, value_name = "BYTES", default_value_t = cenotaph::INLINE_BYTES_MAX)]
+    pub(crate) inline_max: usize,
+}
+
+/// How to say it.
+#[derive(Clone, Copy, Debug, Args)]
+pub(crate) struct OutputArgs {
+    /// One JSON object per line on standard output, for scripts.
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+    /// No progress bars.
+    #[arg(long, short, global = true)]
+    pub(crate) quiet: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Write one object, from a file or standard input.
+    Put(PutArgs),
+    /// Read one object, to standard output or a file.
+    Get(GetArgs),
+    /// List objects in the order of their keys.
+    Ls(LsArgs),
+    /// Show what is known about an object.
+    Stat(StatArgs),
+    /// Delete objects. Deleting what is not there is fine.
+    Rm(RmArgs),
+    /// Import a directory tree. Run it again to resume.
+    Import(ImportArgs),
+    /// Write all objects to a directory tree. Run it again to resume.
+    Export(ExportArgs),
+    /// Compare the store with a directory tree, byte by byte.
+    Verify(VerifyArgs),
+    /// Show what the engine has done and what is left to do.
+    Stats(StatsArgs),
+    /// Open the store, settle what a crash left behind, and report it.
+    Recover,
+    /// Import, crash, recover, verify: see it work, in a temporary store.
+    Demo(DemoArgs),
+    /// The process that the demo kills.
+    #[command(hide = true)]
+    DemoChild(DemoChildArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct PutArgs {
+    /// Key of the object.
+    pub(crate) key: String,
+    /// File to read; standard input if it is `-` or missing.
+    pub(crate) file: Option<PathBuf>,
+    /// Media type, such as `image/png`.
+    #[arg(long, value_name = "TYPE")]
+    pub(crate) content_type: Option<String>,
+    /// A custom entry; may be given more than once.
+    #[arg(long, value_name = "NAME=VALUE", value_parser = pair)]
+    pub(crate) meta: Vec<(String, String)>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct GetArgs {
+    /// Key of the object.
+    pub(crate) key: String,
+    /// File to write; standard output if it is `-` or missing. The file appears when it is whole.
+    #[arg(long, short, value_name = "FILE")]
+    pub(crate) output: Option<PathBuf>,
+    /// Only these bytes: `0-99` the first hundred, `100-` all but those, `-100` the last hundred.
+    #[arg(long, value_name = "A-B", value_parser = byte_range, allow_hyphen_values = true)]
+    pub(crate) range: Option<ByteRange>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct LsArgs {
+    /// Only keys that begin with this.
+    #[arg(default_value = "", hide_default_value = true)]
+    pub(crate) prefix: String,
+    /// Show keys that share all up to the next such character as one, as folders are shown.
+    #[arg(long, value_name = "CHARACTER")]
+    pub(crate) delimiter: Option<char>,
+    /// Size, time and version too.
+    #[arg(long, short)]
+    pub(crate) long: bool,
+    /// At most so many entries.
+    #[arg(long, value_name = "N")]
+    pub(crate) limit: Option<usize>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct StatArgs {
+    /// Key of the object.
+    pub(crate) key: String,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct RmArgs {
+    /// Keys of the objects.
+    #[arg(value_name = "KEY", required_unless_present = "recursive")]
+    pub(crate) keys: Vec<String>,
+    /// Every object whose key begins with this.
+    #[arg(long, short, value_name = "PREFIX")]
+    pub(crate) recursive: Option<String>,
+}
+
+/// Which part of a tree meets which part of the store.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct TreeArgs {
+    /// The directory.
+    pub(crate) dir: PathBuf,
+    /// Keys are this, `/`, and the path within the directory.
+    #[arg(long, value_name = "PREFIX", default_value = "", hide_default_value = true)]
+    pub(crate) prefix: String,
+    /// How many files at once.
+    #[arg(long, short, value_name = "N", default_value_t = 16, value_parser = jobs)]
+    pub(crate) jobs: usize,
+}
+
+/// Imports every regular file. A file is skipped if its object has the same size, modification time and mode, so that an interrupted
+/// import is resumed by running it again. Symbolic links and special files are skipped, and empty directories are not kept.
+#[derive(Debug, Args)]
+pub(crate) struct ImportArgs {
+    #[command(flatten)]
+    pub(crate) tree: TreeArgs,
+    /// Leave out files and directories of this name, wherever they are; may be given more than once.
+    #[arg(long, value_name = "NAME")]
+    pub(crate) exclude: Vec<String>,
+    /// Decide by content what is imported already: compare every byte, not size and time.
+    #[arg(long)]
+    pub(crate) checksum: bool,
+}
+
+/// Writes every object as a file, with the mode and modification time that `import` kept. A file that has the object's size, time and mode is taken
+/// for done.
+#[derive(Debug, Args)]
+pub(crate) struct ExportArgs {
+    #[command(flatten)]
+    pub(crate) tree: TreeArgs,
+    /// Replace files that are there and differ.
+    #[arg(long)]
+    pub(crate) overwrite: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct VerifyArgs {
+    #[command(flatten)]
+    pub(crate) tree: TreeArgs,
+    /// Leave out files and directories of this name, wherever they are, and objects under such names.
+    #[arg(long, value_name = "NAME")]
+    pub(crate) exclude: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct StatsArgs {
+    /// Count the objects of the namespace and their bytes too: lists them all.
+    #[arg(long)]
+    pub(crate) count: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DemoArgs {
+    /// The tree to import; the checkout unless told.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) tree: Option<PathBuf>,
+    /// Flip one byte of one blob after the import: the demo must find it, name the object and fail.
+    #[arg(long)]
+    pub(crate) corrupt: bool,
+    /// Keep the temporary store and say where it is.
+    #[arg(long)]
+    pub(crate) keep: bool,
+    /// Size of the generated file, in MiB.
+    #[arg(long, value_name = "N", default_value_t = 256, hide = true, value_parser = clap::value_parser!(u64).range(1..=4096))]
+    pub(crate) size_mib: u64,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DemoChildArgs {
+    #[arg(long)]
+    pub(crate) tree: PathBuf,
+    #[arg(long)]
+    pub(crate) generated: PathBuf,
+}
+
+const JOBS: RangeInclusive<usize> = 1..=1024;
+
+fn jobs(text: &str) -> Result<usize, String> {
+    let jobs = text.parse().ok().filter(|jobs| JOBS.contains(jobs));
+    jobs.ok_or_else(|| format!("a number from {} to {}", JOBS.start(), JOBS.end()))
+}
+
+fn pair(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((name, value)) if !name.is_empty() => Ok((name.to_owned(), value.to_owned())),
+        Some(_) | None => Err("expected NAME=VALUE".to_owned()),
+    }
+}
+
+/// As in HTTP: both ends are included.
+fn byte_range(text: &str) -> Result<ByteRange, String> {
+    let expected = || "expected A-B, A- or -N, in bytes".to_owned();
+    let number = |digits: &str| digits.parse::<u64>().map_err(|_| expected());
+    match text.split_once('-').ok_or_else(expected)? {
+        ("", last) => Ok(ByteRange::Last(number(last)?)),
+        (start, "") => Ok(ByteRange::From(number(start)?)),
+        (start, end) => {
+            let (start, end) = (number(start)?, number(end)?);
+            if start > end {
+                return Err("the range ends before it starts".to_owned());
+            }
+            Ok((start..=end).into())
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        <Cli as clap::CommandFactory>::command().debug_assert();
+    }
+
+    #[test]
+    fn ranges_include_both_ends_as_in_http() {
+        assert_eq!(byte_range("0-99"), Ok(ByteRange::Bounded { start: 0, end: 100 }));
+        assert_eq!(byte_range("7-"), Ok(ByteRange::From(7)));
+        assert_eq!(byte_range("-7"), Ok(ByteRange::Last(7)));
+        for wrong in ["", "-", "7", "b-a", "7-6", "1-2-3", "--7", "+1-2x"] {
+            assert!(byte_range(wrong).is_err(), "{wrong:?}");
+        }
+    }
+}

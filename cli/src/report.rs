@@ -1,0 +1,157 @@
+//! What the tool says, and where: results on standard output, progress and messages on standard error.
+//!
+//! Everything that is printed passes here, so that bars and lines never mix, nothing panics when a reader has gone, and
+//! `--json` means JSON alone. Deliberately not here: how numbers look (`human.rs`).
+
+use std::io::{self, IsTerminal, Write};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
+use serde_json::Value;
+
+use crate::failure::Failure;
+
+/// Where results and messages go.
+pub(crate) struct Report {
+    json: bool,
+    bars: MultiProgress,
+    is_visible: bool,
+}
+
+impl Report {
+    /// `json`: results as JSON lines. `quiet`: no bars.
+    pub(crate) fn new(json: bool, quiet: bool) -> Self {
+        let is_visible = !quiet && io::stderr().is_terminal();
+        let target = if is_visible { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
+        Self { json, bars: MultiProgress::with_draw_target(target), is_visible }
+    }
+
+    /// Whether results are JSON.
+    pub(crate) fn is_json(&self) -> bool {
+        self.json
+    }
+
+    /// Whether anybody sees progress: what it needs is counted only then.
+    pub(crate) fn shows_progress(&self) -> bool {
+        self.is_visible
+    }
+
+    /// A result for scripts: one line of JSON, flushed.
+    pub(crate) fn json(&self, value: &Value) -> Result<(), Failure> {
+        self.text(&format!("{value}\n"))
+    }
+
+    /// A result for people, as it stands.
+    pub(crate) fn text(&self, text: &str) -> Result<(), Failure> {
+        self.bars.suspend(|| self.bytes(text.as_bytes()))
+    }
+
+    /// A result in one of the two forms; `text` gets its line end here.
+    pub(crate) fn result(&self, value: impl FnOnce() -> Value, text: impl FnOnce() -> String) -> Result<(), Failure> {
+        if self.json { self.json(&value()) } else { self.text(&format!("{}\n", text())) }
+    }
+
+    /// Bytes of an object.
+    pub(crate) fn bytes(&self, bytes: &[u8]) -> Result<(), Failure> {
+        let mut stdout = io::stdout().lock();
+        stdout.write_all(bytes).and_then(|()| stdout.flush()).map_err(|error| match error.kind() {
+            io::ErrorKind::BrokenPipe => Failure::BrokenPipe,
+            _ => Failure::io("standard output can't be written", &error),
+        })
+    }
+
+    /// A message on standard error. That it can't be written is no reason to stop.
+    pub(crate) fn note(&self, message: &str) {
+        self.bars.suspend(|| {
+            let _ = writeln!(io::stderr().lock(), "cenotaph: {message}");
+        });
+    }
+
+    /// A bar over so many bytes, if anybody sees it.
+    pub(crate) fn bar(&self, what: &'static str, total_bytes: Option<u64>) -> Bar {
+        let bar = self.bars.add(ProgressBar::with_draw_target(total_bytes, ProgressDrawTarget::hidden()));
+        if self.is_visible {
+            bar.set_draw_target(ProgressDrawTarget::stderr());
+            let bar = self.bars.add(bar.clone());
+            bar.set_style(style(total_bytes.is_some()));
+            bar.set_prefix(what);
+            bar.enable_steady_tick(Duration::from_millis(200));
+        }
+        Bar { bar, items: Arc::default(), items_total: None }
+    }
+
+    /// Says how it ended, and with which code.
+    pub(crate) fn end(&self, result: Result<(), Failure>) -> ExitCode {
+        match result {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(failure) => {
+                if !matches!(failure, Failure::BrokenPipe) {
+                    self.note(&failure.to_string());
+                }
+                ExitCode::from(failure.code())
+            }
+        }
+    }
+}
+
+fn style(is_bounded: bool) -> ProgressStyle {
+    let template = if is_bounded {
+        "{prefix:>9} [{bar:30}] {bytes}/{total_bytes} {binary_bytes_per_sec} {msg} eta {eta}"
+    } else {
+        "{prefix:>9} {spinner} {bytes} {binary_bytes_per_sec} {msg}"
+    };
+    ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar()).progress_chars("=> ")
+}
+
+/// Progress of one long work. Cheap to clone; vanishes with [`end`](Self::end) or its last clone.
+#[derive(Clone)]
+pub(crate) struct Bar {
+    bar: ProgressBar,
+    items: Arc<AtomicU64>,
+    items_total: Option<u64>,
+}
+
+impl Bar {
+    /// The same bar, which counts files too.
+    pub(crate) fn of_files(mut self, total: Option<u64>) -> Self {
+        self.items_total = total;
+        self
+    }
+
+    /// So many bytes more.
+    pub(crate) fn add(&self, bytes: u64) {
+        self.bar.inc(bytes);
+    }
+
+    /// So many bytes were counted in vain.
+    pub(crate) fn take_back(&self, bytes: u64) {
+        self.bar.dec(bytes);
+    }
+
+    /// One file more.
+    pub(crate) fn file_done(&self) {
+        let done = self.items.fetch_add(1, Ordering::Relaxed) + 1;
+        if !self.bar.is_hidden() {
+            self.bar.set_message(match self.items_total {
+                Some(total) => format!("{done}/{total} files"),
+                None => format!("{done} files"),
+            });
+        }
+    }
+
+    /// Takes the bar away.
+    pub(crate) fn end(&self) {
+        self.bar.finish_and_clear();
+    }
+}
+
+impl Drop for Bar {
+    fn drop(&mut self) {
+        if Arc::strong_count(&self.items) == 1 {
+            self.bar.finish_and_clear();
+        }
+    }
+}

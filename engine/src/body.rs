@@ -1,0 +1,210 @@
+//! The payload of a put: bytes at hand, or a stream; and the peek that decides which tier it goes to.
+//!
+//! Never more than the inline limit is buffered, and what was buffered is passed on without a copy.
+
+use std::fmt;
+
+use bytes::{Bytes, BytesMut};
+use cenotaph_actors::{PayloadStream, Source};
+use cenotaph_storage::{Error, ErrorKind, Result};
+use futures::{Stream, StreamExt};
+use tokio::io::{AsyncRead, AsyncReadExt};
+
+/// Bytes asked of a reader at once.
+const READ_BYTES: usize = 256 * 1024;
+
+/// What is put: bytes, or a stream of them.
+///
+/// ```
+/// use cenotaph::Body;
+///
+/// let at_hand: Body = "a few bytes".into();
+/// let streamed = Body::stream(futures::stream::iter([Ok::<_, std::io::Error>("in "), Ok("chunks")]));
+/// let read = Body::reader(&b"anything that implements tokio's AsyncRead"[..]);
+/// # drop((at_hand, streamed, read));
+/// ```
+pub struct Body(Inner);
+
+enum Inner {
+    Bytes(Bytes),
+    Stream(Source),
+}
+
+impl Body {
+    /// A stream of chunks of any size. An error in it ends the put with [`ErrorKind::Source`], and nothing is stored.
+    pub fn stream<S, C, E>(stream: S) -> Self
+    where
+        S: Stream<Item = Result<C, E>> + Send + 'static,
+        C: Into<Bytes>,
+        E: Into<Box<dyn std::error::Error + Send + Sync>>,
+    {
+        let stream = stream.map(|chunk| chunk.map(Into::into).map_err(Into::into)).boxed();
+        Self(Inner::Stream(Source { stream, bytes: None }))
+    }
+
+    /// Whatever the reader gives until its end.
+    pub fn reader(reader: impl AsyncRead + Send + Unpin + 'static) -> Self {
+        Self::stream(futures::stream::try_unfold(reader, |mut reader| async move {
+            let mut chunk = BytesMut::with_capacity(READ_BYTES);
+            match reader.read_buf(&mut chunk).await? {
+                0 => Ok::<_, std::io::Error>(None),
+                _ => Ok(Some((chunk, reader))),
+            }
+        }))
+    }
+
+    /// The same payload, with a promise of its length in bytes: a put of any other length fails with [`ErrorKind::Source`], and
+    /// nothing is stored. Lets a large put begin its upload at once, and a small one reserve less.
+    #[must_use]
+    pub fn promise(self, bytes: u64) -> Self {
+        match self.0 {
+            Inner::Bytes(at_hand) if at_hand.len() as u64 == bytes => Self(Inner::Bytes(at_hand)),
+            Inner::Bytes(at_hand) => Self(Inner::Stream(Source { stream: once(at_hand), bytes: Some(bytes) })),
+            Inner::Stream(source) => Self(Inner::Stream(Source { bytes: Some(bytes), ..source })),
+        }
+    }
+
+    /// Most bytes that [`peek`](Self::peek) will buffer.
+    pub(crate) fn peek_bytes(&self, inline_bytes_max: usize) -> usize {
+        match &self.0 {
+            Inner::Bytes(at_hand) if at_hand.len() <= inline_bytes_max => at_hand.len(),
+            Inner::Bytes(_) => 0,
+            Inner::Stream(Source { bytes: Some(promised), .. }) => {
+                usize::try_from(*promised).ok().filter(|&promised| promised <= inline_bytes_max).unwrap_or(0)
+            }
+            Inner::Stream(Source { bytes: None, .. }) => inline_bytes_max,
+        }
+    }
+
+    /// Looks at the beginning to see which tier it belongs to: exactly the limit stays inline, one byte more does not.
+    pub(crate) async fn peek(self, inline_bytes_max: usize) -> Result<Peeked> {
+        match self.0 {
+            Inner::Bytes(at_hand) if at_hand.len() <= inline_bytes_max => Ok(Peeked::Inline(at_hand)),
+            Inner::Bytes(at_hand) => {
+                let bytes = Some(at_hand.len() as u64);
+                Ok(Peeked::Large(Source { stream: once(at_hand), bytes }))
+            }
+            Inner::Stream(source) if source.bytes.is_some_and(|promised| promised > inline_bytes_max as u64) => {
+                Ok(Peeked::Large(source))
+            }
+            Inner::Stream(source) => peek(source, inline_bytes_max).await,
+        }
+    }
+}
+
+/// Which tier a payload belongs to.
+pub(crate) enum Peeked {
+    /// It is short, and this is all of it.
+    Inline(Bytes),
+    /// It is longer than the limit.
+    Large(Source),
+}
+
+async fn peek(source: Source, inline_bytes_max: usize) -> Result<Peeked> {
+    let Source { mut stream, bytes: promised } = source;
+    let (mut chunks, mut total) = (Vec::new(), 0usize);
+    while let Some(chunk) = stream.next().await {
+        let chunk = chunk.map_err(|error| source_error("the stream failed").with_source(error))?;
+        if chunk.is_empty() {
+            continue;
+        }
+        total = total.saturating_add(chunk.len());
+        chunks.push(chunk);
+        if total > inline_bytes_max {
+            let stream = futures::stream::iter(chunks.into_iter().map(Ok)).chain(stream).boxed();
+            return Ok(Peeked::Large(Source { stream, bytes: promised }));
+        }
+    }
+    match promised {
+        Some(promised) if promised != total as u64 => Err(source_error("the stream does not have the promised length")),
+        _ => Ok(Peeked::Inline(contiguous(chunks, total))),
+    }
+}
+
+/// One chunk stays as it is; several must be joined, for a row holds one.
+fn contiguous(mut chunks: Vec<Bytes>, total: usize) -> Bytes {
+    if chunks.len() <= 1 {
+        return chunks.pop().unwrap_or_default();
+    }
+    let mut joined = BytesMut::with_capacity(total);
+    chunks.iter().for_each(|chunk| joined.extend_from_slice(chunk));
+    joined.freeze()
+}
+
+fn once(bytes: Bytes) -> PayloadStream {
+    futures::stream::once(async move { Ok(bytes) }).boxed()
+}
+
+fn source_error(why: &str) -> Error {
+    Error::new(ErrorKind::Source, "put", why)
+}
+
+impl fmt::Debug for Body {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.0 {
+            Inner::Bytes(at_hand) => write!(f, "Body({} bytes)", at_hand.len()),
+            Inner::Stream(source) => write!(f, "Body(stream of {:?} bytes)", source.bytes),
+        }
+    }
+}
+
+impl From<Bytes> for Body {
+    fn from(bytes: Bytes) -> Self {
+        Self(Inner::Bytes(bytes))
+    }
+}
+
+macro_rules! body_from {
+    ($($at_hand:ty),*) => {$(
+        impl From<$at_hand> for Body {
+            fn from(at_hand: $at_hand) -> Self {
+                Bytes::from(at_hand).into()
+            }
+        }
+    )*};
+}
+body_from!(Vec<u8>, String, &'static str, &'static [u8]);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn chunks(sizes: &[usize]) -> Body {
+        let chunks: Vec<_> = sizes.iter().map(|&size| Ok::<_, std::io::Error>(vec![7u8; size])).collect();
+        Body::stream(futures::stream::iter(chunks))
+    }
+
+    async fn inline_bytes(body: Body, limit: usize) -> Option<usize> {
+        match body.peek(limit).await.unwrap() {
+            Peeked::Inline(bytes) => Some(bytes.len()),
+            Peeked::Large(_) => None,
+        }
+    }
+
+    #[tokio::test]
+    async fn exactly_the_limit_stays_inline_and_one_byte_more_does_not() {
+        assert_eq!(inline_bytes(vec![0u8; 10].into(), 10).await, Some(10));
+        assert_eq!(inline_bytes(vec![0u8; 11].into(), 10).await, None);
+        assert_eq!(inline_bytes(chunks(&[3, 0, 7]), 10).await, Some(10));
+        assert_eq!(inline_bytes(chunks(&[3, 7, 1]), 10).await, None);
+        assert_eq!(inline_bytes(chunks(&[]), 10).await, Some(0));
+        assert_eq!(inline_bytes(chunks(&[3, 7]).promise(11), 10).await, None, "the promise alone decides");
+    }
+
+    #[tokio::test]
+    async fn what_was_peeked_at_comes_first_and_is_not_copied() {
+        let first = Bytes::from(vec![1u8; 8]);
+        let (kept, second) = (first.clone(), Bytes::from(vec![2u8; 8]));
+        let body = Body::stream(futures::stream::iter([Ok::<_, std::io::Error>(first), Ok(second)]));
+        let Peeked::Large(source) = body.peek(10).await.unwrap() else { panic!("16 bytes are over the limit") };
+        let seen: Vec<Bytes> = source.stream.map(|chunk| chunk.unwrap()).collect().await;
+        assert_eq!(seen.concat(), [[1u8; 8], [2; 8]].concat());
+        assert_eq!(seen[0].as_ptr(), kept.as_ptr(), "the very same bytes");
+    }
+
+    #[tokio::test]
+    async fn a_broken_promise_of_a_small_stream_is_a_source_error() {
+        let error = chunks(&[3]).promise(4).peek(10).await.err().unwrap();
+        assert_eq!(error.kind(), ErrorKind::Source);
+    }
+}

@@ -1,0 +1,90 @@
+//! [`Builder`]: how an engine is opened.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use cenotaph_actors::Tiered;
+use cenotaph_storage::blobs::{self, BlobTier};
+use cenotaph_storage::index::Index;
+use cenotaph_storage::index::fjall::FjallIndex;
+use cenotaph_storage::rows::begin_epoch;
+use cenotaph_storage::{Env, Pins, Reads, Result};
+use opendal::Operator;
+
+use crate::config::Config;
+use crate::engine::Engine;
+
+/// An engine in preparation. See [`Engine::builder`].
+#[must_use = "a builder does nothing until it opens"]
+pub struct Builder {
+    data: PathBuf,
+    config: Config,
+    blobs: Option<Operator>,
+    index: Option<Arc<dyn Index>>,
+    env: Option<Env>,
+}
+
+impl Builder {
+    pub(crate) fn new(data: PathBuf) -> Self {
+        Self { data, config: Config::default(), blobs: None, index: None, env: None }
+    }
+
+    /// Keeps large objects in this blob tier instead of `blobs` under the data directory. It must be used by this engine
+    /// alone, and be the same at every open. Retries, timeouts and tracing are yours to layer onto it.
+    pub fn blobs(mut self, operator: Operator) -> Self {
+        self.blobs = Some(operator);
+        self
+    }
+
+    /// Another configuration than the default one.
+    pub fn config(mut self, config: Config) -> Self {
+        self.config = config;
+        self
+    }
+
+    /// Keeps rows in this index instead of fjall under the data directory.
+    pub fn index(mut self, index: Arc<dyn Index>) -> Self {
+        self.index = Some(index);
+        self
+    }
+
+    /// Another world than the real one: for simulations and tests.
+    pub fn env(mut self, env: Env) -> Self {
+        self.env = Some(env);
+        self
+    }
+
+    /// Opens the engine, creating what is not there yet. Settles what earlier incarnations left behind; deleting their orphans
+    /// goes on afterwards. Takes time in proportion to unsettled changes, not to objects.
+    ///
+    /// # Errors
+    /// - [`AlreadyOpen`](crate::ErrorKind::AlreadyOpen): another engine, in this process or another, has this index open.
+    /// - [`Corrupt`](crate::ErrorKind::Corrupt): the index is damaged. Nothing was touched.
+    /// - [`UnknownFormat`](crate::ErrorKind::UnknownFormat): a later build wrote it.
+    /// - [`Invalid`](crate::ErrorKind::Invalid): the directory holds something else, or this is no tokio runtime.
+    /// - [`Unavailable`](crate::ErrorKind::Unavailable): the disk can't be read or written.
+    pub async fn open(self) -> Result<Engine> {
+        let env = self.env.map_or_else(Env::real, Ok)?;
+        let index = match self.index {
+            Some(index) => index,
+            None => {
+                let (path, opener, options) = (self.data.join("index"), env.clone(), self.config.index.clone());
+                Arc::new(env.blocking(move || FjallIndex::open(&path, opener, options)).await??)
+            }
+        };
+        let operator = match self.blobs {
+            Some(operator) => operator,
+            None => {
+                let path = self.data.join("blobs");
+                env.blocking(move || blobs::local(&path)).await??
+            }
+        };
+        let epoch = begin_epoch(&index).await?;
+        let blobs = BlobTier::new(operator, env.clone(), self.config.blobs.clone());
+        let pins = Pins::new();
+        let reads = Reads::new(Arc::clone(&index), blobs.clone(), pins.clone(), env.clone(), self.config.reads.clone());
+        let limits = self.config.limits.clone();
+        let tiered = Tiered::start(Arc::clone(&index), blobs, env, pins, epoch, limits).await?;
+        Ok(Engine::assemble(self.config, index, reads, tiered, epoch))
+    }
+}

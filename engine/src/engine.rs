@@ -1,0 +1,315 @@
+//! [`Engine`]: what an embedder holds, and all that it may ask.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use cenotaph_actors::{ActorStats, Tiered};
+use cenotaph_storage::index::{Index, IndexStats};
+use cenotaph_storage::swap::Deleted;
+use cenotaph_storage::{Epoch, Error, ErrorKind, Head, ObjectId, ReadStats, Reads, Result};
+
+use crate::body::Body;
+use crate::builder::Builder;
+use crate::config::Config;
+use crate::get::Get;
+use crate::list::List;
+use crate::put::Put;
+
+/// A tiered object store, embedded in your service.
+///
+/// A cheap clone of one handle on it; the actors behind it live until [`close`](Self::close), or until the last clone is dropped.
+///
+/// ```
+/// # #[tokio::main]
+/// # async fn main() -> Result<(), cenotaph::Error> {
+/// # let directory = tempfile::tempdir().unwrap();
+/// # let data = directory.path();
+/// let engine = cenotaph::Engine::builder(data).open().await?;
+/// engine.put("greetings/hello", "hello, world").content_type("text/plain").await?;
+/// let object = engine.get("greetings/hello").await?.expect("it was just put");
+/// assert_eq!(object.metadata().attributes.content_type.as_deref(), Some("text/plain"));
+/// assert_eq!(object.bytes().await?, "hello, world");
+/// engine.close().await?;
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone)]
+pub struct Engine(Arc<Inner>);
+
+struct Inner {
+    config: Config,
+    index: Arc<dyn Index>,
+    reads: Reads,
+    tiered: Tiered,
+    epoch: Epoch,
+}
+
+/// What an engine tells about itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stats {
+    /// Which incarnation on its index this is.
+    pub epoch: Epoch,
+    /// The index: batches, syncs, waiting.
+    pub index: IndexStats,
+    /// The actors: what is unsettled, what was settled, what died.
+    pub actors: ActorStats,
+    /// The reads: blobs that were missing, blocks that were corrupt.
+    pub reads: ReadStats,
+}
+
+impl Engine {
+    /// An engine that keeps its data in this directory: the index under `index`, and, unless told otherwise, the blobs under
+    /// `blobs`. The directory is created if it is not there.
+    pub fn builder(data: impl Into<PathBuf>) -> Builder {
+        Builder::new(data.into())
+    }
+
+    pub(crate) fn assemble(config: Config, index: Arc<dyn Index>, reads: Reads, tiered: Tiered, epoch: Epoch) -> Self {
+        Self(Arc::new(Inner { config, index, reads, tiered, epoch }))
+    }
+
+    /// Writes an object, creating or replacing it. When it returns, the write is durable and visible.
+    ///
+    /// A payload up to [`Config::inline_bytes_max`] goes into the index, a longer one to the blob tier. Readers see the old object whole until they
+    /// see the new one whole. If another write to the same object commits while a large one is under way, the large one counts as overwritten
+    /// by it: [`Outcome::Superseded`](crate::Outcome::Superseded), which is not an error.
+    ///
+    /// Dropping the future cancels a large put while its payload is streaming; after that, and for a small put from its first poll
+    /// on, the write may still commit.
+    ///
+    /// # Errors
+    /// - [`Invalid`](ErrorKind::Invalid): the id or the metadata break a rule, or the payload is over the limit.
+    /// - [`Overloaded`](ErrorKind::Overloaded): too many writes or bytes in flight. Nothing was started.
+    /// - [`Source`](ErrorKind::Source): your stream failed. Nothing was stored.
+    /// - [`Unavailable`](ErrorKind::Unavailable): a tier failed. Nothing was committed.
+    /// - [`Indeterminate`](ErrorKind::Indeterminate): the index failed in the act of committing; read to find out.
+    /// - [`Closed`](ErrorKind::Closed).
+    ///
+    /// ```
+    /// # #[tokio::main]
+    /// # async fn main() -> Result<(), cenotaph::Error> {
+    /// # let directory = tempfile::tempdir().unwrap();
+    /// # let engine = cenotaph::Engine::builder(directory.path()).open().await?;
+    /// let first = engine.put("report.pdf", vec![0u8; 3_000_000]).filename("Q3.pdf").custom("team", "finance").await?;
+    /// assert!(first.created);
+    /// let second = engine.put("report.pdf", "empty quarter").await?;
+    /// assert_eq!(second.version.unwrap().get(), 2);
+    /// # engine.close().await
+    /// # }
+    /// ```
+    pub fn put(&self, id: impl IntoObjectId, body: impl Into<Body>) -> Put {
+        Put::new(self.clone(), id.into_object_id(), body.into())
+    }
+
+    /// Reads an object, or a range of it; none if it is absent.
+    ///
+    /// # Errors
+    /// - [`Invalid`](ErrorKind::Invalid): the id or the range break a rule.
+    /// - [`RangeNotSatisfiable`](ErrorKind::RangeNotSatisfiable): the range begins beyond the object; tells its size.
+    /// - [`Corrupt`](ErrorKind::Corrupt): stored bytes do not match their checksum.
+    /// - [`Unavailable`](ErrorKind::Unavailable): a tier failed.
+    /// - [`Closed`](ErrorKind::Closed).
+    ///
+    /// ```
+    /// # #[tokio::main]
+    /// # async fn main() -> Result<(), cenotaph::Error> {
+    /// # let directory = tempfile::tempdir().unwrap();
+    /// # let engine = cenotaph::Engine::builder(directory.path()).open().await?;
+    /// engine.put("alphabet", "abcdefghijklmnopqrstuvwxyz").await?;
+    /// let some = engine.get("alphabet").range(2..5).await?.expect("present");
+    /// assert_eq!(some.bytes().await?, "cde");
+    /// let error = engine.get("alphabet").range(26..).await.unwrap_err();
+    /// assert_eq!(error.kind(), cenotaph::ErrorKind::RangeNotSatisfiable { total: 26 });
+    /// assert!(engine.get("no such object").await?.is_none());
+    /// # engine.close().await
+    /// # }
+    /// ```
+    pub fn get(&self, id: impl IntoObjectId) -> Get {
+        Get::new(self.clone(), id.into_object_id())
+    }
+
+    /// What is known about an object without its bytes; none if it is absent. Never touches the blob tier.
+    ///
+    /// # Errors
+    /// As [`get`](Self::get).
+    ///
+    /// ```
+    /// # #[tokio::main]
+    /// # async fn main() -> Result<(), cenotaph::Error> {
+    /// # let directory = tempfile::tempdir().unwrap();
+    /// # let engine = cenotaph::Engine::builder(directory.path()).open().await?;
+    /// engine.put("a", "four").await?;
+    /// assert_eq!(engine.head("a").await?.unwrap().metadata.size, 4);
+    /// # engine.close().await
+    /// # }
+    /// ```
+    #[tracing::instrument(level = "debug", skip_all)]
+    pub async fn head(&self, id: impl IntoObjectId) -> Result<Option<Head>> {
+        let id = id.into_object_id()?;
+        self.check_open("head")?;
+        self.0.reads.head(&id).await
+    }
+
+    /// Deletes an object. When it returns, the object is durably gone; its blobs are deleted behind. Deleting what is absent is not an
+    /// error, and a failing blob tier never fails a delete.
+    ///
+    /// # Errors
+    /// As [`put`](Self::put).
+    ///
+    /// ```
+    /// # #[tokio::main]
+    /// # async fn main() -> Result<(), cenotaph::Error> {
+    /// # let directory = tempfile::tempdir().unwrap();
+    /// # let engine = cenotaph::Engine::builder(directory.path()).open().await?;
+    /// engine.put("a", "b").await?;
+    /// assert!(engine.delete("a").await?.existed);
+    /// assert!(!engine.delete("a").await?.existed);
+    /// # engine.close().await
+    /// # }
+    /// ```
+    #[tracing::instrument(level = "debug", skip_all)]
+    pub async fn delete(&self, id: impl IntoObjectId) -> Result<Deleted> {
+        self.0.tiered.delete(id.into_object_id()?).await
+    }
+
+    /// Lists the objects whose keys begin with `prefix`, in the order of their keys' bytes.
+    ///
+    /// # Errors
+    /// [`Invalid`](ErrorKind::Invalid) if the limit is out of bounds; otherwise as [`head`](Self::head).
+    ///
+    /// ```
+    /// use cenotaph::Entry;
+    /// # #[tokio::main]
+    /// # async fn main() -> Result<(), cenotaph::Error> {
+    /// # let directory = tempfile::tempdir().unwrap();
+    /// # let engine = cenotaph::Engine::builder(directory.path()).open().await?;
+    /// for key in ["a/1", "a/2", "b", "c/1"] {
+    ///     engine.put(key, key).await?;
+    /// }
+    /// let page = engine.list("").delimiter('/').limit(2).await?;
+    /// assert!(matches!(&page.entries[..], [Entry::Prefix(a), Entry::Object(b)] if a == "a/" && b.id.key() == "b"));
+    /// let page = engine.list("").delimiter('/').start_after(page.next.unwrap()).await?;
+    /// assert!(matches!(&page.entries[..], [Entry::Prefix(c)] if c == "c/"));
+    /// # engine.close().await
+    /// # }
+    /// ```
+    pub fn list(&self, prefix: impl Into<String>) -> List {
+        List::new(self.clone(), prefix.into())
+    }
+
+    /// Settles what can be settled now: changes of dead owners, and orphans that are due. Gives the number of orphans left, which wait for a reader, a
+    /// grace time or a retry. The engine does all this by itself; this is for whoever wants to see it done.
+    ///
+    /// # Errors
+    /// [`Unavailable`](ErrorKind::Unavailable) if a tier fails or the engine has.
+    pub async fn settle(&self) -> Result<u64> {
+        self.check_open("settle")?;
+        self.0.tiered.settle().await
+    }
+
+    /// What the engine has done, and what is left to do. Its cost grows with the unsettled changes and orphans, which it counts.
+    ///
+    /// # Errors
+    /// [`Unavailable`](ErrorKind::Unavailable) if the index can't be read, [`Closed`](ErrorKind::Closed).
+    pub async fn stats(&self) -> Result<Stats> {
+        self.check_open("stats")?;
+        Ok(Stats {
+            epoch: self.0.epoch,
+            index: self.0.index.stats(),
+            actors: self.0.tiered.stats().await?,
+            reads: self.0.reads.stats(),
+        })
+    }
+
+    /// Lets what has begun end, within the configured time, then stops. What is unfinished is settled at the next open. Every clone of the engine is
+    /// closed with it, and reads that are still streaming from the index fail. Closing again does nothing.
+    ///
+    /// # Errors
+    /// [`Indeterminate`](ErrorKind::Indeterminate) if the index could not make durable what was submitted; nothing of that
+    /// had been acknowledged.
+    pub async fn close(&self) -> Result<()> {
+        self.0.tiered.close().await;
+        self.0.index.close().await
+    }
+
+    /// Kills actors of this kind as a fault would; whether there was one. For tests of services that must survive it.
+    #[cfg(feature = "chaos")]
+    pub fn kill(&self, kind: cenotaph_actors::ActorKind) -> bool {
+        self.0.tiered.kill(kind)
+    }
+
+    /// The number of the shard that decides for an object.
+    ///
+    /// # Errors
+    /// [`Invalid`](ErrorKind::Invalid) if the id breaks a rule.
+    #[cfg(feature = "chaos")]
+    pub fn shard_of(&self, id: impl IntoObjectId) -> Result<usize> {
+        Ok(self.0.tiered.shard_of(&id.into_object_id()?))
+    }
+
+    /// The configuration it was opened with.
+    pub fn config(&self) -> &Config {
+        &self.0.config
+    }
+
+    pub(crate) fn tiered(&self) -> &Tiered {
+        &self.0.tiered
+    }
+
+    pub(crate) fn reads(&self) -> &Reads {
+        &self.0.reads
+    }
+
+    pub(crate) fn check_open(&self, operation: &'static str) -> Result<()> {
+        if self.0.tiered.is_closed() {
+            return Err(Error::new(ErrorKind::Closed, operation, "the engine is closed"));
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Debug for Engine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Engine").field("epoch", &self.0.epoch).finish_non_exhaustive()
+    }
+}
+
+/// What can name an object: an [`ObjectId`], or a plain key in the default namespace.
+pub trait IntoObjectId {
+    /// The id.
+    ///
+    /// # Errors
+    /// [`Invalid`](ErrorKind::Invalid) if the key is empty or too long.
+    fn into_object_id(self) -> Result<ObjectId>;
+}
+
+impl IntoObjectId for ObjectId {
+    fn into_object_id(self) -> Result<ObjectId> {
+        Ok(self)
+    }
+}
+
+impl IntoObjectId for &ObjectId {
+    fn into_object_id(self) -> Result<ObjectId> {
+        Ok(self.clone())
+    }
+}
+
+impl IntoObjectId for &str {
+    fn into_object_id(self) -> Result<ObjectId> {
+        ObjectId::try_from(self)
+    }
+}
+
+impl IntoObjectId for String {
+    fn into_object_id(self) -> Result<ObjectId> {
+        ObjectId::try_from(self.as_str())
+    }
+}
+
+impl IntoObjectId for &String {
+    fn into_object_id(self) -> Result<ObjectId> {
+        ObjectId::try_from(self.as_str())
+    }
+}

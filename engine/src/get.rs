@@ -1,0 +1,108 @@
+//! [`Get`] and [`Object`]: how an object is read.
+
+use std::future::IntoFuture;
+use std::ops::Range;
+
+use bytes::Bytes;
+use cenotaph_storage::rows::Metadata;
+use cenotaph_storage::{ByteRange, Etag, ObjectId, OpenObject, Result, Version};
+use futures::FutureExt;
+use futures::future::BoxFuture;
+use futures::stream::BoxStream;
+use tracing::Instrument;
+
+use crate::engine::Engine;
+
+/// A get in preparation: `.await` it to run it. See [`Engine::get`].
+#[derive(Debug)]
+#[must_use = "a get does nothing until it is awaited"]
+pub struct Get {
+    engine: Engine,
+    id: Result<ObjectId>,
+    range: ByteRange,
+}
+
+impl Get {
+    pub(crate) fn new(engine: Engine, id: Result<ObjectId>) -> Self {
+        Self { engine, id, range: ByteRange::Full }
+    }
+
+    /// Only these bytes: `a..b`, `a..=b`, `a..`, `..b` or [`ByteRange::Last`]. An end beyond the object is clamped; a beginning beyond it is
+    /// [`RangeNotSatisfiable`](crate::ErrorKind::RangeNotSatisfiable), which tells the size.
+    pub fn range(mut self, range: impl Into<ByteRange>) -> Self {
+        self.range = range.into();
+        self
+    }
+
+    async fn run(self) -> Result<Option<Object>> {
+        let id = self.id?;
+        self.engine.check_open("get")?;
+        Ok(self.engine.reads().open(&id, self.range).await?.map(Object))
+    }
+}
+
+impl IntoFuture for Get {
+    type Output = Result<Option<Object>>;
+    type IntoFuture = BoxFuture<'static, Result<Option<Object>>>;
+
+    fn into_future(self) -> Self::IntoFuture {
+        let span = tracing::debug_span!("get", object = self.id.as_ref().ok().map(tracing::field::display));
+        self.run().instrument(span).boxed()
+    }
+}
+
+/// An object that is being read: what is known about it, and its bytes as they come.
+///
+/// It sees the version that it found to its end, whatever is overwritten or deleted meanwhile (I8): until it is dropped or read to its
+/// end it keeps that version's blobs from being deleted.
+#[derive(Debug)]
+pub struct Object(OpenObject);
+
+impl Object {
+    /// Its id.
+    pub fn id(&self) -> &ObjectId {
+        &self.0.head().id
+    }
+
+    /// Which committed write of the object this is.
+    pub fn version(&self) -> Version {
+        self.0.head().version
+    }
+
+    /// The etag of that write.
+    pub fn etag(&self) -> &Etag {
+        &self.0.head().etag
+    }
+
+    /// Everything else that is known about it.
+    pub fn metadata(&self) -> &Metadata {
+        &self.0.head().metadata
+    }
+
+    /// Which bytes of the object come, after clamping.
+    pub fn range(&self) -> Range<u64> {
+        self.0.range()
+    }
+
+    /// The next bytes; none at the end.
+    ///
+    /// # Errors
+    /// [`Corrupt`](crate::ErrorKind::Corrupt) if they do not match their checksum, [`Unavailable`](crate::ErrorKind::Unavailable) if
+    /// the blob tier can't give them.
+    pub async fn chunk(&mut self) -> Result<Option<Bytes>> {
+        self.0.next().await
+    }
+
+    /// All bytes as a stream of chunks. Read-ahead is bounded; nothing is read that nobody polls for.
+    pub fn stream(self) -> BoxStream<'static, Result<Bytes>> {
+        self.0.into_stream()
+    }
+
+    /// All bytes in one piece: as much memory as there are.
+    ///
+    /// # Errors
+    /// As [`chunk`](Self::chunk).
+    pub async fn bytes(self) -> Result<Bytes> {
+        self.0.bytes(usize::MAX).await
+    }
+}

@@ -1,0 +1,44 @@
+//! Cenotaph: an embeddable, actor-based, tiered object store.
+//!
+//! A cenotaph is a tombstone whose body lies elsewhere. So is ours: small objects live inline in an embedded index; for large ones the index
+//! holds a *tombstone* that says which immutable revisions in the blob tier hold the bytes. Swapping that row is the one commit point, so
+//! every object changes all at once or not at all, whatever crashes.
+//!
+//! Begin with [`Engine`]. What is promised, and what is not, stands in the README; how it works in ARCHITECTURE.md.
+//!
+//! This crate holds the public API. Deliberately not here: I/O (`cenotaph-storage`) and actors (`cenotaph-actors`).
+
+mod body;
+mod builder;
+mod config;
+mod engine;
+mod get;
+mod list;
+mod put;
+
+pub use body::Body;
+pub use builder::Builder;
+pub use config::{Config, INLINE_BYTES_MAX};
+pub use engine::{Engine, IntoObjectId, Stats};
+pub use get::{Get, Object};
+pub use list::List;
+pub use put::Put;
+
+pub use cenotaph_actors::{ActorKind, ActorStats, Limits, RestartLimits, SweepLimits};
+pub use cenotaph_storage::blobs::BlobOptions;
+pub use cenotaph_storage::index::fjall::FjallOptions;
+pub use cenotaph_storage::index::{Index, IndexStats};
+pub use cenotaph_storage::rows::{ATTRIBUTES_BYTES_MAX, Attributes, Metadata};
+pub use cenotaph_storage::swap::{Deleted, Outcome, Written};
+pub use cenotaph_storage::{
+    ByteRange, Checksum, Entry, Env, Epoch, Error, ErrorKind, Etag, Head, KEY_BYTES_MAX, ListPage, Namespace, ObjectId,
+    ReadLimits, ReadStats, Result, Timestamp, Version,
+};
+
+pub use bytes;
+pub use opendal::Operator;
+
+/// The README's examples, run as tests.
+#[cfg(doctest)]
+#[doc = include_str!("../../README.md")]
+struct Readme;

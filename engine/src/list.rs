@@ -1,0 +1,83 @@
+//! [`List`]: how the objects of a namespace are listed.
+
+use std::future::IntoFuture;
+
+use cenotaph_storage::{Entry, ListPage, ListRequest, Namespace, Result};
+use futures::future::BoxFuture;
+use futures::stream::BoxStream;
+use futures::{FutureExt, StreamExt, TryStreamExt};
+use tracing::Instrument;
+
+use crate::engine::Engine;
+
+/// A listing in preparation: `.await` it for one page, or [`stream`](Self::stream) all of it. See [`Engine::list`].
+#[derive(Clone, Debug)]
+#[must_use = "a listing does nothing until it is awaited or streamed"]
+pub struct List {
+    engine: Engine,
+    request: ListRequest,
+}
+
+impl List {
+    pub(crate) fn new(engine: Engine, prefix: String) -> Self {
+        let request = ListRequest {
+            namespace: Namespace::default_namespace(),
+            prefix,
+            delimiter: None,
+            start_after: None,
+            limit: engine.config().reads.list_page_max.min(1000),
+        };
+        Self { engine, request }
+    }
+
+    /// Another namespace than the default one.
+    pub fn namespace(mut self, namespace: Namespace) -> Self {
+        self.request.namespace = namespace;
+        self
+    }
+
+    /// Groups the keys that share what lies between the prefix and the next delimiter into one [`Entry::Prefix`], as a file
+    /// manager shows a folder. A page costs what it returns, however many keys a group has.
+    pub fn delimiter(mut self, delimiter: char) -> Self {
+        self.request.delimiter = Some(delimiter);
+        self
+    }
+
+    /// Begins behind this key or prefix: the `next` of an earlier page.
+    pub fn start_after(mut self, key: impl Into<String>) -> Self {
+        self.request.start_after = Some(key.into());
+        self
+    }
+
+    /// Most entries on a page: 1 to the configured `list_page_max`; 1000 unless told.
+    pub fn limit(mut self, limit: usize) -> Self {
+        self.request.limit = limit;
+        self
+    }
+
+    /// All entries, page by page. Each page is consistent in itself; what is written between two pages may be seen or not.
+    pub fn stream(self) -> BoxStream<'static, Result<Entry>> {
+        let pages = futures::stream::try_unfold(Some(self), |list| async move {
+            let Some(list) = list else { return Ok(None) };
+            let page = list.clone().await?;
+            let rest = page.next.map(|next| list.start_after(next));
+            Ok(Some((futures::stream::iter(page.entries.into_iter().map(Ok)), rest)))
+        });
+        pages.try_flatten().boxed()
+    }
+}
+
+impl IntoFuture for List {
+    type Output = Result<ListPage>;
+    type IntoFuture = BoxFuture<'static, Result<ListPage>>;
+
+    fn into_future(self) -> Self::IntoFuture {
+        let span = tracing::debug_span!("list", prefix = self.request.prefix);
+        async move {
+            self.engine.check_open("list")?;
+            self.engine.reads().list(self.request).await
+        }
+        .instrument(span)
+        .boxed()
+    }
+}

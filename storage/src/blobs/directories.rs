@@ -1,0 +1,226 @@
+//! Durable directory entries on the `fs` service.
+//!
+//! OpenDAL syncs the file that it closes, and no directory: after a power cut the bytes would be there and the name would not.
+//! [`Directories`] syncs the directory of a new blob, and every parent whose own entry is not known to be durable.
+//! Guards I2 (a revision is finished only when its name is durable too) and I5 (a removal is settled only when it is durable).
+//!
+//! Syncs are shared, per directory:
+//! 1. A caller takes a ticket after its file is closed (or removed).
+//! 2. It waits for the directory's turn, which one sync holds at a time.
+//! 3. If a sync that began after its ticket was taken has succeeded meanwhile, it is done. If one has failed: error.
+//! 4. Else it syncs for all tickets taken so far. The sync records its own outcome, so that it counts even if the caller is gone.
+//!
+//! After a failed sync the kernel may have dropped what it could not write and call the next sync a success. So a directory
+//! that failed to sync once is never believed again by this process.
+//!
+//! Deliberately not here: removing directories. None is ever removed under a writer, which is also why "known to be durable" stays true.
+
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
+use std::fs::File;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+
+use futures::{StreamExt, TryStreamExt};
+
+use crate::env::Env;
+use crate::error::{Error, ErrorKind, Result};
+
+/// Most directories remembered; beyond it those that nobody is syncing are forgotten, and synced afresh when they return.
+/// The fan-out alone takes 256, long names take more.
+const DIRECTORIES_MAX: usize = 1024;
+/// Directories that one call syncs at a time.
+const CONCURRENT_SYNCS: usize = 8;
+
+/// Makes directory entries under one root durable. Cheap to clone.
+#[derive(Clone)]
+pub struct Directories(Arc<Inner>);
+
+struct Inner {
+    root: PathBuf,
+    env: Env,
+    known: Mutex<BTreeMap<PathBuf, Arc<Directory>>>,
+    syncs: AtomicU64,
+}
+
+/// What is known of one directory.
+#[derive(Default)]
+struct Directory {
+    /// Its own entry in its parent is durable.
+    entered: AtomicBool,
+    /// Tickets taken.
+    tickets: AtomicU64,
+    /// Every ticket up to this one is covered by a sync that succeeded.
+    synced: AtomicU64,
+    /// Why its syncs are no longer believed.
+    failed: OnceLock<Error>,
+    /// Held by the sync under way.
+    turn: Arc<tokio::sync::Mutex<()>>,
+}
+
+/// What a missing directory means.
+#[derive(Clone, Copy)]
+enum IfMissing {
+    /// The entry that was to be made durable is gone.
+    Fail,
+    /// So is everything that was removed from it.
+    Ignore,
+}
+
+impl Directories {
+    /// The directories under `root`, which must exist.
+    pub fn new(root: PathBuf, env: Env) -> Self {
+        Self(Arc::new(Inner { root, env, known: Mutex::default(), syncs: AtomicU64::new(0) }))
+    }
+
+    /// Where they are.
+    pub fn root(&self) -> &Path {
+        &self.0.root
+    }
+
+    /// Makes the directory entry of a closed file durable, and those of its directories. `path` is relative to the root.
+    ///
+    /// Dropping the returned future is safe: it has then promised nothing.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Unavailable`] if a directory can't be synced: the entry may or may not be durable.
+    pub async fn sync_file_entry(&self, path: &str) -> Result<()> {
+        let Some(mut parent) = Path::new(path).parent() else { return Ok(()) };
+        self.sync(parent, IfMissing::Fail).await?;
+        // Upwards, until an entry is known to be durable: whoever found that out has synced all that lies above.
+        let mut entered = Vec::new();
+        loop {
+            let directory = self.directory(parent);
+            if directory.entered.load(Ordering::Acquire) {
+                break;
+            }
+            entered.push(directory);
+            let Some(above) = parent.parent() else {
+                self.sync_above_root().await?;
+                break;
+            };
+            self.sync(above, IfMissing::Fail).await?;
+            parent = above;
+        }
+        for directory in entered {
+            directory.entered.store(true, Ordering::Release);
+        }
+        Ok(())
+    }
+
+    /// Makes the removal of these files durable. Paths are relative to the root.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Unavailable`] if a directory can't be synced: the removals in it may be undone by a power cut.
+    pub async fn sync_removed(&self, paths: impl IntoIterator<Item = impl AsRef<str>>) -> Result<()> {
+        let mut parents: Vec<PathBuf> =
+            paths.into_iter().filter_map(|path| Path::new(path.as_ref()).parent().map(Path::to_owned)).collect();
+        parents.sort_unstable();
+        parents.dedup();
+        futures::stream::iter(parents)
+            .map(|parent| async move { self.sync(&parent, IfMissing::Ignore).await })
+            .buffer_unordered(CONCURRENT_SYNCS)
+            .try_collect()
+            .await
+    }
+
+    /// Directory syncs done so far.
+    pub fn syncs(&self) -> u64 {
+        self.0.syncs.load(Ordering::Relaxed)
+    }
+
+    async fn sync(&self, path: &Path, if_missing: IfMissing) -> Result<()> {
+        let directory = self.directory(path);
+        let ticket = directory.tickets.fetch_add(1, Ordering::AcqRel) + 1;
+        let turn = directory.turn.clone().lock_owned().await;
+        if directory.synced.load(Ordering::Acquire) >= ticket {
+            return Ok(());
+        }
+        if let Some(error) = directory.failed.get() {
+            return Err(error.clone());
+        }
+        let (inner, absolute) = (self.0.clone(), self.0.root.join(path));
+        let work = move || {
+            // The turn is over when the sync is, not when its caller has lost interest.
+            let _turn = turn;
+            inner.sync_now(&directory, &absolute, if_missing)
+        };
+        self.0.env.blocking(work).await?
+    }
+
+    /// The root was made by somebody else, and nobody may have synced its entry, or its parents'.
+    async fn sync_above_root(&self) -> Result<()> {
+        let (inner, root) = (self.0.clone(), self.directory(Path::new("")));
+        let work = move || inner.root.ancestors().skip(1).try_for_each(|above| inner.sync_above(&root, above));
+        self.0.env.blocking(work).await?
+    }
+
+    fn directory(&self, path: &Path) -> Arc<Directory> {
+        let mut known = self.0.known();
+        if known.len() >= DIRECTORIES_MAX && !known.contains_key(path) {
+            // One that failed stays, however long it is idle: it must not be believed again.
+            known.retain(|_, directory| Arc::strong_count(directory) > 1 || directory.failed.get().is_some());
+        }
+        match known.entry(path.to_owned()) {
+            Entry::Occupied(directory) => directory.get().clone(),
+            Entry::Vacant(place) => place.insert(Arc::default()).clone(),
+        }
+    }
+
+    #[cfg(test)]
+    pub(super) fn remembered(&self) -> usize {
+        self.0.known().len()
+    }
+}
+
+impl Inner {
+    fn known(&self) -> MutexGuard<'_, BTreeMap<PathBuf, Arc<Directory>>> {
+        // The map is whole even if a holder panicked: each of its changes is a single call.
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn sync_now(&self, directory: &Directory, path: &Path, if_missing: IfMissing) -> Result<()> {
+        let covered = directory.tickets.load(Ordering::Acquire);
+        match (File::open(path), if_missing) {
+            (Ok(opened), IfMissing::Fail | IfMissing::Ignore) => {
+                self.syncs.fetch_add(1, Ordering::Relaxed);
+                if let Err(error) = opened.sync_all() {
+                    return Err(directory.failed.get_or_init(|| unsynced(path, error)).clone());
+                }
+            }
+            (Err(error), IfMissing::Ignore) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            (Err(error), IfMissing::Fail | IfMissing::Ignore) => return Err(unsynced(path, error)),
+        }
+        directory.synced.fetch_max(covered, Ordering::AcqRel);
+        Ok(())
+    }
+
+    /// A directory above the root that we may not read is none that our user's processes made.
+    fn sync_above(&self, root: &Directory, path: &Path) -> Result<()> {
+        match File::open(path) {
+            Ok(opened) => {
+                self.syncs.fetch_add(1, Ordering::Relaxed);
+                match opened.sync_all() {
+                    Err(error) if !cannot_sync(&error) => {
+                        Err(root.failed.get_or_init(|| unsynced(path, error)).clone())
+                    }
+                    Ok(()) | Err(_) => Ok(()),
+                }
+            }
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Ok(()),
+            Err(error) => Err(unsynced(path, error)),
+        }
+    }
+}
+
+/// Whether the file system has no durable directories, or no writable ones, in the first place.
+fn cannot_sync(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::InvalidInput | io::ErrorKind::Unsupported | io::ErrorKind::ReadOnlyFilesystem)
+}
+
+fn unsynced(path: &Path, error: io::Error) -> Error {
+    let message = format!("a directory of the blob tier can't be synced: path={}", path.display());
+    Error::new(ErrorKind::Unavailable, "sync", message).with_source(error)
+}

@@ -1,0 +1,59 @@
+//! What OpenDAL's errors mean to us, in one place.
+//!
+//! Guards I10: an error of the blob tier is never taken for an outcome. It says that the call could not be done now;
+//! some of it may have happened all the same, which is what the change and the sweeper are for. Deliberately not here:
+//! what to do about it.
+
+use crate::error::{Error, ErrorKind};
+use crate::id::ObjectId;
+use crate::word::RevisionKey;
+
+/// What an OpenDAL error is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Cause {
+    /// There is no such blob.
+    Gone,
+    /// The blob ends before the range that was asked for.
+    TooShort,
+    /// Anything else.
+    Other,
+}
+
+/// What this error is about.
+pub(super) fn cause(error: &opendal::Error) -> Cause {
+    use opendal::ErrorKind as Kind;
+    match error.kind() {
+        Kind::NotFound => Cause::Gone,
+        Kind::RangeNotSatisfied => Cause::TooShort,
+        Kind::Unexpected
+        | Kind::Unsupported
+        | Kind::ConfigInvalid
+        | Kind::PermissionDenied
+        | Kind::IsADirectory
+        | Kind::NotADirectory
+        | Kind::AlreadyExists
+        | Kind::RateLimited
+        | Kind::IsSameFile
+        | Kind::ConditionNotMatch
+        | Kind::Conflict => Cause::Other,
+        // OpenDAL may add kinds; none of them can mean more than "not done now".
+        _ => Cause::Other,
+    }
+}
+
+/// "The blob tier could not do it": [`ErrorKind::Unavailable`], which keeps OpenDAL's error as the source.
+pub(super) fn unavailable(operation: &'static str, object: &ObjectId, error: opendal::Error) -> Error {
+    failed(operation, error).with_id(object)
+}
+
+/// The same, where no one object is concerned.
+pub(super) fn failed(operation: &'static str, error: opendal::Error) -> Error {
+    let message = format!("the blob tier failed: cause={}", error.kind());
+    Error::new(ErrorKind::Unavailable, operation, message).with_source(error)
+}
+
+/// "What is stored is not what was written": [`ErrorKind::Corrupt`].
+pub(super) fn corrupt(key: &RevisionKey, what: &str) -> Error {
+    let message = format!("the blob is damaged: {what} revision={}", key.revision);
+    Error::new(ErrorKind::Corrupt, "read", message).with_id(&key.object)
+}

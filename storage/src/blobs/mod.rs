@@ -1,0 +1,230 @@
+//! The blob tier (long-term tier): immutable blobs in any OpenDAL service, one per revision.
+//!
+//! Reading order: [`BlobTier`] here, [`path`] (where a blob lies), [`BlobWriter`] and [`BlobReader`], [`directories`] (durable names on
+//! `fs`), `failure` (what OpenDAL's errors mean). This is the only room that calls OpenDAL.
+//!
+//! Guards I2 (a finished blob is durable), I4 (written once) and "never wrong bytes". An error or a condition of the blob
+//! tier is never taken for an outcome (I10). Deliberately not here: changes, orphans, pins, retries and time limits: a
+//! blob tier knows revisions and nothing about rows.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use futures::stream::{self, BoxStream};
+use futures::{StreamExt, TryStreamExt};
+use opendal::Operator;
+use serde::{Deserialize, Serialize};
+
+use crate::checksum::BLOCK_BYTES;
+use crate::env::Env;
+use crate::error::{Error, ErrorKind, Result};
+use crate::id::ObjectId;
+use crate::word::RevisionKey;
+
+mod assembly;
+pub mod directories;
+mod failure;
+pub mod path;
+mod reader;
+mod writer;
+
+#[cfg(test)]
+mod directories_tests;
+#[cfg(test)]
+mod path_tests;
+#[cfg(test)]
+mod tests;
+
+use directories::Directories;
+use failure::Cause;
+pub use reader::BlobReader;
+pub use writer::{BlobWriter, FinishedBlob};
+
+/// Blocks that go to the `fs` service in one write.
+const LOCAL_UNIT_BLOCKS: usize = 4;
+/// Longest path that the operating system takes, root and all.
+const LOCAL_PATH_BYTES_MAX: usize = if cfg!(target_os = "linux") { 4095 } else { 1023 };
+/// Longest key that S3, GCS and Azure take, root and all.
+const REMOTE_PATH_BYTES_MAX: usize = 1024;
+
+/// How blobs are written to services other than `fs`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct BlobOptions {
+    /// Bytes per request of an upload; at least one block of 1 MiB. S3 allows 10,000 requests per upload, so that the default of 8 MiB bounds
+    /// a blob there to 78 GiB. Not used on `fs`, which writes 4 MiB at a time.
+    pub chunk_bytes: usize,
+    /// Requests of one upload under way at a time, at least 1. Not used on `fs`, where more than one gains nothing.
+    pub concurrent: usize,
+}
+
+impl Default for BlobOptions {
+    fn default() -> Self {
+        Self { chunk_bytes: 8 * BLOCK_BYTES, concurrent: 4 }
+    }
+}
+
+/// What a listing finds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FoundBlob {
+    /// Where it lies, relative to the root.
+    pub path: String,
+    /// Whose bytes it holds; none if no revision's blob lies there.
+    pub key: Option<RevisionKey>,
+    /// Its length; none if the service does not tell.
+    pub bytes: Option<u64>,
+}
+
+/// The blob tier. Cheap to clone.
+#[derive(Clone)]
+pub struct BlobTier(Arc<Inner>);
+
+struct Inner {
+    operator: Operator,
+    env: Env,
+    options: BlobOptions,
+    /// On `fs` only.
+    directories: Option<Directories>,
+}
+
+/// An operator on a local directory, which is created if it is not there.
+///
+/// # Errors
+/// [`ErrorKind::Unavailable`] if the directory can't be made, [`ErrorKind::Invalid`] if its path is not UTF-8.
+pub fn local(root: &Path) -> Result<Operator> {
+    let Some(text) = root.to_str() else {
+        return Err(Error::new(ErrorKind::Invalid, "open", format!("the path is not UTF-8: path={}", root.display())));
+    };
+    // No `atomic_write_dir`: it renames without syncing the directory. Our paths are unique and unnamed until finished.
+    Operator::new(opendal::services::Fs::default().root(text)).map_err(|error| failure::failed("open", error))
+}
+
+impl BlobTier {
+    /// The blobs under the operator's root. Nothing else should be there.
+    pub fn new(operator: Operator, env: Env, options: BlobOptions) -> Self {
+        let info = operator.info();
+        let directories = (info.scheme() == "fs").then(|| Directories::new(PathBuf::from(info.root()), env.clone()));
+        let options =
+            BlobOptions { chunk_bytes: options.chunk_bytes.max(BLOCK_BYTES), concurrent: options.concurrent.max(1) };
+        Self(Arc::new(Inner { operator, env, options, directories }))
+    }
+
+    /// The operator underneath.
+    pub fn operator(&self) -> &Operator {
+        &self.0.operator
+    }
+
+    /// Whether the blobs are files of this machine: the scheme is `fs`.
+    pub fn is_local(&self) -> bool {
+        self.0.directories.is_some()
+    }
+
+    /// Most bytes of memory that one upload holds, its caller's own chunk aside.
+    pub fn upload_buffer_bytes(&self, expected: Option<u64>) -> usize {
+        let BlobOptions { chunk_bytes, concurrent } = self.0.options;
+        // On fs OpenDAL keeps one unit back while the next one is assembled.
+        let units = if self.is_local() { 2 * LOCAL_UNIT_BLOCKS * BLOCK_BYTES } else { chunk_bytes * (concurrent + 2) };
+        let most = units + BLOCK_BYTES;
+        let whole = expected.map(|bytes| bytes.div_ceil(BLOCK_BYTES as u64).saturating_mul(BLOCK_BYTES as u64));
+        whole.and_then(|bytes| usize::try_from(bytes).ok()).map_or(most, |bytes| bytes.min(most))
+    }
+
+    /// Whether blobs of this object have paths that the service can hold. Ask before the change is recorded.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Invalid`] if namespace and key are too long for the service once they are escaped.
+    pub fn check_name(&self, object: &ObjectId) -> Result<()> {
+        let info = self.0.operator.info();
+        let bytes_max = match info.scheme() {
+            "memory" => return Ok(()),
+            "fs" => LOCAL_PATH_BYTES_MAX,
+            _ => REMOTE_PATH_BYTES_MAX,
+        };
+        let bytes = info.root().len() + 1 + path::path_bytes(object);
+        if bytes > bytes_max {
+            let message = format!("the name is too long for the blob tier: path_bytes={bytes} max={bytes_max}");
+            return Err(Error::new(ErrorKind::Invalid, "write", message).with_id(object));
+        }
+        Ok(())
+    }
+
+    /// Writes a revision's blob. Nothing happens in the blob tier before the first write.
+    pub fn writer(&self, key: &RevisionKey) -> BlobWriter {
+        BlobWriter::new(self.clone(), key.clone())
+    }
+
+    /// Reads a revision's blob. Nothing happens in the blob tier before the first read.
+    pub fn reader(&self, key: &RevisionKey) -> BlobReader {
+        BlobReader::new(self.clone(), key.clone())
+    }
+
+    /// Deletes a revision's blob; a missing one is deleted already. On `fs` a power cut may undo it until
+    /// [`settle_deletes`](Self::settle_deletes).
+    ///
+    /// # Errors
+    /// [`ErrorKind::Unavailable`] if the blob tier fails: the blob may be there or not.
+    pub async fn delete(&self, key: &RevisionKey) -> Result<()> {
+        match self.0.operator.delete(&path::path(key)).await {
+            Ok(()) => Ok(()),
+            Err(error) => match failure::cause(&error) {
+                Cause::Gone => Ok(()),
+                Cause::TooShort | Cause::Other => Err(failure::unavailable("delete", &key.object, error)),
+            },
+        }
+    }
+
+    /// Makes the deletes of these revisions' blobs durable.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Unavailable`] if a directory can't be synced.
+    pub async fn settle_deletes(&self, keys: &[RevisionKey]) -> Result<()> {
+        match self.directories() {
+            Some(directories) => directories.sync_removed(keys.iter().map(path::path)).await,
+            None => Ok(()),
+        }
+    }
+
+    /// Every blob, in no particular order. Blobs that appear or vanish meanwhile may be in it or not. It ends after an error, which is
+    /// [`ErrorKind::Unavailable`].
+    pub fn list(&self) -> BoxStream<'static, Result<FoundBlob>> {
+        let operator = self.0.operator.clone();
+        let lister = async move { operator.lister_with("/").recursive(true).await };
+        stream::once(lister)
+            .try_flatten()
+            .map_err(|error| failure::failed("list", error))
+            .try_filter_map(|entry| async move { Ok(found(entry)) })
+            .boxed()
+    }
+
+    fn directories(&self) -> Option<&Directories> {
+        self.0.directories.as_ref()
+    }
+
+    fn env(&self) -> &Env {
+        &self.0.env
+    }
+
+    /// Blocks that are handed to OpenDAL at a time.
+    fn unit_blocks(&self) -> usize {
+        if self.is_local() { LOCAL_UNIT_BLOCKS } else { 1 }
+    }
+
+    async fn open_writer(&self, key: &RevisionKey) -> Result<opendal::Writer> {
+        self.check_name(&key.object)?;
+        let path = path::path(key);
+        let opened = if self.is_local() {
+            self.0.operator.writer_with(&path).await
+        } else {
+            let BlobOptions { chunk_bytes, concurrent } = self.0.options;
+            self.0.operator.writer_with(&path).chunk(chunk_bytes).concurrent(concurrent).await
+        };
+        opened.map_err(|error| failure::unavailable("write", &key.object, error))
+    }
+}
+
+/// An entry of a listing; none if it is a directory.
+fn found(entry: opendal::Entry) -> Option<FoundBlob> {
+    let (path, metadata) = entry.into_parts();
+    let bytes = metadata.is_file().then(|| metadata.content_length());
+    (!metadata.is_dir()).then(|| FoundBlob { key: path::from_path(&path).ok(), path, bytes })
+}

@@ -1,0 +1,154 @@
+//! Claims about blob paths.
+
+use std::collections::BTreeMap;
+
+use proptest::prelude::*;
+use uuid::Uuid;
+
+use super::path::{from_path, path, path_bytes};
+use crate::error::ErrorKind;
+use crate::id::{KEY_BYTES_MAX, Namespace, ObjectId};
+use crate::word::{RevisionId, RevisionKey};
+
+const UUID: u128 = 0x0198_c5a2_1f00_7abc_8def_0000_0000_007f;
+
+fn revision_of(namespace: &Namespace, key: &str, uuid: u128) -> RevisionKey {
+    let object = ObjectId::new(namespace, key).unwrap();
+    RevisionKey { object, revision: RevisionId::from_uuid(Uuid::from_u128(uuid)) }
+}
+
+fn revision(key: &str) -> RevisionKey {
+    revision_of(&Namespace::default_namespace(), key, UUID)
+}
+
+fn namespaces() -> impl Strategy<Value = Namespace> {
+    let part = "[A-Za-z0-9._-]{1,128}";
+    (part, proptest::collection::vec((part, part), 0..=8)).prop_map(|(usecase, scopes)| {
+        let namespace = Namespace::new(&usecase).unwrap();
+        scopes.iter().fold(namespace, |namespace, (scope, value)| namespace.with_scope(scope, value).unwrap())
+    })
+}
+
+fn keys() -> impl Strategy<Value = String> {
+    let any_text = proptest::collection::vec(any::<char>(), 1..=KEY_BYTES_MAX).prop_map(|chars| {
+        let mut key = String::new();
+        for c in chars {
+            if key.len() + c.len_utf8() <= KEY_BYTES_MAX {
+                key.push(c);
+            }
+        }
+        key
+    });
+    // Few characters, so that keys differ by case, by dots and slashes, and by what escaping and cutting use themselves.
+    prop_oneof![any_text, "[aA./!@%2f=-]{1,12}", "[a-c./]{150,200}"]
+}
+
+proptest! {
+    #[test]
+    fn a_path_tells_whose_bytes_it_holds(namespace in namespaces(), key in keys(), uuid: u128) {
+        let revision = revision_of(&namespace, &key, uuid);
+        let path = path(&revision);
+        prop_assert_eq!(from_path(&path).unwrap(), revision.clone());
+        prop_assert_eq!(path_bytes(&revision.object), path.len());
+    }
+
+    #[test]
+    fn every_segment_is_a_harmless_name(namespace in namespaces(), key in keys(), uuid: u128) {
+        let path = path(&revision_of(&namespace, &key, uuid));
+        let harmless = |c: char| matches!(c, 'a'..='z' | '0'..='9' | '-' | '_' | '.' | '=' | '%' | '!' | '@');
+        let segments: Vec<&str> = path.split('/').collect();
+        let (file, directories) = segments.split_last().unwrap();
+        prop_assert!((37..=216).contains(&file.len()) && file.matches('@').count() == 1);
+        prop_assert!(directories[0].len() == 2 && directories[1..].iter().all(|directory| directory.len() == 180));
+        prop_assert!(directories.iter().all(|directory| !directory.contains('@')));
+        prop_assert!(segments.iter().all(|segment| segment.chars().all(harmless)));
+    }
+
+    #[test]
+    fn two_revisions_never_share_a_path_even_if_case_is_folded(
+        revisions in proptest::collection::vec((keys(), 0_u128..3), 2..20)
+    ) {
+        let mut owners = BTreeMap::new();
+        for (key, uuid) in revisions {
+            let revision = revision_of(&Namespace::default_namespace(), &key, uuid);
+            let owner = owners.entry(path(&revision).to_ascii_lowercase()).or_insert(revision.clone());
+            prop_assert_eq!(owner, &revision);
+        }
+    }
+
+    #[test]
+    fn whatever_is_read_as_a_path_is_one(text in "[0-9a-f]{2}/[a-f/!@%0-9.]{0,40}@[0-9a-f-]{36}|\\PC{0,80}") {
+        match from_path(&text) {
+            Ok(key) => prop_assert_eq!(path(&key), text),
+            Err(error) => prop_assert_eq!(error.kind(), ErrorKind::Invalid),
+        }
+    }
+
+    #[test]
+    fn a_damaged_path_is_another_path_or_none(key in keys(), at: proptest::sample::Index, with in any::<char>()) {
+        let whole = path(&revision(&key));
+        let mut chars: Vec<char> = whole.chars().collect();
+        let place = at.index(chars.len());
+        chars[place] = with;
+        let damaged: String = chars.into_iter().collect();
+        if let Ok(key) = from_path(&damaged) {
+            prop_assert_eq!(path(&key), damaged);
+        }
+    }
+}
+
+#[test]
+fn paths_are_spelled_as_ever() {
+    let scoped = Namespace::new("Photos").unwrap().with_scope("org", "17").unwrap();
+    let long = format!("{}Z", "k".repeat(360));
+    let fixtures = [
+        (revision("a"), "7f/default!a@0198c5a2-1f00-7abc-8def-00000000007f".to_owned()),
+        (
+            revision("../..//Ä b\n@!%.txt"),
+            "7f/default!..%2f..%2f%2f%c3%84%20b%0a%40%21%25.txt@0198c5a2-1f00-7abc-8def-00000000007f".to_owned(),
+        ),
+        (
+            revision_of(&scoped, "holidays/2026/Beach.jpg", UUID - 1),
+            "7e/%50hotos%2forg=17!holidays%2f2026%2f%42each.jpg@0198c5a2-1f00-7abc-8def-00000000007e".to_owned(),
+        ),
+        (
+            revision(&long),
+            format!(
+                "7f/default!{}/{}/kkkkkkkk%5a@0198c5a2-1f00-7abc-8def-00000000007f",
+                "k".repeat(172),
+                "k".repeat(180)
+            ),
+        ),
+    ];
+    for (key, literal) in fixtures {
+        assert_eq!(path(&key), literal);
+        assert_eq!(from_path(&literal).unwrap(), key);
+    }
+}
+
+#[test]
+fn other_spellings_of_a_path_are_refused() {
+    let good = path(&revision("a"));
+    let spellings = [
+        String::new(),
+        "/".to_owned(),
+        format!("/{good}"),
+        format!("{good}/"),
+        good.to_uppercase(),
+        good.replace("7f/", "7e/"),
+        good.replace("7f/", ""),
+        good.replace("!a", "!%61"),
+        good.replace("!a", "!"),
+        good.replace("!a", "!a%"),
+        good.replace("!a", "!/a"),
+        good.replace("!a", "!A"),
+        good.replace("default!", "default%00x!"),
+        good.replace("default!", "!"),
+        good.replace("default!", "x y!"),
+        good.replace("-1f00-", ""),
+        good.replace('@', ""),
+    ];
+    for spelling in spellings {
+        assert_eq!(from_path(&spelling).unwrap_err().kind(), ErrorKind::Invalid, "{spelling:?}");
+    }
+}

@@ -1,0 +1,108 @@
+//! One blob being read: [`BlobReader`].
+//!
+//! Guards "never wrong bytes" (DESIGN §6): no block leaves here that does not match its checksum. Deliberately not here: the pin that keeps
+//! the blob from the sweeper (I8), cutting blocks to the range a caller asked for, and reading ahead.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use tokio::sync::OnceCell;
+
+use super::BlobTier;
+use super::failure::{self, Cause};
+use super::path::path;
+use crate::checksum::{BLOCK_BYTES, Checksum};
+use crate::error::{Error, Result};
+use crate::word::RevisionKey;
+
+/// Reads verified blocks of one blob. Cheap to clone; clones share what is open.
+///
+/// On fs the file stays open from the first read on, so that it can be read to the end even if it is unlinked meanwhile.
+#[derive(Clone)]
+pub struct BlobReader {
+    tier: BlobTier,
+    key: RevisionKey,
+    inner: Arc<OnceCell<opendal::Reader>>,
+}
+
+impl BlobReader {
+    pub(super) fn new(tier: BlobTier, key: RevisionKey) -> Self {
+        Self { tier, key, inner: Arc::default() }
+    }
+
+    /// `count` whole blocks from the `first_block` on, or as many of them as there are, in one ranged read, each verified; none if the
+    /// blob is gone.
+    ///
+    /// `revision_bytes` and `checksums` are those of the whole revision, as its [`FinishedBlob`](super::FinishedBlob) had them.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Corrupt`](crate::ErrorKind::Corrupt) if the blob is too short, if a block does not match its checksum, or if there is
+    /// not exactly one checksum per block. [`ErrorKind::Unavailable`](crate::ErrorKind::Unavailable) if the blob tier fails.
+    pub async fn blocks(
+        &self,
+        first_block: usize,
+        count: usize,
+        revision_bytes: u64,
+        checksums: &[Checksum],
+    ) -> Result<Option<Vec<Bytes>>> {
+        if checksums.len() as u64 != revision_bytes.div_ceil(BLOCK_BYTES as u64) {
+            return Err(self.corrupt(&format!("{} checksums for {revision_bytes} bytes", checksums.len())));
+        }
+        let byte_at = |block: usize| (block as u64).saturating_mul(BLOCK_BYTES as u64).min(revision_bytes);
+        let (start, end) = (byte_at(first_block), byte_at(first_block.saturating_add(count)));
+        if start >= end {
+            return Ok(Some(Vec::new()));
+        }
+        match self.read(start, end).await {
+            Ok(bytes) => self.verified(&bytes, end - start, first_block, checksums).map(Some),
+            Err(error) => self.explain(error, revision_bytes).await,
+        }
+    }
+
+    async fn read(&self, start: u64, end: u64) -> Result<Bytes, opendal::Error> {
+        let inner =
+            self.inner.get_or_try_init(|| async { self.tier.operator().reader(&path(&self.key)).await }).await?;
+        Ok(inner.read(start..end).await?.to_bytes())
+    }
+
+    fn verified(
+        &self,
+        bytes: &Bytes,
+        expected_bytes: u64,
+        first_block: usize,
+        checksums: &[Checksum],
+    ) -> Result<Vec<Bytes>> {
+        if bytes.len() as u64 != expected_bytes {
+            return Err(self.corrupt(&format!("{} bytes where {expected_bytes} should be", bytes.len())));
+        }
+        let verified = (first_block..).zip(bytes.chunks(BLOCK_BYTES)).map(|(number, block)| {
+            if checksums.get(number) == Some(&Checksum::of(block)) {
+                Ok(bytes.slice_ref(block))
+            } else {
+                Err(self.corrupt(&format!("block {number} does not match its checksum")))
+            }
+        });
+        verified.collect()
+    }
+
+    /// What a failed read means. Services say it in different ways that a blob is too short, its length says it in one.
+    async fn explain<T>(&self, error: opendal::Error, revision_bytes: u64) -> Result<Option<T>> {
+        let too_short = match failure::cause(&error) {
+            Cause::Gone => return Ok(None),
+            Cause::TooShort => true,
+            Cause::Other => match self.tier.operator().stat(&path(&self.key)).await {
+                Ok(found) => found.is_file() && found.content_length() < revision_bytes,
+                Err(error) if failure::cause(&error) == Cause::Gone => return Ok(None),
+                Err(_) => false,
+            },
+        };
+        if too_short {
+            return Err(self.corrupt("it ends too early").with_source(error));
+        }
+        Err(failure::unavailable("read", &self.key.object, error))
+    }
+
+    fn corrupt(&self, what: &str) -> Error {
+        failure::corrupt(&self.key, what)
+    }
+}

@@ -1,0 +1,284 @@
+//! The world outside: time, chance, ids, tasks and blocking work.
+//!
+//! Holds [`Env`], the handle by which every other room asks for these, and [`World`], what answers. Production uses
+//! [`Env::real`]; a simulator or a test brings its own world, and with it decides time, chance and order. This is the only file that
+//! may call the system for them (`clippy.toml` refuses it elsewhere). Deliberately not here: the two tiers, which stand
+//! behind traits of their own.
+
+use std::fmt;
+use std::future::Future;
+use std::io;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use futures::future::BoxFuture;
+use tokio::sync::oneshot;
+use uuid::Uuid;
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::word::{OperationId, RevisionId, Timestamp};
+
+/// What answers an [`Env`]: the real world, a simulated one, or a test's.
+pub trait World: Send + Sync + 'static {
+    /// The time of day. May jump either way.
+    fn now(&self) -> Timestamp;
+
+    /// Time since some fixed moment. Never goes back.
+    fn monotonic(&self) -> Duration;
+
+    /// 64 random bits, unguessable in the real world.
+    fn random_u64(&self) -> u64;
+
+    /// Resolves when this much time has passed.
+    fn sleep(&self, duration: Duration) -> BoxFuture<'static, ()>;
+
+    /// Runs a task to its end, beside the caller.
+    fn spawn(&self, task: BoxFuture<'static, ()>);
+
+    /// Runs a task that may block its thread, where that stalls nobody else.
+    fn offload(&self, task: BoxFuture<'static, ()>);
+
+    /// Starts a thread of the operating system.
+    ///
+    /// # Errors
+    /// Whatever the operating system says.
+    fn thread(&self, name: &str, body: Box<dyn FnOnce() + Send>) -> io::Result<JoinHandle<()>>;
+
+    /// Called at each [`Seam`] that work passes. The real world does nothing; a test holds the work there, to kill its
+    /// actor at exactly this await boundary.
+    fn pass(&self, seam: Seam) -> Option<BoxFuture<'static, ()>> {
+        let _ = seam;
+        None
+    }
+}
+
+/// The await boundaries of the write, recovery and sweep paths, by name.
+///
+/// Between two of them an actor either runs or waits for one side effect; what a crash or a kill can do to it is
+/// decided by the last seam it passed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Seam {
+    /// Upload: nothing is recorded yet.
+    UploadBeforeRecord,
+    /// Upload: the change is durable, the blob tier untouched.
+    UploadAfterRecord,
+    /// Upload: some of the bytes are in the blob tier.
+    UploadMidStream,
+    /// Upload: all bytes are written, the blob is not closed.
+    UploadBeforeClose,
+    /// Upload: the blob is finished and durable, nothing names it.
+    UploadAfterClose,
+    /// Upload: the shard has answered, the caller has too.
+    UploadAfterCommit,
+    /// Shard: the request is taken from the mailbox, nothing is decided.
+    ShardBeforeDecide,
+    /// Shard: the batch is submitted and may be durable already.
+    ShardAfterSubmit,
+    /// Recovery: a dead change is found, nothing is done about it.
+    RecoveryBeforeFence,
+    /// Recovery: the change is fenced, its orphans are durable.
+    RecoveryAfterFence,
+    /// Sweeper: an orphan is due, its blob is untouched.
+    SweeperBeforeDelete,
+    /// Sweeper: the blob is gone, the orphan is still listed.
+    SweeperAfterDelete,
+}
+
+/// A cheap handle on a [`World`].
+#[derive(Clone)]
+pub struct Env(Arc<dyn World>);
+
+impl Env {
+    /// The real world. Must be called within a tokio runtime, which its tasks and timers then use.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Invalid`] outside of a tokio runtime.
+    pub fn real() -> Result<Self> {
+        let runtime = tokio::runtime::Handle::try_current()
+            .map_err(|error| Error::new(ErrorKind::Invalid, "open", "not within a tokio runtime").with_source(error))?;
+        Ok(Self::new(Real { runtime, started: real::instant() }))
+    }
+
+    /// A world of your own.
+    pub fn new(world: impl World) -> Self {
+        Self(Arc::new(world))
+    }
+
+    /// The time of day.
+    pub fn now(&self) -> Timestamp {
+        self.0.now()
+    }
+
+    /// Time since some fixed moment.
+    pub fn monotonic(&self) -> Duration {
+        self.0.monotonic()
+    }
+
+    /// 64 random bits.
+    pub fn random_u64(&self) -> u64 {
+        self.0.random_u64()
+    }
+
+    /// A random duration below `limit`, for jitter.
+    pub fn jitter(&self, limit: Duration) -> Duration {
+        let limit_ns = u64::try_from(limit.as_nanos()).unwrap_or(u64::MAX).max(1);
+        Duration::from_nanos(self.random_u64() % limit_ns)
+    }
+
+    /// A fresh operation id.
+    pub fn operation_id(&self) -> OperationId {
+        OperationId::from_uuid(self.uuid_v7())
+    }
+
+    /// A fresh revision id.
+    pub fn revision_id(&self) -> RevisionId {
+        RevisionId::from_uuid(self.uuid_v7())
+    }
+
+    fn uuid_v7(&self) -> Uuid {
+        let mut random = [0; 10];
+        random[..8].copy_from_slice(&self.random_u64().to_le_bytes());
+        random[8..].copy_from_slice(&self.random_u64().to_le_bytes()[..2]);
+        uuid::Builder::from_unix_timestamp_millis(self.now().as_millis(), &random).into_uuid()
+    }
+
+    /// Resolves when this much time has passed.
+    pub fn sleep(&self, duration: Duration) -> BoxFuture<'static, ()> {
+        self.0.sleep(duration)
+    }
+
+    /// What `task` gives, or none if `limit` passes first; the task is then dropped.
+    pub async fn deadline<T>(&self, limit: Duration, task: impl Future<Output = T>) -> Option<T> {
+        tokio::select! {
+            biased;
+            value = task => Some(value),
+            () = self.sleep(limit) => None,
+        }
+    }
+
+    /// Runs a task to its end, beside the caller.
+    pub fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        self.0.spawn(Box::pin(task));
+    }
+
+    /// Runs a task that may block its thread, and gives its value. It goes on even if the returned future is dropped.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Unavailable`] if the task panicked or its runtime is shutting down.
+    pub async fn offload<T: Send + 'static>(&self, task: impl Future<Output = T> + Send + 'static) -> Result<T> {
+        let (sender, receiver) = oneshot::channel();
+        self.0.offload(Box::pin(async move {
+            let _ = sender.send(task.await);
+        }));
+        receiver.await.map_err(|_| Error::new(ErrorKind::Unavailable, "offload", "the blocking task did not finish"))
+    }
+
+    /// Runs blocking code off the async workers, and gives its value. It goes on even if the returned future is dropped.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Unavailable`] if the code panicked or its runtime is shutting down.
+    pub async fn blocking<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> Result<T> {
+        self.offload(async move { work() }).await
+    }
+
+    /// Starts a thread of the operating system.
+    ///
+    /// # Errors
+    /// Whatever the operating system says.
+    pub fn thread(&self, name: &str, body: impl FnOnce() + Send + 'static) -> io::Result<JoinHandle<()>> {
+        self.0.thread(name, Box::new(body))
+    }
+
+    /// Passes a seam; see [`World::pass`].
+    pub async fn pass(&self, seam: Seam) {
+        if let Some(held) = self.0.pass(seam) {
+            held.await;
+        }
+    }
+}
+
+impl fmt::Debug for Env {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Env")
+    }
+}
+
+/// The real world: the system clock, the system's randomness, tokio and threads.
+#[derive(Debug)]
+pub struct Real {
+    runtime: tokio::runtime::Handle,
+    started: std::time::Instant,
+}
+
+impl Real {
+    /// The real world of the current tokio runtime, for a test's own [`World`] to lean on.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Invalid`] outside of a tokio runtime.
+    pub fn current() -> Result<Self> {
+        let runtime = tokio::runtime::Handle::try_current()
+            .map_err(|error| Error::new(ErrorKind::Invalid, "open", "not within a tokio runtime").with_source(error))?;
+        Ok(Self { runtime, started: real::instant() })
+    }
+}
+
+impl World for Real {
+    fn now(&self) -> Timestamp {
+        Timestamp::from_millis(real::unix_millis())
+    }
+
+    fn monotonic(&self) -> Duration {
+        self.started.elapsed()
+    }
+
+    fn random_u64(&self) -> u64 {
+        real::random_u64()
+    }
+
+    fn sleep(&self, duration: Duration) -> BoxFuture<'static, ()> {
+        real::sleep(duration)
+    }
+
+    fn spawn(&self, task: BoxFuture<'static, ()>) {
+        self.runtime.spawn(task);
+    }
+
+    fn offload(&self, task: BoxFuture<'static, ()>) {
+        let runtime = self.runtime.clone();
+        self.runtime.spawn_blocking(move || runtime.block_on(task));
+    }
+
+    fn thread(&self, name: &str, body: Box<dyn FnOnce() + Send>) -> io::Result<JoinHandle<()>> {
+        real::thread(name, body)
+    }
+}
+
+/// The calls into the system themselves.
+#[expect(clippy::disallowed_methods, reason = "this is the one place that asks the system")]
+mod real {
+    use super::*;
+
+    pub(super) fn instant() -> std::time::Instant {
+        std::time::Instant::now()
+    }
+
+    pub(super) fn unix_millis() -> u64 {
+        let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+        u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+    }
+
+    pub(super) fn random_u64() -> u64 {
+        let mut bytes = [0; 8];
+        getrandom::fill(&mut bytes).expect("the operating system has a source of randomness");
+        u64::from_le_bytes(bytes)
+    }
+
+    pub(super) fn sleep(duration: Duration) -> BoxFuture<'static, ()> {
+        Box::pin(tokio::time::sleep(duration))
+    }
+
+    pub(super) fn thread(name: &str, body: Box<dyn FnOnce() + Send>) -> io::Result<JoinHandle<()>> {
+        std::thread::Builder::new().name(name.to_owned()).spawn(body)
+    }
+}

@@ -1,0 +1,159 @@
+//! The one error of Cenotaph.
+//!
+//! Holds [`Error`] and [`ErrorKind`]. A kind says what the caller must do next, never which library failed; the library's
+//! own error is kept as the source. Guards I10: [`ErrorKind::Indeterminate`] is used only where the process cannot know
+//! whether a write committed. Deliberately not here: absence (an absent object is `Ok(None)`) and a lost race
+//! (an outcome, not an error).
+
+use std::error::Error as StdError;
+use std::fmt;
+use std::sync::Arc;
+
+use crate::id::ObjectId;
+
+/// What every fallible call of Cenotaph returns.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// What the caller must do about an [`Error`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum ErrorKind {
+    /// The argument breaks a documented rule. Nothing was started; change the call.
+    Invalid,
+    /// A configured limit is reached. Nothing was started; back off, then call again.
+    Overloaded,
+    /// The store could not do it now. Nothing was committed; the call may be repeated.
+    Unavailable,
+    /// The write may have been committed, and this process cannot know. Read the object before deciding.
+    Indeterminate,
+    /// The requested range lies outside of the object.
+    RangeNotSatisfiable {
+        /// Size of the object in bytes.
+        total: u64,
+    },
+    /// The caller's own stream failed or did not keep its word. Nothing was committed.
+    Source,
+    /// Stored bytes do not match their checksum, or a stored value can't be decoded. No wrong bytes were returned.
+    Corrupt,
+    /// A stored value was written by a format version that this build does not know. Use a newer build.
+    UnknownFormat,
+    /// The index is in use by another engine, in this process or another. Close that one first.
+    AlreadyOpen,
+    /// The engine has been closed. Open it again.
+    Closed,
+}
+
+impl ErrorKind {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Invalid => "invalid",
+            Self::Overloaded => "overloaded",
+            Self::Unavailable => "unavailable",
+            Self::Indeterminate => "indeterminate",
+            Self::RangeNotSatisfiable { .. } => "range not satisfiable",
+            Self::Source => "source",
+            Self::Corrupt => "corrupt",
+            Self::UnknownFormat => "unknown format",
+            Self::AlreadyOpen => "already open",
+            Self::Closed => "closed",
+        }
+    }
+}
+
+impl fmt::Display for ErrorKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// Why a call failed: a [kind](ErrorKind), the operation, the object where there is one, and the underlying source.
+///
+/// Cheap to clone, so that one failed commit can answer all the writes it carried.
+///
+/// ```
+/// use cenotaph_storage::{Error, ErrorKind};
+///
+/// let error = Error::new(ErrorKind::Overloaded, "put", "too many uploads at once");
+/// assert!(error.is_retryable());
+/// assert_eq!(error.to_string(), "put: overloaded: too many uploads at once");
+/// ```
+#[derive(Clone)]
+pub struct Error(Box<Inner>);
+
+#[derive(Clone)]
+struct Inner {
+    kind: ErrorKind,
+    operation: &'static str,
+    id: Option<ObjectId>,
+    message: String,
+    source: Option<Arc<dyn StdError + Send + Sync + 'static>>,
+}
+
+impl Error {
+    /// An error of `kind`, met by `operation`.
+    pub fn new(kind: ErrorKind, operation: &'static str, message: impl Into<String>) -> Self {
+        Self(Box::new(Inner { kind, operation, id: None, message: message.into(), source: None }))
+    }
+
+    /// The same error, naming the object it happened to.
+    #[must_use]
+    pub fn with_id(mut self, id: &ObjectId) -> Self {
+        self.0.id = Some(id.clone());
+        self
+    }
+
+    /// The same error, keeping what caused it.
+    #[must_use]
+    pub fn with_source(mut self, source: impl Into<Box<dyn StdError + Send + Sync + 'static>>) -> Self {
+        self.0.source = Some(Arc::from(source.into()));
+        self
+    }
+
+    /// What the caller must do.
+    pub fn kind(&self) -> ErrorKind {
+        self.0.kind
+    }
+
+    /// The operation that met the error, such as `put`.
+    pub fn operation(&self) -> &'static str {
+        self.0.operation
+    }
+
+    /// The object it happened to, if it happened to one.
+    pub fn id(&self) -> Option<&ObjectId> {
+        self.0.id.as_ref()
+    }
+
+    /// Whether the same call may simply be made again: nothing of it was committed, and the cause may pass.
+    pub fn is_retryable(&self) -> bool {
+        matches!(self.0.kind, ErrorKind::Overloaded | ErrorKind::Unavailable)
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}: {}", self.0.operation, self.0.kind, self.0.message)?;
+        match &self.0.id {
+            Some(id) => write!(f, " object={id}"),
+            None => Ok(()),
+        }
+    }
+}
+
+impl fmt::Debug for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{self}")?;
+        let mut cause = self.source();
+        while let Some(error) = cause {
+            write!(f, ": {error}")?;
+            cause = error.source();
+        }
+        Ok(())
+    }
+}
+
+impl StdError for Error {
+    fn source(&self) -> Option<&(dyn StdError + 'static)> {
+        self.0.source.as_ref().map(|source| &**source as &(dyn StdError + 'static))
+    }
+}

@@ -1,0 +1,262 @@
+//! What the user names: [`Namespace`], [`ObjectId`].
+//!
+//! Ids are validated here, at the border, so that no other room has to doubt them: whatever is an `ObjectId` fits into
+//! an index key and into a blob path. Deliberately not here: where an object's bytes lie (`blobs/path.rs`).
+
+use std::fmt;
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Error, ErrorKind, Result};
+
+/// Longest key of an object, in bytes of UTF-8.
+pub const KEY_BYTES_MAX: usize = 1024;
+/// Longest use case, scope name or scope value, in bytes.
+pub const NAMESPACE_PART_BYTES_MAX: usize = 128;
+/// Most `scope=value` pairs in one namespace.
+pub const NAMESPACE_SCOPES_MAX: usize = 8;
+
+/// Separates namespace and key in an encoded id. No namespace contains it.
+const SEPARATOR: u8 = 0;
+
+/// Where objects of one purpose live: a use case plus ordered `scope=value` pairs.
+///
+/// Use case, scope names and values are 1 to [`NAMESPACE_PART_BYTES_MAX`] of `A-Z a-z 0-9 - _ .`; at most
+/// [`NAMESPACE_SCOPES_MAX`] scopes.
+///
+/// ```
+/// use cenotaph_storage::Namespace;
+///
+/// let namespace = Namespace::new("attachments")?.with_scope("org", "17")?.with_scope("project", "42")?;
+/// assert_eq!(namespace.to_string(), "attachments/org=17/project=42");
+/// assert!(Namespace::new("no spaces").is_err());
+/// # Ok::<(), cenotaph_storage::Error>(())
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Namespace(String);
+
+impl Namespace {
+    /// The namespace of a use case, without scopes.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Invalid`] if `usecase` is empty, too long, or has a character outside of the allowed ones.
+    pub fn new(usecase: &str) -> Result<Self> {
+        check_part("use case", usecase)?;
+        Ok(Self(usecase.to_owned()))
+    }
+
+    /// The same namespace, narrowed by one more `scope=value` pair. Order matters.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Invalid`] if either part breaks the rules above or there are too many scopes.
+    pub fn with_scope(mut self, scope: &str, value: &str) -> Result<Self> {
+        check_part("scope", scope)?;
+        check_part("scope value", value)?;
+        if self.0.matches('/').count() == NAMESPACE_SCOPES_MAX {
+            return Err(invalid(format!("too many scopes max={NAMESPACE_SCOPES_MAX}")));
+        }
+        self.0 = format!("{}/{scope}={value}", self.0);
+        Ok(self)
+    }
+
+    /// The namespace that a plain string key addresses.
+    pub fn default_namespace() -> Self {
+        Self("default".to_owned())
+    }
+
+    /// `usecase/scope=value/..`
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    fn parse(text: &str) -> Result<Self> {
+        let mut parts = text.split('/');
+        let usecase = parts.next().unwrap_or_default();
+        parts.try_fold(Self::new(usecase)?, |namespace, pair| {
+            let (scope, value) =
+                pair.split_once('=').ok_or_else(|| invalid(format!("scope without value in {text:?}")))?;
+            namespace.with_scope(scope, value)
+        })
+    }
+
+    /// The bytes with which the encoded id of every object of this namespace begins, and of no other.
+    pub fn encoded_prefix(&self) -> Vec<u8> {
+        let mut prefix = self.0.clone().into_bytes();
+        prefix.push(SEPARATOR);
+        prefix
+    }
+}
+
+impl Default for Namespace {
+    fn default() -> Self {
+        Self::default_namespace()
+    }
+}
+
+impl fmt::Display for Namespace {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+fn check_part(what: &str, text: &str) -> Result<()> {
+    let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+    if text.is_empty() || text.len() > NAMESPACE_PART_BYTES_MAX {
+        return Err(invalid(format!("{what} must have 1 to {NAMESPACE_PART_BYTES_MAX} bytes: bytes={}", text.len())));
+    }
+    match text.chars().find(|&c| !allowed(c)) {
+        Some(c) => Err(invalid(format!("{what} has a character outside of A-Z a-z 0-9 - _ . : char={c:?}"))),
+        None => Ok(()),
+    }
+}
+
+fn invalid(message: String) -> Error {
+    Error::new(ErrorKind::Invalid, "name", message)
+}
+
+/// What names an object: a [`Namespace`] and a key of 1 to [`KEY_BYTES_MAX`] bytes, any UTF-8.
+///
+/// Ids order by namespace, then by the bytes of the key, which is the order of listings. Cheap to clone.
+///
+/// ```
+/// use cenotaph_storage::{Namespace, ObjectId};
+///
+/// let id = ObjectId::try_from("photos/2026/beach.jpg")?;       // the default namespace
+/// assert_eq!(id.key(), "photos/2026/beach.jpg");
+/// let other = ObjectId::new(&Namespace::new("thumbs")?, "photos/2026/beach.jpg")?;
+/// assert_ne!(id, other);
+/// # Ok::<(), cenotaph_storage::Error>(())
+/// ```
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ObjectId {
+    /// `namespace 0x00 key`: the id as the index orders it.
+    encoded: Bytes,
+    key_at: usize,
+}
+
+impl ObjectId {
+    /// The object of this key in this namespace.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Invalid`] if the key is empty or longer than [`KEY_BYTES_MAX`].
+    pub fn new(namespace: &Namespace, key: &str) -> Result<Self> {
+        if key.is_empty() || key.len() > KEY_BYTES_MAX {
+            return Err(invalid(format!("key must have 1 to {KEY_BYTES_MAX} bytes: bytes={}", key.len())));
+        }
+        let mut encoded = namespace.encoded_prefix();
+        let key_at = encoded.len();
+        encoded.extend_from_slice(key.as_bytes());
+        Ok(Self { encoded: encoded.into(), key_at })
+    }
+
+    /// The key within its namespace.
+    pub fn key(&self) -> &str {
+        std::str::from_utf8(&self.encoded[self.key_at..]).expect("built from a str")
+    }
+
+    /// The namespace.
+    pub fn namespace(&self) -> Namespace {
+        Namespace(self.namespace_str().to_owned())
+    }
+
+    /// The namespace as `usecase/scope=value/..`.
+    pub fn namespace_str(&self) -> &str {
+        std::str::from_utf8(&self.encoded[..self.key_at - 1]).expect("built from a str")
+    }
+
+    /// The id as the index stores and orders it: `namespace 0x00 key`.
+    pub fn encoded(&self) -> &Bytes {
+        &self.encoded
+    }
+
+    /// The id that [`encoded`](Self::encoded) gave.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Invalid`] if these bytes are no encoded id.
+    pub fn decode(encoded: &[u8]) -> Result<Self> {
+        let malformed = || invalid(format!("not an encoded object id: bytes={}", encoded.escape_ascii()));
+        let split = encoded.iter().position(|&byte| byte == SEPARATOR).ok_or_else(malformed)?;
+        let namespace = std::str::from_utf8(&encoded[..split]).map_err(|_| malformed())?;
+        let key = std::str::from_utf8(&encoded[split + 1..]).map_err(|_| malformed())?;
+        Self::new(&Namespace::parse(namespace)?, key)
+    }
+}
+
+impl fmt::Display for ObjectId {
+    /// The key alone in the default namespace, `namespace:key` elsewhere; control characters are escaped.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let namespace = self.namespace_str();
+        if namespace != Namespace::default_namespace().as_str() {
+            write!(f, "{namespace}:")?;
+        }
+        for c in self.key().chars() {
+            if c.is_control() { write!(f, "{}", c.escape_default())? } else { write!(f, "{c}")? }
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Debug for ObjectId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{self}")
+    }
+}
+
+impl TryFrom<&str> for ObjectId {
+    type Error = Error;
+    fn try_from(key: &str) -> Result<Self> {
+        Self::new(&Namespace::default_namespace(), key)
+    }
+}
+
+impl Serialize for ObjectId {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_bytes(&self.encoded)
+    }
+}
+
+impl<'de> Deserialize<'de> for ObjectId {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let encoded = <Vec<u8>>::deserialize(deserializer)?;
+        Self::decode(&encoded).map_err(serde::de::Error::custom)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn an_id_survives_its_encoding(usecase in "[A-Za-z0-9._-]{1,20}", value in "[A-Za-z0-9._-]{1,20}", key in ".{1,60}") {
+            let namespace = Namespace::new(&usecase).unwrap().with_scope("s", &value).unwrap();
+            let id = ObjectId::new(&namespace, &key).unwrap();
+            prop_assert_eq!(ObjectId::decode(id.encoded()).unwrap(), id.clone());
+            prop_assert_eq!(id.key(), key);
+            prop_assert_eq!(id.namespace(), namespace);
+        }
+
+        #[test]
+        fn decoding_anything_never_panics(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+            if let Ok(id) = ObjectId::decode(&bytes) {
+                prop_assert_eq!(&id.encoded()[..], &bytes[..]);
+            }
+        }
+    }
+
+    #[test]
+    fn keys_outside_of_the_limits_are_invalid() {
+        assert_eq!(ObjectId::try_from("").unwrap_err().kind(), ErrorKind::Invalid);
+        assert!(ObjectId::try_from("k".repeat(KEY_BYTES_MAX).as_str()).is_ok());
+        assert_eq!(ObjectId::try_from("k".repeat(KEY_BYTES_MAX + 1).as_str()).unwrap_err().kind(), ErrorKind::Invalid);
+    }
+
+    #[test]
+    fn namespaces_never_share_a_prefix() {
+        let short = Namespace::new("a").unwrap();
+        let long = Namespace::new("a.b").unwrap();
+        assert!(!long.encoded_prefix().starts_with(&short.encoded_prefix()));
+    }
+}

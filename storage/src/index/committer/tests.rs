@@ -1,0 +1,313 @@
+//! The committer with a sink that does what the test says. The sink blocks on channels; nobody sleeps.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc::{Receiver, Sender, channel};
+
+use super::*;
+
+/// What the sink does with one commit.
+enum Order {
+    Succeed,
+    Fail,
+    Panic,
+}
+
+/// Tells the test of each commit, then does as it is told.
+struct Told {
+    seen: Sender<Changes>,
+    orders: Receiver<Order>,
+}
+
+impl Sink for Told {
+    fn commit(&mut self, changes: Changes) -> Result<()> {
+        let _ = self.seen.send(changes);
+        match self.orders.recv() {
+            Ok(Order::Succeed) | Err(_) => Ok(()),
+            Ok(Order::Fail) => Err(Error::new(ErrorKind::Unavailable, "commit", "as told")),
+            Ok(Order::Panic) => panic!("as told"),
+        }
+    }
+}
+
+type Outcome = (usize, Result<(), CommitError>);
+
+/// A committer, what its sink sees, what its sink is told, and what its completions heard.
+struct Bench {
+    committer: Arc<Committer>,
+    seen: Receiver<Changes>,
+    orders: Sender<Order>,
+    heard: Receiver<Outcome>,
+    hear: Sender<Outcome>,
+}
+
+fn bench() -> Bench {
+    bench_with(CommitterOptions::default())
+}
+
+fn bench_with(options: CommitterOptions) -> Bench {
+    let (seen_sender, seen) = channel();
+    let (orders, orders_receiver) = channel();
+    let (hear, heard) = channel();
+    let env = Env::real().expect("the test runs in a runtime");
+    let sink = Told { seen: seen_sender, orders: orders_receiver };
+    Bench { committer: Arc::new(Committer::start(&env, options, sink).unwrap()), seen, orders, heard, hear }
+}
+
+impl Bench {
+    fn submit(&self, number: usize, batch: Batch) {
+        let hear = self.hear.clone();
+        self.committer.submit(batch, Box::new(move |outcome| drop(hear.send((number, outcome)))));
+    }
+
+    /// Submits a first batch, and returns once the sink is busy with it.
+    fn occupy(&self) {
+        self.submit(0, put("first", "1"));
+        self.seen.recv().unwrap();
+    }
+
+    fn heard(&self, count: usize) -> Vec<Outcome> {
+        (0..count).map(|_| self.heard.recv().unwrap()).collect()
+    }
+
+    fn order(&self, order: Order) {
+        self.orders.send(order).unwrap();
+    }
+
+    /// Closes, and asserts that nothing was heard twice and that the sink saw nothing more.
+    fn nothing_more(self) {
+        let Self { committer, seen, orders, heard, hear } = self;
+        drop((orders, hear));
+        committer.close();
+        assert_eq!(committer.wait(), Ended::Joined);
+        assert_eq!(committer.stats().waiting, 0);
+        drop(committer);
+        assert!(heard.recv().is_err(), "a completion fired twice");
+        assert!(seen.recv().is_err(), "the sink saw another commit");
+    }
+}
+
+fn put(key: &str, value: &str) -> Batch {
+    let mut batch = Batch::new();
+    batch.put(Table::Rows, key.to_owned(), value.to_owned());
+    batch
+}
+
+fn is_unknown(outcome: &Outcome) -> bool {
+    matches!(&outcome.1, Err(CommitError::Unknown(error)) if error.kind() == ErrorKind::Indeterminate)
+}
+
+fn is_not_started(outcome: &Outcome, kind: ErrorKind) -> bool {
+    matches!(&outcome.1, Err(CommitError::NotStarted(error)) if error.kind() == kind)
+}
+
+#[tokio::test]
+async fn what_waits_is_merged_and_the_last_change_of_a_key_wins() {
+    let bench = bench();
+    bench.occupy();
+    let mut twice = put("a", "1");
+    twice.put(Table::Rows, "a", "2");
+    bench.submit(1, twice);
+    bench.submit(2, put("b", "1"));
+    let mut removal = put("c", "1");
+    removal.remove(Table::Rows, "b");
+    bench.submit(3, removal);
+    bench.order(Order::Succeed);
+    bench.order(Order::Succeed);
+    let merged = bench.seen.recv().unwrap();
+    let expected = [("a", Some("2")), ("b", None), ("c", Some("1"))];
+    let expected = expected.map(|(key, value)| ((Table::Rows, Bytes::from(key)), value.map(Bytes::from)));
+    assert_eq!(merged, Changes::from(expected));
+    let heard = bench.heard(4);
+    assert!(heard.iter().all(|(_, outcome)| outcome.is_ok()));
+    assert!(heard.iter().map(|(number, _)| *number).eq(0..4), "completions fire in the order of submission");
+    assert_eq!(bench.committer.stats(), IndexStats { batches: 4, syncs: 2, waiting: 0 });
+    bench.nothing_more();
+}
+
+#[tokio::test]
+async fn a_merge_is_bounded_but_takes_at_least_one_batch() {
+    let bench =
+        bench_with(CommitterOptions { merge_bytes_max: 10, merge_changes_max: 2, ..CommitterOptions::default() });
+    bench.occupy();
+    for batch in [put("large", "larger than the limit"), put("a", "1"), put("b", "1"), put("c", "1")] {
+        bench.submit(1, batch);
+    }
+    (0..4).for_each(|_| bench.order(Order::Succeed));
+    bench.heard(5);
+    let sizes: Vec<_> = bench.seen.try_iter().map(|changes| changes.len()).collect();
+    assert_eq!(sizes, [1, 2, 1]);
+    bench.nothing_more();
+}
+
+#[tokio::test]
+async fn barriers_pass_without_the_sink_but_in_order() {
+    let bench = bench();
+    bench.submit(0, Batch::new());
+    assert!(bench.heard(1)[0].1.is_ok());
+    assert_eq!(bench.committer.stats(), IndexStats::default());
+    bench.occupy();
+    bench.submit(1, Batch::new());
+    assert_eq!(bench.committer.stats().waiting, 2);
+    bench.order(Order::Fail);
+    let heard = bench.heard(2);
+    assert!(is_unknown(&heard[0]));
+    assert!(is_not_started(&heard[1], ErrorKind::Unavailable));
+    bench.nothing_more();
+}
+
+fn a_bad_commit_poisons(order: Order) {
+    let bench = bench();
+    bench.occupy();
+    bench.submit(1, put("queued", "1"));
+    assert!(bench.committer.poisoned().is_none());
+    bench.order(order);
+    let heard = bench.heard(2);
+    assert!(is_unknown(&heard[0]), "{heard:?}");
+    assert!(is_not_started(&heard[1], ErrorKind::Unavailable), "{heard:?}");
+    bench.submit(2, put("later", "1"));
+    bench.submit(3, Batch::new());
+    assert!(bench.heard(2).iter().all(|outcome| is_not_started(outcome, ErrorKind::Unavailable)));
+    assert_eq!(bench.committer.poisoned().map(|error| error.kind()), Some(ErrorKind::Unavailable));
+    assert_eq!(bench.committer.stats(), IndexStats::default());
+    bench.nothing_more();
+}
+
+#[tokio::test]
+async fn a_failed_commit_poisons() {
+    a_bad_commit_poisons(Order::Fail);
+}
+
+#[tokio::test]
+async fn a_panicking_commit_poisons() {
+    a_bad_commit_poisons(Order::Panic);
+}
+
+#[tokio::test]
+async fn an_overdue_commit_poisons_and_its_late_success_is_not_acknowledged() {
+    let bench = bench();
+    let env = Env::real().unwrap();
+    bench.committer.watch(Duration::MAX);
+    assert!(bench.committer.poisoned().is_none(), "nothing is under way");
+    bench.occupy();
+    bench.submit(1, put("queued", "1"));
+    bench.committer.watch(env.monotonic());
+    assert!(bench.committer.poisoned().is_none(), "it is not overdue yet");
+    bench.committer.watch(env.monotonic() + Duration::from_secs(31));
+    // The sink still hangs: whoever watches has fired them.
+    let heard: Vec<_> = bench.heard.try_iter().collect();
+    assert!(heard.len() == 2 && is_unknown(&heard[0]), "{heard:?}");
+    assert!(is_not_started(&heard[1], ErrorKind::Unavailable), "{heard:?}");
+    bench.committer.close();
+    assert_eq!(bench.committer.wait(), Ended::Detached, "nobody waits for a commit that hangs");
+    bench.order(Order::Succeed);
+    // It sees its sender dropped when the thread, back from the sink, has let go of it.
+    assert!(bench.seen.recv().is_err(), "nothing later is handed to the sink");
+    bench.submit(2, put("later", "1"));
+    assert!(is_not_started(&bench.heard(1)[0], ErrorKind::Closed));
+    assert_eq!(bench.committer.stats(), IndexStats::default());
+}
+
+#[tokio::test]
+async fn a_waiter_watches_by_itself() {
+    let bench = bench_with(CommitterOptions { deadline: Duration::from_millis(1), ..CommitterOptions::default() });
+    bench.occupy();
+    bench.committer.close();
+    assert_eq!(bench.committer.wait(), Ended::Detached);
+    assert!(is_unknown(&bench.heard(1)[0]));
+    bench.order(Order::Succeed);
+    assert!(bench.seen.recv().is_err());
+}
+
+#[tokio::test]
+async fn closing_commits_what_is_queued_and_refuses_what_is_not() {
+    let bench = bench();
+    bench.occupy();
+    bench.submit(1, put("queued", "1"));
+    bench.committer.close();
+    bench.submit(2, put("late", "1"));
+    bench.order(Order::Succeed);
+    bench.order(Order::Succeed);
+    let mut heard = bench.heard(3);
+    heard.sort_by_key(|(number, _)| *number);
+    assert!(heard[0].1.is_ok() && heard[1].1.is_ok(), "{heard:?}");
+    assert!(is_not_started(&heard[2], ErrorKind::Closed), "{heard:?}");
+    assert_eq!(bench.seen.recv().unwrap().len(), 1);
+    bench.nothing_more();
+}
+
+#[tokio::test]
+async fn dropping_commits_what_is_queued() {
+    let Bench { committer, seen, orders, heard, hear } = bench();
+    committer.submit(put("a", "1"), Box::new(move |outcome| drop(hear.send((0, outcome)))));
+    drop(orders);
+    drop(committer);
+    assert_eq!(seen.try_iter().count(), 1);
+    assert!(heard.try_recv().unwrap().1.is_ok());
+}
+
+#[tokio::test]
+async fn a_completion_may_panic_without_harm_to_others() {
+    let bench = bench();
+    bench.occupy();
+    let fired = Arc::new(AtomicUsize::new(0));
+    let count = fired.clone();
+    bench.committer.submit(
+        put("a", "1"),
+        Box::new(move |_| {
+            count.fetch_add(1, Ordering::SeqCst);
+            panic!("a completion's own bug");
+        }),
+    );
+    bench.submit(1, put("b", "1"));
+    (0..3).for_each(|_| bench.order(Order::Succeed));
+    assert!(bench.heard(2).iter().all(|(_, outcome)| outcome.is_ok()));
+    assert_eq!(bench.seen.recv().unwrap().len(), 2);
+    bench.submit(2, put("c", "1"));
+    assert!(bench.heard(1)[0].1.is_ok(), "the thread goes on");
+    assert_eq!(bench.seen.recv().unwrap().len(), 1);
+    assert_eq!(fired.load(Ordering::SeqCst), 1);
+    assert!(bench.committer.poisoned().is_none());
+    bench.nothing_more();
+}
+
+#[tokio::test]
+async fn a_completion_may_submit_and_may_be_the_last_owner() {
+    let Bench { committer, seen, orders, heard, hear } = bench();
+    let (own, inner) = (committer.clone(), hear.clone());
+    let completion: Completion = Box::new(move |_| {
+        own.submit(put("b", "1"), Box::new(move |outcome| drop(inner.send((1, outcome)))));
+        // The last owner goes on the thread that it would have to join.
+        drop(own);
+        drop(hear.send((0, Ok(()))));
+    });
+    committer.submit(put("a", "1"), completion);
+    drop(committer);
+    drop(orders);
+    assert!(heard.iter().map(|(number, outcome)| (number, outcome.is_ok())).eq([(0, true), (1, true)]));
+    assert_eq!(seen.iter().count(), 2, "the thread ends by itself");
+}
+
+#[tokio::test]
+async fn every_completion_fires_once_whatever_ends_the_committer() {
+    for order in [Order::Succeed, Order::Fail, Order::Panic] {
+        let bench = bench();
+        let hear = bench.hear.clone();
+        let committer = bench.committer.clone();
+        let submitter = Env::real().unwrap().thread("submitter", move || {
+            for number in 0..1000 {
+                let hear = hear.clone();
+                committer.submit(put("a", "1"), Box::new(move |outcome| drop(hear.send((number, outcome)))));
+            }
+        });
+        bench.seen.recv().unwrap();
+        bench.order(order);
+        let Bench { committer, orders, heard, hear, .. } = bench;
+        drop((orders, hear));
+        committer.close();
+        committer.wait();
+        submitter.unwrap().join().unwrap();
+        let mut numbers: Vec<_> = heard.iter().map(|(number, _)| number).collect();
+        numbers.sort_unstable();
+        assert!(numbers.into_iter().eq(0..1000));
+    }
+}

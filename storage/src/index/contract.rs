@@ -1,0 +1,311 @@
+//! The contract of [`Index`], as tests that run against any implementation.
+//!
+//! Holds one public function for each claim, named by it, and [`all`]. A function opens the subject, panics where the
+//! claim does not hold, and closes the subject again; each keeps to keys of its own, so they may share one store. Guards the
+//! storage half of I3, I7, I9 and I10 in whatever stands behind the trait. Deliberately not here: crashes and failing
+//! disks, which need a store that can be made to fail.
+//!
+//! ```
+//! use std::sync::Arc;
+//! use cenotaph_storage::{Env, Result};
+//! use cenotaph_storage::index::{Index, contract::{self, Subject}, fjall::{FjallIndex, FjallOptions}};
+//! use futures::future::BoxFuture;
+//!
+//! struct OnDisk(Env, tempfile::TempDir);
+//!
+//! impl Subject for OnDisk {
+//!     fn open(&self) -> BoxFuture<'_, Result<Arc<dyn Index>>> {
+//!         let open = || Ok(Arc::new(FjallIndex::open(self.1.path(), self.0.clone(), FjallOptions::default())?) as _);
+//!         Box::pin(async move { open() })
+//!     }
+//! }
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! # let runtime = tokio::runtime::Runtime::new()?;
+//! # runtime.block_on(async {
+//! let subject = OnDisk(Env::real()?, tempfile::tempdir()?);
+//! contract::barriers_wait(&subject).await;     // or contract::all(&subject)
+//! # Ok(())
+//! # })
+//! # }
+//! ```
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use bytes::Bytes;
+use futures::future::{BoxFuture, join_all};
+use tokio::sync::oneshot;
+
+use super::{Batch, CommitError, Index, IndexStats, KEY_BYTES_MAX, Range, Snapshot, Table};
+use crate::error::{ErrorKind, Result};
+
+mod reads;
+
+pub use reads::{
+    keys_may_hold_any_byte_up_to_the_longest, reads_see_everything_acknowledged, scans_are_ordered_bounded_and_paged,
+    snapshots_are_stable, snapshots_never_see_half_a_batch, values_of_every_size_come_back,
+};
+
+/// Batches submitted back to back where a claim is about many.
+const MANY: usize = 500;
+
+/// What is tested.
+pub trait Subject: Send + Sync {
+    /// Opens the store: an empty one the first time, the same again whenever it has been closed.
+    fn open(&self) -> BoxFuture<'_, Result<Arc<dyn Index>>>;
+}
+
+/// Every claim, one after the other.
+pub async fn all(subject: &dyn Subject) {
+    batches_are_applied_whole(subject).await;
+    order_is_kept(subject).await;
+    the_last_change_of_a_key_wins_within_a_batch(subject).await;
+    the_last_change_of_a_key_wins_across_batches(subject).await;
+    completions_fire_exactly_once(subject).await;
+    empty_batches_complete_in_their_turn(subject).await;
+    barriers_wait(subject).await;
+    stats_count_what_was_done(subject).await;
+    reads_see_everything_acknowledged(subject).await;
+    snapshots_are_stable(subject).await;
+    snapshots_never_see_half_a_batch(subject).await;
+    scans_are_ordered_bounded_and_paged(subject).await;
+    values_of_every_size_come_back(subject).await;
+    keys_may_hold_any_byte_up_to_the_longest(subject).await;
+    a_closed_index_refuses_everything(subject).await;
+    closing_commits_what_was_submitted(subject).await;
+    reopening_finds_everything_acknowledged(subject).await;
+}
+
+/// One batch may change every table; all of it is there once it is acknowledged.
+pub async fn batches_are_applied_whole(subject: &dyn Subject) {
+    let index = open(subject).await;
+    let mut batch = Batch::new();
+    Table::ALL.iter().for_each(|&table| batch.put(table, "whole", table.name()));
+    commit(&index, batch).await.expect("the batch is durable");
+    for table in Table::ALL {
+        assert_eq!(get(&index, table, "whole").await, Some(Bytes::from(table.name())), "{table:?}");
+    }
+    let mut batch = Batch::new();
+    Table::ALL.iter().for_each(|&table| batch.remove(table, "whole"));
+    commit(&index, batch).await.expect("the removal is durable");
+    for table in Table::ALL {
+        assert_eq!(get(&index, table, "whole").await, None, "{table:?}");
+    }
+    close(index).await;
+}
+
+/// Completions fire in the order of submission, and the last submission is what remains.
+pub async fn order_is_kept(subject: &dyn Subject) {
+    let index = open(subject).await;
+    let (sender, heard) = std::sync::mpsc::channel();
+    for number in 0..MANY {
+        let sender = sender.clone();
+        let completion = Box::new(move |outcome: Result<(), CommitError>| {
+            let _ = sender.send((number, outcome.is_ok()));
+        });
+        index.submit(put("order", &number.to_string()), completion);
+    }
+    index.barrier().await.expect("the barrier is passed");
+    assert!(heard.try_iter().eq((0..MANY).map(|number| (number, true))), "out of order, or not all acknowledged");
+    assert_eq!(get(&index, Table::Rows, "order").await, Some(Bytes::from((MANY - 1).to_string())));
+    close(index).await;
+}
+
+/// Put after put, removal after put, put after removal: the last one counts.
+pub async fn the_last_change_of_a_key_wins_within_a_batch(subject: &dyn Subject) {
+    let index = open(subject).await;
+    commit(&index, put("within/gone", "old")).await.expect("the first batch is durable");
+    let mut batch = put("within/twice", "1");
+    batch.put(Table::Rows, "within/twice", "2");
+    batch.put(Table::Rows, "within/gone", "new");
+    batch.remove(Table::Rows, "within/gone");
+    batch.remove(Table::Rows, "within/back");
+    batch.put(Table::Rows, "within/back", "3");
+    commit(&index, batch).await.expect("the batch is durable");
+    assert_eq!(get(&index, Table::Rows, "within/twice").await, Some(Bytes::from("2")));
+    assert_eq!(get(&index, Table::Rows, "within/gone").await, None);
+    assert_eq!(get(&index, Table::Rows, "within/back").await, Some(Bytes::from("3")));
+    close(index).await;
+}
+
+/// The same holds for batches that may be merged into one write.
+pub async fn the_last_change_of_a_key_wins_across_batches(subject: &dyn Subject) {
+    let index = open(subject).await;
+    for round in 0..MANY {
+        let mut batch = put("across/a", &round.to_string());
+        batch.put(Table::Orphans, "across/a", round.to_string());
+        let (removed, here) = if round % 2 == 1 { ("across/b", "across/c") } else { ("across/c", "across/b") };
+        batch.put(Table::Rows, here, "here");
+        batch.remove(Table::Rows, removed);
+        index.submit(batch, Box::new(|_| {}));
+    }
+    index.barrier().await.expect("the barrier is passed");
+    let last = Some(Bytes::from((MANY - 1).to_string()));
+    assert_eq!(get(&index, Table::Rows, "across/a").await, last);
+    assert_eq!(get(&index, Table::Orphans, "across/a").await, last);
+    assert_eq!(get(&index, Table::Rows, "across/b").await, None);
+    assert_eq!(get(&index, Table::Rows, "across/c").await, Some(Bytes::from("here")));
+    close(index).await;
+}
+
+/// Not less and not more, before a close, during it and after it.
+pub async fn completions_fire_exactly_once(subject: &dyn Subject) {
+    let index = open(subject).await;
+    let counts: Arc<Vec<AtomicU32>> = Arc::new((0..MANY).map(|_| AtomicU32::new(0)).collect());
+    let mut closing = None;
+    for number in 0..MANY {
+        if number == MANY / 2 {
+            closing = Some(index.close());
+        }
+        let counts = counts.clone();
+        let completion = Box::new(move |_| {
+            counts[number].fetch_add(1, Ordering::SeqCst);
+        });
+        index.submit(put("once", &number.to_string()), completion);
+    }
+    closing.expect("it was closed half-way").await.expect("all that was submitted is durable");
+    drop(index);
+    let counts: Vec<_> = counts.iter().map(|count| count.load(Ordering::SeqCst)).collect();
+    assert!(counts.iter().all(|&count| count == 1), "{counts:?}");
+}
+
+/// An empty batch is acknowledged after all that was submitted before it.
+pub async fn empty_batches_complete_in_their_turn(subject: &dyn Subject) {
+    let index = open(subject).await;
+    commit(&index, Batch::new()).await.expect("nothing is soon durable");
+    let mut first = submit(&index, put("empty", "1"));
+    let empty = submit(&index, Batch::new());
+    empty.await.expect("the completion fires").expect("the empty batch is durable");
+    assert!(matches!(first.try_recv(), Ok(Ok(()))), "the batch before it is acknowledged first");
+    close(index).await;
+}
+
+/// A barrier resolves when all that was submitted before it is readable.
+pub async fn barriers_wait(subject: &dyn Subject) {
+    let index = open(subject).await;
+    let key = |number: usize| format!("barrier/{number}");
+    (0..MANY).for_each(|number| index.submit(put(&key(number), "here"), Box::new(|_| {})));
+    index.barrier().await.expect("the barrier is passed");
+    for number in 0..MANY {
+        assert!(get(&index, Table::Rows, &key(number)).await.is_some(), "number={number}");
+    }
+    close(index).await;
+}
+
+/// Batches are counted when they are durable; each took at most one sync.
+pub async fn stats_count_what_was_done(subject: &dyn Subject) {
+    let index = open(subject).await;
+    assert_eq!(index.stats(), IndexStats::default());
+    assert!(index.poisoned().is_none());
+    join_all((0..MANY).map(|number| commit(&index, put("stats", &number.to_string())))).await;
+    let stats = index.stats();
+    assert_eq!((stats.batches, stats.waiting), (MANY as u64, 0));
+    assert!((1..=MANY as u64).contains(&stats.syncs), "{stats:?}");
+    close(index).await;
+}
+
+/// Reads, scans, submissions, barriers and snapshots, also those taken before. Closing again is fine.
+pub async fn a_closed_index_refuses_everything(subject: &dyn Subject) {
+    let index = open(subject).await;
+    commit(&index, put("closed", "1")).await.expect("the batch is durable");
+    let snapshot = index.snapshot().expect("it is open");
+    index.close().await.expect("all that was submitted is durable");
+    index.close().await.expect("closing again does nothing");
+    let outcome = commit(&index, put("closed", "2")).await;
+    assert!(matches!(outcome, Err(CommitError::NotStarted(error)) if error.kind() == ErrorKind::Closed));
+    assert_eq!(index.barrier().await.map_err(|error| error.kind()), Err(ErrorKind::Closed));
+    assert!(index.snapshot().is_err_and(|error| error.kind() == ErrorKind::Closed));
+    for table in Table::ALL {
+        let read = index.get(table, b"closed").await;
+        assert_eq!(read.map_err(|error| error.kind()), Err(ErrorKind::Closed), "{table:?}");
+    }
+    // The old index and its snapshot linger: they must not keep the store.
+    let reopened = open(subject).await;
+    assert_eq!(get(&reopened, Table::Rows, "closed").await, Some(Bytes::from("1")));
+    let read = snapshot.get(Table::Rows, b"closed").await;
+    assert_eq!(read.map_err(|error| error.kind()), Err(ErrorKind::Closed));
+    let read = snapshot.scan(Table::Rows, Range::all(1)).await;
+    assert_eq!(read.map_err(|error| error.kind()), Err(ErrorKind::Closed));
+    assert!(matches!(commit(&index, put("closed", "3")).await, Err(CommitError::NotStarted(_))));
+    close(reopened).await;
+}
+
+/// What is queued when an index is closed is still made durable and acknowledged.
+pub async fn closing_commits_what_was_submitted(subject: &dyn Subject) {
+    let index = open(subject).await;
+    let key = |number: usize| format!("closing/{number}");
+    let outcomes: Vec<_> = (0..MANY).map(|number| submit(&index, put(&key(number), "here"))).collect();
+    index.close().await.expect("all that was submitted is durable");
+    for mut outcome in outcomes {
+        assert!(matches!(outcome.try_recv(), Ok(Ok(()))), "a close ends after the last completion");
+    }
+    let index = open(subject).await;
+    for number in 0..MANY {
+        assert!(get(&index, Table::Rows, &key(number)).await.is_some(), "number={number}");
+    }
+    close(index).await;
+}
+
+/// In every table; also what was removed stays removed.
+pub async fn reopening_finds_everything_acknowledged(subject: &dyn Subject) {
+    for round in 0..3 {
+        let index = open(subject).await;
+        for table in Table::ALL {
+            let before = (round > 0).then(|| Bytes::from((round - 1).to_string()));
+            assert_eq!(get(&index, table, "reopened").await, before, "{table:?}");
+            assert_eq!(get(&index, table, &format!("reopened/{}", round - 1)).await, None, "{table:?}");
+        }
+        let mut batch = Batch::new();
+        for table in Table::ALL {
+            batch.put(table, "reopened", round.to_string());
+            batch.put(table, format!("reopened/{round}"), "short-lived");
+        }
+        commit(&index, batch).await.expect("the batch is durable");
+        let mut batch = Batch::new();
+        Table::ALL.iter().for_each(|&table| batch.remove(table, format!("reopened/{round}")));
+        commit(&index, batch).await.expect("the removal is durable");
+        close(index).await;
+    }
+    let index = open(subject).await;
+    let mut batch = Batch::new();
+    Table::ALL.iter().for_each(|&table| batch.remove(table, "reopened"));
+    commit(&index, batch).await.expect("the removal is durable");
+    close(index).await;
+}
+
+async fn open(subject: &dyn Subject) -> Arc<dyn Index> {
+    subject.open().await.expect("the subject opens")
+}
+
+async fn close(index: Arc<dyn Index>) {
+    index.close().await.expect("all that was submitted is durable");
+}
+
+/// A batch that puts one row.
+fn put(key: &str, value: &str) -> Batch {
+    let mut batch = Batch::new();
+    batch.put(Table::Rows, key.to_owned(), value.to_owned());
+    batch
+}
+
+type Pending = oneshot::Receiver<Result<(), CommitError>>;
+
+fn submit(index: &Arc<dyn Index>, batch: Batch) -> Pending {
+    let (sender, receiver) = oneshot::channel();
+    index.submit(batch, Box::new(move |outcome| drop(sender.send(outcome))));
+    receiver
+}
+
+async fn commit(index: &Arc<dyn Index>, batch: Batch) -> Result<(), CommitError> {
+    submit(index, batch).await.expect("a completion is never dropped")
+}
+
+/// What a read finds; a snapshot of the same moment must find it too.
+async fn get(index: &Arc<dyn Index>, table: Table, key: &str) -> Option<Bytes> {
+    let value = index.get(table, key.as_bytes()).await.expect("the read succeeds");
+    let snapshot = index.snapshot().expect("the index is open");
+    let again = snapshot.get(table, key.as_bytes()).await.expect("the read succeeds");
+    assert_eq!(value, again, "a read and a snapshot disagree: table={table:?} key={key}");
+    value
+}

@@ -1,0 +1,245 @@
+//! The directory of the index: its lock, its record, and how it comes to be.
+//!
+//! ```text
+//! {dir}/lock              held while the index is open; never renamed, never removed
+//! {dir}/store/record.json what must be there
+//! {dir}/store/database/   what fjall keeps
+//! {dir}/store.creating/   a creation that was interrupted; removed by the next
+//! ```
+//!
+//! Guards I9 at the edges of a life: a crash during creation leaves nothing or everything, and a damaged directory is
+//! refused before fjall sees it, for fjall deletes a keyspace that lacks its `current` file, creates anew where its version marker
+//! is missing, and panics at a directory name it does not know. Deliberately not here: fjall itself (`fjall.rs`), and
+//! damage that only reading the contents can show.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File, TryLockError};
+use std::io;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use super::Table;
+use crate::error::{Error, ErrorKind, Result};
+
+const LOCK: &str = "lock";
+const STORE: &str = "store";
+const CREATING: &str = "store.creating";
+const RECORD: &str = "record.json";
+const DATABASE: &str = "database";
+
+/// The version of [`Record`] that this build writes, and the only one it knows.
+const RECORD_FORMAT: u32 = 1;
+
+/// fjall's own names: what is looked for before it is let in.
+const FJALL_MARKER: &str = "version";
+const FJALL_KEYSPACES: &str = "keyspaces";
+const FJALL_META_KEYSPACE: u64 = 0;
+const FJALL_CURRENT: &str = "current";
+const FJALL_JOURNAL: &str = "jnl";
+
+/// The name of each keyspace and the directory in which fjall keeps it.
+pub(super) type Keyspaces = BTreeMap<String, u64>;
+
+/// What must be in a store, written once at its creation.
+#[derive(Debug, Serialize, Deserialize)]
+struct Record {
+    format: u32,
+    /// The contents of fjall's version marker.
+    fjall_marker: Vec<u8>,
+    keyspaces: Keyspaces,
+}
+
+/// What every version of [`Record`] has.
+#[derive(Debug, Deserialize)]
+struct RecordFormat {
+    format: u32,
+}
+
+/// Keeps everybody else out of a directory, in this process and in others, until it is dropped.
+#[derive(Debug)]
+pub(super) struct Lock(File);
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        // Closing the file would do, but for a child process that was forked and has not replaced itself yet.
+        if let Err(error) = self.0.unlock() {
+            tracing::warn!(%error, "the lock of the index could not be released; closing the file does it");
+        }
+    }
+}
+
+/// Takes `dir` for us, and creates it if it is absent. A directory of somebody else is not touched.
+///
+/// # Errors
+/// [`ErrorKind::Invalid`] if it holds files but no record of ours, [`ErrorKind::AlreadyOpen`] if another holds it,
+/// [`ErrorKind::Unavailable`] if the file system fails.
+pub(super) fn lock(dir: &Path) -> Result<Lock> {
+    create_dir_durably(dir).map_err(|error| unavailable("create", dir, error))?;
+    refuse_foreign(dir)?;
+    let path = dir.join(LOCK);
+    let file = File::options().read(true).write(true).create(true).truncate(false).open(&path);
+    let file = file.map_err(|error| unavailable("open", &path, error))?;
+    match file.try_lock() {
+        Ok(()) => {}
+        Err(TryLockError::WouldBlock) => {
+            let message =
+                format!("another engine has the index open, in this process or another: dir={}", dir.display());
+            return Err(Error::new(ErrorKind::AlreadyOpen, "open", message));
+        }
+        Err(TryLockError::Error(error)) => return Err(unavailable("lock", &path, error)),
+    }
+    let lock = Lock(file);
+    // What was seen before the lock may have been another's creation, half done.
+    refuse_foreign(dir)?;
+    Ok(lock)
+}
+
+/// Creates the store if there is none, and gives the path of its database once all that must be there is.
+///
+/// `build` makes a database at a path, lets go of it, and tells its keyspaces.
+///
+/// 1. remove what an interrupted creation left
+/// 2. build under a temporary name, write the record, sync every file and directory
+/// 3. rename, sync the parent: now it exists
+/// 4. check the record against the directory: on any doubt Error, and nothing was touched
+///
+/// # Errors
+/// What `build` says; [`ErrorKind::UnknownFormat`] for a record of another version, [`ErrorKind::Corrupt`] if something is missing or
+/// too much, [`ErrorKind::Unavailable`] if the file system fails.
+pub(super) fn create_or_check(
+    dir: &Path,
+    _lock: &Lock,
+    build: impl FnOnce(&Path) -> Result<Keyspaces>,
+) -> Result<(PathBuf, Keyspaces)> {
+    let store = dir.join(STORE);
+    let creating = dir.join(CREATING);
+    if exists(&creating)? {
+        fs::remove_dir_all(&creating).map_err(|error| unavailable("remove", &creating, error))?;
+    }
+    if !exists(&store)? {
+        fs::create_dir(&creating).map_err(|error| unavailable("create", &creating, error))?;
+        let keyspaces = build(&creating.join(DATABASE))?;
+        write_record(&creating, keyspaces)?;
+        sync_tree(&creating).map_err(|error| unavailable("sync", &creating, error))?;
+        fs::rename(&creating, &store).map_err(|error| unavailable("rename", &creating, error))?;
+        sync(dir).map_err(|error| unavailable("sync", dir, error))?;
+    }
+    let record = read_record(&store.join(RECORD))?;
+    let database = store.join(DATABASE);
+    check_tables(&record)?;
+    check_database(&database, &record)?;
+    Ok((database, record.keyspaces))
+}
+
+/// Files, but no record: not ours. An empty directory, our lock and an interrupted creation are.
+fn refuse_foreign(dir: &Path) -> Result<()> {
+    if exists(&dir.join(STORE).join(RECORD))? {
+        return Ok(());
+    }
+    for name in names(dir)? {
+        if name != LOCK && name != CREATING {
+            let message = format!("the directory holds files but no index: dir={} file={name}", dir.display());
+            return Err(Error::new(ErrorKind::Invalid, "open", message));
+        }
+    }
+    Ok(())
+}
+
+fn write_record(store: &Path, keyspaces: Keyspaces) -> Result<()> {
+    let marker = store.join(DATABASE).join(FJALL_MARKER);
+    let fjall_marker = fs::read(&marker).map_err(|error| unavailable("read", &marker, error))?;
+    let record = Record { format: RECORD_FORMAT, fjall_marker, keyspaces };
+    let json = serde_json::to_vec_pretty(&record)
+        .map_err(|error| Error::new(ErrorKind::Invalid, "open", "the record can't be encoded").with_source(error))?;
+    let path = store.join(RECORD);
+    fs::write(&path, json).map_err(|error| unavailable("write", &path, error))
+}
+
+fn read_record(path: &Path) -> Result<Record> {
+    let damaged = |error| corrupt(format!("the record is damaged: path={}", path.display())).with_source(error);
+    let json = fs::read(path).map_err(|error| unavailable("read", path, error))?;
+    let RecordFormat { format } = serde_json::from_slice(&json).map_err(damaged)?;
+    if format != RECORD_FORMAT {
+        let message = format!("this build knows format {RECORD_FORMAT}: format={format} path={}", path.display());
+        return Err(Error::new(ErrorKind::UnknownFormat, "open", message));
+    }
+    serde_json::from_slice(&json).map_err(damaged)
+}
+
+fn check_tables(record: &Record) -> Result<()> {
+    let missing = Table::ALL.iter().find(|table| !record.keyspaces.contains_key(table.name()));
+    match missing {
+        Some(table) => Err(corrupt(format!("the record lacks a keyspace: keyspace={}", table.name()))),
+        None if record.keyspaces.len() > Table::ALL.len() => Err(corrupt("the record has an unknown keyspace")),
+        None => Ok(()),
+    }
+}
+
+/// Reads names and the marker only; touches nothing.
+fn check_database(database: &Path, record: &Record) -> Result<()> {
+    let marker = database.join(FJALL_MARKER);
+    if !exists(&marker)? {
+        return Err(corrupt(format!("fjall's version marker is missing: path={}", marker.display())));
+    }
+    let bytes = fs::read(&marker).map_err(|error| unavailable("read", &marker, error))?;
+    if bytes != record.fjall_marker {
+        return Err(corrupt(format!("fjall's version marker has changed: path={}", marker.display())));
+    }
+    if !names(database)?.iter().any(|name| Path::new(name).extension().is_some_and(|end| end == FJALL_JOURNAL)) {
+        return Err(corrupt(format!("the journal is missing: path={}", database.display())));
+    }
+    let keyspaces = database.join(FJALL_KEYSPACES);
+    let mut expected = BTreeMap::from([(FJALL_META_KEYSPACE.to_string(), "fjall's own")]);
+    expected.extend(record.keyspaces.iter().map(|(name, id)| (id.to_string(), name.as_str())));
+    for (id, name) in &expected {
+        let current = keyspaces.join(id).join(FJALL_CURRENT);
+        if !exists(&current)? {
+            let message = format!("a keyspace is missing or damaged: keyspace={name} file={}", current.display());
+            return Err(corrupt(message));
+        }
+    }
+    match names(&keyspaces)?.into_iter().find(|name| !expected.contains_key(name)) {
+        Some(name) => Err(corrupt(format!("an unknown keyspace: path={}", keyspaces.join(name).display()))),
+        None => Ok(()),
+    }
+}
+
+fn names(dir: &Path) -> Result<Vec<String>> {
+    let read = || fs::read_dir(dir)?.map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned())).collect();
+    let names: io::Result<_> = read();
+    names.map_err(|error| unavailable("list", dir, error))
+}
+
+fn exists(path: &Path) -> Result<bool> {
+    path.try_exists().map_err(|error| unavailable("look for", path, error))
+}
+
+/// Creates a directory and its parents so that a power cut can't take them back.
+fn create_dir_durably(dir: &Path) -> io::Result<()> {
+    let dir = std::path::absolute(dir)?;
+    let absent: Vec<_> = dir.ancestors().take_while(|ancestor| !ancestor.exists()).collect();
+    fs::create_dir_all(&dir)?;
+    absent.iter().filter_map(|created| created.parent()).try_for_each(sync)
+}
+
+fn sync_tree(dir: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(dir)? {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() { sync_tree(&entry.path())? } else { sync(&entry.path())? }
+    }
+    sync(dir)
+}
+
+fn sync(path: &Path) -> io::Result<()> {
+    File::open(path)?.sync_all()
+}
+
+fn corrupt(message: impl Into<String>) -> Error {
+    Error::new(ErrorKind::Corrupt, "open", message)
+}
+
+fn unavailable(verb: &str, path: &Path, error: io::Error) -> Error {
+    let message = format!("could not {verb}: path={}", path.display());
+    Error::new(ErrorKind::Unavailable, "open", message).with_source(error)
+}

@@ -1,0 +1,50 @@
+//! What fjall's errors mean to us.
+//!
+//! Holds one function. Guards I10 in part: a kind says what the caller must do, and the source is kept. Deliberately not here: the outcome
+//! of a failed commit, which is unknown whatever fjall says (`committer.rs`).
+
+use std::io;
+
+use crate::error::{Error, ErrorKind};
+
+/// Our error for fjall's, met by `operation`.
+pub(super) fn failed(operation: &'static str, error: fjall::Error) -> Error {
+    let (kind, message) = match &error {
+        fjall::Error::Storage(error) => tree(error),
+        fjall::Error::Io(error) => file(error),
+        fjall::Error::JournalRecovery(_) => (ErrorKind::Corrupt, "the journal is damaged"),
+        fjall::Error::InvalidVersion(_) => (ErrorKind::UnknownFormat, "another version of fjall wrote this"),
+        fjall::Error::Decompress(_) => (ErrorKind::Corrupt, "a block can't be decompressed"),
+        fjall::Error::InvalidTrailer | fjall::Error::InvalidTag(_) => (ErrorKind::Corrupt, "the journal is damaged"),
+        fjall::Error::Poisoned => (ErrorKind::Unavailable, "fjall has failed before and must be reopened"),
+        fjall::Error::KeyspaceDeleted => (ErrorKind::Corrupt, "a keyspace was deleted"),
+        fjall::Error::Locked => (ErrorKind::AlreadyOpen, "fjall's own lock is held"),
+        fjall::Error::Unrecoverable => (ErrorKind::Corrupt, "fjall can't recover the database"),
+        // fjall keeps the right to add some.
+        _ => (ErrorKind::Unavailable, "fjall failed"),
+    };
+    Error::new(kind, operation, message).with_source(error)
+}
+
+fn tree(error: &fjall::LsmError) -> (ErrorKind, &'static str) {
+    use fjall::LsmError as Tree;
+    match error {
+        Tree::Io(error) => file(error),
+        Tree::InvalidVersion(_) => (ErrorKind::UnknownFormat, "another version of fjall wrote this"),
+        Tree::Decompress(_) => (ErrorKind::Corrupt, "a block can't be decompressed"),
+        Tree::Unrecoverable => (ErrorKind::Corrupt, "a table file is missing or damaged"),
+        Tree::ChecksumMismatch { .. } => (ErrorKind::Corrupt, "a checksum does not match"),
+        Tree::InvalidTag(_) | Tree::InvalidTrailer | Tree::InvalidHeader(_) | Tree::Utf8(_) => {
+            (ErrorKind::Corrupt, "a table file is damaged")
+        }
+        // fjall keeps the right to add some.
+        _ => (ErrorKind::Unavailable, "fjall failed"),
+    }
+}
+
+fn file(error: &io::Error) -> (ErrorKind, &'static str) {
+    match error.kind() {
+        io::ErrorKind::UnexpectedEof | io::ErrorKind::InvalidData => (ErrorKind::Corrupt, "a file is damaged"),
+        _ => (ErrorKind::Unavailable, "the file system failed"),
+    }
+}

@@ -1,0 +1,237 @@
+//! The contract on fjall, and the directory: what is opened, what is refused, and that a refusal touches nothing.
+
+use std::fs;
+use std::path::PathBuf;
+
+use super::*;
+use crate::index::contract::{self, Subject};
+
+struct OnDisk {
+    dir: tempfile::TempDir,
+}
+
+impl OnDisk {
+    fn new() -> Self {
+        Self { dir: tempfile::tempdir().unwrap() }
+    }
+
+    fn path(&self) -> PathBuf {
+        // A directory that is absent at first, and its parent too.
+        self.dir.path().join("data").join("index")
+    }
+
+    fn open(&self) -> Result<FjallIndex> {
+        FjallIndex::open(&self.path(), Env::real()?, FjallOptions::default())
+    }
+
+    /// As it is after a first engine has come and gone.
+    fn used() -> Self {
+        let on_disk = Self::new();
+        drop(on_disk.open().unwrap());
+        on_disk
+    }
+
+    fn refused(&self) -> (ErrorKind, String) {
+        let before = tree(&self.path());
+        let error = self.open().expect_err("it must be refused");
+        assert_eq!(tree(&self.path()), before, "a refusal touches nothing");
+        (error.kind(), error.to_string())
+    }
+
+    fn store(&self) -> PathBuf {
+        self.path().join("store")
+    }
+
+    fn rewrite_record(&self, from: &str, to: &str) {
+        let path = self.store().join("record.json");
+        let record = fs::read_to_string(&path).unwrap();
+        assert!(record.contains(from), "{record}");
+        fs::write(path, record.replace(from, to)).unwrap();
+    }
+}
+
+impl Subject for OnDisk {
+    fn open(&self) -> BoxFuture<'_, Result<Arc<dyn Index>>> {
+        Box::pin(async move { Ok(Arc::new(self.open()?) as Arc<dyn Index>) })
+    }
+}
+
+/// Every path under a directory with its size.
+fn tree(dir: &Path) -> Vec<(PathBuf, u64)> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(dir).unwrap().map(|entry| entry.unwrap()) {
+        let metadata = entry.metadata().unwrap();
+        found.push((entry.path(), if metadata.is_dir() { 0 } else { metadata.len() }));
+        if metadata.is_dir() {
+            found.extend(tree(&entry.path()));
+        }
+    }
+    found.sort();
+    found
+}
+
+fn put(key: &str) -> Batch {
+    let mut batch = Batch::new();
+    batch.put(Table::Rows, key.to_owned(), "value");
+    batch
+}
+
+async fn commit(index: &dyn Index, batch: Batch) {
+    index.submit(batch, Box::new(|outcome| outcome.unwrap()));
+    index.barrier().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_contract_holds() {
+    contract::all(&OnDisk::new()).await;
+}
+
+#[tokio::test]
+async fn a_second_open_is_refused_until_the_first_is_closed() {
+    let on_disk = OnDisk::new();
+    let first = on_disk.open().unwrap();
+    let error = on_disk.open().expect_err("it is open");
+    assert_eq!(error.kind(), ErrorKind::AlreadyOpen);
+    assert!(error.to_string().contains(&on_disk.path().display().to_string()), "{error}");
+    commit(&first, put("a")).await;
+    first.close().await.unwrap();
+    let second = on_disk.open().unwrap();
+    assert!(second.get(Table::Rows, b"a").await.unwrap().is_some());
+    drop(first);
+    assert_eq!(on_disk.open().expect_err("the second is open").kind(), ErrorKind::AlreadyOpen);
+    drop(second);
+    on_disk.open().unwrap();
+}
+
+#[tokio::test]
+async fn dropping_without_a_close_makes_durable_what_was_submitted() {
+    let on_disk = OnDisk::new();
+    let index = on_disk.open().unwrap();
+    let snapshot = index.snapshot().unwrap();
+    index.submit(put("a"), Box::new(|outcome| outcome.unwrap()));
+    drop(index);
+    let index = on_disk.open().unwrap();
+    assert!(index.get(Table::Rows, b"a").await.unwrap().is_some());
+    assert_eq!(snapshot.get(Table::Rows, b"a").await.unwrap_err().kind(), ErrorKind::Closed);
+}
+
+#[tokio::test]
+async fn a_completion_may_be_the_last_owner() {
+    let on_disk = OnDisk::new();
+    let index = Arc::new(on_disk.open().unwrap());
+    let (sender, receiver) = std::sync::mpsc::channel::<()>();
+    let (done, finished) = tokio::sync::oneshot::channel();
+    let own = index.clone();
+    let completion: Completion = Box::new(move |outcome| {
+        // Held until the test has let go of its own.
+        let _ = receiver.recv();
+        drop(own);
+        drop(done.send(outcome));
+    });
+    index.submit(put("a"), completion);
+    drop(index);
+    drop(sender);
+    finished.await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn an_interrupted_creation_is_started_again() {
+    let on_disk = OnDisk::new();
+    // At its beginning, half-way, and just before the rename.
+    let creating = on_disk.path().join("store.creating");
+    fs::create_dir_all(creating.join("database/keyspaces/1")).unwrap();
+    fs::write(creating.join("database/0.jnl"), "torn").unwrap();
+    drop(on_disk.open().unwrap());
+    assert!(!creating.exists());
+    fs::rename(on_disk.store(), &creating).unwrap();
+    let index = on_disk.open().unwrap();
+    commit(&index, put("a")).await;
+    drop(index);
+    // One that lost against a store that is there.
+    fs::create_dir(&creating).unwrap();
+    let index = on_disk.open().unwrap();
+    assert!(index.get(Table::Rows, b"a").await.unwrap().is_some());
+    assert!(!creating.exists());
+}
+
+#[tokio::test]
+async fn a_keyspace_without_its_current_file_is_refused() {
+    let on_disk = OnDisk::used();
+    for id in 0..=Table::ALL.len() {
+        let current = on_disk.store().join(format!("database/keyspaces/{id}/current"));
+        let bytes = fs::read(&current).unwrap();
+        fs::remove_file(&current).unwrap();
+        let (kind, message) = on_disk.refused();
+        assert_eq!(kind, ErrorKind::Corrupt);
+        let name = if id == 0 { "fjall's own" } else { Table::ALL[id - 1].name() };
+        assert!(message.contains(&format!("keyspace={name}")), "{message}");
+        fs::write(&current, bytes).unwrap();
+    }
+    on_disk.open().unwrap();
+}
+
+#[tokio::test]
+async fn what_fjall_would_delete_or_create_anew_is_refused() {
+    let on_disk = OnDisk::used();
+    let database = on_disk.store().join("database");
+    for (name, away) in [("version", "version.away"), ("0.jnl", "0.away"), ("keyspaces/2", "2.away")] {
+        fs::rename(database.join(name), database.join(away)).unwrap();
+        assert_eq!(on_disk.refused().0, ErrorKind::Corrupt, "{name}");
+        fs::rename(database.join(away), database.join(name)).unwrap();
+    }
+    for name in ["99", "not a number"] {
+        let stray = database.join("keyspaces").join(name);
+        fs::create_dir(&stray).unwrap();
+        assert_eq!(on_disk.refused().0, ErrorKind::Corrupt, "{name}");
+        fs::remove_dir(stray).unwrap();
+    }
+    fs::write(database.join("version"), b"FJL\x09").unwrap();
+    assert_eq!(on_disk.refused().0, ErrorKind::Corrupt);
+}
+
+#[tokio::test]
+async fn a_directory_of_somebody_else_is_refused() {
+    let on_disk = OnDisk::new();
+    fs::create_dir_all(on_disk.path()).unwrap();
+    fs::write(on_disk.path().join("letters.txt"), "theirs").unwrap();
+    let (kind, message) = on_disk.refused();
+    assert_eq!(kind, ErrorKind::Invalid);
+    assert!(message.contains("letters.txt"), "{message}");
+
+    let on_disk = OnDisk::used();
+    fs::remove_file(on_disk.store().join("record.json")).unwrap();
+    assert_eq!(on_disk.refused().0, ErrorKind::Invalid);
+}
+
+#[tokio::test]
+async fn an_unknown_or_damaged_record_is_refused() {
+    let on_disk = OnDisk::used();
+    on_disk.rewrite_record("\"format\": 1", "\"format\": 2");
+    assert_eq!(on_disk.refused().0, ErrorKind::UnknownFormat);
+    on_disk.rewrite_record("\"format\": 2", "\"format\": 1");
+    on_disk.rewrite_record("\"orphans\"", "\"others\"");
+    assert_eq!(on_disk.refused().0, ErrorKind::Corrupt);
+    on_disk.rewrite_record("\"others\"", "\"orphans\"");
+    drop(on_disk.open().unwrap());
+    on_disk.rewrite_record("{", "");
+    assert_eq!(on_disk.refused().0, ErrorKind::Corrupt);
+}
+
+#[tokio::test]
+async fn options_out_of_bounds_are_refused_before_anything_is_created() {
+    let on_disk = OnDisk::new();
+    let good = FjallOptions::default;
+    for options in [
+        FjallOptions { cache_bytes: 0, ..good() },
+        FjallOptions { journal_bytes_max: 1, ..good() },
+        FjallOptions { worker_threads: 0, ..good() },
+        FjallOptions { worker_threads: 3, ..good() },
+        FjallOptions { commit_deadline_ms: 0, ..good() },
+    ] {
+        let error = FjallIndex::open(&on_disk.path(), Env::real().unwrap(), options).expect_err("it is out of bounds");
+        assert_eq!(error.kind(), ErrorKind::Invalid, "{error}");
+    }
+    assert!(!on_disk.path().exists());
+    let options: FjallOptions = serde_json::from_str(r#"{"worker_threads": 1}"#).unwrap();
+    assert_eq!(options, FjallOptions { worker_threads: 1, ..good() });
+}

@@ -1,0 +1,29 @@
+//! What is true on disk: the vocabulary, the rows, the decisions, and the two tiers that hold them.
+//!
+//! Reading order: [`id`] and [`word`] (what things are called), [`env`](crate::Env) (the world outside), `rows` (what is stored),
+//! `swap` (the pure decisions), `index` and `blobs` (the two tiers), `read` (how an object is found and read). Guards the storage half of I1 to
+//! I9; ARCHITECTURE.md has the table. Deliberately not here: actors and tasks. Its one thread is the index's committer.
+
+pub mod blobs;
+mod checksum;
+mod env;
+mod error;
+mod id;
+pub mod index;
+mod list;
+mod pins;
+mod range;
+mod read;
+pub mod rows;
+pub mod swap;
+mod word;
+
+pub use checksum::{BLOCK_BYTES, BlockHasher, Checksum};
+pub use env::{Env, Real, Seam, World};
+pub use error::{Error, ErrorKind, Result};
+pub use id::{KEY_BYTES_MAX, NAMESPACE_PART_BYTES_MAX, NAMESPACE_SCOPES_MAX, Namespace, ObjectId};
+pub use list::{Entry, ListPage, ListRequest};
+pub use pins::{Pin, Pins};
+pub use range::ByteRange;
+pub use read::{Head, OpenObject, ReadLimits, ReadStats, Reads};
+pub use word::{Epoch, Etag, OperationId, RevisionId, RevisionKey, Timestamp, Version};

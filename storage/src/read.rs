@@ -1,0 +1,279 @@
+//! How an object is found and read: [`Reads`].
+//!
+//! ```text
+//! open:  1  read the row                               absent: none
+//!        2  inline: its payload, whole, verified       payload gone: look at both in one snapshot; row replaced: 1
+//!        3  tombstone: pin what the range touches
+//!        4  one snapshot: the row again, and           replaced: unpin, 1
+//!           the block checksums
+//!        5  fetch the first unit                       blob gone, row replaced: 1; row still there: absent, logged, counted
+//! next:  6  the other units, some of them ahead        blob gone: Unavailable; wrong bytes: Corrupt
+//! ```
+//!
+//! Guards I8 (3 and 4: what is pinned before the second look is never swept under a reader), I7 (it reads the index, which shows
+//! only what is durable) and "never wrong bytes" (DESIGN §6). Deliberately not here: which blocks hold a range
+//! (`read/plan.rs`), how bytes flow (`read/fetch.rs`, `read/open.rs`), and listings (`list.rs`).
+
+mod fetch;
+mod limits;
+mod open;
+mod plan;
+mod stats;
+
+#[cfg(test)]
+pub(crate) mod fixture;
+
+use std::fmt;
+use std::ops::Range;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures::StreamExt;
+
+use crate::blobs::BlobTier;
+use crate::checksum::Checksum;
+use crate::env::Env;
+use crate::error::{Error, ErrorKind, Result};
+use crate::id::ObjectId;
+use crate::index::{Index, Snapshot, Table};
+use crate::pins::Pins;
+use crate::range::ByteRange;
+use crate::rows::{BlockChecksums, Body, Manifest, Metadata, Row};
+use crate::swap::revision_key;
+use crate::word::{Etag, OperationId, Version};
+
+use fetch::{Fetcher, Source};
+use plan::Piece;
+use stats::Counters;
+
+pub use limits::ReadLimits;
+pub use open::OpenObject;
+pub use stats::ReadStats;
+
+/// What is known about an object without its bytes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Head {
+    /// The object.
+    pub id: ObjectId,
+    /// Which committed write of it this is.
+    pub version: Version,
+    /// The public spelling of that write.
+    pub etag: Etag,
+    /// Everything else.
+    pub metadata: Metadata,
+}
+
+impl Head {
+    fn of(id: ObjectId, row: Row) -> Self {
+        Self { id, version: row.version, etag: row.etag(), metadata: row.metadata }
+    }
+
+    /// From an entry of the row table.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Corrupt`] or [`ErrorKind::UnknownFormat`].
+    pub(crate) fn decode(key: &[u8], value: &Bytes) -> Result<Self> {
+        let id = ObjectId::decode(key).map_err(|error| {
+            Error::new(ErrorKind::Corrupt, "read", "a row's key is no object id").with_source(error)
+        })?;
+        let row = Row::decode(value).map_err(|error| error.with_id(&id))?;
+        Ok(Self::of(id, row))
+    }
+}
+
+/// The read side of a store. Cheap to clone; clones share limits, pins and statistics.
+#[derive(Clone)]
+pub struct Reads(Arc<Inner>);
+
+struct Inner {
+    index: Arc<dyn Index>,
+    blobs: BlobTier,
+    pins: Pins,
+    fetcher: Fetcher,
+    limits: ReadLimits,
+    counters: Arc<Counters>,
+}
+
+/// What one attempt to open an object came to.
+#[expect(
+    clippy::large_enum_variant,
+    reason = "it is taken apart at once; a box would cost every small read an allocation"
+)]
+enum Attempt {
+    /// The object, or that there is none.
+    Done(Option<OpenObject>),
+    /// Another write replaced the row meanwhile: look afresh.
+    Replaced,
+}
+
+impl Reads {
+    /// Reads from these two tiers. `pins` is shared with whoever sweeps them.
+    pub fn new(index: Arc<dyn Index>, blobs: BlobTier, pins: Pins, env: Env, limits: ReadLimits) -> Self {
+        let counters = Arc::new(Counters::default());
+        let fetcher = Fetcher::new(env, &limits, counters.clone());
+        Self(Arc::new(Inner { index, blobs, pins, fetcher, limits, counters }))
+    }
+
+    /// What is known about an object; none if it is absent. Never touches the blob tier.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Corrupt`] or [`ErrorKind::UnknownFormat`] if the row can't be decoded, and whatever the index says.
+    pub async fn head(&self, id: &ObjectId) -> Result<Option<Head>> {
+        let row = self.row(id).await.map_err(|error| error.with_id(id))?;
+        Ok(row.map(|row| Head::of(id.clone(), row)))
+    }
+
+    /// An object, to read `range` of it; none if it is absent. When this returns, the first bytes are there and verified, and
+    /// whatever is written, deleted or swept later, the read goes on with what it found (I8).
+    ///
+    /// An object whose blob is gone although its row names it reads as absent; that is logged as an error and counted.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Invalid`] and [`ErrorKind::RangeNotSatisfiable`] as [`ByteRange::resolve`];
+    /// [`ErrorKind::Corrupt`] if what is stored does not match its checksums;
+    /// [`ErrorKind::Unavailable`] if the object was replaced again and again while it was being opened;
+    /// and whatever the two tiers say.
+    pub async fn open(&self, id: &ObjectId, range: ByteRange) -> Result<Option<OpenObject>> {
+        let attempts = self.0.limits.attempts.max(1);
+        for _ in 0..attempts {
+            match self.attempt(id, range).await.map_err(|error| error.with_id(id))? {
+                Attempt::Done(found) => return Ok(found),
+                Attempt::Replaced => {}
+            }
+        }
+        let message = format!("the object was replaced each time it was looked at: attempts={attempts}");
+        Err(Error::new(ErrorKind::Unavailable, "read", message).with_id(id))
+    }
+
+    /// What has been met so far.
+    pub fn stats(&self) -> ReadStats {
+        self.0.counters.snapshot()
+    }
+
+    /// The limits it was made with.
+    pub fn limits(&self) -> &ReadLimits {
+        &self.0.limits
+    }
+
+    pub(crate) fn index(&self) -> &dyn Index {
+        &*self.0.index
+    }
+
+    async fn row(&self, id: &ObjectId) -> Result<Option<Row>> {
+        self.index().get(Table::Rows, id.encoded()).await?.as_ref().map(Row::decode).transpose()
+    }
+
+    async fn attempt(&self, id: &ObjectId, range: ByteRange) -> Result<Attempt> {
+        let Some(mut row) = self.row(id).await? else { return Ok(Attempt::Done(None)) };
+        let range = range.resolve(row.metadata.size)?;
+        let operation = row.operation;
+        let body = std::mem::replace(&mut row.body, Body::Separate);
+        let head = Head::of(id.clone(), row);
+        match body {
+            Body::Embedded(payload) => self.inline(head, &payload, range),
+            Body::Separate => self.separate(head, operation, range).await,
+            Body::Tombstone(manifest) => self.tombstone(head, operation, &manifest, range).await,
+        }
+    }
+
+    fn inline(&self, head: Head, payload: &Bytes, range: Range<u64>) -> Result<Attempt> {
+        let intact = head.metadata.checksum.is_none_or(|checksum| Checksum::of(payload) == checksum);
+        let (Ok(start), Ok(end)) = (usize::try_from(range.start), usize::try_from(range.end)) else {
+            return Err(corrupt("an inline payload is larger than memory"));
+        };
+        if !intact || payload.len() as u64 != head.metadata.size || end > payload.len() {
+            self.0.counters.corrupt();
+            return Err(corrupt("the inline payload does not match its checksum"));
+        }
+        Ok(Attempt::Done(Some(OpenObject::inline(head, range, payload.slice(start..end)))))
+    }
+
+    /// Two plain reads where nothing happens in between; one snapshot to tell a replaced row from a lost payload.
+    async fn separate(&self, head: Head, seen: OperationId, range: Range<u64>) -> Result<Attempt> {
+        let key = seen.as_bytes();
+        if let Some(payload) = self.index().get(Table::Payloads, key).await? {
+            return self.inline(head, &payload, range);
+        }
+        let snapshot = self.index().snapshot()?;
+        if !names_operation(&*snapshot, &head.id, seen).await? {
+            return Ok(Attempt::Replaced);
+        }
+        match snapshot.get(Table::Payloads, key).await? {
+            Some(payload) => self.inline(head, &payload, range),
+            None => Err(corrupt("the row's payload is not in the index")),
+        }
+    }
+
+    async fn tombstone(
+        &self,
+        head: Head,
+        seen: OperationId,
+        manifest: &Manifest,
+        range: Range<u64>,
+    ) -> Result<Attempt> {
+        let pieces = plan::pieces(manifest, &range);
+        let pins: Vec<_> = pieces.iter().map(|piece| self.0.pins.pin(piece.extent.revision)).collect();
+        let Some(sources) = self.sources(&head.id, seen, pieces).await? else { return Ok(Attempt::Replaced) };
+        let mut units = self.0.fetcher.units(sources);
+        let first = match units.next().await.transpose()? {
+            Some(Some(first)) => Some(first),
+            Some(None) => return self.gone(&head.id, seen).await,
+            None => None,
+        };
+        let counters = self.0.counters.clone();
+        Ok(Attempt::Done(Some(OpenObject::streamed(head, range, first, units, pins, counters))))
+    }
+
+    /// The second look: the blobs to read with their block checksums, or none if the row has been replaced.
+    ///
+    /// A write that replaces the row removes the checksums in the same batch, so that both are read from one snapshot, now and
+    /// not when the bytes flow.
+    async fn sources(&self, id: &ObjectId, seen: OperationId, pieces: Vec<Piece>) -> Result<Option<Vec<Source>>> {
+        let snapshot = self.index().snapshot()?;
+        if !names_operation(&*snapshot, id, seen).await? {
+            return Ok(None);
+        }
+        let mut sources = Vec::with_capacity(pieces.len());
+        for piece in pieces {
+            let revision = piece.extent.revision;
+            let Some(value) = snapshot.get(Table::Payloads, revision.as_bytes()).await? else {
+                return Err(corrupt(format!("the block checksums are not in the index: revision={revision}")));
+            };
+            let BlockChecksums(checksums) = BlockChecksums::decode(&value)?;
+            if checksums.len() as u64 != plan::block_count(&piece.extent) {
+                return Err(corrupt(format!("the revision has another number of blocks: revision={revision}")));
+            }
+            let reader = self.0.blobs.reader(&revision_key(id, revision));
+            sources.push(Source { id: id.clone(), piece, reader, checksums: checksums.into() });
+        }
+        Ok(Some(sources))
+    }
+
+    /// A blob that the row named is not there: either the row has been replaced since, or bytes are lost.
+    async fn gone(&self, id: &ObjectId, seen: OperationId) -> Result<Attempt> {
+        if self.row(id).await?.is_none_or(|row| row.operation != seen) {
+            return Ok(Attempt::Replaced);
+        }
+        self.0.counters.missing(id);
+        Ok(Attempt::Done(None))
+    }
+}
+
+impl fmt::Debug for Reads {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Reads").field("limits", &self.0.limits).field("stats", &self.stats()).finish_non_exhaustive()
+    }
+}
+
+/// Whether the object's row is still the one that this operation committed. No two commits share one.
+async fn names_operation(snapshot: &dyn Snapshot, id: &ObjectId, operation: OperationId) -> Result<bool> {
+    let row = snapshot.get(Table::Rows, id.encoded()).await?.as_ref().map(Row::decode).transpose()?;
+    Ok(row.is_some_and(|row| row.operation == operation))
+}
+
+fn corrupt(message: impl Into<String>) -> Error {
+    Error::new(ErrorKind::Corrupt, "read", message)
+}
+
+#[cfg(test)]
+mod tests;

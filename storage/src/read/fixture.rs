@@ -1,0 +1,224 @@
+//! What tests of the read side stand on: a [`Store`] over an index in memory that lets a test step in between two reads.
+
+use std::collections::BTreeMap;
+use std::ops::Bound;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::FutureExt;
+use futures::future::BoxFuture;
+
+use super::{ReadLimits, Reads};
+use crate::blobs::{BlobOptions, BlobTier, FinishedBlob};
+use crate::env::Env;
+use crate::error::{Error, Result};
+use crate::id::ObjectId;
+use crate::index::{Batch, Completion, Index, IndexStats, Page, Range, Snapshot, Table};
+use crate::pins::Pins;
+use crate::rows::{Attributes, BlockChecksums, Extent, Manifest, Row};
+use crate::swap::{Mutation, Standing, Swap, revision_key};
+use crate::word::{RevisionId, Version};
+
+type Tables = BTreeMap<(Table, Bytes), Bytes>;
+type Intruder = Box<dyn FnMut(u64) -> Option<Batch> + Send>;
+
+/// An index in memory. A batch is durable at once.
+#[derive(Default)]
+pub(crate) struct MemoryIndex {
+    tables: Mutex<Tables>,
+    rows_scanned: Arc<AtomicU64>,
+    reads: AtomicU64,
+    intruder: Mutex<Option<Intruder>>,
+}
+
+impl MemoryIndex {
+    pub(crate) fn apply(&self, batch: Batch) {
+        let mut tables = self.tables.lock().unwrap();
+        for (table, key, value) in batch.into_changes() {
+            match value {
+                Some(value) => tables.insert((table, key), value),
+                None => tables.remove(&(table, key)),
+            };
+        }
+    }
+
+    /// Rows that scans have brought so far.
+    pub(crate) fn rows_scanned(&self) -> u64 {
+        self.rows_scanned.load(Ordering::Relaxed)
+    }
+
+    /// From now on calls `intruder` before each read and each snapshot, numbered from 0, and applies the batch it gives.
+    pub(crate) fn intrude(&self, intruder: impl FnMut(u64) -> Option<Batch> + Send + 'static) {
+        self.reads.store(0, Ordering::Relaxed);
+        *self.intruder.lock().unwrap() = Some(Box::new(intruder));
+    }
+
+    fn let_in(&self) {
+        let nth = self.reads.fetch_add(1, Ordering::Relaxed);
+        // Taken out while it runs, so that it may itself look at the store.
+        let Some(mut intruder) = self.intruder.lock().unwrap().take() else { return };
+        if let Some(batch) = intruder(nth) {
+            self.apply(batch);
+        }
+        *self.intruder.lock().unwrap() = Some(intruder);
+    }
+
+    fn value(&self, table: Table, key: &[u8]) -> Option<Bytes> {
+        self.tables.lock().unwrap().get(&(table, Bytes::copy_from_slice(key))).cloned()
+    }
+}
+
+impl Index for MemoryIndex {
+    fn submit(&self, batch: Batch, completion: Completion) {
+        self.apply(batch);
+        completion(Ok(()));
+    }
+
+    fn get<'a>(&'a self, table: Table, key: &'a [u8]) -> BoxFuture<'a, Result<Option<Bytes>>> {
+        async move {
+            self.let_in();
+            Ok(self.value(table, key))
+        }
+        .boxed()
+    }
+
+    fn snapshot(&self) -> Result<Box<dyn Snapshot>> {
+        self.let_in();
+        let tables = self.tables.lock().unwrap().clone();
+        Ok(Box::new(MemorySnapshot { tables, rows_scanned: self.rows_scanned.clone() }))
+    }
+
+    fn watch(&self, _now: Duration) {}
+
+    fn poisoned(&self) -> Option<Error> {
+        None
+    }
+
+    fn stats(&self) -> IndexStats {
+        IndexStats::default()
+    }
+
+    fn close(&self) -> BoxFuture<'static, Result<()>> {
+        async { Ok(()) }.boxed()
+    }
+}
+
+struct MemorySnapshot {
+    tables: Tables,
+    rows_scanned: Arc<AtomicU64>,
+}
+
+impl Snapshot for MemorySnapshot {
+    fn get<'a>(&'a self, table: Table, key: &'a [u8]) -> BoxFuture<'a, Result<Option<Bytes>>> {
+        let value = self.tables.get(&(table, Bytes::copy_from_slice(key))).cloned();
+        async move { Ok(value) }.boxed()
+    }
+
+    fn scan(&self, table: Table, range: Range) -> BoxFuture<'_, Result<Page>> {
+        let begins = |key: &Bytes| match &range.start {
+            Bound::Included(start) => key >= start,
+            Bound::Excluded(start) => key > start,
+            Bound::Unbounded => true,
+        };
+        let ends = |key: &Bytes| match &range.end {
+            Bound::Included(end) => key <= end,
+            Bound::Excluded(end) => key < end,
+            Bound::Unbounded => true,
+        };
+        let of_table = self.tables.range((table, Bytes::new())..).take_while(|((of, _), _)| *of == table);
+        let within = of_table.filter(|((_, key), _)| begins(key) && ends(key)).take(range.limit);
+        let page: Page = within.map(|((_, key), value)| (key.clone(), value.clone())).collect();
+        self.rows_scanned.fetch_add(page.len() as u64, Ordering::Relaxed);
+        async move { Ok(page) }.boxed()
+    }
+}
+
+/// Both tiers in memory, and the read side over them. Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct Store {
+    pub(crate) index: Arc<MemoryIndex>,
+    blobs: BlobTier,
+    pub(crate) pins: Pins,
+    pub(crate) env: Env,
+    pub(crate) reads: Reads,
+}
+
+impl Store {
+    /// Must be called within a runtime.
+    pub(crate) fn new(limits: ReadLimits) -> Self {
+        let index = Arc::new(MemoryIndex::default());
+        let operator = opendal::Operator::new(opendal::services::Memory::default()).unwrap();
+        let (pins, env) = (Pins::new(), Env::real().unwrap());
+        let blobs = BlobTier::new(operator, env.clone(), BlobOptions::default());
+        let reads = Reads::new(index.clone(), blobs.clone(), pins.clone(), env.clone(), limits);
+        Self { index, blobs, pins, env, reads }
+    }
+
+    pub(crate) fn row(&self, id: &ObjectId) -> Option<Row> {
+        self.index.value(Table::Rows, id.encoded()).map(|value| Row::decode(&value).unwrap())
+    }
+
+    /// The batch that makes the object what `mutation` says, decided against what stands now.
+    pub(crate) fn batch(&self, id: &ObjectId, mutation: Mutation) -> Batch {
+        let swap = Swap { id: id.clone(), operation: self.env.operation_id(), mutation };
+        let standing = self.row(id).map_or(Standing::Absent(Version::NONE), |row| Standing::Present(Box::new(row)));
+        let decision = swap.decide(&standing, true, self.env.now());
+        swap.batch(&standing, &decision, self.env.now())
+    }
+
+    pub(crate) fn apply(&self, id: &ObjectId, mutation: Mutation) {
+        self.index.apply(self.batch(id, mutation));
+    }
+
+    /// An object of these parts in the blob tier, one revision each.
+    pub(crate) async fn put_parts(&self, id: &ObjectId, parts: &[Bytes]) -> Vec<RevisionId> {
+        let mutation = self.parts(id, parts).await;
+        self.apply(id, mutation);
+        self.row(id).unwrap().revisions()
+    }
+
+    /// Writes these parts to the blob tier, and gives what would make a tombstone of them.
+    pub(crate) async fn parts(&self, id: &ObjectId, parts: &[Bytes]) -> Mutation {
+        let (mut extents, mut blocks) = (Vec::new(), Vec::new());
+        for part in parts {
+            let revision = self.env.revision_id();
+            let blob = self.write_blob(id, revision, part.clone()).await;
+            extents.push(Extent { revision, bytes: blob.bytes, checksum: blob.checksum });
+            blocks.push(BlockChecksums(blob.blocks));
+        }
+        let expected = self.row(id).map_or(Standing::Absent(Version::NONE), |row| Standing::Present(Box::new(row)));
+        Mutation::Tombstone {
+            manifest: Manifest { extents },
+            checksum: None,
+            blocks,
+            attributes: Attributes::default(),
+            expected: expected.expectation(),
+        }
+    }
+
+    pub(crate) async fn write_blob(&self, id: &ObjectId, revision: RevisionId, bytes: Bytes) -> FinishedBlob {
+        let mut writer = self.blobs.writer(&revision_key(id, revision));
+        writer.write(bytes).await.unwrap();
+        writer.finish().await.unwrap()
+    }
+
+    pub(crate) async fn lose_blob(&self, id: &ObjectId, revision: RevisionId) {
+        self.blobs.delete(&revision_key(id, revision)).await.unwrap();
+    }
+}
+
+pub(crate) fn id(key: &str) -> ObjectId {
+    ObjectId::try_from(key).unwrap()
+}
+
+pub(crate) fn inline(payload: impl Into<Bytes>) -> Mutation {
+    Mutation::Inline { payload: payload.into(), attributes: Attributes::default() }
+}
+
+/// Bytes that differ from place to place, and from seed to seed.
+pub(crate) fn payload(bytes: usize, seed: u64) -> Bytes {
+    let words = (0..).map(|n: u64| (n ^ seed << 40).wrapping_mul(0x9e37_79b9_7f4a_7c15).to_le_bytes());
+    words.flatten().take(bytes).collect()
+}

@@ -1,0 +1,37 @@
+//! The limits of the read side.
+
+use serde::{Deserialize, Serialize};
+
+/// Limits of reads and listings. Fields that a configuration leaves out have their default.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ReadLimits {
+    /// Units that one stream fetches or has fetched ahead of its reader; at least 1. Default 2.
+    pub read_ahead: usize,
+    /// Blocks of 1 MiB in one unit, which is one ranged read of the blob tier; at least 1. Default 4.
+    pub unit_blocks: u32,
+    /// Bytes being fetched at once, over all streams. A unit that is larger is fetched alone. Default 256 MiB.
+    pub bytes_in_flight: u64,
+    /// How often a read looks at an object that is replaced under its eyes, before it gives up; at least 1. Default 16.
+    pub attempts: u32,
+    /// Most entries in one page of a listing. Default 10 000.
+    pub list_page_max: usize,
+}
+
+impl Default for ReadLimits {
+    fn default() -> Self {
+        Self { read_ahead: 2, unit_blocks: 4, bytes_in_flight: 256 * 1024 * 1024, attempts: 16, list_page_max: 10_000 }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_configuration_leaves_out_has_its_default() {
+        let limits: ReadLimits = serde_json::from_str(r#"{ "read_ahead": 7 }"#).unwrap();
+        assert_eq!(limits, ReadLimits { read_ahead: 7, ..ReadLimits::default() });
+        assert!(serde_json::from_str::<ReadLimits>(r#"{ "readahead": 7 }"#).is_err());
+    }
+}

@@ -1,0 +1,165 @@
+//! An object that is being read: [`OpenObject`].
+//!
+//! ```text
+//! Inline ─────────────────────────────> Done
+//! Streamed ──┬─ last unit, or dropped ─> Done      the pins are released
+//!            └─ an error ──────────────> Failed    the pins are released; the same error from then on
+//! ```
+//!
+//! Guards I8: it holds the pins of all it may still read. A stream that failed never looks like one that ended.
+//! Deliberately not here: fetching (`read/fetch.rs`).
+
+use std::fmt;
+use std::ops::Range;
+use std::sync::Arc;
+use std::vec;
+
+use bytes::{Bytes, BytesMut};
+use futures::stream::{self, BoxStream, StreamExt};
+
+use super::Head;
+use super::fetch::{Blocks, Units};
+use super::stats::Counters;
+use crate::error::{Error, ErrorKind, Result};
+use crate::pins::Pin;
+
+/// An object, and the bytes of a range of it as they flow. It sees one revision to its end (I8).
+pub struct OpenObject {
+    head: Head,
+    range: Range<u64>,
+    content: Content,
+}
+
+enum Content {
+    /// All of it is here.
+    Inline(Bytes),
+    /// Some is here, the rest comes from the blob tier.
+    Streamed { ready: vec::IntoIter<Bytes>, rest: Units, pins: Vec<Pin>, counters: Arc<Counters> },
+    /// It could not be read to its end.
+    Failed(Error),
+    /// All of it has been handed over.
+    Done,
+}
+
+impl OpenObject {
+    pub(super) fn inline(head: Head, range: Range<u64>, bytes: Bytes) -> Self {
+        Self { head, range, content: if bytes.is_empty() { Content::Done } else { Content::Inline(bytes) } }
+    }
+
+    /// `first` is the first unit; none if the range is empty.
+    pub(super) fn streamed(
+        head: Head,
+        range: Range<u64>,
+        first: Option<Blocks>,
+        rest: Units,
+        pins: Vec<Pin>,
+        counters: Arc<Counters>,
+    ) -> Self {
+        let content = match first {
+            Some(first) => Content::Streamed { ready: first.into_iter(), rest, pins, counters },
+            None => Content::Done,
+        };
+        Self { head, range, content }
+    }
+
+    /// What is known about the object without its bytes. Its size is that of the whole object.
+    pub fn head(&self) -> &Head {
+        &self.head
+    }
+
+    /// The bytes of the object that are read: what was asked for, within `0..size`.
+    pub fn range(&self) -> Range<u64> {
+        self.range.clone()
+    }
+
+    /// The next bytes of the range, never empty; none at its end. What it gives is verified.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Corrupt`] if stored bytes do not match their checksum, [`ErrorKind::Unavailable`] if the blob is gone or
+    /// can't be read now. Once it has failed, it fails the same way again.
+    pub async fn next(&mut self) -> Result<Option<Bytes>> {
+        let next = match &mut self.content {
+            Content::Inline(bytes) => {
+                let bytes = std::mem::take(bytes);
+                self.content = Content::Done;
+                return Ok(Some(bytes));
+            }
+            Content::Streamed { ready, rest, counters, .. } => next_streamed(&self.head, ready, rest, counters).await,
+            Content::Failed(error) => return Err(error.clone()),
+            Content::Done => return Ok(None),
+        };
+        match &next {
+            Ok(Some(_)) => {}
+            Ok(None) => self.content = Content::Done,
+            Err(error) => self.content = Content::Failed(error.clone()),
+        }
+        next
+    }
+
+    /// The bytes as a stream, which ends after its first error.
+    pub fn into_stream(self) -> BoxStream<'static, Result<Bytes>> {
+        stream::try_unfold(self, |mut object| async move { Ok(object.next().await?.map(|bytes| (bytes, object))) })
+            .boxed()
+    }
+
+    /// All bytes that are still to come, in one piece; without a copy if they are in one piece already.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Invalid`] if the range has more than `bytes_max`, and as [`next`](Self::next).
+    pub async fn bytes(mut self, bytes_max: usize) -> Result<Bytes> {
+        let asked = self.range.end - self.range.start;
+        let Some(asked) = usize::try_from(asked).ok().filter(|&bytes| bytes <= bytes_max) else {
+            let message = format!("the range is too large to collect: bytes={asked} max={bytes_max}");
+            return Err(Error::new(ErrorKind::Invalid, "read", message).with_id(&self.head.id));
+        };
+        let Some(first) = self.next().await? else { return Ok(Bytes::new()) };
+        let Some(second) = self.next().await? else { return Ok(first) };
+        let mut all = BytesMut::with_capacity(asked);
+        all.extend_from_slice(&first);
+        all.extend_from_slice(&second);
+        drop((first, second));
+        while let Some(more) = self.next().await? {
+            all.extend_from_slice(&more);
+        }
+        Ok(all.freeze())
+    }
+}
+
+async fn next_streamed(
+    head: &Head,
+    ready: &mut vec::IntoIter<Bytes>,
+    rest: &mut Units,
+    counters: &Counters,
+) -> Result<Option<Bytes>> {
+    loop {
+        if let Some(bytes) = ready.next() {
+            return Ok(Some(bytes));
+        }
+        match rest.next().await.transpose()? {
+            Some(Some(blocks)) => *ready = blocks.into_iter(),
+            Some(None) => {
+                counters.missing(&head.id);
+                let message = "the blob disappeared while it was being read";
+                return Err(Error::new(ErrorKind::Unavailable, "read", message).with_id(&head.id));
+            }
+            None => return Ok(None),
+        }
+    }
+}
+
+impl fmt::Debug for OpenObject {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (state, pins) = match &self.content {
+            Content::Inline(_) => ("inline", 0),
+            Content::Streamed { pins, .. } => ("streamed", pins.len()),
+            Content::Failed(_) => ("failed", 0),
+            Content::Done => ("done", 0),
+        };
+        f.debug_struct("OpenObject")
+            .field("head", &self.head)
+            .field("range", &self.range)
+            .field("state", &state)
+            .field("pins", &pins)
+            .finish()
+    }
+}

@@ -1,0 +1,76 @@
+//! What the index keeps about itself, in the meta table: its epoch, and the version floors of deleted objects.
+//!
+//! ```text
+//! key "epoch"                 value: version=1, postcard u64
+//! key "floor" 0x00 object id  value: version=1, postcard u64: the last version of an object that is absent now
+//! ```
+//!
+//! Guards "a version is never reused, not even across delete and re-create": a delete leaves the floor in its own batch, the next
+//! write takes it up in its own. The price is one such small entry for every deleted object that is never written again.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::codec;
+use crate::error::Result;
+use crate::id::ObjectId;
+use crate::index::{Batch, CommitError, Index, Table};
+use crate::word::{Epoch, Version};
+
+const FORMAT: u8 = 1;
+const EPOCH: &[u8] = b"epoch";
+
+/// Raises the epoch, durably, and gives the new one: from now on every change of an older epoch belongs to a dead owner.
+///
+/// # Errors
+/// [`UnknownFormat`](crate::ErrorKind::UnknownFormat) if a later build wrote this index, otherwise whatever reading and committing meet.
+pub async fn begin_epoch(index: &Arc<dyn Index>) -> Result<Epoch> {
+    let last = match index.get(Table::Meta, EPOCH).await? {
+        Some(value) => codec::decode::<u64>("epoch", FORMAT, &value)?,
+        None => 0,
+    };
+    let epoch = last.checked_add(1).ok_or_else(|| codec::corrupt("epoch", "it can't be raised"))?;
+    let mut batch = Batch::new();
+    batch.put(Table::Meta, EPOCH, codec::encode(FORMAT, &epoch));
+    let (sender, receiver) = futures::channel::oneshot::channel();
+    index.submit(batch, Box::new(move |outcome| drop(sender.send(outcome))));
+    match receiver.await {
+        Ok(outcome) => outcome.map_err(CommitError::into_error)?,
+        Err(_) => index.barrier().await?,
+    }
+    Ok(Epoch::new(epoch))
+}
+
+/// Where the version floor of an object is kept.
+pub fn floor_key(id: &ObjectId) -> Bytes {
+    [b"floor\0", &id.encoded()[..]].concat().into()
+}
+
+/// The version floor as stored.
+pub fn write_floor(floor: Version) -> Bytes {
+    codec::encode(FORMAT, &floor).into()
+}
+
+/// The version floor from what is stored.
+///
+/// # Errors
+/// [`Corrupt`](crate::ErrorKind::Corrupt) or [`UnknownFormat`](crate::ErrorKind::UnknownFormat).
+pub fn read_floor(value: &Bytes) -> Result<Version> {
+    codec::decode("version floor", FORMAT, value)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rows::codec::fixture::{assert_golden, assert_later_format_refused, assert_robust};
+
+    #[test]
+    fn the_stored_form_of_a_floor_is_stable() {
+        let encoded = write_floor(Version::new(300));
+        assert_golden(&encoded, "01 ac02");
+        assert_later_format_refused(&encoded, read_floor);
+        assert_robust(&encoded, read_floor);
+        assert_golden(&floor_key(&ObjectId::try_from("k").unwrap()), "666c6f6f7200 64656661756c7400 6b");
+    }
+}

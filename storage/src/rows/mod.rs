@@ -1,0 +1,21 @@
+//! What is stored: one file per kind of value, each with its bytes drawn, its codec, its golden fixture and its round trip.
+//!
+//! Every value begins with a format version byte; an unknown one is [`ErrorKind::UnknownFormat`](crate::ErrorKind), never
+//! a guess. Deliberately not here: when a value may change (`swap.rs`) and which table orders it (`index`).
+
+mod change;
+mod codec;
+mod manifest;
+mod meta;
+mod metadata;
+mod orphan;
+mod payload;
+mod row;
+
+pub use change::Change;
+pub use manifest::{Extent, Manifest};
+pub use meta::{begin_epoch, floor_key, read_floor, write_floor};
+pub use metadata::{ATTRIBUTES_BYTES_MAX, Attributes, Metadata};
+pub use orphan::{Landing, Orphan};
+pub use payload::BlockChecksums;
+pub use row::{Body, EMBEDDED_BYTES_MAX, Row};

@@ -1,0 +1,98 @@
+//! The stage: a real world in which a test may stop work at a [`Seam`], look, kill its actor, and let go.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use cenotaph_storage::{Real, Seam, Timestamp, World};
+use futures::future::BoxFuture;
+use tokio::sync::oneshot;
+
+/// The real world with seams that can be held. Cheap to clone.
+#[derive(Clone)]
+pub struct Stage(Arc<Inner>);
+
+struct Inner {
+    real: Real,
+    armed: Mutex<BTreeMap<Seam, (oneshot::Sender<()>, oneshot::Receiver<()>)>>,
+}
+
+/// One piece of work held at a seam. Dropping it lets the work go on.
+pub struct Held {
+    arrived: Option<oneshot::Receiver<()>>,
+    _release: oneshot::Sender<()>,
+}
+
+impl Held {
+    /// Resolves when work has arrived at the seam.
+    pub async fn arrived(&mut self) {
+        if let Some(arrived) = self.arrived.take() {
+            arrived.await.expect("the stage outlives its seams");
+        }
+    }
+
+    /// Lets the work go on.
+    pub fn release(self) {}
+}
+
+impl Stage {
+    /// A stage in the current tokio runtime.
+    pub fn new() -> Self {
+        let real = Real::current().expect("tests run within a runtime");
+        Self(Arc::new(Inner { real, armed: Mutex::default() }))
+    }
+
+    /// Holds the next work that passes this seam.
+    pub fn hold(&self, seam: Seam) -> Held {
+        let (arrived, arrival) = oneshot::channel();
+        let (release, released) = oneshot::channel();
+        self.0.armed.lock().unwrap().insert(seam, (arrived, released));
+        Held { arrived: Some(arrival), _release: release }
+    }
+}
+
+impl Default for Stage {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl World for Stage {
+    fn now(&self) -> Timestamp {
+        self.0.real.now()
+    }
+
+    fn monotonic(&self) -> Duration {
+        self.0.real.monotonic()
+    }
+
+    fn random_u64(&self) -> u64 {
+        self.0.real.random_u64()
+    }
+
+    fn sleep(&self, duration: Duration) -> BoxFuture<'static, ()> {
+        self.0.real.sleep(duration)
+    }
+
+    fn spawn(&self, task: BoxFuture<'static, ()>) {
+        self.0.real.spawn(task);
+    }
+
+    fn offload(&self, task: BoxFuture<'static, ()>) {
+        self.0.real.offload(task);
+    }
+
+    fn thread(&self, name: &str, body: Box<dyn FnOnce() + Send>) -> io::Result<JoinHandle<()>> {
+        self.0.real.thread(name, body)
+    }
+
+    fn pass(&self, seam: Seam) -> Option<BoxFuture<'static, ()>> {
+        let (arrived, released) = self.0.armed.lock().unwrap().remove(&seam)?;
+        Some(Box::pin(async move {
+            let _ = arrived.send(());
+            let _ = released.await;
+        }))
+    }
+}

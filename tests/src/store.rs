@@ -1,0 +1,176 @@
+//! A store for tests: an engine over real fjall and a blob tier that can be broken, whose both tiers can be inspected.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use cenotaph::{Config, Engine, Env, Limits, Operator, RestartLimits, SweepLimits};
+use cenotaph_storage::blobs::{BlobOptions, BlobTier};
+use cenotaph_storage::index::fjall::{FjallIndex, FjallOptions};
+use cenotaph_storage::index::{Index, Range, Table};
+use cenotaph_storage::rows::Row;
+use cenotaph_storage::{ObjectId, RevisionKey};
+use futures::TryStreamExt;
+use tempfile::TempDir;
+
+use crate::faulty::{self, Faults};
+use crate::stage::Stage;
+
+/// Payloads longer than this go to the blob tier of a test store.
+pub const INLINE: usize = 1000;
+
+/// An engine under test, with all that is needed to break it and to look behind it.
+pub struct Store {
+    /// The engine.
+    pub engine: Engine,
+    /// Where its work can be stopped.
+    pub stage: Stage,
+    /// How its blob tier can be broken.
+    pub faults: Faults,
+    /// Its index, for looking.
+    pub index: Arc<dyn Index>,
+    /// Its blob tier without the faults, for looking.
+    pub blobs: BlobTier,
+    directory: Arc<TempDir>,
+}
+
+/// A configuration with short delays, so that tests need not wait.
+pub fn quick() -> Config {
+    Config {
+        inline_bytes_max: INLINE,
+        limits: Limits {
+            restarts: RestartLimits {
+                max: 1000,
+                backoff_min: Duration::from_millis(1),
+                backoff_max: Duration::from_millis(20),
+                ..RestartLimits::default()
+            },
+            sweep: SweepLimits {
+                grace: Duration::from_millis(20),
+                backoff_min: Duration::from_millis(5),
+                backoff_max: Duration::from_millis(50),
+                ..SweepLimits::default()
+            },
+            heartbeat: Duration::from_millis(50),
+            close_timeout: Duration::from_secs(10),
+            ..Limits::default()
+        },
+        ..Config::default()
+    }
+}
+
+impl Store {
+    /// A fresh store with short delays.
+    pub async fn new() -> Self {
+        Self::with(quick()).await
+    }
+
+    /// A fresh store.
+    pub async fn with(config: Config) -> Self {
+        Self::open(Arc::new(TempDir::new().unwrap()), config).await
+    }
+
+    /// Closes this store and opens it again, with a new stage and no faults.
+    pub async fn reopen(self) -> Self {
+        self.engine.close().await.unwrap();
+        let config = self.engine.config().clone();
+        Self::open(self.directory, config).await
+    }
+
+    /// Stops this store as a crash of the process would, as far as that can be done from within: nothing is settled.
+    pub async fn crash(self) -> Self {
+        self.engine.kill(cenotaph::ActorKind::Supervisor);
+        self.index.close().await.unwrap();
+        let config = self.engine.config().clone();
+        let Self { engine, directory, .. } = self;
+        drop(engine);
+        Self::open(directory, config).await
+    }
+
+    async fn open(directory: Arc<TempDir>, config: Config) -> Self {
+        let stage = Stage::new();
+        let env = Env::new(stage.clone());
+        let root = directory.path().join("blobs");
+        let plain = cenotaph_storage::blobs::local(&root).unwrap();
+        let faults = Faults::default();
+        let operator: Operator = plain.clone().layer(faulty::layer(&faults));
+        let index: Arc<dyn Index> =
+            Arc::new(FjallIndex::open(&directory.path().join("index"), env.clone(), FjallOptions::default()).unwrap());
+        let engine = Engine::builder(directory.path())
+            .config(config)
+            .env(env.clone())
+            .index(Arc::clone(&index))
+            .blobs(operator)
+            .open()
+            .await
+            .unwrap();
+        let blobs = BlobTier::new(plain, env, BlobOptions::default());
+        Self { engine, stage, faults, index, blobs, directory }
+    }
+
+    /// The directory that holds it all.
+    pub fn path(&self) -> &Path {
+        self.directory.path()
+    }
+
+    /// Waits until nothing is left to settle, and asserts I5: the blob tier holds exactly the revisions that rows name.
+    pub async fn assert_settled(&self) {
+        let patience = Duration::from_secs(20);
+        let env = Env::new(self.stage.clone());
+        let settled = env.deadline(patience, async {
+            loop {
+                self.engine.settle().await.unwrap();
+                let actors = self.engine.stats().await.unwrap().actors;
+                if (actors.changes, actors.orphans) == (0, 0) {
+                    return;
+                }
+                env.sleep(Duration::from_millis(5)).await;
+            }
+        });
+        if settled.await.is_none() {
+            panic!("not settled after {patience:?}: {:?}", self.engine.stats().await);
+        }
+        assert_eq!(blobs(&self.blobs).await, named(&*self.index).await, "I5: blobs == revisions named by rows");
+    }
+
+    /// The bytes of an object; none if it is absent.
+    pub async fn bytes(&self, key: &str) -> Option<bytes::Bytes> {
+        match self.engine.get(key).await.unwrap() {
+            Some(object) => Some(object.bytes().await.unwrap()),
+            None => None,
+        }
+    }
+}
+
+/// The revisions in a blob tier.
+pub async fn blobs(tier: &BlobTier) -> BTreeSet<RevisionKey> {
+    let found: Vec<_> = tier.list().try_collect().await.unwrap();
+    found.into_iter().map(|blob| blob.key.unwrap_or_else(|| panic!("not one of ours: {}", blob.path))).collect()
+}
+
+/// The revisions that the rows of an index name.
+pub async fn named(index: &dyn Index) -> BTreeSet<RevisionKey> {
+    let rows = index.snapshot().unwrap().scan(Table::Rows, Range::all(1_000_000)).await.unwrap();
+    rows.into_iter()
+        .flat_map(|(key, value)| {
+            let object = ObjectId::decode(&key).unwrap();
+            let revisions = Row::decode(&value).unwrap().revisions();
+            revisions.into_iter().map(move |revision| RevisionKey { object: object.clone(), revision })
+        })
+        .collect()
+}
+
+/// A payload of so many bytes, different for each seed.
+pub fn payload(seed: u64, bytes: usize) -> bytes::Bytes {
+    let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
+    let mut out = Vec::with_capacity(bytes + 8);
+    while out.len() < bytes {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        out.extend_from_slice(&state.to_le_bytes());
+    }
+    out.truncate(bytes);
+    out.into()
+}

@@ -1,0 +1,219 @@
+//! Every kind of actor, killed at every await boundary of its work: callers get the right outcome, the engine goes on, and I5 holds.
+
+use bytes::Bytes;
+use cenotaph::{ActorKind, ErrorKind, Limits, Outcome, RestartLimits, Result, Written};
+use cenotaph_storage::Seam;
+use cenotaph_tests::stage::Held;
+use cenotaph_tests::store::{INLINE, Store, payload, quick};
+use tokio::task::JoinHandle;
+
+const LARGE: usize = 10 * INLINE;
+
+/// Starts a put beside the test.
+#[expect(clippy::disallowed_methods, reason = "the test itself is not part of the world under test")]
+fn start(store: &Store, key: &str, body: Bytes) -> JoinHandle<Result<Written>> {
+    let put = store.engine.put(key, body);
+    tokio::spawn(async move { put.await })
+}
+
+/// Kills an actor that is held at a seam. It is never let go: its parent may need a moment to take it down.
+async fn kill_at(store: &Store, mut held: Held, kind: ActorKind) -> Held {
+    held.arrived().await;
+    assert!(store.engine.kill(kind), "there is a {kind:?} to kill");
+    held
+}
+
+/// The engine still serves both tiers, and everything settles.
+async fn goes_on(store: &Store) {
+    let (small, large) = (payload(91, 10), payload(92, LARGE));
+    store.engine.put("after/small", small.clone()).await.unwrap();
+    store.engine.put("after/large", large.clone()).await.unwrap();
+    assert_eq!(store.bytes("after/small").await, Some(small));
+    assert_eq!(store.bytes("after/large").await, Some(large));
+    store.assert_settled().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_upload_killed_before_its_commit_leaves_the_old_object_and_nothing_else() {
+    let seams = [
+        Seam::UploadBeforeRecord,
+        Seam::UploadAfterRecord,
+        Seam::UploadMidStream,
+        Seam::UploadBeforeClose,
+        Seam::UploadAfterClose,
+    ];
+    for seam in seams {
+        for kind in [ActorKind::EveryUpload, ActorKind::Uploads] {
+            let store = Store::new().await;
+            let old = payload(1, LARGE);
+            store.engine.put("k", old.clone()).await.unwrap();
+            let held = store.stage.hold(seam);
+            let put = start(&store, "k", payload(2, LARGE));
+            let _held = kill_at(&store, held, kind).await;
+            let error = put.await.unwrap().unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Unavailable, "{seam:?} {kind:?}");
+            assert_eq!(store.bytes("k").await, Some(old), "{seam:?} {kind:?}");
+            goes_on(&store).await;
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_upload_killed_after_its_commit_has_committed() {
+    let store = Store::new().await;
+    let held = store.stage.hold(Seam::UploadAfterCommit);
+    let put = start(&store, "k", payload(1, LARGE));
+    let _held = kill_at(&store, held, ActorKind::EveryUpload).await;
+    assert_eq!(put.await.unwrap().unwrap().outcome, Outcome::Applied);
+    assert_eq!(store.bytes("k").await, Some(payload(1, LARGE)));
+    goes_on(&store).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_upload_killed_while_its_shard_decides_still_hears_the_outcome() {
+    let store = Store::new().await;
+    let finished = store.stage.hold(Seam::UploadAfterClose);
+    let put = start(&store, "k", payload(1, LARGE));
+    let mut finished = finished;
+    finished.arrived().await;
+    let mut deciding = store.stage.hold(Seam::ShardBeforeDecide);
+    finished.release();
+    deciding.arrived().await;
+    assert!(store.engine.kill(ActorKind::EveryUpload));
+    deciding.release();
+    assert_eq!(put.await.unwrap().unwrap().outcome, Outcome::Applied, "the commit answers, not the upload (I10)");
+    assert_eq!(store.bytes("k").await, Some(payload(1, LARGE)));
+    goes_on(&store).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_upload_and_its_shard_killed_before_the_decision_have_committed_nothing() {
+    let store = Store::new().await;
+    let mut finished = store.stage.hold(Seam::UploadAfterClose);
+    let put = start(&store, "k", payload(1, LARGE));
+    finished.arrived().await;
+    let mut deciding = store.stage.hold(Seam::ShardBeforeDecide);
+    finished.release();
+    deciding.arrived().await;
+    assert!(store.engine.kill(ActorKind::EveryUpload));
+    assert!(store.engine.kill(ActorKind::Shard(store.engine.shard_of("k").unwrap())));
+    assert_eq!(put.await.unwrap().unwrap_err().kind(), ErrorKind::Unavailable);
+    assert_eq!(store.bytes("k").await, None);
+    goes_on(&store).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_shard_killed_at_any_point_commits_every_write_exactly_once() {
+    for seam in [Seam::ShardBeforeDecide, Seam::ShardAfterSubmit] {
+        for bytes in [10, LARGE] {
+            let store = Store::new().await;
+            let shard = ActorKind::Shard(store.engine.shard_of("k").unwrap());
+            let held = store.stage.hold(seam);
+            let put = start(&store, "k", payload(1, bytes));
+            let _held = kill_at(&store, held, shard).await;
+            let written = put.await.unwrap().unwrap();
+            assert_eq!((written.outcome, written.version.unwrap().get()), (Outcome::Applied, 1), "{seam:?} {bytes}");
+            assert_eq!(store.bytes("k").await, Some(payload(1, bytes)), "{seam:?} {bytes}");
+            goes_on(&store).await;
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_restarted_shard_counts_on_from_what_its_predecessor_submitted() {
+    let store = Store::new().await;
+    let shard = ActorKind::Shard(store.engine.shard_of("k").unwrap());
+    for round in 1..=30u64 {
+        let mut held = store.stage.hold(Seam::ShardAfterSubmit);
+        let put = start(&store, "k", payload(round, 10));
+        held.arrived().await;
+        assert!(store.engine.kill(shard));
+        held.release();
+        assert_eq!(put.await.unwrap().unwrap().version.unwrap().get(), round);
+    }
+    goes_on(&store).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn recovery_killed_at_any_point_is_taken_up_again() {
+    for seam in [Seam::RecoveryBeforeFence, Seam::RecoveryAfterFence] {
+        let store = Store::new().await;
+        let uploading = store.stage.hold(Seam::UploadAfterClose);
+        let recovering = store.stage.hold(seam);
+        let put = start(&store, "k", payload(1, LARGE));
+        let _uploading = kill_at(&store, uploading, ActorKind::EveryUpload).await;
+        let _recovering = kill_at(&store, recovering, ActorKind::Recovery).await;
+        assert_eq!(put.await.unwrap().unwrap_err().kind(), ErrorKind::Unavailable);
+        assert_eq!(store.bytes("k").await, None);
+        goes_on(&store).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_sweeper_killed_at_any_point_is_taken_up_again() {
+    for seam in [Seam::SweeperBeforeDelete, Seam::SweeperAfterDelete] {
+        let store = Store::new().await;
+        store.engine.put("k", payload(1, LARGE)).await.unwrap();
+        let sweeping = store.stage.hold(seam);
+        store.engine.put("k", payload(2, 10)).await.unwrap();
+        let _sweeping = kill_at(&store, sweeping, ActorKind::Sweeper).await;
+        assert_eq!(store.bytes("k").await, Some(payload(2, 10)));
+        goes_on(&store).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn without_its_supervisor_the_engine_fails_closed_and_a_reopen_heals_it() {
+    let store = Store::new().await;
+    store.engine.put("k", payload(1, LARGE)).await.unwrap();
+    assert!(store.engine.kill(ActorKind::Supervisor));
+    let error = loop {
+        match store.engine.put("other", "x").await {
+            Ok(_) => tokio::task::yield_now().await,
+            Err(error) => break error,
+        }
+    };
+    assert_eq!(error.kind(), ErrorKind::Unavailable);
+    assert_eq!(store.bytes("k").await, Some(payload(1, LARGE)), "reads need no actor");
+    let store = store.crash().await;
+    assert_eq!(store.bytes("k").await, Some(payload(1, LARGE)));
+    goes_on(&store).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_actor_that_dies_too_often_fails_the_engine_closed() {
+    let mut config = quick();
+    config.limits = Limits { restarts: RestartLimits { max: 3, ..config.limits.restarts }, ..config.limits };
+    let store = Store::with(config).await;
+    let shard = ActorKind::Shard(store.engine.shard_of("k").unwrap());
+    let error = loop {
+        match store.engine.put("k", "x").await {
+            Ok(_) => drop(store.engine.kill(shard)),
+            Err(error) => break error,
+        }
+    };
+    assert_eq!(error.kind(), ErrorKind::Unavailable);
+    assert_eq!(store.engine.stats().await.unwrap().actors.restarts, 3);
+    let store = store.crash().await;
+    goes_on(&store).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_crash_with_uploads_at_every_stage_is_settled_by_the_next_open() {
+    let store = Store::new().await;
+    let seams = [Seam::UploadAfterRecord, Seam::UploadMidStream, Seam::UploadBeforeClose, Seam::UploadAfterClose];
+    let mut held = Vec::new();
+    for (number, seam) in seams.into_iter().enumerate() {
+        let mut at = store.stage.hold(seam);
+        drop(start(&store, &format!("k{number}"), payload(1, LARGE)));
+        at.arrived().await;
+        held.push(at);
+    }
+    let store = store.crash().await;
+    for number in 0..seams.len() {
+        assert_eq!(store.bytes(&format!("k{number}")).await, None);
+    }
+    let actors = store.engine.stats().await.unwrap().actors;
+    assert_eq!((actors.fenced, actors.changes), (4, 0), "the fence pass ends before the engine opens");
+    goes_on(&store).await;
+}
