@@ -61,15 +61,12 @@ impl Health {
         matches!(*self.state(), State::Closing | State::Closed)
     }
 
-    /// Takes on no more work. True for the first caller only: it does the closing.
-    pub(crate) fn close(&self) -> bool {
+    /// Takes on no more work.
+    pub(crate) fn close(&self) {
         let mut state = self.state();
         match *state {
-            State::Running | State::Failed(_) => {
-                *state = State::Closing;
-                true
-            }
-            State::Closing | State::Closed => false,
+            State::Running | State::Failed(_) => *state = State::Closing,
+            State::Closing | State::Closed => {}
         }
     }
 

@@ -84,7 +84,8 @@ impl Overlay {
     /// Forgets what has become durable.
     pub(crate) fn trim(&mut self) {
         let durable = Ticket(self.durable.0.load(Ordering::Acquire));
-        while let Some((ticket, entry)) = self.order.pop_front_if(|(ticket, _)| *ticket <= durable) {
+        while self.order.front().is_some_and(|(ticket, _)| *ticket <= durable) {
+            let Some((ticket, entry)) = self.order.pop_front() else { return };
             match entry {
                 Entry::Standing(key) if self.standings.get(&key).is_some_and(|(newest, _)| *newest == ticket) => {
                     self.standings.remove(&key);

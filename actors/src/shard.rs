@@ -26,7 +26,7 @@ use crate::shared::Shared;
 /// What a shard is asked.
 pub(crate) enum ShardMessage {
     /// Decide this swap, and commit what follows from it.
-    Swap { swap: Swap, permit: Permit, reply: Reply<Answer> },
+    Swap { swap: Box<Swap>, permit: Permit, reply: Reply<Answer> },
     /// Fence this change of this object, if it is still there (I6). Answers whether it was.
     Fence { object: ObjectId, change: OperationId, landing: Landing, reply: Reply<bool> },
 }

@@ -95,7 +95,7 @@ impl Common {
     ) -> Result<Answer> {
         let id = swap.id.clone();
         self.deliver(&id, |reply| ShardMessage::Swap {
-            swap: swap.clone(),
+            swap: Box::new(swap.clone()),
             permit: permit.clone(),
             reply: listen(reply),
         })
@@ -123,7 +123,7 @@ impl Common {
     /// Waits for a dead actor to come back, longer each time.
     pub(crate) async fn back_off(&self, attempt: u32) {
         let delay = backoff(self.limits.restarts.backoff_min, self.limits.restarts.backoff_max, attempt);
-        self.env.sleep(delay + self.env.jitter(delay)).await;
+        self.env.sleep(delay.saturating_add(self.env.jitter(delay))).await;
     }
 }
 

@@ -72,11 +72,11 @@ impl Actor for Supervisor {
         children: &mut Children,
     ) -> Result<(), ActorProcessingErr> {
         let SupervisorMessage::Restart(child) = message;
-        if self.shared.health.is_running() {
-            if let Err(error) = self.start(&myself, child, children).await {
-                tracing::error!(?child, %error, "an actor could not be started");
-                self.restart_later(&myself, child, children);
-            }
+        if self.shared.health.is_running()
+            && let Err(error) = self.start(&myself, child, children).await
+        {
+            tracing::error!(?child, %error, "an actor could not be started");
+            self.restart_later(&myself, child, children);
         }
         Ok(())
     }

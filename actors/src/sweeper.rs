@@ -198,7 +198,7 @@ impl Sweeper {
         }
         for (key, orphan) in failed {
             let delay = backoff(limits.backoff_min, limits.backoff_max, orphan.attempts);
-            let later = orphan.failed(now, delay + self.shared.env.jitter(delay / 4));
+            let later = orphan.failed(now, delay.saturating_add(self.shared.env.jitter(delay / 4)));
             left.wait_until(later.not_before);
             batch.put(Table::Orphans, Bytes::copy_from_slice(key.revision.as_bytes()), later.encode());
         }

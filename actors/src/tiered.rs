@@ -14,7 +14,7 @@ use cenotaph_storage::rows::Attributes;
 use cenotaph_storage::swap::{Deleted, Mutation, Swap, Written};
 use cenotaph_storage::{Env, Epoch, Error, ErrorKind, ObjectId, Pins, Result};
 use ractor::{Actor, ActorRef};
-use tokio::sync::oneshot;
+use tokio::sync::{OnceCell, oneshot};
 
 use crate::admission::{Admission, Permit};
 use crate::health::Health;
@@ -28,10 +28,14 @@ use crate::supervisor::{Supervisor, SupervisorMessage};
 use crate::sweeper::{Left, SweeperMessage};
 use crate::upload::{Handover, Job, Source, UploadsMessage};
 
+/// How long the actors may take to stop, once there is nothing more for them to do.
+const STOP_TIMEOUT: Duration = Duration::from_secs(1);
+
 /// The write side of an engine: its actors, alive from [`start`](Self::start) to [`close`](Self::close) or drop.
 pub struct Tiered {
     shared: Shared,
     supervisor: ActorRef<SupervisorMessage>,
+    closed: OnceCell<()>,
     /// Dropped with this handle, which ends its housekeeping.
     _housekeeping: oneshot::Sender<()>,
 }
@@ -100,7 +104,7 @@ impl Tiered {
             drop(ended.await);
             watched.health.fail("its supervisor has died");
         });
-        let tiered = Self { _housekeeping: keep_house(&shared), shared, supervisor };
+        let tiered = Self { _housekeeping: keep_house(&shared), shared, supervisor, closed: OnceCell::new() };
         tiered.recover().await?;
         Ok(tiered)
     }
@@ -144,6 +148,7 @@ impl Tiered {
     /// [`ErrorKind::Invalid`] if the payload is too long.
     pub async fn put_stream(&self, id: ObjectId, source: Source, attributes: Attributes) -> Result<Written> {
         self.shared.health.check("put")?;
+        self.shared.blobs.check_name(&id)?;
         let permit = self.shared.admission.upload().map_err(|error| error.with_id(&id))?;
         let (caller, answer) = Caller::new();
         let (_present, caller_gone) = oneshot::channel();
@@ -274,28 +279,27 @@ impl Tiered {
         self.shared.routes.shard_number(id)
     }
 
-    /// Stops taking on work, lets what has begun end, deletes what may be deleted, and stops the actors, all within
-    /// [`Limits::close_timeout`]; what is unfinished then is left to the next open. Calling it again does nothing.
+    /// Stops taking on work, lets what has begun end, deletes what may be deleted, all within
+    /// [`Limits::close_timeout`], and stops the actors. What is unfinished then is left to the next open. Whoever calls it again waits
+    /// for the first to be done.
     pub async fn close(&self) {
-        if !self.shared.health.close() {
-            return;
-        }
-        let env = &self.shared.env;
-        let limit = self.shared.limits.close_timeout;
+        self.shared.health.close();
+        self.closed.get_or_init(|| self.stop()).await;
+    }
+
+    async fn stop(&self) {
         let finish = async {
             self.shared.admission.uploads_ended().await;
             self.settle().await
         };
-        match env.deadline(limit, finish).await {
+        match self.shared.env.deadline(self.shared.limits.close_timeout, finish).await {
             Some(Ok(0)) => {}
             Some(Ok(waiting)) => tracing::info!(waiting, "closed with orphans that may not be deleted yet"),
             Some(Err(error)) => tracing::warn!(%error, "closed without settling everything"),
             None => tracing::warn!("closed with work under way; the next open settles it"),
         }
-        self.kill(ActorKind::EveryUpload);
         // Its children die with it. Whatever they have submitted is answered by the index.
-        let stopped = self.supervisor.stop_and_wait(None, Some(limit.max(Duration::from_secs(1)))).await;
-        if stopped.is_err() {
+        if self.supervisor.stop_and_wait(None, Some(STOP_TIMEOUT)).await.is_err() {
             self.supervisor.kill();
         }
         self.shared.health.closed();
@@ -314,12 +318,16 @@ fn keep_house(shared: &Shared) -> oneshot::Sender<()> {
     let (handle, mut dropped) = oneshot::channel();
     let common = Arc::clone(shared);
     shared.env.spawn(async move {
+        let mut beat = common.env.sleep(common.limits.heartbeat);
         loop {
             tokio::select! {
                 biased;
                 _ = &mut dropped => return,
+                () = &mut beat => {
+                    common.index.watch(common.env.monotonic());
+                    beat = common.env.sleep(common.limits.heartbeat);
+                }
                 () = common.pins.released() => common.wake_sweeper(),
-                () = common.env.sleep(common.limits.heartbeat) => common.index.watch(common.env.monotonic()),
             }
         }
     });

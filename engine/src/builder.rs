@@ -68,7 +68,7 @@ impl Builder {
         let index = match self.index {
             Some(index) => index,
             None => {
-                let (path, opener, options) = (self.data.join("index"), env.clone(), self.config.index.clone());
+                let (path, opener, options) = (self.data.join("index"), env.clone(), self.config.index);
                 Arc::new(env.blocking(move || FjallIndex::open(&path, opener, options)).await??)
             }
         };

@@ -47,7 +47,7 @@ impl BlockHasher {
     /// Takes in one block: [`BLOCK_BYTES`] of payload, fewer only for the last one.
     pub fn block(&mut self, block: &[u8]) {
         assert!(
-            self.bytes % BLOCK_BYTES as u64 == 0 && block.len() <= BLOCK_BYTES,
+            self.bytes.is_multiple_of(BLOCK_BYTES as u64) && block.len() <= BLOCK_BYTES,
             "only the last block may be short: hashed={} next={}",
             self.bytes,
             block.len()

@@ -233,7 +233,7 @@ mod tests {
         fn an_id_survives_its_encoding(usecase in "[A-Za-z0-9._-]{1,20}", value in "[A-Za-z0-9._-]{1,20}", key in ".{1,60}") {
             let namespace = Namespace::new(&usecase).unwrap().with_scope("s", &value).unwrap();
             let id = ObjectId::new(&namespace, &key).unwrap();
-            prop_assert_eq!(ObjectId::decode(id.encoded()).unwrap(), id.clone());
+            prop_assert_eq!(&ObjectId::decode(id.encoded()).unwrap(), &id);
             prop_assert_eq!(id.key(), key);
             prop_assert_eq!(id.namespace(), namespace);
         }

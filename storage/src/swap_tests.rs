@@ -162,8 +162,8 @@ proptest! {
     fn every_revision_is_named_or_an_orphan_and_versions_rise(steps in proptest::collection::vec(step(), 0..40)) {
         let (mut standing, mut before) = (never(), never());
         let (mut written, mut orphaned) = (BTreeSet::new(), BTreeSet::new());
-        for (number, (kind, stale, live)) in steps.into_iter().enumerate() {
-            let operation = number as u128 + 1;
+        for ((kind, stale, live), moment) in steps.into_iter().zip(1u64..) {
+            let operation = u128::from(moment);
             let saw = if stale { &before } else { &standing };
             let swap = match kind {
                 0 => inline(operation, 1),
@@ -171,7 +171,7 @@ proptest! {
                 2 => tombstone(operation, saw.expectation()),
                 _ => delete(operation),
             };
-            let decision = swap.decide(&standing, live, at(operation as u64));
+            let decision = swap.decide(&standing, live, at(moment));
             if let Mutation::Tombstone { manifest, .. } = &swap.mutation {
                 written.extend(manifest.revisions());
             }

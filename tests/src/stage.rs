@@ -16,8 +16,11 @@ pub struct Stage(Arc<Inner>);
 
 struct Inner {
     real: Real,
-    armed: Mutex<BTreeMap<Seam, (oneshot::Sender<()>, oneshot::Receiver<()>)>>,
+    armed: Mutex<BTreeMap<Seam, Armed>>,
 }
+
+/// What tells that work has arrived, and what lets it go on.
+type Armed = (oneshot::Sender<()>, oneshot::Receiver<()>);
 
 /// One piece of work held at a seam. Dropping it lets the work go on.
 pub struct Held {

@@ -114,24 +114,9 @@ impl Store {
         self.directory.path()
     }
 
-    /// Waits until nothing is left to settle, and asserts I5: the blob tier holds exactly the revisions that rows name.
+    /// Waits until nothing is left to settle, and asserts I5; see [`assert_settled`].
     pub async fn assert_settled(&self) {
-        let patience = Duration::from_secs(20);
-        let env = Env::new(self.stage.clone());
-        let settled = env.deadline(patience, async {
-            loop {
-                self.engine.settle().await.unwrap();
-                let actors = self.engine.stats().await.unwrap().actors;
-                if (actors.changes, actors.orphans) == (0, 0) {
-                    return;
-                }
-                env.sleep(Duration::from_millis(5)).await;
-            }
-        });
-        if settled.await.is_none() {
-            panic!("not settled after {patience:?}: {:?}", self.engine.stats().await);
-        }
-        assert_eq!(blobs(&self.blobs).await, named(&*self.index).await, "I5: blobs == revisions named by rows");
+        assert_settled(&self.engine, &Env::new(self.stage.clone()), &*self.index, &self.blobs).await;
     }
 
     /// The bytes of an object; none if it is absent.
@@ -141,6 +126,25 @@ impl Store {
             None => None,
         }
     }
+}
+
+/// Waits until an engine has nothing left to settle, and asserts I5: its blob tier holds exactly the revisions that rows name.
+pub async fn assert_settled(engine: &Engine, env: &Env, index: &dyn Index, tier: &BlobTier) {
+    let patience = Duration::from_secs(20);
+    let settled = env.deadline(patience, async {
+        loop {
+            engine.settle().await.unwrap();
+            let actors = engine.stats().await.unwrap().actors;
+            if (actors.changes, actors.orphans) == (0, 0) {
+                return;
+            }
+            env.sleep(Duration::from_millis(5)).await;
+        }
+    });
+    if settled.await.is_none() {
+        panic!("not settled after {patience:?}: {:?}", engine.stats().await);
+    }
+    assert_eq!(blobs(tier).await, named(index).await, "I5: blobs == revisions named by rows");
 }
 
 /// The revisions in a blob tier.

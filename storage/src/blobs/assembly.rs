@@ -13,7 +13,8 @@ pub(super) struct Assembly {
 }
 
 impl Assembly {
-    /// Takes bytes from the front of `chunk`; a block, as soon as there is a whole one. If there is none, `chunk` is used up.
+    /// Takes bytes from the front of `chunk`; a block, as soon as there is a whole one. If there is none, `chunk` is
+    /// used up.
     pub(super) fn take(&mut self, chunk: &mut Bytes) -> Option<Bytes> {
         if self.partial.is_empty() && chunk.len() >= BLOCK_BYTES {
             return Some(chunk.split_to(BLOCK_BYTES));

@@ -1,19 +1,24 @@
 //! Durable directory entries on the `fs` service.
 //!
-//! OpenDAL syncs the file that it closes, and no directory: after a power cut the bytes would be there and the name would not.
+//! OpenDAL syncs the file that it closes, and no directory: after a power cut the bytes would be there and the name
+//! would not.
 //! [`Directories`] syncs the directory of a new blob, and every parent whose own entry is not known to be durable.
-//! Guards I2 (a revision is finished only when its name is durable too) and I5 (a removal is settled only when it is durable).
+//! Guards I2 (a revision is finished only when its name is durable too) and I5 (a removal is settled only when it is
+//! durable).
 //!
 //! Syncs are shared, per directory:
 //! 1. A caller takes a ticket after its file is closed (or removed).
 //! 2. It waits for the directory's turn, which one sync holds at a time.
 //! 3. If a sync that began after its ticket was taken has succeeded meanwhile, it is done. If one has failed: error.
-//! 4. Else it syncs for all tickets taken so far. The sync records its own outcome, so that it counts even if the caller is gone.
+//! 4. Else it syncs for all tickets taken so far. The sync records its own outcome, so that it counts even if the
+//!    caller is gone.
 //!
-//! After a failed sync the kernel may have dropped what it could not write and call the next sync a success. So a directory
+//! After a failed sync the kernel may have dropped what it could not write and call the next sync a success. So a
+//! directory
 //! that failed to sync once is never believed again by this process.
 //!
-//! Deliberately not here: removing directories. None is ever removed under a writer, which is also why "known to be durable" stays true.
+//! Deliberately not here: removing directories. None is ever removed under a writer, which is also why "known to be
+//! durable" stays true.
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
@@ -28,7 +33,8 @@ use futures::{StreamExt, TryStreamExt};
 use crate::env::Env;
 use crate::error::{Error, ErrorKind, Result};
 
-/// Most directories remembered; beyond it those that nobody is syncing are forgotten, and synced afresh when they return.
+/// Most directories remembered; beyond it those that nobody is syncing are forgotten, and synced afresh when they
+/// return.
 /// The fan-out alone takes 256, long names take more.
 const DIRECTORIES_MAX: usize = 1024;
 /// Directories that one call syncs at a time.
@@ -80,7 +86,8 @@ impl Directories {
         &self.0.root
     }
 
-    /// Makes the directory entry of a closed file durable, and those of its directories. `path` is relative to the root.
+    /// Makes the directory entry of a closed file durable, and those of its directories. `path` is relative to the
+    /// root.
     ///
     /// Dropping the returned future is safe: it has then promised nothing.
     ///

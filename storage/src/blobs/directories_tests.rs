@@ -1,4 +1,5 @@
-//! Claims about durable directory entries. The world of these tests does blocking work only when told to, so that who waits for whom
+//! Claims about durable directory entries. The world of these tests does blocking work only when told to, so that who
+//! waits for whom
 //! is decided by the test.
 
 use std::path::Path;
@@ -135,7 +136,7 @@ async fn callers_that_come_while_a_sync_runs_share_the_next_one() {
 }
 
 #[tokio::test]
-async fn a_sync_covers_nobody_who_came_after_it_began() {
+async fn a_finished_sync_does_not_cover_a_later_caller() {
     let scene = Scene::new();
     scene.directories.sync_file_entry(&scene.file("aa/0")).await.unwrap();
     let (first, second) = (scene.file("aa/1"), scene.file("aa/2"));
@@ -214,4 +215,20 @@ async fn idle_directories_are_forgotten_before_they_are_too_many() {
     let path = scene.file("aa/0/x");
     assert!(Path::new(&path).is_relative());
     scene.directories.sync_file_entry(&path).await.unwrap();
+}
+
+#[cfg(unix)]
+#[tokio::test]
+async fn a_directory_that_failed_to_sync_is_never_believed_again() {
+    let scene = Scene::new();
+    // It can be opened, and refuses to sync.
+    let place = scene.root.path().join("aa");
+    std::os::unix::fs::symlink("/dev/null", &place).unwrap();
+    let failed = scene.directories.sync_removed(["aa/1"]).await.unwrap_err();
+    assert_eq!(failed.kind(), ErrorKind::Unavailable);
+    std::fs::remove_file(&place).unwrap();
+
+    let (outcome, done) = scene.syncs(scene.directories.sync_file_entry(&scene.file("aa/2"))).await;
+    assert_eq!((outcome.unwrap_err().to_string(), done), (failed.to_string(), 0));
+    scene.directories.sync_file_entry(&scene.file("bb/3")).await.unwrap();
 }

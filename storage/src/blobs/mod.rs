@@ -1,9 +1,11 @@
 //! The blob tier (long-term tier): immutable blobs in any OpenDAL service, one per revision.
 //!
-//! Reading order: [`BlobTier`] here, [`path`] (where a blob lies), [`BlobWriter`] and [`BlobReader`], [`directories`] (durable names on
+//! Reading order: [`BlobTier`] here, [`path`] (where a blob lies), [`BlobWriter`] and [`BlobReader`], [`directories`]
+//! (durable names on
 //! `fs`), `failure` (what OpenDAL's errors mean). This is the only room that calls OpenDAL.
 //!
-//! Guards I2 (a finished blob is durable), I4 (written once) and "never wrong bytes". An error or a condition of the blob
+//! Guards I2 (a finished blob is durable), I4 (written once) and "never wrong bytes". An error or a condition of the
+//! blob
 //! tier is never taken for an outcome (I10). Deliberately not here: changes, orphans, pins, retries and time limits: a
 //! blob tier knows revisions and nothing about rows.
 
@@ -51,7 +53,8 @@ const REMOTE_PATH_BYTES_MAX: usize = 1024;
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct BlobOptions {
-    /// Bytes per request of an upload; at least one block of 1 MiB. S3 allows 10,000 requests per upload, so that the default of 8 MiB bounds
+    /// Bytes per request of an upload; at least one block of 1 MiB. S3 allows 10,000 requests per upload, so that the
+    /// default of 8 MiB bounds
     /// a blob there to 78 GiB. Not used on `fs`, which writes 4 MiB at a time.
     pub chunk_bytes: usize,
     /// Requests of one upload under way at a time, at least 1. Not used on `fs`, where more than one gains nothing.
@@ -101,11 +104,11 @@ pub fn local(root: &Path) -> Result<Operator> {
 
 impl BlobTier {
     /// The blobs under the operator's root. Nothing else should be there.
-    pub fn new(operator: Operator, env: Env, options: BlobOptions) -> Self {
+    pub fn new(operator: Operator, env: Env, mut options: BlobOptions) -> Self {
         let info = operator.info();
         let directories = (info.scheme() == "fs").then(|| Directories::new(PathBuf::from(info.root()), env.clone()));
-        let options =
-            BlobOptions { chunk_bytes: options.chunk_bytes.max(BLOCK_BYTES), concurrent: options.concurrent.max(1) };
+        options.chunk_bytes = options.chunk_bytes.max(BLOCK_BYTES);
+        options.concurrent = options.concurrent.max(1);
         Self(Arc::new(Inner { operator, env, options, directories }))
     }
 
@@ -184,7 +187,8 @@ impl BlobTier {
         }
     }
 
-    /// Every blob, in no particular order. Blobs that appear or vanish meanwhile may be in it or not. It ends after an error, which is
+    /// Every blob, in no particular order. Blobs that appear or vanish meanwhile may be in it or not. It ends after an
+    /// error, which is
     /// [`ErrorKind::Unavailable`].
     pub fn list(&self) -> BoxStream<'static, Result<FoundBlob>> {
         let operator = self.0.operator.clone();

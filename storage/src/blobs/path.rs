@@ -8,11 +8,13 @@
 //! ```
 //!
 //! Namespace and key are escaped: `a-z 0-9 - _ . =` stand for themselves, every other byte is `%` and two lowercase
-//! hexadecimal digits. So no path holds an uppercase letter, and a file system that folds case folds nothing. If the escaped
+//! hexadecimal digits. So no path holds an uppercase letter, and a file system that folds case folds nothing. If the
+//! escaped
 //! text is long, directories of exactly 180 bytes each are cut off its front. `@` occurs in file names only, so
 //! that no blob is ever another's directory.
 //!
-//! Guards I4 (a path is never shared by two revisions) and the promise that a path tells whose bytes it holds. Deliberately not here:
+//! Guards I4 (a path is never shared by two revisions) and the promise that a path tells whose bytes it holds.
+//! Deliberately not here:
 //! how long a whole path a blob tier accepts ([`BlobTier::check_name`](super::BlobTier::check_name)).
 
 use std::fmt::Write;

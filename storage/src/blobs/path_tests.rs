@@ -39,7 +39,8 @@ fn keys() -> impl Strategy<Value = String> {
         }
         key
     });
-    // Few characters, so that keys differ by case, by dots and slashes, and by what escaping and cutting use themselves.
+    // Few characters, so that keys differ by case, by dots and slashes, and by what escaping and cutting use
+    // themselves.
     prop_oneof![any_text, "[aA./!@%2f=-]{1,12}", "[a-c./]{150,200}"]
 }
 
@@ -48,8 +49,8 @@ proptest! {
     fn a_path_tells_whose_bytes_it_holds(namespace in namespaces(), key in keys(), uuid: u128) {
         let revision = revision_of(&namespace, &key, uuid);
         let path = path(&revision);
-        prop_assert_eq!(from_path(&path).unwrap(), revision.clone());
         prop_assert_eq!(path_bytes(&revision.object), path.len());
+        prop_assert_eq!(from_path(&path).unwrap(), revision);
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! One blob being read: [`BlobReader`].
 //!
-//! Guards "never wrong bytes" (DESIGN §6): no block leaves here that does not match its checksum. Deliberately not here: the pin that keeps
+//! Guards "never wrong bytes" (DESIGN §6): no block leaves here that does not match its checksum. Deliberately not
+//! here: the pin that keeps
 //! the blob from the sweeper (I8), cutting blocks to the range a caller asked for, and reading ahead.
 
 use std::sync::Arc;
@@ -17,7 +18,8 @@ use crate::word::RevisionKey;
 
 /// Reads verified blocks of one blob. Cheap to clone; clones share what is open.
 ///
-/// On fs the file stays open from the first read on, so that it can be read to the end even if it is unlinked meanwhile.
+/// On fs the file stays open from the first read on, so that it can be read to the end even if it is unlinked
+/// meanwhile.
 #[derive(Clone)]
 pub struct BlobReader {
     tier: BlobTier,
@@ -30,14 +32,16 @@ impl BlobReader {
         Self { tier, key, inner: Arc::default() }
     }
 
-    /// `count` whole blocks from the `first_block` on, or as many of them as there are, in one ranged read, each verified; none if the
-    /// blob is gone.
+    /// `count` whole blocks from the `first_block` on, or as many of them as there are, in one ranged read, each
+    /// verified; none if the blob is gone.
     ///
-    /// `revision_bytes` and `checksums` are those of the whole revision, as its [`FinishedBlob`](super::FinishedBlob) had them.
+    /// `revision_bytes` and `checksums` are those of the whole revision, as its [`FinishedBlob`](super::FinishedBlob)
+    /// had them.
     ///
     /// # Errors
-    /// [`ErrorKind::Corrupt`](crate::ErrorKind::Corrupt) if the blob is too short, if a block does not match its checksum, or if there is
-    /// not exactly one checksum per block. [`ErrorKind::Unavailable`](crate::ErrorKind::Unavailable) if the blob tier fails.
+    /// [`ErrorKind::Corrupt`](crate::ErrorKind::Corrupt) if the blob is too short, if a block does not match its
+    /// checksum, or if there is not exactly one checksum per block.
+    /// [`ErrorKind::Unavailable`](crate::ErrorKind::Unavailable) if the blob tier fails.
     pub async fn blocks(
         &self,
         first_block: usize,

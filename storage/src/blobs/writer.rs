@@ -4,8 +4,10 @@
 //! chunks of any size --> blocks of 1 MiB, hashed --> units --> OpenDAL writer --> close --> directory entries (fs)
 //! ```
 //!
-//! Guards I2: a [`FinishedBlob`] exists only of a blob that is closed and durable, name and all. Guards I1 in that nothing touches the blob
-//! tier before the first unit is full or the writer is flushed. Deliberately not here: the change that must be durable by then, and what
+//! Guards I2: a [`FinishedBlob`] exists only of a blob that is closed and durable, name and all. Guards I1 in that
+//! nothing touches the blob
+//! tier before the first unit is full or the writer is flushed. Deliberately not here: the change that must be durable
+//! by then, and what
 //! becomes of a blob that is never finished: it is an orphan of that change.
 
 use bytes::Bytes;
@@ -48,7 +50,8 @@ enum Phase {
 
 /// Writes one blob, once (I4).
 ///
-/// Dropping it at any point is safe. It leaves at most part of a blob, which is an orphan of its change; some services may
+/// Dropping it at any point is safe. It leaves at most part of a blob, which is an orphan of its change; some services
+/// may
 /// still complete a call under way, so that it appears later than the drop.
 pub struct BlobWriter {
     tier: BlobTier,
@@ -74,7 +77,8 @@ impl BlobWriter {
     /// Takes the next bytes, in chunks of any size. Returns when there is room for more.
     ///
     /// # Errors
-    /// [`ErrorKind::Unavailable`] if the blob tier fails, [`ErrorKind::Invalid`] if it takes no path as long as this one. The writer is of no use then.
+    /// [`ErrorKind::Unavailable`] if the blob tier fails, [`ErrorKind::Invalid`] if it takes no path as long as this
+    /// one. The writer is of no use then.
     pub async fn write(&mut self, mut bytes: Bytes) -> Result<()> {
         self.leave(Phase::Open)?;
         while let Some(block) = self.assembly.take(&mut bytes) {
@@ -104,7 +108,8 @@ impl BlobWriter {
     /// Flushes if need be, closes the blob, and makes it durable. A blob without bytes is legal.
     ///
     /// # Errors
-    /// As [`write`](Self::write). After an error, or if the returned future is dropped, the blob may exist, now or later.
+    /// As [`write`](Self::write). After an error, or if the returned future is dropped, the blob may exist, now or
+    /// later.
     pub async fn finish(mut self) -> Result<FinishedBlob> {
         if self.phase == Phase::Open {
             self.flush().await?;
@@ -129,7 +134,8 @@ impl BlobWriter {
         }
     }
 
-    /// Leaves a phase; whoever gets through sets the next one. Who does not, or is dropped on the way, leaves it broken.
+    /// Leaves a phase; whoever gets through sets the next one. Who does not, or is dropped on the way, leaves it
+    /// broken.
     fn leave(&mut self, expected: Phase) -> Result<()> {
         if self.phase != expected {
             let message = format!("the blob writer can't go on: phase={:?}", self.phase);

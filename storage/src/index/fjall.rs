@@ -127,6 +127,8 @@ impl Index for FjallIndex {
         // snapshot taken after it does not have.
         if reads_inline(table) {
             return Box::pin(async move {
+                // A loop of reads that never wait must not starve its neighbours.
+                tokio::task::coop::consume_budget().await;
                 let store = self.slot.store()?;
                 store.get(&store.database.snapshot(), table, key)
             });

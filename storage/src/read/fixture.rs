@@ -148,8 +148,12 @@ pub(crate) struct Store {
 impl Store {
     /// Must be called within a runtime.
     pub(crate) fn new(limits: ReadLimits) -> Self {
+        Self::on(opendal::Operator::new(opendal::services::Memory::default()).unwrap(), limits)
+    }
+
+    /// The same, with blobs wherever this operator puts them.
+    pub(crate) fn on(operator: opendal::Operator, limits: ReadLimits) -> Self {
         let index = Arc::new(MemoryIndex::default());
-        let operator = opendal::Operator::new(opendal::services::Memory::default()).unwrap();
         let (pins, env) = (Pins::new(), Env::real().unwrap());
         let blobs = BlobTier::new(operator, env.clone(), BlobOptions::default());
         let reads = Reads::new(index.clone(), blobs.clone(), pins.clone(), env.clone(), limits);

@@ -1,4 +1,7 @@
 //! The tests that need a whole engine: one binary, one link.
 
+mod crash;
 mod kills;
+mod memory;
+mod reads;
 mod tiers;

@@ -336,6 +336,28 @@ async fn close_is_bounded_and_leaves_the_rest_to_the_next_open() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_second_close_waits_for_the_first() {
+    let store = Store::new().await;
+    put(&store, "k", 1, LARGE).await;
+    let deleting = store.faults.hold(Op::Delete);
+    store.engine.delete("k").await.unwrap();
+    let closing = [store.engine.clone(), store.engine.clone()].map(|engine| {
+        #[expect(clippy::disallowed_methods, reason = "the test itself is not part of the world under test")]
+        tokio::spawn(async move { engine.close().await })
+    });
+    while store.faults.held(Op::Delete) == 0 {
+        tokio::task::yield_now().await;
+    }
+    assert!(store.index.get(cenotaph_storage::index::Table::Meta, b"epoch").await.is_ok(), "the index is still open");
+    drop(deleting);
+    for closing in closing {
+        closing.await.unwrap().unwrap();
+    }
+    let store = store.reopen().await;
+    assert!(blobs(&store.blobs).await.is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn over_a_limit_is_overloaded_at_once_and_passes_again_later() {
     let mut config = quick();
     config.limits.uploads_at_once = 1;

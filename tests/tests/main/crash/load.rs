@@ -1,0 +1,132 @@
+//! The victim: a process that writes until it is killed, and says what it does (`log.rs`).
+//!
+//! Eight clients at once put small, medium and large objects (in the row, beside it, in the blob tier), overwrite them and delete them. Most
+//! of that happens to a few keys, so that they race. Any error ends the process: nothing but the kill is supposed to fail here.
+//! Deliberately not here: who kills it (`victim.rs`).
+
+use std::cell::Cell;
+use std::path::PathBuf;
+
+use bytes::Bytes;
+use cenotaph::{Body, Config, Engine, Env, Outcome};
+use cenotaph_tests::store::{payload, quick};
+use futures::stream;
+use serde::{Deserialize, Serialize};
+
+use super::chance::Chance;
+use super::log::{Action, Answer, Line, Number};
+
+const CLIENTS: u64 = 8;
+const HOT_KEYS: u64 = 12;
+const COLD_KEYS: u64 = 500;
+const KIB: usize = 1024;
+/// What content is made of, at a time.
+const BLOCK_BYTES: usize = 4 * KIB;
+/// Content begins with its number and its length.
+const HEAD_BYTES: usize = 16;
+
+/// What a victim is told.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) struct Orders {
+    /// Where its engine keeps everything.
+    pub(super) data: PathBuf,
+    /// How often an engine has been opened there before by a victim.
+    pub(super) incarnation: u32,
+    /// What it writes.
+    pub(super) seed: u64,
+}
+
+/// Short delays; small objects up to 4 KiB, medium ones up to 64 KiB.
+pub(super) fn config() -> Config {
+    Config { inline_bytes_max: 64 * KIB, ..quick() }
+}
+
+/// Opens the engine and writes for ever.
+pub(super) async fn run(orders: Orders) {
+    let env = Env::real().unwrap();
+    let began = env.monotonic();
+    Line::Opening.say();
+    let engine = Engine::builder(&orders.data).config(config()).open().await.unwrap();
+    let took = env.monotonic() - began;
+    Line::Open { took_us: u64::try_from(took.as_micros()).unwrap() }.say();
+    let next = Cell::new(u64::from(orders.incarnation) << 32);
+    let mut chance = Chance::new(orders.seed);
+    let clients = (0..CLIENTS).map(|_| client(&engine, &next, Chance::new(chance.number())));
+    futures::future::join_all(clients).await;
+}
+
+async fn client(engine: &Engine, next: &Cell<u64>, mut chance: Chance) {
+    loop {
+        let number = Number(next.replace(next.get() + 1));
+        let (key, action) = (any_key(&mut chance), any_action(&mut chance));
+        let begin = Line::Begin { number, key: key.clone(), action };
+        let answer = match action {
+            Action::Put { bytes } => {
+                let body = body(content(number, bytes), &mut chance);
+                begin.say();
+                let put = engine.put(&key, body).custom("number", number.to_string());
+                let written = put.await.unwrap_or_else(|error| panic!("put {number} of {key}: {error:?}"));
+                match written.outcome {
+                    Outcome::Applied => Answer::Applied { version: written.version.unwrap() },
+                    Outcome::Superseded => Answer::Superseded,
+                }
+            }
+            Action::Delete => {
+                begin.say();
+                engine.delete(&key).await.unwrap_or_else(|error| panic!("delete {number} of {key}: {error:?}"));
+                Answer::Deleted
+            }
+        };
+        Line::Ack { number, answer }.say();
+    }
+}
+
+fn any_key(chance: &mut Chance) -> String {
+    match chance.below(4) {
+        0 => format!("cold/{}", chance.below(COLD_KEYS)),
+        _ => format!("hot/{}", chance.below(HOT_KEYS)),
+    }
+}
+
+fn any_action(chance: &mut Chance) -> Action {
+    let bytes = match chance.below(100) {
+        0..35 => chance.between(HEAD_BYTES, 4 * KIB),
+        35..50 => chance.between(5 * KIB, 60 * KIB),
+        50..80 => chance.between(100 * KIB, 3 * KIB * KIB),
+        // More than is written at a time: a kill may leave some of it.
+        80..82 => chance.between(4 * KIB * KIB, 6 * KIB * KIB),
+        _ => return Action::Delete,
+    };
+    Action::Put { bytes }
+}
+
+/// The content at hand, or in chunks.
+fn body(content: Bytes, chance: &mut Chance) -> Body {
+    if chance.below(3) == 0 {
+        return content.into();
+    }
+    let chunk_bytes = chance.between(KIB, 512 * KIB);
+    let chunks: Vec<_> = content.chunks(chunk_bytes).map(|chunk| content.slice_ref(chunk)).collect();
+    Body::stream(stream::iter(chunks.into_iter().map(Ok::<_, std::io::Error>)))
+}
+
+/// What an operation writes: no other one writes the same, no two of its blocks are alike, and its head tells its number.
+pub(super) fn content(number: Number, bytes: usize) -> Bytes {
+    assert!(bytes >= HEAD_BYTES);
+    let block = payload(number.0, BLOCK_BYTES);
+    let mut whole = Vec::with_capacity(bytes + BLOCK_BYTES);
+    for place in 0..bytes.div_ceil(BLOCK_BYTES) as u64 {
+        whole.extend_from_slice(&place.to_le_bytes());
+        whole.extend_from_slice(&block[8..]);
+    }
+    whole.truncate(bytes);
+    whole[..8].copy_from_slice(&number.0.to_le_bytes());
+    whole[8..HEAD_BYTES].copy_from_slice(&(bytes as u64).to_le_bytes());
+    whole.into()
+}
+
+/// Whose content this is; none unless it is whole.
+pub(super) fn author(bytes: &Bytes) -> Option<Number> {
+    let number = Number(u64::from_le_bytes(bytes.get(..8)?.try_into().unwrap()));
+    (bytes.len() >= HEAD_BYTES && content(number, bytes.len()) == bytes).then_some(number)
+}

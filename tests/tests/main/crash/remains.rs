@@ -1,0 +1,64 @@
+//! What a crash has left on disk, before anybody settles it. I1, I2 and I3 hold at every moment, so they hold here:
+//!
+//! - every blob is named by a row, by a change or by an orphan, and none by a row and by one of the others
+//! - what a row names is there
+//! - the payload table holds what rows name, and nothing else
+//!
+//! Deliberately not here: whether the objects are the right ones (`model.rs`).
+
+use std::collections::BTreeSet;
+
+use bytes::Bytes;
+use cenotaph::Index;
+use cenotaph_storage::RevisionId;
+use cenotaph_storage::blobs::BlobTier;
+use cenotaph_storage::index::{Page, Range, Table};
+use cenotaph_storage::rows::{Body, Change, Row};
+use cenotaph_tests::store;
+
+/// What is left to settle.
+pub(super) struct Remains {
+    /// Changes without an owner.
+    pub(super) changes: u64,
+    /// Orphans.
+    pub(super) orphans: u64,
+    /// Blobs that no row names, whole or not.
+    pub(super) unnamed_blobs: u64,
+}
+
+/// Looks behind a store that nobody has open.
+pub(super) async fn inspect(index: &dyn Index, tier: &BlobTier) -> Remains {
+    let changes: Vec<_> =
+        table(index, Table::Changes).await.iter().map(|(_, value)| Change::decode(value).unwrap()).collect();
+    let orphans: Vec<_> =
+        table(index, Table::Orphans).await.iter().map(|(key, _)| RevisionId::from_slice(key).unwrap()).collect();
+    let rows: Vec<_> = table(index, Table::Rows).await.iter().map(|(_, value)| Row::decode(value).unwrap()).collect();
+    let there: BTreeSet<_> = store::blobs(tier).await.into_iter().map(|key| key.revision).collect();
+
+    let named: BTreeSet<_> = rows.iter().flat_map(Row::revisions).collect();
+    let listed: BTreeSet<_> = changes.iter().flat_map(|change| &change.revisions).chain(&orphans).copied().collect();
+    let unnamed: BTreeSet<_> = there.difference(&named).copied().collect();
+    assert_eq!(named.difference(&there).next(), None, "I2: what a row names is there");
+    assert_eq!(unnamed.difference(&listed).next(), None, "I1: what no row names is in a change or an orphan");
+    assert_eq!(named.intersection(&listed).next(), None, "I3: a row takes over what it names, all at once");
+
+    let payloads: BTreeSet<_> = table(index, Table::Payloads).await.into_iter().map(|(key, _)| key).collect();
+    let beside: BTreeSet<_> = rows.iter().flat_map(beside).collect();
+    assert_eq!(payloads.symmetric_difference(&beside).next(), None, "I3: payloads come and go with their rows");
+    Remains { changes: changes.len() as u64, orphans: orphans.len() as u64, unnamed_blobs: unnamed.len() as u64 }
+}
+
+async fn table(index: &dyn Index, table: Table) -> Page {
+    index.snapshot().unwrap().scan(table, Range::all(1_000_000)).await.unwrap()
+}
+
+/// The keys of what lies beside a row in the payload table: its payload, or the block checksums of its revisions.
+fn beside(row: &Row) -> Vec<Bytes> {
+    match &row.body {
+        Body::Embedded(_) => Vec::new(),
+        Body::Separate => vec![Bytes::copy_from_slice(row.operation.as_bytes())],
+        Body::Tombstone(manifest) => {
+            manifest.revisions().map(|revision| Bytes::copy_from_slice(revision.as_bytes())).collect()
+        }
+    }
+}
