@@ -18,7 +18,8 @@ pub(crate) struct Admission {
     write_bytes: Budget,
     uploads: Arc<Semaphore>,
     upload_bytes: Budget,
-    uploads_max: usize,
+    uploads_max: u32,
+    writes_max: u32,
 }
 
 /// Leave to do one thing. Cheap to clone; given back when the last clone is dropped.
@@ -29,12 +30,15 @@ pub struct Permit {
 
 impl Admission {
     pub(crate) fn new(limits: &Limits) -> Self {
+        let permits = |limit: usize| u32::try_from(limit).unwrap_or(u32::MAX).min(u32::MAX >> 4);
+        let (writes_max, uploads_max) = (permits(limits.writes_at_once), permits(limits.uploads_at_once));
         Self {
-            writes: Arc::new(Semaphore::new(limits.writes_at_once.min(Semaphore::MAX_PERMITS))),
+            writes: Arc::new(Semaphore::new(writes_max as usize)),
             write_bytes: Budget::new(limits.write_bytes_in_flight),
-            uploads: Arc::new(Semaphore::new(limits.uploads_at_once.min(Semaphore::MAX_PERMITS))),
+            uploads: Arc::new(Semaphore::new(uploads_max as usize)),
             upload_bytes: Budget::new(limits.upload_bytes_in_flight),
-            uploads_max: limits.uploads_at_once.min(Semaphore::MAX_PERMITS),
+            uploads_max,
+            writes_max,
         }
     }
 
@@ -60,15 +64,15 @@ impl Admission {
         Permit { _held: Arc::new(vec![self.upload_bytes.acquire(bytes).await]) }
     }
 
-    /// Resolves when no upload holds a permit.
-    pub(crate) async fn uploads_ended(&self) {
-        let all = u32::try_from(self.uploads_max).unwrap_or(u32::MAX);
-        drop(self.uploads.acquire_many(all).await);
+    /// Resolves when no upload and no write holds a permit.
+    pub(crate) async fn work_ended(&self) {
+        drop(self.uploads.acquire_many(self.uploads_max).await);
+        drop(self.writes.acquire_many(self.writes_max).await);
     }
 
     /// Uploads under way.
     pub(crate) fn uploads_live(&self) -> usize {
-        self.uploads_max - self.uploads.available_permits()
+        self.uploads_max as usize - self.uploads.available_permits()
     }
 }
 

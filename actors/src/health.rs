@@ -61,13 +61,15 @@ impl Health {
         matches!(*self.state(), State::Closing | State::Closed)
     }
 
-    /// Takes on no more work.
-    pub(crate) fn close(&self) {
+    /// Takes on no more work; whether it had failed before.
+    pub(crate) fn close(&self) -> bool {
         let mut state = self.state();
+        let had_failed = matches!(*state, State::Failed(_));
         match *state {
             State::Running | State::Failed(_) => *state = State::Closing,
             State::Closing | State::Closed => {}
         }
+        had_failed
     }
 
     /// Everything has stopped.

@@ -13,6 +13,7 @@
 //! I10. Deliberately not here: decisions (`cenotaph_storage::swap` is pure) and reads, which need no actor.
 
 mod admission;
+mod alarm;
 mod health;
 mod intensity;
 mod limits;

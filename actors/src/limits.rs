@@ -91,6 +91,8 @@ pub struct SweepLimits {
     pub page: usize,
     /// How long after its first deletion a blob that may still land is deleted again.
     pub grace: Duration,
+    /// How long one deletion may take before it counts as failed.
+    pub timeout: Duration,
     /// Delay after the first failed deletion of an orphan; doubled for each further one.
     pub backoff_min: Duration,
     /// Longest such delay.
@@ -103,6 +105,7 @@ impl Default for SweepLimits {
             deletes_at_once: 16,
             page: 256,
             grace: Duration::from_secs(60),
+            timeout: Duration::from_secs(60),
             backoff_min: Duration::from_millis(100),
             backoff_max: Duration::from_secs(300),
         }

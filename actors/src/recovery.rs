@@ -11,22 +11,29 @@
 
 use std::sync::atomic::Ordering;
 
+use bytes::Bytes;
 use cenotaph_storage::index::{Range, Table};
-use cenotaph_storage::rows::{Change, Landing};
-use cenotaph_storage::{OperationId, Result, Seam};
+use cenotaph_storage::rows::Change;
+use cenotaph_storage::{ErrorKind, OperationId, Result, Seam};
+use futures::stream::{self, StreamExt};
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 
+use crate::alarm::{Alarm, Setting};
 use crate::reply::Reply;
 use crate::shard::ShardMessage;
 use crate::shared::Shared;
 
 /// Changes looked at per read of the index.
 const PAGE: usize = 256;
+/// Fences at once: they share syncs.
+const FENCES_AT_ONCE: usize = 64;
 
 /// What recovery is told.
 pub(crate) enum RecoveryMessage {
     /// A change may have lost its owner.
     Wake,
+    /// The last pass failed, and the time to try again has come.
+    Again(Setting),
     /// Settle what is dead, then answer with how many changes were fenced.
     Pass(Reply<u64>),
 }
@@ -38,17 +45,16 @@ pub(crate) struct Recovery {
 
 impl Actor for Recovery {
     type Msg = RecoveryMessage;
-    type State = ();
+    type State = Alarm;
     type Arguments = ();
 
-    async fn pre_start(&self, _: ActorRef<Self::Msg>, (): ()) -> Result<(), ActorProcessingErr> {
-        Ok(())
+    async fn pre_start(&self, _: ActorRef<Self::Msg>, (): ()) -> Result<Alarm, ActorProcessingErr> {
+        Ok(Alarm::default())
     }
 
-    async fn post_start(&self, myself: ActorRef<Self::Msg>, (): &mut ()) -> Result<(), ActorProcessingErr> {
+    async fn post_start(&self, _: ActorRef<Self::Msg>, _: &mut Alarm) -> Result<(), ActorProcessingErr> {
+        // A wake-up that was lost with its predecessor is made good by the one that the supervisor sends.
         self.shared.recovery_wanted.store(false, Ordering::Release);
-        // Whatever woke its predecessor and was lost with it is found by a pass of its own.
-        self.pass_or_retry(&myself).await;
         Ok(())
     }
 
@@ -56,57 +62,74 @@ impl Actor for Recovery {
         &self,
         myself: ActorRef<Self::Msg>,
         message: RecoveryMessage,
-        (): &mut (),
+        alarm: &mut Alarm,
     ) -> Result<(), ActorProcessingErr> {
-        match message {
-            RecoveryMessage::Wake => {
-                self.shared.recovery_wanted.store(false, Ordering::Release);
-                self.pass_or_retry(&myself).await;
-            }
-            RecoveryMessage::Pass(reply) => reply(self.pass().await),
+        let reply = match message {
+            RecoveryMessage::Wake => None,
+            RecoveryMessage::Again(setting) if alarm.rings(setting) => None,
+            RecoveryMessage::Again(_) => return Ok(()),
+            RecoveryMessage::Pass(reply) => Some(reply),
+        };
+        self.shared.recovery_wanted.store(false, Ordering::Release);
+        let outcome = self.pass().await;
+        if let Err(error) = &outcome
+            && self.shared.health.is_running()
+        {
+            tracing::warn!(%error, "recovery could not settle every dead change; trying again");
+            let due = self.shared.env.now().after(self.shared.limits.restarts.backoff_max);
+            alarm.set(&self.shared.env, due, move |setting| drop(myself.send_message(RecoveryMessage::Again(setting))));
+        }
+        if let Some(reply) = reply {
+            reply(outcome);
         }
         Ok(())
     }
 }
 
 impl Recovery {
-    /// A pass; if it fails, another one later.
-    async fn pass_or_retry(&self, myself: &ActorRef<RecoveryMessage>) {
-        if let Err(error) = self.pass().await {
-            tracing::warn!(%error, "recovery could not settle every dead change; trying again");
-            let (env, myself) = (self.shared.env.clone(), myself.clone());
-            let delay = self.shared.limits.restarts.backoff_max;
-            self.shared.env.spawn(async move {
-                env.sleep(delay).await;
-                drop(myself.send_message(RecoveryMessage::Wake));
-            });
-        }
-    }
-
     /// Fences every dead change; how many there were.
     async fn pass(&self) -> Result<u64> {
         let mut range = Range::all(PAGE);
         let mut fenced = 0;
         loop {
             let page = self.shared.index.snapshot()?.scan(Table::Changes, range.clone()).await?;
-            for (key, value) in &page {
-                let Some(id) = OperationId::from_slice(key) else { continue };
-                if !self.shared.owners.is_alive(id) && self.fence(id, &Change::decode(value)?).await? {
-                    fenced += 1;
-                }
+            let last = page.last().map(|(key, _)| key.clone());
+            let full = page.len() == PAGE;
+            let fences = page.into_iter().map(|(key, value)| self.settle(key, value));
+            let outcomes: Vec<_> = stream::iter(fences).buffered(FENCES_AT_ONCE).collect().await;
+            for outcome in outcomes {
+                fenced += u64::from(outcome?);
             }
-            match page.last() {
-                Some((last, _)) if page.len() == PAGE => range = range.after(last.clone()),
+            match last {
+                Some(last) if full => range = range.after(last),
                 _ => return Ok(fenced),
             }
+        }
+    }
+
+    /// Fences one change, if its owner is dead; whether it was. A damaged entry is left for a scrub: it must not hold up the others.
+    async fn settle(&self, key: Bytes, value: Bytes) -> Result<bool> {
+        let Some(id) = OperationId::from_slice(&key) else { return Ok(false) };
+        if self.shared.owners.is_alive(id) {
+            return Ok(false);
+        }
+        let outcome = match Change::decode(&value) {
+            Ok(change) => self.fence(id, &change).await,
+            Err(error) => Err(error),
+        };
+        match outcome {
+            Err(error) if matches!(error.kind(), ErrorKind::Corrupt | ErrorKind::UnknownFormat) => {
+                tracing::error!(change = %id, %error, "a change can't be settled");
+                Ok(false)
+            }
+            outcome => outcome,
         }
     }
 
     async fn fence(&self, id: OperationId, change: &Change) -> Result<bool> {
         self.shared.env.pass(Seam::RecoveryBeforeFence).await;
         let object = &change.object;
-        let landing = self.landing(change);
-        let fence = |reply| ShardMessage::Fence { object: object.clone(), change: id, landing, reply };
+        let fence = |reply| ShardMessage::Fence { object: object.clone(), change: id, reply };
         let fenced = self.shared.deliver(object, fence).await?;
         self.shared.env.pass(Seam::RecoveryAfterFence).await;
         if fenced {
@@ -115,14 +138,5 @@ impl Recovery {
             metrics::counter!("cenotaph_fenced_changes_total").increment(1);
         }
         Ok(fenced)
-    }
-
-    /// Writes to a local file system end with their process. Any other write may still be on its way.
-    fn landing(&self, change: &Change) -> Landing {
-        if self.shared.blobs.is_local() && change.epoch < self.shared.epoch {
-            Landing::Landed
-        } else {
-            Landing::MayLand
-        }
     }
 }

@@ -13,9 +13,9 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use cenotaph_storage::index::{Batch, CommitError, Table};
-use cenotaph_storage::rows::{Change, Landing};
+use cenotaph_storage::rows::Change;
 use cenotaph_storage::swap::{self, Decision, Deleted, Mutation, Outcome, Standing, Swap, Written};
-use cenotaph_storage::{ObjectId, OperationId, Result, Seam};
+use cenotaph_storage::{Error, ObjectId, OperationId, Result, Seam};
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 
 use crate::admission::Permit;
@@ -28,7 +28,16 @@ pub(crate) enum ShardMessage {
     /// Decide this swap, and commit what follows from it.
     Swap { swap: Box<Swap>, permit: Permit, reply: Reply<Answer> },
     /// Fence this change of this object, if it is still there (I6). Answers whether it was.
-    Fence { object: ObjectId, change: OperationId, landing: Landing, reply: Reply<bool> },
+    Fence { object: ObjectId, change: OperationId, reply: Reply<bool> },
+}
+
+impl ShardMessage {
+    fn refuse(self, error: Error) {
+        match self {
+            Self::Swap { reply, .. } => reply(Err(error)),
+            Self::Fence { reply, .. } => reply(Err(error)),
+        }
+    }
 }
 
 /// One shard; which one is known to its route only.
@@ -61,15 +70,19 @@ impl Actor for Shard {
     ) -> Result<(), ActorProcessingErr> {
         self.shared.env.pass(Seam::ShardBeforeDecide).await;
         overlay.trim();
+        if let Err(error) = self.shared.health.check_failed("commit") {
+            message.refuse(error);
+            return Ok(());
+        }
         match message {
             ShardMessage::Swap { swap, permit, reply } => match self.view(overlay, &swap).await {
                 Ok((standing, live)) => self.swap(overlay, &swap, &standing, live, permit, reply),
                 Err(error) => reply(Err(error)),
             },
-            ShardMessage::Fence { object, change, landing, reply } => match self.load_change(overlay, change).await {
+            ShardMessage::Fence { object, change, reply } => match self.load_change(overlay, change).await {
                 Ok(None) => self.submit(overlay, Batch::new(), false, None, reply),
                 Ok(Some(recorded)) => match self.standing(overlay, &object).await {
-                    Ok(standing) => self.fence(overlay, change, &recorded, &standing, landing, reply),
+                    Ok(standing) => self.fence(overlay, change, &recorded, &standing, reply),
                     Err(error) => reply(Err(error)),
                 },
                 Err(error) => reply(Err(error)),
@@ -141,10 +154,9 @@ impl Shard {
         change: OperationId,
         recorded: &Change,
         standing: &Standing,
-        landing: Landing,
         reply: Reply<bool>,
     ) {
-        let batch = swap::fence(change, recorded, standing, landing, self.shared.env.now());
+        let batch = swap::fence(change, recorded, standing, self.shared.env.now());
         let ticket = overlay.next_ticket();
         overlay.settle(ticket, change);
         self.submit(overlay, batch, true, None, reply);
@@ -164,11 +176,15 @@ impl Shard {
             batch.changes().iter().any(|(table, _, value)| *table == Table::Orphans && value.is_some());
         let shared = Arc::clone(&self.shared);
         let completion = move |outcome: Result<(), CommitError>| {
-            if outcome.is_ok() {
-                durable.reached(ticket);
-                if leaves_orphans {
-                    shared.wake_sweeper();
+            match &outcome {
+                Ok(()) => {
+                    durable.reached(ticket);
+                    if leaves_orphans {
+                        shared.wake_sweeper();
+                    }
                 }
+                // What stands in the overlay will never be durable: nothing may be decided on it any more.
+                Err(_) => shared.fail_if_poisoned(),
             }
             drop(permit);
             reply(outcome.map(|()| answer).map_err(CommitError::into_error));

@@ -35,6 +35,8 @@ pub(crate) struct Common {
     pub(crate) admission: Admission,
     pub(crate) health: Health,
     pub(crate) counters: Counters,
+    /// The sweeper has left an orphan to its reader.
+    pub(crate) pinned_left: AtomicBool,
     /// A wake-up is on its way to the sweeper.
     pub(crate) sweep_wanted: Arc<AtomicBool>,
     /// A wake-up is on its way to recovery.
@@ -55,6 +57,13 @@ impl Common {
     /// Wakes the sweeper: there may be orphans.
     pub(crate) fn wake_sweeper(&self) {
         wake(&self.sweep_wanted, &self.routes.sweeper, SweeperMessage::Wake);
+    }
+
+    /// Gives up if the index has: only a reopen can tell what became of its last commits.
+    pub(crate) fn fail_if_poisoned(&self) {
+        if let Some(error) = self.index.poisoned() {
+            self.health.fail(&error.to_string());
+        }
     }
 
     /// How an object durably stands.
@@ -78,9 +87,13 @@ impl Common {
                 drop(keep_alive);
             }),
         );
-        answer
+        let outcome = answer
             .await
-            .unwrap_or_else(|| Err(Error::new(ErrorKind::Indeterminate, "commit", "the index dropped a completion")))
+            .unwrap_or_else(|| Err(Error::new(ErrorKind::Indeterminate, "commit", "the index dropped a completion")));
+        if outcome.is_err() {
+            self.fail_if_poisoned();
+        }
+        outcome
     }
 
     /// Compare-and-write: has the object's shard decide a swap, and waits for its answer. Idempotent.

@@ -18,7 +18,7 @@ use ractor::{Actor, ActorCell, ActorId, ActorProcessingErr, ActorRef, SpawnErr, 
 use crate::intensity::Intensity;
 use crate::recovery::{Recovery, RecoveryMessage};
 use crate::shard::Shard;
-use crate::shared::{Shared, wake};
+use crate::shared::Shared;
 use crate::sweeper::{Sweeper, SweeperMessage};
 use crate::upload::Uploads;
 
@@ -129,13 +129,14 @@ impl Supervisor {
             Child::Recovery => {
                 let (recovery, _) = Actor::spawn_linked(None, Recovery { shared }, (), parent).await?;
                 routes.recovery.set(Some(recovery.clone()));
-                wake(&self.shared.recovery_wanted, &routes.recovery, RecoveryMessage::Wake);
+                // Whatever woke its predecessor, or nobody, is found by a pass of its own.
+                routes.recovery.send(RecoveryMessage::Wake);
                 recovery.get_cell()
             }
             Child::Sweeper => {
                 let (sweeper, _) = Actor::spawn_linked(None, Sweeper { shared }, (), parent).await?;
                 routes.sweeper.set(Some(sweeper.clone()));
-                wake(&self.shared.sweep_wanted, &routes.sweeper, SweeperMessage::Wake);
+                routes.sweeper.send(SweeperMessage::Wake);
                 sweeper.get_cell()
             }
         };

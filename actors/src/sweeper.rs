@@ -9,15 +9,15 @@
 //! deleted waits, longer each time, and holds up no other. Deliberately not here: what becomes an orphan (`cenotaph_storage::swap`).
 
 use std::sync::atomic::Ordering;
-use std::time::Duration;
 
 use bytes::Bytes;
 use cenotaph_storage::index::{Batch, Range, Table};
 use cenotaph_storage::rows::Orphan;
-use cenotaph_storage::{Result, RevisionId, RevisionKey, Seam, Timestamp};
+use cenotaph_storage::{Error, ErrorKind, Result, RevisionId, RevisionKey, Seam, Timestamp};
 use futures::StreamExt;
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 
+use crate::alarm::{Alarm, Setting};
 use crate::intensity::backoff;
 use crate::reply::Reply;
 use crate::shared::Shared;
@@ -26,8 +26,8 @@ use crate::shared::Shared;
 pub(crate) enum SweeperMessage {
     /// There may be orphans, or fewer pins.
     Wake,
-    /// A timer of its own has run out.
-    Due,
+    /// Its alarm rings.
+    Due(Setting),
     /// Delete what is due, then answer with what is left.
     Pass(Reply<Left>),
 }
@@ -41,27 +41,33 @@ pub(crate) struct Left {
     next_due: Option<Timestamp>,
 }
 
+/// An orphan that is being swept.
+type Sweeping = (RevisionKey, Orphan);
+
 /// The sweeper actor.
 pub(crate) struct Sweeper {
     pub(crate) shared: Shared,
 }
 
-/// When the sweeper will wake itself next.
+/// What the sweeper remembers between passes.
 #[derive(Default)]
-pub(crate) struct Alarm(Option<Timestamp>);
+pub(crate) struct Rhythm {
+    alarm: Alarm,
+    failures: u32,
+}
 
 impl Actor for Sweeper {
     type Msg = SweeperMessage;
-    type State = Alarm;
+    type State = Rhythm;
     type Arguments = ();
 
-    async fn pre_start(&self, _: ActorRef<Self::Msg>, (): ()) -> Result<Alarm, ActorProcessingErr> {
-        Ok(Alarm::default())
+    async fn pre_start(&self, _: ActorRef<Self::Msg>, (): ()) -> Result<Rhythm, ActorProcessingErr> {
+        Ok(Rhythm::default())
     }
 
-    async fn post_start(&self, myself: ActorRef<Self::Msg>, _: &mut Alarm) -> Result<(), ActorProcessingErr> {
+    async fn post_start(&self, _: ActorRef<Self::Msg>, _: &mut Rhythm) -> Result<(), ActorProcessingErr> {
+        // A wake-up that was lost with its predecessor is made good by the one that the supervisor sends.
         self.shared.sweep_wanted.store(false, Ordering::Release);
-        drop(myself.send_message(SweeperMessage::Due));
         Ok(())
     }
 
@@ -69,25 +75,19 @@ impl Actor for Sweeper {
         &self,
         myself: ActorRef<Self::Msg>,
         message: SweeperMessage,
-        alarm: &mut Alarm,
+        rhythm: &mut Rhythm,
     ) -> Result<(), ActorProcessingErr> {
         let reply = match message {
             SweeperMessage::Wake => None,
-            SweeperMessage::Due => {
-                *alarm = Alarm::default();
-                None
-            }
+            SweeperMessage::Due(setting) if rhythm.alarm.rings(setting) => None,
+            SweeperMessage::Due(_) => return Ok(()),
             SweeperMessage::Pass(reply) => Some(reply),
         };
         self.shared.sweep_wanted.store(false, Ordering::Release);
         let left = self.pass().await;
-        let now = self.shared.env.now();
-        match &left {
-            Ok(left) => left.next_due.into_iter().for_each(|due| self.wake_at(&myself, alarm, due)),
-            Err(error) => {
-                tracing::warn!(%error, "sweeping failed; trying again");
-                self.wake_at(&myself, alarm, now.after(self.shared.limits.sweep.backoff_min));
-            }
+        if let Some(due) = self.next_pass(&left, rhythm) {
+            let ring = move |setting| drop(myself.send_message(SweeperMessage::Due(setting)));
+            rhythm.alarm.set(&self.shared.env, due, ring);
         }
         if let Some(reply) = reply {
             reply(left);
@@ -97,18 +97,22 @@ impl Actor for Sweeper {
 }
 
 impl Sweeper {
-    fn wake_at(&self, myself: &ActorRef<SweeperMessage>, alarm: &mut Alarm, due: Timestamp) {
-        if alarm.0.is_some_and(|set| set <= due) {
-            return;
+    /// When the next pass is due by itself: with the next orphan, or a while after a failure.
+    fn next_pass(&self, left: &Result<Left>, rhythm: &mut Rhythm) -> Option<Timestamp> {
+        let limits = &self.shared.limits.sweep;
+        match left {
+            Ok(left) => {
+                rhythm.failures = 0;
+                left.next_due
+            }
+            Err(error) if self.shared.health.is_running() => {
+                tracing::warn!(%error, "sweeping failed; trying again");
+                let delay = backoff(limits.backoff_min, limits.backoff_max, rhythm.failures);
+                rhythm.failures = rhythm.failures.saturating_add(1);
+                Some(self.shared.env.now().after(delay))
+            }
+            Err(_) => None,
         }
-        alarm.0 = Some(due);
-        let (env, myself) = (self.shared.env.clone(), myself.clone());
-        // One millisecond more, so that it is due when we look.
-        let delay = due.since(env.now()) + Duration::from_millis(1);
-        self.shared.env.spawn(async move {
-            env.sleep(delay).await;
-            drop(myself.send_message(SweeperMessage::Due));
-        });
     }
 
     /// Looks at every orphan once, a page at a time.
@@ -133,8 +137,15 @@ impl Sweeper {
         let mut due = Vec::new();
         for (key, value) in page {
             let Some(revision) = RevisionId::from_slice(&key) else { continue };
-            let orphan = Orphan::decode(&value)?;
-            if self.shared.pins.is_pinned(revision) {
+            let orphan = match Orphan::decode(&value) {
+                Ok(orphan) => orphan,
+                Err(error) => {
+                    tracing::error!(%revision, %error, "an orphan can't be read");
+                    left.waiting += 1;
+                    continue;
+                }
+            };
+            if self.is_pinned(revision) {
                 left.waiting += 1;
             } else if orphan.not_before > now {
                 left.wait_until(orphan.not_before);
@@ -142,24 +153,52 @@ impl Sweeper {
                 due.push((RevisionKey { object: orphan.object.clone(), revision }, orphan));
             }
         }
-        let (deleted, failed) = self.delete(due).await;
+        let (deleted, mut failed) = self.delete(due).await;
+        let deleted = self.make_durable(deleted, &mut failed).await;
         if deleted.is_empty() && failed.is_empty() {
             return Ok(());
         }
-        let keys: Vec<RevisionKey> = deleted.iter().map(|(key, _)| key.clone()).collect();
-        self.shared.blobs.settle_deletes(&keys).await?;
         self.shared.env.pass(Seam::SweeperAfterDelete).await;
         self.settle(deleted, failed, left).await
     }
 
+    /// Whether somebody reads it. If so, the end of a read wakes this actor: that is said before the pin is looked at
+    /// for the last time, so that no end is missed.
+    fn is_pinned(&self, revision: RevisionId) -> bool {
+        if !self.shared.pins.is_pinned(revision) {
+            return false;
+        }
+        self.shared.pinned_left.store(true, Ordering::SeqCst);
+        self.shared.pins.is_pinned(revision)
+    }
+
+    /// Makes deletions durable, together if that works, one by one if not; what can't be made durable counts as failed.
+    async fn make_durable(&self, deleted: Vec<Sweeping>, failed: &mut Vec<Sweeping>) -> Vec<Sweeping> {
+        let keys: Vec<RevisionKey> = deleted.iter().map(|(key, _)| key.clone()).collect();
+        if self.shared.blobs.settle_deletes(&keys).await.is_ok() {
+            return deleted;
+        }
+        let mut durable = Vec::with_capacity(deleted.len());
+        for (key, orphan) in deleted {
+            match self.shared.blobs.settle_deletes(std::slice::from_ref(&key)).await {
+                Ok(()) => durable.push((key, orphan)),
+                Err(error) => {
+                    tracing::warn!(%error, revision = %key, "a deletion could not be made durable");
+                    failed.push((key, orphan));
+                }
+            }
+        }
+        durable
+    }
+
     /// Deletes blobs, some at once: which are gone, and which are not.
-    async fn delete(
-        &self,
-        due: Vec<(RevisionKey, Orphan)>,
-    ) -> (Vec<(RevisionKey, Orphan)>, Vec<(RevisionKey, Orphan)>) {
+    async fn delete(&self, due: Vec<Sweeping>) -> (Vec<Sweeping>, Vec<Sweeping>) {
+        let timeout = self.shared.limits.sweep.timeout;
         let deletions = futures::stream::iter(due.into_iter().map(|(key, orphan)| async move {
             self.shared.env.pass(Seam::SweeperBeforeDelete).await;
-            (self.shared.blobs.delete(&key).await, key, orphan)
+            let deleted = self.shared.env.deadline(timeout, self.shared.blobs.delete(&key)).await;
+            let late = || Err(Error::new(ErrorKind::Unavailable, "delete", "the blob tier does not answer"));
+            (deleted.unwrap_or_else(late), key, orphan)
         }));
         let mut done = deletions.buffered(self.shared.limits.sweep.deletes_at_once.max(1));
         let (mut deleted, mut failed) = (Vec::new(), Vec::new());
@@ -175,12 +214,7 @@ impl Sweeper {
         (deleted, failed)
     }
 
-    async fn settle(
-        &self,
-        deleted: Vec<(RevisionKey, Orphan)>,
-        failed: Vec<(RevisionKey, Orphan)>,
-        left: &mut Left,
-    ) -> Result<()> {
+    async fn settle(&self, deleted: Vec<Sweeping>, failed: Vec<Sweeping>, left: &mut Left) -> Result<()> {
         let (limits, now) = (&self.shared.limits.sweep, self.shared.env.now());
         let (mut batch, mut settled, failures) = (Batch::new(), 0, failed.len() as u64);
         for (key, orphan) in deleted {

@@ -92,6 +92,7 @@ impl Tiered {
             owners,
             health: Health::default(),
             counters: Counters::default(),
+            pinned_left: AtomicBool::new(false),
             sweep_wanted: Arc::default(),
             recovery_wanted,
         });
@@ -140,20 +141,26 @@ impl Tiered {
         written(self.shared.compare_and_write(swap, &permit, |reply| reply).await?)
     }
 
-    /// Puts a payload that goes to the blob tier. Dropping the future before all of the payload has been written there
+    /// Puts a payload that goes to the blob tier. `peeked` is the leave for what of it is buffered already. Dropping the future before all of the payload has been written there
     /// cancels the put; later the put goes on without its caller.
     ///
     /// # Errors
     /// As [`put_inline`](Self::put_inline); [`ErrorKind::Overloaded`] if there are too many uploads, [`ErrorKind::Source`] if the stream fails,
     /// [`ErrorKind::Invalid`] if the payload is too long.
-    pub async fn put_stream(&self, id: ObjectId, source: Source, attributes: Attributes) -> Result<Written> {
+    pub async fn put_stream(
+        &self,
+        id: ObjectId,
+        source: Source,
+        attributes: Attributes,
+        peeked: Permit,
+    ) -> Result<Written> {
         self.shared.health.check("put")?;
         self.shared.blobs.check_name(&id)?;
         let permit = self.shared.admission.upload().map_err(|error| error.with_id(&id))?;
         let (caller, answer) = Caller::new();
         let (_present, caller_gone) = oneshot::channel();
         let operation = self.shared.env.operation_id();
-        let job = Job { id: id.clone(), operation, attributes, source, caller, caller_gone, permit };
+        let job = Job { id: id.clone(), operation, attributes, source, caller, caller_gone, permit, peeked };
         self.hand_over(Handover::new(job)).await.map_err(|error| error.with_id(&id))?;
         match answer.await {
             Ok(answer) => answer,
@@ -280,16 +287,19 @@ impl Tiered {
     }
 
     /// Stops taking on work, lets what has begun end, deletes what may be deleted, all within
-    /// [`Limits::close_timeout`], and stops the actors. What is unfinished then is left to the next open. Whoever calls it again waits
+    /// [`Limits::close_timeout`], and stops the actors, within a second more. What is unfinished then is left to the next open. Whoever calls it again waits
     /// for the first to be done.
     pub async fn close(&self) {
-        self.shared.health.close();
-        self.closed.get_or_init(|| self.stop()).await;
+        let had_failed = self.shared.health.close();
+        self.closed.get_or_init(|| self.stop(had_failed)).await;
     }
 
-    async fn stop(&self) {
+    async fn stop(&self, had_failed: bool) {
         let finish = async {
-            self.shared.admission.uploads_ended().await;
+            if had_failed {
+                return Err(Error::new(ErrorKind::Unavailable, "close", "the engine had failed"));
+            }
+            self.shared.admission.work_ended().await;
             self.settle().await
         };
         match self.shared.env.deadline(self.shared.limits.close_timeout, finish).await {
@@ -299,7 +309,8 @@ impl Tiered {
             None => tracing::warn!("closed with work under way; the next open settles it"),
         }
         // Its children die with it. Whatever they have submitted is answered by the index.
-        if self.supervisor.stop_and_wait(None, Some(STOP_TIMEOUT)).await.is_err() {
+        let stopping = self.supervisor.stop_and_wait(None, None);
+        if !matches!(self.shared.env.deadline(STOP_TIMEOUT, stopping).await, Some(Ok(()))) {
             self.supervisor.kill();
         }
         self.shared.health.closed();
@@ -325,9 +336,14 @@ fn keep_house(shared: &Shared) -> oneshot::Sender<()> {
                 _ = &mut dropped => return,
                 () = &mut beat => {
                     common.index.watch(common.env.monotonic());
+                    common.fail_if_poisoned();
                     beat = common.env.sleep(common.limits.heartbeat);
                 }
-                () = common.pins.released() => common.wake_sweeper(),
+                () = common.pins.released() => {
+                    if common.pinned_left.swap(false, Ordering::SeqCst) {
+                        common.wake_sweeper();
+                    }
+                }
             }
         }
     });

@@ -13,6 +13,7 @@
 //! cleaning up (recovery's).
 
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use bytes::Bytes;
 use cenotaph_storage::blobs::BlobWriter;
@@ -28,6 +29,9 @@ use crate::admission::Permit;
 use crate::owners::Owner;
 use crate::reply::{Answer, Caller, Reply, written};
 use crate::shared::Shared;
+
+/// How long a failed upload may take to tell the blob tier so.
+const ABANDON_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A payload as it comes: chunks of any size, or the error that ends it.
 pub type PayloadStream = BoxStream<'static, Result<Bytes, Box<dyn std::error::Error + Send + Sync>>>;
@@ -50,6 +54,8 @@ pub(crate) struct Job {
     /// Resolves when the caller has dropped its future.
     pub(crate) caller_gone: oneshot::Receiver<()>,
     pub(crate) permit: Permit,
+    /// Leave for what of the payload is buffered already; given back once the upload has its own share.
+    pub(crate) peeked: Permit,
 }
 
 /// What the parent of the uploads is asked.
@@ -169,9 +175,10 @@ struct Finished {
 
 impl Upload {
     async fn run(&self, job: Job) -> Result<()> {
-        let Job { id, operation, attributes, source, caller, mut caller_gone, permit } = job;
+        let Job { id, operation, attributes, source, caller, mut caller_gone, permit, peeked } = job;
         let buffer_bytes = self.shared.blobs.upload_buffer_bytes(source.bytes);
         let buffer = unless_gone(&mut caller_gone, self.shared.admission.upload_buffer(buffer_bytes)).await?;
+        drop(peeked);
         self.shared.env.pass(Seam::UploadBeforeRecord).await;
 
         let expected = self.shared.standing(&id).await?.expectation();
@@ -208,7 +215,11 @@ impl Upload {
     ) -> Result<Finished> {
         let key = swap::revision_key(id, revision);
         let mut writer = self.shared.blobs.writer(&key);
-        self.pump(&mut writer, source, caller_gone).await.map_err(|error| error.with_id(id))?;
+        if let Err(error) = self.pump(&mut writer, source, caller_gone).await {
+            // Frees what a remote tier keeps of an unfinished upload, if it can; recovery sees to the rest.
+            self.shared.env.deadline(ABANDON_TIMEOUT, writer.abandon()).await;
+            return Err(error.with_id(id));
+        }
         self.shared.env.pass(Seam::UploadBeforeClose).await;
         let blob = writer.finish().await.map_err(|error| not_named(&error, id))?;
         let extent = Extent { revision, bytes: blob.bytes, checksum: blob.checksum };

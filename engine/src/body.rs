@@ -13,6 +13,9 @@ use tokio::io::{AsyncRead, AsyncReadExt};
 /// Bytes asked of a reader at once.
 const READ_BYTES: usize = 256 * 1024;
 
+/// Chunks shorter than this are joined while they are peeked at.
+const SHORT_CHUNK_BYTES: usize = 1024;
+
 /// What is put: bytes, or a stream of them.
 ///
 /// ```
@@ -44,11 +47,15 @@ impl Body {
 
     /// Whatever the reader gives until its end.
     pub fn reader(reader: impl AsyncRead + Send + Unpin + 'static) -> Self {
-        Self::stream(futures::stream::try_unfold(reader, |mut reader| async move {
-            let mut chunk = BytesMut::with_capacity(READ_BYTES);
-            match reader.read_buf(&mut chunk).await? {
+        let start = (reader, BytesMut::new());
+        Self::stream(futures::stream::try_unfold(start, |(mut reader, mut buffer)| async move {
+            // One buffer serves many short reads: each chunk keeps no more memory than its bytes.
+            if buffer.capacity() == 0 {
+                buffer.reserve(READ_BYTES);
+            }
+            match reader.read_buf(&mut buffer).await? {
                 0 => Ok::<_, std::io::Error>(None),
-                _ => Ok(Some((chunk, reader))),
+                _ => Ok(Some((buffer.split(), (reader, buffer)))),
             }
         }))
     }
@@ -109,7 +116,10 @@ async fn peek(source: Source, inline_bytes_max: usize) -> Result<Peeked> {
             continue;
         }
         total = total.saturating_add(chunk.len());
-        chunks.push(chunk);
+        if promised.is_some_and(|promised| total as u64 > promised) {
+            return Err(source_error("the stream is longer than it promised"));
+        }
+        push(&mut chunks, chunk);
         if total > inline_bytes_max {
             let stream = futures::stream::iter(chunks.into_iter().map(Ok)).chain(stream).boxed();
             return Ok(Peeked::Large(Source { stream, bytes: promised }));
@@ -118,6 +128,18 @@ async fn peek(source: Source, inline_bytes_max: usize) -> Result<Peeked> {
     match promised {
         Some(promised) if promised != total as u64 => Err(source_error("the stream does not have the promised length")),
         _ => Ok(Peeked::Inline(contiguous(chunks, total))),
+    }
+}
+
+/// Keeps a chunk; a short one is joined to what came before, for its handle would take more memory than its bytes.
+fn push(chunks: &mut Vec<Bytes>, chunk: Bytes) {
+    match chunks.last_mut() {
+        Some(last) if chunk.len() < SHORT_CHUNK_BYTES && last.len() < SHORT_CHUNK_BYTES => {
+            let mut joined = BytesMut::from(std::mem::take(last));
+            joined.extend_from_slice(&chunk);
+            *last = joined.freeze();
+        }
+        _ => chunks.push(chunk),
     }
 }
 

@@ -61,9 +61,10 @@ impl Builder {
     /// - [`AlreadyOpen`](crate::ErrorKind::AlreadyOpen): another engine, in this process or another, has this index open.
     /// - [`Corrupt`](crate::ErrorKind::Corrupt): the index is damaged. Nothing was touched.
     /// - [`UnknownFormat`](crate::ErrorKind::UnknownFormat): a later build wrote it.
-    /// - [`Invalid`](crate::ErrorKind::Invalid): the directory holds something else, or this is no tokio runtime.
+    /// - [`Invalid`](crate::ErrorKind::Invalid): a setting is out of bounds, the directory holds something else, or this is no tokio runtime.
     /// - [`Unavailable`](crate::ErrorKind::Unavailable): the disk can't be read or written.
     pub async fn open(self) -> Result<Engine> {
+        self.config.check()?;
         let env = self.env.map_or_else(Env::real, Ok)?;
         let index = match self.index {
             Some(index) => index,
@@ -79,12 +80,22 @@ impl Builder {
                 env.blocking(move || blobs::local(&path)).await??
             }
         };
-        let epoch = begin_epoch(&index).await?;
-        let blobs = BlobTier::new(operator, env.clone(), self.config.blobs.clone());
-        let pins = Pins::new();
-        let reads = Reads::new(Arc::clone(&index), blobs.clone(), pins.clone(), env.clone(), self.config.reads.clone());
-        let limits = self.config.limits.clone();
-        let tiered = Tiered::start(Arc::clone(&index), blobs, env, pins, epoch, limits).await?;
-        Ok(Engine::assemble(self.config, index, reads, tiered, epoch))
+        match start(&self.config, Arc::clone(&index), operator, env).await {
+            Ok(engine) => Ok(engine),
+            Err(error) => {
+                // Whoever tries again must find the index free. Its own failure would hide the first one.
+                drop(index.close().await);
+                Err(error)
+            }
+        }
     }
+}
+
+async fn start(config: &Config, index: Arc<dyn Index>, operator: Operator, env: Env) -> Result<Engine> {
+    let epoch = begin_epoch(&index).await?;
+    let blobs = BlobTier::new(operator, env.clone(), config.blobs.clone());
+    let pins = Pins::new();
+    let reads = Reads::new(Arc::clone(&index), blobs.clone(), pins.clone(), env.clone(), config.reads.clone());
+    let tiered = Tiered::start(Arc::clone(&index), blobs, env, pins, epoch, config.limits.clone()).await?;
+    Ok(Engine::assemble(config.clone(), index, reads, tiered, epoch))
 }

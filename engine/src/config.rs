@@ -1,9 +1,13 @@
 //! Everything about an engine that may be configured, with defaults that suit a service on one machine.
 
+use std::ops::RangeInclusive;
+use std::time::Duration;
+
 use cenotaph_actors::Limits;
 use cenotaph_storage::ReadLimits;
 use cenotaph_storage::blobs::BlobOptions;
 use cenotaph_storage::index::fjall::FjallOptions;
+use cenotaph_storage::{Error, ErrorKind, Result};
 use serde::{Deserialize, Serialize};
 
 /// Longest payload that stays in the index by default: 1 MiB. One byte more goes to the blob tier.
@@ -36,6 +40,46 @@ pub struct Config {
     pub index: FjallOptions,
 }
 
+impl Config {
+    /// Checks that every value is one that an engine can work with. [`Builder::open`](crate::Builder::open) does so first.
+    ///
+    /// # Errors
+    /// [`Invalid`](crate::ErrorKind::Invalid), naming the field, its value and its bounds.
+    pub fn check(&self) -> Result<()> {
+        const GIB: u64 = 1024 * 1024 * 1024;
+        let (limits, reads, blobs) = (&self.limits, &self.reads, &self.blobs);
+        let bounds: [(&str, u64, RangeInclusive<u64>); 15] = [
+            ("inline_bytes_max", self.inline_bytes_max as u64, 0..=64 * 1024 * 1024),
+            ("limits.shards", limits.shards as u64, 1..=4096),
+            ("limits.writes_at_once", limits.writes_at_once as u64, 1..=1 << 24),
+            ("limits.write_bytes_in_flight", limits.write_bytes_in_flight as u64, 1..=256 * GIB),
+            ("limits.uploads_at_once", limits.uploads_at_once as u64, 1..=1 << 16),
+            ("limits.upload_bytes_in_flight", limits.upload_bytes_in_flight as u64, 1..=256 * GIB),
+            ("limits.heartbeat in ms", millis(limits.heartbeat), 1..=3_600_000),
+            ("limits.sweep.deletes_at_once", limits.sweep.deletes_at_once as u64, 1..=1024),
+            ("limits.sweep.page", limits.sweep.page as u64, 1..=100_000),
+            ("limits.sweep.backoff_min in ms", millis(limits.sweep.backoff_min), 1..=3_600_000),
+            ("reads.read_ahead", reads.read_ahead as u64, 1..=1024),
+            ("reads.unit_blocks", u64::from(reads.unit_blocks), 1..=1024),
+            ("reads.list_page_max", reads.list_page_max as u64, 1..=1_000_000),
+            ("blobs.chunk_bytes", blobs.chunk_bytes as u64, 1..=5 * GIB),
+            ("blobs.concurrent", blobs.concurrent as u64, 1..=1024),
+        ];
+        match bounds.into_iter().find(|(_, value, bounds)| !bounds.contains(value)) {
+            None => Ok(()),
+            Some((field, value, bounds)) => {
+                let (min, max) = (bounds.start(), bounds.end());
+                let message = format!("a setting is out of bounds: field={field} value={value} min={min} max={max}");
+                Err(Error::new(ErrorKind::Invalid, "open", message))
+            }
+        }
+    }
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
 impl Default for Config {
     fn default() -> Self {
         Self {
@@ -45,5 +89,19 @@ impl Default for Config {
             blobs: BlobOptions::default(),
             index: FjallOptions::default(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_default_is_valid_and_a_senseless_value_is_named() {
+        Config::default().check().unwrap();
+        let config = Config { limits: Limits { shards: 0, ..Limits::default() }, ..Config::default() };
+        let error = config.check().unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Invalid);
+        assert!(error.to_string().contains("field=limits.shards value=0 min=1"), "{error}");
     }
 }

@@ -72,8 +72,9 @@ impl Engine {
     /// Writes an object, creating or replacing it. When it returns, the write is durable and visible.
     ///
     /// A payload up to [`Config::inline_bytes_max`] goes into the index, a longer one to the blob tier. Readers see the old object whole until they
-    /// see the new one whole. If another write to the same object commits while a large one is under way, the large one counts as overwritten
-    /// by it: [`Outcome::Superseded`](crate::Outcome::Superseded), which is not an error.
+    /// see the new one whole. A large put is superseded if, while it was under way, the tombstone it began on was replaced or deleted, or another
+    /// large put created one: it counts as overwritten the moment it was made, which is
+    /// [`Outcome::Superseded`](crate::Outcome::Superseded) and not an error. Small puts in between, where there was no tombstone, it overwrites.
     ///
     /// Dropping the future cancels a large put while its payload is streaming; after that, and for a small put from its first poll
     /// on, the write may still commit.
@@ -226,8 +227,8 @@ impl Engine {
     /// closed with it, and reads that are still streaming from the index fail. Closing again does nothing.
     ///
     /// # Errors
-    /// [`Indeterminate`](ErrorKind::Indeterminate) if the index could not make durable what was submitted; nothing of that
-    /// had been acknowledged.
+    /// [`Indeterminate`](ErrorKind::Indeterminate) if the index could not make durable what was submitted, which had not
+    /// been acknowledged; [`Unavailable`](ErrorKind::Unavailable) if the runtime it was opened in is gone.
     pub async fn close(&self) -> Result<()> {
         self.0.tiered.close().await;
         self.0.index.close().await

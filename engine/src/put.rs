@@ -71,8 +71,7 @@ impl Put {
         let permit = tiered.admit(self.body.peek_bytes(limit)).map_err(|error| error.with_id(&id))?;
         match self.body.peek(limit).await.map_err(|error| error.with_id(&id))? {
             Peeked::Inline(payload) => tiered.put_inline(id, payload, self.attributes, permit).await,
-            // The permit stays until the end: what was peeked at is buffered until the upload takes it.
-            Peeked::Large(source) => tiered.put_stream(id, source, self.attributes).await,
+            Peeked::Large(source) => tiered.put_stream(id, source, self.attributes, permit).await,
         }
     }
 }

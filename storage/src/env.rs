@@ -36,7 +36,11 @@ pub trait World: Send + Sync + 'static {
     /// Runs a task to its end, beside the caller.
     fn spawn(&self, task: BoxFuture<'static, ()>);
 
-    /// Runs a task that may block its thread, where that stalls nobody else.
+    /// Runs blocking code where that stalls nobody else.
+    fn blocking(&self, work: Box<dyn FnOnce() + Send>);
+
+    /// Runs a task that may block the thread that polls it, where that stalls nobody else. Never on a thread that blocking
+    /// code needs: the task may itself wait for some.
     fn offload(&self, task: BoxFuture<'static, ()>);
 
     /// Starts a thread of the operating system.
@@ -179,7 +183,9 @@ impl Env {
     /// # Errors
     /// [`ErrorKind::Unavailable`] if the code panicked or its runtime is shutting down.
     pub async fn blocking<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> Result<T> {
-        self.offload(async move { work() }).await
+        let (sender, receiver) = oneshot::channel();
+        self.0.blocking(Box::new(move || drop(sender.send(work()))));
+        receiver.await.map_err(|_| Error::new(ErrorKind::Unavailable, "blocking", "the blocking work did not finish"))
     }
 
     /// Starts a thread of the operating system.
@@ -237,6 +243,7 @@ impl World for Real {
     }
 
     fn sleep(&self, duration: Duration) -> BoxFuture<'static, ()> {
+        let _within = self.runtime.enter();
         real::sleep(duration)
     }
 
@@ -244,9 +251,15 @@ impl World for Real {
         self.runtime.spawn(task);
     }
 
+    fn blocking(&self, work: Box<dyn FnOnce() + Send>) {
+        self.runtime.spawn_blocking(work);
+    }
+
     fn offload(&self, task: BoxFuture<'static, ()>) {
+        // A thread of its own: on a blocking thread it would wait for others of that pool, and as many as the pool has would
+        // wait for ever.
         let runtime = self.runtime.clone();
-        self.runtime.spawn_blocking(move || runtime.block_on(task));
+        drop(real::thread("cenotaph-offload", Box::new(move || runtime.block_on(task))));
     }
 
     fn thread(&self, name: &str, body: Box<dyn FnOnce() + Send>) -> io::Result<JoinHandle<()>> {

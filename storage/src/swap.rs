@@ -32,8 +32,8 @@ use crate::word::{Etag, OperationId, RevisionId, RevisionKey, Timestamp, Version
 pub enum Outcome {
     /// It is the object's newest version, or was when it committed.
     Applied,
-    /// Another write to the object committed while this one was under way, so this one counts as overwritten the moment it was made. Nothing of
-    /// it is visible, and it leaves nothing behind. Not an error.
+    /// A large put whose object changed its tombstone, or got or lost one, while the put was under way: it counts as overwritten the
+    /// moment it was made. Nothing of it is visible, and it leaves nothing behind. Not an error.
     Superseded,
 }
 
@@ -285,11 +285,11 @@ pub fn orphans(standing: &Standing, next: Option<&Row>) -> Vec<RevisionId> {
 }
 
 /// Fences a dead change (I6): the batch removes it, after which it can never commit, and makes orphans of those of its revisions that the row does
-/// not name. Trusts the row alone.
-pub fn fence(change_id: OperationId, change: &Change, standing: &Standing, landing: Landing, now: Timestamp) -> Batch {
+/// not name. Trusts the row alone. Nobody knows how far its write had got, so what it wrote may still land.
+pub fn fence(change_id: OperationId, change: &Change, standing: &Standing, now: Timestamp) -> Batch {
     let mut batch = Batch::new();
     batch.remove(Table::Changes, change_id.as_bytes().to_vec());
-    put_orphans(&mut batch, &change.object, &fence_orphans(change, standing), now, landing);
+    put_orphans(&mut batch, &change.object, &fence_orphans(change, standing), now, Landing::MayLand);
     batch
 }
 

@@ -146,7 +146,7 @@ fn a_fence_spares_what_the_row_names() {
     };
     assert_eq!(fence_orphans(&change, &large), [revision(7)]);
     assert_eq!(fence_orphans(&change, &never()), change.revisions);
-    let batch = fence(OperationId::from_uuid(Uuid::from_u128(2)), &change, &large, Landing::MayLand, at(9));
+    let batch = fence(OperationId::from_uuid(Uuid::from_u128(2)), &change, &large, at(9));
     assert_eq!(tables(&batch), [(Table::Changes, false), (Table::Orphans, true)]);
 }
 

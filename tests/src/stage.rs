@@ -83,6 +83,10 @@ impl World for Stage {
         self.0.real.spawn(task);
     }
 
+    fn blocking(&self, work: Box<dyn FnOnce() + Send>) {
+        self.0.real.blocking(work);
+    }
+
     fn offload(&self, task: BoxFuture<'static, ()>) {
         self.0.real.offload(task);
     }

@@ -65,6 +65,10 @@ impl World for Gate {
     fn spawn(&self, _: BoxFuture<'static, ()>) {
         unreachable!("directories spawn nothing")
     }
+    fn blocking(&self, work: Box<dyn FnOnce() + Send>) {
+        self.real.blocking(work);
+    }
+
     fn offload(&self, task: BoxFuture<'static, ()>) {
         let mut waiting = self.0.lock().unwrap();
         if waiting.closed {

@@ -126,8 +126,12 @@ impl BlobTier {
     pub fn upload_buffer_bytes(&self, expected: Option<u64>) -> usize {
         let BlobOptions { chunk_bytes, concurrent } = self.0.options;
         // On fs OpenDAL keeps one unit back while the next one is assembled.
-        let units = if self.is_local() { 2 * LOCAL_UNIT_BLOCKS * BLOCK_BYTES } else { chunk_bytes * (concurrent + 2) };
-        let most = units + BLOCK_BYTES;
+        let units = if self.is_local() {
+            2 * LOCAL_UNIT_BLOCKS * BLOCK_BYTES
+        } else {
+            chunk_bytes.saturating_mul(concurrent.saturating_add(2))
+        };
+        let most = units.saturating_add(BLOCK_BYTES);
         let whole = expected.map(|bytes| bytes.div_ceil(BLOCK_BYTES as u64).saturating_mul(BLOCK_BYTES as u64));
         whole.and_then(|bytes| usize::try_from(bytes).ok()).map_or(most, |bytes| bytes.min(most))
     }

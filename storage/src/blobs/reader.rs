@@ -7,9 +7,11 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use opendal::Buffer;
 use tokio::sync::OnceCell;
 
 use super::BlobTier;
+use super::assembly::Assembly;
 use super::failure::{self, Cause};
 use super::path::path;
 use crate::checksum::{BLOCK_BYTES, Checksum};
@@ -58,30 +60,30 @@ impl BlobReader {
             return Ok(Some(Vec::new()));
         }
         match self.read(start, end).await {
-            Ok(bytes) => self.verified(&bytes, end - start, first_block, checksums).map(Some),
+            Ok(buffer) => self.verified(buffer, end - start, first_block, checksums).map(Some),
             Err(error) => self.explain(error, revision_bytes).await,
         }
     }
 
-    async fn read(&self, start: u64, end: u64) -> Result<Bytes, opendal::Error> {
+    async fn read(&self, start: u64, end: u64) -> Result<Buffer, opendal::Error> {
         let inner =
             self.inner.get_or_try_init(|| async { self.tier.operator().reader(&path(&self.key)).await }).await?;
-        Ok(inner.read(start..end).await?.to_bytes())
+        inner.read(start..end).await
     }
 
     fn verified(
         &self,
-        bytes: &Bytes,
+        buffer: Buffer,
         expected_bytes: u64,
         first_block: usize,
         checksums: &[Checksum],
     ) -> Result<Vec<Bytes>> {
-        if bytes.len() as u64 != expected_bytes {
-            return Err(self.corrupt(&format!("{} bytes where {expected_bytes} should be", bytes.len())));
+        if buffer.len() as u64 != expected_bytes {
+            return Err(self.corrupt(&format!("{} bytes where {expected_bytes} should be", buffer.len())));
         }
-        let verified = (first_block..).zip(bytes.chunks(BLOCK_BYTES)).map(|(number, block)| {
-            if checksums.get(number) == Some(&Checksum::of(block)) {
-                Ok(bytes.slice_ref(block))
+        let verified = (first_block..).zip(into_blocks(buffer)).map(|(number, block)| {
+            if checksums.get(number) == Some(&Checksum::of(&block)) {
+                Ok(block)
             } else {
                 Err(self.corrupt(&format!("block {number} does not match its checksum")))
             }
@@ -109,4 +111,18 @@ impl BlobReader {
     fn corrupt(&self, what: &str) -> Error {
         failure::corrupt(&self.key, what)
     }
+}
+
+/// The blocks of a buffer. What lies in one piece is not copied: a copy of the whole would be held beside it,
+/// and whoever bounds the memory of reads counts it once.
+fn into_blocks(buffer: Buffer) -> Vec<Bytes> {
+    let mut assembly = Assembly::default();
+    let mut blocks = Vec::with_capacity(buffer.len().div_ceil(BLOCK_BYTES));
+    for mut chunk in buffer {
+        while let Some(block) = assembly.take(&mut chunk) {
+            blocks.push(block);
+        }
+    }
+    blocks.extend(assembly.rest());
+    blocks
 }

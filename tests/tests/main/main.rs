@@ -1,6 +1,7 @@
 //! The tests that need a whole engine: one binary, one link.
 
 mod crash;
+mod faults;
 mod kills;
 mod memory;
 mod reads;

@@ -1,8 +1,8 @@
 //! The victim: a process that writes until it is killed, and says what it does (`log.rs`).
 //!
-//! Eight clients at once put small, medium and large objects (in the row, beside it, in the blob tier), overwrite them and delete them. Most
-//! of that happens to a few keys, so that they race. Any error ends the process: nothing but the kill is supposed to fail here.
-//! Deliberately not here: who kills it (`victim.rs`).
+//! Eight clients at once put small, medium and large objects (in the row, beside it, in the blob tier), overwrite them
+//! and delete them. Most of that happens to a few keys, so that they race. Any error ends the process: nothing but the
+//! kill is supposed to fail here. Deliberately not here: who kills it (`victim.rs`).
 
 use std::cell::Cell;
 use std::path::PathBuf;
@@ -110,7 +110,8 @@ fn body(content: Bytes, chance: &mut Chance) -> Body {
     Body::stream(stream::iter(chunks.into_iter().map(Ok::<_, std::io::Error>)))
 }
 
-/// What an operation writes: no other one writes the same, no two of its blocks are alike, and its head tells its number.
+/// What an operation writes: no other one writes the same, no two of its blocks are alike, and its head tells its
+/// number.
 pub(super) fn content(number: Number, bytes: usize) -> Bytes {
     assert!(bytes >= HEAD_BYTES);
     let block = payload(number.0, BLOCK_BYTES);

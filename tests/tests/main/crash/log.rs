@@ -1,8 +1,9 @@
 //! What a victim says: one line for each thing that it is about to do, and one for each answer that it got.
 //!
-//! A line is one `write` to a pipe, of less than `PIPE_BUF` bytes: it is there as a whole or not at all, whenever its writer is killed. Two
-//! lines stand in the order in which they were written, so that an operation whose `Begin` stands behind another one's `Ack` did begin
-//! after that acknowledgement. Deliberately not here: what follows from it (`model.rs`).
+//! A line is one `write` to a pipe, of less than `PIPE_BUF` bytes: it is there as a whole or not at all, whenever its
+//! writer is killed. Lines stand in the order in which they were written, so that an operation whose `Begin` stands
+//! behind another one's `Ack` did begin after that acknowledgement. Deliberately not here: what follows from it
+//! (`model.rs`).
 
 use std::fmt;
 use std::io::Write;

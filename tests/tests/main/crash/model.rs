@@ -1,13 +1,15 @@
 //! What may be found after a crash, judged from what victims have said (I9).
 //!
 //! ```text
-//! operation X is overtaken by Y   Y took effect, and either began after X had ended, or both were puts and Y's version is higher
+//! operation X is overtaken by Y   Y took effect, and either began after X had ended,
+//!                                 or both were puts and Y's version is higher
 //!   X ended                       when it was acknowledged; at the kill if it was not
 //!   Y took effect                 it was acknowledged, as applied or as deleted
 //!
 //! found                allowed if
-//! -------------------- ------------------------------------------------------------------------------------------------
-//! nothing              a delete, acknowledged or not, is not overtaken; or nothing was there before, and that is not overtaken
+//! -------------------- --------------------------------------------------------------------------------------
+//! nothing              a delete, acknowledged or not, is not overtaken;
+//!                      or nothing was there before, and that is not overtaken
 //! what X put, whole    X is not overtaken, and
 //!   X was applied      .. it has the version that was acknowledged
 //!   X has no answer    .. it has a version that nobody has heard of, higher than all that were
@@ -15,8 +17,9 @@
 //! what was there       not overtaken, and of the same version
 //! ```
 //!
-//! Besides: no version twice, none lower than one acknowledged before its operation began, and none left out that no unanswered put can have
-//! taken. Pure: whether bytes are whole is seen elsewhere (`load.rs`), and so is what the tiers hold (`crash.rs`).
+//! Besides: no version twice, none lower than one acknowledged before its operation began, and none left out that no
+//! unanswered put can have taken. Pure: whether bytes are whole is seen elsewhere (`load.rs`), and so is what the tiers
+//! hold (`remains.rs`).
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -66,7 +69,8 @@ struct History {
     versions: BTreeMap<Version, Number>,
     /// Versions below the highest that were nobody's when it was last looked at.
     missing: u64,
-    /// Puts that may have taken versions above the highest without anybody having heard: possible only while nothing is there.
+    /// Puts that may have taken versions above the highest without anybody having heard: possible only while nothing is
+    /// there.
     hidden: u64,
 }
 

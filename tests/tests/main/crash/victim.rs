@@ -1,7 +1,7 @@
 //! Running a victim, and killing it with SIGKILL at a moment that chance has chosen.
 //!
-//! A victim that ends by itself, falls silent or complains fails the test, with what it has complained of. Deliberately not here: what a victim does
-//! (`load.rs`).
+//! A victim that ends by itself, falls silent or complains fails the test, with what it has complained of. Deliberately
+//! not here: what a victim does (`load.rs`).
 
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader};

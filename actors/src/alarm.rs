@@ -1,0 +1,69 @@
+//! An alarm: how an actor wakes itself later, once, however often it is set.
+//!
+//! Every setting has a number that travels in the message it will send. Only the newest rings, so that timers that were overtaken by an earlier one
+//! fall silent instead of multiplying.
+
+use cenotaph_storage::{Env, Timestamp};
+
+/// When an actor will wake itself next.
+#[derive(Debug, Default)]
+pub(crate) struct Alarm {
+    due: Option<Timestamp>,
+    setting: Setting,
+}
+
+/// Which setting of an alarm rings.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Setting(u64);
+
+impl Alarm {
+    /// Rings at `due`, unless it is set to ring before that anyway.
+    pub(crate) fn set(&mut self, env: &Env, due: Timestamp, ring: impl FnOnce(Setting) + Send + 'static) {
+        if self.due.is_some_and(|set| set <= due) {
+            return;
+        }
+        self.due = Some(due);
+        self.setting = Setting(self.setting.0.wrapping_add(1));
+        let setting = self.setting;
+        // One millisecond more, so that it is due when we look, and never spins.
+        let delay = due.since(env.now()) + std::time::Duration::from_millis(1);
+        let world = env.clone();
+        env.spawn(async move {
+            world.sleep(delay).await;
+            ring(setting);
+        });
+    }
+
+    /// Whether this ring is of the newest setting, which is over with that.
+    pub(crate) fn rings(&mut self, setting: Setting) -> bool {
+        let newest = setting == self.setting && self.due.is_some();
+        if newest {
+            self.due = None;
+        }
+        newest
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn only_the_newest_setting_rings_and_it_rings_once() {
+        let env = Env::real().unwrap();
+        let mut alarm = Alarm::default();
+        let (sender, receiver) = std::sync::mpsc::channel();
+        let now = env.now().as_millis();
+        for due in [now + 20, now + 5, now + 10] {
+            let sender = sender.clone();
+            alarm.set(&env, Timestamp::from_millis(due), move |setting| drop(sender.send(setting)));
+        }
+        drop(sender);
+        let mut rung = Vec::new();
+        let all = env.blocking(move || receiver.iter().collect::<Vec<_>>()).await.unwrap();
+        for setting in all {
+            rung.push(alarm.rings(setting));
+        }
+        assert_eq!(rung, [true, false], "a later setting does not count, an earlier one overtakes");
+    }
+}

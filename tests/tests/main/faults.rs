@@ -1,0 +1,201 @@
+//! An index that fails, a world that is cramped, settings that make no sense: the engine says so, and never hangs.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use cenotaph::{Config, Engine, Env, Error, ErrorKind, Index, IndexStats, Limits, Result};
+use cenotaph_storage::index::fjall::{FjallIndex, FjallOptions};
+use cenotaph_storage::index::{Batch, CommitError, Completion, Snapshot, Table};
+use cenotaph_tests::store::{INLINE, payload, quick};
+use futures::future::BoxFuture;
+
+const LARGE: usize = 10 * INLINE;
+
+/// A real index whose commits can be made to fail, and that counts how often it is watched.
+struct Meddled {
+    inner: FjallIndex,
+    broken: AtomicBool,
+    watches: AtomicU64,
+}
+
+impl Meddled {
+    async fn open(directory: &std::path::Path) -> Arc<Self> {
+        let inner = FjallIndex::open(&directory.join("index"), Env::real().unwrap(), FjallOptions::default()).unwrap();
+        Arc::new(Self { inner, broken: AtomicBool::new(false), watches: AtomicU64::new(0) })
+    }
+
+    fn why() -> Error {
+        Error::new(ErrorKind::Unavailable, "commit", "planned failure of the disk")
+    }
+}
+
+impl Index for Meddled {
+    fn submit(&self, batch: Batch, completion: Completion) {
+        if self.broken.load(Ordering::SeqCst) {
+            let unknown = Error::new(ErrorKind::Indeterminate, "commit", "unknown").with_source(Self::why());
+            return completion(Err(CommitError::Unknown(unknown)));
+        }
+        self.inner.submit(batch, completion);
+    }
+
+    fn get<'a>(&'a self, table: Table, key: &'a [u8]) -> BoxFuture<'a, Result<Option<Bytes>>> {
+        self.inner.get(table, key)
+    }
+
+    fn snapshot(&self) -> Result<Box<dyn Snapshot>> {
+        self.inner.snapshot()
+    }
+
+    fn watch(&self, now: Duration) {
+        self.watches.fetch_add(1, Ordering::SeqCst);
+        self.inner.watch(now);
+    }
+
+    fn poisoned(&self) -> Option<Error> {
+        self.broken.load(Ordering::SeqCst).then(Self::why)
+    }
+
+    fn stats(&self) -> IndexStats {
+        self.inner.stats()
+    }
+
+    fn close(&self) -> BoxFuture<'static, Result<()>> {
+        self.inner.close()
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_failed_commit_is_indeterminate_and_from_then_on_the_engine_says_that_it_must_be_reopened() {
+    for bytes in [10, LARGE] {
+        let directory = tempfile::tempdir().unwrap();
+        let index = Meddled::open(directory.path()).await;
+        let engine = Engine::builder(directory.path())
+            .config(quick())
+            .index(Arc::clone(&index) as Arc<dyn Index>)
+            .open()
+            .await
+            .unwrap();
+        engine.put("old", "kept").await.unwrap();
+        index.broken.store(true, Ordering::SeqCst);
+        let first = engine.put("k", payload(1, bytes)).await.unwrap_err();
+        // A large put fails at recording its change: nothing named its revision, so nothing was committed.
+        let expected = if bytes == 10 { ErrorKind::Indeterminate } else { ErrorKind::Unavailable };
+        assert_eq!(first.kind(), expected, "{first:?}");
+        let later = engine.put("k", payload(2, bytes)).await.unwrap_err();
+        assert_eq!(later.kind(), ErrorKind::Unavailable);
+        assert!(later.to_string().contains("must be reopened"), "{later}");
+        assert_eq!(engine.get("old").await.unwrap().unwrap().bytes().await.unwrap(), "kept", "reads go on");
+        engine.close().await.unwrap();
+        let engine = Engine::builder(directory.path()).config(quick()).open().await.unwrap();
+        engine.put("k", payload(3, bytes)).await.unwrap();
+        engine.close().await.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_hung_commit_is_watched_for_however_busy_the_readers_are() {
+    let directory = tempfile::tempdir().unwrap();
+    let index = Meddled::open(directory.path()).await;
+    let mut config = quick();
+    config.limits = Limits { heartbeat: Duration::from_millis(20), ..config.limits };
+    let engine = Engine::builder(directory.path())
+        .config(config)
+        .index(Arc::clone(&index) as Arc<dyn Index>)
+        .open()
+        .await
+        .unwrap();
+    engine.put("k", payload(1, LARGE)).await.unwrap();
+    let before = index.watches.load(Ordering::SeqCst);
+    let read = || async { drop(engine.get("k").await.unwrap().unwrap().bytes().await.unwrap()) };
+    for _ in 0..100_000 {
+        read().await;
+        if index.watches.load(Ordering::SeqCst) >= before + 3 {
+            return engine.close().await.unwrap();
+        }
+    }
+    panic!("readers have kept the watch from its work");
+}
+
+#[test]
+fn more_large_puts_than_blocking_threads_all_end() {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .max_blocking_threads(2)
+        .enable_all()
+        .build()
+        .unwrap();
+    let directory = tempfile::tempdir().unwrap();
+    runtime.block_on(async {
+        let engine = Engine::builder(directory.path()).config(quick()).open().await.unwrap();
+        let puts = (0..32u64).map(|seed| engine.put(format!("k{seed}"), payload(seed, LARGE)).into_future());
+        futures::future::try_join_all(puts).await.unwrap();
+        engine.close().await.unwrap();
+    });
+}
+
+#[test]
+fn an_engine_may_be_closed_from_outside_of_its_runtime() {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    let directory = tempfile::tempdir().unwrap();
+    let open = || Engine::builder(directory.path()).config(quick()).open();
+    let engine = runtime.block_on(open()).unwrap();
+    futures::executor::block_on(engine.close()).unwrap();
+    let engine = runtime.block_on(open()).unwrap();
+    runtime.block_on(engine.close()).unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_setting_that_makes_no_sense_is_refused_before_anything_is_created() {
+    let directory = tempfile::tempdir().unwrap();
+    let data = directory.path().join("data");
+    let mut config = Config::default();
+    config.reads.list_page_max = 0;
+    let error = Engine::builder(&data).config(config).open().await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Invalid);
+    assert!(error.to_string().contains("reads.list_page_max"), "{error}");
+    assert!(!data.exists());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_endless_backoff_or_timeout_is_no_panic() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut config = quick();
+    config.limits.restarts.backoff_max = Duration::MAX;
+    config.limits.sweep.backoff_max = Duration::MAX;
+    config.limits.sweep.grace = Duration::MAX;
+    config.limits.sweep.timeout = Duration::MAX;
+    config.limits.close_timeout = Duration::MAX;
+    let engine = Engine::builder(directory.path()).config(config).open().await.unwrap();
+    engine.put("k", payload(1, LARGE)).await.unwrap();
+    engine.delete("k").await.unwrap();
+    engine.settle().await.unwrap();
+    engine.close().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn slow_streams_do_not_starve_small_puts() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut config = quick();
+    config.limits.write_bytes_in_flight = 4 * INLINE;
+    let engine = Engine::builder(directory.path()).config(config).open().await.unwrap();
+    let (senders, streams): (Vec<_>, Vec<_>) =
+        (0..4).map(|_| futures::channel::mpsc::unbounded::<Result<Bytes, std::io::Error>>()).unzip();
+    let mut puts = Vec::new();
+    for (number, (sender, stream)) in senders.iter().zip(streams).enumerate() {
+        sender.unbounded_send(Ok(payload(1, LARGE))).unwrap();
+        let put = engine.put(format!("slow{number}"), cenotaph::Body::stream(stream));
+        #[expect(clippy::disallowed_methods, reason = "the test itself is not part of the world under test")]
+        puts.push(tokio::spawn(async move { put.await }));
+    }
+    while engine.stats().await.unwrap().actors.changes < 4 {
+        tokio::task::yield_now().await;
+    }
+    engine.put("small", payload(2, INLINE)).await.unwrap();
+    drop(senders);
+    for put in puts {
+        put.await.unwrap().unwrap();
+    }
+    engine.close().await.unwrap();
+}
