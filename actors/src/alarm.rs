@@ -56,7 +56,8 @@ mod tests {
         let now = env.now().as_millis();
         for due in [now + 20, now + 5, now + 10] {
             let sender = sender.clone();
-            alarm.set(&env, Timestamp::from_millis(due), move |setting| drop(sender.send(setting)));
+            let ring = move |setting| sender.send(setting).unwrap();
+            alarm.set(&env, Timestamp::from_millis(due), ring);
         }
         drop(sender);
         let mut rung = Vec::new();

@@ -215,13 +215,24 @@ mod tests {
 
     #[tokio::test]
     async fn what_was_peeked_at_comes_first_and_is_not_copied() {
-        let first = Bytes::from(vec![1u8; 8]);
-        let (kept, second) = (first.clone(), Bytes::from(vec![2u8; 8]));
+        let first = Bytes::from(vec![1u8; 2000]);
+        let (kept, second) = (first.clone(), Bytes::from(vec![2u8; 2000]));
         let body = Body::stream(futures::stream::iter([Ok::<_, std::io::Error>(first), Ok(second)]));
-        let Peeked::Large(source) = body.peek(10).await.unwrap() else { panic!("16 bytes are over the limit") };
+        let Peeked::Large(source) = body.peek(3000).await.unwrap() else { panic!("4000 bytes are over the limit") };
         let seen: Vec<Bytes> = source.stream.map(|chunk| chunk.unwrap()).collect().await;
-        assert_eq!(seen.concat(), [[1u8; 8], [2; 8]].concat());
+        assert_eq!(seen.concat(), [[1u8; 2000], [2; 2000]].concat());
         assert_eq!(seen[0].as_ptr(), kept.as_ptr(), "the very same bytes");
+    }
+
+    #[tokio::test]
+    async fn what_was_peeked_at_in_single_bytes_takes_few_handles() {
+        let singles = (0..5000u32).map(|number| Ok::<_, std::io::Error>(vec![number as u8]));
+        let Peeked::Large(source) = Body::stream(futures::stream::iter(singles)).peek(4000).await.unwrap() else {
+            panic!("5000 bytes are over the limit")
+        };
+        let seen: Vec<Bytes> = source.stream.map(|chunk| chunk.unwrap()).collect().await;
+        assert!(seen.len() < 5000 - 4000 + 10, "{} chunks", seen.len());
+        assert!(seen.concat().iter().copied().eq((0..5000u32).map(|number| number as u8)), "in their order");
     }
 
     #[tokio::test]
