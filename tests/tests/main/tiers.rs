@@ -422,3 +422,48 @@ async fn awkward_names_of_large_objects_are_all_different_blobs() {
     let store = store.crash().await;
     store.assert_settled().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_tier_that_is_no_file_system_serves_as_well_and_survives_the_engine() {
+    let directory = tempfile::tempdir().unwrap();
+    let operator = cenotaph::Operator::new(opendal::services::Memory::default()).unwrap();
+    let open = || Engine::builder(directory.path()).config(quick()).blobs(operator.clone()).open();
+    let engine = open().await.unwrap();
+    for (seed, bytes) in [(1, 10), (2, LARGE), (3, 3_000_000)] {
+        engine.put(format!("k{seed}"), payload(seed, bytes)).await.unwrap();
+    }
+    engine.put("k2", payload(4, LARGE)).await.unwrap();
+    engine.close().await.unwrap();
+    let engine = open().await.unwrap();
+    for (key, seed, bytes) in [("k1", 1, 10), ("k2", 4, LARGE), ("k3", 3, 3_000_000)] {
+        assert_eq!(engine.get(key).await.unwrap().unwrap().bytes().await.unwrap(), payload(seed, bytes));
+    }
+    engine.settle().await.unwrap();
+    let left = operator.list_with("").recursive(true).await.unwrap();
+    assert_eq!(left.iter().filter(|entry| entry.metadata().is_file()).count(), 2, "one blob for each large object");
+    engine.close().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn metadata_comes_back_as_it_was_stated_from_either_tier() {
+    let store = Store::new().await;
+    for bytes in [10, LARGE] {
+        let put =
+            store.engine.put("k", payload(1, bytes)).content_type("image/png").compression("zstd").origin("10.0.0.1");
+        put.filename("cat.png").custom("b", "2").custom("a", "1").await.unwrap();
+        let head = store.engine.head("k").await.unwrap().unwrap();
+        let attributes = &head.metadata.attributes;
+        assert_eq!(attributes.content_type.as_deref(), Some("image/png"));
+        assert_eq!(attributes.compression.as_deref(), Some("zstd"));
+        assert_eq!(attributes.origin.as_deref(), Some("10.0.0.1"));
+        assert_eq!(attributes.filename.as_deref(), Some("cat.png"));
+        assert_eq!(
+            attributes.custom.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect::<Vec<_>>(),
+            [("a", "1"), ("b", "2")]
+        );
+        assert_eq!(head.metadata.size, bytes as u64);
+        assert_eq!(head.metadata.checksum.unwrap().get(), xxhash_rust::xxh3::xxh3_64(&payload(1, bytes)));
+    }
+    let error = store.engine.put("k", "x").custom("k", "v".repeat(20_000)).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Invalid);
+}
