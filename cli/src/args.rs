@@ -44,7 +44,7 @@ pub(crate) struct StoreArgs {
     /// Namespace of the objects: a use case and its scopes.
     #[arg(long, global = true, value_name = "USECASE/SCOPE=VALUE/..")]
     pub(crate) namespace: Option<String>,
-    /// Longest payload in bytes that stays in the index; one byte more goes to the blob tier. May differ from call to call.
+    /// Longest payload in bytes that stays in the index. May differ from call to call.
     #[arg(long, global = true, value_name = "BYTES", default_value_t = cenotaph::INLINE_BYTES_MAX)]
     pub(crate) inline_max: usize,
 }
@@ -73,16 +73,30 @@ pub(crate) enum Command {
     /// Delete objects. Deleting what is not there is fine.
     Rm(RmArgs),
     /// Import a directory tree. Run it again to resume.
+    ///
+    /// Every regular file becomes an object, its path the key, its mode and modification time custom entries `mode` and
+    /// `mtime`. A file is skipped if its object has the same size, time and mode, so that an interrupted import is
+    /// resumed by running it again. Symbolic links, special files and the store's own directories are skipped, and
+    /// empty directories are not kept.
     Import(ImportArgs),
     /// Write all objects to a directory tree. Run it again to resume.
+    ///
+    /// Files get the mode and modification time that an import kept. One that has its object's size, time and mode is
+    /// taken for done; any other file that is there is left alone and reported, unless --overwrite is given.
     Export(ExportArgs),
     /// Compare the store with a directory tree, byte by byte.
+    ///
+    /// Names every file without its object (missing), every object without its file (extra), and every pair that
+    /// differs or whose object is damaged.
     Verify(VerifyArgs),
     /// Show what the engine has done and what is left to do.
     Stats(StatsArgs),
     /// Open the store, settle what a crash left behind, and report it.
     Recover,
     /// Import, crash, recover, verify: see it work, in a temporary store.
+    ///
+    /// Needs about three times the generated file's 256 MiB under the directory for temporary files (TMPDIR), and
+    /// removes what it made there. The tree is read where it is: files edited meanwhile differ, and the demo says so.
     Demo(DemoArgs),
     /// The process that the demo kills.
     #[command(hide = true)]
@@ -160,8 +174,6 @@ pub(crate) struct TreeArgs {
     pub(crate) jobs: usize,
 }
 
-/// Imports every regular file. A file is skipped if its object has the same size, modification time and mode, so that an interrupted
-/// import is resumed by running it again. Symbolic links and special files are skipped, and empty directories are not kept.
 #[derive(Debug, Args)]
 pub(crate) struct ImportArgs {
     #[command(flatten)]
@@ -174,8 +186,6 @@ pub(crate) struct ImportArgs {
     pub(crate) checksum: bool,
 }
 
-/// Writes every object as a file, with the mode and modification time that `import` kept. A file that has the object's size, time and mode is taken
-/// for done.
 #[derive(Debug, Args)]
 pub(crate) struct ExportArgs {
     #[command(flatten)]
@@ -225,7 +235,8 @@ pub(crate) struct DemoChildArgs {
     pub(crate) generated: PathBuf,
 }
 
-const JOBS: RangeInclusive<usize> = 1..=1024;
+/// No more than the engine takes large puts at once.
+const JOBS: RangeInclusive<usize> = 1..=256;
 
 fn jobs(text: &str) -> Result<usize, String> {
     let jobs = text.parse().ok().filter(|jobs| JOBS.contains(jobs));

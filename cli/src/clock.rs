@@ -1,4 +1,5 @@
-//! How long things took: [`Stopwatch`]. Time is asked of the engine's [`Env`], so that no call here needs the system's clock.
+//! How long things took: [`Stopwatch`]. Time is asked of the engine's [`Env`], so that no call here needs the system's
+//! clock.
 
 use std::time::Duration;
 

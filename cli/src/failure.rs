@@ -1,7 +1,7 @@
 //! Why the tool ends without success: [`Failure`], its exit code, and its one line.
 //!
-//! Guards that no credential is ever shown: whatever a library says passes [`one_line`], which cuts user, password and query off every
-//! URL.
+//! Guards that no credential is ever shown: whatever a library says passes [`one_line`], which cuts user, password and
+//! query off every URL.
 
 use std::error::Error;
 use std::fmt;

@@ -50,7 +50,7 @@ pub(crate) fn grouped(number: u64) -> String {
     let digits = number.to_string();
     let mut text = String::with_capacity(digits.len() + digits.len() / 3);
     for (at, digit) in digits.chars().enumerate() {
-        if at > 0 && (digits.len() - at) % 3 == 0 {
+        if at > 0 && (digits.len() - at).is_multiple_of(3) {
             text.push(',');
         }
         text.push(digit);
@@ -139,7 +139,11 @@ mod tests {
 
     #[test]
     fn columns_line_up() {
-        let rows = [["step".to_owned(), "time".to_owned()], ["open".to_owned(), "1 ms".to_owned()], ["x".to_owned(), "100 ms".to_owned()]];
+        let rows = [
+            ["step".to_owned(), "time".to_owned()],
+            ["open".to_owned(), "1 ms".to_owned()],
+            ["x".to_owned(), "100 ms".to_owned()],
+        ];
         assert_eq!(table([Align::Left, Align::Right], &rows), "step    time\nopen    1 ms\nx     100 ms\n");
     }
 }

@@ -4,35 +4,36 @@
 //! args -> store (open) -> one file per command -> store (close) -> exit code
 //! ```
 //!
-//! Exit codes: 0 ok, 1 failed, 2 usage, 3 not found (`get`, `stat`). However a command ends, the engine is closed, within
-//! bounded time. Deliberately not here: anything that touches the engine's inside; the tool uses the public API only.
+//! Exit codes: 0 ok, 1 failed, 2 usage, 3 not found (`get`, `stat`). However a command ends, the engine is closed,
+//! within bounded time. Deliberately not here: anything that touches the engine's inside; the tool uses the public API
+//! only.
 
 mod args;
-mod store;
 mod blobs;
+mod store;
 
-mod put;
-mod get;
-mod ls;
-mod stat;
-mod rm;
-mod import;
-mod export;
-mod verify;
-mod stats;
 mod demo;
+mod export;
+mod get;
+mod import;
+mod ls;
+mod put;
+mod rm;
+mod stat;
+mod stats;
+mod verify;
 
-mod tree;
-mod stamp;
-mod compare;
-mod output;
-mod retry;
-mod report;
-mod human;
-mod failure;
 mod clock;
+mod compare;
+mod failure;
+mod human;
+mod output;
+mod report;
+mod retry;
+mod stamp;
+mod stop;
+mod tree;
 
-use std::future::Future;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -42,6 +43,7 @@ use clap::Parser;
 use args::{Cli, Command};
 use failure::Failure;
 use report::Report;
+use stop::Stop;
 use store::{Access, Store};
 
 /// How long the engine may take to close after a signal.
@@ -65,8 +67,9 @@ fn main() -> ExitCode {
 
 async fn run(cli: Cli, report: &Report) -> Result<(), Failure> {
     let env = Env::real()?;
+    let mut stop = Stop::new()?;
     let (access, options) = match &cli.command {
-        Command::Demo(options) => return interruptible(demo::run(report, &env, options)).await,
+        Command::Demo(options) => return stop.or(demo::run(report, &env, options)).await,
         Command::Put(_) | Command::Import(_) | Command::DemoChild(_) => (Access::Create, cli.store),
         Command::Get(_)
         | Command::Ls(_)
@@ -77,11 +80,11 @@ async fn run(cli: Cli, report: &Report) -> Result<(), Failure> {
         | Command::Stats(_)
         | Command::Recover => (Access::Existing, cli.store),
     };
-    let store = interruptible(Store::open(&options, access, env)).await?;
-    let result = interruptible(dispatch(cli.command, &store, report)).await;
+    let store = stop.or(Store::open(&options, access, env)).await?;
+    let result = stop.or(dispatch(cli.command, &store, report)).await;
     let closed = match &result {
-        Err(Failure::Interrupted) => close_after_signal(&store).await,
-        Ok(()) | Err(_) => interruptible(store.close()).await,
+        Err(Failure::Interrupted) => stop.or(close_after_signal(&store)).await,
+        Ok(()) | Err(_) => stop.or(store.close()).await,
     };
     result.and(closed)
 }
@@ -103,32 +106,8 @@ async fn dispatch(command: Command, store: &Store, report: &Report) -> Result<()
     }
 }
 
-/// What the work gives, unless a signal to stop comes first: the work is then dropped, which cancels what it has under way.
-async fn interruptible<T>(work: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
-    tokio::select! {
-        biased;
-        result = work => result,
-        () = stop_signal() => Err(Failure::Interrupted),
-    }
-}
-
 async fn close_after_signal(store: &Store) -> Result<(), Failure> {
-    let close = store.env.deadline(CLOSE_AFTER_SIGNAL, store.close());
-    match interruptible(async { Ok(close.await) }).await? {
-        Some(closed) => closed,
-        None => Err(Failure::Failed("the store did not close in time; the next open settles it".to_owned())),
-    }
-}
-
-/// Resolves at Ctrl-C or a request to terminate.
-async fn stop_signal() {
-    #[cfg(unix)]
-    if let Ok(mut terminate) = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate()) {
-        tokio::select! {
-            _ = tokio::signal::ctrl_c() => {}
-            _ = terminate.recv() => {}
-        }
-        return;
-    }
-    drop(tokio::signal::ctrl_c().await);
+    let closed = store.env.deadline(CLOSE_AFTER_SIGNAL, store.close()).await;
+    closed
+        .unwrap_or_else(|| Err(Failure::Failed("the store did not close in time; the next open settles it".to_owned())))
 }

@@ -72,10 +72,10 @@ impl Report {
 
     /// A bar over so many bytes, if anybody sees it.
     pub(crate) fn bar(&self, what: &'static str, total_bytes: Option<u64>) -> Bar {
-        let bar = self.bars.add(ProgressBar::with_draw_target(total_bytes, ProgressDrawTarget::hidden()));
+        let bar = total_bytes.map_or_else(ProgressBar::new_spinner, ProgressBar::new);
+        // Drawn by all bars' common target, which is hidden if nobody sees it.
+        let bar = self.bars.add(bar);
         if self.is_visible {
-            bar.set_draw_target(ProgressDrawTarget::stderr());
-            let bar = self.bars.add(bar.clone());
             bar.set_style(style(total_bytes.is_some()));
             bar.set_prefix(what);
             bar.enable_steady_tick(Duration::from_millis(200));

@@ -1,0 +1,157 @@
+//! Is an object the same as a file? [`compare`] looks at every byte of both, in pieces.
+
+use std::fmt;
+use std::fs::File;
+use std::io::{self, ErrorKind, Read};
+use std::path::Path;
+
+use bytes::Bytes;
+use cenotaph::{Env, ObjectId};
+
+use crate::failure::one_line;
+use crate::report::Bar;
+use crate::retry::{Retryable, retrying};
+use crate::store::Store;
+
+/// Bytes of a file that are read at once.
+const PIECE_BYTES: usize = 1024 * 1024;
+
+/// What a comparison says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    /// Every byte is the same.
+    Same,
+    /// They are not equally long.
+    Size { object: u64, file: u64 },
+    /// This byte is the first that differs.
+    Byte(u64),
+    /// There is no such object.
+    Missing,
+    /// There is, but its blob is gone.
+    BlobGone,
+    /// There is no such file.
+    NoFile,
+}
+
+/// Why there is no verdict.
+#[derive(Debug)]
+pub(crate) enum Unreadable {
+    /// The object can't be read.
+    Object(cenotaph::Error),
+    /// The file can't be read.
+    File(io::Error),
+}
+
+impl fmt::Display for Unreadable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Object(error) => f.write_str(&one_line(error)),
+            Self::File(error) => write!(f, "the file can't be read: {}", one_line(error)),
+        }
+    }
+}
+
+impl From<cenotaph::Error> for Unreadable {
+    fn from(error: cenotaph::Error) -> Self {
+        Self::Object(error)
+    }
+}
+
+impl Retryable for Unreadable {
+    fn attempts_max(&self) -> u32 {
+        match self {
+            Self::Object(error) => error.attempts_max(),
+            Self::File(_) => 1,
+        }
+    }
+}
+
+/// Compares an object with a file; again if the store could not give it for the moment.
+pub(crate) async fn compare(store: &Store, id: &ObjectId, path: &Path, bar: &Bar) -> Result<Verdict, Unreadable> {
+    retrying(&store.env, async || {
+        let mut counted = 0;
+        let result = once(store, id, path, bar, &mut counted).await;
+        if result.is_err() {
+            bar.take_back(counted);
+        }
+        result
+    })
+    .await
+}
+
+async fn once(store: &Store, id: &ObjectId, path: &Path, bar: &Bar, counted: &mut u64) -> Result<Verdict, Unreadable> {
+    let Some(mut object) = store.engine.get(id).await? else {
+        let is_named = store.engine.head(id).await?.is_some();
+        return Ok(if is_named { Verdict::BlobGone } else { Verdict::Missing });
+    };
+    let size = object.metadata().size;
+    let Some(mut file) = Reader::open(&store.env, path).await? else { return Ok(Verdict::NoFile) };
+    if file.bytes != size {
+        return Ok(Verdict::Size { object: size, file: file.bytes });
+    }
+    while let Some(chunk) = object.chunk().await? {
+        let bytes = chunk.len() as u64;
+        let (reader, differs) = file.differs(&store.env, chunk).await?;
+        file = reader;
+        if let Some(at) = differs {
+            return Ok(Verdict::Byte(at));
+        }
+        *counted += bytes;
+        bar.add(bytes);
+    }
+    Ok(if file.at == size { Verdict::Same } else { Verdict::Size { object: file.at, file: size } })
+}
+
+/// A file that is read beside the store, on threads that may block.
+struct Reader {
+    file: File,
+    bytes: u64,
+    at: u64,
+}
+
+impl Reader {
+    /// None if there is no regular file.
+    async fn open(env: &Env, path: &Path) -> Result<Option<Self>, Unreadable> {
+        let path = path.to_owned();
+        let open = move || {
+            // Not followed: a link is no file that an import would have taken, and a pipe would block for ever.
+            if !std::fs::symlink_metadata(&path)?.is_file() {
+                return Ok(None);
+            }
+            let file = File::open(&path)?;
+            let bytes = file.metadata()?.len();
+            Ok::<_, io::Error>(Some(Self { file, bytes, at: 0 }))
+        };
+        match env.blocking(open).await? {
+            Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => Ok(None),
+            opened => opened.map_err(Unreadable::File),
+        }
+    }
+
+    /// Reads as much as `expected` has; the first byte that differs, if one does.
+    async fn differs(mut self, env: &Env, expected: Bytes) -> Result<(Self, Option<u64>), Unreadable> {
+        let look = move || {
+            let mut piece = vec![0; expected.len().min(PIECE_BYTES)];
+            for expected in expected.chunks(PIECE_BYTES) {
+                let piece = &mut piece[..expected.len()];
+                match self.file.read_exact(piece) {
+                    Ok(()) => {}
+                    // It has shrunk: the first byte that is not there differs.
+                    Err(error) if error.kind() == ErrorKind::UnexpectedEof => {
+                        let at = self.at;
+                        return Ok((self, Some(at)));
+                    }
+                    Err(error) => return Err(error),
+                }
+                if piece != expected {
+                    let same = piece.iter().zip(expected).take_while(|(one, other)| one == other).count();
+                    let at = self.at + same as u64;
+                    return Ok((self, Some(at)));
+                }
+                self.at += expected.len() as u64;
+            }
+            Ok((self, None))
+        };
+        env.blocking(look).await?.map_err(Unreadable::File)
+    }
+}

@@ -1,0 +1,307 @@
+//! `demo`: everything that is promised, seen to happen, in a temporary store.
+//!
+//! ```text
+//! generate ─> child imports ─SIGKILL─> reopen, recover ─> every acknowledged file is there?
+//!   ─> resume ─> [flip a byte] ─> verify every byte, both ways ─> delete some ─> recheck ─> blobs == named revisions?
+//! ─> table
+//! ```
+//!
+//! Guards that the promises hold in the tool as it is built: I9 (what was acknowledged is there), I5 (no blob but those
+//! that rows name). It knows the store only through the public API, and the blob tier only as a directory of files.
+
+mod checks;
+pub(crate) mod child;
+mod material;
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use cenotaph::Env;
+use serde_json::json;
+
+use crate::args::{DemoArgs, StoreArgs};
+use crate::clock::Stopwatch;
+use crate::failure::Failure;
+use crate::human::{self, Align};
+use crate::import::{Plan, Tells, Unchanged, import};
+use crate::report::Report;
+use crate::stats::settle;
+use crate::store::{Access, Store};
+use crate::tree::{Root, Total};
+use crate::verify::verify;
+
+/// Longest payload in the demo's index: so short that a checkout has files on either side.
+const INLINE_MAX: usize = 4 * 1024;
+/// Files at once.
+const JOBS: usize = 16;
+/// Names that a checkout has and nobody wants to import.
+const EXCLUDE: [&str; 2] = ["target", ".git"];
+
+pub(crate) async fn run(report: &Report, env: &Env, options: &DemoArgs) -> Result<(), Failure> {
+    let mut temporary = tempfile::Builder::new()
+        .prefix("cenotaph-demo-")
+        .tempdir()
+        .map_err(|error| Failure::io("there is no temporary directory", &error))?;
+    if options.keep {
+        temporary.disable_cleanup(true);
+        report.note(&format!("kept: {}", temporary.path().display()));
+    }
+    let mut demo = Demo { report, env, options, work: temporary.path().to_owned(), steps: Vec::new() };
+    let result = demo.play().await;
+    demo.show()?;
+    result
+}
+
+struct Demo<'a> {
+    report: &'a Report,
+    env: &'a Env,
+    options: &'a DemoArgs,
+    work: PathBuf,
+    steps: Vec<Row>,
+}
+
+/// One row of the table.
+struct Row {
+    name: &'static str,
+    what: String,
+    took: Duration,
+    rate: String,
+}
+
+/// The trees of the demo, on disk.
+#[derive(Clone)]
+pub(crate) struct Material {
+    /// A real tree.
+    tree: PathBuf,
+    /// The directory of the generated file.
+    generated: PathBuf,
+}
+
+impl Material {
+    /// How they correspond to the store.
+    fn roots(&self) -> Result<Vec<Root>, Failure> {
+        let generated = Root::new(&self.generated, "generated", &[], &[])?;
+        let mut tree = Root::new(&self.tree, "tree", &EXCLUDE.map(str::to_owned), &[])?;
+        // The demo's own directory may lie in the tree, and a checkout's own store may be in use.
+        let work = generated.dir.parent().map(Path::to_owned);
+        let data = Some(tree.dir.join("data")).filter(|data| data.join("index").is_dir());
+        for own in work.into_iter().chain(data) {
+            tree = tree.without(own);
+        }
+        Ok(vec![generated, tree])
+    }
+}
+
+impl Demo<'_> {
+    async fn play(&mut self) -> Result<(), Failure> {
+        let material = self.generate().await?;
+        let killed = self.import_and_kill(&material).await?;
+        let store = self.reopen(&killed.data).await?;
+        let result = self.with_store(&store, &material, &killed).await;
+        let closed = store.close().await;
+        result.and(closed)?;
+        if self.options.corrupt {
+            self.corrupt(&killed.data).await?;
+        }
+        let store = Store::open(&store_args(&killed.data), Access::Existing, self.env.clone()).await?;
+        let result = self.second_act(&store, &material, &killed.data).await;
+        let closed = store.close().await;
+        result.and(closed)
+    }
+
+    /// Recovered, acknowledged files checked, resumed.
+    async fn with_store(&mut self, store: &Store, material: &Material, killed: &child::Killed) -> Result<(), Failure> {
+        let roots = material.roots()?;
+        self.recover(store).await?;
+        self.acknowledged(store, &roots, &killed.acknowledged).await?;
+        self.resume(store, roots, killed.acknowledged.len()).await
+    }
+
+    /// Verified, some deleted, the blob tier compared.
+    async fn second_act(&mut self, store: &Store, material: &Material, data: &Path) -> Result<(), Failure> {
+        self.verify(store, &material.roots()?).await?;
+        if self.options.corrupt {
+            return Err(Failure::Failed("a byte was flipped and verify did not find it".to_owned()));
+        }
+        let deleted = self.delete(store).await?;
+        self.recheck(store, &material.roots()?, &deleted).await?;
+        self.blob_tier(store, data).await
+    }
+
+    async fn generate(&mut self) -> Result<Material, Failure> {
+        let watch = Stopwatch::start(self.env);
+        let generated = self.work.join("generated");
+        let bytes = self.options.size_mib * 1024 * 1024;
+        material::generate_file(self.env, self.report, &generated, bytes).await?;
+        let took = watch.elapsed();
+        self.step("generate", format!("one file of {}", human::bytes(bytes)), took, human::byte_rate(bytes, took));
+        let tree = material::tree(self.env, self.options.tree.as_deref(), &self.work.join("tree")).await?;
+        Ok(Material { tree, generated })
+    }
+
+    async fn import_and_kill(&mut self, material: &Material) -> Result<child::Killed, Failure> {
+        let stage = child::Stage { report: self.report, env: self.env, work: &self.work, material };
+        let (killed, early) = stage.until_killed().await?;
+        for took in early {
+            self.step(
+                "import",
+                "the child finished before the kill; again, with a fresh store".to_owned(),
+                took,
+                String::new(),
+            );
+        }
+        let acknowledged = human::counted(killed.acknowledged.len() as u64, "file");
+        let what = format!(
+            "child killed by SIGKILL: {acknowledged} of {} acknowledged, {} in the blob tier",
+            human::grouped(killed.total.files),
+            human::bytes(killed.blob_bytes),
+        );
+        self.step("import", what, killed.took, human::byte_rate(killed.blob_bytes, killed.took));
+        Ok(killed)
+    }
+
+    async fn reopen(&mut self, data: &Path) -> Result<Store, Failure> {
+        let watch = Stopwatch::start(self.env);
+        let store = Store::open(&store_args(data), Access::Existing, self.env.clone()).await?;
+        let fenced = store.engine.stats().await?.actors.fenced;
+        let what = format!("{} found and fenced", human::counted(fenced, "interrupted write"));
+        self.step("reopen", what, watch.elapsed(), String::new());
+        Ok(store)
+    }
+
+    async fn recover(&mut self, store: &Store) -> Result<(), Failure> {
+        let recovered = settle(store).await?;
+        let (changes, swept) = (recovered.stats.actors.changes, recovered.stats.actors.swept);
+        if changes > 0 {
+            return Err(Failure::Failed(format!("recovery left {} unsettled", human::counted(changes, "change"))));
+        }
+        let left = match recovered.left {
+            0 => String::new(),
+            left => format!(", {} left for later", human::grouped(left)),
+        };
+        let what = format!("no change left; {} swept{left}", human::counted(swept, "blob"));
+        self.step("recover", what, recovered.took, String::new());
+        Ok(())
+    }
+
+    async fn acknowledged(&mut self, store: &Store, roots: &[Root], keys: &BTreeSet<String>) -> Result<(), Failure> {
+        let watch = Stopwatch::start(self.env);
+        let total = checks::acknowledged(store, self.report, roots, keys).await?;
+        let what = format!(
+            "all {} acknowledged before the kill are there, byte for byte",
+            human::counted(total.files, "file")
+        );
+        let took = watch.elapsed();
+        self.step("check", what, took, human::byte_rate(total.bytes, took));
+        Ok(())
+    }
+
+    async fn resume(&mut self, store: &Store, roots: Vec<Root>, acknowledged: usize) -> Result<(), Failure> {
+        let watch = Stopwatch::start(self.env);
+        let plan = Plan { roots, jobs: JOBS, by: Unchanged::ByStamp, tells: Tells::Failures };
+        let imported = import(store, self.report, &plan).await?;
+        imported.success()?;
+        if imported.unchanged < acknowledged as u64 {
+            let message =
+                format!("the resumed import took {} of {acknowledged} acknowledged files for done", imported.unchanged);
+            return Err(Failure::Failed(message));
+        }
+        let what = format!(
+            "{} imported, {}; {} were there",
+            human::counted(imported.files, "file"),
+            human::bytes(imported.bytes),
+            human::grouped(imported.unchanged),
+        );
+        let took = watch.elapsed();
+        self.step("resume", what, took, human::byte_rate(imported.bytes, took));
+        Ok(())
+    }
+
+    async fn corrupt(&mut self, data: &Path) -> Result<(), Failure> {
+        let watch = Stopwatch::start(self.env);
+        let (blob, at) = material::flip_one_byte(self.env, &data.join("blobs")).await?;
+        let what = format!("flipped byte {at} of one blob: {}", blob.display());
+        self.step("corrupt", what, watch.elapsed(), String::new());
+        Ok(())
+    }
+
+    async fn verify(&mut self, store: &Store, roots: &[Root]) -> Result<(), Failure> {
+        let watch = Stopwatch::start(self.env);
+        let verified = verify(store, self.report, roots, JOBS).await?;
+        let took = watch.elapsed();
+        let total = Total { files: verified.files, bytes: verified.bytes };
+        let what = format!(
+            "{}, {}, every byte the same; {}",
+            human::counted(verified.files, "file"),
+            human::bytes(verified.bytes),
+            human::counted(verified.problems, "problem"),
+        );
+        self.step("verify", what, took, human::byte_rate(total.bytes, took));
+        verified.success()
+    }
+
+    async fn delete(&mut self, store: &Store) -> Result<BTreeSet<String>, Failure> {
+        let watch = Stopwatch::start(self.env);
+        let (deleted, total) = checks::delete_some(store, INLINE_MAX as u64, JOBS).await?;
+        let took = watch.elapsed();
+        let what = format!("{}, {}", human::counted(total.files, "object"), human::bytes(total.bytes));
+        self.step("delete", what, took, human::rate(total.files, "objects", took));
+        Ok(deleted)
+    }
+
+    async fn recheck(&mut self, store: &Store, roots: &[Root], deleted: &BTreeSet<String>) -> Result<(), Failure> {
+        let watch = Stopwatch::start(self.env);
+        let kept = checks::recheck(store, self.report, roots, deleted, JOBS).await?;
+        let took = watch.elapsed();
+        let gone = human::grouped(deleted.len() as u64);
+        let what =
+            format!("all {} kept are the same, all {gone} deleted are gone", human::counted(kept.files, "object"));
+        self.step("recheck", what, took, human::byte_rate(kept.bytes, took));
+        Ok(())
+    }
+
+    async fn blob_tier(&mut self, store: &Store, data: &Path) -> Result<(), Failure> {
+        let watch = Stopwatch::start(self.env);
+        let recovered = settle(store).await?;
+        if recovered.stats.actors.changes > 0 {
+            return Err(Failure::Failed("changes are left when nothing is under way".to_owned()));
+        }
+        let total = checks::blobs_are_what_rows_name(store, &data.join("blobs"), INLINE_MAX as u64).await?;
+        let what = format!(
+            "holds exactly the {} that objects name, {}",
+            human::counted(total.files, "blob"),
+            human::bytes(total.bytes)
+        );
+        self.step("blob tier", what, watch.elapsed(), String::new());
+        Ok(())
+    }
+
+    fn step(&mut self, name: &'static str, what: String, took: Duration, rate: String) {
+        self.steps.push(Row { name, what, took, rate });
+    }
+
+    fn show(&self) -> Result<(), Failure> {
+        if self.report.is_json() {
+            return self.steps.iter().try_for_each(|row| {
+                let elapsed_ms = u64::try_from(row.took.as_millis()).unwrap_or(u64::MAX);
+                let Row { name, what, rate, .. } = row;
+                self.report.json(
+                    &json!({ "event": "step", "step": name, "what": what, "elapsed_ms": elapsed_ms, "rate": rate }),
+                )
+            });
+        }
+        let head = ["step", "time", "rate", "what"].map(str::to_owned);
+        let rows = self
+            .steps
+            .iter()
+            .map(|row| [row.name.to_owned(), human::duration(row.took), row.rate.clone(), row.what.clone()]);
+        let rows: Vec<_> = std::iter::once(head).chain(rows).collect();
+        self.report.text(&human::table([Align::Left, Align::Right, Align::Right, Align::Left], &rows))
+    }
+}
+
+/// The demo's store.
+fn store_args(data: &Path) -> StoreArgs {
+    StoreArgs { data: data.to_owned(), blobs: "fs:".to_owned(), namespace: None, inline_max: INLINE_MAX }
+}

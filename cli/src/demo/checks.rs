@@ -1,0 +1,199 @@
+//! What the demo checks, each against the tree on disk or the blob tier's files, never against the engine's own word.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+
+use cenotaph::{Entry, Env, Head};
+use futures::{StreamExt, TryStreamExt};
+use walkdir::WalkDir;
+
+use crate::failure::{Failure, one_line};
+use crate::human;
+use crate::report::Report;
+use crate::retry::retrying;
+use crate::store::Store;
+use crate::tree::{self, Found, Root, Step, Total};
+use crate::verify::check_file;
+
+/// Every acknowledged file is in the store, byte for byte.
+pub(super) async fn acknowledged(
+    store: &Store,
+    report: &Report,
+    roots: &[Root],
+    keys: &BTreeSet<String>,
+) -> Result<Total, Failure> {
+    let total = same(store, report, roots, super::JOBS, |found| keys.contains(&found.key)).await?;
+    if total.files != keys.len() as u64 {
+        let message = format!("only {} of {} acknowledged files are in the tree", total.files, keys.len());
+        return Err(Failure::Failed(message));
+    }
+    Ok(total)
+}
+
+/// Every file that was not deleted is in the store, byte for byte, and every one that was is not.
+pub(super) async fn recheck(
+    store: &Store,
+    report: &Report,
+    roots: &[Root],
+    deleted: &BTreeSet<String>,
+    jobs: usize,
+) -> Result<Total, Failure> {
+    for key in deleted {
+        let id = store.id(key)?;
+        if store.engine.get(&id).await?.is_some() {
+            return Err(Failure::Failed(format!("a deleted object is still there: key={id}")));
+        }
+    }
+    same(store, report, roots, jobs, |found| !deleted.contains(&found.key)).await
+}
+
+/// Compares those files that are wanted. The first that is not the same is an error which names it.
+async fn same(
+    store: &Store,
+    report: &Report,
+    roots: &[Root],
+    jobs: usize,
+    is_wanted: impl Fn(&Found) -> bool,
+) -> Result<Total, Failure> {
+    let bar = report.bar("check", None);
+    let files = tree::walk(&store.env, roots).filter_map(|step| {
+        let found = match step {
+            Step::File(found) => Some(found),
+            Step::Skipped { .. } | Step::Failed { .. } => None,
+        };
+        let wanted = found.filter(|found| is_wanted(found));
+        async { wanted }
+    });
+    let checks = files.map(|found| async { (check_file(store, &found, &bar).await, found) }).buffer_unordered(jobs);
+    let mut checks = std::pin::pin!(checks);
+    let mut total = Total::default();
+    while let Some((problem, found)) = checks.next().await {
+        if let Some(problem) = problem {
+            let name = human::key(&problem.name);
+            return Err(Failure::Failed(format!("{} {name}: {}", problem.kind, problem.detail)));
+        }
+        total.files += 1;
+        total.bytes += found.bytes;
+    }
+    Ok(total)
+}
+
+/// Deletes every third object, and one large one at least if there are two.
+pub(super) async fn delete_some(
+    store: &Store,
+    inline_max: u64,
+    jobs: usize,
+) -> Result<(BTreeSet<String>, Total), Failure> {
+    let heads = heads(store).await?;
+    let first_large = heads.iter().filter(|head| head.metadata.size > inline_max).nth(1).map(|head| head.id.clone());
+    let chosen: Vec<&Head> = heads
+        .iter()
+        .enumerate()
+        .filter(|(number, head)| number % 3 == 2 || first_large.as_ref() == Some(&head.id))
+        .map(|(_, head)| head)
+        .collect();
+    let mut deletions = futures::stream::iter(&chosen)
+        .map(|head| async { retrying(&store.env, async || store.engine.delete(&head.id).await).await })
+        .buffer_unordered(jobs);
+    while let Some(deleted) = deletions.try_next().await? {
+        if !deleted.existed {
+            return Err(Failure::Failed("a listed object was not there to be deleted".to_owned()));
+        }
+    }
+    let bytes = chosen.iter().map(|head| head.metadata.size).sum();
+    let total = Total { files: chosen.len() as u64, bytes };
+    Ok((chosen.iter().map(|head| head.id.key().to_owned()).collect(), total))
+}
+
+/// The files of the blob tier are one for each object over the limit, of its size and under its name, and no other
+/// (I5).
+pub(super) async fn blobs_are_what_rows_name(store: &Store, dir: &Path, inline_max: u64) -> Result<Total, Failure> {
+    let heads = heads(store).await?;
+    let large = heads.iter().filter(|head| head.metadata.size > inline_max);
+    let named: BTreeMap<String, u64> = large.map(|head| (head.id.key().to_owned(), head.metadata.size)).collect();
+    let files = blob_files(&store.env, dir).await?;
+    let mut stored = BTreeMap::new();
+    for (path, bytes) in &files {
+        let relative = path.strip_prefix(dir).unwrap_or(path);
+        let unknown = || Failure::Failed(format!("a blob that no object names: blob={}", relative.display()));
+        let key = relative.to_str().and_then(key_of_blob).ok_or_else(unknown)?;
+        if named.get(&key) != Some(bytes) || stored.insert(key, *bytes).is_some() {
+            return Err(unknown());
+        }
+    }
+    match named.keys().find(|key| !stored.contains_key(*key)) {
+        Some(key) => Err(Failure::Failed(format!("an object without its blob: key={}", human::key(key)))),
+        None => Ok(Total { files: files.len() as u64, bytes: files.iter().map(|(_, bytes)| bytes).sum() }),
+    }
+}
+
+/// Bytes in the blob tier.
+pub(super) async fn blob_bytes(env: &Env, dir: &Path) -> Result<u64, Failure> {
+    Ok(blob_files(env, dir).await?.iter().map(|(_, bytes)| bytes).sum())
+}
+
+/// The files of the blob tier and their sizes. One that goes away meanwhile is none of them.
+pub(super) async fn blob_files(env: &Env, dir: &Path) -> Result<Vec<(PathBuf, u64)>, Failure> {
+    let dir = dir.to_owned();
+    let list = move || {
+        let mut files = Vec::new();
+        for entry in WalkDir::new(dir).sort_by_file_name() {
+            let sized = entry.and_then(|entry| entry.metadata().map(|metadata| (entry, metadata)));
+            match sized {
+                Ok((entry, metadata)) if metadata.is_file() => files.push((entry.into_path(), metadata.len())),
+                Ok(_) => {}
+                Err(error) if error.io_error().is_some_and(|error| error.kind() == std::io::ErrorKind::NotFound) => {}
+                Err(error) => {
+                    return Err(Failure::Failed(format!("the blob tier can't be read: {}", one_line(&error))));
+                }
+            }
+        }
+        Ok(files)
+    };
+    env.blocking(list).await?
+}
+
+async fn heads(store: &Store) -> Result<Vec<Head>, Failure> {
+    let listed = store.engine.list("").namespace(store.namespace.clone()).stream();
+    let heads = listed.try_filter_map(|entry| async {
+        Ok(match entry {
+            Entry::Object(head) => Some(head),
+            Entry::Prefix(_) => None,
+        })
+    });
+    Ok(heads.try_collect().await?)
+}
+
+/// The key in the name of a blob, `fan/namespace!key@revision`, where bytes are escaped as `%2f` and long names cut
+/// into directories.
+fn key_of_blob(path: &str) -> Option<String> {
+    let (_fan, name) = path.split_once('/')?;
+    let (object, _revision) = name.rsplit_once('@')?;
+    let (_namespace, escaped) = object.split_once('!')?;
+    let mut escaped = escaped.bytes().filter(|&byte| byte != b'/');
+    let mut key = Vec::new();
+    while let Some(byte) = escaped.next() {
+        key.push(match byte {
+            b'%' => {
+                let digits = [escaped.next()?, escaped.next()?];
+                u8::from_str_radix(std::str::from_utf8(&digits).ok()?, 16).ok()?
+            }
+            _ => byte,
+        });
+    }
+    String::from_utf8(key).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_name_of_a_blob_tells_its_object() {
+        let path = "7f/photos%2forg=17!holidays%2f20/26%20.jpg@0198c5a2-1f00-7abc-8def-00000000007f";
+        assert_eq!(key_of_blob(path).as_deref(), Some("holidays/2026 .jpg"));
+        for other in ["README", "7f/x", "7f/ns!%2", "7f/ns!%zz@1"] {
+            assert_eq!(key_of_blob(other), None, "{other}");
+        }
+    }
+}

@@ -1,0 +1,86 @@
+//! `ls`: the keys under a prefix, page by page.
+
+use cenotaph::{Entry, Head};
+use serde_json::{Value, json};
+
+use crate::args::LsArgs;
+use crate::failure::Failure;
+use crate::human::{self, Align};
+use crate::report::Report;
+use crate::retry::retrying;
+use crate::store::Store;
+
+/// Entries on one page.
+const PAGE: usize = 1000;
+
+pub(crate) async fn run(store: &Store, report: &Report, options: LsArgs) -> Result<(), Failure> {
+    let mut left = options.limit.unwrap_or(usize::MAX);
+    let mut after: Option<String> = None;
+    while left > 0 {
+        let mut list = store.engine.list(&options.prefix).namespace(store.namespace.clone()).limit(left.min(PAGE));
+        if let Some(delimiter) = options.delimiter {
+            list = list.delimiter(delimiter);
+        }
+        if let Some(after) = &after {
+            list = list.start_after(after);
+        }
+        let page = retrying(&store.env, async || list.clone().await).await?;
+        left -= page.entries.len().min(left);
+        report.text(&show(&page.entries, report.is_json(), options.long))?;
+        match page.next {
+            Some(next) => after = Some(next),
+            None => break,
+        }
+    }
+    Ok(())
+}
+
+/// A page at once: one write, and one table whose columns line up.
+fn show(entries: &[Entry], is_json: bool, is_long: bool) -> String {
+    if is_json {
+        return entries.iter().map(|entry| format!("{}\n", in_json(entry))).collect();
+    }
+    if is_long {
+        let rows: Vec<_> = entries.iter().map(long).collect();
+        return human::table([Align::Right, Align::Left, Align::Right, Align::Left], &rows);
+    }
+    entries.iter().map(|entry| format!("{}\n", human::key(entry.name()))).collect()
+}
+
+fn long(entry: &Entry) -> [String; 4] {
+    let name = human::key(entry.name());
+    match entry {
+        Entry::Object(head) => {
+            let metadata = &head.metadata;
+            [metadata.size.to_string(), human::moment(metadata.modified), format!("v{}", head.version), name]
+        }
+        Entry::Prefix(_) => ["-".to_owned(), "-".to_owned(), "-".to_owned(), name],
+    }
+}
+
+fn in_json(entry: &Entry) -> Value {
+    match entry {
+        Entry::Object(head) => head_in_json(head),
+        Entry::Prefix(prefix) => json!({ "prefix": prefix }),
+    }
+}
+
+/// All that is known about an object, for scripts.
+pub(crate) fn head_in_json(head: &Head) -> Value {
+    let (metadata, attributes) = (&head.metadata, &head.metadata.attributes);
+    json!({
+        "key": head.id.key(),
+        "namespace": head.id.namespace_str(),
+        "size": metadata.size,
+        "version": head.version.get(),
+        "etag": head.etag.as_str(),
+        "checksum": metadata.checksum.map(|checksum| checksum.to_string()),
+        "created_ms": metadata.created.as_millis(),
+        "modified_ms": metadata.modified.as_millis(),
+        "content_type": attributes.content_type,
+        "compression": attributes.compression,
+        "origin": attributes.origin,
+        "filename": attributes.filename,
+        "custom": attributes.custom,
+    })
+}

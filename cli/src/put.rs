@@ -1,0 +1,217 @@
+//! `put`, and what `import` shares with it: [`put_file`], one file into the store.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{Context, Poll};
+
+use cenotaph::{Body, ErrorKind, ObjectId, Outcome, Written};
+use serde_json::json;
+use tokio::io::{AsyncRead, ReadBuf};
+
+use crate::args::PutArgs;
+use crate::failure::{Failure, one_line};
+use crate::human;
+use crate::output::blocking;
+use crate::report::{Bar, Report};
+use crate::retry::{Retryable, retrying};
+use crate::store::Store;
+
+/// Files up to this size are read in one go.
+const WHOLE_BYTES_MAX: u64 = 1024 * 1024;
+
+pub(crate) async fn run(store: &Store, report: &Report, options: PutArgs) -> Result<(), Failure> {
+    let id = store.id(&options.key)?;
+    let custom: BTreeMap<String, String> = options.meta.into_iter().collect();
+    let stated = Stated { content_type: options.content_type, custom };
+    let bar = report.bar("put", None);
+    let written = match options.file.as_deref() {
+        Some(path) if path != Path::new("-") => {
+            let metadata = tokio::fs::metadata(path).await.map_err(|error| unreadable(path, &error))?;
+            if metadata.is_file() {
+                let file = Source { path: path.to_owned(), bytes: metadata.len() };
+                put_file(store, &id, &file, &stated, &bar)
+                    .await
+                    .map_err(|error| Failure::Failed(error.message(path)))?
+            } else {
+                let file = tokio::fs::File::open(path).await.map_err(|error| unreadable(path, &error))?;
+                put_body(store, &id, Body::reader(Counted::new(file, &bar)), &stated).await?
+            }
+        }
+        Some(_) | None => put_body(store, &id, Body::reader(Counted::new(tokio::io::stdin(), &bar)), &stated).await?,
+    };
+    bar.end();
+    let version = written.version.map(cenotaph::Version::get);
+    let is_superseded = written.outcome == Outcome::Superseded;
+    report.result(
+        || {
+            json!({
+                "key": id.key(),
+                "version": version,
+                "etag": written.etag.as_ref().map(cenotaph::Etag::as_str),
+                "created": written.created,
+                "superseded": is_superseded,
+            })
+        },
+        || match version {
+            Some(version) => format!("{} version {version}", human::key(id.key())),
+            None => format!("{} superseded", human::key(id.key())),
+        },
+    )
+}
+
+/// What is stated about an object.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Stated {
+    /// Its media type.
+    pub(crate) content_type: Option<String>,
+    /// Its custom entries.
+    pub(crate) custom: BTreeMap<String, String>,
+}
+
+/// A regular file, and how long it is said to be.
+#[derive(Clone, Debug)]
+pub(crate) struct Source {
+    /// Where it is.
+    pub(crate) path: PathBuf,
+    /// Its bytes; that it has others by the time it is read is an error.
+    pub(crate) bytes: u64,
+}
+
+/// Why a file was not put.
+#[derive(Debug)]
+pub(crate) enum PutError {
+    /// It can't be read.
+    File(io::Error),
+    /// It has not as many bytes as it was said to have.
+    Changed,
+    /// The store could not take it.
+    Store(cenotaph::Error),
+}
+
+impl PutError {
+    /// One line that says so.
+    pub(crate) fn message(&self, path: &Path) -> String {
+        match self {
+            Self::File(error) => unreadable(path, error).to_string(),
+            Self::Changed => format!("the file changed while it was read: path={}", path.display()),
+            Self::Store(error) => one_line(error),
+        }
+    }
+
+    /// Whether the file may be another one by now, so that looking at it again is worth it.
+    pub(crate) fn is_of_source(&self) -> bool {
+        match self {
+            Self::Changed => true,
+            Self::File(_) => false,
+            Self::Store(error) => error.kind() == ErrorKind::Source,
+        }
+    }
+}
+
+impl Retryable for PutError {
+    fn attempts_max(&self) -> u32 {
+        match self {
+            Self::Store(error) => error.attempts_max(),
+            Self::File(_) | Self::Changed => 1,
+        }
+    }
+}
+
+fn unreadable(path: &Path, error: &io::Error) -> Failure {
+    Failure::io(format!("the file can't be read: path={}", path.display()), error)
+}
+
+async fn put_body(store: &Store, id: &ObjectId, body: Body, stated: &Stated) -> cenotaph::Result<Written> {
+    let put = store.engine.put(id, body).custom_map(stated.custom.clone());
+    match &stated.content_type {
+        Some(content_type) => put.content_type(content_type).await,
+        None => put.await,
+    }
+}
+
+/// Puts a file: a small one read whole, a large one streamed. Tries again while the store asks for it.
+pub(crate) async fn put_file(
+    store: &Store,
+    id: &ObjectId,
+    file: &Source,
+    stated: &Stated,
+    bar: &Bar,
+) -> Result<Written, PutError> {
+    retrying(&store.env, async || {
+        let counted = Arc::new(AtomicU64::new(0));
+        let result = put_once(store, id, file, stated, bar, &counted).await;
+        if result.is_err() {
+            bar.take_back(counted.load(Ordering::Relaxed));
+        }
+        result
+    })
+    .await
+}
+
+async fn put_once(
+    store: &Store,
+    id: &ObjectId,
+    file: &Source,
+    stated: &Stated,
+    bar: &Bar,
+    counted: &Arc<AtomicU64>,
+) -> Result<Written, PutError> {
+    let body = if file.bytes <= WHOLE_BYTES_MAX {
+        let whole = read_whole(store, file).await?;
+        if whole.len() as u64 != file.bytes {
+            return Err(PutError::Changed);
+        }
+        counted.store(file.bytes, Ordering::Relaxed);
+        bar.add(file.bytes);
+        Body::from(whole)
+    } else {
+        let opened = tokio::fs::File::open(&file.path).await.map_err(PutError::File)?;
+        let reader = Counted { reader: opened, bar: bar.clone(), counted: Arc::clone(counted) };
+        Body::reader(reader).promise(file.bytes)
+    };
+    put_body(store, id, body, stated).await.map_err(PutError::Store)
+}
+
+/// All of a small file, and no more than one byte more.
+async fn read_whole(store: &Store, file: &Source) -> Result<Vec<u8>, PutError> {
+    let (path, bytes) = (file.path.clone(), file.bytes);
+    let read = move || {
+        let mut whole = Vec::with_capacity(usize::try_from(bytes).unwrap_or(0).saturating_add(1));
+        let opened = std::fs::File::open(path)?;
+        io::Read::read_to_end(&mut io::Read::take(opened, bytes + 1), &mut whole)?;
+        Ok(whole)
+    };
+    blocking(&store.env, read).await.map_err(PutError::File)
+}
+
+/// A reader whose bytes move a bar.
+struct Counted<R> {
+    reader: R,
+    bar: Bar,
+    counted: Arc<AtomicU64>,
+}
+
+impl<R> Counted<R> {
+    fn new(reader: R, bar: &Bar) -> Self {
+        Self { reader, bar: bar.clone(), counted: Arc::default() }
+    }
+}
+
+impl<R: AsyncRead + Unpin> AsyncRead for Counted<R> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let before = buffer.filled().len();
+        let result = Pin::new(&mut self.reader).poll_read(context, buffer);
+        let bytes = (buffer.filled().len() - before) as u64;
+        self.counted.fetch_add(bytes, Ordering::Relaxed);
+        self.bar.add(bytes);
+        result
+    }
+}

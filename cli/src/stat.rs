@@ -1,0 +1,46 @@
+//! `stat`: what is known about one object.
+
+use cenotaph::Head;
+
+use crate::args::StatArgs;
+use crate::failure::Failure;
+use crate::human::{self, Align};
+use crate::ls::head_in_json;
+use crate::report::Report;
+use crate::retry::retrying;
+use crate::store::Store;
+
+pub(crate) async fn run(store: &Store, report: &Report, options: &StatArgs) -> Result<(), Failure> {
+    let id = store.id(&options.key)?;
+    match retrying(&store.env, async || store.engine.head(&id).await).await? {
+        Some(head) if report.is_json() => report.json(&head_in_json(&head)),
+        Some(head) => report.text(&in_words(&head)),
+        None => Err(Failure::NotFound(format!("there is no such object: key={id}"))),
+    }
+}
+
+fn in_words(head: &Head) -> String {
+    let (metadata, attributes) = (&head.metadata, &head.metadata.attributes);
+    let row = |name: &str, value: String| [name.to_owned(), human::key(&value)];
+    let mut rows = vec![
+        row("key", head.id.key().to_owned()),
+        row("namespace", head.id.namespace_str().to_owned()),
+        row("size", format!("{} bytes", human::grouped(metadata.size))),
+        row("version", head.version.to_string()),
+        row("etag", head.etag.to_string()),
+        row("created", human::moment(metadata.created)),
+        row("modified", human::moment(metadata.modified)),
+    ];
+    rows.extend(metadata.checksum.map(|checksum| row("checksum", checksum.to_string())));
+    let stated = [
+        ("content type", &attributes.content_type),
+        ("compression", &attributes.compression),
+        ("origin", &attributes.origin),
+        ("filename", &attributes.filename),
+    ];
+    rows.extend(stated.into_iter().filter_map(|(name, value)| Some(row(name, value.clone()?))));
+    rows.extend(
+        attributes.custom.iter().map(|(name, value)| row(&format!("custom {}", human::key(name)), value.clone())),
+    );
+    human::table([Align::Left, Align::Left], &rows)
+}

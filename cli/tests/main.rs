@@ -1,0 +1,8 @@
+//! The tool as a script sees it: the binary, its output, its exit codes. Every test has directories of its own.
+
+#![expect(clippy::unwrap_used, reason = "in a test a panic is the message")]
+
+mod demo;
+mod objects;
+mod trees;
+mod world;

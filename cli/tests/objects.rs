@@ -1,0 +1,196 @@
+//! Single objects: put, get, ls, stat, rm, and how they end.
+
+use std::io::{Read, Write};
+use std::process::Command;
+
+use cenotaph::Engine;
+
+use crate::world::{Said, World, noise};
+
+#[test]
+fn what_was_put_comes_back_whole_in_ranges_and_into_a_file() {
+    let world = World::new();
+    for bytes in [0, 1, 1024 * 1024, 1024 * 1024 + 1, 3_000_000] {
+        let payload = noise(bytes);
+        world.put("from/stdin", &payload);
+        assert!(world.ok(&["get", "from/stdin"]).bytes == payload, "{bytes} bytes from standard input");
+        world.write("file", &payload);
+        world.ok(&["put", "from/file", "file"]);
+        world.ok(&["get", "from/file", "-o", "copy"]);
+        assert!(std::fs::read(world.path("copy")).unwrap() == payload, "{bytes} bytes into a file");
+    }
+    let payload = noise(3_000_000);
+    let ranges = [
+        ("0-0", &payload[..1]),
+        ("5-9", &payload[5..10]),
+        ("2999990-", &payload[2_999_990..]),
+        ("-10", &payload[2_999_990..]),
+    ];
+    for (range, expected) in ranges {
+        assert!(world.ok(&["get", "from/file", "--range", range]).bytes == expected, "{range}");
+    }
+    assert!(world.ok(&["get", "from/file", "--range=1048570-1048580"]).bytes == payload[1_048_570..=1_048_580]);
+    let left: Vec<_> = std::fs::read_dir(world.path("")).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    assert_eq!(left.len(), 3, "no unfinished file is left: {left:?}");
+}
+
+#[test]
+fn a_get_into_a_device_writes_through_it() {
+    let world = World::new();
+    world.put("a", b"bytes");
+    world.ok(&["get", "a", "-o", "/dev/null"]);
+    let is_file = std::fs::metadata("/dev/null").unwrap().is_file();
+    assert!(!is_file, "/dev/null was replaced");
+    assert_eq!(world.ok(&["get", "a", "-o", "-"]).bytes, b"bytes");
+}
+
+#[test]
+fn stat_tells_what_was_stated() {
+    let world = World::new();
+    world.put("a/b", b"hello");
+    world.write("file", b"hello, again");
+    world.ok(&["put", "a/b", "file", "--content-type", "text/plain", "--meta", "team=finance", "--meta", "empty="]);
+    let stat = world.ok(&["stat", "a/b", "--json"]).json().remove(0);
+    assert_eq!(stat["size"], 12);
+    assert_eq!(stat["version"], 2);
+    assert_eq!(stat["content_type"], "text/plain");
+    assert_eq!(stat["custom"], serde_json::json!({ "team": "finance", "empty": "" }));
+    let text = world.ok(&["stat", "a/b"]);
+    for part in ["a/b", "12 bytes", "text/plain", "custom team", "finance"] {
+        assert!(text.text().contains(part), "{part}: {text}");
+    }
+}
+
+#[test]
+fn a_listing_shows_every_key_once_in_order_over_many_pages() {
+    let world = World::new();
+    for number in 0..1205 {
+        world.write(&format!("tree/{}/{number:04}", number % 3), b"x");
+    }
+    world.ok(&["import", "tree"]);
+    let keys: Vec<String> = world.ok(&["ls"]).text().lines().map(str::to_owned).collect();
+    assert_eq!(keys.len(), 1205);
+    assert!(keys.is_sorted());
+    let json = world.ok(&["ls", "--json"]).json();
+    assert!(json.iter().map(|entry| entry["key"].as_str().unwrap()).eq(&keys));
+    assert_eq!(world.ok(&["ls", "1/"]).text().lines().count(), 402);
+    assert_eq!(world.ok(&["ls", "--delimiter", "/"]).text(), "0/\n1/\n2/\n");
+    assert_eq!(world.ok(&["ls", "--limit", "1001"]).text().lines().count(), 1001);
+    assert_eq!(world.ok(&["ls", "--limit", "0"]).text(), "");
+    let long = world.ok(&["ls", "--long", "--limit", "1"]);
+    assert!(long.text().starts_with('1') && long.text().ends_with("v1  0/0000\n"), "{long}");
+}
+
+#[test]
+fn what_was_removed_is_gone_and_nothing_else() {
+    let world = World::new();
+    for key in ["a/1", "a/2", "b"] {
+        world.put(key, b"x");
+    }
+    world.put("a/large", &noise(2_000_000));
+    let removed = world.ok(&["rm", "b", "no such", "--json"]).json();
+    assert_eq!(removed[0], serde_json::json!({ "key": "b", "existed": true }));
+    assert_eq!(removed[1]["existed"], false);
+    assert_eq!(world.ok(&["ls"]).text(), "a/1\na/2\na/large\n");
+    assert_eq!(world.ok(&["rm", "--recursive", "a/"]).text(), "deleted 3 objects\n");
+    assert_eq!(world.ok(&["ls"]).text(), "");
+    let blobs = walkdir::WalkDir::new(world.path("data/blobs"));
+    assert!(!blobs.into_iter().any(|entry| entry.unwrap().file_type().is_file()), "a blob outlives its object");
+}
+
+#[test]
+fn exit_codes_tell_absence_misuse_and_failure_apart() {
+    let world = World::new();
+    world.fails(1, "there is no store here", &["ls"]);
+    world.put("a", b"x");
+    world.fails(3, "no such object: key=b", &["get", "b"]);
+    world.fails(3, "no such object: key=b", &["stat", "b"]);
+    world.fails(2, "Usage", &["no such command"]);
+    world.fails(2, "required", &["rm"]);
+    world.fails(2, "key must have", &["get", ""]);
+    world.fails(2, "ends before it starts", &["get", "a", "--range", "5-4"]);
+    world.fails(2, "known schemes", &["--blobs", "ftp://host", "ls"]);
+    world.fails(2, "--namespace", &["--namespace", "a/b", "ls"]);
+    world.fails(1, "total=1", &["get", "a", "--range", "1-"]);
+    world.fails(1, "no such file", &["put", "a", "no such file"]);
+    assert_eq!(world.ok(&["get", "a"]).bytes, b"x");
+}
+
+#[test]
+fn a_store_that_is_open_already_is_refused_with_its_name() {
+    let world = World::new();
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let engine = Engine::builder(world.path("data")).open().await.unwrap();
+        engine.put("a", "x").await.unwrap();
+        let said = world.fails(1, "the store is open already", &["get", "a"]);
+        assert!(said.errors.contains(world.path("data").to_str().unwrap()), "{said}");
+        engine.close().await.unwrap();
+    });
+    assert_eq!(world.ok(&["get", "a"]).bytes, b"x");
+}
+
+#[test]
+fn namespaces_and_blob_places_are_kept_apart() {
+    let world = World::new();
+    let payload = noise(2_000_000);
+    world.write("file", &payload);
+    let place = ["--namespace", "photos/org=17", "--blobs", "fs:elsewhere"];
+    world.ok(&[&place[..], &["put", "a", "file"]].concat());
+    assert!(world.ok(&[&place[..], &["get", "a"]].concat()).bytes == payload);
+    assert!(!world.path("data/blobs").exists() && world.path("elsewhere").is_dir());
+    world.fails(3, "no such object", &["get", "a"]);
+}
+
+#[test]
+fn nobody_reading_standard_output_is_no_error() {
+    let world = World::new();
+    world.put("large", &noise(8_000_000));
+    let mut child = world.command(&["get", "large"]).spawn().unwrap();
+    child.stdout.take().unwrap().read_exact(&mut [0; 10]).unwrap();
+    let said = Said::from(child.wait_with_output().unwrap());
+    assert_eq!((said.code, said.errors.as_str()), (Some(0), ""));
+}
+
+#[test]
+fn stats_and_recover_speak_json() {
+    let world = World::new();
+    world.put("a", b"12345");
+    let stats = world.ok(&["stats", "--count", "--json"]).json().remove(0);
+    assert_eq!((&stats["objects"], &stats["bytes"], &stats["changes"]), (&1.into(), &5.into(), &0.into()));
+    let recovered = world.ok(&["recover", "--json"]).json().remove(0);
+    for name in ["fenced", "swept", "left", "changes"] {
+        assert_eq!(recovered[name], 0, "{name}");
+    }
+    assert!(world.ok(&["stats"]).text().contains("changes not settled"));
+    assert!(world.ok(&["recover"]).text().starts_with("fenced 0"));
+}
+
+#[test]
+fn an_interrupted_put_leaves_nothing_behind() {
+    let world = World::new();
+    world.put("a", b"before");
+    assert!(Command::new("mkfifo").arg(world.path("fifo")).status().unwrap().success());
+    let child = world.command(&["put", "a", "fifo"]).spawn().unwrap();
+    // Opens when the tool does: its store is open by then.
+    let mut fifo = std::fs::File::options().write(true).open(world.path("fifo")).unwrap();
+    fifo.write_all(&noise(3_000_000)).unwrap();
+    assert!(Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap().success());
+    let said = Said::from(child.wait_with_output().unwrap());
+    assert_eq!(said.code, Some(1), "{said}");
+    assert!(said.errors.contains("interrupted"), "{said}");
+    drop(fifo);
+    let recovered = world.ok(&["recover", "--json"]).json().remove(0);
+    assert_eq!(recovered["changes"], 0);
+    assert_eq!(world.ok(&["get", "a"]).bytes, b"before");
+}
+
+#[test]
+fn credentials_in_a_uri_are_never_shown() {
+    let world = World::new();
+    for uri in ["s3://me:hush@bucket/root?secret_access_key=hush", "azblob://c/r?account_key=hush", "gcs:hush", "hush"]
+    {
+        let said = world.run(&["--blobs", uri, "put", "a", "no such file"]);
+        assert!(said.code != Some(0) && !said.errors.contains("hush"), "{said}");
+    }
+}

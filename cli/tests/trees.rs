@@ -1,0 +1,172 @@
+//! Whole trees: import, verify, export.
+
+use std::fs::{File, Permissions};
+use std::os::unix::fs::PermissionsExt;
+use std::time::{Duration, UNIX_EPOCH};
+
+use crate::world::{World, files};
+
+#[test]
+fn a_tree_comes_back_identical_with_modes_and_times() {
+    let world = World::new();
+    world.tree();
+    std::fs::set_permissions(world.path("tree/small"), Permissions::from_mode(0o750)).unwrap();
+    std::fs::set_permissions(world.path("tree/a/over the limit"), Permissions::from_mode(0o444)).unwrap();
+    let old = UNIX_EPOCH + Duration::new(1_000_000_000, 123_456_789);
+    File::options().write(true).open(world.path("tree/large")).unwrap().set_modified(old).unwrap();
+
+    let imported = world.ok(&["import", "tree", "--json"]);
+    assert_eq!(imported.summary()["imported"], 9);
+    assert_eq!(imported.json().iter().filter(|line| line["event"] == "file").count(), 9);
+    let verified = world.ok(&["verify", "tree", "--json"]).summary();
+    assert_eq!((&verified["same"], &verified["problems"]), (&9.into(), &0.into()));
+    world.ok(&["export", "copy"]);
+    let (tree, copy) = (files(&world.path("tree")), files(&world.path("copy")));
+    assert_eq!(tree.len(), 9);
+    assert!(tree == copy, "the trees differ");
+    let again = world.ok(&["export", "copy", "--json"]).summary();
+    assert_eq!((&again["exported"], &again["unchanged"]), (&0.into(), &9.into()));
+}
+
+#[test]
+fn verify_names_what_changed_is_missing_or_extra() {
+    let world = World::new();
+    world.tree();
+    world.ok(&["import", "tree"]);
+    let mut large = std::fs::read(world.path("tree/large")).unwrap();
+    large[4_000_000] ^= 1;
+    world.write("tree/large", &large);
+    world.write("tree/small", b"longer than before");
+    std::fs::remove_file(world.path("tree/a/b/c/deep")).unwrap();
+    world.write("tree/new", b"new");
+    let said = world.fails(1, "4 problems", &["verify", "tree", "--json"]);
+    let mut problems: Vec<_> = said
+        .json()
+        .into_iter()
+        .filter(|line| line["event"] == "problem")
+        .map(|line| format!("{} {}: {}", line["problem"], line["name"], line["detail"]).replace('"', ""))
+        .collect();
+    problems.sort();
+    let expected = [
+        "differs large: first at byte 4000000",
+        "differs small: the object has 5 bytes, the file 18",
+        "extra a/b/c/deep: the tree has no such file",
+        "missing new: the store has no such object",
+    ];
+    assert_eq!(problems, expected);
+    assert!(world.run(&["verify", "tree"]).text().contains("differs large: first at byte 4000000"));
+}
+
+#[test]
+fn a_resumed_import_takes_only_what_is_new_or_changed() {
+    let world = World::new();
+    world.tree();
+    world.ok(&["import", "tree"]);
+    let again = world.ok(&["import", "tree", "--json"]).summary();
+    assert_eq!((&again["imported"], &again["unchanged"]), (&0.into(), &9.into()));
+    world.write("tree/new", b"new");
+    world.write("tree/small", b"other");
+    let again = world.ok(&["import", "tree", "--json"]).summary();
+    assert_eq!((&again["imported"], &again["unchanged"]), (&2.into(), &8.into()));
+    assert_eq!(world.ok(&["get", "small"]).bytes, b"other");
+    world.ok(&["verify", "tree"]);
+}
+
+#[test]
+fn by_checksum_only_content_decides() {
+    let world = World::new();
+    world.tree();
+    world.ok(&["import", "tree"]);
+    let path = world.path("tree/large");
+    let kept = std::fs::metadata(&path).unwrap().modified().unwrap();
+    let touch = |time| File::options().write(true).open(&path).unwrap().set_modified(time).unwrap();
+    touch(kept + Duration::from_secs(1));
+    let again = world.ok(&["import", "tree", "--checksum", "--json"]).summary();
+    assert_eq!(again["imported"], 0, "another time, the same bytes");
+    let mut bytes = std::fs::read(&path).unwrap();
+    bytes[7] ^= 1;
+    std::fs::write(&path, &bytes).unwrap();
+    touch(kept);
+    assert_eq!(world.ok(&["import", "tree", "--json"]).summary()["imported"], 0, "the same size and time");
+    assert_eq!(world.ok(&["import", "tree", "--checksum", "--json"]).summary()["imported"], 1, "other bytes");
+    world.ok(&["verify", "tree"]);
+}
+
+#[test]
+fn a_name_that_is_not_utf8_fails_by_name_and_the_rest_goes_on() {
+    let world = World::new();
+    world.write("tree/good", b"x");
+    let bad = std::os::unix::ffi::OsStrExt::as_bytes(std::ffi::OsStr::new("bad")).iter().copied().chain([0xff]);
+    let bad: std::ffi::OsString = std::os::unix::ffi::OsStringExt::from_vec(bad.collect());
+    std::fs::write(world.path("tree").join(bad), b"x").unwrap();
+    let said = world.fails(1, "bad\\xFF", &["import", "tree", "--json"]);
+    assert!(said.errors.contains("not UTF-8"), "{said}");
+    let summary = said.summary();
+    assert_eq!((&summary["imported"], &summary["failed"]), (&1.into(), &1.into()));
+    assert_eq!(world.ok(&["ls"]).text(), "good\n");
+    world.fails(1, "bad\\xFF", &["verify", "tree"]);
+}
+
+#[test]
+fn links_are_skipped_counted_and_told() {
+    let world = World::new();
+    world.write("tree/file", b"x");
+    std::os::unix::fs::symlink("file", world.path("tree/link")).unwrap();
+    std::os::unix::fs::symlink(world.path("tree"), world.path("tree/round")).unwrap();
+    let said = world.ok(&["import", "tree", "--json"]);
+    assert_eq!(said.summary()["skipped"], 2);
+    assert!(world.ok(&["import", "tree"]).errors.contains("skipped: a symbolic link"));
+    assert_eq!(world.ok(&["ls"]).text(), "file\n");
+    world.ok(&["verify", "tree"]);
+}
+
+#[test]
+fn the_store_never_imports_itself_nor_is_exported_into() {
+    let world = World::new();
+    world.write("file", b"x");
+    world.write("target/built", b"x");
+    world.write("sub/target/built", b"x");
+    let said = world.ok(&["import", ".", "--json", "--exclude", "target"]);
+    assert_eq!((&said.summary()["imported"], &said.summary()["skipped"]), (&1.into(), &1.into()));
+    assert_eq!(world.ok(&["ls"]).text(), "file\n");
+    world.ok(&["verify", ".", "--exclude", "target"]);
+    world.fails(2, "belongs to the store itself", &["import", "data"]);
+    world.fails(2, "belongs to the store itself", &["export", "data/blobs"]);
+}
+
+#[test]
+fn a_prefix_holds_one_tree_beside_others() {
+    let world = World::new();
+    world.write("one/a", b"1");
+    world.write("two/a", b"2");
+    world.ok(&["import", "one", "--prefix", "first"]);
+    world.ok(&["import", "two", "--prefix", "second/"]);
+    assert_eq!(world.ok(&["ls"]).text(), "first/a\nsecond/a\n");
+    world.ok(&["verify", "one", "--prefix", "first"]);
+    world.fails(1, "differs second/a", &["verify", "one", "--prefix", "second"]);
+    world.ok(&["export", "out", "--prefix", "second"]);
+    assert_eq!(std::fs::read(world.path("out/a")).unwrap(), b"2");
+}
+
+#[test]
+fn an_export_stays_in_its_directory_and_replaces_nothing_unasked() {
+    let world = World::new();
+    for key in ["../outside", "/rooted", "a//b", "fine"] {
+        world.put(key, b"new");
+    }
+    world.write("out/fine", b"old");
+    let said = world.fails(1, "4 objects could not be exported", &["export", "out"]);
+    assert!(said.errors.contains("../outside") && said.errors.contains("a file that differs is there"), "{said}");
+    assert_eq!(std::fs::read(world.path("out/fine")).unwrap(), b"old");
+    world.fails(1, "3 objects", &["export", "out", "--overwrite"]);
+    assert_eq!(std::fs::read(world.path("out/fine")).unwrap(), b"new");
+    assert!(!world.path("outside").exists());
+}
+
+#[test]
+fn what_is_not_there_can_not_be_imported() {
+    let world = World::new();
+    world.write("file", b"x");
+    world.fails(1, "can't be read", &["import", "nowhere"]);
+    world.fails(1, "not a directory", &["import", "file"]);
+}

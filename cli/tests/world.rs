@@ -1,0 +1,152 @@
+//! A temporary world for the binary: a data directory, a tree, and what the tool said.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+/// Directories that go away with it.
+pub(crate) struct World {
+    temporary: TempDir,
+}
+
+/// What the tool said, and how it ended.
+#[derive(Debug)]
+pub(crate) struct Said {
+    pub(crate) code: Option<i32>,
+    pub(crate) bytes: Vec<u8>,
+    pub(crate) errors: String,
+}
+
+impl World {
+    pub(crate) fn new() -> Self {
+        Self { temporary: tempfile::tempdir().unwrap() }
+    }
+
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.temporary.path().join(name)
+    }
+
+    /// The binary on this world's store, about to be run.
+    pub(crate) fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_cenotaph"));
+        command.arg("--data").arg(self.path("data")).args(arguments).current_dir(self.temporary.path());
+        command.env_remove("RUST_LOG").stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command
+    }
+
+    /// Runs it, however it ends.
+    pub(crate) fn run(&self, arguments: &[&str]) -> Said {
+        self.command(arguments).output().unwrap().into()
+    }
+
+    /// Runs it, and it succeeds.
+    #[track_caller]
+    pub(crate) fn ok(&self, arguments: &[&str]) -> Said {
+        let said = self.run(arguments);
+        assert_eq!(said.code, Some(0), "{arguments:?}: {said}");
+        said
+    }
+
+    /// Runs it, and it ends with this code and says this on standard error.
+    #[track_caller]
+    pub(crate) fn fails(&self, code: i32, message: &str, arguments: &[&str]) -> Said {
+        let said = self.run(arguments);
+        assert_eq!(said.code, Some(code), "{arguments:?}: {said}");
+        assert!(said.errors.contains(message), "{arguments:?} does not say {message:?}: {said}");
+        said
+    }
+
+    /// Puts an object, whose bytes come by standard input.
+    #[track_caller]
+    pub(crate) fn put(&self, key: &str, bytes: &[u8]) {
+        let mut child = self.command(&["put", key]).stdin(Stdio::piped()).spawn().unwrap();
+        std::io::Write::write_all(&mut child.stdin.take().unwrap(), bytes).unwrap();
+        let said = Said::from(child.wait_with_output().unwrap());
+        assert_eq!(said.code, Some(0), "put {key}: {said}");
+    }
+
+    /// Writes a file, and the directories it lies in.
+    pub(crate) fn write(&self, name: &str, bytes: &[u8]) {
+        let path = self.path(name);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, bytes).unwrap();
+    }
+
+    /// A tree of empty, small and large files, nested, with names from several scripts.
+    pub(crate) fn tree(&self) {
+        self.write("tree/empty", b"");
+        self.write("tree/small", b"small");
+        self.write("tree/a/b/c/deep", b"deep");
+        self.write("tree/a/b/empty too", b"");
+        self.write("tree/ünïcödé/日本語/🗿 and spaces", b"names");
+        self.write("tree/odd/%2f!@#=..", b"odd");
+        self.write("tree/exactly the limit", &noise(1024 * 1024));
+        self.write("tree/a/over the limit", &noise(1024 * 1024 + 1));
+        self.write("tree/large", &noise(5 * 1024 * 1024 + 12_345));
+    }
+}
+
+impl Said {
+    pub(crate) fn text(&self) -> &str {
+        std::str::from_utf8(&self.bytes).unwrap()
+    }
+
+    /// Every line, each of which is JSON.
+    #[track_caller]
+    pub(crate) fn json(&self) -> Vec<Value> {
+        let parse = |line: &str| serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line:?}"));
+        self.text().lines().map(parse).collect()
+    }
+
+    /// The last line, which is a summary.
+    #[track_caller]
+    pub(crate) fn summary(&self) -> Value {
+        let last = self.json().pop().unwrap();
+        assert_eq!(last["event"], "summary", "{self}");
+        last
+    }
+}
+
+impl From<Output> for Said {
+    fn from(output: Output) -> Self {
+        let errors = String::from_utf8_lossy(&output.stderr).into_owned();
+        Self { code: output.status.code(), bytes: output.stdout, errors }
+    }
+}
+
+impl std::fmt::Display for Said {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let text = String::from_utf8_lossy(&self.bytes[..self.bytes.len().min(4000)]);
+        write!(f, "code={:?}\n{text}\n{}", self.code, self.errors)
+    }
+}
+
+/// Bytes that differ from place to place.
+pub(crate) fn noise(bytes: usize) -> Vec<u8> {
+    let mut state = 0x2545_f491_4f6c_dd1d_u64 ^ bytes as u64;
+    let step = |_| {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        state.to_le_bytes()[3]
+    };
+    (0..bytes).map(step).collect()
+}
+
+/// All files below a directory: relative path, bytes, mode, modification time.
+pub(crate) fn files(dir: &Path) -> Vec<(String, Vec<u8>, u32, std::time::SystemTime)> {
+    let mut files = Vec::new();
+    for entry in walkdir::WalkDir::new(dir).sort_by_file_name() {
+        let entry = entry.unwrap();
+        if entry.file_type().is_dir() {
+            continue;
+        }
+        let name = entry.path().strip_prefix(dir).unwrap().to_str().unwrap().to_owned();
+        let metadata = entry.metadata().unwrap();
+        let mode = std::os::unix::fs::PermissionsExt::mode(&metadata.permissions());
+        files.push((name, std::fs::read(entry.path()).unwrap(), mode, metadata.modified().unwrap()));
+    }
+    files
+}
