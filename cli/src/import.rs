@@ -155,13 +155,13 @@ async fn file(store: &Store, by: Unchanged, found: Found, bar: &Bar) -> Outcome 
             Ok(_) => return Outcome::Put(current),
             Err(error) if error.is_of_source() && !is_last => match look_again(&current).await {
                 Ok(again) => current = again,
-                Err(error) => return failed(PutError::File(error).message(&current.path), false),
+                Err(error) => return failed(PutError::File(error).message(), false),
             },
             Err(PutError::Store(error)) if is_over(&error) => return Outcome::Over(one_line(&error)),
-            Err(error) => return failed(error.message(&current.path), matches!(error, PutError::Store(_))),
+            Err(error) => return failed(error.message(), matches!(error, PutError::Store(_))),
         }
     }
-    failed(PutError::Changed.message(&found.path), false)
+    failed(PutError::Changed.message(), false)
 }
 
 /// Whether the engine can't go on after this error, whatever it is asked.

@@ -35,7 +35,7 @@ pub(crate) async fn run(store: &Store, report: &Report, options: PutArgs) -> Res
                 let file = Source { path: path.to_owned(), bytes: metadata.len() };
                 put_file(store, &id, &file, &stated, &bar)
                     .await
-                    .map_err(|error| Failure::Failed(error.message(path)))?
+                    .map_err(|error| Failure::Failed(format!("{} path={}", error.message(), path.display())))?
             } else {
                 let file = tokio::fs::File::open(path).await.map_err(|error| unreadable(path, &error))?;
                 put_body(store, &id, Body::reader(Counted::new(file, &bar)), &stated).await?
@@ -93,11 +93,11 @@ pub(crate) enum PutError {
 }
 
 impl PutError {
-    /// One line that says so.
-    pub(crate) fn message(&self, path: &Path) -> String {
+    /// One line that says so; whose file it is, the caller says.
+    pub(crate) fn message(&self) -> String {
         match self {
-            Self::File(error) => unreadable(path, error).to_string(),
-            Self::Changed => format!("the file changed while it was read: path={}", path.display()),
+            Self::File(error) => format!("the file can't be read: {}", one_line(error)),
+            Self::Changed => "the file changed while it was read".to_owned(),
             Self::Store(error) => one_line(error),
         }
     }

@@ -102,8 +102,18 @@ struct Seen {
 impl Seen {
     /// What is certain to happen in so many rounds, if the test is any good.
     fn assert_enough(&self) {
-        let enough =
-            [self.kills_opening, self.superseded, self.lost, self.rounds_with_changes, self.fenced, self.swept];
+        let enough = [
+            self.kills_opening,
+            self.kills_recovering,
+            self.superseded,
+            self.kept,
+            self.lost,
+            self.rounds_with_changes,
+            self.rounds_with_orphans,
+            self.rounds_with_unnamed_blobs,
+            self.fenced,
+            self.swept,
+        ];
         assert!(enough.iter().all(|&count| count > 0), "something was never tested: {self:#?}");
     }
 
