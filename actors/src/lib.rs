@@ -8,7 +8,7 @@
 //! └─ Sweeper          deletes orphans, honours pins, backs off per orphan
 //! ```
 //!
-//! Reading order: [`Limits`], `reply` (how an outcome finds its caller), `shared` (what every actor holds), `shard`, `upload`,
+//! Reading order: [`Limits`], `reply` (how an outcome finds its caller), `messages`, `shared` (what every actor holds), `shard`, `upload`,
 //! `recovery`, `sweeper`, `supervisor`, and last [`Tiered`], the handle that the engine holds. Guards the order of I1, I3, I6, I8 and
 //! I10. Deliberately not here: decisions (`cenotaph_storage::swap` is pure) and reads, which need no actor.
 
@@ -17,6 +17,7 @@ mod alarm;
 mod health;
 mod intensity;
 mod limits;
+mod messages;
 mod overlay;
 mod owners;
 mod recovery;
@@ -31,6 +32,6 @@ mod upload;
 
 pub use admission::Permit;
 pub use limits::{Limits, RestartLimits, SweepLimits};
+pub use messages::{PayloadStream, Source};
 pub use routes::ActorKind;
 pub use tiered::{ActorStats, Tiered};
-pub use upload::{PayloadStream, Source};

@@ -18,25 +18,14 @@ use cenotaph_storage::{ErrorKind, OperationId, Result, Seam};
 use futures::stream::{self, StreamExt};
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 
-use crate::alarm::{Alarm, Setting};
-use crate::reply::Reply;
-use crate::shard::ShardMessage;
+use crate::alarm::Alarm;
+use crate::messages::{RecoveryMessage, ShardMessage};
 use crate::shared::Shared;
 
 /// Changes looked at per read of the index.
 const PAGE: usize = 256;
 /// Fences at once: they share syncs.
 const FENCES_AT_ONCE: usize = 64;
-
-/// What recovery is told.
-pub(crate) enum RecoveryMessage {
-    /// A change may have lost its owner.
-    Wake,
-    /// The last pass failed, and the time to try again has come.
-    Again(Setting),
-    /// Settle what is dead, then answer with how many changes were fenced.
-    Pass(Reply<u64>),
-}
 
 /// The recovery actor.
 pub(crate) struct Recovery {

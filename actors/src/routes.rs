@@ -8,10 +8,7 @@ use std::sync::{Mutex, PoisonError};
 use cenotaph_storage::{Checksum, ObjectId};
 use ractor::{ActorRef, Message};
 
-use crate::recovery::RecoveryMessage;
-use crate::shard::ShardMessage;
-use crate::sweeper::SweeperMessage;
-use crate::upload::UploadsMessage;
+use crate::messages::{RecoveryMessage, ShardMessage, SweeperMessage, UploadsMessage};
 
 /// An actor, by what it does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

@@ -15,30 +15,14 @@ use std::sync::atomic::Ordering;
 use cenotaph_storage::index::{Batch, CommitError, Table};
 use cenotaph_storage::rows::Change;
 use cenotaph_storage::swap::{self, Decision, Deleted, Mutation, Outcome, Standing, Swap, Written};
-use cenotaph_storage::{Error, ObjectId, OperationId, Result, Seam};
+use cenotaph_storage::{ObjectId, OperationId, Result, Seam};
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 
 use crate::admission::Permit;
+use crate::messages::ShardMessage;
 use crate::overlay::Overlay;
 use crate::reply::{Answer, Reply};
 use crate::shared::Shared;
-
-/// What a shard is asked.
-pub(crate) enum ShardMessage {
-    /// Decide this swap, and commit what follows from it.
-    Swap { swap: Box<Swap>, permit: Permit, reply: Reply<Answer> },
-    /// Fence this change of this object, if it is still there (I6). Answers whether it was.
-    Fence { object: ObjectId, change: OperationId, reply: Reply<bool> },
-}
-
-impl ShardMessage {
-    fn refuse(self, error: Error) {
-        match self {
-            Self::Swap { reply, .. } => reply(Err(error)),
-            Self::Fence { reply, .. } => reply(Err(error)),
-        }
-    }
-}
 
 /// One shard; which one is known to its route only.
 pub(crate) struct Shard {

@@ -13,11 +13,10 @@ use crate::admission::{Admission, Permit};
 use crate::health::Health;
 use crate::intensity::backoff;
 use crate::limits::Limits;
+use crate::messages::{ShardMessage, SweeperMessage};
 use crate::owners::Owners;
 use crate::reply::{Answer, Reply, reply};
 use crate::routes::{Route, Routes};
-use crate::shard::ShardMessage;
-use crate::sweeper::SweeperMessage;
 
 /// Shared by all actors of one engine, cheap to clone.
 pub(crate) type Shared = Arc<Common>;

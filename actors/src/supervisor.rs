@@ -16,10 +16,11 @@ use cenotaph_storage::Result;
 use ractor::{Actor, ActorCell, ActorId, ActorProcessingErr, ActorRef, SpawnErr, SupervisionEvent};
 
 use crate::intensity::Intensity;
-use crate::recovery::{Recovery, RecoveryMessage};
+use crate::messages::{RecoveryMessage, SweeperMessage};
+use crate::recovery::Recovery;
 use crate::shard::Shard;
 use crate::shared::Shared;
-use crate::sweeper::{Sweeper, SweeperMessage};
+use crate::sweeper::Sweeper;
 use crate::upload::Uploads;
 
 /// A child, by its part.

@@ -17,29 +17,10 @@ use cenotaph_storage::{Error, ErrorKind, Result, RevisionId, RevisionKey, Seam, 
 use futures::StreamExt;
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 
-use crate::alarm::{Alarm, Setting};
+use crate::alarm::Alarm;
 use crate::intensity::backoff;
-use crate::reply::Reply;
+use crate::messages::{Left, SweeperMessage};
 use crate::shared::Shared;
-
-/// What the sweeper is told.
-pub(crate) enum SweeperMessage {
-    /// There may be orphans, or fewer pins.
-    Wake,
-    /// Its alarm rings.
-    Due(Setting),
-    /// Delete what is due, then answer with what is left.
-    Pass(Reply<Left>),
-}
-
-/// What a pass has left behind.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Left {
-    /// Orphans that wait for a reader, a grace time or a backoff.
-    pub(crate) waiting: u64,
-    /// When the next of them is due.
-    next_due: Option<Timestamp>,
-}
 
 /// An orphan that is being swept.
 type Sweeping = (RevisionKey, Orphan);

@@ -19,14 +19,12 @@ use tokio::sync::{OnceCell, oneshot};
 use crate::admission::{Admission, Permit};
 use crate::health::Health;
 use crate::limits::Limits;
+use crate::messages::{Handover, Job, Left, RecoveryMessage, Source, SweeperMessage, UploadsMessage};
 use crate::owners::Owners;
-use crate::recovery::RecoveryMessage;
 use crate::reply::{Answer, Caller, reply, written};
 use crate::routes::{ActorKind, Routes};
 use crate::shared::{Common, Counters, Shared, wake};
 use crate::supervisor::{Supervisor, SupervisorMessage};
-use crate::sweeper::{Left, SweeperMessage};
-use crate::upload::{Handover, Job, Source, UploadsMessage};
 
 /// How long the actors may take to stop, once there is nothing more for them to do.
 const STOP_TIMEOUT: Duration = Duration::from_secs(1);

@@ -12,78 +12,25 @@
 //! From step 6 on a dropped caller stops nothing. Deliberately not here: what the swap decides (`cenotaph_storage::swap`), and
 //! cleaning up (recovery's).
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use cenotaph_storage::blobs::BlobWriter;
 use cenotaph_storage::rows::{Attributes, BlockChecksums, Change, Extent, Manifest};
 use cenotaph_storage::swap::{self, Expected, Mutation, Swap};
 use cenotaph_storage::{Error, ErrorKind, ObjectId, OperationId, Result, RevisionId, Seam};
 use futures::StreamExt;
-use futures::stream::BoxStream;
 use ractor::{Actor, ActorProcessingErr, ActorRef, SupervisionEvent};
 use tokio::sync::oneshot;
 
 use crate::admission::Permit;
+use crate::messages::{Job, Source, UploadsMessage};
 use crate::owners::Owner;
 use crate::reply::{Answer, Caller, Reply, written};
 use crate::shared::Shared;
 
 /// How long a failed upload may take to tell the blob tier so.
 const ABANDON_TIMEOUT: Duration = Duration::from_secs(5);
-
-/// A payload as it comes: chunks of any size, or the error that ends it.
-pub type PayloadStream = BoxStream<'static, Result<Bytes, Box<dyn std::error::Error + Send + Sync>>>;
-
-/// A payload that is streamed, and how long it says it is.
-pub struct Source {
-    /// The payload.
-    pub stream: PayloadStream,
-    /// Its length in bytes, if it is known beforehand. A stream that does not keep to it is [`ErrorKind::Source`].
-    pub bytes: Option<u64>,
-}
-
-/// One large put.
-pub(crate) struct Job {
-    pub(crate) id: ObjectId,
-    pub(crate) operation: OperationId,
-    pub(crate) attributes: Attributes,
-    pub(crate) source: Source,
-    pub(crate) caller: Caller,
-    /// Resolves when the caller has dropped its future.
-    pub(crate) caller_gone: oneshot::Receiver<()>,
-    pub(crate) permit: Permit,
-    /// Leave for what of the payload is buffered already; given back once the upload has its own share.
-    pub(crate) peeked: Permit,
-}
-
-/// What the parent of the uploads is asked.
-pub(crate) enum UploadsMessage {
-    /// Start an upload. It answers its caller itself. Dropped unsent, `started` tells that the message was lost.
-    Start { job: Handover, started: oneshot::Sender<()> },
-}
-
-/// A job on its way to its upload. Whoever sends it keeps a clone, so that a lost message does not lose the payload's stream.
-#[derive(Clone)]
-pub(crate) struct Handover(Arc<Mutex<Option<Box<Job>>>>);
-
-impl Handover {
-    /// Offers a job.
-    pub(crate) fn new(job: Job) -> Self {
-        Self(Arc::new(Mutex::new(Some(Box::new(job)))))
-    }
-
-    /// Takes it, if nobody has.
-    fn take(&self) -> Option<Box<Job>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
-    }
-
-    /// Whether somebody has taken it.
-    pub(crate) fn is_taken(&self) -> bool {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).is_none()
-    }
-}
 
 /// The parent of the uploads: it starts them and outlives their deaths.
 pub(crate) struct Uploads {

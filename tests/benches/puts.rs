@@ -39,7 +39,7 @@ fn main() {
     for clients in [1, 16, 64] {
         let mut runs: Vec<Vec<Run>> = vec![Vec::new(); CONTENDERS.len()];
         for _ in 0..ROUNDS {
-            let directories: Vec<_> = CONTENDERS.iter().map(|_| tempfile::tempdir_in(".").unwrap()).collect();
+            let directories: Vec<_> = CONTENDERS.iter().map(|_| tempfile::tempdir().unwrap()).collect();
             runs[0].push(raw(directories[0].path(), length));
             runs[1].push(fjall_each(directories[1].path(), clients, length));
             runs[2].push(runtime.block_on(committer(directories[2].path(), clients, length)));

@@ -61,7 +61,7 @@ fn run(name: &str, load: &Load, test: &str) {
 }
 
 async fn stream_in_and_out(load: &Load) -> (u64, u64) {
-    let directory = tempfile::tempdir_in(".").unwrap();
+    let directory = tempfile::tempdir().unwrap();
     let mut config = Config::default();
     config.limits.upload_bytes_in_flight = load.in_flight_mib * MIB as usize;
     config.reads.bytes_in_flight = load.in_flight_mib as u64 * MIB;

@@ -1,0 +1,116 @@
+//! What the actors say to each other.
+//!
+//! One enum for each kind of actor, and what travels in them. They stand here, and not with their actors, so that the routes can know all messages
+//! and each actor can know the routes. Deliberately not here: supervision's own (`supervisor.rs`, `upload.rs`), which nobody else sends.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use bytes::Bytes;
+use cenotaph_storage::rows::Attributes;
+use cenotaph_storage::swap::Swap;
+use cenotaph_storage::{Error, ObjectId, OperationId, Result, Timestamp};
+use futures::stream::BoxStream;
+use tokio::sync::oneshot;
+
+use crate::admission::Permit;
+use crate::alarm::Setting;
+use crate::reply::{Answer, Caller, Reply};
+
+/// What a shard is asked.
+pub(crate) enum ShardMessage {
+    /// Decide this swap, and commit what follows from it.
+    Swap { swap: Box<Swap>, permit: Permit, reply: Reply<Answer> },
+    /// Fence this change of this object, if it is still there (I6). Answers whether it was.
+    Fence { object: ObjectId, change: OperationId, reply: Reply<bool> },
+}
+
+impl ShardMessage {
+    /// Answers that it is not taken on.
+    pub(crate) fn refuse(self, error: Error) {
+        match self {
+            Self::Swap { reply, .. } => reply(Err(error)),
+            Self::Fence { reply, .. } => reply(Err(error)),
+        }
+    }
+}
+
+/// What recovery is told.
+pub(crate) enum RecoveryMessage {
+    /// A change may have lost its owner.
+    Wake,
+    /// The last pass failed, and the time to try again has come.
+    Again(Setting),
+    /// Settle what is dead, then answer with how many changes were fenced.
+    Pass(Reply<u64>),
+}
+
+/// What the sweeper is told.
+pub(crate) enum SweeperMessage {
+    /// There may be orphans, or fewer pins.
+    Wake,
+    /// Its alarm rings.
+    Due(Setting),
+    /// Delete what is due, then answer with what is left.
+    Pass(Reply<Left>),
+}
+
+/// What a pass has left behind.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Left {
+    /// Orphans that wait for a reader, a grace time or a backoff.
+    pub(crate) waiting: u64,
+    /// When the next of them is due.
+    pub(crate) next_due: Option<Timestamp>,
+}
+
+/// A payload as it comes: chunks of any size, or the error that ends it.
+pub type PayloadStream = BoxStream<'static, Result<Bytes, Box<dyn std::error::Error + Send + Sync>>>;
+
+/// A payload that is streamed, and how long it says it is.
+pub struct Source {
+    /// The payload.
+    pub stream: PayloadStream,
+    /// Its length in bytes, if it is known beforehand. A stream that does not keep to it is [`ErrorKind::Source`].
+    pub bytes: Option<u64>,
+}
+
+/// One large put.
+pub(crate) struct Job {
+    pub(crate) id: ObjectId,
+    pub(crate) operation: OperationId,
+    pub(crate) attributes: Attributes,
+    pub(crate) source: Source,
+    pub(crate) caller: Caller,
+    /// Resolves when the caller has dropped its future.
+    pub(crate) caller_gone: oneshot::Receiver<()>,
+    pub(crate) permit: Permit,
+    /// Leave for what of the payload is buffered already; given back once the upload has its own share.
+    pub(crate) peeked: Permit,
+}
+
+/// What the parent of the uploads is asked.
+pub(crate) enum UploadsMessage {
+    /// Start an upload. It answers its caller itself. Dropped unsent, `started` tells that the message was lost.
+    Start { job: Handover, started: oneshot::Sender<()> },
+}
+
+/// A job on its way to its upload. Whoever sends it keeps a clone, so that a lost message does not lose the payload's stream.
+#[derive(Clone)]
+pub(crate) struct Handover(Arc<Mutex<Option<Box<Job>>>>);
+
+impl Handover {
+    /// Offers a job.
+    pub(crate) fn new(job: Job) -> Self {
+        Self(Arc::new(Mutex::new(Some(Box::new(job)))))
+    }
+
+    /// Takes it, if nobody has.
+    pub(crate) fn take(&self) -> Option<Box<Job>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    /// Whether somebody has taken it.
+    pub(crate) fn is_taken(&self) -> bool {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).is_none()
+    }
+}
