@@ -1,6 +1,7 @@
 //! Admission: what stands in front of the mailboxes, which are unbounded in ractor.
 //!
-//! A permit travels in the message and is given back when the message's work is done, or when the message is lost with its actor.
+//! A permit travels in the message and is given back when the message's work is done, or when the message is lost with
+//! its actor.
 
 use std::sync::Arc;
 

@@ -1,7 +1,7 @@
 //! An alarm: how an actor wakes itself later, once, however often it is set.
 //!
-//! Every setting has a number that travels in the message it will send. Only the newest rings, so that timers that were overtaken by an earlier one
-//! fall silent instead of multiplying.
+//! Every setting has a number that travels in the message it will send. Only the newest rings, so that timers that were
+//! overtaken by an earlier one fall silent instead of multiplying.
 
 use cenotaph_storage::{Env, Timestamp};
 

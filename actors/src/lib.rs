@@ -8,9 +8,10 @@
 //! └─ Sweeper          deletes orphans, honours pins, backs off per orphan
 //! ```
 //!
-//! Reading order: [`Limits`], `reply` (how an outcome finds its caller), `messages`, `shared` (what every actor holds), `shard`, `upload`,
-//! `recovery`, `sweeper`, `supervisor`, and last [`Tiered`], the handle that the engine holds. Guards the order of I1, I3, I6, I8 and
-//! I10. Deliberately not here: decisions (`cenotaph_storage::swap` is pure) and reads, which need no actor.
+//! Reading order: [`Limits`], `reply` (how an outcome finds its caller), `messages`, `shared` (what every actor holds),
+//! `shard`, `upload`, `recovery`, `sweeper`, `supervisor`, and last [`Tiered`], the handle that the engine holds.
+//! Guards the order of I1, I3, I6, I8 and I10. Deliberately not here: decisions (`cenotaph_storage::swap` is pure) and
+//! reads, which need no actor.
 
 mod admission;
 mod alarm;

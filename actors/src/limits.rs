@@ -21,7 +21,8 @@ pub struct Limits {
     pub write_bytes_in_flight: usize,
     /// Large puts at once, streaming or waiting for a share of the bytes in flight. One more is `Overloaded`.
     pub uploads_at_once: usize,
-    /// Payload bytes that all uploads may buffer together. An upload waits, without reading its stream, until its share is free.
+    /// Payload bytes that all uploads may buffer together. An upload waits, without reading its stream, until its share
+    /// is free.
     pub upload_bytes_in_flight: usize,
     /// Longest payload of one put, in bytes. A longer stream is `Invalid`.
     pub payload_bytes_max: u64,

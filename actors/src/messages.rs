@@ -1,7 +1,8 @@
 //! What the actors say to each other.
 //!
-//! One enum for each kind of actor, and what travels in them. They stand here, and not with their actors, so that the routes can know all messages
-//! and each actor can know the routes. Deliberately not here: supervision's own (`supervisor.rs`, `upload.rs`), which nobody else sends.
+//! One enum for each kind of actor, and what travels in them. They stand here, and not with their actors, so that the
+//! routes can know all messages and each actor can know the routes. Deliberately not here: supervision's own
+//! (`supervisor.rs`, `upload.rs`), which nobody else sends.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -94,7 +95,8 @@ pub(crate) enum UploadsMessage {
     Start { job: Handover, started: oneshot::Sender<()> },
 }
 
-/// A job on its way to its upload. Whoever sends it keeps a clone, so that a lost message does not lose the payload's stream.
+/// A job on its way to its upload. Whoever sends it keeps a clone, so that a lost message does not lose the payload's
+/// stream.
 #[derive(Clone)]
 pub(crate) struct Handover(Arc<Mutex<Option<Box<Job>>>>);
 

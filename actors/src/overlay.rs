@@ -1,8 +1,8 @@
 //! The overlay: what a shard has decided and the index has not yet made durable.
 //!
-//! Shards never wait for the disk: they decide against the overlay first, the durable state second. Every entry carries the ticket of
-//! the batch it stands in; batches become durable in order, so one number says which entries are no longer needed. Guards I3 against deciding twice on the
-//! same state. Nobody but its shard reads it (I7).
+//! Shards never wait for the disk: they decide against the overlay first, the durable state second. Every entry carries
+//! the ticket of the batch it stands in; batches become durable in order, so one number says which entries are no
+//! longer needed. Guards I3 against deciding twice on the same state. Nobody but its shard reads it (I7).
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;

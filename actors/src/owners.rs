@@ -1,8 +1,8 @@
 //! Which changes have a living owner, in this epoch.
 //!
-//! An [`Owner`] is held by everything that may still carry its change forward: the upload actor, the commit that records the change, the swap
-//! on its way through a shard. When the last of them is gone the change is dead, and recovery is woken. Guards I6 from the
-//! other side: nothing that lives is fenced needlessly.
+//! An [`Owner`] is held by everything that may still carry its change forward: the upload actor, the commit that
+//! records the change, the swap on its way through a shard. When the last of them is gone the change is dead, and
+//! recovery is woken. Guards I6 from the other side: nothing that lives is fenced needlessly.
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};

@@ -5,9 +5,9 @@
 //!   ask its object's shard to fence it: one batch removes the change and queues what the row does not name (I6, I3)
 //! ```
 //!
-//! A change of an older epoch is dead, for an epoch begins with no owners; one of this epoch is dead when nothing holds its owner any more.
-//! It never redoes a write, trusts the row alone, and may die and begin again at any point. The first pass of an engine ends
-//! before traffic starts. Deliberately not here: deleting (the sweeper's).
+//! A change of an older epoch is dead, for an epoch begins with no owners; one of this epoch is dead when nothing holds
+//! its owner any more. It never redoes a write, trusts the row alone, and may die and begin again at any point. The
+//! first pass of an engine ends before traffic starts. Deliberately not here: deleting (the sweeper's).
 
 use std::sync::atomic::Ordering;
 
@@ -96,7 +96,8 @@ impl Recovery {
         }
     }
 
-    /// Fences one change, if its owner is dead; whether it was. A damaged entry is left for a scrub: it must not hold up the others.
+    /// Fences one change, if its owner is dead; whether it was. A damaged entry is left for a scrub: it must not hold
+    /// up the others.
     async fn settle(&self, key: Bytes, value: Bytes) -> Result<bool> {
         let Some(id) = OperationId::from_slice(&key) else { return Ok(false) };
         if self.shared.owners.is_alive(id) {

@@ -1,8 +1,8 @@
 //! How an outcome finds its caller (I10).
 //!
-//! A [`Reply`] travels with its request: in the message, then in the completion that the index fires. Whoever fires
-//! it tells the truth; a reply that is dropped unfired was never part of a submitted batch. So a caller that loses its reply knows that nothing was
-//! committed, whichever actor died on the way, and may deliver the request again.
+//! A [`Reply`] travels with its request: in the message, then in the completion that the index fires. Whoever fires it
+//! tells the truth; a reply that is dropped unfired was never part of a submitted batch. So a caller that loses its
+//! reply knows that nothing was committed, whichever actor died on the way, and may deliver the request again.
 
 use std::sync::{Arc, Mutex, PoisonError};
 

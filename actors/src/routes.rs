@@ -1,7 +1,7 @@
 //! Who is where: the living actors of one engine.
 //!
-//! The process-wide names of ractor are not used, for many engines live in one process. A route is empty while its actor is dead;
-//! what is sent there is given back, undelivered.
+//! The process-wide names of ractor are not used, for many engines live in one process. A route is empty while its
+//! actor is dead; what is sent there is given back, undelivered.
 
 use std::sync::{Mutex, PoisonError};
 

@@ -5,9 +5,10 @@
 //!                                                                                  \-- durable --> reply, trim
 //! ```
 //!
-//! It never waits for the disk to write: the completion answers the caller, even if this actor has died since (I10). What it answers without
-//! changing anything is answered behind an empty batch, so that nobody hears of a state that is not durable yet (I7). A
-//! restarted shard first passes the index's barrier: only then does the index show all that its predecessor submitted.
+//! It never waits for the disk to write: the completion answers the caller, even if this actor has died since (I10).
+//! What it answers without changing anything is answered behind an empty batch, so that nobody hears of a state that is
+//! not durable yet (I7). A restarted shard first passes the index's barrier: only then does the index show all that its
+//! predecessor submitted.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;

@@ -97,8 +97,8 @@ impl Common {
 
     /// Compare-and-write: has the object's shard decide a swap, and waits for its answer. Idempotent.
     ///
-    /// A request that is lost with a dead shard has not been submitted, so it is delivered again. `listen` makes the reply of
-    /// each delivery, so that somebody else can hear the answer too.
+    /// A request that is lost with a dead shard has not been submitted, so it is delivered again. `listen` makes the
+    /// reply of each delivery, so that somebody else can hear the answer too.
     pub(crate) async fn compare_and_write(
         &self,
         swap: Swap,
@@ -139,8 +139,8 @@ impl Common {
     }
 }
 
-/// Sends a wake-up, unless one is on its way. One that is lost with its actor is made good by its successor, which begins with
-/// a pass of its own.
+/// Sends a wake-up, unless one is on its way. One that is lost with its actor is made good by its successor, which
+/// begins with a pass of its own.
 pub(crate) fn wake<M: ractor::Message>(wanted: &AtomicBool, route: &Route<M>, message: M) {
     if !wanted.swap(true, Ordering::AcqRel) && !route.send(message) {
         wanted.store(false, Ordering::Release);

@@ -5,8 +5,8 @@
 //!                                             \-- too many of late --> fail closed: the engine must be reopened
 //! ```
 //!
-//! It holds no data and decides nothing, so that it has no reason to die. Should it die all the same its children die with it,
-//! and the engine has failed. Deliberately not here: uploads, which are never restarted (their parent is).
+//! It holds no data and decides nothing, so that it has no reason to die. Should it die all the same its children die
+//! with it, and the engine has failed. Deliberately not here: uploads, which are never restarted (their parent is).
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -88,8 +88,8 @@ impl Actor for Supervisor {
         event: SupervisionEvent,
         children: &mut Children,
     ) -> Result<(), ActorProcessingErr> {
-        // The event may carry the dead actor's state, and with it permits and owners: it is dropped at the end of this, before
-        // the successor starts.
+        // The event may carry the dead actor's state, and with it permits and owners: it is dropped at the end of this,
+        // before the successor starts.
         let dead = match &event {
             SupervisionEvent::ActorTerminated(cell, _, reason) => Some((cell, reason.clone().unwrap_or_default())),
             SupervisionEvent::ActorFailed(cell, error) => Some((cell, error.to_string())),

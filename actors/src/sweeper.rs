@@ -4,9 +4,10 @@
 //! scan orphans -> due and not pinned? -> delete blobs, some at once -> make the removals durable -> one batch settles them
 //! ```
 //!
-//! An orphan is settled only after its blob is durably gone (I5); one whose blob may still land is deleted twice. A pinned
-//! revision is left alone until its last reader is done (I8). "Not found" counts as deleted, and one that can't be
-//! deleted waits, longer each time, and holds up no other. Deliberately not here: what becomes an orphan (`cenotaph_storage::swap`).
+//! An orphan is settled only after its blob is durably gone (I5); one whose blob may still land is deleted twice. A
+//! pinned revision is left alone until its last reader is done (I8). "Not found" counts as deleted, and one that can't
+//! be deleted waits, longer each time, and holds up no other. Deliberately not here: what becomes an orphan
+//! (`cenotaph_storage::swap`).
 
 use std::sync::atomic::Ordering;
 

@@ -1,7 +1,7 @@
 //! The handle on an engine's actors: what may be asked of them, with outcomes, and how they start and stop.
 //!
-//! Nobody outside of this crate sees an actor. Guards I9 and I10 at this border: an answer is the commit's own; no answer means that
-//! nothing was committed.
+//! Nobody outside of this crate sees an actor. Guards I9 and I10 at this border: an answer is the commit's own; no
+//! answer means that nothing was committed.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -116,7 +116,8 @@ impl Tiered {
     /// Leave to buffer this much payload and to write it.
     ///
     /// # Errors
-    /// [`ErrorKind::Overloaded`] over the limits, [`ErrorKind::Closed`], [`ErrorKind::Unavailable`] if the engine has failed.
+    /// [`ErrorKind::Overloaded`] over the limits, [`ErrorKind::Closed`], [`ErrorKind::Unavailable`] if the engine has
+    /// failed.
     pub fn admit(&self, payload_bytes: usize) -> Result<Permit> {
         self.shared.health.check("put")?;
         self.shared.admission.write(payload_bytes)
@@ -139,12 +140,13 @@ impl Tiered {
         written(self.shared.compare_and_write(swap, &permit, |reply| reply).await?)
     }
 
-    /// Puts a payload that goes to the blob tier. `peeked` is the leave for what of it is buffered already. Dropping the future before all of the payload has been written there
-    /// cancels the put; later the put goes on without its caller.
+    /// Puts a payload that goes to the blob tier. `peeked` is the leave for what of it is buffered already. Dropping
+    /// the future before all of the payload has been written there cancels the put; later the put goes on without its
+    /// caller.
     ///
     /// # Errors
-    /// As [`put_inline`](Self::put_inline); [`ErrorKind::Overloaded`] if there are too many uploads, [`ErrorKind::Source`] if the stream fails,
-    /// [`ErrorKind::Invalid`] if the payload is too long.
+    /// As [`put_inline`](Self::put_inline); [`ErrorKind::Overloaded`] if there are too many uploads,
+    /// [`ErrorKind::Source`] if the stream fails, [`ErrorKind::Invalid`] if the payload is too long.
     pub async fn put_stream(
         &self,
         id: ObjectId,
@@ -204,7 +206,8 @@ impl Tiered {
         self.ask(|reply| self.shared.routes.recovery.send(RecoveryMessage::Pass(reply))).await.map(drop)
     }
 
-    /// Settles the changes of dead owners, then deletes the orphans that are due; how many are left that may not be deleted yet.
+    /// Settles the changes of dead owners, then deletes the orphans that are due; how many are left that may not be
+    /// deleted yet.
     ///
     /// # Errors
     /// As [`recover`](Self::recover).
@@ -285,8 +288,8 @@ impl Tiered {
     }
 
     /// Stops taking on work, lets what has begun end, deletes what may be deleted, all within
-    /// [`Limits::close_timeout`], and stops the actors, within a second more. What is unfinished then is left to the next open. Whoever calls it again waits
-    /// for the first to be done.
+    /// [`Limits::close_timeout`], and stops the actors, within a second more. What is unfinished then is left to the
+    /// next open. Whoever calls it again waits for the first to be done.
     pub async fn close(&self) {
         let had_failed = self.shared.health.close();
         self.closed.get_or_init(|| self.stop(had_failed)).await;

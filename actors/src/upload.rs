@@ -9,8 +9,8 @@
 //! 6 compare-and-write through the shard (I3, I6)    the commit itself answers the caller (I10)
 //! ```
 //!
-//! From step 6 on a dropped caller stops nothing. Deliberately not here: what the swap decides (`cenotaph_storage::swap`), and
-//! cleaning up (recovery's).
+//! From step 6 on a dropped caller stops nothing. Deliberately not here: what the swap decides
+//! (`cenotaph_storage::swap`), and cleaning up (recovery's).
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -141,7 +141,8 @@ impl Upload {
         self.commit(Commit { id, operation, attributes, finished, expected, caller, owner, permit }).await
     }
 
-    /// Step 3. The commit itself keeps the owner alive: a change that becomes durable after its upload has died still finds recovery awake.
+    /// Step 3. The commit itself keeps the owner alive: a change that becomes durable after its upload has died still
+    /// finds recovery awake.
     async fn record(&self, id: &ObjectId, operation: OperationId, revision: RevisionId, owner: Owner) -> Result<()> {
         let change = Change {
             epoch: self.shared.epoch,
@@ -250,7 +251,8 @@ fn source_error(why: &str) -> Error {
     Error::new(ErrorKind::Source, "put", why)
 }
 
-/// What failed before any row could name the revision: nothing was committed, whatever became of the change or the blob.
+/// What failed before any row could name the revision: nothing was committed, whatever became of the change or the
+/// blob.
 fn not_named(error: &Error, id: &ObjectId) -> Error {
     let kind = match error.kind() {
         ErrorKind::Indeterminate => ErrorKind::Unavailable,

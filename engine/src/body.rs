@@ -60,8 +60,9 @@ impl Body {
         }))
     }
 
-    /// The same payload, with a promise of its length in bytes: a put of any other length fails with [`ErrorKind::Source`], and
-    /// nothing is stored. Lets a large put begin its upload at once, and a small one reserve less.
+    /// The same payload, with a promise of its length in bytes: a put of any other length fails with
+    /// [`ErrorKind::Source`], and nothing is stored. Lets a large put begin its upload at once, and a small one reserve
+    /// less.
     #[must_use]
     pub fn promise(self, bytes: u64) -> Self {
         match self.0 {

@@ -15,6 +15,19 @@ use crate::config::Config;
 use crate::engine::Engine;
 
 /// An engine in preparation. See [`Engine::builder`].
+///
+/// ```
+/// # #[tokio::main]
+/// # async fn main() -> Result<(), cenotaph::Error> {
+/// # let directory = tempfile::tempdir().unwrap();
+/// # let operator = cenotaph::Operator::new(opendal::services::Memory::default()).unwrap();
+/// # let data = directory.path();
+/// let mut config = cenotaph::Config::default();
+/// config.limits.uploads_at_once = 32;
+/// let engine = cenotaph::Engine::builder(data).config(config).blobs(operator).open().await?;
+/// # engine.close().await
+/// # }
+/// ```
 #[must_use = "a builder does nothing until it opens"]
 pub struct Builder {
     data: PathBuf,
@@ -29,8 +42,8 @@ impl Builder {
         Self { data, config: Config::default(), blobs: None, index: None, env: None }
     }
 
-    /// Keeps large objects in this blob tier instead of `blobs` under the data directory. It must be used by this engine
-    /// alone, and be the same at every open. Retries, timeouts and tracing are yours to layer onto it.
+    /// Keeps large objects in this blob tier instead of `blobs` under the data directory. It must be used by this
+    /// engine alone, and be the same at every open. Retries, timeouts and tracing are yours to layer onto it.
     pub fn blobs(mut self, operator: Operator) -> Self {
         self.blobs = Some(operator);
         self
@@ -54,14 +67,16 @@ impl Builder {
         self
     }
 
-    /// Opens the engine, creating what is not there yet. Settles what earlier incarnations left behind; deleting their orphans
-    /// goes on afterwards. Takes time in proportion to unsettled changes, not to objects.
+    /// Opens the engine, creating what is not there yet. Settles what earlier incarnations left behind; deleting their
+    /// orphans goes on afterwards. Takes time in proportion to unsettled changes, not to objects.
     ///
     /// # Errors
-    /// - [`AlreadyOpen`](crate::ErrorKind::AlreadyOpen): another engine, in this process or another, has this index open.
+    /// - [`AlreadyOpen`](crate::ErrorKind::AlreadyOpen): another engine, in this process or another, has this index
+    ///   open.
     /// - [`Corrupt`](crate::ErrorKind::Corrupt): the index is damaged. Nothing was touched.
     /// - [`UnknownFormat`](crate::ErrorKind::UnknownFormat): a later build wrote it.
-    /// - [`Invalid`](crate::ErrorKind::Invalid): a setting is out of bounds, the directory holds something else, or this is no tokio runtime.
+    /// - [`Invalid`](crate::ErrorKind::Invalid): a setting is out of bounds, the directory holds something else, or
+    ///   this is no tokio runtime.
     /// - [`Unavailable`](crate::ErrorKind::Unavailable): the disk can't be read or written.
     pub async fn open(self) -> Result<Engine> {
         self.config.check()?;

@@ -27,8 +27,9 @@ pub const INLINE_BYTES_MAX: usize = 1024 * 1024;
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
-    /// Longest payload in bytes that stays in the index; one byte more goes to the blob tier. May differ at every open. On a local
-    /// file system files are faster than inline payloads from about 128 KiB; against a remote tier inline wins up to the default.
+    /// Longest payload in bytes that stays in the index; one byte more goes to the blob tier. May differ at every open.
+    /// On a local file system files are faster than inline payloads from about 128 KiB; against a remote tier inline
+    /// wins up to the default.
     pub inline_bytes_max: usize,
     /// Limits of the writes.
     pub limits: Limits,
@@ -41,7 +42,8 @@ pub struct Config {
 }
 
 impl Config {
-    /// Checks that every value is one that an engine can work with. [`Builder::open`](crate::Builder::open) does so first.
+    /// Checks that every value is one that an engine can work with. [`Builder::open`](crate::Builder::open) does so
+    /// first.
     ///
     /// # Errors
     /// [`Invalid`](crate::ErrorKind::Invalid), naming the field, its value and its bounds.

@@ -18,7 +18,8 @@ use crate::put::Put;
 
 /// A tiered object store, embedded in your service.
 ///
-/// A cheap clone of one handle on it; the actors behind it live until [`close`](Self::close), or until the last clone is dropped.
+/// A cheap clone of one handle on it; the actors behind it live until [`close`](Self::close), or until the last clone
+/// is dropped.
 ///
 /// ```
 /// # #[tokio::main]
@@ -59,8 +60,8 @@ pub struct Stats {
 }
 
 impl Engine {
-    /// An engine that keeps its data in this directory: the index under `index`, and, unless told otherwise, the blobs under
-    /// `blobs`. The directory is created if it is not there.
+    /// An engine that keeps its data in this directory: the index under `index`, and, unless told otherwise, the blobs
+    /// under `blobs`. The directory is created if it is not there.
     pub fn builder(data: impl Into<PathBuf>) -> Builder {
         Builder::new(data.into())
     }
@@ -71,13 +72,14 @@ impl Engine {
 
     /// Writes an object, creating or replacing it. When it returns, the write is durable and visible.
     ///
-    /// A payload up to [`Config::inline_bytes_max`] goes into the index, a longer one to the blob tier. Readers see the old object whole until they
-    /// see the new one whole. A large put is superseded if, while it was under way, the tombstone it began on was replaced or deleted, or another
-    /// large put created one: it counts as overwritten the moment it was made, which is
-    /// [`Outcome::Superseded`](crate::Outcome::Superseded) and not an error. Small puts in between, where there was no tombstone, it overwrites.
+    /// A payload up to [`Config::inline_bytes_max`] goes into the index, a longer one to the blob tier. Readers see the
+    /// old object whole until they see the new one whole. A large put is superseded if, while it was under way, the
+    /// tombstone it began on was replaced or deleted, or another large put created one: it counts as overwritten the
+    /// moment it was made, which is [`Outcome::Superseded`](crate::Outcome::Superseded) and not an error. Small puts in
+    /// between, where there was no tombstone, it overwrites.
     ///
-    /// Dropping the future cancels a large put while its payload is streaming; after that, and for a small put from its first poll
-    /// on, the write may still commit.
+    /// Dropping the future cancels a large put while its payload is streaming; after that, and for a small put from its
+    /// first poll on, the write may still commit.
     ///
     /// # Errors
     /// - [`Invalid`](ErrorKind::Invalid): the id or the metadata break a rule, or the payload is over the limit.
@@ -152,8 +154,8 @@ impl Engine {
         self.0.reads.head(&id).await
     }
 
-    /// Deletes an object. When it returns, the object is durably gone; its blobs are deleted behind. Deleting what is absent is not an
-    /// error, and a failing blob tier never fails a delete.
+    /// Deletes an object. When it returns, the object is durably gone; its blobs are deleted behind. Deleting what is
+    /// absent is not an error, and a failing blob tier never fails a delete.
     ///
     /// # Errors
     /// As [`put`](Self::put).
@@ -199,20 +201,47 @@ impl Engine {
         List::new(self.clone(), prefix.into())
     }
 
-    /// Settles what can be settled now: changes of dead owners, and orphans that are due. Gives the number of orphans left, which wait for a reader, a
-    /// grace time or a retry. The engine does all this by itself; this is for whoever wants to see it done.
+    /// Settles what can be settled now: changes of dead owners, and orphans that are due. Gives the number of orphans
+    /// left, which wait for a reader, a grace time or a retry. The engine does all this by itself; this is for whoever
+    /// wants to see it done.
     ///
     /// # Errors
     /// [`Unavailable`](ErrorKind::Unavailable) if a tier fails or the engine has.
+    ///
+    /// ```
+    /// # #[tokio::main]
+    /// # async fn main() -> Result<(), cenotaph::Error> {
+    /// # let directory = tempfile::tempdir().unwrap();
+    /// # let engine = cenotaph::Engine::builder(directory.path()).open().await?;
+    /// engine.put("big", vec![7u8; 3_000_000]).await?;
+    /// engine.delete("big").await?;
+    /// assert_eq!(engine.settle().await?, 0);
+    /// assert_eq!(engine.stats().await?.actors.orphans, 0);
+    /// # engine.close().await
+    /// # }
+    /// ```
     pub async fn settle(&self) -> Result<u64> {
         self.check_open("settle")?;
         self.0.tiered.settle().await
     }
 
-    /// What the engine has done, and what is left to do. Its cost grows with the unsettled changes and orphans, which it counts.
+    /// What the engine has done, and what is left to do. Its cost grows with the unsettled changes and orphans, which
+    /// it counts.
     ///
     /// # Errors
     /// [`Unavailable`](ErrorKind::Unavailable) if the index can't be read, [`Closed`](ErrorKind::Closed).
+    ///
+    /// ```
+    /// # #[tokio::main]
+    /// # async fn main() -> Result<(), cenotaph::Error> {
+    /// # let directory = tempfile::tempdir().unwrap();
+    /// # let engine = cenotaph::Engine::builder(directory.path()).open().await?;
+    /// engine.put("a", "b").await?;
+    /// let stats = engine.stats().await?;
+    /// assert_eq!((stats.epoch.get(), stats.actors.changes, stats.index.waiting), (1, 0, 0));
+    /// # engine.close().await
+    /// # }
+    /// ```
     pub async fn stats(&self) -> Result<Stats> {
         self.check_open("stats")?;
         Ok(Stats {
@@ -223,12 +252,25 @@ impl Engine {
         })
     }
 
-    /// Lets what has begun end, within the configured time, then stops. What is unfinished is settled at the next open. Every clone of the engine is
-    /// closed with it, and reads that are still streaming from the index fail. Closing again does nothing.
+    /// Lets what has begun end, within the configured time, then stops. What is unfinished is settled at the next open.
+    /// Every clone of the engine is closed with it, and reads that are still streaming from the index fail. Closing
+    /// again does nothing.
     ///
     /// # Errors
-    /// [`Indeterminate`](ErrorKind::Indeterminate) if the index could not make durable what was submitted, which had not
-    /// been acknowledged; [`Unavailable`](ErrorKind::Unavailable) if the runtime it was opened in is gone.
+    /// [`Indeterminate`](ErrorKind::Indeterminate) if the index could not make durable what was submitted, which had
+    /// not been acknowledged; [`Unavailable`](ErrorKind::Unavailable) if the runtime it was opened in is gone.
+    ///
+    /// ```
+    /// # #[tokio::main]
+    /// # async fn main() -> Result<(), cenotaph::Error> {
+    /// # let directory = tempfile::tempdir().unwrap();
+    /// # let engine = cenotaph::Engine::builder(directory.path()).open().await?;
+    /// let clone = engine.clone();
+    /// engine.close().await?;
+    /// assert_eq!(clone.put("a", "b").await.unwrap_err().kind(), cenotaph::ErrorKind::Closed);
+    /// # Ok(())
+    /// # }
+    /// ```
     pub async fn close(&self) -> Result<()> {
         self.0.tiered.close().await;
         self.0.index.close().await
@@ -277,6 +319,21 @@ impl fmt::Debug for Engine {
 }
 
 /// What can name an object: an [`ObjectId`], or a plain key in the default namespace.
+///
+/// ```
+/// # #[tokio::main]
+/// # async fn main() -> Result<(), cenotaph::Error> {
+/// # let directory = tempfile::tempdir().unwrap();
+/// # let engine = cenotaph::Engine::builder(directory.path()).open().await?;
+/// use cenotaph::{Namespace, ObjectId};
+///
+/// let thumbnails = Namespace::new("thumbnails")?.with_scope("org", "17")?;
+/// engine.put(ObjectId::new(&thumbnails, "cat")?, "small").await?;
+/// engine.put("cat", "large").await?;
+/// assert_eq!(engine.list("").namespace(thumbnails).await?.entries.len(), 1);
+/// # engine.close().await
+/// # }
+/// ```
 pub trait IntoObjectId {
     /// The id.
     ///

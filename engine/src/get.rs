@@ -14,6 +14,21 @@ use tracing::Instrument;
 use crate::engine::Engine;
 
 /// A get in preparation: `.await` it to run it. See [`Engine::get`].
+///
+/// ```
+/// # #[tokio::main]
+/// # async fn main() -> Result<(), cenotaph::Error> {
+/// # let directory = tempfile::tempdir().unwrap();
+/// # let engine = cenotaph::Engine::builder(directory.path()).open().await?;
+/// use cenotaph::ByteRange;
+///
+/// engine.put("log", "first\nsecond\nlast\n").await?;
+/// let tail = engine.get("log").range(ByteRange::Last(5)).await?.expect("present");
+/// assert_eq!(tail.range(), 13..18);
+/// assert_eq!(tail.bytes().await?, "last\n");
+/// # engine.close().await
+/// # }
+/// ```
 #[derive(Debug)]
 #[must_use = "a get does nothing until it is awaited"]
 pub struct Get {
@@ -27,8 +42,8 @@ impl Get {
         Self { engine, id, range: ByteRange::Full }
     }
 
-    /// Only these bytes: `a..b`, `a..=b`, `a..`, `..b` or [`ByteRange::Last`]. An end beyond the object is clamped; a beginning beyond it is
-    /// [`RangeNotSatisfiable`](crate::ErrorKind::RangeNotSatisfiable), which tells the size.
+    /// Only these bytes: `a..b`, `a..=b`, `a..`, `..b` or [`ByteRange::Last`]. An end beyond the object is clamped; a
+    /// beginning beyond it is [`RangeNotSatisfiable`](crate::ErrorKind::RangeNotSatisfiable), which tells the size.
     pub fn range(mut self, range: impl Into<ByteRange>) -> Self {
         self.range = range.into();
         self
@@ -53,8 +68,25 @@ impl IntoFuture for Get {
 
 /// An object that is being read: what is known about it, and its bytes as they come.
 ///
-/// It sees the version that it found to its end, whatever is overwritten or deleted meanwhile (I8): until it is dropped or read to its
-/// end it keeps that version's blobs from being deleted.
+/// It sees the version that it found to its end, whatever is overwritten or deleted meanwhile (I8): until it is dropped
+/// or read to its end it keeps that version's blobs from being deleted.
+///
+/// ```
+/// # #[tokio::main]
+/// # async fn main() -> Result<(), cenotaph::Error> {
+/// # let directory = tempfile::tempdir().unwrap();
+/// # let engine = cenotaph::Engine::builder(directory.path()).open().await?;
+/// engine.put("big", vec![7u8; 3_000_000]).await?;
+/// let mut object = engine.get("big").await?.expect("present");
+/// engine.delete("big").await?;
+/// let mut bytes = 0;
+/// while let Some(chunk) = object.chunk().await? {
+///     bytes += chunk.len();
+/// }
+/// assert_eq!(bytes, 3_000_000);
+/// # engine.close().await
+/// # }
+/// ```
 #[derive(Debug)]
 pub struct Object(OpenObject);
 
@@ -87,8 +119,8 @@ impl Object {
     /// The next bytes; none at the end.
     ///
     /// # Errors
-    /// [`Corrupt`](crate::ErrorKind::Corrupt) if they do not match their checksum, [`Unavailable`](crate::ErrorKind::Unavailable) if
-    /// the blob tier can't give them.
+    /// [`Corrupt`](crate::ErrorKind::Corrupt) if they do not match their checksum,
+    /// [`Unavailable`](crate::ErrorKind::Unavailable) if the blob tier can't give them.
     pub async fn chunk(&mut self) -> Result<Option<Bytes>> {
         self.0.next().await
     }

@@ -1,8 +1,8 @@
 //! Cenotaph: an embeddable, actor-based, tiered object store.
 //!
-//! A cenotaph is a tombstone whose body lies elsewhere. So is ours: small objects live inline in an embedded index; for large ones the index
-//! holds a *tombstone* that says which immutable revisions in the blob tier hold the bytes. Swapping that row is the one commit point, so
-//! every object changes all at once or not at all, whatever crashes.
+//! A cenotaph is a tombstone whose body lies elsewhere. So is ours: small objects live inline in an embedded index; for
+//! large ones the index holds a *tombstone* that says which immutable revisions in the blob tier hold the bytes.
+//! Swapping that row is the one commit point, so every object changes all at once or not at all, whatever crashes.
 //!
 //! Begin with [`Engine`]. What is promised, and what is not, stands in the README; how it works in ARCHITECTURE.md.
 //!

@@ -11,6 +11,22 @@ use tracing::Instrument;
 use crate::engine::Engine;
 
 /// A listing in preparation: `.await` it for one page, or [`stream`](Self::stream) all of it. See [`Engine::list`].
+///
+/// ```
+/// # #[tokio::main]
+/// # async fn main() -> Result<(), cenotaph::Error> {
+/// # let directory = tempfile::tempdir().unwrap();
+/// # let engine = cenotaph::Engine::builder(directory.path()).open().await?;
+/// use futures::TryStreamExt;
+///
+/// for number in 0..25 {
+///     engine.put(format!("n/{number:02}"), "x").await?;
+/// }
+/// let entries: Vec<_> = engine.list("n/").limit(10).stream().try_collect().await?;
+/// assert_eq!((entries.len(), entries[24].name()), (25, "n/24"));
+/// # engine.close().await
+/// # }
+/// ```
 #[derive(Clone, Debug)]
 #[must_use = "a listing does nothing until it is awaited or streamed"]
 pub struct List {
@@ -36,8 +52,8 @@ impl List {
         self
     }
 
-    /// Groups the keys that share what lies between the prefix and the next delimiter into one [`Entry::Prefix`], as a file
-    /// manager shows a folder. A page costs what it returns, however many keys a group has.
+    /// Groups the keys that share what lies between the prefix and the next delimiter into one [`Entry::Prefix`], as a
+    /// file manager shows a folder. A page costs what it returns, however many keys a group has.
     pub fn delimiter(mut self, delimiter: char) -> Self {
         self.request.delimiter = Some(delimiter);
         self
@@ -55,7 +71,8 @@ impl List {
         self
     }
 
-    /// All entries, page by page. Each page is consistent in itself; what is written between two pages may be seen or not.
+    /// All entries, page by page. Each page is consistent in itself; what is written between two pages may be seen or
+    /// not.
     pub fn stream(self) -> BoxStream<'static, Result<Entry>> {
         let pages = futures::stream::try_unfold(Some(self), |list| async move {
             let Some(list) = list else { return Ok(None) };

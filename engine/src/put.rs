@@ -14,6 +14,20 @@ use crate::body::{Body, Peeked};
 use crate::engine::Engine;
 
 /// A put in preparation: `.await` it to run it. See [`Engine::put`].
+///
+/// ```
+/// # #[tokio::main]
+/// # async fn main() -> Result<(), cenotaph::Error> {
+/// # let directory = tempfile::tempdir().unwrap();
+/// # let engine = cenotaph::Engine::builder(directory.path()).open().await?;
+/// let written = engine.put("cats/tom.jpg", vec![0xff, 0xd8]).content_type("image/jpeg").custom("album", "pets").await?;
+/// assert_eq!(written.outcome, cenotaph::Outcome::Applied);
+/// let head = engine.head("cats/tom.jpg").await?.expect("it was just put");
+/// assert_eq!(head.metadata.attributes.custom["album"], "pets");
+/// assert_eq!(Some(head.etag), written.etag);
+/// # engine.close().await
+/// # }
+/// ```
 #[derive(Debug)]
 #[must_use = "a put does nothing until it is awaited"]
 pub struct Put {

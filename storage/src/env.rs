@@ -1,9 +1,9 @@
 //! The world outside: time, chance, ids, tasks and blocking work.
 //!
 //! Holds [`Env`], the handle by which every other room asks for these, and [`World`], what answers. Production uses
-//! [`Env::real`]; a simulator or a test brings its own world, and with it decides time, chance and order. This is the only file that
-//! may call the system for them (`clippy.toml` refuses it elsewhere). Deliberately not here: the two tiers, which stand
-//! behind traits of their own.
+//! [`Env::real`]; a simulator or a test brings its own world, and with it decides time, chance and order. This is the
+//! only file that may call the system for them (`clippy.toml` refuses it elsewhere). Deliberately not here: the two
+//! tiers, which stand behind traits of their own.
 
 use std::fmt;
 use std::future::Future;
@@ -39,8 +39,8 @@ pub trait World: Send + Sync + 'static {
     /// Runs blocking code where that stalls nobody else.
     fn blocking(&self, work: Box<dyn FnOnce() + Send>);
 
-    /// Runs a task that may block the thread that polls it, where that stalls nobody else. Never on a thread that blocking
-    /// code needs: the task may itself wait for some.
+    /// Runs a task that may block the thread that polls it, where that stalls nobody else. Never on a thread that
+    /// blocking code needs: the task may itself wait for some.
     fn offload(&self, task: BoxFuture<'static, ()>);
 
     /// Starts a thread of the operating system.
@@ -178,7 +178,8 @@ impl Env {
         receiver.await.map_err(|_| Error::new(ErrorKind::Unavailable, "offload", "the blocking task did not finish"))
     }
 
-    /// Runs blocking code off the async workers, and gives its value. It goes on even if the returned future is dropped.
+    /// Runs blocking code off the async workers, and gives its value. It goes on even if the returned future is
+    /// dropped.
     ///
     /// # Errors
     /// [`ErrorKind::Unavailable`] if the code panicked or its runtime is shutting down.
@@ -256,8 +257,8 @@ impl World for Real {
     }
 
     fn offload(&self, task: BoxFuture<'static, ()>) {
-        // A thread of its own: on a blocking thread it would wait for others of that pool, and as many as the pool has would
-        // wait for ever.
+        // A thread of its own: on a blocking thread it would wait for others of that pool, and as many as the pool has
+        // would wait for ever.
         let runtime = self.runtime.clone();
         drop(real::thread("cenotaph-offload", Box::new(move || runtime.block_on(task))));
     }

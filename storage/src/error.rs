@@ -1,9 +1,9 @@
 //! The one error of Cenotaph.
 //!
-//! Holds [`Error`] and [`ErrorKind`]. A kind says what the caller must do next, never which library failed; the library's
-//! own error is kept as the source. Guards I10: [`ErrorKind::Indeterminate`] is used only where the process cannot know
-//! whether a write committed. Deliberately not here: absence (an absent object is `Ok(None)`) and a lost race
-//! (an outcome, not an error).
+//! Holds [`Error`] and [`ErrorKind`]. A kind says what the caller must do next, never which library failed; the
+//! library's own error is kept as the source. Guards I10: [`ErrorKind::Indeterminate`] is used only where the process
+//! cannot know whether a write committed. Deliberately not here: absence (an absent object is `Ok(None)`) and a lost
+//! race (an outcome, not an error).
 
 use std::error::Error as StdError;
 use std::fmt;

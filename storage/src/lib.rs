@@ -1,8 +1,9 @@
 //! What is true on disk: the vocabulary, the rows, the decisions, and the two tiers that hold them.
 //!
-//! Reading order: `id` and `word` (what things are called), [`env`](crate::Env) (the world outside), `rows` (what is stored),
-//! `swap` (the pure decisions), `index` and `blobs` (the two tiers), `read` (how an object is found and read). Guards the storage half of I1 to
-//! I9; ARCHITECTURE.md has the table. Deliberately not here: actors and tasks. Its one thread is the index's committer.
+//! Reading order: `id` and `word` (what things are called), [`env`](crate::Env) (the world outside), `rows` (what is
+//! stored), `swap` (the pure decisions), `index` and `blobs` (the two tiers), `read` (how an object is found and read).
+//! Guards the storage half of I1 to I9; ARCHITECTURE.md has the table. Deliberately not here: actors and tasks. Its one
+//! thread is the index's committer.
 
 pub mod blobs;
 mod checksum;

@@ -7,7 +7,8 @@
 //! ```
 //!
 //! A page is read from one snapshot, so that it shows one state (I7). Two pages are two snapshots: what is written
-//! between them shows up if its name lies behind the last page's. Deliberately not here: payloads, which a listing never reads.
+//! between them shows up if its name lies behind the last page's. Deliberately not here: payloads, which a listing
+//! never reads.
 
 use std::ops::Bound;
 
@@ -20,8 +21,8 @@ use crate::read::{Head, Reads};
 
 /// Most rows that one scan brings: what a page holds in memory beside its entries.
 const CHUNK_ROWS_MAX: usize = 256;
-/// Rows that the first scan after a seek brings. Each further one brings twice as many, so that a listing of common prefixes reads few
-/// rows in vain, and one of objects needs few scans.
+/// Rows that the first scan after a seek brings. Each further one brings twice as many, so that a listing of common
+/// prefixes reads few rows in vain, and one of objects needs few scans.
 const CHUNK_ROWS_AFTER_SEEK: usize = 4;
 
 /// What to list.
@@ -31,11 +32,12 @@ pub struct ListRequest {
     pub namespace: Namespace,
     /// Only keys that begin with this. All of them if it is empty.
     pub prefix: String,
-    /// Where a key has this after the prefix, it is not listed itself: all keys that are the same up to and including it are
-    /// listed as one [`Entry::Prefix`].
+    /// Where a key has this after the prefix, it is not listed itself: all keys that are the same up to and including
+    /// it are listed as one [`Entry::Prefix`].
     pub delimiter: Option<char>,
-    /// Only entries whose [name](Entry::name) is greater than this, in the order of bytes. A common prefix is an entry like any other: one
-    /// that is equal to this, or that this begins with, is not greater, and neither it nor any of its keys is listed.
+    /// Only entries whose [name](Entry::name) is greater than this, in the order of bytes. A common prefix is an entry
+    /// like any other: one that is equal to this, or that this begins with, is not greater, and neither it nor any of
+    /// its keys is listed.
     pub start_after: Option<String>,
     /// Most entries in the page, 1 to [`ReadLimits::list_page_max`](crate::ReadLimits::list_page_max).
     pub limit: usize,
@@ -76,8 +78,8 @@ impl Reads {
     /// It costs what it returns: a common prefix is one seek, whatever it holds.
     ///
     /// # Errors
-    /// [`ErrorKind::Invalid`] if the limit is 0 or too high, [`ErrorKind::Corrupt`] or [`ErrorKind::UnknownFormat`] if a row can't
-    /// be decoded, and whatever the index says.
+    /// [`ErrorKind::Invalid`] if the limit is 0 or too high, [`ErrorKind::Corrupt`] or [`ErrorKind::UnknownFormat`] if
+    /// a row can't be decoded, and whatever the index says.
     pub async fn list(&self, request: ListRequest) -> Result<ListPage> {
         let most = self.limits().list_page_max;
         if request.limit == 0 || request.limit > most {

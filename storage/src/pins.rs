@@ -5,10 +5,10 @@
 //! sweeper:    read orphan ──> pinned? later : delete blob
 //! ```
 //!
-//! Guards I8. An orphan is visible no earlier than the row that stopped naming it, so of the two only one can win: either the
-//! reader's second look shows a row that no longer names the revision, or the sweeper sees the pin. Deliberately not
-//! here: the second look (`read.rs`), and what a sweeper does meanwhile. Pins are not durable: a reader does not
-//! outlive its process.
+//! Guards I8. An orphan is visible no earlier than the row that stopped naming it, so of the two only one can win:
+//! either the reader's second look shows a row that no longer names the revision, or the sweeper sees the pin.
+//! Deliberately not here: the second look (`read.rs`), and what a sweeper does meanwhile. Pins are not durable: a
+//! reader does not outlive its process.
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;

@@ -1,7 +1,7 @@
 //! Which bytes of an object a read asks for: [`ByteRange`], and how it is resolved against an object's size.
 //!
-//! A pure function; guards "never wrong bytes" (DESIGN §6) at its very beginning. Deliberately not here: which blobs and blocks
-//! hold those bytes (`read/plan.rs`).
+//! A pure function; guards "never wrong bytes" (DESIGN §6) at its very beginning. Deliberately not here: which blobs
+//! and blocks hold those bytes (`read/plan.rs`).
 
 use std::ops::{Range, RangeFrom, RangeFull, RangeInclusive, RangeTo, RangeToInclusive};
 

@@ -10,9 +10,9 @@
 //! next:  6  the other units, some of them ahead        blob gone: Unavailable; wrong bytes: Corrupt
 //! ```
 //!
-//! Guards I8 (3 and 4: what is pinned before the second look is never swept under a reader), I7 (it reads the index, which shows
-//! only what is durable) and "never wrong bytes" (DESIGN §6). Deliberately not here: which blocks hold a range
-//! (`read/plan.rs`), how bytes flow (`read/fetch.rs`, `read/open.rs`), and listings (`list.rs`).
+//! Guards I8 (3 and 4: what is pinned before the second look is never swept under a reader), I7 (it reads the index,
+//! which shows only what is durable) and "never wrong bytes" (DESIGN §6). Deliberately not here: which blocks hold a
+//! range (`read/plan.rs`), how bytes flow (`read/fetch.rs`, `read/open.rs`), and listings (`list.rs`).
 
 mod fetch;
 mod limits;
@@ -123,8 +123,8 @@ impl Reads {
         Ok(row.map(|row| Head::of(id.clone(), row)))
     }
 
-    /// An object, to read `range` of it; none if it is absent. When this returns, the first bytes are there and verified, and
-    /// whatever is written, deleted or swept later, the read goes on with what it found (I8).
+    /// An object, to read `range` of it; none if it is absent. When this returns, the first bytes are there and
+    /// verified, and whatever is written, deleted or swept later, the read goes on with what it found (I8).
     ///
     /// An object whose blob is gone although its row names it reads as absent; that is logged as an error and counted.
     ///
@@ -226,8 +226,8 @@ impl Reads {
 
     /// The second look: the blobs to read with their block checksums, or none if the row has been replaced.
     ///
-    /// A write that replaces the row removes the checksums in the same batch, so that both are read from one snapshot, now and
-    /// not when the bytes flow.
+    /// A write that replaces the row removes the checksums in the same batch, so that both are read from one snapshot,
+    /// now and not when the bytes flow.
     async fn sources(&self, id: &ObjectId, seen: OperationId, pieces: Vec<Piece>) -> Result<Option<Vec<Source>>> {
         let snapshot = self.index().snapshot()?;
         if !names_operation(&*snapshot, id, seen).await? {

@@ -1,4 +1,5 @@
-//! The decisions: what a write does to a row. Pure functions, called by the shards, by recovery, and by whoever checks them.
+//! The decisions: what a write does to a row. Pure functions, called by the shards, by recovery, and by whoever checks
+//! them.
 //!
 //! ```text
 //! swap                     the shard sees                        outcome
@@ -28,12 +29,24 @@ use crate::rows::{
 use crate::word::{Etag, OperationId, RevisionId, RevisionKey, Timestamp, Version};
 
 /// What became of a write.
+///
+/// ```
+/// # use cenotaph_storage::swap::{Outcome, Written};
+/// fn is_visible(written: &Written) -> bool {
+///     match written.outcome {
+///         Outcome::Applied => true,
+///         Outcome::Superseded => false, // another write to the object counts as the later one
+///     }
+/// }
+/// # let written = Written { outcome: Outcome::Superseded, version: None, etag: None, created: false };
+/// # assert!(!is_visible(&written));
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
     /// It is the object's newest version, or was when it committed.
     Applied,
-    /// A large put whose object changed its tombstone, or got or lost one, while the put was under way: it counts as overwritten the
-    /// moment it was made. Nothing of it is visible, and it leaves nothing behind. Not an error.
+    /// A large put whose object changed its tombstone, or got or lost one, while the put was under way: it counts as
+    /// overwritten the moment it was made. Nothing of it is visible, and it leaves nothing behind. Not an error.
     Superseded,
 }
 
@@ -111,7 +124,8 @@ pub enum Mutation {
         /// What the caller stated about it.
         attributes: Attributes,
     },
-    /// A tombstone that names finished, durable revisions (I2). The change it settles has the swap's operation as its id.
+    /// A tombstone that names finished, durable revisions (I2). The change it settles has the swap's operation as its
+    /// id.
     Tombstone {
         /// The revisions.
         manifest: Manifest,
@@ -284,8 +298,9 @@ pub fn orphans(standing: &Standing, next: Option<&Row>) -> Vec<RevisionId> {
     named.into_iter().filter(|&revision| next.is_none_or(|row| !row.names(revision))).collect()
 }
 
-/// Fences a dead change (I6): the batch removes it, after which it can never commit, and makes orphans of those of its revisions that the row does
-/// not name. Trusts the row alone. Nobody knows how far its write had got, so what it wrote may still land.
+/// Fences a dead change (I6): the batch removes it, after which it can never commit, and makes orphans of those of its
+/// revisions that the row does not name. Trusts the row alone. Nobody knows how far its write had got, so what it wrote
+/// may still land.
 pub fn fence(change_id: OperationId, change: &Change, standing: &Standing, now: Timestamp) -> Batch {
     let mut batch = Batch::new();
     batch.remove(Table::Changes, change_id.as_bytes().to_vec());

@@ -86,7 +86,8 @@ impl Timestamp {
     }
 }
 
-/// Names one write operation, and the [change](crate::rows::Change) it records. A version 7 uuid: later ones order later.
+/// Names one write operation, and the [change](crate::rows::Change) it records. A version 7 uuid: later ones order
+/// later.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct OperationId(Uuid);
 

@@ -1,8 +1,8 @@
 //! What a durable 4 KiB put costs, at 1, 16 and 64 at once.
 //!
-//! Four contenders take turns in each of five rounds, so that a machine whose speed drifts is the same for all; medians are
-//! printed. Read the ratios, not the figures: `raw` is what the disk gives to one appender, `fjall each` is a sync for every write,
-//! `committer` is the least code that groups commits on bare fjall, and `cenotaph` is the engine.
+//! Four contenders take turns in each of five rounds, so that a machine whose speed drifts is the same for all; medians
+//! are printed. Read the ratios, not the figures: `raw` is what the disk gives to one appender, `fjall each` is a sync
+//! for every write, `committer` is the least code that groups commits on bare fjall, and `cenotaph` is the engine.
 
 #![expect(clippy::disallowed_methods, reason = "a bench measures the real world")]
 #![expect(clippy::print_stdout, reason = "a bench prints")]
@@ -110,8 +110,9 @@ fn raw(directory: &Path, length: Duration) -> Run {
     summarize(latencies, syncs, begun.elapsed())
 }
 
-/// A database as a service has it after its first start: opened, not just created. fjall allocates its first journal ahead and cuts it at
-/// the next open, which makes every later sync dearer; comparing with a fresh one would compare with a state that no service keeps.
+/// A database as a service has it after its first start: opened, not just created. fjall allocates its first journal
+/// ahead and cuts it at the next open, which makes every later sync dearer; comparing with a fresh one would compare
+/// with a state that no service keeps.
 fn database(directory: &Path) -> (Database, Keyspace) {
     let open = || {
         let database = Database::builder(directory.join("fjall")).worker_threads(2).open().unwrap();

@@ -1,7 +1,7 @@
 //! A blob tier that can be broken: an OpenDAL layer whose faults a test switches on and off while the engine runs.
 //!
-//! It can fail before the effect, *after* it (a lost response), hold an operation until the test lets go, say "not found", and flip a bit. Deliberately not here:
-//! chance. A test says what breaks, and when.
+//! It can fail before the effect, *after* it (a lost response), hold an operation until the test lets go, say "not
+//! found", and flip a bit. Deliberately not here: chance. A test says what breaks, and when.
 
 use std::collections::BTreeMap;
 use std::fmt;

@@ -128,8 +128,8 @@ impl Store {
     }
 }
 
-/// Waits until an engine has nothing left to settle, and asserts I5: its blob tier holds exactly the revisions that rows
-/// name.
+/// Waits until an engine has nothing left to settle, and asserts I5: its blob tier holds exactly the revisions that
+/// rows name.
 pub async fn assert_settled(engine: &Engine, env: &Env, index: &dyn Index, tier: &BlobTier) {
     let patience = Duration::from_secs(20);
     let settled = env.deadline(patience, async {

@@ -1,8 +1,8 @@
 //! Group commit: many submitted batches, one durable write, one thread.
 //!
-//! Holds [`Committer`] and the [`Sink`] it feeds. Guards I9 (an `Ok` completion means durable) and I10 (each completion is
-//! fired exactly once, with what is known). Deliberately not here: any particular store (`fjall.rs` brings the sink) and
-//! admission (the queue is bounded by those who submit).
+//! Holds [`Committer`] and the [`Sink`] it feeds. Guards I9 (an `Ok` completion means durable) and I10 (each completion
+//! is fired exactly once, with what is known). Deliberately not here: any particular store (`fjall.rs` brings the sink)
+//! and admission (the queue is bounded by those who submit).
 //!
 //! ```text
 //!  submit ──> queue ──gather──> in flight ──sink──> Ok      ──> completions: Ok

@@ -1,9 +1,9 @@
 //! The contract of [`Index`], as tests that run against any implementation.
 //!
 //! Holds one public function for each claim, named by it, and [`all`]. A function opens the subject, panics where the
-//! claim does not hold, and closes the subject again; each keeps to keys of its own, so they may share one store. Guards the
-//! storage half of I3, I7, I9 and I10 in whatever stands behind the trait. Deliberately not here: crashes and failing
-//! disks, which need a store that can be made to fail.
+//! claim does not hold, and closes the subject again; each keeps to keys of its own, so they may share one store.
+//! Guards the storage half of I3, I7, I9 and I10 in whatever stands behind the trait. Deliberately not here: crashes
+//! and failing disks, which need a store that can be made to fail.
 //!
 //! ```
 //! use std::sync::Arc;

@@ -1,10 +1,9 @@
 //! The index on fjall, an embedded log-structured store.
 //!
-//! Holds [`FjallIndex`] and [`FjallOptions`]. Guards the storage half of I3 (one fjall batch is one commit), of I7 (every
-//! read goes through a snapshot, and fjall publishes a batch only after its sync) and I9 (`SyncData` before a completion).
-//! Deliberately not here: the thread that commits (`committer.rs`), the directory (`fjall/creation.rs`), how fjall is tuned
-//! (`fjall/database.rs`), and a check of
-//! the journal's contents before fjall reads it.
+//! Holds [`FjallIndex`] and [`FjallOptions`]. Guards the storage half of I3 (one fjall batch is one commit), of I7
+//! (every read goes through a snapshot, and fjall publishes a batch only after its sync) and I9 (`SyncData` before a
+//! completion). Deliberately not here: the thread that commits (`committer.rs`), the directory (`fjall/creation.rs`),
+//! how fjall is tuned (`fjall/database.rs`), and a check of the journal's contents before fjall reads it.
 //!
 //! What blocks: `get` of `payloads` and every scan go through [`Env::blocking`]. `get` of the other tables runs inline:
 //! 2.5 µs when cached, 30 µs from the disk, less than the way to another thread and back.
@@ -15,7 +14,8 @@
 //! FjallSnapshot ──┘
 //! ```
 //!
-//! fjall can be reopened only when every handle is gone, so nobody but the sink holds the store for longer than one read.
+//! fjall can be reopened only when every handle is gone, so nobody but the sink holds the store for longer than one
+//! read.
 
 use std::fmt;
 use std::ops::Bound;
@@ -49,8 +49,8 @@ const MIB: u64 = 1024 * 1024;
 pub struct FjallOptions {
     /// Memory for blocks that were read, in bytes, at least 1 MiB. 32 MiB by default.
     pub cache_bytes: u64,
-    /// Size of the journals from which fjall flushes tables to be rid of them, in bytes, at least 64 MiB. Opening after a
-    /// crash reads as much. 128 MiB by default.
+    /// Size of the journals from which fjall flushes tables to be rid of them, in bytes, at least 64 MiB. Opening after
+    /// a crash reads as much. 128 MiB by default.
     pub journal_bytes_max: u64,
     /// Threads that flush and compact, 1 or 2. 2 by default.
     pub worker_threads: usize,
@@ -91,13 +91,15 @@ pub struct FjallIndex {
 }
 
 impl FjallIndex {
-    /// Opens the index in `dir`, and creates it if there is none. Blocks for the disk, tenths of a second for a new one: call it
-    /// through [`Env::blocking`].
+    /// Opens the index in `dir`, and creates it if there is none. Blocks for the disk, tenths of a second for a new
+    /// one: call it through [`Env::blocking`].
     ///
     /// # Errors
     /// - [`ErrorKind::AlreadyOpen`] if it is open, in this process or another;
-    /// - [`ErrorKind::Invalid`] if an option is out of bounds, or the directory holds something else, which is not touched;
-    /// - [`ErrorKind::Corrupt`] if part of it is missing or damaged; what can be seen from the outside is refused before
+    /// - [`ErrorKind::Invalid`] if an option is out of bounds, or the directory holds something else, which is not
+    ///   touched;
+    /// - [`ErrorKind::Corrupt`] if part of it is missing or damaged; what can be seen from the outside is refused
+    ///   before
     ///   anything is touched;
     /// - [`ErrorKind::UnknownFormat`] if another version wrote it;
     /// - [`ErrorKind::Unavailable`] if the file system fails.

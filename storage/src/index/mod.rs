@@ -1,8 +1,8 @@
 //! The index (high-volume tier): the ordered, durable store of rows, seen through one trait.
 //!
-//! Holds [`Index`], its [`Batch`] and its [`Snapshot`]. Guards the storage half of I3 (a batch is all or nothing), of I7
-//! (readers see only what is durable) and of I10 (a completion is fired exactly once, with the truth). Deliberately not here: what a row
-//! means (`rows/`), who may submit what (the actors), and any particular store (`fjall.rs`).
+//! Holds [`Index`], its [`Batch`] and its [`Snapshot`]. Guards the storage half of I3 (a batch is all or nothing), of
+//! I7 (readers see only what is durable) and of I10 (a completion is fired exactly once, with the truth). Deliberately
+//! not here: what a row means (`rows/`), who may submit what (the actors), and any particular store (`fjall.rs`).
 
 use std::ops::Bound;
 use std::time::Duration;
@@ -22,8 +22,8 @@ pub mod fjall;
 pub enum Table {
     /// Encoded object id -> [`Row`](crate::rows::Row).
     Rows,
-    /// Operation id -> inline payload, or revision id -> [`BlockChecksums`](crate::rows::BlockChecksums): what belongs to
-    /// a row and is read only with the bytes.
+    /// Operation id -> inline payload, or revision id -> [`BlockChecksums`](crate::rows::BlockChecksums): what belongs
+    /// to a row and is read only with the bytes.
     Payloads,
     /// Operation id -> [`Change`](crate::rows::Change).
     Changes,
@@ -264,7 +264,8 @@ pub trait Index: Send + Sync + 'static {
     fn snapshot(&self) -> Result<Box<dyn Snapshot>>;
 
     /// Poisons the index if a commit has been under way for longer than the index allows. `now` is
-    /// [`Env::monotonic`](crate::Env::monotonic). Somebody must call this from time to time: a hung disk can't tell by itself.
+    /// [`Env::monotonic`](crate::Env::monotonic). Somebody must call this from time to time: a hung disk can't tell by
+    /// itself.
     fn watch(&self, now: Duration);
 
     /// Why the index is poisoned; none if it is not.
@@ -273,8 +274,8 @@ pub trait Index: Send + Sync + 'static {
     /// What has been done so far.
     fn stats(&self) -> IndexStats;
 
-    /// Makes durable what was submitted, then lets go of the store. Later calls fail with [`ErrorKind::Closed`]. Calling it
-    /// again does nothing.
+    /// Makes durable what was submitted, then lets go of the store. Later calls fail with [`ErrorKind::Closed`].
+    /// Calling it again does nothing.
     ///
     /// # Errors
     /// [`ErrorKind::Indeterminate`] if what was submitted could not all be made durable.

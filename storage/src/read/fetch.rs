@@ -1,13 +1,15 @@
-//! How bytes come out of the blob tier: [`Fetcher`] turns planned pieces into a stream of verified units, some of them ahead.
+//! How bytes come out of the blob tier: [`Fetcher`] turns planned pieces into a stream of verified units, some of them
+//! ahead.
 //!
 //! ```text
 //! stream ──asks──> task per unit: wait for permits ─> read and verify blocks ─> permits back ─> hand over
 //! ```
 //!
-//! Each unit is fetched by a task of its own, so that it goes on while its reader does something else. That is what makes the byte budget
-//! safe: whoever holds permits is running, never waiting for a reader, so that slow readers hold none and no two
-//! streams can wait for each other. A task whose reader is gone ends at once. Guards "never wrong bytes" and the bound on
-//! memory (DESIGN §6, §16). Deliberately not here: what a missing blob means (`read.rs`, `read/open.rs`).
+//! Each unit is fetched by a task of its own, so that it goes on while its reader does something else. That is what
+//! makes the byte budget safe: whoever holds permits is running, never waiting for a reader, so that slow readers hold
+//! none and no two streams can wait for each other. A task whose reader is gone ends at once. Guards "never wrong
+//! bytes" and the bound on memory (DESIGN §6, §16). Deliberately not here: what a missing blob means (`read.rs`,
+//! `read/open.rs`).
 
 use std::ops::Range;
 use std::sync::Arc;

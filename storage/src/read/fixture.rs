@@ -1,4 +1,5 @@
-//! What tests of the read side stand on: a [`Store`] over an index in memory that lets a test step in between two reads.
+//! What tests of the read side stand on: a [`Store`] over an index in memory that lets a test step in between two
+//! reads.
 
 use std::collections::BTreeMap;
 use std::ops::Bound;
@@ -49,7 +50,8 @@ impl MemoryIndex {
         self.rows_scanned.load(Ordering::Relaxed)
     }
 
-    /// From now on calls `intruder` before each read and each snapshot, numbered from 0, and applies the batch it gives.
+    /// From now on calls `intruder` before each read and each snapshot, numbered from 0, and applies the batch it
+    /// gives.
     pub(crate) fn intrude(&self, intruder: impl FnMut(u64) -> Option<Batch> + Send + 'static) {
         self.reads.store(0, Ordering::Relaxed);
         *self.intruder.lock().unwrap() = Some(Box::new(intruder));

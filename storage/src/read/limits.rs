@@ -6,11 +6,11 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct ReadLimits {
-    /// Units that one stream fetches or has fetched ahead of its reader; at least 1. Together with the unit being read they are what a stream
-    /// of a slow reader holds. Default 3.
+    /// Units that one stream fetches or has fetched ahead of its reader; at least 1. Together with the unit being read
+    /// they are what a stream of a slow reader holds. Default 3.
     pub read_ahead: usize,
-    /// Blocks of 1 MiB in one unit, which is one ranged read of the blob tier; at least 1. More are worth it where a request takes
-    /// long. Default 1.
+    /// Blocks of 1 MiB in one unit, which is one ranged read of the blob tier; at least 1. More are worth it where a
+    /// request takes long. Default 1.
     pub unit_blocks: u32,
     /// Bytes being fetched at once, over all streams. A unit that is larger is fetched alone. Default 256 MiB.
     pub bytes_in_flight: u64,

@@ -75,8 +75,8 @@ impl OpenObject {
     /// The next bytes of the range, never empty; none at its end. What it gives is verified.
     ///
     /// # Errors
-    /// [`ErrorKind::Corrupt`] if stored bytes do not match their checksum, [`ErrorKind::Unavailable`] if the blob is gone or
-    /// can't be read now. Once it has failed, it fails the same way again.
+    /// [`ErrorKind::Corrupt`] if stored bytes do not match their checksum, [`ErrorKind::Unavailable`] if the blob is
+    /// gone or can't be read now. Once it has failed, it fails the same way again.
     pub async fn next(&mut self) -> Result<Option<Bytes>> {
         let next = match &mut self.content {
             Content::Inline(bytes) => {

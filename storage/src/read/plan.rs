@@ -1,4 +1,5 @@
-//! Which blocks of which revisions hold a range of an object: pure functions from a manifest to the ranged reads to make.
+//! Which blocks of which revisions hold a range of an object: pure functions from a manifest to the ranged reads to
+//! make.
 //!
 //! ```text
 //! object   |----------- extent 0 -----------|- extent 1 -|------ extent 2 ------|
@@ -8,7 +9,8 @@
 //! units                 |  2  |  3  |  4  | 5|  0  |  1  |  0  |  1  |              whole blocks, some at a time, trimmed at the ends
 //! ```
 //!
-//! Blocks are read whole, because their checksums cover whole blocks. Guards "never wrong bytes" (DESIGN §6). Deliberately not here: reading.
+//! Blocks are read whole, because their checksums cover whole blocks. Guards "never wrong bytes" (DESIGN §6).
+//! Deliberately not here: reading.
 
 use std::ops::Range;
 

@@ -9,7 +9,8 @@ use crate::id::ObjectId;
 pub struct ReadStats {
     /// Reads that found a blob gone although it was named. Metric: `cenotaph_missing_blobs_total`.
     pub missing_blobs: u64,
-    /// Reads that found a block or an inline payload not matching its checksum. Metric: `cenotaph_corrupt_blocks_total`.
+    /// Reads that found a block or an inline payload not matching its checksum. Metric:
+    /// `cenotaph_corrupt_blocks_total`.
     pub corrupt_blocks: u64,
 }
 

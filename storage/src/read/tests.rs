@@ -262,8 +262,9 @@ async fn a_blob_that_is_too_short_is_corrupt() {
     }
 }
 
-/// The budget holds one unit. Readers that never come back for theirs must not keep it. On a local file system, where unlike in
-/// memory a fetch has to wait for its bytes, so that the next one is in the queue for permits when its stream is last polled.
+/// The budget holds one unit. Readers that never come back for theirs must not keep it. On a local file system, where
+/// unlike in memory a fetch has to wait for its bytes, so that the next one is in the queue for permits when its stream
+/// is last polled.
 #[tokio::test]
 async fn slow_readers_hold_no_budget() {
     let limits = ReadLimits { read_ahead: 3, unit_blocks: 1, bytes_in_flight: BLOCK, ..ReadLimits::default() };

@@ -7,8 +7,8 @@
 //!        +-----------+--------------------------------------------+
 //! ```
 //!
-//! Guards I1: it is durable before the first byte goes out. It has no phase: it is *live* while it exists, and both ends of
-//! its life, commit and fence, are the one batch that removes it (I3, I6; docs/adr/0001).
+//! Guards I1: it is durable before the first byte goes out. It has no phase: it is *live* while it exists, and both
+//! ends of its life, commit and fence, are the one batch that removes it (I3, I6; docs/adr/0001).
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};

@@ -63,7 +63,8 @@ pub(super) mod fixture {
         assert_eq!(hex, golden.split_whitespace().collect::<String>(), "the stored format has changed");
     }
 
-    /// Asserts that no prefix and no single-byte change of a value makes its decoder panic, and that no prefix is accepted.
+    /// Asserts that no prefix and no single-byte change of a value makes its decoder panic, and that no prefix is
+    /// accepted.
     pub(crate) fn assert_robust<T>(encoded: &[u8], decode: impl Fn(&Bytes) -> crate::Result<T>) {
         for end in 0..encoded.len() {
             assert!(decode(&Bytes::copy_from_slice(&encoded[..end])).is_err(), "a value cut at {end} was accepted");

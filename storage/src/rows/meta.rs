@@ -5,8 +5,9 @@
 //! key "floor" 0x00 object id  value: version=1, postcard u64: the last version of an object that is absent now
 //! ```
 //!
-//! Guards "a version is never reused, not even across delete and re-create": a delete leaves the floor in its own batch, the next
-//! write takes it up in its own. The price is one such small entry for every deleted object that is never written again.
+//! Guards "a version is never reused, not even across delete and re-create": a delete leaves the floor in its own
+//! batch, the next write takes it up in its own. The price is one such small entry for every deleted object that is
+//! never written again.
 
 use std::sync::Arc;
 
@@ -21,10 +22,12 @@ use crate::word::{Epoch, Version};
 const FORMAT: u8 = 1;
 const EPOCH: &[u8] = b"epoch";
 
-/// Raises the epoch, durably, and gives the new one: from now on every change of an older epoch belongs to a dead owner.
+/// Raises the epoch, durably, and gives the new one: from now on every change of an older epoch belongs to a dead
+/// owner.
 ///
 /// # Errors
-/// [`UnknownFormat`](crate::ErrorKind::UnknownFormat) if a later build wrote this index, otherwise whatever reading and committing meet.
+/// [`UnknownFormat`](crate::ErrorKind::UnknownFormat) if a later build wrote this index, otherwise whatever reading and
+/// committing meet.
 pub async fn begin_epoch(index: &Arc<dyn Index>) -> Result<Epoch> {
     let last = match index.get(Table::Meta, EPOCH).await? {
         Some(value) => codec::decode::<u64>("epoch", FORMAT, &value)?,

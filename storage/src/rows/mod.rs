@@ -1,7 +1,8 @@
-//! What is stored: one file per kind of value, each with its bytes drawn, its codec, its golden fixture and its round trip.
+//! What is stored: one file per kind of value, each with its bytes drawn, its codec, its golden fixture and its round
+//! trip.
 //!
-//! Every value begins with a format version byte; an unknown one is [`ErrorKind::UnknownFormat`](crate::ErrorKind), never
-//! a guess. Deliberately not here: when a value may change (`swap.rs`) and which table orders it (`index`).
+//! Every value begins with a format version byte; an unknown one is [`ErrorKind::UnknownFormat`](crate::ErrorKind),
+//! never a guess. Deliberately not here: when a value may change (`swap.rs`) and which table orders it (`index`).
 
 mod change;
 mod codec;

@@ -8,8 +8,8 @@
 //! +-----------+--------------------------------------------------------+------------------+
 //! ```
 //!
-//! Guards I2 together with `swap.rs`: nothing else makes a tombstone. The last committing operation is in the row, which makes a
-//! repeated swap recognisable and is the source of the etag.
+//! Guards I2 together with `swap.rs`: nothing else makes a tombstone. The last committing operation is in the row,
+//! which makes a repeated swap recognisable and is the source of the etag.
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};

@@ -1,5 +1,5 @@
-//! I9 and I5, and with them I1, I2 and I3: real crashes. A process that writes is killed with SIGKILL at random moments;
-//! then its store is opened again, and everything is where it must be.
+//! I9 and I5, and with them I1, I2 and I3: real crashes. A process that writes is killed with SIGKILL at random
+//! moments; then its store is opened again, and everything is where it must be.
 //!
 //! ```text
 //! round    a victim works and is killed; maybe another one is killed while it recovers from that, and another
@@ -9,9 +9,9 @@
 //! 10 rounds in one directory, so that one crash stands on the remains of the last
 //! ```
 //!
-//! `CENOTAPH_CRASH_ROUNDS` says how many rounds, `CENOTAPH_CRASH_SEED` what is written and when is killed; the machine's
-//! scheduling stays chance. A failure tells the seed and keeps the directory. Deliberately not here: power cuts. What a
-//! killed process has written the kernel keeps, synced or not.
+//! `CENOTAPH_CRASH_ROUNDS` says how many rounds, `CENOTAPH_CRASH_SEED` what is written and when is killed; the
+//! machine's scheduling stays chance. A failure tells the seed and keeps the directory. Deliberately not here: power
+//! cuts. What a killed process has written the kernel keeps, synced or not.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -166,8 +166,8 @@ impl Scene {
         }
     }
 
-    /// The kills of a round: one at work, and maybe some while the next incarnations open. The first round may begin with
-    /// a kill in the midst of creation.
+    /// The kills of a round: one at work, and maybe some while the next incarnations open. The first round may begin
+    /// with a kill in the midst of creation.
     fn moments(&mut self, round: u64) -> Vec<Moment> {
         let mut moments = Vec::new();
         if round == 1 && self.chance.below(2) == 0 {

@@ -1,4 +1,5 @@
-//! Every kind of actor, killed at every await boundary of its work: callers get the right outcome, the engine goes on, and I5 holds.
+//! Every kind of actor, killed at every await boundary of its work: callers get the right outcome, the engine goes on,
+//! and I5 holds.
 
 use bytes::Bytes;
 use cenotaph::{ActorKind, ErrorKind, Limits, Outcome, RestartLimits, Result, Written};

@@ -1,5 +1,5 @@
-//! Peak memory of streaming, measured in a process of its own: this test runs itself again as a child and reads what the kernel
-//! says of it (`VmHWM`). Linux only; elsewhere it says so.
+//! Peak memory of streaming, measured in a process of its own: this test runs itself again as a child and reads what
+//! the kernel says of it (`VmHWM`). Linux only; elsewhere it says so.
 
 use std::process::Command;
 
@@ -20,7 +20,8 @@ struct Load {
 
 /// One 1 GiB object in and out.
 const ONE: Load = Load { objects: 1, object_mib: 1024, in_flight_mib: 256, rise_max_mib: 64 };
-/// 32 at once: what is in flight is bounded by 64 MiB in and 64 MiB out. The rest is what the index and the allocator take.
+/// 32 at once: what is in flight is bounded by 64 MiB in and 64 MiB out. The rest is what the index and the allocator
+/// take.
 const MANY: Load = Load { objects: 32, object_mib: 64, in_flight_mib: 64, rise_max_mib: 64 + 64 };
 
 #[test]

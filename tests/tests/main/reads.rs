@@ -29,7 +29,8 @@ async fn a_slow_reader_of_256_mib_gets_the_bytes_it_began_with_through_overwrite
         bytes += chunk.len() as u64;
         chunks += 1;
         match chunks {
-            // Between two of its chunks the object is replaced by a large one, by a small one, and deleted, and each time all that may be deleted is.
+            // Between two of its chunks the object is replaced by a large one, by a small one, and deleted, and each
+            // time all that may be deleted is.
             2 => drop(store.engine.put("k", large(2, 3).0).await.unwrap()),
             4 => drop(store.engine.put("k", "small").await.unwrap()),
             6 => drop(store.engine.delete("k").await.unwrap()),

@@ -1,4 +1,5 @@
-//! Every case of tiered storage: which tier, what replaces what, who loses a race, and what is left when the blob tier fails.
+//! Every case of tiered storage: which tier, what replaces what, who loses a race, and what is left when the blob tier
+//! fails.
 
 use std::time::Duration;
 

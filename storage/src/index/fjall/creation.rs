@@ -8,9 +8,9 @@
 //! ```
 //!
 //! Guards I9 at the edges of a life: a crash during creation leaves nothing or everything, and a damaged directory is
-//! refused before fjall sees it, for fjall deletes a keyspace that lacks its `current` file, creates anew where its version marker
-//! is missing, and panics at a directory name it does not know. Deliberately not here: fjall itself (`fjall.rs`), and
-//! damage that only reading the contents can show.
+//! refused before fjall sees it, for fjall deletes a keyspace that lacks its `current` file, creates anew where its
+//! version marker is missing, and panics at a directory name it does not know. Deliberately not here: fjall itself
+//! (`fjall.rs`), and damage that only reading the contents can show.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File, TryLockError};
@@ -105,8 +105,8 @@ pub(super) fn lock(dir: &Path) -> Result<Lock> {
 /// 4. check the record against the directory: on any doubt Error, and nothing was touched
 ///
 /// # Errors
-/// What `build` says; [`ErrorKind::UnknownFormat`] for a record of another version, [`ErrorKind::Corrupt`] if something is missing or
-/// too much, [`ErrorKind::Unavailable`] if the file system fails.
+/// What `build` says; [`ErrorKind::UnknownFormat`] for a record of another version, [`ErrorKind::Corrupt`] if something
+/// is missing or too much, [`ErrorKind::Unavailable`] if the file system fails.
 pub(super) fn create_or_check(
     dir: &Path,
     _lock: &Lock,

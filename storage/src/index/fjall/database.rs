@@ -1,7 +1,8 @@
 //! The fjall database: its keyspaces, how they are tuned, how it is made and opened.
 //!
 //! Holds [`Tables`]. Guards no invariant of its own; the figures behind the tuning were measured against the pinned
-//! version of fjall. Deliberately not here: the directory around the database (`creation.rs`), reads and commits (`../fjall.rs`).
+//! version of fjall. Deliberately not here: the directory around the database (`creation.rs`), reads and commits
+//! (`../fjall.rs`).
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;

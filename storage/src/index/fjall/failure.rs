@@ -1,7 +1,7 @@
 //! What fjall's errors mean to us.
 //!
-//! Holds one function. Guards I10 in part: a kind says what the caller must do, and the source is kept. Deliberately not here: the outcome
-//! of a failed commit, which is unknown whatever fjall says (`committer.rs`).
+//! Holds one function. Guards I10 in part: a kind says what the caller must do, and the source is kept. Deliberately
+//! not here: the outcome of a failed commit, which is unknown whatever fjall says (`committer.rs`).
 
 use std::io;
 
