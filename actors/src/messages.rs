@@ -71,7 +71,8 @@ pub type PayloadStream = BoxStream<'static, Result<Bytes, Box<dyn std::error::Er
 pub struct Source {
     /// The payload.
     pub stream: PayloadStream,
-    /// Its length in bytes, if it is known beforehand. A stream that does not keep to it is [`ErrorKind::Source`].
+    /// Its length in bytes, if it is known beforehand. A stream that does not keep to it is
+    /// [`Source`](cenotaph_storage::ErrorKind::Source).
     pub bytes: Option<u64>,
 }
 
