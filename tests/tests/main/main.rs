@@ -1,5 +1,6 @@
 //! The tests that need a whole engine: one binary, one link.
 
+mod chaos;
 mod crash;
 mod faults;
 mod kills;
