@@ -26,7 +26,20 @@ pub(crate) struct Admission {
 /// Leave to do one thing. Cheap to clone; given back when the last clone is dropped.
 #[derive(Clone)]
 pub struct Permit {
-    _held: Arc<Vec<OwnedSemaphorePermit>>,
+    held: Vec<Arc<OwnedSemaphorePermit>>,
+}
+
+impl Permit {
+    fn of(held: OwnedSemaphorePermit) -> Self {
+        Self { held: vec![Arc::new(held)] }
+    }
+
+    /// Leave for both.
+    #[must_use]
+    pub(crate) fn and(mut self, other: Self) -> Self {
+        self.held.extend(other.held);
+        self
+    }
 }
 
 impl Admission {
@@ -43,32 +56,35 @@ impl Admission {
         }
     }
 
-    /// Leave for one small put or delete with this much payload, at once or not at all.
-    pub(crate) fn write(&self, payload_bytes: usize) -> Result<Permit> {
+    /// Leave for one small put or delete, at once or not at all.
+    pub(crate) fn write(&self) -> Result<Permit> {
         let write = Arc::clone(&self.writes).try_acquire_owned().map_err(|_| overloaded("too many writes at once"))?;
-        let bytes = self
-            .write_bytes
-            .try_acquire(payload_bytes)
-            .ok_or_else(|| overloaded("too many payload bytes in flight"))?;
-        Ok(Permit { _held: Arc::new(vec![write, bytes]) })
+        Ok(Permit::of(write))
+    }
+
+    /// Leave to hold this much payload of a small put, at once or not at all.
+    pub(crate) fn payload(&self, bytes: usize) -> Result<Permit> {
+        let bytes =
+            self.write_bytes.try_acquire(bytes).ok_or_else(|| overloaded("too many payload bytes in flight"))?;
+        Ok(Permit::of(bytes))
     }
 
     /// Leave for one upload, at once or not at all.
     pub(crate) fn upload(&self) -> Result<Permit> {
         let upload =
             Arc::clone(&self.uploads).try_acquire_owned().map_err(|_| overloaded("too many uploads at once"))?;
-        Ok(Permit { _held: Arc::new(vec![upload]) })
+        Ok(Permit::of(upload))
     }
 
     /// A share of the uploads' buffers, first come first served.
     pub(crate) async fn upload_buffer(&self, bytes: usize) -> Permit {
-        Permit { _held: Arc::new(vec![self.upload_bytes.acquire(bytes).await]) }
+        Permit::of(self.upload_bytes.acquire(bytes).await)
     }
 
     /// Resolves when no upload and no write holds a permit.
     pub(crate) async fn work_ended(&self) {
-        drop(self.uploads.acquire_many(self.uploads_max).await);
-        drop(self.writes.acquire_many(self.writes_max).await);
+        let _writes = self.writes.acquire_many(self.writes_max).await;
+        let _uploads = self.uploads.acquire_many(self.uploads_max).await;
     }
 
     /// Uploads under way.
@@ -113,21 +129,21 @@ mod tests {
     #[test]
     fn one_write_too_many_is_overloaded_until_one_ends() {
         let admission = Admission::new(&Limits { writes_at_once: 2, ..Limits::default() });
-        let first = admission.write(0).unwrap();
+        let first = admission.write().unwrap().and(admission.payload(10).unwrap());
         let clone = first.clone();
-        let _second = admission.write(0).unwrap();
+        let _second = admission.write().unwrap();
         drop(first);
-        assert_eq!(admission.write(0).err().unwrap().kind(), ErrorKind::Overloaded, "a clone still holds it");
+        assert_eq!(admission.write().err().unwrap().kind(), ErrorKind::Overloaded, "a clone still holds it");
         drop(clone);
-        assert!(admission.write(0).is_ok());
+        assert!(admission.write().is_ok());
     }
 
     #[test]
-    fn payload_bytes_are_bounded_and_one_oversized_write_still_passes_alone() {
+    fn payload_bytes_are_bounded_and_one_oversized_payload_still_passes_alone() {
         let admission = Admission::new(&Limits { write_bytes_in_flight: 10 * UNIT_BYTES, ..Limits::default() });
-        let large = admission.write(20 * UNIT_BYTES).unwrap();
-        assert_eq!(admission.write(1).err().unwrap().kind(), ErrorKind::Overloaded);
+        let large = admission.payload(20 * UNIT_BYTES).unwrap();
+        assert_eq!(admission.payload(1).err().unwrap().kind(), ErrorKind::Overloaded);
         drop(large);
-        assert!(admission.write(1).is_ok());
+        assert!(admission.payload(1).is_ok());
     }
 }

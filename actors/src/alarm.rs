@@ -51,20 +51,19 @@ mod tests {
     #[tokio::test]
     async fn only_the_newest_setting_rings_and_it_rings_once() {
         let env = Env::real().unwrap();
-        let mut alarm = Alarm::default();
-        let (sender, receiver) = std::sync::mpsc::channel();
         let now = env.now().as_millis();
-        for due in [now + 20, now + 5, now + 10] {
-            let sender = sender.clone();
-            let ring = move |setting| sender.send(setting).unwrap();
-            alarm.set(&env, Timestamp::from_millis(due), ring);
-        }
-        drop(sender);
-        let mut rung = Vec::new();
-        let all = env.blocking(move || receiver.iter().collect::<Vec<_>>()).await.unwrap();
-        for setting in all {
-            rung.push(alarm.rings(setting));
-        }
-        assert_eq!(rung, [true, false], "a later setting does not count, an earlier one overtakes");
+        let mut alarm = Alarm::default();
+        let mut set = |alarm: &mut Alarm, due| {
+            alarm.set(&env, Timestamp::from_millis(due), drop);
+            alarm.setting
+        };
+        let first = set(&mut alarm, now + 2000);
+        let earlier = set(&mut alarm, now + 1000);
+        let later = set(&mut alarm, now + 3000);
+        assert_eq!(earlier, later, "a later setting does not count");
+        assert_ne!(first, earlier, "an earlier one overtakes");
+        assert!(!alarm.rings(first));
+        assert!(alarm.rings(earlier));
+        assert!(!alarm.rings(earlier));
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! Running --close--> Closing --all stopped--> Closed
-//!    \--restart limit, supervisor died--> Failed --close--> Closed
+//!    \--restart limit, supervisor died, index poisoned--> Failed --close--> Closing
 //! ```
 
 use std::sync::{Mutex, PoisonError};
@@ -12,7 +12,7 @@ use cenotaph_storage::{Error, ErrorKind, Result};
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum State {
     Running,
-    Closing,
+    Closing { had_failed: bool },
     Closed,
     Failed(String),
 }
@@ -32,7 +32,9 @@ impl Health {
     pub(crate) fn check(&self, operation: &'static str) -> Result<()> {
         match &*self.state() {
             State::Running => Ok(()),
-            State::Closing | State::Closed => Err(Error::new(ErrorKind::Closed, operation, "the engine is closed")),
+            State::Closing { .. } | State::Closed => {
+                Err(Error::new(ErrorKind::Closed, operation, "the engine is closed"))
+            }
             State::Failed(why) => Err(Error::new(
                 ErrorKind::Unavailable,
                 operation,
@@ -44,9 +46,12 @@ impl Health {
     /// Whether work that has begun may hope to end.
     pub(crate) fn check_failed(&self, operation: &'static str) -> Result<()> {
         match &*self.state() {
-            State::Running | State::Closing => Ok(()),
-            State::Closed | State::Failed(_) => {
-                Err(Error::new(ErrorKind::Unavailable, operation, "the engine has stopped; nothing was committed"))
+            State::Running | State::Closing { .. } => Ok(()),
+            State::Closed => {
+                Err(Error::new(ErrorKind::Closed, operation, "the engine is closed; nothing was committed"))
+            }
+            State::Failed(_) => {
+                Err(Error::new(ErrorKind::Unavailable, operation, "the engine has failed; nothing was committed"))
             }
         }
     }
@@ -58,16 +63,19 @@ impl Health {
 
     /// Whether it has been asked to close.
     pub(crate) fn is_closed(&self) -> bool {
-        matches!(*self.state(), State::Closing | State::Closed)
+        matches!(*self.state(), State::Closing { .. } | State::Closed)
     }
 
     /// Takes on no more work; whether it had failed before.
     pub(crate) fn close(&self) -> bool {
         let mut state = self.state();
-        let had_failed = matches!(*state, State::Failed(_));
-        match *state {
-            State::Running | State::Failed(_) => *state = State::Closing,
-            State::Closing | State::Closed => {}
+        let had_failed = match *state {
+            State::Running | State::Closed => false,
+            State::Failed(_) => true,
+            State::Closing { had_failed } => had_failed,
+        };
+        if *state != State::Closed {
+            *state = State::Closing { had_failed };
         }
         had_failed
     }

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! Supervisor ── restart intensity, backoff; over the limit: fail closed
-//! ├─ Recovery         settles changes of dead owners; started first; woken by any upload's death
+//! ├─ Recovery         settles changes of dead owners, before traffic starts and after any upload's death
 //! ├─ Shard × N        sole decider for its objects, sole submitter of their swaps (I3)
 //! ├─ Uploads ── Upload × M   one per large put; bounded; a killed one leaves its change to recovery
 //! └─ Sweeper          deletes orphans, honours pins, backs off per orphan

@@ -17,7 +17,8 @@ pub struct Limits {
     pub shards: usize,
     /// Small puts and deletes that may wait for their commit at once. One more is `Overloaded`.
     pub writes_at_once: usize,
-    /// Payload bytes that those writes may hold together. One more is `Overloaded`.
+    /// Payload bytes that those writes, and puts whose beginning is still being read, may hold together. One more is
+    /// `Overloaded`. A stream of unknown length reserves the inline limit until its tier is known.
     pub write_bytes_in_flight: usize,
     /// Large puts at once, streaming or waiting for a share of the bytes in flight. One more is `Overloaded`.
     pub uploads_at_once: usize,

@@ -113,20 +113,20 @@ impl Tiered {
         self.shared.health.is_closed()
     }
 
-    /// Leave to buffer this much payload and to write it.
+    /// Leave to buffer this much of a payload.
     ///
     /// # Errors
     /// [`ErrorKind::Overloaded`] over the limits, [`ErrorKind::Closed`], [`ErrorKind::Unavailable`] if the engine has
     /// failed.
     pub fn admit(&self, payload_bytes: usize) -> Result<Permit> {
         self.shared.health.check("put")?;
-        self.shared.admission.write(payload_bytes)
+        self.shared.admission.payload(payload_bytes)
     }
 
     /// Puts a payload that stays in the index.
     ///
     /// # Errors
-    /// [`ErrorKind::Unavailable`], [`ErrorKind::Closed`]: nothing was committed.
+    /// [`ErrorKind::Overloaded`], [`ErrorKind::Unavailable`], [`ErrorKind::Closed`]: nothing was committed.
     /// [`ErrorKind::Indeterminate`]: the index failed while it committed.
     pub async fn put_inline(
         &self,
@@ -135,6 +135,8 @@ impl Tiered {
         attributes: Attributes,
         permit: Permit,
     ) -> Result<Written> {
+        self.shared.health.check("put")?;
+        let permit = permit.and(self.shared.admission.write().map_err(|error| error.with_id(&id))?);
         let mutation = Mutation::Inline { payload, attributes };
         let swap = Swap { id, operation: self.shared.env.operation_id(), mutation };
         written(self.shared.compare_and_write(swap, &permit, |reply| reply).await?)
@@ -190,7 +192,7 @@ impl Tiered {
     /// As [`put_inline`](Self::put_inline). A failing blob tier never fails a delete.
     pub async fn delete(&self, id: ObjectId) -> Result<Deleted> {
         self.shared.health.check("delete")?;
-        let permit = self.shared.admission.write(0).map_err(|error| error.with_id(&id))?;
+        let permit = self.shared.admission.write().map_err(|error| error.with_id(&id))?;
         let swap = Swap { id, operation: self.shared.env.operation_id(), mutation: Mutation::Delete };
         match self.shared.compare_and_write(swap, &permit, |reply| reply).await? {
             Answer::Deleted(deleted) => Ok(deleted),

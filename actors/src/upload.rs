@@ -192,8 +192,10 @@ impl Upload {
                 let message = format!("the payload is too long: bytes_max={}", self.shared.limits.payload_bytes_max);
                 return Err(Error::new(ErrorKind::Invalid, "put", message));
             }
-            writer.write(chunk).await.map_err(|error| {
-                Error::new(ErrorKind::Unavailable, "put", "the blob tier failed").with_source(error)
+            let written = unless_gone(caller_gone, writer.write(chunk)).await?;
+            written.map_err(|error| {
+                Error::new(ErrorKind::Unavailable, "put", "the blob tier failed; nothing was committed")
+                    .with_source(error)
             })?;
             self.shared.env.pass(Seam::UploadMidStream).await;
         }

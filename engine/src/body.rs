@@ -1,6 +1,7 @@
 //! The payload of a put: bytes at hand, or a stream; and the peek that decides which tier it goes to.
 //!
-//! Never more than the inline limit is buffered, and what was buffered is passed on without a copy.
+//! No chunk is asked for once the inline limit is passed, and what was buffered is passed on without a copy, but for chunks
+//! under 1 KiB, which are joined.
 
 use std::fmt;
 

@@ -50,7 +50,7 @@ impl Config {
     pub fn check(&self) -> Result<()> {
         const GIB: u64 = 1024 * 1024 * 1024;
         let (limits, reads, blobs) = (&self.limits, &self.reads, &self.blobs);
-        let bounds: [(&str, u64, RangeInclusive<u64>); 15] = [
+        let bounds: [(&str, u64, RangeInclusive<u64>); 20] = [
             ("inline_bytes_max", self.inline_bytes_max as u64, 0..=64 * 1024 * 1024),
             ("limits.shards", limits.shards as u64, 1..=4096),
             ("limits.writes_at_once", limits.writes_at_once as u64, 1..=1 << 24),
@@ -61,10 +61,15 @@ impl Config {
             ("limits.sweep.deletes_at_once", limits.sweep.deletes_at_once as u64, 1..=1024),
             ("limits.sweep.page", limits.sweep.page as u64, 1..=100_000),
             ("limits.sweep.backoff_min in ms", millis(limits.sweep.backoff_min), 1..=3_600_000),
+            ("limits.sweep.backoff_max in ms", millis(limits.sweep.backoff_max), 1..=u64::MAX),
+            ("limits.sweep.timeout in ms", millis(limits.sweep.timeout), 1..=u64::MAX),
+            ("limits.restarts.backoff_max in ms", millis(limits.restarts.backoff_max), 1..=u64::MAX),
+            ("reads.attempts", u64::from(reads.attempts), 1..=1024),
+            ("reads.bytes_in_flight", reads.bytes_in_flight, 1..=256 * GIB),
             ("reads.read_ahead", reads.read_ahead as u64, 1..=1024),
             ("reads.unit_blocks", u64::from(reads.unit_blocks), 1..=1024),
             ("reads.list_page_max", reads.list_page_max as u64, 1..=1_000_000),
-            ("blobs.chunk_bytes", blobs.chunk_bytes as u64, 1..=5 * GIB),
+            ("blobs.chunk_bytes", blobs.chunk_bytes as u64, 1024 * 1024..=5 * GIB),
             ("blobs.concurrent", blobs.concurrent as u64, 1..=1024),
         ];
         match bounds.into_iter().find(|(_, value, bounds)| !bounds.contains(value)) {

@@ -260,7 +260,10 @@ impl World for Real {
         // A thread of its own: on a blocking thread it would wait for others of that pool, and as many as the pool has
         // would wait for ever.
         let runtime = self.runtime.clone();
-        drop(real::thread("cenotaph-offload", Box::new(move || runtime.block_on(task))));
+        if let Err(error) = real::thread("cenotaph-offload", Box::new(move || runtime.block_on(task))) {
+            // The task is dropped, which tells who waits for it that it did not finish.
+            tracing::error!(%error, "no thread for blocking work");
+        }
     }
 
     fn thread(&self, name: &str, body: Box<dyn FnOnce() + Send>) -> io::Result<JoinHandle<()>> {

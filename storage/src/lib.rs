@@ -3,7 +3,7 @@
 //! Reading order: `id` and `word` (what things are called), [`env`](crate::Env) (the world outside), `rows` (what is
 //! stored), `swap` (the pure decisions), `index` and `blobs` (the two tiers), `read` (how an object is found and read).
 //! Guards the storage half of I1 to I9; ARCHITECTURE.md has the table. Deliberately not here: actors and tasks. Its one
-//! thread is the index's committer.
+//! lasting thread is the index's committer; another lives for a moment while a local blob is closed.
 
 pub mod blobs;
 mod checksum;

@@ -11,7 +11,7 @@
 //!                          no tombstone, but it saw one          Superseded, the same
 //! Delete                   a row                                 Applied; floor kept; its revisions: orphans
 //!                          no row                                Absent
-//! any                      its own operation in the row          Already: the same answer again
+//! any                      its own operation in the row          Already: the same version and etag again
 //! ```
 //!
 //! Guards I3 (everything that a swap changes is in the one batch that [`Swap::batch`] makes), I6 and the idempotence of

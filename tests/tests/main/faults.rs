@@ -1,7 +1,7 @@
 //! An index that fails, a world that is cramped, settings that make no sense: the engine says so, and never hangs.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -13,17 +13,37 @@ use futures::future::BoxFuture;
 
 const LARGE: usize = 10 * INLINE;
 
-/// A real index whose commits can be made to fail, and that counts how often it is watched.
+/// A real index whose commits can be made to fail or to wait, and that counts how often it is watched.
 struct Meddled {
     inner: FjallIndex,
     broken: AtomicBool,
     watches: AtomicU64,
+    /// What has been submitted while commits wait; none if they do not.
+    waiting: Mutex<Option<Vec<(Batch, Completion)>>>,
 }
 
 impl Meddled {
     async fn open(directory: &std::path::Path) -> Arc<Self> {
         let inner = FjallIndex::open(&directory.join("index"), Env::real().unwrap(), FjallOptions::default()).unwrap();
-        Arc::new(Self { inner, broken: AtomicBool::new(false), watches: AtomicU64::new(0) })
+        Arc::new(Self { inner, broken: AtomicBool::new(false), watches: AtomicU64::new(0), waiting: Mutex::new(None) })
+    }
+
+    /// From now on what is submitted waits.
+    fn hold(&self) {
+        *self.waiting.lock().unwrap() = Some(Vec::new());
+    }
+
+    /// How much of it waits.
+    fn held(&self) -> usize {
+        self.waiting.lock().unwrap().as_ref().map_or(0, Vec::len)
+    }
+
+    /// Submits what has waited, in order, and all that comes.
+    fn release(&self) {
+        let mut waiting = self.waiting.lock().unwrap();
+        for (batch, completion) in waiting.take().into_iter().flatten() {
+            self.inner.submit(batch, completion);
+        }
     }
 
     fn why() -> Error {
@@ -37,7 +57,10 @@ impl Index for Meddled {
             let unknown = Error::new(ErrorKind::Indeterminate, "commit", "unknown").with_source(Self::why());
             return completion(Err(CommitError::Unknown(unknown)));
         }
-        self.inner.submit(batch, completion);
+        match &mut *self.waiting.lock().unwrap() {
+            Some(waiting) => waiting.push((batch, completion)),
+            None => self.inner.submit(batch, completion),
+        }
     }
 
     fn get<'a>(&'a self, table: Table, key: &'a [u8]) -> BoxFuture<'a, Result<Option<Bytes>>> {
@@ -197,5 +220,39 @@ async fn slow_streams_do_not_starve_small_puts() {
     for put in puts {
         put.await.unwrap().unwrap();
     }
+    engine.close().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_restarted_shard_decides_nothing_before_what_its_predecessor_submitted_is_durable() {
+    let directory = tempfile::tempdir().unwrap();
+    let index = Meddled::open(directory.path()).await;
+    let engine = Engine::builder(directory.path())
+        .config(quick())
+        .index(Arc::clone(&index) as Arc<dyn Index>)
+        .open()
+        .await
+        .unwrap();
+    #[expect(clippy::disallowed_methods, reason = "the test itself is not part of the world under test")]
+    let start = |body: &'static str| {
+        let put = engine.put("k", body);
+        tokio::spawn(async move { put.await })
+    };
+    index.hold();
+    let first = start("first");
+    while index.held() < 1 {
+        tokio::task::yield_now().await;
+    }
+    assert!(engine.kill(cenotaph::ActorKind::Shard(engine.shard_of("k").unwrap())));
+    let second = start("second");
+    // The successor's barrier waits behind the first put. Whatever it decided without it would wait there too.
+    while index.held() < 2 {
+        tokio::task::yield_now().await;
+    }
+    index.release();
+    let (first, second) = (first.await.unwrap().unwrap(), second.await.unwrap().unwrap());
+    assert_eq!((first.version.unwrap().get(), first.created), (1, true));
+    assert_eq!((second.version.unwrap().get(), second.created), (2, false));
+    assert_eq!(engine.get("k").await.unwrap().unwrap().bytes().await.unwrap(), "second");
     engine.close().await.unwrap();
 }

@@ -4,8 +4,9 @@
 use bytes::Bytes;
 use cenotaph::{ActorKind, ErrorKind, Limits, Outcome, RestartLimits, Result, Written};
 use cenotaph_storage::Seam;
+use cenotaph_storage::index::{Batch, Range, Table};
 use cenotaph_tests::stage::Held;
-use cenotaph_tests::store::{INLINE, Store, payload, quick};
+use cenotaph_tests::store::{INLINE, Store, named, payload, quick};
 use tokio::task::JoinHandle;
 
 const LARGE: usize = 10 * INLINE;
@@ -101,6 +102,25 @@ async fn an_upload_and_its_shard_killed_before_the_decision_have_committed_nothi
     assert_eq!(put.await.unwrap().unwrap_err().kind(), ErrorKind::Unavailable);
     assert_eq!(store.bytes("k").await, None);
     goes_on(&store).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_upload_whose_change_is_gone_never_commits() {
+    let store = Store::new().await;
+    let mut finished = store.stage.hold(Seam::UploadAfterClose);
+    let put = start(&store, "k", payload(1, LARGE));
+    finished.arrived().await;
+    // As a fence leaves it, but for the orphan: the change is removed behind the upload's back (I6).
+    let changes = store.index.snapshot().unwrap().scan(Table::Changes, Range::all(10)).await.unwrap();
+    let mut batch = Batch::new();
+    batch.remove(Table::Changes, changes[0].0.clone());
+    store.index.submit(batch, Box::new(|outcome| outcome.unwrap()));
+    store.index.barrier().await.unwrap();
+    finished.release();
+    let error = put.await.unwrap().unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unavailable);
+    assert_eq!(store.bytes("k").await, None);
+    assert_eq!((changes.len(), named(&*store.index).await.len()), (1, 0));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
