@@ -53,7 +53,7 @@ mod tests {
         let env = Env::real().unwrap();
         let now = env.now().as_millis();
         let mut alarm = Alarm::default();
-        let mut set = |alarm: &mut Alarm, due| {
+        let set = |alarm: &mut Alarm, due| {
             alarm.set(&env, Timestamp::from_millis(due), drop);
             alarm.setting
         };
