@@ -28,6 +28,12 @@ impl Meddled {
         Arc::new(Self { inner, broken: AtomicBool::new(false), watches: AtomicU64::new(0), waiting: Mutex::new(None) })
     }
 
+    /// An engine over it.
+    async fn engine(self: &Arc<Self>, directory: &std::path::Path, config: Config) -> Engine {
+        let index = Arc::clone(self) as Arc<dyn Index>;
+        Engine::builder(directory).config(config).index(index).open().await.unwrap()
+    }
+
     /// From now on what is submitted waits.
     fn hold(&self) {
         *self.waiting.lock().unwrap() = Some(Vec::new());
@@ -94,12 +100,7 @@ async fn a_failed_commit_is_indeterminate_and_from_then_on_the_engine_says_that_
     for bytes in [10, LARGE] {
         let directory = tempfile::tempdir().unwrap();
         let index = Meddled::open(directory.path()).await;
-        let engine = Engine::builder(directory.path())
-            .config(quick())
-            .index(Arc::clone(&index) as Arc<dyn Index>)
-            .open()
-            .await
-            .unwrap();
+        let engine = index.engine(directory.path(), quick()).await;
         engine.put("old", "kept").await.unwrap();
         index.broken.store(true, Ordering::SeqCst);
         let first = engine.put("k", payload(1, bytes)).await.unwrap_err();
@@ -123,12 +124,7 @@ async fn a_hung_commit_is_watched_for_however_busy_the_readers_are() {
     let index = Meddled::open(directory.path()).await;
     let mut config = quick();
     config.limits = Limits { heartbeat: Duration::from_millis(20), ..config.limits };
-    let engine = Engine::builder(directory.path())
-        .config(config)
-        .index(Arc::clone(&index) as Arc<dyn Index>)
-        .open()
-        .await
-        .unwrap();
+    let engine = index.engine(directory.path(), config).await;
     engine.put("k", payload(1, LARGE)).await.unwrap();
     let before = index.watches.load(Ordering::SeqCst);
     let read = || async { drop(engine.get("k").await.unwrap().unwrap().bytes().await.unwrap()) };
@@ -233,12 +229,7 @@ async fn slow_streams_do_not_starve_small_puts() {
 async fn a_restarted_shard_decides_nothing_before_what_its_predecessor_submitted_is_durable() {
     let directory = tempfile::tempdir().unwrap();
     let index = Meddled::open(directory.path()).await;
-    let engine = Engine::builder(directory.path())
-        .config(quick())
-        .index(Arc::clone(&index) as Arc<dyn Index>)
-        .open()
-        .await
-        .unwrap();
+    let engine = index.engine(directory.path(), quick()).await;
     #[expect(clippy::disallowed_methods, reason = "the test itself is not part of the world under test")]
     let start = |body: &'static str| {
         let put = engine.put("k", body);
