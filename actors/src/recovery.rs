@@ -12,8 +12,10 @@
 use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
-use cenotaph_storage::index::{Range, Table};
+use cenotaph_storage::index::{Batch, Range, Table};
+use cenotaph_storage::planted::Bug;
 use cenotaph_storage::rows::Change;
+use cenotaph_storage::swap;
 use cenotaph_storage::{ErrorKind, OperationId, Result, Seam};
 use futures::stream::{self, StreamExt};
 use ractor::{Actor, ActorProcessingErr, ActorRef};
@@ -42,6 +44,7 @@ impl Actor for Recovery {
     }
 
     async fn post_start(&self, _: ActorRef<Self::Msg>, _: &mut Alarm) -> Result<(), ActorProcessingErr> {
+        self.shared.env.actor_started("recovery", None);
         // A wake-up that was lost with its predecessor is made good by the one that the supervisor sends.
         self.shared.recovery_wanted.store(false, Ordering::Release);
         Ok(())
@@ -100,10 +103,12 @@ impl Recovery {
     /// up the others.
     async fn settle(&self, key: Bytes, value: Bytes) -> Result<bool> {
         let Some(id) = OperationId::from_slice(&key) else { return Ok(false) };
-        if self.shared.owners.is_alive(id) {
+        let planted = self.shared.env.planted(Bug::RecoveryWithoutFence);
+        if self.shared.owners.is_alive(id) && !planted {
             return Ok(false);
         }
         let outcome = match Change::decode(&value) {
+            Ok(change) if planted => self.give_up_unfenced(id, &change).await,
             Ok(change) => self.fence(id, &change).await,
             Err(error) => Err(error),
         };
@@ -114,6 +119,23 @@ impl Recovery {
             }
             outcome => outcome,
         }
+    }
+
+    /// [`Bug::RecoveryWithoutFence`]: what the row does not name now is given up, and the change stays live meanwhile.
+    async fn give_up_unfenced(&self, id: OperationId, change: &Change) -> Result<bool> {
+        let standing = self.shared.standing(&change.object).await?;
+        let queued = swap::fence(id, change, &standing, self.shared.env.now());
+        let mut batch = Batch::new();
+        for (table, key, value) in queued.into_changes() {
+            match value {
+                Some(value) => batch.put(table, key, value),
+                None if self.shared.owners.is_alive(id) => {}
+                None => batch.remove(table, key),
+            }
+        }
+        self.shared.commit(batch, ()).await?;
+        self.shared.wake_sweeper();
+        Ok(true)
     }
 
     async fn fence(&self, id: OperationId, change: &Change) -> Result<bool> {

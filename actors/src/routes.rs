@@ -6,12 +6,13 @@
 use std::sync::{Mutex, PoisonError};
 
 use cenotaph_storage::{Checksum, ObjectId};
-use ractor::{ActorRef, Message};
+use ractor::{ActorCell, ActorRef, Message};
+use serde::{Deserialize, Serialize};
 
 use crate::messages::{RecoveryMessage, ShardMessage, SweeperMessage, UploadsMessage};
 
 /// An actor, by what it does.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum ActorKind {
     /// The root of them all. It is not restarted: without it the engine has failed.
     Supervisor,
@@ -70,6 +71,27 @@ impl Routes {
             recovery: Route::default(),
             sweeper: Route::default(),
         }
+    }
+
+    /// Kills every upload under way; whether there was one. In the order of their birth: ractor would take them down in
+    /// a random one, and a simulated run is a function of its seed.
+    pub(crate) fn kill_uploads(&self) -> bool {
+        let mut uploads = self.uploads.get().map(|actor| actor.get_children()).unwrap_or_default();
+        uploads.sort_by_key(ActorCell::get_id);
+        uploads.iter().for_each(ActorCell::kill);
+        !uploads.is_empty()
+    }
+
+    /// Kills every actor but the supervisor, in a fixed order for the same reason.
+    pub(crate) fn kill_all(&self) {
+        self.kill_uploads();
+        let shards = self.shards.iter().filter_map(|route| route.get().map(|actor| actor.get_cell()));
+        let others = [
+            self.uploads.get().map(|actor| actor.get_cell()),
+            self.recovery.get().map(|actor| actor.get_cell()),
+            self.sweeper.get().map(|actor| actor.get_cell()),
+        ];
+        shards.chain(others.into_iter().flatten()).for_each(|cell| cell.kill());
     }
 
     /// The shard that decides for this object.

@@ -14,9 +14,10 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use cenotaph_storage::index::{Batch, CommitError, Table};
+use cenotaph_storage::planted::Bug;
 use cenotaph_storage::rows::Change;
 use cenotaph_storage::swap::{self, Decision, Deleted, Mutation, Outcome, Standing, Swap, Written};
-use cenotaph_storage::{ObjectId, OperationId, Result, Seam};
+use cenotaph_storage::{ObjectId, OperationId, Result, Seam, Version};
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 
 use crate::admission::Permit;
@@ -25,9 +26,10 @@ use crate::overlay::Overlay;
 use crate::reply::{Answer, Reply};
 use crate::shared::Shared;
 
-/// One shard; which one is known to its route only.
+/// One shard.
 pub(crate) struct Shard {
     pub(crate) shared: Shared,
+    pub(crate) number: usize,
 }
 
 impl Actor for Shard {
@@ -40,6 +42,10 @@ impl Actor for Shard {
     }
 
     async fn post_start(&self, _: ActorRef<Self::Msg>, _: &mut Overlay) -> Result<(), ActorProcessingErr> {
+        self.shared.env.actor_started("shard", Some(self.number));
+        if self.shared.env.planted(Bug::NoBarrier) {
+            return Ok(());
+        }
         // A poisoned index fails the barrier too. It will refuse every submission, so serving on is safe.
         if let Err(error) = self.shared.index.barrier().await {
             tracing::warn!(%error, "a shard starts on an index that has failed");
@@ -90,9 +96,13 @@ impl Shard {
     }
 
     async fn standing(&self, overlay: &Overlay, id: &ObjectId) -> Result<Standing> {
-        match overlay.standing(id) {
-            Some(standing) => Ok(standing.clone()),
-            None => self.shared.standing(id).await,
+        let standing = match overlay.standing(id) {
+            Some(standing) => standing.clone(),
+            None => self.shared.standing(id).await?,
+        };
+        match standing {
+            Standing::Absent(_) if self.shared.env.planted(Bug::VersionReuse) => Ok(Standing::Absent(Version::NONE)),
+            standing => Ok(standing),
         }
     }
 
@@ -114,9 +124,17 @@ impl Shard {
         reply: Reply<Answer>,
     ) {
         let now = self.shared.env.now();
-        let decision = swap.decide(standing, live, now);
+        let mut decision = swap.decide(standing, live, now);
+        if let Decision::Commit { orphans, .. } = &mut decision
+            && self.shared.env.planted(Bug::OldRevisionNotQueued)
+        {
+            orphans.clear();
+        }
         let batch = swap.batch(standing, &decision, now);
-        let answer = answer(swap, standing, &decision);
+        let answer = match &decision {
+            Decision::Supersede { .. } if self.shared.env.planted(Bug::SupersededAsConflict) => Answer::Fenced,
+            decision => answer(swap, standing, decision),
+        };
         let ticket = overlay.next_ticket();
         if let Decision::Commit { next, .. } = &decision {
             overlay.stand(ticket, &swap.id, next.clone());
@@ -160,6 +178,8 @@ impl Shard {
         let leaves_orphans =
             batch.changes().iter().any(|(table, _, value)| *table == Table::Orphans && value.is_some());
         let shared = Arc::clone(&self.shared);
+        let (guesses, delays) =
+            (shared.env.planted(Bug::UnknownTreatedAsFailed), shared.env.planted(Bug::ZombieCommit));
         let completion = move |outcome: Result<(), CommitError>| {
             match &outcome {
                 Ok(()) => {
@@ -172,8 +192,19 @@ impl Shard {
                 Err(_) => shared.fail_if_poisoned(),
             }
             drop(permit);
+            let outcome = match outcome {
+                Err(CommitError::Unknown(error)) if guesses => Err(CommitError::not_started(&error)),
+                outcome => outcome,
+            };
             reply(outcome.map(|()| answer).map_err(CommitError::into_error));
         };
+        if delays {
+            let (shared, completion) = (Arc::clone(&self.shared), Box::new(completion));
+            return self.shared.env.spawn(async move {
+                shared.env.pass(Seam::ShardAfterSubmit).await;
+                shared.index.submit(batch, completion);
+            });
+        }
         self.shared.index.submit(batch, Box::new(completion));
     }
 }

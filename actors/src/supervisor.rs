@@ -66,6 +66,11 @@ impl Actor for Supervisor {
         Ok(children)
     }
 
+    async fn post_start(&self, _: ActorRef<Self::Msg>, _: &mut Children) -> Result<(), ActorProcessingErr> {
+        self.shared.env.actor_started("supervisor", None);
+        Ok(())
+    }
+
     async fn handle(
         &self,
         myself: ActorRef<Self::Msg>,
@@ -118,7 +123,7 @@ impl Supervisor {
         let (shared, routes, parent) = (Arc::clone(&self.shared), &self.shared.routes, myself.get_cell());
         let cell: ActorCell = match child {
             Child::Shard(number) => {
-                let (shard, _) = Actor::spawn_linked(None, Shard { shared }, (), parent).await?;
+                let (shard, _) = Actor::spawn_linked(None, Shard { shared, number }, (), parent).await?;
                 routes.shards[number].set(Some(shard.clone()));
                 shard.get_cell()
             }
@@ -159,6 +164,7 @@ impl Supervisor {
         let now = self.shared.env.monotonic();
         let Some(delay) = children.intensity.restart(now, &self.shared.limits.restarts) else {
             self.shared.health.fail("its actors die too often");
+            self.shared.routes.kill_all();
             myself.stop(None);
             return;
         };

@@ -113,6 +113,14 @@ impl Tiered {
         self.shared.health.is_closed()
     }
 
+    /// Whether new work may begin.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Closed`], or [`ErrorKind::Unavailable`] if the engine has failed and must be reopened.
+    pub fn health(&self) -> Result<()> {
+        self.shared.health.check("health")
+    }
+
     /// Leave to buffer this much of a payload.
     ///
     /// # Errors
@@ -268,18 +276,20 @@ impl Tiered {
     pub fn kill(&self, kind: ActorKind) -> bool {
         let routes = &self.shared.routes;
         let cell = match kind {
-            ActorKind::Supervisor => Some(self.supervisor.get_cell()),
+            ActorKind::Supervisor => {
+                routes.kill_all();
+                Some(self.supervisor.get_cell())
+            }
             ActorKind::Shard(number) => {
                 routes.shards.get(number).and_then(|route| route.get()).map(|actor| actor.get_cell())
             }
-            ActorKind::Uploads => routes.uploads.get().map(|actor| actor.get_cell()),
+            ActorKind::Uploads => {
+                routes.kill_uploads();
+                routes.uploads.get().map(|actor| actor.get_cell())
+            }
             ActorKind::Recovery => routes.recovery.get().map(|actor| actor.get_cell()),
             ActorKind::Sweeper => routes.sweeper.get().map(|actor| actor.get_cell()),
-            ActorKind::EveryUpload => {
-                let uploads = routes.uploads.get().map(|actor| actor.get_children()).unwrap_or_default();
-                uploads.iter().for_each(|upload| upload.kill());
-                return !uploads.is_empty();
-            }
+            ActorKind::EveryUpload => return routes.kill_uploads(),
         };
         cell.map(|cell| cell.kill()).is_some()
     }
@@ -312,6 +322,7 @@ impl Tiered {
             None => tracing::warn!("closed with work under way; the next open settles it"),
         }
         // Its children die with it. Whatever they have submitted is answered by the index.
+        self.shared.routes.kill_uploads();
         let stopping = self.supervisor.stop_and_wait(None, None);
         if !matches!(self.shared.env.deadline(STOP_TIMEOUT, stopping).await, Some(Ok(()))) {
             self.supervisor.kill();
@@ -323,6 +334,7 @@ impl Tiered {
 impl Drop for Tiered {
     fn drop(&mut self) {
         self.shared.health.close();
+        self.shared.routes.kill_all();
         self.supervisor.kill();
     }
 }

@@ -16,6 +16,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use cenotaph_storage::blobs::BlobWriter;
+use cenotaph_storage::planted::Bug;
 use cenotaph_storage::rows::{Attributes, BlockChecksums, Change, Extent, Manifest};
 use cenotaph_storage::swap::{self, Expected, Mutation, Swap};
 use cenotaph_storage::{Error, ErrorKind, ObjectId, OperationId, Result, RevisionId, Seam};
@@ -43,6 +44,11 @@ impl Actor for Uploads {
     type Arguments = ();
 
     async fn pre_start(&self, _: ActorRef<Self::Msg>, (): ()) -> Result<(), ActorProcessingErr> {
+        Ok(())
+    }
+
+    async fn post_start(&self, _: ActorRef<Self::Msg>, (): &mut ()) -> Result<(), ActorProcessingErr> {
+        self.shared.env.actor_started("uploads", None);
         Ok(())
     }
 
@@ -96,6 +102,11 @@ impl Actor for Upload {
         Ok(Some(job))
     }
 
+    async fn post_start(&self, _: ActorRef<Self::Msg>, _: &mut Self::State) -> Result<(), ActorProcessingErr> {
+        self.shared.env.actor_started("upload", None);
+        Ok(())
+    }
+
     async fn handle(
         &self,
         myself: ActorRef<Self::Msg>,
@@ -131,10 +142,16 @@ impl Upload {
         let expected = self.shared.standing(&id).await?.expectation();
         let revision = self.shared.env.revision_id();
         let owner = self.shared.owners.claim(operation);
-        self.record(&id, operation, revision, owner.clone()).await?;
+        let planted = self.shared.env.planted(Bug::UploadWithoutChange);
+        if !planted {
+            self.record(&id, operation, revision, owner.clone()).await?;
+        }
         self.shared.env.pass(Seam::UploadAfterRecord).await;
 
         let finished = self.stream(&id, revision, source, &mut caller_gone).await?;
+        if planted {
+            self.record(&id, operation, revision, owner.clone()).await?;
+        }
         drop(buffer);
         self.shared.env.pass(Seam::UploadAfterClose).await;
 
@@ -208,6 +225,11 @@ impl Upload {
     /// Step 6.
     async fn commit(&self, commit: Commit) -> Result<()> {
         let Commit { id, operation, attributes, finished, expected, caller, owner, permit } = commit;
+        if self.shared.env.planted(Bug::BlobDeletedBeforeSwap)
+            && let Expected::Tombstone(Some(old)) = expected
+        {
+            drop(self.shared.blobs.delete(&swap::revision_key(&id, old)).await);
+        }
         let mutation = Mutation::Tombstone {
             manifest: Manifest::of(finished.extent),
             checksum: Some(finished.extent.checksum),

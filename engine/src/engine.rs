@@ -252,6 +252,27 @@ impl Engine {
         })
     }
 
+    /// Whether the engine takes on work. A readiness probe: where it says no, close the engine and open it again.
+    ///
+    /// # Errors
+    /// [`Unavailable`](ErrorKind::Unavailable) if the engine has failed (a commit of the index failed, or its actors
+    /// died too often): reads still work, no write does. [`Closed`](ErrorKind::Closed) once closed.
+    ///
+    /// ```
+    /// # #[tokio::main]
+    /// # async fn main() -> Result<(), cenotaph::Error> {
+    /// # let directory = tempfile::tempdir().unwrap();
+    /// # let engine = cenotaph::Engine::builder(directory.path()).open().await?;
+    /// assert!(engine.health().is_ok());
+    /// engine.close().await?;
+    /// assert_eq!(engine.health().unwrap_err().kind(), cenotaph::ErrorKind::Closed);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn health(&self) -> Result<()> {
+        self.0.tiered.health()
+    }
+
     /// Lets what has begun end, within the configured time, then stops. What is unfinished is settled at the next open.
     /// Every clone of the engine is closed with it, and reads that are still streaming from the index fail. Closing
     /// again does nothing.
@@ -280,6 +301,13 @@ impl Engine {
     #[cfg(feature = "chaos")]
     pub fn kill(&self, kind: cenotaph_actors::ActorKind) -> bool {
         self.0.tiered.kill(kind)
+    }
+
+    /// What [`kill`](Self::kill) does, without keeping the engine alive.
+    #[cfg(feature = "chaos")]
+    pub fn killer(&self) -> impl Fn(cenotaph_actors::ActorKind) -> bool + Send + Sync + 'static {
+        let engine = Arc::downgrade(&self.0);
+        move |kind| engine.upgrade().is_some_and(|engine| engine.tiered.kill(kind))
     }
 
     /// The number of the shard that decides for an object.

@@ -55,6 +55,19 @@ pub trait World: Send + Sync + 'static {
         let _ = seam;
         None
     }
+
+    /// Called by an actor on the task that will run it, once it has started. The real world does nothing; a simulated
+    /// one then knows whose steps it sees. `number` tells actors of one kind apart.
+    fn actor_started(&self, kind: &'static str, number: Option<usize>) {
+        let _ = (kind, number);
+    }
+
+    /// Whether this world wants a [`Bug`] in it, to see that its checks find it.
+    #[cfg(feature = "planted")]
+    fn planted(&self, bug: crate::planted::Bug) -> bool {
+        let _ = bug;
+        false
+    }
 }
 
 /// The await boundaries of the write, recovery and sweep paths, by name.
@@ -195,6 +208,23 @@ impl Env {
     /// Whatever the operating system says.
     pub fn thread(&self, name: &str, body: impl FnOnce() + Send + 'static) -> io::Result<JoinHandle<()>> {
         self.0.thread(name, Box::new(body))
+    }
+
+    /// Tells the world which actor the current task is; see [`World::actor_started`].
+    pub fn actor_started(&self, kind: &'static str, number: Option<usize>) {
+        self.0.actor_started(kind, number);
+    }
+
+    /// Whether this bug is planted. Never, unless the crate is built for tests of tests.
+    #[cfg(feature = "planted")]
+    pub fn planted(&self, bug: crate::planted::Bug) -> bool {
+        self.0.planted(bug)
+    }
+
+    /// Whether this bug is planted. Never, unless the crate is built for tests of tests.
+    #[cfg(not(feature = "planted"))]
+    pub const fn planted(&self, _: crate::planted::Bug) -> bool {
+        false
     }
 
     /// Passes a seam; see [`World::pass`].

@@ -13,6 +13,7 @@ mod id;
 pub mod index;
 mod list;
 mod pins;
+pub mod planted;
 mod range;
 mod read;
 pub mod rows;

@@ -132,14 +132,16 @@ impl CommitError {
         }
     }
 
-    pub(crate) fn not_started(reason: &Error) -> Self {
+    /// As every index says that it does not take a batch on: it is closed, or has failed for this reason.
+    pub fn not_started(reason: &Error) -> Self {
         let kind = if reason.kind() == ErrorKind::Closed { ErrorKind::Closed } else { ErrorKind::Unavailable };
         let message =
             if kind == ErrorKind::Closed { "the index is closed" } else { "the index has failed and must be reopened" };
         Self::NotStarted(Error::new(kind, "commit", message).with_source(reason.clone()))
     }
 
-    pub(crate) fn unknown(reason: &Error) -> Self {
+    /// As every index says that it does not know what became of a batch, for this reason.
+    pub fn unknown(reason: &Error) -> Self {
         Self::Unknown(
             Error::new(ErrorKind::Indeterminate, "commit", "the commit failed and may or may not be durable")
                 .with_source(reason.clone()),

@@ -1,0 +1,38 @@
+//! The checkers: what must be true of any run, whatever went wrong in it. They share no code with the engine.
+//!
+//! ```text
+//! witness (sync points, blob effects) ──> Monitor ──mid-flight──> I1 I2 I3 I4 I6 I8, versions
+//! clients (calls, answers) ─────────────> history ──at the end──> I7 I9 I10, linearizability
+//! both tiers at rest ───────────────────> settled ──at the end──> I5
+//! ```
+//!
+//! The witness makes linearizability cheap: the disk says in which order batches became durable, so that each operation
+//! is checked against that one order instead of searching for one. Where there is no witness (a real disk, real threads),
+//! `search` looks for an order, within bounds.
+
+mod format;
+mod history;
+mod monitor;
+mod search;
+mod settled;
+
+pub(crate) use format::WRITE;
+pub(crate) use history::{Answer, Call, Content, Found, Listed, Reading, check_history};
+pub(crate) use monitor::Monitor;
+pub use search::{Operation, Search, linearize};
+pub(crate) use settled::check_settled;
+
+/// Something that must never be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Violation {
+    /// Which checker found it: an invariant of DESIGN by its number, or another claim by its name.
+    pub checker: &'static str,
+    /// What it found.
+    pub message: String,
+}
+
+impl std::fmt::Display for Violation {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}: {}", self.checker, self.message)
+    }
+}

@@ -1,0 +1,76 @@
+//! What must be true at rest, when every write has ended and everything has settled (I5).
+
+use std::collections::BTreeSet;
+
+use bytes::Bytes;
+use uuid::Uuid;
+
+use super::format::{self, Body};
+use super::monitor::Monitor;
+use crate::blobs::Blobs;
+use crate::disk::Tables;
+use cenotaph_storage::index::Table;
+
+/// Checks both tiers at rest. The tables are those of the disk, not the monitor's: a model that has drifted from what it
+/// models is found too.
+pub(crate) fn check_settled(monitor: &mut Monitor, tables: Option<&Tables>, blobs: &Blobs) {
+    let named: BTreeSet<Uuid> = monitor.rows.values().flat_map(format::Row::revisions).collect();
+    let mut there = BTreeSet::new();
+    for path in blobs.paths() {
+        match format::revision_of_path(&path) {
+            Some(revision) => drop(there.insert(revision)),
+            None => monitor.violated("I5", format!("no revision's blob lies at {path}")),
+        }
+    }
+    for revision in there.difference(&named) {
+        monitor.violated("I5", format!("blob {revision} is there, and no row names it"));
+    }
+    for revision in named.difference(&there) {
+        monitor.violated("I5", format!("a row names blob {revision}, and it is not there"));
+    }
+    let left = (monitor.changes.len(), monitor.orphans.len());
+    if left != (0, 0) {
+        monitor.violated("I5", format!("not settled: changes={} orphans={}", left.0, left.1));
+    }
+    beside_the_rows(monitor);
+    if let Some(tables) = tables {
+        as_modelled(monitor, tables);
+    }
+}
+
+/// The payload table holds what the rows need, and the meta table the floors of what is absent.
+fn beside_the_rows(monitor: &mut Monitor) {
+    let mut needed = BTreeSet::new();
+    for row in monitor.rows.values() {
+        match &row.body {
+            Body::Embedded(_) => {}
+            Body::Separate => drop(needed.insert(Bytes::copy_from_slice(row.operation.as_bytes()))),
+            Body::Tombstone(extents) => {
+                needed.extend(extents.iter().map(|extent| Bytes::copy_from_slice(extent.revision.as_bytes())));
+            }
+        }
+    }
+    if needed != monitor.payloads {
+        let message = format!("rows need {} entries beside them, there are {}", needed.len(), monitor.payloads.len());
+        monitor.violated("I3", message);
+    }
+    let floors: BTreeSet<Bytes> = monitor
+        .states
+        .iter()
+        .filter(|(_, states)| states.last().is_some_and(|(_, row)| row.is_none()))
+        .map(|(object, _)| format::floor_key(object).into())
+        .collect();
+    let kept: BTreeSet<Bytes> = monitor.floors.iter().filter(|key| key.starts_with(b"floor\0")).cloned().collect();
+    if floors != kept {
+        monitor.violated("versions", format!("{} objects are deleted, {} floors are kept", floors.len(), kept.len()));
+    }
+}
+
+fn as_modelled(monitor: &mut Monitor, tables: &Tables) {
+    let rows: Vec<_> =
+        tables.of(Table::Rows).iter().map(|(key, value)| (key.clone(), format::Row::decode(value))).collect();
+    let modelled: Vec<_> = monitor.rows.iter().map(|(key, row)| (key.clone(), Some(row.clone()))).collect();
+    if rows != modelled {
+        monitor.violated("I9", "the rows on the disk are not those that were committed");
+    }
+}

@@ -1,0 +1,77 @@
+//! `hunt`: seed after seed until it is stopped, and a file for every failure.
+
+use std::fs;
+use std::io;
+use std::path::PathBuf;
+use std::sync::Mutex;
+use std::sync::PoisonError;
+use std::time::Duration;
+
+use cenotaph_sim::{Plan, Violation, run, shrink};
+
+use super::args::{How, Jobs};
+use super::output::{Watch, line, spinner};
+use super::pool::run_all;
+
+/// Runs that one failure may take to shrink.
+const SHRINK_ATTEMPTS: usize = 2000;
+
+/// Where to look, and where to write.
+pub(crate) struct Hunt {
+    pub(crate) jobs: Jobs,
+    pub(crate) from: u64,
+    pub(crate) operations: usize,
+    pub(crate) out: PathBuf,
+    pub(crate) seconds: Option<u64>,
+    pub(crate) how: How,
+}
+
+impl Hunt {
+    /// Whether nothing was found before it was stopped.
+    pub(crate) fn run(&self) -> io::Result<bool> {
+        let (watch, progress, first_error) = (Watch::start(), spinner(), Mutex::new(None));
+        let options = self.how.options();
+        let total = run_all(self.from..u64::MAX, self.operations, &options, self.jobs.count(), |seed, report| {
+            progress.inc(1);
+            if let Some(first) = report.violations.first() {
+                match self.write(&Plan::generate(seed, self.operations), &report.violations) {
+                    Ok(name) => progress.suspend(|| line(format_args!("seed {seed}: {first} -> {name}"))),
+                    Err(error) => {
+                        first_error.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
+                        return false;
+                    }
+                }
+            }
+            self.seconds.is_none_or(|seconds| watch.elapsed() < Duration::from_secs(seconds))
+        });
+        progress.finish_and_clear();
+        line(format_args!("{} runs, {} of them violated something", total.runs, total.failures.len()));
+        match first_error.into_inner().unwrap_or_else(PoisonError::into_inner) {
+            Some(error) => Err(error),
+            None => Ok(total.failures.is_empty()),
+        }
+    }
+
+    /// Shrinks a failing plan and writes it down, with what it shows and how to see it again.
+    fn write(&self, plan: &Plan, violations: &[Violation]) -> io::Result<String> {
+        let (options, flags) = (self.how.options(), self.how.flags());
+        let checker = violations.first().map(|violation| violation.checker);
+        let small = shrink(plan.clone(), SHRINK_ATTEMPTS, |plan| {
+            run(plan, &options).violations.first().map(|violation| violation.checker) == checker
+        });
+        let report = run(&small, &options);
+        fs::create_dir_all(&self.out)?;
+        let (json, text) = (self.out.join(format!("{}.json", plan.seed)), self.out.join(format!("{}.txt", plan.seed)));
+        fs::write(&json, serde_json::to_vec_pretty(&small)?)?;
+        let found: Vec<String> = violations.iter().map(ToString::to_string).collect();
+        let head = format!(
+            "seed {seed}\n{found}\n\nagain:  cenotaph-sim replay {seed} --ops {operations}{flags}\nshrunk: cenotaph-sim replay --plan {json}{flags}\n\n",
+            seed = plan.seed,
+            found = found.join("\n"),
+            operations = self.operations,
+            json = json.display(),
+        );
+        fs::write(&text, head + &report.sim.timeline())?;
+        Ok(text.display().to_string())
+    }
+}

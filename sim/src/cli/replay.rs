@@ -1,0 +1,35 @@
+//! `replay`: one plan, and its timeline.
+
+use std::fs;
+use std::io;
+use std::path::Path;
+
+use cenotaph_sim::{Plan, run};
+
+use super::args::How;
+use super::output::{line, text};
+
+/// Whether all was well.
+pub(crate) fn replay(
+    seed: Option<u64>,
+    file: Option<&Path>,
+    html: Option<&Path>,
+    operations: usize,
+    how: How,
+) -> io::Result<bool> {
+    let plan = match file {
+        Some(path) => serde_json::from_slice(&fs::read(path)?)?,
+        None => Plan::generate(seed.unwrap_or_default(), operations),
+    };
+    let report = run(&plan, &how.options());
+    match html {
+        Some(path) => {
+            fs::write(path, report.sim.timeline_html(&format!("cenotaph-sim, seed {}", plan.seed)))?;
+            line(format_args!("{}", path.display()));
+        }
+        None => text(&report.sim.timeline()),
+    }
+    line(format_args!("{} lives, {} steps, {:?} of virtual time", report.lives, report.steps, report.elapsed));
+    report.violations.iter().for_each(|violation| line(format_args!("VIOLATED: {violation}")));
+    Ok(report.violations.is_empty())
+}

@@ -1,0 +1,315 @@
+//! A client: asks what its plan says, one thing after the other, and writes down what it asked and heard.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use cenotaph::{Body, ByteRange, Engine, Entry, Error, ErrorKind, Object, ObjectId, Outcome, Written};
+use futures::{StreamExt, TryStreamExt};
+
+use crate::check::{Answer, Call, Content, Found, Listed, Reading, WRITE};
+use crate::gate::sleep;
+use crate::machine::Machine;
+use crate::payload::payload;
+use crate::plan::{Op, Shape, Span, object_id};
+use crate::sim::Controls;
+use crate::trace::Kind;
+
+/// How long an answer may take, in virtual time. Longer than all stalls of a blob tier together.
+const PATIENCE: Duration = Duration::from_secs(6 * 3600);
+
+/// One client of one life.
+#[derive(Clone)]
+pub(crate) struct Client {
+    pub(crate) world: Controls,
+    pub(crate) machine: Arc<Machine>,
+    pub(crate) engine: Engine,
+}
+
+impl Client {
+    /// Asks, and waits for the answer. `write` is a number that no other call has.
+    pub(crate) async fn perform(&self, op: &Op, write: u64) -> Answer {
+        let (call, text) = described(op, write);
+        let number = self.called(call, text);
+        let answer = match self.world.env().deadline(PATIENCE, self.ask(op, write, number)).await {
+            Some(answer) => answer,
+            None => {
+                let mut state = self.machine.state();
+                state.monitor.violated("liveness", format!("no answer after {PATIENCE:?}: {op:?}"));
+                state.report_violations();
+                Answer::Cancelled
+            }
+        };
+        self.answered(number, answer.clone());
+        answer
+    }
+
+    /// Reads an object of a finished workload.
+    pub(crate) async fn read_again(&self, object: &[u8]) {
+        let Ok(id) = ObjectId::decode(object) else { return };
+        let call = Call::Read { object: Bytes::copy_from_slice(object), kind: Reading::Bytes };
+        let number = self.called(call, format!("get {id} for the last time"));
+        let answer = self.get(id, Span::All, 0, number).await;
+        self.answered(number, answer);
+    }
+
+    fn called(&self, call: Call, text: String) -> usize {
+        let mut state = self.machine.state();
+        let tick = state.note(Kind::Call, "asks", text);
+        state.monitor.called(tick, call)
+    }
+
+    fn answered(&self, number: usize, answer: Answer) {
+        let mut state = self.machine.state();
+        state.coverage.count(answer_name(&answer));
+        let tick = state.note(Kind::Answer, "hears", format!("{answer:?}"));
+        state.monitor.answered(tick, number, answer);
+    }
+
+    async fn ask(&self, op: &Op, write: u64, number: usize) -> Answer {
+        match op {
+            Op::Put { object, bytes, shape } => self.put(object_id(*object), write, *bytes, *shape).await,
+            Op::Get { object, span, pause_ms } => self.get(object_id(*object), *span, *pause_ms, number).await,
+            Op::Head { object } => self.head(object_id(*object)).await,
+            Op::Delete { object } => match self.engine.delete(object_id(*object)).await {
+                Ok(deleted) => Answer::Deleted { existed: deleted.existed },
+                Err(error) => failed(&error),
+            },
+            Op::List { hot, limit, after } => self.list(*hot, *limit, *after).await,
+            Op::ListAll => self.list_all().await,
+            Op::Settle => self.engine.settle().await.map_or_else(|error| failed(&error), |_| Answer::Done),
+            Op::Stats => self.engine.stats().await.map_or_else(|error| failed(&error), |_| Answer::Done),
+            Op::Pause { ms } => {
+                sleep(Duration::from_millis(*ms)).await;
+                Answer::Done
+            }
+            Op::Reopen => Answer::Done,
+            Op::OpenAnother => self.open_another(),
+        }
+    }
+
+    async fn put(&self, id: ObjectId, write: u64, bytes: u64, shape: Shape) -> Answer {
+        let put = self.engine.put(id, body(write, bytes, shape)).custom(WRITE, write.to_string());
+        let outcome = match shape {
+            Shape::Dropped(_, ms) => {
+                match self.world.env().deadline(Duration::from_millis(ms), put.into_future()).await {
+                    Some(outcome) => outcome,
+                    None => return Answer::Cancelled,
+                }
+            }
+            Shape::Bytes
+            | Shape::Stream(_)
+            | Shape::Slow(..)
+            | Shape::Promised(_)
+            | Shape::Broken(_)
+            | Shape::Failing(_) => put.await,
+        };
+        match outcome {
+            Ok(Written { outcome: Outcome::Applied, version: Some(version), etag: Some(etag), created }) => {
+                Answer::Applied { version: version.get(), etag: etag.to_string(), created }
+            }
+            Ok(Written { outcome: Outcome::Superseded, version: None, etag: None, created: false }) => {
+                Answer::Superseded
+            }
+            Ok(written) => self.nonsense(format!("a put answers {written:?}")),
+            Err(error) => failed(&error),
+        }
+    }
+
+    async fn get(&self, id: ObjectId, span: Span, pause_ms: u64, number: usize) -> Answer {
+        let range = match span {
+            Span::All => ByteRange::Full,
+            Span::Between(start, end) => (start..end).into(),
+            Span::From(start) => (start..).into(),
+            Span::Last(bytes) => ByteRange::Last(bytes),
+        };
+        let mut object = match self.engine.get(&id).range(range).await {
+            Ok(Some(object)) => object,
+            Ok(None) => return Answer::Absent,
+            Err(error) => return failed(&error),
+        };
+        let opened = {
+            let mut state = self.machine.state();
+            state.monitor.reads(number, id.encoded().clone(), object.version().get());
+            state.trace.tick()
+        };
+        let write = write_of(&object.metadata().attributes.custom);
+        let size = object.metadata().size;
+        let content = read(&mut object, write, pause_ms).await;
+        let (version, etag) = (object.version().get(), object.etag().to_string());
+        Answer::Found(Found { version, etag, size, write, opened, content })
+    }
+
+    async fn head(&self, id: ObjectId) -> Answer {
+        match self.engine.head(id).await {
+            Ok(Some(head)) => Answer::Found(Found {
+                version: head.version.get(),
+                etag: head.etag.to_string(),
+                size: head.metadata.size,
+                write: write_of(&head.metadata.attributes.custom),
+                opened: self.machine.state().trace.tick(),
+                content: Content::NotAsked,
+            }),
+            Ok(None) => Answer::Absent,
+            Err(error) => failed(&error),
+        }
+    }
+
+    async fn list(&self, hot: bool, limit: usize, after: Option<u32>) -> Answer {
+        let mut list = self.engine.list(if hot { "hot/" } else { "" }).limit(limit);
+        if let Some(after) = after {
+            list = list.start_after(object_id(after).key());
+        }
+        match list.await {
+            Ok(page) => Answer::Listed(Listed {
+                entries: page.entries.iter().filter_map(listed).collect(),
+                has_next: page.next.is_some(),
+            }),
+            Err(error) => failed(&error),
+        }
+    }
+
+    async fn list_all(&self) -> Answer {
+        match self.engine.list("").limit(3).stream().try_collect::<Vec<_>>().await {
+            Ok(entries) => {
+                Answer::Listed(Listed { entries: entries.iter().filter_map(listed).collect(), has_next: false })
+            }
+            Err(error) => failed(&error),
+        }
+    }
+
+    /// A second engine on an index that is in use must be refused.
+    fn open_another(&self) -> Answer {
+        match self.world.open_index() {
+            Err(error) if error.kind() == ErrorKind::AlreadyOpen => Answer::Done,
+            outcome => self.nonsense(format!("a second engine is not refused: {:?}", outcome.err())),
+        }
+    }
+
+    fn nonsense(&self, message: String) -> Answer {
+        let mut state = self.machine.state();
+        state.monitor.violated("I10", message);
+        state.report_violations();
+        Answer::Done
+    }
+}
+
+/// Reads to the end, and compares with what was put.
+async fn read(object: &mut Object, write: Option<u64>, pause_ms: u64) -> Content {
+    let range = object.range();
+    let mut bytes = Vec::new();
+    loop {
+        match object.chunk().await {
+            Ok(Some(chunk)) => bytes.extend_from_slice(&chunk),
+            Ok(None) => break,
+            Err(error) => return Content::Failed(error.kind()),
+        }
+        if pause_ms > 0 {
+            sleep(Duration::from_millis(pause_ms)).await;
+        }
+    }
+    let to_usize = |at: u64| usize::try_from(at).expect("payloads fit into memory");
+    let all = write.map(|write| payload(write, object.metadata().size));
+    match all {
+        Some(all) if all[to_usize(range.start)..to_usize(range.end)] == bytes => Content::AsPut,
+        Some(_) | None => Content::Wrong,
+    }
+}
+
+fn body(write: u64, bytes: u64, shape: Shape) -> Body {
+    let all = payload(write, bytes);
+    match shape {
+        Shape::Bytes => all.into(),
+        Shape::Stream(chunk) => chunks(&all, chunk, 0, false),
+        Shape::Slow(chunk, pause_ms) => chunks(&all, chunk, pause_ms, false),
+        Shape::Promised(chunk) => chunks(&all, chunk, 0, false).promise(bytes),
+        Shape::Broken(chunk) => chunks(&all, chunk, 0, false).promise(bytes + 1),
+        Shape::Failing(chunk) => chunks(&all, chunk, 1, true),
+        Shape::Dropped(chunk, _) => chunks(&all, chunk, 5, false),
+    }
+}
+
+fn chunks(all: &Bytes, chunk: u64, pause_ms: u64, fails: bool) -> Body {
+    let chunk = usize::try_from(chunk).unwrap_or(usize::MAX).max(1);
+    let mut parts: Vec<std::io::Result<Bytes>> =
+        (0..all.len()).step_by(chunk).map(|at| Ok(all.slice(at..all.len().min(at + chunk)))).collect();
+    if fails {
+        parts.push(Err(std::io::Error::other("a planned failure of the stream")));
+    }
+    Body::stream(futures::stream::iter(parts).then(move |part| async move {
+        if pause_ms > 0 {
+            sleep(Duration::from_millis(pause_ms)).await;
+        }
+        part
+    }))
+}
+
+fn write_of(custom: &std::collections::BTreeMap<String, String>) -> Option<u64> {
+    custom.get(WRITE).and_then(|text| text.parse().ok())
+}
+
+fn listed(entry: &Entry) -> Option<(Bytes, u64)> {
+    match entry {
+        Entry::Object(head) => Some((head.id.encoded().clone(), head.version.get())),
+        Entry::Prefix(_) => None,
+    }
+}
+
+fn failed(error: &Error) -> Answer {
+    match error.kind() {
+        ErrorKind::RangeNotSatisfiable { total } => Answer::NotSatisfiable { size: total },
+        kind => Answer::Failed(kind),
+    }
+}
+
+fn described(op: &Op, write: u64) -> (Call, String) {
+    let key = |object: u32| object_id(object).encoded().clone();
+    let default = |prefix: &str| Bytes::from(format!("default\0{prefix}"));
+    match op {
+        Op::Put { object, bytes, shape } => (
+            Call::Put { object: key(*object), write, fails: shape.fails() },
+            format!("put {} {bytes} bytes, write {write}, {shape:?}", object_id(*object)),
+        ),
+        Op::Get { object, span, .. } => {
+            (Call::Read { object: key(*object), kind: Reading::Bytes }, format!("get {} {span:?}", object_id(*object)))
+        }
+        Op::Head { object } => {
+            (Call::Read { object: key(*object), kind: Reading::Head }, format!("head {}", object_id(*object)))
+        }
+        Op::Delete { object } => (Call::Delete { object: key(*object) }, format!("delete {}", object_id(*object))),
+        Op::List { hot, limit, after } => (
+            Call::List {
+                prefix: default(if *hot { "hot/" } else { "" }),
+                after: after.map(|after| default(object_id(after).key())),
+                limit: *limit,
+            },
+            format!("list hot={hot} limit={limit} after={after:?}"),
+        ),
+        Op::ListAll => (Call::ListAll { prefix: default("") }, "list all".to_owned()),
+        Op::Settle | Op::Stats | Op::Pause { .. } | Op::Reopen | Op::OpenAnother => (Call::Other, format!("{op:?}")),
+    }
+}
+
+fn answer_name(answer: &Answer) -> &'static str {
+    match answer {
+        Answer::Applied { .. } => "heard: applied",
+        Answer::Superseded => "heard: superseded",
+        Answer::Deleted { existed: true } => "heard: deleted",
+        Answer::Deleted { existed: false } => "heard: nothing to delete",
+        Answer::Found(Found { content: Content::AsPut, .. }) => "heard: found, bytes as put",
+        Answer::Found(Found { content: Content::NotAsked, .. }) => "heard: found, head only",
+        Answer::Found(Found { content: Content::Failed(_), .. }) => "heard: found, bytes failed half-way",
+        Answer::Found(Found { content: Content::Wrong, .. }) => "heard: found, wrong bytes",
+        Answer::Absent => "heard: absent",
+        Answer::NotSatisfiable { .. } => "heard: range not satisfiable",
+        Answer::Listed(_) => "heard: a listing",
+        Answer::Failed(ErrorKind::Unavailable) => "heard: unavailable",
+        Answer::Failed(ErrorKind::Indeterminate) => "heard: indeterminate",
+        Answer::Failed(ErrorKind::Overloaded) => "heard: overloaded",
+        Answer::Failed(ErrorKind::Source) => "heard: source",
+        Answer::Failed(ErrorKind::Corrupt) => "heard: corrupt",
+        Answer::Failed(_) => "heard: another error",
+        Answer::Cancelled => "heard: nothing, dropped",
+        Answer::Done => "heard: done",
+    }
+}

@@ -1,0 +1,109 @@
+//! What may go wrong in a world: [`Faults`], how likely each is; [`Schedule`], how its tasks are interleaved; [`Fault`],
+//! what did go wrong, by name. Both lists come of one table, so that no fault is missing in either.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::rng::Odds;
+
+macro_rules! faults {
+    ($($(#[doc = $doc:literal])+ $field:ident $variant:ident $name:literal)+) => {
+        /// How likely each fault is, each time it could happen. None by default.
+        #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+        #[serde(default, deny_unknown_fields)]
+        pub struct Faults {
+            $($(#[doc = $doc])+ pub $field: Odds,)+
+        }
+
+        /// What went wrong.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+        pub enum Fault {
+            $($(#[doc = $doc])+ $variant,)+
+        }
+
+        impl Fault {
+            /// Every fault, in a fixed order.
+            pub const ALL: &'static [Self] = &[$(Self::$variant,)+];
+
+            /// Its name in a timeline and among the coverage counters.
+            pub const fn name(self) -> &'static str {
+                match self {
+                    $(Self::$variant => concat!("fault: ", $name),)+
+                }
+            }
+        }
+
+        impl Faults {
+            /// How likely this one is.
+            pub const fn of(&self, fault: Fault) -> Odds {
+                match fault {
+                    $(Fault::$variant => self.$field,)+
+                }
+            }
+
+            /// Makes this one so likely.
+            pub const fn set(&mut self, fault: Fault, odds: Odds) {
+                match fault {
+                    $(Fault::$variant => self.$field = odds,)+
+                }
+            }
+        }
+    };
+}
+
+faults! {
+    /// At a step: the whole world crashes.
+    crash Crash "crash"
+    /// At a step: some actor is killed.
+    kill Kill "kill"
+    /// At a step of an actor: it panics.
+    panic Panic "panic"
+    /// At a step: the time of day jumps, either way. Sleeps are not affected.
+    clock_jump ClockJump "clock jump"
+    /// A write to the index finds no space: nothing of it is written.
+    index_no_space IndexNoSpace "index, no space"
+    /// A sync of the index fails: what was written may survive a reopen, or not.
+    index_sync_fails IndexSyncFails "index, sync fails"
+    /// A sync of the index takes longer than any commit may, and succeeds after all.
+    index_sync_hangs IndexSyncHangs "index, sync hangs"
+    /// A sync of the index is slow.
+    index_sync_slow IndexSyncSlow "index, sync slow"
+    /// A read of the index fails.
+    index_read_fails IndexReadFails "index, read fails"
+    /// A request to the blob tier fails before it has any effect.
+    blob_fails BlobFails "blob, fails"
+    /// A request to the blob tier has its effect, and its response is lost.
+    blob_response_lost BlobResponseLost "blob, response lost"
+    /// A request to the blob tier is slow.
+    blob_slow BlobSlow "blob, slow"
+    /// A request to the blob tier stalls for minutes.
+    blob_stalls BlobStalls "blob, stalls"
+    /// What is written so far is visible as a partial blob, and is left behind if the write ends there.
+    blob_partial BlobPartial "blob, partial"
+    /// A close that its caller gives up takes effect later all the same.
+    blob_late BlobLate "blob, late effect"
+    /// A blob is said to be missing for a while.
+    blob_not_found BlobNotFound "blob, not found for a while"
+    /// A delete arrives twice.
+    blob_deleted_twice BlobDeletedTwice "blob, deleted twice"
+    /// A read brings a flipped bit.
+    blob_bit_rot BlobBitRot "blob, bit rot"
+}
+
+/// How tasks are interleaved. Without yields and delays every seed explores the one first-in-first-out schedule.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Schedule {
+    /// Most times a task yields to the others at a step.
+    pub yields_max: u64,
+    /// At a step: the task sleeps for a while.
+    pub delay: Odds,
+    /// Longest such sleep.
+    pub delay_max: Duration,
+}
+
+impl Default for Schedule {
+    fn default() -> Self {
+        Self { yields_max: 3, delay: Odds::in_ten_thousand(300), delay_max: Duration::from_millis(20) }
+    }
+}

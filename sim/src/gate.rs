@@ -1,0 +1,229 @@
+//! The gate: every seam of a life passes it, and nothing durable happens without.
+//!
+//! ```text
+//! fence ─> step + 1, trace ─> planned crash, kill or panic ─> yields, delay ─> fence ─> the effect
+//! ```
+//!
+//! Fence: once the world has crashed, nothing passes any more; whatever still runs waits for ever at its next seam. So a
+//! crash stops the world at one step, whatever order a runtime drops its tasks in. Only steps change durable state, so
+//! crashing at each of them in turn is complete for its schedule. Deliberately not here: what a step does.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use cenotaph::ActorKind;
+use tokio::sync::Notify;
+
+use crate::faults::Fault;
+use crate::machine::{Act, Machine, State};
+use crate::rng::Rng;
+use crate::trace::Kind;
+
+/// How far the time of day may jump, in milliseconds.
+const JUMP_MS_MAX: u64 = 10 * 60 * 1000;
+
+/// The gate of one life.
+pub(crate) struct Gate {
+    machine: Arc<Machine>,
+    fenced: AtomicBool,
+    crash: Notify,
+    /// Who can be killed.
+    victims: Mutex<Option<Victims>>,
+}
+
+/// The actors of an engine.
+#[derive(Clone)]
+pub(crate) struct Victims {
+    pub(crate) kill: Arc<dyn Fn(ActorKind) -> bool + Send + Sync>,
+    pub(crate) shards: usize,
+}
+
+/// What becomes of a step.
+enum Verdict {
+    Stop,
+    Panic,
+    Go { yields: u64, delay: Option<Duration> },
+}
+
+impl Gate {
+    pub(crate) fn new(machine: Arc<Machine>) -> Arc<Self> {
+        Arc::new(Self { machine, fenced: AtomicBool::new(false), crash: Notify::new(), victims: Mutex::new(None) })
+    }
+
+    pub(crate) fn machine(&self) -> &Machine {
+        &self.machine
+    }
+
+    pub(crate) fn shared_machine(&self) -> Arc<Machine> {
+        Arc::clone(&self.machine)
+    }
+
+    /// One step. Returns when it may be taken, which after a crash is never.
+    pub(crate) async fn pass(&self, what: &'static str, detail: impl FnOnce() -> String) {
+        match self.judge(what, detail) {
+            Verdict::Stop => std::future::pending().await,
+            // Not by `panic!`, which would print what is no news.
+            Verdict::Panic => std::panic::resume_unwind(Box::new("a planned panic")),
+            Verdict::Go { yields, delay } => {
+                for _ in 0..yields {
+                    tokio::task::yield_now().await;
+                }
+                if let Some(delay) = delay {
+                    sleep(delay).await;
+                }
+                if self.is_fenced() {
+                    std::future::pending::<()>().await;
+                }
+            }
+        }
+    }
+
+    fn judge(&self, what: &'static str, detail: impl FnOnce() -> String) -> Verdict {
+        if self.is_fenced() {
+            return Verdict::Stop;
+        }
+        let mut state = self.machine.state();
+        state.step += 1;
+        state.note(Kind::Step, what, detail());
+        if state.step > state.steps_max {
+            state.monitor.violated("liveness", "the world takes more steps than it may: it runs in circles");
+            state.report_violations();
+            drop(state);
+            self.crash("too many steps");
+            return Verdict::Stop;
+        }
+        let acts = self.acts(&mut state);
+        let yields = state.draw_yields();
+        let delay = state.draw_delay();
+        let is_actor = state.trace.is_actor();
+        drop(state);
+        let mut forced = 0;
+        for act in acts {
+            match act {
+                Act::Crash => {
+                    self.crash(what);
+                    return Verdict::Stop;
+                }
+                Act::Kill(kind) => {
+                    self.kill(kind);
+                    // So that whoever is killed dies here and not at its next wait.
+                    forced = 1;
+                }
+                Act::Panic if is_actor => {
+                    self.machine.state().struck(Fault::Panic, what.to_owned());
+                    return Verdict::Panic;
+                }
+                Act::Panic => {}
+            }
+        }
+        Verdict::Go { yields: yields.max(forced), delay }
+    }
+
+    /// What was planned for this step, and what chance adds.
+    fn acts(&self, state: &mut State) -> Vec<Act> {
+        let step = state.step;
+        let mut acts = state.script.remove(&step).unwrap_or_default();
+        let faults = state.faults.clone();
+        if state.faulting.hits(faults.crash) {
+            acts.push(Act::Crash);
+        }
+        if state.faulting.hits(faults.kill)
+            && let Some(shards) = self.victims().map(|victims| victims.shards)
+        {
+            acts.push(Act::Kill(some_actor(&mut state.faulting, shards)));
+        }
+        if state.faulting.hits(faults.panic) {
+            acts.push(Act::Panic);
+        }
+        if state.faulting.hits(faults.clock_jump) {
+            let by_ms = i64::try_from(state.faulting.below(2 * JUMP_MS_MAX)).unwrap_or(0) - JUMP_MS_MAX as i64;
+            state.struck(Fault::ClockJump, format!("by {by_ms} ms"));
+            state.jump_clock(by_ms);
+        }
+        acts
+    }
+
+    /// The world crashes, here and now.
+    pub(crate) fn crash(&self, at: &str) {
+        if !self.fenced.swap(true, Ordering::SeqCst) {
+            self.machine.state().struck(Fault::Crash, format!("at {at}"));
+            self.crash.notify_one();
+        }
+    }
+
+    /// Lets nothing pass any more.
+    pub(crate) fn fence(&self) {
+        self.fenced.store(true, Ordering::SeqCst);
+    }
+
+    pub(crate) fn is_fenced(&self) -> bool {
+        self.fenced.load(Ordering::SeqCst)
+    }
+
+    /// Resolves when the world has crashed.
+    pub(crate) async fn crashed(&self) {
+        self.crash.notified().await;
+    }
+
+    /// Kills actors of this kind, if there are any.
+    pub(crate) fn kill(&self, kind: ActorKind) -> bool {
+        let killed = self.victims().is_some_and(|victims| (victims.kill)(kind));
+        if killed {
+            let mut state = self.machine.state();
+            state.struck(Fault::Kill, format!("{kind:?}"));
+            state.coverage.count(kill_name(kind));
+        }
+        killed
+    }
+
+    /// From now on these are the ones that can be killed.
+    pub(crate) fn expose(&self, victims: Victims) {
+        *self.victims.lock().unwrap_or_else(PoisonError::into_inner) = Some(victims);
+    }
+
+    fn victims(&self) -> Option<Victims> {
+        self.victims.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+impl State {
+    fn draw_yields(&mut self) -> u64 {
+        let most = self.schedule.yields_max;
+        if most == 0 { 0 } else { self.scheduling.below(most + 1) }
+    }
+
+    fn draw_delay(&mut self) -> Option<Duration> {
+        let (odds, most) = (self.schedule.delay, self.schedule.delay_max);
+        let most_ms = u64::try_from(most.as_millis()).unwrap_or(u64::MAX);
+        self.scheduling.hits(odds).then(|| Duration::from_millis(self.scheduling.below(most_ms.max(1)) + 1))
+    }
+}
+
+/// A victim. The supervisor is a rare one: its death ends the engine.
+fn some_actor(chance: &mut Rng, shards: usize) -> ActorKind {
+    match chance.below(40) {
+        0 => ActorKind::Supervisor,
+        1..4 => ActorKind::Uploads,
+        4..14 => ActorKind::EveryUpload,
+        14..18 => ActorKind::Recovery,
+        18..24 => ActorKind::Sweeper,
+        _ => ActorKind::Shard(chance.index(shards)),
+    }
+}
+
+fn kill_name(kind: ActorKind) -> &'static str {
+    match kind {
+        ActorKind::Supervisor => "killed: supervisor",
+        ActorKind::Shard(_) => "killed: shard",
+        ActorKind::Uploads => "killed: uploads",
+        ActorKind::EveryUpload => "killed: upload",
+        ActorKind::Recovery => "killed: recovery",
+        ActorKind::Sweeper => "killed: sweeper",
+    }
+}
+
+#[expect(clippy::disallowed_methods, reason = "tokio's clock is paused: this is virtual time")]
+pub(crate) fn sleep(duration: Duration) -> tokio::time::Sleep {
+    tokio::time::sleep(duration)
+}

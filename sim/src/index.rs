@@ -1,0 +1,358 @@
+//! The simulated index: [`SimIndex`], an implementation of [`Index`] over the simulated disk, or over real fjall.
+//!
+//! ```text
+//! submit ──> queue ──gather some──> write ──> sync ──> the witness hears the order ──> completions: Ok
+//!                                     │         ├─ fails ──────────> poisoned: Unknown, the queue NotStarted
+//!                                     └─ no space                 └─ hangs ──> overdue: the same; durable after all
+//! ```
+//!
+//! The committer is a task of the world and no actor: a commit outlives the actor that asked for it, as a blocking call
+//! does. Guards the same contract as any index, which its tests run. Deliberately not here: what survives a crash
+//! (`disk.rs`).
+
+use std::collections::VecDeque;
+use std::ops::Bound;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use cenotaph_storage::index::{Batch, CommitError, Completion, Index, IndexStats, Page, Range, Snapshot, Table};
+use cenotaph_storage::planted::Bug;
+use cenotaph_storage::{Error, ErrorKind, Result};
+use futures::FutureExt;
+use futures::future::BoxFuture;
+use tokio::sync::Notify;
+
+use crate::disk::Tables;
+use crate::faults::Fault;
+use crate::gate::{Gate, sleep};
+use crate::real::RealDisk;
+
+/// A commit under way for longer is overdue.
+const DEADLINE: Duration = Duration::from_secs(30);
+/// How long a slow sync takes at most.
+const SLOW_MS_MAX: u64 = 2_000;
+
+/// What lies under an index.
+pub(crate) enum Medium {
+    /// The simulated disk of the machine.
+    Simulated,
+    /// A real database.
+    Fjall(RealDisk),
+}
+
+/// An index in a simulated world. Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct SimIndex(Arc<Inner>);
+
+struct Inner {
+    gate: Arc<Gate>,
+    medium: Medium,
+    queue: Mutex<Queue>,
+    idle: Notify,
+}
+
+#[derive(Default)]
+struct Queue {
+    waiting: VecDeque<(Batch, Completion)>,
+    in_flight: Vec<Completion>,
+    /// How many of those in flight change anything.
+    in_flight_batches: u64,
+    started: Option<Duration>,
+    running: bool,
+    closed: bool,
+    released: bool,
+    poison: Option<Error>,
+    stats: IndexStats,
+}
+
+impl SimIndex {
+    /// Opens the index, whatever its last life left of it.
+    ///
+    /// # Errors
+    /// [`ErrorKind::AlreadyOpen`] while another one is open, or hangs in its last commit.
+    pub(crate) fn open(gate: Arc<Gate>, medium: Medium) -> Result<Self> {
+        if let Medium::Simulated = medium {
+            if !gate.machine().disk.lock() {
+                return Err(Error::new(ErrorKind::AlreadyOpen, "open", "the simulated index is open"));
+            }
+            gate.machine().replay_disk();
+        }
+        Ok(Self(Arc::new(Inner { gate, medium, queue: Mutex::default(), idle: Notify::new() })))
+    }
+}
+
+impl Inner {
+    fn queue(&self) -> MutexGuard<'_, Queue> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn planted(&self, bug: Bug) -> bool {
+        self.gate.machine().is_planted(bug)
+    }
+
+    /// The committer: runs while there is something to commit.
+    #[expect(clippy::disallowed_methods, reason = "the simulated world spawns what lives in it")]
+    fn start(self: &Arc<Self>) {
+        let inner = Arc::clone(self);
+        tokio::spawn(async move {
+            inner.gate.machine().state().trace.name_lane("index".to_owned(), false);
+            while let Some(batches) = inner.gather() {
+                inner.commit(batches).await;
+            }
+            inner.idle.notify_waiters();
+        });
+    }
+
+    /// Takes some of what is waiting; none if nothing is, or nothing may be committed any more.
+    fn gather(&self) -> Option<Vec<Batch>> {
+        let mut queue = self.queue();
+        if queue.waiting.is_empty() || queue.poison.is_some() {
+            queue.running = false;
+            return None;
+        }
+        let waiting = queue.waiting.len() as u64;
+        let some = if waiting == 1 { 1 } else { self.gate.machine().state().scheduling.below(waiting) + 1 };
+        queue.started = Some(self.gate.machine().elapsed());
+        let mut batches = Vec::new();
+        for _ in 0..some {
+            let Some((batch, completion)) = queue.waiting.pop_front() else { break };
+            queue.in_flight_batches += u64::from(!batch.is_empty());
+            queue.in_flight.push(completion);
+            batches.push(batch);
+        }
+        Some(batches)
+    }
+
+    async fn commit(&self, batches: Vec<Batch>) {
+        let changes: usize = batches.iter().map(|batch| batch.changes().len()).sum();
+        if changes == 0 {
+            return self.settle(0);
+        }
+        let machine = self.gate.machine();
+        let size = || format!("{} batches, {changes} changes", batches.len());
+        self.gate.pass("index write", size).await;
+        if machine.strikes(Fault::IndexNoSpace, size) {
+            return self.poison("no space left on the disk");
+        }
+        self.write(&batches);
+        if self.planted(Bug::AckBeforeSync) {
+            self.settle(1);
+        }
+        self.gate.pass("index sync", size).await;
+        if machine.strikes(Fault::IndexSyncSlow, size) {
+            sleep(Duration::from_millis(machine.below(SLOW_MS_MAX))).await;
+        }
+        if machine.strikes(Fault::IndexSyncHangs, size) {
+            sleep(DEADLINE.saturating_mul(2)).await;
+        }
+        if self.gate.is_fenced() {
+            return std::future::pending().await;
+        }
+        if machine.strikes(Fault::IndexSyncFails, size) {
+            return self.poison("the sync failed");
+        }
+        self.sync(&batches);
+        self.settle(1);
+    }
+
+    fn write(&self, batches: &[Batch]) {
+        if let Medium::Simulated = self.medium {
+            batches.iter().for_each(|batch| self.gate.machine().disk.append(batch));
+        }
+    }
+
+    fn sync(&self, batches: &[Batch]) {
+        let machine = self.gate.machine();
+        let durable = match &self.medium {
+            Medium::Simulated => machine.disk.sync(),
+            Medium::Fjall(real) => real.commit(batches),
+        };
+        for batch in durable {
+            machine.state().commit(&batch, &machine.blobs, "durable");
+        }
+    }
+
+    /// Answers what is in flight, unless it was overdue and has been answered.
+    fn settle(&self, syncs: u64) {
+        let mut queue = self.queue();
+        if queue.poison.is_some() {
+            return;
+        }
+        queue.started = None;
+        queue.stats.syncs += syncs;
+        queue.stats.batches += std::mem::take(&mut queue.in_flight_batches);
+        let completions = std::mem::take(&mut queue.in_flight);
+        drop(queue);
+        completions.into_iter().for_each(|completion| completion(Ok(())));
+    }
+
+    fn poison(&self, why: &str) {
+        let reason = Error::new(ErrorKind::Unavailable, "commit", why);
+        let mut queue = self.queue();
+        if queue.poison.is_some() {
+            return;
+        }
+        queue.started = None;
+        queue.poison = Some(reason.clone());
+        let unknown = std::mem::take(&mut queue.in_flight);
+        let not_started = std::mem::take(&mut queue.waiting);
+        drop(queue);
+        self.gate.machine().state().coverage.count("index: poisoned");
+        unknown.into_iter().for_each(|completion| completion(Err(CommitError::unknown(&reason))));
+        not_started.into_iter().for_each(|(_, completion)| completion(Err(CommitError::not_started(&reason))));
+    }
+
+    /// Refuses everything from now on, and lets go of the disk once nothing is under way.
+    async fn close(self: Arc<Self>) -> Result<()> {
+        loop {
+            let idle = self.idle.notified();
+            if !self.queue().running {
+                break;
+            }
+            idle.await;
+        }
+        let (first, poison) = self.release();
+        if first {
+            match &self.medium {
+                Medium::Simulated => self.gate.machine().disk.unlock(),
+                Medium::Fjall(real) => real.close().await?,
+            }
+        }
+        poison.map_or(Ok(()), |reason| {
+            let message = "a commit failed: not all that was submitted is known to be durable";
+            Err(Error::new(ErrorKind::Indeterminate, "close", message).with_source(reason))
+        })
+    }
+
+    /// Whether the disk has still to be let go of, and why the index is poisoned.
+    fn release(&self) -> (bool, Option<Error>) {
+        let mut queue = self.queue();
+        (!std::mem::replace(&mut queue.released, true), queue.poison.clone())
+    }
+
+    /// A read: a step, that may fail.
+    async fn read(&self, what: &'static str, table: Table) -> Result<()> {
+        self.open()?;
+        self.gate.pass(what, || table.name().to_owned()).await;
+        self.open()?;
+        if self.gate.machine().strikes(Fault::IndexReadFails, || table.name().to_owned()) {
+            return Err(Error::new(ErrorKind::Unavailable, "read", "a planned failure of the index"));
+        }
+        Ok(())
+    }
+
+    fn open(&self) -> Result<()> {
+        if self.queue().closed {
+            return Err(Error::new(ErrorKind::Closed, "read", "the index is closed"));
+        }
+        Ok(())
+    }
+}
+
+impl Index for SimIndex {
+    fn submit(&self, batch: Batch, completion: Completion) {
+        let mut queue = self.0.queue();
+        let closed = || Error::new(ErrorKind::Closed, "close", "the index was closed before");
+        let refusal = queue.closed.then(closed).or_else(|| queue.poison.clone());
+        if let Some(reason) = refusal {
+            drop(queue);
+            return completion(Err(CommitError::not_started(&reason)));
+        }
+        queue.waiting.push_back((batch, completion));
+        let start = !std::mem::replace(&mut queue.running, true);
+        drop(queue);
+        if start {
+            self.0.start();
+        }
+    }
+
+    fn get<'a>(&'a self, table: Table, key: &'a [u8]) -> BoxFuture<'a, Result<Option<Bytes>>> {
+        async move {
+            self.0.read("index get", table).await?;
+            match &self.0.medium {
+                Medium::Simulated => Ok(self.0.gate.machine().disk.get(table, key)),
+                Medium::Fjall(real) => real.index().get(table, key).await,
+            }
+        }
+        .boxed()
+    }
+
+    fn snapshot(&self) -> Result<Box<dyn Snapshot>> {
+        self.0.open()?;
+        let state = match &self.0.medium {
+            Medium::Simulated => SnapshotState::Simulated(self.0.gate.machine().disk.tables()),
+            Medium::Fjall(real) => SnapshotState::Fjall(real.index().snapshot()?),
+        };
+        Ok(Box::new(SimSnapshot { inner: Arc::clone(&self.0), state }))
+    }
+
+    fn watch(&self, now: Duration) {
+        let overdue = self.0.queue().started.is_some_and(|started| now.saturating_sub(started) > DEADLINE);
+        if overdue {
+            self.0.poison("a commit is overdue");
+        }
+    }
+
+    fn poisoned(&self) -> Option<Error> {
+        self.0.queue().poison.clone()
+    }
+
+    fn stats(&self) -> IndexStats {
+        let queue = self.0.queue();
+        IndexStats { waiting: (queue.waiting.len() + queue.in_flight.len()) as u64, ..queue.stats }
+    }
+
+    /// A commit that hangs keeps the index locked until it returns; this waits for it.
+    fn close(&self) -> BoxFuture<'static, Result<()>> {
+        self.0.queue().closed = true;
+        Arc::clone(&self.0).close().boxed()
+    }
+}
+
+struct SimSnapshot {
+    inner: Arc<Inner>,
+    state: SnapshotState,
+}
+
+enum SnapshotState {
+    Simulated(Tables),
+    Fjall(Box<dyn Snapshot>),
+}
+
+impl Snapshot for SimSnapshot {
+    fn get<'a>(&'a self, table: Table, key: &'a [u8]) -> BoxFuture<'a, Result<Option<Bytes>>> {
+        async move {
+            self.inner.read("index snapshot get", table).await?;
+            match &self.state {
+                SnapshotState::Simulated(tables) => Ok(tables.of(table).get(key).cloned()),
+                SnapshotState::Fjall(snapshot) => snapshot.get(table, key).await,
+            }
+        }
+        .boxed()
+    }
+
+    fn scan(&self, table: Table, range: Range) -> BoxFuture<'_, Result<Page>> {
+        async move {
+            self.inner.read("index scan", table).await?;
+            match &self.state {
+                SnapshotState::Simulated(tables) => Ok(page(tables, table, range)),
+                SnapshotState::Fjall(snapshot) => snapshot.scan(table, range).await,
+            }
+        }
+        .boxed()
+    }
+}
+
+fn page(tables: &Tables, table: Table, range: Range) -> Page {
+    let inhabited = match (&range.start, &range.end) {
+        (Bound::Unbounded, _) | (_, Bound::Unbounded) => true,
+        (Bound::Included(low), Bound::Included(high)) => low <= high,
+        (Bound::Included(low) | Bound::Excluded(low), Bound::Included(high) | Bound::Excluded(high)) => low < high,
+    };
+    if !inhabited {
+        return Page::new();
+    }
+    let entries = tables.of(table).range((range.start, range.end)).take(range.limit);
+    entries.map(|(key, value)| (key.clone(), value.clone())).collect()
+}

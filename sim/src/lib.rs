@@ -1,0 +1,87 @@
+//! Cenotaph inside a world that is a function of one seed.
+//!
+//! The real engine, with the same actors, the same decisions and the same public API, over a simulated index and a
+//! simulated blob tier, under a virtual clock, with interleavings and failures drawn from a seed. A run is replayed byte
+//! for byte by its seed. It is our strongest test, and yours: put your own service over a simulated Cenotaph, crash it at
+//! any step, and replay what went wrong.
+//!
+//! Begin with [`Sim`] for a service of your own, or with [`Plan`] and [`run`] for the workload that tests Cenotaph itself;
+//! the binary `cenotaph-sim` does the latter from a shell. `docs/simulation.md` tells what is simulated, what is checked,
+//! and what is not.
+//!
+//! # A service and its test
+//!
+//! ```
+//! use cenotaph::{Engine, Result};
+//! use cenotaph_sim::{Faults, Life, Odds, Sim};
+//!
+//! /// A guest book: an entry is a row of its own, so that signing never reads what others write.
+//! #[derive(Clone)]
+//! struct GuestBook(Engine);
+//!
+//! impl GuestBook {
+//!     async fn sign(&self, guest: &str, words: &str) -> Result<()> {
+//!         self.0.put(format!("guests/{guest}"), words.to_owned()).await.map(drop)
+//!     }
+//!
+//!     async fn guests(&self) -> Result<usize> {
+//!         Ok(self.0.list("guests/").await?.entries.len())
+//!     }
+//! }
+//!
+//! for seed in 0..20 {
+//!     let faults = Faults { kill: Odds::in_ten_thousand(100), crash: Odds::in_ten_thousand(50), ..Faults::default() };
+//!     let mut sim = Sim::new(seed).faults(faults);
+//!     let mut signed = 0;
+//!     while signed < 10 {
+//!         // One life after the other: each ends with a crash, an engine that has failed, or the work done.
+//!         sim.run(async |world| {
+//!             let book = GuestBook(world.open_patiently().await.unwrap());
+//!             while signed < 10 && book.0.health().is_ok() {
+//!                 // An actor may die under us; but an acknowledgement is a promise.
+//!                 if book.sign(&format!("{signed:02}"), "lovely").await.is_ok() {
+//!                     signed += 1;
+//!                 }
+//!             }
+//!         });
+//!     }
+//!     sim.quieten();
+//!     let guests = sim.run(async |world| GuestBook(world.open().await.unwrap()).guests().await.unwrap());
+//!     assert_eq!(guests, Life::Ended(10), "seed {seed}:\n{}", sim.timeline());
+//!     sim.settle().unwrap_or_else(|found| panic!("seed {seed}: {found:?}"));
+//! }
+//! ```
+
+mod blobs;
+mod check;
+mod client;
+mod coverage;
+mod disk;
+mod faults;
+mod gate;
+mod index;
+mod machine;
+mod payload;
+mod plan;
+mod real;
+mod rng;
+mod run;
+mod sim;
+mod sweep;
+mod timeline;
+mod trace;
+mod world;
+
+pub use check::{Operation, Search, Violation, linearize};
+pub use coverage::Coverage;
+pub use faults::{Fault, Faults, Schedule};
+pub use machine::Act;
+pub use plan::{Op, Plan, PlanTree, Plans, Setting, Shape, Span};
+pub use rng::{Odds, Rng};
+pub use run::{Options, Report, WANTED, run};
+pub use sim::{Controls, Life, Sim};
+pub use sweep::{Sweep, Swept, shrink, sweep};
+pub use trace::{Event, Kind, Lane, Tick, Trace};
+
+#[cfg(feature = "planted")]
+pub use cenotaph_storage::planted::Bug;

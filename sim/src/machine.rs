@@ -1,0 +1,242 @@
+//! The machine: all that outlives a life. Both tiers, the clock, chance, the trace, and the monitor that watches.
+//!
+//! ```text
+//! Machine ──┬─ Disk, Blobs          what survives a crash
+//!           ├─ streams of chance    schedule, faults, ids
+//!           ├─ clock                virtual; the time of day may jump, the time since the beginning never does
+//!           ├─ trace, coverage      what happened, how often
+//!           └─ monitor              checks what can be checked while it happens
+//! ```
+//!
+//! Everything runs on one thread, so that the lock is never waited for. Deliberately not here: what stops a life
+//! (`gate.rs`).
+
+use std::collections::BTreeMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use cenotaph::ActorKind;
+use cenotaph_storage::planted::Bug;
+use serde::{Deserialize, Serialize};
+use tokio::time::Instant;
+
+use crate::blobs::Blobs;
+use crate::check::Monitor;
+use crate::coverage::Coverage;
+use crate::disk::Disk;
+use crate::faults::{Fault, Faults, Schedule};
+use crate::rng::Rng;
+use crate::trace::{Kind, Tick, Trace};
+
+/// The first moment of every world: 2026-01-01 UTC, in milliseconds since 1970.
+const DAWN_MS: u64 = 1_767_225_600_000;
+
+/// Lanes that uploads share.
+const UPLOAD_LANES: usize = 8;
+
+/// Something that happens at a step chosen beforehand.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Act {
+    /// The whole world crashes.
+    Crash,
+    /// Actors of this kind are killed.
+    Kill(ActorKind),
+    /// The actor that takes the step panics. Nothing happens if it is no actor's step.
+    Panic,
+}
+
+/// See the head of this file.
+pub(crate) struct Machine {
+    state: Mutex<State>,
+    pub(crate) disk: Disk,
+    pub(crate) blobs: Blobs,
+    planted: Option<Bug>,
+}
+
+/// What changes in a machine, but for its tiers.
+pub(crate) struct State {
+    pub(crate) schedule: Schedule,
+    pub(crate) faults: Faults,
+    pub(crate) scheduling: Rng,
+    pub(crate) faulting: Rng,
+    ids: Rng,
+    pub(crate) trace: Trace,
+    pub(crate) coverage: Coverage,
+    pub(crate) monitor: Monitor,
+    /// What happens at which step, counted from the world's beginning.
+    pub(crate) script: BTreeMap<u64, Vec<Act>>,
+    pub(crate) step: u64,
+    pub(crate) steps_max: u64,
+    uploads: usize,
+    clock: Clock,
+}
+
+#[derive(Default)]
+struct Clock {
+    /// Virtual time of all earlier lives.
+    before: Duration,
+    /// When this life began.
+    started: Option<Instant>,
+    /// How far the time of day has been moved, in milliseconds.
+    jumped_ms: i64,
+}
+
+impl Clock {
+    fn elapsed(&self) -> Duration {
+        self.before + self.started.map_or(Duration::ZERO, |started| now().saturating_duration_since(started))
+    }
+
+    fn time_of_day_ms(&self) -> u64 {
+        let elapsed = u64::try_from(self.elapsed().as_millis()).unwrap_or(u64::MAX);
+        DAWN_MS.saturating_add(elapsed).saturating_add_signed(self.jumped_ms)
+    }
+}
+
+#[expect(clippy::disallowed_methods, reason = "tokio's clock is paused: this is virtual time")]
+fn now() -> Instant {
+    Instant::now()
+}
+
+impl Machine {
+    pub(crate) fn new(seed: u64, planted: Option<Bug>) -> Self {
+        let state = State {
+            schedule: Schedule::default(),
+            faults: Faults::default(),
+            scheduling: Rng::new(seed, "schedule"),
+            faulting: Rng::new(seed, "faults"),
+            ids: Rng::new(seed, "ids"),
+            trace: Trace::new(),
+            coverage: Coverage::default(),
+            monitor: Monitor::default(),
+            script: BTreeMap::new(),
+            step: 0,
+            steps_max: u64::MAX,
+            uploads: 0,
+            clock: Clock::default(),
+        };
+        let disk = Disk::new(Rng::new(seed, "disk"), planted == Some(Bug::ReaderSeesUnsynced));
+        Self { state: Mutex::new(state), disk, blobs: Blobs::new(), planted }
+    }
+
+    pub(crate) fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn is_planted(&self, bug: Bug) -> bool {
+        self.planted == Some(bug)
+    }
+
+    /// Whether this fault strikes now. If it does, it is noted.
+    pub(crate) fn strikes(&self, fault: Fault, detail: impl FnOnce() -> String) -> bool {
+        let mut state = self.state();
+        let odds = state.faults.of(fault);
+        if !state.faulting.hits(odds) {
+            return false;
+        }
+        state.struck(fault, detail());
+        true
+    }
+
+    /// A number below `limit`, from the stream of faults.
+    pub(crate) fn below(&self, limit: u64) -> u64 {
+        self.state().faulting.below(limit)
+    }
+
+    pub(crate) fn random_id(&self) -> u64 {
+        self.state().ids.next_u64()
+    }
+
+    pub(crate) fn elapsed(&self) -> Duration {
+        self.state().clock.elapsed()
+    }
+
+    pub(crate) fn time_of_day_ms(&self) -> u64 {
+        self.state().clock.time_of_day_ms()
+    }
+
+    pub(crate) fn note(&self, kind: Kind, what: &'static str, detail: String) -> Tick {
+        self.state().note(kind, what, detail)
+    }
+
+    /// A life begins. Must be called within its runtime.
+    pub(crate) fn begin_life(&self) -> u32 {
+        let mut state = self.state();
+        state.clock.started = Some(now());
+        state.trace.begin_life();
+        let life = state.trace.life();
+        let tick = state.note(Kind::World, "a life begins", format!("{life}"));
+        state.monitor.begin_life(tick);
+        life
+    }
+
+    /// A life ends. Must be called within its runtime.
+    pub(crate) fn end_life(&self, how: &'static str) {
+        let mut state = self.state();
+        state.note(Kind::World, "the life ends", how.to_owned());
+        state.clock.before = state.clock.elapsed();
+        state.clock.started = None;
+    }
+
+    /// What survives of a write that was not synced when the life ended.
+    pub(crate) fn replay_disk(&self) {
+        for batch in self.disk.replay() {
+            let mut state = self.state();
+            state.coverage.count("disk: an unsynced batch survived a crash");
+            state.commit(&batch, &self.blobs, "survived unsynced");
+        }
+    }
+}
+
+impl State {
+    pub(crate) fn note(&mut self, kind: Kind, what: &'static str, detail: String) -> Tick {
+        let at = self.clock.elapsed();
+        self.trace.push(at, self.step, kind, what, detail)
+    }
+
+    pub(crate) fn quieten(&mut self) {
+        self.faults = Faults::default();
+        self.script.clear();
+    }
+
+    pub(crate) fn struck(&mut self, fault: Fault, detail: String) {
+        self.coverage.count(fault.name());
+        let tick = self.note(Kind::Fault, fault.name(), detail);
+        self.monitor.struck(fault, tick);
+    }
+
+    pub(crate) fn elapsed(&self) -> Duration {
+        self.clock.elapsed()
+    }
+
+    /// Whether something has gone wrong in this life that may make an operation, or an engine, fail.
+    pub(crate) fn was_provoked(&self) -> bool {
+        self.monitor.was_provoked(self.trace.tick())
+    }
+
+    pub(crate) fn next_upload(&mut self) -> usize {
+        self.uploads += 1;
+        (self.uploads - 1) % UPLOAD_LANES
+    }
+
+    pub(crate) fn jump_clock(&mut self, by_ms: i64) {
+        self.clock.jumped_ms = self.clock.jumped_ms.saturating_add(by_ms);
+    }
+
+    /// The witness: a batch has become durable, in this order and no other.
+    pub(crate) fn commit(&mut self, batch: &cenotaph_storage::index::Batch, blobs: &Blobs, how: &'static str) {
+        if batch.is_empty() {
+            return;
+        }
+        let tick = self.trace.tick();
+        let text = self.monitor.commit(tick, batch, blobs, &mut self.coverage);
+        self.note(Kind::Commit, how, text);
+        self.report_violations();
+    }
+
+    /// Writes into the trace what the monitor has found since the last time.
+    pub(crate) fn report_violations(&mut self) {
+        for violation in self.monitor.unreported() {
+            self.note(Kind::Violation, violation.checker, violation.message);
+        }
+    }
+}

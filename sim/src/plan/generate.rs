@@ -1,0 +1,203 @@
+//! The plan of a seed: swarm testing (Groce et al., "Swarm testing", 2012). Each seed leaves out some operations and some
+//! faults, so that what hides behind others comes forth.
+
+use std::time::Duration;
+
+use super::{HOT, Op, Plan, Setting, Shape, Span};
+use crate::faults::{Faults, Schedule};
+use crate::rng::{Odds, Rng};
+
+/// Cold objects of a plan.
+const COLD: u64 = 60;
+/// One block of a blob: checksums change there.
+const BLOCK: u64 = 1024 * 1024;
+/// Longest payload that lies in the row itself.
+const EMBEDDED: u64 = 4096;
+
+/// Which kinds of operations a plan has, by weight.
+struct Mix {
+    weights: [u64; 11],
+    hot: Odds,
+    large: Odds,
+    huge: Odds,
+}
+
+impl Plan {
+    /// The plan of this seed, with about so many operations in all.
+    pub fn generate(seed: u64, operations: usize) -> Self {
+        let mut rng = Rng::new(seed, "plan");
+        let setting = setting(&mut rng);
+        let faults = faults(&mut rng, setting.restarts_max);
+        let schedule = schedule(&mut rng);
+        let mix = mix(&mut rng);
+        let clients = 1 + rng.below(8);
+        let each = (operations as u64).div_ceil(clients);
+        let clients = (0..clients).map(|_| (0..each).map(|_| op(&mut rng, &mix, &setting)).collect()).collect();
+        let crashes_max = u32::try_from(rng.below(6)).expect("a small number");
+        Self { seed, setting, schedule, faults, acts: Vec::new(), crashes_max, clients }
+    }
+}
+
+fn setting(rng: &mut Rng) -> Setting {
+    let rarely = |rng: &mut Rng, small: u64, large: u64| if rng.below(8) == 0 { small } else { large };
+    let to_usize = |number: u64| usize::try_from(number).expect("a small number");
+    Setting {
+        shards: to_usize(1 + rng.below(4)),
+        inline_bytes_max: rng.pick(&[0, 100, EMBEDDED, EMBEDDED + 1, 6000]),
+        uploads_at_once: to_usize(rarely(rng, 1, 64)),
+        writes_at_once: to_usize(rarely(rng, 2, 256)),
+        restarts_max: to_usize(rarely(rng, 3, 1_000_000)),
+    }
+}
+
+fn schedule(rng: &mut Rng) -> Schedule {
+    Schedule {
+        yields_max: rng.below(4),
+        delay: Odds::in_ten_thousand(rng.pick(&[0, 100, 500, 2000])),
+        delay_max: Duration::from_millis(rng.pick(&[2, 20, 500])),
+    }
+}
+
+/// Each fault in one seed of three, but none at all in one of ten.
+fn faults(rng: &mut Rng, restarts_max: usize) -> Faults {
+    if rng.below(10) == 0 {
+        return Faults::default();
+    }
+    let mut some = |most: u64| {
+        let odds = 1 + rng.below(most);
+        let is_in = rng.below(3) == 0;
+        Odds::in_ten_thousand(if is_in { u32::try_from(odds).expect("small odds") } else { 0 })
+    };
+    let mut faults = Faults {
+        crash: some(40),
+        kill: some(300),
+        panic: some(100),
+        clock_jump: some(50),
+        index_no_space: some(100),
+        index_sync_fails: some(100),
+        index_sync_hangs: some(60),
+        index_sync_slow: some(2000),
+        index_read_fails: some(200),
+        blob_fails: some(1000),
+        blob_response_lost: some(1000),
+        blob_slow: some(2000),
+        blob_stalls: some(300),
+        blob_partial: some(5000),
+        blob_late: some(3000),
+        blob_not_found: some(1000),
+        blob_deleted_twice: some(3000),
+        blob_bit_rot: some(500),
+    };
+    // A blob that lands later than the grace time by the clock on the wall is beyond anybody's help, and a wall clock that
+    // jumps makes any grace time short: the two are not combined.
+    if faults.clock_jump != Odds::NEVER {
+        faults.blob_late = Odds::NEVER;
+    }
+    // Where few deaths are allowed, few must be enough.
+    if restarts_max < 100 && faults.kill == Odds::NEVER {
+        faults.kill = Odds::in_ten_thousand(50);
+    }
+    faults
+}
+
+fn mix(rng: &mut Rng) -> Mix {
+    // Puts and gets are always in; of the others each seed leaves out some.
+    let mut weights = [12, 10, 2, 6, 2, 1, 1, 1, 3, 1, 1];
+    for weight in weights.iter_mut().skip(2) {
+        if rng.below(3) == 0 {
+            *weight = 0;
+        }
+    }
+    Mix {
+        weights,
+        hot: Odds::in_ten_thousand(rng.pick(&[2000, 6000, 9500])),
+        large: Odds::in_ten_thousand(rng.pick(&[1000, 5000, 9000])),
+        huge: Odds::in_ten_thousand(rng.pick(&[0, 0, 0, 0, 0, 200])),
+    }
+}
+
+fn op(rng: &mut Rng, mix: &Mix, setting: &Setting) -> Op {
+    let total: u64 = mix.weights.iter().sum();
+    let mut left = rng.below(total);
+    let kind = mix.weights.iter().position(|&weight| {
+        let here = left < weight;
+        left = left.saturating_sub(weight);
+        here
+    });
+    let object = object(rng, mix);
+    match kind {
+        Some(0) | None => {
+            let bytes = size(rng, mix, setting);
+            Op::Put { object, bytes, shape: shape(rng, bytes) }
+        }
+        Some(1) => Op::Get { object, span: span(rng, setting), pause_ms: rng.pick(&[0, 0, 1, 50]) },
+        Some(2) => Op::Head { object },
+        Some(3) => Op::Delete { object },
+        Some(4) => {
+            let after = (rng.below(3) == 0).then_some(object);
+            Op::List { hot: rng.below(2) == 0, limit: 1 + rng.index(8), after }
+        }
+        Some(5) => Op::ListAll,
+        Some(6) => Op::Settle,
+        Some(7) => Op::Stats,
+        Some(8) => Op::Pause { ms: rng.pick(&[1, 5, 50, 1000]) },
+        Some(9) => Op::Reopen,
+        Some(_) => Op::OpenAnother,
+    }
+}
+
+fn object(rng: &mut Rng, mix: &Mix) -> u32 {
+    let number = if rng.hits(mix.hot) { rng.below(u64::from(HOT)) } else { u64::from(HOT) + rng.below(COLD) };
+    u32::try_from(number).expect("a small number")
+}
+
+/// A length around one of the limits.
+fn size(rng: &mut Rng, mix: &Mix, setting: &Setting) -> u64 {
+    let limit = setting.inline_bytes_max;
+    if rng.hits(mix.huge) {
+        return rng.pick(&[BLOCK - 1, BLOCK, BLOCK + 1, 2 * BLOCK + 7]);
+    }
+    if rng.hits(mix.large) {
+        return limit + rng.pick(&[1, 2, 100, 3000, 9000]);
+    }
+    let sizes = [0, 1, 7, 100, EMBEDDED - 1, EMBEDDED, EMBEDDED + 1, limit.saturating_sub(1), limit];
+    rng.pick(&sizes).min(limit)
+}
+
+fn shape(rng: &mut Rng, bytes: u64) -> Shape {
+    let chunk = (bytes / (1 + rng.below(5))).max(1);
+    match rng.below(20) {
+        0..10 => Shape::Bytes,
+        10..13 => Shape::Stream(chunk),
+        13..15 => Shape::Slow(chunk, 1 + rng.below(100)),
+        15 => Shape::Promised(chunk),
+        16 => Shape::Broken(chunk),
+        17 => Shape::Failing(chunk),
+        _ => Shape::Dropped(chunk, rng.below(60)),
+    }
+}
+
+fn span(rng: &mut Rng, setting: &Setting) -> Span {
+    let somewhere = |rng: &mut Rng| rng.pick(&[0, 1, 100, EMBEDDED, setting.inline_bytes_max + 50, BLOCK]);
+    match rng.below(6) {
+        0..3 => Span::All,
+        3 => {
+            let (a, b) = (somewhere(rng), somewhere(rng));
+            Span::Between(a.min(b), a.max(b))
+        }
+        4 => Span::From(somewhere(rng)),
+        _ => Span::Last(somewhere(rng)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_plan_is_a_function_of_its_seed() {
+        assert_eq!(Plan::generate(7, 100), Plan::generate(7, 100));
+        assert_ne!(Plan::generate(7, 100).clients, Plan::generate(8, 100).clients);
+        assert!((100..108).contains(&Plan::generate(7, 100).operations()));
+    }
+}

@@ -1,0 +1,352 @@
+//! A run: one plan in one world, from its first life to the last check.
+//!
+//! ```text
+//! life 1 ──crash──> life 2 ──crash──> .. ──> every client is done
+//!   ──> faults cease ──> the same engine settles, takes on work, closes at once (liveness)
+//!   ──> a new life settles what is left ──> both tiers at rest (I5)
+//!   ──> a last life reads every object (I9) ──> the history is checked
+//! ```
+
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use cenotaph::{Config, Engine, Limits, RestartLimits, SweepLimits};
+use cenotaph_storage::blobs::BlobOptions;
+use cenotaph_storage::planted::Bug;
+
+use crate::check::{Answer, Violation, check_history};
+use crate::client::Client;
+use crate::coverage::Coverage;
+use crate::faults::Fault;
+use crate::plan::{Op, Plan, Setting, Shape};
+use crate::rng::Odds;
+use crate::sim::{Controls, Life, Sim};
+
+/// What must have happened in a large enough set of runs, or they are blind.
+pub const WANTED: &[&str] = &[
+    "blob: landed late",
+    "disk: an unsynced batch survived a crash",
+    "heard: absent",
+    "heard: applied",
+    "heard: corrupt",
+    "heard: deleted",
+    "heard: found, bytes as put",
+    "heard: found, bytes failed half-way",
+    "heard: found, head only",
+    "heard: indeterminate",
+    "heard: a listing",
+    "heard: nothing to delete",
+    "heard: nothing, dropped",
+    "heard: overloaded",
+    "heard: range not satisfiable",
+    "heard: source",
+    "heard: superseded",
+    "heard: unavailable",
+    "index: poisoned",
+    "killed: recovery",
+    "killed: shard",
+    "killed: supervisor",
+    "killed: sweeper",
+    "killed: upload",
+    "killed: uploads",
+    "recovery: a change fenced",
+    "run: crashed while it opened",
+    "run: reopened by a client",
+    "run: reopened, the engine had failed",
+    "run: several crashes",
+    "swap: a blob of several blocks",
+    "swap: absent to inline",
+    "swap: absent to tombstone",
+    "swap: inline deleted",
+    "swap: inline to inline",
+    "swap: inline to tombstone",
+    "swap: superseded",
+    "swap: tombstone deleted",
+    "swap: tombstone to inline",
+    "swap: tombstone to tombstone",
+    "sweeper: a deletion failed",
+    "sweeper: an orphan is deleted again later",
+    "sweeper: an orphan settled",
+];
+
+/// Writes with numbers from here on are probes, and no client's.
+const PROBES: u64 = 1_000_000_000;
+
+/// How a plan is run.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Options {
+    /// On real fjall instead of the simulated disk.
+    pub on_fjall: bool,
+    /// A bug in the engine that must be found. Has an effect only with the feature `planted`.
+    pub bug: Option<Bug>,
+}
+
+/// What came of a run.
+#[derive(Debug)]
+pub struct Report {
+    /// The world, for its timeline.
+    pub sim: Sim,
+    /// What must never be, and was. Empty if all is well.
+    pub violations: Vec<Violation>,
+    /// How often each thing happened.
+    pub coverage: Coverage,
+    /// Steps: moments at which a crash could have struck.
+    pub steps: u64,
+    /// Steps until the last client was done.
+    pub steps_of_clients: u64,
+    /// At which step each opening of the engine had ended.
+    pub opened_at: Vec<u64>,
+    /// Calls of clients.
+    pub operations: u64,
+    /// Incarnations.
+    pub lives: u64,
+    /// Virtual time.
+    pub elapsed: Duration,
+}
+
+/// Runs a plan. A function of its arguments.
+///
+/// ```
+/// use cenotaph_sim::{Options, Plan, run};
+///
+/// let report = run(&Plan::generate(42, 100), &Options::default());
+/// assert!(report.violations.is_empty(), "{}", report.sim.timeline());
+/// assert!(report.coverage.of("heard: applied") > 0);
+/// ```
+///
+/// # Panics
+/// If there is no temporary directory to be had for real fjall.
+pub fn run(plan: &Plan, options: &Options) -> Report {
+    let mut sim = world(plan, options);
+    let work = Arc::new(Work::new(plan));
+    let mut crashes = 0;
+    loop {
+        let work = Arc::clone(&work);
+        let opened = work.opened();
+        match sim.run(async |world| live(world, Arc::clone(&work)).await) {
+            Life::Ended(()) => break,
+            Life::Crashed => {
+                crashes += 1;
+                let mut state = sim.machine().state();
+                if work.opened() == opened {
+                    state.coverage.count("run: crashed while it opened");
+                }
+                if crashes == 3 {
+                    state.coverage.count("run: several crashes");
+                }
+                if crashes >= plan.crashes_max {
+                    state.faults.crash = Odds::NEVER;
+                }
+            }
+        }
+    }
+    // What is violated stays in the monitor, where the report finds it.
+    drop(sim.settle());
+    read_everything(&mut sim);
+    report(sim, &work)
+}
+
+fn world(plan: &Plan, options: &Options) -> Sim {
+    #[cfg(feature = "planted")]
+    let sim = Sim::with_bug(plan.seed, options.bug);
+    #[cfg(not(feature = "planted"))]
+    let sim = Sim::new(plan.seed);
+    let sim = sim.config(config(&plan.setting)).faults(plan.faults.clone()).schedule(plan.schedule.clone());
+    let sim = plan.acts.iter().fold(sim, |sim, &(step, act)| sim.at_step(step, act));
+    if options.on_fjall { sim.on_fjall().expect("there is a temporary directory") } else { sim }
+}
+
+fn report(sim: Sim, work: &Work) -> Report {
+    let machine = Arc::clone(sim.machine());
+    let mut state = machine.state();
+    check_history(&mut state.monitor);
+    state.report_violations();
+    let report = Report {
+        violations: state.monitor.violations().to_vec(),
+        coverage: state.coverage.clone(),
+        steps: state.step,
+        steps_of_clients: work.steps.load(Ordering::SeqCst),
+        opened_at: work.opened_at.lock().unwrap_or_else(PoisonError::into_inner).clone(),
+        operations: state.monitor.calls_made(),
+        lives: u64::from(state.trace.life()),
+        elapsed: state.elapsed(),
+        sim,
+    };
+    drop(state);
+    report
+}
+
+fn config(setting: &Setting) -> Config {
+    Config {
+        inline_bytes_max: usize::try_from(setting.inline_bytes_max).expect("inline payloads fit into memory"),
+        limits: Limits {
+            shards: setting.shards,
+            writes_at_once: setting.writes_at_once,
+            uploads_at_once: setting.uploads_at_once,
+            restarts: RestartLimits { max: setting.restarts_max, ..RestartLimits::default() },
+            sweep: SweepLimits {
+                grace: Duration::from_secs(30),
+                backoff_max: Duration::from_secs(20),
+                page: 7,
+                ..SweepLimits::default()
+            },
+            ..Limits::default()
+        },
+        blobs: BlobOptions { chunk_bytes: 1024 * 1024, concurrent: 1 },
+        ..Config::default()
+    }
+}
+
+/// What is left to do, over all lives.
+struct Work {
+    clients: Vec<Vec<Op>>,
+    next: Vec<AtomicUsize>,
+    /// The engine is to be closed and opened again: clients pause.
+    reopen: AtomicBool,
+    opened_at: Mutex<Vec<u64>>,
+    /// Steps until the last client was done.
+    steps: AtomicU64,
+}
+
+impl Work {
+    fn new(plan: &Plan) -> Self {
+        Self {
+            clients: plan.clients.clone(),
+            next: plan.clients.iter().map(|_| AtomicUsize::new(0)).collect(),
+            reopen: AtomicBool::new(false),
+            opened_at: Mutex::default(),
+            steps: AtomicU64::new(0),
+        }
+    }
+
+    fn opened(&self) -> usize {
+        self.opened_at.lock().unwrap_or_else(PoisonError::into_inner).len()
+    }
+}
+
+/// One life: opens, lets every client go on, reopens when one of them asks for it or the engine has failed.
+async fn live(world: Controls, work: Arc<Work>) {
+    work.reopen.store(false, Ordering::SeqCst);
+    loop {
+        let deaths = deaths(&world);
+        let engine = match world.open_patiently().await {
+            Ok(engine) => engine,
+            Err(error) => {
+                let machine = world.machine();
+                return machine.state().monitor.violated("liveness", format!("it does not open: {error:?}"));
+            }
+        };
+        let step = world.machine().state().step;
+        work.opened_at.lock().unwrap_or_else(PoisonError::into_inner).push(step);
+        let clients = (0..work.clients.len()).map(|number| {
+            let client = Client { world: world.clone(), machine: world.machine(), engine: engine.clone() };
+            world.spawn(format!("client {number}"), go_on(client, number, Arc::clone(&work)))
+        });
+        for client in clients.collect::<Vec<_>>() {
+            if client.await.is_err() {
+                world.machine().state().monitor.violated("panic", "a call panicked");
+            }
+        }
+        let go_on = work.reopen.swap(false, Ordering::SeqCst);
+        if !go_on {
+            world.quieten();
+            work.steps.store(world.machine().state().step, Ordering::SeqCst);
+            calm_down(&world, &engine).await;
+        }
+        check_deaths(&world, &engine, deaths).await;
+        // A failed engine says so here once more.
+        drop(engine.close().await);
+        if !go_on {
+            return;
+        }
+    }
+}
+
+async fn go_on(client: Client, number: usize, work: Arc<Work>) {
+    while !work.reopen.load(Ordering::SeqCst) {
+        let at = work.next[number].fetch_add(1, Ordering::SeqCst);
+        let Some(op) = work.clients[number].get(at) else { return };
+        let write = (number as u64 + 1) * 1_000_000 + at as u64;
+        client.perform(op, write).await;
+        if *op == Op::Reopen {
+            client.machine.state().coverage.count("run: reopened by a client");
+            work.reopen.store(true, Ordering::SeqCst);
+        } else if client.engine.health().is_err() && !work.reopen.swap(true, Ordering::SeqCst) {
+            client.machine.state().coverage.count("run: reopened, the engine had failed");
+        }
+    }
+}
+
+/// Faults have ceased, and nothing else: the very engine that lived through them must settle by itself, hold no permit that
+/// nobody uses, take on work again, and close without waiting for anything (liveness).
+async fn calm_down(world: &Controls, engine: &Engine) {
+    let violated = |message: String| {
+        let machine = world.machine();
+        let mut state = machine.state();
+        state.monitor.violated("liveness", message);
+        state.report_violations();
+    };
+    let settled = world.settle(engine).await;
+    match (settled, engine.health()) {
+        (Ok(()), Ok(())) => {}
+        // It had failed before, or a commit that hung has made it fail since.
+        (_, Err(_)) if world.machine().state().was_provoked() => return,
+        (_, Err(error)) => return violated(format!("it has failed, and nothing had gone wrong: {error:?}")),
+        (Err(error), Ok(())) => {
+            return violated(format!("it does not settle once faults have ceased: {error:?}"));
+        }
+    }
+    let client = Client { world: world.clone(), machine: world.machine(), engine: engine.clone() };
+    let inline = engine.config().inline_bytes_max as u64;
+    let objects = 0..u32::try_from(2 * engine.config().limits.shards).unwrap_or(u32::MAX);
+    for (object, bytes) in objects.flat_map(|object| [(object, 1.min(inline)), (object, inline + 1)]) {
+        let op = Op::Put { object, bytes, shape: Shape::Bytes };
+        let answer = client.perform(&op, PROBES + 2 * u64::from(object) + u64::from(bytes > inline)).await;
+        if !matches!(answer, Answer::Applied { .. }) {
+            violated(format!("it does not take on work once faults have ceased: {op:?} -> {answer:?}"));
+        }
+    }
+    let begun = world.elapsed();
+    drop(engine.close().await);
+    if world.elapsed() - begun >= engine.config().limits.close_timeout {
+        violated("closing takes as long as it may, and there is nothing to wait for".to_owned());
+    }
+}
+
+fn deaths(world: &Controls) -> u64 {
+    let machine = world.machine();
+    let coverage = &machine.state().coverage;
+    coverage.of(Fault::Kill.name()) + coverage.of(Fault::Panic.name())
+}
+
+/// No actor dies that nobody killed.
+async fn check_deaths(world: &Controls, engine: &Engine, before: u64) {
+    let Ok(stats) = engine.stats().await else { return };
+    let wanted = deaths(world) - before;
+    if stats.actors.restarts > wanted {
+        let message = format!("{} actors died, {wanted} of them were killed", stats.actors.restarts);
+        world.machine().state().monitor.violated("unprovoked", message);
+    }
+}
+
+/// A last life: every object that was committed is there, byte for byte, and no other (I9).
+fn read_everything(sim: &mut Sim) {
+    let plan_of_reads = {
+        let state = sim.machine().state();
+        state.monitor.objects()
+    };
+    let life = sim.run(async |world: Controls| {
+        let Ok(engine) = world.open_patiently().await else {
+            return world.machine().state().monitor.violated("liveness", "it does not open for the last time");
+        };
+        let client = Client { world: world.clone(), machine: world.machine(), engine: engine.clone() };
+        for object in &plan_of_reads {
+            client.read_again(object).await;
+        }
+        drop(engine.close().await);
+    });
+    if life == Life::Crashed {
+        sim.machine().state().monitor.violated("liveness", "the last life crashed by itself");
+    }
+}

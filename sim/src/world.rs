@@ -1,0 +1,102 @@
+//! What answers an [`Env`] in a simulated world: [`SimWorld`]. Time, chance, ids, tasks and blocking work, all of them
+//! functions of the seed.
+
+use std::io;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+#[cfg(feature = "planted")]
+use cenotaph_storage::planted::Bug;
+use cenotaph_storage::{Env, Seam, Timestamp, World};
+use futures::future::BoxFuture;
+
+use crate::gate::{Gate, sleep};
+
+/// The world of one life.
+pub(crate) struct SimWorld(Arc<Gate>);
+
+/// An [`Env`] in the world behind this gate.
+pub(crate) fn env(gate: &Arc<Gate>) -> Env {
+    Env::new(SimWorld(Arc::clone(gate)))
+}
+
+#[expect(clippy::disallowed_methods, reason = "the simulated world spawns what lives in it")]
+impl World for SimWorld {
+    fn now(&self) -> Timestamp {
+        Timestamp::from_millis(self.0.machine().time_of_day_ms())
+    }
+
+    fn monotonic(&self) -> Duration {
+        self.0.machine().elapsed()
+    }
+
+    fn random_u64(&self) -> u64 {
+        self.0.machine().random_id()
+    }
+
+    fn sleep(&self, duration: Duration) -> BoxFuture<'static, ()> {
+        Box::pin(sleep(duration))
+    }
+
+    fn spawn(&self, task: BoxFuture<'static, ()>) {
+        let gate = Arc::clone(&self.0);
+        tokio::spawn(async move {
+            gate.pass("task begins", String::new).await;
+            task.await;
+        });
+    }
+
+    /// Nobody can cancel it, and nobody waits for it but the world.
+    fn blocking(&self, work: Box<dyn FnOnce() + Send>) {
+        let gate = Arc::clone(&self.0);
+        tokio::spawn(async move {
+            gate.pass("blocking work", String::new).await;
+            work();
+        });
+    }
+
+    fn offload(&self, task: BoxFuture<'static, ()>) {
+        self.spawn(task);
+    }
+
+    /// Only real fjall asks for one, and the world waits for it whenever it gives it something to do.
+    fn thread(&self, name: &str, body: Box<dyn FnOnce() + Send>) -> io::Result<JoinHandle<()>> {
+        std::thread::Builder::new().name(name.to_owned()).spawn(body)
+    }
+
+    fn pass(&self, seam: Seam) -> Option<BoxFuture<'static, ()>> {
+        let gate = Arc::clone(&self.0);
+        Some(Box::pin(async move { gate.pass(seam_name(seam), String::new).await }))
+    }
+
+    fn actor_started(&self, kind: &'static str, number: Option<usize>) {
+        let mut state = self.0.machine().state();
+        // Uploads come and go: a few lanes, taken in turn, are enough to see them side by side.
+        let number = number.or_else(|| (kind == "upload").then(|| state.next_upload()));
+        let name = number.map_or_else(|| kind.to_owned(), |number| format!("{kind} {number}"));
+        state.trace.name_lane(name, true);
+    }
+
+    #[cfg(feature = "planted")]
+    fn planted(&self, bug: Bug) -> bool {
+        self.0.machine().is_planted(bug)
+    }
+}
+
+const fn seam_name(seam: Seam) -> &'static str {
+    match seam {
+        Seam::UploadBeforeRecord => "upload: before record",
+        Seam::UploadAfterRecord => "upload: after record",
+        Seam::UploadMidStream => "upload: mid stream",
+        Seam::UploadBeforeClose => "upload: before close",
+        Seam::UploadAfterClose => "upload: after close",
+        Seam::UploadAfterCommit => "upload: after commit",
+        Seam::ShardBeforeDecide => "shard: before decide",
+        Seam::ShardAfterSubmit => "shard: after submit",
+        Seam::RecoveryBeforeFence => "recovery: before fence",
+        Seam::RecoveryAfterFence => "recovery: after fence",
+        Seam::SweeperBeforeDelete => "sweeper: before delete",
+        Seam::SweeperAfterDelete => "sweeper: after delete",
+    }
+}

@@ -1,0 +1,79 @@
+//! Many seeds, and one thing going wrong at every step: nothing is violated, and everything has been seen.
+//!
+//! `CENOTAPH_SIM_SEEDS` says how many seeds; 500 unless told.
+
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use cenotaph_sim::{Coverage, Options, Plan, Sweep, WANTED, run, sweep};
+
+/// Runs the plans of these seeds on two threads; what they have seen.
+fn run_seeds(seeds: u64, options: &Options) -> Coverage {
+    let (next, seen) = (AtomicU64::new(0), Mutex::new(Coverage::default()));
+    std::thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| {
+                loop {
+                    let seed = next.fetch_add(1, Ordering::Relaxed);
+                    if seed >= seeds {
+                        return;
+                    }
+                    let report = run(&Plan::generate(seed, 100), options);
+                    assert_eq!(report.violations, [], "seed {seed}: cenotaph-sim replay {seed}");
+                    seen.lock().unwrap().merge(&report.coverage);
+                }
+            });
+        }
+    });
+    seen.into_inner().unwrap()
+}
+
+#[test]
+fn no_seed_violates_anything_and_together_they_see_everything() {
+    let seeds = std::env::var("CENOTAPH_SIM_SEEDS").ok().and_then(|text| text.parse().ok()).unwrap_or(500);
+    let seen = run_seeds(seeds, &Options::default());
+    println!("{seen}");
+    assert_eq!(seen.missing(WANTED.iter().copied()), [""; 0], "the harness is blind");
+}
+
+#[test]
+fn no_seed_violates_anything_on_real_fjall() {
+    let seen = run_seeds(12, &Options { on_fjall: true, ..Options::default() });
+    assert!(seen.of("heard: applied") > 100, "{seen}");
+    assert!(seen.of("fault: crash") > 0, "{seen}");
+}
+
+fn swept_clean(kind: Sweep, seed: u64, operations: usize) -> Coverage {
+    let swept = sweep(kind, &Plan::generate(seed, operations), &Options::default(), |_, _| {});
+    let failures: Vec<_> = swept.failures.iter().map(|(plan, found)| (&plan.acts, found)).collect();
+    assert!(failures.is_empty(), "{kind:?} of seed {seed}: {failures:?}");
+    println!("{kind:?}: {} runs", swept.runs);
+    swept.coverage
+}
+
+#[test]
+fn a_crash_at_any_step_is_survived() {
+    let seen = swept_clean(Sweep::Crash, 3, 40);
+    assert!(seen.of("fault: crash") > 100, "{seen}");
+    assert!(seen.of("recovery: a change fenced") > 0, "{seen}");
+}
+
+#[test]
+fn a_second_crash_at_any_step_of_recovery_is_survived() {
+    let seen = swept_clean(Sweep::CrashAgain, 3, 12);
+    assert!(seen.of("run: crashed while it opened") > 50, "{seen}");
+}
+
+#[test]
+fn every_actor_killed_at_any_step_is_survived() {
+    let seen = swept_clean(Sweep::Kill, 3, 30);
+    for killed in ["shard", "upload", "uploads", "recovery", "sweeper", "supervisor"] {
+        assert!(seen.of(&format!("killed: {killed}")) > 10, "{killed}: {seen}");
+    }
+}
+
+#[test]
+fn an_actor_that_panics_at_any_step_is_survived() {
+    let seen = swept_clean(Sweep::Panic, 3, 40);
+    assert!(seen.of("fault: panic") > 50, "{seen}");
+}

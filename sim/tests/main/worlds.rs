@@ -1,0 +1,129 @@
+//! What a world promises its owner: the same seed, the same run; crashes, kills, faults and time at its command.
+
+use std::time::Duration;
+
+use cenotaph::{ActorKind, Error, ErrorKind};
+use cenotaph_sim::{Act, Faults, Life, Odds, Sim};
+
+/// A little of everything, for a trace.
+async fn some_life(world: cenotaph_sim::Controls) {
+    let Ok(engine) = world.open_patiently().await else { return };
+    for number in 0..20u8 {
+        let other = engine.clone();
+        let beside = world.spawn("beside", async move { other.get("k").await.map(|found| found.is_some()) });
+        drop(engine.put("k", vec![number; 1 << (number % 21)]).await);
+        drop(beside.await);
+        drop(engine.delete(format!("k{number}")).await);
+    }
+}
+
+fn trace(seed: u64) -> String {
+    let faults =
+        Faults { kill: Odds::in_ten_thousand(200), blob_fails: Odds::in_ten_thousand(500), ..Faults::default() };
+    let mut sim = Sim::new(seed).faults(faults).at_step(150, Act::Crash);
+    sim.run(some_life);
+    sim.run(some_life);
+    sim.settle().unwrap();
+    sim.timeline()
+}
+
+#[test]
+fn the_same_seed_is_the_same_run_and_another_is_another() {
+    assert_eq!(trace(1), trace(1));
+    assert_ne!(trace(1), trace(2));
+}
+
+#[test]
+fn a_crash_at_a_chosen_step_strikes_there_and_nowhere_else() {
+    for step in [1, 2, 20, 57] {
+        let mut sim = Sim::new(9).at_step(step, Act::Crash);
+        assert_eq!(sim.run(some_life), Life::Crashed);
+        assert_eq!(sim.steps(), step);
+        sim.settle().unwrap();
+    }
+}
+
+#[test]
+fn time_passes_only_when_it_is_told_to() {
+    let mut sim = Sim::new(1);
+    let life = sim.run(async |world| {
+        let before = (world.elapsed(), world.env().now());
+        world.advance(Duration::from_secs(3600)).await;
+        world.jump_clock(-60_000);
+        (world.elapsed() - before.0, world.env().now().since(before.1))
+    });
+    assert_eq!(life, Life::Ended((Duration::from_secs(3600), Duration::from_secs(3540))));
+}
+
+#[test]
+fn an_engine_without_a_supervisor_says_so_and_opens_again() {
+    let mut sim = Sim::new(4);
+    let life = sim.run(async |world| {
+        let engine = world.open().await?;
+        engine.put("k", "v").await?;
+        assert!(world.kill(ActorKind::Supervisor));
+        world.advance(Duration::from_secs(1)).await;
+        assert_eq!(engine.health().unwrap_err().kind(), ErrorKind::Unavailable);
+        assert_eq!(engine.put("k", "w").await.unwrap_err().kind(), ErrorKind::Unavailable);
+        drop(engine.close().await);
+        let engine = world.open().await?;
+        assert_eq!(engine.get("k").await?.expect("it was acknowledged").bytes().await?, "v");
+        Ok::<_, Error>(())
+    });
+    life.ended().unwrap().unwrap();
+    sim.settle().unwrap();
+}
+
+#[test]
+fn a_failing_disk_poisons_the_engine_and_the_outcome_is_said_to_be_unknown() {
+    let always = Odds::ALWAYS;
+    for faults in [
+        Faults { index_no_space: always, ..Faults::default() },
+        Faults { index_sync_fails: always, ..Faults::default() },
+        Faults { index_sync_hangs: always, ..Faults::default() },
+    ] {
+        let mut sim = Sim::new(5);
+        let life = sim.run(async |world| {
+            let engine = world.open().await?;
+            engine.put("k", "old").await?;
+            world.set_faults(faults.clone());
+            assert_eq!(engine.put("k", "new").await.unwrap_err().kind(), ErrorKind::Indeterminate);
+            assert!(engine.health().is_err());
+            world.set_faults(Faults::default());
+            drop(engine.close().await);
+            let engine = world.open_patiently().await?;
+            let bytes = engine.get("k").await?.expect("it was acknowledged").bytes().await?;
+            assert!(bytes == "old" || bytes == "new", "{bytes:?}");
+            Ok::<_, Error>(())
+        });
+        life.ended().unwrap().unwrap();
+        sim.settle().unwrap();
+    }
+}
+
+#[test]
+fn a_second_engine_on_the_same_index_is_refused() {
+    let mut sim = Sim::new(6);
+    let life = sim.run(async |world| {
+        let first = world.open().await.unwrap();
+        let refused = world.open().await.unwrap_err().kind();
+        first.close().await.unwrap();
+        world.open().await.unwrap();
+        refused
+    });
+    assert_eq!(life, Life::Ended(ErrorKind::AlreadyOpen));
+}
+
+#[test]
+fn a_row_that_names_a_lost_blob_is_found_at_rest() {
+    // The checkers themselves: a blob that vanishes behind the engine's back must not go unnoticed.
+    let mut sim = Sim::new(7);
+    sim.run(async |world| {
+        let engine = world.open().await.unwrap();
+        engine.put("k", vec![1; 2_000_000]).await.unwrap();
+        world.lose_blobs();
+    });
+    let found = sim.settle().unwrap_err();
+    assert!(found.iter().any(|violation| violation.checker == "I2"), "{found:?}");
+    assert!(found.iter().any(|violation| violation.checker == "I5"), "{found:?}");
+}

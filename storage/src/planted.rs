@@ -1,0 +1,70 @@
+//! Bugs that can be planted, to see that the simulator finds them: [`Bug`].
+//!
+//! Each is asked for at one place, through [`Env::planted`](crate::Env::planted), which is `false` at compile time unless
+//! the feature `planted` is on. Only tests of the simulator's checkers turn it on. Deliberately not here: bugs of an
+//! index itself, which the simulated index can plant without our help.
+
+/// A mistake that somebody might make one day.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Bug {
+    /// A batch is acknowledged before it is synced (I9).
+    AckBeforeSync,
+    /// Readers see what is written and not yet synced (I7).
+    ReaderSeesUnsynced,
+    /// A swap forgets to queue the revisions it replaces (I5).
+    OldRevisionNotQueued,
+    /// An upload streams before its change is recorded (I1).
+    UploadWithoutChange,
+    /// An upload deletes the blob that it replaces before its swap (I2).
+    BlobDeletedBeforeSwap,
+    /// A commit whose outcome is unknown is answered as one that failed (I10).
+    UnknownTreatedAsFailed,
+    /// What a shard submits may leave after the shard has died and its successor has passed the barrier (I3).
+    ZombieCommit,
+    /// A restarted shard reads before it has passed the barrier (I3).
+    NoBarrier,
+    /// Recovery judges a change by itself: it neither asks for its owner nor fences it (I6).
+    RecoveryWithoutFence,
+    /// The sweeper deletes what is being read (I8).
+    SweeperIgnoresPins,
+    /// An object that is created again begins at version 1.
+    VersionReuse,
+    /// A superseded write is answered as one that lost (I10).
+    SupersededAsConflict,
+}
+
+impl Bug {
+    /// Every bug, in a fixed order.
+    pub const ALL: [Self; 12] = [
+        Self::AckBeforeSync,
+        Self::ReaderSeesUnsynced,
+        Self::OldRevisionNotQueued,
+        Self::UploadWithoutChange,
+        Self::BlobDeletedBeforeSwap,
+        Self::UnknownTreatedAsFailed,
+        Self::ZombieCommit,
+        Self::NoBarrier,
+        Self::RecoveryWithoutFence,
+        Self::SweeperIgnoresPins,
+        Self::VersionReuse,
+        Self::SupersededAsConflict,
+    ];
+
+    /// Its name on a command line.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::AckBeforeSync => "ack-before-sync",
+            Self::ReaderSeesUnsynced => "reader-sees-unsynced",
+            Self::OldRevisionNotQueued => "old-revision-not-queued",
+            Self::UploadWithoutChange => "upload-without-change",
+            Self::BlobDeletedBeforeSwap => "blob-deleted-before-swap",
+            Self::UnknownTreatedAsFailed => "unknown-treated-as-failed",
+            Self::ZombieCommit => "zombie-commit",
+            Self::NoBarrier => "no-barrier",
+            Self::RecoveryWithoutFence => "recovery-without-fence",
+            Self::SweeperIgnoresPins => "sweeper-ignores-pins",
+            Self::VersionReuse => "version-reuse",
+            Self::SupersededAsConflict => "superseded-as-conflict",
+        }
+    }
+}
