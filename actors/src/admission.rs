@@ -87,6 +87,11 @@ impl Admission {
         let _uploads = self.uploads.acquire_many(self.uploads_max).await;
     }
 
+    /// Small writes under way.
+    pub(crate) fn writes_live(&self) -> usize {
+        self.writes_max as usize - self.writes.available_permits()
+    }
+
     /// Uploads under way.
     pub(crate) fn uploads_live(&self) -> usize {
         self.uploads_max as usize - self.uploads.available_permits()

@@ -41,7 +41,9 @@ pub struct Tiered {
 /// What the actors tell about themselves.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ActorStats {
-    /// Uploads under way.
+    /// Small puts and deletes under way, also those whose caller is gone.
+    pub writes_live: usize,
+    /// Uploads under way, also those whose caller is gone.
     pub uploads_live: usize,
     /// Actors brought back since the engine was opened.
     pub restarts: u64,
@@ -248,6 +250,7 @@ impl Tiered {
     pub async fn stats(&self) -> Result<ActorStats> {
         let counters = &self.shared.counters;
         Ok(ActorStats {
+            writes_live: self.shared.admission.writes_live(),
             uploads_live: self.shared.admission.uploads_live(),
             restarts: counters.restarts.load(Ordering::Relaxed),
             fenced: counters.fenced.load(Ordering::Relaxed),

@@ -61,6 +61,7 @@ fn in_json(stats: &Stats) -> serde_json::Value {
         "sweep_failures": actors.sweep_failures,
         "superseded": actors.superseded,
         "restarts": actors.restarts,
+        "writes_live": actors.writes_live,
         "uploads_live": actors.uploads_live,
         "index_batches": index.batches,
         "index_syncs": index.syncs,

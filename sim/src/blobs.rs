@@ -1,40 +1,15 @@
-//! The simulated blob tier: OpenDAL's memory service, whose blobs outlive a life, under a layer that breaks it.
+//! The simulated blob tier: OpenDAL's memory service, whose blobs outlive a life, and what is on its way there.
 //!
-//! ```text
-//! write  ──gate──> fails | taken, perhaps visible as a partial blob | taken, response lost
-//! close  ──gate──> fails | landed | landed, response lost | failed or given up, and lands later: a flight
-//! delete ──gate──> fails | gone | gone, response lost | gone, asked for twice
-//! read   ──gate──> fails | bytes | bytes with a flipped bit | "not found" for a while
-//! ```
-//!
-//! Guards nothing of the engine: it is the world that the engine must survive. What changes here is told to the monitor
-//! at the moment it happens. Deliberately not here: the layer itself (`blobs/layer.rs`).
+//! Deliberately not here: how requests reach it, and what goes wrong with them (`network.rs`).
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures::FutureExt;
-use opendal::{Buffer, Error, ErrorKind, Operator, Result};
-
-use crate::faults::Fault;
-use crate::gate::{Gate, sleep};
-use crate::machine::Machine;
-use crate::trace::Kind;
-
-mod layer;
-
-/// How long a slow request takes at most.
-const SLOW_MS_MAX: u64 = 3_000;
-/// How long a request stalls at most.
-const STALL_MS_MAX: u64 = 5 * 60 * 1_000;
-/// How much later than its call an effect may come. Less than the grace time of a simulated engine: an effect that comes
-/// later still is one that nobody could clean up.
-pub(crate) const LATE_MS_MAX: u64 = 20_000;
-/// How long a blob may be said to be missing.
-const MISSING_MS_MAX: u64 = 2_000;
+use opendal::{Buffer, Operator};
 
 /// The blobs themselves.
 pub(crate) struct Blobs {
@@ -46,10 +21,11 @@ pub(crate) struct Blobs {
 
 /// An effect that is under way and that nobody waits for.
 #[derive(Clone)]
-struct Flight {
-    path: String,
-    content: Buffer,
-    due: Duration,
+pub(crate) struct Flight {
+    pub(crate) path: String,
+    pub(crate) content: Buffer,
+    /// When it takes place, in virtual time.
+    pub(crate) due: Duration,
 }
 
 impl Blobs {
@@ -76,6 +52,38 @@ impl Blobs {
         self.flights().len()
     }
 
+    /// A new flight; its number.
+    pub(crate) fn take_off(&self, flight: Flight) -> u64 {
+        let number = self.next_flight.fetch_add(1, Ordering::Relaxed);
+        self.flights().insert(number, flight);
+        number
+    }
+
+    /// Every flight, and when it is due.
+    pub(crate) fn due(&self) -> Vec<(u64, Duration)> {
+        self.flights().iter().map(|(&number, flight)| (number, flight.due)).collect()
+    }
+
+    /// A flight comes to its end, if it is still under way.
+    pub(crate) fn arrive(&self, number: u64) -> Option<Flight> {
+        self.flights().remove(&number)
+    }
+
+    /// Hides a blob until then.
+    pub(crate) fn hide(&self, path: &str, until: Duration) {
+        self.missing().insert(path.to_owned(), until);
+    }
+
+    /// Whether a blob is hidden at this moment.
+    pub(crate) fn is_hidden(&self, path: &str, now: Duration) -> bool {
+        self.missing().get(path).is_some_and(|&until| now < until)
+    }
+
+    /// The service with its blobs.
+    pub(crate) fn operator(&self) -> Operator {
+        self.raw.clone()
+    }
+
     fn flights(&self) -> MutexGuard<'_, BTreeMap<u64, Flight>> {
         self.flights.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -84,197 +92,13 @@ impl Blobs {
         self.missing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn put(&self, path: &str, content: Buffer) {
+    pub(crate) fn put(&self, path: &str, content: Buffer) {
         let written = self.raw.write(path, content).now_or_never();
         written.expect("memory never waits").expect("memory never fails");
     }
 
-    fn remove(&self, path: &str) {
+    pub(crate) fn remove(&self, path: &str) {
         let deleted = self.raw.delete(path).now_or_never();
         deleted.expect("memory never waits").expect("memory never fails");
     }
-}
-
-impl Machine {
-    /// A blob appears, whole or not.
-    fn blob_lands(&self, path: &str, content: Buffer, is_whole: bool) {
-        let bytes = content.len();
-        self.blobs.put(path, content);
-        let mut state = self.state();
-        let what = if is_whole { "blob written" } else { "blob written in part" };
-        let tick = state.note(Kind::Effect, what, format!("{path} {bytes} bytes"));
-        state.monitor.blob_written(tick, path, is_whole);
-        state.report_violations();
-    }
-
-    fn blob_goes(&self, path: &str) {
-        self.blobs.remove(path);
-        let mut state = self.state();
-        let tick = state.note(Kind::Effect, "blob deleted", path.to_owned());
-        state.monitor.blob_deleted(tick, path);
-        state.report_violations();
-    }
-
-    pub(crate) fn lose_blobs(&self) {
-        self.blobs.paths().iter().for_each(|path| self.blob_goes(path));
-    }
-
-    /// An effect that nobody waits for takes place, if it still is under way.
-    fn flight_lands(&self, flight: u64) {
-        let Some(Flight { path, content, .. }) = self.blobs.flights().remove(&flight) else { return };
-        self.state().coverage.count("blob: landed late");
-        self.blob_lands(&path, content, true);
-    }
-}
-
-/// A life's way to the blobs.
-#[derive(Clone)]
-struct Link(Arc<Gate>);
-
-impl std::fmt::Debug for Link {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Link")
-    }
-}
-
-/// An operator on the blobs, for one life. Effects that are still under way from an earlier one go on.
-pub(crate) fn operator(gate: &Arc<Gate>) -> Operator {
-    gate.machine().blobs.raw.clone().layer(layer::Breakable(Link(Arc::clone(gate))))
-}
-
-/// Effects that were under way when the last life ended take place in this one.
-pub(crate) fn resume_flights(gate: &Arc<Gate>) {
-    let link = Link(Arc::clone(gate));
-    let flights: Vec<_> = gate.machine().blobs.flights().iter().map(|(&number, flight)| (number, flight.due)).collect();
-    flights.into_iter().for_each(|(number, due)| link.launch(number, due));
-}
-
-impl Link {
-    fn machine(&self) -> &Machine {
-        self.0.machine()
-    }
-
-    /// A request reaches the blob tier, or fails, after some time.
-    async fn request(&self, what: &'static str, path: &str) -> Result<()> {
-        let detail = || path.to_owned();
-        self.0.pass(what, detail).await;
-        let machine = self.machine();
-        if machine.strikes(Fault::BlobSlow, detail) {
-            sleep(Duration::from_millis(machine.below(SLOW_MS_MAX))).await;
-            self.fence().await;
-        }
-        if machine.strikes(Fault::BlobStalls, detail) {
-            sleep(Duration::from_millis(machine.below(STALL_MS_MAX))).await;
-            self.fence().await;
-        }
-        if machine.strikes(Fault::BlobFails, detail) {
-            return Err(Error::new(ErrorKind::Unexpected, "a planned failure"));
-        }
-        Ok(())
-    }
-
-    /// After a wait: nothing may happen once the world has crashed.
-    async fn fence(&self) {
-        if self.0.is_fenced() {
-            std::future::pending::<()>().await;
-        }
-    }
-
-    /// The response of a request that had its effect: it may be lost, and its way back takes time too.
-    async fn response(&self, what: &'static str, path: &str) -> Result<()> {
-        self.0.pass(what, || path.to_owned()).await;
-        if self.machine().strikes(Fault::BlobResponseLost, || path.to_owned()) {
-            return Err(Error::new(ErrorKind::Unexpected, "a planned loss of the response"));
-        }
-        Ok(())
-    }
-
-    async fn write(&self, path: &str, so_far: &[Buffer]) -> Result<()> {
-        self.request("blob write", path).await?;
-        if self.machine().strikes(Fault::BlobPartial, || path.to_owned()) {
-            self.machine().blob_lands(path, joined(so_far), false);
-        }
-        self.response("blob write done", path).await
-    }
-
-    async fn close(&self, path: &str, content: Buffer) -> Result<()> {
-        let machine = self.machine();
-        let flight = machine.strikes(Fault::BlobLate, || path.to_owned()).then(|| self.fly(path, content.clone()));
-        if flight.is_some() && machine.below(2) == 0 {
-            self.0.pass("blob close", || path.to_owned()).await;
-            return Err(Error::new(ErrorKind::Unexpected, "a planned time-out: it lands later"));
-        }
-        self.request("blob close", path).await?;
-        match flight {
-            None => machine.blob_lands(path, content, true),
-            Some(number) if machine.blobs.flights().remove(&number).is_some() => {
-                machine.blob_lands(path, content, true);
-            }
-            // It has been faster.
-            Some(_) => {}
-        }
-        self.response("blob close done", path).await
-    }
-
-    /// The effect takes place later, whoever waits for it, unless its caller stays until it takes place in time.
-    fn fly(&self, path: &str, content: Buffer) -> u64 {
-        let machine = self.machine();
-        let due = machine.elapsed() + Duration::from_millis(machine.below(LATE_MS_MAX));
-        let number = machine.blobs.next_flight.fetch_add(1, Ordering::Relaxed);
-        machine.blobs.flights().insert(number, Flight { path: path.to_owned(), content, due });
-        self.launch(number, due);
-        number
-    }
-
-    #[expect(clippy::disallowed_methods, reason = "the simulated world spawns what lives in it")]
-    fn launch(&self, number: u64, due: Duration) {
-        let link = self.clone();
-        tokio::spawn(async move {
-            link.machine().state().trace.name_lane("network".to_owned(), false);
-            sleep(due.saturating_sub(link.machine().elapsed())).await;
-            link.0.pass("blob lands late", String::new).await;
-            link.machine().flight_lands(number);
-        });
-    }
-
-    async fn delete(&self, path: &str) -> Result<()> {
-        self.request("blob delete", path).await?;
-        self.machine().blob_goes(path);
-        if self.machine().strikes(Fault::BlobDeletedTwice, || path.to_owned()) {
-            self.request("blob delete again", path).await?;
-            self.machine().blob_goes(path);
-        }
-        self.response("blob delete done", path).await
-    }
-
-    /// Whether a blob that is there may be seen.
-    async fn look(&self, what: &'static str, path: &str) -> Result<()> {
-        self.request(what, path).await?;
-        let machine = self.machine();
-        let hidden = machine.blobs.missing().get(path).is_some_and(|&until| machine.elapsed() < until);
-        if hidden {
-            machine.state().struck(Fault::BlobNotFound, path.to_owned());
-        } else if machine.strikes(Fault::BlobNotFound, || path.to_owned()) {
-            let until = machine.elapsed() + Duration::from_millis(machine.below(MISSING_MS_MAX));
-            machine.blobs.missing().insert(path.to_owned(), until);
-        } else {
-            return Ok(());
-        }
-        Err(Error::new(ErrorKind::NotFound, "a planned absence"))
-    }
-
-    /// The bytes as they arrive.
-    fn arrived(&self, path: &str, buffer: Buffer) -> Buffer {
-        if buffer.is_empty() || !self.machine().strikes(Fault::BlobBitRot, || path.to_owned()) {
-            return buffer;
-        }
-        let mut bytes = buffer.to_vec();
-        let at = usize::try_from(self.machine().below(bytes.len() as u64)).unwrap_or(0);
-        bytes[at] ^= 1;
-        bytes.into()
-    }
-}
-
-fn joined(parts: &[Buffer]) -> Buffer {
-    parts.iter().flat_map(|part| part.clone()).collect()
 }

@@ -18,6 +18,15 @@ use crate::trace::Kind;
 /// How long an answer may take, in virtual time. Longer than all stalls of a blob tier together.
 const PATIENCE: Duration = Duration::from_secs(6 * 3600);
 
+/// How fast an object is read.
+#[derive(Clone, Copy, Default)]
+struct Pace {
+    /// Between two chunks.
+    pause_ms: u64,
+    /// Not to its end.
+    leave: bool,
+}
+
 /// One client of one life.
 #[derive(Clone)]
 pub(crate) struct Client {
@@ -49,7 +58,7 @@ impl Client {
         let Ok(id) = ObjectId::decode(object) else { return };
         let call = Call::Read { object: Bytes::copy_from_slice(object), kind: Reading::Bytes };
         let number = self.called(call, format!("get {id} for the last time"));
-        let answer = self.get(id, Span::All, 0, number).await;
+        let answer = self.get(id, Span::All, Pace::default(), number).await;
         self.answered(number, answer);
     }
 
@@ -69,12 +78,12 @@ impl Client {
     async fn ask(&self, op: &Op, write: u64, number: usize) -> Answer {
         match op {
             Op::Put { object, bytes, shape } => self.put(object_id(*object), write, *bytes, *shape).await,
-            Op::Get { object, span, pause_ms } => self.get(object_id(*object), *span, *pause_ms, number).await,
+            Op::Get { object, span, pause_ms, leave } => {
+                let pace = Pace { pause_ms: *pause_ms, leave: *leave };
+                self.get(object_id(*object), *span, pace, number).await
+            }
             Op::Head { object } => self.head(object_id(*object)).await,
-            Op::Delete { object } => match self.engine.delete(object_id(*object)).await {
-                Ok(deleted) => Answer::Deleted { existed: deleted.existed },
-                Err(error) => failed(&error),
-            },
+            Op::Delete { object, dropped_after_ms } => self.delete(object_id(*object), *dropped_after_ms).await,
             Op::List { hot, limit, after } => self.list(*hot, *limit, *after).await,
             Op::ListAll => self.list_all().await,
             Op::Settle => self.engine.settle().await.map_or_else(|error| failed(&error), |_| Answer::Done),
@@ -83,7 +92,7 @@ impl Client {
                 sleep(Duration::from_millis(*ms)).await;
                 Answer::Done
             }
-            Op::Reopen => Answer::Done,
+            Op::Reopen { .. } => Answer::Done,
             Op::OpenAnother => self.open_another(),
         }
     }
@@ -116,7 +125,20 @@ impl Client {
         }
     }
 
-    async fn get(&self, id: ObjectId, span: Span, pause_ms: u64, number: usize) -> Answer {
+    async fn delete(&self, id: ObjectId, dropped_after_ms: Option<u64>) -> Answer {
+        let delete = self.engine.delete(id);
+        let outcome = match dropped_after_ms {
+            Some(ms) => self.world.env().deadline(Duration::from_millis(ms), delete).await,
+            None => Some(delete.await),
+        };
+        match outcome {
+            Some(Ok(deleted)) => Answer::Deleted { existed: deleted.existed },
+            Some(Err(error)) => failed(&error),
+            None => Answer::Cancelled,
+        }
+    }
+
+    async fn get(&self, id: ObjectId, span: Span, pace: Pace, number: usize) -> Answer {
         let range = match span {
             Span::All => ByteRange::Full,
             Span::Between(start, end) => (start..end).into(),
@@ -135,7 +157,7 @@ impl Client {
         };
         let write = write_of(&object.metadata().attributes.custom);
         let size = object.metadata().size;
-        let content = read(&mut object, write, pause_ms).await;
+        let content = read(&mut object, write, pace).await;
         let (version, etag) = (object.version().get(), object.etag().to_string());
         Answer::Found(Found { version, etag, size, write, opened, content })
     }
@@ -195,17 +217,18 @@ impl Client {
 }
 
 /// Reads to the end, and compares with what was put.
-async fn read(object: &mut Object, write: Option<u64>, pause_ms: u64) -> Content {
+async fn read(object: &mut Object, write: Option<u64>, pace: Pace) -> Content {
     let range = object.range();
     let mut bytes = Vec::new();
     loop {
         match object.chunk().await {
+            Ok(Some(_)) if pace.leave => return Content::Left,
             Ok(Some(chunk)) => bytes.extend_from_slice(&chunk),
             Ok(None) => break,
             Err(error) => return Content::Failed(error.kind()),
         }
-        if pause_ms > 0 {
-            sleep(Duration::from_millis(pause_ms)).await;
+        if pace.pause_ms > 0 {
+            sleep(Duration::from_millis(pace.pause_ms)).await;
         }
     }
     let to_usize = |at: u64| usize::try_from(at).expect("payloads fit into memory");
@@ -276,7 +299,7 @@ fn described(op: &Op, write: u64) -> (Call, String) {
         Op::Head { object } => {
             (Call::Read { object: key(*object), kind: Reading::Head }, format!("head {}", object_id(*object)))
         }
-        Op::Delete { object } => (Call::Delete { object: key(*object) }, format!("delete {}", object_id(*object))),
+        Op::Delete { object, .. } => (Call::Delete { object: key(*object) }, format!("delete {}", object_id(*object))),
         Op::List { hot, limit, after } => (
             Call::List {
                 prefix: default(if *hot { "hot/" } else { "" }),
@@ -286,7 +309,9 @@ fn described(op: &Op, write: u64) -> (Call, String) {
             format!("list hot={hot} limit={limit} after={after:?}"),
         ),
         Op::ListAll => (Call::ListAll { prefix: default("") }, "list all".to_owned()),
-        Op::Settle | Op::Stats | Op::Pause { .. } | Op::Reopen | Op::OpenAnother => (Call::Other, format!("{op:?}")),
+        Op::Settle | Op::Stats | Op::Pause { .. } | Op::Reopen { .. } | Op::OpenAnother => {
+            (Call::Other, format!("{op:?}"))
+        }
     }
 }
 
@@ -299,6 +324,7 @@ fn answer_name(answer: &Answer) -> &'static str {
         Answer::Found(Found { content: Content::AsPut, .. }) => "heard: found, bytes as put",
         Answer::Found(Found { content: Content::NotAsked, .. }) => "heard: found, head only",
         Answer::Found(Found { content: Content::Failed(_), .. }) => "heard: found, bytes failed half-way",
+        Answer::Found(Found { content: Content::Left, .. }) => "heard: found, left half-way",
         Answer::Found(Found { content: Content::Wrong, .. }) => "heard: found, wrong bytes",
         Answer::Absent => "heard: absent",
         Answer::NotSatisfiable { .. } => "heard: range not satisfiable",

@@ -106,7 +106,7 @@ impl Disk {
     }
 
     /// Whatever was not synced is cut off somewhere; the whole batches before the cut survive, in order.
-    pub(crate) fn replay(&self) -> Vec<Batch> {
+    pub(crate) fn replay(&self) -> Replayed {
         let mut state = self.state();
         state.pending.clear();
         let mut tail = std::mem::take(&mut state.tail);
@@ -118,13 +118,21 @@ impl Disk {
                 tail[at] ^= 1 << state.chance.index(8);
             }
         }
-        let survivors = decode(tail.into());
-        survivors.iter().for_each(|batch| state.synced.apply(batch));
+        let replayed = decode(tail.into());
+        replayed.batches.iter().for_each(|batch| state.synced.apply(batch));
         if state.unsynced.is_some() {
             state.unsynced = Some(state.synced.clone());
         }
-        survivors
+        replayed
     }
+}
+
+/// What a journal's tail holds.
+pub(crate) struct Replayed {
+    /// Whole batches, in order.
+    pub(crate) batches: Vec<Batch>,
+    /// Whether something that is no whole batch follows them.
+    pub(crate) is_torn: bool,
 }
 
 fn length(bytes: usize) -> [u8; 4] {
@@ -148,20 +156,20 @@ fn encode(batch: &Batch, into: &mut Vec<u8>) {
 }
 
 /// The records before the first that is cut short or damaged.
-fn decode(mut tail: Bytes) -> Vec<Batch> {
+fn decode(mut tail: Bytes) -> Replayed {
     let mut batches = Vec::new();
-    while tail.len() >= 12 {
-        let (length, sum) = (tail.get_u32_le() as usize, tail.get_u64_le());
-        if tail.len() < length {
-            break;
-        }
-        let body = tail.split_to(length);
-        if xxh3_64(&body) != sum {
-            break;
-        }
+    while let Some(body) = next_record(&mut tail) {
         batches.push(decode_body(body));
     }
-    batches
+    Replayed { batches, is_torn: !tail.is_empty() }
+}
+
+fn next_record(tail: &mut Bytes) -> Option<Bytes> {
+    let mut rest = tail.clone();
+    let (length, sum) = (rest.try_get_u32_le().ok()? as usize, rest.try_get_u64_le().ok()?);
+    let body = (rest.len() >= length).then(|| rest.split_to(length)).filter(|body| xxh3_64(body) == sum)?;
+    *tail = rest;
+    Some(body)
 }
 
 fn decode_body(mut body: Bytes) -> Batch {
@@ -204,7 +212,7 @@ mod tests {
             disk.sync();
             (1..4).for_each(|number| disk.append(&batch(number)));
             assert_eq!(keys(&disk), [0], "what is not synced is not seen");
-            let survivors = disk.replay().len();
+            let survivors = disk.replay().batches.len();
             assert_eq!(keys(&disk), (0..=u8::try_from(survivors).unwrap()).collect::<Vec<_>>());
             survived[survivors] += 1;
         }
@@ -215,12 +223,14 @@ mod tests {
     fn a_damaged_record_ends_the_journal() {
         let mut tail = Vec::new();
         (0..3).for_each(|number| encode(&batch(number), &mut tail));
-        assert_eq!(decode(tail.clone().into()).len(), 3);
+        let whole = decode(tail.clone().into());
+        assert_eq!((whole.batches.len(), whole.is_torn), (3, false));
         let third = tail.len() / 3;
         for at in third..2 * third {
             let mut damaged = tail.clone();
             damaged[at] ^= 1;
-            assert_eq!(decode(damaged.into()).len(), 1, "byte {at}");
+            let replayed = decode(damaged.into());
+            assert_eq!((replayed.batches.len(), replayed.is_torn), (1, true), "byte {at}");
         }
     }
 }

@@ -107,3 +107,23 @@ impl Default for Schedule {
         Self { yields_max: 3, delay: Odds::in_ten_thousand(300), delay_max: Duration::from_millis(20) }
     }
 }
+
+/// Faults after which an operation may fail.
+pub(crate) const PROVOKING: [Fault; 13] = [
+    Fault::Crash,
+    Fault::Kill,
+    Fault::Panic,
+    Fault::IndexNoSpace,
+    Fault::IndexSyncFails,
+    Fault::IndexSyncHangs,
+    Fault::IndexReadFails,
+    Fault::BlobFails,
+    Fault::BlobResponseLost,
+    Fault::BlobStalls,
+    Fault::BlobLate,
+    Fault::BlobNotFound,
+    Fault::BlobBitRot,
+];
+
+/// Faults after which nobody can know what became of a commit.
+pub(crate) const COMMIT_FAULTS: [Fault; 3] = [Fault::IndexNoSpace, Fault::IndexSyncFails, Fault::IndexSyncHangs];

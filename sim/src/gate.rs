@@ -86,7 +86,7 @@ impl Gate {
         let mut state = self.machine.state();
         state.step += 1;
         state.note(Kind::Step, what, detail());
-        if state.step > state.steps_max {
+        if state.is_exhausted() {
             state.monitor.violated("liveness", "the world takes more steps than it may: it runs in circles");
             state.report_violations();
             drop(state);

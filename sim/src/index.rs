@@ -250,6 +250,16 @@ impl Inner {
     }
 }
 
+impl Drop for Inner {
+    /// As for real: the last one to let go of an index that nobody closed lets go of the disk.
+    fn drop(&mut self) {
+        let (is_held, _) = self.release();
+        if is_held && matches!(self.medium, Medium::Simulated) && !self.gate.is_fenced() {
+            self.gate.machine().disk.unlock();
+        }
+    }
+}
+
 impl Index for SimIndex {
     fn submit(&self, batch: Batch, completion: Completion) {
         let mut queue = self.0.queue();

@@ -179,7 +179,11 @@ impl Machine {
 
     /// What survives of a write that was not synced when the life ended.
     pub(crate) fn replay_disk(&self) {
-        for batch in self.disk.replay() {
+        let replayed = self.disk.replay();
+        if replayed.is_torn {
+            self.state().coverage.count("disk: a torn tail");
+        }
+        for batch in replayed.batches {
             let mut state = self.state();
             state.coverage.count("disk: an unsynced batch survived a crash");
             state.commit(&batch, &self.blobs, "survived unsynced");
@@ -206,6 +210,11 @@ impl State {
 
     pub(crate) fn elapsed(&self) -> Duration {
         self.clock.elapsed()
+    }
+
+    /// Whether the world has come to its last step.
+    pub(crate) const fn is_exhausted(&self) -> bool {
+        self.step > self.steps_max
     }
 
     /// Whether something has gone wrong in this life that may make an operation, or an engine, fail.

@@ -9,5 +9,5 @@ use clap::Parser;
 mod cli;
 
 fn main() -> ExitCode {
-    cli::args::Args::parse().run()
+    cli::Args::parse().run()
 }

@@ -23,9 +23,16 @@ use crate::plan::{Op, Plan, Setting, Shape};
 use crate::rng::Odds;
 use crate::sim::{Controls, Life, Sim};
 
-/// What must have happened in a large enough set of runs, or they are blind.
-pub const WANTED: &[&str] = &[
+/// What must have happened in a large enough set of runs, or they are blind: every fault, every path of recovery, every
+/// answer.
+pub fn wanted() -> impl Iterator<Item = &'static str> {
+    Fault::ALL.iter().map(|fault| fault.name()).chain(PATHS.iter().copied())
+}
+
+/// What is no fault.
+const PATHS: &[&str] = &[
     "blob: landed late",
+    "disk: a torn tail",
     "disk: an unsynced batch survived a crash",
     "heard: absent",
     "heard: applied",
@@ -34,6 +41,7 @@ pub const WANTED: &[&str] = &[
     "heard: found, bytes as put",
     "heard: found, bytes failed half-way",
     "heard: found, head only",
+    "heard: found, left half-way",
     "heard: indeterminate",
     "heard: a listing",
     "heard: nothing to delete",
@@ -53,6 +61,7 @@ pub const WANTED: &[&str] = &[
     "recovery: a change fenced",
     "run: crashed while it opened",
     "run: reopened by a client",
+    "run: reopened, the engine was dropped",
     "run: reopened, the engine had failed",
     "run: several crashes",
     "swap: a blob of several blocks",
@@ -126,6 +135,7 @@ pub fn run(plan: &Plan, options: &Options) -> Report {
         let opened = work.opened();
         match sim.run(async |world| live(world, Arc::clone(&work)).await) {
             Life::Ended(()) => break,
+            Life::Crashed if sim.machine().state().is_exhausted() => break,
             Life::Crashed => {
                 crashes += 1;
                 let mut state = sim.machine().state();
@@ -204,6 +214,8 @@ struct Work {
     next: Vec<AtomicUsize>,
     /// The engine is to be closed and opened again: clients pause.
     reopen: AtomicBool,
+    /// It is to be dropped without being closed.
+    abandon: AtomicBool,
     opened_at: Mutex<Vec<u64>>,
     /// Steps until the last client was done.
     steps: AtomicU64,
@@ -215,6 +227,7 @@ impl Work {
             clients: plan.clients.clone(),
             next: plan.clients.iter().map(|_| AtomicUsize::new(0)).collect(),
             reopen: AtomicBool::new(false),
+            abandon: AtomicBool::new(false),
             opened_at: Mutex::default(),
             steps: AtomicU64::new(0),
         }
@@ -228,6 +241,7 @@ impl Work {
 /// One life: opens, lets every client go on, reopens when one of them asks for it or the engine has failed.
 async fn live(world: Controls, work: Arc<Work>) {
     work.reopen.store(false, Ordering::SeqCst);
+    work.abandon.store(false, Ordering::SeqCst);
     loop {
         let deaths = deaths(&world);
         let engine = match world.open_patiently().await {
@@ -249,6 +263,11 @@ async fn live(world: Controls, work: Arc<Work>) {
             }
         }
         let go_on = work.reopen.swap(false, Ordering::SeqCst);
+        if go_on && work.abandon.swap(false, Ordering::SeqCst) {
+            world.machine().state().coverage.count("run: reopened, the engine was dropped");
+            drop(engine);
+            continue;
+        }
         if !go_on {
             world.quieten();
             work.steps.store(world.machine().state().step, Ordering::SeqCst);
@@ -269,8 +288,9 @@ async fn go_on(client: Client, number: usize, work: Arc<Work>) {
         let Some(op) = work.clients[number].get(at) else { return };
         let write = (number as u64 + 1) * 1_000_000 + at as u64;
         client.perform(op, write).await;
-        if *op == Op::Reopen {
+        if let Op::Reopen { close } = op {
             client.machine.state().coverage.count("run: reopened by a client");
+            work.abandon.fetch_or(!close, Ordering::SeqCst);
             work.reopen.store(true, Ordering::SeqCst);
         } else if client.engine.health().is_err() && !work.reopen.swap(true, Ordering::SeqCst) {
             client.machine.state().coverage.count("run: reopened, the engine had failed");

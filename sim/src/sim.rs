@@ -12,13 +12,13 @@ use std::time::Duration;
 use cenotaph::{ActorKind, Config, Engine, Env, Error, ErrorKind, Index, Result};
 use tokio::task::JoinHandle;
 
-use crate::blobs;
 use crate::check::{Violation, check_settled};
 use crate::coverage::Coverage;
 use crate::faults::{Fault, Faults, Schedule};
 use crate::gate::{Gate, Victims, sleep};
 use crate::index::{Medium, SimIndex};
 use crate::machine::{Act, Machine};
+use crate::network;
 use crate::real::{RealDirectory, RealDisk};
 use crate::timeline;
 use crate::trace::{Event, Kind};
@@ -27,7 +27,7 @@ use crate::world;
 /// How long [`Sim::settle`] waits for everything to settle, in virtual time.
 const SETTLE_PATIENCE: Duration = Duration::from_secs(4 * 3600);
 /// Most steps in the life of a world. More than that is a world that runs in circles.
-const STEPS_MAX: u64 = 2_000_000;
+const STEPS_MAX: u64 = 1_000_000;
 
 /// A simulated world: an index, a blob tier, time, chance and failures, all of them functions of one seed.
 ///
@@ -150,7 +150,7 @@ impl Sim {
         };
         let ended = runtime.block_on(async {
             self.machine.begin_life();
-            blobs::resume_flights(&gate);
+            network::resume_flights(&gate);
             let ended = tokio::select! {
                 biased;
                 () = gate.crashed() => Life::Crashed,
@@ -267,7 +267,7 @@ impl Controls {
             .config(self.config.clone())
             .env(self.env())
             .index(index)
-            .blobs(blobs::operator(&self.gate))
+            .blobs(network::operator(&self.gate))
             .open()
             .await?;
         let kill = Arc::new(engine.killer());
@@ -312,14 +312,15 @@ impl Controls {
         let begun = self.elapsed();
         loop {
             let last = engine.settle().await;
-            let actors = engine.stats().await?.actors;
+            let stats = engine.stats().await?;
             engine.health()?;
-            let at_rest = (actors.uploads_live, actors.changes, actors.orphans) == (0, 0, 0);
-            if at_rest && self.gate.machine().blobs.in_flight() == 0 {
+            let actors = &stats.actors;
+            let at_work = stats.index.waiting + actors.writes_live as u64 + actors.uploads_live as u64;
+            if (at_work, actors.changes, actors.orphans) == (0, 0, 0) && self.gate.machine().blobs.in_flight() == 0 {
                 return Ok(());
             }
             if self.elapsed() - begun > SETTLE_PATIENCE {
-                let message = format!("actors={actors:?} last={last:?}");
+                let message = format!("stats={stats:?} last={last:?}");
                 return Err(Error::new(ErrorKind::Unavailable, "settle", message));
             }
             sleep(Duration::from_secs(10)).await;

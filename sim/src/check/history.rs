@@ -16,117 +16,12 @@ use std::collections::BTreeSet;
 use bytes::Bytes;
 use cenotaph::ErrorKind;
 
+use super::call::{Answer, Call, Called, Content, Listed, Reading};
 use super::format::Row;
-use super::monitor::{Called, Monitor};
-use crate::faults::Fault;
+use super::monitor::Monitor;
+use crate::faults::{COMMIT_FAULTS, Fault, PROVOKING};
 use crate::trace::Tick;
 
-/// What a client asked. Objects go by their key in the row table.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Call {
-    /// A put, of a payload that nobody else puts. `fails` if its stream does.
-    Put {
-        object: Bytes,
-        write: u64,
-        fails: bool,
-    },
-    /// A read of all or some bytes, or of the head alone.
-    Read {
-        object: Bytes,
-        kind: Reading,
-    },
-    Delete {
-        object: Bytes,
-    },
-    /// A page of keys after `after`, below `prefix`.
-    List {
-        prefix: Bytes,
-        after: Option<Bytes>,
-        limit: usize,
-    },
-    /// All keys below `prefix`, page by page.
-    ListAll {
-        prefix: Bytes,
-    },
-    /// Whatever else may be asked.
-    Other,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Reading {
-    Head,
-    Bytes,
-}
-
-/// What it heard.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Answer {
-    Applied {
-        version: u64,
-        etag: String,
-        created: bool,
-    },
-    Superseded,
-    Deleted {
-        existed: bool,
-    },
-    Found(Found),
-    Absent,
-    /// The range begins beyond the object's end.
-    NotSatisfiable {
-        size: u64,
-    },
-    Listed(Listed),
-    Failed(ErrorKind),
-    /// The client gave up and dropped the call.
-    Cancelled,
-    Done,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Found {
-    pub(crate) version: u64,
-    pub(crate) etag: String,
-    pub(crate) size: u64,
-    pub(crate) write: Option<u64>,
-    /// When the head was there; the bytes may have come later.
-    pub(crate) opened: Tick,
-    pub(crate) content: Content,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Content {
-    NotAsked,
-    AsPut,
-    Wrong,
-    Failed(ErrorKind),
-}
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Listed {
-    /// Keys and versions, in the order in which they came.
-    pub(crate) entries: Vec<(Bytes, u64)>,
-    pub(crate) has_next: bool,
-}
-
-/// Faults after which an operation may fail.
-pub(super) const PROVOKING: [Fault; 13] = [
-    Fault::Crash,
-    Fault::Kill,
-    Fault::Panic,
-    Fault::IndexNoSpace,
-    Fault::IndexSyncFails,
-    Fault::IndexSyncHangs,
-    Fault::IndexReadFails,
-    Fault::BlobFails,
-    Fault::BlobResponseLost,
-    Fault::BlobStalls,
-    Fault::BlobLate,
-    Fault::BlobNotFound,
-    Fault::BlobBitRot,
-];
-/// Faults after which nobody can know what became of a commit.
-const COMMIT_FAULTS: [Fault; 3] = [Fault::IndexNoSpace, Fault::IndexSyncFails, Fault::IndexSyncHangs];
 /// How often a read may find its object replaced before it gives up.
 const READ_ATTEMPTS: usize = 16;
 
@@ -234,7 +129,7 @@ impl Checker<'_> {
                     self.violated(checker, called, "at no moment of the call the object stood so");
                 }
                 match found.content {
-                    Content::NotAsked | Content::AsPut => {}
+                    Content::NotAsked | Content::AsPut | Content::Left => {}
                     Content::Wrong => self.violated("I8", called, "other bytes than were put"),
                     Content::Failed(ErrorKind::Corrupt)
                         if !monitor.struck_between(&[Fault::BlobBitRot], called.at, at) =>

@@ -10,14 +10,16 @@
 //! is checked against that one order instead of searching for one. Where there is no witness (a real disk, real threads),
 //! `search` looks for an order, within bounds.
 
+mod call;
 mod format;
 mod history;
 mod monitor;
 mod search;
 mod settled;
 
+pub(crate) use call::{Answer, Call, Content, Found, Listed, Reading};
 pub(crate) use format::WRITE;
-pub(crate) use history::{Answer, Call, Content, Found, Listed, Reading, check_history};
+pub(crate) use history::check_history;
 pub(crate) use monitor::Monitor;
 pub use search::{Operation, Search, linearize};
 pub(crate) use settled::check_settled;

@@ -12,11 +12,11 @@ use cenotaph_storage::index::{Batch, Table};
 use uuid::Uuid;
 
 use super::Violation;
+use super::call::{Answer, Call, Called};
 use super::format::{self, Body, Change, Landing, Orphan, Row};
-use super::history::{Call, PROVOKING};
 use crate::blobs::Blobs;
 use crate::coverage::Coverage;
-use crate::faults::Fault;
+use crate::faults::{Fault, PROVOKING};
 use crate::payload::{payload, write_of};
 use crate::trace::Tick;
 
@@ -49,13 +49,6 @@ pub(crate) struct Monitor {
     reading: BTreeMap<usize, (Bytes, u64)>,
     violations: Vec<Violation>,
     reported: usize,
-}
-
-/// One call of a client, and what came of it.
-pub(super) struct Called {
-    pub(super) call: Call,
-    pub(super) at: Tick,
-    pub(super) answer: Option<(Tick, super::Answer)>,
 }
 
 #[derive(Default)]
@@ -118,7 +111,7 @@ impl Monitor {
         self.calls.len() - 1
     }
 
-    pub(crate) fn answered(&mut self, at: Tick, call: usize, answer: super::Answer) {
+    pub(crate) fn answered(&mut self, at: Tick, call: usize, answer: Answer) {
         self.reading.remove(&call);
         self.calls[call].answer = Some((at, answer));
     }
@@ -153,6 +146,9 @@ impl Monitor {
         }
         for (revision, orphan) in changed.orphans {
             self.orphan(revision, orphan, blobs, coverage, &mut words);
+        }
+        if words.is_empty() && batch.changes().iter().any(|(table, key, _)| *table == Table::Meta && key == "epoch") {
+            words.push("a new epoch".to_owned());
         }
         words.join("; ")
     }

@@ -1,25 +1,22 @@
 //! What may be said on the command line.
 
 use std::path::PathBuf;
-use std::process::ExitCode;
 
 #[cfg(feature = "planted")]
 use cenotaph_sim::Bug;
 use cenotaph_sim::Options;
 use clap::{Parser, Subcommand, ValueEnum};
 
-use super::output::line;
-
 /// Cenotaph in a world that is a function of a seed.
 #[derive(Debug, Parser)]
 #[command(version, about)]
 pub(crate) struct Args {
     #[command(subcommand)]
-    command: Command,
+    pub(super) command: Command,
 }
 
 #[derive(Debug, Subcommand)]
-enum Command {
+pub(super) enum Command {
     /// Runs the plans of many seeds. Fails if anything is violated, or if the set is blind.
     Run {
         #[command(flatten)]
@@ -171,31 +168,4 @@ pub(crate) enum SweepKind {
     Kill,
     /// The actor that takes the step panics.
     Panic,
-}
-
-impl Args {
-    pub(crate) fn run(self) -> ExitCode {
-        let outcome = match self.command {
-            Command::Run { seeds, how } => Ok(super::runs::run(&seeds, how)),
-            Command::Replay { seed, plan, html, ops, how } => {
-                super::replay::replay(seed, plan.as_deref(), html.as_deref(), ops, how)
-            }
-            Command::Sweep { kind, seed, ops } => Ok(super::sweeps::sweep(kind, seed, ops)),
-            Command::Hunt { jobs, from, ops, out, seconds, how } => {
-                super::hunt::Hunt { jobs, from, operations: ops, out, seconds, how }.run()
-            }
-            Command::Meta { seeds, print: true } => Ok(super::meta::print(&seeds)),
-            Command::Meta { seeds, print: false } => super::meta::meta(&seeds),
-            #[cfg(feature = "planted")]
-            Command::Bugs { seeds, bug } => Ok(super::bugs::bugs(&seeds, bug)),
-        };
-        match outcome {
-            Ok(true) => ExitCode::SUCCESS,
-            Ok(false) => ExitCode::FAILURE,
-            Err(error) => {
-                line(format_args!("error: {error}"));
-                ExitCode::FAILURE
-            }
-        }
-    }
 }

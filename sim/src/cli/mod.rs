@@ -1,6 +1,8 @@
-//! The commands of `cenotaph-sim`, one file each.
+//! The commands of `cenotaph-sim`, one file each, and which one is run.
 
-pub(crate) mod args;
+use std::process::ExitCode;
+
+mod args;
 #[cfg(feature = "planted")]
 mod bugs;
 mod hunt;
@@ -10,3 +12,33 @@ mod pool;
 mod replay;
 mod runs;
 mod sweeps;
+
+pub(crate) use args::Args;
+use args::Command;
+
+impl Args {
+    pub(crate) fn run(self) -> ExitCode {
+        let outcome = match self.command {
+            Command::Run { seeds, how } => Ok(runs::run(&seeds, how)),
+            Command::Replay { seed, plan, html, ops, how } => {
+                replay::replay(seed, plan.as_deref(), html.as_deref(), ops, how)
+            }
+            Command::Sweep { kind, seed, ops } => Ok(sweeps::sweep(kind, seed, ops)),
+            Command::Hunt { jobs, from, ops, out, seconds, how } => {
+                hunt::Hunt { jobs, from, operations: ops, out, seconds, how }.run()
+            }
+            Command::Meta { seeds, print: true } => Ok(meta::print(&seeds)),
+            Command::Meta { seeds, print: false } => meta::meta(&seeds),
+            #[cfg(feature = "planted")]
+            Command::Bugs { seeds, bug } => Ok(bugs::bugs(&seeds, bug)),
+        };
+        match outcome {
+            Ok(true) => ExitCode::SUCCESS,
+            Ok(false) => ExitCode::FAILURE,
+            Err(error) => {
+                output::line(format_args!("error: {error}"));
+                ExitCode::FAILURE
+            }
+        }
+    }
+}

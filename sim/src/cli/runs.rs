@@ -1,6 +1,6 @@
 //! `run`: many seeds, and what they have seen together.
 
-use cenotaph_sim::WANTED;
+use cenotaph_sim::wanted;
 
 use super::args::{How, Seeds};
 use super::output::{Watch, bar, line};
@@ -25,7 +25,7 @@ pub(crate) fn run(seeds: &Seeds, how: How) -> bool {
     summary(&total, seconds, jobs);
     failures(&total, how, seeds.ops);
     // On real fjall there are no torn tails to be seen, and a few seeds can't see everything.
-    let missing = total.coverage.missing(WANTED.iter().copied());
+    let missing = total.coverage.missing(wanted());
     let blind = total.runs >= SEEING_SEEDS && !options.on_fjall && !missing.is_empty();
     if blind {
         line(format_args!("BLIND: never seen: {missing:?}"));

@@ -70,6 +70,8 @@ pub enum Op {
         span: Span,
         /// A pause before each chunk but the first, in milliseconds: a slow reader.
         pause_ms: u64,
+        /// Drops the object after its first chunk.
+        leave: bool,
     },
     /// A head.
     Head {
@@ -80,6 +82,8 @@ pub enum Op {
     Delete {
         /// The object.
         object: u32,
+        /// The call is dropped after so many milliseconds.
+        dropped_after_ms: Option<u64>,
     },
     /// A page of a listing.
     List {
@@ -101,8 +105,11 @@ pub enum Op {
         /// Milliseconds.
         ms: u64,
     },
-    /// Closes the engine and opens it again: a new epoch.
-    Reopen,
+    /// Opens the engine again: a new epoch.
+    Reopen {
+        /// Closes it first, instead of only dropping it.
+        close: bool,
+    },
     /// Tries to open a second engine on the same index, which must be refused.
     OpenAnother,
 }

@@ -1,11 +1,16 @@
-//! Actors killed at random under load: every caller hears the truth (I10), and in the end nothing is lost and nothing is left (I5, I9).
+//! Actors killed at random under load, on real threads, real fjall and real files: every caller hears the truth (I10), and
+//! in the end nothing is lost and nothing is left (I5, I9).
 //!
-//! Each client has keys of its own, so that it knows after every answer what its object must be: `Applied` means the new
-//! value, an error that is not `Indeterminate` the old one. `CENOTAPH_CHAOS_SECONDS` says for how long.
+//! Once each client has keys of its own, so that it knows after every answer what its object must be: `Applied` means the
+//! new value, an error that is not `Indeterminate` the old one. And once all want the same keys, and what they heard must
+//! have an order. `CENOTAPH_CHAOS_SECONDS` says for how long; 3 unless told.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use cenotaph::{ActorKind, Env, ErrorKind, Outcome};
+use cenotaph::{ActorKind, Engine, Env, ErrorKind, Outcome};
+use cenotaph_sim::{Operation, Search, linearize};
 use cenotaph_tests::store::{INLINE, Store, payload, quick};
 
 const CLIENTS: u64 = 8;
@@ -19,33 +24,42 @@ struct Seen {
     deleted: u64,
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn actors_killed_at_random_under_load_lose_nothing_and_lie_to_nobody() {
-    let seconds = std::env::var("CENOTAPH_CHAOS_SECONDS").ok().and_then(|text| text.parse().ok()).unwrap_or(3);
+fn seconds() -> Duration {
+    let told = std::env::var("CENOTAPH_CHAOS_SECONDS").ok().and_then(|text| text.parse().ok());
+    Duration::from_secs(told.unwrap_or(3))
+}
+
+async fn store() -> Store {
     let mut config = quick();
     config.limits.restarts.max = usize::MAX;
-    let shards = config.limits.shards;
-    let store = Store::with(config).await;
-    let env = Env::new(store.stage.clone());
-    let until = env.monotonic() + Duration::from_secs(seconds);
+    Store::with(config).await
+}
 
+/// Kills somebody every few milliseconds; how often there was somebody to kill.
+async fn kill_at_random(engine: &Engine, env: &Env, until: Duration) -> u64 {
+    let shards = engine.config().limits.shards;
+    let mut kills = 0;
+    while env.monotonic() < until {
+        let kind = match env.random_u64() % 10 {
+            0..4 => ActorKind::Shard(usize::try_from(env.random_u64() % 1024).unwrap() % shards),
+            4..6 => ActorKind::EveryUpload,
+            6 => ActorKind::Uploads,
+            7 | 8 => ActorKind::Recovery,
+            _ => ActorKind::Sweeper,
+        };
+        kills += u64::from(engine.kill(kind));
+        env.sleep(env.jitter(Duration::from_millis(4))).await;
+    }
+    kills
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn actors_killed_at_random_under_load_lose_nothing_and_lie_to_nobody() {
+    let store = store().await;
+    let env = Env::new(store.stage.clone());
+    let until = env.monotonic() + seconds();
     let clients = futures::future::join_all((0..CLIENTS).map(|number| client(&store, &env, number, until)));
-    let killer = async {
-        let mut kills = 0u64;
-        while env.monotonic() < until {
-            let kind = match env.random_u64() % 10 {
-                0..4 => ActorKind::Shard(usize::try_from(env.random_u64() % 1024).unwrap() % shards),
-                4..6 => ActorKind::EveryUpload,
-                6 => ActorKind::Uploads,
-                7 | 8 => ActorKind::Recovery,
-                _ => ActorKind::Sweeper,
-            };
-            kills += u64::from(store.engine.kill(kind));
-            env.sleep(env.jitter(Duration::from_millis(4))).await;
-        }
-        kills
-    };
-    let (seen, kills) = futures::join!(clients, killer);
+    let (seen, kills) = futures::join!(clients, kill_at_random(&store.engine, &env, until));
     println!("{kills} kills; {seen:?}");
     assert!(kills > 20, "{kills} kills are not chaos");
     assert!(seen.iter().all(|seen| seen.applied > 0), "{seen:?}");
@@ -87,4 +101,124 @@ async fn client(store: &Store, env: &Env, number: u64, until: Duration) -> Seen 
 fn assert_refused(error: &cenotaph::Error, seen: &mut Seen) {
     assert_eq!(error.kind(), ErrorKind::Unavailable, "{error:?}");
     seen.refused += 1;
+}
+
+/// What was asked of one object and heard, with the moments of call and answer.
+type History = Vec<(u64, Option<u64>, Operation<u64>)>;
+
+/// Clients that want the same object at once.
+const RIVALS: u64 = 4;
+/// What each of them asks: few enough that an order can be looked for.
+const ASKED: u64 = 8;
+/// Steps that a search may take.
+const SEARCH_MAX: usize = 2_000_000;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[expect(clippy::disallowed_methods, reason = "rivals on threads of their own are the point")]
+async fn what_rivals_hear_about_one_object_while_actors_die_has_an_order() {
+    let store = store().await;
+    let env = Env::new(store.stage.clone());
+    let until = env.monotonic() + seconds();
+    let (engine, killing) = (store.engine.clone(), env.clone());
+    let killer = tokio::spawn(async move { kill_at_random(&engine, &killing, until).await });
+    let (mut rounds, mut undecided) = (0u64, 0);
+    while env.monotonic() < until {
+        let moments = Arc::new(AtomicU64::new(0));
+        let rivals = (0..RIVALS).map(|number| {
+            let rival = Rival { engine: store.engine.clone(), env: env.clone(), moments: Arc::clone(&moments), number };
+            tokio::spawn(rival.ask(format!("hot/{rounds}")))
+        });
+        let mut history = History::new();
+        for rival in rivals.collect::<Vec<_>>() {
+            history.extend(rival.await.unwrap());
+        }
+        match linearize(&history, SEARCH_MAX) {
+            Search::Linearizable => {}
+            Search::Undecided => undecided += 1,
+            Search::Violated => panic!("round {rounds} has no order: {history:#?}"),
+        }
+        rounds += 1;
+    }
+    let kills = killer.await.unwrap();
+    println!("{kills} kills, {rounds} rounds of {RIVALS} x {ASKED}, {undecided} too hard to tell");
+    assert!(kills > 20, "{kills} kills are not chaos");
+    assert!(rounds > 20 && undecided * 10 < rounds, "{undecided} of {rounds} rounds could not be told");
+    store.assert_settled().await;
+}
+
+/// One of several who want the same object.
+struct Rival {
+    engine: Engine,
+    env: Env,
+    moments: Arc<AtomicU64>,
+    number: u64,
+}
+
+impl Rival {
+    fn moment(&self) -> u64 {
+        self.moments.fetch_add(1, Ordering::SeqCst)
+    }
+
+    async fn ask(self, key: String) -> History {
+        let mut history = History::new();
+        for round in 0..ASKED {
+            let (called, value) = (self.moment(), 1 + self.number * ASKED + round);
+            let heard = match self.env.random_u64() % 4 {
+                0 => self.delete(&key).await,
+                1 => self.read(&key).await,
+                kind => self.write(&key, value, if kind == 2 { 10 } else { 3 * INLINE }).await,
+            };
+            let answered = self.moment();
+            if let Some(operation) = heard {
+                // An outcome that is unknown may still come to pass.
+                let sure = !matches!(operation, Operation::MayWrite(_) | Operation::Delete(None));
+                history.push((called, sure.then_some(answered), operation));
+            }
+        }
+        history
+    }
+
+    /// None if nothing was committed. A superseded write was overwritten the moment it was made: nobody ever sees it.
+    async fn write(&self, key: &str, value: u64, bytes: usize) -> Option<Operation<u64>> {
+        match self.engine.put(key, payload(value, bytes)).custom("value", value.to_string()).await {
+            Ok(written) => (written.outcome == Outcome::Applied).then_some(Operation::Write(value)),
+            Err(error) if error.kind() == ErrorKind::Indeterminate => Some(Operation::MayWrite(value)),
+            Err(error) => {
+                assert_eq!(error.kind(), ErrorKind::Unavailable, "{error:?}");
+                None
+            }
+        }
+    }
+
+    async fn delete(&self, key: &str) -> Option<Operation<u64>> {
+        match self.engine.delete(key).await {
+            Ok(deleted) => Some(Operation::Delete(Some(deleted.existed))),
+            Err(error) if error.kind() == ErrorKind::Indeterminate => Some(Operation::Delete(None)),
+            Err(error) => {
+                assert_eq!(error.kind(), ErrorKind::Unavailable, "{error:?}");
+                None
+            }
+        }
+    }
+
+    async fn read(&self, key: &str) -> Option<Operation<u64>> {
+        match self.engine.get(key).await {
+            Ok(None) => Some(Operation::Read(None)),
+            Ok(Some(object)) => {
+                let value = object.metadata().attributes.custom["value"].parse().unwrap();
+                let bytes = usize::try_from(object.metadata().size).unwrap();
+                assert_eq!(
+                    object.bytes().await.unwrap(),
+                    payload(value, bytes),
+                    "bytes of one version to the end (I8)"
+                );
+                Some(Operation::Read(Some(value)))
+            }
+            // Replaced under its eyes again and again.
+            Err(error) => {
+                assert_eq!(error.kind(), ErrorKind::Unavailable, "{error:?}");
+                None
+            }
+        }
+    }
 }
