@@ -31,6 +31,8 @@ pub struct Limits {
     pub deliveries_max: u32,
     /// How often an actor may be restarted.
     pub restarts: RestartLimits,
+    /// Changes that recovery looks at per read of the index.
+    pub recovery_page: usize,
     /// How orphans are deleted.
     pub sweep: SweepLimits,
     /// How often the index is checked for an overdue commit.
@@ -50,6 +52,7 @@ impl Default for Limits {
             payload_bytes_max: 5 * 1024 * 1024 * 1024 * 1024,
             deliveries_max: 12,
             restarts: RestartLimits::default(),
+            recovery_page: 256,
             sweep: SweepLimits::default(),
             heartbeat: Duration::from_secs(1),
             close_timeout: Duration::from_secs(30),

@@ -24,8 +24,6 @@ use crate::alarm::Alarm;
 use crate::messages::{RecoveryMessage, ShardMessage};
 use crate::shared::Shared;
 
-/// Changes looked at per read of the index.
-const PAGE: usize = 256;
 /// Fences at once: they share syncs.
 const FENCES_AT_ONCE: usize = 64;
 
@@ -81,12 +79,12 @@ impl Actor for Recovery {
 impl Recovery {
     /// Fences every dead change; how many there were.
     async fn pass(&self) -> Result<u64> {
-        let mut range = Range::all(PAGE);
+        let mut range = Range::all(self.shared.limits.recovery_page.max(1));
         let mut fenced = 0;
         loop {
             let page = self.shared.index.snapshot()?.scan(Table::Changes, range.clone()).await?;
             let last = page.last().map(|(key, _)| key.clone());
-            let full = page.len() == PAGE;
+            let full = page.len() == range.limit;
             let fences = page.into_iter().map(|(key, value)| self.settle(key, value));
             let outcomes: Vec<_> = stream::iter(fences).buffered(FENCES_AT_ONCE).collect().await;
             for outcome in outcomes {

@@ -50,7 +50,7 @@ impl Config {
     pub fn check(&self) -> Result<()> {
         const GIB: u64 = 1024 * 1024 * 1024;
         let (limits, reads, blobs) = (&self.limits, &self.reads, &self.blobs);
-        let bounds: [(&str, u64, RangeInclusive<u64>); 20] = [
+        let bounds: [(&str, u64, RangeInclusive<u64>); 21] = [
             ("inline_bytes_max", self.inline_bytes_max as u64, 0..=64 * 1024 * 1024),
             ("limits.shards", limits.shards as u64, 1..=4096),
             ("limits.writes_at_once", limits.writes_at_once as u64, 1..=1 << 24),
@@ -58,6 +58,7 @@ impl Config {
             ("limits.uploads_at_once", limits.uploads_at_once as u64, 1..=1 << 16),
             ("limits.upload_bytes_in_flight", limits.upload_bytes_in_flight as u64, 1..=256 * GIB),
             ("limits.heartbeat in ms", millis(limits.heartbeat), 1..=3_600_000),
+            ("limits.recovery_page", limits.recovery_page as u64, 1..=100_000),
             ("limits.sweep.deletes_at_once", limits.sweep.deletes_at_once as u64, 1..=1024),
             ("limits.sweep.page", limits.sweep.page as u64, 1..=100_000),
             ("limits.sweep.backoff_min in ms", millis(limits.sweep.backoff_min), 1..=3_600_000),

@@ -1,6 +1,7 @@
 //! A client: asks what its plan says, one thing after the other, and writes down what it asked and heard.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -38,7 +39,7 @@ pub(crate) struct Client {
 impl Client {
     /// Asks, and waits for the answer. `write` is a number that no other call has.
     pub(crate) async fn perform(&self, op: &Op, write: u64) -> Answer {
-        let (call, text) = described(op, write);
+        let (call, text) = described(op, write, self.engine.config().inline_bytes_max as u64);
         let number = self.called(call, text);
         let answer = match self.world.env().deadline(PATIENCE, self.ask(op, write, number)).await {
             Some(answer) => answer,
@@ -85,6 +86,9 @@ impl Client {
             Op::Head { object } => self.head(object_id(*object)).await,
             Op::Delete { object, dropped_after_ms } => self.delete(object_id(*object), *dropped_after_ms).await,
             Op::List { hot, limit, after } => self.list(*hot, *limit, *after).await,
+            Op::ListGroups { prefix, delimiter, limit, after } => {
+                self.list_groups(prefix, *delimiter, *limit, after.as_deref()).await
+            }
             Op::ListAll => self.list_all().await,
             Op::Settle => self.engine.settle().await.map_or_else(|error| failed(&error), |_| Answer::Done),
             Op::Stats => self.engine.stats().await.map_or_else(|error| failed(&error), |_| Answer::Done),
@@ -98,12 +102,17 @@ impl Client {
     }
 
     async fn put(&self, id: ObjectId, write: u64, bytes: u64, shape: Shape) -> Answer {
-        let put = self.engine.put(id, body(write, bytes, shape)).custom(WRITE, write.to_string());
+        let dropped = Arc::new(AtomicBool::new(false));
+        let watch = Watch { dropped: Arc::clone(&dropped), machine: Arc::clone(&self.machine) };
+        let put = self.engine.put(id, body(write, bytes, shape, watch)).custom(WRITE, write.to_string());
         let outcome = match shape {
             Shape::Dropped(_, ms) => {
                 match self.world.env().deadline(Duration::from_millis(ms), put.into_future()).await {
                     Some(outcome) => outcome,
-                    None => return Answer::Cancelled,
+                    None => {
+                        dropped.store(true, Ordering::SeqCst);
+                        return Answer::Cancelled;
+                    }
                 }
             }
             Shape::Bytes
@@ -157,7 +166,7 @@ impl Client {
         };
         let write = write_of(&object.metadata().attributes.custom);
         let size = object.metadata().size;
-        let content = read(&mut object, write, pace).await;
+        let content = read(&mut object, write, span, pace).await;
         let (version, etag) = (object.version().get(), object.etag().to_string());
         Answer::Found(Found { version, etag, size, write, opened, content })
     }
@@ -191,6 +200,28 @@ impl Client {
         }
     }
 
+    async fn list_groups(&self, prefix: &str, delimiter: char, limit: usize, after: Option<&str>) -> Answer {
+        let mut list = self.engine.list(prefix).delimiter(delimiter).limit(limit);
+        if let Some(after) = after {
+            list = list.start_after(after);
+        }
+        match list.await {
+            Ok(page) => {
+                let last = page.entries.last().map(|entry| entry.name().to_owned());
+                if page.next.is_some() && page.next != last {
+                    return self.nonsense(format!("the next page begins at {:?}, behind {last:?}", page.next));
+                }
+                let name = |entry: &Entry| match entry {
+                    Entry::Object(head) => (head.id.encoded().clone(), head.version.get()),
+                    Entry::Prefix(prefix) => (Bytes::from(format!("default\0{prefix}")), 0),
+                };
+                let entries = page.entries.iter().map(name).collect();
+                Answer::Listed(Listed { entries, has_next: page.next.is_some() })
+            }
+            Err(error) => failed(&error),
+        }
+    }
+
     async fn list_all(&self) -> Answer {
         match self.engine.list("").limit(3).stream().try_collect::<Vec<_>>().await {
             Ok(entries) => {
@@ -217,15 +248,31 @@ impl Client {
 }
 
 /// Reads to the end, and compares with what was put.
-async fn read(object: &mut Object, write: Option<u64>, pace: Pace) -> Content {
-    let range = object.range();
+async fn read(object: &mut Object, write: Option<u64>, span: Span, pace: Pace) -> Content {
+    let (range, size) = (object.range(), object.metadata().size);
+    // Which bytes were asked for is ours to say, and not the engine's.
+    let asked = match span {
+        Span::All => 0..size,
+        Span::Between(start, end) => start..end.min(size).max(start),
+        Span::From(start) => start..size,
+        Span::Last(bytes) => size.saturating_sub(bytes)..size,
+    };
+    if range != asked {
+        return Content::Wrong;
+    }
     let mut bytes = Vec::new();
     loop {
         match object.chunk().await {
             Ok(Some(_)) if pace.leave => return Content::Left,
             Ok(Some(chunk)) => bytes.extend_from_slice(&chunk),
             Ok(None) => break,
-            Err(error) => return Content::Failed(error.kind()),
+            Err(error) => {
+                // A stream that failed never looks like one that ended.
+                return match object.chunk().await {
+                    Err(again) if again.kind() == error.kind() => Content::Failed(error.kind()),
+                    Ok(_) | Err(_) => Content::Wrong,
+                };
+            }
         }
         if pace.pause_ms > 0 {
             sleep(Duration::from_millis(pace.pause_ms)).await;
@@ -239,31 +286,53 @@ async fn read(object: &mut Object, write: Option<u64>, pace: Pace) -> Content {
     }
 }
 
-fn body(write: u64, bytes: u64, shape: Shape) -> Body {
-    let all = payload(write, bytes);
-    match shape {
-        Shape::Bytes => all.into(),
-        Shape::Stream(chunk) => chunks(&all, chunk, 0, false),
-        Shape::Slow(chunk, pause_ms) => chunks(&all, chunk, pause_ms, false),
-        Shape::Promised(chunk) => chunks(&all, chunk, 0, false).promise(bytes),
-        Shape::Broken(chunk) => chunks(&all, chunk, 0, false).promise(bytes + 1),
-        Shape::Failing(chunk) => chunks(&all, chunk, 1, true),
-        Shape::Dropped(chunk, _) => chunks(&all, chunk, 5, false),
+/// Whether a payload is asked for although its put was dropped.
+#[derive(Clone)]
+struct Watch {
+    dropped: Arc<AtomicBool>,
+    machine: Arc<Machine>,
+}
+
+impl Watch {
+    fn asked(&self) {
+        if self.dropped.load(Ordering::SeqCst) {
+            let mut state = self.machine.state();
+            state.monitor.violated("cancel", "a put was dropped, and its stream is read on");
+            state.report_violations();
+        }
     }
 }
 
-fn chunks(all: &Bytes, chunk: u64, pause_ms: u64, fails: bool) -> Body {
+fn body(write: u64, bytes: u64, shape: Shape, watch: Watch) -> Body {
+    let all = payload(write, bytes);
+    match shape {
+        Shape::Bytes => all.into(),
+        Shape::Stream(chunk) => chunks(&all, chunk, 0, false, watch),
+        Shape::Slow(chunk, pause_ms) => chunks(&all, chunk, pause_ms, false, watch),
+        Shape::Promised(chunk) => chunks(&all, chunk, 0, false, watch).promise(bytes),
+        Shape::Broken(chunk) => chunks(&all, chunk, 0, false, watch).promise(bytes + 1),
+        Shape::Failing(chunk) => chunks(&all, chunk, 1, true, watch),
+        Shape::Dropped(chunk, _) => chunks(&all, chunk, 5, false, watch),
+    }
+}
+
+fn chunks(all: &Bytes, chunk: u64, pause_ms: u64, fails: bool, watch: Watch) -> Body {
     let chunk = usize::try_from(chunk).unwrap_or(usize::MAX).max(1);
     let mut parts: Vec<std::io::Result<Bytes>> =
         (0..all.len()).step_by(chunk).map(|at| Ok(all.slice(at..all.len().min(at + chunk)))).collect();
     if fails {
         parts.push(Err(std::io::Error::other("a planned failure of the stream")));
     }
-    Body::stream(futures::stream::iter(parts).then(move |part| async move {
-        if pause_ms > 0 {
-            sleep(Duration::from_millis(pause_ms)).await;
+    Body::stream(futures::stream::iter(parts).then(move |part| {
+        let watch = watch.clone();
+        async move {
+            watch.asked();
+            if pause_ms > 0 {
+                sleep(Duration::from_millis(pause_ms)).await;
+            }
+            watch.asked();
+            part
         }
-        part
     }))
 }
 
@@ -285,12 +354,17 @@ fn failed(error: &Error) -> Answer {
     }
 }
 
-fn described(op: &Op, write: u64) -> (Call, String) {
+fn described(op: &Op, write: u64, inline_bytes_max: u64) -> (Call, String) {
     let key = |object: u32| object_id(object).encoded().clone();
     let default = |prefix: &str| Bytes::from(format!("default\0{prefix}"));
     match op {
         Op::Put { object, bytes, shape } => (
-            Call::Put { object: key(*object), write, fails: shape.fails() },
+            Call::Put {
+                object: key(*object),
+                write,
+                fails: shape.fails(),
+                large: bytes + u64::from(matches!(shape, Shape::Broken(_))) > inline_bytes_max,
+            },
             format!("put {} {bytes} bytes, write {write}, {shape:?}", object_id(*object)),
         ),
         Op::Get { object, span, .. } => {
@@ -307,6 +381,15 @@ fn described(op: &Op, write: u64) -> (Call, String) {
                 limit: *limit,
             },
             format!("list hot={hot} limit={limit} after={after:?}"),
+        ),
+        Op::ListGroups { prefix, delimiter, limit, after } => (
+            Call::ListGroups {
+                prefix: default(prefix),
+                delimiter: *delimiter,
+                after: after.as_ref().map(|after| default(after)),
+                limit: *limit,
+            },
+            format!("list prefix={prefix} delimiter={delimiter} limit={limit} after={after:?}"),
         ),
         Op::ListAll => (Call::ListAll { prefix: default("") }, "list all".to_owned()),
         Op::Settle | Op::Stats | Op::Pause { .. } | Op::Reopen { .. } | Op::OpenAnother => {

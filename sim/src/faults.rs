@@ -71,6 +71,8 @@ faults! {
     index_sync_slow IndexSyncSlow "index, sync slow"
     /// A read of the index fails.
     index_read_fails IndexReadFails "index, read fails"
+    /// A payload, or the checksums of a blob, come from the index with a flipped bit.
+    index_bit_rot IndexBitRot "index, bit rot"
     /// A request to the blob tier fails before it has any effect.
     blob_fails BlobFails "blob, fails"
     /// A request to the blob tier has its effect, and its response is lost.
@@ -85,6 +87,8 @@ faults! {
     blob_late BlobLate "blob, late effect"
     /// A blob is said to be missing for a while.
     blob_not_found BlobNotFound "blob, not found for a while"
+    /// A deletion, or giving up an upload, never ends.
+    blob_hangs BlobHangs "blob, hangs"
     /// A delete arrives twice.
     blob_deleted_twice BlobDeletedTwice "blob, deleted twice"
     /// A read brings a flipped bit.
@@ -109,7 +113,7 @@ impl Default for Schedule {
 }
 
 /// Faults after which an operation may fail.
-pub(crate) const PROVOKING: [Fault; 13] = [
+pub(crate) const PROVOKING: [Fault; 15] = [
     Fault::Crash,
     Fault::Kill,
     Fault::Panic,
@@ -123,7 +127,26 @@ pub(crate) const PROVOKING: [Fault; 13] = [
     Fault::BlobLate,
     Fault::BlobNotFound,
     Fault::BlobBitRot,
+    Fault::BlobHangs,
+    Fault::IndexBitRot,
 ];
+
+/// Faults after which the bytes of a blob can't be read; only while they strike.
+pub(crate) const BLOB_READ_FAULTS: [Fault; 6] = [
+    Fault::BlobFails,
+    Fault::BlobResponseLost,
+    Fault::BlobStalls,
+    Fault::BlobNotFound,
+    Fault::BlobBitRot,
+    Fault::IndexBitRot,
+];
+
+/// Faults after which a blob can't be written; only while they strike.
+pub(crate) const BLOB_WRITE_FAULTS: [Fault; 5] =
+    [Fault::BlobFails, Fault::BlobResponseLost, Fault::BlobStalls, Fault::BlobLate, Fault::BlobHangs];
+
+/// Faults that damage what is read.
+pub(crate) const ROT: [Fault; 2] = [Fault::BlobBitRot, Fault::IndexBitRot];
 
 /// Faults after which nobody can know what became of a commit.
 pub(crate) const COMMIT_FAULTS: [Fault; 3] = [Fault::IndexNoSpace, Fault::IndexSyncFails, Fault::IndexSyncHangs];

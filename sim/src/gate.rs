@@ -79,6 +79,23 @@ impl Gate {
         }
     }
 
+    /// A while on the way back: what was read is not yet heard. No step, for nothing changes.
+    pub(crate) async fn linger(&self) {
+        let (yields, delay) = {
+            let mut state = self.machine.state();
+            (state.draw_yields(), state.draw_delay())
+        };
+        for _ in 0..yields {
+            tokio::task::yield_now().await;
+        }
+        if let Some(delay) = delay {
+            sleep(delay).await;
+        }
+        if self.is_fenced() {
+            std::future::pending::<()>().await;
+        }
+    }
+
     fn judge(&self, what: &'static str, detail: impl FnOnce() -> String) -> Verdict {
         if self.is_fenced() {
             return Verdict::Stop;
@@ -111,7 +128,11 @@ impl Gate {
                     forced = 1;
                 }
                 Act::Panic if is_actor => {
-                    self.machine.state().struck(Fault::Panic, what.to_owned());
+                    let mut state = self.machine.state();
+                    state.struck(Fault::Panic, what.to_owned());
+                    let tick = state.trace.tick();
+                    state.monitor.uploads_died(tick.saturating_sub(1));
+                    drop(state);
                     return Verdict::Panic;
                 }
                 Act::Panic => {}
@@ -173,6 +194,14 @@ impl Gate {
             let mut state = self.machine.state();
             state.struck(Fault::Kill, format!("{kind:?}"));
             state.coverage.count(kill_name(kind));
+            if matches!(kind, ActorKind::Uploads | ActorKind::EveryUpload | ActorKind::Supervisor) {
+                let tick = state.trace.tick();
+                state.monitor.uploads_died(tick.saturating_sub(1));
+            }
+            if kind == ActorKind::Supervisor {
+                let tick = state.trace.tick();
+                state.monitor.beheaded(tick.saturating_sub(1));
+            }
         }
         killed
     }

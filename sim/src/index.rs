@@ -55,9 +55,7 @@ struct Inner {
 #[derive(Default)]
 struct Queue {
     waiting: VecDeque<(Batch, Completion)>,
-    in_flight: Vec<Completion>,
-    /// How many of those in flight change anything.
-    in_flight_batches: u64,
+    in_flight: Vec<(Batch, Completion)>,
     started: Option<Duration>,
     running: bool,
     closed: bool,
@@ -117,8 +115,7 @@ impl Inner {
         let mut batches = Vec::new();
         for _ in 0..some {
             let Some((batch, completion)) = queue.waiting.pop_front() else { break };
-            queue.in_flight_batches += u64::from(!batch.is_empty());
-            queue.in_flight.push(completion);
+            queue.in_flight.push((batch.clone(), completion));
             batches.push(batch);
         }
         Some(batches)
@@ -181,10 +178,10 @@ impl Inner {
         }
         queue.started = None;
         queue.stats.syncs += syncs;
-        queue.stats.batches += std::mem::take(&mut queue.in_flight_batches);
-        let completions = std::mem::take(&mut queue.in_flight);
+        let durable = std::mem::take(&mut queue.in_flight);
+        queue.stats.batches += durable.iter().filter(|(batch, _)| !batch.is_empty()).count() as u64;
         drop(queue);
-        completions.into_iter().for_each(|completion| completion(Ok(())));
+        durable.into_iter().for_each(|(_, completion)| completion(Ok(())));
     }
 
     fn poison(&self, why: &str) {
@@ -198,8 +195,12 @@ impl Inner {
         let unknown = std::mem::take(&mut queue.in_flight);
         let not_started = std::mem::take(&mut queue.waiting);
         drop(queue);
-        self.gate.machine().state().coverage.count("index: poisoned");
-        unknown.into_iter().for_each(|completion| completion(Err(CommitError::unknown(&reason))));
+        {
+            let mut state = self.gate.machine().state();
+            state.coverage.count("index: poisoned");
+            state.monitor.unknown(unknown.iter().map(|(batch, _)| batch));
+        }
+        unknown.into_iter().for_each(|(_, completion)| completion(Err(CommitError::unknown(&reason))));
         not_started.into_iter().for_each(|(_, completion)| completion(Err(CommitError::not_started(&reason))));
     }
 
@@ -242,6 +243,22 @@ impl Inner {
         Ok(())
     }
 
+    /// A value as it arrives. Only what has a checksum may rot.
+    fn arrived(&self, table: Table, value: Option<Bytes>) -> Option<Bytes> {
+        let machine = self.gate.machine();
+        let value = value?;
+        if table != Table::Payloads
+            || value.len() < 2
+            || !machine.strikes(Fault::IndexBitRot, || table.name().to_owned())
+        {
+            return Some(value);
+        }
+        let mut bytes = value.to_vec();
+        let at = 1 + usize::try_from(machine.below(bytes.len() as u64 - 1)).unwrap_or(0);
+        bytes[at] ^= 1;
+        Some(bytes.into())
+    }
+
     fn open(&self) -> Result<()> {
         if self.queue().closed {
             return Err(Error::new(ErrorKind::Closed, "read", "the index is closed"));
@@ -270,6 +287,7 @@ impl Index for SimIndex {
             return completion(Err(CommitError::not_started(&reason)));
         }
         queue.waiting.push_back((batch, completion));
+        self.0.gate.machine().state().waiting(queue.waiting.iter().map(|(batch, _)| batch));
         let start = !std::mem::replace(&mut queue.running, true);
         drop(queue);
         if start {
@@ -280,10 +298,12 @@ impl Index for SimIndex {
     fn get<'a>(&'a self, table: Table, key: &'a [u8]) -> BoxFuture<'a, Result<Option<Bytes>>> {
         async move {
             self.0.read("index get", table).await?;
-            match &self.0.medium {
-                Medium::Simulated => Ok(self.0.gate.machine().disk.get(table, key)),
+            let value = match &self.0.medium {
+                Medium::Simulated => Ok(self.0.arrived(table, self.0.gate.machine().disk.get(table, key))),
                 Medium::Fjall(real) => real.index().get(table, key).await,
-            }
+            };
+            self.0.gate.linger().await;
+            value
         }
         .boxed()
     }
@@ -300,6 +320,7 @@ impl Index for SimIndex {
     fn watch(&self, now: Duration) {
         let overdue = self.0.queue().started.is_some_and(|started| now.saturating_sub(started) > DEADLINE);
         if overdue {
+            self.0.gate.machine().state().coverage.count("index: a commit was overdue");
             self.0.poison("a commit is overdue");
         }
     }
@@ -335,7 +356,7 @@ impl Snapshot for SimSnapshot {
         async move {
             self.inner.read("index snapshot get", table).await?;
             match &self.state {
-                SnapshotState::Simulated(tables) => Ok(tables.of(table).get(key).cloned()),
+                SnapshotState::Simulated(tables) => Ok(self.inner.arrived(table, tables.of(table).get(key).cloned())),
                 SnapshotState::Fjall(snapshot) => snapshot.get(table, key).await,
             }
         }
@@ -345,10 +366,12 @@ impl Snapshot for SimSnapshot {
     fn scan(&self, table: Table, range: Range) -> BoxFuture<'_, Result<Page>> {
         async move {
             self.inner.read("index scan", table).await?;
-            match &self.state {
+            let page = match &self.state {
                 SnapshotState::Simulated(tables) => Ok(page(tables, table, range)),
                 SnapshotState::Fjall(snapshot) => snapshot.scan(table, range).await,
-            }
+            };
+            self.inner.gate.linger().await;
+            page
         }
         .boxed()
     }

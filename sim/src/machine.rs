@@ -16,6 +16,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use cenotaph::ActorKind;
+use cenotaph_storage::index::{Batch, Table};
 use cenotaph_storage::planted::Bug;
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
@@ -67,6 +68,10 @@ pub(crate) struct State {
     pub(crate) script: BTreeMap<u64, Vec<Act>>,
     pub(crate) step: u64,
     pub(crate) steps_max: u64,
+    /// A deletion of what is not there says so, as some services do. That is no fault, and does not cease.
+    pub(crate) strict_deletes: bool,
+    /// Most small writes at once, where the engine is set up by a plan.
+    pub(crate) writes_max: Option<usize>,
     uploads: usize,
     clock: Clock,
 }
@@ -111,6 +116,8 @@ impl Machine {
             script: BTreeMap::new(),
             step: 0,
             steps_max: u64::MAX,
+            strict_deletes: false,
+            writes_max: None,
             uploads: 0,
             clock: Clock::default(),
         };
@@ -197,6 +204,18 @@ impl State {
         self.trace.push(at, self.step, kind, what, detail)
     }
 
+    /// These batches wait for their commit: no more small writes among them than are admitted.
+    pub(crate) fn waiting<'a>(&mut self, batches: impl Iterator<Item = &'a Batch>) {
+        let Some(most) = self.writes_max else { return };
+        let touches = |batch: &Batch, table: Table| batch.changes().iter().any(|(of, ..)| *of == table);
+        let is_small = |batch: &&Batch| touches(batch, Table::Rows) && !touches(batch, Table::Changes);
+        let waiting = batches.filter(is_small).count();
+        if waiting > most {
+            self.monitor.violated("admission", format!("{waiting} small writes wait at once, of {most} admitted"));
+            self.report_violations();
+        }
+    }
+
     pub(crate) fn quieten(&mut self) {
         self.faults = Faults::default();
         self.script.clear();
@@ -232,7 +251,7 @@ impl State {
     }
 
     /// The witness: a batch has become durable, in this order and no other.
-    pub(crate) fn commit(&mut self, batch: &cenotaph_storage::index::Batch, blobs: &Blobs, how: &'static str) {
+    pub(crate) fn commit(&mut self, batch: &Batch, blobs: &Blobs, how: &'static str) {
         if batch.is_empty() {
             return;
         }

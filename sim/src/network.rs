@@ -177,12 +177,24 @@ impl Link {
 
     async fn delete(&self, path: &str) -> Result<()> {
         self.request("blob delete", path).await?;
+        self.may_hang(path).await;
+        if self.machine().state().strict_deletes && self.machine().blobs.bytes(path).is_none() {
+            self.machine().state().coverage.count("blob: a deletion found nothing");
+            return Err(Error::new(ErrorKind::NotFound, "there is nothing to delete"));
+        }
         self.machine().blob_goes(path);
         if self.machine().strikes(Fault::BlobDeletedTwice, || path.to_owned()) {
             self.request("blob delete again", path).await?;
             self.machine().blob_goes(path);
         }
         self.response("blob delete done", path).await
+    }
+
+    /// Some requests never end, and whoever waits for them must not wait for ever.
+    async fn may_hang(&self, path: &str) {
+        if self.machine().strikes(Fault::BlobHangs, || path.to_owned()) {
+            std::future::pending::<()>().await;
+        }
     }
 
     /// Whether a blob that is there may be seen.

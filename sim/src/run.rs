@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use cenotaph::{Config, Engine, Limits, RestartLimits, SweepLimits};
+use cenotaph::{Config, Engine, ErrorKind, Limits, ReadLimits, RestartLimits, SweepLimits};
 use cenotaph_storage::blobs::BlobOptions;
 use cenotaph_storage::planted::Bug;
 
@@ -22,6 +22,7 @@ use crate::faults::Fault;
 use crate::plan::{Op, Plan, Setting, Shape};
 use crate::rng::Odds;
 use crate::sim::{Controls, Life, Sim};
+use crate::trace::Kind;
 
 /// What must have happened in a large enough set of runs, or they are blind: every fault, every path of recovery, every
 /// answer.
@@ -51,7 +52,10 @@ const PATHS: &[&str] = &[
     "heard: source",
     "heard: superseded",
     "heard: unavailable",
+    "engine: its actors died too often",
+    "index: a commit was overdue",
     "index: poisoned",
+    "run: closed under its clients",
     "killed: recovery",
     "killed: shard",
     "killed: supervisor",
@@ -75,6 +79,7 @@ const PATHS: &[&str] = &[
     "swap: tombstone to inline",
     "swap: tombstone to tombstone",
     "sweeper: a deletion failed",
+    "sweeper: a deletion failed again",
     "sweeper: an orphan is deleted again later",
     "sweeper: an orphan settled",
 ];
@@ -162,6 +167,12 @@ fn world(plan: &Plan, options: &Options) -> Sim {
     let sim = Sim::with_bug(plan.seed, options.bug);
     #[cfg(not(feature = "planted"))]
     let sim = Sim::new(plan.seed);
+    {
+        let mut state = sim.machine().state();
+        state.monitor.inline_bytes_max = Some(plan.setting.inline_bytes_max);
+        state.writes_max = Some(plan.setting.writes_at_once);
+        state.strict_deletes = plan.setting.strict_deletes;
+    }
     let sim = sim.config(config(&plan.setting)).faults(plan.faults.clone()).schedule(plan.schedule.clone());
     let sim = plan.acts.iter().fold(sim, |sim, &(step, act)| sim.at_step(step, act));
     if options.on_fjall { sim.on_fjall().expect("there is a temporary directory") } else { sim }
@@ -188,21 +199,26 @@ fn report(sim: Sim, work: &Work) -> Report {
 }
 
 fn config(setting: &Setting) -> Config {
+    let budget = |bytes: usize| if setting.scarce { bytes } else { 256 * 1024 * 1024 };
     Config {
         inline_bytes_max: usize::try_from(setting.inline_bytes_max).expect("inline payloads fit into memory"),
         limits: Limits {
             shards: setting.shards,
             writes_at_once: setting.writes_at_once,
             uploads_at_once: setting.uploads_at_once,
+            upload_bytes_in_flight: budget(9 * 1024 * 1024),
+            write_bytes_in_flight: budget(64 * 1024),
+            recovery_page: 2,
             restarts: RestartLimits { max: setting.restarts_max, ..RestartLimits::default() },
             sweep: SweepLimits {
                 grace: Duration::from_secs(30),
                 backoff_max: Duration::from_secs(20),
-                page: 7,
+                page: 3,
                 ..SweepLimits::default()
             },
             ..Limits::default()
         },
+        reads: ReadLimits { bytes_in_flight: budget(32 * 1024) as u64, ..ReadLimits::default() },
         blobs: BlobOptions { chunk_bytes: 1024 * 1024, concurrent: 1 },
         ..Config::default()
     }
@@ -275,6 +291,7 @@ async fn live(world: Controls, work: Arc<Work>) {
         }
         check_deaths(&world, &engine, deaths).await;
         // A failed engine says so here once more.
+        closing(&world);
         drop(engine.close().await);
         if !go_on {
             return;
@@ -292,8 +309,20 @@ async fn go_on(client: Client, number: usize, work: Arc<Work>) {
             client.machine.state().coverage.count("run: reopened by a client");
             work.abandon.fetch_or(!close, Ordering::SeqCst);
             work.reopen.store(true, Ordering::SeqCst);
-        } else if client.engine.health().is_err() && !work.reopen.swap(true, Ordering::SeqCst) {
-            client.machine.state().coverage.count("run: reopened, the engine had failed");
+            if *close {
+                client.machine.state().coverage.count("run: closed under its clients");
+                closing(&client.world);
+                drop(client.engine.close().await);
+            }
+        } else if let Err(error) = client.engine.health()
+            && error.kind() != ErrorKind::Closed
+            && !work.reopen.swap(true, Ordering::SeqCst)
+        {
+            let mut state = client.machine.state();
+            state.coverage.count("run: reopened, the engine had failed");
+            if error.to_string().contains("die too often") {
+                state.coverage.count("engine: its actors died too often");
+            }
         }
     }
 }
@@ -307,7 +336,7 @@ async fn calm_down(world: &Controls, engine: &Engine) {
         state.monitor.violated("liveness", message);
         state.report_violations();
     };
-    let settled = world.settle(engine).await;
+    let settled = world.settles_by_itself(engine).await;
     match (settled, engine.health()) {
         (Ok(()), Ok(())) => {}
         // It had failed before, or a commit that hung has made it fail since.
@@ -328,10 +357,44 @@ async fn calm_down(world: &Controls, engine: &Engine) {
         }
     }
     let begun = world.elapsed();
+    closing(world);
     drop(engine.close().await);
     if world.elapsed() - begun >= engine.config().limits.close_timeout {
         violated("closing takes as long as it may, and there is nothing to wait for".to_owned());
     }
+    let orphans = world.machine().state().monitor.landed_orphans();
+    if orphans > 0 {
+        violated(format!("it has closed, and left {orphans} orphans that were due"));
+    }
+    check_closed(engine, violated).await;
+}
+
+/// A closed engine says so, whatever it is asked.
+async fn check_closed(engine: &Engine, violated: impl Fn(String)) {
+    let large = vec![0; engine.config().inline_bytes_max + 1];
+    let answers = [
+        engine.health().err(),
+        engine.put("late", "a").await.err(),
+        engine.put("late", large).await.err(),
+        engine.get("late").await.err(),
+        engine.head("late").await.err(),
+        engine.delete("late").await.err(),
+        engine.list("").await.err(),
+        engine.settle().await.err(),
+        engine.stats().await.err(),
+    ];
+    let kinds = answers.map(|error| error.map(|error| error.kind()));
+    if kinds != [Some(ErrorKind::Closed); 9] {
+        violated(format!("a closed engine does not say so: {kinds:?}"));
+    }
+}
+
+/// The engine is about to be closed: from here on `Closed` is an answer.
+fn closing(world: &Controls) {
+    let machine = world.machine();
+    let mut state = machine.state();
+    let tick = state.note(Kind::World, "closing", String::new());
+    state.monitor.closing(tick);
 }
 
 fn deaths(world: &Controls) -> u64 {

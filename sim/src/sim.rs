@@ -270,6 +270,11 @@ impl Controls {
             .blobs(network::operator(&self.gate))
             .open()
             .await?;
+        {
+            let mut state = self.gate.machine().state();
+            state.monitor.opened();
+            state.report_violations();
+        }
         let kill = Arc::new(engine.killer());
         self.gate.expose(Victims { kill, shards: self.config.limits.shards });
         Ok(engine)
@@ -304,14 +309,26 @@ impl Controls {
         self.open().await
     }
 
-    /// Waits until the engine has nothing left to settle.
+    /// Waits until the engine has nothing left to do or to settle, and asks it to settle all the while.
     ///
     /// # Errors
-    /// [`ErrorKind::Unavailable`] if that takes more than hours of virtual time.
+    /// [`ErrorKind::Unavailable`] if that takes hours of virtual time, and whatever [`Engine::health`] says.
     pub async fn settle(&self, engine: &Engine) -> Result<()> {
+        self.rest(engine, async || drop(engine.settle().await)).await
+    }
+
+    /// The same, but only waits: the engine must settle by itself.
+    ///
+    /// # Errors
+    /// As [`settle`](Self::settle).
+    pub async fn settles_by_itself(&self, engine: &Engine) -> Result<()> {
+        self.rest(engine, async || ()).await
+    }
+
+    async fn rest(&self, engine: &Engine, ask: impl AsyncFn()) -> Result<()> {
         let begun = self.elapsed();
         loop {
-            let last = engine.settle().await;
+            ask().await;
             let stats = engine.stats().await?;
             engine.health()?;
             let actors = &stats.actors;
@@ -320,8 +337,7 @@ impl Controls {
                 return Ok(());
             }
             if self.elapsed() - begun > SETTLE_PATIENCE {
-                let message = format!("stats={stats:?} last={last:?}");
-                return Err(Error::new(ErrorKind::Unavailable, "settle", message));
+                return Err(Error::new(ErrorKind::Unavailable, "settle", format!("not settled: {stats:?}")));
             }
             sleep(Duration::from_secs(10)).await;
         }

@@ -14,6 +14,8 @@ pub(crate) enum Call {
         object: Bytes,
         write: u64,
         fails: bool,
+        /// Whether it goes to the blob tier.
+        large: bool,
     },
     /// A read of all or some bytes, or of the head alone.
     Read {
@@ -26,6 +28,13 @@ pub(crate) enum Call {
     /// A page of keys after `after`, below `prefix`.
     List {
         prefix: Bytes,
+        after: Option<Bytes>,
+        limit: usize,
+    },
+    /// A page of keys grouped by `delimiter`. A group has version 0.
+    ListGroups {
+        prefix: Bytes,
+        delimiter: char,
         after: Option<Bytes>,
         limit: usize,
     },

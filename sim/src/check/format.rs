@@ -18,6 +18,10 @@ pub(crate) struct Row {
     pub(crate) version: u64,
     pub(crate) operation: Uuid,
     pub(crate) size: u64,
+    /// Over the whole payload.
+    pub(crate) checksum: Option<u64>,
+    pub(crate) created: u64,
+    pub(crate) modified: u64,
     /// Which write of the workload it is, if it says so.
     pub(crate) write: Option<u64>,
     pub(crate) body: Body,
@@ -43,9 +47,9 @@ struct Head {
     version: u64,
     operation: Uuid,
     size: u64,
-    _checksum: Option<u64>,
-    _created: u64,
-    _modified: u64,
+    checksum: Option<u64>,
+    created: u64,
+    modified: u64,
     _texts: [Option<String>; 4],
     custom: BTreeMap<String, String>,
     body: Kind,
@@ -80,14 +84,15 @@ impl Row {
             Kind::Separate | Kind::Tombstone(_) => return None,
         };
         let write = head.custom.get(WRITE).and_then(|text| text.parse().ok());
-        Some(Self { version: head.version, operation: head.operation, size: head.size, write, body })
+        let Head { version, operation, size, checksum, created, modified, .. } = head;
+        Some(Self { version, operation, size, checksum, created, modified, write, body })
     }
 }
 
 /// A change: `version=1 | postcard: epoch, started, object, revisions`.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 pub(crate) struct Change {
-    _epoch: u64,
+    pub(crate) epoch: u64,
     _started: u64,
     /// The row's key.
     pub(crate) object: Vec<u8>,

@@ -19,7 +19,7 @@ use cenotaph::ErrorKind;
 use super::call::{Answer, Call, Called, Content, Listed, Reading};
 use super::format::Row;
 use super::monitor::Monitor;
-use crate::faults::{COMMIT_FAULTS, Fault, PROVOKING};
+use crate::faults::{BLOB_READ_FAULTS, BLOB_WRITE_FAULTS, COMMIT_FAULTS, Fault, PROVOKING, ROT};
 use crate::trace::Tick;
 
 /// How often a read may find its object replaced before it gives up.
@@ -49,17 +49,28 @@ impl Checker<'_> {
 
     fn call(&mut self, called: &Called) {
         match (&called.call, &called.answer) {
-            (Call::Put { write, fails, object }, answer) => {
+            (Call::Put { write, fails, object, .. }, answer) => {
                 self.put(called, *write, *fails, object, answer.as_ref());
             }
             (Call::Read { object, kind }, Some((at, answer))) => self.read(called, object, *kind, *at, answer),
             (Call::List { prefix, after, limit }, Some((at, Answer::Listed(page)))) => {
                 self.list(called, (prefix, after.as_ref(), *limit), *at, page);
             }
+            (Call::ListGroups { prefix, delimiter, after, limit }, Some((at, Answer::Listed(page)))) => {
+                self.list_groups(called, (prefix, *delimiter, after.as_ref(), *limit), *at, page);
+            }
             (Call::ListAll { prefix }, Some((at, Answer::Listed(listed)))) => {
                 self.list_all(called, prefix, *at, &listed.entries);
             }
-            (Call::Delete { .. } | Call::Read { .. } | Call::List { .. } | Call::ListAll { .. } | Call::Other, _) => {}
+            (
+                Call::Delete { .. }
+                | Call::Read { .. }
+                | Call::List { .. }
+                | Call::ListGroups { .. }
+                | Call::ListAll { .. }
+                | Call::Other,
+                _,
+            ) => {}
         }
         if let Some((at, Answer::Failed(kind))) = &called.answer {
             self.failed(called, *at, *kind);
@@ -131,13 +142,12 @@ impl Checker<'_> {
                 match found.content {
                     Content::NotAsked | Content::AsPut | Content::Left => {}
                     Content::Wrong => self.violated("I8", called, "other bytes than were put"),
-                    Content::Failed(ErrorKind::Corrupt)
-                        if !monitor.struck_between(&[Fault::BlobBitRot], called.at, at) =>
-                    {
+                    Content::Failed(ErrorKind::Corrupt) if !monitor.struck_between(&ROT, called.at, at) => {
                         self.violated("I8", called, "bytes are damaged, and nobody damaged them");
                     }
+                    Content::Failed(ErrorKind::Closed) if monitor.closed_between(monitor.life_of(called.at), at) => {}
                     Content::Failed(_) => {
-                        if !monitor.struck_between(&PROVOKING, monitor.life_of(called.at), at) {
+                        if !monitor.struck_between(&BLOB_READ_FAULTS, called.at, at) {
                             self.violated("I8", called, "the bytes could not be read to their end");
                         }
                     }
@@ -155,7 +165,7 @@ impl Checker<'_> {
                     self.violated("linearizability", called, "at no moment of the call the object had that size");
                 }
             }
-            Answer::Failed(ErrorKind::Corrupt) if !monitor.struck_between(&[Fault::BlobBitRot], called.at, at) => {
+            Answer::Failed(ErrorKind::Corrupt) if !monitor.struck_between(&ROT, called.at, at) => {
                 self.violated("I8", called, "bytes are damaged, and nobody damaged them");
             }
             Answer::Failed(_)
@@ -189,6 +199,37 @@ impl Checker<'_> {
         }
     }
 
+    /// A page of groups is the listing of one moment.
+    fn list_groups(&mut self, called: &Called, query: (&Bytes, char, Option<&Bytes>, usize), at: Tick, page: &Listed) {
+        let (prefix, delimiter, after, limit) = query;
+        let objects = || self.monitor.states.keys().filter(|object| object.starts_with(prefix));
+        let mut moments: BTreeSet<Tick> = BTreeSet::from([called.at]);
+        for object in objects() {
+            moments.extend(states_in(self.monitor, object, called.at, at).map(|(tick, _)| tick.max(called.at)));
+        }
+        // The delimiters of a workload are ASCII.
+        let group = |object: &Bytes| {
+            let end = object[prefix.len()..].iter().position(|&byte| char::from(byte) == delimiter)?;
+            Some(object.slice(..=prefix.len() + end))
+        };
+        let fits = |moment: &Tick| {
+            let mut all: Vec<(Bytes, u64)> = objects()
+                .filter_map(|object| {
+                    let row = standing(self.monitor, object, moment + 1)?;
+                    Some(group(object).map_or_else(|| (object.clone(), row.version), |group| (group, 0)))
+                })
+                .filter(|(name, _)| after.is_none_or(|after| name > after))
+                .collect();
+            all.dedup();
+            let has_next = all.len() > limit;
+            all.truncate(limit);
+            all == page.entries && has_next == page.has_next
+        };
+        if !moments.iter().any(fits) {
+            self.violated("linearizability", called, "at no moment of the call the listing was so");
+        }
+    }
+
     /// Pages of several moments: each entry is of some moment of the call, and what was there all along is in it.
     fn list_all(&mut self, called: &Called, prefix: &Bytes, at: Tick, entries: &[(Bytes, u64)]) {
         if !entries.is_sorted_by(|(a, _), (b, _)| a < b) {
@@ -215,10 +256,45 @@ impl Checker<'_> {
         if kind == ErrorKind::Indeterminate && !monitor.struck_between(&COMMIT_FAULTS, life, at) {
             self.violated("I10", called, "the outcome is said to be unknown, and no commit failed");
         }
+        if let Call::Put { large: false, write, .. } = &called.call
+            && kind == ErrorKind::Indeterminate
+            && !monitor.unknown.contains(write)
+        {
+            self.violated("I10", called, "the outcome is said to be unknown, and it never came to a commit");
+        }
         if kind == ErrorKind::Source && !matches!(called.call, Call::Put { fails: true, .. }) {
             self.violated("unprovoked", called, "its stream did not fail");
         }
-        let provoked = monitor.struck_between(&PROVOKING, life, at);
+        let read_failed = monitor.struck_between(&[Fault::IndexReadFails], called.at, at);
+        let provoked = match &called.call {
+            // No actor stands between a reader and the tiers, and nothing that is over.
+            Call::List { .. }
+            | Call::ListGroups { .. }
+            | Call::ListAll { .. }
+            | Call::Read { kind: Reading::Head, .. } => read_failed,
+            Call::Read { kind: Reading::Bytes, .. } => {
+                read_failed || monitor.struck_between(&BLOB_READ_FAULTS, called.at, at)
+            }
+            // What the blob tier does is no matter here, and one death is made good.
+            Call::Put { large: false, .. } | Call::Delete { .. } => {
+                read_failed
+                    || monitor.struck_between(&COMMIT_FAULTS, life, at)
+                    || monitor.deaths_between(life, at) > usize::from(!monitor.closed_between(life, at))
+                    || monitor.beheaded.iter().any(|tick| (life..at).contains(tick))
+            }
+            // It needs both tiers and its own actors; one death of another is made good.
+            Call::Put { .. } => {
+                read_failed
+                    || monitor.struck_between(&COMMIT_FAULTS, life, at)
+                    || monitor.struck_between(&BLOB_WRITE_FAULTS, called.at, at)
+                    || monitor.deaths_between(life, at) > usize::from(!monitor.closed_between(life, at))
+                    || monitor.uploads_died.iter().any(|tick| (life..at).contains(tick))
+            }
+            Call::Other => monitor.struck_between(&PROVOKING, life, at),
+        };
+        if kind == ErrorKind::Closed && !monitor.closed_between(life, at) {
+            self.violated("unprovoked", called, "it is said to be closed, and nobody closed it");
+        }
         if matches!(kind, ErrorKind::Unavailable | ErrorKind::Corrupt) && !provoked && !self.was_busy(called, at) {
             self.violated("unprovoked", called, "it failed, and nothing had gone wrong");
         }
@@ -228,7 +304,12 @@ impl Checker<'_> {
     fn was_busy(&self, called: &Called, at: Tick) -> bool {
         match &called.call {
             Call::Read { object, .. } => states_in(self.monitor, object, called.at, at).count() > READ_ATTEMPTS,
-            Call::Put { .. } | Call::Delete { .. } | Call::List { .. } | Call::ListAll { .. } | Call::Other => false,
+            Call::Put { .. }
+            | Call::Delete { .. }
+            | Call::List { .. }
+            | Call::ListGroups { .. }
+            | Call::ListAll { .. }
+            | Call::Other => false,
         }
     }
 

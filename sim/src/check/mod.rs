@@ -16,6 +16,7 @@ mod history;
 mod monitor;
 mod search;
 mod settled;
+mod witness;
 
 pub(crate) use call::{Answer, Call, Content, Found, Listed, Reading};
 pub(crate) use format::WRITE;

@@ -129,7 +129,9 @@ impl oio::Write for Upload {
 
     /// As on a local file system, which leaves what it has: a partial blob stays.
     async fn abort(&mut self) -> Result<()> {
-        self.link.request("blob abort", &self.path).await
+        self.link.request("blob abort", &self.path).await?;
+        self.link.may_hang(&self.path).await;
+        Ok(())
     }
 }
 

@@ -16,7 +16,7 @@ const EMBEDDED: u64 = 4096;
 
 /// Which kinds of operations a plan has, by weight.
 struct Mix {
-    weights: [u64; 11],
+    weights: [u64; 12],
     hot: Odds,
     large: Odds,
     huge: Odds,
@@ -52,6 +52,8 @@ fn setting(rng: &mut Rng) -> Setting {
         uploads_at_once: to_usize(rarely(rng, 1, 64)),
         writes_at_once: to_usize(rarely(rng, 2, 256)),
         restarts_max: to_usize(rarely(rng, 3, 1_000_000)),
+        scarce: rng.below(4) == 0,
+        strict_deletes: rng.below(3) == 0,
     }
 }
 
@@ -82,7 +84,7 @@ fn faults(rng: &mut Rng, restarts_max: usize) -> Faults {
         index_sync_fails: some(100, rng),
         index_sync_hangs: some(60, rng),
         index_sync_slow: some(2000, rng),
-        index_read_fails: some(200, rng),
+        index_read_fails: some(600, rng),
         blob_fails: some(1000, rng),
         blob_response_lost: some(1000, rng),
         blob_slow: some(2000, rng),
@@ -92,6 +94,8 @@ fn faults(rng: &mut Rng, restarts_max: usize) -> Faults {
         blob_not_found: some(1000, rng),
         blob_deleted_twice: some(3000, rng),
         blob_bit_rot: some(500, rng),
+        index_bit_rot: some(500, rng),
+        blob_hangs: some(3000, rng),
     };
     // A blob that lands later than the grace time by the clock on the wall is beyond anybody's help, and a wall clock that
     // jumps makes any grace time short: the two are not combined.
@@ -111,7 +115,7 @@ fn faults(rng: &mut Rng, restarts_max: usize) -> Faults {
 
 fn mix(rng: &mut Rng) -> Mix {
     // Puts and gets are always in; of the others each seed leaves out some.
-    let mut weights = [12, 10, 2, 6, 2, 1, 1, 1, 3, 1, 1];
+    let mut weights = [12, 10, 2, 6, 2, 1, 1, 1, 3, 1, 1, 1];
     for weight in weights.iter_mut().skip(2) {
         if rng.below(3) == 0 {
             *weight = 0;
@@ -137,7 +141,16 @@ fn op(rng: &mut Rng, mix: &Mix, setting: &Setting) -> Op {
     match kind {
         Some(0) | None => {
             let bytes = size(rng, mix, setting);
-            Op::Put { object, bytes, shape: shape(rng, bytes) }
+            let shape = shape(rng, bytes);
+            // A stream that ends badly after a block of it has gone out.
+            if matches!(shape, Shape::Failing(_) | Shape::Dropped(..)) && rng.below(8) == 0 {
+                let shape = match shape {
+                    Shape::Dropped(_, ms) => Shape::Dropped(BLOCK / 3, ms),
+                    _ => Shape::Failing(BLOCK / 3),
+                };
+                return Op::Put { object, bytes: BLOCK + 1 + rng.below(BLOCK), shape };
+            }
+            Op::Put { object, bytes, shape }
         }
         Some(1) => {
             Op::Get { object, span: span(rng, setting), pause_ms: rng.pick(&[0, 0, 1, 50]), leave: rng.below(10) == 0 }
@@ -156,7 +169,17 @@ fn op(rng: &mut Rng, mix: &Mix, setting: &Setting) -> Op {
         Some(7) => Op::Stats,
         Some(8) => Op::Pause { ms: rng.pick(&[1, 5, 50, 1000]) },
         Some(9) => Op::Reopen { close: rng.below(2) == 0 },
-        Some(_) => Op::OpenAnother,
+        Some(10) => Op::OpenAnother,
+        Some(_) => {
+            let digit = |rng: &mut Rng| char::from(b'0' + u8::try_from(rng.below(7)).expect("a digit"));
+            let after = rng.pick(&["", "cold/", "cold/0000", "hot/", "cold/00", "c"]);
+            Op::ListGroups {
+                prefix: rng.pick(&["", "cold/", "hot/", "cold/0000", "co"]).to_owned(),
+                delimiter: if rng.below(3) == 0 { '/' } else { digit(rng) },
+                limit: 1 + rng.index(8),
+                after: (rng.below(2) == 0).then(|| format!("{after}{}", digit(rng))),
+            }
+        }
     }
 }
 

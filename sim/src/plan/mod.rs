@@ -48,6 +48,10 @@ pub struct Setting {
     pub writes_at_once: usize,
     /// Restarts of actors within ten seconds, before the engine fails.
     pub restarts_max: usize,
+    /// Byte budgets so small that uploads, writes and reads wait for them.
+    pub scarce: bool,
+    /// A blob tier that calls the deletion of what is not there an error.
+    pub strict_deletes: bool,
 }
 
 /// What a client asks. Objects are numbered.
@@ -93,6 +97,17 @@ pub enum Op {
         limit: usize,
         /// Behind this object.
         after: Option<u32>,
+    },
+    /// A page of a listing grouped by a digit, behind this name.
+    ListGroups {
+        /// Below this prefix.
+        prefix: String,
+        /// Grouped by this.
+        delimiter: char,
+        /// Most entries.
+        limit: usize,
+        /// Behind this name.
+        after: Option<String>,
     },
     /// A listing as a stream of small pages.
     ListAll,

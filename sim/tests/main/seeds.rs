@@ -72,8 +72,15 @@ fn everything() -> Plan {
             delete(2),
         ],
     ];
-    let setting =
-        Setting { shards: 2, inline_bytes_max: 4097, uploads_at_once: 8, writes_at_once: 8, restarts_max: 100 };
+    let setting = Setting {
+        shards: 2,
+        inline_bytes_max: 4097,
+        uploads_at_once: 8,
+        writes_at_once: 8,
+        restarts_max: 100,
+        scarce: false,
+        strict_deletes: true,
+    };
     Plan { setting, clients, ..Plan::generate(1, 0) }
 }
 

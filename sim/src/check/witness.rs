@@ -1,0 +1,402 @@
+//! The witness: every batch at the moment it becomes durable, every blob when it comes or goes, and what must be true then.
+//!
+//! Named checkers: I1 (a blob needs a change first), I2 (a tombstone needs its blobs), I3 (one batch does all of a swap), I4
+//! (a revision is written once), I5 as far as it can be seen mid-flight, I6 (what is fenced never commits), I8 (what is read
+//! is not swept), `versions`, `superseded`, `epoch`, `tiers`, `metadata`. Deliberately not here: what clients hear
+//! (`history.rs`).
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use bytes::Bytes;
+use cenotaph_storage::index::{Batch, Table};
+use uuid::Uuid;
+use xxhash_rust::xxh3::xxh3_64;
+
+use super::call::{Call, Called};
+use super::format::{self, Body, Change, Landing, Orphan, Row};
+use super::monitor::{Monitor, Revision};
+use crate::blobs::Blobs;
+use crate::coverage::Coverage;
+use crate::payload::{payload, write_of};
+use crate::trace::Tick;
+
+/// Longest payload that lies in the row itself.
+const EMBEDDED: u64 = 4096;
+/// Checksums of blobs are over blocks of so many bytes.
+const BLOCK: u64 = 1024 * 1024;
+
+/// What one batch changes, by table.
+#[derive(Default)]
+struct Changed {
+    rows: Vec<(Bytes, Option<Row>)>,
+    changes: Vec<(Uuid, Option<Change>)>,
+    orphans: Vec<(Uuid, Option<Orphan>)>,
+    /// Changes that it removes, and that were there.
+    settled: BTreeSet<Uuid>,
+}
+
+impl Monitor {
+    /// The revision of the tombstone that an upload may have seen when it began: how its object stood from its call on
+    /// until its change was durable.
+    fn seen_by(&self, change: Uuid, write: Option<u64>, object: &Bytes) -> BTreeSet<Option<Uuid>> {
+        let called = |called: &&Called| matches!(&called.call, Call::Put { write: of, .. } if Some(*of) == write);
+        let from = self.calls.iter().find(called).map_or(0, |called| called.at);
+        let until = self.recorded.get(&change).copied().unwrap_or(Tick::MAX);
+        let states = self.states.get(object).map(Vec::as_slice).unwrap_or_default();
+        let first = states.partition_point(|(tick, _)| *tick < from);
+        let before = first.checked_sub(1).and_then(|at| states[at].1.as_ref());
+        let within = states[first..].iter().take_while(|(tick, _)| *tick <= until).map(|(_, row)| row.as_ref());
+        std::iter::once(before).chain(within).map(|row| row.and_then(|row| row.revisions().first().copied())).collect()
+    }
+
+    /// A batch has become durable. Says in words what it did.
+    pub(crate) fn commit(&mut self, tick: Tick, batch: &Batch, blobs: &Blobs, coverage: &mut Coverage) -> String {
+        let changed = self.decode(batch);
+        if changed.rows.len() > 1 {
+            self.violated("I3", format!("one batch changes {} rows", changed.rows.len()));
+        }
+        let mut words = Vec::new();
+        for (change, recorded) in &changed.changes {
+            self.change(*change, recorded.as_ref(), &changed, tick, blobs, coverage, &mut words);
+        }
+        for (object, row) in &changed.rows {
+            self.swap(object, row.as_ref(), &changed, tick, blobs, coverage, &mut words);
+        }
+        for (revision, orphan) in changed.orphans {
+            self.orphan(revision, orphan, blobs, coverage, &mut words);
+        }
+        if words.is_empty() && batch.changes().iter().any(|(table, key, _)| *table == Table::Meta && key == "epoch") {
+            words.push("a new epoch".to_owned());
+        }
+        words.join("; ")
+    }
+
+    fn raised(&mut self, epoch: u64) {
+        if epoch != self.epoch + 1 {
+            self.violated("epoch", format!("epoch {epoch} follows epoch {}", self.epoch));
+        }
+        self.epoch = epoch;
+    }
+
+    fn decode(&mut self, batch: &Batch) -> Changed {
+        // The last change of a key wins.
+        let last: BTreeMap<_, _> =
+            batch.changes().iter().map(|(table, key, value)| ((*table, key.clone()), value.clone())).collect();
+        let mut changed = Changed::default();
+        for ((table, key), value) in last {
+            let decoded = match table {
+                Table::Rows => {
+                    let row = value.as_ref().map(|value| Row::decode(value));
+                    row.as_ref().is_none_or(Option::is_some).then(|| changed.rows.push((key.clone(), row.flatten())))
+                }
+                Table::Changes => entry(&key, value.as_ref()).map(|entry| changed.changes.push(entry)),
+                Table::Orphans => entry(&key, value.as_ref()).map(|entry| changed.orphans.push(entry)),
+                Table::Payloads => keep(&mut self.payloads, &key, value.is_some()),
+                Table::Meta => {
+                    if let Some(epoch) =
+                        value.as_ref().filter(|_| key == "epoch").and_then(|value| format::decode(value))
+                    {
+                        self.raised(epoch);
+                    }
+                    keep(&mut self.floors, &key, value.is_some())
+                }
+                Table::Sessions | Table::Expiry => None,
+            };
+            if decoded.is_none() {
+                self.violated("format", format!("an entry of {} can't be read", table.name()));
+            }
+        }
+        let removed = changed.changes.iter().filter(|(_, recorded)| recorded.is_none()).map(|(id, _)| *id);
+        changed.settled = removed.filter(|id| self.changes.contains_key(id)).collect();
+        changed
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "all of it belongs to the one batch")]
+    fn change(
+        &mut self,
+        id: Uuid,
+        recorded: Option<&Change>,
+        changed: &Changed,
+        tick: Tick,
+        blobs: &Blobs,
+        coverage: &mut Coverage,
+        words: &mut Vec<String>,
+    ) {
+        if let Some(change) = recorded {
+            words.push(format!("change {} recorded", short(id)));
+            if change.epoch != self.epoch {
+                self.violated(
+                    "epoch",
+                    format!("change {id} is of epoch {}, and it is {} now", change.epoch, self.epoch),
+                );
+            }
+            if self.ended.contains(&id) || change.revisions.iter().any(|revision| self.revisions.contains_key(revision))
+            {
+                self.violated("I4", format!("change {id} is recorded again, or for a revision that is not fresh"));
+            }
+            for &revision in &change.revisions {
+                self.revisions.insert(revision, Revision::default());
+            }
+            self.recorded.insert(id, tick);
+            self.changes.insert(id, change.clone());
+            return;
+        }
+        let Some(change) = self.changes.remove(&id) else { return };
+        self.ended.insert(id);
+        if changed.rows.iter().any(|(_, row)| row.as_ref().is_some_and(|row| row.operation == id)) {
+            return;
+        }
+        let queued = |revision: &Uuid| {
+            changed.orphans.iter().find(|(orphan, _)| orphan == revision).and_then(|(_, orphan)| orphan.as_ref())
+        };
+        let named = self.rows.get(&change.object[..]).map(Row::revisions).unwrap_or_default();
+        if let Some(lost) = change.revisions.iter().find(|lost| queued(lost).is_none() && !named.contains(lost)) {
+            self.violated("I3", format!("change {id} is settled, and its revision {lost} neither named nor queued"));
+        }
+        let may_land = change.revisions.iter().filter_map(queued).any(|orphan| orphan.landing == Landing::MayLand);
+        if may_land {
+            coverage.count("recovery: a change fenced");
+            words.push(format!("change {} fenced", short(id)));
+        } else {
+            coverage.count("swap: superseded");
+            words.push(format!("change {} superseded", short(id)));
+            let blobs = change.revisions.iter().filter_map(|revision| blobs.bytes(&self.revisions.get(revision)?.path));
+            let writes: Vec<u64> = blobs.filter_map(|bytes| write_of(&bytes)).collect();
+            for &write in &writes {
+                self.superseded.insert(write, tick);
+            }
+            let object = Bytes::from(change.object.clone());
+            let now = self.rows.get(&object).and_then(|row| row.revisions().first().copied());
+            // The call of a probe, or of a write too short to tell its number, is not known: nothing can be said then.
+            if let [write] = writes[..]
+                && self.seen_by(id, Some(write), &object) == BTreeSet::from([now])
+            {
+                self.violated("superseded", format!("change {id} is superseded, and what it saw stands still"));
+            }
+        }
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "all of it belongs to the one batch")]
+    fn swap(
+        &mut self,
+        object: &Bytes,
+        row: Option<&Row>,
+        changed: &Changed,
+        tick: Tick,
+        blobs: &Blobs,
+        coverage: &mut Coverage,
+        words: &mut Vec<String>,
+    ) {
+        let old = self.rows.get(object).cloned();
+        let name = String::from_utf8_lossy(object).replace('\0', ":");
+        match (&old, row) {
+            (_, Some(row)) => {
+                words.push(format!("{name} = version {} ({})", row.version, described(row)));
+                self.committed(object, row, changed, tick, blobs);
+            }
+            (Some(_), None) => words.push(format!("{name} deleted")),
+            (None, None) => self.violated("I3", format!("{name} is deleted, and it is not there")),
+        }
+        coverage.count(transition(old.as_ref(), row));
+        if let Some(row) = row.filter(|row| matches!(row.body, Body::Tombstone(_))) {
+            let replaced = old.as_ref().and_then(|old| old.revisions().first().copied());
+            if !self.seen_by(row.operation, row.write, object).contains(&replaced) {
+                self.violated(
+                    "superseded",
+                    format!("{name}: version {} replaces what its upload never saw", row.version),
+                );
+            }
+        }
+        if row.is_some_and(|row| row.size > BLOCK) {
+            coverage.count("swap: a blob of several blocks");
+        }
+        let kept = row.map(Row::revisions).unwrap_or_default();
+        if let (Some(old), Some(row)) = (&old, row)
+            && old.created != row.created
+        {
+            self.violated("metadata", format!("{name} is overwritten, and forgets when it was created"));
+        }
+        if let (None, Some(row)) = (&old, row)
+            && row.created != row.modified
+        {
+            self.violated("metadata", format!("{name} is new, and was modified since"));
+        }
+        for revision in old.iter().flat_map(Row::revisions).filter(|revision| !kept.contains(revision)) {
+            let queued =
+                changed.orphans.iter().find(|(orphan, _)| *orphan == revision).and_then(|(_, entry)| entry.as_ref());
+            if queued.is_some_and(|orphan| orphan.landing == Landing::MayLand) {
+                self.violated("I5", format!("{name}: the finished revision {revision} is queued as one that may land"));
+            }
+            if queued.is_none() {
+                self.violated("I5", format!("{name}: the swap forgets to queue the revision {revision} it replaces"));
+            }
+        }
+        match row {
+            Some(row) => self.rows.insert(object.clone(), row.clone()),
+            None => self.rows.remove(object),
+        };
+        self.states.entry(object.clone()).or_default().push((tick, row.cloned()));
+    }
+
+    fn committed(&mut self, object: &Bytes, row: &Row, changed: &Changed, tick: Tick, blobs: &Blobs) {
+        let last = self.versions.insert(object.clone(), row.version).unwrap_or(0);
+        if row.version != last + 1 {
+            self.violated("versions", format!("version {} follows version {last}", row.version));
+        }
+        if !self.committed.insert(row.operation) {
+            self.violated("I3", format!("operation {} commits twice", row.operation));
+        }
+        if let Some(write) = row.write {
+            self.commits.entry(write).or_default().push((tick, row.clone()));
+        }
+        let is_tombstone = matches!(row.body, Body::Tombstone(_));
+        if self.inline_bytes_max.is_some_and(|most| is_tombstone != (row.size > most)) {
+            self.violated("tiers", format!("version {} of {} bytes lies in the wrong tier", row.version, row.size));
+        }
+        if !is_tombstone && matches!(row.body, Body::Embedded(_)) != (row.size <= EMBEDDED) {
+            self.violated("tiers", format!("version {} of {} bytes lies at the wrong place", row.version, row.size));
+        }
+        if row.write.is_some_and(|write| row.checksum != Some(xxh3_64(&payload(write, row.size)))) {
+            self.violated("metadata", format!("version {} has the checksum of something else", row.version));
+        }
+        if let Body::Embedded(bytes) = &row.body
+            && row.write.is_some_and(|write| payload(write, row.size) != bytes[..])
+        {
+            self.violated("I3", format!("version {} holds other bytes than were put", row.version));
+        }
+        if let Body::Tombstone(extents) = &row.body {
+            if !changed.settled.contains(&row.operation) {
+                self.violated("I6", format!("operation {} commits without a live change", row.operation));
+            }
+            for extent in extents {
+                self.names(row, extent, blobs);
+            }
+        }
+    }
+
+    /// A tombstone names a revision: its blob must be there, whole (I2).
+    fn names(&mut self, row: &Row, extent: &format::Extent, blobs: &Blobs) {
+        let known = self.revisions.get(&extent.revision).filter(|revision| revision.is_whole);
+        let bytes = known.and_then(|revision| blobs.bytes(&revision.path));
+        let Some(bytes) = bytes else {
+            return self.violated("I2", format!("version {} names a blob that is not finished", row.version));
+        };
+        let expected = row.write.map(|write| payload(write, row.size));
+        if bytes.len() as u64 != extent.bytes || expected.is_some_and(|expected| expected != bytes) {
+            self.violated("I2", format!("version {} names a blob that holds something else", row.version));
+        }
+    }
+
+    fn orphan(
+        &mut self,
+        revision: Uuid,
+        orphan: Option<Orphan>,
+        blobs: &Blobs,
+        coverage: &mut Coverage,
+        words: &mut Vec<String>,
+    ) {
+        let Some(orphan) = orphan else {
+            words.push(format!("orphan {} settled", short(revision)));
+            coverage.count("sweeper: an orphan settled");
+            let path = self.revisions.get(&revision).map(|revision| revision.path.clone()).unwrap_or_default();
+            if !path.is_empty() && blobs.bytes(&path).is_some() {
+                self.violated("I5", format!("orphan {revision} is settled, and its blob is there"));
+            }
+            self.orphans.remove(&revision);
+            return;
+        };
+        words.push(format!("orphan {} queued", short(revision)));
+        if self.rows.get(&orphan.object[..]).is_some_and(|row| row.revisions().contains(&revision)) {
+            self.violated("I2", format!("revision {revision} is queued, and a row names it"));
+        }
+        match self.orphans.get(&revision) {
+            Some(before) if before.landing == Landing::MayLand && orphan.landing == Landing::Landed => {
+                coverage.count("sweeper: an orphan is deleted again later");
+            }
+            Some(_) if orphan.attempts > 1 => coverage.count("sweeper: a deletion failed again"),
+            Some(_) if orphan.attempts > 0 => coverage.count("sweeper: a deletion failed"),
+            Some(_) | None => {}
+        }
+        self.orphans.insert(revision, orphan);
+    }
+
+    /// A blob has come, or grown.
+    pub(crate) fn blob_written(&mut self, _tick: Tick, path: &str, is_whole: bool) {
+        let Some(revision) = format::revision_of_path(path) else {
+            return self.violated("I1", format!("a blob lies where no revision lies: {path}"));
+        };
+        let Some(known) = self.revisions.get_mut(&revision) else {
+            return self.violated("I1", format!("blob {revision} appears, and no change told of it"));
+        };
+        path.clone_into(&mut known.path);
+        if std::mem::replace(&mut known.is_whole, is_whole) {
+            self.violated("I4", format!("blob {revision} is written again"));
+        }
+    }
+
+    /// A blob has gone.
+    pub(crate) fn blob_deleted(&mut self, _tick: Tick, path: &str) {
+        let Some(revision) = format::revision_of_path(path) else { return };
+        if self.rows.values().any(|row| row.revisions().contains(&revision)) {
+            self.violated("I2", format!("blob {revision} is deleted, and a row names it"));
+        }
+        let read = self.reading.values().any(|(object, version)| {
+            let states = self.states.get(object).map(Vec::as_slice).unwrap_or_default();
+            let seen = states.iter().filter_map(|(_, row)| row.as_ref()).find(|row| row.version == *version);
+            seen.is_some_and(|row| row.revisions().contains(&revision))
+        });
+        if read {
+            self.violated("I8", format!("blob {revision} is deleted under its reader"));
+        }
+    }
+}
+
+fn entry<T: serde::de::DeserializeOwned>(key: &[u8], value: Option<&Bytes>) -> Option<(Uuid, Option<T>)> {
+    let id = Uuid::from_slice(key).ok()?;
+    match value {
+        None => Some((id, None)),
+        Some(value) => Some((id, Some(format::decode(value)?))),
+    }
+}
+
+fn keep(set: &mut BTreeSet<Bytes>, key: &Bytes, is_put: bool) -> Option<()> {
+    if is_put {
+        set.insert(key.clone());
+    } else {
+        set.remove(key);
+    }
+    Some(())
+}
+
+/// The last digits: the first are the time.
+fn short(id: Uuid) -> String {
+    let text = id.simple().to_string();
+    text[text.len() - 6..].to_owned()
+}
+
+fn described(row: &Row) -> String {
+    let write = row.write.map(|write| format!("write {write}, ")).unwrap_or_default();
+    match &row.body {
+        Body::Embedded(_) => format!("{write}{} bytes in the row", row.size),
+        Body::Separate => format!("{write}{} bytes beside the row", row.size),
+        Body::Tombstone(extents) => {
+            let revisions: Vec<_> = extents.iter().map(|extent| short(extent.revision)).collect();
+            format!("{write}{} bytes in blob {}", row.size, revisions.join(", "))
+        }
+    }
+}
+
+fn transition(old: Option<&Row>, new: Option<&Row>) -> &'static str {
+    let is_tombstone = |row: &Row| matches!(row.body, Body::Tombstone(_));
+    match (old.map(is_tombstone), new.map(is_tombstone)) {
+        (None, Some(false)) => "swap: absent to inline",
+        (None, Some(true)) => "swap: absent to tombstone",
+        (Some(false), Some(false)) => "swap: inline to inline",
+        (Some(false), Some(true)) => "swap: inline to tombstone",
+        (Some(true), Some(false)) => "swap: tombstone to inline",
+        (Some(true), Some(true)) => "swap: tombstone to tombstone",
+        (Some(false), None) => "swap: inline deleted",
+        (Some(true), None) => "swap: tombstone deleted",
+        (None, None) => "swap: nothing",
+    }
+}
