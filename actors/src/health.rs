@@ -56,9 +56,14 @@ impl Health {
         }
     }
 
-    /// Whether dead actors are still brought back.
+    /// Whether nothing stands in the way of new work.
     pub(crate) fn is_running(&self) -> bool {
         *self.state() == State::Running
+    }
+
+    /// Whether dead actors are still brought back: as long as work that has begun needs them, which is while closing too.
+    pub(crate) fn wants_actors(&self) -> bool {
+        matches!(*self.state(), State::Running | State::Closing { had_failed: false })
     }
 
     /// Whether it has been asked to close.

@@ -78,7 +78,7 @@ impl Actor for Supervisor {
         children: &mut Children,
     ) -> Result<(), ActorProcessingErr> {
         let SupervisorMessage::Restart(child) = message;
-        if self.shared.health.is_running()
+        if self.shared.health.wants_actors()
             && let Err(error) = self.start(&myself, child, children).await
         {
             tracing::error!(?child, %error, "an actor could not be started");
@@ -104,7 +104,7 @@ impl Actor for Supervisor {
             && let Some(child) = children.alive.remove(&cell.get_id())
         {
             self.forget(child);
-            if self.shared.health.is_running() {
+            if self.shared.health.wants_actors() {
                 tracing::warn!(?child, why, "an actor died");
                 self.restart_later(&myself, child, children);
             }

@@ -325,7 +325,7 @@ impl Tiered {
             None => tracing::warn!("closed with work under way; the next open settles it"),
         }
         // Its children die with it. Whatever they have submitted is answered by the index.
-        self.shared.routes.kill_uploads();
+        self.shared.routes.kill_all();
         let stopping = self.supervisor.stop_and_wait(None, None);
         if !matches!(self.shared.env.deadline(STOP_TIMEOUT, stopping).await, Some(Ok(()))) {
             self.supervisor.kill();

@@ -1,7 +1,9 @@
 //! [`Builder`]: how an engine is opened.
 
 use std::path::PathBuf;
+use std::pin::pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use cenotaph_actors::Tiered;
 use cenotaph_storage::blobs::{self, BlobTier};
@@ -106,8 +108,19 @@ impl Builder {
     }
 }
 
+/// What `work` gives, while somebody looks after overdue commits: nobody else does before there are actors.
+async fn watched<T>(index: &Arc<dyn Index>, env: &Env, heartbeat: Duration, work: impl Future<Output = T>) -> T {
+    let mut work = pin!(work);
+    loop {
+        match env.deadline(heartbeat, work.as_mut()).await {
+            Some(value) => return value,
+            None => index.watch(env.monotonic()),
+        }
+    }
+}
+
 async fn start(config: &Config, index: Arc<dyn Index>, operator: Operator, env: Env) -> Result<Engine> {
-    let epoch = begin_epoch(&index).await?;
+    let epoch = watched(&index, &env, config.limits.heartbeat, begin_epoch(&index)).await?;
     let blobs = BlobTier::new(operator, env.clone(), config.blobs.clone());
     let pins = Pins::new();
     let reads = Reads::new(Arc::clone(&index), blobs.clone(), pins.clone(), env.clone(), config.reads.clone());

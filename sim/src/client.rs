@@ -57,7 +57,7 @@ impl Client {
     /// Reads an object of a finished workload.
     pub(crate) async fn read_again(&self, object: &[u8]) {
         let Ok(id) = ObjectId::decode(object) else { return };
-        let call = Call::Read { object: Bytes::copy_from_slice(object), kind: Reading::Bytes };
+        let call = Call::Read { object: Bytes::copy_from_slice(object), kind: Reading::Bytes, span: Span::All };
         let number = self.called(call, format!("get {id} for the last time"));
         let answer = self.get(id, Span::All, Pace::default(), number).await;
         self.answered(number, answer);
@@ -363,16 +363,19 @@ fn described(op: &Op, write: u64, inline_bytes_max: u64) -> (Call, String) {
                 object: key(*object),
                 write,
                 fails: shape.fails(),
+                bytes: *bytes,
                 large: bytes + u64::from(matches!(shape, Shape::Broken(_))) > inline_bytes_max,
             },
             format!("put {} {bytes} bytes, write {write}, {shape:?}", object_id(*object)),
         ),
-        Op::Get { object, span, .. } => {
-            (Call::Read { object: key(*object), kind: Reading::Bytes }, format!("get {} {span:?}", object_id(*object)))
-        }
-        Op::Head { object } => {
-            (Call::Read { object: key(*object), kind: Reading::Head }, format!("head {}", object_id(*object)))
-        }
+        Op::Get { object, span, .. } => (
+            Call::Read { object: key(*object), kind: Reading::Bytes, span: *span },
+            format!("get {} {span:?}", object_id(*object)),
+        ),
+        Op::Head { object } => (
+            Call::Read { object: key(*object), kind: Reading::Head, span: Span::All },
+            format!("head {}", object_id(*object)),
+        ),
         Op::Delete { object, .. } => (Call::Delete { object: key(*object) }, format!("delete {}", object_id(*object))),
         Op::List { hot, limit, after } => (
             Call::List {

@@ -135,6 +135,13 @@ pub(crate) struct Replayed {
     pub(crate) is_torn: bool,
 }
 
+/// Over all that a batch changes.
+pub(crate) fn sum(batch: &Batch) -> u64 {
+    let mut bytes = Vec::with_capacity(batch.bytes() + 16 * batch.changes().len());
+    encode(batch, &mut bytes);
+    xxh3_64(&bytes)
+}
+
 fn length(bytes: usize) -> [u8; 4] {
     u32::try_from(bytes).expect("batches are smaller than 4 GiB").to_le_bytes()
 }

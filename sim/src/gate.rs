@@ -8,11 +8,13 @@
 //! crash stops the world at one step, whatever order a runtime drops its tasks in. Only steps change durable state, so
 //! crashing at each of them in turn is complete for its schedule. Deliberately not here: what a step does.
 
+use std::panic::AssertUnwindSafe;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use cenotaph::ActorKind;
+use futures::FutureExt;
 use tokio::sync::Notify;
 
 use crate::faults::Fault;
@@ -163,6 +165,19 @@ impl Gate {
             state.jump_clock(by_ms);
         }
         acts
+    }
+
+    /// Runs a task of the engine. A panic in it is a violation: nobody but its runtime would ever hear of it.
+    #[expect(clippy::disallowed_methods, reason = "the simulated world spawns what lives in it")]
+    pub(crate) fn spawn(self: &Arc<Self>, what: &'static str, task: impl Future<Output = ()> + Send + 'static) {
+        let gate = Arc::clone(self);
+        tokio::spawn(async move {
+            if AssertUnwindSafe(task).catch_unwind().await.is_err() {
+                let mut state = gate.machine.state();
+                state.monitor.violated("panic", format!("{what} panicked"));
+                state.report_violations();
+            }
+        });
     }
 
     /// The world crashes, here and now.

@@ -30,6 +30,8 @@ use crate::real::RealDisk;
 
 /// A commit under way for longer is overdue.
 const DEADLINE: Duration = Duration::from_secs(30);
+/// How often one who waits for the end looks whether the last commit is overdue.
+const WATCH_INTERVAL: Duration = Duration::from_millis(100);
 /// How long a slow sync takes at most.
 const SLOW_MS_MAX: u64 = 2_000;
 
@@ -59,6 +61,8 @@ struct Queue {
     started: Option<Duration>,
     running: bool,
     closed: bool,
+    /// Closed while a commit hung: whoever ends it lets go of the disk.
+    abandoned: bool,
     released: bool,
     poison: Option<Error>,
     stats: IndexStats,
@@ -90,15 +94,14 @@ impl Inner {
     }
 
     /// The committer: runs while there is something to commit.
-    #[expect(clippy::disallowed_methods, reason = "the simulated world spawns what lives in it")]
     fn start(self: &Arc<Self>) {
         let inner = Arc::clone(self);
-        tokio::spawn(async move {
+        self.gate.spawn("the index", async move {
             inner.gate.machine().state().trace.name_lane("index".to_owned(), false);
             while let Some(batches) = inner.gather() {
                 inner.commit(batches).await;
             }
-            inner.idle.notify_waiters();
+            inner.end();
         });
     }
 
@@ -150,6 +153,8 @@ impl Inner {
             return self.poison("the sync failed");
         }
         self.sync(&batches);
+        // It is durable, and nobody has heard of it: a crash may strike here.
+        self.gate.pass("index synced", size).await;
         self.settle(1);
     }
 
@@ -208,10 +213,24 @@ impl Inner {
     async fn close(self: Arc<Self>) -> Result<()> {
         loop {
             let idle = self.idle.notified();
-            if !self.queue().running {
+            let (running, overdue) = {
+                let queue = self.queue();
+                (queue.running, queue.poison.is_some())
+            };
+            if !running {
                 break;
             }
-            idle.await;
+            // A commit that hangs is not waited for. It keeps the disk locked until it returns.
+            if overdue {
+                self.queue().abandoned = true;
+                return Err(self.unknown_end());
+            }
+            self.watch(self.gate.machine().elapsed());
+            tokio::select! {
+                biased;
+                () = idle => {}
+                () = sleep(WATCH_INTERVAL) => {}
+            }
         }
         let (first, poison) = self.release();
         if first {
@@ -220,10 +239,35 @@ impl Inner {
                 Medium::Fjall(real) => real.close().await?,
             }
         }
-        poison.map_or(Ok(()), |reason| {
-            let message = "a commit failed: not all that was submitted is known to be durable";
-            Err(Error::new(ErrorKind::Indeterminate, "close", message).with_source(reason))
-        })
+        if poison.is_some() { Err(self.unknown_end()) } else { Ok(()) }
+    }
+
+    fn unknown_end(&self) -> Error {
+        let message = "a commit failed: not all that was submitted is known to be durable";
+        let error = Error::new(ErrorKind::Indeterminate, "close", message);
+        match self.queue().poison.clone() {
+            Some(reason) => error.with_source(reason),
+            None => error,
+        }
+    }
+
+    /// Poisons the index if its commit is overdue.
+    fn watch(&self, now: Duration) {
+        let overdue = self.queue().started.is_some_and(|started| now.saturating_sub(started) > DEADLINE);
+        if overdue {
+            self.gate.machine().state().coverage.count("index: a commit was overdue");
+            self.poison("a commit is overdue");
+        }
+    }
+
+    /// Nothing is under way any more: a disk that a hanging commit kept locked is free.
+    fn end(&self) {
+        self.idle.notify_waiters();
+        let abandoned = self.queue().abandoned;
+        let (is_held, _) = if abandoned { self.release() } else { (false, None) };
+        if is_held && matches!(self.medium, Medium::Simulated) {
+            self.gate.machine().disk.unlock();
+        }
     }
 
     /// Whether the disk has still to be let go of, and why the index is poisoned.
@@ -318,11 +362,7 @@ impl Index for SimIndex {
     }
 
     fn watch(&self, now: Duration) {
-        let overdue = self.0.queue().started.is_some_and(|started| now.saturating_sub(started) > DEADLINE);
-        if overdue {
-            self.0.gate.machine().state().coverage.count("index: a commit was overdue");
-            self.0.poison("a commit is overdue");
-        }
+        self.0.watch(now);
     }
 
     fn poisoned(&self) -> Option<Error> {
@@ -334,7 +374,7 @@ impl Index for SimIndex {
         IndexStats { waiting: (queue.waiting.len() + queue.in_flight.len()) as u64, ..queue.stats }
     }
 
-    /// A commit that hangs keeps the index locked until it returns; this waits for it.
+    /// A commit that hangs is given up when it is overdue; the index then stays locked until it returns.
     fn close(&self) -> BoxFuture<'static, Result<()>> {
         self.0.queue().closed = true;
         Arc::clone(&self.0).close().boxed()

@@ -195,6 +195,7 @@ impl Machine {
             state.coverage.count("disk: an unsynced batch survived a crash");
             state.commit(&batch, &self.blobs, "survived unsynced");
         }
+        self.state().replayed();
     }
 }
 
@@ -214,6 +215,11 @@ impl State {
             self.monitor.violated("admission", format!("{waiting} small writes wait at once, of {most} admitted"));
             self.report_violations();
         }
+    }
+
+    pub(crate) fn replayed(&mut self) {
+        let tick = self.trace.tick();
+        self.monitor.replayed(tick);
     }
 
     pub(crate) fn quieten(&mut self) {
@@ -256,7 +262,9 @@ impl State {
             return;
         }
         let tick = self.trace.tick();
-        let text = self.monitor.commit(tick, batch, blobs, &mut self.coverage);
+        let mut text = self.monitor.commit(tick, batch, blobs, &mut self.coverage);
+        // Every stored byte is part of the trace.
+        text.push_str(&format!(" [{:016x}]", crate::disk::sum(batch)));
         self.note(Kind::Commit, how, text);
         self.report_violations();
     }

@@ -164,10 +164,9 @@ impl Link {
         number
     }
 
-    #[expect(clippy::disallowed_methods, reason = "the simulated world spawns what lives in it")]
     fn launch(&self, number: u64, due: Duration) {
         let link = self.clone();
-        tokio::spawn(async move {
+        self.0.spawn("the network", async move {
             link.machine().state().trace.name_lane("network".to_owned(), false);
             sleep(due.saturating_sub(link.machine().elapsed())).await;
             link.0.pass("blob lands late", String::new).await;

@@ -136,6 +136,9 @@ pub fn run(plan: &Plan, options: &Options) -> Report {
     let work = Arc::new(Work::new(plan));
     let mut crashes = 0;
     loop {
+        if crashes >= plan.crashes_max {
+            sim.machine().state().faults.crash = Odds::NEVER;
+        }
         let work = Arc::clone(&work);
         let opened = work.opened();
         match sim.run(async |world| live(world, Arc::clone(&work)).await) {
@@ -149,9 +152,6 @@ pub fn run(plan: &Plan, options: &Options) -> Report {
                 }
                 if crashes == 3 {
                     state.coverage.count("run: several crashes");
-                }
-                if crashes >= plan.crashes_max {
-                    state.faults.crash = Odds::NEVER;
                 }
             }
         }
@@ -284,12 +284,12 @@ async fn live(world: Controls, work: Arc<Work>) {
             drop(engine);
             continue;
         }
+        check_deaths(&world, &engine, deaths).await;
         if !go_on {
             world.quieten();
             work.steps.store(world.machine().state().step, Ordering::SeqCst);
             calm_down(&world, &engine).await;
         }
-        check_deaths(&world, &engine, deaths).await;
         // A failed engine says so here once more.
         closing(&world);
         drop(engine.close().await);

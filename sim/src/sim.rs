@@ -66,7 +66,7 @@ pub struct Sim {
 pub enum Life<T> {
     /// Its task came to its end.
     Ended(T),
-    /// The world crashed.
+    /// The world crashed, or has come to its last step: see [`Sim::is_exhausted`].
     Crashed,
 }
 
@@ -217,6 +217,11 @@ impl Sim {
         self.machine.state().coverage.clone()
     }
 
+    /// Whether the world has come to its last step, after a million of them: every further life crashes at once.
+    pub fn is_exhausted(&self) -> bool {
+        self.machine.state().is_exhausted()
+    }
+
     /// Steps so far: the moments at which a crash can strike.
     pub fn steps(&self) -> u64 {
         self.machine.state().step
@@ -286,7 +291,11 @@ impl Controls {
     /// [`ErrorKind::AlreadyOpen`] while another one is open on this world's disk.
     pub fn open_index(&self) -> Result<Arc<dyn Index>> {
         let medium = match &self.real {
-            Some(path) => Medium::Fjall(RealDisk::open(path, self.env())?),
+            Some(path) => {
+                let real = RealDisk::open(path, self.env())?;
+                self.gate.machine().state().replayed();
+                Medium::Fjall(real)
+            }
             None => Medium::Simulated,
         };
         Ok(Arc::new(SimIndex::open(Arc::clone(&self.gate), medium)?))

@@ -21,7 +21,6 @@ pub(crate) fn env(gate: &Arc<Gate>) -> Env {
     Env::new(SimWorld(Arc::clone(gate)))
 }
 
-#[expect(clippy::disallowed_methods, reason = "the simulated world spawns what lives in it")]
 impl World for SimWorld {
     fn now(&self) -> Timestamp {
         Timestamp::from_millis(self.0.machine().time_of_day_ms())
@@ -41,7 +40,7 @@ impl World for SimWorld {
 
     fn spawn(&self, task: BoxFuture<'static, ()>) {
         let gate = Arc::clone(&self.0);
-        tokio::spawn(async move {
+        self.0.spawn("a task", async move {
             gate.pass("task begins", String::new).await;
             task.await;
         });
@@ -50,7 +49,7 @@ impl World for SimWorld {
     /// Nobody can cancel it, and nobody waits for it but the world.
     fn blocking(&self, work: Box<dyn FnOnce() + Send>) {
         let gate = Arc::clone(&self.0);
-        tokio::spawn(async move {
+        self.0.spawn("blocking work", async move {
             gate.pass("blocking work", String::new).await;
             work();
         });
@@ -61,6 +60,7 @@ impl World for SimWorld {
     }
 
     /// Only real fjall asks for one, and the world waits for it whenever it gives it something to do.
+    #[expect(clippy::disallowed_methods, reason = "the thread is fjall's, and not part of the world")]
     fn thread(&self, name: &str, body: Box<dyn FnOnce() + Send>) -> io::Result<JoinHandle<()>> {
         std::thread::Builder::new().name(name.to_owned()).spawn(body)
     }

@@ -4,6 +4,7 @@
 use bytes::Bytes;
 use cenotaph::ErrorKind;
 
+use crate::plan::Span;
 use crate::trace::Tick;
 
 /// What a client asked. Objects go by their key in the row table.
@@ -14,6 +15,7 @@ pub(crate) enum Call {
         object: Bytes,
         write: u64,
         fails: bool,
+        bytes: u64,
         /// Whether it goes to the blob tier.
         large: bool,
     },
@@ -21,6 +23,7 @@ pub(crate) enum Call {
     Read {
         object: Bytes,
         kind: Reading,
+        span: Span,
     },
     Delete {
         object: Bytes,

@@ -10,7 +10,7 @@ use serde::de::DeserializeOwned;
 use uuid::Uuid;
 
 /// The custom attribute in which a workload says which of its writes this is.
-pub(crate) const WRITE: &str = "w";
+pub(crate) const WRITE: &str = "cenotaph-sim:write";
 
 /// A row: `version=1 | postcard | embedded payload`.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -20,6 +20,7 @@ use super::call::{Answer, Call, Called, Content, Listed, Reading};
 use super::format::Row;
 use super::monitor::Monitor;
 use crate::faults::{BLOB_READ_FAULTS, BLOB_WRITE_FAULTS, COMMIT_FAULTS, Fault, PROVOKING, ROT};
+use crate::plan::Span;
 use crate::trace::Tick;
 
 /// How often a read may find its object replaced before it gives up.
@@ -36,6 +37,14 @@ pub(crate) fn check_history(monitor: &mut Monitor) {
     }
 }
 
+/// A put, as it was asked.
+struct Put<'a> {
+    write: u64,
+    fails: bool,
+    object: &'a Bytes,
+    bytes: u64,
+}
+
 struct Checker<'a> {
     monitor: &'a Monitor,
     found: &'a mut Vec<(&'static str, String)>,
@@ -49,10 +58,13 @@ impl Checker<'_> {
 
     fn call(&mut self, called: &Called) {
         match (&called.call, &called.answer) {
-            (Call::Put { write, fails, object, .. }, answer) => {
-                self.put(called, *write, *fails, object, answer.as_ref());
+            (Call::Put { write, fails, object, bytes, .. }, answer) => {
+                let put = Put { write: *write, fails: *fails, object, bytes: *bytes };
+                self.put(called, &put, answer.as_ref());
             }
-            (Call::Read { object, kind }, Some((at, answer))) => self.read(called, object, *kind, *at, answer),
+            (Call::Read { object, kind, span }, Some((at, answer))) => {
+                self.read(called, (object, *kind, *span), *at, answer);
+            }
             (Call::List { prefix, after, limit }, Some((at, Answer::Listed(page)))) => {
                 self.list(called, (prefix, after.as_ref(), *limit), *at, page);
             }
@@ -77,16 +89,26 @@ impl Checker<'_> {
         }
     }
 
-    fn put(&mut self, called: &Called, write: u64, fails: bool, object: &Bytes, answer: Option<&(Tick, Answer)>) {
-        let monitor = self.monitor;
+    fn put(&mut self, called: &Called, put: &Put<'_>, answer: Option<&(Tick, Answer)>) {
+        let (monitor, write, object) = (self.monitor, put.write, put.object);
         let commits = monitor.commits.get(&write).map(Vec::as_slice).unwrap_or_default();
         if commits.len() > 1 {
             self.violated("linearizability", called, "it committed more than once");
         }
-        if commits.iter().any(|(tick, _)| *tick < called.at) {
-            self.violated("linearizability", called, "it committed before it was called");
+        let sealed = monitor.sealed(called.at);
+        for (tick, row) in commits {
+            if !(called.at..sealed).contains(tick) {
+                self.violated(
+                    "linearizability",
+                    called,
+                    "it committed before it was called, or once its fate was sealed",
+                );
+            }
+            if !states_in(monitor, object, *tick, tick + 1).any(|(_, state)| state == Some(row)) {
+                self.violated("linearizability", called, "it committed another object");
+            }
         }
-        if fails && !commits.is_empty() {
+        if put.fails && !commits.is_empty() {
             self.violated("I10", called, "its stream failed, and it committed");
         }
         match answer {
@@ -107,7 +129,8 @@ impl Checker<'_> {
                 if !states_in(monitor, object, called.at, *at).any(|(tick, _)| tick >= called.at) {
                     self.violated("I10", called, "it says it was superseded, and nobody else wrote");
                 }
-                if monitor.superseded.get(&write).is_some_and(|tick| tick > at) {
+                let tells = put.bytes >= 8;
+                if tells && monitor.superseded.get(&write).is_none_or(|tick| tick > at) {
                     self.violated("I9", called, "it says it was superseded before that was durable");
                 }
             }
@@ -123,8 +146,8 @@ impl Checker<'_> {
         }
     }
 
-    fn read(&mut self, called: &Called, object: &Bytes, kind: Reading, at: Tick, answer: &Answer) {
-        let monitor = self.monitor;
+    fn read(&mut self, called: &Called, asked: (&Bytes, Reading, Span), at: Tick, answer: &Answer) {
+        let (monitor, (object, kind, span)) = (self.monitor, asked);
         let hidden = monitor.struck_between(&[Fault::BlobNotFound], called.at, at);
         match answer {
             Answer::Found(found) => {
@@ -160,9 +183,13 @@ impl Checker<'_> {
                 }
             }
             Answer::NotSatisfiable { size } => {
-                let fits = |row: Option<&Row>| row.is_some_and(|row| row.size == *size);
+                let fits = |row: Option<&Row>| row.is_some_and(|row| row.size == *size && !span.fits(row.size));
                 if !states_in(monitor, object, called.at, at).any(|(_, row)| fits(row)) {
-                    self.violated("linearizability", called, "at no moment of the call the object had that size");
+                    self.violated(
+                        "linearizability",
+                        called,
+                        "at no moment of the call the object was too short for the range",
+                    );
                 }
             }
             Answer::Failed(ErrorKind::Corrupt) if !monitor.struck_between(&ROT, called.at, at) => {
@@ -252,7 +279,7 @@ impl Checker<'_> {
 
     fn failed(&mut self, called: &Called, at: Tick, kind: ErrorKind) {
         let monitor = self.monitor;
-        let life = monitor.life_of(called.at);
+        let life = monitor.engine_of(called.at);
         if kind == ErrorKind::Indeterminate && !monitor.struck_between(&COMMIT_FAULTS, life, at) {
             self.violated("I10", called, "the outcome is said to be unknown, and no commit failed");
         }
@@ -279,7 +306,7 @@ impl Checker<'_> {
             Call::Put { large: false, .. } | Call::Delete { .. } => {
                 read_failed
                     || monitor.struck_between(&COMMIT_FAULTS, life, at)
-                    || monitor.deaths_between(life, at) > usize::from(!monitor.closed_between(life, at))
+                    || monitor.deaths_between(life, at) > 1
                     || monitor.beheaded.iter().any(|tick| (life..at).contains(tick))
             }
             // It needs both tiers and its own actors; one death of another is made good.
@@ -287,7 +314,7 @@ impl Checker<'_> {
                 read_failed
                     || monitor.struck_between(&COMMIT_FAULTS, life, at)
                     || monitor.struck_between(&BLOB_WRITE_FAULTS, called.at, at)
-                    || monitor.deaths_between(life, at) > usize::from(!monitor.closed_between(life, at))
+                    || monitor.deaths_between(life, at) > 1
                     || monitor.uploads_died.iter().any(|tick| (life..at).contains(tick))
             }
             Call::Other => monitor.struck_between(&PROVOKING, life, at),
@@ -345,7 +372,9 @@ impl Checker<'_> {
             let can = match called.answer.as_ref().map(|(_, answer)| answer) {
                 Some(Answer::Deleted { existed: true }) => in_time,
                 // Dropped by its caller, lost with a crash, or unknown: it may have happened, then or later.
-                None | Some(Answer::Cancelled | Answer::Failed(ErrorKind::Indeterminate)) => true,
+                None | Some(Answer::Cancelled | Answer::Failed(ErrorKind::Indeterminate)) => {
+                    removal < self.monitor.sealed(called.at)
+                }
                 Some(_) => false,
             };
             can && called.at <= removal

@@ -31,6 +31,8 @@ pub(crate) struct Monitor {
     /// Writes whose change was settled without a commit, by themselves: superseded, and when.
     pub(super) superseded: BTreeMap<u64, Tick>,
     pub(super) orphans: BTreeMap<Uuid, Orphan>,
+    /// Every revision that ever was an orphan.
+    pub(super) orphaned: BTreeSet<Uuid>,
     pub(super) payloads: BTreeSet<Bytes>,
     pub(super) floors: BTreeSet<Bytes>,
     pub(super) revisions: BTreeMap<Uuid, Revision>,
@@ -46,6 +48,8 @@ pub(crate) struct Monitor {
     pub(super) epoch: u64,
     /// The epoch of the engine that opened last.
     opened: u64,
+    /// When an index was opened, and what was left of its last life was replayed.
+    replays: Vec<Tick>,
     /// When an engine began to close.
     closings: Vec<Tick>,
     /// When a supervisor was killed.
@@ -136,6 +140,27 @@ impl Monitor {
     /// Whether something has gone wrong in the life of this moment that may make an operation, or an engine, fail.
     pub(crate) fn was_provoked(&self, at: Tick) -> bool {
         self.struck_between(&PROVOKING, self.life_of(at), at)
+    }
+
+    /// What the disk had left of its last life has become durable, or is gone for ever.
+    pub(crate) fn replayed(&mut self, at: Tick) {
+        self.replays.push(at);
+    }
+
+    /// Until when a write called at this moment may still become durable, if nobody heard of its outcome.
+    pub(super) fn sealed(&self, called: Tick) -> Tick {
+        self.replays.iter().copied().find(|&replayed| replayed > called).unwrap_or(Tick::MAX)
+    }
+
+    /// When the index was opened that this moment belongs to: what struck before does not excuse it.
+    pub(super) fn engine_of(&self, tick: Tick) -> Tick {
+        self.replays
+            .iter()
+            .copied()
+            .take_while(|&replayed| replayed <= tick)
+            .last()
+            .unwrap_or(0)
+            .max(self.life_of(tick))
     }
 
     /// When the life began that this moment lies in.

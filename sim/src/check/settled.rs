@@ -11,8 +11,7 @@ use crate::blobs::Blobs;
 use crate::disk::Tables;
 use cenotaph_storage::index::Table;
 
-/// Checks both tiers at rest. The tables are those of the disk, not the monitor's: a model that has drifted from what it
-/// models is found too.
+/// Checks both tiers at rest, and that the monitor's model is what the disk has, where that can be seen.
 pub(crate) fn check_settled(monitor: &mut Monitor, tables: Option<&Tables>, blobs: &Blobs) {
     let named: BTreeSet<Uuid> = monitor.rows.values().flat_map(format::Row::revisions).collect();
     let mut there = BTreeSet::new();
@@ -72,5 +71,11 @@ fn as_modelled(monitor: &mut Monitor, tables: &Tables) {
     let modelled: Vec<_> = monitor.rows.iter().map(|(key, row)| (key.clone(), Some(row.clone()))).collect();
     if rows != modelled {
         monitor.violated("I9", "the rows on the disk are not those that were committed");
+    }
+    let left = (tables.of(Table::Changes).len(), tables.of(Table::Orphans).len());
+    let beside: BTreeSet<Bytes> = tables.of(Table::Payloads).keys().cloned().collect();
+    let meta: BTreeSet<Bytes> = tables.of(Table::Meta).keys().cloned().collect();
+    if left != (0, 0) || beside != monitor.payloads || meta != monitor.floors {
+        monitor.violated("I9", "what lies beside the rows on the disk is not what was committed");
     }
 }

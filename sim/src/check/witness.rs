@@ -306,6 +306,7 @@ impl Monitor {
             return;
         };
         words.push(format!("orphan {} queued", short(revision)));
+        self.orphaned.insert(revision);
         if self.rows.get(&orphan.object[..]).is_some_and(|row| row.revisions().contains(&revision)) {
             self.violated("I2", format!("revision {revision} is queued, and a row names it"));
         }
@@ -337,6 +338,9 @@ impl Monitor {
     /// A blob has gone.
     pub(crate) fn blob_deleted(&mut self, _tick: Tick, path: &str) {
         let Some(revision) = format::revision_of_path(path) else { return };
+        if !self.orphaned.contains(&revision) {
+            self.violated("I5", format!("blob {revision} is deleted, and it never was an orphan"));
+        }
         if self.rows.values().any(|row| row.revisions().contains(&revision)) {
             self.violated("I2", format!("blob {revision} is deleted, and a row names it"));
         }

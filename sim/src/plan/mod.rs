@@ -171,6 +171,17 @@ pub enum Span {
     Last(u64),
 }
 
+impl Span {
+    /// Whether an object of this size has a byte to begin with.
+    pub(crate) const fn fits(self, size: u64) -> bool {
+        match self {
+            Self::All | Self::Last(_) => true,
+            Self::Between(start, end) => start < size || (start == end && start <= size) || (start == 0 && size == 0),
+            Self::From(start) => start < size || (start == 0 && size == 0),
+        }
+    }
+}
+
 /// Objects with a number below this are hot: every client wants them.
 pub(crate) const HOT: u32 = 4;
 

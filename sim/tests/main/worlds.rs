@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use cenotaph::{ActorKind, Error, ErrorKind};
-use cenotaph_sim::{Act, Faults, Life, Odds, Sim};
+use cenotaph_sim::{Act, Faults, Life, Odds, Options, Plan, Schedule, Sim, run};
 
 /// A little of everything, for a trace.
 async fn some_life(world: cenotaph_sim::Controls) {
@@ -98,6 +98,52 @@ fn a_failing_disk_poisons_the_engine_and_the_outcome_is_said_to_be_unknown() {
         });
         life.ended().unwrap().unwrap();
         sim.settle().unwrap();
+    }
+}
+
+/// Found by seed 12084: the supervisor restarted nobody once closing had begun, so that what was due stayed behind.
+#[test]
+fn an_actor_that_is_dead_when_the_engine_closes_is_brought_back() {
+    let mut sim = Sim::new(8).schedule(Schedule { delay: Odds::NEVER, ..Schedule::default() });
+    let life = sim.run(async |world| {
+        let engine = world.open().await?;
+        engine.put("k", vec![1; 2_000_000]).await?;
+        assert!(world.kill(ActorKind::Sweeper));
+        engine.delete("k").await?;
+        engine.close().await?;
+        let engine = world.open().await?;
+        world.settle(&engine).await?;
+        Ok::<_, Error>(engine.stats().await?.actors.swept)
+    });
+    assert_eq!(life.ended().unwrap().unwrap(), 0, "closing has left nothing to sweep");
+    sim.settle().unwrap();
+}
+
+/// Nobody looked after overdue commits before the actors had started: a hung first commit hung the opening with it.
+#[test]
+fn an_opening_whose_first_commit_hangs_gives_up_when_it_is_overdue() {
+    let mut sim = Sim::new(8);
+    let life = sim.run(async |world| {
+        world.set_faults(Faults { index_sync_hangs: Odds::ALWAYS, ..Faults::default() });
+        let error = world.open().await.unwrap_err();
+        let took = world.elapsed();
+        world.quieten();
+        world.open_patiently().await.unwrap();
+        (error.kind(), took < Duration::from_secs(40))
+    });
+    assert_eq!(life, Life::Ended((ErrorKind::Indeterminate, true)));
+    sim.settle().unwrap();
+}
+
+/// Plans that once found a bug, shrunk; the name says what was wrong.
+#[test]
+fn plans_that_once_found_a_bug_find_none() {
+    let directory = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/plans");
+    let plans: Vec<_> = std::fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path()).collect();
+    assert!(!plans.is_empty());
+    for path in plans {
+        let plan: Plan = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+        assert_eq!(run(&plan, &Options::default()).violations, [], "{}", path.display());
     }
 }
 
