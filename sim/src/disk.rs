@@ -16,7 +16,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::{Buf, Bytes};
 use cenotaph_storage::index::{Batch, Table};
-use xxhash_rust::xxh3::xxh3_64;
+use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
 
 use crate::rng::{Odds, Rng};
 
@@ -137,9 +137,10 @@ pub(crate) struct Replayed {
 
 /// Over all that a batch changes.
 pub(crate) fn sum(batch: &Batch) -> u64 {
-    let mut bytes = Vec::with_capacity(batch.bytes() + 16 * batch.changes().len());
-    encode(batch, &mut bytes);
-    xxh3_64(&bytes)
+    batch.changes().iter().fold(0, |sum, (table, key, value)| {
+        let value = value.as_ref().map_or(u64::MAX, |value| xxh3_64(value));
+        xxh3_64_with_seed(key, sum ^ value.rotate_left(*table as u32 + 1))
+    })
 }
 
 fn length(bytes: usize) -> [u8; 4] {

@@ -1,8 +1,8 @@
 //! Bugs that can be planted, to see that the simulator finds them: [`Bug`].
 //!
 //! Each is asked for at one place, through [`Env::planted`](crate::Env::planted), which is `false` at compile time unless
-//! the feature `planted` is on. Only tests of the simulator's checkers turn it on. Deliberately not here: bugs of an
-//! index itself, which the simulated index can plant without our help.
+//! the feature `planted` is on. Only tests of the simulator's checkers turn it on. The first two are bugs of an index:
+//! the simulated one plants them in itself.
 
 /// A mistake that somebody might make one day.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

@@ -256,11 +256,12 @@ impl Monitor {
         if !is_tombstone && matches!(row.body, Body::Embedded(_)) != (row.size <= EMBEDDED) {
             self.violated("tiers", format!("version {} of {} bytes lies at the wrong place", row.version, row.size));
         }
-        if row.write.is_some_and(|write| row.checksum != Some(xxh3_64(&payload(write, row.size)))) {
+        let put = row.write.map(|write| payload(write, row.size));
+        if put.as_ref().is_some_and(|put| row.checksum != Some(xxh3_64(put))) {
             self.violated("metadata", format!("version {} has the checksum of something else", row.version));
         }
-        if let Body::Embedded(bytes) = &row.body
-            && row.write.is_some_and(|write| payload(write, row.size) != bytes[..])
+        if let (Body::Embedded(bytes), Some(put)) = (&row.body, &put)
+            && bytes != put
         {
             self.violated("I3", format!("version {} holds other bytes than were put", row.version));
         }
@@ -269,20 +270,19 @@ impl Monitor {
                 self.violated("I6", format!("operation {} commits without a live change", row.operation));
             }
             for extent in extents {
-                self.names(row, extent, blobs);
+                self.names(row, extent, put.as_ref(), blobs);
             }
         }
     }
 
     /// A tombstone names a revision: its blob must be there, whole (I2).
-    fn names(&mut self, row: &Row, extent: &format::Extent, blobs: &Blobs) {
+    fn names(&mut self, row: &Row, extent: &format::Extent, put: Option<&Bytes>, blobs: &Blobs) {
         let known = self.revisions.get(&extent.revision).filter(|revision| revision.is_whole);
         let bytes = known.and_then(|revision| blobs.bytes(&revision.path));
         let Some(bytes) = bytes else {
             return self.violated("I2", format!("version {} names a blob that is not finished", row.version));
         };
-        let expected = row.write.map(|write| payload(write, row.size));
-        if bytes.len() as u64 != extent.bytes || expected.is_some_and(|expected| expected != bytes) {
+        if bytes.len() as u64 != extent.bytes || put.is_some_and(|put| *put != bytes) {
             self.violated("I2", format!("version {} names a blob that holds something else", row.version));
         }
     }

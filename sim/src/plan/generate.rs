@@ -125,7 +125,7 @@ fn mix(rng: &mut Rng) -> Mix {
         weights,
         hot: Odds::in_ten_thousand(rng.pick(&[2000, 6000, 9500])),
         large: Odds::in_ten_thousand(rng.pick(&[1000, 5000, 9000])),
-        huge: if rng.below(24) == 0 { Odds::in_ten_thousand(5000) } else { Odds::NEVER },
+        huge: if rng.below(40) == 0 { Odds::in_ten_thousand(5000) } else { Odds::NEVER },
     }
 }
 

@@ -19,10 +19,10 @@ const PLANTED: [Planted; 12] = [
     Planted { bug: Bug::BlobDeletedBeforeSwap, within: 20, by: &["I2"] },
     Planted { bug: Bug::ZombieCommit, within: 50, by: &["versions", "I3"] },
     Planted { bug: Bug::RecoveryWithoutFence, within: 20, by: &["I2"] },
-    Planted { bug: Bug::SweeperIgnoresPins, within: 50, by: &["I8"] },
+    Planted { bug: Bug::SweeperIgnoresPins, within: 200, by: &["I8"] },
     Planted { bug: Bug::VersionReuse, within: 10, by: &["versions"] },
     Planted { bug: Bug::SupersededAsConflict, within: 20, by: &["I10"] },
-    Planted { bug: Bug::UnknownTreatedAsFailed, within: 200, by: &["I10"] },
+    Planted { bug: Bug::UnknownTreatedAsFailed, within: 600, by: &["I10"] },
     Planted { bug: Bug::NoBarrier, within: 600, by: &["versions", "I3"] },
 ];
 
