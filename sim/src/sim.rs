@@ -309,7 +309,8 @@ impl Controls {
         for _ in 0..600 {
             match self.open().await {
                 Err(error) if error.kind() != ErrorKind::Invalid => {
-                    self.note(format!("it does not open: {error}"));
+                    // Not its message: that of a real index holds the path of a temporary directory.
+                    self.note(format!("it does not open: {}", error.kind()));
                     sleep(Duration::from_secs(1)).await;
                 }
                 outcome => return outcome,

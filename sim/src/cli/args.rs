@@ -50,6 +50,9 @@ pub(super) enum Command {
         /// Operations of the plan, about.
         #[arg(long, default_value_t = 40)]
         ops: usize,
+        /// Where plans that fail are written.
+        #[arg(long, default_value = "sim-failures")]
+        out: PathBuf,
     },
     /// Runs seed after seed until it is stopped, and writes every failure with its seed, its plan, shrunk, and a command
     /// that shows it again.

@@ -23,7 +23,7 @@ impl Args {
             Command::Replay { seed, plan, html, ops, how } => {
                 replay::replay(seed, plan.as_deref(), html.as_deref(), ops, how)
             }
-            Command::Sweep { kind, seed, ops } => Ok(sweeps::sweep(kind, seed, ops)),
+            Command::Sweep { kind, seed, ops, out } => sweeps::sweep(kind, seed, ops, &out),
             Command::Hunt { jobs, from, ops, out, seconds, how } => {
                 hunt::Hunt { jobs, from, operations: ops, out, seconds, how }.run()
             }

@@ -1,5 +1,6 @@
 //! Many worlds at once, each on a thread of its own.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Mutex;
 use std::sync::PoisonError;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -48,8 +49,16 @@ pub(crate) fn run_all(
                     if seed >= seeds.end {
                         break;
                     }
-                    let report = run(&Plan::generate(seed, operations), options);
-                    total.lock().unwrap_or_else(PoisonError::into_inner).add(seed, &report);
+                    // A panic must not take its seed with it.
+                    let report = catch_unwind(AssertUnwindSafe(|| run(&Plan::generate(seed, operations), options)));
+                    let mut total = total.lock().unwrap_or_else(PoisonError::into_inner);
+                    let Ok(report) = report else {
+                        let message = "the run itself panicked".to_owned();
+                        total.failures.push((seed, vec![Violation { checker: "panic", message }]));
+                        continue;
+                    };
+                    total.add(seed, &report);
+                    drop(total);
                     if !after(seed, &report) {
                         enough.store(true, Ordering::Relaxed);
                     }

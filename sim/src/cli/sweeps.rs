@@ -1,12 +1,19 @@
 //! `sweep`: one thing going wrong at every step in turn.
 
+use std::fs;
+use std::io;
+use std::path::Path;
+
 use cenotaph_sim::{Options, Plan, Sweep, sweep as run_sweep};
 
 use super::args::SweepKind;
 use super::output::{Watch, bar, line};
 
-/// Whether all was well.
-pub(crate) fn sweep(kind: SweepKind, seed: u64, operations: usize) -> bool {
+/// Failures that are written down.
+const SHOWN: usize = 20;
+
+/// Whether all was well. A plan that failed is written to a file, for its seed alone does not show it again.
+pub(crate) fn sweep(kind: SweepKind, seed: u64, operations: usize, out: &Path) -> io::Result<bool> {
     let kind = match kind {
         SweepKind::Crash => Sweep::Crash,
         SweepKind::CrashAgain => Sweep::CrashAgain,
@@ -20,8 +27,11 @@ pub(crate) fn sweep(kind: SweepKind, seed: u64, operations: usize) -> bool {
     });
     progress.finish_and_clear();
     line(&swept.coverage);
-    for (plan, violations) in swept.failures.iter().take(20) {
-        line(format_args!("VIOLATED: {:?}", plan.acts));
+    for (number, (plan, violations)) in swept.failures.iter().take(SHOWN).enumerate() {
+        let file = out.join(format!("sweep-{seed}-{number}.json"));
+        fs::create_dir_all(out)?;
+        fs::write(&file, serde_json::to_vec(plan)?)?;
+        line(format_args!("VIOLATED: {:?}: cenotaph-sim replay --plan {}", plan.acts, file.display()));
         violations.iter().take(3).for_each(|violation| line(format_args!("  {violation}")));
     }
     line(format_args!(
@@ -30,5 +40,5 @@ pub(crate) fn sweep(kind: SweepKind, seed: u64, operations: usize) -> bool {
         watch.elapsed().as_secs_f64(),
         swept.failures.len()
     ));
-    swept.failures.is_empty()
+    Ok(swept.failures.is_empty())
 }

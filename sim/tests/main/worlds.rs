@@ -34,6 +34,15 @@ fn the_same_seed_is_the_same_run_and_another_is_another() {
 }
 
 #[test]
+fn the_same_seed_on_real_fjall_is_the_same_run() {
+    let options = Options { on_fjall: true, ..Options::default() };
+    for seed in 0..6 {
+        let timeline = || run(&Plan::generate(seed, 60), &options).sim.timeline();
+        assert_eq!(timeline(), timeline(), "seed {seed}");
+    }
+}
+
+#[test]
 fn a_crash_at_a_chosen_step_strikes_there_and_nowhere_else() {
     for step in [1, 2, 20, 57] {
         let mut sim = Sim::new(9).at_step(step, Act::Crash);
