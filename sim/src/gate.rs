@@ -67,17 +67,7 @@ impl Gate {
             Verdict::Stop => std::future::pending().await,
             // Not by `panic!`, which would print what is no news.
             Verdict::Panic => std::panic::resume_unwind(Box::new("a planned panic")),
-            Verdict::Go { yields, delay } => {
-                for _ in 0..yields {
-                    tokio::task::yield_now().await;
-                }
-                if let Some(delay) = delay {
-                    sleep(delay).await;
-                }
-                if self.is_fenced() {
-                    std::future::pending::<()>().await;
-                }
-            }
+            Verdict::Go { yields, delay } => self.idle(yields, delay).await,
         }
     }
 
@@ -87,6 +77,11 @@ impl Gate {
             let mut state = self.machine.state();
             (state.draw_yields(), state.draw_delay())
         };
+        self.idle(yields, delay).await;
+    }
+
+    /// Lets others go first, then stands behind the fence.
+    async fn idle(&self, yields: u64, delay: Option<Duration>) {
         for _ in 0..yields {
             tokio::task::yield_now().await;
         }
