@@ -110,7 +110,7 @@ fn a_failing_disk_poisons_the_engine_and_the_outcome_is_said_to_be_unknown() {
     }
 }
 
-/// Found by seed 12084: the supervisor restarted nobody once closing had begun, so that what was due stayed behind.
+/// Found by a swarm seed, whose like is in `tests/plans`: the supervisor restarted nobody once closing had begun, so that what was due stayed behind.
 #[test]
 fn an_actor_that_is_dead_when_the_engine_closes_is_brought_back() {
     let mut sim = Sim::new(8).schedule(Schedule { delay: Odds::NEVER, ..Schedule::default() });
