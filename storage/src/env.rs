@@ -9,6 +9,7 @@ use std::fmt;
 use std::future::Future;
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -102,9 +103,12 @@ pub enum Seam {
     SweeperAfterDelete,
 }
 
-/// A cheap handle on a [`World`].
+/// A cheap handle on a [`World`]. Clones share the latest time of day that [`steady_now`](Self::steady_now) gave.
 #[derive(Clone)]
-pub struct Env(Arc<dyn World>);
+pub struct Env {
+    world: Arc<dyn World>,
+    latest_ms: Arc<AtomicU64>,
+}
 
 impl Env {
     /// The real world. Must be called within a tokio runtime, which its tasks and timers then use.
@@ -119,22 +123,29 @@ impl Env {
 
     /// A world of your own.
     pub fn new(world: impl World) -> Self {
-        Self(Arc::new(world))
+        Self { world: Arc::new(world), latest_ms: Arc::default() }
     }
 
     /// The time of day.
     pub fn now(&self) -> Timestamp {
-        self.0.now()
+        self.world.now()
+    }
+
+    /// The time of day, but never earlier than it was before: what has expired stays expired although the clock is set
+    /// back. It then stands still until the time of day has caught up.
+    pub fn steady_now(&self) -> Timestamp {
+        let now_ms = self.world.now().as_millis();
+        Timestamp::from_millis(self.latest_ms.fetch_max(now_ms, Ordering::AcqRel).max(now_ms))
     }
 
     /// Time since some fixed moment.
     pub fn monotonic(&self) -> Duration {
-        self.0.monotonic()
+        self.world.monotonic()
     }
 
     /// 64 random bits.
     pub fn random_u64(&self) -> u64 {
-        self.0.random_u64()
+        self.world.random_u64()
     }
 
     /// A random duration below `limit`, for jitter.
@@ -162,7 +173,7 @@ impl Env {
 
     /// Resolves when this much time has passed.
     pub fn sleep(&self, duration: Duration) -> BoxFuture<'static, ()> {
-        self.0.sleep(duration)
+        self.world.sleep(duration)
     }
 
     /// What `task` gives, or none if `limit` passes first; the task is then dropped.
@@ -176,7 +187,7 @@ impl Env {
 
     /// Runs a task to its end, beside the caller.
     pub fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
-        self.0.spawn(Box::pin(task));
+        self.world.spawn(Box::pin(task));
     }
 
     /// Runs a task that may block its thread, and gives its value. It goes on even if the returned future is dropped.
@@ -185,7 +196,7 @@ impl Env {
     /// [`ErrorKind::Unavailable`] if the task panicked or its runtime is shutting down.
     pub async fn offload<T: Send + 'static>(&self, task: impl Future<Output = T> + Send + 'static) -> Result<T> {
         let (sender, receiver) = oneshot::channel();
-        self.0.offload(Box::pin(async move {
+        self.world.offload(Box::pin(async move {
             let _ = sender.send(task.await);
         }));
         receiver.await.map_err(|_| Error::new(ErrorKind::Unavailable, "offload", "the blocking task did not finish"))
@@ -198,7 +209,7 @@ impl Env {
     /// [`ErrorKind::Unavailable`] if the code panicked or its runtime is shutting down.
     pub async fn blocking<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> Result<T> {
         let (sender, receiver) = oneshot::channel();
-        self.0.blocking(Box::new(move || drop(sender.send(work()))));
+        self.world.blocking(Box::new(move || drop(sender.send(work()))));
         receiver.await.map_err(|_| Error::new(ErrorKind::Unavailable, "blocking", "the blocking work did not finish"))
     }
 
@@ -207,18 +218,18 @@ impl Env {
     /// # Errors
     /// Whatever the operating system says.
     pub fn thread(&self, name: &str, body: impl FnOnce() + Send + 'static) -> io::Result<JoinHandle<()>> {
-        self.0.thread(name, Box::new(body))
+        self.world.thread(name, Box::new(body))
     }
 
     /// Tells the world which actor the current task is; see [`World::actor_started`].
     pub fn actor_started(&self, kind: &'static str, number: Option<usize>) {
-        self.0.actor_started(kind, number);
+        self.world.actor_started(kind, number);
     }
 
     /// Whether this bug is planted. Never, unless the crate is built for tests of tests.
     #[cfg(feature = "planted")]
     pub fn planted(&self, bug: crate::planted::Bug) -> bool {
-        self.0.planted(bug)
+        self.world.planted(bug)
     }
 
     /// Whether this bug is planted. Never, unless the crate is built for tests of tests.
@@ -229,7 +240,7 @@ impl Env {
 
     /// Passes a seam; see [`World::pass`].
     pub async fn pass(&self, seam: Seam) {
-        if let Some(held) = self.0.pass(seam) {
+        if let Some(held) = self.world.pass(seam) {
             held.await;
         }
     }

@@ -2,14 +2,15 @@
 //!
 //! Holds [`Error`] and [`ErrorKind`]. A kind says what the caller must do next, never which library failed; the
 //! library's own error is kept as the source. Guards I10: [`ErrorKind::Indeterminate`] is used only where the process
-//! cannot know whether a write committed. Deliberately not here: absence (an absent object is `Ok(None)`) and a lost
-//! race (an outcome, not an error).
+//! cannot know whether a write committed. Deliberately not here: absence (an absent object is `Ok(None)`) and a
+//! write without a precondition that lost a race (an outcome, not an error).
 
 use std::error::Error as StdError;
 use std::fmt;
 use std::sync::Arc;
 
 use crate::id::ObjectId;
+use crate::word::Current;
 
 /// What every fallible call of Cenotaph returns.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -20,6 +21,11 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 pub enum ErrorKind {
     /// The argument breaks a documented rule. Nothing was started; change the call.
     Invalid,
+    /// The precondition does not hold: the object stands otherwise. Nothing was committed; read it afresh and decide anew.
+    Conflict {
+        /// How it stands; none if there is no such object.
+        current: Option<Current>,
+    },
     /// A configured limit is reached. Nothing was started; back off, then call again.
     Overloaded,
     /// The store could not do it now. Nothing was committed; the call may be repeated.
@@ -31,7 +37,7 @@ pub enum ErrorKind {
         /// Size of the object in bytes.
         total: u64,
     },
-    /// The caller's own stream failed or did not keep its word. Nothing was committed.
+    /// The caller's own stream failed or did not keep its word, or its own function failed. Nothing was committed.
     Source,
     /// Stored bytes do not match their checksum, or a stored value can't be decoded. No wrong bytes were returned.
     Corrupt,
@@ -47,6 +53,7 @@ impl ErrorKind {
     fn as_str(self) -> &'static str {
         match self {
             Self::Invalid => "invalid",
+            Self::Conflict { .. } => "conflict",
             Self::Overloaded => "overloaded",
             Self::Unavailable => "unavailable",
             Self::Indeterminate => "indeterminate",

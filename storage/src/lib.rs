@@ -28,4 +28,4 @@ pub use list::{Entry, ListPage, ListRequest};
 pub use pins::{Pin, Pins};
 pub use range::ByteRange;
 pub use read::{Head, OpenObject, ReadLimits, ReadStats, Reads};
-pub use word::{Epoch, Etag, OperationId, RevisionId, RevisionKey, Timestamp, Version};
+pub use word::{Current, Epoch, Etag, OperationId, RevisionId, RevisionKey, Timestamp, Version};

@@ -72,11 +72,10 @@ impl Head {
     ///
     /// # Errors
     /// [`ErrorKind::Corrupt`] or [`ErrorKind::UnknownFormat`].
-    pub(crate) fn decode(key: &[u8], value: &Bytes) -> Result<Self> {
+    pub(crate) fn decode(key: &[u8], row: Row) -> Result<Self> {
         let id = ObjectId::decode(key).map_err(|error| {
             Error::new(ErrorKind::Corrupt, "read", "a row's key is no object id").with_source(error)
         })?;
-        let row = Row::decode(value).map_err(|error| error.with_id(&id))?;
         Ok(Self::of(id, row))
     }
 }
@@ -86,6 +85,7 @@ impl Head {
 pub struct Reads(Arc<Inner>);
 
 struct Inner {
+    env: Env,
     index: Arc<dyn Index>,
     blobs: BlobTier,
     pins: Pins,
@@ -110,8 +110,8 @@ impl Reads {
     /// Reads from these two tiers. `pins` is shared with whoever sweeps them.
     pub fn new(index: Arc<dyn Index>, blobs: BlobTier, pins: Pins, env: Env, limits: ReadLimits) -> Self {
         let counters = Arc::new(Counters::default());
-        let fetcher = Fetcher::new(env, &limits, counters.clone());
-        Self(Arc::new(Inner { index, blobs, pins, fetcher, limits, counters }))
+        let fetcher = Fetcher::new(env.clone(), &limits, counters.clone());
+        Self(Arc::new(Inner { env, index, blobs, pins, fetcher, limits, counters }))
     }
 
     /// What is known about an object; none if it is absent. Never touches the blob tier.
@@ -159,19 +159,25 @@ impl Reads {
         &*self.0.index
     }
 
+    /// The row of an object that exists: one that has expired does not.
     async fn row(&self, id: &ObjectId) -> Result<Option<Row>> {
-        self.index().get(Table::Rows, id.encoded()).await?.as_ref().map(Row::decode).transpose()
+        let row = self.index().get(Table::Rows, id.encoded()).await?.as_ref().map(Row::decode).transpose()?;
+        Ok(row.filter(|row| self.is_live(row)))
+    }
+
+    pub(crate) fn is_live(&self, row: &Row) -> bool {
+        row.is_live(self.0.env.steady_now())
     }
 
     async fn attempt(&self, id: &ObjectId, range: ByteRange) -> Result<Attempt> {
         let Some(mut row) = self.row(id).await? else { return Ok(Attempt::Done(None)) };
         let range = range.resolve(row.metadata.size)?;
         let operation = row.operation;
-        let body = std::mem::replace(&mut row.body, Body::Separate);
+        let body = std::mem::replace(&mut row.body, Body::Embedded(Bytes::new()));
         let head = Head::of(id.clone(), row);
         match body {
             Body::Embedded(payload) => self.inline(head, &payload, range),
-            Body::Separate => self.separate(head, operation, range).await,
+            Body::Separate(payload) => self.separate(head, operation, payload, range).await,
             Body::Tombstone(manifest) => self.tombstone(head, operation, &manifest, range).await,
         }
     }
@@ -189,8 +195,14 @@ impl Reads {
     }
 
     /// Two plain reads where nothing happens in between; one snapshot to tell a replaced row from a lost payload.
-    async fn separate(&self, head: Head, seen: OperationId, range: Range<u64>) -> Result<Attempt> {
-        let key = seen.as_bytes();
+    async fn separate(
+        &self,
+        head: Head,
+        seen: OperationId,
+        payload: OperationId,
+        range: Range<u64>,
+    ) -> Result<Attempt> {
+        let key = payload.as_bytes();
         if let Some(payload) = self.index().get(Table::Payloads, key).await? {
             return self.inline(head, &payload, range);
         }
@@ -213,7 +225,8 @@ impl Reads {
     ) -> Result<Attempt> {
         let pieces = plan::pieces(manifest, &range);
         let pins: Vec<_> = pieces.iter().map(|piece| self.0.pins.pin(piece.extent.revision)).collect();
-        let Some(sources) = self.sources(&head.id, seen, pieces).await? else { return Ok(Attempt::Replaced) };
+        let written_as = manifest.written_as.as_ref().unwrap_or(&head.id);
+        let Some(sources) = self.sources(&head.id, seen, written_as, pieces).await? else { return Ok(Attempt::Replaced) };
         let mut units = self.0.fetcher.units(sources);
         let first = match units.next().await.transpose()? {
             Some(Some(first)) => Some(first),
@@ -228,7 +241,13 @@ impl Reads {
     ///
     /// A write that replaces the row removes the checksums in the same batch, so that both are read from one snapshot,
     /// now and not when the bytes flow.
-    async fn sources(&self, id: &ObjectId, seen: OperationId, pieces: Vec<Piece>) -> Result<Option<Vec<Source>>> {
+    async fn sources(
+        &self,
+        id: &ObjectId,
+        seen: OperationId,
+        written_as: &ObjectId,
+        pieces: Vec<Piece>,
+    ) -> Result<Option<Vec<Source>>> {
         let snapshot = self.index().snapshot()?;
         if !names_operation(&*snapshot, id, seen).await? {
             return Ok(None);
@@ -243,7 +262,7 @@ impl Reads {
             if checksums.len() as u64 != plan::block_count(&piece.extent) {
                 return Err(corrupt(format!("the revision has another number of blocks: revision={revision}")));
             }
-            let reader = self.0.blobs.reader(&revision_key(id, revision));
+            let reader = self.0.blobs.reader(&revision_key(written_as, revision));
             sources.push(Source { id: id.clone(), piece, reader, checksums: checksums.into() });
         }
         Ok(Some(sources))

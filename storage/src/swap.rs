@@ -4,29 +4,46 @@
 //! ```text
 //! swap                     the shard sees                        outcome
 //! ------------------------ ------------------------------------- --------------------------------------------------
-//! Inline                   anything                              Applied; a replaced tombstone's revisions: orphans
-//! Tombstone, change gone   anything                              Fenced: never commits (I6)
-//! Tombstone, change live   what the upload saw when it began     Applied; settles the change; replaced: orphans
-//!                          a tombstone it did not see            Superseded; settles the change; its own: orphan
-//!                          no tombstone, but it saw one          Superseded, the same
-//! Delete                   a row                                 Applied; floor kept; its revisions: orphans
-//!                          no row                                Absent
 //! any                      its own operation in the row          Already: the same version and etag again
+//! Tombstone, change gone   anything                              Fenced: never commits (I6)
+//! any, with precondition   it does not hold                      Conflict; a tombstone's change is settled, its own
+//!                                                                revisions: orphans
+//! Inline                   anything                              Commit; a replaced tombstone's revisions: orphans
+//! Tombstone                what the upload saw when it began     Commit; settles the change; replaced: orphans
+//!  without precondition    a tombstone it did not see            Superseded; settles the change; its own: orphan
+//!                          no tombstone, but it saw one          Superseded, the same; if that one has expired: Commit
+//! Delete                   a row                                 Commit; floor kept; its revisions: orphans
+//!                          no row                                Absent
+//! Amend, Extend            a live row                            Commit; the bytes stay where they are
+//!                          none                                  Absent
+//! Touch                    the live row that was read, idle      Commit; only its deadline changes
+//!                          anything else                         Unchanged
+//! Expire                   an expired row                        Commit; as a delete
+//!                          anything else                         Unchanged
 //! ```
 //!
-//! Guards I3 (everything that a swap changes is in the one batch that [`Swap::batch`] makes), I6 and the idempotence of
-//! `compare_and_write`. Deliberately not here: who calls, in which order, and what has become durable.
+//! An expired row counts as none, but what it names still becomes orphans with it. Guards I3 (everything that a swap
+//! changes is in the one batch that [`Swap::batch`] makes), I6 and the idempotence of `compare_and_write`. Deliberately not
+//! here: who calls, in which order, and what has become durable.
 
 use bytes::Bytes;
 
 use crate::checksum::Checksum;
+use crate::error::Result;
 use crate::id::ObjectId;
 use crate::index::{Batch, Table};
 use crate::rows::{
-    Attributes, BlockChecksums, Body, Change, EMBEDDED_BYTES_MAX, Landing, Manifest, Metadata, Orphan, Row, floor_key,
-    write_floor,
+    Amendment, Attributes, BlockChecksums, Body, Change, EMBEDDED_BYTES_MAX, Extension, Landing, Manifest, Metadata, Row,
 };
-use crate::word::{Etag, OperationId, RevisionId, RevisionKey, Timestamp, Version};
+use crate::word::{Current, Etag, OperationId, RevisionId, RevisionKey, Timestamp, Version};
+
+mod precondition;
+mod rename;
+mod transition;
+
+pub use precondition::Precondition;
+pub use rename::{Rename, RenameDecision};
+use transition::Transition;
 
 /// What became of a write.
 ///
@@ -73,14 +90,19 @@ pub struct Deleted {
 /// What a shard knows of an object: its row, or the last version that it had.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Standing {
-    /// It exists.
+    /// It has a row, which may have expired.
     Present(Box<Row>),
     /// It does not; it last had this version ([`Version::NONE`] if it never existed).
     Absent(Version),
 }
 
 impl Standing {
-    /// The row, if it exists.
+    /// The row, if the object exists at `now`: one that has expired does not.
+    pub fn live(&self, now: Timestamp) -> Option<&Row> {
+        self.row().filter(|row| row.is_live(now))
+    }
+
+    /// The row, expired or not.
     pub fn row(&self) -> Option<&Row> {
         match self {
             Self::Present(row) => Some(row),
@@ -97,10 +119,12 @@ impl Standing {
     }
 
     /// What an upload that begins now will expect to find when it commits.
-    pub fn expectation(&self) -> Expected {
-        match self.row().map(|row| &row.body) {
-            Some(Body::Tombstone(manifest)) => Expected::Tombstone(manifest.revisions().next()),
-            Some(Body::Embedded(_) | Body::Separate) | None => Expected::NoTombstone,
+    pub fn expectation(&self, now: Timestamp) -> Expected {
+        match self.live(now).map(|row| (&row.body, row.metadata.expires_at)) {
+            Some((Body::Tombstone(manifest), expires_at)) => {
+                Expected::Tombstone { first: manifest.revisions().next(), expires_at }
+            }
+            Some((Body::Embedded(_) | Body::Separate(_), _)) | None => Expected::NoTombstone,
         }
     }
 }
@@ -108,10 +132,33 @@ impl Standing {
 /// Which row a tombstone means to replace.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Expected {
-    /// No tombstone: no row, or an inline one.
+    /// No live tombstone: no row, an inline one, or an expired one.
     NoTombstone,
-    /// The tombstone whose first revision this is.
-    Tombstone(Option<RevisionId>),
+    /// The tombstone whose first revision this is, and which expires then.
+    Tombstone {
+        /// Its first revision.
+        first: Option<RevisionId>,
+        /// Its deadline, as it was seen.
+        expires_at: Option<Timestamp>,
+    },
+}
+
+impl Expected {
+    /// Whether the object still stands as expected. That it has expired since is nobody's write.
+    fn is_met(self, standing: &Standing, now: Timestamp) -> bool {
+        let first = |row: Option<&Row>| match row.map(|row| &row.body) {
+            Some(Body::Tombstone(manifest)) => Some(manifest.revisions().next()),
+            Some(Body::Embedded(_) | Body::Separate(_)) | None => None,
+        };
+        let live = first(standing.live(now));
+        match self {
+            Self::NoTombstone => live.is_none(),
+            Self::Tombstone { first: seen, expires_at } => {
+                let has_expired = live.is_none() && expires_at.is_some_and(|deadline| deadline <= now);
+                first(standing.row()) == Some(seen) || has_expired
+            }
+        }
+    }
 }
 
 /// What a swap makes of the row.
@@ -140,6 +187,17 @@ pub enum Mutation {
     },
     /// No row.
     Delete,
+    /// The same row with other attributes.
+    Amend(Amendment),
+    /// The same row with another deadline.
+    Extend(Extension),
+    /// The same version with a later deadline, for it was read.
+    Touch {
+        /// The operation in the row that was read.
+        seen: OperationId,
+    },
+    /// No row, if it has expired.
+    Expire,
 }
 
 /// One compare-and-swap on one row.
@@ -149,6 +207,8 @@ pub struct Swap {
     pub id: ObjectId,
     /// The operation; the same for every repetition of the same swap.
     pub operation: OperationId,
+    /// How the object must stand.
+    pub precondition: Precondition,
     /// What it makes of the row.
     pub mutation: Mutation,
 }
@@ -161,63 +221,94 @@ pub enum Decision {
         /// The object afterwards.
         next: Standing,
         /// Revisions that become orphans.
-        orphans: Vec<RevisionId>,
-        /// Whether there was a row before.
+        orphans: Vec<RevisionKey>,
+        /// Whether the object existed before.
         existed: bool,
     },
     /// Settle its change and make its own revisions orphans; the row stays.
     Supersede {
         /// Its own revisions.
-        orphans: Vec<RevisionId>,
+        orphans: Vec<RevisionKey>,
+    },
+    /// Its precondition does not hold. Settle its change, if it has one, and make its own revisions orphans.
+    Conflict {
+        /// How the object stands.
+        current: Option<Current>,
+        /// Its own revisions.
+        orphans: Vec<RevisionKey>,
     },
     /// It has been committed before: answer the same again.
     Already,
-    /// A delete of what is not there: nothing to do.
+    /// There is nothing that it could change.
     Absent,
+    /// It leaves everything as it is.
+    Unchanged,
     /// Its change is no longer live: it must never commit (I6).
     Fenced,
 }
 
 impl Swap {
     /// Decides against what stands. `change_is_live` matters to tombstones only.
-    pub fn decide(&self, standing: &Standing, change_is_live: bool, now: Timestamp) -> Decision {
+    ///
+    /// # Errors
+    /// [`Invalid`](crate::ErrorKind::Invalid) if amended attributes break a limit.
+    pub fn decide(&self, standing: &Standing, change_is_live: bool, now: Timestamp) -> Result<Decision> {
         if standing.row().is_some_and(|row| row.operation == self.operation) {
-            return Decision::Already;
+            return Ok(Decision::Already);
         }
-        let existed = standing.row().is_some();
-        match &self.mutation {
+        if let (Mutation::Tombstone { .. }, false) = (&self.mutation, change_is_live) {
+            return Ok(Decision::Fenced);
+        }
+        if let Err(current) = self.precondition.check(standing.live(now)) {
+            return Ok(Decision::Conflict { current, orphans: self.own_revisions() });
+        }
+        if let Mutation::Tombstone { expected, .. } = &self.mutation
+            && self.precondition == Precondition::None
+            && !expected.is_met(standing, now)
+        {
+            return Ok(Decision::Supersede { orphans: self.own_revisions() });
+        }
+        Ok(match self.next(standing, now)? {
+            Next::Row(row) => self.commit(standing, Standing::Present(Box::new(row)), now),
+            Next::NoRow => self.commit(standing, Standing::Absent(standing.version()), now),
+            Next::Unchanged => Decision::Unchanged,
+            Next::Absent => Decision::Absent,
+        })
+    }
+
+    fn commit(&self, standing: &Standing, next: Standing, now: Timestamp) -> Decision {
+        let orphans = transition::orphans(&[Transition { id: &self.id, before: standing, after: &next }]);
+        Decision::Commit { next, orphans, existed: standing.live(now).is_some() }
+    }
+
+    /// What becomes of the row, now that nothing stands in the way.
+    fn next(&self, standing: &Standing, now: Timestamp) -> Result<Next> {
+        let live = standing.live(now);
+        Ok(match &self.mutation {
             Mutation::Inline { payload, attributes } => {
-                let body =
-                    if payload.len() <= EMBEDDED_BYTES_MAX { Body::Embedded(payload.clone()) } else { Body::Separate };
+                let embeds = payload.len() <= EMBEDDED_BYTES_MAX;
+                let body = if embeds { Body::Embedded(payload.clone()) } else { Body::Separate(self.operation) };
                 let checksum = Some(Checksum::of(payload));
-                let row = self.row(standing, body, payload.len() as u64, checksum, attributes, now);
-                Decision::Commit {
-                    orphans: orphans(standing, Some(&row)),
-                    next: Standing::Present(Box::new(row)),
-                    existed,
-                }
-            }
-            Mutation::Tombstone { .. } if !change_is_live => Decision::Fenced,
-            Mutation::Tombstone { manifest, expected, .. } if standing.expectation() != *expected => {
-                Decision::Supersede { orphans: manifest.revisions().collect() }
+                Next::Row(self.row(standing, body, payload.len() as u64, checksum, attributes, now))
             }
             Mutation::Tombstone { manifest, checksum, attributes, .. } => {
                 let size = manifest.extents.iter().map(|extent| extent.bytes).sum();
-                let body = Body::Tombstone(manifest.clone());
-                let row = self.row(standing, body, size, *checksum, attributes, now);
-                Decision::Commit {
-                    orphans: orphans(standing, Some(&row)),
-                    next: Standing::Present(Box::new(row)),
-                    existed,
-                }
+                Next::Row(self.row(standing, Body::Tombstone(manifest.clone()), size, *checksum, attributes, now))
             }
-            Mutation::Delete if existed => Decision::Commit {
-                next: Standing::Absent(standing.version()),
-                orphans: orphans(standing, None),
-                existed,
+            Mutation::Delete if standing.row().is_some() => Next::NoRow,
+            Mutation::Delete => Next::Absent,
+            Mutation::Amend(amendment) => match live {
+                Some(row) => Next::Row(self.amended(row, amendment, now)?),
+                None => Next::Absent,
             },
-            Mutation::Delete => Decision::Absent,
-        }
+            Mutation::Extend(extension) => match live {
+                Some(row) => self.extended(row, *extension, now),
+                None => Next::Absent,
+            },
+            Mutation::Touch { seen } => touched(live.filter(|row| row.operation == *seen), now),
+            Mutation::Expire if standing.row().is_some() && live.is_none() => Next::NoRow,
+            Mutation::Expire => Next::Unchanged,
+        })
     }
 
     fn row(
@@ -229,12 +320,43 @@ impl Swap {
         attributes: &Attributes,
         now: Timestamp,
     ) -> Row {
-        let created = standing.row().map_or(now, |row| row.metadata.created);
-        Row {
-            version: standing.version().next(),
-            operation: self.operation,
-            metadata: Metadata { size, checksum, created, modified: now, attributes: attributes.clone() },
-            body,
+        let created = standing.live(now).map_or(now, |row| row.metadata.created);
+        let expires_at = attributes.expiration.deadline(now);
+        let attributes = attributes.clone();
+        let metadata = Metadata { size, checksum, created, modified: now, expires_at, attributes };
+        Row { version: standing.version().next(), operation: self.operation, metadata, body }
+    }
+
+    fn amended(&self, row: &Row, amendment: &Amendment, now: Timestamp) -> Result<Row> {
+        let attributes = amendment.apply(&row.metadata.attributes);
+        attributes.validate()?;
+        let expires_at = match amendment.expiration {
+            Some(expiration) => expiration.deadline(now),
+            None => row.metadata.expires_at,
+        };
+        let metadata = Metadata { modified: now, expires_at, attributes, ..row.metadata.clone() };
+        Ok(Row { version: row.version.next(), operation: self.operation, metadata, body: row.body.clone() })
+    }
+
+    fn extended(&self, row: &Row, extension: Extension, now: Timestamp) -> Next {
+        let expires_at = extension.of(row.metadata.expires_at, row.metadata.created, now);
+        if expires_at == row.metadata.expires_at {
+            return Next::Unchanged;
+        }
+        let metadata = Metadata { modified: now, expires_at, ..row.metadata.clone() };
+        Next::Row(Row { version: row.version.next(), operation: self.operation, metadata, body: row.body.clone() })
+    }
+
+    /// The revisions it brings with it.
+    fn own_revisions(&self) -> Vec<RevisionKey> {
+        match &self.mutation {
+            Mutation::Tombstone { manifest, .. } => manifest.keys(&self.id).collect(),
+            Mutation::Inline { .. }
+            | Mutation::Delete
+            | Mutation::Amend(_)
+            | Mutation::Extend(_)
+            | Mutation::Touch { .. }
+            | Mutation::Expire => Vec::new(),
         }
     }
 
@@ -243,34 +365,19 @@ impl Swap {
         let mut batch = Batch::new();
         match decision {
             Decision::Commit { next, orphans, .. } => {
-                self.put_row(&mut batch, standing, next);
+                transition::put_rows(&mut batch, &[Transition { id: &self.id, before: standing, after: next }]);
+                self.put_payload(&mut batch);
                 self.settle(&mut batch, orphans, now);
             }
-            Decision::Supersede { orphans } => self.settle(&mut batch, orphans, now),
-            Decision::Already | Decision::Absent | Decision::Fenced => {}
+            Decision::Supersede { orphans } | Decision::Conflict { orphans, .. } => {
+                self.settle(&mut batch, orphans, now);
+            }
+            Decision::Already | Decision::Absent | Decision::Unchanged | Decision::Fenced => {}
         }
         batch
     }
 
-    fn put_row(&self, batch: &mut Batch, standing: &Standing, next: &Standing) {
-        for revision in standing.row().map(Row::revisions).unwrap_or_default() {
-            batch.remove(Table::Payloads, revision.as_bytes().to_vec());
-        }
-        if let Some(Row { body: Body::Separate, operation, .. }) = standing.row() {
-            batch.remove(Table::Payloads, operation.as_bytes().to_vec());
-        }
-        match next {
-            Standing::Present(row) => batch.put(Table::Rows, self.id.encoded().clone(), row.encode()),
-            Standing::Absent(floor) => {
-                batch.remove(Table::Rows, self.id.encoded().clone());
-                batch.put(Table::Meta, floor_key(&self.id), write_floor(*floor));
-            }
-        }
-        if let (Standing::Present(_), Standing::Absent(floor)) = (next, standing)
-            && *floor != Version::NONE
-        {
-            batch.remove(Table::Meta, floor_key(&self.id));
-        }
+    fn put_payload(&self, batch: &mut Batch) {
         match &self.mutation {
             Mutation::Inline { payload, .. } if payload.len() > EMBEDDED_BYTES_MAX => {
                 batch.put(Table::Payloads, self.operation.as_bytes().to_vec(), payload.clone());
@@ -280,22 +387,39 @@ impl Swap {
                     batch.put(Table::Payloads, revision.as_bytes().to_vec(), blocks.encode());
                 }
             }
-            Mutation::Inline { .. } | Mutation::Delete => {}
+            Mutation::Inline { .. }
+            | Mutation::Delete
+            | Mutation::Amend(_)
+            | Mutation::Extend(_)
+            | Mutation::Touch { .. }
+            | Mutation::Expire => {}
         }
     }
 
-    fn settle(&self, batch: &mut Batch, orphans: &[RevisionId], now: Timestamp) {
+    fn settle(&self, batch: &mut Batch, orphans: &[RevisionKey], now: Timestamp) {
         if let Mutation::Tombstone { .. } = self.mutation {
             batch.remove(Table::Changes, self.operation.as_bytes().to_vec());
         }
-        put_orphans(batch, &self.id, orphans, now, Landing::Landed);
+        transition::put_orphans(batch, orphans, now, Landing::Landed);
     }
 }
 
-/// The revisions that `standing` names and `next` does not.
-pub fn orphans(standing: &Standing, next: Option<&Row>) -> Vec<RevisionId> {
-    let named = standing.row().map(Row::revisions).unwrap_or_default();
-    named.into_iter().filter(|&revision| next.is_none_or(|row| !row.names(revision))).collect()
+/// What becomes of a row.
+enum Next {
+    Row(Row),
+    NoRow,
+    Unchanged,
+    Absent,
+}
+
+/// The row that was read, if it still stands and reads extend its deadline. Its version and etag stay.
+fn touched(read: Option<&Row>, now: Timestamp) -> Next {
+    let extended = read.and_then(|row| {
+        let expires_at = row.metadata.attributes.expiration.extended_by_read(row.metadata.expires_at, now)?;
+        let metadata = Metadata { expires_at: Some(expires_at), ..row.metadata.clone() };
+        Some(Row { metadata, ..row.clone() })
+    });
+    extended.map_or(Next::Unchanged, Next::Row)
 }
 
 /// Fences a dead change (I6): the batch removes it, after which it can never commit, and makes orphans of those of its
@@ -304,7 +428,9 @@ pub fn orphans(standing: &Standing, next: Option<&Row>) -> Vec<RevisionId> {
 pub fn fence(change_id: OperationId, change: &Change, standing: &Standing, now: Timestamp) -> Batch {
     let mut batch = Batch::new();
     batch.remove(Table::Changes, change_id.as_bytes().to_vec());
-    put_orphans(&mut batch, &change.object, &fence_orphans(change, standing), now, Landing::MayLand);
+    let given_up = fence_orphans(change, standing);
+    let keys: Vec<_> = given_up.into_iter().map(|revision| revision_key(&change.object, revision)).collect();
+    transition::put_orphans(&mut batch, &keys, now, Landing::MayLand);
     batch
 }
 
@@ -321,18 +447,10 @@ pub fn record(change_id: OperationId, change: &Change) -> Batch {
     batch
 }
 
-fn put_orphans(batch: &mut Batch, id: &ObjectId, revisions: &[RevisionId], now: Timestamp, landing: Landing) {
-    for revision in revisions {
-        let orphan = Orphan::new(id.clone(), now, landing);
-        batch.put(Table::Orphans, revision.as_bytes().to_vec(), orphan.encode());
-    }
-}
-
-/// The key under which the blob tier knows a revision that a row of `id` names.
+/// The key under which the blob tier knows a revision that is written for `id`.
 pub fn revision_key(id: &ObjectId, revision: RevisionId) -> RevisionKey {
     RevisionKey { object: id.clone(), revision }
 }
 
 #[cfg(test)]
-#[path = "swap_tests.rs"]
 mod tests;

@@ -4,11 +4,13 @@
 //! (`id.rs`) and the values that are stored (`rows/`).
 
 use std::fmt;
+use std::str::FromStr;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+use crate::error::{Error, ErrorKind, Result};
 use crate::id::ObjectId;
 
 /// Per-object counter of committed writes: 1 for the first, one more for each, never reused, not even across delete and
@@ -152,28 +154,69 @@ impl fmt::Display for RevisionKey {
 
 /// The opaque public spelling of one committed write: unique for each, equal only to itself.
 ///
+/// It is written and read as text, 32 hexadecimal digits today; do not take it apart.
+///
 /// ```
 /// # use cenotaph_storage::{Etag, OperationId};
 /// let etag = Etag::of(&OperationId::from_uuid(uuid::Uuid::from_u128(7)));
-/// assert_eq!(etag.as_str(), "00000000000000000000000000000007");
+/// assert_eq!(etag.to_string(), "00000000000000000000000000000007");
+/// assert_eq!(etag.to_string().parse::<Etag>().unwrap(), etag);
+/// assert!("no etag of ours".parse::<Etag>().is_err());
 /// ```
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-pub struct Etag(String);
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(into = "String", try_from = "String")]
+pub struct Etag(Uuid);
 
 impl Etag {
     /// The etag of the write that this operation committed.
     pub fn of(operation: &OperationId) -> Self {
-        Self(operation.0.simple().to_string())
-    }
-
-    /// Its text: 32 hexadecimal digits today; do not take it apart.
-    pub fn as_str(&self) -> &str {
-        &self.0
+        Self(operation.0)
     }
 }
 
 impl fmt::Display for Etag {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
+        write!(f, "{}", self.0.simple())
     }
+}
+
+impl fmt::Debug for Etag {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{self}")
+    }
+}
+
+impl FromStr for Etag {
+    type Err = Error;
+
+    /// # Errors
+    /// [`ErrorKind::Invalid`] if no etag is spelled so.
+    fn from_str(text: &str) -> Result<Self> {
+        let uuid = Uuid::try_parse(text).ok().filter(|uuid| uuid.simple().to_string() == text);
+        uuid.map(Self)
+            .ok_or_else(|| Error::new(ErrorKind::Invalid, "etag", format!("no etag is spelled so: text={text:?}")))
+    }
+}
+
+impl From<Etag> for String {
+    fn from(etag: Etag) -> Self {
+        etag.to_string()
+    }
+}
+
+impl TryFrom<String> for Etag {
+    type Error = Error;
+
+    fn try_from(text: String) -> Result<Self> {
+        text.parse()
+    }
+}
+
+/// Which committed write of an object stands now: what a lost precondition is told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Current {
+    /// Its version.
+    pub version: Version,
+    /// Its etag.
+    pub etag: Etag,
 }

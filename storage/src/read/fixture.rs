@@ -19,7 +19,7 @@ use crate::id::ObjectId;
 use crate::index::{Batch, Completion, Index, IndexStats, Page, Range, Snapshot, Table};
 use crate::pins::Pins;
 use crate::rows::{Attributes, BlockChecksums, Extent, Manifest, Row};
-use crate::swap::{Mutation, Standing, Swap, revision_key};
+use crate::swap::{Mutation, Precondition, Standing, Swap, revision_key};
 use crate::word::{RevisionId, Version};
 
 type Tables = BTreeMap<(Table, Bytes), Bytes>;
@@ -168,9 +168,9 @@ impl Store {
 
     /// The batch that makes the object what `mutation` says, decided against what stands now.
     pub(crate) fn batch(&self, id: &ObjectId, mutation: Mutation) -> Batch {
-        let swap = Swap { id: id.clone(), operation: self.env.operation_id(), mutation };
+        let swap = Swap { id: id.clone(), operation: self.env.operation_id(), precondition: Precondition::None, mutation };
         let standing = self.row(id).map_or(Standing::Absent(Version::NONE), |row| Standing::Present(Box::new(row)));
-        let decision = swap.decide(&standing, true, self.env.now());
+        let decision = swap.decide(&standing, true, self.env.now()).unwrap();
         swap.batch(&standing, &decision, self.env.now())
     }
 
@@ -196,11 +196,11 @@ impl Store {
         }
         let expected = self.row(id).map_or(Standing::Absent(Version::NONE), |row| Standing::Present(Box::new(row)));
         Mutation::Tombstone {
-            manifest: Manifest { extents },
+            manifest: Manifest { extents, written_as: None },
             checksum: None,
             blocks,
             attributes: Attributes::default(),
-            expected: expected.expectation(),
+            expected: expected.expectation(self.env.now()),
         }
     }
 

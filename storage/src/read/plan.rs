@@ -96,7 +96,7 @@ mod tests {
             bytes,
             checksum: Checksum::new(0),
         };
-        Manifest { extents: sizes.iter().enumerate().map(extent).collect() }
+        Manifest { extents: sizes.iter().enumerate().map(extent).collect(), written_as: None }
     }
 
     /// Every wanted byte range of the object that the plan reads, joined where they touch.

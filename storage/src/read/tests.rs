@@ -187,7 +187,8 @@ async fn an_object_replaced_at_every_look_is_unavailable() {
         let Mutation::Tombstone { manifest, checksum, blocks, attributes, .. } = mutation.clone() else {
             unreachable!()
         };
-        let expected = crate::swap::Standing::Present(Box::new(writer.row(&id("a")).unwrap())).expectation();
+        let standing = crate::swap::Standing::Present(Box::new(writer.row(&id("a")).unwrap()));
+        let expected = standing.expectation(writer.env.now());
         Some(writer.batch(&id("a"), Mutation::Tombstone { manifest, checksum, blocks, attributes, expected }))
     });
     let error = read(&store, "a", ..).await.unwrap_err();

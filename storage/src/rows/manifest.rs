@@ -5,7 +5,8 @@
 use serde::{Deserialize, Serialize};
 
 use crate::checksum::Checksum;
-use crate::word::RevisionId;
+use crate::id::ObjectId;
+use crate::word::{RevisionId, RevisionKey};
 
 /// One revision's share of a payload: all of its bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -23,17 +24,33 @@ pub struct Extent {
 pub struct Manifest {
     /// In the order of their bytes.
     pub extents: Vec<Extent>,
+    /// The object under whose name the blobs lie, if it is not the row's own: the object was renamed since they were
+    /// written (docs/adr/0008).
+    pub written_as: Option<ObjectId>,
 }
 
 impl Manifest {
     /// The manifest of a payload that one revision holds.
     pub fn of(extent: Extent) -> Self {
-        Self { extents: vec![extent] }
+        Self { extents: vec![extent], written_as: None }
     }
 
     /// Whether it names this revision.
     pub fn names(&self, revision: RevisionId) -> bool {
         self.extents.iter().any(|extent| extent.revision == revision)
+    }
+
+    /// The keys under which the blob tier knows the revisions, in order, if `row` is the object whose row this is in.
+    pub fn keys(&self, row: &ObjectId) -> impl Iterator<Item = RevisionKey> + '_ {
+        let object = self.written_as.as_ref().unwrap_or(row).clone();
+        self.revisions().map(move |revision| RevisionKey { object: object.clone(), revision })
+    }
+
+    /// The same manifest in the row of `to`, once the object `from` is renamed so.
+    #[must_use]
+    pub fn renamed(&self, from: &ObjectId, to: &ObjectId) -> Self {
+        let written_as = self.written_as.as_ref().unwrap_or(from);
+        Self { extents: self.extents.clone(), written_as: (written_as != to).then(|| written_as.clone()) }
     }
 
     /// The revisions it names, in order.

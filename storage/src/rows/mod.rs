@@ -6,6 +6,8 @@
 
 mod change;
 mod codec;
+mod expiration;
+mod expiry;
 mod manifest;
 mod meta;
 mod metadata;
@@ -14,9 +16,11 @@ mod payload;
 mod row;
 
 pub use change::Change;
+pub use expiration::{Deadline, EXPIRATION_MAX, Expiration, Extension, is_live};
+pub use expiry::{check_expiry_value, expiry_end, expiry_key, expiry_value, read_expiry_key};
 pub use manifest::{Extent, Manifest};
 pub use meta::{begin_epoch, floor_key, read_floor, write_floor};
-pub use metadata::{ATTRIBUTES_BYTES_MAX, Attributes, Metadata};
+pub use metadata::{ATTRIBUTES_BYTES_MAX, Amendment, Attributes, Metadata};
 pub use orphan::{Landing, Orphan};
 pub use payload::BlockChecksums;
 pub use row::{Body, EMBEDDED_BYTES_MAX, Row};

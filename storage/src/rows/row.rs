@@ -2,11 +2,14 @@
 //!
 //! ```text
 //! +-----------+--------------------------------------------------------+------------------+
-//! | version=1 | postcard: version, operation, metadata, body kind      | embedded payload |
+//! | version=2 | postcard: version, operation, metadata, body kind      | embedded payload |
 //! | 1 byte    |   body kind 0 = embedded, 1 = separate, 2 = tombstone  | (kind 0 only)    |
-//! |           |   followed by the manifest (kind 2 only)               |                  |
+//! |           |   followed by the id of the operation that wrote the   |                  |
+//! |           |   payload (kind 1), or by the manifest (kind 2)        |                  |
 //! +-----------+--------------------------------------------------------+------------------+
 //! ```
+//!
+//! Rows of older formats are read (`row/older.rs`) and never written.
 //!
 //! Guards I2 together with `swap.rs`: nothing else makes a tombstone. The last committing operation is in the row,
 //! which makes a repeated swap recognisable and is the source of the etag.
@@ -18,12 +21,15 @@ use super::codec;
 use super::manifest::Manifest;
 use super::metadata::Metadata;
 use crate::error::Result;
-use crate::word::{Etag, OperationId, RevisionId, Version};
+use crate::id::ObjectId;
+use crate::word::{Current, Etag, OperationId, RevisionId, RevisionKey, Timestamp, Version};
+
+mod older;
 
 /// Longest payload that stays in the row itself, in bytes. Longer inline payloads lie in the payload table.
 pub const EMBEDDED_BYTES_MAX: usize = 4 * 1024;
 
-const FORMAT: u8 = 1;
+const FORMAT: u8 = 2;
 
 /// The index entry of an object.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -43,24 +49,10 @@ pub struct Row {
 pub enum Body {
     /// In the row.
     Embedded(Bytes),
-    /// In the payload table, under the row's operation.
-    Separate,
+    /// In the payload table, under the operation that wrote it: the row's own, or an earlier one if the row has been
+    /// amended or renamed since.
+    Separate(OperationId),
     /// In the blob tier: this row is a tombstone.
-    Tombstone(Manifest),
-}
-
-#[derive(Serialize, Deserialize)]
-struct Head {
-    version: Version,
-    operation: OperationId,
-    metadata: Metadata,
-    body: BodyKind,
-}
-
-#[derive(Serialize, Deserialize)]
-enum BodyKind {
-    Embedded,
-    Separate,
     Tombstone(Manifest),
 }
 
@@ -70,10 +62,39 @@ impl Row {
         Etag::of(&self.operation)
     }
 
+    /// What a lost precondition is told.
+    pub fn current(&self) -> Current {
+        Current { version: self.version, etag: self.etag() }
+    }
+
+    /// Whether the object exists at `now`.
+    pub fn is_live(&self, now: Timestamp) -> bool {
+        self.metadata.is_live(now)
+    }
+
+    /// The keys under which the blob tier knows the revisions it names, if it is the row of `id`.
+    pub fn revision_keys(&self, id: &ObjectId) -> Vec<RevisionKey> {
+        match &self.body {
+            Body::Embedded(_) | Body::Separate(_) => Vec::new(),
+            Body::Tombstone(manifest) => manifest.keys(id).collect(),
+        }
+    }
+
+    /// The keys of what belongs to it in the payload table: its payload, or the block checksums of its revisions.
+    pub fn belongings(&self) -> Vec<Bytes> {
+        match &self.body {
+            Body::Embedded(_) => Vec::new(),
+            Body::Separate(operation) => vec![Bytes::copy_from_slice(operation.as_bytes())],
+            Body::Tombstone(manifest) => {
+                manifest.revisions().map(|revision| Bytes::copy_from_slice(revision.as_bytes())).collect()
+            }
+        }
+    }
+
     /// The revisions it names: none unless it is a tombstone.
     pub fn revisions(&self) -> Vec<RevisionId> {
         match &self.body {
-            Body::Embedded(_) | Body::Separate => Vec::new(),
+            Body::Embedded(_) | Body::Separate(_) => Vec::new(),
             Body::Tombstone(manifest) => manifest.revisions().collect(),
         }
     }
@@ -81,7 +102,7 @@ impl Row {
     /// Whether it is a tombstone that names this revision.
     pub fn names(&self, revision: RevisionId) -> bool {
         match &self.body {
-            Body::Embedded(_) | Body::Separate => false,
+            Body::Embedded(_) | Body::Separate(_) => false,
             Body::Tombstone(manifest) => manifest.names(revision),
         }
     }
@@ -89,120 +110,66 @@ impl Row {
     /// As stored.
     pub fn encode(&self) -> Bytes {
         let (body, tail) = match &self.body {
-            Body::Embedded(payload) => (BodyKind::Embedded, Some(payload)),
-            Body::Separate => (BodyKind::Separate, None),
-            Body::Tombstone(manifest) => (BodyKind::Tombstone(manifest.clone()), None),
+            Body::Embedded(payload) => (StoredBody::Embedded, Some(payload)),
+            Body::Separate(operation) => (StoredBody::Separate(*operation), None),
+            Body::Tombstone(manifest) => (StoredBody::Tombstone(manifest.clone()), None),
         };
-        let head = Head { version: self.version, operation: self.operation, metadata: self.metadata.clone(), body };
-        let mut value = codec::encode(FORMAT, &head);
+        let stored = Stored { version: self.version, operation: self.operation, metadata: self.metadata.clone(), body };
+        let mut value = codec::encode(FORMAT, &stored);
         if let Some(payload) = tail {
             value.extend_from_slice(payload);
         }
         value.into()
     }
 
-    /// From what is stored.
+    /// From what is stored, in this or an older format.
     ///
     /// # Errors
     /// [`Corrupt`](crate::ErrorKind::Corrupt) or [`UnknownFormat`](crate::ErrorKind::UnknownFormat).
     pub fn decode(value: &Bytes) -> Result<Self> {
-        let (head, tail) = codec::decode_with_tail::<Head>("row", FORMAT, value)?;
-        let size = head.metadata.size;
-        let body = match head.body {
-            BodyKind::Embedded if tail.len() as u64 == size => Body::Embedded(tail),
-            BodyKind::Separate if tail.is_empty() => Body::Separate,
-            BodyKind::Tombstone(manifest)
+        let (stored, tail) = match value.first() {
+            Some(&older::WITHOUT_EXPIRY) => older::decode_without_expiry(value)?,
+            Some(&older::WITHOUT_VERSION) => older::decode_without_version(value)?,
+            Some(_) | None => codec::decode_with_tail("row", FORMAT, value)?,
+        };
+        Self::of(stored, tail)
+    }
+
+    fn of(stored: Stored, tail: Bytes) -> Result<Self> {
+        let size = stored.metadata.size;
+        let body = match stored.body {
+            StoredBody::Embedded if tail.len() as u64 == size => Body::Embedded(tail),
+            StoredBody::Separate(operation) if tail.is_empty() => Body::Separate(operation),
+            StoredBody::Tombstone(manifest)
                 if tail.is_empty()
                     && manifest.extents.iter().try_fold(0u64, |sum, e| sum.checked_add(e.bytes)) == Some(size) =>
             {
                 Body::Tombstone(manifest)
             }
-            BodyKind::Embedded | BodyKind::Separate | BodyKind::Tombstone(_) => {
+            StoredBody::Embedded | StoredBody::Separate(_) | StoredBody::Tombstone(_) => {
                 return Err(codec::corrupt("row", "its size and its body disagree"));
             }
         };
-        Ok(Self { version: head.version, operation: head.operation, metadata: head.metadata, body })
+        Ok(Self { version: stored.version, operation: stored.operation, metadata: stored.metadata, body })
     }
+}
+
+/// A row but for its embedded payload.
+#[derive(Serialize, Deserialize)]
+struct Stored {
+    version: Version,
+    operation: OperationId,
+    metadata: Metadata,
+    body: StoredBody,
+}
+
+#[derive(Serialize, Deserialize)]
+enum StoredBody {
+    Embedded,
+    Separate(OperationId),
+    Tombstone(Manifest),
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::checksum::Checksum;
-    use crate::rows::codec::fixture::{assert_golden, assert_later_format_refused, assert_robust};
-    use crate::rows::{Attributes, Extent};
-    use crate::word::Timestamp;
-    use proptest::prelude::*;
-    use uuid::Uuid;
-
-    fn row(size: u64, body: Body) -> Row {
-        Row {
-            version: Version::new(300),
-            operation: OperationId::from_uuid(Uuid::from_u128(0x0011_2233_4455_6677_8899_aabb_ccdd_eeff)),
-            metadata: Metadata {
-                size,
-                checksum: Some(Checksum::new(0x0102_0304)),
-                created: Timestamp::from_millis(1000),
-                modified: Timestamp::from_millis(2000),
-                attributes: Attributes {
-                    content_type: Some("text/plain".into()),
-                    custom: [("k".to_owned(), "v".to_owned())].into(),
-                    ..Attributes::default()
-                },
-            },
-            body,
-        }
-    }
-
-    fn tombstone() -> Row {
-        let extent =
-            Extent { revision: RevisionId::from_uuid(Uuid::from_u128(9)), bytes: 77, checksum: Checksum::new(5) };
-        row(77, Body::Tombstone(Manifest::of(extent)))
-    }
-
-    #[test]
-    fn the_stored_form_of_an_embedded_row_is_stable() {
-        let encoded = row(5, Body::Embedded(Bytes::from_static(b"hello"))).encode();
-        assert_golden(
-            &encoded,
-            "01 ac02 10 00112233445566778899aabbccddeeff 05 01 84868808 e807 d00f 01 0a 746578742f706c61696e 00 00 00 01 016b 0176 00 68656c6c6f",
-        );
-        assert_later_format_refused(&encoded, Row::decode);
-        assert_robust(&encoded, Row::decode);
-    }
-
-    #[test]
-    fn the_stored_form_of_a_tombstone_is_stable() {
-        let encoded = tombstone().encode();
-        assert_golden(
-            &encoded,
-            "01 ac02 10 00112233445566778899aabbccddeeff 4d 01 84868808 e807 d00f 01 0a 746578742f706c61696e 00 00 00 01 016b 0176 02 01 10 00000000000000000000000000000009 4d 05",
-        );
-        assert_robust(&encoded, Row::decode);
-    }
-
-    #[test]
-    fn a_row_whose_size_and_body_disagree_is_corrupt() {
-        let mut lying = tombstone();
-        lying.metadata.size += 1;
-        assert_eq!(Row::decode(&lying.encode()).unwrap_err().kind(), crate::ErrorKind::Corrupt);
-    }
-
-    proptest! {
-        #[test]
-        fn a_row_survives_its_encoding(payload in proptest::collection::vec(any::<u8>(), 0..100), version in 1u64.., separate in any::<bool>()) {
-            let mut original = if separate {
-                row(payload.len() as u64, Body::Separate)
-            } else {
-                row(payload.len() as u64, Body::Embedded(payload.into()))
-            };
-            original.version = Version::new(version);
-            prop_assert_eq!(Row::decode(&original.encode()).unwrap(), original);
-        }
-
-        #[test]
-        fn decoding_anything_never_panics(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
-            drop(Row::decode(&bytes.into()));
-        }
-    }
-}
+#[path = "row_tests.rs"]
+mod tests;

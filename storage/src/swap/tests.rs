@@ -8,6 +8,10 @@ use uuid::Uuid;
 use super::*;
 use crate::rows::Extent;
 
+mod expiring;
+mod conditional;
+mod renaming;
+
 fn id() -> ObjectId {
     ObjectId::try_from("k").unwrap()
 }
@@ -16,9 +20,13 @@ fn at(millis: u64) -> Timestamp {
     Timestamp::from_millis(millis)
 }
 
+fn op(number: u128) -> OperationId {
+    OperationId::from_uuid(Uuid::from_u128(number))
+}
+
 fn inline(operation: u128, bytes: usize) -> Swap {
     let mutation = Mutation::Inline { payload: vec![7; bytes].into(), attributes: Attributes::default() };
-    Swap { id: id(), operation: OperationId::from_uuid(Uuid::from_u128(operation)), mutation }
+    Swap { id: id(), operation: op(operation), precondition: Precondition::None, mutation }
 }
 
 fn revision(number: u128) -> RevisionId {
@@ -34,19 +42,27 @@ fn tombstone(operation: u128, expected: Expected) -> Swap {
         attributes: Attributes::default(),
         expected,
     };
-    Swap { id: id(), operation: OperationId::from_uuid(Uuid::from_u128(operation)), mutation }
+    Swap { id: id(), operation: op(operation), precondition: Precondition::None, mutation }
 }
 
 fn delete(operation: u128) -> Swap {
-    Swap { id: id(), operation: OperationId::from_uuid(Uuid::from_u128(operation)), mutation: Mutation::Delete }
+    Swap { id: id(), operation: op(operation), precondition: Precondition::None, mutation: Mutation::Delete }
 }
 
 /// How the object stands after a swap that commits.
 fn after(standing: &Standing, swap: &Swap) -> Standing {
-    match swap.decide(standing, true, at(1)) {
+    after_at(standing, swap, at(1))
+}
+
+fn after_at(standing: &Standing, swap: &Swap, now: Timestamp) -> Standing {
+    match swap.decide(standing, true, now).unwrap() {
         Decision::Commit { next, .. } => next,
         other => panic!("expected a commit, got {other:?}"),
     }
+}
+
+fn key(number: u128) -> RevisionKey {
+    revision_key(&id(), revision(number))
 }
 
 fn never() -> Standing {
@@ -70,16 +86,16 @@ fn a_version_is_never_reused_across_delete_and_recreate() {
 fn a_tombstone_commits_over_what_its_upload_saw_only() {
     let small = after(&never(), &inline(1, 1));
     let large = after(&never(), &tombstone(2, Expected::NoTombstone));
-    let saw_large = large.expectation();
-    let live = |swap: &Swap, standing: &Standing| swap.decide(standing, true, at(1));
+    let saw_large = large.expectation(at(1));
+    let live = |swap: &Swap, standing: &Standing| swap.decide(standing, true, at(1)).unwrap();
 
     for standing in [&never(), &small] {
         assert!(matches!(live(&tombstone(9, Expected::NoTombstone), standing), Decision::Commit { .. }));
-        let orphans = vec![revision(1009)];
+        let orphans = vec![key(1009)];
         assert_eq!(live(&tombstone(9, saw_large), standing), Decision::Supersede { orphans });
     }
     assert!(
-        matches!(live(&tombstone(9, saw_large), &large), Decision::Commit { orphans, .. } if orphans == [revision(1002)])
+        matches!(live(&tombstone(9, saw_large), &large), Decision::Commit { orphans, .. } if orphans == [key(1002)])
     );
     assert!(matches!(live(&tombstone(9, Expected::NoTombstone), &large), Decision::Supersede { .. }));
     let other = after(&never(), &tombstone(3, Expected::NoTombstone));
@@ -89,8 +105,8 @@ fn a_tombstone_commits_over_what_its_upload_saw_only() {
 #[test]
 fn a_fenced_change_never_commits_whatever_stands() {
     for standing in [never(), after(&never(), &inline(1, 1)), after(&never(), &tombstone(2, Expected::NoTombstone))] {
-        let swap = tombstone(9, standing.expectation());
-        let decision = swap.decide(&standing, false, at(1));
+        let swap = tombstone(9, standing.expectation(at(1)));
+        let decision = swap.decide(&standing, false, at(1)).unwrap();
         assert_eq!(decision, Decision::Fenced);
         assert!(swap.batch(&standing, &decision, at(1)).is_empty());
     }
@@ -100,7 +116,7 @@ fn a_fenced_change_never_commits_whatever_stands() {
 fn a_repeated_swap_changes_nothing() {
     for swap in [inline(5, 1), inline(5, 5000), tombstone(5, Expected::NoTombstone)] {
         let standing = after(&never(), &swap);
-        let again = swap.decide(&standing, false, at(2));
+        let again = swap.decide(&standing, false, at(2)).unwrap();
         assert_eq!(again, Decision::Already);
         assert!(swap.batch(&standing, &again, at(2)).is_empty());
     }
@@ -110,7 +126,7 @@ fn a_repeated_swap_changes_nothing() {
 fn one_batch_holds_all_that_a_swap_changes() {
     let small = after(&never(), &inline(1, 5000));
     let swap = tombstone(2, Expected::NoTombstone);
-    let decision = swap.decide(&small, true, at(1));
+    let decision = swap.decide(&small, true, at(1)).unwrap();
     let expected = [
         (Table::Payloads, false), // the old inline payload
         (Table::Rows, true),
@@ -120,7 +136,7 @@ fn one_batch_holds_all_that_a_swap_changes() {
     assert_eq!(tables(&swap.batch(&small, &decision, at(1))), expected);
 
     let large = after(&small, &swap);
-    let decision = delete(3).decide(&large, true, at(1));
+    let decision = delete(3).decide(&large, true, at(1)).unwrap();
     let expected = [(Table::Payloads, false), (Table::Rows, false), (Table::Meta, true), (Table::Orphans, true)];
     assert_eq!(tables(&delete(3).batch(&large, &decision, at(1))), expected);
 }
@@ -128,7 +144,7 @@ fn one_batch_holds_all_that_a_swap_changes() {
 #[test]
 fn created_survives_overwrites_and_modified_does_not() {
     let first = after(&never(), &inline(1, 1));
-    let Decision::Commit { next, .. } = inline(2, 1).decide(&first, true, at(50)) else {
+    let Decision::Commit { next, .. } = inline(2, 1).decide(&first, true, at(50)).unwrap() else {
         panic!("an inline put commits")
     };
     let metadata = &next.row().unwrap().metadata;
@@ -168,25 +184,27 @@ proptest! {
             let swap = match kind {
                 0 => inline(operation, 1),
                 1 => inline(operation, 5000),
-                2 => tombstone(operation, saw.expectation()),
+                2 => tombstone(operation, saw.expectation(at(moment))),
                 _ => delete(operation),
             };
-            let decision = swap.decide(&standing, live, at(moment));
+            let decision = swap.decide(&standing, live, at(moment)).unwrap();
             if let Mutation::Tombstone { manifest, .. } = &swap.mutation {
                 written.extend(manifest.revisions());
             }
             before = standing.clone();
             match decision {
                 Decision::Commit { next, orphans, .. } => {
-                    orphaned.extend(orphans);
+                    orphaned.extend(orphans.iter().map(|key| key.revision));
                     prop_assert!(next.version() > standing.version() || next.row().is_none());
                     prop_assert!(next.version() >= standing.version());
                     standing = next;
                 }
-                Decision::Supersede { orphans } => orphaned.extend(orphans),
+                Decision::Supersede { orphans } | Decision::Conflict { orphans, .. } => {
+                    orphaned.extend(orphans.iter().map(|key| key.revision));
+                }
                 // Recovery fenced it: what it wrote is an orphan of its change.
                 Decision::Fenced => orphaned.extend(swap_revisions(&swap)),
-                Decision::Already | Decision::Absent => {}
+                Decision::Already | Decision::Absent | Decision::Unchanged => {}
             }
         }
         let named: BTreeSet<_> = standing.row().map(Row::revisions).unwrap_or_default().into_iter().collect();
@@ -198,6 +216,6 @@ proptest! {
 fn swap_revisions(swap: &Swap) -> Vec<RevisionId> {
     match &swap.mutation {
         Mutation::Tombstone { manifest, .. } => manifest.revisions().collect(),
-        Mutation::Inline { .. } | Mutation::Delete => Vec::new(),
+        _ => Vec::new(),
     }
 }
