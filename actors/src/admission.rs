@@ -34,6 +34,11 @@ impl Permit {
         Self { held: vec![Arc::new(held)] }
     }
 
+    /// Leave for what the engine does by itself, which is bounded where it is done.
+    pub(crate) fn free() -> Self {
+        Self { held: Vec::new() }
+    }
+
     /// Leave for both.
     #[must_use]
     pub(crate) fn and(mut self, other: Self) -> Self {

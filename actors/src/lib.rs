@@ -5,18 +5,23 @@
 //! ├─ Recovery         settles changes of dead owners, before traffic starts and after any upload's death
 //! ├─ Shard × N        sole decider for its objects, sole submitter of their swaps (I3)
 //! ├─ Uploads ── Upload × M   one per large put; bounded; a killed one leaves its change to recovery
-//! └─ Sweeper          deletes orphans, honours pins, backs off per orphan
+//! ├─ Sweeper          deletes orphans, honours pins, backs off per orphan
+//! └─ Expirer          removes what is due
 //! ```
 //!
 //! Reading order: [`Limits`], `reply` (how an outcome finds its caller), `messages`, `shared` (what every actor holds),
-//! `shard`, `upload`, `recovery`, `sweeper`, `supervisor`, and last [`Tiered`], the handle that the engine holds.
+//! `shard`, `lease` and `atomic` (one commit for several shards), `upload`,
+//! `recovery`, `sweeper`, `expirer`, `supervisor`, and last [`Tiered`] with its `writes`, the handle that the engine holds.
 //! Guards the order of I1, I3, I6, I8 and I10. Deliberately not here: decisions (`cenotaph_storage::swap` is pure) and
 //! reads, which need no actor.
 
 mod admission;
 mod alarm;
+mod atomic;
+mod expirer;
 mod health;
 mod intensity;
+mod lease;
 mod limits;
 mod messages;
 mod overlay;
@@ -30,9 +35,12 @@ mod supervisor;
 mod sweeper;
 mod tiered;
 mod upload;
+mod writes;
 
 pub use admission::Permit;
-pub use limits::{Limits, RestartLimits, SweepLimits};
+pub use atomic::WriteReply;
+pub use limits::{ExpiryLimits, Limits, RestartLimits, SweepLimits};
 pub use messages::{PayloadStream, Source};
 pub use routes::ActorKind;
 pub use tiered::{ActorStats, Tiered};
+pub use writes::Intent;

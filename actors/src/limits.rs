@@ -35,6 +35,14 @@ pub struct Limits {
     pub recovery_page: usize,
     /// How orphans are deleted.
     pub sweep: SweepLimits,
+    /// How expired objects are removed.
+    pub expiry: ExpiryLimits,
+    /// Most operations of one batch, atomic or not.
+    pub batch_operations_max: usize,
+    /// Most payload bytes of one atomic batch together.
+    pub atomic_bytes_max: usize,
+    /// How often an update is tried before it is a conflict.
+    pub update_attempts: u32,
     /// How often the index is checked for an overdue commit.
     pub heartbeat: Duration,
     /// How long `close` may take. What is unfinished then is left to the next open.
@@ -54,6 +62,10 @@ impl Default for Limits {
             restarts: RestartLimits::default(),
             recovery_page: 256,
             sweep: SweepLimits::default(),
+            expiry: ExpiryLimits::default(),
+            batch_operations_max: 1000,
+            atomic_bytes_max: 8 * 1024 * 1024,
+            update_attempts: 5,
             heartbeat: Duration::from_secs(1),
             close_timeout: Duration::from_secs(30),
         }
@@ -114,5 +126,23 @@ impl Default for SweepLimits {
             backoff_min: Duration::from_millis(100),
             backoff_max: Duration::from_secs(300),
         }
+    }
+}
+
+/// How expired objects are removed. They are absent from their deadline on, removed or not.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ExpiryLimits {
+    /// Removals at once: they share syncs.
+    pub removals_at_once: usize,
+    /// Entries per read of the expiry index.
+    pub page: usize,
+    /// Longest time until the next look for what is due: how late a clock that was set forward is noticed.
+    pub interval_max: Duration,
+}
+
+impl Default for ExpiryLimits {
+    fn default() -> Self {
+        Self { removals_at_once: 512, page: 1024, interval_max: Duration::from_secs(60) }
     }
 }

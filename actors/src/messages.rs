@@ -8,13 +8,14 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 use cenotaph_storage::rows::Attributes;
-use cenotaph_storage::swap::Swap;
+use cenotaph_storage::swap::{Precondition, Swap};
 use cenotaph_storage::{Error, ObjectId, OperationId, Result, Timestamp};
 use futures::stream::BoxStream;
 use tokio::sync::oneshot;
 
 use crate::admission::Permit;
 use crate::alarm::Setting;
+use crate::lease::Lease;
 use crate::reply::{Answer, Caller, Reply};
 
 /// What a shard is asked.
@@ -23,6 +24,8 @@ pub(crate) enum ShardMessage {
     Swap { swap: Box<Swap>, permit: Permit, reply: Reply<Answer> },
     /// Fence this change of this object, if it is still there (I6). Answers whether it was.
     Fence { object: ObjectId, change: OperationId, reply: Reply<bool> },
+    /// Lend these objects: decide nothing until the lease has ended (`lease.rs`).
+    Lend { objects: Vec<ObjectId>, granted: oneshot::Sender<Result<Lease>> },
 }
 
 impl ShardMessage {
@@ -31,6 +34,7 @@ impl ShardMessage {
         match self {
             Self::Swap { reply, .. } => reply(Err(error)),
             Self::Fence { reply, .. } => reply(Err(error)),
+            Self::Lend { granted, .. } => drop(granted.send(Err(error))),
         }
     }
 }
@@ -53,6 +57,16 @@ pub(crate) enum SweeperMessage {
     Due(Setting),
     /// Delete what is due, then answer with what is left.
     Pass(Reply<Left>),
+}
+
+/// What the expirer is told.
+pub(crate) enum ExpirerMessage {
+    /// An object may be due before the expirer looks next.
+    Wake,
+    /// Its alarm rings.
+    Due(Setting),
+    /// Remove what is due, then answer with how many objects that were.
+    Pass(Reply<u64>),
 }
 
 /// What a pass has left behind.
@@ -81,6 +95,7 @@ pub(crate) struct Job {
     pub(crate) id: ObjectId,
     pub(crate) operation: OperationId,
     pub(crate) attributes: Attributes,
+    pub(crate) precondition: Precondition,
     pub(crate) source: Source,
     pub(crate) caller: Caller,
     /// Resolves when the caller has dropped its future.

@@ -7,7 +7,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use cenotaph_storage::swap::{Deleted, Written};
-use cenotaph_storage::{Error, ErrorKind, Result};
+use cenotaph_storage::{Current, Error, ErrorKind, Result};
 use tokio::sync::oneshot;
 
 /// What a shard answers to a swap.
@@ -17,6 +17,10 @@ pub(crate) enum Answer {
     Written(Written),
     /// A delete committed, or there was nothing to delete.
     Deleted(Deleted),
+    /// The precondition did not hold: how the object stands.
+    Conflict(Option<Current>),
+    /// There is no object to change.
+    Absent,
     /// Its change had been fenced: it never commits.
     Fenced,
 }
@@ -52,11 +56,42 @@ impl Caller {
 
 /// What the caller of a put hears for a shard's answer.
 pub(crate) fn written(answer: Answer) -> Result<Written> {
-    match answer {
-        Answer::Written(written) => Ok(written),
-        Answer::Fenced => {
-            Err(Error::new(ErrorKind::Unavailable, "put", "recovery has given this write up; nothing was committed"))
-        }
-        Answer::Deleted(_) => unreachable!("a put is not answered as a delete"),
+    match amended("put", answer)? {
+        Some(written) => Ok(written),
+        None => unreachable!("a put needs no object to begin with"),
     }
+}
+
+/// What the caller of a change to an object hears; none if there is no object.
+pub(crate) fn amended(operation: &'static str, answer: Answer) -> Result<Option<Written>> {
+    match answer {
+        Answer::Written(written) => Ok(Some(written)),
+        Answer::Absent => Ok(None),
+        Answer::Conflict(current) => Err(conflict(operation, current)),
+        Answer::Fenced => Err(Error::new(
+            ErrorKind::Unavailable,
+            operation,
+            "recovery has given this write up; nothing was committed",
+        )),
+        Answer::Deleted(_) => unreachable!("a write is not answered as a delete"),
+    }
+}
+
+/// What the caller of a delete hears.
+pub(crate) fn deleted(answer: Answer) -> Result<Deleted> {
+    match answer {
+        Answer::Deleted(deleted) => Ok(deleted),
+        Answer::Conflict(current) => Err(conflict("delete", current)),
+        Answer::Written(_) | Answer::Absent | Answer::Fenced => unreachable!("a delete is answered as a delete"),
+    }
+}
+
+/// A precondition does not hold.
+pub(crate) fn conflict(operation: &'static str, current: Option<Current>) -> Error {
+    let stands = match current {
+        Some(Current { version, etag }) => format!("version={version} etag={etag}"),
+        None => "absent".to_owned(),
+    };
+    let message = format!("the precondition does not hold; nothing was committed: current: {stands}");
+    Error::new(ErrorKind::Conflict { current }, operation, message)
 }

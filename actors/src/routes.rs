@@ -9,7 +9,7 @@ use cenotaph_storage::{Checksum, ObjectId};
 use ractor::{ActorCell, ActorRef, Message};
 use serde::{Deserialize, Serialize};
 
-use crate::messages::{RecoveryMessage, ShardMessage, SweeperMessage, UploadsMessage};
+use crate::messages::{ExpirerMessage, RecoveryMessage, ShardMessage, SweeperMessage, UploadsMessage};
 
 /// An actor, by what it does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -26,6 +26,8 @@ pub enum ActorKind {
     Recovery,
     /// The sweeper.
     Sweeper,
+    /// The expirer.
+    Expirer,
 }
 
 /// The way to one actor.
@@ -61,6 +63,7 @@ pub(crate) struct Routes {
     pub(crate) uploads: Route<UploadsMessage>,
     pub(crate) recovery: Route<RecoveryMessage>,
     pub(crate) sweeper: Route<SweeperMessage>,
+    pub(crate) expirer: Route<ExpirerMessage>,
 }
 
 impl Routes {
@@ -70,6 +73,7 @@ impl Routes {
             uploads: Route::default(),
             recovery: Route::default(),
             sweeper: Route::default(),
+            expirer: Route::default(),
         }
     }
 
@@ -90,6 +94,7 @@ impl Routes {
             self.uploads.get().map(|actor| actor.get_cell()),
             self.recovery.get().map(|actor| actor.get_cell()),
             self.sweeper.get().map(|actor| actor.get_cell()),
+            self.expirer.get().map(|actor| actor.get_cell()),
         ];
         shards.chain(others.into_iter().flatten()).for_each(|cell| cell.kill());
     }

@@ -8,19 +8,22 @@
 //! It never waits for the disk to write: the completion answers the caller, even if this actor has died since (I10).
 //! What it answers without changing anything is answered behind an empty batch, so that nobody hears of a state that is
 //! not durable yet (I7). A restarted shard first passes the index's barrier: only then does the index show all that its
-//! predecessor submitted.
+//! predecessor submitted. For a commit that touches objects of other shards too it lends its own (`lease.rs`).
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use cenotaph_storage::index::{Batch, CommitError, Table};
 use cenotaph_storage::planted::Bug;
-use cenotaph_storage::rows::Change;
+use cenotaph_storage::rows::{Change, Row};
 use cenotaph_storage::swap::{self, Decision, Deleted, Mutation, Outcome, Standing, Swap, Written};
-use cenotaph_storage::{ObjectId, OperationId, Result, Seam, Version};
+use cenotaph_storage::{ObjectId, OperationId, Result, Seam, Timestamp, Version};
 use ractor::{Actor, ActorProcessingErr, ActorRef};
+use tokio::sync::oneshot;
 
 use crate::admission::Permit;
+use crate::atomic::Aftermath;
+use crate::lease::Lease;
 use crate::messages::ShardMessage;
 use crate::overlay::Overlay;
 use crate::reply::{Answer, Reply};
@@ -70,6 +73,7 @@ impl Actor for Shard {
                 Ok((standing, live)) => self.swap(overlay, &swap, &standing, live, permit, reply),
                 Err(error) => reply(Err(error)),
             },
+            ShardMessage::Lend { objects, granted } => self.lend(overlay, &objects, granted).await,
             ShardMessage::Fence { object, change, reply } => match self.load_change(overlay, change).await {
                 Ok(None) => self.submit(overlay, Batch::new(), false, None, reply),
                 Ok(Some(recorded)) => match self.standing(overlay, &object).await {
@@ -90,7 +94,12 @@ impl Shard {
         let standing = self.standing(overlay, &swap.id).await?;
         let live = match swap.mutation {
             Mutation::Tombstone { .. } => self.load_change(overlay, swap.operation).await?.is_some(),
-            Mutation::Inline { .. } | Mutation::Delete => true,
+            Mutation::Inline { .. }
+            | Mutation::Delete
+            | Mutation::Amend(_)
+            | Mutation::Extend(_)
+            | Mutation::Touch { .. }
+            | Mutation::Expire => true,
         };
         Ok((standing, live))
     }
@@ -123,14 +132,13 @@ impl Shard {
         permit: Permit,
         reply: Reply<Answer>,
     ) {
-        let now = self.shared.env.now();
-        let mut decision = swap.decide(standing, live, now);
-        if let Decision::Commit { orphans, .. } = &mut decision
-            && self.shared.env.planted(Bug::OldRevisionNotQueued)
-        {
-            orphans.clear();
-        }
-        let batch = swap.batch(standing, &decision, now);
+        let now = self.shared.env.steady_now();
+        let mut decision = match swap.decide(standing, live, now) {
+            Ok(decision) => decision,
+            Err(error) => return reply(Err(error)),
+        };
+        self.forget_orphans(&mut decision, standing, swap, now);
+        let batch = swap.batch(standing, &decision, self.shared.env.now());
         let answer = match &decision {
             Decision::Supersede { .. } if self.shared.env.planted(Bug::SupersededAsConflict) => Answer::Fenced,
             decision => answer(swap, standing, decision),
@@ -139,16 +147,54 @@ impl Shard {
         if let Decision::Commit { next, .. } = &decision {
             overlay.stand(ticket, &swap.id, next.clone());
         }
-        if let (Mutation::Tombstone { .. }, Decision::Commit { .. } | Decision::Supersede { .. }) =
+        if let (
+            Mutation::Tombstone { .. },
+            Decision::Commit { .. } | Decision::Supersede { .. } | Decision::Conflict { .. },
+        ) =
             (&swap.mutation, &decision)
         {
             overlay.settle(ticket, swap.operation);
+        }
+        if let Decision::Conflict { .. } = decision {
+            self.shared.counters.conflicts.fetch_add(1, Ordering::Relaxed);
+            metrics::counter!("cenotaph_conflicts_total").increment(1);
         }
         if let Decision::Supersede { .. } = decision {
             self.shared.counters.superseded.fetch_add(1, Ordering::Relaxed);
             metrics::counter!("cenotaph_superseded_total").increment(1);
         }
         self.submit(overlay, batch, answer, Some(permit), reply);
+    }
+
+    /// The planted bugs of whoever queues what a swap replaces.
+    fn forget_orphans(&self, decision: &mut Decision, standing: &Standing, swap: &Swap, now: Timestamp) {
+        let Decision::Commit { orphans, .. } = decision else { return };
+        let is_overwritten = standing.live(now).is_none() && !matches!(swap.mutation, Mutation::Expire);
+        if self.shared.env.planted(Bug::OldRevisionNotQueued)
+            || is_overwritten && self.shared.env.planted(Bug::ExpiredTombstoneNotQueued)
+        {
+            orphans.clear();
+        }
+    }
+
+    /// Lends these objects, and decides nothing until the lease has ended.
+    async fn lend(&self, overlay: &mut Overlay, objects: &[ObjectId], granted: oneshot::Sender<Result<Lease>>) {
+        let mut standings = Vec::with_capacity(objects.len());
+        for object in objects {
+            match self.standing(overlay, object).await {
+                Ok(standing) => standings.push(standing),
+                Err(error) => return drop(granted.send(Err(error))),
+            }
+        }
+        let ticket = overlay.next_ticket();
+        let (lease, lent) = Lease::new(standings, ticket, overlay.durable());
+        if granted.send(Ok(lease)).is_err() {
+            return;
+        }
+        self.shared.env.pass(Seam::ShardLent).await;
+        for (object, standing) in lent.ended().await.unwrap_or_default() {
+            overlay.stand(ticket, &object, standing);
+        }
     }
 
     fn fence(
@@ -175,8 +221,7 @@ impl Shard {
         reply: Reply<T>,
     ) {
         let (ticket, durable) = (overlay.ticket(), overlay.durable());
-        let leaves_orphans =
-            batch.changes().iter().any(|(table, _, value)| *table == Table::Orphans && value.is_some());
+        let after = Aftermath::of(&batch);
         let shared = Arc::clone(&self.shared);
         let (guesses, delays) =
             (shared.env.planted(Bug::UnknownTreatedAsFailed), shared.env.planted(Bug::ZombieCommit));
@@ -184,9 +229,7 @@ impl Shard {
             match &outcome {
                 Ok(()) => {
                     durable.reached(ticket);
-                    if leaves_orphans {
-                        shared.wake_sweeper();
-                    }
+                    after.tell(&shared);
                 }
                 // What stands in the overlay will never be durable: nothing may be decided on it any more.
                 Err(_) => shared.fail_if_poisoned(),
@@ -210,24 +253,33 @@ impl Shard {
 }
 
 /// What the caller hears once the decision is durable.
-fn answer(swap: &Swap, standing: &Standing, decision: &Decision) -> Answer {
-    match (&swap.mutation, decision) {
-        (Mutation::Delete, Decision::Commit { .. }) => Answer::Deleted(Deleted { existed: true }),
-        (Mutation::Delete, Decision::Absent) => Answer::Deleted(Deleted { existed: false }),
-        (_, Decision::Fenced) => Answer::Fenced,
-        (_, Decision::Supersede { .. }) => {
+pub(crate) fn answer(swap: &Swap, standing: &Standing, decision: &Decision) -> Answer {
+    let deletes = matches!(swap.mutation, Mutation::Delete | Mutation::Expire);
+    match decision {
+        Decision::Fenced => Answer::Fenced,
+        Decision::Conflict { current, .. } => Answer::Conflict(*current),
+        Decision::Supersede { .. } => {
             Answer::Written(Written { outcome: Outcome::Superseded, version: None, etag: None, created: false })
         }
-        (_, Decision::Commit { next, existed, .. }) => applied(next, !existed),
-        (_, Decision::Already | Decision::Absent) => applied(standing, false),
+        // The expirer counts what it removes; for everybody else an expired object did not exist.
+        Decision::Commit { existed, .. } if deletes => {
+            Answer::Deleted(Deleted { existed: *existed || matches!(swap.mutation, Mutation::Expire) })
+        }
+        Decision::Already | Decision::Absent | Decision::Unchanged if deletes => {
+            Answer::Deleted(Deleted { existed: false })
+        }
+        Decision::Commit { next, existed, .. } => Answer::Written(applied(next, !existed)),
+        Decision::Absent => Answer::Absent,
+        Decision::Already | Decision::Unchanged => Answer::Written(applied(standing, false)),
     }
 }
 
-fn applied(standing: &Standing, created: bool) -> Answer {
-    Answer::Written(Written {
+pub(crate) fn applied(standing: &Standing, created: bool) -> Written {
+    let current = standing.row().map(Row::current);
+    Written {
         outcome: Outcome::Applied,
-        version: standing.row().map(|row| row.version),
-        etag: standing.row().map(cenotaph_storage::rows::Row::etag),
+        version: current.map(|current| current.version),
+        etag: current.map(|current| current.etag),
         created,
-    })
+    }
 }

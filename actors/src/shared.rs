@@ -7,13 +7,13 @@ use cenotaph_storage::blobs::BlobTier;
 use cenotaph_storage::index::{Batch, CommitError, Index, Table};
 use cenotaph_storage::rows::{Row, floor_key, read_floor};
 use cenotaph_storage::swap::{Standing, Swap};
-use cenotaph_storage::{Env, Epoch, Error, ErrorKind, ObjectId, Pins, Result, Version};
+use cenotaph_storage::{Env, Epoch, Error, ErrorKind, ObjectId, Pins, Result, Timestamp, Version};
 
 use crate::admission::{Admission, Permit};
 use crate::health::Health;
 use crate::intensity::backoff;
 use crate::limits::Limits;
-use crate::messages::{ShardMessage, SweeperMessage};
+use crate::messages::{ExpirerMessage, ShardMessage, SweeperMessage};
 use crate::owners::Owners;
 use crate::reply::{Answer, Reply, reply};
 use crate::routes::{Route, Routes};
@@ -40,6 +40,10 @@ pub(crate) struct Common {
     pub(crate) sweep_wanted: Arc<AtomicBool>,
     /// A wake-up is on its way to recovery.
     pub(crate) recovery_wanted: Arc<AtomicBool>,
+    /// A wake-up is on its way to the expirer.
+    pub(crate) expiry_wanted: Arc<AtomicBool>,
+    /// When the expirer looks next, in ms since 1970: what is due before must wake it.
+    pub(crate) expirer_looks_ms: AtomicU64,
 }
 
 /// What has happened since the engine was opened.
@@ -50,12 +54,22 @@ pub(crate) struct Counters {
     pub(crate) swept: AtomicU64,
     pub(crate) sweep_failures: AtomicU64,
     pub(crate) superseded: AtomicU64,
+    pub(crate) conflicts: AtomicU64,
+    pub(crate) expired: AtomicU64,
+    pub(crate) touches: AtomicU64,
 }
 
 impl Common {
     /// Wakes the sweeper: there may be orphans.
     pub(crate) fn wake_sweeper(&self) {
         wake(&self.sweep_wanted, &self.routes.sweeper, SweeperMessage::Wake);
+    }
+
+    /// An object is due then: wakes the expirer if it would look too late.
+    pub(crate) fn is_due(&self, deadline: Timestamp) {
+        if deadline.as_millis() < self.expirer_looks_ms.load(Ordering::SeqCst) {
+            wake(&self.expiry_wanted, &self.routes.expirer, ExpirerMessage::Wake);
+        }
     }
 
     /// Gives up if the index has: only a reopen can tell what became of its last commits.

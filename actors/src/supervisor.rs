@@ -15,8 +15,9 @@ use std::sync::atomic::Ordering;
 use cenotaph_storage::Result;
 use ractor::{Actor, ActorCell, ActorId, ActorProcessingErr, ActorRef, SpawnErr, SupervisionEvent};
 
+use crate::expirer::Expirer;
 use crate::intensity::Intensity;
-use crate::messages::{RecoveryMessage, SweeperMessage};
+use crate::messages::{ExpirerMessage, RecoveryMessage, SweeperMessage};
 use crate::recovery::Recovery;
 use crate::shard::Shard;
 use crate::shared::Shared;
@@ -30,6 +31,7 @@ pub(crate) enum Child {
     Uploads,
     Recovery,
     Sweeper,
+    Expirer,
 }
 
 /// What the supervisor is told.
@@ -60,7 +62,7 @@ impl Actor for Supervisor {
         for number in 0..self.shared.routes.shards.len() {
             self.start(&myself, Child::Shard(number), &mut children).await?;
         }
-        for child in [Child::Recovery, Child::Uploads, Child::Sweeper] {
+        for child in [Child::Recovery, Child::Uploads, Child::Sweeper, Child::Expirer] {
             self.start(&myself, child, &mut children).await?;
         }
         Ok(children)
@@ -145,6 +147,12 @@ impl Supervisor {
                 routes.sweeper.send(SweeperMessage::Wake);
                 sweeper.get_cell()
             }
+            Child::Expirer => {
+                let (expirer, _) = Actor::spawn_linked(None, Expirer { shared }, (), parent).await?;
+                routes.expirer.set(Some(expirer.clone()));
+                routes.expirer.send(ExpirerMessage::Wake);
+                expirer.get_cell()
+            }
         };
         children.alive.insert(cell.get_id(), child);
         Ok(())
@@ -157,6 +165,7 @@ impl Supervisor {
             Child::Uploads => routes.uploads.set(None),
             Child::Recovery => routes.recovery.set(None),
             Child::Sweeper => routes.sweeper.set(None),
+            Child::Expirer => routes.expirer.set(None),
         }
     }
 

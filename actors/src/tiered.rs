@@ -1,27 +1,24 @@
-//! The handle on an engine's actors: what may be asked of them, with outcomes, and how they start and stop.
+//! The handle on an engine's actors: how they start and stop, how they settle, what they tell.
 //!
-//! Nobody outside of this crate sees an actor. Guards I9 and I10 at this border: an answer is the commit's own; no
-//! answer means that nothing was committed.
+//! Nobody outside of this crate sees an actor. Deliberately not here: what may be written through it (`writes.rs`,
+//! `atomic.rs`).
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-use bytes::Bytes;
 use cenotaph_storage::blobs::BlobTier;
 use cenotaph_storage::index::{Index, Range, Table};
-use cenotaph_storage::rows::Attributes;
-use cenotaph_storage::swap::{Deleted, Mutation, Swap, Written};
 use cenotaph_storage::{Env, Epoch, Error, ErrorKind, ObjectId, Pins, Result};
 use ractor::{Actor, ActorRef};
 use tokio::sync::{OnceCell, oneshot};
 
-use crate::admission::{Admission, Permit};
+use crate::admission::Admission;
 use crate::health::Health;
 use crate::limits::Limits;
-use crate::messages::{Handover, Job, Left, RecoveryMessage, Source, SweeperMessage, UploadsMessage};
+use crate::messages::{ExpirerMessage, Left, RecoveryMessage, SweeperMessage};
 use crate::owners::Owners;
-use crate::reply::{Answer, Caller, reply, written};
+use crate::reply::reply;
 use crate::routes::{ActorKind, Routes};
 use crate::shared::{Common, Counters, Shared, wake};
 use crate::supervisor::{Supervisor, SupervisorMessage};
@@ -55,6 +52,12 @@ pub struct ActorStats {
     pub sweep_failures: u64,
     /// Writes that were superseded since.
     pub superseded: u64,
+    /// Preconditions that did not hold since.
+    pub conflicts: u64,
+    /// Expired objects removed since.
+    pub expired: u64,
+    /// Reads since that asked to extend a deadline.
+    pub touches: u64,
     /// Changes recorded and not yet settled, now.
     pub changes: u64,
     /// Orphans not yet settled, now.
@@ -95,6 +98,8 @@ impl Tiered {
             pinned_left: AtomicBool::new(false),
             sweep_wanted: Arc::default(),
             recovery_wanted,
+            expiry_wanted: Arc::default(),
+            expirer_looks_ms: AtomicU64::new(u64::MAX),
         });
         let supervisor = Supervisor { shared: Arc::clone(&shared) };
         let (supervisor, ended) = Actor::spawn(None, supervisor, ()).await.map_err(|error| {
@@ -110,6 +115,10 @@ impl Tiered {
         Ok(tiered)
     }
 
+    pub(crate) fn shared(&self) -> &Shared {
+        &self.shared
+    }
+
     /// Whether it has been closed, or is about to be.
     pub fn is_closed(&self) -> bool {
         self.shared.health.is_closed()
@@ -123,93 +132,6 @@ impl Tiered {
         self.shared.health.check("health")
     }
 
-    /// Leave to buffer this much of a payload.
-    ///
-    /// # Errors
-    /// [`ErrorKind::Overloaded`] over the limits, [`ErrorKind::Closed`], [`ErrorKind::Unavailable`] if the engine has
-    /// failed.
-    pub fn admit(&self, payload_bytes: usize) -> Result<Permit> {
-        self.shared.health.check("put")?;
-        self.shared.admission.payload(payload_bytes)
-    }
-
-    /// Puts a payload that stays in the index.
-    ///
-    /// # Errors
-    /// [`ErrorKind::Overloaded`], [`ErrorKind::Unavailable`], [`ErrorKind::Closed`]: nothing was committed.
-    /// [`ErrorKind::Indeterminate`]: the index failed while it committed.
-    pub async fn put_inline(
-        &self,
-        id: ObjectId,
-        payload: Bytes,
-        attributes: Attributes,
-        permit: Permit,
-    ) -> Result<Written> {
-        self.shared.health.check("put")?;
-        let permit = permit.and(self.shared.admission.write().map_err(|error| error.with_id(&id))?);
-        let mutation = Mutation::Inline { payload, attributes };
-        let swap = Swap { id, operation: self.shared.env.operation_id(), mutation };
-        written(self.shared.compare_and_write(swap, &permit, |reply| reply).await?)
-    }
-
-    /// Puts a payload that goes to the blob tier. `peeked` is the leave for what of it is buffered already. Dropping
-    /// the future before all of the payload has been written there cancels the put; later the put goes on without its
-    /// caller.
-    ///
-    /// # Errors
-    /// As [`put_inline`](Self::put_inline); [`ErrorKind::Overloaded`] if there are too many uploads,
-    /// [`ErrorKind::Source`] if the stream fails, [`ErrorKind::Invalid`] if the payload is too long.
-    pub async fn put_stream(
-        &self,
-        id: ObjectId,
-        source: Source,
-        attributes: Attributes,
-        peeked: Permit,
-    ) -> Result<Written> {
-        self.shared.health.check("put")?;
-        self.shared.blobs.check_name(&id)?;
-        let permit = self.shared.admission.upload().map_err(|error| error.with_id(&id))?;
-        let (caller, answer) = Caller::new();
-        let (_present, caller_gone) = oneshot::channel();
-        let operation = self.shared.env.operation_id();
-        let job = Job { id: id.clone(), operation, attributes, source, caller, caller_gone, permit, peeked };
-        self.hand_over(Handover::new(job)).await.map_err(|error| error.with_id(&id))?;
-        match answer.await {
-            Ok(answer) => answer,
-            Err(_) => {
-                Err(Error::new(ErrorKind::Unavailable, "put", "the upload died; nothing was committed").with_id(&id))
-            }
-        }
-    }
-
-    /// Hands a job to the uploads, again if it gets lost on the way.
-    async fn hand_over(&self, job: Handover) -> Result<()> {
-        for attempt in 0..=self.shared.limits.deliveries_max {
-            let (started, has_started) = oneshot::channel();
-            self.shared.routes.uploads.send(UploadsMessage::Start { job: job.clone(), started });
-            if has_started.await.is_ok() || job.is_taken() {
-                return Ok(());
-            }
-            self.shared.health.check_failed("put")?;
-            self.shared.back_off(attempt).await;
-        }
-        Err(Error::new(ErrorKind::Unavailable, "put", "the uploads are not there; nothing was committed"))
-    }
-
-    /// Deletes an object. Its row is gone when this returns; its blobs follow.
-    ///
-    /// # Errors
-    /// As [`put_inline`](Self::put_inline). A failing blob tier never fails a delete.
-    pub async fn delete(&self, id: ObjectId) -> Result<Deleted> {
-        self.shared.health.check("delete")?;
-        let permit = self.shared.admission.write().map_err(|error| error.with_id(&id))?;
-        let swap = Swap { id, operation: self.shared.env.operation_id(), mutation: Mutation::Delete };
-        match self.shared.compare_and_write(swap, &permit, |reply| reply).await? {
-            Answer::Deleted(deleted) => Ok(deleted),
-            Answer::Written(_) | Answer::Fenced => unreachable!("a delete is answered as a delete"),
-        }
-    }
-
     /// Settles the changes of dead owners, now.
     ///
     /// # Errors
@@ -218,13 +140,22 @@ impl Tiered {
         self.ask(|reply| self.shared.routes.recovery.send(RecoveryMessage::Pass(reply))).await.map(drop)
     }
 
-    /// Settles the changes of dead owners, then deletes the orphans that are due; how many are left that may not be
-    /// deleted yet.
+    /// Removes the objects that have expired; how many those were.
+    ///
+    /// # Errors
+    /// As [`recover`](Self::recover).
+    pub async fn expire(&self) -> Result<u64> {
+        self.ask(|reply| self.shared.routes.expirer.send(ExpirerMessage::Pass(reply))).await
+    }
+
+    /// Settles the changes of dead owners, removes what has expired, then deletes the orphans that are due; how many are
+    /// left that may not be deleted yet.
     ///
     /// # Errors
     /// As [`recover`](Self::recover).
     pub async fn settle(&self) -> Result<u64> {
         self.recover().await?;
+        self.expire().await?;
         let left: Left = self.ask(|reply| self.shared.routes.sweeper.send(SweeperMessage::Pass(reply))).await?;
         Ok(left.waiting)
     }
@@ -257,6 +188,9 @@ impl Tiered {
             swept: counters.swept.load(Ordering::Relaxed),
             sweep_failures: counters.sweep_failures.load(Ordering::Relaxed),
             superseded: counters.superseded.load(Ordering::Relaxed),
+            conflicts: counters.conflicts.load(Ordering::Relaxed),
+            expired: counters.expired.load(Ordering::Relaxed),
+            touches: counters.touches.load(Ordering::Relaxed),
             changes: self.count(Table::Changes).await?,
             orphans: self.count(Table::Orphans).await?,
         })
@@ -292,6 +226,7 @@ impl Tiered {
             }
             ActorKind::Recovery => routes.recovery.get().map(|actor| actor.get_cell()),
             ActorKind::Sweeper => routes.sweeper.get().map(|actor| actor.get_cell()),
+            ActorKind::Expirer => routes.expirer.get().map(|actor| actor.get_cell()),
             ActorKind::EveryUpload => return routes.kill_uploads(),
         };
         cell.map(|cell| cell.kill()).is_some()

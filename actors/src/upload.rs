@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! 1 wait for a share of the bytes in flight        dropped caller: ends here, nothing recorded
-//! 2 read the row: what this write means to replace  error: the caller hears it, nothing recorded
+//! 2 read the row: what this write means to replace  error, or a precondition that does not hold: the caller hears it,
+//!                                                   nothing recorded
 //! 3 record the change, durable (I1)                 error: NotStarted or Indeterminate; recovery settles it
 //! 4 stream the payload into a fresh revision (I4)   error, dropped caller, kill: the change stays, recovery settles it
 //! 5 finish the blob: closed and durable (I2)        error: it may exist all the same; recovery settles it
@@ -13,12 +14,13 @@
 //! (`cenotaph_storage::swap`), and cleaning up (recovery's).
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use cenotaph_storage::blobs::BlobWriter;
 use cenotaph_storage::planted::Bug;
 use cenotaph_storage::rows::{Attributes, BlockChecksums, Change, Extent, Manifest};
-use cenotaph_storage::swap::{self, Expected, Mutation, Swap};
+use cenotaph_storage::swap::{self, Expected, Mutation, Precondition, Swap};
 use cenotaph_storage::{Error, ErrorKind, ObjectId, OperationId, Result, RevisionId, Seam};
 use futures::StreamExt;
 use ractor::{Actor, ActorProcessingErr, ActorRef, SupervisionEvent};
@@ -27,7 +29,7 @@ use tokio::sync::oneshot;
 use crate::admission::Permit;
 use crate::messages::{Job, Source, UploadsMessage};
 use crate::owners::Owner;
-use crate::reply::{Answer, Caller, Reply, written};
+use crate::reply::{Answer, Caller, Reply, conflict, written};
 use crate::shared::Shared;
 
 /// How long a failed upload may take to tell the blob tier so.
@@ -133,13 +135,18 @@ struct Finished {
 
 impl Upload {
     async fn run(&self, job: Job) -> Result<()> {
-        let Job { id, operation, attributes, source, caller, mut caller_gone, permit, peeked } = job;
+        let Job { id, operation, attributes, precondition, source, caller, mut caller_gone, permit, peeked } = job;
         let buffer_bytes = self.shared.blobs.upload_buffer_bytes(source.bytes);
         let buffer = unless_gone(&mut caller_gone, self.shared.admission.upload_buffer(buffer_bytes)).await?;
         drop(peeked);
         self.shared.env.pass(Seam::UploadBeforeRecord).await;
 
-        let expected = self.shared.standing(&id).await?.expectation();
+        let (standing, now) = (self.shared.standing(&id).await?, self.shared.env.steady_now());
+        if let Err(current) = precondition.check(standing.live(now)) {
+            self.shared.counters.conflicts.fetch_add(1, Ordering::Relaxed);
+            return Err(conflict("put", current));
+        }
+        let expected = standing.expectation(now);
         let revision = self.shared.env.revision_id();
         let owner = self.shared.owners.claim(operation);
         let planted = self.shared.env.planted(Bug::UploadWithoutChange);
@@ -155,7 +162,7 @@ impl Upload {
         drop(buffer);
         self.shared.env.pass(Seam::UploadAfterClose).await;
 
-        self.commit(Commit { id, operation, attributes, finished, expected, caller, owner, permit }).await
+        self.commit(Commit { id, operation, attributes, precondition, finished, expected, caller, owner, permit }).await
     }
 
     /// Step 3. The commit itself keeps the owner alive: a change that becomes durable after its upload has died still
@@ -224,9 +231,9 @@ impl Upload {
 
     /// Step 6.
     async fn commit(&self, commit: Commit) -> Result<()> {
-        let Commit { id, operation, attributes, finished, expected, caller, owner, permit } = commit;
+        let Commit { id, operation, attributes, precondition, finished, expected, caller, owner, permit } = commit;
         if self.shared.env.planted(Bug::BlobDeletedBeforeSwap)
-            && let Expected::Tombstone(Some(old)) = expected
+            && let Expected::Tombstone { first: Some(old), .. } = expected
         {
             drop(self.shared.blobs.delete(&swap::revision_key(&id, old)).await);
         }
@@ -247,7 +254,10 @@ impl Upload {
                 ours(answer);
             })
         };
-        self.shared.compare_and_write(Swap { id, operation, mutation }, &permit, listen).await.map(drop)
+        let unminded = self.shared.env.planted(Bug::PreconditionAtBeginOnly);
+        let precondition = if unminded { Precondition::None } else { precondition };
+        let swap = Swap { id, operation, precondition, mutation };
+        self.shared.compare_and_write(swap, &permit, listen).await.map(drop)
     }
 }
 
@@ -255,6 +265,7 @@ struct Commit {
     id: ObjectId,
     operation: OperationId,
     attributes: Attributes,
+    precondition: Precondition,
     finished: Finished,
     expected: Expected,
     caller: Caller,

@@ -93,6 +93,12 @@ pub enum Seam {
     ShardBeforeDecide,
     /// Shard: the batch is submitted and may be durable already.
     ShardAfterSubmit,
+    /// Shard: it has lent some of its objects, and decides nothing until it has them back.
+    ShardLent,
+    /// Atomic batch: all shards have lent, nothing is decided.
+    AtomicBeforeDecide,
+    /// Atomic batch: the batch is submitted and may be durable already.
+    AtomicAfterSubmit,
     /// Recovery: a dead change is found, nothing is done about it.
     RecoveryBeforeFence,
     /// Recovery: the change is fenced, its orphans are durable.
@@ -101,6 +107,8 @@ pub enum Seam {
     SweeperBeforeDelete,
     /// Sweeper: the blob is gone, the orphan is still listed.
     SweeperAfterDelete,
+    /// Expirer: an object may be due, its row is untouched.
+    ExpirerBeforeRemove,
 }
 
 /// A cheap handle on a [`World`]. Clones share the latest time of day that [`steady_now`](Self::steady_now) gave.

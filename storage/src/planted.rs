@@ -31,11 +31,23 @@ pub enum Bug {
     VersionReuse,
     /// A superseded write is answered as one that lost (I10).
     SupersededAsConflict,
+    /// An expired tombstone is overwritten, and its revisions are not queued (I5).
+    ExpiredTombstoneNotQueued,
+    /// A large put looks at its precondition before it uploads, and not when it commits.
+    PreconditionAtBeginOnly,
+    /// A read that extends a deadline writes back the row that it read (I3).
+    TouchResurrects,
+    /// The expirer removes what its index names, and does not look at the row.
+    ExpirerTrustsItsEntry,
+    /// What must happen at once is submitted in two batches (I3).
+    AtomicInTwoBatches,
+    /// An update commits whatever has been written since it read.
+    UpdateWithoutPrecondition,
 }
 
 impl Bug {
     /// Every bug, in a fixed order.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 18] = [
         Self::AckBeforeSync,
         Self::ReaderSeesUnsynced,
         Self::OldRevisionNotQueued,
@@ -48,6 +60,12 @@ impl Bug {
         Self::SweeperIgnoresPins,
         Self::VersionReuse,
         Self::SupersededAsConflict,
+        Self::ExpiredTombstoneNotQueued,
+        Self::PreconditionAtBeginOnly,
+        Self::TouchResurrects,
+        Self::ExpirerTrustsItsEntry,
+        Self::AtomicInTwoBatches,
+        Self::UpdateWithoutPrecondition,
     ];
 
     /// Its name on a command line.
@@ -65,6 +83,12 @@ impl Bug {
             Self::SweeperIgnoresPins => "sweeper-ignores-pins",
             Self::VersionReuse => "version-reuse",
             Self::SupersededAsConflict => "superseded-as-conflict",
+            Self::ExpiredTombstoneNotQueued => "expired-tombstone-not-queued",
+            Self::PreconditionAtBeginOnly => "precondition-at-begin-only",
+            Self::TouchResurrects => "touch-resurrects",
+            Self::ExpirerTrustsItsEntry => "expirer-trusts-its-entry",
+            Self::AtomicInTwoBatches => "atomic-in-two-batches",
+            Self::UpdateWithoutPrecondition => "update-without-precondition",
         }
     }
 }

@@ -94,6 +94,12 @@ impl Batch {
         self.changes.push((table, key, value));
     }
 
+    /// Adds all changes of another batch, after its own.
+    pub fn append(&mut self, other: Self) {
+        self.bytes += other.bytes;
+        self.changes.extend(other.changes);
+    }
+
     /// Whether it changes nothing.
     pub fn is_empty(&self) -> bool {
         self.changes.is_empty()

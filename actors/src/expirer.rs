@@ -1,0 +1,194 @@
+//! The expirer: removes what is due.
+//!
+//! ```text
+//! scan the expiry index up to now -> ask each object's shard to remove it, some at once -> sleep until the next is due
+//! ```
+//!
+//! It decides nothing: the shard looks at the row and removes it only if it has expired, as a delete would, with its
+//! revisions queued in the same batch. An object is absent from its deadline on, whether this actor has come by or not; it
+//! only gives the space back. It reads what is due and one entry more, whatever else there is. Deliberately not here: what
+//! has expired (`cenotaph_storage::rows::is_live`).
+
+use std::ops::Bound;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use bytes::Bytes;
+use cenotaph_storage::index::{Range, Table};
+use cenotaph_storage::planted::Bug;
+use cenotaph_storage::rows::{expiry_end, read_expiry_key};
+use cenotaph_storage::swap::{Deleted, Mutation, Precondition, Swap};
+use cenotaph_storage::{ErrorKind, ObjectId, Result, Seam, Timestamp};
+use futures::stream::{self, StreamExt};
+use ractor::{Actor, ActorProcessingErr, ActorRef};
+
+use crate::admission::Permit;
+use crate::alarm::Alarm;
+use crate::intensity::backoff;
+use crate::messages::ExpirerMessage;
+use crate::reply::deleted;
+use crate::shared::Shared;
+
+/// How far behind the last look the next one begins. An entry may become durable after the moment that it is filed under
+/// has passed, but no commit takes longer than this; and what lies before need not be looked at again, for the index is
+/// slow where much was removed.
+const LAG: Duration = Duration::from_secs(600);
+
+/// The expirer actor.
+pub(crate) struct Expirer {
+    pub(crate) shared: Shared,
+}
+
+/// What the expirer remembers between passes.
+#[derive(Default)]
+pub(crate) struct Rhythm {
+    alarm: Alarm,
+    failures: u32,
+    /// All that was due then has been looked at.
+    looked: Option<Timestamp>,
+}
+
+/// What a pass has done and seen.
+struct Passed {
+    removed: u64,
+    looked: Timestamp,
+    next_due: Option<Timestamp>,
+}
+
+impl Actor for Expirer {
+    type Msg = ExpirerMessage;
+    type State = Rhythm;
+    type Arguments = ();
+
+    async fn pre_start(&self, _: ActorRef<Self::Msg>, (): ()) -> Result<Rhythm, ActorProcessingErr> {
+        Ok(Rhythm::default())
+    }
+
+    async fn post_start(&self, _: ActorRef<Self::Msg>, _: &mut Rhythm) -> Result<(), ActorProcessingErr> {
+        self.shared.env.actor_started("expirer", None);
+        // A wake-up that was lost with its predecessor is made good by the one that the supervisor sends.
+        self.shared.expiry_wanted.store(false, Ordering::Release);
+        Ok(())
+    }
+
+    async fn handle(
+        &self,
+        myself: ActorRef<Self::Msg>,
+        message: ExpirerMessage,
+        rhythm: &mut Rhythm,
+    ) -> Result<(), ActorProcessingErr> {
+        let reply = match message {
+            ExpirerMessage::Wake => None,
+            ExpirerMessage::Due(setting) if rhythm.alarm.rings(setting) => None,
+            ExpirerMessage::Due(_) => return Ok(()),
+            ExpirerMessage::Pass(reply) => Some(reply),
+        };
+        self.shared.expiry_wanted.store(false, Ordering::Release);
+        let passed = self.pass(rhythm.looked).await;
+        if let Some(due) = self.next_pass(&passed, rhythm) {
+            let ring = move |setting| drop(myself.send_message(ExpirerMessage::Due(setting)));
+            rhythm.alarm.set(&self.shared.env, due, ring);
+        }
+        if let Some(reply) = reply {
+            reply(passed.map(|passed| passed.removed));
+        }
+        Ok(())
+    }
+}
+
+impl Expirer {
+    /// When the next pass is due by itself: with the next object, or a while after a failure.
+    fn next_pass(&self, passed: &Result<Passed>, rhythm: &mut Rhythm) -> Option<Timestamp> {
+        let (now, limits) = (self.shared.env.now(), &self.shared.limits);
+        match passed {
+            Ok(passed) => {
+                rhythm.failures = 0;
+                rhythm.looked = Some(passed.looked);
+                passed.next_due.map(|due| due.min(now.after(limits.expiry.interval_max)))
+            }
+            Err(error) if self.shared.health.is_running() => {
+                tracing::warn!(%error, "removing what has expired failed; trying again");
+                let delay = backoff(limits.sweep.backoff_min, limits.sweep.backoff_max, rhythm.failures);
+                rhythm.failures = rhythm.failures.saturating_add(1);
+                Some(now.after(delay))
+            }
+            Err(_) => None,
+        }
+    }
+
+    /// Removes all that is due now, a page at a time.
+    async fn pass(&self, looked: Option<Timestamp>) -> Result<Passed> {
+        // From here on whatever is committed with a deadline wakes this actor; what was before is found now.
+        self.shared.expirer_looks_ms.store(u64::MAX, Ordering::SeqCst);
+        let now = self.shared.env.steady_now();
+        let begin = looked.map_or(0, |looked| looked.as_millis().saturating_sub(LAG.as_millis() as u64));
+        let start = Bound::Included(Bytes::copy_from_slice(&begin.to_be_bytes()));
+        let end = expiry_end(now);
+        let limit = self.shared.limits.expiry.page.max(1);
+        let mut range = Range { start, end: Bound::Excluded(end.clone()), limit };
+        let mut removed = 0;
+        loop {
+            let page = self.shared.index.snapshot()?.scan(Table::Expiry, range.clone()).await?;
+            let last = page.last().map(|(key, _)| key.clone());
+            let full = page.len() == range.limit;
+            removed += self.remove(page.into_iter().map(|(key, _)| key).collect()).await?;
+            match last {
+                Some(last) if full => range = range.after(last),
+                _ => break,
+            }
+        }
+        let next_due = self.next_due(end).await?;
+        let looks = next_due.map_or(u64::MAX, Timestamp::as_millis);
+        self.shared.expirer_looks_ms.store(looks, Ordering::SeqCst);
+        Ok(Passed { removed, looked: now, next_due })
+    }
+
+    /// When the first object behind this key is due.
+    async fn next_due(&self, end: Bytes) -> Result<Option<Timestamp>> {
+        let behind = Range { start: Bound::Included(end), end: Bound::Unbounded, limit: 1 };
+        let page = self.shared.index.snapshot()?.scan(Table::Expiry, behind).await?;
+        Ok(page.first().and_then(|(key, _)| read_expiry_key(key).ok()).map(|(due, _)| due))
+    }
+
+    /// Has the shards remove these objects, some at once: how many were removed.
+    async fn remove(&self, entries: Vec<Bytes>) -> Result<u64> {
+        let removals = entries.into_iter().map(|key| self.remove_one(key));
+        let at_once = self.shared.limits.expiry.removals_at_once.max(1);
+        let outcomes: Vec<_> = stream::iter(removals).buffered(at_once).collect().await;
+        let mut removed = 0;
+        for outcome in outcomes {
+            removed += u64::from(outcome?);
+        }
+        self.shared.counters.expired.fetch_add(removed, Ordering::Relaxed);
+        metrics::counter!("cenotaph_expired_total").increment(removed);
+        Ok(removed)
+    }
+
+    /// Removes one object, if it has expired; whether it had. What can't be read is left for a scrub: it must not hold up
+    /// the others.
+    async fn remove_one(&self, key: Bytes) -> Result<bool> {
+        let object = match read_expiry_key(&key) {
+            Ok((_, object)) => object,
+            Err(error) => {
+                tracing::error!(%error, "an expiry entry can't be read");
+                return Ok(false);
+            }
+        };
+        self.shared.env.pass(Seam::ExpirerBeforeRemove).await;
+        match self.expire(object.clone()).await {
+            Ok(removed) => Ok(removed.existed),
+            Err(error) if matches!(error.kind(), ErrorKind::Corrupt | ErrorKind::UnknownFormat) => {
+                tracing::error!(%object, %error, "an object that may have expired can't be read");
+                Ok(false)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn expire(&self, id: ObjectId) -> Result<Deleted> {
+        let trusts = self.shared.env.planted(Bug::ExpirerTrustsItsEntry);
+        let mutation = if trusts { Mutation::Delete } else { Mutation::Expire };
+        let swap = Swap { id, operation: self.shared.env.operation_id(), precondition: Precondition::None, mutation };
+        deleted(self.shared.compare_and_write(swap, &Permit::free(), |reply| reply).await?)
+    }
+}

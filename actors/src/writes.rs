@@ -1,0 +1,188 @@
+//! The writes of single objects: what may be asked of [`Tiered`], and what the caller hears.
+//!
+//! Guards I10 at this border: an answer is the commit's own; no answer means that nothing was committed. Deliberately not
+//! here: writes of several objects at once (`atomic.rs`), and how the engine's actors start and stop (`tiered.rs`).
+
+use std::sync::atomic::Ordering;
+
+use bytes::Bytes;
+use cenotaph_storage::index::{Batch, Table};
+use cenotaph_storage::planted::Bug;
+use cenotaph_storage::rows::{Amendment, Attributes, Extension, Row};
+use cenotaph_storage::swap::{Deleted, Mutation, Precondition, Swap, Written};
+use cenotaph_storage::{Error, ErrorKind, ObjectId, OperationId, Result};
+use tokio::sync::oneshot;
+
+use crate::admission::Permit;
+use crate::messages::{Handover, Job, Source, UploadsMessage};
+use crate::reply::{Caller, amended, deleted, written};
+use crate::tiered::Tiered;
+
+/// A write, but for its payload.
+#[derive(Clone, Debug)]
+pub struct Intent {
+    /// The object.
+    pub id: ObjectId,
+    /// What the caller states about it.
+    pub attributes: Attributes,
+    /// How it must stand.
+    pub precondition: Precondition,
+}
+
+impl Tiered {
+    /// Leave to buffer this much of a payload.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Overloaded`] over the limits, [`ErrorKind::Closed`], [`ErrorKind::Unavailable`] if the engine has
+    /// failed.
+    pub fn admit(&self, payload_bytes: usize) -> Result<Permit> {
+        self.shared().health.check("put")?;
+        self.shared().admission.payload(payload_bytes)
+    }
+
+    /// A swap of a fresh operation.
+    pub fn swap(&self, id: ObjectId, precondition: Precondition, mutation: Mutation) -> Swap {
+        Swap { id, operation: self.shared().env.operation_id(), precondition, mutation }
+    }
+
+    /// Puts a payload that stays in the index.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Conflict`] if the precondition does not hold; [`ErrorKind::Overloaded`],
+    /// [`ErrorKind::Unavailable`], [`ErrorKind::Closed`]: nothing was committed. [`ErrorKind::Indeterminate`]: the index
+    /// failed while it committed.
+    pub async fn put_inline(&self, intent: Intent, payload: Bytes, permit: Permit) -> Result<Written> {
+        let Intent { id, attributes, precondition } = intent;
+        self.shared().health.check("put")?;
+        let permit = permit.and(self.shared().admission.write().map_err(|error| error.with_id(&id))?);
+        let swap = self.swap(id.clone(), precondition, Mutation::Inline { payload, attributes });
+        written(self.shared().compare_and_write(swap, &permit, |reply| reply).await?).map_err(|error| error.with_id(&id))
+    }
+
+    /// Puts a payload that goes to the blob tier. `peeked` is the leave for what of it is buffered already. Dropping
+    /// the future before all of the payload has been written there cancels the put; later the put goes on without its
+    /// caller.
+    ///
+    /// # Errors
+    /// As [`put_inline`](Self::put_inline); [`ErrorKind::Overloaded`] if there are too many uploads,
+    /// [`ErrorKind::Source`] if the stream fails, [`ErrorKind::Invalid`] if the payload is too long.
+    pub async fn put_stream(&self, intent: Intent, source: Source, peeked: Permit) -> Result<Written> {
+        let Intent { id, attributes, precondition } = intent;
+        self.shared().health.check("put")?;
+        self.shared().blobs.check_name(&id)?;
+        let permit = self.shared().admission.upload().map_err(|error| error.with_id(&id))?;
+        let (caller, answer) = Caller::new();
+        let (_present, caller_gone) = oneshot::channel();
+        let operation = self.shared().env.operation_id();
+        let job =
+            Job { id: id.clone(), operation, attributes, precondition, source, caller, caller_gone, permit, peeked };
+        self.hand_over(Handover::new(job)).await.map_err(|error| error.with_id(&id))?;
+        match answer.await {
+            Ok(answer) => answer.map_err(|error| error.with_id(&id)),
+            Err(_) => {
+                Err(Error::new(ErrorKind::Unavailable, "put", "the upload died; nothing was committed").with_id(&id))
+            }
+        }
+    }
+
+    /// Hands a job to the uploads, again if it gets lost on the way.
+    async fn hand_over(&self, job: Handover) -> Result<()> {
+        let shared = self.shared();
+        for attempt in 0..=shared.limits.deliveries_max {
+            let (started, has_started) = oneshot::channel();
+            shared.routes.uploads.send(UploadsMessage::Start { job: job.clone(), started });
+            if has_started.await.is_ok() || job.is_taken() {
+                return Ok(());
+            }
+            shared.health.check_failed("put")?;
+            shared.back_off(attempt).await;
+        }
+        Err(Error::new(ErrorKind::Unavailable, "put", "the uploads are not there; nothing was committed"))
+    }
+
+    /// Deletes an object. Its row is gone when this returns; its blobs follow.
+    ///
+    /// # Errors
+    /// As [`put_inline`](Self::put_inline). A failing blob tier never fails a delete.
+    pub async fn delete(&self, id: ObjectId, precondition: Precondition) -> Result<Deleted> {
+        self.shared().health.check("delete")?;
+        let permit = self.shared().admission.write().map_err(|error| error.with_id(&id))?;
+        let swap = self.swap(id.clone(), precondition, Mutation::Delete);
+        deleted(self.shared().compare_and_write(swap, &permit, |reply| reply).await?).map_err(|error| error.with_id(&id))
+    }
+
+    /// Changes what was stated about an object, and leaves its bytes where they are. None if there is no object.
+    ///
+    /// # Errors
+    /// As [`put_inline`](Self::put_inline); [`ErrorKind::Invalid`] if the attributes then break a limit.
+    pub async fn amend(
+        &self,
+        id: ObjectId,
+        precondition: Precondition,
+        amendment: Amendment,
+    ) -> Result<Option<Written>> {
+        self.change("amend", id, precondition, Mutation::Amend(amendment)).await
+    }
+
+    /// Gives an object another deadline. One that stands already commits nothing, and is answered with the version that
+    /// stands. None if there is no object.
+    ///
+    /// # Errors
+    /// As [`put_inline`](Self::put_inline).
+    pub async fn extend_expiry(
+        &self,
+        id: ObjectId,
+        precondition: Precondition,
+        extension: Extension,
+    ) -> Result<Option<Written>> {
+        self.change("extend_expiry", id, precondition, Mutation::Extend(extension)).await
+    }
+
+    async fn change(
+        &self,
+        operation: &'static str,
+        id: ObjectId,
+        precondition: Precondition,
+        mutation: Mutation,
+    ) -> Result<Option<Written>> {
+        self.shared().health.check(operation)?;
+        let permit = self.shared().admission.write().map_err(|error| error.with_id(&id))?;
+        let swap = self.swap(id.clone(), precondition, mutation);
+        let answer = self.shared().compare_and_write(swap, &permit, |reply| reply).await?;
+        amended(operation, answer).map_err(|error| error.with_id(&id))
+    }
+
+    /// Has the deadline of an object that was just read extended, if its time to idle says so. Nobody waits for it, and
+    /// one that there is no room for is left out: the next read makes it good.
+    pub fn touch(&self, id: &ObjectId, seen: OperationId) {
+        let shared = self.shared();
+        let Ok(permit) = shared.admission.write() else { return };
+        if !shared.health.is_running() {
+            return;
+        }
+        let swap = self.swap(id.clone(), Precondition::None, Mutation::Touch { seen });
+        let shared = std::sync::Arc::clone(shared);
+        shared.env.clone().spawn(async move {
+            if shared.env.planted(Bug::TouchResurrects) {
+                return drop(shared.touch_blindly(&swap.id).await);
+            }
+            match shared.compare_and_write(swap, &permit, |reply| reply).await {
+                Ok(_) => drop(shared.counters.touches.fetch_add(1, Ordering::Relaxed)),
+                Err(error) => tracing::debug!(%error, "a read could not extend its object's deadline"),
+            }
+        });
+    }
+}
+
+impl crate::shared::Common {
+    /// [`Bug::TouchResurrects`]: writes back the row as it was read, without asking its shard.
+    async fn touch_blindly(&self, id: &ObjectId) -> Result<()> {
+        let Some(value) = self.index.get(Table::Rows, id.encoded()).await? else { return Ok(()) };
+        let mut row = Row::decode(&value)?;
+        self.env.pass(cenotaph_storage::Seam::ShardBeforeDecide).await;
+        row.metadata.expires_at = row.metadata.attributes.expiration.deadline(self.env.steady_now());
+        let mut batch = Batch::new();
+        batch.put(Table::Rows, id.encoded().clone(), row.encode());
+        self.commit(batch, ()).await
+    }
+}
