@@ -232,9 +232,8 @@ pub(crate) struct Aftermath {
 
 impl Aftermath {
     pub(crate) fn of(batch: &Batch) -> Self {
-        let puts = |wanted: Table| {
-            batch.changes().iter().filter(move |(table, _, value)| *table == wanted && value.is_some())
-        };
+        let puts =
+            |wanted: Table| batch.changes().iter().filter(move |(table, _, value)| *table == wanted && value.is_some());
         let due = puts(Table::Expiry).filter_map(|(_, key, _)| read_expiry_key(key).ok()).map(|(due, _)| due).min();
         Self { leaves_orphans: puts(Table::Orphans).next().is_some(), due }
     }
@@ -256,11 +255,7 @@ fn answer_with<T>(reply: Option<Reply<T>>, error: Error) {
 }
 
 /// What all swaps come to; nothing but an answer if one of them can't be.
-fn decide(
-    swaps: &[Swap],
-    standings: &BTreeMap<ObjectId, Standing>,
-    common: &Common,
-) -> Result<Plan<Vec<WriteReply>>> {
+fn decide(swaps: &[Swap], standings: &BTreeMap<ObjectId, Standing>, common: &Common) -> Result<Plan<Vec<WriteReply>>> {
     let (now, wall) = (common.env.steady_now(), common.env.now());
     let mut plan = Plan { batch: Batch::new(), next: BTreeMap::new(), answer: Ok(()) };
     let mut replies = Vec::with_capacity(swaps.len());

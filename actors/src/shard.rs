@@ -150,8 +150,7 @@ impl Shard {
         if let (
             Mutation::Tombstone { .. },
             Decision::Commit { .. } | Decision::Supersede { .. } | Decision::Conflict { .. },
-        ) =
-            (&swap.mutation, &decision)
+        ) = (&swap.mutation, &decision)
         {
             overlay.settle(ticket, swap.operation);
         }

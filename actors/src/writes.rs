@@ -56,7 +56,8 @@ impl Tiered {
         self.shared().health.check("put")?;
         let permit = permit.and(self.shared().admission.write().map_err(|error| error.with_id(&id))?);
         let swap = self.swap(id.clone(), precondition, Mutation::Inline { payload, attributes });
-        written(self.shared().compare_and_write(swap, &permit, |reply| reply).await?).map_err(|error| error.with_id(&id))
+        written(self.shared().compare_and_write(swap, &permit, |reply| reply).await?)
+            .map_err(|error| error.with_id(&id))
     }
 
     /// Puts a payload that goes to the blob tier. `peeked` is the leave for what of it is buffered already. Dropping
@@ -108,7 +109,8 @@ impl Tiered {
         self.shared().health.check("delete")?;
         let permit = self.shared().admission.write().map_err(|error| error.with_id(&id))?;
         let swap = self.swap(id.clone(), precondition, Mutation::Delete);
-        deleted(self.shared().compare_and_write(swap, &permit, |reply| reply).await?).map_err(|error| error.with_id(&id))
+        deleted(self.shared().compare_and_write(swap, &permit, |reply| reply).await?)
+            .map_err(|error| error.with_id(&id))
     }
 
     /// Changes what was stated about an object, and leaves its bytes where they are. None if there is no object.

@@ -73,7 +73,7 @@ pub(crate) fn head_in_json(head: &Head) -> Value {
         "namespace": head.id.namespace_str(),
         "size": metadata.size,
         "version": head.version.get(),
-        "etag": head.etag.as_str(),
+        "etag": head.etag,
         "checksum": metadata.checksum.map(|checksum| checksum.to_string()),
         "created_ms": metadata.created.as_millis(),
         "modified_ms": metadata.modified.as_millis(),

@@ -51,7 +51,7 @@ pub(crate) async fn run(store: &Store, report: &Report, options: PutArgs) -> Res
             json!({
                 "key": id.key(),
                 "version": version,
-                "etag": written.etag.as_ref().map(cenotaph::Etag::as_str),
+                "etag": written.etag,
                 "created": written.created,
                 "superseded": is_superseded,
             })

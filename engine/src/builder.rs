@@ -14,7 +14,7 @@ use cenotaph_storage::{Env, Pins, Reads, Result};
 use opendal::Operator;
 
 use crate::config::Config;
-use crate::engine::Engine;
+use crate::engine::{Engine, Parts};
 
 /// An engine in preparation. See [`Engine::builder`].
 ///
@@ -124,6 +124,6 @@ async fn start(config: &Config, index: Arc<dyn Index>, operator: Operator, env: 
     let blobs = BlobTier::new(operator, env.clone(), config.blobs.clone());
     let pins = Pins::new();
     let reads = Reads::new(Arc::clone(&index), blobs.clone(), pins.clone(), env.clone(), config.reads.clone());
-    let tiered = Tiered::start(Arc::clone(&index), blobs, env, pins, epoch, config.limits.clone()).await?;
-    Ok(Engine::assemble(config.clone(), index, reads, tiered, epoch))
+    let tiered = Tiered::start(Arc::clone(&index), blobs, env.clone(), pins, epoch, config.limits.clone()).await?;
+    Ok(Engine::assemble(Parts { config: config.clone(), env, index, reads, tiered, epoch }))
 }

@@ -50,7 +50,7 @@ impl Config {
     pub fn check(&self) -> Result<()> {
         const GIB: u64 = 1024 * 1024 * 1024;
         let (limits, reads, blobs) = (&self.limits, &self.reads, &self.blobs);
-        let bounds: [(&str, u64, RangeInclusive<u64>); 21] = [
+        let bounds: [(&str, u64, RangeInclusive<u64>); 27] = [
             ("inline_bytes_max", self.inline_bytes_max as u64, 0..=64 * 1024 * 1024),
             ("limits.shards", limits.shards as u64, 1..=4096),
             ("limits.writes_at_once", limits.writes_at_once as u64, 1..=1 << 24),
@@ -65,6 +65,12 @@ impl Config {
             ("limits.sweep.backoff_max in ms", millis(limits.sweep.backoff_max), 1..=u64::MAX),
             ("limits.sweep.timeout in ms", millis(limits.sweep.timeout), 1..=u64::MAX),
             ("limits.restarts.backoff_max in ms", millis(limits.restarts.backoff_max), 1..=u64::MAX),
+            ("limits.expiry.removals_at_once", limits.expiry.removals_at_once as u64, 1..=100_000),
+            ("limits.expiry.page", limits.expiry.page as u64, 1..=100_000),
+            ("limits.expiry.interval_max in ms", millis(limits.expiry.interval_max), 1..=u64::MAX),
+            ("limits.batch_operations_max", limits.batch_operations_max as u64, 1..=100_000),
+            ("limits.atomic_bytes_max", limits.atomic_bytes_max as u64, 1..=GIB),
+            ("limits.update_attempts", u64::from(limits.update_attempts), 1..=1000),
             ("reads.attempts", u64::from(reads.attempts), 1..=1024),
             ("reads.bytes_in_flight", reads.bytes_in_flight, 1..=256 * GIB),
             ("reads.read_ahead", reads.read_ahead as u64, 1..=1024),

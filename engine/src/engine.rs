@@ -6,13 +6,13 @@ use std::sync::Arc;
 
 use cenotaph_actors::{ActorStats, Tiered};
 use cenotaph_storage::index::{Index, IndexStats};
-use cenotaph_storage::swap::Deleted;
-use cenotaph_storage::{Epoch, Error, ErrorKind, Head, ObjectId, ReadStats, Reads, Result};
+use cenotaph_storage::{Env, Epoch, Error, ErrorKind, Head, ObjectId, ReadStats, Reads, Result};
 
 use crate::body::Body;
 use crate::builder::Builder;
 use crate::config::Config;
-use crate::get::Get;
+use crate::delete::{Delete, DeletePrefix};
+use crate::get::{Get, Object};
 use crate::list::List;
 use crate::put::Put;
 
@@ -40,10 +40,21 @@ pub struct Engine(Arc<Inner>);
 
 struct Inner {
     config: Config,
+    env: Env,
     index: Arc<dyn Index>,
     reads: Reads,
     tiered: Tiered,
     epoch: Epoch,
+}
+
+/// What an engine is assembled of.
+pub(crate) struct Parts {
+    pub(crate) config: Config,
+    pub(crate) env: Env,
+    pub(crate) index: Arc<dyn Index>,
+    pub(crate) reads: Reads,
+    pub(crate) tiered: Tiered,
+    pub(crate) epoch: Epoch,
 }
 
 /// What an engine tells about itself.
@@ -66,8 +77,9 @@ impl Engine {
         Builder::new(data.into())
     }
 
-    pub(crate) fn assemble(config: Config, index: Arc<dyn Index>, reads: Reads, tiered: Tiered, epoch: Epoch) -> Self {
-        Self(Arc::new(Inner { config, index, reads, tiered, epoch }))
+    pub(crate) fn assemble(parts: Parts) -> Self {
+        let Parts { config, env, index, reads, tiered, epoch } = parts;
+        Self(Arc::new(Inner { config, env, index, reads, tiered, epoch }))
     }
 
     /// Writes an object, creating or replacing it. When it returns, the write is durable and visible.
@@ -171,9 +183,34 @@ impl Engine {
     /// # engine.close().await
     /// # }
     /// ```
-    #[tracing::instrument(level = "debug", skip_all)]
-    pub async fn delete(&self, id: impl IntoObjectId) -> Result<Deleted> {
-        self.0.tiered.delete(id.into_object_id()?).await
+    pub fn delete(&self, id: impl IntoObjectId) -> Delete {
+        Delete::new(self.clone(), id.into_object_id())
+    }
+
+    /// Deletes every object whose key begins with `prefix`, page by page: with little memory, however many there are. It is
+    /// not atomic. Interrupted by an error, a crash or a drop, it is simply begun again; or, where many were deleted
+    /// already, gone on with behind the last key of its [progress](DeletePrefix::stream). Objects written below the prefix
+    /// meanwhile may be deleted or not.
+    ///
+    /// # Errors
+    /// As [`list`](Self::list) and [`delete`](Self::delete). Being overloaded it waits.
+    ///
+    /// ```
+    /// # #[tokio::main]
+    /// # async fn main() -> Result<(), cenotaph::Error> {
+    /// # let directory = tempfile::tempdir().unwrap();
+    /// # let engine = cenotaph::Engine::builder(directory.path()).open().await?;
+    /// for number in 0..30 {
+    ///     engine.put(format!("tmp/{number}"), "x").await?;
+    /// }
+    /// engine.put("kept", "x").await?;
+    /// assert_eq!(engine.delete_prefix("tmp/").await?.deleted, 30);
+    /// assert_eq!(engine.list("").await?.entries.len(), 1);
+    /// # engine.close().await
+    /// # }
+    /// ```
+    pub fn delete_prefix(&self, prefix: impl Into<String>) -> DeletePrefix {
+        DeletePrefix::new(self.clone(), prefix.into())
     }
 
     /// Lists the objects whose keys begin with `prefix`, in the order of their keys' bytes.
@@ -330,6 +367,23 @@ impl Engine {
 
     pub(crate) fn reads(&self) -> &Reads {
         &self.0.reads
+    }
+
+    pub(crate) fn env(&self) -> &Env {
+        &self.0.env
+    }
+
+    pub(crate) fn index(&self) -> &Arc<dyn Index> {
+        &self.0.index
+    }
+
+    /// An object was read: its deadline is extended if its time to idle says so. Nobody waits for it.
+    pub(crate) fn was_read(&self, object: &Object) {
+        let metadata = object.metadata();
+        let policy = metadata.attributes.expiration;
+        if policy.extended_by_read(metadata.expires_at, self.0.env.steady_now()).is_some() {
+            self.0.tiered.touch(object.id(), object.etag().operation());
+        }
     }
 
     pub(crate) fn check_open(&self, operation: &'static str) -> Result<()> {

@@ -5,7 +5,7 @@ use std::ops::Range;
 
 use bytes::Bytes;
 use cenotaph_storage::rows::Metadata;
-use cenotaph_storage::{ByteRange, Etag, ObjectId, OpenObject, Result, Version};
+use cenotaph_storage::{ByteRange, Current, Etag, ObjectId, OpenObject, Result, Version};
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use futures::stream::BoxStream;
@@ -52,7 +52,11 @@ impl Get {
     async fn run(self) -> Result<Option<Object>> {
         let id = self.id?;
         self.engine.check_open("get")?;
-        Ok(self.engine.reads().open(&id, self.range).await?.map(Object))
+        let object = self.engine.reads().open(&id, self.range).await?.map(Object);
+        if let Some(object) = &object {
+            self.engine.was_read(object);
+        }
+        Ok(object)
     }
 }
 
@@ -91,6 +95,14 @@ impl IntoFuture for Get {
 pub struct Object(OpenObject);
 
 impl Object {
+    pub(crate) fn new(open: OpenObject) -> Self {
+        Self(open)
+    }
+
+    pub(crate) fn current(&self) -> Current {
+        Current { version: self.version(), etag: self.etag() }
+    }
+
     /// Its id.
     pub fn id(&self) -> &ObjectId {
         &self.0.head().id
@@ -102,8 +114,8 @@ impl Object {
     }
 
     /// The etag of that write.
-    pub fn etag(&self) -> &Etag {
-        &self.0.head().etag
+    pub fn etag(&self) -> Etag {
+        self.0.head().etag
     }
 
     /// Everything else that is known about it.

@@ -8,31 +8,46 @@
 //!
 //! This crate holds the public API. Deliberately not here: I/O (`cenotaph-storage`) and actors (`cenotaph-actors`).
 
+mod amend;
+mod batch;
 mod body;
 mod builder;
 mod config;
+mod copy;
+mod delete;
 mod engine;
 mod get;
 mod list;
 mod put;
+mod setters;
+mod update;
+mod usage;
 
+pub use amend::{Amend, ExtendExpiry};
+pub use batch::{Operation, Reply, Write};
 pub use body::Body;
 pub use builder::Builder;
 pub use config::{Config, INLINE_BYTES_MAX};
+pub use copy::{Copy, Rename};
+pub use delete::{Delete, DeletePrefix, PrefixDeleted};
 pub use engine::{Engine, IntoObjectId, Stats};
 pub use get::{Get, Object};
 pub use list::List;
 pub use put::Put;
+pub use update::{Candidate, Update, Updated};
+pub use usage::Usage;
 
-pub use cenotaph_actors::{ActorKind, ActorStats, Limits, RestartLimits, SweepLimits};
+pub use cenotaph_actors::{ActorKind, ActorStats, ExpiryLimits, Limits, RestartLimits, SweepLimits, WriteReply};
 pub use cenotaph_storage::blobs::BlobOptions;
 pub use cenotaph_storage::index::fjall::FjallOptions;
 pub use cenotaph_storage::index::{Index, IndexStats};
-pub use cenotaph_storage::rows::{ATTRIBUTES_BYTES_MAX, Attributes, Metadata};
-pub use cenotaph_storage::swap::{Deleted, Outcome, Written};
+pub use cenotaph_storage::rows::{
+    ATTRIBUTES_BYTES_MAX, Amendment, Attributes, Deadline, EXPIRATION_MAX, Expiration, Metadata,
+};
+pub use cenotaph_storage::swap::{Deleted, Outcome, Precondition, Written};
 pub use cenotaph_storage::{
-    ByteRange, Checksum, Entry, Env, Epoch, Error, ErrorKind, Etag, Head, KEY_BYTES_MAX, ListPage, Namespace, ObjectId,
-    ReadLimits, ReadStats, Result, Timestamp, Version,
+    ByteRange, Checksum, Current, Entry, Env, Epoch, Error, ErrorKind, Etag, Head, KEY_BYTES_MAX, ListPage, Namespace,
+    ObjectId, ReadLimits, ReadStats, Result, Timestamp, Version,
 };
 
 pub use bytes;

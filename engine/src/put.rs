@@ -1,10 +1,10 @@
 //! [`Put`]: how an object is written.
 
-use std::collections::BTreeMap;
 use std::future::IntoFuture;
 
+use cenotaph_actors::Intent;
 use cenotaph_storage::rows::Attributes;
-use cenotaph_storage::swap::Written;
+use cenotaph_storage::swap::{Precondition, Written};
 use cenotaph_storage::{ObjectId, Result};
 use futures::FutureExt;
 use futures::future::BoxFuture;
@@ -12,6 +12,7 @@ use tracing::Instrument;
 
 use crate::body::{Body, Peeked};
 use crate::engine::Engine;
+use crate::setters::{attributes_setters, precondition_setters};
 
 /// A put in preparation: `.await` it to run it. See [`Engine::put`].
 ///
@@ -35,57 +36,27 @@ pub struct Put {
     id: Result<ObjectId>,
     body: Body,
     attributes: Attributes,
+    precondition: Precondition,
 }
 
 impl Put {
     pub(crate) fn new(engine: Engine, id: Result<ObjectId>, body: Body) -> Self {
-        Self { engine, id, body, attributes: Attributes::default() }
+        Self { engine, id, body, attributes: Attributes::default(), precondition: Precondition::None }
     }
 
-    /// The media type, such as `image/png`.
-    pub fn content_type(mut self, content_type: impl Into<String>) -> Self {
-        self.attributes.content_type = Some(content_type.into());
-        self
-    }
-
-    /// The encoding of the payload as given, such as `zstd`. It is stored, not applied.
-    pub fn compression(mut self, compression: impl Into<String>) -> Self {
-        self.attributes.compression = Some(compression.into());
-        self
-    }
-
-    /// Where the object comes from.
-    pub fn origin(mut self, origin: impl Into<String>) -> Self {
-        self.attributes.origin = Some(origin.into());
-        self
-    }
-
-    /// The name a person would save it under.
-    pub fn filename(mut self, filename: impl Into<String>) -> Self {
-        self.attributes.filename = Some(filename.into());
-        self
-    }
-
-    /// One more custom entry; an earlier one of the same name is replaced.
-    pub fn custom(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
-        self.attributes.custom.insert(name.into(), value.into());
-        self
-    }
-
-    /// All custom entries at once, replacing earlier ones.
-    pub fn custom_map(mut self, custom: BTreeMap<String, String>) -> Self {
-        self.attributes.custom = custom;
-        self
-    }
+    attributes_setters!();
+    precondition_setters!();
 
     async fn run(self) -> Result<Written> {
         let id = self.id?;
         self.attributes.validate().map_err(|error| error.with_id(&id))?;
         let (tiered, limit) = (self.engine.tiered(), self.engine.config().inline_bytes_max);
         let permit = tiered.admit(self.body.peek_bytes(limit)).map_err(|error| error.with_id(&id))?;
-        match self.body.peek(limit).await.map_err(|error| error.with_id(&id))? {
-            Peeked::Inline(payload) => tiered.put_inline(id, payload, self.attributes, permit).await,
-            Peeked::Large(source) => tiered.put_stream(id, source, self.attributes, permit).await,
+        let peeked = self.body.peek(limit).await.map_err(|error| error.with_id(&id))?;
+        let intent = Intent { id, attributes: self.attributes, precondition: self.precondition };
+        match peeked {
+            Peeked::Inline(payload) => tiered.put_inline(intent, payload, permit).await,
+            Peeked::Large(source) => tiered.put_stream(intent, source, permit).await,
         }
     }
 }

@@ -135,7 +135,7 @@ impl Client {
     }
 
     async fn delete(&self, id: ObjectId, dropped_after_ms: Option<u64>) -> Answer {
-        let delete = self.engine.delete(id);
+        let delete = self.engine.delete(id).into_future();
         let outcome = match dropped_after_ms {
             Some(ms) => self.world.env().deadline(Duration::from_millis(ms), delete).await,
             None => Some(delete.await),

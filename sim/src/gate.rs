@@ -246,7 +246,8 @@ fn some_actor(chance: &mut Rng, shards: usize) -> ActorKind {
         1..4 => ActorKind::Uploads,
         4..14 => ActorKind::EveryUpload,
         14..18 => ActorKind::Recovery,
-        18..24 => ActorKind::Sweeper,
+        18..22 => ActorKind::Sweeper,
+        22..25 => ActorKind::Expirer,
         _ => ActorKind::Shard(chance.index(shards)),
     }
 }
@@ -259,6 +260,7 @@ fn kill_name(kind: ActorKind) -> &'static str {
         ActorKind::EveryUpload => "killed: upload",
         ActorKind::Recovery => "killed: recovery",
         ActorKind::Sweeper => "killed: sweeper",
+        ActorKind::Expirer => "killed: expirer",
     }
 }
 

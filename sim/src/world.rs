@@ -94,9 +94,13 @@ const fn seam_name(seam: Seam) -> &'static str {
         Seam::UploadAfterCommit => "upload: after commit",
         Seam::ShardBeforeDecide => "shard: before decide",
         Seam::ShardAfterSubmit => "shard: after submit",
+        Seam::ShardLent => "shard: lent",
+        Seam::AtomicBeforeDecide => "atomic: before decide",
+        Seam::AtomicAfterSubmit => "atomic: after submit",
         Seam::RecoveryBeforeFence => "recovery: before fence",
         Seam::RecoveryAfterFence => "recovery: after fence",
         Seam::SweeperBeforeDelete => "sweeper: before delete",
         Seam::SweeperAfterDelete => "sweeper: after delete",
+        Seam::ExpirerBeforeRemove => "expirer: before remove",
     }
 }

@@ -226,7 +226,9 @@ impl Reads {
         let pieces = plan::pieces(manifest, &range);
         let pins: Vec<_> = pieces.iter().map(|piece| self.0.pins.pin(piece.extent.revision)).collect();
         let written_as = manifest.written_as.as_ref().unwrap_or(&head.id);
-        let Some(sources) = self.sources(&head.id, seen, written_as, pieces).await? else { return Ok(Attempt::Replaced) };
+        let Some(sources) = self.sources(&head.id, seen, written_as, pieces).await? else {
+            return Ok(Attempt::Replaced);
+        };
         let mut units = self.0.fetcher.units(sources);
         let first = match units.next().await.transpose()? {
             Some(Some(first)) => Some(first),

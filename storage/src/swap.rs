@@ -33,7 +33,8 @@ use crate::error::Result;
 use crate::id::ObjectId;
 use crate::index::{Batch, Table};
 use crate::rows::{
-    Amendment, Attributes, BlockChecksums, Body, Change, EMBEDDED_BYTES_MAX, Extension, Landing, Manifest, Metadata, Row,
+    Amendment, Attributes, BlockChecksums, Body, Change, EMBEDDED_BYTES_MAX, Extension, Landing, Manifest, Metadata,
+    Row,
 };
 use crate::word::{Current, Etag, OperationId, RevisionId, RevisionKey, Timestamp, Version};
 

@@ -39,6 +39,12 @@ impl Version {
     }
 }
 
+impl From<u64> for Version {
+    fn from(number: u64) -> Self {
+        Self(number)
+    }
+}
+
 impl fmt::Display for Version {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}", self.0)
@@ -171,6 +177,11 @@ impl Etag {
     /// The etag of the write that this operation committed.
     pub fn of(operation: &OperationId) -> Self {
         Self(operation.0)
+    }
+
+    /// The operation that committed the write.
+    pub const fn operation(self) -> OperationId {
+        OperationId(self.0)
     }
 }
 

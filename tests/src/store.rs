@@ -160,8 +160,7 @@ pub async fn named(index: &dyn Index) -> BTreeSet<RevisionKey> {
     rows.into_iter()
         .flat_map(|(key, value)| {
             let object = ObjectId::decode(&key).unwrap();
-            let revisions = Row::decode(&value).unwrap().revisions();
-            revisions.into_iter().map(move |revision| RevisionKey { object: object.clone(), revision })
+            Row::decode(&value).unwrap().revision_keys(&object)
         })
         .collect()
 }

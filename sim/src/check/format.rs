@@ -4,6 +4,7 @@
 //! format that drifts from its drawing is found.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
@@ -12,7 +13,7 @@ use uuid::Uuid;
 /// The custom attribute in which a workload says which of its writes this is.
 pub(crate) const WRITE: &str = "cenotaph-sim:write";
 
-/// A row: `version=1 | postcard | embedded payload`.
+/// A row: `version=2 | postcard | embedded payload`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Row {
     pub(crate) version: u64,
@@ -22,6 +23,8 @@ pub(crate) struct Row {
     pub(crate) checksum: Option<u64>,
     pub(crate) created: u64,
     pub(crate) modified: u64,
+    pub(crate) expires_at: Option<u64>,
+    pub(crate) expiration: Expiration,
     /// Which write of the workload it is, if it says so.
     pub(crate) write: Option<u64>,
     pub(crate) body: Body,
@@ -31,8 +34,24 @@ pub(crate) struct Row {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Body {
     Embedded(Vec<u8>),
-    Separate,
-    Tombstone(Vec<Extent>),
+    /// Beside the row, under the operation that wrote it.
+    Separate(Uuid),
+    Tombstone(Manifest),
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+pub(crate) struct Manifest {
+    pub(crate) extents: Vec<Extent>,
+    /// The row's key of the object under whose name the blobs lie, if it was renamed.
+    pub(crate) written_as: Option<Vec<u8>>,
+}
+
+/// When an object expires by itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+pub(crate) enum Expiration {
+    Manual,
+    TimeToLive(Duration),
+    TimeToIdle(Duration),
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
@@ -50,24 +69,31 @@ struct Head {
     checksum: Option<u64>,
     created: u64,
     modified: u64,
+    expires_at: Option<u64>,
     _texts: [Option<String>; 4],
     custom: BTreeMap<String, String>,
+    expiration: Expiration,
     body: Kind,
 }
 
 #[derive(Deserialize)]
 enum Kind {
     Embedded,
-    Separate,
-    Tombstone(Vec<Extent>),
+    Separate(Uuid),
+    Tombstone(Manifest),
 }
 
 impl Row {
     pub(crate) fn revisions(&self) -> Vec<Uuid> {
         match &self.body {
-            Body::Embedded(_) | Body::Separate => Vec::new(),
-            Body::Tombstone(extents) => extents.iter().map(|extent| extent.revision).collect(),
+            Body::Embedded(_) | Body::Separate(_) => Vec::new(),
+            Body::Tombstone(manifest) => manifest.extents.iter().map(|extent| extent.revision).collect(),
         }
+    }
+
+    /// Whether the object exists at this time of day.
+    pub(crate) fn is_live(&self, now_ms: u64) -> bool {
+        self.expires_at.is_none_or(|deadline| now_ms < deadline)
     }
 
     /// The public spelling of the operation.
@@ -76,16 +102,16 @@ impl Row {
     }
 
     pub(crate) fn decode(value: &[u8]) -> Option<Self> {
-        let (head, tail) = postcard::take_from_bytes::<Head>(versioned(value)?).ok()?;
+        let (head, tail) = postcard::take_from_bytes::<Head>(versioned(value, 2)?).ok()?;
         let body = match head.body {
             Kind::Embedded => Body::Embedded(tail.to_vec()),
-            Kind::Separate if tail.is_empty() => Body::Separate,
-            Kind::Tombstone(extents) if tail.is_empty() => Body::Tombstone(extents),
-            Kind::Separate | Kind::Tombstone(_) => return None,
+            Kind::Separate(operation) if tail.is_empty() => Body::Separate(operation),
+            Kind::Tombstone(manifest) if tail.is_empty() => Body::Tombstone(manifest),
+            Kind::Separate(_) | Kind::Tombstone(_) => return None,
         };
         let write = head.custom.get(WRITE).and_then(|text| text.parse().ok());
-        let Head { version, operation, size, checksum, created, modified, .. } = head;
-        Some(Self { version, operation, size, checksum, created, modified, write, body })
+        let Head { version, operation, size, checksum, created, modified, expires_at, expiration, .. } = head;
+        Some(Self { version, operation, size, checksum, created, modified, expires_at, expiration, write, body })
     }
 }
 
@@ -117,15 +143,15 @@ pub(crate) enum Landing {
 
 /// A change, an orphan, or a floor (a `u64`).
 pub(crate) fn decode<T: DeserializeOwned>(value: &[u8]) -> Option<T> {
-    match postcard::take_from_bytes(versioned(value)?) {
+    match postcard::take_from_bytes(versioned(value, 1)?) {
         Ok((decoded, [])) => Some(decoded),
         Ok(_) | Err(_) => None,
     }
 }
 
-fn versioned(value: &[u8]) -> Option<&[u8]> {
+fn versioned(value: &[u8], version: u8) -> Option<&[u8]> {
     match value {
-        [1, body @ ..] => Some(body),
+        [found, body @ ..] if *found == version => Some(body),
         _ => None,
     }
 }
@@ -138,4 +164,9 @@ pub(crate) fn revision_of_path(path: &str) -> Option<Uuid> {
 /// The key of an object's version floor.
 pub(crate) fn floor_key(object: &[u8]) -> Vec<u8> {
     [b"floor\0", object].concat()
+}
+
+/// An expiry entry, `deadline in ms, u64 big endian | the row's key`: its value is the version alone.
+pub(crate) fn expiry_key(deadline_ms: u64, object: &[u8]) -> Vec<u8> {
+    [&deadline_ms.to_be_bytes()[..], object].concat()
 }

@@ -43,9 +43,9 @@ fn beside_the_rows(monitor: &mut Monitor) {
     for row in monitor.rows.values() {
         match &row.body {
             Body::Embedded(_) => {}
-            Body::Separate => drop(needed.insert(Bytes::copy_from_slice(row.operation.as_bytes()))),
-            Body::Tombstone(extents) => {
-                needed.extend(extents.iter().map(|extent| Bytes::copy_from_slice(extent.revision.as_bytes())));
+            Body::Separate(operation) => drop(needed.insert(Bytes::copy_from_slice(operation.as_bytes()))),
+            Body::Tombstone(_) => {
+                needed.extend(row.revisions().iter().map(|revision| Bytes::copy_from_slice(revision.as_bytes())));
             }
         }
     }

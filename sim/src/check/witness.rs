@@ -265,11 +265,11 @@ impl Monitor {
         {
             self.violated("I3", format!("version {} holds other bytes than were put", row.version));
         }
-        if let Body::Tombstone(extents) = &row.body {
+        if let Body::Tombstone(manifest) = &row.body {
             if !changed.settled.contains(&row.operation) {
                 self.violated("I6", format!("operation {} commits without a live change", row.operation));
             }
-            for extent in extents {
+            for extent in &manifest.extents {
                 self.names(row, extent, put.as_ref(), blobs);
             }
         }
@@ -382,9 +382,9 @@ fn described(row: &Row) -> String {
     let write = row.write.map(|write| format!("write {write}, ")).unwrap_or_default();
     match &row.body {
         Body::Embedded(_) => format!("{write}{} bytes in the row", row.size),
-        Body::Separate => format!("{write}{} bytes beside the row", row.size),
-        Body::Tombstone(extents) => {
-            let revisions: Vec<_> = extents.iter().map(|extent| short(extent.revision)).collect();
+        Body::Separate(_) => format!("{write}{} bytes beside the row", row.size),
+        Body::Tombstone(_) => {
+            let revisions: Vec<_> = row.revisions().into_iter().map(short).collect();
             format!("{write}{} bytes in blob {}", row.size, revisions.join(", "))
         }
     }

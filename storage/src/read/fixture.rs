@@ -168,7 +168,8 @@ impl Store {
 
     /// The batch that makes the object what `mutation` says, decided against what stands now.
     pub(crate) fn batch(&self, id: &ObjectId, mutation: Mutation) -> Batch {
-        let swap = Swap { id: id.clone(), operation: self.env.operation_id(), precondition: Precondition::None, mutation };
+        let swap =
+            Swap { id: id.clone(), operation: self.env.operation_id(), precondition: Precondition::None, mutation };
         let standing = self.row(id).map_or(Standing::Absent(Version::NONE), |row| Standing::Present(Box::new(row)));
         let decision = swap.decide(&standing, true, self.env.now()).unwrap();
         swap.batch(&standing, &decision, self.env.now())

@@ -30,8 +30,7 @@ fn row(size: u64, body: Body) -> Row {
 }
 
 fn tombstone() -> Row {
-    let extent =
-        Extent { revision: RevisionId::from_uuid(Uuid::from_u128(9)), bytes: 77, checksum: Checksum::new(5) };
+    let extent = Extent { revision: RevisionId::from_uuid(Uuid::from_u128(9)), bytes: 77, checksum: Checksum::new(5) };
     row(77, Body::Tombstone(Manifest::of(extent)))
 }
 

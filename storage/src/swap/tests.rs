@@ -8,8 +8,8 @@ use uuid::Uuid;
 use super::*;
 use crate::rows::Extent;
 
-mod expiring;
 mod conditional;
+mod expiring;
 mod renaming;
 
 fn id() -> ObjectId {

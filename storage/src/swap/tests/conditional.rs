@@ -74,10 +74,8 @@ fn attributes_that_grow_too_large_are_refused() {
 #[test]
 fn an_extension_that_extends_nothing_commits_nothing() {
     let first = after(&never(), &inline(1, 1));
-    let extension = |deadline| Swap {
-        mutation: Mutation::Extend(Extension { deadline, may_shorten: false }),
-        ..delete(2)
-    };
+    let extension =
+        |deadline| Swap { mutation: Mutation::Extend(Extension { deadline, may_shorten: false }), ..delete(2) };
     let forever = extension(Deadline::At(at(99))).decide(&first, true, at(1)).unwrap();
     assert_eq!(forever, Decision::Unchanged, "it never expires");
 }

@@ -50,12 +50,7 @@ fn overwriting_an_expired_tombstone_queues_its_blobs_and_begins_anew() {
     assert_eq!(orphans, &[key(1002)]);
     let row = next.row().unwrap();
     assert_eq!((row.metadata.created, row.version), (at(20), Version::new(2)), "created anew, its version is not");
-    let expected = [
-        (Table::Payloads, false),
-        (Table::Rows, true),
-        (Table::Expiry, false),
-        (Table::Orphans, true),
-    ];
+    let expected = [(Table::Payloads, false), (Table::Rows, true), (Table::Expiry, false), (Table::Orphans, true)];
     assert_eq!(tables(&swap.batch(&expired, &decision, at(20))), expected);
 }
 

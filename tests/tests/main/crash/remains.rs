@@ -56,7 +56,7 @@ async fn table(index: &dyn Index, table: Table) -> Page {
 fn beside(row: &Row) -> Vec<Bytes> {
     match &row.body {
         Body::Embedded(_) => Vec::new(),
-        Body::Separate => vec![Bytes::copy_from_slice(row.operation.as_bytes())],
+        Body::Separate(operation) => vec![Bytes::copy_from_slice(operation.as_bytes())],
         Body::Tombstone(manifest) => {
             manifest.revisions().map(|revision| Bytes::copy_from_slice(revision.as_bytes())).collect()
         }

@@ -1,0 +1,154 @@
+//! [`Delete`] and [`DeletePrefix`]: how objects are deleted.
+
+use std::future::IntoFuture;
+
+use cenotaph_storage::swap::{Deleted, Precondition};
+use cenotaph_storage::{Entry, ErrorKind, Namespace, ObjectId, Result};
+use futures::future::BoxFuture;
+use futures::stream::BoxStream;
+use futures::{FutureExt, StreamExt, TryStreamExt};
+use tracing::Instrument;
+
+use crate::engine::Engine;
+use crate::setters::precondition_setters;
+
+/// Deletes at once of [`DeletePrefix`]: they share syncs.
+const DELETES_AT_ONCE: usize = 64;
+/// Keys that [`DeletePrefix`] holds in memory at once.
+const PAGE: usize = 1000;
+
+/// A delete in preparation: `.await` it to run it. See [`Engine::delete`].
+///
+/// ```
+/// # #[tokio::main]
+/// # async fn main() -> Result<(), cenotaph::Error> {
+/// # let directory = tempfile::tempdir().unwrap();
+/// # let engine = cenotaph::Engine::builder(directory.path()).open().await?;
+/// let first = engine.put("a", "1").await?;
+/// engine.put("a", "2").await?;
+/// let error = engine.delete("a").if_version(first.version.unwrap()).await.unwrap_err();
+/// let cenotaph::ErrorKind::Conflict { current: Some(current) } = error.kind() else { panic!("{error}") };
+/// assert_eq!(current.version.get(), 2);
+/// assert!(engine.delete("a").if_etag(current.etag).await?.existed);
+/// # engine.close().await
+/// # }
+/// ```
+#[derive(Debug)]
+#[must_use = "a delete does nothing until it is awaited"]
+pub struct Delete {
+    engine: Engine,
+    id: Result<ObjectId>,
+    precondition: Precondition,
+}
+
+impl Delete {
+    pub(crate) fn new(engine: Engine, id: Result<ObjectId>) -> Self {
+        Self { engine, id, precondition: Precondition::None }
+    }
+
+    precondition_setters!();
+}
+
+impl IntoFuture for Delete {
+    type Output = Result<Deleted>;
+    type IntoFuture = BoxFuture<'static, Result<Deleted>>;
+
+    fn into_future(self) -> Self::IntoFuture {
+        let span = tracing::debug_span!("delete", object = self.id.as_ref().ok().map(tracing::field::display));
+        async move { self.engine.tiered().delete(self.id?, self.precondition).await }.instrument(span).boxed()
+    }
+}
+
+/// A deletion of all objects below a prefix, in preparation: `.await` it, or [`stream`](Self::stream) its progress. See
+/// [`Engine::delete_prefix`].
+#[derive(Clone, Debug)]
+#[must_use = "a deletion does nothing until it is awaited or streamed"]
+pub struct DeletePrefix {
+    engine: Engine,
+    namespace: Namespace,
+    prefix: String,
+    start_after: Option<String>,
+}
+
+/// How far a deletion of a prefix has come.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PrefixDeleted {
+    /// Objects deleted since it began.
+    pub deleted: u64,
+    /// All objects up to this key have been looked at: pass it to [`DeletePrefix::start_after`] to go on from here. None if
+    /// there were none.
+    pub last: Option<String>,
+}
+
+impl DeletePrefix {
+    pub(crate) fn new(engine: Engine, prefix: String) -> Self {
+        Self { engine, namespace: Namespace::default_namespace(), prefix, start_after: None }
+    }
+
+    /// Another namespace than the default one.
+    pub fn namespace(mut self, namespace: Namespace) -> Self {
+        self.namespace = namespace;
+        self
+    }
+
+    /// Begins behind this key: the [`last`](PrefixDeleted::last) of a deletion that was interrupted.
+    pub fn start_after(mut self, key: impl Into<String>) -> Self {
+        self.start_after = Some(key.into());
+        self
+    }
+
+    /// Deletes page by page, and tells after each how far it has come. Dropping the stream stops after what has begun.
+    pub fn stream(self) -> BoxStream<'static, Result<PrefixDeleted>> {
+        let done = PrefixDeleted { deleted: 0, last: self.start_after.clone() };
+        let pages = futures::stream::try_unfold(Some((self, done)), |state| async move {
+            let Some((job, mut done)) = state else { return Ok(None) };
+            let limit = PAGE.min(job.engine.config().reads.list_page_max);
+            let mut list = job.engine.list(job.prefix.clone()).namespace(job.namespace.clone()).limit(limit);
+            if let Some(last) = &done.last {
+                list = list.start_after(last.clone());
+            }
+            let page = list.await?;
+            let Some(last) = page.entries.last().map(|entry| entry.name().to_owned()) else { return Ok(None) };
+            done.deleted += job.delete(page.entries).await?;
+            done.last = Some(last);
+            let rest = page.next.is_some().then(|| (job, done.clone()));
+            Ok(Some((done, rest)))
+        });
+        pages.boxed()
+    }
+
+    /// Deletes these objects, some at once: how many were there.
+    async fn delete(&self, entries: Vec<Entry>) -> Result<u64> {
+        let deletes = entries.into_iter().filter_map(|entry| match entry {
+            Entry::Object(head) => Some(self.engine.delete(head.id)),
+            Entry::Prefix(_) => None,
+        });
+        let deletes = deletes.map(|delete| async move {
+            loop {
+                match delete.again().await {
+                    // Nothing was started: it waits for its turn.
+                    Err(error) if error.kind() == ErrorKind::Overloaded => delete.engine.breathe().await,
+                    outcome => return outcome,
+                }
+            }
+        });
+        let deleted = futures::stream::iter(deletes).buffer_unordered(DELETES_AT_ONCE);
+        deleted.try_fold(0, |deleted, one| async move { Ok(deleted + u64::from(one.existed)) }).await
+    }
+}
+
+impl Delete {
+    fn again(&self) -> BoxFuture<'static, Result<Deleted>> {
+        Self { engine: self.engine.clone(), id: self.id.clone(), precondition: self.precondition }.into_future()
+    }
+}
+
+impl IntoFuture for DeletePrefix {
+    type Output = Result<PrefixDeleted>;
+    type IntoFuture = BoxFuture<'static, Result<PrefixDeleted>>;
+
+    fn into_future(self) -> Self::IntoFuture {
+        let nothing = PrefixDeleted { deleted: 0, last: self.start_after.clone() };
+        self.stream().try_fold(nothing, |_, progress| async move { Ok(progress) }).boxed()
+    }
+}

@@ -1,0 +1,178 @@
+//! [`Update`] and [`Updated`]: how an object is read, changed and written back without losing what others write meanwhile.
+//!
+//! Optimistic: nothing is locked while the caller's function runs. What it gives is committed under the precondition that
+//! the object still stands as it was read; if it does not, the object is read afresh and the function asked again.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use cenotaph_storage::planted::Bug;
+use cenotaph_storage::rows::Attributes;
+use cenotaph_storage::swap::{Deleted, Precondition, Written};
+use cenotaph_storage::{ByteRange, Error, ErrorKind, ObjectId, Result};
+
+use crate::body::Body;
+use crate::engine::{Engine, IntoObjectId};
+use crate::get::Object;
+use crate::put::Put;
+use crate::setters::attributes_setters;
+
+/// Delay after the first conflict, doubled for each further one, and as much again at random.
+const BACKOFF_MIN: Duration = Duration::from_micros(500);
+const BACKOFF_MAX: Duration = Duration::from_millis(100);
+
+/// What becomes of the object that an [`Engine::update`] has read.
+#[derive(Debug)]
+pub enum Update {
+    /// It is written anew.
+    Put(Candidate),
+    /// It is deleted.
+    Delete,
+    /// It stays as it is.
+    Keep,
+}
+
+impl Update {
+    /// It is written anew, with these bytes and nothing stated about them.
+    pub fn put(body: impl Into<Body>) -> Self {
+        Self::Put(Candidate::new(body))
+    }
+}
+
+impl From<Candidate> for Update {
+    fn from(candidate: Candidate) -> Self {
+        Self::Put(candidate)
+    }
+}
+
+/// What an [`Update`] writes. It is checked before anything of it is committed.
+#[derive(Debug)]
+pub struct Candidate {
+    body: Body,
+    attributes: Attributes,
+}
+
+impl Candidate {
+    /// These bytes, with nothing stated about them.
+    pub fn new(body: impl Into<Body>) -> Self {
+        Self { body: body.into(), attributes: Attributes::default() }
+    }
+
+    attributes_setters!();
+}
+
+/// What an update came to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Updated {
+    /// The object was written.
+    Written(Written),
+    /// It was deleted, or there was nothing to delete.
+    Deleted(Deleted),
+    /// It was left as it is.
+    Kept,
+}
+
+impl Engine {
+    /// Reads an object, has `f` say what becomes of it, and commits that if the object still stands as it was read.
+    /// If not, it is read afresh and `f` is asked again: [`Limits::update_attempts`](crate::Limits::update_attempts) times
+    /// in all, 5 unless configured, with a pause that grows and is jittered.
+    ///
+    /// `f` sees the object, or none, and may read its bytes; nothing is locked while it runs. It may be called several
+    /// times, so that what it does beside its result happens as often. What it gives may be of any size; metadata that
+    /// breaks a limit is refused, and an object is never replaced by what is refused.
+    ///
+    /// # Errors
+    /// - [`Source`](ErrorKind::Source): `f` gave an error, which is the source of this one. Nothing was committed.
+    /// - [`Conflict`](ErrorKind::Conflict): others were faster each time. Nothing was committed.
+    /// - Otherwise as [`get`](Self::get) and [`put`](Self::put).
+    ///
+    /// ```
+    /// use cenotaph::{Error, Update};
+    /// # #[tokio::main]
+    /// # async fn main() -> Result<(), cenotaph::Error> {
+    /// # let directory = tempfile::tempdir().unwrap();
+    /// # let engine = cenotaph::Engine::builder(directory.path()).open().await?;
+    /// for _ in 0..3 {
+    ///     engine
+    ///         .update("counter", |current| async move {
+    ///             let count = match current {
+    ///                 Some(object) => u64::from_le_bytes(object.bytes().await?[..].try_into().expect("eight bytes")),
+    ///                 None => 0,
+    ///             };
+    ///             Ok::<_, Error>(Update::put((count + 1).to_le_bytes().to_vec()))
+    ///         })
+    ///         .await?;
+    /// }
+    /// assert_eq!(engine.get("counter").await?.unwrap().bytes().await?[0], 3);
+    /// # engine.close().await
+    /// # }
+    /// ```
+    pub async fn update<F, T, E>(&self, id: impl IntoObjectId, mut f: F) -> Result<Updated>
+    where
+        F: FnMut(Option<Object>) -> T,
+        T: Future<Output = Result<Update, E>>,
+        E: Into<Box<dyn std::error::Error + Send + Sync>>,
+    {
+        let id = id.into_object_id()?;
+        let attempts = self.config().limits.update_attempts.max(1);
+        let mut attempt = 0;
+        loop {
+            let current = self.read_for_update(&id).await?;
+            let precondition = match &current {
+                Some(object) => Precondition::Version(object.version()),
+                None => Precondition::Absent,
+            };
+            let update = f(current).await.map_err(|error| {
+                Error::new(ErrorKind::Source, "update", "the function failed; nothing was committed")
+                    .with_id(&id)
+                    .with_source(error)
+            })?;
+            match self.commit_update(&id, update, precondition).await {
+                Err(error) if matches!(error.kind(), ErrorKind::Conflict { .. }) => {
+                    attempt += 1;
+                    metrics::counter!("cenotaph_update_conflicts_total").increment(1);
+                    if attempt == attempts {
+                        return Err(error);
+                    }
+                    metrics::counter!("cenotaph_update_retries_total").increment(1);
+                    self.back_off(attempt).await;
+                }
+                outcome => return outcome,
+            }
+        }
+    }
+
+    async fn read_for_update(&self, id: &ObjectId) -> Result<Option<Object>> {
+        self.check_open("update")?;
+        Ok(self.reads().open(id, ByteRange::Full).await?.map(Object::new))
+    }
+
+    async fn commit_update(&self, id: &ObjectId, update: Update, precondition: Precondition) -> Result<Updated> {
+        let precondition =
+            if self.env().planted(Bug::UpdateWithoutPrecondition) { Precondition::None } else { precondition };
+        match update {
+            Update::Keep => Ok(Updated::Kept),
+            Update::Delete => self.tiered().delete(id.clone(), precondition).await.map(Updated::Deleted),
+            Update::Put(Candidate { body, attributes }) => {
+                let put = Put::new(self.clone(), Ok(id.clone()), body).attributes(attributes);
+                put.precondition(precondition).await.map(Updated::Written)
+            }
+        }
+    }
+
+    async fn back_off(&self, attempt: u32) {
+        let delay = BACKOFF_MIN.saturating_mul(1 << attempt.min(16)).min(BACKOFF_MAX);
+        self.env().sleep(delay + self.env().jitter(delay)).await;
+    }
+
+    /// A moment for others, before something that was refused is tried again.
+    pub(crate) async fn breathe(&self) {
+        self.back_off(2).await;
+    }
+}
+
+impl From<Bytes> for Candidate {
+    fn from(bytes: Bytes) -> Self {
+        Self::new(bytes)
+    }
+}
