@@ -77,7 +77,7 @@ pub use check::{Operation, Search, Violation, linearize};
 pub use coverage::Coverage;
 pub use faults::{Fault, Faults, Schedule};
 pub use machine::Act;
-pub use plan::{Op, Plan, PlanTree, Plans, Setting, Shape, Span};
+pub use plan::{Fate, Lifetime, Op, Piece, Plan, PlanTree, Plans, Setting, Shape, Span, When};
 pub use rng::{Odds, Rng};
 pub use run::{Options, Report, run, wanted};
 pub use sim::{Controls, Life, Sim};

@@ -5,7 +5,7 @@
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use cenotaph_sim::{Coverage, Op, Options, Plan, Setting, Shape, Span, Sweep, run, sweep, wanted};
+use cenotaph_sim::{Coverage, Lifetime, Op, Options, Plan, Setting, Shape, Span, Sweep, run, sweep, wanted};
 
 /// Runs the plans of these seeds on two threads; what they have seen.
 fn run_seeds(seeds: u64, options: &Options) -> Coverage {
@@ -46,9 +46,9 @@ fn no_seed_violates_anything_on_real_fjall() {
 /// A plan that goes through everything once: both tiers, every transition, rivals, slow readers, a caller that leaves.
 fn everything() -> Plan {
     const LARGE: u64 = 5000;
-    let put = |object, bytes, shape| Op::Put { object, bytes, shape };
+    let put = |object, bytes, shape| Op::Put { object, bytes, shape, when: When::Any, lifetime: Lifetime::Forever };
     let get = |object, pause_ms| Op::Get { object, span: Span::All, pause_ms, leave: false };
-    let delete = |object| Op::Delete { object, dropped_after_ms: None };
+    let delete = |object| Op::Delete { object, dropped_after_ms: None, when: When::Any };
     let clients = vec![
         vec![
             put(0, LARGE, Shape::Stream(2000)),
