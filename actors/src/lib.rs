@@ -15,10 +15,12 @@
 
 mod admission;
 mod alarm;
+mod bucket;
 mod health;
 mod intensity;
 mod limits;
 mod messages;
+mod namespaces;
 mod overlay;
 mod owners;
 mod recovery;
@@ -34,5 +36,6 @@ mod upload;
 pub use admission::Permit;
 pub use limits::{Limits, RestartLimits, SweepLimits};
 pub use messages::{PayloadStream, Source};
+pub use namespaces::{NamespaceLimits, NamespacePermit, Namespaces};
 pub use routes::ActorKind;
 pub use tiered::{ActorStats, Tiered};
