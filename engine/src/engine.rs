@@ -4,7 +4,7 @@ use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use cenotaph_actors::{ActorStats, Tiered};
+use cenotaph_actors::{ActorStats, Namespaces, Tiered};
 use cenotaph_storage::index::{Index, IndexStats};
 use cenotaph_storage::swap::Deleted;
 use cenotaph_storage::{Epoch, Error, ErrorKind, Head, ObjectId, ReadStats, Reads, Result};
@@ -43,6 +43,7 @@ struct Inner {
     index: Arc<dyn Index>,
     reads: Reads,
     tiered: Tiered,
+    namespaces: Namespaces,
     epoch: Epoch,
 }
 
@@ -66,8 +67,15 @@ impl Engine {
         Builder::new(data.into())
     }
 
-    pub(crate) fn assemble(config: Config, index: Arc<dyn Index>, reads: Reads, tiered: Tiered, epoch: Epoch) -> Self {
-        Self(Arc::new(Inner { config, index, reads, tiered, epoch }))
+    pub(crate) fn assemble(
+        config: Config,
+        index: Arc<dyn Index>,
+        reads: Reads,
+        tiered: Tiered,
+        namespaces: Namespaces,
+        epoch: Epoch,
+    ) -> Self {
+        Self(Arc::new(Inner { config, index, reads, tiered, namespaces, epoch }))
     }
 
     /// Writes an object, creating or replacing it. When it returns, the write is durable and visible.
@@ -83,7 +91,9 @@ impl Engine {
     ///
     /// # Errors
     /// - [`Invalid`](ErrorKind::Invalid): the id or the metadata break a rule, or the payload is over the limit.
-    /// - [`Overloaded`](ErrorKind::Overloaded): too many writes or bytes in flight. Nothing was started.
+    /// - [`Overloaded`](ErrorKind::Overloaded): too many writes or bytes in flight, or a limit of the namespace is
+    ///   reached. Nothing was started.
+    /// - [`Disabled`](ErrorKind::Disabled): the namespace is switched off. Nothing was started.
     /// - [`Source`](ErrorKind::Source): your stream failed. Nothing was stored.
     /// - [`Unavailable`](ErrorKind::Unavailable): a tier failed. Nothing was committed.
     /// - [`Indeterminate`](ErrorKind::Indeterminate): the index failed in the act of committing; read to find out.
@@ -111,6 +121,8 @@ impl Engine {
     /// - [`Invalid`](ErrorKind::Invalid): the id or the range break a rule.
     /// - [`RangeNotSatisfiable`](ErrorKind::RangeNotSatisfiable): the range begins beyond the object; tells its size.
     /// - [`Corrupt`](ErrorKind::Corrupt): stored bytes do not match their checksum.
+    /// - [`Overloaded`](ErrorKind::Overloaded), [`Disabled`](ErrorKind::Disabled): a limit of the namespace is reached,
+    ///   or it is switched off.
     /// - [`Unavailable`](ErrorKind::Unavailable): a tier failed.
     /// - [`Closed`](ErrorKind::Closed).
     ///
@@ -151,6 +163,7 @@ impl Engine {
     pub async fn head(&self, id: impl IntoObjectId) -> Result<Option<Head>> {
         let id = id.into_object_id()?;
         self.check_open("head")?;
+        let _permit = self.namespaces().begin_on(&id, "head")?;
         self.0.reads.head(&id).await
     }
 
@@ -173,7 +186,9 @@ impl Engine {
     /// ```
     #[tracing::instrument(level = "debug", skip_all)]
     pub async fn delete(&self, id: impl IntoObjectId) -> Result<Deleted> {
-        self.0.tiered.delete(id.into_object_id()?).await
+        let id = id.into_object_id()?;
+        let _permit = self.namespaces().begin_on(&id, "delete")?;
+        self.0.tiered.delete(id).await
     }
 
     /// Lists the objects whose keys begin with `prefix`, in the order of their keys' bytes.
@@ -330,6 +345,10 @@ impl Engine {
 
     pub(crate) fn reads(&self) -> &Reads {
         &self.0.reads
+    }
+
+    pub(crate) fn namespaces(&self) -> &Namespaces {
+        &self.0.namespaces
     }
 
     pub(crate) fn check_open(&self, operation: &'static str) -> Result<()> {

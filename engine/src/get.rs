@@ -5,13 +5,14 @@ use std::ops::Range;
 
 use bytes::Bytes;
 use cenotaph_storage::rows::Metadata;
-use cenotaph_storage::{ByteRange, Etag, ObjectId, OpenObject, Result, Version};
+use cenotaph_storage::{ByteRange, Etag, ObjectId, Result, Version};
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use futures::stream::BoxStream;
 use tracing::Instrument;
 
 use crate::engine::Engine;
+use crate::namespaces::Paced;
 
 /// A get in preparation: `.await` it to run it. See [`Engine::get`].
 ///
@@ -52,7 +53,9 @@ impl Get {
     async fn run(self) -> Result<Option<Object>> {
         let id = self.id?;
         self.engine.check_open("get")?;
-        Ok(self.engine.reads().open(&id, self.range).await?.map(Object))
+        let permit = self.engine.namespaces().begin_on(&id, "get")?;
+        let Some(open) = self.engine.reads().open(&id, self.range).await? else { return Ok(None) };
+        Paced::new(open, permit).map(Object).map(Some)
     }
 }
 
@@ -88,7 +91,7 @@ impl IntoFuture for Get {
 /// # }
 /// ```
 #[derive(Debug)]
-pub struct Object(OpenObject);
+pub struct Object(Paced);
 
 impl Object {
     /// Its id.
@@ -135,6 +138,6 @@ impl Object {
     /// # Errors
     /// As [`chunk`](Self::chunk).
     pub async fn bytes(self) -> Result<Bytes> {
-        self.0.bytes(usize::MAX).await
+        self.0.bytes().await
     }
 }

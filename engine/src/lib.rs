@@ -14,6 +14,7 @@ mod config;
 mod engine;
 mod get;
 mod list;
+mod namespaces;
 mod put;
 
 pub use body::Body;
@@ -24,7 +25,7 @@ pub use get::{Get, Object};
 pub use list::List;
 pub use put::Put;
 
-pub use cenotaph_actors::{ActorKind, ActorStats, Limits, RestartLimits, SweepLimits};
+pub use cenotaph_actors::{ActorKind, ActorStats, Limits, NamespaceLimits, RestartLimits, SweepLimits};
 pub use cenotaph_storage::blobs::BlobOptions;
 pub use cenotaph_storage::index::fjall::FjallOptions;
 pub use cenotaph_storage::index::{Index, IndexStats};

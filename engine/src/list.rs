@@ -92,6 +92,7 @@ impl IntoFuture for List {
         let span = tracing::debug_span!("list", prefix = self.request.prefix);
         async move {
             self.engine.check_open("list")?;
+            let _permit = self.engine.namespaces().begin(&self.request.namespace, "list")?;
             self.engine.reads().list(self.request).await
         }
         .instrument(span)

@@ -83,9 +83,13 @@ impl Put {
         self.attributes.validate().map_err(|error| error.with_id(&id))?;
         let (tiered, limit) = (self.engine.tiered(), self.engine.config().inline_bytes_max);
         let permit = tiered.admit(self.body.peek_bytes(limit)).map_err(|error| error.with_id(&id))?;
+        let within = self.engine.namespaces().begin_on(&id, "put")?;
         match self.body.peek(limit).await.map_err(|error| error.with_id(&id))? {
-            Peeked::Inline(payload) => tiered.put_inline(id, payload, self.attributes, permit).await,
-            Peeked::Large(source) => tiered.put_stream(id, source, self.attributes, permit).await,
+            Peeked::Inline(payload) => {
+                let _within = within.charge(payload.len() as u64).map_err(|error| error.with_id(&id))?;
+                tiered.put_inline(id, payload, self.attributes, permit).await
+            }
+            Peeked::Large(source) => tiered.put_stream(id, within.paced(source), self.attributes, permit).await,
         }
     }
 }
