@@ -262,3 +262,44 @@ async fn a_namespace_without_limits_is_not_counted_and_a_limit_of_zero_is_invali
     assert!(!namespaces.begin(&n, "get").unwrap().is_limited());
     assert_eq!(namespaces.get(&namespace("other")), NamespaceLimits::default());
 }
+
+/// Remembers what was counted.
+#[derive(Default)]
+struct Counted(Mutex<Vec<String>>);
+
+impl metrics::Recorder for Counted {
+    fn describe_counter(&self, _: metrics::KeyName, _: Option<metrics::Unit>, _: metrics::SharedString) {}
+    fn describe_gauge(&self, _: metrics::KeyName, _: Option<metrics::Unit>, _: metrics::SharedString) {}
+    fn describe_histogram(&self, _: metrics::KeyName, _: Option<metrics::Unit>, _: metrics::SharedString) {}
+
+    fn register_counter(&self, key: &metrics::Key, _: &metrics::Metadata<'_>) -> metrics::Counter {
+        let labels: Vec<_> = key.labels().map(|label| format!("{}={}", label.key(), label.value())).collect();
+        self.0.lock().unwrap().push(format!("{} {}", key.name(), labels.join(" ")));
+        metrics::Counter::noop()
+    }
+
+    fn register_gauge(&self, _: &metrics::Key, _: &metrics::Metadata<'_>) -> metrics::Gauge {
+        metrics::Gauge::noop()
+    }
+
+    fn register_histogram(&self, _: &metrics::Key, _: &metrics::Metadata<'_>) -> metrics::Histogram {
+        metrics::Histogram::noop()
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn each_refusal_is_counted_by_its_reason() {
+    let at_once = NamespaceLimits { operations_at_once: Some(1), ..NamespaceLimits::default() };
+    let off = NamespaceLimits { disabled: true, ..NamespaceLimits::default() };
+    for (limits, reason) in
+        [(off, "disabled"), (at_once, "concurrency"), (operations(1), "operations"), (bytes_per_second(1), "bytes")]
+    {
+        let (counted, (_clock, namespaces, n)) = (Counted::default(), limited(limits));
+        metrics::with_local_recorder(&counted, || {
+            let _first = namespaces.begin(&n, "put").and_then(|permit| permit.charge(1));
+            namespaces.begin(&n, "put").and_then(|permit| permit.charge(1)).unwrap_err();
+        });
+        let expected = format!("cenotaph_namespace_refused_total reason={reason}");
+        assert_eq!(counted.0.into_inner().unwrap().last(), Some(&expected));
+    }
+}

@@ -119,7 +119,8 @@ impl Object {
         self.0.range()
     }
 
-    /// The next bytes; none at the end.
+    /// The next bytes; none at the end. Waits its turn if the namespace has a limit of bytes a second. Nothing is lost
+    /// with a future that is dropped meanwhile.
     ///
     /// # Errors
     /// [`Corrupt`](crate::ErrorKind::Corrupt) if they do not match their checksum,

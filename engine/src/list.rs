@@ -72,7 +72,7 @@ impl List {
     }
 
     /// All entries, page by page. Each page is consistent in itself; what is written between two pages may be seen or
-    /// not.
+    /// not, and each is an operation of its own where the namespace has limits.
     pub fn stream(self) -> BoxStream<'static, Result<Entry>> {
         let pages = futures::stream::try_unfold(Some(self), |list| async move {
             let Some(list) = list else { return Ok(None) };
