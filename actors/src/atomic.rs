@@ -27,7 +27,7 @@ use crate::admission::Permit;
 use crate::lease::{self, Lease};
 use crate::messages::ShardMessage;
 use crate::reply::{Answer, Reply, conflict, deleted, reply, written};
-use crate::shard::{answer, applied};
+use crate::shard::{answer, applied, nothing_committed};
 use crate::shared::{Common, Shared};
 use crate::tiered::Tiered;
 
@@ -174,6 +174,7 @@ impl Borrower {
         let (shared, permit, after) = (Arc::clone(&self.shared), self.permit.clone(), Aftermath::of(&batch));
         lease::commit(&leases, next.collect(), || {
             let Some(reply) = reply.take() else { return };
+            let reply = if batch.is_empty() { nothing_committed(reply) } else { reply };
             let completion = move |outcome: Result<(), CommitError>| {
                 match &outcome {
                     Ok(()) => {

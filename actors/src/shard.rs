@@ -17,7 +17,7 @@ use cenotaph_storage::index::{Batch, CommitError, Table};
 use cenotaph_storage::planted::Bug;
 use cenotaph_storage::rows::{Change, Row};
 use cenotaph_storage::swap::{self, Decision, Deleted, Mutation, Outcome, Standing, Swap, Written};
-use cenotaph_storage::{ObjectId, OperationId, Result, Seam, Timestamp, Version};
+use cenotaph_storage::{Error, ErrorKind, ObjectId, OperationId, Result, Seam, Timestamp, Version};
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 use tokio::sync::oneshot;
 
@@ -162,6 +162,10 @@ impl Shard {
             self.shared.counters.superseded.fetch_add(1, Ordering::Relaxed);
             metrics::counter!("cenotaph_superseded_total").increment(1);
         }
+        let reply = match &decision {
+            Decision::Conflict { .. } | Decision::Absent | Decision::Unchanged => nothing_committed(reply),
+            Decision::Commit { .. } | Decision::Supersede { .. } | Decision::Already | Decision::Fenced => reply,
+        };
         self.submit(overlay, batch, answer, Some(permit), reply);
     }
 
@@ -271,6 +275,19 @@ pub(crate) fn answer(swap: &Swap, standing: &Standing, decision: &Decision) -> A
         Decision::Absent => Answer::Absent,
         Decision::Already | Decision::Unchanged => Answer::Written(applied(standing, false)),
     }
+}
+
+/// The reply of a request that writes no row. What it stands behind may be unknown, but that it wrote nothing is not (I10).
+pub(crate) fn nothing_committed<T: Send + 'static>(reply: Reply<T>) -> Reply<T> {
+    Box::new(move |outcome| {
+        reply(outcome.map_err(|error| match error.kind() {
+            ErrorKind::Indeterminate => {
+                let message = "the index failed before it could be told how the object stands; nothing was committed";
+                Error::new(ErrorKind::Unavailable, "commit", message).with_source(error)
+            }
+            _ => error,
+        }));
+    })
 }
 
 pub(crate) fn applied(standing: &Standing, created: bool) -> Written {

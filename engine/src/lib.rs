@@ -18,6 +18,7 @@ mod delete;
 mod engine;
 mod get;
 mod list;
+mod namespaces;
 mod put;
 mod setters;
 mod update;
@@ -37,7 +38,9 @@ pub use put::Put;
 pub use update::{Candidate, Update, Updated};
 pub use usage::Usage;
 
-pub use cenotaph_actors::{ActorKind, ActorStats, ExpiryLimits, Limits, RestartLimits, SweepLimits, WriteReply};
+pub use cenotaph_actors::{
+    ActorKind, ActorStats, ExpiryLimits, Limits, NamespaceLimits, RestartLimits, SweepLimits, WriteReply,
+};
 pub use cenotaph_storage::blobs::BlobOptions;
 pub use cenotaph_storage::index::fjall::FjallOptions;
 pub use cenotaph_storage::index::{Index, IndexStats};

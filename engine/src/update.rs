@@ -81,6 +81,8 @@ impl Engine {
     /// times, so that what it does beside its result happens as often. What it gives may be of any size; metadata that
     /// breaks a limit is refused, and an object is never replaced by what is refused.
     ///
+    /// Within the limits of a namespace it counts as a get, until the object is read or dropped, and then as what it commits.
+    ///
     /// # Errors
     /// - [`Source`](ErrorKind::Source): `f` gave an error, which is the source of this one. Nothing was committed.
     /// - [`Conflict`](ErrorKind::Conflict): others were faster each time. Nothing was committed.
@@ -144,7 +146,9 @@ impl Engine {
 
     async fn read_for_update(&self, id: &ObjectId) -> Result<Option<Object>> {
         self.check_open("update")?;
-        Ok(self.reads().open(id, ByteRange::Full).await?.map(Object::new))
+        let permit = self.namespaces().begin_on(id, "update")?;
+        let Some(open) = self.reads().open(id, ByteRange::Full).await? else { return Ok(None) };
+        Object::new(open, permit).map(Some)
     }
 
     async fn commit_update(&self, id: &ObjectId, update: Update, precondition: Precondition) -> Result<Updated> {
@@ -152,7 +156,7 @@ impl Engine {
             if self.env().planted(Bug::UpdateWithoutPrecondition) { Precondition::None } else { precondition };
         match update {
             Update::Keep => Ok(Updated::Kept),
-            Update::Delete => self.tiered().delete(id.clone(), precondition).await.map(Updated::Deleted),
+            Update::Delete => self.delete(id).precondition(precondition).await.map(Updated::Deleted),
             Update::Put(Candidate { body, attributes }) => {
                 let put = Put::new(self.clone(), Ok(id.clone()), body).attributes(attributes);
                 put.precondition(precondition).await.map(Updated::Written)

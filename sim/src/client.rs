@@ -117,6 +117,7 @@ impl Client {
                 let deleted = self.engine.delete_prefix(prefix.clone()).await;
                 deleted.map_or_else(|error| failed(&error), |_| Answer::Done)
             }
+            Op::Switch { off } => self.switch(*off),
             Op::Usage => self.engine.usage().await.map_or_else(|error| failed(&error), |_| Answer::Done),
             Op::Get { object, span, pause_ms, leave } => {
                 let pace = Pace { pause_ms: *pause_ms, leave: *leave };

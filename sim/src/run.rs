@@ -44,6 +44,7 @@ const PATHS: &[&str] = &[
     "heard: conflict, absent",
     "heard: corrupt",
     "heard: deleted",
+    "heard: disabled",
     "heard: found, bytes as put",
     "heard: found, bytes failed half-way",
     "heard: found, head only",
@@ -377,6 +378,7 @@ async fn calm_down(world: &Controls, engine: &Engine) {
         }
     }
     let client = Client { world: world.clone(), machine: world.machine(), engine: engine.clone() };
+    client.switch(false);
     let inline = engine.config().inline_bytes_max as u64;
     let objects = 0..u32::try_from(2 * engine.config().limits.shards).unwrap_or(u32::MAX);
     for (object, bytes) in objects.flat_map(|object| [(object, 1.min(inline)), (object, inline + 1)]) {

@@ -32,10 +32,10 @@ impl Monitor {
     pub(super) fn origin(&self, object: &Bytes, row: &Row, changed: &Changed, before: &Before) -> Origin {
         let old = before.get(object);
         if row.write.is_none() || self.calls.is_empty() {
-            let is_touched = old.is_some_and(|old| old.operation == row.operation);
-            return if is_touched { Origin::Touched } else { Origin::Written };
+            return if self.committed.contains(&row.operation) { Origin::Touched } else { Origin::Written };
         }
-        if old.is_some_and(|old| old.operation == row.operation) {
+        // A read brings no operation of its own; what it may change, and of which row, is looked at later.
+        if self.committed.contains(&row.operation) {
             return Origin::Touched;
         }
         let gone = changed.rows.iter().find(|(other, now)| {
@@ -143,7 +143,9 @@ impl Monitor {
             }
             (Origin::Touched, Some(old)) => {
                 coverage.count("swap: read, and extended");
-                if !is_touch(old, row) {
+                if old.operation != row.operation {
+                    self.violated("idle", format!("{name}: a read brings back version {}", row.version));
+                } else if !is_touch(old, row) {
                     self.violated("idle", format!("{name}: a read changes more than a deadline, or too often"));
                 }
                 return;

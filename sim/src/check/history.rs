@@ -98,8 +98,28 @@ impl Checker<'_> {
         if let Some((at, Answer::Conflict { of, current })) = &called.answer {
             self.conflict(called, of.as_ref(), current.as_ref(), *at);
         }
-        if let Some((at, Answer::Failed(kind))) = &called.answer {
-            self.failed(called, *at, *kind);
+        match &called.answer {
+            Some((at, Answer::Failed(kind))) => self.failed(called, *at, *kind),
+            Some((at, Answer::Applied { .. } | Answer::Deleted { .. } | Answer::Found(_) | Answer::Absent)) => {
+                self.switched_off(called, *at);
+            }
+            Some(_) | None => {}
+        }
+    }
+
+    /// While a namespace is off, nothing in it is done.
+    fn switched_off(&mut self, called: &Called, at: Tick) {
+        let object = match &called.call {
+            Call::Put { object, .. }
+            | Call::Update { object, .. }
+            | Call::Change { object, .. }
+            | Call::Read { object, .. }
+            | Call::Delete { object, .. } => object,
+            Call::Move { to, .. } if matches!(called.answer, Some((_, Answer::Applied { .. }))) => to,
+            _ => return,
+        };
+        if object.starts_with(b"other/") && !self.monitor.was_switched(false, called.at, at) {
+            self.violated("namespaces", called, "its namespace was switched off all along");
         }
     }
 
@@ -397,6 +417,9 @@ impl Checker<'_> {
         let may_fail = matches!(called.call, Call::Put { fails: true, .. } | Call::Update { fate: Fate::Fail, .. });
         if kind == ErrorKind::Source && !may_fail {
             self.violated("unprovoked", called, "its stream did not fail");
+        }
+        if kind == ErrorKind::Disabled && !monitor.was_switched(true, called.at, at) {
+            self.violated("namespaces", called, "its namespace is said to be switched off, and it is not");
         }
         let read_failed = monitor.struck_between(&[Fault::IndexReadFails], called.at, at);
         let provoked = match &called.call {

@@ -59,6 +59,8 @@ pub(crate) struct Monitor {
     opened: u64,
     /// When an index was opened, and what was left of its last life was replayed.
     replays: Vec<Tick>,
+    /// When the namespace of every seventh object was switched off, or on.
+    switches: Vec<(Tick, bool)>,
     /// When an engine began to close.
     closings: Vec<Tick>,
     /// When a supervisor was killed.
@@ -149,6 +151,19 @@ impl Monitor {
 
     pub(crate) fn closing(&mut self, at: Tick) {
         self.closings.push(at);
+    }
+
+    pub(crate) fn switched(&mut self, at: Tick, off: bool) {
+        self.switches.push((at, off));
+    }
+
+    /// Whether a namespace was switched off, or on, or the one of the two all along, at or after `from` and before `to`.
+    /// A new engine begins with all of them on.
+    pub(super) fn was_switched(&self, off: bool, from: Tick, to: Tick) -> bool {
+        let from_engine = self.engine_of(from);
+        let before =
+            self.switches.iter().rfind(|(tick, _)| (from_engine..from).contains(tick)).is_some_and(|(_, is)| *is);
+        before == off || self.switches.iter().any(|(tick, is)| (from..to).contains(tick) && *is == off)
     }
 
     pub(crate) fn beheaded(&mut self, at: Tick) {

@@ -94,6 +94,7 @@ pub(super) fn described(op: &Op, write: u64, demand: Demand, inline_bytes_max: u
         Op::Settle
         | Op::Stats
         | Op::Usage
+        | Op::Switch { .. }
         | Op::Batch { .. }
         | Op::Pause { .. }
         | Op::Reopen { .. }
@@ -123,6 +124,7 @@ pub(super) fn answer_name(answer: &Answer) -> &'static str {
         Answer::Failed(ErrorKind::Unavailable) => "heard: unavailable",
         Answer::Failed(ErrorKind::Indeterminate) => "heard: indeterminate",
         Answer::Failed(ErrorKind::Overloaded) => "heard: overloaded",
+        Answer::Failed(ErrorKind::Disabled) => "heard: disabled",
         Answer::Failed(ErrorKind::Source) => "heard: source",
         Answer::Failed(ErrorKind::Corrupt) => "heard: corrupt",
         Answer::Failed(_) => "heard: another error",

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use cenotaph::{
-    Attributes, Body, Candidate, Deleted, Expiration, ObjectId, Operation, Precondition, Reply, Result, Update,
-    Updated, Write, WriteReply, Written,
+    Attributes, Body, Candidate, Deleted, Expiration, NamespaceLimits, ObjectId, Operation, Precondition, Reply,
+    Result, Update, Updated, Write, WriteReply, Written,
 };
 use futures::StreamExt;
 
@@ -14,7 +14,8 @@ use super::{Client, failed};
 use crate::check::{AMEND, Answer, Call, Demand, Reading, SAW, WRITE};
 use crate::gate::sleep;
 use crate::payload::payload;
-use crate::plan::{Fate, Lifetime, Op, Piece, Span, When, object_id};
+use crate::plan::{Fate, Lifetime, Op, Piece, Span, When, object_id, other_namespace};
+use crate::trace::Kind;
 
 /// An update, but for its object.
 #[derive(Clone, Copy)]
@@ -142,6 +143,17 @@ impl Client {
             WriteReply::Written(written) => self.written(written),
             WriteReply::Deleted(Deleted { existed }) => Answer::Deleted { existed },
         }
+    }
+
+    /// Switches a namespace off or on.
+    pub(crate) fn switch(&self, off: bool) -> Answer {
+        let mut state = self.machine.state();
+        let tick = state.note(Kind::World, "switches a namespace", if off { "off" } else { "on" }.to_owned());
+        // Nothing runs between the two: they are one moment.
+        state.monitor.switched(tick, off);
+        drop(state);
+        let limits = NamespaceLimits { disabled: off, ..NamespaceLimits::default() };
+        self.engine.limit_namespace(&other_namespace(), limits).map_or_else(|error| failed(&error), |()| Answer::Done)
     }
 
     /// Puts in one batch: each is a call of its own.

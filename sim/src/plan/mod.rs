@@ -164,6 +164,11 @@ pub enum Op {
     },
     /// A count of everything.
     Usage,
+    /// Switches the namespace that every seventh object lies in off, or on again.
+    Switch {
+        /// Off.
+        off: bool,
+    },
     /// A page of a listing.
     List {
         /// Only the hot objects.
@@ -312,14 +317,17 @@ impl Span {
 /// Objects with a number below this are hot: every client wants them.
 pub(crate) const HOT: u32 = 4;
 
-/// The object of this number. Every seventh lies in a namespace of its own.
+/// The namespace of every seventh object.
+pub(crate) fn other_namespace() -> Namespace {
+    let other = Namespace::new("other").and_then(|other| other.with_scope("org", "17"));
+    other.expect("the names of a plan are legal")
+}
+
+/// The object of this number.
 pub(crate) fn object_id(object: u32) -> ObjectId {
     let key = if object < HOT { format!("hot/{object}") } else { format!("cold/{object:05}") };
-    let namespace = match object % 7 {
-        6 => Namespace::new("other").and_then(|other| other.with_scope("org", "17")),
-        _ => Ok(Namespace::default_namespace()),
-    };
-    namespace.and_then(|namespace| ObjectId::new(&namespace, &key)).expect("the names of a plan are legal")
+    let namespace = if object % 7 == 6 { other_namespace() } else { Namespace::default_namespace() };
+    ObjectId::new(&namespace, &key).expect("the names of a plan are legal")
 }
 
 /// A put of so many bytes, all at once, with nothing demanded.

@@ -5,5 +5,6 @@ mod crash;
 mod faults;
 mod kills;
 mod memory;
+mod namespaces;
 mod reads;
 mod tiers;
