@@ -16,6 +16,7 @@
 //! reads, which need no actor.
 
 mod admission;
+mod aftermath;
 mod alarm;
 mod atomic;
 mod bucket;

@@ -14,6 +14,7 @@ mod call;
 mod derived;
 mod format;
 mod history;
+mod listings;
 mod monitor;
 mod removals;
 mod search;
