@@ -5,5 +5,7 @@ mod crash;
 mod faults;
 mod kills;
 mod memory;
+mod moves;
 mod reads;
 mod tiers;
+mod together;
