@@ -90,7 +90,9 @@ impl Reads {
         let Some(mut listing) = Listing::new(&request) else {
             return Ok(ListPage { entries: Vec::new(), next: None });
         };
-        listing.run(&*self.index().snapshot()?, |row| self.is_live(row)).await?;
+        // One moment for the whole page: what expires together is listed together.
+        let now = self.now();
+        listing.run(&*self.index().snapshot()?, |row| row.is_live(now)).await?;
         Ok(listing.into_page(request.limit))
     }
 }

@@ -40,7 +40,7 @@ use crate::pins::Pins;
 use crate::range::ByteRange;
 use crate::rows::{BlockChecksums, Body, Manifest, Metadata, Row};
 use crate::swap::revision_key;
-use crate::word::{Etag, OperationId, Version};
+use crate::word::{Etag, OperationId, Timestamp, Version};
 
 use fetch::{Fetcher, Source};
 use plan::Piece;
@@ -162,11 +162,12 @@ impl Reads {
     /// The row of an object that exists: one that has expired does not.
     async fn row(&self, id: &ObjectId) -> Result<Option<Row>> {
         let row = self.index().get(Table::Rows, id.encoded()).await?.as_ref().map(Row::decode).transpose()?;
-        Ok(row.filter(|row| self.is_live(row)))
+        Ok(row.filter(|row| row.is_live(self.now())))
     }
 
-    pub(crate) fn is_live(&self, row: &Row) -> bool {
-        row.is_live(self.0.env.steady_now())
+    /// The moment that decides what exists.
+    pub(crate) fn now(&self) -> Timestamp {
+        self.0.env.steady_now()
     }
 
     async fn attempt(&self, id: &ObjectId, range: ByteRange) -> Result<Attempt> {
