@@ -2,6 +2,7 @@
 
 mod chaos;
 mod crash;
+mod expiry;
 mod faults;
 mod kills;
 mod memory;
