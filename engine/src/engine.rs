@@ -15,6 +15,7 @@ use crate::delete::{Delete, DeletePrefix};
 use crate::get::{Get, Object};
 use crate::list::List;
 use crate::put::Put;
+use crate::turns::Turns;
 
 /// A tiered object store, embedded in your service.
 ///
@@ -44,6 +45,7 @@ struct Inner {
     index: Arc<dyn Index>,
     reads: Reads,
     tiered: Tiered,
+    turns: Turns,
     epoch: Epoch,
 }
 
@@ -79,7 +81,7 @@ impl Engine {
 
     pub(crate) fn assemble(parts: Parts) -> Self {
         let Parts { config, env, index, reads, tiered, epoch } = parts;
-        Self(Arc::new(Inner { config, env, index, reads, tiered, epoch }))
+        Self(Arc::new(Inner { config, env, index, reads, tiered, turns: Turns::default(), epoch }))
     }
 
     /// Writes an object, creating or replacing it. When it returns, the write is durable and visible.
@@ -367,6 +369,10 @@ impl Engine {
 
     pub(crate) fn reads(&self) -> &Reads {
         &self.0.reads
+    }
+
+    pub(crate) fn turns(&self) -> &Turns {
+        &self.0.turns
     }
 
     pub(crate) fn env(&self) -> &Env {

@@ -20,6 +20,7 @@ mod get;
 mod list;
 mod put;
 mod setters;
+mod turns;
 mod update;
 mod usage;
 
