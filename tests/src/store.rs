@@ -34,8 +34,8 @@ pub struct Store {
     pub index: Arc<dyn Index>,
     /// What has been asked of that index.
     pub counts: Counts,
-    /// How long it took to open, from the index on.
-    pub opening: Duration,
+    /// How long its index took to open, and how long the engine over it.
+    pub opening: [Duration; 2],
     /// Its blob tier without the faults, for looking.
     pub blobs: BlobTier,
     directory: Arc<TempDir>,
@@ -103,7 +103,7 @@ impl Store {
         let operator: Operator = plain.clone().layer(faulty::layer(&faults));
         let (path, began) = (directory.path().join("index"), env.monotonic());
         let index = Counting::new(Arc::new(FjallIndex::open(&path, env.clone(), FjallOptions::default()).unwrap()));
-        let counts = index.counts();
+        let (counts, index_opened) = (index.counts(), env.monotonic());
         let index: Arc<dyn Index> = Arc::new(index);
         let engine = Engine::builder(directory.path())
             .config(config)
@@ -113,7 +113,7 @@ impl Store {
             .open()
             .await
             .unwrap();
-        let opening = env.monotonic() - began;
+        let opening = [index_opened - began, env.monotonic() - index_opened];
         let blobs = BlobTier::new(plain, env, BlobOptions::default());
         Self { opening, engine, stage, faults, index, counts, blobs, directory }
     }
