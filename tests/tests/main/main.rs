@@ -1,13 +1,16 @@
 //! The tests that need a whole engine: one binary, one link.
 
+mod bulk;
 mod chaos;
 mod counter;
 mod crash;
 mod expiry;
 mod faults;
+mod idle;
 mod kills;
 mod memory;
 mod moves;
+mod older;
 mod races;
 mod reads;
 mod tiers;
