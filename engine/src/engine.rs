@@ -15,6 +15,7 @@ use crate::delete::{Delete, DeletePrefix};
 use crate::get::{Get, Object};
 use crate::list::List;
 use crate::put::Put;
+use crate::turns::Turns;
 
 /// A tiered object store, embedded in your service.
 ///
@@ -45,6 +46,7 @@ struct Inner {
     reads: Reads,
     tiered: Tiered,
     namespaces: Namespaces,
+    turns: Turns,
     epoch: Epoch,
 }
 
@@ -81,7 +83,8 @@ impl Engine {
 
     pub(crate) fn assemble(parts: Parts) -> Self {
         let Parts { config, env, index, reads, tiered, namespaces, epoch } = parts;
-        Self(Arc::new(Inner { config, env, index, reads, tiered, namespaces, epoch }))
+        let turns = Turns::default();
+        Self(Arc::new(Inner { config, env, index, reads, tiered, namespaces, turns, epoch }))
     }
 
     /// Writes an object, creating or replacing it. When it returns, the write is durable and visible.
@@ -378,6 +381,10 @@ impl Engine {
 
     pub(crate) fn namespaces(&self) -> &Namespaces {
         &self.0.namespaces
+    }
+
+    pub(crate) fn turns(&self) -> &Turns {
+        &self.0.turns
     }
 
     pub(crate) fn env(&self) -> &Env {

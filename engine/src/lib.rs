@@ -21,6 +21,7 @@ mod list;
 mod namespaces;
 mod put;
 mod setters;
+mod turns;
 mod update;
 mod usage;
 

@@ -91,6 +91,7 @@ impl Reads {
         let Some(mut listing) = Listing::new(&request) else {
             return Ok(ListPage { entries: Vec::new(), next: None });
         };
+        // One moment for the whole page: what expires together is listed together.
         let now = self.now();
         listing.run(&*self.index().snapshot()?, now).await?;
         Ok(listing.into_page(request.limit))
