@@ -38,10 +38,12 @@ use crate::rows::{
 };
 use crate::word::{Current, Etag, OperationId, RevisionId, RevisionKey, Timestamp, Version};
 
+mod mend;
 mod precondition;
 mod rename;
 mod transition;
 
+pub use mend::{Mend, Mending, Seen, unreached};
 pub use precondition::Precondition;
 pub use rename::{Rename, RenameDecision};
 use transition::Transition;
