@@ -6,4 +6,5 @@ mod faults;
 mod kills;
 mod memory;
 mod reads;
+mod scrub;
 mod tiers;
