@@ -508,7 +508,9 @@ async fn stats_tell_how_long_the_oldest_change_and_orphan_have_waited() {
 #[expect(clippy::disallowed_methods, reason = "the test itself is not part of the world under test")]
 fn spawn_put(store: &Store, key: &'static str) -> tokio::task::JoinHandle<()> {
     let put = store.engine.put(key, payload(8, LARGE));
-    tokio::spawn(async move { drop(put.await.unwrap()) })
+    tokio::spawn(async move {
+        put.await.unwrap();
+    })
 }
 
 fn write_blob(store: &Store, key: &RevisionKey) {
