@@ -1,7 +1,7 @@
 //! What a scrub came to: [`ScrubReport`], and how far it has come: [`ScrubProgress`].
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use serde::Serialize;
 
@@ -64,8 +64,8 @@ pub struct ScrubProgress {
     pub looked: Looked,
     /// Objects whose bytes have been looked at.
     pub objects_done: u64,
-    /// The bytes of all objects, once their rows have been looked at.
-    pub bytes_total: u64,
+    /// The bytes of all objects; none before all rows have been looked at.
+    pub bytes_total: Option<u64>,
 }
 
 /// Whom to tell.
@@ -80,6 +80,7 @@ pub(super) struct Tally {
     blobs: AtomicU64,
     objects_done: AtomicU64,
     bytes_total: AtomicU64,
+    rows_done: AtomicBool,
     listener: Option<Listener>,
 }
 
@@ -94,6 +95,7 @@ impl Tally {
             blobs: zero(),
             objects_done: zero(),
             bytes_total: zero(),
+            rows_done: AtomicBool::new(false),
             listener,
         }
     }
@@ -102,6 +104,11 @@ impl Tally {
     pub(super) fn row(&self, bytes: u64) {
         self.objects.fetch_add(1, Ordering::Relaxed);
         self.bytes_total.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// There are no more rows.
+    pub(super) fn rows_done(&self) {
+        self.rows_done.store(true, Ordering::Relaxed);
     }
 
     pub(super) fn entries(&self, count: usize) {
@@ -139,10 +146,11 @@ impl Tally {
 
     pub(super) fn tell(&self) {
         if let Some(listener) = &self.listener {
+            let bytes_total = self.bytes_total.load(Ordering::Relaxed);
             listener(ScrubProgress {
                 looked: self.looked(),
                 objects_done: self.objects_done.load(Ordering::Relaxed),
-                bytes_total: self.bytes_total.load(Ordering::Relaxed),
+                bytes_total: self.rows_done.load(Ordering::Relaxed).then_some(bytes_total),
             });
         }
     }

@@ -30,7 +30,11 @@ pub(super) async fn page(index: &dyn Index, after: Option<Bytes>, tally: &Tally)
             Err(broken) => found.push(*broken),
         }
     }
-    Ok((found, last_of(rows.iter().map(|(key, _)| key), PAGE)))
+    let last = last_of(rows.iter().map(|(key, _)| key), PAGE);
+    if last.is_none() {
+        tally.rows_done();
+    }
+    Ok((found, last))
 }
 
 /// The row and its object, or what is wrong with it.
