@@ -11,7 +11,7 @@
 //!
 //! Reading order: [`Limits`], `reply` (how an outcome finds its caller), `messages`, `shared` (what every actor holds),
 //! `shard`, `lease` and `atomic` (one commit for several shards), `upload`,
-//! `recovery`, `sweeper`, `expirer`, `supervisor`, and last [`Tiered`] with its `writes`, the handle that the engine holds.
+//! `recovery`, `sweeper`, `expirer`, `supervisor`, and last [`Tiered`] with its `writes` and its `mending` (the scrub), the handle that the engine holds.
 //! Guards the order of I1, I3, I6, I8 and I10. Deliberately not here: decisions (`cenotaph_storage::swap` is pure) and
 //! reads, which need no actor.
 
@@ -25,6 +25,7 @@ mod health;
 mod intensity;
 mod lease;
 mod limits;
+mod mending;
 mod messages;
 mod namespaces;
 mod overlay;
@@ -43,6 +44,7 @@ mod writes;
 pub use admission::Permit;
 pub use atomic::WriteReply;
 pub use limits::{ExpiryLimits, Limits, RestartLimits, SweepLimits};
+pub use mending::Repair;
 pub use messages::{PayloadStream, Source};
 pub use namespaces::{NamespaceLimits, NamespacePermit, Namespaces};
 pub use routes::ActorKind;

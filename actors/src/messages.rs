@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 use cenotaph_storage::rows::Attributes;
-use cenotaph_storage::swap::{Precondition, Swap};
+use cenotaph_storage::swap::{Mend, Precondition, Swap};
 use cenotaph_storage::{Error, ObjectId, OperationId, Result, Timestamp};
 use futures::stream::BoxStream;
 use tokio::sync::oneshot;
@@ -24,6 +24,8 @@ pub(crate) enum ShardMessage {
     Swap { swap: Box<Swap>, permit: Permit, reply: Reply<Answer> },
     /// Fence this change of this object, if it is still there (I6). Answers whether it was.
     Fence { object: ObjectId, change: OperationId, reply: Reply<bool> },
+    /// Look again at what a scrub found wrong with this object, and mend it. Answers whether there was anything to mend.
+    Mend { object: ObjectId, mend: Box<Mend>, reply: Reply<bool> },
     /// Lend these objects: decide nothing until the lease has ended (`lease.rs`).
     Lend { objects: Vec<ObjectId>, granted: oneshot::Sender<Result<Lease>> },
 }
@@ -33,7 +35,7 @@ impl ShardMessage {
     pub(crate) fn refuse(self, error: Error) {
         match self {
             Self::Swap { reply, .. } => reply(Err(error)),
-            Self::Fence { reply, .. } => reply(Err(error)),
+            Self::Fence { reply, .. } | Self::Mend { reply, .. } => reply(Err(error)),
             Self::Lend { granted, .. } => drop(granted.send(Err(error))),
         }
     }

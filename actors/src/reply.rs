@@ -79,6 +79,7 @@ pub(crate) fn amended(operation: &'static str, answer: Answer) -> Result<Option<
 }
 
 /// What the caller of a delete hears.
+#[expect(clippy::needless_pass_by_value, reason = "an answer is heard once")]
 pub(crate) fn deleted(answer: Answer) -> Result<Deleted> {
     match answer {
         Answer::Deleted(deleted) => Ok(deleted),

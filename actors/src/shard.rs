@@ -73,6 +73,7 @@ impl Actor for Shard {
                 Ok((standing, live)) => self.swap(overlay, &swap, &standing, live, permit, reply),
                 Err(error) => reply(Err(error)),
             },
+            ShardMessage::Mend { object, mend, reply } => self.mend(overlay, &object, &mend, reply).await,
             ShardMessage::Lend { objects, granted } => self.lend(overlay, &objects, granted).await,
             ShardMessage::Fence { object, change, reply } => match self.load_change(overlay, change).await {
                 Ok(None) => self.submit(overlay, Batch::new(), false, None, reply),
@@ -215,7 +216,7 @@ impl Shard {
     }
 
     /// Submits the batch of the ticket last given, and answers when it is durable.
-    fn submit<T: Send + 'static>(
+    pub(crate) fn submit<T: Send + 'static>(
         &self,
         overlay: &mut Overlay,
         batch: Batch,

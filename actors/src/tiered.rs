@@ -7,9 +7,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
+use bytes::Bytes;
 use cenotaph_storage::blobs::BlobTier;
 use cenotaph_storage::index::{Index, Range, Table};
-use cenotaph_storage::{Env, Epoch, Error, ErrorKind, ObjectId, Pins, Result};
+use cenotaph_storage::rows::{Change, Orphan};
+use cenotaph_storage::{Env, Epoch, Error, ErrorKind, ObjectId, Pins, Result, Timestamp};
 use ractor::{Actor, ActorRef};
 use tokio::sync::{OnceCell, oneshot};
 
@@ -62,6 +64,10 @@ pub struct ActorStats {
     pub changes: u64,
     /// Orphans not yet settled, now.
     pub orphans: u64,
+    /// When the oldest of these changes was recorded.
+    pub oldest_change: Option<Timestamp>,
+    /// Since when the oldest of these orphans is one.
+    pub oldest_orphan: Option<Timestamp>,
 }
 
 impl Tiered {
@@ -180,6 +186,10 @@ impl Tiered {
     /// As reading the index.
     pub async fn stats(&self) -> Result<ActorStats> {
         let counters = &self.shared.counters;
+        let started = |value: &Bytes| Change::decode(value).ok().map(|change| change.started);
+        let since = |value: &Bytes| Orphan::decode(value).ok().map(|orphan| orphan.since);
+        let (changes, oldest_change) = self.count(Table::Changes, started).await?;
+        let (orphans, oldest_orphan) = self.count(Table::Orphans, since).await?;
         Ok(ActorStats {
             writes_live: self.shared.admission.writes_live(),
             uploads_live: self.shared.admission.uploads_live(),
@@ -191,20 +201,28 @@ impl Tiered {
             conflicts: counters.conflicts.load(Ordering::Relaxed),
             expired: counters.expired.load(Ordering::Relaxed),
             touches: counters.touches.load(Ordering::Relaxed),
-            changes: self.count(Table::Changes).await?,
-            orphans: self.count(Table::Orphans).await?,
+            changes,
+            orphans,
+            oldest_change,
+            oldest_orphan,
         })
     }
 
-    async fn count(&self, table: Table) -> Result<u64> {
+    /// How many entries there are, and the earliest of their moments. One that can't be read counts, and has none.
+    async fn count(
+        &self,
+        table: Table,
+        moment: impl Fn(&Bytes) -> Option<Timestamp>,
+    ) -> Result<(u64, Option<Timestamp>)> {
         let mut range = Range::all(1024);
-        let mut count = 0;
+        let (mut count, mut oldest) = (0, None);
         loop {
             let page = self.shared.index.snapshot()?.scan(table, range.clone()).await?;
             count += page.len() as u64;
+            oldest = page.iter().filter_map(|(_, value)| moment(value)).chain(oldest).min();
             match page.last() {
                 Some((last, _)) if page.len() == range.limit => range = range.after(last.clone()),
-                _ => return Ok(count),
+                _ => return Ok((count, oldest)),
             }
         }
     }

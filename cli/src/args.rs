@@ -2,8 +2,9 @@
 
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
+use std::time::Duration;
 
-use cenotaph::ByteRange;
+use cenotaph::{ByteRange, Etag, Expiration, Precondition};
 use clap::{Args, Parser, Subcommand};
 
 /// A tiered object store in a directory.
@@ -19,7 +20,9 @@ pub(crate) struct Cli {
 }
 
 const AFTER_HELP: &str = "\
-Exit codes: 0 ok, 1 failed, 2 usage, 3 not found (get, stat).
+Exit codes: 0 ok, 1 failed, 2 usage, 3 not found (get, stat, cp, mv, extend, amend), 4 an --if-.. condition does not hold.
+
+Times are given as 90s, 15m, 12h, 30d, or several of them together.
 
 The blob tier is not remembered: give the same --blobs at every call. Its forms:
   fs:                                   `blobs` under the data directory (the default)
@@ -72,6 +75,14 @@ pub(crate) enum Command {
     Stat(StatArgs),
     /// Delete objects. Deleting what is not there is fine.
     Rm(RmArgs),
+    /// Copy an object, within the store.
+    Cp(CopyArgs),
+    /// Rename an object. No byte is copied, whatever its size.
+    Mv(CopyArgs),
+    /// Give an object another deadline.
+    Extend(ExtendArgs),
+    /// Change what was stated about an object, and leave its bytes where they are.
+    Amend(AmendArgs),
     /// Import a directory tree. Run it again to resume.
     ///
     /// Every regular file becomes an object, its path the key, its mode and modification time custom entries `mode` and
@@ -89,8 +100,13 @@ pub(crate) enum Command {
     /// Names every file without its object (missing), every object without its file (extra), and every pair that
     /// differs or whose object is damaged.
     Verify(VerifyArgs),
-    /// Show what the engine has done and what is left to do.
+    /// Show what is stored, in all namespaces, what the engine has done and what is left to do.
     Stats(StatsArgs),
+    /// Verify everything against everything, in both tiers and all namespaces; repair on request.
+    ///
+    /// Finds rows that can't be read, blobs and payloads that are missing or damaged, what nothing names, and expiry
+    /// entries that do not fit. Ends with 1 if anything is left.
+    Scrub(ScrubArgs),
     /// Open the store, settle what a crash left behind, and report it.
     Recover,
     /// Import, crash, recover, verify: see it work, in a temporary store.
@@ -115,6 +131,55 @@ pub(crate) struct PutArgs {
     /// A custom entry; may be given more than once.
     #[arg(long, value_name = "NAME=VALUE", value_parser = pair)]
     pub(crate) meta: Vec<(String, String)>,
+    #[command(flatten)]
+    pub(crate) expiration: ExpirationArgs,
+    #[command(flatten)]
+    pub(crate) condition: ConditionArgs,
+}
+
+/// When an object stops existing by itself.
+#[derive(Clone, Copy, Debug, Args)]
+pub(crate) struct ExpirationArgs {
+    /// The object exists for so long from now on.
+    #[arg(long, value_name = "TIME", value_parser = time, conflicts_with = "tti")]
+    pub(crate) ttl: Option<Duration>,
+    /// The object exists for so long after it was written or read last.
+    #[arg(long, value_name = "TIME", value_parser = time)]
+    pub(crate) tti: Option<Duration>,
+}
+
+impl ExpirationArgs {
+    /// What was said about it, if anything.
+    pub(crate) fn stated(self) -> Option<Expiration> {
+        self.ttl.map(Expiration::TimeToLive).or(self.tti.map(Expiration::TimeToIdle))
+    }
+}
+
+/// How an object must stand for a write to it.
+#[derive(Clone, Copy, Debug, Args)]
+#[group(multiple = false)]
+pub(crate) struct ConditionArgs {
+    /// Only if there is no such object.
+    #[arg(long)]
+    pub(crate) if_absent: bool,
+    /// Only if the object has this version.
+    #[arg(long, value_name = "N")]
+    pub(crate) if_version: Option<u64>,
+    /// Only if the object has this etag.
+    #[arg(long, value_name = "ETAG")]
+    pub(crate) if_etag: Option<Etag>,
+}
+
+impl ConditionArgs {
+    /// The same as the engine says it.
+    pub(crate) fn precondition(self) -> Precondition {
+        match (self.if_absent, self.if_version, self.if_etag) {
+            (true, _, _) => Precondition::Absent,
+            (false, Some(version), _) => Precondition::Version(version.into()),
+            (false, None, Some(etag)) => Precondition::Etag(etag),
+            (false, None, None) => Precondition::None,
+        }
+    }
 }
 
 #[derive(Debug, Args)]
@@ -156,9 +221,80 @@ pub(crate) struct RmArgs {
     /// Keys of the objects.
     #[arg(value_name = "KEY", required_unless_present = "recursive")]
     pub(crate) keys: Vec<String>,
-    /// Every object whose key begins with this.
-    #[arg(long, short, value_name = "PREFIX")]
+    /// Every object whose key begins with this. Run it again to resume.
+    #[arg(long, short, value_name = "PREFIX", visible_alias = "prefix", conflicts_with = "condition")]
     pub(crate) recursive: Option<String>,
+    #[command(flatten)]
+    pub(crate) condition: DeletionArgs,
+}
+
+/// How the objects must stand that are deleted.
+#[derive(Clone, Copy, Debug, Args)]
+#[group(id = "condition", multiple = false)]
+pub(crate) struct DeletionArgs {
+    /// Only if the object has this version. For one key.
+    #[arg(long, value_name = "N")]
+    pub(crate) if_version: Option<u64>,
+    /// Only if the object has this etag. For one key.
+    #[arg(long, value_name = "ETAG")]
+    pub(crate) if_etag: Option<Etag>,
+}
+
+impl DeletionArgs {
+    /// The same as the engine says it.
+    pub(crate) fn precondition(self) -> Precondition {
+        ConditionArgs { if_absent: false, if_version: self.if_version, if_etag: self.if_etag }.precondition()
+    }
+}
+
+/// Two objects. Conditions are demands on the second.
+#[derive(Debug, Args)]
+pub(crate) struct CopyArgs {
+    /// Key of the object.
+    pub(crate) from: String,
+    /// Key that it gets. An object that is there is replaced.
+    pub(crate) to: String,
+    #[command(flatten)]
+    pub(crate) condition: ConditionArgs,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ExtendArgs {
+    /// Key of the object.
+    pub(crate) key: String,
+    /// To so long from now. An earlier deadline than the object's changes nothing.
+    #[arg(long = "for", value_name = "TIME", value_parser = time, required_unless_present = "never", conflicts_with = "never")]
+    pub(crate) time: Option<Duration>,
+    /// To no deadline at all.
+    #[arg(long)]
+    pub(crate) never: bool,
+    /// Take an earlier deadline too.
+    #[arg(long)]
+    pub(crate) shorten: bool,
+    #[command(flatten)]
+    pub(crate) condition: DeletionArgs,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct AmendArgs {
+    /// Key of the object.
+    pub(crate) key: String,
+    /// Another media type.
+    #[arg(long, value_name = "TYPE")]
+    pub(crate) content_type: Option<String>,
+    /// Another name to save it under.
+    #[arg(long, value_name = "NAME")]
+    pub(crate) filename: Option<String>,
+    /// A custom entry to set; may be given more than once.
+    #[arg(long, value_name = "NAME=VALUE", value_parser = pair)]
+    pub(crate) set: Vec<(String, String)>,
+    /// A custom entry to remove; may be given more than once.
+    #[arg(long, value_name = "NAME")]
+    pub(crate) unset: Vec<String>,
+    #[command(flatten)]
+    pub(crate) expiration: ExpirationArgs,
+    #[command(flatten)]
+    pub(crate) condition: DeletionArgs,
 }
 
 /// Which part of a tree meets which part of the store.
@@ -206,9 +342,26 @@ pub(crate) struct VerifyArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct StatsArgs {
-    /// Count the objects of the namespace and their bytes too: lists them all.
+    /// Leave out the objects: counting them reads every row.
     #[arg(long)]
-    pub(crate) count: bool,
+    pub(crate) no_count: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ScrubArgs {
+    /// Repair what can be repaired without losing anything that is not lost already.
+    #[arg(long)]
+    pub(crate) repair: bool,
+    /// Repair, and delete the objects that can't be: whose bytes or rows are missing or damaged. What they held is lost,
+    /// also where a backup could bring it back; see first that --blobs is the right one.
+    #[arg(long)]
+    pub(crate) drop_damaged: bool,
+    /// See whether blobs and payloads are there, and do not read them.
+    #[arg(long)]
+    pub(crate) shallow: bool,
+    /// Pass over blobs that were begun within this time.
+    #[arg(long, value_name = "TIME", value_parser = time, default_value = "24h")]
+    pub(crate) grace: Duration,
 }
 
 #[derive(Debug, Args)]
@@ -241,6 +394,10 @@ const JOBS: RangeInclusive<usize> = 1..=256;
 fn jobs(text: &str) -> Result<usize, String> {
     let jobs = text.parse().ok().filter(|jobs| JOBS.contains(jobs));
     jobs.ok_or_else(|| format!("a number from {} to {}", JOBS.start(), JOBS.end()))
+}
+
+fn time(text: &str) -> Result<Duration, String> {
+    humantime::parse_duration(text).map_err(|error| error.to_string())
 }
 
 fn pair(text: &str) -> Result<(String, String), String> {

@@ -14,6 +14,8 @@ pub(crate) enum Failure {
     Usage(String),
     /// There is no such object.
     NotFound(String),
+    /// The object does not stand as it was demanded.
+    Conflict(String),
     /// It was tried and failed.
     Failed(String),
     /// Whoever read standard output has gone. Nothing needs to be said.
@@ -35,6 +37,7 @@ impl Failure {
             Self::Failed(_) | Self::Interrupted => 1,
             Self::Usage(_) => 2,
             Self::NotFound(_) => 3,
+            Self::Conflict(_) => 4,
         }
     }
 }
@@ -42,7 +45,9 @@ impl Failure {
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Usage(message) | Self::NotFound(message) | Self::Failed(message) => f.write_str(message),
+            Self::Usage(message) | Self::NotFound(message) | Self::Conflict(message) | Self::Failed(message) => {
+                f.write_str(message)
+            }
             Self::BrokenPipe => f.write_str("nobody reads standard output"),
             Self::Interrupted => f.write_str("interrupted; run it again to resume"),
         }
@@ -51,7 +56,10 @@ impl fmt::Display for Failure {
 
 impl From<cenotaph::Error> for Failure {
     fn from(error: cenotaph::Error) -> Self {
-        Self::Failed(one_line(&error))
+        match error.kind() {
+            cenotaph::ErrorKind::Conflict { .. } => Self::Conflict(one_line(&error)),
+            _ => Self::Failed(one_line(&error)),
+        }
     }
 }
 

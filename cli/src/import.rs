@@ -150,7 +150,7 @@ async fn file(store: &Store, by: Unchanged, found: Found, bar: &Bar) -> Outcome 
     let mut current = found.clone();
     for is_last in [false, true] {
         let source = Source { path: current.path.clone(), bytes: current.bytes };
-        let stated = Stated { content_type: None, custom: current.stamp.to_custom() };
+        let stated = Stated { custom: current.stamp.to_custom(), ..Stated::default() };
         match put_file(store, &id, &source, &stated, bar).await {
             Ok(_) => return Outcome::Put(current),
             Err(error) if error.is_of_source() && !is_last => match look_again(&current).await {

@@ -1,6 +1,8 @@
 //! `ls`: the keys under a prefix, page by page.
 
-use cenotaph::{Entry, Head};
+use std::time::Duration;
+
+use cenotaph::{Entry, Expiration, Head, Timestamp};
 use serde_json::{Value, json};
 
 use crate::args::LsArgs;
@@ -77,10 +79,21 @@ pub(crate) fn head_in_json(head: &Head) -> Value {
         "checksum": metadata.checksum.map(|checksum| checksum.to_string()),
         "created_ms": metadata.created.as_millis(),
         "modified_ms": metadata.modified.as_millis(),
+        "expires_at_ms": metadata.expires_at.map(Timestamp::as_millis),
+        "expiration": expiration_in_json(attributes.expiration),
         "content_type": attributes.content_type,
         "compression": attributes.compression,
         "origin": attributes.origin,
         "filename": attributes.filename,
         "custom": attributes.custom,
     })
+}
+
+fn expiration_in_json(expiration: Expiration) -> Value {
+    let policy = |name: &str, time: Duration| json!({ "policy": name, "ms": u64::try_from(time.as_millis()).ok() });
+    match expiration {
+        Expiration::Manual => json!({ "policy": "manual" }),
+        Expiration::TimeToLive(time) => policy("time-to-live", time),
+        Expiration::TimeToIdle(time) => policy("time-to-idle", time),
+    }
 }

@@ -4,7 +4,7 @@
 //! args -> store (open) -> one file per command -> store (close) -> exit code
 //! ```
 //!
-//! Exit codes: 0 ok, 1 failed, 2 usage, 3 not found (`get`, `stat`). However a command ends, the engine is closed,
+//! Exit codes: 0 ok, 1 failed, 2 usage, 3 not found, 4 a condition does not hold. However a command ends, the engine is closed,
 //! within bounded time. Deliberately not here: anything that touches the engine's inside; the tool uses the public API
 //! only.
 
@@ -12,6 +12,7 @@ mod args;
 mod blobs;
 mod store;
 
+mod change;
 mod demo;
 mod export;
 mod get;
@@ -19,6 +20,7 @@ mod import;
 mod ls;
 mod put;
 mod rm;
+mod scrub;
 mod stat;
 mod stats;
 mod verify;
@@ -75,6 +77,11 @@ async fn run(cli: Cli, report: &Report) -> Result<(), Failure> {
         | Command::Ls(_)
         | Command::Stat(_)
         | Command::Rm(_)
+        | Command::Cp(_)
+        | Command::Mv(_)
+        | Command::Extend(_)
+        | Command::Amend(_)
+        | Command::Scrub(_)
         | Command::Export(_)
         | Command::Verify(_)
         | Command::Stats(_)
@@ -96,6 +103,11 @@ async fn dispatch(command: Command, store: &Store, report: &Report) -> Result<()
         Command::Ls(options) => ls::run(store, report, options).await,
         Command::Stat(options) => stat::run(store, report, &options).await,
         Command::Rm(options) => rm::run(store, report, options).await,
+        Command::Cp(options) => change::copy(store, report, &options).await,
+        Command::Mv(options) => change::rename(store, report, &options).await,
+        Command::Extend(options) => change::extend(store, report, &options).await,
+        Command::Amend(options) => change::amend(store, report, &options).await,
+        Command::Scrub(options) => scrub::run(store, report, &options).await,
         Command::Import(options) => import::run(store, report, &options).await,
         Command::Export(options) => export::run(store, report, &options).await,
         Command::Verify(options) => verify::run(store, report, &options).await,

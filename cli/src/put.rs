@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
 
-use cenotaph::{Body, ErrorKind, ObjectId, Outcome, Written};
+use cenotaph::{Attributes, Body, ErrorKind, Expiration, ObjectId, Outcome, Precondition, Written};
 use serde_json::json;
 use tokio::io::{AsyncRead, ReadBuf};
 
@@ -26,16 +26,19 @@ const WHOLE_BYTES_MAX: u64 = 1024 * 1024;
 pub(crate) async fn run(store: &Store, report: &Report, options: PutArgs) -> Result<(), Failure> {
     let id = store.id(&options.key)?;
     let custom: BTreeMap<String, String> = options.meta.into_iter().collect();
-    let stated = Stated { content_type: options.content_type, custom };
+    let precondition = options.condition.precondition();
+    let expiration = options.expiration.stated().unwrap_or_default();
+    let stated = Stated { content_type: options.content_type, custom, expiration, precondition };
     let bar = report.bar("put", None);
     let written = match options.file.as_deref() {
         Some(path) if path != Path::new("-") => {
             let metadata = tokio::fs::metadata(path).await.map_err(|error| unreadable(path, &error))?;
             if metadata.is_file() {
                 let file = Source { path: path.to_owned(), bytes: metadata.len() };
-                put_file(store, &id, &file, &stated, &bar)
-                    .await
-                    .map_err(|error| Failure::Failed(format!("{} path={}", error.message(), path.display())))?
+                put_file(store, &id, &file, &stated, &bar).await.map_err(|error| match error {
+                    PutError::Store(error) if matches!(error.kind(), ErrorKind::Conflict { .. }) => error.into(),
+                    error => Failure::Failed(format!("{} path={}", error.message(), path.display())),
+                })?
             } else {
                 let file = tokio::fs::File::open(path).await.map_err(|error| unreadable(path, &error))?;
                 put_body(store, &id, Body::reader(Counted::new(file, &bar)), &stated).await?
@@ -70,6 +73,10 @@ pub(crate) struct Stated {
     pub(crate) content_type: Option<String>,
     /// Its custom entries.
     pub(crate) custom: BTreeMap<String, String>,
+    /// When it stops existing by itself.
+    pub(crate) expiration: Expiration,
+    /// How it must stand.
+    pub(crate) precondition: Precondition,
 }
 
 /// A regular file, and how long it is said to be.
@@ -126,11 +133,13 @@ fn unreadable(path: &Path, error: &io::Error) -> Failure {
 }
 
 async fn put_body(store: &Store, id: &ObjectId, body: Body, stated: &Stated) -> cenotaph::Result<Written> {
-    let put = store.engine.put(id, body).custom_map(stated.custom.clone());
-    match &stated.content_type {
-        Some(content_type) => put.content_type(content_type).await,
-        None => put.await,
-    }
+    let attributes = Attributes {
+        content_type: stated.content_type.clone(),
+        custom: stated.custom.clone(),
+        expiration: stated.expiration,
+        ..Attributes::default()
+    };
+    store.engine.put(id, body).attributes(attributes).precondition(stated.precondition).await
 }
 
 /// Puts a file: a small one read whole, a large one streamed. Tries again while the store asks for it.

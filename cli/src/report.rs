@@ -142,6 +142,24 @@ impl Bar {
         }
     }
 
+    /// So much has been looked at: bytes, of so many if that is known, and objects.
+    pub(crate) fn at(&self, bytes: u64, total_bytes: Option<u64>, objects: u64, objects_total: u64) {
+        if self.bar.is_hidden() {
+            return;
+        }
+        if total_bytes != self.bar.length() {
+            self.bar.set_style(style(total_bytes.is_some()));
+            total_bytes.inspect(|&total| self.bar.set_length(total));
+        }
+        self.bar.set_position(bytes);
+        self.bar.set_message(format!("{objects}/{objects_total} objects"));
+    }
+
+    /// Says this beside what it shows.
+    pub(crate) fn say(&self, message: String) {
+        self.bar.set_message(message);
+    }
+
     /// Takes the bar away.
     pub(crate) fn end(&self) {
         self.bar.finish_and_clear();

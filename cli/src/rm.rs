@@ -1,6 +1,6 @@
 //! `rm`: deletes objects, named one by one or by what their keys begin with.
 
-use cenotaph::{Entry, ObjectId};
+use cenotaph::{ObjectId, Precondition};
 use futures::TryStreamExt;
 use serde_json::json;
 
@@ -11,36 +11,53 @@ use crate::report::Report;
 use crate::retry::retrying;
 use crate::store::Store;
 
-/// Deletions at once.
-const AT_ONCE: usize = 16;
-
 pub(crate) async fn run(store: &Store, report: &Report, options: RmArgs) -> Result<(), Failure> {
     let ids: Vec<ObjectId> = options.keys.iter().map(|key| store.id(key)).collect::<Result<_, _>>()?;
+    let precondition = options.condition.precondition();
+    if precondition != Precondition::None && ids.len() != 1 {
+        return Err(Failure::Usage("a condition is on one object: name one key".to_owned()));
+    }
     let mut deleted: u64 = 0;
     for id in &ids {
-        deleted += u64::from(remove(store, report, id).await?);
+        deleted += u64::from(remove(store, report, id, precondition).await?);
     }
     if let Some(prefix) = options.recursive {
-        let listed = store.engine.list(prefix).namespace(store.namespace.clone()).stream();
-        let removals = listed.map_err(Failure::from).map_ok(|entry| async {
-            match entry {
-                Entry::Object(head) => remove(store, report, &head.id).await,
-                Entry::Prefix(_) => Ok(false),
-            }
-        });
-        let mut removals = removals.try_buffer_unordered(AT_ONCE);
-        while let Some(existed) = removals.try_next().await? {
-            deleted += u64::from(existed);
-        }
+        deleted += remove_prefix(store, report, &prefix).await?;
     }
     if report.is_json() { Ok(()) } else { report.text(&format!("deleted {}\n", human::counted(deleted, "object"))) }
 }
 
 /// Deletes one; whether there was one.
-async fn remove(store: &Store, report: &Report, id: &ObjectId) -> Result<bool, Failure> {
-    let existed = retrying(&store.env, async || store.engine.delete(id).await).await?.existed;
+async fn remove(store: &Store, report: &Report, id: &ObjectId, precondition: Precondition) -> Result<bool, Failure> {
+    let delete = async || store.engine.delete(id).precondition(precondition).await;
+    let existed = retrying(&store.env, delete).await?.existed;
     if report.is_json() {
         report.json(&json!({ "key": id.key(), "existed": existed }))?;
     }
     Ok(existed)
+}
+
+/// Deletes all below a prefix: how many that were. What is tried again goes on where it was.
+async fn remove_prefix(store: &Store, report: &Report, prefix: &str) -> Result<u64, Failure> {
+    let bar = report.bar("rm", None);
+    let (mut deleted, mut last) = (0, None);
+    let remove = async || {
+        let mut deletion = store.engine.delete_prefix(prefix).namespace(store.namespace.clone());
+        if let Some(last) = &last {
+            deletion = deletion.start_after(String::clone(last));
+        }
+        let (before, mut progress) = (deleted, deletion.stream());
+        while let Some(done) = progress.try_next().await? {
+            deleted = before + done.deleted;
+            last = done.last;
+            bar.say(human::counted(deleted, "object"));
+        }
+        Ok::<_, cenotaph::Error>(())
+    };
+    retrying(&store.env, remove).await?;
+    bar.end();
+    if report.is_json() {
+        report.json(&json!({ "prefix": prefix, "deleted": deleted }))?;
+    }
+    Ok(deleted)
 }

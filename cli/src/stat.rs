@@ -1,6 +1,8 @@
 //! `stat`: what is known about one object.
 
-use cenotaph::Head;
+use std::time::Duration;
+
+use cenotaph::{Expiration, Head};
 
 use crate::args::StatArgs;
 use crate::failure::Failure;
@@ -31,6 +33,8 @@ fn in_words(head: &Head) -> String {
         row("created", human::moment(metadata.created)),
         row("modified", human::moment(metadata.modified)),
     ];
+    rows.extend(metadata.expires_at.map(|deadline| row("expires", human::moment(deadline))));
+    rows.extend(policy(attributes.expiration).map(|policy| row("expiration", policy)));
     rows.extend(metadata.checksum.map(|checksum| row("checksum", checksum.to_string())));
     let stated = [
         ("content type", &attributes.content_type),
@@ -43,4 +47,13 @@ fn in_words(head: &Head) -> String {
         attributes.custom.iter().map(|(name, value)| row(&format!("custom {}", human::key(name)), value.clone())),
     );
     human::table([Align::Left, Align::Left], &rows)
+}
+
+fn policy(expiration: Expiration) -> Option<String> {
+    let time = |time: Duration| humantime::format_duration(time).to_string();
+    match expiration {
+        Expiration::Manual => None,
+        Expiration::TimeToLive(live) => Some(format!("{} after it was written", time(live))),
+        Expiration::TimeToIdle(idle) => Some(format!("{} after it was written or read last", time(idle))),
+    }
 }

@@ -2,52 +2,72 @@
 
 use std::time::Duration;
 
-use cenotaph::{Entry, Stats};
-use futures::TryStreamExt;
+use cenotaph::{ErrorKind, Stats, Timestamp, Usage};
 use serde_json::json;
 
 use crate::args::StatsArgs;
 use crate::clock::Stopwatch;
-use crate::failure::Failure;
+use crate::failure::{Failure, one_line};
 use crate::human::{self, Align};
 use crate::report::Report;
 use crate::store::Store;
 
 pub(crate) async fn stats(store: &Store, report: &Report, options: &StatsArgs) -> Result<(), Failure> {
     let stats = store.engine.stats().await?;
-    let count = if options.count { Some(count(store).await?) } else { None };
+    let usage = if options.no_count { None } else { usage(store, report).await? };
     if report.is_json() {
         let mut value = in_json(&stats);
-        value["objects"] = json!(count.map(|count| count.objects));
-        value["bytes"] = json!(count.map(|count| count.bytes));
+        for (name, counted) in usage_in_json(usage.as_ref()) {
+            value[name] = counted;
+        }
         return report.json(&value);
     }
-    let mut rows = Vec::new();
-    if let Some(count) = count {
-        rows.push(["objects".to_owned(), human::grouped(count.objects)]);
-        rows.push(["bytes".to_owned(), human::grouped(count.bytes)]);
-    }
-    rows.extend(in_rows(&stats).map(|(name, value)| [name.to_owned(), human::grouped(value)]));
+    let mut rows: Vec<[String; 2]> = usage.as_ref().map(usage_in_rows).unwrap_or_default();
+    rows.extend(in_rows(&stats).map(|(name, value)| [name.to_owned(), value]));
     report.text(&human::table([Align::Left, Align::Right], &rows))
 }
 
-/// The objects of a namespace.
-#[derive(Clone, Copy, Default)]
-struct Count {
-    objects: u64,
-    bytes: u64,
+/// What is stored; none if a row is damaged, which must not hide the rest.
+async fn usage(store: &Store, report: &Report) -> Result<Option<Usage>, Failure> {
+    match store.engine.usage().await {
+        Ok(usage) => Ok(Some(usage)),
+        Err(error) if error.kind() == ErrorKind::Corrupt => {
+            report.note(&format!("the objects can't be counted; see `scrub`: {}", one_line(&error)));
+            Ok(None)
+        }
+        Err(error) => Err(error.into()),
+    }
 }
 
-async fn count(store: &Store) -> Result<Count, Failure> {
-    let mut listed = store.engine.list("").namespace(store.namespace.clone()).stream();
-    let mut count = Count::default();
-    while let Some(entry) = listed.try_next().await? {
-        if let Entry::Object(head) = entry {
-            count.objects += 1;
-            count.bytes += head.metadata.size;
-        }
-    }
-    Ok(count)
+fn usage_in_json(usage: Option<&Usage>) -> [(&'static str, serde_json::Value); 8] {
+    [
+        ("objects", json!(usage.map(|usage| usage.objects))),
+        ("bytes", json!(usage.map(|usage| usage.inline_bytes + usage.blob_bytes))),
+        ("inline_objects", json!(usage.map(|usage| usage.inline_objects))),
+        ("inline_bytes", json!(usage.map(|usage| usage.inline_bytes))),
+        ("blob_objects", json!(usage.map(|usage| usage.blob_objects))),
+        ("blob_bytes", json!(usage.map(|usage| usage.blob_bytes))),
+        ("expired", json!(usage.map(|usage| usage.expired))),
+        ("oldest_ms", json!(usage.and_then(|usage| usage.oldest).map(Timestamp::as_millis))),
+    ]
+}
+
+fn usage_in_rows(usage: &Usage) -> Vec<[String; 2]> {
+    let row = |name: &str, value: String| [name.to_owned(), value];
+    vec![
+        row("objects", human::grouped(usage.objects)),
+        row("  in the index", human::grouped(usage.inline_objects)),
+        row("  in the blob tier", human::grouped(usage.blob_objects)),
+        row("bytes", human::grouped(usage.inline_bytes + usage.blob_bytes)),
+        row("  in the index", human::grouped(usage.inline_bytes)),
+        row("  in the blob tier", human::grouped(usage.blob_bytes)),
+        row("expired, not removed yet", human::grouped(usage.expired)),
+        row("oldest object", moment(usage.oldest)),
+    ]
+}
+
+fn moment(moment: Option<Timestamp>) -> String {
+    moment.map_or_else(|| "-".to_owned(), human::moment)
 }
 
 fn in_json(stats: &Stats) -> serde_json::Value {
@@ -56,6 +76,8 @@ fn in_json(stats: &Stats) -> serde_json::Value {
         "epoch": stats.epoch.get(),
         "changes": actors.changes,
         "orphans": actors.orphans,
+        "oldest_change_ms": actors.oldest_change.map(Timestamp::as_millis),
+        "oldest_orphan_ms": actors.oldest_orphan.map(Timestamp::as_millis),
         "fenced": actors.fenced,
         "swept": actors.swept,
         "sweep_failures": actors.sweep_failures,
@@ -71,16 +93,18 @@ fn in_json(stats: &Stats) -> serde_json::Value {
     })
 }
 
-fn in_rows(stats: &Stats) -> [(&'static str, u64); 7] {
+fn in_rows(stats: &Stats) -> [(&'static str, String); 9] {
     let actors = &stats.actors;
     [
-        ("epoch", stats.epoch.get()),
-        ("changes not settled", actors.changes),
-        ("orphans not settled", actors.orphans),
-        ("changes settled since open", actors.fenced),
-        ("orphans settled since open", actors.swept),
-        ("failed deletions since open", actors.sweep_failures),
-        ("batches committed since open", stats.index.batches),
+        ("epoch", human::grouped(stats.epoch.get())),
+        ("changes not settled", human::grouped(actors.changes)),
+        ("  oldest", moment(actors.oldest_change)),
+        ("orphans not settled", human::grouped(actors.orphans)),
+        ("  oldest", moment(actors.oldest_orphan)),
+        ("changes settled since open", human::grouped(actors.fenced)),
+        ("orphans settled since open", human::grouped(actors.swept)),
+        ("failed deletions since open", human::grouped(actors.sweep_failures)),
+        ("batches committed since open", human::grouped(stats.index.batches)),
     ]
 }
 

@@ -2,7 +2,9 @@
 
 #![expect(clippy::unwrap_used, reason = "in a test a panic is the message")]
 
+mod changes;
 mod demo;
 mod objects;
+mod scrubs;
 mod trees;
 mod world;

@@ -20,6 +20,7 @@ mod get;
 mod list;
 mod namespaces;
 mod put;
+mod scrub;
 mod setters;
 mod turns;
 mod update;
@@ -36,6 +37,7 @@ pub use engine::{Engine, IntoObjectId, Stats};
 pub use get::{Get, Object};
 pub use list::List;
 pub use put::Put;
+pub use scrub::Scrub;
 pub use update::{Candidate, Update, Updated};
 pub use usage::Usage;
 
@@ -44,14 +46,15 @@ pub use cenotaph_actors::{
 };
 pub use cenotaph_storage::blobs::BlobOptions;
 pub use cenotaph_storage::index::fjall::FjallOptions;
-pub use cenotaph_storage::index::{Index, IndexStats};
+pub use cenotaph_storage::index::{Index, IndexStats, Table};
 pub use cenotaph_storage::rows::{
     ATTRIBUTES_BYTES_MAX, Amendment, Attributes, Deadline, EXPIRATION_MAX, Expiration, Metadata,
 };
+pub use cenotaph_storage::scrub::{Damage, Fate, Finding, Looked, RawKey, ScrubDepth, ScrubProgress, ScrubReport};
 pub use cenotaph_storage::swap::{Deleted, Outcome, Precondition, Written};
 pub use cenotaph_storage::{
     ByteRange, Checksum, Current, Entry, Env, Epoch, Error, ErrorKind, Etag, Head, KEY_BYTES_MAX, ListPage, Namespace,
-    ObjectId, ReadLimits, ReadStats, Result, Timestamp, Version,
+    ObjectId, ReadLimits, ReadStats, Result, RevisionId, Timestamp, Version,
 };
 
 pub use bytes;

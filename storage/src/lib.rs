@@ -1,7 +1,8 @@
 //! What is true on disk: the vocabulary, the rows, the decisions, and the two tiers that hold them.
 //!
 //! Reading order: `id` and `word` (what things are called), [`env`](crate::Env) (the world outside), `rows` (what is
-//! stored), `swap` (the pure decisions), `index` and `blobs` (the two tiers), `read` (how an object is found and read).
+//! stored), `swap` (the pure decisions), `index` and `blobs` (the two tiers), `read` (how an object is found and read), `scrub` (all of it
+//! against all of it).
 //! Guards the storage half of I1 to I9; ARCHITECTURE.md has the table. Deliberately not here: actors and tasks. Its one
 //! lasting thread is the index's committer; another lives for a moment while a local blob is closed.
 
@@ -17,6 +18,7 @@ pub mod planted;
 mod range;
 mod read;
 pub mod rows;
+pub mod scrub;
 pub mod swap;
 mod word;
 

@@ -19,6 +19,7 @@ mod limits;
 mod open;
 mod plan;
 mod stats;
+mod whole;
 
 #[cfg(test)]
 pub(crate) mod fixture;
@@ -266,7 +267,7 @@ impl Reads {
                 return Err(corrupt(format!("the block checksums are not in the index: revision={revision}")));
             };
             let BlockChecksums(checksums) = BlockChecksums::decode(&value)?;
-            if checksums.len() as u64 != plan::block_count(&piece.extent) {
+            if checksums.len() as u64 != piece.extent.block_count() {
                 return Err(corrupt(format!("the revision has another number of blocks: revision={revision}")));
             }
             let reader = self.0.blobs.reader(&revision_key(written_as, revision));

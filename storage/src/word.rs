@@ -143,6 +143,15 @@ macro_rules! uuid_word {
 uuid_word!(OperationId);
 uuid_word!(RevisionId);
 
+impl RevisionId {
+    /// When it was made, which is before its blob was begun; none if it does not say so.
+    pub fn born(&self) -> Option<Timestamp> {
+        let at = self.0.get_timestamp()?;
+        let (seconds, nanos) = at.to_unix();
+        Some(Timestamp(seconds.saturating_mul(1000).saturating_add(u64::from(nanos) / 1_000_000)))
+    }
+}
+
 /// One immutable blob, by the object it was written for and its [`RevisionId`].
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct RevisionKey {

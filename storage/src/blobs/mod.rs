@@ -165,6 +165,20 @@ impl BlobTier {
         BlobReader::new(self.clone(), key.clone())
     }
 
+    /// How long a revision's blob is; none if it is not there.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Unavailable`] if the blob tier fails.
+    pub async fn stat(&self, key: &RevisionKey) -> Result<Option<u64>> {
+        match self.0.operator.stat(&path::path(key)).await {
+            Ok(found) => Ok(found.is_file().then(|| found.content_length())),
+            Err(error) => match failure::cause(&error) {
+                Cause::Gone => Ok(None),
+                Cause::TooShort | Cause::Other => Err(failure::unavailable("stat", &key.object, error)),
+            },
+        }
+    }
+
     /// Deletes a revision's blob; a missing one is deleted already. On `fs` a power cut may undo it until
     /// [`settle_deletes`](Self::settle_deletes).
     ///

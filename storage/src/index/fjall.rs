@@ -220,6 +220,11 @@ impl Snapshot for FjallSnapshot {
         let (slot, snapshot) = (self.slot.clone(), self.snapshot.clone());
         Box::pin(async move { self.env.blocking(move || slot.store()?.scan(&snapshot, table, range)).await? })
     }
+
+    fn keys(&self, table: Table, range: Range) -> BoxFuture<'_, Result<Vec<Bytes>>> {
+        let (slot, snapshot) = (self.slot.clone(), self.snapshot.clone());
+        Box::pin(async move { self.env.blocking(move || slot.store()?.keys(&snapshot, table, range)).await? })
+    }
 }
 
 /// Whether a `get` is short enough for an async worker: these values are small, and mostly cached.
@@ -282,6 +287,14 @@ impl Store {
         let entries = snapshot.range(self.tables.of(table), bounds).take(range.limit);
         let page = entries.map(|entry| entry.into_inner().map(|(key, value)| (Bytes::from(key), Bytes::from(value))));
         page.collect::<fjall::Result<_>>().map_err(|error| failed("scan", error))
+    }
+
+    /// Values that lie apart from their keys are not read.
+    fn keys(&self, snapshot: &fjall::Snapshot, table: Table, range: Range) -> Result<Vec<Bytes>> {
+        let Some(bounds) = bounds(range.start, range.end) else { return Ok(Vec::new()) };
+        let entries = snapshot.range(self.tables.of(table), bounds).take(range.limit);
+        let keys = entries.map(|entry| entry.key().map(Bytes::from));
+        keys.collect::<fjall::Result<_>>().map_err(|error| failed("keys", error))
     }
 }
 

@@ -216,6 +216,15 @@ pub trait Snapshot: Send + Sync {
     /// # Errors
     /// As [`get`](Self::get).
     fn scan(&self, table: Table, range: Range) -> BoxFuture<'_, Result<Page>>;
+
+    /// A page of keys in order, without their values. An index that can tell keys without reading values does so: it is
+    /// asked of tables whose values are large.
+    ///
+    /// # Errors
+    /// As [`get`](Self::get).
+    fn keys(&self, table: Table, range: Range) -> BoxFuture<'_, Result<Vec<Bytes>>> {
+        Box::pin(async move { Ok(self.scan(table, range).await?.into_iter().map(|(key, _)| key).collect()) })
+    }
 }
 
 /// What an index tells about itself.

@@ -72,11 +72,6 @@ impl Piece {
     }
 }
 
-/// How many blocks, and so block checksums, an extent has.
-pub(super) fn block_count(extent: &Extent) -> u64 {
-    extent.bytes.div_ceil(BLOCK)
-}
-
 /// An offset within a unit, which is held in memory as a whole.
 fn offset(bytes: u64) -> usize {
     usize::try_from(bytes).unwrap_or(usize::MAX)
@@ -110,7 +105,7 @@ mod tests {
         for piece in pieces(manifest, range) {
             for unit in piece.units(unit_blocks) {
                 assert!(unit.blocks.end - unit.blocks.start <= unit_blocks && unit.blocks.start < unit.blocks.end);
-                assert!(unit.blocks.end <= block_count(&piece.extent));
+                assert!(unit.blocks.end <= piece.extent.block_count());
                 assert_eq!(unit.bytes, (unit.blocks.end * BLOCK).min(piece.extent.bytes) - unit.blocks.start * BLOCK);
                 assert!(unit.trim.start < BLOCK_BYTES, "no block is read for nothing");
                 let at = begins[&piece.extent.revision] + unit.blocks.start * BLOCK;

@@ -4,7 +4,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::checksum::Checksum;
+use crate::checksum::{BLOCK_BYTES, Checksum};
 use crate::id::ObjectId;
 use crate::word::{RevisionId, RevisionKey};
 
@@ -17,6 +17,13 @@ pub struct Extent {
     pub bytes: u64,
     /// xxh3 over all of it. Its block checksums lie in the payload table, under its id.
     pub checksum: Checksum,
+}
+
+impl Extent {
+    /// How many blocks it has, and with them block checksums.
+    pub fn block_count(&self) -> u64 {
+        self.bytes.div_ceil(BLOCK_BYTES as u64)
+    }
 }
 
 /// The ordered revisions that make up a payload.

@@ -21,6 +21,7 @@ use crate::word::{Epoch, Version};
 
 const FORMAT: u8 = 1;
 const EPOCH: &[u8] = b"epoch";
+const FLOORS: &[u8] = b"floor\0";
 
 /// Raises the epoch, durably, and gives the new one: from now on every change of an older epoch belongs to a dead
 /// owner.
@@ -47,7 +48,22 @@ pub async fn begin_epoch(index: &Arc<dyn Index>) -> Result<Epoch> {
 
 /// Where the version floor of an object is kept.
 pub fn floor_key(id: &ObjectId) -> Bytes {
-    [b"floor\0", &id.encoded()[..]].concat().into()
+    [FLOORS, &id.encoded()[..]].concat().into()
+}
+
+/// With what the keys of all version floors begin, and no other.
+pub fn floors_prefix() -> Bytes {
+    Bytes::from_static(FLOORS)
+}
+
+/// Whose version floor is kept there.
+///
+/// # Errors
+/// [`Corrupt`](crate::ErrorKind::Corrupt) if nobody's is.
+pub fn floor_object(key: &[u8]) -> Result<ObjectId> {
+    let malformed = || codec::corrupt("version floor", "its key is malformed");
+    let id = key.strip_prefix(FLOORS).ok_or_else(malformed)?;
+    ObjectId::decode(id).map_err(|error| malformed().with_source(error))
 }
 
 /// The version floor as stored.
@@ -75,5 +91,8 @@ mod tests {
         assert_later_format_refused(&encoded, read_floor);
         assert_robust(&encoded, read_floor);
         assert_golden(&floor_key(&ObjectId::try_from("k").unwrap()), "666c6f6f7200 64656661756c7400 6b");
+        let id = ObjectId::try_from("k").unwrap();
+        assert_eq!(floor_object(&floor_key(&id)).unwrap(), id);
+        assert!(floor_key(&id).starts_with(&floors_prefix()) && floor_object(EPOCH).is_err());
     }
 }

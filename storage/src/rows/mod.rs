@@ -19,7 +19,7 @@ pub use change::Change;
 pub use expiration::{Deadline, EXPIRATION_MAX, Expiration, Extension, is_live};
 pub use expiry::{check_expiry_value, expiry_end, expiry_key, expiry_value, read_expiry_key};
 pub use manifest::{Extent, Manifest};
-pub use meta::{begin_epoch, floor_key, read_floor, write_floor};
+pub use meta::{begin_epoch, floor_key, floor_object, floors_prefix, read_floor, write_floor};
 pub use metadata::{ATTRIBUTES_BYTES_MAX, Amendment, Attributes, Metadata};
 pub use orphan::{Landing, Orphan};
 pub use payload::BlockChecksums;

@@ -14,6 +14,7 @@ mod namespaces;
 mod older;
 mod races;
 mod reads;
+mod scrub;
 mod tiers;
 mod together;
 mod updates;

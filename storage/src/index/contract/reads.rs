@@ -20,6 +20,8 @@ pub async fn reads_see_everything_acknowledged(subject: &dyn Subject) {
             let snapshot = index.snapshot().expect("the index is open");
             let page = snapshot.scan(table, Range::prefix(b"acknowledged", 10)).await.expect("the scan succeeds");
             assert_eq!(page, [(Bytes::from("acknowledged"), value.clone())], "{table:?}");
+            let keys = snapshot.keys(table, Range::prefix(b"acknowledged", 10)).await.expect("the scan succeeds");
+            assert_eq!(keys, [Bytes::from("acknowledged")], "{table:?}");
         }
     }
     close(index).await;

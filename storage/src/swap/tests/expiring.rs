@@ -110,7 +110,7 @@ proptest! {
         for ((kind, pause), number) in steps.into_iter().zip(1u128..) {
             now += pause;
             let seen = standing.row().map_or(op(number), |row| row.operation);
-            let deadline = crate::rows::Deadline::AfterNow(pause as u32 * MS);
+            let deadline = crate::rows::Deadline::AfterNow(Duration::from_millis(pause));
             let swap = match kind {
                 0 => expiring(inline(number, 1), Expiration::TimeToLive(10 * MS)),
                 1 => expiring(tombstone(number, standing.expectation(at(now))), Expiration::TimeToIdle(15 * MS)),

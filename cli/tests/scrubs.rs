@@ -1,0 +1,104 @@
+//! `scrub` and `stats`: what they say, and with which code they end.
+
+use std::path::PathBuf;
+
+use serde_json::{Value, json};
+
+use crate::world::{World, noise};
+
+/// A store with an object in each tier.
+fn world() -> World {
+    let world = World::new();
+    world.put("small", b"small");
+    world.put("large", &noise(2_000_000));
+    world.put("other", &noise(2_000_001));
+    world
+}
+
+/// The blob of an object.
+fn blob(world: &World, key: &str) -> PathBuf {
+    let blobs = walkdir::WalkDir::new(world.path("data/blobs")).into_iter().map(|entry| entry.unwrap().into_path());
+    blobs.into_iter().find(|path| path.file_name().unwrap().to_str().unwrap().contains(key)).unwrap()
+}
+
+fn damages(lines: &[Value]) -> Vec<(&str, &str)> {
+    let findings = lines.iter().filter(|line| line["event"] == "finding");
+    findings.map(|line| (line["damage"].as_str().unwrap(), line["fate"].as_str().unwrap())).collect()
+}
+
+#[test]
+fn a_scrub_of_a_healthy_store_says_so() {
+    let world = world();
+    let said = world.ok(&["scrub"]);
+    assert!(said.text().starts_with("looked at 3 objects, 2 blobs, 3.8 MiB in "), "{said}");
+    assert!(said.text().ends_with("0 problems, 0 repaired\n"), "{said}");
+    let summary = world.ok(&["scrub", "--json"]).summary();
+    assert_eq!((&summary["objects"], &summary["blobs"], &summary["bytes"]), (&3.into(), &2.into(), &4_000_006.into()));
+    assert_eq!((&summary["found"], &summary["left"]), (&0.into(), &0.into()));
+    assert_eq!(world.ok(&["scrub", "--shallow", "--json"]).summary()["bytes"], 0);
+}
+
+#[test]
+fn damage_is_named_repaired_on_request_and_gone_in_a_second_run() {
+    let world = world();
+    std::fs::remove_file(blob(&world, "large")).unwrap();
+    let unknown = "7f/default!nobody@019b76da-d800-7abc-8def-00000000007f";
+    world.write(&format!("data/blobs/{unknown}"), b"nobody's");
+
+    let said = world.fails(1, "2 problems left; the first: missing-blob: object=large", &["scrub"]);
+    assert!(said.text().contains("left missing-blob: object=large revision="), "{said}");
+    assert!(said.text().contains("left unknown-blob: object=nobody"), "{said}");
+    let said = world.fails(1, "1 problem left", &["scrub", "--repair", "--json"]);
+    let lines = said.json();
+    assert_eq!(damages(&lines), [("missing-blob", "left"), ("unknown-blob", "repaired")]);
+    assert_eq!(lines[0]["object"], json!({ "namespace": "default", "key": "large" }));
+    let summary = said.summary();
+    assert_eq!((&summary["found"], &summary["repaired"], &summary["left"]), (&2.into(), &1.into(), &1.into()));
+    assert!(!world.path("data/blobs").join(unknown).exists(), "what a repair queues is deleted before the tool ends");
+
+    let dropped = world.ok(&["scrub", "--drop-damaged"]);
+    assert!(dropped.text().contains("repaired missing-blob"), "{dropped}");
+    assert!(world.ok(&["scrub"]).text().contains("0 problems"));
+    world.fails(3, "no such object: key=large", &["get", "large"]);
+}
+
+#[test]
+fn an_unknown_blob_has_a_grace_time() {
+    let world = world();
+    // Born in the year 2286.
+    world.write("data/blobs/7f/default!nobody@0915a7a4-8000-7abc-8def-00000000007f", b"nobody's");
+    assert!(world.ok(&["scrub", "--repair", "--grace", "1d"]).text().contains("0 problems"));
+    world.fails(2, "--grace", &["scrub", "--grace", "soon"]);
+}
+
+#[test]
+fn a_flipped_byte_is_found_by_a_scrub_and_not_by_a_shallow_one() {
+    let world = world();
+    let file = blob(&world, "large");
+    let mut bytes = std::fs::read(&file).unwrap();
+    bytes[1_999_999] ^= 1;
+    std::fs::write(&file, bytes).unwrap();
+    world.ok(&["scrub", "--shallow"]);
+    world.fails(1, "corrupt-blob: object=large", &["scrub", "--repair"]);
+    world.ok(&["scrub", "--drop-damaged"]);
+    world.ok(&["scrub"]);
+}
+
+#[test]
+fn stats_count_both_tiers_and_tell_the_oldest() {
+    let world = world();
+    let stats = world.ok(&["stats", "--json"]).json().remove(0);
+    let counted = ["objects", "inline_objects", "inline_bytes", "blob_objects", "blob_bytes", "bytes", "expired"];
+    let expected = [3u64, 1, 5, 2, 4_000_001, 4_000_006, 0];
+    for (name, expected) in counted.into_iter().zip(expected) {
+        assert_eq!(stats[name], expected, "{name}");
+    }
+    assert!(stats["oldest_ms"].as_u64().unwrap() > 1_700_000_000_000, "{stats}");
+    assert_eq!((&stats["oldest_change_ms"], &stats["oldest_orphan_ms"]), (&Value::Null, &Value::Null));
+    let text = world.ok(&["stats"]);
+    for part in ["objects", "in the blob tier", "4,000,006", "oldest object", "changes not settled"] {
+        assert!(text.text().contains(part), "{part}: {text}");
+    }
+    let quick = world.ok(&["stats", "--no-count", "--json"]).json().remove(0);
+    assert_eq!((&quick["objects"], &quick["orphans"]), (&Value::Null, &0.into()));
+}

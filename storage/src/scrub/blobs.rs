@@ -1,0 +1,169 @@
+//! The last walk: each blob is named by a row, a change or an orphan.
+//!
+//! ```text
+//! list ─> younger than the grace time? passed over
+//!      ─> block checksums or an orphan under its id? known                    one look-up each
+//!      ─> suspects ─> one snapshot: all rows, changes, orphans                once, at the end, and only if there are any
+//!                  ─> still there? unknown                                    swept since: it was an orphan
+//! ```
+//!
+//! The snapshot is taken after the listing, and a revision is recorded before its blob is begun (I1); so one that nothing
+//! names then will never be named, and whoever finds it may queue it: nobody waits for it, reads it or commits it. That
+//! holds for this index alone. Where not one blob that a row names was found, the tier may be another store's, or the index
+//! may be a new one: then its blobs go only if whoever asks says that losses are meant.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use futures::StreamExt;
+use futures::stream::BoxStream;
+
+use super::finding::{Cure, Damage, Found, Remedy};
+use super::payloads::{has_sessions, visit_rows};
+use super::report::Tally;
+use super::{last_of, page_range};
+use crate::blobs::FoundBlob;
+use crate::error::Result;
+use crate::index::{Batch, Snapshot, Table};
+use crate::read::Reads;
+use crate::rows::{Change, Landing, Orphan};
+use crate::word::{RevisionId, RevisionKey, Timestamp};
+
+/// Blobs looked at together.
+const PAGE: usize = 1000;
+/// Suspects that are looked at together: some hundred bytes each.
+const SUSPECTS_MAX: usize = 50_000;
+/// Changes read at once.
+const CHANGES_PAGE: usize = 1000;
+
+/// The walk over the blob tier.
+pub(super) struct Listing {
+    blobs: BoxStream<'static, Result<FoundBlob>>,
+    born_before: Timestamp,
+    suspects: Suspects,
+    is_over: bool,
+}
+
+/// Blobs that nothing has been found to name.
+type Suspects = BTreeMap<RevisionId, RevisionKey>;
+
+impl Listing {
+    pub(super) fn new(reads: &Reads, grace: Duration) -> Self {
+        let grace_ms = u64::try_from(grace.as_millis()).unwrap_or(u64::MAX);
+        let born_before = Timestamp::from_millis(reads.env().now().as_millis().saturating_sub(grace_ms));
+        Self { blobs: reads.blobs().list(), born_before, suspects: Suspects::new(), is_over: false }
+    }
+
+    /// What is wrong with some more of the blobs; or that this was all.
+    pub(super) async fn page(&mut self, reads: &Reads, tally: &Tally) -> Result<Option<Vec<Found>>> {
+        if self.is_over {
+            return Ok(None);
+        }
+        let mut listed = Vec::new();
+        while listed.len() < PAGE
+            && let Some(blob) = self.blobs.next().await
+        {
+            listed.push(blob?);
+        }
+        tally.blobs(listed.len());
+        self.is_over = listed.len() < PAGE;
+        let mut found = self.sort(&*reads.index().snapshot()?, listed).await?;
+        if self.suspects.len() >= SUSPECTS_MAX || self.is_over && !self.suspects.is_empty() {
+            let suspects = std::mem::take(&mut self.suspects);
+            found.extend(unknown(reads, suspects, tally).await?);
+        }
+        Ok(Some(found))
+    }
+
+    /// Sorts out what is no blob of ours, and what is known at first sight.
+    async fn sort(&mut self, snapshot: &dyn Snapshot, listed: Vec<FoundBlob>) -> Result<Vec<Found>> {
+        let mut found = Vec::new();
+        for blob in listed {
+            let Some(key) = blob.key else {
+                let damage = Damage::ForeignBlob { path: blob.path };
+                found.push(Found { damage, remedy: Remedy::None });
+                continue;
+            };
+            // One without a birth was not written by any engine that goes on writing.
+            if key.revision.born().is_some_and(|born| born > self.born_before) {
+                continue;
+            }
+            let filed = super::contains(snapshot, Table::Payloads, &key.revision.as_bytes().to_vec().into()).await?;
+            if !filed && !is_orphan(snapshot, key.revision).await? {
+                self.suspects.insert(key.revision, key);
+            }
+        }
+        Ok(found)
+    }
+}
+
+/// Those of the suspects that nothing names at all.
+async fn unknown(reads: &Reads, mut suspects: Suspects, tally: &Tally) -> Result<Vec<Found>> {
+    let snapshot = reads.index().snapshot()?;
+    let rows_read = visit_rows(&*snapshot, |row| {
+        for revision in row.revisions() {
+            suspects.remove(&revision);
+        }
+    })
+    .await?;
+    let changes_read = visit_changes(&*snapshot, |change| {
+        for revision in &change.revisions {
+            suspects.remove(revision);
+        }
+    })
+    .await?;
+    let may_be_needed = !rows_read || !changes_read || has_sessions(&*snapshot).await?;
+    let mut found = Vec::new();
+    for key in suspects.into_values() {
+        if is_orphan(&*snapshot, key.revision).await? {
+            continue;
+        }
+        let bytes = match reads.blobs().stat(&key).await {
+            Ok(Some(bytes)) => bytes,
+            Ok(None) => continue,
+            Err(error) => {
+                let RevisionKey { object, revision } = key;
+                let damage = Damage::UnreadableBlob { object, revision, why: error.to_string() };
+                found.push(Found { damage, remedy: Remedy::None });
+                continue;
+            }
+        };
+        let cure = Cure::Commit(queue(&key, reads.env().now()));
+        let remedy = match tally.looked().named_blobs {
+            _ if may_be_needed => Remedy::Withheld,
+            0 => Remedy::Lossy(cure),
+            1.. => Remedy::Safe(cure),
+        };
+        found.push(Found { damage: Damage::UnknownBlob { object: key.object, revision: key.revision, bytes }, remedy });
+    }
+    Ok(found)
+}
+
+fn queue(key: &RevisionKey, now: Timestamp) -> Batch {
+    let mut batch = Batch::new();
+    let orphan = Orphan::new(key.object.clone(), now, Landing::Landed);
+    batch.put(Table::Orphans, key.revision.as_bytes().to_vec(), orphan.encode());
+    batch
+}
+
+async fn is_orphan(snapshot: &dyn Snapshot, revision: RevisionId) -> Result<bool> {
+    Ok(snapshot.get(Table::Orphans, revision.as_bytes()).await?.is_some())
+}
+
+/// Shows every change that can be read; whether all of them can.
+async fn visit_changes(snapshot: &dyn Snapshot, mut visit: impl FnMut(&Change)) -> Result<bool> {
+    let (mut after, mut all_read) = (None, true);
+    loop {
+        let page = snapshot.scan(Table::Changes, page_range(after, CHANGES_PAGE)).await?;
+        for (_, value) in &page {
+            match Change::decode(value) {
+                Ok(change) => visit(&change),
+                Err(_) => all_read = false,
+            }
+        }
+        after = last_of(page.iter().map(|(key, _)| key), CHANGES_PAGE);
+        if after.is_none() {
+            return Ok(all_read);
+        }
+    }
+}

@@ -1,0 +1,245 @@
+//! The fourth walk: what each row names is there, and is what was written.
+//!
+//! ```text
+//! read the row ─> pin its revisions ─> one snapshot: the row again, its payload or block checksums ─> read and compare
+//!                                       it names others: look afresh
+//! ```
+//!
+//! Guards I8 towards the sweeper: what is pinned before the second look is not swept under a scrub, so that a blob that is
+//! missing then is lost. Bytes come through the fetcher of all reads, within their budget. An object that has expired is
+//! absent, and is passed over. Lost block checksums are learnt anew from a blob that matches the checksum of the whole.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures::stream::{self, StreamExt};
+
+use super::finding::{Cure, Damage, Found, Remedy};
+use super::report::Tally;
+use super::{Paged, ScrubDepth, contains, last_of, page_range};
+use crate::checksum::{BlockHasher, Checksum};
+use crate::error::{Error, ErrorKind, Result};
+use crate::id::ObjectId;
+use crate::index::{Snapshot, Table};
+use crate::pins::Pin;
+use crate::read::Reads;
+use crate::rows::{BlockChecksums, Body, Extent, Row};
+use crate::swap::Mend;
+use crate::word::{OperationId, RevisionKey};
+
+/// Objects on a page.
+const PAGE: usize = 256;
+/// How often a row that is replaced under the scrub's eyes is looked at, before it is left to the next scrub.
+const LOOKS_MAX: usize = 16;
+
+/// How the bytes are looked at.
+#[derive(Clone, Copy)]
+pub(super) struct Pace {
+    pub(super) depth: ScrubDepth,
+    pub(super) at_once: usize,
+}
+
+/// The bytes of a page of objects, some at once.
+pub(super) async fn page(reads: &Reads, pace: Pace, after: Option<Bytes>, tally: &Tally) -> Result<Paged> {
+    let keys = reads.index().snapshot()?.keys(Table::Rows, page_range(after, PAGE)).await?;
+    let objects: Vec<_> = keys.iter().filter_map(|key| ObjectId::decode(key).ok()).collect();
+    let looks = objects
+        .into_iter()
+        .map(|object| async move { Look { reads, tally, depth: pace.depth, object }.object().await });
+    let mut looks = stream::iter(looks).buffered(pace.at_once);
+    let mut found = Vec::new();
+    while let Some(one) = looks.next().await {
+        found.extend(one?);
+        tally.object_done();
+    }
+    Ok((found, last_of(keys.iter(), PAGE)))
+}
+
+/// A look at one object.
+struct Look<'a> {
+    reads: &'a Reads,
+    tally: &'a Tally,
+    depth: ScrubDepth,
+    object: ObjectId,
+}
+
+/// An object's row, what belongs to it, and the pins that keep its blobs.
+struct Sight {
+    row: Row,
+    belongings: Vec<Option<Bytes>>,
+    _pins: Vec<Pin>,
+}
+
+impl Look<'_> {
+    async fn object(&self) -> Result<Vec<Found>> {
+        for _ in 0..LOOKS_MAX {
+            let Some(seen) = self.row(None).await? else { return Ok(Vec::new()) };
+            let pins = seen.revisions().into_iter().map(|revision| self.reads.pin(revision)).collect();
+            let snapshot = self.reads.index().snapshot()?;
+            match self.row(Some(&*snapshot)).await? {
+                None => return Ok(Vec::new()),
+                Some(row) if row.revisions() == seen.revisions() => {
+                    let belongings = self.belongings(&*snapshot, &row).await?;
+                    drop(snapshot);
+                    return self.check(Sight { row, belongings, _pins: pins }).await;
+                }
+                Some(_) => {}
+            }
+        }
+        tracing::debug!(object = %self.object, "a scrub passes over an object that is replaced again and again");
+        Ok(Vec::new())
+    }
+
+    /// The row of an object that exists and whose row can be read.
+    async fn row(&self, snapshot: Option<&dyn Snapshot>) -> Result<Option<Row>> {
+        let value = match snapshot {
+            Some(snapshot) => snapshot.get(Table::Rows, self.object.encoded()).await?,
+            None => self.reads.index().get(Table::Rows, self.object.encoded()).await?,
+        };
+        Ok(value.and_then(|value| Row::decode(&value).ok()).filter(|row| self.reads.is_live(row)))
+    }
+
+    /// What belongs to the row in the payload table. Of an inline payload that need not be read, an empty value.
+    async fn belongings(&self, snapshot: &dyn Snapshot, row: &Row) -> Result<Vec<Option<Bytes>>> {
+        let mut values = Vec::new();
+        for key in row.belongings() {
+            values.push(match (&row.body, self.depth) {
+                (Body::Separate(_), ScrubDepth::Presence) => {
+                    contains(snapshot, Table::Payloads, &key).await?.then(Bytes::new)
+                }
+                (Body::Separate(_), ScrubDepth::Bytes) | (Body::Embedded(_) | Body::Tombstone(_), _) => {
+                    snapshot.get(Table::Payloads, &key).await?
+                }
+            });
+        }
+        Ok(values)
+    }
+
+    async fn check(&self, sight: Sight) -> Result<Vec<Found>> {
+        let row = &sight.row;
+        match &row.body {
+            Body::Embedded(payload) => Ok(self.inline(row, payload)),
+            Body::Separate(_) => Ok(match sight.belongings.first().cloned().flatten() {
+                None => vec![self.lost(row.operation, Damage::MissingPayload { object: self.object.clone() })],
+                Some(payload) => self.inline(row, &payload),
+            }),
+            Body::Tombstone(manifest) => {
+                let mut found = Vec::new();
+                for ((extent, key), checksums) in
+                    manifest.extents.iter().zip(manifest.keys(&self.object)).zip(&sight.belongings)
+                {
+                    found.extend(self.extent(row.operation, extent, &key, checksums.as_ref()).await);
+                }
+                Ok(found)
+            }
+        }
+    }
+
+    fn inline(&self, row: &Row, payload: &Bytes) -> Vec<Found> {
+        if self.depth == ScrubDepth::Presence {
+            return Vec::new();
+        }
+        self.tally.bytes(payload.len() as u64);
+        let is_whole = payload.len() as u64 == row.metadata.size
+            && row.metadata.checksum.is_none_or(|checksum| Checksum::of(payload) == checksum);
+        if is_whole {
+            return Vec::new();
+        }
+        vec![self.lost(row.operation, Damage::CorruptPayload { object: self.object.clone() })]
+    }
+
+    /// What is wrong with one extent's blob, if anything is.
+    async fn extent(
+        &self,
+        operation: OperationId,
+        extent: &Extent,
+        key: &RevisionKey,
+        checksums: Option<&Bytes>,
+    ) -> Option<Found> {
+        let blocks = checksums.and_then(|value| BlockChecksums::decode(value).ok());
+        let outcome = match blocks.filter(|blocks| blocks.0.len() as u64 == extent.block_count()) {
+            None => self.learn(extent, key).await,
+            Some(_) if self.depth == ScrubDepth::Presence || extent.bytes == 0 => self.stat(extent, key).await,
+            Some(blocks) => self.read(extent, key, blocks.0.into()).await,
+        };
+        let (object, revision) = (self.object.clone(), extent.revision);
+        match outcome {
+            Ok(Blob::Whole) => {
+                self.tally.named_blob();
+                None
+            }
+            Ok(Blob::WithoutChecksums(blocks)) => {
+                self.tally.named_blob();
+                let cure = Cure::Mend(object.clone(), Mend::Checksums { revision, blocks });
+                Some(Found { damage: Damage::MissingChecksums { object, revision }, remedy: Remedy::Safe(cure) })
+            }
+            Ok(Blob::Missing) => Some(self.lost(operation, Damage::MissingBlob { object, revision })),
+            Err(error) if error.kind() == ErrorKind::Corrupt => {
+                self.tally.named_blob();
+                Some(self.lost(operation, Damage::CorruptBlob { object, revision, why: error.to_string() }))
+            }
+            Err(error) => {
+                let damage = Damage::UnreadableBlob { object, revision, why: error.to_string() };
+                Some(Found { damage, remedy: Remedy::None })
+            }
+        }
+    }
+
+    /// All blocks, each compared with its checksum, and the whole with the row's.
+    async fn read(&self, extent: &Extent, key: &RevisionKey, checksums: Arc<[Checksum]>) -> Result<Blob> {
+        let mut units = self.reads.extent(&self.object, extent, key, checksums);
+        let mut hasher = BlockHasher::default();
+        while let Some(unit) = units.next().await {
+            let Some(blocks) = unit? else { return Ok(Blob::Missing) };
+            for block in &blocks {
+                hasher.block(block);
+                self.tally.bytes(block.len() as u64);
+            }
+        }
+        if hasher.finish().0 != extent.checksum {
+            return Err(corrupt("its blocks match their checksums, but all of it does not match the row's"));
+        }
+        Ok(Blob::Whole)
+    }
+
+    async fn stat(&self, extent: &Extent, key: &RevisionKey) -> Result<Blob> {
+        match self.reads.blobs().stat(key).await? {
+            None => Ok(Blob::Missing),
+            Some(bytes) if bytes != extent.bytes => {
+                Err(corrupt(&format!("it has {bytes} bytes where {} should be", extent.bytes)))
+            }
+            Some(_) => Ok(Blob::Whole),
+        }
+    }
+
+    /// The block checksums that are lost, if the blob is the one that was written.
+    async fn learn(&self, extent: &Extent, key: &RevisionKey) -> Result<Blob> {
+        if extent.bytes == 0 && self.reads.blobs().stat(key).await?.is_none() {
+            return Ok(Blob::Missing);
+        }
+        let Some(hasher) = self.reads.blobs().reader(key).hash(extent.bytes).await? else { return Ok(Blob::Missing) };
+        self.tally.bytes(hasher.bytes());
+        match hasher.finish() {
+            (whole, blocks) if whole == extent.checksum => Ok(Blob::WithoutChecksums(BlockChecksums(blocks))),
+            (_, _) => Err(corrupt("its block checksums are lost, and it does not match the row's")),
+        }
+    }
+
+    /// Damage that only giving the object up removes.
+    fn lost(&self, operation: OperationId, damage: Damage) -> Found {
+        let etag = crate::word::Etag::of(&operation);
+        Found { damage, remedy: Remedy::Lossy(Cure::Delete(self.object.clone(), etag)) }
+    }
+}
+
+/// What became of one blob.
+enum Blob {
+    Whole,
+    /// The bytes are what was written; their block checksums are not there, and should be these.
+    WithoutChecksums(BlockChecksums),
+    Missing,
+}
+
+fn corrupt(why: &str) -> Error {
+    Error::new(ErrorKind::Corrupt, "scrub", why)
+}

@@ -1,0 +1,127 @@
+//! The second walk: expiry entries, changes, orphans and version floors each make sense.
+//!
+//! ```text
+//! expiry entry    names a row with exactly its deadline           else ExpiryWithoutRow; unreadable: BrokenEntry
+//! change, orphan  can be read                                     else BrokenEntry: it is removed, and if there is a blob
+//!                                                                 of it, the last walk finds that by its own name
+//! version floor   can be read, and its object has no row          else BrokenEntry, FloorBesideRow
+//! ```
+//!
+//! A change that can't be read never commits, for its shard can't read it either; so removing it takes nothing from anybody.
+//! Where a row can't be read, nothing is said about its entries.
+
+use bytes::Bytes;
+
+use super::finding::{Cure, Damage, Found, RawKey, Remedy};
+use super::report::Tally;
+use super::{Paged, last_of, page_range};
+use crate::error::{Error, ErrorKind, Result};
+use crate::id::ObjectId;
+use crate::index::{Batch, Index, Range, Snapshot, Table};
+use crate::rows::{Change, Orphan, Row, check_expiry_value, floor_object, floors_prefix, read_expiry_key, read_floor};
+use crate::swap::Mend;
+use crate::word::{OperationId, RevisionId};
+
+/// Entries on a page.
+const PAGE: usize = 1000;
+
+/// A page of the entries of one of these tables.
+pub(super) async fn page(index: &dyn Index, table: Table, after: Option<Bytes>, tally: &Tally) -> Result<Paged> {
+    let snapshot = index.snapshot()?;
+    let range = match table {
+        Table::Meta => {
+            let floors = Range::prefix(&floors_prefix(), PAGE);
+            after.map_or(floors.clone(), |key| floors.after(key))
+        }
+        Table::Rows | Table::Payloads | Table::Changes | Table::Orphans | Table::Sessions | Table::Expiry => {
+            page_range(after, PAGE)
+        }
+    };
+    let entries = snapshot.scan(table, range).await?;
+    tally.entries(entries.len());
+    let mut found = Vec::new();
+    for (key, value) in &entries {
+        found.extend(check(&*snapshot, table, key, value).await?);
+    }
+    Ok((found, last_of(entries.iter().map(|(key, _)| key), PAGE)))
+}
+
+async fn check(snapshot: &dyn Snapshot, table: Table, key: &Bytes, value: &Bytes) -> Result<Option<Found>> {
+    let broken = match table {
+        Table::Expiry => return expiry(snapshot, key, value).await,
+        Table::Meta => return floor(snapshot, key, value).await,
+        Table::Changes if OperationId::from_slice(key).is_some() => Change::decode(value).err(),
+        Table::Orphans if RevisionId::from_slice(key).is_some() => Orphan::decode(value).err(),
+        Table::Changes | Table::Orphans => Some(Error::new(ErrorKind::Corrupt, "scrub", "its key is malformed")),
+        Table::Rows | Table::Payloads | Table::Sessions => None,
+    };
+    Ok(broken.map(|error| unreadable(table, key, &error)))
+}
+
+async fn expiry(snapshot: &dyn Snapshot, key: &Bytes, value: &Bytes) -> Result<Option<Found>> {
+    let (deadline, object) = match read_expiry_key(key) {
+        Ok(read) => read,
+        Err(error) => return Ok(Some(unreadable(Table::Expiry, key, &error))),
+    };
+    let mend = Remedy::Safe(Cure::Mend(object.clone(), Mend::Expiry { deadline }));
+    match check_expiry_value(value) {
+        Ok(()) => {}
+        Err(error) if error.kind() == ErrorKind::UnknownFormat => {
+            return Ok(Some(unreadable(Table::Expiry, key, &error)));
+        }
+        Err(_) => {
+            let damage = Damage::BrokenEntry { table: Table::Expiry, key: RawKey(key.clone()) };
+            return Ok(Some(Found { damage, remedy: mend }));
+        }
+    }
+    let is_due_then = match row(snapshot, &object).await? {
+        Held::Row(row) => row.metadata.expires_at == Some(deadline),
+        Held::Unreadable => true,
+        Held::Nothing => false,
+    };
+    Ok((!is_due_then).then(|| Found { damage: Damage::ExpiryWithoutRow { object, deadline }, remedy: mend }))
+}
+
+async fn floor(snapshot: &dyn Snapshot, key: &Bytes, value: &Bytes) -> Result<Option<Found>> {
+    let object = match floor_object(key) {
+        Ok(object) => object,
+        Err(error) => return Ok(Some(unreadable(Table::Meta, key, &error))),
+    };
+    let mend = Remedy::Safe(Cure::Mend(object.clone(), Mend::Floor));
+    match (read_floor(value), row(snapshot, &object).await?) {
+        (Err(error), _) if error.kind() == ErrorKind::UnknownFormat => Ok(Some(unreadable(Table::Meta, key, &error))),
+        (_, Held::Unreadable) | (Ok(_), Held::Nothing) => Ok(None),
+        (Err(_), Held::Nothing) => {
+            let damage = Damage::BrokenEntry { table: Table::Meta, key: RawKey(key.clone()) };
+            Ok(Some(Found { damage, remedy: mend }))
+        }
+        (_, Held::Row(_)) => Ok(Some(Found { damage: Damage::FloorBesideRow { object }, remedy: mend })),
+    }
+}
+
+/// An entry that can't be read: removed, unless a later build may have written it.
+fn unreadable(table: Table, key: &Bytes, error: &Error) -> Found {
+    let raw = RawKey(key.clone());
+    if error.kind() == ErrorKind::UnknownFormat {
+        return Found { damage: Damage::UnknownFormat { table, key: raw }, remedy: Remedy::None };
+    }
+    let mut batch = Batch::new();
+    batch.remove(table, key.clone());
+    Found { damage: Damage::BrokenEntry { table, key: raw }, remedy: Remedy::Safe(Cure::Commit(batch)) }
+}
+
+/// What an object has for a row.
+enum Held {
+    Row(Box<Row>),
+    Unreadable,
+    Nothing,
+}
+
+async fn row(snapshot: &dyn Snapshot, object: &ObjectId) -> Result<Held> {
+    let value = snapshot.get(Table::Rows, object.encoded()).await?;
+    Ok(match value.as_ref().map(Row::decode) {
+        Some(Ok(row)) => Held::Row(Box::new(row)),
+        Some(Err(_)) => Held::Unreadable,
+        None => Held::Nothing,
+    })
+}

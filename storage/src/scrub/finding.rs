@@ -1,0 +1,309 @@
+//! What a scrub finds, and what can be done about it: [`Damage`], [`Remedy`], and the [`Finding`] that is reported.
+//!
+//! Guards that a repair loses nothing unless it is told to: the remedy says which of the two it is, and one that something
+//! unreadable may need is withheld. Deliberately not here: looking (the walk), and carrying a remedy out (the actors).
+
+use std::fmt;
+
+use bytes::Bytes;
+use serde::{Serialize, Serializer};
+use uuid::{Uuid, Variant};
+
+use crate::id::ObjectId;
+use crate::index::{Batch, Table};
+use crate::swap::Mend;
+use crate::word::{Etag, RevisionId, Timestamp};
+
+/// Something that is not as it should be.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(tag = "damage", rename_all = "kebab-case")]
+#[non_exhaustive]
+pub enum Damage {
+    /// A dangling tombstone: its row names a blob that is not there. The object reads as absent. Given up on request only:
+    /// the blob may be in a backup, or the blob tier may be the wrong one.
+    MissingBlob {
+        /// The object.
+        #[serde(serialize_with = "named")]
+        object: ObjectId,
+        /// The revision.
+        revision: RevisionId,
+    },
+    /// A blob's bytes are not those that were written. Given up on request only.
+    CorruptBlob {
+        /// The object.
+        #[serde(serialize_with = "named")]
+        object: ObjectId,
+        /// The revision.
+        revision: RevisionId,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// A blob could not be read now. Nothing is known about it.
+    UnreadableBlob {
+        /// The object.
+        #[serde(serialize_with = "named")]
+        object: ObjectId,
+        /// The revision.
+        revision: RevisionId,
+        /// Why not.
+        why: String,
+    },
+    /// The block checksums of an intact blob are lost or damaged. Repaired from its bytes, which match the checksum of the
+    /// whole.
+    MissingChecksums {
+        /// The object.
+        #[serde(serialize_with = "named")]
+        object: ObjectId,
+        /// The revision.
+        revision: RevisionId,
+    },
+    /// The bytes of an inline object are not in the index. Given up on request only.
+    MissingPayload {
+        /// The object.
+        #[serde(serialize_with = "named")]
+        object: ObjectId,
+    },
+    /// The bytes of an inline object are not those that were written. Given up on request only.
+    CorruptPayload {
+        /// The object.
+        #[serde(serialize_with = "named")]
+        object: ObjectId,
+    },
+    /// A row is damaged, or its key is no object's. Given up on request only.
+    BrokenRow {
+        /// Its key.
+        key: RawKey,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// Something was written in a format that this build does not know, by a later one perhaps. Never repaired.
+    UnknownFormat {
+        /// The table.
+        #[serde(serialize_with = "table_name")]
+        table: Table,
+        /// The key.
+        key: RawKey,
+    },
+    /// An object has a deadline, and no entry that has it removed then. Repaired.
+    RowWithoutExpiry {
+        /// The object.
+        #[serde(serialize_with = "named")]
+        object: ObjectId,
+        /// Its deadline.
+        deadline: Timestamp,
+    },
+    /// An expiry entry whose object is absent or has another deadline. Repaired.
+    ExpiryWithoutRow {
+        /// The object.
+        #[serde(serialize_with = "named")]
+        object: ObjectId,
+        /// The deadline of the entry.
+        deadline: Timestamp,
+    },
+    /// A payload, or the block checksums of a revision, that no row names. Repaired.
+    PayloadWithoutRow {
+        /// Its key.
+        key: RawKey,
+    },
+    /// A version floor beside a row. Repaired.
+    FloorBesideRow {
+        /// The object.
+        #[serde(serialize_with = "named")]
+        object: ObjectId,
+    },
+    /// An entry of another table than the rows' is damaged. Repaired: what it was about is found by other means.
+    BrokenEntry {
+        /// The table.
+        #[serde(serialize_with = "table_name")]
+        table: Table,
+        /// The key.
+        key: RawKey,
+    },
+    /// A blob of ours that no row, no change and no orphan names. Repaired: it becomes an orphan.
+    UnknownBlob {
+        /// The object that it was written for.
+        #[serde(serialize_with = "named")]
+        object: ObjectId,
+        /// The revision.
+        revision: RevisionId,
+        /// Its length.
+        bytes: u64,
+    },
+    /// Something in the blob tier that is no blob of ours. Never repaired: somebody put it there.
+    ForeignBlob {
+        /// Where it lies.
+        path: String,
+    },
+}
+
+impl Damage {
+    /// Its name, as in the JSON form.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::MissingBlob { .. } => "missing-blob",
+            Self::CorruptBlob { .. } => "corrupt-blob",
+            Self::UnreadableBlob { .. } => "unreadable-blob",
+            Self::MissingChecksums { .. } => "missing-checksums",
+            Self::MissingPayload { .. } => "missing-payload",
+            Self::CorruptPayload { .. } => "corrupt-payload",
+            Self::BrokenRow { .. } => "broken-row",
+            Self::UnknownFormat { .. } => "unknown-format",
+            Self::RowWithoutExpiry { .. } => "row-without-expiry",
+            Self::ExpiryWithoutRow { .. } => "expiry-without-row",
+            Self::PayloadWithoutRow { .. } => "payload-without-row",
+            Self::FloorBesideRow { .. } => "floor-beside-row",
+            Self::BrokenEntry { .. } => "broken-entry",
+            Self::UnknownBlob { .. } => "unknown-blob",
+            Self::ForeignBlob { .. } => "foreign-blob",
+        }
+    }
+}
+
+impl fmt::Display for Damage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: ", self.name())?;
+        match self {
+            Self::MissingBlob { object, revision } => write!(f, "object={object} revision={revision}"),
+            Self::CorruptBlob { object, revision, why } | Self::UnreadableBlob { object, revision, why } => {
+                write!(f, "object={object} revision={revision}: {why}")
+            }
+            Self::MissingChecksums { object, revision } => write!(f, "object={object} revision={revision}"),
+            Self::MissingPayload { object }
+            | Self::CorruptPayload { object }
+            | Self::FloorBesideRow { object }
+            | Self::RowWithoutExpiry { object, .. }
+            | Self::ExpiryWithoutRow { object, .. } => write!(f, "object={object}"),
+            Self::BrokenRow { key, why } => write!(f, "key={key}: {why}"),
+            Self::UnknownFormat { table, key } | Self::BrokenEntry { table, key } => {
+                write!(f, "table={} key={key}", table.name())
+            }
+            Self::PayloadWithoutRow { key } => write!(f, "key={key}"),
+            Self::UnknownBlob { object, revision, .. } => write!(f, "object={object} revision={revision}"),
+            Self::ForeignBlob { path } => write!(f, "path={path:?}"),
+        }
+    }
+}
+
+/// A key as it stands in the index, which may be no key that we would write.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct RawKey(pub Bytes);
+
+impl fmt::Display for RawKey {
+    /// A version 7 uuid as such, all else as text with escapes.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match Uuid::from_slice(&self.0) {
+            Ok(uuid) if uuid.get_version_num() == 7 && uuid.get_variant() == Variant::RFC4122 => write!(f, "{uuid}"),
+            Ok(_) | Err(_) => write!(f, "{}", self.0.escape_ascii()),
+        }
+    }
+}
+
+impl fmt::Debug for RawKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{self}")
+    }
+}
+
+impl Serialize for RawKey {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+/// Damage as the walk hands it over.
+#[derive(Clone, Debug)]
+pub struct Found {
+    /// What it is.
+    pub damage: Damage,
+    /// What can be done about it.
+    pub remedy: Remedy,
+}
+
+/// What can be done about some damage.
+#[derive(Clone, Debug)]
+pub enum Remedy {
+    /// Nothing.
+    None,
+    /// Nothing for now: as long as a row or a change can't be read, it may be the one that needs this.
+    Withheld,
+    /// This, and nothing is lost by it that was not lost before.
+    Safe(Cure),
+    /// This, and what a person might still rescue is lost by it.
+    Lossy(Cure),
+}
+
+/// A repair.
+#[derive(Clone, Debug)]
+pub enum Cure {
+    /// Commit this, whoever does it: nothing that is committed later can name what it touches.
+    Commit(Batch),
+    /// Have the object's shard look again and mend it (I3).
+    Mend(ObjectId, Mend),
+    /// Delete the object, if it still has this etag.
+    Delete(ObjectId, Etag),
+}
+
+/// Damage, and what has become of it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Finding {
+    /// What it is.
+    #[serde(flatten)]
+    pub damage: Damage,
+    /// What has become of it.
+    pub fate: Fate,
+}
+
+/// What has become of some damage.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Fate {
+    /// It is still there: nothing was asked for that repairs it, or nothing does.
+    Left,
+    /// It is gone.
+    Repaired,
+    /// It is still there, because something that can't be read may need it. Repair or give up that first.
+    Withheld,
+    /// The object was written while its repair was on its way, and was left as it is. The next scrub tells.
+    Overtaken,
+}
+
+/// For scripts: a key may hold anything, so that no one string names an object.
+fn named<S: Serializer>(id: &ObjectId, serializer: S) -> Result<S::Ok, S::Error> {
+    #[derive(Serialize)]
+    struct Name<'a> {
+        namespace: &'a str,
+        key: &'a str,
+    }
+    Name { namespace: id.namespace_str(), key: id.key() }.serialize(serializer)
+}
+
+fn table_name<S: Serializer>(table: &Table, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(table.name())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn damage_is_named_alike_for_people_and_for_scripts() {
+        let object = ObjectId::try_from("a/b").unwrap();
+        let damage = Damage::CorruptPayload { object };
+        let finding = Finding { damage: damage.clone(), fate: Fate::Left };
+        let json = serde_json::to_value(&finding).unwrap();
+        let expected = serde_json::json!({
+            "damage": "corrupt-payload", "object": { "namespace": "default", "key": "a/b" }, "fate": "left"
+        });
+        assert_eq!(json, expected);
+        assert_eq!(damage.to_string(), "corrupt-payload: object=a/b");
+    }
+
+    #[test]
+    fn a_raw_key_is_readable_whatever_it_is() {
+        let uuid = "0198c5a2-1f00-7abc-8def-00000000007f";
+        let key = |bytes: &[u8]| RawKey(Bytes::copy_from_slice(bytes)).to_string();
+        assert_eq!(key(Uuid::try_parse(uuid).unwrap().as_bytes()), uuid);
+        assert_eq!(key(b"default\0abcdefgh"), r"default\x00abcdefgh");
+        assert_eq!(key(b"default\0\xff"), r"default\x00\xff");
+    }
+}

@@ -1,0 +1,113 @@
+//! The third walk: each payload, and each revision's block checksums, is named by a row.
+//!
+//! ```text
+//! one snapshot: some keys of payloads ─> minus those that any row names ─> strays
+//! ```
+//!
+//! Nothing leads from a payload to its row, so that all rows are read for each million payloads. A payload is filed under an
+//! id that is fresh for each write, put in the batch of the row that names it, and handed on from row to row; so one that no
+//! row names in some snapshot is never named again, and whoever finds it may remove it.
+
+use std::collections::BTreeSet;
+use std::vec;
+
+use bytes::Bytes;
+
+use super::finding::{Cure, Damage, Found, RawKey, Remedy};
+use super::report::Tally;
+use super::{last_of, page_range};
+use crate::error::Result;
+use crate::index::{Batch, Index, Range, Snapshot, Table};
+use crate::rows::Row;
+
+/// Payloads looked at together: 16 bytes each, and the tree that holds them.
+const PARTITION: usize = 1_000_000;
+/// Keys read at once.
+const KEYS_PAGE: usize = 10_000;
+/// Rows read at once.
+const ROWS_PAGE: usize = 1000;
+/// Strays handed over at once.
+const STRAYS_PAGE: usize = 1000;
+
+/// The walk over the payloads.
+#[derive(Default)]
+pub(super) struct Strays {
+    after: Option<Bytes>,
+    is_over: bool,
+    /// Found, and not yet handed over.
+    waiting: vec::IntoIter<Bytes>,
+    may_be_needed: bool,
+}
+
+impl Strays {
+    /// Some strays, perhaps none; or that this was all.
+    pub(super) async fn page(&mut self, index: &dyn Index, tally: &Tally) -> Result<Option<Vec<Found>>> {
+        if self.waiting.len() == 0 {
+            if self.is_over {
+                return Ok(None);
+            }
+            self.partition(index, tally).await?;
+        }
+        let may_be_needed = self.may_be_needed;
+        Ok(Some(self.waiting.by_ref().take(STRAYS_PAGE).map(|key| stray(key, may_be_needed)).collect()))
+    }
+
+    async fn partition(&mut self, index: &dyn Index, tally: &Tally) -> Result<()> {
+        let snapshot = index.snapshot()?;
+        let (mut keys, mut after) = (BTreeSet::new(), self.after.clone());
+        loop {
+            let page = snapshot.keys(Table::Payloads, page_range(after, KEYS_PAGE)).await?;
+            tally.entries(page.len());
+            after = last_of(page.iter(), KEYS_PAGE);
+            keys.extend(page);
+            if after.is_none() || keys.len() >= PARTITION {
+                break;
+            }
+        }
+        let all_read = keys.is_empty()
+            || visit_rows(&*snapshot, |row| {
+                for key in row.belongings() {
+                    keys.remove(&key);
+                }
+            })
+            .await?;
+        self.may_be_needed = !all_read || !keys.is_empty() && has_sessions(&*snapshot).await?;
+        self.waiting = keys.into_iter().collect::<Vec<_>>().into_iter();
+        self.is_over = after.is_none();
+        self.after = after;
+        Ok(())
+    }
+}
+
+fn stray(key: Bytes, may_be_needed: bool) -> Found {
+    let damage = Damage::PayloadWithoutRow { key: RawKey(key.clone()) };
+    if may_be_needed {
+        return Found { damage, remedy: Remedy::Withheld };
+    }
+    let mut batch = Batch::new();
+    batch.remove(Table::Payloads, key);
+    Found { damage, remedy: Remedy::Safe(Cure::Commit(batch)) }
+}
+
+/// Shows every row that can be read; whether all of them can.
+pub(super) async fn visit_rows(snapshot: &dyn Snapshot, mut visit: impl FnMut(&Row)) -> Result<bool> {
+    let (mut after, mut all_read) = (None, true);
+    loop {
+        let page = snapshot.scan(Table::Rows, page_range(after, ROWS_PAGE)).await?;
+        for (_, value) in &page {
+            match Row::decode(value) {
+                Ok(row) => visit(&row),
+                Err(_) => all_read = false,
+            }
+        }
+        after = last_of(page.iter().map(|(key, _)| key), ROWS_PAGE);
+        if after.is_none() {
+            return Ok(all_read);
+        }
+    }
+}
+
+/// Whether there are upload sessions. This build knows none, so that a later one has left them: what they name is unknown.
+pub(super) async fn has_sessions(snapshot: &dyn Snapshot) -> Result<bool> {
+    Ok(!snapshot.keys(Table::Sessions, Range::all(1)).await?.is_empty())
+}
