@@ -118,6 +118,7 @@ impl Client {
                 deleted.map_or_else(|error| failed(&error), |_| Answer::Done)
             }
             Op::Switch { off } => self.switch(*off),
+            Op::Scrub => self.scrub().await,
             Op::Usage => self.engine.usage().await.map_or_else(|error| failed(&error), |_| Answer::Done),
             Op::Get { object, span, pause_ms, leave } => {
                 let pace = Pace { pause_ms: *pause_ms, leave: *leave };

@@ -342,6 +342,7 @@ async fn check_closed(engine: &Engine, violated: impl Fn(String)) {
         engine.settle().await.err(),
         engine.stats().await.err(),
         engine.usage().await.err(),
+        engine.scrub().await.err(),
         engine.amend("late").filename("a").await.err(),
         engine.extend_expiry("late").never().await.err(),
         engine.copy("late", "later").await.err(),
@@ -351,7 +352,7 @@ async fn check_closed(engine: &Engine, violated: impl Fn(String)) {
         engine.update("late", async |_| Ok::<_, Error>(Update::Keep)).await.err(),
     ];
     let kinds = answers.map(|error| error.map(|error| error.kind()));
-    if kinds != [Some(ErrorKind::Closed); 17] {
+    if kinds != [Some(ErrorKind::Closed); 18] {
         violated(format!("a closed engine does not say so: {kinds:?}"));
     }
 }
@@ -394,6 +395,8 @@ fn read_everything(sim: &mut Sim) {
         for object in &plan_of_reads {
             client.read_again(object).await;
         }
+        // At rest a scrub finds nothing, whatever has happened.
+        client.perform(&Op::Scrub, PROBES - 1).await;
         drop(engine.close().await);
     });
     if life == Life::Crashed {

@@ -32,6 +32,7 @@ const PATHS: &[&str] = &[
     "heard: nothing, dropped",
     "heard: overloaded",
     "heard: range not satisfiable",
+    "heard: scrubbed",
     "heard: source",
     "heard: superseded",
     "heard: unavailable",

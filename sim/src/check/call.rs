@@ -147,6 +147,10 @@ pub(crate) enum Answer {
     },
     /// What writes that happened together came to, one by one.
     Together(Vec<Answer>),
+    /// A scrub found this damage.
+    Scrubbed {
+        damage: Vec<String>,
+    },
     /// An update left the object as it is.
     Kept,
     Deleted {

@@ -11,15 +11,13 @@
 //! `linearizability`, I7 (read before durable), I8 (bytes of one version to the end), I9 (acknowledged, not durable), I10
 //! (what was answered is what happened), `unprovoked` (an error without a fault).
 
-use std::collections::BTreeSet;
-
 use bytes::Bytes;
 use cenotaph::ErrorKind;
 
-use super::call::{Answer, AtomicPiece, Call, Called, Content, Demand, Listed, Reading};
+use super::call::{Answer, AtomicPiece, Call, Called, Content, Demand, Reading};
 use super::format::Row;
 use super::monitor::Monitor;
-use crate::faults::{BLOB_READ_FAULTS, BLOB_WRITE_FAULTS, COMMIT_FAULTS, Fault, PROVOKING, ROT};
+use crate::faults::{BLOB_READ_FAULTS, BLOB_WRITE_FAULTS, COMMIT_FAULTS, Fault, PROVOKING, ROT, SCRUB_FAULTS};
 use crate::plan::{Fate, Span};
 use crate::trace::Tick;
 
@@ -100,10 +98,20 @@ impl Checker<'_> {
         }
         match &called.answer {
             Some((at, Answer::Failed(kind))) => self.failed(called, *at, *kind),
+            Some((at, Answer::Scrubbed { damage })) => self.scrubbed(called, damage, *at),
             Some((at, Answer::Applied { .. } | Answer::Deleted { .. } | Answer::Found(_) | Answer::Absent)) => {
                 self.switched_off(called, *at);
             }
             Some(_) | None => {}
+        }
+    }
+
+    /// Nothing is damaged but what a fault shows damaged, or missing, or leaves behind for ever.
+    fn scrubbed(&mut self, called: &Called, damage: &[String], at: Tick) {
+        let is_misled = self.monitor.struck_between(&SCRUB_FAULTS, called.at, at)
+            || self.monitor.struck_between(&[Fault::BlobLate], 0, at);
+        if !damage.is_empty() && !is_misled {
+            self.violated("scrub", called, "it finds damage, and nothing is damaged");
         }
     }
 
@@ -250,6 +258,7 @@ impl Checker<'_> {
             | Answer::Superseded
             | Answer::Conflict { .. }
             | Answer::Together(_)
+            | Answer::Scrubbed { .. }
             | Answer::Kept
             | Answer::Deleted { .. }
             | Answer::Listed(_) => {}

@@ -94,6 +94,7 @@ pub(super) fn described(op: &Op, write: u64, demand: Demand, inline_bytes_max: u
         Op::Settle
         | Op::Stats
         | Op::Usage
+        | Op::Scrub
         | Op::Switch { .. }
         | Op::Batch { .. }
         | Op::Pause { .. }
@@ -111,6 +112,7 @@ pub(super) fn answer_name(answer: &Answer) -> &'static str {
         Answer::Conflict { current: None, .. } => "heard: conflict, absent",
         Answer::Together(_) => "heard: committed together",
         Answer::Kept => "heard: kept",
+        Answer::Scrubbed { .. } => "heard: scrubbed",
         Answer::Deleted { existed: true } => "heard: deleted",
         Answer::Deleted { existed: false } => "heard: nothing to delete",
         Answer::Found(Found { content: Content::AsPut, .. }) => "heard: found, bytes as put",

@@ -145,6 +145,16 @@ impl Client {
         }
     }
 
+    /// Verifies everything, and repairs what loses nothing.
+    pub(crate) async fn scrub(&self) -> Answer {
+        match self.engine.scrub().grace(Duration::ZERO).repair().await {
+            Ok(report) => {
+                Answer::Scrubbed { damage: report.findings.iter().map(|finding| finding.damage.to_string()).collect() }
+            }
+            Err(error) => failed(&error),
+        }
+    }
+
     /// Switches a namespace off or on.
     pub(crate) fn switch(&self, off: bool) -> Answer {
         let mut state = self.machine.state();

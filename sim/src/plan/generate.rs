@@ -19,7 +19,7 @@ const EXTENSIONS: usize = 14;
 
 /// Which kinds of operations a plan has, by weight.
 struct Mix {
-    weights: [u64; 22],
+    weights: [u64; 23],
     /// How often a write demands something.
     conditional: Odds,
     /// How often what is written expires.
@@ -127,7 +127,7 @@ fn faults(rng: &mut Rng, restarts_max: usize) -> Faults {
 
 fn mix(rng: &mut Rng) -> Mix {
     // Puts and gets are always in; of the others each seed leaves out some.
-    let mut weights = [14, 12, 2, 6, 2, 1, 1, 1, 4, 1, 1, 1, 4, 2, 2, 2, 1, 2, 3, 1, 1, 1];
+    let mut weights = [14, 12, 2, 6, 2, 1, 1, 1, 4, 1, 1, 1, 4, 2, 2, 2, 1, 2, 3, 1, 1, 1, 1];
     for weight in weights.iter_mut().skip(2) {
         if rng.below(3) == 0 {
             *weight = 0;
@@ -206,6 +206,7 @@ fn op(rng: &mut Rng, mix: &Mix, setting: &Setting) -> Op {
         Some(18) => Op::Rename { from: object, to: other(rng, mix, object), if_absent: rng.below(4) == 0 },
         Some(19) => Op::DeletePrefix { prefix: format!("cold/000{}", rng.below(7)) },
         Some(20) => Op::Usage,
+        Some(22) => Op::Scrub,
         Some(21) => Op::Switch { off: rng.below(2) == 0 },
         Some(_) => {
             let digit = |rng: &mut Rng| char::from(b'0' + u8::try_from(rng.below(7)).expect("a digit"));

@@ -164,6 +164,8 @@ pub enum Op {
     },
     /// A count of everything.
     Usage,
+    /// A scrub that repairs what loses nothing, beside everything else.
+    Scrub,
     /// Switches the namespace that every seventh object lies in off, or on again.
     Switch {
         /// Off.

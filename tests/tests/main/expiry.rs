@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use cenotaph::{ActorKind, Config, Engine, Entry, Env, ErrorKind, Operation, Reply, Timestamp, Update, Updated, Write};
+use cenotaph::{ActorKind, Config, Engine, Env, ErrorKind, Operation, Reply, Timestamp, Update, Updated, Write};
 use cenotaph::{Result, WriteReply};
 use cenotaph_storage::Seam;
 use cenotaph_storage::index::Table;
