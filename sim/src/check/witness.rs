@@ -281,7 +281,8 @@ impl Monitor {
             let mut named = rows.filter(|row| row.revisions().first() == first.as_ref());
             first.is_none() || named.any(|row| !row.is_live(self.time_at(tick)))
         };
-        if !seen.contains(&replaced) && !(stands_free && seen.iter().any(had_expired)) {
+        let may_replace = seen.contains(&replaced) || stands_free && seen.iter().any(had_expired);
+        if !may_replace {
             let name = String::from_utf8_lossy(object).into_owned();
             self.violated("superseded", format!("{name}: version {} replaces what its upload never saw", row.version));
         }

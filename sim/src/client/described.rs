@@ -14,10 +14,18 @@ pub(super) fn write_of_piece(write: u64, place: usize) -> u64 {
     PIECES + write * 8 + place as u64
 }
 
+/// The key of an object in the row table.
+fn key(object: u32) -> Bytes {
+    object_id(object).encoded().clone()
+}
+
+/// A prefix of the default namespace, as the row table has it.
+fn default(prefix: &str) -> Bytes {
+    format!("default\0{prefix}").into()
+}
+
 /// What is asked.
 pub(super) fn described(op: &Op, write: u64, demand: Demand, inline_bytes_max: u64) -> (Call, String) {
-    let key = |object: u32| object_id(object).encoded().clone();
-    let default = |prefix: &str| Bytes::from(format!("default\0{prefix}"));
     match op {
         Op::Put { object, bytes, shape, lifetime, .. } => (
             Call::Put {
@@ -29,14 +37,6 @@ pub(super) fn described(op: &Op, write: u64, demand: Demand, inline_bytes_max: u
                 demand: demand.clone(),
             },
             format!("put {} {bytes} bytes, write {write}, {shape:?}, {demand:?}, {lifetime:?}", object_id(*object)),
-        ),
-        Op::Get { object, span, .. } => (
-            Call::Read { object: key(*object), kind: Reading::Bytes, span: *span },
-            format!("get {} {span:?}", object_id(*object)),
-        ),
-        Op::Head { object } => (
-            Call::Read { object: key(*object), kind: Reading::Head, span: Span::All },
-            format!("head {}", object_id(*object)),
         ),
         Op::Delete { object, .. } => {
             let text = format!("delete {}, {demand:?}", object_id(*object));
@@ -73,6 +73,21 @@ pub(super) fn described(op: &Op, write: u64, demand: Demand, inline_bytes_max: u
         Op::DeletePrefix { prefix } => {
             (Call::DeletePrefix { prefix: default(prefix) }, format!("delete all below {prefix}"))
         }
+        op => described_read(op),
+    }
+}
+
+/// What is asked, if it writes no object.
+fn described_read(op: &Op) -> (Call, String) {
+    match op {
+        Op::Get { object, span, .. } => (
+            Call::Read { object: key(*object), kind: Reading::Bytes, span: *span },
+            format!("get {} {span:?}", object_id(*object)),
+        ),
+        Op::Head { object } => (
+            Call::Read { object: key(*object), kind: Reading::Head, span: Span::All },
+            format!("head {}", object_id(*object)),
+        ),
         Op::List { hot, limit, after } => (
             Call::List {
                 prefix: default(if *hot { "hot/" } else { "" }),
@@ -91,15 +106,7 @@ pub(super) fn described(op: &Op, write: u64, demand: Demand, inline_bytes_max: u
             format!("list prefix={prefix} delimiter={delimiter} limit={limit} after={after:?}"),
         ),
         Op::ListAll => (Call::ListAll { prefix: default("") }, "list all".to_owned()),
-        Op::Settle
-        | Op::Stats
-        | Op::Usage
-        | Op::Scrub
-        | Op::Switch { .. }
-        | Op::Batch { .. }
-        | Op::Pause { .. }
-        | Op::Reopen { .. }
-        | Op::OpenAnother => (Call::Other, format!("{op:?}")),
+        op => (Call::Other, format!("{op:?}")),
     }
 }
 

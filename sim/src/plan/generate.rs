@@ -175,16 +175,6 @@ fn op(rng: &mut Rng, mix: &Mix, setting: &Setting) -> Op {
             let dropped_after_ms = (rng.below(8) == 0).then(|| rng.below(20));
             Op::Delete { object, dropped_after_ms, when: when(rng, mix) }
         }
-        Some(4) => {
-            let after = (rng.below(3) == 0).then_some(object);
-            Op::List { hot: rng.below(2) == 0, limit: 1 + rng.index(8), after }
-        }
-        Some(5) => Op::ListAll,
-        Some(6) => Op::Settle,
-        Some(7) => Op::Stats,
-        Some(8) => Op::Pause { ms: rng.pick(&[1, 5, 50, 1000, 7000]) },
-        Some(9) => Op::Reopen { close: rng.below(2) == 0 },
-        Some(10) => Op::OpenAnother,
         Some(12) => Op::Update {
             object,
             bytes: size(rng, mix, setting),
@@ -205,10 +195,27 @@ fn op(rng: &mut Rng, mix: &Mix, setting: &Setting) -> Op {
         Some(17) => Op::Copy { from: object, to: other(rng, mix, object), if_absent: rng.below(4) == 0 },
         Some(18) => Op::Rename { from: object, to: other(rng, mix, object), if_absent: rng.below(4) == 0 },
         Some(19) => Op::DeletePrefix { prefix: format!("cold/000{}", rng.below(7)) },
-        Some(20) => Op::Usage,
-        Some(22) => Op::Scrub,
-        Some(21) => Op::Switch { off: rng.below(2) == 0 },
-        Some(_) => {
+        Some(kind) => aside(rng, kind, object),
+    }
+}
+
+/// What is no put, no get, and no write of the kinds above.
+fn aside(rng: &mut Rng, kind: usize, object: u32) -> Op {
+    match kind {
+        4 => {
+            let after = (rng.below(3) == 0).then_some(object);
+            Op::List { hot: rng.below(2) == 0, limit: 1 + rng.index(8), after }
+        }
+        5 => Op::ListAll,
+        6 => Op::Settle,
+        7 => Op::Stats,
+        8 => Op::Pause { ms: rng.pick(&[1, 5, 50, 1000, 7000]) },
+        9 => Op::Reopen { close: rng.below(2) == 0 },
+        10 => Op::OpenAnother,
+        20 => Op::Usage,
+        21 => Op::Switch { off: rng.below(2) == 0 },
+        22 => Op::Scrub,
+        _ => {
             let digit = |rng: &mut Rng| char::from(b'0' + u8::try_from(rng.below(7)).expect("a digit"));
             let after = rng.pick(&["", "cold/", "cold/0000", "hot/", "cold/00", "c"]);
             Op::ListGroups {
