@@ -67,6 +67,13 @@ impl Admission {
         Ok(Permit::of(write))
     }
 
+    /// Leave for as many of them that happen together, at once or not at all. More than there may be take all there is.
+    pub(crate) fn writes(&self, count: usize) -> Result<Permit> {
+        let count = u32::try_from(count).unwrap_or(u32::MAX).min(self.writes_max);
+        let writes = Arc::clone(&self.writes).try_acquire_many_owned(count);
+        writes.map(Permit::of).map_err(|_| overloaded("too many writes at once"))
+    }
+
     /// Leave to hold this much payload of a small put, at once or not at all.
     pub(crate) fn payload(&self, bytes: usize) -> Result<Permit> {
         let bytes =
@@ -146,6 +153,18 @@ mod tests {
         assert_eq!(admission.write().err().unwrap().kind(), ErrorKind::Overloaded, "a clone still holds it");
         drop(clone);
         assert!(admission.write().is_ok());
+    }
+
+    #[test]
+    fn more_writes_together_than_there_may_be_still_pass_alone() {
+        let admission = Admission::new(&Limits { writes_at_once: 2, ..Limits::default() });
+        let together = admission.writes(5).unwrap();
+        assert_eq!(admission.write().err().unwrap().kind(), ErrorKind::Overloaded);
+        drop(together);
+        let one = admission.write().unwrap();
+        assert_eq!(admission.writes(2).err().unwrap().kind(), ErrorKind::Overloaded, "all or none of it");
+        drop(one);
+        assert!(admission.writes(2).is_ok());
     }
 
     #[test]

@@ -55,11 +55,8 @@ impl Tiered {
     /// together.
     pub async fn write_atomically(&self, swaps: Vec<Swap>, permit: Permit) -> Result<Vec<WriteReply>> {
         self.shared().health.check("batch")?;
-        let mut permit = permit;
         let objects: Vec<ObjectId> = swaps.iter().map(|swap| swap.id.clone()).collect();
-        for _ in &swaps {
-            permit = permit.and(self.shared().admission.write()?);
-        }
+        let permit = permit.and(self.shared().admission.writes(swaps.len())?);
         let decide = move |standings: &BTreeMap<ObjectId, Standing>, common: &Common| decide(&swaps, standings, common);
         self.commit_together(objects, permit, decide).await
     }
@@ -71,7 +68,7 @@ impl Tiered {
     /// [`put_inline`](Self::put_inline).
     pub async fn rename(&self, rename: Rename) -> Result<Option<Written>> {
         self.shared().health.check("rename")?;
-        let permit = self.shared().admission.write()?.and(self.shared().admission.write()?);
+        let permit = self.shared().admission.writes(2)?;
         let objects = vec![rename.from.clone(), rename.to.clone()];
         let decide = move |standings: &BTreeMap<ObjectId, Standing>, common: &Common| {
             let now = common.env.steady_now();

@@ -7,7 +7,7 @@
 //! It decides nothing: the shard looks at the row and removes it only if it has expired, as a delete would, with its
 //! revisions queued in the same batch. An object is absent from its deadline on, whether this actor has come by or not; it
 //! only gives the space back. It reads what is due and one entry more, whatever else there is. Deliberately not here: what
-//! has expired (`cenotaph_storage::rows::is_live`).
+//! has expired (`cenotaph_storage::rows::is_live`), and where it looks (`horizon.rs`).
 
 use std::ops::Bound;
 use std::sync::atomic::Ordering;
@@ -28,11 +28,6 @@ use crate::messages::ExpirerMessage;
 use crate::reply::deleted;
 use crate::shared::Shared;
 
-/// How far behind the last look the next one begins. An entry may become durable after the moment that it is filed under
-/// has passed, but no commit takes longer than this; and what lies before need not be looked at again, for the index is
-/// slow where much was removed.
-const LAG_MS: u64 = 600_000;
-
 /// The expirer actor.
 pub(crate) struct Expirer {
     pub(crate) shared: Shared,
@@ -43,14 +38,11 @@ pub(crate) struct Expirer {
 pub(crate) struct Rhythm {
     alarm: Alarm,
     failures: u32,
-    /// All that was due then has been looked at.
-    looked: Option<Timestamp>,
 }
 
 /// What a pass has done and seen.
 struct Passed {
     removed: u64,
-    looked: Timestamp,
     next_due: Option<Timestamp>,
 }
 
@@ -67,6 +59,7 @@ impl Actor for Expirer {
         self.shared.env.actor_started("expirer", None);
         // A wake-up that was lost with its predecessor is made good by the one that the supervisor sends.
         self.shared.expiry_wanted.store(false, Ordering::Release);
+        self.shared.horizon.begin_anew();
         Ok(())
     }
 
@@ -83,7 +76,7 @@ impl Actor for Expirer {
             ExpirerMessage::Pass(reply) => Some(reply),
         };
         self.shared.expiry_wanted.store(false, Ordering::Release);
-        let passed = self.pass(rhythm.looked).await;
+        let passed = self.pass().await;
         if let Some(due) = self.next_pass(&passed, rhythm) {
             let ring = move |setting| drop(myself.send_message(ExpirerMessage::Due(setting)));
             rhythm.alarm.set(&self.shared.env, due, ring);
@@ -102,7 +95,6 @@ impl Expirer {
         match passed {
             Ok(passed) => {
                 rhythm.failures = 0;
-                rhythm.looked = Some(passed.looked);
                 passed.next_due.map(|due| due.min(now.after(limits.expiry.interval_max)))
             }
             Err(error) if self.shared.health.is_running() => {
@@ -116,12 +108,10 @@ impl Expirer {
     }
 
     /// Removes all that is due now, a page at a time.
-    async fn pass(&self, looked: Option<Timestamp>) -> Result<Passed> {
-        // From here on whatever is committed with a deadline wakes this actor; what was before is found now.
-        self.shared.expirer_looks_ms.store(u64::MAX, Ordering::SeqCst);
+    async fn pass(&self) -> Result<Passed> {
+        let begin = self.shared.horizon.begin();
         let now = self.shared.env.steady_now();
-        let begin = looked.map_or(0, |looked| looked.as_millis().saturating_sub(LAG_MS));
-        let start = Bound::Included(Bytes::copy_from_slice(&begin.to_be_bytes()));
+        let start = Bound::Included(Bytes::copy_from_slice(&begin.as_millis().to_be_bytes()));
         let end = expiry_end(now);
         let limit = self.shared.limits.expiry.page.max(1);
         let mut range = Range { start, end: Bound::Excluded(end.clone()), limit };
@@ -136,10 +126,8 @@ impl Expirer {
                 _ => break,
             }
         }
-        let next_due = self.next_due(end).await?;
-        let looks = next_due.map_or(u64::MAX, Timestamp::as_millis);
-        self.shared.expirer_looks_ms.store(looks, Ordering::SeqCst);
-        Ok(Passed { removed, looked: now, next_due })
+        let next_due = self.shared.horizon.end(now, self.next_due(end).await?);
+        Ok(Passed { removed, next_due })
     }
 
     /// When the first object behind this key is due.

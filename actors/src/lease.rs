@@ -10,7 +10,7 @@
 //! Guards I3 for commits that touch objects of several shards: while a lease is held its shard decides nothing, and a lease
 //! whose shard has died can't commit, for both look at one state under one lock. So a shard's successor, which passes the
 //! index's barrier first, finds either the submitted batch before its barrier or no batch at all. The borrower is a task of
-//! its own and never waits for a caller or for the disk while it holds a lease. Deliberately not here: in which order leases
+//! its own and never waits for a caller while it holds a lease; for the disk only where a shard has just been restarted. Deliberately not here: in which order leases
 //! are taken, and what is decided (`atomic.rs`).
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

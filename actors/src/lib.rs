@@ -22,6 +22,7 @@ mod atomic;
 mod bucket;
 mod expirer;
 mod health;
+mod horizon;
 mod intensity;
 mod lease;
 mod limits;
@@ -38,6 +39,7 @@ mod shared;
 mod supervisor;
 mod sweeper;
 mod tiered;
+mod touches;
 mod upload;
 mod writes;
 

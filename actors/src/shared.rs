@@ -11,12 +11,14 @@ use cenotaph_storage::{Env, Epoch, Error, ErrorKind, ObjectId, Pins, Result, Tim
 
 use crate::admission::{Admission, Permit};
 use crate::health::Health;
+use crate::horizon::Horizon;
 use crate::intensity::backoff;
 use crate::limits::Limits;
 use crate::messages::{ExpirerMessage, ShardMessage, SweeperMessage};
 use crate::owners::Owners;
 use crate::reply::{Answer, Reply, reply};
 use crate::routes::{Route, Routes};
+use crate::touches::Touches;
 
 /// Shared by all actors of one engine, cheap to clone.
 pub(crate) type Shared = Arc<Common>;
@@ -42,8 +44,8 @@ pub(crate) struct Common {
     pub(crate) recovery_wanted: Arc<AtomicBool>,
     /// A wake-up is on its way to the expirer.
     pub(crate) expiry_wanted: Arc<AtomicBool>,
-    /// When the expirer looks next, in ms since 1970: what is due before must wake it.
-    pub(crate) expirer_looks_ms: AtomicU64,
+    pub(crate) horizon: Horizon,
+    pub(crate) touches: Touches,
 }
 
 /// What has happened since the engine was opened.
@@ -67,7 +69,7 @@ impl Common {
 
     /// An object is due then: wakes the expirer if it would look too late.
     pub(crate) fn is_due(&self, deadline: Timestamp) {
-        if deadline.as_millis() < self.expirer_looks_ms.load(Ordering::SeqCst) {
+        if self.horizon.is_due(deadline) {
             wake(&self.expiry_wanted, &self.routes.expirer, ExpirerMessage::Wake);
         }
     }
@@ -88,6 +90,17 @@ impl Common {
             Some(value) => Ok(Standing::Absent(read_floor(&value).map_err(|error| error.with_id(id))?)),
             None => Ok(Standing::Absent(Version::NONE)),
         }
+    }
+
+    /// The same, for whoever asks whether the object exists at `now`: one that has expired may have been extended in time, and
+    /// the disk not have it yet.
+    pub(crate) async fn standing_at(&self, id: &ObjectId, now: Timestamp) -> Result<Standing> {
+        let standing = self.standing(id).await?;
+        if standing.row().is_none_or(|row| row.is_live(now)) {
+            return Ok(standing);
+        }
+        self.index.barrier().await?;
+        self.standing(id).await
     }
 
     /// Makes a batch durable.

@@ -4,7 +4,7 @@
 //! `atomic.rs`).
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -17,6 +17,7 @@ use tokio::sync::{OnceCell, oneshot};
 
 use crate::admission::Admission;
 use crate::health::Health;
+use crate::horizon::Horizon;
 use crate::limits::Limits;
 use crate::messages::{ExpirerMessage, Left, RecoveryMessage, SweeperMessage};
 use crate::owners::Owners;
@@ -24,6 +25,7 @@ use crate::reply::reply;
 use crate::routes::{ActorKind, Routes};
 use crate::shared::{Common, Counters, Shared, wake};
 use crate::supervisor::{Supervisor, SupervisorMessage};
+use crate::touches::Touches;
 
 /// How long the actors may take to stop, once there is nothing more for them to do.
 const STOP_TIMEOUT: Duration = Duration::from_secs(1);
@@ -105,7 +107,8 @@ impl Tiered {
             sweep_wanted: Arc::default(),
             recovery_wanted,
             expiry_wanted: Arc::default(),
-            expirer_looks_ms: AtomicU64::new(u64::MAX),
+            horizon: Horizon::default(),
+            touches: Touches::default(),
         });
         let supervisor = Supervisor { shared: Arc::clone(&shared) };
         let (supervisor, ended) = Actor::spawn(None, supervisor, ()).await.map_err(|error| {

@@ -142,7 +142,7 @@ impl Upload {
         self.shared.env.pass(Seam::UploadBeforeRecord).await;
 
         let now = self.shared.env.steady_now();
-        let standing = self.shared.standing(&id).await?;
+        let standing = self.shared.standing_at(&id, now).await?;
         if let Err(current) = precondition.check(standing.live(now)) {
             self.shared.counters.conflicts.fetch_add(1, Ordering::Relaxed);
             return Err(conflict("put", current));

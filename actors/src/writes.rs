@@ -18,6 +18,9 @@ use crate::messages::{Handover, Job, Source, UploadsMessage};
 use crate::reply::{Caller, amended, deleted, written};
 use crate::tiered::Tiered;
 
+/// Reads that extend a deadline take this part of the writes at once, and no more.
+const TOUCHES_SHARE: usize = 8;
+
 /// A write, but for its payload.
 #[derive(Clone, Debug)]
 pub struct Intent {
@@ -158,6 +161,8 @@ impl Tiered {
     /// one that there is no room for is left out: the next read makes it good.
     pub fn touch(&self, id: &ObjectId, seen: OperationId) {
         let shared = self.shared();
+        let most = shared.limits.writes_at_once.div_ceil(TOUCHES_SHARE);
+        let Some(touch) = shared.touches.begin(id, most) else { return };
         let Ok(permit) = shared.admission.write() else { return };
         if !shared.health.is_running() {
             return;
@@ -165,6 +170,7 @@ impl Tiered {
         let swap = self.swap(id.clone(), Precondition::None, Mutation::Touch { seen });
         let shared = std::sync::Arc::clone(shared);
         shared.env.clone().spawn(async move {
+            let _touch = touch;
             if shared.env.planted(Bug::TouchResurrects) {
                 return drop(shared.touch_blindly(&swap.id).await);
             }

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use cenotaph_actors::{NamespacePermit, WriteReply};
 use cenotaph_storage::rows::Attributes;
-use cenotaph_storage::swap::{Deleted, Mutation, Precondition, Swap, Written};
+use cenotaph_storage::swap::{Deleted, Mutation, Precondition, Written};
 use cenotaph_storage::{Error, ErrorKind, Head, Namespace, ObjectId, Result};
 use futures::{Stream, StreamExt};
 
@@ -129,7 +129,7 @@ impl Engine {
     ///
     /// # Errors
     /// Each operation has its own. [`Invalid`](ErrorKind::Invalid) for a payload that does not stay in the index, and for the
-    /// first operation too many, with which the answers end.
+    /// first operation too many, behind which no more are taken from `operations`.
     ///
     /// ```
     /// # #[tokio::main]
@@ -225,28 +225,23 @@ impl Engine {
             let message = format!("an atomic batch is too large: writes_max={writes_max} bytes_max={bytes_max}");
             return Err(Error::new(ErrorKind::Invalid, "batch", message));
         }
-        let within = self.admit_together(&writes)?;
-        let swaps: Result<Vec<Swap>> = writes
-            .into_iter()
-            .map(|write| {
-                let (id, mutation, precondition) = write.check(self)?;
-                Ok(self.tiered().swap(id, precondition, mutation))
-            })
-            .collect();
+        let mut bytes_within: BTreeMap<Namespace, u64> = BTreeMap::new();
+        let mut swaps = Vec::with_capacity(writes.len());
+        for write in writes {
+            let payload_bytes = write.payload_bytes() as u64;
+            let (id, mutation, precondition) = write.check(self)?;
+            *bytes_within.entry(id.namespace()).or_default() += payload_bytes;
+            swaps.push(self.tiered().swap(id, precondition, mutation));
+        }
         let permit = self.tiered().admit(bytes)?;
-        let replies = self.tiered().write_atomically(swaps?, permit).await;
+        let within = self.admit_together(bytes_within)?;
+        let replies = self.tiered().write_atomically(swaps, permit).await;
         drop(within);
         replies
     }
 
     /// Within the limits of each namespace a batch counts once, with all its bytes there.
-    fn admit_together(&self, writes: &[Write]) -> Result<Vec<NamespacePermit>> {
-        let mut bytes: BTreeMap<Namespace, u64> = BTreeMap::new();
-        for write in writes {
-            if let Ok(id) = &write.id {
-                *bytes.entry(id.namespace()).or_default() += write.payload_bytes() as u64;
-            }
-        }
+    fn admit_together(&self, bytes: BTreeMap<Namespace, u64>) -> Result<Vec<NamespacePermit>> {
         let admitted =
             bytes.into_iter().map(|(namespace, bytes)| self.namespaces().begin(&namespace, "batch")?.charge(bytes));
         admitted.collect()

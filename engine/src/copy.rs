@@ -147,7 +147,8 @@ impl Engine {
         Copy { engine: self.clone(), from, to, source: None, precondition: Precondition::None }
     }
 
-    /// Renames an object, with all that is known about it and its deadline, in one commit: at no moment are there two of it,
+    /// Renames an object, with all that was stated about it and its deadline, in one commit; it counts as created now, or when
+    /// the object was that it replaces: at no moment are there two of it,
     /// or none. Costs the same for any size, for no byte is copied. An object that is there is replaced. None if there is
     /// nothing to rename.
     ///

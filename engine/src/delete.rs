@@ -113,7 +113,7 @@ impl DeletePrefix {
             if let Some(last) = &done.last {
                 list = list.start_after(last.clone());
             }
-            let page = list.await?;
+            let page = patiently(&job.engine, || list.clone().into_future()).await?;
             let Some(last) = page.entries.last().map(|entry| entry.name().to_owned()) else { return Ok(None) };
             done.deleted += job.delete(page.entries).await?;
             done.last = Some(last);
@@ -129,17 +129,19 @@ impl DeletePrefix {
             Entry::Object(head) => Some(self.engine.delete(head.id)),
             Entry::Prefix(_) => None,
         });
-        let deletes = deletes.map(|delete| async move {
-            loop {
-                match delete.again().await {
-                    // Nothing was started: it waits for its turn.
-                    Err(error) if error.kind() == ErrorKind::Overloaded => delete.engine.breathe().await,
-                    outcome => return outcome,
-                }
-            }
-        });
+        let deletes = deletes.map(|delete| async move { patiently(&self.engine, || delete.again()).await });
         let deleted = futures::stream::iter(deletes).buffer_unordered(DELETES_AT_ONCE);
         deleted.try_fold(0, |deleted, one| async move { Ok(deleted + u64::from(one.existed)) }).await
+    }
+}
+
+/// What is refused because there is too much to do was not started: it waits for its turn.
+async fn patiently<T>(engine: &Engine, ask: impl Fn() -> BoxFuture<'static, Result<T>>) -> Result<T> {
+    loop {
+        match ask().await {
+            Err(error) if error.kind() == ErrorKind::Overloaded => engine.breathe().await,
+            outcome => return outcome,
+        }
     }
 }
 

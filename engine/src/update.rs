@@ -161,7 +161,9 @@ impl Engine {
         self.check_open("update")?;
         let permit = self.namespaces().begin_on(id, "update")?;
         let Some(open) = self.reads().open(id, ByteRange::Full).await? else { return Ok(None) };
-        Object::new(open, permit).map(Some)
+        let object = Object::new(open, permit)?;
+        self.was_read(&object);
+        Ok(Some(object))
     }
 
     async fn commit_update(&self, id: &ObjectId, update: Update, precondition: Precondition) -> Result<Updated> {

@@ -347,7 +347,7 @@ async fn check_closed(engine: &Engine, violated: impl Fn(String)) {
         engine.extend_expiry("late").never().await.err(),
         engine.copy("late", "later").await.err(),
         engine.rename("late", "later").await.err(),
-        engine.atomic([Write::put("late", "a")]).await.err(),
+        engine.atomic([Write::delete("late")]).await.err(),
         engine.delete_prefix("late").await.err(),
         engine.update("late", async |_| Ok::<_, Error>(Update::Keep)).await.err(),
     ];

@@ -77,7 +77,8 @@ impl Entry {
 impl Reads {
     /// One page of a listing.
     ///
-    /// It costs what it returns: a common prefix is one seek, whatever it holds.
+    /// It costs what it returns, and what has expired between and is not removed yet: a common prefix is one seek, whatever
+    /// it holds.
     ///
     /// # Errors
     /// [`ErrorKind::Invalid`] if the limit is 0 or too high, [`ErrorKind::Corrupt`] or [`ErrorKind::UnknownFormat`] if
@@ -94,6 +95,14 @@ impl Reads {
         // One moment for the whole page: what expires together is listed together.
         let now = self.now();
         listing.run(&*self.index().snapshot()?, now).await?;
+        if listing.passed_over
+            && let Some(again) = Listing::new(&request)
+        {
+            // What has expired may have been extended in time, and not be durable yet.
+            self.let_settle().await;
+            listing = again;
+            listing.run(&*self.index().snapshot()?, now).await?;
+        }
         Ok(listing.into_page(request.limit))
     }
 }
@@ -109,6 +118,8 @@ struct Listing {
     start: Bound<Bytes>,
     end: Bound<Bytes>,
     entries: Vec<Entry>,
+    /// Whether there were rows that had expired.
+    passed_over: bool,
     /// One more than the page holds: it tells whether there is a next one.
     wanted: usize,
 }
@@ -130,6 +141,7 @@ impl Listing {
             end: successor(&prefix).map_or(Bound::Unbounded, Bound::Excluded),
             prefix,
             entries: Vec::new(),
+            passed_over: false,
             wanted: request.limit.saturating_add(1),
         };
         match &request.start_after {
@@ -208,6 +220,7 @@ impl Listing {
                 Err(_) => error,
             })?;
             if !row.is_live(now) {
+                self.passed_over = true;
                 within = None;
                 continue;
             }

@@ -163,11 +163,29 @@ impl Reads {
     /// The row of an object that exists: one that has expired does not.
     ///
     /// The moment is taken before the row is read: later, a deadline that was extended meanwhile would be missed, and the
-    /// object be absent at a moment at which it never was.
+    /// object be absent at a moment at which it never was. For the same reason a row that has expired is read again once all
+    /// that was submitted is durable: a shard may have extended it in time, and the disk not have it yet.
     async fn row(&self, id: &ObjectId) -> Result<Option<Row>> {
         let now = self.now();
-        let row = self.index().get(Table::Rows, id.encoded()).await?.as_ref().map(Row::decode).transpose()?;
-        Ok(row.filter(|row| row.is_live(now)))
+        match self.any_row(id).await? {
+            Some(row) if !row.is_live(now) => {
+                self.let_settle().await;
+                Ok(self.any_row(id).await?.filter(|row| row.is_live(now)))
+            }
+            row => Ok(row),
+        }
+    }
+
+    async fn any_row(&self, id: &ObjectId) -> Result<Option<Row>> {
+        self.index().get(Table::Rows, id.encoded()).await?.as_ref().map(Row::decode).transpose()
+    }
+
+    /// Waits until all that was submitted is durable. An index that has failed acknowledges nothing of it any more, so that
+    /// what it shows is what counts.
+    pub(crate) async fn let_settle(&self) {
+        if let Err(error) = self.index().barrier().await {
+            tracing::debug!(%error, "reads go on over an index that has failed");
+        }
     }
 
     /// The moment at which an object must be live to be seen.

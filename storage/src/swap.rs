@@ -158,7 +158,7 @@ impl Expected {
             Self::NoTombstone => live.is_none(),
             Self::Tombstone { first: seen, expires_at } => {
                 let has_expired = live.is_none() && expires_at.is_some_and(|deadline| deadline <= now);
-                first(standing.row()) == Some(seen) || has_expired
+                live == Some(seen) || has_expired
             }
         }
     }

@@ -237,6 +237,11 @@ impl Checker<'_> {
                 if !self.was_absent(object, called.at, at) {
                     self.violated("linearizability", called, "at no moment of the call the object was absent");
                 }
+                // What hung in a failed index may land later; nobody hears of it.
+                let has_failed = monitor.struck_between(&COMMIT_FAULTS, monitor.engine_of(called.at), Tick::MAX);
+                if !hidden && !has_failed && self.comes_back(object, called.at, at) {
+                    self.violated("expiry", called, "it was said to be absent, and comes back without a write");
+                }
             }
             Answer::NotSatisfiable { size } => {
                 let fits = |row: Option<&Row>| row.is_some_and(|row| row.size == *size && !span.fits(row.size));

@@ -5,6 +5,7 @@ use bytes::Bytes;
 use cenotaph::ErrorKind;
 
 use super::call::{Answer, Call, Called, Demand};
+use super::format::Row;
 use super::history::{Checker, matching, standing, states_in};
 use crate::faults::Fault;
 use crate::plan::Fate;
@@ -133,6 +134,17 @@ impl Checker<'_> {
         {
             self.violated("linearizability", called, "the object never existed");
         }
+    }
+
+    /// Whether an object that could only be absent because it had expired is extended afterwards, as if it had not.
+    pub(super) fn comes_back(&self, object: &Bytes, from: Tick, to: Tick) -> bool {
+        let Some(expired) = states_in(self.monitor, object, from, to).last().and_then(|(_, row)| row) else {
+            return false;
+        };
+        let was_removed = states_in(self.monitor, object, from, to).any(|(_, row)| row.is_none());
+        let next = self.monitor.states.get(object).and_then(|states| states.iter().find(|(tick, _)| *tick >= to));
+        let is_same = |row: &Row| (row.write, row.created) == (expired.write, expired.created) && row.write.is_some();
+        !was_removed && next.is_some_and(|(_, row)| row.as_ref().is_some_and(is_same))
     }
 
     /// Whether there was a moment at which the object was absent, or had expired.

@@ -202,7 +202,10 @@ impl Monitor {
                 self.superseded.insert(write, tick);
             }
             // The call of a probe, or of a write too short to tell its number, is not known: nothing can be said then.
+            // One whose deadline was moved to before now stands no more.
+            let is_live = self.rows.get(&object).is_none_or(|row| row.is_live(self.time_at(tick)));
             if let [write] = writes[..]
+                && is_live
                 && self.seen_by(id, Some(write), &object) == BTreeSet::from([now])
             {
                 self.violated("superseded", format!("change {id} is superseded, and what it saw stands still"));

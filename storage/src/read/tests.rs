@@ -318,3 +318,35 @@ async fn an_open_object_can_be_sent_to_another_task() {
     receiver.await.unwrap();
     assert!(done.load(Ordering::Relaxed));
 }
+
+#[tokio::test]
+async fn what_was_extended_in_time_is_there_although_the_disk_has_it_late() {
+    let store = Store::new(ReadLimits::default());
+    store.apply(&id("a"), inline(payload(10, 1)));
+    let now = store.env.now();
+    let with_deadline = |deadline| {
+        let mut row = store.row(&id("a")).unwrap();
+        row.metadata.expires_at = Some(deadline);
+        let mut batch = Batch::new();
+        batch.put(Table::Rows, id("a").encoded().clone(), row.encode());
+        batch
+    };
+    let (expired, extended) = (with_deadline(now), with_deadline(now.after(Duration::from_secs(3600))));
+    let (reading, listing) = (expired.clone(), extended.clone());
+    store.index.apply(reading.clone());
+    assert!(store.reads.head(&id("a")).await.unwrap().is_none(), "it has expired, and nobody extends it");
+
+    // The first look finds it expired; the extension is durable by the second.
+    store.index.intrude(move |nth| (nth == 1).then(|| extended.clone()));
+    assert!(store.reads.head(&id("a")).await.unwrap().is_some());
+
+    store.index.intrude(move |nth| Some(if nth == 0 { expired.clone() } else { listing.clone() }));
+    let request = crate::ListRequest {
+        namespace: id("a").namespace(),
+        prefix: String::new(),
+        delimiter: None,
+        start_after: None,
+        limit: 10,
+    };
+    assert_eq!(store.reads.list(request).await.unwrap().entries.len(), 1);
+}

@@ -85,6 +85,21 @@ fn a_large_put_over_what_expired_meanwhile_commits() {
 }
 
 #[test]
+fn it_makes_no_difference_whether_the_expirer_has_been_by() {
+    let object = mortal();
+    let gone = Standing::Absent(object.version());
+    let saw_later_deadline = match object.expectation(at(5)) {
+        Expected::Tombstone { first, .. } => Expected::Tombstone { first, expires_at: Some(at(1000)) },
+        Expected::NoTombstone => panic!("it is one"),
+    };
+    for expected in [Expected::NoTombstone, object.expectation(at(5)), saw_later_deadline] {
+        let commits =
+            |standing: &Standing| matches!(decide(&tombstone(9, expected), standing, 20), Decision::Commit { .. });
+        assert_eq!(commits(&object), commits(&gone), "{expected:?}");
+    }
+}
+
+#[test]
 fn a_read_extends_the_version_it_read_and_no_other() {
     let idle = Expiration::TimeToIdle(8 * MS);
     let first = after(&never(), &expiring(inline(1, 1), idle));
