@@ -11,7 +11,6 @@
 
 use std::ops::Bound;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
 
 use bytes::Bytes;
 use cenotaph_storage::index::{Range, Table};
@@ -29,10 +28,10 @@ use crate::messages::ExpirerMessage;
 use crate::reply::deleted;
 use crate::shared::Shared;
 
-/// How far behind the last look the next one begins. An entry may become durable after the moment that it is filed under
-/// has passed, but no commit takes longer than this; and what lies before need not be looked at again, for the index is
-/// slow where much was removed.
-const LAG: Duration = Duration::from_secs(600);
+/// How far behind the last look the next one begins, in ms. An entry may become durable after the moment that it is filed
+/// under has passed, but no commit takes longer than this; and what lies before need not be looked at again, for the index
+/// is slow where much was removed.
+const LAG_MS: u64 = 600_000;
 
 /// The expirer actor.
 pub(crate) struct Expirer {
@@ -121,7 +120,7 @@ impl Expirer {
         // From here on whatever is committed with a deadline wakes this actor; what was before is found now.
         self.shared.expirer_looks_ms.store(u64::MAX, Ordering::SeqCst);
         let now = self.shared.env.steady_now();
-        let begin = looked.map_or(0, |looked| looked.as_millis().saturating_sub(LAG.as_millis() as u64));
+        let begin = looked.map_or(0, |looked| looked.as_millis().saturating_sub(LAG_MS));
         let start = Bound::Included(Bytes::copy_from_slice(&begin.to_be_bytes()));
         let end = expiry_end(now);
         let limit = self.shared.limits.expiry.page.max(1);

@@ -78,6 +78,7 @@ pub(crate) fn amended(operation: &'static str, answer: Answer) -> Result<Option<
 }
 
 /// What the caller of a delete hears.
+#[expect(clippy::needless_pass_by_value, reason = "an answer is heard once, as those of its siblings are")]
 pub(crate) fn deleted(answer: Answer) -> Result<Deleted> {
     match answer {
         Answer::Deleted(deleted) => Ok(deleted),

@@ -270,7 +270,7 @@ impl Swap {
             return Ok(Decision::Supersede { orphans: self.own_revisions() });
         }
         Ok(match self.next(standing, now)? {
-            Next::Row(row) => self.commit(standing, Standing::Present(Box::new(row)), now),
+            Next::Row(row) => self.commit(standing, Standing::Present(row), now),
             Next::NoRow => self.commit(standing, Standing::Absent(standing.version()), now),
             Next::Unchanged => Decision::Unchanged,
             Next::Absent => Decision::Absent,
@@ -290,16 +290,23 @@ impl Swap {
                 let embeds = payload.len() <= EMBEDDED_BYTES_MAX;
                 let body = if embeds { Body::Embedded(payload.clone()) } else { Body::Separate(self.operation) };
                 let checksum = Some(Checksum::of(payload));
-                Next::Row(self.row(standing, body, payload.len() as u64, checksum, attributes, now))
+                Next::Row(Box::new(self.row(standing, body, payload.len() as u64, checksum, attributes, now)))
             }
             Mutation::Tombstone { manifest, checksum, attributes, .. } => {
                 let size = manifest.extents.iter().map(|extent| extent.bytes).sum();
-                Next::Row(self.row(standing, Body::Tombstone(manifest.clone()), size, *checksum, attributes, now))
+                Next::Row(Box::new(self.row(
+                    standing,
+                    Body::Tombstone(manifest.clone()),
+                    size,
+                    *checksum,
+                    attributes,
+                    now,
+                )))
             }
             Mutation::Delete if standing.row().is_some() => Next::NoRow,
             Mutation::Delete => Next::Absent,
             Mutation::Amend(amendment) => match live {
-                Some(row) => Next::Row(self.amended(row, amendment, now)?),
+                Some(row) => Next::Row(Box::new(self.amended(row, amendment, now)?)),
                 None => Next::Absent,
             },
             Mutation::Extend(extension) => match live {
@@ -345,7 +352,12 @@ impl Swap {
             return Next::Unchanged;
         }
         let metadata = Metadata { modified: now, expires_at, ..row.metadata.clone() };
-        Next::Row(Row { version: row.version.next(), operation: self.operation, metadata, body: row.body.clone() })
+        Next::Row(Box::new(Row {
+            version: row.version.next(),
+            operation: self.operation,
+            metadata,
+            body: row.body.clone(),
+        }))
     }
 
     /// The revisions it brings with it.
@@ -407,7 +419,7 @@ impl Swap {
 
 /// What becomes of a row.
 enum Next {
-    Row(Row),
+    Row(Box<Row>),
     NoRow,
     Unchanged,
     Absent,
@@ -418,7 +430,7 @@ fn touched(read: Option<&Row>, now: Timestamp) -> Next {
     let extended = read.and_then(|row| {
         let expires_at = row.metadata.attributes.expiration.extended_by_read(row.metadata.expires_at, now)?;
         let metadata = Metadata { expires_at: Some(expires_at), ..row.metadata.clone() };
-        Some(Row { metadata, ..row.clone() })
+        Some(Box::new(Row { metadata, ..row.clone() }))
     });
     extended.map_or(Next::Unchanged, Next::Row)
 }

@@ -188,7 +188,7 @@ async fn cenotaph(directory: &Path, clients: usize, length: Duration) -> Run {
     let putter = engine.clone();
     let run = drive(clients, length, move |key, payload| {
         let put = putter.put(key, payload);
-        async move { drop(put.await.unwrap()) }
+        async move { _ = put.await.unwrap() }
     })
     .await;
     let syncs = engine.stats().await.unwrap().index.syncs - before;
