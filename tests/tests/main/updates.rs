@@ -207,8 +207,11 @@ async fn a_slow_function_holds_up_nobody_who_wants_the_same_object() {
             .await
     });
     has_entered.await.unwrap();
+    let env = Env::new(store.stage.clone());
     for _ in 0..3 {
-        let updated = store.engine.update("k", async |_| Ok::<_, Error>(Update::put("2"))).await.unwrap();
+        let update = store.engine.update("k", async |_| Ok::<_, Error>(Update::put("2")));
+        let updated =
+            env.deadline(Duration::from_secs(20), update).await.expect("it goes on without its turn").unwrap();
         assert!(matches!(updated, Updated::Written(_)), "{updated:?}");
     }
     slow.abort();
