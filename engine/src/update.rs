@@ -51,6 +51,7 @@ impl From<Candidate> for Update {
 
 /// What an [`Update`] writes. It is checked before anything of it is committed.
 #[derive(Debug)]
+#[must_use = "a candidate is nothing until an update gives it"]
 pub struct Candidate {
     body: Body,
     attributes: Attributes,

@@ -28,10 +28,10 @@ async fn store() -> Store {
     store
 }
 
-/// Lets an hour pass, and holds the expirer before the first object that is due.
-async fn an_hour_later(store: &Store) -> (Held, JoinHandle<Result<u64>>) {
+/// Lets some time pass, and holds the expirer before the first object that is due.
+async fn later(store: &Store, time: Duration) -> (Held, JoinHandle<Result<u64>>) {
     let mut held = store.stage.hold(Seam::ExpirerBeforeRemove);
-    store.stage.advance(HOUR);
+    store.stage.advance(time);
     let engine = store.engine.clone();
     #[expect(clippy::disallowed_methods, reason = "the test itself is not part of the world under test")]
     let settling = tokio::spawn(async move { engine.settle().await });
@@ -68,9 +68,7 @@ async fn an_object_is_there_until_its_deadline_and_no_reader_sees_it_from_then_o
         engine.put("mixed/2", payload(2, bytes)).await.unwrap();
         store.stage.advance(HOUR - INSTANT);
         assert_eq!(names(engine, Some('/')).await, ["alone", "gone/", "mixed/"]);
-        store.stage.set_clock(store.stage.stop_clock().after(INSTANT));
-        store.stage.set_clock(Timestamp::from_millis(store.stage.stop_clock().as_millis() - HOUR.as_millis() as u64));
-        let expirer = an_hour_later(&store).await;
+        let expirer = later(&store, INSTANT).await;
         for key in ["alone", "gone/1", "mixed/1"] {
             assert!(engine.get(key).await.unwrap().is_none() && engine.head(key).await.unwrap().is_none(), "{key}");
         }
@@ -102,7 +100,7 @@ async fn for_every_write_an_object_that_has_expired_and_is_not_removed_is_absent
         let etag = engine.head("version").await.unwrap().unwrap().etag;
         engine.put("live/1", payload(2, bytes)).await.unwrap();
         engine.put("live/2", payload(3, bytes)).await.unwrap();
-        let expirer = an_hour_later(&store).await;
+        let expirer = later(&store, HOUR).await;
 
         assert_conflict_with_none(engine.put("version", "x").if_version(1).await);
         assert_conflict_with_none(engine.put("version", payload(1, 20_000)).if_version(1).await);
@@ -158,7 +156,7 @@ async fn an_object_that_is_written_while_the_expirer_comes_for_it_stays() {
     for bytes in KINDS {
         let store = store().await;
         store.engine.put("k", payload(1, bytes)).time_to_live(HOUR).await.unwrap();
-        let (held, settling) = an_hour_later(&store).await;
+        let (held, settling) = later(&store, HOUR).await;
         let written = store.engine.put("k", payload(2, bytes)).time_to_live(HOUR).await.unwrap();
         assert_eq!(written.version.unwrap().get(), 2);
         held.release();
@@ -177,7 +175,7 @@ async fn what_has_expired_stays_so_although_the_clock_is_set_back() {
     let store = store().await;
     let began = store.stage.stop_clock();
     store.engine.put("k", "x").time_to_live(HOUR).await.unwrap();
-    let (held, settling) = an_hour_later(&store).await;
+    let (held, settling) = later(&store, HOUR).await;
     assert!(store.engine.get("k").await.unwrap().is_none());
     store.stage.set_clock(began);
     for look in 0..3 {

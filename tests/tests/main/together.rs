@@ -24,11 +24,11 @@ async fn store() -> Store {
     Store::with(config).await
 }
 
-/// Two keys of different shards, in the order of their shards: the first shard lends first.
-fn apart(store: &Store) -> [(String, ActorKind); 2] {
+/// Two fresh keys of different shards, in the order of their shards: the first shard lends first.
+fn apart(store: &Store, what: &str) -> [(String, ActorKind); 2] {
     let shard = |key: &String| store.engine.shard_of(key).unwrap();
-    let first = "pair/0".to_owned();
-    let second = (1..).map(|n| format!("pair/{n}")).find(|key| shard(key) != shard(&first)).unwrap();
+    let first = format!("{what}/0");
+    let second = (1..).map(|n| format!("{what}/{n}")).find(|key| shard(key) != shard(&first)).unwrap();
     let mut keys = [first, second];
     keys.sort_by_key(shard);
     keys.map(|key| (key.clone(), ActorKind::Shard(shard(&key))))
@@ -60,11 +60,11 @@ async fn assert_committed_once(store: &Store, keys: [&str; 2], value: u64, what:
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_atomic_batch_whose_shard_is_killed_at_any_seam_commits_once_and_whole() {
+    let store = store().await;
     for seam in [Seam::ShardLent, Seam::AtomicBeforeDecide, Seam::AtomicAfterSubmit] {
         for victim in [0, 1] {
             let what = format!("shard {victim} killed at {seam:?}");
-            let store = store().await;
-            let [(a, first), (b, second)] = apart(&store);
+            let [(a, first), (b, second)] = apart(&store, &what);
             let keys = [a.as_str(), b.as_str()];
             atomic(&store, keys, 1).await.unwrap().unwrap();
             let mut held = store.stage.hold(seam);
@@ -81,7 +81,7 @@ async fn an_atomic_batch_whose_shard_is_killed_at_any_seam_commits_once_and_whol
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_shard_killed_while_it_still_holds_what_it_lent_leaves_what_was_committed() {
     let store = store().await;
-    let [(a, first), (b, _)] = apart(&store);
+    let [(a, first), (b, _)] = apart(&store, "pair");
     let keys = [a.as_str(), b.as_str()];
     // The first shard stands still behind its lease, which the commit needs nothing more of.
     let mut lent = store.stage.hold(Seam::ShardLent);
@@ -95,9 +95,9 @@ async fn a_shard_killed_while_it_still_holds_what_it_lent_leaves_what_was_commit
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_caller_that_leaves_holds_up_no_shard() {
+    let store = store().await;
     for seam in [Seam::ShardLent, Seam::AtomicBeforeDecide, Seam::AtomicAfterSubmit] {
-        let store = store().await;
-        let [(a, _), (b, _)] = apart(&store);
+        let [(a, _), (b, _)] = apart(&store, &format!("{seam:?}"));
         let keys = [a.as_str(), b.as_str()];
         let mut held = store.stage.hold(seam);
         let batch = atomic(&store, keys, 1);
@@ -115,11 +115,11 @@ async fn a_caller_that_leaves_holds_up_no_shard() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_rename_whose_shard_is_killed_at_any_seam_happens_once() {
+    let store = store().await;
     for seam in [Seam::ShardLent, Seam::AtomicBeforeDecide, Seam::AtomicAfterSubmit] {
         for (victim, bytes) in [(0, 10), (1, LARGE), (0, LARGE), (1, 10)] {
             let what = format!("shard {victim} killed at {seam:?} renaming {bytes} bytes");
-            let store = store().await;
-            let [(a, first), (b, second)] = apart(&store);
+            let [(a, first), (b, second)] = apart(&store, &what);
             store.engine.put(&a, payload(1, bytes)).await.unwrap();
             store.engine.put(&b, payload(2, LARGE)).await.unwrap();
             let mut held = store.stage.hold(seam);
@@ -139,9 +139,9 @@ async fn a_rename_whose_shard_is_killed_at_any_seam_happens_once() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_atomic_batch_with_one_failing_demand_writes_nothing_whoever_dies() {
+    let store = store().await;
     for seam in [Seam::ShardLent, Seam::AtomicBeforeDecide] {
-        let store = store().await;
-        let [(a, first), (b, _)] = apart(&store);
+        let [(a, first), (b, _)] = apart(&store, &format!("{seam:?}"));
         store.engine.put(&b, "old").await.unwrap();
         let mut held = store.stage.hold(seam);
         let engine = store.engine.clone();
@@ -225,7 +225,7 @@ impl Scene {
     async fn look(&self) {
         while self.goes_on() {
             let page = self.engine.list("all/").await.unwrap();
-            let values: Vec<_> = page.entries.iter().map(|entry| value(entry)).collect();
+            let values: Vec<_> = page.entries.iter().map(value).collect();
             assert!(values.is_empty() || values.len() == TOGETHER as usize, "{values:?}");
             assert!(values.windows(2).all(|pair| pair[0] == pair[1]), "a part of a batch is visible: {values:?}");
             for number in 0..3 {

@@ -118,13 +118,16 @@ async fn what_is_refused_replaces_nothing_although_its_upload_or_shard_dies_on_t
                 let mut held = store.stage.hold(seam);
                 let update = start(&store.engine, wrong);
                 held.arrived().await;
-                if kills {
+                // A killed one is never let go: its parent may need a moment to take it down.
+                let _held = if kills {
                     assert!(store.engine.kill(ActorKind::EveryUpload));
+                    Some(held)
                 } else {
                     // Others write meanwhile; that it would lose to them does not make it right.
                     store.engine.put("k", payload(8, 10)).await.unwrap();
-                }
-                held.release();
+                    held.release();
+                    None
+                };
                 let error = update.await.unwrap().unwrap_err();
                 let expected = if kills { ErrorKind::Unavailable } else { wrong.kind() };
                 let lost = matches!(error.kind(), ErrorKind::Conflict { .. }) && !kills;
@@ -147,9 +150,9 @@ async fn a_conflict_has_the_function_asked_again_about_what_stands_then() {
         let (engine, rival) = (engine.clone(), seen.len());
         async move {
             match rival {
-                1 => drop(engine.put("k", payload(2, 10)).await?),
-                2 => drop(engine.delete("k").await?),
-                3 => drop(engine.put("k", payload(3, LARGE)).await?),
+                1 => _ = engine.put("k", payload(2, 10)).await?,
+                2 => _ = engine.delete("k").await?,
+                3 => _ = engine.put("k", payload(3, LARGE)).await?,
                 _ => {}
             }
             Ok::<_, Error>(Update::put(payload(4, LARGE)))
@@ -204,8 +207,11 @@ async fn a_slow_function_holds_up_nobody_who_wants_the_same_object() {
             .await
     });
     has_entered.await.unwrap();
+    let env = Env::new(store.stage.clone());
     for _ in 0..3 {
-        let updated = store.engine.update("k", async |_| Ok::<_, Error>(Update::put("2"))).await.unwrap();
+        let update = store.engine.update("k", async |_| Ok::<_, Error>(Update::put("2")));
+        let updated =
+            env.deadline(Duration::from_secs(20), update).await.expect("it goes on without its turn").unwrap();
         assert!(matches!(updated, Updated::Written(_)), "{updated:?}");
     }
     slow.abort();
