@@ -16,18 +16,17 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use cenotaph_storage::index::{Batch, CommitError, Table};
+use cenotaph_storage::index::{Batch, CommitError};
 use cenotaph_storage::planted::Bug;
-use cenotaph_storage::rows::read_expiry_key;
 use cenotaph_storage::swap::{Decision, Deleted, Mutation, Rename, RenameDecision, Standing, Swap, Written};
 use cenotaph_storage::{Error, ErrorKind, ObjectId, Result, Seam, Timestamp};
 use tokio::sync::oneshot;
 
 use crate::admission::Permit;
+use crate::aftermath::Aftermath;
 use crate::lease::{self, Lease};
 use crate::messages::ShardMessage;
-use crate::reply::{Answer, Reply, conflict, deleted, reply, written};
-use crate::shard::{answer, applied};
+use crate::reply::{Answer, Reply, answer, applied, conflict, deleted, nothing_committed, reply, written};
 use crate::shared::{Common, Shared};
 use crate::tiered::Tiered;
 
@@ -174,6 +173,7 @@ impl Borrower {
         let (shared, permit, after) = (Arc::clone(&self.shared), self.permit.clone(), Aftermath::of(&batch));
         lease::commit(&leases, next.collect(), || {
             let Some(reply) = reply.take() else { return };
+            let reply = if batch.is_empty() { nothing_committed(reply) } else { reply };
             let completion = move |outcome: Result<(), CommitError>| {
                 match &outcome {
                     Ok(()) => {
@@ -221,30 +221,6 @@ impl Borrowed {
             objects.iter().cloned().zip(lease.standings.iter().cloned()).collect::<Vec<_>>()
         };
         self.leases.iter().zip(&self.objects).flat_map(of_one).collect()
-    }
-}
-
-/// Whom a durable batch concerns beyond its caller.
-pub(crate) struct Aftermath {
-    leaves_orphans: bool,
-    due: Option<Timestamp>,
-}
-
-impl Aftermath {
-    pub(crate) fn of(batch: &Batch) -> Self {
-        let puts =
-            |wanted: Table| batch.changes().iter().filter(move |(table, _, value)| *table == wanted && value.is_some());
-        let due = puts(Table::Expiry).filter_map(|(_, key, _)| read_expiry_key(key).ok()).map(|(due, _)| due).min();
-        Self { leaves_orphans: puts(Table::Orphans).next().is_some(), due }
-    }
-
-    pub(crate) fn tell(&self, common: &Common) {
-        if self.leaves_orphans {
-            common.wake_sweeper();
-        }
-        if let Some(due) = self.due {
-            common.is_due(due);
-        }
     }
 }
 

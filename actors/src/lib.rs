@@ -16,8 +16,10 @@
 //! reads, which need no actor.
 
 mod admission;
+mod aftermath;
 mod alarm;
 mod atomic;
+mod bucket;
 mod expirer;
 mod health;
 mod intensity;
@@ -25,6 +27,7 @@ mod lease;
 mod limits;
 mod mending;
 mod messages;
+mod namespaces;
 mod overlay;
 mod owners;
 mod recovery;
@@ -43,6 +46,7 @@ pub use atomic::WriteReply;
 pub use limits::{ExpiryLimits, Limits, RestartLimits, SweepLimits};
 pub use mending::Repair;
 pub use messages::{PayloadStream, Source};
+pub use namespaces::{NamespaceLimits, NamespacePermit, Namespaces};
 pub use routes::ActorKind;
 pub use tiered::{ActorStats, Tiered};
 pub use writes::Intent;

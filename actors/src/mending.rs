@@ -18,7 +18,7 @@ use cenotaph_storage::{Error, ErrorKind, Etag, ObjectId, Result, Version};
 use futures::stream::{self, StreamExt};
 
 use crate::admission::Permit;
-use crate::atomic::Aftermath;
+use crate::aftermath::Aftermath;
 use crate::messages::ShardMessage;
 use crate::overlay::Overlay;
 use crate::reply::{Answer, Reply, deleted};

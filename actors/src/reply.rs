@@ -6,7 +6,8 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use cenotaph_storage::swap::{Deleted, Written};
+use cenotaph_storage::rows::Row;
+use cenotaph_storage::swap::{Decision, Deleted, Mutation, Outcome, Standing, Swap, Written};
 use cenotaph_storage::{Current, Error, ErrorKind, Result};
 use tokio::sync::oneshot;
 
@@ -95,4 +96,50 @@ pub(crate) fn conflict(operation: &'static str, current: Option<Current>) -> Err
     };
     let message = format!("the precondition does not hold; nothing was committed: current: {stands}");
     Error::new(ErrorKind::Conflict { current }, operation, message)
+}
+
+/// What the caller hears once the decision is durable.
+pub(crate) fn answer(swap: &Swap, standing: &Standing, decision: &Decision) -> Answer {
+    let deletes = matches!(swap.mutation, Mutation::Delete | Mutation::Expire);
+    match decision {
+        Decision::Fenced => Answer::Fenced,
+        Decision::Conflict { current, .. } => Answer::Conflict(*current),
+        Decision::Supersede { .. } => {
+            Answer::Written(Written { outcome: Outcome::Superseded, version: None, etag: None, created: false })
+        }
+        // The expirer counts what it removes; for everybody else an expired object did not exist.
+        Decision::Commit { existed, .. } if deletes => {
+            Answer::Deleted(Deleted { existed: *existed || matches!(swap.mutation, Mutation::Expire) })
+        }
+        Decision::Already | Decision::Absent | Decision::Unchanged if deletes => {
+            Answer::Deleted(Deleted { existed: false })
+        }
+        Decision::Commit { next, existed, .. } => Answer::Written(applied(next, !existed)),
+        Decision::Absent => Answer::Absent,
+        Decision::Already | Decision::Unchanged => Answer::Written(applied(standing, false)),
+    }
+}
+
+/// The reply of a request that writes no row. What it stands behind may be unknown, but that it wrote nothing is not (I10).
+pub(crate) fn nothing_committed<T: Send + 'static>(reply: Reply<T>) -> Reply<T> {
+    Box::new(move |outcome| {
+        reply(outcome.map_err(|error| match error.kind() {
+            ErrorKind::Indeterminate => {
+                let message = "the index failed before it could be told how the object stands; nothing was committed";
+                Error::new(ErrorKind::Unavailable, "commit", message).with_source(error)
+            }
+            _ => error,
+        }));
+    })
+}
+
+/// The answer of a write that made the object stand so.
+pub(crate) fn applied(standing: &Standing, created: bool) -> Written {
+    let current = standing.row().map(Row::current);
+    Written {
+        outcome: Outcome::Applied,
+        version: current.map(|current| current.version),
+        etag: current.map(|current| current.etag),
+        created,
+    }
 }

@@ -15,18 +15,18 @@ use std::sync::atomic::Ordering;
 
 use cenotaph_storage::index::{Batch, CommitError, Table};
 use cenotaph_storage::planted::Bug;
-use cenotaph_storage::rows::{Change, Row};
-use cenotaph_storage::swap::{self, Decision, Deleted, Mutation, Outcome, Standing, Swap, Written};
+use cenotaph_storage::rows::Change;
+use cenotaph_storage::swap::{self, Decision, Mutation, Standing, Swap};
 use cenotaph_storage::{ObjectId, OperationId, Result, Seam, Timestamp, Version};
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 use tokio::sync::oneshot;
 
 use crate::admission::Permit;
-use crate::atomic::Aftermath;
+use crate::aftermath::Aftermath;
 use crate::lease::Lease;
 use crate::messages::ShardMessage;
 use crate::overlay::Overlay;
-use crate::reply::{Answer, Reply};
+use crate::reply::{Answer, Reply, answer, nothing_committed};
 use crate::shared::Shared;
 
 /// One shard.
@@ -163,6 +163,10 @@ impl Shard {
             self.shared.counters.superseded.fetch_add(1, Ordering::Relaxed);
             metrics::counter!("cenotaph_superseded_total").increment(1);
         }
+        let reply = match &decision {
+            Decision::Conflict { .. } | Decision::Absent | Decision::Unchanged => nothing_committed(reply),
+            Decision::Commit { .. } | Decision::Supersede { .. } | Decision::Already | Decision::Fenced => reply,
+        };
         self.submit(overlay, batch, answer, Some(permit), reply);
     }
 
@@ -249,37 +253,5 @@ impl Shard {
             });
         }
         self.shared.index.submit(batch, Box::new(completion));
-    }
-}
-
-/// What the caller hears once the decision is durable.
-pub(crate) fn answer(swap: &Swap, standing: &Standing, decision: &Decision) -> Answer {
-    let deletes = matches!(swap.mutation, Mutation::Delete | Mutation::Expire);
-    match decision {
-        Decision::Fenced => Answer::Fenced,
-        Decision::Conflict { current, .. } => Answer::Conflict(*current),
-        Decision::Supersede { .. } => {
-            Answer::Written(Written { outcome: Outcome::Superseded, version: None, etag: None, created: false })
-        }
-        // The expirer counts what it removes; for everybody else an expired object did not exist.
-        Decision::Commit { existed, .. } if deletes => {
-            Answer::Deleted(Deleted { existed: *existed || matches!(swap.mutation, Mutation::Expire) })
-        }
-        Decision::Already | Decision::Absent | Decision::Unchanged if deletes => {
-            Answer::Deleted(Deleted { existed: false })
-        }
-        Decision::Commit { next, existed, .. } => Answer::Written(applied(next, !existed)),
-        Decision::Absent => Answer::Absent,
-        Decision::Already | Decision::Unchanged => Answer::Written(applied(standing, false)),
-    }
-}
-
-pub(crate) fn applied(standing: &Standing, created: bool) -> Written {
-    let current = standing.row().map(Row::current);
-    Written {
-        outcome: Outcome::Applied,
-        version: current.map(|current| current.version),
-        etag: current.map(|current| current.etag),
-        created,
     }
 }

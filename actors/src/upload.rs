@@ -141,7 +141,8 @@ impl Upload {
         drop(peeked);
         self.shared.env.pass(Seam::UploadBeforeRecord).await;
 
-        let (standing, now) = (self.shared.standing(&id).await?, self.shared.env.steady_now());
+        let now = self.shared.env.steady_now();
+        let standing = self.shared.standing(&id).await?;
         if let Err(current) = precondition.check(standing.live(now)) {
             self.shared.counters.conflicts.fetch_add(1, Ordering::Relaxed);
             return Err(conflict("put", current));

@@ -8,7 +8,7 @@ use std::sync::atomic::Ordering;
 use bytes::Bytes;
 use cenotaph_storage::index::{Batch, Table};
 use cenotaph_storage::planted::Bug;
-use cenotaph_storage::rows::{Amendment, Attributes, Extension, Row};
+use cenotaph_storage::rows::{Amendment, Attributes, Extension, Row, expiry_key, expiry_value};
 use cenotaph_storage::swap::{Deleted, Mutation, Precondition, Swap, Written};
 use cenotaph_storage::{Error, ErrorKind, ObjectId, OperationId, Result};
 use tokio::sync::oneshot;
@@ -182,9 +182,16 @@ impl crate::shared::Common {
         let Some(value) = self.index.get(Table::Rows, id.encoded()).await? else { return Ok(()) };
         let mut row = Row::decode(&value)?;
         self.env.pass(cenotaph_storage::Seam::ShardBeforeDecide).await;
-        row.metadata.expires_at = row.metadata.attributes.expiration.deadline(self.env.steady_now());
+        let (policy, now) = (row.metadata.attributes.expiration, self.env.steady_now());
+        let (Some(old), Some(new)) = (row.metadata.expires_at, policy.extended_by_read(row.metadata.expires_at, now))
+        else {
+            return Ok(());
+        };
+        row.metadata.expires_at = Some(new);
         let mut batch = Batch::new();
         batch.put(Table::Rows, id.encoded().clone(), row.encode());
+        batch.remove(Table::Expiry, expiry_key(old, id));
+        batch.put(Table::Expiry, expiry_key(new, id), expiry_value());
         self.commit(batch, ()).await
     }
 }

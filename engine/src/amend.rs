@@ -103,9 +103,13 @@ impl IntoFuture for Amend {
 
     fn into_future(self) -> Self::IntoFuture {
         let span = tracing::debug_span!("amend", object = self.id.as_ref().ok().map(tracing::field::display));
-        async move { self.engine.tiered().amend(self.id?, self.precondition, self.amendment).await }
-            .instrument(span)
-            .boxed()
+        async move {
+            let id = self.id?;
+            let _within = self.engine.namespaces().begin_on(&id, "amend")?;
+            self.engine.tiered().amend(id, self.precondition, self.amendment).await
+        }
+        .instrument(span)
+        .boxed()
     }
 }
 
@@ -198,6 +202,7 @@ impl IntoFuture for ExtendExpiry {
             let extension = self.extension();
             let id = self.id?;
             let extension = extension.map_err(|error| error.with_id(&id))?;
+            let _within = self.engine.namespaces().begin_on(&id, "extend_expiry")?;
             self.engine.tiered().extend_expiry(id, self.precondition, extension).await
         }
         .instrument(span)

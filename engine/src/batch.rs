@@ -1,11 +1,13 @@
 //! Batches: many operations in one call ([`Engine::batch`]), and writes that happen all or not at all
 //! ([`Engine::atomic`]).
 
+use std::collections::BTreeMap;
+
 use bytes::Bytes;
-use cenotaph_actors::WriteReply;
+use cenotaph_actors::{NamespacePermit, WriteReply};
 use cenotaph_storage::rows::Attributes;
 use cenotaph_storage::swap::{Deleted, Mutation, Precondition, Swap, Written};
-use cenotaph_storage::{Error, ErrorKind, Head, ObjectId, Result};
+use cenotaph_storage::{Error, ErrorKind, Head, Namespace, ObjectId, Result};
 use futures::{Stream, StreamExt};
 
 use crate::engine::{Engine, IntoObjectId};
@@ -178,7 +180,7 @@ impl Engine {
                         let put = Put::new(self.clone(), Ok(id), payload.into()).attributes(attributes);
                         put.precondition(precondition).await.map(Reply::Written)
                     }
-                    _ => self.tiered().delete(id, precondition).await.map(Reply::Deleted),
+                    _ => self.delete(id).precondition(precondition).await.map(Reply::Deleted),
                 }
             }
         }
@@ -223,6 +225,7 @@ impl Engine {
             let message = format!("an atomic batch is too large: writes_max={writes_max} bytes_max={bytes_max}");
             return Err(Error::new(ErrorKind::Invalid, "batch", message));
         }
+        let within = self.admit_together(&writes)?;
         let swaps: Result<Vec<Swap>> = writes
             .into_iter()
             .map(|write| {
@@ -231,6 +234,21 @@ impl Engine {
             })
             .collect();
         let permit = self.tiered().admit(bytes)?;
-        self.tiered().write_atomically(swaps?, permit).await
+        let replies = self.tiered().write_atomically(swaps?, permit).await;
+        drop(within);
+        replies
+    }
+
+    /// Within the limits of each namespace a batch counts once, with all its bytes there.
+    fn admit_together(&self, writes: &[Write]) -> Result<Vec<NamespacePermit>> {
+        let mut bytes: BTreeMap<Namespace, u64> = BTreeMap::new();
+        for write in writes {
+            if let Ok(id) = &write.id {
+                *bytes.entry(id.namespace()).or_default() += write.payload_bytes() as u64;
+            }
+        }
+        let admitted =
+            bytes.into_iter().map(|(namespace, bytes)| self.namespaces().begin(&namespace, "batch")?.charge(bytes));
+        admitted.collect()
     }
 }

@@ -5,7 +5,7 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use cenotaph_actors::Tiered;
+use cenotaph_actors::{Namespaces, Tiered};
 use cenotaph_storage::blobs::{self, BlobTier};
 use cenotaph_storage::index::Index;
 use cenotaph_storage::index::fjall::FjallIndex;
@@ -15,6 +15,7 @@ use opendal::Operator;
 
 use crate::config::Config;
 use crate::engine::{Engine, Parts};
+use crate::namespaces::configured;
 
 /// An engine in preparation. See [`Engine::builder`].
 ///
@@ -124,6 +125,10 @@ async fn start(config: &Config, index: Arc<dyn Index>, operator: Operator, env: 
     let blobs = BlobTier::new(operator, env.clone(), config.blobs.clone());
     let pins = Pins::new();
     let reads = Reads::new(Arc::clone(&index), blobs.clone(), pins.clone(), env.clone(), config.reads.clone());
+    let namespaces = Namespaces::new(env.clone());
+    for (namespace, limits) in configured(&config.namespaces)? {
+        namespaces.set(&namespace, limits)?;
+    }
     let tiered = Tiered::start(Arc::clone(&index), blobs, env.clone(), pins, epoch, config.limits.clone()).await?;
-    Ok(Engine::assemble(Parts { config: config.clone(), env, index, reads, tiered, epoch }))
+    Ok(Engine::assemble(Parts { config: config.clone(), env, index, reads, tiered, namespaces, epoch }))
 }

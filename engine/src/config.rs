@@ -1,9 +1,10 @@
 //! Everything about an engine that may be configured, with defaults that suit a service on one machine.
 
+use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
-use cenotaph_actors::Limits;
+use cenotaph_actors::{Limits, NamespaceLimits};
 use cenotaph_storage::ReadLimits;
 use cenotaph_storage::blobs::BlobOptions;
 use cenotaph_storage::index::fjall::FjallOptions;
@@ -37,6 +38,9 @@ pub struct Config {
     pub reads: ReadLimits,
     /// How blobs are written.
     pub blobs: BlobOptions,
+    /// The limits that namespaces begin with, by `usecase/scope=value/..`. Each holds for exactly that namespace;
+    /// [`Engine::limit_namespace`](crate::Engine::limit_namespace) changes them until the next open.
+    pub namespaces: BTreeMap<String, NamespaceLimits>,
     /// How the index is kept. Ignored if an index of your own is given.
     pub index: FjallOptions,
 }
@@ -80,7 +84,7 @@ impl Config {
             ("blobs.concurrent", blobs.concurrent as u64, 1..=1024),
         ];
         match bounds.into_iter().find(|(_, value, bounds)| !bounds.contains(value)) {
-            None => Ok(()),
+            None => crate::namespaces::configured(&self.namespaces).map(drop),
             Some((field, value, bounds)) => {
                 let (min, max) = (bounds.start(), bounds.end());
                 let message = format!("a setting is out of bounds: field={field} value={value} min={min} max={max}");
@@ -101,6 +105,7 @@ impl Default for Config {
             limits: Limits::default(),
             reads: ReadLimits::default(),
             blobs: BlobOptions::default(),
+            namespaces: BTreeMap::new(),
             index: FjallOptions::default(),
         }
     }

@@ -41,7 +41,9 @@ impl Copy {
     async fn run(self) -> Result<Option<Written>> {
         let (from, to) = (self.from?, self.to?);
         self.engine.check_open("copy")?;
-        let object = self.engine.reads().open(&from, ByteRange::Full).await?.map(Object::new);
+        let permit = self.engine.namespaces().begin_on(&from, "copy")?;
+        let open = self.engine.reads().open(&from, ByteRange::Full).await?;
+        let object = open.map(|open| Object::new(open, permit)).transpose()?;
         let current = object.as_ref().map(Object::current);
         if self.source.is_some_and(|version| current.map(|current| current.version) != Some(version)) {
             let message = "the object to be copied stands otherwise; nothing was committed";
@@ -50,7 +52,10 @@ impl Copy {
         let Some(object) = object else { return Ok(None) };
         let metadata = object.metadata();
         let (attributes, size) = (metadata.attributes.clone(), metadata.size);
-        let body = Body::stream(object.stream()).promise(size);
+        let body = match object.is_at_hand() {
+            true => Body::from(object.bytes().await?),
+            false => Body::stream(object.stream()).promise(size),
+        };
         let put = Put::new(self.engine, Ok(to), body).attributes(attributes).precondition(self.precondition);
         put.await.map(Some).map_err(of_the_read)
     }
@@ -98,6 +103,11 @@ impl Rename {
     async fn run(self) -> Result<Option<Written>> {
         let (from, to) = (self.from?, self.to?);
         let operation = self.engine.env().operation_id();
+        let _within = self.engine.namespaces().begin_on(&from, "rename")?;
+        let _there = match from.namespace() == to.namespace() {
+            true => None,
+            false => Some(self.engine.namespaces().begin_on(&to, "rename")?),
+        };
         let rename = swap::Rename { from, to, operation, source: self.source, target: self.precondition };
         self.engine.tiered().rename(rename).await
     }
@@ -116,7 +126,7 @@ impl IntoFuture for Rename {
 impl Engine {
     /// Copies an object, as one read of it finds it, with all that was stated about it. A time to live begins anew. A small
     /// object costs one commit; a large one is copied through the blob tier, as a put of its bytes. An object that is there
-    /// is replaced. None if there is nothing to copy.
+    /// is replaced. None if there is nothing to copy. Within the limits of a namespace it counts as a get and a put.
     ///
     /// # Errors
     /// As [`get`](Self::get) of the one and [`put`](Self::put) of the other.

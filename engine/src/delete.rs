@@ -55,7 +55,13 @@ impl IntoFuture for Delete {
 
     fn into_future(self) -> Self::IntoFuture {
         let span = tracing::debug_span!("delete", object = self.id.as_ref().ok().map(tracing::field::display));
-        async move { self.engine.tiered().delete(self.id?, self.precondition).await }.instrument(span).boxed()
+        async move {
+            let id = self.id?;
+            let _within = self.engine.namespaces().begin_on(&id, "delete")?;
+            self.engine.tiered().delete(id, self.precondition).await
+        }
+        .instrument(span)
+        .boxed()
     }
 }
 

@@ -4,7 +4,7 @@ use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use cenotaph_actors::{ActorStats, Tiered};
+use cenotaph_actors::{ActorStats, Namespaces, Tiered};
 use cenotaph_storage::index::{Index, IndexStats};
 use cenotaph_storage::{Env, Epoch, Error, ErrorKind, Head, ObjectId, ReadStats, Reads, Result};
 
@@ -15,6 +15,7 @@ use crate::delete::{Delete, DeletePrefix};
 use crate::get::{Get, Object};
 use crate::list::List;
 use crate::put::Put;
+use crate::turns::Turns;
 
 /// A tiered object store, embedded in your service.
 ///
@@ -44,6 +45,8 @@ struct Inner {
     index: Arc<dyn Index>,
     reads: Reads,
     tiered: Tiered,
+    namespaces: Namespaces,
+    turns: Turns,
     epoch: Epoch,
 }
 
@@ -54,6 +57,7 @@ pub(crate) struct Parts {
     pub(crate) index: Arc<dyn Index>,
     pub(crate) reads: Reads,
     pub(crate) tiered: Tiered,
+    pub(crate) namespaces: Namespaces,
     pub(crate) epoch: Epoch,
 }
 
@@ -78,8 +82,9 @@ impl Engine {
     }
 
     pub(crate) fn assemble(parts: Parts) -> Self {
-        let Parts { config, env, index, reads, tiered, epoch } = parts;
-        Self(Arc::new(Inner { config, env, index, reads, tiered, epoch }))
+        let Parts { config, env, index, reads, tiered, namespaces, epoch } = parts;
+        let turns = Turns::default();
+        Self(Arc::new(Inner { config, env, index, reads, tiered, namespaces, turns, epoch }))
     }
 
     /// Writes an object, creating or replacing it. When it returns, the write is durable and visible.
@@ -95,7 +100,9 @@ impl Engine {
     ///
     /// # Errors
     /// - [`Invalid`](ErrorKind::Invalid): the id or the metadata break a rule, or the payload is over the limit.
-    /// - [`Overloaded`](ErrorKind::Overloaded): too many writes or bytes in flight. Nothing was started.
+    /// - [`Overloaded`](ErrorKind::Overloaded): too many writes or bytes in flight, or a limit of the namespace is
+    ///   reached. Nothing was started.
+    /// - [`Disabled`](ErrorKind::Disabled): the namespace is switched off. Nothing was started.
     /// - [`Source`](ErrorKind::Source): your stream failed. Nothing was stored.
     /// - [`Unavailable`](ErrorKind::Unavailable): a tier failed. Nothing was committed.
     /// - [`Indeterminate`](ErrorKind::Indeterminate): the index failed in the act of committing; read to find out.
@@ -123,6 +130,8 @@ impl Engine {
     /// - [`Invalid`](ErrorKind::Invalid): the id or the range break a rule.
     /// - [`RangeNotSatisfiable`](ErrorKind::RangeNotSatisfiable): the range begins beyond the object; tells its size.
     /// - [`Corrupt`](ErrorKind::Corrupt): stored bytes do not match their checksum.
+    /// - [`Overloaded`](ErrorKind::Overloaded), [`Disabled`](ErrorKind::Disabled): a limit of the namespace is reached,
+    ///   or it is switched off.
     /// - [`Unavailable`](ErrorKind::Unavailable): a tier failed.
     /// - [`Closed`](ErrorKind::Closed).
     ///
@@ -163,6 +172,7 @@ impl Engine {
     pub async fn head(&self, id: impl IntoObjectId) -> Result<Option<Head>> {
         let id = id.into_object_id()?;
         self.check_open("head")?;
+        let _permit = self.namespaces().begin_on(&id, "head")?;
         self.0.reads.head(&id).await
     }
 
@@ -367,6 +377,14 @@ impl Engine {
 
     pub(crate) fn reads(&self) -> &Reads {
         &self.0.reads
+    }
+
+    pub(crate) fn namespaces(&self) -> &Namespaces {
+        &self.0.namespaces
+    }
+
+    pub(crate) fn turns(&self) -> &Turns {
+        &self.0.turns
     }
 
     pub(crate) fn env(&self) -> &Env {

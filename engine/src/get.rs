@@ -4,6 +4,7 @@ use std::future::IntoFuture;
 use std::ops::Range;
 
 use bytes::Bytes;
+use cenotaph_actors::NamespacePermit;
 use cenotaph_storage::rows::Metadata;
 use cenotaph_storage::{ByteRange, Current, Etag, ObjectId, OpenObject, Result, Version};
 use futures::FutureExt;
@@ -12,6 +13,7 @@ use futures::stream::BoxStream;
 use tracing::Instrument;
 
 use crate::engine::Engine;
+use crate::namespaces::Paced;
 
 /// A get in preparation: `.await` it to run it. See [`Engine::get`].
 ///
@@ -52,11 +54,11 @@ impl Get {
     async fn run(self) -> Result<Option<Object>> {
         let id = self.id?;
         self.engine.check_open("get")?;
-        let object = self.engine.reads().open(&id, self.range).await?.map(Object);
-        if let Some(object) = &object {
-            self.engine.was_read(object);
-        }
-        Ok(object)
+        let permit = self.engine.namespaces().begin_on(&id, "get")?;
+        let Some(open) = self.engine.reads().open(&id, self.range).await? else { return Ok(None) };
+        let object = Object::new(open, permit)?;
+        self.engine.was_read(&object);
+        Ok(Some(object))
     }
 }
 
@@ -92,11 +94,17 @@ impl IntoFuture for Get {
 /// # }
 /// ```
 #[derive(Debug)]
-pub struct Object(OpenObject);
+pub struct Object(Paced);
 
 impl Object {
-    pub(crate) fn new(open: OpenObject) -> Self {
-        Self(open)
+    /// What is read within the limits of its namespace.
+    pub(crate) fn new(open: OpenObject, permit: NamespacePermit) -> Result<Self> {
+        Paced::new(open, permit).map(Self)
+    }
+
+    /// Whether all of its bytes are here already.
+    pub(crate) fn is_at_hand(&self) -> bool {
+        self.0.is_inline()
     }
 
     pub(crate) fn current(&self) -> Current {
@@ -128,7 +136,8 @@ impl Object {
         self.0.range()
     }
 
-    /// The next bytes; none at the end.
+    /// The next bytes; none at the end. Waits its turn if the namespace has a limit of bytes a second. Nothing is lost
+    /// with a future that is dropped meanwhile.
     ///
     /// # Errors
     /// [`Corrupt`](crate::ErrorKind::Corrupt) if they do not match their checksum,
@@ -147,6 +156,6 @@ impl Object {
     /// # Errors
     /// As [`chunk`](Self::chunk).
     pub async fn bytes(self) -> Result<Bytes> {
-        self.0.bytes(usize::MAX).await
+        self.0.bytes().await
     }
 }

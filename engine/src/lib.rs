@@ -18,9 +18,11 @@ mod delete;
 mod engine;
 mod get;
 mod list;
+mod namespaces;
 mod put;
 mod scrub;
 mod setters;
+mod turns;
 mod update;
 mod usage;
 
@@ -39,7 +41,9 @@ pub use scrub::Scrub;
 pub use update::{Candidate, Update, Updated};
 pub use usage::Usage;
 
-pub use cenotaph_actors::{ActorKind, ActorStats, ExpiryLimits, Limits, RestartLimits, SweepLimits, WriteReply};
+pub use cenotaph_actors::{
+    ActorKind, ActorStats, ExpiryLimits, Limits, NamespaceLimits, RestartLimits, SweepLimits, WriteReply,
+};
 pub use cenotaph_storage::blobs::BlobOptions;
 pub use cenotaph_storage::index::fjall::FjallOptions;
 pub use cenotaph_storage::index::{Index, IndexStats, Table};

@@ -72,7 +72,7 @@ impl List {
     }
 
     /// All entries, page by page. Each page is consistent in itself; what is written between two pages may be seen or
-    /// not.
+    /// not, and each is an operation of its own where the namespace has limits.
     pub fn stream(self) -> BoxStream<'static, Result<Entry>> {
         let pages = futures::stream::try_unfold(Some(self), |list| async move {
             let Some(list) = list else { return Ok(None) };
@@ -92,6 +92,7 @@ impl IntoFuture for List {
         let span = tracing::debug_span!("list", prefix = self.request.prefix);
         async move {
             self.engine.check_open("list")?;
+            let _permit = self.engine.namespaces().begin(&self.request.namespace, "list")?;
             self.engine.reads().list(self.request).await
         }
         .instrument(span)

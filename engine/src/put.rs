@@ -52,11 +52,15 @@ impl Put {
         self.attributes.validate().map_err(|error| error.with_id(&id))?;
         let (tiered, limit) = (self.engine.tiered(), self.engine.config().inline_bytes_max);
         let permit = tiered.admit(self.body.peek_bytes(limit)).map_err(|error| error.with_id(&id))?;
+        let within = self.engine.namespaces().begin_on(&id, "put")?;
         let peeked = self.body.peek(limit).await.map_err(|error| error.with_id(&id))?;
         let intent = Intent { id, attributes: self.attributes, precondition: self.precondition };
         match peeked {
-            Peeked::Inline(payload) => tiered.put_inline(intent, payload, permit).await,
-            Peeked::Large(source) => tiered.put_stream(intent, source, permit).await,
+            Peeked::Inline(payload) => {
+                let _within = within.charge(payload.len() as u64).map_err(|error| error.with_id(&intent.id))?;
+                tiered.put_inline(intent, payload, permit).await
+            }
+            Peeked::Large(source) => tiered.put_stream(intent, within.paced(source), permit).await,
         }
     }
 }

@@ -1,7 +1,8 @@
 //! [`Update`] and [`Updated`]: how an object is read, changed and written back without losing what others write meanwhile.
 //!
 //! Optimistic: nothing is locked while the caller's function runs. What it gives is committed under the precondition that
-//! the object still stands as it was read; if it does not, the object is read afresh and the function asked again.
+//! the object still stands as it was read; if it does not, the object is read afresh and the function asked again. Those
+//! who want the same object take turns where they can (`turns.rs`), which decides nothing.
 
 use std::time::Duration;
 
@@ -16,10 +17,13 @@ use crate::engine::{Engine, IntoObjectId};
 use crate::get::Object;
 use crate::put::Put;
 use crate::setters::attributes_setters;
+use crate::turns::Place;
 
 /// Delay after the first conflict, doubled for each further one, and as much again at random.
 const BACKOFF_MIN: Duration = Duration::from_micros(500);
 const BACKOFF_MAX: Duration = Duration::from_millis(100);
+/// Longest wait for a turn, and as much again at random.
+const TURN_MAX: Duration = Duration::from_millis(100);
 
 /// What becomes of the object that an [`Engine::update`] has read.
 #[derive(Debug)]
@@ -75,11 +79,14 @@ pub enum Updated {
 impl Engine {
     /// Reads an object, has `f` say what becomes of it, and commits that if the object still stands as it was read.
     /// If not, it is read afresh and `f` is asked again: [`Limits::update_attempts`](crate::Limits::update_attempts) times
-    /// in all, 5 unless configured, with a pause that grows and is jittered.
+    /// in all, 5 unless configured. Updates that want the same object wait for each other before they try again, for a
+    /// moment; where it is others who write, there is a pause that grows and is jittered.
     ///
     /// `f` sees the object, or none, and may read its bytes; nothing is locked while it runs. It may be called several
     /// times, so that what it does beside its result happens as often. What it gives may be of any size; metadata that
     /// breaks a limit is refused, and an object is never replaced by what is refused.
+    ///
+    /// Within the limits of a namespace it counts as a get, until the object is read or dropped, and then as what it commits.
     ///
     /// # Errors
     /// - [`Source`](ErrorKind::Source): `f` gave an error, which is the source of this one. Nothing was committed.
@@ -116,6 +123,8 @@ impl Engine {
         let id = id.into_object_id()?;
         let attempts = self.config().limits.update_attempts.max(1);
         let mut attempt = 0;
+        let mut place = self.turns().join_line(&id);
+        self.wait_for_turn(place.as_mut()).await;
         loop {
             let current = self.read_for_update(&id).await?;
             let precondition = match &current {
@@ -135,7 +144,13 @@ impl Engine {
                         return Err(error);
                     }
                     metrics::counter!("cenotaph_update_retries_total").increment(1);
-                    self.back_off(attempt).await;
+                    match &place {
+                        Some(place) if place.has_turn() => self.back_off(attempt).await,
+                        Some(_) | None => {
+                            let place = place.get_or_insert_with(|| self.turns().join(&id));
+                            self.wait_for_turn(Some(place)).await;
+                        }
+                    }
                 }
                 outcome => return outcome,
             }
@@ -144,7 +159,9 @@ impl Engine {
 
     async fn read_for_update(&self, id: &ObjectId) -> Result<Option<Object>> {
         self.check_open("update")?;
-        Ok(self.reads().open(id, ByteRange::Full).await?.map(Object::new))
+        let permit = self.namespaces().begin_on(id, "update")?;
+        let Some(open) = self.reads().open(id, ByteRange::Full).await? else { return Ok(None) };
+        Object::new(open, permit).map(Some)
     }
 
     async fn commit_update(&self, id: &ObjectId, update: Update, precondition: Precondition) -> Result<Updated> {
@@ -152,11 +169,17 @@ impl Engine {
             if self.env().planted(Bug::UpdateWithoutPrecondition) { Precondition::None } else { precondition };
         match update {
             Update::Keep => Ok(Updated::Kept),
-            Update::Delete => self.tiered().delete(id.clone(), precondition).await.map(Updated::Deleted),
+            Update::Delete => self.delete(id).precondition(precondition).await.map(Updated::Deleted),
             Update::Put(Candidate { body, attributes }) => {
                 let put = Put::new(self.clone(), Ok(id.clone()), body).attributes(attributes);
                 put.precondition(precondition).await.map(Updated::Written)
             }
+        }
+    }
+
+    async fn wait_for_turn(&self, place: Option<&mut Place>) {
+        if let Some(place) = place {
+            place.wait(self.env(), TURN_MAX + self.env().jitter(TURN_MAX)).await;
         }
     }
 

@@ -8,13 +8,19 @@ use bytes::Bytes;
 use cenotaph::{Body, ByteRange, Engine, Entry, Error, ErrorKind, Object, ObjectId, Outcome, Written};
 use futures::{StreamExt, TryStreamExt};
 
-use crate::check::{Answer, Call, Content, Found, Listed, Reading, WRITE};
+use crate::check::{Answer, Call, Content, Demand, Found, Listed, Reading, WRITE};
 use crate::gate::sleep;
 use crate::machine::Machine;
 use crate::payload::payload;
-use crate::plan::{Op, Shape, Span, object_id};
+use crate::plan::{Lifetime, Op, Shape, Span, object_id};
 use crate::sim::Controls;
 use crate::trace::Kind;
+
+mod described;
+mod writes;
+
+use described::{answer_name, described};
+use writes::{UpdateOf, attributes, precondition};
 
 /// How long an answer may take, in virtual time. Longer than all stalls of a blob tier together.
 const PATIENCE: Duration = Duration::from_secs(6 * 3600);
@@ -28,6 +34,15 @@ struct Pace {
     leave: bool,
 }
 
+/// A put, but for its object.
+#[derive(Clone, Copy)]
+struct PutOf {
+    write: u64,
+    bytes: u64,
+    shape: Shape,
+    lifetime: Lifetime,
+}
+
 /// One client of one life.
 #[derive(Clone)]
 pub(crate) struct Client {
@@ -39,9 +54,13 @@ pub(crate) struct Client {
 impl Client {
     /// Asks, and waits for the answer. `write` is a number that no other call has.
     pub(crate) async fn perform(&self, op: &Op, write: u64) -> Answer {
-        let (call, text) = described(op, write, self.engine.config().inline_bytes_max as u64);
+        if let Op::Batch { puts } = op {
+            return self.batch(puts, write).await;
+        }
+        let demand = self.demand(op).await;
+        let (call, text) = described(op, write, demand.clone(), self.engine.config().inline_bytes_max as u64);
         let number = self.called(call, text);
-        let answer = match self.world.env().deadline(PATIENCE, self.ask(op, write, number)).await {
+        let answer = match self.world.env().deadline(PATIENCE, self.ask(op, write, &demand, number)).await {
             Some(answer) => answer,
             None => {
                 let mut state = self.machine.state();
@@ -76,15 +95,39 @@ impl Client {
         state.monitor.answered(tick, number, answer);
     }
 
-    async fn ask(&self, op: &Op, write: u64, number: usize) -> Answer {
+    async fn ask(&self, op: &Op, write: u64, demand: &Demand, number: usize) -> Answer {
         match op {
-            Op::Put { object, bytes, shape } => self.put(object_id(*object), write, *bytes, *shape).await,
+            Op::Put { object, bytes, shape, lifetime, .. } => {
+                let put = PutOf { write, bytes: *bytes, shape: *shape, lifetime: *lifetime };
+                self.put(object_id(*object), put, demand).await
+            }
+            Op::Update { object, bytes, fate, pause_ms, lifetime } => {
+                let update = UpdateOf { write, bytes: *bytes, fate: *fate, pause_ms: *pause_ms, lifetime: *lifetime };
+                self.update(object_id(*object), update).await
+            }
+            Op::Amend { object, .. } => self.amend(object_id(*object), write, demand).await,
+            Op::Extend { object, ms, may_shorten, .. } => {
+                self.extend(object_id(*object), *ms, *may_shorten, demand).await
+            }
+            Op::Atomic { pieces } => self.atomic(pieces, write).await,
+            Op::Batch { .. } => Answer::Done,
+            Op::Copy { from, to, if_absent } => self.copy(object_id(*from), object_id(*to), *if_absent).await,
+            Op::Rename { from, to, if_absent } => self.rename(object_id(*from), object_id(*to), *if_absent).await,
+            Op::DeletePrefix { prefix } => {
+                let deleted = self.engine.delete_prefix(prefix.clone()).await;
+                deleted.map_or_else(|error| failed(&error), |_| Answer::Done)
+            }
+            Op::Switch { off } => self.switch(*off),
+            Op::Scrub => self.scrub().await,
+            Op::Usage => self.engine.usage().await.map_or_else(|error| failed(&error), |_| Answer::Done),
             Op::Get { object, span, pause_ms, leave } => {
                 let pace = Pace { pause_ms: *pause_ms, leave: *leave };
                 self.get(object_id(*object), *span, pace, number).await
             }
             Op::Head { object } => self.head(object_id(*object)).await,
-            Op::Delete { object, dropped_after_ms } => self.delete(object_id(*object), *dropped_after_ms).await,
+            Op::Delete { object, dropped_after_ms, .. } => {
+                self.delete(object_id(*object), *dropped_after_ms, demand).await
+            }
             Op::List { hot, limit, after } => self.list(*hot, *limit, *after).await,
             Op::ListGroups { prefix, delimiter, limit, after } => {
                 self.list_groups(prefix, *delimiter, *limit, after.as_deref()).await
@@ -101,10 +144,12 @@ impl Client {
         }
     }
 
-    async fn put(&self, id: ObjectId, write: u64, bytes: u64, shape: Shape) -> Answer {
+    async fn put(&self, id: ObjectId, put: PutOf, demand: &Demand) -> Answer {
+        let PutOf { write, bytes, shape, lifetime } = put;
         let dropped = Arc::new(AtomicBool::new(false));
         let watch = Watch { dropped: Arc::clone(&dropped), machine: Arc::clone(&self.machine) };
-        let put = self.engine.put(id, body(write, bytes, shape, watch)).custom(WRITE, write.to_string());
+        let put = self.engine.put(id, body(write, bytes, shape, watch)).attributes(attributes(write, lifetime));
+        let put = put.precondition(precondition(demand));
         let outcome = match shape {
             Shape::Dropped(_, ms) => {
                 match self.world.env().deadline(Duration::from_millis(ms), put.into_future()).await {
@@ -123,19 +168,23 @@ impl Client {
             | Shape::Failing(_) => put.await,
         };
         match outcome {
-            Ok(Written { outcome: Outcome::Applied, version: Some(version), etag: Some(etag), created }) => {
-                Answer::Applied { version: version.get(), etag: etag.to_string(), created }
-            }
-            Ok(Written { outcome: Outcome::Superseded, version: None, etag: None, created: false }) => {
-                Answer::Superseded
-            }
-            Ok(written) => self.nonsense(format!("a put answers {written:?}")),
+            Ok(written) => self.written(written),
             Err(error) => failed(&error),
         }
     }
 
-    async fn delete(&self, id: ObjectId, dropped_after_ms: Option<u64>) -> Answer {
-        let delete = self.engine.delete(id).into_future();
+    fn written(&self, written: Written) -> Answer {
+        match written {
+            Written { outcome: Outcome::Applied, version: Some(version), etag: Some(etag), created } => {
+                Answer::Applied { version: version.get(), etag: etag.to_string(), created }
+            }
+            Written { outcome: Outcome::Superseded, version: None, etag: None, created: false } => Answer::Superseded,
+            written => self.nonsense(format!("a write answers {written:?}")),
+        }
+    }
+
+    async fn delete(&self, id: ObjectId, dropped_after_ms: Option<u64>, demand: &Demand) -> Answer {
+        let delete = self.engine.delete(id).precondition(precondition(demand)).into_future();
         let outcome = match dropped_after_ms {
             Some(ms) => self.world.env().deadline(Duration::from_millis(ms), delete).await,
             None => Some(delete.await),
@@ -350,78 +399,10 @@ fn listed(entry: &Entry) -> Option<(Bytes, u64)> {
 fn failed(error: &Error) -> Answer {
     match error.kind() {
         ErrorKind::RangeNotSatisfiable { total } => Answer::NotSatisfiable { size: total },
+        ErrorKind::Conflict { current } => Answer::Conflict {
+            of: error.id().map(|id| id.encoded().clone()),
+            current: current.map(|current| (current.version.get(), current.etag.to_string())),
+        },
         kind => Answer::Failed(kind),
-    }
-}
-
-fn described(op: &Op, write: u64, inline_bytes_max: u64) -> (Call, String) {
-    let key = |object: u32| object_id(object).encoded().clone();
-    let default = |prefix: &str| Bytes::from(format!("default\0{prefix}"));
-    match op {
-        Op::Put { object, bytes, shape } => (
-            Call::Put {
-                object: key(*object),
-                write,
-                fails: shape.fails(),
-                bytes: *bytes,
-                large: bytes + u64::from(matches!(shape, Shape::Broken(_))) > inline_bytes_max,
-            },
-            format!("put {} {bytes} bytes, write {write}, {shape:?}", object_id(*object)),
-        ),
-        Op::Get { object, span, .. } => (
-            Call::Read { object: key(*object), kind: Reading::Bytes, span: *span },
-            format!("get {} {span:?}", object_id(*object)),
-        ),
-        Op::Head { object } => (
-            Call::Read { object: key(*object), kind: Reading::Head, span: Span::All },
-            format!("head {}", object_id(*object)),
-        ),
-        Op::Delete { object, .. } => (Call::Delete { object: key(*object) }, format!("delete {}", object_id(*object))),
-        Op::List { hot, limit, after } => (
-            Call::List {
-                prefix: default(if *hot { "hot/" } else { "" }),
-                after: after.map(|after| default(object_id(after).key())),
-                limit: *limit,
-            },
-            format!("list hot={hot} limit={limit} after={after:?}"),
-        ),
-        Op::ListGroups { prefix, delimiter, limit, after } => (
-            Call::ListGroups {
-                prefix: default(prefix),
-                delimiter: *delimiter,
-                after: after.as_ref().map(|after| default(after)),
-                limit: *limit,
-            },
-            format!("list prefix={prefix} delimiter={delimiter} limit={limit} after={after:?}"),
-        ),
-        Op::ListAll => (Call::ListAll { prefix: default("") }, "list all".to_owned()),
-        Op::Settle | Op::Stats | Op::Pause { .. } | Op::Reopen { .. } | Op::OpenAnother => {
-            (Call::Other, format!("{op:?}"))
-        }
-    }
-}
-
-fn answer_name(answer: &Answer) -> &'static str {
-    match answer {
-        Answer::Applied { .. } => "heard: applied",
-        Answer::Superseded => "heard: superseded",
-        Answer::Deleted { existed: true } => "heard: deleted",
-        Answer::Deleted { existed: false } => "heard: nothing to delete",
-        Answer::Found(Found { content: Content::AsPut, .. }) => "heard: found, bytes as put",
-        Answer::Found(Found { content: Content::NotAsked, .. }) => "heard: found, head only",
-        Answer::Found(Found { content: Content::Failed(_), .. }) => "heard: found, bytes failed half-way",
-        Answer::Found(Found { content: Content::Left, .. }) => "heard: found, left half-way",
-        Answer::Found(Found { content: Content::Wrong, .. }) => "heard: found, wrong bytes",
-        Answer::Absent => "heard: absent",
-        Answer::NotSatisfiable { .. } => "heard: range not satisfiable",
-        Answer::Listed(_) => "heard: a listing",
-        Answer::Failed(ErrorKind::Unavailable) => "heard: unavailable",
-        Answer::Failed(ErrorKind::Indeterminate) => "heard: indeterminate",
-        Answer::Failed(ErrorKind::Overloaded) => "heard: overloaded",
-        Answer::Failed(ErrorKind::Source) => "heard: source",
-        Answer::Failed(ErrorKind::Corrupt) => "heard: corrupt",
-        Answer::Failed(_) => "heard: another error",
-        Answer::Cancelled => "heard: nothing, dropped",
-        Answer::Done => "heard: done",
     }
 }

@@ -71,18 +71,20 @@ mod sim;
 mod sweep;
 mod timeline;
 mod trace;
+mod wanted;
 mod world;
 
 pub use check::{Operation, Search, Violation, linearize};
 pub use coverage::Coverage;
 pub use faults::{Fault, Faults, Schedule};
 pub use machine::Act;
-pub use plan::{Op, Plan, PlanTree, Plans, Setting, Shape, Span};
+pub use plan::{Fate, Lifetime, Op, Piece, Plan, PlanTree, Plans, Setting, Shape, Span, When};
 pub use rng::{Odds, Rng};
-pub use run::{Options, Report, run, wanted};
+pub use run::{Options, Report, run};
 pub use sim::{Controls, Life, Sim};
 pub use sweep::{Sweep, Swept, shrink, sweep};
 pub use trace::{Event, Kind, Lane, Tick, Trace};
+pub use wanted::wanted;
 
 #[cfg(feature = "planted")]
 pub use cenotaph_storage::planted::Bug;

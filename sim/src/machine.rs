@@ -202,6 +202,7 @@ impl Machine {
 impl State {
     pub(crate) fn note(&mut self, kind: Kind, what: &'static str, detail: String) -> Tick {
         let at = self.clock.elapsed();
+        self.monitor.passes(self.clock.time_of_day_ms());
         self.trace.push(at, self.step, kind, what, detail)
     }
 
@@ -209,7 +210,13 @@ impl State {
     pub(crate) fn waiting<'a>(&mut self, batches: impl Iterator<Item = &'a Batch>) {
         let Some(most) = self.writes_max else { return };
         let touches = |batch: &Batch, table: Table| batch.changes().iter().any(|(of, ..)| *of == table);
-        let is_small = |batch: &&Batch| touches(batch, Table::Rows) && !touches(batch, Table::Changes);
+        // What may be the expirer's work needs no leave.
+        let expires = |batch: &Batch| {
+            let removes = |wanted: Table| batch.changes().iter().any(|(of, _, value)| *of == wanted && value.is_none());
+            removes(Table::Rows) && removes(Table::Expiry)
+        };
+        let is_small =
+            |batch: &&Batch| touches(batch, Table::Rows) && !touches(batch, Table::Changes) && !expires(batch);
         let waiting = batches.filter(is_small).count();
         if waiting > most {
             self.monitor.violated("admission", format!("{waiting} small writes wait at once, of {most} admitted"));
@@ -262,6 +269,7 @@ impl State {
             return;
         }
         let tick = self.trace.tick();
+        self.monitor.at(self.clock.time_of_day_ms());
         let mut text = self.monitor.commit(tick, batch, blobs, &mut self.coverage);
         // Every stored byte is part of the trace.
         text.push_str(&format!(" [{:016x}]", crate::disk::sum(batch)));

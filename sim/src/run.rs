@@ -11,7 +11,9 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use cenotaph::{Config, Engine, ErrorKind, Limits, ReadLimits, RestartLimits, SweepLimits};
+use cenotaph::{
+    Config, Engine, Error, ErrorKind, ExpiryLimits, Limits, ReadLimits, RestartLimits, SweepLimits, Update, Write,
+};
 use cenotaph_storage::blobs::BlobOptions;
 use cenotaph_storage::planted::Bug;
 
@@ -19,73 +21,16 @@ use crate::check::{Answer, Violation, check_history};
 use crate::client::Client;
 use crate::coverage::Coverage;
 use crate::faults::Fault;
-use crate::plan::{Op, Plan, Setting, Shape};
+use crate::plan::{Op, Plan, Setting, put};
 use crate::rng::Odds;
 use crate::sim::{Controls, Life, Sim};
 use crate::trace::Kind;
 
-/// What must have happened in a large enough set of runs, or they are blind: every fault, every path of recovery, every
-/// answer.
-pub fn wanted() -> impl Iterator<Item = &'static str> {
-    Fault::ALL.iter().map(|fault| fault.name()).chain(PATHS.iter().copied())
-}
-
-/// What is no fault.
-const PATHS: &[&str] = &[
-    "blob: landed late",
-    "disk: a torn tail",
-    "disk: an unsynced batch survived a crash",
-    "heard: absent",
-    "heard: applied",
-    "heard: corrupt",
-    "heard: deleted",
-    "heard: found, bytes as put",
-    "heard: found, bytes failed half-way",
-    "heard: found, head only",
-    "heard: found, left half-way",
-    "heard: indeterminate",
-    "heard: a listing",
-    "heard: nothing to delete",
-    "heard: nothing, dropped",
-    "heard: overloaded",
-    "heard: range not satisfiable",
-    "heard: source",
-    "heard: superseded",
-    "heard: unavailable",
-    "engine: its actors died too often",
-    "index: a commit was overdue",
-    "index: poisoned",
-    "run: closed under its clients",
-    "killed: recovery",
-    "killed: shard",
-    "killed: supervisor",
-    "killed: sweeper",
-    "killed: upload",
-    "killed: uploads",
-    "recovery: a change fenced",
-    "run: crashed while it opened",
-    "run: reopened by a client",
-    "run: reopened, the engine was dropped",
-    "run: reopened, the engine had failed",
-    "run: several crashes",
-    "swap: a blob of several blocks",
-    "swap: absent to inline",
-    "swap: absent to tombstone",
-    "swap: inline deleted",
-    "swap: inline to inline",
-    "swap: inline to tombstone",
-    "swap: superseded",
-    "swap: tombstone deleted",
-    "swap: tombstone to inline",
-    "swap: tombstone to tombstone",
-    "sweeper: a deletion failed",
-    "sweeper: a deletion failed again",
-    "sweeper: an orphan is deleted again later",
-    "sweeper: an orphan settled",
-];
-
 /// Writes with numbers from here on are probes, and no client's.
 const PROBES: u64 = 1_000_000_000;
+
+/// How long after its deadline an object may still be there, if nothing goes wrong.
+const EXPIRER_PATIENCE: Duration = Duration::from_secs(120);
 
 /// How a plan is run.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -216,6 +161,7 @@ fn config(setting: &Setting) -> Config {
                 page: 3,
                 ..SweepLimits::default()
             },
+            expiry: ExpiryLimits { page: 3, removals_at_once: 2, ..ExpiryLimits::default() },
             ..Limits::default()
         },
         reads: ReadLimits { bytes_in_flight: budget(32 * 1024) as u64, ..ReadLimits::default() },
@@ -337,8 +283,20 @@ async fn calm_down(world: &Controls, engine: &Engine) {
         state.report_violations();
     };
     let settled = world.settles_by_itself(engine).await;
+    // What has expired is removed without being asked for, soon after.
+    world.advance(EXPIRER_PATIENCE).await;
     match (settled, engine.health()) {
-        (Ok(()), Ok(())) => {}
+        (Ok(()), Ok(())) => {
+            let overdue = {
+                let machine = world.machine();
+                let mut state = machine.state();
+                state.note(Kind::World, "counts what has expired", String::new());
+                state.monitor.overdue(u64::try_from(EXPIRER_PATIENCE.as_millis()).unwrap_or(u64::MAX))
+            };
+            if overdue > 0 {
+                violated(format!("{overdue} objects have expired and are still there"));
+            }
+        }
         // It had failed before, or a commit that hung has made it fail since.
         (_, Err(_)) if world.machine().state().was_provoked() => return,
         (_, Err(error)) => return violated(format!("it has failed, and nothing had gone wrong: {error:?}")),
@@ -347,10 +305,11 @@ async fn calm_down(world: &Controls, engine: &Engine) {
         }
     }
     let client = Client { world: world.clone(), machine: world.machine(), engine: engine.clone() };
+    client.switch(false);
     let inline = engine.config().inline_bytes_max as u64;
     let objects = 0..u32::try_from(2 * engine.config().limits.shards).unwrap_or(u32::MAX);
     for (object, bytes) in objects.flat_map(|object| [(object, 1.min(inline)), (object, inline + 1)]) {
-        let op = Op::Put { object, bytes, shape: Shape::Bytes };
+        let op = put(object, bytes);
         let answer = client.perform(&op, PROBES + 2 * u64::from(object) + u64::from(bytes > inline)).await;
         if !matches!(answer, Answer::Applied { .. }) {
             violated(format!("it does not take on work once faults have ceased: {op:?} -> {answer:?}"));
@@ -382,9 +341,18 @@ async fn check_closed(engine: &Engine, violated: impl Fn(String)) {
         engine.list("").await.err(),
         engine.settle().await.err(),
         engine.stats().await.err(),
+        engine.usage().await.err(),
+        engine.scrub().await.err(),
+        engine.amend("late").filename("a").await.err(),
+        engine.extend_expiry("late").never().await.err(),
+        engine.copy("late", "later").await.err(),
+        engine.rename("late", "later").await.err(),
+        engine.atomic([Write::put("late", "a")]).await.err(),
+        engine.delete_prefix("late").await.err(),
+        engine.update("late", async |_| Ok::<_, Error>(Update::Keep)).await.err(),
     ];
     let kinds = answers.map(|error| error.map(|error| error.kind()));
-    if kinds != [Some(ErrorKind::Closed); 9] {
+    if kinds != [Some(ErrorKind::Closed); 18] {
         violated(format!("a closed engine does not say so: {kinds:?}"));
     }
 }
@@ -427,6 +395,8 @@ fn read_everything(sim: &mut Sim) {
         for object in &plan_of_reads {
             client.read_again(object).await;
         }
+        // At rest a scrub finds nothing, whatever has happened.
+        client.perform(&Op::Scrub, PROBES - 1).await;
         drop(engine.close().await);
     });
     if life == Life::Crashed {

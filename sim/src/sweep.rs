@@ -65,6 +65,7 @@ fn acts(kind: Sweep, shards: usize) -> Vec<Act> {
                 ActorKind::Uploads,
                 ActorKind::Recovery,
                 ActorKind::Sweeper,
+                ActorKind::Expirer,
                 ActorKind::Supervisor,
             ];
             (0..shards).map(ActorKind::Shard).chain(others).map(Act::Kill).collect()

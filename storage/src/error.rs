@@ -28,6 +28,8 @@ pub enum ErrorKind {
     },
     /// A configured limit is reached. Nothing was started; back off, then call again.
     Overloaded,
+    /// The namespace is switched off. Nothing was started; the call may be repeated once it is switched on.
+    Disabled,
     /// The store could not do it now. Nothing was committed; the call may be repeated.
     Unavailable,
     /// The write may have been committed, and this process cannot know. Read the object before deciding.
@@ -55,6 +57,7 @@ impl ErrorKind {
             Self::Invalid => "invalid",
             Self::Conflict { .. } => "conflict",
             Self::Overloaded => "overloaded",
+            Self::Disabled => "disabled",
             Self::Unavailable => "unavailable",
             Self::Indeterminate => "indeterminate",
             Self::RangeNotSatisfiable { .. } => "range not satisfiable",

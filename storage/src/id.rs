@@ -4,6 +4,7 @@
 //! an index key and into a blob path. Deliberately not here: where an object's bytes lie (`blobs/path.rs`).
 
 use std::fmt;
+use std::str::FromStr;
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -97,6 +98,24 @@ impl Default for Namespace {
 impl fmt::Display for Namespace {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
+    }
+}
+
+/// What [`Display`](fmt::Display) gives.
+///
+/// ```
+/// use cenotaph_storage::Namespace;
+///
+/// let namespace: Namespace = "attachments/org=17".parse()?;
+/// assert_eq!(namespace, Namespace::new("attachments")?.with_scope("org", "17")?);
+/// assert!("attachments/17".parse::<Namespace>().is_err());
+/// # Ok::<(), cenotaph_storage::Error>(())
+/// ```
+impl FromStr for Namespace {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        Self::parse(text)
     }
 }
 

@@ -19,6 +19,7 @@ use crate::id::{KEY_BYTES_MAX, Namespace, ObjectId};
 use crate::index::{Range, Snapshot, Table, successor};
 use crate::read::{Head, Reads};
 use crate::rows::Row;
+use crate::word::Timestamp;
 
 /// Most rows that one scan brings: what a page holds in memory beside its entries.
 const CHUNK_ROWS_MAX: usize = 256;
@@ -90,7 +91,9 @@ impl Reads {
         let Some(mut listing) = Listing::new(&request) else {
             return Ok(ListPage { entries: Vec::new(), next: None });
         };
-        listing.run(&*self.index().snapshot()?, |row| self.is_live(row)).await?;
+        // One moment for the whole page: what expires together is listed together.
+        let now = self.now();
+        listing.run(&*self.index().snapshot()?, now).await?;
         Ok(listing.into_page(request.limit))
     }
 }
@@ -173,14 +176,14 @@ impl Listing {
         Some(encoded.slice(..self.prefix.len() + at + delimiter.len()))
     }
 
-    async fn run(&mut self, snapshot: &dyn Snapshot, is_live: impl Fn(&Row) -> bool) -> Result<()> {
+    async fn run(&mut self, snapshot: &dyn Snapshot, now: Timestamp) -> Result<()> {
         let mut chunk_rows = if self.delimiter.is_some() { CHUNK_ROWS_AFTER_SEEK } else { CHUNK_ROWS_MAX };
         while self.entries.len() < self.wanted {
             let limit = chunk_rows.min(self.wanted - self.entries.len());
             let range = Range { start: self.start.clone(), end: self.end.clone(), limit };
             let rows = snapshot.scan(Table::Rows, range).await?;
             let is_last = rows.len() < limit;
-            let Some(seek) = self.take(rows, &is_live)? else { return Ok(()) };
+            let Some(seek) = self.take(rows, now)? else { return Ok(()) };
             if is_last {
                 return Ok(());
             }
@@ -193,7 +196,7 @@ impl Listing {
     }
 
     /// Turns scanned rows into entries and moves the start behind them. None if nothing can follow.
-    fn take(&mut self, rows: Vec<(Bytes, Bytes)>, is_live: impl Fn(&Row) -> bool) -> Result<Option<Seek>> {
+    fn take(&mut self, rows: Vec<(Bytes, Bytes)>, now: Timestamp) -> Result<Option<Seek>> {
         let mut within: Option<Bytes> = None;
         for (key, value) in rows {
             if within.as_ref().is_some_and(|common| key.starts_with(common)) {
@@ -204,7 +207,7 @@ impl Listing {
                 Ok(id) => error.with_id(&id),
                 Err(_) => error,
             })?;
-            if !is_live(&row) {
+            if !row.is_live(now) {
                 within = None;
                 continue;
             }

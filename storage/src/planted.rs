@@ -43,11 +43,13 @@ pub enum Bug {
     AtomicInTwoBatches,
     /// An update commits whatever has been written since it read.
     UpdateWithoutPrecondition,
+    /// A scrub takes the blobs of uploads under way for unknown ones, and queues them (I2).
+    ScrubForgetsChanges,
 }
 
 impl Bug {
     /// Every bug, in a fixed order.
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 19] = [
         Self::AckBeforeSync,
         Self::ReaderSeesUnsynced,
         Self::OldRevisionNotQueued,
@@ -66,6 +68,7 @@ impl Bug {
         Self::ExpirerTrustsItsEntry,
         Self::AtomicInTwoBatches,
         Self::UpdateWithoutPrecondition,
+        Self::ScrubForgetsChanges,
     ];
 
     /// Its name on a command line.
@@ -89,6 +92,7 @@ impl Bug {
             Self::ExpirerTrustsItsEntry => "expirer-trusts-its-entry",
             Self::AtomicInTwoBatches => "atomic-in-two-batches",
             Self::UpdateWithoutPrecondition => "update-without-precondition",
+            Self::ScrubForgetsChanges => "scrub-forgets-changes",
         }
     }
 }

@@ -41,7 +41,7 @@ use crate::pins::Pins;
 use crate::range::ByteRange;
 use crate::rows::{BlockChecksums, Body, Manifest, Metadata, Row};
 use crate::swap::revision_key;
-use crate::word::{Etag, OperationId, Version};
+use crate::word::{Etag, OperationId, Timestamp, Version};
 
 use fetch::{Fetcher, Source};
 use plan::Piece;
@@ -161,13 +161,18 @@ impl Reads {
     }
 
     /// The row of an object that exists: one that has expired does not.
+    ///
+    /// The moment is taken before the row is read: later, a deadline that was extended meanwhile would be missed, and the
+    /// object be absent at a moment at which it never was.
     async fn row(&self, id: &ObjectId) -> Result<Option<Row>> {
+        let now = self.now();
         let row = self.index().get(Table::Rows, id.encoded()).await?.as_ref().map(Row::decode).transpose()?;
-        Ok(row.filter(|row| self.is_live(row)))
+        Ok(row.filter(|row| row.is_live(now)))
     }
 
-    pub(crate) fn is_live(&self, row: &Row) -> bool {
-        row.is_live(self.0.env.steady_now())
+    /// The moment at which an object must be live to be seen.
+    pub(crate) fn now(&self) -> Timestamp {
+        self.0.env.steady_now()
     }
 
     async fn attempt(&self, id: &ObjectId, range: ByteRange) -> Result<Attempt> {

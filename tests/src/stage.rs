@@ -1,4 +1,5 @@
-//! The stage: a real world in which a test may stop work at a [`Seam`], look, kill its actor, and let go.
+//! The stage: a real world in which a test may stop work at a [`Seam`], look, kill its actor, and let go. Its time of day
+//! may be taken over by the test, too; timers go on as they do.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -17,6 +18,16 @@ pub struct Stage(Arc<Inner>);
 struct Inner {
     real: Real,
     armed: Mutex<BTreeMap<Seam, Armed>>,
+    clock: Mutex<Clock>,
+}
+
+/// The time of day, as the test wants it.
+#[derive(Clone, Copy, Default)]
+struct Clock {
+    /// What it shows; none if it is the real one.
+    shows: Option<Timestamp>,
+    /// How far it moves each time somebody looks at it.
+    step: Duration,
 }
 
 /// What tells that work has arrived, and what lets it go on.
@@ -44,7 +55,7 @@ impl Stage {
     /// A stage in the current tokio runtime.
     pub fn new() -> Self {
         let real = Real::current().expect("tests run within a runtime");
-        Self(Arc::new(Inner { real, armed: Mutex::default() }))
+        Self(Arc::new(Inner { real, armed: Mutex::default(), clock: Mutex::default() }))
     }
 
     /// Holds the next work that passes this seam.
@@ -53,6 +64,30 @@ impl Stage {
         let (release, released) = oneshot::channel();
         self.0.armed.lock().unwrap().insert(seam, (arrived, released));
         Held { arrived: Some(arrival), _release: release }
+    }
+
+    /// Stops the time of day: from now on only the test moves it.
+    pub fn stop_clock(&self) -> Timestamp {
+        let now = self.now();
+        self.0.clock.lock().unwrap().shows = Some(now);
+        now
+    }
+
+    /// Sets the time of day, either way; it stands still there.
+    pub fn set_clock(&self, shows: Timestamp) {
+        self.0.clock.lock().unwrap().shows = Some(shows);
+    }
+
+    /// Moves the stopped time of day on.
+    pub fn advance(&self, by: Duration) {
+        let shows = self.stop_clock();
+        self.set_clock(shows.after(by));
+    }
+
+    /// From now on the stopped time of day moves on by this each time somebody looks at it.
+    pub fn tick(&self, step: Duration) {
+        self.stop_clock();
+        self.0.clock.lock().unwrap().step = step;
     }
 }
 
@@ -64,7 +99,10 @@ impl Default for Stage {
 
 impl World for Stage {
     fn now(&self) -> Timestamp {
-        self.0.real.now()
+        let mut clock = self.0.clock.lock().unwrap();
+        let Some(shows) = clock.shows else { return self.0.real.now() };
+        clock.shows = Some(shows.after(clock.step));
+        shows
     }
 
     fn monotonic(&self) -> Duration {

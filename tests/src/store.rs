@@ -14,8 +14,10 @@ use cenotaph_storage::{ObjectId, RevisionKey};
 use futures::TryStreamExt;
 use tempfile::TempDir;
 
+use crate::counting::{Counting, Counts};
 use crate::faulty::{self, Faults};
 use crate::stage::Stage;
+use crate::tables::assert_beside_rows;
 
 /// Payloads longer than this go to the blob tier of a test store.
 pub const INLINE: usize = 1000;
@@ -30,6 +32,10 @@ pub struct Store {
     pub faults: Faults,
     /// Its index, for looking.
     pub index: Arc<dyn Index>,
+    /// What has been asked of that index.
+    pub counts: Counts,
+    /// How long its index took to open, and how long the engine over it.
+    pub opening: [Duration; 2],
     /// Its blob tier without the faults, for looking.
     pub blobs: BlobTier,
     directory: Arc<TempDir>,
@@ -95,8 +101,10 @@ impl Store {
         let plain = cenotaph_storage::blobs::local(&root).unwrap();
         let faults = Faults::default();
         let operator: Operator = plain.clone().layer(faulty::layer(&faults));
-        let index: Arc<dyn Index> =
-            Arc::new(FjallIndex::open(&directory.path().join("index"), env.clone(), FjallOptions::default()).unwrap());
+        let (path, began) = (directory.path().join("index"), env.monotonic());
+        let index = Counting::new(Arc::new(FjallIndex::open(&path, env.clone(), FjallOptions::default()).unwrap()));
+        let (counts, index_opened) = (index.counts(), env.monotonic());
+        let index: Arc<dyn Index> = Arc::new(index);
         let engine = Engine::builder(directory.path())
             .config(config)
             .env(env.clone())
@@ -105,8 +113,9 @@ impl Store {
             .open()
             .await
             .unwrap();
+        let opening = [index_opened - began, env.monotonic() - index_opened];
         let blobs = BlobTier::new(plain, env, BlobOptions::default());
-        Self { engine, stage, faults, index, blobs, directory }
+        Self { opening, engine, stage, faults, index, counts, blobs, directory }
     }
 
     /// The directory that holds it all.
@@ -129,7 +138,7 @@ impl Store {
 }
 
 /// Waits until an engine has nothing left to settle, and asserts I5: its blob tier holds exactly the revisions that
-/// rows name.
+/// rows name. With it I3: beside the rows lies what they need, and nothing else.
 pub async fn assert_settled(engine: &Engine, env: &Env, index: &dyn Index, tier: &BlobTier) {
     let patience = Duration::from_secs(20);
     let settled = env.deadline(patience, async {
@@ -146,6 +155,7 @@ pub async fn assert_settled(engine: &Engine, env: &Env, index: &dyn Index, tier:
         panic!("not settled after {patience:?}: {:?}", engine.stats().await);
     }
     assert_eq!(blobs(tier).await, named(index).await, "I5: blobs == revisions named by rows");
+    assert_beside_rows(index).await;
 }
 
 /// The revisions in a blob tier.

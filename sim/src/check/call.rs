@@ -4,7 +4,8 @@
 use bytes::Bytes;
 use cenotaph::ErrorKind;
 
-use crate::plan::Span;
+use super::format::Row;
+use crate::plan::{Fate, Span};
 use crate::trace::Tick;
 
 /// What a client asked. Objects go by their key in the row table.
@@ -18,6 +19,31 @@ pub(crate) enum Call {
         bytes: u64,
         /// Whether it goes to the blob tier.
         large: bool,
+        demand: Demand,
+    },
+    /// An update that writes such a payload, or deletes, or neither.
+    Update {
+        object: Bytes,
+        write: u64,
+        fate: Fate,
+        bytes: u64,
+    },
+    /// A change that leaves the bytes alone.
+    Change {
+        object: Bytes,
+        how: Change,
+        demand: Demand,
+    },
+    /// A copy or a rename.
+    Move {
+        from: Bytes,
+        to: Bytes,
+        how: Moving,
+        if_absent: bool,
+    },
+    /// Writes that happen together: objects, and what is put, or none for a delete.
+    Atomic {
+        pieces: Vec<AtomicPiece>,
     },
     /// A read of all or some bytes, or of the head alone.
     Read {
@@ -27,6 +53,11 @@ pub(crate) enum Call {
     },
     Delete {
         object: Bytes,
+        demand: Demand,
+    },
+    /// A deletion of everything below a prefix.
+    DeletePrefix {
+        prefix: Bytes,
     },
     /// A page of keys after `after`, below `prefix`.
     List {
@@ -49,6 +80,51 @@ pub(crate) enum Call {
     Other,
 }
 
+/// A write of an atomic batch.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct AtomicPiece {
+    pub(crate) object: Bytes,
+    pub(crate) write: Option<u64>,
+    pub(crate) if_absent: bool,
+}
+
+/// A change that leaves the bytes alone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Change {
+    /// Of the metadata; with a number that no other call has.
+    Amend(u64),
+    /// Of the deadline.
+    Extend,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Moving {
+    Copy,
+    Rename,
+}
+
+/// What a call demands of its object.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Demand {
+    #[default]
+    Nothing,
+    Absent,
+    Version(u64),
+    Etag(String),
+}
+
+impl Demand {
+    /// Whether it is met by an object that stands so; none if it is absent.
+    pub(crate) fn is_met(&self, row: Option<&Row>) -> bool {
+        match self {
+            Self::Nothing => true,
+            Self::Absent => row.is_none(),
+            Self::Version(version) => row.is_some_and(|row| row.version == *version),
+            Self::Etag(etag) => row.is_some_and(|row| row.etag() == *etag),
+        }
+    }
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Reading {
     Head,
@@ -64,6 +140,19 @@ pub(crate) enum Answer {
         created: bool,
     },
     Superseded,
+    /// A precondition did not hold: of which object, if it says so, and its version and etag, if it is there.
+    Conflict {
+        of: Option<Bytes>,
+        current: Option<(u64, String)>,
+    },
+    /// What writes that happened together came to, one by one.
+    Together(Vec<Answer>),
+    /// A scrub found this damage.
+    Scrubbed {
+        damage: Vec<String>,
+    },
+    /// An update left the object as it is.
+    Kept,
     Deleted {
         existed: bool,
     },

@@ -13,6 +13,11 @@ use uuid::Uuid;
 /// The custom attribute in which a workload says which of its writes this is.
 pub(crate) const WRITE: &str = "cenotaph-sim:write";
 
+/// The custom attribute in which a change of metadata says which one it is.
+pub(crate) const AMEND: &str = "cenotaph-sim:amend";
+/// The custom attribute in which an update says which version it read; 0 if there was no object.
+pub(crate) const SAW: &str = "cenotaph-sim:saw";
+
 /// A row: `version=2 | postcard | embedded payload`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Row {
@@ -27,6 +32,10 @@ pub(crate) struct Row {
     pub(crate) expiration: Expiration,
     /// Which write of the workload it is, if it says so.
     pub(crate) write: Option<u64>,
+    /// Which change of metadata was the last.
+    pub(crate) amend: Option<u64>,
+    /// Which version the update read that wrote it.
+    pub(crate) saw: Option<u64>,
     pub(crate) body: Body,
 }
 
@@ -109,9 +118,23 @@ impl Row {
             Kind::Tombstone(manifest) if tail.is_empty() => Body::Tombstone(manifest),
             Kind::Separate(_) | Kind::Tombstone(_) => return None,
         };
-        let write = head.custom.get(WRITE).and_then(|text| text.parse().ok());
+        let number = |name: &str| head.custom.get(name).and_then(|text| text.parse().ok());
+        let (write, amend, saw) = (number(WRITE), number(AMEND), number(SAW));
         let Head { version, operation, size, checksum, created, modified, expires_at, expiration, .. } = head;
-        Some(Self { version, operation, size, checksum, created, modified, expires_at, expiration, write, body })
+        Some(Self {
+            version,
+            operation,
+            size,
+            checksum,
+            created,
+            modified,
+            expires_at,
+            expiration,
+            write,
+            amend,
+            saw,
+            body,
+        })
     }
 }
 

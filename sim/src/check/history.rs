@@ -11,16 +11,14 @@
 //! `linearizability`, I7 (read before durable), I8 (bytes of one version to the end), I9 (acknowledged, not durable), I10
 //! (what was answered is what happened), `unprovoked` (an error without a fault).
 
-use std::collections::BTreeSet;
-
 use bytes::Bytes;
 use cenotaph::ErrorKind;
 
-use super::call::{Answer, Call, Called, Content, Listed, Reading};
+use super::call::{Answer, AtomicPiece, Call, Called, Content, Demand, Reading};
 use super::format::Row;
 use super::monitor::Monitor;
-use crate::faults::{BLOB_READ_FAULTS, BLOB_WRITE_FAULTS, COMMIT_FAULTS, Fault, PROVOKING, ROT};
-use crate::plan::Span;
+use crate::faults::{BLOB_READ_FAULTS, BLOB_WRITE_FAULTS, COMMIT_FAULTS, Fault, PROVOKING, ROT, SCRUB_FAULTS};
+use crate::plan::{Fate, Span};
 use crate::trace::Tick;
 
 /// How often a read may find its object replaced before it gives up.
@@ -32,6 +30,7 @@ pub(crate) fn check_history(monitor: &mut Monitor) {
     let mut checker = Checker { monitor, found: &mut found };
     monitor.calls.iter().for_each(|called| checker.call(called));
     checker.deletes();
+    checker.derived();
     for (name, message) in found {
         monitor.violated(name, message);
     }
@@ -43,25 +42,32 @@ struct Put<'a> {
     fails: bool,
     object: &'a Bytes,
     bytes: u64,
+    demand: &'a Demand,
 }
 
-struct Checker<'a> {
-    monitor: &'a Monitor,
-    found: &'a mut Vec<(&'static str, String)>,
+pub(super) struct Checker<'a> {
+    pub(super) monitor: &'a Monitor,
+    pub(super) found: &'a mut Vec<(&'static str, String)>,
 }
 
 impl Checker<'_> {
-    fn violated(&mut self, checker: &'static str, called: &Called, why: &str) {
+    pub(super) fn violated(&mut self, checker: &'static str, called: &Called, why: &str) {
         let answer = called.answer.as_ref().map(|(_, answer)| answer);
         self.found.push((checker, format!("{why}: {:?} at {} -> {answer:?}", called.call, called.at)));
     }
 
     fn call(&mut self, called: &Called) {
         match (&called.call, &called.answer) {
-            (Call::Put { write, fails, object, bytes, .. }, answer) => {
-                let put = Put { write: *write, fails: *fails, object, bytes: *bytes };
+            (Call::Put { write, fails, object, bytes, demand, .. }, answer) => {
+                let put = Put { write: *write, fails: *fails, object, bytes: *bytes, demand };
                 self.put(called, &put, answer.as_ref());
             }
+            (Call::Update { write, fate, object, bytes }, answer) => {
+                let fails = *fate != Fate::Put;
+                let put = Put { write: *write, fails, object, bytes: *bytes, demand: &Demand::Nothing };
+                self.put(called, &put, answer.as_ref());
+            }
+            (Call::Atomic { pieces }, answer) => self.atomic(called, pieces, answer.as_ref()),
             (Call::Read { object, kind, span }, Some((at, answer))) => {
                 self.read(called, (object, *kind, *span), *at, answer);
             }
@@ -76,6 +82,9 @@ impl Checker<'_> {
             }
             (
                 Call::Delete { .. }
+                | Call::DeletePrefix { .. }
+                | Call::Change { .. }
+                | Call::Move { .. }
                 | Call::Read { .. }
                 | Call::List { .. }
                 | Call::ListGroups { .. }
@@ -84,8 +93,41 @@ impl Checker<'_> {
                 _,
             ) => {}
         }
-        if let Some((at, Answer::Failed(kind))) = &called.answer {
-            self.failed(called, *at, *kind);
+        if let Some((at, Answer::Conflict { of, current })) = &called.answer {
+            self.conflict(called, of.as_ref(), current.as_ref(), *at);
+        }
+        match &called.answer {
+            Some((at, Answer::Failed(kind))) => self.failed(called, *at, *kind),
+            Some((at, Answer::Scrubbed { damage })) => self.scrubbed(called, damage, *at),
+            Some((at, Answer::Applied { .. } | Answer::Deleted { .. } | Answer::Found(_) | Answer::Absent)) => {
+                self.switched_off(called, *at);
+            }
+            Some(_) | None => {}
+        }
+    }
+
+    /// Nothing is damaged but what a fault shows damaged, or missing, or leaves behind for ever.
+    fn scrubbed(&mut self, called: &Called, damage: &[String], at: Tick) {
+        let is_misled = self.monitor.struck_between(&SCRUB_FAULTS, called.at, at)
+            || self.monitor.struck_between(&[Fault::BlobLate], 0, at);
+        if !damage.is_empty() && !is_misled {
+            self.violated("scrub", called, "it finds damage, and nothing is damaged");
+        }
+    }
+
+    /// While a namespace is off, nothing in it is done.
+    fn switched_off(&mut self, called: &Called, at: Tick) {
+        let object = match &called.call {
+            Call::Put { object, .. }
+            | Call::Update { object, .. }
+            | Call::Change { object, .. }
+            | Call::Read { object, .. }
+            | Call::Delete { object, .. } => object,
+            Call::Move { to, .. } if matches!(called.answer, Some((_, Answer::Applied { .. }))) => to,
+            _ => return,
+        };
+        if object.starts_with(b"other/") && !self.monitor.was_switched(false, called.at, at) {
+            self.violated("namespaces", called, "its namespace was switched off all along");
         }
     }
 
@@ -107,6 +149,9 @@ impl Checker<'_> {
             if !states_in(monitor, object, *tick, tick + 1).any(|(_, state)| state == Some(row)) {
                 self.violated("linearizability", called, "it committed another object");
             }
+            if !self.holds_at(put.demand, object, *tick) {
+                self.violated("precondition", called, "it committed, and what it demands was not so");
+            }
         }
         if put.fails && !commits.is_empty() {
             self.violated("I10", called, "its stream failed, and it committed");
@@ -114,7 +159,10 @@ impl Checker<'_> {
         match answer {
             Some((at, Answer::Applied { version, etag, created })) => match commits.first() {
                 Some((tick, row)) if tick < at => {
-                    let was_absent = standing(monitor, object, *tick).is_none();
+                    let old = standing(monitor, object, *tick);
+                    // What has expired by then may have been there when it was decided.
+                    let has_expired = old.is_some_and(|old| !old.is_live(monitor.time_at(*tick)));
+                    let was_absent = if has_expired { *created } else { old.is_none() };
                     if (row.version, row.etag(), was_absent) != (*version, etag.clone(), *created) {
                         self.violated("I10", called, "it committed something else than it says");
                     }
@@ -134,7 +182,12 @@ impl Checker<'_> {
                     self.violated("I9", called, "it says it was superseded before that was durable");
                 }
             }
-            Some((at, Answer::Failed(kind))) if *kind != ErrorKind::Indeterminate => {
+            Some((_, Answer::Conflict { .. } | Answer::Kept | Answer::Deleted { .. })) => {
+                if !commits.is_empty() {
+                    self.violated("I10", called, "it says that nothing was written, and it committed");
+                }
+            }
+            Some((_, Answer::Failed(kind))) if *kind != ErrorKind::Indeterminate => {
                 if !commits.is_empty() {
                     self.violated("I10", called, "it says that nothing was committed, and it committed");
                 }
@@ -155,6 +208,9 @@ impl Checker<'_> {
                     (row.version, row.etag(), row.size, row.write)
                         == (found.version, found.etag.clone(), found.size, found.write)
                 };
+                // One that had expired before the call was absent all along.
+                let asked_ms = monitor.time_at(called.at);
+                let seen = |row: &Row| seen(row) && row.is_live(asked_ms);
                 let ever = states_in(monitor, object, called.at, found.opened).any(|(_, row)| row.is_some_and(seen));
                 if !ever {
                     let later =
@@ -178,7 +234,7 @@ impl Checker<'_> {
             }
             Answer::Absent if kind == Reading::Bytes && hidden => {}
             Answer::Absent => {
-                if !states_in(monitor, object, called.at, at).any(|(_, row)| row.is_none()) {
+                if !self.was_absent(object, called.at, at) {
                     self.violated("linearizability", called, "at no moment of the call the object was absent");
                 }
             }
@@ -200,80 +256,70 @@ impl Checker<'_> {
             | Answer::Done
             | Answer::Applied { .. }
             | Answer::Superseded
+            | Answer::Conflict { .. }
+            | Answer::Together(_)
+            | Answer::Scrubbed { .. }
+            | Answer::Kept
             | Answer::Deleted { .. }
             | Answer::Listed(_) => {}
         }
     }
 
-    /// A page is the listing of one moment.
-    fn list(&mut self, called: &Called, query: (&Bytes, Option<&Bytes>, usize), at: Tick, page: &Listed) {
-        let (prefix, after, limit) = query;
-        let objects = || self.monitor.states.keys().filter(|object| object.starts_with(prefix));
-        let mut moments: BTreeSet<Tick> = BTreeSet::from([called.at]);
-        for object in objects() {
-            moments.extend(states_in(self.monitor, object, called.at, at).map(|(tick, _)| tick.max(called.at)));
-        }
-        let fits = |moment: &Tick| {
-            let there = objects().filter(|object| after.is_none_or(|after| *object > after));
-            let mut all = there.filter_map(|object| {
-                standing(self.monitor, object, moment + 1).map(|row| (object.clone(), row.version))
+    /// Whether a demand was met right before this commit. What has expired by then may have been there when it was decided.
+    fn holds_at(&self, demand: &Demand, object: &Bytes, tick: Tick) -> bool {
+        let old = standing(self.monitor, object, tick);
+        let live = old.filter(|old| old.is_live(self.monitor.time_at(tick)));
+        demand.is_met(live) || demand.is_met(old)
+    }
+
+    /// All of it was committed together, or none of it.
+    fn atomic(&mut self, called: &Called, pieces: &[AtomicPiece], answer: Option<&(Tick, Answer)>) {
+        for (place, piece) in pieces.iter().enumerate() {
+            let Some(write) = piece.write else { continue };
+            let demand = if piece.if_absent { Demand::Absent } else { Demand::Nothing };
+            let put = Put { write, fails: false, object: &piece.object, bytes: 0, demand: &demand };
+            let own = answer.map(|(at, answer)| match answer {
+                Answer::Together(answers) => (*at, answers.get(place).cloned().unwrap_or(Answer::Done)),
+                other => (*at, other.clone()),
             });
-            let expected: Vec<_> = all.by_ref().take(limit).collect();
-            expected == page.entries && all.next().is_some() == page.has_next
-        };
-        if !moments.iter().any(fits) {
-            self.violated("linearizability", called, "at no moment of the call the listing was so");
+            self.put(called, &put, own.as_ref());
         }
     }
 
-    /// A page of groups is the listing of one moment.
-    fn list_groups(&mut self, called: &Called, query: (&Bytes, char, Option<&Bytes>, usize), at: Tick, page: &Listed) {
-        let (prefix, delimiter, after, limit) = query;
-        let objects = || self.monitor.states.keys().filter(|object| object.starts_with(prefix));
-        let mut moments: BTreeSet<Tick> = BTreeSet::from([called.at]);
-        for object in objects() {
-            moments.extend(states_in(self.monitor, object, called.at, at).map(|(tick, _)| tick.max(called.at)));
-        }
-        // The delimiters of a workload are ASCII.
-        let group = |object: &Bytes| {
-            let end = object[prefix.len()..].iter().position(|&byte| char::from(byte) == delimiter)?;
-            Some(object.slice(..=prefix.len() + end))
-        };
-        let fits = |moment: &Tick| {
-            let mut all: Vec<(Bytes, u64)> = objects()
-                .filter_map(|object| {
-                    let row = standing(self.monitor, object, moment + 1)?;
-                    Some(group(object).map_or_else(|| (object.clone(), row.version), |group| (group, 0)))
-                })
-                .filter(|(name, _)| after.is_none_or(|after| name > after))
-                .collect();
-            all.dedup();
-            let has_next = all.len() > limit;
-            all.truncate(limit);
-            all == page.entries && has_next == page.has_next
-        };
-        if !moments.iter().any(fits) {
-            self.violated("linearizability", called, "at no moment of the call the listing was so");
-        }
-    }
-
-    /// Pages of several moments: each entry is of some moment of the call, and what was there all along is in it.
-    fn list_all(&mut self, called: &Called, prefix: &Bytes, at: Tick, entries: &[(Bytes, u64)]) {
-        if !entries.is_sorted_by(|(a, _), (b, _)| a < b) {
-            self.violated("linearizability", called, "the listing is out of order");
-        }
-        for (object, version) in entries {
-            let fits = |row: Option<&Row>| row.is_some_and(|row| row.version == *version);
-            if !states_in(self.monitor, object, called.at, at).any(|(_, row)| fits(row)) {
-                self.violated("linearizability", called, "an entry that was there at no moment of the call");
+    /// A conflict tells how the object stood at some moment of the call, and that was not as demanded.
+    fn conflict(&mut self, called: &Called, of: Option<&Bytes>, current: Option<&(u64, String)>, at: Tick) {
+        let absent = |wanted: bool| if wanted { Demand::Absent } else { Demand::Nothing };
+        let (object, demand) = match &called.call {
+            Call::Put { object, demand, .. }
+            | Call::Delete { object, demand }
+            | Call::Change { object, demand, .. } => (object, demand.clone()),
+            Call::Move { to, if_absent, .. } => (to, absent(*if_absent)),
+            Call::Atomic { pieces } => match pieces.iter().find(|piece| Some(&piece.object) == of) {
+                Some(piece) => (&piece.object, absent(piece.if_absent)),
+                None => return self.violated("conflict", called, "it is in conflict with an object that is not in it"),
+            },
+            Call::Update { object, .. } => {
+                // What it demanded is what it read; others must have written since.
+                let changes = states_in(self.monitor, object, called.at, at).count() - 1;
+                let hidden = self.monitor.struck_between(&[Fault::BlobNotFound], called.at, at);
+                if changes == 0 && !self.was_absent(object, called.at, at) && !hidden {
+                    self.violated("conflict", called, "nobody else wrote");
+                }
+                return;
             }
-        }
-        let objects = self.monitor.states.keys().filter(|object| object.starts_with(prefix));
-        for object in objects {
-            let always = states_in(self.monitor, object, called.at, at).all(|(_, row)| row.is_some());
-            if always && !entries.iter().any(|(entry, _)| entry == object) {
-                self.violated("linearizability", called, "an object is missing that was there all along");
+            _ => return self.violated("conflict", called, "it demands nothing"),
+        };
+        let fits = match current {
+            None => self.was_absent(object, called.at, at) && !demand.is_met(None),
+            Some((version, etag)) => {
+                let asked_ms = self.monitor.time_at(called.at);
+                let stood = |row: &Row| (row.version, row.etag()) == (*version, etag.clone()) && row.is_live(asked_ms);
+                states_in(self.monitor, object, called.at, at)
+                    .any(|(_, row)| row.is_some_and(|row| stood(row) && !demand.is_met(Some(row))))
             }
+        };
+        if !fits {
+            self.violated("conflict", called, "at no moment of the call the object stood so");
         }
     }
 
@@ -289,8 +335,12 @@ impl Checker<'_> {
         {
             self.violated("I10", called, "the outcome is said to be unknown, and it never came to a commit");
         }
-        if kind == ErrorKind::Source && !matches!(called.call, Call::Put { fails: true, .. }) {
+        let may_fail = matches!(called.call, Call::Put { fails: true, .. } | Call::Update { fate: Fate::Fail, .. });
+        if kind == ErrorKind::Source && !may_fail {
             self.violated("unprovoked", called, "its stream did not fail");
+        }
+        if kind == ErrorKind::Disabled && !monitor.was_switched(true, called.at, at) {
+            self.violated("namespaces", called, "its namespace is said to be switched off, and it is not");
         }
         let read_failed = monitor.struck_between(&[Fault::IndexReadFails], called.at, at);
         let provoked = match &called.call {
@@ -303,7 +353,7 @@ impl Checker<'_> {
                 read_failed || monitor.struck_between(&BLOB_READ_FAULTS, called.at, at)
             }
             // What the blob tier does is no matter here, and one death is made good.
-            Call::Put { large: false, .. } | Call::Delete { .. } => {
+            Call::Put { large: false, .. } | Call::Delete { .. } | Call::Change { .. } => {
                 read_failed
                     || monitor.struck_between(&COMMIT_FAULTS, life, at)
                     || monitor.deaths_between(life, at) > 1
@@ -317,7 +367,10 @@ impl Checker<'_> {
                     || monitor.deaths_between(life, at) > 1
                     || monitor.uploads_died.iter().any(|tick| (life..at).contains(tick))
             }
-            Call::Other => monitor.struck_between(&PROVOKING, life, at),
+            // Of several steps, or of several shards.
+            Call::Update { .. } | Call::Move { .. } | Call::Atomic { .. } | Call::DeletePrefix { .. } | Call::Other => {
+                monitor.struck_between(&PROVOKING, life, at)
+            }
         };
         if kind == ErrorKind::Closed && !monitor.closed_between(life, at) {
             self.violated("unprovoked", called, "it is said to be closed, and nobody closed it");
@@ -331,77 +384,24 @@ impl Checker<'_> {
     fn was_busy(&self, called: &Called, at: Tick) -> bool {
         match &called.call {
             Call::Read { object, .. } => states_in(self.monitor, object, called.at, at).count() > READ_ATTEMPTS,
+            Call::Update { object, .. } | Call::Move { from: object, .. } => {
+                states_in(self.monitor, object, called.at, at).count() > READ_ATTEMPTS
+            }
             Call::Put { .. }
             | Call::Delete { .. }
+            | Call::DeletePrefix { .. }
+            | Call::Change { .. }
+            | Call::Atomic { .. }
             | Call::List { .. }
             | Call::ListGroups { .. }
             | Call::ListAll { .. }
             | Call::Other => false,
         }
     }
-
-    /// Deletes leave no name in what they commit: each removal must belong to one delete, and each delete that says it
-    /// removed something to one removal.
-    fn deletes(&mut self) {
-        for (object, states) in &self.monitor.states {
-            let removals: Vec<Tick> = states.iter().filter(|(_, row)| row.is_none()).map(|(tick, _)| *tick).collect();
-            let calls = self.monitor.calls.iter();
-            let deletes: Vec<&Called> =
-                calls.filter(|called| matches!(&called.call, Call::Delete { object: of } if of == object)).collect();
-            self.deletes_of(&removals, &deletes);
-        }
-        for called in &self.monitor.calls {
-            if let (Call::Delete { object }, Some((at, Answer::Deleted { existed: false }))) =
-                (&called.call, &called.answer)
-                && !states_in(self.monitor, object, called.at, *at).any(|(_, row)| row.is_none())
-            {
-                self.violated("linearizability", called, "at no moment of the call the object was absent");
-            }
-            if let (Call::Delete { object }, Some((_, Answer::Deleted { existed: true }))) =
-                (&called.call, &called.answer)
-                && !self.monitor.states.contains_key(object)
-            {
-                self.violated("linearizability", called, "the object never existed");
-            }
-        }
-    }
-
-    fn deletes_of(&mut self, removals: &[Tick], deletes: &[&Called]) {
-        let may = |called: &Called, removal: Tick| {
-            let in_time = called.answer.as_ref().is_none_or(|(at, _)| removal < *at);
-            let can = match called.answer.as_ref().map(|(_, answer)| answer) {
-                Some(Answer::Deleted { existed: true }) => in_time,
-                // Dropped by its caller, lost with a crash, or unknown: it may have happened, then or later.
-                None | Some(Answer::Cancelled | Answer::Failed(ErrorKind::Indeterminate)) => {
-                    removal < self.monitor.sealed(called.at)
-                }
-                Some(_) => false,
-            };
-            can && called.at <= removal
-        };
-        let edges: Vec<Vec<usize>> = removals
-            .iter()
-            .map(|&removal| (0..deletes.len()).filter(|&delete| may(deletes[delete], removal)).collect())
-            .collect();
-        if matching(&edges, deletes.len()) < removals.len() {
-            let message = format!("removals at {removals:?} are not the work of any delete");
-            self.found.push(("linearizability", message));
-        }
-        let says_so = |called: &&Called| matches!(called.answer, Some((_, Answer::Deleted { existed: true })));
-        let sure: Vec<Vec<usize>> = deletes
-            .iter()
-            .filter(|called| says_so(called))
-            .map(|called| (0..removals.len()).filter(|&removal| may(called, removals[removal])).collect())
-            .collect();
-        if matching(&sure, removals.len()) < sure.len() {
-            let message = format!("more deletes say that they removed something than the removals at {removals:?}");
-            self.found.push(("I9", message));
-        }
-    }
 }
 
 /// The most pairs between a left side, with its edges, and a right side, each used once (augmenting paths).
-fn matching(edges: &[Vec<usize>], right: usize) -> usize {
+pub(super) fn matching(edges: &[Vec<usize>], right: usize) -> usize {
     fn augment(left: usize, edges: &[Vec<usize>], seen: &mut [bool], taken: &mut [Option<usize>]) -> bool {
         for &candidate in &edges[left] {
             if !std::mem::replace(&mut seen[candidate], true)
@@ -418,14 +418,14 @@ fn matching(edges: &[Vec<usize>], right: usize) -> usize {
 }
 
 /// How an object stood before this moment.
-fn standing<'a>(monitor: &'a Monitor, object: &Bytes, before: Tick) -> Option<&'a Row> {
+pub(super) fn standing<'a>(monitor: &'a Monitor, object: &Bytes, before: Tick) -> Option<&'a Row> {
     let states = monitor.states.get(object)?;
     let later = states.partition_point(|(tick, _)| *tick < before);
     states[..later].last()?.1.as_ref()
 }
 
 /// How an object stood at `from`, and at every change of it until `to`.
-fn states_in<'a>(
+pub(super) fn states_in<'a>(
     monitor: &'a Monitor,
     object: &Bytes,
     from: Tick,

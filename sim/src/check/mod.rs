@@ -11,15 +11,18 @@
 //! `search` looks for an order, within bounds.
 
 mod call;
+mod derived;
 mod format;
 mod history;
+mod listings;
 mod monitor;
+mod removals;
 mod search;
 mod settled;
 mod witness;
 
-pub(crate) use call::{Answer, Call, Content, Found, Listed, Reading};
-pub(crate) use format::WRITE;
+pub(crate) use call::{Answer, AtomicPiece, Call, Change, Content, Demand, Found, Listed, Moving, Reading};
+pub(crate) use format::{AMEND, SAW, WRITE};
 pub(crate) use history::check_history;
 pub(crate) use monitor::Monitor;
 pub use search::{Operation, Search, linearize};

@@ -34,6 +34,15 @@ pub(crate) struct Monitor {
     /// Every revision that ever was an orphan.
     pub(super) orphaned: BTreeSet<Uuid>,
     pub(super) payloads: BTreeSet<Bytes>,
+    /// The keys of the expiry index.
+    pub(super) expiry: BTreeSet<Bytes>,
+    /// Commits that brought no new bytes: changes, copies, renames.
+    pub(super) derived: Vec<Derived>,
+    /// Removals that were renames.
+    pub(super) renamed_away: BTreeSet<(Bytes, Tick)>,
+    /// The time of day at each tick.
+    times_ms: Vec<u64>,
+    now_ms: u64,
     pub(super) floors: BTreeSet<Bytes>,
     pub(super) revisions: BTreeMap<Uuid, Revision>,
     /// Row commits of each write of the workload.
@@ -50,6 +59,8 @@ pub(crate) struct Monitor {
     opened: u64,
     /// When an index was opened, and what was left of its last life was replayed.
     replays: Vec<Tick>,
+    /// When the namespace of every seventh object was switched off, or on.
+    switches: Vec<(Tick, bool)>,
     /// When an engine began to close.
     closings: Vec<Tick>,
     /// When a supervisor was killed.
@@ -62,6 +73,31 @@ pub(crate) struct Monitor {
     pub(super) unknown: BTreeSet<u64>,
     violations: Vec<Violation>,
     reported: usize,
+}
+
+/// A commit that brought no new bytes.
+pub(super) struct Derived {
+    pub(super) tick: Tick,
+    pub(super) object: Bytes,
+    pub(super) row: Row,
+    pub(super) origin: Origin,
+}
+
+/// Where a row comes from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Origin {
+    /// A put or an update wrote it.
+    Written,
+    /// The same bytes with other metadata.
+    Amended,
+    /// The same bytes with another deadline.
+    Extended,
+    /// The same version, read.
+    Touched,
+    /// The bytes of another object, which is still there.
+    Copied,
+    /// The bytes of this object, which is gone.
+    Renamed(Bytes),
 }
 
 /// One revision's blob, as far as it has come.
@@ -92,8 +128,42 @@ impl Monitor {
         }
     }
 
+    /// An event is about to happen, at this time of day.
+    pub(crate) fn passes(&mut self, now_ms: u64) {
+        self.now_ms = now_ms;
+        self.times_ms.push(now_ms);
+    }
+
+    /// A batch is about to be looked at, at this time of day.
+    pub(crate) fn at(&mut self, now_ms: u64) {
+        self.now_ms = now_ms;
+    }
+
+    /// The time of day at a tick.
+    pub(super) fn time_at(&self, tick: Tick) -> u64 {
+        usize::try_from(tick).ok().and_then(|tick| self.times_ms.get(tick)).copied().unwrap_or(self.now_ms)
+    }
+
+    /// Rows that expired so long ago, or longer, and are still there.
+    pub(crate) fn overdue(&self, for_ms: u64) -> usize {
+        self.rows.values().filter(|row| !row.is_live(self.now_ms.saturating_sub(for_ms))).count()
+    }
+
     pub(crate) fn closing(&mut self, at: Tick) {
         self.closings.push(at);
+    }
+
+    pub(crate) fn switched(&mut self, at: Tick, off: bool) {
+        self.switches.push((at, off));
+    }
+
+    /// Whether a namespace was switched off, or on, or the one of the two all along, at or after `from` and before `to`.
+    /// A new engine begins with all of them on.
+    pub(super) fn was_switched(&self, off: bool, from: Tick, to: Tick) -> bool {
+        let from_engine = self.engine_of(from);
+        let before =
+            self.switches.iter().rfind(|(tick, _)| (from_engine..from).contains(tick)).is_some_and(|(_, is)| *is);
+        before == off || self.switches.iter().any(|(tick, is)| (from..to).contains(tick) && *is == off)
     }
 
     pub(crate) fn beheaded(&mut self, at: Tick) {

@@ -32,6 +32,15 @@ pub(crate) fn check_settled(monitor: &mut Monitor, tables: Option<&Tables>, blob
         monitor.violated("I5", format!("not settled: changes={} orphans={}", left.0, left.1));
     }
     beside_the_rows(monitor);
+    let due: BTreeSet<Bytes> = monitor
+        .rows
+        .iter()
+        .filter_map(|(object, row)| Some(format::expiry_key(row.expires_at?, object).into()))
+        .collect();
+    if due != monitor.expiry {
+        let message = format!("{} rows have a deadline, the expiry index has {}", due.len(), monitor.expiry.len());
+        monitor.violated("expiry", message);
+    }
     if let Some(tables) = tables {
         as_modelled(monitor, tables);
     }
@@ -75,7 +84,8 @@ fn as_modelled(monitor: &mut Monitor, tables: &Tables) {
     let left = (tables.of(Table::Changes).len(), tables.of(Table::Orphans).len());
     let beside: BTreeSet<Bytes> = tables.of(Table::Payloads).keys().cloned().collect();
     let meta: BTreeSet<Bytes> = tables.of(Table::Meta).keys().cloned().collect();
-    if left != (0, 0) || beside != monitor.payloads || meta != monitor.floors {
+    let expiry: BTreeSet<Bytes> = tables.of(Table::Expiry).keys().cloned().collect();
+    if left != (0, 0) || beside != monitor.payloads || meta != monitor.floors || expiry != monitor.expiry {
         monitor.violated("I9", "what lies beside the rows on the disk is not what was committed");
     }
 }

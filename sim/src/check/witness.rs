@@ -12,9 +12,9 @@ use cenotaph_storage::index::{Batch, Table};
 use uuid::Uuid;
 use xxhash_rust::xxh3::xxh3_64;
 
-use super::call::{Call, Called};
+use super::call::{Call, Called, Demand};
 use super::format::{self, Body, Change, Landing, Orphan, Row};
-use super::monitor::{Monitor, Revision};
+use super::monitor::{Monitor, Origin, Revision};
 use crate::blobs::Blobs;
 use crate::coverage::Coverage;
 use crate::payload::{payload, write_of};
@@ -27,20 +27,43 @@ const BLOCK: u64 = 1024 * 1024;
 
 /// What one batch changes, by table.
 #[derive(Default)]
-struct Changed {
-    rows: Vec<(Bytes, Option<Row>)>,
+pub(super) struct Changed {
+    pub(super) rows: Vec<(Bytes, Option<Row>)>,
     changes: Vec<(Uuid, Option<Change>)>,
     orphans: Vec<(Uuid, Option<Orphan>)>,
     /// Changes that it removes, and that were there.
     settled: BTreeSet<Uuid>,
+    /// Whether it changes the expiry index.
+    expiry: bool,
 }
 
+/// The rows of a batch's objects before it.
+pub(super) type Before = BTreeMap<Bytes, Row>;
+
 impl Monitor {
+    /// The call that puts, or updates to, this payload of this object.
+    pub(super) fn writer(&self, write: Option<u64>, object: &Bytes) -> Option<&Called> {
+        self.calls.iter().find(|called| match &called.call {
+            Call::Put { write: of, object: at, .. } | Call::Update { write: of, object: at, .. } => {
+                Some(*of) == write && at == object
+            }
+            Call::Atomic { pieces } => pieces.iter().any(|piece| piece.write == write && piece.object == *object),
+            Call::Change { .. }
+            | Call::Move { .. }
+            | Call::Read { .. }
+            | Call::Delete { .. }
+            | Call::DeletePrefix { .. }
+            | Call::List { .. }
+            | Call::ListGroups { .. }
+            | Call::ListAll { .. }
+            | Call::Other => false,
+        })
+    }
+
     /// The revision of the tombstone that an upload may have seen when it began: how its object stood from its call on
     /// until its change was durable.
     fn seen_by(&self, change: Uuid, write: Option<u64>, object: &Bytes) -> BTreeSet<Option<Uuid>> {
-        let called = |called: &&Called| matches!(&called.call, Call::Put { write: of, .. } if Some(*of) == write);
-        let from = self.calls.iter().find(called).map_or(0, |called| called.at);
+        let from = self.writer(write, object).map_or(0, |called| called.at);
         let until = self.recorded.get(&change).copied().unwrap_or(Tick::MAX);
         let states = self.states.get(object).map(Vec::as_slice).unwrap_or_default();
         let first = states.partition_point(|(tick, _)| *tick < from);
@@ -52,15 +75,14 @@ impl Monitor {
     /// A batch has become durable. Says in words what it did.
     pub(crate) fn commit(&mut self, tick: Tick, batch: &Batch, blobs: &Blobs, coverage: &mut Coverage) -> String {
         let changed = self.decode(batch);
-        if changed.rows.len() > 1 {
-            self.violated("I3", format!("one batch changes {} rows", changed.rows.len()));
-        }
+        self.together(&changed);
+        let before = self.before(&changed);
         let mut words = Vec::new();
         for (change, recorded) in &changed.changes {
             self.change(*change, recorded.as_ref(), &changed, tick, blobs, coverage, &mut words);
         }
         for (object, row) in &changed.rows {
-            self.swap(object, row.as_ref(), &changed, tick, blobs, coverage, &mut words);
+            self.swap(object, row.as_ref(), &changed, &before, tick, blobs, coverage, &mut words);
         }
         for (revision, orphan) in changed.orphans {
             self.orphan(revision, orphan, blobs, coverage, &mut words);
@@ -100,7 +122,13 @@ impl Monitor {
                     }
                     keep(&mut self.floors, &key, value.is_some())
                 }
-                Table::Sessions | Table::Expiry => None,
+                Table::Expiry => {
+                    changed.expiry = true;
+                    value.as_ref().is_none_or(|value| value[..] == [1]).then(|| {
+                        keep(&mut self.expiry, &key, value.is_some());
+                    })
+                }
+                Table::Sessions => None,
             };
             if decoded.is_none() {
                 self.violated("format", format!("an entry of {} can't be read", table.name()));
@@ -162,11 +190,17 @@ impl Monitor {
             words.push(format!("change {} superseded", short(id)));
             let blobs = change.revisions.iter().filter_map(|revision| blobs.bytes(&self.revisions.get(revision)?.path));
             let writes: Vec<u64> = blobs.filter_map(|bytes| write_of(&bytes)).collect();
+            let object = Bytes::from(change.object.clone());
+            let now = self.rows.get(&object).and_then(|row| row.revisions().first().copied());
+            // A copy brings the payload of another write; one that demanded something was in conflict.
+            let of_this = |write: &u64| match self.writer(Some(*write), &object).map(|called| &called.call) {
+                Some(Call::Put { demand: Demand::Nothing, .. }) => true,
+                Some(_) | None => false,
+            };
+            let writes: Vec<u64> = writes.into_iter().filter(of_this).collect();
             for &write in &writes {
                 self.superseded.insert(write, tick);
             }
-            let object = Bytes::from(change.object.clone());
-            let now = self.rows.get(&object).and_then(|row| row.revisions().first().copied());
             // The call of a probe, or of a write too short to tell its number, is not known: nothing can be said then.
             if let [write] = writes[..]
                 && self.seen_by(id, Some(write), &object) == BTreeSet::from([now])
@@ -182,6 +216,7 @@ impl Monitor {
         object: &Bytes,
         row: Option<&Row>,
         changed: &Changed,
+        before: &Before,
         tick: Tick,
         blobs: &Blobs,
         coverage: &mut Coverage,
@@ -189,29 +224,33 @@ impl Monitor {
     ) {
         let old = self.rows.get(object).cloned();
         let name = String::from_utf8_lossy(object).replace('\0', ":");
-        match (&old, row) {
-            (_, Some(row)) => {
+        let origin = row.map(|row| self.origin(object, row, changed, before));
+        match (&old, row, &origin) {
+            (_, Some(row), Some(origin)) => {
                 words.push(format!("{name} = version {} ({})", row.version, described(row)));
-                self.committed(object, row, changed, tick, blobs);
+                self.derived(object, row, origin, before, tick, coverage);
+                self.committed(object, row, origin, changed, before, tick, blobs);
             }
-            (Some(_), None) => words.push(format!("{name} deleted")),
-            (None, None) => self.violated("I3", format!("{name} is deleted, and it is not there")),
+            (Some(_), None, _) => words.push(format!("{name} deleted")),
+            (None, None, _) | (_, Some(_), None) => {
+                self.violated("I3", format!("{name} is deleted, and it is not there"));
+            }
         }
         coverage.count(transition(old.as_ref(), row));
-        if let Some(row) = row.filter(|row| matches!(row.body, Body::Tombstone(_))) {
-            let replaced = old.as_ref().and_then(|old| old.revisions().first().copied());
-            if !self.seen_by(row.operation, row.write, object).contains(&replaced) {
-                self.violated(
-                    "superseded",
-                    format!("{name}: version {} replaces what its upload never saw", row.version),
-                );
-            }
+        let was_dead = old.as_ref().is_some_and(|old| !old.is_live(self.time_at(tick)));
+        if was_dead {
+            coverage.count(if row.is_some() { "swap: expired overwritten" } else { "swap: expired removed" });
+        }
+        if let Some(row) = row.filter(|row| matches!(row.body, Body::Tombstone(_)))
+            && origin == Some(Origin::Written)
+        {
+            self.replaces_what_it_saw(object, old.as_ref(), row, tick);
         }
         if row.is_some_and(|row| row.size > BLOCK) {
             coverage.count("swap: a blob of several blocks");
         }
-        let kept = row.map(Row::revisions).unwrap_or_default();
         if let (Some(old), Some(row)) = (&old, row)
+            && !was_dead
             && old.created != row.created
         {
             self.violated("metadata", format!("{name} is overwritten, and forgets when it was created"));
@@ -221,7 +260,39 @@ impl Monitor {
         {
             self.violated("metadata", format!("{name} is new, and was modified since"));
         }
-        for revision in old.iter().flat_map(Row::revisions).filter(|revision| !kept.contains(revision)) {
+        self.queued(&name, old.as_ref(), changed);
+        self.entries(object, old.as_ref(), row);
+        match row {
+            Some(row) => self.rows.insert(object.clone(), row.clone()),
+            None => self.rows.remove(object),
+        };
+        self.states.entry(object.clone()).or_default().push((tick, row.cloned()));
+    }
+
+    /// What an upload replaces, it may have seen when it began; or its object stood as if there were no tombstone, and it
+    /// may have seen that, or one that has expired since.
+    fn replaces_what_it_saw(&mut self, object: &Bytes, old: Option<&Row>, row: &Row, tick: Tick) {
+        let replaced = old.and_then(|old| old.revisions().first().copied());
+        let seen = self.seen_by(row.operation, row.write, object);
+        let stands_free = replaced.is_none() || old.is_some_and(|old| !old.is_live(self.time_at(tick)));
+        let had_expired = |first: &Option<Uuid>| {
+            let states = self.states.get(object).map(Vec::as_slice).unwrap_or_default();
+            let rows = states.iter().filter_map(|(_, row)| row.as_ref());
+            let mut named = rows.filter(|row| row.revisions().first() == first.as_ref());
+            first.is_none() || named.any(|row| !row.is_live(self.time_at(tick)))
+        };
+        let may_replace = seen.contains(&replaced) || stands_free && seen.iter().any(had_expired);
+        if !may_replace {
+            let name = String::from_utf8_lossy(object).into_owned();
+            self.violated("superseded", format!("{name}: version {} replaces what its upload never saw", row.version));
+        }
+    }
+
+    /// What a row named, another row of the same batch names now, or it is queued.
+    fn queued(&mut self, name: &str, old: Option<&Row>, changed: &Changed) {
+        let kept: BTreeSet<Uuid> =
+            changed.rows.iter().filter_map(|(_, row)| row.as_ref()).flat_map(Row::revisions).collect();
+        for revision in old.into_iter().flat_map(Row::revisions).filter(|revision| !kept.contains(revision)) {
             let queued =
                 changed.orphans.iter().find(|(orphan, _)| *orphan == revision).and_then(|(_, entry)| entry.as_ref());
             if queued.is_some_and(|orphan| orphan.landing == Landing::MayLand) {
@@ -231,22 +302,42 @@ impl Monitor {
                 self.violated("I5", format!("{name}: the swap forgets to queue the revision {revision} it replaces"));
             }
         }
-        match row {
-            Some(row) => self.rows.insert(object.clone(), row.clone()),
-            None => self.rows.remove(object),
-        };
-        self.states.entry(object.clone()).or_default().push((tick, row.cloned()));
     }
 
-    fn committed(&mut self, object: &Bytes, row: &Row, changed: &Changed, tick: Tick, blobs: &Blobs) {
-        let last = self.versions.insert(object.clone(), row.version).unwrap_or(0);
-        if row.version != last + 1 {
-            self.violated("versions", format!("version {} follows version {last}", row.version));
+    /// A row with a deadline has its entry in the expiry index, and no other.
+    fn entries(&mut self, object: &Bytes, old: Option<&Row>, row: Option<&Row>) {
+        let key = |row: Option<&Row>| Some(Bytes::from(format::expiry_key(row?.expires_at?, object)));
+        let (old, new) = (key(old), key(row));
+        let stale = old.filter(|old| Some(old) != new.as_ref() && self.expiry.contains(old));
+        if stale.is_some() || new.is_some_and(|new| !self.expiry.contains(&new)) {
+            let name = String::from_utf8_lossy(object).into_owned();
+            self.violated("expiry", format!("{name}: its deadline and its entry in the expiry index disagree"));
         }
-        if !self.committed.insert(row.operation) {
-            self.violated("I3", format!("operation {} commits twice", row.operation));
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "all of it belongs to the one batch")]
+    fn committed(
+        &mut self,
+        object: &Bytes,
+        row: &Row,
+        origin: &Origin,
+        changed: &Changed,
+        before: &Before,
+        tick: Tick,
+        blobs: &Blobs,
+    ) {
+        if *origin != Origin::Touched {
+            let last = self.versions.insert(object.clone(), row.version).unwrap_or(0);
+            if row.version != last + 1 {
+                self.violated("versions", format!("version {} follows version {last}", row.version));
+            }
+            if !self.committed.insert(row.operation) {
+                self.violated("I3", format!("operation {} commits twice", row.operation));
+            }
         }
-        if let Some(write) = row.write {
+        if let Some(write) = row.write
+            && *origin == Origin::Written
+        {
             self.commits.entry(write).or_default().push((tick, row.clone()));
         }
         let is_tombstone = matches!(row.body, Body::Tombstone(_));
@@ -266,7 +357,9 @@ impl Monitor {
             self.violated("I3", format!("version {} holds other bytes than were put", row.version));
         }
         if let Body::Tombstone(manifest) = &row.body {
-            if !changed.settled.contains(&row.operation) {
+            let given_up: BTreeSet<Uuid> = before.values().flat_map(Row::revisions).collect();
+            let is_new = manifest.extents.iter().any(|extent| !given_up.contains(&extent.revision));
+            if is_new && !changed.settled.contains(&row.operation) {
                 self.violated("I6", format!("operation {} commits without a live change", row.operation));
             }
             for extent in &manifest.extents {

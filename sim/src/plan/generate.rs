@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use super::{HOT, Op, Plan, Setting, Shape, Span};
+use super::{Fate, HOT, Lifetime, Op, Piece, Plan, Setting, Shape, Span, When};
 use crate::faults::{Faults, Schedule};
 use crate::rng::{Odds, Rng};
 
@@ -14,9 +14,16 @@ const BLOCK: u64 = 1024 * 1024;
 /// Longest payload that lies in the row itself.
 const EMBEDDED: u64 = 4096;
 
+/// Which of the weights is that of extensions.
+const EXTENSIONS: usize = 14;
+
 /// Which kinds of operations a plan has, by weight.
 struct Mix {
-    weights: [u64; 12],
+    weights: [u64; 23],
+    /// How often a write demands something.
+    conditional: Odds,
+    /// How often what is written expires.
+    mortal: Odds,
     hot: Odds,
     large: Odds,
     huge: Odds,
@@ -30,6 +37,11 @@ impl Plan {
         let mut faults = faults(&mut rng, setting.restarts_max);
         let schedule = schedule(&mut rng);
         let mut mix = mix(&mut rng);
+        if faults.clock_jump != Odds::NEVER {
+            // Whether an object exists is a question of the time of day: with a clock that jumps nobody could say.
+            mix.mortal = Odds::NEVER;
+            mix.weights[EXTENSIONS] = 0;
+        }
         if mix.huge > Odds::NEVER {
             // What takes several reads is dear, so only few seeds have it: these see to it that it fails half-way.
             mix.hot = Odds::in_ten_thousand(9500);
@@ -115,7 +127,7 @@ fn faults(rng: &mut Rng, restarts_max: usize) -> Faults {
 
 fn mix(rng: &mut Rng) -> Mix {
     // Puts and gets are always in; of the others each seed leaves out some.
-    let mut weights = [12, 10, 2, 6, 2, 1, 1, 1, 3, 1, 1, 1];
+    let mut weights = [14, 12, 2, 6, 2, 1, 1, 1, 4, 1, 1, 1, 4, 2, 2, 2, 1, 2, 3, 1, 1, 1, 1];
     for weight in weights.iter_mut().skip(2) {
         if rng.below(3) == 0 {
             *weight = 0;
@@ -123,6 +135,8 @@ fn mix(rng: &mut Rng) -> Mix {
     }
     Mix {
         weights,
+        conditional: Odds::in_ten_thousand(rng.pick(&[0, 0, 1000, 5000])),
+        mortal: Odds::in_ten_thousand(rng.pick(&[0, 0, 3000, 8000])),
         hot: Odds::in_ten_thousand(rng.pick(&[2000, 6000, 9500])),
         large: Odds::in_ten_thousand(rng.pick(&[1000, 5000, 9000])),
         huge: if rng.below(40) == 0 { Odds::in_ten_thousand(5000) } else { Odds::NEVER },
@@ -148,9 +162,10 @@ fn op(rng: &mut Rng, mix: &Mix, setting: &Setting) -> Op {
                     Shape::Dropped(_, ms) => Shape::Dropped(BLOCK / 3, ms),
                     _ => Shape::Failing(BLOCK / 3),
                 };
-                return Op::Put { object, bytes: BLOCK + 1 + rng.below(BLOCK), shape };
+                let bytes = BLOCK + 1 + rng.below(BLOCK);
+                return Op::Put { object, bytes, shape, when: When::Any, lifetime: Lifetime::Forever };
             }
-            Op::Put { object, bytes, shape }
+            Op::Put { object, bytes, shape, when: when(rng, mix), lifetime: lifetime(rng, mix) }
         }
         Some(1) => {
             Op::Get { object, span: span(rng, setting), pause_ms: rng.pick(&[0, 0, 1, 50]), leave: rng.below(10) == 0 }
@@ -158,19 +173,49 @@ fn op(rng: &mut Rng, mix: &Mix, setting: &Setting) -> Op {
         Some(2) => Op::Head { object },
         Some(3) => {
             let dropped_after_ms = (rng.below(8) == 0).then(|| rng.below(20));
-            Op::Delete { object, dropped_after_ms }
+            Op::Delete { object, dropped_after_ms, when: when(rng, mix) }
         }
-        Some(4) => {
+        Some(12) => Op::Update {
+            object,
+            bytes: size(rng, mix, setting),
+            fate: rng.pick(&[Fate::Put, Fate::Put, Fate::Put, Fate::Put, Fate::Delete, Fate::Keep, Fate::Fail]),
+            pause_ms: rng.pick(&[0, 0, 1, 20]),
+            lifetime: lifetime(rng, mix),
+        },
+        Some(13) => Op::Amend { object, when: when(rng, mix) },
+        Some(14) => {
+            let ms = rng.pick(&LIFETIMES_MS);
+            Op::Extend { object, ms, may_shorten: rng.below(3) == 0, when: when(rng, mix) }
+        }
+        Some(15) => atomic(rng, mix, setting),
+        Some(16) => {
+            let puts = distinct(rng, mix).into_iter().map(|object| (object, small(rng, setting))).collect();
+            Op::Batch { puts }
+        }
+        Some(17) => Op::Copy { from: object, to: other(rng, mix, object), if_absent: rng.below(4) == 0 },
+        Some(18) => Op::Rename { from: object, to: other(rng, mix, object), if_absent: rng.below(4) == 0 },
+        Some(19) => Op::DeletePrefix { prefix: format!("cold/000{}", rng.below(7)) },
+        Some(kind) => aside(rng, kind, object),
+    }
+}
+
+/// What is no put, no get, and no write of the kinds above.
+fn aside(rng: &mut Rng, kind: usize, object: u32) -> Op {
+    match kind {
+        4 => {
             let after = (rng.below(3) == 0).then_some(object);
             Op::List { hot: rng.below(2) == 0, limit: 1 + rng.index(8), after }
         }
-        Some(5) => Op::ListAll,
-        Some(6) => Op::Settle,
-        Some(7) => Op::Stats,
-        Some(8) => Op::Pause { ms: rng.pick(&[1, 5, 50, 1000]) },
-        Some(9) => Op::Reopen { close: rng.below(2) == 0 },
-        Some(10) => Op::OpenAnother,
-        Some(_) => {
+        5 => Op::ListAll,
+        6 => Op::Settle,
+        7 => Op::Stats,
+        8 => Op::Pause { ms: rng.pick(&[1, 5, 50, 1000, 7000]) },
+        9 => Op::Reopen { close: rng.below(2) == 0 },
+        10 => Op::OpenAnother,
+        20 => Op::Usage,
+        21 => Op::Switch { off: rng.below(2) == 0 },
+        22 => Op::Scrub,
+        _ => {
             let digit = |rng: &mut Rng| char::from(b'0' + u8::try_from(rng.below(7)).expect("a digit"));
             let after = rng.pick(&["", "cold/", "cold/0000", "hot/", "cold/00", "c"]);
             Op::ListGroups {
@@ -181,6 +226,55 @@ fn op(rng: &mut Rng, mix: &Mix, setting: &Setting) -> Op {
             }
         }
     }
+}
+
+/// Lifetimes that end under, between and after the calls of a plan.
+const LIFETIMES_MS: [u64; 6] = [1, 20, 300, 2_000, 30_000, 3_600_000];
+
+fn when(rng: &mut Rng, mix: &Mix) -> When {
+    if !rng.hits(mix.conditional) {
+        return When::Any;
+    }
+    rng.pick(&[When::Absent, When::Version, When::Version, When::Etag, When::Stale])
+}
+
+fn lifetime(rng: &mut Rng, mix: &Mix) -> Lifetime {
+    if !rng.hits(mix.mortal) {
+        return Lifetime::Forever;
+    }
+    let ms = rng.pick(&LIFETIMES_MS);
+    if rng.below(2) == 0 { Lifetime::Live(ms) } else { Lifetime::Idle(ms) }
+}
+
+/// Two to four objects, none of them twice.
+fn distinct(rng: &mut Rng, mix: &Mix) -> Vec<u32> {
+    let mut objects = vec![object(rng, mix)];
+    for _ in 0..1 + rng.below(3) {
+        let another = object(rng, mix);
+        if !objects.contains(&another) {
+            objects.push(another);
+        }
+    }
+    objects
+}
+
+fn other(rng: &mut Rng, mix: &Mix, than: u32) -> u32 {
+    let other = object(rng, mix);
+    if other == than { (than + 1) % HOT } else { other }
+}
+
+fn atomic(rng: &mut Rng, mix: &Mix, setting: &Setting) -> Op {
+    let pieces = distinct(rng, mix).into_iter().enumerate().map(|(at, object)| {
+        let bytes = (at == 0 || rng.below(3) > 0).then(|| small(rng, setting));
+        Piece { object, bytes, if_absent: bytes.is_some() && rng.below(6) == 0 }
+    });
+    Op::Atomic { pieces: pieces.collect() }
+}
+
+/// A length that stays in the index.
+fn small(rng: &mut Rng, setting: &Setting) -> u64 {
+    let limit = setting.inline_bytes_max;
+    rng.pick(&[0, 1, 8, 100, EMBEDDED, EMBEDDED + 1, limit]).min(limit)
 }
 
 fn object(rng: &mut Rng, mix: &Mix) -> u32 {

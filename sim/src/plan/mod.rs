@@ -65,6 +65,12 @@ pub enum Op {
         bytes: u64,
         /// How the payload comes.
         shape: Shape,
+        /// What must be true of the object.
+        #[serde(default)]
+        when: When,
+        /// How long it exists.
+        #[serde(default)]
+        lifetime: Lifetime,
     },
     /// A get of all or some bytes.
     Get {
@@ -88,6 +94,82 @@ pub enum Op {
         object: u32,
         /// The call is dropped after so many milliseconds.
         dropped_after_ms: Option<u64>,
+        /// What must be true of the object.
+        #[serde(default)]
+        when: When,
+    },
+    /// An update: what it reads decides under which condition it writes.
+    Update {
+        /// The object.
+        object: u32,
+        /// The length of what it writes.
+        bytes: u64,
+        /// What it makes of the object.
+        fate: Fate,
+        /// How long its function takes, in milliseconds.
+        pause_ms: u64,
+        /// How long what it writes exists.
+        lifetime: Lifetime,
+    },
+    /// A change of metadata.
+    Amend {
+        /// The object.
+        object: u32,
+        /// What must be true of it.
+        when: When,
+    },
+    /// Another deadline.
+    Extend {
+        /// The object.
+        object: u32,
+        /// So many milliseconds from now.
+        ms: u64,
+        /// Even if that is earlier.
+        may_shorten: bool,
+        /// What must be true of it.
+        when: When,
+    },
+    /// Writes that happen all or not at all. The first is a put; no object occurs twice.
+    Atomic {
+        /// The writes.
+        pieces: Vec<Piece>,
+    },
+    /// Puts in one batch, each by itself: objects and lengths. No object occurs twice.
+    Batch {
+        /// The puts.
+        puts: Vec<(u32, u64)>,
+    },
+    /// A copy.
+    Copy {
+        /// Of this object.
+        from: u32,
+        /// To this one, another.
+        to: u32,
+        /// Only if that is absent.
+        if_absent: bool,
+    },
+    /// A rename.
+    Rename {
+        /// Of this object.
+        from: u32,
+        /// To this one, another.
+        to: u32,
+        /// Only if that is absent.
+        if_absent: bool,
+    },
+    /// A deletion of all objects of the default namespace below a prefix.
+    DeletePrefix {
+        /// The prefix.
+        prefix: String,
+    },
+    /// A count of everything.
+    Usage,
+    /// A scrub that repairs what loses nothing, beside everything else.
+    Scrub,
+    /// Switches the namespace that every seventh object lies in off, or on again.
+    Switch {
+        /// Off.
+        off: bool,
     },
     /// A page of a listing.
     List {
@@ -127,6 +209,58 @@ pub enum Op {
     },
     /// Tries to open a second engine on the same index, which must be refused.
     OpenAnother,
+}
+
+/// What a client demands of an object before it writes. It looks at the object first, where it must name a version.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum When {
+    /// Nothing.
+    #[default]
+    Any,
+    /// That it is absent.
+    Absent,
+    /// That it still has the version that it has; that it is absent, if it is.
+    Version,
+    /// That it still has the etag that it has; that it is absent, if it is.
+    Etag,
+    /// That it has a version that it had before.
+    Stale,
+}
+
+/// How long an object exists, in milliseconds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Lifetime {
+    /// For ever.
+    #[default]
+    Forever,
+    /// So long after it was written.
+    Live(u64),
+    /// So long after it was written or read.
+    Idle(u64),
+}
+
+/// What an update makes of an object.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Fate {
+    /// Another one.
+    Put,
+    /// None.
+    Delete,
+    /// It stays as it is.
+    Keep,
+    /// Its function fails.
+    Fail,
+}
+
+/// A write of an atomic batch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Piece {
+    /// The object.
+    pub object: u32,
+    /// The length of what is put; none for a delete.
+    pub bytes: Option<u64>,
+    /// Only if the object is absent.
+    pub if_absent: bool,
 }
 
 /// How a payload comes.
@@ -185,14 +319,22 @@ impl Span {
 /// Objects with a number below this are hot: every client wants them.
 pub(crate) const HOT: u32 = 4;
 
-/// The object of this number. Every seventh lies in a namespace of its own.
+/// The namespace of every seventh object.
+pub(crate) fn other_namespace() -> Namespace {
+    let other = Namespace::new("other").and_then(|other| other.with_scope("org", "17"));
+    other.expect("the names of a plan are legal")
+}
+
+/// The object of this number.
 pub(crate) fn object_id(object: u32) -> ObjectId {
     let key = if object < HOT { format!("hot/{object}") } else { format!("cold/{object:05}") };
-    let namespace = match object % 7 {
-        6 => Namespace::new("other").and_then(|other| other.with_scope("org", "17")),
-        _ => Ok(Namespace::default_namespace()),
-    };
-    namespace.and_then(|namespace| ObjectId::new(&namespace, &key)).expect("the names of a plan are legal")
+    let namespace = if object % 7 == 6 { other_namespace() } else { Namespace::default_namespace() };
+    ObjectId::new(&namespace, &key).expect("the names of a plan are legal")
+}
+
+/// A put of so many bytes, all at once, with nothing demanded.
+pub(crate) const fn put(object: u32, bytes: u64) -> Op {
+    Op::Put { object, bytes, shape: Shape::Bytes, when: When::Any, lifetime: Lifetime::Forever }
 }
 
 impl Plan {

@@ -152,8 +152,8 @@ mod tests {
     #[test]
     fn a_plan_shrinks_to_what_its_failure_needs() {
         let mut plan = Plan::generate(5, 200);
-        plan.clients[0].insert(10, Op::Put { object: 1, bytes: 777, shape: super::super::Shape::Bytes });
-        plan.clients[0].insert(20, Op::Delete { object: 999, dropped_after_ms: None });
+        plan.clients[0].insert(10, crate::plan::put(1, 777));
+        plan.clients[0].insert(20, Op::Delete { object: 999, dropped_after_ms: None, when: crate::plan::When::Any });
         let fails = |plan: &Plan| {
             let ops: Vec<_> = plan.clients.iter().flatten().collect();
             ops.iter().any(|op| matches!(op, Op::Put { bytes: 777, .. }))

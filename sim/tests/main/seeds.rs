@@ -5,7 +5,9 @@
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use cenotaph_sim::{Coverage, Op, Options, Plan, Setting, Shape, Span, Sweep, run, sweep, wanted};
+use cenotaph_sim::{
+    Coverage, Fate, Lifetime, Op, Options, Piece, Plan, Setting, Shape, Span, Sweep, When, run, sweep, wanted,
+};
 
 /// Runs the plans of these seeds on two threads; what they have seen.
 fn run_seeds(seeds: u64, options: &Options) -> Coverage {
@@ -46,9 +48,10 @@ fn no_seed_violates_anything_on_real_fjall() {
 /// A plan that goes through everything once: both tiers, every transition, rivals, slow readers, a caller that leaves.
 fn everything() -> Plan {
     const LARGE: u64 = 5000;
-    let put = |object, bytes, shape| Op::Put { object, bytes, shape };
+    let put = |object, bytes, shape| Op::Put { object, bytes, shape, when: When::Any, lifetime: Lifetime::Forever };
     let get = |object, pause_ms| Op::Get { object, span: Span::All, pause_ms, leave: false };
-    let delete = |object| Op::Delete { object, dropped_after_ms: None };
+    let piece = |object, bytes| Piece { object, bytes, if_absent: false };
+    let delete = |object| Op::Delete { object, dropped_after_ms: None, when: When::Any };
     let clients = vec![
         vec![
             put(0, LARGE, Shape::Stream(2000)),
@@ -63,6 +66,17 @@ fn everything() -> Plan {
             put(1, LARGE, Shape::Bytes),
             delete(1),
             Op::ListAll,
+        ],
+        vec![
+            Op::Put { object: 5, bytes: LARGE, shape: Shape::Bytes, when: When::Absent, lifetime: Lifetime::Live(30) },
+            Op::Rename { from: 5, to: 3, if_absent: false },
+            Op::Atomic { pieces: vec![piece(0, Some(10)), piece(7, Some(5000)), piece(1, None)] },
+            Op::Update { object: 7, bytes: LARGE, fate: Fate::Put, pause_ms: 1, lifetime: Lifetime::Idle(40) },
+            get(7, 0),
+            Op::Amend { object: 7, when: When::Version },
+            Op::Copy { from: 7, to: 2, if_absent: false },
+            Op::Extend { object: 7, ms: 5, may_shorten: true, when: When::Etag },
+            Op::Pause { ms: 50 },
         ],
         vec![
             put(2, LARGE, Shape::Dropped(1000, 7)),
@@ -108,7 +122,7 @@ fn a_second_crash_at_any_step_of_recovery_is_survived() {
 #[test]
 fn every_actor_killed_at_any_step_is_survived() {
     let seen = swept_clean(Sweep::Kill);
-    for killed in ["shard", "upload", "uploads", "recovery", "sweeper", "supervisor"] {
+    for killed in ["shard", "upload", "uploads", "recovery", "sweeper", "expirer", "supervisor"] {
         assert!(seen.of(&format!("killed: {killed}")) > 10, "{killed}: {seen}");
     }
 }

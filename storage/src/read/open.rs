@@ -72,6 +72,11 @@ impl OpenObject {
         self.range.clone()
     }
 
+    /// Whether all that comes is here already, because it came from the index.
+    pub fn is_inline(&self) -> bool {
+        matches!(self.content, Content::Inline(_))
+    }
+
     /// The next bytes of the range, never empty; none at its end. What it gives is verified.
     ///
     /// # Errors

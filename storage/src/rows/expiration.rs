@@ -114,7 +114,8 @@ pub enum Deadline {
 }
 
 impl Extension {
-    /// The deadline of an object after this; none if it then never expires.
+    /// The deadline of an object after this; none if it then never expires. One that has passed becomes `now`: the object
+    /// is gone at once either way, and no deadline is ever filed where the expirer has looked already.
     pub fn of(self, expires_at: Option<Timestamp>, created: Timestamp, now: Timestamp) -> Option<Timestamp> {
         let wanted = match self.deadline {
             Deadline::At(at) => Some(at),
@@ -122,6 +123,7 @@ impl Extension {
             Deadline::AfterCreation(time) => Some(created.after(time)),
             Deadline::Never => None,
         };
+        let wanted = wanted.map(|wanted| wanted.max(now));
         if self.may_shorten {
             return wanted;
         }
@@ -175,6 +177,15 @@ mod tests {
                 let extended = Extension { deadline, may_shorten: false }.of(before, at(created), at(created + 5));
                 // None is never.
                 prop_assert!(extended.is_none_or(|extended| before.is_some_and(|before| extended >= before)));
+            }
+        }
+
+        #[test]
+        fn a_deadline_that_has_passed_is_now(before in any::<Option<u32>>(), after in any::<u32>(), created in 0..1000u64, now in any::<u32>()) {
+            let (before, now) = (before.map(|before| at(before.into())), at(now.into()));
+            for deadline in [Deadline::At(at(after.into())), Deadline::AfterNow(Duration::ZERO), Deadline::AfterCreation(SECOND)] {
+                let shortened = Extension { deadline, may_shorten: true }.of(before, at(created), now);
+                prop_assert!(shortened.is_some_and(|shortened| shortened >= now));
             }
         }
 

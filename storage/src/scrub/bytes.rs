@@ -92,11 +92,12 @@ impl Look<'_> {
 
     /// The row of an object that exists and whose row can be read.
     async fn row(&self, snapshot: Option<&dyn Snapshot>) -> Result<Option<Row>> {
+        let now = self.reads.now();
         let value = match snapshot {
             Some(snapshot) => snapshot.get(Table::Rows, self.object.encoded()).await?,
             None => self.reads.index().get(Table::Rows, self.object.encoded()).await?,
         };
-        Ok(value.and_then(|value| Row::decode(&value).ok()).filter(|row| self.reads.is_live(row)))
+        Ok(value.and_then(|value| Row::decode(&value).ok()).filter(|row| row.is_live(now)))
     }
 
     /// What belongs to the row in the payload table. Of an inline payload that need not be read, an empty value.

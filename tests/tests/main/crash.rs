@@ -30,6 +30,7 @@ mod chance;
 mod load;
 mod log;
 mod model;
+mod pairs;
 mod remains;
 mod victim;
 

@@ -1,10 +1,20 @@
 //! The tests that need a whole engine: one binary, one link.
 
+mod bulk;
 mod chaos;
+mod counter;
 mod crash;
+mod expiry;
 mod faults;
+mod idle;
 mod kills;
 mod memory;
+mod moves;
+mod namespaces;
+mod older;
+mod races;
 mod reads;
 mod scrub;
 mod tiers;
+mod together;
+mod updates;

@@ -2,19 +2,19 @@
 //!
 //! - every blob is named by a row, by a change or by an orphan, and none by a row and by one of the others
 //! - what a row names is there
-//! - the payload table holds what rows name, and nothing else
+//! - beside the rows lies what they need, and nothing else (`cenotaph_tests::tables`)
 //!
 //! Deliberately not here: whether the objects are the right ones (`model.rs`).
 
 use std::collections::BTreeSet;
 
-use bytes::Bytes;
 use cenotaph::Index;
 use cenotaph_storage::RevisionId;
 use cenotaph_storage::blobs::BlobTier;
 use cenotaph_storage::index::{Page, Range, Table};
-use cenotaph_storage::rows::{Body, Change, Row};
+use cenotaph_storage::rows::{Change, Row};
 use cenotaph_tests::store;
+use cenotaph_tests::tables::assert_beside_rows;
 
 /// What is left to settle.
 pub(super) struct Remains {
@@ -42,23 +42,10 @@ pub(super) async fn inspect(index: &dyn Index, tier: &BlobTier) -> Remains {
     assert_eq!(unnamed.difference(&listed).next(), None, "I1: what no row names is in a change or an orphan");
     assert_eq!(named.intersection(&listed).next(), None, "I3: a row takes over what it names, all at once");
 
-    let payloads: BTreeSet<_> = table(index, Table::Payloads).await.into_iter().map(|(key, _)| key).collect();
-    let beside: BTreeSet<_> = rows.iter().flat_map(beside).collect();
-    assert_eq!(payloads.symmetric_difference(&beside).next(), None, "I3: payloads come and go with their rows");
+    assert_beside_rows(index).await;
     Remains { changes: changes.len() as u64, orphans: orphans.len() as u64, unnamed_blobs: unnamed.len() as u64 }
 }
 
 async fn table(index: &dyn Index, table: Table) -> Page {
     index.snapshot().unwrap().scan(table, Range::all(1_000_000)).await.unwrap()
-}
-
-/// The keys of what lies beside a row in the payload table: its payload, or the block checksums of its revisions.
-fn beside(row: &Row) -> Vec<Bytes> {
-    match &row.body {
-        Body::Embedded(_) => Vec::new(),
-        Body::Separate(operation) => vec![Bytes::copy_from_slice(operation.as_bytes())],
-        Body::Tombstone(manifest) => {
-            manifest.revisions().map(|revision| Bytes::copy_from_slice(revision.as_bytes())).collect()
-        }
-    }
 }

@@ -1,0 +1,157 @@
+//! Limits per namespace, as an embedder sets them and as a get keeps to them.
+//!
+//! Deliberately not here: what is admitted and how fast bytes may flow (`cenotaph_actors::Namespaces`).
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+
+use bytes::{Bytes, BytesMut};
+use cenotaph_actors::{NamespaceLimits, NamespacePermit};
+use cenotaph_storage::{Error, ErrorKind, Head, Namespace, OpenObject, Result};
+use futures::StreamExt;
+use futures::stream::BoxStream;
+
+use crate::engine::Engine;
+
+impl Engine {
+    /// Sets the limits of a namespace, from now on, or removes them: [`NamespaceLimits::default`] is no limit.
+    ///
+    /// They hold for exactly this namespace, not for those with further scopes, and until the engine is closed: nothing
+    /// of it is stored. Those of [`Config::namespaces`](crate::Config::namespaces) are where each engine begins. What has
+    /// begun ends, whatever is set; streams go on at the new rate.
+    ///
+    /// # Errors
+    /// [`Invalid`](crate::ErrorKind::Invalid) if a limit is zero; nothing has changed then.
+    ///
+    /// ```
+    /// # #[tokio::main]
+    /// # async fn main() -> Result<(), cenotaph::Error> {
+    /// # let directory = tempfile::tempdir().unwrap();
+    /// # let engine = cenotaph::Engine::builder(directory.path()).open().await?;
+    /// use cenotaph::{ErrorKind, Namespace, NamespaceLimits, ObjectId};
+    ///
+    /// let exports = Namespace::new("exports")?.with_scope("org", "17")?;
+    /// let report = ObjectId::new(&exports, "report")?;
+    /// engine.limit_namespace(&exports, NamespaceLimits { disabled: true, ..Default::default() })?;
+    /// assert_eq!(engine.put(&report, "figures").await.unwrap_err().kind(), ErrorKind::Disabled);
+    ///
+    /// engine.limit_namespace(&exports, NamespaceLimits { bytes_per_second: Some(10_000_000), ..Default::default() })?;
+    /// engine.put(&report, "figures").await?;
+    /// # engine.close().await
+    /// # }
+    /// ```
+    pub fn limit_namespace(&self, namespace: &Namespace, limits: NamespaceLimits) -> Result<()> {
+        self.namespaces().set(namespace, limits)
+    }
+
+    /// The limits of a namespace, as they are now.
+    ///
+    /// ```
+    /// # #[tokio::main]
+    /// # async fn main() -> Result<(), cenotaph::Error> {
+    /// # let directory = tempfile::tempdir().unwrap();
+    /// use cenotaph::{Config, Engine, Namespace};
+    ///
+    /// let config = serde_json::from_str(r#"{ "namespaces": { "exports/org=17": { "operations_at_once": 4 } } }"#).unwrap();
+    /// let engine = Engine::builder(directory.path()).config(config).open().await?;
+    /// let exports = Namespace::new("exports")?;
+    /// assert_eq!(engine.namespace_limits(&exports).operations_at_once, None);
+    /// assert_eq!(engine.namespace_limits(&exports.with_scope("org", "17")?).operations_at_once, Some(4));
+    /// # engine.close().await
+    /// # }
+    /// ```
+    pub fn namespace_limits(&self, namespace: &Namespace) -> NamespaceLimits {
+        self.namespaces().get(namespace)
+    }
+}
+
+/// The limits as a configuration spells them.
+pub(crate) fn configured(namespaces: &BTreeMap<String, NamespaceLimits>) -> Result<Vec<(Namespace, NamespaceLimits)>> {
+    let parsed = namespaces.iter().map(|(namespace, limits)| {
+        limits.check().and_then(|()| namespace.parse()).map(|parsed| (parsed, limits.clone())).map_err(|error| {
+            let message = format!("a namespace can't be limited so: namespace={namespace:?}");
+            Error::new(ErrorKind::Invalid, "open", message).with_source(error)
+        })
+    });
+    parsed.collect()
+}
+
+/// An object that is read no faster than its namespace may.
+///
+/// The permit is held until the end has been seen, or it is dropped. A chunk that waits for its turn waits here, so that
+/// nothing is lost with a future that is dropped meanwhile.
+#[derive(Debug)]
+pub(crate) struct Paced {
+    open: OpenObject,
+    permit: Option<NamespacePermit>,
+    next: Option<Bytes>,
+    /// How much of the next chunk is not paid for.
+    owed: u64,
+}
+
+impl Paced {
+    /// What came from the index is paid for at once; what streams is paid for as it flows.
+    pub(crate) fn new(open: OpenObject, permit: NamespacePermit) -> Result<Self> {
+        let range = open.range();
+        let permit = if open.is_inline() {
+            permit.charge(range.end - range.start).map_err(|error| error.with_id(&open.head().id))?
+        } else {
+            permit
+        };
+        Ok(Self { open, permit: Some(permit), next: None, owed: 0 })
+    }
+
+    pub(crate) fn head(&self) -> &Head {
+        self.open.head()
+    }
+
+    pub(crate) fn is_inline(&self) -> bool {
+        self.open.is_inline()
+    }
+
+    pub(crate) fn range(&self) -> Range<u64> {
+        self.open.range()
+    }
+
+    pub(crate) async fn next(&mut self) -> Result<Option<Bytes>> {
+        if self.next.is_none() {
+            let streams = !self.open.is_inline();
+            match self.open.next().await {
+                Ok(Some(chunk)) => {
+                    self.owed = if streams { chunk.len() as u64 } else { 0 };
+                    self.next = Some(chunk);
+                }
+                end @ (Ok(None) | Err(_)) => {
+                    self.permit = None;
+                    return end;
+                }
+            }
+        }
+        if let Some(permit) = &self.permit {
+            permit.pace(&mut self.owed).await;
+        }
+        Ok(self.next.take())
+    }
+
+    pub(crate) fn into_stream(self) -> BoxStream<'static, Result<Bytes>> {
+        futures::stream::try_unfold(
+            self,
+            |mut paced| async move { Ok(paced.next().await?.map(|chunk| (chunk, paced))) },
+        )
+        .boxed()
+    }
+
+    /// All that is still to come, in one piece.
+    pub(crate) async fn bytes(mut self) -> Result<Bytes> {
+        let is_limited = self.permit.as_ref().is_some_and(NamespacePermit::is_limited);
+        if self.open.is_inline() || !is_limited && self.next.is_none() {
+            return self.open.bytes(usize::MAX).await;
+        }
+        let range = self.open.range();
+        let mut all = BytesMut::with_capacity(usize::try_from(range.end - range.start).unwrap_or(usize::MAX));
+        while let Some(chunk) = self.next().await? {
+            all.extend_from_slice(&chunk);
+        }
+        Ok(all.freeze())
+    }
+}

@@ -1,0 +1,146 @@
+//! Removals: deletes leave no name in what they commit, so each removal of a row must belong to a call that may have made it,
+//! or to the expirer if the row had expired; and each call that says it removed something to one removal.
+
+use bytes::Bytes;
+use cenotaph::ErrorKind;
+
+use super::call::{Answer, Call, Called, Demand};
+use super::history::{Checker, matching, standing, states_in};
+use crate::faults::Fault;
+use crate::plan::Fate;
+use crate::trace::Tick;
+
+/// A call that may have removed an object.
+struct Deleter {
+    /// From when ..
+    from: Tick,
+    /// .. until when it may have.
+    until: Tick,
+    /// Whether it says so.
+    is_sure: bool,
+    demand: Demand,
+}
+
+impl Checker<'_> {
+    pub(super) fn deletes(&mut self) {
+        let monitor = self.monitor;
+        for (object, states) in &monitor.states {
+            let removals: Vec<Tick> = states
+                .iter()
+                .filter(|(tick, row)| row.is_none() && !monitor.renamed_away.contains(&(object.clone(), *tick)))
+                .map(|(tick, _)| *tick)
+                .collect();
+            let deleters: Vec<Deleter> =
+                monitor.calls.iter().filter_map(|called| self.deleter(called, object)).collect();
+            self.removals_of(object, &removals, &deleters);
+        }
+        for called in &monitor.calls {
+            self.nothing_to_delete(called);
+        }
+    }
+
+    /// What this call may have done to this object.
+    fn deleter(&self, called: &Called, object: &Bytes) -> Option<Deleter> {
+        let answer = called.answer.as_ref().map(|(at, answer)| (*at, answer));
+        let (demand, answer) = match &called.call {
+            Call::Delete { object: of, demand } if of == object => (demand.clone(), answer),
+            Call::Update { object: of, fate: Fate::Delete, .. } if of == object => (Demand::Nothing, answer),
+            Call::Atomic { pieces } => {
+                let place = pieces.iter().position(|piece| piece.object == *object && piece.write.is_none())?;
+                let own = answer.map(|(at, answer)| match answer {
+                    Answer::Together(answers) => (at, answers.get(place).unwrap_or(answer)),
+                    other => (at, other),
+                });
+                (Demand::Nothing, own)
+            }
+            Call::DeletePrefix { prefix } if object.starts_with(prefix) => {
+                // It says how many it removed, and not which; one that failed may have removed some.
+                let until = match answer {
+                    Some((at, Answer::Done)) => at,
+                    Some(_) | None => self.monitor.sealed(called.at),
+                };
+                return Some(Deleter { from: called.at, until, is_sure: false, demand: Demand::Nothing });
+            }
+            _ => return None,
+        };
+        let (until, is_sure) = match answer {
+            Some((at, Answer::Deleted { existed: true })) => (at, true),
+            // Dropped by its caller, lost with a crash, or unknown: it may have happened, then or later.
+            None | Some((_, Answer::Cancelled | Answer::Failed(ErrorKind::Indeterminate))) => {
+                (self.monitor.sealed(called.at), false)
+            }
+            // It found nothing, but may have cleared away what had expired.
+            Some((at, Answer::Deleted { existed: false })) => (at, false),
+            Some(_) => return None,
+        };
+        Some(Deleter { from: called.at, until, is_sure, demand })
+    }
+
+    fn removals_of(&mut self, object: &Bytes, removals: &[Tick], deleters: &[Deleter]) {
+        let monitor = self.monitor;
+        let may = |deleter: &Deleter, removal: Tick| {
+            let removed = standing(monitor, object, removal);
+            (deleter.from..deleter.until).contains(&removal) && deleter.demand.is_met(removed)
+        };
+        let was_live = |&removal: &Tick| {
+            standing(monitor, object, removal).is_none_or(|row| row.is_live(monitor.time_at(removal)))
+        };
+        let edges: Vec<Vec<usize>> = removals
+            .iter()
+            .filter(|removal| was_live(removal))
+            .map(|&removal| (0..deleters.len()).filter(|&at| may(&deleters[at], removal)).collect())
+            .collect();
+        if matching(&edges, deleters.len()) < edges.len() {
+            let message = format!("removals of {object:?} at {removals:?} are not the work of any delete");
+            self.found.push(("linearizability", message));
+        }
+        let sure: Vec<Vec<usize>> = deleters
+            .iter()
+            .filter(|deleter| deleter.is_sure)
+            .map(|deleter| (0..removals.len()).filter(|&at| may(deleter, removals[at])).collect())
+            .collect();
+        if matching(&sure, removals.len()) < sure.len() {
+            let message = format!("more calls say that they removed {object:?} than the removals at {removals:?}");
+            self.found.push(("I9", message));
+        }
+    }
+
+    /// Whoever says that there was nothing: there was a moment at which that was so.
+    fn nothing_to_delete(&mut self, called: &Called) {
+        let Some((at, answer)) = &called.answer else { return };
+        let absent: Vec<&Bytes> = match (&called.call, answer) {
+            (Call::Delete { object, .. } | Call::Update { object, .. }, Answer::Deleted { existed: false }) => {
+                vec![object]
+            }
+            (Call::Atomic { pieces }, Answer::Together(answers)) => pieces
+                .iter()
+                .zip(answers)
+                .filter(|(_, answer)| matches!(answer, Answer::Deleted { existed: false }))
+                .map(|(piece, _)| &piece.object)
+                .collect(),
+            (Call::Change { object, .. } | Call::Move { from: object, .. }, Answer::Absent) => vec![object],
+            _ => Vec::new(),
+        };
+        // A tombstone whose blob is hidden reads as absent.
+        let hidden = self.monitor.struck_between(&[Fault::BlobNotFound], called.at, *at);
+        for object in absent {
+            if !self.was_absent(object, called.at, *at) && !hidden {
+                self.violated("linearizability", called, "at no moment of the call the object was absent");
+            }
+        }
+        if let (Call::Delete { object, .. }, Answer::Deleted { existed: true }) = (&called.call, answer)
+            && !self.monitor.states.contains_key(object)
+        {
+            self.violated("linearizability", called, "the object never existed");
+        }
+    }
+
+    /// Whether there was a moment at which the object was absent, or had expired.
+    pub(super) fn was_absent(&self, object: &Bytes, from: Tick, to: Tick) -> bool {
+        let states: Vec<_> = states_in(self.monitor, object, from, to).collect();
+        states.iter().enumerate().any(|(at, (_, row))| {
+            let end = states.get(at + 1).map_or(to, |(next, _)| *next);
+            row.is_none_or(|row| !row.is_live(self.monitor.time_at(end)))
+        })
+    }
+}

@@ -1,0 +1,211 @@
+//! Writes that are more than a put or a delete: what a client asks, and what it makes of the answer.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use cenotaph::{
+    Attributes, Body, Candidate, Deleted, Expiration, NamespaceLimits, ObjectId, Operation, Precondition, Reply,
+    Result, Update, Updated, Write, WriteReply, Written,
+};
+use futures::StreamExt;
+
+use super::described::write_of_piece;
+use super::{Client, failed};
+use crate::check::{AMEND, Answer, Call, Demand, Reading, SAW, WRITE};
+use crate::gate::sleep;
+use crate::payload::payload;
+use crate::plan::{Fate, Lifetime, Op, Piece, Span, When, object_id, other_namespace};
+use crate::trace::Kind;
+
+/// An update, but for its object.
+#[derive(Clone, Copy)]
+pub(super) struct UpdateOf {
+    pub(super) write: u64,
+    pub(super) bytes: u64,
+    pub(super) fate: Fate,
+    pub(super) pause_ms: u64,
+    pub(super) lifetime: Lifetime,
+}
+
+/// What a write states about its object.
+pub(super) fn attributes(write: u64, lifetime: Lifetime) -> Attributes {
+    let expiration = match lifetime {
+        Lifetime::Forever => Expiration::Manual,
+        Lifetime::Live(ms) => Expiration::TimeToLive(Duration::from_millis(ms)),
+        Lifetime::Idle(ms) => Expiration::TimeToIdle(Duration::from_millis(ms)),
+    };
+    Attributes { custom: [(WRITE.to_owned(), write.to_string())].into(), expiration, ..Attributes::default() }
+}
+
+pub(super) fn precondition(demand: &Demand) -> Precondition {
+    match demand {
+        Demand::Nothing => Precondition::None,
+        Demand::Absent => Precondition::Absent,
+        Demand::Version(version) => Precondition::Version((*version).into()),
+        Demand::Etag(etag) => Precondition::Etag(etag.parse().expect("an etag that was heard")),
+    }
+}
+
+fn absent(wanted: bool) -> Precondition {
+    if wanted { Precondition::Absent } else { Precondition::None }
+}
+
+impl Client {
+    /// What this call demands. Where it names a version, the client looks at the object first.
+    pub(super) async fn demand(&self, op: &Op) -> Demand {
+        let (object, when) = match op {
+            Op::Put { object, when, .. }
+            | Op::Delete { object, when, .. }
+            | Op::Amend { object, when }
+            | Op::Extend { object, when, .. } => (*object, *when),
+            _ => return Demand::Nothing,
+        };
+        if matches!(when, When::Any) {
+            return Demand::Nothing;
+        }
+        if matches!(when, When::Absent) {
+            return Demand::Absent;
+        }
+        let id = object_id(object);
+        let call = Call::Read { object: id.encoded().clone(), kind: Reading::Head, span: Span::All };
+        let number = self.called(call, format!("head {id}, to demand {when:?}"));
+        let answer = self.head(id).await;
+        self.answered(number, answer.clone());
+        match (when, answer) {
+            (When::Version, Answer::Found(found)) => Demand::Version(found.version),
+            (When::Stale, Answer::Found(found)) if found.version > 1 => Demand::Version(found.version - 1),
+            (When::Etag, Answer::Found(found)) => Demand::Etag(found.etag),
+            _ => Demand::Absent,
+        }
+    }
+
+    pub(super) async fn update(&self, id: ObjectId, update: UpdateOf) -> Answer {
+        let updated = self.engine.update(id, |current| {
+            let saw = current.as_ref().map_or(0, |object| object.version().get());
+            async move {
+                if update.pause_ms > 0 {
+                    sleep(Duration::from_millis(update.pause_ms)).await;
+                }
+                decided(update, saw)
+            }
+        });
+        match updated.await {
+            Ok(Updated::Written(written)) => self.written(written),
+            Ok(Updated::Deleted(Deleted { existed })) => Answer::Deleted { existed },
+            Ok(Updated::Kept) => Answer::Kept,
+            Err(error) => failed(&error),
+        }
+    }
+
+    pub(super) async fn amend(&self, id: ObjectId, number: u64, demand: &Demand) -> Answer {
+        let amend = self.engine.amend(id).custom(AMEND, number.to_string());
+        self.changed(amend.precondition(precondition(demand)).await)
+    }
+
+    pub(super) async fn extend(&self, id: ObjectId, ms: u64, may_shorten: bool, demand: &Demand) -> Answer {
+        let extend = self.engine.extend_expiry(id).after_now(Duration::from_millis(ms));
+        let extend = if may_shorten { extend.may_shorten() } else { extend };
+        self.changed(extend.precondition(precondition(demand)).await)
+    }
+
+    pub(super) async fn copy(&self, from: ObjectId, to: ObjectId, if_absent: bool) -> Answer {
+        self.changed(self.engine.copy(from, to).precondition(absent(if_absent)).await)
+    }
+
+    pub(super) async fn rename(&self, from: ObjectId, to: ObjectId, if_absent: bool) -> Answer {
+        self.changed(self.engine.rename(from, to).precondition(absent(if_absent)).await)
+    }
+
+    fn changed(&self, outcome: Result<Option<Written>>) -> Answer {
+        match outcome {
+            Ok(Some(written)) => self.written(written),
+            Ok(None) => Answer::Absent,
+            Err(error) => failed(&error),
+        }
+    }
+
+    pub(super) async fn atomic(&self, pieces: &[Piece], write: u64) -> Answer {
+        let writes = pieces.iter().enumerate().map(|(place, piece)| {
+            let id = object_id(piece.object);
+            match piece.bytes {
+                Some(bytes) => put_of(id, write_of_piece(write, place), bytes).precondition(absent(piece.if_absent)),
+                None => Write::delete(id),
+            }
+        });
+        match self.engine.atomic(writes.collect::<Vec<_>>()).await {
+            Ok(replies) => Answer::Together(replies.into_iter().map(|reply| self.replied(reply)).collect()),
+            Err(error) => failed(&error),
+        }
+    }
+
+    fn replied(&self, reply: WriteReply) -> Answer {
+        match reply {
+            WriteReply::Written(written) => self.written(written),
+            WriteReply::Deleted(Deleted { existed }) => Answer::Deleted { existed },
+        }
+    }
+
+    /// Verifies everything, and repairs what loses nothing.
+    pub(crate) async fn scrub(&self) -> Answer {
+        match self.engine.scrub().grace(Duration::ZERO).repair().await {
+            Ok(report) => {
+                Answer::Scrubbed { damage: report.findings.iter().map(|finding| finding.damage.to_string()).collect() }
+            }
+            Err(error) => failed(&error),
+        }
+    }
+
+    /// Switches a namespace off or on.
+    pub(crate) fn switch(&self, off: bool) -> Answer {
+        let mut state = self.machine.state();
+        let tick = state.note(Kind::World, "switches a namespace", if off { "off" } else { "on" }.to_owned());
+        // Nothing runs between the two: they are one moment.
+        state.monitor.switched(tick, off);
+        drop(state);
+        let limits = NamespaceLimits { disabled: off, ..NamespaceLimits::default() };
+        self.engine.limit_namespace(&other_namespace(), limits).map_or_else(|error| failed(&error), |()| Answer::Done)
+    }
+
+    /// Puts in one batch: each is a call of its own.
+    pub(super) async fn batch(&self, puts: &[(u32, u64)], write: u64) -> Answer {
+        let mut numbers = Vec::new();
+        let mut operations = Vec::new();
+        for (place, &(object, bytes)) in puts.iter().enumerate() {
+            let (id, write) = (object_id(object), write_of_piece(write, place));
+            let key: Bytes = id.encoded().clone();
+            let demand = Demand::Nothing;
+            let call = Call::Put { object: key, write, fails: false, bytes, large: false, demand };
+            numbers.push(self.called(call, format!("put {id} {bytes} bytes, write {write}, in a batch")));
+            operations.push(Operation::from(put_of(id, write, bytes)));
+        }
+        let mut answers = self.engine.batch(futures::stream::iter(operations));
+        while let Some((place, reply)) = answers.next().await {
+            let answer = match reply {
+                Ok(Reply::Written(written)) => self.written(written),
+                Ok(reply) => self.nonsense(format!("a put in a batch answers {reply:?}")),
+                Err(error) => failed(&error),
+            };
+            self.answered(numbers[place], answer);
+        }
+        Answer::Done
+    }
+}
+
+fn put_of(id: ObjectId, write: u64, bytes: u64) -> Write {
+    Write::put(id, payload(write, bytes)).attributes(attributes(write, Lifetime::Forever))
+}
+
+/// What the function of an update gives.
+fn decided(update: UpdateOf, saw: u64) -> Result<Update, std::io::Error> {
+    match update.fate {
+        Fate::Put => {
+            let mut attributes = attributes(update.write, update.lifetime);
+            attributes.custom.insert(SAW.to_owned(), saw.to_string());
+            let body = Body::from(payload(update.write, update.bytes));
+            Ok(Candidate::new(body).attributes(attributes).into())
+        }
+        Fate::Delete => Ok(Update::Delete),
+        Fate::Keep => Ok(Update::Keep),
+        Fate::Fail => Err(std::io::Error::other("a planned failure of the function")),
+    }
+}

@@ -1,0 +1,96 @@
+//! An index that counts: how many entries of each table are scanned, and how many are put. All else is the index's own.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use cenotaph::{Error, Index, IndexStats, Result};
+use cenotaph_storage::index::{Batch, Completion, Page, Range, Snapshot, Table};
+use futures::future::BoxFuture;
+
+/// What has been counted. Cheap to clone; clones share it.
+#[derive(Clone, Default)]
+pub struct Counts(Arc<[[AtomicU64; 2]; Table::ALL.len()]>);
+
+impl Counts {
+    /// Entries of this table that scans have given so far.
+    pub fn scanned(&self, table: Table) -> u64 {
+        self.0[table as usize][0].load(Ordering::SeqCst)
+    }
+
+    /// Entries of this table that submitted batches have put so far.
+    pub fn put(&self, table: Table) -> u64 {
+        self.0[table as usize][1].load(Ordering::SeqCst)
+    }
+}
+
+/// The index that counts.
+pub struct Counting {
+    inner: Arc<dyn Index>,
+    counts: Counts,
+}
+
+impl Counting {
+    /// Counts what is asked of this index.
+    pub fn new(inner: Arc<dyn Index>) -> Self {
+        Self { inner, counts: Counts::default() }
+    }
+
+    /// What has been counted.
+    pub fn counts(&self) -> Counts {
+        self.counts.clone()
+    }
+}
+
+struct CountingSnapshot {
+    inner: Box<dyn Snapshot>,
+    counts: Counts,
+}
+
+impl Snapshot for CountingSnapshot {
+    fn get<'a>(&'a self, table: Table, key: &'a [u8]) -> BoxFuture<'a, Result<Option<Bytes>>> {
+        self.inner.get(table, key)
+    }
+
+    fn scan(&self, table: Table, range: Range) -> BoxFuture<'_, Result<Page>> {
+        Box::pin(async move {
+            let page = self.inner.scan(table, range).await?;
+            self.counts.0[table as usize][0].fetch_add(page.len() as u64, Ordering::SeqCst);
+            Ok(page)
+        })
+    }
+}
+
+impl Index for Counting {
+    fn submit(&self, batch: Batch, completion: Completion) {
+        for (table, _, _) in batch.changes().iter().filter(|(_, _, value)| value.is_some()) {
+            self.counts.0[*table as usize][1].fetch_add(1, Ordering::SeqCst);
+        }
+        self.inner.submit(batch, completion);
+    }
+
+    fn get<'a>(&'a self, table: Table, key: &'a [u8]) -> BoxFuture<'a, Result<Option<Bytes>>> {
+        self.inner.get(table, key)
+    }
+
+    fn snapshot(&self) -> Result<Box<dyn Snapshot>> {
+        Ok(Box::new(CountingSnapshot { inner: self.inner.snapshot()?, counts: self.counts.clone() }))
+    }
+
+    fn watch(&self, now: Duration) {
+        self.inner.watch(now);
+    }
+
+    fn poisoned(&self) -> Option<Error> {
+        self.inner.poisoned()
+    }
+
+    fn stats(&self) -> IndexStats {
+        self.inner.stats()
+    }
+
+    fn close(&self) -> BoxFuture<'static, Result<()>> {
+        self.inner.close()
+    }
+}

@@ -1,0 +1,212 @@
+//! Many objects in one call: deleted below a prefix, in batches, and all at once. What goes wrong with one says so, and
+//! takes no other with it; what must happen together does.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+use cenotaph::{Engine, Env, ErrorKind, Operation, Reply, Write, WriteReply};
+use cenotaph_storage::Seam;
+use cenotaph_tests::store::{INLINE, Store, blobs, payload};
+use futures::{StreamExt, TryStreamExt, stream};
+use tokio::task::JoinHandle;
+
+const LARGE: usize = 3 * INLINE;
+
+#[expect(clippy::disallowed_methods, reason = "the test itself is not part of the world under test")]
+fn beside<T: Send + 'static>(work: impl Future<Output = T> + Send + 'static) -> JoinHandle<T> {
+    tokio::spawn(work)
+}
+
+/// Puts so many objects; every hundredth is a large one.
+async fn fill(engine: &Engine, prefix: &str, count: u64) {
+    for first in (0..count).step_by(1000) {
+        let keys = (first..count.min(first + 1000)).map(|number| format!("{prefix}{number:05}"));
+        let (large, small): (Vec<_>, Vec<_>) = keys.partition(|key| key.ends_with("00"));
+        let writes: Vec<_> = small.into_iter().map(|key| Write::put(key, "x")).collect();
+        let mut answers = engine.batch(stream::iter(writes));
+        while let Some((_, outcome)) = answers.next().await {
+            outcome.unwrap();
+        }
+        for key in large {
+            engine.put(key, payload(first, LARGE)).await.unwrap();
+        }
+    }
+}
+
+async fn count(engine: &Engine, prefix: &str) -> u64 {
+    engine.list(prefix).stream().try_fold(0, |count, _| async move { Ok(count + 1) }).await.unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_prefix_deleted_halfway_goes_on_where_it_stopped_and_takes_no_neighbour() {
+    let store = Store::new().await;
+    let engine = &store.engine;
+    fill(engine, "tmp/", 5000).await;
+    for neighbour in ["tmp", "tmp.", "tmp0", "tm", "u"] {
+        engine.put(neighbour, "x").await.unwrap();
+    }
+    // Dropped between two pages ..
+    let mut job = engine.delete_prefix("tmp/").stream();
+    let first = job.try_next().await.unwrap().unwrap();
+    let second = job.try_next().await.unwrap().unwrap();
+    drop(job);
+    assert_eq!((first.deleted, second.deleted, second.last.as_deref()), (1000, 2000, Some("tmp/01999")));
+    assert_eq!(count(engine, "tmp/").await, 3000);
+    // .. and in the midst of one, which says nothing of how far it has come.
+    let mut held = store.stage.hold(Seam::ShardBeforeDecide);
+    let job = engine.delete_prefix("tmp/").start_after("tmp/01999");
+    let job = beside(async move { job.await });
+    held.arrived().await;
+    job.abort();
+    drop(job.await);
+    held.release();
+    let store = store.reopen().await;
+    let engine = &store.engine;
+    let left = count(engine, "tmp/").await;
+    assert!((2000..=3000).contains(&left), "a page is a thousand: {left}");
+    let rest = engine.delete_prefix("tmp/").start_after(second.last.unwrap()).await.unwrap();
+    assert_eq!((rest.deleted, rest.last.as_deref()), (left, Some("tmp/04999")));
+    assert_eq!((count(engine, "tmp/").await, count(engine, "").await), (0, 5));
+    store.assert_settled().await;
+    assert!(blobs(&store.blobs).await.is_empty());
+    assert_eq!(engine.delete_prefix("tmp/").await.unwrap(), cenotaph::PrefixDeleted::default());
+}
+
+/// Runs a batch: what came of each operation, by its place.
+async fn run(engine: &Engine, operations: Vec<Operation>) -> BTreeMap<usize, cenotaph::Result<Reply>> {
+    let count = operations.len();
+    let answers: Vec<_> = engine.batch(stream::iter(operations)).collect().await;
+    let places = answers.len();
+    let by_place: BTreeMap<_, _> = answers.into_iter().collect();
+    assert_eq!(by_place.len(), places, "each is answered once");
+    assert_eq!(by_place.len(), count.min(1001));
+    by_place
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_operation_of_a_batch_that_fails_takes_no_other_with_it() {
+    let store = Store::new().await;
+    store.engine.put("k00500", "old").await.unwrap();
+    let wrongs = |number: usize| match number {
+        500 => Write::put("k00500", "new").if_absent(),
+        501 => Write::put("k00501", payload(1, INLINE + 1)),
+        502 => Write::put("", "x"),
+        503 => Write::put("k00503", "x").custom("a", "v".repeat(20_000)),
+        _ => Write::put(format!("k{number:05}"), "new"),
+    };
+    let mut answers = run(&store.engine, (0..1000).map(|number| wrongs(number).into()).collect()).await;
+    let failed: Vec<_> = (500..504).map(|place| answers.remove(&place).unwrap().unwrap_err().kind()).collect();
+    assert!(matches!(failed[0], ErrorKind::Conflict { current: Some(_) }), "{failed:?}");
+    assert_eq!(failed[1..], [ErrorKind::Invalid; 3]);
+    assert!(answers.values().all(|outcome| matches!(outcome, Ok(Reply::Written(written)) if written.created)));
+    assert_eq!((count(&store.engine, "k").await, store.bytes("k00500").await), (997, Some("old".into())));
+
+    let reads = (0..1000).map(|number| match number % 3 {
+        0 => Operation::get(format!("k{number:05}")),
+        1 => Operation::head(format!("k{number:05}")),
+        _ => Write::delete(format!("k{number:05}")).into(),
+    });
+    for (place, outcome) in run(&store.engine, reads.collect()).await {
+        let there = !(501..504).contains(&place);
+        match outcome.unwrap() {
+            Reply::Object(object) => assert_eq!((place % 3, object.is_some()), (0, there), "{place}"),
+            Reply::Head(head) => assert_eq!((place % 3, head.is_some()), (1, there), "{place}"),
+            Reply::Deleted(deleted) => assert_eq!((place % 3, deleted.existed), (2, there), "{place}"),
+            Reply::Written(written) => panic!("nothing was put: {written:?}"),
+        }
+    }
+    store.assert_settled().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_operation_too_many_is_refused_and_nothing_behind_it_is_asked_for() {
+    let store = Store::new().await;
+    let asked = Arc::new(AtomicUsize::new(0));
+    let counting = Arc::clone(&asked);
+    let endless = stream::iter(0..).map(move |number| {
+        counting.fetch_add(1, Ordering::SeqCst);
+        Write::put(format!("k{number:05}"), "x")
+    });
+    let answers: BTreeMap<_, _> = store.engine.batch(endless).collect().await;
+    assert_eq!((answers.len(), asked.load(Ordering::SeqCst)), (1001, 1001));
+    for (place, outcome) in &answers {
+        match outcome {
+            Ok(_) => assert!(*place < 1000),
+            Err(error) => assert_eq!((*place, error.kind()), (1000, ErrorKind::Invalid)),
+        }
+    }
+    assert_eq!(count(&store.engine, "").await, 1000);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_thousand_writes_over_all_shards_are_there_all_at_once() {
+    let store = Store::new().await;
+    let (engine, env) = (&store.engine, Env::new(store.stage.clone()));
+    let keys: Vec<String> = (0..1000).map(|number| format!("all/{number:03}")).collect();
+    let shards: BTreeSet<_> = keys.iter().map(|key| engine.shard_of(key).unwrap()).collect();
+    assert_eq!(shards.len(), engine.config().limits.shards, "every shard is concerned");
+    let over = Arc::new(AtomicBool::new(false));
+    let (looker, told) = (engine.clone(), Arc::clone(&over));
+    let looks = beside(async move {
+        let mut looks = 0;
+        while !told.load(Ordering::SeqCst) {
+            let sizes: BTreeSet<u64> = match looker.list("all/").await.unwrap().entries {
+                entries if entries.is_empty() => BTreeSet::new(),
+                entries => {
+                    assert_eq!(entries.len(), 1000, "a part is visible");
+                    let size = |entry: &cenotaph::Entry| match entry {
+                        cenotaph::Entry::Object(head) => head.metadata.size,
+                        cenotaph::Entry::Prefix(_) => unreachable!("nobody has asked for prefixes"),
+                    };
+                    entries.iter().map(size).collect()
+                }
+            };
+            assert!(sizes.len() <= 1, "parts of two batches: {sizes:?}");
+            looks += 1;
+        }
+        looks
+    });
+    let began = env.monotonic();
+    for round in 1..=10 {
+        let writes =
+            keys.iter().map(|key| if round % 5 == 0 { Write::delete(key) } else { Write::put(key, vec![7; round]) });
+        let replies = engine.atomic(writes).await.unwrap();
+        assert_eq!(replies.len(), 1000);
+        assert!(replies.iter().all(|reply| match reply {
+            WriteReply::Written(written) => written.created == (round % 5 == 1),
+            WriteReply::Deleted(deleted) => deleted.existed,
+        }));
+    }
+    let took = env.monotonic() - began;
+    over.store(true, Ordering::SeqCst);
+    println!("1000 writes in one commit: {:?} each time, {} looks meanwhile", took / 10, looks.await.unwrap());
+    store.assert_settled().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_too_much_to_happen_at_once_is_refused_whole() {
+    let store = Store::new().await;
+    let engine = &store.engine;
+    let many = |count: usize| (0..count).map(|number| Write::put(format!("k{number}"), "x"));
+    let mut refused = vec![
+        engine.atomic(many(1001)).await.unwrap_err(),
+        engine.atomic([Write::put("k", "1"), Write::delete("other"), Write::put("k", "2")]).await.unwrap_err(),
+        engine.atomic([Write::put("k", "x"), Write::put("l", payload(1, INLINE + 1))]).await.unwrap_err(),
+        engine.atomic([Write::put("k", "x"), Write::put("l", "x").custom("a", "v".repeat(20_000))]).await.unwrap_err(),
+    ];
+    let filled = (0..900).map(|number| Write::put(format!("k{number}"), payload(1, INLINE)));
+    engine.atomic(filled).await.unwrap();
+    engine.delete_prefix("").await.unwrap();
+    let mut config = cenotaph_tests::store::quick();
+    config.limits.atomic_bytes_max = 900 * INLINE - 1;
+    let strict = Store::with(config).await;
+    let too_long = (0..900).map(|number| Write::put(format!("k{number}"), payload(1, INLINE)));
+    refused.push(strict.engine.atomic(too_long).await.unwrap_err());
+    for error in refused {
+        assert_eq!(error.kind(), ErrorKind::Invalid, "{error:?}");
+    }
+    assert_eq!((count(engine, "").await, count(&strict.engine, "").await), (0, 0));
+    assert!(engine.atomic([]).await.unwrap().is_empty());
+    store.assert_settled().await;
+}

@@ -1,0 +1,256 @@
+//! Crashes in the midst of demands, atomic batches and renames: another victim than `load.rs`, with stories so simple that
+//! the judge needs no model.
+//!
+//! ```text
+//! story      each client, one step after the other                 found after a crash, `n` acknowledged last
+//! ---------- ----------------------------------------------------- ------------------------------------------
+//! pair       atomic: both objects get the next number, demanding   both alike: n or n + 1
+//!            the versions of the step before
+//! walk       rename to the next of three names                     at one name alone: that of n or n + 1, whole
+//! count      put the next content, of any size, demanding an etag  n or n + 1, whole
+//! ```
+//!
+//! A step is acknowledged by its number: a line of `log.rs` whose `number` is the client's in the upper half, the step's in
+//! the lower. The next victim reads where it is and goes on from there.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use cenotaph::{Engine, Env, Etag, Index, Object, Outcome, Version, Write};
+use cenotaph_storage::blobs::{self, BlobOptions, BlobTier};
+use cenotaph_storage::index::fjall::{FjallIndex, FjallOptions};
+use cenotaph_tests::store::{self, payload};
+use tempfile::TempDir;
+
+use super::chance::Chance;
+use super::load::{Orders, config};
+use super::log::{Answer, Line, Number};
+use super::victim::{self, Again, Moment};
+use super::{remains, told};
+
+const AGAIN: Again = Again {
+    test: "crash::pairs::a_process_killed_amid_demands_batches_and_renames_leaves_each_step_done_or_not",
+    orders: "CENOTAPH_PAIRS_ORDERS",
+};
+const ROUNDS: u64 = 12;
+
+/// Clients: so many of each story.
+const EACH: u64 = 3;
+/// What a walker carries: in the row, beside it, in the blob tier.
+const LOADS: [usize; EACH as usize] = [100, 20_000, 300_000];
+
+#[test]
+fn a_process_killed_amid_demands_batches_and_renames_leaves_each_step_done_or_not() {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    if let Ok(orders) = std::env::var(AGAIN.orders) {
+        return runtime.block_on(run(serde_json::from_str(&orders).unwrap()));
+    }
+    let rounds = told("CENOTAPH_CRASH_ROUNDS").unwrap_or(ROUNDS);
+    let seed =
+        told("CENOTAPH_CRASH_SEED").unwrap_or_else(|| runtime.block_on(async { Env::real().unwrap().random_u64() }));
+    println!("seed {seed}");
+    let (directory, mut chance, mut seen) = (TempDir::new().unwrap(), Chance::new(seed), Seen::default());
+    let data = directory.path().join("data");
+    for round in 0..rounds {
+        let orders = Orders { data: data.clone(), incarnation: 0, seed: 0 };
+        let linger = Duration::from_micros(chance.below(10_000));
+        let moment = match chance.below(4) {
+            0 if round > 0 => Moment::SinceOpening(linger * 4),
+            _ => Moment::SinceAcks(chance.between(1, 600), linger),
+        };
+        let heard = victim::run_and_kill(AGAIN, &orders, moment);
+        seen.take(&heard);
+        runtime.block_on(examine(&data, &mut seen));
+    }
+    println!("{rounds} rounds: {seen:?}");
+    let enough = [seen.kept, seen.lost, seen.changes + seen.orphans];
+    assert!(seen.steps > rounds && enough.iter().all(|&count| count > 0), "something was never tested: {seen:?}");
+}
+
+/// What has been seen so far.
+#[derive(Debug, Default)]
+struct Seen {
+    /// Where each client is, by what was acknowledged or found.
+    stands: BTreeMap<u64, u64>,
+    /// Steps acknowledged.
+    steps: u64,
+    /// Steps under way at a kill that were there afterwards, and that were not.
+    kept: u64,
+    lost: u64,
+    /// What a crash has left to settle.
+    changes: u64,
+    orphans: u64,
+}
+
+impl Seen {
+    /// Takes in what a victim has acknowledged: each client's steps in order.
+    fn take(&mut self, heard: &[Line]) {
+        for line in heard {
+            if let Line::Ack { number: Number(number), .. } = line {
+                let (client, step) = (number >> 32, number & u64::from(u32::MAX));
+                let before = self.stands.insert(client, step).unwrap_or(0);
+                assert_eq!(step, before + 1, "client {client}: steps come one after the other");
+                self.steps += 1;
+            }
+        }
+    }
+
+    /// Judges what is found: the step that was acknowledged last, or the one that was under way.
+    fn judge(&mut self, client: Client, found: &Stand) {
+        let acknowledged = self.stands.insert(client.number(), found.step).unwrap_or(0);
+        match found.step.checked_sub(acknowledged) {
+            Some(0) => self.lost += 1,
+            Some(1) => self.kept += 1,
+            _ => panic!("{client:?} is at step {}, {acknowledged} was acknowledged", found.step),
+        }
+    }
+}
+
+async fn examine(data: &Path, seen: &mut Seen) {
+    let env = Env::real().unwrap();
+    let index = FjallIndex::open(&data.join("index"), env.clone(), FjallOptions::default()).unwrap();
+    let index: Arc<dyn Index> = Arc::new(index);
+    let tier = BlobTier::new(blobs::local(&data.join("blobs")).unwrap(), env.clone(), BlobOptions::default());
+    let remains = remains::inspect(&*index, &tier).await;
+    seen.changes += remains.changes;
+    seen.orphans += remains.orphans;
+    let engine = Engine::builder(data).config(config()).index(Arc::clone(&index)).open().await.unwrap();
+    for client in clients() {
+        seen.judge(client, &client.find(&engine).await);
+    }
+    store::assert_settled(&engine, &env, &*index, &tier).await;
+    engine.close().await.unwrap();
+}
+
+/// One client: its story, and which of those it is.
+#[derive(Clone, Copy, Debug)]
+enum Client {
+    Pair(u64),
+    Walk(u64),
+    Count(u64),
+}
+
+/// Where a client is.
+#[derive(Clone, Debug, Default)]
+struct Stand {
+    step: u64,
+    versions: Vec<(Version, Etag)>,
+}
+
+fn clients() -> impl Iterator<Item = Client> {
+    (0..EACH).flat_map(|which| [Client::Pair(which), Client::Walk(which), Client::Count(which)])
+}
+
+/// Opens the engine and goes on with all stories, for ever.
+async fn run(orders: Orders) {
+    Line::Opening.say();
+    let engine = Engine::builder(&orders.data).config(config()).open().await.unwrap();
+    Line::Open { took_us: 0 }.say();
+    let stories = clients().map(|client| {
+        let engine = &engine;
+        async move {
+            let mut stand = client.find(engine).await;
+            loop {
+                stand = client.step(engine, stand).await;
+                let answer = Answer::Applied { version: Version::new(stand.step) };
+                Line::Ack { number: Number(client.number() << 32 | stand.step), answer }.say();
+            }
+        }
+    });
+    futures::future::join_all(stories).await;
+}
+
+impl Client {
+    fn number(self) -> u64 {
+        match self {
+            Self::Pair(which) => which,
+            Self::Walk(which) => EACH + which,
+            Self::Count(which) => 2 * EACH + which,
+        }
+    }
+
+    /// Where this client is, asserting that it is in one place, and whole.
+    async fn find(self, engine: &Engine) -> Stand {
+        let mut stand = Stand::default();
+        let mut seen = Vec::new();
+        for key in self.keys() {
+            let Some(object) = engine.get(&key).await.unwrap() else { continue };
+            stand.versions.push((object.version(), object.etag()));
+            seen.push((key, step_of(&object), object.bytes().await.unwrap()));
+        }
+        let Some((_, step, _)) = seen.first() else { return stand };
+        stand.step = *step;
+        match self {
+            Self::Pair(_) => {
+                assert!(seen.len() == 2 && seen[0].1 == seen[1].1, "{self:?}: a part of a batch: {seen:?}");
+                assert_eq!((&seen[0].2, &seen[1].2), (&stand.step.to_string().into(), &stand.step.to_string().into()));
+            }
+            Self::Walk(which) => {
+                let names: Vec<_> = seen.iter().map(|(key, ..)| key).collect();
+                assert_eq!(names.len(), 1, "{self:?} is in one place: {names:?}");
+                let place = self.keys().iter().position(|key| key == names[0]).unwrap() as u64;
+                assert!(seen[0].2 == payload(which, LOADS[which as usize]), "{self:?} carries what it began with");
+                // Renaming changes nothing that is stated: its version tells how often it has been here, and so how far
+                // it has come.
+                stand.step = 3 * (stand.versions[0].0.get() - 1) + place + 1;
+            }
+            Self::Count(_) => assert!(seen[0].2 == counted(stand.step), "{self:?} is whole"),
+        }
+        stand
+    }
+
+    fn keys(self) -> Vec<String> {
+        match self {
+            Self::Pair(which) => vec![format!("pair/{which}/left"), format!("pair/{which}/right")],
+            Self::Walk(which) => (0..3).map(|place| format!("walk/{which}/{place}")).collect(),
+            Self::Count(which) => vec![format!("count/{which}")],
+        }
+    }
+
+    /// The next step, demanding that everything is as it was left.
+    async fn step(self, engine: &Engine, stand: Stand) -> Stand {
+        let (keys, step) = (self.keys(), stand.step + 1);
+        let put = |key: &String| Write::put(key, step.to_string()).custom("step", step.to_string());
+        match self {
+            Self::Pair(_) => {
+                let writes = keys.iter().enumerate().map(|(place, key)| match stand.versions.get(place) {
+                    Some((version, _)) => put(key).if_version(*version),
+                    None => put(key).if_absent(),
+                });
+                engine.atomic(writes).await.unwrap_or_else(|error| panic!("{self:?} step {step}: {error:?}"));
+            }
+            Self::Walk(which) if stand.step == 0 => {
+                let load = payload(which, LOADS[which as usize]);
+                let put = engine.put(&keys[0], load).custom("step", "0").if_absent().await.unwrap();
+                assert_eq!(put.outcome, Outcome::Applied);
+            }
+            Self::Walk(_) => {
+                let (from, to) = ((stand.step - 1) % 3, stand.step % 3);
+                let rename = engine.rename(&keys[from as usize], &keys[to as usize]).if_absent();
+                let renamed = rename.if_source_version(stand.versions[0].0).await;
+                renamed.unwrap_or_else(|error| panic!("{self:?} step {step}: {error:?}")).expect("it is there");
+            }
+            Self::Count(_) => {
+                let put = engine.put(&keys[0], counted(step)).custom("step", step.to_string());
+                let put = match stand.versions.first() {
+                    Some((_, etag)) => put.if_etag(*etag),
+                    None => put.if_absent(),
+                };
+                put.await.unwrap_or_else(|error| panic!("{self:?} step {step}: {error:?}"));
+            }
+        }
+        self.find(engine).await
+    }
+}
+
+/// What is put at this step: of each size in turn.
+fn counted(step: u64) -> Bytes {
+    payload(step, LOADS[(step % EACH) as usize])
+}
+
+fn step_of(object: &Object) -> u64 {
+    object.metadata().attributes.custom["step"].parse().unwrap()
+}

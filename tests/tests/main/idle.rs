@@ -1,0 +1,154 @@
+//! Reads that extend a time to idle: seldom, and never what was deleted or overwritten meanwhile.
+
+use std::time::Duration;
+
+use cenotaph::{Config, Engine, Env, Write};
+use cenotaph_storage::index::Table;
+use cenotaph_tests::store::{Store, blobs, payload, quick};
+use tokio::task::JoinHandle;
+
+const HOUR: Duration = Duration::from_secs(3600);
+const INSTANT: Duration = Duration::from_millis(1);
+/// In the row, beside it, in the blob tier.
+const KINDS: [usize; 3] = [10, 6000, 20_000];
+
+async fn store() -> Store {
+    let store = Store::with(Config { inline_bytes_max: 8192, ..quick() }).await;
+    store.stage.stop_clock();
+    store
+}
+
+#[expect(clippy::disallowed_methods, reason = "the test itself is not part of the world under test")]
+fn beside<T: Send + 'static>(work: impl Future<Output = T> + Send + 'static) -> JoinHandle<T> {
+    tokio::spawn(work)
+}
+
+/// So many readers at once, on threads of their own.
+fn readers(engine: &Engine, key: &str, count: usize) -> Vec<JoinHandle<()>> {
+    let reader = |_| {
+        let get = engine.get(key);
+        beside(async move { drop(get.await.unwrap()) })
+    };
+    (0..count).map(reader).collect()
+}
+
+/// Waits until no write is under way: what the readers have asked for is decided.
+async fn drained(store: &Store) {
+    let env = Env::new(store.stage.clone());
+    let drained = env.deadline(Duration::from_secs(20), async {
+        while store.engine.stats().await.unwrap().actors.writes_live > 0 {
+            env.sleep(INSTANT).await;
+        }
+    });
+    drained.await.expect("what readers have asked for is decided soon");
+}
+
+/// Rows written while that many readers look at an object.
+async fn written_by_reading(store: &Store, count: usize) -> u64 {
+    let before = store.counts.put(Table::Rows);
+    for reader in readers(&store.engine, "k", count) {
+        reader.await.unwrap();
+    }
+    drained(store).await;
+    store.counts.put(Table::Rows) - before
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_read_object_lives_on_and_is_written_once_in_a_quarter_of_its_time_however_many_read_it() {
+    for bytes in KINDS {
+        let store = store().await;
+        store.engine.put("k", payload(1, bytes)).time_to_idle(4 * HOUR).await.unwrap();
+        let put = store.engine.head("k").await.unwrap().unwrap();
+        for round in 1..=6 {
+            store.stage.advance(HOUR - INSTANT);
+            assert_eq!(written_by_reading(&store, 40).await, 0, "round {round}: too soon");
+            store.stage.advance(INSTANT);
+            assert_eq!(written_by_reading(&store, 40).await, 1, "round {round}");
+            assert_eq!(written_by_reading(&store, 40).await, 0, "round {round}: again");
+        }
+        let read = store.engine.head("k").await.unwrap().unwrap();
+        assert_eq!((read.version, read.etag), (put.version, put.etag), "nothing has changed for anybody");
+        assert_eq!(read.metadata.expires_at, put.metadata.expires_at.map(|deadline| deadline.after(6 * HOUR)));
+        // Heads and listings are no reads.
+        store.stage.advance(4 * HOUR - INSTANT);
+        assert!(store.engine.head("k").await.unwrap().is_some());
+        assert_eq!(store.engine.list("").await.unwrap().entries.len(), 1);
+        drained(&store).await;
+        store.stage.advance(INSTANT);
+        assert_eq!(store.bytes("k").await, None);
+        store.assert_settled().await;
+        assert!(blobs(&store.blobs).await.is_empty());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_object_with_a_long_time_to_idle_is_written_once_a_day() {
+    let store = store().await;
+    let day = 24 * HOUR;
+    store.engine.put("k", "x").time_to_idle(40 * day).await.unwrap();
+    for _ in 0..3 {
+        store.stage.advance(day - INSTANT);
+        assert_eq!(written_by_reading(&store, 10).await, 0);
+        store.stage.advance(INSTANT);
+        assert_eq!(written_by_reading(&store, 10).await, 1);
+    }
+}
+
+/// What happens to an object while others read it.
+#[derive(Clone, Copy, Debug)]
+enum End {
+    Deleted,
+    Overwritten,
+    Renamed,
+    DeletedTogether,
+    Amended,
+}
+const ENDS: [End; 5] = [End::Deleted, End::Overwritten, End::Renamed, End::DeletedTogether, End::Amended];
+
+async fn end(engine: Engine, end: End) {
+    match end {
+        End::Deleted => drop(engine.delete("k").await.unwrap()),
+        End::Overwritten => drop(engine.put("k", "new").await.unwrap()),
+        End::Renamed => drop(engine.rename("k", "other").await.unwrap().expect("it is there")),
+        End::DeletedTogether => drop(engine.atomic([Write::delete("k"), Write::put("l", "x")]).await.unwrap()),
+        End::Amended => drop(engine.extend_expiry("k").never().await.unwrap().expect("it is there")),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_read_never_brings_back_what_was_deleted_overwritten_or_renamed_while_it_looked() {
+    let store = store().await;
+    let (mut rounds, mut touched) = (0, 0);
+    for round in 0..40 {
+        for how in ENDS {
+            let bytes = KINDS[round % 3];
+            store.engine.put("k", payload(1, bytes)).time_to_idle(4 * HOUR).await.unwrap();
+            // From now on the next read extends it.
+            store.stage.advance(HOUR);
+            let before = store.engine.stats().await.unwrap().actors.touches;
+            let mut tasks = readers(&store.engine, "k", 3);
+            tasks.push(beside(end(store.engine.clone(), how)));
+            tasks.extend(readers(&store.engine, "k", 3));
+            for task in tasks {
+                task.await.unwrap();
+            }
+            drained(&store).await;
+            touched += store.engine.stats().await.unwrap().actors.touches - before;
+            let stands =
+                store.engine.head("k").await.unwrap().map(|head| (head.metadata.size, head.metadata.expires_at));
+            let expected = match how {
+                End::Deleted | End::Renamed | End::DeletedTogether => None,
+                End::Overwritten => Some((3, None)),
+                End::Amended => Some((bytes as u64, None)),
+            };
+            assert_eq!(stands, expected, "round {round}: {how:?} {bytes} bytes");
+            rounds += 1;
+        }
+        if round % 8 == 0 {
+            store.assert_settled().await;
+        }
+    }
+    println!("{rounds} rounds, {touched} reads asked to extend");
+    assert!(touched > rounds / 4, "reads that ask for nothing race with nobody: {touched} in {rounds} rounds");
+    store.assert_settled().await;
+}

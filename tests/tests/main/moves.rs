@@ -1,0 +1,176 @@
+//! Renames and copies of objects of every kind over objects of every kind: the bytes are where they must be, nothing is
+//! left behind in either tier or beside the rows (I3, I5), before and after a reopen.
+
+use bytes::Bytes;
+use cenotaph::{ErrorKind, Written};
+use cenotaph_storage::index::Table;
+use cenotaph_tests::store::{INLINE, Store, blobs, payload, quick};
+
+/// What is put: nothing, a payload in the row, one beside it, one in the blob tier.
+const KINDS: [Option<usize>; 4] = [None, Some(10), Some(6000), Some(20_000)];
+
+/// A store in which all three kinds of payloads can be had.
+async fn store() -> Store {
+    const { assert!(INLINE < 4096, "the usual test store has no payloads beside their rows") };
+    Store::with(cenotaph::Config { inline_bytes_max: 8192, ..quick() }).await
+}
+
+async fn put(store: &Store, key: &str, seed: u64, bytes: Option<usize>) -> Option<(Bytes, Written)> {
+    let body = payload(seed, bytes?);
+    Some((body.clone(), store.engine.put(key, body).content_type(key).await.unwrap()))
+}
+
+/// All pairs of a kind to move and a kind to move it over.
+fn pairs() -> impl Iterator<Item = (Option<usize>, Option<usize>)> {
+    KINDS.into_iter().flat_map(|from| KINDS.into_iter().map(move |to| (from, to)))
+}
+
+async fn assert_bytes(store: &Store, key: &str, expected: Option<&Bytes>, what: &str) {
+    let found = store.bytes(key).await;
+    assert!(found.as_ref() == expected, "{what}: {key} has {:?} bytes", found.map(|bytes| bytes.len()));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_rename_moves_any_kind_over_any_other_and_leaves_nothing_behind() {
+    let mut store = store().await;
+    for (from, to) in pairs() {
+        let what = format!("{from:?} renamed over {to:?}");
+        let (source, target) = (put(&store, "a", 1, from).await, put(&store, "b", 2, to).await);
+        let written = store.counts.put(Table::Payloads);
+        let renamed = store.engine.rename("a", "b").await.unwrap();
+        assert_eq!(store.counts.put(Table::Payloads), written, "{what}: no byte is copied");
+        assert_eq!(
+            renamed.as_ref().map(|renamed| renamed.created),
+            source.as_ref().map(|_| target.is_none()),
+            "{what}"
+        );
+        let stands = source.as_ref().or(target.as_ref()).map(|(bytes, _)| bytes);
+        for reopened in [false, true] {
+            if reopened {
+                store = store.reopen().await;
+            }
+            assert_bytes(&store, "a", None, &what).await;
+            assert_bytes(&store, "b", stands, &what).await;
+            store.assert_settled().await;
+        }
+        if let (Some(renamed), Some((_, written))) = (renamed, &source) {
+            let head = store.engine.head("b").await.unwrap().unwrap();
+            assert_eq!(head.metadata.attributes.content_type.as_deref(), Some("a"), "{what}: it is the same object");
+            assert_eq!((Some(head.version), Some(head.etag)), (renamed.version, renamed.etag), "{what}");
+            assert_ne!(renamed.etag, written.etag, "{what}: a rename is a write of its own");
+        }
+        store.engine.delete("b").await.unwrap();
+        store.assert_settled().await;
+        assert!(blobs(&store.blobs).await.is_empty(), "{what}: a delete after it leaves nothing");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_copy_of_any_kind_over_any_other_stands_by_itself() {
+    let mut store = store().await;
+    for (from, to) in pairs() {
+        let what = format!("{from:?} copied over {to:?}");
+        let (source, target) = (put(&store, "a", 1, from).await, put(&store, "b", 2, to).await);
+        let copied = store.engine.copy("a", "b").await.unwrap();
+        assert_eq!(copied.map(|copied| copied.created), source.as_ref().map(|_| target.is_none()), "{what}");
+        let stands = source.as_ref().or(target.as_ref()).map(|(bytes, _)| bytes);
+        store.assert_settled().await;
+        store = store.reopen().await;
+        assert_bytes(&store, "a", source.as_ref().map(|(bytes, _)| bytes), &what).await;
+        store.engine.delete("a").await.unwrap();
+        store.assert_settled().await;
+        assert_bytes(&store, "b", stands, &what).await;
+        store.engine.delete("b").await.unwrap();
+        store.assert_settled().await;
+        assert!(blobs(&store.blobs).await.is_empty(), "{what}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_object_renamed_in_a_circle_is_the_same_and_a_write_to_any_name_on_the_way_is_its_own() {
+    let mut store = store().await;
+    for kind in KINDS.into_iter().flatten() {
+        let (bytes, _) = put(&store, "a", 1, Some(kind)).await.unwrap();
+        for (from, to) in [("a", "b"), ("b", "c"), ("c", "a"), ("a", "b")] {
+            store.engine.rename(from, to).await.unwrap().unwrap();
+            // The name that was left is taken, and given up again, while the other one stands.
+            let (other, _) = put(&store, from, 2, Some(20_000)).await.unwrap();
+            store.assert_settled().await;
+            assert_bytes(&store, to, Some(&bytes), "renamed").await;
+            assert_bytes(&store, from, Some(&other), "put where it was").await;
+            store = store.reopen().await;
+            assert_bytes(&store, to, Some(&bytes), "reopened").await;
+            store.engine.delete(from).await.unwrap();
+            store.assert_settled().await;
+            assert_bytes(&store, to, Some(&bytes), "the other is gone").await;
+        }
+        // Overwritten, amended and copied where it does not lie under its own name.
+        store.engine.amend("b").filename("f").await.unwrap().unwrap();
+        store.engine.copy("b", "c").await.unwrap().unwrap();
+        store.assert_settled().await;
+        assert_bytes(&store, "b", Some(&bytes), "amended").await;
+        let (small, _) = put(&store, "b", 3, Some(10)).await.unwrap();
+        store.assert_settled().await;
+        assert_bytes(&store, "b", Some(&small), "overwritten").await;
+        assert_bytes(&store, "c", Some(&bytes), "copied").await;
+        assert_eq!(store.engine.delete_prefix("").await.unwrap().deleted, 2);
+        store.assert_settled().await;
+        assert!(blobs(&store.blobs).await.is_empty());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_reader_of_either_name_sees_what_it_began_with_to_its_end() {
+    let store = store().await;
+    let (moved, replaced) = (payload(1, 9_000_000), payload(2, 9_000_000));
+    store.engine.put("a", moved.clone()).await.unwrap();
+    store.engine.put("b", replaced.clone()).await.unwrap();
+    let readers = [store.engine.get("a").await.unwrap().unwrap(), store.engine.get("b").await.unwrap().unwrap()];
+    store.engine.rename("a", "b").await.unwrap().unwrap();
+    let after = store.engine.get("b").await.unwrap().unwrap();
+    store.engine.put("b", "small").await.unwrap();
+    store.engine.settle().await.unwrap();
+    let [first, second] = readers;
+    assert!(first.bytes().await.unwrap() == moved, "I8");
+    assert!(second.bytes().await.unwrap() == replaced, "I8");
+    assert!(after.bytes().await.unwrap() == moved, "I8");
+    store.assert_settled().await;
+    assert!(blobs(&store.blobs).await.is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn demands_on_either_side_of_a_move_are_kept() {
+    let store = store().await;
+    for kind in KINDS.into_iter().flatten() {
+        let (from, _) = put(&store, "a", 1, Some(kind)).await.unwrap();
+        let (to, there) = put(&store, "b", 2, Some(kind)).await.unwrap();
+        let engine = &store.engine;
+        let (version, etag) = (there.version.unwrap(), there.etag.unwrap());
+        let refused = [
+            engine.rename("a", "b").if_absent().await.unwrap_err(),
+            engine.rename("a", "b").if_version(version.next()).await.unwrap_err(),
+            engine.copy("a", "b").if_absent().await.unwrap_err(),
+            engine.copy("a", "b").if_version(version.next()).await.unwrap_err(),
+        ];
+        for error in refused {
+            let ErrorKind::Conflict { current: Some(current) } = error.kind() else { panic!("{error:?}") };
+            assert_eq!((current.version, current.etag, error.id().unwrap().key()), (version, etag, "b"));
+        }
+        let stale = [
+            engine.rename("a", "b").if_source_version(version.next().next()).await.unwrap_err(),
+            engine.copy("a", "b").if_source_version(version.next().next()).await.unwrap_err(),
+        ];
+        for error in stale {
+            assert!(matches!(error.kind(), ErrorKind::Conflict { current: Some(_) }), "{error:?}");
+            assert_eq!(error.id().unwrap().key(), "a");
+        }
+        assert_bytes(&store, "a", Some(&from), "refused").await;
+        assert_bytes(&store, "b", Some(&to), "refused").await;
+        store.assert_settled().await;
+        assert_eq!(engine.rename("a", "a").await.unwrap_err().kind(), ErrorKind::Invalid);
+        engine.copy("a", "b").if_etag(etag).await.unwrap().unwrap();
+        engine.rename("a", "c").if_absent().await.unwrap().unwrap();
+        engine.delete_prefix("").await.unwrap();
+        store.assert_settled().await;
+    }
+}

@@ -1,0 +1,176 @@
+//! Rows that older formats wrote, in a real index: read, changed, moved and deleted as today's are.
+
+use bytes::Bytes;
+use cenotaph::{Config, Error, ObjectId, Update, Updated, Write};
+use cenotaph_storage::index::{Batch, Table};
+use cenotaph_storage::rows::{Body, Row};
+use cenotaph_tests::store::{Store, blobs, payload, quick};
+
+/// In the row, beside it, in the blob tier.
+const KINDS: [usize; 3] = [10, 6000, 20_000];
+/// Without version, and without expiry.
+const FORMATS: [u8; 2] = [0, 1];
+
+/// postcard's numbers: seven bits to a byte, the lowest first.
+fn number(mut value: u64, into: &mut Vec<u8>) {
+    while value > 127 {
+        into.push(value as u8 | 128);
+        value >>= 7;
+    }
+    into.push(value as u8);
+}
+
+fn text(value: &str, into: &mut Vec<u8>) {
+    number(value.len() as u64, into);
+    into.extend_from_slice(value.as_bytes());
+}
+
+/// A row as an older build would have written it.
+fn aged(row: &Row, format: u8) -> Bytes {
+    let mut out = vec![format];
+    if format == 1 {
+        number(row.version.get(), &mut out);
+    }
+    let uuid = |bytes: &[u8; 16], out: &mut Vec<u8>| {
+        number(16, out);
+        out.extend_from_slice(bytes);
+    };
+    uuid(row.operation.as_bytes(), &mut out);
+    let metadata = &row.metadata;
+    number(metadata.size, &mut out);
+    out.push(1);
+    number(metadata.checksum.unwrap().get(), &mut out);
+    number(metadata.created.as_millis(), &mut out);
+    number(metadata.modified.as_millis(), &mut out);
+    let attributes = &metadata.attributes;
+    for field in [&attributes.content_type, &attributes.compression, &attributes.origin, &attributes.filename] {
+        out.push(u8::from(field.is_some()));
+        field.iter().for_each(|field| text(field, &mut out));
+    }
+    number(attributes.custom.len() as u64, &mut out);
+    for (name, value) in &attributes.custom {
+        text(name, &mut out);
+        text(value, &mut out);
+    }
+    match &row.body {
+        Body::Embedded(payload) => {
+            out.push(0);
+            out.extend_from_slice(payload);
+        }
+        Body::Separate(_) => out.push(1),
+        Body::Tombstone(manifest) => {
+            out.push(2);
+            number(manifest.extents.len() as u64, &mut out);
+            for extent in &manifest.extents {
+                uuid(extent.revision.as_bytes(), &mut out);
+                number(extent.bytes, &mut out);
+                number(extent.checksum.get(), &mut out);
+            }
+        }
+    }
+    out.into()
+}
+
+/// A store in which `k` lies as an older build has left it.
+async fn store(format: u8, bytes: usize) -> Store {
+    let store = Store::with(Config { inline_bytes_max: 8192, ..quick() }).await;
+    store.engine.put("k", payload(1, bytes)).content_type("text/plain").custom("a", "b").await.unwrap();
+    let id = ObjectId::try_from("k").unwrap();
+    let row = Row::decode(&store.index.get(Table::Rows, id.encoded()).await.unwrap().unwrap()).unwrap();
+    let old = aged(&row, format);
+    assert_eq!(Row::decode(&old).unwrap(), row, "the same row");
+    let mut batch = Batch::new();
+    batch.put(Table::Rows, id.encoded().clone(), old);
+    store.index.submit(batch, Box::new(|outcome| outcome.unwrap()));
+    store.index.barrier().await.unwrap();
+    store.reopen().await
+}
+
+fn all() -> impl Iterator<Item = (u8, usize)> {
+    FORMATS.into_iter().flat_map(|format| KINDS.into_iter().map(move |bytes| (format, bytes)))
+}
+
+/// All is settled, `key` has this content, and a delete of it leaves nothing.
+async fn ends_well(store: Store, key: &str, expected: Bytes, what: &str) {
+    store.assert_settled().await;
+    let store = store.reopen().await;
+    assert!(store.bytes(key).await == Some(expected), "{what}");
+    assert!(store.engine.delete(key).await.unwrap().existed, "{what}");
+    store.assert_settled().await;
+    assert_eq!(store.engine.list("").await.unwrap().entries.len(), 0, "{what}");
+    assert!(blobs(&store.blobs).await.is_empty(), "{what}");
+    assert_eq!(store.engine.usage().await.unwrap(), cenotaph::Usage::default(), "{what}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rows_of_older_formats_are_read_in_every_way() {
+    for (format, bytes) in all() {
+        let store = store(format, bytes).await;
+        let what = format!("format {format}, {bytes} bytes");
+        let head = store.engine.head("k").await.unwrap().unwrap();
+        assert_eq!((head.version.get(), head.metadata.expires_at), (1, None), "{what}");
+        assert_eq!(head.metadata.attributes.custom["a"], "b", "{what}");
+        let some = store.engine.get("k").range(3..7).await.unwrap().unwrap();
+        assert_eq!(some.bytes().await.unwrap(), payload(1, bytes).slice(3..7), "{what}");
+        assert_eq!(store.engine.list("").await.unwrap().entries, [cenotaph::Entry::Object(head)], "{what}");
+        ends_well(store, "k", payload(1, bytes), &what).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rows_of_older_formats_are_overwritten_updated_and_amended() {
+    for (format, bytes) in all() {
+        for next in KINDS {
+            let store = store(format, bytes).await;
+            let what = format!("format {format}, {bytes} bytes put over by {next}");
+            let written = store.engine.put("k", payload(2, next)).if_version(1).await.unwrap();
+            assert_eq!((written.version.unwrap().get(), written.created), (2, false), "{what}");
+            ends_well(store, "k", payload(2, next), &what).await;
+        }
+        let store = store(format, bytes).await;
+        let what = format!("format {format}, {bytes} bytes amended");
+        let amended = store.engine.amend("k").filename("f").if_version(1).await.unwrap().unwrap();
+        assert_eq!(amended.version.unwrap().get(), 2, "{what}");
+        let hour = std::time::Duration::from_secs(3600);
+        let extended = store.engine.extend_expiry("k").after_now(hour).may_shorten().await.unwrap().unwrap();
+        assert_eq!(extended.version.unwrap().get(), 3, "{what}");
+        store.assert_settled().await;
+        let whole = store.bytes("k").await.unwrap();
+        let updated = store.engine.update("k", async |object| {
+            let bytes = object.expect("it is there").bytes().await?;
+            Ok::<_, Error>(Update::put([&bytes[..], b"!"].concat()))
+        });
+        assert!(matches!(updated.await.unwrap(), Updated::Written(_)), "{what}");
+        ends_well(store, "k", [&whole[..], b"!"].concat().into(), &what).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rows_of_older_formats_are_renamed_copied_and_deleted_together() {
+    for (format, bytes) in all() {
+        let what = format!("format {format}, {bytes} bytes");
+        let moved = store(format, bytes).await;
+        moved.engine.put("to", payload(2, 20_000)).await.unwrap();
+        let renamed = moved.engine.rename("k", "to").if_source_version(1).await.unwrap().unwrap();
+        assert_eq!(renamed.version.unwrap().get(), 2, "{what}");
+        moved.engine.put("k", payload(3, 20_000)).await.unwrap();
+        moved.engine.delete("k").await.unwrap();
+        ends_well(moved, "to", payload(1, bytes), &what).await;
+
+        let copied = store(format, bytes).await;
+        copied.engine.copy("k", "to").if_source_version(1).await.unwrap().unwrap();
+        assert!(copied.engine.delete("k").if_version(1).await.unwrap().existed, "{what}");
+        ends_well(copied, "to", payload(1, bytes), &what).await;
+
+        let over = store(format, bytes).await;
+        over.engine.put("from", payload(2, bytes)).await.unwrap();
+        over.engine.rename("from", "k").if_version(1).await.unwrap().unwrap();
+        ends_well(over, "k", payload(2, bytes), &what).await;
+
+        let together = store(format, bytes).await;
+        together.engine.atomic([Write::delete("k").if_version(1), Write::put("to", "x")]).await.unwrap();
+        assert_eq!(together.engine.put("k", "y").await.unwrap().version.unwrap().get(), 2, "{what}");
+        together.engine.delete("k").await.unwrap();
+        ends_well(together, "to", "x".into(), &what).await;
+    }
+}

@@ -1,0 +1,283 @@
+//! An update that fails its validation leaves the stored object as it is, whatever dies meanwhile and whoever writes.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use cenotaph::{ActorKind, Body, Candidate, Config, Engine, Env, Error, ErrorKind, Outcome, Result, Update, Updated};
+use cenotaph_storage::Seam;
+use cenotaph_tests::store::{INLINE, Store, blobs, payload, quick};
+use futures::stream;
+use tokio::task::JoinHandle;
+
+const LARGE: usize = 10 * INLINE;
+/// Payloads may be no longer than this.
+const PAYLOAD_MAX: usize = 2 * LARGE;
+/// What can be wrong with what a function gives.
+const WRONGS: [Wrong; 7] = [
+    Wrong::Function,
+    Wrong::Metadata,
+    Wrong::TimeToLive,
+    Wrong::TooLong,
+    Wrong::StreamFails { after: INLINE / 2 },
+    Wrong::StreamFails { after: LARGE },
+    Wrong::Promise,
+];
+
+#[derive(Clone, Copy, Debug)]
+enum Wrong {
+    /// It fails.
+    Function,
+    /// More than 16 KiB are stated about the object.
+    Metadata,
+    /// It would live for no time at all.
+    TimeToLive,
+    /// The payload is over the limit.
+    TooLong,
+    /// The stream fails halfway.
+    StreamFails { after: usize },
+    /// The stream is shorter than it promised.
+    Promise,
+}
+
+impl Wrong {
+    fn update(self) -> Result<Update, std::io::Error> {
+        let stream = |chunks: Vec<Result<Bytes, std::io::Error>>| Body::stream(stream::iter(chunks));
+        let hung_up = || std::io::Error::other("the client hung up");
+        Ok(match self {
+            Self::Function => return Err(std::io::Error::other("no")),
+            Self::Metadata => Candidate::new(payload(1, 10)).custom("k", "v".repeat(16 * 1024)).into(),
+            Self::TimeToLive => Candidate::new(payload(1, LARGE)).time_to_live(Duration::ZERO).into(),
+            Self::TooLong => Update::put(payload(1, PAYLOAD_MAX + 1)),
+            Self::StreamFails { after } => Update::put(stream(vec![Ok(payload(1, after)), Err(hung_up())])),
+            Self::Promise => Update::put(stream(vec![Ok(payload(1, LARGE))]).promise(LARGE as u64 + 1)),
+        })
+    }
+
+    fn kind(self) -> ErrorKind {
+        match self {
+            Self::Metadata | Self::TimeToLive | Self::TooLong => ErrorKind::Invalid,
+            Self::Function | Self::StreamFails { .. } | Self::Promise => ErrorKind::Source,
+        }
+    }
+
+    /// Whether an upload begins before it shows.
+    fn uploads(self) -> bool {
+        matches!(self, Self::TooLong | Self::StreamFails { after: LARGE } | Self::Promise)
+    }
+}
+
+async fn store() -> Store {
+    let mut config: Config = quick();
+    config.limits.payload_bytes_max = PAYLOAD_MAX as u64;
+    config.limits.restarts.max = usize::MAX;
+    Store::with(config).await
+}
+
+#[expect(clippy::disallowed_methods, reason = "the test itself is not part of the world under test")]
+fn beside<T: Send + 'static>(work: impl Future<Output = T> + Send + 'static) -> JoinHandle<T> {
+    tokio::spawn(work)
+}
+
+fn start(engine: &Engine, wrong: Wrong) -> JoinHandle<Result<Updated>> {
+    let engine = engine.clone();
+    beside(async move { engine.update("k", async |_| wrong.update()).await })
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_refused_replaces_nothing_of_any_kind() {
+    for bytes in [None, Some(10), Some(LARGE)] {
+        let store = store().await;
+        if let Some(bytes) = bytes {
+            store.engine.put("k", payload(7, bytes)).custom("a", "b").await.unwrap();
+        }
+        let before = store.engine.head("k").await.unwrap();
+        for wrong in WRONGS {
+            let error = store.engine.update("k", async |_| wrong.update()).await.unwrap_err();
+            assert_eq!(error.kind(), wrong.kind(), "{wrong:?}: {error:?}");
+            assert_eq!(store.engine.head("k").await.unwrap(), before, "{wrong:?}");
+            assert_eq!(store.bytes("k").await, bytes.map(|bytes| payload(7, bytes)), "{wrong:?}");
+            store.assert_settled().await;
+        }
+        assert_eq!(blobs(&store.blobs).await.len(), usize::from(bytes == Some(LARGE)));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_refused_replaces_nothing_although_its_upload_or_shard_dies_on_the_way() {
+    for wrong in WRONGS.into_iter().filter(|wrong| wrong.uploads()) {
+        for seam in [Seam::UploadBeforeRecord, Seam::UploadAfterRecord, Seam::UploadMidStream] {
+            // One chunk that is too long is refused before anything of it is written.
+            if matches!((wrong, seam), (Wrong::TooLong, Seam::UploadMidStream)) {
+                continue;
+            }
+            for kills in [true, false] {
+                let store = store().await;
+                store.engine.put("k", payload(7, LARGE)).await.unwrap();
+                let mut held = store.stage.hold(seam);
+                let update = start(&store.engine, wrong);
+                held.arrived().await;
+                if kills {
+                    assert!(store.engine.kill(ActorKind::EveryUpload));
+                } else {
+                    // Others write meanwhile; that it would lose to them does not make it right.
+                    store.engine.put("k", payload(8, 10)).await.unwrap();
+                }
+                held.release();
+                let error = update.await.unwrap().unwrap_err();
+                let expected = if kills { ErrorKind::Unavailable } else { wrong.kind() };
+                let lost = matches!(error.kind(), ErrorKind::Conflict { .. }) && !kills;
+                assert!(error.kind() == expected || lost, "{wrong:?} at {seam:?}: {error:?}");
+                let stands = if kills { payload(7, LARGE) } else { payload(8, 10) };
+                assert_eq!(store.bytes("k").await, Some(stands), "{wrong:?} at {seam:?}");
+                store.assert_settled().await;
+            }
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_conflict_has_the_function_asked_again_about_what_stands_then() {
+    let store = store().await;
+    store.engine.put("k", payload(1, LARGE)).await.unwrap();
+    let (mut seen, engine) = (Vec::new(), store.engine.clone());
+    let updated = store.engine.update("k", |current| {
+        seen.push(current.map(|object| object.version().get()));
+        let (engine, rival) = (engine.clone(), seen.len());
+        async move {
+            match rival {
+                1 => drop(engine.put("k", payload(2, 10)).await?),
+                2 => drop(engine.delete("k").await?),
+                3 => drop(engine.put("k", payload(3, LARGE)).await?),
+                _ => {}
+            }
+            Ok::<_, Error>(Update::put(payload(4, LARGE)))
+        }
+    });
+    let Updated::Written(written) = updated.await.unwrap() else { panic!("it was written") };
+    assert_eq!(seen, [Some(1), Some(2), None, Some(3)]);
+    assert_eq!((written.version.unwrap().get(), written.created), (4, false));
+    assert_eq!(store.bytes("k").await, Some(payload(4, LARGE)));
+    store.assert_settled().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_update_that_loses_each_time_is_a_conflict_after_its_last_attempt() {
+    let store = store().await;
+    let (mut asked, engine) = (0u64, store.engine.clone());
+    let outcome = store.engine.update("k", |_| {
+        asked += 1;
+        let put = engine.put("k", payload(asked, 10));
+        async move { put.await.map(|_| Update::Delete) }
+    });
+    let error = outcome.await.unwrap_err();
+    let ErrorKind::Conflict { current: Some(current) } = error.kind() else { panic!("{error:?}") };
+    assert_eq!((asked, current.version.get()), (5, 5));
+    assert_eq!(store.bytes("k").await, Some(payload(5, 10)));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_slow_function_holds_up_nobody_who_wants_the_same_object() {
+    let store = store().await;
+    store.engine.put("k", "0").await.unwrap();
+    // It has lost once, so that it has its turn, and then it does not come to an end.
+    let (entered, has_entered) = tokio::sync::oneshot::channel();
+    let (engine, mut entered, mut asked) = (store.engine.clone(), Some(entered), 0);
+    let slow = beside(async move {
+        let inner = engine.clone();
+        engine
+            .update("k", |_| {
+                asked += 1;
+                let (inner, entered) = (inner.clone(), if asked == 2 { entered.take() } else { None });
+                async move {
+                    if asked == 1 {
+                        inner.put("k", "1").await?;
+                    }
+                    if let Some(entered) = entered {
+                        let _ = entered.send(());
+                        std::future::pending::<()>().await;
+                    }
+                    Ok::<_, Error>(Update::Delete)
+                }
+            })
+            .await
+    });
+    has_entered.await.unwrap();
+    for _ in 0..3 {
+        let updated = store.engine.update("k", async |_| Ok::<_, Error>(Update::put("2"))).await.unwrap();
+        assert!(matches!(updated, Updated::Written(_)), "{updated:?}");
+    }
+    slow.abort();
+    drop(slow.await);
+    assert_eq!(store.bytes("k").await, Some("2".into()));
+}
+
+/// Tasks whose every update is wrong, beside two who write.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn among_rivals_and_kills_only_what_was_acknowledged_is_ever_there() {
+    let store = store().await;
+    let (env, over, applied) = (Env::new(store.stage.clone()), Arc::new(AtomicBool::new(false)), Arc::default());
+    let mut tasks = Vec::new();
+    for wrong in WRONGS {
+        let (engine, over) = (store.engine.clone(), Arc::clone(&over));
+        tasks.push(beside(async move {
+            while !over.load(Ordering::SeqCst) {
+                let error = engine.update("k", async |_| wrong.update()).await.unwrap_err();
+                let expected = error.kind() == wrong.kind() || matches!(error.kind(), ErrorKind::Conflict { .. });
+                assert!(expected || error.is_retryable(), "{wrong:?}: {error:?}");
+            }
+        }));
+    }
+    for rival in 0..2u64 {
+        let (engine, over, applied) = (store.engine.clone(), Arc::clone(&over), Arc::clone(&applied));
+        tasks.push(beside(async move { write(&engine, rival, &over, &applied).await }));
+    }
+    let until = env.monotonic() + Duration::from_millis(1500);
+    while env.monotonic() < until {
+        let shard = store.engine.shard_of("k").unwrap();
+        store.engine.kill(if env.random_u64().is_multiple_of(2) {
+            ActorKind::EveryUpload
+        } else {
+            ActorKind::Shard(shard)
+        });
+        let object = store.engine.get("k").await.unwrap();
+        if let Some(object) = object {
+            let (bytes, seed) = (object.metadata().size, object.metadata().attributes.custom["seed"].parse().unwrap());
+            assert!(
+                object.bytes().await.unwrap() == payload(seed, usize::try_from(bytes).unwrap()),
+                "a rival's, whole"
+            );
+        }
+        env.sleep(env.jitter(Duration::from_millis(20))).await;
+    }
+    over.store(true, Ordering::SeqCst);
+    for task in tasks {
+        task.await.unwrap();
+    }
+    let applied: u64 = applied.load(Ordering::SeqCst);
+    let version = store.engine.head("k").await.unwrap().expect("somebody wrote").version.get();
+    assert_eq!(version, applied, "every version is an acknowledged write's");
+    store.assert_settled().await;
+}
+
+/// Updates rightly until it is told to stop, counting what was committed.
+async fn write(engine: &Engine, rival: u64, over: &AtomicBool, applied: &AtomicU64) {
+    let mut round = 0;
+    while !over.load(Ordering::SeqCst) {
+        round += 1;
+        let (seed, bytes) = (rival * 1_000_000 + round, if round % 3 == 0 { LARGE } else { 10 });
+        let candidate = || Candidate::new(payload(seed, bytes)).custom("seed", seed.to_string());
+        match engine.update("k", async |_| Ok::<_, Error>(candidate().into())).await {
+            Ok(Updated::Written(written)) => {
+                assert_eq!(written.outcome, Outcome::Applied, "with a demand there is nothing to supersede");
+                applied.fetch_add(1, Ordering::SeqCst);
+            }
+            Ok(other) => panic!("{other:?}"),
+            Err(error) => {
+                let lost = matches!(error.kind(), ErrorKind::Conflict { .. });
+                assert!(lost || error.is_retryable(), "{error:?}");
+            }
+        }
+    }
+}
