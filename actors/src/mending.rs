@@ -13,7 +13,7 @@
 use cenotaph_storage::index::Table;
 use cenotaph_storage::rows::{Row, floor_key, read_floor};
 use cenotaph_storage::scrub::{Cure, Damage, Fate, Found, Remedy, Scrub, ScrubReport};
-use cenotaph_storage::swap::{Mend, Mending, Mutation, Precondition, Seen, Standing};
+use cenotaph_storage::swap::{Mend, Mending, Mutation, Precondition, Seen, Standing, Swap};
 use cenotaph_storage::{Error, ErrorKind, Etag, ObjectId, Result, Version};
 use futures::stream::{self, StreamExt};
 
@@ -21,7 +21,7 @@ use crate::admission::Permit;
 use crate::aftermath::Aftermath;
 use crate::messages::ShardMessage;
 use crate::overlay::Overlay;
-use crate::reply::{Reply, deleted};
+use crate::reply::{Answer, Reply, deleted};
 use crate::shard::Shard;
 use crate::shared::Common;
 use crate::tiered::Tiered;
@@ -95,9 +95,13 @@ impl Common {
                 Ok(Fate::Repaired)
             }
             Cure::Mend(object, mend) => {
-                let mend = |reply| ShardMessage::Mend { object: object.clone(), mend: Box::new(mend.clone()), reply };
-                match self.deliver(&object, mend).await {
-                    Ok(true) => Ok(Fate::Repaired),
+                let request =
+                    |reply| ShardMessage::Mend { object: object.clone(), mend: Box::new(mend.clone()), reply };
+                match self.deliver(&object, request).await {
+                    Ok(true) => {
+                        self.expire_if_due(&object, &mend).await?;
+                        Ok(Fate::Repaired)
+                    }
                     Ok(false) => Ok(Fate::Overtaken),
                     Err(error) if error.kind() == ErrorKind::UnknownFormat => Ok(Fate::Withheld),
                     Err(error) => Err(error),
@@ -107,16 +111,22 @@ impl Common {
         }
     }
 
+    /// Removes an object that got its expiry entry back if it has expired meanwhile: the expirer does not look so far back.
+    async fn expire_if_due(&self, id: &ObjectId, mend: &Mend) -> Result<()> {
+        match mend {
+            Mend::Expiry { .. } => self.swap_freely(id.clone(), Precondition::None, Mutation::Expire).await.map(drop),
+            Mend::Checksums { .. } | Mend::Floor | Mend::Excise => Ok(()),
+        }
+    }
+
+    async fn swap_freely(&self, id: ObjectId, precondition: Precondition, mutation: Mutation) -> Result<Answer> {
+        let swap = Swap { id, operation: self.env.operation_id(), precondition, mutation };
+        self.compare_and_write(swap, &Permit::free(), |reply| reply).await
+    }
+
     async fn give_up(&self, id: ObjectId, etag: Etag) -> Result<Fate> {
-        let precondition = Precondition::Etag(etag);
-        let swap = cenotaph_storage::swap::Swap {
-            id,
-            operation: self.env.operation_id(),
-            precondition,
-            mutation: Mutation::Delete,
-        };
-        match deleted(self.compare_and_write(swap, &Permit::free(), |reply| reply).await?).map_err(|error| error.kind())
-        {
+        let answer = self.swap_freely(id, Precondition::Etag(etag), Mutation::Delete).await?;
+        match deleted(answer).map_err(|error| error.kind()) {
             // Absent: its other damage had it deleted already.
             Ok(_) | Err(ErrorKind::Conflict { current: None }) => Ok(Fate::Repaired),
             Err(_) => Ok(Fate::Overtaken),

@@ -54,25 +54,32 @@ impl Strays {
 
     async fn partition(&mut self, index: &dyn Index, tally: &Tally) -> Result<()> {
         let snapshot = index.snapshot()?;
-        let (mut keys, mut after) = (BTreeSet::new(), self.after.clone());
+        // What is no id is named by nothing.
+        let (mut ids, mut strays, mut after) = (BTreeSet::new(), Vec::new(), self.after.clone());
         loop {
             let page = snapshot.keys(Table::Payloads, page_range(after, KEYS_PAGE)).await?;
             tally.entries(page.len());
             after = last_of(page.iter(), KEYS_PAGE);
-            keys.extend(page);
-            if after.is_none() || keys.len() >= PARTITION {
+            for key in page {
+                if let Ok(id) = <[u8; 16]>::try_from(&key[..]) {
+                    ids.insert(id);
+                } else {
+                    strays.push(key);
+                }
+            }
+            if after.is_none() || ids.len() >= PARTITION {
                 break;
             }
         }
-        let all_read = keys.is_empty()
-            || visit_rows(&*snapshot, |row| {
-                for key in row.belongings() {
-                    keys.remove(&key);
-                }
-            })
-            .await?;
-        self.may_be_needed = !all_read || !keys.is_empty() && has_sessions(&*snapshot).await?;
-        self.waiting = keys.into_iter().collect::<Vec<_>>().into_iter();
+        let all_read = visit_rows(&*snapshot, |row| {
+            for key in row.belongings() {
+                ids.remove(&key[..]);
+            }
+        })
+        .await?;
+        strays.extend(ids.into_iter().map(|id| Bytes::copy_from_slice(&id)));
+        self.may_be_needed = !all_read || !strays.is_empty() && has_sessions(&*snapshot).await?;
+        self.waiting = strays.into_iter();
         self.is_over = after.is_none();
         self.after = after;
         Ok(())

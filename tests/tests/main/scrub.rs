@@ -8,8 +8,9 @@ use bytes::Bytes;
 use cenotaph::{Config, Fate, ScrubDepth, ScrubReport};
 use cenotaph_storage::blobs::path;
 use cenotaph_storage::index::{Batch, Table};
-use cenotaph_storage::rows::{Row, expiry_key, expiry_value, floor_key, write_floor};
-use cenotaph_storage::{ObjectId, RevisionId, RevisionKey, Seam, Timestamp, Version};
+use cenotaph_storage::rows::{BlockChecksums, Row, expiry_key, expiry_value, floor_key, write_floor};
+use cenotaph_storage::{BLOCK_BYTES, Checksum, ObjectId, RevisionId, RevisionKey, Seam, Timestamp, Version};
+use cenotaph_tests::faulty::{Fault, Op};
 use cenotaph_tests::store::{Store, blobs, named, payload, quick};
 
 const EMBEDDED: usize = 10;
@@ -139,6 +140,18 @@ async fn a_flipped_byte_of_a_blob_is_found_in_every_block() {
         std::fs::write(&file, flip(&std::fs::read(&file).unwrap(), at)).unwrap();
         drops(&store, "large", "corrupt-blob").await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn block_checksums_that_are_not_the_rows_are_found() {
+    let store = store().await;
+    let file = file(&store, &blob_of(&store, "large").await);
+    let other = flip(&std::fs::read(&file).unwrap(), 5);
+    std::fs::write(&file, &other).unwrap();
+    let blocks = BlockChecksums(other.chunks(BLOCK_BYTES).map(Checksum::of).collect());
+    let key = row(&store, "large").await.belongings().remove(0);
+    plant(&store, |batch| batch.put(Table::Payloads, key, blocks.encode())).await;
+    drops(&store, "large", "corrupt-blob").await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -312,6 +325,45 @@ async fn a_row_without_its_expiry_entry_gets_it_back() {
     plant(&store, |batch| batch.remove(Table::Expiry, entry.clone())).await;
     mends(&store, "row-without-expiry").await;
     assert_eq!(store.index.get(Table::Expiry, &entry).await.unwrap(), Some(expiry_value()));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_object_that_expired_without_its_expiry_entry_is_removed() {
+    let store = store().await;
+    let mut expired = row(&store, "large").await;
+    expired.metadata.expires_at = Some(Timestamp::from_millis(1000));
+    plant(&store, |batch| batch.put(Table::Rows, id("large").encoded().clone(), expired.encode())).await;
+    assert_eq!(names(&scrub(&store, May::Repair).await), [("row-without-expiry", Fate::Repaired)]);
+    assert_eq!(store.index.get(Table::Rows, id("large").encoded()).await.unwrap(), None);
+    assert_clean(&store).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_blob_that_can_not_be_read_now_is_said_to_be_so_and_left_alone() {
+    let store = store().await;
+    store.faults.fail_always(Op::Read, Fault::Before);
+    let unreadable = [("unreadable-blob", Fate::Left), ("unreadable-blob", Fate::Left)];
+    assert_eq!(names(&scrub(&store, May::Drop).await), unreadable);
+    store.faults.heal();
+    assert_clean(&store).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_deleted_while_a_scrub_reads_it_stays_until_it_is_read() {
+    let store = store().await;
+    let reading = store.faults.hold(Op::Read);
+    let engine = store.engine.clone();
+    #[expect(clippy::disallowed_methods, reason = "the test itself is not part of the world under test")]
+    let scrubbing = tokio::spawn(async move { engine.scrub().grace(Duration::ZERO).await.unwrap() });
+    while store.faults.held(Op::Read) < 2 {
+        tokio::task::yield_now().await;
+    }
+    store.engine.delete("large").await.unwrap();
+    assert_eq!(store.engine.settle().await.unwrap(), 1, "its blob is being read (I8)");
+    drop(reading);
+    let report = scrubbing.await.unwrap();
+    assert!(report.is_clean(), "{report:?}");
+    assert_clean(&store).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
