@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use cenotaph::{Config, Engine, Env, Write};
+use cenotaph_storage::Seam;
 use cenotaph_storage::index::Table;
 use cenotaph_tests::store::{Store, blobs, payload, quick};
 use tokio::task::JoinHandle;
@@ -150,5 +151,39 @@ async fn a_read_never_brings_back_what_was_deleted_overwritten_or_renamed_while_
     }
     println!("{rounds} rounds, {touched} reads asked to extend");
     assert!(touched > rounds / 4, "reads that ask for nothing race with nobody: {touched} in {rounds} rounds");
+    store.assert_settled().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_read_extends_what_it_has_read_and_not_what_was_decided_before_it_is_heard() {
+    let store = store().await;
+    let shard = store.engine.shard_of("k").unwrap();
+    let other = (0..).map(|n| format!("other/{n}")).find(|key| store.engine.shard_of(key).unwrap() == shard).unwrap();
+    for how in ["deleted", "shortened", "overwritten"] {
+        store.engine.put("k", "x").time_to_idle(4 * HOUR).await.unwrap();
+        store.stage.advance(2 * HOUR);
+        // The shard stands still; what is asked of it is decided in the order in which it comes.
+        let mut held = store.stage.hold(Seam::ShardBeforeDecide);
+        let (engine, key) = (store.engine.clone(), other.clone());
+        let standing_still = beside(async move { engine.put(&key, "x").await });
+        held.arrived().await;
+        let engine = store.engine.clone();
+        let mut write = std::pin::pin!(async move {
+            match how {
+                "deleted" => drop(engine.delete("k").await.unwrap()),
+                "shortened" => drop(engine.extend_expiry("k").after_now(HOUR / 2).may_shorten().await.unwrap()),
+                _ => drop(engine.put("k", "y").time_to_idle(HOUR / 2).await.unwrap()),
+            }
+        });
+        assert!(futures::poll!(write.as_mut()).is_pending(), "it has been asked");
+        assert_eq!(store.bytes("k").await, Some("x".into()), "the read comes before the decision, its wish after it");
+        held.release();
+        write.await;
+        standing_still.await.unwrap().unwrap();
+        drained(&store).await;
+        let deadline = store.engine.head("k").await.unwrap().map(|head| head.metadata.expires_at.unwrap());
+        let expected = (how != "deleted").then(|| store.stage.stop_clock().after(HOUR / 2));
+        assert_eq!(deadline, expected, "{how}");
+    }
     store.assert_settled().await;
 }

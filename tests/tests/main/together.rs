@@ -1,6 +1,7 @@
 //! Commits of several objects at once, with shards killed at every await boundary: all of it happens or nothing does, the
 //! caller hears which, no listing shows a part, and everything settles (I3, I5, I10).
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
@@ -156,6 +157,52 @@ async fn an_atomic_batch_with_one_failing_demand_writes_nothing_whoever_dies() {
         assert_eq!((store.bytes(&a).await, store.bytes(&b).await), (None, Some("old".into())));
         store.assert_settled().await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_the_successor_of_a_killed_shard_decides_meanwhile_is_never_overwritten_unseen() {
+    let store = store().await;
+    let [(a, first), (b, _)] = apart(&store, "pair");
+    let keys = [a.as_str(), b.as_str()];
+    atomic(&store, keys, 1).await.unwrap().unwrap();
+    let mut held = store.stage.hold(Seam::AtomicBeforeDecide);
+    let batch = atomic(&store, keys, 2);
+    held.arrived().await;
+    assert!(store.engine.kill(first));
+    let between = store.engine.put(&a, "between").await.unwrap();
+    assert_eq!(between.version.unwrap().get(), 2, "the successor serves while the batch still believes in its lease");
+    held.release();
+    assert_eq!(versions(&batch.await.unwrap().unwrap()), [3, 2], "it begins again, and sees what was put between");
+
+    let mut held = store.stage.hold(Seam::AtomicBeforeDecide);
+    let rename = store.engine.rename(&a, &b);
+    let rename = beside(async move { rename.await });
+    held.arrived().await;
+    assert!(store.engine.kill(first));
+    store.engine.put(&a, payload(1, LARGE)).await.unwrap();
+    held.release();
+    rename.await.unwrap().unwrap().expect("it is there");
+    assert_eq!((store.bytes(&a).await, store.bytes(&b).await), (None, Some(payload(1, LARGE))));
+    store.assert_settled().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn batches_and_puts_of_one_object_that_are_under_way_at_once_share_no_version() {
+    let store = store().await;
+    let [(a, _), (b, _)] = apart(&store, "pair");
+    for round in 0..20 {
+        let batches = (0..10).map(|value| atomic(&store, [&a, &b], value)).collect::<Vec<_>>();
+        let puts = (0..30).map(|_| store.engine.put(&a, "x").into_future());
+        let mut given: BTreeSet<u64> = BTreeSet::new();
+        for put in futures::future::join_all(puts).await {
+            given.insert(put.unwrap().version.unwrap().get());
+        }
+        for batch in batches {
+            given.insert(versions(&batch.await.unwrap().unwrap())[0]);
+        }
+        assert!(given.into_iter().eq(round * 40 + 1..=round * 40 + 40), "round {round}: one for each, and none twice");
+    }
+    store.assert_settled().await;
 }
 
 /// Objects that are written together.
