@@ -60,8 +60,10 @@ impl Write {
 
     /// Checks all that can be checked beforehand.
     fn check(self, engine: &Engine) -> Result<(ObjectId, Mutation, Precondition)> {
+        let config = engine.config();
+        let payload_max = usize::try_from(config.limits.payload_bytes_max).unwrap_or(usize::MAX);
+        let (bytes, most) = (self.payload_bytes(), config.inline_bytes_max.min(payload_max));
         let id = self.id?;
-        let (bytes, most) = (self.payload.as_ref().map_or(0, Bytes::len), engine.config().inline_bytes_max);
         if bytes > most {
             let message =
                 format!("a payload of a batch is longer than what stays in the index: bytes={bytes} max={most}");

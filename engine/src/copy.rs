@@ -124,7 +124,8 @@ impl IntoFuture for Rename {
 }
 
 impl Engine {
-    /// Copies an object, as one read of it finds it, with all that was stated about it. A time to live begins anew. A small
+    /// Copies an object, as one read of it finds it, with all that was stated about it. A time to live or idle begins anew, and a
+    /// deadline set by hand stays behind. A small
     /// object costs one commit; a large one is copied through the blob tier, as a put of its bytes. An object that is there
     /// is replaced. None if there is nothing to copy. Within the limits of a namespace it counts as a get and a put.
     ///

@@ -5,7 +5,7 @@ use std::future::IntoFuture;
 use cenotaph_actors::Intent;
 use cenotaph_storage::rows::Attributes;
 use cenotaph_storage::swap::{Precondition, Written};
-use cenotaph_storage::{ObjectId, Result};
+use cenotaph_storage::{Error, ErrorKind, ObjectId, Result};
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use tracing::Instrument;
@@ -57,6 +57,11 @@ impl Put {
         let intent = Intent { id, attributes: self.attributes, precondition: self.precondition };
         match peeked {
             Peeked::Inline(payload) => {
+                let bytes_max = self.engine.config().limits.payload_bytes_max;
+                if payload.len() as u64 > bytes_max {
+                    let message = format!("the payload is too long: bytes_max={bytes_max}");
+                    return Err(Error::new(ErrorKind::Invalid, "put", message).with_id(&intent.id));
+                }
                 let _within = within.charge(payload.len() as u64).map_err(|error| error.with_id(&intent.id))?;
                 tiered.put_inline(intent, payload, permit).await
             }

@@ -45,14 +45,23 @@ fn no_seed_violates_anything_on_real_fjall() {
     assert!(seen.of("fault: crash") > 0, "{seen}");
 }
 
-/// A plan that goes through everything once: both tiers, every transition, rivals, slow readers, a caller that leaves.
-fn everything() -> Plan {
-    const LARGE: u64 = 5000;
-    let put = |object, bytes, shape| Op::Put { object, bytes, shape, when: When::Any, lifetime: Lifetime::Forever };
-    let get = |object, pause_ms| Op::Get { object, span: Span::All, pause_ms, leave: false };
-    let piece = |object, bytes| Piece { object, bytes, if_absent: false };
-    let delete = |object| Op::Delete { object, dropped_after_ms: None, when: When::Any };
-    let clients = vec![
+const LARGE: u64 = 5000;
+
+fn put(object: u32, bytes: u64, shape: Shape) -> Op {
+    Op::Put { object, bytes, shape, when: When::Any, lifetime: Lifetime::Forever }
+}
+
+fn get(object: u32, pause_ms: u64) -> Op {
+    Op::Get { object, span: Span::All, pause_ms, leave: false }
+}
+
+fn delete(object: u32) -> Op {
+    Op::Delete { object, dropped_after_ms: None, when: When::Any }
+}
+
+/// Both tiers, every transition, rivals, slow readers, a caller that leaves.
+fn rivals() -> Vec<Vec<Op>> {
+    vec![
         vec![
             put(0, LARGE, Shape::Stream(2000)),
             get(0, 20),
@@ -68,24 +77,35 @@ fn everything() -> Plan {
             Op::ListAll,
         ],
         vec![
-            Op::Put { object: 5, bytes: LARGE, shape: Shape::Bytes, when: When::Absent, lifetime: Lifetime::Live(30) },
-            Op::Rename { from: 5, to: 3, if_absent: false },
-            Op::Atomic { pieces: vec![piece(0, Some(10)), piece(7, Some(5000)), piece(1, None)] },
-            Op::Update { object: 7, bytes: LARGE, fate: Fate::Put, pause_ms: 1, lifetime: Lifetime::Idle(40) },
-            get(7, 0),
-            Op::Amend { object: 7, when: When::Version },
-            Op::Copy { from: 7, to: 2, if_absent: false },
-            Op::Extend { object: 7, ms: 5, may_shorten: true, when: When::Etag },
-            Op::Pause { ms: 50 },
-        ],
-        vec![
             put(2, LARGE, Shape::Dropped(1000, 7)),
             put(2, LARGE, Shape::Failing(2000)),
             get(1, 0),
             Op::Settle,
             delete(2),
         ],
-    ];
+    ]
+}
+
+/// Demands, deadlines, and what touches several objects, one thing after the other: a crash of each is a crash between any
+/// two of them.
+fn demands() -> Vec<Vec<Op>> {
+    let piece = |object, bytes| Piece { object, bytes, if_absent: false };
+    let (when, lifetime) = (When::Absent, Lifetime::Live(30));
+    vec![vec![
+        Op::Put { object: 5, bytes: LARGE, shape: Shape::Bytes, when, lifetime },
+        Op::Rename { from: 5, to: 3, if_absent: false },
+        Op::Atomic { pieces: vec![piece(0, Some(10)), piece(7, Some(4097)), piece(1, None)] },
+        Op::Update { object: 7, bytes: LARGE, fate: Fate::Put, pause_ms: 15, lifetime: Lifetime::Idle(40) },
+        get(7, 0),
+        Op::Amend { object: 7, when: When::Version },
+        Op::Copy { from: 7, to: 2, if_absent: false },
+        Op::Extend { object: 7, ms: 5, may_shorten: true, when: When::Etag },
+        Op::Pause { ms: 50 },
+    ]]
+}
+
+/// A plan of these clients, without faults of its own.
+fn plan(clients: Vec<Vec<Op>>) -> Plan {
     let setting = Setting {
         shards: 2,
         inline_bytes_max: 4097,
@@ -99,11 +119,18 @@ fn everything() -> Plan {
 }
 
 fn swept_clean(kind: Sweep) -> Coverage {
-    let swept = sweep(kind, &everything(), &Options::default(), |_, _| {});
-    let failures: Vec<_> = swept.failures.iter().map(|(plan, found)| (&plan.acts, found)).collect();
-    assert!(failures.is_empty(), "{kind:?}: {failures:?}");
-    println!("{kind:?}: {} runs", swept.runs);
-    swept.coverage
+    let mut seen = Coverage::default();
+    for (name, clients) in [("rivals", rivals()), ("demands", demands())] {
+        let swept = sweep(kind, &plan(clients), &Options::default(), |_, _| {});
+        let failures: Vec<_> = swept.failures.iter().map(|(plan, found)| (&plan.acts, found)).collect();
+        assert!(failures.is_empty(), "{kind:?} of {name}: {failures:?}");
+        println!("{kind:?} of {name}: {} runs", swept.runs);
+        seen.merge(&swept.coverage);
+    }
+    for swap in ["renamed", "amended", "copied", "extended", "expired removed"] {
+        assert!(seen.of(&format!("swap: {swap}")) > 0, "{swap}: {seen}");
+    }
+    seen
 }
 
 #[test]

@@ -292,6 +292,15 @@ async fn a_payload_over_the_limit_is_invalid_and_stores_nothing() {
     assert_eq!(error.kind(), ErrorKind::Invalid);
     assert_eq!(store.bytes("k").await, Some(payload(1, LARGE)));
     store.assert_settled().await;
+
+    let mut config = quick();
+    config.limits.payload_bytes_max = 5;
+    let store = Store::with(config).await;
+    store.engine.put("small", "fives").await.unwrap();
+    assert_eq!(store.engine.put("small", "longer").await.unwrap_err().kind(), ErrorKind::Invalid);
+    let together = store.engine.atomic([cenotaph::Write::put("small", "longer")]).await;
+    assert_eq!(together.unwrap_err().kind(), ErrorKind::Invalid);
+    assert_eq!(store.bytes("small").await, Some("fives".into()));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
