@@ -100,6 +100,8 @@ impl Engine {
     ///
     /// # Errors
     /// - [`Invalid`](ErrorKind::Invalid): the id or the metadata break a rule, or the payload is over the limit.
+    /// - [`Conflict`](ErrorKind::Conflict): a [precondition](Put::if_absent) does not hold; tells how the object stands. It is
+    ///   looked at before the first byte is uploaded, and when the write commits.
     /// - [`Overloaded`](ErrorKind::Overloaded): too many writes or bytes in flight, or a limit of the namespace is
     ///   reached. Nothing was started.
     /// - [`Disabled`](ErrorKind::Disabled): the namespace is switched off. Nothing was started.

@@ -6,7 +6,6 @@
 
 use std::time::Duration;
 
-use bytes::Bytes;
 use cenotaph_storage::planted::Bug;
 use cenotaph_storage::rows::Attributes;
 use cenotaph_storage::swap::{Deleted, Precondition, Written};
@@ -194,11 +193,5 @@ impl Engine {
     /// A moment for others, before something that was refused is tried again.
     pub(crate) async fn breathe(&self) {
         self.back_off(2).await;
-    }
-}
-
-impl From<Bytes> for Candidate {
-    fn from(bytes: Bytes) -> Self {
-        Self::new(bytes)
     }
 }
