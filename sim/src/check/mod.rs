@@ -20,6 +20,7 @@ mod removals;
 mod search;
 mod settled;
 mod witness;
+mod words;
 
 pub(crate) use call::{Answer, AtomicPiece, Call, Change, Content, Demand, Found, Listed, Moving, Reading};
 pub(crate) use format::{AMEND, SAW, WRITE};

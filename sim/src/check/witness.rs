@@ -15,6 +15,7 @@ use xxhash_rust::xxh3::xxh3_64;
 use super::call::{Call, Called, Demand};
 use super::format::{self, Body, Change, Landing, Orphan, Row};
 use super::monitor::{Monitor, Origin, Revision};
+use super::words::{described, short, transition};
 use crate::blobs::Blobs;
 use crate::coverage::Coverage;
 use crate::payload::{payload, write_of};
@@ -466,37 +467,4 @@ fn keep(set: &mut BTreeSet<Bytes>, key: &Bytes, is_put: bool) -> Option<()> {
         set.remove(key);
     }
     Some(())
-}
-
-/// The last digits: the first are the time.
-fn short(id: Uuid) -> String {
-    let text = id.simple().to_string();
-    text[text.len() - 6..].to_owned()
-}
-
-fn described(row: &Row) -> String {
-    let write = row.write.map(|write| format!("write {write}, ")).unwrap_or_default();
-    match &row.body {
-        Body::Embedded(_) => format!("{write}{} bytes in the row", row.size),
-        Body::Separate(_) => format!("{write}{} bytes beside the row", row.size),
-        Body::Tombstone(_) => {
-            let revisions: Vec<_> = row.revisions().into_iter().map(short).collect();
-            format!("{write}{} bytes in blob {}", row.size, revisions.join(", "))
-        }
-    }
-}
-
-fn transition(old: Option<&Row>, new: Option<&Row>) -> &'static str {
-    let is_tombstone = |row: &Row| matches!(row.body, Body::Tombstone(_));
-    match (old.map(is_tombstone), new.map(is_tombstone)) {
-        (None, Some(false)) => "swap: absent to inline",
-        (None, Some(true)) => "swap: absent to tombstone",
-        (Some(false), Some(false)) => "swap: inline to inline",
-        (Some(false), Some(true)) => "swap: inline to tombstone",
-        (Some(true), Some(false)) => "swap: tombstone to inline",
-        (Some(true), Some(true)) => "swap: tombstone to tombstone",
-        (Some(false), None) => "swap: inline deleted",
-        (Some(true), None) => "swap: tombstone deleted",
-        (None, None) => "swap: nothing",
-    }
 }

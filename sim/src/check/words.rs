@@ -1,0 +1,40 @@
+//! What the witness says of a commit: words for a person, names for the counters.
+
+use uuid::Uuid;
+
+use super::format::{Body, Row};
+
+/// The last digits: the first are the time.
+pub(super) fn short(id: Uuid) -> String {
+    let text = id.simple().to_string();
+    text[text.len() - 6..].to_owned()
+}
+
+/// A row, in words.
+pub(super) fn described(row: &Row) -> String {
+    let write = row.write.map(|write| format!("write {write}, ")).unwrap_or_default();
+    match &row.body {
+        Body::Embedded(_) => format!("{write}{} bytes in the row", row.size),
+        Body::Separate(_) => format!("{write}{} bytes beside the row", row.size),
+        Body::Tombstone(_) => {
+            let revisions: Vec<_> = row.revisions().into_iter().map(short).collect();
+            format!("{write}{} bytes in blob {}", row.size, revisions.join(", "))
+        }
+    }
+}
+
+/// The counter of what a commit makes of a row.
+pub(super) fn transition(old: Option<&Row>, new: Option<&Row>) -> &'static str {
+    let is_tombstone = |row: &Row| matches!(row.body, Body::Tombstone(_));
+    match (old.map(is_tombstone), new.map(is_tombstone)) {
+        (None, Some(false)) => "swap: absent to inline",
+        (None, Some(true)) => "swap: absent to tombstone",
+        (Some(false), Some(false)) => "swap: inline to inline",
+        (Some(false), Some(true)) => "swap: inline to tombstone",
+        (Some(true), Some(false)) => "swap: tombstone to inline",
+        (Some(true), Some(true)) => "swap: tombstone to tombstone",
+        (Some(false), None) => "swap: inline deleted",
+        (Some(true), None) => "swap: tombstone deleted",
+        (None, None) => "swap: nothing",
+    }
+}

@@ -1,0 +1,98 @@
+//! Scrubs beside everything else: writes and uploads under way, actors that die, callers that leave.
+
+use super::*;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_under_way_is_no_damage() {
+    let store = store().await;
+    let mut finished = store.stage.hold(Seam::UploadAfterClose);
+    let upload = spawn_put(&store, "uploading");
+    finished.arrived().await;
+    let mut expiring = store.stage.hold(Seam::ExpirerBeforeRemove);
+    store.engine.put("expired", payload(6, LARGE)).time_to_live(Duration::from_millis(1)).await.unwrap();
+    expiring.arrived().await;
+    let mut sweeping = store.stage.hold(Seam::SweeperBeforeDelete);
+    store.engine.put("large", payload(3, 10)).await.unwrap();
+    sweeping.arrived().await;
+    let report = scrub(&store, May::Drop).await;
+    assert!(report.is_clean(), "an upload, an expired object and an orphan: {report:?}");
+    assert_eq!(report.looked.blobs, 4);
+    drop((finished, expiring, sweeping));
+    upload.await.unwrap();
+    assert_clean(&store).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn beside_writes_renames_uploads_and_deletes_there_is_no_false_alarm() {
+    let store = store().await;
+    let mut writers = Vec::new();
+    for writer in 0..4u64 {
+        let engine = store.engine.clone();
+        #[expect(clippy::disallowed_methods, reason = "the test itself is not part of the world under test")]
+        writers.push(tokio::spawn(async move {
+            for round in 0..u64::MAX {
+                let (a, z) = (format!("a{writer}"), format!("z{writer}"));
+                let bytes = [EMBEDDED, SEPARATE, 50_000][round as usize % 3];
+                let put = engine.put(a.as_str(), payload(round, bytes));
+                put.time_to_live(Duration::from_secs(3600)).await.unwrap();
+                engine.rename(a.as_str(), z.as_str()).await.unwrap();
+                engine.amend(z.as_str()).custom("round", round.to_string()).await.unwrap();
+                engine.extend_expiry(z.as_str()).after_now(Duration::from_secs(7200)).await.unwrap();
+                if round % 2 == 0 {
+                    engine.delete(z.as_str()).await.unwrap();
+                }
+            }
+        }));
+    }
+    for round in 0..25 {
+        let report = scrub(&store, May::Drop).await;
+        assert!(report.is_clean(), "round {round}: {report:?}");
+    }
+    writers.iter().for_each(tokio::task::JoinHandle::abort);
+    for writer in writers {
+        assert!(writer.await.unwrap_err().is_cancelled(), "no write failed");
+    }
+    assert_clean(&store).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_shard_that_is_killed_while_it_repairs_repairs_after_all() {
+    for seam in [Seam::ShardBeforeDecide, Seam::ShardAfterSubmit] {
+        for key in ["mortal", "large"] {
+            let store = store().await;
+            let deadline = row(&store, "mortal").await.metadata.expires_at.unwrap();
+            if key == "mortal" {
+                plant(&store, |batch| batch.remove(Table::Expiry, expiry_key(deadline, &id("mortal")))).await;
+            } else {
+                plant(&store, |batch| batch.put(Table::Rows, id("large").encoded().clone(), "\x02")).await;
+            }
+            let mut repairing = store.stage.hold(seam);
+            let engine = store.engine.clone();
+            #[expect(clippy::disallowed_methods, reason = "the test itself is not part of the world under test")]
+            let scrubbing =
+                tokio::spawn(async move { engine.scrub().grace(Duration::ZERO).drop_damaged().await.unwrap() });
+            repairing.arrived().await;
+            assert!(store.engine.kill(cenotaph::ActorKind::Shard(store.engine.shard_of(key).unwrap())));
+            repairing.release();
+            let report = scrubbing.await.unwrap();
+            assert!(report.found >= 1 && report.left() == 0, "{seam:?} {key} {report:?}");
+            assert_clean(&store).await;
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_scrub_that_is_dropped_half_way_does_no_harm() {
+    let store = store().await;
+    plant(&store, |batch| batch.put(Table::Rows, id("large").encoded().clone(), "\x02")).await;
+    let mut repairing = store.stage.hold(Seam::ShardBeforeDecide);
+    let scrubbing = store.engine.scrub().grace(Duration::ZERO).drop_damaged();
+    tokio::select! {
+        _ = scrubbing => panic!("its shard is held"),
+        () = repairing.arrived() => {}
+    }
+    drop(repairing);
+    // The shard may be about to do what it was asked: the second scrub then comes too late for it, and finds the rest.
+    scrub(&store, May::Drop).await;
+    assert_clean(&store).await;
+}
