@@ -145,17 +145,6 @@ pub(crate) const BLOB_READ_FAULTS: [Fault; 6] = [
 pub(crate) const BLOB_WRITE_FAULTS: [Fault; 5] =
     [Fault::BlobFails, Fault::BlobResponseLost, Fault::BlobStalls, Fault::BlobLate, Fault::BlobHangs];
 
-/// Faults that show a scrub what is not so; only while they strike.
-pub(crate) const SCRUB_FAULTS: [Fault; 7] = [
-    Fault::BlobFails,
-    Fault::BlobResponseLost,
-    Fault::BlobStalls,
-    Fault::BlobNotFound,
-    Fault::BlobBitRot,
-    Fault::IndexBitRot,
-    Fault::IndexReadFails,
-];
-
 /// Faults that damage what is read.
 pub(crate) const ROT: [Fault; 2] = [Fault::BlobBitRot, Fault::IndexBitRot];
 

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -19,6 +20,8 @@ struct Inner {
     real: Real,
     armed: Mutex<BTreeMap<Seam, Armed>>,
     clock: Mutex<Clock>,
+    /// Nothing passes a seam any more.
+    fenced: AtomicBool,
 }
 
 /// The time of day, as the test wants it.
@@ -55,7 +58,7 @@ impl Stage {
     /// A stage in the current tokio runtime.
     pub fn new() -> Self {
         let real = Real::current().expect("tests run within a runtime");
-        Self(Arc::new(Inner { real, armed: Mutex::default(), clock: Mutex::default() }))
+        Self(Arc::new(Inner { real, armed: Mutex::default(), clock: Mutex::default(), fenced: AtomicBool::new(false) }))
     }
 
     /// Holds the next work that passes this seam.
@@ -64,6 +67,12 @@ impl Stage {
         let (release, released) = oneshot::channel();
         self.0.armed.lock().unwrap().insert(seam, (arrived, released));
         Held { arrived: Some(arrival), _release: release }
+    }
+
+    /// From now on work that comes to a seam waits there for ever, as if the process had ended: no actor acts on the death of
+    /// another.
+    pub fn fence(&self) {
+        self.0.fenced.store(true, Ordering::SeqCst);
     }
 
     /// Stops the time of day: from now on only the test moves it.
@@ -134,6 +143,9 @@ impl World for Stage {
     }
 
     fn pass(&self, seam: Seam) -> Option<BoxFuture<'static, ()>> {
+        if self.0.fenced.load(Ordering::SeqCst) {
+            return Some(Box::pin(std::future::pending()));
+        }
         let (arrived, released) = self.0.armed.lock().unwrap().remove(&seam)?;
         Some(Box::pin(async move {
             let _ = arrived.send(());

@@ -86,6 +86,7 @@ impl Store {
 
     /// Stops this store as a crash of the process would, as far as that can be done from within: nothing is settled.
     pub async fn crash(self) -> Self {
+        self.stage.fence();
         self.engine.kill(cenotaph::ActorKind::Supervisor);
         self.index.close().await.unwrap();
         let config = self.engine.config().clone();

@@ -17,7 +17,7 @@ use cenotaph::ErrorKind;
 use super::call::{Answer, AtomicPiece, Call, Called, Content, Demand, Reading};
 use super::format::Row;
 use super::monitor::Monitor;
-use crate::faults::{BLOB_READ_FAULTS, BLOB_WRITE_FAULTS, COMMIT_FAULTS, Fault, PROVOKING, ROT, SCRUB_FAULTS};
+use crate::faults::{BLOB_READ_FAULTS, BLOB_WRITE_FAULTS, COMMIT_FAULTS, Fault, PROVOKING, ROT};
 use crate::plan::{Fate, Span};
 use crate::trace::Tick;
 
@@ -108,7 +108,7 @@ impl Checker<'_> {
 
     /// Nothing is damaged but what a fault shows damaged, or missing, or leaves behind for ever.
     fn scrubbed(&mut self, called: &Called, damage: &[String], at: Tick) {
-        let is_misled = self.monitor.struck_between(&SCRUB_FAULTS, called.at, at)
+        let is_misled = self.monitor.struck_between(&BLOB_READ_FAULTS, called.at, at)
             || self.monitor.struck_between(&[Fault::BlobLate], 0, at);
         if !damage.is_empty() && !is_misled {
             self.violated("scrub", called, "it finds damage, and nothing is damaged");
