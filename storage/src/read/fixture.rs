@@ -32,6 +32,8 @@ pub(crate) struct MemoryIndex {
     rows_scanned: Arc<AtomicU64>,
     reads: AtomicU64,
     intruder: Mutex<Option<Intruder>>,
+    /// Submitted, and durable only with whatever is submitted next.
+    late: Mutex<Option<Batch>>,
 }
 
 impl MemoryIndex {
@@ -48,6 +50,11 @@ impl MemoryIndex {
     /// Rows that scans have brought so far.
     pub(crate) fn rows_scanned(&self) -> u64 {
         self.rows_scanned.load(Ordering::Relaxed)
+    }
+
+    /// This batch is on its way: it becomes durable with the next one, or with a barrier.
+    pub(crate) fn delay(&self, batch: Batch) {
+        *self.late.lock().unwrap() = Some(batch);
     }
 
     /// From now on calls `intruder` before each read and each snapshot, numbered from 0, and applies the batch it
@@ -74,6 +81,8 @@ impl MemoryIndex {
 
 impl Index for MemoryIndex {
     fn submit(&self, batch: Batch, completion: Completion) {
+        let late = self.late.lock().unwrap().take();
+        late.into_iter().for_each(|late| self.apply(late));
         self.apply(batch);
         completion(Ok(()));
     }

@@ -332,21 +332,21 @@ async fn what_was_extended_in_time_is_there_although_the_disk_has_it_late() {
         batch
     };
     let (expired, extended) = (with_deadline(now), with_deadline(now.after(Duration::from_secs(3600))));
-    let (reading, listing) = (expired.clone(), extended.clone());
-    store.index.apply(reading.clone());
-    assert!(store.reads.head(&id("a")).await.unwrap().is_none(), "it has expired, and nobody extends it");
-
-    // The first look finds it expired; the extension is durable by the second.
-    store.index.intrude(move |nth| (nth == 1).then(|| extended.clone()));
-    assert!(store.reads.head(&id("a")).await.unwrap().is_some());
-
-    store.index.intrude(move |nth| Some(if nth == 0 { expired.clone() } else { listing.clone() }));
-    let request = crate::ListRequest {
+    let request = || crate::ListRequest {
         namespace: id("a").namespace(),
         prefix: String::new(),
         delimiter: None,
         start_after: None,
         limit: 10,
     };
-    assert_eq!(store.reads.list(request).await.unwrap().entries.len(), 1);
+    store.index.apply(expired.clone());
+    assert!(store.reads.head(&id("a")).await.unwrap().is_none(), "it has expired, and nobody extends it");
+    assert!(store.reads.list(request()).await.unwrap().entries.is_empty());
+
+    store.index.delay(extended.clone());
+    assert!(store.reads.head(&id("a")).await.unwrap().is_some());
+
+    store.index.apply(expired);
+    store.index.delay(extended);
+    assert_eq!(store.reads.list(request()).await.unwrap().entries.len(), 1);
 }
