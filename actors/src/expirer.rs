@@ -1,7 +1,8 @@
 //! The expirer: removes what is due.
 //!
 //! ```text
-//! scan the expiry index up to now -> ask each object's shard to remove it, some at once -> sleep until the next is due
+//! scan the expiry index up to now -> ask each object's shard to remove it, or to end the upload to it, some at once
+//!                                 -> sleep until the next is due
 //! ```
 //!
 //! It decides nothing: the shard looks at the row and removes it only if it has expired, as a delete would, with its
@@ -15,9 +16,9 @@ use std::sync::atomic::Ordering;
 use bytes::Bytes;
 use cenotaph_storage::index::{Range, Table};
 use cenotaph_storage::planted::Bug;
-use cenotaph_storage::rows::{expiry_end, read_expiry_key};
-use cenotaph_storage::swap::{Deleted, Mutation, Precondition, Swap};
-use cenotaph_storage::{ErrorKind, ObjectId, Result, Seam, Timestamp};
+use cenotaph_storage::rows::{Due, expiry_end, read_expiry_key};
+use cenotaph_storage::swap::{Deleted, Mutation, Precondition, SessionMutation, SessionSwap, Swap};
+use cenotaph_storage::{ErrorKind, ObjectId, Result, Seam, Timestamp, UploadId};
 use futures::stream::{self, StreamExt};
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 
@@ -151,25 +152,35 @@ impl Expirer {
         Ok(removed)
     }
 
-    /// Removes one object, if it has expired; whether it had. What can't be read is left for a scrub: it must not hold up
+    /// Removes one object or session, if it has expired; whether it had. What can't be read is left for a scrub: it must not hold up
     /// the others.
     async fn remove_one(&self, key: Bytes) -> Result<bool> {
-        let object = match read_expiry_key(&key) {
-            Ok((_, object)) => object,
+        let due = match read_expiry_key(&key) {
+            Ok((_, due)) => due,
             Err(error) => {
                 tracing::error!(%error, "an expiry entry can't be read");
                 return Ok(false);
             }
         };
         self.shared.env.pass(Seam::ExpirerBeforeRemove).await;
-        match self.expire(object.clone()).await {
-            Ok(removed) => Ok(removed.existed),
+        let removed = match due {
+            Due::Object(object) => self.expire(object).await.map(|removed| removed.existed),
+            Due::Session(object, upload) => self.end_session(object, upload).await.map(|()| false),
+        };
+        match removed {
             Err(error) if matches!(error.kind(), ErrorKind::Corrupt | ErrorKind::UnknownFormat) => {
-                tracing::error!(%object, %error, "an object that may have expired can't be read");
+                tracing::error!(%error, "what may have expired can't be read");
                 Ok(false)
             }
-            Err(error) => Err(error),
+            removed => removed,
         }
+    }
+
+    /// Ends an upload, if its time has come.
+    async fn end_session(&self, id: ObjectId, upload: UploadId) -> Result<()> {
+        let operation = self.shared.env.operation_id();
+        let swap = SessionSwap { id, upload, operation, mutation: SessionMutation::Expire };
+        self.shared.step(swap, &Permit::free(), |reply| reply).await.map(drop)
     }
 
     async fn expire(&self, id: ObjectId) -> Result<Deleted> {

@@ -37,6 +37,10 @@ pub struct Limits {
     pub sweep: SweepLimits,
     /// How expired objects are removed.
     pub expiry: ExpiryLimits,
+    /// Multipart uploads.
+    pub multipart: MultipartLimits,
+    /// How large puts are uploaded as several blobs at once.
+    pub split: SplitLimits,
     /// Most operations of one batch, atomic or not.
     pub batch_operations_max: usize,
     /// Most payload bytes of one atomic batch together.
@@ -63,6 +67,8 @@ impl Default for Limits {
             recovery_page: 256,
             sweep: SweepLimits::default(),
             expiry: ExpiryLimits::default(),
+            multipart: MultipartLimits::default(),
+            split: SplitLimits::default(),
             batch_operations_max: 1000,
             atomic_bytes_max: 8 * 1024 * 1024,
             update_attempts: 5,
@@ -144,5 +150,52 @@ pub struct ExpiryLimits {
 impl Default for ExpiryLimits {
     fn default() -> Self {
         Self { removals_at_once: 512, page: 1024, interval_max: Duration::from_secs(60) }
+    }
+}
+
+/// Multipart uploads. The parts of an upload together may have [`Limits::payload_bytes_max`], and each part under way counts
+/// among [`Limits::uploads_at_once`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct MultipartLimits {
+    /// Fewest bytes of each part but the last; looked at when the upload is completed. S3 wants 5 MiB.
+    pub part_bytes_min: u64,
+    /// Most bytes of a part.
+    pub part_bytes_max: u64,
+    /// How long an upload may take from its beginning to its completion. Later nobody knows it any more, and its parts are
+    /// deleted.
+    pub lifetime: Duration,
+    /// For how long it is remembered what came of an upload: a repeated completion hears the same.
+    pub kept_for: Duration,
+}
+
+impl Default for MultipartLimits {
+    fn default() -> Self {
+        let day = Duration::from_secs(24 * 3600);
+        Self { part_bytes_min: 0, part_bytes_max: 5 * 1024 * 1024 * 1024, lifetime: 7 * day, kept_for: day }
+    }
+}
+
+/// How large puts are uploaded as several blobs at once, so that one stream can use the whole network: a payload of more than
+/// [`over_bytes`](Self::over_bytes) is cut into blobs, some of them under way together, that one tombstone names.
+///
+/// A stream that does not say how long it is has a first blob of `over_bytes`. A payload that would need more than 10,000
+/// blobs has larger ones.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct SplitLimits {
+    /// Longest payload that is one blob.
+    pub over_bytes: u64,
+    /// Bytes of each blob of a longer one. As much as a blob's requests under way hold (see
+    /// `BlobOptions`) is best: more of it is not uploaded beside the next one.
+    pub part_bytes: u64,
+    /// Blobs of one put under way at a time.
+    pub at_once: usize,
+}
+
+impl Default for SplitLimits {
+    fn default() -> Self {
+        const MIB: u64 = 1024 * 1024;
+        Self { over_bytes: 256 * MIB, part_bytes: 32 * MIB, at_once: 4 }
     }
 }

@@ -8,20 +8,22 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 use cenotaph_storage::rows::Attributes;
-use cenotaph_storage::swap::{Mend, Precondition, Swap};
-use cenotaph_storage::{Error, ObjectId, OperationId, Result, Timestamp};
+use cenotaph_storage::swap::{Mend, Precondition, SessionSwap, Swap, Written};
+use cenotaph_storage::{Digest, Error, ObjectId, OperationId, PartEtag, PartNumber, Result, Timestamp, UploadId};
 use futures::stream::BoxStream;
 use tokio::sync::oneshot;
 
 use crate::admission::Permit;
 use crate::alarm::Setting;
 use crate::lease::Lease;
-use crate::reply::{Answer, Caller, Reply};
+use crate::reply::{Answer, Caller, Reply, SessionAnswer};
 
 /// What a shard is asked.
 pub(crate) enum ShardMessage {
     /// Decide this swap, and commit what follows from it.
     Swap { swap: Box<Swap>, permit: Permit, reply: Reply<Answer> },
+    /// Decide this step of an upload, and commit what follows from it.
+    Session { swap: Box<SessionSwap>, permit: Permit, reply: Reply<SessionAnswer> },
     /// Fence this change of this object, if it is still there (I6). Answers whether it was.
     Fence { object: ObjectId, change: OperationId, reply: Reply<bool> },
     /// Look again at what a scrub found wrong with this object, and mend it. Answers whether there was anything to mend.
@@ -35,6 +37,7 @@ impl ShardMessage {
     pub(crate) fn refuse(self, error: Error) {
         match self {
             Self::Swap { reply, .. } => reply(Err(error)),
+            Self::Session { reply, .. } => reply(Err(error)),
             Self::Fence { reply, .. } | Self::Mend { reply, .. } => reply(Err(error)),
             Self::Lend { granted, .. } => drop(granted.send(Err(error))),
         }
@@ -92,19 +95,52 @@ pub struct Source {
     pub bytes: Option<u64>,
 }
 
-/// One large put.
+/// One upload.
 pub(crate) struct Job {
     pub(crate) id: ObjectId,
     pub(crate) operation: OperationId,
-    pub(crate) attributes: Attributes,
-    pub(crate) precondition: Precondition,
+    pub(crate) purpose: Purpose,
     pub(crate) source: Source,
-    pub(crate) caller: Caller,
     /// Resolves when the caller has dropped its future.
     pub(crate) caller_gone: oneshot::Receiver<()>,
     pub(crate) permit: Permit,
     /// Leave for what of the payload is buffered already; given back once the upload has its own share.
     pub(crate) peeked: Permit,
+}
+
+/// What an upload is for, and who hears what comes of it.
+pub(crate) enum Purpose {
+    /// A large put.
+    Put { attributes: Attributes, precondition: Precondition, caller: Caller<Written> },
+    /// A part of a multipart upload, with what its caller declared about its bytes.
+    Part { upload: UploadId, number: PartNumber, declared: Vec<Digest>, caller: Caller<UploadedPart> },
+}
+
+impl Purpose {
+    /// The way to tell the caller of a failure.
+    pub(crate) fn refusal(&self) -> Box<dyn FnOnce(Error) + Send> {
+        match self {
+            Self::Put { caller, .. } => {
+                let caller = caller.clone();
+                Box::new(move |error| caller.answer(Err(error)))
+            }
+            Self::Part { caller, .. } => {
+                let caller = caller.clone();
+                Box::new(move |error| caller.answer(Err(error)))
+            }
+        }
+    }
+}
+
+/// A part that is uploaded and durable.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct UploadedPart {
+    /// Its number.
+    pub number: PartNumber,
+    /// The hash of its bytes: what a completion lists it by.
+    pub etag: PartEtag,
+    /// Its length in bytes.
+    pub bytes: u64,
 }
 
 /// What the parent of the uploads is asked.

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
+use cenotaph_storage::index::{Batch, Table};
 use cenotaph_storage::swap::Standing;
 use cenotaph_storage::{ObjectId, OperationId};
 
@@ -34,12 +35,14 @@ pub(crate) struct Overlay {
     durable: Durable,
     standings: BTreeMap<Bytes, (Ticket, Standing)>,
     settled: BTreeMap<OperationId, Ticket>,
+    sessions: BTreeMap<Bytes, (Ticket, Option<Bytes>)>,
     order: VecDeque<(Ticket, Entry)>,
 }
 
 enum Entry {
     Standing(Bytes),
     Settled(OperationId),
+    Session(Bytes),
 }
 
 impl Overlay {
@@ -81,6 +84,29 @@ impl Overlay {
         self.order.push_back((ticket, Entry::Settled(change)));
     }
 
+    /// Notes what the session table holds once this batch is durable.
+    pub(crate) fn note_sessions(&mut self, ticket: Ticket, batch: &Batch) {
+        let of_sessions = batch.changes().iter().filter(|(table, ..)| *table == Table::Sessions);
+        for (_, key, value) in of_sessions {
+            self.sessions.insert(key.clone(), (ticket, value.clone()));
+            self.order.push_back((ticket, Entry::Session(key.clone())));
+        }
+    }
+
+    /// What the session table will hold under this key, if that is not yet durable: a value, or nothing.
+    pub(crate) fn session(&self, key: &[u8]) -> Option<Option<&Bytes>> {
+        self.sessions.get(key).map(|(_, value)| value.as_ref())
+    }
+
+    /// The same for all keys that begin so, in order.
+    pub(crate) fn sessions_below<'a>(
+        &'a self,
+        prefix: &'a [u8],
+    ) -> impl Iterator<Item = (&'a Bytes, Option<&'a Bytes>)> {
+        let from = self.sessions.range(Bytes::copy_from_slice(prefix)..);
+        from.take_while(move |(key, _)| key.starts_with(prefix)).map(|(key, (_, value))| (key, value.as_ref()))
+    }
+
     /// Forgets what has become durable.
     pub(crate) fn trim(&mut self) {
         let durable = Ticket(self.durable.0.load(Ordering::Acquire));
@@ -93,7 +119,10 @@ impl Overlay {
                 Entry::Settled(change) if self.settled.get(&change) == Some(&ticket) => {
                     self.settled.remove(&change);
                 }
-                Entry::Standing(_) | Entry::Settled(_) => {}
+                Entry::Session(key) if self.sessions.get(&key).is_some_and(|(newest, _)| *newest == ticket) => {
+                    self.sessions.remove(&key);
+                }
+                Entry::Standing(_) | Entry::Settled(_) | Entry::Session(_) => {}
             }
         }
     }

@@ -26,6 +26,21 @@ pub(crate) enum Answer {
     Fenced,
 }
 
+/// What a shard answers to a step of an upload.
+#[derive(Clone, Debug)]
+pub(crate) enum SessionAnswer {
+    /// It is done, or was before.
+    Done,
+    /// The upload is completed, or was before.
+    Completed(Written),
+    /// It can't be done.
+    Refused(Error),
+    /// A precondition did not hold: how the object stands.
+    Conflict(Option<Current>),
+    /// Its change had been fenced: it never commits.
+    Fenced,
+}
+
 /// Fired at most once, with the truth.
 pub(crate) type Reply<T> = Box<dyn FnOnce(Result<T>) + Send>;
 
@@ -36,19 +51,24 @@ pub(crate) fn reply<T: Send + 'static>() -> (Reply<T>, impl Future<Output = Opti
     (reply, async move { receiver.await.ok() })
 }
 
-/// The way back to the caller of a large put, shared by all that may have to answer it. The first answer counts.
-#[derive(Clone)]
-pub(crate) struct Caller(Arc<Mutex<Option<oneshot::Sender<Result<Written>>>>>);
+/// The way back to the caller of an upload, shared by all that may have to answer it. The first answer counts.
+pub(crate) struct Caller<T>(Arc<Mutex<Option<oneshot::Sender<Result<T>>>>>);
 
-impl Caller {
+impl<T> Clone for Caller<T> {
+    fn clone(&self) -> Self {
+        Self(Arc::clone(&self.0))
+    }
+}
+
+impl<T> Caller<T> {
     /// A caller, and its ear.
-    pub(crate) fn new() -> (Self, oneshot::Receiver<Result<Written>>) {
+    pub(crate) fn new() -> (Self, oneshot::Receiver<Result<T>>) {
         let (sender, receiver) = oneshot::channel();
         (Self(Arc::new(Mutex::new(Some(sender)))), receiver)
     }
 
     /// Answers, if nobody has before.
-    pub(crate) fn answer(&self, answer: Result<Written>) {
+    pub(crate) fn answer(&self, answer: Result<T>) {
         if let Some(sender) = self.0.lock().unwrap_or_else(PoisonError::into_inner).take() {
             let _ = sender.send(answer);
         }
@@ -69,11 +89,7 @@ pub(crate) fn amended(operation: &'static str, answer: Answer) -> Result<Option<
         Answer::Written(written) => Ok(Some(written)),
         Answer::Absent => Ok(None),
         Answer::Conflict(current) => Err(conflict(operation, current)),
-        Answer::Fenced => Err(Error::new(
-            ErrorKind::Unavailable,
-            operation,
-            "recovery has given this write up; nothing was committed",
-        )),
+        Answer::Fenced => Err(fenced(operation)),
         Answer::Deleted(_) => unreachable!("a write is not answered as a delete"),
     }
 }
@@ -85,6 +101,21 @@ pub(crate) fn deleted(answer: Answer) -> Result<Deleted> {
         Answer::Deleted(deleted) => Ok(deleted),
         Answer::Conflict(current) => Err(conflict("delete", current)),
         Answer::Written(_) | Answer::Absent | Answer::Fenced => unreachable!("a delete is answered as a delete"),
+    }
+}
+
+fn fenced(operation: &'static str) -> Error {
+    Error::new(ErrorKind::Unavailable, operation, "recovery has given this write up; nothing was committed")
+}
+
+/// What the caller of a step of an upload hears: what it came to, if that was a completion.
+pub(crate) fn stepped(answer: SessionAnswer) -> Result<Option<Written>> {
+    match answer {
+        SessionAnswer::Done => Ok(None),
+        SessionAnswer::Completed(written) => Ok(Some(written)),
+        SessionAnswer::Refused(error) => Err(error),
+        SessionAnswer::Conflict(current) => Err(conflict("multipart", current)),
+        SessionAnswer::Fenced => Err(fenced("multipart")),
     }
 }
 

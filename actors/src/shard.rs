@@ -73,6 +73,7 @@ impl Actor for Shard {
                 Ok((standing, live)) => self.swap(overlay, &swap, &standing, live, permit, reply),
                 Err(error) => reply(Err(error)),
             },
+            ShardMessage::Session { swap, permit, reply } => self.step(overlay, &swap, permit, reply).await,
             ShardMessage::Mend { object, mend, reply } => self.mend(overlay, &object, &mend, reply).await,
             ShardMessage::Lend { objects, granted } => self.lend(overlay, &objects, granted).await,
             ShardMessage::Fence { object, change, reply } => match self.load_change(overlay, change).await {
@@ -105,7 +106,7 @@ impl Shard {
         Ok((standing, live))
     }
 
-    async fn standing(&self, overlay: &Overlay, id: &ObjectId) -> Result<Standing> {
+    pub(crate) async fn standing(&self, overlay: &Overlay, id: &ObjectId) -> Result<Standing> {
         let standing = match overlay.standing(id) {
             Some(standing) => standing.clone(),
             None => self.shared.standing(id).await?,
@@ -116,7 +117,7 @@ impl Shard {
         }
     }
 
-    async fn load_change(&self, overlay: &Overlay, change: OperationId) -> Result<Option<Change>> {
+    pub(crate) async fn load_change(&self, overlay: &Overlay, change: OperationId) -> Result<Option<Change>> {
         if overlay.is_settled(change) {
             return Ok(None);
         }

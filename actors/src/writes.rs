@@ -14,7 +14,7 @@ use cenotaph_storage::{Error, ErrorKind, ObjectId, OperationId, Result};
 use tokio::sync::oneshot;
 
 use crate::admission::Permit;
-use crate::messages::{Handover, Job, Source, UploadsMessage};
+use crate::messages::{Handover, Job, Purpose, Source, UploadsMessage};
 use crate::reply::{Caller, amended, deleted, written};
 use crate::tiered::Tiered;
 
@@ -78,15 +78,16 @@ impl Tiered {
         let (caller, answer) = Caller::new();
         let (_present, caller_gone) = oneshot::channel();
         let operation = self.shared().env.operation_id();
-        let job =
-            Job { id: id.clone(), operation, attributes, precondition, source, caller, caller_gone, permit, peeked };
-        self.hand_over(Handover::new(job)).await.map_err(|error| error.with_id(&id))?;
-        match answer.await {
-            Ok(answer) => answer.map_err(|error| error.with_id(&id)),
-            Err(_) => {
-                Err(Error::new(ErrorKind::Unavailable, "put", "the upload died; nothing was committed").with_id(&id))
-            }
-        }
+        let purpose = Purpose::Put { attributes, precondition, caller };
+        let job = Job { id: id.clone(), operation, purpose, source, caller_gone, permit, peeked };
+        self.upload(job, answer).await.map_err(|error| error.with_id(&id))
+    }
+
+    /// Has an upload done, and gives what its caller hears.
+    pub(crate) async fn upload<T>(&self, job: Job, answer: oneshot::Receiver<Result<T>>) -> Result<T> {
+        self.hand_over(Handover::new(job)).await?;
+        let died = |_| Err(Error::new(ErrorKind::Unavailable, "put", "the upload died; nothing was committed"));
+        answer.await.unwrap_or_else(died)
     }
 
     /// Hands a job to the uploads, again if it gets lost on the way.

@@ -73,6 +73,17 @@ impl Body {
         }
     }
 
+    /// As it comes.
+    pub(crate) fn into_source(self) -> Source {
+        match self.0 {
+            Inner::Bytes(at_hand) => {
+                let bytes = Some(at_hand.len() as u64);
+                Source { stream: once(at_hand), bytes }
+            }
+            Inner::Stream(source) => source,
+        }
+    }
+
     /// Most bytes that [`peek`](Self::peek) will buffer.
     pub(crate) fn peek_bytes(&self, inline_bytes_max: usize) -> usize {
         match &self.0 {

@@ -53,8 +53,9 @@ impl Config {
     /// [`Invalid`](crate::ErrorKind::Invalid), naming the field, its value and its bounds.
     pub fn check(&self) -> Result<()> {
         const GIB: u64 = 1024 * 1024 * 1024;
+        const CENTURY_MS: u64 = 100 * 366 * 24 * 3_600_000;
         let (limits, reads, blobs) = (&self.limits, &self.reads, &self.blobs);
-        let bounds: [(&str, u64, RangeInclusive<u64>); 27] = [
+        let bounds: [(&str, u64, RangeInclusive<u64>); 33] = [
             ("inline_bytes_max", self.inline_bytes_max as u64, 0..=64 * 1024 * 1024),
             ("limits.shards", limits.shards as u64, 1..=4096),
             ("limits.writes_at_once", limits.writes_at_once as u64, 1..=1 << 24),
@@ -75,6 +76,12 @@ impl Config {
             ("limits.batch_operations_max", limits.batch_operations_max as u64, 1..=100_000),
             ("limits.atomic_bytes_max", limits.atomic_bytes_max as u64, 1..=GIB),
             ("limits.update_attempts", u64::from(limits.update_attempts), 1..=1000),
+            ("limits.multipart.part_bytes_max", limits.multipart.part_bytes_max, 1..=u64::MAX),
+            ("limits.multipart.lifetime in ms", millis(limits.multipart.lifetime), 1..=CENTURY_MS),
+            ("limits.multipart.kept_for in ms", millis(limits.multipart.kept_for), 1..=CENTURY_MS),
+            ("limits.split.over_bytes", limits.split.over_bytes, 1..=u64::MAX),
+            ("limits.split.part_bytes", limits.split.part_bytes, 1..=u64::MAX),
+            ("limits.split.at_once", limits.split.at_once as u64, 1..=1024),
             ("reads.attempts", u64::from(reads.attempts), 1..=1024),
             ("reads.bytes_in_flight", reads.bytes_in_flight, 1..=256 * GIB),
             ("reads.read_ahead", reads.read_ahead as u64, 1..=1024),

@@ -62,7 +62,7 @@ impl Copy {
 }
 
 /// What a put says of a stream that failed is, for a copy, why the object could not be read.
-fn of_the_read(error: Error) -> Error {
+pub(crate) fn of_the_read(error: Error) -> Error {
     let read = error.source().and_then(|cause| cause.downcast_ref::<Error>()).cloned();
     match (error.kind(), read) {
         (ErrorKind::Source, Some(read)) => read,

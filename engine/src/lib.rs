@@ -18,6 +18,7 @@ mod delete;
 mod engine;
 mod get;
 mod list;
+mod multipart;
 mod namespaces;
 mod put;
 mod scrub;
@@ -36,13 +37,15 @@ pub use delete::{Delete, DeletePrefix, PrefixDeleted};
 pub use engine::{Engine, IntoObjectId, Stats};
 pub use get::{Get, Object};
 pub use list::List;
+pub use multipart::{Complete, CopyPart, Initiate, ListParts, ListUploads, Upload, UploadPart};
 pub use put::Put;
 pub use scrub::Scrub;
 pub use update::{Candidate, Update, Updated};
 pub use usage::Usage;
 
 pub use cenotaph_actors::{
-    ActorKind, ActorStats, ExpiryLimits, Limits, NamespaceLimits, RestartLimits, SweepLimits, WriteReply,
+    ActorKind, ActorStats, ExpiryLimits, Limits, MultipartLimits, NamespaceLimits, RestartLimits, SplitLimits,
+    SweepLimits, UploadedPart, WriteReply,
 };
 pub use cenotaph_storage::blobs::BlobOptions;
 pub use cenotaph_storage::index::fjall::FjallOptions;
@@ -53,8 +56,9 @@ pub use cenotaph_storage::rows::{
 pub use cenotaph_storage::scrub::{Damage, Fate, Finding, Looked, RawKey, ScrubDepth, ScrubProgress, ScrubReport};
 pub use cenotaph_storage::swap::{Deleted, Outcome, Precondition, Written};
 pub use cenotaph_storage::{
-    ByteRange, Checksum, Current, Entry, Env, Epoch, Error, ErrorKind, Etag, Head, KEY_BYTES_MAX, ListPage, Namespace,
-    ObjectId, ReadLimits, ReadStats, Result, RevisionId, Timestamp, Version,
+    ByteRange, Checksum, Current, Digest, Entry, Env, Epoch, Error, ErrorKind, Etag, Head, KEY_BYTES_MAX, ListPage,
+    Namespace, ObjectId, PARTS_MAX, PartEtag, PartInfo, PartNumber, PartPage, ReadLimits, ReadStats, Result,
+    RevisionId, Timestamp, UploadId, UploadInfo, UploadMarker, UploadPage, Version,
 };
 
 pub use bytes;

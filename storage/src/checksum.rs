@@ -3,6 +3,7 @@
 //! xxh3, 64 bit (Collet, <https://xxhash.com>): it finds accidents, not forgers. Guards "never wrong bytes" (DESIGN
 //! §6).
 
+use crate::multipart::PartEtag;
 use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::{Xxh3Default, xxh3_64};
 
@@ -36,6 +37,22 @@ impl std::fmt::Display for Checksum {
     }
 }
 
+/// Hashes a payload as it flows by, in pieces of any size.
+#[derive(Clone, Default)]
+pub struct Hasher(Xxh3Default);
+
+impl Hasher {
+    /// Takes in the next bytes.
+    pub fn update(&mut self, bytes: &[u8]) {
+        self.0.update(bytes);
+    }
+
+    /// The checksum of all of them.
+    pub fn finish(self) -> Checksum {
+        Checksum(self.0.digest())
+    }
+}
+
 /// Hashes a payload as it flows by, block by block.
 #[derive(Clone, Default)]
 pub struct BlockHasher {
@@ -61,6 +78,11 @@ impl BlockHasher {
     /// Bytes so far.
     pub fn bytes(&self) -> u64 {
         self.bytes
+    }
+
+    /// The etag of a part with this payload.
+    pub fn part_etag(&self) -> PartEtag {
+        PartEtag::new(self.whole.digest128())
     }
 
     /// The checksum of the whole payload, and those of its blocks.

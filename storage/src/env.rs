@@ -18,6 +18,7 @@ use tokio::sync::oneshot;
 use uuid::Uuid;
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::multipart::UploadId;
 use crate::word::{OperationId, RevisionId, Timestamp};
 
 /// What answers an [`Env`]: the real world, a simulated one, or a test's.
@@ -89,6 +90,10 @@ pub enum Seam {
     UploadAfterClose,
     /// Upload: the shard has answered, the caller has too.
     UploadAfterCommit,
+    /// Upload: a blob is finished and durable; others of the same put may not be.
+    UploadAfterBlob,
+    /// Completion of an upload: the row has been read, the shard has not been asked.
+    CompleteBeforeSwap,
     /// Shard: the request is taken from the mailbox, nothing is decided.
     ShardBeforeDecide,
     /// Shard: the batch is submitted and may be durable already.
@@ -165,6 +170,11 @@ impl Env {
     /// A fresh operation id.
     pub fn operation_id(&self) -> OperationId {
         OperationId::from_uuid(self.uuid_v7())
+    }
+
+    /// The id of an upload that begins now: unguessable in the real world.
+    pub fn upload_id(&self) -> UploadId {
+        UploadId::new(self.now(), [self.random_u64(), self.random_u64()])
     }
 
     /// A fresh revision id.

@@ -8,11 +8,13 @@
 
 pub mod blobs;
 mod checksum;
+mod digest;
 mod env;
 mod error;
 mod id;
 pub mod index;
 mod list;
+mod multipart;
 mod pins;
 pub mod planted;
 mod range;
@@ -20,14 +22,18 @@ mod read;
 pub mod rows;
 pub mod scrub;
 pub mod swap;
+mod uploads;
 mod word;
 
-pub use checksum::{BLOCK_BYTES, BlockHasher, Checksum};
+pub use checksum::{BLOCK_BYTES, BlockHasher, Checksum, Hasher};
+pub use digest::{Digest, Verifier};
 pub use env::{Env, Real, Seam, World};
 pub use error::{Error, ErrorKind, Result};
 pub use id::{KEY_BYTES_MAX, NAMESPACE_PART_BYTES_MAX, NAMESPACE_SCOPES_MAX, Namespace, ObjectId};
 pub use list::{Entry, ListPage, ListRequest};
+pub use multipart::{PARTS_MAX, PartEtag, PartNumber, UploadId, no_such_upload};
 pub use pins::{Pin, Pins};
 pub use range::ByteRange;
 pub use read::{Head, OpenObject, ReadLimits, ReadStats, Reads};
+pub use uploads::{PartInfo, PartPage, UploadInfo, UploadMarker, UploadPage, UploadsRequest};
 pub use word::{Current, Epoch, Etag, OperationId, RevisionId, RevisionKey, Timestamp, Version};

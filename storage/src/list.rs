@@ -84,11 +84,7 @@ impl Reads {
     /// [`ErrorKind::Invalid`] if the limit is 0 or too high, [`ErrorKind::Corrupt`] or [`ErrorKind::UnknownFormat`] if
     /// a row can't be decoded, and whatever the index says.
     pub async fn list(&self, request: ListRequest) -> Result<ListPage> {
-        let most = self.limits().list_page_max;
-        if request.limit == 0 || request.limit > most {
-            let message = format!("the limit must be 1 to {most}: limit={}", request.limit);
-            return Err(Error::new(ErrorKind::Invalid, "list", message));
-        }
+        self.check_limit(request.limit)?;
         let Some(mut listing) = Listing::new(&request) else {
             return Ok(ListPage { entries: Vec::new(), next: None });
         };

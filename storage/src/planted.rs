@@ -45,11 +45,17 @@ pub enum Bug {
     UpdateWithoutPrecondition,
     /// A scrub takes the blobs of uploads under way for unknown ones, and queues them (I2).
     ScrubForgetsChanges,
+    /// A completed upload stays open: completed again, it commits again.
+    CompleteTwice,
+    /// A part is filed whether its upload is still open or not (I5).
+    PartAfterEnd,
+    /// The end of a completed upload queues all of its parts, also those that the row now names (I2).
+    EndQueuesEveryPart,
 }
 
 impl Bug {
     /// Every bug, in a fixed order.
-    pub const ALL: [Self; 19] = [
+    pub const ALL: [Self; 22] = [
         Self::AckBeforeSync,
         Self::ReaderSeesUnsynced,
         Self::OldRevisionNotQueued,
@@ -69,6 +75,9 @@ impl Bug {
         Self::AtomicInTwoBatches,
         Self::UpdateWithoutPrecondition,
         Self::ScrubForgetsChanges,
+        Self::CompleteTwice,
+        Self::PartAfterEnd,
+        Self::EndQueuesEveryPart,
     ];
 
     /// Its name on a command line.
@@ -93,6 +102,9 @@ impl Bug {
             Self::AtomicInTwoBatches => "atomic-in-two-batches",
             Self::UpdateWithoutPrecondition => "update-without-precondition",
             Self::ScrubForgetsChanges => "scrub-forgets-changes",
+            Self::CompleteTwice => "complete-twice",
+            Self::PartAfterEnd => "part-after-end",
+            Self::EndQueuesEveryPart => "end-queues-every-part",
         }
     }
 }

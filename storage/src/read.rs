@@ -249,7 +249,7 @@ impl Reads {
     ) -> Result<Attempt> {
         let pieces = plan::pieces(manifest, &range);
         let pins: Vec<_> = pieces.iter().map(|piece| self.0.pins.pin(piece.extent.revision)).collect();
-        let written_as = manifest.written_as.as_ref().unwrap_or(&head.id);
+        let written_as = manifest.written_as().unwrap_or(&head.id);
         let Some(sources) = self.sources(&head.id, seen, written_as, pieces).await? else {
             return Ok(Attempt::Replaced);
         };

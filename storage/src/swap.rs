@@ -27,6 +27,7 @@
 //! here: who calls, in which order, and what has become durable.
 
 use bytes::Bytes;
+use serde::{Deserialize, Serialize};
 
 use crate::checksum::Checksum;
 use crate::error::Result;
@@ -41,11 +42,13 @@ use crate::word::{Current, Etag, OperationId, RevisionId, RevisionKey, Timestamp
 mod mend;
 mod precondition;
 mod rename;
+mod session;
 mod transition;
 
 pub use mend::{Mend, Mending, Seen, unreached};
 pub use precondition::Precondition;
 pub use rename::{Rename, RenameDecision};
+pub use session::{PartRules, Selection, SessionMutation, SessionSwap, SessionView, Verdict};
 use transition::Transition;
 
 /// What became of a write.
@@ -61,7 +64,7 @@ use transition::Transition;
 /// # let written = Written { outcome: Outcome::Superseded, version: None, etag: None, created: false };
 /// # assert!(!is_visible(&written));
 /// ```
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Outcome {
     /// It is the object's newest version, or was when it committed.
     Applied,
@@ -71,7 +74,7 @@ pub enum Outcome {
 }
 
 /// The answer to a write, from the write itself.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Written {
     /// What became of it.
     pub outcome: Outcome,
@@ -292,12 +295,12 @@ impl Swap {
                 let embeds = payload.len() <= EMBEDDED_BYTES_MAX;
                 let body = if embeds { Body::Embedded(payload.clone()) } else { Body::Separate(self.operation) };
                 let checksum = Some(Checksum::of(payload));
-                Next::Row(Box::new(self.row(standing, body, payload.len() as u64, checksum, attributes, now)))
+                let body = (body, payload.len() as u64);
+                Next::Row(Box::new(row(self.operation, standing, body, checksum, attributes, now)))
             }
             Mutation::Tombstone { manifest, checksum, attributes, .. } => {
-                let size = manifest.extents.iter().map(|extent| extent.bytes).sum();
-                let body = Body::Tombstone(manifest.clone());
-                Next::Row(Box::new(self.row(standing, body, size, *checksum, attributes, now)))
+                let (body, size) = (Body::Tombstone(manifest.clone()), manifest.bytes().unwrap_or(u64::MAX));
+                Next::Row(Box::new(row(self.operation, standing, (body, size), *checksum, attributes, now)))
             }
             Mutation::Delete if standing.row().is_some() => Next::NoRow,
             Mutation::Delete => Next::Absent,
@@ -313,22 +316,6 @@ impl Swap {
             Mutation::Expire if standing.row().is_some() && live.is_none() => Next::NoRow,
             Mutation::Expire => Next::Unchanged,
         })
-    }
-
-    fn row(
-        &self,
-        standing: &Standing,
-        body: Body,
-        size: u64,
-        checksum: Option<Checksum>,
-        attributes: &Attributes,
-        now: Timestamp,
-    ) -> Row {
-        let created = standing.live(now).map_or(now, |row| row.metadata.created);
-        let expires_at = attributes.expiration.deadline(now);
-        let attributes = attributes.clone();
-        let metadata = Metadata { size, checksum, created, modified: now, expires_at, attributes };
-        Row { version: standing.version().next(), operation: self.operation, metadata, body }
     }
 
     fn amended(&self, row: &Row, amendment: &Amendment, now: Timestamp) -> Result<Row> {
@@ -407,6 +394,22 @@ impl Swap {
         }
         transition::put_orphans(batch, orphans, now, Landing::Landed);
     }
+}
+
+/// The row of a new payload, which has this body and size.
+fn row(
+    operation: OperationId,
+    standing: &Standing,
+    (body, size): (Body, u64),
+    checksum: Option<Checksum>,
+    attributes: &Attributes,
+    now: Timestamp,
+) -> Row {
+    let created = standing.live(now).map_or(now, |row| row.metadata.created);
+    let expires_at = attributes.expiration.deadline(now);
+    let attributes = attributes.clone();
+    let metadata = Metadata { size, checksum, created, modified: now, expires_at, attributes };
+    Row { version: standing.version().next(), operation, metadata, body }
 }
 
 /// What becomes of a row.

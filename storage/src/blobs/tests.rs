@@ -14,6 +14,7 @@ use crate::checksum::{BLOCK_BYTES, Checksum};
 use crate::env::Env;
 use crate::error::{ErrorKind, Result};
 use crate::id::{KEY_BYTES_MAX, ObjectId};
+use crate::multipart::PartEtag;
 use crate::word::{RevisionId, RevisionKey};
 
 /// One of each service; the directory lives as long as they do.
@@ -91,6 +92,7 @@ proptest! {
             bytes: bytes as u64,
             checksum: Checksum::of(&payload),
             blocks: payload.chunks(BLOCK_BYTES).map(Checksum::of).collect(),
+            etag: PartEtag::of(&payload),
         };
         Runtime::new().unwrap().block_on(async {
             let tiers = Tiers::new();

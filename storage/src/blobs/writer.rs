@@ -18,6 +18,7 @@ use super::path::path;
 use super::{BlobTier, failure};
 use crate::checksum::{BlockHasher, Checksum};
 use crate::error::{Error, ErrorKind, Result};
+use crate::multipart::PartEtag;
 use crate::word::RevisionKey;
 
 /// A blob that is closed and durable: what a tombstone may name (I2).
@@ -29,6 +30,8 @@ pub struct FinishedBlob {
     pub checksum: Checksum,
     /// Over each of its blocks.
     pub blocks: Vec<Checksum>,
+    /// Over all of it too: what it is known by if it is a part.
+    pub etag: PartEtag,
 }
 
 /// Where a writer stands.
@@ -120,8 +123,9 @@ impl BlobWriter {
             directories.sync_file_entry(&path(&self.key)).await.map_err(|error| error.with_id(&self.key.object))?;
         }
         let bytes = self.hasher.bytes();
+        let etag = self.hasher.part_etag();
         let (checksum, blocks) = self.hasher.finish();
-        Ok(FinishedBlob { bytes, checksum, blocks })
+        Ok(FinishedBlob { bytes, checksum, blocks, etag })
     }
 
     /// Gives the blob up, and tells the blob tier where that frees what a mere drop would leave: the parts of an S3

@@ -206,7 +206,7 @@ impl Store {
         }
         let expected = self.row(id).map_or(Standing::Absent(Version::NONE), |row| Standing::Present(Box::new(row)));
         Mutation::Tombstone {
-            manifest: Manifest { extents, written_as: None },
+            manifest: Manifest::of_parts(extents),
             checksum: None,
             blocks,
             attributes: Attributes::default(),

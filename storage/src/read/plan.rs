@@ -41,18 +41,11 @@ pub(super) struct Unit {
 
 /// The pieces that hold `range` of the object, in order; none for an empty range.
 pub(super) fn pieces(manifest: &Manifest, range: &Range<u64>) -> Vec<Piece> {
-    let mut begins = 0u64;
-    let mut pieces = Vec::new();
-    for &extent in &manifest.extents {
-        // A decoded row's extents add up to its size, so that this can't saturate.
-        let ends = begins.saturating_add(extent.bytes);
-        let (from, to) = (range.start.max(begins), range.end.min(ends));
-        if from < to {
-            pieces.push(Piece { extent, bytes: from - begins..to - begins });
-        }
-        begins = ends;
-    }
-    pieces
+    let piece = |(begins, extent): (u64, Extent)| {
+        let (from, to) = (range.start.max(begins), range.end.min(begins.saturating_add(extent.bytes)));
+        (from < to).then(|| Piece { extent, bytes: from - begins..to - begins })
+    };
+    manifest.within(range).filter_map(piece).collect()
 }
 
 impl Piece {
@@ -91,13 +84,13 @@ mod tests {
             bytes,
             checksum: Checksum::new(0),
         };
-        Manifest { extents: sizes.iter().enumerate().map(extent).collect(), written_as: None }
+        Manifest::of_parts(sizes.iter().enumerate().map(extent).collect())
     }
 
     /// Every wanted byte range of the object that the plan reads, joined where they touch.
     fn bytes_read(manifest: &Manifest, range: &Range<u64>, unit_blocks: u64) -> Vec<Range<u64>> {
         let mut begins = std::collections::BTreeMap::new();
-        manifest.extents.iter().fold(0, |at, extent| {
+        manifest.extents().iter().fold(0, |at, extent| {
             begins.insert(extent.revision, at);
             at + extent.bytes
         });

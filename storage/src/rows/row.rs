@@ -140,10 +140,7 @@ impl Row {
         let body = match stored.body {
             StoredBody::Embedded if tail.len() as u64 == size => Body::Embedded(tail),
             StoredBody::Separate(operation) if tail.is_empty() => Body::Separate(operation),
-            StoredBody::Tombstone(manifest)
-                if tail.is_empty()
-                    && manifest.extents.iter().try_fold(0u64, |sum, e| sum.checked_add(e.bytes)) == Some(size) =>
-            {
+            StoredBody::Tombstone(manifest) if tail.is_empty() && manifest.bytes() == Some(size) => {
                 Body::Tombstone(manifest)
             }
             StoredBody::Embedded | StoredBody::Separate(_) | StoredBody::Tombstone(_) => {

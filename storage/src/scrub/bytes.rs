@@ -127,7 +127,7 @@ impl Look<'_> {
             Body::Tombstone(manifest) => {
                 let mut found = Vec::new();
                 for ((extent, key), checksums) in
-                    manifest.extents.iter().zip(manifest.keys(&self.object)).zip(&sight.belongings)
+                    manifest.extents().iter().zip(manifest.keys(&self.object)).zip(&sight.belongings)
                 {
                     found.extend(self.extent(row.operation, extent, &key, checksums.as_ref()).await);
                 }

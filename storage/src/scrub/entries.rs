@@ -18,7 +18,9 @@ use super::{Paged, last_of, page_range};
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::ObjectId;
 use crate::index::{Batch, Index, Range, Snapshot, Table};
-use crate::rows::{Change, Orphan, Row, check_expiry_value, floor_object, floors_prefix, read_expiry_key, read_floor};
+use crate::rows::{
+    Change, Due, Orphan, Row, check_expiry_value, floor_object, floors_prefix, read_expiry_key, read_floor,
+};
 use crate::swap::Mend;
 use crate::word::{OperationId, RevisionId};
 
@@ -60,7 +62,8 @@ async fn check(snapshot: &dyn Snapshot, table: Table, key: &Bytes, value: &Bytes
 
 async fn expiry(snapshot: &dyn Snapshot, key: &Bytes, value: &Bytes) -> Result<Option<Found>> {
     let (deadline, object) = match read_expiry_key(key) {
-        Ok(read) => read,
+        Ok((deadline, Due::Object(object))) => (deadline, object),
+        Ok((_, Due::Session(..))) => return Ok(None),
         Err(error) => return Ok(Some(unreadable(Table::Expiry, key, &error))),
     };
     let mend = Remedy::Safe(Cure::Mend(object.clone(), Mend::Expiry { deadline }));

@@ -60,8 +60,8 @@ fn aged(row: &Row, format: u8) -> Bytes {
         Body::Separate(_) => out.push(1),
         Body::Tombstone(manifest) => {
             out.push(2);
-            number(manifest.extents.len() as u64, &mut out);
-            for extent in &manifest.extents {
+            number(manifest.extents().len() as u64, &mut out);
+            for extent in manifest.extents() {
                 uuid(extent.revision.as_bytes(), &mut out);
                 number(extent.bytes, &mut out);
                 number(extent.checksum.get(), &mut out);

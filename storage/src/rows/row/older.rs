@@ -69,7 +69,7 @@ impl OldRow {
         let body = match self.body {
             OldBody::Embedded => StoredBody::Embedded,
             OldBody::Separate => StoredBody::Separate(self.operation),
-            OldBody::Tombstone(extents) => StoredBody::Tombstone(Manifest { extents, written_as: None }),
+            OldBody::Tombstone(extents) => StoredBody::Tombstone(Manifest::of_parts(extents)),
         };
         let metadata = Metadata { size, checksum, created, modified, expires_at: None, attributes };
         Stored { version, operation: self.operation, metadata, body }

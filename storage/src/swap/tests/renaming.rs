@@ -35,7 +35,7 @@ fn a_renamed_tombstone_names_the_same_blobs_under_their_old_name() {
     let back = Rename { from: other(), to: id(), ..rename(4) };
     let (_, home, _) = renamed(&back, &to, &Standing::Absent(Version::new(1)));
     let Body::Tombstone(manifest) = &home.row().unwrap().body else { panic!("still a tombstone") };
-    assert_eq!(manifest.written_as, None, "it is back under its own name");
+    assert_eq!(manifest.written_as(), None, "it is back under its own name");
 }
 
 #[test]

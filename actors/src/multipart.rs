@@ -1,0 +1,137 @@
+//! Multipart uploads: what may be asked of [`Tiered`] about one, and what the caller hears.
+//!
+//! ```text
+//! initiate                     one commit: the session                                    (through the shard)
+//! upload_part, any, any order  change, blob, one commit: the part                         (upload.rs, then the shard)
+//! complete                     1 read the row: what this write means to replace
+//!                              2 the shard: rules, then one commit: row, session, orphans
+//! abort                        one commit: session, orphans                               (through the shard)
+//! ```
+//!
+//! No byte is moved by a completion, and nothing is assembled in the blob tier, so that there is no reply of it to lose. Guards
+//! I10 as `writes.rs` does: an answer is the commit's own. Deliberately not here: what is decided
+//! (`cenotaph_storage::swap`), and listings, which ask no actor.
+
+use cenotaph_storage::index::Table;
+use cenotaph_storage::rows::{Phase, Session, session_key};
+use cenotaph_storage::swap::{PartRules, Precondition, Selection, SessionMutation, SessionSwap, Written};
+use cenotaph_storage::{Digest, Error, ErrorKind, ObjectId, PartNumber, Result, Seam, UploadId, no_such_upload};
+use tokio::sync::oneshot;
+
+use crate::admission::Permit;
+use crate::messages::{Job, Purpose, Source, UploadedPart};
+use crate::reply::{Caller, SessionAnswer, stepped};
+use crate::shared::Common;
+use crate::tiered::Tiered;
+use crate::writes::Intent;
+
+/// A part, but for its payload.
+#[derive(Clone, Debug)]
+pub struct PartIntent {
+    /// The object.
+    pub id: ObjectId,
+    /// The upload to it.
+    pub upload: UploadId,
+    /// Which part.
+    pub number: PartNumber,
+    /// Checksums that its bytes must have.
+    pub declared: Vec<Digest>,
+}
+
+impl Tiered {
+    /// Begins an upload.
+    ///
+    /// # Errors
+    /// As [`put_inline`](Self::put_inline); [`ErrorKind::Invalid`] also if the object's name is too long for the blob tier.
+    pub async fn initiate(&self, intent: Intent) -> Result<UploadId> {
+        let Intent { id, attributes, precondition } = intent;
+        self.shared().blobs.check_name(&id)?;
+        let initiated = self.shared().env.steady_now();
+        let expires_at = initiated.after(self.shared().limits.multipart.lifetime);
+        let session = Session { initiated, expires_at, attributes, precondition, phase: Phase::Open };
+        let upload = self.shared().env.upload_id();
+        self.step(&id, upload, SessionMutation::Initiate(session)).await.map(|_| upload)
+    }
+
+    /// Uploads a part. One that has its number already is replaced the moment this one is durable. As
+    /// [`put_stream`](Self::put_stream) about dropping the future.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Invalid`] if the object has no such upload, or it has ended, or the part is too large;
+    /// [`ErrorKind::Source`] if the payload fails, or is not what was declared; otherwise as
+    /// [`put_stream`](Self::put_stream).
+    pub async fn upload_part(&self, part: PartIntent, source: Source) -> Result<UploadedPart> {
+        let PartIntent { id, upload, number, declared } = part;
+        self.shared().health.check("multipart")?;
+        let permit = self.shared().admission.upload().map_err(|error| error.with_id(&id))?;
+        let (caller, answer) = Caller::new();
+        let (_present, caller_gone) = oneshot::channel();
+        let operation = self.shared().env.operation_id();
+        let purpose = Purpose::Part { upload, number, declared, caller };
+        let job = Job { id: id.clone(), operation, purpose, source, caller_gone, permit, peeked: Permit::free() };
+        self.upload(job, answer).await.map_err(|error| error.with_id(&id))
+    }
+
+    /// Makes an object of the parts of an upload. Idempotent: completed again with the same parts it answers the same, for as
+    /// long as that is remembered.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Invalid`] if the object has no such upload, if it was aborted, if it was completed with other parts, or if
+    /// a part breaks a rule: the upload then goes on as it was. [`ErrorKind::Conflict`] if a precondition does not hold:
+    /// the same. Otherwise as [`put_inline`](Self::put_inline).
+    pub async fn complete(
+        &self,
+        id: &ObjectId,
+        upload: UploadId,
+        parts: Selection,
+        precondition: Precondition,
+    ) -> Result<Written> {
+        let shared = self.shared();
+        shared.health.check("multipart")?;
+        let now = shared.env.steady_now();
+        let expected = shared.standing_at(id, now).await.map_err(|error| error.with_id(id))?.expectation(now);
+        shared.env.pass(Seam::CompleteBeforeSwap).await;
+        let limits = &shared.limits;
+        let rules = PartRules { bytes_min: limits.multipart.part_bytes_min, total_bytes_max: limits.payload_bytes_max };
+        let kept_for = limits.multipart.kept_for;
+        let completion = SessionMutation::Complete { parts, expected, precondition, rules, kept_for };
+        match self.step(id, upload, completion).await? {
+            Some(written) => Ok(written),
+            None => unreachable!("a completion is answered with what came of it"),
+        }
+    }
+
+    /// Gives an upload up, and all of its parts. Aborting it again does nothing.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Invalid`] if the object has no such upload, or it has been completed; otherwise as
+    /// [`put_inline`](Self::put_inline).
+    pub async fn abort(&self, id: &ObjectId, upload: UploadId) -> Result<()> {
+        let kept_for = self.shared().limits.multipart.kept_for;
+        self.step(id, upload, SessionMutation::Abort { kept_for }).await.map(drop)
+    }
+
+    async fn step(&self, id: &ObjectId, upload: UploadId, mutation: SessionMutation) -> Result<Option<Written>> {
+        let shared = self.shared();
+        shared.health.check("multipart")?;
+        let permit = shared.admission.write().map_err(|error| error.with_id(id))?;
+        let swap = SessionSwap { id: id.clone(), upload, operation: shared.env.operation_id(), mutation };
+        let answer: SessionAnswer = shared.step(swap, &permit, |reply| reply).await?;
+        stepped(answer).map_err(|error| error.with_id(id))
+    }
+}
+
+impl Common {
+    /// Whether an upload is there and takes parts: asked before the first byte goes out, so that nothing is uploaded in vain.
+    pub(crate) async fn check_upload(&self, id: &ObjectId, upload: &UploadId) -> Result<()> {
+        let value = self.index.get(Table::Sessions, &session_key(id, upload)).await?;
+        let session = value.map(|value| Session::decode(&value)).transpose()?;
+        let now = self.env.steady_now();
+        match session.filter(|session| session.is_live(now)).ok_or_else(no_such_upload)?.phase {
+            Phase::Open => Ok(()),
+            Phase::Completed { .. } | Phase::Aborted => {
+                Err(Error::new(ErrorKind::Invalid, "multipart", "the upload has ended"))
+            }
+        }
+    }
+}

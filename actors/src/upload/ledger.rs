@@ -1,0 +1,78 @@
+//! The change of one upload, and the revisions that it names: [`Ledger`].
+//!
+//! Guards I1: whoever gets a revision to write gets it after the change that names it is durable. An upload whose length is not
+//! known does not know how many revisions it will need; it names some more whenever those it has are used up, twice as many
+//! each time, so that a long stream costs few commits. A revision that is named and never written is an orphan without a blob,
+//! which counts as deleted.
+
+use cenotaph_storage::planted::Bug;
+use cenotaph_storage::rows::Change;
+use cenotaph_storage::swap::record;
+use cenotaph_storage::{ObjectId, OperationId, Result, RevisionId};
+
+use super::not_named;
+use crate::owners::Owner;
+use crate::shared::Shared;
+
+/// Fewest revisions that are named at a time, once more than those first asked for are needed.
+const MORE: usize = 8;
+
+/// See the head of this file.
+pub(super) struct Ledger {
+    shared: Shared,
+    id: ObjectId,
+    operation: OperationId,
+    owner: Owner,
+    revisions: Vec<RevisionId>,
+    used: usize,
+}
+
+impl Ledger {
+    /// Records a change that names so many fresh revisions (I4).
+    pub(super) async fn open(shared: Shared, id: ObjectId, operation: OperationId, revisions: usize) -> Result<Self> {
+        let owner = shared.owners.claim(operation);
+        let mut ledger = Self { shared, id, operation, owner, revisions: Vec::new(), used: 0 };
+        ledger.name(revisions).await?;
+        Ok(ledger)
+    }
+
+    /// The next revision to write.
+    pub(super) async fn next(&mut self) -> Result<RevisionId> {
+        if self.used == self.revisions.len() {
+            self.name(self.revisions.len().max(MORE)).await?;
+        }
+        self.used += 1;
+        Ok(self.revisions[self.used - 1])
+    }
+
+    /// Who holds this keeps the change alive.
+    pub(super) fn owner(&self) -> Owner {
+        self.owner.clone()
+    }
+
+    async fn name(&mut self, more: usize) -> Result<()> {
+        self.revisions.extend((0..more).map(|_| self.shared.env.revision_id()));
+        if self.shared.env.planted(Bug::UploadWithoutChange) {
+            return Ok(());
+        }
+        self.record().await
+    }
+
+    /// [`Bug::UploadWithoutChange`]: it is recorded, but late.
+    pub(super) async fn record_late(&self) -> Result<()> {
+        if self.shared.env.planted(Bug::UploadWithoutChange) { self.record().await } else { Ok(()) }
+    }
+
+    /// The commit itself keeps the owner alive: a change that becomes durable after its upload has died still finds recovery
+    /// awake.
+    async fn record(&self) -> Result<()> {
+        let change = Change {
+            epoch: self.shared.epoch,
+            started: self.shared.env.now(),
+            object: self.id.clone(),
+            revisions: self.revisions.clone(),
+        };
+        let recorded = self.shared.commit(record(self.operation, &change), self.owner.clone()).await;
+        recorded.map_err(|error| not_named(&error, &self.id))
+    }
+}

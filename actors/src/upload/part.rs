@@ -1,0 +1,71 @@
+//! A part of a multipart upload: steps 1, 2 and 6 of an upload whose revision is filed in a session.
+
+use cenotaph_storage::rows::Part;
+use cenotaph_storage::swap::{SessionMutation, SessionSwap};
+use cenotaph_storage::{Digest, ObjectId, OperationId, PartNumber, Result, Seam, UploadId};
+use tokio::sync::oneshot;
+
+use super::ledger::Ledger;
+use super::stream::Pump;
+use super::{Finished, Upload, unless_gone};
+use crate::admission::Permit;
+use crate::messages::{Source, UploadedPart};
+use crate::reply::{Caller, Reply, SessionAnswer, stepped};
+
+/// A part, but for its payload.
+pub(super) struct PartUpload {
+    pub(super) id: ObjectId,
+    pub(super) operation: OperationId,
+    pub(super) upload: UploadId,
+    pub(super) number: PartNumber,
+    pub(super) declared: Vec<Digest>,
+    pub(super) caller: Caller<UploadedPart>,
+    pub(super) permit: Permit,
+}
+
+impl Upload {
+    pub(super) async fn part(
+        &self,
+        part: PartUpload,
+        source: Source,
+        mut caller_gone: oneshot::Receiver<()>,
+    ) -> Result<()> {
+        let shared = &self.shared;
+        let buffer_bytes = shared.blobs.upload_buffer_bytes(source.bytes);
+        let buffer = unless_gone(&mut caller_gone, shared.admission.upload_buffer(buffer_bytes)).await?;
+        shared.env.pass(Seam::UploadBeforeRecord).await;
+
+        shared.check_upload(&part.id, &part.upload).await?;
+        let mut ledger = Ledger::open(shared.clone(), part.id.clone(), part.operation, 1).await?;
+        shared.env.pass(Seam::UploadAfterRecord).await;
+
+        let most = shared.limits.multipart.part_bytes_max;
+        let mut pump = Pump::new(source, most, &part.declared);
+        let finished = self.stream_one(&part.id, ledger.next().await?, &mut pump, &mut caller_gone).await?;
+        ledger.record_late().await?;
+        drop(buffer);
+        shared.env.pass(Seam::UploadAfterClose).await;
+
+        self.file(part, finished, ledger).await
+    }
+
+    /// Step 6.
+    async fn file(&self, part: PartUpload, finished: Finished, ledger: Ledger) -> Result<()> {
+        let PartUpload { id, operation, upload, number, caller, permit, .. } = part;
+        let Finished { extent, blocks, etag } = finished;
+        let answered = UploadedPart { number, etag, bytes: extent.bytes };
+        let part = Part { extent, etag, uploaded: self.shared.env.now() };
+        let swap = SessionSwap { id, upload, operation, mutation: SessionMutation::Part { number, part, blocks } };
+        let owner = ledger.owner();
+        // As the commit of a put.
+        let listen = move |ours: Reply<SessionAnswer>| -> Reply<SessionAnswer> {
+            let (caller, owner) = (caller.clone(), owner.clone());
+            Box::new(move |answer: Result<SessionAnswer>| {
+                caller.answer(answer.clone().and_then(stepped).map(|_| answered));
+                drop(owner);
+                ours(answer);
+            })
+        };
+        self.shared.step(swap, &permit, listen).await.map(drop)
+    }
+}

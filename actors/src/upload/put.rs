@@ -1,0 +1,96 @@
+//! A large put: steps 1, 2 and 6 of an upload whose revisions become an object.
+
+use std::sync::atomic::Ordering;
+
+use cenotaph_storage::planted::Bug;
+use cenotaph_storage::rows::{Attributes, Manifest};
+use cenotaph_storage::swap::{self, Expected, Mutation, Precondition, Swap, Written};
+use cenotaph_storage::{Checksum, ObjectId, OperationId, Result, Seam};
+use tokio::sync::oneshot;
+
+use super::ledger::Ledger;
+use super::stream::Split;
+use super::{Finished, Upload, unless_gone};
+use crate::admission::Permit;
+use crate::messages::Source;
+use crate::owners::Owner;
+use crate::reply::{Answer, Caller, Reply, conflict, written};
+
+/// A large put, but for its payload.
+pub(super) struct Put {
+    pub(super) id: ObjectId,
+    pub(super) operation: OperationId,
+    pub(super) attributes: Attributes,
+    pub(super) precondition: Precondition,
+    pub(super) caller: Caller<Written>,
+    pub(super) permit: Permit,
+}
+
+impl Upload {
+    pub(super) async fn put(
+        &self,
+        put: Put,
+        source: Source,
+        mut caller_gone: oneshot::Receiver<()>,
+        peeked: Permit,
+    ) -> Result<()> {
+        let shared = &self.shared;
+        let split = Split::of(&shared.limits.split, source.bytes);
+        let buffer_bytes = split.buffer_bytes(&shared.blobs, source.bytes);
+        let buffer = unless_gone(&mut caller_gone, shared.admission.upload_buffer(buffer_bytes)).await?;
+        drop(peeked);
+        shared.env.pass(Seam::UploadBeforeRecord).await;
+
+        let now = shared.env.steady_now();
+        let standing = shared.standing_at(&put.id, now).await?;
+        if let Err(current) = put.precondition.check(standing.live(now)) {
+            shared.counters.conflicts.fetch_add(1, Ordering::Relaxed);
+            return Err(conflict("put", current));
+        }
+        let expected = standing.expectation(now);
+        let revisions = split.revisions(source.bytes);
+        let mut ledger = Ledger::open(shared.clone(), put.id.clone(), put.operation, revisions).await?;
+        shared.env.pass(Seam::UploadAfterRecord).await;
+
+        let (parts, checksum) = self.stream(&put.id, &mut ledger, source, &split, &mut caller_gone).await?;
+        ledger.record_late().await?;
+        drop(buffer);
+        shared.env.pass(Seam::UploadAfterClose).await;
+
+        self.commit(put, parts, checksum, expected, ledger.owner()).await
+    }
+
+    /// Step 6.
+    async fn commit(
+        &self,
+        put: Put,
+        parts: Vec<Finished>,
+        checksum: Checksum,
+        expected: Expected,
+        owner: Owner,
+    ) -> Result<()> {
+        let Put { id, operation, attributes, precondition, caller, permit } = put;
+        if self.shared.env.planted(Bug::BlobDeletedBeforeSwap)
+            && let Expected::Tombstone { first: Some(old), .. } = expected
+        {
+            drop(self.shared.blobs.delete(&swap::revision_key(&id, old)).await);
+        }
+        let (extents, blocks) = parts.into_iter().map(|part| (part.extent, part.blocks)).unzip();
+        let manifest = Manifest::of_parts(extents);
+        let mutation = Mutation::Tombstone { manifest, checksum: Some(checksum), blocks, attributes, expected };
+        // Every delivery carries the caller and the owner: whatever happens to this actor, the commit answers the
+        // one, and recovery waits for the other.
+        let listen = move |ours: Reply<Answer>| -> Reply<Answer> {
+            let (caller, owner) = (caller.clone(), owner.clone());
+            Box::new(move |answer: Result<Answer>| {
+                caller.answer(answer.clone().and_then(written));
+                drop(owner);
+                ours(answer);
+            })
+        };
+        let unminded = self.shared.env.planted(Bug::PreconditionAtBeginOnly);
+        let precondition = if unminded { Precondition::None } else { precondition };
+        let swap = Swap { id, operation, precondition, mutation };
+        self.shared.compare_and_write(swap, &permit, listen).await.map(drop)
+    }
+}

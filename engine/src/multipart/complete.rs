@@ -1,0 +1,66 @@
+//! [`Complete`]: how parts become an object.
+
+use std::future::IntoFuture;
+
+use cenotaph_storage::swap::{Precondition, Selection, Written};
+use cenotaph_storage::{PartEtag, PartNumber, Result};
+use futures::FutureExt;
+use futures::future::BoxFuture;
+use tracing::Instrument;
+
+use super::Upload;
+use crate::setters::precondition_setters;
+
+/// A completion in preparation: `.await` it to run it. See [`Upload::complete`].
+#[derive(Debug)]
+#[must_use = "nothing is completed until it is awaited"]
+pub struct Complete {
+    upload: Upload,
+    parts: Option<Vec<(u32, PartEtag)>>,
+    precondition: Precondition,
+}
+
+impl Complete {
+    pub(super) fn new(upload: Upload) -> Self {
+        Self { upload, parts: None, precondition: Precondition::None }
+    }
+
+    /// Lists a part, with the etag that its upload was answered with. Parts are listed in ascending order; those that are not listed
+    /// are deleted. Without a list, all parts become the object.
+    pub fn part(mut self, number: u32, etag: PartEtag) -> Self {
+        self.parts.get_or_insert_default().push((number, etag));
+        self
+    }
+
+    /// Lists exactly these parts, as [`part`](Self::part) does one.
+    pub fn parts(mut self, parts: impl IntoIterator<Item = (u32, PartEtag)>) -> Self {
+        self.parts = Some(parts.into_iter().collect());
+        self
+    }
+
+    precondition_setters!();
+
+    async fn run(self) -> Result<Written> {
+        let Self { upload: Upload { engine, id, upload_id }, parts, precondition } = self;
+        let numbered = |(number, etag)| PartNumber::new(number).map(|number| (number, etag));
+        let parts = match parts {
+            Some(parts) => {
+                let listed: Result<_> = parts.into_iter().map(numbered).collect();
+                Selection::Listed(listed.map_err(|error| error.with_id(&id))?)
+            }
+            None => Selection::All,
+        };
+        let _within = engine.namespaces().begin_on(&id, "complete")?;
+        engine.tiered().complete(&id, upload_id, parts, precondition).await
+    }
+}
+
+impl IntoFuture for Complete {
+    type Output = Result<Written>;
+    type IntoFuture = BoxFuture<'static, Result<Written>>;
+
+    fn into_future(self) -> Self::IntoFuture {
+        let span = tracing::debug_span!("complete", object = %self.upload.id);
+        self.run().instrument(span).boxed()
+    }
+}

@@ -1,0 +1,136 @@
+//! [`ListUploads`] and [`ListParts`]: what there is of uploads and parts.
+
+use std::future::IntoFuture;
+
+use cenotaph_storage::{
+    Namespace, PartInfo, PartNumber, PartPage, Result, UploadInfo, UploadMarker, UploadPage, UploadsRequest,
+};
+use futures::future::BoxFuture;
+use futures::stream::BoxStream;
+use futures::{FutureExt, StreamExt, TryStreamExt};
+use tracing::Instrument;
+
+use super::Upload;
+use crate::engine::Engine;
+
+/// Entries of a page unless told.
+const PAGE: usize = 1000;
+
+/// A listing of uploads in preparation: `.await` it for one page, or [`stream`](Self::stream) all of it. See
+/// [`Engine::list_uploads`].
+#[derive(Clone, Debug)]
+#[must_use = "a listing does nothing until it is awaited or streamed"]
+pub struct ListUploads {
+    engine: Engine,
+    request: UploadsRequest,
+}
+
+impl ListUploads {
+    pub(super) fn new(engine: Engine, prefix: String) -> Self {
+        let limit = engine.config().reads.list_page_max.min(PAGE);
+        let namespace = Namespace::default_namespace();
+        Self { engine, request: UploadsRequest { namespace, prefix, start_after: None, limit } }
+    }
+
+    /// Another namespace than the default one.
+    pub fn namespace(mut self, namespace: Namespace) -> Self {
+        self.request.namespace = namespace;
+        self
+    }
+
+    /// Begins behind this one: the `next` of an earlier page.
+    pub fn start_after(mut self, marker: UploadMarker) -> Self {
+        self.request.start_after = Some(marker);
+        self
+    }
+
+    /// Most uploads on a page: 1 to the configured `list_page_max`; 1000 unless told.
+    pub fn limit(mut self, limit: usize) -> Self {
+        self.request.limit = limit;
+        self
+    }
+
+    /// All uploads, page by page, as [`List::stream`](crate::List::stream).
+    pub fn stream(self) -> BoxStream<'static, Result<UploadInfo>> {
+        let pages = futures::stream::try_unfold(Some(self), |list| async move {
+            let Some(list) = list else { return Ok(None) };
+            let page = list.clone().await?;
+            let rest = page.next.map(|next| list.start_after(next));
+            Ok(Some((futures::stream::iter(page.uploads.into_iter().map(Ok)), rest)))
+        });
+        pages.try_flatten().boxed()
+    }
+}
+
+impl IntoFuture for ListUploads {
+    type Output = Result<UploadPage>;
+    type IntoFuture = BoxFuture<'static, Result<UploadPage>>;
+
+    fn into_future(self) -> Self::IntoFuture {
+        let span = tracing::debug_span!("list_uploads", prefix = self.request.prefix);
+        async move {
+            self.engine.check_open("list_uploads")?;
+            let _permit = self.engine.namespaces().begin(&self.request.namespace, "list_uploads")?;
+            self.engine.reads().uploads(self.request).await
+        }
+        .instrument(span)
+        .boxed()
+    }
+}
+
+/// A listing of parts in preparation: `.await` it for one page, or [`stream`](Self::stream) all of it. See [`Upload::parts`].
+#[derive(Clone, Debug)]
+#[must_use = "a listing does nothing until it is awaited or streamed"]
+pub struct ListParts {
+    upload: Upload,
+    start_after: Option<PartNumber>,
+    limit: usize,
+}
+
+impl ListParts {
+    pub(super) fn new(upload: Upload) -> Self {
+        let limit = upload.engine.config().reads.list_page_max.min(PAGE);
+        Self { upload, start_after: None, limit }
+    }
+
+    /// Begins behind this number: the `next` of an earlier page.
+    pub fn start_after(mut self, number: PartNumber) -> Self {
+        self.start_after = Some(number);
+        self
+    }
+
+    /// Most parts on a page: 1 to the configured `list_page_max`; 1000 unless told.
+    pub fn limit(mut self, limit: usize) -> Self {
+        self.limit = limit;
+        self
+    }
+
+    /// All parts, page by page, as [`List::stream`](crate::List::stream).
+    pub fn stream(self) -> BoxStream<'static, Result<PartInfo>> {
+        let pages = futures::stream::try_unfold(Some(self), |list| async move {
+            let Some(list) = list else { return Ok(None) };
+            let page = list.clone().await?;
+            let rest = page.next.map(|next| list.start_after(next));
+            Ok(Some((futures::stream::iter(page.parts.into_iter().map(Ok)), rest)))
+        });
+        pages.try_flatten().boxed()
+    }
+}
+
+impl IntoFuture for ListParts {
+    type Output = Result<PartPage>;
+    type IntoFuture = BoxFuture<'static, Result<PartPage>>;
+
+    fn into_future(self) -> Self::IntoFuture {
+        let Upload { engine, id, upload_id } = self.upload;
+        let span = tracing::debug_span!("list_parts", object = %id);
+        async move {
+            engine.check_open("list_parts")?;
+            let _permit = engine.namespaces().begin_on(&id, "list_parts")?;
+            let page = engine.reads().parts(&id, &upload_id, self.start_after, self.limit).await;
+            page.map_err(|error| error.with_id(&id))
+        }
+        .instrument(span)
+        .boxed()
+    }
+}

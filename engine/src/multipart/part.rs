@@ -1,0 +1,129 @@
+//! [`UploadPart`] and [`CopyPart`]: where the bytes of a part come from.
+
+use std::future::IntoFuture;
+
+use cenotaph_actors::{PartIntent, UploadedPart};
+use cenotaph_storage::swap::Precondition;
+use cenotaph_storage::{ByteRange, Digest, Error, ErrorKind, Etag, ObjectId, PartNumber, Result, Version};
+use futures::FutureExt;
+use futures::future::BoxFuture;
+use tracing::Instrument;
+
+use super::Upload;
+use crate::body::Body;
+use crate::copy::of_the_read;
+use crate::get::Object;
+
+/// A part about to be uploaded: `.await` it. See [`Upload::part`].
+#[derive(Debug)]
+#[must_use = "nothing is uploaded until it is awaited"]
+pub struct UploadPart {
+    upload: Upload,
+    number: u32,
+    body: Body,
+    declared: Vec<Digest>,
+}
+
+impl UploadPart {
+    pub(super) fn new(upload: Upload, number: u32, body: Body) -> Self {
+        Self { upload, number, body, declared: Vec::new() }
+    }
+
+    /// Declares its length in bytes: as [`Body::promise`].
+    pub fn length(mut self, bytes: u64) -> Self {
+        self.body = self.body.promise(bytes);
+        self
+    }
+
+    /// Declares a checksum of its bytes: a part that has another one is [`Source`](ErrorKind::Source), and nothing of it is kept.
+    /// May be called for several algorithms.
+    pub fn checksum(mut self, declared: Digest) -> Self {
+        self.declared.push(declared);
+        self
+    }
+
+    async fn run(self) -> Result<UploadedPart> {
+        let Self { upload: Upload { engine, id, upload_id }, number, body, declared } = self;
+        let number = PartNumber::new(number).map_err(|error| error.with_id(&id))?;
+        let within = engine.namespaces().begin_on(&id, "part")?;
+        let part = PartIntent { id, upload: upload_id, number, declared };
+        engine.tiered().upload_part(part, within.paced(body.into_source())).await
+    }
+}
+
+impl IntoFuture for UploadPart {
+    type Output = Result<UploadedPart>;
+    type IntoFuture = BoxFuture<'static, Result<UploadedPart>>;
+
+    fn into_future(self) -> Self::IntoFuture {
+        let span = tracing::debug_span!("part", object = %self.upload.id, number = self.number);
+        self.run().instrument(span).boxed()
+    }
+}
+
+/// A part about to be made of an object: `.await` it. See [`Upload::part_copy`].
+#[derive(Debug)]
+#[must_use = "nothing is copied until it is awaited"]
+pub struct CopyPart {
+    upload: Upload,
+    number: u32,
+    from: Result<ObjectId>,
+    range: ByteRange,
+    source: Precondition,
+}
+
+impl CopyPart {
+    pub(super) fn new(upload: Upload, number: u32, from: Result<ObjectId>) -> Self {
+        Self { upload, number, from, range: ByteRange::Full, source: Precondition::None }
+    }
+
+    /// Only these bytes of the object, as for [`Get::range`](crate::Get::range).
+    pub fn range(mut self, range: impl Into<ByteRange>) -> Self {
+        self.range = range.into();
+        self
+    }
+
+    /// Only if the object that is copied has this version. Otherwise [`Conflict`](ErrorKind::Conflict).
+    pub fn if_source_version(mut self, version: impl Into<Version>) -> Self {
+        self.source = Precondition::Version(version.into());
+        self
+    }
+
+    /// Only if the object that is copied has this etag. Otherwise [`Conflict`](ErrorKind::Conflict).
+    pub fn if_source_etag(mut self, etag: Etag) -> Self {
+        self.source = Precondition::Etag(etag);
+        self
+    }
+
+    async fn run(self) -> Result<Option<UploadedPart>> {
+        let Self { upload, number, from, range, source } = self;
+        let (engine, from) = (&upload.engine, from?);
+        PartNumber::new(number).map_err(|error| error.with_id(&upload.id))?;
+        engine.check_open("part_copy")?;
+        let permit = engine.namespaces().begin_on(&from, "part_copy")?;
+        let open = engine.reads().open(&from, range).await?;
+        let object = open.map(|open| Object::new(open, permit)).transpose()?;
+        let current = object.as_ref().map(Object::current);
+        if !source.holds(current) {
+            let message = "the object to be copied stands otherwise; nothing was uploaded";
+            return Err(Error::new(ErrorKind::Conflict { current }, "part_copy", message).with_id(&from));
+        }
+        let Some(object) = object else { return Ok(None) };
+        let bytes = object.range().end - object.range().start;
+        let body = match object.is_at_hand() {
+            true => Body::from(object.bytes().await?),
+            false => Body::stream(object.stream()).promise(bytes),
+        };
+        UploadPart::new(upload, number, body).await.map(Some).map_err(of_the_read)
+    }
+}
+
+impl IntoFuture for CopyPart {
+    type Output = Result<Option<UploadedPart>>;
+    type IntoFuture = BoxFuture<'static, Result<Option<UploadedPart>>>;
+
+    fn into_future(self) -> Self::IntoFuture {
+        let span = tracing::debug_span!("part_copy", object = %self.upload.id, number = self.number);
+        self.run().instrument(span).boxed()
+    }
+}

@@ -1,0 +1,143 @@
+//! The part: one piece of a multipart upload, uploaded and durable.
+//!
+//! ```text
+//! key:   +------+-----------+------------------------+
+//!        | 0x01 | upload id | number, u16 big endian |    the parts of an upload follow each other in order
+//!        +------+-----------+------------------------+
+//! value: +-----------+--------------------------------------+
+//!        | version=1 | postcard: extent, etag, uploaded     |
+//!        +-----------+--------------------------------------+
+//! ```
+//!
+//! It names a revision, as a row does: the blob of a part is there from the part's own commit on, with its block checksums in the
+//! payload table, until another part of its number takes its place or the upload ends. Guards I2 by its type, as the
+//! manifest that its extent may become a share of.
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+
+use super::codec::{self, corrupt};
+use super::manifest::Extent;
+use crate::error::Result;
+use crate::multipart::{PartEtag, PartNumber, UPLOAD_ID_BYTES, UploadId};
+use crate::word::Timestamp;
+
+const FORMAT: u8 = 1;
+const TAG: u8 = 1;
+
+/// A part of an upload.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Part {
+    /// The revision that holds its bytes, all of them.
+    pub extent: Extent,
+    /// The hash of its bytes.
+    pub etag: PartEtag,
+    /// When it became durable.
+    pub uploaded: Timestamp,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Stored {
+    extent: Extent,
+    etag: u128,
+    uploaded: Timestamp,
+}
+
+impl Part {
+    /// As stored.
+    pub fn encode(&self) -> Bytes {
+        let Self { extent, etag, uploaded } = *self;
+        codec::encode(FORMAT, &Stored { extent, etag: etag.get(), uploaded }).into()
+    }
+
+    /// From what is stored.
+    ///
+    /// # Errors
+    /// [`Corrupt`](crate::ErrorKind::Corrupt) or [`UnknownFormat`](crate::ErrorKind::UnknownFormat).
+    pub fn decode(value: &Bytes) -> Result<Self> {
+        let Stored { extent, etag, uploaded } = codec::decode("part", FORMAT, value)?;
+        Ok(Self { extent, etag: PartEtag::new(etag), uploaded })
+    }
+}
+
+/// Where a part of an upload lies.
+pub fn part_key(upload: &UploadId, number: PartNumber) -> Bytes {
+    [&parts_prefix(upload)[..], &number.get().to_be_bytes()].concat().into()
+}
+
+/// What the keys of the parts of an upload begin with, and no other.
+pub fn parts_prefix(upload: &UploadId) -> Vec<u8> {
+    [&[TAG][..], upload.as_bytes()].concat()
+}
+
+/// What the keys of all parts begin with, and no other.
+pub fn all_parts_prefix() -> [u8; 1] {
+    [TAG]
+}
+
+/// Whether a key of the session table is that of a part, not of a session.
+pub fn is_part_key(key: &[u8]) -> bool {
+    key.first() == Some(&TAG)
+}
+
+/// What such a key says.
+///
+/// # Errors
+/// [`Corrupt`](crate::ErrorKind::Corrupt) if it is none.
+pub fn read_part_key(key: &[u8]) -> Result<(UploadId, PartNumber)> {
+    let malformed = || corrupt("part", "its key is malformed");
+    let (tag, rest) = key.split_first().ok_or_else(malformed)?;
+    let (upload, number) = rest.split_at_checked(UPLOAD_ID_BYTES).filter(|_| *tag == TAG).ok_or_else(malformed)?;
+    let upload = UploadId::from_slice(upload).ok_or_else(malformed)?;
+    let number = u16::from_be_bytes(number.try_into().map_err(|_| malformed())?);
+    Ok((upload, PartNumber::new(u32::from(number)).map_err(|error| malformed().with_source(error))?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::checksum::Checksum;
+    use crate::rows::codec::fixture::{assert_golden, assert_later_format_refused, assert_robust};
+    use crate::word::RevisionId;
+    use proptest::prelude::*;
+    use uuid::Uuid;
+
+    fn part(revision: u128, bytes: u64, checksum: u64, etag: u128) -> Part {
+        let revision = RevisionId::from_uuid(Uuid::from_u128(revision));
+        let extent = Extent { revision, bytes, checksum: Checksum::new(checksum) };
+        Part { extent, etag: PartEtag::new(etag), uploaded: Timestamp::from_millis(1000) }
+    }
+
+    #[test]
+    fn the_stored_form_is_stable() {
+        let encoded = part(7, 300, 1, 5).encode();
+        assert_golden(&encoded, "01 10 00000000000000000000000000000007 ac02 01 05 e807");
+        assert_later_format_refused(&encoded, Part::decode);
+        assert_robust(&encoded, Part::decode);
+        let upload = UploadId::new(Timestamp::from_millis(1), [1, 2]);
+        let key = part_key(&upload, PartNumber::new(258).unwrap());
+        assert_golden(&key, "01 000000000001 0000000000000001 0000000000000002 0102");
+    }
+
+    proptest! {
+        #[test]
+        fn a_part_survives_its_encoding(revision in any::<u128>(), bytes in any::<u64>(), checksum in any::<u64>(), etag in any::<u128>()) {
+            let original = part(revision, bytes, checksum, etag);
+            prop_assert_eq!(Part::decode(&original.encode()).unwrap(), original);
+        }
+
+        #[test]
+        fn keys_order_by_number_and_are_read(a in 1u32..=10_000, b in 1u32..=10_000, random in any::<[u64; 2]>()) {
+            let upload = UploadId::new(Timestamp::from_millis(1), random);
+            let [first, second] = [a, b].map(|number| PartNumber::new(number).unwrap());
+            prop_assert_eq!(part_key(&upload, first).cmp(&part_key(&upload, second)), a.cmp(&b));
+            prop_assert_eq!(read_part_key(&part_key(&upload, first)).unwrap(), (upload, first));
+            prop_assert!(is_part_key(&part_key(&upload, first)));
+        }
+
+        #[test]
+        fn reading_anything_never_panics(bytes in proptest::collection::vec(any::<u8>(), 0..40)) {
+            drop(read_part_key(&bytes));
+        }
+    }
+}

@@ -1,0 +1,213 @@
+//! The session: the durable state of one multipart upload. Its parts are entries of their own (`part.rs`), so that a part is
+//! filed without writing the session again.
+//!
+//! ```text
+//! key:   +------+----------------------------+------+-----------+
+//!        | 0x00 | encoded object id, escaped | 0x00 | upload id |    in the order of objects, then of beginnings
+//!        +------+----------------------------+------+-----------+
+//!          escaped: 0x00 becomes 0x00 0xff, so that no id is the beginning of another
+//! value: +-----------+-----------------------------------------------------------+
+//!        | version=1 | postcard: initiated, expires_at, attributes, precondition, phase |
+//!        +-----------+-----------------------------------------------------------+
+//!
+//! life:  Open --complete--> Completed --its lifetime passes--> removed
+//!          |`---abort-----> Aborted   --its lifetime passes--> removed
+//!          `---its lifetime passes---------------------------> removed
+//! ```
+//!
+//! It has an entry in the expiry index under this key behind its deadline, as rows have one. Deliberately not here: who may
+//! take which of these steps (`session.rs` of the crate).
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+
+use super::codec::{self, corrupt};
+use super::expiration;
+use super::metadata::Attributes;
+use crate::error::{Error, Result};
+use crate::id::ObjectId;
+use crate::multipart::{UPLOAD_ID_BYTES, UploadId};
+use crate::swap::{Precondition, Written};
+use crate::word::Timestamp;
+
+const FORMAT: u8 = 1;
+/// What the key of a session begins with; that of a part begins otherwise.
+pub(super) const TAG: u8 = 0;
+const NUL: u8 = 0;
+const ESCAPED: u8 = 0xff;
+
+/// The durable state of a multipart upload.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Session {
+    /// When it was begun.
+    pub initiated: Timestamp,
+    /// From when on nobody knows it any more.
+    pub expires_at: Timestamp,
+    /// What the object will be said to be. Empty once the session has ended.
+    pub attributes: Attributes,
+    /// How the object must stand for the upload to be completed.
+    pub precondition: Precondition,
+    /// Where it is in its life.
+    pub phase: Phase,
+}
+
+/// Where a session is in its life.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Phase {
+    /// It takes parts.
+    Open,
+    /// It was completed. Kept for a while, so that a repeated completion hears the same.
+    Completed {
+        /// Which parts were listed.
+        parts: PartsDigest,
+        /// What came of it.
+        written: Written,
+    },
+    /// It was given up. Kept for a while, so that a repeated abort is told from a forged one.
+    Aborted,
+}
+
+/// SHA-256 over the numbers and etags of a list of parts: whether two lists are the same.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PartsDigest(pub [u8; 32]);
+
+impl Session {
+    /// Whether it is known to anybody at `now`.
+    pub fn is_live(&self, now: Timestamp) -> bool {
+        expiration::is_live(Some(self.expires_at), now)
+    }
+
+    /// As stored.
+    pub fn encode(&self) -> Bytes {
+        codec::encode(FORMAT, self).into()
+    }
+
+    /// From what is stored.
+    ///
+    /// # Errors
+    /// [`Corrupt`](crate::ErrorKind::Corrupt) or [`UnknownFormat`](crate::ErrorKind::UnknownFormat).
+    pub fn decode(value: &Bytes) -> Result<Self> {
+        codec::decode("session", FORMAT, value)
+    }
+}
+
+/// Where the session of an upload lies.
+pub fn session_key(id: &ObjectId, upload: &UploadId) -> Bytes {
+    let mut key = session_prefix(id.encoded());
+    key.push(NUL);
+    key.extend_from_slice(upload.as_bytes());
+    key.into()
+}
+
+/// What the keys of the sessions of all objects begin with whose encoded ids begin so.
+pub fn session_prefix(encoded: &[u8]) -> Vec<u8> {
+    let mut key = Vec::with_capacity(encoded.len() + UPLOAD_ID_BYTES + 4);
+    key.push(TAG);
+    for &byte in encoded {
+        key.push(byte);
+        if byte == NUL {
+            key.push(ESCAPED);
+        }
+    }
+    key
+}
+
+/// What such a key says.
+///
+/// # Errors
+/// [`Corrupt`](crate::ErrorKind::Corrupt) if it is none.
+pub fn read_session_key(key: &[u8]) -> Result<(ObjectId, UploadId)> {
+    let malformed = || corrupt("session", "its key is malformed");
+    let (&tag, rest) = key.split_first().ok_or_else(malformed)?;
+    let split = rest.len().checked_sub(UPLOAD_ID_BYTES + 1).ok_or_else(malformed)?;
+    let (escaped, rest) = rest.split_at(split);
+    let upload = UploadId::from_slice(&rest[1..]).ok_or_else(malformed)?;
+    let encoded = unescaped(escaped).filter(|_| tag == TAG && rest[0] == NUL).ok_or_else(malformed)?;
+    let id = ObjectId::decode(&encoded).map_err(|error: Error| malformed().with_source(error))?;
+    Ok((id, upload))
+}
+
+fn unescaped(escaped: &[u8]) -> Option<Vec<u8>> {
+    let mut bytes = Vec::with_capacity(escaped.len());
+    let mut rest = escaped.iter();
+    while let Some(&byte) = rest.next() {
+        if byte == NUL && rest.next() != Some(&ESCAPED) {
+            return None;
+        }
+        bytes.push(byte);
+    }
+    Some(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rows::codec::fixture::{assert_golden, assert_later_format_refused, assert_robust};
+    use crate::swap::Outcome;
+    use crate::word::{Etag, OperationId, Version};
+    use proptest::prelude::*;
+    use uuid::Uuid;
+
+    fn session(phase: Phase) -> Session {
+        Session {
+            initiated: Timestamp::from_millis(1000),
+            expires_at: Timestamp::from_millis(2000),
+            attributes: Attributes { content_type: Some("a/b".into()), ..Attributes::default() },
+            precondition: Precondition::Version(Version::new(7)),
+            phase,
+        }
+    }
+
+    fn completed() -> Phase {
+        let etag = Etag::of(&OperationId::from_uuid(Uuid::from_u128(9)));
+        let written =
+            Written { outcome: Outcome::Applied, version: Some(Version::new(8)), etag: Some(etag), created: true };
+        Phase::Completed { parts: PartsDigest([5; 32]), written }
+    }
+
+    fn key_of(key: &str, upload: u64) -> Bytes {
+        session_key(&ObjectId::try_from(key).unwrap(), &UploadId::new(Timestamp::from_millis(upload), [1, 2]))
+    }
+
+    #[test]
+    fn the_stored_form_is_stable() {
+        let open = session(Phase::Open).encode();
+        assert_golden(&open, "01 e807 d00f 01 03 612f62 00 00 00 00 00 02 07 00");
+        let done = session(completed()).encode();
+        let (digest, etag) = ("05".repeat(32), "3030303030303030303030303030303030303030303030303030303030303039");
+        let golden = format!("01 e807 d00f 01 03 612f62 00 00 00 00 00 02 07 01 {digest} 00 01 08 01 20 {etag} 01");
+        assert_golden(&done, &golden);
+        for encoded in [open, done] {
+            assert_later_format_refused(&encoded, Session::decode);
+            assert_robust(&encoded, Session::decode);
+        }
+        let upload = "000000000001 0000000000000001 0000000000000002";
+        assert_golden(&key_of("k", 1), &format!("00 64656661756c74 00ff 6b 00 {upload}"));
+    }
+
+    proptest! {
+        #[test]
+        fn keys_order_as_objects_do_then_as_uploads(a in "[\\x00-\\x02a]{1,4}", b in "[\\x00-\\x02a]{1,4}", m in 0..1u64 << 48, n in 0..1u64 << 48) {
+            let by_object = a.as_bytes().cmp(b.as_bytes());
+            prop_assert_eq!(key_of(&a, m).cmp(&key_of(&b, n)), by_object.then(m.cmp(&n)));
+        }
+
+        #[test]
+        fn a_key_is_read_and_found_by_its_prefix(key in ".{1,20}", other in ".{1,20}", cut in any::<prop::sample::Index>()) {
+            let id = ObjectId::try_from(key.as_str()).unwrap();
+            let upload = UploadId::new(Timestamp::from_millis(3), [4, 5]);
+            let filed = session_key(&id, &upload);
+            prop_assert_eq!(read_session_key(&filed).unwrap(), (id.clone(), upload));
+            let prefix = &id.encoded()[..cut.index(id.encoded().len() + 1)];
+            prop_assert!(filed.starts_with(&session_prefix(prefix)));
+            let of_other = ObjectId::try_from(other.as_str()).unwrap();
+            let fits = session_key(&of_other, &upload).starts_with(&session_prefix(prefix));
+            prop_assert_eq!(fits, of_other.encoded().starts_with(prefix));
+        }
+
+        #[test]
+        fn reading_anything_never_panics(bytes in proptest::collection::vec(any::<u8>(), 0..60)) {
+            drop(read_session_key(&bytes));
+        }
+    }
+}
