@@ -190,8 +190,7 @@ impl InParts<'_> {
         };
         bar.one_done();
         if self.report.is_json() {
-            self.report
-                .json(&json!({ "event": "part", "number": number, "bytes": bytes, "etag": etag.to_string() }))?;
+            self.event(&json!({ "event": "part", "number": number, "bytes": bytes, "etag": etag.to_string() }))?;
         }
         Ok((number, etag))
     }

@@ -1,7 +1,6 @@
 //! How a file is cut into parts: [`Cut`], and how one is told from the parts that an interrupted upload has left. Lengths in,
 //! lengths out; nothing is read here.
 
-use std::cmp::Reverse;
 use std::ops::Range;
 
 use cenotaph::{PARTS_MAX, PartInfo};
@@ -40,20 +39,21 @@ impl Cut {
     /// What the upload that these parts are of may have been cut into, the likeliest first: the cuts that have one of them at
     /// least.
     ///
-    /// Any part but the file's last is as long as all others, so the longest tells it; where the last alone is there, its number
-    /// and length do, if the file is still as long as it was.
+    /// Any part but the file's last is as long as all others, so the longest tells it. If there is but one it may be the last:
+    /// then its number and length tell, if the file is still as long as it was.
     pub(crate) fn likely(file_bytes: u64, parts: &[PartInfo]) -> Vec<Self> {
         let longest = parts.iter().map(|part| part.bytes).max();
-        let before_last = parts.last().and_then(|last| {
-            let (before, rest) = (u64::from(last.number.get()) - 1, file_bytes.checked_sub(last.bytes)?);
-            (before > 0 && rest.is_multiple_of(before)).then(|| rest / before)
-        });
-        let cuts = longest.into_iter().chain(before_last.filter(|bytes| Some(*bytes) != longest));
-        let count = |cut: &Self| parts.iter().filter(|part| cut.has(part)).count();
+        let of_last = if let [last] = parts { Self::before(file_bytes, last) } else { None };
+        let cuts = longest.into_iter().chain(of_last.filter(|bytes| Some(*bytes) != longest));
         let mut cuts: Vec<Self> = cuts.filter_map(|part_bytes| Self::exactly(file_bytes, part_bytes)).collect();
-        cuts.retain(|cut| count(cut) > 0);
-        cuts.sort_by_key(|cut| Reverse(count(cut)));
+        cuts.retain(|cut| parts.iter().any(|part| cut.has(part)));
         cuts
+    }
+
+    /// Bytes of each part before the last, if they are as long as each other.
+    fn before(file_bytes: u64, last: &PartInfo) -> Option<u64> {
+        let (before, rest) = (u64::from(last.number.get()) - 1, file_bytes.checked_sub(last.bytes)?);
+        (before > 0 && rest.is_multiple_of(before)).then(|| rest / before)
     }
 
     /// How many parts there are.
