@@ -18,7 +18,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use cenotaph::{Body, ErrorKind, ObjectId, PartEtag, Upload, Written};
+use cenotaph::{Body, ErrorKind, Limits, ObjectId, PartEtag, Upload, Written};
 use futures::{StreamExt, TryStreamExt};
 use serde_json::{Value, json};
 
@@ -62,6 +62,11 @@ impl InParts<'_> {
     pub(crate) async fn put(&self) -> Result<(), Failure> {
         let unreadable = |error| PutError::File(error).failure(self.path);
         let file = Opened::open(&self.store.env, self.path).await.map_err(unreadable)?;
+        let most = Limits::default().payload_bytes_max;
+        if file.bytes() > most {
+            let (bytes, path) = (file.bytes(), self.path.display());
+            return Err(Failure::Failed(format!("the file is too large: bytes={bytes} max={most} path={path}")));
+        }
         let begun = self.begin(&file).await?;
         self.say_begun(&begun)?;
         let sent = self.send_missing(&begun, &file).await?;
@@ -149,11 +154,8 @@ impl InParts<'_> {
     async fn send_missing(&self, begun: &Begun, file: &Opened) -> Result<BTreeMap<u32, PartEtag>, Failure> {
         let Begun { upload, cut, there, .. } = begun;
         let bar = self.report.bar("put", Some(cut.file_bytes())).of_parts(cut.parts().into());
-        for number in there.keys() {
-            let range = cut.range(*number);
-            bar.add(range.end - range.start);
-            bar.one_done();
-        }
+        let lengths = there.keys().map(|number| cut.range(*number)).map(|range| range.end - range.start);
+        bar.begin_with(lengths.sum(), there.len() as u64);
         let missing = (1..=cut.parts()).filter(|number| !there.contains_key(number));
         let send = |number| self.send(upload, *cut, number, file, &bar);
         let sent = futures::stream::iter(missing).map(send).buffer_unordered(self.parallel()).try_collect().await;

@@ -149,6 +149,13 @@ impl Bar {
         self.bar.dec(bytes);
     }
 
+    /// So much was done before: it counts, but not for how fast it goes.
+    pub(crate) fn begin_with(&self, bytes: u64, items: u64) {
+        self.bar.set_position(bytes);
+        self.bar.reset_eta();
+        self.items.store(items, Ordering::Relaxed);
+    }
+
     /// One file more, or one part.
     pub(crate) fn one_done(&self) {
         let done = self.items.fetch_add(1, Ordering::Relaxed) + 1;

@@ -40,7 +40,7 @@ pub(crate) async fn list(store: &Store, report: &Report, options: &UploadsArgs) 
 pub(crate) async fn abort(store: &Store, report: &Report, options: &AbortArgs) -> Result<(), Failure> {
     let id = store.id(&options.key)?;
     let upload = named(store, &id, options.upload_id).await?;
-    retrying(&store.env, async || upload.abort().await).await?;
+    retrying(&store.env, async || upload.abort().await).await.map_err(|error| not_open(error, upload.upload_id()))?;
     report.result(
         || json!({ "key": id.key(), "upload_id": options.upload_id, "aborted": true }),
         || format!("{} aborted {}", human::key(id.key()), options.upload_id),
@@ -50,10 +50,15 @@ pub(crate) async fn abort(store: &Store, report: &Report, options: &AbortArgs) -
 /// The upload that the command line names. That there is none is told apart from other failures.
 pub(crate) async fn named(store: &Store, id: &ObjectId, upload: UploadId) -> Result<Upload, Failure> {
     let found = retrying(&store.env, async || store.engine.resume(id, upload.to_string()).await).await;
-    found.map_err(|error| match error.kind() {
+    found.map_err(|error| not_open(error, upload))
+}
+
+/// Why an upload that was named can't be gone on with: it is told apart that there is none, or that it has ended.
+pub(crate) fn not_open(error: cenotaph::Error, upload: UploadId) -> Failure {
+    match error.kind() {
         ErrorKind::Invalid => Failure::NotFound(format!("{error} upload={upload}")),
         _ => error.into(),
-    })
+    }
 }
 
 /// What there is of an upload.

@@ -65,6 +65,10 @@ fn only_a_regular_file_is_put_in_parts_and_only_as_it_can_be() {
     world.fails(2, "1 to 256", &["put", "a", "file", "--parallel", "0"]);
     world.fails(2, "no upload id is spelled so", &["put", "--resume", "a", "file"]);
     world.fails(1, "no such file", &["put", "a", "no such file", "--resume"]);
+    // With a hole in it, which takes no space.
+    File::create(world.path("huge")).unwrap().set_len((5 << 40) + 1).unwrap();
+    world.fails(1, "the file is too large", &["put", "a", "huge"]);
+    assert_eq!(open(&world), []);
 }
 
 #[test]
@@ -140,7 +144,7 @@ fn an_interrupted_put_says_how_to_go_on_and_what_is_there_is_told() {
     assert_eq!(world.ok(&["stat", "key", "--json"]).json()[0]["custom"]["a"], "b", "as it was begun");
     assert_same(world, "key", &world.path("file"));
     world.fails(3, "the upload has been completed", &["put", "key", "file", "--resume", id]);
-    world.fails(1, "the upload has been completed", &["abort", "key", id]);
+    world.fails(3, "the upload has been completed", &["abort", "key", id]);
 }
 
 #[test]

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::future::ready;
 use std::io;
 
-use cenotaph::{Attributes, ErrorKind, ObjectId, PartEtag, PartInfo, Upload, UploadId, UploadInfo};
+use cenotaph::{Attributes, ObjectId, PartEtag, PartInfo, Upload, UploadId, UploadInfo};
 use futures::{Stream, StreamExt, TryStreamExt};
 
 use super::cut::Cut;
@@ -108,10 +108,7 @@ impl Search<'_> {
 
     async fn parts(&self, upload: &Upload) -> Result<Vec<PartInfo>, Failure> {
         let parts = retrying(&self.store.env, async || upload.parts().stream().try_collect().await).await;
-        parts.map_err(|error: cenotaph::Error| match error.kind() {
-            ErrorKind::Invalid => Failure::NotFound(format!("{error} upload={}", upload.upload_id())),
-            _ => error.into(),
-        })
+        parts.map_err(|error| uploads::not_open(error, upload.upload_id()))
     }
 
     /// The open uploads to the object, as they were begun. Listed in the order of keys, they come before those to longer ones.
