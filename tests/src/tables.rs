@@ -1,14 +1,54 @@
-//! What must stand beside the rows, and nothing else (I3): payloads, block checksums, expiry entries, version floors. It
-//! comes and goes with its row, so that this holds in every snapshot, whatever is under way or has just crashed.
+//! What must stand beside the rows and the uploads, and nothing else (I3): payloads, block checksums, expiry entries, version
+//! floors. It comes and goes with its row, session or part, so that this holds in every snapshot, whatever is under way or has just crashed.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 use cenotaph::{Index, ObjectId};
 use cenotaph_storage::index::{Page, Range, Snapshot, Table};
-use cenotaph_storage::rows::{Row, expiry_key, floor_key};
+use cenotaph_storage::rows::{
+    Filed, Part, Phase, Row, Session, expiry_key, floor_key, is_part_key, read_part_key, read_session_key,
+    session_expiry_key,
+};
+use cenotaph_storage::{RevisionKey, UploadId};
 
-/// Asserts that the tables beside the rows hold exactly what the rows need.
+/// The uploads of an index.
+pub struct Uploads {
+    sessions: BTreeMap<UploadId, (ObjectId, Session)>,
+    parts: Vec<(UploadId, Part)>,
+}
+
+impl Uploads {
+    /// What the session table holds.
+    pub async fn of(snapshot: &dyn Snapshot) -> Self {
+        let mut uploads = Self { sessions: BTreeMap::new(), parts: Vec::new() };
+        for (key, value) in scan(snapshot, Table::Sessions).await {
+            if is_part_key(&key) {
+                let (upload, _) = read_part_key(&key).unwrap();
+                uploads.parts.extend(Filed::decode(&value).unwrap().part().map(|part| (upload, part)));
+            } else {
+                let (object, upload) = read_session_key(&key).unwrap();
+                uploads.sessions.insert(upload, (object, Session::decode(&value).unwrap()));
+            }
+        }
+        uploads
+    }
+
+    /// The revisions that their parts name.
+    pub fn revisions(&self) -> impl Iterator<Item = RevisionKey> + '_ {
+        self.parts.iter().map(|(upload, part)| {
+            let (object, session) = self.sessions.get(upload).expect("I3: parts come and go with their session");
+            assert_eq!(session.phase, Phase::Open, "I3: an upload that has ended has no parts");
+            RevisionKey { object: object.clone(), revision: part.extent.revision }
+        })
+    }
+
+    fn due(&self) -> impl Iterator<Item = Bytes> + '_ {
+        self.sessions.iter().map(|(upload, (object, session))| session_expiry_key(session.expires_at, object, upload))
+    }
+}
+
+/// Asserts that the tables beside the rows and sessions hold exactly what these need.
 pub async fn assert_beside_rows(index: &dyn Index) {
     let snapshot = index.snapshot().unwrap();
     let rows: Vec<(ObjectId, Row)> = scan(&*snapshot, Table::Rows)
@@ -16,12 +56,18 @@ pub async fn assert_beside_rows(index: &dyn Index) {
         .into_iter()
         .map(|(key, value)| (ObjectId::decode(&key).unwrap(), Row::decode(&value).unwrap()))
         .collect();
-    let belongings: Vec<Bytes> = rows.iter().flat_map(|(_, row)| row.belongings()).collect();
+    let uploads = Uploads::of(&*snapshot).await;
+    let of_parts = uploads.revisions().map(|key| Bytes::copy_from_slice(key.revision.as_bytes()));
+    let belongings: Vec<Bytes> = rows.iter().flat_map(|(_, row)| row.belongings()).chain(of_parts).collect();
     let needed: BTreeSet<Bytes> = belongings.iter().cloned().collect();
     assert_eq!(belongings.len(), needed.len(), "I3: what lies beside a row is no other row's");
     assert_same(keys(&*snapshot, Table::Payloads).await, needed, "payloads come and go with their rows");
     let due = rows.iter().filter_map(|(id, row)| Some(expiry_key(row.metadata.expires_at?, id)));
-    assert_same(keys(&*snapshot, Table::Expiry).await, due.collect(), "expiry entries come and go with their rows");
+    assert_same(
+        keys(&*snapshot, Table::Expiry).await,
+        due.chain(uploads.due()).collect(),
+        "expiry entries come and go with their rows",
+    );
     let meta = keys(&*snapshot, Table::Meta).await;
     let floored = rows.iter().find(|(id, _)| meta.contains(&floor_key(id)));
     assert_eq!(floored, None, "I3: a version floor goes when its object is back");

@@ -1,4 +1,4 @@
-//! The fourth walk: what each row names is there, and is what was written.
+//! The fifth walk: what each row names is there, and is what was written.
 //!
 //! ```text
 //! read the row ─> pin its revisions ─> one snapshot: the row again, its payload or block checksums ─> read and compare
