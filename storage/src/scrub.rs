@@ -19,10 +19,12 @@
 //! out what is proposed. Whoever drives the walk does so after each [`step`](Scrub::step), so that what a repair lays open
 //! is found by a later one: the payload of a row that was given up, then its blob.
 
+mod blob;
 mod blobs;
 mod bytes;
 mod entries;
 mod finding;
+mod parts;
 mod payloads;
 mod report;
 mod rows;
@@ -64,7 +66,7 @@ pub struct ScrubOptions {
     pub depth: ScrubDepth,
     /// Blobs that were begun within this time are not yet called unknown.
     pub grace: Duration,
-    /// Objects whose bytes are looked at together.
+    /// Objects, or parts, whose bytes are looked at together.
     pub objects_at_once: usize,
     /// Findings that the report names; it counts all of them.
     pub findings_max: usize,
@@ -92,6 +94,7 @@ enum Stage {
     Entries(Table, Option<Bytes>),
     Payloads(Strays),
     Bytes(Option<Bytes>),
+    Parts(Option<Bytes>),
     Blobs(Box<Listing>),
     Done,
 }
@@ -125,6 +128,7 @@ impl Scrub {
     /// blob can't be read is a finding.
     pub async fn step(&mut self) -> Result<Option<Vec<Found>>> {
         let (reads, tally) = (&self.reads, &*self.tally);
+        let pace = Pace { depth: self.options.depth, at_once: self.options.objects_at_once.max(1) };
         let (found, next) = match &mut self.stage {
             Stage::Rows(after) => {
                 let (found, next) = rows::page(reads.index(), after.clone(), tally).await?;
@@ -147,10 +151,13 @@ impl Scrub {
                 None => (Vec::new(), Stage::Bytes(None)),
             },
             Stage::Bytes(after) => {
-                let pace = Pace { depth: self.options.depth, at_once: self.options.objects_at_once.max(1) };
                 let (found, next) = self::bytes::page(reads, pace, after.clone(), tally).await?;
+                (found, next.map_or(Stage::Parts(None), |last| Stage::Bytes(Some(last))))
+            }
+            Stage::Parts(after) => {
+                let (found, next) = parts::page(reads, pace, after.clone(), tally).await?;
                 let listing = || Stage::Blobs(Box::new(Listing::new(reads, self.options.grace)));
-                (found, next.map_or_else(listing, |last| Stage::Bytes(Some(last))))
+                (found, next.map_or_else(listing, |last| Stage::Parts(Some(last))))
             }
             Stage::Blobs(listing) => match listing.page(reads, tally).await? {
                 Some(found) => {

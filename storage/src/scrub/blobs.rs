@@ -1,4 +1,4 @@
-//! The last walk: each blob is named by a row, a part, a change or an orphan.
+//! The seventh walk: each blob is named by a row, a part, a change or an orphan.
 //!
 //! ```text
 //! list ─> younger than the grace time? passed over

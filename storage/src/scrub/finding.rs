@@ -130,6 +130,34 @@ pub enum Damage {
         /// What is wrong with it.
         why: String,
     },
+    /// A part of an open upload names a blob that is not there. Given up on request only, as a dangling tombstone: the upload
+    /// then goes on, and the part must be uploaded again.
+    MissingPart {
+        /// The object.
+        #[serde(serialize_with = "named")]
+        object: ObjectId,
+        /// When the upload began.
+        begun: Timestamp,
+        /// Which part.
+        part: PartNumber,
+        /// The revision.
+        revision: RevisionId,
+    },
+    /// The bytes of a part of an open upload are not those that were written. Given up on request only: the upload then goes on,
+    /// and the part must be uploaded again.
+    CorruptPart {
+        /// The object.
+        #[serde(serialize_with = "named")]
+        object: ObjectId,
+        /// When the upload began.
+        begun: Timestamp,
+        /// Which part.
+        part: PartNumber,
+        /// The revision.
+        revision: RevisionId,
+        /// What is wrong with it.
+        why: String,
+    },
     /// A part of an upload that is not open. Repaired: its entry is removed. What it named and nothing else does is found by
     /// itself, as a payload without its row and an unknown blob.
     PartWithoutSession {
@@ -205,6 +233,8 @@ impl Damage {
             Self::PayloadWithoutRow { .. } => "payload-without-row",
             Self::BrokenSession { .. } => "broken-session",
             Self::BrokenPart { .. } => "broken-part",
+            Self::MissingPart { .. } => "missing-part",
+            Self::CorruptPart { .. } => "corrupt-part",
             Self::PartWithoutSession { .. } => "part-without-session",
             Self::SessionWithoutExpiry { .. } => "session-without-expiry",
             Self::ExpiryWithoutSession { .. } => "expiry-without-session",
@@ -239,6 +269,12 @@ impl fmt::Display for Damage {
             }
             Self::BrokenPart { object, begun, part, why } => {
                 write!(f, "object={object} begun_ms={} part={part}: {why}", begun.as_millis())
+            }
+            Self::MissingPart { object, begun, part, revision } => {
+                write!(f, "object={object} begun_ms={} part={part} revision={revision}", begun.as_millis())
+            }
+            Self::CorruptPart { object, begun, part, revision, why } => {
+                write!(f, "object={object} begun_ms={} part={part} revision={revision}: {why}", begun.as_millis())
             }
             Self::SessionWithoutExpiry { object, begun, .. } | Self::ExpiryWithoutSession { object, begun, .. } => {
                 write!(f, "object={object} begun_ms={}", begun.as_millis())

@@ -1,7 +1,7 @@
 //! Scrubs of multipart uploads: what open ones are made of is no damage, and each damage to them is found, repaired as far as
 //! it can be, and gone in a second run.
 
-use cenotaph::{ErrorKind, PartNumber, Upload, UploadId};
+use cenotaph::{ErrorKind, PartEtag, PartNumber, Upload, UploadId};
 use cenotaph_storage::index::Range;
 use cenotaph_storage::rows::{Filed, Part, Session, part_key, parts_prefix, session_expiry_key, session_key};
 
@@ -118,13 +118,94 @@ async fn beside_open_uploads_strays_are_repaired() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_blob_that_only_a_part_names_is_known_even_without_its_checksums() {
+async fn every_byte_of_the_parts_of_open_uploads_is_counted() {
+    let (store, _upload) = uploading().await;
+    let objects = scrub(&store, May::Look).await.looked;
+    assert_eq!((objects.objects, objects.named_blobs, objects.blobs), (6, 6, 6));
+    assert_eq!(objects.bytes, (2 * EMBEDDED + SEPARATE + 2 * LARGE + 4 * PART) as u64);
+    let shallow = store.engine.scrub().depth(ScrubDepth::Presence).await.unwrap();
+    assert!(shallow.is_clean() && shallow.looked.bytes == 0 && shallow.looked.named_blobs == 6, "{shallow:?}");
+    let told = std::sync::Arc::new(std::sync::Mutex::new(None));
+    let heard = std::sync::Arc::clone(&told);
+    let report = store.engine.scrub().on_progress(move |at| *heard.lock().unwrap() = at.bytes_total).await.unwrap();
+    assert_eq!(*told.lock().unwrap(), Some(report.looked.bytes));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_missing_blob_of_a_part_is_found_at_any_depth_and_given_up_on_request() {
     let (store, upload) = uploading().await;
-    let checksums = part_of(&store, &upload, 2).await.extent.revision.as_bytes().to_vec();
-    plant(&store, |batch| batch.remove(Table::Payloads, checksums)).await;
-    let report = scrub(&store, May::Drop).await;
-    assert!(names(&report).iter().all(|(name, _)| *name != "unknown-blob"), "{report:?}");
-    assert!(blobs(&store.blobs).await.contains(&blob_of_part(&store, &upload, 2).await));
+    let blob = blob_of_part(&store, &upload, 2).await;
+    std::fs::remove_file(file(&store, &blob)).unwrap();
+    let (begun, revision) = (upload.upload_id().begun().as_millis(), blob.revision);
+    let said = format!("missing-part: object=film begun_ms={begun} part=2 revision={revision}");
+    let shallow = store.engine.scrub().depth(ScrubDepth::Presence).await.unwrap();
+    assert_eq!(shallow.findings[0].damage.to_string(), said);
+    gives_up(&store, ("missing-part", &said)).await;
+    assert_second_is_lost(&store, &upload).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_flipped_or_missing_byte_of_a_part_is_found_and_the_part_given_up_on_request() {
+    for cuts in [false, true] {
+        let (store, upload) = uploading().await;
+        let file = file(&store, &blob_of_part(&store, &upload, 2).await);
+        let bytes = std::fs::read(&file).unwrap();
+        std::fs::write(&file, if cuts { bytes[1..].to_vec().into() } else { flip(&bytes, PART - 1) }).unwrap();
+        let shallow = store.engine.scrub().depth(ScrubDepth::Presence).await.unwrap();
+        assert_eq!(names(&shallow).len(), usize::from(cuts));
+        let begun = upload.upload_id().begun().as_millis();
+        gives_up(&store, ("corrupt-part", &format!("corrupt-part: object=film begun_ms={begun} part=2 revision=")))
+            .await;
+        assert_second_is_lost(&store, &upload).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn lost_block_checksums_of_a_part_are_learnt_anew_from_an_intact_blob() {
+    for value in [None, Some("\x01no checksums")] {
+        let (store, upload) = uploading().await;
+        let checksums = part_of(&store, &upload, 2).await.extent.revision.as_bytes().to_vec();
+        plant(&store, |batch| match value {
+            None => batch.remove(Table::Payloads, checksums),
+            Some(value) => batch.put(Table::Payloads, checksums, value),
+        })
+        .await;
+        mends_upload(&store, &upload, "missing-checksums").await;
+    }
+    let (store, upload) = uploading().await;
+    let part = part_of(&store, &upload, 2).await;
+    plant(&store, |batch| batch.remove(Table::Payloads, part.extent.revision.as_bytes().to_vec())).await;
+    let file = file(&store, &blob_of_part(&store, &upload, 2).await);
+    std::fs::write(&file, flip(&std::fs::read(&file).unwrap(), 7)).unwrap();
+    gives_up(&store, ("corrupt-part", "corrupt-part: object=film ")).await;
+    assert_second_is_lost(&store, &upload).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_upload_with_a_lost_part_is_listed_aborted_and_completed_without_it_if_that_is_said() {
+    for aborts in [true, false] {
+        let (store, upload) = uploading().await;
+        std::fs::remove_file(file(&store, &blob_of_part(&store, &upload, 2).await)).unwrap();
+        assert_eq!(scrub(&store, May::Drop).await.left(), 0);
+        assert!(scrub(&store, May::Look).await.is_clean(), "a lost part is no damage any more");
+        let first = upload.parts().limit(2).await.unwrap();
+        assert_eq!((first.parts.len(), first.next), (1, Some(number(2))));
+        let rest = upload.parts().start_after(number(2)).await.unwrap();
+        assert_eq!((rest.parts[0].number, rest.next), (number(3), None));
+        let reopened = store.engine.resume("film", upload.upload_id().to_string()).await.unwrap();
+        if aborts {
+            reopened.abort().await.unwrap();
+        } else {
+            let error = reopened.complete().part(2, PartEtag::of(&payload(22, PART))).await.unwrap_err();
+            assert!(error.to_string().contains("the part was lost"), "{error}");
+            reopened.complete().part(3, rest.parts[0].etag).await.unwrap();
+            assert_eq!(store.bytes("film").await, Some(payload(23, PART)));
+        }
+        assert_clean(&store).await;
+        let parts = Range::prefix(&parts_prefix(&upload.upload_id()), 10);
+        let left = store.index.snapshot().unwrap().scan(Table::Sessions, parts).await.unwrap();
+        assert_eq!(left, [], "not even the mark");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
