@@ -373,3 +373,22 @@ async fn what_a_later_build_may_have_written_about_uploads_is_never_touched() {
         open.abort().await.unwrap();
     }
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn stats_count_the_open_uploads_and_tell_the_oldest_without_a_look_at_their_parts() {
+    let (store, upload) = uploading().await;
+    let initiated = session_of(&store, &upload).await.initiated;
+    let later = store.engine.multipart("later").await.unwrap();
+    store.engine.multipart("given up").await.unwrap().abort().await.unwrap();
+    plant(&store, |batch| batch.put(Table::Sessions, part_key(&upload.upload_id(), number(2)), "\x01")).await;
+    let open = store.engine.stats().await.unwrap().actors;
+    assert_eq!((open.sessions, open.oldest_session), (2, Some(initiated)));
+    assert_eq!(store.engine.usage().await.unwrap().blob_bytes, (2 * LARGE + PART) as u64, "objects only");
+    later.abort().await.unwrap();
+    plant(&store, |batch| batch.put(Table::Sessions, key_of(&upload), "\x01")).await;
+    let broken = store.engine.stats().await.unwrap().actors;
+    assert_eq!((broken.sessions, broken.oldest_session), (1, None), "one that can't be read counts");
+    assert_eq!(scrub(&store, May::Drop).await.left(), 0);
+    let none = store.engine.stats().await.unwrap().actors;
+    assert_eq!((none.sessions, none.oldest_session), (0, None));
+}
