@@ -93,6 +93,11 @@ impl Admission {
         Permit::of(self.upload_bytes.acquire(bytes).await)
     }
 
+    /// One more share for who has one, at once or not at all.
+    pub(crate) fn try_upload_buffer(&self, bytes: usize) -> Option<Permit> {
+        self.upload_bytes.try_acquire(bytes).map(Permit::of)
+    }
+
     /// Resolves when no upload and no write holds a permit.
     pub(crate) async fn work_ended(&self) {
         let _writes = self.writes.acquire_many(self.writes_max).await;

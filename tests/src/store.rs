@@ -17,7 +17,7 @@ use tempfile::TempDir;
 use crate::counting::{Counting, Counts};
 use crate::faulty::{self, Faults};
 use crate::stage::Stage;
-use crate::tables::assert_beside_rows;
+use crate::tables::{Filed, assert_beside_rows, uploads};
 
 /// Payloads longer than this go to the blob tier of a test store.
 pub const INLINE: usize = 1000;
@@ -139,7 +139,7 @@ impl Store {
 }
 
 /// Waits until an engine has nothing left to settle, and asserts I5: its blob tier holds exactly the revisions that
-/// rows name. With it I3: beside the rows lies what they need, and nothing else.
+/// rows and parts name. With it I3: beside the rows lies what they need, and nothing else.
 pub async fn assert_settled(engine: &Engine, env: &Env, index: &dyn Index, tier: &BlobTier) {
     let patience = Duration::from_secs(20);
     let settled = env.deadline(patience, async {
@@ -165,15 +165,16 @@ pub async fn blobs(tier: &BlobTier) -> BTreeSet<RevisionKey> {
     found.into_iter().map(|blob| blob.key.unwrap_or_else(|| panic!("not one of ours: {}", blob.path))).collect()
 }
 
-/// The revisions that the rows of an index name.
+/// The revisions that the rows of an index name, and the parts of its uploads.
 pub async fn named(index: &dyn Index) -> BTreeSet<RevisionKey> {
-    let rows = index.snapshot().unwrap().scan(Table::Rows, Range::all(1_000_000)).await.unwrap();
-    rows.into_iter()
-        .flat_map(|(key, value)| {
-            let object = ObjectId::decode(&key).unwrap();
-            Row::decode(&value).unwrap().revision_keys(&object)
-        })
-        .collect()
+    let snapshot = index.snapshot().unwrap();
+    let rows = snapshot.scan(Table::Rows, Range::all(1_000_000)).await.unwrap();
+    let of_rows = rows.into_iter().flat_map(|(key, value)| {
+        let object = ObjectId::decode(&key).unwrap();
+        Row::decode(&value).unwrap().revision_keys(&object)
+    });
+    let uploads = uploads(&*snapshot).await;
+    of_rows.chain(uploads.iter().flat_map(Filed::revision_keys)).collect()
 }
 
 /// A payload of so many bytes, different for each seed.

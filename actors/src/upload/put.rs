@@ -36,7 +36,10 @@ impl Upload {
     ) -> Result<()> {
         let shared = &self.shared;
         let split = Split::of(&shared.limits.split, source.bytes);
-        let buffer_bytes = split.buffer_bytes(&shared.blobs, source.bytes);
+        let buffer_bytes = match &split {
+            Some(split) => split.buffer_bytes(&shared.blobs),
+            None => shared.blobs.upload_buffer_bytes(source.bytes),
+        };
         let buffer = unless_gone(&mut caller_gone, shared.admission.upload_buffer(buffer_bytes)).await?;
         drop(peeked);
         shared.env.pass(Seam::UploadBeforeRecord).await;
@@ -48,11 +51,11 @@ impl Upload {
             return Err(conflict("put", current));
         }
         let expected = standing.expectation(now);
-        let revisions = split.revisions(source.bytes);
+        let revisions = split.as_ref().map_or(1, |split| split.revisions(source.bytes));
         let mut ledger = Ledger::open(shared.clone(), put.id.clone(), put.operation, revisions).await?;
         shared.env.pass(Seam::UploadAfterRecord).await;
 
-        let (parts, checksum) = self.stream(&put.id, &mut ledger, source, &split, &mut caller_gone).await?;
+        let (parts, checksum) = self.stream(&put.id, &mut ledger, source, split.as_ref(), &mut caller_gone).await?;
         ledger.record_late().await?;
         drop(buffer);
         shared.env.pass(Seam::UploadAfterClose).await;

@@ -9,7 +9,7 @@
 //! ```
 //!
 //! A blob takes bytes as fast as its requests have room, so that a blob that fits into them is left to itself at once, and the
-//! next one begins beside it. Guards I2 (nothing leaves here that is not finished) and the promise a caller made about
+//! next one begins beside it, as long as there is memory. Guards I2 (nothing leaves here that is not finished) and the promise a caller made about
 //! its stream. Deliberately not here: which revisions there are (`ledger.rs`), and what names them.
 
 use std::collections::BTreeMap;
@@ -42,26 +42,25 @@ const DOUBLE_AFTER: usize = PARTS_MAX as usize / 16;
 pub(super) struct Split {
     first_bytes: u64,
     part_bytes: u64,
-    /// Whether the length is known, so that all parts but the last have the same.
-    known: bool,
+    /// Whether the length is known, so that all blobs but the last have the same.
+    is_known: bool,
     at_once: usize,
 }
 
 impl Split {
-    /// For a payload of this length, if it is known.
-    pub(super) fn of(limits: &SplitLimits, bytes: Option<u64>) -> Self {
+    /// For a payload of this length, if it is known; none if it is one blob.
+    pub(super) fn of(limits: &SplitLimits, bytes: Option<u64>) -> Option<Self> {
         let at_once = limits.at_once.max(1);
         match bytes {
-            Some(bytes) if bytes <= limits.over_bytes => {
-                Self { first_bytes: u64::MAX, part_bytes: u64::MAX, known: true, at_once: 1 }
-            }
+            Some(bytes) if bytes <= limits.over_bytes => None,
             Some(bytes) => {
                 let part_bytes = limits.part_bytes.max(bytes.div_ceil(u64::from(PARTS_MAX))).max(1);
-                Self { first_bytes: part_bytes, part_bytes, known: true, at_once }
+                Some(Self { first_bytes: part_bytes, part_bytes, is_known: true, at_once })
             }
+            None if limits.over_bytes == u64::MAX => None,
             None => {
                 let (first_bytes, part_bytes) = (limits.over_bytes.max(1), limits.part_bytes.max(1));
-                Self { first_bytes, part_bytes, known: false, at_once }
+                Some(Self { first_bytes, part_bytes, is_known: false, at_once })
             }
         }
     }
@@ -70,7 +69,7 @@ impl Split {
     fn bytes(&self, number: usize) -> u64 {
         match number {
             0 => self.first_bytes,
-            _ if self.known => self.part_bytes,
+            _ if self.is_known => self.part_bytes,
             _ => self.part_bytes.saturating_mul(1 << (number / DOUBLE_AFTER).min(32)),
         }
     }
@@ -81,11 +80,9 @@ impl Split {
         usize::try_from(count).unwrap_or(usize::MAX)
     }
 
-    /// Most bytes of memory that all blobs under way hold.
-    pub(super) fn buffer_bytes(&self, blobs: &BlobTier, bytes: Option<u64>) -> usize {
-        let alone = blobs.upload_buffer_bytes(bytes);
-        let each = if self.known { blobs.upload_buffer_bytes(Some(self.part_bytes)) } else { alone };
-        if self.at_once == 1 { alone } else { each.saturating_mul(self.at_once) }
+    /// Most bytes of memory that a blob under way holds.
+    pub(super) fn buffer_bytes(&self, blobs: &BlobTier) -> usize {
+        blobs.upload_buffer_bytes(self.is_known.then_some(self.part_bytes))
     }
 }
 
@@ -169,20 +166,20 @@ impl Upload {
         id: &ObjectId,
         ledger: &mut Ledger,
         source: Source,
-        split: &Split,
+        split: Option<&Split>,
         caller_gone: &mut oneshot::Receiver<()>,
     ) -> Result<(Vec<Finished>, Checksum)> {
         let mut pump = Pump::new(source, self.shared.limits.payload_bytes_max, &[]);
-        let parts = if split.at_once == 1 {
-            vec![self.stream_one(id, ledger.next().await?, &mut pump, caller_gone).await?]
-        } else {
-            let mut beside = Beside { finishing: FuturesUnordered::new(), finished: BTreeMap::new() };
-            let streamed = self.stream_many(id, ledger, &mut pump, split, caller_gone, &mut beside).await;
-            // Also after an error: what is let end leaves nothing with a remote tier that nobody can delete.
-            let ended = beside.end().await;
-            streamed.and(ended)?;
-            beside.finished.into_values().collect()
+        let Some(split) = split else {
+            let finished = self.stream_one(id, ledger.next().await?, &mut pump, caller_gone).await?;
+            return Ok((vec![finished], pump.whole.finish()));
         };
+        let mut beside = Beside { finishing: FuturesUnordered::new(), finished: BTreeMap::new() };
+        let streamed = self.stream_many(id, ledger, &mut pump, split, caller_gone, &mut beside).await;
+        // Also after an error: what is let end leaves nothing with a remote tier that nobody can delete.
+        let ended = beside.end().await;
+        streamed.and(ended)?;
+        let parts = beside.finished.into_values().collect();
         Ok((parts, pump.whole.finish()))
     }
 
@@ -223,13 +220,35 @@ impl Upload {
             match is_over {
                 Ok(is_over) => {
                     let finish = async move { Ok((number, self.finish(id, revision, writer).await?)) };
-                    beside.finishing.push(finish.boxed());
+                    self.leave(finish.boxed(), split, beside).await?;
                     if is_over {
                         break;
                     }
-                    beside.make_room(split.at_once).await?;
                 }
                 Err(error) => return self.abandon(writer, error).await.map_err(|error| error.with_id(id)),
+            }
+        }
+        Ok(())
+    }
+
+    /// Leaves a blob to itself, if there is memory for one more beside it; otherwise waits until it is finished. The share that
+    /// was waited for stays with whichever blob takes bytes, so that no two uploads wait for each other.
+    async fn leave<'a>(&self, finish: Finishing<'a>, split: &Split, beside: &mut Beside<'a>) -> Result<()> {
+        beside.make_room(split.at_once.saturating_sub(1)).await?;
+        let share = (split.at_once > 1)
+            .then(|| self.shared.admission.try_upload_buffer(split.buffer_bytes(&self.shared.blobs)));
+        match share.flatten() {
+            Some(share) => beside.finishing.push(
+                async move {
+                    let finished = finish.await;
+                    drop(share);
+                    finished
+                }
+                .boxed(),
+            ),
+            None => {
+                let finished = beside.go_on_while(finish).await?;
+                beside.note(finished)?;
             }
         }
         Ok(())
@@ -274,9 +293,12 @@ enum Filled {
     Over,
 }
 
+/// A blob that takes no more bytes, with its number.
+type Finishing<'a> = BoxFuture<'a, Result<(usize, Finished)>>;
+
 /// The blobs of a payload that are being finished, and those that are.
 struct Beside<'a> {
-    finishing: FuturesUnordered<BoxFuture<'a, Result<(usize, Finished)>>>,
+    finishing: FuturesUnordered<Finishing<'a>>,
     finished: BTreeMap<usize, Finished>,
 }
 
@@ -293,9 +315,9 @@ impl Beside<'_> {
         }
     }
 
-    /// Waits until fewer than `at_once` are under way.
-    async fn make_room(&mut self, at_once: usize) -> Result<()> {
-        while self.finishing.len() >= at_once {
+    /// Waits until fewer than `most` are under way.
+    async fn make_room(&mut self, most: usize) -> Result<()> {
+        while self.finishing.len() >= most {
             match self.finishing.next().await {
                 Some(finished) => self.note(finished)?,
                 None => return Ok(()),

@@ -25,7 +25,7 @@
 //!
 //! A session that has expired is none, for everybody but Expire. Deliberately not here: who calls, and what has become durable.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use sha2::{Digest as _, Sha256};
@@ -40,7 +40,7 @@ use crate::rows::{
     Attributes, BlockChecksums, Body, Landing, Manifest, Part, PartsDigest, Phase, Row, Session, expiry_value,
     part_key, session_expiry_key, session_key,
 };
-use crate::word::{Current, OperationId, RevisionKey, Timestamp};
+use crate::word::{Current, OperationId, RevisionId, RevisionKey, Timestamp};
 
 /// One step in the life of an upload.
 #[derive(Clone, Debug)]
@@ -239,6 +239,7 @@ impl SessionSwap {
             let session = completed(&written);
             return Ok(Verdict::Supersede { orphans: self.revisions(view), session, written });
         }
+        let named: BTreeSet<RevisionId> = manifest.revisions().collect();
         let next = self.assembled(manifest, &session.attributes, &view.standing, now);
         let written = Written {
             outcome: Outcome::Applied,
@@ -249,8 +250,7 @@ impl SessionSwap {
         let session = completed(&written);
         let next = Standing::Present(Box::new(next));
         let mut orphans = transition::orphans(&[Transition { id: &self.id, before: &view.standing, after: &next }]);
-        let is_named = |key: &RevisionKey| next.row().is_some_and(|row| row.names(key.revision));
-        orphans.extend(self.revisions(view).into_iter().filter(|key| !is_named(key)));
+        orphans.extend(self.revisions(view).into_iter().filter(|key| !named.contains(&key.revision)));
         Ok(Verdict::Complete { next, orphans, session, written })
     }
 

@@ -11,6 +11,7 @@ use crate::rows::Extent;
 mod conditional;
 mod expiring;
 mod renaming;
+mod sessions;
 
 fn id() -> ObjectId {
     ObjectId::try_from("k").unwrap()

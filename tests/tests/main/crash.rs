@@ -95,6 +95,8 @@ struct Seen {
     rounds_with_changes: u64,
     rounds_with_orphans: u64,
     rounds_with_unnamed_blobs: u64,
+    /// .. and uploads that were under way.
+    rounds_with_open_uploads: u64,
     fenced: u64,
     swept: u64,
     objects_read: u64,
@@ -112,6 +114,7 @@ impl Seen {
             self.rounds_with_changes,
             self.rounds_with_orphans,
             self.rounds_with_unnamed_blobs,
+            self.rounds_with_open_uploads,
             self.fenced,
             self.swept,
         ];
@@ -219,11 +222,15 @@ impl Scene {
         seen.rounds_with_changes += u64::from(remains.changes > 0);
         seen.rounds_with_orphans += u64::from(remains.orphans > 0);
         seen.rounds_with_unnamed_blobs += u64::from(remains.unnamed_blobs > 0);
+        seen.rounds_with_open_uploads += u64::from(remains.open_uploads > 0);
 
         let engine = Engine::builder(&data).config(load::config()).index(Arc::clone(&index)).open().await.unwrap();
         let actors = engine.stats().await.unwrap().actors;
         assert_eq!((actors.changes, actors.fenced), (0, remains.changes), "open settles every change that it finds");
         self.judge(&engine, last, seen).await;
+        if last {
+            give_up_uploads(&engine).await;
+        }
         store::assert_settled(&engine, &env, &*index, &tier).await;
 
         let Stats { actors, reads, .. } = engine.stats().await.unwrap();
@@ -265,6 +272,14 @@ impl Drop for Scene {
             let kept = self.directory.take().map(TempDir::keep);
             eprintln!("CENOTAPH_CRASH_SEED={} incarnations={} directory={kept:?}", self.seed, self.incarnations);
         }
+    }
+}
+
+/// Aborts what was under way, so that nothing but rows names anything.
+async fn give_up_uploads(engine: &Engine) {
+    let uploads: Vec<_> = engine.list_uploads("").stream().try_collect().await.unwrap();
+    for upload in uploads {
+        engine.resume(&upload.id, upload.upload_id.to_string()).await.unwrap().abort().await.unwrap();
     }
 }
 

@@ -10,6 +10,7 @@ mod idle;
 mod kills;
 mod memory;
 mod moves;
+mod multipart;
 mod namespaces;
 mod older;
 mod races;

@@ -1,14 +1,14 @@
 //! The victim: a process that writes until it is killed, and says what it does (`log.rs`).
 //!
-//! Eight clients at once put small, medium and large objects (in the row, beside it, in the blob tier), overwrite them
-//! and delete them. Most of that happens to a few keys, so that they race. Any error ends the process: nothing but the
+//! Eight clients at once put small, medium and large objects (in the row, beside it, in the blob tier, there in one blob or
+//! several), some of them in parts, overwrite them and delete them. Most of that happens to a few keys, so that they race. Any error ends the process: nothing but the
 //! kill is supposed to fail here. Deliberately not here: who kills it (`victim.rs`).
 
 use std::cell::Cell;
 use std::path::PathBuf;
 
 use bytes::Bytes;
-use cenotaph::{Body, Config, Engine, Env, Outcome};
+use cenotaph::{Body, Config, Engine, Env, Outcome, SplitLimits, Written};
 use cenotaph_tests::store::{payload, quick};
 use futures::stream;
 use serde::{Deserialize, Serialize};
@@ -36,9 +36,11 @@ pub(super) struct Orders {
     pub(super) seed: u64,
 }
 
-/// Short delays; small objects up to 4 KiB, medium ones up to 64 KiB.
+/// Short delays; small objects up to 4 KiB, medium ones up to 64 KiB, and those of more than 1 MiB in several blobs.
 pub(super) fn config() -> Config {
-    Config { inline_bytes_max: 64 * KIB, ..quick() }
+    let mut config = Config { inline_bytes_max: 64 * KIB, ..quick() };
+    config.limits.split = SplitLimits { over_bytes: KIB as u64 * 1024, part_bytes: 300 * KIB as u64, at_once: 3 };
+    config
 }
 
 /// Opens the engine and writes for ever.
@@ -62,10 +64,15 @@ async fn client(engine: &Engine, next: &Cell<u64>, mut chance: Chance) {
         let begin = Line::Begin { number, key: key.clone(), action };
         let answer = match action {
             Action::Put { bytes } => {
-                let body = body(content(number, bytes), &mut chance);
                 begin.say();
-                let put = engine.put(&key, body).custom("number", number.to_string());
-                let written = put.await.unwrap_or_else(|error| panic!("put {number} of {key}: {error:?}"));
+                let written = match chance.below(4) {
+                    0 => in_parts(engine, &key, number, bytes, &mut chance).await,
+                    _ => {
+                        let body = body(content(number, bytes), &mut chance);
+                        engine.put(&key, body).custom("number", number.to_string()).await
+                    }
+                };
+                let written = written.unwrap_or_else(|error| panic!("put {number} of {key}: {error:?}"));
                 match written.outcome {
                     Outcome::Applied => Answer::Applied { version: written.version.unwrap() },
                     Outcome::Superseded => Answer::Superseded,
@@ -79,6 +86,34 @@ async fn client(engine: &Engine, next: &Cell<u64>, mut chance: Chance) {
         };
         Line::Ack { number, answer }.say();
     }
+}
+
+/// The same object as a put would write, in parts: from the last to the first, one of them twice.
+async fn in_parts(
+    engine: &Engine,
+    key: &str,
+    number: Number,
+    bytes: usize,
+    chance: &mut Chance,
+) -> cenotaph::Result<Written> {
+    let content = content(number, bytes);
+    let part_bytes = content.len().div_ceil(chance.between(1, 4));
+    let upload = engine.multipart(key).custom("number", number.to_string()).await?;
+    let parts: Vec<_> = (1..).zip(content.chunks(part_bytes).map(|part| content.slice_ref(part))).collect();
+    upload.part(1, "something else").await?;
+    for (number, part) in parts.into_iter().rev() {
+        upload.part(number, part).await?;
+    }
+    if chance.below(8) == 0 {
+        upload.part(9, "not listed").await?;
+    }
+    let listed = upload.parts().await?.parts;
+    let listed = listed.iter().map(|part| (u32::from(part.number), part.etag)).filter(|(number, _)| *number < 9);
+    let complete = upload.complete().parts(listed);
+    let written = complete.await?;
+    let again = upload.complete().await?;
+    assert_eq!(again, written, "what is repeated is answered alike");
+    Ok(written)
 }
 
 fn any_key(chance: &mut Chance) -> String {

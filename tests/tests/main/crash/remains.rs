@@ -1,8 +1,8 @@
 //! What a crash has left on disk, before anybody settles it. I1, I2 and I3 hold at every moment, so they hold here:
 //!
-//! - every blob is named by a row, by a change or by an orphan, and none by a row and by one of the others
-//! - what a row names is there
-//! - beside the rows lies what they need, and nothing else (`cenotaph_tests::tables`)
+//! - every blob is named by a row or a part, by a change or by an orphan, and none by one of the first and one of the others
+//! - what a row or a part names is there
+//! - beside the rows and uploads lies what they need, and nothing else (`cenotaph_tests::tables`)
 //!
 //! Deliberately not here: whether the objects are the right ones (`model.rs`).
 
@@ -12,9 +12,9 @@ use cenotaph::Index;
 use cenotaph_storage::RevisionId;
 use cenotaph_storage::blobs::BlobTier;
 use cenotaph_storage::index::{Page, Range, Table};
-use cenotaph_storage::rows::{Change, Row};
+use cenotaph_storage::rows::{Change, Phase};
 use cenotaph_tests::store;
-use cenotaph_tests::tables::assert_beside_rows;
+use cenotaph_tests::tables::{assert_beside_rows, uploads};
 
 /// What is left to settle.
 pub(super) struct Remains {
@@ -22,8 +22,10 @@ pub(super) struct Remains {
     pub(super) changes: u64,
     /// Orphans.
     pub(super) orphans: u64,
-    /// Blobs that no row names, whole or not.
+    /// Blobs that no row and no part names, whole or not.
     pub(super) unnamed_blobs: u64,
+    /// Uploads that were neither completed nor aborted.
+    pub(super) open_uploads: u64,
 }
 
 /// Looks behind a store that nobody has open.
@@ -32,18 +34,24 @@ pub(super) async fn inspect(index: &dyn Index, tier: &BlobTier) -> Remains {
         table(index, Table::Changes).await.iter().map(|(_, value)| Change::decode(value).unwrap()).collect();
     let orphans: Vec<_> =
         table(index, Table::Orphans).await.iter().map(|(key, _)| RevisionId::from_slice(key).unwrap()).collect();
-    let rows: Vec<_> = table(index, Table::Rows).await.iter().map(|(_, value)| Row::decode(value).unwrap()).collect();
     let there: BTreeSet<_> = store::blobs(tier).await.into_iter().map(|key| key.revision).collect();
 
-    let named: BTreeSet<_> = rows.iter().flat_map(Row::revisions).collect();
+    let named: BTreeSet<_> = store::named(index).await.into_iter().map(|key| key.revision).collect();
     let listed: BTreeSet<_> = changes.iter().flat_map(|change| &change.revisions).chain(&orphans).copied().collect();
     let unnamed: BTreeSet<_> = there.difference(&named).copied().collect();
-    assert_eq!(named.difference(&there).next(), None, "I2: what a row names is there");
-    assert_eq!(unnamed.difference(&listed).next(), None, "I1: what no row names is in a change or an orphan");
-    assert_eq!(named.intersection(&listed).next(), None, "I3: a row takes over what it names, all at once");
+    assert_eq!(named.difference(&there).next(), None, "I2: what a row or a part names is there");
+    assert_eq!(unnamed.difference(&listed).next(), None, "I1: what nothing names is in a change or an orphan");
+    assert_eq!(named.intersection(&listed).next(), None, "I3: a row or a part takes over what it names, all at once");
 
     assert_beside_rows(index).await;
-    Remains { changes: changes.len() as u64, orphans: orphans.len() as u64, unnamed_blobs: unnamed.len() as u64 }
+    let uploads = uploads(&*index.snapshot().unwrap()).await;
+    let open_uploads = uploads.iter().filter(|filed| filed.session.phase == Phase::Open).count();
+    Remains {
+        changes: changes.len() as u64,
+        orphans: orphans.len() as u64,
+        unnamed_blobs: unnamed.len() as u64,
+        open_uploads: open_uploads as u64,
+    }
 }
 
 async fn table(index: &dyn Index, table: Table) -> Page {

@@ -1,0 +1,179 @@
+//! Parts, completions and aborts that race each other and newer writes, with actors killed at every await boundary: one outcome,
+//! heard by all, and nothing is left.
+
+use cenotaph::{ActorKind, ErrorKind, Outcome, Result, Upload, UploadedPart, Written};
+use cenotaph_storage::Seam;
+use cenotaph_tests::store::{Store, blobs, payload};
+use tokio::task::JoinHandle;
+
+const BYTES: usize = 5000;
+
+#[expect(clippy::disallowed_methods, reason = "the test itself is not part of the world under test")]
+fn start_part(upload: &Upload, number: u32) -> JoinHandle<Result<UploadedPart>> {
+    let part = upload.part(number, payload(u64::from(number), BYTES));
+    tokio::spawn(async move { part.await })
+}
+
+#[expect(clippy::disallowed_methods, reason = "the test itself is not part of the world under test")]
+fn start_completion(upload: &Upload) -> JoinHandle<Result<Written>> {
+    let complete = upload.complete();
+    tokio::spawn(async move { complete.await })
+}
+
+/// A store with an upload that has one part.
+async fn begun() -> (Store, Upload) {
+    let store = Store::new().await;
+    let begun = store.engine.multipart("k").await.unwrap();
+    begun.part(1, payload(1, BYTES)).await.unwrap();
+    (store, begun)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_part_that_races_the_end_of_its_upload_leaves_nothing() {
+    for is_abort in [true, false] {
+        let (store, begun) = begun().await;
+        let mut finished = store.stage.hold(Seam::UploadAfterClose);
+        let late = start_part(&begun, 2);
+        finished.arrived().await;
+        let expected = if is_abort {
+            begun.abort().await.unwrap();
+            None
+        } else {
+            begun.complete().await.unwrap();
+            Some(payload(1, BYTES))
+        };
+        finished.release();
+        let error = late.await.unwrap().unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Invalid, "{error}");
+        assert_eq!(store.bytes("k").await, expected);
+        store.assert_settled().await;
+        assert_eq!(blobs(&store.blobs).await.len(), usize::from(!is_abort));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn of_two_completions_at_once_both_hear_one_outcome() {
+    let (store, begun) = begun().await;
+    let mut deciding = store.stage.hold(Seam::ShardBeforeDecide);
+    let first = start_completion(&begun);
+    deciding.arrived().await;
+    let rivals: Vec<_> = (0..8).map(|_| start_completion(&begun)).collect();
+    deciding.release();
+    let written = first.await.unwrap().unwrap();
+    for rival in rivals {
+        assert_eq!(rival.await.unwrap().unwrap(), written);
+    }
+    assert_eq!(store.engine.head("k").await.unwrap().unwrap().version.get(), 1, "one commit");
+    store.assert_settled().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_completion_that_loses_to_a_newer_write_is_superseded_and_keeps_nothing() {
+    let (store, begun) = begun().await;
+    let mut read = store.stage.hold(Seam::CompleteBeforeSwap);
+    let losing = start_completion(&begun);
+    read.arrived().await;
+    store.engine.put("k", payload(9, BYTES)).await.unwrap();
+    read.release();
+    let written = losing.await.unwrap().unwrap();
+    assert_eq!((written.outcome, written.version, written.etag), (Outcome::Superseded, None, None));
+    assert_eq!(store.bytes("k").await.unwrap(), payload(9, BYTES));
+    assert_eq!(begun.complete().await.unwrap(), written, "it is told the same again");
+    store.assert_settled().await;
+    assert_eq!(blobs(&store.blobs).await.len(), 1);
+    assert_eq!(store.engine.stats().await.unwrap().actors.superseded, 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_completion_overwrites_what_was_written_before_it_began() {
+    let (store, begun) = begun().await;
+    store.engine.put("k", payload(9, BYTES)).await.unwrap();
+    assert_eq!(begun.complete().await.unwrap().outcome, Outcome::Applied);
+    assert_eq!(store.bytes("k").await.unwrap(), payload(1, BYTES));
+    store.assert_settled().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_part_killed_before_its_commit_leaves_the_upload_as_it_was() {
+    let seams = [
+        Seam::UploadBeforeRecord,
+        Seam::UploadAfterRecord,
+        Seam::UploadMidStream,
+        Seam::UploadBeforeClose,
+        Seam::UploadAfterBlob,
+        Seam::UploadAfterClose,
+    ];
+    for seam in seams {
+        let (store, begun) = begun().await;
+        let before = begun.parts().await.unwrap();
+        let mut held = store.stage.hold(seam);
+        let part = start_part(&begun, 1);
+        held.arrived().await;
+        assert!(store.engine.kill(ActorKind::EveryUpload));
+        assert_eq!(part.await.unwrap().unwrap_err().kind(), ErrorKind::Unavailable, "{seam:?}");
+        assert_eq!(begun.parts().await.unwrap(), before, "{seam:?}");
+        begun.complete().await.unwrap();
+        assert_eq!(store.bytes("k").await.unwrap(), payload(1, BYTES));
+        store.assert_settled().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_step_whose_shard_is_killed_is_delivered_again_or_has_been_done() {
+    for seam in [Seam::ShardBeforeDecide, Seam::ShardAfterSubmit] {
+        let (store, begun) = begun().await;
+        let shard = ActorKind::Shard(store.engine.shard_of("k").unwrap());
+        let mut held = store.stage.hold(seam);
+        let part = start_part(&begun, 2);
+        held.arrived().await;
+        assert!(store.engine.kill(shard));
+        part.await.unwrap().unwrap();
+        let mut held = store.stage.hold(seam);
+        let completion = start_completion(&begun);
+        held.arrived().await;
+        assert!(store.engine.kill(shard));
+        let written = completion.await.unwrap().unwrap();
+        assert_eq!((written.outcome, written.version.unwrap().get()), (Outcome::Applied, 1), "{seam:?}");
+        assert_eq!(store.bytes("k").await.unwrap(), [payload(1, BYTES), payload(2, BYTES)].concat());
+        store.assert_settled().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_dropped_caller_stops_a_part_that_streams_and_no_completion() {
+    let (store, begun) = begun().await;
+    let mut streaming = store.stage.hold(Seam::UploadMidStream);
+    let part = start_part(&begun, 2);
+    streaming.arrived().await;
+    part.abort();
+    streaming.release();
+    assert!(part.await.unwrap_err().is_cancelled());
+    let mut deciding = store.stage.hold(Seam::ShardBeforeDecide);
+    let completion = start_completion(&begun);
+    deciding.arrived().await;
+    completion.abort();
+    assert!(completion.await.unwrap_err().is_cancelled());
+    deciding.release();
+    // Who did not hear asks again.
+    assert_eq!(begun.complete().await.unwrap().outcome, Outcome::Applied);
+    assert_eq!(store.bytes("k").await.unwrap(), payload(1, BYTES));
+    store.assert_settled().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_crash_interrupts_is_settled_at_the_next_open_and_the_upload_goes_on() {
+    let (store, begun) = begun().await;
+    let mut finished = store.stage.hold(Seam::UploadAfterClose);
+    let _part = start_part(&begun, 2);
+    finished.arrived().await;
+    let id = begun.upload_id().to_string();
+    drop(begun);
+    let store = store.crash().await;
+    drop(finished);
+    let resumed = store.engine.resume("k", &id).await.unwrap();
+    assert_eq!(resumed.parts().await.unwrap().parts.len(), 1, "what was acknowledged is there, and nothing else");
+    resumed.part(2, "again").await.unwrap();
+    resumed.complete().await.unwrap();
+    assert_eq!(store.bytes("k").await.unwrap(), [&payload(1, BYTES)[..], b"again"].concat());
+    store.assert_settled().await;
+}
