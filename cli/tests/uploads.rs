@@ -169,6 +169,17 @@ fn a_resume_takes_no_upload_of_another_file_and_replaces_what_has_become_other()
 }
 
 #[test]
+fn a_resume_of_a_file_that_has_become_shorter_keeps_nothing_of_what_it_was() {
+    let killed = interrupted(forty_mib, "-KILL", 20, &["--part-size", "1MiB", "--parallel", "1"]);
+    let (world, id) = (&killed.world, &killed.upload_id);
+    File::options().write(true).open(world.path("file")).unwrap().set_len(5 * MIB as u64 + 1).unwrap();
+    let said = world.ok(&["put", "key", "file", "--json", "--resume", id]);
+    assert_eq!(counts(&said), (6, 5, 1));
+    assert_same(world, "key", &world.path("file"));
+    assert_nothing_left(world, 6);
+}
+
+#[test]
 fn a_file_that_changes_while_it_is_uploaded_is_an_error_and_the_upload_goes_on_with_what_it_has_become() {
     let longer = |world: &World, _| {
         let mut file = File::options().append(true).open(world.path("file")).unwrap();
@@ -305,7 +316,12 @@ fn a_condition_holds_when_the_upload_begins_and_when_it_completes() {
     let said = world.fails(4, "does not hold", &["put", "key", "file", "--resume", id]);
     assert!(said.errors.contains("the upload stays open"), "{said}");
     assert_eq!(open(world), [(id.clone(), 40, 40 * MIB as u64)]);
-    world.fails(4, "does not hold", &["put", "key", "file", "--resume", id, "--if-version", "7"]);
+    let plain = interrupted(forty_mib, "-KILL", 3, &["--part-size", "1MiB"]);
+    plain.world.put("key", b"first");
+    for condition in ["--if-absent", "--if-version=7"] {
+        plain.world.fails(4, "does not hold", &["put", "key", "file", "--resume", &plain.upload_id, condition]);
+    }
+    plain.world.ok(&["put", "key", "file", "--resume", &plain.upload_id, "--if-version=1"]);
     assert_eq!(world.ok(&["get", "key"]).bytes, b"first");
     world.ok(&["rm", "key"]);
     let said = world.ok(&["put", "key", "file", "--json", "--resume", id]);
