@@ -13,7 +13,10 @@ use uuid::Uuid;
 use super::Violation;
 use super::call::{Answer, Call, Called};
 use super::format::{Change, Landing, Orphan, Row};
+use super::sessions::Upload;
 use crate::faults::{Fault, PROVOKING};
+use crate::payload::payload;
+use crate::plan::UploadRules;
 use crate::trace::Tick;
 
 /// See the head of this file.
@@ -51,6 +54,14 @@ pub(crate) struct Monitor {
     pub(super) lives: Vec<Tick>,
     pub(super) calls: Vec<Called>,
     pub(super) reading: BTreeMap<usize, (Bytes, u64)>,
+    /// Every multipart upload that ever was, by its id.
+    pub(super) uploads: BTreeMap<Bytes, Upload>,
+    /// What was assembled of parts, by the number of the call that began the upload.
+    pub(super) contents: BTreeMap<u64, Bytes>,
+    /// The change that each revision was recorded with.
+    pub(super) fate: BTreeMap<Uuid, Uuid>,
+    /// Limits of uploads, where the engine is set up by a plan.
+    pub(crate) rules: Option<UploadRules>,
     /// Longest inline payload, where the engine is set up by a plan.
     pub(crate) inline_bytes_max: Option<u64>,
     /// The newest durable epoch.
@@ -144,9 +155,22 @@ impl Monitor {
         usize::try_from(tick).ok().and_then(|tick| self.times_ms.get(tick)).copied().unwrap_or(self.now_ms)
     }
 
-    /// Rows that expired so long ago, or longer, and are still there.
+    /// Rows and sessions that expired so long ago, or longer, and are still there.
     pub(crate) fn overdue(&self, for_ms: u64) -> usize {
-        self.rows.values().filter(|row| !row.is_live(self.now_ms.saturating_sub(for_ms))).count()
+        let then = self.now_ms.saturating_sub(for_ms);
+        let sessions = self.uploads.values().filter_map(Upload::session);
+        self.rows.values().filter(|row| !row.is_live(then)).count()
+            + sessions.filter(|session| !session.is_live(then)).count()
+    }
+
+    /// The bytes of this write, put at once or in parts. None for parts that nobody has assembled.
+    pub(crate) fn content(&self, write: u64, bytes: u64) -> Option<Bytes> {
+        let is_upload = |upload: &Upload| upload.of == Some(write);
+        match self.contents.get(&write) {
+            Some(content) => Some(content.clone()).filter(|content| content.len() as u64 == bytes),
+            None if self.uploads.values().any(is_upload) => None,
+            None => Some(payload(write, bytes)),
+        }
     }
 
     pub(crate) fn closing(&mut self, at: Tick) {

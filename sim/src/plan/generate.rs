@@ -3,9 +3,11 @@
 
 use std::time::Duration;
 
-use super::{Fate, HOT, Lifetime, Op, Piece, Plan, Setting, Shape, Span, When};
+use super::{Fate, HOT, Lifetime, Op, Piece, Plan, Setting, Shape, Span, UploadRules, When};
 use crate::faults::{Faults, Schedule};
 use crate::rng::{Odds, Rng};
+
+mod uploads;
 
 /// Cold objects of a plan.
 const COLD: u64 = 60;
@@ -16,10 +18,12 @@ const EMBEDDED: u64 = 4096;
 
 /// Which of the weights is that of extensions.
 const EXTENSIONS: usize = 14;
+/// From which of the weights on they are those of multipart uploads.
+const UPLOADS: usize = 23;
 
 /// Which kinds of operations a plan has, by weight.
 struct Mix {
-    weights: [u64; 23],
+    weights: [u64; UPLOADS + uploads::WEIGHTS.len()],
     /// How often a write demands something.
     conditional: Odds,
     /// How often what is written expires.
@@ -33,7 +37,7 @@ impl Plan {
     /// The plan of this seed, with about so many operations in all.
     pub fn generate(seed: u64, operations: usize) -> Self {
         let mut rng = Rng::new(seed, "plan");
-        let setting = setting(&mut rng);
+        let mut setting = setting(&mut rng);
         let mut faults = faults(&mut rng, setting.restarts_max);
         let schedule = schedule(&mut rng);
         let mut mix = mix(&mut rng);
@@ -41,10 +45,13 @@ impl Plan {
             // Whether an object exists is a question of the time of day: with a clock that jumps nobody could say.
             mix.mortal = Odds::NEVER;
             mix.weights[EXTENSIONS] = 0;
+            let part_bytes_min = setting.multipart.part_bytes_min;
+            setting.multipart = UploadRules { part_bytes_min, ..UploadRules::default() };
         }
         if mix.huge > Odds::NEVER {
             // What takes several reads is dear, so only few seeds have it: these see to it that it fails half-way.
             mix.hot = Odds::in_ten_thousand(9500);
+            setting.cut = setting.cut.map(uploads::cut_huge);
             faults.blob_bit_rot = Odds::in_ten_thousand(1500);
         }
         let clients = 1 + rng.below(8);
@@ -66,6 +73,8 @@ fn setting(rng: &mut Rng) -> Setting {
         restarts_max: to_usize(rarely(rng, 3, 1_000_000)),
         scarce: rng.below(4) == 0,
         strict_deletes: rng.below(3) == 0,
+        cut: uploads::cut(rng),
+        multipart: uploads::rules(rng),
     }
 }
 
@@ -127,11 +136,17 @@ fn faults(rng: &mut Rng, restarts_max: usize) -> Faults {
 
 fn mix(rng: &mut Rng) -> Mix {
     // Puts and gets are always in; of the others each seed leaves out some.
-    let mut weights = [14, 12, 2, 6, 2, 1, 1, 1, 4, 1, 1, 1, 4, 2, 2, 2, 1, 2, 3, 1, 1, 1, 1];
+    let mut weights = [0; UPLOADS + uploads::WEIGHTS.len()];
+    weights[..UPLOADS]
+        .copy_from_slice(&[14, 12, 2, 6, 2, 1, 1, 1, 4, 1, 1, 1, 4, 2, 2, 2, 1, 2, 3, 1, 1, 1, 1]);
+    weights[UPLOADS..].copy_from_slice(&uploads::WEIGHTS);
     for weight in weights.iter_mut().skip(2) {
         if rng.below(3) == 0 {
             *weight = 0;
         }
+    }
+    if weights[UPLOADS] == 0 {
+        weights[UPLOADS..].fill(0);
     }
     Mix {
         weights,
@@ -157,7 +172,8 @@ fn op(rng: &mut Rng, mix: &Mix, setting: &Setting) -> Op {
             let bytes = size(rng, mix, setting);
             let shape = shape(rng, bytes);
             // A stream that ends badly after a block of it has gone out.
-            if matches!(shape, Shape::Failing(_) | Shape::Dropped(..)) && rng.below(8) == 0 {
+            let may_be_long = setting.cut.is_none() && matches!(shape, Shape::Failing(_) | Shape::Dropped(..));
+            if may_be_long && rng.below(8) == 0 {
                 let shape = match shape {
                     Shape::Dropped(_, ms) => Shape::Dropped(BLOCK / 3, ms),
                     _ => Shape::Failing(BLOCK / 3),
@@ -195,6 +211,7 @@ fn op(rng: &mut Rng, mix: &Mix, setting: &Setting) -> Op {
         Some(17) => Op::Copy { from: object, to: other(rng, mix, object), if_absent: rng.below(4) == 0 },
         Some(18) => Op::Rename { from: object, to: other(rng, mix, object), if_absent: rng.below(4) == 0 },
         Some(19) => Op::DeletePrefix { prefix: format!("cold/000{}", rng.below(7)) },
+        Some(kind) if kind >= UPLOADS => uploads::step(rng, kind - UPLOADS, mix, setting),
         Some(kind) => aside(rng, kind, object),
     }
 }
