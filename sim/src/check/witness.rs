@@ -204,13 +204,18 @@ impl Monitor {
         let committed = changed.rows.iter().find_map(|(_, row)| row.as_ref().filter(|row| row.operation == id));
         let named = committed.or(self.rows.get(&change.object[..])).map(Row::revisions).unwrap_or_default();
         let named = [named, changed.steps.filed()].concat();
-        if let Some(lost) = change.revisions.iter().find(|lost| queued(lost).is_none() && !named.contains(lost)) {
+        let may_land = change.revisions.iter().filter_map(queued).any(|orphan| orphan.landing == Landing::MayLand);
+        // A write that comes to its end by itself has no blob under way: what it recorded in advance and never wrote is nothing.
+        let is_spare = |revision: &Uuid| {
+            !may_land && self.revisions.get(revision).is_some_and(|known| known.path.is_empty())
+        };
+        let is_kept = |revision: &Uuid| queued(revision).is_some() || named.contains(revision) || is_spare(revision);
+        if let Some(lost) = change.revisions.iter().find(|lost| !is_kept(lost)) {
             self.violated("I3", format!("change {id} is settled, and its revision {lost} neither named nor queued"));
         }
         if committed.is_some() || change.revisions.iter().any(|revision| changed.steps.filed().contains(revision)) {
             return;
         }
-        let may_land = change.revisions.iter().filter_map(queued).any(|orphan| orphan.landing == Landing::MayLand);
         if may_land {
             coverage.count("recovery: a change fenced");
             words.push(format!("change {} fenced", short(id)));

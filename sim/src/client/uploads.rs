@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
-use cenotaph::{Digest, Error, Namespace, PartEtag, Upload, UploadId, UploadedPart};
+use cenotaph::{Digest, Error, ErrorKind, Namespace, PartEtag, Upload, UploadId, UploadedPart};
 use futures::TryStreamExt;
 
 use super::writes::{attributes, precondition};
@@ -277,8 +277,18 @@ impl Client {
             Some(listed) => complete.parts(listed),
             None => complete,
         };
+        let is_over = self.machine.state().monitor.was_completed(known.of);
         let ask = async { complete.await.map_or_else(|error| failed(&error), |written| self.written(written)) };
-        self.about(known, about, ask).await
+        let answer = self.about(known, about, ask).await;
+        let counter = match &answer {
+            Answer::Applied { .. } | Answer::Superseded if is_over => "upload: completed again",
+            Answer::Conflict { .. } => "upload: completed in conflict",
+            Answer::Failed(ErrorKind::Invalid) if is_over => "upload: completed again, refused",
+            Answer::Failed(ErrorKind::Invalid) => "upload: completion refused",
+            _ => return answer,
+        };
+        self.machine.state().coverage.count(counter);
+        answer
     }
 
     /// Gives up every upload that is open.
