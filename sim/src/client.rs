@@ -223,7 +223,7 @@ impl Client {
         };
         let opened = {
             let mut state = self.machine.state();
-            state.monitor.reads(number, id.encoded().clone(), object.version().get());
+            state.monitor.reads(number, id.encoded().clone(), object.version().get(), object.range());
             state.trace.tick()
         };
         let write = write_of(&object.metadata().attributes.custom);

@@ -4,6 +4,7 @@
 //! format that drifts from its drawing is found.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::time::Duration;
 
 use serde::Deserialize;
@@ -99,6 +100,21 @@ impl Row {
             Body::Embedded(_) | Body::Separate(_) => Vec::new(),
             Body::Tombstone(manifest) => manifest.extents.iter().map(|extent| extent.revision).collect(),
         }
+    }
+
+    /// Those that hold some of these bytes.
+    pub(crate) fn revisions_of(&self, range: &Range<u64>) -> Vec<Uuid> {
+        let Body::Tombstone(manifest) = &self.body else { return Vec::new() };
+        let mut end = 0;
+        let mut of_range = Vec::new();
+        for extent in &manifest.extents {
+            let start = end;
+            end += extent.bytes;
+            if start < range.end && range.start < end {
+                of_range.push(extent.revision);
+            }
+        }
+        of_range
     }
 
     /// Whether the object exists at this time of day.

@@ -5,6 +5,7 @@
 //! (`history.rs`); what must be true at rest (`settled.rs`).
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 
 use bytes::Bytes;
 use cenotaph_storage::index::{Batch, Table};
@@ -53,7 +54,7 @@ pub(crate) struct Monitor {
     struck: Vec<(Fault, Tick)>,
     pub(super) lives: Vec<Tick>,
     pub(super) calls: Vec<Called>,
-    pub(super) reading: BTreeMap<usize, (Bytes, u64)>,
+    pub(super) reading: BTreeMap<usize, Reader>,
     /// Every multipart upload that ever was, by its id.
     pub(super) uploads: BTreeMap<Bytes, Upload>,
     /// What was assembled of parts, by the number of the call that began the upload.
@@ -84,6 +85,14 @@ pub(crate) struct Monitor {
     pub(super) unknown: BTreeSet<u64>,
     violations: Vec<Violation>,
     reported: usize,
+}
+
+/// A client that reads on.
+pub(super) struct Reader {
+    pub(super) object: Bytes,
+    pub(super) version: u64,
+    /// Which bytes of it.
+    pub(super) range: Range<u64>,
 }
 
 /// A commit that brought no new bytes.
@@ -287,8 +296,8 @@ impl Monitor {
     }
 
     /// A client has opened an object and reads on.
-    pub(crate) fn reads(&mut self, call: usize, object: Bytes, version: u64) {
-        self.reading.insert(call, (object, version));
+    pub(crate) fn reads(&mut self, call: usize, object: Bytes, version: u64, range: Range<u64>) {
+        self.reading.insert(call, Reader { object, version, range });
     }
 
     /// Every object that ever was.

@@ -501,10 +501,10 @@ impl Monitor {
         if self.is_filed(revision) {
             self.violated("I2", format!("blob {revision} is deleted, and a part names it"));
         }
-        let read = self.reading.values().any(|(object, version)| {
-            let states = self.states.get(object).map(Vec::as_slice).unwrap_or_default();
-            let seen = states.iter().filter_map(|(_, row)| row.as_ref()).find(|row| row.version == *version);
-            seen.is_some_and(|row| row.revisions().contains(&revision))
+        let read = self.reading.values().any(|reader| {
+            let states = self.states.get(&reader.object).map(Vec::as_slice).unwrap_or_default();
+            let seen = states.iter().filter_map(|(_, row)| row.as_ref()).find(|row| row.version == reader.version);
+            seen.is_some_and(|row| row.revisions_of(&reader.range).contains(&revision))
         });
         if read {
             self.violated("I8", format!("blob {revision} is deleted under its reader"));

@@ -1,9 +1,10 @@
 //! The plan of a seed: swarm testing (Groce et al., "Swarm testing", 2012). Each seed leaves out some operations and some
 //! faults, so that what hides behind others comes forth.
 
+use std::collections::VecDeque;
 use std::time::Duration;
 
-use super::{Fate, HOT, Lifetime, Op, Piece, Plan, Setting, Shape, Span, UploadRules, When};
+use super::{Fate, HOT, Lifetime, Op, Piece, Plan, Setting, Shape, Span, Step, UploadRules, When};
 use crate::faults::{Faults, Schedule};
 use crate::rng::{Odds, Rng};
 
@@ -56,7 +57,7 @@ impl Plan {
         }
         let clients = 1 + rng.below(8);
         let each = (operations as u64).div_ceil(clients);
-        let clients = (0..clients).map(|_| (0..each).map(|_| op(&mut rng, &mix, &setting)).collect()).collect();
+        let clients = (0..clients).map(|_| client(&mut rng, &mix, &setting, each)).collect();
         let crashes_max = u32::try_from(rng.below(6)).expect("a small number");
         Self { seed, setting, schedule, faults, acts: Vec::new(), crashes_max, clients }
     }
@@ -156,6 +157,24 @@ fn mix(rng: &mut Rng) -> Mix {
         large: Odds::in_ten_thousand(rng.pick(&[1000, 5000, 9000])),
         huge: if rng.below(40) == 0 { Odds::in_ten_thousand(5000) } else { Odds::NEVER },
     }
+}
+
+/// What one client asks. Who begins an upload goes on with it, among other things.
+fn client(rng: &mut Rng, mix: &Mix, setting: &Setting, operations: u64) -> Vec<Op> {
+    let mut ahead = VecDeque::new();
+    let next = |_| {
+        if rng.below(2) == 0
+            && let Some(op) = ahead.pop_front()
+        {
+            return op;
+        }
+        let op = op(rng, mix, setting);
+        if let Op::Multipart { slot, step: Step::Initiate { .. } } = &op {
+            ahead = uploads::course(rng, *slot, mix, setting);
+        }
+        op
+    };
+    (0..operations).map(next).collect()
 }
 
 fn op(rng: &mut Rng, mix: &Mix, setting: &Setting) -> Op {

@@ -1,23 +1,22 @@
 //! Multipart uploads of a plan: few slots and few numbers, so that clients meet; and how the engine limits them.
 
-use super::{BLOCK, Mix, lifetime, object, span, when};
+use std::collections::VecDeque;
+
+use super::{BLOCK, HOT, Mix, lifetime, object, span, when};
 use crate::plan::{Choice, Cut, Declared, Op, Setting, Shape, Step, UploadRules, Which};
 use crate::rng::Rng;
 
 /// Kinds of steps, by weight: those of `step`, in its order. What else there is of uploads is idle without the first.
-pub(super) const WEIGHTS: [u64; 8] = [3, 8, 1, 1, 1, 4, 1, 1];
+pub(super) const WEIGHTS: [u64; 8] = [4, 3, 1, 1, 1, 3, 1, 1];
 /// Slots of a plan.
-const SLOTS: u64 = 2;
+const SLOTS: u64 = 3;
 
 /// A step of this kind.
 pub(super) fn step(rng: &mut Rng, kind: usize, mix: &Mix, setting: &Setting) -> Op {
     let slot = u32::try_from(rng.below(SLOTS)).expect("a small number");
     let step = match kind {
-        0 => Step::Initiate { object: object(rng, mix), when: when(rng, mix), lifetime: lifetime(rng, mix) },
-        1 => {
-            let bytes = size(rng, mix, setting);
-            Step::Part { number: number(rng), bytes, shape: shape(rng, bytes), declared: declared(rng) }
-        }
+        0 => Step::Initiate { object: rival(rng, mix), when: when(rng, mix), lifetime: lifetime(rng, mix) },
+        1 => part(rng, mix, setting),
         2 => Step::CopyPart { number: number(rng), from: object(rng, mix), span: span(rng, setting) },
         3 => Step::Parts { after: (rng.below(3) == 0).then(|| number(rng)), limit: 1 + rng.index(4) },
         4 => Step::Uploads { hot: rng.below(2) == 0, limit: 1 + rng.index(3) },
@@ -26,6 +25,25 @@ pub(super) fn step(rng: &mut Rng, kind: usize, mix: &Mix, setting: &Setting) -> 
         _ => Step::Resume { which: rng.pick(&[Which::Ours, Which::Ours, Which::Forged, Which::Foreign]) },
     };
     Op::Multipart { slot, step }
+}
+
+/// What whoever begins an upload does with it, if nothing comes between: some parts, then it is completed, often twice.
+pub(super) fn course(rng: &mut Rng, slot: u32, mix: &Mix, setting: &Setting) -> VecDeque<Op> {
+    let mut steps: VecDeque<Step> = (0..1 + rng.below(4)).map(|_| part(rng, mix, setting)).collect();
+    for _ in 0..rng.below(3) {
+        steps.push_back(Step::Complete { choice: choice(rng), when: when(rng, mix) });
+    }
+    steps.into_iter().map(|step| Op::Multipart { slot, step }).collect()
+}
+
+fn part(rng: &mut Rng, mix: &Mix, setting: &Setting) -> Step {
+    let bytes = size(rng, mix, setting);
+    Step::Part { number: number(rng), bytes, shape: shape(rng, bytes), declared: declared(rng) }
+}
+
+/// An object that others write too, most of the time.
+fn rival(rng: &mut Rng, mix: &Mix) -> u32 {
+    if rng.below(2) == 0 { u32::try_from(rng.below(u64::from(HOT))).expect("a small number") } else { object(rng, mix) }
 }
 
 fn number(rng: &mut Rng) -> u32 {
