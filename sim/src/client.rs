@@ -17,9 +17,12 @@ use crate::sim::Controls;
 use crate::trace::Kind;
 
 mod described;
+mod uploads;
 mod writes;
 
 use described::{answer_name, described};
+pub(crate) use uploads::Slots;
+use uploads::Handles;
 use writes::{UpdateOf, attributes, precondition};
 
 /// How long an answer may take, in virtual time. Longer than all stalls of a blob tier together.
@@ -49,22 +52,39 @@ pub(crate) struct Client {
     pub(crate) world: Controls,
     pub(crate) machine: Arc<Machine>,
     pub(crate) engine: Engine,
+    /// The uploads that all clients know, in all lives.
+    slots: Slots,
+    /// What this one has in hand of them.
+    handles: Handles,
 }
 
 impl Client {
+    pub(crate) fn new(world: &Controls, engine: &Engine, slots: &Slots) -> Self {
+        let (world, engine, slots) = (world.clone(), engine.clone(), slots.clone());
+        Self { machine: world.machine(), world, engine, slots, handles: Handles::default() }
+    }
+
     /// Asks, and waits for the answer. `write` is a number that no other call has.
     pub(crate) async fn perform(&self, op: &Op, write: u64) -> Answer {
         if let Op::Batch { puts } = op {
             return self.batch(puts, write).await;
         }
+        if let Op::Multipart { slot, step } = op {
+            return self.step(*slot, step, write).await;
+        }
         let demand = self.demand(op).await;
         let (call, text) = described(op, write, demand.clone(), self.engine.config().inline_bytes_max as u64);
         let number = self.called(call, text);
-        let answer = match self.world.env().deadline(PATIENCE, self.ask(op, write, &demand, number)).await {
+        self.hear(number, op, self.ask(op, write, &demand, number)).await
+    }
+
+    /// Waits for the answer to a call, and writes it down.
+    async fn hear(&self, number: usize, what: &impl std::fmt::Debug, answer: impl Future<Output = Answer>) -> Answer {
+        let answer = match self.world.env().deadline(PATIENCE, answer).await {
             Some(answer) => answer,
             None => {
                 let mut state = self.machine.state();
-                state.monitor.violated("liveness", format!("no answer after {PATIENCE:?}: {op:?}"));
+                state.monitor.violated("liveness", format!("no answer after {PATIENCE:?}: {what:?}"));
                 state.report_violations();
                 Answer::Cancelled
             }
@@ -139,23 +159,22 @@ impl Client {
                 sleep(Duration::from_millis(*ms)).await;
                 Answer::Done
             }
-            Op::Reopen { .. } => Answer::Done,
+            Op::Reopen { .. } | Op::Multipart { .. } => Answer::Done,
             Op::OpenAnother => self.open_another(),
         }
     }
 
     async fn put(&self, id: ObjectId, put: PutOf, demand: &Demand) -> Answer {
         let PutOf { write, bytes, shape, lifetime } = put;
-        let dropped = Arc::new(AtomicBool::new(false));
-        let watch = Watch { dropped: Arc::clone(&dropped), machine: Arc::clone(&self.machine) };
-        let put = self.engine.put(id, body(write, bytes, shape, watch)).attributes(attributes(write, lifetime));
+        let watch = Watch::new(&self.machine);
+        let put = self.engine.put(id, body(write, bytes, shape, watch.clone())).attributes(attributes(write, lifetime));
         let put = put.precondition(precondition(demand));
         let outcome = match shape {
             Shape::Dropped(_, ms) => {
                 match self.world.env().deadline(Duration::from_millis(ms), put.into_future()).await {
                     Some(outcome) => outcome,
                     None => {
-                        dropped.store(true, Ordering::SeqCst);
+                        watch.drop_it();
                         return Answer::Cancelled;
                     }
                 }
@@ -197,27 +216,55 @@ impl Client {
     }
 
     async fn get(&self, id: ObjectId, span: Span, pace: Pace, number: usize) -> Answer {
-        let range = match span {
-            Span::All => ByteRange::Full,
-            Span::Between(start, end) => (start..end).into(),
-            Span::From(start) => (start..).into(),
-            Span::Last(bytes) => ByteRange::Last(bytes),
-        };
-        let mut object = match self.engine.get(&id).range(range).await {
+        let mut object = match self.engine.get(&id).range(range(span)).await {
             Ok(Some(object)) => object,
             Ok(None) => return Answer::Absent,
             Err(error) => return failed(&error),
         };
         let opened = {
             let mut state = self.machine.state();
-            state.monitor.reads(number, id.encoded().clone(), object.version().get());
+            state.monitor.reads(number, id.encoded().clone(), object.version().get(), object.range());
             state.trace.tick()
         };
         let write = write_of(&object.metadata().attributes.custom);
         let size = object.metadata().size;
-        let content = read(&mut object, write, span, pace).await;
+        let content = self.read(&mut object, write, span, pace).await;
         let (version, etag) = (object.version().get(), object.etag().to_string());
         Answer::Found(Found { version, etag, size, write, opened, content })
+    }
+
+    /// Reads to the end, and compares with what was put.
+    async fn read(&self, object: &mut Object, write: Option<u64>, span: Span, pace: Pace) -> Content {
+        let (range, size) = (object.range(), object.metadata().size);
+        // Which bytes were asked for is ours to say, and not the engine's.
+        let asked = span.of(size);
+        if range != asked {
+            return Content::Wrong;
+        }
+        let mut bytes = Vec::new();
+        loop {
+            match object.chunk().await {
+                Ok(Some(_)) if pace.leave => return Content::Left,
+                Ok(Some(chunk)) => bytes.extend_from_slice(&chunk),
+                Ok(None) => break,
+                Err(error) => {
+                    // A stream that failed never looks like one that ended.
+                    return match object.chunk().await {
+                        Err(again) if again.kind() == error.kind() => Content::Failed(error.kind()),
+                        Ok(_) | Err(_) => Content::Wrong,
+                    };
+                }
+            }
+            if pace.pause_ms > 0 {
+                sleep(Duration::from_millis(pace.pause_ms)).await;
+            }
+        }
+        let to_usize = |at: u64| usize::try_from(at).expect("payloads fit into memory");
+        let all = write.and_then(|write| self.machine.state().monitor.content(write, size));
+        match all {
+            Some(all) if all[to_usize(range.start)..to_usize(range.end)] == bytes => Content::AsPut,
+            Some(_) | None => Content::Wrong,
+        }
     }
 
     async fn head(&self, id: ObjectId) -> Answer {
@@ -296,45 +343,6 @@ impl Client {
     }
 }
 
-/// Reads to the end, and compares with what was put.
-async fn read(object: &mut Object, write: Option<u64>, span: Span, pace: Pace) -> Content {
-    let (range, size) = (object.range(), object.metadata().size);
-    // Which bytes were asked for is ours to say, and not the engine's.
-    let asked = match span {
-        Span::All => 0..size,
-        Span::Between(start, end) => start..end.min(size).max(start),
-        Span::From(start) => start..size,
-        Span::Last(bytes) => size.saturating_sub(bytes)..size,
-    };
-    if range != asked {
-        return Content::Wrong;
-    }
-    let mut bytes = Vec::new();
-    loop {
-        match object.chunk().await {
-            Ok(Some(_)) if pace.leave => return Content::Left,
-            Ok(Some(chunk)) => bytes.extend_from_slice(&chunk),
-            Ok(None) => break,
-            Err(error) => {
-                // A stream that failed never looks like one that ended.
-                return match object.chunk().await {
-                    Err(again) if again.kind() == error.kind() => Content::Failed(error.kind()),
-                    Ok(_) | Err(_) => Content::Wrong,
-                };
-            }
-        }
-        if pace.pause_ms > 0 {
-            sleep(Duration::from_millis(pace.pause_ms)).await;
-        }
-    }
-    let to_usize = |at: u64| usize::try_from(at).expect("payloads fit into memory");
-    let all = write.map(|write| payload(write, object.metadata().size));
-    match all {
-        Some(all) if all[to_usize(range.start)..to_usize(range.end)] == bytes => Content::AsPut,
-        Some(_) | None => Content::Wrong,
-    }
-}
-
 /// Whether a payload is asked for although its put was dropped.
 #[derive(Clone)]
 struct Watch {
@@ -343,12 +351,30 @@ struct Watch {
 }
 
 impl Watch {
+    fn new(machine: &Arc<Machine>) -> Self {
+        Self { dropped: Arc::default(), machine: Arc::clone(machine) }
+    }
+
+    /// The call is dropped.
+    fn drop_it(&self) {
+        self.dropped.store(true, Ordering::SeqCst);
+    }
+
     fn asked(&self) {
         if self.dropped.load(Ordering::SeqCst) {
             let mut state = self.machine.state();
             state.monitor.violated("cancel", "a put was dropped, and its stream is read on");
             state.report_violations();
         }
+    }
+}
+
+fn range(span: Span) -> ByteRange {
+    match span {
+        Span::All => ByteRange::Full,
+        Span::Between(start, end) => (start..end).into(),
+        Span::From(start) => (start..).into(),
+        Span::Last(bytes) => ByteRange::Last(bytes),
     }
 }
 

@@ -78,7 +78,10 @@ pub use check::{Operation, Search, Violation, linearize};
 pub use coverage::Coverage;
 pub use faults::{Fault, Faults, Schedule};
 pub use machine::Act;
-pub use plan::{Fate, Lifetime, Op, Piece, Plan, PlanTree, Plans, Setting, Shape, Span, When};
+pub use plan::{
+    Choice, Cut, Declared, Fate, Lifetime, Op, Piece, Plan, PlanTree, Plans, Setting, Shape, Span, Step, UploadRules, When,
+    Which,
+};
 pub use rng::{Odds, Rng};
 pub use run::{Options, Report, run};
 pub use sim::{Controls, Life, Sim};

@@ -12,16 +12,17 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use cenotaph::{
-    Config, Engine, Error, ErrorKind, ExpiryLimits, Limits, ReadLimits, RestartLimits, SweepLimits, Update, Write,
+    Config, Engine, Error, ErrorKind, ExpiryLimits, Limits, MultipartLimits, ReadLimits, RestartLimits, SplitLimits,
+    SweepLimits, Update, Write,
 };
 use cenotaph_storage::blobs::BlobOptions;
 use cenotaph_storage::planted::Bug;
 
 use crate::check::{Answer, Violation, check_history};
-use crate::client::Client;
+use crate::client::{Client, Slots};
 use crate::coverage::Coverage;
 use crate::faults::Fault;
-use crate::plan::{Op, Plan, Setting, put};
+use crate::plan::{Cut, Op, Plan, Setting, UploadRules, put};
 use crate::rng::Odds;
 use crate::sim::{Controls, Life, Sim};
 use crate::trace::Kind;
@@ -103,6 +104,7 @@ pub fn run(plan: &Plan, options: &Options) -> Report {
     }
     // What is violated stays in the monitor, where the report finds it.
     drop(sim.settle());
+    end_uploads(&mut sim, plan.setting.multipart);
     read_everything(&mut sim);
     report(sim, &work)
 }
@@ -115,6 +117,7 @@ fn world(plan: &Plan, options: &Options) -> Sim {
     {
         let mut state = sim.machine().state();
         state.monitor.inline_bytes_max = Some(plan.setting.inline_bytes_max);
+        state.monitor.rules = Some(plan.setting.multipart);
         state.writes_max = Some(plan.setting.writes_at_once);
         state.strict_deletes = plan.setting.strict_deletes;
     }
@@ -161,6 +164,17 @@ fn config(setting: &Setting) -> Config {
                 page: 3,
                 ..SweepLimits::default()
             },
+            multipart: MultipartLimits {
+                part_bytes_min: setting.multipart.part_bytes_min,
+                lifetime: Duration::from_millis(setting.multipart.lifetime_ms),
+                kept_for: Duration::from_millis(setting.multipart.kept_for_ms),
+                ..MultipartLimits::default()
+            },
+            split: setting.cut.map_or_else(SplitLimits::default, |Cut { over_bytes, part_bytes, at_once }| SplitLimits {
+                over_bytes,
+                part_bytes,
+                at_once,
+            }),
             expiry: ExpiryLimits { page: 3, removals_at_once: 2, ..ExpiryLimits::default() },
             ..Limits::default()
         },
@@ -174,6 +188,8 @@ fn config(setting: &Setting) -> Config {
 struct Work {
     clients: Vec<Vec<Op>>,
     next: Vec<AtomicUsize>,
+    /// The uploads that clients know of.
+    slots: Slots,
     /// The engine is to be closed and opened again: clients pause.
     reopen: AtomicBool,
     /// It is to be dropped without being closed.
@@ -188,6 +204,7 @@ impl Work {
         Self {
             clients: plan.clients.clone(),
             next: plan.clients.iter().map(|_| AtomicUsize::new(0)).collect(),
+            slots: Slots::default(),
             reopen: AtomicBool::new(false),
             abandon: AtomicBool::new(false),
             opened_at: Mutex::default(),
@@ -216,7 +233,7 @@ async fn live(world: Controls, work: Arc<Work>) {
         let step = world.machine().state().step;
         work.opened_at.lock().unwrap_or_else(PoisonError::into_inner).push(step);
         let clients = (0..work.clients.len()).map(|number| {
-            let client = Client { world: world.clone(), machine: world.machine(), engine: engine.clone() };
+            let client = Client::new(&world, &engine, &work.slots);
             world.spawn(format!("client {number}"), go_on(client, number, Arc::clone(&work)))
         });
         for client in clients.collect::<Vec<_>>() {
@@ -234,7 +251,7 @@ async fn live(world: Controls, work: Arc<Work>) {
         if !go_on {
             world.quieten();
             work.steps.store(world.machine().state().step, Ordering::SeqCst);
-            calm_down(&world, &engine).await;
+            calm_down(&world, &engine, &work.slots).await;
         }
         // A failed engine says so here once more.
         closing(&world);
@@ -275,7 +292,7 @@ async fn go_on(client: Client, number: usize, work: Arc<Work>) {
 
 /// Faults have ceased, and nothing else: the very engine that lived through them must settle by itself, hold no permit that
 /// nobody uses, take on work again, and close without waiting for anything (liveness).
-async fn calm_down(world: &Controls, engine: &Engine) {
+async fn calm_down(world: &Controls, engine: &Engine, slots: &Slots) {
     let violated = |message: String| {
         let machine = world.machine();
         let mut state = machine.state();
@@ -304,7 +321,7 @@ async fn calm_down(world: &Controls, engine: &Engine) {
             return violated(format!("it does not settle once faults have ceased: {error:?}"));
         }
     }
-    let client = Client { world: world.clone(), machine: world.machine(), engine: engine.clone() };
+    let client = Client::new(world, engine, slots);
     client.switch(false);
     let inline = engine.config().inline_bytes_max as u64;
     let objects = 0..u32::try_from(2 * engine.config().limits.shards).unwrap_or(u32::MAX);
@@ -348,11 +365,14 @@ async fn check_closed(engine: &Engine, violated: impl Fn(String)) {
         engine.copy("late", "later").await.err(),
         engine.rename("late", "later").await.err(),
         engine.atomic([Write::delete("late")]).await.err(),
+        engine.multipart("late").await.err(),
+        engine.resume("late", "0".repeat(44)).await.err(),
+        engine.list_uploads("").await.err(),
         engine.delete_prefix("late").await.err(),
         engine.update("late", async |_| Ok::<_, Error>(Update::Keep)).await.err(),
     ];
     let kinds = answers.map(|error| error.map(|error| error.kind()));
-    if kinds != [Some(ErrorKind::Closed); 18] {
+    if kinds != [Some(ErrorKind::Closed); 21] {
         violated(format!("a closed engine does not say so: {kinds:?}"));
     }
 }
@@ -381,6 +401,33 @@ async fn check_deaths(world: &Controls, engine: &Engine, before: u64) {
     }
 }
 
+/// Nobody goes on with an upload: those that live for long are aborted, the others expire. Then the blobs are those that rows
+/// name, and no others.
+fn end_uploads(sim: &mut Sim, rules: UploadRules) {
+    if sim.machine().state().monitor.open_uploads() == 0 {
+        return;
+    }
+    let life = sim.run(async |world: Controls| {
+        let engine = world.open_patiently().await?;
+        if rules.lifetime_ms <= 3_600_000 {
+            world.advance(Duration::from_millis(rules.lifetime_ms) + EXPIRER_PATIENCE).await;
+        } else {
+            Client::new(&world, &engine, &Slots::default()).abort_all().await?;
+        }
+        closing(&world);
+        engine.close().await
+    });
+    let machine = Arc::clone(sim.machine());
+    if !matches!(life, Life::Ended(Ok(()))) {
+        machine.state().monitor.violated("liveness", format!("uploads can't be ended: {life:?}"));
+    }
+    let open = machine.state().monitor.open_uploads();
+    if open > 0 {
+        machine.state().monitor.violated("liveness", format!("{open} uploads are still open"));
+    }
+    drop(sim.settle());
+}
+
 /// A last life: every object that was committed is there, byte for byte, and no other (I9).
 fn read_everything(sim: &mut Sim) {
     let plan_of_reads = {
@@ -391,7 +438,7 @@ fn read_everything(sim: &mut Sim) {
         let Ok(engine) = world.open_patiently().await else {
             return world.machine().state().monitor.violated("liveness", "it does not open for the last time");
         };
-        let client = Client { world: world.clone(), machine: world.machine(), engine: engine.clone() };
+        let client = Client::new(&world, &engine, &Slots::default());
         for object in &plan_of_reads {
             client.read_again(object).await;
         }

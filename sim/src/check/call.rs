@@ -76,8 +76,60 @@ pub(crate) enum Call {
     ListAll {
         prefix: Bytes,
     },
+    /// Something about a multipart upload.
+    Multipart(Asked),
     /// Whatever else may be asked.
     Other,
+}
+
+/// Something about a multipart upload.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Asked {
+    pub(crate) object: Bytes,
+    /// Which upload: the number of the call that began it.
+    pub(crate) of: u64,
+    pub(crate) what: About,
+}
+
+/// What is asked about an upload.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum About {
+    /// It begins.
+    Begin {
+        demand: Demand,
+    },
+    /// A part with the payload of this write. `fails` if its stream does, or it is not what was declared.
+    Part {
+        number: u32,
+        write: u64,
+        bytes: u64,
+        fails: bool,
+    },
+    /// A part with bytes of an object.
+    PartOf {
+        number: u32,
+        from: Bytes,
+        span: Span,
+    },
+    /// It becomes the object: of these parts and etags, or of all if none are listed.
+    Complete {
+        listed: Option<Vec<(u32, u128)>>,
+        demand: Demand,
+    },
+    Abort,
+    /// It is taken up again.
+    Resume,
+    /// One that there is not is taken up.
+    ResumeOther,
+    Parts {
+        after: Option<u32>,
+        limit: usize,
+    },
+    /// The open uploads to objects below a prefix. `of` and the object say nothing.
+    Uploads {
+        prefix: Bytes,
+        limit: usize,
+    },
 }
 
 /// A write of an atomic batch.
@@ -163,6 +215,19 @@ pub(crate) enum Answer {
         size: u64,
     },
     Listed(Listed),
+    /// An upload has begun, with this id.
+    Began {
+        upload: Bytes,
+    },
+    /// A part is filed.
+    Filed {
+        etag: u128,
+        bytes: u64,
+    },
+    /// Numbers, etags and lengths of parts, and whether there are more.
+    Parts(Vec<(u32, u128, u64)>, bool),
+    /// Uploads, by their objects and ids, and whether there are more.
+    Uploads(Vec<(Bytes, Bytes)>, bool),
     Failed(ErrorKind),
     /// The client gave up and dropped the call.
     Cancelled,

@@ -94,6 +94,7 @@ impl Monitor {
             | Call::List { .. }
             | Call::ListGroups { .. }
             | Call::ListAll { .. }
+            | Call::Multipart(_)
             | Call::Other => None,
         });
         let broken = match atomic {

@@ -4,6 +4,7 @@
 //! format that drifts from its drawing is found.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::time::Duration;
 
 use serde::Deserialize;
@@ -67,7 +68,8 @@ pub(crate) enum Expiration {
 pub(crate) struct Extent {
     pub(crate) revision: Uuid,
     pub(crate) bytes: u64,
-    _checksum: u64,
+    /// Over all of it.
+    pub(crate) checksum: u64,
 }
 
 #[derive(Deserialize)]
@@ -98,6 +100,21 @@ impl Row {
             Body::Embedded(_) | Body::Separate(_) => Vec::new(),
             Body::Tombstone(manifest) => manifest.extents.iter().map(|extent| extent.revision).collect(),
         }
+    }
+
+    /// Those that hold some of these bytes.
+    pub(crate) fn revisions_of(&self, range: &Range<u64>) -> Vec<Uuid> {
+        let Body::Tombstone(manifest) = &self.body else { return Vec::new() };
+        let mut end = 0;
+        let mut of_range = Vec::new();
+        for extent in &manifest.extents {
+            let start = end;
+            end += extent.bytes;
+            if start < range.end && range.start < end {
+                of_range.push(extent.revision);
+            }
+        }
+        of_range
     }
 
     /// Whether the object exists at this time of day.
@@ -164,7 +181,7 @@ pub(crate) enum Landing {
     MayLand,
 }
 
-/// A change, an orphan, or a floor (a `u64`).
+/// A change, an orphan, a session, a part, or a floor (a `u64`).
 pub(crate) fn decode<T: DeserializeOwned>(value: &[u8]) -> Option<T> {
     match postcard::take_from_bytes(versioned(value, 1)?) {
         Ok((decoded, [])) => Some(decoded),
@@ -192,4 +209,131 @@ pub(crate) fn floor_key(object: &[u8]) -> Vec<u8> {
 /// An expiry entry, `deadline in ms, u64 big endian | the row's key`: its value is the version alone.
 pub(crate) fn expiry_key(deadline_ms: u64, object: &[u8]) -> Vec<u8> {
     [&deadline_ms.to_be_bytes()[..], object].concat()
+}
+
+/// An upload's session: `version=1 | postcard: initiated, expires_at, attributes, precondition, phase`.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+pub(crate) struct Session {
+    pub(crate) initiated: u64,
+    pub(crate) expires_at: u64,
+    pub(crate) attributes: Attributes,
+    pub(crate) precondition: Precondition,
+    pub(crate) phase: Phase,
+}
+
+impl Session {
+    /// Whether anybody knows it at this time of day.
+    pub(crate) fn is_live(&self, now_ms: u64) -> bool {
+        now_ms < self.expires_at
+    }
+
+    pub(crate) fn is_open(&self) -> bool {
+        self.phase == Phase::Open
+    }
+
+    /// The number of the call that began it, if it says so.
+    pub(crate) fn of(&self) -> Option<u64> {
+        self.attributes.custom.get(WRITE).and_then(|text| text.parse().ok())
+    }
+}
+
+/// What is stated about an object, as a session keeps it.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+pub(crate) struct Attributes {
+    texts: [Option<String>; 4],
+    custom: BTreeMap<String, String>,
+    expiration: Expiration,
+}
+
+impl Attributes {
+    /// Whether nothing is stated.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.texts.iter().all(Option::is_none) && self.custom.is_empty() && self.expiration == Expiration::Manual
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+pub(crate) enum Precondition {
+    None,
+    Absent,
+    Version(u64),
+    Etag(String),
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+pub(crate) enum Phase {
+    Open,
+    Completed {
+        /// SHA-256 over the numbers and etags, big endian.
+        parts: [u8; 32],
+        written: Written,
+    },
+    Aborted,
+}
+
+/// What came of a completion.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+pub(crate) struct Written {
+    pub(crate) outcome: Outcome,
+    pub(crate) version: Option<u64>,
+    pub(crate) etag: Option<String>,
+    pub(crate) created: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+pub(crate) enum Outcome {
+    Applied,
+    Superseded,
+}
+
+/// A part: `version=1 | postcard: extent, etag, uploaded`.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+pub(crate) struct Part {
+    pub(crate) extent: Extent,
+    pub(crate) etag: u128,
+    _uploaded: u64,
+}
+
+/// Bytes of an upload id.
+const UPLOAD_BYTES: usize = 22;
+
+/// What a key of the session table names.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum SessionKey {
+    /// `0x00 | the row's key, each 0x00 followed by 0xff | 0x00 | upload id`.
+    Session { object: Vec<u8>, upload: Vec<u8> },
+    /// `0x01 | upload id | number, u16 big endian`.
+    Part { upload: Vec<u8>, number: u16 },
+}
+
+impl SessionKey {
+    pub(crate) fn read(key: &[u8]) -> Option<Self> {
+        match key {
+            [0, rest @ ..] => {
+                let (object, upload) = rest.split_at_checked(rest.len().checked_sub(UPLOAD_BYTES)?)?;
+                let escaped = object.strip_suffix(&[0])?;
+                let mut object = Vec::new();
+                let mut bytes = escaped.iter();
+                while let Some(&byte) = bytes.next() {
+                    if byte == 0 && bytes.next() != Some(&0xff) {
+                        return None;
+                    }
+                    object.push(byte);
+                }
+                Some(Self::Session { object, upload: upload.to_vec() })
+            }
+            [1, rest @ ..] => {
+                let (upload, number) = rest.split_at_checked(UPLOAD_BYTES)?;
+                let number = u16::from_be_bytes(number.try_into().ok()?);
+                (1..=10_000).contains(&number).then(|| Self::Part { upload: upload.to_vec(), number })
+            }
+            [] | [_, ..] => None,
+        }
+    }
+}
+
+/// Where the session of an upload lies.
+pub(crate) fn session_key(object: &[u8], upload: &[u8]) -> Vec<u8> {
+    let escaped = object.iter().flat_map(|&byte| if byte == 0 { vec![0, 0xff] } else { vec![byte] });
+    std::iter::once(0).chain(escaped).chain([0]).chain(upload.iter().copied()).collect()
 }

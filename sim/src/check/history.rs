@@ -14,7 +14,7 @@
 use bytes::Bytes;
 use cenotaph::ErrorKind;
 
-use super::call::{Answer, AtomicPiece, Call, Called, Content, Demand, Reading};
+use super::call::{About, Answer, Asked, AtomicPiece, Call, Called, Content, Demand, Reading};
 use super::format::Row;
 use super::monitor::Monitor;
 use crate::faults::{BLOB_READ_FAULTS, BLOB_WRITE_FAULTS, COMMIT_FAULTS, Fault, PROVOKING, ROT};
@@ -28,9 +28,10 @@ const READ_ATTEMPTS: usize = 16;
 pub(crate) fn check_history(monitor: &mut Monitor) {
     let mut found = Vec::new();
     let mut checker = Checker { monitor, found: &mut found };
-    monitor.calls.iter().for_each(|called| checker.call(called));
+    monitor.calls.iter().enumerate().for_each(|(number, called)| checker.call(number, called));
     checker.deletes();
     checker.derived();
+    checker.work_of_somebody();
     for (name, message) in found {
         monitor.violated(name, message);
     }
@@ -56,7 +57,7 @@ impl Checker<'_> {
         self.found.push((checker, format!("{why}: {:?} at {} -> {answer:?}", called.call, called.at)));
     }
 
-    fn call(&mut self, called: &Called) {
+    fn call(&mut self, number: usize, called: &Called) {
         match (&called.call, &called.answer) {
             (Call::Put { write, fails, object, bytes, demand, .. }, answer) => {
                 let put = Put { write: *write, fails: *fails, object, bytes: *bytes, demand };
@@ -68,6 +69,7 @@ impl Checker<'_> {
                 self.put(called, &put, answer.as_ref());
             }
             (Call::Atomic { pieces }, answer) => self.atomic(called, pieces, answer.as_ref()),
+            (Call::Multipart(asked), _) => self.multipart(number, called, asked),
             (Call::Read { object, kind, span }, Some((at, answer))) => {
                 self.read(called, (object, *kind, *span), *at, answer);
             }
@@ -102,6 +104,9 @@ impl Checker<'_> {
             Some((at, Answer::Applied { .. } | Answer::Deleted { .. } | Answer::Found(_) | Answer::Absent)) => {
                 self.switched_off(called, *at);
             }
+            Some((at, Answer::Began { .. } | Answer::Filed { .. } | Answer::Parts(..))) => {
+                self.switched_off(called, *at);
+            }
             Some(_) | None => {}
         }
     }
@@ -122,7 +127,8 @@ impl Checker<'_> {
             | Call::Update { object, .. }
             | Call::Change { object, .. }
             | Call::Read { object, .. }
-            | Call::Delete { object, .. } => object,
+            | Call::Delete { object, .. }
+            | Call::Multipart(Asked { object, .. }) => object,
             Call::Move { to, .. } if matches!(called.answer, Some((_, Answer::Applied { .. }))) => to,
             _ => return,
         };
@@ -266,6 +272,10 @@ impl Checker<'_> {
             | Answer::Scrubbed { .. }
             | Answer::Kept
             | Answer::Deleted { .. }
+            | Answer::Began { .. }
+            | Answer::Filed { .. }
+            | Answer::Parts(..)
+            | Answer::Uploads(..)
             | Answer::Listed(_) => {}
         }
     }
@@ -294,13 +304,17 @@ impl Checker<'_> {
     /// A conflict tells how the object stood at some moment of the call, and that was not as demanded.
     fn conflict(&mut self, called: &Called, of: Option<&Bytes>, current: Option<&(u64, String)>, at: Tick) {
         let absent = |wanted: bool| if wanted { Demand::Absent } else { Demand::Nothing };
-        let (object, demand) = match &called.call {
+        let (object, demands) = match &called.call {
             Call::Put { object, demand, .. }
             | Call::Delete { object, demand }
-            | Call::Change { object, demand, .. } => (object, demand.clone()),
-            Call::Move { to, if_absent, .. } => (to, absent(*if_absent)),
+            | Call::Change { object, demand, .. } => (object, vec![demand.clone()]),
+            Call::Multipart(Asked { object, what: About::Begin { demand }, .. }) => (object, vec![demand.clone()]),
+            Call::Multipart(Asked { object, of, what: About::Complete { demand, .. } }) => {
+                (object, vec![demand.clone(), self.monitor.demand_of(Some(*of))])
+            }
+            Call::Move { to, if_absent, .. } => (to, vec![absent(*if_absent)]),
             Call::Atomic { pieces } => match pieces.iter().find(|piece| Some(&piece.object) == of) {
-                Some(piece) => (&piece.object, absent(piece.if_absent)),
+                Some(piece) => (&piece.object, vec![absent(piece.if_absent)]),
                 None => return self.violated("conflict", called, "it is in conflict with an object that is not in it"),
             },
             Call::Update { object, .. } => {
@@ -314,13 +328,14 @@ impl Checker<'_> {
             }
             _ => return self.violated("conflict", called, "it demands nothing"),
         };
+        let is_met = |row: Option<&Row>| demands.iter().all(|demand| demand.is_met(row));
         let fits = match current {
-            None => self.was_absent(object, called.at, at) && !demand.is_met(None),
+            None => self.was_absent(object, called.at, at) && !is_met(None),
             Some((version, etag)) => {
                 let asked_ms = self.monitor.time_at(called.at);
                 let stood = |row: &Row| (row.version, row.etag()) == (*version, etag.clone()) && row.is_live(asked_ms);
                 states_in(self.monitor, object, called.at, at)
-                    .any(|(_, row)| row.is_some_and(|row| stood(row) && !demand.is_met(Some(row))))
+                    .any(|(_, row)| row.is_some_and(|row| stood(row) && !is_met(Some(row))))
             }
         };
         if !fits {
@@ -340,7 +355,12 @@ impl Checker<'_> {
         {
             self.violated("I10", called, "the outcome is said to be unknown, and it never came to a commit");
         }
-        let may_fail = matches!(called.call, Call::Put { fails: true, .. } | Call::Update { fate: Fate::Fail, .. });
+        let may_fail = matches!(
+            called.call,
+            Call::Put { fails: true, .. }
+                | Call::Update { fate: Fate::Fail, .. }
+                | Call::Multipart(Asked { what: About::Part { fails: true, .. }, .. })
+        );
         if kind == ErrorKind::Source && !may_fail {
             self.violated("unprovoked", called, "its stream did not fail");
         }
@@ -348,32 +368,45 @@ impl Checker<'_> {
             self.violated("namespaces", called, "its namespace is said to be switched off, and it is not");
         }
         let read_failed = monitor.struck_between(&[Fault::IndexReadFails], called.at, at);
+        let commit_failed = monitor.struck_between(&COMMIT_FAULTS, life, at);
         let provoked = match &called.call {
             // No actor stands between a reader and the tiers, and nothing that is over.
             Call::List { .. }
             | Call::ListGroups { .. }
             | Call::ListAll { .. }
+            | Call::Multipart(Asked {
+                what: About::Resume | About::ResumeOther | About::Parts { .. } | About::Uploads { .. },
+                ..
+            })
             | Call::Read { kind: Reading::Head, .. } => read_failed,
             Call::Read { kind: Reading::Bytes, .. } => {
                 read_failed || monitor.struck_between(&BLOB_READ_FAULTS, called.at, at)
             }
             // What the blob tier does is no matter here, and one death is made good.
-            Call::Put { large: false, .. } | Call::Delete { .. } | Call::Change { .. } => {
+            Call::Put { large: false, .. }
+            | Call::Delete { .. }
+            | Call::Change { .. }
+            | Call::Multipart(Asked { what: About::Begin { .. } | About::Complete { .. } | About::Abort, .. }) => {
                 read_failed
-                    || monitor.struck_between(&COMMIT_FAULTS, life, at)
+                    || commit_failed
                     || monitor.deaths_between(life, at) > 1
                     || monitor.beheaded.iter().any(|tick| (life..at).contains(tick))
             }
             // It needs both tiers and its own actors; one death of another is made good.
-            Call::Put { .. } => {
+            Call::Put { .. } | Call::Multipart(Asked { what: About::Part { .. }, .. }) => {
                 read_failed
-                    || monitor.struck_between(&COMMIT_FAULTS, life, at)
+                    || commit_failed
                     || monitor.struck_between(&BLOB_WRITE_FAULTS, called.at, at)
                     || monitor.deaths_between(life, at) > 1
                     || monitor.uploads_died.iter().any(|tick| (life..at).contains(tick))
             }
             // Of several steps, or of several shards.
-            Call::Update { .. } | Call::Move { .. } | Call::Atomic { .. } | Call::DeletePrefix { .. } | Call::Other => {
+            Call::Update { .. }
+            | Call::Move { .. }
+            | Call::Atomic { .. }
+            | Call::DeletePrefix { .. }
+            | Call::Multipart(Asked { what: About::PartOf { .. }, .. })
+            | Call::Other => {
                 monitor.struck_between(&PROVOKING, life, at)
             }
         };
@@ -389,7 +422,9 @@ impl Checker<'_> {
     fn was_busy(&self, called: &Called, at: Tick) -> bool {
         match &called.call {
             Call::Read { object, .. } => states_in(self.monitor, object, called.at, at).count() > READ_ATTEMPTS,
-            Call::Update { object, .. } | Call::Move { from: object, .. } => {
+            Call::Update { object, .. }
+            | Call::Move { from: object, .. }
+            | Call::Multipart(Asked { what: About::PartOf { from: object, .. }, .. }) => {
                 states_in(self.monitor, object, called.at, at).count() > READ_ATTEMPTS
             }
             Call::Put { .. }
@@ -397,6 +432,7 @@ impl Checker<'_> {
             | Call::DeletePrefix { .. }
             | Call::Change { .. }
             | Call::Atomic { .. }
+            | Call::Multipart(_)
             | Call::List { .. }
             | Call::ListGroups { .. }
             | Call::ListAll { .. }

@@ -12,17 +12,22 @@
 
 mod call;
 mod derived;
+mod ending;
 mod format;
 mod history;
 mod listings;
 mod monitor;
 mod removals;
 mod search;
+mod sessions;
 mod settled;
+mod uploads;
 mod witness;
 mod words;
 
-pub(crate) use call::{Answer, AtomicPiece, Call, Change, Content, Demand, Found, Listed, Moving, Reading};
+pub(crate) use call::{
+    About, Answer, Asked, AtomicPiece, Call, Change, Content, Demand, Found, Listed, Moving, Reading,
+};
 pub(crate) use format::{AMEND, SAW, WRITE};
 pub(crate) use history::check_history;
 pub(crate) use monitor::Monitor;

@@ -5,6 +5,7 @@
 //! (`history.rs`); what must be true at rest (`settled.rs`).
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 
 use bytes::Bytes;
 use cenotaph_storage::index::{Batch, Table};
@@ -13,7 +14,10 @@ use uuid::Uuid;
 use super::Violation;
 use super::call::{Answer, Call, Called};
 use super::format::{Change, Landing, Orphan, Row};
+use super::sessions::Upload;
 use crate::faults::{Fault, PROVOKING};
+use crate::payload::payload;
+use crate::plan::UploadRules;
 use crate::trace::Tick;
 
 /// See the head of this file.
@@ -50,7 +54,15 @@ pub(crate) struct Monitor {
     struck: Vec<(Fault, Tick)>,
     pub(super) lives: Vec<Tick>,
     pub(super) calls: Vec<Called>,
-    pub(super) reading: BTreeMap<usize, (Bytes, u64)>,
+    pub(super) reading: BTreeMap<usize, Reader>,
+    /// Every multipart upload that ever was, by its id.
+    pub(super) uploads: BTreeMap<Bytes, Upload>,
+    /// What was assembled of parts, by the number of the call that began the upload.
+    pub(super) contents: BTreeMap<u64, Bytes>,
+    /// The change that each revision was recorded with.
+    pub(super) fate: BTreeMap<Uuid, Uuid>,
+    /// Limits of uploads, where the engine is set up by a plan.
+    pub(crate) rules: Option<UploadRules>,
     /// Longest inline payload, where the engine is set up by a plan.
     pub(crate) inline_bytes_max: Option<u64>,
     /// The newest durable epoch.
@@ -73,6 +85,14 @@ pub(crate) struct Monitor {
     pub(super) unknown: BTreeSet<u64>,
     violations: Vec<Violation>,
     reported: usize,
+}
+
+/// A client that reads on.
+pub(super) struct Reader {
+    pub(super) object: Bytes,
+    pub(super) version: u64,
+    /// Which bytes of it.
+    pub(super) range: Range<u64>,
 }
 
 /// A commit that brought no new bytes.
@@ -144,9 +164,22 @@ impl Monitor {
         usize::try_from(tick).ok().and_then(|tick| self.times_ms.get(tick)).copied().unwrap_or(self.now_ms)
     }
 
-    /// Rows that expired so long ago, or longer, and are still there.
+    /// Rows and sessions that expired so long ago, or longer, and are still there.
     pub(crate) fn overdue(&self, for_ms: u64) -> usize {
-        self.rows.values().filter(|row| !row.is_live(self.now_ms.saturating_sub(for_ms))).count()
+        let then = self.now_ms.saturating_sub(for_ms);
+        let sessions = self.uploads.values().filter_map(Upload::session);
+        self.rows.values().filter(|row| !row.is_live(then)).count()
+            + sessions.filter(|session| !session.is_live(then)).count()
+    }
+
+    /// The bytes of this write, put at once or in parts. None for parts that nobody has assembled.
+    pub(crate) fn content(&self, write: u64, bytes: u64) -> Option<Bytes> {
+        let is_upload = |upload: &Upload| upload.of == Some(write);
+        match self.contents.get(&write) {
+            Some(content) => Some(content.clone()).filter(|content| content.len() as u64 == bytes),
+            None if self.uploads.values().any(is_upload) => None,
+            None => Some(payload(write, bytes)),
+        }
     }
 
     pub(crate) fn closing(&mut self, at: Tick) {
@@ -263,8 +296,8 @@ impl Monitor {
     }
 
     /// A client has opened an object and reads on.
-    pub(crate) fn reads(&mut self, call: usize, object: Bytes, version: u64) {
-        self.reading.insert(call, (object, version));
+    pub(crate) fn reads(&mut self, call: usize, object: Bytes, version: u64, range: Range<u64>) {
+        self.reading.insert(call, Reader { object, version, range });
     }
 
     /// Every object that ever was.

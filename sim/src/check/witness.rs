@@ -12,13 +12,14 @@ use cenotaph_storage::index::{Batch, Table};
 use uuid::Uuid;
 use xxhash_rust::xxh3::xxh3_64;
 
-use super::call::{Call, Called, Demand};
+use super::call::{About, Asked, Call, Called, Demand};
 use super::format::{self, Body, Change, Landing, Orphan, Row};
 use super::monitor::{Monitor, Origin, Revision};
+use super::sessions::{Steps, Upload};
 use super::words::{described, short, transition};
 use crate::blobs::Blobs;
 use crate::coverage::Coverage;
-use crate::payload::{payload, write_of};
+use crate::payload::write_of;
 use crate::trace::Tick;
 
 /// Longest payload that lies in the row itself.
@@ -34,12 +35,26 @@ pub(super) struct Changed {
     orphans: Vec<(Uuid, Option<Orphan>)>,
     /// Changes that it removes, and that were there.
     settled: BTreeSet<Uuid>,
+    /// Sessions and parts of uploads.
+    pub(super) steps: Steps,
     /// Whether it changes the expiry index.
     expiry: bool,
 }
 
 /// The rows of a batch's objects before it.
 pub(super) type Before = BTreeMap<Bytes, Row>;
+
+impl Changed {
+    /// The entry with which this revision is queued.
+    pub(super) fn queued(&self, revision: &Uuid) -> Option<&Orphan> {
+        self.orphans.iter().find(|(orphan, _)| orphan == revision).and_then(|(_, orphan)| orphan.as_ref())
+    }
+
+    /// Whether it settles a change that names this revision.
+    pub(super) fn settles(&self, monitor: &Monitor, revision: Uuid) -> bool {
+        self.settled.iter().any(|id| monitor.fate.get(&revision) == Some(id))
+    }
+}
 
 impl Monitor {
     /// The call that puts, or updates to, this payload of this object.
@@ -49,7 +64,9 @@ impl Monitor {
                 Some(*of) == write && at == object
             }
             Call::Atomic { pieces } => pieces.iter().any(|piece| piece.write == write && piece.object == *object),
-            Call::Change { .. }
+            Call::Multipart(Asked { object: at, of, what: About::Begin { .. } }) => Some(*of) == write && at == object,
+            Call::Multipart(_)
+            | Call::Change { .. }
             | Call::Move { .. }
             | Call::Read { .. }
             | Call::Delete { .. }
@@ -79,12 +96,14 @@ impl Monitor {
         self.together(&changed);
         let before = self.before(&changed);
         let mut words = Vec::new();
+        self.assemble(&changed);
         for (change, recorded) in &changed.changes {
             self.change(*change, recorded.as_ref(), &changed, tick, blobs, coverage, &mut words);
         }
         for (object, row) in &changed.rows {
             self.swap(object, row.as_ref(), &changed, &before, tick, blobs, coverage, &mut words);
         }
+        self.steps(&changed, &before, tick, blobs, coverage, &mut words);
         for (revision, orphan) in changed.orphans {
             self.orphan(revision, orphan, blobs, coverage, &mut words);
         }
@@ -129,7 +148,7 @@ impl Monitor {
                         keep(&mut self.expiry, &key, value.is_some());
                     })
                 }
-                Table::Sessions => None,
+                Table::Sessions => changed.steps.read(&key, value.as_ref()),
             };
             if decoded.is_none() {
                 self.violated("format", format!("an entry of {} can't be read", table.name()));
@@ -159,30 +178,44 @@ impl Monitor {
                     format!("change {id} is of epoch {}, and it is {} now", change.epoch, self.epoch),
                 );
             }
-            if self.ended.contains(&id) || change.revisions.iter().any(|revision| self.revisions.contains_key(revision))
+            // An upload that needs more revisions than it knew of records its change again, with more of them.
+            let before = self.changes.get(&id).map(|change| change.revisions.as_slice()).unwrap_or_default();
+            let fresh = change.revisions.strip_prefix(before).unwrap_or_default();
+            if !before.is_empty() {
+                coverage.count("change: recorded again");
+            }
+            if self.ended.contains(&id)
+                || fresh.is_empty()
+                || fresh.iter().any(|revision| self.revisions.contains_key(revision))
             {
                 self.violated("I4", format!("change {id} is recorded again, or for a revision that is not fresh"));
             }
-            for &revision in &change.revisions {
+            for &revision in fresh {
                 self.revisions.insert(revision, Revision::default());
+                self.fate.insert(revision, id);
             }
-            self.recorded.insert(id, tick);
+            self.recorded.entry(id).or_insert(tick);
             self.changes.insert(id, change.clone());
             return;
         }
         let Some(change) = self.changes.remove(&id) else { return };
         self.ended.insert(id);
-        if changed.rows.iter().any(|(_, row)| row.as_ref().is_some_and(|row| row.operation == id)) {
-            return;
-        }
-        let queued = |revision: &Uuid| {
-            changed.orphans.iter().find(|(orphan, _)| orphan == revision).and_then(|(_, orphan)| orphan.as_ref())
+        let queued = |revision: &Uuid| changed.queued(revision);
+        let committed = changed.rows.iter().find_map(|(_, row)| row.as_ref().filter(|row| row.operation == id));
+        let named = committed.or(self.rows.get(&change.object[..])).map(Row::revisions).unwrap_or_default();
+        let named = [named, changed.steps.filed()].concat();
+        let may_land = change.revisions.iter().filter_map(queued).any(|orphan| orphan.landing == Landing::MayLand);
+        // A write that comes to its end by itself has no blob under way: what it recorded in advance and never wrote is nothing.
+        let is_spare = |revision: &Uuid| {
+            !may_land && self.revisions.get(revision).is_some_and(|known| known.path.is_empty())
         };
-        let named = self.rows.get(&change.object[..]).map(Row::revisions).unwrap_or_default();
-        if let Some(lost) = change.revisions.iter().find(|lost| queued(lost).is_none() && !named.contains(lost)) {
+        let is_kept = |revision: &Uuid| queued(revision).is_some() || named.contains(revision) || is_spare(revision);
+        if let Some(lost) = change.revisions.iter().find(|lost| !is_kept(lost)) {
             self.violated("I3", format!("change {id} is settled, and its revision {lost} neither named nor queued"));
         }
-        let may_land = change.revisions.iter().filter_map(queued).any(|orphan| orphan.landing == Landing::MayLand);
+        if committed.is_some() || change.revisions.iter().any(|revision| changed.steps.filed().contains(revision)) {
+            return;
+        }
         if may_land {
             coverage.count("recovery: a change fenced");
             words.push(format!("change {} fenced", short(id)));
@@ -195,9 +228,12 @@ impl Monitor {
             let now = self.rows.get(&object).and_then(|row| row.revisions().first().copied());
             // A copy brings the payload of another write; one that demanded something was in conflict.
             let of_this = |write: &u64| match self.writer(Some(*write), &object).map(|called| &called.call) {
-                Some(Call::Put { demand: Demand::Nothing, .. }) => true,
+                Some(Call::Put { demand: Demand::Nothing, .. }) => !self.commits.contains_key(write),
                 Some(_) | None => false,
             };
+            if writes.iter().any(|write| self.is_part(*write)) {
+                coverage.count("upload: a part refused");
+            }
             let writes: Vec<u64> = writes.into_iter().filter(of_this).collect();
             for &write in &writes {
                 self.superseded.insert(write, tick);
@@ -247,7 +283,11 @@ impl Monitor {
         }
         if let Some(row) = row.filter(|row| matches!(row.body, Body::Tombstone(_)))
             && origin == Some(Origin::Written)
+            && !self.is_assembled(row)
         {
+            if row.revisions().len() > 1 {
+                coverage.count("swap: several blobs");
+            }
             self.replaces_what_it_saw(object, old.as_ref(), row, tick);
         }
         if row.is_some_and(|row| row.size > BLOCK) {
@@ -297,8 +337,7 @@ impl Monitor {
         let kept: BTreeSet<Uuid> =
             changed.rows.iter().filter_map(|(_, row)| row.as_ref()).flat_map(Row::revisions).collect();
         for revision in old.into_iter().flat_map(Row::revisions).filter(|revision| !kept.contains(revision)) {
-            let queued =
-                changed.orphans.iter().find(|(orphan, _)| *orphan == revision).and_then(|(_, entry)| entry.as_ref());
+            let queued = changed.queued(&revision);
             if queued.is_some_and(|orphan| orphan.landing == Landing::MayLand) {
                 self.violated("I5", format!("{name}: the finished revision {revision} is queued as one that may land"));
             }
@@ -342,17 +381,24 @@ impl Monitor {
         if let Some(write) = row.write
             && *origin == Origin::Written
         {
+            if self.uploads.values().any(|upload| upload.of == Some(write)) && !self.is_assembled(row) {
+                self.violated("sessions", format!("version {} completes an upload that goes on", row.version));
+            }
             self.commits.entry(write).or_default().push((tick, row.clone()));
         }
         let is_tombstone = matches!(row.body, Body::Tombstone(_));
-        if self.inline_bytes_max.is_some_and(|most| is_tombstone != (row.size > most)) {
+        // What was assembled of parts lies where they do, whatever its length, until somebody copies it.
+        let is_assembled = self.is_assembled(row) && *origin != Origin::Copied;
+        let fits = |most| is_tombstone == (row.size > most) || is_assembled && is_tombstone;
+        if self.inline_bytes_max.is_some_and(|most| !fits(most)) {
             self.violated("tiers", format!("version {} of {} bytes lies in the wrong tier", row.version, row.size));
         }
         if !is_tombstone && matches!(row.body, Body::Embedded(_)) != (row.size <= EMBEDDED) {
             self.violated("tiers", format!("version {} of {} bytes lies at the wrong place", row.version, row.size));
         }
-        let put = row.write.map(|write| payload(write, row.size));
-        if put.as_ref().is_some_and(|put| row.checksum != Some(xxh3_64(put))) {
+        let put = row.write.and_then(|write| self.content(write, row.size));
+        let is_unsummed = is_assembled && row.checksum.is_none();
+        if put.as_ref().is_some_and(|put| row.checksum != Some(xxh3_64(put)) && !is_unsummed) {
             self.violated("metadata", format!("version {} has the checksum of something else", row.version));
         }
         if let (Body::Embedded(bytes), Some(put)) = (&row.body, &put)
@@ -361,13 +407,20 @@ impl Monitor {
             self.violated("I3", format!("version {} holds other bytes than were put", row.version));
         }
         if let Body::Tombstone(manifest) = &row.body {
-            let given_up: BTreeSet<Uuid> = before.values().flat_map(Row::revisions).collect();
+            let parts = self.uploads.values().filter(|upload| upload.object == *object).flat_map(Upload::revisions);
+            let given_up: BTreeSet<Uuid> = before.values().flat_map(Row::revisions).chain(parts).collect();
             let is_new = manifest.extents.iter().any(|extent| !given_up.contains(&extent.revision));
             if is_new && !changed.settled.contains(&row.operation) {
                 self.violated("I6", format!("operation {} commits without a live change", row.operation));
             }
+            let mut rest = put;
             for extent in &manifest.extents {
-                self.names(row, extent, put.as_ref(), blobs);
+                let at = rest.as_ref().map_or(0, |rest| rest.len().min(usize::try_from(extent.bytes).unwrap_or(0)));
+                let own = rest.as_mut().map(|rest| rest.split_to(at));
+                self.names(row, extent, own.as_ref(), blobs);
+            }
+            if rest.is_some_and(|rest| !rest.is_empty()) {
+                self.violated("I2", format!("version {} names too few blobs", row.version));
             }
         }
     }
@@ -379,7 +432,8 @@ impl Monitor {
         let Some(bytes) = bytes else {
             return self.violated("I2", format!("version {} names a blob that is not finished", row.version));
         };
-        if bytes.len() as u64 != extent.bytes || put.is_some_and(|put| *put != bytes) {
+        let (length, checksum) = (bytes.len() as u64, xxh3_64(&bytes));
+        if (length, checksum) != (extent.bytes, extent.checksum) || put.is_some_and(|put| *put != bytes) {
             self.violated("I2", format!("version {} names a blob that holds something else", row.version));
         }
     }
@@ -406,6 +460,9 @@ impl Monitor {
         self.orphaned.insert(revision);
         if self.rows.get(&orphan.object[..]).is_some_and(|row| row.revisions().contains(&revision)) {
             self.violated("I2", format!("revision {revision} is queued, and a row names it"));
+        }
+        if self.is_filed(revision) {
+            self.violated("I2", format!("revision {revision} is queued, and a part names it"));
         }
         match self.orphans.get(&revision) {
             Some(before) if before.landing == Landing::MayLand && orphan.landing == Landing::Landed => {
@@ -441,10 +498,13 @@ impl Monitor {
         if self.rows.values().any(|row| row.revisions().contains(&revision)) {
             self.violated("I2", format!("blob {revision} is deleted, and a row names it"));
         }
-        let read = self.reading.values().any(|(object, version)| {
-            let states = self.states.get(object).map(Vec::as_slice).unwrap_or_default();
-            let seen = states.iter().filter_map(|(_, row)| row.as_ref()).find(|row| row.version == *version);
-            seen.is_some_and(|row| row.revisions().contains(&revision))
+        if self.is_filed(revision) {
+            self.violated("I2", format!("blob {revision} is deleted, and a part names it"));
+        }
+        let read = self.reading.values().any(|reader| {
+            let states = self.states.get(&reader.object).map(Vec::as_slice).unwrap_or_default();
+            let seen = states.iter().filter_map(|(_, row)| row.as_ref()).find(|row| row.version == reader.version);
+            seen.is_some_and(|row| row.revisions_of(&reader.range).contains(&revision))
         });
         if read {
             self.violated("I8", format!("blob {revision} is deleted under its reader"));

@@ -60,6 +60,11 @@ impl Client {
             | Op::Extend { object, when, .. } => (*object, *when),
             _ => return Demand::Nothing,
         };
+        self.demand_of(object, when).await
+    }
+
+    /// What is demanded of this object.
+    pub(super) async fn demand_of(&self, object: u32, when: When) -> Demand {
         if matches!(when, When::Any) {
             return Demand::Nothing;
         }

@@ -1,11 +1,14 @@
 //! The plan of a seed: swarm testing (Groce et al., "Swarm testing", 2012). Each seed leaves out some operations and some
 //! faults, so that what hides behind others comes forth.
 
+use std::collections::VecDeque;
 use std::time::Duration;
 
-use super::{Fate, HOT, Lifetime, Op, Piece, Plan, Setting, Shape, Span, When};
+use super::{Fate, HOT, Lifetime, Op, Piece, Plan, Setting, Shape, Span, Step, UploadRules, When};
 use crate::faults::{Faults, Schedule};
 use crate::rng::{Odds, Rng};
+
+mod uploads;
 
 /// Cold objects of a plan.
 const COLD: u64 = 60;
@@ -16,10 +19,12 @@ const EMBEDDED: u64 = 4096;
 
 /// Which of the weights is that of extensions.
 const EXTENSIONS: usize = 14;
+/// From which of the weights on they are those of multipart uploads.
+const UPLOADS: usize = 23;
 
 /// Which kinds of operations a plan has, by weight.
 struct Mix {
-    weights: [u64; 23],
+    weights: [u64; UPLOADS + uploads::WEIGHTS.len()],
     /// How often a write demands something.
     conditional: Odds,
     /// How often what is written expires.
@@ -33,7 +38,7 @@ impl Plan {
     /// The plan of this seed, with about so many operations in all.
     pub fn generate(seed: u64, operations: usize) -> Self {
         let mut rng = Rng::new(seed, "plan");
-        let setting = setting(&mut rng);
+        let mut setting = setting(&mut rng);
         let mut faults = faults(&mut rng, setting.restarts_max);
         let schedule = schedule(&mut rng);
         let mut mix = mix(&mut rng);
@@ -41,15 +46,18 @@ impl Plan {
             // Whether an object exists is a question of the time of day: with a clock that jumps nobody could say.
             mix.mortal = Odds::NEVER;
             mix.weights[EXTENSIONS] = 0;
+            let part_bytes_min = setting.multipart.part_bytes_min;
+            setting.multipart = UploadRules { part_bytes_min, ..UploadRules::default() };
         }
         if mix.huge > Odds::NEVER {
             // What takes several reads is dear, so only few seeds have it: these see to it that it fails half-way.
             mix.hot = Odds::in_ten_thousand(9500);
+            setting.cut = setting.cut.map(uploads::cut_huge);
             faults.blob_bit_rot = Odds::in_ten_thousand(1500);
         }
         let clients = 1 + rng.below(8);
         let each = (operations as u64).div_ceil(clients);
-        let clients = (0..clients).map(|_| (0..each).map(|_| op(&mut rng, &mix, &setting)).collect()).collect();
+        let clients = (0..clients).map(|_| client(&mut rng, &mix, &setting, each)).collect();
         let crashes_max = u32::try_from(rng.below(6)).expect("a small number");
         Self { seed, setting, schedule, faults, acts: Vec::new(), crashes_max, clients }
     }
@@ -66,6 +74,8 @@ fn setting(rng: &mut Rng) -> Setting {
         restarts_max: to_usize(rarely(rng, 3, 1_000_000)),
         scarce: rng.below(4) == 0,
         strict_deletes: rng.below(3) == 0,
+        cut: uploads::cut(rng),
+        multipart: uploads::rules(rng),
     }
 }
 
@@ -127,11 +137,17 @@ fn faults(rng: &mut Rng, restarts_max: usize) -> Faults {
 
 fn mix(rng: &mut Rng) -> Mix {
     // Puts and gets are always in; of the others each seed leaves out some.
-    let mut weights = [14, 12, 2, 6, 2, 1, 1, 1, 4, 1, 1, 1, 4, 2, 2, 2, 1, 2, 3, 1, 1, 1, 1];
+    let mut weights = [0; UPLOADS + uploads::WEIGHTS.len()];
+    weights[..UPLOADS]
+        .copy_from_slice(&[14, 12, 2, 6, 2, 1, 1, 1, 4, 1, 1, 1, 4, 2, 2, 2, 1, 2, 3, 1, 1, 1, 1]);
+    weights[UPLOADS..].copy_from_slice(&uploads::WEIGHTS);
     for weight in weights.iter_mut().skip(2) {
         if rng.below(3) == 0 {
             *weight = 0;
         }
+    }
+    if weights[UPLOADS] == 0 {
+        weights[UPLOADS..].fill(0);
     }
     Mix {
         weights,
@@ -141,6 +157,24 @@ fn mix(rng: &mut Rng) -> Mix {
         large: Odds::in_ten_thousand(rng.pick(&[1000, 5000, 9000])),
         huge: if rng.below(40) == 0 { Odds::in_ten_thousand(5000) } else { Odds::NEVER },
     }
+}
+
+/// What one client asks. Who begins an upload goes on with it, among other things.
+fn client(rng: &mut Rng, mix: &Mix, setting: &Setting, operations: u64) -> Vec<Op> {
+    let mut ahead = VecDeque::new();
+    let next = |_| {
+        if rng.below(2) == 0
+            && let Some(op) = ahead.pop_front()
+        {
+            return op;
+        }
+        let op = op(rng, mix, setting);
+        if let Op::Multipart { slot, step: Step::Initiate { .. } } = &op {
+            ahead = uploads::course(rng, *slot, mix, setting);
+        }
+        op
+    };
+    (0..operations).map(next).collect()
 }
 
 fn op(rng: &mut Rng, mix: &Mix, setting: &Setting) -> Op {
@@ -157,7 +191,8 @@ fn op(rng: &mut Rng, mix: &Mix, setting: &Setting) -> Op {
             let bytes = size(rng, mix, setting);
             let shape = shape(rng, bytes);
             // A stream that ends badly after a block of it has gone out.
-            if matches!(shape, Shape::Failing(_) | Shape::Dropped(..)) && rng.below(8) == 0 {
+            let may_be_long = setting.cut.is_none() && matches!(shape, Shape::Failing(_) | Shape::Dropped(..));
+            if may_be_long && rng.below(8) == 0 {
                 let shape = match shape {
                     Shape::Dropped(_, ms) => Shape::Dropped(BLOCK / 3, ms),
                     _ => Shape::Failing(BLOCK / 3),
@@ -195,6 +230,7 @@ fn op(rng: &mut Rng, mix: &Mix, setting: &Setting) -> Op {
         Some(17) => Op::Copy { from: object, to: other(rng, mix, object), if_absent: rng.below(4) == 0 },
         Some(18) => Op::Rename { from: object, to: other(rng, mix, object), if_absent: rng.below(4) == 0 },
         Some(19) => Op::DeletePrefix { prefix: format!("cold/000{}", rng.below(7)) },
+        Some(kind) if kind >= UPLOADS => uploads::step(rng, kind - UPLOADS, mix, setting),
         Some(kind) => aside(rng, kind, object),
     }
 }

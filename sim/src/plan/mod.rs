@@ -5,6 +5,8 @@
 //! a small one. It is serde data too: a plan that found a bug is kept as a file, for its seed means another plan once the
 //! generator has changed. Deliberately not here: running it (`run.rs`).
 
+use std::ops::Range;
+
 use cenotaph::{Namespace, ObjectId};
 use serde::{Deserialize, Serialize};
 
@@ -13,8 +15,10 @@ use crate::machine::Act;
 
 mod generate;
 mod shrink;
+mod uploads;
 
 pub use shrink::{PlanTree, Plans};
+pub use uploads::{Choice, Cut, Declared, Step, UploadRules, Which};
 
 /// See the head of this file.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -52,6 +56,12 @@ pub struct Setting {
     pub scarce: bool,
     /// A blob tier that calls the deletion of what is not there an error.
     pub strict_deletes: bool,
+    /// Large payloads become several blobs.
+    #[serde(default)]
+    pub cut: Option<Cut>,
+    /// Limits of multipart uploads.
+    #[serde(default)]
+    pub multipart: UploadRules,
 }
 
 /// What a client asks. Objects are numbered.
@@ -209,6 +219,13 @@ pub enum Op {
     },
     /// Tries to open a second engine on the same index, which must be refused.
     OpenAnother,
+    /// Something about the multipart upload that a slot holds.
+    Multipart {
+        /// The slot.
+        slot: u32,
+        /// What.
+        step: Step,
+    },
 }
 
 /// What a client demands of an object before it writes. It looks at the object first, where it must name a version.
@@ -306,6 +323,16 @@ pub enum Span {
 }
 
 impl Span {
+    /// Which bytes these are of an object of this size.
+    pub(crate) fn of(self, size: u64) -> Range<u64> {
+        match self {
+            Self::All => 0..size,
+            Self::Between(start, end) => start..end.min(size).max(start),
+            Self::From(start) => start..size,
+            Self::Last(bytes) => size.saturating_sub(bytes)..size,
+        }
+    }
+
     /// Whether an object of this size has a byte to begin with.
     pub(crate) const fn fits(self, size: u64) -> bool {
         match self {

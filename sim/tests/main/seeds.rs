@@ -6,7 +6,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use cenotaph_sim::{
-    Coverage, Fate, Lifetime, Op, Options, Piece, Plan, Setting, Shape, Span, Sweep, When, run, sweep, wanted,
+    Coverage, Fate, Lifetime, Op, Options, Piece, Plan, Setting, Shape, Span, Sweep, UploadRules, When, run, sweep, wanted,
 };
 
 /// Runs the plans of these seeds on two threads; what they have seen.
@@ -114,6 +114,8 @@ fn plan(clients: Vec<Vec<Op>>) -> Plan {
         restarts_max: 100,
         scarce: false,
         strict_deletes: true,
+        cut: None,
+        multipart: UploadRules::default(),
     };
     Plan { setting, clients, ..Plan::generate(1, 0) }
 }
