@@ -19,8 +19,10 @@ pub(crate) struct Admission {
     write_bytes: Budget,
     uploads: Arc<Semaphore>,
     upload_bytes: Budget,
+    ending_parts: Arc<Semaphore>,
     uploads_max: u32,
     writes_max: u32,
+    ending_parts_max: u32,
 }
 
 /// Leave to do one thing. Cheap to clone; given back when the last clone is dropped.
@@ -51,14 +53,24 @@ impl Admission {
     pub(crate) fn new(limits: &Limits) -> Self {
         let permits = |limit: usize| u32::try_from(limit).unwrap_or(u32::MAX).min(u32::MAX >> 4);
         let (writes_max, uploads_max) = (permits(limits.writes_at_once), permits(limits.uploads_at_once));
+        let ending_parts_max = permits(limits.multipart.parts_ending_at_once.max(1));
         Self {
             writes: Arc::new(Semaphore::new(writes_max as usize)),
             write_bytes: Budget::new(limits.write_bytes_in_flight),
             uploads: Arc::new(Semaphore::new(uploads_max as usize)),
             upload_bytes: Budget::new(limits.upload_bytes_in_flight),
+            ending_parts: Arc::new(Semaphore::new(ending_parts_max as usize)),
             uploads_max,
             writes_max,
+            ending_parts_max,
         }
+    }
+
+    /// Leave to end an upload of so many parts, first come first served.
+    pub(crate) async fn end(&self, parts: usize) -> Permit {
+        let parts = u32::try_from(parts).unwrap_or(u32::MAX).clamp(1, self.ending_parts_max);
+        let held = Arc::clone(&self.ending_parts).acquire_many_owned(parts).await;
+        Permit::of(held.expect("the budget is never closed"))
     }
 
     /// Leave for one small put or delete, at once or not at all.

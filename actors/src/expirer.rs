@@ -180,7 +180,7 @@ impl Expirer {
     async fn end_session(&self, id: ObjectId, upload: UploadId) -> Result<()> {
         let operation = self.shared.env.operation_id();
         let swap = SessionSwap { id, upload, operation, mutation: SessionMutation::Expire };
-        self.shared.step(swap, &Permit::free(), |reply| reply).await.map(drop)
+        self.shared.end(swap, Permit::free()).await.map(drop)
     }
 
     async fn expire(&self, id: ObjectId) -> Result<Deleted> {

@@ -20,7 +20,7 @@ pub struct Limits {
     /// Payload bytes that those writes, and puts whose beginning is still being read, may hold together. One more is
     /// `Overloaded`. A stream of unknown length reserves the inline limit until its tier is known.
     pub write_bytes_in_flight: usize,
-    /// Large puts at once, streaming or waiting for a share of the bytes in flight. One more is `Overloaded`.
+    /// Large puts and parts at once, streaming or waiting for a share of the bytes in flight. One more is `Overloaded`.
     pub uploads_at_once: usize,
     /// Payload bytes that all uploads may buffer together. An upload waits, without reading its stream, until its share
     /// is free.
@@ -165,6 +165,10 @@ pub struct MultipartLimits {
     /// How long an upload may take from its beginning to its completion. Later nobody knows it any more, and its parts are
     /// deleted.
     pub lifetime: Duration,
+    /// Parts of uploads that may be ending at once, by completion, abort or expiry: what ends an upload is one commit about all
+    /// of its parts, some 800 bytes of memory each while it is under way. An end waits for its turn; one with more parts
+    /// than this takes all there is.
+    pub parts_ending_at_once: usize,
     /// For how long it is remembered what came of an upload: a repeated completion hears the same.
     pub kept_for: Duration,
 }
@@ -172,7 +176,13 @@ pub struct MultipartLimits {
 impl Default for MultipartLimits {
     fn default() -> Self {
         let day = Duration::from_secs(24 * 3600);
-        Self { part_bytes_min: 0, part_bytes_max: 5 * 1024 * 1024 * 1024, lifetime: 7 * day, kept_for: day }
+        Self {
+            part_bytes_min: 0,
+            part_bytes_max: 5 * 1024 * 1024 * 1024,
+            lifetime: 7 * day,
+            parts_ending_at_once: 20_000,
+            kept_for: day,
+        }
     }
 }
 

@@ -15,12 +15,12 @@
 use cenotaph_storage::index::Table;
 use cenotaph_storage::rows::{Phase, Session, session_key};
 use cenotaph_storage::swap::{PartRules, Precondition, Selection, SessionMutation, SessionSwap, Written};
-use cenotaph_storage::{Digest, Error, ErrorKind, ObjectId, PartNumber, Result, Seam, UploadId, no_such_upload};
+use cenotaph_storage::{Digest, ObjectId, PartNumber, Result, Seam, UploadId, no_such_upload};
 use tokio::sync::oneshot;
 
 use crate::admission::Permit;
 use crate::messages::{Job, Purpose, Source, UploadedPart};
-use crate::reply::{Caller, SessionAnswer, stepped};
+use crate::reply::{Caller, stepped};
 use crate::shared::Common;
 use crate::tiered::Tiered;
 use crate::writes::Intent;
@@ -88,6 +88,7 @@ impl Tiered {
     ) -> Result<Written> {
         let shared = self.shared();
         shared.health.check("multipart")?;
+        parts.check().map_err(|error| error.with_id(id))?;
         let now = shared.env.steady_now();
         let expected = shared.standing_at(id, now).await.map_err(|error| error.with_id(id))?.expectation(now);
         shared.env.pass(Seam::CompleteBeforeSwap).await;
@@ -116,8 +117,15 @@ impl Tiered {
         shared.health.check("multipart")?;
         let permit = shared.admission.write().map_err(|error| error.with_id(id))?;
         let swap = SessionSwap { id: id.clone(), upload, operation: shared.env.operation_id(), mutation };
-        let answer: SessionAnswer = shared.step(swap, &permit, |reply| reply).await?;
-        stepped(answer).map_err(|error| error.with_id(id))
+        let answer = match swap.mutation {
+            SessionMutation::Complete { .. } | SessionMutation::Abort { .. } | SessionMutation::Expire => {
+                shared.end(swap, permit).await
+            }
+            SessionMutation::Initiate(_) | SessionMutation::Part { .. } => {
+                shared.step(swap, &permit, |reply| reply).await
+            }
+        };
+        answer.and_then(stepped).map_err(|error| error.with_id(id))
     }
 }
 
@@ -127,11 +135,6 @@ impl Common {
         let value = self.index.get(Table::Sessions, &session_key(id, upload)).await?;
         let session = value.map(|value| Session::decode(&value)).transpose()?;
         let now = self.env.steady_now();
-        match session.filter(|session| session.is_live(now)).ok_or_else(no_such_upload)?.phase {
-            Phase::Open => Ok(()),
-            Phase::Completed { .. } | Phase::Aborted => {
-                Err(Error::new(ErrorKind::Invalid, "multipart", "the upload has ended"))
-            }
-        }
+        session.filter(|session| session.is_live(now)).ok_or_else(no_such_upload)?.check_open()
     }
 }

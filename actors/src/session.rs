@@ -17,7 +17,7 @@ use cenotaph_storage::index::{Range, Table};
 use cenotaph_storage::planted::Bug;
 use cenotaph_storage::rows::{Filed, Phase, Session, part_key, parts_prefix, read_part_key, session_key};
 use cenotaph_storage::swap::{SessionMutation, SessionSwap, SessionView, Verdict};
-use cenotaph_storage::{PartNumber, Result, UploadId};
+use cenotaph_storage::{Error, ErrorKind, PARTS_MAX, PartNumber, Result, UploadId};
 
 use crate::admission::Permit;
 use crate::messages::ShardMessage;
@@ -48,6 +48,16 @@ impl Common {
     }
 }
 
+impl Common {
+    /// Ends an upload, in its turn: what many parts end at once is bounded, whoever ends them.
+    pub(crate) async fn end(&self, swap: SessionSwap, permit: Permit) -> Result<SessionAnswer> {
+        let parts = Range::prefix(&parts_prefix(&swap.upload), usize::from(PARTS_MAX));
+        let parts = self.index.snapshot()?.keys(Table::Sessions, parts).await?.len();
+        let permit = permit.and(self.admission.end(parts).await);
+        self.step(swap, &permit, |reply| reply).await
+    }
+}
+
 impl Shard {
     /// Decides a step, and submits what follows from it.
     pub(crate) async fn step(
@@ -61,6 +71,7 @@ impl Shard {
             Ok(view) => view,
             Err(error) => return reply(Err(error)),
         };
+        let is_in_flight = overlay.session(&session_key(&swap.id, &swap.upload)).is_some();
         let now = self.shared.env.steady_now();
         let mut verdict = swap.decide(&view, now);
         self.spoil(swap, &mut view, &mut verdict);
@@ -73,23 +84,17 @@ impl Shard {
         if let (SessionMutation::Part { .. }, Verdict::File | Verdict::Refuse { .. }) = (&swap.mutation, &verdict) {
             overlay.settle(ticket, swap.operation);
         }
-        let counters = &self.shared.counters;
+        self.shared.count(&verdict);
         let reply = match &verdict {
-            Verdict::Conflict(_) => {
-                counters.conflicts.fetch_add(1, Ordering::Relaxed);
-                nothing_committed(reply)
-            }
-            Verdict::Supersede { .. } => {
-                counters.superseded.fetch_add(1, Ordering::Relaxed);
-                reply
-            }
-            Verdict::Refuse { .. } => nothing_committed(reply),
+            Verdict::Conflict(_) | Verdict::Refuse { .. } => nothing_committed(reply),
+            // What was done before and is durable needs no commit to be told.
+            Verdict::Replay(_) | Verdict::Unchanged if !is_in_flight => return reply(Ok(answer(verdict))),
+            Verdict::Replay(_) | Verdict::Unchanged => may_be_committed(reply),
             Verdict::Begin
             | Verdict::File
             | Verdict::Complete { .. }
-            | Verdict::Replay(_)
+            | Verdict::Supersede { .. }
             | Verdict::End { .. }
-            | Verdict::Unchanged
             | Verdict::Fenced => reply,
         };
         self.submit(overlay, batch, answer(verdict), Some(permit), reply);
@@ -191,9 +196,53 @@ impl Shard {
                 *session = view.session.clone().unwrap_or_else(|| session.clone());
                 view.parts.clear();
             }
-            _ => {}
+            Verdict::Begin
+            | Verdict::File
+            | Verdict::Complete { .. }
+            | Verdict::Supersede { .. }
+            | Verdict::Replay(_)
+            | Verdict::End { .. }
+            | Verdict::Unchanged
+            | Verdict::Conflict(_)
+            | Verdict::Refuse { .. }
+            | Verdict::Fenced => {}
         }
     }
+}
+
+impl Common {
+    fn count(&self, verdict: &Verdict) {
+        match verdict {
+            Verdict::Conflict(_) => {
+                self.counters.conflicts.fetch_add(1, Ordering::Relaxed);
+                metrics::counter!("cenotaph_conflicts_total").increment(1);
+            }
+            Verdict::Supersede { .. } => {
+                self.counters.superseded.fetch_add(1, Ordering::Relaxed);
+                metrics::counter!("cenotaph_superseded_total").increment(1);
+            }
+            Verdict::End { session: None, .. } => metrics::counter!("cenotaph_uploads_forgotten_total").increment(1),
+            Verdict::Begin
+            | Verdict::File
+            | Verdict::Complete { .. }
+            | Verdict::Replay(_)
+            | Verdict::End { session: Some(_), .. }
+            | Verdict::Unchanged
+            | Verdict::Refuse { .. }
+            | Verdict::Fenced => {}
+        }
+    }
+}
+
+/// The reply of a request that repeats what is on its way to the disk: if that fails, nobody knows what became of it, whether
+/// this request was handed to the index or not (I10).
+fn may_be_committed<T: Send + 'static>(reply: Reply<T>) -> Reply<T> {
+    Box::new(move |outcome| {
+        reply(outcome.map_err(|error| {
+            let message = "the index failed while it committed what is repeated here; it may be durable or not";
+            Error::new(ErrorKind::Indeterminate, "multipart", message).with_source(error)
+        }));
+    })
 }
 
 /// What the caller hears once the verdict is durable.

@@ -10,8 +10,8 @@
 //! 6 compare-and-write through the shard (I3, I6)     the commit itself answers the caller (I10)
 //! ```
 //!
-//! From step 6 on a dropped caller stops nothing. Steps 1, 2 and 6 are told in `put.rs` and `part.rs`, steps 4 and 5 in
-//! `stream.rs`, step 3 in `ledger.rs`. Deliberately not here: what the swap decides (`cenotaph_storage::swap`), and cleaning
+//! From step 6 on a dropped caller stops nothing. Steps 1, 2 and 6 are told in `put.rs` and `part.rs`, step 3 in
+//! `ledger.rs`, steps 4 and 5 in `stream.rs`, with `pump.rs` (a caller's stream) and `split.rs` (how it is cut). Deliberately not here: what the swap decides (`cenotaph_storage::swap`), and cleaning
 //! up (recovery's).
 
 use std::sync::Arc;
@@ -26,7 +26,9 @@ use crate::shared::Shared;
 
 mod ledger;
 mod part;
+mod pump;
 mod put;
+mod split;
 mod stream;
 
 /// The parent of the uploads: it starts them and outlives their deaths.

@@ -55,7 +55,7 @@ impl Config {
         const GIB: u64 = 1024 * 1024 * 1024;
         const CENTURY_MS: u64 = 100 * 366 * 24 * 3_600_000;
         let (limits, reads, blobs) = (&self.limits, &self.reads, &self.blobs);
-        let bounds: [(&str, u64, RangeInclusive<u64>); 33] = [
+        let bounds: [(&str, u64, RangeInclusive<u64>); 34] = [
             ("inline_bytes_max", self.inline_bytes_max as u64, 0..=64 * 1024 * 1024),
             ("limits.shards", limits.shards as u64, 1..=4096),
             ("limits.writes_at_once", limits.writes_at_once as u64, 1..=1 << 24),
@@ -78,6 +78,7 @@ impl Config {
             ("limits.update_attempts", u64::from(limits.update_attempts), 1..=1000),
             ("limits.multipart.part_bytes_max", limits.multipart.part_bytes_max, 1..=u64::MAX),
             ("limits.multipart.lifetime in ms", millis(limits.multipart.lifetime), 1..=CENTURY_MS),
+            ("limits.multipart.parts_ending_at_once", limits.multipart.parts_ending_at_once as u64, 1..=1 << 24),
             ("limits.multipart.kept_for in ms", millis(limits.multipart.kept_for), 1..=CENTURY_MS),
             ("limits.split.over_bytes", limits.split.over_bytes, 1..=u64::MAX),
             ("limits.split.part_bytes", limits.split.part_bytes, 1..=u64::MAX),

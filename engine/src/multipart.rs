@@ -97,6 +97,31 @@ impl Engine {
         Ok(Upload { engine: self.clone(), id, upload_id })
     }
 
+    /// The handle on an upload, asking nothing: each step tells by itself if the object has no such upload. For whoever serves
+    /// requests that name an upload, and may not keep a handle between them.
+    ///
+    /// # Errors
+    /// [`Invalid`](crate::ErrorKind::Invalid) if the id breaks a rule.
+    ///
+    /// ```
+    /// # #[tokio::main]
+    /// # async fn main() -> Result<(), cenotaph::Error> {
+    /// # let directory = tempfile::tempdir().unwrap();
+    /// # let engine = cenotaph::Engine::builder(directory.path()).open().await?;
+    /// use cenotaph::{Reason, UploadId};
+    ///
+    /// let text = engine.multipart("film").await?.upload_id().to_string();
+    /// let upload_id: UploadId = text.parse()?;
+    /// engine.upload("film", upload_id)?.part(1, "take one").await?;
+    /// let error = engine.upload("another film", upload_id)?.part(1, "take one").await.unwrap_err();
+    /// assert_eq!(error.reason(), Some(Reason::NoSuchUpload));
+    /// # engine.close().await
+    /// # }
+    /// ```
+    pub fn upload(&self, id: impl IntoObjectId, upload_id: UploadId) -> Result<Upload> {
+        Ok(Upload { engine: self.clone(), id: id.into_object_id()?, upload_id })
+    }
+
     /// Lists the open uploads to objects whose keys begin with `prefix`, in the order of their keys, then of their beginnings.
     ///
     /// # Errors
@@ -265,9 +290,11 @@ impl Upload {
     ///
     /// A completion is superseded, as a large put would be, if the object's tombstone is replaced or deleted by another write
     /// while it is under way; the upload has then ended, and nothing of it is kept. With a precondition that is
-    /// [`Conflict`](crate::ErrorKind::Conflict) instead, and the upload goes on.
+    /// [`Conflict`](crate::ErrorKind::Conflict) instead, and the upload goes on. A superseded write has no version and no etag:
+    /// whoever must give its client one gives that of the object as it stands.
     ///
     /// # Errors
+    /// [`Error::reason`](crate::Error::reason) tells programs exactly what was refused, and which part.
     /// - [`Invalid`](crate::ErrorKind::Invalid): no parts; numbers that do not ascend; a part that is not there, has another
     ///   etag or is too small, which the message names; too many bytes together; the upload was aborted, or completed with
     ///   other parts. An open upload goes on as it was.

@@ -170,10 +170,8 @@ fn config(setting: &Setting) -> Config {
                 kept_for: Duration::from_millis(setting.multipart.kept_for_ms),
                 ..MultipartLimits::default()
             },
-            split: setting.cut.map_or_else(SplitLimits::default, |Cut { over_bytes, part_bytes, at_once }| SplitLimits {
-                over_bytes,
-                part_bytes,
-                at_once,
+            split: setting.cut.map_or_else(SplitLimits::default, |Cut { over_bytes, part_bytes, at_once }| {
+                SplitLimits { over_bytes, part_bytes, at_once }
             }),
             expiry: ExpiryLimits { page: 3, removals_at_once: 2, ..ExpiryLimits::default() },
             ..Limits::default()

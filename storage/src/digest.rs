@@ -11,7 +11,7 @@ use crc_fast::{CrcAlgorithm, Digest as Crc};
 use md5::Md5;
 use sha2::{Digest as _, Sha256};
 
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Reason, Result};
 use crate::multipart::bytes_of_hex;
 
 /// A checksum that a caller declares, by the algorithm that makes it.
@@ -144,7 +144,7 @@ impl Verifier {
         }
         let message =
             format!("the bytes do not have the checksum that was declared: declared={declared} found={found}");
-        Err(Error::new(ErrorKind::Source, "multipart", message))
+        Err(Error::new(ErrorKind::Source, "multipart", message).with_reason(Reason::Checksum))
     }
 }
 
@@ -152,8 +152,9 @@ impl State {
     fn finish(self) -> Digest {
         match self {
             Self::Md5(md5) => Digest::Md5(md5.finalize().into()),
-            // A 32-bit checksum in 64 bits: the upper half is zero.
-            Self::Crc32c(crc) => Digest::Crc32c(u32::try_from(crc.finalize()).unwrap_or(u32::MAX)),
+            Self::Crc32c(crc) => {
+                Digest::Crc32c(u32::try_from(crc.finalize()).expect("a checksum of 32 bits has no more of them"))
+            }
             Self::Crc64Nvme(crc) => Digest::Crc64Nvme(crc.finalize()),
             Self::Sha256(sha256) => Digest::Sha256(sha256.finalize().into()),
         }

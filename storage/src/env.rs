@@ -174,7 +174,7 @@ impl Env {
 
     /// The id of an upload that begins now: unguessable in the real world.
     pub fn upload_id(&self) -> UploadId {
-        UploadId::new(self.now(), [self.random_u64(), self.random_u64()])
+        UploadId::new(self.steady_now(), [self.random_u64(), self.random_u64()])
     }
 
     /// A fresh revision id.

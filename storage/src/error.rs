@@ -10,6 +10,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use crate::id::ObjectId;
+use crate::multipart::PartNumber;
 use crate::word::Current;
 
 /// What every fallible call of Cenotaph returns.
@@ -76,6 +77,39 @@ impl fmt::Display for ErrorKind {
     }
 }
 
+/// More exactly why an upload or a payload was refused, for a program that must tell its own clients: a gateway that speaks
+/// another protocol has a code for each.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Reason {
+    /// The object has no such upload: it never had, or it ended so long ago that nobody knows.
+    NoSuchUpload,
+    /// The upload was completed.
+    UploadCompleted,
+    /// The upload was aborted.
+    UploadAborted,
+    /// The upload was completed, with other parts.
+    OtherParts,
+    /// A completion needs a part.
+    NoParts,
+    /// This part is not listed in ascending order.
+    PartOrder(PartNumber),
+    /// There is no such part.
+    NoSuchPart(PartNumber),
+    /// This part has another etag.
+    PartEtag(PartNumber),
+    /// This part is too small, and not the last one.
+    PartTooSmall(PartNumber),
+    /// With this part they are too large together.
+    PartsTooLarge(PartNumber),
+    /// This part was lost, and a scrub gave it up: upload it again.
+    PartLost(PartNumber),
+    /// The payload does not have the checksum that was declared.
+    Checksum,
+    /// The payload does not have the length that was declared.
+    Length,
+}
+
 /// Why a call failed: a [kind](ErrorKind), the operation, the object where there is one, and the underlying source.
 ///
 /// Cheap to clone, so that one failed commit can answer all the writes it carried.
@@ -95,6 +129,7 @@ struct Inner {
     kind: ErrorKind,
     operation: &'static str,
     id: Option<ObjectId>,
+    reason: Option<Reason>,
     message: String,
     source: Option<Arc<dyn StdError + Send + Sync + 'static>>,
 }
@@ -102,13 +137,20 @@ struct Inner {
 impl Error {
     /// An error of `kind`, met by `operation`.
     pub fn new(kind: ErrorKind, operation: &'static str, message: impl Into<String>) -> Self {
-        Self(Box::new(Inner { kind, operation, id: None, message: message.into(), source: None }))
+        Self(Box::new(Inner { kind, operation, id: None, reason: None, message: message.into(), source: None }))
     }
 
     /// The same error, naming the object it happened to.
     #[must_use]
     pub fn with_id(mut self, id: &ObjectId) -> Self {
         self.0.id = Some(id.clone());
+        self
+    }
+
+    /// The same error, saying more exactly why.
+    #[must_use]
+    pub fn with_reason(mut self, reason: Reason) -> Self {
+        self.0.reason = Some(reason);
         self
     }
 
@@ -122,6 +164,11 @@ impl Error {
     /// What the caller must do.
     pub fn kind(&self) -> ErrorKind {
         self.0.kind
+    }
+
+    /// More exactly why, where an upload or a payload was refused.
+    pub fn reason(&self) -> Option<Reason> {
+        self.0.reason
     }
 
     /// The operation that met the error, such as `put`.

@@ -28,7 +28,7 @@ mod word;
 pub use checksum::{BLOCK_BYTES, BlockHasher, Checksum, Hasher};
 pub use digest::{Digest, Verifier};
 pub use env::{Env, Real, Seam, World};
-pub use error::{Error, ErrorKind, Result};
+pub use error::{Error, ErrorKind, Reason, Result};
 pub use id::{KEY_BYTES_MAX, NAMESPACE_PART_BYTES_MAX, NAMESPACE_SCOPES_MAX, Namespace, ObjectId};
 pub use list::{Entry, ListPage, ListRequest};
 pub use multipart::{PARTS_MAX, PartEtag, PartNumber, UploadId, no_such_upload};

@@ -1,14 +1,14 @@
 //! The words of multipart uploads: [`UploadId`], [`PartNumber`], [`PartEtag`].
 //!
 //! Newtypes that are checked at the border. Deliberately not here: what is stored of an upload (`rows/session.rs`,
-//! `rows/part.rs`) and what may become of it (`session.rs`).
+//! `rows/part.rs`) and what may become of it (`swap/session.rs`).
 
 use std::fmt;
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Reason, Result};
 use crate::word::Timestamp;
 
 /// Highest number of a part, and with it most parts of one upload: those of S3.
@@ -69,8 +69,9 @@ impl fmt::Display for UploadId {
 }
 
 impl fmt::Debug for UploadId {
+    /// Without its random bits, which nobody should find in a log.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{self}")
+        write!(f, "UploadId(begun={})", self.begun().as_millis())
     }
 }
 
@@ -101,7 +102,7 @@ impl TryFrom<String> for UploadId {
 /// What everybody hears whose upload id is not that of an open upload of this object: forged, of another object, or ended long
 /// ago. It does not tell which.
 pub fn no_such_upload() -> Error {
-    Error::new(ErrorKind::Invalid, "multipart", "the object has no such upload")
+    Error::new(ErrorKind::Invalid, "multipart", "the object has no such upload").with_reason(Reason::NoSuchUpload)
 }
 
 /// The number of a part: 1 to [`PARTS_MAX`]. The parts of an object follow each other in the order of their numbers, which may

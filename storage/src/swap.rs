@@ -40,6 +40,7 @@ use crate::rows::{
 use crate::word::{Current, Etag, OperationId, RevisionId, RevisionKey, Timestamp, Version};
 
 mod mend;
+mod parts;
 mod precondition;
 mod rename;
 mod session;
@@ -47,9 +48,10 @@ mod transition;
 mod upload_mend;
 
 pub use mend::{Mend, Mending, Seen, unreached};
+pub use parts::{PartRules, Selection};
 pub use precondition::Precondition;
 pub use rename::{Rename, RenameDecision};
-pub use session::{PartRules, Selection, SessionMutation, SessionSwap, SessionView, Verdict};
+pub use session::{SessionMutation, SessionSwap, SessionView, Verdict};
 use transition::Transition;
 pub use upload_mend::{SeenEntry, SeenUpload, UploadMend};
 

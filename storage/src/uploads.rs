@@ -18,6 +18,8 @@ use crate::word::Timestamp;
 
 /// Most sessions that one scan brings.
 const CHUNK_SESSIONS_MAX: usize = 256;
+/// Most scans for one page: uploads that ended lately are passed over, and there may be many of them.
+const SCANS_MAX: usize = 16;
 
 /// Which uploads to list.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -56,12 +58,19 @@ pub struct UploadInfo {
     pub attributes: Attributes,
 }
 
+impl UploadInfo {
+    fn marker(&self) -> UploadMarker {
+        UploadMarker { key: self.id.key().to_owned(), upload_id: self.upload_id }
+    }
+}
+
 /// Some uploads, in the order of keys, then of beginnings.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct UploadPage {
     /// The uploads.
     pub uploads: Vec<UploadInfo>,
-    /// The `start_after` that gives the next page. None if there are no more uploads.
+    /// The `start_after` that gives the next page. None if there are no more uploads. A page may be shorter than asked for, or
+    /// empty, and still have a next one: uploads that ended lately are passed over, so many for one page and no more.
     pub next: Option<UploadMarker>,
 }
 
@@ -94,9 +103,16 @@ impl Reads {
     /// # Errors
     /// [`ErrorKind::Invalid`] if it has not, or it was aborted.
     pub async fn find_upload(&self, id: &ObjectId, upload: &UploadId) -> Result<()> {
-        match self.session(&*self.index().snapshot()?, id, upload).await?.phase {
+        let mut session = self.session(&*self.index().snapshot()?, id, upload).await;
+        if session.is_err() {
+            // It may have been completed in time, and not be durable yet.
+            self.let_settle().await;
+            session = self.session(&*self.index().snapshot()?, id, upload).await;
+        }
+        let session = session?;
+        match session.phase {
             Phase::Open | Phase::Completed { .. } => Ok(()),
-            Phase::Aborted => Err(ended("aborted")),
+            Phase::Aborted => session.check_open(),
         }
     }
 
@@ -120,22 +136,27 @@ impl Reads {
             }
         }
         let (snapshot, now) = (self.index().snapshot()?, self.now());
-        loop {
+        let mut scans = 0;
+        let next = loop {
             let page = snapshot.scan(Table::Sessions, range.clone()).await?;
             let last = page.last().map(|(key, _)| key.clone()).filter(|_| page.len() == CHUNK_SESSIONS_MAX);
             for (key, value) in page {
                 uploads.extend(open_upload(&key, &value, now)?);
             }
+            scans += 1;
             match last {
-                Some(last) if uploads.len() <= limit => range = range.after(last),
-                Some(_) | None => break,
+                _ if uploads.len() > limit => {
+                    uploads.truncate(limit);
+                    break uploads.last().map(UploadInfo::marker);
+                }
+                Some(last) if scans < SCANS_MAX => range = range.after(last),
+                Some(last) => {
+                    let (id, upload_id) = read_session_key(&last)?;
+                    break Some(UploadMarker { key: id.key().to_owned(), upload_id });
+                }
+                None => break None,
             }
-        }
-        let is_truncated = uploads.len() > limit;
-        uploads.truncate(limit);
-        let marker =
-            |upload: &UploadInfo| UploadMarker { key: upload.id.key().to_owned(), upload_id: upload.upload_id };
-        let next = uploads.last().filter(|_| is_truncated).map(marker);
+        };
         Ok(UploadPage { uploads, next })
     }
 
@@ -152,11 +173,7 @@ impl Reads {
     ) -> Result<PartPage> {
         self.check_limit(limit)?;
         let snapshot = self.index().snapshot()?;
-        match self.session(&*snapshot, id, upload).await?.phase {
-            Phase::Open => {}
-            Phase::Completed { .. } => return Err(ended("completed")),
-            Phase::Aborted => return Err(ended("aborted")),
-        }
+        self.session(&*snapshot, id, upload).await?.check_open()?;
         let mut range = Range::prefix(&parts_prefix(upload), limit.saturating_add(1));
         if let Some(number) = start_after {
             range = range.after(part_key(upload, number));
@@ -203,8 +220,4 @@ fn part_info((key, value): &(Bytes, Bytes)) -> Result<(PartNumber, Option<PartIn
     let (_, number) = read_part_key(key)?;
     let info = |Part { extent, etag, uploaded }: Part| PartInfo { number, etag, bytes: extent.bytes, uploaded };
     Ok((number, Filed::decode(value)?.part().map(info)))
-}
-
-fn ended(how: &str) -> Error {
-    Error::new(ErrorKind::Invalid, "multipart", format!("the upload has been {how}"))
 }

@@ -1,9 +1,8 @@
 //! The change of one upload, and the revisions that it names: [`Ledger`].
 //!
-//! Guards I1: whoever gets a revision to write gets it after the change that names it is durable. An upload whose length is not
-//! known does not know how many revisions it will need; it names some more whenever those it has are used up, twice as many
-//! each time, so that a long stream costs few commits. A revision that is named and never written is an orphan without a blob,
-//! which counts as deleted.
+//! Guards I1: whoever gets a revision to write gets it after the change that names it is durable. Some more are named whenever those that
+//! are there are used up, twice as many each time: a long stream costs few commits, and one that promises much and breaks off
+//! leaves few orphans. A revision that is named and never written is an orphan without a blob, which counts as deleted.
 
 use cenotaph_storage::planted::Bug;
 use cenotaph_storage::rows::Change;
@@ -14,7 +13,7 @@ use super::not_named;
 use crate::owners::Owner;
 use crate::shared::Shared;
 
-/// Fewest revisions that are named at a time, once more than those first asked for are needed.
+/// Fewest revisions that are named at a time, once more than one are needed.
 const MORE: usize = 8;
 
 /// See the head of this file.
@@ -25,14 +24,16 @@ pub(super) struct Ledger {
     owner: Owner,
     revisions: Vec<RevisionId>,
     used: usize,
+    /// How many will be needed at the most.
+    most: usize,
 }
 
 impl Ledger {
-    /// Records a change that names so many fresh revisions (I4).
-    pub(super) async fn open(shared: Shared, id: ObjectId, operation: OperationId, revisions: usize) -> Result<Self> {
+    /// Records a change that names its first fresh revision (I4), of so many at the most.
+    pub(super) async fn open(shared: Shared, id: ObjectId, operation: OperationId, most: usize) -> Result<Self> {
         let owner = shared.owners.claim(operation);
-        let mut ledger = Self { shared, id, operation, owner, revisions: Vec::new(), used: 0 };
-        ledger.name(revisions).await?;
+        let mut ledger = Self { shared, id, operation, owner, revisions: Vec::new(), used: 0, most };
+        ledger.name(1).await?;
         Ok(ledger)
     }
 
@@ -51,6 +52,7 @@ impl Ledger {
     }
 
     async fn name(&mut self, more: usize) -> Result<()> {
+        let more = more.min(self.most.saturating_sub(self.revisions.len())).max(1);
         self.revisions.extend((0..more).map(|_| self.shared.env.revision_id()));
         if self.shared.env.planted(Bug::UploadWithoutChange) {
             return Ok(());

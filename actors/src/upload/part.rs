@@ -6,7 +6,7 @@ use cenotaph_storage::{Digest, ObjectId, OperationId, PartNumber, Result, Seam, 
 use tokio::sync::oneshot;
 
 use super::ledger::Ledger;
-use super::stream::Pump;
+use super::pump::{Pump, check_promise};
 use super::{Finished, Upload, unless_gone};
 use crate::admission::Permit;
 use crate::messages::{Source, UploadedPart};
@@ -31,6 +31,8 @@ impl Upload {
         mut caller_gone: oneshot::Receiver<()>,
     ) -> Result<()> {
         let shared = &self.shared;
+        let most = shared.limits.multipart.part_bytes_max;
+        check_promise(&source, most)?;
         let buffer_bytes = shared.blobs.upload_buffer_bytes(source.bytes);
         let buffer = unless_gone(&mut caller_gone, shared.admission.upload_buffer(buffer_bytes)).await?;
         shared.env.pass(Seam::UploadBeforeRecord).await;
@@ -39,7 +41,6 @@ impl Upload {
         let mut ledger = Ledger::open(shared.clone(), part.id.clone(), part.operation, 1).await?;
         shared.env.pass(Seam::UploadAfterRecord).await;
 
-        let most = shared.limits.multipart.part_bytes_max;
         let mut pump = Pump::new(source, most, &part.declared);
         let finished = self.stream_one(&part.id, ledger.next().await?, &mut pump, &mut caller_gone).await?;
         ledger.record_late().await?;

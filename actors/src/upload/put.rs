@@ -9,7 +9,8 @@ use cenotaph_storage::{Checksum, ObjectId, OperationId, Result, Seam};
 use tokio::sync::oneshot;
 
 use super::ledger::Ledger;
-use super::stream::Split;
+use super::pump::check_promise;
+use super::split::Split;
 use super::{Finished, Upload, unless_gone};
 use crate::admission::Permit;
 use crate::messages::Source;
@@ -35,6 +36,7 @@ impl Upload {
         peeked: Permit,
     ) -> Result<()> {
         let shared = &self.shared;
+        check_promise(&source, shared.limits.payload_bytes_max)?;
         let split = Split::of(&shared.limits.split, source.bytes);
         let buffer_bytes = match &split {
             Some(split) => split.buffer_bytes(&shared.blobs),
@@ -51,8 +53,8 @@ impl Upload {
             return Err(conflict("put", current));
         }
         let expected = standing.expectation(now);
-        let revisions = split.as_ref().map_or(1, |split| split.revisions(source.bytes));
-        let mut ledger = Ledger::open(shared.clone(), put.id.clone(), put.operation, revisions).await?;
+        let most = split.as_ref().map_or(1, |split| split.blobs_max(source.bytes));
+        let mut ledger = Ledger::open(shared.clone(), put.id.clone(), put.operation, most).await?;
         shared.env.pass(Seam::UploadAfterRecord).await;
 
         let (parts, checksum) = self.stream(&put.id, &mut ledger, source, split.as_ref(), &mut caller_gone).await?;
@@ -68,7 +70,7 @@ impl Upload {
         &self,
         put: Put,
         parts: Vec<Finished>,
-        checksum: Checksum,
+        checksum: Option<Checksum>,
         expected: Expected,
         owner: Owner,
     ) -> Result<()> {
@@ -80,7 +82,7 @@ impl Upload {
         }
         let (extents, blocks) = parts.into_iter().map(|part| (part.extent, part.blocks)).unzip();
         let manifest = Manifest::of_parts(extents);
-        let mutation = Mutation::Tombstone { manifest, checksum: Some(checksum), blocks, attributes, expected };
+        let mutation = Mutation::Tombstone { manifest, checksum, blocks, attributes, expected };
         // Every delivery carries the caller and the owner: whatever happens to this actor, the commit answers the
         // one, and recovery waits for the other.
         let listen = move |ours: Reply<Answer>| -> Reply<Answer> {

@@ -16,148 +16,23 @@ use std::collections::BTreeMap;
 use std::pin::pin;
 use std::time::Duration;
 
-use bytes::Bytes;
-use cenotaph_storage::blobs::{BlobTier, BlobWriter};
+use cenotaph_storage::blobs::BlobWriter;
 use cenotaph_storage::rows::{BlockChecksums, Extent};
 use cenotaph_storage::swap;
-use cenotaph_storage::{
-    Checksum, Digest, Error, ErrorKind, Hasher, ObjectId, PARTS_MAX, Result, RevisionId, Seam, Verifier,
-};
+use cenotaph_storage::{Checksum, Error, ErrorKind, ObjectId, Result, RevisionId, Seam};
 use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
 use futures::{FutureExt, StreamExt};
 use tokio::sync::oneshot;
 
 use super::ledger::Ledger;
+use super::pump::Pump;
+use super::split::Split;
 use super::{Finished, Upload, not_named, unless_gone};
-use crate::limits::SplitLimits;
-use crate::messages::{PayloadStream, Source};
+use crate::messages::Source;
 
 /// How long a failed upload may take to tell the blob tier so.
 const ABANDON_TIMEOUT: Duration = Duration::from_secs(5);
-/// Blobs after which those of a stream of unknown length become twice as long.
-const DOUBLE_AFTER: usize = PARTS_MAX as usize / 16;
-
-/// How a payload is cut into blobs.
-pub(super) struct Split {
-    first_bytes: u64,
-    part_bytes: u64,
-    /// Whether the length is known, so that all blobs but the last have the same.
-    is_known: bool,
-    at_once: usize,
-}
-
-impl Split {
-    /// For a payload of this length, if it is known; none if it is one blob.
-    pub(super) fn of(limits: &SplitLimits, bytes: Option<u64>) -> Option<Self> {
-        let at_once = limits.at_once.max(1);
-        match bytes {
-            Some(bytes) if bytes <= limits.over_bytes => None,
-            Some(bytes) => {
-                let part_bytes = limits.part_bytes.max(bytes.div_ceil(u64::from(PARTS_MAX))).max(1);
-                Some(Self { first_bytes: part_bytes, part_bytes, is_known: true, at_once })
-            }
-            None if limits.over_bytes == u64::MAX => None,
-            None => {
-                let (first_bytes, part_bytes) = (limits.over_bytes.max(1), limits.part_bytes.max(1));
-                Some(Self { first_bytes, part_bytes, is_known: false, at_once })
-            }
-        }
-    }
-
-    /// Bytes of the blob with this number, the last one aside.
-    fn bytes(&self, number: usize) -> u64 {
-        match number {
-            0 => self.first_bytes,
-            _ if self.is_known => self.part_bytes,
-            _ => self.part_bytes.saturating_mul(1 << (number / DOUBLE_AFTER).min(32)),
-        }
-    }
-
-    /// How many revisions a payload needs, as far as that is known.
-    pub(super) fn revisions(&self, bytes: Option<u64>) -> usize {
-        let count = bytes.map_or(1, |bytes| bytes.div_ceil(self.part_bytes).max(1));
-        usize::try_from(count).unwrap_or(usize::MAX)
-    }
-
-    /// Most bytes of memory that a blob under way holds.
-    pub(super) fn buffer_bytes(&self, blobs: &BlobTier) -> usize {
-        blobs.upload_buffer_bytes(self.is_known.then_some(self.part_bytes))
-    }
-}
-
-/// A caller's stream, held to what was promised and declared about it.
-pub(super) struct Pump {
-    stream: PayloadStream,
-    /// What came and did not fit into the last blob.
-    ahead: Bytes,
-    promised: Option<u64>,
-    most: u64,
-    total: u64,
-    whole: Hasher,
-    verifiers: Vec<Verifier>,
-}
-
-impl Pump {
-    pub(super) fn new(source: Source, bytes_max: u64, declared: &[Digest]) -> Self {
-        Self {
-            stream: source.stream,
-            ahead: Bytes::new(),
-            promised: source.bytes,
-            most: bytes_max,
-            total: 0,
-            whole: Hasher::default(),
-            verifiers: declared.iter().copied().map(Verifier::new).collect(),
-        }
-    }
-
-    /// The next bytes, `most` at the most; none at the end.
-    async fn next(&mut self, most: u64) -> Result<Option<Bytes>> {
-        if self.ahead.is_empty() {
-            match self.stream.next().await {
-                Some(Ok(chunk)) => self.take(chunk)?,
-                Some(Err(error)) => return Err(source_error("the stream failed").with_source(error)),
-                None => return Ok(None),
-            }
-        }
-        let most = usize::try_from(most).unwrap_or(usize::MAX);
-        Ok(Some(self.ahead.split_to(most.min(self.ahead.len()))))
-    }
-
-    fn take(&mut self, chunk: Bytes) -> Result<()> {
-        self.total = self.total.saturating_add(chunk.len() as u64);
-        if self.promised.is_some_and(|promised| self.total > promised) {
-            return Err(source_error("the stream is longer than it said"));
-        }
-        if self.total > self.most {
-            let message = format!("the payload is too long: bytes_max={}", self.most);
-            return Err(Error::new(ErrorKind::Invalid, "put", message));
-        }
-        self.whole.update(&chunk);
-        self.verifiers.iter_mut().for_each(|verifier| verifier.update(&chunk));
-        self.ahead = chunk;
-        Ok(())
-    }
-
-    /// Whether there are more bytes.
-    async fn has_more(&mut self) -> Result<bool> {
-        while self.ahead.is_empty() {
-            match self.next(0).await? {
-                Some(_) => {}
-                None => return Ok(false),
-            }
-        }
-        Ok(true)
-    }
-
-    /// Whether all that was said about the stream has come true.
-    fn check(&mut self) -> Result<()> {
-        match self.promised {
-            Some(promised) if self.total != promised => Err(source_error("the stream is shorter than it said")),
-            _ => self.verifiers.drain(..).try_for_each(Verifier::verify),
-        }
-    }
-}
 
 impl Upload {
     /// Steps 4 and 5 of a put: the whole payload, and its checksum.
@@ -168,19 +43,24 @@ impl Upload {
         source: Source,
         split: Option<&Split>,
         caller_gone: &mut oneshot::Receiver<()>,
-    ) -> Result<(Vec<Finished>, Checksum)> {
+    ) -> Result<(Vec<Finished>, Option<Checksum>)> {
         let mut pump = Pump::new(source, self.shared.limits.payload_bytes_max, &[]);
         let Some(split) = split else {
             let finished = self.stream_one(id, ledger.next().await?, &mut pump, caller_gone).await?;
-            return Ok((vec![finished], pump.whole.finish()));
+            let checksum = finished.extent.checksum;
+            return Ok((vec![finished], Some(checksum)));
         };
+        let mut pump = pump.hashing();
         let mut beside = Beside { finishing: FuturesUnordered::new(), finished: BTreeMap::new() };
         let streamed = self.stream_many(id, ledger, &mut pump, split, caller_gone, &mut beside).await;
-        // Also after an error: what is let end leaves nothing with a remote tier that nobody can delete.
-        let ended = beside.end().await;
-        streamed.and(ended)?;
+        if let Err(error) = streamed {
+            // What is let end leaves nothing with a remote tier that nobody can delete; but nobody waits for it for ever.
+            self.shared.env.deadline(ABANDON_TIMEOUT, beside.end()).await;
+            return Err(error);
+        }
+        beside.end().await?;
         let parts = beside.finished.into_values().collect();
-        Ok((parts, pump.whole.finish()))
+        Ok((parts, pump.checksum()))
     }
 
     /// Steps 4 and 5 for one blob: all that the pump brings.
@@ -220,7 +100,7 @@ impl Upload {
             match is_over {
                 Ok(is_over) => {
                     let finish = async move { Ok((number, self.finish(id, revision, writer).await?)) };
-                    self.leave(finish.boxed(), split, beside).await?;
+                    self.leave(number, finish.boxed(), split, beside).await?;
                     if is_over {
                         break;
                     }
@@ -233,25 +113,25 @@ impl Upload {
 
     /// Leaves a blob to itself, if there is memory for one more beside it; otherwise waits until it is finished. The share that
     /// was waited for stays with whichever blob takes bytes, so that no two uploads wait for each other.
-    async fn leave<'a>(&self, finish: Finishing<'a>, split: &Split, beside: &mut Beside<'a>) -> Result<()> {
-        beside.make_room(split.at_once.saturating_sub(1)).await?;
-        let share = (split.at_once > 1)
-            .then(|| self.shared.admission.try_upload_buffer(split.buffer_bytes(&self.shared.blobs)));
-        match share.flatten() {
-            Some(share) => beside.finishing.push(
-                async move {
-                    let finished = finish.await;
-                    drop(share);
-                    finished
-                }
-                .boxed(),
-            ),
-            None => {
-                let finished = beside.go_on_while(finish).await?;
-                beside.note(finished)?;
+    async fn leave<'a>(
+        &self,
+        number: usize,
+        finish: Finishing<'a>,
+        split: &Split,
+        beside: &mut Beside<'a>,
+    ) -> Result<()> {
+        let buffer_bytes = split.buffer_bytes(&self.shared.blobs);
+        let share = (split.at_once > 1).then(|| self.shared.admission.try_upload_buffer(buffer_bytes)).flatten();
+        let has_share = share.is_some();
+        beside.finishing.push(
+            async move {
+                let _share = share;
+                finish.await
             }
-        }
-        Ok(())
+            .boxed(),
+        );
+        // From here on it is let end whatever happens: a blob that is dropped half-way stays with a remote tier.
+        if has_share { beside.make_room(split.at_once).await } else { beside.wait_for(number).await }
     }
 
     /// Writes this much of what the pump brings.
@@ -315,13 +195,22 @@ impl Beside<'_> {
         }
     }
 
-    /// Waits until fewer than `most` are under way.
-    async fn make_room(&mut self, most: usize) -> Result<()> {
-        while self.finishing.len() >= most {
-            match self.finishing.next().await {
-                Some(finished) => self.note(finished)?,
-                None => return Ok(()),
-            }
+    /// Waits until fewer than `at_once` are under way.
+    async fn make_room(&mut self, at_once: usize) -> Result<()> {
+        while self.finishing.len() >= at_once
+            && let Some(finished) = self.finishing.next().await
+        {
+            self.note(finished)?;
+        }
+        Ok(())
+    }
+
+    /// Waits until this one is finished.
+    async fn wait_for(&mut self, number: usize) -> Result<()> {
+        while !self.finished.contains_key(&number)
+            && let Some(finished) = self.finishing.next().await
+        {
+            self.note(finished)?;
         }
         Ok(())
     }
@@ -340,8 +229,4 @@ impl Beside<'_> {
         self.finished.insert(number, finished);
         Ok(())
     }
-}
-
-fn source_error(why: &str) -> Error {
-    Error::new(ErrorKind::Source, "put", why)
 }

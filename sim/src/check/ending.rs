@@ -128,7 +128,8 @@ impl Monitor {
             }
             Phase::Completed { parts, written } => {
                 let listed = listed(upload, ending.row(upload), written);
-                if listed.as_ref().is_none_or(|listed| digest(listed) != *parts) && written.outcome == Outcome::Applied {
+                if listed.as_ref().is_none_or(|listed| digest(listed) != *parts) && written.outcome == Outcome::Applied
+                {
                     found.push("an upload is completed with other parts than it says".to_owned());
                 }
                 found.extend(self.outcome(upload, ending, written));
@@ -175,7 +176,8 @@ impl Monitor {
         let demands = [demand.clone(), self.demand_of(upload.of)];
         let old = ending.before.get(&upload.object);
         let live = old.filter(|old| old.is_live(self.time_at(ending.tick)));
-        let is_met = demands.iter().all(|demand| demand.is_met(old)) || demands.iter().all(|demand| demand.is_met(live));
+        let is_met =
+            demands.iter().all(|demand| demand.is_met(old)) || demands.iter().all(|demand| demand.is_met(live));
         let is_free = demands.iter().all(|demand| *demand == Demand::Nothing);
         let keeps_rules = self.is_lawful(asked, upload.parts());
         digest(asked) == *parts
@@ -215,7 +217,10 @@ impl Monitor {
 fn listed(upload: &Upload, row: Option<&Row>, written: &Written) -> Option<Vec<(u32, u128)>> {
     let row = row.filter(|_| written.outcome == Outcome::Applied)?;
     let parts = upload.parts();
-    row.revisions().iter().map(|named| parts.iter().find(|part| part.revision == *named).map(|part| name(part))).collect()
+    row.revisions()
+        .iter()
+        .map(|named| parts.iter().find(|part| part.revision == *named).map(|part| name(part)))
+        .collect()
 }
 
 fn name(part: &Filing) -> (u32, u128) {

@@ -206,9 +206,8 @@ impl Monitor {
         let named = [named, changed.steps.filed()].concat();
         let may_land = change.revisions.iter().filter_map(queued).any(|orphan| orphan.landing == Landing::MayLand);
         // A write that comes to its end by itself has no blob under way: what it recorded in advance and never wrote is nothing.
-        let is_spare = |revision: &Uuid| {
-            !may_land && self.revisions.get(revision).is_some_and(|known| known.path.is_empty())
-        };
+        let is_spare =
+            |revision: &Uuid| !may_land && self.revisions.get(revision).is_some_and(|known| known.path.is_empty());
         let is_kept = |revision: &Uuid| queued(revision).is_some() || named.contains(revision) || is_spare(revision);
         if let Some(lost) = change.revisions.iter().find(|lost| !is_kept(lost)) {
             self.violated("I3", format!("change {id} is settled, and its revision {lost} neither named nor queued"));

@@ -6,7 +6,8 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use cenotaph_sim::{
-    Coverage, Fate, Lifetime, Op, Options, Piece, Plan, Setting, Shape, Span, Sweep, UploadRules, When, run, sweep, wanted,
+    Coverage, Fate, Lifetime, Op, Options, Piece, Plan, Setting, Shape, Span, Sweep, UploadRules, When, run, sweep,
+    wanted,
 };
 
 /// Runs the plans of these seeds on two threads; what they have seen.

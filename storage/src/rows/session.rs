@@ -16,7 +16,7 @@
 //! ```
 //!
 //! It has an entry in the expiry index under this key behind its deadline, as rows have one. Deliberately not here: who may
-//! take which of these steps (`session.rs` of the crate).
+//! take which of these steps (`swap/session.rs`).
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -24,7 +24,7 @@ use serde::{Deserialize, Serialize};
 use super::codec::{self, corrupt};
 use super::expiration;
 use super::metadata::Attributes;
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Reason, Result};
 use crate::id::ObjectId;
 use crate::multipart::{UPLOAD_ID_BYTES, UploadId};
 use crate::swap::{Precondition, Written};
@@ -75,6 +75,20 @@ impl Session {
     /// Whether it is known to anybody at `now`.
     pub fn is_live(&self, now: Timestamp) -> bool {
         expiration::is_live(Some(self.expires_at), now)
+    }
+
+    /// Whether it takes parts.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Invalid`] if it has ended.
+    pub fn check_open(&self) -> Result<()> {
+        let (how, reason) = match self.phase {
+            Phase::Open => return Ok(()),
+            Phase::Completed { .. } => ("completed", Reason::UploadCompleted),
+            Phase::Aborted => ("aborted", Reason::UploadAborted),
+        };
+        let message = format!("the upload has been {how}");
+        Err(Error::new(ErrorKind::Invalid, "multipart", message).with_reason(reason))
     }
 
     /// As stored.

@@ -29,17 +29,16 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use sha2::{Digest as _, Sha256};
-
+use super::parts::{PartRules, Selection, assemble, digest, refused};
 use super::transition::{self, Transition};
 use super::{Expected, Outcome, Precondition, Standing, Written, revision_key, row};
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, Reason, Result};
 use crate::id::ObjectId;
 use crate::index::{Batch, Table};
-use crate::multipart::{PartEtag, PartNumber, UploadId, no_such_upload};
+use crate::multipart::{PartNumber, UploadId, no_such_upload};
 use crate::rows::{
-    Attributes, BlockChecksums, Body, Landing, Manifest, Part, PartsDigest, Phase, Row, Session, expiry_value,
-    part_key, session_expiry_key, session_key,
+    Attributes, BlockChecksums, Body, Landing, Part, Phase, Session, expiry_value, part_key, session_expiry_key,
+    session_key,
 };
 use crate::word::{Current, OperationId, RevisionId, RevisionKey, Timestamp};
 
@@ -90,24 +89,6 @@ pub enum SessionMutation {
     },
     /// It is forgotten, if its time has come.
     Expire,
-}
-
-/// Which parts of an upload become the object.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Selection {
-    /// All that there are.
-    All,
-    /// These, in the order of their numbers, each with the etag that its upload was answered with.
-    Listed(Vec<(PartNumber, PartEtag)>),
-}
-
-/// What the parts of an upload must keep to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct PartRules {
-    /// Fewest bytes of each part but the last.
-    pub bytes_min: u64,
-    /// Most bytes of all of them together.
-    pub total_bytes_max: u64,
 }
 
 /// What a shard knows of an upload, as far as the step needs it.
@@ -218,14 +199,14 @@ impl SessionSwap {
         if let Phase::Completed { parts: before, written } = &known.phase {
             return match parts {
                 Selection::Listed(listed) if digest(listed) != *before => {
-                    Err(invalid("the upload was completed with other parts"))
+                    Err(refused("the upload was completed with other parts", Reason::OtherParts))
                 }
                 Selection::Listed(_) | Selection::All => Ok(Verdict::Replay(written.clone())),
             };
         }
         let session = open(known)?;
         let listed = parts.resolve(view)?;
-        let manifest = assemble(&listed, &view.parts, *rules)?;
+        let (manifest, bytes) = assemble(&listed, &view.parts, *rules)?;
         for precondition in [session.precondition, *precondition] {
             if let Err(current) = precondition.check(view.standing.live(now)) {
                 return Ok(Verdict::Conflict(current));
@@ -243,7 +224,8 @@ impl SessionSwap {
             return Ok(Verdict::Supersede { orphans: self.revisions(view), session, written });
         }
         let named: BTreeSet<RevisionId> = manifest.revisions().collect();
-        let next = self.assembled(manifest, &session.attributes, &view.standing, now);
+        let body = (Body::Tombstone(manifest), bytes);
+        let next = row(self.operation, &view.standing, body, None, &session.attributes, now);
         let written = Written {
             outcome: Outcome::Applied,
             version: Some(next.version),
@@ -255,11 +237,6 @@ impl SessionSwap {
         let mut orphans = transition::orphans(&[Transition { id: &self.id, before: &view.standing, after: &next }]);
         orphans.extend(self.revisions(view).into_iter().filter(|key| !named.contains(&key.revision)));
         Ok(Verdict::Complete { next, orphans, session, written })
-    }
-
-    fn assembled(&self, manifest: Manifest, attributes: &Attributes, standing: &Standing, now: Timestamp) -> Row {
-        let size = manifest.bytes().expect("the rules bound it");
-        row(self.operation, standing, (Body::Tombstone(manifest), size), None, attributes, now)
     }
 
     /// The revisions of all parts.
@@ -347,83 +324,10 @@ pub(super) fn give_up(batch: &mut Batch, revisions: &[RevisionKey], now: Timesta
 
 /// The session, if it takes parts.
 fn open(session: &Session) -> Result<&Session> {
-    match session.phase {
-        Phase::Open => Ok(session),
-        Phase::Completed { .. } => Err(invalid("the upload has been completed")),
-        Phase::Aborted => Err(invalid("the upload has been aborted")),
-    }
+    session.check_open().map(|()| session)
 }
 
 fn ended(session: &Session, phase: Phase, expires_at: Timestamp) -> Session {
     let (initiated, precondition) = (session.initiated, session.precondition);
     Session { initiated, expires_at, attributes: Attributes::default(), precondition, phase }
-}
-
-impl Selection {
-    fn resolve(&self, view: &SessionView) -> Result<Vec<(PartNumber, PartEtag)>> {
-        let (lost, listed) = match self {
-            Self::All => {
-                let all = view.parts.iter().map(|(&number, part)| (number, part.etag));
-                (view.lost.first().copied(), all.collect())
-            }
-            Self::Listed(listed) => {
-                let numbers = listed.iter().map(|(number, _)| *number);
-                (numbers.into_iter().find(|number| view.lost.contains(number)), listed.clone())
-            }
-        };
-        match lost {
-            Some(number) => Err(invalid(format!("the part was lost and must be uploaded again: part={number}"))),
-            None => Ok(listed),
-        }
-    }
-}
-
-/// The manifest of these parts.
-fn assemble(
-    listed: &[(PartNumber, PartEtag)],
-    parts: &BTreeMap<PartNumber, Part>,
-    rules: PartRules,
-) -> Result<Manifest> {
-    let Some((last, _)) = listed.last() else { return Err(invalid("an upload is completed with one part at least")) };
-    if let Some(pair) = listed.windows(2).find(|pair| pair[0].0 >= pair[1].0) {
-        return Err(invalid(format!(
-            "the parts are not listed in ascending order: part={} after={}",
-            pair[1].0, pair[0].0
-        )));
-    }
-    let mut extents = Vec::with_capacity(listed.len());
-    let mut total: u64 = 0;
-    for (number, etag) in listed {
-        let Some(part) = parts.get(number) else {
-            return Err(invalid(format!("the upload has no such part: part={number}")));
-        };
-        if part.etag != *etag {
-            let message = format!("the part has another etag: part={number} listed={etag} found={}", part.etag);
-            return Err(invalid(message));
-        }
-        if number != last && part.extent.bytes < rules.bytes_min {
-            let (bytes, min) = (part.extent.bytes, rules.bytes_min);
-            return Err(invalid(format!("a part but the last is too small: part={number} bytes={bytes} min={min}")));
-        }
-        total = total.saturating_add(part.extent.bytes);
-        if total > rules.total_bytes_max {
-            let max = rules.total_bytes_max;
-            return Err(invalid(format!("the parts are too large together: part={number} bytes={total} max={max}")));
-        }
-        extents.push(part.extent);
-    }
-    Ok(Manifest::of_parts(extents))
-}
-
-fn digest(listed: &[(PartNumber, PartEtag)]) -> PartsDigest {
-    let mut sha256 = Sha256::new();
-    for (number, etag) in listed {
-        sha256.update(number.get().to_be_bytes());
-        sha256.update(etag.get().to_be_bytes());
-    }
-    PartsDigest(sha256.finalize().into())
-}
-
-fn invalid(message: impl Into<String>) -> Error {
-    Error::new(ErrorKind::Invalid, "multipart", message)
 }

@@ -83,7 +83,7 @@ async fn what_is_not_listed_replaced_or_aborted_leaves_nothing() {
     upload(&second, &[1, 2], 5000).await;
     second.abort().await.unwrap();
     second.abort().await.unwrap();
-    assert_refused(second.part(3, "x").await, "ended");
+    assert_refused(second.part(3, "x").await, "aborted");
     assert_refused(second.complete().await, "aborted");
     assert_refused(second.parts().await, "aborted");
     store.assert_settled().await;

@@ -8,7 +8,7 @@ use crate::rows::{
     Filed, Part, Phase, Row, Session, is_part_key, part_key, read_expiry_key, read_part_key, session_expiry_key,
     session_key,
 };
-use crate::swap::session::{PartRules, Selection, SessionMutation, SessionSwap, SessionView, Verdict};
+use crate::swap::{PartRules, Selection, SessionMutation, SessionSwap, SessionView, Verdict};
 use crate::{Error, ErrorKind};
 
 const KEPT: Duration = Duration::from_millis(50);

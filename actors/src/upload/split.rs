@@ -1,0 +1,95 @@
+//! How a payload is cut into blobs: [`Split`]. Pure.
+//!
+//! ```text
+//! length known    |-- part --|-- part --|-- part --|- rest -|     longer parts, if there were more than a thousand
+//! not known       |------ over_bytes ------|-- part --|-- part --| .. |---- part x 2 ----| ..
+//! ```
+
+use cenotaph_storage::PARTS_MAX;
+use cenotaph_storage::blobs::BlobTier;
+
+use crate::limits::SplitLimits;
+
+/// Blobs that a long payload is cut into: few enough that its row is small, and a listing of such rows with it.
+const BLOBS_AIM: u64 = 1000;
+/// Blobs after which those of a stream of unknown length become twice as long: some 1,400 of them for 5 TiB.
+const DOUBLE_AFTER: usize = 125;
+
+/// How a payload is cut into blobs.
+pub(super) struct Split {
+    first_bytes: u64,
+    part_bytes: u64,
+    /// Whether the length is known, so that all blobs but the last have the same.
+    is_known: bool,
+    pub(super) at_once: usize,
+}
+
+impl Split {
+    /// For a payload of this length, if it is known; none if it is one blob.
+    pub(super) fn of(limits: &SplitLimits, bytes: Option<u64>) -> Option<Self> {
+        let at_once = limits.at_once.max(1);
+        match bytes {
+            Some(bytes) if bytes <= limits.over_bytes => None,
+            Some(bytes) => {
+                let part_bytes = limits.part_bytes.max(bytes.div_ceil(BLOBS_AIM)).max(1);
+                Some(Self { first_bytes: part_bytes, part_bytes, is_known: true, at_once })
+            }
+            None if limits.over_bytes == u64::MAX => None,
+            None => {
+                let (first_bytes, part_bytes) = (limits.over_bytes.max(1), limits.part_bytes.max(1));
+                Some(Self { first_bytes, part_bytes, is_known: false, at_once })
+            }
+        }
+    }
+
+    /// Bytes of the blob with this number, the last one aside.
+    pub(super) fn bytes(&self, number: usize) -> u64 {
+        match number {
+            0 => self.first_bytes,
+            _ if self.is_known => self.part_bytes,
+            _ => self.part_bytes.saturating_mul(1 << (number / DOUBLE_AFTER).min(32)),
+        }
+    }
+
+    /// How many blobs a payload needs at the most.
+    pub(super) fn blobs_max(&self, bytes: Option<u64>) -> usize {
+        let count = bytes.map_or(u64::from(PARTS_MAX), |bytes| bytes.div_ceil(self.part_bytes).max(1));
+        usize::try_from(count).unwrap_or(usize::MAX)
+    }
+
+    /// Most bytes of memory that a blob under way holds.
+    pub(super) fn buffer_bytes(&self, blobs: &BlobTier) -> usize {
+        blobs.upload_buffer_bytes(self.is_known.then_some(self.part_bytes))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MIB: u64 = 1024 * 1024;
+    const TIB: u64 = MIB * MIB;
+
+    fn blobs(bytes: u64, is_known: bool) -> Vec<u64> {
+        let split = Split::of(&SplitLimits::default(), is_known.then_some(bytes)).unwrap();
+        let (mut left, mut blobs) = (bytes, Vec::new());
+        while left > 0 {
+            let blob = split.bytes(blobs.len()).min(left);
+            left -= blob;
+            blobs.push(blob);
+        }
+        assert!(blobs.len() <= split.blobs_max(is_known.then_some(bytes)));
+        blobs
+    }
+
+    #[test]
+    fn a_payload_is_cut_into_parts_and_a_very_long_one_into_longer_ones() {
+        assert!(Split::of(&SplitLimits::default(), Some(256 * MIB)).is_none(), "exactly the limit is one blob");
+        assert_eq!(blobs(256 * MIB + 1, true), [vec![32 * MIB; 8], vec![1]].concat());
+        assert_eq!(blobs(256 * MIB + 1, false), [256 * MIB, 1]);
+        assert_eq!(blobs(5 * TIB, true).len(), 1000);
+        let unknown = blobs(5 * TIB, false);
+        assert!((1000..2000).contains(&unknown.len()), "{}", unknown.len());
+        assert_eq!((unknown[124], unknown[125]), (32 * MIB, 64 * MIB));
+    }
+}

@@ -1,0 +1,127 @@
+//! Which parts of an upload become an object, and whether they may: [`Selection`], [`PartRules`]. Pure.
+//!
+//! What is refused names the part, for people and for programs ([`Reason`]). Deliberately not here: what becomes of the session
+//! (`session.rs`).
+
+use std::collections::BTreeMap;
+
+use sha2::{Digest as _, Sha256};
+
+use super::SessionView;
+use crate::error::{Error, ErrorKind, Reason, Result};
+use crate::multipart::{PartEtag, PartNumber};
+use crate::rows::{Manifest, Part, PartsDigest};
+
+/// Which parts of an upload become the object.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Selection {
+    /// All that there are.
+    All,
+    /// These, in the order of their numbers, each with the etag that its upload was answered with.
+    Listed(Vec<(PartNumber, PartEtag)>),
+}
+
+/// What the parts of an upload must keep to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PartRules {
+    /// Fewest bytes of each part but the last.
+    pub bytes_min: u64,
+    /// Most bytes of all of them together.
+    pub total_bytes_max: u64,
+}
+
+impl Selection {
+    /// Whether parts can be listed so, whatever there is: at least one, in ascending order.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Invalid`] if they can't.
+    pub fn check(&self) -> Result<()> {
+        match self {
+            Self::All => Ok(()),
+            Self::Listed(listed) => check_order(listed),
+        }
+    }
+
+    /// The parts that it means.
+    pub(super) fn resolve(&self, view: &SessionView) -> Result<Vec<(PartNumber, PartEtag)>> {
+        let (lost, listed) = match self {
+            Self::All => {
+                let all = view.parts.iter().map(|(&number, part)| (number, part.etag));
+                (view.lost.first().copied(), all.collect())
+            }
+            Self::Listed(listed) => {
+                let numbers = listed.iter().map(|(number, _)| *number);
+                (numbers.into_iter().find(|number| view.lost.contains(number)), listed.clone())
+            }
+        };
+        match lost {
+            Some(number) => {
+                let message = format!("the part was lost and must be uploaded again: part={number}");
+                Err(refused(message, Reason::PartLost(number)))
+            }
+            None => Ok(listed),
+        }
+    }
+}
+
+fn check_order(listed: &[(PartNumber, PartEtag)]) -> Result<()> {
+    if listed.is_empty() {
+        return Err(refused("an upload is completed with one part at least", Reason::NoParts));
+    }
+    match listed.windows(2).find(|pair| pair[0].0 >= pair[1].0) {
+        Some(pair) => {
+            let (number, before) = (pair[1].0, pair[0].0);
+            let message = format!("the parts are not listed in ascending order: part={number} after={before}");
+            Err(refused(message, Reason::PartOrder(number)))
+        }
+        None => Ok(()),
+    }
+}
+
+/// The manifest of these parts, and how many bytes they are.
+pub(super) fn assemble(
+    listed: &[(PartNumber, PartEtag)],
+    parts: &BTreeMap<PartNumber, Part>,
+    rules: PartRules,
+) -> Result<(Manifest, u64)> {
+    check_order(listed)?;
+    let mut extents = Vec::with_capacity(listed.len());
+    let mut total: u64 = 0;
+    for (at, &(number, etag)) in listed.iter().enumerate() {
+        let is_last = at + 1 == listed.len();
+        let Some(part) = parts.get(&number) else {
+            let message = format!("the upload has no such part: part={number}");
+            return Err(refused(message, Reason::NoSuchPart(number)));
+        };
+        if part.etag != etag {
+            let message = format!("the part has another etag: part={number} listed={etag} found={}", part.etag);
+            return Err(refused(message, Reason::PartEtag(number)));
+        }
+        let (bytes, min, max) = (part.extent.bytes, rules.bytes_min, rules.total_bytes_max);
+        if !is_last && bytes < min {
+            let message = format!("a part but the last is too small: part={number} bytes={bytes} min={min}");
+            return Err(refused(message, Reason::PartTooSmall(number)));
+        }
+        total = total.saturating_add(bytes);
+        if total > max {
+            let message = format!("the parts are too large together: part={number} bytes={total} max={max}");
+            return Err(refused(message, Reason::PartsTooLarge(number)));
+        }
+        extents.push(part.extent);
+    }
+    Ok((Manifest::of_parts(extents), total))
+}
+
+/// Tells two lists of parts apart.
+pub(super) fn digest(listed: &[(PartNumber, PartEtag)]) -> PartsDigest {
+    let mut sha256 = Sha256::new();
+    for (number, etag) in listed {
+        sha256.update(number.get().to_be_bytes());
+        sha256.update(etag.get().to_be_bytes());
+    }
+    PartsDigest(sha256.finalize().into())
+}
+
+pub(super) fn refused(message: impl Into<String>, reason: Reason) -> Error {
+    Error::new(ErrorKind::Invalid, "multipart", message).with_reason(reason)
+}
