@@ -1,0 +1,59 @@
+//! Azurite, which speaks Azure's blob service.
+//!
+//! Containers are made with a query that is signed once and for all (a shared access signature of the account:
+//! <https://learn.microsoft.com/rest/api/storageservices/create-account-sas>), so that no clock and no header takes part
+//! in it. Deliberately not here: blocks that were never committed, which Azure forgets by itself after a week and will
+//! not delete before.
+
+use std::io;
+use std::path::PathBuf;
+
+use cenotaph::Operator;
+use reqsign_core::hash::{base64_decode, base64_hmac_sha256};
+
+use super::http::{ask, escaped};
+use super::launch::{Running, find};
+use super::suite::{Server, layered};
+
+const ACCOUNT: &str = "cenotaph";
+/// In Base64, as Azure has them.
+const KEY: &str = "Y2Vub3RhcGg=";
+
+/// Azurite.
+pub(super) struct Azurite(Running);
+
+impl Azurite {
+    /// Whether it is here.
+    pub(super) fn is_here() -> io::Result<PathBuf> {
+        find("azurite-blob")
+    }
+
+    pub(super) async fn start(program: PathBuf) -> Self {
+        let azurite = Running::start("azurite", |command, port, _| {
+            command.arg(&program).args(["--inMemoryPersistence", "--skipApiVersionCheck", "--disableTelemetry"]);
+            command.args(["--blobHost", "127.0.0.1", "--blobPort", &port.to_string()]);
+            command.env("AZURITE_ACCOUNTS", format!("{ACCOUNT}:{KEY}"));
+        });
+        Self(azurite.await)
+    }
+
+    /// A target with a signature that allows everything. The query must have begun.
+    fn signed(resource: &str) -> String {
+        let (version, service, kinds, permissions, end) = ("2018-11-09", "b", "sco", "rwdlac", "2100-01-01");
+        let text = [ACCOUNT, permissions, service, kinds, "", end, "", "", version, ""].join("\n");
+        let signature = escaped(&base64_hmac_sha256(&base64_decode(KEY).unwrap(), text.as_bytes()));
+        format!("/{ACCOUNT}{resource}&sv={version}&ss={service}&srt={kinds}&sp={permissions}&se={end}&sig={signature}")
+    }
+}
+
+impl Server for Azurite {
+    async fn bucket(&self, name: &str) -> Operator {
+        ask(self.0.port(), "PUT", Self::signed(&format!("/{name}?restype=container"))).await;
+        let builder = opendal::services::Azblob::default()
+            .endpoint(&format!("http://127.0.0.1:{}/{ACCOUNT}", self.0.port()))
+            .container(name)
+            .account_name(ACCOUNT)
+            .account_key(KEY);
+        layered(Operator::new(builder).unwrap())
+    }
+}
