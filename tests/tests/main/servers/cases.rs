@@ -54,8 +54,9 @@ pub(super) const ALL: &[Case] = cases![
     ends::what_has_expired_is_removed,
 ];
 
-/// More than two parts, and neither whole parts nor whole blocks.
-const LARGE: usize = 2 * PART_BYTES + BLOCK_BYTES / 2 + 1;
+/// More than two parts, and neither whole parts nor whole blocks. A whole block follows the second part: OpenDAL begins an
+/// upload in parts when it sees that there is more than one, and so it has when a stream of these bytes fails.
+pub(super) const LARGE: usize = 2 * PART_BYTES + BLOCK_BYTES + BLOCK_BYTES / 2 + 1;
 /// Enough for the blob tier, in one request.
 const MEDIUM: usize = 20 * INLINE;
 /// Little enough for the index.

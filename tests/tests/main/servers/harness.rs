@@ -5,15 +5,19 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::net::TcpListener;
+use std::pin::pin;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
-use cenotaph::Env;
+use cenotaph::{Body, Env};
 use cenotaph_tests::store::payload;
+use futures::future::{Either, select};
+use futures::{StreamExt, stream};
 use tempfile::TempDir;
 
 use super::azurite::Azurite;
+use super::cases::LARGE;
 use super::demanded;
 use super::launch::Running;
 use super::local::{Directory, Memory};
@@ -67,6 +71,29 @@ async fn what_is_left_in_an_s3_bucket_is_told_and_so_is_an_upload_that_is_left_o
         moto.leave_upload_open("bucket", key).await;
     }
     assert_eq!(moto.open_uploads("bucket").await, ["first", "second/third"]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_upload_in_parts_is_open_until_its_caller_leaves_and_not_after() {
+    let Some(program) = demanded("moto", S3::moto_is_here()) else { return };
+    let (env, moto) = (Env::real().unwrap(), S3::moto(program).await);
+    let tiers = Tiers::open(Arc::new(TempDir::new().unwrap()), moto.bucket("bucket").await).await;
+    let endless = stream::iter([Ok::<_, std::io::Error>(payload(1, LARGE))]).chain(stream::pending());
+    let put = tiers.engine.put("k", Body::stream(endless)).into_future();
+    let opened = pin!(async {
+        while moto.open_uploads("bucket").await.is_empty() {
+            env.sleep(Duration::from_millis(5)).await;
+        }
+    });
+    match env.deadline(PATIENCE, select(put, opened)).await {
+        Some(Either::Right(((), put))) => drop(put),
+        Some(Either::Left((outcome, _))) => panic!("its stream has not ended: {outcome:?}"),
+        None => panic!("no upload is open after {PATIENCE:?}"),
+    }
+    let (differences, held) = tiers.settled().await;
+    assert!(differences == Differences::default() && held.paths.is_empty(), "{differences}");
+    assert_eq!(moto.open_uploads("bucket").await, Vec::<String>::new());
+    tiers.engine.close().await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
