@@ -57,9 +57,17 @@ async fn assert_differences_are_told(server: &impl Server, strays: &[&str]) {
 async fn what_is_stray_in_a_bucket_and_what_is_missing_is_told() {
     assert_differences_are_told(&Memory, &["not/ours"]).await;
     assert_differences_are_told(&Directory::new(), &["not/ours"]).await;
-    if let Some(program) = demanded("azurite", Azurite::is_here()) {
-        assert_differences_are_told(&Azurite::start(program).await, &["not/ours", "a directory/", "root/sub/"]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_left_in_a_container_is_told_and_so_are_blocks_that_are_never_committed() {
+    let Some(program) = demanded("azurite", Azurite::is_here()) else { return };
+    let azurite = Azurite::start(program).await;
+    assert_differences_are_told(&azurite, &["not/ours", "a directory/", "root/sub/"]).await;
+    for blob in ["first", "second/third"] {
+        azurite.leave_upload_open("bucket", blob).await;
     }
+    assert_eq!(azurite.open_uploads("bucket").await, ["first", "second/third"]);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

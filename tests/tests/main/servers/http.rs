@@ -45,3 +45,8 @@ fn exchange(port: u16, method: &str, target: &str) -> Answer {
 pub(super) fn escaped(base64: &str) -> String {
     base64.replace('+', "%2B").replace('/', "%2F").replace('=', "%3D")
 }
+
+/// Whatever stands between these two, each time they occur.
+pub(super) fn between<'a>(text: &'a str, from: &'a str, to: &'a str) -> impl Iterator<Item = &'a str> {
+    text.split(from).skip(1).filter_map(move |rest| rest.split_once(to)).map(|(found, _)| found)
+}

@@ -10,7 +10,7 @@ use std::path::PathBuf;
 use cenotaph::Operator;
 use reqsign_core::hash::base64_hmac_sha1;
 
-use super::http::{ask, escaped};
+use super::http::{ask, between, escaped};
 use super::launch::{Running, find, free_port};
 use super::suite::{Server, layered};
 
@@ -81,18 +81,11 @@ impl Server for S3 {
 
     async fn open_uploads(&self, bucket: &str) -> Vec<String> {
         let answer = ask(self.0.port(), "GET", Self::signed("GET", &format!("/{bucket}?uploads"))).await.body;
-        assert!(answer.contains("<ListMultipartUploadsResult"), "{answer}");
-        let uploads = answer.split("<Upload>").skip(1);
-        uploads.map(|upload| between(upload, "<Key>", "</Key>").to_owned()).collect()
+        assert!(answer.contains("<ListMultipartUploadsResult") && !answer.contains("<IsTruncated>true"), "{answer}");
+        between(&answer, "<Key>", "</Key>").map(str::to_owned).collect()
     }
 
     fn cuts_blobs_into_parts(&self) -> bool {
         true
     }
-}
-
-fn between<'a>(text: &'a str, from: &str, to: &str) -> &'a str {
-    let from = text.find(from).map_or(0, |at| at + from.len());
-    let to = text[from..].find(to).map_or(text.len(), |at| from + at);
-    &text[from..to]
 }

@@ -37,8 +37,7 @@ pub(super) trait Server {
     /// A fresh bucket.
     async fn bucket(&self, name: &str) -> Operator;
 
-    /// What is being uploaded to a bucket in parts that are not put together yet; nothing where such uploads can't be
-    /// listed.
+    /// What is being uploaded to a bucket in parts that are not put together yet; nothing where there is no such thing.
     async fn open_uploads(&self, _bucket: &str) -> Vec<String> {
         Vec::new()
     }
