@@ -141,6 +141,13 @@ impl Store {
 /// Waits until an engine has nothing left to settle, and asserts I5: its blob tier holds exactly the revisions that
 /// rows and the parts of open uploads name. With it I3: beside the rows lies what they need, and nothing else.
 pub async fn assert_settled(engine: &Engine, env: &Env, index: &dyn Index, tier: &BlobTier) {
+    settle(engine, env).await;
+    assert_eq!(blobs(tier).await, named(index).await, "I5: blobs == revisions named by rows and parts");
+    assert_beside_rows(index).await;
+}
+
+/// Waits until an engine has nothing left to settle.
+pub async fn settle(engine: &Engine, env: &Env) {
     let patience = Duration::from_secs(20);
     let settled = env.deadline(patience, async {
         loop {
@@ -155,8 +162,6 @@ pub async fn assert_settled(engine: &Engine, env: &Env, index: &dyn Index, tier:
     if settled.await.is_none() {
         panic!("not settled after {patience:?}: {:?}", engine.stats().await);
     }
-    assert_eq!(blobs(tier).await, named(index).await, "I5: blobs == revisions named by rows and parts");
-    assert_beside_rows(index).await;
 }
 
 /// The revisions in a blob tier.

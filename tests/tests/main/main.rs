@@ -16,6 +16,7 @@ mod older;
 mod races;
 mod reads;
 mod scrub;
+mod servers;
 mod tiers;
 mod together;
 mod updates;

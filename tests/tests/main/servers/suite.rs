@@ -1,0 +1,154 @@
+//! How the cases are run on a server: each on a bucket and an engine of its own, and what must be true after each.
+//!
+//! 1. The case runs, and asserts what it claims.
+//! 2. All is settled: the bucket holds exactly the revisions that rows name (I5), no upload is left open, beside the rows
+//!    lies what they need (I3), a scrub that reads every byte finds nothing.
+//! 3. The engine is closed and opened again: every object stands as it stood, to the byte, and 2 holds again.
+//! 4. Everything is deleted: the bucket is empty.
+//!
+//! Deliberately not here: what the cases do (`cases.rs`).
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use cenotaph::{Config, Engine, Entry, Env, Etag, Index, Operator, Version};
+use cenotaph_storage::BLOCK_BYTES;
+use cenotaph_storage::blobs::BlobOptions;
+use cenotaph_storage::index::fjall::{FjallIndex, FjallOptions};
+use cenotaph_tests::store;
+use cenotaph_tests::tables::assert_beside_rows;
+use futures::TryStreamExt;
+use opendal::layers::{RetryLayer, TimeoutLayer};
+use tempfile::TempDir;
+use xxhash_rust::xxh3::xxh3_64;
+
+use super::cases::{self, Case};
+use super::remains::{Differences, Held, differences, held, named};
+
+/// Bytes of one part of a blob: the least that S3 takes.
+pub(super) const PART_BYTES: usize = 5 * BLOCK_BYTES;
+
+/// Longest time that one transfer of a part may take.
+const IO_TIMEOUT: Duration = Duration::from_secs(120);
+
+/// Where buckets can be made.
+pub(super) trait Server {
+    /// A fresh bucket.
+    async fn bucket(&self, name: &str) -> Operator;
+
+    /// What is being uploaded to a bucket in parts that are not put together yet; nothing where there is no such thing.
+    async fn open_uploads(&self, _bucket: &str) -> Vec<String> {
+        Vec::new()
+    }
+
+    /// Whether its listings tell which blobs were put together from parts.
+    fn cuts_blobs_into_parts(&self) -> bool {
+        false
+    }
+}
+
+/// What a remote tier is given in production: a way to speak HTTP, a limit on every attempt, and retries around it.
+pub(super) fn layered(operator: Operator) -> Operator {
+    opendal::install_default();
+    operator.layer(TimeoutLayer::new().with_io_timeout(IO_TIMEOUT)).layer(RetryLayer::new().with_jitter())
+}
+
+/// Asserts that all cases pass on this server.
+pub(super) async fn assert_passes(server: &impl Server) {
+    let (env, mut seen) = (Env::real().unwrap(), Held::default());
+    for (number, case) in cases::ALL.iter().enumerate() {
+        let began = env.monotonic();
+        eprintln!("{} ..", case.name);
+        let bucket = format!("bucket{number}");
+        let left = run(server, &bucket, case).await;
+        eprintln!("{} passed in {:?}, and left {} blobs", case.name, env.monotonic() - began, left.paths.len());
+        seen.of_parts += left.of_parts;
+        seen.paths.extend(left.paths);
+    }
+    assert!(seen.paths.len() >= cases::ALL.len(), "the cases leave blobs for the checks to look at");
+    assert_eq!(seen.of_parts > 0, server.cuts_blobs_into_parts(), "some of them are uploaded in parts");
+}
+
+/// One case, and all that must be true after it; what it has left.
+async fn run(server: &impl Server, bucket: &str, case: &Case) -> Held {
+    let operator = server.bucket(bucket).await;
+    let tiers = Tiers::open(Arc::new(TempDir::new().unwrap()), operator).await;
+    (case.run)(&tiers.engine).await;
+    let left = tiers.assert_whole(server, bucket).await;
+    let before = tiers.objects().await;
+
+    let tiers = tiers.reopen().await;
+    assert_eq!(tiers.objects().await, before, "what stood before the engine was closed stands when it is open again");
+    assert_eq!(tiers.assert_whole(server, bucket).await.paths, left.paths, "opening neither adds nor removes a blob");
+
+    tiers.engine.delete_prefix("").await.unwrap();
+    let rest = tiers.assert_whole(server, bucket).await;
+    assert!(rest.paths.is_empty(), "where nothing is named, nothing is held: {:?}", rest.paths);
+    tiers.engine.close().await.unwrap();
+    left
+}
+
+/// An engine over a bucket, and what is needed to look behind it.
+pub(super) struct Tiers {
+    pub(super) engine: Engine,
+    index: Arc<dyn Index>,
+    operator: Operator,
+    directory: Arc<TempDir>,
+}
+
+/// How an object stands: all that a reader can tell of it.
+type Standing = (Version, Etag, u64, u64);
+
+impl Tiers {
+    /// Opens an engine with its index in this directory.
+    pub(super) async fn open(directory: Arc<TempDir>, operator: Operator) -> Self {
+        let blobs = BlobOptions { chunk_bytes: PART_BYTES, ..BlobOptions::default() };
+        let config = Config { blobs, ..store::quick() };
+        let (path, env) = (directory.path().join("index"), Env::real().unwrap());
+        let index: Arc<dyn Index> = Arc::new(FjallIndex::open(&path, env, FjallOptions::default()).unwrap());
+        let builder = Engine::builder(directory.path()).config(config).index(Arc::clone(&index));
+        let engine = builder.blobs(operator.clone()).open().await.unwrap();
+        Self { engine, index, operator, directory }
+    }
+
+    async fn reopen(self) -> Self {
+        self.engine.close().await.unwrap();
+        let Self { engine, index, operator, directory } = self;
+        drop((engine, index));
+        Self::open(directory, operator).await
+    }
+
+    /// How the bucket differs from what rows name, once all is settled; and what it holds.
+    pub(super) async fn settled(&self) -> (Differences, Held) {
+        store::settle(&self.engine, &Env::real().unwrap()).await;
+        let held = held(&self.operator).await;
+        (differences(&named(&*self.index).await, &held.paths), held)
+    }
+
+    /// Asserts what must be true whenever all is settled; what the bucket holds.
+    async fn assert_whole(&self, server: &impl Server, bucket: &str) -> Held {
+        let (differences, held) = self.settled().await;
+        assert!(differences == Differences::default(), "I5: the bucket holds what rows name\n{differences}");
+        assert_eq!(server.open_uploads(bucket).await, Vec::<String>::new(), "no upload is left open");
+        assert_beside_rows(&*self.index).await;
+        let report = self.engine.scrub().grace(Duration::ZERO).await.unwrap();
+        assert!(report.is_clean(), "{report:?}");
+        assert_eq!(report.looked.blobs, held.paths.len() as u64, "the scrub lists what we list");
+        held
+    }
+
+    /// Every object, to the byte.
+    async fn objects(&self) -> BTreeMap<String, Standing> {
+        let entries: Vec<Entry> = self.engine.list("").stream().try_collect().await.unwrap();
+        let mut objects = BTreeMap::new();
+        for key in entries.iter().map(Entry::name) {
+            let object = self.engine.get(key).await.unwrap().expect("what is listed is there");
+            let (version, etag, size) = (object.version(), object.etag(), object.metadata().size);
+            let bytes = object.bytes().await.unwrap();
+            assert_eq!(bytes.len() as u64, size, "{key}");
+            objects.insert(key.to_owned(), (version, etag, size, xxh3_64(&bytes)));
+        }
+        objects
+    }
+}
