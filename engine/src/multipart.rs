@@ -296,7 +296,7 @@ impl Upload {
     /// # Errors
     /// [`Error::reason`](crate::Error::reason) tells programs exactly what was refused, and which part.
     /// - [`Invalid`](crate::ErrorKind::Invalid): no parts; numbers that do not ascend; a part that is not there, has another
-    ///   etag or is too small, which the message names; too many bytes together; the upload was aborted, or completed with
+    ///   etag, is too small, or was [lost](Engine::scrub) and not uploaded again, which the message names; too many bytes together; the upload was aborted, or completed with
     ///   other parts. An open upload goes on as it was.
     /// - [`Conflict`](crate::ErrorKind::Conflict): a precondition of the beginning or of this call does not hold. The upload
     ///   goes on as it was.

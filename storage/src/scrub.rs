@@ -22,6 +22,7 @@
 mod blob;
 mod blobs;
 mod bytes;
+mod damage;
 mod entries;
 mod finding;
 mod parts;
@@ -40,7 +41,8 @@ use crate::error::Result;
 use crate::index::{Range, Snapshot, Table};
 use crate::read::Reads;
 
-pub use finding::{Cure, Damage, Fate, Finding, Found, RawKey, Remedy};
+pub use damage::{Damage, RawKey};
+pub use finding::{Cure, Fate, Finding, Found, Remedy};
 pub use report::{Looked, ScrubProgress, ScrubReport};
 
 use self::bytes::Pace;

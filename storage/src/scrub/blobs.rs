@@ -18,7 +18,8 @@ use std::time::Duration;
 use futures::StreamExt;
 use futures::stream::BoxStream;
 
-use super::finding::{Cure, Damage, Found, Remedy};
+use super::damage::Damage;
+use super::finding::{Cure, Found, Remedy};
 use super::payloads::visit_rows;
 use super::report::Tally;
 use super::sessions::visit_parts;

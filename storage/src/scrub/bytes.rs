@@ -13,7 +13,8 @@ use bytes::Bytes;
 use futures::stream::{self, StreamExt};
 
 use super::blob::{Blob, Blobs};
-use super::finding::{Cure, Damage, Found, Remedy};
+use super::damage::Damage;
+use super::finding::{Cure, Found, Remedy};
 use super::report::Tally;
 use super::{Paged, ScrubDepth, contains, last_of, page_range};
 use crate::checksum::Checksum;

@@ -13,7 +13,8 @@
 
 use bytes::Bytes;
 
-use super::finding::{Cure, Damage, Found, RawKey, Remedy};
+use super::damage::{Damage, RawKey};
+use super::finding::{Cure, Found, Remedy};
 use super::report::Tally;
 use super::{Paged, last_of, page_range};
 use crate::error::{Error, ErrorKind, Result};

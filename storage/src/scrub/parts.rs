@@ -15,7 +15,8 @@ use futures::stream::{self, StreamExt};
 
 use super::blob::{Blob, Blobs};
 use super::bytes::Pace;
-use super::finding::{Cure, Damage, Found, Remedy};
+use super::damage::Damage;
+use super::finding::{Cure, Found, Remedy};
 use super::report::Tally;
 use super::sessions::sessions_range;
 use super::{Paged, last_of};

@@ -13,7 +13,8 @@ use std::vec;
 
 use bytes::Bytes;
 
-use super::finding::{Cure, Damage, Found, RawKey, Remedy};
+use super::damage::{Damage, RawKey};
+use super::finding::{Cure, Found, Remedy};
 use super::report::Tally;
 use super::sessions::visit_parts;
 use super::{last_of, page_range};

@@ -5,7 +5,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use serde::Serialize;
 
-use super::finding::{Damage, Fate, Finding};
+use super::damage::Damage;
+use super::finding::{Fate, Finding};
 
 /// What a scrub looked at, what it found, and what has become of that.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
