@@ -71,6 +71,20 @@ fn only_a_regular_file_is_put_in_parts_and_only_as_it_can_be() {
     assert_eq!(open(&world), []);
 }
 
+/// Parts whose upload had begun and not ended when the process was killed.
+fn under_way(parallel: &str) -> u64 {
+    let killed = interrupted(forty_mib, "-KILL", 2, &["--part-size", "4MiB", "--parallel", parallel]);
+    killed.world.ok(&["recover", "--json"]).json()[0]["fenced"].as_u64().unwrap()
+}
+
+#[test]
+fn so_many_parts_are_under_way_together_as_told_and_no_more() {
+    assert!(under_way("1") <= 1);
+    let seen: Vec<u64> = (0..20).map(|_| under_way("3")).take_while(|parts| *parts <= 1).collect();
+    assert!(seen.len() < 20, "never more than one: {seen:?}");
+    assert!(under_way("3") <= 3);
+}
+
 #[test]
 fn a_killed_put_is_resumed_with_only_the_missing_parts() {
     for resume in ["named", "newest"] {
@@ -240,6 +254,7 @@ fn a_resume_takes_the_newest_upload_that_is_of_the_file() {
             // Uploads of one millisecond are in no order.
             Env::real().unwrap().sleep(Duration::from_millis(2)).await;
         }
+        engine.multipart("key/longer").await.unwrap();
         engine.close().await.unwrap();
         ids
     });
@@ -249,7 +264,9 @@ fn a_resume_takes_the_newest_upload_that_is_of_the_file() {
         assert_eq!((said.summary()["upload_id"].as_str().unwrap(), counts(&said)), (&*ids[id], expected), "{said}");
         assert_same(&world, "key", &world.path("file"));
     }
-    assert!(open(&world).iter().map(|(id, ..)| id).eq([&ids[2], &ids[3]]), "those of other files stay as they are");
+    let left = open(&world);
+    assert_eq!(left.len(), 3, "those of other files and objects stay as they are");
+    assert!(left.iter().map(|(id, ..)| id).take(2).eq([&ids[2], &ids[3]]));
 }
 
 #[test]
