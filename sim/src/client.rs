@@ -21,8 +21,8 @@ mod uploads;
 mod writes;
 
 use described::{answer_name, described};
-pub(crate) use uploads::Slots;
 use uploads::Handles;
+pub(crate) use uploads::Slots;
 use writes::{UpdateOf, attributes, precondition};
 
 /// How long an answer may take, in virtual time. Longer than all stalls of a blob tier together.

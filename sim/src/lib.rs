@@ -79,8 +79,8 @@ pub use coverage::Coverage;
 pub use faults::{Fault, Faults, Schedule};
 pub use machine::Act;
 pub use plan::{
-    Choice, Cut, Declared, Fate, Lifetime, Op, Piece, Plan, PlanTree, Plans, Setting, Shape, Span, Step, UploadRules, When,
-    Which,
+    Choice, Cut, Declared, Fate, Lifetime, Op, Piece, Plan, PlanTree, Plans, Setting, Shape, Span, Step, UploadRules,
+    When, Which,
 };
 pub use rng::{Odds, Rng};
 pub use run::{Options, Report, run};

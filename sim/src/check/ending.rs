@@ -26,6 +26,15 @@ pub(super) struct Ending<'a> {
     pub(super) tick: Tick,
 }
 
+/// What a completion came to.
+struct Done<'a> {
+    /// The numbers and etags of the parts that the row names, if it names parts only.
+    named: Option<&'a [(u32, u128)]>,
+    /// The digest of those that were listed.
+    parts: &'a [u8; 32],
+    written: &'a Written,
+}
+
 impl Ending<'_> {
     /// The row that it commits for the upload's object.
     fn row(&self, upload: &Upload) -> Option<&Row> {
@@ -128,11 +137,13 @@ impl Monitor {
             }
             Phase::Completed { parts, written } => {
                 let listed = listed(upload, ending.row(upload), written);
-                if listed.as_ref().is_none_or(|listed| digest(listed) != *parts) && written.outcome == Outcome::Applied {
+                if listed.as_ref().is_none_or(|listed| digest(listed) != *parts) && written.outcome == Outcome::Applied
+                {
                     found.push("an upload is completed with other parts than it says".to_owned());
                 }
                 found.extend(self.outcome(upload, ending, written));
-                let fits = |called: &&Called| self.fits(called, upload, ending, (listed.as_deref(), parts, written));
+                let done = Done { named: listed.as_deref(), parts, written };
+                let fits = |called: &&Called| self.fits(called, upload, ending, &done);
                 if is_known && !about.iter().any(fits) {
                     found.push("an upload is completed, and nobody asked for it so".to_owned());
                 }
@@ -161,23 +172,18 @@ impl Monitor {
     }
 
     /// Whether this call may have completed the upload so.
-    fn fits(
-        &self,
-        called: &Called,
-        upload: &Upload,
-        ending: &Ending<'_>,
-        done: (Option<&[(u32, u128)]>, &[u8; 32], &Written),
-    ) -> bool {
+    fn fits(&self, called: &Called, upload: &Upload, ending: &Ending<'_>, done: &Done<'_>) -> bool {
         let Some(About::Complete { listed: asked, demand }) = what(called) else { return false };
-        let (named, parts, written) = done;
+        let Done { named, parts, written } = *done;
         let all: Vec<(u32, u128)> = upload.parts().into_iter().map(name).collect();
         let asked = asked.as_ref().unwrap_or(&all);
         let demands = [demand.clone(), self.demand_of(upload.of)];
         let old = ending.before.get(&upload.object);
         let live = old.filter(|old| old.is_live(self.time_at(ending.tick)));
-        let is_met = demands.iter().all(|demand| demand.is_met(old)) || demands.iter().all(|demand| demand.is_met(live));
+        let is_met =
+            demands.iter().all(|demand| demand.is_met(old)) || demands.iter().all(|demand| demand.is_met(live));
         let is_free = demands.iter().all(|demand| *demand == Demand::Nothing);
-        let keeps_rules = self.is_lawful(asked, upload.parts());
+        let keeps_rules = self.is_lawful(asked, &upload.parts());
         digest(asked) == *parts
             && keeps_rules
             && match written.outcome {
@@ -202,7 +208,7 @@ impl Monitor {
     }
 
     /// Whether a list names parts that are there, in order, and none too small.
-    pub(super) fn is_lawful(&self, listed: &[(u32, u128)], parts: Vec<&Filing>) -> bool {
+    pub(super) fn is_lawful(&self, listed: &[(u32, u128)], parts: &[&Filing]) -> bool {
         let least = self.rules.map_or(0, |rules| rules.part_bytes_min);
         let found: Option<Vec<&&Filing>> =
             listed.iter().map(|listed| parts.iter().find(|part| name(part) == *listed)).collect();
@@ -215,7 +221,10 @@ impl Monitor {
 fn listed(upload: &Upload, row: Option<&Row>, written: &Written) -> Option<Vec<(u32, u128)>> {
     let row = row.filter(|_| written.outcome == Outcome::Applied)?;
     let parts = upload.parts();
-    row.revisions().iter().map(|named| parts.iter().find(|part| part.revision == *named).map(|part| name(part))).collect()
+    row.revisions()
+        .iter()
+        .map(|named| parts.iter().find(|part| part.revision == *named).map(|part| name(part)))
+        .collect()
 }
 
 fn name(part: &Filing) -> (u32, u128) {

@@ -406,9 +406,7 @@ impl Checker<'_> {
             | Call::Atomic { .. }
             | Call::DeletePrefix { .. }
             | Call::Multipart(Asked { what: About::PartOf { .. }, .. })
-            | Call::Other => {
-                monitor.struck_between(&PROVOKING, life, at)
-            }
+            | Call::Other => monitor.struck_between(&PROVOKING, life, at),
         };
         if kind == ErrorKind::Closed && !monitor.closed_between(life, at) {
             self.violated("unprovoked", called, "it is said to be closed, and nobody closed it");

@@ -63,7 +63,8 @@ fn beside_the_rows(monitor: &mut Monitor) {
     let parts = monitor.uploads.values().flat_map(Upload::revisions);
     needed.extend(parts.map(|revision| Bytes::copy_from_slice(revision.as_bytes())));
     if needed != monitor.payloads {
-        let message = format!("rows and parts need {} entries beside them, there are {}", needed.len(), monitor.payloads.len());
+        let message =
+            format!("rows and parts need {} entries beside them, there are {}", needed.len(), monitor.payloads.len());
         monitor.violated("I3", message);
     }
     let floors: BTreeSet<Bytes> = monitor

@@ -87,7 +87,9 @@ impl Checker<'_> {
     pub(super) fn work_of_somebody(&mut self) {
         let monitor = self.monitor;
         let may_have = |called: &Called| match &called.answer {
-            None | Some((_, Answer::Cancelled | Answer::Filed { .. } | Answer::Failed(ErrorKind::Indeterminate))) => true,
+            None | Some((_, Answer::Cancelled | Answer::Filed { .. } | Answer::Failed(ErrorKind::Indeterminate))) => {
+                true
+            }
             Some(_) => false,
         };
         for upload in monitor.uploads.values() {
@@ -129,7 +131,9 @@ impl Checker<'_> {
         let monitor = self.monitor;
         let mut calls = monitor.calls.iter().filter(|called| monitor.may_take_effect(called, upload, tick));
         let fits = |called: &Called| match (&called.call, &called.answer) {
-            (Call::Multipart(_), None | Some((_, Answer::Cancelled | Answer::Failed(ErrorKind::Indeterminate)))) => true,
+            (Call::Multipart(_), None | Some((_, Answer::Cancelled | Answer::Failed(ErrorKind::Indeterminate)))) => {
+                true
+            }
             (Call::Multipart(asked), Some((_, answer))) => says_so(&asked.what, answer),
             _ => false,
         };
@@ -199,22 +203,16 @@ impl Checker<'_> {
             Answer::Absent if !hidden && !self.was_absent(from, called.at, at) => {
                 self.violated("linearizability", called, "at no moment of the call the object was absent");
             }
-            Answer::NotSatisfiable { size } => {
-                if !states_in(self.monitor, from, called.at, at).any(|(_, row)| fits(*size, row)) {
-                    self.violated("linearizability", called, "at no moment of the call the object was so short");
-                }
+            Answer::NotSatisfiable { size }
+                if !states_in(self.monitor, from, called.at, at).any(|(_, row)| fits(*size, row)) =>
+            {
+                self.violated("linearizability", called, "at no moment of the call the object was so short");
             }
             _ => {}
         }
     }
 
-    fn complete(
-        &mut self,
-        called: &Called,
-        upload: &Upload,
-        listed: Option<&[(u32, u128)]>,
-        heard: (Tick, &Answer),
-    ) {
+    fn complete(&mut self, called: &Called, upload: &Upload, listed: Option<&[(u32, u128)]>, heard: (Tick, &Answer)) {
         let (at, answer) = heard;
         let same = |parts: &[u8; 32]| listed.is_none_or(|listed| digest(listed) == *parts);
         match answer {
@@ -227,11 +225,12 @@ impl Checker<'_> {
                 }
             }
             Answer::Failed(ErrorKind::Invalid) => {
-                let was_other = self.was(upload, called.at, at, |session| match session.map(|session| &session.phase) {
-                    Some(Phase::Completed { parts, .. }) => !same(parts),
-                    Some(Phase::Aborted) | None => true,
-                    Some(Phase::Open) => false,
-                });
+                let was_other =
+                    self.was(upload, called.at, at, |session| match session.map(|session| &session.phase) {
+                        Some(Phase::Completed { parts, .. }) => !same(parts),
+                        Some(Phase::Aborted) | None => true,
+                        Some(Phase::Open) => false,
+                    });
                 if !was_other && !self.was_unlawful(upload, listed, called.at, at) {
                     self.violated("sessions", called, "it is refused, and the upload could be completed all along");
                 }
@@ -247,7 +246,7 @@ impl Checker<'_> {
         std::iter::once(from).chain(moments).any(|moment| {
             let parts = upload.parts_at(moment);
             let all: Vec<(u32, u128)> = parts.iter().map(|part| (part.number.into(), part.etag)).collect();
-            !self.monitor.is_lawful(listed.unwrap_or(&all), parts)
+            !self.monitor.is_lawful(listed.unwrap_or(&all), &parts)
         })
     }
 

@@ -131,8 +131,7 @@ impl Client {
         let (object, when, lifetime) = of;
         let demand = self.demand_of(object, when).await;
         let id = object_id(object);
-        let asked =
-            Asked { object: id.encoded().clone(), of: write, what: About::Begin { demand: demand.clone() } };
+        let asked = Asked { object: id.encoded().clone(), of: write, what: About::Begin { demand: demand.clone() } };
         let text = format!("begins an upload to {id}, write {write}, {demand:?}, {lifetime:?}");
         let number = self.called(Call::Multipart(asked), text);
         let initiate = self.engine.multipart(id).attributes(attributes(write, lifetime));
@@ -255,8 +254,7 @@ impl Client {
         let ask = async {
             match self.engine.list_uploads(prefix).limit(limit).await {
                 Ok(page) => {
-                    let upload =
-                        |id: &UploadId| Bytes::copy_from_slice(id.as_bytes());
+                    let upload = |id: &UploadId| Bytes::copy_from_slice(id.as_bytes());
                     let uploads = page.uploads.iter();
                     let uploads = uploads.map(|info| (info.id.encoded().clone(), upload(&info.upload_id)));
                     Answer::Uploads(uploads.collect(), page.next.is_some())

@@ -59,7 +59,7 @@ impl Plan {
         let each = (operations as u64).div_ceil(clients);
         let clients = (0..clients).map(|_| client(&mut rng, &mix, &setting, each)).collect();
         let crashes_max = u32::try_from(rng.below(6)).expect("a small number");
-        Self { seed, setting, schedule, faults, acts: Vec::new(), crashes_max, clients }
+        Self { seed, setting, schedule, faults, acts: Vec::new(), crashes_max, clients, insistent: false }
     }
 }
 
@@ -138,8 +138,7 @@ fn faults(rng: &mut Rng, restarts_max: usize) -> Faults {
 fn mix(rng: &mut Rng) -> Mix {
     // Puts and gets are always in; of the others each seed leaves out some.
     let mut weights = [0; UPLOADS + uploads::WEIGHTS.len()];
-    weights[..UPLOADS]
-        .copy_from_slice(&[14, 12, 2, 6, 2, 1, 1, 1, 4, 1, 1, 1, 4, 2, 2, 2, 1, 2, 3, 1, 1, 1, 1]);
+    weights[..UPLOADS].copy_from_slice(&[14, 12, 2, 6, 2, 1, 1, 1, 4, 1, 1, 1, 4, 2, 2, 2, 1, 2, 3, 1, 1, 1, 1]);
     weights[UPLOADS..].copy_from_slice(&uploads::WEIGHTS);
     for weight in weights.iter_mut().skip(2) {
         if rng.below(3) == 0 {

@@ -74,7 +74,14 @@ fn shape(rng: &mut Rng, bytes: u64) -> Shape {
 }
 
 fn declared(rng: &mut Rng) -> Declared {
-    rng.pick(&[Declared::Nothing, Declared::Nothing, Declared::Nothing, Declared::Right, Declared::Right, Declared::Wrong])
+    rng.pick(&[
+        Declared::Nothing,
+        Declared::Nothing,
+        Declared::Nothing,
+        Declared::Right,
+        Declared::Right,
+        Declared::Wrong,
+    ])
 }
 
 fn choice(rng: &mut Rng) -> Choice {
