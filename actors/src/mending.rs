@@ -2,19 +2,25 @@
 //!
 //! ```text
 //! storage's walk ─> damage and its remedy ─┬─ what nothing can name again: one batch, from here
-//!                                          ├─ what one object has in the index: its shard looks again, and mends (I3)
+//!                                          ├─ what one object has in the index, or an upload to it: its shard looks
+//!                                          │  again, and mends (I3)
 //!                                          └─ an object that is given up: a delete, if its etag still stands
 //! ```
 //!
 //! Each repair is decided where it is carried out, against what stands then, and is idempotent: a scrub that is dropped, or
 //! whose shard dies, has repaired what it has, and the next one finds the rest. Deliberately not here: what is damage, and
-//! which remedy it has (`cenotaph_storage::scrub`); what a shard does about it (`cenotaph_storage::swap::Mend`).
+//! which remedy it has (`cenotaph_storage::scrub`); what a shard does about it (`cenotaph_storage::swap::Mend`, `UploadMend`).
+
+use std::collections::BTreeMap;
 
 use cenotaph_storage::index::Table;
-use cenotaph_storage::rows::{Row, floor_key, read_floor};
+use cenotaph_storage::rows::{Filed, Row, Session, floor_key, read_floor, read_part_key, session_key};
 use cenotaph_storage::scrub::{Cure, Damage, Fate, Found, Remedy, Scrub, ScrubReport};
-use cenotaph_storage::swap::{Mend, Mending, Mutation, Precondition, Seen, Standing, Swap};
-use cenotaph_storage::{Error, ErrorKind, Etag, ObjectId, Result, Version};
+use cenotaph_storage::swap::{
+    Mend, Mending, Mutation, Precondition, Seen, SeenEntry, SeenUpload, SessionMutation, SessionSwap, Standing, Swap,
+    UploadMend,
+};
+use cenotaph_storage::{Error, ErrorKind, Etag, ObjectId, Result, UploadId, Version};
 use futures::stream::{self, StreamExt};
 
 use crate::admission::Permit;
@@ -97,15 +103,22 @@ impl Common {
             Cure::Mend(object, mend) => {
                 let request =
                     |reply| ShardMessage::Mend { object: object.clone(), mend: Box::new(mend.clone()), reply };
-                match self.deliver(&object, request).await {
-                    Ok(true) => {
-                        self.expire_if_due(&object, &mend).await?;
-                        Ok(Fate::Repaired)
-                    }
-                    Ok(false) => Ok(Fate::Overtaken),
-                    Err(error) if error.kind() == ErrorKind::UnknownFormat => Ok(Fate::Withheld),
-                    Err(error) => Err(error),
+                let fate = mended(self.deliver(&object, request).await)?;
+                if fate == Fate::Repaired {
+                    self.expire_if_due(&object, &mend).await?;
                 }
+                Ok(fate)
+            }
+            Cure::MendUpload(object, upload, mend) => {
+                let request = |reply| {
+                    let (object, mend) = (object.clone(), Box::new(mend.clone()));
+                    ShardMessage::MendUpload { object, upload, mend, reply }
+                };
+                let fate = mended(self.deliver(&object, request).await)?;
+                if fate == Fate::Repaired {
+                    self.end_if_due(object, upload, &mend).await?;
+                }
+                Ok(fate)
             }
             Cure::Delete(object, etag) => self.give_up(object, etag).await,
         }
@@ -116,6 +129,22 @@ impl Common {
         match mend {
             Mend::Expiry { .. } => self.swap_freely(id.clone(), Precondition::None, Mutation::Expire).await.map(drop),
             Mend::Checksums { .. } | Mend::Floor | Mend::Excise => Ok(()),
+        }
+    }
+
+    /// Likewise for an upload that got its expiry entry back, or whose end failed because of a part that could not be read.
+    async fn end_if_due(&self, id: ObjectId, upload: UploadId, mend: &UploadMend) -> Result<()> {
+        match mend {
+            UploadMend::Expiry { .. } | UploadMend::GiveUp { named: None, .. } => {
+                let (operation, mutation) = (self.env.operation_id(), SessionMutation::Expire);
+                let swap = SessionSwap { id, upload, operation, mutation };
+                match self.step(swap, &Permit::free(), |reply| reply).await {
+                    Err(error) if !matches!(error.kind(), ErrorKind::Corrupt | ErrorKind::UnknownFormat) => Err(error),
+                    // What is left of it that can't be read is a finding of its own.
+                    Ok(_) | Err(_) => Ok(()),
+                }
+            }
+            UploadMend::Excise | UploadMend::GiveUp { named: Some(_), .. } | UploadMend::Checksums { .. } => Ok(()),
         }
     }
 
@@ -156,6 +185,57 @@ impl Shard {
     }
 }
 
+impl Shard {
+    /// The same for an upload.
+    pub(crate) async fn mend_upload(
+        &self,
+        overlay: &mut Overlay,
+        (object, upload): (&ObjectId, &UploadId),
+        mend: &UploadMend,
+        reply: Reply<bool>,
+    ) {
+        let seen = match self.seen_upload(overlay, (object, upload), mend).await {
+            Ok(seen) => seen,
+            Err(error) => return reply(Err(error)),
+        };
+        let batch = mend.decide(object, upload, &seen, self.shared.env.now());
+        let has_mended = batch.is_some();
+        let batch = batch.unwrap_or_default();
+        let ticket = overlay.next_ticket();
+        overlay.note_sessions(ticket, &batch);
+        self.submit(overlay, batch, has_mended, None, reply);
+    }
+
+    async fn seen_upload(
+        &self,
+        overlay: &Overlay,
+        (object, upload): (&ObjectId, &UploadId),
+        mend: &UploadMend,
+    ) -> Result<SeenUpload> {
+        let session = self.session_entry(overlay, &session_key(object, upload)).await?;
+        let session = session.map_or(Ok(SeenEntry::Absent), |value| seen_entry(Session::decode(&value)))?;
+        let filed = match mend {
+            UploadMend::Expiry { .. } => BTreeMap::new(),
+            UploadMend::Excise => self.part_entries(overlay, upload).await?,
+            UploadMend::GiveUp { number, .. } | UploadMend::Checksums { number, .. } => {
+                self.part_entry(overlay, upload, *number).await?
+            }
+        };
+        let mut parts = BTreeMap::new();
+        for (key, value) in filed {
+            // One that is filed under no part's number is found, and mended, by itself.
+            let Ok((_, number)) = read_part_key(&key) else { continue };
+            parts.insert(number, seen_entry(Filed::decode(&value))?);
+        }
+        Ok(SeenUpload { session, parts })
+    }
+}
+
+/// What is damaged is seen as such.
+fn seen_entry<T>(decoded: Result<T>) -> Result<SeenEntry<T>> {
+    decoded.map(SeenEntry::Whole).or_else(|error| broken(error, SeenEntry::Broken))
+}
+
 impl Common {
     /// How an object durably stands, even where it can't be read.
     async fn seen(&self, id: &ObjectId) -> Result<Seen> {
@@ -173,7 +253,17 @@ impl Common {
     }
 }
 
+/// What came of having a shard mend something.
+fn mended(answer: Result<bool>) -> Result<Fate> {
+    match answer {
+        Ok(true) => Ok(Fate::Repaired),
+        Ok(false) => Ok(Fate::Overtaken),
+        Err(error) if error.kind() == ErrorKind::UnknownFormat => Ok(Fate::Withheld),
+        Err(error) => Err(error),
+    }
+}
+
 /// What is damaged is seen as such; what a later build may have written is not touched.
-fn broken(error: Error, seen: Seen) -> Result<Seen> {
+fn broken<T>(error: Error, seen: T) -> Result<T> {
     if error.kind() == ErrorKind::Corrupt { Ok(seen) } else { Err(error) }
 }

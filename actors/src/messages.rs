@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 use cenotaph_storage::rows::Attributes;
-use cenotaph_storage::swap::{Mend, Precondition, SessionSwap, Swap, Written};
+use cenotaph_storage::swap::{Mend, Precondition, SessionSwap, Swap, UploadMend, Written};
 use cenotaph_storage::{Digest, Error, ObjectId, OperationId, PartEtag, PartNumber, Result, Timestamp, UploadId};
 use futures::stream::BoxStream;
 use tokio::sync::oneshot;
@@ -28,6 +28,8 @@ pub(crate) enum ShardMessage {
     Fence { object: ObjectId, change: OperationId, reply: Reply<bool> },
     /// Look again at what a scrub found wrong with this object, and mend it. Answers whether there was anything to mend.
     Mend { object: ObjectId, mend: Box<Mend>, reply: Reply<bool> },
+    /// The same about an upload to this object.
+    MendUpload { object: ObjectId, upload: UploadId, mend: Box<UploadMend>, reply: Reply<bool> },
     /// Lend these objects: decide nothing until the lease has ended (`lease.rs`).
     Lend { objects: Vec<ObjectId>, granted: oneshot::Sender<Result<Lease>> },
 }
@@ -38,7 +40,7 @@ impl ShardMessage {
         match self {
             Self::Swap { reply, .. } => reply(Err(error)),
             Self::Session { reply, .. } => reply(Err(error)),
-            Self::Fence { reply, .. } | Self::Mend { reply, .. } => reply(Err(error)),
+            Self::Fence { reply, .. } | Self::Mend { reply, .. } | Self::MendUpload { reply, .. } => reply(Err(error)),
             Self::Lend { granted, .. } => drop(granted.send(Err(error))),
         }
     }

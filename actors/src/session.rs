@@ -9,13 +9,13 @@
 //! read and what is decided, and there is nothing to be tried again (docs/adr/0012). Deliberately not here: what is decided
 //! (`cenotaph_storage::swap`).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
 use cenotaph_storage::index::{Range, Table};
 use cenotaph_storage::planted::Bug;
-use cenotaph_storage::rows::{Part, Phase, Session, part_key, parts_prefix, read_part_key, session_key};
+use cenotaph_storage::rows::{Filed, Phase, Session, part_key, parts_prefix, read_part_key, session_key};
 use cenotaph_storage::swap::{SessionMutation, SessionSwap, SessionView, Verdict};
 use cenotaph_storage::{PartNumber, Result, UploadId};
 
@@ -100,16 +100,24 @@ impl Shard {
         let key = session_key(&swap.id, &swap.upload);
         let session = self.session_entry(overlay, &key).await?.map(|value| Session::decode(&value)).transpose()?;
         let is_open = session.as_ref().is_some_and(|session| session.phase == Phase::Open);
-        let parts = match &swap.mutation {
+        let filed = match &swap.mutation {
             SessionMutation::Initiate(_) => BTreeMap::new(),
-            SessionMutation::Part { number, .. } => self.part(overlay, &swap.upload, *number).await?,
+            SessionMutation::Part { number, .. } => self.part_entry(overlay, &swap.upload, *number).await?,
             SessionMutation::Complete { .. } | SessionMutation::Abort { .. } | SessionMutation::Expire if is_open => {
-                self.parts(overlay, &swap.upload).await?
+                self.part_entries(overlay, &swap.upload).await?
             }
             SessionMutation::Complete { .. } | SessionMutation::Abort { .. } | SessionMutation::Expire => {
                 BTreeMap::new()
             }
         };
+        let (mut parts, mut lost) = (BTreeMap::new(), BTreeSet::new());
+        for (key, value) in filed {
+            let (_, number) = read_part_key(&key)?;
+            match Filed::decode(&value)? {
+                Filed::Part(part) => drop(parts.insert(number, part)),
+                Filed::Lost => drop(lost.insert(number)),
+            }
+        }
         let change_is_live = match swap.mutation {
             SessionMutation::Part { .. } => self.load_change(overlay, swap.operation).await?.is_some(),
             SessionMutation::Initiate(_)
@@ -117,29 +125,31 @@ impl Shard {
             | SessionMutation::Abort { .. }
             | SessionMutation::Expire => true,
         };
-        Ok(SessionView { session, parts, standing: self.standing(overlay, &swap.id).await?, change_is_live })
+        Ok(SessionView { session, parts, lost, standing: self.standing(overlay, &swap.id).await?, change_is_live })
     }
 
-    async fn session_entry(&self, overlay: &Overlay, key: &[u8]) -> Result<Option<Bytes>> {
+    /// What the session table holds under this key, or will hold.
+    pub(crate) async fn session_entry(&self, overlay: &Overlay, key: &[u8]) -> Result<Option<Bytes>> {
         match overlay.session(key) {
             Some(value) => Ok(value.cloned()),
             None => self.shared.index.get(Table::Sessions, key).await,
         }
     }
 
-    async fn part(
+    /// What is filed under the number of a part, if anything is.
+    pub(crate) async fn part_entry(
         &self,
         overlay: &Overlay,
         upload: &UploadId,
         number: PartNumber,
-    ) -> Result<BTreeMap<PartNumber, Part>> {
-        let value = self.session_entry(overlay, &part_key(upload, number)).await?;
-        let part = value.map(|value| Part::decode(&value)).transpose()?;
-        Ok(part.map(|part| (number, part)).into_iter().collect())
+    ) -> Result<BTreeMap<Bytes, Bytes>> {
+        let key = part_key(upload, number);
+        let value = self.session_entry(overlay, &key).await?;
+        Ok(value.map(|value| (key, value)).into_iter().collect())
     }
 
-    /// All parts of an upload: those in the index, but for what the overlay says otherwise.
-    async fn parts(&self, overlay: &Overlay, upload: &UploadId) -> Result<BTreeMap<PartNumber, Part>> {
+    /// All that is filed as parts of an upload: what is in the index, but for what the overlay says otherwise.
+    pub(crate) async fn part_entries(&self, overlay: &Overlay, upload: &UploadId) -> Result<BTreeMap<Bytes, Bytes>> {
         let prefix = parts_prefix(upload);
         let snapshot = self.shared.index.snapshot()?;
         let mut entries: BTreeMap<Bytes, Bytes> = BTreeMap::new();
@@ -159,7 +169,7 @@ impl Shard {
                 None => entries.remove(key),
             };
         }
-        entries.iter().map(|(key, value)| Ok((read_part_key(key)?.1, Part::decode(value)?))).collect()
+        Ok(entries)
     }
 
     /// The planted bugs of whoever ends uploads.

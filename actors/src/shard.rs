@@ -75,6 +75,9 @@ impl Actor for Shard {
             },
             ShardMessage::Session { swap, permit, reply } => self.step(overlay, &swap, permit, reply).await,
             ShardMessage::Mend { object, mend, reply } => self.mend(overlay, &object, &mend, reply).await,
+            ShardMessage::MendUpload { object, upload, mend, reply } => {
+                self.mend_upload(overlay, (&object, &upload), &mend, reply).await;
+            }
             ShardMessage::Lend { objects, granted } => self.lend(overlay, &objects, granted).await,
             ShardMessage::Fence { object, change, reply } => match self.load_change(overlay, change).await {
                 Ok(None) => self.submit(overlay, Batch::new(), false, None, reply),

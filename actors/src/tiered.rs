@@ -10,7 +10,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use cenotaph_storage::blobs::BlobTier;
 use cenotaph_storage::index::{Index, Range, Table};
-use cenotaph_storage::rows::{Change, Orphan};
+use cenotaph_storage::rows::{Change, Orphan, Phase, Session, all_sessions_prefix};
 use cenotaph_storage::{Env, Epoch, Error, ErrorKind, ObjectId, Pins, Result, Timestamp};
 use ractor::{Actor, ActorRef};
 use tokio::sync::{OnceCell, oneshot};
@@ -29,6 +29,9 @@ use crate::touches::Touches;
 
 /// How long the actors may take to stop, once there is nothing more for them to do.
 const STOP_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Entries read at once to be counted.
+const COUNT_PAGE: usize = 1024;
 
 /// The write side of an engine: its actors, alive from [`start`](Self::start) to [`close`](Self::close) or drop.
 pub struct Tiered {
@@ -70,6 +73,26 @@ pub struct ActorStats {
     pub oldest_change: Option<Timestamp>,
     /// Since when the oldest of these orphans is one.
     pub oldest_orphan: Option<Timestamp>,
+    /// Open multipart uploads, now: each holds what its parts take in the blob tier.
+    pub sessions: u64,
+    /// When the oldest of these uploads was begun.
+    pub oldest_session: Option<Timestamp>,
+}
+
+/// What an entry is to a count.
+enum Counted {
+    /// It is passed over.
+    No,
+    /// It counts from then on.
+    Since(Timestamp),
+    /// It counts, and can't be read.
+    Broken,
+}
+
+impl<E> From<Result<Timestamp, E>> for Counted {
+    fn from(since: Result<Timestamp, E>) -> Self {
+        since.map_or(Self::Broken, Self::Since)
+    }
 }
 
 impl Tiered {
@@ -183,16 +206,26 @@ impl Tiered {
         Err(Error::new(ErrorKind::Unavailable, "settle", "the actor is not there"))
     }
 
-    /// What the actors have done, and what is left to do. Counts changes and orphans by reading them.
+    /// What the actors have done, and what is left to do. Counts changes, orphans and the sessions of uploads by reading them;
+    /// no part is read.
     ///
     /// # Errors
     /// As reading the index.
     pub async fn stats(&self) -> Result<ActorStats> {
         let counters = &self.shared.counters;
-        let started = |value: &Bytes| Change::decode(value).ok().map(|change| change.started);
-        let since = |value: &Bytes| Orphan::decode(value).ok().map(|orphan| orphan.since);
-        let (changes, oldest_change) = self.count(Table::Changes, started).await?;
-        let (orphans, oldest_orphan) = self.count(Table::Orphans, since).await?;
+        let now = self.shared.env.steady_now();
+        let started = |value: &Bytes| Change::decode(value).map(|change| change.started).into();
+        let since = |value: &Bytes| Orphan::decode(value).map(|orphan| orphan.since).into();
+        let initiated = |value: &Bytes| match Session::decode(value) {
+            Ok(session) if session.phase == Phase::Open && session.is_live(now) => Counted::Since(session.initiated),
+            Ok(_) => Counted::No,
+            Err(_) => Counted::Broken,
+        };
+        let all = Range::all(COUNT_PAGE);
+        let (changes, oldest_change) = self.count(Table::Changes, all.clone(), started).await?;
+        let (orphans, oldest_orphan) = self.count(Table::Orphans, all, since).await?;
+        let of_sessions = Range::prefix(&all_sessions_prefix(), COUNT_PAGE);
+        let (sessions, oldest_session) = self.count(Table::Sessions, of_sessions, initiated).await?;
         Ok(ActorStats {
             writes_live: self.shared.admission.writes_live(),
             uploads_live: self.shared.admission.uploads_live(),
@@ -208,21 +241,31 @@ impl Tiered {
             orphans,
             oldest_change,
             oldest_orphan,
+            sessions,
+            oldest_session,
         })
     }
 
-    /// How many entries there are, and the earliest of their moments. One that can't be read counts, and has none.
+    /// How many entries of the range count, and the earliest of their moments.
     async fn count(
         &self,
         table: Table,
-        moment: impl Fn(&Bytes) -> Option<Timestamp>,
+        mut range: Range,
+        counted: impl Fn(&Bytes) -> Counted,
     ) -> Result<(u64, Option<Timestamp>)> {
-        let mut range = Range::all(1024);
         let (mut count, mut oldest) = (0, None);
         loop {
             let page = self.shared.index.snapshot()?.scan(table, range.clone()).await?;
-            count += page.len() as u64;
-            oldest = page.iter().filter_map(|(_, value)| moment(value)).chain(oldest).min();
+            for (_, value) in &page {
+                match counted(value) {
+                    Counted::No => {}
+                    Counted::Since(moment) => {
+                        count += 1;
+                        oldest = oldest.into_iter().chain([moment]).min();
+                    }
+                    Counted::Broken => count += 1,
+                }
+            }
             match page.last() {
                 Some((last, _)) if page.len() == range.limit => range = range.after(last.clone()),
                 _ => return Ok((count, oldest)),

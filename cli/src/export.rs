@@ -45,7 +45,7 @@ pub(crate) async fn run(store: &Store, report: &Report, options: &ExportArgs) ->
     let mut outcomes = exports.try_buffer_unordered(options.tree.jobs);
     let mut exported = Exported::default();
     while let Some((key, outcome)) = outcomes.try_next().await? {
-        bar.file_done();
+        bar.one_done();
         if let Some(outcome) = outcome {
             exported.take(report, &key, outcome)?;
         }

@@ -49,7 +49,7 @@ impl fmt::Display for Failure {
                 f.write_str(message)
             }
             Self::BrokenPipe => f.write_str("nobody reads standard output"),
-            Self::Interrupted => f.write_str("interrupted; run it again to resume"),
+            Self::Interrupted => f.write_str("interrupted"),
         }
     }
 }

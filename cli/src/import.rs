@@ -118,7 +118,7 @@ pub(crate) async fn import(store: &Store, report: &Report, plan: &Plan) -> Resul
             Outcome::Put(_) | Outcome::Unchanged(_) => failures_in_a_row = 0,
             Outcome::Skipped { .. } | Outcome::Failed { .. } => {}
         }
-        bar.file_done();
+        bar.one_done();
         imported.take(report, plan.tells, outcome)?;
         if failures_in_a_row == STORE_FAILURES_MAX {
             return Err(Failure::Failed("the store takes no more files; run the import again to resume it".to_owned()));

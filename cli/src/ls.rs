@@ -89,7 +89,8 @@ pub(crate) fn head_in_json(head: &Head) -> Value {
     })
 }
 
-fn expiration_in_json(expiration: Expiration) -> Value {
+/// When an object stops existing by itself, for scripts.
+pub(crate) fn expiration_in_json(expiration: Expiration) -> Value {
     let policy = |name: &str, time: Duration| json!({ "policy": name, "ms": u64::try_from(time.as_millis()).ok() });
     match expiration {
         Expiration::Manual => json!({ "policy": "manual" }),

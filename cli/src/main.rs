@@ -23,6 +23,7 @@ mod rm;
 mod scrub;
 mod stat;
 mod stats;
+mod uploads;
 mod verify;
 
 mod clock;
@@ -30,6 +31,7 @@ mod compare;
 mod failure;
 mod human;
 mod output;
+mod parts;
 mod report;
 mod retry;
 mod stamp;
@@ -42,7 +44,7 @@ use std::time::Duration;
 use cenotaph::Env;
 use clap::Parser;
 
-use args::{Cli, Command};
+use args::{Cli, Command, Resume};
 use failure::Failure;
 use report::Report;
 use stop::Stop;
@@ -72,11 +74,15 @@ async fn run(cli: Cli, report: &Report) -> Result<(), Failure> {
     let mut stop = Stop::new()?;
     let (access, options) = match &cli.command {
         Command::Demo(options) => return stop.or(demo::run(report, &env, options)).await,
+        // The upload that is named is in a store that is there.
+        Command::Put(options) if matches!(options.parts.resume(), Resume::Named(_)) => (Access::Existing, cli.store),
         Command::Put(_) | Command::Import(_) | Command::DemoChild(_) => (Access::Create, cli.store),
         Command::Get(_)
         | Command::Ls(_)
         | Command::Stat(_)
         | Command::Rm(_)
+        | Command::Uploads(_)
+        | Command::Abort(_)
         | Command::Cp(_)
         | Command::Mv(_)
         | Command::Extend(_)
@@ -103,6 +109,8 @@ async fn dispatch(command: Command, store: &Store, report: &Report) -> Result<()
         Command::Ls(options) => ls::run(store, report, options).await,
         Command::Stat(options) => stat::run(store, report, &options).await,
         Command::Rm(options) => rm::run(store, report, options).await,
+        Command::Uploads(options) => uploads::list(store, report, &options).await,
+        Command::Abort(options) => uploads::abort(store, report, &options).await,
         Command::Cp(options) => change::copy(store, report, &options).await,
         Command::Mv(options) => change::rename(store, report, &options).await,
         Command::Extend(options) => change::extend(store, report, &options).await,

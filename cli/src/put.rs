@@ -1,4 +1,4 @@
-//! `put`, and what `import` shares with it: [`put_file`], one file into the store.
+//! `put`, which decides how (a large file goes by `parts.rs`), and what `import` shares with it: [`put_file`], one file into the store.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -9,13 +9,14 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
 
 use cenotaph::{Attributes, Body, ErrorKind, Expiration, ObjectId, Outcome, Precondition, Written};
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::io::{AsyncRead, ReadBuf};
 
 use crate::args::PutArgs;
 use crate::failure::{Failure, one_line};
 use crate::human;
 use crate::output::blocking;
+use crate::parts::{self, InParts};
 use crate::report::{Bar, Report};
 use crate::retry::{Retryable, retrying};
 use crate::store::Store;
@@ -24,40 +25,68 @@ use crate::store::Store;
 const WHOLE_BYTES_MAX: u64 = 1024 * 1024;
 
 pub(crate) async fn run(store: &Store, report: &Report, options: PutArgs) -> Result<(), Failure> {
-    let id = store.id(&options.key)?;
-    let custom: BTreeMap<String, String> = options.meta.into_iter().collect();
-    let precondition = options.condition.precondition();
-    let expiration = options.expiration.stated().unwrap_or_default();
-    let stated = Stated { content_type: options.content_type, custom, expiration, precondition };
-    let bar = report.bar("put", None);
-    let written = match options.file.as_deref() {
-        Some(path) if path != Path::new("-") => {
-            let metadata = tokio::fs::metadata(path).await.map_err(|error| unreadable(path, &error))?;
-            if metadata.is_file() {
-                let file = Source { path: path.to_owned(), bytes: metadata.len() };
-                put_file(store, &id, &file, &stated, &bar).await.map_err(|error| match error {
-                    PutError::Store(error) if matches!(error.kind(), ErrorKind::Conflict { .. }) => error.into(),
-                    error => Failure::Failed(format!("{} path={}", error.message(), path.display())),
-                })?
-            } else {
-                let file = tokio::fs::File::open(path).await.map_err(|error| unreadable(path, &error))?;
-                put_body(store, &id, Body::reader(Counted::new(file, &bar)), &stated).await?
-            }
+    let id = &store.id(&options.key)?;
+    let stated = &Stated {
+        content_type: options.content_type,
+        custom: options.meta.into_iter().collect(),
+        expiration: options.expiration.stated().unwrap_or_default(),
+        precondition: options.condition.precondition(),
+    };
+    let input = Input::of(options.file.as_deref()).await?;
+    match &input {
+        Input::File(file) if options.parts.is_given() || file.bytes > parts::OVER_BYTES => {
+            let path = &file.path;
+            return InParts { store, report, id, path, stated, options: options.parts }.put().await;
         }
-        Some(_) | None => put_body(store, &id, Body::reader(Counted::new(tokio::io::stdin(), &bar)), &stated).await?,
+        Input::Pipe(_) | Input::Stdin if options.parts.is_given() => {
+            let message = "only a regular file is put in parts (--parallel, --part-size, --resume)";
+            return Err(Failure::Usage(message.to_owned()));
+        }
+        Input::File(_) | Input::Pipe(_) | Input::Stdin => {}
+    }
+    let bar = report.bar("put", None);
+    let written = match input {
+        Input::File(file) => {
+            put_file(store, id, &file, stated, &bar).await.map_err(|error| error.failure(&file.path))?
+        }
+        Input::Pipe(path) => {
+            let pipe = tokio::fs::File::open(&path).await.map_err(|error| PutError::File(error).failure(&path))?;
+            put_body(store, id, Body::reader(Counted::new(pipe, &bar)), stated).await?
+        }
+        Input::Stdin => put_body(store, id, Body::reader(Counted::new(tokio::io::stdin(), &bar)), stated).await?,
     };
     bar.end();
+    tell(report, id, &written, json!({}))
+}
+
+/// What is put.
+enum Input {
+    File(Source),
+    /// A file that is no regular one: its length is not known.
+    Pipe(PathBuf),
+    Stdin,
+}
+
+impl Input {
+    async fn of(path: Option<&Path>) -> Result<Self, Failure> {
+        let Some(path) = path.filter(|path| *path != Path::new("-")) else { return Ok(Self::Stdin) };
+        let metadata = tokio::fs::metadata(path).await.map_err(|error| PutError::File(error).failure(path))?;
+        let path = path.to_owned();
+        Ok(if metadata.is_file() { Self::File(Source { path, bytes: metadata.len() }) } else { Self::Pipe(path) })
+    }
+}
+
+/// Says what was written, and for scripts this too.
+pub(crate) fn tell(report: &Report, id: &ObjectId, written: &Written, mut more: Value) -> Result<(), Failure> {
     let version = written.version.map(cenotaph::Version::get);
-    let is_superseded = written.outcome == Outcome::Superseded;
     report.result(
         || {
-            json!({
-                "key": id.key(),
-                "version": version,
-                "etag": written.etag,
-                "created": written.created,
-                "superseded": is_superseded,
-            })
+            more["key"] = json!(id.key());
+            more["version"] = json!(version);
+            more["etag"] = json!(written.etag);
+            more["created"] = json!(written.created);
+            more["superseded"] = json!(written.outcome == Outcome::Superseded);
+            more
         },
         || match version {
             Some(version) => format!("{} version {version}", human::key(id.key())),
@@ -77,6 +106,14 @@ pub(crate) struct Stated {
     pub(crate) expiration: Expiration,
     /// How it must stand.
     pub(crate) precondition: Precondition,
+}
+
+impl Stated {
+    /// The same as the engine says it, but for how it must stand.
+    pub(crate) fn attributes(&self) -> Attributes {
+        let Self { content_type, custom, expiration, precondition: _ } = self.clone();
+        Attributes { content_type, custom, expiration, ..Attributes::default() }
+    }
 }
 
 /// A regular file, and how long it is said to be.
@@ -109,6 +146,16 @@ impl PutError {
         }
     }
 
+    /// Why the tool ends; a condition that does not hold is told apart.
+    pub(crate) fn failure(self, path: &Path) -> Failure {
+        match self {
+            Self::Store(error) if matches!(error.kind(), ErrorKind::Conflict { .. }) => error.into(),
+            Self::File(_) | Self::Changed | Self::Store(_) => {
+                Failure::Failed(format!("{}: path={}", self.message(), path.display()))
+            }
+        }
+    }
+
     /// Whether the file may be another one by now, so that looking at it again is worth it.
     pub(crate) fn is_of_source(&self) -> bool {
         match self {
@@ -128,18 +175,8 @@ impl Retryable for PutError {
     }
 }
 
-fn unreadable(path: &Path, error: &io::Error) -> Failure {
-    Failure::io(format!("the file can't be read: path={}", path.display()), error)
-}
-
 async fn put_body(store: &Store, id: &ObjectId, body: Body, stated: &Stated) -> cenotaph::Result<Written> {
-    let attributes = Attributes {
-        content_type: stated.content_type.clone(),
-        custom: stated.custom.clone(),
-        expiration: stated.expiration,
-        ..Attributes::default()
-    };
-    store.engine.put(id, body).attributes(attributes).precondition(stated.precondition).await
+    store.engine.put(id, body).attributes(stated.attributes()).precondition(stated.precondition).await
 }
 
 /// Puts a file: a small one read whole, a large one streamed. Tries again while the store asks for it.

@@ -5,8 +5,8 @@
 
 use std::io::{self, IsTerminal, Write};
 use std::process::ExitCode;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
@@ -19,6 +19,7 @@ pub(crate) struct Report {
     json: bool,
     bars: MultiProgress,
     is_visible: bool,
+    advice: Mutex<Option<String>>,
 }
 
 impl Report {
@@ -26,7 +27,8 @@ impl Report {
     pub(crate) fn new(json: bool, quiet: bool) -> Self {
         let is_visible = !quiet && io::stderr().is_terminal();
         let target = if is_visible { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
-        Self { json, bars: MultiProgress::with_draw_target(target), is_visible }
+        let bars = MultiProgress::with_draw_target(target);
+        Self { json, bars, is_visible, advice: Mutex::default() }
     }
 
     /// Whether results are JSON.
@@ -70,6 +72,11 @@ impl Report {
         });
     }
 
+    /// What to do, from now on, if the command ends without success: said behind the reason.
+    pub(crate) fn advise(&self, advice: Option<String>) {
+        *self.advice.lock().unwrap_or_else(PoisonError::into_inner) = advice;
+    }
+
     /// A bar over so many bytes, if anybody sees it.
     pub(crate) fn bar(&self, what: &'static str, total_bytes: Option<u64>) -> Bar {
         let bar = total_bytes.map_or_else(ProgressBar::new_spinner, ProgressBar::new);
@@ -80,7 +87,7 @@ impl Report {
             bar.set_prefix(what);
             bar.enable_steady_tick(Duration::from_millis(200));
         }
-        Bar { bar, items: Arc::default(), items_total: None }
+        Bar { bar, items: Arc::default(), items_total: None, noun: "files" }
     }
 
     /// Says how it ended, and with which code.
@@ -88,8 +95,12 @@ impl Report {
         match result {
             Ok(()) => ExitCode::SUCCESS,
             Err(failure) => {
-                if !matches!(failure, Failure::BrokenPipe) {
-                    self.note(&failure.to_string());
+                let advice = self.advice.lock().unwrap_or_else(PoisonError::into_inner).take();
+                match (&failure, advice) {
+                    (Failure::BrokenPipe, _) => {}
+                    (Failure::Interrupted, None) => self.note(&format!("{failure}; run it again to resume")),
+                    (_, Some(advice)) => self.note(&format!("{failure}; {advice}")),
+                    (_, None) => self.note(&failure.to_string()),
                 }
                 ExitCode::from(failure.code())
             }
@@ -112,12 +123,19 @@ pub(crate) struct Bar {
     bar: ProgressBar,
     items: Arc<AtomicU64>,
     items_total: Option<u64>,
+    noun: &'static str,
 }
 
 impl Bar {
     /// The same bar, which counts files too.
     pub(crate) fn of_files(mut self, total: Option<u64>) -> Self {
         self.items_total = total;
+        self
+    }
+
+    /// The same bar, which counts parts too.
+    pub(crate) fn of_parts(mut self, total: u64) -> Self {
+        (self.noun, self.items_total) = ("parts", Some(total));
         self
     }
 
@@ -131,13 +149,20 @@ impl Bar {
         self.bar.dec(bytes);
     }
 
-    /// One file more.
-    pub(crate) fn file_done(&self) {
+    /// So much was done before: it counts, but not for how fast it goes.
+    pub(crate) fn begin_with(&self, bytes: u64, items: u64) {
+        self.bar.set_position(bytes);
+        self.bar.reset_eta();
+        self.items.store(items, Ordering::Relaxed);
+    }
+
+    /// One file more, or one part.
+    pub(crate) fn one_done(&self) {
         let done = self.items.fetch_add(1, Ordering::Relaxed) + 1;
         if !self.bar.is_hidden() {
             self.bar.set_message(match self.items_total {
-                Some(total) => format!("{done}/{total} files"),
-                None => format!("{done} files"),
+                Some(total) => format!("{done}/{total} {}", self.noun),
+                None => format!("{done} {}", self.noun),
             });
         }
     }

@@ -78,6 +78,8 @@ fn in_json(stats: &Stats) -> serde_json::Value {
         "orphans": actors.orphans,
         "oldest_change_ms": actors.oldest_change.map(Timestamp::as_millis),
         "oldest_orphan_ms": actors.oldest_orphan.map(Timestamp::as_millis),
+        "sessions": actors.sessions,
+        "oldest_session_ms": actors.oldest_session.map(Timestamp::as_millis),
         "fenced": actors.fenced,
         "swept": actors.swept,
         "sweep_failures": actors.sweep_failures,
@@ -93,7 +95,7 @@ fn in_json(stats: &Stats) -> serde_json::Value {
     })
 }
 
-fn in_rows(stats: &Stats) -> [(&'static str, String); 9] {
+fn in_rows(stats: &Stats) -> [(&'static str, String); 11] {
     let actors = &stats.actors;
     [
         ("epoch", human::grouped(stats.epoch.get())),
@@ -101,6 +103,8 @@ fn in_rows(stats: &Stats) -> [(&'static str, String); 9] {
         ("  oldest", moment(actors.oldest_change)),
         ("orphans not settled", human::grouped(actors.orphans)),
         ("  oldest", moment(actors.oldest_orphan)),
+        ("open uploads", human::grouped(actors.sessions)),
+        ("  oldest", moment(actors.oldest_session)),
         ("changes settled since open", human::grouped(actors.fenced)),
         ("orphans settled since open", human::grouped(actors.swept)),
         ("failed deletions since open", human::grouped(actors.sweep_failures)),

@@ -67,7 +67,7 @@ pub(crate) async fn verify(store: &Store, report: &Report, roots: &[Root], jobs:
     let checks = tree::walk(&store.env, roots).map(|step| check(store, step, &bar)).buffer_unordered(jobs);
     let mut checks = std::pin::pin!(checks);
     while let Some(checked) = checks.next().await {
-        bar.file_done();
+        bar.one_done();
         verified.take(report, checked)?;
     }
     for root in roots {

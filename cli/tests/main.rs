@@ -7,4 +7,5 @@ mod demo;
 mod objects;
 mod scrubs;
 mod trees;
+mod uploads;
 mod world;

@@ -95,8 +95,9 @@ fn stats_count_both_tiers_and_tell_the_oldest() {
     }
     assert!(stats["oldest_ms"].as_u64().unwrap() > 1_700_000_000_000, "{stats}");
     assert_eq!((&stats["oldest_change_ms"], &stats["oldest_orphan_ms"]), (&Value::Null, &Value::Null));
+    assert_eq!((&stats["sessions"], &stats["oldest_session_ms"]), (&0.into(), &Value::Null));
     let text = world.ok(&["stats"]);
-    for part in ["objects", "in the blob tier", "4,000,006", "oldest object", "changes not settled"] {
+    for part in ["objects", "in the blob tier", "4,000,006", "oldest object", "changes not settled", "open uploads"] {
         assert!(text.text().contains(part), "{part}: {text}");
     }
     let quick = world.ok(&["stats", "--no-count", "--json"]).json().remove(0);

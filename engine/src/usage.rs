@@ -20,7 +20,7 @@ pub struct Usage {
     pub inline_bytes: u64,
     /// Objects whose bytes lie in the blob tier.
     pub blob_objects: u64,
-    /// Their payload bytes.
+    /// Their payload bytes; those of open uploads are not among them.
     pub blob_bytes: u64,
     /// Objects that have expired and are not removed yet. They count as nothing else.
     pub expired: u64,
@@ -52,7 +52,9 @@ impl Usage {
 
 impl Engine {
     /// Counts objects and bytes of all namespaces by looking at every row, a page at a time: it costs time in proportion to
-    /// the objects, and little memory. What is written meanwhile may be counted or not.
+    /// the objects, and little memory. What is written meanwhile may be counted or not. The parts of open uploads are no
+    /// object's bytes and are not counted, though the blob tier holds them: [`stats`](Self::stats) tells how many uploads are
+    /// open.
     ///
     /// # Errors
     /// [`Unavailable`](crate::ErrorKind::Unavailable) if the index can't be read, [`Corrupt`](crate::ErrorKind::Corrupt) if a

@@ -44,6 +44,13 @@ impl UploadId {
         Self(bytes)
     }
 
+    /// When the upload began. It tells the uploads of one object apart where the id must not be told.
+    pub fn begun(&self) -> Timestamp {
+        let mut millis = [0; 8];
+        millis[8 - TIME_BYTES..].copy_from_slice(&self.0[..TIME_BYTES]);
+        Timestamp::from_millis(u64::from_be_bytes(millis))
+    }
+
     /// Its bytes, as the index files it.
     pub fn as_bytes(&self) -> &[u8; UPLOAD_ID_BYTES] {
         &self.0
@@ -252,6 +259,7 @@ mod tests {
             let id = UploadId::new(first, random);
             prop_assert_eq!(id.to_string().parse::<UploadId>().unwrap(), id);
             prop_assert_eq!(UploadId::from_slice(id.as_bytes()), Some(id));
+            prop_assert_eq!(id.begun(), first);
             if a != b {
                 prop_assert_eq!(id < UploadId::new(second, random), a < b);
             }

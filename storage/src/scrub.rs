@@ -3,27 +3,32 @@
 //!
 //! ```text
 //! 1 rows      each can be read, and has its expiry entry                            a snapshot for each page
-//! 2 entries   expiry entries, changes, orphans, version floors: each makes sense    a snapshot for each page
-//! 3 payloads  each is named by a row                                                one snapshot: keys, then all rows
-//! 4 bytes     what each row names is there, and is what was written                 pinned, the row read again (I8)
-//! 5 blobs     each is named by a row, a change or an orphan                         listed first, then one snapshot
+//! 2 sessions  each can be read, has its expiry entry, and all parts have theirs     a snapshot for each page
+//! 3 entries   expiry entries, changes, orphans, version floors: each makes sense    a snapshot for each page
+//! 4 payloads  each is named by a row or a part                                      one snapshot: keys, then all of those
+//! 5 bytes     what each row names is there, and is what was written                 pinned, the row read again (I8)
+//! 6 parts     the same for the parts of open uploads                                pinned, the part read again (I8)
+//! 7 blobs     each is named by a row, a part, a change or an orphan                 listed first, then one snapshot
 //! ```
 //!
 //! What must be seen together is seen in one snapshot, so that no write, rename or upload beside it makes a false alarm. An
 //! expired object that is not removed yet is no damage: it is absent, and the expirer's. Memory is bounded, whatever there
 //! is: pages, [`ScrubOptions`], and the byte budget that all reads share.
 //!
-//! Guards I5 (3 and 5) and the promise that damage is found before somebody needs the bytes. Deliberately not here: carrying
+//! Guards I5 (4 and 7) and the promise that damage is found before somebody needs the bytes. Deliberately not here: carrying
 //! out what is proposed. Whoever drives the walk does so after each [`step`](Scrub::step), so that what a repair lays open
 //! is found by a later one: the payload of a row that was given up, then its blob.
 
+mod blob;
 mod blobs;
 mod bytes;
 mod entries;
 mod finding;
+mod parts;
 mod payloads;
 mod report;
 mod rows;
+mod sessions;
 
 use std::ops::Bound;
 use std::sync::Arc;
@@ -42,6 +47,7 @@ use self::bytes::Pace;
 use blobs::Listing;
 use payloads::Strays;
 use report::{Listener, Tally};
+use sessions::Sessions;
 
 /// How far a scrub looks at the bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -60,7 +66,7 @@ pub struct ScrubOptions {
     pub depth: ScrubDepth,
     /// Blobs that were begun within this time are not yet called unknown.
     pub grace: Duration,
-    /// Objects whose bytes are looked at together.
+    /// Objects, or parts, whose bytes are looked at together.
     pub objects_at_once: usize,
     /// Findings that the report names; it counts all of them.
     pub findings_max: usize,
@@ -84,9 +90,11 @@ pub struct Scrub {
 /// Where the walk is; each but the last says behind which key it goes on.
 enum Stage {
     Rows(Option<Bytes>),
+    Sessions(Box<Sessions>),
     Entries(Table, Option<Bytes>),
     Payloads(Strays),
     Bytes(Option<Bytes>),
+    Parts(Option<Bytes>),
     Blobs(Box<Listing>),
     Done,
 }
@@ -120,11 +128,19 @@ impl Scrub {
     /// blob can't be read is a finding.
     pub async fn step(&mut self) -> Result<Option<Vec<Found>>> {
         let (reads, tally) = (&self.reads, &*self.tally);
+        let pace = Pace { depth: self.options.depth, at_once: self.options.objects_at_once.max(1) };
         let (found, next) = match &mut self.stage {
             Stage::Rows(after) => {
                 let (found, next) = rows::page(reads.index(), after.clone(), tally).await?;
-                (found, next.map_or(Stage::Entries(Table::Expiry, None), |last| Stage::Rows(Some(last))))
+                (found, next.map_or_else(|| Stage::Sessions(Box::default()), |last| Stage::Rows(Some(last))))
             }
+            Stage::Sessions(sessions) => match sessions.page(reads.index(), tally).await? {
+                Some(found) => {
+                    tally.tell();
+                    return Ok(Some(found));
+                }
+                None => (Vec::new(), Stage::Entries(Table::Expiry, None)),
+            },
             Stage::Entries(table, after) => {
                 let (found, next) = entries::page(reads.index(), *table, after.clone(), tally).await?;
                 let table = *table;
@@ -135,10 +151,13 @@ impl Scrub {
                 None => (Vec::new(), Stage::Bytes(None)),
             },
             Stage::Bytes(after) => {
-                let pace = Pace { depth: self.options.depth, at_once: self.options.objects_at_once.max(1) };
                 let (found, next) = self::bytes::page(reads, pace, after.clone(), tally).await?;
+                (found, next.map_or(Stage::Parts(None), |last| Stage::Bytes(Some(last))))
+            }
+            Stage::Parts(after) => {
+                let (found, next) = parts::page(reads, pace, after.clone(), tally).await?;
                 let listing = || Stage::Blobs(Box::new(Listing::new(reads, self.options.grace)));
-                (found, next.map_or_else(listing, |last| Stage::Bytes(Some(last))))
+                (found, next.map_or_else(listing, |last| Stage::Parts(Some(last))))
             }
             Stage::Blobs(listing) => match listing.page(reads, tally).await? {
                 Some(found) => {

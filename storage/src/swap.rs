@@ -44,12 +44,14 @@ mod precondition;
 mod rename;
 mod session;
 mod transition;
+mod upload_mend;
 
 pub use mend::{Mend, Mending, Seen, unreached};
 pub use precondition::Precondition;
 pub use rename::{Rename, RenameDecision};
 pub use session::{PartRules, Selection, SessionMutation, SessionSwap, SessionView, Verdict};
 use transition::Transition;
+pub use upload_mend::{SeenEntry, SeenUpload, UploadMend};
 
 /// What became of a write.
 ///

@@ -11,7 +11,7 @@ use crate::index::{Range, Snapshot, Table};
 use crate::multipart::{PartEtag, PartNumber, UploadId, no_such_upload};
 use crate::read::Reads;
 use crate::rows::{
-    Attributes, Part, Phase, Session, part_key, parts_prefix, read_part_key, read_session_key, session_key,
+    Attributes, Filed, Part, Phase, Session, part_key, parts_prefix, read_part_key, read_session_key, session_key,
     session_prefix,
 };
 use crate::word::Timestamp;
@@ -83,7 +83,7 @@ pub struct PartInfo {
 pub struct PartPage {
     /// The parts.
     pub parts: Vec<PartInfo>,
-    /// The `start_after` that gives the next page: the last part's number. None if there are no more parts; otherwise the
+    /// The `start_after` that gives the next page: the number where this one ends. None if there are no more parts; otherwise the
     /// listing was truncated.
     pub next: Option<PartNumber>,
 }
@@ -162,10 +162,14 @@ impl Reads {
             range = range.after(part_key(upload, number));
         }
         let page = snapshot.scan(Table::Sessions, range).await?;
-        let parts: Result<Vec<PartInfo>> = page.iter().take(limit).map(part_info).collect();
-        let parts = parts?;
-        let next = parts.last().filter(|_| page.len() > limit).map(|part| part.number);
-        Ok(PartPage { parts, next })
+        let is_truncated = page.len() > limit;
+        let (mut parts, mut last) = (Vec::new(), None);
+        for entry in page.iter().take(limit) {
+            let (number, info) = part_info(entry)?;
+            last = Some(number);
+            parts.extend(info);
+        }
+        Ok(PartPage { parts, next: last.filter(|_| is_truncated) })
     }
 
     async fn session(&self, snapshot: &dyn Snapshot, id: &ObjectId, upload: &UploadId) -> Result<Session> {
@@ -194,10 +198,11 @@ fn open_upload(key: &[u8], value: &Bytes, now: Timestamp) -> Result<Option<Uploa
     Ok(is_open.then_some(UploadInfo { id, upload_id, initiated, expires_at, attributes }))
 }
 
-fn part_info((key, value): &(Bytes, Bytes)) -> Result<PartInfo> {
+/// A part, unless it was lost.
+fn part_info((key, value): &(Bytes, Bytes)) -> Result<(PartNumber, Option<PartInfo>)> {
     let (_, number) = read_part_key(key)?;
-    let Part { extent, etag, uploaded } = Part::decode(value)?;
-    Ok(PartInfo { number, etag, bytes: extent.bytes, uploaded })
+    let info = |Part { extent, etag, uploaded }: Part| PartInfo { number, etag, bytes: extent.bytes, uploaded };
+    Ok((number, Filed::decode(value)?.part().map(info)))
 }
 
 fn ended(how: &str) -> Error {

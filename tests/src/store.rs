@@ -17,7 +17,7 @@ use tempfile::TempDir;
 use crate::counting::{Counting, Counts};
 use crate::faulty::{self, Faults};
 use crate::stage::Stage;
-use crate::tables::{Filed, assert_beside_rows, uploads};
+use crate::tables::{Uploads, assert_beside_rows};
 
 /// Payloads longer than this go to the blob tier of a test store.
 pub const INLINE: usize = 1000;
@@ -139,7 +139,7 @@ impl Store {
 }
 
 /// Waits until an engine has nothing left to settle, and asserts I5: its blob tier holds exactly the revisions that
-/// rows and parts name. With it I3: beside the rows lies what they need, and nothing else.
+/// rows and the parts of open uploads name. With it I3: beside the rows lies what they need, and nothing else.
 pub async fn assert_settled(engine: &Engine, env: &Env, index: &dyn Index, tier: &BlobTier) {
     let patience = Duration::from_secs(20);
     let settled = env.deadline(patience, async {
@@ -155,7 +155,7 @@ pub async fn assert_settled(engine: &Engine, env: &Env, index: &dyn Index, tier:
     if settled.await.is_none() {
         panic!("not settled after {patience:?}: {:?}", engine.stats().await);
     }
-    assert_eq!(blobs(tier).await, named(index).await, "I5: blobs == revisions named by rows");
+    assert_eq!(blobs(tier).await, named(index).await, "I5: blobs == revisions named by rows and parts");
     assert_beside_rows(index).await;
 }
 
@@ -165,7 +165,7 @@ pub async fn blobs(tier: &BlobTier) -> BTreeSet<RevisionKey> {
     found.into_iter().map(|blob| blob.key.unwrap_or_else(|| panic!("not one of ours: {}", blob.path))).collect()
 }
 
-/// The revisions that the rows of an index name, and the parts of its uploads.
+/// The revisions that the rows of an index name, and the parts of its open uploads.
 pub async fn named(index: &dyn Index) -> BTreeSet<RevisionKey> {
     let snapshot = index.snapshot().unwrap();
     let rows = snapshot.scan(Table::Rows, Range::all(1_000_000)).await.unwrap();
@@ -173,8 +173,7 @@ pub async fn named(index: &dyn Index) -> BTreeSet<RevisionKey> {
         let object = ObjectId::decode(&key).unwrap();
         Row::decode(&value).unwrap().revision_keys(&object)
     });
-    let uploads = uploads(&*snapshot).await;
-    of_rows.chain(uploads.iter().flat_map(Filed::revision_keys)).collect()
+    of_rows.chain(Uploads::of(&*snapshot).await.revisions()).collect()
 }
 
 /// A payload of so many bytes, different for each seed.

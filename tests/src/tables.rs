@@ -1,6 +1,5 @@
-//! What must stand beside the rows and the uploads, and nothing else (I3): payloads, block checksums, parts, expiry entries,
-//! version floors. It comes and goes with its row or session, so that this holds in every snapshot, whatever is under way or
-//! has just crashed.
+//! What must stand beside the rows and the uploads, and nothing else (I3): payloads, block checksums, expiry entries, version
+//! floors. It comes and goes with its row, session or part, so that this holds in every snapshot, whatever is under way or has just crashed.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -8,50 +7,53 @@ use bytes::Bytes;
 use cenotaph::{Index, ObjectId};
 use cenotaph_storage::index::{Page, Range, Snapshot, Table};
 use cenotaph_storage::rows::{
-    Part, Phase, Row, Session, expiry_key, floor_key, is_part_key, read_part_key, read_session_key, session_expiry_key,
+    Filed, Part, Phase, Row, Session, expiry_key, floor_key, is_part_key, read_part_key, read_session_key,
+    session_expiry_key,
 };
-use cenotaph_storage::{PartNumber, RevisionKey, UploadId};
+use cenotaph_storage::{RevisionKey, UploadId};
 
-/// An open or ended upload, as the session table has it.
-pub struct Filed {
-    /// The object.
-    pub id: ObjectId,
-    /// The upload.
-    pub upload: UploadId,
-    /// Its session.
-    pub session: Session,
-    /// Its parts.
-    pub parts: BTreeMap<PartNumber, Part>,
+/// The uploads of an index.
+pub struct Uploads {
+    sessions: BTreeMap<UploadId, (ObjectId, Session)>,
+    parts: Vec<(UploadId, Part)>,
 }
 
-impl Filed {
-    /// The revisions that its parts name.
-    pub fn revision_keys(&self) -> impl Iterator<Item = RevisionKey> + '_ {
-        let key = |part: &Part| RevisionKey { object: self.id.clone(), revision: part.extent.revision };
-        self.parts.values().map(key)
+impl Uploads {
+    /// What the session table holds.
+    pub async fn of(snapshot: &dyn Snapshot) -> Self {
+        let mut uploads = Self { sessions: BTreeMap::new(), parts: Vec::new() };
+        for (key, value) in scan(snapshot, Table::Sessions).await {
+            if is_part_key(&key) {
+                let (upload, _) = read_part_key(&key).unwrap();
+                uploads.parts.extend(Filed::decode(&value).unwrap().part().map(|part| (upload, part)));
+            } else {
+                let (object, upload) = read_session_key(&key).unwrap();
+                uploads.sessions.insert(upload, (object, Session::decode(&value).unwrap()));
+            }
+        }
+        uploads
+    }
+
+    /// The revisions that their parts name.
+    pub fn revisions(&self) -> impl Iterator<Item = RevisionKey> + '_ {
+        self.parts.iter().map(|(upload, part)| {
+            let (object, session) = self.sessions.get(upload).expect("I3: parts come and go with their session");
+            assert_eq!(session.phase, Phase::Open, "I3: an upload that has ended has no parts");
+            RevisionKey { object: object.clone(), revision: part.extent.revision }
+        })
+    }
+
+    /// How many of them are open.
+    pub fn open(&self) -> usize {
+        self.sessions.values().filter(|(_, session)| session.phase == Phase::Open).count()
+    }
+
+    fn due(&self) -> impl Iterator<Item = Bytes> + '_ {
+        self.sessions.iter().map(|(upload, (object, session))| session_expiry_key(session.expires_at, object, upload))
     }
 }
 
-/// All uploads of a snapshot. Asserts that each part belongs to an open one.
-pub async fn uploads(snapshot: &dyn Snapshot) -> Vec<Filed> {
-    let (parts, sessions): (Page, Page) =
-        scan(snapshot, Table::Sessions).await.into_iter().partition(|(key, _)| is_part_key(key));
-    let mut filed: BTreeMap<UploadId, Filed> = BTreeMap::new();
-    for (key, value) in sessions {
-        let (id, upload) = read_session_key(&key).unwrap();
-        let session = Session::decode(&value).unwrap();
-        filed.insert(upload, Filed { id, upload, session, parts: BTreeMap::new() });
-    }
-    for (key, value) in parts {
-        let (upload, number) = read_part_key(&key).unwrap();
-        let of = filed.get_mut(&upload).filter(|of| of.session.phase == Phase::Open);
-        let of = of.unwrap_or_else(|| panic!("I3: part {number} belongs to no open upload"));
-        of.parts.insert(number, Part::decode(&value).unwrap());
-    }
-    filed.into_values().collect()
-}
-
-/// Asserts that the tables beside the rows hold exactly what the rows and uploads need.
+/// Asserts that the tables beside the rows and sessions hold exactly what these need.
 pub async fn assert_beside_rows(index: &dyn Index) {
     let snapshot = index.snapshot().unwrap();
     let rows: Vec<(ObjectId, Row)> = scan(&*snapshot, Table::Rows)
@@ -59,18 +61,16 @@ pub async fn assert_beside_rows(index: &dyn Index) {
         .into_iter()
         .map(|(key, value)| (ObjectId::decode(&key).unwrap(), Row::decode(&value).unwrap()))
         .collect();
-    let uploads = uploads(&*snapshot).await;
-    let of_part = |part: &Part| Bytes::copy_from_slice(part.extent.revision.as_bytes());
-    let of_parts = uploads.iter().flat_map(|filed| filed.parts.values().map(of_part));
+    let uploads = Uploads::of(&*snapshot).await;
+    let of_parts = uploads.revisions().map(|key| Bytes::copy_from_slice(key.revision.as_bytes()));
     let belongings: Vec<Bytes> = rows.iter().flat_map(|(_, row)| row.belongings()).chain(of_parts).collect();
     let needed: BTreeSet<Bytes> = belongings.iter().cloned().collect();
     assert_eq!(belongings.len(), needed.len(), "I3: what lies beside a row is no other row's");
     assert_same(keys(&*snapshot, Table::Payloads).await, needed, "payloads come and go with their rows");
     let due = rows.iter().filter_map(|(id, row)| Some(expiry_key(row.metadata.expires_at?, id)));
-    let lapses = uploads.iter().map(|of| session_expiry_key(of.session.expires_at, &of.id, &of.upload));
     assert_same(
         keys(&*snapshot, Table::Expiry).await,
-        due.chain(lapses).collect(),
+        due.chain(uploads.due()).collect(),
         "expiry entries come and go with their rows",
     );
     let meta = keys(&*snapshot, Table::Meta).await;

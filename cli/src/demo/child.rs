@@ -110,7 +110,7 @@ impl Stage<'_> {
                 line = lines.next_line() => match line.map_err(|error| unheard(&error))? {
                     Some(line) => {
                         acknowledged.extend(key_of(&line));
-                        bar.file_done();
+                        bar.one_done();
                     }
                     None => return finished(&mut child, &watch).await,
                 },

@@ -5,13 +5,18 @@
 //!        | 0x01 | upload id | number, u16 big endian |    the parts of an upload follow each other in order
 //!        +------+-----------+------------------------+
 //! value: +-----------+--------------------------------------+
-//!        | version=1 | postcard: extent, etag, uploaded     |
+//!        | version=1 | postcard: extent, etag, uploaded     |    a part
+//!        +-----------+--------------------------------------+
+//!        | version=1 | 0x00                                 |    a part that was lost
 //!        +-----------+--------------------------------------+
 //! ```
 //!
 //! It names a revision, as a row does: the blob of a part is there from the part's own commit on, with its block checksums in the
 //! payload table, until another part of its number takes its place or the upload ends. Guards I2 by its type, as the
 //! manifest that its extent may become a share of.
+//!
+//! A part whose bytes are lost is not simply removed when a scrub gives it up: all parts that are there would then make an
+//! object without it, and nobody would notice. Its number stays marked until it is uploaded again.
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -24,6 +29,8 @@ use crate::word::Timestamp;
 
 const FORMAT: u8 = 1;
 const TAG: u8 = 1;
+/// No part begins so: its revision's length comes first.
+const LOST: [u8; 2] = [FORMAT, 0];
 
 /// A part of an upload.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,6 +41,15 @@ pub struct Part {
     pub etag: PartEtag,
     /// When it became durable.
     pub uploaded: Timestamp,
+}
+
+/// What is filed under the number of a part.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Filed {
+    /// The part.
+    Part(Part),
+    /// The mark of a part that was there once, and that a scrub gave up.
+    Lost,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -49,14 +65,35 @@ impl Part {
         let Self { extent, etag, uploaded } = *self;
         codec::encode(FORMAT, &Stored { extent, etag: etag.get(), uploaded }).into()
     }
+}
+
+impl Filed {
+    /// As stored.
+    pub fn encode(&self) -> Bytes {
+        match self {
+            Self::Part(part) => part.encode(),
+            Self::Lost => Bytes::from_static(&LOST),
+        }
+    }
 
     /// From what is stored.
     ///
     /// # Errors
     /// [`Corrupt`](crate::ErrorKind::Corrupt) or [`UnknownFormat`](crate::ErrorKind::UnknownFormat).
     pub fn decode(value: &Bytes) -> Result<Self> {
+        if value[..] == LOST {
+            return Ok(Self::Lost);
+        }
         let Stored { extent, etag, uploaded } = codec::decode("part", FORMAT, value)?;
-        Ok(Self { extent, etag: PartEtag::new(etag), uploaded })
+        Ok(Self::Part(Part { extent, etag: PartEtag::new(etag), uploaded }))
+    }
+
+    /// The part, if it is there.
+    pub fn part(self) -> Option<Part> {
+        match self {
+            Self::Part(part) => Some(part),
+            Self::Lost => None,
+        }
     }
 }
 
@@ -112,8 +149,13 @@ mod tests {
     fn the_stored_form_is_stable() {
         let encoded = part(7, 300, 1, 5).encode();
         assert_golden(&encoded, "01 10 00000000000000000000000000000007 ac02 01 05 e807");
-        assert_later_format_refused(&encoded, Part::decode);
-        assert_robust(&encoded, Part::decode);
+        assert_later_format_refused(&encoded, Filed::decode);
+        assert_robust(&encoded, Filed::decode);
+        let lost = Filed::Lost.encode();
+        assert_golden(&lost, "01 00");
+        assert_later_format_refused(&lost, Filed::decode);
+        assert_robust(&lost, Filed::decode);
+        assert_eq!(Filed::decode(&lost).unwrap(), Filed::Lost);
         let upload = UploadId::new(Timestamp::from_millis(1), [1, 2]);
         let key = part_key(&upload, PartNumber::new(258).unwrap());
         assert_golden(&key, "01 000000000001 0000000000000001 0000000000000002 0102");
@@ -123,7 +165,7 @@ mod tests {
         #[test]
         fn a_part_survives_its_encoding(revision in any::<u128>(), bytes in any::<u64>(), checksum in any::<u64>(), etag in any::<u128>()) {
             let original = part(revision, bytes, checksum, etag);
-            prop_assert_eq!(Part::decode(&original.encode()).unwrap(), original);
+            prop_assert_eq!(Filed::decode(&original.encode()).unwrap(), Filed::Part(original));
         }
 
         #[test]

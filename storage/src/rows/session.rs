@@ -112,6 +112,11 @@ pub fn session_prefix(encoded: &[u8]) -> Vec<u8> {
     key
 }
 
+/// What the keys of all sessions begin with, and no other.
+pub fn all_sessions_prefix() -> [u8; 1] {
+    [TAG]
+}
+
 /// What such a key says.
 ///
 /// # Errors

@@ -1,15 +1,15 @@
-//! The last walk: each blob is named by a row, a change or an orphan.
+//! The seventh walk: each blob is named by a row, a part, a change or an orphan.
 //!
 //! ```text
 //! list ─> younger than the grace time? passed over
 //!      ─> block checksums or an orphan under its id? known                    one look-up each
-//!      ─> suspects ─> one snapshot: all rows, changes, orphans                once, at the end, and only if there are any
+//!      ─> suspects ─> one snapshot: all rows, parts, changes, orphans         once, at the end, and only if there are any
 //!                  ─> still there? unknown                                    swept since: it was an orphan
 //! ```
 //!
 //! The snapshot is taken after the listing, and a revision is recorded before its blob is begun (I1); so one that nothing
 //! names then will never be named, and whoever finds it may queue it: nobody waits for it, reads it or commits it. That
-//! holds for this index alone. Where not one blob that a row names was found, the tier may be another store's, or the index
+//! holds for this index alone. Where not one blob that a row or part names was found, the tier may be another store's, or the index
 //! may be a new one: then its blobs go only if whoever asks says that losses are meant.
 
 use std::collections::BTreeMap;
@@ -19,8 +19,9 @@ use futures::StreamExt;
 use futures::stream::BoxStream;
 
 use super::finding::{Cure, Damage, Found, Remedy};
-use super::payloads::{has_sessions, visit_rows};
+use super::payloads::visit_rows;
 use super::report::Tally;
+use super::sessions::visit_parts;
 use super::{last_of, page_range};
 use crate::blobs::FoundBlob;
 use crate::error::Result;
@@ -107,6 +108,7 @@ async fn unknown(reads: &Reads, mut suspects: Suspects, tally: &Tally) -> Result
         }
     })
     .await?;
+    let parts_read = visit_parts(&*snapshot, |part| drop(suspects.remove(&part.extent.revision))).await?;
     let forgets = reads.env().planted(Bug::ScrubForgetsChanges);
     let changes_read = visit_changes(&*snapshot, |change| {
         for revision in change.revisions.iter().filter(|_| !forgets) {
@@ -114,7 +116,7 @@ async fn unknown(reads: &Reads, mut suspects: Suspects, tally: &Tally) -> Result
         }
     })
     .await?;
-    let may_be_needed = !rows_read || !changes_read || has_sessions(&*snapshot).await?;
+    let may_be_needed = !rows_read || !parts_read || !changes_read;
     let mut found = Vec::new();
     for key in suspects.into_values() {
         if is_orphan(&*snapshot, key.revision).await? {

@@ -1,4 +1,4 @@
-//! The fourth walk: what each row names is there, and is what was written.
+//! The fifth walk: what each row names is there, and is what was written.
 //!
 //! ```text
 //! read the row ─> pin its revisions ─> one snapshot: the row again, its payload or block checksums ─> read and compare
@@ -7,23 +7,22 @@
 //!
 //! Guards I8 towards the sweeper: what is pinned before the second look is not swept under a scrub, so that a blob that is
 //! missing then is lost. Bytes come through the fetcher of all reads, within their budget. An object that has expired is
-//! absent, and is passed over. Lost block checksums are learnt anew from a blob that matches the checksum of the whole.
-
-use std::sync::Arc;
+//! absent, and is passed over. Deliberately not here: how a blob is looked at (`blob.rs`).
 
 use bytes::Bytes;
 use futures::stream::{self, StreamExt};
 
+use super::blob::{Blob, Blobs};
 use super::finding::{Cure, Damage, Found, Remedy};
 use super::report::Tally;
 use super::{Paged, ScrubDepth, contains, last_of, page_range};
-use crate::checksum::{BlockHasher, Checksum};
-use crate::error::{Error, ErrorKind, Result};
+use crate::checksum::Checksum;
+use crate::error::{ErrorKind, Result};
 use crate::id::ObjectId;
 use crate::index::{Snapshot, Table};
 use crate::pins::Pin;
 use crate::read::Reads;
-use crate::rows::{BlockChecksums, Body, Extent, Row};
+use crate::rows::{Body, Extent, Row};
 use crate::swap::Mend;
 use crate::word::{OperationId, RevisionKey};
 
@@ -43,9 +42,9 @@ pub(super) struct Pace {
 pub(super) async fn page(reads: &Reads, pace: Pace, after: Option<Bytes>, tally: &Tally) -> Result<Paged> {
     let keys = reads.index().snapshot()?.keys(Table::Rows, page_range(after, PAGE)).await?;
     let objects: Vec<_> = keys.iter().filter_map(|key| ObjectId::decode(key).ok()).collect();
-    let looks = objects
-        .into_iter()
-        .map(|object| async move { Look { reads, tally, depth: pace.depth, object }.object().await });
+    let looks = objects.into_iter().map(|object| async move {
+        Look { reads, blobs: Blobs { reads, tally, depth: pace.depth }, object }.object().await
+    });
     let mut looks = stream::iter(looks).buffered(pace.at_once);
     let mut found = Vec::new();
     while let Some(one) = looks.next().await {
@@ -58,8 +57,7 @@ pub(super) async fn page(reads: &Reads, pace: Pace, after: Option<Bytes>, tally:
 /// A look at one object.
 struct Look<'a> {
     reads: &'a Reads,
-    tally: &'a Tally,
-    depth: ScrubDepth,
+    blobs: Blobs<'a>,
     object: ObjectId,
 }
 
@@ -104,7 +102,7 @@ impl Look<'_> {
     async fn belongings(&self, snapshot: &dyn Snapshot, row: &Row) -> Result<Vec<Option<Bytes>>> {
         let mut values = Vec::new();
         for key in row.belongings() {
-            values.push(match (&row.body, self.depth) {
+            values.push(match (&row.body, self.blobs.depth) {
                 (Body::Separate(_), ScrubDepth::Presence) => {
                     contains(snapshot, Table::Payloads, &key).await?.then(Bytes::new)
                 }
@@ -137,10 +135,10 @@ impl Look<'_> {
     }
 
     fn inline(&self, row: &Row, payload: &Bytes) -> Vec<Found> {
-        if self.depth == ScrubDepth::Presence {
+        if self.blobs.depth == ScrubDepth::Presence {
             return Vec::new();
         }
-        self.tally.bytes(payload.len() as u64);
+        self.blobs.tally.bytes(payload.len() as u64);
         let is_whole = payload.len() as u64 == row.metadata.size
             && row.metadata.checksum.is_none_or(|checksum| Checksum::of(payload) == checksum);
         if is_whole {
@@ -157,26 +155,15 @@ impl Look<'_> {
         key: &RevisionKey,
         checksums: Option<&Bytes>,
     ) -> Option<Found> {
-        let blocks = checksums.and_then(|value| BlockChecksums::decode(value).ok());
-        let outcome = match blocks.filter(|blocks| blocks.0.len() as u64 == extent.block_count()) {
-            None => self.learn(extent, key).await,
-            Some(_) if self.depth == ScrubDepth::Presence || extent.bytes == 0 => self.stat(extent, key).await,
-            Some(blocks) => self.read(extent, key, blocks.0.into()).await,
-        };
         let (object, revision) = (self.object.clone(), extent.revision);
-        match outcome {
-            Ok(Blob::Whole) => {
-                self.tally.named_blob();
-                None
-            }
+        match self.blobs.look(&object, extent, key, checksums).await {
+            Ok(Blob::Whole) => None,
             Ok(Blob::WithoutChecksums(blocks)) => {
-                self.tally.named_blob();
                 let cure = Cure::Mend(object.clone(), Mend::Checksums { revision, blocks });
                 Some(Found { damage: Damage::MissingChecksums { object, revision }, remedy: Remedy::Safe(cure) })
             }
             Ok(Blob::Missing) => Some(self.lost(operation, Damage::MissingBlob { object, revision })),
             Err(error) if error.kind() == ErrorKind::Corrupt => {
-                self.tally.named_blob();
                 Some(self.lost(operation, Damage::CorruptBlob { object, revision, why: error.to_string() }))
             }
             Err(error) => {
@@ -186,61 +173,9 @@ impl Look<'_> {
         }
     }
 
-    /// All blocks, each compared with its checksum, and the whole with the row's.
-    async fn read(&self, extent: &Extent, key: &RevisionKey, checksums: Arc<[Checksum]>) -> Result<Blob> {
-        let mut units = self.reads.extent(&self.object, extent, key, checksums);
-        let mut hasher = BlockHasher::default();
-        while let Some(unit) = units.next().await {
-            let Some(blocks) = unit? else { return Ok(Blob::Missing) };
-            for block in &blocks {
-                hasher.block(block);
-                self.tally.bytes(block.len() as u64);
-            }
-        }
-        if hasher.finish().0 != extent.checksum {
-            return Err(corrupt("its blocks match their checksums, but all of it does not match the row's"));
-        }
-        Ok(Blob::Whole)
-    }
-
-    async fn stat(&self, extent: &Extent, key: &RevisionKey) -> Result<Blob> {
-        match self.reads.blobs().stat(key).await? {
-            None => Ok(Blob::Missing),
-            Some(bytes) if bytes != extent.bytes => {
-                Err(corrupt(&format!("it has {bytes} bytes where {} should be", extent.bytes)))
-            }
-            Some(_) => Ok(Blob::Whole),
-        }
-    }
-
-    /// The block checksums that are lost, if the blob is the one that was written.
-    async fn learn(&self, extent: &Extent, key: &RevisionKey) -> Result<Blob> {
-        if extent.bytes == 0 && self.reads.blobs().stat(key).await?.is_none() {
-            return Ok(Blob::Missing);
-        }
-        let Some(hasher) = self.reads.blobs().reader(key).hash(extent.bytes).await? else { return Ok(Blob::Missing) };
-        self.tally.bytes(hasher.bytes());
-        match hasher.finish() {
-            (whole, blocks) if whole == extent.checksum => Ok(Blob::WithoutChecksums(BlockChecksums(blocks))),
-            (_, _) => Err(corrupt("its block checksums are lost, and it does not match the row's")),
-        }
-    }
-
     /// Damage that only giving the object up removes.
     fn lost(&self, operation: OperationId, damage: Damage) -> Found {
         let etag = crate::word::Etag::of(&operation);
         Found { damage, remedy: Remedy::Lossy(Cure::Delete(self.object.clone(), etag)) }
     }
-}
-
-/// What became of one blob.
-enum Blob {
-    Whole,
-    /// The bytes are what was written; their block checksums are not there, and should be these.
-    WithoutChecksums(BlockChecksums),
-    Missing,
-}
-
-fn corrupt(why: &str) -> Error {
-    Error::new(ErrorKind::Corrupt, "scrub", why)
 }

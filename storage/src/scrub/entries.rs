@@ -1,14 +1,15 @@
-//! The second walk: expiry entries, changes, orphans and version floors each make sense.
+//! The third walk: expiry entries, changes, orphans and version floors each make sense.
 //!
 //! ```text
-//! expiry entry    names a row with exactly its deadline           else ExpiryWithoutRow; unreadable: BrokenEntry
+//! expiry entry    names a row or session with exactly its         else ExpiryWithoutRow, ExpiryWithoutSession;
+//!                 deadline                                        unreadable: BrokenEntry
 //! change, orphan  can be read                                     else BrokenEntry: it is removed, and if there is a blob
 //!                                                                 of it, the last walk finds that by its own name
 //! version floor   can be read, and its object has no row          else BrokenEntry, FloorBesideRow
 //! ```
 //!
 //! A change that can't be read never commits, for its shard can't read it either; so removing it takes nothing from anybody.
-//! Where a row can't be read, nothing is said about its entries.
+//! Where a row or a session can't be read, nothing is said about its entries.
 
 use bytes::Bytes;
 
@@ -18,10 +19,12 @@ use super::{Paged, last_of, page_range};
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::ObjectId;
 use crate::index::{Batch, Index, Range, Snapshot, Table};
+use crate::multipart::UploadId;
 use crate::rows::{
-    Change, Due, Orphan, Row, check_expiry_value, floor_object, floors_prefix, read_expiry_key, read_floor,
+    Change, Due, Orphan, Row, Session, check_expiry_value, floor_object, floors_prefix, read_expiry_key, read_floor,
+    session_key,
 };
-use crate::swap::Mend;
+use crate::swap::{Mend, UploadMend};
 use crate::word::{OperationId, RevisionId};
 
 /// Entries on a page.
@@ -61,12 +64,14 @@ async fn check(snapshot: &dyn Snapshot, table: Table, key: &Bytes, value: &Bytes
 }
 
 async fn expiry(snapshot: &dyn Snapshot, key: &Bytes, value: &Bytes) -> Result<Option<Found>> {
-    let (deadline, object) = match read_expiry_key(key) {
-        Ok((deadline, Due::Object(object))) => (deadline, object),
-        Ok((_, Due::Session(..))) => return Ok(None),
+    let (deadline, due) = match read_expiry_key(key) {
+        Ok(read) => read,
         Err(error) => return Ok(Some(unreadable(Table::Expiry, key, &error))),
     };
-    let mend = Remedy::Safe(Cure::Mend(object.clone(), Mend::Expiry { deadline }));
+    let mend = Remedy::Safe(match &due {
+        Due::Object(object) => Cure::Mend(object.clone(), Mend::Expiry { deadline }),
+        Due::Session(object, upload) => Cure::MendUpload(object.clone(), *upload, UploadMend::Expiry { deadline }),
+    });
     match check_expiry_value(value) {
         Ok(()) => {}
         Err(error) if error.kind() == ErrorKind::UnknownFormat => {
@@ -77,12 +82,24 @@ async fn expiry(snapshot: &dyn Snapshot, key: &Bytes, value: &Bytes) -> Result<O
             return Ok(Some(Found { damage, remedy: mend }));
         }
     }
-    let is_due_then = match row(snapshot, &object).await? {
-        Held::Row(row) => row.metadata.expires_at == Some(deadline),
-        Held::Unreadable => true,
-        Held::Nothing => false,
+    let damage = match due {
+        Due::Object(object) => match row(snapshot, &object).await? {
+            Held::Row(row) if row.metadata.expires_at == Some(deadline) => None,
+            Held::Unreadable => None,
+            Held::Row(_) | Held::Nothing => Some(Damage::ExpiryWithoutRow { object, deadline }),
+        },
+        Due::Session(object, upload) => match session(snapshot, &object, &upload).await? {
+            Some(Ok(session)) if session.expires_at == deadline => None,
+            Some(Err(_)) => None,
+            Some(Ok(_)) | None => Some(Damage::ExpiryWithoutSession { object, begun: upload.begun(), deadline }),
+        },
     };
-    Ok((!is_due_then).then(|| Found { damage: Damage::ExpiryWithoutRow { object, deadline }, remedy: mend }))
+    Ok(damage.map(|damage| Found { damage, remedy: mend }))
+}
+
+async fn session(snapshot: &dyn Snapshot, object: &ObjectId, upload: &UploadId) -> Result<Option<Result<Session>>> {
+    let value = snapshot.get(Table::Sessions, &session_key(object, upload)).await?;
+    Ok(value.as_ref().map(Session::decode))
 }
 
 async fn floor(snapshot: &dyn Snapshot, key: &Bytes, value: &Bytes) -> Result<Option<Found>> {

@@ -11,7 +11,8 @@ use uuid::{Uuid, Variant};
 
 use crate::id::ObjectId;
 use crate::index::{Batch, Table};
-use crate::swap::Mend;
+use crate::multipart::{PartNumber, UploadId};
+use crate::swap::{Mend, UploadMend};
 use crate::word::{Etag, RevisionId, Timestamp};
 
 /// Something that is not as it should be.
@@ -100,10 +101,88 @@ pub enum Damage {
         /// The deadline of the entry.
         deadline: Timestamp,
     },
-    /// A payload, or the block checksums of a revision, that no row names. Repaired.
+    /// A payload, or the block checksums of a revision, that no row and no part names. Repaired.
     PayloadWithoutRow {
         /// Its key.
         key: RawKey,
+    },
+    /// A session is damaged: its upload can be neither completed nor aborted. Given up on request only: the upload ends, and
+    /// its parts with it.
+    BrokenSession {
+        /// The object.
+        #[serde(serialize_with = "named")]
+        object: ObjectId,
+        /// When the upload began.
+        begun: Timestamp,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// The entry of a part of an open upload is damaged: the upload can be neither completed nor aborted. Given up on request
+    /// only: the upload then goes on, and the part must be uploaded again.
+    BrokenPart {
+        /// The object.
+        #[serde(serialize_with = "named")]
+        object: ObjectId,
+        /// When the upload began.
+        begun: Timestamp,
+        /// Which part.
+        part: PartNumber,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// A part of an open upload names a blob that is not there. Given up on request only, as a dangling tombstone: the upload
+    /// then goes on, and the part must be uploaded again.
+    MissingPart {
+        /// The object.
+        #[serde(serialize_with = "named")]
+        object: ObjectId,
+        /// When the upload began.
+        begun: Timestamp,
+        /// Which part.
+        part: PartNumber,
+        /// The revision.
+        revision: RevisionId,
+    },
+    /// The bytes of a part of an open upload are not those that were written. Given up on request only: the upload then goes on,
+    /// and the part must be uploaded again.
+    CorruptPart {
+        /// The object.
+        #[serde(serialize_with = "named")]
+        object: ObjectId,
+        /// When the upload began.
+        begun: Timestamp,
+        /// Which part.
+        part: PartNumber,
+        /// The revision.
+        revision: RevisionId,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// A part of an upload that is not open. Repaired: its entry is removed. What it named and nothing else does is found by
+    /// itself, as a payload without its row and an unknown blob.
+    PartWithoutSession {
+        /// Its key.
+        key: RawKey,
+    },
+    /// An upload has no entry that has it given up, or forgotten, at its deadline. Repaired.
+    SessionWithoutExpiry {
+        /// The object.
+        #[serde(serialize_with = "named")]
+        object: ObjectId,
+        /// When the upload began.
+        begun: Timestamp,
+        /// Its deadline.
+        deadline: Timestamp,
+    },
+    /// An expiry entry whose upload is not known or has another deadline. Repaired.
+    ExpiryWithoutSession {
+        /// The object.
+        #[serde(serialize_with = "named")]
+        object: ObjectId,
+        /// When the upload began.
+        begun: Timestamp,
+        /// The deadline of the entry.
+        deadline: Timestamp,
     },
     /// A version floor beside a row. Repaired.
     FloorBesideRow {
@@ -111,7 +190,8 @@ pub enum Damage {
         #[serde(serialize_with = "named")]
         object: ObjectId,
     },
-    /// An entry of another table than the rows' is damaged. Repaired: what it was about is found by other means.
+    /// An entry of another table than the rows' is damaged. Repaired: what it was about is found by other means. But one of
+    /// the session table whose key is that of no session and no part is given up on request only: it may hold a part's bytes.
     BrokenEntry {
         /// The table.
         #[serde(serialize_with = "table_name")]
@@ -119,7 +199,7 @@ pub enum Damage {
         /// The key.
         key: RawKey,
     },
-    /// A blob of ours that no row, no change and no orphan names. Repaired: it becomes an orphan.
+    /// A blob of ours that no row, no part, no change and no orphan names. Repaired: it becomes an orphan.
     UnknownBlob {
         /// The object that it was written for.
         #[serde(serialize_with = "named")]
@@ -151,6 +231,13 @@ impl Damage {
             Self::RowWithoutExpiry { .. } => "row-without-expiry",
             Self::ExpiryWithoutRow { .. } => "expiry-without-row",
             Self::PayloadWithoutRow { .. } => "payload-without-row",
+            Self::BrokenSession { .. } => "broken-session",
+            Self::BrokenPart { .. } => "broken-part",
+            Self::MissingPart { .. } => "missing-part",
+            Self::CorruptPart { .. } => "corrupt-part",
+            Self::PartWithoutSession { .. } => "part-without-session",
+            Self::SessionWithoutExpiry { .. } => "session-without-expiry",
+            Self::ExpiryWithoutSession { .. } => "expiry-without-session",
             Self::FloorBesideRow { .. } => "floor-beside-row",
             Self::BrokenEntry { .. } => "broken-entry",
             Self::UnknownBlob { .. } => "unknown-blob",
@@ -177,7 +264,22 @@ impl fmt::Display for Damage {
             Self::UnknownFormat { table, key } | Self::BrokenEntry { table, key } => {
                 write!(f, "table={} key={key}", table.name())
             }
-            Self::PayloadWithoutRow { key } => write!(f, "key={key}"),
+            Self::BrokenSession { object, begun, why } => {
+                write!(f, "object={object} begun_ms={}: {why}", begun.as_millis())
+            }
+            Self::BrokenPart { object, begun, part, why } => {
+                write!(f, "object={object} begun_ms={} part={part}: {why}", begun.as_millis())
+            }
+            Self::MissingPart { object, begun, part, revision } => {
+                write!(f, "object={object} begun_ms={} part={part} revision={revision}", begun.as_millis())
+            }
+            Self::CorruptPart { object, begun, part, revision, why } => {
+                write!(f, "object={object} begun_ms={} part={part} revision={revision}: {why}", begun.as_millis())
+            }
+            Self::SessionWithoutExpiry { object, begun, .. } | Self::ExpiryWithoutSession { object, begun, .. } => {
+                write!(f, "object={object} begun_ms={}", begun.as_millis())
+            }
+            Self::PayloadWithoutRow { key } | Self::PartWithoutSession { key } => write!(f, "key={key}"),
             Self::UnknownBlob { object, revision, .. } => write!(f, "object={object} revision={revision}"),
             Self::ForeignBlob { path } => write!(f, "path={path:?}"),
         }
@@ -224,7 +326,7 @@ pub struct Found {
 pub enum Remedy {
     /// Nothing.
     None,
-    /// Nothing for now: as long as a row or a change can't be read, it may be the one that needs this.
+    /// Nothing for now: as long as a row, a part or a change can't be read, it may be the one that needs this.
     Withheld,
     /// This, and nothing is lost by it that was not lost before.
     Safe(Cure),
@@ -239,6 +341,8 @@ pub enum Cure {
     Commit(Batch),
     /// Have the object's shard look again and mend it (I3).
     Mend(ObjectId, Mend),
+    /// Have the object's shard look again at this upload to it and mend that (I3).
+    MendUpload(ObjectId, UploadId, UploadMend),
     /// Delete the object, if it still has this etag.
     Delete(ObjectId, Etag),
 }

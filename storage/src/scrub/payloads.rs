@@ -1,12 +1,12 @@
-//! The third walk: each payload, and each revision's block checksums, is named by a row.
+//! The fourth walk: each payload, and each revision's block checksums, is named by a row or a part.
 //!
 //! ```text
-//! one snapshot: some keys of payloads ─> minus those that any row names ─> strays
+//! one snapshot: some keys of payloads ─> minus those that any row or part names ─> strays
 //! ```
 //!
 //! Nothing leads from a payload to its row, so that all rows are read for each million payloads. A payload is filed under an
-//! id that is fresh for each write, put in the batch of the row that names it, and handed on from row to row; so one that no
-//! row names in some snapshot is never named again, and whoever finds it may remove it.
+//! id that is fresh for each write, put in the batch of the row or part that names it, and handed on from part to row and from
+//! row to row; so one that neither names in some snapshot is never named again, and whoever finds it may remove it.
 
 use std::collections::BTreeSet;
 use std::vec;
@@ -15,9 +15,10 @@ use bytes::Bytes;
 
 use super::finding::{Cure, Damage, Found, RawKey, Remedy};
 use super::report::Tally;
+use super::sessions::visit_parts;
 use super::{last_of, page_range};
 use crate::error::Result;
-use crate::index::{Batch, Index, Range, Snapshot, Table};
+use crate::index::{Batch, Index, Snapshot, Table};
 use crate::rows::Row;
 
 /// Payloads looked at together: 16 bytes each, and the tree that holds them.
@@ -71,14 +72,18 @@ impl Strays {
                 break;
             }
         }
-        let all_read = visit_rows(&*snapshot, |row| {
+        let rows_read = visit_rows(&*snapshot, |row| {
             for key in row.belongings() {
                 ids.remove(&key[..]);
             }
         })
         .await?;
+        let parts_read = visit_parts(&*snapshot, |part| {
+            ids.remove(part.extent.revision.as_bytes());
+        })
+        .await?;
         strays.extend(ids.into_iter().map(|id| Bytes::copy_from_slice(&id)));
-        self.may_be_needed = !all_read || !strays.is_empty() && has_sessions(&*snapshot).await?;
+        self.may_be_needed = !rows_read || !parts_read;
         self.waiting = strays.into_iter();
         self.is_over = after.is_none();
         self.after = after;
@@ -112,9 +117,4 @@ pub(super) async fn visit_rows(snapshot: &dyn Snapshot, mut visit: impl FnMut(&R
             return Ok(all_read);
         }
     }
-}
-
-/// Whether there are upload sessions. This build knows none, so that a later one has left them: what they name is unknown.
-pub(super) async fn has_sessions(snapshot: &dyn Snapshot) -> Result<bool> {
-    Ok(!snapshot.keys(Table::Sessions, Range::all(1)).await?.is_empty())
 }

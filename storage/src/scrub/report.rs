@@ -26,9 +26,9 @@ pub struct ScrubReport {
 pub struct Looked {
     /// Objects.
     pub objects: u64,
-    /// Other entries of the index: payloads, changes, orphans, expiry entries, version floors.
+    /// Other entries of the index: sessions, parts, payloads, changes, orphans, expiry entries, version floors.
     pub entries: u64,
-    /// Blobs that rows name and that are there.
+    /// Blobs that rows or parts name and that are there.
     pub named_blobs: u64,
     /// Payload bytes read and compared with their checksums.
     pub bytes: u64,
@@ -64,7 +64,7 @@ pub struct ScrubProgress {
     pub looked: Looked,
     /// Objects whose bytes have been looked at.
     pub objects_done: u64,
-    /// The bytes of all objects; none before all rows have been looked at.
+    /// The bytes of all objects and parts; none before all of these have been counted.
     pub bytes_total: Option<u64>,
 }
 
@@ -80,7 +80,7 @@ pub(super) struct Tally {
     blobs: AtomicU64,
     objects_done: AtomicU64,
     bytes_total: AtomicU64,
-    rows_done: AtomicBool,
+    all_counted: AtomicBool,
     listener: Option<Listener>,
 }
 
@@ -95,7 +95,7 @@ impl Tally {
             blobs: zero(),
             objects_done: zero(),
             bytes_total: zero(),
-            rows_done: AtomicBool::new(false),
+            all_counted: AtomicBool::new(false),
             listener,
         }
     }
@@ -106,9 +106,14 @@ impl Tally {
         self.bytes_total.fetch_add(bytes, Ordering::Relaxed);
     }
 
-    /// There are no more rows.
-    pub(super) fn rows_done(&self) {
-        self.rows_done.store(true, Ordering::Relaxed);
+    /// A part that can be read.
+    pub(super) fn part(&self, bytes: u64) {
+        self.bytes_total.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// There are no more rows and parts.
+    pub(super) fn all_counted(&self) {
+        self.all_counted.store(true, Ordering::Relaxed);
     }
 
     pub(super) fn entries(&self, count: usize) {
@@ -150,7 +155,7 @@ impl Tally {
             listener(ScrubProgress {
                 looked: self.looked(),
                 objects_done: self.objects_done.load(Ordering::Relaxed),
-                bytes_total: self.rows_done.load(Ordering::Relaxed).then_some(bytes_total),
+                bytes_total: self.all_counted.load(Ordering::Relaxed).then_some(bytes_total),
             });
         }
     }

@@ -30,11 +30,7 @@ pub(super) async fn page(index: &dyn Index, after: Option<Bytes>, tally: &Tally)
             Err(broken) => found.push(*broken),
         }
     }
-    let last = last_of(rows.iter().map(|(key, _)| key), PAGE);
-    if last.is_none() {
-        tally.rows_done();
-    }
-    Ok((found, last))
+    Ok((found, last_of(rows.iter().map(|(key, _)| key), PAGE)))
 }
 
 /// The row and its object, or what is wrong with it.

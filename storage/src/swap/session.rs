@@ -11,7 +11,8 @@
 //! Complete   no session, an aborted one              Refuse
 //!            a completed one, the same parts         Replay: the first outcome again
 //!            a completed one, other parts            Refuse
-//!            an open one, a part breaks a rule       Refuse, naming the part; the session stays as it was
+//!            an open one, a part breaks a rule,      Refuse, naming the part; the session stays as it was
+//!            or was lost
 //!             .. a precondition does not hold        Conflict; the session stays as it was
 //!             .. the object stands as expected       Complete: the row is a tombstone over the listed parts; the others,
 //!                                                    and what the old row named: orphans; the session: Completed
@@ -116,6 +117,8 @@ pub struct SessionView {
     pub session: Option<Session>,
     /// For a part: the one that has its number. For what ends the session: all parts.
     pub parts: BTreeMap<PartNumber, Part>,
+    /// For what ends the session: the parts that were lost and have not been uploaded again.
+    pub lost: BTreeSet<PartNumber>,
     /// How the object stands.
     pub standing: Standing,
     /// Whether the step's change is live: matters to parts only.
@@ -221,7 +224,7 @@ impl SessionSwap {
             };
         }
         let session = open(known)?;
-        let listed = parts.resolve(&view.parts);
+        let listed = parts.resolve(view)?;
         let manifest = assemble(&listed, &view.parts, *rules)?;
         for precondition in [session.precondition, *precondition] {
             if let Err(current) = precondition.check(view.standing.live(now)) {
@@ -311,7 +314,7 @@ impl SessionSwap {
         session: Option<&Session>,
         now: Timestamp,
     ) {
-        for &number in view.parts.keys() {
+        for &number in view.parts.keys().chain(&view.lost) {
             batch.remove(Table::Sessions, part_key(&self.upload, number));
         }
         give_up(batch, orphans, now);
@@ -335,7 +338,7 @@ impl SessionSwap {
 }
 
 /// The revisions and their block checksums are named by nothing any more.
-fn give_up(batch: &mut Batch, revisions: &[RevisionKey], now: Timestamp) {
+pub(super) fn give_up(batch: &mut Batch, revisions: &[RevisionKey], now: Timestamp) {
     for key in revisions {
         batch.remove(Table::Payloads, key.revision.as_bytes().to_vec());
     }
@@ -357,10 +360,20 @@ fn ended(session: &Session, phase: Phase, expires_at: Timestamp) -> Session {
 }
 
 impl Selection {
-    fn resolve(&self, parts: &BTreeMap<PartNumber, Part>) -> Vec<(PartNumber, PartEtag)> {
-        match self {
-            Self::All => parts.iter().map(|(&number, part)| (number, part.etag)).collect(),
-            Self::Listed(listed) => listed.clone(),
+    fn resolve(&self, view: &SessionView) -> Result<Vec<(PartNumber, PartEtag)>> {
+        let (lost, listed) = match self {
+            Self::All => {
+                let all = view.parts.iter().map(|(&number, part)| (number, part.etag));
+                (view.lost.first().copied(), all.collect())
+            }
+            Self::Listed(listed) => {
+                let numbers = listed.iter().map(|(number, _)| *number);
+                (numbers.into_iter().find(|number| view.lost.contains(number)), listed.clone())
+            }
+        };
+        match lost {
+            Some(number) => Err(invalid(format!("the part was lost and must be uploaded again: part={number}"))),
+            None => Ok(listed),
         }
     }
 }

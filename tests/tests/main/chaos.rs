@@ -9,7 +9,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use cenotaph::{ActorKind, Engine, Env, ErrorKind, Outcome};
+use bytes::Bytes;
+use cenotaph::{ActorKind, Engine, Env, ErrorKind, Outcome, Written};
 use cenotaph_sim::{Operation, Search, linearize};
 use cenotaph_tests::store::{INLINE, Store, payload, quick};
 
@@ -20,6 +21,7 @@ const SIZES: [usize; 5] = [0, 10, INLINE, 20 * INLINE, 2_000_000];
 #[derive(Debug, Default)]
 struct Seen {
     applied: u64,
+    in_parts: u64,
     refused: u64,
     deleted: u64,
 }
@@ -63,6 +65,7 @@ async fn actors_killed_at_random_under_load_lose_nothing_and_lie_to_nobody() {
     println!("{kills} kills; {seen:?}");
     assert!(kills > 20, "{kills} kills are not chaos");
     assert!(seen.iter().all(|seen| seen.applied > 0), "{seen:?}");
+    assert!(seen.iter().any(|seen| seen.in_parts > 0), "{seen:?}");
     store.assert_settled().await;
 }
 
@@ -83,8 +86,14 @@ async fn client(store: &Store, env: &Env, number: u64, until: Duration) -> Seen 
             }
         } else {
             let body = payload(seed, SIZES[usize::try_from(env.random_u64() % SIZES.len() as u64).unwrap()]);
-            match store.engine.put(&key, body.clone()).await {
+            let in_parts = env.random_u64().is_multiple_of(3);
+            let written = match in_parts {
+                true => put_in_parts(&store.engine, &key, &body).await,
+                false => store.engine.put(&key, body.clone()).await,
+            };
+            match written {
                 Ok(written) => {
+                    seen.in_parts += u64::from(in_parts);
                     assert_eq!(written.outcome, Outcome::Applied, "nobody else writes {key}");
                     assert_eq!(written.created, expected.is_none(), "{key} round {round}");
                     expected = Some(body);
@@ -96,6 +105,29 @@ async fn client(store: &Store, env: &Env, number: u64, until: Duration) -> Seen 
         assert_eq!(store.bytes(&key).await, expected, "{key} round {round}");
     }
     seen
+}
+
+/// As a put, in three parts; an upload that does not get to its end stays open.
+async fn put_in_parts(engine: &Engine, key: &str, body: &Bytes) -> cenotaph::Result<Written> {
+    let upload = engine.multipart(key).await?;
+    let (first, rest) = (body.len() / 3, body.len() / 2);
+    for (number, part) in [(3, rest..body.len()), (1, 0..first), (2, first..rest)] {
+        // A part may be sent again as often as one likes: its number is its place.
+        let mut attempts = 0;
+        while let Err(error) = upload.part(number, body.slice(part.clone())).await {
+            assert_eq!(error.kind(), ErrorKind::Unavailable, "{error:?}");
+            attempts += 1;
+            if attempts == 20 {
+                return Err(error);
+            }
+        }
+    }
+    let written = upload.complete().await?;
+    match upload.complete().await {
+        Ok(again) => assert_eq!(again, written),
+        Err(error) => assert_eq!(error.kind(), ErrorKind::Unavailable, "{error:?}"),
+    }
+    Ok(written)
 }
 
 fn assert_refused(error: &cenotaph::Error, seen: &mut Seen) {

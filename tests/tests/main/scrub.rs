@@ -2,6 +2,8 @@
 //! and nothing that the engine does by itself is mistaken for damage.
 
 mod beside;
+mod running;
+mod uploads;
 
 use std::path::PathBuf;
 use std::time::Duration;

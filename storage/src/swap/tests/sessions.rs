@@ -5,7 +5,8 @@ use std::time::Duration;
 use super::*;
 use crate::multipart::{PartEtag, PartNumber, UploadId};
 use crate::rows::{
-    Part, Phase, Row, Session, is_part_key, part_key, read_expiry_key, read_part_key, session_expiry_key, session_key,
+    Filed, Part, Phase, Row, Session, is_part_key, part_key, read_expiry_key, read_part_key, session_expiry_key,
+    session_key,
 };
 use crate::swap::session::{PartRules, Selection, SessionMutation, SessionSwap, SessionView, Verdict};
 use crate::{Error, ErrorKind};
@@ -53,7 +54,13 @@ fn abort(operation: u128) -> SessionSwap {
 /// An open upload with parts 1, 2 and 5.
 fn open() -> SessionView {
     let parts = [(1, 10), (2, 20), (5, 50)].map(|(at, bytes)| (number(at), part(u128::from(at), bytes)));
-    SessionView { session: Some(session(Phase::Open)), parts: parts.into(), standing: never(), change_is_live: true }
+    SessionView {
+        session: Some(session(Phase::Open)),
+        parts: parts.into(),
+        standing: never(),
+        lost: BTreeSet::new(),
+        change_is_live: true,
+    }
 }
 
 fn listed(parts: &[(u32, u128)]) -> Selection {
@@ -76,7 +83,7 @@ fn session_after(view: &SessionView, swap: &SessionSwap, verdict: &Verdict, now:
     for (table, key, value) in swap.batch(view, verdict, at(now)).changes() {
         match (table, value) {
             (Table::Sessions, Some(value)) if is_part_key(key) => {
-                next.parts.insert(read_part_key(key).unwrap().1, Part::decode(value).unwrap());
+                next.parts.insert(read_part_key(key).unwrap().1, Filed::decode(value).unwrap().part().unwrap());
             }
             (Table::Sessions, None) if is_part_key(key) => drop(next.parts.remove(&read_part_key(key).unwrap().1)),
             (Table::Sessions, value) => next.session = value.as_ref().map(|value| Session::decode(value).unwrap()),
@@ -194,7 +201,8 @@ fn a_lost_precondition_leaves_the_upload_as_it_was() {
     }
     let begin =
         step(9, SessionMutation::Initiate(Session { precondition: Precondition::Absent, ..session(Phase::Open) }));
-    let view = SessionView { session: None, parts: Default::default(), standing, change_is_live: true };
+    let view =
+        SessionView { session: None, parts: Default::default(), standing, lost: BTreeSet::new(), change_is_live: true };
     assert!(matches!(begin.decide(&view, at(2)), Verdict::Conflict(Some(_))));
 }
 
@@ -297,7 +305,7 @@ proptest! {
     #[test]
     fn no_part_is_lost_and_none_is_left(acts in acts()) {
         let begin = step(1, SessionMutation::Initiate(session(Phase::Open)));
-        let mut view = SessionView { session: None, parts: Default::default(), standing: never(), change_is_live: true };
+        let mut view = SessionView { session: None, parts: Default::default(), standing: never(), lost: BTreeSet::new(), change_is_live: true };
         view = session_after(&view, &begin, &begin.decide(&view, at(1)), 1);
         let (mut brought, mut orphans) = (BTreeSet::new(), BTreeSet::new());
         let mut entries = BTreeSet::from([session_expiry_key(at(LIFETIME_MS), &id(), &upload())]);

@@ -12,9 +12,9 @@ use cenotaph::Index;
 use cenotaph_storage::RevisionId;
 use cenotaph_storage::blobs::BlobTier;
 use cenotaph_storage::index::{Page, Range, Table};
-use cenotaph_storage::rows::{Change, Phase};
+use cenotaph_storage::rows::Change;
 use cenotaph_tests::store;
-use cenotaph_tests::tables::{assert_beside_rows, uploads};
+use cenotaph_tests::tables::{Uploads, assert_beside_rows};
 
 /// What is left to settle.
 pub(super) struct Remains {
@@ -44,8 +44,7 @@ pub(super) async fn inspect(index: &dyn Index, tier: &BlobTier) -> Remains {
     assert_eq!(named.intersection(&listed).next(), None, "I3: a row or a part takes over what it names, all at once");
 
     assert_beside_rows(index).await;
-    let uploads = uploads(&*index.snapshot().unwrap()).await;
-    let open_uploads = uploads.iter().filter(|filed| filed.session.phase == Phase::Open).count();
+    let open_uploads = Uploads::of(&*index.snapshot().unwrap()).await.open();
     Remains {
         changes: changes.len() as u64,
         orphans: orphans.len() as u64,

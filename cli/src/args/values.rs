@@ -1,0 +1,87 @@
+//! How single values are spelled: numbers of jobs, times, sizes, ranges, ids.
+
+use std::ops::RangeInclusive;
+use std::time::Duration;
+
+use bytesize::ByteSize;
+use cenotaph::{ByteRange, UploadId};
+
+use crate::human;
+
+/// Fewest and most bytes of a part: less is mostly overhead, more the engine does not take.
+const PART_BYTES: RangeInclusive<u64> = 1024 * 1024..=5 * 1024 * 1024 * 1024;
+/// No more than the engine takes large puts at once.
+const JOBS: RangeInclusive<usize> = 1..=256;
+
+/// How many of something at once.
+pub(super) fn jobs(text: &str) -> Result<usize, String> {
+    let jobs = text.parse().ok().filter(|jobs| JOBS.contains(jobs));
+    jobs.ok_or_else(|| format!("a number from {} to {}", JOBS.start(), JOBS.end()))
+}
+
+/// `90s`, `1h 30m`.
+pub(super) fn time(text: &str) -> Result<Duration, String> {
+    humantime::parse_duration(text).map_err(|error| error.to_string())
+}
+
+/// `NAME=VALUE`.
+pub(super) fn pair(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((name, value)) if !name.is_empty() => Ok((name.to_owned(), value.to_owned())),
+        Some(_) | None => Err("expected NAME=VALUE".to_owned()),
+    }
+}
+
+/// A length of parts.
+pub(super) fn part_size(text: &str) -> Result<u64, String> {
+    let ByteSize(bytes) = text.parse()?;
+    let within = PART_BYTES.contains(&bytes).then_some(bytes);
+    within.ok_or_else(|| format!("from {} to {}", human::bytes(*PART_BYTES.start()), human::bytes(*PART_BYTES.end())))
+}
+
+/// The id of an upload.
+pub(super) fn upload_id(text: &str) -> Result<UploadId, String> {
+    text.parse().map_err(|_| "no upload id is spelled so".to_owned())
+}
+
+/// As in HTTP: both ends are included.
+pub(super) fn byte_range(text: &str) -> Result<ByteRange, String> {
+    let expected = || "expected A-B, A- or -N, in bytes".to_owned();
+    let number = |digits: &str| digits.parse::<u64>().map_err(|_| expected());
+    match text.split_once('-').ok_or_else(expected)? {
+        ("", last) => Ok(ByteRange::Last(number(last)?)),
+        (start, "") => Ok(ByteRange::From(number(start)?)),
+        (start, end) => {
+            let (start, end) = (number(start)?, number(end)?);
+            if start > end {
+                return Err("the range ends before it starts".to_owned());
+            }
+            Ok((start..=end).into())
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ranges_include_both_ends_as_in_http() {
+        assert_eq!(byte_range("0-99"), Ok(ByteRange::Bounded { start: 0, end: 100 }));
+        assert_eq!(byte_range("7-"), Ok(ByteRange::From(7)));
+        assert_eq!(byte_range("-7"), Ok(ByteRange::Last(7)));
+        for wrong in ["", "-", "7", "b-a", "7-6", "1-2-3", "--7", "+1-2x"] {
+            assert!(byte_range(wrong).is_err(), "{wrong:?}");
+        }
+    }
+
+    #[test]
+    fn sizes_are_read_as_people_write_them() {
+        assert_eq!(["64MiB", "64 mib", "67108864"].map(part_size), [64 << 20, 64 << 20, 64 << 20].map(Ok));
+        assert_eq!(part_size("64MB"), Ok(64_000_000));
+        for wrong in ["", "0", "1MiBs", "-1", "1023KiB", "5.1GiB", "99999999999999999999GiB", "many"] {
+            assert!(part_size(wrong).is_err(), "{wrong:?}");
+        }
+        assert_eq!(part_size("1").unwrap_err(), "from 1.0 MiB to 5.0 GiB");
+    }
+}
