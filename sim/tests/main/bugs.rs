@@ -25,7 +25,7 @@ const PLANTED: [Planted; 22] = [
     Planted { bug: Bug::UnknownTreatedAsFailed, within: 600, by: &["I10"] },
     Planted { bug: Bug::NoBarrier, within: 600, by: &["versions", "I3"] },
     Planted { bug: Bug::ExpiredTombstoneNotQueued, within: 100, by: &["I5"] },
-    Planted { bug: Bug::PreconditionAtBeginOnly, within: 50, by: &["precondition"] },
+    Planted { bug: Bug::PreconditionAtBeginOnly, within: 200, by: &["precondition"] },
     Planted { bug: Bug::TouchResurrects, within: 600, by: &["idle"] },
     Planted { bug: Bug::ExpirerTrustsItsEntry, within: 100, by: &["linearizability"] },
     Planted { bug: Bug::AtomicInTwoBatches, within: 10, by: &["atomic"] },
