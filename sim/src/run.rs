@@ -33,6 +33,11 @@ const PROBES: u64 = 1_000_000_000;
 /// How long after its deadline an object may still be there, if nothing goes wrong.
 const EXPIRER_PATIENCE: Duration = Duration::from_secs(120);
 
+/// The numbers of an insistent client's attempts are so far apart: it asks for less than that ..
+const ATTEMPTS_APART: usize = 10_000;
+/// .. and insists so often.
+const ATTEMPTS_MAX: usize = 50;
+
 /// How a plan is run.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Options {
@@ -186,6 +191,9 @@ fn config(setting: &Setting) -> Config {
 struct Work {
     clients: Vec<Vec<Op>>,
     next: Vec<AtomicUsize>,
+    /// What is not acknowledged is repeated; how often it was tried.
+    insistent: bool,
+    attempts: Vec<AtomicUsize>,
     /// The uploads that clients know of.
     slots: Slots,
     /// The engine is to be closed and opened again: clients pause.
@@ -202,11 +210,34 @@ impl Work {
         Self {
             clients: plan.clients.clone(),
             next: plan.clients.iter().map(|_| AtomicUsize::new(0)).collect(),
+            insistent: plan.insistent,
+            attempts: plan.clients.iter().map(|_| AtomicUsize::new(0)).collect(),
             slots: Slots::default(),
             reopen: AtomicBool::new(false),
             abandon: AtomicBool::new(false),
             opened_at: Mutex::default(),
             steps: AtomicU64::new(0),
+        }
+    }
+
+    /// What this client asks next, and a number that no other call has.
+    fn take(&self, client: usize) -> Option<(&Op, u64)> {
+        let next = &self.next[client];
+        let (at, attempt) = match self.insistent {
+            true => (next.load(Ordering::SeqCst), self.attempts[client].fetch_add(1, Ordering::SeqCst)),
+            false => (next.fetch_add(1, Ordering::SeqCst), 0),
+        };
+        let write = (client as u64 + 1) * 1_000_000 + (attempt * ATTEMPTS_APART + at) as u64;
+        self.clients[client].get(at).map(|op| (op, write))
+    }
+
+    /// A client has heard this: if it insists, it goes on only if it was acknowledged, or after too many attempts.
+    fn heard(&self, client: usize, answer: &Answer) {
+        let attempts = &self.attempts[client];
+        let is_over = attempts.load(Ordering::SeqCst) >= ATTEMPTS_MAX;
+        if self.insistent && (is_over || !matches!(answer, Answer::Cancelled | Answer::Failed(_))) {
+            attempts.store(0, Ordering::SeqCst);
+            self.next[client].fetch_add(1, Ordering::SeqCst);
         }
     }
 
@@ -262,10 +293,9 @@ async fn live(world: Controls, work: Arc<Work>) {
 
 async fn go_on(client: Client, number: usize, work: Arc<Work>) {
     while !work.reopen.load(Ordering::SeqCst) {
-        let at = work.next[number].fetch_add(1, Ordering::SeqCst);
-        let Some(op) = work.clients[number].get(at) else { return };
-        let write = (number as u64 + 1) * 1_000_000 + at as u64;
-        client.perform(op, write).await;
+        let Some((op, write)) = work.take(number) else { return };
+        let answer = client.perform(op, write).await;
+        work.heard(number, &answer);
         if let Op::Reopen { close } = op {
             client.machine.state().coverage.count("run: reopened by a client");
             work.abandon.fetch_or(!close, Ordering::SeqCst);

@@ -26,6 +26,15 @@ pub(super) struct Ending<'a> {
     pub(super) tick: Tick,
 }
 
+/// What a completion came to.
+struct Done<'a> {
+    /// The numbers and etags of the parts that the row names, if it names parts only.
+    named: Option<&'a [(u32, u128)]>,
+    /// The digest of those that were listed.
+    parts: &'a [u8; 32],
+    written: &'a Written,
+}
+
 impl Ending<'_> {
     /// The row that it commits for the upload's object.
     fn row(&self, upload: &Upload) -> Option<&Row> {
@@ -133,7 +142,8 @@ impl Monitor {
                     found.push("an upload is completed with other parts than it says".to_owned());
                 }
                 found.extend(self.outcome(upload, ending, written));
-                let fits = |called: &&Called| self.fits(called, upload, ending, (listed.as_deref(), parts, written));
+                let done = Done { named: listed.as_deref(), parts, written };
+                let fits = |called: &&Called| self.fits(called, upload, ending, &done);
                 if is_known && !about.iter().any(fits) {
                     found.push("an upload is completed, and nobody asked for it so".to_owned());
                 }
@@ -162,15 +172,9 @@ impl Monitor {
     }
 
     /// Whether this call may have completed the upload so.
-    fn fits(
-        &self,
-        called: &Called,
-        upload: &Upload,
-        ending: &Ending<'_>,
-        done: (Option<&[(u32, u128)]>, &[u8; 32], &Written),
-    ) -> bool {
+    fn fits(&self, called: &Called, upload: &Upload, ending: &Ending<'_>, done: &Done<'_>) -> bool {
         let Some(About::Complete { listed: asked, demand }) = what(called) else { return false };
-        let (named, parts, written) = done;
+        let Done { named, parts, written } = *done;
         let all: Vec<(u32, u128)> = upload.parts().into_iter().map(name).collect();
         let asked = asked.as_ref().unwrap_or(&all);
         let demands = [demand.clone(), self.demand_of(upload.of)];
@@ -179,7 +183,7 @@ impl Monitor {
         let is_met =
             demands.iter().all(|demand| demand.is_met(old)) || demands.iter().all(|demand| demand.is_met(live));
         let is_free = demands.iter().all(|demand| *demand == Demand::Nothing);
-        let keeps_rules = self.is_lawful(asked, upload.parts());
+        let keeps_rules = self.is_lawful(asked, &upload.parts());
         digest(asked) == *parts
             && keeps_rules
             && match written.outcome {
@@ -204,7 +208,7 @@ impl Monitor {
     }
 
     /// Whether a list names parts that are there, in order, and none too small.
-    pub(super) fn is_lawful(&self, listed: &[(u32, u128)], parts: Vec<&Filing>) -> bool {
+    pub(super) fn is_lawful(&self, listed: &[(u32, u128)], parts: &[&Filing]) -> bool {
         let least = self.rules.map_or(0, |rules| rules.part_bytes_min);
         let found: Option<Vec<&&Filing>> =
             listed.iter().map(|listed| parts.iter().find(|part| name(part) == *listed)).collect();

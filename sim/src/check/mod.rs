@@ -11,6 +11,7 @@
 //! `search` looks for an order, within bounds.
 
 mod call;
+mod changes;
 mod derived;
 mod ending;
 mod format;

@@ -203,10 +203,10 @@ impl Checker<'_> {
             Answer::Absent if !hidden && !self.was_absent(from, called.at, at) => {
                 self.violated("linearizability", called, "at no moment of the call the object was absent");
             }
-            Answer::NotSatisfiable { size } => {
-                if !states_in(self.monitor, from, called.at, at).any(|(_, row)| fits(*size, row)) {
-                    self.violated("linearizability", called, "at no moment of the call the object was so short");
-                }
+            Answer::NotSatisfiable { size }
+                if !states_in(self.monitor, from, called.at, at).any(|(_, row)| fits(*size, row)) =>
+            {
+                self.violated("linearizability", called, "at no moment of the call the object was so short");
             }
             _ => {}
         }
@@ -246,7 +246,7 @@ impl Checker<'_> {
         std::iter::once(from).chain(moments).any(|moment| {
             let parts = upload.parts_at(moment);
             let all: Vec<(u32, u128)> = parts.iter().map(|part| (part.number.into(), part.etag)).collect();
-            !self.monitor.is_lawful(listed.unwrap_or(&all), parts)
+            !self.monitor.is_lawful(listed.unwrap_or(&all), &parts)
         })
     }
 

@@ -12,14 +12,13 @@ use cenotaph_storage::index::{Batch, Table};
 use uuid::Uuid;
 use xxhash_rust::xxh3::xxh3_64;
 
-use super::call::{About, Asked, Call, Called, Demand};
+use super::call::{About, Asked, Call, Called};
 use super::format::{self, Body, Change, Landing, Orphan, Row};
-use super::monitor::{Monitor, Origin, Revision};
+use super::monitor::{Monitor, Origin};
 use super::sessions::{Steps, Upload};
 use super::words::{described, short, transition};
 use crate::blobs::Blobs;
 use crate::coverage::Coverage;
-use crate::payload::write_of;
 use crate::trace::Tick;
 
 /// Longest payload that lies in the row itself.
@@ -31,10 +30,10 @@ const BLOCK: u64 = 1024 * 1024;
 #[derive(Default)]
 pub(super) struct Changed {
     pub(super) rows: Vec<(Bytes, Option<Row>)>,
-    changes: Vec<(Uuid, Option<Change>)>,
-    orphans: Vec<(Uuid, Option<Orphan>)>,
+    pub(super) changes: Vec<(Uuid, Option<Change>)>,
+    pub(super) orphans: Vec<(Uuid, Option<Orphan>)>,
     /// Changes that it removes, and that were there.
-    settled: BTreeSet<Uuid>,
+    pub(super) settled: BTreeSet<Uuid>,
     /// Sessions and parts of uploads.
     pub(super) steps: Steps,
     /// Whether it changes the expiry index.
@@ -78,18 +77,6 @@ impl Monitor {
         })
     }
 
-    /// The revision of the tombstone that an upload may have seen when it began: how its object stood from its call on
-    /// until its change was durable.
-    fn seen_by(&self, change: Uuid, write: Option<u64>, object: &Bytes) -> BTreeSet<Option<Uuid>> {
-        let from = self.writer(write, object).map_or(0, |called| called.at);
-        let until = self.recorded.get(&change).copied().unwrap_or(Tick::MAX);
-        let states = self.states.get(object).map(Vec::as_slice).unwrap_or_default();
-        let first = states.partition_point(|(tick, _)| *tick < from);
-        let before = first.checked_sub(1).and_then(|at| states[at].1.as_ref());
-        let within = states[first..].iter().take_while(|(tick, _)| *tick <= until).map(|(_, row)| row.as_ref());
-        std::iter::once(before).chain(within).map(|row| row.and_then(|row| row.revisions().first().copied())).collect()
-    }
-
     /// A batch has become durable. Says in words what it did.
     pub(crate) fn commit(&mut self, tick: Tick, batch: &Batch, blobs: &Blobs, coverage: &mut Coverage) -> String {
         let changed = self.decode(batch);
@@ -97,8 +84,11 @@ impl Monitor {
         let before = self.before(&changed);
         let mut words = Vec::new();
         self.assemble(&changed);
-        for (change, recorded) in &changed.changes {
-            self.change(*change, recorded.as_ref(), &changed, tick, blobs, coverage, &mut words);
+        for (id, recorded) in &changed.changes {
+            words.extend(match recorded {
+                Some(change) => Some(self.recorded(*id, change, tick, coverage)),
+                None => self.settled(*id, &changed, tick, blobs, coverage),
+            });
         }
         for (object, row) in &changed.rows {
             self.swap(object, row.as_ref(), &changed, &before, tick, blobs, coverage, &mut words);
@@ -157,96 +147,6 @@ impl Monitor {
         let removed = changed.changes.iter().filter(|(_, recorded)| recorded.is_none()).map(|(id, _)| *id);
         changed.settled = removed.filter(|id| self.changes.contains_key(id)).collect();
         changed
-    }
-
-    #[expect(clippy::too_many_arguments, reason = "all of it belongs to the one batch")]
-    fn change(
-        &mut self,
-        id: Uuid,
-        recorded: Option<&Change>,
-        changed: &Changed,
-        tick: Tick,
-        blobs: &Blobs,
-        coverage: &mut Coverage,
-        words: &mut Vec<String>,
-    ) {
-        if let Some(change) = recorded {
-            words.push(format!("change {} recorded", short(id)));
-            if change.epoch != self.epoch {
-                self.violated(
-                    "epoch",
-                    format!("change {id} is of epoch {}, and it is {} now", change.epoch, self.epoch),
-                );
-            }
-            // An upload that needs more revisions than it knew of records its change again, with more of them.
-            let before = self.changes.get(&id).map(|change| change.revisions.as_slice()).unwrap_or_default();
-            let fresh = change.revisions.strip_prefix(before).unwrap_or_default();
-            if !before.is_empty() {
-                coverage.count("change: recorded again");
-            }
-            if self.ended.contains(&id)
-                || fresh.is_empty()
-                || fresh.iter().any(|revision| self.revisions.contains_key(revision))
-            {
-                self.violated("I4", format!("change {id} is recorded again, or for a revision that is not fresh"));
-            }
-            for &revision in fresh {
-                self.revisions.insert(revision, Revision::default());
-                self.fate.insert(revision, id);
-            }
-            self.recorded.entry(id).or_insert(tick);
-            self.changes.insert(id, change.clone());
-            return;
-        }
-        let Some(change) = self.changes.remove(&id) else { return };
-        self.ended.insert(id);
-        let queued = |revision: &Uuid| changed.queued(revision);
-        let committed = changed.rows.iter().find_map(|(_, row)| row.as_ref().filter(|row| row.operation == id));
-        let named = committed.or(self.rows.get(&change.object[..])).map(Row::revisions).unwrap_or_default();
-        let named = [named, changed.steps.filed()].concat();
-        let may_land = change.revisions.iter().filter_map(queued).any(|orphan| orphan.landing == Landing::MayLand);
-        // A write that comes to its end by itself has no blob under way: what it recorded in advance and never wrote is nothing.
-        let is_spare =
-            |revision: &Uuid| !may_land && self.revisions.get(revision).is_some_and(|known| known.path.is_empty());
-        let is_kept = |revision: &Uuid| queued(revision).is_some() || named.contains(revision) || is_spare(revision);
-        if let Some(lost) = change.revisions.iter().find(|lost| !is_kept(lost)) {
-            self.violated("I3", format!("change {id} is settled, and its revision {lost} neither named nor queued"));
-        }
-        if committed.is_some() || change.revisions.iter().any(|revision| changed.steps.filed().contains(revision)) {
-            return;
-        }
-        if may_land {
-            coverage.count("recovery: a change fenced");
-            words.push(format!("change {} fenced", short(id)));
-        } else {
-            coverage.count("swap: superseded");
-            words.push(format!("change {} superseded", short(id)));
-            let blobs = change.revisions.iter().filter_map(|revision| blobs.bytes(&self.revisions.get(revision)?.path));
-            let writes: Vec<u64> = blobs.filter_map(|bytes| write_of(&bytes)).collect();
-            let object = Bytes::from(change.object.clone());
-            let now = self.rows.get(&object).and_then(|row| row.revisions().first().copied());
-            // A copy brings the payload of another write; one that demanded something was in conflict.
-            let of_this = |write: &u64| match self.writer(Some(*write), &object).map(|called| &called.call) {
-                Some(Call::Put { demand: Demand::Nothing, .. }) => !self.commits.contains_key(write),
-                Some(_) | None => false,
-            };
-            if writes.iter().any(|write| self.is_part(*write)) {
-                coverage.count("upload: a part refused");
-            }
-            let writes: Vec<u64> = writes.into_iter().filter(of_this).collect();
-            for &write in &writes {
-                self.superseded.insert(write, tick);
-            }
-            // The call of a probe, or of a write too short to tell its number, is not known: nothing can be said then.
-            // One whose deadline was moved to before now stands no more.
-            let is_live = self.rows.get(&object).is_none_or(|row| row.is_live(self.time_at(tick)));
-            if let [write] = writes[..]
-                && is_live
-                && self.seen_by(id, Some(write), &object) == BTreeSet::from([now])
-            {
-                self.violated("superseded", format!("change {id} is superseded, and what it saw stands still"));
-            }
-        }
     }
 
     #[expect(clippy::too_many_arguments, reason = "all of it belongs to the one batch")]

@@ -59,7 +59,7 @@ impl Plan {
         let each = (operations as u64).div_ceil(clients);
         let clients = (0..clients).map(|_| client(&mut rng, &mix, &setting, each)).collect();
         let crashes_max = u32::try_from(rng.below(6)).expect("a small number");
-        Self { seed, setting, schedule, faults, acts: Vec::new(), crashes_max, clients }
+        Self { seed, setting, schedule, faults, acts: Vec::new(), crashes_max, clients, insistent: false }
     }
 }
 

@@ -37,6 +37,9 @@ pub struct Plan {
     pub crashes_max: u32,
     /// What each client asks, one thing after the other.
     pub clients: Vec<Vec<Op>>,
+    /// A client repeats what was not acknowledged, in this life or the next, until it is.
+    #[serde(default)]
+    pub insistent: bool,
 }
 
 /// How the engine is set up: small limits, so that a run meets them.

@@ -11,7 +11,7 @@ struct Planted {
     by: &'static [&'static str],
 }
 
-const PLANTED: [Planted; 19] = [
+const PLANTED: [Planted; 22] = [
     Planted { bug: Bug::AckBeforeSync, within: 10, by: &["I9"] },
     Planted { bug: Bug::ReaderSeesUnsynced, within: 50, by: &["I7"] },
     Planted { bug: Bug::OldRevisionNotQueued, within: 10, by: &["I5"] },
@@ -25,12 +25,15 @@ const PLANTED: [Planted; 19] = [
     Planted { bug: Bug::UnknownTreatedAsFailed, within: 600, by: &["I10"] },
     Planted { bug: Bug::NoBarrier, within: 600, by: &["versions", "I3"] },
     Planted { bug: Bug::ExpiredTombstoneNotQueued, within: 100, by: &["I5"] },
-    Planted { bug: Bug::PreconditionAtBeginOnly, within: 50, by: &["precondition"] },
+    Planted { bug: Bug::PreconditionAtBeginOnly, within: 200, by: &["precondition"] },
     Planted { bug: Bug::TouchResurrects, within: 600, by: &["idle"] },
     Planted { bug: Bug::ExpirerTrustsItsEntry, within: 100, by: &["linearizability"] },
     Planted { bug: Bug::AtomicInTwoBatches, within: 10, by: &["atomic"] },
     Planted { bug: Bug::UpdateWithoutPrecondition, within: 50, by: &["update"] },
     Planted { bug: Bug::ScrubForgetsChanges, within: 100, by: &["scrub", "I2"] },
+    Planted { bug: Bug::CompleteTwice, within: 20, by: &["sessions"] },
+    Planted { bug: Bug::PartAfterEnd, within: 100, by: &["sessions"] },
+    Planted { bug: Bug::EndQueuesEveryPart, within: 20, by: &["I2"] },
 ];
 
 fn assert_found(planted: &Planted) {

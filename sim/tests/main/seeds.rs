@@ -6,8 +6,8 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use cenotaph_sim::{
-    Coverage, Fate, Lifetime, Op, Options, Piece, Plan, Setting, Shape, Span, Sweep, UploadRules, When, run, sweep,
-    wanted,
+    Act, Choice, Coverage, Declared, Fate, Lifetime, Op, Options, Piece, Plan, Setting, Shape, Span, Step, Sweep,
+    UploadRules, When, run, sweep, wanted,
 };
 
 /// Runs the plans of these seeds on two threads; what they have seen.
@@ -47,6 +47,7 @@ fn no_seed_violates_anything_on_real_fjall() {
 }
 
 const LARGE: u64 = 5000;
+const SMALL: u64 = 10;
 
 fn put(object: u32, bytes: u64, shape: Shape) -> Op {
     Op::Put { object, bytes, shape, when: When::Any, lifetime: Lifetime::Forever }
@@ -105,6 +106,23 @@ fn demands() -> Vec<Vec<Op>> {
     ]]
 }
 
+/// An upload from its beginning to its end: parts in reverse order, one overwritten, completed twice, then overwritten itself.
+fn upload() -> Vec<Vec<Op>> {
+    let of = |step| Op::Multipart { slot: 0, step };
+    let part = |number, bytes| of(Step::Part { number, bytes, shape: Shape::Stream(2000), declared: Declared::Right });
+    let complete = || of(Step::Complete { choice: Choice::Listed, when: When::Any });
+    vec![vec![
+        of(Step::Initiate { object: 5, when: When::Absent, lifetime: Lifetime::Forever }),
+        part(3, LARGE),
+        part(2, LARGE),
+        part(1, 100),
+        part(2, LARGE + 1),
+        complete(),
+        complete(),
+        put(5, SMALL, Shape::Bytes),
+    ]]
+}
+
 /// A plan of these clients, without faults of its own.
 fn plan(clients: Vec<Vec<Op>>) -> Plan {
     let setting = Setting {
@@ -123,8 +141,9 @@ fn plan(clients: Vec<Vec<Op>>) -> Plan {
 
 fn swept_clean(kind: Sweep) -> Coverage {
     let mut seen = Coverage::default();
-    for (name, clients) in [("rivals", rivals()), ("demands", demands())] {
-        let swept = sweep(kind, &plan(clients), &Options::default(), |_, _| {});
+    for (name, clients) in [("rivals", rivals()), ("demands", demands()), ("upload", upload())] {
+        let plan = Plan { insistent: name == "upload", ..plan(clients) };
+        let swept = sweep(kind, &plan, &Options::default(), |_, _| {});
         let failures: Vec<_> = swept.failures.iter().map(|(plan, found)| (&plan.acts, found)).collect();
         assert!(failures.is_empty(), "{kind:?} of {name}: {failures:?}");
         println!("{kind:?} of {name}: {} runs", swept.runs);
@@ -132,6 +151,9 @@ fn swept_clean(kind: Sweep) -> Coverage {
     }
     for swap in ["renamed", "amended", "copied", "extended", "expired removed"] {
         assert!(seen.of(&format!("swap: {swap}")) > 0, "{swap}: {seen}");
+    }
+    for step in ["began", "a part filed", "a part replaced", "completed", "completed again"] {
+        assert!(seen.of(&format!("upload: {step}")) > 0, "{step}: {seen}");
     }
     seen
 }
@@ -141,6 +163,30 @@ fn a_crash_at_any_step_is_survived() {
     let seen = swept_clean(Sweep::Crash);
     assert!(seen.of("fault: crash") > 100, "{seen}");
     assert!(seen.of("recovery: a change fenced") > 0, "{seen}");
+}
+
+#[test]
+fn an_upload_survives_a_crash_at_any_step_and_ends_as_if_there_had_been_none() {
+    let plan = Plan { insistent: true, ..plan(upload()) };
+    let steps = run(&plan, &Options::default()).steps_of_clients;
+    let mut seen = Coverage::default();
+    for step in 1..=steps {
+        let crashed = Plan { acts: vec![(step, Act::Crash)], ..plan.clone() };
+        let mut report = run(&crashed, &Options::default());
+        assert_eq!(report.violations, [], "a crash at step {step}");
+        let last = report.sim.run(async |world| {
+            let object = world.open().await.unwrap().get("cold/00005").await.unwrap();
+            object.map(|object| (object.metadata().size, object.version().get()))
+        });
+        let (size, version) = last.ended().unwrap().expect("it was put");
+        assert_eq!(size, SMALL, "a crash at step {step}");
+        // The upload commits once, however often it is completed; the put may have committed before it was heard.
+        assert!((2..=3).contains(&version), "a crash at step {step}: version {version}");
+        seen.merge(&report.coverage);
+    }
+    println!("a crash at each of {steps} steps");
+    assert!(steps > 100 && seen.of("fault: crash") == steps, "{seen}");
+    assert!(seen.of("upload: completed") == steps, "{seen}");
 }
 
 #[test]
