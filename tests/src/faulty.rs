@@ -23,6 +23,8 @@ pub enum Op {
     Delete,
     /// Reading some bytes.
     Read,
+    /// Giving up a blob that is not closed.
+    Abort,
 }
 
 /// How it breaks.
@@ -45,8 +47,8 @@ struct Inner {
     /// What is to fail, and how often still; `u64::MAX` is for ever.
     planned: Mutex<BTreeMap<Op, (Fault, u64)>>,
     holds: Mutex<BTreeMap<Op, watch::Receiver<bool>>>,
-    counts: [AtomicU64; 4],
-    waiting: [AtomicU64; 4],
+    counts: [AtomicU64; 5],
+    waiting: [AtomicU64; 5],
     flip: AtomicBool,
 }
 
@@ -233,7 +235,7 @@ impl oio::Write for Broken<oio::Writer> {
     }
 
     async fn abort(&mut self) -> Result<()> {
-        self.inner.abort().await
+        self.faults.clone().run(Op::Abort, self.inner.abort()).await
     }
 }
 

@@ -52,6 +52,19 @@ impl Meddled {
         }
     }
 
+    /// The first of what has waited fails and may be durable or not; nothing behind it was ever begun.
+    fn poison(&self) {
+        self.broken.store(true, Ordering::SeqCst);
+        let waiting = self.waiting.lock().unwrap().take().into_iter().flatten();
+        for (place, (_, completion)) in waiting.enumerate() {
+            let error = match place {
+                0 => CommitError::unknown(&Self::why()),
+                _ => CommitError::not_started(&Self::why()),
+            };
+            completion(Err(error));
+        }
+    }
+
     fn why() -> Error {
         Error::new(ErrorKind::Unavailable, "commit", "planned failure of the disk")
     }
@@ -252,4 +265,33 @@ async fn a_restarted_shard_decides_nothing_before_what_its_predecessor_submitted
     assert_eq!((second.version.unwrap().get(), second.created), (2, false));
     assert_eq!(engine.get("k").await.unwrap().unwrap().bytes().await.unwrap(), "second");
     engine.close().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[expect(clippy::disallowed_methods, reason = "the test itself is not part of the world under test")]
+async fn who_repeats_the_end_of_an_upload_whose_commit_fails_is_not_told_that_nothing_was_committed() {
+    for aborts in [false, true] {
+        let directory = tempfile::tempdir().unwrap();
+        let index = Meddled::open(directory.path()).await;
+        let engine = index.engine(directory.path(), quick()).await;
+        let upload = engine.multipart("k").await.unwrap();
+        upload.part(1, "a part").await.unwrap();
+        index.hold();
+        let end = |upload: cenotaph::Upload| async move {
+            if aborts { upload.abort().await.map(|()| None) } else { upload.complete().await.map(Some) }
+        };
+        let first = tokio::spawn(end(upload.clone()));
+        while index.held() < 1 {
+            tokio::task::yield_now().await;
+        }
+        let second = tokio::spawn(end(upload.clone()));
+        while index.held() < 2 {
+            tokio::task::yield_now().await;
+        }
+        index.poison();
+        for told in [first, second] {
+            assert_eq!(told.await.unwrap().unwrap_err().kind(), ErrorKind::Indeterminate, "I10");
+        }
+        engine.close().await.unwrap();
+    }
 }

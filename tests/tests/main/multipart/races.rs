@@ -1,12 +1,16 @@
 //! Parts, completions and aborts that race each other and newer writes, with actors killed at every await boundary: one outcome,
 //! heard by all, and nothing is left.
 
-use cenotaph::{ActorKind, ErrorKind, Outcome, Result, Upload, UploadedPart, Written};
+use std::time::Duration;
+
+use cenotaph::{ActorKind, ErrorKind, Outcome, Reason, Result, Upload, UploadedPart, Written};
 use cenotaph_storage::Seam;
-use cenotaph_tests::store::{Store, blobs, payload};
+use cenotaph_tests::store::{Store, blobs, payload, quick};
 use tokio::task::JoinHandle;
 
 const BYTES: usize = 5000;
+/// How long a test waits for what must come.
+const PATIENCE: Duration = Duration::from_secs(20);
 
 #[expect(clippy::disallowed_methods, reason = "the test itself is not part of the world under test")]
 fn start_part(upload: &Upload, number: u32) -> JoinHandle<Result<UploadedPart>> {
@@ -148,16 +152,89 @@ async fn a_dropped_caller_stops_a_part_that_streams_and_no_completion() {
     part.abort();
     streaming.release();
     assert!(part.await.unwrap_err().is_cancelled());
+    store.assert_settled().await;
     let mut deciding = store.stage.hold(Seam::ShardBeforeDecide);
     let completion = start_completion(&begun);
     deciding.arrived().await;
     completion.abort();
     assert!(completion.await.unwrap_err().is_cancelled());
     deciding.release();
-    // Who did not hear asks again.
-    assert_eq!(begun.complete().await.unwrap().outcome, Outcome::Applied);
+    let env = cenotaph::Env::new(store.stage.clone());
+    let stands = env.deadline(PATIENCE, async {
+        while store.bytes("k").await.is_none() {
+            env.sleep(Duration::from_millis(1)).await;
+        }
+    });
+    assert!(stands.await.is_some(), "it was not stopped");
     assert_eq!(store.bytes("k").await.unwrap(), payload(1, BYTES));
+    assert_eq!(begun.complete().await.unwrap().version.unwrap().get(), 1, "who did not hear asks again");
     store.assert_settled().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn of_completions_at_once_with_different_parts_one_wins_and_the_others_are_told() {
+    let (store, begun) = begun().await;
+    let second = begun.part(2, payload(2, BYTES)).await.unwrap();
+    let mut deciding = store.stage.hold(Seam::ShardBeforeDecide);
+    let first = start_completion(&begun);
+    deciding.arrived().await;
+    let other = begun.complete().part(2, second.etag);
+    #[expect(clippy::disallowed_methods, reason = "the test itself is not part of the world under test")]
+    let other = tokio::spawn(async move { other.await });
+    deciding.release();
+    let (first, other) = (first.await.unwrap(), other.await.unwrap());
+    let (won, lost) = if first.is_ok() { (first, other) } else { (other, first) };
+    assert_eq!(won.unwrap().version.unwrap().get(), 1);
+    assert_eq!(lost.unwrap_err().reason(), Some(Reason::OtherParts));
+    store.assert_settled().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_upload_whose_time_passes_under_a_part_or_a_completion_ends_and_leaves_nothing() {
+    for completes in [false, true] {
+        let (store, begun) = begun().await;
+        store.stage.stop_clock();
+        let seam = if completes { Seam::CompleteBeforeSwap } else { Seam::UploadAfterClose };
+        let mut held = store.stage.hold(seam);
+        let part = (!completes).then(|| start_part(&begun, 2));
+        let completion = completes.then(|| start_completion(&begun));
+        held.arrived().await;
+        store.stage.advance(Duration::from_secs(8 * 24 * 3600));
+        store.engine.settle().await.unwrap();
+        held.release();
+        let reason = match (part, completion) {
+            (Some(part), _) => part.await.unwrap().unwrap_err().reason(),
+            (None, Some(completion)) => completion.await.unwrap().unwrap_err().reason(),
+            (None, None) => unreachable!("one of them was started"),
+        };
+        assert_eq!(reason, Some(Reason::NoSuchUpload), "completes={completes}");
+        assert_eq!(store.bytes("k").await, None);
+        store.assert_settled().await;
+        assert!(blobs(&store.blobs).await.is_empty());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn uploads_that_end_at_once_take_turns() {
+    let mut config = quick();
+    config.limits.multipart.parts_ending_at_once = 2;
+    let store = Store::with(config).await;
+    let ends = (0..20u32).map(|nth| {
+        let engine = store.engine.clone();
+        async move {
+            let upload = engine.multipart(format!("k/{nth}")).await.unwrap();
+            for number in 1..=nth % 5 {
+                upload.part(number, payload(1, 10)).await.unwrap();
+            }
+            match nth % 5 {
+                0 | 1 => upload.abort().await.unwrap(),
+                _ => drop(upload.complete().await.unwrap()),
+            }
+        }
+    });
+    futures::future::join_all(ends).await;
+    store.assert_settled().await;
+    assert_eq!(store.engine.list("k/").await.unwrap().entries.len(), 12);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

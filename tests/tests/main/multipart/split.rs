@@ -101,3 +101,52 @@ async fn what_fails_or_is_killed_between_two_blobs_leaves_the_old_object_and_not
     assert!(store.bytes("k").await.unwrap() == new);
     store.assert_settled().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_blob_that_was_begun_is_closed_or_given_up_whatever_fails_beside_it() {
+    for at_once in [1, 2, 3] {
+        let mut config = quick();
+        config.limits.split = SplitLimits { over_bytes: OVER as u64, part_bytes: PART as u64, at_once };
+        let store = Store::with(config).await;
+        store.faults.fail(Op::Close, Fault::Before, 1);
+        store.engine.put("k", payload(1, OVER + 20 * PART)).await.unwrap_err();
+        let [begun, closed, given_up] = [Op::Write, Op::Close, Op::Abort].map(|op| store.faults.count(op));
+        assert_eq!(begun, closed + given_up, "at_once={at_once}: each of these blobs takes one write");
+        store.assert_settled().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stream_that_promises_much_and_breaks_off_leaves_few_orphans() {
+    let store = store().await;
+    let promised = 10_000 * PART as u64;
+    let body = streamed(&payload(1, OVER), 1000).promise(promised);
+    assert_eq!(store.engine.put("k", body).await.unwrap_err().kind(), ErrorKind::Source);
+    store.assert_settled().await;
+    // 1, then 8: an orphan each, put again when it is deleted for the first time.
+    assert!(store.counts.put(Table::Orphans) <= 2 * 9, "{}", store.counts.put(Table::Orphans));
+    let body = Body::stream(stream::empty::<Result<Bytes, std::io::Error>>()).promise(u64::MAX);
+    let changes = store.counts.put(Table::Changes);
+    assert_eq!(store.engine.put("k", body).await.unwrap_err().kind(), ErrorKind::Invalid, "it can't be kept");
+    assert_eq!(store.counts.put(Table::Changes), changes, "nothing was begun");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn cut_puts_that_share_little_memory_do_not_wait_for_each_other() {
+    let mut config = quick();
+    config.limits.split = SplitLimits { over_bytes: OVER as u64, part_bytes: PART as u64, at_once: 4 };
+    config.limits.upload_bytes_in_flight = 1;
+    let store = Store::with(config).await;
+    let whole = payload(1, OVER + 30 * PART);
+    let puts = (0..6).map(|nth| {
+        let body = streamed(&whole, 1000);
+        let body = if nth % 2 == 0 { body.promise(whole.len() as u64) } else { body };
+        let put = store.engine.put(format!("k/{nth}"), body);
+        async move { put.await }
+    });
+    futures::future::try_join_all(puts).await.unwrap();
+    for nth in 0..6 {
+        assert!(store.bytes(&format!("k/{nth}")).await.unwrap() == whole);
+    }
+    store.assert_settled().await;
+}
