@@ -17,6 +17,8 @@ const BLOCK: u64 = 1024 * 1024;
 /// Longest payload that lies in the row itself.
 const EMBEDDED: u64 = 4096;
 
+/// Which of the weights is that of gets.
+const GETS: usize = 1;
 /// Which of the weights is that of extensions.
 const EXTENSIONS: usize = 14;
 /// From which of the weights on they are those of multipart uploads.
@@ -145,13 +147,19 @@ fn mix(rng: &mut Rng) -> Mix {
             *weight = 0;
         }
     }
-    if weights[UPLOADS] == 0 {
+    let mortal = rng.pick(&[0, 0, 3000, 8000]);
+    // Reads that extend deadlines must meet rivals: some plans are kept free of uploads for them.
+    let idles = mortal == 8000 && rng.below(2) == 0;
+    if weights[UPLOADS] == 0 || idles {
         weights[UPLOADS..].fill(0);
+    }
+    if idles {
+        weights[GETS] *= 2;
     }
     Mix {
         weights,
         conditional: Odds::in_ten_thousand(rng.pick(&[0, 0, 1000, 5000])),
-        mortal: Odds::in_ten_thousand(rng.pick(&[0, 0, 3000, 8000])),
+        mortal: Odds::in_ten_thousand(mortal),
         hot: Odds::in_ten_thousand(rng.pick(&[2000, 6000, 9500])),
         large: Odds::in_ten_thousand(rng.pick(&[1000, 5000, 9000])),
         huge: if rng.below(40) == 0 { Odds::in_ten_thousand(5000) } else { Odds::NEVER },

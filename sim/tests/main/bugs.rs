@@ -26,7 +26,7 @@ const PLANTED: [Planted; 22] = [
     Planted { bug: Bug::NoBarrier, within: 600, by: &["versions", "I3"] },
     Planted { bug: Bug::ExpiredTombstoneNotQueued, within: 100, by: &["I5"] },
     Planted { bug: Bug::PreconditionAtBeginOnly, within: 200, by: &["precondition"] },
-    Planted { bug: Bug::TouchResurrects, within: 600, by: &["idle"] },
+    Planted { bug: Bug::TouchResurrects, within: 1500, by: &["idle"] },
     Planted { bug: Bug::ExpirerTrustsItsEntry, within: 100, by: &["linearizability"] },
     Planted { bug: Bug::AtomicInTwoBatches, within: 10, by: &["atomic"] },
     Planted { bug: Bug::UpdateWithoutPrecondition, within: 50, by: &["update"] },
