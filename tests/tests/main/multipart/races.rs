@@ -49,7 +49,7 @@ async fn a_part_that_races_the_end_of_its_upload_leaves_nothing() {
         finished.release();
         let error = late.await.unwrap().unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Invalid, "{error}");
-        assert_eq!(store.bytes("k").await, expected);
+        assert!(store.bytes("k").await == expected);
         store.assert_settled().await;
         assert_eq!(blobs(&store.blobs).await.len(), usize::from(!is_abort));
     }
@@ -81,7 +81,7 @@ async fn a_completion_that_loses_to_a_newer_write_is_superseded_and_keeps_nothin
     read.release();
     let written = losing.await.unwrap().unwrap();
     assert_eq!((written.outcome, written.version, written.etag), (Outcome::Superseded, None, None));
-    assert_eq!(store.bytes("k").await.unwrap(), payload(9, BYTES));
+    assert!(store.bytes("k").await.unwrap() == payload(9, BYTES));
     assert_eq!(begun.complete().await.unwrap(), written, "it is told the same again");
     store.assert_settled().await;
     assert_eq!(blobs(&store.blobs).await.len(), 1);
@@ -93,7 +93,7 @@ async fn a_completion_overwrites_what_was_written_before_it_began() {
     let (store, begun) = begun().await;
     store.engine.put("k", payload(9, BYTES)).await.unwrap();
     assert_eq!(begun.complete().await.unwrap().outcome, Outcome::Applied);
-    assert_eq!(store.bytes("k").await.unwrap(), payload(1, BYTES));
+    assert!(store.bytes("k").await.unwrap() == payload(1, BYTES));
     store.assert_settled().await;
 }
 
@@ -117,7 +117,7 @@ async fn a_part_killed_before_its_commit_leaves_the_upload_as_it_was() {
         assert_eq!(part.await.unwrap().unwrap_err().kind(), ErrorKind::Unavailable, "{seam:?}");
         assert_eq!(begun.parts().await.unwrap(), before, "{seam:?}");
         begun.complete().await.unwrap();
-        assert_eq!(store.bytes("k").await.unwrap(), payload(1, BYTES));
+        assert!(store.bytes("k").await.unwrap() == payload(1, BYTES));
         store.assert_settled().await;
     }
 }
@@ -138,7 +138,7 @@ async fn a_step_whose_shard_is_killed_is_delivered_again_or_has_been_done() {
         assert!(store.engine.kill(shard));
         let written = completion.await.unwrap().unwrap();
         assert_eq!((written.outcome, written.version.unwrap().get()), (Outcome::Applied, 1), "{seam:?}");
-        assert_eq!(store.bytes("k").await.unwrap(), [payload(1, BYTES), payload(2, BYTES)].concat());
+        assert!(store.bytes("k").await.unwrap() == [payload(1, BYTES), payload(2, BYTES)].concat());
         store.assert_settled().await;
     }
 }
@@ -150,8 +150,8 @@ async fn a_dropped_caller_stops_a_part_that_streams_and_no_completion() {
     let part = start_part(&begun, 2);
     streaming.arrived().await;
     part.abort();
-    streaming.release();
     assert!(part.await.unwrap_err().is_cancelled());
+    streaming.release();
     store.assert_settled().await;
     let mut deciding = store.stage.hold(Seam::ShardBeforeDecide);
     let completion = start_completion(&begun);
@@ -166,7 +166,7 @@ async fn a_dropped_caller_stops_a_part_that_streams_and_no_completion() {
         }
     });
     assert!(stands.await.is_some(), "it was not stopped");
-    assert_eq!(store.bytes("k").await.unwrap(), payload(1, BYTES));
+    assert!(store.bytes("k").await.unwrap() == payload(1, BYTES));
     assert_eq!(begun.complete().await.unwrap().version.unwrap().get(), 1, "who did not hear asks again");
     store.assert_settled().await;
 }
@@ -251,6 +251,6 @@ async fn what_a_crash_interrupts_is_settled_at_the_next_open_and_the_upload_goes
     assert_eq!(resumed.parts().await.unwrap().parts.len(), 1, "what was acknowledged is there, and nothing else");
     resumed.part(2, "again").await.unwrap();
     resumed.complete().await.unwrap();
-    assert_eq!(store.bytes("k").await.unwrap(), [&payload(1, BYTES)[..], b"again"].concat());
+    assert!(store.bytes("k").await.unwrap() == [&payload(1, BYTES)[..], b"again"].concat());
     store.assert_settled().await;
 }
