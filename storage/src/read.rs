@@ -278,10 +278,12 @@ impl Reads {
         if !names_operation(&*snapshot, id, seen).await? {
             return Ok(None);
         }
+        let key = |piece: &Piece| Bytes::copy_from_slice(piece.extent.revision.as_bytes());
+        let values = snapshot.get_many(Table::Payloads, pieces.iter().map(key).collect()).await?;
         let mut sources = Vec::with_capacity(pieces.len());
-        for piece in pieces {
+        for (piece, value) in pieces.into_iter().zip(values) {
             let revision = piece.extent.revision;
-            let Some(value) = snapshot.get(Table::Payloads, revision.as_bytes()).await? else {
+            let Some(value) = value else {
                 return Err(corrupt(format!("the block checksums are not in the index: revision={revision}")));
             };
             let BlockChecksums(checksums) = BlockChecksums::decode(&value)?;

@@ -53,6 +53,10 @@ impl Snapshot for CountingSnapshot {
         self.inner.get(table, key)
     }
 
+    fn get_many(&self, table: Table, keys: Vec<Bytes>) -> BoxFuture<'_, Result<Vec<Option<Bytes>>>> {
+        self.inner.get_many(table, keys)
+    }
+
     fn scan(&self, table: Table, range: Range) -> BoxFuture<'_, Result<Page>> {
         Box::pin(async move {
             let page = self.inner.scan(table, range).await?;

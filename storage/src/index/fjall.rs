@@ -216,6 +216,15 @@ impl Snapshot for FjallSnapshot {
         Box::pin(async move { self.env.blocking(move || slot.store()?.get(&snapshot, table, &key)).await? })
     }
 
+    fn get_many(&self, table: Table, keys: Vec<Bytes>) -> BoxFuture<'_, Result<Vec<Option<Bytes>>>> {
+        let (slot, snapshot) = (self.slot.clone(), self.snapshot.clone());
+        let read = move || {
+            let store = slot.store()?;
+            keys.iter().map(|key| store.get(&snapshot, table, key)).collect()
+        };
+        Box::pin(async move { self.env.blocking(read).await? })
+    }
+
     fn scan(&self, table: Table, range: Range) -> BoxFuture<'_, Result<Page>> {
         let (slot, snapshot) = (self.slot.clone(), self.snapshot.clone());
         Box::pin(async move { self.env.blocking(move || slot.store()?.scan(&snapshot, table, range)).await? })

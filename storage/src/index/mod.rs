@@ -211,6 +211,21 @@ pub trait Snapshot: Send + Sync {
     /// [`ErrorKind::Unavailable`] if the store can't be read, [`ErrorKind::Corrupt`] if what it holds is damaged.
     fn get<'a>(&'a self, table: Table, key: &'a [u8]) -> BoxFuture<'a, Result<Option<Bytes>>>;
 
+    /// The values of several keys, in the order in which they are asked for. An index that has something to do for each question
+    /// does it once.
+    ///
+    /// # Errors
+    /// As [`get`](Self::get).
+    fn get_many(&self, table: Table, keys: Vec<Bytes>) -> BoxFuture<'_, Result<Vec<Option<Bytes>>>> {
+        Box::pin(async move {
+            let mut values = Vec::with_capacity(keys.len());
+            for key in &keys {
+                values.push(self.get(table, key).await?);
+            }
+            Ok(values)
+        })
+    }
+
     /// A page of entries in key order.
     ///
     /// # Errors

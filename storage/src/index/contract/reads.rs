@@ -48,6 +48,9 @@ pub async fn snapshots_are_stable(subject: &dyn Subject) {
         assert_eq!(snapshot.get(table, b"stable/a").await.expect("the read succeeds"), Some(Bytes::from("old")));
         assert_eq!(snapshot.get(table, b"stable/b").await.expect("the read succeeds"), Some(Bytes::from("old")));
         assert_eq!(snapshot.get(table, b"stable/0").await.expect("the read succeeds"), None);
+        let several = ["stable/b", "stable/0", "stable/a", "stable/b"].map(Bytes::from).to_vec();
+        let several = snapshot.get_many(table, several).await.expect("the reads succeed");
+        assert_eq!(several, [Some("old"), None, Some("old"), Some("old")].map(|value| value.map(Bytes::from)));
         let after = snapshot.scan(table, Range::prefix(b"stable/", 10)).await.expect("the scan succeeds");
         assert_eq!((before.len(), before), (2, after), "{table:?}");
     }
