@@ -42,7 +42,7 @@ impl Tiered {
     /// Begins an upload.
     ///
     /// # Errors
-    /// As [`put_inline`](Self::put_inline); [`ErrorKind::Invalid`] also if the object's name is too long for the blob tier.
+    /// As [`put_inline`](Self::put_inline); [`Invalid`](cenotaph_storage::ErrorKind::Invalid) also if the object's name is too long for the blob tier.
     pub async fn initiate(&self, intent: Intent) -> Result<UploadId> {
         let Intent { id, attributes, precondition } = intent;
         self.shared().blobs.check_name(&id)?;
@@ -57,8 +57,8 @@ impl Tiered {
     /// [`put_stream`](Self::put_stream) about dropping the future.
     ///
     /// # Errors
-    /// [`ErrorKind::Invalid`] if the object has no such upload, or it has ended, or the part is too large;
-    /// [`ErrorKind::Source`] if the payload fails, or is not what was declared; otherwise as
+    /// [`Invalid`](cenotaph_storage::ErrorKind::Invalid) if the object has no such upload, or it has ended, or the part is too large;
+    /// [`Source`](cenotaph_storage::ErrorKind::Source) if the payload fails, or is not what was declared; otherwise as
     /// [`put_stream`](Self::put_stream).
     pub async fn upload_part(&self, part: PartIntent, source: Source) -> Result<UploadedPart> {
         let PartIntent { id, upload, number, declared } = part;
@@ -76,8 +76,8 @@ impl Tiered {
     /// long as that is remembered.
     ///
     /// # Errors
-    /// [`ErrorKind::Invalid`] if the object has no such upload, if it was aborted, if it was completed with other parts, or if
-    /// a part breaks a rule: the upload then goes on as it was. [`ErrorKind::Conflict`] if a precondition does not hold:
+    /// [`Invalid`](cenotaph_storage::ErrorKind::Invalid) if the object has no such upload, if it was aborted, if it was completed with other parts, or if
+    /// a part breaks a rule: the upload then goes on as it was. [`Conflict`](cenotaph_storage::ErrorKind::Conflict) if a precondition does not hold:
     /// the same. Otherwise as [`put_inline`](Self::put_inline).
     pub async fn complete(
         &self,
@@ -105,7 +105,7 @@ impl Tiered {
     /// Gives an upload up, and all of its parts. Aborting it again does nothing.
     ///
     /// # Errors
-    /// [`ErrorKind::Invalid`] if the object has no such upload, or it has been completed; otherwise as
+    /// [`Invalid`](cenotaph_storage::ErrorKind::Invalid) if the object has no such upload, or it has been completed; otherwise as
     /// [`put_inline`](Self::put_inline).
     pub async fn abort(&self, id: &ObjectId, upload: UploadId) -> Result<()> {
         let kept_for = self.shared().limits.multipart.kept_for;
