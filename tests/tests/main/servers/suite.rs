@@ -12,7 +12,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use cenotaph::{Config, Engine, Entry, Env, Etag, Index, Operator, Version};
+use cenotaph::{Config, Engine, Entry, Env, Etag, Index, Operator, SplitLimits, Version};
 use cenotaph_storage::BLOCK_BYTES;
 use cenotaph_storage::blobs::BlobOptions;
 use cenotaph_storage::index::fjall::{FjallIndex, FjallOptions};
@@ -104,7 +104,9 @@ impl Tiers {
     /// Opens an engine with its index in this directory.
     pub(super) async fn open(directory: Arc<TempDir>, operator: Operator) -> Self {
         let blobs = BlobOptions { chunk_bytes: PART_BYTES, ..BlobOptions::default() };
-        let config = Config { blobs, ..store::quick() };
+        let mut config = Config { blobs, ..store::quick() };
+        config.limits.split =
+            SplitLimits { over_bytes: cases::LARGE as u64, part_bytes: cases::SPLIT_BYTES as u64, at_once: 3 };
         let (path, env) = (directory.path().join("index"), Env::real().unwrap());
         let index: Arc<dyn Index> = Arc::new(FjallIndex::open(&path, env, FjallOptions::default()).unwrap());
         let builder = Engine::builder(directory.path()).config(config).index(Arc::clone(&index));
