@@ -19,7 +19,6 @@ use cenotaph_storage::index::fjall::{FjallIndex, FjallOptions};
 use cenotaph_tests::store;
 use cenotaph_tests::tables::assert_beside_rows;
 use futures::TryStreamExt;
-use opendal::layers::{RetryLayer, TimeoutLayer};
 use tempfile::TempDir;
 use xxhash_rust::xxh3::xxh3_64;
 
@@ -28,9 +27,6 @@ use super::remains::{Differences, Held, differences, held, named};
 
 /// Bytes of one part of a blob: the least that S3 takes.
 pub(super) const PART_BYTES: usize = 5 * BLOCK_BYTES;
-
-/// Longest time that one transfer of a part may take.
-const IO_TIMEOUT: Duration = Duration::from_secs(120);
 
 /// Where buckets can be made.
 pub(super) trait Server {
@@ -46,12 +42,6 @@ pub(super) trait Server {
     fn cuts_blobs_into_parts(&self) -> bool {
         false
     }
-}
-
-/// What a remote tier is given in production: a way to speak HTTP, a limit on every attempt, and retries around it.
-pub(super) fn layered(operator: Operator) -> Operator {
-    opendal::install_default();
-    operator.layer(TimeoutLayer::new().with_io_timeout(IO_TIMEOUT)).layer(RetryLayer::new().with_jitter())
 }
 
 /// Asserts that all cases pass on this server.
