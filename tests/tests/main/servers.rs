@@ -5,15 +5,14 @@
 //! missing, its test says so and passes; with `CENOTAPH_SERVERS=required` it fails, but for Ceph, which few will have.
 //!
 //! Reading order: `suite` (what is run on each, and what must be true afterwards), `cases` (what an engine is asked),
-//! `remains` (what is in a bucket, and what should be), then the servers: `launch`, `http`, `s3`, `azurite`, `local`.
+//! `remains` (what is in a bucket, and what should be), then where it is run: `s3`, `azurite`, `local`. How servers are started is
+//! in the library of this crate (`src/servers.rs`).
 //!
 //! Shows I5 where it is hardest to keep: on services that assemble blobs from parts, answer late, and list what they
 //! like. Deliberately not here: faults of the blob tier (`faults.rs`), which a good server does not have.
 
 mod azurite;
 mod cases;
-mod http;
-mod launch;
 mod local;
 mod remains;
 mod s3;
@@ -24,8 +23,8 @@ mod harness;
 use std::io::{self, Write};
 
 use azurite::Azurite;
+use cenotaph_tests::servers::s3::{PART_BYTES_MIN, S3};
 use local::{Directory, Memory};
-use s3::S3;
 use suite::assert_passes;
 
 /// The variable that makes a missing server a failure.
@@ -65,7 +64,7 @@ async fn every_case_passes_in_a_directory() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_case_passes_on_moto() {
     let Some(program) = demanded("moto", S3::moto_is_here()) else { return };
-    assert_passes(&S3::moto(program).await).await;
+    assert_passes(&S3::moto(program, PART_BYTES_MIN).await).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -77,5 +76,5 @@ async fn every_case_passes_on_azurite() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_case_passes_on_ceph() {
     let Some(()) = here("ceph", S3::ceph_is_here()) else { return };
-    assert_passes(&S3::ceph().await).await;
+    assert_passes(&S3::ceph(PART_BYTES_MIN).await).await;
 }

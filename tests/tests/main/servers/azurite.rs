@@ -10,11 +10,12 @@ use std::io;
 use std::path::PathBuf;
 
 use cenotaph::Operator;
+use cenotaph_tests::servers::http::{ask, between, escaped};
+use cenotaph_tests::servers::launch::{Running, find};
+use cenotaph_tests::servers::layered;
 use reqsign_core::hash::{base64_decode, base64_hmac_sha256};
 
-use super::http::{ask, between, escaped};
-use super::launch::{Running, find};
-use super::suite::{Server, layered};
+use super::suite::Server;
 
 const ACCOUNT: &str = "cenotaph";
 /// In Base64, as Azure has them.

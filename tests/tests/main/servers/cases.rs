@@ -1,13 +1,13 @@
 //! The cases: what an engine is asked on every server, and what it must answer.
 //!
 //! A case is `async fn case(engine: &Engine)` in one of the rooms below, and a line in [`ALL`]. It is given an empty
-//! engine with short delays, whose blobs are cut into parts of 5 MiB. What it leaves behind is looked at by `suite.rs`, and
+//! engine with short delays, whose blobs are sent in parts of 5 MiB, and whose longest puts are several blobs. What it leaves behind is looked at by `suite.rs`, and
 //! is best not nothing. It keeps to the default namespace, or tidies up in the others.
 
 use bytes::Bytes;
-use cenotaph::{Body, Engine, Written};
+use cenotaph::{Body, Engine, Env, ScrubDepth, Written};
 use cenotaph_storage::BLOCK_BYTES;
-use cenotaph_tests::store::{INLINE, payload};
+use cenotaph_tests::store::{self, INLINE, payload};
 use futures::future::BoxFuture;
 use futures::stream;
 
@@ -15,8 +15,10 @@ use super::suite::PART_BYTES;
 
 mod ends;
 mod moves;
+mod multipart;
 mod names;
 mod reads;
+mod split;
 mod writes;
 
 /// Something that is asked of an engine.
@@ -52,11 +54,23 @@ pub(super) const ALL: &[Case] = cases![
     ends::a_deleted_object_is_gone_and_its_versions_go_on,
     ends::a_prefix_is_deleted_and_nothing_beside_it,
     ends::what_has_expired_is_removed,
+    multipart::parts_of_any_order_are_the_object_in_the_order_of_their_numbers,
+    multipart::an_upload_that_is_aborted_leaves_nothing,
+    multipart::an_upload_goes_on_by_its_id,
+    multipart::a_part_may_be_made_of_a_range_of_an_object,
+    multipart::a_part_that_is_not_what_was_declared_is_not_kept,
+    multipart::what_was_completed_is_copied_renamed_and_deleted_as_any_object,
+    split::a_long_put_is_several_blobs_and_reads_as_one,
+    split::a_long_put_that_fails_leaves_nothing,
+    split::a_caller_that_leaves_a_long_put_stores_nothing,
 ];
 
 /// More than two parts, and neither whole parts nor whole blocks. A whole block follows the second part: OpenDAL begins an
 /// upload in parts when it sees that there is more than one, and so it has when a stream of these bytes fails.
+/// It is also the longest payload that is one blob.
 pub(super) const LARGE: usize = 2 * PART_BYTES + BLOCK_BYTES + BLOCK_BYTES / 2 + 1;
+/// Bytes of each blob of a longer one: it is sent in parts, too.
+pub(super) const SPLIT_BYTES: usize = PART_BYTES + BLOCK_BYTES / 2;
 /// Enough for the blob tier, in one request.
 const MEDIUM: usize = 20 * INLINE;
 /// Little enough for the index.
@@ -77,6 +91,30 @@ async fn bytes(engine: &Engine, key: &str) -> Option<Bytes> {
 async fn assert_holds(engine: &Engine, key: &str, seed: u64, expected: usize) {
     let found = bytes(engine, key).await.unwrap_or_else(|| panic!("absent: {key:?}"));
     assert!(found == payload(seed, expected), "{key:?} holds other bytes than {expected} of {seed}: {}", found.len());
+}
+
+/// Asserts that ranges around these borders, and from one to the next, hold what they should.
+async fn assert_ranges(engine: &Engine, key: &str, whole: &[u8], borders: impl Iterator<Item = usize>) {
+    let mut last = 0;
+    for border in borders {
+        let (before, after) = (border.saturating_sub(1), (border + 1).min(whole.len()));
+        for range in [before..border, before..after, border..after, last..border, last.saturating_sub(1)..after] {
+            let object = engine.get(key).range(range.start as u64..range.end as u64).await;
+            // From the very end there is nothing to be read, and that is said.
+            let Ok(object) = object else {
+                assert_eq!(range.start, whole.len(), "{range:?} of {key:?}: {object:?}");
+                continue;
+            };
+            assert!(object.unwrap().bytes().await.unwrap() == whole[range.clone()], "{range:?} of {key:?}");
+        }
+        last = border;
+    }
+}
+
+/// How many blobs there are once all is settled.
+async fn blobs(engine: &Engine) -> u64 {
+    store::settle(engine, &Env::real().unwrap()).await;
+    engine.scrub().depth(ScrubDepth::Presence).await.unwrap().looked.blobs
 }
 
 /// A payload that comes in chunks.

@@ -11,6 +11,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use cenotaph::{Body, Env};
+use cenotaph_tests::servers::launch::Running;
+use cenotaph_tests::servers::s3::{PART_BYTES_MIN, S3};
 use cenotaph_tests::store::payload;
 use futures::future::{Either, select};
 use futures::{StreamExt, stream};
@@ -19,10 +21,8 @@ use tempfile::TempDir;
 use super::azurite::Azurite;
 use super::cases::LARGE;
 use super::demanded;
-use super::launch::Running;
 use super::local::{Directory, Memory};
 use super::remains::Differences;
-use super::s3::S3;
 use super::suite::{Server, Tiers};
 
 const CHILD: &str = "CENOTAPH_SERVERS_CHILD";
@@ -73,10 +73,10 @@ async fn what_is_left_in_a_container_is_told_and_so_are_blocks_that_are_never_co
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_left_in_an_s3_bucket_is_told_and_so_is_an_upload_that_is_left_open() {
     let Some(program) = demanded("moto", S3::moto_is_here()) else { return };
-    let moto = S3::moto(program).await;
+    let moto = S3::moto(program, PART_BYTES_MIN).await;
     assert_differences_are_told(&moto, &["not/ours", "a directory/", "root/sub/"]).await;
     for key in ["first", "second/third"] {
-        moto.leave_upload_open("bucket", key).await;
+        moto.begin_upload("bucket", key).await;
     }
     assert_eq!(moto.open_uploads("bucket").await, ["first", "second/third"]);
 }
@@ -84,7 +84,7 @@ async fn what_is_left_in_an_s3_bucket_is_told_and_so_is_an_upload_that_is_left_o
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_upload_in_parts_is_open_until_its_caller_leaves_and_not_after() {
     let Some(program) = demanded("moto", S3::moto_is_here()) else { return };
-    let (env, moto) = (Env::real().unwrap(), S3::moto(program).await);
+    let (env, moto) = (Env::real().unwrap(), S3::moto(program, PART_BYTES_MIN).await);
     let tiers = Tiers::open(Arc::new(TempDir::new().unwrap()), moto.bucket("bucket").await).await;
     let endless = stream::iter([Ok::<_, std::io::Error>(payload(1, LARGE))]).chain(stream::pending());
     let put = tiers.engine.put("k", Body::stream(endless)).into_future();

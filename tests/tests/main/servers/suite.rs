@@ -12,14 +12,13 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use cenotaph::{Config, Engine, Entry, Env, Etag, Index, Operator, Version};
+use cenotaph::{Config, Engine, Entry, Env, Etag, Index, Operator, SplitLimits, Version};
 use cenotaph_storage::BLOCK_BYTES;
 use cenotaph_storage::blobs::BlobOptions;
 use cenotaph_storage::index::fjall::{FjallIndex, FjallOptions};
 use cenotaph_tests::store;
 use cenotaph_tests::tables::assert_beside_rows;
 use futures::TryStreamExt;
-use opendal::layers::{RetryLayer, TimeoutLayer};
 use tempfile::TempDir;
 use xxhash_rust::xxh3::xxh3_64;
 
@@ -28,9 +27,6 @@ use super::remains::{Differences, Held, differences, held, named};
 
 /// Bytes of one part of a blob: the least that S3 takes.
 pub(super) const PART_BYTES: usize = 5 * BLOCK_BYTES;
-
-/// Longest time that one transfer of a part may take.
-const IO_TIMEOUT: Duration = Duration::from_secs(120);
 
 /// Where buckets can be made.
 pub(super) trait Server {
@@ -46,12 +42,6 @@ pub(super) trait Server {
     fn cuts_blobs_into_parts(&self) -> bool {
         false
     }
-}
-
-/// What a remote tier is given in production: a way to speak HTTP, a limit on every attempt, and retries around it.
-pub(super) fn layered(operator: Operator) -> Operator {
-    opendal::install_default();
-    operator.layer(TimeoutLayer::new().with_io_timeout(IO_TIMEOUT)).layer(RetryLayer::new().with_jitter())
 }
 
 /// Asserts that all cases pass on this server.
@@ -104,7 +94,9 @@ impl Tiers {
     /// Opens an engine with its index in this directory.
     pub(super) async fn open(directory: Arc<TempDir>, operator: Operator) -> Self {
         let blobs = BlobOptions { chunk_bytes: PART_BYTES, ..BlobOptions::default() };
-        let config = Config { blobs, ..store::quick() };
+        let mut config = Config { blobs, ..store::quick() };
+        config.limits.split =
+            SplitLimits { over_bytes: cases::LARGE as u64, part_bytes: cases::SPLIT_BYTES as u64, at_once: 3 };
         let (path, env) = (directory.path().join("index"), Env::real().unwrap());
         let index: Arc<dyn Index> = Arc::new(FjallIndex::open(&path, env, FjallOptions::default()).unwrap());
         let builder = Engine::builder(directory.path()).config(config).index(Arc::clone(&index));

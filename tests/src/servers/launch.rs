@@ -1,4 +1,4 @@
-//! A server that a test starts for itself, and that ends with it.
+//! A server that a test or a bench starts for itself, and that ends with it.
 //!
 //! ```text
 //! the test --starts--> sh, leader of a process group of its own --becomes--> the server, and whatever that starts
@@ -38,7 +38,7 @@ exec "$@"
 "#;
 
 /// A server that runs. Dropping it ends it.
-pub(super) struct Running {
+pub struct Running {
     name: &'static str,
     port: u16,
     child: Child,
@@ -50,7 +50,7 @@ pub(super) struct Running {
 impl Running {
     /// Starts a server and waits until it listens. `order` is given a command, the port to listen on and a directory that
     /// is the server's own, and says how the server is run.
-    pub(super) async fn start(name: &'static str, order: impl Fn(&mut Command, u16, &Path)) -> Self {
+    pub async fn start(name: &'static str, order: impl Fn(&mut Command, u16, &Path)) -> Self {
         let env = Env::real().unwrap();
         for _ in 0..ATTEMPTS {
             let mut running = Self::spawn(name, &order);
@@ -64,12 +64,12 @@ impl Running {
     }
 
     /// The port on localhost that it listens on.
-    pub(super) fn port(&self) -> u16 {
+    pub fn port(&self) -> u16 {
         self.port
     }
 
     /// The directory that is its own.
-    pub(super) fn directory(&self) -> &Path {
+    pub fn directory(&self) -> &Path {
         self.directory.path()
     }
 
@@ -118,7 +118,7 @@ impl Drop for Running {
 }
 
 /// A port on which nobody listens.
-pub(super) fn free_port() -> u16 {
+pub fn free_port() -> u16 {
     TcpListener::bind(("127.0.0.1", 0)).unwrap().local_addr().unwrap().port()
 }
 
@@ -126,7 +126,7 @@ pub(super) fn free_port() -> u16 {
 ///
 /// # Errors
 /// That it is in none of those places.
-pub(super) fn find(program: &str) -> io::Result<PathBuf> {
+pub fn find(program: &str) -> io::Result<PathBuf> {
     let mut places: Vec<PathBuf> = std::env::var_os("PATH").iter().flat_map(std::env::split_paths).collect();
     if let Some(home) = std::env::var_os("HOME") {
         let installed = PathBuf::from(home).join(".cache/cenotaph/servers");

@@ -1,5 +1,5 @@
 # Ceph's S3 gateway on one disk in memory: arguments are a directory, the ports of the gateway and of the monitor, the key
-# and the secret of its one user. Nothing is authenticated within; nothing listens beyond this machine.
+# and the secret of its one user, the fewest bytes of a part. Nothing is authenticated within; nothing listens beyond this machine.
 set -eu
 cd "$1"
 mkdir mon osd gateway
@@ -39,6 +39,7 @@ mon_max_pg_per_osd = 1000
 mon_data_avail_crit = 0
 mon_data_avail_warn = 0
 rgw_frontends = beast endpoint=127.0.0.1:$2
+rgw_multipart_min_part_size = $6
 CONF
 export CEPH_CONF="$1/ceph.conf"
 monmaptool --create --fsid 6a1f0b9e-53a0-4f5d-9a59-0c7d1f3e2b11 --addv a "[v2:127.0.0.1:$3]" monmap
