@@ -77,7 +77,8 @@ impl Rival {
         let begun = Instant::now();
         let answer = server.complete_upload(BUCKET, key, &upload, &listed).await;
         let took = begun.elapsed();
-        let is_complete = answer.is_success() && answer.body.contains("<CompleteMultipartUploadResult");
+        // Servers name their answer differently; only one to a success has the etag of the whole.
+        let is_complete = answer.is_success() && answer.body.contains("<ETag>");
         if !is_complete {
             println!("{} refuses {parts} parts: {answer:?}", self.name);
             return None;
@@ -87,10 +88,10 @@ impl Rival {
         Some(took)
     }
 
-    /// The most parts that it takes, by halves; and how long it took to find out.
+    /// The most parts that it takes, by halves, and none if it takes not even one; and how long it took to find out.
     async fn most(&self) -> (u32, Duration) {
         let (begun, mut parts) = (Instant::now(), PARTS_MAX);
-        while self.completion(parts).await.is_none() {
+        while parts > 0 && self.completion(parts).await.is_none() {
             parts /= 2;
         }
         (parts, begun.elapsed())
