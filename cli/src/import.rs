@@ -21,10 +21,11 @@ use crate::clock::Stopwatch;
 use crate::compare::{Verdict, compare};
 use crate::failure::{Failure, one_line};
 use crate::human;
-use crate::put::{PutError, Source, Stated, put_file};
+use crate::put::{Source, put_file};
 use crate::report::{Bar, Report};
 use crate::retry::retrying;
 use crate::stamp::Stamp;
+use crate::stated::{PutError, Stated};
 use crate::store::Store;
 use crate::tree::{self, Found, Root, Step};
 

@@ -35,6 +35,7 @@ mod parts;
 mod report;
 mod retry;
 mod stamp;
+mod stated;
 mod stop;
 mod tree;
 

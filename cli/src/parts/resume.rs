@@ -13,9 +13,9 @@ use futures::{Stream, StreamExt, TryStreamExt};
 use super::cut::Cut;
 use super::file::Opened;
 use crate::failure::Failure;
-use crate::put::PutError;
 use crate::report::Report;
 use crate::retry::retrying;
+use crate::stated::PutError;
 use crate::store::Store;
 use crate::uploads;
 
