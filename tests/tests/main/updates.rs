@@ -49,7 +49,8 @@ impl Wrong {
             Self::Function => return Err(std::io::Error::other("no")),
             Self::Metadata => Candidate::new(payload(1, 10)).custom("k", "v".repeat(16 * 1024)).into(),
             Self::TimeToLive => Candidate::new(payload(1, LARGE)).time_to_live(Duration::ZERO).into(),
-            Self::TooLong => Update::put(payload(1, PAYLOAD_MAX + 1)),
+            // Of a length that nobody knows: a promise that can't be kept is refused before anything is begun.
+            Self::TooLong => Update::put(stream(vec![Ok(payload(1, PAYLOAD_MAX + 1))])),
             Self::StreamFails { after } => Update::put(stream(vec![Ok(payload(1, after)), Err(hung_up())])),
             Self::Promise => Update::put(stream(vec![Ok(payload(1, LARGE))]).promise(LARGE as u64 + 1)),
         })
