@@ -26,7 +26,7 @@ impl Alarm {
         self.setting = Setting(self.setting.0.wrapping_add(1));
         let setting = self.setting;
         // One millisecond more, so that it is due when we look, and never spins.
-        let delay = due.since(env.now()) + std::time::Duration::from_millis(1);
+        let delay = due.since(env.steady_now()) + std::time::Duration::from_millis(1);
         let world = env.clone();
         env.spawn(async move {
             world.sleep(delay).await;
@@ -51,7 +51,7 @@ mod tests {
     #[tokio::test]
     async fn only_the_newest_setting_rings_and_it_rings_once() {
         let env = Env::real().unwrap();
-        let now = env.now().as_millis();
+        let now = env.steady_now().as_millis();
         let mut alarm = Alarm::default();
         let set = |alarm: &mut Alarm, due| {
             alarm.set(&env, Timestamp::from_millis(due), drop);

@@ -72,7 +72,7 @@ impl Tiered {
         let objects = vec![rename.from.clone(), rename.to.clone()];
         let decide = move |standings: &BTreeMap<ObjectId, Standing>, common: &Common| {
             let now = common.env.steady_now();
-            Ok(decide_rename(&rename, standings, now, common.env.now()))
+            Ok(decide_rename(&rename, standings, now))
         };
         self.commit_together(objects, permit, decide).await
     }
@@ -229,7 +229,7 @@ fn answer_with<T>(reply: Option<Reply<T>>, error: Error) {
 
 /// What all swaps come to; nothing but an answer if one of them can't be.
 fn decide(swaps: &[Swap], standings: &BTreeMap<ObjectId, Standing>, common: &Common) -> Result<Plan<Vec<WriteReply>>> {
-    let (now, wall) = (common.env.steady_now(), common.env.now());
+    let now = common.env.steady_now();
     let mut plan = Plan { batch: Batch::new(), next: BTreeMap::new(), answer: Ok(()) };
     let mut replies = Vec::with_capacity(swaps.len());
     for swap in swaps {
@@ -240,7 +240,7 @@ fn decide(swaps: &[Swap], standings: &BTreeMap<ObjectId, Standing>, common: &Com
             let error = conflict("batch", current).with_id(&swap.id);
             return Ok(Plan { batch: Batch::new(), next: BTreeMap::new(), answer: Err(error) });
         }
-        plan.batch.append(swap.batch(standing, &decision, wall));
+        plan.batch.append(swap.batch(standing, &decision, now));
         replies.push(write_reply(swap, answer(swap, standing, &decision))?);
         if let Decision::Commit { next, .. } = decision {
             plan.next.insert(swap.id.clone(), next);
@@ -262,19 +262,14 @@ fn write_reply(swap: &Swap, answer: Answer) -> Result<WriteReply> {
     }
 }
 
-fn decide_rename(
-    rename: &Rename,
-    standings: &BTreeMap<ObjectId, Standing>,
-    now: Timestamp,
-    wall: Timestamp,
-) -> Plan<Option<Written>> {
+fn decide_rename(rename: &Rename, standings: &BTreeMap<ObjectId, Standing>, now: Timestamp) -> Plan<Option<Written>> {
     let before = (&standings[&rename.from], &standings[&rename.to]);
     let nothing = |answer| Plan { batch: Batch::new(), next: BTreeMap::new(), answer };
     match rename.decide(before.0, before.1, now) {
         RenameDecision::Absent => nothing(Ok(None)),
         RenameDecision::Conflict { of, current } => nothing(Err(conflict("rename", current).with_id(&of))),
         RenameDecision::Commit { from, to, replaced } => Plan {
-            batch: rename.batch(before, (&from, &to), wall),
+            batch: rename.batch(before, (&from, &to), now),
             answer: Ok(Some(applied(&to, !replaced))),
             next: BTreeMap::from([(rename.from.clone(), from), (rename.to.clone(), to)]),
         },

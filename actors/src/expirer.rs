@@ -92,7 +92,7 @@ impl Actor for Expirer {
 impl Expirer {
     /// When the next pass is due by itself: with the next object, or a while after a failure.
     fn next_pass(&self, passed: &Result<Passed>, rhythm: &mut Rhythm) -> Option<Timestamp> {
-        let (now, limits) = (self.shared.env.now(), &self.shared.limits);
+        let (now, limits) = (self.shared.env.steady_now(), &self.shared.limits);
         match passed {
             Ok(passed) => {
                 rhythm.failures = 0;

@@ -198,7 +198,7 @@ impl Shard {
             Ok(seen) => seen,
             Err(error) => return reply(Err(error)),
         };
-        let batch = mend.decide(object, upload, &seen, self.shared.env.now());
+        let batch = mend.decide(object, upload, &seen, self.shared.env.steady_now());
         let has_mended = batch.is_some();
         let batch = batch.unwrap_or_default();
         let ticket = overlay.next_ticket();

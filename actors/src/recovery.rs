@@ -66,7 +66,7 @@ impl Actor for Recovery {
             && self.shared.health.is_running()
         {
             tracing::warn!(%error, "recovery could not settle every dead change; trying again");
-            let due = self.shared.env.now().after(self.shared.limits.restarts.backoff_max);
+            let due = self.shared.env.steady_now().after(self.shared.limits.restarts.backoff_max);
             alarm.set(&self.shared.env, due, move |setting| drop(myself.send_message(RecoveryMessage::Again(setting))));
         }
         if let Some(reply) = reply {
@@ -122,7 +122,7 @@ impl Recovery {
     /// [`Bug::RecoveryWithoutFence`]: what the row does not name now is given up, and the change stays live meanwhile.
     async fn give_up_unfenced(&self, id: OperationId, change: &Change) -> Result<bool> {
         let standing = self.shared.standing(&change.object).await?;
-        let queued = swap::fence(id, change, &standing, self.shared.env.now());
+        let queued = swap::fence(id, change, &standing, self.shared.env.steady_now());
         let mut batch = Batch::new();
         for (table, key, value) in queued.into_changes() {
             match value {

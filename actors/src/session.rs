@@ -75,7 +75,7 @@ impl Shard {
         let now = self.shared.env.steady_now();
         let mut verdict = swap.decide(&view, now);
         self.spoil(swap, &mut view, &mut verdict);
-        let batch = swap.batch(&view, &verdict, self.shared.env.now());
+        let batch = swap.batch(&view, &verdict, self.shared.env.steady_now());
         let ticket = overlay.next_ticket();
         overlay.note_sessions(ticket, &batch);
         if let Verdict::Complete { next, .. } = &verdict {

@@ -143,7 +143,7 @@ impl Shard {
             Err(error) => return reply(Err(error)),
         };
         self.forget_orphans(&mut decision, standing, swap, now);
-        let batch = swap.batch(standing, &decision, self.shared.env.now());
+        let batch = swap.batch(standing, &decision, self.shared.env.steady_now());
         let answer = match &decision {
             Decision::Supersede { .. } if self.shared.env.planted(Bug::SupersededAsConflict) => Answer::Fenced,
             decision => answer(swap, standing, decision),
@@ -213,7 +213,7 @@ impl Shard {
         standing: &Standing,
         reply: Reply<bool>,
     ) {
-        let batch = swap::fence(change, recorded, standing, self.shared.env.now());
+        let batch = swap::fence(change, recorded, standing, self.shared.env.steady_now());
         let ticket = overlay.next_ticket();
         overlay.settle(ticket, change);
         self.submit(overlay, batch, true, None, reply);

@@ -10,11 +10,12 @@
 //! (`cenotaph_storage::swap`).
 
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use bytes::Bytes;
 use cenotaph_storage::index::{Batch, Range, Table};
 use cenotaph_storage::planted::Bug;
-use cenotaph_storage::rows::Orphan;
+use cenotaph_storage::rows::{Orphan, OrphanDue};
 use cenotaph_storage::{Error, ErrorKind, Result, RevisionId, RevisionKey, Seam, Timestamp};
 use futures::StreamExt;
 use ractor::{Actor, ActorProcessingErr, ActorRef};
@@ -93,7 +94,7 @@ impl Sweeper {
                 tracing::warn!(%error, "sweeping failed; trying again");
                 let delay = backoff(limits.backoff_min, limits.backoff_max, rhythm.failures);
                 rhythm.failures = rhythm.failures.saturating_add(1);
-                Some(self.shared.env.now().after(delay))
+                Some(self.shared.env.steady_now().after(delay))
             }
             Err(_) => None,
         }
@@ -117,8 +118,10 @@ impl Sweeper {
 
     /// Deletes what is due of one page, and settles it with one batch.
     async fn sweep(&self, page: Vec<(Bytes, Bytes)>, left: &mut Left) -> Result<()> {
-        let now = self.shared.env.now();
+        let now = self.shared.env.steady_now();
+        let longest = self.longest_wait();
         let mut due = Vec::new();
+        let mut restated = Vec::new();
         for (key, value) in page {
             let Some(revision) = RevisionId::from_slice(&key) else { continue };
             let orphan = match Orphan::decode(&value) {
@@ -131,12 +134,18 @@ impl Sweeper {
             };
             if self.is_pinned(revision) {
                 left.waiting += 1;
-            } else if orphan.not_before > now {
-                left.wait_until(orphan.not_before);
-            } else {
-                due.push((RevisionKey { object: orphan.object.clone(), revision }, orphan));
+                continue;
+            }
+            match orphan.due(now, longest) {
+                OrphanDue::Now => due.push((RevisionKey { object: orphan.object.clone(), revision }, orphan)),
+                OrphanDue::At(moment) => left.wait_until(moment),
+                OrphanDue::Restated(orphan) => {
+                    left.wait_until(orphan.not_before);
+                    restated.push((key, orphan.encode()));
+                }
             }
         }
+        self.restate(restated).await?;
         let (deleted, mut failed) = self.delete(due).await;
         let deleted = self.make_durable(deleted, &mut failed).await;
         if deleted.is_empty() && failed.is_empty() {
@@ -144,6 +153,26 @@ impl Sweeper {
         }
         self.shared.env.pass(Seam::SweeperAfterDelete).await;
         self.settle(deleted, failed, left).await
+    }
+
+    /// The longest time that an orphan waits for its next attempt: the grace time, or the longest pause between two
+    /// attempts with its jitter.
+    fn longest_wait(&self) -> Duration {
+        let limits = &self.shared.limits.sweep;
+        limits.grace.max(limits.backoff_max.saturating_add(limits.backoff_max / 4))
+    }
+
+    /// Stores orphans whose moment has changed.
+    async fn restate(&self, restated: Vec<(Bytes, Bytes)>) -> Result<()> {
+        if restated.is_empty() {
+            return Ok(());
+        }
+        tracing::warn!(orphans = restated.len(), "the clock was set back: orphans get a new moment");
+        let mut batch = Batch::new();
+        for (key, value) in restated {
+            batch.put(Table::Orphans, key, value);
+        }
+        self.shared.commit(batch, ()).await
     }
 
     /// Whether somebody reads it. If so, the end of a read wakes this actor: that is said before the pin is looked at
@@ -199,7 +228,7 @@ impl Sweeper {
     }
 
     async fn settle(&self, deleted: Vec<Sweeping>, failed: Vec<Sweeping>, left: &mut Left) -> Result<()> {
-        let (limits, now) = (&self.shared.limits.sweep, self.shared.env.now());
+        let (limits, now) = (&self.shared.limits.sweep, self.shared.env.steady_now());
         let (mut batch, mut settled, failures) = (Batch::new(), 0, failed.len() as u64);
         for (key, orphan) in deleted {
             let row = Bytes::copy_from_slice(key.revision.as_bytes());

@@ -9,7 +9,7 @@ use std::fmt;
 use std::future::Future;
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -120,7 +120,22 @@ pub enum Seam {
 #[derive(Clone)]
 pub struct Env {
     world: Arc<dyn World>,
-    latest_ms: Arc<AtomicU64>,
+    steady: Arc<Steady>,
+}
+
+/// What [`Env::steady_now`] remembers.
+#[derive(Debug)]
+struct Steady {
+    /// The latest moment given, in milliseconds.
+    latest_ms: AtomicU64,
+    /// The furthest that the time of day has been ahead of [`World::monotonic`], in milliseconds.
+    ahead_ms: AtomicI64,
+}
+
+impl Default for Steady {
+    fn default() -> Self {
+        Self { latest_ms: AtomicU64::new(0), ahead_ms: AtomicI64::new(i64::MIN) }
+    }
 }
 
 impl Env {
@@ -136,7 +151,7 @@ impl Env {
 
     /// A world of your own.
     pub fn new(world: impl World) -> Self {
-        Self { world: Arc::new(world), latest_ms: Arc::default() }
+        Self { world: Arc::new(world), steady: Arc::default() }
     }
 
     /// The time of day.
@@ -145,10 +160,17 @@ impl Env {
     }
 
     /// The time of day, but never earlier than it was before: what has expired stays expired although the clock is set
-    /// back. It then stands still until the time of day has caught up.
+    /// back. From then on it goes on from where it was, as fast as [`monotonic`](Self::monotonic), so that nothing waits
+    /// for the time of day to catch up.
     pub fn steady_now(&self) -> Timestamp {
+        let monotonic = self.world.monotonic();
         let now_ms = self.world.now().as_millis();
-        Timestamp::from_millis(self.latest_ms.fetch_max(now_ms, Ordering::AcqRel).max(now_ms))
+        let whole_ms = i64::try_from(monotonic.as_millis()).unwrap_or(i64::MAX);
+        // Rounded so that the difference never comes out too large: no moment is given before its time.
+        let ahead_ms = i64::try_from(now_ms).unwrap_or(i64::MAX).saturating_sub(whole_ms.saturating_add(1));
+        let ahead_ms = self.steady.ahead_ms.fetch_max(ahead_ms, Ordering::AcqRel).max(ahead_ms);
+        let steady_ms = u64::try_from(whole_ms.saturating_add(ahead_ms)).unwrap_or(0).max(now_ms);
+        Timestamp::from_millis(self.steady.latest_ms.fetch_max(steady_ms, Ordering::AcqRel).max(steady_ms))
     }
 
     /// Time since some fixed moment.
@@ -186,7 +208,7 @@ impl Env {
         let mut random = [0; 10];
         random[..8].copy_from_slice(&self.random_u64().to_le_bytes());
         random[8..].copy_from_slice(&self.random_u64().to_le_bytes()[..2]);
-        uuid::Builder::from_unix_timestamp_millis(self.now().as_millis(), &random).into_uuid()
+        uuid::Builder::from_unix_timestamp_millis(self.steady_now().as_millis(), &random).into_uuid()
     }
 
     /// Resolves when this much time has passed.
@@ -270,6 +292,11 @@ impl fmt::Debug for Env {
     }
 }
 
+/// Whether the system's own clock is set: it reads 1970 or later. Asked for the sake of libraries that panic otherwise.
+pub(crate) fn is_system_clock_set() -> bool {
+    real::since_1970().is_some()
+}
+
 /// The real world: the system clock, the system's randomness, tokio and threads.
 #[derive(Debug)]
 pub struct Real {
@@ -339,9 +366,13 @@ mod real {
         std::time::Instant::now()
     }
 
+    pub(super) fn since_1970() -> Option<Duration> {
+        std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).ok()
+    }
+
+    /// A clock before 1970 reads as 1970.
     pub(super) fn unix_millis() -> u64 {
-        let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
-        u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+        u64::try_from(since_1970().unwrap_or_default().as_millis()).unwrap_or(u64::MAX)
     }
 
     pub(super) fn random_u64() -> u64 {
@@ -358,3 +389,7 @@ mod real {
         std::thread::Builder::new().name(name.to_owned()).spawn(body)
     }
 }
+
+#[cfg(test)]
+#[path = "env_tests.rs"]
+mod tests;

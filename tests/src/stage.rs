@@ -1,5 +1,5 @@
 //! The stage: a real world in which a test may stop work at a [`Seam`], look, kill its actor, and let go. Its time of day
-//! may be taken over by the test, too; timers go on as they do.
+//! may be taken over by the test, too, and with it the time since the beginning; timers go on as they do.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -31,6 +31,8 @@ struct Clock {
     shows: Option<Timestamp>,
     /// How far it moves each time somebody looks at it.
     step: Duration,
+    /// The time since the beginning while the time of day is the test's: only `advance` moves it.
+    monotonic: Duration,
 }
 
 /// What tells that work has arrived, and what lets it go on.
@@ -75,22 +77,29 @@ impl Stage {
         self.0.fenced.store(true, Ordering::SeqCst);
     }
 
-    /// Stops the time of day: from now on only the test moves it.
+    /// Stops the time of day and the time since the beginning: from now on only the test moves them.
     pub fn stop_clock(&self) -> Timestamp {
         let now = self.now();
-        self.0.clock.lock().unwrap().shows = Some(now);
+        let mut clock = self.0.clock.lock().unwrap();
+        if clock.shows.is_none() {
+            clock.monotonic = self.0.real.monotonic();
+        }
+        clock.shows = Some(now);
         now
     }
 
-    /// Sets the time of day, either way; it stands still there.
+    /// Sets the time of day, either way, as an administrator does: it stops there, and no time has passed.
     pub fn set_clock(&self, shows: Timestamp) {
+        self.stop_clock();
         self.0.clock.lock().unwrap().shows = Some(shows);
     }
 
-    /// Moves the stopped time of day on.
+    /// Lets time pass, on both clocks.
     pub fn advance(&self, by: Duration) {
         let shows = self.stop_clock();
-        self.set_clock(shows.after(by));
+        let mut clock = self.0.clock.lock().unwrap();
+        clock.shows = Some(shows.after(by));
+        clock.monotonic = clock.monotonic.saturating_add(by);
     }
 
     /// From now on the stopped time of day moves on by this each time somebody looks at it.
@@ -115,7 +124,8 @@ impl World for Stage {
     }
 
     fn monotonic(&self) -> Duration {
-        self.0.real.monotonic()
+        let clock = self.0.clock.lock().unwrap();
+        if clock.shows.is_some() { clock.monotonic } else { self.0.real.monotonic() }
     }
 
     fn random_u64(&self) -> u64 {

@@ -70,7 +70,7 @@ impl Ledger {
     async fn record(&self) -> Result<()> {
         let change = Change {
             epoch: self.shared.epoch,
-            started: self.shared.env.now(),
+            started: self.shared.env.steady_now(),
             object: self.id.clone(),
             revisions: self.revisions.clone(),
         };

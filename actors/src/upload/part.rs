@@ -55,7 +55,7 @@ impl Upload {
         let PartUpload { id, operation, upload, number, caller, permit, .. } = part;
         let Finished { extent, blocks, etag } = finished;
         let answered = UploadedPart { number, etag, bytes: extent.bytes };
-        let part = Part { extent, etag, uploaded: self.shared.env.now() };
+        let part = Part { extent, etag, uploaded: self.shared.env.steady_now() };
         let swap = SessionSwap { id, upload, operation, mutation: SessionMutation::Part { number, part, blocks } };
         let owner = ledger.owner();
         // As the commit of a put.

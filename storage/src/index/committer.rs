@@ -25,7 +25,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::{Batch, CommitError, Completion, IndexStats, Table};
+use super::{Batch, CommitError, Completion, IndexStats, StallWatch, Table};
 use crate::env::Env;
 use crate::error::{Error, ErrorKind, Result};
 
@@ -48,7 +48,7 @@ pub(crate) trait Sink: Send + 'static {
 /// The limits of a [`Committer`].
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct CommitterOptions {
-    /// A commit under way for longer is overdue.
+    /// A commit under way for longer is overdue: see [`StallWatch`].
     pub(crate) deadline: Duration,
     /// Most bytes of keys and values merged into one commit. A larger single batch is a commit of its own.
     pub(crate) merge_bytes_max: usize,
@@ -86,7 +86,7 @@ impl Committer {
         let shared = Arc::new(Shared {
             env: env.clone(),
             options,
-            state: Mutex::default(),
+            state: Mutex::new(State::new(options.deadline)),
             work: Condvar::new(),
             ended: Condvar::new(),
         });
@@ -203,14 +203,12 @@ struct Shared {
     ended: Condvar,
 }
 
-#[derive(Default)]
 struct State {
     queue: VecDeque<(Batch, Completion)>,
     in_flight: Vec<Completion>,
     /// How many of those in flight change anything.
     in_flight_batches: u64,
-    /// When the commit in flight began; none if none is.
-    started: Option<Duration>,
+    stall: StallWatch,
     poison: Option<Error>,
     /// Poisoned because a commit is overdue: the thread may never return.
     hung: bool,
@@ -223,6 +221,22 @@ struct State {
 }
 
 impl State {
+    fn new(deadline: Duration) -> Self {
+        Self {
+            queue: VecDeque::new(),
+            in_flight: Vec::new(),
+            in_flight_batches: 0,
+            stall: StallWatch::new(deadline),
+            poison: None,
+            hung: false,
+            closing: false,
+            idle: false,
+            ended: false,
+            batches: 0,
+            syncs: 0,
+        }
+    }
+
     fn refusal(&self) -> Option<Error> {
         if self.closing {
             return Some(Error::new(ErrorKind::Closed, "close", "the index was closed before"));
@@ -245,7 +259,7 @@ impl State {
             self.in_flight.push(completion);
             batches.push(batch);
         }
-        self.started = Some(now);
+        self.stall.begin(now);
         batches
     }
 }
@@ -290,7 +304,7 @@ impl Shared {
         if state.poison.is_some() {
             return;
         }
-        state.started = None;
+        state.stall.end();
         state.syncs += syncs;
         state.batches += mem::take(&mut state.in_flight_batches);
         let completions = mem::take(&mut state.in_flight);
@@ -302,12 +316,13 @@ impl Shared {
 
     fn watch(&self, now: Duration) {
         let mut state = self.lock();
-        let Some(under_way) = state.started.map(|started| now.saturating_sub(started)) else { return };
-        if under_way > self.options.deadline && state.poison.is_none() {
-            state.hung = true;
-            let message = format!("a commit is overdue: under_way_ms={}", under_way.as_millis());
-            self.poison_locked(state, &Error::new(ErrorKind::Unavailable, "commit", message));
+        if state.poison.is_some() {
+            return;
         }
+        let Some(under_way) = state.stall.look(now) else { return };
+        state.hung = true;
+        let message = format!("a commit is overdue: under_way_ms={}", under_way.as_millis());
+        self.poison_locked(state, &Error::new(ErrorKind::Unavailable, "commit", message));
     }
 
     fn poison(&self, reason: &Error) {
@@ -319,7 +334,7 @@ impl Shared {
 
     /// Nothing is handed to the sink any more. Answers everything.
     fn poison_locked(&self, mut state: MutexGuard<'_, State>, reason: &Error) {
-        state.started = None;
+        state.stall.end();
         state.poison = Some(reason.clone());
         let unknown = mem::take(&mut state.in_flight);
         let not_started = mem::take(&mut state.queue);

@@ -16,6 +16,9 @@ mod committer;
 #[cfg(any(test, feature = "contract"))]
 pub mod contract;
 pub mod fjall;
+mod stall;
+
+pub use stall::StallWatch;
 
 /// The tables of an index. One table is one ordered map from keys to values.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -295,9 +298,9 @@ pub trait Index: Send + Sync + 'static {
     /// [`ErrorKind::Closed`] once closed.
     fn snapshot(&self) -> Result<Box<dyn Snapshot>>;
 
-    /// Poisons the index if a commit has been under way for longer than the index allows. `now` is
-    /// [`Env::monotonic`](crate::Env::monotonic). Somebody must call this from time to time: a hung disk can't tell by
-    /// itself.
+    /// Poisons the index if a commit has been under way for longer than the index allows; a [`StallWatch`] tells a hung disk
+    /// from a paused process. `now` is [`Env::monotonic`](crate::Env::monotonic). Somebody must call this from time to time: a
+    /// hung disk can't tell by itself.
     fn watch(&self, now: Duration);
 
     /// Why the index is poisoned; none if it is not.

@@ -10,6 +10,10 @@
 //!           \--failed: attempts + 1, back off        \--failed: attempts + 1, back off
 //! ```
 //!
+//! `not_before` is a time of day, and the time of day may be set back between two lives of an engine. So that no orphan
+//! waits for it to catch up, one that never had to wait is due whatever the time is, and one that would wait longer than any
+//! rule makes it wait gets a new moment ([`Orphan::due`]).
+//!
 //! Guards I5: it is removed only after its blob is. Deliberately not here: pins, and the order of work (the sweeper's).
 
 use std::time::Duration;
@@ -39,6 +43,17 @@ pub struct Orphan {
     pub landing: Landing,
 }
 
+/// When an orphan is to be deleted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum OrphanDue {
+    /// Now.
+    Now,
+    /// At this moment.
+    At(Timestamp),
+    /// At another moment than it has: the clock was set back since. It must be stored so.
+    Restated(Orphan),
+}
+
 /// Whether the write that made a revision has surely ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Landing {
@@ -52,6 +67,17 @@ impl Orphan {
     /// A revision of `object`, an orphan from `now` on, due at once.
     pub fn new(object: ObjectId, now: Timestamp, landing: Landing) -> Self {
         Self { object, since: now, not_before: now, attempts: 0, landing }
+    }
+
+    /// When it is to be deleted, seen at `now`. No orphan has to wait longer than `longest` at a time.
+    pub fn due(&self, now: Timestamp, longest: Duration) -> OrphanDue {
+        if self.not_before <= now || self.not_before <= self.since {
+            OrphanDue::Now
+        } else if self.not_before > now.after(longest) {
+            OrphanDue::Restated(Self { not_before: now.after(longest), ..self.clone() })
+        } else {
+            OrphanDue::At(self.not_before)
+        }
     }
 
     /// What remains to be done after its blob was deleted at `now`: nothing, or the second deletion.
@@ -110,6 +136,25 @@ mod tests {
         let second = orphan("k", Landing::MayLand).deleted(now, grace).expect("a second deletion is due");
         assert_eq!((second.landing, second.not_before), (Landing::Landed, now.after(grace)));
         assert_eq!(second.deleted(now.after(grace), grace), None);
+    }
+
+    #[test]
+    fn no_orphan_waits_for_a_clock_that_was_set_back() {
+        let (hour, minute) = (Duration::from_secs(3600), Duration::from_secs(60));
+        let later = Timestamp::from_millis(10_000_000);
+        let set_back = Timestamp::from_millis(10_000_000 - 3_600_000);
+        let fresh = Orphan::new(ObjectId::try_from("k").unwrap(), later, Landing::MayLand);
+        assert_eq!(fresh.due(set_back, minute), OrphanDue::Now, "it never had to wait");
+        let waiting = fresh.deleted(later, minute).expect("a second deletion is due");
+        assert_eq!(waiting.due(later, minute), OrphanDue::At(later.after(minute)));
+        assert_eq!(
+            waiting.due(set_back, hour + minute),
+            OrphanDue::At(later.after(minute)),
+            "a rule may make it wait so long"
+        );
+        let restated = Orphan { not_before: set_back.after(minute), ..waiting.clone() };
+        assert_eq!(waiting.due(set_back, minute), OrphanDue::Restated(restated.clone()));
+        assert_eq!(restated.due(set_back.after(minute), minute), OrphanDue::Now);
     }
 
     proptest! {

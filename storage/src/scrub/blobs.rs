@@ -53,7 +53,7 @@ type Suspects = BTreeMap<RevisionId, RevisionKey>;
 impl Listing {
     pub(super) fn new(reads: &Reads, grace: Duration) -> Self {
         let grace_ms = u64::try_from(grace.as_millis()).unwrap_or(u64::MAX);
-        let born_before = Timestamp::from_millis(reads.env().now().as_millis().saturating_sub(grace_ms));
+        let born_before = Timestamp::from_millis(reads.env().steady_now().as_millis().saturating_sub(grace_ms));
         Self { blobs: reads.blobs().list(), born_before, suspects: Suspects::new(), is_over: false }
     }
 
@@ -133,7 +133,7 @@ async fn unknown(reads: &Reads, mut suspects: Suspects, tally: &Tally) -> Result
                 continue;
             }
         };
-        let cure = Cure::Commit(queue(&key, reads.env().now()));
+        let cure = Cure::Commit(queue(&key, reads.env().steady_now()));
         let remedy = match tally.looked().named_blobs {
             _ if may_be_needed => Remedy::Withheld,
             0 => Remedy::Lossy(cure),

@@ -192,7 +192,10 @@ async fn an_overdue_commit_poisons_and_its_late_success_is_not_acknowledged() {
     bench.submit(1, put("queued", "1"));
     bench.committer.watch(env.monotonic());
     assert!(bench.committer.poisoned().is_none(), "it is not overdue yet");
-    bench.committer.watch(env.monotonic() + Duration::from_secs(31));
+    let now = env.monotonic();
+    bench.committer.watch(now + Duration::from_secs(3600));
+    assert!(bench.committer.poisoned().is_none(), "the process was paused");
+    (1..=30).for_each(|second| bench.committer.watch(now + Duration::from_secs(3600 + second)));
     // The sink still hangs: whoever watches has fired them.
     let heard: Vec<_> = bench.heard.try_iter().collect();
     assert!(heard.len() == 2 && is_unknown(&heard[0]), "{heard:?}");

@@ -1,0 +1,91 @@
+//! Claims about the steady time, over clocks that a test sets.
+
+use std::sync::Mutex;
+
+use proptest::prelude::*;
+
+use super::*;
+
+/// A time of day and a monotonic time, both set by hand.
+#[derive(Clone, Default)]
+struct Clocks(Arc<Mutex<(u64, Duration)>>);
+
+impl Clocks {
+    fn set(&self, day_ms: u64, monotonic: Duration) {
+        *self.0.lock().unwrap() = (day_ms, monotonic);
+    }
+}
+
+impl World for Clocks {
+    fn now(&self) -> Timestamp {
+        Timestamp::from_millis(self.0.lock().unwrap().0)
+    }
+
+    fn monotonic(&self) -> Duration {
+        self.0.lock().unwrap().1
+    }
+
+    fn random_u64(&self) -> u64 {
+        0
+    }
+
+    fn sleep(&self, _: Duration) -> BoxFuture<'static, ()> {
+        Box::pin(std::future::ready(()))
+    }
+
+    fn spawn(&self, _: BoxFuture<'static, ()>) {}
+
+    fn blocking(&self, work: Box<dyn FnOnce() + Send>) {
+        work();
+    }
+
+    fn offload(&self, _: BoxFuture<'static, ()>) {}
+
+    fn thread(&self, _: &str, _: Box<dyn FnOnce() + Send>) -> io::Result<JoinHandle<()>> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+}
+
+#[test]
+fn the_steady_time_goes_on_when_the_clock_is_set_back() {
+    const HOUR_MS: u64 = 3_600_000;
+    let clocks = Clocks::default();
+    let env = Env::new(clocks.clone());
+    clocks.set(10 * HOUR_MS, Duration::from_millis(500));
+    assert_eq!(env.steady_now().as_millis(), 10 * HOUR_MS);
+    clocks.set(9 * HOUR_MS, Duration::from_millis(500));
+    assert_eq!(env.steady_now().as_millis(), 10 * HOUR_MS, "it never goes back");
+    clocks.set(9 * HOUR_MS + 60_000, Duration::from_millis(60_500));
+    let later = env.steady_now().as_millis();
+    assert!((10 * HOUR_MS + 59_998..=10 * HOUR_MS + 60_000).contains(&later), "it goes on: {later}");
+    clocks.set(11 * HOUR_MS, Duration::from_millis(60_500));
+    assert_eq!(env.steady_now().as_millis(), 11 * HOUR_MS, "the time of day has overtaken it");
+}
+
+#[test]
+fn ids_can_be_made_when_the_clock_is_not_set() {
+    let clocks = Clocks::default();
+    let env = Env::new(clocks.clone());
+    clocks.set(0, Duration::ZERO);
+    assert_eq!(env.steady_now().as_millis(), 0);
+    assert_eq!(env.revision_id().as_uuid().get_version_num(), 7);
+}
+
+proptest! {
+    #[test]
+    fn without_a_jump_the_steady_time_is_the_time_of_day(
+        start_ns in 0..10_000_000u64,
+        offset_ns in 0..u64::MAX / 4,
+        steps in proptest::collection::vec(0..5_000_000u64, 1..50),
+    ) {
+        let clocks = Clocks::default();
+        let env = Env::new(clocks.clone());
+        let mut monotonic = start_ns;
+        for step in steps {
+            monotonic += step;
+            let day_ms = (offset_ns + monotonic) / 1_000_000;
+            clocks.set(day_ms, Duration::from_nanos(monotonic));
+            prop_assert_eq!(env.steady_now().as_millis(), day_ms);
+        }
+    }
+}
