@@ -32,6 +32,16 @@ impl Tables {
         &self.0[table as usize]
     }
 
+    /// The same without the entries that are no longer so in `newest`.
+    pub(crate) fn without_overwritten(&self, newest: &Self) -> Self {
+        let kept = |table: Table| {
+            let newest = newest.of(table);
+            let entries = self.of(table).iter().filter(|(key, value)| newest.get(*key) == Some(value));
+            Arc::new(entries.map(|(key, value)| (key.clone(), value.clone())).collect())
+        };
+        Self(Table::ALL.map(kept))
+    }
+
     fn apply(&mut self, batch: &Batch) {
         for (table, key, value) in batch.changes() {
             let map = Arc::make_mut(&mut self.0[*table as usize]);

@@ -16,7 +16,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
-use cenotaph_storage::index::{Batch, CommitError, Completion, Index, IndexStats, Page, Range, Snapshot, Table};
+use cenotaph_storage::index::{
+    Batch, CommitError, Completion, Index, IndexStats, Page, Range, Snapshot, StallWatch, Table,
+};
 use cenotaph_storage::planted::Bug;
 use cenotaph_storage::{Error, ErrorKind, Result};
 use futures::FutureExt;
@@ -54,11 +56,10 @@ struct Inner {
     idle: Notify,
 }
 
-#[derive(Default)]
 struct Queue {
     waiting: VecDeque<(Batch, Completion)>,
     in_flight: Vec<(Batch, Completion)>,
-    started: Option<Duration>,
+    stall: StallWatch,
     running: bool,
     closed: bool,
     /// Closed while a commit hung: whoever ends it lets go of the disk.
@@ -66,6 +67,22 @@ struct Queue {
     released: bool,
     poison: Option<Error>,
     stats: IndexStats,
+}
+
+impl Default for Queue {
+    fn default() -> Self {
+        Self {
+            waiting: VecDeque::new(),
+            in_flight: Vec::new(),
+            stall: StallWatch::new(DEADLINE),
+            running: false,
+            closed: false,
+            abandoned: false,
+            released: false,
+            poison: None,
+            stats: IndexStats::default(),
+        }
+    }
 }
 
 impl SimIndex {
@@ -114,7 +131,7 @@ impl Inner {
         }
         let waiting = queue.waiting.len() as u64;
         let some = if waiting == 1 { 1 } else { self.gate.machine().state().scheduling.below(waiting) + 1 };
-        queue.started = Some(self.gate.machine().elapsed());
+        queue.stall.begin(self.gate.machine().elapsed());
         let mut batches = Vec::new();
         for _ in 0..some {
             let Some((batch, completion)) = queue.waiting.pop_front() else { break };
@@ -181,7 +198,7 @@ impl Inner {
         if queue.poison.is_some() {
             return;
         }
-        queue.started = None;
+        queue.stall.end();
         queue.stats.syncs += syncs;
         let durable = std::mem::take(&mut queue.in_flight);
         queue.stats.batches += durable.iter().filter(|(batch, _)| !batch.is_empty()).count() as u64;
@@ -195,7 +212,7 @@ impl Inner {
         if queue.poison.is_some() {
             return;
         }
-        queue.started = None;
+        queue.stall.end();
         queue.poison = Some(reason.clone());
         let unknown = std::mem::take(&mut queue.in_flight);
         let not_started = std::mem::take(&mut queue.waiting);
@@ -253,8 +270,8 @@ impl Inner {
 
     /// Poisons the index if its commit is overdue.
     fn watch(&self, now: Duration) {
-        let overdue = self.queue().started.is_some_and(|started| now.saturating_sub(started) > DEADLINE);
-        if overdue {
+        let overdue = self.queue().stall.look(now);
+        if overdue.is_some() {
             self.gate.machine().state().coverage.count("index: a commit was overdue");
             self.poison("a commit is overdue");
         }
@@ -391,12 +408,29 @@ enum SnapshotState {
     Fjall(Box<dyn Snapshot>),
 }
 
+impl SimSnapshot {
+    /// The state of its moment, but for two planted bugs.
+    fn seen(&self, frozen: &Tables) -> Tables {
+        let newest = || self.inner.gate.machine().disk.tables();
+        if self.inner.planted(Bug::SnapshotSeesLater) {
+            newest()
+        } else if self.inner.planted(Bug::SnapshotDropsOverwritten) {
+            frozen.without_overwritten(&newest())
+        } else {
+            frozen.clone()
+        }
+    }
+}
+
 impl Snapshot for SimSnapshot {
     fn get<'a>(&'a self, table: Table, key: &'a [u8]) -> BoxFuture<'a, Result<Option<Bytes>>> {
         async move {
             self.inner.read("index snapshot get", table).await?;
             match &self.state {
-                SnapshotState::Simulated(tables) => Ok(self.inner.arrived(table, tables.of(table).get(key).cloned())),
+                SnapshotState::Simulated(tables) => {
+                    let value = self.seen(tables).of(table).get(key).cloned();
+                    Ok(self.inner.arrived(table, value))
+                }
                 SnapshotState::Fjall(snapshot) => snapshot.get(table, key).await,
             }
         }
@@ -407,7 +441,7 @@ impl Snapshot for SimSnapshot {
         async move {
             self.inner.read("index scan", table).await?;
             let page = match &self.state {
-                SnapshotState::Simulated(tables) => Ok(page(tables, table, range)),
+                SnapshotState::Simulated(tables) => Ok(page(&self.seen(tables), table, range)),
                 SnapshotState::Fjall(snapshot) => snapshot.scan(table, range).await,
             };
             self.inner.gate.linger().await;

@@ -1,8 +1,8 @@
 //! Bugs that can be planted, to see that the simulator finds them: [`Bug`].
 //!
 //! Each is asked for at one place, through [`Env::planted`](crate::Env::planted), which is `false` at compile time unless
-//! the feature `planted` is on. Only tests of the simulator's checkers turn it on. The first two are bugs of an index:
-//! the simulated one plants them in itself.
+//! the feature `planted` is on. Only tests of the simulator's checkers turn it on. Four are bugs of an
+//! index (the first two and the last two): the simulated one plants them in itself.
 
 /// A mistake that somebody might make one day.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -51,11 +51,15 @@ pub enum Bug {
     PartAfterEnd,
     /// The end of a completed upload queues all of its parts, also those that the row now names (I2).
     EndQueuesEveryPart,
+    /// A snapshot sees batches that are committed after it was taken, as soon as it reads what they changed (I3, I7).
+    SnapshotSeesLater,
+    /// A snapshot loses what is overwritten after it was taken: it reads such a key as absent (I3, I7).
+    SnapshotDropsOverwritten,
 }
 
 impl Bug {
     /// Every bug, in a fixed order.
-    pub const ALL: [Self; 22] = [
+    pub const ALL: [Self; 24] = [
         Self::AckBeforeSync,
         Self::ReaderSeesUnsynced,
         Self::OldRevisionNotQueued,
@@ -78,6 +82,8 @@ impl Bug {
         Self::CompleteTwice,
         Self::PartAfterEnd,
         Self::EndQueuesEveryPart,
+        Self::SnapshotSeesLater,
+        Self::SnapshotDropsOverwritten,
     ];
 
     /// Its name on a command line.
@@ -105,6 +111,8 @@ impl Bug {
             Self::CompleteTwice => "complete-twice",
             Self::PartAfterEnd => "part-after-end",
             Self::EndQueuesEveryPart => "end-queues-every-part",
+            Self::SnapshotSeesLater => "snapshot-sees-later",
+            Self::SnapshotDropsOverwritten => "snapshot-drops-overwritten",
         }
     }
 }

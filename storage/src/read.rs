@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! open:  1  read the row                               absent: none
-//!        2  inline: its payload, whole, verified       payload gone: look at both in one snapshot; row replaced: 1
+//!        2  inline: its payload, whole, verified       payload gone: row and payload in one snapshot; gone there too: the
+//!                                                       row again; replaced: 1; unchanged: Corrupt
 //!        3  tombstone: pin what the range touches
 //!        4  one snapshot: the row again, and           replaced: unpin, 1
 //!           the block checksums
@@ -195,14 +196,17 @@ impl Reads {
 
     async fn attempt(&self, id: &ObjectId, range: ByteRange) -> Result<Attempt> {
         let Some(mut row) = self.row(id).await? else { return Ok(Attempt::Done(None)) };
-        let range = range.resolve(row.metadata.size)?;
+        let within = range.resolve(row.metadata.size)?;
         let operation = row.operation;
         let body = std::mem::replace(&mut row.body, Body::Embedded(Bytes::new()));
         let head = Head::of(id.clone(), row);
         match body {
-            Body::Embedded(payload) => self.inline(head, &payload, range),
-            Body::Separate(payload) => self.separate(head, operation, payload, range).await,
-            Body::Tombstone(manifest) => self.tombstone(head, operation, &manifest, range).await,
+            Body::Embedded(payload) => self.inline(head, &payload, within),
+            Body::Separate(payload) => match self.index().get(Table::Payloads, payload.as_bytes()).await? {
+                Some(payload) => self.inline(head, &payload, within),
+                None => self.separate(id, range).await,
+            },
+            Body::Tombstone(manifest) => self.tombstone(head, operation, &manifest, within).await,
         }
     }
 
@@ -218,26 +222,31 @@ impl Reads {
         Ok(Attempt::Done(Some(OpenObject::inline(head, range, payload.slice(start..end)))))
     }
 
-    /// Two plain reads where nothing happens in between; one snapshot to tell a replaced row from a lost payload.
-    async fn separate(
-        &self,
-        head: Head,
-        seen: OperationId,
-        payload: OperationId,
-        range: Range<u64>,
-    ) -> Result<Attempt> {
-        let key = payload.as_bytes();
-        if let Some(payload) = self.index().get(Table::Payloads, key).await? {
-            return self.inline(head, &payload, range);
-        }
+    /// Reads the row and its payload from one snapshot: the payload of the row that was read before is gone. However often
+    /// the object is overwritten, the snapshot holds the payload of its own row.
+    ///
+    /// A payload that is missing there too counts as damage only if the newest row still names it.
+    async fn separate(&self, id: &ObjectId, range: ByteRange) -> Result<Attempt> {
+        let now = self.now();
         let snapshot = self.index().snapshot()?;
-        if !names_operation(&*snapshot, &head.id, seen).await? {
-            return Ok(Attempt::Replaced);
+        let row = snapshot.get(Table::Rows, id.encoded()).await?.as_ref().map(Row::decode).transpose()?;
+        let Some(row) = row.filter(|row| row.is_live(now)) else { return Ok(Attempt::Replaced) };
+        let Body::Separate(payload) = row.body else { return Ok(Attempt::Replaced) };
+        let found = snapshot.get(Table::Payloads, payload.as_bytes()).await?;
+        drop(snapshot);
+        match found {
+            Some(bytes) => {
+                let range = range.resolve(row.metadata.size)?;
+                self.inline(Head::of(id.clone(), row), &bytes, range)
+            }
+            None if self.names_payload(id, payload).await? => Err(corrupt("the row's payload is not in the index")),
+            None => Ok(Attempt::Replaced),
         }
-        match snapshot.get(Table::Payloads, key).await? {
-            Some(payload) => self.inline(head, &payload, range),
-            None => Err(corrupt("the row's payload is not in the index")),
-        }
+    }
+
+    /// Whether the newest row of an object names this payload.
+    async fn names_payload(&self, id: &ObjectId, payload: OperationId) -> Result<bool> {
+        Ok(self.any_row(id).await?.is_some_and(|row| row.body == Body::Separate(payload)))
     }
 
     async fn tombstone(
@@ -284,6 +293,9 @@ impl Reads {
         for (piece, value) in pieces.into_iter().zip(values) {
             let revision = piece.extent.revision;
             let Some(value) = value else {
+                if self.any_row(id).await?.is_none_or(|row| row.operation != seen) {
+                    return Ok(None);
+                }
                 return Err(corrupt(format!("the block checksums are not in the index: revision={revision}")));
             };
             let BlockChecksums(checksums) = BlockChecksums::decode(&value)?;

@@ -11,7 +11,7 @@ struct Planted {
     by: &'static [&'static str],
 }
 
-const PLANTED: [Planted; 22] = [
+const PLANTED: [Planted; 24] = [
     Planted { bug: Bug::AckBeforeSync, within: 10, by: &["I9"] },
     Planted { bug: Bug::ReaderSeesUnsynced, within: 50, by: &["I7"] },
     Planted { bug: Bug::OldRevisionNotQueued, within: 10, by: &["I5"] },
@@ -34,6 +34,8 @@ const PLANTED: [Planted; 22] = [
     Planted { bug: Bug::CompleteTwice, within: 20, by: &["sessions"] },
     Planted { bug: Bug::PartAfterEnd, within: 100, by: &["sessions"] },
     Planted { bug: Bug::EndQueuesEveryPart, within: 20, by: &["I2"] },
+    Planted { bug: Bug::SnapshotSeesLater, within: 200, by: &["linearizability", "unprovoked", "scrub"] },
+    Planted { bug: Bug::SnapshotDropsOverwritten, within: 200, by: &["linearizability", "unprovoked", "scrub"] },
 ];
 
 fn assert_found(planted: &Planted) {

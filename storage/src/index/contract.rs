@@ -44,7 +44,8 @@ mod reads;
 
 pub use reads::{
     keys_may_hold_any_byte_up_to_the_longest, reads_see_everything_acknowledged, scans_are_ordered_bounded_and_paged,
-    snapshots_are_stable, snapshots_never_see_half_a_batch, values_of_every_size_come_back,
+    snapshots_are_stable, snapshots_keep_what_they_saw, snapshots_never_see_half_a_batch,
+    values_of_every_size_come_back,
 };
 
 /// Batches submitted back to back where a claim is about many.
@@ -54,6 +55,17 @@ const MANY: usize = 500;
 pub trait Subject: Send + Sync {
     /// Opens the store: an empty one the first time, the same again whenever it has been closed.
     fn open(&self) -> BoxFuture<'_, Result<Arc<dyn Index>>>;
+
+    /// Makes the open store reorganise its files, as it does by itself after many writes: flush, compact, collect. A store
+    /// that has nothing to reorganise does nothing.
+    fn reorganise(&self) -> BoxFuture<'_, ()> {
+        Box::pin(std::future::ready(()))
+    }
+
+    /// Overwrites that a claim about overwrites makes. A store that reorganises its files needs some hundred to be caught.
+    fn overwrites(&self) -> usize {
+        40
+    }
 }
 
 /// Every claim, one after the other.
@@ -69,6 +81,7 @@ pub async fn all(subject: &dyn Subject) {
     reads_see_everything_acknowledged(subject).await;
     snapshots_are_stable(subject).await;
     snapshots_never_see_half_a_batch(subject).await;
+    snapshots_keep_what_they_saw(subject).await;
     scans_are_ordered_bounded_and_paged(subject).await;
     values_of_every_size_come_back(subject).await;
     keys_may_hold_any_byte_up_to_the_longest(subject).await;

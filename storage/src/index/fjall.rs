@@ -1,8 +1,7 @@
 //! The index on fjall, an embedded log-structured store.
 //!
 //! Holds [`FjallIndex`] and [`FjallOptions`]. Guards the storage half of I3 (one fjall batch is one commit), of I7
-//! (every read goes through a snapshot, and fjall publishes a batch only after its sync) and I9 (`SyncData` before a
-//! completion). Deliberately not here: the thread that commits (`committer.rs`), the directory (`fjall/creation.rs`),
+//! (every read goes through a published snapshot, see `fjall/published.rs`) and I9 (`SyncData` before a completion). Deliberately not here: the thread that commits (`committer.rs`), the directory (`fjall/creation.rs`),
 //! how fjall is tuned (`fjall/database.rs`), and a check of the journal's contents before fjall reads it.
 //!
 //! What blocks: `get` of `payloads` and every scan go through [`Env::blocking`]. `get` of the other tables runs inline:
@@ -11,7 +10,7 @@
 //! ```text
 //! FjallIndex ──> Committer ── thread ──> FjallSink ──┐
 //!     └────────> Slot: the store, none once closed ──┴──> Store: keyspaces, database, lock
-//! FjallSnapshot ──┘
+//! FjallSnapshot ──┘                                      └─ the published snapshot
 //! ```
 //!
 //! fjall can be reopened only when every handle is gone, so nobody but the sink holds the store for longer than one
@@ -31,15 +30,17 @@ use serde::{Deserialize, Serialize};
 
 use super::committer::{Changes, Committer, CommitterOptions, Ended, Sink};
 use super::{Batch, Completion, Index, IndexStats, KEY_BYTES_MAX, Page, Range, Snapshot, Table};
-use crate::env::Env;
+use crate::env::{self, Env};
 use crate::error::{Error, ErrorKind, Result};
 
 mod creation;
 mod database;
 mod failure;
+mod published;
 
 use database::Tables;
 use failure::failed;
+use published::Published;
 
 const MIB: u64 = 1024 * 1024;
 
@@ -102,14 +103,16 @@ impl FjallIndex {
     ///   before
     ///   anything is touched;
     /// - [`ErrorKind::UnknownFormat`] if another version wrote it;
-    /// - [`ErrorKind::Unavailable`] if the file system fails.
+    /// - [`ErrorKind::Unavailable`] if the file system fails, or the system's clock is before 1970.
     pub fn open(dir: &Path, env: Env, options: FjallOptions) -> Result<Self> {
         options.check()?;
+        check_clock("open")?;
         let lock = creation::lock(dir)?;
         let (path, expected) = creation::create_or_check(dir, &lock, |path| database::build(path, &options))?;
         let (sender, receiver) = mpsc::channel();
         let (tables, database) = database::open(&path, &options, &expected)?;
-        let store = Arc::new(Store { tables, database, _lock: lock, _gone: sender });
+        let published = Published::new(&database);
+        let store = Arc::new(Store { published, tables, database, _lock: lock, _gone: sender });
 
         let deadline = Duration::from_millis(options.commit_deadline_ms);
         let committer_options = CommitterOptions { deadline, ..CommitterOptions::default() };
@@ -125,26 +128,24 @@ impl Index for FjallIndex {
     }
 
     fn get<'a>(&'a self, table: Table, key: &'a [u8]) -> BoxFuture<'a, Result<Option<Bytes>>> {
-        // Not `Keyspace::get`, which reads ahead of what is published: it may see a batch half applied, and what a
-        // snapshot taken after it does not have.
         if reads_inline(table) {
             return Box::pin(async move {
                 // A loop of reads that never wait must not starve its neighbours.
                 tokio::task::coop::consume_budget().await;
                 let store = self.slot.store()?;
-                store.get(&store.database.snapshot(), table, key)
+                store.get(&store.published.latest(), table, key)
             });
         }
         let (slot, key) = (self.slot.clone(), Bytes::copy_from_slice(key));
         let read = move || {
             let store = slot.store()?;
-            store.get(&store.database.snapshot(), table, &key)
+            store.get(&store.published.latest(), table, &key)
         };
         Box::pin(async move { self.env.blocking(read).await? })
     }
 
     fn snapshot(&self) -> Result<Box<dyn Snapshot>> {
-        let snapshot = self.slot.store()?.database.snapshot();
+        let snapshot = self.slot.store()?.published.latest();
         Ok(Box::new(FjallSnapshot { env: self.env.clone(), slot: self.slot.clone(), snapshot }))
     }
 
@@ -203,7 +204,7 @@ impl fmt::Debug for FjallIndex {
 struct FjallSnapshot {
     env: Env,
     slot: Slot,
-    snapshot: fjall::Snapshot,
+    snapshot: Arc<fjall::Snapshot>,
 }
 
 impl Snapshot for FjallSnapshot {
@@ -236,6 +237,15 @@ impl Snapshot for FjallSnapshot {
     }
 }
 
+/// fjall panics where it writes down the time at which a table was made.
+fn check_clock(operation: &'static str) -> Result<()> {
+    if env::is_system_clock_set() {
+        return Ok(());
+    }
+    let message = "the system's clock is before 1970: set it, then try again";
+    Err(Error::new(ErrorKind::Unavailable, operation, message))
+}
+
 /// Whether a `get` is short enough for an async worker: these values are small, and mostly cached.
 fn reads_inline(table: Table) -> bool {
     match table {
@@ -263,6 +273,7 @@ impl Slot {
 
 /// Everything fjall, and the lock. Its fields are dropped in this order.
 struct Store {
+    published: Published,
     tables: Tables,
     database: Database,
     _lock: creation::Lock,
@@ -346,7 +357,9 @@ impl Sink for FjallSink {
                 None => batch.remove(keyspace, key),
             }
         }
-        batch.commit().map_err(|error| failed("commit", error))
+        batch.commit().map_err(|error| failed("commit", error))?;
+        self.store.published.advance(&self.store.database);
+        Ok(())
     }
 }
 

@@ -13,6 +13,7 @@ mod moves;
 mod multipart;
 mod namespaces;
 mod older;
+mod overwrites;
 mod races;
 mod reads;
 mod scrub;

@@ -90,6 +90,101 @@ pub async fn snapshots_never_see_half_a_batch(subject: &dyn Subject) {
     close(index).await;
 }
 
+/// Objects are overwritten while the store reorganises its files: a row and a payload of its own each time, the payload
+/// before removed in the same batch. No read finds a key absent that always exists, a snapshot finds each row's payload
+/// and no other, and what it has seen once it sees again.
+pub async fn snapshots_keep_what_they_saw(subject: &dyn Subject) {
+    const OBJECTS: usize = 4;
+    const HELD_MAX: usize = 8;
+    let overwrites = subject.overwrites();
+    let index = open(subject).await;
+    for object in 0..OBJECTS {
+        commit(&index, overwrite(object, None, object)).await.expect("the batch is durable");
+    }
+    let is_done = std::cell::Cell::new(false);
+    let write = async {
+        for number in OBJECTS..overwrites {
+            let batch = overwrite(number % OBJECTS, Some(number - OBJECTS), number);
+            commit(&index, batch).await.expect("the batch is durable");
+        }
+        is_done.set(true);
+    };
+    let reorganise = async {
+        while !is_done.get() {
+            subject.reorganise().await;
+            tokio::task::yield_now().await;
+        }
+    };
+    let read = async {
+        let mut held = std::collections::VecDeque::new();
+        let mut turn = 0;
+        while !is_done.get() {
+            turn += 1;
+            let row = index.get(Table::Rows, overwritten(turn % OBJECTS).as_bytes()).await;
+            assert!(row.expect("the read succeeds").is_some(), "a row that always exists is absent");
+            let snapshot = index.snapshot().expect("the index is open");
+            let seen = rows_with_payloads(&*snapshot, OBJECTS).await;
+            if turn % 16 == 0 {
+                held.push_back((snapshot, seen));
+            }
+            if held.len() > HELD_MAX {
+                held.pop_front();
+            }
+            if let Some((snapshot, seen)) = held.get(turn % HELD_MAX) {
+                assert_eq!(&rows_with_payloads(&**snapshot, OBJECTS).await, seen, "a snapshot has changed");
+            }
+            tokio::task::yield_now().await;
+        }
+    };
+    futures::join!(write, reorganise, read);
+    let mut batch = Batch::new();
+    for object in 0..OBJECTS {
+        batch.remove(Table::Rows, overwritten(object));
+        batch.remove(Table::Payloads, overwriting(overwrites - OBJECTS + object));
+    }
+    commit(&index, batch).await.expect("the removal is durable");
+    close(index).await;
+}
+
+fn overwritten(object: usize) -> String {
+    format!("overwritten/{object}")
+}
+
+fn overwriting(number: usize) -> String {
+    format!("overwriting/{number:08}")
+}
+
+/// The batch that makes an object name this payload instead of the one before.
+fn overwrite(object: usize, before: Option<usize>, number: usize) -> Batch {
+    const PAYLOAD_BYTES: usize = 100_000;
+    let mut batch = Batch::new();
+    batch.put(Table::Rows, overwritten(object), overwriting(number));
+    batch.put(Table::Payloads, overwriting(number), vec![number.to_le_bytes()[0]; PAYLOAD_BYTES]);
+    if let Some(before) = before {
+        batch.remove(Table::Payloads, overwriting(before));
+    }
+    batch
+}
+
+/// What the rows name, each with the first byte of its payload.
+async fn rows_with_payloads(snapshot: &dyn Snapshot, objects: usize) -> Vec<(Bytes, u8)> {
+    let mut seen = Vec::new();
+    for object in 0..objects {
+        let row = snapshot.get(Table::Rows, overwritten(object).as_bytes()).await.expect("the read succeeds");
+        let row = row.expect("a row that always exists is absent");
+        let payload = snapshot.get(Table::Payloads, &row).await.expect("the read succeeds");
+        let payload = payload.expect("the payload that a row names is absent");
+        seen.push((row, payload[0]));
+    }
+    let rows = snapshot.scan(Table::Rows, Range::prefix(b"overwritten/", 100)).await.expect("the scan succeeds");
+    assert!(rows.iter().map(|(_, row)| row).eq(seen.iter().map(|(row, _)| row)), "a scan finds other rows");
+    let keys = snapshot.keys(Table::Payloads, Range::prefix(b"overwriting/", 100)).await.expect("the scan succeeds");
+    let mut named: Vec<_> = seen.iter().map(|(row, _)| row.clone()).collect();
+    named.sort();
+    assert_eq!(keys, named, "a scan finds other payloads than the rows name");
+    seen
+}
+
 /// The one value that a snapshot finds everywhere.
 async fn seen_by(snapshot: &dyn Snapshot) -> Option<Bytes> {
     let seen = snapshot.get(Table::Meta, b"half/z").await.expect("the read succeeds");

@@ -2,17 +2,19 @@
 
 use std::fs;
 use std::path::PathBuf;
+use std::sync::Weak;
 
 use super::*;
 use crate::index::contract::{self, Subject};
 
 struct OnDisk {
     dir: tempfile::TempDir,
+    opened: Mutex<Weak<FjallIndex>>,
 }
 
 impl OnDisk {
     fn new() -> Self {
-        Self { dir: tempfile::tempdir().unwrap() }
+        Self { dir: tempfile::tempdir().unwrap(), opened: Mutex::default() }
     }
 
     fn path(&self) -> PathBuf {
@@ -52,7 +54,33 @@ impl OnDisk {
 
 impl Subject for OnDisk {
     fn open(&self) -> BoxFuture<'_, Result<Arc<dyn Index>>> {
-        Box::pin(async move { Ok(Arc::new(self.open()?) as Arc<dyn Index>) })
+        Box::pin(async move {
+            let index = Arc::new(self.open()?);
+            *self.opened.lock().unwrap() = Arc::downgrade(&index);
+            Ok(index as Arc<dyn Index>)
+        })
+    }
+
+    fn overwrites(&self) -> usize {
+        400
+    }
+
+    fn reorganise(&self) -> BoxFuture<'_, ()> {
+        let opened = self.opened.lock().unwrap().upgrade();
+        let Some(index) = opened else { return Box::pin(std::future::ready(())) };
+        Box::pin(async move {
+            let slot = index.slot.clone();
+            let reorganised = index.env.blocking(move || {
+                let store = slot.store()?;
+                for table in [Table::Rows, Table::Payloads] {
+                    let keyspace = store.tables.of(table);
+                    keyspace.rotate_memtable_and_wait().map_err(|error| failed("rotate", error))?;
+                    keyspace.major_compact().map_err(|error| failed("compact", error))?;
+                }
+                Ok::<_, Error>(())
+            });
+            reorganised.await.unwrap().unwrap();
+        })
     }
 }
 
