@@ -37,6 +37,8 @@ use crate::error::{Error, ErrorKind, Result};
 mod creation;
 mod database;
 mod failure;
+#[allow(dead_code, reason = "the check before an open is to come")]
+mod journal;
 
 use database::Tables;
 use failure::failed;
