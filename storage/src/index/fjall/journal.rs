@@ -24,7 +24,9 @@ use std::path::Path;
 mod batch;
 mod source;
 
-use batch::{BatchHead, Defect, read_batch};
+pub(crate) use batch::Defect;
+use batch::{BatchHead, read_batch};
+pub(super) use batch::{START_BYTES, start};
 use source::Source;
 
 /// The first byte of a batch.
@@ -79,6 +81,8 @@ pub(crate) struct Journal {
     pub(crate) runs: Vec<Run>,
     /// Damage, in order.
     pub(crate) gaps: Vec<Gap>,
+    /// The first sequence number that is not below [`Mode::witness`].
+    pub(crate) witness: Option<u64>,
     /// Whether the search for intact batches was given up in the last gap: some may lie in it.
     pub(crate) undecided: bool,
 }
@@ -94,9 +98,10 @@ impl Journal {
         self.runs.first().map(|run| run.first_seqno)
     }
 
-    /// The gap that no intact batch follows.
+    /// The gap that no intact batch follows, and that a torn write can have left.
     pub(crate) fn damaged_tail(&self) -> Option<Gap> {
-        let gap = self.gaps.last().copied().filter(|_| !self.undecided)?;
+        let torn = |gap: &Gap| !self.undecided && !matches!(gap.defect, Defect::Seqno(_));
+        let gap = self.gaps.last().copied().filter(torn)?;
         self.runs.last().is_none_or(|run| run.end <= gap.start).then_some(gap)
     }
 
@@ -107,21 +112,37 @@ impl Journal {
     }
 }
 
-/// Reads a journal from its beginning to its end. `after` is the sequence number of the last batch of the journal before
-/// it.
+/// What is known before a journal is read.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Mode {
+    /// Sequence number of the last batch of the journals before it.
+    pub(crate) after: Option<u64>,
+    /// A sequence number of which the caller wants to know the next one that is there.
+    pub(crate) witness: Option<u64>,
+}
+
+/// Reads a journal from its beginning to its end.
 ///
 /// # Errors
 /// What the file system says. Damage is no error.
-pub(crate) fn scan(path: &Path, after: Option<u64>) -> io::Result<Journal> {
+pub(crate) fn scan(path: &Path, mode: Mode) -> io::Result<Journal> {
     let mut source = Source::new(File::open(path)?)?;
     let mut journal = Journal { bytes: source.len(), ..Journal::default() };
     let mut budget = source.len().saturating_mul(SEARCH_FACTOR);
-    let mut last = after;
+    let mut last = mode.after;
     let mut at = 0;
     while at < source.len() {
-        let defect = match read_batch(&mut source, at, bounds(last))? {
+        let defect = match read_batch(&mut source, at, None)? {
+            Ok(head) if !bounds(last).contains(&head.seqno) => {
+                misnumber(&mut journal.gaps, at, head);
+                at = head.end;
+                continue;
+            }
             Ok(head) => {
                 extend(&mut journal.runs, at, head);
+                if journal.witness.is_none() && mode.witness.is_some_and(|least| head.seqno >= least) {
+                    journal.witness = Some(head.seqno);
+                }
                 (at, last) = (head.end, Some(head.seqno));
                 continue;
             }
@@ -131,7 +152,7 @@ pub(crate) fn scan(path: &Path, after: Option<u64>) -> io::Result<Journal> {
         if used == at {
             break;
         }
-        let found = match search(&mut source, at + 1, used, bounds(last), &mut budget)? {
+        let found = match search(&mut source, at + 1, used, &bounds(last), &mut budget)? {
             Search::Found(next) if journal.runs.len() < RUNS_MAX => Some(next),
             Search::Found(_) | Search::GivenUp => {
                 journal.undecided = true;
@@ -177,8 +198,17 @@ fn extend(runs: &mut Vec<Run>, at: u64, head: BatchHead) {
             run.last_seqno = head.seqno;
         }
         Some(_) | None => {
-            runs.push(Run { start: at, end: head.end, batches: 1, first_seqno: head.seqno, last_seqno: head.seqno })
+            let (first_seqno, last_seqno) = (head.seqno, head.seqno);
+            runs.push(Run { start: at, end: head.end, batches: 1, first_seqno, last_seqno });
         }
+    }
+}
+
+/// No torn write leaves a whole batch with a wrong number, so that such a gap is never a tail.
+fn misnumber(gaps: &mut Vec<Gap>, at: u64, head: BatchHead) {
+    match gaps.last_mut() {
+        Some(gap) if gap.end == at && matches!(gap.defect, Defect::Seqno(_)) => gap.end = head.end,
+        Some(_) | None => gaps.push(Gap { start: at, end: head.end, defect: Defect::Seqno(head.seqno) }),
     }
 }
 
@@ -193,13 +223,13 @@ fn search(
     source: &mut Source,
     from: u64,
     end: u64,
-    seqnos: RangeInclusive<u64>,
+    seqnos: &RangeInclusive<u64>,
     budget: &mut u64,
 ) -> io::Result<Search> {
     let mut at = from;
     while let Some(candidate) = source.find(TAG_START, at, end)? {
         let before = source.bytes_read();
-        if read_batch(source, candidate, seqnos.clone())?.is_ok() {
+        if read_batch(source, candidate, Some(seqnos))?.is_ok() {
             return Ok(Search::Found(candidate));
         }
         match budget.checked_sub((source.bytes_read() - before).saturating_sub(SEARCH_FREE)) {
