@@ -38,8 +38,8 @@ mod archive;
 mod check;
 mod creation;
 mod database;
+pub mod doctor;
 mod failure;
-#[allow(dead_code, reason = "salvage is to come")]
 mod journal;
 mod journals;
 mod manifest;

@@ -41,8 +41,9 @@ pub(super) struct Checked {
 pub(super) fn before_open(store: &Path, database: &Path, keyspaces: &[u64]) -> Result<Checked> {
     for id in keyspaces {
         let keyspace = database.join("keyspaces").join(id.to_string());
-        let flaws = manifest::flaws(&keyspace, Depth::Ends).map_err(|error| unavailable("read", &keyspace, error))?;
-        if let Some(flaw) = flaws.first() {
+        let checked = manifest::flaws(&keyspace, Depth::Ends);
+        let checked = checked.map_err(|error| unavailable("read", &keyspace, error))?;
+        if let Some(flaw) = checked.flaws.first() {
             return Err(corrupt(format!("{}: file={} {WAYS_OUT}", flaw.what, flaw.path.display())));
         }
     }

@@ -283,7 +283,7 @@ async fn a_table_or_blob_file_that_is_missing_cut_or_has_no_contents_is_refused(
 async fn a_deep_check_finds_every_changed_byte_of_a_table() {
     let on_disk = flushed().await;
     let keyspace = on_disk.store().join("database/keyspaces/2");
-    let flaws = || manifest::flaws(&keyspace, manifest::Depth::Whole).unwrap();
+    let flaws = || manifest::flaws(&keyspace, manifest::Depth::Whole).unwrap().flaws;
     assert_eq!(flaws(), []);
     for (path, length) in [tree(&keyspace.join("tables")), tree(&keyspace.join("blobs"))].concat() {
         let bytes = fs::read(&path).unwrap();

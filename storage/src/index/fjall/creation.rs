@@ -25,7 +25,7 @@ use super::Table;
 use super::check::{self, Checked};
 use crate::error::{Error, ErrorKind, Result};
 
-const LOCK: &str = "lock";
+pub(super) const LOCK: &str = "lock";
 const STORE: &str = "store";
 const CREATING: &str = "store.creating";
 const RECORD: &str = "record.json";
@@ -131,7 +131,7 @@ pub(super) fn create_or_check(
     _lock: &Lock,
     build: impl FnOnce(&Path) -> Result<Keyspaces>,
 ) -> Result<Existing> {
-    let store = dir.join(STORE);
+    let store = store(dir);
     let creating = dir.join(CREATING);
     if exists(&creating)? {
         fs::remove_dir_all(&creating).map_err(|error| unavailable("remove", &creating, error))?;
@@ -144,12 +144,38 @@ pub(super) fn create_or_check(
         fs::rename(&creating, &store).map_err(|error| unavailable("rename", &creating, error))?;
         sync(dir).map_err(|error| unavailable("sync", dir, error))?;
     }
-    let record = read_record(&store.join(RECORD))?;
-    let database = store.join(DATABASE);
-    check_tables(&record)?;
-    check_database(&database, &record)?;
+    let (database, record) = recorded(dir)?;
     let checked = check::before_open(&store, &database, &record.directories())?;
     Ok(Existing { database, keyspaces: record.keyspaces, checked })
+}
+
+/// The record, if what it names is there.
+fn recorded(dir: &Path) -> Result<(PathBuf, Record)> {
+    let record = read_record(&store(dir).join(RECORD))?;
+    let database = database(dir);
+    check_tables(&record)?;
+    check_database(&database, &record)?;
+    Ok((database, record))
+}
+
+/// The database in a directory, and the name and number of each keyspace; touches nothing.
+///
+/// # Errors
+/// As [`create_or_check`].
+pub(super) fn inspect(dir: &Path) -> Result<(PathBuf, Vec<(String, u64)>)> {
+    let (database, record) = recorded(dir)?;
+    let own = ("fjall's own".to_owned(), FJALL_META_KEYSPACE);
+    Ok((database, std::iter::once(own).chain(record.keyspaces).collect()))
+}
+
+/// Where the store is in a directory.
+pub(super) fn store(dir: &Path) -> PathBuf {
+    dir.join(STORE)
+}
+
+/// Where the database is in a directory.
+pub(super) fn database(dir: &Path) -> PathBuf {
+    dir.join(STORE).join(DATABASE)
 }
 
 /// Files, but no record: not ours. An empty directory, our lock and an interrupted creation are.

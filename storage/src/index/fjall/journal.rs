@@ -170,6 +170,7 @@ pub(crate) fn scan(path: &Path, mode: Mode) -> io::Result<Journal> {
 ///
 /// # Errors
 /// What the file system says.
+#[cfg_attr(not(test), expect(dead_code, reason = "salvage will read damaged journals with it"))]
 pub(crate) fn copy_intact(path: &Path, journal: &Journal, to: &mut impl Write) -> io::Result<()> {
     let mut file = File::open(path)?;
     for run in &journal.runs {

@@ -12,7 +12,7 @@
 //! fjall compares none of these checksums, removes files that the manifest does not name, and aborts or panics at some
 //! damage. The cost is a manifest and two short reads for each file; a deep check reads whole files.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -30,6 +30,19 @@ pub(crate) struct Flaw {
     pub(crate) path: PathBuf,
     /// What is wrong with it.
     pub(crate) what: String,
+    /// Whether it hides all other files of its keyspace.
+    pub(crate) whole_keyspace: bool,
+}
+
+/// What a check of a keyspace has seen.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Checked {
+    /// Damage.
+    pub(crate) flaws: Vec<Flaw>,
+    /// Number of files that the manifest names.
+    pub(crate) files: u64,
+    /// Their length in bytes.
+    pub(crate) bytes: u64,
 }
 
 /// How much of the files is read.
@@ -53,18 +66,23 @@ struct Named {
 ///
 /// # Errors
 /// What the file system says, but for absence.
-pub(crate) fn flaws(keyspace: &Path, depth: Depth) -> io::Result<Vec<Flaw>> {
+pub(crate) fn flaws(keyspace: &Path, depth: Depth) -> io::Result<Checked> {
     let named = match manifest(keyspace)? {
         Ok(named) => named,
-        Err(flaw) => return Ok(vec![flaw]),
+        Err(flaw) => return Ok(Checked { flaws: vec![flaw], ..Checked::default() }),
     };
-    let mut flaws = Vec::new();
+    let mut checked = Checked::default();
     for file in named {
-        if let Some(what) = present(&file.path, |path| damage(path, &file, depth))? {
-            flaws.push(Flaw { path: file.path, what });
+        let what = present(&file.path, |path| {
+            checked.files += 1;
+            checked.bytes += fs::metadata(path)?.len();
+            damage(path, &file, depth)
+        })?;
+        if let Some(what) = what {
+            checked.flaws.push(Flaw { path: file.path, what, whole_keyspace: false });
         }
     }
-    Ok(flaws)
+    Ok(checked)
 }
 
 /// The files that the manifest of a keyspace names, or what is wrong with it.
@@ -72,12 +90,12 @@ fn manifest(keyspace: &Path) -> io::Result<Result<Vec<Named>, Flaw>> {
     let current = keyspace.join(CURRENT);
     let mut pointer = None;
     let what = present(&current, |path| {
-        let bytes = std::fs::read(path)?;
+        let bytes = fs::read(path)?;
         pointer = decode_current(&bytes);
         Ok(pointer.is_none().then(|| "the pointer to the manifest is damaged".to_owned()))
     })?;
     let Some((version, checksum)) = pointer else {
-        return Ok(Err(Flaw { path: current, what: what.unwrap_or_default() }));
+        return Ok(Err(Flaw { path: current, what: what.unwrap_or_default(), whole_keyspace: true }));
     };
     let path = keyspace.join(format!("v{version}"));
     let mut named = None;
@@ -89,7 +107,7 @@ fn manifest(keyspace: &Path) -> io::Result<Result<Vec<Named>, Flaw>> {
         named = names(keyspace, &mut File::open(path)?)?;
         Ok(named.is_none().then(|| "the manifest can't be decoded".to_owned()))
     })?;
-    Ok(named.ok_or_else(|| Flaw { path, what: what.unwrap_or_default() }))
+    Ok(named.ok_or_else(|| Flaw { path, what: what.unwrap_or_default(), whole_keyspace: true }))
 }
 
 fn decode_current(bytes: &[u8]) -> Option<(u64, u128)> {
