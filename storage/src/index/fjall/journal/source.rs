@@ -6,6 +6,7 @@ use std::io::{self, Read, Seek, SeekFrom};
 use xxhash_rust::xxh3::Xxh3;
 
 const WINDOW_BYTES: usize = 128 * 1024;
+static ZEROS: [u8; WINDOW_BYTES] = [0; WINDOW_BYTES];
 
 /// The file, the window, and the number of bytes that were asked for.
 pub(super) struct Source {
@@ -90,7 +91,10 @@ impl Source {
             if chunk.is_empty() {
                 return Ok(used);
             }
-            if let Some(place) = chunk.iter().rposition(|&byte| byte != 0) {
+            // A new journal ends in 64 MiB of zeros: compared as a whole, they cost little more than reading them.
+            if chunk != &ZEROS[..chunk.len()]
+                && let Some(place) = chunk.iter().rposition(|&byte| byte != 0)
+            {
                 used = at + place as u64 + 1;
             }
             at += chunk.len() as u64;
