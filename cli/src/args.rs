@@ -127,6 +127,12 @@ pub(crate) enum Command {
     /// Finds rows that can't be read, blobs and payloads that are missing or damaged, what nothing names, and expiry
     /// entries that do not fit. Ends with 1 if anything is left.
     Scrub(ScrubArgs),
+    /// Explain the state of a store's index without opening or changing it.
+    ///
+    /// Reads every file of the index. For each problem it names the file, what is damaged, and what each way out would
+    /// lose. Ends with 0 if no damage was found, and with 1 if there is some or the store is open. The blob tier is not
+    /// looked at; see `scrub`.
+    Doctor(DoctorArgs),
     /// Open the store, settle what a crash left behind, and report it.
     Recover,
     /// Import, crash, recover, verify: see it work, in a temporary store.
@@ -161,6 +167,13 @@ pub(crate) struct ScrubArgs {
     /// Pass over blobs that were begun within this time.
     #[arg(long, value_name = "TIME", value_parser = values::time, default_value = "24h")]
     pub(crate) grace: Duration,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DoctorArgs {
+    /// The directory of the store; that of --data unless told.
+    #[arg(value_name = "DIR")]
+    pub(crate) dir: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]

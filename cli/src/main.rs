@@ -14,6 +14,7 @@ mod store;
 
 mod change;
 mod demo;
+mod doctor;
 mod export;
 mod get;
 mod import;
@@ -75,6 +76,7 @@ async fn run(cli: Cli, report: &Report) -> Result<(), Failure> {
     let mut stop = Stop::new()?;
     let (access, options) = match &cli.command {
         Command::Demo(options) => return stop.or(demo::run(report, &env, options)).await,
+        Command::Doctor(options) => return stop.or(doctor::run(report, &env, &cli.store.data, options)).await,
         // The upload that is named is in a store that is there.
         Command::Put(options) if matches!(options.parts.resume(), Resume::Named(_)) => (Access::Existing, cli.store),
         Command::Put(_) | Command::Import(_) | Command::DemoChild(_) => (Access::Create, cli.store),
@@ -123,7 +125,7 @@ async fn dispatch(command: Command, store: &Store, report: &Report) -> Result<()
         Command::Stats(options) => stats::stats(store, report, &options).await,
         Command::Recover => stats::recover(store, report).await,
         Command::DemoChild(options) => demo::child::run(store, report, &options).await,
-        Command::Demo(_) => Err(Failure::Failed("the demo opens its own store".to_owned())),
+        Command::Demo(_) | Command::Doctor(_) => Err(Failure::Failed("this command opens no store".to_owned())),
     }
 }
 

@@ -4,6 +4,7 @@
 
 mod changes;
 mod demo;
+mod doctors;
 mod objects;
 mod scrubs;
 mod trees;

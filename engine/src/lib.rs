@@ -15,6 +15,7 @@ mod builder;
 mod config;
 mod copy;
 mod delete;
+pub mod doctor;
 mod engine;
 mod get;
 mod list;

@@ -1,8 +1,9 @@
 //! The index on fjall, an embedded log-structured store.
 //!
 //! Holds [`FjallIndex`] and [`FjallOptions`]. Guards the storage half of I3 (one fjall batch is one commit), of I7
-//! (every read goes through a published snapshot, see `fjall/published.rs`) and I9 (`SyncData` before a completion). Deliberately not here: the thread that commits (`committer.rs`), the directory (`fjall/creation.rs`),
-//! how fjall is tuned (`fjall/database.rs`), and a check of the journal's contents before fjall reads it.
+//! (every read goes through a published snapshot, see `fjall/published.rs`) and I9 (`SyncData` before a completion).
+//! Deliberately not here: the thread that commits (`committer.rs`), the directory (`fjall/creation.rs`),
+//! how fjall is tuned (`fjall/database.rs`), and the check of what fjall would read (`fjall/check.rs`).
 //!
 //! What blocks: `get` of `payloads` and every scan go through [`Env::blocking`]. `get` of the other tables runs inline:
 //! 2.5 µs when cached, 30 µs from the disk, less than the way to another thread and back.
@@ -29,17 +30,26 @@ use futures::future::BoxFuture;
 use serde::{Deserialize, Serialize};
 
 use super::committer::{Changes, Committer, CommitterOptions, Ended, Sink};
-use super::{Batch, Completion, Index, IndexStats, KEY_BYTES_MAX, Page, Range, Snapshot, Table};
+use super::{Batch, CommitError, Completion, Index, IndexStats, KEY_BYTES_MAX, Page, Range, Snapshot, Table};
 use crate::env::{self, Env};
 use crate::error::{Error, ErrorKind, Result};
 
+mod archive;
+mod check;
 mod creation;
 mod database;
+pub mod doctor;
 mod failure;
+mod journal;
+mod journals;
+mod manifest;
+mod mark;
+mod marker;
 mod published;
 
 use database::Tables;
-use failure::failed;
+use failure::{caught, failed};
+use marker::{LastMark, Marker};
 use published::Published;
 
 const MIB: u64 = 1024 * 1024;
@@ -87,6 +97,7 @@ impl FjallOptions {
 pub struct FjallIndex {
     env: Env,
     committer: Arc<Committer>,
+    marker: Option<Arc<Marker>>,
     slot: Slot,
     gone: Arc<Gone>,
 }
@@ -108,17 +119,29 @@ impl FjallIndex {
         options.check()?;
         check_clock("open")?;
         let lock = creation::lock(dir)?;
-        let (path, expected) = creation::create_or_check(dir, &lock, |path| database::build(path, &options))?;
+        let existing = creation::create_or_check(dir, &lock, |path| database::build(path, &options))?;
         let (sender, receiver) = mpsc::channel();
-        let (tables, database) = database::open(&path, &options, &expected)?;
+        let (tables, database) = database::open(&existing.database, &options, &existing.keyspaces)?;
+        // fjall has synced the journals: what the check has seen in them is durable.
+        let last = existing.checked.last_seqno;
+        let marker = existing.checked.marks.map(|marks| Arc::new(Marker::new(&existing.database, marks, last)));
+        let last_mark = LastMark(marker.clone());
         let published = Published::new(&database);
-        let store = Arc::new(Store { published, tables, database, _lock: lock, _gone: sender });
+        let store = Arc::new(Store {
+            published,
+            tables,
+            database,
+            marker: marker.clone(),
+            _last_mark: last_mark,
+            _lock: lock,
+            _gone: sender,
+        });
 
         let deadline = Duration::from_millis(options.commit_deadline_ms);
         let committer_options = CommitterOptions { deadline, ..CommitterOptions::default() };
         let committer = Committer::start(&env, committer_options, FjallSink { store: store.clone() })?;
         let slot = Slot(Arc::new(RwLock::new(Some(store))));
-        Ok(Self { env, committer: Arc::new(committer), slot, gone: Arc::new(Gone(Mutex::new(receiver))) })
+        Ok(Self { env, committer: Arc::new(committer), marker, slot, gone: Arc::new(Gone(Mutex::new(receiver))) })
     }
 }
 
@@ -149,8 +172,18 @@ impl Index for FjallIndex {
         Ok(Box::new(FjallSnapshot { env: self.env.clone(), slot: self.slot.clone(), snapshot }))
     }
 
+    /// Also asks for a high-water mark of the journals, about once a second.
     fn watch(&self, now: Duration) {
         self.committer.watch(now);
+        if let Some(marker) = self.marker.clone().filter(|marker| marker.due(now)) {
+            // On the thread that commits, so that no batch is under way.
+            let write = move |outcome: Result<(), CommitError>| {
+                if outcome.is_ok() {
+                    marker.write();
+                }
+            };
+            self.committer.submit(Batch::new(), Box::new(write));
+        }
     }
 
     fn poisoned(&self) -> Option<Error> {
@@ -276,6 +309,8 @@ struct Store {
     published: Published,
     tables: Tables,
     database: Database,
+    marker: Option<Arc<Marker>>,
+    _last_mark: LastMark,
     _lock: creation::Lock,
     /// Dropped last, which tells [`Gone`].
     _gone: mpsc::Sender<()>,
@@ -298,23 +333,30 @@ impl Store {
         if !(1..=KEY_BYTES_MAX).contains(&key.len()) {
             return Ok(None);
         }
-        let value = snapshot.get(self.tables.of(table), key).map_err(|error| failed("get", error))?;
-        Ok(value.map(Bytes::from))
+        caught("get", || {
+            let value = snapshot.get(self.tables.of(table), key).map_err(|error| failed("get", error))?;
+            Ok(value.map(Bytes::from))
+        })
     }
 
     fn scan(&self, snapshot: &fjall::Snapshot, table: Table, range: Range) -> Result<Page> {
         let Some(bounds) = bounds(range.start, range.end) else { return Ok(Page::new()) };
-        let entries = snapshot.range(self.tables.of(table), bounds).take(range.limit);
-        let page = entries.map(|entry| entry.into_inner().map(|(key, value)| (Bytes::from(key), Bytes::from(value))));
-        page.collect::<fjall::Result<_>>().map_err(|error| failed("scan", error))
+        caught("scan", || {
+            let entries = snapshot.range(self.tables.of(table), bounds).take(range.limit);
+            let entries = entries.map(|entry| entry.into_inner());
+            let page = entries.map(|entry| entry.map(|(key, value)| (Bytes::from(key), Bytes::from(value))));
+            page.collect::<fjall::Result<_>>().map_err(|error| failed("scan", error))
+        })
     }
 
     /// Values that lie apart from their keys are not read.
     fn keys(&self, snapshot: &fjall::Snapshot, table: Table, range: Range) -> Result<Vec<Bytes>> {
         let Some(bounds) = bounds(range.start, range.end) else { return Ok(Vec::new()) };
-        let entries = snapshot.range(self.tables.of(table), bounds).take(range.limit);
-        let keys = entries.map(|entry| entry.key().map(Bytes::from));
-        keys.collect::<fjall::Result<_>>().map_err(|error| failed("keys", error))
+        caught("keys", || {
+            let entries = snapshot.range(self.tables.of(table), bounds).take(range.limit);
+            let keys = entries.map(|entry| entry.key().map(Bytes::from));
+            keys.collect::<fjall::Result<_>>().map_err(|error| failed("keys", error))
+        })
     }
 }
 
@@ -357,11 +399,17 @@ impl Sink for FjallSink {
                 None => batch.remove(keyspace, key),
             }
         }
+        let low = self.store.database.seqno();
         batch.commit().map_err(|error| failed("commit", error))?;
         self.store.published.advance(&self.store.database);
+        if let Some(marker) = &self.store.marker {
+            marker.acknowledged(low, self.store.database.seqno());
+        }
         Ok(())
     }
 }
 
+#[cfg(test)]
+mod check_tests;
 #[cfg(test)]
 mod tests;

@@ -1,5 +1,6 @@
 //! The tests that need a whole engine: one binary, one link.
 
+mod bitrot;
 mod bulk;
 mod chaos;
 mod counter;

@@ -4,13 +4,15 @@
 //! {dir}/lock              held while the index is open; never renamed, never removed
 //! {dir}/store/record.json what must be there
 //! {dir}/store/database/   what fjall keeps
+//! {dir}/store/high-water  what the journals hold at least (`mark.rs`)
+//! {dir}/store/tails/      ends of journals that were cut off (`check.rs`)
 //! {dir}/store.creating/   a creation that was interrupted; removed by the next
 //! ```
 //!
 //! Guards I9 at the edges of a life: a crash during creation leaves nothing or everything, and a damaged directory is
 //! refused before fjall sees it, for fjall deletes a keyspace that lacks its `current` file, creates anew where its
 //! version marker is missing, and panics at a directory name it does not know. Deliberately not here: fjall itself
-//! (`fjall.rs`), and damage that only reading the contents can show.
+//! (`fjall.rs`), and damage to the contents of files (`check.rs`).
 
 use std::collections::BTreeMap;
 use std::fs::{self, File, TryLockError};
@@ -20,9 +22,10 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::Table;
+use super::check::{self, Checked};
 use crate::error::{Error, ErrorKind, Result};
 
-const LOCK: &str = "lock";
+pub(super) const LOCK: &str = "lock";
 const STORE: &str = "store";
 const CREATING: &str = "store.creating";
 const RECORD: &str = "record.json";
@@ -48,6 +51,13 @@ struct Record {
     /// The contents of fjall's version marker.
     fjall_marker: Vec<u8>,
     keyspaces: Keyspaces,
+}
+
+impl Record {
+    /// The directories of all keyspaces, fjall's own included.
+    fn directories(&self) -> Vec<u64> {
+        std::iter::once(FJALL_META_KEYSPACE).chain(self.keyspaces.values().copied()).collect()
+    }
 }
 
 /// What every version of [`Record`] has.
@@ -95,6 +105,14 @@ pub(super) fn lock(dir: &Path) -> Result<Lock> {
     Ok(lock)
 }
 
+/// A store that has passed the check.
+#[derive(Debug)]
+pub(super) struct Existing {
+    pub(super) database: PathBuf,
+    pub(super) keyspaces: Keyspaces,
+    pub(super) checked: Checked,
+}
+
 /// Creates the store if there is none, and gives the path of its database once all that must be there is.
 ///
 /// `build` makes a database at a path, lets go of it, and tells its keyspaces.
@@ -103,6 +121,7 @@ pub(super) fn lock(dir: &Path) -> Result<Lock> {
 /// 2. build under a temporary name, write the record, sync every file and directory
 /// 3. rename, sync the parent: now it exists
 /// 4. check the record against the directory: on any doubt Error, and nothing was touched
+/// 5. check what fjall would read (`check.rs`): on damage Error, and nothing was touched
 ///
 /// # Errors
 /// What `build` says; [`ErrorKind::UnknownFormat`] for a record of another version, [`ErrorKind::Corrupt`] if something
@@ -111,8 +130,8 @@ pub(super) fn create_or_check(
     dir: &Path,
     _lock: &Lock,
     build: impl FnOnce(&Path) -> Result<Keyspaces>,
-) -> Result<(PathBuf, Keyspaces)> {
-    let store = dir.join(STORE);
+) -> Result<Existing> {
+    let store = store(dir);
     let creating = dir.join(CREATING);
     if exists(&creating)? {
         fs::remove_dir_all(&creating).map_err(|error| unavailable("remove", &creating, error))?;
@@ -125,11 +144,38 @@ pub(super) fn create_or_check(
         fs::rename(&creating, &store).map_err(|error| unavailable("rename", &creating, error))?;
         sync(dir).map_err(|error| unavailable("sync", dir, error))?;
     }
-    let record = read_record(&store.join(RECORD))?;
-    let database = store.join(DATABASE);
+    let (database, record) = recorded(dir)?;
+    let checked = check::before_open(&store, &database, &record.directories())?;
+    Ok(Existing { database, keyspaces: record.keyspaces, checked })
+}
+
+/// The record, if what it names is there.
+fn recorded(dir: &Path) -> Result<(PathBuf, Record)> {
+    let record = read_record(&store(dir).join(RECORD))?;
+    let database = database(dir);
     check_tables(&record)?;
     check_database(&database, &record)?;
-    Ok((database, record.keyspaces))
+    Ok((database, record))
+}
+
+/// The database in a directory, and the name and number of each keyspace; touches nothing.
+///
+/// # Errors
+/// As [`create_or_check`].
+pub(super) fn inspect(dir: &Path) -> Result<(PathBuf, Vec<(String, u64)>)> {
+    let (database, record) = recorded(dir)?;
+    let own = ("fjall's own".to_owned(), FJALL_META_KEYSPACE);
+    Ok((database, std::iter::once(own).chain(record.keyspaces).collect()))
+}
+
+/// Where the store is in a directory.
+pub(super) fn store(dir: &Path) -> PathBuf {
+    dir.join(STORE)
+}
+
+/// Where the database is in a directory.
+pub(super) fn database(dir: &Path) -> PathBuf {
+    dir.join(STORE).join(DATABASE)
 }
 
 /// Files, but no record: not ours. An empty directory, our lock and an interrupted creation are.
@@ -235,11 +281,11 @@ fn sync(path: &Path) -> io::Result<()> {
     File::open(path)?.sync_all()
 }
 
-fn corrupt(message: impl Into<String>) -> Error {
+pub(super) fn corrupt(message: impl Into<String>) -> Error {
     Error::new(ErrorKind::Corrupt, "open", message)
 }
 
-fn unavailable(verb: &str, path: &Path, error: io::Error) -> Error {
+pub(super) fn unavailable(verb: &str, path: &Path, error: io::Error) -> Error {
     let message = format!("could not {verb}: path={}", path.display());
     Error::new(ErrorKind::Unavailable, "open", message).with_source(error)
 }

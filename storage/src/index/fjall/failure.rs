@@ -1,11 +1,19 @@
 //! What fjall's errors mean to us.
 //!
-//! Holds one function. Guards I10 in part: a kind says what the caller must do, and the source is kept. Deliberately
+//! Guards I10 in part: a kind says what the caller must do, and the source is kept. Deliberately
 //! not here: the outcome of a failed commit, which is unknown whatever fjall says (`committer.rs`).
 
 use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use crate::error::{Error, ErrorKind};
+use crate::error::{Error, ErrorKind, Result};
+
+/// Runs a read of fjall's, which panics at some kinds of damage.
+pub(super) fn caught<T>(operation: &'static str, read: impl FnOnce() -> Result<T>) -> Result<T> {
+    // What a panic may leave half done is fjall's cache of blocks, which takes a block whole or not at all.
+    catch_unwind(AssertUnwindSafe(read))
+        .unwrap_or_else(|_| Err(Error::new(ErrorKind::Corrupt, operation, "fjall panicked at what it found")))
+}
 
 /// Our error for fjall's, met by `operation`.
 pub(super) fn failed(operation: &'static str, error: fjall::Error) -> Error {

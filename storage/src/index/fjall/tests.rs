@@ -7,22 +7,22 @@ use std::sync::Weak;
 use super::*;
 use crate::index::contract::{self, Subject};
 
-struct OnDisk {
+pub(super) struct OnDisk {
     dir: tempfile::TempDir,
     opened: Mutex<Weak<FjallIndex>>,
 }
 
 impl OnDisk {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         Self { dir: tempfile::tempdir().unwrap(), opened: Mutex::default() }
     }
 
-    fn path(&self) -> PathBuf {
+    pub(super) fn path(&self) -> PathBuf {
         // A directory that is absent at first, and its parent too.
         self.dir.path().join("data").join("index")
     }
 
-    fn open(&self) -> Result<FjallIndex> {
+    pub(super) fn open(&self) -> Result<FjallIndex> {
         FjallIndex::open(&self.path(), Env::real()?, FjallOptions::default())
     }
 
@@ -33,14 +33,14 @@ impl OnDisk {
         on_disk
     }
 
-    fn refused(&self) -> (ErrorKind, String) {
+    pub(super) fn refused(&self) -> (ErrorKind, String) {
         let before = tree(&self.path());
         let error = self.open().expect_err("it must be refused");
         assert_eq!(tree(&self.path()), before, "a refusal touches nothing");
         (error.kind(), error.to_string())
     }
 
-    fn store(&self) -> PathBuf {
+    pub(super) fn store(&self) -> PathBuf {
         self.path().join("store")
     }
 
@@ -85,7 +85,7 @@ impl Subject for OnDisk {
 }
 
 /// Every path under a directory with its size.
-fn tree(dir: &Path) -> Vec<(PathBuf, u64)> {
+pub(super) fn tree(dir: &Path) -> Vec<(PathBuf, u64)> {
     let mut found = Vec::new();
     for entry in fs::read_dir(dir).unwrap().map(|entry| entry.unwrap()) {
         let metadata = entry.metadata().unwrap();
@@ -104,7 +104,7 @@ fn put(key: &str) -> Batch {
     batch
 }
 
-async fn commit(index: &dyn Index, batch: Batch) {
+pub(super) async fn commit(index: &dyn Index, batch: Batch) {
     index.submit(batch, Box::new(|outcome| outcome.unwrap()));
     index.barrier().await.unwrap();
 }

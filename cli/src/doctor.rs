@@ -1,0 +1,25 @@
+//! `doctor`: the state of a store in plain words, without opening it.
+
+use std::path::{Path, PathBuf};
+
+use cenotaph::Env;
+use cenotaph::doctor::{self, Condition};
+
+use crate::args::DoctorArgs;
+use crate::failure::Failure;
+use crate::report::Report;
+
+/// Examines the store in the directory that is named, or else in `data`.
+pub(crate) async fn run(report: &Report, env: &Env, data: &Path, options: &DoctorArgs) -> Result<(), Failure> {
+    let dir: PathBuf = options.dir.clone().unwrap_or_else(|| data.to_owned());
+    let diagnosis = env.blocking(move || doctor::examine(dir)).await??;
+    let value = || serde_json::to_value(&diagnosis).unwrap_or_default();
+    report.result(value, || diagnosis.to_string())?;
+    match diagnosis.condition {
+        Condition::Healthy => Ok(()),
+        Condition::Damaged => {
+            Err(Failure::Failed(format!("the store is damaged: problems={}", diagnosis.problems.len())))
+        }
+        Condition::Open => Err(Failure::Failed("the store is open, and was not examined".to_owned())),
+    }
+}

@@ -1,0 +1,198 @@
+//! The check of what fjall would read, before it reads it.
+//!
+//! 1. every manifest and the end of every file that it names: on damage Corrupt, and nothing was touched
+//! 2. the high-water mark and all journals (`journals.rs`): on damage Corrupt, and nothing was touched
+//! 3. a tail that was never acknowledged: copy it aside, cut it off, sync
+//! 4. the mark, durably: a life has begun
+//!
+//! Guards I9: fjall drops in silence what follows the first byte that it cannot read, and aborts at some damage.
+
+use std::fs::{self, File};
+use std::io::{self, Read, Seek, SeekFrom};
+use std::path::{Path, PathBuf};
+
+use super::creation::{corrupt, unavailable};
+use super::journal::Gap;
+use super::journals::{self, Verdict};
+use super::manifest::{self, Depth};
+use super::mark::{self, Mark, MarkFile, Reading};
+use crate::error::{Error, ErrorKind, Result};
+
+pub(super) const HIGH_WATER: &str = "high-water";
+pub(super) const TAILS: &str = "tails";
+
+/// Most tails that are kept. The oldest go first.
+const TAILS_MAX: usize = 8;
+
+/// What the check leaves to whoever opens fjall.
+#[derive(Debug)]
+pub(super) struct Checked {
+    /// The mark; none if the disk has no room for one.
+    pub(super) marks: Option<MarkFile>,
+    /// Sequence number of the last batch in the journals.
+    pub(super) last_seqno: Option<u64>,
+}
+
+/// Checks a store, and cuts off a tail that was never acknowledged. `keyspaces` are the names of their directories.
+///
+/// # Errors
+/// [`ErrorKind::Corrupt`] if acknowledged data is or may be damaged, [`ErrorKind::UnknownFormat`] if a later build wrote
+/// the mark; nothing was touched then. [`ErrorKind::Unavailable`] if the file system fails.
+pub(super) fn before_open(store: &Path, database: &Path, keyspaces: &[u64]) -> Result<Checked> {
+    for id in keyspaces {
+        let keyspace = database.join("keyspaces").join(id.to_string());
+        let checked = manifest::flaws(&keyspace, Depth::Ends);
+        let checked = checked.map_err(|error| unavailable("read", &keyspace, error))?;
+        if let Some(flaw) = checked.flaws.first() {
+            return Err(corrupt(format!("{}: file={} {WAYS_OUT}", flaw.what, flaw.path.display())));
+        }
+    }
+    let path = store.join(HIGH_WATER);
+    let mark = read_mark(&path)?;
+    let scanned = journals::scan(database, mark.as_ref()).map_err(|error| unlisted(database, error))?;
+    match journals::judge(&scanned, mark.as_ref()) {
+        Verdict::Sound => {}
+        Verdict::Tail { id, gap } => cut(store, database, id, gap)?,
+        wrong @ (Verdict::Damaged { .. }
+        | Verdict::Missing { .. }
+        | Verdict::Short { .. }
+        | Verdict::Renumbered { .. }) => return Err(corrupt(format!("{} {WAYS_OUT}", told(&wrong, database)))),
+    }
+    let last_seqno = scanned.iter().filter_map(|scanned| scanned.journal.last_seqno()).max();
+    let marks = begin(&path, &Mark { closed: false, ..mark.unwrap_or_default() })?;
+    Ok(Checked { marks, last_seqno })
+}
+
+/// How to go on after an error.
+pub(super) const WAYS_OUT: &str =
+    "(`cenotaph doctor DIR` explains the damage, `cenotaph salvage OLD NEW` copies what can be read)";
+
+/// A verdict as a message.
+pub(super) fn told(verdict: &Verdict, database: &Path) -> String {
+    let file = |id: u64| journals::path(database, id).display().to_string();
+    match *verdict {
+        Verdict::Sound => "the journals are sound".to_owned(),
+        Verdict::Tail { id, gap } => format!(
+            "the journal ends in a batch that was never acknowledged: {}: file={} at={} bytes={}",
+            gap.defect,
+            file(id),
+            gap.start,
+            gap.end - gap.start
+        ),
+        Verdict::Damaged { id, gap } => format!(
+            "the journal is damaged in acknowledged batches: {}: file={} at={} bytes={}",
+            gap.defect,
+            file(id),
+            gap.start,
+            gap.end - gap.start
+        ),
+        Verdict::Missing { id } => format!("a journal is missing: file={}", file(id)),
+        Verdict::Short { id, found, claimed } => format!(
+            "the journal is older or shorter than it was: file={} last_batch={} expected_batch={claimed}",
+            file(id),
+            found.map_or("none".to_owned(), |found| found.to_string())
+        ),
+        Verdict::Renumbered { id, found, low, high } => {
+            format!("the sequence number of a batch is damaged: file={} found={found} expected={low}..{high}", file(id))
+        }
+    }
+}
+
+fn read_mark(path: &Path) -> Result<Option<Mark>> {
+    match mark::read(path).map_err(|error| unavailable("read", path, error))? {
+        Reading::Absent => Ok(None),
+        Reading::Sound { mark, other_damaged } => {
+            if other_damaged {
+                tracing::warn!(path = %path.display(), "a slot of the high-water mark is damaged; the other one counts");
+            }
+            Ok(Some(mark))
+        }
+        Reading::Damaged => Err(corrupt(format!(
+            "the high-water mark is damaged: file={} (removing the file gives up the check of the end of the journal)",
+            path.display()
+        ))),
+        Reading::Unknown(format) => {
+            let message =
+                format!("this build does not know the format of the mark: format={format} file={}", path.display());
+            Err(Error::new(ErrorKind::UnknownFormat, "open", message))
+        }
+    }
+}
+
+fn begin(path: &Path, mark: &Mark) -> Result<Option<MarkFile>> {
+    let error = match MarkFile::open(path, mark) {
+        Ok(marks) => return Ok(Some(marks)),
+        Err(error) => error,
+    };
+    // A mark that says "closed" must not outlive the next change of the journals.
+    match fs::remove_file(path) {
+        Ok(()) => {}
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => return Err(unavailable("remove", path, error)),
+    }
+    tracing::warn!(%error, path = %path.display(), "there is no high-water mark in this life: it can't be written");
+    Ok(None)
+}
+
+fn cut(store: &Path, database: &Path, id: u64, gap: Gap) -> Result<()> {
+    let path = journals::path(database, id);
+    let kept = keep(store, &path, id, gap);
+    let kept = match kept {
+        Ok(kept) => kept.display().to_string(),
+        // The tail was never acknowledged, and a full disk must not stop the store from opening.
+        Err(error) if matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded) => {
+            "nowhere, for the disk is full".to_owned()
+        }
+        Err(error) => return Err(unavailable("copy the end of", &path, error)),
+    };
+    let cut = || {
+        let file = File::options().write(true).open(&path)?;
+        file.set_len(gap.start)?;
+        file.sync_all()
+    };
+    cut().map_err(|error| unavailable("cut", &path, error))?;
+    tracing::warn!(
+        path = %path.display(), at = gap.start, bytes = gap.end - gap.start, defect = %gap.defect, kept,
+        "the journal ended in a batch that was never acknowledged: it was cut off"
+    );
+    Ok(())
+}
+
+/// Copies a tail to a file of its own.
+fn keep(store: &Path, journal: &Path, id: u64, gap: Gap) -> io::Result<PathBuf> {
+    let dir = store.join(TAILS);
+    fs::create_dir_all(&dir)?;
+    let mut kept: Vec<(u64, PathBuf)> = Vec::new();
+    for entry in fs::read_dir(&dir)? {
+        let entry = entry?;
+        let number = entry.file_name().to_str().and_then(|name| name.split('-').next()?.parse().ok());
+        kept.extend(number.map(|number| (number, entry.path())));
+    }
+    kept.sort();
+    for (_, old) in kept.iter().rev().skip(TAILS_MAX - 1) {
+        fs::remove_file(old)?;
+    }
+    let number = kept.last().map_or(0, |(number, _)| number + 1);
+    let path = dir.join(format!("{number}-of-{id}.jnl-at-{}", gap.start));
+    let mut from = File::open(journal)?;
+    from.seek(SeekFrom::Start(gap.start))?;
+    let copied = File::create(&path).and_then(|mut to| {
+        io::copy(&mut from.take(gap.end - gap.start), &mut to)?;
+        to.sync_all()?;
+        File::open(&dir)?.sync_all()?;
+        File::open(store)?.sync_all()
+    });
+    if let Err(error) = copied {
+        let _ = fs::remove_file(&path);
+        return Err(error);
+    }
+    Ok(path)
+}
+
+fn unlisted(database: &Path, error: io::Error) -> Error {
+    if error.kind() == io::ErrorKind::InvalidData {
+        return corrupt(format!("the journals can't be listed: path={} {WAYS_OUT}", database.display()))
+            .with_source(error);
+    }
+    unavailable("read the journals of", database, error)
+}

@@ -1,0 +1,280 @@
+//! The high-water mark: what the journals hold at least, kept outside of them.
+//!
+//! ```text
+//! {store}/high-water   8192 bytes: a slot at 0, a slot at 4096, zeros between
+//!
+//! slot     "CHWM" | format u8 = 1 | closed u8 | journals u8 | 0 | generation u64 | low u64 | high u64 | oldest u64
+//!          | 24 times: journal u64, first u64 | zeros | xxh3 of the 504 bytes before u64           little-endian
+//! low, high  the last acknowledged batch has a sequence number in low..high; 0..0: nothing is known
+//! journals   number of journals that are listed: the newest ones, each with the sequence number of its first batch
+//! oldest     number of the oldest journal
+//! closed     1: written behind the last change of a life. The journals from `oldest` on are all there
+//! ```
+//!
+//! The slot with the higher generation counts; a torn write leaves the other one. A mark claims only acknowledged, hence
+//! durable batches, so that it may reach the disk whenever the operating system likes.
+
+use std::fs::{self, File};
+use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::path::Path;
+
+use xxhash_rust::xxh3::xxh3_64;
+
+const MAGIC: [u8; 4] = *b"CHWM";
+const FORMAT: u8 = 1;
+const SLOT_BYTES: usize = 512;
+const SLOT_OFFSETS: [usize; 2] = [0, 4096];
+const FILE_BYTES: usize = 8192;
+const SUM_AT: usize = SLOT_BYTES - 8;
+const LIST_AT: usize = 40;
+const ENTRY_BYTES: usize = 16;
+
+/// Most journals that a mark lists.
+pub(super) const JOURNALS_MAX: usize = 24;
+
+/// What the journals hold at least.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Mark {
+    /// Counts the writes of the file.
+    pub(crate) generation: u64,
+    /// Whether nothing was changed after it was written.
+    pub(crate) closed: bool,
+    /// The last acknowledged batch has this sequence number or a higher one,
+    pub(crate) low: u64,
+    /// and a lower one than this.
+    pub(crate) high: u64,
+    /// Number of the oldest journal.
+    pub(crate) oldest: u64,
+    /// Journals with acknowledged batches, ascending, at most [`JOURNALS_MAX`]: number, sequence number of the first batch.
+    pub(crate) journals: Vec<(u64, u64)>,
+}
+
+impl Mark {
+    /// Whether it claims anything.
+    pub(crate) fn claims(&self) -> bool {
+        self.high > self.low
+    }
+
+    /// The journal that holds the last acknowledged batch.
+    pub(crate) fn newest(&self) -> Option<u64> {
+        self.journals.last().map(|&(id, _)| id)
+    }
+
+    fn encode(&self) -> [u8; SLOT_BYTES] {
+        let journals = &self.journals[self.journals.len().saturating_sub(JOURNALS_MAX)..];
+        let count = u8::try_from(journals.len()).expect("at most 24");
+        let mut slot = [0; SLOT_BYTES];
+        slot[..4].copy_from_slice(&MAGIC);
+        slot[4..8].copy_from_slice(&[FORMAT, u8::from(self.closed), count, 0]);
+        for (place, number) in [self.generation, self.low, self.high, self.oldest].into_iter().enumerate() {
+            slot[8 + 8 * place..16 + 8 * place].copy_from_slice(&number.to_le_bytes());
+        }
+        for (place, (id, first)) in journals.iter().enumerate() {
+            let entry = [id.to_le_bytes(), first.to_le_bytes()].concat();
+            let at = LIST_AT + ENTRY_BYTES * place;
+            slot[at..at + ENTRY_BYTES].copy_from_slice(&entry);
+        }
+        let sum = xxh3_64(&slot[..SUM_AT]);
+        slot[SUM_AT..].copy_from_slice(&sum.to_le_bytes());
+        slot
+    }
+
+    fn decode(slot: &[u8]) -> Slot {
+        let number = |at: usize| slot.get(at..at + 8).and_then(|bytes| bytes.try_into().ok()).map(u64::from_le_bytes);
+        if slot.iter().all(|&byte| byte == 0) {
+            return Slot::Unused;
+        }
+        let sound = slot.len() == SLOT_BYTES && slot[..4] == MAGIC && number(SUM_AT) == Some(xxh3_64(&slot[..SUM_AT]));
+        if !sound {
+            return Slot::Damaged;
+        }
+        if slot[4] != FORMAT {
+            return Slot::Unknown(slot[4]);
+        }
+        let mark = || {
+            let entries = (0..usize::from(slot[6])).map(|place| LIST_AT + ENTRY_BYTES * place);
+            let journals = entries.map(|at| Some((number(at)?, number(at + 8)?))).collect::<Option<Vec<_>>>()?;
+            Some(Self {
+                generation: number(8)?,
+                closed: slot[5] == 1,
+                low: number(16)?,
+                high: number(24)?,
+                oldest: number(32)?,
+                journals,
+            })
+        };
+        mark().filter(|mark| mark.journals.len() <= JOURNALS_MAX).map_or(Slot::Damaged, Slot::Sound)
+    }
+}
+
+enum Slot {
+    Sound(Mark),
+    Unused,
+    Damaged,
+    Unknown(u8),
+}
+
+/// What a file of marks says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Reading {
+    /// There is no file: an older build wrote the store, or somebody has removed it.
+    Absent,
+    /// The newest mark that can be read, and whether another slot is damaged.
+    Sound { mark: Mark, other_damaged: bool },
+    /// No slot can be read.
+    Damaged,
+    /// A later build wrote it, in this format.
+    Unknown(u8),
+}
+
+/// Reads the newest mark.
+///
+/// # Errors
+/// What the file system says, but for absence.
+pub(crate) fn read(path: &Path) -> io::Result<Reading> {
+    let mut bytes = Vec::new();
+    match File::open(path) {
+        Ok(file) => file.take(FILE_BYTES as u64).read_to_end(&mut bytes)?,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Reading::Absent),
+        Err(error) => return Err(error),
+    };
+    Ok(parse(&bytes))
+}
+
+fn parse(bytes: &[u8]) -> Reading {
+    let mut marks = Vec::new();
+    let mut damaged = false;
+    for at in SLOT_OFFSETS {
+        match Mark::decode(bytes.get(at..at + SLOT_BYTES).unwrap_or(&[1])) {
+            Slot::Sound(mark) => marks.push(mark),
+            Slot::Unused => {}
+            Slot::Damaged => damaged = true,
+            Slot::Unknown(format) => return Reading::Unknown(format),
+        }
+    }
+    match marks.into_iter().max_by_key(|mark| mark.generation) {
+        Some(mark) => Reading::Sound { mark, other_damaged: damaged },
+        None => Reading::Damaged,
+    }
+}
+
+/// The file, open for writing.
+#[derive(Debug)]
+pub(super) struct MarkFile {
+    file: File,
+    generation: u64,
+}
+
+impl MarkFile {
+    /// Opens the file and durably replaces what it says by `mark`. If there is none of the right size, a new one takes
+    /// its place in full, so that later writes need no space and a crash leaves no half of it.
+    ///
+    /// # Errors
+    /// What the file system says.
+    pub(super) fn open(path: &Path, mark: &Mark) -> io::Result<Self> {
+        let existing = File::options().write(true).open(path).ok();
+        if let Some(file) =
+            existing.filter(|file| file.metadata().is_ok_and(|metadata| metadata.len() == FILE_BYTES as u64))
+        {
+            let mut marks = Self { file, generation: mark.generation };
+            marks.write_twice(mark)?;
+            marks.file.sync_all()?;
+            return Ok(marks);
+        }
+        let new = path.with_extension("new");
+        let mut marks = Self { file: File::create(&new)?, generation: mark.generation };
+        marks.file.write_all(&[0; FILE_BYTES])?;
+        marks.write_twice(mark)?;
+        marks.file.sync_all()?;
+        fs::rename(&new, path)?;
+        if let Some(parent) = path.parent() {
+            File::open(parent)?.sync_all()?;
+        }
+        Ok(marks)
+    }
+
+    /// Writes a mark over the older slot, without a sync.
+    ///
+    /// # Errors
+    /// What the file system says; the other slot is untouched.
+    pub(super) fn write(&mut self, mark: &Mark) -> io::Result<()> {
+        self.generation += 1;
+        let slot = Mark { generation: self.generation, ..mark.clone() }.encode();
+        let offset = SLOT_OFFSETS[usize::from(self.generation % 2 == 1)];
+        self.file.seek(SeekFrom::Start(offset as u64))?;
+        self.file.write_all(&slot)
+    }
+
+    /// Writes a mark over both slots, one after the other: where one is damaged later, the other says the same.
+    ///
+    /// # Errors
+    /// As [`write`](Self::write).
+    pub(super) fn write_twice(&mut self, mark: &Mark) -> io::Result<()> {
+        self.write(mark)?;
+        self.write(mark)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn mark() -> Mark {
+        let journals = vec![(3, 40), (4, 90)];
+        Mark { generation: 0, closed: true, low: 100, high: 103, oldest: 2, journals }
+    }
+
+    fn sound(bytes: &[u8]) -> Mark {
+        match parse(bytes) {
+            Reading::Sound { mark, .. } => mark,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn the_bytes_of_a_slot_are_pinned() {
+        let slot = Mark { generation: 7, ..mark() }.encode();
+        let mut expected = [0; SLOT_BYTES];
+        expected[..8].copy_from_slice(b"CHWM\x01\x01\x02\x00");
+        for (place, number) in [7, 100, 103, 2, 3, 40, 4, 90].into_iter().enumerate() {
+            expected[8 + place * 8] = number;
+        }
+        expected[SUM_AT..].copy_from_slice(&0x71610b370b9277ab_u64.to_le_bytes());
+        assert_eq!(slot, expected);
+    }
+
+    #[test]
+    fn the_newest_mark_counts_and_a_torn_write_leaves_the_one_before() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("high-water");
+        assert_eq!(read(&path).unwrap(), Reading::Absent);
+        let mut marks = MarkFile::open(&path, &mark()).unwrap();
+        for low in 200..210 {
+            let before = fs::read(&path).unwrap();
+            marks.write(&Mark { low, high: low + 1, ..mark() }).unwrap();
+            let after = fs::read(&path).unwrap();
+            assert_eq!(sound(&after).low, low);
+            for cut in 1..SLOT_BYTES {
+                let torn: Vec<u8> = (0..8192).map(|at| if at % 4096 < cut { after[at] } else { before[at] }).collect();
+                let torn = sound(&torn);
+                assert!(torn == sound(&after) || torn == sound(&before), "{torn:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_changed_byte_never_makes_another_mark() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("high-water");
+        drop(MarkFile::open(&path, &mark()).unwrap());
+        let bytes = fs::read(&path).unwrap();
+        for at in (0..SLOT_BYTES).chain(4096..4096 + SLOT_BYTES) {
+            let mut changed = bytes.clone();
+            changed[at] ^= 0x10;
+            let found = sound(&changed);
+            assert_eq!(found, Mark { generation: found.generation, ..mark() });
+        }
+        assert_eq!(parse(&[0; 8192]), Reading::Damaged);
+        assert_eq!(parse(&bytes[..100]), Reading::Damaged);
+    }
+}

@@ -1,0 +1,171 @@
+//! Bit rot: each byte of a small store is changed, one at a time, and everything is read.
+//!
+//! ```text
+//! made      a store with every kind of file, closed
+//! child     for each flip: change a byte, open, read everything, judge; a line before and a line after
+//! parent    a child that dies or falls silent is a violation of the flip it was at; another goes on behind
+//! ```
+//!
+//! | outcome | means |
+//! |---|---|
+//! | right | everything is there and equals what was put |
+//! | error | what could not be read is a clear error; everything else is right |
+//! | violation | wrong bytes, fewer objects without an error, a panic that nobody caught, an abort, a hang |
+//!
+//! By default some hundred places are tried. `CENOTAPH_BITROT=full` changes every byte, in two ways. A child may not
+//! have more than 4 GiB of address space: an allocation that trusts a damaged length ends it.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io::{BufRead, BufReader};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc;
+use std::time::Duration;
+
+mod flips;
+mod look;
+mod made;
+
+use flips::{Flip, Kind};
+use look::{Judgement, Orders};
+
+const TEST: &str = "bitrot::no_changed_byte_gives_wrong_data_or_less_of_it_in_silence";
+const ORDERS: &str = "CENOTAPH_BITROT_ORDERS";
+const MODE: &str = "CENOTAPH_BITROT";
+
+/// How long a child may be silent.
+const PATIENCE: Duration = Duration::from_secs(90);
+/// Children at once.
+const CHILDREN: usize = 2;
+const ADDRESS_SPACE_KIB: u64 = 4 << 20;
+
+#[test]
+fn no_changed_byte_gives_wrong_data_or_less_of_it_in_silence() {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    if let Ok(orders) = std::env::var(ORDERS) {
+        let orders: Orders = serde_json::from_slice(&fs::read(orders).unwrap()).unwrap();
+        return look::run(&runtime, &orders);
+    }
+    let full = std::env::var(MODE).is_ok_and(|mode| mode == "full");
+    // Nothing here tests syncs: in memory they are free.
+    let memory = Path::new("/dev/shm");
+    let root = if memory.is_dir() { tempfile::tempdir_in(memory) } else { tempfile::tempdir() }.unwrap();
+    let golden = root.path().join("golden");
+    let expected = runtime.block_on(made::make(&golden));
+    let flips = if full { flips::all(&golden) } else { flips::some(&golden) };
+    let judgements = std::thread::scope(|scope| {
+        let shares = flips.chunks(flips.len().div_ceil(CHILDREN)).enumerate().map(|(number, flips)| {
+            let scratch = root.path().join(format!("scratch-{number}"));
+            let (golden, expected, flips) = (golden.clone(), expected.clone(), flips.to_vec());
+            let orders = Orders { golden, scratch, expected, flips, from: 0 };
+            let path = root.path().join(format!("orders-{number}.json"));
+            scope.spawn(move || judge_all(orders, &path))
+        });
+        let shares: Vec<_> = shares.collect();
+        shares.into_iter().flat_map(|share| share.join().unwrap()).collect::<Vec<_>>()
+    });
+    report(&flips, &judgements);
+}
+
+/// Runs children until every flip is judged.
+fn judge_all(mut orders: Orders, path: &Path) -> Vec<Judgement> {
+    let mut judgements = Vec::new();
+    while judgements.len() < orders.flips.len() {
+        orders.from = judgements.len();
+        fs::write(path, serde_json::to_vec(&orders).unwrap()).unwrap();
+        let before = judgements.len();
+        let end = run_child(path, &mut judgements);
+        if judgements.len() < orders.flips.len() {
+            judgements.push(Judgement::Violation(format!("the process ended: {end}")));
+        }
+        assert!(judgements.len() > before, "{end}");
+    }
+    judgements
+}
+
+/// Runs one child for as long as it lives and speaks; returns how it ended.
+fn run_child(orders: &Path, judgements: &mut Vec<Judgement>) -> String {
+    let complaints = orders.with_extension("complaints");
+    let exe = std::env::current_exe().unwrap();
+    let limited = format!("ulimit -v {ADDRESS_SPACE_KIB}; exec \"$0\" \"$@\"");
+    let mut child = Command::new("sh")
+        .args(["-c", &limited])
+        .arg(exe)
+        .args([TEST, "--exact", "--nocapture", "--test-threads=1"])
+        .env(ORDERS, orders)
+        .env("RUST_BACKTRACE", "0")
+        .stdout(Stdio::piped())
+        .stderr(File::create(&complaints).unwrap())
+        .spawn()
+        .unwrap();
+    let stdout = child.stdout.take().unwrap();
+    let child = Reaped(child);
+    let (sender, lines) = mpsc::channel();
+    let listener = std::thread::scope(move |scope| {
+        let mut child = child;
+        scope.spawn(move || {
+            for line in BufReader::new(stdout).lines().map_while(Result::ok) {
+                if sender.send(line).is_err() {
+                    return;
+                }
+            }
+        });
+        loop {
+            match lines.recv_timeout(PATIENCE) {
+                Ok(line) => judgements.extend(Judgement::heard(&line)),
+                Err(mpsc::RecvTimeoutError::Timeout) => return format!("silent for {PATIENCE:?}"),
+                Err(mpsc::RecvTimeoutError::Disconnected) => return child.0.wait().unwrap().to_string(),
+            }
+        }
+    });
+    let complaints = fs::read_to_string(complaints).unwrap_or_default();
+    let tail: Vec<&str> = complaints.lines().rev().take(5).collect();
+    format!("{listener}; it complains of: {}", tail.into_iter().rev().collect::<Vec<_>>().join(" | "))
+}
+
+/// A process that does not outlive this.
+struct Reaped(Child);
+
+impl Drop for Reaped {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[derive(Debug, Default)]
+struct Counts {
+    flips: u64,
+    right: u64,
+    errors: u64,
+    violations: u64,
+}
+
+fn report(flips: &[Flip], judgements: &[Judgement]) {
+    let mut counts: BTreeMap<Kind, Counts> = BTreeMap::new();
+    let mut violations = Vec::new();
+    for (flip, judgement) in flips.iter().zip(judgements) {
+        let count = counts.entry(flip.kind).or_default();
+        count.flips += 1;
+        match judgement {
+            Judgement::Right => count.right += 1,
+            Judgement::Error(_) => count.errors += 1,
+            Judgement::Violation(what) => {
+                count.violations += 1;
+                violations.push(format!("{} byte {} ^ {:#04x}: {what}", flip.file, flip.at, flip.with));
+            }
+        }
+    }
+    println!("| files | bytes changed | right data | clear error | violations |\n|---|---|---|---|---|");
+    for (kind, Counts { flips, right, errors, violations }) in &counts {
+        println!("| {kind} | {flips} | {right} | {errors} | {violations} |");
+    }
+    for kind in Kind::ALL {
+        assert!(counts.contains_key(&kind), "the store has no {kind}");
+    }
+    let first: Vec<_> = violations.iter().take(20).collect();
+    assert!(violations.is_empty(), "{} violations: {first:#?}", violations.len());
+    let errors = counts.values().map(|count| count.errors).sum::<u64>();
+    assert!(errors > 0, "no change was noticed");
+}

@@ -1,0 +1,121 @@
+//! Which bytes are changed, and what kind of file each is in.
+
+use std::fmt;
+use std::fs;
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+/// Two bits of a byte, and all of them.
+const CHANGES: [u8; 2] = [0x10, 0xff];
+
+/// Files up to this size are changed at every fourth byte by default, larger ones at so many places.
+const SMALL_BYTES: usize = 64;
+const PLACES: usize = 14;
+const PLACES_JOURNAL: usize = 80;
+
+/// One byte of one file, changed.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) struct Flip {
+    pub(super) kind: Kind,
+    /// Relative to the data directory.
+    pub(super) file: String,
+    pub(super) at: usize,
+    /// What the byte is combined with, by exclusive or.
+    pub(super) with: u8,
+}
+
+/// What a file is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub(super) enum Kind {
+    Journal,
+    Manifest,
+    Table,
+    BlobFile,
+    Own,
+    FjallOther,
+    BlobTier,
+}
+
+impl Kind {
+    pub(super) const ALL: [Self; 7] =
+        [Self::Journal, Self::Manifest, Self::Table, Self::BlobFile, Self::Own, Self::FjallOther, Self::BlobTier];
+
+    fn of(file: &str) -> Self {
+        let parts: Vec<&str> = file.split('/').collect();
+        match parts[..] {
+            ["blobs", ..] => Self::BlobTier,
+            ["index", "store", "database", name] if name.ends_with(".jnl") => Self::Journal,
+            ["index", "store", "database", "keyspaces", _, "tables", _] => Self::Table,
+            ["index", "store", "database", "keyspaces", _, "blobs", _] => Self::BlobFile,
+            ["index", "store", "database", "keyspaces", _, _] => Self::Manifest,
+            ["index", "store", "database", ..] => Self::FjallOther,
+            _ => Self::Own,
+        }
+    }
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Journal => "journals",
+            Self::Manifest => "manifests",
+            Self::Table => "tables",
+            Self::BlobFile => "blob files of the index",
+            Self::Own => "our own files",
+            Self::FjallOther => "other files of fjall",
+            Self::BlobTier => "blobs of the blob tier",
+        })
+    }
+}
+
+/// Every byte, in each way.
+pub(super) fn all(dir: &Path) -> Vec<Flip> {
+    of_files(dir, |_, length| (0..length).collect(), &CHANGES)
+}
+
+/// Places in every file: its ends, and steps between them that no structure has.
+pub(super) fn some(dir: &Path) -> Vec<Flip> {
+    let places = |kind: Kind, length: usize| {
+        let places = if kind == Kind::Journal { PLACES_JOURNAL } else { PLACES };
+        let step = if length <= SMALL_BYTES { 4 } else { (length / places).max(1) | 1 };
+        let mut places: Vec<usize> = (0..length).step_by(step).collect();
+        places.extend(length.checked_sub(1));
+        // The count of sections in a table of contents, by which fjall allocates.
+        places.extend(length.checked_sub(60));
+        places.sort_unstable();
+        places.dedup();
+        places
+    };
+    of_files(dir, places, &CHANGES[..1])
+}
+
+fn of_files(dir: &Path, places: impl Fn(Kind, usize) -> Vec<usize>, changes: &[u8]) -> Vec<Flip> {
+    let mut flips = Vec::new();
+    for file in files(dir, "") {
+        let length = usize::try_from(fs::metadata(dir.join(&file)).unwrap().len()).unwrap();
+        let kind = Kind::of(&file);
+        for at in places(kind, length) {
+            let flip = |&with| Flip { kind, file: file.clone(), at, with };
+            flips.extend(changes.iter().map(flip));
+        }
+    }
+    flips
+}
+
+/// The files below a directory, in order.
+pub(super) fn files(root: &Path, under: &str) -> Vec<String> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(root.join(under)).unwrap() {
+        let entry = entry.unwrap();
+        let name = entry.file_name().into_string().unwrap();
+        let path = if under.is_empty() { name } else { format!("{under}/{name}") };
+        if entry.file_type().unwrap().is_dir() {
+            found.extend(files(root, &path));
+        } else {
+            found.push(path);
+        }
+    }
+    found.sort();
+    found
+}
