@@ -17,8 +17,10 @@ mod committer;
 pub mod contract;
 pub mod fjall;
 mod stall;
+mod step_over;
 
 pub use stall::StallWatch;
+pub use step_over::{PartialPage, UnreadableRange};
 
 /// The tables of an index. One table is one ordered map from keys to values.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

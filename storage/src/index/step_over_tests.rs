@@ -1,0 +1,158 @@
+//! Stepping over unreadable keys, on an index whose blocks can be damaged.
+
+use std::collections::BTreeMap;
+
+use super::*;
+use crate::index::Page;
+use futures::FutureExt;
+use proptest::prelude::*;
+
+/// A sorted table in blocks. As in fjall, a scan that reaches a damaged block fails and returns nothing, and an entry is
+/// returned only once the next one of its table has been read.
+struct Blocks {
+    tables: Vec<Vec<(Vec<Bytes>, bool)>>,
+}
+
+impl Blocks {
+    fn read(&self, range: &Range) -> Result<Vec<Bytes>> {
+        let mut merged: BTreeMap<Bytes, Option<bool>> = BTreeMap::new();
+        for table in &self.tables {
+            for (block, is_damaged) in table {
+                let (first, last) = (&block[0], &block[block.len() - 1]);
+                let previous =
+                    table.iter().map(|(block, _)| &block[block.len() - 1]).filter(|last| *last < first).max();
+                let start = first_key(&range.start);
+                let wanted = *last >= start
+                    && end_key(&range.end).is_none_or(|end| previous.is_none_or(|last| after(last) < end));
+                if *is_damaged && wanted {
+                    // It is met where the entry before it is handed out.
+                    let met = previous.filter(|last| **last >= start).cloned().unwrap_or(start);
+                    merged.insert(met, Some(true));
+                } else if !is_damaged {
+                    for key in
+                        block.iter().filter(|key| **key >= start && end_key(&range.end).is_none_or(|end| **key < end))
+                    {
+                        merged.entry(key.clone()).or_insert(None);
+                    }
+                }
+            }
+        }
+        let mut keys = Vec::new();
+        for (key, damage) in merged {
+            if keys.len() == range.limit {
+                break;
+            }
+            if damage.is_some() {
+                return Err(Error::new(ErrorKind::Corrupt, "scan", "a checksum does not match"));
+            }
+            keys.push(key);
+        }
+        Ok(keys)
+    }
+}
+
+impl Snapshot for Blocks {
+    fn get<'a>(&'a self, _: Table, key: &'a [u8]) -> BoxFuture<'a, Result<Option<Bytes>>> {
+        let blocks = || self.tables.iter().flatten();
+        let holds = |block: &Vec<Bytes>| block[0] <= key && key <= block[block.len() - 1];
+        let is_damaged = blocks().any(|(block, is_damaged)| *is_damaged && holds(block));
+        let is_there = blocks().any(|(block, _)| block.iter().any(|there| there == key));
+        Box::pin(async move {
+            if is_damaged {
+                return Err(Error::new(ErrorKind::Corrupt, "get", "a checksum does not match"));
+            }
+            Ok(is_there.then(|| Bytes::copy_from_slice(key)))
+        })
+    }
+
+    fn scan(&self, _: Table, range: Range) -> BoxFuture<'_, Result<Page>> {
+        Box::pin(async move { Ok(self.read(&range)?.into_iter().map(|key| (key.clone(), key)).collect()) })
+    }
+}
+
+/// All keys that are returned, and all unreadable ranges.
+fn walk(blocks: &Blocks, limit: usize) -> (Vec<Bytes>, Vec<UnreadableRange>) {
+    let (mut keys, mut unreadable, mut next) = (Vec::new(), Vec::new(), Some(Range::all(limit)));
+    let snapshot: &dyn Snapshot = blocks;
+    while let Some(range) = next {
+        let page = snapshot.scan_over(Table::Rows, range).now_or_never().unwrap().unwrap();
+        assert!(page.entries.len() <= limit);
+        keys.extend(page.entries.into_iter().map(|(key, _)| key));
+        unreadable.extend(page.unreadable);
+        next = page.rest;
+    }
+    (keys, unreadable)
+}
+
+fn numbered(numbers: std::ops::Range<u32>) -> Vec<Bytes> {
+    numbers.map(|number| Bytes::from(format!("default\0k{number:06}"))).collect()
+}
+
+#[test]
+fn exactly_the_damaged_block_is_stepped_over() {
+    let blocks =
+        Blocks { tables: vec![vec![(numbered(0..10), false), (numbered(10..14), true), (numbered(14..900), false)]] };
+    for limit in [1, 2, 7, 1000] {
+        let (keys, unreadable) = walk(&blocks, limit);
+        assert_eq!(keys, [numbered(0..10), numbered(14..900)].concat(), "limit={limit}");
+        let [range] = &unreadable[..] else { panic!("{unreadable:?}") };
+        assert_eq!(
+            (range.from.clone(), range.to.clone()),
+            (after(&numbered(9..10)[0]), Some(after(&numbered(13..14)[0])))
+        );
+        assert!(range.to_string().contains(r"k000009\x00"), "{range}");
+    }
+}
+
+#[test]
+fn damage_at_both_ends_of_a_table_is_stepped_over() {
+    let blocks = Blocks { tables: vec![vec![(numbered(0..5), true), (numbered(5..8), false), (numbered(8..9), true)]] };
+    let (keys, unreadable) = walk(&blocks, 100);
+    assert_eq!((keys, unreadable.len()), (numbered(5..8), 2));
+    assert!(unreadable[0].contains(b"default\0k000000") && unreadable[1].contains(b"default\0k000008"));
+}
+
+#[test]
+fn a_table_without_damage_is_read_as_by_a_plain_scan() {
+    let blocks = Blocks { tables: vec![vec![(numbered(0..50), false)]] };
+    assert_eq!(walk(&blocks, 7), (numbered(0..50), Vec::new()));
+}
+
+proptest! {
+    #[test]
+    fn every_key_is_returned_or_lies_in_an_unreadable_range(
+        keys in proptest::collection::btree_set(proptest::collection::vec(any::<u8>(), 1..5), 1..40),
+        damaged in proptest::collection::vec(proptest::bool::weighted(0.2), 40),
+        size in 1..6usize,
+        limit in 1..9usize,
+    ) {
+        let keys: Vec<Bytes> = keys.into_iter().map(Bytes::from).collect();
+        let table = keys.chunks(size).zip(damaged).map(|(block, is_damaged)| (block.to_vec(), is_damaged)).collect::<Vec<_>>();
+        let (found, unreadable) = walk(&Blocks { tables: vec![table.clone()] }, limit);
+        for key in &keys {
+            let is_unreadable = unreadable.iter().any(|range| range.contains(key));
+            prop_assert_eq!(found.contains(key), !is_unreadable);
+        }
+        for (block, is_damaged) in &table {
+            prop_assert!(!is_damaged || block.iter().all(|key| !found.contains(key)));
+        }
+        let is_whole = table.iter().all(|(_, is_damaged)| !is_damaged);
+        prop_assert_eq!(is_whole, unreadable.is_empty());
+    }
+
+    #[test]
+    fn a_key_between_two_lies_between_them(low in proptest::collection::vec(any::<u8>(), 0..6), high in proptest::collection::vec(any::<u8>(), 0..6)) {
+        prop_assume!(low < high);
+        match between(&low, &high) {
+            Some(middle) => prop_assert!(low[..] < middle[..] && middle[..] < high[..]),
+            None => prop_assert_eq!(after(&Bytes::from(low)), high),
+        }
+    }
+
+    #[test]
+    fn keys_farther_away_ascend(from in proptest::collection::vec(any::<u8>(), 0..6)) {
+        let keys: Vec<Bytes> = farther(&from).collect();
+        prop_assert!(keys.iter().all(|key| key[..] > from[..]));
+        prop_assert!(keys.windows(2).all(|pair| pair[0] < pair[1]));
+    }
+}
