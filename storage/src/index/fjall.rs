@@ -36,10 +36,14 @@ use crate::error::{Error, ErrorKind, Result};
 
 mod archive;
 mod check;
+mod copy;
 mod creation;
 mod database;
+mod diagnosis;
 pub mod doctor;
 mod failure;
+#[cfg(any(test, feature = "contract"))]
+mod flushing;
 mod journal;
 mod journals;
 mod manifest;
@@ -117,11 +121,15 @@ impl FjallIndex {
     /// - [`ErrorKind::Unavailable`] if the file system fails, or the system's clock is before 1970.
     pub fn open(dir: &Path, env: Env, options: FjallOptions) -> Result<Self> {
         options.check()?;
+        Self::open_with(dir, env, options, options.worker_threads)
+    }
+
+    fn open_with(dir: &Path, env: Env, options: FjallOptions, workers: usize) -> Result<Self> {
         check_clock("open")?;
         let lock = creation::lock(dir)?;
         let existing = creation::create_or_check(dir, &lock, |path| database::build(path, &options))?;
         let (sender, receiver) = mpsc::channel();
-        let (tables, database) = database::open(&existing.database, &options, &existing.keyspaces)?;
+        let (tables, database) = database::open(&existing.database, &options, workers, &existing.keyspaces)?;
         // fjall has synced the journals: what the check has seen in them is durable.
         let last = existing.checked.last_seqno;
         let marker = existing.checked.marks.map(|marks| Arc::new(Marker::new(&existing.database, marks, last)));
@@ -139,7 +147,8 @@ impl FjallIndex {
 
         let deadline = Duration::from_millis(options.commit_deadline_ms);
         let committer_options = CommitterOptions { deadline, ..CommitterOptions::default() };
-        let committer = Committer::start(&env, committer_options, FjallSink { store: store.clone() })?;
+        let committer =
+            Committer::start(&env, committer_options, FjallSink { store: store.clone(), env: env.clone() })?;
         let slot = Slot(Arc::new(RwLock::new(Some(store))));
         Ok(Self { env, committer: Arc::new(committer), marker, slot, gone: Arc::new(Gone(Mutex::new(receiver))) })
     }
@@ -333,10 +342,29 @@ impl Store {
         if !(1..=KEY_BYTES_MAX).contains(&key.len()) {
             return Ok(None);
         }
-        caught("get", || {
+        let got = caught("get", || {
             let value = snapshot.get(self.tables.of(table), key).map_err(|error| failed("get", error))?;
             Ok(value.map(Bytes::from))
-        })
+        });
+        got.or_else(|error| self.get_by_range(snapshot, table, key, error))
+    }
+
+    /// A second way to the value of a key: a range reads no filter, so that a damaged one hides no entry.
+    fn get_by_range(
+        &self,
+        snapshot: &fjall::Snapshot,
+        table: Table,
+        key: &[u8],
+        error: Error,
+    ) -> Result<Option<Bytes>> {
+        if error.kind() != ErrorKind::Corrupt {
+            return Err(error);
+        }
+        let key = Bytes::copy_from_slice(key);
+        let only = Range { start: Bound::Included(key.clone()), end: Bound::Included(key), limit: 1 };
+        let page = self.scan(snapshot, table, only).map_err(|_| error)?;
+        tracing::warn!(table = table.name(), "a filter of the index is damaged: the key was read without it");
+        Ok(page.into_iter().next().map(|(_, value)| value))
     }
 
     fn scan(&self, snapshot: &fjall::Snapshot, table: Table, range: Range) -> Result<Page> {
@@ -386,6 +414,7 @@ fn bounds(start: Bound<Bytes>, end: Bound<Bytes>) -> Option<(Bound<Bytes>, Bound
 /// Writes a merge as one fjall batch.
 struct FjallSink {
     store: Arc<Store>,
+    env: Env,
 }
 
 impl Sink for FjallSink {
@@ -400,7 +429,7 @@ impl Sink for FjallSink {
             }
         }
         let low = self.store.database.seqno();
-        batch.commit().map_err(|error| failed("commit", error))?;
+        batch.commit().map_err(|error| diagnosis::explain(&self.store, &self.env, error))?;
         self.store.published.advance(&self.store.database);
         if let Some(marker) = &self.store.marker {
             marker.acknowledged(low, self.store.database.seqno());

@@ -192,6 +192,11 @@ fn refuse_foreign(dir: &Path) -> Result<()> {
     Ok(())
 }
 
+/// Whether there is an index, however damaged.
+pub(super) fn is_index(dir: &Path) -> Result<bool> {
+    exists(&dir.join(STORE).join(RECORD))
+}
+
 fn write_record(store: &Path, keyspaces: Keyspaces) -> Result<()> {
     let marker = store.join(DATABASE).join(FJALL_MARKER);
     let fjall_marker = fs::read(&marker).map_err(|error| unavailable("read", &marker, error))?;

@@ -58,14 +58,21 @@ impl Tables {
 
 /// Makes a new database with every keyspace, and lets go of it.
 pub(super) fn build(path: &Path, options: &FjallOptions) -> Result<Keyspaces> {
-    let database = open_database(path, options)?;
+    let database = open_database(path, options, options.worker_threads)?;
     let tables = Tables::open(|table| keyspace(&database, table))?;
     Table::ALL.iter().map(|&table| Ok((table.name().to_owned(), directory_id(tables.of(table))?))).collect()
 }
 
 /// Opens a database that has passed the check, and compares what fjall found with what must be there.
-pub(super) fn open(path: &Path, options: &FjallOptions, expected: &Keyspaces) -> Result<(Tables, Database)> {
-    let database = open_database(path, options)?;
+///
+/// With no workers nothing is flushed or compacted, and nothing may be written.
+pub(super) fn open(
+    path: &Path,
+    options: &FjallOptions,
+    workers: usize,
+    expected: &Keyspaces,
+) -> Result<(Tables, Database)> {
+    let database = open_database(path, options, workers)?;
     let tables = Tables::open(|table| {
         // Asked for by name, fjall would create one that it has lost.
         if !database.keyspace_exists(table.name()) {
@@ -82,11 +89,11 @@ pub(super) fn open(path: &Path, options: &FjallOptions, expected: &Keyspaces) ->
     Ok((tables, database))
 }
 
-fn open_database(path: &Path, options: &FjallOptions) -> Result<Database> {
+fn open_database(path: &Path, options: &FjallOptions, workers: usize) -> Result<Database> {
     let builder = Database::builder(path)
         .cache_size(options.cache_bytes)
         .max_journaling_size(options.journal_bytes_max)
-        .worker_threads(options.worker_threads)
+        .worker_threads_unchecked(workers)
         // Costs more than it saves, up to five times for large values.
         .journal_compression(CompressionType::None)
         // Every batch says itself how durable it is.
