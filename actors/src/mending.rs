@@ -1,10 +1,10 @@
 //! The scrub, carried out: drives the walk, has what it finds repaired, and reports.
 //!
 //! ```text
-//! storage's walk ─> damage and its remedy ─┬─ what nothing can name again: one batch, from here
-//!                                          ├─ what one object has in the index, or an upload to it: its shard looks
-//!                                          │  again, and mends (I3)
-//!                                          └─ an object that is given up: a delete, if its etag still stands
+//! storage's walk ─> damage and its remedy ─┬─ confirmed by the walk: nothing can name it again; one batch, from here
+//!                                          └─ what one object has in the index, or an upload to it: its shard reads the
+//!                                             newest state, confirms, and mends in the same turn (I3)
+//!                                                  └─ not confirmed: neither reported nor acted on
 //! ```
 //!
 //! Each repair is decided where it is carried out, against what stands then, and is idempotent: a scrub that is dropped, or
@@ -13,21 +13,23 @@
 
 use std::collections::BTreeMap;
 
+use bytes::Bytes;
 use cenotaph_storage::index::Table;
-use cenotaph_storage::rows::{Filed, Row, Session, floor_key, read_floor, read_part_key, session_key};
+use cenotaph_storage::planted::Bug;
+use cenotaph_storage::rows::{Filed, Row, Session, floor_key, part_key, read_floor, read_part_key, session_key};
 use cenotaph_storage::scrub::{Cure, Damage, Fate, Found, Remedy, Scrub, ScrubReport};
 use cenotaph_storage::swap::{
-    Mend, Mending, Mutation, Precondition, Seen, SeenEntry, SeenUpload, SessionMutation, SessionSwap, Standing, Swap,
-    UploadMend,
+    Mend, Mending, Mutation, Precondition, Seen, SeenEntry, SeenUpload, SessionMutation, SessionSwap, Sight, Standing,
+    Swap, UploadMend,
 };
-use cenotaph_storage::{Error, ErrorKind, Etag, ObjectId, Result, UploadId, Version};
+use cenotaph_storage::{Error, ErrorKind, ObjectId, Result, UploadId, Version};
 use futures::stream::{self, StreamExt};
 
 use crate::admission::Permit;
 use crate::aftermath::Aftermath;
-use crate::messages::ShardMessage;
+use crate::messages::{Act, ShardMessage};
 use crate::overlay::Overlay;
-use crate::reply::{Answer, Reply, deleted};
+use crate::reply::{Answer, Reply};
 use crate::shard::Shard;
 use crate::shared::Common;
 use crate::tiered::Tiered;
@@ -63,9 +65,13 @@ impl Tiered {
             });
             let mut repairs = stream::iter(repairs).buffered(REPAIRS_AT_ONCE);
             while let Some((damage, fate)) = repairs.next().await {
-                let fate = fate?;
-                note(&damage, fate);
-                report.take(damage, fate, findings_max);
+                match fate? {
+                    Some(fate) => {
+                        note(&damage, fate);
+                        report.take(damage, fate, findings_max);
+                    }
+                    None => tracing::debug!(%damage, "a finding of a scrub was not confirmed"),
+                }
             }
         }
         report.looked = walk.looked();
@@ -79,32 +85,41 @@ fn note(damage: &Damage, fate: Fate) {
 }
 
 impl Common {
-    /// Carries a remedy out if it may be.
-    async fn remedy(&self, remedy: Remedy, repair: Repair) -> Result<Fate> {
+    /// Confirms damage, and carries its remedy out if that may be. None if it is not confirmed.
+    async fn remedy(&self, remedy: Remedy, repair: Repair) -> Result<Option<Fate>> {
         match remedy {
-            Remedy::None => Ok(Fate::Left),
-            Remedy::Withheld if repair == Repair::Nothing => Ok(Fate::Left),
-            Remedy::Withheld => Ok(Fate::Withheld),
-            Remedy::Safe(cure) if repair >= Repair::Safe => self.cure(cure).await,
-            Remedy::Lossy(cure) if repair >= Repair::Lossy => self.cure(cure).await,
-            Remedy::Safe(_) | Remedy::Lossy(_) => Ok(Fate::Left),
+            Remedy::None => Ok(Some(Fate::Left)),
+            Remedy::Withheld if repair == Repair::Nothing => Ok(Some(Fate::Left)),
+            Remedy::Withheld => Ok(Some(Fate::Withheld)),
+            Remedy::Safe(cure) if repair >= Repair::Safe => self.cure(cure, Act::Mend).await,
+            Remedy::Lossy(cure) if repair >= Repair::Lossy => self.cure(cure, Act::Mend).await,
+            Remedy::Safe(cure) | Remedy::Lossy(cure) | Remedy::Beyond(cure) => self.cure(cure, Act::Look).await,
         }
     }
 
-    async fn cure(&self, cure: Cure) -> Result<Fate> {
-        self.health.check("scrub")?;
+    async fn cure(&self, cure: Cure, act: Act) -> Result<Option<Fate>> {
+        if act == Act::Look && self.health.check_failed("scrub").is_err() {
+            return self.look(cure).await;
+        }
+        if act == Act::Look && self.env.planted(Bug::ScrubUnconfirmed) {
+            return Ok(Some(Fate::Left));
+        }
         match cure {
+            Cure::Commit(_) if act == Act::Look => Ok(Some(Fate::Left)),
             Cure::Commit(batch) => {
+                self.health.check("scrub")?;
                 let after = Aftermath::of(&batch);
                 self.commit(batch, ()).await?;
                 after.tell(self);
-                Ok(Fate::Repaired)
+                Ok(Some(Fate::Repaired))
             }
             Cure::Mend(object, mend) => {
-                let request =
-                    |reply| ShardMessage::Mend { object: object.clone(), mend: Box::new(mend.clone()), reply };
-                let fate = mended(self.deliver(&object, request).await)?;
-                if fate == Fate::Repaired {
+                let request = |reply| {
+                    let (object, mend) = (object.clone(), Box::new(mend.clone()));
+                    ShardMessage::Mend { object, mend, act, reply }
+                };
+                let fate = mended(self.deliver(&object, request).await, act)?;
+                if fate == Some(Fate::Repaired) {
                     self.expire_if_due(&object, &mend).await?;
                 }
                 Ok(fate)
@@ -112,23 +127,37 @@ impl Common {
             Cure::MendUpload(object, upload, mend) => {
                 let request = |reply| {
                     let (object, mend) = (object.clone(), Box::new(mend.clone()));
-                    ShardMessage::MendUpload { object, upload, mend, reply }
+                    ShardMessage::MendUpload { object, upload, mend, act, reply }
                 };
-                let fate = mended(self.deliver(&object, request).await)?;
-                if fate == Fate::Repaired {
+                let fate = mended(self.deliver(&object, request).await, act)?;
+                if fate == Some(Fate::Repaired) {
                     self.end_if_due(object, upload, &mend).await?;
                 }
                 Ok(fate)
             }
-            Cure::Delete(object, etag) => self.give_up(object, etag).await,
         }
+    }
+
+    /// Confirms without a shard, for an engine that has failed: nothing is written any more, so that the durable state is the
+    /// newest.
+    async fn look(&self, cure: Cure) -> Result<Option<Fate>> {
+        let is_confirmed = match cure {
+            Cure::Mend(object, mend) => {
+                let seen = self.seen(&object).await?;
+                let entry = self.entry(mend.reads(&object, &seen)).await?;
+                let sight = Sight { seen, entry, is_pending: false };
+                mend.decide(&object, &sight, self.env.steady_now()).is_some()
+            }
+            Cure::Commit(_) | Cure::MendUpload(..) => true,
+        };
+        Ok(is_confirmed.then_some(Fate::Left))
     }
 
     /// Removes an object that got its expiry entry back if it has expired meanwhile: the expirer does not look so far back.
     async fn expire_if_due(&self, id: &ObjectId, mend: &Mend) -> Result<()> {
         match mend {
             Mend::Expiry { .. } => self.swap_freely(id.clone(), Precondition::None, Mutation::Expire).await.map(drop),
-            Mend::Checksums { .. } | Mend::Floor | Mend::Excise => Ok(()),
+            Mend::Checksums { .. } | Mend::Floor | Mend::Excise | Mend::GiveUp(_) => Ok(()),
         }
     }
 
@@ -152,46 +181,51 @@ impl Common {
         let swap = Swap { id, operation: self.env.operation_id(), precondition, mutation };
         self.compare_and_write(swap, &Permit::free(), |reply| reply).await
     }
-
-    async fn give_up(&self, id: ObjectId, etag: Etag) -> Result<Fate> {
-        let answer = self.swap_freely(id, Precondition::Etag(etag), Mutation::Delete).await?;
-        match deleted(answer).map_err(|error| error.kind()) {
-            // Absent: its other damage had it deleted already.
-            Ok(_) | Err(ErrorKind::Conflict { current: None }) => Ok(Fate::Repaired),
-            Err(_) => Ok(Fate::Overtaken),
-        }
-    }
 }
 
 impl Shard {
-    /// Looks again, and mends what is still to be mended; answers whether anything was.
-    pub(crate) async fn mend(&self, overlay: &mut Overlay, object: &ObjectId, mend: &Mend, reply: Reply<bool>) {
-        let seen = match overlay.standing(object) {
-            Some(standing) => Ok(Seen::Whole(standing.clone())),
-            None => self.shared.seen(object).await,
-        };
-        let seen = match seen {
-            Ok(seen) => seen,
+    /// Reads the newest state, and mends what is confirmed to be wrong; answers whether anything is.
+    pub(crate) async fn mend(
+        &self,
+        overlay: &mut Overlay,
+        object: &ObjectId,
+        mend: &Mend,
+        act: Act,
+        reply: Reply<bool>,
+    ) {
+        let sight = match self.sight(overlay, object, mend).await {
+            Ok(sight) => sight,
             Err(error) => return reply(Err(error)),
         };
-        let mending = mend.decide(object, &seen, self.shared.env.steady_now());
-        let has_mended = mending.is_some();
-        let Mending { batch, next } = mending.unwrap_or_default();
+        let mending = mend.decide(object, &sight, self.shared.env.steady_now());
+        let is_confirmed = mending.is_some();
+        let Some(Mending { batch, next }) = mending.filter(|_| act == Act::Mend) else {
+            return reply(Ok(is_confirmed));
+        };
         let ticket = overlay.next_ticket();
         if let Some(next) = next {
             overlay.stand(ticket, object, next);
         }
-        self.submit(overlay, batch, has_mended, None, reply);
+        self.submit(overlay, batch, is_confirmed, None, reply);
     }
-}
 
-impl Shard {
+    async fn sight(&self, overlay: &Overlay, object: &ObjectId, mend: &Mend) -> Result<Sight> {
+        let pending = overlay.standing(object);
+        let seen = match pending {
+            Some(standing) => Seen::Whole(standing.clone()),
+            None => self.shared.seen(object).await?,
+        };
+        let entry = self.shared.entry(mend.reads(object, &seen)).await?;
+        Ok(Sight { seen, entry, is_pending: pending.is_some() })
+    }
+
     /// The same for an upload.
     pub(crate) async fn mend_upload(
         &self,
         overlay: &mut Overlay,
         (object, upload): (&ObjectId, &UploadId),
         mend: &UploadMend,
+        act: Act,
         reply: Reply<bool>,
     ) {
         let seen = match self.seen_upload(overlay, (object, upload), mend).await {
@@ -199,11 +233,11 @@ impl Shard {
             Err(error) => return reply(Err(error)),
         };
         let batch = mend.decide(object, upload, &seen, self.shared.env.steady_now());
-        let has_mended = batch.is_some();
-        let batch = batch.unwrap_or_default();
+        let is_confirmed = batch.is_some();
+        let Some(batch) = batch.filter(|_| act == Act::Mend) else { return reply(Ok(is_confirmed)) };
         let ticket = overlay.next_ticket();
         overlay.note_sessions(ticket, &batch);
-        self.submit(overlay, batch, has_mended, None, reply);
+        self.submit(overlay, batch, is_confirmed, None, reply);
     }
 
     async fn seen_upload(
@@ -212,53 +246,74 @@ impl Shard {
         (object, upload): (&ObjectId, &UploadId),
         mend: &UploadMend,
     ) -> Result<SeenUpload> {
-        let session = self.session_entry(overlay, &session_key(object, upload)).await?;
-        let session = session.map_or(Ok(SeenEntry::Absent), |value| seen_entry(Session::decode(&value)))?;
-        let filed = match mend {
-            UploadMend::Expiry { .. } => BTreeMap::new(),
-            UploadMend::Excise => self.part_entries(overlay, upload).await?,
-            UploadMend::GiveUp { number, .. } | UploadMend::Checksums { number, .. } => {
-                self.part_entry(overlay, upload, *number).await?
-            }
-        };
+        let key = session_key(object, upload);
+        let mut is_pending = overlay.session(&key).is_some();
+        let session = decoded(self.session_entry(overlay, &key).await, Session::decode)?;
         let mut parts = BTreeMap::new();
-        for (key, value) in filed {
-            // One that is filed under no part's number is found, and mended, by itself.
-            let Ok((_, number)) = read_part_key(&key) else { continue };
-            parts.insert(number, seen_entry(Filed::decode(&value))?);
+        match mend {
+            UploadMend::Expiry { .. } => {}
+            UploadMend::Excise => {
+                let filed = match self.part_entries(overlay, upload).await {
+                    // What can't be read of them is left, as parts without a session.
+                    Err(error) => broken(error, BTreeMap::new())?,
+                    Ok(filed) => filed,
+                };
+                for (key, value) in filed {
+                    // One that is filed under no part's number is found, and mended, by itself.
+                    let Ok((_, number)) = read_part_key(&key) else { continue };
+                    parts.insert(number, decoded(Ok(Some(value)), Filed::decode)?);
+                }
+            }
+            UploadMend::GiveUp { number, .. } | UploadMend::Checksums { number, .. } => {
+                let key = part_key(upload, *number);
+                is_pending |= overlay.session(&key).is_some();
+                parts.insert(*number, decoded(self.session_entry(overlay, &key).await, Filed::decode)?);
+            }
         }
-        Ok(SeenUpload { session, parts })
+        let entry = self.shared.entry(mend.reads(object, upload)).await?;
+        Ok(SeenUpload { session, parts, entry, is_pending })
     }
 }
 
-/// What is damaged is seen as such.
-fn seen_entry<T>(decoded: Result<T>) -> Result<SeenEntry<T>> {
-    decoded.map(SeenEntry::Whole).or_else(|error| broken(error, SeenEntry::Broken))
+/// What was read of one key. What is damaged is seen as such; what a later build may have written is an error.
+fn decoded<T>(read: Result<Option<Bytes>>, decode: impl Fn(&Bytes) -> Result<T>) -> Result<SeenEntry<T>> {
+    let entry =
+        read.and_then(|value| value.map_or(Ok(SeenEntry::Absent), |value| decode(&value).map(SeenEntry::Whole)));
+    entry.or_else(|error| broken(error, SeenEntry::Broken))
 }
 
 impl Common {
     /// How an object durably stands, even where it can't be read.
     async fn seen(&self, id: &ObjectId) -> Result<Seen> {
-        if let Some(value) = self.index.get(Table::Rows, id.encoded()).await? {
-            let row = Row::decode(&value).map(|row| Seen::Whole(Standing::Present(Box::new(row))));
-            return row.or_else(|error| broken(error, Seen::BrokenRow));
+        match decoded(self.index.get(Table::Rows, id.encoded()).await, Row::decode)? {
+            SeenEntry::Whole(row) => return Ok(Seen::Whole(Standing::Present(Box::new(row)))),
+            SeenEntry::Broken => return Ok(Seen::BrokenRow),
+            SeenEntry::Absent => {}
         }
-        match self.index.get(Table::Meta, &floor_key(id)).await? {
-            Some(value) => {
-                let floor = read_floor(&value).map(|floor| Seen::Whole(Standing::Absent(floor)));
-                floor.or_else(|error| broken(error, Seen::BrokenFloor))
-            }
-            None => Ok(Seen::Whole(Standing::Absent(Version::NONE))),
+        Ok(match decoded(self.index.get(Table::Meta, &floor_key(id)).await, read_floor)? {
+            SeenEntry::Whole(floor) => Seen::Whole(Standing::Absent(floor)),
+            SeenEntry::Broken => Seen::BrokenFloor,
+            SeenEntry::Absent => Seen::Whole(Standing::Absent(Version::NONE)),
+        })
+    }
+
+    /// The durable value of a key, as far as it can be read.
+    async fn entry(&self, key: Option<(Table, Bytes)>) -> Result<SeenEntry<Bytes>> {
+        match key {
+            Some((table, key)) => decoded(self.index.get(table, &key).await, |value| Ok(value.clone())),
+            None => Ok(SeenEntry::Absent),
         }
     }
 }
 
-/// What came of having a shard mend something.
-fn mended(answer: Result<bool>) -> Result<Fate> {
+/// What came of having a shard confirm or mend something; none if it was not confirmed.
+fn mended(answer: Result<bool>, act: Act) -> Result<Option<Fate>> {
     match answer {
-        Ok(true) => Ok(Fate::Repaired),
-        Ok(false) => Ok(Fate::Overtaken),
-        Err(error) if error.kind() == ErrorKind::UnknownFormat => Ok(Fate::Withheld),
+        Ok(false) => Ok(None),
+        Ok(true) if act == Act::Mend => Ok(Some(Fate::Repaired)),
+        Ok(true) => Ok(Some(Fate::Left)),
+        Err(error) if error.kind() == ErrorKind::UnknownFormat && act == Act::Mend => Ok(Some(Fate::Withheld)),
+        Err(error) if matches!(error.kind(), ErrorKind::UnknownFormat | ErrorKind::Corrupt) => Ok(Some(Fate::Left)),
         Err(error) => Err(error),
     }
 }

@@ -26,12 +26,21 @@ pub(crate) enum ShardMessage {
     Session { swap: Box<SessionSwap>, permit: Permit, reply: Reply<SessionAnswer> },
     /// Fence this change of this object, if it is still there (I6). Answers whether it was.
     Fence { object: ObjectId, change: OperationId, reply: Reply<bool> },
-    /// Look again at what a scrub found wrong with this object, and mend it. Answers whether there was anything to mend.
-    Mend { object: ObjectId, mend: Box<Mend>, reply: Reply<bool> },
+    /// Read again what a scrub found wrong with this object, and mend it if asked to. Answers whether it is wrong.
+    Mend { object: ObjectId, mend: Box<Mend>, act: Act, reply: Reply<bool> },
     /// The same about an upload to this object.
-    MendUpload { object: ObjectId, upload: UploadId, mend: Box<UploadMend>, reply: Reply<bool> },
+    MendUpload { object: ObjectId, upload: UploadId, mend: Box<UploadMend>, act: Act, reply: Reply<bool> },
     /// Lend these objects: decide nothing until the lease has ended (`lease.rs`).
     Lend { objects: Vec<ObjectId>, granted: oneshot::Sender<Result<Lease>> },
+}
+
+/// What a shard does about damage that it confirms.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Act {
+    /// Nothing: it confirms.
+    Look,
+    /// It mends.
+    Mend,
 }
 
 impl ShardMessage {

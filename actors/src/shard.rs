@@ -16,8 +16,8 @@ use std::sync::atomic::Ordering;
 use cenotaph_storage::index::{Batch, CommitError, Table};
 use cenotaph_storage::planted::Bug;
 use cenotaph_storage::rows::Change;
-use cenotaph_storage::swap::{self, Decision, Mutation, Standing, Swap};
-use cenotaph_storage::{ObjectId, OperationId, Result, Seam, Timestamp, Version};
+use cenotaph_storage::swap::{self, Decision, Deleted, Mending, Mutation, Standing, Swap};
+use cenotaph_storage::{ErrorKind, ObjectId, OperationId, Result, Seam, Timestamp, Version};
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 use tokio::sync::oneshot;
 
@@ -70,13 +70,13 @@ impl Actor for Shard {
         }
         match message {
             ShardMessage::Swap { swap, permit, reply } => match self.view(overlay, &swap).await {
-                Ok((standing, live)) => self.swap(overlay, &swap, &standing, live, permit, reply),
+                Ok(view) => self.swap(overlay, &swap, view, permit, reply),
                 Err(error) => reply(Err(error)),
             },
             ShardMessage::Session { swap, permit, reply } => self.step(overlay, &swap, permit, reply).await,
-            ShardMessage::Mend { object, mend, reply } => self.mend(overlay, &object, &mend, reply).await,
-            ShardMessage::MendUpload { object, upload, mend, reply } => {
-                self.mend_upload(overlay, (&object, &upload), &mend, reply).await;
+            ShardMessage::Mend { object, mend, act, reply } => self.mend(overlay, &object, &mend, act, reply).await,
+            ShardMessage::MendUpload { object, upload, mend, act, reply } => {
+                self.mend_upload(overlay, (&object, &upload), &mend, act, reply).await;
             }
             ShardMessage::Lend { objects, granted } => self.lend(overlay, &objects, granted).await,
             ShardMessage::Fence { object, change, reply } => match self.load_change(overlay, change).await {
@@ -93,10 +93,25 @@ impl Actor for Shard {
     }
 }
 
+/// What the decision about a swap depends on.
+struct View {
+    standing: Standing,
+    /// Whether the swap's change is live.
+    live: bool,
+    /// What removes a row that can't be read, if the swap replaces that.
+    excised: Option<Batch>,
+}
+
 impl Shard {
-    /// What the decision depends on: how the object stands, and whether the swap's change is live.
-    async fn view(&self, overlay: &Overlay, swap: &Swap) -> Result<(Standing, bool)> {
-        let standing = self.standing(overlay, &swap.id).await?;
+    async fn view(&self, overlay: &Overlay, swap: &Swap) -> Result<View> {
+        let (standing, excised) = match self.standing(overlay, &swap.id).await {
+            Err(error) if error.kind() == ErrorKind::Corrupt && swap.replaces_unread() => {
+                tracing::warn!(%error, "a row that can't be read is replaced");
+                let Mending { batch, next } = swap::excise(&swap.id, self.shared.env.steady_now());
+                (next.unwrap_or(Standing::Absent(Version::NONE)), Some(batch))
+            }
+            standing => (standing?, None),
+        };
         let live = match swap.mutation {
             Mutation::Tombstone { .. } => self.load_change(overlay, swap.operation).await?.is_some(),
             Mutation::Inline { .. }
@@ -106,7 +121,7 @@ impl Shard {
             | Mutation::Touch { .. }
             | Mutation::Expire => true,
         };
-        Ok((standing, live))
+        Ok(View { standing, live, excised })
     }
 
     pub(crate) async fn standing(&self, overlay: &Overlay, id: &ObjectId) -> Result<Standing> {
@@ -132,23 +147,29 @@ impl Shard {
         &self,
         overlay: &mut Overlay,
         swap: &Swap,
-        standing: &Standing,
-        live: bool,
+        View { standing, live, excised }: View,
         permit: Permit,
         reply: Reply<Answer>,
     ) {
         let now = self.shared.env.steady_now();
-        let mut decision = match swap.decide(standing, live, now) {
+        let mut decision = match swap.decide(&standing, live, now) {
             Ok(decision) => decision,
             Err(error) => return reply(Err(error)),
         };
-        self.forget_orphans(&mut decision, standing, swap, now);
-        let batch = swap.batch(standing, &decision, self.shared.env.steady_now());
+        self.forget_orphans(&mut decision, &standing, swap, now);
         let answer = match &decision {
             Decision::Supersede { .. } if self.shared.env.planted(Bug::SupersededAsConflict) => Answer::Fenced,
-            decision => answer(swap, standing, decision),
+            // There was an object, though nobody knows which.
+            Decision::Absent if excised.is_some() => Answer::Deleted(Deleted { existed: true }),
+            decision => answer(swap, &standing, decision),
         };
         let ticket = overlay.next_ticket();
+        let has_excised = excised.is_some();
+        if has_excised {
+            overlay.stand(ticket, &swap.id, standing.clone());
+        }
+        let mut batch = excised.unwrap_or_default();
+        batch.append(swap.batch(&standing, &decision, self.shared.env.steady_now()));
         if let Decision::Commit { next, .. } = &decision {
             overlay.stand(ticket, &swap.id, next.clone());
         }
@@ -168,6 +189,7 @@ impl Shard {
             metrics::counter!("cenotaph_superseded_total").increment(1);
         }
         let reply = match &decision {
+            Decision::Absent if has_excised => reply,
             Decision::Conflict { .. } | Decision::Absent | Decision::Unchanged => nothing_committed(reply),
             Decision::Commit { .. } | Decision::Supersede { .. } | Decision::Already | Decision::Fenced => reply,
         };

@@ -52,7 +52,6 @@ fn fate(fate: Fate) -> &'static str {
         Fate::Left => "left",
         Fate::Repaired => "repaired",
         Fate::Withheld => "withheld",
-        Fate::Overtaken => "overtaken",
     }
 }
 

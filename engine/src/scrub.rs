@@ -98,12 +98,13 @@ impl IntoFuture for Scrub {
 impl Engine {
     /// Verifies everything against everything, in both tiers and all namespaces: rows, open uploads, what belongs to them, and
     /// the bytes of every object and part against their checksums. Reports; repairs on request. Reads and writes go on beside it, and are never
-    /// mistaken for damage. Costs a read of all that is stored, and little memory. Dropping the future ends it; a scrub that
+    /// mistaken for damage: each finding is confirmed on the newest state before it is reported or acted on. Costs a read of all that is stored, and little memory. Dropping the future ends it; a scrub that
     /// was cut short, or repaired something, is simply run again.
     ///
     /// # Errors
     /// [`Unavailable`](crate::ErrorKind::Unavailable) if the index can't be read or the blob tier can't be listed, and with
-    /// repairs if the engine has failed; [`Closed`](crate::ErrorKind::Closed). Damage is no error.
+    /// repairs if the engine has failed; [`Closed`](crate::ErrorKind::Closed). Damage is no error, also where it is in files
+    /// of the index: keys that can't be read are findings, and the scrub goes on behind them.
     ///
     /// ```
     /// # #[tokio::main]

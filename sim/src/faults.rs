@@ -71,7 +71,7 @@ faults! {
     index_sync_slow IndexSyncSlow "index, sync slow"
     /// A read of the index fails.
     index_read_fails IndexReadFails "index, read fails"
-    /// A payload, or the checksums of a blob, come from the index with a flipped bit.
+    /// A payload, or the checksums of a blob, come from the index with a flipped bit, or can't be read for it.
     index_bit_rot IndexBitRot "index, bit rot"
     /// A request to the blob tier fails before it has any effect.
     blob_fails BlobFails "blob, fails"

@@ -304,20 +304,23 @@ impl Inner {
         Ok(())
     }
 
-    /// A value as it arrives. Only what has a checksum may rot.
-    fn arrived(&self, table: Table, value: Option<Bytes>) -> Option<Bytes> {
+    /// A value as it arrives. Only what has a checksum may rot: half of that the index finds itself, as fjall does.
+    fn arrived(&self, table: Table, value: Option<Bytes>) -> Result<Option<Bytes>> {
         let machine = self.gate.machine();
-        let value = value?;
+        let Some(value) = value else { return Ok(None) };
         if table != Table::Payloads
             || value.len() < 2
             || !machine.strikes(Fault::IndexBitRot, || table.name().to_owned())
         {
-            return Some(value);
+            return Ok(Some(value));
         }
         let mut bytes = value.to_vec();
         let at = 1 + usize::try_from(machine.below(bytes.len() as u64 - 1)).unwrap_or(0);
+        if at.is_multiple_of(2) {
+            return Err(Error::new(ErrorKind::Corrupt, "get", "a checksum does not match"));
+        }
         bytes[at] ^= 1;
-        Some(bytes.into())
+        Ok(Some(bytes.into()))
     }
 
     fn open(&self) -> Result<()> {
@@ -360,7 +363,7 @@ impl Index for SimIndex {
         async move {
             self.0.read("index get", table).await?;
             let value = match &self.0.medium {
-                Medium::Simulated => Ok(self.0.arrived(table, self.0.gate.machine().disk.get(table, key))),
+                Medium::Simulated => self.0.arrived(table, self.0.gate.machine().disk.get(table, key)),
                 Medium::Fjall(real) => real.index().get(table, key).await,
             };
             self.0.gate.linger().await;
@@ -429,7 +432,7 @@ impl Snapshot for SimSnapshot {
             match &self.state {
                 SnapshotState::Simulated(tables) => {
                     let value = self.seen(tables).of(table).get(key).cloned();
-                    Ok(self.inner.arrived(table, value))
+                    self.inner.arrived(table, value)
                 }
                 SnapshotState::Fjall(snapshot) => snapshot.get(table, key).await,
             }

@@ -45,6 +45,8 @@ pub enum Bug {
     UpdateWithoutPrecondition,
     /// A scrub takes the blobs of uploads under way for unknown ones, and queues them (I2).
     ScrubForgetsChanges,
+    /// A scrub reports what it saw, and has no shard confirm it.
+    ScrubUnconfirmed,
     /// A completed upload stays open: completed again, it commits again.
     CompleteTwice,
     /// A part is filed whether its upload is still open or not (I5).
@@ -59,7 +61,7 @@ pub enum Bug {
 
 impl Bug {
     /// Every bug, in a fixed order.
-    pub const ALL: [Self; 24] = [
+    pub const ALL: [Self; 25] = [
         Self::AckBeforeSync,
         Self::ReaderSeesUnsynced,
         Self::OldRevisionNotQueued,
@@ -79,6 +81,7 @@ impl Bug {
         Self::AtomicInTwoBatches,
         Self::UpdateWithoutPrecondition,
         Self::ScrubForgetsChanges,
+        Self::ScrubUnconfirmed,
         Self::CompleteTwice,
         Self::PartAfterEnd,
         Self::EndQueuesEveryPart,
@@ -108,6 +111,7 @@ impl Bug {
             Self::AtomicInTwoBatches => "atomic-in-two-batches",
             Self::UpdateWithoutPrecondition => "update-without-precondition",
             Self::ScrubForgetsChanges => "scrub-forgets-changes",
+            Self::ScrubUnconfirmed => "scrub-unconfirmed",
             Self::CompleteTwice => "complete-twice",
             Self::PartAfterEnd => "part-after-end",
             Self::EndQueuesEveryPart => "end-queues-every-part",

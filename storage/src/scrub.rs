@@ -11,9 +11,10 @@
 //! 7 blobs     each is named by a row, a part, a change or an orphan                 listed first, then one snapshot
 //! ```
 //!
-//! What must be seen together is seen in one snapshot, so that no write, rename or upload beside it makes a false alarm. An
-//! expired object that is not removed yet is no damage: it is absent, and the expirer's. Memory is bounded, whatever there
-//! is: pages, [`ScrubOptions`], and the byte budget that all reads share.
+//! What must be seen together is seen in one snapshot, and is looked at again on the newest state before it counts
+//! (`second.rs`, and the shards). Keys that can't be read are stepped over, and are findings. An expired object that is not
+//! removed yet is no damage: it is absent, and the expirer's. Memory is bounded, whatever there is: pages,
+//! [`ScrubOptions`], and the byte budget that all reads share.
 //!
 //! Guards I5 (4 and 7) and the promise that damage is found before somebody needs the bytes. Deliberately not here: carrying
 //! out what is proposed. Whoever drives the walk does so after each [`step`](Scrub::step), so that what a repair lays open
@@ -29,17 +30,16 @@ mod parts;
 mod payloads;
 mod report;
 mod rows;
+mod second;
 mod sessions;
 
-use std::ops::Bound;
 use std::sync::Arc;
 use std::time::Duration;
 
-use ::bytes::Bytes;
-
 use crate::error::Result;
-use crate::index::{Range, Snapshot, Table};
+use crate::index::{Range, Table};
 use crate::read::Reads;
+use crate::rows::floors_prefix;
 
 pub use damage::{Damage, RawKey};
 pub use finding::{Cure, Fate, Finding, Found, Remedy};
@@ -87,16 +87,18 @@ pub struct Scrub {
     options: ScrubOptions,
     tally: Arc<Tally>,
     stage: Stage,
+    /// Rows that can't be read may be all that is known of some blobs.
+    rows_are_unreadable: bool,
 }
 
-/// Where the walk is; each but the last says behind which key it goes on.
+/// Where the walk is; each but the last says what is still to be looked at.
 enum Stage {
-    Rows(Option<Bytes>),
+    Rows(Range),
     Sessions(Box<Sessions>),
-    Entries(Table, Option<Bytes>),
+    Entries(Table, Range),
     Payloads(Strays),
-    Bytes(Option<Bytes>),
-    Parts(Option<Bytes>),
+    Bytes(Range),
+    Parts(Range),
     Blobs(Box<Listing>),
     Done,
 }
@@ -109,7 +111,13 @@ impl Scrub {
         listener: Option<Arc<dyn Fn(ScrubProgress) + Send + Sync>>,
     ) -> Self {
         let listener: Option<Listener> = listener;
-        Self { reads, options, tally: Arc::new(Tally::new(listener)), stage: Stage::Rows(None) }
+        Self {
+            reads,
+            options,
+            tally: Arc::new(Tally::new(listener)),
+            stage: Stage::Rows(Range::all(rows::PAGE)),
+            rows_are_unreadable: false,
+        }
     }
 
     /// How it looks.
@@ -126,40 +134,43 @@ impl Scrub {
     /// anew.
     ///
     /// # Errors
-    /// [`Unavailable`](crate::ErrorKind::Unavailable) if the index can't be read or the blob tier can't be listed. That one
-    /// blob can't be read is a finding.
+    /// [`Unavailable`](crate::ErrorKind::Unavailable) if the index can't be read or the blob tier can't be listed. Damage
+    /// is a finding, also where the index itself is damaged, and so is a blob that can't be read.
     pub async fn step(&mut self) -> Result<Option<Vec<Found>>> {
         let (reads, tally) = (&self.reads, &*self.tally);
         let pace = Pace { depth: self.options.depth, at_once: self.options.objects_at_once.max(1) };
         let (found, next) = match &mut self.stage {
-            Stage::Rows(after) => {
-                let (found, next) = rows::page(reads.index(), after.clone(), tally).await?;
-                (found, next.map_or_else(|| Stage::Sessions(Box::default()), |last| Stage::Rows(Some(last))))
+            Stage::Rows(range) => {
+                let (found, rest) = rows::page(reads.index(), range.clone(), tally).await?;
+                let is_range = |found: &Found| matches!(found.damage, Damage::UnreadableRange { .. });
+                self.rows_are_unreadable |= found.iter().any(is_range);
+                (found, rest.map_or_else(|| Stage::Sessions(Box::default()), Stage::Rows))
             }
             Stage::Sessions(sessions) => match sessions.page(reads.index(), tally).await? {
                 Some(found) => {
                     tally.tell();
                     return Ok(Some(found));
                 }
-                None => (Vec::new(), Stage::Entries(Table::Expiry, None)),
+                None => (Vec::new(), Stage::Entries(Table::Expiry, Range::all(entries::PAGE))),
             },
-            Stage::Entries(table, after) => {
-                let (found, next) = entries::page(reads.index(), *table, after.clone(), tally).await?;
+            Stage::Entries(table, range) => {
+                let (found, rest) = entries::page(reads.index(), *table, range.clone(), tally).await?;
                 let table = *table;
-                (found, next.map_or_else(|| behind(table), |last| Stage::Entries(table, Some(last))))
+                (found, rest.map_or_else(|| behind(table), |rest| Stage::Entries(table, rest)))
             }
             Stage::Payloads(strays) => match strays.page(reads.index(), tally).await? {
                 Some(found) => (found, Stage::Payloads(std::mem::take(strays))),
-                None => (Vec::new(), Stage::Bytes(None)),
+                None => (Vec::new(), Stage::Bytes(Range::all(self::bytes::PAGE))),
             },
-            Stage::Bytes(after) => {
-                let (found, next) = self::bytes::page(reads, pace, after.clone(), tally).await?;
-                (found, next.map_or(Stage::Parts(None), |last| Stage::Bytes(Some(last))))
+            Stage::Bytes(range) => {
+                let (found, rest) = self::bytes::page(reads, pace, range.clone(), tally).await?;
+                (found, rest.map_or_else(|| Stage::Parts(sessions::all(parts::PAGE)), Stage::Bytes))
             }
-            Stage::Parts(after) => {
-                let (found, next) = parts::page(reads, pace, after.clone(), tally).await?;
-                let listing = || Stage::Blobs(Box::new(Listing::new(reads, self.options.grace)));
-                (found, next.map_or_else(listing, |last| Stage::Parts(Some(last))))
+            Stage::Parts(range) => {
+                let (found, rest) = parts::page(reads, pace, range.clone(), tally).await?;
+                let suspects_filed = self.rows_are_unreadable;
+                let listing = || Stage::Blobs(Box::new(Listing::new(reads, self.options.grace, suspects_filed)));
+                (found, rest.map_or_else(listing, Stage::Parts))
             }
             Stage::Blobs(listing) => match listing.page(reads, tally).await? {
                 Some(found) => {
@@ -179,32 +190,12 @@ impl Scrub {
 /// What comes after the entries of a table.
 fn behind(table: Table) -> Stage {
     match table {
-        Table::Expiry => Stage::Entries(Table::Changes, None),
-        Table::Changes => Stage::Entries(Table::Orphans, None),
-        Table::Orphans => Stage::Entries(Table::Meta, None),
+        Table::Expiry => Stage::Entries(Table::Changes, Range::all(entries::PAGE)),
+        Table::Changes => Stage::Entries(Table::Orphans, Range::all(entries::PAGE)),
+        Table::Orphans => Stage::Entries(Table::Meta, Range::prefix(&floors_prefix(), entries::PAGE)),
         Table::Rows | Table::Payloads | Table::Sessions | Table::Meta => Stage::Payloads(Strays::default()),
     }
 }
 
-/// Damage found on a page, and the key behind which the next one begins; none if it was the last.
-type Paged = (Vec<Found>, Option<Bytes>);
-
-/// The range of a page behind this key.
-fn page_range(after: Option<Bytes>, limit: usize) -> Range {
-    match after {
-        Some(key) => Range::all(limit).after(key),
-        None => Range::all(limit),
-    }
-}
-
-/// The last of these keys, if the page they make is full: there may be more.
-fn last_of<'a>(keys: impl ExactSizeIterator<Item = &'a Bytes>, limit: usize) -> Option<Bytes> {
-    let full = keys.len() == limit;
-    keys.last().filter(|_| full).cloned()
-}
-
-/// Whether a key is there.
-async fn contains(snapshot: &dyn Snapshot, table: Table, key: &Bytes) -> Result<bool> {
-    let only = Range { start: Bound::Included(key.clone()), end: Bound::Included(key.clone()), limit: 1 };
-    Ok(!snapshot.keys(table, only).await?.is_empty())
-}
+/// Damage found on a page, and what is left to be looked at; none if it was the last.
+type Paged = (Vec<Found>, Option<Range>);

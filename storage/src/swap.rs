@@ -47,7 +47,8 @@ mod session;
 mod transition;
 mod upload_mend;
 
-pub use mend::{Mend, Mending, Seen, unreached};
+pub(crate) use mend::is_as_written;
+pub use mend::{Lost, Mend, Mending, Seen, Sight, excise, unreached};
 pub use parts::{PartRules, Selection};
 pub use precondition::Precondition;
 pub use rename::{Rename, RenameDecision};
@@ -258,6 +259,17 @@ pub enum Decision {
 }
 
 impl Swap {
+    /// Whether it may replace a row that can't be read: it depends on nothing in the row, and its caller means to lose what
+    /// the row holds.
+    pub fn replaces_unread(&self) -> bool {
+        match self.mutation {
+            Mutation::Inline { .. } | Mutation::Tombstone { .. } | Mutation::Delete => {
+                self.precondition == Precondition::None
+            }
+            Mutation::Amend(_) | Mutation::Extend(_) | Mutation::Touch { .. } | Mutation::Expire => false,
+        }
+    }
+
     /// Decides against what stands. `change_is_live` matters to tombstones only.
     ///
     /// # Errors

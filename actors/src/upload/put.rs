@@ -4,8 +4,8 @@ use std::sync::atomic::Ordering;
 
 use cenotaph_storage::planted::Bug;
 use cenotaph_storage::rows::{Attributes, Manifest};
-use cenotaph_storage::swap::{self, Expected, Mutation, Precondition, Swap, Written};
-use cenotaph_storage::{Checksum, ObjectId, OperationId, Result, Seam};
+use cenotaph_storage::swap::{self, Expected, Mutation, Precondition, Standing, Swap, Written};
+use cenotaph_storage::{Checksum, ErrorKind, ObjectId, OperationId, Result, Seam, Version};
 use tokio::sync::oneshot;
 
 use super::ledger::Ledger;
@@ -47,7 +47,13 @@ impl Upload {
         shared.env.pass(Seam::UploadBeforeRecord).await;
 
         let now = shared.env.steady_now();
-        let standing = shared.standing_at(&put.id, now).await?;
+        let standing = match shared.standing_at(&put.id, now).await {
+            // Its swap replaces a row that can't be read, if there is no precondition to be read in it.
+            Err(error) if error.kind() == ErrorKind::Corrupt && put.precondition == Precondition::None => {
+                Standing::Absent(Version::NONE)
+            }
+            standing => standing?,
+        };
         if let Err(current) = put.precondition.check(standing.live(now)) {
             shared.counters.conflicts.fetch_add(1, Ordering::Relaxed);
             return Err(conflict("put", current));

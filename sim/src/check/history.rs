@@ -118,6 +118,11 @@ impl Checker<'_> {
         if !damage.is_empty() && !is_misled {
             self.violated("scrub", called, "it finds damage, and nothing is damaged");
         }
+        // A payload that was read with a flipped bit once is read again by its shard.
+        let is_rotten = self.monitor.strikes_between(Fault::IndexBitRot, called.at, at) > 1;
+        if !is_rotten && damage.iter().any(|damage| damage.starts_with("corrupt-payload")) {
+            self.violated("scrub", called, "it reports a payload that its shard has not seen damaged");
+        }
     }
 
     /// While a namespace is off, nothing in it is done.
@@ -363,6 +368,9 @@ impl Checker<'_> {
         );
         if kind == ErrorKind::Source && !may_fail {
             self.violated("unprovoked", called, "its stream did not fail");
+        }
+        if kind == ErrorKind::Corrupt && matches!(called.call, Call::Other) {
+            self.violated("scrub", called, "damage ends it, where it should be found and stepped over");
         }
         if kind == ErrorKind::Disabled && !monitor.was_switched(true, called.at, at) {
             self.violated("namespaces", called, "its namespace is said to be switched off, and it is not");

@@ -240,6 +240,11 @@ impl Monitor {
         self.struck.iter().any(|(fault, tick)| (from..to).contains(tick) && faults.contains(fault))
     }
 
+    /// How often this fault struck at or after `from` and before `to`.
+    pub(super) fn strikes_between(&self, fault: Fault, from: Tick, to: Tick) -> usize {
+        self.struck.iter().filter(|(struck, tick)| (from..to).contains(tick) && *struck == fault).count()
+    }
+
     /// Whether something has gone wrong in the life of this moment that may make an operation, or an engine, fail.
     pub(crate) fn was_provoked(&self, at: Tick) -> bool {
         self.struck_between(&PROVOKING, self.life_of(at), at)

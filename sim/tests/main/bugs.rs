@@ -11,7 +11,7 @@ struct Planted {
     by: &'static [&'static str],
 }
 
-const PLANTED: [Planted; 24] = [
+const PLANTED: [Planted; 25] = [
     Planted { bug: Bug::AckBeforeSync, within: 10, by: &["I9"] },
     Planted { bug: Bug::ReaderSeesUnsynced, within: 50, by: &["I7"] },
     Planted { bug: Bug::OldRevisionNotQueued, within: 10, by: &["I5"] },
@@ -31,6 +31,7 @@ const PLANTED: [Planted; 24] = [
     Planted { bug: Bug::AtomicInTwoBatches, within: 10, by: &["atomic"] },
     Planted { bug: Bug::UpdateWithoutPrecondition, within: 50, by: &["update"] },
     Planted { bug: Bug::ScrubForgetsChanges, within: 100, by: &["scrub", "I2"] },
+    Planted { bug: Bug::ScrubUnconfirmed, within: 2000, by: &["scrub"] },
     Planted { bug: Bug::CompleteTwice, within: 20, by: &["sessions"] },
     Planted { bug: Bug::PartAfterEnd, within: 100, by: &["sessions"] },
     Planted { bug: Bug::EndQueuesEveryPart, within: 20, by: &["I2"] },

@@ -4,6 +4,7 @@
 //! list ─> younger than the grace time? passed over
 //!      ─> block checksums or an orphan under its id? known                    one look-up each
 //!      ─> suspects ─> one snapshot: all rows, parts, changes, orphans         once, at the end, and only if there are any
+//!                  ─> the same on a newer one                                 the second look
 //!                  ─> still there? unknown                                    swept since: it was an orphan
 //! ```
 //!
@@ -18,18 +19,20 @@ use std::time::Duration;
 use futures::StreamExt;
 use futures::stream::BoxStream;
 
+use super::bytes::unreadable_row;
 use super::damage::Damage;
 use super::finding::{Cure, Found, Remedy};
 use super::payloads::visit_rows;
 use super::report::Tally;
+use super::second::{contains, entry, newest, readable, visit};
 use super::sessions::visit_parts;
-use super::{last_of, page_range};
 use crate::blobs::FoundBlob;
 use crate::error::Result;
-use crate::index::{Batch, Snapshot, Table};
+use crate::index::{Batch, Range, Snapshot, Table};
 use crate::planted::Bug;
 use crate::read::Reads;
 use crate::rows::{Change, Landing, Orphan};
+use crate::swap::SeenEntry;
 use crate::word::{RevisionId, RevisionKey, Timestamp};
 
 /// Blobs looked at together.
@@ -44,6 +47,8 @@ pub(super) struct Listing {
     blobs: BoxStream<'static, Result<FoundBlob>>,
     born_before: Timestamp,
     suspects: Suspects,
+    /// Whether block checksums in the index do not make a blob known: the row that names it may be lost.
+    suspects_filed: bool,
     is_over: bool,
 }
 
@@ -51,10 +56,10 @@ pub(super) struct Listing {
 type Suspects = BTreeMap<RevisionId, RevisionKey>;
 
 impl Listing {
-    pub(super) fn new(reads: &Reads, grace: Duration) -> Self {
+    pub(super) fn new(reads: &Reads, grace: Duration, suspects_filed: bool) -> Self {
         let grace_ms = u64::try_from(grace.as_millis()).unwrap_or(u64::MAX);
         let born_before = Timestamp::from_millis(reads.env().steady_now().as_millis().saturating_sub(grace_ms));
-        Self { blobs: reads.blobs().list(), born_before, suspects: Suspects::new(), is_over: false }
+        Self { blobs: reads.blobs().list(), born_before, suspects: Suspects::new(), suspects_filed, is_over: false }
     }
 
     /// What is wrong with some more of the blobs; or that this was all.
@@ -91,8 +96,10 @@ impl Listing {
             if key.revision.born().is_some_and(|born| born > self.born_before) {
                 continue;
             }
-            let filed = super::contains(snapshot, Table::Payloads, &key.revision.as_bytes().to_vec().into()).await?;
-            if !filed && !is_orphan(snapshot, key.revision).await? {
+            // What can't be read may be the entry that names the blob.
+            let filed = contains(snapshot, Table::Payloads, &key.revision.as_bytes().to_vec().into()).await?;
+            let may_be_unknown = filed == SeenEntry::Absent || self.suspects_filed;
+            if may_be_unknown && !is_orphan(snapshot, key.revision).await? {
                 self.suspects.insert(key.revision, key);
             }
         }
@@ -102,26 +109,21 @@ impl Listing {
 
 /// Those of the suspects that nothing names at all.
 async fn unknown(reads: &Reads, mut suspects: Suspects, tally: &Tally) -> Result<Vec<Found>> {
-    let snapshot = reads.index().snapshot()?;
-    let rows_read = visit_rows(&*snapshot, |row| {
-        for revision in row.revisions() {
-            suspects.remove(&revision);
-        }
-    })
-    .await?;
-    let parts_read = visit_parts(&*snapshot, |part| drop(suspects.remove(&part.extent.revision))).await?;
     let forgets = reads.env().planted(Bug::ScrubForgetsChanges);
-    let changes_read = visit_changes(&*snapshot, |change| {
-        for revision in change.revisions.iter().filter(|_| !forgets) {
-            suspects.remove(revision);
-        }
-    })
-    .await?;
-    let may_be_needed = !rows_read || !parts_read || !changes_read;
+    let mut all_read = remove_named(&*reads.index().snapshot()?, &mut suspects, forgets).await?;
+    if suspects.is_empty() {
+        return Ok(Vec::new());
+    }
+    let snapshot = newest(reads.index()).await?;
+    all_read &= remove_named(&*snapshot, &mut suspects, forgets).await?;
+    let may_be_needed = !all_read;
     let mut found = Vec::new();
     for key in suspects.into_values() {
         if is_orphan(&*snapshot, key.revision).await? {
             continue;
+        }
+        if may_be_needed && let Err(error) = readable(snapshot.get(Table::Rows, key.object.encoded()).await)? {
+            found.push(unreadable_row(&key.object, &error));
         }
         let bytes = match reads.blobs().stat(&key).await {
             Ok(Some(bytes)) => bytes,
@@ -151,24 +153,26 @@ fn queue(key: &RevisionKey, now: Timestamp) -> Batch {
     batch
 }
 
+/// Whether it is an orphan, or may be one.
 async fn is_orphan(snapshot: &dyn Snapshot, revision: RevisionId) -> Result<bool> {
-    Ok(snapshot.get(Table::Orphans, revision.as_bytes()).await?.is_some())
+    Ok(entry(snapshot, Table::Orphans, revision.as_bytes()).await? != SeenEntry::Absent)
 }
 
-/// Shows every change that can be read; whether all of them can.
-async fn visit_changes(snapshot: &dyn Snapshot, mut visit: impl FnMut(&Change)) -> Result<bool> {
-    let (mut after, mut all_read) = (None, true);
-    loop {
-        let page = snapshot.scan(Table::Changes, page_range(after, CHANGES_PAGE)).await?;
-        for (_, value) in &page {
-            match Change::decode(value) {
-                Ok(change) => visit(&change),
-                Err(_) => all_read = false,
-            }
+/// Removes the suspects that a row, a part or a change names; whether all of these could be read.
+async fn remove_named(snapshot: &dyn Snapshot, suspects: &mut Suspects, forgets_changes: bool) -> Result<bool> {
+    let rows_read = visit_rows(snapshot, |row| {
+        for revision in row.revisions() {
+            suspects.remove(&revision);
         }
-        after = last_of(page.iter().map(|(key, _)| key), CHANGES_PAGE);
-        if after.is_none() {
-            return Ok(all_read);
+    })
+    .await?;
+    let parts_read = visit_parts(snapshot, |part| drop(suspects.remove(&part.extent.revision))).await?;
+    let changes_read = visit(snapshot, Table::Changes, Range::all(CHANGES_PAGE), |_, value| {
+        for revision in Change::decode(value)?.revisions.iter().filter(|_| !forgets_changes) {
+            suspects.remove(revision);
         }
-    }
+        Ok(())
+    })
+    .await?;
+    Ok(rows_read && parts_read && changes_read)
 }

@@ -13,22 +13,22 @@ use bytes::Bytes;
 use futures::stream::{self, StreamExt};
 
 use super::blob::{Blob, Blobs};
-use super::damage::Damage;
+use super::damage::{Damage, RawKey};
 use super::finding::{Cure, Found, Remedy};
 use super::report::Tally;
-use super::{Paged, ScrubDepth, contains, last_of, page_range};
-use crate::checksum::Checksum;
-use crate::error::{ErrorKind, Result};
+use super::second::{contains, entry, readable};
+use super::{Paged, ScrubDepth};
+use crate::error::{Error, ErrorKind, Result};
 use crate::id::ObjectId;
-use crate::index::{Snapshot, Table};
+use crate::index::{Range, Snapshot, Table};
 use crate::pins::Pin;
 use crate::read::Reads;
 use crate::rows::{Body, Extent, Row};
-use crate::swap::Mend;
-use crate::word::{OperationId, RevisionKey};
+use crate::swap::{Lost, Mend, SeenEntry, is_as_written};
+use crate::word::RevisionKey;
 
 /// Objects on a page.
-const PAGE: usize = 256;
+pub(super) const PAGE: usize = 256;
 /// How often a row that is replaced under the scrub's eyes is looked at, before it is left to the next scrub.
 const LOOKS_MAX: usize = 16;
 
@@ -40,9 +40,10 @@ pub(super) struct Pace {
 }
 
 /// The bytes of a page of objects, some at once.
-pub(super) async fn page(reads: &Reads, pace: Pace, after: Option<Bytes>, tally: &Tally) -> Result<Paged> {
-    let keys = reads.index().snapshot()?.keys(Table::Rows, page_range(after, PAGE)).await?;
-    let objects: Vec<_> = keys.iter().filter_map(|key| ObjectId::decode(key).ok()).collect();
+pub(super) async fn page(reads: &Reads, pace: Pace, range: Range, tally: &Tally) -> Result<Paged> {
+    // The walk over the rows has reported what can't be read.
+    let page = reads.index().snapshot()?.keys_over(Table::Rows, range).await?;
+    let objects: Vec<_> = page.entries.iter().filter_map(|key| ObjectId::decode(key).ok()).collect();
     let looks = objects.into_iter().map(|object| async move {
         Look { reads, blobs: Blobs { reads, tally, depth: pace.depth }, object }.object().await
     });
@@ -52,7 +53,7 @@ pub(super) async fn page(reads: &Reads, pace: Pace, after: Option<Bytes>, tally:
         found.extend(one?);
         tally.object_done();
     }
-    Ok((found, last_of(keys.iter(), PAGE)))
+    Ok((found, page.rest))
 }
 
 /// A look at one object.
@@ -65,24 +66,29 @@ struct Look<'a> {
 /// An object's row, what belongs to it, and the pins that keep its blobs.
 struct Sight {
     row: Row,
-    belongings: Vec<Option<Bytes>>,
+    belongings: Vec<SeenEntry<Bytes>>,
     _pins: Vec<Pin>,
 }
 
 impl Look<'_> {
     async fn object(&self) -> Result<Vec<Found>> {
         for _ in 0..LOOKS_MAX {
-            let Some(seen) = self.row(None).await? else { return Ok(Vec::new()) };
+            let seen = match readable(self.row(None).await)? {
+                Ok(Some(seen)) => seen,
+                Ok(None) => return Ok(Vec::new()),
+                Err(error) => return Ok(vec![unreadable_row(&self.object, &error)]),
+            };
             let pins = seen.revisions().into_iter().map(|revision| self.reads.pin(revision)).collect();
             let snapshot = self.reads.index().snapshot()?;
-            match self.row(Some(&*snapshot)).await? {
-                None => return Ok(Vec::new()),
-                Some(row) if row.revisions() == seen.revisions() => {
+            match readable(self.row(Some(&*snapshot)).await)? {
+                Err(error) => return Ok(vec![unreadable_row(&self.object, &error)]),
+                Ok(None) => return Ok(Vec::new()),
+                Ok(Some(row)) if row.revisions() == seen.revisions() => {
                     let belongings = self.belongings(&*snapshot, &row).await?;
                     drop(snapshot);
                     return self.check(Sight { row, belongings, _pins: pins }).await;
                 }
-                Some(_) => {}
+                Ok(Some(_)) => {}
             }
         }
         tracing::debug!(object = %self.object, "a scrub passes over an object that is replaced again and again");
@@ -100,15 +106,17 @@ impl Look<'_> {
     }
 
     /// What belongs to the row in the payload table. Of an inline payload that need not be read, an empty value.
-    async fn belongings(&self, snapshot: &dyn Snapshot, row: &Row) -> Result<Vec<Option<Bytes>>> {
+    async fn belongings(&self, snapshot: &dyn Snapshot, row: &Row) -> Result<Vec<SeenEntry<Bytes>>> {
         let mut values = Vec::new();
         for key in row.belongings() {
             values.push(match (&row.body, self.blobs.depth) {
-                (Body::Separate(_), ScrubDepth::Presence) => {
-                    contains(snapshot, Table::Payloads, &key).await?.then(Bytes::new)
-                }
+                (Body::Separate(_), ScrubDepth::Presence) => match contains(snapshot, Table::Payloads, &key).await? {
+                    SeenEntry::Absent => SeenEntry::Absent,
+                    SeenEntry::Broken => SeenEntry::Broken,
+                    SeenEntry::Whole(()) => SeenEntry::Whole(Bytes::new()),
+                },
                 (Body::Separate(_), ScrubDepth::Bytes) | (Body::Embedded(_) | Body::Tombstone(_), _) => {
-                    snapshot.get(Table::Payloads, &key).await?
+                    entry(snapshot, Table::Payloads, &key).await?
                 }
             });
         }
@@ -119,16 +127,25 @@ impl Look<'_> {
         let row = &sight.row;
         match &row.body {
             Body::Embedded(payload) => Ok(self.inline(row, payload)),
-            Body::Separate(_) => Ok(match sight.belongings.first().cloned().flatten() {
-                None => vec![self.lost(row.operation, Damage::MissingPayload { object: self.object.clone() })],
-                Some(payload) => self.inline(row, &payload),
+            Body::Separate(_) => Ok(match sight.belongings.first() {
+                None | Some(SeenEntry::Absent) => {
+                    vec![self.lost(Lost::Payload, Damage::MissingPayload { object: self.object.clone() })]
+                }
+                Some(SeenEntry::Broken) => {
+                    vec![self.lost(Lost::Payload, Damage::CorruptPayload { object: self.object.clone() })]
+                }
+                Some(SeenEntry::Whole(payload)) => self.inline(row, payload),
             }),
             Body::Tombstone(manifest) => {
                 let mut found = Vec::new();
                 for ((extent, key), checksums) in
                     manifest.extents().iter().zip(manifest.keys(&self.object)).zip(&sight.belongings)
                 {
-                    found.extend(self.extent(row.operation, extent, &key, checksums.as_ref()).await);
+                    let checksums = match checksums {
+                        SeenEntry::Whole(value) => Some(value),
+                        SeenEntry::Absent | SeenEntry::Broken => None,
+                    };
+                    found.extend(self.extent(extent, &key, checksums).await);
                 }
                 Ok(found)
             }
@@ -140,43 +157,42 @@ impl Look<'_> {
             return Vec::new();
         }
         self.blobs.tally.bytes(payload.len() as u64);
-        let is_whole = payload.len() as u64 == row.metadata.size
-            && row.metadata.checksum.is_none_or(|checksum| Checksum::of(payload) == checksum);
-        if is_whole {
+        if is_as_written(row, payload) {
             return Vec::new();
         }
-        vec![self.lost(row.operation, Damage::CorruptPayload { object: self.object.clone() })]
+        vec![self.lost(Lost::Payload, Damage::CorruptPayload { object: self.object.clone() })]
     }
 
     /// What is wrong with one extent's blob, if anything is.
-    async fn extent(
-        &self,
-        operation: OperationId,
-        extent: &Extent,
-        key: &RevisionKey,
-        checksums: Option<&Bytes>,
-    ) -> Option<Found> {
+    async fn extent(&self, extent: &Extent, key: &RevisionKey, checksums: Option<&Bytes>) -> Option<Found> {
         let (object, revision) = (self.object.clone(), extent.revision);
+        let lost = Lost::Blob(revision);
         match self.blobs.look(&object, extent, key, checksums).await {
             Ok(Blob::Whole) => None,
             Ok(Blob::WithoutChecksums(blocks)) => {
                 let cure = Cure::Mend(object.clone(), Mend::Checksums { revision, blocks });
                 Some(Found { damage: Damage::MissingChecksums { object, revision }, remedy: Remedy::Safe(cure) })
             }
-            Ok(Blob::Missing) => Some(self.lost(operation, Damage::MissingBlob { object, revision })),
+            Ok(Blob::Missing) => Some(self.lost(lost, Damage::MissingBlob { object, revision })),
             Err(error) if error.kind() == ErrorKind::Corrupt => {
-                Some(self.lost(operation, Damage::CorruptBlob { object, revision, why: error.to_string() }))
+                Some(self.lost(lost, Damage::CorruptBlob { object, revision, why: error.to_string() }))
             }
             Err(error) => {
+                let remedy = Remedy::Beyond(Cure::Mend(object.clone(), Mend::GiveUp(lost)));
                 let damage = Damage::UnreadableBlob { object, revision, why: error.to_string() };
-                Some(Found { damage, remedy: Remedy::None })
+                Some(Found { damage, remedy })
             }
         }
     }
 
     /// Damage that only giving the object up removes.
-    fn lost(&self, operation: OperationId, damage: Damage) -> Found {
-        let etag = crate::word::Etag::of(&operation);
-        Found { damage, remedy: Remedy::Lossy(Cure::Delete(self.object.clone(), etag)) }
+    fn lost(&self, lost: Lost, damage: Damage) -> Found {
+        Found { damage, remedy: Remedy::Lossy(Cure::Mend(self.object.clone(), Mend::GiveUp(lost))) }
     }
+}
+
+/// An object that is known by name, and whose row the index can't read.
+pub(super) fn unreadable_row(object: &ObjectId, error: &Error) -> Found {
+    let damage = Damage::BrokenRow { key: RawKey(object.encoded().clone()), why: error.to_string() };
+    Found { damage, remedy: Remedy::Lossy(Cure::Mend(object.clone(), Mend::Excise)) }
 }

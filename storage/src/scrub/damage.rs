@@ -10,7 +10,7 @@ use serde::{Serialize, Serializer};
 use uuid::{Uuid, Variant};
 
 use crate::id::ObjectId;
-use crate::index::Table;
+use crate::index::{Table, UnreadableRange};
 use crate::multipart::PartNumber;
 use crate::word::{RevisionId, Timestamp};
 
@@ -74,6 +74,19 @@ pub enum Damage {
         /// Its key.
         key: RawKey,
         /// What is wrong with it.
+        why: String,
+    },
+    /// A range of keys of the index can't be read: a file of it is damaged. The entries in the range are lost or hidden, and
+    /// the next compaction of the file ends all writing. Never repaired: salvage the store into a new one.
+    UnreadableRange {
+        /// The table.
+        #[serde(serialize_with = "table_name")]
+        table: Table,
+        /// The first key of the range. Empty for the beginning of the table.
+        from: RawKey,
+        /// The first key behind the range. None for the end of the table.
+        to: Option<RawKey>,
+        /// The error of the index.
         why: String,
     },
     /// Something was written in a format that this build does not know, by a later one perhaps. Never repaired.
@@ -215,6 +228,13 @@ pub enum Damage {
     },
 }
 
+impl From<UnreadableRange> for Damage {
+    fn from(range: UnreadableRange) -> Self {
+        let UnreadableRange { table, from, to, why } = range;
+        Self::UnreadableRange { table, from: RawKey(from), to: to.map(RawKey), why }
+    }
+}
+
 impl Damage {
     /// Its name, as in the JSON form.
     pub fn name(&self) -> &'static str {
@@ -226,6 +246,7 @@ impl Damage {
             Self::MissingPayload { .. } => "missing-payload",
             Self::CorruptPayload { .. } => "corrupt-payload",
             Self::BrokenRow { .. } => "broken-row",
+            Self::UnreadableRange { .. } => "unreadable-range",
             Self::UnknownFormat { .. } => "unknown-format",
             Self::RowWithoutExpiry { .. } => "row-without-expiry",
             Self::ExpiryWithoutRow { .. } => "expiry-without-row",
@@ -260,6 +281,10 @@ impl fmt::Display for Damage {
             | Self::RowWithoutExpiry { object, .. }
             | Self::ExpiryWithoutRow { object, .. } => write!(f, "object={object}"),
             Self::BrokenRow { key, why } => write!(f, "key={key}: {why}"),
+            Self::UnreadableRange { table, from, to, why } => {
+                let to = to.as_ref().map_or("the end".to_owned(), ToString::to_string);
+                write!(f, "table={} from={from} to={to}: {why}", table.name())
+            }
             Self::UnknownFormat { table, key } | Self::BrokenEntry { table, key } => {
                 write!(f, "table={} key={key}", table.name())
             }

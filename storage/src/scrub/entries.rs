@@ -13,43 +13,39 @@
 
 use bytes::Bytes;
 
+use super::Paged;
+use super::bytes::unreadable_row;
 use super::damage::{Damage, RawKey};
 use super::finding::{Cure, Found, Remedy};
 use super::report::Tally;
-use super::{Paged, last_of, page_range};
+use super::second::{self, is_still, readable};
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::ObjectId;
 use crate::index::{Batch, Index, Range, Snapshot, Table};
 use crate::multipart::UploadId;
 use crate::rows::{
-    Change, Due, Orphan, Row, Session, check_expiry_value, floor_object, floors_prefix, read_expiry_key, read_floor,
-    session_key,
+    Change, Due, Orphan, Row, Session, check_expiry_value, floor_object, read_expiry_key, read_floor, session_key,
 };
 use crate::swap::{Mend, UploadMend};
 use crate::word::{OperationId, RevisionId};
 
 /// Entries on a page.
-const PAGE: usize = 1000;
+pub(super) const PAGE: usize = 1000;
 
 /// A page of the entries of one of these tables.
-pub(super) async fn page(index: &dyn Index, table: Table, after: Option<Bytes>, tally: &Tally) -> Result<Paged> {
-    let snapshot = index.snapshot()?;
-    let range = match table {
-        Table::Meta => {
-            let floors = Range::prefix(&floors_prefix(), PAGE);
-            after.map_or(floors.clone(), |key| floors.after(key))
-        }
-        Table::Rows | Table::Payloads | Table::Changes | Table::Orphans | Table::Sessions | Table::Expiry => {
-            page_range(after, PAGE)
-        }
-    };
-    let entries = snapshot.scan(table, range).await?;
-    tally.entries(entries.len());
+pub(super) async fn page(index: &dyn Index, table: Table, range: Range, tally: &Tally) -> Result<Paged> {
+    let second::Entries { snapshot, page, found: unreadable, rest } = second::entries(index, table, range).await?;
+    tally.entries(page.len());
     let mut found = Vec::new();
-    for (key, value) in &entries {
-        found.extend(check(&*snapshot, table, key, value).await?);
+    for (key, value) in &page {
+        let Some(one) = check(&*snapshot, table, key, value).await? else { continue };
+        let confirms_itself = matches!(one.remedy, Remedy::None | Remedy::Safe(Cure::Commit(_)));
+        if !confirms_itself || is_still(index, table, key, |newest| newest == value).await? {
+            found.push(one);
+        }
     }
-    Ok((found, last_of(entries.iter().map(|(key, _)| key), PAGE)))
+    found.extend(unreadable);
+    Ok((found, rest))
 }
 
 async fn check(snapshot: &dyn Snapshot, table: Table, key: &Bytes, value: &Bytes) -> Result<Option<Found>> {
@@ -86,7 +82,9 @@ async fn expiry(snapshot: &dyn Snapshot, key: &Bytes, value: &Bytes) -> Result<O
     let damage = match due {
         Due::Object(object) => match row(snapshot, &object).await? {
             Held::Row(row) if row.metadata.expires_at == Some(deadline) => None,
-            Held::Unreadable => None,
+            Held::Broken => None,
+            // The entry names an object in an unreadable range.
+            Held::Unreadable(error) => return Ok(Some(unreadable_row(&object, &error))),
             Held::Row(_) | Held::Nothing => Some(Damage::ExpiryWithoutRow { object, deadline }),
         },
         Due::Session(object, upload) => match session(snapshot, &object, &upload).await? {
@@ -99,8 +97,10 @@ async fn expiry(snapshot: &dyn Snapshot, key: &Bytes, value: &Bytes) -> Result<O
 }
 
 async fn session(snapshot: &dyn Snapshot, object: &ObjectId, upload: &UploadId) -> Result<Option<Result<Session>>> {
-    let value = snapshot.get(Table::Sessions, &session_key(object, upload)).await?;
-    Ok(value.as_ref().map(Session::decode))
+    Ok(match readable(snapshot.get(Table::Sessions, &session_key(object, upload)).await)? {
+        Ok(value) => value.as_ref().map(Session::decode),
+        Err(error) => Some(Err(error)),
+    })
 }
 
 async fn floor(snapshot: &dyn Snapshot, key: &Bytes, value: &Bytes) -> Result<Option<Found>> {
@@ -111,7 +111,8 @@ async fn floor(snapshot: &dyn Snapshot, key: &Bytes, value: &Bytes) -> Result<Op
     let mend = Remedy::Safe(Cure::Mend(object.clone(), Mend::Floor));
     match (read_floor(value), row(snapshot, &object).await?) {
         (Err(error), _) if error.kind() == ErrorKind::UnknownFormat => Ok(Some(unreadable(Table::Meta, key, &error))),
-        (_, Held::Unreadable) | (Ok(_), Held::Nothing) => Ok(None),
+        (_, Held::Unreadable(error)) => Ok(Some(unreadable_row(&object, &error))),
+        (_, Held::Broken) | (Ok(_), Held::Nothing) => Ok(None),
         (Err(_), Held::Nothing) => {
             let damage = Damage::BrokenEntry { table: Table::Meta, key: RawKey(key.clone()) };
             Ok(Some(Found { damage, remedy: mend }))
@@ -134,15 +135,21 @@ fn unreadable(table: Table, key: &Bytes, error: &Error) -> Found {
 /// What an object has for a row.
 enum Held {
     Row(Box<Row>),
-    Unreadable,
+    /// One that the walk over the rows has reported.
+    Broken,
+    /// One that the index can't read.
+    Unreadable(Error),
     Nothing,
 }
 
 async fn row(snapshot: &dyn Snapshot, object: &ObjectId) -> Result<Held> {
-    let value = snapshot.get(Table::Rows, object.encoded()).await?;
+    let value = match readable(snapshot.get(Table::Rows, object.encoded()).await)? {
+        Ok(value) => value,
+        Err(error) => return Ok(Held::Unreadable(error)),
+    };
     Ok(match value.as_ref().map(Row::decode) {
         Some(Ok(row)) => Held::Row(Box::new(row)),
-        Some(Err(_)) => Held::Unreadable,
+        Some(Err(_)) => Held::Broken,
         None => Held::Nothing,
     })
 }

@@ -1,7 +1,9 @@
 //! What a scrub finds, and what can be done about it: [`Found`], [`Remedy`], and the [`Finding`] that is reported.
 //!
 //! Guards that a repair loses nothing unless it is told to: the remedy says which of the two it is, and one that something
-//! unreadable may need is withheld. Deliberately not here: what may be wrong (`damage.rs`), looking (the walk), and carrying a remedy out (the actors).
+//! unreadable may need is withheld. Guards too that a finding is confirmed on the newest state before it is reported or
+//! acted on (docs/adr/0015): by the walk itself where nothing can change any more, else by the object's shard.
+//! Deliberately not here: what may be wrong (`damage.rs`), looking (the walk), and carrying a remedy out (the actors).
 
 use serde::Serialize;
 
@@ -10,7 +12,6 @@ use crate::id::ObjectId;
 use crate::index::Batch;
 use crate::multipart::UploadId;
 use crate::swap::{Mend, UploadMend};
-use crate::word::Etag;
 
 /// Damage as the walk hands it over.
 #[derive(Clone, Debug)]
@@ -24,8 +25,10 @@ pub struct Found {
 /// What can be done about some damage.
 #[derive(Clone, Debug)]
 pub enum Remedy {
-    /// Nothing.
+    /// Nothing. The walk has confirmed the damage.
     None,
+    /// Nothing either. The shard confirms the damage: this is what it would mend if it could.
+    Beyond(Cure),
     /// Nothing for now: as long as a row, a part or a change can't be read, it may be the one that needs this.
     Withheld,
     /// This, and nothing is lost by it that was not lost before.
@@ -37,14 +40,13 @@ pub enum Remedy {
 /// A repair.
 #[derive(Clone, Debug)]
 pub enum Cure {
-    /// Commit this, whoever does it: nothing that is committed later can name what it touches.
+    /// Commit this, whoever does it: the walk has confirmed the damage, and nothing that is committed later can name what
+    /// it touches.
     Commit(Batch),
     /// Have the object's shard look again and mend it (I3).
     Mend(ObjectId, Mend),
     /// Have the object's shard look again at this upload to it and mend that (I3).
     MendUpload(ObjectId, UploadId, UploadMend),
-    /// Delete the object, if it still has this etag.
-    Delete(ObjectId, Etag),
 }
 
 /// Damage, and what has become of it.
@@ -67,6 +69,4 @@ pub enum Fate {
     Repaired,
     /// It is still there, because something that can't be read may need it. Repair or give up that first.
     Withheld,
-    /// The object was written while its repair was on its way, and was left as it is. The next scrub tells.
-    Overtaken,
 }

@@ -13,35 +13,36 @@
 use bytes::Bytes;
 use futures::stream::{self, StreamExt};
 
+use super::Paged;
 use super::blob::{Blob, Blobs};
 use super::bytes::Pace;
 use super::damage::Damage;
 use super::finding::{Cure, Found, Remedy};
 use super::report::Tally;
-use super::sessions::sessions_range;
-use super::{Paged, last_of};
+use super::second::{entry, readable};
 use crate::error::{ErrorKind, Result};
 use crate::id::ObjectId;
 use crate::index::{Range, Snapshot, Table};
 use crate::multipart::{PartNumber, UploadId};
 use crate::read::Reads;
 use crate::rows::{Filed, Part, Phase, Session, part_key, parts_prefix, read_part_key, read_session_key, session_key};
-use crate::swap::{UploadMend, revision_key};
+use crate::swap::{SeenEntry, UploadMend, revision_key};
 use crate::word::RevisionId;
 
 /// Uploads on a page, with all of their parts.
-const PAGE: usize = 16;
+pub(super) const PAGE: usize = 16;
 /// Parts read at once.
 const PARTS_PAGE: usize = 256;
 /// How often a part that is replaced under the scrub's eyes is looked at, before it is left to the next scrub.
 const LOOKS_MAX: usize = 16;
 
 /// The bytes of the parts of a page of uploads, some at once.
-pub(super) async fn page(reads: &Reads, pace: Pace, after: Option<Bytes>, tally: &Tally) -> Result<Paged> {
-    let sessions = reads.index().snapshot()?.scan(Table::Sessions, sessions_range(after, PAGE)).await?;
+pub(super) async fn page(reads: &Reads, pace: Pace, range: Range, tally: &Tally) -> Result<Paged> {
+    // The walk over sessions and parts has reported what can't be read.
+    let sessions = reads.index().snapshot()?.scan_over(Table::Sessions, range).await?;
     let blobs = Blobs { reads, tally, depth: pace.depth };
     let mut found = Vec::new();
-    for (key, value) in &sessions {
+    for (key, value) in &sessions.entries {
         if let Ok((object, upload)) = read_session_key(key)
             && is_open(value, reads)
         {
@@ -49,7 +50,7 @@ pub(super) async fn page(reads: &Reads, pace: Pace, after: Option<Bytes>, tally:
             found.extend(look.parts(pace.at_once).await?);
         }
     }
-    Ok((found, last_of(sessions.iter().map(|(key, _)| key), PAGE)))
+    Ok((found, sessions.rest))
 }
 
 /// Whether a session can be read, and takes parts.
@@ -70,14 +71,15 @@ impl Look<'_> {
         let mut range = Range::prefix(&parts_prefix(&self.upload), PARTS_PAGE);
         let mut found = Vec::new();
         loop {
-            let keys = self.blobs.reads.index().snapshot()?.keys(Table::Sessions, range.clone()).await?;
-            let numbers: Vec<_> = keys.iter().filter_map(|key| read_part_key(key).ok()).map(|(_, at)| at).collect();
+            let keys = self.blobs.reads.index().snapshot()?.keys_over(Table::Sessions, range).await?;
+            let numbers: Vec<_> =
+                keys.entries.iter().filter_map(|key| read_part_key(key).ok()).map(|(_, at)| at).collect();
             let mut looks = stream::iter(numbers).map(|number| self.part(number)).buffered(at_once);
             while let Some(one) = looks.next().await {
                 found.extend(one?);
             }
-            match last_of(keys.iter(), PARTS_PAGE) {
-                Some(last) => range = range.after(last),
+            match keys.rest {
+                Some(rest) => range = rest,
                 None => return Ok(found),
             }
         }
@@ -93,7 +95,10 @@ impl Look<'_> {
             if part.extent.revision != seen.extent.revision {
                 continue;
             }
-            let checksums = snapshot.get(Table::Payloads, part.extent.revision.as_bytes()).await?;
+            let checksums = match entry(&*snapshot, Table::Payloads, part.extent.revision.as_bytes()).await? {
+                SeenEntry::Whole(value) => Some(value),
+                SeenEntry::Absent | SeenEntry::Broken => None,
+            };
             drop(snapshot);
             let Some(found) = self.check(number, &part, checksums.as_ref()).await else { return Ok(None) };
             let still = self.filed(&*reads.index().snapshot()?, number).await?;
@@ -105,12 +110,12 @@ impl Look<'_> {
 
     /// The part, if its upload is open and it can be read.
     async fn filed(&self, snapshot: &dyn Snapshot, number: PartNumber) -> Result<Option<Part>> {
-        let session = snapshot.get(Table::Sessions, &session_key(self.object, &self.upload)).await?;
-        if !session.is_some_and(|value| is_open(&value, self.blobs.reads)) {
+        let session = snapshot.get(Table::Sessions, &session_key(self.object, &self.upload)).await;
+        if !readable(session)?.ok().flatten().is_some_and(|value| is_open(&value, self.blobs.reads)) {
             return Ok(None);
         }
-        let value = snapshot.get(Table::Sessions, &part_key(&self.upload, number)).await?;
-        Ok(value.and_then(|value| Filed::decode(&value).ok()).and_then(Filed::part))
+        let value = readable(snapshot.get(Table::Sessions, &part_key(&self.upload, number)).await)?;
+        Ok(value.ok().flatten().and_then(|value| Filed::decode(&value).ok()).and_then(Filed::part))
     }
 
     /// What is wrong with a part's blob, if anything is.
@@ -134,8 +139,10 @@ impl Look<'_> {
                 Some(self.lost(number, revision, damage))
             }
             Err(error) => {
+                let mend = UploadMend::GiveUp { number, named: Some(revision) };
+                let remedy = Remedy::Beyond(Cure::MendUpload(object.clone(), self.upload, mend));
                 let damage = Damage::UnreadableBlob { object, revision, why: error.to_string() };
-                Some(Found { damage, remedy: Remedy::None })
+                Some(Found { damage, remedy })
             }
         }
     }

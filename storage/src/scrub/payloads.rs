@@ -1,7 +1,8 @@
 //! The fourth walk: each payload, and each revision's block checksums, is named by a row or a part.
 //!
 //! ```text
-//! one snapshot: some keys of payloads ─> minus those that any row or part names ─> strays
+//! one snapshot: some keys of payloads ─> minus those that any row or part names ─> suspects
+//! a newer one:  those that are still there ─> minus those that any row or part names ─> strays
 //! ```
 //!
 //! Nothing leads from a payload to its row, so that all rows are read for each million payloads. A payload is filed under an
@@ -16,11 +17,12 @@ use bytes::Bytes;
 use super::damage::{Damage, RawKey};
 use super::finding::{Cure, Found, Remedy};
 use super::report::Tally;
+use super::second::{contains, newest, visit};
 use super::sessions::visit_parts;
-use super::{last_of, page_range};
 use crate::error::Result;
-use crate::index::{Batch, Index, Snapshot, Table};
+use crate::index::{Batch, Index, Range, Snapshot, Table};
 use crate::rows::Row;
+use crate::swap::SeenEntry;
 
 /// Payloads looked at together: 16 bytes each, and the tree that holds them.
 const PARTITION: usize = 1_000_000;
@@ -32,64 +34,98 @@ const ROWS_PAGE: usize = 1000;
 const STRAYS_PAGE: usize = 1000;
 
 /// The walk over the payloads.
-#[derive(Default)]
 pub(super) struct Strays {
-    after: Option<Bytes>,
-    is_over: bool,
+    /// What is still to be read.
+    rest: Option<Range>,
     /// Found, and not yet handed over.
     waiting: vec::IntoIter<Bytes>,
+    /// Keys that can't be read, and are not yet handed over.
+    unreadable: Vec<Found>,
     may_be_needed: bool,
+}
+
+impl Default for Strays {
+    fn default() -> Self {
+        let (waiting, unreadable) = (Vec::new().into_iter(), Vec::new());
+        Self { rest: Some(Range::all(KEYS_PAGE)), waiting, unreadable, may_be_needed: false }
+    }
 }
 
 impl Strays {
     /// Some strays, perhaps none; or that this was all.
     pub(super) async fn page(&mut self, index: &dyn Index, tally: &Tally) -> Result<Option<Vec<Found>>> {
         if self.waiting.len() == 0 {
-            if self.is_over {
-                return Ok(None);
-            }
-            self.partition(index, tally).await?;
+            let Some(rest) = self.rest.take() else { return Ok(None) };
+            self.partition(index, rest, tally).await?;
         }
         let may_be_needed = self.may_be_needed;
-        Ok(Some(self.waiting.by_ref().take(STRAYS_PAGE).map(|key| stray(key, may_be_needed)).collect()))
+        let mut found = std::mem::take(&mut self.unreadable);
+        found.extend(self.waiting.by_ref().take(STRAYS_PAGE).map(|key| stray(key, may_be_needed)));
+        Ok(Some(found))
     }
 
-    async fn partition(&mut self, index: &dyn Index, tally: &Tally) -> Result<()> {
+    async fn partition(&mut self, index: &dyn Index, mut range: Range, tally: &Tally) -> Result<()> {
         let snapshot = index.snapshot()?;
         // What is no id is named by nothing.
-        let (mut ids, mut strays, mut after) = (BTreeSet::new(), Vec::new(), self.after.clone());
+        let (mut ids, mut strays) = (BTreeSet::new(), Vec::new());
         loop {
-            let page = snapshot.keys(Table::Payloads, page_range(after, KEYS_PAGE)).await?;
-            tally.entries(page.len());
-            after = last_of(page.iter(), KEYS_PAGE);
-            for key in page {
+            let page = snapshot.keys_over(Table::Payloads, range).await?;
+            tally.entries(page.entries.len());
+            let unreadable = page.unreadable.map(|range| Found { damage: range.into(), remedy: Remedy::None });
+            self.unreadable.extend(unreadable);
+            for key in page.entries {
                 if let Ok(id) = <[u8; 16]>::try_from(&key[..]) {
                     ids.insert(id);
                 } else {
                     strays.push(key);
                 }
             }
-            if after.is_none() || ids.len() >= PARTITION {
-                break;
+            match page.rest {
+                Some(rest) if ids.len() < PARTITION => range = rest,
+                rest => {
+                    self.rest = rest;
+                    break;
+                }
             }
         }
-        let rows_read = visit_rows(&*snapshot, |row| {
-            for key in row.belongings() {
-                ids.remove(&key[..]);
-            }
-        })
-        .await?;
-        let parts_read = visit_parts(&*snapshot, |part| {
-            ids.remove(part.extent.revision.as_bytes());
-        })
-        .await?;
-        strays.extend(ids.into_iter().map(|id| Bytes::copy_from_slice(&id)));
-        self.may_be_needed = !rows_read || !parts_read;
+        let mut all_read = remove_named(&*snapshot, &mut ids).await?;
+        drop(snapshot);
+        if !ids.is_empty() || !strays.is_empty() {
+            // The second look.
+            let snapshot = newest(index).await?;
+            all_read &= remove_named(&*snapshot, &mut ids).await?;
+            strays.extend(ids.into_iter().map(|id| Bytes::copy_from_slice(&id)));
+            strays = still_there(&*snapshot, strays).await?;
+        }
+        self.may_be_needed = !all_read;
         self.waiting = strays.into_iter();
-        self.is_over = after.is_none();
-        self.after = after;
         Ok(())
     }
+}
+
+/// Removes the ids that a row or a part names; whether all rows and parts could be read.
+async fn remove_named(snapshot: &dyn Snapshot, ids: &mut BTreeSet<[u8; 16]>) -> Result<bool> {
+    let rows_read = visit_rows(snapshot, |row| {
+        for key in row.belongings() {
+            ids.remove(&key[..]);
+        }
+    })
+    .await?;
+    let parts_read = visit_parts(snapshot, |part| {
+        ids.remove(part.extent.revision.as_bytes());
+    })
+    .await?;
+    Ok(rows_read && parts_read)
+}
+
+async fn still_there(snapshot: &dyn Snapshot, keys: Vec<Bytes>) -> Result<Vec<Bytes>> {
+    let mut there = Vec::new();
+    for key in keys {
+        if contains(snapshot, Table::Payloads, &key).await? == SeenEntry::Whole(()) {
+            there.push(key);
+        }
+    }
+    Ok(there)
 }
 
 fn stray(key: Bytes, may_be_needed: bool) -> Found {
@@ -103,19 +139,6 @@ fn stray(key: Bytes, may_be_needed: bool) -> Found {
 }
 
 /// Shows every row that can be read; whether all of them can.
-pub(super) async fn visit_rows(snapshot: &dyn Snapshot, mut visit: impl FnMut(&Row)) -> Result<bool> {
-    let (mut after, mut all_read) = (None, true);
-    loop {
-        let page = snapshot.scan(Table::Rows, page_range(after, ROWS_PAGE)).await?;
-        for (_, value) in &page {
-            match Row::decode(value) {
-                Ok(row) => visit(&row),
-                Err(_) => all_read = false,
-            }
-        }
-        after = last_of(page.iter().map(|(key, _)| key), ROWS_PAGE);
-        if after.is_none() {
-            return Ok(all_read);
-        }
-    }
+pub(super) async fn visit_rows(snapshot: &dyn Snapshot, mut show: impl FnMut(&Row)) -> Result<bool> {
+    visit(snapshot, Table::Rows, Range::all(ROWS_PAGE), |_, value| Row::decode(value).map(|row| show(&row))).await
 }

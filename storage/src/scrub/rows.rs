@@ -4,34 +4,41 @@
 
 use bytes::Bytes;
 
+use super::Paged;
 use super::damage::{Damage, RawKey};
 use super::finding::{Cure, Found, Remedy};
 use super::report::Tally;
-use super::{Paged, contains, last_of, page_range};
+use super::second::{self, contains, is_still};
 use crate::error::{ErrorKind, Result};
 use crate::id::ObjectId;
-use crate::index::{Batch, Index, Snapshot, Table};
+use crate::index::{Batch, Index, Range, Snapshot, Table};
 use crate::rows::{Row, expiry_key};
-use crate::swap::Mend;
+use crate::swap::{Mend, SeenEntry};
 
 /// Rows on a page.
-const PAGE: usize = 500;
+pub(super) const PAGE: usize = 500;
 
 /// A page of rows.
-pub(super) async fn page(index: &dyn Index, after: Option<Bytes>, tally: &Tally) -> Result<Paged> {
-    let snapshot = index.snapshot()?;
-    let rows = snapshot.scan(Table::Rows, page_range(after, PAGE)).await?;
+pub(super) async fn page(index: &dyn Index, range: Range, tally: &Tally) -> Result<Paged> {
+    let second::Entries { snapshot, page, found: unreadable, rest } =
+        second::entries(index, Table::Rows, range).await?;
     let mut found = Vec::new();
-    for (key, value) in &rows {
+    for (key, value) in &page {
         match read(key, value) {
             Ok((id, row)) => {
                 tally.row(row.metadata.size);
                 found.extend(without_expiry(&*snapshot, id, &row).await?);
             }
-            Err(broken) => found.push(*broken),
+            Err(broken) => {
+                let confirms_itself = matches!(broken.remedy, Remedy::None | Remedy::Lossy(Cure::Commit(_)));
+                if !confirms_itself || is_still(index, Table::Rows, key, |value| read(key, value).is_err()).await? {
+                    found.push(*broken);
+                }
+            }
         }
     }
-    Ok((found, last_of(rows.iter().map(|(key, _)| key), PAGE)))
+    found.extend(unreadable);
+    Ok((found, rest))
 }
 
 /// The row and its object, or what is wrong with it.
@@ -59,7 +66,7 @@ fn read(key: &Bytes, value: &Bytes) -> Result<(ObjectId, Row), Box<Found>> {
 
 async fn without_expiry(snapshot: &dyn Snapshot, object: ObjectId, row: &Row) -> Result<Option<Found>> {
     let Some(deadline) = row.metadata.expires_at else { return Ok(None) };
-    if contains(snapshot, Table::Expiry, &expiry_key(deadline, &object)).await? {
+    if contains(snapshot, Table::Expiry, &expiry_key(deadline, &object)).await? != SeenEntry::Absent {
         return Ok(None);
     }
     let remedy = Remedy::Safe(Cure::Mend(object.clone(), Mend::Expiry { deadline }));

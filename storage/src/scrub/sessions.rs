@@ -22,7 +22,7 @@ use bytes::Bytes;
 use super::damage::{Damage, RawKey};
 use super::finding::{Cure, Found, Remedy};
 use super::report::Tally;
-use super::{contains, last_of, page_range};
+use super::second::{self, contains, is_still, newest, readable, visit};
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::ObjectId;
 use crate::index::{Batch, Index, Range, Snapshot, Table};
@@ -31,7 +31,7 @@ use crate::rows::{
     Filed, Part, Phase, Session, all_parts_prefix, all_sessions_prefix, part_key, parts_prefix, read_part_key,
     read_session_key, session_expiry_key,
 };
-use crate::swap::UploadMend;
+use crate::swap::{SeenEntry, UploadMend};
 
 /// Entries on a page.
 const PAGE: usize = 1000;
@@ -39,15 +39,21 @@ const PAGE: usize = 1000;
 const UPLOADS_MAX: usize = 200_000;
 
 /// The walk over sessions and parts.
-#[derive(Default)]
 pub(super) struct Sessions {
-    after: Option<Bytes>,
-    is_over: bool,
+    /// What is still to be read.
+    rest: Option<Range>,
     uploads: Uploads,
     /// Uploads that have parts and no session, not yet handed over.
     strays: vec::IntoIter<UploadId>,
     /// A session that can't be told may be theirs.
     may_be_needed: bool,
+}
+
+impl Default for Sessions {
+    fn default() -> Self {
+        let (uploads, strays) = (Uploads::new(), Vec::new().into_iter());
+        Self { rest: Some(Range::all(PAGE)), uploads, strays, may_be_needed: false }
+    }
 }
 
 /// Uploads that have parts, and which of these can't be read.
@@ -56,34 +62,40 @@ type Uploads = BTreeMap<UploadId, Vec<PartNumber>>;
 impl Sessions {
     /// What is wrong with some more of them, perhaps nothing; or that this was all.
     pub(super) async fn page(&mut self, index: &dyn Index, tally: &Tally) -> Result<Option<Vec<Found>>> {
-        let snapshot = index.snapshot()?;
         if let Some(upload) = self.strays.next() {
-            return stray(&*snapshot, &upload, self.may_be_needed).await.map(Some);
+            return stray(&*index.snapshot()?, &upload, self.may_be_needed).await.map(Some);
         }
-        if self.is_over && self.uploads.is_empty() {
-            return Ok(None);
+        match self.rest.take() {
+            None if self.uploads.is_empty() => Ok(None),
+            Some(rest) if self.uploads.len() < UPLOADS_MAX => self.entries(index, rest, tally).await.map(Some),
+            rest => {
+                self.rest = rest;
+                self.sort(index).await.map(Some)
+            }
         }
-        if self.is_over || self.uploads.len() >= UPLOADS_MAX {
-            return self.sort(&*snapshot).await.map(Some);
-        }
-        self.entries(&*snapshot, tally).await.map(Some)
     }
 
     /// A page of entries.
-    async fn entries(&mut self, snapshot: &dyn Snapshot, tally: &Tally) -> Result<Vec<Found>> {
-        let entries = snapshot.scan(Table::Sessions, page_range(self.after.take(), PAGE)).await?;
-        tally.entries(entries.len());
+    async fn entries(&mut self, index: &dyn Index, range: Range, tally: &Tally) -> Result<Vec<Found>> {
+        let second::Entries { snapshot, page, found: unreadable, rest } =
+            second::entries(index, Table::Sessions, range).await?;
+        tally.entries(page.len());
         let mut found = Vec::new();
-        for (key, value) in &entries {
-            match Kind::of(key) {
-                Kind::Session => found.extend(session(snapshot, key, value).await?),
-                Kind::Part => found.extend(self.part(key, value, tally)),
-                Kind::Unknown => found.push(unknown(key)),
+        for (key, value) in &page {
+            let one = match Kind::of(key) {
+                Kind::Session => session(&*snapshot, key, value).await?,
+                Kind::Part => self.part(key, value, tally),
+                Kind::Unknown => Some(unknown(key)),
+            };
+            let Some(one) = one else { continue };
+            let confirms_itself = matches!(one.remedy, Remedy::None | Remedy::Lossy(Cure::Commit(_)));
+            if !confirms_itself || is_still(index, Table::Sessions, key, |_| true).await? {
+                found.push(one);
             }
         }
-        self.after = last_of(entries.iter().map(|(key, _)| key), PAGE);
-        self.is_over = self.after.is_none();
-        if self.is_over {
+        found.extend(unreadable);
+        self.rest = rest;
+        if self.rest.is_none() {
             tally.all_counted();
         }
         Ok(found)
@@ -107,41 +119,46 @@ impl Sessions {
     }
 
     /// Sorts out the uploads that are open, with what is wrong with their parts. The others are strays.
-    async fn sort(&mut self, snapshot: &dyn Snapshot) -> Result<Vec<Found>> {
+    async fn sort(&mut self, index: &dyn Index) -> Result<Vec<Found>> {
         let mut uploads = std::mem::take(&mut self.uploads);
-        let (mut found, mut after) = (Vec::new(), None);
-        self.may_be_needed = false;
-        loop {
-            let page = snapshot.scan(Table::Sessions, sessions_range(after, PAGE)).await?;
-            for (key, value) in &page {
-                let Ok((object, upload)) = read_session_key(key) else {
-                    self.may_be_needed = true;
-                    continue;
-                };
-                match Session::decode(value).map(|session| session.phase) {
-                    Ok(Phase::Open) => {
-                        for number in uploads.remove(&upload).unwrap_or_default() {
-                            found.extend(broken_part(snapshot, &object, upload, number).await?);
-                        }
-                    }
-                    Ok(Phase::Completed { .. } | Phase::Aborted) => {}
-                    Err(_) => drop(uploads.remove(&upload)),
-                }
-            }
-            after = last_of(page.iter().map(|(key, _)| key), PAGE);
-            if after.is_none() {
-                break;
-            }
+        let snapshot = index.snapshot()?;
+        let mut broken = Vec::new();
+        self.may_be_needed = !open_uploads(&*snapshot, |object, upload| {
+            broken.extend(
+                uploads.remove(&upload).unwrap_or_default().into_iter().map(|part| (object.clone(), upload, part)),
+            );
+        })
+        .await?;
+        let mut found = Vec::new();
+        for (object, upload, number) in broken {
+            found.extend(broken_part(&*snapshot, &object, upload, number).await?);
+        }
+        if !uploads.is_empty() {
+            // The second look.
+            let all_read = open_uploads(&*newest(index).await?, |_, upload| drop(uploads.remove(&upload))).await?;
+            self.may_be_needed |= !all_read;
         }
         self.strays = uploads.into_keys().collect::<Vec<_>>().into_iter();
         Ok(found)
     }
 }
 
-/// The range of a page of sessions behind this key.
-pub(super) fn sessions_range(after: Option<Bytes>, limit: usize) -> Range {
-    let sessions = Range::prefix(&all_sessions_prefix(), limit);
-    after.map_or(sessions.clone(), |key| sessions.after(key))
+/// Shows every upload whose session is open, or is damaged and may be; whether every session could be told.
+async fn open_uploads(snapshot: &dyn Snapshot, mut show: impl FnMut(&ObjectId, UploadId)) -> Result<bool> {
+    visit(snapshot, Table::Sessions, all(PAGE), |key, value| {
+        let (object, upload) = read_session_key(key)?;
+        match Session::decode(value).map(|session| session.phase) {
+            Ok(Phase::Open) | Err(_) => show(&object, upload),
+            Ok(Phase::Completed { .. } | Phase::Aborted) => {}
+        }
+        Ok(())
+    })
+    .await
+}
+
+/// The range of all sessions.
+pub(super) fn all(limit: usize) -> Range {
+    Range::prefix(&all_sessions_prefix(), limit)
 }
 
 /// What an entry of the session table is, by its key.
@@ -177,7 +194,8 @@ async fn session(snapshot: &dyn Snapshot, key: &Bytes, value: &Bytes) -> Result<
             return Ok(Some(Found { damage, remedy: Remedy::Lossy(cure) }));
         }
     };
-    if contains(snapshot, Table::Expiry, &session_expiry_key(deadline, &object, &upload)).await? {
+    let entry = contains(snapshot, Table::Expiry, &session_expiry_key(deadline, &object, &upload)).await?;
+    if entry != SeenEntry::Absent {
         return Ok(None);
     }
     let cure = Cure::MendUpload(object.clone(), upload, UploadMend::Expiry { deadline });
@@ -192,8 +210,11 @@ async fn broken_part(
     upload: UploadId,
     number: PartNumber,
 ) -> Result<Option<Found>> {
-    let value = snapshot.get(Table::Sessions, &part_key(&upload, number)).await?;
-    let Some(Err(error)) = value.as_ref().map(Filed::decode) else { return Ok(None) };
+    let error = match readable(snapshot.get(Table::Sessions, &part_key(&upload, number)).await)? {
+        Ok(value) => value.as_ref().and_then(|value| Filed::decode(value).err()),
+        Err(error) => Some(error),
+    };
+    let Some(error) = error else { return Ok(None) };
     if error.kind() == ErrorKind::UnknownFormat {
         return Ok(None);
     }
@@ -204,17 +225,18 @@ async fn broken_part(
 
 /// The parts of an upload that has no open session, those aside that a later build may have written.
 async fn stray(snapshot: &dyn Snapshot, upload: &UploadId, may_be_needed: bool) -> Result<Vec<Found>> {
-    // Numbers are bounded, so that one page holds all parts of an upload.
-    let parts = snapshot.scan(Table::Sessions, Range::prefix(&parts_prefix(upload), usize::from(u16::MAX) + 1)).await?;
     let is_known =
         |value: &Bytes| Filed::decode(value).map_err(|error| error.kind()).err() != Some(ErrorKind::UnknownFormat);
-    let strays = parts.into_iter().filter(|(key, value)| read_part_key(key).is_ok() && is_known(value));
-    Ok(strays
-        .map(|(key, _)| {
+    let mut found = Vec::new();
+    visit(snapshot, Table::Sessions, Range::prefix(&parts_prefix(upload), PAGE), |key, value| {
+        if read_part_key(key).is_ok() && is_known(value) {
             let remedy = if may_be_needed { Remedy::Withheld } else { Remedy::Safe(removal(key.clone())) };
-            Found { damage: Damage::PartWithoutSession { key: RawKey(key) }, remedy }
-        })
-        .collect())
+            found.push(Found { damage: Damage::PartWithoutSession { key: RawKey(key.clone()) }, remedy });
+        }
+        Ok(())
+    })
+    .await?;
+    Ok(found)
 }
 
 /// An entry whose key is that of no session and no part: nobody will ever look for it there.
@@ -235,24 +257,14 @@ fn removal(key: Bytes) -> Cure {
 }
 
 /// Shows every part that can be read; whether all that may name a revision can.
-pub(super) async fn visit_parts(snapshot: &dyn Snapshot, mut visit: impl FnMut(&Part)) -> Result<bool> {
-    let (mut after, mut all_read) = (None, true);
-    loop {
-        let page = snapshot.scan(Table::Sessions, page_range(after, PAGE)).await?;
-        for (key, value) in &page {
-            let read = match Kind::of(key) {
-                // A session names nothing; what a later build has it name is unknown.
-                Kind::Session => Session::decode(value).map(drop).or_else(unless_later),
-                Kind::Part => Filed::decode(value).map(|filed| filed.part().iter().for_each(&mut visit)),
-                Kind::Unknown => Err(Error::new(ErrorKind::UnknownFormat, "scrub", "nobody knows what it names")),
-            };
-            all_read &= read.is_ok();
-        }
-        after = last_of(page.iter().map(|(key, _)| key), PAGE);
-        if after.is_none() {
-            return Ok(all_read);
-        }
-    }
+pub(super) async fn visit_parts(snapshot: &dyn Snapshot, mut show: impl FnMut(&Part)) -> Result<bool> {
+    visit(snapshot, Table::Sessions, Range::all(PAGE), |key, value| match Kind::of(key) {
+        // A session names nothing; what a later build has it name is unknown.
+        Kind::Session => Session::decode(value).map(drop).or_else(unless_later),
+        Kind::Part => Filed::decode(value).map(|filed| filed.part().iter().for_each(&mut show)),
+        Kind::Unknown => Err(Error::new(ErrorKind::UnknownFormat, "scrub", "nobody knows what it names")),
+    })
+    .await
 }
 
 fn unless_later(error: Error) -> Result<()> {

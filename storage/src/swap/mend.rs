@@ -1,26 +1,35 @@
 //! The decision of a repair: what a shard does about damage to what one object has in the index. Pure.
 //!
 //! ```text
-//! mend         the shard sees                                    one batch
-//! ------------ ------------------------------------------------- -----------------------------------------------------
-//! Expiry       a row with exactly this deadline                  the expiry entry is put
-//!              a row with another one, or no row                 the expiry entry is removed
-//! Checksums    a tombstone that names the revision               its block checksums are put
-//! Floor        a row                                             the version floor is removed
-//!              no row, and a floor that can't be read            the floor is set to what no version has reached
-//! Excise       a row that can't be read                          the row is removed, and the floor set likewise
-//!              a row that a later build may have written         nothing: it is not damage
-//! any          anything else                                     nothing: it has been overtaken
+//! mend         the shard sees                                       one batch
+//! ------------ ---------------------------------------------------- --------------------------------------------------
+//! Expiry       a row with exactly this deadline, no valid entry     the expiry entry is put
+//!              a row with another one, or no row, and an entry      the expiry entry is removed
+//! Checksums    a tombstone that names the revision, no checksums    its block checksums are put
+//! Floor        a row, and a version floor                           the version floor is removed
+//!              no row, and a floor that can't be read               the floor is set to what no version has reached
+//! Excise       a row that can't be read                             the row is removed, and the floor set likewise
+//!              a row that a later build may have written            nothing: it is not damage
+//! GiveUp       a row whose payload is missing or not as written,    the object is deleted
+//!              or that names the lost revision
+//! any          anything else                                        nothing: not confirmed
 //! ```
 //!
-//! Guards I3 for repairs: whoever found the damage looked at an earlier state, so the shard looks again, and each batch only
-//! restores what belongs to the row that stands. Each is idempotent. Deliberately not here: finding the damage (`scrub`),
-//! and giving up an object whose row can be read, which is a delete with a precondition like any other.
+//! A decision is the confirmation of a finding too: a finding without one is neither reported nor acted on
+//! (docs/adr/0015). Guards I3 for repairs: whoever found the damage read an earlier state, so the shard reads again, and
+//! each batch only restores what belongs to the current row. Each is idempotent. Deliberately not here: finding the
+//! damage (`scrub`).
 
+use bytes::Bytes;
+
+use super::transition::{self, Transition};
+use super::{SeenEntry, Standing};
+use crate::checksum::Checksum;
 use crate::id::ObjectId;
 use crate::index::{Batch, Table};
-use crate::rows::{BlockChecksums, expiry_key, expiry_value, floor_key, write_floor};
-use crate::swap::Standing;
+use crate::rows::{
+    BlockChecksums, Body, Landing, Row, check_expiry_value, expiry_key, expiry_value, floor_key, write_floor,
+};
 use crate::word::{RevisionId, Timestamp, Version};
 
 /// A repair of what one object has in the index.
@@ -42,6 +51,17 @@ pub enum Mend {
     Floor,
     /// A row that can't be read is removed, and its object with it.
     Excise,
+    /// An object whose bytes are lost is deleted.
+    GiveUp(Lost),
+}
+
+/// The bytes of an object that are lost.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lost {
+    /// Its inline payload: missing, unreadable, or not as written.
+    Payload,
+    /// The blob of this revision.
+    Blob(RevisionId),
 }
 
 /// What a shard sees of an object that something is wrong with.
@@ -55,6 +75,17 @@ pub enum Seen {
     BrokenFloor,
 }
 
+/// What a [`Mend`] is decided on: the newest state.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Sight {
+    /// The row or version floor.
+    pub seen: Seen,
+    /// The durable value of the key that [`Mend::reads`] gives.
+    pub entry: SeenEntry<Bytes>,
+    /// Whether a batch about the object is on its way to the disk. `entry` may then be older than `seen`.
+    pub is_pending: bool,
+}
+
 /// What a shard must do about a [`Mend`].
 #[derive(Clone, Debug, Default)]
 pub struct Mending {
@@ -65,44 +96,141 @@ pub struct Mending {
 }
 
 impl Mend {
-    /// Decides against what stands; none if there is nothing to do any more.
-    pub fn decide(&self, id: &ObjectId, seen: &Seen, now: Timestamp) -> Option<Mending> {
-        let mut batch = Batch::new();
-        let mut next = None;
-        match (self, seen) {
-            (Self::Expiry { deadline }, Seen::Whole(standing)) => {
-                let key = expiry_key(*deadline, id);
-                match standing.row().and_then(|row| row.metadata.expires_at) {
-                    Some(expires_at) if expires_at == *deadline => batch.put(Table::Expiry, key, expiry_value()),
-                    Some(_) | None => batch.remove(Table::Expiry, key),
+    /// The key whose value the decision needs beside the row; none if the row is enough.
+    pub fn reads(&self, id: &ObjectId, seen: &Seen) -> Option<(Table, Bytes)> {
+        match self {
+            Self::Expiry { deadline } => Some((Table::Expiry, expiry_key(*deadline, id))),
+            Self::Checksums { revision, .. } => Some((Table::Payloads, Bytes::copy_from_slice(revision.as_bytes()))),
+            Self::Floor => Some((Table::Meta, floor_key(id))),
+            Self::GiveUp(Lost::Payload) => match seen.row().map(|row| &row.body) {
+                Some(Body::Separate(operation)) => {
+                    Some((Table::Payloads, Bytes::copy_from_slice(operation.as_bytes())))
                 }
-            }
-            (Self::Expiry { deadline }, Seen::BrokenFloor) => batch.remove(Table::Expiry, expiry_key(*deadline, id)),
-            (Self::Checksums { revision, blocks }, Seen::Whole(standing)) => {
-                standing.row().filter(|row| row.names(*revision))?;
-                batch.put(Table::Payloads, revision.as_bytes().to_vec(), blocks.encode());
-            }
-            (Self::Floor, Seen::Whole(standing)) => {
-                standing.row()?;
-                batch.remove(Table::Meta, floor_key(id));
-            }
-            (Self::Floor, Seen::BrokenFloor) => {
-                let floor = unreached(now);
-                batch.put(Table::Meta, floor_key(id), write_floor(floor));
-                next = Some(Standing::Absent(floor));
-            }
-            (Self::Excise, Seen::BrokenRow) => {
-                let floor = unreached(now);
-                batch.remove(Table::Rows, id.encoded().clone());
-                batch.put(Table::Meta, floor_key(id), write_floor(floor));
-                next = Some(Standing::Absent(floor));
-            }
-            (Self::Excise, Seen::Whole(_) | Seen::BrokenFloor)
-            | (Self::Checksums { .. }, Seen::BrokenRow | Seen::BrokenFloor)
-            | (Self::Expiry { .. } | Self::Floor, Seen::BrokenRow) => return None,
+                Some(Body::Embedded(_) | Body::Tombstone(_)) | None => None,
+            },
+            Self::Excise | Self::GiveUp(Lost::Blob(_)) => None,
         }
-        Some(Mending { batch, next })
     }
+
+    /// Decides against the newest state; none if the damage is not confirmed.
+    pub fn decide(&self, id: &ObjectId, sight: &Sight, now: Timestamp) -> Option<Mending> {
+        match self {
+            Self::Expiry { deadline } => expiry(id, *deadline, sight),
+            Self::Checksums { revision, blocks } => checksums(*revision, blocks, sight),
+            Self::Floor => floor(id, sight, now),
+            Self::Excise => (sight.seen == Seen::BrokenRow).then(|| excise(id, now)),
+            Self::GiveUp(lost) => {
+                let row = sight.seen.row().filter(|row| lost.is_lost(row, sight))?;
+                Some(give_up(id, row, now))
+            }
+        }
+    }
+}
+
+impl Seen {
+    fn row(&self) -> Option<&Row> {
+        match self {
+            Self::Whole(standing) => standing.row(),
+            Self::BrokenRow | Self::BrokenFloor => None,
+        }
+    }
+}
+
+impl Lost {
+    fn is_lost(self, row: &Row, sight: &Sight) -> bool {
+        match (self, &row.body) {
+            (Self::Blob(revision), _) => row.names(revision),
+            (Self::Payload, Body::Embedded(payload)) => !is_as_written(row, payload),
+            // Of a write that is not durable yet the payload is not there yet.
+            (Self::Payload, Body::Separate(_)) if sight.is_pending => false,
+            (Self::Payload, Body::Separate(_)) => match &sight.entry {
+                SeenEntry::Absent | SeenEntry::Broken => true,
+                SeenEntry::Whole(payload) => !is_as_written(row, payload),
+            },
+            (Self::Payload, Body::Tombstone(_)) => false,
+        }
+    }
+}
+
+/// Whether these bytes are the inline payload that the row was written with.
+pub(crate) fn is_as_written(row: &Row, payload: &Bytes) -> bool {
+    payload.len() as u64 == row.metadata.size
+        && row.metadata.checksum.is_none_or(|checksum| Checksum::of(payload) == checksum)
+}
+
+fn expiry(id: &ObjectId, deadline: Timestamp, sight: &Sight) -> Option<Mending> {
+    if sight.is_pending || sight.seen == Seen::BrokenRow {
+        return None;
+    }
+    let mut batch = Batch::new();
+    let is_due = sight.seen.row().is_some_and(|row| row.metadata.expires_at == Some(deadline));
+    match &sight.entry {
+        SeenEntry::Whole(value) if is_due && check_expiry_value(value).is_ok() => return None,
+        SeenEntry::Absent if !is_due => return None,
+        SeenEntry::Whole(_) | SeenEntry::Broken | SeenEntry::Absent if is_due => {
+            batch.put(Table::Expiry, expiry_key(deadline, id), expiry_value());
+        }
+        SeenEntry::Whole(_) | SeenEntry::Broken | SeenEntry::Absent => {
+            batch.remove(Table::Expiry, expiry_key(deadline, id));
+        }
+    }
+    Some(Mending { batch, next: None })
+}
+
+fn checksums(revision: RevisionId, blocks: &BlockChecksums, sight: &Sight) -> Option<Mending> {
+    let row = sight.seen.row()?;
+    // Those of a put or rename that is not durable yet may not be there yet.
+    if sight.is_pending || !row.names(revision) || hold_checksums(&sight.entry, blocks) {
+        return None;
+    }
+    let mut batch = Batch::new();
+    batch.put(Table::Payloads, revision.as_bytes().to_vec(), blocks.encode());
+    Some(Mending { batch, next: None })
+}
+
+/// Whether the block checksums are there: of as many blocks as these.
+pub(super) fn hold_checksums(entry: &SeenEntry<Bytes>, blocks: &BlockChecksums) -> bool {
+    match entry {
+        SeenEntry::Whole(value) => BlockChecksums::decode(value).is_ok_and(|found| found.0.len() == blocks.0.len()),
+        SeenEntry::Absent | SeenEntry::Broken => false,
+    }
+}
+
+fn floor(id: &ObjectId, sight: &Sight, now: Timestamp) -> Option<Mending> {
+    if sight.is_pending {
+        return None;
+    }
+    let mut batch = Batch::new();
+    match (&sight.seen, &sight.entry) {
+        (Seen::Whole(Standing::Present(_)), SeenEntry::Whole(_) | SeenEntry::Broken) => {
+            batch.remove(Table::Meta, floor_key(id));
+            Some(Mending { batch, next: None })
+        }
+        (Seen::BrokenFloor, _) => {
+            let floor = unreached(now);
+            batch.put(Table::Meta, floor_key(id), write_floor(floor));
+            Some(Mending { batch, next: Some(Standing::Absent(floor)) })
+        }
+        (Seen::Whole(_) | Seen::BrokenRow, _) => None,
+    }
+}
+
+/// Removes a row that can't be read, and its object with it.
+pub fn excise(id: &ObjectId, now: Timestamp) -> Mending {
+    let (mut batch, floor) = (Batch::new(), unreached(now));
+    batch.remove(Table::Rows, id.encoded().clone());
+    batch.put(Table::Meta, floor_key(id), write_floor(floor));
+    Mending { batch, next: Some(Standing::Absent(floor)) }
+}
+
+/// As a delete.
+fn give_up(id: &ObjectId, row: &Row, now: Timestamp) -> Mending {
+    let (before, after) = (Standing::Present(Box::new(row.clone())), Standing::Absent(row.version));
+    let transition = [Transition { id, before: &before, after: &after }];
+    let mut batch = Batch::new();
+    transition::put_rows(&mut batch, &transition);
+    transition::put_orphans(&mut batch, &transition::orphans(&transition), now, Landing::Landed);
+    Mending { batch, next: Some(after) }
 }
 
 /// A version that an object whose last version is lost has not reached, so that none is ever reused: 1024 for each

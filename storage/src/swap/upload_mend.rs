@@ -3,14 +3,15 @@
 //! ```text
 //! mend         the shard sees                                    one batch
 //! ------------ ------------------------------------------------- -----------------------------------------------------
-//! Expiry       a session with exactly this deadline              the expiry entry is put
-//!              a session with another one, or none               the expiry entry is removed
+//! Expiry       a session with exactly this deadline, no entry    the expiry entry is put
+//!              a session with another one, or none, and an entry the expiry entry is removed
 //! Excise       a session that can't be read                      it is removed, and its parts with it: orphans
 //! GiveUp       an open session, and under the number what was    the number is marked as lost; the part's revision: orphan
 //!              found: a part of this revision, or one that
 //!              can't be read
 //! Checksums    an open session, and a part of this revision      its block checksums are put
-//! any          anything else                                     nothing: it has been overtaken
+//!              whose checksums are not there
+//! any          anything else                                     nothing: not confirmed
 //! ```
 //!
 //! Guards I3 for repairs, as `mend.rs` does for rows. What a part that can't be read names is left to the walks behind it:
@@ -18,12 +19,16 @@
 
 use std::collections::BTreeMap;
 
+use bytes::Bytes;
+
+use super::mend::hold_checksums;
 use super::{revision_key, session};
 use crate::id::ObjectId;
 use crate::index::{Batch, Table};
 use crate::multipart::{PartNumber, UploadId};
 use crate::rows::{
-    BlockChecksums, Filed, Part, Phase, Session, expiry_value, part_key, session_expiry_key, session_key,
+    BlockChecksums, Filed, Part, Phase, Session, check_expiry_value, expiry_value, part_key, session_expiry_key,
+    session_key,
 };
 use crate::word::{RevisionId, Timestamp};
 
@@ -73,17 +78,39 @@ pub struct SeenUpload {
     pub session: SeenEntry<Session>,
     /// What is filed as its parts, as far as the mend needs it.
     pub parts: BTreeMap<PartNumber, SeenEntry<Filed>>,
+    /// The durable value of the key that [`UploadMend::reads`] gives.
+    pub entry: SeenEntry<Bytes>,
+    /// Whether a batch about the session or the part is on its way to the disk. `entry` may then be older than the rest.
+    pub is_pending: bool,
 }
 
 impl UploadMend {
-    /// Decides against what stands: what to commit, or none if there is nothing to do any more.
+    /// The key whose value the decision needs beside session and parts; none if these are enough.
+    pub fn reads(&self, id: &ObjectId, upload: &UploadId) -> Option<(Table, Bytes)> {
+        match self {
+            Self::Expiry { deadline } => Some((Table::Expiry, session_expiry_key(*deadline, id, upload))),
+            Self::Checksums { revision, .. } => Some((Table::Payloads, Bytes::copy_from_slice(revision.as_bytes()))),
+            Self::Excise | Self::GiveUp { .. } => None,
+        }
+    }
+
+    /// Decides against the newest state: what to commit, or none if the damage is not confirmed.
     pub fn decide(&self, id: &ObjectId, upload: &UploadId, seen: &SeenUpload, now: Timestamp) -> Option<Batch> {
         let mut batch = Batch::new();
         match (self, &seen.session) {
+            (Self::Expiry { .. } | Self::Checksums { .. }, _) if seen.is_pending => return None,
             (Self::Expiry { deadline }, SeenEntry::Whole(session)) if session.expires_at == *deadline => {
+                if let SeenEntry::Whole(value) = &seen.entry
+                    && check_expiry_value(value).is_ok()
+                {
+                    return None;
+                }
                 batch.put(Table::Expiry, session_expiry_key(*deadline, id, upload), expiry_value());
             }
             (Self::Expiry { deadline }, SeenEntry::Whole(_) | SeenEntry::Absent) => {
+                if seen.entry == SeenEntry::Absent {
+                    return None;
+                }
                 batch.remove(Table::Expiry, session_expiry_key(*deadline, id, upload));
             }
             (Self::Excise, SeenEntry::Broken) => {
@@ -107,7 +134,7 @@ impl UploadMend {
                 batch.put(Table::Sessions, part_key(upload, *number), Filed::Lost.encode());
             }
             (Self::Checksums { number, revision, blocks }, SeenEntry::Whole(session))
-                if session.phase == Phase::Open =>
+                if session.phase == Phase::Open && !hold_checksums(&seen.entry, blocks) =>
             {
                 seen.parts.get(number).and_then(whole_part).filter(|part| part.extent.revision == *revision)?;
                 batch.put(Table::Payloads, revision.as_bytes().to_vec(), blocks.encode());

@@ -38,7 +38,8 @@ fn part(named: u128) -> SeenEntry<Filed> {
 }
 
 fn seen(session: SeenEntry<Session>, parts: &[(u32, SeenEntry<Filed>)]) -> SeenUpload {
-    SeenUpload { session, parts: parts.iter().map(|(at, entry)| (number(*at), entry.clone())).collect() }
+    let parts = parts.iter().map(|(at, entry)| (number(*at), entry.clone())).collect();
+    SeenUpload { session, parts, entry: SeenEntry::Absent, is_pending: false }
 }
 
 /// What the batch does, table by table: whether it puts.
@@ -50,11 +51,18 @@ fn does(mend: &UploadMend, seen: &SeenUpload) -> Option<Vec<(Table, bool)>> {
 #[test]
 fn an_expiry_entry_is_there_exactly_if_the_session_has_its_deadline() {
     let mend = |deadline| UploadMend::Expiry { deadline: at(deadline) };
+    let filed = |seen: SeenUpload| SeenUpload { entry: SeenEntry::Whole(expiry_value()), ..seen };
     for phase in [Phase::Open, Phase::Aborted] {
-        assert_eq!(does(&mend(500), &seen(session(phase), &[])), Some(vec![(Table::Expiry, true)]));
+        assert_eq!(does(&mend(500), &seen(session(phase.clone()), &[])), Some(vec![(Table::Expiry, true)]));
+        assert_eq!(does(&mend(500), &filed(seen(session(phase.clone()), &[]))), None, "it is there");
+        let pending = SeenUpload { is_pending: true, ..seen(session(phase), &[]) };
+        assert_eq!(does(&mend(500), &pending), None, "it may be on its way");
     }
-    assert_eq!(does(&mend(501), &seen(session(Phase::Open), &[])), Some(vec![(Table::Expiry, false)]));
-    assert_eq!(does(&mend(500), &seen(SeenEntry::Absent, &[])), Some(vec![(Table::Expiry, false)]));
+    for (deadline, session) in [(501, session(Phase::Open)), (500, SeenEntry::Absent)] {
+        let stray = seen(session.clone(), &[]);
+        assert_eq!(does(&mend(deadline), &stray), None, "it is gone");
+        assert_eq!(does(&mend(deadline), &filed(stray)), Some(vec![(Table::Expiry, false)]));
+    }
     assert_eq!(does(&mend(500), &seen(SeenEntry::Broken, &[])), None, "nobody knows its deadline");
 }
 

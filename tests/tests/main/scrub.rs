@@ -402,10 +402,15 @@ async fn damaged_entries_of_every_table_are_found_and_removed() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_object_whose_version_floor_was_broken_can_be_written_again() {
     let store = store().await;
-    plant(&store, |batch| batch.put(Table::Meta, floor_key(&id("gone")), "\x01\x01\x01")).await;
-    store.engine.put("gone", "x").await.unwrap_err();
-    mends(&store, "broken-entry").await;
-    assert!(store.engine.put("gone", "x").await.unwrap().version.unwrap().get() > 1 << 32);
+    for is_mended in [true, false] {
+        plant(&store, |batch| batch.put(Table::Meta, floor_key(&id("gone")), "\x01\x01\x01")).await;
+        store.engine.put("gone", "x").if_absent().await.unwrap_err();
+        if is_mended {
+            mends(&store, "broken-entry").await;
+        }
+        assert!(store.engine.put("gone", "x").await.unwrap().version.unwrap().get() > 1 << 32);
+        store.engine.delete("gone").await.unwrap();
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -96,3 +96,38 @@ async fn a_scrub_that_is_dropped_half_way_does_no_harm() {
     scrub(&store, May::Drop).await;
     assert_clean(&store).await;
 }
+
+/// Case 26: payloads large enough that the index flushes and compacts under the scrub.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn beside_overwrites_a_scrub_gives_up_no_live_object() {
+    const SIZES: [usize; 3] = [5_000, 300_000, 1 << 20];
+    let seconds = std::env::var("CENOTAPH_SCRUB_SECONDS").ok().and_then(|text| text.parse().ok()).unwrap_or(4);
+    let store = Store::with(Config { inline_bytes_max: 1 << 20, ..quick() }).await;
+    for key in 0..4 {
+        store.engine.put(format!("k{key}"), payload(key, SIZES[2])).await.unwrap();
+    }
+    let mut writers = Vec::new();
+    for writer in 0..2u64 {
+        let engine = store.engine.clone();
+        #[expect(clippy::disallowed_methods, reason = "the test itself is not part of the world under test")]
+        writers.push(tokio::spawn(async move {
+            for turn in (writer..).step_by(2) {
+                let size = SIZES[turn as usize % SIZES.len()];
+                let written = engine.put(format!("k{}", turn % 4), vec![turn as u8; size]).await.unwrap();
+                assert!(!written.created, "nobody has deleted it");
+            }
+        }));
+    }
+    let env = cenotaph::Env::real().unwrap();
+    let (begun, mut scrubs) = (env.monotonic(), 0);
+    while scrubs < 3 || (env.monotonic() - begun).as_secs() < seconds {
+        let report = scrub(&store, May::Drop).await;
+        assert!(report.is_clean(), "scrub {scrubs}: {report:?}");
+        scrubs += 1;
+    }
+    writers.iter().for_each(tokio::task::JoinHandle::abort);
+    for writer in writers {
+        assert!(writer.await.unwrap_err().is_cancelled(), "no write failed");
+    }
+    assert_clean(&store).await;
+}
