@@ -118,13 +118,12 @@ impl Expirer {
         let mut range = Range { start, end: Bound::Excluded(end.clone()), limit };
         let mut removed = 0;
         loop {
-            let page = self.shared.index.snapshot()?.scan(Table::Expiry, range.clone()).await?;
-            let last = page.last().map(|(key, _)| key.clone());
-            let full = page.len() == range.limit;
-            removed += self.remove(page.into_iter().map(|(key, _)| key).collect()).await?;
-            match last {
-                Some(last) if full => range = range.after(last),
-                _ => break,
+            let page = self.shared.index.snapshot()?.scan_over(Table::Expiry, range).await?;
+            self.shared.note_unreadable(page.unreadable);
+            removed += self.remove(page.entries.into_iter().map(|(key, _)| key).collect()).await?;
+            match page.rest {
+                Some(rest) => range = rest,
+                None => break,
             }
         }
         let next_due = self.shared.horizon.end(now, self.next_due(end).await?);
@@ -133,9 +132,14 @@ impl Expirer {
 
     /// When the first object behind this key is due.
     async fn next_due(&self, end: Bytes) -> Result<Option<Timestamp>> {
-        let behind = Range { start: Bound::Included(end), end: Bound::Unbounded, limit: 1 };
-        let page = self.shared.index.snapshot()?.scan(Table::Expiry, behind).await?;
-        Ok(page.first().and_then(|(key, _)| read_expiry_key(key).ok()).map(|(due, _)| due))
+        let mut behind = Range { start: Bound::Included(end), end: Bound::Unbounded, limit: 1 };
+        loop {
+            let page = self.shared.index.snapshot()?.scan_over(Table::Expiry, behind).await?;
+            match (page.entries.first(), page.rest) {
+                (None, Some(rest)) => behind = rest,
+                (first, _) => return Ok(first.and_then(|(key, _)| read_expiry_key(key).ok()).map(|(due, _)| due)),
+            }
+        }
     }
 
     /// Has the shards remove these objects, some at once: how many were removed.

@@ -82,17 +82,17 @@ impl Recovery {
         let mut range = Range::all(self.shared.limits.recovery_page.max(1));
         let mut fenced = 0;
         loop {
-            let page = self.shared.index.snapshot()?.scan(Table::Changes, range.clone()).await?;
-            let last = page.last().map(|(key, _)| key.clone());
-            let full = page.len() == range.limit;
-            let fences = page.into_iter().map(|(key, value)| self.settle(key, value));
+            let page = self.shared.index.snapshot()?.scan_over(Table::Changes, range).await?;
+            // What unreadable changes name stays: a scrub withholds its repair while a change can't be read.
+            self.shared.note_unreadable(page.unreadable);
+            let fences = page.entries.into_iter().map(|(key, value)| self.settle(key, value));
             let outcomes: Vec<_> = stream::iter(fences).buffered(FENCES_AT_ONCE).collect().await;
             for outcome in outcomes {
                 fenced += u64::from(outcome?);
             }
-            match last {
-                Some(last) if full => range = range.after(last),
-                _ => return Ok(fenced),
+            match page.rest {
+                Some(rest) => range = rest,
+                None => return Ok(fenced),
             }
         }
     }

@@ -52,7 +52,7 @@ impl Common {
     /// Ends an upload, in its turn: what many parts end at once is bounded, whoever ends them.
     pub(crate) async fn end(&self, swap: SessionSwap, permit: Permit) -> Result<SessionAnswer> {
         let parts = Range::prefix(&parts_prefix(&swap.upload), usize::from(PARTS_MAX));
-        let parts = self.index.snapshot()?.keys(Table::Sessions, parts).await?.len();
+        let parts = self.index.snapshot()?.keys_over(Table::Sessions, parts).await?.entries.len();
         let permit = permit.and(self.admission.end(parts).await);
         self.step(swap, &permit, |reply| reply).await
     }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use cenotaph_storage::blobs::BlobTier;
-use cenotaph_storage::index::{Batch, CommitError, Index, Table};
+use cenotaph_storage::index::{Batch, CommitError, Index, Table, UnreadableRange};
 use cenotaph_storage::rows::{Row, floor_key, read_floor};
 use cenotaph_storage::swap::{Standing, Swap};
 use cenotaph_storage::{Env, Epoch, Error, ErrorKind, ObjectId, Pins, Result, Timestamp, Version};
@@ -77,7 +77,16 @@ impl Common {
     /// Gives up if the index has: only a reopen can tell what became of its last commits.
     pub(crate) fn fail_if_poisoned(&self) {
         if let Some(error) = self.index.poisoned() {
-            self.health.fail(&error.to_string());
+            // With what caused it: the damage behind a failed commit, and the way out.
+            self.health.fail(&format!("{error:?}"));
+        }
+    }
+
+    /// Tells of keys that could not be read: whoever walks goes on behind them, and a scrub names them.
+    pub(crate) fn note_unreadable(&self, unreadable: Option<UnreadableRange>) {
+        if let Some(range) = unreadable {
+            tracing::error!(%range, "a file of the index is damaged; salvage the store into a new one");
+            metrics::counter!("cenotaph_unreadable_ranges_total").increment(1);
         }
     }
 

@@ -105,13 +105,12 @@ impl Sweeper {
         let mut range = Range::all(self.shared.limits.sweep.page.max(1));
         let mut left = Left::default();
         loop {
-            let page = self.shared.index.snapshot()?.scan(Table::Orphans, range.clone()).await?;
-            let last = page.last().map(|(key, _)| key.clone());
-            let full = page.len() == range.limit;
-            self.sweep(page, &mut left).await?;
-            match last {
-                Some(last) if full => range = range.after(last),
-                _ => return Ok(left),
+            let page = self.shared.index.snapshot()?.scan_over(Table::Orphans, range).await?;
+            self.shared.note_unreadable(page.unreadable);
+            self.sweep(page.entries, &mut left).await?;
+            match page.rest {
+                Some(rest) => range = rest,
+                None => return Ok(left),
             }
         }
     }

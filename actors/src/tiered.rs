@@ -255,8 +255,9 @@ impl Tiered {
     ) -> Result<(u64, Option<Timestamp>)> {
         let (mut count, mut oldest) = (0, None);
         loop {
-            let page = self.shared.index.snapshot()?.scan(table, range.clone()).await?;
-            for (_, value) in &page {
+            let page = self.shared.index.snapshot()?.scan_over(table, range).await?;
+            self.shared.note_unreadable(page.unreadable);
+            for (_, value) in &page.entries {
                 match counted(value) {
                     Counted::No => {}
                     Counted::Since(moment) => {
@@ -266,9 +267,9 @@ impl Tiered {
                     Counted::Broken => count += 1,
                 }
             }
-            match page.last() {
-                Some((last, _)) if page.len() == range.limit => range = range.after(last.clone()),
-                _ => return Ok((count, oldest)),
+            match page.rest {
+                Some(rest) => range = rest,
+                None => return Ok((count, oldest)),
             }
         }
     }

@@ -17,9 +17,11 @@ const PAGE: usize = 1000;
 
 pub(crate) async fn run(store: &Store, report: &Report, options: LsArgs) -> Result<(), Failure> {
     let mut left = options.limit.unwrap_or(usize::MAX);
+    let mut unreadable = 0u64;
     let mut after: Option<String> = None;
     while left > 0 {
-        let mut list = store.engine.list(&options.prefix).namespace(store.namespace.clone()).limit(left.min(PAGE));
+        let list = store.engine.list(&options.prefix).namespace(store.namespace.clone()).limit(left.min(PAGE));
+        let mut list = list.step_over_damage();
         if let Some(delimiter) = options.delimiter {
             list = list.delimiter(delimiter);
         }
@@ -29,10 +31,20 @@ pub(crate) async fn run(store: &Store, report: &Report, options: LsArgs) -> Resu
         let page = retrying(&store.env, async || list.clone().await).await?;
         left -= page.entries.len().min(left);
         report.text(&show(&page.entries, report.is_json(), options.long))?;
+        for range in &page.unreadable {
+            report.note(&human::key(&range.to_string()));
+            unreadable += 1;
+        }
         match page.next {
             Some(next) => after = Some(next),
             None => break,
         }
+    }
+    if unreadable > 0 {
+        let ranges = human::counted(unreadable, "range");
+        return Err(Failure::Failed(format!(
+            "{ranges} of keys can't be read and not all objects are listed; see `salvage`"
+        )));
     }
     Ok(())
 }

@@ -20,11 +20,19 @@ pub(crate) async fn stats(store: &Store, report: &Report, options: &StatsArgs) -
         for (name, counted) in usage_in_json(usage.as_ref()) {
             value[name] = counted;
         }
-        return report.json(&value);
+        report.json(&value)?;
+    } else {
+        let mut rows: Vec<[String; 2]> = usage.as_ref().map(usage_in_rows).unwrap_or_default();
+        rows.extend(in_rows(&stats).map(|(name, value)| [name.to_owned(), value]));
+        report.text(&human::table([Align::Left, Align::Right], &rows))?;
     }
-    let mut rows: Vec<[String; 2]> = usage.as_ref().map(usage_in_rows).unwrap_or_default();
-    rows.extend(in_rows(&stats).map(|(name, value)| [name.to_owned(), value]));
-    report.text(&human::table([Align::Left, Align::Right], &rows))
+    match usage.map_or(0, |usage| usage.unreadable_ranges) {
+        0 => Ok(()),
+        ranges => {
+            let ranges = human::counted(ranges, "range");
+            Err(Failure::Failed(format!("{ranges} of rows can't be read and not all objects are counted; see `scrub`")))
+        }
+    }
 }
 
 /// What is stored; none if a row is damaged, which must not hide the rest.
@@ -39,7 +47,7 @@ async fn usage(store: &Store, report: &Report) -> Result<Option<Usage>, Failure>
     }
 }
 
-fn usage_in_json(usage: Option<&Usage>) -> [(&'static str, serde_json::Value); 8] {
+fn usage_in_json(usage: Option<&Usage>) -> [(&'static str, serde_json::Value); 9] {
     [
         ("objects", json!(usage.map(|usage| usage.objects))),
         ("bytes", json!(usage.map(|usage| usage.inline_bytes + usage.blob_bytes))),
@@ -48,6 +56,7 @@ fn usage_in_json(usage: Option<&Usage>) -> [(&'static str, serde_json::Value); 8
         ("blob_objects", json!(usage.map(|usage| usage.blob_objects))),
         ("blob_bytes", json!(usage.map(|usage| usage.blob_bytes))),
         ("expired", json!(usage.map(|usage| usage.expired))),
+        ("unreadable_ranges", json!(usage.map(|usage| usage.unreadable_ranges))),
         ("oldest_ms", json!(usage.and_then(|usage| usage.oldest).map(Timestamp::as_millis))),
     ]
 }

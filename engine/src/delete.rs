@@ -2,8 +2,9 @@
 
 use std::future::IntoFuture;
 
+use cenotaph_storage::index::UnreadableRange;
 use cenotaph_storage::swap::{Deleted, Precondition};
-use cenotaph_storage::{Entry, ErrorKind, Namespace, ObjectId, Result};
+use cenotaph_storage::{Entry, Error, ErrorKind, Namespace, ObjectId, Result};
 use futures::future::BoxFuture;
 use futures::stream::BoxStream;
 use futures::{FutureExt, StreamExt, TryStreamExt};
@@ -106,19 +107,24 @@ impl DeletePrefix {
     /// Deletes page by page, and tells after each how far it has come. Dropping the stream stops after what has begun.
     pub fn stream(self) -> BoxStream<'static, Result<PrefixDeleted>> {
         let done = PrefixDeleted { deleted: 0, last: self.start_after.clone() };
-        let pages = futures::stream::try_unfold(Some((self, done)), |state| async move {
-            let Some((job, mut done)) = state else { return Ok(None) };
+        let state = (Some(self), done, None);
+        let pages = futures::stream::try_unfold(state, |(job, mut done, mut unreadable)| async move {
+            let Some(job) = job else { return unreadable.map_or(Ok(None), |range| Err(left(range))) };
             let limit = PAGE.min(job.engine.config().reads.list_page_max);
             let mut list = job.engine.list(job.prefix.clone()).namespace(job.namespace.clone()).limit(limit);
             if let Some(last) = &done.last {
                 list = list.start_after(last.clone());
             }
+            let list = list.step_over_damage();
             let page = patiently(&job.engine, || list.clone().into_future()).await?;
-            let Some(last) = page.entries.last().map(|entry| entry.name().to_owned()) else { return Ok(None) };
+            unreadable = unreadable.or_else(|| page.unreadable.into_iter().next());
+            let Some(last) = page.entries.last().map(|entry| entry.name().to_owned()) else {
+                return unreadable.map_or(Ok(None), |range| Err(left(range)));
+            };
             done.deleted += job.delete(page.entries).await?;
             done.last = Some(last);
-            let rest = page.next.is_some().then(|| (job, done.clone()));
-            Ok(Some((done, rest)))
+            let rest = page.next.is_some().then_some(job);
+            Ok(Some((done.clone(), (rest, done, unreadable))))
         });
         pages.boxed()
     }
@@ -133,6 +139,12 @@ impl DeletePrefix {
         let deleted = futures::stream::iter(deletes).buffer_unordered(DELETES_AT_ONCE);
         deleted.try_fold(0, |deleted, one| async move { Ok(deleted + u64::from(one.existed)) }).await
     }
+}
+
+/// The error of a deletion that could not read all there is to be deleted.
+fn left(unreadable: UnreadableRange) -> Error {
+    let message = "all objects were deleted but for those whose rows can't be read";
+    Error::new(ErrorKind::Corrupt, "delete", message).with_source(unreadable.into_error("list"))
 }
 
 /// What is refused because there is too much to do was not started: it waits for its turn.

@@ -102,6 +102,8 @@ impl Engine {
     /// - [`Invalid`](ErrorKind::Invalid): the id or the metadata break a rule, or the payload is over the limit.
     /// - [`Conflict`](ErrorKind::Conflict): a [precondition](Put::if_absent) does not hold; tells how the object stands. It is
     ///   looked at before the first byte is uploaded, and when the write commits.
+    /// - [`Corrupt`](ErrorKind::Corrupt): there is a precondition, and the row can't be read. Without one the put replaces
+    ///   the row, at a version far above any that the object had.
     /// - [`Overloaded`](ErrorKind::Overloaded): too many writes or bytes in flight, or a limit of the namespace is
     ///   reached. Nothing was started.
     /// - [`Disabled`](ErrorKind::Disabled): the namespace is switched off. Nothing was started.
@@ -179,7 +181,8 @@ impl Engine {
     }
 
     /// Deletes an object. When it returns, the object is durably gone; its blobs are deleted behind. Deleting what is
-    /// absent is not an error, and a failing blob tier never fails a delete.
+    /// absent is not an error, and a failing blob tier never fails a delete. An object whose row can't be read is deleted
+    /// too; its blobs then stay until a [scrub](Self::scrub) finds that nothing names them.
     ///
     /// # Errors
     /// As [`put`](Self::put).
@@ -205,7 +208,8 @@ impl Engine {
     /// meanwhile may be deleted or not.
     ///
     /// # Errors
-    /// As [`list`](Self::list) and [`delete`](Self::delete). Being overloaded it waits.
+    /// As [`list`](Self::list) and [`delete`](Self::delete). Being overloaded it waits. Where rows can't be read it deletes
+    /// all others first, then fails as [`Corrupt`](ErrorKind::Corrupt) and names the first range of them.
     ///
     /// ```
     /// # #[tokio::main]
@@ -228,7 +232,8 @@ impl Engine {
     /// Lists the objects whose keys begin with `prefix`, in the order of their keys' bytes.
     ///
     /// # Errors
-    /// [`Invalid`](ErrorKind::Invalid) if the limit is out of bounds; otherwise as [`head`](Self::head).
+    /// [`Invalid`](ErrorKind::Invalid) if the limit is out of bounds; [`Corrupt`](ErrorKind::Corrupt) if rows can't be read
+    /// and are not to be [stepped over](List::step_over_damage); otherwise as [`head`](Self::head).
     ///
     /// ```
     /// use cenotaph::Entry;

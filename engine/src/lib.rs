@@ -50,7 +50,7 @@ pub use cenotaph_actors::{
 };
 pub use cenotaph_storage::blobs::BlobOptions;
 pub use cenotaph_storage::index::fjall::FjallOptions;
-pub use cenotaph_storage::index::{Index, IndexStats, Table};
+pub use cenotaph_storage::index::{Index, IndexStats, Table, UnreadableRange};
 pub use cenotaph_storage::rows::{
     ATTRIBUTES_BYTES_MAX, Amendment, Attributes, Deadline, EXPIRATION_MAX, Expiration, Metadata,
 };
@@ -58,8 +58,8 @@ pub use cenotaph_storage::scrub::{Damage, Fate, Finding, Looked, RawKey, ScrubDe
 pub use cenotaph_storage::swap::{Deleted, Outcome, Precondition, Written};
 pub use cenotaph_storage::{
     ByteRange, Checksum, Current, Digest, Entry, Env, Epoch, Error, ErrorKind, Etag, Head, KEY_BYTES_MAX, ListPage,
-    Namespace, ObjectId, PARTS_MAX, PartEtag, PartInfo, PartNumber, PartPage, ReadLimits, ReadStats, Reason, Result,
-    RevisionId, Timestamp, UploadId, UploadInfo, UploadMarker, UploadPage, Version,
+    Namespace, ObjectId, OnDamage, PARTS_MAX, PartEtag, PartInfo, PartNumber, PartPage, ReadLimits, ReadStats, Reason,
+    Result, RevisionId, Timestamp, UploadId, UploadInfo, UploadMarker, UploadPage, Version,
 };
 
 pub use bytes;

@@ -2,7 +2,7 @@
 
 use std::future::IntoFuture;
 
-use cenotaph_storage::{Entry, ListPage, ListRequest, Namespace, Result};
+use cenotaph_storage::{Entry, ListPage, ListRequest, Namespace, OnDamage, Result};
 use futures::future::BoxFuture;
 use futures::stream::BoxStream;
 use futures::{FutureExt, StreamExt, TryStreamExt};
@@ -42,6 +42,7 @@ impl List {
             delimiter: None,
             start_after: None,
             limit: engine.config().reads.list_page_max.min(1000),
+            on_damage: OnDamage::Fail,
         };
         Self { engine, request }
     }
@@ -71,14 +72,27 @@ impl List {
         self
     }
 
+    /// Goes on behind rows that can't be read because a file of the index is damaged. The page then names them in
+    /// [`unreadable`](ListPage::unreadable), and lacks their objects. A listing fails there unless told.
+    pub fn step_over_damage(mut self) -> Self {
+        self.request.on_damage = OnDamage::StepOver;
+        self
+    }
+
     /// All entries, page by page. Each page is consistent in itself; what is written between two pages may be seen or
     /// not, and each is an operation of its own where the namespace has limits.
+    ///
+    /// # Errors
+    /// As [`Engine::list`]. A range of rows that can't be read is an item of kind [`Corrupt`](crate::ErrorKind::Corrupt)
+    /// that names the range, behind the entries of its page; the stream goes on after it. Every other error ends the
+    /// stream.
     pub fn stream(self) -> BoxStream<'static, Result<Entry>> {
-        let pages = futures::stream::try_unfold(Some(self), |list| async move {
+        let pages = futures::stream::try_unfold(Some(self.step_over_damage()), |list| async move {
             let Some(list) = list else { return Ok(None) };
             let page = list.clone().await?;
             let rest = page.next.map(|next| list.start_after(next));
-            Ok(Some((futures::stream::iter(page.entries.into_iter().map(Ok)), rest)))
+            let unreadable = page.unreadable.into_iter().map(|range| Err(range.into_error("list")));
+            Ok(Some((futures::stream::iter(page.entries.into_iter().map(Ok).chain(unreadable)), rest)))
         });
         pages.try_flatten().boxed()
     }

@@ -24,6 +24,9 @@ pub struct Usage {
     pub blob_bytes: u64,
     /// Objects that have expired and are not removed yet. They count as nothing else.
     pub expired: u64,
+    /// Ranges of rows that could not be read, for a file of the index is damaged. The objects in them count as nothing. A
+    /// [scrub](Engine::scrub) names the ranges.
+    pub unreadable_ranges: u64,
     /// When the object was written last that has not been written for the longest time.
     pub oldest: Option<Timestamp>,
 }
@@ -76,13 +79,17 @@ impl Engine {
         self.check_open("usage")?;
         let (mut usage, mut range, now) = (Usage::default(), Range::all(PAGE), self.env().steady_now());
         loop {
-            let page = self.index().snapshot()?.scan(Table::Rows, range.clone()).await?;
-            for (_, value) in &page {
+            let page = self.index().snapshot()?.scan_over(Table::Rows, range).await?;
+            for (_, value) in &page.entries {
                 usage.add(&Row::decode(value)?, now);
             }
-            match page.last() {
-                Some((last, _)) if page.len() == range.limit => range = range.after(last.clone()),
-                _ => return Ok(usage),
+            if let Some(range) = page.unreadable {
+                tracing::error!(%range, "objects are not counted");
+                usage.unreadable_ranges += 1;
+            }
+            match page.rest {
+                Some(rest) => range = rest,
+                None => return Ok(usage),
             }
         }
     }

@@ -30,7 +30,7 @@ pub use digest::{Digest, Verifier};
 pub use env::{Env, Real, Seam, World};
 pub use error::{Error, ErrorKind, Reason, Result};
 pub use id::{KEY_BYTES_MAX, NAMESPACE_PART_BYTES_MAX, NAMESPACE_SCOPES_MAX, Namespace, ObjectId};
-pub use list::{Entry, ListPage, ListRequest};
+pub use list::{Entry, ListPage, ListRequest, OnDamage};
 pub use multipart::{PARTS_MAX, PartEtag, PartNumber, UploadId, no_such_upload};
 pub use pins::{Pin, Pins};
 pub use range::ByteRange;

@@ -16,7 +16,7 @@ use bytes::Bytes;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::{KEY_BYTES_MAX, Namespace, ObjectId};
-use crate::index::{Range, Snapshot, Table, successor};
+use crate::index::{Range, Snapshot, Table, UnreadableRange, successor};
 use crate::read::{Head, Reads};
 use crate::rows::Row;
 use crate::word::Timestamp;
@@ -43,6 +43,18 @@ pub struct ListRequest {
     pub start_after: Option<String>,
     /// Most entries in the page, 1 to [`ReadLimits::list_page_max`](crate::ReadLimits::list_page_max).
     pub limit: usize,
+    /// What happens where a file of the index is damaged.
+    pub on_damage: OnDamage,
+}
+
+/// What a listing does where a file of the index is damaged, so that a range of rows can't be read.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum OnDamage {
+    /// It fails: no caller gets fewer objects without an error.
+    #[default]
+    Fail,
+    /// It goes on behind the range, which is in [`ListPage::unreadable`].
+    StepOver,
 }
 
 /// Some entries, in the order of their names.
@@ -52,6 +64,9 @@ pub struct ListPage {
     pub entries: Vec<Entry>,
     /// The `start_after` that gives the next page: the last entry's name. None if there are no more entries.
     pub next: Option<String>,
+    /// Rows that could not be read, and whose objects are not among the entries. Always empty unless the listing was asked
+    /// to [step over](OnDamage::StepOver) them.
+    pub unreadable: Vec<UnreadableRange>,
 }
 
 /// What a listing is made of.
@@ -82,11 +97,12 @@ impl Reads {
     ///
     /// # Errors
     /// [`ErrorKind::Invalid`] if the limit is 0 or too high, [`ErrorKind::Corrupt`] or [`ErrorKind::UnknownFormat`] if
-    /// a row can't be decoded, and whatever the index says.
+    /// a row can't be decoded, [`ErrorKind::Corrupt`] if rows can't be read and are not to be stepped over, and whatever
+    /// the index says.
     pub async fn list(&self, request: ListRequest) -> Result<ListPage> {
         self.check_limit(request.limit)?;
         let Some(mut listing) = Listing::new(&request) else {
-            return Ok(ListPage { entries: Vec::new(), next: None });
+            return Ok(ListPage { entries: Vec::new(), next: None, unreadable: Vec::new() });
         };
         // One moment for the whole page: what expires together is listed together.
         let now = self.now();
@@ -114,6 +130,8 @@ struct Listing {
     start: Bound<Bytes>,
     end: Bound<Bytes>,
     entries: Vec<Entry>,
+    on_damage: OnDamage,
+    unreadable: Vec<UnreadableRange>,
     /// Whether there were rows that had expired.
     passed_over: bool,
     /// One more than the page holds: it tells whether there is a next one.
@@ -137,6 +155,8 @@ impl Listing {
             end: successor(&prefix).map_or(Bound::Unbounded, Bound::Excluded),
             prefix,
             entries: Vec::new(),
+            on_damage: request.on_damage,
+            unreadable: Vec::new(),
             passed_over: false,
             wanted: request.limit.saturating_add(1),
         };
@@ -189,10 +209,12 @@ impl Listing {
         while self.entries.len() < self.wanted {
             let limit = chunk_rows.min(self.wanted - self.entries.len());
             let range = Range { start: self.start.clone(), end: self.end.clone(), limit };
-            let rows = snapshot.scan(Table::Rows, range).await?;
-            let is_last = rows.len() < limit;
-            let Some(seek) = self.take(rows, now)? else { return Ok(()) };
-            if is_last {
+            let page = snapshot.scan_over(Table::Rows, range).await?;
+            let Some(seek) = self.take(page.entries, now)? else { return Ok(()) };
+            if let Some(unreadable) = page.unreadable {
+                self.step_over(unreadable)?;
+            }
+            if page.rest.is_none() {
                 return Ok(());
             }
             chunk_rows = match seek {
@@ -200,6 +222,22 @@ impl Listing {
                 Seek::Behind => CHUNK_ROWS_AFTER_SEEK,
             };
         }
+        Ok(())
+    }
+
+    /// Notes rows that can't be read, and moves the start behind them.
+    fn step_over(&mut self, unreadable: UnreadableRange) -> Result<()> {
+        if self.on_damage == OnDamage::Fail {
+            return Err(unreadable.into_error("list"));
+        }
+        let is_behind = |to: &Bytes| match &self.start {
+            Bound::Included(start) | Bound::Excluded(start) => to > start,
+            Bound::Unbounded => true,
+        };
+        if let Some(to) = unreadable.to.clone().filter(is_behind) {
+            self.start = Bound::Included(to);
+        }
+        self.unreadable.push(unreadable);
         Ok(())
     }
 
@@ -244,8 +282,15 @@ impl Listing {
     fn into_page(mut self, limit: usize) -> ListPage {
         let has_next = self.entries.len() > limit;
         self.entries.truncate(limit);
-        let next = self.entries.last().filter(|_| has_next).map(|entry| entry.name().to_owned());
-        ListPage { entries: self.entries, next }
+        let last = self.entries.last().filter(|_| has_next);
+        if let Some(last) = last {
+            // What lies behind the last entry is on the next page.
+            let end = [&self.prefix[..self.key_at], last.name().as_bytes()].concat();
+            let is_group = matches!(last, Entry::Prefix(_));
+            self.unreadable.retain(|range| range.from <= end || is_group && range.from.starts_with(&end));
+        }
+        let next = last.map(|entry| entry.name().to_owned());
+        ListPage { entries: self.entries, next, unreadable: self.unreadable }
     }
 }
 

@@ -15,6 +15,7 @@ fn request(prefix: &str, delimiter: Option<char>, start_after: Option<&str>, lim
         delimiter,
         start_after: start_after.map(str::to_owned),
         limit,
+        on_damage: OnDamage::Fail,
     }
 }
 

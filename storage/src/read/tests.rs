@@ -338,6 +338,7 @@ async fn what_was_extended_in_time_is_there_although_the_disk_has_it_late() {
         delimiter: None,
         start_after: None,
         limit: 10,
+        on_damage: crate::OnDamage::Fail,
     };
     store.index.apply(expired.clone());
     assert!(store.reads.head(&id("a")).await.unwrap().is_none(), "it has expired, and nobody extends it");
