@@ -135,6 +135,13 @@ pub(crate) enum Command {
     Doctor(DoctorArgs),
     /// Open the store, settle what a crash left behind, and report it.
     Recover,
+    /// Copy everything that can be read of a damaged store into a new one.
+    ///
+    /// The way out where a file of the index is damaged: such an index stops writing at its next compaction, again after
+    /// each opening. The old store is not changed, and must not be open. It takes space for two copies of its index for a
+    /// while. Large objects are not copied: the new store goes on with the blob tier of the old one, which --blobs names
+    /// if it is not `blobs` under OLD. Reports what could not be read, and the names of lost objects where blobs tell them.
+    Salvage(SalvageArgs),
     /// Import, crash, recover, verify: see it work, in a temporary store.
     ///
     /// Needs about three times the generated file's 256 MiB under the directory for temporary files (TMPDIR), and
@@ -174,6 +181,14 @@ pub(crate) struct DoctorArgs {
     /// The directory of the store; that of --data unless told.
     #[arg(value_name = "DIR")]
     pub(crate) dir: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct SalvageArgs {
+    /// Directory of the damaged store.
+    pub(crate) old: PathBuf,
+    /// Directory of the new store: one that is empty or not there.
+    pub(crate) new: PathBuf,
 }
 
 #[derive(Debug, Args)]

@@ -21,6 +21,7 @@ mod import;
 mod ls;
 mod put;
 mod rm;
+mod salvage;
 mod scrub;
 mod stat;
 mod stats;
@@ -77,6 +78,7 @@ async fn run(cli: Cli, report: &Report) -> Result<(), Failure> {
     let (access, options) = match &cli.command {
         Command::Demo(options) => return stop.or(demo::run(report, &env, options)).await,
         Command::Doctor(options) => return stop.or(doctor::run(report, &env, &cli.store.data, options)).await,
+        Command::Salvage(options) => return stop.or(salvage::run(report, options, &cli.store.blobs)).await,
         // The upload that is named is in a store that is there.
         Command::Put(options) if matches!(options.parts.resume(), Resume::Named(_)) => (Access::Existing, cli.store),
         Command::Put(_) | Command::Import(_) | Command::DemoChild(_) => (Access::Create, cli.store),
@@ -125,7 +127,9 @@ async fn dispatch(command: Command, store: &Store, report: &Report) -> Result<()
         Command::Stats(options) => stats::stats(store, report, &options).await,
         Command::Recover => stats::recover(store, report).await,
         Command::DemoChild(options) => demo::child::run(store, report, &options).await,
-        Command::Demo(_) | Command::Doctor(_) => Err(Failure::Failed("this command opens no store".to_owned())),
+        Command::Demo(_) | Command::Doctor(_) | Command::Salvage(_) => {
+            Err(Failure::Failed("this command opens no store".to_owned()))
+        }
     }
 }
 

@@ -22,6 +22,7 @@ mod list;
 mod multipart;
 mod namespaces;
 mod put;
+mod salvage;
 mod scrub;
 mod setters;
 mod turns;
@@ -40,6 +41,7 @@ pub use get::{Get, Object};
 pub use list::List;
 pub use multipart::{Complete, CopyPart, Initiate, ListParts, ListUploads, Upload, UploadPart};
 pub use put::Put;
+pub use salvage::{Salvage, salvage};
 pub use scrub::Scrub;
 pub use update::{Candidate, Update, Updated};
 pub use usage::Usage;
@@ -54,6 +56,7 @@ pub use cenotaph_storage::index::{Index, IndexStats, Table, UnreadableRange};
 pub use cenotaph_storage::rows::{
     ATTRIBUTES_BYTES_MAX, Amendment, Attributes, Deadline, EXPIRATION_MAX, Expiration, Metadata,
 };
+pub use cenotaph_storage::salvage::{LostBlob, LostName, SalvageReport, Unread};
 pub use cenotaph_storage::scrub::{Damage, Fate, Finding, Looked, RawKey, ScrubDepth, ScrubProgress, ScrubReport};
 pub use cenotaph_storage::swap::{Deleted, Outcome, Precondition, Written};
 pub use cenotaph_storage::{

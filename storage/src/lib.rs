@@ -20,6 +20,7 @@ pub mod planted;
 mod range;
 mod read;
 pub mod rows;
+pub mod salvage;
 pub mod scrub;
 pub mod swap;
 mod uploads;

@@ -46,6 +46,11 @@ pub async fn begin_epoch(index: &Arc<dyn Index>) -> Result<Epoch> {
     Ok(Epoch::new(epoch))
 }
 
+/// The entry that makes the next epoch the one after `last`.
+pub(crate) fn epoch_entry(last: Epoch) -> (Bytes, Bytes) {
+    (Bytes::from_static(EPOCH), codec::encode(FORMAT, &last.get()).into())
+}
+
 /// Where the version floor of an object is kept.
 pub fn floor_key(id: &ObjectId) -> Bytes {
     [FLOORS, &id.encoded()[..]].concat().into()

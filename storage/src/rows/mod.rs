@@ -21,6 +21,7 @@ pub use change::Change;
 pub use expiration::{Deadline, EXPIRATION_MAX, Expiration, Extension, is_live};
 pub use expiry::{Due, check_expiry_value, expiry_end, expiry_key, expiry_value, read_expiry_key, session_expiry_key};
 pub use manifest::{Extent, Manifest};
+pub(crate) use meta::epoch_entry;
 pub use meta::{begin_epoch, floor_key, floor_object, floors_prefix, read_floor, write_floor};
 pub use metadata::{ATTRIBUTES_BYTES_MAX, Amendment, Attributes, Metadata};
 pub use orphan::{Landing, Orphan, OrphanDue};

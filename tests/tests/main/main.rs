@@ -5,6 +5,7 @@ mod bulk;
 mod chaos;
 mod counter;
 mod crash;
+mod damage;
 mod expiry;
 mod faults;
 mod idle;

@@ -1,0 +1,81 @@
+//! `salvage`: what can be read of a damaged store, copied into a new one.
+
+use cenotaph::SalvageReport;
+use serde_json::{Value, json};
+
+use crate::args::SalvageArgs;
+use crate::blobs::{self, BlobPlace};
+use crate::failure::Failure;
+use crate::human;
+use crate::report::Report;
+
+pub(crate) async fn run(report: &Report, options: &SalvageArgs, blobs: &str) -> Result<(), Failure> {
+    let mut salvage = cenotaph::salvage(&options.old, &options.new);
+    let place = match blobs::parse(blobs)? {
+        BlobPlace::UnderData => {
+            let place = options.old.join("blobs");
+            place.is_dir().then(|| format!("fs:{}", place.display()))
+        }
+        BlobPlace::Directory(dir) if !dir.is_dir() => {
+            return Err(Failure::Failed(format!("there is no blob tier here: path={}", dir.display())));
+        }
+        BlobPlace::Directory(dir) => {
+            salvage = salvage.blobs(blobs::directory(&dir)?);
+            Some(format!("fs:{}", dir.display()))
+        }
+        // The URI may hold credentials.
+        BlobPlace::Remote(uri) => {
+            salvage = salvage.blobs(blobs::remote(&uri)?);
+            Some("URI, as given here".to_owned())
+        }
+    };
+    let bar = report.bar("salvage", None);
+    let salvaged = salvage.await?;
+    bar.end();
+    if report.is_json() {
+        report.json(&in_json(&salvaged))?;
+    } else {
+        report.text(&in_text(&salvaged))?;
+    }
+    if let Some(place) = place {
+        report.note(&format!(
+            "large objects were not copied: use the new store with --data {} --blobs {place}, and the old one no more",
+            options.new.display()
+        ));
+    }
+    Ok(())
+}
+
+fn in_json(salvaged: &SalvageReport) -> Value {
+    let mut value = json!(salvaged);
+    value["complete"] = json!(salvaged.is_complete());
+    value
+}
+
+fn in_text(salvaged: &SalvageReport) -> String {
+    let mut lines = Vec::new();
+    for range in &salvaged.unreadable_ranges {
+        let to = range.to.as_ref().map_or("the end".to_owned(), ToString::to_string);
+        let said = format!("table={} from={} to={to}: {}", range.table, range.from, range.why);
+        lines.push(format!("unreadable {}", human::key(&said)));
+    }
+    for object in &salvaged.objects_without_payload {
+        lines.push(format!("lost-bytes {}", human::key(&format!("object={}/{}", object.namespace, object.key))));
+    }
+    for blob in &salvaged.lost_objects {
+        let object = format!("object={}/{} path={}", blob.object.namespace, blob.object.key, blob.path);
+        lines.push(format!("lost-object {}", human::key(&object)));
+    }
+    lines.push(format!(
+        "copied {}, {}, {} of uploads, {}, {}; {} unreadable, {} without bytes, {} lost by name",
+        human::counted(salvaged.rows, "object"),
+        human::counted(salvaged.payloads, "payload"),
+        human::counted(salvaged.sessions, "record"),
+        human::counted(salvaged.changes, "change"),
+        human::counted(salvaged.orphans, "orphan"),
+        human::counted(salvaged.unreadable, "range"),
+        human::grouped(salvaged.without_payload),
+        human::grouped(salvaged.lost_blobs),
+    ));
+    lines.join("\n") + "\n"
+}

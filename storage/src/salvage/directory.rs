@@ -1,0 +1,102 @@
+//! The directories of a salvage.
+//!
+//! ```text
+//! OLD/index               read, never written
+//! NEW/salvaging/copy      a copy of it, removed at the end
+//! NEW/salvaging/index     the new index in the making
+//! NEW/index               the new index: renamed when everything is in it
+//! ```
+//!
+//! Guards that a salvage that was cut short leaves no index behind: it is simply run again.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use crate::env::Env;
+use crate::error::{Error, ErrorKind, Result};
+use crate::index::fjall::{FjallIndex, FjallOptions};
+
+const INDEX: &str = "index";
+const SALVAGING: &str = "salvaging";
+
+/// The directories of one salvage. Its calls block for the disk: make them through [`Env::blocking`].
+#[derive(Clone, Debug)]
+pub struct SalvageDirectory {
+    old: PathBuf,
+    new: PathBuf,
+}
+
+impl SalvageDirectory {
+    /// Checks that there is a store in `old` and none in `new`, and makes `new`.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Invalid`] if there is no index in `old`, `new` holds files that are not a salvage's, or one directory
+    /// lies in the other; [`ErrorKind::Unavailable`] if the file system fails.
+    pub fn prepare(old: &Path, new: &Path) -> Result<Self> {
+        let invalid = |message: String| Err(Error::new(ErrorKind::Invalid, "salvage", message));
+        if !old.join(INDEX).is_dir() {
+            return invalid(format!("there is no store here: old={}", old.display()));
+        }
+        fs::create_dir_all(new).map_err(|error| failed("create", new, error))?;
+        let canonical = |path: &Path| fs::canonicalize(path).map_err(|error| failed("find", path, error));
+        let (old, new) = (canonical(old)?, canonical(new)?);
+        if new.starts_with(&old) || old.starts_with(&new) {
+            return invalid(format!("the stores lie in one another: old={} new={}", old.display(), new.display()));
+        }
+        for entry in fs::read_dir(&new).map_err(|error| failed("list", &new, error))? {
+            let name = entry.map_err(|error| failed("list", &new, error))?.file_name();
+            if name != SALVAGING {
+                let message = format!("the new directory is not empty: new={} file={:?}", new.display(), name);
+                return invalid(message);
+            }
+        }
+        remove(&new.join(SALVAGING))?;
+        Ok(Self { old, new })
+    }
+
+    /// The blob tier of the old store, if it is the directory under it.
+    pub fn old_blobs(&self) -> Option<PathBuf> {
+        Some(self.old.join("blobs")).filter(|blobs| blobs.is_dir())
+    }
+
+    /// Opens a copy of the old index for reads.
+    ///
+    /// # Errors
+    /// As [`FjallIndex::open_copy`].
+    pub fn open_old(&self, env: Env) -> Result<FjallIndex> {
+        FjallIndex::open_copy(&self.old.join(INDEX), &self.new.join(SALVAGING).join("copy"), env)
+    }
+
+    /// Creates the new index.
+    ///
+    /// # Errors
+    /// As [`FjallIndex::open`].
+    pub fn create_new(&self, env: Env) -> Result<FjallIndex> {
+        FjallIndex::open(&self.new.join(SALVAGING).join(INDEX), env, FjallOptions::default())
+    }
+
+    /// Puts the new index, which is closed, in its place, and removes the copy of the old one.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Unavailable`] if the file system fails.
+    pub fn finish(&self) -> Result<()> {
+        let (made, index) = (self.new.join(SALVAGING).join(INDEX), self.new.join(INDEX));
+        fs::rename(&made, &index).map_err(|error| failed("rename", &made, error))?;
+        let sync = fs::File::open(&self.new).and_then(|new| new.sync_all());
+        sync.map_err(|error| failed("sync", &self.new, error))?;
+        remove(&self.new.join(SALVAGING))
+    }
+}
+
+fn remove(path: &Path) -> Result<()> {
+    match fs::remove_dir_all(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(failed("remove", path, error)),
+        Ok(()) | Err(_) => Ok(()),
+    }
+}
+
+fn failed(verb: &str, path: &Path, error: io::Error) -> Error {
+    let message = format!("could not {verb}: path={}", path.display());
+    Error::new(ErrorKind::Unavailable, "salvage", message).with_source(error)
+}

@@ -1,0 +1,42 @@
+//! Entries on their way into the new index, many in one commit.
+
+use bytes::Bytes;
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::index::{Batch, CommitError, Index, Table};
+
+/// Bytes of one commit, about.
+const BATCH_BYTES: usize = 4 * 1024 * 1024;
+/// Entries of one commit.
+const BATCH_ENTRIES: usize = 4096;
+
+/// Collects entries, and commits them.
+pub(super) struct Writer<'a> {
+    index: &'a dyn Index,
+    batch: Batch,
+}
+
+impl<'a> Writer<'a> {
+    pub(super) fn new(index: &'a dyn Index) -> Self {
+        Self { index, batch: Batch::new() }
+    }
+
+    pub(super) async fn put(&mut self, table: Table, key: Bytes, value: Bytes) -> Result<()> {
+        self.batch.put(table, key, value);
+        if self.batch.bytes() >= BATCH_BYTES || self.batch.changes().len() >= BATCH_ENTRIES {
+            self.flush().await?;
+        }
+        Ok(())
+    }
+
+    /// Makes durable what was put.
+    pub(super) async fn flush(&mut self) -> Result<()> {
+        let (sender, receiver) = tokio::sync::oneshot::channel();
+        let batch = std::mem::take(&mut self.batch);
+        self.index.submit(batch, Box::new(move |outcome| drop(sender.send(outcome))));
+        match receiver.await {
+            Ok(outcome) => outcome.map_err(CommitError::into_error),
+            Err(_) => Err(Error::new(ErrorKind::Unavailable, "salvage", "the new index has failed")),
+        }
+    }
+}

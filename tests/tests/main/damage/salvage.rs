@@ -1,0 +1,116 @@
+//! Salvage: everything else is in the new store, byte for byte, and nothing of the old one is changed.
+
+use std::time::SystemTime;
+
+use super::*;
+
+/// Every file below a directory, with its bytes and when it was modified.
+fn tree(directory: &Path) -> BTreeMap<PathBuf, (Vec<u8>, SystemTime)> {
+    let mut found = BTreeMap::new();
+    for entry in std::fs::read_dir(directory).unwrap().map(Result::unwrap) {
+        let (path, metadata) = (entry.path(), entry.metadata().unwrap());
+        if metadata.is_dir() {
+            found.extend(tree(&path));
+        }
+        let bytes = if metadata.is_dir() { Vec::new() } else { std::fs::read(&path).unwrap() };
+        found.insert(path, (bytes, metadata.modified().unwrap()));
+    }
+    found
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_salvage_copies_all_that_can_be_read_and_names_the_rest() {
+    let directory = TempDir::new().unwrap();
+    let (old, new) = (directory.path().join("old"), directory.path().join("new"));
+    std::fs::create_dir(&old).unwrap();
+    with_damaged_rows(&old).await;
+    let readable = {
+        let store = open(&old, small()).await;
+        store.engine.put("late", "in the journal").await.unwrap();
+        store.engine.put("mortal", "soon gone").time_to_live(Duration::from_secs(3600)).await.unwrap();
+        store.engine.put("gone", "x").await.unwrap();
+        store.engine.delete("gone").await.unwrap();
+        let upload = store.engine.multipart("film").await.unwrap();
+        upload.part(1, payload(7, 1000)).await.unwrap();
+        let readable = readable(&store.engine).await;
+        store.close().await;
+        readable
+    };
+    let before = tree(&old);
+    let report = cenotaph::salvage(&old, &new).await.unwrap();
+    assert!(tree(&old) == before, "the old store is as it was");
+    assert_eq!((report.rows, report.unreadable, report.sessions), (readable.len() as u64 + 2, 1, 2), "{report:?}");
+    assert_eq!((report.without_payload, report.is_complete()), (0, false));
+    let large: Vec<_> = lost(&readable).into_iter().filter(|number| number.is_multiple_of(5)).map(key).collect();
+    let mut named: Vec<_> = report.lost_objects.iter().map(|lost| lost.object.key.clone()).collect();
+    named.sort();
+    assert_eq!(named, large, "blobs name the large ones of the lost objects");
+
+    std::fs::rename(old.join("blobs"), new.join("blobs")).unwrap();
+    let store = open(&new, small()).await;
+    let engine = &store.engine;
+    for number in 0..OBJECTS {
+        let object = engine.get(key(number)).await.unwrap();
+        assert_eq!(object.is_some(), readable.contains(&number), "{number}");
+        if let Some(object) = object {
+            assert_eq!(object.bytes().await.unwrap(), bytes_of(number));
+        }
+    }
+    assert_eq!(engine.get("late").await.unwrap().unwrap().bytes().await.unwrap(), "in the journal");
+    assert!(engine.head("mortal").await.unwrap().unwrap().metadata.expires_at.is_some());
+    assert_eq!(engine.put("gone", "y").await.unwrap().version.unwrap().get(), 2, "its version floor was copied");
+    assert_eq!(engine.list_uploads("").await.unwrap().uploads.len(), 1);
+    let created = engine.put(large[0].as_str(), "again").await.unwrap();
+    assert!(created.version.unwrap().get() > 1 << 32, "the version of a lost object whose name is known");
+
+    engine.settle().await.unwrap();
+    let scrubbed = engine.scrub().grace(Duration::ZERO).await.unwrap();
+    let left = BTreeMap::from([(("payload-without-row", "left"), large.len())]);
+    assert_eq!(names(&scrubbed), left, "the checksums of lost blobs were copied: {scrubbed:?}");
+    assert!(report.lost_objects.iter().all(|lost| new.join("blobs").join(&lost.path).is_file()), "no blob is swept");
+    for round in 0..8 {
+        engine.put(key(round), payload(round, 200)).await.unwrap();
+        store.flush().await;
+    }
+    engine.health().unwrap();
+    store.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_object_whose_payload_is_lost_is_named_and_stays_corrupt() {
+    let directory = TempDir::new().unwrap();
+    let (old, new) = (directory.path().join("old"), directory.path().join("new"));
+    let store = open(&old, Config::default()).await;
+    for number in 0..20 {
+        store.engine.put(key(number), payload(number, 20_000)).await.unwrap();
+    }
+    store.flush().await;
+    store.close().await;
+    flip(&largest(&old, 2, "blobs"), 42);
+    let report = cenotaph::salvage(&old, &new).await.unwrap();
+    let [lost] = &report.objects_without_payload[..] else { panic!("{report:?}") };
+    assert_eq!((report.rows, report.payloads, report.without_payload), (20, 19, 1));
+    let engine = Engine::builder(&new).open().await.unwrap();
+    assert_eq!(engine.get(lost.key.as_str()).await.map(drop).unwrap_err().kind(), ErrorKind::Corrupt);
+    assert_eq!(engine.scrub().drop_damaged().await.unwrap().left(), 0);
+    assert!(engine.scrub().await.unwrap().is_clean());
+    engine.close().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_salvage_refuses_what_it_would_harm_and_begins_anew_after_a_crash() {
+    let directory = TempDir::new().unwrap();
+    let (old, new) = (directory.path().join("old"), directory.path().join("new"));
+    let kind = async |old: &Path, new: &Path| cenotaph::salvage(old, new).await.unwrap_err().kind();
+    assert_eq!(kind(&old, &new).await, ErrorKind::Invalid, "there is no store");
+    let store = open(&old, small()).await;
+    store.engine.put("a", "b").await.unwrap();
+    assert_eq!(kind(&old, &new).await, ErrorKind::AlreadyOpen);
+    store.close().await;
+    assert_eq!(kind(&old, &old.join("within")).await, ErrorKind::Invalid);
+    std::fs::remove_dir(old.join("within")).unwrap();
+    std::fs::create_dir_all(new.join("salvaging/copy")).unwrap();
+    std::fs::write(new.join("salvaging/copy/lock"), "").unwrap();
+    assert_eq!(cenotaph::salvage(&old, &new).await.unwrap().rows, 1, "what a crash left is removed");
+    assert_eq!(kind(&old, &new).await, ErrorKind::Invalid, "there is a store already");
+}
