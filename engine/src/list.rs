@@ -74,6 +74,21 @@ impl List {
 
     /// Goes on behind rows that can't be read because a file of the index is damaged. The page then names them in
     /// [`unreadable`](ListPage::unreadable), and lacks their objects. A listing fails there unless told.
+    ///
+    /// ```
+    /// # #[tokio::main]
+    /// # async fn main() -> Result<(), cenotaph::Error> {
+    /// # let directory = tempfile::tempdir().unwrap();
+    /// # let engine = cenotaph::Engine::builder(directory.path()).open().await?;
+    /// engine.put("a", "b").await?;
+    /// let page = engine.list("").step_over_damage().await?;
+    /// assert_eq!((page.entries.len(), page.unreadable.len()), (1, 0));
+    /// for range in &page.unreadable {
+    ///     eprintln!("objects may be missing: {range}");
+    /// }
+    /// # engine.close().await
+    /// # }
+    /// ```
     pub fn step_over_damage(mut self) -> Self {
         self.request.on_damage = OnDamage::StepOver;
         self

@@ -29,7 +29,8 @@ const MARGIN_BYTES: usize = 16;
 /// Most readable stretches that are looked for within one unreadable range.
 const ISLANDS_MAX: usize = 64;
 
-/// Keys of one table that could not be read.
+/// Keys of one table that could not be read. Of [`Table::Rows`] a key is the namespace, a zero byte and the key of the
+/// object.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct UnreadableRange {
     /// The table.
