@@ -98,8 +98,10 @@ impl Common {
     }
 
     async fn cure(&self, cure: Cure, act: Act) -> Result<Option<Fate>> {
-        if act == Act::Look && self.health.check_failed("scrub").is_err() {
-            return self.look(cure).await;
+        match act {
+            Act::Mend => self.health.check("scrub")?,
+            Act::Look if self.health.check_failed("scrub").is_err() => return self.look(cure).await,
+            Act::Look => {}
         }
         if act == Act::Look && self.env.planted(Bug::ScrubUnconfirmed) {
             return Ok(Some(Fate::Left));
@@ -107,7 +109,6 @@ impl Common {
         match cure {
             Cure::Commit(_) if act == Act::Look => Ok(Some(Fate::Left)),
             Cure::Commit(batch) => {
-                self.health.check("scrub")?;
                 let after = Aftermath::of(&batch);
                 self.commit(batch, ()).await?;
                 after.tell(self);
