@@ -66,6 +66,9 @@ fn in_text(salvaged: &SalvageReport) -> String {
         let object = format!("object={}/{} path={}", blob.object.namespace, blob.object.key, blob.path);
         lines.push(format!("lost-object {}", human::key(&object)));
     }
+    if salvaged.journal_damaged {
+        lines.push("lost-batches the journal is damaged: objects may be missing, or older than they were".to_owned());
+    }
     lines.push(format!(
         "copied {}, {}, {} of uploads, {}, {}; {} unreadable, {} without bytes, {} lost by name",
         human::counted(salvaged.rows, "object"),

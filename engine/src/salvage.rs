@@ -43,6 +43,10 @@ pub struct Salvage {
 /// - [`Corrupt`](crate::ErrorKind::Corrupt): `old` is so damaged that its tables can't be found.
 /// - [`Unavailable`](crate::ErrorKind::Unavailable): the disk can't be read or written, or the blob tier can't be listed.
 ///
+/// Where the journal is damaged, all intact batches of it are copied, also those behind the damage. Batches that are lost
+/// may have written any object: the report says so, and changes and orphans are left out, for their blobs may be needed. An object that is older than it was goes on at a version that it had; etags are
+/// never used twice.
+///
 /// After an error, and after a drop, it is simply run again.
 ///
 /// ```
@@ -93,7 +97,8 @@ impl Salvage {
         let blobs = operator.map(|operator| BlobTier::new(operator, env.clone(), BlobOptions::default()));
 
         let (from, to, own) = (directory.clone(), directory.clone(), env.clone());
-        let old = Arc::new(env.blocking(move || from.open_old(own)).await??);
+        let copy = env.blocking(move || from.open_old(own)).await??;
+        let (old, has_whole_journals) = (Arc::new(copy.index), copy.has_whole_journals);
         let own = env.clone();
         let new = match env.blocking(move || to.create_new(own)).await? {
             Ok(new) => new,
@@ -102,7 +107,7 @@ impl Salvage {
                 return Err(error);
             }
         };
-        let copied = salvage::copy_tables(&*old, &new, blobs.as_ref(), &env).await;
+        let copied = salvage::copy_tables(&*old, &new, has_whole_journals, blobs.as_ref(), &env).await;
         let closed = new.close().await;
         drop(old.close().await);
         let report = copied?;

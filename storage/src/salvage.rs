@@ -4,14 +4,16 @@
 //! 1 payloads  as they are, with the block checksums
 //! 2 rows      as they are; a row whose payload was not copied is reported      expiry entries are built anew
 //! 3 sessions  as they are, with the parts                                      expiry entries are built anew
-//! 4 changes   as they are
-//! 5 orphans   as they are, but for revisions that a copied row or part names
+//! 4 changes   as they are                                                      not if batches of the journal are lost
+//! 5 orphans   as they are, but for revisions that a copied row or part names    not if batches of the journal are lost
 //! 6 meta      as it is: epoch, version floors, the store's id
 //! 7 blobs     are only listed: a blob whose object's row could not be read is reported, and its version floor is raised
 //! ```
 //!
 //! The blob tier is not touched, and stays the blob tier of the new index. What only lost rows named is named by nothing in
-//! the new index: the sweeper never deletes it, a scrub with repairs does. Guards I5 the safe way round (5: no orphan is
+//! the new index: the sweeper never deletes it, a scrub with repairs does. Where batches of the journal are lost, tables are
+//! of different moments: a change may be of a write that was acknowledged, and an orphan may have been named since. They are
+//! left out then, and their blobs are named by nothing. Guards I5 the safe way round (5: no orphan is
 //! queued that something still names), and "versions are never reused" for every lost object whose name is known (7).
 //! Deliberately not here: the directories (`index/fjall/copy.rs`, `directory.rs`).
 
@@ -63,6 +65,11 @@ pub struct SalvageReport {
     pub meta: u64,
     /// Expiry entries built anew.
     pub expiry: u64,
+    /// Changes and orphans left out, for batches of the journal are lost, and their blobs may be needed.
+    pub held_back: u64,
+    /// Whether batches of the journal are lost that had been acknowledged: objects may be missing, or be older than they
+    /// were, and nobody knows which.
+    pub journal_damaged: bool,
     /// Unreadable ranges of keys, counted.
     pub unreadable: u64,
     /// The first 10,000 of these ranges.
@@ -71,7 +78,8 @@ pub struct SalvageReport {
     pub without_payload: u64,
     /// The first 10,000 of these objects.
     pub objects_without_payload: Vec<LostName>,
-    /// Blobs of objects whose rows could not be read, counted. Nothing is known of lost objects that had no blob.
+    /// Blobs of objects whose rows could not be read, or may be in lost batches, counted. Nothing is known of lost objects
+    /// that had no blob.
     pub lost_blobs: u64,
     /// The first 10,000 of these blobs.
     pub lost_objects: Vec<LostBlob>,
@@ -116,7 +124,7 @@ pub struct LostBlob {
 impl SalvageReport {
     /// Whether everything could be read.
     pub fn is_complete(&self) -> bool {
-        self.unreadable == 0 && self.without_payload == 0 && self.lost_blobs == 0
+        self.unreadable == 0 && self.without_payload == 0 && self.lost_blobs == 0 && !self.journal_damaged
     }
 }
 
@@ -129,16 +137,19 @@ impl LostName {
 /// Copies all tables of `old` that can be read into `new`, which is empty, and lists `blobs`, if it is given, for what is
 /// known of lost objects. Holds 16 bytes in memory for each revision that a row or part names.
 ///
+/// `has_whole_journals` is [`IndexCopy::has_whole_journals`](crate::index::fjall::IndexCopy::has_whole_journals).
+///
 /// # Errors
 /// [`ErrorKind::Unavailable`] if `old` can't be read at all, `new` can't be written, or `blobs` can't be listed.
 pub async fn copy_tables(
     old: &dyn Index,
     new: &dyn Index,
+    has_whole_journals: bool,
     blobs: Option<&BlobTier>,
     env: &Env,
 ) -> Result<SalvageReport> {
     let salvage = Salvage { old: old.snapshot()?, new, env };
-    let mut report = SalvageReport::default();
+    let mut report = SalvageReport { journal_damaged: !has_whole_journals, ..SalvageReport::default() };
     let mut known = Known::default();
     salvage.payloads(&mut report).await?;
     salvage.rows(&mut report, &mut known).await?;
@@ -270,6 +281,10 @@ impl Salvage<'_> {
                     known.unsettled.extend(change.revisions);
                     known.epoch = known.epoch.max(Some(change.epoch));
                 }
+                if report.journal_damaged {
+                    report.held_back += 1;
+                    continue;
+                }
                 writer.put(Table::Changes, key, value).await?;
                 report.changes += 1;
             }
@@ -287,6 +302,10 @@ impl Salvage<'_> {
                 let revision = RevisionId::from_slice(&key);
                 if revision.is_some_and(|revision| known.named.contains(&revision)) {
                     report.orphans_kept += 1;
+                    continue;
+                }
+                if report.journal_damaged {
+                    report.held_back += 1;
                     continue;
                 }
                 known.unsettled.extend(revision);
@@ -318,7 +337,7 @@ impl Salvage<'_> {
 
     /// What blobs tell of objects whose rows could not be read.
     async fn lost(&self, blobs: &BlobTier, report: &mut SalvageReport, known: &Known) -> Result<()> {
-        if known.rows_unread.is_empty() {
+        if known.rows_unread.is_empty() && !report.journal_damaged {
             return Ok(());
         }
         let copied = self.new.snapshot()?;
@@ -328,8 +347,13 @@ impl Salvage<'_> {
             let blob = blob?;
             let Some(key) = blob.key else { continue };
             let encoded = key.object.encoded();
-            let is_named = known.named.contains(&key.revision) || known.unsettled.contains(&key.revision);
-            if is_named || !known.rows_unread.iter().any(|range| range.contains(encoded)) {
+            // The swap of a change may be in a lost batch.
+            let is_unsettled = known.unsettled.contains(&key.revision) && !report.journal_damaged;
+            let may_be_lost = report.journal_damaged || known.rows_unread.iter().any(|range| range.contains(encoded));
+            if known.named.contains(&key.revision) || is_unsettled || !may_be_lost {
+                continue;
+            }
+            if copied.get(Table::Rows, encoded).await?.is_some() {
                 continue;
             }
             if copied.get(Table::Meta, &floor_key(&key.object)).await?.is_none() {

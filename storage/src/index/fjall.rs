@@ -51,6 +51,7 @@ mod mark;
 mod marker;
 mod published;
 
+pub use copy::IndexCopy;
 use database::Tables;
 use failure::{caught, failed};
 use marker::{LastMark, Marker};

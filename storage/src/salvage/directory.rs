@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 
 use crate::env::Env;
 use crate::error::{Error, ErrorKind, Result};
-use crate::index::fjall::{FjallIndex, FjallOptions};
+use crate::index::fjall::{FjallIndex, FjallOptions, IndexCopy};
 
 const INDEX: &str = "index";
 const SALVAGING: &str = "salvaging";
@@ -64,7 +64,7 @@ impl SalvageDirectory {
     ///
     /// # Errors
     /// As [`FjallIndex::open_copy`].
-    pub fn open_old(&self, env: Env) -> Result<FjallIndex> {
+    pub fn open_old(&self, env: Env) -> Result<IndexCopy> {
         FjallIndex::open_copy(&self.old.join(INDEX), &self.new.join(SALVAGING).join("copy"), env)
     }
 

@@ -1,16 +1,29 @@
 //! A copy of an index, opened to be read: what a salvage reads of a damaged one.
 //!
-//! The original is locked and read, and not a byte of it is written. fjall opens the copy without background threads: a
-//! compaction would meet the damage and stop it. Deliberately not here: what is copied out of it (`crate::salvage`).
+//! The original is locked and read, and not a byte of it is written. Of the journals the copy keeps the intact batches
+//! alone, so that fjall reads all of them. fjall opens the copy without background threads: a compaction would meet the
+//! damage and stop it. Deliberately not here: what is copied out of it (`crate::salvage`).
 
 use std::fs::{self, File, TryLockError};
-use std::io;
+use std::io::{self, Read, Seek, SeekFrom};
 use std::path::Path;
 
+use super::check::HIGH_WATER;
 use super::creation::{self, LOCK};
+use super::journal::Journal;
+use super::journals::{self, Verdict};
+use super::mark::{self, Reading};
 use super::{FjallIndex, FjallOptions};
 use crate::env::Env;
 use crate::error::{Error, ErrorKind, Result};
+
+/// A copy of an index, open for reads.
+pub struct IndexCopy {
+    /// The copy.
+    pub index: FjallIndex,
+    /// Whether the journals held all that was acknowledged. Else tables of the index may be of different moments.
+    pub has_whole_journals: bool,
+}
 
 impl FjallIndex {
     /// Copies the index in `dir` to the directory `to`, which must not exist, and opens the copy for reads. It needs as
@@ -21,14 +34,53 @@ impl FjallIndex {
     /// - [`ErrorKind::AlreadyOpen`] if an engine has it open;
     /// - [`ErrorKind::Corrupt`] if it is so damaged that its tables can't be found;
     /// - [`ErrorKind::Unavailable`] if the file system fails.
-    pub fn open_copy(dir: &Path, to: &Path, env: Env) -> Result<Self> {
+    pub fn open_copy(dir: &Path, to: &Path, env: Env) -> Result<IndexCopy> {
         let _lock = lock(dir)?;
         copy_tree(dir, to).map_err(|error| {
             let message = format!("the index can't be copied: from={} to={}", dir.display(), to.display());
             Error::new(ErrorKind::Unavailable, "salvage", message).with_source(error)
         })?;
-        Self::open_with(to, env, FjallOptions::default(), 0)
+        let has_whole_journals = mend_journals(to).map_err(|error| {
+            let message = format!("the journals can't be read: dir={}", dir.display());
+            Error::new(ErrorKind::Unavailable, "salvage", message).with_source(error)
+        })?;
+        let index = Self::open_with(to, env, FjallOptions::default(), 0)?;
+        Ok(IndexCopy { index, has_whole_journals })
     }
+}
+
+/// Leaves the intact batches in the journals of a copy; whether nothing that was acknowledged is missing.
+fn mend_journals(dir: &Path) -> io::Result<bool> {
+    let (mark_path, database) = (creation::store(dir).join(HIGH_WATER), creation::database(dir));
+    let (mark, mark_is_sound) = match mark::read(&mark_path)? {
+        Reading::Absent => (None, true),
+        Reading::Sound { mark, .. } => (Some(mark), true),
+        Reading::Damaged | Reading::Unknown(_) => (None, false),
+    };
+    let scanned = journals::scan(&database, mark.as_ref())?;
+    let is_whole = match journals::judge(&scanned, mark.as_ref()) {
+        Verdict::Sound | Verdict::Tail { .. } => mark_is_sound,
+        Verdict::Damaged { .. } | Verdict::Missing { .. } | Verdict::Short { .. } | Verdict::Renumbered { .. } => false,
+    };
+    for scanned in scanned.iter().filter(|scanned| !scanned.journal.gaps.is_empty()) {
+        keep_runs(&journals::path(&database, scanned.id), &scanned.journal)?;
+    }
+    // It claims what is not there any more.
+    match fs::remove_file(&mark_path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        Ok(()) | Err(_) => Ok(is_whole),
+    }
+}
+
+/// Leaves the intact batches of a journal, back to back.
+fn keep_runs(path: &Path, journal: &Journal) -> io::Result<()> {
+    let kept = path.with_extension("kept");
+    let (mut from, mut to) = (File::open(path)?, File::create(&kept)?);
+    for run in &journal.runs {
+        from.seek(SeekFrom::Start(run.start))?;
+        io::copy(&mut (&mut from).take(run.end - run.start), &mut to)?;
+    }
+    fs::rename(kept, path)
 }
 
 /// Keeps engines away from an index while its files are read.

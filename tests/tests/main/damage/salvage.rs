@@ -114,3 +114,39 @@ async fn a_salvage_refuses_what_it_would_harm_and_begins_anew_after_a_crash() {
     assert_eq!(cenotaph::salvage(&old, &new).await.unwrap().rows, 1, "what a crash left is removed");
     assert_eq!(kind(&old, &new).await, ErrorKind::Invalid, "there is a store already");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_intact_batches_of_a_damaged_journal_are_copied() {
+    let directory = TempDir::new().unwrap();
+    let (old, new) = (directory.path().join("old"), directory.path().join("new"));
+    let store = open(&old, small()).await;
+    for number in 0..100 {
+        store.engine.put(key(number), bytes_of(number)).await.unwrap();
+    }
+    store.engine.delete(key(0)).await.unwrap();
+    store.close().await;
+    let journal = old.join("index/store/database/0.jnl");
+    let used = std::fs::read(&journal).unwrap().iter().rposition(|&byte| byte != 0).unwrap() as u64;
+    let file = std::fs::File::options().read(true).write(true).open(&journal).unwrap();
+    let mut byte = [0];
+    file.read_exact_at(&mut byte, used / 2).unwrap();
+    file.write_all_at(&[byte[0] ^ 0x10], used / 2).unwrap();
+    drop(file);
+    let refused = FjallIndex::open(&old.join("index"), Env::real().unwrap(), FjallOptions::default());
+    assert_eq!(refused.map(drop).unwrap_err().kind(), ErrorKind::Corrupt);
+
+    let report = cenotaph::salvage(&old, &new).await.unwrap();
+    assert!(report.journal_damaged && !report.is_complete(), "{report:?}");
+    std::fs::rename(old.join("blobs"), new.join("blobs")).unwrap();
+    let store = open(&new, small()).await;
+    let mut lost = 0;
+    for number in 1..100 {
+        match store.engine.get(key(number)).await.unwrap() {
+            Some(object) => assert_eq!(object.bytes().await.unwrap(), bytes_of(number)),
+            None => lost += 1,
+        }
+    }
+    assert!((1..=2).contains(&lost), "one batch is lost: {lost}");
+    store.engine.settle().await.unwrap();
+    store.close().await;
+}
