@@ -69,9 +69,9 @@ impl fmt::Display for Kind {
     }
 }
 
-/// Every byte, in each way.
-pub(super) fn all(dir: &Path) -> Vec<Flip> {
-    of_files(dir, |_, length| (0..length).collect(), &CHANGES)
+/// Every byte that is so far from the one before, in each way.
+pub(super) fn every(dir: &Path, step: usize) -> Vec<Flip> {
+    of_files(dir, |_, length| (0..length).step_by(step).collect(), &CHANGES)
 }
 
 /// Places in every file: its ends, and steps between them that no structure has.
