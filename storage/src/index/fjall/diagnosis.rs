@@ -39,7 +39,7 @@ pub(super) fn explain(store: &Store, env: &Env, error: fjall::Error) -> Error {
 /// The first damage that a read of the tables meets within the time. Payloads come last: they are the largest.
 fn find(store: &Store, env: &Env) -> Option<Error> {
     let begun = env.monotonic();
-    let snapshot = store.database.snapshot();
+    let snapshot = store.published.latest();
     let by_size = Table::ALL.into_iter().filter(|table| *table != Table::Payloads).chain([Table::Payloads]);
     for table in by_size {
         let mut last = None;
