@@ -53,12 +53,17 @@ impl Tiered {
     /// Walks to the end, repairs what may be, and reports. Dropping the future ends it after the repairs that have begun.
     ///
     /// # Errors
-    /// As [`Scrub::step`]; with repairs as [`put_inline`](Self::put_inline) too, and never
-    /// [`Conflict`](ErrorKind::Conflict).
+    /// As [`Scrub::step`] and [`check_blobs`](Self::check_blobs); with repairs as [`put_inline`](Self::put_inline) too,
+    /// and never [`Conflict`](ErrorKind::Conflict).
     pub async fn scrub(&self, mut walk: Scrub, repair: Repair) -> Result<ScrubReport> {
         let findings_max = walk.options().findings_max;
         let mut report = ScrubReport::default();
+        self.check_blobs().await?;
         while let Some(found) = walk.step().await? {
+            // A tier that is away, or was while these were looked for, makes damage of everything (I11).
+            if !found.is_empty() {
+                self.check_blobs().await?;
+            }
             let repairs = found.into_iter().map(|Found { damage, remedy }| async move {
                 let fate = self.shared().remedy(remedy, repair).await;
                 (damage, fate)

@@ -51,6 +51,7 @@ pub use cenotaph_actors::{
     SweepLimits, UploadedPart, WriteReply,
 };
 pub use cenotaph_storage::blobs::BlobOptions;
+pub use cenotaph_storage::blobs::marker::MARKER_PATH;
 pub use cenotaph_storage::index::fjall::FjallOptions;
 pub use cenotaph_storage::index::{Index, IndexStats, Table, UnreadableRange};
 pub use cenotaph_storage::rows::{

@@ -16,6 +16,7 @@ mod multipart;
 mod namespaces;
 mod older;
 mod overwrites;
+mod ownership;
 mod races;
 mod reads;
 mod scrub;
