@@ -11,6 +11,7 @@ mod faults;
 mod idle;
 mod kills;
 mod memory;
+mod missing;
 mod moves;
 mod multipart;
 mod namespaces;
