@@ -22,7 +22,7 @@ use cenotaph_storage::swap::{
     Mend, Mending, Mutation, Precondition, Seen, SeenEntry, SeenUpload, SessionMutation, SessionSwap, Sight, Standing,
     Swap, UploadMend,
 };
-use cenotaph_storage::{Error, ErrorKind, ObjectId, Result, UploadId, Version};
+use cenotaph_storage::{Error, ErrorKind, ObjectId, Reason, Result, UploadId, Version};
 use futures::stream::{self, StreamExt};
 
 use crate::admission::Permit;
@@ -58,11 +58,10 @@ impl Tiered {
     pub async fn scrub(&self, mut walk: Scrub, repair: Repair) -> Result<ScrubReport> {
         let findings_max = walk.options().findings_max;
         let mut report = ScrubReport::default();
-        self.check_blobs().await?;
+        self.check_beneath(&[]).await?;
         while let Some(found) = walk.step().await? {
-            // A tier that is away, or was while these were looked for, makes damage of everything (I11).
             if !found.is_empty() {
-                self.check_blobs().await?;
+                self.check_beneath(&found).await?;
             }
             let repairs = found.into_iter().map(|Found { damage, remedy }| async move {
                 let fate = self.shared().remedy(remedy, repair).await;
@@ -81,6 +80,17 @@ impl Tiered {
         }
         report.looked = walk.looked();
         Ok(report)
+    }
+
+    /// A blob tier that is away, or was while these were looked for, makes damage of everything (I11). One that can't be
+    /// read now does not, unless a blob is said to be missing from it.
+    async fn check_beneath(&self, found: &[Found]) -> Result<()> {
+        let is_missing = |damage: &Damage| matches!(damage, Damage::MissingBlob { .. } | Damage::MissingPart { .. });
+        let rests_on_absence = found.iter().any(|found| is_missing(&found.damage));
+        match self.check_blobs().await {
+            Err(error) if rests_on_absence || error.reason() == Some(Reason::BlobTier) => Err(error),
+            Ok(()) | Err(_) => Ok(()),
+        }
     }
 }
 
