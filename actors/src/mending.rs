@@ -22,7 +22,7 @@ use cenotaph_storage::swap::{
     Mend, Mending, Mutation, Precondition, Seen, SeenEntry, SeenUpload, SessionMutation, SessionSwap, Sight, Standing,
     Swap, UploadMend,
 };
-use cenotaph_storage::{Error, ErrorKind, ObjectId, Result, UploadId, Version};
+use cenotaph_storage::{Error, ErrorKind, ObjectId, Reason, Result, UploadId, Version};
 use futures::stream::{self, StreamExt};
 
 use crate::admission::Permit;
@@ -53,12 +53,16 @@ impl Tiered {
     /// Walks to the end, repairs what may be, and reports. Dropping the future ends it after the repairs that have begun.
     ///
     /// # Errors
-    /// As [`Scrub::step`]; with repairs as [`put_inline`](Self::put_inline) too, and never
-    /// [`Conflict`](ErrorKind::Conflict).
+    /// As [`Scrub::step`] and [`check_blobs`](Self::check_blobs); with repairs as [`put_inline`](Self::put_inline) too,
+    /// and never [`Conflict`](ErrorKind::Conflict).
     pub async fn scrub(&self, mut walk: Scrub, repair: Repair) -> Result<ScrubReport> {
         let findings_max = walk.options().findings_max;
         let mut report = ScrubReport::default();
+        self.check_beneath(&[]).await?;
         while let Some(found) = walk.step().await? {
+            if !found.is_empty() {
+                self.check_beneath(&found).await?;
+            }
             let repairs = found.into_iter().map(|Found { damage, remedy }| async move {
                 let fate = self.shared().remedy(remedy, repair).await;
                 (damage, fate)
@@ -76,6 +80,17 @@ impl Tiered {
         }
         report.looked = walk.looked();
         Ok(report)
+    }
+
+    /// A blob tier that is away, or was while these were looked for, makes damage of everything (I11). One that can't be
+    /// read now does not, unless a blob is said to be missing from it.
+    async fn check_beneath(&self, found: &[Found]) -> Result<()> {
+        let is_missing = |damage: &Damage| matches!(damage, Damage::MissingBlob { .. } | Damage::MissingPart { .. });
+        let rests_on_absence = found.iter().any(|found| is_missing(&found.damage));
+        match self.check_blobs().await {
+            Err(error) if rests_on_absence || error.reason() == Some(Reason::BlobTier) => Err(error),
+            Ok(()) | Err(_) => Ok(()),
+        }
     }
 }
 

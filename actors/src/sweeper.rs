@@ -1,8 +1,12 @@
 //! The sweeper: deletes orphans.
 //!
 //! ```text
-//! scan orphans -> due and not pinned? -> delete blobs, some at once -> make the removals durable -> one batch settles them
+//! scan orphans -> due and not pinned? -> the tier is ours? -> delete blobs, some at once -> make the removals durable
+//!              -> the tier still is ours? -> one batch settles them
 //! ```
+//!
+//! The blob tier is checked before anything is deleted in it, and again before "not found" is believed: a tier that is
+//! away, or another one, has none of our blobs, and its orphans wait (I11).
 //!
 //! An orphan is settled only after its blob is durably gone (I5); one whose blob may still land is deleted twice. A
 //! pinned revision is left alone until its last reader is done (I8). "Not found" counts as deleted, and one that can't
@@ -102,6 +106,9 @@ impl Sweeper {
 
     /// Looks at every orphan once, a page at a time.
     async fn pass(&self) -> Result<Left> {
+        if self.shared.blobs.trouble().is_some() {
+            self.check_tier().await?;
+        }
         let mut range = Range::all(self.shared.limits.sweep.page.max(1));
         let mut left = Left::default();
         loop {
@@ -145,10 +152,14 @@ impl Sweeper {
             }
         }
         self.restate(restated).await?;
+        if due.is_empty() {
+            return Ok(());
+        }
+        self.check_tier().await?;
         let (deleted, mut failed) = self.delete(due).await;
         let deleted = self.make_durable(deleted, &mut failed).await;
-        if deleted.is_empty() && failed.is_empty() {
-            return Ok(());
+        if !deleted.is_empty() {
+            self.check_tier().await?;
         }
         self.shared.env.pass(Seam::SweeperAfterDelete).await;
         self.settle(deleted, failed, left).await
@@ -172,6 +183,12 @@ impl Sweeper {
             batch.put(Table::Orphans, key, value);
         }
         self.shared.commit(batch, ()).await
+    }
+
+    /// Whether the blob tier is there and this store's.
+    async fn check_tier(&self) -> Result<()> {
+        let checked = self.shared.env.deadline(self.shared.limits.sweep.timeout, self.shared.blobs.check_owner()).await;
+        checked.unwrap_or_else(|| Err(Error::new(ErrorKind::Unavailable, "sweep", "the blob tier does not answer")))
     }
 
     /// Whether somebody reads it. If so, the end of a read wakes this actor: that is said before the pin is looked at

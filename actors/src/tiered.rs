@@ -11,7 +11,7 @@ use bytes::Bytes;
 use cenotaph_storage::blobs::BlobTier;
 use cenotaph_storage::index::{Index, Range, Table};
 use cenotaph_storage::rows::{Change, Orphan, Phase, Session, all_sessions_prefix};
-use cenotaph_storage::{Env, Epoch, Error, ErrorKind, ObjectId, Pins, Result, Timestamp};
+use cenotaph_storage::{Env, Epoch, Error, ErrorKind, ObjectId, Pins, Reason, Result, Timestamp};
 use ractor::{Actor, ActorRef};
 use tokio::sync::{OnceCell, oneshot};
 
@@ -159,9 +159,31 @@ impl Tiered {
     /// Whether new work may begin.
     ///
     /// # Errors
-    /// [`ErrorKind::Closed`], or [`ErrorKind::Unavailable`] if the engine has failed and must be reopened.
+    /// [`ErrorKind::Closed`], or [`ErrorKind::Unavailable`] if the engine has failed and must be reopened, or its blob tier
+    /// was not there, or not this store's, when it was last checked (reason [`Reason::BlobTier`]).
     pub fn health(&self) -> Result<()> {
-        self.shared.health.check("health")
+        self.shared.health.check("health")?;
+        match self.shared.blobs.trouble() {
+            None => Ok(()),
+            Some(trouble) => {
+                let message = "the blob tier is not there, or not this store's";
+                let error = Error::new(ErrorKind::Unavailable, "health", message);
+                Err(error.with_reason(Reason::BlobTier).with_source(trouble))
+            }
+        }
+    }
+
+    /// Checks that the blob tier is there and belongs to this store.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Unavailable`] if not, or if it can't be read now.
+    pub async fn check_blobs(&self) -> Result<()> {
+        let checked = self.shared.blobs.check_owner().await;
+        if self.shared.blobs.trouble().is_some() {
+            // It looks again, until the blob tier is there.
+            self.shared.wake_sweeper();
+        }
+        checked
     }
 
     /// Settles the changes of dead owners, now.

@@ -115,6 +115,10 @@ impl Actor for Upload {
             let refuse = job.purpose.refusal();
             if let Err(error) = self.run(*job).await {
                 refuse(error);
+                if self.shared.blobs.trouble().is_some() {
+                    // It looks again, until the blob tier is there.
+                    self.shared.wake_sweeper();
+                }
             }
             self.shared.env.pass(Seam::UploadAfterCommit).await;
         }

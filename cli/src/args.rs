@@ -34,7 +34,8 @@ Exit codes: 0 ok, 1 failed, 2 usage, 3 not found (get, stat, cp, mv, extend, ame
 
 Times are given as 90s, 15m, 12h, 30d, or several of them together.
 
-The blob tier is not remembered: give the same --blobs at every call. Its forms:
+--blobs is needed once: where the blob tier is, is remembered in the data directory, without credentials. Another --blobs
+is refused later on; `adopt` takes a blob tier that was moved. Its forms:
   fs:                                   `blobs` under the data directory (the default)
   fs:PATH                               a directory of its own
   s3://BUCKET/ROOT?region=..&endpoint=..
@@ -51,9 +52,9 @@ pub(crate) struct StoreArgs {
     /// Directory of the index.
     #[arg(long, global = true, value_name = "DIR", default_value = "data")]
     pub(crate) data: PathBuf,
-    /// Where large objects lie; see below.
-    #[arg(long, global = true, value_name = "URI", default_value = "fs:", hide_default_value = true)]
-    pub(crate) blobs: String,
+    /// Where large objects lie, the first time; see below.
+    #[arg(long, global = true, value_name = "URI")]
+    pub(crate) blobs: Option<String>,
     /// Namespace of the objects: a use case and its scopes.
     #[arg(long, global = true, value_name = "USECASE/SCOPE=VALUE/..")]
     pub(crate) namespace: Option<String>,
@@ -140,8 +141,14 @@ pub(crate) enum Command {
     /// The way out where a file of the index is damaged: such an index stops writing at its next compaction, again after
     /// each opening. The old store is not changed, and must not be open. It takes space for two copies of its index for a
     /// while. Large objects are not copied: the new store goes on with the blob tier of the old one, which --blobs names
-    /// if it is not `blobs` under OLD. Reports what could not be read, and the names of lost objects where blobs tell them.
+    /// if it is neither remembered nor `blobs` under OLD. Reports what could not be read, and the names of lost objects where blobs tell them.
     Salvage(SalvageArgs),
+    /// Take the blob tier that --blobs names as this store's, whatever mark it has, and remember it.
+    ///
+    /// For a tier that was moved, or restored without its mark. The blobs are not moved: they must be there already.
+    /// An object whose blob is not there is damaged from then on, and a store that the tier belonged to does not open
+    /// over it any more. See with `scrub` what is missing.
+    Adopt,
     /// Import, crash, recover, verify: see it work, in a temporary store.
     ///
     /// Needs about three times the generated file's 256 MiB under the directory for temporary files (TMPDIR), and
@@ -165,7 +172,7 @@ pub(crate) struct ScrubArgs {
     #[arg(long)]
     pub(crate) repair: bool,
     /// Repair, and delete the objects that can't be: whose bytes or rows are missing or damaged. What they held is lost,
-    /// also where a backup could bring it back; see first that --blobs is the right one.
+    /// also where a backup could bring it back.
     #[arg(long)]
     pub(crate) drop_damaged: bool,
     /// See whether blobs and payloads are there, and do not read them.

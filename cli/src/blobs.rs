@@ -3,7 +3,7 @@
 //! A remote tier gets a time limit on every attempt and retries around it, in this order: a limit around the retries
 //! would cut them off. The URI is never shown: it may hold credentials.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use cenotaph::Operator;
@@ -61,10 +61,9 @@ fn without_empty_authority(path: &str) -> &str {
     if path.starts_with("///") { &path[2..] } else { path }
 }
 
-/// The operator on a directory, which is created if it is not there.
-pub(crate) fn directory(dir: &PathBuf) -> Result<Operator, Failure> {
+/// The operator on a directory that is there.
+pub(crate) fn directory(dir: &Path) -> Result<Operator, Failure> {
     let failed = |error| Failure::io(format!("the blob directory can't be used: path={}", dir.display()), &error);
-    std::fs::create_dir_all(dir).map_err(failed)?;
     let root = dir.canonicalize().map_err(failed)?;
     let Some(root) = root.to_str() else {
         return Err(Failure::Failed(format!("the blob directory's name is not UTF-8: path={}", dir.display())));

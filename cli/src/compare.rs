@@ -27,8 +27,6 @@ pub(crate) enum Verdict {
     Byte(u64),
     /// There is no such object.
     Missing,
-    /// There is, but its blob is gone.
-    BlobGone,
     /// There is no such file.
     NoFile,
 }
@@ -80,10 +78,7 @@ pub(crate) async fn compare(store: &Store, id: &ObjectId, path: &Path, bar: &Bar
 }
 
 async fn once(store: &Store, id: &ObjectId, path: &Path, bar: &Bar, counted: &mut u64) -> Result<Verdict, Unreadable> {
-    let Some(mut object) = store.engine.get(id).await? else {
-        let is_named = store.engine.head(id).await?.is_some();
-        return Ok(if is_named { Verdict::BlobGone } else { Verdict::Missing });
-    };
+    let Some(mut object) = store.engine.get(id).await? else { return Ok(Verdict::Missing) };
     let size = object.metadata().size;
     let Some(mut file) = Reader::open(&store.env, path).await? else { return Ok(Verdict::NoFile) };
     if file.bytes != size {

@@ -135,7 +135,7 @@ impl Job<'_> {
         let env = &self.store.env;
         let found = retrying(env, async || self.store.engine.get(&head.id).await).await?;
         let Some(mut object) = found else {
-            return Err(Failure::Failed("its blob is gone".to_owned()));
+            return Err(Failure::Failed("it was deleted meanwhile".to_owned()));
         };
         let mut output = Output::create(env, path).await.map_err(failed)?;
         let mut written = 0;

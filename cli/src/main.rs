@@ -39,6 +39,7 @@ mod retry;
 mod stamp;
 mod stated;
 mod stop;
+mod tier;
 mod tree;
 
 use std::process::ExitCode;
@@ -46,6 +47,7 @@ use std::time::Duration;
 
 use cenotaph::Env;
 use clap::Parser;
+use serde_json::json;
 
 use args::{Cli, Command, Resume};
 use failure::Failure;
@@ -78,10 +80,11 @@ async fn run(cli: Cli, report: &Report) -> Result<(), Failure> {
     let (access, options) = match &cli.command {
         Command::Demo(options) => return stop.or(demo::run(report, &env, options)).await,
         Command::Doctor(options) => return stop.or(doctor::run(report, &env, &cli.store.data, options)).await,
-        Command::Salvage(options) => return stop.or(salvage::run(report, options, &cli.store.blobs)).await,
+        Command::Salvage(options) => return stop.or(salvage::run(report, options, cli.store.blobs.as_deref())).await,
         // The upload that is named is in a store that is there.
         Command::Put(options) if matches!(options.parts.resume(), Resume::Named(_)) => (Access::Existing, cli.store),
         Command::Put(_) | Command::Import(_) | Command::DemoChild(_) => (Access::Create, cli.store),
+        Command::Adopt => (Access::Adopt, cli.store),
         Command::Get(_)
         | Command::Ls(_)
         | Command::Stat(_)
@@ -126,6 +129,9 @@ async fn dispatch(command: Command, store: &Store, report: &Report) -> Result<()
         Command::Verify(options) => verify::run(store, report, &options).await,
         Command::Stats(options) => stats::stats(store, report, &options).await,
         Command::Recover => stats::recover(store, report).await,
+        Command::Adopt => {
+            report.result(|| json!({ "event": "adopted", "blobs": store.tier }), || format!("adopted {}", store.tier))
+        }
         Command::DemoChild(options) => demo::child::run(store, report, &options).await,
         Command::Demo(_) | Command::Doctor(_) | Command::Salvage(_) => {
             Err(Failure::Failed("this command opens no store".to_owned()))

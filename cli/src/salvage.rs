@@ -8,10 +8,18 @@ use crate::blobs::{self, BlobPlace};
 use crate::failure::Failure;
 use crate::human;
 use crate::report::Report;
+use crate::tier::Location;
 
-pub(crate) async fn run(report: &Report, options: &SalvageArgs, blobs: &str) -> Result<(), Failure> {
+pub(crate) async fn run(report: &Report, options: &SalvageArgs, blobs: Option<&str>) -> Result<(), Failure> {
     let mut salvage = cenotaph::salvage(&options.old, &options.new);
-    let place = match blobs::parse(blobs)? {
+    let place = match blobs {
+        Some(given) => blobs::parse(given)?,
+        None => match Location::remembered(&options.old)? {
+            Some(remembered) => blobs::parse(remembered.uri())?,
+            None => BlobPlace::UnderData,
+        },
+    };
+    let place = match place {
         BlobPlace::UnderData => {
             let place = options.old.join("blobs");
             place.is_dir().then(|| format!("fs:{}", place.display()))

@@ -108,7 +108,6 @@ pub(crate) async fn check_file(store: &Store, found: &Found, bar: &Bar) -> Optio
         }
         Ok(Verdict::Byte(at)) => problem("differs", format!("first at byte {at}")),
         Ok(Verdict::Missing) => problem("missing", "the store has no such object".to_owned()),
-        Ok(Verdict::BlobGone) => problem("damaged", "its blob is gone".to_owned()),
         Ok(Verdict::NoFile) => problem("differs", "the file went away".to_owned()),
         Err(Unreadable::Object(error)) if error.kind() == cenotaph::ErrorKind::Corrupt => {
             problem("damaged", one_line(&error))

@@ -7,6 +7,7 @@ mod demo;
 mod doctors;
 mod objects;
 mod scrubs;
+mod tiers;
 mod trees;
 mod uploads;
 mod world;

@@ -74,6 +74,12 @@ impl World {
         std::fs::write(path, bytes).unwrap();
     }
 
+    /// Files of the blob tier, the mark left out.
+    pub(crate) fn blobs(&self) -> usize {
+        let files = walkdir::WalkDir::new(self.path("data/blobs")).into_iter().map(Result::unwrap);
+        files.filter(|file| file.file_type().is_file() && file.file_name() != cenotaph::MARKER_PATH).count()
+    }
+
     /// A tree of empty, small and large files, nested, with names from several scripts.
     pub(crate) fn tree(&self) {
         self.write("tree/empty", b"");

@@ -6,9 +6,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use cenotaph_actors::{Namespaces, Tiered};
-use cenotaph_storage::blobs::{self, BlobTier};
 use cenotaph_storage::index::Index;
 use cenotaph_storage::index::fjall::FjallIndex;
+use cenotaph_storage::ownership::{Claim, Place};
 use cenotaph_storage::rows::begin_epoch;
 use cenotaph_storage::{Env, Pins, Reads, Result};
 use opendal::Operator;
@@ -35,20 +35,61 @@ use crate::namespaces::configured;
 pub struct Builder {
     data: PathBuf,
     config: Config,
-    blobs: Option<Operator>,
+    blobs: Option<Place>,
+    adopt: bool,
     index: Option<Arc<dyn Index>>,
     env: Option<Env>,
 }
 
 impl Builder {
     pub(crate) fn new(data: PathBuf) -> Self {
-        Self { data, config: Config::default(), blobs: None, index: None, env: None }
+        Self { data, config: Config::default(), blobs: None, adopt: false, index: None, env: None }
     }
 
-    /// Keeps large objects in this blob tier instead of `blobs` under the data directory. It must be used by this
-    /// engine alone, and be the same at every open. Retries, timeouts and tracing are yours to layer onto it.
+    /// Keeps large objects in this blob tier instead of `blobs` under the data directory. A blob tier belongs to one
+    /// store: a new store marks an empty tier as its own, and only the tier with its mark is opened later. Retries,
+    /// timeouts and tracing are yours to layer onto it.
+    ///
+    /// OpenDAL creates the directory of an operator on `fs` when the operator is made; use
+    /// [`blobs_in`](Self::blobs_in) for a directory.
     pub fn blobs(mut self, operator: Operator) -> Self {
-        self.blobs = Some(operator);
+        self.blobs = Some(Place::Operator(operator));
+        self
+    }
+
+    /// Keeps large objects in this directory instead of `blobs` under the data directory, otherwise as
+    /// [`blobs`](Self::blobs). The directory is created for a new store only: where it should be and is not, because its
+    /// disk is not mounted for instance, the store does not open.
+    pub fn blobs_in(mut self, directory: impl Into<PathBuf>) -> Self {
+        self.blobs = Some(Place::Directory(directory.into()));
+        self
+    }
+
+    /// Takes the blob tier as this store's, whatever mark it has and whatever it holds, and writes the mark anew. For a
+    /// tier that was restored or copied without its mark, or whose index was rebuilt. A store that the tier belonged to
+    /// until then does not open over it any more.
+    ///
+    /// Objects whose blobs are not in the tier are [`Corrupt`](crate::ErrorKind::Corrupt) from then on, and blobs that
+    /// the index does not know are deleted by a [repairing scrub](crate::Scrub::repair).
+    ///
+    /// ```
+    /// # #[tokio::main]
+    /// # async fn main() -> Result<(), cenotaph::Error> {
+    /// # let directory = tempfile::tempdir().unwrap();
+    /// # let (data, other) = (directory.path().join("data"), directory.path().join("other"));
+    /// let engine = cenotaph::Engine::builder(&data).open().await?;
+    /// engine.close().await?;
+    ///
+    /// // The files of the blob tier are copied elsewhere, without the mark.
+    /// std::fs::create_dir(&other).unwrap();
+    /// let refused = cenotaph::Engine::builder(&data).blobs_in(&other).open().await.unwrap_err();
+    /// assert_eq!(refused.kind(), cenotaph::ErrorKind::Unavailable);
+    /// let engine = cenotaph::Engine::builder(&data).blobs_in(&other).adopt_blobs().open().await?;
+    /// engine.close().await
+    /// # }
+    /// ```
+    pub fn adopt_blobs(mut self) -> Self {
+        self.adopt = true;
         self
     }
 
@@ -76,11 +117,15 @@ impl Builder {
     /// # Errors
     /// - [`AlreadyOpen`](crate::ErrorKind::AlreadyOpen): another engine, in this process or another, has this index
     ///   open.
-    /// - [`Corrupt`](crate::ErrorKind::Corrupt): the index is damaged. Nothing was touched.
+    /// - [`Corrupt`](crate::ErrorKind::Corrupt): the index, or the mark of the blob tier, is damaged. Nothing was touched.
     /// - [`UnknownFormat`](crate::ErrorKind::UnknownFormat): a later build wrote it.
-    /// - [`Invalid`](crate::ErrorKind::Invalid): a setting is out of bounds, the directory holds something else, or
-    ///   this is no tokio runtime.
-    /// - [`Unavailable`](crate::ErrorKind::Unavailable): the disk can't be read or written.
+    /// - [`Invalid`](crate::ErrorKind::Invalid): a setting is out of bounds, the directory holds something else, the
+    ///   blob tier belongs to another store or holds what the index does not know, or this is no tokio runtime.
+    /// - [`Unavailable`](crate::ErrorKind::Unavailable): the disk can't be read or written, or the blob tier is not
+    ///   there: it is not mounted, or is another one without a mark. Nothing was created in its place.
+    ///
+    /// An error about the blob tier tells the expected id and the found one. Mount or name the right tier; if this is
+    /// the right one, [`adopt_blobs`](Self::adopt_blobs).
     pub async fn open(self) -> Result<Engine> {
         self.config.check()?;
         let env = self.env.map_or_else(Env::real, Ok)?;
@@ -91,14 +136,10 @@ impl Builder {
                 Arc::new(env.blocking(move || FjallIndex::open(&path, opener, options)).await??)
             }
         };
-        let operator = match self.blobs {
-            Some(operator) => operator,
-            None => {
-                let path = self.data.join("blobs");
-                env.blocking(move || blobs::local(&path)).await??
-            }
-        };
-        match start(&self.config, Arc::clone(&index), operator, env).await {
+        let place = self.blobs.unwrap_or_else(|| Place::Directory(self.data.join("blobs")));
+        let (options, timeout) = (self.config.blobs.clone(), self.config.limits.sweep.timeout);
+        let claim = Claim { index: Arc::clone(&index), env, options, timeout, adopt: self.adopt };
+        match start(&self.config, claim, place).await {
             Ok(engine) => Ok(engine),
             Err(error) => {
                 // Whoever tries again must find the index free. Its own failure would hide the first one.
@@ -120,9 +161,10 @@ async fn watched<T>(index: &Arc<dyn Index>, env: &Env, heartbeat: Duration, work
     }
 }
 
-async fn start(config: &Config, index: Arc<dyn Index>, operator: Operator, env: Env) -> Result<Engine> {
-    let epoch = watched(&index, &env, config.limits.heartbeat, begin_epoch(&index)).await?;
-    let blobs = BlobTier::new(operator, env.clone(), config.blobs.clone());
+async fn start(config: &Config, claim: Claim, place: Place) -> Result<Engine> {
+    let Claim { index, env, .. } = claim.clone();
+    let begin = async { Ok((claim.take(place).await?, begin_epoch(&index).await?)) };
+    let (blobs, epoch) = watched(&index, &env, config.limits.heartbeat, begin).await?;
     let pins = Pins::new();
     let reads = Reads::new(Arc::clone(&index), blobs.clone(), pins.clone(), env.clone(), config.reads.clone());
     let namespaces = Namespaces::new(env.clone());

@@ -14,6 +14,26 @@ use serde::{Deserialize, Serialize};
 /// Longest payload that stays in the index by default: 1 MiB. One byte more goes to the blob tier.
 pub const INLINE_BYTES_MAX: usize = 1024 * 1024;
 
+/// What a read makes of an object whose row names a blob that is not in the blob tier.
+///
+/// It concerns [`get`](crate::Engine::get), [`copy`](crate::Engine::copy),
+/// [`part_copy`](crate::Upload::part_copy), [`batch`](crate::Engine::batch) and [`update`](crate::Engine::update).
+/// `head`, `list`, `usage` and preconditions never look at the blob tier: for them the object exists either way. So does it
+/// for a scrub, which reports it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum MissingBlob {
+    /// An error of kind [`Corrupt`](crate::ErrorKind::Corrupt) with the reason
+    /// [`MissingBlob`](crate::Reason::MissingBlob): bytes that were acknowledged are lost.
+    #[default]
+    Corrupt,
+    /// The object reads as absent; `update` puts or deletes in its place. A read that has begun to give bytes still ends
+    /// with the error. So does every read, as [`Unavailable`](crate::ErrorKind::Unavailable), while the blob tier is not
+    /// there or not this store's. Only for callers who rely on a lost blob reading as absent: others take absence for a
+    /// deletion.
+    Absent,
+}
+
 /// The configuration of an [`Engine`](crate::Engine). Every field has a default, so that a service's configuration file
 /// names only what it changes.
 ///
@@ -38,6 +58,8 @@ pub struct Config {
     pub reads: ReadLimits,
     /// How blobs are written.
     pub blobs: BlobOptions,
+    /// What a read makes of an object whose blob is gone: an error unless told.
+    pub missing_blob: MissingBlob,
     /// The limits that namespaces begin with, by `usecase/scope=value/..`. Each holds for exactly that namespace;
     /// [`Engine::limit_namespace`](crate::Engine::limit_namespace) changes them until the next open.
     pub namespaces: BTreeMap<String, NamespaceLimits>,
@@ -113,6 +135,7 @@ impl Default for Config {
             limits: Limits::default(),
             reads: ReadLimits::default(),
             blobs: BlobOptions::default(),
+            missing_blob: MissingBlob::default(),
             namespaces: BTreeMap::new(),
             index: FjallOptions::default(),
         }

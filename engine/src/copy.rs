@@ -42,7 +42,7 @@ impl Copy {
         let (from, to) = (self.from?, self.to?);
         self.engine.check_open("copy")?;
         let permit = self.engine.namespaces().begin_on(&from, "copy")?;
-        let open = self.engine.reads().open(&from, ByteRange::Full).await?;
+        let open = self.engine.open_object(&from, ByteRange::Full).await?.object();
         let object = open.map(|open| Object::new(open, permit)).transpose()?;
         let current = object.as_ref().map(Object::current);
         if self.source.is_some_and(|version| current.map(|current| current.version) != Some(version)) {

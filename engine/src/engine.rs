@@ -133,7 +133,9 @@ impl Engine {
     /// # Errors
     /// - [`Invalid`](ErrorKind::Invalid): the id or the range break a rule.
     /// - [`RangeNotSatisfiable`](ErrorKind::RangeNotSatisfiable): the range begins beyond the object; tells its size.
-    /// - [`Corrupt`](ErrorKind::Corrupt): stored bytes do not match their checksum.
+    /// - [`Corrupt`](ErrorKind::Corrupt): stored bytes do not match their checksum, or the object's blob is not in the
+    ///   blob tier (reason [`MissingBlob`](crate::Reason::MissingBlob)). [`Config::missing_blob`] makes the latter read as
+    ///   absent.
     /// - [`Overloaded`](ErrorKind::Overloaded), [`Disabled`](ErrorKind::Disabled): a limit of the namespace is reached,
     ///   or it is switched off.
     /// - [`Unavailable`](ErrorKind::Unavailable): a tier failed.
@@ -260,7 +262,8 @@ impl Engine {
     /// wants to see it done.
     ///
     /// # Errors
-    /// [`Unavailable`](ErrorKind::Unavailable) if a tier fails or the engine has.
+    /// [`Unavailable`](ErrorKind::Unavailable) if a tier fails or the engine has, or if the blob tier is not there or not
+    /// this store's: nothing counts as deleted then.
     ///
     /// ```
     /// # #[tokio::main]
@@ -310,7 +313,9 @@ impl Engine {
     ///
     /// # Errors
     /// [`Unavailable`](ErrorKind::Unavailable) if the engine has failed (a commit of the index failed, or its actors
-    /// died too often): reads still work, no write does. [`Closed`](ErrorKind::Closed) once closed.
+    /// died too often): reads still work, no write does; or if its blob tier was not there, or not this store's, when it
+    /// was last looked at (reason [`BlobTier`](crate::Reason::BlobTier)): small objects still work, nothing is deleted from the tier, and the error ceases by itself once
+    /// the tier is back. [`Closed`](ErrorKind::Closed) once closed.
     ///
     /// ```
     /// # #[tokio::main]

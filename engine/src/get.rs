@@ -55,7 +55,7 @@ impl Get {
         let id = self.id?;
         self.engine.check_open("get")?;
         let permit = self.engine.namespaces().begin_on(&id, "get")?;
-        let Some(open) = self.engine.reads().open(&id, self.range).await? else { return Ok(None) };
+        let Some(open) = self.engine.open_object(&id, self.range).await?.object() else { return Ok(None) };
         let object = Object::new(open, permit)?;
         self.engine.was_read(&object);
         Ok(Some(object))
@@ -140,7 +140,7 @@ impl Object {
     /// with a future that is dropped meanwhile.
     ///
     /// # Errors
-    /// [`Corrupt`](crate::ErrorKind::Corrupt) if they do not match their checksum,
+    /// [`Corrupt`](crate::ErrorKind::Corrupt) if they do not match their checksum or are gone,
     /// [`Unavailable`](crate::ErrorKind::Unavailable) if the blob tier can't give them.
     pub async fn chunk(&mut self) -> Result<Option<Bytes>> {
         self.0.next().await

@@ -21,6 +21,7 @@ mod get;
 mod list;
 mod multipart;
 mod namespaces;
+mod opened;
 mod put;
 mod salvage;
 mod scrub;
@@ -33,7 +34,7 @@ pub use amend::{Amend, ExtendExpiry};
 pub use batch::{Operation, Reply, Write};
 pub use body::Body;
 pub use builder::Builder;
-pub use config::{Config, INLINE_BYTES_MAX};
+pub use config::{Config, INLINE_BYTES_MAX, MissingBlob};
 pub use copy::{Copy, Rename};
 pub use delete::{Delete, DeletePrefix, PrefixDeleted};
 pub use engine::{Engine, IntoObjectId, Stats};
@@ -51,6 +52,7 @@ pub use cenotaph_actors::{
     SweepLimits, UploadedPart, WriteReply,
 };
 pub use cenotaph_storage::blobs::BlobOptions;
+pub use cenotaph_storage::blobs::marker::MARKER_PATH;
 pub use cenotaph_storage::index::fjall::FjallOptions;
 pub use cenotaph_storage::index::{Index, IndexStats, Table, UnreadableRange};
 pub use cenotaph_storage::rows::{

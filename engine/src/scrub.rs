@@ -102,9 +102,10 @@ impl Engine {
     /// was cut short, or repaired something, is simply run again.
     ///
     /// # Errors
-    /// [`Unavailable`](crate::ErrorKind::Unavailable) if the index can't be read or the blob tier can't be listed, and with
-    /// repairs if the engine has failed; [`Closed`](crate::ErrorKind::Closed). Damage is no error, also where it is in files
-    /// of the index: keys that can't be read are findings, and the scrub goes on behind them.
+    /// [`Unavailable`](crate::ErrorKind::Unavailable) if the index can't be read, if the blob tier can't be listed, is not
+    /// there or is not this store's, and with repairs if the engine has failed; [`Closed`](crate::ErrorKind::Closed). Damage
+    /// is no error, also where it is in files of the index: keys that can't be read are findings, and the scrub goes on
+    /// behind them.
     ///
     /// ```
     /// # #[tokio::main]
@@ -117,7 +118,13 @@ impl Engine {
     /// assert!(report.is_clean());
     /// assert_eq!((report.looked.objects, report.looked.bytes, report.looked.blobs), (2, 3_000_004, 1));
     ///
-    /// std::fs::remove_dir_all(directory.path().join("blobs")).unwrap();
+    /// // Every blob is lost, and the mark of the tier is not.
+    /// for entry in std::fs::read_dir(directory.path().join("blobs")).unwrap() {
+    ///     let path = entry.unwrap().path();
+    ///     if path.is_dir() {
+    ///         std::fs::remove_dir_all(path).unwrap();
+    ///     }
+    /// }
     /// let report = engine.scrub().repair().await?;
     /// assert_eq!((report.found, report.left()), (1, 1), "a backup could bring it back");
     /// println!("{}", report.findings[0].damage);

@@ -14,6 +14,7 @@ use cenotaph_storage::{ByteRange, Error, ErrorKind, ObjectId, Result};
 use crate::body::Body;
 use crate::engine::{Engine, IntoObjectId};
 use crate::get::Object;
+use crate::opened::Opened;
 use crate::put::Put;
 use crate::setters::attributes_setters;
 use crate::turns::Place;
@@ -126,11 +127,7 @@ impl Engine {
         let mut place = self.turns().join_line(&id);
         self.wait_for_turn(place.as_mut()).await;
         loop {
-            let current = self.read_for_update(&id).await?;
-            let precondition = match &current {
-                Some(object) => Precondition::Version(object.version()),
-                None => Precondition::Absent,
-            };
+            let (current, precondition) = self.read_for_update(&id).await?;
             let update = f(current).await.map_err(|error| {
                 Error::new(ErrorKind::Source, "update", "the function failed; nothing was committed")
                     .with_id(&id)
@@ -157,13 +154,20 @@ impl Engine {
         }
     }
 
-    async fn read_for_update(&self, id: &ObjectId) -> Result<Option<Object>> {
+    /// The object, and what must still hold when it is written back.
+    async fn read_for_update(&self, id: &ObjectId) -> Result<(Option<Object>, Precondition)> {
         self.check_open("update")?;
         let permit = self.namespaces().begin_on(id, "update")?;
-        let Some(open) = self.reads().open(id, ByteRange::Full).await? else { return Ok(None) };
+        let open = match self.open_object(id, ByteRange::Full).await? {
+            Opened::Object(open) => open,
+            Opened::Absent => return Ok((None, Precondition::Absent)),
+            // Its row is there, whatever is read of it: what takes its place must replace exactly that row.
+            Opened::Dangling(current) => return Ok((None, Precondition::Version(current.version))),
+        };
         let object = Object::new(open, permit)?;
         self.was_read(&object);
-        Ok(Some(object))
+        let precondition = Precondition::Version(object.version());
+        Ok((Some(object), precondition))
     }
 
     async fn commit_update(&self, id: &ObjectId, update: Update, precondition: Precondition) -> Result<Updated> {

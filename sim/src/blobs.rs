@@ -8,6 +8,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
+use cenotaph::MARKER_PATH;
 use futures::FutureExt;
 use opendal::{Buffer, Operator};
 
@@ -34,8 +35,15 @@ impl Blobs {
         Self { raw, flights: Mutex::default(), next_flight: AtomicU64::new(0), missing: Mutex::default() }
     }
 
-    /// Every blob's path.
+    /// Every blob's path, the mark left out.
     pub(crate) fn paths(&self) -> Vec<String> {
+        let mut paths = self.files();
+        paths.retain(|path| path != MARKER_PATH);
+        paths
+    }
+
+    /// Every file's path.
+    fn files(&self) -> Vec<String> {
         let entries = self.raw.list_with("/").recursive(true).into_future().now_or_never();
         let entries = entries.expect("memory never waits").expect("memory never fails");
         entries.into_iter().filter(|entry| entry.metadata().is_file()).map(|entry| entry.path().to_owned()).collect()

@@ -93,6 +93,10 @@ faults! {
     blob_deleted_twice BlobDeletedTwice "blob, deleted twice"
     /// A read brings a flipped bit.
     blob_bit_rot BlobBitRot "blob, bit rot"
+    /// The blob tier is away for a while: nothing is found in it, what is deleted there counts as gone, writes fail.
+    tier_away TierAway "tier, away for a while"
+    /// An engine is opened over an empty tier, or another store's, in place of its own.
+    tier_swapped TierSwapped "tier, another one at an opening"
 }
 
 /// How tasks are interleaved. Without yields and delays every seed explores the one first-in-first-out schedule.
@@ -113,7 +117,7 @@ impl Default for Schedule {
 }
 
 /// Faults after which an operation may fail.
-pub(crate) const PROVOKING: [Fault; 15] = [
+pub(crate) const PROVOKING: [Fault; 16] = [
     Fault::Crash,
     Fault::Kill,
     Fault::Panic,
@@ -129,24 +133,26 @@ pub(crate) const PROVOKING: [Fault; 15] = [
     Fault::BlobBitRot,
     Fault::BlobHangs,
     Fault::IndexBitRot,
+    Fault::TierAway,
 ];
 
 /// Faults after which the bytes of a blob can't be read; only while they strike.
-pub(crate) const BLOB_READ_FAULTS: [Fault; 6] = [
+pub(crate) const BLOB_READ_FAULTS: [Fault; 7] = [
     Fault::BlobFails,
     Fault::BlobResponseLost,
     Fault::BlobStalls,
     Fault::BlobNotFound,
     Fault::BlobBitRot,
     Fault::IndexBitRot,
+    Fault::TierAway,
 ];
 
 /// Faults after which a blob can't be written; only while they strike.
-pub(crate) const BLOB_WRITE_FAULTS: [Fault; 5] =
-    [Fault::BlobFails, Fault::BlobResponseLost, Fault::BlobStalls, Fault::BlobLate, Fault::BlobHangs];
+pub(crate) const BLOB_WRITE_FAULTS: [Fault; 6] =
+    [Fault::BlobFails, Fault::BlobResponseLost, Fault::BlobStalls, Fault::BlobLate, Fault::BlobHangs, Fault::TierAway];
 
-/// Faults that damage what is read.
-pub(crate) const ROT: [Fault; 2] = [Fault::BlobBitRot, Fault::IndexBitRot];
+/// Faults that damage what is read, or hide it: a blob that is not there although its row names it is damage.
+pub(crate) const ROT: [Fault; 4] = [Fault::BlobBitRot, Fault::IndexBitRot, Fault::BlobNotFound, Fault::TierAway];
 
 /// Faults after which nobody can know what became of a commit.
 pub(crate) const COMMIT_FAULTS: [Fault; 3] = [Fault::IndexNoSpace, Fault::IndexSyncFails, Fault::IndexSyncHangs];

@@ -70,6 +70,8 @@ pub(crate) struct State {
     pub(crate) steps_max: u64,
     /// A deletion of what is not there says so, as some services do. That is no fault, and does not cease.
     pub(crate) strict_deletes: bool,
+    /// Until when the blob tier is away, in virtual time.
+    pub(crate) tier_away_until: Duration,
     /// Most small writes at once, where the engine is set up by a plan.
     pub(crate) writes_max: Option<usize>,
     uploads: usize,
@@ -117,6 +119,7 @@ impl Machine {
             step: 0,
             steps_max: u64::MAX,
             strict_deletes: false,
+            tier_away_until: Duration::ZERO,
             writes_max: None,
             uploads: 0,
             clock: Clock::default(),
@@ -231,6 +234,7 @@ impl State {
 
     pub(crate) fn quieten(&mut self) {
         self.faults = Faults::default();
+        self.tier_away_until = Duration::ZERO;
         self.script.clear();
     }
 

@@ -6,6 +6,7 @@
 //! close  ──gate──> fails | landed | landed, response lost | failed or given up, and lands later: a flight
 //! delete ──gate──> fails | gone | gone, response lost | gone, asked for twice
 //! read   ──gate──> fails | bytes | bytes with a flipped bit | "not found" for a while
+//! any    ──gate──> the tier is away for a while: nothing is found, nothing is written, deletes say that it is gone
 //! ```
 //!
 //! Guards nothing of the engine: it is the world that the engine must survive. What changes in the blob tier is told to the
@@ -15,6 +16,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use cenotaph::MARKER_PATH;
 use opendal::{Buffer, Error, ErrorKind, Operator, Result};
 
 use crate::blobs::Flight;
@@ -34,6 +36,10 @@ const STALL_MS_MAX: u64 = 5 * 60 * 1_000;
 pub(crate) const LATE_MS_MAX: u64 = 20_000;
 /// How long a blob may be said to be missing.
 const MISSING_MS_MAX: u64 = 2_000;
+/// How long the whole tier is away: longer than it may take the sweeper from a deletion to its next look at the mark.
+/// Of an outage that ends in between a remote tier leaves no trace.
+const AWAY_MS_MIN: u64 = 150_000;
+const AWAY_MS_MAX: u64 = 200_000;
 
 impl Machine {
     /// A blob appears, whole or not.
@@ -43,7 +49,10 @@ impl Machine {
         let mut state = self.state();
         let what = if is_whole { "blob written" } else { "blob written in part" };
         let tick = state.note(Kind::Effect, what, format!("{path} {bytes} bytes"));
-        state.monitor.blob_written(tick, path, is_whole);
+        match path {
+            MARKER_PATH => state.monitor.marked(&self.blobs),
+            path => state.monitor.blob_written(tick, path, is_whole),
+        }
         state.report_violations();
     }
 
@@ -112,6 +121,26 @@ impl Link {
         Ok(())
     }
 
+    /// Whether the whole tier is away at this moment. If it is, that is noted.
+    fn is_away(&self, path: &str) -> bool {
+        let machine = self.machine();
+        let now = machine.elapsed();
+        if now < machine.state().tier_away_until {
+            machine.state().struck(Fault::TierAway, path.to_owned());
+            return true;
+        }
+        if machine.strikes(Fault::TierAway, || path.to_owned()) {
+            let until = now + Duration::from_millis(AWAY_MS_MIN + machine.below(AWAY_MS_MAX - AWAY_MS_MIN));
+            machine.state().tier_away_until = until;
+            return true;
+        }
+        false
+    }
+
+    fn away(kind: ErrorKind) -> Error {
+        Error::new(kind, "the tier is away")
+    }
+
     /// After a wait: nothing may happen once the world has crashed.
     async fn fence(&self) {
         if self.0.is_fenced() {
@@ -130,6 +159,9 @@ impl Link {
 
     async fn write(&self, path: &str, so_far: &[Buffer]) -> Result<()> {
         self.request("blob write", path).await?;
+        if self.is_away(path) {
+            return Err(Self::away(ErrorKind::NotFound));
+        }
         if self.machine().strikes(Fault::BlobPartial, || path.to_owned()) {
             self.machine().blob_lands(path, joined(so_far), false);
         }
@@ -144,6 +176,10 @@ impl Link {
             return Err(Error::new(ErrorKind::Unexpected, "a planned time-out: it lands later"));
         }
         self.request("blob close", path).await?;
+        // What has gone out already takes effect.
+        if flight.is_none() && self.is_away(path) {
+            return Err(Self::away(ErrorKind::NotFound));
+        }
         match flight {
             None => machine.blob_lands(path, content, true),
             Some(number) if machine.blobs.arrive(number).is_some() => {
@@ -177,6 +213,9 @@ impl Link {
     async fn delete(&self, path: &str) -> Result<()> {
         self.request("blob delete", path).await?;
         self.may_hang(path).await;
+        if self.is_away(path) {
+            return if self.machine().state().strict_deletes { Err(Self::away(ErrorKind::NotFound)) } else { Ok(()) };
+        }
         if self.machine().state().strict_deletes && self.machine().blobs.bytes(path).is_none() {
             self.machine().state().coverage.count("blob: a deletion found nothing");
             return Err(Error::new(ErrorKind::NotFound, "there is nothing to delete"));
@@ -199,6 +238,9 @@ impl Link {
     /// Whether a blob that is there may be seen.
     async fn look(&self, what: &'static str, path: &str) -> Result<()> {
         self.request(what, path).await?;
+        if self.is_away(path) {
+            return Err(Self::away(ErrorKind::NotFound));
+        }
         let machine = self.machine();
         if machine.blobs.is_hidden(path, machine.elapsed()) {
             machine.state().struck(Fault::BlobNotFound, path.to_owned());

@@ -12,8 +12,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use cenotaph::{
-    Config, Engine, Error, ErrorKind, ExpiryLimits, Limits, MultipartLimits, ReadLimits, RestartLimits, SplitLimits,
-    SweepLimits, Update, Write,
+    Config, Engine, Error, ErrorKind, ExpiryLimits, Limits, MultipartLimits, ReadLimits, Reason, RestartLimits,
+    SplitLimits, SweepLimits, Update, Write,
 };
 use cenotaph_storage::blobs::BlobOptions;
 use cenotaph_storage::planted::Bug;
@@ -307,6 +307,7 @@ async fn go_on(client: Client, number: usize, work: Arc<Work>) {
             }
         } else if let Err(error) = client.engine.health()
             && error.kind() != ErrorKind::Closed
+            && error.reason() != Some(Reason::BlobTier)
             && !work.reopen.swap(true, Ordering::SeqCst)
         {
             let mut state = client.machine.state();

@@ -9,9 +9,13 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use cenotaph::{ActorKind, Config, Engine, Env, Error, ErrorKind, Index, Result};
+use cenotaph::{ActorKind, Config, Engine, Env, Error, ErrorKind, Index, MARKER_PATH, Reason, Result};
+use cenotaph_storage::StoreId;
+use cenotaph_storage::blobs::marker;
 use tokio::task::JoinHandle;
+use uuid::Uuid;
 
+use crate::blobs::Blobs;
 use crate::check::{Violation, check_settled};
 use crate::coverage::Coverage;
 use crate::faults::{Fault, Faults, Schedule};
@@ -267,6 +271,10 @@ impl Controls {
     /// # Errors
     /// As [`Builder::open`](cenotaph::Builder::open): under faults this may fail, and may be tried again.
     pub async fn open(&self) -> Result<Engine> {
+        let machine = self.gate.machine();
+        if machine.state().monitor.is_claimed() && machine.strikes(Fault::TierSwapped, String::new) {
+            self.open_over_another_tier().await?;
+        }
         let index = self.open_index()?;
         let engine = Engine::builder("simulated")
             .config(self.config.clone())
@@ -283,6 +291,34 @@ impl Controls {
         let kill = Arc::new(engine.killer());
         self.gate.expose(Victims { kill, shards: self.config.limits.shards });
         Ok(engine)
+    }
+
+    /// Over an empty tier, or another store's, the engine does not open, and touches neither.
+    async fn open_over_another_tier(&self) -> Result<()> {
+        let is_foreign = self.gate.machine().below(2) == 0;
+        let decoy = Blobs::new();
+        if is_foreign {
+            let other = StoreId::from_uuid(Uuid::from_u128(self.gate.machine().below(u64::MAX).into()));
+            decoy.put(MARKER_PATH, marker::encode(other).into());
+        }
+        let before = decoy.bytes(MARKER_PATH);
+        let builder = Engine::builder("simulated").config(self.config.clone()).env(self.env());
+        let opened = builder.index(self.open_index()?).blobs(decoy.operator()).open().await;
+        let machine = self.gate.machine();
+        let mut state = machine.state();
+        state.coverage.count(if is_foreign { "open: another store's tier" } else { "open: an empty tier" });
+        match opened {
+            Ok(_) => state.monitor.violated("I11", "a store opens over a tier that is not its own"),
+            Err(error) if is_foreign && error.kind() == ErrorKind::Invalid => {}
+            // Or a fault of the index, which was met first.
+            Err(error) if error.kind() == ErrorKind::Unavailable => {}
+            Err(error) => state.monitor.violated("I11", format!("over another tier it says {error:?}")),
+        }
+        if decoy.bytes(MARKER_PATH) != before || !decoy.paths().is_empty() {
+            state.monitor.violated("I11", "an opening writes to a tier that is not its own");
+        }
+        state.report_violations();
+        Ok(())
     }
 
     /// Opens the index alone, without an engine: for tests of what lies below one.
@@ -340,10 +376,17 @@ impl Controls {
         loop {
             ask().await;
             let stats = engine.stats().await?;
-            engine.health()?;
+            // A tier that is away comes back.
+            let is_away = match engine.health() {
+                Err(error) if error.reason() != Some(Reason::BlobTier) => return Err(error),
+                health => health.is_err(),
+            };
             let actors = &stats.actors;
             let at_work = stats.index.waiting + actors.writes_live as u64 + actors.uploads_live as u64;
-            if (at_work, actors.changes, actors.orphans) == (0, 0, 0) && self.gate.machine().blobs.in_flight() == 0 {
+            if !is_away
+                && (at_work, actors.changes, actors.orphans) == (0, 0, 0)
+                && self.gate.machine().blobs.in_flight() == 0
+            {
                 return Ok(());
             }
             if self.elapsed() - begun > SETTLE_PATIENCE {

@@ -46,6 +46,8 @@ const PATHS: &[&str] = &[
     "index: a commit was overdue",
     "index: poisoned",
     "run: closed under its clients",
+    "open: an empty tier",
+    "open: another store's tier",
     "killed: expirer",
     "killed: recovery",
     "killed: shard",

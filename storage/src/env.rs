@@ -19,7 +19,7 @@ use uuid::Uuid;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::multipart::UploadId;
-use crate::word::{OperationId, RevisionId, Timestamp};
+use crate::word::{OperationId, RevisionId, StoreId, Timestamp};
 
 /// What answers an [`Env`]: the real world, a simulated one, or a test's.
 pub trait World: Send + Sync + 'static {
@@ -202,6 +202,11 @@ impl Env {
     /// A fresh revision id.
     pub fn revision_id(&self) -> RevisionId {
         RevisionId::from_uuid(self.uuid_v7())
+    }
+
+    /// The id of a store that is created now.
+    pub fn store_id(&self) -> StoreId {
+        StoreId::from_uuid(Uuid::from_u64_pair(self.random_u64(), self.random_u64()))
     }
 
     fn uuid_v7(&self) -> Uuid {

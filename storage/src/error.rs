@@ -42,7 +42,8 @@ pub enum ErrorKind {
     },
     /// The caller's own stream failed or did not keep its word, or its own function failed. Nothing was committed.
     Source,
-    /// Stored bytes do not match their checksum, or a stored value can't be decoded. No wrong bytes were returned.
+    /// Stored bytes do not match their checksum or are missing, or a stored value can't be decoded. No wrong bytes were
+    /// returned.
     Corrupt,
     /// A stored value was written by a format version that this build does not know. Use a newer build.
     UnknownFormat,
@@ -77,7 +78,7 @@ impl fmt::Display for ErrorKind {
     }
 }
 
-/// More exactly why an upload or a payload was refused, for a program that must tell its own clients: a gateway that speaks
+/// More exactly why an upload or a payload was refused, or an object can't be read, for a program that must tell its own clients: a gateway that speaks
 /// another protocol has a code for each.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -108,6 +109,13 @@ pub enum Reason {
     Checksum,
     /// The payload does not have the length that was declared.
     Length,
+    /// The object's row names a blob that is not in the blob tier. The kind is [`ErrorKind::Corrupt`].
+    MissingBlob {
+        /// How the object stands.
+        current: Current,
+    },
+    /// The blob tier is not there, or does not belong to this store. It may come back.
+    BlobTier,
 }
 
 /// Why a call failed: a [kind](ErrorKind), the operation, the object where there is one, and the underlying source.
@@ -166,7 +174,7 @@ impl Error {
         self.0.kind
     }
 
-    /// More exactly why, where an upload or a payload was refused.
+    /// More exactly why, where an upload or a payload was refused or a blob is missing.
     pub fn reason(&self) -> Option<Reason> {
         self.0.reason
     }

@@ -57,11 +57,15 @@ pub enum Bug {
     SnapshotSeesLater,
     /// A snapshot loses what is overwritten after it was taken: it reads such a key as absent (I3, I7).
     SnapshotDropsOverwritten,
+    /// A blob that is not found counts as deleted, whether the blob tier is there or not (I11).
+    NotFoundIsDeleted,
+    /// An object whose blob is gone reads as absent.
+    MissingBlobIsAbsent,
 }
 
 impl Bug {
     /// Every bug, in a fixed order.
-    pub const ALL: [Self; 25] = [
+    pub const ALL: [Self; 27] = [
         Self::AckBeforeSync,
         Self::ReaderSeesUnsynced,
         Self::OldRevisionNotQueued,
@@ -87,6 +91,8 @@ impl Bug {
         Self::EndQueuesEveryPart,
         Self::SnapshotSeesLater,
         Self::SnapshotDropsOverwritten,
+        Self::NotFoundIsDeleted,
+        Self::MissingBlobIsAbsent,
     ];
 
     /// Its name on a command line.
@@ -117,6 +123,8 @@ impl Bug {
             Self::EndQueuesEveryPart => "end-queues-every-part",
             Self::SnapshotSeesLater => "snapshot-sees-later",
             Self::SnapshotDropsOverwritten => "snapshot-drops-overwritten",
+            Self::NotFoundIsDeleted => "not-found-is-deleted",
+            Self::MissingBlobIsAbsent => "missing-blob-is-absent",
         }
     }
 }

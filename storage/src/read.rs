@@ -7,8 +7,8 @@
 //!        3  tombstone: pin what the range touches
 //!        4  one snapshot: the row again, and           replaced: unpin, 1
 //!           the block checksums
-//!        5  fetch the first unit                       blob gone, row replaced: 1; row still there: absent, logged, counted
-//! next:  6  the other units, some of them ahead        blob gone: Unavailable; wrong bytes: Corrupt
+//!        5  fetch the first unit                       blob gone, row replaced: 1; row still there: Corrupt, logged, counted
+//! next:  6  the other units, some of them ahead        blob gone or wrong bytes: Corrupt
 //! ```
 //!
 //! Guards I8 (3 and 4: what is pinned before the second look is never swept under a reader), I7 (it reads the index,
@@ -35,14 +35,14 @@ use futures::StreamExt;
 use crate::blobs::BlobTier;
 use crate::checksum::Checksum;
 use crate::env::Env;
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Reason, Result};
 use crate::id::ObjectId;
 use crate::index::{Index, Snapshot, Table};
 use crate::pins::Pins;
 use crate::range::ByteRange;
 use crate::rows::{BlockChecksums, Body, Manifest, Metadata, Row};
 use crate::swap::revision_key;
-use crate::word::{Etag, OperationId, Timestamp, Version};
+use crate::word::{Current, Etag, OperationId, RevisionId, Timestamp, Version};
 
 use fetch::{Fetcher, Source};
 use plan::Piece;
@@ -128,11 +128,10 @@ impl Reads {
     /// An object, to read `range` of it; none if it is absent. When this returns, the first bytes are there and
     /// verified, and whatever is written, deleted or swept later, the read goes on with what it found (I8).
     ///
-    /// An object whose blob is gone although its row names it reads as absent; that is logged as an error and counted.
-    ///
     /// # Errors
     /// [`ErrorKind::Invalid`] and [`ErrorKind::RangeNotSatisfiable`] as [`ByteRange::resolve`];
-    /// [`ErrorKind::Corrupt`] if what is stored does not match its checksums;
+    /// [`ErrorKind::Corrupt`] if what is stored does not match its checksums, or a blob is gone although the row names it
+    /// ([`Reason::MissingBlob`]), which is logged and counted;
     /// [`ErrorKind::Unavailable`] if the object was replaced again and again while it was being opened;
     /// and whatever the two tiers say.
     pub async fn open(&self, id: &ObjectId, range: ByteRange) -> Result<Option<OpenObject>> {
@@ -264,12 +263,15 @@ impl Reads {
         };
         let mut units = self.0.fetcher.units(sources);
         let first = match units.next().await.transpose()? {
-            Some(Some(first)) => Some(first),
-            Some(None) => return self.gone(&head.id, seen).await,
+            Some(Ok(first)) => Some(first),
+            Some(Err(revision)) => {
+                self.gone(&head, seen, revision).await?;
+                return Ok(Attempt::Replaced);
+            }
             None => None,
         };
-        let counters = self.0.counters.clone();
-        Ok(Attempt::Done(Some(OpenObject::streamed(head, range, first, units, pins, counters))))
+        let source = open::Source { reads: self.clone(), seen, rest: units, pins };
+        Ok(Attempt::Done(Some(OpenObject::streamed(head, range, first, source))))
     }
 
     /// The second look: the blobs to read with their block checksums, or none if the row has been replaced.
@@ -308,13 +310,23 @@ impl Reads {
         Ok(Some(sources))
     }
 
-    /// A blob that the row named is not there: either the row has been replaced since, or bytes are lost.
-    async fn gone(&self, id: &ObjectId, seen: OperationId) -> Result<Attempt> {
-        if self.row(id).await?.is_none_or(|row| row.operation != seen) {
-            return Ok(Attempt::Replaced);
+    /// A blob that the row named, and that is pinned, is not there: fine if the row has been replaced since.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Corrupt`] if it has not: no sweep has deleted the blob, for it was pinned while the row named it.
+    async fn gone(&self, head: &Head, seen: OperationId, revision: RevisionId) -> Result<()> {
+        if self.row(&head.id).await?.is_none_or(|row| row.operation != seen) {
+            return Ok(());
         }
-        self.0.counters.missing(id);
-        Ok(Attempt::Done(None))
+        self.0.counters.missing(&head.id);
+        let message = format!("missing blob: the row names it and the blob tier does not have it: revision={revision}");
+        let current = Current { version: head.version, etag: head.etag };
+        let error = corrupt(message).with_reason(Reason::MissingBlob { current });
+        // Where no blob is there, that is worth knowing.
+        Err(match self.0.blobs.find_owner().await {
+            Ok(()) => error,
+            Err(cause) => error.with_source(cause),
+        })
     }
 }
 

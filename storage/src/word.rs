@@ -103,6 +103,11 @@ pub struct OperationId(Uuid);
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct RevisionId(Uuid);
 
+/// Names one store: 128 random bits, drawn when its index is created and never changed. The blob tier carries the same
+/// id in its marker, so that no index is opened over the blobs of another (I11).
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct StoreId(Uuid);
+
 macro_rules! uuid_word {
     ($name:ident) => {
         impl $name {
@@ -142,6 +147,7 @@ macro_rules! uuid_word {
 }
 uuid_word!(OperationId);
 uuid_word!(RevisionId);
+uuid_word!(StoreId);
 
 impl RevisionId {
     /// When it was made, which is before its blob was begun; none if it does not say so.

@@ -8,6 +8,7 @@ use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
+use cenotaph::MARKER_PATH;
 use opendal::raw::*;
 use opendal::{Buffer, BytesRange, Capability, Error, ErrorKind, Metadata, OperationContext, Result};
 use tokio::sync::watch;
@@ -185,7 +186,10 @@ impl Service for FaultyService {
     }
 
     fn read(&self, ctx: &OperationContext, path: &str, args: OpRead) -> Result<Self::Reader> {
-        Ok(self.wrap(self.inner.read(ctx, path, args)?))
+        let inner = self.inner.read(ctx, path, args)?;
+        // What breaks are blobs, and not the mark of the tier.
+        let faults = if path == MARKER_PATH { Faults::default() } else { self.faults.clone() };
+        Ok(Broken { inner, faults })
     }
 
     fn write(&self, ctx: &OperationContext, path: &str, args: OpWrite) -> Result<Self::Writer> {

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-use cenotaph::{Entry, Env, Head};
+use cenotaph::{Entry, Env, Head, MARKER_PATH};
 use futures::{StreamExt, TryStreamExt};
 use walkdir::WalkDir;
 
@@ -132,15 +132,18 @@ pub(super) async fn blob_bytes(env: &Env, dir: &Path) -> Result<u64, Failure> {
     Ok(blob_files(env, dir).await?.iter().map(|(_, bytes)| bytes).sum())
 }
 
-/// The files of the blob tier and their sizes. One that goes away meanwhile is none of them.
+/// The files of the blob tier and their sizes, the mark left out. One that goes away meanwhile is none of them.
 pub(super) async fn blob_files(env: &Env, dir: &Path) -> Result<Vec<(PathBuf, u64)>, Failure> {
     let dir = dir.to_owned();
     let list = move || {
         let mut files = Vec::new();
+        let marker = dir.join(MARKER_PATH);
         for entry in WalkDir::new(dir).sort_by_file_name() {
             let sized = entry.and_then(|entry| entry.metadata().map(|metadata| (entry, metadata)));
             match sized {
-                Ok((entry, metadata)) if metadata.is_file() => files.push((entry.into_path(), metadata.len())),
+                Ok((entry, metadata)) if metadata.is_file() && entry.path() != marker => {
+                    files.push((entry.into_path(), metadata.len()))
+                }
                 Ok(_) => {}
                 Err(error) if error.io_error().is_some_and(|error| error.kind() == std::io::ErrorKind::NotFound) => {}
                 Err(error) => {

@@ -108,7 +108,6 @@ pub(crate) fn assert_same(world: &World, key: &str, file: &Path) {
 #[track_caller]
 pub(crate) fn assert_nothing_left(world: &World, blobs: usize) {
     assert_eq!(open(world), []);
-    let files = walkdir::WalkDir::new(world.path("data/blobs")).into_iter();
-    assert_eq!(files.filter(|entry| entry.as_ref().unwrap().file_type().is_file()).count(), blobs);
+    assert_eq!(world.blobs(), blobs);
     world.ok(&["scrub"]);
 }

@@ -101,7 +101,7 @@ impl CopyPart {
         PartNumber::new(number).map_err(|error| error.with_id(&upload.id))?;
         engine.check_open("part_copy")?;
         let permit = engine.namespaces().begin_on(&from, "part_copy")?;
-        let open = engine.reads().open(&from, range).await?;
+        let open = engine.open_object(&from, range).await?.object();
         let object = open.map(|open| Object::new(open, permit)).transpose()?;
         let current = object.as_ref().map(Object::current);
         if !source.holds(current) {

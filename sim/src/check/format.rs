@@ -10,6 +10,7 @@ use std::time::Duration;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use uuid::Uuid;
+use xxhash_rust::xxh3::xxh3_64;
 
 /// The custom attribute in which a workload says which of its writes this is.
 pub(crate) const WRITE: &str = "cenotaph-sim:write";
@@ -199,6 +200,16 @@ fn versioned(value: &[u8], version: u8) -> Option<&[u8]> {
 /// The revision whose blob lies at a path: `.../name@uuid`.
 pub(crate) fn revision_of_path(path: &str) -> Option<Uuid> {
     Uuid::try_parse(path.rsplit_once('@')?.1).ok()
+}
+
+/// The entry of the meta table that names the store: `version=1 | postcard: id, tier`.
+pub(crate) const STORE: &[u8] = b"store";
+
+/// The store that a marker names: `CENOTAPH | version=1 | id, 16 bytes | xxh3, little endian`.
+pub(crate) fn store_of_marker(marker: &[u8]) -> Option<Uuid> {
+    let rest = marker.strip_prefix(b"CENOTAPH\x01")?;
+    let sum = xxh3_64(marker.get(..25)?).to_le_bytes();
+    (rest.len() == 24 && rest[16..] == sum).then(|| Uuid::from_slice(&rest[..16]).ok())?
 }
 
 /// The key of an object's version floor.

@@ -211,8 +211,7 @@ impl Checker<'_> {
     }
 
     fn read(&mut self, called: &Called, asked: (&Bytes, Reading, Span), at: Tick, answer: &Answer) {
-        let (monitor, (object, kind, span)) = (self.monitor, asked);
-        let hidden = monitor.struck_between(&[Fault::BlobNotFound], called.at, at);
+        let (monitor, (object, _, span)) = (self.monitor, asked);
         match answer {
             Answer::Found(found) => {
                 let seen = |row: &Row| {
@@ -243,14 +242,13 @@ impl Checker<'_> {
                     }
                 }
             }
-            Answer::Absent if kind == Reading::Bytes && hidden => {}
             Answer::Absent => {
                 if !self.was_absent(object, called.at, at) {
                     self.violated("linearizability", called, "at no moment of the call the object was absent");
                 }
                 // What hung in a failed index may land later; nobody hears of it.
                 let has_failed = monitor.struck_between(&COMMIT_FAULTS, monitor.engine_of(called.at), Tick::MAX);
-                if !hidden && !has_failed && self.comes_back(object, called.at, at) {
+                if !has_failed && self.comes_back(object, called.at, at) {
                     self.violated("expiry", called, "it was said to be absent, and comes back without a write");
                 }
             }
@@ -325,8 +323,7 @@ impl Checker<'_> {
             Call::Update { object, .. } => {
                 // What it demanded is what it read; others must have written since.
                 let changes = states_in(self.monitor, object, called.at, at).count() - 1;
-                let hidden = self.monitor.struck_between(&[Fault::BlobNotFound], called.at, at);
-                if changes == 0 && !self.was_absent(object, called.at, at) && !hidden {
+                if changes == 0 && !self.was_absent(object, called.at, at) {
                     self.violated("conflict", called, "nobody else wrote");
                 }
                 return;

@@ -18,6 +18,7 @@ mod format;
 mod history;
 mod listings;
 mod monitor;
+mod ownership;
 mod removals;
 mod search;
 mod sessions;

@@ -65,6 +65,8 @@ pub(crate) struct Monitor {
     pub(crate) rules: Option<UploadRules>,
     /// Longest inline payload, where the engine is set up by a plan.
     pub(crate) inline_bytes_max: Option<u64>,
+    /// The store that the index holds, and whether its tier is claimed.
+    pub(super) store: Option<(Uuid, bool)>,
     /// The newest durable epoch.
     pub(super) epoch: u64,
     /// The epoch of the engine that opened last.

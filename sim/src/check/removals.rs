@@ -7,7 +7,6 @@ use cenotaph::ErrorKind;
 use super::call::{Answer, Call, Called, Demand};
 use super::format::Row;
 use super::history::{Checker, matching, standing, states_in};
-use crate::faults::Fault;
 use crate::plan::Fate;
 use crate::trace::Tick;
 
@@ -122,10 +121,8 @@ impl Checker<'_> {
             (Call::Change { object, .. } | Call::Move { from: object, .. }, Answer::Absent) => vec![object],
             _ => Vec::new(),
         };
-        // A tombstone whose blob is hidden reads as absent.
-        let hidden = self.monitor.struck_between(&[Fault::BlobNotFound], called.at, *at);
         for object in absent {
-            if !self.was_absent(object, called.at, *at) && !hidden {
+            if !self.was_absent(object, called.at, *at) {
                 self.violated("linearizability", called, "at no moment of the call the object was absent");
             }
         }

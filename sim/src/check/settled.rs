@@ -16,6 +16,7 @@ use cenotaph_storage::index::Table;
 pub(crate) fn check_settled(monitor: &mut Monitor, tables: Option<&Tables>, blobs: &Blobs) {
     let parts = monitor.uploads.values().flat_map(Upload::revisions);
     let named: BTreeSet<Uuid> = monitor.rows.values().flat_map(format::Row::revisions).chain(parts).collect();
+    monitor.marked(blobs);
     let mut there = BTreeSet::new();
     for path in blobs.paths() {
         match format::revision_of_path(&path) {

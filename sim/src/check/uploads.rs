@@ -14,7 +14,6 @@ use super::ending::digest;
 use super::format::{Outcome, Phase, Row, Session, Written};
 use super::history::{Checker, states_in};
 use super::sessions::{Filing, Upload};
-use crate::faults::Fault;
 use crate::plan::Span;
 use crate::trace::Tick;
 
@@ -197,10 +196,9 @@ impl Checker<'_> {
     }
 
     fn part_of(&mut self, called: &Called, from: &Bytes, span: Span, at: Tick, answer: &Answer) {
-        let hidden = self.monitor.struck_between(&[Fault::BlobNotFound], called.at, at);
         let fits = |size: u64, row: Option<&Row>| row.is_some_and(|row| row.size == size && !span.fits(row.size));
         match answer {
-            Answer::Absent if !hidden && !self.was_absent(from, called.at, at) => {
+            Answer::Absent if !self.was_absent(from, called.at, at) => {
                 self.violated("linearizability", called, "at no moment of the call the object was absent");
             }
             Answer::NotSatisfiable { size }

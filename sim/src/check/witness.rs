@@ -79,7 +79,7 @@ impl Monitor {
 
     /// A batch has become durable. Says in words what it did.
     pub(crate) fn commit(&mut self, tick: Tick, batch: &Batch, blobs: &Blobs, coverage: &mut Coverage) -> String {
-        let changed = self.decode(batch);
+        let changed = self.decode(batch, blobs);
         self.together(&changed);
         let before = self.before(&changed);
         let mut words = Vec::new();
@@ -100,6 +100,11 @@ impl Monitor {
         if words.is_empty() && batch.changes().iter().any(|(table, key, _)| *table == Table::Meta && key == "epoch") {
             words.push("a new epoch".to_owned());
         }
+        if words.is_empty()
+            && batch.changes().iter().any(|(table, key, _)| *table == Table::Meta && key == format::STORE)
+        {
+            words.push("the store and its tier".to_owned());
+        }
         words.join("; ")
     }
 
@@ -110,7 +115,7 @@ impl Monitor {
         self.epoch = epoch;
     }
 
-    fn decode(&mut self, batch: &Batch) -> Changed {
+    fn decode(&mut self, batch: &Batch, blobs: &Blobs) -> Changed {
         // The last change of a key wins.
         let last: BTreeMap<_, _> =
             batch.changes().iter().map(|(table, key, value)| ((*table, key.clone()), value.clone())).collect();
@@ -129,6 +134,9 @@ impl Monitor {
                         value.as_ref().filter(|_| key == "epoch").and_then(|value| format::decode(value))
                     {
                         self.raised(epoch);
+                    }
+                    if key == format::STORE {
+                        self.claims(value.as_ref().and_then(|value| format::decode(value)), blobs);
                     }
                     keep(&mut self.floors, &key, value.is_some())
                 }

@@ -106,6 +106,9 @@ impl Service for BreakableService {
     }
 
     fn list(&self, ctx: &OperationContext, path: &str, args: OpList) -> Result<Self::Lister> {
+        if self.link.is_away(path) {
+            return Err(Link::away(opendal::ErrorKind::NotFound));
+        }
         self.inner.list(ctx, path, args)
     }
 

@@ -60,6 +60,14 @@ impl Plan {
         let clients = 1 + rng.below(8);
         let each = (operations as u64).div_ceil(clients);
         let clients = (0..clients).map(|_| client(&mut rng, &mix, &setting, each)).collect();
+        // Drawn apart, so that the plans of all seeds are otherwise what they were.
+        let mut rng_of_tier = Rng::new(seed, "tier");
+        if faults != Faults::default() && rng_of_tier.below(6) == 0 {
+            faults.tier_away = Odds::in_ten_thousand(1 + u32::try_from(rng_of_tier.below(200)).expect("small odds"));
+        }
+        if faults != Faults::default() && rng_of_tier.below(3) == 0 {
+            faults.tier_swapped = Odds::in_ten_thousand(3000);
+        }
         let crashes_max = u32::try_from(rng.below(6)).expect("a small number");
         Self { seed, setting, schedule, faults, acts: Vec::new(), crashes_max, clients, insistent: false }
     }
@@ -120,6 +128,7 @@ fn faults(rng: &mut Rng, restarts_max: usize) -> Faults {
         blob_bit_rot: some(500, rng),
         index_bit_rot: some(500, rng),
         blob_hangs: some(3000, rng),
+        ..Faults::default()
     };
     // A blob that lands later than the grace time by the clock on the wall is beyond anybody's help, and a wall clock that
     // jumps makes any grace time short: the two are not combined.

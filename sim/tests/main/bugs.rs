@@ -11,7 +11,7 @@ struct Planted {
     by: &'static [&'static str],
 }
 
-const PLANTED: [Planted; 25] = [
+const PLANTED: [Planted; 27] = [
     Planted { bug: Bug::AckBeforeSync, within: 10, by: &["I9"] },
     Planted { bug: Bug::ReaderSeesUnsynced, within: 50, by: &["I7"] },
     Planted { bug: Bug::OldRevisionNotQueued, within: 10, by: &["I5"] },
@@ -27,7 +27,7 @@ const PLANTED: [Planted; 25] = [
     Planted { bug: Bug::ExpiredTombstoneNotQueued, within: 400, by: &["I5"] },
     Planted { bug: Bug::PreconditionAtBeginOnly, within: 200, by: &["precondition"] },
     Planted { bug: Bug::TouchResurrects, within: 1500, by: &["idle", "expiry"] },
-    Planted { bug: Bug::ExpirerTrustsItsEntry, within: 100, by: &["linearizability"] },
+    Planted { bug: Bug::ExpirerTrustsItsEntry, within: 400, by: &["linearizability"] },
     Planted { bug: Bug::AtomicInTwoBatches, within: 10, by: &["atomic"] },
     Planted { bug: Bug::UpdateWithoutPrecondition, within: 50, by: &["update"] },
     Planted { bug: Bug::ScrubForgetsChanges, within: 100, by: &["scrub", "I2"] },
@@ -37,6 +37,8 @@ const PLANTED: [Planted; 25] = [
     Planted { bug: Bug::EndQueuesEveryPart, within: 20, by: &["I2"] },
     Planted { bug: Bug::SnapshotSeesLater, within: 200, by: &["linearizability", "unprovoked", "scrub"] },
     Planted { bug: Bug::SnapshotDropsOverwritten, within: 200, by: &["linearizability", "unprovoked", "scrub"] },
+    Planted { bug: Bug::NotFoundIsDeleted, within: 300, by: &["I5"] },
+    Planted { bug: Bug::MissingBlobIsAbsent, within: 100, by: &["linearizability"] },
 ];
 
 fn assert_found(planted: &Planted) {

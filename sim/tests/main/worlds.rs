@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use cenotaph::{ActorKind, Error, ErrorKind};
+use cenotaph::{ActorKind, Error, ErrorKind, Reason};
 use cenotaph_sim::{Act, Faults, Life, Odds, Options, Plan, Schedule, Sim, run};
 
 /// A little of everything, for a trace.
@@ -141,6 +141,48 @@ fn an_opening_whose_first_commit_hangs_gives_up_when_it_is_overdue() {
         (error.kind(), took < Duration::from_secs(40))
     });
     assert_eq!(life, Life::Ended((ErrorKind::Indeterminate, true)));
+    sim.settle().unwrap();
+}
+
+/// A tier that is away for a while: nothing counts as deleted, and all of it is settled once the tier is back.
+#[test]
+fn a_tier_that_is_away_settles_nothing_until_it_is_back() {
+    let mut sim = Sim::new(6);
+    let life = sim.run(async |world| {
+        let engine = world.open().await?;
+        engine.put("k", vec![1; 2_000_000]).await?;
+        engine.put("l", vec![1; 2_000_000]).await?;
+        world.set_faults(Faults { tier_away: Odds::ALWAYS, ..Faults::default() });
+        assert!(engine.delete("k").await?.existed);
+        assert_eq!(engine.settle().await.unwrap_err().kind(), ErrorKind::Unavailable);
+        assert_eq!(engine.get("l").await.unwrap_err().kind(), ErrorKind::Corrupt);
+        assert_eq!(engine.health().unwrap_err().reason(), Some(Reason::BlobTier));
+        assert_eq!(engine.stats().await?.actors.orphans, 1);
+        world.quieten();
+        world.settles_by_itself(&engine).await?;
+        assert!(engine.health().is_ok());
+        engine.get("l").await?.expect("it was acknowledged").bytes().await
+    });
+    assert_eq!(life.ended().unwrap().unwrap().len(), 2_000_000);
+    sim.settle().unwrap();
+}
+
+/// An engine that meets another tier where its own should be does not open, and touches nothing.
+#[test]
+fn another_tier_at_an_opening_is_refused_and_not_touched() {
+    let mut sim = Sim::new(7);
+    let life = sim.run(async |world| {
+        world.set_faults(Faults { tier_swapped: Odds::ALWAYS, ..Faults::default() });
+        for _ in 0..20 {
+            let engine = world.open().await?;
+            engine.put("k", vec![1; 2_000_000]).await?;
+            engine.close().await?;
+        }
+        Ok::<_, Error>(())
+    });
+    life.ended().unwrap().unwrap();
+    let seen = sim.coverage();
+    assert!(seen.of("open: an empty tier") > 0 && seen.of("open: another store's tier") > 0);
     sim.settle().unwrap();
 }
 

@@ -17,6 +17,9 @@
 //! directory
 //! that failed to sync once is never believed again by this process.
 //!
+//! The root is held open, and its directories are opened relative to it: a root that is moved, or whose path names another
+//! directory since (a mount that came or went), is synced and looked into all the same, and the other one is not (I11).
+//!
 //! Deliberately not here: removing directories. None is ever removed under a writer, which is also why "known to be
 //! durable" stays true.
 
@@ -24,11 +27,14 @@ use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 use std::fs::File;
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use futures::{StreamExt, TryStreamExt};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags};
+use rustix::io::Errno;
 
 use crate::env::Env;
 use crate::error::{Error, ErrorKind, Result};
@@ -46,6 +52,8 @@ pub struct Directories(Arc<Inner>);
 
 struct Inner {
     root: PathBuf,
+    /// The root itself, from the first use on.
+    held: OnceLock<File>,
     env: Env,
     known: Mutex<BTreeMap<PathBuf, Arc<Directory>>>,
     syncs: AtomicU64,
@@ -78,12 +86,31 @@ enum IfMissing {
 impl Directories {
     /// The directories under `root`, which must exist.
     pub fn new(root: PathBuf, env: Env) -> Self {
-        Self(Arc::new(Inner { root, env, known: Mutex::default(), syncs: AtomicU64::new(0) }))
+        let (held, known) = (OnceLock::new(), Mutex::default());
+        Self(Arc::new(Inner { root, held, env, known, syncs: AtomicU64::new(0) }))
     }
 
     /// Where they are.
     pub fn root(&self) -> &Path {
         &self.0.root
+    }
+
+    /// Whether the path of the root still names the directory that is held open; it is from the first call on.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Unavailable`] if the root can't be opened.
+    pub async fn is_in_place(&self) -> Result<bool> {
+        let inner = self.0.clone();
+        self.0.env.blocking(move || inner.is_in_place()).await?
+    }
+
+    /// Whether a file of this length lies there, in the directory that is held open. `path` is relative to the root.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Unavailable`] if the root can't be opened or the file system fails.
+    pub async fn contains(&self, path: &str, bytes: u64) -> Result<bool> {
+        let (inner, path) = (self.0.clone(), path.to_owned());
+        self.0.env.blocking(move || inner.contains(&path, bytes)).await?
     }
 
     /// Makes the directory entry of a closed file durable, and those of its directories. `path` is relative to the
@@ -133,6 +160,16 @@ impl Directories {
             .await
     }
 
+    /// Checks that none of these files lies in the directory that is held open. Paths are relative to the root.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Unavailable`] if one does, or the file system fails.
+    pub async fn check_removed(&self, paths: Vec<String>) -> Result<()> {
+        let inner = self.0.clone();
+        let work = move || paths.iter().try_for_each(|path| inner.check_removed(path));
+        self.0.env.blocking(work).await?
+    }
+
     /// Directory syncs done so far.
     pub fn syncs(&self) -> u64 {
         self.0.syncs.load(Ordering::Relaxed)
@@ -148,11 +185,11 @@ impl Directories {
         if let Some(error) = directory.failed.get() {
             return Err(error.clone());
         }
-        let (inner, absolute) = (self.0.clone(), self.0.root.join(path));
+        let (inner, path) = (self.0.clone(), path.to_owned());
         let work = move || {
             // The turn is over when the sync is, not when its caller has lost interest.
             let _turn = turn;
-            inner.sync_now(&directory, &absolute, if_missing)
+            inner.sync_now(&directory, &path, if_missing)
         };
         self.0.env.blocking(work).await?
     }
@@ -188,9 +225,57 @@ impl Inner {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// The root, opened once: everything below it is reached through this handle.
+    fn held(&self) -> io::Result<&File> {
+        if let Some(held) = self.held.get() {
+            return Ok(held);
+        }
+        let opened = File::open(&self.root)?;
+        Ok(self.held.get_or_init(|| opened))
+    }
+
+    fn open(&self, directory: &Path) -> io::Result<File> {
+        let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+        let path = if directory.as_os_str().is_empty() { Path::new(".") } else { directory };
+        Ok(rustix::fs::openat(self.held()?, path, flags, Mode::empty())?.into())
+    }
+
+    fn is_in_place(&self) -> Result<bool> {
+        let held = self.held().and_then(File::metadata).map_err(|error| unreadable(&self.root, error))?;
+        match std::fs::metadata(&self.root) {
+            Ok(named) => Ok((named.dev(), named.ino()) == (held.dev(), held.ino())),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+            Err(error) => Err(unreadable(&self.root, error)),
+        }
+    }
+
+    fn contains(&self, path: &str, bytes: u64) -> Result<bool> {
+        let held = self.held().map_err(|error| unreadable(&self.root, error))?;
+        match rustix::fs::statat(held, path, AtFlags::empty()) {
+            Ok(found) => Ok(FileType::from_raw_mode(found.st_mode) == FileType::RegularFile
+                && u64::try_from(found.st_size) == Ok(bytes)),
+            Err(Errno::NOENT | Errno::NOTDIR) => Ok(false),
+            Err(error) => Err(unreadable(&self.root.join(path), error.into())),
+        }
+    }
+
+    fn check_removed(&self, path: &str) -> Result<()> {
+        let held = self.held().map_err(|error| unreadable(&self.root, error))?;
+        match rustix::fs::statat(held, path, AtFlags::SYMLINK_NOFOLLOW) {
+            Err(Errno::NOENT | Errno::NOTDIR) => Ok(()),
+            Err(error) => Err(unreadable(&self.root.join(path), error.into())),
+            Ok(_) => {
+                let message = format!("a deleted file is still in the blob tier: path={path}");
+                Err(Error::new(ErrorKind::Unavailable, "delete", message))
+            }
+        }
+    }
+
     fn sync_now(&self, directory: &Directory, path: &Path, if_missing: IfMissing) -> Result<()> {
         let covered = directory.tickets.load(Ordering::Acquire);
-        match (File::open(path), if_missing) {
+        let opened = self.open(path);
+        let path = &self.root.join(path);
+        match (opened, if_missing) {
             (Ok(opened), IfMissing::Fail | IfMissing::Ignore) => {
                 self.syncs.fetch_add(1, Ordering::Relaxed);
                 if let Err(error) = opened.sync_all() {
@@ -225,6 +310,11 @@ impl Inner {
 /// Whether the file system has no durable directories, or no writable ones, in the first place.
 fn cannot_sync(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::InvalidInput | io::ErrorKind::Unsupported | io::ErrorKind::ReadOnlyFilesystem)
+}
+
+fn unreadable(path: &Path, error: io::Error) -> Error {
+    let message = format!("the directory of the blob tier can't be read: path={}", path.display());
+    Error::new(ErrorKind::Unavailable, "open", message).with_source(error)
 }
 
 fn unsynced(path: &Path, error: io::Error) -> Error {

@@ -10,7 +10,7 @@
 //! blob tier knows revisions and nothing about rows.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, OnceLock};
 
 use futures::stream::{self, BoxStream};
 use futures::{StreamExt, TryStreamExt};
@@ -21,11 +21,13 @@ use crate::checksum::BLOCK_BYTES;
 use crate::env::Env;
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::ObjectId;
-use crate::word::RevisionKey;
+use crate::word::{RevisionKey, StoreId};
 
 mod assembly;
 pub mod directories;
 mod failure;
+pub mod marker;
+mod owner;
 pub mod path;
 mod reader;
 mod writer;
@@ -39,6 +41,7 @@ mod tests;
 
 use directories::Directories;
 use failure::Cause;
+pub use owner::{Contents, Marker};
 pub use reader::BlobReader;
 pub use writer::{BlobWriter, FinishedBlob};
 
@@ -88,6 +91,10 @@ struct Inner {
     options: BlobOptions,
     /// On `fs` only.
     directories: Option<Directories>,
+    /// The store whose blobs these are, once that has been checked.
+    owner: OnceLock<StoreId>,
+    /// Why the tier was not the store's when it was last checked; none if it was.
+    trouble: Mutex<Option<Error>>,
 }
 
 /// An operator on a local directory, which is created if it is not there.
@@ -109,7 +116,8 @@ impl BlobTier {
         let directories = (info.scheme() == "fs").then(|| Directories::new(PathBuf::from(info.root()), env.clone()));
         options.chunk_bytes = options.chunk_bytes.max(BLOCK_BYTES);
         options.concurrent = options.concurrent.max(1);
-        Self(Arc::new(Inner { operator, env, options, directories }))
+        let (owner, trouble) = (OnceLock::new(), Mutex::default());
+        Self(Arc::new(Inner { operator, env, options, directories, owner, trouble }))
     }
 
     /// The operator underneath.
@@ -194,18 +202,22 @@ impl BlobTier {
         }
     }
 
-    /// Makes the deletes of these revisions' blobs durable.
+    /// Makes the deletes of these revisions' blobs durable, and on `fs` makes sure that they took place in this tier.
     ///
     /// # Errors
-    /// [`ErrorKind::Unavailable`] if a directory can't be synced.
+    /// [`ErrorKind::Unavailable`] if a directory can't be synced, or a blob is still there.
     pub async fn settle_deletes(&self, keys: &[RevisionKey]) -> Result<()> {
         match self.directories() {
-            Some(directories) => directories.sync_removed(keys.iter().map(path::path)).await,
+            Some(directories) => {
+                let paths: Vec<String> = keys.iter().map(path::path).collect();
+                directories.sync_removed(&paths).await?;
+                directories.check_removed(paths).await
+            }
             None => Ok(()),
         }
     }
 
-    /// Every blob, in no particular order. Blobs that appear or vanish meanwhile may be in it or not. It ends after an
+    /// Every blob, in no particular order, the marker left out. Blobs that appear or vanish meanwhile may be in it or not. It ends after an
     /// error, which is
     /// [`ErrorKind::Unavailable`].
     pub fn list(&self) -> BoxStream<'static, Result<FoundBlob>> {
@@ -214,7 +226,7 @@ impl BlobTier {
         stream::once(lister)
             .try_flatten()
             .map_err(|error| failure::failed("list", error))
-            .try_filter_map(|entry| async move { Ok(found(entry)) })
+            .try_filter_map(|entry| async move { Ok(found(entry).filter(|blob| blob.path != marker::MARKER_PATH)) })
             .boxed()
     }
 
@@ -233,6 +245,8 @@ impl BlobTier {
 
     async fn open_writer(&self, key: &RevisionKey) -> Result<opendal::Writer> {
         self.check_name(&key.object)?;
+        // OpenDAL makes the directories of a file: not where the tier has been.
+        self.check_place().await.map_err(|error| error.with_id(&key.object))?;
         let path = path::path(key);
         let opened = if self.is_local() {
             self.0.operator.writer_with(&path).await

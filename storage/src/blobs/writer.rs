@@ -119,10 +119,8 @@ impl BlobWriter {
         }
         self.leave(Phase::Flushed)?;
         self.close().await?;
-        if let Some(directories) = self.tier.directories() {
-            directories.sync_file_entry(&path(&self.key)).await.map_err(|error| error.with_id(&self.key.object))?;
-        }
         let bytes = self.hasher.bytes();
+        self.tier.make_durable(&path(&self.key), bytes).await.map_err(|error| error.with_id(&self.key.object))?;
         let etag = self.hasher.part_etag();
         let (checksum, blocks) = self.hasher.finish();
         Ok(FinishedBlob { bytes, checksum, blocks, etag })

@@ -26,6 +26,7 @@ use crate::checksum::Checksum;
 use crate::env::Env;
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::ObjectId;
+use crate::word::RevisionId;
 
 /// Bytes that one permit stands for; tokio counts permits of one acquisition in 32 bits.
 const PERMIT_BYTES: u64 = 1024;
@@ -33,8 +34,11 @@ const PERMIT_BYTES: u64 = 1024;
 /// What a unit brings: the asked bytes of its blocks, each verified and never empty.
 pub(super) type Blocks = Vec<Bytes>;
 
-/// The units of a stream in order: none for a unit whose blob is gone.
-pub(super) type Units = BoxStream<'static, Result<Option<Blocks>>>;
+/// What became of one unit: its blocks, or the revision whose blob is gone.
+pub(super) type Fetched = Result<Blocks, RevisionId>;
+
+/// The units of a stream in order.
+pub(super) type Units = BoxStream<'static, Result<Fetched>>;
 
 /// A piece to read, with all that reading it takes.
 pub(super) struct Source {
@@ -88,7 +92,7 @@ impl Fetcher {
     }
 
     /// One unit, fetched by a task of its own.
-    async fn fetch(self, source: Arc<Source>, unit: Unit) -> Result<Option<Blocks>> {
+    async fn fetch(self, source: Arc<Source>, unit: Unit) -> Result<Fetched> {
         let (mut sender, receiver) = oneshot::channel();
         let counters = self.counters.clone();
         let env = self.env.clone();
@@ -111,7 +115,7 @@ impl Fetcher {
         })
     }
 
-    async fn fetch_within_budget(&self, source: &Source, unit: &Unit) -> Result<Option<Blocks>> {
+    async fn fetch_within_budget(&self, source: &Source, unit: &Unit) -> Result<Fetched> {
         let permits = u32::try_from(unit.bytes.div_ceil(PERMIT_BYTES)).unwrap_or(u32::MAX).min(self.permits_max);
         let _permits = self
             .permits
@@ -123,13 +127,13 @@ impl Fetcher {
         let [first, end] =
             [unit.blocks.start, unit.blocks.end].map(|block| usize::try_from(block).unwrap_or(usize::MAX));
         let fetched = source.reader.blocks(first, end - first, extent.bytes, &source.checksums).await?;
-        let Some(blocks) = fetched else { return Ok(None) };
+        let Some(blocks) = fetched else { return Ok(Err(extent.revision)) };
         let bytes: usize = blocks.iter().map(Bytes::len).sum();
         if bytes as u64 != unit.bytes {
             let message = format!("a blob is too short: revision={} bytes={bytes}", extent.revision);
             return Err(Error::new(ErrorKind::Corrupt, "read", message));
         }
-        Ok(Some(trimmed(blocks, &unit.trim)))
+        Ok(Ok(trimmed(blocks, &unit.trim)))
     }
 }
 

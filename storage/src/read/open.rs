@@ -11,17 +11,16 @@
 
 use std::fmt;
 use std::ops::Range;
-use std::sync::Arc;
 use std::vec;
 
 use bytes::{Bytes, BytesMut};
 use futures::stream::{self, BoxStream, StreamExt};
 
-use super::Head;
 use super::fetch::{Blocks, Units};
-use super::stats::Counters;
+use super::{Head, Reads};
 use crate::error::{Error, ErrorKind, Result};
 use crate::pins::Pin;
+use crate::word::OperationId;
 
 /// An object, and the bytes of a range of it as they flow. It sees one revision to its end (I8).
 pub struct OpenObject {
@@ -34,11 +33,20 @@ enum Content {
     /// All of it is here.
     Inline(Bytes),
     /// Some is here, the rest comes from the blob tier.
-    Streamed { ready: vec::IntoIter<Bytes>, rest: Units, pins: Vec<Pin>, counters: Arc<Counters> },
+    Streamed { ready: vec::IntoIter<Bytes>, source: Source },
     /// It could not be read to its end.
     Failed(Error),
     /// All of it has been handed over.
     Done,
+}
+
+/// Where the bytes come from that are not here yet.
+pub(super) struct Source {
+    pub(super) reads: Reads,
+    /// The write that the object's row was found to be.
+    pub(super) seen: OperationId,
+    pub(super) rest: Units,
+    pub(super) pins: Vec<Pin>,
 }
 
 impl OpenObject {
@@ -47,16 +55,9 @@ impl OpenObject {
     }
 
     /// `first` is the first unit; none if the range is empty.
-    pub(super) fn streamed(
-        head: Head,
-        range: Range<u64>,
-        first: Option<Blocks>,
-        rest: Units,
-        pins: Vec<Pin>,
-        counters: Arc<Counters>,
-    ) -> Self {
+    pub(super) fn streamed(head: Head, range: Range<u64>, first: Option<Blocks>, source: Source) -> Self {
         let content = match first {
-            Some(first) => Content::Streamed { ready: first.into_iter(), rest, pins, counters },
+            Some(first) => Content::Streamed { ready: first.into_iter(), source },
             None => Content::Done,
         };
         Self { head, range, content }
@@ -80,8 +81,8 @@ impl OpenObject {
     /// The next bytes of the range, never empty; none at its end. What it gives is verified.
     ///
     /// # Errors
-    /// [`ErrorKind::Corrupt`] if stored bytes do not match their checksum, [`ErrorKind::Unavailable`] if the blob is
-    /// gone or can't be read now. Once it has failed, it fails the same way again.
+    /// [`ErrorKind::Corrupt`] if stored bytes do not match their checksum or a blob is gone that the row still names,
+    /// [`ErrorKind::Unavailable`] if a blob can't be read now, or is gone and the object was replaced meanwhile. Once it has failed, it fails the same way again.
     pub async fn next(&mut self) -> Result<Option<Bytes>> {
         let next = match &mut self.content {
             Content::Inline(bytes) => {
@@ -89,7 +90,7 @@ impl OpenObject {
                 self.content = Content::Done;
                 return Ok(Some(bytes));
             }
-            Content::Streamed { ready, rest, counters, .. } => next_streamed(&self.head, ready, rest, counters).await,
+            Content::Streamed { ready, source } => next_streamed(&self.head, ready, source).await,
             Content::Failed(error) => return Err(error.clone()),
             Content::Done => return Ok(None),
         };
@@ -130,21 +131,16 @@ impl OpenObject {
     }
 }
 
-async fn next_streamed(
-    head: &Head,
-    ready: &mut vec::IntoIter<Bytes>,
-    rest: &mut Units,
-    counters: &Counters,
-) -> Result<Option<Bytes>> {
+async fn next_streamed(head: &Head, ready: &mut vec::IntoIter<Bytes>, source: &mut Source) -> Result<Option<Bytes>> {
     loop {
         if let Some(bytes) = ready.next() {
             return Ok(Some(bytes));
         }
-        match rest.next().await.transpose()? {
-            Some(Some(blocks)) => *ready = blocks.into_iter(),
-            Some(None) => {
-                counters.missing(&head.id);
-                let message = "the blob disappeared while it was being read";
+        match source.rest.next().await.transpose()? {
+            Some(Ok(blocks)) => *ready = blocks.into_iter(),
+            Some(Err(revision)) => {
+                source.reads.gone(head, source.seen, revision).await.map_err(|error| error.with_id(&head.id))?;
+                let message = "the blob disappeared while it was being read, and the object has been replaced";
                 return Err(Error::new(ErrorKind::Unavailable, "read", message).with_id(&head.id));
             }
             None => return Ok(None),
@@ -156,7 +152,7 @@ impl fmt::Debug for OpenObject {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (state, pins) = match &self.content {
             Content::Inline(_) => ("inline", 0),
-            Content::Streamed { pins, .. } => ("streamed", pins.len()),
+            Content::Streamed { source, .. } => ("streamed", source.pins.len()),
             Content::Failed(_) => ("failed", 0),
             Content::Done => ("done", 0),
         };

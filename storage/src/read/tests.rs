@@ -197,11 +197,20 @@ async fn an_object_replaced_at_every_look_is_unavailable() {
 }
 
 #[tokio::test]
-async fn a_lost_blob_reads_as_absent_and_is_counted() {
+async fn a_lost_blob_is_corrupt_and_is_counted() {
     let store = Store::new(ReadLimits::default());
     let revision = store.put_parts(&id("a"), &[payload(10, 1)]).await[0];
     store.lose_blob(&id("a"), revision).await;
-    assert_eq!(read(&store, "a", ..).await.unwrap(), None);
+    let error = read(&store, "a", ..).await.unwrap_err();
+    assert_eq!((error.kind(), error.id()), (ErrorKind::Corrupt, Some(&id("a"))));
+    assert!(
+        error.to_string().contains(&format!(
+            "missing blob: the row names it and the blob tier does not have it: revision={revision}"
+        ))
+    );
+    let row = store.row(&id("a")).unwrap();
+    let current = crate::Current { version: row.version, etag: row.etag() };
+    assert_eq!(error.reason(), Some(crate::Reason::MissingBlob { current }));
     assert_eq!(store.reads.stats(), ReadStats { missing_blobs: 1, corrupt_blocks: 0 });
     assert!(store.pins.is_empty());
 }
@@ -226,7 +235,8 @@ async fn a_blob_lost_midway_fails_the_stream_for_good() {
     assert_eq!(object.next().await.unwrap().unwrap(), payload(10, 1));
     for _ in 0..2 {
         let error = object.next().await.unwrap_err();
-        assert_eq!((error.kind(), error.id()), (ErrorKind::Unavailable, Some(&id("a"))));
+        assert_eq!((error.kind(), error.id()), (ErrorKind::Corrupt, Some(&id("a"))));
+        assert!(error.to_string().contains(&revisions[1].to_string()), "it names the revision: {error}");
     }
     assert!(store.pins.is_empty(), "a failed read holds no pin");
     assert_eq!(store.reads.stats().missing_blobs, 1);
@@ -234,6 +244,19 @@ async fn a_blob_lost_midway_fails_the_stream_for_good() {
     let object = store.reads.open(&id("a"), ByteRange::Full).await.unwrap().unwrap();
     let items: Vec<_> = object.into_stream().collect().await;
     assert_eq!(items.iter().map(Result::is_ok).collect::<Vec<_>>(), [true, false]);
+}
+
+#[tokio::test]
+async fn a_blob_lost_midway_of_a_replaced_object_is_unavailable() {
+    let store = Store::new(one_by_one());
+    let revisions = store.put_parts(&id("a"), &[payload(10, 1), payload(10, 2)]).await;
+    store.lose_blob(&id("a"), revisions[1]).await;
+    let mut object = store.reads.open(&id("a"), ByteRange::Full).await.unwrap().unwrap();
+    assert_eq!(object.next().await.unwrap().unwrap(), payload(10, 1));
+    store.apply(&id("a"), inline("new"));
+    let error = object.next().await.unwrap_err();
+    assert_eq!((error.kind(), error.id()), (ErrorKind::Unavailable, Some(&id("a"))), "to read afresh helps");
+    assert_eq!(store.reads.stats(), ReadStats::default());
 }
 
 #[tokio::test]

@@ -28,7 +28,7 @@ impl Reads {
         self.0.pins.pin(revision)
     }
 
-    /// All of an extent, in units of verified blocks: none for a unit whose blob is gone. There must be a checksum for each
+    /// All of an extent, in units of verified blocks; or, for a unit, the revision if its blob is gone. There must be a checksum for each
     /// block.
     pub(crate) fn extent(
         &self,

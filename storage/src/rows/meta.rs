@@ -5,6 +5,8 @@
 //! key "floor" 0x00 object id  value: version=1, postcard u64: the last version of an object that is absent now
 //! ```
 //!
+//! The entry "store" has a file of its own (`store.rs`).
+//!
 //! Guards "a version is never reused, not even across delete and re-create": a delete leaves the floor in its own
 //! batch, the next write takes it up in its own. The price is one such small entry for every deleted object that is
 //! never written again.
@@ -37,13 +39,18 @@ pub async fn begin_epoch(index: &Arc<dyn Index>) -> Result<Epoch> {
     let epoch = last.checked_add(1).ok_or_else(|| codec::corrupt("epoch", "it can't be raised"))?;
     let mut batch = Batch::new();
     batch.put(Table::Meta, EPOCH, codec::encode(FORMAT, &epoch));
+    commit(index, batch).await?;
+    Ok(Epoch::new(epoch))
+}
+
+/// Makes a batch durable, before there are actors.
+pub(super) async fn commit(index: &Arc<dyn Index>, batch: Batch) -> Result<()> {
     let (sender, receiver) = futures::channel::oneshot::channel();
     index.submit(batch, Box::new(move |outcome| drop(sender.send(outcome))));
     match receiver.await {
-        Ok(outcome) => outcome.map_err(CommitError::into_error)?,
-        Err(_) => index.barrier().await?,
+        Ok(outcome) => outcome.map_err(CommitError::into_error),
+        Err(_) => index.barrier().await,
     }
-    Ok(Epoch::new(epoch))
 }
 
 /// The entry that makes the next epoch the one after `last`.

@@ -16,6 +16,7 @@ mod part;
 mod payload;
 mod row;
 mod session;
+mod store;
 
 pub use change::Change;
 pub use expiration::{Deadline, EXPIRATION_MAX, Expiration, Extension, is_live};
@@ -29,3 +30,4 @@ pub use part::{Filed, Part, all_parts_prefix, is_part_key, part_key, parts_prefi
 pub use payload::BlockChecksums;
 pub use row::{Body, EMBEDDED_BYTES_MAX, Row};
 pub use session::{PartsDigest, Phase, Session, all_sessions_prefix, read_session_key, session_key, session_prefix};
+pub use store::{STORE_KEY, StoreRecord, TierState};

@@ -73,7 +73,7 @@ impl Blobs<'_> {
         let mut units = self.reads.extent(object, extent, key, checksums);
         let mut hasher = BlockHasher::default();
         while let Some(unit) = units.next().await {
-            let Some(blocks) = unit? else { return Ok(Blob::Missing) };
+            let Ok(blocks) = unit? else { return Ok(Blob::Missing) };
             for block in &blocks {
                 hasher.block(block);
                 self.tally.bytes(block.len() as u64);

@@ -19,7 +19,7 @@ use crate::word::{RevisionId, Timestamp};
 #[serde(tag = "damage", rename_all = "kebab-case")]
 #[non_exhaustive]
 pub enum Damage {
-    /// A dangling tombstone: its row names a blob that is not there. The object reads as absent. Given up on request only:
+    /// A dangling tombstone: its row names a blob that is not there. Reads of the object fail. Given up on request only:
     /// the blob may be in a backup, or the blob tier may be the wrong one.
     MissingBlob {
         /// The object.

@@ -227,12 +227,12 @@ async fn a_missing_blob_counts_as_deleted() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_tombstone_whose_blob_is_gone_reads_as_absent_and_is_counted() {
+async fn a_tombstone_whose_blob_is_gone_is_corrupt_and_is_counted() {
     let store = Store::new().await;
     put(&store, "k", 1, LARGE).await;
     let key = blobs(&store.blobs).await.pop_first().unwrap();
     store.blobs.delete(&key).await.unwrap();
-    assert_eq!(store.bytes("k").await, None);
+    assert_eq!(store.engine.get("k").await.unwrap_err().kind(), ErrorKind::Corrupt);
     assert_eq!(store.engine.stats().await.unwrap().reads.missing_blobs, 1);
     assert!(store.engine.head("k").await.unwrap().is_some(), "the row is still there for a scrub to find");
 }

@@ -1,0 +1,118 @@
+//! The marker: a small object in the blob tier that names the store whose blobs these are.
+//!
+//! ```text
+//! path "cenotaph-store"   a revision's path has a `/` and an `@`, so that no blob ever lies there
+//!
+//! 0          8        9          25              33
+//! | magic    | format | store id | xxh3 of 0..25 |
+//! | CENOTAPH | 1      | 16 bytes | little endian |
+//! ```
+//!
+//! Guards I11. Deliberately not here: when the marker is written and what a wrong one means (`ownership.rs`).
+
+use bytes::Bytes;
+use xxhash_rust::xxh3::xxh3_64;
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::word::StoreId;
+
+/// Path of the marker, relative to the root of the blob tier.
+pub const MARKER_PATH: &str = "cenotaph-store";
+
+const MAGIC: &[u8; 8] = b"CENOTAPH";
+const FORMAT: u8 = 1;
+/// Where the id begins, and where the checksum does.
+const ID_AT: usize = MAGIC.len() + 1;
+const SUM_AT: usize = ID_AT + 16;
+const BYTES: usize = SUM_AT + 8;
+
+/// The marker of a store.
+pub fn encode(id: StoreId) -> Bytes {
+    let mut marker = Vec::with_capacity(BYTES);
+    marker.extend_from_slice(MAGIC);
+    marker.push(FORMAT);
+    marker.extend_from_slice(id.as_bytes());
+    let sum = xxh3_64(&marker);
+    marker.extend_from_slice(&sum.to_le_bytes());
+    marker.into()
+}
+
+/// The store that a marker names.
+///
+/// # Errors
+/// [`ErrorKind::UnknownFormat`] if a later build wrote it, [`ErrorKind::Corrupt`] if it is damaged or no marker at all.
+pub fn decode(marker: &[u8]) -> Result<StoreId> {
+    let corrupt = |what: &str| {
+        let message = format!("the marker of the blob tier is damaged: {what} path={MARKER_PATH}");
+        Error::new(ErrorKind::Corrupt, "open", message)
+    };
+    let Some((&format, _)) = marker.strip_prefix(MAGIC).and_then(<[u8]>::split_first) else {
+        return Err(corrupt("it does not begin as one"));
+    };
+    if format != FORMAT {
+        let message = format!("the marker of the blob tier has an unknown format: found={format} known={FORMAT}");
+        return Err(Error::new(ErrorKind::UnknownFormat, "open", message));
+    }
+    let id = marker.get(ID_AT..SUM_AT).and_then(StoreId::from_slice);
+    let sum = marker.get(SUM_AT..).and_then(|sum| <[u8; 8]>::try_from(sum).ok());
+    match (id, sum) {
+        (Some(id), Some(sum)) if u64::from_le_bytes(sum) == xxh3_64(&marker[..SUM_AT]) => Ok(id),
+        (Some(_), Some(_)) => Err(corrupt("it does not match its checksum")),
+        (_, _) => Err(corrupt(&format!("its length is wrong: bytes={}", marker.len()))),
+    }
+}
+
+/// Whether this is what a crash may leave of writing the marker of this store: its beginning, or zeros.
+pub fn is_unfinished(found: &[u8], id: StoreId) -> bool {
+    found.len() <= BYTES && (encode(id).starts_with(found) || found.iter().all(|&byte| byte == 0))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::blobs::path::from_path;
+    use uuid::Uuid;
+
+    fn id(number: u128) -> StoreId {
+        StoreId::from_uuid(Uuid::from_u128(number))
+    }
+
+    #[test]
+    fn the_stored_form_of_a_marker_is_stable() {
+        let marker = encode(id(0x0102_0304_0506_0708_090a_0b0c_0d0e_0f10));
+        let hex: String = marker.iter().map(|byte| format!("{byte:02x}")).collect();
+        assert_eq!(hex, "43454e4f54415048010102030405060708090a0b0c0d0e0f1091c038d95fe42a03");
+        assert_eq!(decode(&marker).unwrap(), id(0x0102_0304_0506_0708_090a_0b0c_0d0e_0f10));
+    }
+
+    #[test]
+    fn no_damaged_marker_is_taken_for_a_store() {
+        let marker = encode(id(7));
+        for at in 0..marker.len() {
+            for bit in 0..8 {
+                let mut damaged = marker.to_vec();
+                damaged[at] ^= 1 << bit;
+                let expected = if at == MAGIC.len() { ErrorKind::UnknownFormat } else { ErrorKind::Corrupt };
+                assert_eq!(decode(&damaged).unwrap_err().kind(), expected, "byte {at}, bit {bit}");
+            }
+            assert_eq!(decode(&marker[..at]).unwrap_err().kind(), ErrorKind::Corrupt, "cut at {at}");
+        }
+        assert!(decode(&[&marker[..], b"x"].concat()).is_err());
+    }
+
+    #[test]
+    fn a_torn_marker_is_told_from_a_damaged_or_foreign_one() {
+        let marker = encode(id(7));
+        for end in 0..marker.len() {
+            assert!(is_unfinished(&marker[..end], id(7)));
+            assert!(is_unfinished(&vec![0; end], id(7)));
+            assert_eq!(is_unfinished(&marker[..end], id(8)), end < SUM_AT, "cut at {end}");
+        }
+        assert!(!is_unfinished(b"something else", id(7)));
+    }
+
+    #[test]
+    fn no_revision_lies_where_the_marker_does() {
+        assert!(from_path(MARKER_PATH).is_err());
+    }
+}

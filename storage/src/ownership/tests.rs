@@ -1,0 +1,277 @@
+//! Claims about whose tier a tier is: every state that a crash, an older build or a wrong tier can leave.
+
+use opendal::services::Memory;
+use tempfile::TempDir;
+use uuid::Uuid;
+
+use super::*;
+use crate::blobs::marker::{MARKER_PATH, encode};
+use crate::index::Batch;
+use crate::read::ReadLimits;
+use crate::read::fixture::{MemoryIndex, Store};
+use crate::rows::begin_epoch;
+
+/// An index and a tier, each of which may be replaced.
+struct Scene {
+    index: Arc<MemoryIndex>,
+    operator: Operator,
+}
+
+fn memory() -> Operator {
+    Operator::new(Memory::default()).unwrap()
+}
+
+fn id(number: u128) -> StoreId {
+    StoreId::from_uuid(Uuid::from_u128(number))
+}
+
+impl Scene {
+    fn new() -> Self {
+        Self { index: Arc::default(), operator: memory() }
+    }
+
+    fn claim(&self, adopt: bool) -> Claim {
+        let (env, options) = (Env::real().unwrap(), BlobOptions::default());
+        Claim { index: self.index.clone(), env, options, timeout: std::time::Duration::from_secs(60), adopt }
+    }
+
+    async fn open(&self) -> Result<BlobTier> {
+        self.claim(false).take(Place::Operator(self.operator.clone())).await
+    }
+
+    async fn adopt(&self) -> Result<BlobTier> {
+        self.claim(true).take(Place::Operator(self.operator.clone())).await
+    }
+
+    /// Refused with this, and neither tier is touched.
+    async fn refused(&self, kind: ErrorKind, with: &str) {
+        let (record, files) = (self.record().await, self.files().await);
+        let error = self.open().await.err().expect("it is refused");
+        assert!(error.kind() == kind && error.to_string().contains(with), "{error}");
+        assert!(error.to_string().contains("adopt"), "it names the way out: {error}");
+        assert_eq!((self.record().await, self.files().await), (record, files), "nothing was touched");
+    }
+
+    async fn record(&self) -> Option<StoreRecord> {
+        StoreRecord::read(&*self.index).await.unwrap()
+    }
+
+    async fn set_record(&self, record: Option<StoreRecord>) {
+        let mut batch = Batch::new();
+        match record {
+            Some(record) => batch.put(Table::Meta, crate::rows::STORE_KEY, record.encode()),
+            None => batch.remove(Table::Meta, crate::rows::STORE_KEY),
+        }
+        self.index.apply(batch);
+    }
+
+    async fn write(&self, path: &str, bytes: impl Into<opendal::Buffer>) {
+        self.operator.write(path, bytes).await.unwrap();
+    }
+
+    async fn files(&self) -> Vec<String> {
+        let entries = self.operator.list_with("/").recursive(true).await.unwrap();
+        entries.into_iter().filter(|entry| entry.metadata().is_file()).map(|entry| entry.path().to_owned()).collect()
+    }
+}
+
+#[tokio::test]
+async fn a_new_store_marks_its_tier_and_finds_it_again() {
+    let scene = Scene::new();
+    let tier = scene.open().await.unwrap();
+    let record = scene.record().await.unwrap();
+    assert_eq!(record.tier, TierState::Claimed);
+    assert!(matches!(tier.read_marker().await.unwrap(), Marker::Of(found) if found == record.id));
+    assert_eq!(scene.files().await, [MARKER_PATH]);
+    scene.open().await.unwrap();
+    assert_eq!(scene.record().await.unwrap(), record, "its id never changes");
+    use futures::TryStreamExt;
+    assert!(tier.list().try_collect::<Vec<_>>().await.unwrap().is_empty(), "the marker is no blob");
+}
+
+#[tokio::test]
+async fn a_creation_that_was_interrupted_anywhere_is_finished() {
+    let store = id(7);
+    let leftovers = [vec![], encode(store)[..10].to_vec(), vec![0; 33], encode(store).to_vec()];
+    for left in [None].into_iter().chain(leftovers.map(Some)) {
+        let scene = Scene::new();
+        scene.set_record(Some(StoreRecord { id: store, tier: TierState::Pending })).await;
+        if let Some(left) = left {
+            scene.write(MARKER_PATH, left).await;
+        }
+        scene.open().await.unwrap();
+        assert_eq!(scene.record().await, Some(StoreRecord { id: store, tier: TierState::Claimed }));
+        scene.open().await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_tier_without_its_marker_is_refused() {
+    let scene = Scene::new();
+    scene.open().await.unwrap();
+    scene.operator.delete(MARKER_PATH).await.unwrap();
+    scene.refused(ErrorKind::Unavailable, "found=none").await;
+    scene.adopt().await.unwrap();
+    scene.open().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_tier_of_another_store_is_refused() {
+    for record in [None, Some(TierState::Pending), Some(TierState::Claimed)] {
+        let scene = Scene::new();
+        scene.set_record(record.map(|tier| StoreRecord { id: id(1), tier })).await;
+        scene.write(MARKER_PATH, encode(id(2))).await;
+        scene.refused(ErrorKind::Invalid, &format!("found={}", id(2))).await;
+        scene.adopt().await.unwrap();
+        scene.open().await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_marker_that_is_damaged_is_refused() {
+    let scene = Scene::new();
+    let tier = scene.open().await.unwrap();
+    let mut marker = encode(scene.record().await.unwrap().id).to_vec();
+    marker[12] ^= 1;
+    scene.write(MARKER_PATH, marker.clone()).await;
+    scene.refused(ErrorKind::Corrupt, "can't be read").await;
+    assert_eq!(tier.check_owner().await.unwrap_err().kind(), ErrorKind::Unavailable);
+    marker[8] = 9;
+    scene.write(MARKER_PATH, marker).await;
+    scene.refused(ErrorKind::UnknownFormat, "can't be read").await;
+    scene.adopt().await.unwrap();
+    tier.check_owner().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_new_index_is_not_opened_over_blobs_that_it_does_not_know() {
+    for record in [None, Some(StoreRecord { id: id(1), tier: TierState::Pending })] {
+        let scene = Scene::new();
+        scene.set_record(record).await;
+        scene.write("7f/default!k@0198c5a2-1f00-7abc-8def-00000000007f", "x").await;
+        scene.refused(ErrorKind::Invalid, "file=7f/default!k@").await;
+        scene.adopt().await.unwrap();
+        assert_eq!(scene.record().await.unwrap().tier, TierState::Claimed);
+        scene.open().await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_store_without_an_id_gets_one_over_its_own_tier_only() {
+    let scene = Scene::new();
+    let store = Store::on(scene.operator.clone(), ReadLimits::default());
+    let scene = Scene { index: store.index.clone(), ..scene };
+    let object = crate::ObjectId::try_from("k").unwrap();
+    store.put_parts(&object, &["some bytes".into()]).await;
+    let index: Arc<dyn Index> = scene.index.clone();
+    begin_epoch(&index).await.unwrap();
+    let elsewhere = Scene { index: scene.index.clone(), operator: memory() };
+    elsewhere.refused(ErrorKind::Unavailable, "is empty or not there").await;
+    elsewhere.write("7f/default!k@0198c5a2-1f00-7abc-8def-00000000007f", "x").await;
+    elsewhere.refused(ErrorKind::Invalid, "none of which the index knows").await;
+    scene.open().await.unwrap();
+    assert!(scene.files().await.contains(&MARKER_PATH.to_owned()));
+    scene.open().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_store_without_an_id_and_without_blobs_takes_an_empty_tier() {
+    let scene = Scene::new();
+    let index: Arc<dyn Index> = scene.index.clone();
+    begin_epoch(&index).await.unwrap();
+    scene.open().await.unwrap();
+    scene.open().await.unwrap();
+}
+
+#[tokio::test]
+async fn no_directory_is_made_where_a_tier_should_be() {
+    let (scene, root) = (Scene::new(), TempDir::new().unwrap());
+    let (path, away) = (root.path().join("blobs"), root.path().join("away"));
+    let open = async || scene.claim(false).take(Place::Directory(path.clone())).await;
+    let tier = open().await.unwrap();
+    tier.check_owner().await.unwrap();
+    std::fs::rename(&path, &away).unwrap();
+    assert_eq!(open().await.err().unwrap().kind(), ErrorKind::Unavailable);
+    assert_eq!(tier.check_owner().await.unwrap_err().kind(), ErrorKind::Unavailable);
+    assert!(tier.trouble().is_some());
+    assert!(!path.exists(), "nothing was made");
+    std::fs::create_dir(&path).unwrap();
+    assert_eq!(open().await.err().unwrap().kind(), ErrorKind::Unavailable, "an empty directory");
+    assert_eq!(tier.check_owner().await.unwrap_err().kind(), ErrorKind::Unavailable);
+    assert_eq!(std::fs::read_dir(&path).unwrap().count(), 0);
+    // A copy of the marker does not make another directory of the same name the one that was opened.
+    std::fs::copy(away.join(MARKER_PATH), path.join(MARKER_PATH)).unwrap();
+    assert_eq!(tier.check_owner().await.unwrap_err().kind(), ErrorKind::Unavailable);
+    std::fs::remove_dir_all(&path).unwrap();
+    std::fs::rename(&away, &path).unwrap();
+    open().await.unwrap();
+    tier.check_owner().await.unwrap();
+    assert!(tier.trouble().is_none());
+}
+
+#[tokio::test]
+async fn the_root_of_a_fresh_file_system_is_an_empty_tier() {
+    let (scene, root) = (Scene::new(), TempDir::new().unwrap());
+    std::fs::create_dir(root.path().join("lost+found")).unwrap();
+    std::fs::write(root.path().join("lost+found/x"), "nobody may look").unwrap();
+    scene.claim(false).take(Place::Directory(root.path().to_owned())).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_blob_that_is_written_elsewhere_is_not_finished() {
+    let (scene, root) = (Scene::new(), TempDir::new().unwrap());
+    let (path, away) = (root.path().join("blobs"), root.path().join("away"));
+    let tier = scene.claim(false).take(Place::Directory(path.clone())).await.unwrap();
+    let key = || crate::RevisionKey {
+        object: crate::ObjectId::try_from("k").unwrap(),
+        revision: Env::real().unwrap().revision_id(),
+    };
+    let key_of_begun = key();
+    let mut begun = tier.writer(&key_of_begun);
+    begun.write(vec![1; 5 << 20].into()).await.unwrap();
+    std::fs::rename(&path, &away).unwrap();
+    let mut late = tier.writer(&key());
+    let failed = late.write(vec![1; 5 << 20].into()).await.unwrap_err();
+    assert_eq!(failed.kind(), ErrorKind::Unavailable);
+    assert!(!path.exists(), "nothing was made in the tier's old place");
+    // What was begun in the tier goes where the tier has gone, and is in it.
+    begun.finish().await.unwrap();
+    assert!(away.join(crate::blobs::path::path(&key_of_begun)).exists());
+    std::fs::create_dir(&path).unwrap();
+    assert_eq!(tier.writer(&key()).finish().await.unwrap_err().kind(), ErrorKind::Unavailable);
+}
+
+#[tokio::test]
+async fn a_blob_that_is_deleted_elsewhere_does_not_count_as_deleted() {
+    let (scene, root) = (Scene::new(), TempDir::new().unwrap());
+    let (path, away) = (root.path().join("blobs"), root.path().join("away"));
+    let tier = scene.claim(false).take(Place::Directory(path.clone())).await.unwrap();
+    let object = crate::ObjectId::try_from("k").unwrap();
+    let key = crate::RevisionKey { object, revision: Env::real().unwrap().revision_id() };
+    tier.writer(&key).finish().await.unwrap();
+    std::fs::rename(&path, &away).unwrap();
+    tier.delete(&key).await.unwrap();
+    std::fs::rename(&away, &path).unwrap();
+    // The tier is there again before anybody looks at its mark.
+    tier.check_owner().await.unwrap();
+    assert_eq!(tier.settle_deletes(&[key.clone()]).await.unwrap_err().kind(), ErrorKind::Unavailable);
+    tier.delete(&key).await.unwrap();
+    tier.settle_deletes(&[key]).await.unwrap();
+}
+
+#[test]
+fn adopting_takes_the_place_of_every_refusal() {
+    let unreadable = || Marker::Unreadable(vec![1], Error::new(ErrorKind::Corrupt, "open", "x"));
+    let records = [TierState::Pending, TierState::Claimed].map(|tier| Known::Record(StoreRecord { id: id(1), tier }));
+    for known in records.into_iter().chain([Known::Nothing]) {
+        for marker in [Marker::Absent, Marker::Of(id(1)), Marker::Of(id(2)), unreadable()] {
+            let plain = decide(known, &marker, false, "here");
+            let adopted = decide(known, &marker, true, "here");
+            match plain {
+                Decision::Open(_) | Decision::Note(_) => assert!(!matches!(adopted, Decision::Adopt), "{plain:?}"),
+                Decision::IfPlausible | Decision::Refuse(_) => assert!(matches!(adopted, Decision::Adopt), "{plain:?}"),
+                Decision::Adopt => panic!("nobody asked for it: {known:?} {marker:?}"),
+            }
+        }
+    }
+}
