@@ -144,6 +144,12 @@ impl Shard {
         };
         self.forget_orphans(&mut decision, standing, swap, now);
         let batch = swap.batch(standing, &decision, self.shared.env.steady_now());
+        let room = self.shared.admit(&batch);
+        if let Err(error) = &room
+            && !self.shared.env.planted(Bug::RoomAskedLate)
+        {
+            return reply(Err(error.clone()));
+        }
         let answer = match &decision {
             Decision::Supersede { .. } if self.shared.env.planted(Bug::SupersededAsConflict) => Answer::Fenced,
             decision => answer(swap, standing, decision),
@@ -151,6 +157,9 @@ impl Shard {
         let ticket = overlay.next_ticket();
         if let Decision::Commit { next, .. } = &decision {
             overlay.stand(ticket, &swap.id, next.clone());
+        }
+        if let Err(error) = room {
+            return reply(Err(error));
         }
         if let (
             Mutation::Tombstone { .. },

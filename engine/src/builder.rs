@@ -84,6 +84,7 @@ impl Builder {
     pub async fn open(self) -> Result<Engine> {
         self.config.check()?;
         let env = self.env.map_or_else(Env::real, Ok)?;
+        let is_own_index = self.index.is_none();
         let index = match self.index {
             Some(index) => index,
             None => {
@@ -91,6 +92,7 @@ impl Builder {
                 Arc::new(env.blocking(move || FjallIndex::open(&path, opener, options)).await??)
             }
         };
+        let index_path = self.data.join("index");
         let operator = match self.blobs {
             Some(operator) => operator,
             None => {
@@ -98,7 +100,8 @@ impl Builder {
                 env.blocking(move || blobs::local(&path)).await??
             }
         };
-        match start(&self.config, Arc::clone(&index), operator, env).await {
+        let shares_disk = is_own_index && blobs::is_on_disk_of(&operator, &index_path);
+        match start(&self.config, Arc::clone(&index), (operator, shares_disk), env).await {
             Ok(engine) => Ok(engine),
             Err(error) => {
                 // Whoever tries again must find the index free. Its own failure would hide the first one.
@@ -120,9 +123,20 @@ async fn watched<T>(index: &Arc<dyn Index>, env: &Env, heartbeat: Duration, work
     }
 }
 
-async fn start(config: &Config, index: Arc<dyn Index>, operator: Operator, env: Env) -> Result<Engine> {
+async fn start(
+    config: &Config,
+    index: Arc<dyn Index>,
+    (operator, shares_disk): (Operator, bool),
+    env: Env,
+) -> Result<Engine> {
     let epoch = watched(&index, &env, config.limits.heartbeat, begin_epoch(&index)).await?;
-    let blobs = BlobTier::new(operator, env.clone(), config.blobs.clone());
+    let mut blobs = BlobTier::new(operator, env.clone(), config.blobs.clone());
+    if shares_disk {
+        let index = Arc::clone(&index);
+        // Blobs end before they take what the index still needs.
+        // The index asks for twice as much as it is to store, for it writes everything twice; blobs are written once.
+        blobs = blobs.with_room(Box::new(move |bytes| index.room(bytes / 2)));
+    }
     let pins = Pins::new();
     let reads = Reads::new(Arc::clone(&index), blobs.clone(), pins.clone(), env.clone(), config.reads.clone());
     let namespaces = Namespaces::new(env.clone());

@@ -77,7 +77,7 @@ impl fmt::Display for ErrorKind {
     }
 }
 
-/// More exactly why an upload or a payload was refused, for a program that must tell its own clients: a gateway that speaks
+/// More exactly why a write, an upload or a payload was refused, for a program that must tell its own clients: a gateway that speaks
 /// another protocol has a code for each.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -108,6 +108,8 @@ pub enum Reason {
     Checksum,
     /// The payload does not have the length that was declared.
     Length,
+    /// The disk has no room for the write. Deletes are still taken.
+    NoSpace,
 }
 
 /// Why a call failed: a [kind](ErrorKind), the operation, the object where there is one, and the underlying source.
@@ -166,7 +168,7 @@ impl Error {
         self.0.kind
     }
 
-    /// More exactly why, where an upload or a payload was refused.
+    /// More exactly why, where a write, an upload or a payload was refused.
     pub fn reason(&self) -> Option<Reason> {
         self.0.reason
     }

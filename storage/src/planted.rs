@@ -55,11 +55,15 @@ pub enum Bug {
     SnapshotSeesLater,
     /// A snapshot loses what is overwritten after it was taken: it reads such a key as absent (I3, I7).
     SnapshotDropsOverwritten,
+    /// A full disk refuses deletes too.
+    DeletesNeedSpace,
+    /// A shard notes its decision, and only then asks whether the disk has room for it (I3).
+    RoomAskedLate,
 }
 
 impl Bug {
     /// Every bug, in a fixed order.
-    pub const ALL: [Self; 24] = [
+    pub const ALL: [Self; 26] = [
         Self::AckBeforeSync,
         Self::ReaderSeesUnsynced,
         Self::OldRevisionNotQueued,
@@ -84,6 +88,8 @@ impl Bug {
         Self::EndQueuesEveryPart,
         Self::SnapshotSeesLater,
         Self::SnapshotDropsOverwritten,
+        Self::DeletesNeedSpace,
+        Self::RoomAskedLate,
     ];
 
     /// Its name on a command line.
@@ -113,6 +119,8 @@ impl Bug {
             Self::EndQueuesEveryPart => "end-queues-every-part",
             Self::SnapshotSeesLater => "snapshot-sees-later",
             Self::SnapshotDropsOverwritten => "snapshot-drops-overwritten",
+            Self::DeletesNeedSpace => "deletes-need-space",
+            Self::RoomAskedLate => "room-asked-late",
         }
     }
 }

@@ -11,7 +11,7 @@ struct Planted {
     by: &'static [&'static str],
 }
 
-const PLANTED: [Planted; 24] = [
+const PLANTED: [Planted; 26] = [
     Planted { bug: Bug::AckBeforeSync, within: 10, by: &["I9"] },
     Planted { bug: Bug::ReaderSeesUnsynced, within: 50, by: &["I7"] },
     Planted { bug: Bug::OldRevisionNotQueued, within: 10, by: &["I5"] },
@@ -36,6 +36,8 @@ const PLANTED: [Planted; 24] = [
     Planted { bug: Bug::EndQueuesEveryPart, within: 20, by: &["I2"] },
     Planted { bug: Bug::SnapshotSeesLater, within: 200, by: &["linearizability", "unprovoked", "scrub"] },
     Planted { bug: Bug::SnapshotDropsOverwritten, within: 200, by: &["linearizability", "unprovoked", "scrub"] },
+    Planted { bug: Bug::DeletesNeedSpace, within: 200, by: &["unprovoked"] },
+    Planted { bug: Bug::RoomAskedLate, within: 200, by: &["versions", "I3"] },
 ];
 
 fn assert_found(planted: &Planted) {

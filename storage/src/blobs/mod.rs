@@ -28,6 +28,7 @@ pub mod directories;
 mod failure;
 pub mod path;
 mod reader;
+mod room;
 mod writer;
 
 #[cfg(test)]
@@ -40,6 +41,8 @@ mod tests;
 use directories::Directories;
 use failure::Cause;
 pub use reader::BlobReader;
+pub use room::Room;
+use room::{Claim, SharedRoom};
 pub use writer::{BlobWriter, FinishedBlob};
 
 /// Blocks that go to the `fs` service in one write.
@@ -88,6 +91,8 @@ struct Inner {
     options: BlobOptions,
     /// On `fs` only.
     directories: Option<Directories>,
+    /// Only where the blobs share a disk with the index.
+    room: Option<SharedRoom>,
 }
 
 /// An operator on a local directory, which is created if it is not there.
@@ -102,6 +107,24 @@ pub fn local(root: &Path) -> Result<Operator> {
     Operator::new(opendal::services::Fs::default().root(text)).map_err(|error| failure::failed("open", error))
 }
 
+/// Whether the blobs of this operator are files on the file system that holds `path`.
+pub fn is_on_disk_of(operator: &Operator, path: &Path) -> bool {
+    let info = operator.info();
+    let device = |path: &Path| path.ancestors().find_map(device);
+    info.scheme() == "fs" && device(Path::new(&info.root())).is_some_and(|found| device(path) == Some(found))
+}
+
+/// The number of the file system that holds this path; none if nothing is there.
+#[cfg(unix)]
+fn device(path: &Path) -> Option<u64> {
+    path.metadata().ok().map(|metadata| std::os::unix::fs::MetadataExt::dev(&metadata))
+}
+
+#[cfg(not(unix))]
+fn device(_: &Path) -> Option<u64> {
+    None
+}
+
 impl BlobTier {
     /// The blobs under the operator's root. Nothing else should be there.
     pub fn new(operator: Operator, env: Env, mut options: BlobOptions) -> Self {
@@ -109,7 +132,22 @@ impl BlobTier {
         let directories = (info.scheme() == "fs").then(|| Directories::new(PathBuf::from(info.root()), env.clone()));
         options.chunk_bytes = options.chunk_bytes.max(BLOCK_BYTES);
         options.concurrent = options.concurrent.max(1);
-        Self(Arc::new(Inner { operator, env, options, directories }))
+        Self(Arc::new(Inner { operator, env, options, directories, room: None }))
+    }
+
+    /// The same blobs, on a disk that others need too: before each write `room` is asked, and its error ends the write. The
+    /// tier must not have been cloned yet, for nothing happens then.
+    #[must_use]
+    pub fn with_room(mut self, room: Room) -> Self {
+        if let Some(inner) = Arc::get_mut(&mut self.0) {
+            inner.room = Some(SharedRoom::new(room));
+        }
+        self
+    }
+
+    /// Whether the blobs share a disk with the index.
+    pub fn shares_disk(&self) -> bool {
+        self.0.room.is_some()
     }
 
     /// The operator underneath.
@@ -229,6 +267,11 @@ impl BlobTier {
     /// Blocks that are handed to OpenDAL at a time.
     fn unit_blocks(&self) -> usize {
         if self.is_local() { LOCAL_UNIT_BLOCKS } else { 1 }
+    }
+
+    /// Claims room for a write; none if the disk is no matter.
+    fn claim(&self, bytes: usize) -> Result<Option<Claim>> {
+        self.0.room.as_ref().map(|room| room.claim(bytes as u64)).transpose()
     }
 
     async fn open_writer(&self, key: &RevisionKey) -> Result<opendal::Writer> {

@@ -7,6 +7,7 @@ mod counter;
 mod crash;
 mod expiry;
 mod faults;
+mod full_disk;
 mod idle;
 mod kills;
 mod memory;
