@@ -81,6 +81,7 @@ impl Default for Queue {
             waiting: VecDeque::new(),
             in_flight: Vec::new(),
             stall: StallWatch::new(DEADLINE),
+            low_until: Duration::ZERO,
             running: false,
             closed: false,
             abandoned: false,

@@ -470,7 +470,7 @@ impl Sink for FjallSink {
             }
         }
         let low = self.store.database.seqno();
-        batch.commit().map_err(|error| failed("commit", error))?;
+        batch.commit().map_err(|error| self.space.explain(failed("commit", error)))?;
         self.store.published.advance(&self.store.database);
         if let Some(marker) = &self.store.marker {
             marker.acknowledged(low, self.store.database.seqno());

@@ -23,7 +23,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::reserve::Reserve;
 use crate::env::Env;
-use crate::error::Result;
+use crate::error::{Error, ErrorKind, Reason, Result};
 use crate::index::{SpaceStats, no_space};
 
 const MIB: u64 = 1024 * 1024;
@@ -197,6 +197,16 @@ impl Space {
         self.make_way(0, buffered)?;
         let (free, needed) = (self.look(), buffered.saturating_add(SLACK_BYTES));
         if free < needed { Err(no_space("flush", free, needed)) } else { Ok(()) }
+    }
+
+    /// The same error, or what it comes from if that is the full disk: fjall says only that it has failed.
+    pub(super) fn explain(&self, error: Error) -> Error {
+        let (free, share) = (self.look(), self.share());
+        if error.kind() != ErrorKind::Unavailable || error.reason().is_some() || free >= share {
+            return error;
+        }
+        let message = format!("no space: free space on the disk, then open the index again: free_bytes={free}");
+        Error::new(ErrorKind::Unavailable, "commit", message).with_reason(Reason::NoSpace).with_source(error)
     }
 
     /// A batch of so many bytes waits for its commit.
