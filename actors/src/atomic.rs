@@ -55,6 +55,9 @@ impl Tiered {
     /// together.
     pub async fn write_atomically(&self, swaps: Vec<Swap>, permit: Permit) -> Result<Vec<WriteReply>> {
         self.shared().health.check("batch")?;
+        if swaps.iter().any(|swap| !matches!(swap.mutation, Mutation::Delete)) {
+            self.make_room(swaps.iter().map(Swap::stored_bytes).sum()).await?;
+        }
         let objects: Vec<ObjectId> = swaps.iter().map(|swap| swap.id.clone()).collect();
         let permit = permit.and(self.shared().admission.writes(swaps.len())?);
         let decide = move |standings: &BTreeMap<ObjectId, Standing>, common: &Common| decide(&swaps, standings, common);
@@ -68,6 +71,7 @@ impl Tiered {
     /// [`put_inline`](Self::put_inline).
     pub async fn rename(&self, rename: Rename) -> Result<Option<Written>> {
         self.shared().health.check("rename")?;
+        self.make_room(0).await?;
         let permit = self.shared().admission.writes(2)?;
         let objects = vec![rename.from.clone(), rename.to.clone()];
         let decide = move |standings: &BTreeMap<ObjectId, Standing>, common: &Common| {
@@ -117,7 +121,8 @@ impl Borrower {
             match self.borrow().await {
                 Ok(Some(borrowed)) => {
                     self.shared.env.pass(Seam::AtomicBeforeDecide).await;
-                    match decide(&borrowed.standings(), &self.shared) {
+                    let plan = decide(&borrowed.standings(), &self.shared);
+                    match plan.and_then(|plan| self.shared.admit(&plan.batch).map(|()| plan)) {
                         Ok(plan) => reply = self.commit(borrowed, plan, reply),
                         Err(error) => return answer_with(reply, error),
                     }

@@ -34,6 +34,7 @@ mod overlay;
 mod owners;
 mod recovery;
 mod reply;
+mod room;
 mod routes;
 mod session;
 mod shard;

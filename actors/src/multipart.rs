@@ -46,6 +46,7 @@ impl Tiered {
     pub async fn initiate(&self, intent: Intent) -> Result<UploadId> {
         let Intent { id, attributes, precondition } = intent;
         self.shared().blobs.check_name(&id)?;
+        self.make_room(0).await.map_err(|error| error.with_id(&id))?;
         let initiated = self.shared().env.steady_now();
         let expires_at = initiated.after(self.shared().limits.multipart.lifetime);
         let session = Session { initiated, expires_at, attributes, precondition, phase: Phase::Open };
@@ -63,6 +64,7 @@ impl Tiered {
     pub async fn upload_part(&self, part: PartIntent, source: Source) -> Result<UploadedPart> {
         let PartIntent { id, upload, number, declared } = part;
         self.shared().health.check("multipart")?;
+        self.make_blob_room(source.bytes).await.map_err(|error| error.with_id(&id))?;
         let permit = self.shared().admission.upload().map_err(|error| error.with_id(&id))?;
         let (caller, answer) = Caller::new();
         let (_present, caller_gone) = oneshot::channel();

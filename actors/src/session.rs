@@ -76,6 +76,9 @@ impl Shard {
         let mut verdict = swap.decide(&view, now);
         self.spoil(swap, &mut view, &mut verdict);
         let batch = swap.batch(&view, &verdict, self.shared.env.steady_now());
+        if let Err(error) = self.shared.admit(&batch) {
+            return reply(Err(error));
+        }
         let ticket = overlay.next_ticket();
         overlay.note_sessions(ticket, &batch);
         if let Verdict::Complete { next, .. } = &verdict {

@@ -157,21 +157,30 @@ impl Shard {
             Err(error) => return reply(Err(error)),
         };
         self.forget_orphans(&mut decision, &standing, swap, now);
+        let has_excised = excised.is_some();
+        let mut batch = excised.unwrap_or_default();
+        batch.append(swap.batch(&standing, &decision, self.shared.env.steady_now()));
+        let room = self.shared.admit(&batch);
+        if let Err(error) = &room
+            && !self.shared.env.planted(Bug::RoomAskedLate)
+        {
+            return reply(Err(error.clone()));
+        }
         let answer = match &decision {
             Decision::Supersede { .. } if self.shared.env.planted(Bug::SupersededAsConflict) => Answer::Fenced,
             // There was an object, though nobody knows which.
-            Decision::Absent if excised.is_some() => Answer::Deleted(Deleted { existed: true }),
+            Decision::Absent if has_excised => Answer::Deleted(Deleted { existed: true }),
             decision => answer(swap, &standing, decision),
         };
         let ticket = overlay.next_ticket();
-        let has_excised = excised.is_some();
         if has_excised {
             overlay.stand(ticket, &swap.id, standing.clone());
         }
-        let mut batch = excised.unwrap_or_default();
-        batch.append(swap.batch(&standing, &decision, self.shared.env.steady_now()));
         if let Decision::Commit { next, .. } = &decision {
             overlay.stand(ticket, &swap.id, next.clone());
+        }
+        if let Err(error) = room {
+            return reply(Err(error));
         }
         if let (
             Mutation::Tombstone { .. },

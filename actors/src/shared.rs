@@ -45,6 +45,8 @@ pub(crate) struct Common {
     /// A wake-up is on its way to the expirer.
     pub(crate) expiry_wanted: Arc<AtomicBool>,
     pub(crate) horizon: Horizon,
+    /// A refused write is waiting for space to come back.
+    pub(crate) making_room: AtomicBool,
     pub(crate) touches: Touches,
 }
 

@@ -131,6 +131,7 @@ impl Tiered {
             recovery_wanted,
             expiry_wanted: Arc::default(),
             horizon: Horizon::default(),
+            making_room: AtomicBool::new(false),
             touches: Touches::default(),
         });
         let supervisor = Supervisor { shared: Arc::clone(&shared) };
@@ -210,6 +211,11 @@ impl Tiered {
     pub async fn settle(&self) -> Result<u64> {
         self.recover().await?;
         self.expire().await?;
+        self.sweep().await
+    }
+
+    /// Deletes the orphans that are due; how many are left.
+    pub(crate) async fn sweep(&self) -> Result<u64> {
         let left: Left = self.ask(|reply| self.shared.routes.sweeper.send(SweeperMessage::Pass(reply))).await?;
         Ok(left.waiting)
     }

@@ -17,7 +17,7 @@
 use std::sync::Arc;
 
 use cenotaph_storage::rows::{BlockChecksums, Extent};
-use cenotaph_storage::{Error, ErrorKind, ObjectId, PartEtag, Result, Seam};
+use cenotaph_storage::{Error, ErrorKind, ObjectId, PartEtag, Reason, Result, Seam};
 use ractor::{Actor, ActorProcessingErr, ActorRef, SupervisionEvent};
 use tokio::sync::oneshot;
 
@@ -162,6 +162,9 @@ async fn unless_gone<T>(caller_gone: &mut oneshot::Receiver<()>, work: impl Futu
 /// What failed before anything could name the revision: nothing was committed, whatever became of the change or the
 /// blob.
 fn not_named(error: &Error, id: &ObjectId) -> Error {
+    if error.reason() == Some(Reason::NoSpace) {
+        return error.clone().with_id(id);
+    }
     let kind = match error.kind() {
         ErrorKind::Indeterminate => ErrorKind::Unavailable,
         kind => kind,

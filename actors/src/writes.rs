@@ -57,6 +57,7 @@ impl Tiered {
     pub async fn put_inline(&self, intent: Intent, payload: Bytes, permit: Permit) -> Result<Written> {
         let Intent { id, attributes, precondition } = intent;
         self.shared().health.check("put")?;
+        self.make_room(payload.len() as u64).await.map_err(|error| error.with_id(&id))?;
         let permit = permit.and(self.shared().admission.write().map_err(|error| error.with_id(&id))?);
         let swap = self.swap(id.clone(), precondition, Mutation::Inline { payload, attributes });
         written(self.shared().compare_and_write(swap, &permit, |reply| reply).await?)
@@ -74,6 +75,7 @@ impl Tiered {
         let Intent { id, attributes, precondition } = intent;
         self.shared().health.check("put")?;
         self.shared().blobs.check_name(&id)?;
+        self.make_blob_room(source.bytes).await.map_err(|error| error.with_id(&id))?;
         let permit = self.shared().admission.upload().map_err(|error| error.with_id(&id))?;
         let (caller, answer) = Caller::new();
         let (_present, caller_gone) = oneshot::channel();

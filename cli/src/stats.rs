@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use cenotaph::{ErrorKind, Stats, Timestamp, Usage};
+use cenotaph::{ErrorKind, SpaceStats, Stats, Timestamp, Usage};
 use serde_json::json;
 
 use crate::args::StatsArgs;
@@ -99,13 +99,21 @@ fn in_json(stats: &Stats) -> serde_json::Value {
         "index_batches": index.batches,
         "index_syncs": index.syncs,
         "index_waiting": index.waiting,
+        "disk_free_bytes": stats.space.map(|space| space.free_bytes),
+        "disk_needed_bytes": stats.space.map(|space| space.needed_bytes),
+        "disk_reserve_bytes": stats.space.map(|space| space.reserve_bytes),
+        "disk_is_low": stats.space.map(|space| space.is_low),
         "missing_blobs": reads.missing_blobs,
         "corrupt_blocks": reads.corrupt_blocks,
     })
 }
 
-fn in_rows(stats: &Stats) -> [(&'static str, String); 11] {
+fn in_rows(stats: &Stats) -> [(&'static str, String); 15] {
     let actors = &stats.actors;
+    let of_disk = |bytes: fn(&SpaceStats) -> u64| {
+        stats.space.as_ref().map_or_else(|| "-".to_owned(), |space| human::grouped(bytes(space)))
+    };
+    let is_low = stats.space.is_some_and(|space| space.is_low);
     [
         ("epoch", human::grouped(stats.epoch.get())),
         ("changes not settled", human::grouped(actors.changes)),
@@ -118,6 +126,10 @@ fn in_rows(stats: &Stats) -> [(&'static str, String); 11] {
         ("orphans settled since open", human::grouped(actors.swept)),
         ("failed deletions since open", human::grouped(actors.sweep_failures)),
         ("batches committed since open", human::grouped(stats.index.batches)),
+        ("disk of the index, bytes free", of_disk(|space| space.free_bytes)),
+        ("  needed to take puts", of_disk(|space| space.needed_bytes)),
+        ("  held in reserve", of_disk(|space| space.reserve_bytes)),
+        ("  state", if is_low { "no space: only deletes are taken" } else { "ok" }.to_owned()),
     ]
 }
 

@@ -1,6 +1,6 @@
 //! [`Builder`]: how an engine is opened.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -129,6 +129,7 @@ impl Builder {
     pub async fn open(self) -> Result<Engine> {
         self.config.check()?;
         let env = self.env.map_or_else(Env::real, Ok)?;
+        let is_own_index = self.index.is_none();
         let index = match self.index {
             Some(index) => index,
             None => {
@@ -139,7 +140,9 @@ impl Builder {
         let place = self.blobs.unwrap_or_else(|| Place::Directory(self.data.join("blobs")));
         let (options, timeout) = (self.config.blobs.clone(), self.config.limits.sweep.timeout);
         let claim = Claim { index: Arc::clone(&index), env, options, timeout, adopt: self.adopt };
-        match start(&self.config, claim, place).await {
+        // Of another index nobody knows where it is.
+        let index_path = is_own_index.then(|| self.data.join("index"));
+        match start(&self.config, claim, place, index_path.as_deref()).await {
             Ok(engine) => Ok(engine),
             Err(error) => {
                 // Whoever tries again must find the index free. Its own failure would hide the first one.
@@ -161,10 +164,16 @@ async fn watched<T>(index: &Arc<dyn Index>, env: &Env, heartbeat: Duration, work
     }
 }
 
-async fn start(config: &Config, claim: Claim, place: Place) -> Result<Engine> {
+async fn start(config: &Config, claim: Claim, place: Place, index_path: Option<&Path>) -> Result<Engine> {
     let Claim { index, env, .. } = claim.clone();
     let begin = async { Ok((claim.take(place).await?, begin_epoch(&index).await?)) };
     let (blobs, epoch) = watched(&index, &env, config.limits.heartbeat, begin).await?;
+    if index_path.is_some_and(|path| blobs.is_on_disk_of(path)) {
+        let index = Arc::clone(&index);
+        // Blobs end before they take what the index still needs. It asks for twice as much as it is to store, for it writes
+        // everything twice; blobs are written once.
+        blobs.share_disk(Box::new(move |bytes| index.room(bytes / 2)));
+    }
     let pins = Pins::new();
     let reads = Reads::new(Arc::clone(&index), blobs.clone(), pins.clone(), env.clone(), config.reads.clone());
     let namespaces = Namespaces::new(env.clone());

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use cenotaph_actors::{ActorStats, Namespaces, Tiered};
-use cenotaph_storage::index::{Index, IndexStats};
+use cenotaph_storage::index::{Index, IndexStats, SpaceStats};
 use cenotaph_storage::{Env, Epoch, Error, ErrorKind, Head, ObjectId, ReadStats, Reads, Result};
 
 use crate::body::Body;
@@ -68,6 +68,8 @@ pub struct Stats {
     pub epoch: Epoch,
     /// The index: batches, syncs, waiting.
     pub index: IndexStats,
+    /// The disk of the index: what is free, what is needed, what is held in reserve; none if the index does not know.
+    pub space: Option<SpaceStats>,
     /// The actors: what is unsettled, what was settled, what died.
     pub actors: ActorStats,
     /// The reads: blobs that were missing, blocks that were corrupt.
@@ -108,7 +110,8 @@ impl Engine {
     ///   reached. Nothing was started.
     /// - [`Disabled`](ErrorKind::Disabled): the namespace is switched off. Nothing was started.
     /// - [`Source`](ErrorKind::Source): your stream failed. Nothing was stored.
-    /// - [`Unavailable`](ErrorKind::Unavailable): a tier failed. Nothing was committed.
+    /// - [`Unavailable`](ErrorKind::Unavailable): a tier failed, or its disk is full, which
+    ///   [`Error::reason`] tells as [`NoSpace`](crate::Reason::NoSpace). Nothing was committed.
     /// - [`Indeterminate`](ErrorKind::Indeterminate): the index failed in the act of committing; read to find out.
     /// - [`Closed`](ErrorKind::Closed).
     ///
@@ -187,7 +190,7 @@ impl Engine {
     /// too; its blobs then stay until a [scrub](Self::scrub) finds that nothing names them.
     ///
     /// # Errors
-    /// As [`put`](Self::put).
+    /// As [`put`](Self::put), but for a full disk, which takes deletes.
     ///
     /// ```
     /// # #[tokio::main]
@@ -304,12 +307,14 @@ impl Engine {
         Ok(Stats {
             epoch: self.0.epoch,
             index: self.0.index.stats(),
+            space: self.0.index.space(),
             actors: self.0.tiered.stats().await?,
             reads: self.0.reads.stats(),
         })
     }
 
-    /// Whether the engine takes on work. A readiness probe: where it says no, close the engine and open it again.
+    /// Whether the engine takes on work. A readiness probe: where it says no, close the engine and open it again. A full disk
+    /// is no reason for that: see [`Stats::space`].
     ///
     /// # Errors
     /// [`Unavailable`](ErrorKind::Unavailable) if the engine has failed (a commit of the index failed, or its actors

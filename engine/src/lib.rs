@@ -54,7 +54,7 @@ pub use cenotaph_actors::{
 pub use cenotaph_storage::blobs::BlobOptions;
 pub use cenotaph_storage::blobs::marker::MARKER_PATH;
 pub use cenotaph_storage::index::fjall::FjallOptions;
-pub use cenotaph_storage::index::{Index, IndexStats, Table, UnreadableRange};
+pub use cenotaph_storage::index::{Index, IndexStats, SpaceStats, Table, UnreadableRange};
 pub use cenotaph_storage::rows::{
     ATTRIBUTES_BYTES_MAX, Amendment, Attributes, Deadline, EXPIRATION_MAX, Expiration, Metadata,
 };

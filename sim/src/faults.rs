@@ -63,6 +63,8 @@ faults! {
     clock_jump ClockJump "clock jump"
     /// A write to the index finds no space: nothing of it is written.
     index_no_space IndexNoSpace "index, no space"
+    /// The disk of the index is nearly full for a while: it takes nothing but what releases space.
+    index_low IndexLow "index, low on space"
     /// A sync of the index fails: what was written may survive a reopen, or not.
     index_sync_fails IndexSyncFails "index, sync fails"
     /// A sync of the index takes longer than any commit may, and succeeds after all.
@@ -117,11 +119,12 @@ impl Default for Schedule {
 }
 
 /// Faults after which an operation may fail.
-pub(crate) const PROVOKING: [Fault; 16] = [
+pub(crate) const PROVOKING: [Fault; 17] = [
     Fault::Crash,
     Fault::Kill,
     Fault::Panic,
     Fault::IndexNoSpace,
+    Fault::IndexLow,
     Fault::IndexSyncFails,
     Fault::IndexSyncHangs,
     Fault::IndexReadFails,

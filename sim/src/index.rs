@@ -17,7 +17,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use cenotaph_storage::index::{
-    Batch, CommitError, Completion, Index, IndexStats, Page, Range, Snapshot, StallWatch, Table,
+    Batch, CommitError, Completion, Index, IndexStats, Page, Range, Snapshot, StallWatch, Table, no_space,
 };
 use cenotaph_storage::planted::Bug;
 use cenotaph_storage::{Error, ErrorKind, Result};
@@ -29,6 +29,7 @@ use crate::disk::Tables;
 use crate::faults::Fault;
 use crate::gate::{Gate, sleep};
 use crate::real::RealDisk;
+use crate::rng::Odds;
 
 /// A commit under way for longer is overdue.
 const DEADLINE: Duration = Duration::from_secs(30);
@@ -36,6 +37,9 @@ const DEADLINE: Duration = Duration::from_secs(30);
 const WATCH_INTERVAL: Duration = Duration::from_millis(100);
 /// How long a slow sync takes at most.
 const SLOW_MS_MAX: u64 = 2_000;
+
+/// How long the disk stays low on space at most.
+const LOW_MS_MAX: u64 = 2_000;
 
 /// What lies under an index.
 pub(crate) enum Medium {
@@ -60,6 +64,8 @@ struct Queue {
     waiting: VecDeque<(Batch, Completion)>,
     in_flight: Vec<(Batch, Completion)>,
     stall: StallWatch,
+    /// Until when the disk is low on space.
+    low_until: Duration,
     running: bool,
     closed: bool,
     /// Closed while a commit hung: whoever ends it lets go of the disk.
@@ -75,6 +81,7 @@ impl Default for Queue {
             waiting: VecDeque::new(),
             in_flight: Vec::new(),
             stall: StallWatch::new(DEADLINE),
+            low_until: Duration::ZERO,
             running: false,
             closed: false,
             abandoned: false,
@@ -379,6 +386,22 @@ impl Index for SimIndex {
             Medium::Fjall(real) => SnapshotState::Fjall(real.index().snapshot()?),
         };
         Ok(Box::new(SimSnapshot { inner: Arc::clone(&self.0), state }))
+    }
+
+    fn room(&self, bytes: u64) -> Result<()> {
+        let machine = self.0.gate.machine();
+        if machine.state().faults.of(Fault::IndexLow) == Odds::NEVER {
+            return Ok(());
+        }
+        let now = machine.elapsed();
+        if self.0.queue().low_until <= now {
+            if !machine.strikes(Fault::IndexLow, || format!("{bytes} bytes wanted")) {
+                return Ok(());
+            }
+            let low = Duration::from_millis(machine.below(LOW_MS_MAX));
+            self.0.queue().low_until = now.saturating_add(low);
+        }
+        Err(no_space("commit", 0, bytes))
     }
 
     fn watch(&self, now: Duration) {

@@ -71,7 +71,8 @@ pub(crate) struct RealDisk(Arc<FjallIndex>);
 
 impl RealDisk {
     pub(crate) fn open(path: &Path, env: Env) -> Result<Self> {
-        let options = FjallOptions { worker_threads: 1, ..FjallOptions::default() };
+        // A crash copies the directory: no reserve.
+        let options = FjallOptions { worker_threads: 1, reserve_bytes: 0, ..FjallOptions::default() };
         Ok(Self(Arc::new(FjallIndex::open(path, env, options)?)))
     }
 

@@ -78,7 +78,7 @@ impl fmt::Display for ErrorKind {
     }
 }
 
-/// More exactly why an upload or a payload was refused, or an object can't be read, for a program that must tell its own clients: a gateway that speaks
+/// More exactly why a write, an upload or a payload was refused, or an object can't be read, for a program that must tell its own clients: a gateway that speaks
 /// another protocol has a code for each.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -109,6 +109,8 @@ pub enum Reason {
     Checksum,
     /// The payload does not have the length that was declared.
     Length,
+    /// The disk has no room for the write. Deletes are still taken.
+    NoSpace,
     /// The object's row names a blob that is not in the blob tier. The kind is [`ErrorKind::Corrupt`].
     MissingBlob {
         /// How the object stands.
@@ -174,7 +176,7 @@ impl Error {
         self.0.kind
     }
 
-    /// More exactly why, where an upload or a payload was refused or a blob is missing.
+    /// More exactly why, where a write, an upload or a payload was refused or a blob is missing.
     pub fn reason(&self) -> Option<Reason> {
         self.0.reason
     }

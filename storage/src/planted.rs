@@ -61,11 +61,15 @@ pub enum Bug {
     NotFoundIsDeleted,
     /// An object whose blob is gone reads as absent.
     MissingBlobIsAbsent,
+    /// A full disk refuses deletes too.
+    DeletesNeedSpace,
+    /// A shard notes its decision, and only then asks whether the disk has room for it (I3).
+    RoomAskedLate,
 }
 
 impl Bug {
     /// Every bug, in a fixed order.
-    pub const ALL: [Self; 27] = [
+    pub const ALL: [Self; 29] = [
         Self::AckBeforeSync,
         Self::ReaderSeesUnsynced,
         Self::OldRevisionNotQueued,
@@ -93,6 +97,8 @@ impl Bug {
         Self::SnapshotDropsOverwritten,
         Self::NotFoundIsDeleted,
         Self::MissingBlobIsAbsent,
+        Self::DeletesNeedSpace,
+        Self::RoomAskedLate,
     ];
 
     /// Its name on a command line.
@@ -125,6 +131,8 @@ impl Bug {
             Self::SnapshotDropsOverwritten => "snapshot-drops-overwritten",
             Self::NotFoundIsDeleted => "not-found-is-deleted",
             Self::MissingBlobIsAbsent => "missing-blob-is-absent",
+            Self::DeletesNeedSpace => "deletes-need-space",
+            Self::RoomAskedLate => "room-asked-late",
         }
     }
 }

@@ -368,6 +368,19 @@ impl Swap {
         }
     }
 
+    /// Bytes of the payload that it stores in the index.
+    pub fn stored_bytes(&self) -> u64 {
+        match &self.mutation {
+            Mutation::Inline { payload, .. } => payload.len() as u64,
+            Mutation::Tombstone { .. }
+            | Mutation::Delete
+            | Mutation::Amend(_)
+            | Mutation::Extend(_)
+            | Mutation::Touch { .. }
+            | Mutation::Expire => 0,
+        }
+    }
+
     /// The one atomic batch that carries out a decision (I3); empty if there is nothing to carry out.
     pub fn batch(&self, standing: &Standing, decision: &Decision, now: Timestamp) -> Batch {
         let mut batch = Batch::new();

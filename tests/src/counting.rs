@@ -94,6 +94,14 @@ impl Index for Counting {
         self.inner.stats()
     }
 
+    fn room(&self, bytes: u64) -> Result<()> {
+        self.inner.room(bytes)
+    }
+
+    fn reclaim(&self) -> BoxFuture<'static, ()> {
+        self.inner.reclaim()
+    }
+
     fn close(&self) -> BoxFuture<'static, Result<()>> {
         self.inner.close()
     }

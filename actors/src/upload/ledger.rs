@@ -74,7 +74,9 @@ impl Ledger {
             object: self.id.clone(),
             revisions: self.revisions.clone(),
         };
-        let recorded = self.shared.commit(record(self.operation, &change), self.owner.clone()).await;
+        let batch = record(self.operation, &change);
+        self.shared.admit(&batch).map_err(|error| error.with_id(&self.id))?;
+        let recorded = self.shared.commit(batch, self.owner.clone()).await;
         recorded.map_err(|error| not_named(&error, &self.id))
     }
 }

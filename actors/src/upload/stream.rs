@@ -19,7 +19,7 @@ use std::time::Duration;
 use cenotaph_storage::blobs::BlobWriter;
 use cenotaph_storage::rows::{BlockChecksums, Extent};
 use cenotaph_storage::swap;
-use cenotaph_storage::{Checksum, Error, ErrorKind, ObjectId, Result, RevisionId, Seam};
+use cenotaph_storage::{Checksum, Error, ErrorKind, ObjectId, Reason, Result, RevisionId, Seam};
 use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
 use futures::{FutureExt, StreamExt};
@@ -139,6 +139,9 @@ impl Upload {
         while let Some(chunk) = pump.next(room).await? {
             room -= chunk.len() as u64;
             writer.write(chunk).await.map_err(|error| {
+                if error.reason() == Some(Reason::NoSpace) {
+                    return error;
+                }
                 Error::new(ErrorKind::Unavailable, "put", "the blob tier failed; nothing was committed")
                     .with_source(error)
             })?;

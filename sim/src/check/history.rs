@@ -374,6 +374,8 @@ impl Checker<'_> {
         }
         let read_failed = monitor.struck_between(&[Fault::IndexReadFails], called.at, at);
         let commit_failed = monitor.struck_between(&COMMIT_FAULTS, life, at);
+        // It refuses what stores something, and nothing else: no delete, no abort.
+        let was_low = monitor.struck_between(&[Fault::IndexLow], life, at);
         let provoked = match &called.call {
             // No actor stands between a reader and the tiers, and nothing that is over.
             Call::List { .. }
@@ -388,11 +390,17 @@ impl Checker<'_> {
                 read_failed || monitor.struck_between(&BLOB_READ_FAULTS, called.at, at)
             }
             // What the blob tier does is no matter here, and one death is made good.
-            Call::Put { large: false, .. }
-            | Call::Delete { .. }
-            | Call::Change { .. }
-            | Call::Multipart(Asked { what: About::Begin { .. } | About::Complete { .. } | About::Abort, .. }) => {
+            Call::Delete { .. } | Call::Multipart(Asked { what: About::Abort, .. }) => {
                 read_failed
+                    || commit_failed
+                    || monitor.deaths_between(life, at) > 1
+                    || monitor.beheaded.iter().any(|tick| (life..at).contains(tick))
+            }
+            Call::Put { large: false, .. }
+            | Call::Change { .. }
+            | Call::Multipart(Asked { what: About::Begin { .. } | About::Complete { .. }, .. }) => {
+                read_failed
+                    || was_low
                     || commit_failed
                     || monitor.deaths_between(life, at) > 1
                     || monitor.beheaded.iter().any(|tick| (life..at).contains(tick))
@@ -400,6 +408,7 @@ impl Checker<'_> {
             // It needs both tiers and its own actors; one death of another is made good.
             Call::Put { .. } | Call::Multipart(Asked { what: About::Part { .. }, .. }) => {
                 read_failed
+                    || was_low
                     || commit_failed
                     || monitor.struck_between(&BLOB_WRITE_FAULTS, called.at, at)
                     || monitor.deaths_between(life, at) > 1

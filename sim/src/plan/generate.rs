@@ -42,6 +42,9 @@ impl Plan {
         let mut rng = Rng::new(seed, "plan");
         let mut setting = setting(&mut rng);
         let mut faults = faults(&mut rng, setting.restarts_max);
+        if faults != Faults::default() {
+            faults.index_low = low(&mut Rng::new(seed, "low disk"));
+        }
         let schedule = schedule(&mut rng);
         let mut mix = mix(&mut rng);
         if faults.clock_jump != Odds::NEVER {
@@ -144,6 +147,12 @@ fn faults(rng: &mut Rng, restarts_max: usize) -> Faults {
         faults.kill = Odds::in_ten_thousand(50);
     }
     faults
+}
+
+/// In one seed of four: the disk is full now and then.
+fn low(rng: &mut Rng) -> Odds {
+    let odds = 1 + u32::try_from(rng.below(100)).expect("a small number");
+    Odds::in_ten_thousand(if rng.below(4) == 0 { odds } else { 0 })
 }
 
 fn mix(rng: &mut Rng) -> Mix {

@@ -11,7 +11,7 @@ struct Planted {
     by: &'static [&'static str],
 }
 
-const PLANTED: [Planted; 27] = [
+const PLANTED: [Planted; 29] = [
     Planted { bug: Bug::AckBeforeSync, within: 10, by: &["I9"] },
     Planted { bug: Bug::ReaderSeesUnsynced, within: 50, by: &["I7"] },
     Planted { bug: Bug::OldRevisionNotQueued, within: 10, by: &["I5"] },
@@ -39,6 +39,8 @@ const PLANTED: [Planted; 27] = [
     Planted { bug: Bug::SnapshotDropsOverwritten, within: 200, by: &["linearizability", "unprovoked", "scrub"] },
     Planted { bug: Bug::NotFoundIsDeleted, within: 300, by: &["I5"] },
     Planted { bug: Bug::MissingBlobIsAbsent, within: 100, by: &["linearizability"] },
+    Planted { bug: Bug::DeletesNeedSpace, within: 200, by: &["unprovoked"] },
+    Planted { bug: Bug::RoomAskedLate, within: 200, by: &["versions", "I3"] },
 ];
 
 fn assert_found(planted: &Planted) {

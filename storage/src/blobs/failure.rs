@@ -4,7 +4,9 @@
 //! some of it may have happened all the same, which is what the change and the sweeper are for. Deliberately not here:
 //! what to do about it.
 
-use crate::error::{Error, ErrorKind};
+use std::io;
+
+use crate::error::{Error, ErrorKind, Reason};
 use crate::id::ObjectId;
 use crate::word::RevisionKey;
 
@@ -48,8 +50,19 @@ pub(super) fn unavailable(operation: &'static str, object: &ObjectId, error: ope
 
 /// The same, where no one object is concerned.
 pub(super) fn failed(operation: &'static str, error: opendal::Error) -> Error {
+    if is_out_of_space(&error) {
+        let message = "no space: the disk of the blob tier is full: delete objects, or free space on it";
+        return Error::new(ErrorKind::Unavailable, operation, message).with_reason(Reason::NoSpace).with_source(error);
+    }
     let message = format!("the blob tier failed: cause={}", error.kind());
     Error::new(ErrorKind::Unavailable, operation, message).with_source(error)
+}
+
+fn is_out_of_space(error: &opendal::Error) -> bool {
+    let first: &(dyn std::error::Error + 'static) = error;
+    let mut causes = std::iter::successors(Some(first), |cause| cause.source());
+    let full = |error: &io::Error| matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded);
+    causes.any(|cause| cause.downcast_ref::<io::Error>().is_some_and(full))
 }
 
 /// "What is stored is not what was written": [`ErrorKind::Corrupt`].

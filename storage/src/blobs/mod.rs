@@ -30,6 +30,7 @@ pub mod marker;
 mod owner;
 pub mod path;
 mod reader;
+mod room;
 mod writer;
 
 #[cfg(test)]
@@ -43,6 +44,8 @@ use directories::Directories;
 use failure::Cause;
 pub use owner::{Contents, Marker};
 pub use reader::BlobReader;
+pub use room::Room;
+use room::{Claim, SharedRoom};
 pub use writer::{BlobWriter, FinishedBlob};
 
 /// Blocks that go to the `fs` service in one write.
@@ -95,6 +98,8 @@ struct Inner {
     owner: OnceLock<StoreId>,
     /// Why the tier was not the store's when it was last checked; none if it was.
     trouble: Mutex<Option<Error>>,
+    /// Only where the blobs share a disk with the index.
+    room: OnceLock<SharedRoom>,
 }
 
 /// An operator on a local directory, which is created if it is not there.
@@ -109,6 +114,17 @@ pub fn local(root: &Path) -> Result<Operator> {
     Operator::new(opendal::services::Fs::default().root(text)).map_err(|error| failure::failed("open", error))
 }
 
+/// The number of the file system that holds this path; none if nothing is there.
+#[cfg(unix)]
+fn device(path: &Path) -> Option<u64> {
+    path.metadata().ok().map(|metadata| std::os::unix::fs::MetadataExt::dev(&metadata))
+}
+
+#[cfg(not(unix))]
+fn device(_: &Path) -> Option<u64> {
+    None
+}
+
 impl BlobTier {
     /// The blobs under the operator's root. Nothing else should be there.
     pub fn new(operator: Operator, env: Env, mut options: BlobOptions) -> Self {
@@ -116,8 +132,27 @@ impl BlobTier {
         let directories = (info.scheme() == "fs").then(|| Directories::new(PathBuf::from(info.root()), env.clone()));
         options.chunk_bytes = options.chunk_bytes.max(BLOCK_BYTES);
         options.concurrent = options.concurrent.max(1);
-        let (owner, trouble) = (OnceLock::new(), Mutex::default());
-        Self(Arc::new(Inner { operator, env, options, directories, owner, trouble }))
+        let (owner, trouble, room) = (OnceLock::new(), Mutex::default(), OnceLock::new());
+        Self(Arc::new(Inner { operator, env, options, directories, owner, trouble, room }))
+    }
+
+    /// From now on the blobs are on a disk that others need too: before each write `room` is asked, and its error ends the
+    /// write. The first call counts.
+    pub fn share_disk(&self, room: Room) {
+        // A second room would be the same disk's.
+        let _ = self.0.room.set(SharedRoom::new(room));
+    }
+
+    /// Whether the blobs share a disk with the index.
+    pub fn shares_disk(&self) -> bool {
+        self.0.room.get().is_some()
+    }
+
+    /// Whether the blobs are files on the file system that holds `path`.
+    pub fn is_on_disk_of(&self, path: &Path) -> bool {
+        let info = self.0.operator.info();
+        let device = |path: &Path| path.ancestors().find_map(device);
+        self.is_local() && device(Path::new(&info.root())).is_some_and(|found| device(path) == Some(found))
     }
 
     /// The operator underneath.
@@ -241,6 +276,11 @@ impl BlobTier {
     /// Blocks that are handed to OpenDAL at a time.
     fn unit_blocks(&self) -> usize {
         if self.is_local() { LOCAL_UNIT_BLOCKS } else { 1 }
+    }
+
+    /// Claims room for a write; none if the disk is no matter.
+    fn claim(&self, bytes: usize) -> Result<Option<Claim>> {
+        self.0.room.get().map(|room| room.claim(bytes as u64)).transpose()
     }
 
     async fn open_writer(&self, key: &RevisionKey) -> Result<opendal::Writer> {

@@ -15,6 +15,7 @@ use opendal::Buffer;
 
 use super::assembly::Assembly;
 use super::path::path;
+use super::room::Claim;
 use super::{BlobTier, failure};
 use crate::checksum::{BlockHasher, Checksum};
 use crate::error::{Error, ErrorKind, Result};
@@ -64,12 +65,13 @@ pub struct BlobWriter {
     unit: Vec<Bytes>,
     hasher: BlockHasher,
     phase: Phase,
+    claims: [Option<Claim>; 2],
 }
 
 impl BlobWriter {
     pub(super) fn new(tier: BlobTier, key: RevisionKey) -> Self {
         let (assembly, unit, hasher) = (Assembly::default(), Vec::new(), BlockHasher::default());
-        Self { tier, key, inner: None, assembly, unit, hasher, phase: Phase::Open }
+        Self { tier, key, inner: None, assembly, unit, hasher, phase: Phase::Open, claims: [None, None] }
     }
 
     /// Bytes taken so far.
@@ -154,6 +156,9 @@ impl BlobWriter {
 
     async fn write_unit(&mut self) -> Result<()> {
         let unit = Buffer::from(std::mem::take(&mut self.unit));
+        // OpenDAL may keep a unit back until it has the next one: two are claimed at a time.
+        let claim = self.tier.claim(unit.len()).map_err(|error| error.with_id(&self.key.object))?;
+        self.claims = [self.claims[1].take(), claim];
         if self.inner.is_none() {
             self.inner = Some(self.tier.open_writer(&self.key).await?);
         }

@@ -25,12 +25,14 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
 use bytes::Bytes;
-use fjall::{Database, OwnedWriteBatch, PersistMode, Readable};
+use fjall::{Database, Readable};
 use futures::future::BoxFuture;
 use serde::{Deserialize, Serialize};
 
-use super::committer::{Changes, Committer, CommitterOptions, Ended, Sink};
-use super::{Batch, CommitError, Completion, Index, IndexStats, KEY_BYTES_MAX, Page, Range, Snapshot, Table};
+use super::committer::{Committer, CommitterOptions, Ended};
+use super::{
+    Batch, CommitError, Completion, Index, IndexStats, KEY_BYTES_MAX, Page, Range, Snapshot, SpaceStats, Table,
+};
 use crate::env::{self, Env};
 use crate::error::{Error, ErrorKind, Result};
 
@@ -50,12 +52,21 @@ mod manifest;
 mod mark;
 mod marker;
 mod published;
+mod reclaim;
+mod reserve;
+mod seal;
+mod sink;
+mod space;
+mod tidier;
 
 pub use copy::IndexCopy;
 use database::Tables;
 use failure::{caught, failed};
 use marker::{LastMark, Marker};
 use published::Published;
+use sink::FjallSink;
+use space::Space;
+use tidier::Tidier;
 
 const MIB: u64 = 1024 * 1024;
 
@@ -72,11 +83,21 @@ pub struct FjallOptions {
     pub worker_threads: usize,
     /// A commit under way for longer poisons the index, in milliseconds, at least 1. 30,000 by default.
     pub commit_deadline_ms: u64,
+    /// Size of the reserve in bytes, at most 1 GiB: a file that takes space on the disk of the index for as long as there
+    /// is some, and is given up to commit deletes when the disk is full. It takes a sixteenth of the disk at most. As much
+    /// again is left free by the index itself, which takes only deletes from then on. 16 MiB by default; 0 for neither.
+    pub reserve_bytes: u64,
 }
 
 impl Default for FjallOptions {
     fn default() -> Self {
-        Self { cache_bytes: 32 * MIB, journal_bytes_max: 128 * MIB, worker_threads: 2, commit_deadline_ms: 30_000 }
+        Self {
+            cache_bytes: 32 * MIB,
+            journal_bytes_max: 128 * MIB,
+            worker_threads: 2,
+            commit_deadline_ms: 30_000,
+            reserve_bytes: 16 * MIB,
+        }
     }
 }
 
@@ -91,6 +112,8 @@ impl FjallOptions {
             format!("worker_threads must be 1 or 2: worker_threads={}", self.worker_threads)
         } else if self.commit_deadline_ms == 0 {
             "commit_deadline_ms must be at least 1".to_owned()
+        } else if self.reserve_bytes > 1024 * MIB {
+            format!("reserve_bytes must be at most 1 GiB: reserve_bytes={}", self.reserve_bytes)
         } else {
             return Ok(());
         };
@@ -104,6 +127,7 @@ pub struct FjallIndex {
     committer: Arc<Committer>,
     marker: Option<Arc<Marker>>,
     slot: Slot,
+    space: Arc<Space>,
     gone: Arc<Gone>,
 }
 
@@ -119,7 +143,8 @@ impl FjallIndex {
     ///   before
     ///   anything is touched;
     /// - [`ErrorKind::UnknownFormat`] if another version wrote it;
-    /// - [`ErrorKind::Unavailable`] if the file system fails, or the system's clock is before 1970.
+    /// - [`ErrorKind::Unavailable`] if the file system fails, or has no room for a new index, or the system's clock is before
+    ///   1970. On a full disk an index that is there opens, as long as the reserve or the disk has some 100 KiB left.
     pub fn open(dir: &Path, env: Env, options: FjallOptions) -> Result<Self> {
         options.check()?;
         Self::open_with(dir, env, options, options.worker_threads)
@@ -127,10 +152,28 @@ impl FjallIndex {
 
     fn open_with(dir: &Path, env: Env, options: FjallOptions, workers: usize) -> Result<Self> {
         check_clock("open")?;
+        if !creation::is_created(dir)? {
+            Space::check_new(dir)?;
+        }
         let lock = creation::lock(dir)?;
+        let space = Arc::new(Space::open(dir, env.clone(), options.reserve_bytes));
+        // Opening writes a little itself, and so does the first commit.
+        space.make_way(0, 0)?;
         let existing = creation::create_or_check(dir, &lock, |path| database::build(path, &options))?;
         let (sender, receiver) = mpsc::channel();
-        let (tables, database) = database::open(&existing.database, &options, workers, &existing.keyspaces)?;
+        let open = || database::open(&existing.database, &options, workers, &existing.keyspaces);
+        let (mut tables, mut database) = open()?;
+        // Without workers nothing is flushed.
+        let is_sealed = workers > 0
+            && seal::is_wanted(&existing.database, &space, || caught("open", || reclaim::unflushed(&tables)));
+        if is_sealed {
+            drop((tables, database));
+            // No journal more is no harm: fjall then opens as before.
+            if let Err(error) = seal::seal(&existing.database) {
+                tracing::warn!(%error, "the journals are not sealed");
+            }
+            (tables, database) = open()?;
+        }
         // fjall has synced the journals: what the check has seen in them is durable.
         let last = existing.checked.last_seqno;
         let marker = existing.checked.marks.map(|marks| Arc::new(Marker::new(&existing.database, marks, last)));
@@ -148,15 +191,24 @@ impl FjallIndex {
 
         let deadline = Duration::from_millis(options.commit_deadline_ms);
         let committer_options = CommitterOptions { deadline, ..CommitterOptions::default() };
-        let committer =
-            Committer::start(&env, committer_options, FjallSink { store: store.clone(), env: env.clone() })?;
+        let sink = FjallSink { store: store.clone(), env: env.clone(), space: space.clone() };
+        let committer = Arc::new(Committer::start(&env, committer_options, sink)?);
         let slot = Slot(Arc::new(RwLock::new(Some(store))));
-        Ok(Self { env, committer: Arc::new(committer), marker, slot, gone: Arc::new(Gone(Mutex::new(receiver))) })
+        let index = Self { env, committer, marker, slot, space, gone: Arc::new(Gone(Mutex::new(receiver))) };
+        if workers > 0 {
+            index.tidier().tidy_first(is_sealed);
+        }
+        Ok(index)
+    }
+
+    fn tidier(&self) -> Tidier {
+        Tidier { slot: self.slot.clone(), committer: self.committer.clone(), space: self.space.clone() }
     }
 }
 
 impl Index for FjallIndex {
     fn submit(&self, batch: Batch, completion: Completion) {
+        self.space.queue(batch.bytes() as u64);
         self.committer.submit(batch, completion);
     }
 
@@ -194,6 +246,25 @@ impl Index for FjallIndex {
             };
             self.committer.submit(Batch::new(), Box::new(write));
         }
+        self.tidier().watch(&self.env);
+    }
+
+    fn room(&self, bytes: u64) -> Result<()> {
+        check_clock("commit")?;
+        // A closed index says so itself when it is asked for something.
+        let Ok(store) = self.slot.store() else { return Ok(()) };
+        self.space.room(bytes, store.database.write_buffer_size())
+    }
+
+    fn reclaim(&self) -> BoxFuture<'static, ()> {
+        let (env, tidier) = (self.env.clone(), self.tidier());
+        // Also where somebody else is at it, who is then waited for.
+        Box::pin(async move { drop(env.blocking(move || tidier.tidy()).await) })
+    }
+
+    fn space(&self) -> Option<SpaceStats> {
+        let store = self.slot.store().ok()?;
+        Some(self.space.stats(store.database.write_buffer_size()))
     }
 
     fn poisoned(&self) -> Option<Error> {
@@ -412,34 +483,9 @@ fn bounds(start: Bound<Bytes>, end: Bound<Bytes>) -> Option<(Bound<Bytes>, Bound
     inhabited.then_some((start, end))
 }
 
-/// Writes a merge as one fjall batch.
-struct FjallSink {
-    store: Arc<Store>,
-    env: Env,
-}
-
-impl Sink for FjallSink {
-    fn commit(&mut self, changes: Changes) -> Result<()> {
-        let mut batch = OwnedWriteBatch::with_capacity(self.store.database.clone(), changes.len())
-            .durability(Some(PersistMode::SyncData));
-        for ((table, key), value) in changes {
-            let keyspace = self.store.tables.of(table);
-            match value {
-                Some(value) => batch.insert(keyspace, key, value),
-                None => batch.remove(keyspace, key),
-            }
-        }
-        let low = self.store.database.seqno();
-        batch.commit().map_err(|error| diagnosis::explain(&self.store, &self.env, error))?;
-        self.store.published.advance(&self.store.database);
-        if let Some(marker) = &self.store.marker {
-            marker.acknowledged(low, self.store.database.seqno());
-        }
-        Ok(())
-    }
-}
-
 #[cfg(test)]
 mod check_tests;
+#[cfg(all(test, unix))]
+mod space_tests;
 #[cfg(test)]
 mod tests;

@@ -16,9 +16,11 @@ mod committer;
 #[cfg(any(test, feature = "contract"))]
 pub mod contract;
 pub mod fjall;
+mod space;
 mod stall;
 mod step_over;
 
+pub use space::{SpaceStats, no_space};
 pub use stall::StallWatch;
 pub use step_over::{PartialPage, UnreadableRange};
 
@@ -113,6 +115,18 @@ impl Batch {
     /// Bytes of its keys and values.
     pub fn bytes(&self) -> usize {
         self.bytes
+    }
+
+    /// Whether it releases space rather than taking some: it stores no row, no payload and no change, and begins no
+    /// upload. Orphans, version floors, the epoch and the ends of uploads are small and lead to removals, so that a full
+    /// disk must still take them.
+    pub fn releases(&self) -> bool {
+        let ends_something = self.changes.iter().any(|(table, _, value)| *table == Table::Expiry && value.is_none());
+        self.changes.iter().filter(|(.., value)| value.is_some()).all(|(table, ..)| match table {
+            Table::Rows | Table::Payloads | Table::Changes => false,
+            Table::Sessions | Table::Expiry => ends_something,
+            Table::Orphans | Table::Meta => true,
+        })
     }
 
     /// Its changes in order: a value to set, or none to remove the key.
@@ -311,6 +325,29 @@ pub trait Index: Send + Sync + 'static {
     /// What has been done so far.
     fn stats(&self) -> IndexStats;
 
+    /// Whether there is room for a batch that stores so many bytes, or for as many bytes of other files on the same disk.
+    /// Whoever submits asks first, unless the batch [releases](Batch::releases) space: a batch that has been submitted is
+    /// never refused for want of space. Does not block.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Unavailable`] with [`Reason::NoSpace`](crate::Reason::NoSpace) if the disk is full, or so full that
+    /// the index might soon be unable to commit deletes.
+    fn room(&self, bytes: u64) -> Result<()> {
+        let _ = bytes;
+        Ok(())
+    }
+
+    /// Gives space back to the disk where [`room`](Self::room) has been refused and something was removed since: what
+    /// was removed may still take space. Does nothing otherwise. Resolves when it is done, and never fails.
+    fn reclaim(&self) -> BoxFuture<'static, ()> {
+        Box::pin(std::future::ready(()))
+    }
+
+    /// The space of its disk; none if it is not known.
+    fn space(&self) -> Option<SpaceStats> {
+        None
+    }
+
     /// Makes durable what was submitted, then lets go of the store. Later calls fail with [`ErrorKind::Closed`].
     /// Calling it again does nothing.
     ///
@@ -323,6 +360,29 @@ pub trait Index: Send + Sync + 'static {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+
+    /// A batch that puts into these tables and removes from those.
+    fn batch(puts: &[Table], removes: &[Table]) -> Batch {
+        let mut batch = Batch::new();
+        puts.iter().for_each(|&table| batch.put(table, "k", "v"));
+        removes.iter().for_each(|&table| batch.remove(table, "l"));
+        batch
+    }
+
+    #[test]
+    fn batches_that_end_something_release_space() {
+        use Table::{Changes, Expiry, Meta, Orphans, Payloads, Rows, Sessions};
+        assert!(batch(&[], &[]).releases(), "a barrier");
+        assert!(batch(&[Meta], &[]).releases(), "an epoch");
+        assert!(batch(&[Meta, Orphans], &[Rows, Payloads, Expiry]).releases(), "a delete");
+        assert!(batch(&[Orphans], &[Changes]).releases(), "a fence");
+        assert!(batch(&[Sessions, Expiry, Orphans], &[Sessions, Expiry]).releases(), "an abort");
+        assert!(!batch(&[Changes], &[]).releases(), "the beginning of a large put");
+        assert!(!batch(&[Rows, Payloads], &[Meta, Changes]).releases(), "a put");
+        assert!(!batch(&[Rows, Expiry], &[Expiry]).releases(), "another deadline");
+        assert!(!batch(&[Sessions, Expiry], &[]).releases(), "the beginning of an upload");
+        assert!(!batch(&[Sessions, Payloads], &[Changes]).releases(), "a part");
+    }
 
     proptest! {
         #[test]

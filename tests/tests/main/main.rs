@@ -8,6 +8,7 @@ mod crash;
 mod damage;
 mod expiry;
 mod faults;
+mod full_disk;
 mod idle;
 mod kills;
 mod memory;

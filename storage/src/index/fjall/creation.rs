@@ -1,6 +1,7 @@
 //! The directory of the index: its lock, its record, and how it comes to be.
 //!
 //! ```text
+//! {dir}/reserve           space that is given up on a full disk (`reserve.rs`)
 //! {dir}/lock              held while the index is open; never renamed, never removed
 //! {dir}/store/record.json what must be there
 //! {dir}/store/database/   what fjall keeps
@@ -23,6 +24,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Table;
 use super::check::{self, Checked};
+use super::reserve::RESERVE;
 use crate::error::{Error, ErrorKind, Result};
 
 pub(super) const LOCK: &str = "lock";
@@ -77,6 +79,14 @@ impl Drop for Lock {
             tracing::warn!(%error, "the lock of the index could not be released; closing the file does it");
         }
     }
+}
+
+/// Whether there is a store in `dir`, whole or not.
+///
+/// # Errors
+/// [`ErrorKind::Unavailable`] if the file system fails.
+pub(super) fn is_created(dir: &Path) -> Result<bool> {
+    exists(&dir.join(STORE))
 }
 
 /// Takes `dir` for us, and creates it if it is absent. A directory of somebody else is not touched.
@@ -138,8 +148,12 @@ pub(super) fn create_or_check(
     }
     if !exists(&store)? {
         fs::create_dir(&creating).map_err(|error| unavailable("create", &creating, error))?;
-        let keyspaces = build(&creating.join(DATABASE))?;
-        write_record(&creating, keyspaces)?;
+        // What a failure leaves would take space on a disk that may be full.
+        let built = build(&creating.join(DATABASE)).and_then(|keyspaces| write_record(&creating, keyspaces));
+        if let Err(error) = built {
+            drop(fs::remove_dir_all(&creating));
+            return Err(error);
+        }
         sync_tree(&creating).map_err(|error| unavailable("sync", &creating, error))?;
         fs::rename(&creating, &store).map_err(|error| unavailable("rename", &creating, error))?;
         sync(dir).map_err(|error| unavailable("sync", dir, error))?;
@@ -178,13 +192,13 @@ pub(super) fn database(dir: &Path) -> PathBuf {
     dir.join(STORE).join(DATABASE)
 }
 
-/// Files, but no record: not ours. An empty directory, our lock and an interrupted creation are.
+/// Files, but no record: not ours. An empty directory, our lock, a reserve and an interrupted creation are.
 fn refuse_foreign(dir: &Path) -> Result<()> {
     if exists(&dir.join(STORE).join(RECORD))? {
         return Ok(());
     }
     for name in names(dir)? {
-        if name != LOCK && name != CREATING {
+        if name != LOCK && name != CREATING && name != RESERVE {
             let message = format!("the directory holds files but no index: dir={} file={name}", dir.display());
             return Err(Error::new(ErrorKind::Invalid, "open", message));
         }

@@ -53,6 +53,9 @@ fn tree(error: &fjall::LsmError) -> (ErrorKind, &'static str) {
 fn file(error: &io::Error) -> (ErrorKind, &'static str) {
     match error.kind() {
         io::ErrorKind::UnexpectedEof | io::ErrorKind::InvalidData => (ErrorKind::Corrupt, "a file is damaged"),
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+            (ErrorKind::Unavailable, "no space: free space on the disk, then open the index again")
+        }
         _ => (ErrorKind::Unavailable, "the file system failed"),
     }
 }

@@ -255,6 +255,7 @@ async fn options_out_of_bounds_are_refused_before_anything_is_created() {
         FjallOptions { worker_threads: 0, ..good() },
         FjallOptions { worker_threads: 3, ..good() },
         FjallOptions { commit_deadline_ms: 0, ..good() },
+        FjallOptions { reserve_bytes: (1 << 30) + 1, ..good() },
     ] {
         let error = FjallIndex::open(&on_disk.path(), Env::real().unwrap(), options).expect_err("it is out of bounds");
         assert_eq!(error.kind(), ErrorKind::Invalid, "{error}");

@@ -1,0 +1,71 @@
+//! Space on real files: what comes back, and what a full disk stops.
+
+use std::fs;
+use std::path::Path;
+
+use super::*;
+
+const PAYLOAD_BYTES: usize = 600_000;
+
+fn store(number: u32, bytes: usize) -> Batch {
+    let mut batch = Batch::new();
+    batch.put(Table::Rows, format!("k{number:05}"), "row");
+    // Not compressible, and different.
+    let payload: Vec<u8> = (0..bytes as u32).map(|at| (at.wrapping_mul(2_654_435_761) >> 13 ^ number) as u8).collect();
+    batch.put(Table::Payloads, format!("p{number:05}"), payload);
+    batch
+}
+
+fn remove(number: u32) -> Batch {
+    let mut batch = Batch::new();
+    batch.remove(Table::Rows, format!("k{number:05}"));
+    batch.remove(Table::Payloads, format!("p{number:05}"));
+    batch
+}
+
+async fn commit(index: &FjallIndex, batch: Batch) -> Result<()> {
+    if !batch.releases() {
+        index.room(batch.bytes() as u64)?;
+    }
+    let (sender, outcome) = tokio::sync::oneshot::channel();
+    index.submit(batch, Box::new(move |committed| drop(sender.send(committed))));
+    outcome.await.unwrap().map_err(CommitError::into_error)
+}
+
+/// Bytes that the files below a directory take, holes not counted.
+fn taken(dir: &Path) -> u64 {
+    use std::os::unix::fs::MetadataExt;
+    let entries = fs::read_dir(dir).unwrap().map(|entry| entry.unwrap());
+    let of_one = |entry: fs::DirEntry| match entry.metadata().unwrap() {
+        metadata if metadata.is_dir() => taken(&entry.path()),
+        metadata => metadata.blocks() * 512,
+    };
+    entries.map(of_one).sum()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn removed_payloads_give_their_space_back() {
+    let dir = tempfile::tempdir().unwrap();
+    let open = || FjallIndex::open(dir.path(), Env::real().unwrap(), FjallOptions::default()).unwrap();
+    let index = open();
+    let blobs = dir.path().join("store/database/keyspaces");
+    // Some in blob files, some in memory.
+    for number in 0..40 {
+        commit(&index, store(number, PAYLOAD_BYTES)).await.unwrap();
+    }
+    let full = taken(&blobs);
+    assert!(full > 10_000_000, "taken={full}");
+    for number in 0..40 {
+        commit(&index, remove(number)).await.unwrap();
+    }
+    let tidier = index.tidier();
+    let env = index.env.clone();
+    env.blocking(move || {
+        let store = tidier.slot.store().unwrap();
+        reclaim::reclaim(&store, &tidier.space, |batch| tidier.commit(batch)).unwrap();
+    })
+    .await
+    .unwrap();
+    let left = taken(&blobs);
+    assert!(left < 1_000_000, "taken={full} left={left}");
+}

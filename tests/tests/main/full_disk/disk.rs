@@ -1,0 +1,74 @@
+//! A disk of a given size: a tmpfs, which root may mount.
+
+use std::fs::{self, File};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use tempfile::TempDir;
+
+/// Unmounted when it is dropped.
+pub(super) struct SmallDisk(TempDir);
+
+impl SmallDisk {
+    /// A disk of so many MiB; none, loudly, where nobody may mount one.
+    pub(super) fn new(mib: u32) -> Option<Self> {
+        let disk = Self(TempDir::new().unwrap());
+        let mounted = mount(&["-t", "tmpfs", "-o", &format!("size={mib}m"), "tmpfs"], disk.path());
+        if !mounted {
+            eprintln!("SKIPPED: a full disk needs a mount, which needs root");
+            // Nothing is mounted: nothing may be unmounted.
+            disk.forget();
+            return None;
+        }
+        Some(disk)
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        self.0.path()
+    }
+
+    /// Where the store is.
+    pub(super) fn store(&self) -> PathBuf {
+        self.path().join("store")
+    }
+
+    /// Makes it as large as this.
+    pub(super) fn resize(&self, mib: u32) {
+        assert!(mount(&["-o", &format!("remount,size={mib}m")], self.path()));
+    }
+
+    /// Fills it with a file of somebody else, to the last byte.
+    pub(super) fn fill(&self) {
+        let mut file = File::create(self.path().join("theirs")).unwrap();
+        let chunk = vec![7; 64 * 1024];
+        let mut size = chunk.len();
+        while size > 0 {
+            match file.write(&chunk[..size]) {
+                Ok(0) | Err(_) => size /= 2,
+                Ok(_) => {}
+            }
+        }
+    }
+
+    /// Removes that file.
+    pub(super) fn empty(&self) {
+        fs::remove_file(self.path().join("theirs")).unwrap();
+    }
+
+    fn forget(self) {
+        let this = std::mem::ManuallyDrop::new(self);
+        drop(fs::remove_dir(this.0.path()));
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        // Lazily: a failed test may still have files open.
+        drop(Command::new("umount").arg("-l").arg(self.path()).status());
+    }
+}
+
+fn mount(arguments: &[&str], at: &Path) -> bool {
+    Command::new("mount").args(arguments).arg(at).output().is_ok_and(|output| output.status.success())
+}
