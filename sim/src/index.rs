@@ -435,16 +435,12 @@ enum SnapshotState {
 }
 
 impl SimSnapshot {
-    /// The state of its moment, but for two planted bugs.
+    /// The state of its moment, but for a planted bug.
     fn seen(&self, frozen: &Tables) -> Tables {
-        let newest = || self.inner.gate.machine().disk.tables();
-        if self.inner.planted(Bug::SnapshotSeesLater) {
-            newest()
-        } else if self.inner.planted(Bug::SnapshotDropsOverwritten) {
-            frozen.without_overwritten(&newest())
-        } else {
-            frozen.clone()
+        if self.inner.planted(Bug::SnapshotDropsOverwritten) {
+            return frozen.without_overwritten(&self.inner.gate.machine().disk.tables());
         }
+        frozen.clone()
     }
 }
 

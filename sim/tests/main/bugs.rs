@@ -11,7 +11,7 @@ struct Planted {
     by: &'static [&'static str],
 }
 
-const PLANTED: [Planted; 29] = [
+const PLANTED: [Planted; 28] = [
     Planted { bug: Bug::AckBeforeSync, within: 10, by: &["I9"] },
     Planted { bug: Bug::ReaderSeesUnsynced, within: 50, by: &["I7"] },
     Planted { bug: Bug::OldRevisionNotQueued, within: 10, by: &["I5"] },
@@ -35,7 +35,6 @@ const PLANTED: [Planted; 29] = [
     Planted { bug: Bug::CompleteTwice, within: 20, by: &["sessions"] },
     Planted { bug: Bug::PartAfterEnd, within: 100, by: &["sessions"] },
     Planted { bug: Bug::EndQueuesEveryPart, within: 20, by: &["I2"] },
-    Planted { bug: Bug::SnapshotSeesLater, within: 200, by: &["linearizability", "unprovoked", "scrub"] },
     Planted { bug: Bug::SnapshotDropsOverwritten, within: 200, by: &["linearizability", "unprovoked", "scrub"] },
     Planted { bug: Bug::NotFoundIsDeleted, within: 300, by: &["I5"] },
     Planted { bug: Bug::MissingBlobIsAbsent, within: 100, by: &["linearizability"] },
