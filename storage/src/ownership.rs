@@ -1,4 +1,4 @@
-//! Whether a blob tier belongs to the store that is opened over it: the decision [`decide`], and [`Claim`], which carries
+//! Whether a blob tier belongs to the store that is opened over it: the decision `decide`, and [`Claim`], which carries
 //! it out before any blob is read or deleted.
 //!
 //! ```text

@@ -142,7 +142,7 @@ pub(super) async fn blob_files(env: &Env, dir: &Path) -> Result<Vec<(PathBuf, u6
             let sized = entry.and_then(|entry| entry.metadata().map(|metadata| (entry, metadata)));
             match sized {
                 Ok((entry, metadata)) if metadata.is_file() && entry.path() != marker => {
-                    files.push((entry.into_path(), metadata.len()))
+                    files.push((entry.into_path(), metadata.len()));
                 }
                 Ok(_) => {}
                 Err(error) if error.io_error().is_some_and(|error| error.kind() == std::io::ErrorKind::NotFound) => {}

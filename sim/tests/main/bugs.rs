@@ -36,7 +36,7 @@ const PLANTED: [Planted; 28] = [
     Planted { bug: Bug::PartAfterEnd, within: 100, by: &["sessions"] },
     Planted { bug: Bug::EndQueuesEveryPart, within: 20, by: &["I2"] },
     Planted { bug: Bug::SnapshotDropsOverwritten, within: 200, by: &["linearizability", "unprovoked", "scrub"] },
-    Planted { bug: Bug::NotFoundIsDeleted, within: 300, by: &["I5"] },
+    Planted { bug: Bug::NotFoundIsDeleted, within: 200, by: &["I5"] },
     Planted { bug: Bug::MissingBlobIsAbsent, within: 100, by: &["linearizability"] },
     Planted { bug: Bug::DeletesNeedSpace, within: 200, by: &["unprovoked"] },
     Planted { bug: Bug::RoomAskedLate, within: 200, by: &["versions", "I3"] },

@@ -210,7 +210,10 @@ impl BlobTier {
     pub(crate) fn place(&self) -> String {
         let info = self.operator().info();
         let (scheme, name) = (info.scheme(), info.name());
-        if self.is_local() { info.root().to_string() } else { format!("{scheme}://{name}{}", info.root()) }
+        match self.directories() {
+            Some(directories) => directories.root().display().to_string(),
+            None => format!("{scheme}://{name}{}", info.root()),
+        }
     }
 }
 

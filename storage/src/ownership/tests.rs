@@ -254,7 +254,7 @@ async fn a_blob_that_is_deleted_elsewhere_does_not_count_as_deleted() {
     std::fs::rename(&away, &path).unwrap();
     // The tier is there again before anybody looks at its mark.
     tier.check_owner().await.unwrap();
-    assert_eq!(tier.settle_deletes(&[key.clone()]).await.unwrap_err().kind(), ErrorKind::Unavailable);
+    assert_eq!(tier.settle_deletes(std::slice::from_ref(&key)).await.unwrap_err().kind(), ErrorKind::Unavailable);
     tier.delete(&key).await.unwrap();
     tier.settle_deletes(&[key]).await.unwrap();
 }
