@@ -39,7 +39,7 @@ const PLANTED: [Planted; 28] = [
     Planted { bug: Bug::NotFoundIsDeleted, within: 200, by: &["I5"] },
     Planted { bug: Bug::MissingBlobIsAbsent, within: 100, by: &["linearizability"] },
     Planted { bug: Bug::DeletesNeedSpace, within: 200, by: &["unprovoked"] },
-    Planted { bug: Bug::RoomAskedLate, within: 200, by: &["versions", "I3"] },
+    Planted { bug: Bug::RoomAskedLate, within: 400, by: &["versions", "I3"] },
 ];
 
 fn assert_found(planted: &Planted) {
