@@ -95,48 +95,41 @@ pub async fn snapshots_never_see_half_a_batch(subject: &dyn Subject) {
 /// and no other, and what it has seen once it sees again.
 pub async fn snapshots_keep_what_they_saw(subject: &dyn Subject) {
     const OBJECTS: usize = 4;
-    const HELD_MAX: usize = 8;
+    const HELD_MAX: usize = 4;
+    const WRITES_PER_ROUND: usize = 8;
+    const READS_PER_ROUND: usize = 16;
     let overwrites = subject.overwrites();
     let index = open(subject).await;
     for object in 0..OBJECTS {
         commit(&index, overwrite(object, None, object)).await.expect("the batch is durable");
     }
-    let is_done = std::cell::Cell::new(false);
-    let write = async {
-        for number in OBJECTS..overwrites {
-            let batch = overwrite(number % OBJECTS, Some(number - OBJECTS), number);
-            commit(&index, batch).await.expect("the batch is durable");
-        }
-        is_done.set(true);
-    };
-    let reorganise = async {
-        while !is_done.get() {
-            subject.reorganise().await;
-            tokio::task::yield_now().await;
-        }
-    };
-    let read = async {
-        let mut held = std::collections::VecDeque::new();
-        let mut turn = 0;
-        while !is_done.get() {
-            turn += 1;
-            let row = index.get(Table::Rows, overwritten(turn % OBJECTS).as_bytes()).await;
-            assert!(row.expect("the read succeeds").is_some(), "a row that always exists is absent");
-            let snapshot = index.snapshot().expect("the index is open");
-            let seen = rows_with_payloads(&*snapshot, OBJECTS).await;
-            if turn % 16 == 0 {
-                held.push_back((snapshot, seen));
+    let mut held = std::collections::VecDeque::new();
+    for round in (OBJECTS..overwrites).step_by(WRITES_PER_ROUND) {
+        let write = async {
+            for number in round..overwrites.min(round + WRITES_PER_ROUND) {
+                let batch = overwrite(number % OBJECTS, Some(number - OBJECTS), number);
+                commit(&index, batch).await.expect("the batch is durable");
             }
-            if held.len() > HELD_MAX {
-                held.pop_front();
+        };
+        let read = async {
+            for turn in 0..READS_PER_ROUND {
+                let row = index.get(Table::Rows, overwritten(turn % OBJECTS).as_bytes()).await;
+                assert!(row.expect("the read succeeds").is_some(), "a row that always exists is absent");
+                let snapshot = index.snapshot().expect("the index is open");
+                let seen = rows_with_payloads(&*snapshot, OBJECTS).await;
+                if turn == 0 {
+                    held.push_back((snapshot, seen));
+                }
             }
-            if let Some((snapshot, seen)) = held.get(turn % HELD_MAX) {
-                assert_eq!(&rows_with_payloads(&**snapshot, OBJECTS).await, seen, "a snapshot has changed");
-            }
-            tokio::task::yield_now().await;
+        };
+        futures::join!(write, subject.reorganise(), read);
+        if held.len() > HELD_MAX {
+            held.pop_front();
         }
-    };
-    futures::join!(write, reorganise, read);
+        for (snapshot, seen) in &held {
+            assert_eq!(&rows_with_payloads(&**snapshot, OBJECTS).await, seen, "a snapshot has changed");
+        }
+    }
     let mut batch = Batch::new();
     for object in 0..OBJECTS {
         batch.remove(Table::Rows, overwritten(object));
