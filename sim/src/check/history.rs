@@ -372,11 +372,24 @@ impl Checker<'_> {
         if kind == ErrorKind::Disabled && !monitor.was_switched(true, called.at, at) {
             self.violated("namespaces", called, "its namespace is said to be switched off, and it is not");
         }
+        let provoked = self.was_provoked(called, at);
+        if kind == ErrorKind::Closed && !monitor.closed_between(life, at) {
+            self.violated("unprovoked", called, "it is said to be closed, and nobody closed it");
+        }
+        if matches!(kind, ErrorKind::Unavailable | ErrorKind::Corrupt) && !provoked && !self.was_busy(called, at) {
+            self.violated("unprovoked", called, "it failed, and nothing had gone wrong");
+        }
+    }
+
+    /// Whether something had gone wrong that excuses a failure of this call.
+    fn was_provoked(&self, called: &Called, at: Tick) -> bool {
+        let monitor = self.monitor;
+        let life = monitor.engine_of(called.at);
         let read_failed = monitor.struck_between(&[Fault::IndexReadFails], called.at, at);
         let commit_failed = monitor.struck_between(&COMMIT_FAULTS, life, at);
         // It refuses what stores something, and nothing else: no delete, no abort.
         let was_low = monitor.struck_between(&[Fault::IndexLow], life, at);
-        let provoked = match &called.call {
+        match &called.call {
             // No actor stands between a reader and the tiers, and nothing that is over.
             Call::List { .. }
             | Call::ListGroups { .. }
@@ -421,12 +434,6 @@ impl Checker<'_> {
             | Call::DeletePrefix { .. }
             | Call::Multipart(Asked { what: About::PartOf { .. }, .. })
             | Call::Other => monitor.struck_between(&PROVOKING, life, at),
-        };
-        if kind == ErrorKind::Closed && !monitor.closed_between(life, at) {
-            self.violated("unprovoked", called, "it is said to be closed, and nobody closed it");
-        }
-        if matches!(kind, ErrorKind::Unavailable | ErrorKind::Corrupt) && !provoked && !self.was_busy(called, at) {
-            self.violated("unprovoked", called, "it failed, and nothing had gone wrong");
         }
     }
 

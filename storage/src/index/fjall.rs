@@ -485,7 +485,7 @@ fn bounds(start: Bound<Bytes>, end: Bound<Bytes>) -> Option<(Bound<Bytes>, Bound
 
 #[cfg(test)]
 mod check_tests;
-#[cfg(all(test, unix))]
+#[cfg(test)]
 mod space_tests;
 #[cfg(test)]
 mod tests;

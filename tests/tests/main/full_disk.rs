@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use cenotaph::{Config, Engine, Error, ErrorKind, Reason};
+use cenotaph::{Config, Engine, Env, Error, ErrorKind, Reason};
 
 mod disk;
 
@@ -70,7 +70,7 @@ async fn assert_settles(engine: &Engine) {
         if engine.settle().await.unwrap() == 0 {
             return;
         }
-        tokio::time::sleep(Duration::from_millis(10)).await;
+        Env::real().unwrap().sleep(Duration::from_millis(10)).await;
     }
     panic!("orphans are left: {:?}", engine.stats().await.unwrap().actors);
 }
@@ -202,7 +202,7 @@ async fn disk_that_others_fill_takes_deletes_and_recovers_by_itself() {
         if !space.is_low && space.reserve_bytes == reserve {
             return engine.close().await.unwrap();
         }
-        tokio::time::sleep(Duration::from_millis(20)).await;
+        Env::real().unwrap().sleep(Duration::from_millis(20)).await;
     }
     panic!("the reserve is not built again: {:?}", engine.stats().await.unwrap().space);
 }

@@ -1,5 +1,7 @@
 //! Space on real files: what comes back, and what a full disk stops.
 
+#![cfg(unix)]
+
 use std::fs;
 use std::path::Path;
 
@@ -11,7 +13,8 @@ fn store(number: u32, bytes: usize) -> Batch {
     let mut batch = Batch::new();
     batch.put(Table::Rows, format!("k{number:05}"), "row");
     // Not compressible, and different.
-    let payload: Vec<u8> = (0..bytes as u32).map(|at| (at.wrapping_mul(2_654_435_761) >> 13 ^ number) as u8).collect();
+    let words = (0..bytes / 8).map(|at| (at as u64 ^ u64::from(number) << 32).wrapping_mul(0x9E37_79B9_7F4A_7C15));
+    let payload: Vec<u8> = words.flat_map(u64::to_le_bytes).collect();
     batch.put(Table::Payloads, format!("p{number:05}"), payload);
     batch
 }
