@@ -74,7 +74,10 @@ impl Tiered {
                         note(&damage, fate);
                         report.take(damage, fate, findings_max);
                     }
-                    None => tracing::debug!(%damage, "a finding of a scrub was not confirmed"),
+                    None => {
+                        tracing::debug!(%damage, "a finding of a scrub was not confirmed");
+                        report.unconfirmed += 1;
+                    }
                 }
             }
         }

@@ -202,6 +202,8 @@ pub(crate) enum Answer {
     /// A scrub found this damage.
     Scrubbed {
         damage: Vec<String>,
+        /// Findings that its shards did not confirm.
+        unconfirmed: u64,
     },
     /// An update left the object as it is.
     Kept,

@@ -100,7 +100,7 @@ impl Checker<'_> {
         }
         match &called.answer {
             Some((at, Answer::Failed(kind))) => self.failed(called, *at, *kind),
-            Some((at, Answer::Scrubbed { damage })) => self.scrubbed(called, damage, *at),
+            Some((at, Answer::Scrubbed { damage, unconfirmed })) => self.scrubbed(called, damage, *unconfirmed, *at),
             Some((at, Answer::Applied { .. } | Answer::Deleted { .. } | Answer::Found(_) | Answer::Absent)) => {
                 self.switched_off(called, *at);
             }
@@ -112,11 +112,14 @@ impl Checker<'_> {
     }
 
     /// Nothing is damaged but what a fault shows damaged, or missing, or leaves behind for ever.
-    fn scrubbed(&mut self, called: &Called, damage: &[String], at: Tick) {
+    fn scrubbed(&mut self, called: &Called, damage: &[String], unconfirmed: u64, at: Tick) {
         let is_misled = self.monitor.struck_between(&BLOB_READ_FAULTS, called.at, at)
             || self.monitor.struck_between(&[Fault::BlobLate], 0, at);
         if !damage.is_empty() && !is_misled {
             self.violated("scrub", called, "it finds damage, and nothing is damaged");
+        }
+        if unconfirmed > 0 && !is_misled {
+            self.violated("scrub", called, "its snapshots show damage that its shards do not see");
         }
         // A payload that was read with a flipped bit once is read again by its shard.
         let is_rotten = self.monitor.strikes_between(Fault::IndexBitRot, called.at, at) > 1;

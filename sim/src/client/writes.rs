@@ -153,9 +153,10 @@ impl Client {
     /// Verifies everything, and repairs what loses nothing.
     pub(crate) async fn scrub(&self) -> Answer {
         match self.engine.scrub().grace(Duration::ZERO).repair().await {
-            Ok(report) => {
-                Answer::Scrubbed { damage: report.findings.iter().map(|finding| finding.damage.to_string()).collect() }
-            }
+            Ok(report) => Answer::Scrubbed {
+                damage: report.findings.iter().map(|finding| finding.damage.to_string()).collect(),
+                unconfirmed: report.unconfirmed,
+            },
             Err(error) => failed(&error),
         }
     }

@@ -18,6 +18,9 @@ pub struct ScrubReport {
     pub found: u64,
     /// How much of it is repaired.
     pub repaired: u64,
+    /// Findings of the walk that the shards did not confirm, and that are not counted as found. Beside overwrites of damaged
+    /// objects there may be some. On a sound store there are none: else the index shows states that never were.
+    pub unconfirmed: u64,
     /// The first of it, as many as were asked for.
     pub findings: Vec<Finding>,
 }
