@@ -13,7 +13,7 @@ use futures::future::BoxFuture;
 use opendal::Operator;
 use tracing::Instrument;
 
-/// A salvage in preparation: `.await` it to run it. See [`salvage`].
+/// A salvage in preparation: `.await` it to run it. See [`salvage()`].
 #[derive(Debug)]
 #[must_use = "a salvage does nothing until it is awaited"]
 pub struct Salvage {
