@@ -19,6 +19,7 @@ mod history;
 mod listings;
 mod monitor;
 mod ownership;
+mod provoked;
 mod removals;
 mod search;
 mod sessions;
