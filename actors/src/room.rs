@@ -23,7 +23,7 @@ use crate::tiered::Tiered;
 const SWEEP_TIMEOUT: Duration = Duration::from_secs(2);
 
 impl Common {
-    /// Whether the disk of the index has room for this batch.
+    /// Returns whether the disk of the index has room for this batch.
     ///
     /// # Errors
     /// [`Unavailable`](cenotaph_storage::ErrorKind::Unavailable) if not. A batch that releases space is always taken.

@@ -96,7 +96,7 @@ impl Actor for Shard {
 /// What the decision about a swap depends on.
 struct View {
     standing: Standing,
-    /// Whether the swap's change is live.
+    /// True if the swap's change is live.
     live: bool,
     /// What removes a row that can't be read, if the swap replaces that.
     excised: Option<Batch>,

@@ -185,7 +185,7 @@ impl Sweeper {
         self.shared.commit(batch, ()).await
     }
 
-    /// Whether the blob tier is there and this store's.
+    /// Returns whether the blob tier is there and this store's.
     async fn check_tier(&self) -> Result<()> {
         let checked = self.shared.env.deadline(self.shared.limits.sweep.timeout, self.shared.blobs.check_owner()).await;
         checked.unwrap_or_else(|| Err(Error::new(ErrorKind::Unavailable, "sweep", "the blob tier does not answer")))

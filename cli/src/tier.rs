@@ -63,7 +63,7 @@ impl Location {
         &self.0
     }
 
-    /// Whether both are the same place; options beside it may differ.
+    /// Returns whether both are the same place; options beside it may differ.
     fn is_same_place(&self, other: &Self, data: &Path) -> bool {
         let place = |location: &Self| location.0.split('?').next().unwrap_or_default().trim_end_matches('/').to_owned();
         let directory = |location: &Self| match location.0.strip_prefix("fs:") {

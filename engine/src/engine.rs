@@ -313,7 +313,7 @@ impl Engine {
         })
     }
 
-    /// Whether the engine takes on work. A readiness probe: where it says no, close the engine and open it again. A full disk
+    /// Returns whether the engine takes on work. A readiness probe: where it says no, close the engine and open it again. A full disk
     /// is no reason for that: see [`Stats::space`].
     ///
     /// # Errors

@@ -121,7 +121,7 @@ impl Link {
         Ok(())
     }
 
-    /// Whether the whole tier is away at this moment. If it is, that is noted.
+    /// Returns whether the whole tier is away at this moment. If it is, that is noted.
     fn is_away(&self, path: &str) -> bool {
         let machine = self.machine();
         let now = machine.elapsed();

@@ -297,7 +297,7 @@ impl fmt::Debug for Env {
     }
 }
 
-/// Whether the system's own clock is set: it reads 1970 or later. Asked for the sake of libraries that panic otherwise.
+/// Returns whether the system's own clock is set: it reads 1970 or later. Asked for the sake of libraries that panic otherwise.
 pub(crate) fn is_system_clock_set() -> bool {
     real::since_1970().is_some()
 }

@@ -61,7 +61,7 @@ pub struct Claim {
     pub options: BlobOptions,
     /// Longest wait for the mark.
     pub timeout: Duration,
-    /// Whether a tier is taken that would be refused.
+    /// True if a tier is taken that would be refused.
     pub adopt: bool,
 }
 
@@ -204,7 +204,7 @@ impl Claim {
         }
     }
 
-    /// Whether one of these blobs is a row's, a part's, an orphan's or a change's.
+    /// Returns whether one of these blobs is a row's, a part's, an orphan's or a change's.
     async fn knows_one_of(&self, sample: &[FoundBlob]) -> Result<bool> {
         let listed: BTreeSet<RevisionId> = sample.iter().filter_map(|blob| Some(blob.key.as_ref()?.revision)).collect();
         for revision in &listed {
@@ -221,7 +221,7 @@ impl Claim {
         self.any(Table::Changes, names_one).await
     }
 
-    /// Whether a row or a part of an upload names a blob. Reads every row of a store that has no blob: once, at its first
+    /// Returns whether a row or a part of an upload names a blob. Reads every row of a store that has no blob: once, at its first
     /// opening by a build with store ids.
     async fn names_a_blob(&self) -> Result<bool> {
         // A row that can't be read may name one.

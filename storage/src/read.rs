@@ -243,7 +243,7 @@ impl Reads {
         }
     }
 
-    /// Whether the newest row of an object names this payload.
+    /// Returns whether the newest row of an object names this payload.
     async fn names_payload(&self, id: &ObjectId, payload: OperationId) -> Result<bool> {
         Ok(self.any_row(id).await?.is_some_and(|row| row.body == Body::Separate(payload)))
     }

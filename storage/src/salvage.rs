@@ -67,7 +67,7 @@ pub struct SalvageReport {
     pub expiry: u64,
     /// Changes and orphans left out, for batches of the journal are lost, and their blobs may be needed.
     pub held_back: u64,
-    /// Whether batches of the journal are lost that had been acknowledged: objects may be missing, or be older than they
+    /// True if batches of the journal are lost that had been acknowledged: objects may be missing, or be older than they
     /// were, and nobody knows which.
     pub journal_damaged: bool,
     /// Unreadable ranges of keys, counted.
@@ -122,7 +122,7 @@ pub struct LostBlob {
 }
 
 impl SalvageReport {
-    /// Whether everything could be read.
+    /// Returns whether everything could be read.
     pub fn is_complete(&self) -> bool {
         self.unreadable == 0 && self.without_payload == 0 && self.lost_blobs == 0 && !self.journal_damaged
     }

@@ -259,7 +259,7 @@ pub enum Decision {
 }
 
 impl Swap {
-    /// Whether it may replace a row that can't be read: it depends on nothing in the row, and its caller means to lose what
+    /// Returns whether it may replace a row that can't be read: it depends on nothing in the row, and its caller means to lose what
     /// the row holds.
     pub fn replaces_unread(&self) -> bool {
         match self.mutation {

@@ -8,7 +8,7 @@ use super::monitor::Monitor;
 use crate::blobs::Blobs;
 
 impl Monitor {
-    /// Whether the tier of the store carries its mark, durably, and the index knows.
+    /// Returns whether the tier of the store carries its mark, durably, and the index knows.
     pub(crate) fn is_claimed(&self) -> bool {
         self.store.is_some_and(|(_, is_claimed)| is_claimed)
     }

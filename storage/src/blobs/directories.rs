@@ -95,7 +95,7 @@ impl Directories {
         &self.0.root
     }
 
-    /// Whether the path of the root still names the directory that is held open; it is from the first call on.
+    /// Returns whether the path of the root still names the directory that is held open; it is from the first call on.
     ///
     /// # Errors
     /// [`ErrorKind::Unavailable`] if the root can't be opened.
@@ -104,7 +104,7 @@ impl Directories {
         self.0.env.blocking(move || inner.is_in_place()).await?
     }
 
-    /// Whether a file of this length lies there, in the directory that is held open. `path` is relative to the root.
+    /// Returns whether a file of this length lies there, in the directory that is held open. `path` is relative to the root.
     ///
     /// # Errors
     /// [`ErrorKind::Unavailable`] if the root can't be opened or the file system fails.

@@ -62,7 +62,7 @@ pub fn decode(marker: &[u8]) -> Result<StoreId> {
     }
 }
 
-/// Whether this is what a crash may leave of writing the marker of this store: its beginning, or zeros.
+/// Returns whether this is what a crash may leave of writing the marker of this store: its beginning, or zeros.
 pub fn is_unfinished(found: &[u8], id: StoreId) -> bool {
     found.len() <= BYTES && (encode(id).starts_with(found) || found.iter().all(|&byte| byte == 0))
 }

@@ -143,12 +143,12 @@ impl BlobTier {
         let _ = self.0.room.set(SharedRoom::new(room));
     }
 
-    /// Whether the blobs share a disk with the index.
+    /// Returns whether the blobs share a disk with the index.
     pub fn shares_disk(&self) -> bool {
         self.0.room.get().is_some()
     }
 
-    /// Whether the blobs are files on the file system that holds `path`.
+    /// Returns whether the blobs are files on the file system that holds `path`.
     pub fn is_on_disk_of(&self, path: &Path) -> bool {
         let info = self.0.operator.info();
         let device = |path: &Path| path.ancestors().find_map(device);

@@ -40,7 +40,7 @@ pub enum Marker {
 /// What else lies in a blob tier.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Contents {
-    /// Whether the marker is among it.
+    /// True if the marker is among it.
     pub has_marker: bool,
     /// Some of the other files, at most 1,000.
     pub sample: Vec<FoundBlob>,

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::error::Result;
 
-/// Whether a disk has room for so many more bytes.
+/// True if a disk has room for so many more bytes.
 pub type Room = Box<dyn Fn(u64) -> Result<()> + Send + Sync>;
 
 /// Room that all writers of a tier share.

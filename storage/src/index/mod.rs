@@ -117,7 +117,7 @@ impl Batch {
         self.bytes
     }
 
-    /// Whether it releases space rather than taking some: it stores no row, no payload and no change, and begins no
+    /// Returns whether it releases space rather than taking some: it stores no row, no payload and no change, and begins no
     /// upload. Orphans, version floors, the epoch and the ends of uploads are small and lead to removals, so that a full
     /// disk must still take them.
     pub fn releases(&self) -> bool {
@@ -325,7 +325,7 @@ pub trait Index: Send + Sync + 'static {
     /// What has been done so far.
     fn stats(&self) -> IndexStats;
 
-    /// Whether there is room for a batch that stores so many bytes, or for as many bytes of other files on the same disk.
+    /// Returns whether there is room for a batch that stores so many bytes, or for as many bytes of other files on the same disk.
     /// Whoever submits asks first, unless the batch [releases](Batch::releases) space: a batch that has been submitted is
     /// never refused for want of space. Does not block.
     ///

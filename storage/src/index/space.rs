@@ -13,7 +13,7 @@ pub struct SpaceStats {
     /// Size of the reserve: a file without content that is given up to commit deletes on a full disk. Zero if it is
     /// used up, or has not been built yet.
     pub reserve_bytes: u64,
-    /// Whether batches that store something are refused now.
+    /// True if batches that store something are refused now.
     pub is_low: bool,
 }
 

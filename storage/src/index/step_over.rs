@@ -44,7 +44,7 @@ pub struct UnreadableRange {
 }
 
 impl UnreadableRange {
-    /// Whether the range contains this key.
+    /// Returns whether the range contains this key.
     pub fn contains(&self, key: &[u8]) -> bool {
         key >= &self.from[..] && self.to.as_ref().is_none_or(|to| key < &to[..])
     }
@@ -165,7 +165,7 @@ impl<'a, T: 'a, R: Fn(Range) -> BoxFuture<'a, Result<Vec<T>>>> Scan<'a, R, T> {
         Ok(PartialPage { entries, unreadable: Some(unreadable), rest })
     }
 
-    /// Whether an entry from this key on can be read. Past the end of the range there is none to be read.
+    /// Returns whether an entry from this key on can be read. Past the end of the range there is none to be read.
     async fn is_readable(&self, range: &Range, from: &Bytes) -> Result<bool> {
         let one = Range { start: Bound::Included(from.clone()), end: range.end.clone(), limit: 1 };
         Ok(!may_hold_keys(&one) || self.try_read(one).await?.is_some())

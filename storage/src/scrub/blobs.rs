@@ -47,7 +47,7 @@ pub(super) struct Listing {
     blobs: BoxStream<'static, Result<FoundBlob>>,
     born_before: Timestamp,
     suspects: Suspects,
-    /// Whether block checksums in the index do not make a blob known: the row that names it may be lost.
+    /// True if block checksums in the index do not make a blob known: the row that names it may be lost.
     suspects_filed: bool,
     is_over: bool,
 }
@@ -153,7 +153,7 @@ fn queue(key: &RevisionKey, now: Timestamp) -> Batch {
     batch
 }
 
-/// Whether it is an orphan, or may be one.
+/// Returns whether it is an orphan, or may be one.
 async fn is_orphan(snapshot: &dyn Snapshot, revision: RevisionId) -> Result<bool> {
     Ok(entry(snapshot, Table::Orphans, revision.as_bytes()).await? != SeenEntry::Absent)
 }

@@ -39,7 +39,7 @@ pub(super) async fn newest(index: &dyn Index) -> Result<Box<dyn Snapshot>> {
     index.snapshot()
 }
 
-/// Whether the newest value of a key is still wrong.
+/// Returns whether the newest value of a key is still wrong.
 pub(super) async fn is_still(
     index: &dyn Index,
     table: Table,
@@ -71,7 +71,7 @@ pub(super) async fn entry(snapshot: &dyn Snapshot, table: Table, key: &[u8]) -> 
     })
 }
 
-/// Whether a key is there, as far as that can be read.
+/// Returns whether a key is there, as far as that can be read.
 pub(super) async fn contains(snapshot: &dyn Snapshot, table: Table, key: &Bytes) -> Result<SeenEntry<()>> {
     use std::ops::Bound::Included;
     let only = Range { start: Included(key.clone()), end: Included(key.clone()), limit: 1 };

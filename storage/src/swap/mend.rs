@@ -82,7 +82,7 @@ pub struct Sight {
     pub seen: Seen,
     /// The durable value of the key that [`Mend::reads`] gives.
     pub entry: SeenEntry<Bytes>,
-    /// Whether a batch about the object is on its way to the disk. `entry` may then be older than `seen`.
+    /// True if a batch about the object is on its way to the disk. `entry` may then be older than `seen`.
     pub is_pending: bool,
 }
 
@@ -152,7 +152,7 @@ impl Lost {
     }
 }
 
-/// Whether these bytes are the inline payload that the row was written with.
+/// Returns whether these bytes are the inline payload that the row was written with.
 pub(crate) fn is_as_written(row: &Row, payload: &Bytes) -> bool {
     payload.len() as u64 == row.metadata.size
         && row.metadata.checksum.is_none_or(|checksum| Checksum::of(payload) == checksum)
@@ -188,7 +188,7 @@ fn checksums(revision: RevisionId, blocks: &BlockChecksums, sight: &Sight) -> Op
     Some(Mending { batch, next: None })
 }
 
-/// Whether the block checksums are there: of as many blocks as these.
+/// Returns whether the block checksums are there: of as many blocks as these.
 pub(super) fn hold_checksums(entry: &SeenEntry<Bytes>, blocks: &BlockChecksums) -> bool {
     match entry {
         SeenEntry::Whole(value) => BlockChecksums::decode(value).is_ok_and(|found| found.0.len() == blocks.0.len()),

@@ -80,7 +80,7 @@ pub struct SeenUpload {
     pub parts: BTreeMap<PartNumber, SeenEntry<Filed>>,
     /// The durable value of the key that [`UploadMend::reads`] gives.
     pub entry: SeenEntry<Bytes>,
-    /// Whether a batch about the session or the part is on its way to the disk. `entry` may then be older than the rest.
+    /// True if a batch about the session or the part is on its way to the disk. `entry` may then be older than the rest.
     pub is_pending: bool,
 }
 

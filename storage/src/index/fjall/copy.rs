@@ -21,7 +21,7 @@ use crate::error::{Error, ErrorKind, Result};
 pub struct IndexCopy {
     /// The copy.
     pub index: FjallIndex,
-    /// Whether the journals held all that was acknowledged. Else tables of the index may be of different moments.
+    /// True if the journals held all that was acknowledged. Else tables of the index may be of different moments.
     pub has_whole_journals: bool,
 }
 

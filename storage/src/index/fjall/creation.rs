@@ -81,7 +81,7 @@ impl Drop for Lock {
     }
 }
 
-/// Whether there is a store in `dir`, whole or not.
+/// Returns whether there is a store in `dir`, whole or not.
 ///
 /// # Errors
 /// [`ErrorKind::Unavailable`] if the file system fails.
@@ -206,7 +206,7 @@ fn refuse_foreign(dir: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Whether there is an index, however damaged.
+/// Returns whether there is an index, however damaged.
 pub(super) fn is_index(dir: &Path) -> Result<bool> {
     exists(&dir.join(STORE).join(RECORD))
 }

@@ -83,7 +83,7 @@ pub(crate) struct Journal {
     pub(crate) gaps: Vec<Gap>,
     /// The first sequence number that is not below [`Mode::witness`].
     pub(crate) witness: Option<u64>,
-    /// Whether the search for intact batches was given up in the last gap: some may lie in it.
+    /// True if the search for intact batches was given up in the last gap: some may lie in it.
     pub(crate) undecided: bool,
 }
 

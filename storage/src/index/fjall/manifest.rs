@@ -30,7 +30,7 @@ pub(crate) struct Flaw {
     pub(crate) path: PathBuf,
     /// What is wrong with it.
     pub(crate) what: String,
-    /// Whether it hides all other files of its keyspace.
+    /// True if it hides all other files of its keyspace.
     pub(crate) whole_keyspace: bool,
 }
 

@@ -37,7 +37,7 @@ pub(super) const JOURNALS_MAX: usize = 24;
 pub(crate) struct Mark {
     /// Counts the writes of the file.
     pub(crate) generation: u64,
-    /// Whether nothing was changed after it was written.
+    /// True if nothing was changed after it was written.
     pub(crate) closed: bool,
     /// The last acknowledged batch has this sequence number or a higher one,
     pub(crate) low: u64,
@@ -50,7 +50,7 @@ pub(crate) struct Mark {
 }
 
 impl Mark {
-    /// Whether it claims anything.
+    /// Returns whether it claims anything.
     pub(crate) fn claims(&self) -> bool {
         self.high > self.low
     }

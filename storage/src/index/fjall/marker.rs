@@ -30,7 +30,7 @@ struct State {
     file: MarkFile,
     /// The last acknowledged batch has a sequence number from the first to below the second.
     acknowledged: Option<(u64, u64)>,
-    /// Whether something was acknowledged since the last mark.
+    /// True if something was acknowledged since the last mark.
     changed: bool,
     asked: Option<Duration>,
     /// Sequence numbers of the first batches of journals, which do not change.
@@ -57,7 +57,7 @@ impl Marker {
         state.changed = true;
     }
 
-    /// Whether a mark should be written now; says so once in an interval.
+    /// Returns whether a mark should be written now; says so once in an interval.
     pub(super) fn due(&self, now: Duration) -> bool {
         let mut state = self.lock();
         let due = state.changed && state.asked.is_none_or(|asked| now.saturating_sub(asked) >= INTERVAL);

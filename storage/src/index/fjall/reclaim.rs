@@ -162,7 +162,7 @@ fn compact(store: &Store, space: &Space, table: Table) -> Result<()> {
     keyspace.major_compact().map_err(|error| super::failed("compact", error))
 }
 
-/// Whether there is room for what a compaction of this table writes, and it takes no long time.
+/// Returns whether there is room for what a compaction of this table writes, and it takes no long time.
 fn fits(store: &Store, space: &Space, table: Table) -> Result<bool> {
     let room = space.free_now().saturating_sub(space.share() / 4).min(COMPACTED_BYTES_MAX);
     let Transient { tables, values } = transient(store, table);

@@ -19,7 +19,7 @@ use crate::error::{Error, ErrorKind, Result};
 /// Journals with less are not worth it.
 const BYTES_MIN: u64 = 256 * 1024;
 
-/// Whether the journals of this database should be sealed. Makes way for it. `unflushed` counts the bytes of them that are
+/// Returns whether the journals of this database should be sealed. Makes way for it. `unflushed` counts the bytes of them that are
 /// in no table yet; it is asked only where space is scarce, and an error of it means no.
 pub(super) fn is_wanted(database: &Path, space: &Space, unflushed: impl FnOnce() -> Result<u64>) -> bool {
     let Ok((_, bytes)) = journals(database) else { return false };
@@ -43,12 +43,12 @@ pub(super) fn seal(database: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Whether the journals take much of what is free.
+/// Returns whether the journals take much of what is free.
 fn is_scarce(journals: u64, free: u64, share: u64) -> bool {
     journals >= BYTES_MIN && free < journals.saturating_mul(3).saturating_add(2 * share)
 }
 
-/// Whether what is in no table yet fits into one.
+/// Returns whether what is in no table yet fits into one.
 fn fits(unflushed: u64, free: u64, reserve: u64, share: u64) -> bool {
     free.saturating_add(reserve) >= unflushed.saturating_add(share / 4)
 }

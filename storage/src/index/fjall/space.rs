@@ -141,7 +141,7 @@ impl Space {
         space
     }
 
-    /// Whether there is room for a new index at this path, which may be absent.
+    /// Returns whether there is room for a new index at this path, which may be absent.
     ///
     /// # Errors
     /// [`Unavailable`](crate::ErrorKind::Unavailable) if there is not.
@@ -153,7 +153,7 @@ impl Space {
         }
     }
 
-    /// Whether a batch that stores so many bytes may be taken, while so many are buffered in memory.
+    /// Returns whether a batch that stores so many bytes may be taken, while so many are buffered in memory.
     ///
     /// # Errors
     /// [`Unavailable`](crate::ErrorKind::Unavailable) if not: the disk is low.
@@ -234,7 +234,7 @@ impl Space {
         metrics::gauge!("cenotaph_index_low").set(if free < needed { 1.0 } else { 0.0 });
     }
 
-    /// Whether space is wanted, and something was removed that may still take some. The question is answered once: whoever
+    /// Returns whether space is wanted, and something was removed that may still take some. The question is answered once: whoever
     /// hears yes reclaims.
     pub(super) fn take_garbage(&self) -> bool {
         let has_garbage = self.has_garbage();
@@ -242,17 +242,17 @@ impl Space {
         has_garbage && self.has_removed.swap(false, Ordering::Relaxed)
     }
 
-    /// Whether space is wanted, and something was removed that may still take some.
+    /// Returns whether space is wanted, and something was removed that may still take some.
     pub(super) fn has_garbage(&self) -> bool {
         self.is_wanted() && self.has_removed.load(Ordering::Relaxed)
     }
 
-    /// Whether the disk is low, or a batch was refused.
+    /// Returns whether the disk is low, or a batch was refused.
     pub(super) fn is_wanted(&self) -> bool {
         self.is_low.load(Ordering::Relaxed) || self.has_refused.load(Ordering::Relaxed)
     }
 
-    /// Whether the reserve lacks something, and there is room for it.
+    /// Returns whether the reserve lacks something, and there is room for it.
     pub(super) fn may_rebuild(&self, buffered: u64) -> bool {
         let demand = self.demand(buffered);
         demand.missing > 0 && self.free(demand.needed(0)) >= demand.needed(0)
