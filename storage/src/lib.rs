@@ -37,5 +37,5 @@ pub use multipart::{PARTS_MAX, PartEtag, PartNumber, UploadId, no_such_upload};
 pub use pins::{Pin, Pins};
 pub use range::ByteRange;
 pub use read::{Head, OpenObject, ReadLimits, ReadStats, Reads};
-pub use uploads::{PartInfo, PartPage, UploadInfo, UploadMarker, UploadPage, UploadsRequest};
+pub use uploads::{PartInfo, PartPage, PartsRequest, UploadInfo, UploadMarker, UploadPage, UploadsRequest};
 pub use word::{Current, Epoch, Etag, OperationId, RevisionId, RevisionKey, StoreId, Timestamp, Version};

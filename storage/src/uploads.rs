@@ -7,7 +7,8 @@ use bytes::Bytes;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::{KEY_BYTES_MAX, Namespace, ObjectId};
-use crate::index::{Range, Snapshot, Table};
+use crate::index::{PartialPage, Range, Snapshot, Table, UnreadableRange};
+use crate::list::OnDamage;
 use crate::multipart::{PartEtag, PartNumber, UploadId, no_such_upload};
 use crate::read::Reads;
 use crate::rows::{
@@ -32,6 +33,19 @@ pub struct UploadsRequest {
     pub start_after: Option<UploadMarker>,
     /// Most uploads in the page, 1 to [`ReadLimits::list_page_max`](crate::ReadLimits::list_page_max).
     pub limit: usize,
+    /// Behaviour where a file of the index is damaged.
+    pub on_damage: OnDamage,
+}
+
+/// The parts of an upload to list.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PartsRequest {
+    /// Only parts with a higher number than this.
+    pub start_after: Option<PartNumber>,
+    /// Most parts in the page, 1 to [`ReadLimits::list_page_max`](crate::ReadLimits::list_page_max).
+    pub limit: usize,
+    /// Behaviour where a file of the index is damaged.
+    pub on_damage: OnDamage,
 }
 
 /// Where in a listing of uploads a page ended.
@@ -58,9 +72,10 @@ pub struct UploadInfo {
     pub attributes: Attributes,
 }
 
-impl UploadInfo {
-    fn marker(&self) -> UploadMarker {
-        UploadMarker { key: self.id.key().to_owned(), upload_id: self.upload_id }
+impl UploadMarker {
+    fn decode(session_key: &[u8]) -> Result<Self> {
+        let (id, upload_id) = read_session_key(session_key)?;
+        Ok(Self { key: id.key().to_owned(), upload_id })
     }
 }
 
@@ -72,6 +87,9 @@ pub struct UploadPage {
     /// The `start_after` that gives the next page. None if there are no more uploads. A page may be shorter than asked for, or
     /// empty, and still have a next one: uploads that ended lately are passed over, so many for one page and no more.
     pub next: Option<UploadMarker>,
+    /// Keys of the index that could not be read, and whose uploads are not in the page. Always empty unless the listing
+    /// [steps over](OnDamage::StepOver) them.
+    pub unreadable: Vec<UnreadableRange>,
 }
 
 /// A part of an open upload.
@@ -95,6 +113,9 @@ pub struct PartPage {
     /// The `start_after` that gives the next page: the number where this one ends. None if there are no more parts; otherwise the
     /// listing was truncated.
     pub next: Option<PartNumber>,
+    /// Keys of the index that could not be read, and whose parts are not in the page. Always empty unless the listing
+    /// [steps over](OnDamage::StepOver) them.
+    pub unreadable: Vec<UnreadableRange>,
 }
 
 impl Reads {
@@ -121,11 +142,10 @@ impl Reads {
     /// # Errors
     /// As [`list`](Self::list).
     pub async fn uploads(&self, request: UploadsRequest) -> Result<UploadPage> {
-        let UploadsRequest { namespace, prefix, start_after, limit } = request;
+        let UploadsRequest { namespace, prefix, start_after, limit, on_damage } = request;
         self.check_limit(limit)?;
-        let mut uploads = Vec::new();
         if prefix.len() > KEY_BYTES_MAX {
-            return Ok(UploadPage { uploads, next: None });
+            return Ok(UploadPage { uploads: Vec::new(), next: None, unreadable: Vec::new() });
         }
         let below = session_prefix(&[namespace.encoded_prefix(), prefix.into_bytes()].concat());
         let mut range = Range::prefix(&below, CHUNK_SESSIONS_MAX);
@@ -135,42 +155,15 @@ impl Reads {
                 range = range.after(marker);
             }
         }
-        let (snapshot, now) = (self.index().snapshot()?, self.now());
-        let mut scans = 0;
-        let next = loop {
-            let page = snapshot.scan(Table::Sessions, range.clone()).await?;
-            let last = page.last().map(|(key, _)| key.clone()).filter(|_| page.len() == CHUNK_SESSIONS_MAX);
-            for (key, value) in page {
-                uploads.extend(open_upload(&key, &value, now)?);
-            }
-            scans += 1;
-            match last {
-                _ if uploads.len() > limit => {
-                    uploads.truncate(limit);
-                    break uploads.last().map(UploadInfo::marker);
-                }
-                Some(last) if scans < SCANS_MAX => range = range.after(last),
-                Some(last) => {
-                    let (id, upload_id) = read_session_key(&last)?;
-                    break Some(UploadMarker { key: id.key().to_owned(), upload_id });
-                }
-                None => break None,
-            }
-        };
-        Ok(UploadPage { uploads, next })
+        uploads_page(&*self.index().snapshot()?, range, limit, on_damage, self.now()).await
     }
 
-    /// One page of the parts of an open upload: those with a higher number than `start_after`.
+    /// One page of the parts of an open upload.
     ///
     /// # Errors
     /// [`ErrorKind::Invalid`] if the object has no such upload or it has ended; otherwise as [`list`](Self::list).
-    pub async fn parts(
-        &self,
-        id: &ObjectId,
-        upload: &UploadId,
-        start_after: Option<PartNumber>,
-        limit: usize,
-    ) -> Result<PartPage> {
+    pub async fn parts(&self, id: &ObjectId, upload: &UploadId, request: PartsRequest) -> Result<PartPage> {
+        let PartsRequest { start_after, limit, on_damage } = request;
         self.check_limit(limit)?;
         let snapshot = self.index().snapshot()?;
         self.session(&*snapshot, id, upload).await?.check_open()?;
@@ -178,15 +171,25 @@ impl Reads {
         if let Some(number) = start_after {
             range = range.after(part_key(upload, number));
         }
-        let page = snapshot.scan(Table::Sessions, range).await?;
-        let is_truncated = page.len() > limit;
+        let (mut entries, mut unreadable, mut rest) = (Vec::new(), Vec::new(), Some(range));
+        while let Some(range) = rest.filter(|_| entries.len() <= limit) {
+            let page = snapshot.scan_over(Table::Sessions, range).await?;
+            entries.extend(page.entries);
+            unreadable.extend(noted(page.unreadable, on_damage)?);
+            rest = page.rest;
+        }
+        let is_truncated = entries.len() > limit;
+        entries.truncate(limit);
+        if let Some((last, _)) = entries.last().filter(|_| is_truncated) {
+            unreadable.retain(|range| range.from <= *last);
+        }
         let (mut parts, mut last) = (Vec::new(), None);
-        for entry in page.iter().take(limit) {
+        for entry in &entries {
             let (number, info) = part_info(entry)?;
             last = Some(number);
             parts.extend(info);
         }
-        Ok(PartPage { parts, next: last.filter(|_| is_truncated) })
+        Ok(PartPage { parts, next: last.filter(|_| is_truncated), unreadable })
     }
 
     async fn session(&self, snapshot: &dyn Snapshot, id: &ObjectId, upload: &UploadId) -> Result<Session> {
@@ -203,6 +206,51 @@ impl Reads {
             return Err(Error::new(ErrorKind::Invalid, "list", message));
         }
         Ok(())
+    }
+}
+
+/// One page of the open uploads within a range of keys.
+async fn uploads_page(
+    snapshot: &dyn Snapshot,
+    mut range: Range,
+    limit: usize,
+    on_damage: OnDamage,
+    now: Timestamp,
+) -> Result<UploadPage> {
+    let (mut uploads, mut unreadable, mut last) = (Vec::new(), Vec::new(), None);
+    let mut scans = 0;
+    let end = loop {
+        let PartialPage { entries, unreadable: gap, rest } = snapshot.scan_over(Table::Sessions, range).await?;
+        for (key, value) in entries {
+            uploads.extend(open_upload(&key, &value, now)?);
+            last = Some(key);
+        }
+        unreadable.extend(noted(gap, on_damage)?);
+        scans += 1;
+        if uploads.len() > limit {
+            uploads.truncate(limit);
+            break uploads.last().map(|upload| session_key(&upload.id, &upload.upload_id));
+        }
+        match rest {
+            None => break None,
+            // A page ends behind a key: without one it goes on.
+            Some(_) if scans >= SCANS_MAX && last.is_some() => break last,
+            Some(rest) => range = rest,
+        }
+    };
+    if let Some(end) = &end {
+        // The next page meets the others, and reports them.
+        unreadable.retain(|range| range.from <= *end);
+    }
+    let next = end.map(|key| UploadMarker::decode(&key)).transpose()?;
+    Ok(UploadPage { uploads, next, unreadable })
+}
+
+/// The range, unless the listing fails there.
+fn noted(unreadable: Option<UnreadableRange>, on_damage: OnDamage) -> Result<Option<UnreadableRange>> {
+    match (unreadable, on_damage) {
+        (Some(range), OnDamage::Fail) => Err(range.into_error("list")),
+        (unreadable, OnDamage::Fail | OnDamage::StepOver) => Ok(unreadable),
     }
 }
 

@@ -3,7 +3,8 @@
 use std::future::IntoFuture;
 
 use cenotaph_storage::{
-    Namespace, PartInfo, PartNumber, PartPage, Result, UploadInfo, UploadMarker, UploadPage, UploadsRequest,
+    Namespace, OnDamage, PartInfo, PartNumber, PartPage, PartsRequest, Result, UploadInfo, UploadMarker, UploadPage,
+    UploadsRequest,
 };
 use futures::future::BoxFuture;
 use futures::stream::BoxStream;
@@ -29,7 +30,8 @@ impl ListUploads {
     pub(super) fn new(engine: Engine, prefix: String) -> Self {
         let limit = engine.config().reads.list_page_max.min(PAGE);
         let namespace = Namespace::default_namespace();
-        Self { engine, request: UploadsRequest { namespace, prefix, start_after: None, limit } }
+        let on_damage = OnDamage::default();
+        Self { engine, request: UploadsRequest { namespace, prefix, start_after: None, limit, on_damage } }
     }
 
     /// Another namespace than the default one.
@@ -50,13 +52,21 @@ impl ListUploads {
         self
     }
 
+    /// Goes on behind keys of the index that can't be read because a file is damaged, as
+    /// [`List::step_over_damage`](crate::List::step_over_damage).
+    pub fn step_over_damage(mut self) -> Self {
+        self.request.on_damage = OnDamage::StepOver;
+        self
+    }
+
     /// All uploads, page by page, as [`List::stream`](crate::List::stream).
     pub fn stream(self) -> BoxStream<'static, Result<UploadInfo>> {
-        let pages = futures::stream::try_unfold(Some(self), |list| async move {
+        let pages = futures::stream::try_unfold(Some(self.step_over_damage()), |list| async move {
             let Some(list) = list else { return Ok(None) };
             let page = list.clone().await?;
             let rest = page.next.map(|next| list.start_after(next));
-            Ok(Some((futures::stream::iter(page.uploads.into_iter().map(Ok)), rest)))
+            let unreadable = page.unreadable.into_iter().map(|range| Err(range.into_error("list")));
+            Ok(Some((futures::stream::iter(page.uploads.into_iter().map(Ok).chain(unreadable)), rest)))
         });
         pages.try_flatten().boxed()
     }
@@ -83,35 +93,42 @@ impl IntoFuture for ListUploads {
 #[must_use = "a listing does nothing until it is awaited or streamed"]
 pub struct ListParts {
     upload: Upload,
-    start_after: Option<PartNumber>,
-    limit: usize,
+    request: PartsRequest,
 }
 
 impl ListParts {
     pub(super) fn new(upload: Upload) -> Self {
         let limit = upload.engine.config().reads.list_page_max.min(PAGE);
-        Self { upload, start_after: None, limit }
+        Self { upload, request: PartsRequest { start_after: None, limit, on_damage: OnDamage::default() } }
     }
 
     /// Begins behind this number: the `next` of an earlier page.
     pub fn start_after(mut self, number: PartNumber) -> Self {
-        self.start_after = Some(number);
+        self.request.start_after = Some(number);
         self
     }
 
     /// Most parts on a page: 1 to the configured `list_page_max`; 1000 unless told.
     pub fn limit(mut self, limit: usize) -> Self {
-        self.limit = limit;
+        self.request.limit = limit;
+        self
+    }
+
+    /// Goes on behind keys of the index that can't be read because a file is damaged, as
+    /// [`List::step_over_damage`](crate::List::step_over_damage).
+    pub fn step_over_damage(mut self) -> Self {
+        self.request.on_damage = OnDamage::StepOver;
         self
     }
 
     /// All parts, page by page, as [`List::stream`](crate::List::stream).
     pub fn stream(self) -> BoxStream<'static, Result<PartInfo>> {
-        let pages = futures::stream::try_unfold(Some(self), |list| async move {
+        let pages = futures::stream::try_unfold(Some(self.step_over_damage()), |list| async move {
             let Some(list) = list else { return Ok(None) };
             let page = list.clone().await?;
             let rest = page.next.map(|next| list.start_after(next));
-            Ok(Some((futures::stream::iter(page.parts.into_iter().map(Ok)), rest)))
+            let unreadable = page.unreadable.into_iter().map(|range| Err(range.into_error("list")));
+            Ok(Some((futures::stream::iter(page.parts.into_iter().map(Ok).chain(unreadable)), rest)))
         });
         pages.try_flatten().boxed()
     }
@@ -127,7 +144,7 @@ impl IntoFuture for ListParts {
         async move {
             engine.check_open("list_parts")?;
             let _permit = engine.namespaces().begin_on(&id, "list_parts")?;
-            let page = engine.reads().parts(&id, &upload_id, self.start_after, self.limit).await;
+            let page = engine.reads().parts(&id, &upload_id, self.request).await;
             page.map_err(|error| error.with_id(&id))
         }
         .instrument(span)

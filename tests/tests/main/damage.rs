@@ -1,6 +1,7 @@
 //! Damage to files of the index: one flipped byte is a finding, hides nothing else, and has a way out.
 
 mod salvage;
+mod uploads;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::unix::fs::FileExt;

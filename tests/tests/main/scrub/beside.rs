@@ -97,14 +97,50 @@ async fn a_scrub_that_is_dropped_half_way_does_no_harm() {
     assert_clean(&store).await;
 }
 
-/// Case 26: payloads large enough that the index flushes and compacts under the scrub.
+/// Sizes of payloads that make the index flush and compact often.
+const OVERWRITTEN: [usize; 3] = [5_000, 300_000, 1 << 20];
+
+fn sized(turn: u64) -> Vec<u8> {
+    vec![turn.to_le_bytes()[0]; OVERWRITTEN[turn as usize % OVERWRITTEN.len()]]
+}
+
+/// Puts or updates an object that is never deleted.
+async fn overwrite(engine: &cenotaph::Engine, turn: u64) {
+    let key = format!("k{}", turn % 4);
+    if turn % 5 != 0 {
+        let written = engine.put(key, sized(turn)).await.unwrap();
+        assert!(!written.created, "nobody has deleted it");
+        return;
+    }
+    let updated = engine.update(key, |current| async move {
+        let current = current.expect("nobody has deleted it").bytes().await?;
+        assert!(current.iter().all(|byte| *byte == current[0]), "two versions in one");
+        Ok::<_, cenotaph::Error>(cenotaph::Update::put(sized(turn)))
+    });
+    match updated.await {
+        // The other writer was faster each time.
+        Err(error) if matches!(error.kind(), cenotaph::ErrorKind::Conflict { .. }) => {}
+        updated => drop(updated.unwrap()),
+    }
+}
+
+/// Copies, puts and deletes objects beside those that stay.
+async fn come_and_go(engine: &cenotaph::Engine, turn: u64) {
+    let key = format!("fleeting{}", turn / 3 % 4);
+    match turn / 3 % 3 {
+        0 => drop(engine.copy(format!("k{}", turn % 4), key).await.unwrap().expect("the source is never deleted")),
+        1 => drop(engine.put(key, sized(turn)).await.unwrap()),
+        _ => drop(engine.delete(key).await.unwrap()),
+    }
+}
+
+/// Objects that are overwritten, updated, copied and deleted while the index flushes and compacts under the scrub.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn beside_overwrites_a_scrub_gives_up_no_live_object() {
-    const SIZES: [usize; 3] = [5_000, 300_000, 1 << 20];
     let seconds = std::env::var("CENOTAPH_SCRUB_SECONDS").ok().and_then(|text| text.parse().ok()).unwrap_or(4);
     let store = Store::with(Config { inline_bytes_max: 1 << 20, ..quick() }).await;
     for key in 0..4 {
-        store.engine.put(format!("k{key}"), payload(key, SIZES[2])).await.unwrap();
+        store.engine.put(format!("k{key}"), payload(key, OVERWRITTEN[2])).await.unwrap();
     }
     let mut writers = Vec::new();
     for writer in 0..2u64 {
@@ -112,9 +148,10 @@ async fn beside_overwrites_a_scrub_gives_up_no_live_object() {
         #[expect(clippy::disallowed_methods, reason = "the test itself is not part of the world under test")]
         writers.push(tokio::spawn(async move {
             for turn in (writer..).step_by(2) {
-                let size = SIZES[turn as usize % SIZES.len()];
-                let written = engine.put(format!("k{}", turn % 4), vec![turn as u8; size]).await.unwrap();
-                assert!(!written.created, "nobody has deleted it");
+                overwrite(&engine, turn).await;
+                if turn % 3 == 0 {
+                    come_and_go(&engine, turn).await;
+                }
             }
         }));
     }
