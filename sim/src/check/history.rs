@@ -132,8 +132,14 @@ impl Checker<'_> {
             | Call::Update { object, .. }
             | Call::Change { object, .. }
             | Call::Read { object, .. }
-            | Call::Delete { object, .. }
-            | Call::Multipart(Asked { object, .. }) => object,
+            | Call::Delete { object, .. } => object,
+            // The source is absent, in a namespace that is on: nothing was asked of this one.
+            Call::Multipart(Asked { what: About::PartOf { .. }, .. })
+                if matches!(called.answer, Some((_, Answer::Absent))) =>
+            {
+                return;
+            }
+            Call::Multipart(Asked { object, .. }) => object,
             Call::Move { to, .. } if matches!(called.answer, Some((_, Answer::Applied { .. }))) => to,
             _ => return,
         };

@@ -18,13 +18,13 @@ use std::ops::Bound;
 use bytes::Bytes;
 use futures::future::BoxFuture;
 
-use super::{KEY_BYTES_MAX, Range, Snapshot, Table};
+use super::{Range, Snapshot, Table};
 use crate::error::{Error, ErrorKind, Result};
 
 /// Most reads for one end of an unreadable range: 8 for each byte of a key of 1,024 bytes. The range is reported larger
 /// than it is where that is not enough.
 const PROBES_MAX: usize = 8 * 1024;
-/// How much longer than the ends of an unreadable range the key before it may be, in bytes.
+/// How much longer than keys that were read the ends of an unreadable range may be, in bytes.
 const MARGIN_BYTES: usize = 16;
 /// Most readable stretches that are looked for within one unreadable range.
 const ISLANDS_MAX: usize = 64;
@@ -165,10 +165,15 @@ impl<'a, T: 'a, R: Fn(Range) -> BoxFuture<'a, Result<Vec<T>>>> Scan<'a, R, T> {
         Ok(PartialPage { entries, unreadable: Some(unreadable), rest })
     }
 
-    /// Returns whether an entry from this key on can be read. Past the end of the range there is none to be read.
-    async fn is_readable(&self, range: &Range, from: &Bytes) -> Result<bool> {
+    /// Returns the length of the key of the first entry from this key on, 0 if there is none, or `None` if it can't be
+    /// read. Past the end of the range there is none to be read.
+    async fn key_bytes(&self, range: &Range, from: &Bytes) -> Result<Option<usize>> {
         let one = Range { start: Bound::Included(from.clone()), end: range.end.clone(), limit: 1 };
-        Ok(!may_hold_keys(&one) || self.try_read(one).await?.is_some())
+        if !may_hold_keys(&one) {
+            return Ok(Some(0));
+        }
+        let read = self.try_read(one).await?;
+        Ok(read.map(|page| page.first().map_or(0, |entry| (self.key)(entry).len())))
     }
 
     async fn try_read(&self, range: Range) -> Result<Option<Vec<T>>> {
@@ -182,8 +187,11 @@ impl<'a, T: 'a, R: Fn(Range) -> BoxFuture<'a, Result<Vec<T>>>> Scan<'a, R, T> {
     /// The first key behind the damage; none if it reaches to the end of the table.
     async fn behind(&self, range: &Range, from: &Bytes) -> Result<Option<Bytes>> {
         let (mut damaged, mut readable) = (from.clone(), None);
+        // Between two neighbouring keys there are longer ones, without end.
+        let mut bytes_max = from.len() + MARGIN_BYTES;
         for key in farther(from) {
-            if self.is_readable(range, &key).await? {
+            if let Some(bytes) = self.key_bytes(range, &key).await? {
+                bytes_max = bytes_max.max(bytes + MARGIN_BYTES);
                 readable = Some(key);
                 break;
             }
@@ -192,7 +200,7 @@ impl<'a, T: 'a, R: Fn(Range) -> BoxFuture<'a, Result<Vec<T>>>> Scan<'a, R, T> {
         let end = end_key(&range.end);
         let Some(mut readable) = readable.or_else(|| end.clone()) else { return Ok(None) };
         for _ in 0..ISLANDS_MAX {
-            (damaged, readable) = self.border(range, damaged, readable).await?;
+            (damaged, readable) = self.border(range, damaged, readable, &mut bytes_max).await?;
             // There may be damage beyond readable keys, which the search has jumped over.
             let Some(island) = self.island(range, from, &damaged).await? else { break };
             (damaged, readable) = (from.clone(), island);
@@ -203,11 +211,23 @@ impl<'a, T: 'a, R: Fn(Range) -> BoxFuture<'a, Result<Vec<T>>>> Scan<'a, R, T> {
         }))
     }
 
-    /// The two keys between which damage ends.
-    async fn border(&self, range: &Range, mut damaged: Bytes, mut readable: Bytes) -> Result<(Bytes, Bytes)> {
+    /// The two keys between which damage ends. `bytes_max` grows to the longest key that is read, and a margin.
+    async fn border(
+        &self,
+        range: &Range,
+        mut damaged: Bytes,
+        mut readable: Bytes,
+        bytes_max: &mut usize,
+    ) -> Result<(Bytes, Bytes)> {
         for _ in 0..PROBES_MAX {
-            let Some(middle) = between(&damaged, &readable).filter(|key| key.len() <= KEY_BYTES_MAX) else { break };
-            if self.is_readable(range, &middle).await? { readable = middle } else { damaged = middle }
+            let Some(middle) = between(&damaged, &readable).filter(|key| key.len() <= *bytes_max) else { break };
+            match self.key_bytes(range, &middle).await? {
+                Some(bytes) => {
+                    *bytes_max = (*bytes_max).max(bytes + MARGIN_BYTES);
+                    readable = middle;
+                }
+                None => damaged = middle,
+            }
         }
         Ok((damaged, readable))
     }
@@ -215,7 +235,7 @@ impl<'a, T: 'a, R: Fn(Range) -> BoxFuture<'a, Result<Vec<T>>>> Scan<'a, R, T> {
     /// A key before the end of some damage from which on an entry can be read.
     async fn island(&self, range: &Range, from: &Bytes, damaged: &Bytes) -> Result<Option<Bytes>> {
         for key in nearer(damaged).filter(|key| key > from) {
-            if self.is_readable(range, &key).await? {
+            if self.key_bytes(range, &key).await?.is_some() {
                 return Ok(Some(key));
             }
         }

@@ -1,6 +1,7 @@
 //! Stepping over unreadable keys, on an index whose blocks can be damaged.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::*;
 use crate::index::Page;
@@ -11,10 +12,16 @@ use proptest::prelude::*;
 /// returned only once the next one of its table has been read.
 struct Blocks {
     tables: Vec<Vec<(Vec<Bytes>, bool)>>,
+    reads: AtomicUsize,
 }
 
 impl Blocks {
+    fn of(table: Vec<(Vec<Bytes>, bool)>) -> Self {
+        Self { tables: vec![table], reads: AtomicUsize::new(0) }
+    }
+
     fn read(&self, range: &Range) -> Result<Vec<Bytes>> {
+        self.reads.fetch_add(1, Ordering::Relaxed);
         let mut merged: BTreeMap<Bytes, Option<bool>> = BTreeMap::new();
         for table in &self.tables {
             for (block, is_damaged) in table {
@@ -90,8 +97,7 @@ fn numbered(numbers: std::ops::Range<u32>) -> Vec<Bytes> {
 
 #[test]
 fn exactly_the_damaged_block_is_stepped_over() {
-    let blocks =
-        Blocks { tables: vec![vec![(numbered(0..10), false), (numbered(10..14), true), (numbered(14..900), false)]] };
+    let blocks = Blocks::of(vec![(numbered(0..10), false), (numbered(10..14), true), (numbered(14..900), false)]);
     for limit in [1, 2, 7, 1000] {
         let (keys, unreadable) = walk(&blocks, limit);
         assert_eq!(keys, [numbered(0..10), numbered(14..900)].concat(), "limit={limit}");
@@ -106,15 +112,29 @@ fn exactly_the_damaged_block_is_stepped_over() {
 
 #[test]
 fn damage_at_both_ends_of_a_table_is_stepped_over() {
-    let blocks = Blocks { tables: vec![vec![(numbered(0..5), true), (numbered(5..8), false), (numbered(8..9), true)]] };
+    let blocks = Blocks::of(vec![(numbered(0..5), true), (numbered(5..8), false), (numbered(8..9), true)]);
     let (keys, unreadable) = walk(&blocks, 100);
     assert_eq!((keys, unreadable.len()), (numbered(5..8), 2));
     assert!(unreadable[0].contains(b"default\0k000000") && unreadable[1].contains(b"default\0k000008"));
 }
 
 #[test]
+fn damage_beyond_the_end_of_a_range_costs_a_bounded_number_of_reads() {
+    // The border is the end of the range: keys below it are damaged, however long they are.
+    let blocks = Blocks::of(vec![(numbered(0..10), false), (numbered(10..30), true), (numbered(30..40), false)]);
+    let prefix = b"default\0k00001";
+    let snapshot: &dyn Snapshot = &blocks;
+    let scan = snapshot.scan_over(Table::Rows, Range::prefix(prefix, 100));
+    let page = scan.now_or_never().unwrap().unwrap();
+    assert!(page.entries.is_empty() && page.rest.is_none() && page.unreadable.is_some(), "{page:?}");
+    let bits = 8 * (prefix.len() + MARGIN_BYTES);
+    let reads = blocks.reads.into_inner();
+    assert!(reads <= 5 * bits, "reads={reads} bits={bits}");
+}
+
+#[test]
 fn a_table_without_damage_is_read_as_by_a_plain_scan() {
-    let blocks = Blocks { tables: vec![vec![(numbered(0..50), false)]] };
+    let blocks = Blocks::of(vec![(numbered(0..50), false)]);
     assert_eq!(walk(&blocks, 7), (numbered(0..50), Vec::new()));
 }
 
@@ -128,7 +148,7 @@ proptest! {
     ) {
         let keys: Vec<Bytes> = keys.into_iter().map(Bytes::from).collect();
         let table = keys.chunks(size).zip(damaged).map(|(block, is_damaged)| (block.to_vec(), is_damaged)).collect::<Vec<_>>();
-        let (found, unreadable) = walk(&Blocks { tables: vec![table.clone()] }, limit);
+        let (found, unreadable) = walk(&Blocks::of(table.clone()), limit);
         for key in &keys {
             let is_unreadable = unreadable.iter().any(|range| range.contains(key));
             prop_assert_eq!(found.contains(key), !is_unreadable);

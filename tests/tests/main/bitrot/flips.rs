@@ -74,6 +74,15 @@ pub(super) fn every(dir: &Path, step: usize) -> Vec<Flip> {
     of_files(dir, |_, length| (0..length).step_by(step).collect(), &CHANGES)
 }
 
+/// Every byte, one bit of each.
+pub(super) fn all(dir: &Path) -> Vec<Flip> {
+    let mut flips = of_files(dir, |_, length| (0..length).collect(), &CHANGES[..1]);
+    for flip in &mut flips {
+        flip.with = 1 << (flip.at % 8);
+    }
+    flips
+}
+
 /// Places in every file: its ends, and steps between them that no structure has.
 pub(super) fn some(dir: &Path) -> Vec<Flip> {
     let places = |kind: Kind, length: usize| {
