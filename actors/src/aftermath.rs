@@ -2,14 +2,15 @@
 //! Deliberately not here: who submits it.
 
 use cenotaph_storage::Timestamp;
-use cenotaph_storage::index::{Batch, Table};
+use cenotaph_storage::index::{Batch, CommitError, Table};
 use cenotaph_storage::rows::read_expiry_key;
 
+use crate::backlog::BacklogUpdate;
 use crate::shared::Common;
 
 /// Whom a durable batch concerns beyond its caller.
 pub(crate) struct Aftermath {
-    leaves_orphans: bool,
+    backlog: BacklogUpdate,
     due: Option<Timestamp>,
 }
 
@@ -18,15 +19,24 @@ impl Aftermath {
         let puts =
             |wanted: Table| batch.changes().iter().filter(move |(table, _, value)| *table == wanted && value.is_some());
         let due = puts(Table::Expiry).filter_map(|(_, key, _)| read_expiry_key(key).ok()).map(|(due, _)| due).min();
-        Self { leaves_orphans: puts(Table::Orphans).next().is_some(), due }
+        Self { backlog: BacklogUpdate::of(batch), due }
     }
 
     pub(crate) fn tell(&self, common: &Common) {
-        if self.leaves_orphans {
+        common.backlog.note(&self.backlog);
+        if self.backlog.adds_orphans() {
             common.wake_sweeper();
         }
         if let Some(due) = self.due {
             common.is_due(due);
         }
+    }
+
+    /// Notes that the outcome of the batch is an error.
+    pub(crate) fn failed(&self, common: &Common, error: &CommitError) {
+        if matches!(error, CommitError::Unknown(_)) {
+            common.backlog.doubt(&self.backlog);
+        }
+        common.fail_if_poisoned();
     }
 }

@@ -182,7 +182,7 @@ impl Borrower {
                         reached.iter().for_each(|(ticket, durable)| durable.reached(*ticket));
                         after.tell(&shared);
                     }
-                    Err(_) => shared.fail_if_poisoned(),
+                    Err(error) => after.failed(&shared, error),
                 }
                 drop(permit);
                 reply(outcome.map_err(CommitError::into_error).and(answer));

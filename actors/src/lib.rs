@@ -19,6 +19,7 @@ mod admission;
 mod aftermath;
 mod alarm;
 mod atomic;
+mod backlog;
 mod bucket;
 mod expirer;
 mod health;

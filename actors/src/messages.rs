@@ -92,6 +92,8 @@ pub(crate) struct Left {
     pub(crate) waiting: u64,
     /// When the next of them is due.
     pub(crate) next_due: Option<Timestamp>,
+    /// True if the blob tier refused one deletion after the other, so that the pass was given up.
+    pub(crate) is_refused: bool,
 }
 
 /// A payload as it comes: chunks of any size, or the error that ends it.

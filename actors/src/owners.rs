@@ -15,7 +15,7 @@ pub(crate) struct Owners(Arc<Inner>);
 
 struct Inner {
     alive: Mutex<BTreeSet<OperationId>>,
-    on_death: Box<dyn Fn() + Send + Sync>,
+    on_death: Box<dyn Fn(OperationId) + Send + Sync>,
 }
 
 /// Keeps a change alive. Cheap to clone.
@@ -30,8 +30,8 @@ struct Claim {
 }
 
 impl Owners {
-    /// No owners; `on_death` is called whenever one has died.
-    pub(crate) fn new(on_death: impl Fn() + Send + Sync + 'static) -> Self {
+    /// No owners; `on_death` is called with the change of each owner that has died.
+    pub(crate) fn new(on_death: impl Fn(OperationId) + Send + Sync + 'static) -> Self {
         Self(Arc::new(Inner { alive: Mutex::default(), on_death: Box::new(on_death) }))
     }
 
@@ -54,6 +54,6 @@ impl Owners {
 impl Drop for Claim {
     fn drop(&mut self) {
         self.owners.alive().remove(&self.change);
-        (self.owners.0.on_death)();
+        (self.owners.0.on_death)(self.change);
     }
 }

@@ -5,6 +5,9 @@
 //!   ask its object's shard to fence it: one batch removes the change and queues what the row does not name (I6, I3)
 //! ```
 //!
+//! A pass looks at the changes that the backlog names. It scans the table at open, on request, and after a commit of
+//! unknown outcome.
+//!
 //! A change of an older epoch is dead, for an epoch begins with no owners; one of this epoch is dead when nothing holds
 //! its owner any more. It never redoes a write, trusts the row alone, and may die and begin again at any point. The
 //! first pass of an engine ends before traffic starts. Deliberately not here: deleting (the sweeper's).
@@ -58,7 +61,10 @@ impl Actor for Recovery {
             RecoveryMessage::Wake => None,
             RecoveryMessage::Again(setting) if alarm.rings(setting) => None,
             RecoveryMessage::Again(_) => return Ok(()),
-            RecoveryMessage::Pass(reply) => Some(reply),
+            RecoveryMessage::Pass(reply) => {
+                self.shared.backlog.want_scan_of_changes();
+                Some(reply)
+            }
         };
         self.shared.recovery_wanted.store(false, Ordering::Release);
         let outcome = self.pass().await;
@@ -79,17 +85,28 @@ impl Actor for Recovery {
 impl Recovery {
     /// Fences every dead change; how many there were.
     async fn pass(&self) -> Result<u64> {
+        let Some(scan) = self.shared.backlog.scan_of_changes() else { return self.settle_known().await };
+        let fenced = self.scan().await?;
+        self.shared.backlog.scanned_changes(scan);
+        Ok(fenced)
+    }
+
+    /// Looks at every change in the index.
+    async fn scan(&self) -> Result<u64> {
         let mut range = Range::all(self.shared.limits.recovery_page.max(1));
         let mut fenced = 0;
         loop {
             let page = self.shared.index.snapshot()?.scan_over(Table::Changes, range).await?;
             // What unreadable changes name stays: a scrub withholds its repair while a change can't be read.
             self.shared.note_unreadable(page.unreadable);
-            let fences = page.entries.into_iter().map(|(key, value)| self.settle(key, value));
-            let outcomes: Vec<_> = stream::iter(fences).buffered(FENCES_AT_ONCE).collect().await;
-            for outcome in outcomes {
-                fenced += u64::from(outcome?);
+            let entries = page.entries.into_iter();
+            let found: Vec<_> =
+                entries.filter_map(|(key, value)| Some((OperationId::from_slice(&key)?, value))).collect();
+            for (id, value) in &found {
+                self.shared.backlog.found_change(*id, value);
             }
+            let fences = found.into_iter().map(|(id, value)| self.settle(id, value));
+            fenced += in_order(fences).await?;
             match page.rest {
                 Some(rest) => range = rest,
                 None => return Ok(fenced),
@@ -97,10 +114,33 @@ impl Recovery {
         }
     }
 
+    /// Looks at the changes of dead owners that the backlog names.
+    async fn settle_known(&self) -> Result<u64> {
+        let planted = self.shared.env.planted(Bug::RecoveryWithoutFence);
+        let changes = self.shared.backlog.changes().into_iter();
+        let dead = changes.filter(|id| planted || !self.shared.owners.is_alive(*id));
+        in_order(dead.map(|id| self.settle_by_id(id))).await
+    }
+
+    async fn settle_by_id(&self, id: OperationId) -> Result<bool> {
+        match self.shared.index.get(Table::Changes, id.as_bytes()).await {
+            Ok(Some(value)) => self.settle(id, value).await,
+            Ok(None) => {
+                // Its owner is dead, so that no commit can still record it.
+                self.shared.backlog.forget_change(id);
+                Ok(false)
+            }
+            Err(error) if error.kind() == ErrorKind::Corrupt => {
+                tracing::error!(change = %id, %error, "a change can't be read");
+                Ok(false)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
     /// Fences one change, if its owner is dead; whether it was. A damaged entry is left for a scrub: it must not hold
     /// up the others.
-    async fn settle(&self, key: Bytes, value: Bytes) -> Result<bool> {
-        let Some(id) = OperationId::from_slice(&key) else { return Ok(false) };
+    async fn settle(&self, id: OperationId, value: Bytes) -> Result<bool> {
         let planted = self.shared.env.planted(Bug::RecoveryWithoutFence);
         if self.shared.owners.is_alive(id) && !planted {
             return Ok(false);
@@ -149,4 +189,10 @@ impl Recovery {
         }
         Ok(fenced)
     }
+}
+
+/// Runs fences, some at once; how many fenced a change, or the first error when all have ended.
+async fn in_order(fences: impl Iterator<Item = impl Future<Output = Result<bool>>>) -> Result<u64> {
+    let outcomes: Vec<_> = stream::iter(fences).buffered(FENCES_AT_ONCE).collect().await;
+    outcomes.into_iter().try_fold(0, |fenced, outcome| Ok(fenced + u64::from(outcome?)))
 }

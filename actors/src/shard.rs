@@ -271,7 +271,7 @@ impl Shard {
                     after.tell(&shared);
                 }
                 // What stands in the overlay will never be durable: nothing may be decided on it any more.
-                Err(_) => shared.fail_if_poisoned(),
+                Err(error) => after.failed(&shared, error),
             }
             drop(permit);
             let outcome = match outcome {

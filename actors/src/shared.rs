@@ -10,6 +10,7 @@ use cenotaph_storage::swap::{Standing, Swap};
 use cenotaph_storage::{Env, Epoch, Error, ErrorKind, ObjectId, Pins, Result, Timestamp, Version};
 
 use crate::admission::{Admission, Permit};
+use crate::backlog::{Backlog, BacklogUpdate};
 use crate::health::Health;
 use crate::horizon::Horizon;
 use crate::intensity::backoff;
@@ -33,6 +34,7 @@ pub(crate) struct Common {
     pub(crate) epoch: Epoch,
     pub(crate) routes: Arc<Routes>,
     pub(crate) owners: Owners,
+    pub(crate) backlog: Arc<Backlog>,
     pub(crate) admission: Admission,
     pub(crate) health: Health,
     pub(crate) counters: Counters,
@@ -57,6 +59,7 @@ pub(crate) struct Counters {
     pub(crate) fenced: AtomicU64,
     pub(crate) swept: AtomicU64,
     pub(crate) sweep_failures: AtomicU64,
+    pub(crate) sweep_paused: AtomicBool,
     pub(crate) superseded: AtomicU64,
     pub(crate) conflicts: AtomicU64,
     pub(crate) expired: AtomicU64,
@@ -117,9 +120,16 @@ impl Common {
     /// Makes a batch durable.
     pub(crate) async fn commit(&self, batch: Batch, keep_alive: impl Send + 'static) -> Result<()> {
         let (reply, answer) = reply();
+        let (backlog, update) = (Arc::clone(&self.backlog), BacklogUpdate::of(&batch));
         self.index.submit(
             batch,
             Box::new(move |outcome| {
+                // Before `keep_alive` is dropped: a dead owner is looked up in the backlog.
+                match &outcome {
+                    Ok(()) => backlog.note(&update),
+                    Err(CommitError::Unknown(_)) => backlog.doubt(&update),
+                    Err(CommitError::NotStarted(_)) => {}
+                }
                 reply(outcome.map_err(CommitError::into_error));
                 drop(keep_alive);
             }),

@@ -1,17 +1,17 @@
 //! The sweeper: deletes orphans.
 //!
 //! ```text
-//! scan orphans -> due and not pinned? -> the tier is ours? -> delete blobs, some at once -> make the removals durable
-//!              -> the tier still is ours? -> one batch settles them
+//! 1 take an orphan that is due from the backlog       pinned: it waits for its reader (I8)
+//! 2 read its entry                                    gone: forgotten; another moment than it should have: stored so
+//! 3 delete its blob, some at once, in any order       late or failed: due again after a pause of its own
+//! 4 make the deletions of a group durable             failed: as 3
+//! 5 check that the blob tier is this store's (I11)    not: nothing is settled, for "not found" proves nothing there
+//! 6 settle the group: one batch (I5)                  a blob that may still land is deleted twice, a grace time apart
 //! ```
 //!
-//! The blob tier is checked before anything is deleted in it, and again before "not found" is believed: a tier that is
-//! away, or another one, has none of our blobs, and its orphans wait (I11).
-//!
-//! An orphan is settled only after its blob is durably gone (I5); one whose blob may still land is deleted twice. A
-//! pinned revision is left alone until its last reader is done (I8). "Not found" counts as deleted, and one that can't
-//! be deleted waits, longer each time, and holds up no other. Deliberately not here: what becomes an orphan
-//! (`cenotaph_storage::swap`).
+//! The blob tier is checked before anything is deleted in it, too. One deletion that hangs holds up no other: a group is
+//! settled when it is full, or when nothing more has ended for a while. Where deletions fail one after the other, the
+//! whole tier gets a pause, longer each time.
 
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -22,6 +22,7 @@ use cenotaph_storage::planted::Bug;
 use cenotaph_storage::rows::{Orphan, OrphanDue};
 use cenotaph_storage::{Error, ErrorKind, Result, RevisionId, RevisionKey, Seam, Timestamp};
 use futures::StreamExt;
+use futures::stream::FuturesUnordered;
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 
 use crate::alarm::Alarm;
@@ -37,11 +38,57 @@ pub(crate) struct Sweeper {
     pub(crate) shared: Shared,
 }
 
-/// What the sweeper remembers between passes.
+/// How long a group of deletions waits for more of them to end.
+const SETTLE_AFTER: Duration = Duration::from_millis(100);
+
+/// State of the sweeper between passes.
 #[derive(Default)]
 pub(crate) struct Rhythm {
     alarm: Alarm,
+    /// Passes in a row that failed.
     failures: u32,
+    /// No pass begins by itself before this moment.
+    paused_until: Option<Timestamp>,
+}
+
+/// The end of one attempt to delete an orphan.
+enum Attempt {
+    /// Its blob is deleted.
+    Deleted(Sweeping),
+    /// Its blob may be there.
+    Failed(Sweeping, Error),
+    /// Its entry gets another moment.
+    Restated(Sweeping),
+    /// There is nothing to be done about it now.
+    Passed,
+}
+
+/// Deletions that have ended and are not settled.
+#[derive(Default)]
+struct Group {
+    deleted: Vec<Sweeping>,
+    failed: Vec<Sweeping>,
+    restated: Vec<Sweeping>,
+    /// The last failure.
+    error: Option<Error>,
+}
+
+impl Group {
+    fn len(&self) -> usize {
+        self.deleted.len() + self.failed.len() + self.restated.len()
+    }
+}
+
+/// The course of one pass.
+#[derive(Default)]
+struct Course {
+    failed: u64,
+    /// Failures since the last success.
+    in_a_row: usize,
+    error: Option<Error>,
+    taken: u64,
+    /// Most orphans that this pass takes: it ends, however many are added meanwhile.
+    taken_max: u64,
 }
 
 impl Actor for Sweeper {
@@ -67,6 +114,10 @@ impl Actor for Sweeper {
         rhythm: &mut Rhythm,
     ) -> Result<(), ActorProcessingErr> {
         let reply = match message {
+            SweeperMessage::Wake if self.is_paused(rhythm).await => {
+                self.shared.sweep_wanted.store(false, Ordering::Release);
+                return Ok(());
+            }
             SweeperMessage::Wake => None,
             SweeperMessage::Due(setting) if rhythm.alarm.rings(setting) => None,
             SweeperMessage::Due(_) => return Ok(()),
@@ -86,83 +137,169 @@ impl Actor for Sweeper {
 }
 
 impl Sweeper {
+    /// Returns whether a wake-up changes nothing. A blob tier that was away ends the pause as soon as it is back.
+    async fn is_paused(&self, rhythm: &Rhythm) -> bool {
+        let now = self.shared.env.steady_now();
+        rhythm.paused_until.is_some_and(|until| now < until)
+            && (self.shared.blobs.trouble().is_none() || self.check_tier().await.is_err())
+    }
+
     /// When the next pass is due by itself: with the next orphan, or a while after a failure.
     fn next_pass(&self, left: &Result<Left>, rhythm: &mut Rhythm) -> Option<Timestamp> {
         let limits = &self.shared.limits.sweep;
-        match left {
-            Ok(left) => {
-                rhythm.failures = 0;
-                left.next_due
-            }
-            Err(error) if self.shared.health.is_running() => {
+        let has_failed = match left {
+            Ok(left) => left.is_refused,
+            Err(error) => {
+                if !self.shared.health.is_running() {
+                    return None;
+                }
                 tracing::warn!(%error, "sweeping failed; trying again");
-                let delay = backoff(limits.backoff_min, limits.backoff_max, rhythm.failures);
-                rhythm.failures = rhythm.failures.saturating_add(1);
-                Some(self.shared.env.steady_now().after(delay))
+                true
             }
-            Err(_) => None,
+        };
+        self.shared.counters.sweep_paused.store(has_failed, Ordering::Relaxed);
+        metrics::gauge!("cenotaph_sweep_paused").set(f64::from(u8::from(has_failed)));
+        if !has_failed {
+            (rhythm.failures, rhythm.paused_until) = (0, None);
+            return left.as_ref().ok().and_then(|left| left.next_due);
         }
+        let delay = backoff(limits.backoff_min, limits.backoff_max, rhythm.failures);
+        rhythm.failures = rhythm.failures.saturating_add(1);
+        rhythm.paused_until = Some(self.shared.env.steady_now().after(delay));
+        rhythm.paused_until
     }
 
-    /// Looks at every orphan once, a page at a time.
+    /// Deletes every orphan that is due.
     async fn pass(&self) -> Result<Left> {
         if self.shared.blobs.trouble().is_some() {
             self.check_tier().await?;
         }
+        let mut course = Course::default();
+        self.shared.backlog.put_back();
+        while !course.is_refused(self.at_once()) {
+            let scan = self.shared.backlog.scan_of_orphans();
+            if let Some(scan) = scan {
+                self.scan().await?;
+                self.shared.backlog.scanned_orphans(scan);
+            }
+            let is_scanned = scan.is_some();
+            if is_scanned || course.taken_max == 0 {
+                course.taken_max = course.taken + self.shared.backlog.known_orphans();
+            }
+            if !self.delete_due(&mut course).await? && !is_scanned {
+                break;
+            }
+        }
+        self.left(&course).await
+    }
+
+    fn at_once(&self) -> usize {
+        self.shared.limits.sweep.deletes_at_once.max(1)
+    }
+
+    async fn left(&self, course: &Course) -> Result<Left> {
+        if let Some(error) = &course.error {
+            tracing::warn!(%error, failed = course.failed, "blobs could not be deleted; trying again");
+        }
+        let is_refused = course.is_refused(self.at_once());
+        let waiting = match self.shared.backlog.tally_orphans() {
+            Some(tally) => tally.count,
+            // More of them than are in memory.
+            None => self.shared.backlog.known_orphans().saturating_add(1),
+        };
+        Ok(Left { waiting, next_due: self.shared.backlog.next_due(), is_refused })
+    }
+
+    /// Fills the backlog with the orphans of the index, as many as fit in.
+    async fn scan(&self) -> Result<()> {
         let mut range = Range::all(self.shared.limits.sweep.page.max(1));
-        let mut left = Left::default();
         loop {
             let page = self.shared.index.snapshot()?.scan_over(Table::Orphans, range).await?;
             self.shared.note_unreadable(page.unreadable);
-            self.sweep(page.entries, &mut left).await?;
-            match page.rest {
+            for (key, value) in &page.entries {
+                if let Some(revision) = RevisionId::from_slice(key) {
+                    self.shared.backlog.found_orphan(revision, value);
+                }
+            }
+            match page.rest.filter(|_| !self.shared.backlog.has_overflowed()) {
                 Some(rest) => range = rest,
-                None => return Ok(left),
+                None => return Ok(()),
             }
         }
     }
 
-    /// Deletes what is due of one page, and settles it with one batch.
-    async fn sweep(&self, page: Vec<(Bytes, Bytes)>, left: &mut Left) -> Result<()> {
-        let now = self.shared.env.steady_now();
-        let longest = self.longest_wait();
-        let mut due = Vec::new();
-        let mut restated = Vec::new();
-        for (key, value) in page {
-            let Some(revision) = RevisionId::from_slice(&key) else { continue };
-            let orphan = match Orphan::decode(&value) {
-                Ok(orphan) => orphan,
-                Err(error) => {
-                    tracing::error!(%revision, %error, "an orphan can't be read");
-                    left.waiting += 1;
+    /// Deletes what is due of the backlog, some at once, and settles it in groups; whether anything was due.
+    async fn delete_due(&self, course: &mut Course) -> Result<bool> {
+        let (mut under_way, mut group) = (FuturesUnordered::new(), Group::default());
+        let (mut is_checked, mut was_due) = (false, false);
+        loop {
+            while under_way.len() < self.at_once() && course.goes_on(self.at_once()) {
+                let now = self.shared.env.steady_now();
+                let Some(revision) = self.shared.backlog.take_due(now, self.longest_wait()) else { break };
+                course.taken += 1;
+                if self.is_pinned(revision) {
                     continue;
                 }
-            };
-            if self.is_pinned(revision) {
-                left.waiting += 1;
-                continue;
-            }
-            match orphan.due(now, longest) {
-                OrphanDue::Now => due.push((RevisionKey { object: orphan.object.clone(), revision }, orphan)),
-                OrphanDue::At(moment) => left.wait_until(moment),
-                OrphanDue::Restated(orphan) => {
-                    left.wait_until(orphan.not_before);
-                    restated.push((key, orphan.encode()));
+                was_due = true;
+                if !std::mem::replace(&mut is_checked, true) {
+                    self.check_tier().await?;
                 }
+                under_way.push(self.attempt(revision));
+            }
+            if under_way.is_empty() {
+                self.settle(std::mem::take(&mut group), course).await?;
+                return Ok(was_due);
+            }
+            let is_full = match self.shared.env.deadline(SETTLE_AFTER, under_way.next()).await {
+                Some(ended) => {
+                    if let Some(attempt) = ended.transpose()? {
+                        course.note(attempt, &mut group);
+                    }
+                    group.len() >= self.shared.limits.sweep.page.max(1)
+                }
+                None => true,
+            };
+            if is_full {
+                self.settle(std::mem::take(&mut group), course).await?;
             }
         }
-        self.restate(restated).await?;
-        if due.is_empty() {
-            return Ok(());
+    }
+
+    /// Steps 2 and 3.
+    async fn attempt(&self, revision: RevisionId) -> Result<Attempt> {
+        let value = match self.shared.index.get(Table::Orphans, revision.as_bytes()).await {
+            Ok(Some(value)) => value,
+            Ok(None) => {
+                self.shared.backlog.forget_orphan(revision);
+                return Ok(Attempt::Passed);
+            }
+            Err(error) if error.kind() == ErrorKind::Corrupt => return Ok(unreadable(revision, &error)),
+            Err(error) => return Err(error),
+        };
+        let orphan = match Orphan::decode(&value) {
+            Ok(orphan) => orphan,
+            Err(error) => return Ok(unreadable(revision, &error)),
+        };
+        let key = RevisionKey { object: orphan.object.clone(), revision };
+        match orphan.due(self.shared.env.steady_now(), self.longest_wait()) {
+            OrphanDue::Now => Ok(self.delete(key, orphan).await),
+            OrphanDue::At(_) => Ok(Attempt::Passed),
+            OrphanDue::Restated(orphan) => Ok(Attempt::Restated((key, orphan))),
         }
-        self.check_tier().await?;
-        let (deleted, mut failed) = self.delete(due).await;
-        let deleted = self.make_durable(deleted, &mut failed).await;
-        if !deleted.is_empty() {
-            self.check_tier().await?;
+    }
+
+    async fn delete(&self, key: RevisionKey, orphan: Orphan) -> Attempt {
+        self.shared.env.pass(Seam::SweeperBeforeDelete).await;
+        let timeout = self.shared.limits.sweep.timeout;
+        let late = || Err(Error::new(ErrorKind::Unavailable, "delete", "the blob tier does not answer"));
+        let deleted = self.shared.env.deadline(timeout, self.shared.blobs.delete(&key)).await;
+        match deleted.unwrap_or_else(late) {
+            Ok(()) => Attempt::Deleted((key, orphan)),
+            Err(error) => {
+                tracing::debug!(%error, revision = %key, attempts = orphan.attempts + 1, "an orphan could not be deleted");
+                Attempt::Failed((key, orphan), error)
+            }
         }
-        self.shared.env.pass(Seam::SweeperAfterDelete).await;
-        self.settle(deleted, failed, left).await
     }
 
     /// The longest time that an orphan waits for its next attempt: the grace time, or the longest pause between two
@@ -170,19 +307,6 @@ impl Sweeper {
     fn longest_wait(&self) -> Duration {
         let limits = &self.shared.limits.sweep;
         limits.grace.max(limits.backoff_max.saturating_add(limits.backoff_max / 4))
-    }
-
-    /// Stores orphans whose moment has changed.
-    async fn restate(&self, restated: Vec<(Bytes, Bytes)>) -> Result<()> {
-        if restated.is_empty() {
-            return Ok(());
-        }
-        tracing::warn!(orphans = restated.len(), "the clock was set back: orphans get a new moment");
-        let mut batch = Batch::new();
-        for (key, value) in restated {
-            batch.put(Table::Orphans, key, value);
-        }
-        self.shared.commit(batch, ()).await
     }
 
     /// Returns whether the blob tier is there and this store's.
@@ -202,7 +326,7 @@ impl Sweeper {
     }
 
     /// Makes deletions durable, together if that works, one by one if not; what can't be made durable counts as failed.
-    async fn make_durable(&self, deleted: Vec<Sweeping>, failed: &mut Vec<Sweeping>) -> Vec<Sweeping> {
+    async fn make_durable(&self, deleted: Vec<Sweeping>, group: &mut Group) -> Vec<Sweeping> {
         let keys: Vec<RevisionKey> = deleted.iter().map(|(key, _)| key.clone()).collect();
         if self.shared.blobs.settle_deletes(&keys).await.is_ok() {
             return deleted;
@@ -212,58 +336,57 @@ impl Sweeper {
             match self.shared.blobs.settle_deletes(std::slice::from_ref(&key)).await {
                 Ok(()) => durable.push((key, orphan)),
                 Err(error) => {
-                    tracing::warn!(%error, revision = %key, "a deletion could not be made durable");
-                    failed.push((key, orphan));
+                    tracing::debug!(%error, revision = %key, "a deletion could not be made durable");
+                    group.failed.push((key, orphan));
+                    group.error = Some(error);
                 }
             }
         }
         durable
     }
 
-    /// Deletes blobs, some at once: which are gone, and which are not.
-    async fn delete(&self, due: Vec<Sweeping>) -> (Vec<Sweeping>, Vec<Sweeping>) {
-        let timeout = self.shared.limits.sweep.timeout;
-        let deletions = futures::stream::iter(due.into_iter().map(|(key, orphan)| async move {
-            self.shared.env.pass(Seam::SweeperBeforeDelete).await;
-            let deleted = self.shared.env.deadline(timeout, self.shared.blobs.delete(&key)).await;
-            let late = || Err(Error::new(ErrorKind::Unavailable, "delete", "the blob tier does not answer"));
-            (deleted.unwrap_or_else(late), key, orphan)
-        }));
-        let mut done = deletions.buffered(self.shared.limits.sweep.deletes_at_once.max(1));
-        let (mut deleted, mut failed) = (Vec::new(), Vec::new());
-        while let Some((outcome, key, orphan)) = done.next().await {
-            match outcome {
-                Ok(()) => deleted.push((key, orphan)),
-                Err(error) => {
-                    tracing::warn!(%error, revision = %key, attempts = orphan.attempts + 1, "an orphan could not be deleted");
-                    failed.push((key, orphan));
-                }
-            }
+    /// Steps 4 to 6.
+    async fn settle(&self, mut group: Group, course: &mut Course) -> Result<()> {
+        if group.len() == 0 {
+            return Ok(());
         }
-        (deleted, failed)
+        let ended = std::mem::take(&mut group.deleted);
+        let attempts = ended.len();
+        let deleted = self.make_durable(ended, &mut group).await;
+        if deleted.is_empty() {
+            course.in_a_row += attempts;
+        } else {
+            self.check_tier().await?;
+        }
+        if !group.restated.is_empty() {
+            tracing::warn!(orphans = group.restated.len(), "the clock was set back: orphans get a new moment");
+        }
+        self.shared.env.pass(Seam::SweeperAfterDelete).await;
+        course.failed += group.failed.len() as u64;
+        course.error = group.error.take().or_else(|| course.error.take());
+        self.commit(deleted, group).await
     }
 
-    async fn settle(&self, deleted: Vec<Sweeping>, failed: Vec<Sweeping>, left: &mut Left) -> Result<()> {
+    async fn commit(&self, deleted: Vec<Sweeping>, group: Group) -> Result<()> {
         let (limits, now) = (&self.shared.limits.sweep, self.shared.env.steady_now());
-        let (mut batch, mut settled, failures) = (Batch::new(), 0, failed.len() as u64);
+        let (mut batch, mut settled, failures) = (Batch::new(), 0, group.failed.len() as u64);
+        let row = |key: &RevisionKey| Bytes::copy_from_slice(key.revision.as_bytes());
         for (key, orphan) in deleted {
-            let row = Bytes::copy_from_slice(key.revision.as_bytes());
             match orphan.deleted(now, limits.grace) {
-                Some(again) => {
-                    left.wait_until(again.not_before);
-                    batch.put(Table::Orphans, row, again.encode());
-                }
+                Some(again) => batch.put(Table::Orphans, row(&key), again.encode()),
                 None => {
                     settled += 1;
-                    batch.remove(Table::Orphans, row);
+                    batch.remove(Table::Orphans, row(&key));
                 }
             }
         }
-        for (key, orphan) in failed {
+        for (key, orphan) in group.failed {
             let delay = backoff(limits.backoff_min, limits.backoff_max, orphan.attempts);
             let later = orphan.failed(now, delay.saturating_add(self.shared.env.jitter(delay / 4)));
-            left.wait_until(later.not_before);
-            batch.put(Table::Orphans, Bytes::copy_from_slice(key.revision.as_bytes()), later.encode());
+            batch.put(Table::Orphans, row(&key), later.encode());
+        }
+        for (key, orphan) in group.restated {
+            batch.put(Table::Orphans, row(&key), orphan.encode());
         }
         self.shared.commit(batch, ()).await?;
         self.shared.counters.swept.fetch_add(settled, Ordering::Relaxed);
@@ -274,9 +397,35 @@ impl Sweeper {
     }
 }
 
-impl Left {
-    fn wait_until(&mut self, due: Timestamp) {
-        self.waiting += 1;
-        self.next_due = Some(self.next_due.map_or(due, |next| next.min(due)));
+impl Course {
+    fn is_refused(&self, at_once: usize) -> bool {
+        self.in_a_row >= at_once
     }
+
+    fn goes_on(&self, at_once: usize) -> bool {
+        !self.is_refused(at_once) && self.taken < self.taken_max
+    }
+
+    /// Files the end of an attempt.
+    fn note(&mut self, attempt: Attempt, group: &mut Group) {
+        match attempt {
+            Attempt::Deleted(sweeping) => {
+                self.in_a_row = 0;
+                group.deleted.push(sweeping);
+            }
+            Attempt::Failed(sweeping, error) => {
+                self.in_a_row += 1;
+                group.failed.push(sweeping);
+                group.error = Some(error);
+            }
+            Attempt::Restated(sweeping) => group.restated.push(sweeping),
+            Attempt::Passed => {}
+        }
+    }
+}
+
+/// A damaged entry is left for a scrub: it holds up no other.
+fn unreadable(revision: RevisionId, error: &Error) -> Attempt {
+    tracing::error!(%revision, %error, "an orphan can't be read");
+    Attempt::Passed
 }

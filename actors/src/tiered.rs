@@ -16,6 +16,7 @@ use ractor::{Actor, ActorRef};
 use tokio::sync::{OnceCell, oneshot};
 
 use crate::admission::Admission;
+use crate::backlog::{Backlog, Tally};
 use crate::health::Health;
 use crate::horizon::Horizon;
 use crate::limits::Limits;
@@ -57,6 +58,8 @@ pub struct ActorStats {
     pub swept: u64,
     /// Failed attempts to delete an orphan since.
     pub sweep_failures: u64,
+    /// True while sweeping pauses because the blob tier refuses deletions, or is not there.
+    pub sweep_paused: bool,
     /// Writes that were superseded since.
     pub superseded: u64,
     /// Preconditions that did not hold since.
@@ -110,9 +113,15 @@ impl Tiered {
     ) -> Result<Self> {
         let routes = Arc::new(Routes::new(limits.shards));
         let recovery_wanted = Arc::new(AtomicBool::new(false));
+        let backlog = Arc::new(Backlog::default());
         let owners = {
             let (routes, wanted) = (Arc::clone(&routes), Arc::clone(&recovery_wanted));
-            Owners::new(move || wake(&wanted, &routes.recovery, RecoveryMessage::Wake))
+            let backlog = Arc::clone(&backlog);
+            Owners::new(move |change| {
+                if backlog.may_hold(change) {
+                    wake(&wanted, &routes.recovery, RecoveryMessage::Wake);
+                }
+            })
         };
         let shared = Arc::new(Common {
             admission: Admission::new(&limits),
@@ -124,6 +133,7 @@ impl Tiered {
             epoch,
             routes,
             owners,
+            backlog,
             health: Health::default(),
             counters: Counters::default(),
             pinned_left: AtomicBool::new(false),
@@ -234,26 +244,23 @@ impl Tiered {
         Err(Error::new(ErrorKind::Unavailable, "settle", "the actor is not there"))
     }
 
-    /// What the actors have done, and what is left to do. Counts changes, orphans and the sessions of uploads by reading them;
-    /// no part is read.
+    /// What the actors have done, and what is left to do. Counts the sessions of uploads by reading them; changes and
+    /// orphans are counted in memory, but right after the opening and where there are over 100,000 orphans.
     ///
     /// # Errors
     /// As reading the index.
     pub async fn stats(&self) -> Result<ActorStats> {
         let counters = &self.shared.counters;
         let now = self.shared.env.steady_now();
-        let started = |value: &Bytes| Change::decode(value).map(|change| change.started).into();
-        let since = |value: &Bytes| Orphan::decode(value).map(|orphan| orphan.since).into();
         let initiated = |value: &Bytes| match Session::decode(value) {
             Ok(session) if session.phase == Phase::Open && session.is_live(now) => Counted::Since(session.initiated),
             Ok(_) => Counted::No,
             Err(_) => Counted::Broken,
         };
-        let all = Range::all(COUNT_PAGE);
-        let (changes, oldest_change) = self.count(Table::Changes, all.clone(), started).await?;
-        let (orphans, oldest_orphan) = self.count(Table::Orphans, all, since).await?;
+        let changes = self.tally_changes().await?;
+        let orphans = self.tally_orphans().await?;
         let of_sessions = Range::prefix(&all_sessions_prefix(), COUNT_PAGE);
-        let (sessions, oldest_session) = self.count(Table::Sessions, of_sessions, initiated).await?;
+        let sessions = self.count(Table::Sessions, of_sessions, initiated).await?;
         Ok(ActorStats {
             writes_live: self.shared.admission.writes_live(),
             uploads_live: self.shared.admission.uploads_live(),
@@ -261,26 +268,38 @@ impl Tiered {
             fenced: counters.fenced.load(Ordering::Relaxed),
             swept: counters.swept.load(Ordering::Relaxed),
             sweep_failures: counters.sweep_failures.load(Ordering::Relaxed),
+            sweep_paused: counters.sweep_paused.load(Ordering::Relaxed),
             superseded: counters.superseded.load(Ordering::Relaxed),
             conflicts: counters.conflicts.load(Ordering::Relaxed),
             expired: counters.expired.load(Ordering::Relaxed),
             touches: counters.touches.load(Ordering::Relaxed),
-            changes,
-            orphans,
-            oldest_change,
-            oldest_orphan,
-            sessions,
-            oldest_session,
+            changes: changes.count,
+            orphans: orphans.count,
+            oldest_change: changes.oldest,
+            oldest_orphan: orphans.oldest,
+            sessions: sessions.count,
+            oldest_session: sessions.oldest,
         })
     }
 
+    async fn tally_changes(&self) -> Result<Tally> {
+        let started = |value: &Bytes| Change::decode(value).map(|change| change.started).into();
+        match self.shared.backlog.tally_changes() {
+            Some(tally) => Ok(tally),
+            None => self.count(Table::Changes, Range::all(COUNT_PAGE), started).await,
+        }
+    }
+
+    async fn tally_orphans(&self) -> Result<Tally> {
+        let since = |value: &Bytes| Orphan::decode(value).map(|orphan| orphan.since).into();
+        match self.shared.backlog.tally_orphans() {
+            Some(tally) => Ok(tally),
+            None => self.count(Table::Orphans, Range::all(COUNT_PAGE), since).await,
+        }
+    }
+
     /// How many entries of the range count, and the earliest of their moments.
-    async fn count(
-        &self,
-        table: Table,
-        mut range: Range,
-        counted: impl Fn(&Bytes) -> Counted,
-    ) -> Result<(u64, Option<Timestamp>)> {
+    async fn count(&self, table: Table, mut range: Range, counted: impl Fn(&Bytes) -> Counted) -> Result<Tally> {
         let (mut count, mut oldest) = (0, None);
         loop {
             let page = self.shared.index.snapshot()?.scan_over(table, range).await?;
@@ -297,7 +316,7 @@ impl Tiered {
             }
             match page.rest {
                 Some(rest) => range = rest,
-                None => return Ok((count, oldest)),
+                None => return Ok(Tally { count, oldest }),
             }
         }
     }
