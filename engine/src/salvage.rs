@@ -43,7 +43,7 @@ pub struct Salvage {
 /// - [`Corrupt`](crate::ErrorKind::Corrupt): `old` is so damaged that its tables can't be found.
 /// - [`Unavailable`](crate::ErrorKind::Unavailable): the disk can't be read or written, or the blob tier can't be listed.
 ///
-/// Where the journal is damaged, all intact batches of it are copied, also those behind the damage. Batches that are lost
+/// Where the journal is damaged, all intact batches of it are copied, also those behind the damage or a missing journal. Batches that are lost
 /// may have written any object: the report says so, and changes and orphans are left out, for their blobs may be needed. An object that is older than it was goes on at a version that it had; etags are
 /// never used twice.
 ///

@@ -1,7 +1,7 @@
 //! A copy of an index, opened to be read: what a salvage reads of a damaged one.
 //!
 //! The original is locked and read, and not a byte of it is written. Of the journals the copy keeps the intact batches
-//! alone, so that fjall reads all of them. fjall opens the copy without background threads: a compaction would meet the
+//! alone, numbered without gaps, so that fjall reads all of them. fjall opens the copy without background threads: a compaction would meet the
 //! damage and stop it. Deliberately not here: what is copied out of it (`crate::salvage`).
 
 use std::fs::{self, File, TryLockError};
@@ -11,7 +11,7 @@ use std::path::Path;
 use super::check::HIGH_WATER;
 use super::creation::{self, LOCK};
 use super::journal::Journal;
-use super::journals::{self, Verdict};
+use super::journals::{self, Scanned, Verdict};
 use super::mark::{self, Reading};
 use super::{FjallIndex, FjallOptions};
 use crate::env::Env;
@@ -65,11 +65,27 @@ fn mend_journals(dir: &Path) -> io::Result<bool> {
     for scanned in scanned.iter().filter(|scanned| !scanned.journal.gaps.is_empty()) {
         keep_runs(&journals::path(&database, scanned.id), &scanned.journal)?;
     }
+    close_ranks(&database, &scanned)?;
     // It claims what is not there any more.
     match fs::remove_file(&mark_path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-        Ok(()) | Err(_) => Ok(is_whole),
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        Ok(()) | Err(_) => {}
     }
+    // An index that is in order has at least one.
+    Ok(is_whole && !scanned.is_empty())
+}
+
+/// Numbers the journals without gaps, up to the newest, and makes an empty one if there is none.
+fn close_ranks(database: &Path, scanned: &[Scanned]) -> io::Result<()> {
+    let Some(newest) = scanned.last() else {
+        return File::create_new(journals::path(database, 0)).map(drop);
+    };
+    for (number, scanned) in (0..=newest.id).rev().zip(scanned.iter().rev()) {
+        if number != scanned.id {
+            fs::rename(journals::path(database, scanned.id), journals::path(database, number))?;
+        }
+    }
+    Ok(())
 }
 
 /// Leaves the intact batches of a journal, back to back.
