@@ -191,7 +191,7 @@ fn is_of_a_moment(table: Table) -> bool {
 /// Copies all tables of `old` that can be read into `new`, which is empty, and lists `blobs`, if it is given, for what is
 /// known of lost objects. Holds 16 bytes in memory for each revision that a row or part names.
 ///
-/// `losses` are those of the [`IndexCopy`].
+/// `losses` are those of the [`IndexCopy`](crate::index::fjall::IndexCopy).
 ///
 /// # Errors
 /// [`ErrorKind::Unavailable`] if `old` can't be read at all, `new` can't be written, or `blobs` can't be listed.

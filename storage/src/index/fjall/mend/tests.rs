@@ -26,12 +26,15 @@ struct Case {
 
 /// Entries in order, as a table file.
 fn table(path: &Path, entries: impl IntoIterator<Item = (Vec<u8>, u64, Vec<u8>)>) -> Vec<u8> {
-    let mut writer = Writer::new(path.to_owned(), ID, 0).unwrap().use_data_block_size(512);
+    write(Writer::new(path.to_owned(), ID, 0).unwrap().use_data_block_size(512), entries);
+    fs::read(path).unwrap()
+}
+
+fn write(mut writer: Writer, entries: impl IntoIterator<Item = (Vec<u8>, u64, Vec<u8>)>) {
     for (key, seqno, value) in entries {
         writer.write(InternalValue::from_components(key, value, seqno, ValueType::Value)).unwrap();
     }
     writer.finish().unwrap();
-    fs::read(path).unwrap()
 }
 
 impl Case {
@@ -95,17 +98,33 @@ impl Case {
     }
 }
 
+fn loses_one_block_at_most(case: &Case, step: usize) {
+    for at in (0..case.bytes.len()).step_by(step) {
+        let (mended, read) = case.mended(&case.flipped(&[at]));
+        assert_eq!(mended, Mended::Whole, "{at}");
+        let lost = read.iter().filter(|&&read| read == Some(false)).count();
+        assert!(read.iter().all(Option::is_some) && lost <= 10, "{at}: {read:?}");
+    }
+}
+
 #[test]
 fn one_flipped_byte_loses_one_block_at_most() {
-    for versions in [1, 3] {
-        let case = Case::small(versions);
-        for at in (0..case.bytes.len()).step_by(3) {
-            let (mended, read) = case.mended(&case.flipped(&[at]));
-            assert_eq!(mended, Mended::Whole, "{at}");
-            let lost = read.iter().filter(|&&read| read == Some(false)).count();
-            assert!(read.iter().all(Option::is_some) && lost <= 10, "{at}: {read:?}");
-        }
+    loses_one_block_at_most(&Case::small(1), 3);
+    loses_one_block_at_most(&Case::small(3), 7);
+}
+
+#[test]
+fn one_flipped_byte_of_a_table_of_a_deep_level_loses_one_block_at_most() {
+    let mut case = Case::small(1);
+    fs::remove_file(&case.path).unwrap();
+    let writer = Writer::new(case.path.clone(), ID, 0).unwrap().use_data_block_size(256);
+    let writer = writer.use_partitioned_index().use_partitioned_filter().use_meta_partition_size(64);
+    write(writer, (0..).zip(&case.values).map(|(number, value)| (key(number), 0, value.clone())));
+    case.bytes = fs::read(&case.path).unwrap();
+    for section in ["index", "filter_tli"] {
+        assert!(case.find(section) > 0);
     }
+    loses_one_block_at_most(&case, 5);
 }
 
 #[test]
