@@ -30,7 +30,7 @@ pub(crate) struct Cli {
 
 const AFTER_HELP: &str = "\
 Exit codes: 0 ok, 1 failed, 2 usage, 3 not found (get, stat, cp, mv, extend, amend, abort, put --resume=..),
-4 an --if-.. condition does not hold.
+4 an --if-.. condition does not hold, 5 something is lost (salvage).
 
 Times are given as 90s, 15m, 12h, 30d, or several of them together.
 
@@ -141,7 +141,9 @@ pub(crate) enum Command {
     /// The way out where a file of the index is damaged: such an index stops writing at its next compaction, again after
     /// each opening. The old store is not changed, and must not be open. It takes space for two copies of its index for a
     /// while. Large objects are not copied: the new store goes on with the blob tier of the old one, which --blobs names
-    /// if it is neither remembered nor `blobs` under OLD. Reports what could not be read, and the names of lost objects where blobs tell them.
+    /// if it is neither remembered nor `blobs` under OLD. Reports what could not be read, and the names of lost
+    /// objects where blobs tell them. Ends with 0 if everything was copied, with 5 if everything that can be read was copied
+    /// and something is lost, and with 1 if there is no new store.
     Salvage(SalvageArgs),
     /// Take the blob tier that --blobs names as this store's, whatever mark it has, and remember it.
     ///

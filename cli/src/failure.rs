@@ -16,6 +16,8 @@ pub(crate) enum Failure {
     NotFound(String),
     /// The object does not stand as it was demanded.
     Conflict(String),
+    /// A salvage copied all that can be read, and something is lost.
+    Incomplete(String),
     /// It was tried and failed.
     Failed(String),
     /// Whoever read standard output has gone. Nothing needs to be said.
@@ -38,6 +40,7 @@ impl Failure {
             Self::Usage(_) => 2,
             Self::NotFound(_) => 3,
             Self::Conflict(_) => 4,
+            Self::Incomplete(_) => 5,
         }
     }
 }
@@ -45,9 +48,11 @@ impl Failure {
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Usage(message) | Self::NotFound(message) | Self::Conflict(message) | Self::Failed(message) => {
-                f.write_str(message)
-            }
+            Self::Usage(message)
+            | Self::NotFound(message)
+            | Self::Conflict(message)
+            | Self::Incomplete(message)
+            | Self::Failed(message) => f.write_str(message),
             Self::BrokenPipe => f.write_str("nobody reads standard output"),
             Self::Interrupted => f.write_str("interrupted"),
         }

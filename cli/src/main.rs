@@ -4,8 +4,8 @@
 //! args -> store (open) -> one file per command -> store (close) -> exit code
 //! ```
 //!
-//! Exit codes: 0 ok, 1 failed, 2 usage, 3 not found, 4 a condition does not hold. However a command ends, the engine is closed,
-//! within bounded time. Deliberately not here: anything that touches the engine's inside; the tool uses the public API
+//! Exit codes: 0 ok, 1 failed, 2 usage, 3 not found, 4 a condition does not hold, 5 an incomplete
+//! salvage. However a command ends, the engine is closed, within bounded time. Deliberately not here: anything that touches the engine's inside; the tool uses the public API
 //! only.
 
 mod args;

@@ -1,4 +1,4 @@
-//! `salvage`: what can be read of a damaged store, copied into a new one.
+//! `salvage`: what can be read of a damaged store, copied into a new one. An exit code of its own if something is lost.
 
 use cenotaph::SalvageReport;
 use serde_json::{Value, json};
@@ -51,7 +51,11 @@ pub(crate) async fn run(report: &Report, options: &SalvageArgs, blobs: Option<&s
             options.new.display()
         ));
     }
-    Ok(())
+    if salvaged.is_complete() {
+        return Ok(());
+    }
+    let new = options.new.display();
+    Err(Failure::Incomplete(format!("not everything could be copied, see the report: new={new}")))
 }
 
 fn in_json(salvaged: &SalvageReport) -> Value {
@@ -62,6 +66,10 @@ fn in_json(salvaged: &SalvageReport) -> Value {
 
 fn in_text(salvaged: &SalvageReport) -> String {
     let mut lines = Vec::new();
+    for lost in &salvaged.lost_tables {
+        let said = format!("table={} file={}: {}", lost.table, lost.file, lost.why);
+        lines.push(format!("lost-table {} (entries may be missing, or older than they were)", human::key(&said)));
+    }
     for range in &salvaged.unreadable_ranges {
         let to = range.to.as_ref().map_or("the end".to_owned(), ToString::to_string);
         let said = format!("table={} from={} to={to}: {}", range.table, range.from, range.why);

@@ -105,6 +105,24 @@ fn stats_count_both_tiers_and_tell_the_oldest() {
 }
 
 #[test]
+fn a_salvage_that_loses_something_ends_with_a_code_of_its_own() {
+    let world = world();
+    let (data, old, new) = (world.path("data"), world.path("old"), world.path("new"));
+    std::fs::rename(&data, &old).unwrap();
+    let database = old.join("index/store/database");
+    let journal = std::fs::read(database.join("0.jnl")).unwrap();
+    // As if the numbers between had been lost.
+    std::fs::write(database.join("2.jnl"), "").unwrap();
+    std::fs::remove_file(old.join("index/store/high-water")).unwrap();
+    let (old, new) = (old.to_str().unwrap(), new.to_str().unwrap());
+    let said = world.fails(5, "not everything could be copied", &["salvage", old, new]);
+    assert!(said.text().contains("lost-batches") && said.text().contains("copied 3 objects"), "{said}");
+    assert_eq!(std::fs::read(database.join("0.jnl")).unwrap(), journal);
+    let said = world.run(&["salvage", "--json", old, &format!("{new}er")]);
+    assert_eq!((said.code, &said.json()[0]["complete"]), (Some(5), &serde_json::json!(false)), "{said}");
+}
+
+#[test]
 fn a_salvage_copies_a_store_and_says_how_to_go_on() {
     let world = world();
     let (data, old, new) = (world.path("data"), world.path("old"), world.path("new"));

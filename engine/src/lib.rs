@@ -58,7 +58,7 @@ pub use cenotaph_storage::index::{Index, IndexStats, SpaceStats, Table, Unreadab
 pub use cenotaph_storage::rows::{
     ATTRIBUTES_BYTES_MAX, Amendment, Attributes, Deadline, EXPIRATION_MAX, Expiration, Metadata,
 };
-pub use cenotaph_storage::salvage::{LostBlob, LostName, SalvageReport, Unread};
+pub use cenotaph_storage::salvage::{LostBlob, LostName, LostTable, SalvageReport, Unread};
 pub use cenotaph_storage::scrub::{Damage, Fate, Finding, Looked, RawKey, ScrubDepth, ScrubProgress, ScrubReport};
 pub use cenotaph_storage::swap::{Deleted, Outcome, Precondition, Written};
 pub use cenotaph_storage::{

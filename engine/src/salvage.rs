@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use cenotaph_storage::blobs::{self, BlobOptions, BlobTier};
 use cenotaph_storage::index::Index;
-use cenotaph_storage::salvage::{self, SalvageDirectory, SalvageReport};
+use cenotaph_storage::salvage::{self, Losses, SalvageDirectory, SalvageReport};
 use cenotaph_storage::{Env, Result};
 use futures::FutureExt;
 use futures::future::BoxFuture;
@@ -25,7 +25,7 @@ pub struct Salvage {
 
 /// Copies everything that can be read of the store in `old` into a new store in `new`: rows, payloads, uploads, unsettled
 /// writes, orphans, version floors. The way out where a file of the index is damaged, for such an index stops writing at
-/// its next compaction.
+/// its next compaction, or does not open.
 ///
 /// Not a byte of `old` is changed, and no engine may have it open. Space is needed for two copies of its index: one is
 /// removed at the end. **Large objects are not copied**: the new store goes on with the blob tier of the old one. If that
@@ -40,12 +40,17 @@ pub struct Salvage {
 /// # Errors
 /// - [`Invalid`](crate::ErrorKind::Invalid): there is no store in `old`, `new` is not empty, or one lies in the other.
 /// - [`AlreadyOpen`](crate::ErrorKind::AlreadyOpen): an engine has `old` open.
-/// - [`Corrupt`](crate::ErrorKind::Corrupt): `old` is so damaged that its tables can't be found.
+/// - [`Corrupt`](crate::ErrorKind::Corrupt): the record of `old`, or a manifest of its index, is damaged. They alone say
+///   which files count; the error names the one that is damaged.
 /// - [`Unavailable`](crate::ErrorKind::Unavailable): the disk can't be read or written, or the blob tier can't be listed.
 ///
-/// Where the journal is damaged, all intact batches of it are copied, also those behind the damage. Batches that are lost
-/// may have written any object: the report says so, and changes and orphans are left out, for their blobs may be needed. An object that is older than it was goes on at a version that it had; etags are
-/// never used twice.
+/// Where the journal is damaged, all intact batches of it are copied, also those behind the damage or a missing journal.
+/// Where a table file has a damaged end, its intact blocks are copied; keys that damaged blocks held are reported as an
+/// unreadable range, and no older value of them is copied. Of a table file that is missing it is not known what keys it
+/// held. Such a file, and batches that are lost, may have written any object: the report says so
+/// ([`lost_tables`](SalvageReport::lost_tables), [`journal_damaged`](SalvageReport::journal_damaged)), and changes and
+/// orphans are left out, for their blobs may be needed. An object that is older than it was goes on at a version that it
+/// had; etags are never used twice.
 ///
 /// After an error, and after a drop, it is simply run again.
 ///
@@ -98,7 +103,8 @@ impl Salvage {
 
         let (from, to, own) = (directory.clone(), directory.clone(), env.clone());
         let copy = env.blocking(move || from.open_old(own)).await??;
-        let (old, has_whole_journals) = (Arc::new(copy.index), copy.has_whole_journals);
+        let old = Arc::new(copy.index);
+        let losses = Losses { has_whole_journals: copy.has_whole_journals, files: copy.lost_files };
         let own = env.clone();
         let new = match env.blocking(move || to.create_new(own)).await? {
             Ok(new) => new,
@@ -107,7 +113,7 @@ impl Salvage {
                 return Err(error);
             }
         };
-        let copied = salvage::copy_tables(&*old, &new, has_whole_journals, blobs.as_ref(), &env).await;
+        let copied = salvage::copy_tables(&*old, &new, losses, blobs.as_ref(), &env).await;
         let closed = new.close().await;
         drop(old.close().await);
         let report = copied?;

@@ -4,16 +4,16 @@
 //! 1 payloads  as they are, with the block checksums
 //! 2 rows      as they are; a row whose payload was not copied is reported      expiry entries are built anew
 //! 3 sessions  as they are, with the parts                                      expiry entries are built anew
-//! 4 changes   as they are                                                      not if batches of the journal are lost
-//! 5 orphans   as they are, but for revisions that a copied row or part names    not if batches of the journal are lost
+//! 4 changes   as they are                                                      not if tables are of different moments
+//! 5 orphans   as they are, but for revisions that a copied row or part names    not if tables are of different moments
 //! 6 meta      as it is: epoch, version floors, the store's id
 //! 7 blobs     are only listed: a blob whose object's row could not be read is reported, and its version floor is raised
 //! ```
 //!
 //! The blob tier is not touched, and stays the blob tier of the new index. What only lost rows named is named by nothing in
-//! the new index: the sweeper never deletes it, a scrub with repairs does. Where batches of the journal are lost, tables are
-//! of different moments: a change may be of a write that was acknowledged, and an orphan may have been named since. They are
-//! left out then, and their blobs are named by nothing. Guards I5 the safe way round (5: no orphan is
+//! the new index: the sweeper never deletes it, a scrub with repairs does. Where batches of the journal or a table file are
+//! lost, tables are of different moments: a change may be of a write that was acknowledged, and an orphan may have been
+//! named since. They are left out then, and their blobs are named by nothing. Guards I5 the safe way round (5: no orphan is
 //! queued that something still names), and "versions are never reused" for every lost object whose name is known (7).
 //! Deliberately not here: the directories (`index/fjall/copy.rs`, `directory.rs`).
 
@@ -26,6 +26,7 @@ use crate::blobs::BlobTier;
 use crate::env::Env;
 use crate::error::{ErrorKind, Result};
 use crate::id::ObjectId;
+use crate::index::fjall::LostFile;
 use crate::index::{Index, Range, Snapshot, Table, UnreadableRange};
 use crate::rows::{
     Body, Change, Filed, Row, Session, epoch_entry, expiry_key, expiry_value, floor_key, read_part_key,
@@ -65,11 +66,14 @@ pub struct SalvageReport {
     pub meta: u64,
     /// Expiry entries built anew.
     pub expiry: u64,
-    /// Changes and orphans left out, for batches of the journal are lost, and their blobs may be needed.
+    /// Changes and orphans left out, for batches of the journal or a table file are lost, and their blobs may be needed.
     pub held_back: u64,
     /// True if batches of the journal are lost that had been acknowledged: objects may be missing, or be older than they
     /// were, and nobody knows which.
     pub journal_damaged: bool,
+    /// Table files that are lost in part or as a whole, and of which it is not known what keys they held: such entries may
+    /// be missing, or be older than they were.
+    pub lost_tables: Vec<LostTable>,
     /// Unreadable ranges of keys, counted.
     pub unreadable: u64,
     /// The first 10,000 of these ranges.
@@ -83,6 +87,17 @@ pub struct SalvageReport {
     pub lost_blobs: u64,
     /// The first 10,000 of these blobs.
     pub lost_objects: Vec<LostBlob>,
+}
+
+/// A table file of which it is not known what keys it held.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct LostTable {
+    /// The table.
+    pub table: &'static str,
+    /// The file, from the directory of the database on.
+    pub file: String,
+    /// The damage.
+    pub why: String,
 }
 
 /// A range of keys that could not be read.
@@ -124,7 +139,8 @@ pub struct LostBlob {
 impl SalvageReport {
     /// Returns whether everything could be read.
     pub fn is_complete(&self) -> bool {
-        self.unreadable == 0 && self.without_payload == 0 && self.lost_blobs == 0 && !self.journal_damaged
+        let is_all_read = self.unreadable == 0 && self.lost_tables.is_empty() && !self.journal_damaged;
+        is_all_read && self.without_payload == 0 && self.lost_blobs == 0
     }
 }
 
@@ -134,23 +150,61 @@ impl LostName {
     }
 }
 
+/// The losses that are known before anything is read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Losses {
+    /// True if the journals held all that was acknowledged.
+    pub has_whole_journals: bool,
+    /// Files of which it is not known what keys they held.
+    pub files: Vec<LostFile>,
+}
+
+impl Losses {
+    /// Returns whether the tables that can be read are of one moment.
+    fn leave_one_moment(&self) -> bool {
+        self.has_whole_journals && self.files.iter().all(|lost| !is_of_a_moment(lost.table))
+    }
+
+    fn into_report(self) -> SalvageReport {
+        let files = self.files.into_iter().filter(|lost| lost.table != Table::Expiry);
+        let lost_tables = files.map(|LostFile { table, file, why }| {
+            let file = file.display().to_string();
+            LostTable { table: table.name(), file, why }
+        });
+        SalvageReport {
+            journal_damaged: !self.has_whole_journals,
+            lost_tables: lost_tables.collect(),
+            ..SalvageReport::default()
+        }
+    }
+}
+
+/// Returns whether a lost entry of this table can make others wrong. A payload is written once, and expiry entries are built
+/// anew.
+fn is_of_a_moment(table: Table) -> bool {
+    match table {
+        Table::Rows | Table::Changes | Table::Orphans | Table::Sessions | Table::Meta => true,
+        Table::Payloads | Table::Expiry => false,
+    }
+}
+
 /// Copies all tables of `old` that can be read into `new`, which is empty, and lists `blobs`, if it is given, for what is
 /// known of lost objects. Holds 16 bytes in memory for each revision that a row or part names.
 ///
-/// `has_whole_journals` is [`IndexCopy::has_whole_journals`](crate::index::fjall::IndexCopy::has_whole_journals).
+/// `losses` are those of the [`IndexCopy`](crate::index::fjall::IndexCopy).
 ///
 /// # Errors
 /// [`ErrorKind::Unavailable`] if `old` can't be read at all, `new` can't be written, or `blobs` can't be listed.
 pub async fn copy_tables(
     old: &dyn Index,
     new: &dyn Index,
-    has_whole_journals: bool,
+    losses: Losses,
     blobs: Option<&BlobTier>,
     env: &Env,
 ) -> Result<SalvageReport> {
     let salvage = Salvage { old: old.snapshot()?, new, env };
-    let mut report = SalvageReport { journal_damaged: !has_whole_journals, ..SalvageReport::default() };
-    let mut known = Known::default();
+    let mut known = Known { is_of_one_moment: losses.leave_one_moment(), ..Known::default() };
+    let mut report = losses.into_report();
     salvage.payloads(&mut report).await?;
     salvage.rows(&mut report, &mut known).await?;
     salvage.sessions(&mut report, &mut known).await?;
@@ -172,6 +226,8 @@ struct Known {
     unsettled: BTreeSet<RevisionId>,
     /// Ranges of rows that could not be read.
     rows_unread: Vec<UnreadableRange>,
+    /// True if no table is older than another.
+    is_of_one_moment: bool,
     epoch: Option<Epoch>,
 }
 
@@ -281,7 +337,7 @@ impl Salvage<'_> {
                     known.unsettled.extend(change.revisions);
                     known.epoch = known.epoch.max(Some(change.epoch));
                 }
-                if report.journal_damaged {
+                if !known.is_of_one_moment {
                     report.held_back += 1;
                     continue;
                 }
@@ -304,7 +360,7 @@ impl Salvage<'_> {
                     report.orphans_kept += 1;
                     continue;
                 }
-                if report.journal_damaged {
+                if !known.is_of_one_moment {
                     report.held_back += 1;
                     continue;
                 }
@@ -337,7 +393,7 @@ impl Salvage<'_> {
 
     /// What blobs tell of objects whose rows could not be read.
     async fn lost(&self, blobs: &BlobTier, report: &mut SalvageReport, known: &Known) -> Result<()> {
-        if known.rows_unread.is_empty() && !report.journal_damaged {
+        if known.rows_unread.is_empty() && known.is_of_one_moment {
             return Ok(());
         }
         let copied = self.new.snapshot()?;
@@ -348,8 +404,8 @@ impl Salvage<'_> {
             let Some(key) = blob.key else { continue };
             let encoded = key.object.encoded();
             // The swap of a change may be in a lost batch.
-            let is_unsettled = known.unsettled.contains(&key.revision) && !report.journal_damaged;
-            let may_be_lost = report.journal_damaged || known.rows_unread.iter().any(|range| range.contains(encoded));
+            let is_unsettled = known.unsettled.contains(&key.revision) && known.is_of_one_moment;
+            let may_be_lost = !known.is_of_one_moment || known.rows_unread.iter().any(|range| range.contains(encoded));
             if known.named.contains(&key.revision) || is_unsettled || !may_be_lost {
                 continue;
             }

@@ -1,5 +1,6 @@
 //! Damage to files of the index: one flipped byte is a finding, hides nothing else, and has a way out.
 
+mod lost_files;
 mod salvage;
 mod uploads;
 

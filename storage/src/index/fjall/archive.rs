@@ -90,6 +90,26 @@ pub(super) fn section(
     }
 }
 
+/// The end of an archive with these sections, which begins at `at`.
+pub(super) fn end(sections: &[Section], at: u64) -> Vec<u8> {
+    let mut toc = TOC_MAGIC.to_vec();
+    let count = u32::try_from(sections.len()).expect("an archive of ours has about ten sections");
+    toc.extend(count.to_le_bytes());
+    for section in sections {
+        toc.extend(section.at.to_le_bytes());
+        toc.extend(section.length.to_le_bytes());
+        let name_bytes = u16::try_from(section.name.len()).expect("a name that was read had such a length");
+        toc.extend(name_bytes.to_le_bytes());
+        toc.extend(&section.name);
+    }
+    let (checksum, length) = (xxh3_128(&toc), toc.len() as u64);
+    toc.extend(TRAILER_MAGIC);
+    toc.extend(checksum.to_le_bytes());
+    toc.extend(at.to_le_bytes());
+    toc.extend(length.to_le_bytes());
+    toc
+}
+
 /// The xxh3 of a whole file, as manifests have it.
 ///
 /// # Errors

@@ -39,7 +39,7 @@ const RECORD_FORMAT: u32 = 1;
 /// fjall's own names: what is looked for before it is let in.
 const FJALL_MARKER: &str = "version";
 const FJALL_KEYSPACES: &str = "keyspaces";
-const FJALL_META_KEYSPACE: u64 = 0;
+pub(super) const FJALL_META_KEYSPACE: u64 = 0;
 const FJALL_CURRENT: &str = "current";
 const FJALL_JOURNAL: &str = "jnl";
 
@@ -180,6 +180,19 @@ pub(super) fn inspect(dir: &Path) -> Result<(PathBuf, Vec<(String, u64)>)> {
     let (database, record) = recorded(dir)?;
     let own = ("fjall's own".to_owned(), FJALL_META_KEYSPACE);
     Ok((database, std::iter::once(own).chain(record.keyspaces).collect()))
+}
+
+/// The name and number of each keyspace, as the record has them; looks at nothing else.
+///
+/// # Errors
+/// As [`create_or_check`].
+pub(super) fn recorded_keyspaces(dir: &Path) -> Result<Keyspaces> {
+    read_record(&store(dir).join(RECORD)).map(|record| record.keyspaces)
+}
+
+/// The directory of a keyspace.
+pub(super) fn keyspace(database: &Path, id: u64) -> PathBuf {
+    database.join(FJALL_KEYSPACES).join(id.to_string())
 }
 
 /// Where the store is in a directory.

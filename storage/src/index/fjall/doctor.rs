@@ -7,7 +7,7 @@ use std::fs::{File, TryLockError};
 use std::path::Path;
 
 use super::check::{self, HIGH_WATER, TAILS};
-use super::creation::{self, unavailable};
+use super::creation::{self, FJALL_META_KEYSPACE, unavailable};
 use super::journals::{self, Scanned, Verdict};
 use super::manifest::{self, Depth};
 use super::mark::{self, Mark, Reading};
@@ -86,8 +86,10 @@ fn files(database: &Path, keyspaces: &[(String, u64)], diagnosis: &mut Diagnosis
         diagnosis.files += checked.files;
         diagnosis.bytes += checked.bytes;
         for flaw in checked.flaws {
-            let lost = if flaw.whole_keyspace {
-                format!("all of the keyspace {name} that is not in the journals")
+            let lost = if *id == FJALL_META_KEYSPACE {
+                "nothing: it is made anew".to_owned()
+            } else if flaw.whole_keyspace {
+                "nothing, if the manifest can be told without the damaged bytes; else it refuses to guess".to_owned()
             } else {
                 format!("those entries of the keyspace {name} that lie in damaged blocks of this file")
             };

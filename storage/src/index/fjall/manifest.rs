@@ -55,11 +55,30 @@ pub(crate) enum Depth {
 }
 
 /// A file that a manifest names.
-struct Named {
-    path: PathBuf,
+pub(super) struct Named {
+    pub(super) kind: FileKind,
+    pub(super) id: u64,
+    pub(super) path: PathBuf,
     checksum: u128,
+    /// The sequence number of all entries of a table that was added as a whole, which none of ours is.
+    pub(super) seqno: u64,
+}
+
+/// The kinds of files that a manifest names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum FileKind {
+    Table,
+    Blob,
+}
+
+impl FileKind {
     /// The sections that fjall takes for granted.
-    sections: &'static [&'static [u8]],
+    fn sections(self) -> &'static [&'static [u8]] {
+        match self {
+            Self::Table => &[b"tli", b"meta"],
+            Self::Blob => &[b"meta"],
+        }
+    }
 }
 
 /// All damage to one keyspace.
@@ -86,7 +105,10 @@ pub(crate) fn flaws(keyspace: &Path, depth: Depth) -> io::Result<Checked> {
 }
 
 /// The files that the manifest of a keyspace names, or what is wrong with it.
-fn manifest(keyspace: &Path) -> io::Result<Result<Vec<Named>, Flaw>> {
+///
+/// # Errors
+/// What the file system says, but for absence.
+pub(super) fn manifest(keyspace: &Path) -> io::Result<Result<Vec<Named>, Flaw>> {
     let current = keyspace.join(CURRENT);
     let mut pointer = None;
     let what = present(&current, |path| {
@@ -97,7 +119,7 @@ fn manifest(keyspace: &Path) -> io::Result<Result<Vec<Named>, Flaw>> {
     let Some((version, checksum)) = pointer else {
         return Ok(Err(Flaw { path: current, what: what.unwrap_or_default(), whole_keyspace: true }));
     };
-    let path = keyspace.join(format!("v{version}"));
+    let path = version_path(keyspace, version);
     let mut named = None;
     let what = present(&path, |path| {
         if archive::checksum(path)? != checksum {
@@ -110,13 +132,32 @@ fn manifest(keyspace: &Path) -> io::Result<Result<Vec<Named>, Flaw>> {
     Ok(named.ok_or_else(|| Flaw { path, what: what.unwrap_or_default(), whole_keyspace: true }))
 }
 
-fn decode_current(bytes: &[u8]) -> Option<(u64, u128)> {
+pub(super) fn version_path(keyspace: &Path, version: u64) -> PathBuf {
+    keyspace.join(format!("v{version}"))
+}
+
+/// The version and the checksum of the current manifest.
+pub(super) fn decode_current(bytes: &[u8]) -> Option<(u64, u128)> {
     let mut fields = Fields(bytes);
     let (version, checksum, kind) = (fields.u64()?, fields.u128()?, fields.u8()?);
     (bytes.len() == CURRENT_BYTES && kind == 0).then_some((version, checksum))
 }
 
-fn names(keyspace: &Path, manifest: &mut File) -> io::Result<Option<Vec<Named>>> {
+/// Makes this version of the manifest the current one.
+///
+/// # Errors
+/// What the file system says.
+pub(super) fn point_to(keyspace: &Path, version: u64) -> io::Result<()> {
+    let checksum = archive::checksum(&version_path(keyspace, version))?;
+    let bytes = [&version.to_le_bytes()[..], &checksum.to_le_bytes(), &[0]].concat();
+    fs::write(keyspace.join(CURRENT), bytes)
+}
+
+/// The files that this manifest names. None if it can't be decoded.
+///
+/// # Errors
+/// What the file system says.
+pub(super) fn names(keyspace: &Path, manifest: &mut File) -> io::Result<Option<Vec<Named>>> {
     let Ok(sections) = archive::contents(manifest)? else { return Ok(None) };
     let tables = archive::section(manifest, &sections, b"tables", LIST_BYTES_MAX)?;
     let blobs = archive::section(manifest, &sections, b"blob_files", LIST_BYTES_MAX)?;
@@ -133,28 +174,26 @@ fn decode_tables(bytes: &[u8], dir: &Path) -> Option<Vec<Named>> {
     for _ in 0..fields.u8()? {
         for _ in 0..fields.u8()? {
             for _ in 0..fields.u32()? {
-                let (path, checksum) = decode_file(&mut fields, dir)?;
-                let _sequence_number = fields.u64()?;
-                named.push(Named { path, checksum, sections: &[b"tli", b"meta"] });
+                let table = decode_file(&mut fields, FileKind::Table, dir)?;
+                named.push(Named { seqno: fields.u64()?, ..table });
             }
         }
     }
-    Some(named)
+    fields.0.is_empty().then_some(named)
 }
 
 fn decode_blobs(bytes: &[u8], dir: &Path) -> Option<Vec<Named>> {
     let mut fields = Fields(bytes);
     let mut named = Vec::new();
     for _ in 0..fields.u32()? {
-        let (path, checksum) = decode_file(&mut fields, dir)?;
-        named.push(Named { path, checksum, sections: &[b"meta"] });
+        named.push(decode_file(&mut fields, FileKind::Blob, dir)?);
     }
-    Some(named)
+    fields.0.is_empty().then_some(named)
 }
 
-fn decode_file(fields: &mut Fields<'_>, dir: &Path) -> Option<(PathBuf, u128)> {
-    let (id, kind, checksum) = (fields.u64()?, fields.u8()?, fields.u128()?);
-    (kind == 0).then(|| (dir.join(id.to_string()), checksum))
+fn decode_file(fields: &mut Fields<'_>, kind: FileKind, dir: &Path) -> Option<Named> {
+    let (id, checksum_type, checksum) = (fields.u64()?, fields.u8()?, fields.u128()?);
+    (checksum_type == 0).then(|| Named { kind, id, path: dir.join(id.to_string()), checksum, seqno: 0 })
 }
 
 fn damage(path: &Path, named: &Named, depth: Depth) -> io::Result<Option<String>> {
@@ -162,7 +201,7 @@ fn damage(path: &Path, named: &Named, depth: Depth) -> io::Result<Option<String>
         Ok(sections) => sections,
         Err(what) => return Ok(Some(what)),
     };
-    for name in named.sections {
+    for name in named.kind.sections() {
         if !sections.iter().any(|section| section.name == *name) {
             return Ok(Some(format!("a section is missing: section={}", String::from_utf8_lossy(name))));
         }

@@ -5,7 +5,7 @@ use std::time::SystemTime;
 use super::*;
 
 /// Every file below a directory, with its bytes and when it was modified.
-fn tree(directory: &Path) -> BTreeMap<PathBuf, (Vec<u8>, SystemTime)> {
+pub(super) fn tree(directory: &Path) -> BTreeMap<PathBuf, (Vec<u8>, SystemTime)> {
     let mut found = BTreeMap::new();
     for entry in std::fs::read_dir(directory).unwrap().map(Result::unwrap) {
         let (path, metadata) = (entry.path(), entry.metadata().unwrap());
@@ -154,4 +154,47 @@ async fn the_intact_batches_of_a_damaged_journal_are_copied() {
     assert_eq!(lost, [51], "one batch is lost");
     store.engine.settle().await.unwrap();
     store.close().await;
+}
+
+/// Cuts a journal behind some of its batches.
+fn cut(journal: &[u8], parts: usize) -> Vec<&[u8]> {
+    let ends: Vec<_> = (4..=journal.len()).filter(|&end| &journal[end - 4..end] == b"FJL\x03").collect();
+    let mut cut: Vec<_> = (1..parts).map(|part| ends[ends.len() * part / parts]).collect();
+    cut.push(*ends.last().unwrap());
+    let from = std::iter::once(0).chain(cut.iter().copied());
+    from.zip(&cut).map(|(from, &to)| &journal[from..to]).collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_journals_around_a_missing_one_are_read() {
+    let directory = TempDir::new().unwrap();
+    let (old, new) = (directory.path().join("old"), directory.path().join("new"));
+    let store = open(&old, small()).await;
+    for number in 0..90 {
+        store.engine.put(key(number), bytes_of(number)).await.unwrap();
+    }
+    store.close().await;
+    let database = old.join("index/store/database");
+    let journal = std::fs::read(database.join("0.jnl")).unwrap();
+    for (number, part) in cut(&journal, 3).into_iter().enumerate() {
+        std::fs::write(database.join(format!("{number}.jnl")), part).unwrap();
+    }
+    std::fs::remove_file(old.join("index/store/high-water")).unwrap();
+    std::fs::remove_file(database.join("1.jnl")).unwrap();
+    let before = tree(&old);
+    let report = cenotaph::salvage(&old, &new).await.unwrap();
+    assert!(tree(&old) == before, "the old store is as it was");
+    assert!(report.journal_damaged && !report.is_complete(), "{report:?}");
+    std::fs::rename(old.join("blobs"), new.join("blobs")).unwrap();
+    let engine = open(&new, small()).await.engine;
+    let mut found = Vec::new();
+    for number in 0..90 {
+        if let Some(object) = engine.get(key(number)).await.unwrap() {
+            assert_eq!(object.bytes().await.unwrap(), bytes_of(number));
+            found.push(number);
+        }
+    }
+    let lost = 90 - found.len();
+    assert!((20..40).contains(&lost) && found.first() == Some(&0) && found.last() == Some(&89), "{found:?}");
+    engine.close().await.unwrap();
 }

@@ -1,0 +1,241 @@
+//! The blocks of one of fjall's files, read without its index.
+//!
+//! ```text
+//! block   header | data
+//! header  "LSM" 03 | type u8 | xxh3 of the data u128 | length u32 | length u32 | xxh3 of the header u32       33 bytes
+//! ```
+//!
+//! No length is trusted before it is compared with the file, and nothing of a block is decoded before its checksum holds.
+
+use std::fs::File;
+use std::io::{self, Read, Seek, SeekFrom};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
+
+use lsm_tree::coding::Decode;
+use lsm_tree::table::block::{BlockType, Header};
+use lsm_tree::table::util::SliceIndexes;
+use lsm_tree::table::{Block, DataBlock};
+use xxhash_rust::xxh3::xxh3_128;
+
+const MAGIC: &[u8] = b"LSM\x03";
+const HEADER_BYTES: u64 = 33;
+/// A block of entries ends in a trailer of this length.
+const TRAILER_BYTES: usize = 31;
+/// fjall cuts blocks at 4 KiB; an index of a table of 64 MiB has some MiB.
+const BLOCK_BYTES_MAX: u32 = 64 * 1024 * 1024;
+const SEARCH_BYTES: u64 = 64 * 1024;
+/// Headers that are tried behind damaged ones, for each file.
+const CANDIDATES_MAX: u32 = 1024;
+
+/// A version of a key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Version {
+    pub(super) key: Vec<u8>,
+    pub(super) seqno: u64,
+}
+
+/// The entries of an intact block.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Entries {
+    pub(super) first: Version,
+    pub(super) last: Version,
+    pub(super) seqno_max: u64,
+    pub(super) count: u64,
+}
+
+/// A block of entries, or the bytes up to the next one if it is damaged.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Piece {
+    pub(super) at: u64,
+    pub(super) bytes: u64,
+    /// None if it is damaged.
+    pub(super) entries: Option<Entries>,
+}
+
+/// A file of blocks.
+pub(super) struct Blocks {
+    file: File,
+    length: u64,
+    candidates: u32,
+}
+
+impl Blocks {
+    pub(super) fn open(path: &Path) -> io::Result<Self> {
+        let file = File::open(path)?;
+        let length = file.metadata()?.len();
+        Ok(Self { file, length, candidates: CANDIDATES_MAX })
+    }
+
+    pub(super) fn file(&mut self) -> &mut File {
+        &mut self.file
+    }
+
+    pub(super) fn len(&self) -> u64 {
+        self.length
+    }
+
+    pub(super) fn read(&mut self, at: u64, bytes: u64) -> io::Result<Vec<u8>> {
+        self.file.seek(SeekFrom::Start(at))?;
+        let mut read = Vec::new();
+        (&mut self.file).take(bytes).read_to_end(&mut read)?;
+        Ok(read)
+    }
+
+    /// The header at `at`, if it is intact and its block ends before `end`.
+    fn header(&mut self, at: u64, end: u64) -> io::Result<Option<Header>> {
+        if at.checked_add(HEADER_BYTES).is_none_or(|data| data > end) {
+            return Ok(None);
+        }
+        let bytes = self.read(at, HEADER_BYTES)?;
+        let header = Header::decode_from(&mut &bytes[..]).ok();
+        Ok(header.filter(|header| header.data_length <= BLOCK_BYTES_MAX && at + length(header) <= end))
+    }
+
+    /// The data of a block, if its checksum holds.
+    fn data(&mut self, at: u64, header: &Header) -> io::Result<Option<Vec<u8>>> {
+        let data = self.read(at + HEADER_BYTES, u64::from(header.data_length))?;
+        Ok(Some(data).filter(|data| xxh3_128(data) == header.checksum.into_u128()))
+    }
+
+    /// Returns whether the bytes from `at` to `end` are intact blocks of this type.
+    pub(super) fn are_intact(&mut self, mut at: u64, end: u64, block_type: BlockType) -> io::Result<bool> {
+        while at < end {
+            let Some(header) = self.header(at, end)? else { return Ok(false) };
+            if header.block_type != block_type || self.data(at, &header)?.is_none() {
+                return Ok(false);
+            }
+            at += length(&header);
+        }
+        Ok(true)
+    }
+
+    /// The intact block from `at` to `end`, if it is such a one.
+    pub(super) fn entries_block(&mut self, at: u64, end: u64, block_type: BlockType) -> io::Result<Option<DataBlock>> {
+        let header = self.header(at, end)?.filter(|header| at + length(header) == end);
+        let header = header.filter(|header| header.block_type == block_type);
+        let Some(header) = header else { return Ok(None) };
+        let data = self.data(at, &header)?;
+        Ok(data.filter(|data| data.len() > TRAILER_BYTES).map(|data| entries_block(header, data)))
+    }
+
+    /// The first intact block of this type from `from` on.
+    pub(super) fn find(&mut self, block_type: BlockType, from: u64) -> io::Result<Option<(u64, u64)>> {
+        let mut at = from;
+        while let Some(found) = self.magic(at, self.length)? {
+            if let Some(header) = self.header(found, self.length)?
+                && header.block_type == block_type
+                && self.data(found, &header)?.is_some()
+            {
+                return Ok(Some((found, found + length(&header))));
+            }
+            at = found + 1;
+        }
+        Ok(None)
+    }
+
+    /// The blocks of entries, which begin with the file, and their end. They end at the first block of another type if
+    /// `end` is not known.
+    pub(super) fn walk(&mut self, end: Option<u64>) -> io::Result<(Vec<Piece>, u64)> {
+        let limit = end.unwrap_or(self.length);
+        let (mut pieces, mut at) = (Vec::<Piece>::new(), 0);
+        let mut last = None;
+        while at < limit {
+            let (bytes, entries) = match self.header(at, limit)? {
+                Some(header) if header.block_type != BlockType::Data && end.is_none() => return Ok((pieces, at)),
+                Some(header) => {
+                    let data = self.data(at, &header)?.filter(|_| header.block_type == BlockType::Data);
+                    (length(&header), data.and_then(|data| entries(header, data)))
+                }
+                None => (self.next(at + 1, limit, end.is_some())?.unwrap_or(limit) - at, None),
+            };
+            // A block that is out of order is not of this table.
+            let entries = entries.filter(|entries| last.as_ref().is_none_or(|last| is_behind(&entries.first, last)));
+            last = entries.as_ref().map(|entries| entries.last.clone()).or(last);
+            pieces.push(Piece { at, bytes, entries });
+            at += bytes;
+        }
+        Ok((pieces, limit))
+    }
+
+    /// The next block behind a damaged header. Values may contain what looks like a block: only a header from which others
+    /// lead to the end counts.
+    fn next(&mut self, from: u64, limit: u64, is_end: bool) -> io::Result<Option<u64>> {
+        let mut at = from;
+        while let Some(found) = self.magic(at, limit)? {
+            let Some(left) = self.candidates.checked_sub(1) else { return Ok(None) };
+            self.candidates = left;
+            if self.leads_to_end(found, limit, is_end)? {
+                return Ok(Some(found));
+            }
+            at = found + 1;
+        }
+        Ok(None)
+    }
+
+    fn leads_to_end(&mut self, mut at: u64, limit: u64, is_end: bool) -> io::Result<bool> {
+        while at < limit {
+            match self.header(at, limit)? {
+                Some(header) if header.block_type != BlockType::Data && !is_end => return Ok(true),
+                Some(header) => at += length(&header),
+                None => return Ok(false),
+            }
+        }
+        Ok(is_end)
+    }
+
+    fn magic(&mut self, from: u64, end: u64) -> io::Result<Option<u64>> {
+        let mut at = from;
+        while at + MAGIC.len() as u64 <= end {
+            let bytes = self.read(at, SEARCH_BYTES.min(end - at))?;
+            if let Some(found) = bytes.windows(MAGIC.len()).position(|window| window == MAGIC) {
+                return Ok(Some(at + found as u64));
+            }
+            at += (bytes.len().saturating_sub(MAGIC.len() - 1) as u64).max(1);
+        }
+        Ok(None)
+    }
+}
+
+/// The length of a block with its header.
+fn length(header: &Header) -> u64 {
+    HEADER_BYTES + u64::from(header.data_length)
+}
+
+/// The order of entries: by key, and of one key the newest first.
+fn is_behind(version: &Version, last: &Version) -> bool {
+    version.key > last.key || (version.key == last.key && version.seqno < last.seqno)
+}
+
+fn entries_block(header: Header, data: Vec<u8>) -> DataBlock {
+    DataBlock::new(Block { header, data: data.into() })
+}
+
+/// The entries of a block whose checksum holds. None if it is compressed, which no block of this build is.
+fn entries(header: Header, data: Vec<u8>) -> Option<Entries> {
+    if header.data_length != header.uncompressed_length || data.len() <= TRAILER_BYTES {
+        return None;
+    }
+    let block = entries_block(header, data);
+    let read = || {
+        let bytes = block.as_slice();
+        let key = |at: &SliceIndexes| &bytes[at.0..at.1];
+        let mut read: Option<Entries> = None;
+        let mut last = None;
+        for item in block.iter() {
+            if let Some(read) = &mut read {
+                read.seqno_max = read.seqno_max.max(item.seqno);
+                read.count += 1;
+            } else {
+                let first = Version { key: key(&item.key).to_vec(), seqno: item.seqno };
+                read = Some(Entries { last: first.clone(), first, seqno_max: item.seqno, count: 1 });
+            }
+            last = Some(item);
+        }
+        let (mut read, last) = (read?, last?);
+        let prefix = last.prefix.as_ref().map_or(&[][..], key);
+        read.last = Version { key: [prefix, key(&last.key)].concat(), seqno: last.seqno };
+        Some(read)
+    };
+    catch_unwind(AssertUnwindSafe(read)).ok().flatten()
+}
