@@ -4,6 +4,7 @@
 //! its actor.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use cenotaph_storage::{Error, ErrorKind, Result};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -19,6 +20,9 @@ pub(crate) struct Admission {
     write_bytes: Budget,
     uploads: Arc<Semaphore>,
     upload_bytes: Budget,
+    /// Leave for one upload to exceed the budget of bytes.
+    overdraft: Arc<Semaphore>,
+    waiting: AtomicUsize,
     ending_parts: Arc<Semaphore>,
     uploads_max: u32,
     writes_max: u32,
@@ -59,6 +63,8 @@ impl Admission {
             write_bytes: Budget::new(limits.write_bytes_in_flight),
             uploads: Arc::new(Semaphore::new(uploads_max as usize)),
             upload_bytes: Budget::new(limits.upload_bytes_in_flight),
+            overdraft: Arc::new(Semaphore::new(1)),
+            waiting: AtomicUsize::new(0),
             ending_parts: Arc::new(Semaphore::new(ending_parts_max as usize)),
             uploads_max,
             writes_max,
@@ -69,6 +75,7 @@ impl Admission {
     /// Leave to end an upload of so many parts, first come first served.
     pub(crate) async fn end(&self, parts: usize) -> Permit {
         let parts = u32::try_from(parts).unwrap_or(u32::MAX).clamp(1, self.ending_parts_max);
+        let _waiting = self.waiting();
         let held = Arc::clone(&self.ending_parts).acquire_many_owned(parts).await;
         Permit::of(held.expect("the budget is never closed"))
     }
@@ -100,20 +107,46 @@ impl Admission {
         Ok(Permit::of(upload))
     }
 
-    /// A share of the uploads' buffers, first come first served.
-    pub(crate) async fn upload_buffer(&self, bytes: usize) -> Permit {
-        Permit::of(self.upload_bytes.acquire(bytes).await)
+    /// The budget of the bytes that uploads hold.
+    pub(crate) fn upload_bytes(&self) -> &Budget {
+        &self.upload_bytes
     }
 
-    /// One more share for who has one, at once or not at all.
-    pub(crate) fn try_upload_buffer(&self, bytes: usize) -> Option<Permit> {
-        self.upload_bytes.try_acquire(bytes).map(Permit::of)
+    pub(crate) fn write_bytes(&self) -> &Budget {
+        &self.write_bytes
+    }
+
+    /// Leave to exceed the budget of bytes, first come first served.
+    pub(crate) async fn overdraft(&self) -> OwnedSemaphorePermit {
+        Arc::clone(&self.overdraft).acquire_owned().await.expect("it is never closed")
+    }
+
+    /// Counts a wait for a budget, until it is dropped.
+    pub(crate) fn waiting(&self) -> Waiting<'_> {
+        self.waiting.fetch_add(1, Ordering::Relaxed);
+        Waiting(&self.waiting)
+    }
+
+    /// Waits for a budget under way.
+    pub(crate) fn waits(&self) -> usize {
+        self.waiting.load(Ordering::Relaxed)
     }
 
     /// Resolves when no upload and no write holds a permit.
     pub(crate) async fn work_ended(&self) {
         let _writes = self.writes.acquire_many(self.writes_max).await;
         let _uploads = self.uploads.acquire_many(self.uploads_max).await;
+    }
+
+    /// Sets the gauges of the budgets.
+    #[expect(clippy::cast_precision_loss, reason = "a gauge is a float")]
+    pub(crate) fn gauge(&self) {
+        let gauge = |name, value: usize| metrics::gauge!(name).set(value as f64);
+        gauge("cenotaph_writes_live", self.writes_live());
+        gauge("cenotaph_uploads_live", self.uploads_live());
+        gauge("cenotaph_write_bytes_held", self.write_bytes.usage().bytes);
+        gauge("cenotaph_upload_bytes_held", self.upload_bytes.usage().bytes);
+        gauge("cenotaph_budget_waits", self.waits());
     }
 
     /// Small writes under way.
@@ -127,7 +160,26 @@ impl Admission {
     }
 }
 
-struct Budget {
+/// Bytes of a budget in use.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct BudgetUse {
+    /// Bytes in use, to the next KiB.
+    pub bytes: usize,
+    /// The limit.
+    pub bytes_max: usize,
+}
+
+/// A wait for a budget.
+pub(crate) struct Waiting<'a>(&'a AtomicUsize);
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// Bytes that may be held together, counted in units.
+pub(crate) struct Budget {
     units: Arc<Semaphore>,
     max: usize,
 }
@@ -139,16 +191,26 @@ impl Budget {
     }
 
     /// A request larger than the whole budget takes all of it.
-    fn units(&self, bytes: usize) -> u32 {
+    pub(crate) fn units(&self, bytes: usize) -> u32 {
         u32::try_from(bytes.div_ceil(UNIT_BYTES).min(self.max)).expect("a budget has fewer than 2^28 units")
     }
 
     fn try_acquire(&self, bytes: usize) -> Option<OwnedSemaphorePermit> {
-        Arc::clone(&self.units).try_acquire_many_owned(self.units(bytes)).ok()
+        self.try_acquire_units(self.units(bytes))
     }
 
-    async fn acquire(&self, bytes: usize) -> OwnedSemaphorePermit {
-        Arc::clone(&self.units).acquire_many_owned(self.units(bytes)).await.expect("the budget is never closed")
+    pub(crate) fn try_acquire_units(&self, units: u32) -> Option<OwnedSemaphorePermit> {
+        Arc::clone(&self.units).try_acquire_many_owned(units).ok()
+    }
+
+    /// First come first served.
+    pub(crate) async fn acquire_units(&self, units: u32) -> OwnedSemaphorePermit {
+        Arc::clone(&self.units).acquire_many_owned(units).await.expect("the budget is never closed")
+    }
+
+    pub(crate) fn usage(&self) -> BudgetUse {
+        let used = self.max - self.units.available_permits();
+        BudgetUse { bytes: used * UNIT_BYTES, bytes_max: self.max * UNIT_BYTES }
     }
 }
 

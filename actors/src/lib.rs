@@ -45,9 +45,10 @@ mod sweeper;
 mod tiered;
 mod touches;
 mod upload;
+mod watched;
 mod writes;
 
-pub use admission::Permit;
+pub use admission::{BudgetUse, Permit};
 pub use atomic::WriteReply;
 pub use limits::{ExpiryLimits, Limits, MultipartLimits, RestartLimits, SplitLimits, SweepLimits};
 pub use mending::Repair;

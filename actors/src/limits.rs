@@ -22,9 +22,15 @@ pub struct Limits {
     pub write_bytes_in_flight: usize,
     /// Large puts and parts at once, streaming or waiting for a share of the bytes in flight. One more is `Overloaded`.
     pub uploads_at_once: usize,
-    /// Payload bytes that all uploads may buffer together. An upload waits, without reading its stream, until its share
-    /// is free.
+    /// Payload bytes that all uploads may hold together: those that have come and are not with the blob tier yet. An upload
+    /// that needs more waits, without reading its stream, for [`budget_wait`](Self::budget_wait) at the most. Beside it
+    /// each upload may hold the chunk that its caller's stream gave last, and one upload at a time may exceed the budget,
+    /// so that no two wait for each other.
     pub upload_bytes_in_flight: usize,
+    /// Longest wait for a share of a budget. Then the operation is `Overloaded`, and nothing was committed.
+    pub budget_wait: Duration,
+    /// Longest time that a caller's stream may give nothing while it is waited for. Then the put fails with kind `Source`.
+    pub source_idle: Duration,
     /// Longest payload of one put, in bytes. A longer stream is `Invalid`.
     pub payload_bytes_max: u64,
     /// How often a request that did not reach its shard is delivered again before it is `Unavailable`.
@@ -61,6 +67,8 @@ impl Default for Limits {
             write_bytes_in_flight: 256 * 1024 * 1024,
             uploads_at_once: 256,
             upload_bytes_in_flight: 256 * 1024 * 1024,
+            budget_wait: Duration::from_secs(30),
+            source_idle: Duration::from_secs(60),
             payload_bytes_max: 5 * 1024 * 1024 * 1024 * 1024,
             deliveries_max: 12,
             restarts: RestartLimits::default(),

@@ -53,7 +53,12 @@ impl Common {
     pub(crate) async fn end(&self, swap: SessionSwap, permit: Permit) -> Result<SessionAnswer> {
         let parts = Range::prefix(&parts_prefix(&swap.upload), usize::from(PARTS_MAX));
         let parts = self.index.snapshot()?.keys_over(Table::Sessions, parts).await?.entries.len();
-        let permit = permit.and(self.admission.end(parts).await);
+        let turn = self.env.deadline(self.limits.budget_wait, self.admission.end(parts)).await;
+        let Some(turn) = turn else {
+            let message = "too many parts of uploads are ending at once; nothing was committed";
+            return Err(Error::new(ErrorKind::Overloaded, "admit", message).with_id(&swap.id));
+        };
+        let permit = permit.and(turn);
         self.step(swap, &permit, |reply| reply).await
     }
 }

@@ -15,7 +15,7 @@ use cenotaph_storage::{Env, Epoch, Error, ErrorKind, ObjectId, Pins, Reason, Res
 use ractor::{Actor, ActorRef};
 use tokio::sync::{OnceCell, oneshot};
 
-use crate::admission::Admission;
+use crate::admission::{Admission, BudgetUse};
 use crate::backlog::{Backlog, Tally};
 use crate::health::Health;
 use crate::horizon::Horizon;
@@ -50,6 +50,16 @@ pub struct ActorStats {
     pub writes_live: usize,
     /// Uploads under way, also those whose caller is gone.
     pub uploads_live: usize,
+    /// Most small puts and deletes at once.
+    pub writes_max: usize,
+    /// Most uploads at once.
+    pub uploads_max: usize,
+    /// Payload bytes that small puts, and the beginnings of others, hold, and the most they may.
+    pub write_bytes: BudgetUse,
+    /// Payload bytes that uploads hold, and the most they may.
+    pub upload_bytes: BudgetUse,
+    /// Operations that wait for a share of a budget.
+    pub budget_waits: usize,
     /// Actors brought back since the engine was opened.
     pub restarts: u64,
     /// Changes of dead owners settled since.
@@ -264,6 +274,11 @@ impl Tiered {
         Ok(ActorStats {
             writes_live: self.shared.admission.writes_live(),
             uploads_live: self.shared.admission.uploads_live(),
+            writes_max: self.shared.limits.writes_at_once,
+            uploads_max: self.shared.limits.uploads_at_once,
+            write_bytes: self.shared.admission.write_bytes().usage(),
+            upload_bytes: self.shared.admission.upload_bytes().usage(),
+            budget_waits: self.shared.admission.waits(),
             restarts: counters.restarts.load(Ordering::Relaxed),
             fenced: counters.fenced.load(Ordering::Relaxed),
             swept: counters.swept.load(Ordering::Relaxed),
@@ -402,6 +417,7 @@ fn keep_house(shared: &Shared) -> oneshot::Sender<()> {
                 () = &mut beat => {
                     common.index.watch(common.env.monotonic());
                     common.fail_if_poisoned();
+                    common.admission.gauge();
                     beat = common.env.sleep(common.limits.heartbeat);
                 }
                 () = common.pins.released() => {

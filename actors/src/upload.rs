@@ -1,18 +1,18 @@
 //! Uploads: one actor per large put or part, and their parent.
 //!
 //! ```text
-//! 1 wait for a share of the bytes in flight         dropped caller: ends here, nothing recorded
-//! 2 read the row: what this write means to replace;  error, or a precondition that does not hold: the caller hears it,
+//! 1 read the row: what this write means to replace;  error, or a precondition that does not hold: the caller hears it,
 //!   or the session that the part is for              nothing recorded
-//! 3 record the change, durable (I1)                  error: NotStarted or Indeterminate; recovery settles it
-//! 4 stream the payload into fresh revisions (I4)     error, dropped caller, kill: the change stays, recovery settles it
-//! 5 finish the blobs: closed and durable (I2)        error: they may exist all the same; recovery settles it
-//! 6 compare-and-write through the shard (I3, I6)     the commit itself answers the caller (I10)
+//! 2 record the change, durable (I1)                  error: NotStarted or Indeterminate; recovery settles it
+//! 3 stream the payload into fresh revisions (I4),    error, dropped caller, kill, no memory in time: the change stays,
+//!   each chunk once there is memory for it           recovery settles it
+//! 4 finish the blobs: closed and durable (I2)        error: they may exist all the same; recovery settles it
+//! 5 compare-and-write through the shard (I3, I6)     the commit itself answers the caller (I10)
 //! ```
 //!
-//! From step 6 on a dropped caller stops nothing. Steps 1, 2 and 6 are told in `put.rs` and `part.rs`, step 3 in
-//! `ledger.rs`, steps 4 and 5 in `stream.rs`, with `pump.rs` (a caller's stream) and `split.rs` (how it is cut). Deliberately not here: what the swap decides (`cenotaph_storage::swap`), and cleaning
-//! up (recovery's).
+//! From step 5 on a dropped caller stops nothing. Steps 1 and 5 are in `put.rs` and `part.rs`, step 2 in `ledger.rs`,
+//! steps 3 and 4 in `stream.rs`, with `pump.rs` (a caller's stream), `memory.rs` (the memory of a blob) and `split.rs` (the
+//! cut). Deliberately not here: what the swap decides (`cenotaph_storage::swap`), and cleaning up (recovery's).
 
 use std::sync::Arc;
 
@@ -25,6 +25,7 @@ use crate::messages::{Job, Purpose, UploadsMessage};
 use crate::shared::Shared;
 
 mod ledger;
+mod memory;
 mod part;
 mod pump;
 mod put;

@@ -43,6 +43,11 @@ impl Tiered {
         self.shared().admission.payload(payload_bytes)
     }
 
+    /// A caller's stream, held to [`source_idle`](crate::Limits::source_idle).
+    pub fn watched(&self, source: Source) -> Source {
+        source.watched(&self.shared().env, self.shared().limits.source_idle)
+    }
+
     /// A swap of a fresh operation.
     pub fn swap(&self, id: ObjectId, precondition: Precondition, mutation: Mutation) -> Swap {
         Swap { id, operation: self.shared().env.operation_id(), precondition, mutation }

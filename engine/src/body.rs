@@ -6,7 +6,7 @@
 use std::fmt;
 
 use bytes::{Bytes, BytesMut};
-use cenotaph_actors::{PayloadStream, Source};
+use cenotaph_actors::{PayloadStream, Source, Tiered};
 use cenotaph_storage::{Error, ErrorKind, Result};
 use futures::{Stream, StreamExt};
 use tokio::io::{AsyncRead, AsyncReadExt};
@@ -35,7 +35,8 @@ enum Inner {
 }
 
 impl Body {
-    /// A stream of chunks of any size. An error in it ends the put with [`ErrorKind::Source`], and nothing is stored.
+    /// A stream of chunks of any size. An error in it, a panic, or a pause of more than
+    /// [`Limits::source_idle`](crate::Limits::source_idle) ends the put with [`ErrorKind::Source`], and nothing is stored.
     pub fn stream<S, C, E>(stream: S) -> Self
     where
         S: Stream<Item = Result<C, E>> + Send + 'static,
@@ -70,6 +71,14 @@ impl Body {
             Inner::Bytes(at_hand) if at_hand.len() as u64 == bytes => Self(Inner::Bytes(at_hand)),
             Inner::Bytes(at_hand) => Self(Inner::Stream(Source { stream: once(at_hand), bytes: Some(bytes) })),
             Inner::Stream(source) => Self(Inner::Stream(Source { bytes: Some(bytes), ..source })),
+        }
+    }
+
+    /// The same payload, a stream of it watched: see [`Tiered::watched`].
+    pub(crate) fn watched(self, tiered: &Tiered) -> Self {
+        match self.0 {
+            Inner::Bytes(at_hand) => Self(Inner::Bytes(at_hand)),
+            Inner::Stream(source) => Self(Inner::Stream(tiered.watched(source))),
         }
     }
 

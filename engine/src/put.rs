@@ -53,7 +53,7 @@ impl Put {
         let (tiered, limit) = (self.engine.tiered(), self.engine.config().inline_bytes_max);
         let permit = tiered.admit(self.body.peek_bytes(limit)).map_err(|error| error.with_id(&id))?;
         let within = self.engine.namespaces().begin_on(&id, "put")?;
-        let peeked = self.body.peek(limit).await.map_err(|error| error.with_id(&id))?;
+        let peeked = self.body.watched(tiered).peek(limit).await.map_err(|error| error.with_id(&id))?;
         let intent = Intent { id, attributes: self.attributes, precondition: self.precondition };
         match peeked {
             Peeked::Inline(payload) => {

@@ -1,4 +1,4 @@
-//! A part of a multipart upload: steps 1, 2 and 6 of an upload whose revision is filed in a session.
+//! A part of a multipart upload: steps 1 and 5 of an upload whose revision is filed in a session.
 
 use cenotaph_storage::rows::Part;
 use cenotaph_storage::swap::{SessionMutation, SessionSwap};
@@ -6,8 +6,9 @@ use cenotaph_storage::{Digest, ObjectId, OperationId, PartNumber, Result, Seam, 
 use tokio::sync::oneshot;
 
 use super::ledger::Ledger;
+use super::memory::BlobMemory;
 use super::pump::{Pump, check_promise};
-use super::{Finished, Upload, unless_gone};
+use super::{Finished, Upload};
 use crate::admission::Permit;
 use crate::messages::{Source, UploadedPart};
 use crate::reply::{Caller, Reply, SessionAnswer, stepped};
@@ -33,8 +34,7 @@ impl Upload {
         let shared = &self.shared;
         let most = shared.limits.multipart.part_bytes_max;
         check_promise(&source, most)?;
-        let buffer_bytes = shared.blobs.upload_buffer_bytes(source.bytes);
-        let buffer = unless_gone(&mut caller_gone, shared.admission.upload_buffer(buffer_bytes)).await?;
+        let memory = BlobMemory::new(shared, shared.blobs.upload_buffer_bytes(source.bytes));
         shared.env.pass(Seam::UploadBeforeRecord).await;
 
         shared.check_upload(&part.id, &part.upload).await?;
@@ -42,15 +42,15 @@ impl Upload {
         shared.env.pass(Seam::UploadAfterRecord).await;
 
         let mut pump = Pump::new(source, most, &part.declared);
-        let finished = self.stream_one(&part.id, ledger.next().await?, &mut pump, &mut caller_gone).await?;
+        let revision = ledger.next().await?;
+        let finished = self.stream_one(&part.id, revision, &mut pump, memory, &mut caller_gone).await?;
         ledger.record_late().await?;
-        drop(buffer);
         shared.env.pass(Seam::UploadAfterClose).await;
 
         self.file(part, finished, ledger).await
     }
 
-    /// Step 6.
+    /// Step 5.
     async fn file(&self, part: PartUpload, finished: Finished, ledger: Ledger) -> Result<()> {
         let PartUpload { id, operation, upload, number, caller, permit, .. } = part;
         let Finished { extent, blocks, etag } = finished;

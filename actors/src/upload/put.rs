@@ -1,4 +1,4 @@
-//! A large put: steps 1, 2 and 6 of an upload whose revisions become an object.
+//! A large put: steps 1 and 5 of an upload whose revisions become an object.
 
 use std::sync::atomic::Ordering;
 
@@ -11,7 +11,8 @@ use tokio::sync::oneshot;
 use super::ledger::Ledger;
 use super::pump::check_promise;
 use super::split::Split;
-use super::{Finished, Upload, unless_gone};
+use super::stream::Cut;
+use super::{Finished, Upload};
 use crate::admission::Permit;
 use crate::messages::Source;
 use crate::owners::Owner;
@@ -42,7 +43,6 @@ impl Upload {
             Some(split) => split.buffer_bytes(&shared.blobs),
             None => shared.blobs.upload_buffer_bytes(source.bytes),
         };
-        let buffer = unless_gone(&mut caller_gone, shared.admission.upload_buffer(buffer_bytes)).await?;
         drop(peeked);
         shared.env.pass(Seam::UploadBeforeRecord).await;
 
@@ -63,15 +63,15 @@ impl Upload {
         let mut ledger = Ledger::open(shared.clone(), put.id.clone(), put.operation, most).await?;
         shared.env.pass(Seam::UploadAfterRecord).await;
 
-        let (parts, checksum) = self.stream(&put.id, &mut ledger, source, split.as_ref(), &mut caller_gone).await?;
+        let cut = Cut { split: split.as_ref(), buffer_bytes };
+        let (parts, checksum) = self.stream(&put.id, &mut ledger, source, cut, &mut caller_gone).await?;
         ledger.record_late().await?;
-        drop(buffer);
         shared.env.pass(Seam::UploadAfterClose).await;
 
         self.commit(put, parts, checksum, expected, ledger.owner()).await
     }
 
-    /// Step 6.
+    /// Step 5.
     async fn commit(
         &self,
         put: Put,

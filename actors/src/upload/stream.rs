@@ -8,8 +8,8 @@
 //!                               extents, in the order of their bytes
 //! ```
 //!
-//! A blob takes bytes as fast as its requests have room, so that a blob that fits into them is left to itself at once, and the
-//! next one begins beside it, as long as there is memory. Guards I2 (nothing leaves here that is not finished) and the promise a caller made about
+//! A blob takes bytes as fast as its requests have room. One that has all of its bytes is finished beside the next ones.
+//! Guards I2 (nothing leaves here that is not finished) and the promise a caller made about
 //! its stream. Deliberately not here: which revisions there are (`ledger.rs`), and what names them.
 
 use std::collections::BTreeMap;
@@ -26,6 +26,7 @@ use futures::{FutureExt, StreamExt};
 use tokio::sync::oneshot;
 
 use super::ledger::Ledger;
+use super::memory::BlobMemory;
 use super::pump::Pump;
 use super::split::Split;
 use super::{Finished, Upload, not_named, unless_gone};
@@ -35,18 +36,19 @@ use crate::messages::Source;
 const ABANDON_TIMEOUT: Duration = Duration::from_secs(5);
 
 impl Upload {
-    /// Steps 4 and 5 of a put: the whole payload, and its checksum.
+    /// Steps 3 and 4 of a put: the whole payload, and its checksum.
     pub(super) async fn stream(
         &self,
         id: &ObjectId,
         ledger: &mut Ledger,
         source: Source,
-        split: Option<&Split>,
+        cut: Cut<'_>,
         caller_gone: &mut oneshot::Receiver<()>,
     ) -> Result<(Vec<Finished>, Option<Checksum>)> {
         let mut pump = Pump::new(source, self.shared.limits.payload_bytes_max, &[]);
-        let Some(split) = split else {
-            let finished = self.stream_one(id, ledger.next().await?, &mut pump, caller_gone).await?;
+        let Some(split) = cut.split else {
+            let memory = BlobMemory::new(&self.shared, cut.buffer_bytes);
+            let finished = self.stream_one(id, ledger.next().await?, &mut pump, memory, caller_gone).await?;
             let checksum = finished.extent.checksum;
             return Ok((vec![finished], Some(checksum)));
         };
@@ -63,16 +65,17 @@ impl Upload {
         Ok((parts, pump.checksum()))
     }
 
-    /// Steps 4 and 5 for one blob: all that the pump brings.
+    /// Steps 3 and 4 for one blob: all that the pump brings.
     pub(super) async fn stream_one(
         &self,
         id: &ObjectId,
         revision: RevisionId,
         pump: &mut Pump,
+        mut memory: BlobMemory,
         caller_gone: &mut oneshot::Receiver<()>,
     ) -> Result<Finished> {
         let mut writer = self.shared.blobs.writer(&swap::revision_key(id, revision));
-        let filled = unless_gone(caller_gone, self.fill(&mut writer, pump, u64::MAX)).await.flatten();
+        let filled = unless_gone(caller_gone, self.fill(&mut writer, &mut memory, pump, u64::MAX)).await.flatten();
         match filled.and_then(|_| pump.check()) {
             Ok(()) => self.finish(id, revision, writer).await,
             Err(error) => self.abandon(writer, error).await.map_err(|error| error.with_id(id)),
@@ -91,7 +94,8 @@ impl Upload {
         for number in 0.. {
             let revision = ledger.next().await?;
             let mut writer = self.shared.blobs.writer(&swap::revision_key(id, revision));
-            let filling = unless_gone(caller_gone, self.fill(&mut writer, pump, split.bytes(number)));
+            let mut memory = BlobMemory::new(&self.shared, split.buffer_bytes(&self.shared.blobs));
+            let filling = unless_gone(caller_gone, self.fill(&mut writer, &mut memory, pump, split.bytes(number)));
             let is_over = match beside.go_on_while(filling).await.flatten().flatten() {
                 Ok(Filled::Whole) => Ok(false),
                 Ok(Filled::Over) => pump.check().map(|()| true),
@@ -99,8 +103,16 @@ impl Upload {
             };
             match is_over {
                 Ok(is_over) => {
-                    let finish = async move { Ok((number, self.finish(id, revision, writer).await?)) };
-                    self.leave(number, finish.boxed(), split, beside).await?;
+                    // It holds its memory until it is finished. From here on it is let end whatever happens: a blob that
+                    // is dropped half-way stays with a remote tier.
+                    beside.finishing.push(
+                        async move {
+                            let _memory = memory;
+                            Ok((number, self.finish(id, revision, writer).await?))
+                        }
+                        .boxed(),
+                    );
+                    beside.make_room(split.at_once).await?;
                     if is_over {
                         break;
                     }
@@ -111,33 +123,17 @@ impl Upload {
         Ok(())
     }
 
-    /// Leaves a blob to itself, if there is memory for one more beside it; otherwise waits until it is finished. The share that
-    /// was waited for stays with whichever blob takes bytes, so that no two uploads wait for each other.
-    async fn leave<'a>(
-        &self,
-        number: usize,
-        finish: Finishing<'a>,
-        split: &Split,
-        beside: &mut Beside<'a>,
-    ) -> Result<()> {
-        let buffer_bytes = split.buffer_bytes(&self.shared.blobs);
-        let share = (split.at_once > 1).then(|| self.shared.admission.try_upload_buffer(buffer_bytes)).flatten();
-        let has_share = share.is_some();
-        beside.finishing.push(
-            async move {
-                let _share = share;
-                finish.await
-            }
-            .boxed(),
-        );
-        // From here on it is let end whatever happens: a blob that is dropped half-way stays with a remote tier.
-        if has_share { beside.make_room(split.at_once).await } else { beside.wait_for(number).await }
-    }
-
     /// Writes this much of what the pump brings.
-    async fn fill(&self, writer: &mut BlobWriter, pump: &mut Pump, mut room: u64) -> Result<Filled> {
+    async fn fill(
+        &self,
+        writer: &mut BlobWriter,
+        memory: &mut BlobMemory,
+        pump: &mut Pump,
+        mut room: u64,
+    ) -> Result<Filled> {
         while let Some(chunk) = pump.next(room).await? {
             room -= chunk.len() as u64;
+            memory.make_room(writer.held_bytes().saturating_add(chunk.len())).await?;
             writer.write(chunk).await.map_err(|error| {
                 if error.reason() == Some(Reason::NoSpace) {
                     return error;
@@ -145,6 +141,7 @@ impl Upload {
                 Error::new(ErrorKind::Unavailable, "put", "the blob tier failed; nothing was committed")
                     .with_source(error)
             })?;
+            memory.hand_on(writer.held_bytes());
             self.shared.env.pass(Seam::UploadMidStream).await;
             if room == 0 {
                 return Ok(if pump.has_more().await? { Filled::Whole } else { Filled::Over });
@@ -176,6 +173,12 @@ enum Filled {
     Over,
 }
 
+/// How a payload is cut, and the most bytes that a blob of it holds in memory.
+pub(super) struct Cut<'a> {
+    pub(super) split: Option<&'a Split>,
+    pub(super) buffer_bytes: usize,
+}
+
 /// A blob that takes no more bytes, with its number.
 type Finishing<'a> = BoxFuture<'a, Result<(usize, Finished)>>;
 
@@ -201,16 +204,6 @@ impl Beside<'_> {
     /// Waits until fewer than `at_once` are under way.
     async fn make_room(&mut self, at_once: usize) -> Result<()> {
         while self.finishing.len() >= at_once
-            && let Some(finished) = self.finishing.next().await
-        {
-            self.note(finished)?;
-        }
-        Ok(())
-    }
-
-    /// Waits until this one is finished.
-    async fn wait_for(&mut self, number: usize) -> Result<()> {
-        while !self.finished.contains_key(&number)
             && let Some(finished) = self.finishing.next().await
         {
             self.note(finished)?;

@@ -47,7 +47,8 @@ impl UploadPart {
         let number = PartNumber::new(number).map_err(|error| error.with_id(&id))?;
         let within = engine.namespaces().begin_on(&id, "part")?;
         let part = PartIntent { id, upload: upload_id, number, declared };
-        engine.tiered().upload_part(part, within.paced(body.into_source())).await
+        let source = body.watched(engine.tiered()).into_source();
+        engine.tiered().upload_part(part, within.paced(source)).await
     }
 }
 

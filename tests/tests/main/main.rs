@@ -1,6 +1,7 @@
 //! The tests that need a whole engine: one binary, one link.
 
 mod bitrot;
+mod budgets;
 mod bulk;
 mod chaos;
 mod counter;

@@ -109,7 +109,7 @@ fn sized(turn: u64) -> Vec<u8> {
 /// Puts or updates an object that is never deleted.
 async fn overwrite(engine: &cenotaph::Engine, turn: u64) {
     let key = format!("k{}", turn % 4);
-    if turn % 5 != 0 {
+    if !turn.is_multiple_of(5) {
         let written = engine.put(key, sized(turn)).await.unwrap();
         assert!(!written.created, "nobody has deleted it");
         return;
@@ -151,7 +151,7 @@ async fn beside_overwrites_a_scrub_gives_up_no_live_object() {
         writers.push(tokio::spawn(async move {
             for turn in (writer..).step_by(2) {
                 overwrite(&engine, turn).await;
-                if turn % 3 == 0 {
+                if turn.is_multiple_of(3) {
                     come_and_go(&engine, turn).await;
                 }
             }
