@@ -18,7 +18,7 @@ pub(crate) enum Failure {
     Conflict(String),
     /// It was tried and failed.
     Failed(String),
-    /// Whoever read standard output has gone. Nothing needs to be said.
+    /// Whoever read standard output has gone.
     BrokenPipe,
     /// A signal to stop.
     Interrupted,
@@ -33,8 +33,7 @@ impl Failure {
     /// The exit code.
     pub(crate) fn code(&self) -> u8 {
         match self {
-            Self::BrokenPipe => 0,
-            Self::Failed(_) | Self::Interrupted => 1,
+            Self::Failed(_) | Self::BrokenPipe | Self::Interrupted => 1,
             Self::Usage(_) => 2,
             Self::NotFound(_) => 3,
             Self::Conflict(_) => 4,
@@ -48,7 +47,7 @@ impl fmt::Display for Failure {
             Self::Usage(message) | Self::NotFound(message) | Self::Conflict(message) | Self::Failed(message) => {
                 f.write_str(message)
             }
-            Self::BrokenPipe => f.write_str("nobody reads standard output"),
+            Self::BrokenPipe => f.write_str("standard output can't be written: its reader has gone"),
             Self::Interrupted => f.write_str("interrupted"),
         }
     }

@@ -17,6 +17,7 @@ use crate::output::blocking;
 use crate::parts::{self, InParts};
 use crate::report::{Bar, Report};
 use crate::retry::retrying;
+use crate::standard;
 use crate::stated::{PutError, Stated, tell};
 use crate::store::Store;
 
@@ -68,7 +69,10 @@ enum Input {
 
 impl Input {
     async fn of(path: Option<&Path>) -> Result<Self, Failure> {
-        let Some(path) = path.filter(|path| *path != Path::new("-")) else { return Ok(Self::Stdin) };
+        let Some(path) = path.filter(|path| *path != Path::new("-")) else {
+            standard::require_input()?;
+            return Ok(Self::Stdin);
+        };
         let metadata = tokio::fs::metadata(path).await.map_err(|error| PutError::File(error).failure(path))?;
         let path = path.to_owned();
         Ok(if metadata.is_file() { Self::File(Source { path, bytes: metadata.len() }) } else { Self::Pipe(path) })

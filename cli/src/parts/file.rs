@@ -142,8 +142,9 @@ mod tests {
     async fn written(bytes: &[u8]) -> (tempfile::NamedTempFile, Opened, Bar) {
         let mut file = tempfile::NamedTempFile::new().unwrap();
         file.write_all(bytes).unwrap();
-        let opened = Opened::open(&Env::real().unwrap(), file.path()).await.unwrap();
-        (file, opened, Report::new(false, true).bar("put", None))
+        let env = Env::real().unwrap();
+        let opened = Opened::open(&env, file.path()).await.unwrap();
+        (file, opened, Report::new(&env, false, true).unwrap().bar("put", None))
     }
 
     #[tokio::test]
