@@ -137,7 +137,7 @@ impl Job<'_> {
         let Some(mut object) = found else {
             return Err(Failure::Failed("it was deleted meanwhile".to_owned()));
         };
-        let mut output = Output::create(env, path).await.map_err(failed)?;
+        let mut output = Output::at(env, path).await.map_err(failed)?;
         let mut written = 0;
         while let Some(chunk) = object.chunk().await? {
             let bytes = chunk.len() as u64;

@@ -41,7 +41,7 @@ async fn to_file(store: &Store, report: &Report, mut object: Object, path: &Path
     let failed = |error| Failure::io(format!("the file can't be written: path={}", path.display()), &error);
     let range = object.range();
     let bar = report.bar("get", Some(range.end - range.start));
-    let mut output = Output::create(&store.env, path).await.map_err(failed)?;
+    let mut output = Output::to(&store.env, path).await.map_err(failed)?;
     while let Some(chunk) = object.chunk().await? {
         let bytes = chunk.len() as u64;
         output = output.write(&store.env, chunk).await.map_err(failed)?;

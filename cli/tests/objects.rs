@@ -1,6 +1,8 @@
 //! Single objects: put, get, ls, stat, rm, and how they end.
 
+use std::fs::Permissions;
 use std::io::Write;
+use std::os::unix::fs::{PermissionsExt, symlink};
 use std::process::Command;
 
 use cenotaph::Engine;
@@ -42,6 +44,53 @@ fn a_get_into_a_device_writes_through_it() {
     let is_file = std::fs::metadata("/dev/null").unwrap().is_file();
     assert!(!is_file, "/dev/null was replaced");
     assert_eq!(world.ok(&["get", "a", "-o", "-"]).bytes, b"bytes");
+}
+
+#[test]
+fn a_get_follows_a_link_and_keeps_what_it_leads_to() {
+    let world = World::new();
+    world.put("a", b"bytes");
+    world.write("dir/target", b"old, and longer than the new");
+    std::fs::set_permissions(world.path("dir/target"), Permissions::from_mode(0o640)).unwrap();
+    symlink("dir/second", world.path("first")).unwrap();
+    symlink("target", world.path("dir/second")).unwrap();
+    for name in ["first", "dir/target"] {
+        world.ok(&["get", "a", "-o", name]);
+        let target = std::fs::metadata(world.path("dir/target")).unwrap();
+        assert_eq!(std::fs::read(world.path("dir/target")).unwrap(), b"bytes");
+        assert_eq!(target.permissions().mode() & 0o7777, 0o640, "{name}");
+        std::fs::write(world.path("dir/target"), b"old again").unwrap();
+    }
+    assert!(["first", "dir/second"].iter().all(|link| world.path(link).is_symlink()), "a link was replaced");
+    symlink("dir/new", world.path("dangling")).unwrap();
+    world.ok(&["get", "a", "-o", "dangling"]);
+    assert_eq!(std::fs::read(world.path("dir/new")).unwrap(), b"bytes");
+    symlink("round", world.path("round")).unwrap();
+    world.fails(1, "too many links", &["get", "a", "-o", "round"]);
+}
+
+#[test]
+fn a_get_to_the_name_of_an_open_file_writes_to_that_file() {
+    let world = World::new();
+    world.put("a", b"bytes,");
+    symlink("/proc/self/fd/1", world.path("link")).unwrap();
+    for (name, script) in [
+        ("/proc/self/fd/1", r#"(printf 1,; "$@"; printf 2) > out"#),
+        ("link", r#"(printf 1,; "$@"; printf 2) > out"#),
+        ("/dev/fd/3", r#"(printf 1, >&3; "$@") 3> out; printf 2 >> out"#),
+    ] {
+        let said = world.shell(script, &["get", "a", "-o", name]);
+        assert_eq!(std::fs::read(world.path("out")).unwrap(), b"1,bytes,2", "{name}: {said}");
+    }
+    let said = world.shell(r#""$@" | cat"#, &["get", "a", "-o", "/proc/self/fd/1"]);
+    assert_eq!((said.code, said.text()), (Some(0), "bytes,"), "{said}");
+}
+
+#[test]
+fn a_get_into_a_device_that_is_full_is_an_error() {
+    let world = World::new();
+    world.put("a", b"bytes");
+    world.fails(1, "No space", &["get", "a", "-o", "/dev/full"]);
 }
 
 #[test]

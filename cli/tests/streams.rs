@@ -58,7 +58,7 @@ fn a_signal_ends_a_command_whose_reader_stalls() {
     for (arguments, name) in [
         (&["get", "large"][..], "-INT"),
         (&["get", "large"], "-TERM"),
-        (&["get", "large", "-o", "/dev/stdout"], "-TERM"),
+        (&["get", "large", "-o", "/proc/self/fd/1"], "-TERM"),
         (&["import", "tree", "--json"], "-TERM"),
     ] {
         let mut child = world.command(arguments).spawn().unwrap();
