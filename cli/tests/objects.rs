@@ -94,6 +94,16 @@ fn a_get_into_a_device_that_is_full_is_an_error() {
 }
 
 #[test]
+fn names_of_the_tools_own_entries_are_refused() {
+    let world = World::new();
+    world.put("a", b"x");
+    world.write("file", b"x");
+    world.fails(2, "reserved", &["put", "a", "file", "--meta", "cenotaph.mode=4755"]);
+    world.fails(2, "reserved", &["amend", "a", "--set", "cenotaph.mtime=1.000000000"]);
+    world.ok(&["put", "a", "file", "--meta", "mode=4755"]);
+}
+
+#[test]
 fn stat_tells_what_was_stated() {
     let world = World::new();
     world.put("a/b", b"hello");

@@ -7,6 +7,7 @@ use bytesize::ByteSize;
 use cenotaph::{ByteRange, EXPIRATION_MAX, UploadId};
 
 use crate::human;
+use crate::stamp::RESERVED;
 
 /// Fewest and most bytes of a part: less is mostly overhead, more the engine does not take.
 const PART_BYTES: RangeInclusive<u64> = 1024 * 1024..=5 * 1024 * 1024 * 1024;
@@ -35,9 +36,12 @@ pub(super) fn lifetime(text: &str) -> Result<Duration, String> {
     Ok(time.min(EXPIRATION_MAX))
 }
 
-/// `NAME=VALUE`.
+/// `NAME=VALUE`, of a custom entry.
 pub(super) fn pair(text: &str) -> Result<(String, String), String> {
     match text.split_once('=') {
+        Some((name, _)) if name.starts_with(RESERVED) => {
+            Err(format!("names that begin with `{RESERVED}` are reserved for what an import keeps"))
+        }
         Some((name, value)) if !name.is_empty() => Ok((name.to_owned(), value.to_owned())),
         Some(_) | None => Err("expected NAME=VALUE".to_owned()),
     }
