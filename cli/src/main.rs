@@ -61,7 +61,7 @@ use store::{Access, Store};
 const CLOSE_AFTER_SIGNAL: Duration = Duration::from_secs(10);
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = Cli::try_parse().unwrap_or_else(|error| escaped(error).exit());
     let filter = tracing_subscriber::EnvFilter::try_from_default_env()
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("error"));
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
@@ -78,6 +78,12 @@ fn main() -> ExitCode {
     // A read of standard input can't be interrupted: it would hold up the exit.
     runtime.shutdown_background();
     report.end(result)
+}
+
+/// The same error about arguments whose control characters are escaped: it quotes them.
+fn escaped(error: clap::Error) -> clap::Error {
+    let arguments = std::env::args_os().map(|argument| human::key(&argument.to_string_lossy()));
+    Cli::try_parse_from(arguments).err().unwrap_or(error)
 }
 
 fn start(cli: &Cli) -> Result<(Runtime, Env, Report), Failure> {

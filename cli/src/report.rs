@@ -1,7 +1,7 @@
 //! What the tool says, and where: results on standard output, progress and messages on standard error.
 //!
-//! Everything that is printed passes here, so that bars and lines never mix, nothing panics when a reader has gone, and
-//! `--json` means JSON alone. Deliberately not here: how numbers look (`human.rs`).
+//! Everything that is printed passes here, so that bars and lines never mix, nothing panics when a reader has gone,
+//! `--json` means JSON alone, and no control character of a name reaches a terminal. Deliberately not here: how numbers look (`human.rs`).
 
 use std::io::{self, IsTerminal, Write};
 use std::process::ExitCode;
@@ -15,6 +15,7 @@ use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::Value;
 
 use crate::failure::Failure;
+use crate::human;
 use crate::standard::{Interrupt, Stdout};
 
 /// Where results and messages go.
@@ -52,17 +53,17 @@ impl Report {
 
     /// A result for scripts: one line of JSON, flushed.
     pub(crate) fn json(&self, value: &Value) -> Result<(), Failure> {
-        self.text(&format!("{value}\n"))
+        self.text(&human::json_line(value))
     }
 
-    /// A result for people, as it stands.
+    /// A result for people, of any number of lines.
     pub(crate) fn text(&self, text: &str) -> Result<(), Failure> {
-        self.bars.suspend(|| self.bytes(Bytes::copy_from_slice(text.as_bytes())))
+        self.bars.suspend(|| self.bytes(human::lines(text).into()))
     }
 
-    /// A result in one of the two forms; `text` gets its line end here.
+    /// A result in one of the two forms; `text` is one line, and gets its end here.
     pub(crate) fn result(&self, value: impl FnOnce() -> Value, text: impl FnOnce() -> String) -> Result<(), Failure> {
-        if self.json { self.json(&value()) } else { self.text(&format!("{}\n", text())) }
+        if self.json { self.json(&value()) } else { self.text(&(human::key(&text()) + "\n")) }
     }
 
     /// Bytes of an object.
@@ -70,10 +71,10 @@ impl Report {
         self.stdout.write(bytes)
     }
 
-    /// A message on standard error. That it can't be written is no reason to stop.
+    /// A message of one line on standard error. That it can't be written is no reason to stop.
     pub(crate) fn note(&self, message: &str) {
         self.bars.suspend(|| {
-            let _ = writeln!(io::stderr().lock(), "cenotaph: {message}");
+            let _ = writeln!(io::stderr().lock(), "cenotaph: {}", human::key(message));
         });
     }
 
@@ -114,7 +115,7 @@ impl Report {
 
 /// Says why the tool ends before anything was begun, and with which code.
 pub(crate) fn end_without_report(failure: &Failure) -> ExitCode {
-    let _ = writeln!(io::stderr().lock(), "cenotaph: {failure}");
+    let _ = writeln!(io::stderr().lock(), "cenotaph: {}", human::key(&failure.to_string()));
     ExitCode::from(failure.code())
 }
 

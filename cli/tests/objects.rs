@@ -94,6 +94,48 @@ fn a_get_into_a_device_that_is_full_is_an_error() {
 }
 
 #[test]
+fn no_control_character_of_a_name_reaches_the_terminal() {
+    const EVIL: &str = "\u{1b}[2J\r\u{7f}\u{9b}31mx\nfake: all is well";
+    let world = World::new();
+    let evil = |name: &str| format!("{name}{EVIL}");
+    world.write(&evil("tree/name"), b"x");
+    world.write(&format!("tree/{}{EVIL}", "l".repeat(200)), b"x");
+    symlink("nowhere", world.path(&evil("tree/link"))).unwrap();
+    world.write(&evil("out/key"), b"other");
+    let key = evil("key");
+    world.put(&key, b"x");
+    let runs: [&[&str]; 18] = [
+        &["import", "tree"],
+        &["import", "tree", "--json"],
+        &["verify", "tree"],
+        &["export", "out"],
+        &["put", &key, &evil("missing")],
+        &["put", "b", "file", "--content-type", &evil("a")],
+        &["stat", &key],
+        &["stat", &evil("missing")],
+        &["cp", &key, &evil("copy")],
+        &["mv", &key, &key],
+        &["get", &key, "-o", &evil("no/dir")],
+        &["ls", "--json"],
+        &["ls", "-l", &evil("x")],
+        &["rm", "--all", "-r", &evil("x")],
+        &["get", &key, &format!("--{EVIL}")],
+        &["--namespace", &evil("x"), "ls"],
+        &["--blobs", &evil("fs:x"), "ls"],
+        &["import", &evil("missing")],
+    ];
+    for arguments in runs {
+        let said = world.run(arguments);
+        let all = said.text().to_owned() + &said.errors;
+        let raw = all.chars().find(|c| c.is_control() && *c != '\n');
+        assert_eq!(raw, None, "{arguments:?}: {all:?}");
+        assert!(!all.lines().any(|line| line.starts_with("fake:")), "{arguments:?} forged a line: {all:?}");
+    }
+    let said = Command::new(env!("CARGO_BIN_EXE_cenotaph")).args(["--data", &evil("none"), "ls"]).output().unwrap();
+    assert!(!String::from_utf8(said.stderr).unwrap().trim_end().contains(char::is_control));
+}
+
+#[test]
 fn names_of_the_tools_own_entries_are_refused() {
     let world = World::new();
     world.put("a", b"x");
