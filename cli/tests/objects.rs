@@ -136,6 +136,29 @@ fn no_control_character_of_a_name_reaches_the_terminal() {
 }
 
 #[test]
+#[cfg(target_os = "linux")]
+fn a_file_whose_size_is_no_length_is_put_as_it_is_read() {
+    let world = World::new();
+    // Sizes of 0, and 4096 for less; the last has more than is read in one go, where it is there.
+    let files = ["/proc/version", "/sys/devices/system/cpu/online", "/proc/kallsyms"];
+    for path in files.into_iter().filter(|path| std::fs::metadata(path).is_ok_and(|file| file.is_file())) {
+        let bytes = std::fs::read(path).unwrap();
+        world.ok(&["put", "a", path]);
+        assert!(world.ok(&["get", "a"]).bytes == bytes, "{path}");
+    }
+    world.fails(1, "more bytes than its size says", &["put", "a", "/proc/version", "--parallel", "2"]);
+    assert_eq!(world.ok(&["uploads"]).text(), "");
+    world.ok(&["rm", "a"]);
+    // These two are other ones each time.
+    let tree = ["/proc/sys/kernel/random", "--exclude", "uuid", "--exclude", "entropy_avail"];
+    world.ok(&[&["import"], &tree[..]].concat());
+    assert_eq!(world.ok(&["get", "boot_id"]).bytes, std::fs::read("/proc/sys/kernel/random/boot_id").unwrap());
+    world.ok(&[&["verify"], &tree[..]].concat());
+    world.ok(&["put", "boot_id", "/proc/version"]);
+    world.fails(1, "differs boot_id", &[&["verify"], &tree[..]].concat());
+}
+
+#[test]
 fn names_of_the_tools_own_entries_are_refused() {
     let world = World::new();
     world.put("a", b"x");

@@ -59,6 +59,12 @@ impl Opened {
         self.state.bytes
     }
 
+    /// Returns whether there are bytes behind its length: it grows, or it is a file of /proc, whose size is no length.
+    pub(crate) async fn is_longer(&self) -> io::Result<bool> {
+        let (file, end) = (Arc::clone(&self.file), self.state.bytes);
+        blocking(&self.env, move || Ok(!read_chunk(&file, &(end..end.saturating_add(1)))?.is_empty())).await
+    }
+
     /// Whether it has another length or time by now.
     pub(crate) async fn has_changed(&self) -> io::Result<bool> {
         let (file, state) = (Arc::clone(&self.file), self.state);
