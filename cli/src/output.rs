@@ -5,7 +5,8 @@
 //! target                                    what is written
 //! no file                                   a new file beside it, renamed
 //! a file                                    the same; it gets the old one's mode and owner
-//! a file whose owner can't be given         the file itself
+//! a file whose owner can't be kept, or      the file itself
+//! in a directory that can't be written
 //! a device or a pipe                        the device or the pipe itself
 //! a link                                    what it leads to, as above; a link of /proc: the open file itself
 //! ```
@@ -15,7 +16,7 @@
 
 pub(crate) mod unfinished;
 
-use std::fs::{File, Metadata};
+use std::fs::{File, Metadata, OpenOptions};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
@@ -72,28 +73,36 @@ impl Output {
                 return Ok(Self { target: path, writing });
             }
         };
-        let there = match std::fs::metadata(&target) {
-            Ok(metadata) => metadata,
+        match std::fs::metadata(&target) {
+            Ok(there) if there.is_file() => Self::replacing(target, &there),
+            Ok(there) if !there.is_dir() => Self::through(target, File::options().write(true)),
+            // The rename over a directory fails, as it should.
+            Ok(_) => Self::beside(target),
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 unfinished::remove_abandoned(directory(&target));
-                return Self::beside(target);
+                Self::beside(target)
             }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Writes beside a file that is there. The file itself where that is not allowed, or its owner can't be kept.
+    fn replacing(target: PathBuf, there: &Metadata) -> io::Result<Self> {
+        unfinished::remove_abandoned(directory(&target));
+        let keeps = match unfinished::create(directory(&target)) {
+            Ok(file) => take_after(file.as_file(), there).is_ok().then_some(file),
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => None,
             Err(error) => return Err(error),
         };
-        if !there.is_file() && !there.is_dir() {
-            let writing = Writing::Through(File::options().write(true).open(&target)?);
-            return Ok(Self { target, writing });
+        match keeps {
+            Some(file) => Ok(Self { target, writing: Writing::Beside(file) }),
+            None => Self::through(target, File::options().write(true).truncate(true)),
         }
-        unfinished::remove_abandoned(directory(&target));
-        let output = Self::beside(target.clone())?;
-        if let Writing::Beside(file) = &output.writing
-            && there.is_file()
-            && take_after(file.as_file(), &there).is_err()
-        {
-            let writing = Writing::Through(File::options().write(true).truncate(true).open(&target)?);
-            return Ok(Self { target, writing });
-        }
-        Ok(output)
+    }
+
+    fn through(target: PathBuf, how: &OpenOptions) -> io::Result<Self> {
+        let writing = Writing::Through(how.open(&target)?);
+        Ok(Self { target, writing })
     }
 
     fn beside(target: PathBuf) -> io::Result<Self> {

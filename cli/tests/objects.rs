@@ -2,7 +2,7 @@
 
 use std::fs::Permissions;
 use std::io::Write;
-use std::os::unix::fs::{PermissionsExt, symlink};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::process::Command;
 
 use cenotaph::Engine;
@@ -62,6 +62,12 @@ fn a_get_follows_a_link_and_keeps_what_it_leads_to() {
         std::fs::write(world.path("dir/target"), b"old again").unwrap();
     }
     assert!(["first", "dir/second"].iter().all(|link| world.path(link).is_symlink()), "a link was replaced");
+    // Only root may give a file away.
+    if std::os::unix::fs::chown(world.path("dir/target"), Some(1), Some(2)).is_ok() {
+        world.ok(&["get", "a", "-o", "first"]);
+        let target = std::fs::metadata(world.path("dir/target")).unwrap();
+        assert_eq!((target.uid(), target.gid(), target.permissions().mode() & 0o7777), (1, 2, 0o640));
+    }
     symlink("dir/new", world.path("dangling")).unwrap();
     world.ok(&["get", "a", "-o", "dangling"]);
     assert_eq!(std::fs::read(world.path("dir/new")).unwrap(), b"bytes");

@@ -78,7 +78,8 @@ impl ConditionArgs {
 pub(crate) struct GetArgs {
     /// Key of the object.
     pub(crate) key: String,
-    /// File to write; standard output if it is `-` or missing. The file appears when it is whole.
+    /// File to write; standard output if it is `-` or missing. The file appears when it is whole. Where there is one, its
+    /// mode and owner are kept; a link is followed.
     #[arg(long, short, value_name = "FILE")]
     pub(crate) output: Option<PathBuf>,
     /// Only these bytes: `0-99` the first hundred, `100-` all but those, `-100` the last hundred.
