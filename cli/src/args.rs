@@ -106,15 +106,17 @@ pub(crate) enum Command {
     Amend(AmendArgs),
     /// Import a directory tree. Run it again to resume.
     ///
-    /// Every regular file becomes an object, its path the key, its mode and modification time custom entries `mode` and
-    /// `mtime`. A file is skipped if its object has the same size, time and mode, so that an interrupted import is
+    /// Every regular file becomes an object, its path the key, its mode and modification time custom entries
+    /// `cenotaph.mode` and `cenotaph.mtime`. A file is skipped if its object has the same size, time and mode, so that an interrupted import is
     /// resumed by running it again. Symbolic links, special files and the store's own directories are skipped, and
     /// empty directories are not kept.
     Import(ImportArgs),
     /// Write all objects to a directory tree. Run it again to resume.
     ///
-    /// Files get the mode and modification time that an import kept. One that has its object's size, time and mode is
-    /// taken for done; any other file that is there is left alone and reported, unless --overwrite is given.
+    /// Files get the mode and modification time that an import kept, but no setuid, setgid or sticky bit unless
+    /// --special-bits is given. A file that has its object's size, time and mode, or its size and bytes, is taken for
+    /// done; any other that is there is left alone and reported, unless --overwrite is given. Files named
+    /// `.cenotaph-XXXXXX.part` that a killed export left are removed, and no import takes them.
     Export(ExportArgs),
     /// Compare the store with a directory tree, byte by byte.
     ///

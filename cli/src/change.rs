@@ -19,6 +19,9 @@ pub(crate) async fn copy(store: &Store, report: &Report, options: &CopyArgs) -> 
 
 pub(crate) async fn rename(store: &Store, report: &Report, options: &CopyArgs) -> Result<(), Failure> {
     let (from, to) = (store.id(&options.from)?, store.id(&options.to)?);
+    if from == to {
+        return Err(Failure::Usage(format!("an object can't be renamed to its own key: key={from}")));
+    }
     let precondition = options.condition.precondition();
     let renamed = retrying(&store.env, async || store.engine.rename(&from, &to).precondition(precondition).await);
     tell(report, &from, &to, renamed.await?)

@@ -81,7 +81,7 @@ async fn once(store: &Store, id: &ObjectId, path: &Path, bar: &Bar, counted: &mu
     let Some(mut object) = store.engine.get(id).await? else { return Ok(Verdict::Missing) };
     let size = object.metadata().size;
     let Some(mut file) = Reader::open(&store.env, path).await? else { return Ok(Verdict::NoFile) };
-    if file.bytes != size {
+    if file.is_sized && file.bytes != size {
         return Ok(Verdict::Size { object: size, file: file.bytes });
     }
     while let Some(chunk) = object.chunk().await? {
@@ -94,6 +94,9 @@ async fn once(store: &Store, id: &ObjectId, path: &Path, bar: &Bar, counted: &mu
         *counted += bytes;
         bar.add(bytes);
     }
+    if !file.is_sized && !file.has_ended(&store.env).await? {
+        return Ok(Verdict::Byte(size));
+    }
     Ok(if file.at == size { Verdict::Same } else { Verdict::Size { object: file.at, file: size } })
 }
 
@@ -101,6 +104,8 @@ async fn once(store: &Store, id: &ObjectId, path: &Path, bar: &Bar, counted: &mu
 struct Reader {
     file: File,
     bytes: u64,
+    /// Not so for files of /proc, which have bytes although their size is 0.
+    is_sized: bool,
     at: u64,
 }
 
@@ -115,12 +120,21 @@ impl Reader {
             }
             let file = File::open(&path)?;
             let bytes = file.metadata()?.len();
-            Ok::<_, io::Error>(Some(Self { file, bytes, at: 0 }))
+            let is_sized = bytes > 0 || (&file).read(&mut [0])? == 0;
+            let file = if is_sized { file } else { File::open(&path)? };
+            Ok::<_, io::Error>(Some(Self { file, bytes, is_sized, at: 0 }))
         };
         match env.blocking(open).await? {
             Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => Ok(None),
             opened => opened.map_err(Unreadable::File),
         }
+    }
+
+    /// Returns whether no byte is left.
+    async fn has_ended(&self, env: &Env) -> Result<bool, Unreadable> {
+        let file = self.file.try_clone().map_err(Unreadable::File)?;
+        let look = move || Ok::<_, io::Error>((&file).read(&mut [0])? == 0);
+        env.blocking(look).await?.map_err(Unreadable::File)
     }
 
     /// Reads as much as `expected` has; the first byte that differs, if one does.

@@ -13,8 +13,11 @@ use crate::report::Report;
 pub(crate) async fn run(report: &Report, env: &Env, data: &Path, options: &DoctorArgs) -> Result<(), Failure> {
     let dir: PathBuf = options.dir.clone().unwrap_or_else(|| data.to_owned());
     let diagnosis = env.blocking(move || doctor::examine(dir)).await??;
-    let value = || serde_json::to_value(&diagnosis).unwrap_or_default();
-    report.result(value, || diagnosis.to_string())?;
+    if report.is_json() {
+        report.json(&serde_json::to_value(&diagnosis).unwrap_or_default())?;
+    } else {
+        report.text(&format!("{diagnosis}\n"))?;
+    }
     match diagnosis.condition {
         Condition::Healthy => Ok(()),
         Condition::Damaged => {

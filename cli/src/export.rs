@@ -2,8 +2,21 @@
 //!
 //! A key that means no path below the directory, such as `../a`, is refused and named; so is a file that is there and
 //! differs, unless it may be overwritten. Each file appears when it is whole.
+//!
+//! ```text
+//! what is there                       without --overwrite      with it
+//! nothing                             written                  written
+//! same size, time and mode            unchanged                unchanged
+//! same size, same bytes               unchanged                unchanged, gets time and mode
+//! another file, or a link             failed                   replaced
+//! a device, a pipe or a socket        failed                   failed
+//! ```
 
-use std::path::Path;
+use std::collections::BTreeSet;
+use std::fs::File;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use cenotaph::{Entry, Head};
@@ -12,9 +25,10 @@ use serde_json::json;
 
 use crate::args::ExportArgs;
 use crate::clock::Stopwatch;
+use crate::compare::{Unreadable, Verdict, compare};
 use crate::failure::Failure;
 use crate::human;
-use crate::output::{Existing, Output, blocking};
+use crate::output::{Existing, Output, blocking, unfinished};
 use crate::report::{Bar, Report};
 use crate::retry::retrying;
 use crate::stamp::Stamp;
@@ -32,7 +46,8 @@ pub(crate) async fn run(store: &Store, report: &Report, options: &ExportArgs) ->
     }
     let watch = Stopwatch::start(&store.env);
     let bar = report.bar("export", total_bytes(store, report, &prefix).await?).of_files(None);
-    let job = Job { store, dir: &dir, prefix: &prefix, overwrite: options.overwrite, bar: &bar };
+    let (overwrite, special_bits, cleaned) = (options.overwrite, options.special_bits, Cleaned::default());
+    let job = Job { store, dir: &dir, prefix: &prefix, overwrite, special_bits, bar: &bar, cleaned };
     let listed = store.engine.list(prefix.as_str()).namespace(store.namespace.clone()).stream();
     let exports = listed.map_ok(|entry| async {
         let name = entry.name().to_owned();
@@ -83,7 +98,9 @@ struct Job<'a> {
     dir: &'a Path,
     prefix: &'a str,
     overwrite: bool,
+    special_bits: bool,
     bar: &'a Bar,
+    cleaned: Cleaned,
 }
 
 impl Job<'_> {
@@ -92,18 +109,11 @@ impl Job<'_> {
         let Some(path) = relative.map(|relative| self.dir.join(relative)) else {
             return Outcome::Failed("the key means no file below the directory".to_owned());
         };
-        let stamp = Stamp::from_custom(&head.metadata.attributes.custom);
-        let existing = match self.existing(&path, head.metadata.size, stamp).await {
-            Ok(Found::Same) => {
-                self.bar.add(head.metadata.size);
-                return Outcome::Unchanged(head.metadata.size);
-            }
-            Ok(Found::Other) if !self.overwrite => {
-                return Outcome::Failed(format!("a file that differs is there: path={}", path.display()));
-            }
-            Ok(Found::Other) => Existing::Replace,
-            Ok(Found::Nothing) => Existing::Refuse,
-            Err(error) => return Outcome::Failed(Failure::io(path.display(), &error).to_string()),
+        let stamp = self.stamp(&head);
+        let existing = match self.plan(&head, &path, stamp).await {
+            Ok(Plan::Write(existing)) => existing,
+            Ok(Plan::Keep) => return Outcome::Unchanged(head.metadata.size),
+            Err(why) => return Outcome::Failed(why),
         };
         match self.write(&head, &path, stamp, existing).await {
             Ok(bytes) => Outcome::Written(bytes),
@@ -111,23 +121,65 @@ impl Job<'_> {
         }
     }
 
+    fn stamp(&self, head: &Head) -> Stamp {
+        let stamp = Stamp::from_custom(&head.metadata.attributes.custom);
+        if self.special_bits { stamp } else { stamp.without_special_bits() }
+    }
+
+    /// Decides what to do by what is there: its bytes are compared where its size fits and its time or mode does not.
+    async fn plan(&self, head: &Head, path: &Path, stamp: Stamp) -> Result<Plan, String> {
+        let failed = |error| Failure::io(path.display(), &error).to_string();
+        let found = self.found(path, head.metadata.size, stamp).await.map_err(failed)?;
+        let is_same = match found {
+            Found::Nothing => return Ok(Plan::Write(Existing::Refuse)),
+            Found::Special => return Err(format!("a special file is there: path={}", path.display())),
+            Found::Same => {
+                self.bar.add(head.metadata.size);
+                return Ok(Plan::Keep);
+            }
+            Found::SameSize => match compare(self.store, &head.id, path, self.bar).await {
+                Ok(verdict) => verdict == Verdict::Same,
+                // Its owner may replace a file that can't be read.
+                Err(Unreadable::File(_)) if self.overwrite => false,
+                Err(unreadable) => return Err(unreadable.to_string()),
+            },
+            Found::Other => false,
+        };
+        match (is_same, self.overwrite) {
+            (true, true) => self.restamp(path, stamp).await.map_err(failed).map(|()| Plan::Keep),
+            (true, false) => Ok(Plan::Keep),
+            (false, true) => Ok(Plan::Write(Existing::Replace)),
+            (false, false) => Err(format!("a file that differs is there: path={}", path.display())),
+        }
+    }
+
     /// What is there; its directory is there after it.
-    async fn existing(&self, path: &Path, bytes: u64, stamp: Stamp) -> std::io::Result<Found> {
-        let path = path.to_owned();
-        let look = move || match std::fs::symlink_metadata(&path) {
-            Ok(metadata) if metadata.is_file() => {
-                let is_same = metadata.len() == bytes && stamp.has_mtime() && Stamp::of(&metadata) == stamp;
-                Ok(if is_same { Found::Same } else { Found::Other })
+    async fn found(&self, path: &Path, bytes: u64, stamp: Stamp) -> io::Result<Found> {
+        let (path, cleaned) = (path.to_owned(), self.cleaned.clone());
+        let look = move || {
+            path.parent().inspect(|dir| cleaned.clean(dir));
+            match std::fs::symlink_metadata(&path) {
+                Ok(there) if there.is_file() && there.len() == bytes => {
+                    let is_same = stamp.has_mtime() && Stamp::of(&there) == stamp;
+                    Ok(if is_same { Found::Same } else { Found::SameSize })
+                }
+                // A directory makes the write fail, as it should; a link is replaced, never followed.
+                Ok(there) if there.is_file() || there.is_dir() || there.is_symlink() => Ok(Found::Other),
+                Ok(_) => Ok(Found::Special),
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                    path.parent().map_or(Ok(()), std::fs::create_dir_all)?;
+                    Ok(Found::Nothing)
+                }
+                Err(error) => Err(error),
             }
-            // A directory makes the write fail, as it should; a link is replaced, never followed.
-            Ok(_) => Ok(Found::Other),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-                path.parent().map_or(Ok(()), std::fs::create_dir_all)?;
-                Ok(Found::Nothing)
-            }
-            Err(error) => Err(error),
         };
         blocking(&self.store.env, look).await
+    }
+
+    /// Gives a file that is there the mode and time of the object.
+    async fn restamp(&self, path: &Path, stamp: Stamp) -> io::Result<()> {
+        let path = path.to_owned();
+        blocking(&self.store.env, move || stamp.apply(&File::open(path)?)).await
     }
 
     async fn write(&self, head: &Head, path: &Path, stamp: Stamp, existing: Existing) -> Result<u64, Failure> {
@@ -137,7 +189,7 @@ impl Job<'_> {
         let Some(mut object) = found else {
             return Err(Failure::Failed("it was deleted meanwhile".to_owned()));
         };
-        let mut output = Output::create(env, path).await.map_err(failed)?;
+        let mut output = Output::at(env, path).await.map_err(failed)?;
         let mut written = 0;
         while let Some(chunk) = object.chunk().await? {
             let bytes = chunk.len() as u64;
@@ -150,11 +202,35 @@ impl Job<'_> {
     }
 }
 
+/// Directories that are looked through for what killed exports left: each once.
+#[derive(Clone, Default)]
+struct Cleaned(Arc<Mutex<BTreeSet<PathBuf>>>);
+
+impl Cleaned {
+    /// Looks through it, unless that was done before.
+    fn clean(&self, dir: &Path) {
+        if self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(dir.to_owned()) {
+            unfinished::remove_abandoned(dir);
+        }
+    }
+}
+
 /// What is at the place of a file that is to be written.
 enum Found {
     Nothing,
+    /// A file of the same size, time and mode.
     Same,
+    /// A file of the same size.
+    SameSize,
     Other,
+    /// A device, a pipe or a socket.
+    Special,
+}
+
+/// What is done with an object.
+enum Plan {
+    Write(Existing),
+    Keep,
 }
 
 /// What an export came to.

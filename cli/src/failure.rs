@@ -20,7 +20,7 @@ pub(crate) enum Failure {
     Incomplete(String),
     /// It was tried and failed.
     Failed(String),
-    /// Whoever read standard output has gone. Nothing needs to be said.
+    /// Whoever read standard output has gone.
     BrokenPipe,
     /// A signal to stop.
     Interrupted,
@@ -35,8 +35,7 @@ impl Failure {
     /// The exit code.
     pub(crate) fn code(&self) -> u8 {
         match self {
-            Self::BrokenPipe => 0,
-            Self::Failed(_) | Self::Interrupted => 1,
+            Self::Failed(_) | Self::BrokenPipe | Self::Interrupted => 1,
             Self::Usage(_) => 2,
             Self::NotFound(_) => 3,
             Self::Conflict(_) => 4,
@@ -53,7 +52,7 @@ impl fmt::Display for Failure {
             | Self::Conflict(message)
             | Self::Incomplete(message)
             | Self::Failed(message) => f.write_str(message),
-            Self::BrokenPipe => f.write_str("nobody reads standard output"),
+            Self::BrokenPipe => f.write_str("standard output can't be written: its reader has gone"),
             Self::Interrupted => f.write_str("interrupted"),
         }
     }

@@ -10,24 +10,29 @@ use crate::output::{Existing, Output};
 use crate::report::Report;
 use crate::retry::retrying;
 use crate::stamp::Stamp;
+use crate::standard;
 use crate::store::Store;
 
 pub(crate) async fn run(store: &Store, report: &Report, options: GetArgs) -> Result<(), Failure> {
     let id = store.id(&options.key)?;
+    let file = options.output.as_deref().filter(|path| *path != Path::new("-"));
+    if file.is_none() {
+        standard::require_output()?;
+    }
     let range = options.range.unwrap_or(ByteRange::Full);
     let found = retrying(&store.env, async || store.engine.get(&id).range(range).await).await?;
     let Some(object) = found else {
         return Err(Failure::NotFound(format!("there is no such object: key={id}")));
     };
-    match options.output.as_deref() {
-        Some(path) if path != Path::new("-") => to_file(store, report, object, path).await,
-        Some(_) | None => to_stdout(report, object).await,
+    match file {
+        Some(path) => to_file(store, report, object, path).await,
+        None => to_stdout(report, object).await,
     }
 }
 
 async fn to_stdout(report: &Report, mut object: Object) -> Result<(), Failure> {
     while let Some(chunk) = object.chunk().await? {
-        report.bytes(&chunk)?;
+        report.bytes(chunk)?;
     }
     Ok(())
 }
@@ -36,7 +41,7 @@ async fn to_file(store: &Store, report: &Report, mut object: Object, path: &Path
     let failed = |error| Failure::io(format!("the file can't be written: path={}", path.display()), &error);
     let range = object.range();
     let bar = report.bar("get", Some(range.end - range.start));
-    let mut output = Output::create(&store.env, path).await.map_err(failed)?;
+    let mut output = Output::to(&store.env, path).await.map_err(failed)?;
     while let Some(chunk) = object.chunk().await? {
         let bytes = chunk.len() as u64;
         output = output.write(&store.env, chunk).await.map_err(failed)?;

@@ -4,6 +4,7 @@ use std::fmt::Write;
 use std::time::Duration;
 
 use cenotaph::Timestamp;
+use serde_json::Value;
 
 const UNITS: [&str; 5] = ["B", "KiB", "MiB", "GiB", "TiB"];
 
@@ -89,6 +90,20 @@ pub(crate) fn key(key: &str) -> String {
     text
 }
 
+/// Text of several lines: all control characters but line ends are escaped.
+pub(crate) fn lines(text: &str) -> String {
+    text.split('\n').map(key).collect::<Vec<_>>().join("\n")
+}
+
+/// JSON on one line, and its end. Those control characters are escaped too that JSON lets pass, DEL and 80 to 9f.
+pub(crate) fn json_line(value: &Value) -> String {
+    let mut line = String::new();
+    for c in value.to_string().chars() {
+        let _ = if c.is_control() { write!(line, "\\u{:04x}", u32::from(c)) } else { write!(line, "{c}") };
+    }
+    line + "\n"
+}
+
 /// Which side of its column a cell stands on.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Align {
@@ -98,12 +113,13 @@ pub(crate) enum Align {
     Right,
 }
 
-/// The rows, each column as wide as its widest cell.
+/// The rows, each column as wide as its widest cell, and no cell with a control character.
 pub(crate) fn table<const N: usize>(align: [Align; N], rows: &[[String; N]]) -> String {
+    let rows: Vec<[String; N]> = rows.iter().map(|row| row.each_ref().map(|cell| key(cell))).collect();
     let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
     let widths: [usize; N] = std::array::from_fn(width);
     let mut text = String::new();
-    for row in rows {
+    for row in &rows {
         let mut line = String::new();
         for (column, cell) in row.iter().enumerate() {
             let gap = if column == 0 { "" } else { "  " };
@@ -135,6 +151,18 @@ mod tests {
         assert_eq!(moment(Timestamp::from_millis(0)), "1970-01-01T00:00:00Z");
         assert_eq!(moment(Timestamp::from_millis(951_827_696_000)), "2000-02-29T12:34:56Z");
         assert_eq!(moment(Timestamp::from_millis(1_735_689_599_999)), "2024-12-31T23:59:59Z");
+    }
+
+    #[test]
+    fn no_control_character_is_left_and_no_other_is_changed() {
+        let name = "a\u{1b}[2J\r\n\t\u{7f}\u{9b}ü🗿\\";
+        assert_eq!(key(name), r"a\u{1b}[2J\r\n\t\u{7f}\u{9b}ü🗿\");
+        assert_eq!(key(&key(name)), key(name));
+        assert_eq!(lines("a\nb\r\n"), "a\nb\\r\n");
+        let line = json_line(&serde_json::json!({ "key": name }));
+        assert!(!line.trim_end().contains(char::is_control), "{line:?}");
+        assert_eq!(serde_json::from_str::<Value>(&line).unwrap()["key"], name);
+        assert!(!table([Align::Left], &[[name.to_owned()]]).trim_end().contains(char::is_control));
     }
 
     #[test]

@@ -52,7 +52,7 @@ pub(crate) async fn run(store: &Store, report: &Report, options: LsArgs) -> Resu
 /// A page at once: one write, and one table whose columns line up.
 fn show(entries: &[Entry], is_json: bool, is_long: bool) -> String {
     if is_json {
-        return entries.iter().map(|entry| format!("{}\n", in_json(entry))).collect();
+        return entries.iter().map(|entry| human::json_line(&in_json(entry))).collect();
     }
     if is_long {
         let rows: Vec<_> = entries.iter().map(long).collect();

@@ -37,6 +37,7 @@ mod parts;
 mod report;
 mod retry;
 mod stamp;
+mod standard;
 mod stated;
 mod stop;
 mod tier;
@@ -48,6 +49,7 @@ use std::time::Duration;
 use cenotaph::Env;
 use clap::Parser;
 use serde_json::json;
+use tokio::runtime::Runtime;
 
 use args::{Cli, Command, Resume};
 use failure::Failure;
@@ -59,24 +61,44 @@ use store::{Access, Store};
 const CLOSE_AFTER_SIGNAL: Duration = Duration::from_secs(10);
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
-    let report = Report::new(cli.output.json, cli.output.quiet);
+    let cli = Cli::try_parse().unwrap_or_else(|error| escaped(error).exit());
     let filter = tracing_subscriber::EnvFilter::try_from_default_env()
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("error"));
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
-    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
-        Ok(runtime) => runtime,
-        Err(error) => return report.end(Err(Failure::io("the runtime can't start", &error))),
+    let (runtime, env, report) = match start(&cli) {
+        Ok(started) => started,
+        Err(failure) => return report::end_without_report(&failure),
     };
-    let result = runtime.block_on(run(cli, &report));
+    let may_lose_reader = matches!(cli.command, Command::Get(_) | Command::Ls(_));
+    let result = match runtime.block_on(run(cli, env, &report)) {
+        // As with `cat` and `ls`: the reader has what it wanted, and nothing else was to be done.
+        Err(Failure::BrokenPipe) if may_lose_reader => Ok(()),
+        result => result,
+    };
     // A read of standard input can't be interrupted: it would hold up the exit.
     runtime.shutdown_background();
     report.end(result)
 }
 
-async fn run(cli: Cli, report: &Report) -> Result<(), Failure> {
+/// The same error about arguments whose control characters are escaped: it quotes them.
+fn escaped(error: clap::Error) -> clap::Error {
+    let arguments = std::env::args_os().map(|argument| human::key(&argument.to_string_lossy()));
+    Cli::try_parse_from(arguments).err().unwrap_or(error)
+}
+
+fn start(cli: &Cli) -> Result<(Runtime, Env, Report), Failure> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    let runtime = runtime.map_err(|error| Failure::io("the runtime can't start", &error))?;
+    let entered = runtime.enter();
     let env = Env::real()?;
+    let report = Report::new(&env, cli.output.json, cli.output.quiet)?;
+    drop(entered);
+    Ok((runtime, env, report))
+}
+
+async fn run(cli: Cli, env: Env, report: &Report) -> Result<(), Failure> {
     let mut stop = Stop::new()?;
+    Stop::bound(&env, report.interrupt())?;
     let (access, options) = match &cli.command {
         Command::Demo(options) => return stop.or(demo::run(report, &env, options)).await,
         Command::Doctor(options) => return stop.or(doctor::run(report, &env, &cli.store.data, options)).await,

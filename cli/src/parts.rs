@@ -67,6 +67,11 @@ impl InParts<'_> {
             let (bytes, path) = (file.bytes(), self.path.display());
             return Err(Failure::Failed(format!("the file is too large: bytes={bytes} max={most} path={path}")));
         }
+        if file.is_longer().await.map_err(unreadable)? {
+            let (bytes, path) = (file.bytes(), self.path.display());
+            let why = "the file has more bytes than its size says, and can't be put in parts";
+            return Err(Failure::Failed(format!("{why}: size={bytes} path={path}")));
+        }
         let begun = self.begin(&file).await?;
         self.say_begun(&begun)?;
         let sent = self.send_missing(&begun, &file).await?;

@@ -17,6 +17,7 @@ use crate::output::blocking;
 use crate::parts::{self, InParts};
 use crate::report::{Bar, Report};
 use crate::retry::retrying;
+use crate::standard;
 use crate::stated::{PutError, Stated, tell};
 use crate::store::Store;
 
@@ -68,7 +69,10 @@ enum Input {
 
 impl Input {
     async fn of(path: Option<&Path>) -> Result<Self, Failure> {
-        let Some(path) = path.filter(|path| *path != Path::new("-")) else { return Ok(Self::Stdin) };
+        let Some(path) = path.filter(|path| *path != Path::new("-")) else {
+            standard::require_input()?;
+            return Ok(Self::Stdin);
+        };
         let metadata = tokio::fs::metadata(path).await.map_err(|error| PutError::File(error).failure(path))?;
         let path = path.to_owned();
         Ok(if metadata.is_file() { Self::File(Source { path, bytes: metadata.len() }) } else { Self::Pipe(path) })
@@ -80,7 +84,7 @@ impl Input {
 pub(crate) struct Source {
     /// Where it is.
     pub(crate) path: PathBuf,
-    /// Its bytes; that it has others by the time it is read is an error.
+    /// Its size; that it has another by the time it is read is an error.
     pub(crate) bytes: u64,
 }
 
@@ -115,30 +119,51 @@ async fn put_once(
     bar: &Bar,
     counted: &Arc<AtomicU64>,
 ) -> Result<Written, PutError> {
-    let body = if file.bytes <= WHOLE_BYTES_MAX {
-        let whole = read_whole(store, file).await?;
-        if whole.len() as u64 != file.bytes {
-            return Err(PutError::Changed);
+    let whole = if file.bytes <= WHOLE_BYTES_MAX { read_whole(store, file).await? } else { Whole::Longer };
+    let body = match whole {
+        Whole::All(bytes) => {
+            counted.store(bytes.len() as u64, Ordering::Relaxed);
+            bar.add(bytes.len() as u64);
+            Body::from(bytes)
         }
-        counted.store(file.bytes, Ordering::Relaxed);
-        bar.add(file.bytes);
-        Body::from(whole)
-    } else {
-        let opened = tokio::fs::File::open(&file.path).await.map_err(PutError::File)?;
-        let reader = Counted { reader: opened, bar: bar.clone(), counted: Arc::clone(counted) };
-        Body::reader(reader).promise(file.bytes)
+        Whole::Changed => return Err(PutError::Changed),
+        Whole::Longer | Whole::Unsized => {
+            let opened = tokio::fs::File::open(&file.path).await.map_err(PutError::File)?;
+            let reader = Counted { reader: opened, bar: bar.clone(), counted: Arc::clone(counted) };
+            let body = Body::reader(reader);
+            if whole == Whole::Longer { body.promise(file.bytes) } else { body }
+        }
     };
     put_body(store, id, body, stated).await.map_err(PutError::Store)
 }
 
-/// All of a small file, and no more than one byte more.
-async fn read_whole(store: &Store, file: &Source) -> Result<Vec<u8>, PutError> {
+/// What a file comes to that is read in one go.
+#[derive(PartialEq, Eq)]
+enum Whole {
+    /// All of it.
+    All(Vec<u8>),
+    /// More than is read in one go.
+    Longer,
+    /// The same, of a file whose size says nothing about its length.
+    Unsized,
+    /// It has another size by now.
+    Changed,
+}
+
+/// Reads a small file. One that has more or fewer bytes than its size says, and still has that size, is not a changed
+/// one: the sizes of files in /proc and /sys are not their lengths.
+async fn read_whole(store: &Store, file: &Source) -> Result<Whole, PutError> {
     let (path, bytes) = (file.path.clone(), file.bytes);
     let read = move || {
         let mut whole = Vec::with_capacity(usize::try_from(bytes).unwrap_or(0).saturating_add(1));
         let opened = std::fs::File::open(path)?;
-        io::Read::read_to_end(&mut io::Read::take(opened, bytes + 1), &mut whole)?;
-        Ok(whole)
+        io::Read::read_to_end(&mut io::Read::take(&opened, WHOLE_BYTES_MAX + 1), &mut whole)?;
+        let read = whole.len() as u64;
+        Ok(match read == bytes || opened.metadata()?.len() == bytes {
+            false => Whole::Changed,
+            true if read > WHOLE_BYTES_MAX => Whole::Unsized,
+            true => Whole::All(whole),
+        })
     };
     blocking(&store.env, read).await.map_err(PutError::File)
 }

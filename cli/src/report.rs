@@ -1,7 +1,7 @@
 //! What the tool says, and where: results on standard output, progress and messages on standard error.
 //!
-//! Everything that is printed passes here, so that bars and lines never mix, nothing panics when a reader has gone, and
-//! `--json` means JSON alone. Deliberately not here: how numbers look (`human.rs`).
+//! Everything that is printed passes here, so that bars and lines never mix, nothing panics when a reader has gone,
+//! `--json` means JSON alone, and no control character of a name reaches a terminal. Deliberately not here: how numbers look (`human.rs`).
 
 use std::io::{self, IsTerminal, Write};
 use std::process::ExitCode;
@@ -9,14 +9,19 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use bytes::Bytes;
+use cenotaph::Env;
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::Value;
 
 use crate::failure::Failure;
+use crate::human;
+use crate::standard::{Interrupt, Stdout};
 
 /// Where results and messages go.
 pub(crate) struct Report {
     json: bool,
+    stdout: Stdout,
     bars: MultiProgress,
     is_visible: bool,
     advice: Mutex<Option<String>>,
@@ -24,11 +29,16 @@ pub(crate) struct Report {
 
 impl Report {
     /// `json`: results as JSON lines. `quiet`: no bars.
-    pub(crate) fn new(json: bool, quiet: bool) -> Self {
+    pub(crate) fn new(env: &Env, json: bool, quiet: bool) -> Result<Self, Failure> {
         let is_visible = !quiet && io::stderr().is_terminal();
         let target = if is_visible { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
         let bars = MultiProgress::with_draw_target(target);
-        Self { json, bars, is_visible, advice: Mutex::default() }
+        Ok(Self { json, stdout: Stdout::start(env)?, bars, is_visible, advice: Mutex::default() })
+    }
+
+    /// Returns the handle that ends writes to standard output.
+    pub(crate) fn interrupt(&self) -> Interrupt {
+        self.stdout.interrupt()
     }
 
     /// Whether results are JSON.
@@ -43,32 +53,28 @@ impl Report {
 
     /// A result for scripts: one line of JSON, flushed.
     pub(crate) fn json(&self, value: &Value) -> Result<(), Failure> {
-        self.text(&format!("{value}\n"))
+        self.text(&human::json_line(value))
     }
 
-    /// A result for people, as it stands.
+    /// A result for people, of any number of lines.
     pub(crate) fn text(&self, text: &str) -> Result<(), Failure> {
-        self.bars.suspend(|| self.bytes(text.as_bytes()))
+        self.bars.suspend(|| self.bytes(human::lines(text).into()))
     }
 
-    /// A result in one of the two forms; `text` gets its line end here.
+    /// A result in one of the two forms; `text` is one line, and gets its end here.
     pub(crate) fn result(&self, value: impl FnOnce() -> Value, text: impl FnOnce() -> String) -> Result<(), Failure> {
-        if self.json { self.json(&value()) } else { self.text(&format!("{}\n", text())) }
+        if self.json { self.json(&value()) } else { self.text(&(human::key(&text()) + "\n")) }
     }
 
     /// Bytes of an object.
-    pub(crate) fn bytes(&self, bytes: &[u8]) -> Result<(), Failure> {
-        let mut stdout = io::stdout().lock();
-        stdout.write_all(bytes).and_then(|()| stdout.flush()).map_err(|error| match error.kind() {
-            io::ErrorKind::BrokenPipe => Failure::BrokenPipe,
-            _ => Failure::io("standard output can't be written", &error),
-        })
+    pub(crate) fn bytes(&self, bytes: Bytes) -> Result<(), Failure> {
+        self.stdout.write(bytes)
     }
 
-    /// A message on standard error. That it can't be written is no reason to stop.
+    /// A message of one line on standard error. That it can't be written is no reason to stop.
     pub(crate) fn note(&self, message: &str) {
         self.bars.suspend(|| {
-            let _ = writeln!(io::stderr().lock(), "cenotaph: {message}");
+            let _ = writeln!(io::stderr().lock(), "cenotaph: {}", human::key(message));
         });
     }
 
@@ -97,7 +103,6 @@ impl Report {
             Err(failure) => {
                 let advice = self.advice.lock().unwrap_or_else(PoisonError::into_inner).take();
                 match (&failure, advice) {
-                    (Failure::BrokenPipe, _) => {}
                     (Failure::Interrupted, None) => self.note(&format!("{failure}; run it again to resume")),
                     (_, Some(advice)) => self.note(&format!("{failure}; {advice}")),
                     (_, None) => self.note(&failure.to_string()),
@@ -106,6 +111,12 @@ impl Report {
             }
         }
     }
+}
+
+/// Says why the tool ends before anything was begun, and with which code.
+pub(crate) fn end_without_report(failure: &Failure) -> ExitCode {
+    let _ = writeln!(io::stderr().lock(), "cenotaph: {}", human::key(&failure.to_string()));
+    ExitCode::from(failure.code())
 }
 
 fn style(is_bounded: bool) -> ProgressStyle {

@@ -17,14 +17,30 @@ pub(crate) async fn run(store: &Store, report: &Report, options: RmArgs) -> Resu
     if precondition != Precondition::None && ids.len() != 1 {
         return Err(Failure::Usage("a condition is on one object: name one key".to_owned()));
     }
+    let prefix = prefix(options.recursive, options.all)?;
     let mut deleted: u64 = 0;
     for id in &ids {
         deleted += u64::from(remove(store, report, id, precondition).await?);
     }
-    if let Some(prefix) = options.recursive {
+    if let Some(prefix) = prefix {
         deleted += remove_prefix(store, report, &prefix).await?;
     }
     if report.is_json() { Ok(()) } else { report.text(&format!("deleted {}\n", human::counted(deleted, "object"))) }
+}
+
+/// The prefix to delete by, if any. An empty one means every object, which must be asked for by name: a variable that is
+/// not set in a script gives an empty one too.
+fn prefix(recursive: Option<String>, all: bool) -> Result<Option<String>, Failure> {
+    match recursive {
+        None => Ok(all.then(String::new)),
+        Some(prefix) if !prefix.is_empty() && all => {
+            Err(Failure::Usage(format!("--all deletes every object, not those below a prefix: prefix={prefix}")))
+        }
+        Some(prefix) if prefix.is_empty() && !all => Err(Failure::Usage(
+            "an empty prefix means every object of the namespace: give --all to delete them all".to_owned(),
+        )),
+        Some(prefix) => Ok(Some(prefix)),
+    }
 }
 
 /// Deletes one; whether there was one.

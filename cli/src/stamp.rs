@@ -1,17 +1,26 @@
 //! What an import keeps of a file beside its bytes: [`Stamp`], mode and modification time, as two custom entries.
 //!
 //! ```text
-//! mode   100644 octal, without the file type: "644"        only where the system has modes
-//! mtime  seconds since 1970, nine digits behind the point:  "1700000000.123456789"; may be negative
+//! cenotaph.mode   100644 octal, without the file type: "644"        only where the system has modes
+//! cenotaph.mtime  seconds since 1970, nine digits behind the point:  "1700000000.123456789"; may be negative
 //! ```
+//!
+//! Guards that nothing else is taken for a stamp: the names are reserved, and a value counts only if it is spelled exactly
+//! as an import spells it.
 
 use std::collections::BTreeMap;
 use std::fs::{File, Metadata};
 use std::io;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-const MODE: &str = "mode";
-const MTIME: &str = "mtime";
+/// What the names of custom entries begin with that are the tool's own.
+pub(crate) const RESERVED: &str = "cenotaph.";
+const MODE: &str = "cenotaph.mode";
+const MTIME: &str = "cenotaph.mtime";
+/// All bits of a mode that are no file type.
+const MODE_BITS: u32 = 0o7777;
+/// Those of them that are permissions; the others are setuid, setgid and sticky.
+const PERMISSION_BITS: u32 = 0o777;
 
 /// Mode and modification time of a file.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -24,7 +33,7 @@ impl Stamp {
     /// Of a file on disk.
     pub(crate) fn of(metadata: &Metadata) -> Self {
         #[cfg(unix)]
-        let mode = Some(std::os::unix::fs::PermissionsExt::mode(&metadata.permissions()) & 0o7777);
+        let mode = Some(std::os::unix::fs::PermissionsExt::mode(&metadata.permissions()) & MODE_BITS);
         #[cfg(not(unix))]
         let mode = None;
         Self { mode, mtime: metadata.modified().ok() }
@@ -32,13 +41,18 @@ impl Stamp {
 
     /// As an import kept it.
     pub(crate) fn from_custom(custom: &BTreeMap<String, String>) -> Self {
-        let mode = custom.get(MODE).and_then(|mode| u32::from_str_radix(mode, 8).ok()).map(|mode| mode & 0o7777);
+        let mode = custom.get(MODE).and_then(|mode| parse_mode(mode));
         Self { mode, mtime: custom.get(MTIME).and_then(|mtime| parse_mtime(mtime)) }
+    }
+
+    /// The same without setuid, setgid and sticky bit.
+    pub(crate) fn without_special_bits(self) -> Self {
+        Self { mode: self.mode.map(|mode| mode & PERMISSION_BITS), ..self }
     }
 
     /// As an import keeps it.
     pub(crate) fn to_custom(self) -> BTreeMap<String, String> {
-        let mode = self.mode.map(|mode| (MODE.to_owned(), format!("{mode:o}")));
+        let mode = self.mode.map(|mode| (MODE.to_owned(), format_mode(mode)));
         let mtime = self.mtime.map(|mtime| (MTIME.to_owned(), format_mtime(mtime)));
         mode.into_iter().chain(mtime).collect()
     }
@@ -61,6 +75,15 @@ impl Stamp {
     }
 }
 
+fn format_mode(mode: u32) -> String {
+    format!("{mode:o}")
+}
+
+fn parse_mode(text: &str) -> Option<u32> {
+    let mode = u32::from_str_radix(text, 8).ok()?;
+    (mode <= MODE_BITS && format_mode(mode) == text).then_some(mode)
+}
+
 fn format_mtime(mtime: SystemTime) -> String {
     // The part behind the point counts up from the second before, as the system's own numbers do.
     let (seconds, nanos) = match mtime.duration_since(UNIX_EPOCH) {
@@ -79,7 +102,8 @@ fn parse_mtime(text: &str) -> Option<SystemTime> {
     let nanos = Some(nanos).filter(|nanos| nanos.len() == 9)?.parse().ok()?;
     let whole = Duration::from_secs(seconds.unsigned_abs());
     let base = if seconds < 0 { UNIX_EPOCH.checked_sub(whole) } else { UNIX_EPOCH.checked_add(whole) };
-    base?.checked_add(Duration::from_nanos(nanos))
+    let mtime = base?.checked_add(Duration::from_nanos(nanos))?;
+    (format_mtime(mtime) == text).then_some(mtime)
 }
 
 #[cfg(test)]
@@ -102,6 +126,12 @@ mod tests {
     fn what_somebody_else_put_there_is_no_stamp() {
         let custom = [(MODE, "rwx"), (MTIME, "yesterday")].map(|(name, value)| (name.to_owned(), value.to_owned()));
         assert_eq!(Stamp::from_custom(&custom.into()), Stamp::default());
-        assert!(parse_mtime("1.5").is_none() && parse_mtime("99999999999999999999.000000000").is_none());
+        for wrong in ["1.5", "99999999999999999999.000000000", "+1.000000000", "01.000000000", "1.+00000000"] {
+            assert_eq!(parse_mtime(wrong), None, "{wrong:?}");
+        }
+        for wrong in ["", "+644", "0644", "888", "33204", "100644", "-1", "0x1ff"] {
+            assert_eq!(parse_mode(wrong), None, "{wrong:?}");
+        }
+        assert_eq!(["0", "644", "4755"].map(parse_mode), [0, 0o644, 0o4755].map(Some));
     }
 }

@@ -7,6 +7,7 @@ use cenotaph::{Config, Engine, Env, ErrorKind, Namespace, ObjectId};
 use crate::args::StoreArgs;
 use crate::blobs::{self, BlobPlace};
 use crate::failure::{Failure, one_line};
+use crate::human;
 use crate::tier::Location;
 
 /// Whether a store that is not there is created.
@@ -107,9 +108,9 @@ fn remember(location: &Location, data: &Path) {
     if let Err(error) = location.remember(data) {
         let why = one_line(&error);
         let data = data.display();
-        eprintln!(
-            "cenotaph: where the blob tier is can't be remembered; give --blobs next time: data={data} cause={why}"
-        );
+        let message =
+            format!("where the blob tier is can't be remembered; give --blobs next time: data={data} cause={why}");
+        eprintln!("cenotaph: {}", human::key(&message));
     }
 }
 

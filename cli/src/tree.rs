@@ -16,6 +16,7 @@ use tokio::sync::mpsc;
 use walkdir::{DirEntry, WalkDir};
 
 use crate::failure::{Failure, one_line};
+use crate::output::unfinished;
 use crate::stamp::Stamp;
 
 /// Files found ahead of whoever takes them.
@@ -115,6 +116,9 @@ impl Root {
     fn step(&self, entry: &DirEntry) -> Step {
         if let Some(why) = special(entry.file_type()) {
             return Step::Skipped { path: entry.path().to_owned(), why };
+        }
+        if unfinished::is_unfinished(entry.file_name()) {
+            return Step::Skipped { path: entry.path().to_owned(), why: "an unfinished file of an export" };
         }
         let relative = entry.path().strip_prefix(&self.dir).unwrap_or(entry.path());
         let Some(key) = key_of(relative) else {

@@ -87,7 +87,7 @@ impl Sum {
 /// A page at once, as `ls` shows one.
 fn show(uploads: &[(UploadInfo, Sum)], is_json: bool) -> String {
     if is_json {
-        return uploads.iter().map(|(info, sum)| format!("{}\n", in_json(info, *sum))).collect();
+        return uploads.iter().map(|(info, sum)| human::json_line(&in_json(info, *sum))).collect();
     }
     let row = |(info, sum): &(UploadInfo, Sum)| {
         [

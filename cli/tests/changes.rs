@@ -71,6 +71,49 @@ fn deadlines_are_stated_shown_and_changed() {
 }
 
 #[test]
+fn a_lifetime_of_a_hundred_years_is_taken_and_no_longer_one() {
+    let world = World::new();
+    world.write("file", b"x");
+    world.ok(&["put", "a", "file", "--ttl", "100y"]);
+    world.ok(&["put", "b", "file", "--tti", "100y"]);
+    world.ok(&["put", "c", "file", "--ttl", "1h"]);
+    world.ok(&["extend", "c", "--for", "100y"]);
+    world.ok(&["amend", "c", "--ttl", "100y"]);
+    for arguments in [["put", "a", "file", "--ttl", "101y"], ["put", "a", "file", "--tti", "101y"]] {
+        world.fails(2, "at most 100y", &arguments);
+    }
+    world.fails(2, "at most 100y", &["extend", "c", "--for", "101y"]);
+}
+
+#[test]
+fn an_object_is_not_renamed_to_itself() {
+    let world = World::new();
+    world.put("a", b"x");
+    world.fails(2, "an object can't be renamed to its own key: key=a", &["mv", "a", "a"]);
+    assert_eq!(world.ok(&["get", "a"]).bytes, b"x");
+    world.ok(&["cp", "a", "a"]);
+    assert_eq!(world.ok(&["get", "a"]).bytes, b"x");
+}
+
+#[test]
+fn everything_is_deleted_only_when_all_is_said() {
+    let world = World::new();
+    world.put("a", b"x");
+    world.put("b", b"x");
+    for prefix in [["rm", "-r", ""], ["rm", "--prefix", ""]] {
+        world.fails(2, "give --all", &prefix);
+    }
+    world.fails(2, "give --all", &["rm", "a", "-r", ""]);
+    world.fails(2, "prefix=a", &["rm", "--all", "-r", "a"]);
+    world.fails(2, "cannot be used with", &["rm", "a", "--all"]);
+    world.fails(2, "cannot be used with", &["rm", "--all", "--if-version", "1"]);
+    assert_eq!(world.ok(&["ls"]).text(), "a\nb\n");
+    assert_eq!(world.ok(&["rm", "-r", "", "--all"]).text(), "deleted 2 objects\n");
+    world.put("a", b"x");
+    assert_eq!(world.ok(&["rm", "--all"]).text(), "deleted 1 object\n");
+}
+
+#[test]
 fn what_was_stated_is_amended_without_the_bytes() {
     let world = World::new();
     world.write("file", &noise(2_000_000));

@@ -7,6 +7,7 @@ mod demo;
 mod doctors;
 mod objects;
 mod scrubs;
+mod streams;
 mod tiers;
 mod trees;
 mod uploads;

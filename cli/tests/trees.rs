@@ -164,6 +164,84 @@ fn an_export_stays_in_its_directory_and_replaces_nothing_unasked() {
 }
 
 #[test]
+fn a_file_of_the_same_bytes_is_exported_already() {
+    let world = World::new();
+    world.put("plain", b"put, not imported");
+    world.write("tree/file", b"imported");
+    world.ok(&["import", "tree"]);
+    world.ok(&["export", "out"]);
+    // What a file system with times of whole seconds does.
+    let whole = UNIX_EPOCH + Duration::from_secs(1_000_000_000);
+    let set_times =
+        |name: &str| File::options().write(true).open(world.path(name)).unwrap().set_modified(whole).unwrap();
+    set_times("out/file");
+    let again = world.ok(&["export", "out", "--json"]).summary();
+    assert_eq!((&again["exported"], &again["unchanged"]), (&0.into(), &2.into()));
+    let kept = std::fs::metadata(world.path("tree/file")).unwrap().modified().unwrap();
+    let exported = || std::fs::metadata(world.path("out/file")).unwrap().modified().unwrap();
+    assert_eq!(exported(), whole, "left alone");
+    assert_eq!(world.ok(&["export", "out", "--overwrite", "--json"]).summary()["unchanged"], 2);
+    assert_eq!(exported(), kept);
+    world.write("out/plain", b"as long, but else");
+    world.fails(1, "1 object could not be exported", &["export", "out"]);
+    assert_eq!(world.ok(&["export", "out", "--overwrite", "--json"]).summary()["exported"], 1);
+}
+
+#[test]
+fn no_entry_of_an_object_sets_special_bits_unasked() {
+    let world = World::new();
+    world.write("file", b"x");
+    for mode in ["33204", "4755", "2755", "755", "0"] {
+        world.ok(&["put", mode, "file", "--meta", &format!("mode={mode}"), "--meta", "mtime=1.000000000"]);
+    }
+    world.write("tree/imported", b"x");
+    std::fs::set_permissions(world.path("tree/imported"), Permissions::from_mode(0o6755)).unwrap();
+    world.ok(&["import", "tree"]);
+    assert_eq!(world.ok(&["import", "tree", "--json"]).summary()["unchanged"], 1);
+    world.ok(&["export", "out"]);
+    let default = std::fs::metadata(world.path("file")).unwrap().permissions().mode();
+    for (name, _, mode, _) in files(&world.path("out")) {
+        let expected = if name == "imported" { 0o100_755 } else { default };
+        assert_eq!(mode, expected, "{name}: {mode:o}");
+    }
+    world.ok(&["export", "asked", "--special-bits"]);
+    let asked = files(&world.path("asked")).into_iter().find(|file| file.0 == "imported").unwrap();
+    assert_eq!(asked.2, 0o106_755);
+}
+
+#[test]
+fn what_a_killed_export_left_is_no_object_and_is_removed_by_the_next() {
+    let world = World::new();
+    world.write("tree/a/file", b"x");
+    world.ok(&["import", "tree"]);
+    world.write("out/a/.cenotaph-aB3xyz.part", b"half");
+    world.write("out/a/.cenotaph-mine.part", b"whole");
+    let said = world.ok(&["--namespace", "other", "import", "out"]);
+    assert!(said.errors.contains("an unfinished file of an export"), "{said}");
+    assert_eq!(world.ok(&["--namespace", "other", "ls"]).text(), "a/.cenotaph-mine.part\n");
+    world.ok(&["export", "out"]);
+    let left: Vec<String> = files(&world.path("out")).into_iter().map(|file| file.0).collect();
+    assert_eq!(left, ["a/.cenotaph-mine.part", "a/file"]);
+    world.write(".cenotaph-aB3xyz.part", b"half");
+    world.ok(&["get", "a/file", "-o", "file"]);
+    assert!(!world.path(".cenotaph-aB3xyz.part").exists());
+}
+
+#[test]
+fn an_export_replaces_a_link_and_never_a_device() {
+    let world = World::new();
+    world.put("link", b"new");
+    world.put("pipe", b"new");
+    world.write("out/target", b"old");
+    std::os::unix::fs::symlink("target", world.path("out/link")).unwrap();
+    assert!(std::process::Command::new("mkfifo").arg(world.path("out/pipe")).status().unwrap().success());
+    let said = world.fails(1, "1 object could not be exported", &["export", "out", "--overwrite"]);
+    assert!(said.errors.contains("a special file is there"), "{said}");
+    assert!(!world.path("out/link").is_symlink());
+    assert_eq!(std::fs::read(world.path("out/target")).unwrap(), b"old");
+}
+
+#[test]
 fn what_is_not_there_can_not_be_imported() {
     let world = World::new();
     world.write("file", b"x");

@@ -1,7 +1,8 @@
 //! A temporary world for the binary: a data directory, a tree, and what the tool said.
 
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::time::Duration;
 
 use serde_json::Value;
 use tempfile::TempDir;
@@ -56,6 +57,14 @@ impl World {
         assert_eq!(said.code, Some(code), "{arguments:?}: {said}");
         assert!(said.errors.contains(message), "{arguments:?} does not say {message:?}: {said}");
         said
+    }
+
+    /// Runs it under a shell, which has its command line as `"$@"`.
+    pub(crate) fn shell(&self, script: &str, arguments: &[&str]) -> Said {
+        let tool = self.command(arguments);
+        let mut shell = Command::new("bash");
+        shell.args(["-c", script, "bash"]).arg(tool.get_program()).args(tool.get_args());
+        shell.current_dir(self.path("")).env_remove("RUST_LOG").stdin(Stdio::null()).output().unwrap().into()
     }
 
     /// Puts an object, whose bytes come by standard input.
@@ -127,6 +136,26 @@ impl std::fmt::Display for Said {
         let text = String::from_utf8_lossy(&self.bytes[..self.bytes.len().min(4000)]);
         write!(f, "code={:?}\n{text}\n{}", self.code, self.errors)
     }
+}
+
+/// How a child ends, which it does within half a minute: a stalled one would hold up the test for ever.
+#[track_caller]
+#[expect(clippy::disallowed_methods, reason = "a child process has no clock but the system's")]
+pub(crate) fn ends(child: &mut Child) -> ExitStatus {
+    for _ in 0..3000 {
+        if let Some(status) = child.try_wait().unwrap() {
+            return status;
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    child.kill().unwrap();
+    panic!("it did not end");
+}
+
+/// Sends a signal.
+pub(crate) fn signal(child: &Child, name: &str) {
+    let id = child.id().to_string();
+    assert!(Command::new("kill").args([name, &id]).status().unwrap().success());
 }
 
 /// Bytes that differ from place to place.

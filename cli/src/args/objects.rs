@@ -33,10 +33,10 @@ pub(crate) struct PutArgs {
 #[derive(Clone, Copy, Debug, Args)]
 pub(crate) struct ExpirationArgs {
     /// The object exists for so long from now on.
-    #[arg(long, value_name = "TIME", value_parser = values::time, conflicts_with = "tti")]
+    #[arg(long, value_name = "TIME", value_parser = values::lifetime, conflicts_with = "tti")]
     pub(crate) ttl: Option<Duration>,
     /// The object exists for so long after it was written or read last.
-    #[arg(long, value_name = "TIME", value_parser = values::time)]
+    #[arg(long, value_name = "TIME", value_parser = values::lifetime)]
     pub(crate) tti: Option<Duration>,
 }
 
@@ -78,7 +78,8 @@ impl ConditionArgs {
 pub(crate) struct GetArgs {
     /// Key of the object.
     pub(crate) key: String,
-    /// File to write; standard output if it is `-` or missing. The file appears when it is whole.
+    /// File to write; standard output if it is `-` or missing. The file appears when it is whole. Where there is one, its
+    /// mode and owner are kept; a link is followed.
     #[arg(long, short, value_name = "FILE")]
     pub(crate) output: Option<PathBuf>,
     /// Only these bytes: `0-99` the first hundred, `100-` all but those, `-100` the last hundred.
@@ -111,11 +112,14 @@ pub(crate) struct StatArgs {
 #[derive(Debug, Args)]
 pub(crate) struct RmArgs {
     /// Keys of the objects.
-    #[arg(value_name = "KEY", required_unless_present = "recursive")]
+    #[arg(value_name = "KEY", required_unless_present_any = ["recursive", "all"])]
     pub(crate) keys: Vec<String>,
-    /// Every object whose key begins with this. Run it again to resume.
+    /// Every object whose key begins with this. Run it again to resume. An empty prefix is refused without --all.
     #[arg(long, short, value_name = "PREFIX", visible_alias = "prefix", conflicts_with = "condition")]
     pub(crate) recursive: Option<String>,
+    /// Every object of the namespace.
+    #[arg(long, conflicts_with_all = ["keys", "condition"])]
+    pub(crate) all: bool,
     #[command(flatten)]
     pub(crate) condition: DeletionArgs,
 }
@@ -155,7 +159,7 @@ pub(crate) struct ExtendArgs {
     /// Key of the object.
     pub(crate) key: String,
     /// To so long from now. An earlier deadline than the object's changes nothing.
-    #[arg(long = "for", value_name = "TIME", value_parser = values::time, required_unless_present = "never", conflicts_with = "never")]
+    #[arg(long = "for", value_name = "TIME", value_parser = values::lifetime, required_unless_present = "never", conflicts_with = "never")]
     pub(crate) time: Option<Duration>,
     /// To no deadline at all.
     #[arg(long)]

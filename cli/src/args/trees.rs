@@ -38,6 +38,9 @@ pub(crate) struct ExportArgs {
     /// Replace files that are there and differ.
     #[arg(long)]
     pub(crate) overwrite: bool,
+    /// Set the setuid, setgid and sticky bits that an import kept. Only for stores that nobody else writes to.
+    #[arg(long)]
+    pub(crate) special_bits: bool,
 }
 
 #[derive(Debug, Args)]

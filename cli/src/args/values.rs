@@ -4,14 +4,17 @@ use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use bytesize::ByteSize;
-use cenotaph::{ByteRange, UploadId};
+use cenotaph::{ByteRange, EXPIRATION_MAX, UploadId};
 
 use crate::human;
+use crate::stamp::RESERVED;
 
 /// Fewest and most bytes of a part: less is mostly overhead, more the engine does not take.
 const PART_BYTES: RangeInclusive<u64> = 1024 * 1024..=5 * 1024 * 1024 * 1024;
 /// No more than the engine takes large puts at once.
 const JOBS: RangeInclusive<usize> = 1..=256;
+/// `100y` as [`time`] reads it. Its years have 365.25 days, those of [`EXPIRATION_MAX`] have 365.
+const HUNDRED_YEARS: Duration = Duration::from_secs(100 * 31_557_600);
 
 /// How many of something at once.
 pub(super) fn jobs(text: &str) -> Result<usize, String> {
@@ -24,9 +27,21 @@ pub(super) fn time(text: &str) -> Result<Duration, String> {
     humantime::parse_duration(text).map_err(|error| error.to_string())
 }
 
-/// `NAME=VALUE`.
+/// A time to live or to idle. Up to `100y` is taken, and ends with the longest that the engine takes.
+pub(super) fn lifetime(text: &str) -> Result<Duration, String> {
+    let time = time(text)?;
+    if time > HUNDRED_YEARS {
+        return Err("at most 100y".to_owned());
+    }
+    Ok(time.min(EXPIRATION_MAX))
+}
+
+/// `NAME=VALUE`, of a custom entry.
 pub(super) fn pair(text: &str) -> Result<(String, String), String> {
     match text.split_once('=') {
+        Some((name, _)) if name.starts_with(RESERVED) => {
+            Err(format!("names that begin with `{RESERVED}` are reserved for what an import keeps"))
+        }
         Some((name, value)) if !name.is_empty() => Ok((name.to_owned(), value.to_owned())),
         Some(_) | None => Err("expected NAME=VALUE".to_owned()),
     }
@@ -72,6 +87,15 @@ mod tests {
         assert_eq!(byte_range("-7"), Ok(ByteRange::Last(7)));
         for wrong in ["", "-", "7", "b-a", "7-6", "1-2-3", "--7", "+1-2x"] {
             assert!(byte_range(wrong).is_err(), "{wrong:?}");
+        }
+    }
+
+    #[test]
+    fn a_hundred_years_is_the_longest_lifetime() {
+        assert_eq!(["100y", "36500d"].map(lifetime), [EXPIRATION_MAX; 2].map(Ok));
+        assert_eq!(lifetime("99y"), Ok(Duration::from_secs(99 * 31_557_600)));
+        for wrong in ["101y", "100y 1s", "999999999999y", "-1s"] {
+            assert!(lifetime(wrong).is_err(), "{wrong:?}");
         }
     }
 

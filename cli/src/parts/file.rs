@@ -59,6 +59,12 @@ impl Opened {
         self.state.bytes
     }
 
+    /// Returns whether there are bytes behind its length: it grows, or it is a file of /proc, whose size is no length.
+    pub(crate) async fn is_longer(&self) -> io::Result<bool> {
+        let (file, end) = (Arc::clone(&self.file), self.state.bytes);
+        blocking(&self.env, move || Ok(!read_chunk(&file, &(end..end.saturating_add(1)))?.is_empty())).await
+    }
+
     /// Whether it has another length or time by now.
     pub(crate) async fn has_changed(&self) -> io::Result<bool> {
         let (file, state) = (Arc::clone(&self.file), self.state);
@@ -142,8 +148,9 @@ mod tests {
     async fn written(bytes: &[u8]) -> (tempfile::NamedTempFile, Opened, Bar) {
         let mut file = tempfile::NamedTempFile::new().unwrap();
         file.write_all(bytes).unwrap();
-        let opened = Opened::open(&Env::real().unwrap(), file.path()).await.unwrap();
-        (file, opened, Report::new(false, true).bar("put", None))
+        let env = Env::real().unwrap();
+        let opened = Opened::open(&env, file.path()).await.unwrap();
+        (file, opened, Report::new(&env, false, true).unwrap().bar("put", None))
     }
 
     #[tokio::test]
