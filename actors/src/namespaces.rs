@@ -3,6 +3,7 @@
 //! ```text
 //! begin     switched off: Disabled       too many at once, or a second: Overloaded       else: a permit, until it ends
 //! charge    bytes that are at hand:      there are not enough: Overloaded, and the operation is given back
+//! end       the operation was refused elsewhere: all that it was charged is given back
 //! pace      bytes that stream:           there are not enough: it waits
 //! ```
 //!
@@ -19,7 +20,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
 
 use bytes::Bytes;
-use cenotaph_storage::{Env, Error, ErrorKind, Namespace, ObjectId, Result};
+use cenotaph_storage::{Env, Error, ErrorKind, Namespace, ObjectId, Reason, Result};
 use futures::StreamExt;
 use serde::{Deserialize, Serialize};
 
@@ -177,11 +178,32 @@ impl NamespacePermit {
     ///
     /// # Errors
     /// [`ErrorKind::Overloaded`] if there are not enough; the operation then has not begun, and cost nothing.
-    pub fn charge(self, bytes: u64) -> Result<Self> {
-        if let Some(slot) = &self.0 {
+    pub fn charge(mut self, bytes: u64) -> Result<Self> {
+        if let Some(slot) = &mut self.0 {
             slot.limited.charge(bytes, slot.operation)?;
+            slot.charged_bytes += bytes;
         }
         Ok(self)
+    }
+
+    /// Ends the operation with its outcome. One that was refused before it had begun costs nothing: it was
+    /// [`Overloaded`](ErrorKind::Overloaded), [`Disabled`](ErrorKind::Disabled), [`Invalid`](ErrorKind::Invalid) or
+    /// [`Closed`](ErrorKind::Closed), or there was no space. What a stream has paid for stays paid.
+    ///
+    /// # Errors
+    /// Those of the outcome.
+    pub fn end<T>(self, outcome: Result<T>) -> Result<T> {
+        if outcome.as_ref().err().is_some_and(is_refusal) {
+            self.give_back();
+        }
+        outcome
+    }
+
+    /// Gives back what the operation was charged: it was never begun.
+    pub fn give_back(self) {
+        if let Some(slot) = &self.0 {
+            slot.limited.state().give_back(slot.charged_bytes);
+        }
     }
 
     /// Waits until `owed` bytes may flow, and makes it zero. What was paid before the future is dropped stays paid.
@@ -208,10 +230,18 @@ impl fmt::Debug for NamespacePermit {
     }
 }
 
+fn is_refusal(error: &Error) -> bool {
+    match error.kind() {
+        ErrorKind::Overloaded | ErrorKind::Disabled | ErrorKind::Invalid | ErrorKind::Closed => true,
+        _ => error.reason() == Some(Reason::NoSpace),
+    }
+}
+
 /// One of the operations under way.
 struct Slot {
     limited: Arc<Limited>,
     operation: &'static str,
+    charged_bytes: u64,
 }
 
 impl Drop for Slot {
@@ -255,7 +285,7 @@ impl Limited {
 
     fn begin(limited: Arc<Self>, operation: &'static str) -> Result<NamespacePermit> {
         limited.state().begin().map_err(|refusal| limited.refused(refusal, operation))?;
-        Ok(NamespacePermit(Some(Slot { limited, operation })))
+        Ok(NamespacePermit(Some(Slot { limited, operation, charged_bytes: 0 })))
     }
 
     fn charge(&self, bytes: u64, operation: &'static str) -> Result<()> {
@@ -323,6 +353,16 @@ impl State {
             operations.give_back(1);
         }
         Err(Refusal::Bytes)
+    }
+
+    /// Gives back one operation and its bytes.
+    fn give_back(&mut self, bytes: u64) {
+        if let Some(operations) = &mut self.operations {
+            operations.give_back(1);
+        }
+        if let Some(bucket) = &mut self.bytes {
+            bucket.give_back(bytes);
+        }
     }
 
     /// What a stream may carry at a time.

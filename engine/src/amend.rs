@@ -105,8 +105,8 @@ impl IntoFuture for Amend {
         let span = tracing::debug_span!("amend", object = self.id.as_ref().ok().map(tracing::field::display));
         async move {
             let id = self.id?;
-            let _within = self.engine.namespaces().begin_on(&id, "amend")?;
-            self.engine.tiered().amend(id, self.precondition, self.amendment).await
+            let within = self.engine.namespaces().begin_on(&id, "amend")?;
+            within.end(self.engine.tiered().amend(id, self.precondition, self.amendment).await)
         }
         .instrument(span)
         .boxed()
@@ -202,8 +202,8 @@ impl IntoFuture for ExtendExpiry {
             let extension = self.extension();
             let id = self.id?;
             let extension = extension.map_err(|error| error.with_id(&id))?;
-            let _within = self.engine.namespaces().begin_on(&id, "extend_expiry")?;
-            self.engine.tiered().extend_expiry(id, self.precondition, extension).await
+            let within = self.engine.namespaces().begin_on(&id, "extend_expiry")?;
+            within.end(self.engine.tiered().extend_expiry(id, self.precondition, extension).await)
         }
         .instrument(span)
         .boxed()

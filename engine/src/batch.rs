@@ -236,16 +236,36 @@ impl Engine {
             swaps.push(self.tiered().swap(id, precondition, mutation));
         }
         let permit = self.tiered().admit(bytes)?;
-        let within = self.admit_together(bytes_within)?;
-        let replies = self.tiered().write_atomically(swaps, permit).await;
-        drop(within);
-        replies
+        let within = self.admit_together("batch", bytes_within)?;
+        end_together(within, self.tiered().write_atomically(swaps, permit).await)
     }
 
-    /// Within the limits of each namespace a batch counts once, with all its bytes there.
-    fn admit_together(&self, bytes: BTreeMap<Namespace, u64>) -> Result<Vec<NamespacePermit>> {
-        let admitted =
-            bytes.into_iter().map(|(namespace, bytes)| self.namespaces().begin(&namespace, "batch")?.charge(bytes));
-        admitted.collect()
+    /// Within the limits of each namespace the operation counts once, with all its bytes there. If one namespace refuses
+    /// it, no other is charged.
+    pub(crate) fn admit_together(
+        &self,
+        operation: &'static str,
+        bytes: BTreeMap<Namespace, u64>,
+    ) -> Result<Vec<NamespacePermit>> {
+        let mut admitted = Vec::with_capacity(bytes.len());
+        for (namespace, bytes) in bytes {
+            let permit = self.namespaces().begin(&namespace, operation).and_then(|permit| permit.charge(bytes));
+            match permit {
+                Ok(permit) => admitted.push(permit),
+                Err(error) => {
+                    admitted.into_iter().for_each(NamespacePermit::give_back);
+                    return Err(error);
+                }
+            }
+        }
+        Ok(admitted)
     }
+}
+
+/// Ends an operation of several namespaces with its outcome.
+pub(crate) fn end_together<T>(permits: Vec<NamespacePermit>, mut outcome: Result<T>) -> Result<T> {
+    for permit in permits {
+        outcome = permit.end(outcome);
+    }
+    outcome
 }

@@ -3,6 +3,7 @@
 //! A copy copies: through the blob tier if the object is large, so that every blob belongs to one object. A rename moves
 //! the row and no byte. docs/adr/0008 tells why.
 
+use std::collections::BTreeMap;
 use std::error::Error as _;
 use std::future::IntoFuture;
 
@@ -12,6 +13,7 @@ use futures::FutureExt;
 use futures::future::BoxFuture;
 use tracing::Instrument;
 
+use crate::batch::end_together;
 use crate::body::Body;
 use crate::engine::{Engine, IntoObjectId};
 use crate::get::Object;
@@ -103,13 +105,10 @@ impl Rename {
     async fn run(self) -> Result<Option<Written>> {
         let (from, to) = (self.from?, self.to?);
         let operation = self.engine.env().operation_id();
-        let _within = self.engine.namespaces().begin_on(&from, "rename")?;
-        let _there = match from.namespace() == to.namespace() {
-            true => None,
-            false => Some(self.engine.namespaces().begin_on(&to, "rename")?),
-        };
+        let namespaces = BTreeMap::from([(from.namespace(), 0), (to.namespace(), 0)]);
+        let within = self.engine.admit_together("rename", namespaces)?;
         let rename = swap::Rename { from, to, operation, source: self.source, target: self.precondition };
-        self.engine.tiered().rename(rename).await
+        end_together(within, self.engine.tiered().rename(rename).await)
     }
 }
 

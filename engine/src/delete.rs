@@ -58,8 +58,8 @@ impl IntoFuture for Delete {
         let span = tracing::debug_span!("delete", object = self.id.as_ref().ok().map(tracing::field::display));
         async move {
             let id = self.id?;
-            let _within = self.engine.namespaces().begin_on(&id, "delete")?;
-            self.engine.tiered().delete(id, self.precondition).await
+            let within = self.engine.namespaces().begin_on(&id, "delete")?;
+            within.end(self.engine.tiered().delete(id, self.precondition).await)
         }
         .instrument(span)
         .boxed()

@@ -163,8 +163,9 @@ impl Initiate {
         let Self { engine, id, attributes, precondition } = self;
         let id = id?;
         attributes.validate().map_err(|error| error.with_id(&id))?;
-        let _within = engine.namespaces().begin_on(&id, "multipart")?;
-        let upload_id = engine.tiered().initiate(Intent { id: id.clone(), attributes, precondition }).await?;
+        let within = engine.namespaces().begin_on(&id, "multipart")?;
+        let intent = Intent { id: id.clone(), attributes, precondition };
+        let upload_id = within.end(engine.tiered().initiate(intent).await)?;
         Ok(Upload { engine, id, upload_id })
     }
 }
@@ -341,8 +342,8 @@ impl Upload {
     /// ```
     #[tracing::instrument(level = "debug", name = "abort", skip_all, fields(object = %self.id))]
     pub async fn abort(&self) -> Result<()> {
-        let _within = self.engine.namespaces().begin_on(&self.id, "abort")?;
-        self.engine.tiered().abort(&self.id, self.upload_id).await
+        let within = self.engine.namespaces().begin_on(&self.id, "abort")?;
+        within.end(self.engine.tiered().abort(&self.id, self.upload_id).await)
     }
 }
 

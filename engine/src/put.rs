@@ -54,18 +54,21 @@ impl Put {
         let permit = tiered.admit(self.body.peek_bytes(limit)).map_err(|error| error.with_id(&id))?;
         let within = self.engine.namespaces().begin_on(&id, "put")?;
         let peeked = self.body.watched(tiered).peek(limit).await.map_err(|error| error.with_id(&id))?;
-        let intent = Intent { id, attributes: self.attributes, precondition: self.precondition };
+        let intent = Intent { id: id.clone(), attributes: self.attributes, precondition: self.precondition };
         match peeked {
             Peeked::Inline(payload) => {
                 let bytes_max = self.engine.config().limits.payload_bytes_max;
                 if payload.len() as u64 > bytes_max {
                     let message = format!("the payload is too long: bytes_max={bytes_max}");
-                    return Err(Error::new(ErrorKind::Invalid, "put", message).with_id(&intent.id));
+                    return within.end(Err(Error::new(ErrorKind::Invalid, "put", message).with_id(&id)));
                 }
-                let _within = within.charge(payload.len() as u64).map_err(|error| error.with_id(&intent.id))?;
-                tiered.put_inline(intent, payload, permit).await
+                let within = within.charge(payload.len() as u64).map_err(|error| error.with_id(&id))?;
+                within.end(tiered.put_inline(intent, payload, permit).await)
             }
-            Peeked::Large(source) => tiered.put_stream(intent, within.paced(source), permit).await,
+            Peeked::Large(source) => {
+                let source = within.paced(source);
+                within.end(tiered.put_stream(intent, source, permit).await)
+            }
         }
     }
 }

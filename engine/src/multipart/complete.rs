@@ -50,8 +50,8 @@ impl Complete {
             }
             None => Selection::All,
         };
-        let _within = engine.namespaces().begin_on(&id, "complete")?;
-        engine.tiered().complete(&id, upload_id, parts, precondition).await
+        let within = engine.namespaces().begin_on(&id, "complete")?;
+        within.end(engine.tiered().complete(&id, upload_id, parts, precondition).await)
     }
 }
 

@@ -48,7 +48,8 @@ impl UploadPart {
         let within = engine.namespaces().begin_on(&id, "part")?;
         let part = PartIntent { id, upload: upload_id, number, declared };
         let source = body.watched(engine.tiered()).into_source();
-        engine.tiered().upload_part(part, within.paced(source)).await
+        let source = within.paced(source);
+        within.end(engine.tiered().upload_part(part, source).await)
     }
 }
 

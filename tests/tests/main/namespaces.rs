@@ -5,7 +5,9 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use bytes::Bytes;
-use cenotaph::{Body, Config, Engine, Error, ErrorKind, Namespace, NamespaceLimits, ObjectId, Outcome, Result};
+use cenotaph::{
+    Body, Config, Engine, Error, ErrorKind, Namespace, NamespaceLimits, ObjectId, Outcome, Result, Update, Write,
+};
 use cenotaph_sim::{Controls, Faults, Odds, Schedule, Sim};
 use cenotaph_storage::Seam;
 use cenotaph_storage::index::{Range, Table};
@@ -343,4 +345,59 @@ fn no_permit_is_lost_with_a_killed_actor_and_no_byte_of_a_slowed_put() {
         sim.quieten();
         sim.settle().unwrap_or_else(|found| panic!("seed {seed}: {found:?}"));
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_switched_off_namespace_refuses_every_kind_of_write() {
+    let store = Store::new().await;
+    let (engine, open) = (&store.engine, ObjectId::try_from("open").unwrap());
+    for key in ["a", "b"] {
+        engine.put(id(key), "bytes").await.unwrap();
+    }
+    engine.put(&open, "bytes").await.unwrap();
+    let upload = engine.multipart(id("film")).await.unwrap();
+    upload.part(1, "part").await.unwrap();
+    engine.limit_namespace(&limited(), disabled()).unwrap();
+    let errors = [
+        engine.atomic([Write::put(&open, "other"), Write::put(id("a"), "other")]).await.err(),
+        engine.amend(id("a")).custom("k", "v").await.err(),
+        engine.extend_expiry(id("a")).after_now(SECOND).await.err(),
+        engine.rename(id("a"), "away").await.err(),
+        engine.rename("open", id("into")).await.err(),
+        engine.copy(id("a"), "away").await.err(),
+        engine.copy("open", id("into")).await.err(),
+        engine.update(id("a"), |_| async { Ok::<_, Error>(Update::put("other")) }).await.err(),
+        engine.multipart(id("another")).await.err(),
+        upload.part(2, "part").await.map(drop).err(),
+        upload.complete().await.err(),
+        upload.abort().await.err(),
+    ];
+    for (number, error) in errors.into_iter().enumerate() {
+        assert_eq!(error.map(|error| error.kind()), Some(ErrorKind::Disabled), "number {number}");
+    }
+    engine.limit_namespace(&limited(), unlimited()).unwrap();
+    assert_eq!(bytes(engine, &id("a")).await, "bytes");
+    assert_eq!(bytes(engine, &open).await, "bytes");
+    assert!(engine.head("away").await.unwrap().is_none() && engine.head(id("into")).await.unwrap().is_none());
+    upload.complete().await.unwrap();
+}
+
+/// The rates are so low that a second passes before a charge comes back.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_refused_costs_a_namespace_nothing() {
+    let mut config = quick();
+    config.limits.payload_bytes_max = 1000;
+    let store = Store::with(config).await;
+    let (engine, off) = (&store.engine, "off/org=1".parse::<Namespace>().unwrap());
+    let in_off = ObjectId::new(&off, "b").unwrap();
+    engine.limit_namespace(&off, disabled()).unwrap();
+    let rates = NamespaceLimits { operations_per_second: Some(1), ..bytes_per_second(1000) };
+    engine.limit_namespace(&limited(), rates).unwrap();
+    for _ in 0..3 {
+        let writes = [Write::put(id("a"), vec![0u8; 1000]), Write::put(&in_off, "x")];
+        assert_eq!(engine.atomic(writes).await.unwrap_err().kind(), ErrorKind::Disabled);
+        assert_eq!(engine.rename(id("a"), &in_off).await.unwrap_err().kind(), ErrorKind::Disabled);
+        assert_eq!(engine.put(id("a"), vec![0u8; 1001]).await.unwrap_err().kind(), ErrorKind::Invalid);
+    }
+    engine.put(id("a"), vec![0u8; 1000]).await.expect("it is the first operation, and has all the bytes");
 }
