@@ -158,10 +158,11 @@ impl Tiered {
         let (supervisor, ended) = Actor::spawn(None, supervisor, ()).await.map_err(|error| {
             Error::new(ErrorKind::Unavailable, "open", "the actors can't start").with_source(error.to_string())
         })?;
-        let watched = Arc::clone(&shared);
+        let watched = Watched(Arc::clone(&shared));
         shared.env.spawn(async move {
+            let watched = watched;
             drop(ended.await);
-            watched.health.fail("its supervisor has died");
+            watched.0.health.fail("its supervisor has died");
         });
         let tiered = Self { _housekeeping: keep_house(&shared), shared, supervisor, closed: OnceCell::new() };
         tiered.recover().await?;
@@ -393,6 +394,15 @@ impl Tiered {
             self.supervisor.kill();
         }
         self.shared.health.closed();
+    }
+}
+
+/// Held by the task that watches the supervisor: only a runtime that shuts down drops it before the supervisor ends.
+struct Watched(Shared);
+
+impl Drop for Watched {
+    fn drop(&mut self) {
+        self.0.health.fail("the tokio runtime that opened it is gone");
     }
 }
 

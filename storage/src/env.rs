@@ -8,11 +8,13 @@
 use std::fmt;
 use std::future::Future;
 use std::io;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use futures::FutureExt;
 use futures::future::BoxFuture;
 use tokio::sync::oneshot;
 use uuid::Uuid;
@@ -142,11 +144,9 @@ impl Env {
     /// The real world. Must be called within a tokio runtime, which its tasks and timers then use.
     ///
     /// # Errors
-    /// [`ErrorKind::Invalid`] outside of a tokio runtime.
+    /// As [`Real::current`].
     pub fn real() -> Result<Self> {
-        let runtime = tokio::runtime::Handle::try_current()
-            .map_err(|error| Error::new(ErrorKind::Invalid, "open", "not within a tokio runtime").with_source(error))?;
-        Ok(Self::new(Real { runtime, started: real::instant() }))
+        Real::current().map(Self::new)
     }
 
     /// A world of your own.
@@ -302,10 +302,22 @@ pub(crate) fn is_system_clock_set() -> bool {
     real::since_1970().is_some()
 }
 
+/// Most threads for blocking work of one world. Reads of the index are short, and those of one disk gain nothing from more.
+const BLOCKING_THREADS_MAX: usize = 16;
+/// A thread that has had no blocking work for so long ends.
+const BLOCKING_IDLE: Duration = Duration::from_secs(10);
+
 /// The real world: the system clock, the system's randomness, tokio and threads.
+///
+/// Blocking work has threads of its own: on tokio's, it would wait for callers that block there until it is done.
 #[derive(Debug)]
 pub struct Real {
     runtime: tokio::runtime::Handle,
+    blocking: BlockingThreads,
+    /// False once the runtime has shut down.
+    has_runtime: Arc<AtomicBool>,
+    /// Dropped with this world, which ends the task that watches the runtime.
+    _watch: oneshot::Sender<()>,
     started: std::time::Instant,
 }
 
@@ -313,11 +325,57 @@ impl Real {
     /// The real world of the current tokio runtime, for a test's own [`World`] to lean on.
     ///
     /// # Errors
-    /// [`ErrorKind::Invalid`] outside of a tokio runtime.
+    /// [`ErrorKind::Invalid`] outside of a tokio runtime, or in one without timers; [`ErrorKind::Unavailable`] if the
+    /// operating system gives no threads.
     pub fn current() -> Result<Self> {
         let runtime = tokio::runtime::Handle::try_current()
             .map_err(|error| Error::new(ErrorKind::Invalid, "open", "not within a tokio runtime").with_source(error))?;
-        Ok(Self { runtime, started: real::instant() })
+        // tokio has no other way to ask.
+        if std::panic::catch_unwind(|| drop(real::sleep(Duration::ZERO))).is_err() {
+            let message = "the tokio runtime has no timers: build it with enable_time or enable_all";
+            return Err(Error::new(ErrorKind::Invalid, "open", message));
+        }
+        let blocking = BlockingThreads::new().map_err(|error| {
+            Error::new(ErrorKind::Unavailable, "open", "no threads for blocking work").with_source(error)
+        })?;
+        let has_runtime = Arc::new(AtomicBool::new(true));
+        let (watch, ended) = oneshot::channel();
+        let shutdown = Shutdown(Arc::clone(&has_runtime));
+        runtime.spawn(async move {
+            let _shutdown = shutdown;
+            drop(ended.await);
+        });
+        Ok(Self { runtime, blocking, has_runtime, _watch: watch, started: real::instant() })
+    }
+}
+
+/// Notes that a runtime has shut down: it drops the task that holds this. So does the end of the world, which nobody sees.
+struct Shutdown(Arc<AtomicBool>);
+
+impl Drop for Shutdown {
+    fn drop(&mut self) {
+        self.0.store(false, Ordering::Release);
+    }
+}
+
+/// Threads for blocking work: those of a runtime that does nothing else.
+#[derive(Debug)]
+struct BlockingThreads(Option<tokio::runtime::Runtime>);
+
+impl BlockingThreads {
+    fn new() -> io::Result<Self> {
+        let mut builder = tokio::runtime::Builder::new_current_thread();
+        builder.thread_name("cenotaph-blocking").max_blocking_threads(BLOCKING_THREADS_MAX);
+        builder.thread_keep_alive(BLOCKING_IDLE).build().map(|runtime| Self(Some(runtime)))
+    }
+}
+
+impl Drop for BlockingThreads {
+    fn drop(&mut self) {
+        // A runtime that is dropped waits for its threads, which panics in async code.
+        if let Some(runtime) = self.0.take() {
+            runtime.shutdown_background();
+        }
     }
 }
 
@@ -334,9 +392,14 @@ impl World for Real {
         real::random_u64()
     }
 
+    /// Without the runtime there are no timers: it ends at once.
     fn sleep(&self, duration: Duration) -> BoxFuture<'static, ()> {
+        if !self.has_runtime.load(Ordering::Acquire) {
+            return Box::pin(std::future::ready(()));
+        }
         let _within = self.runtime.enter();
-        real::sleep(duration)
+        // The runtime may shut down while it sleeps.
+        Box::pin(AssertUnwindSafe(real::sleep(duration)).catch_unwind().map(drop))
     }
 
     fn spawn(&self, task: BoxFuture<'static, ()>) {
@@ -344,7 +407,9 @@ impl World for Real {
     }
 
     fn blocking(&self, work: Box<dyn FnOnce() + Send>) {
-        self.runtime.spawn_blocking(work);
+        if let Some(runtime) = &self.blocking.0 {
+            runtime.spawn_blocking(work);
+        }
     }
 
     fn offload(&self, task: BoxFuture<'static, ()>) {

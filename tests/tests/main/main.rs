@@ -22,6 +22,7 @@ mod overwrites;
 mod ownership;
 mod races;
 mod reads;
+mod runtimes;
 mod scrub;
 mod servers;
 mod tiers;
