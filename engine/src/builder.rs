@@ -10,12 +10,16 @@ use cenotaph_storage::index::Index;
 use cenotaph_storage::index::fjall::FjallIndex;
 use cenotaph_storage::ownership::{Claim, Place};
 use cenotaph_storage::rows::begin_epoch;
-use cenotaph_storage::{Env, Pins, Reads, Result};
+use cenotaph_storage::{Env, Error, ErrorKind, Pins, Reads, Result};
 use opendal::Operator;
 
 use crate::config::Config;
 use crate::engine::{Engine, Parts};
 use crate::namespaces::configured;
+
+/// Pause before an index is opened again that this process may be closing, and how often that is tried: 2 seconds in all.
+const REOPEN_PAUSE: Duration = Duration::from_millis(20);
+const REOPEN_ATTEMPTS: usize = 100;
 
 /// An engine in preparation. See [`Engine::builder`].
 ///
@@ -132,10 +136,7 @@ impl Builder {
         let is_own_index = self.index.is_none();
         let index = match self.index {
             Some(index) => index,
-            None => {
-                let (path, opener, options) = (self.data.join("index"), env.clone(), self.config.index);
-                Arc::new(env.blocking(move || FjallIndex::open(&path, opener, options)).await??)
-            }
+            None => Arc::new(open_index(&self.data.join("index"), &env, &self.config).await?),
         };
         let place = self.blobs.unwrap_or_else(|| Place::Directory(self.data.join("blobs")));
         let (options, timeout) = (self.config.blobs.clone(), self.config.limits.sweep.timeout);
@@ -161,6 +162,26 @@ async fn watched<T>(index: &Arc<dyn Index>, env: &Env, heartbeat: Duration, work
             Some(value) => return value,
             None => index.watch(env.monotonic()),
         }
+    }
+}
+
+/// Opens the index. One that this process has just dropped is free in a moment: its threads end behind it.
+async fn open_index(path: &Path, env: &Env, config: &Config) -> Result<FjallIndex> {
+    let mut attempts = 0;
+    loop {
+        let (dir, opener, options) = (path.to_owned(), env.clone(), config.index.clone());
+        let opened = env.blocking(move || {
+            let opened = FjallIndex::open(&dir, opener, options);
+            let is_held = |error: &Error| error.kind() == ErrorKind::AlreadyOpen;
+            let may_be_closing = opened.as_ref().err().is_some_and(is_held) && FjallIndex::is_held_here(&dir);
+            (opened, may_be_closing)
+        });
+        let (opened, may_be_closing) = opened.await?;
+        attempts += 1;
+        if !may_be_closing || attempts > REOPEN_ATTEMPTS {
+            return opened;
+        }
+        env.sleep(REOPEN_PAUSE).await;
     }
 }
 

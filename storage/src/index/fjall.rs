@@ -134,6 +134,12 @@ pub struct FjallIndex {
 }
 
 impl FjallIndex {
+    /// Returns whether the index in `dir` was last opened by this process. It may be closing then: the threads of an engine
+    /// that was dropped end behind it. Blocks for the disk.
+    pub fn is_held_here(dir: &Path) -> bool {
+        creation::is_held_here(dir)
+    }
+
     /// Opens the index in `dir`, and creates it if there is none. Blocks for the disk, tenths of a second for a new
     /// one: call it through [`Env::blocking`].
     ///

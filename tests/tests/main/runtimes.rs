@@ -87,3 +87,17 @@ fn callers_on_every_blocking_thread_do_not_wait_for_each_other() {
         engine.close().await.unwrap();
     });
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_store_can_be_opened_again_right_after_its_last_clone_was_dropped() {
+    let dir = tempfile::tempdir().unwrap();
+    for round in 0..20 {
+        let engine = Engine::builder(dir.path()).open().await.unwrap_or_else(|error| panic!("{round}: {error:?}"));
+        engine.put("k", round.to_string()).await.unwrap();
+    }
+    let engine = Engine::builder(dir.path()).open().await.unwrap();
+    let error = Engine::builder(dir.path()).open().await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::AlreadyOpen, "one that is not dropped stays open");
+    assert_eq!(engine.get("k").await.unwrap().unwrap().bytes().await.unwrap(), "19");
+    engine.close().await.unwrap();
+}

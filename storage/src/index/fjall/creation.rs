@@ -17,7 +17,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, File, TryLockError};
-use std::io;
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -109,10 +109,24 @@ pub(super) fn lock(dir: &Path) -> Result<Lock> {
         }
         Err(TryLockError::Error(error)) => return Err(unavailable("lock", &path, error)),
     }
+    note_holder(&file);
     let lock = Lock(file);
     // What was seen before the lock may have been another's creation, half done.
     refuse_foreign(dir)?;
     Ok(lock)
+}
+
+/// Writes the id of this process into the lock file. It is only a hint: on a full disk it is left out.
+fn note_holder(mut file: &File) {
+    let noted = file.set_len(0).and_then(|()| file.write_all(std::process::id().to_string().as_bytes()));
+    if let Err(error) = noted {
+        tracing::debug!(%error, "the lock file does not name its holder");
+    }
+}
+
+/// Returns whether the lock file names this process as its last holder.
+pub(super) fn is_held_here(dir: &Path) -> bool {
+    fs::read_to_string(dir.join(LOCK)).is_ok_and(|holder| holder == std::process::id().to_string())
 }
 
 /// A store that has passed the check.
