@@ -169,7 +169,7 @@ async fn watched<T>(index: &Arc<dyn Index>, env: &Env, heartbeat: Duration, work
 async fn open_index(path: &Path, env: &Env, config: &Config) -> Result<FjallIndex> {
     let mut attempts = 0;
     loop {
-        let (dir, opener, options) = (path.to_owned(), env.clone(), config.index.clone());
+        let (dir, opener, options) = (path.to_owned(), env.clone(), config.index);
         let opened = env.blocking(move || {
             let opened = FjallIndex::open(&dir, opener, options);
             let is_held = |error: &Error| error.kind() == ErrorKind::AlreadyOpen;

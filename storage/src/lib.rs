@@ -9,6 +9,7 @@
 pub mod blobs;
 mod checksum;
 mod digest;
+mod directory_sync;
 mod env;
 mod error;
 mod id;

@@ -73,7 +73,7 @@ async fn walk(store: &Store, first: ListRequest, limits: &[usize]) -> Vec<(Strin
 }
 
 fn runtime() -> tokio::runtime::Runtime {
-    tokio::runtime::Builder::new_current_thread().build().unwrap()
+    tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap()
 }
 
 proptest! {

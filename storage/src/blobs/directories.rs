@@ -36,6 +36,7 @@ use futures::{StreamExt, TryStreamExt};
 use rustix::fs::{AtFlags, FileType, Mode, OFlags};
 use rustix::io::Errno;
 
+use crate::directory_sync::sync_directory;
 use crate::env::Env;
 use crate::error::{Error, ErrorKind, Result};
 
@@ -278,7 +279,7 @@ impl Inner {
         match (opened, if_missing) {
             (Ok(opened), IfMissing::Fail | IfMissing::Ignore) => {
                 self.syncs.fetch_add(1, Ordering::Relaxed);
-                if let Err(error) = opened.sync_all() {
+                if let Err(error) = sync_directory(&opened) {
                     return Err(directory.failed.get_or_init(|| unsynced(path, error)).clone());
                 }
             }
@@ -294,8 +295,8 @@ impl Inner {
         match File::open(path) {
             Ok(opened) => {
                 self.syncs.fetch_add(1, Ordering::Relaxed);
-                match opened.sync_all() {
-                    Err(error) if !cannot_sync(&error) => {
+                match sync_directory(&opened) {
+                    Err(error) if error.kind() != io::ErrorKind::ReadOnlyFilesystem => {
                         Err(root.failed.get_or_init(|| unsynced(path, error)).clone())
                     }
                     Ok(()) | Err(_) => Ok(()),
@@ -305,11 +306,6 @@ impl Inner {
             Err(error) => Err(unsynced(path, error)),
         }
     }
-}
-
-/// Whether the file system has no durable directories, or no writable ones, in the first place.
-fn cannot_sync(error: &io::Error) -> bool {
-    matches!(error.kind(), io::ErrorKind::InvalidInput | io::ErrorKind::Unsupported | io::ErrorKind::ReadOnlyFilesystem)
 }
 
 fn unreadable(path: &Path, error: io::Error) -> Error {

@@ -13,6 +13,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use crate::directory_sync::sync_directory_at;
 use crate::env::Env;
 use crate::error::{Error, ErrorKind, Result};
 use crate::index::fjall::{FjallIndex, FjallOptions, IndexCopy};
@@ -83,8 +84,7 @@ impl SalvageDirectory {
     pub fn finish(&self) -> Result<()> {
         let (made, index) = (self.new.join(SALVAGING).join(INDEX), self.new.join(INDEX));
         fs::rename(&made, &index).map_err(|error| failed("rename", &made, error))?;
-        let sync = fs::File::open(&self.new).and_then(|new| new.sync_all());
-        sync.map_err(|error| failed("sync", &self.new, error))?;
+        sync_directory_at(&self.new).map_err(|error| failed("sync", &self.new, error))?;
         remove(&self.new.join(SALVAGING))
     }
 }

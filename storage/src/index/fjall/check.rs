@@ -16,6 +16,7 @@ use super::journal::Gap;
 use super::journals::{self, Verdict};
 use super::manifest::{self, Depth};
 use super::mark::{self, Mark, MarkFile, Reading};
+use crate::directory_sync::sync_directory_at;
 use crate::error::{Error, ErrorKind, Result};
 
 pub(super) const HIGH_WATER: &str = "high-water";
@@ -179,8 +180,8 @@ fn keep(store: &Path, journal: &Path, id: u64, gap: Gap) -> io::Result<PathBuf> 
     let copied = File::create(&path).and_then(|mut to| {
         io::copy(&mut from.take(gap.end - gap.start), &mut to)?;
         to.sync_all()?;
-        File::open(&dir)?.sync_all()?;
-        File::open(store)?.sync_all()
+        sync_directory_at(&dir)?;
+        sync_directory_at(store)
     });
     if let Err(error) = copied {
         let _ = fs::remove_file(&path);

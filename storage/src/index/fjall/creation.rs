@@ -25,6 +25,7 @@ use serde::{Deserialize, Serialize};
 use super::Table;
 use super::check::{self, Checked};
 use super::reserve::RESERVE;
+use crate::directory_sync::sync_directory_at;
 use crate::error::{Error, ErrorKind, Result};
 
 pub(super) const LOCK: &str = "lock";
@@ -170,7 +171,7 @@ pub(super) fn create_or_check(
         }
         sync_tree(&creating).map_err(|error| unavailable("sync", &creating, error))?;
         fs::rename(&creating, &store).map_err(|error| unavailable("rename", &creating, error))?;
-        sync(dir).map_err(|error| unavailable("sync", dir, error))?;
+        sync_directory_at(dir).map_err(|error| unavailable("sync", dir, error))?;
     }
     let (database, record) = recorded(dir)?;
     let checked = check::before_open(&store, &database, &record.directories())?;
@@ -291,10 +292,18 @@ fn check_database(database: &Path, record: &Record) -> Result<()> {
             return Err(corrupt(message));
         }
     }
-    match names(&keyspaces)?.into_iter().find(|name| !expected.contains_key(name)) {
-        Some(name) => Err(corrupt(format!("an unknown keyspace: path={}", keyspaces.join(name).display()))),
-        None => Ok(()),
-    }
+    names(&keyspaces)?.into_iter().filter(|name| !expected.contains_key(name)).try_for_each(|name| {
+        let path = keyspaces.join(&name);
+        // fjall passes over files, and panics at directories that it does not know.
+        if !path.is_dir() {
+            return Ok(());
+        }
+        if name.parse::<u64>().is_ok() {
+            return Err(corrupt(format!("an unknown keyspace: path={}", path.display())));
+        }
+        let message = format!("a directory that is not the index's lies in it: move it away: path={}", path.display());
+        Err(Error::new(ErrorKind::Invalid, "open", message))
+    })
 }
 
 fn names(dir: &Path) -> Result<Vec<String>> {
@@ -312,7 +321,7 @@ fn create_dir_durably(dir: &Path) -> io::Result<()> {
     let dir = std::path::absolute(dir)?;
     let absent: Vec<_> = dir.ancestors().take_while(|ancestor| !ancestor.exists()).collect();
     fs::create_dir_all(&dir)?;
-    absent.iter().filter_map(|created| created.parent()).try_for_each(sync)
+    absent.iter().filter_map(|created| created.parent()).try_for_each(sync_directory_at)
 }
 
 fn sync_tree(dir: &Path) -> io::Result<()> {
@@ -320,7 +329,7 @@ fn sync_tree(dir: &Path) -> io::Result<()> {
         let entry = entry?;
         if entry.file_type()?.is_dir() { sync_tree(&entry.path())? } else { sync(&entry.path())? }
     }
-    sync(dir)
+    sync_directory_at(dir)
 }
 
 fn sync(path: &Path) -> io::Result<()> {

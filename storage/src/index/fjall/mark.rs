@@ -18,6 +18,8 @@ use std::fs::{self, File};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::Path;
 
+use crate::directory_sync::sync_directory_at;
+
 use xxhash_rust::xxh3::xxh3_64;
 
 const MAGIC: [u8; 4] = *b"CHWM";
@@ -188,7 +190,7 @@ impl MarkFile {
         marks.file.sync_all()?;
         fs::rename(&new, path)?;
         if let Some(parent) = path.parent() {
-            File::open(parent)?.sync_all()?;
+            sync_directory_at(parent)?;
         }
         Ok(marks)
     }

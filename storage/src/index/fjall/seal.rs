@@ -14,6 +14,7 @@ use std::io;
 use std::path::Path;
 
 use super::space::Space;
+use crate::directory_sync::sync_directory_at;
 use crate::error::{Error, ErrorKind, Result};
 
 /// Journals with less are not worth it.
@@ -85,7 +86,7 @@ fn allocated(metadata: &fs::Metadata) -> u64 {
 
 fn begin(database: &Path, number: u64) -> io::Result<()> {
     File::create_new(database.join(format!("{number}.jnl")))?.sync_all()?;
-    File::open(database)?.sync_all()
+    sync_directory_at(database)
 }
 
 #[cfg(test)]

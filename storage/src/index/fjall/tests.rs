@@ -207,14 +207,25 @@ async fn what_fjall_would_delete_or_create_anew_is_refused() {
         assert_eq!(on_disk.refused().0, ErrorKind::Corrupt, "{name}");
         fs::rename(database.join(away), database.join(name)).unwrap();
     }
-    for name in ["99", "not a number"] {
+    for (name, kind) in [("99", ErrorKind::Corrupt), ("lost+found", ErrorKind::Invalid)] {
         let stray = database.join("keyspaces").join(name);
         fs::create_dir(&stray).unwrap();
-        assert_eq!(on_disk.refused().0, ErrorKind::Corrupt, "{name}");
+        assert_eq!(on_disk.refused().0, kind, "{name}");
         fs::remove_dir(stray).unwrap();
     }
     fs::write(database.join("version"), b"FJL\x09").unwrap();
     assert_eq!(on_disk.refused().0, ErrorKind::Corrupt);
+}
+
+#[tokio::test]
+async fn files_that_a_file_manager_leaves_are_passed_over() {
+    let on_disk = OnDisk::used();
+    let database = on_disk.store().join("database");
+    let keyspaces = database.join("keyspaces");
+    for directory in [on_disk.path(), on_disk.store(), database, keyspaces.join("1"), keyspaces] {
+        fs::write(directory.join(".DS_Store"), "junk").unwrap();
+    }
+    drop(on_disk.open().unwrap());
 }
 
 #[tokio::test]
