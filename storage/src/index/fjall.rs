@@ -182,6 +182,7 @@ impl FjallIndex {
             }
             (tables, database) = open()?;
         }
+        lock.note_holder();
         // fjall has synced the journals: what the check has seen in them is durable.
         let last = existing.checked.last_seqno;
         let marker = existing.checked.marks.map(|marks| Arc::new(Marker::new(&existing.database, marks, last)));

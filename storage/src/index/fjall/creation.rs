@@ -73,6 +73,18 @@ struct RecordFormat {
 #[derive(Debug)]
 pub(super) struct Lock(File);
 
+impl Lock {
+    /// Writes the id of this process into the lock file, once the index is open: what is refused is not touched. It is only
+    /// a hint: on a full disk it is left out.
+    pub(super) fn note_holder(&self) {
+        let mut file = &self.0;
+        let noted = file.set_len(0).and_then(|()| file.write_all(std::process::id().to_string().as_bytes()));
+        if let Err(error) = noted {
+            tracing::debug!(%error, "the lock file does not name its holder");
+        }
+    }
+}
+
 impl Drop for Lock {
     fn drop(&mut self) {
         // Closing the file would do, but for a child process that was forked and has not replaced itself yet.
@@ -110,19 +122,10 @@ pub(super) fn lock(dir: &Path) -> Result<Lock> {
         }
         Err(TryLockError::Error(error)) => return Err(unavailable("lock", &path, error)),
     }
-    note_holder(&file);
     let lock = Lock(file);
     // What was seen before the lock may have been another's creation, half done.
     refuse_foreign(dir)?;
     Ok(lock)
-}
-
-/// Writes the id of this process into the lock file. It is only a hint: on a full disk it is left out.
-fn note_holder(mut file: &File) {
-    let noted = file.set_len(0).and_then(|()| file.write_all(std::process::id().to_string().as_bytes()));
-    if let Err(error) = noted {
-        tracing::debug!(%error, "the lock file does not name its holder");
-    }
 }
 
 /// Returns whether the lock file names this process as its last holder.
