@@ -9,6 +9,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use cenotaph_storage::{Real, Seam, Timestamp, World};
+use futures::FutureExt;
 use futures::future::BoxFuture;
 use tokio::sync::oneshot;
 
@@ -156,10 +157,16 @@ impl World for Stage {
         if self.0.fenced.load(Ordering::SeqCst) {
             return Some(Box::pin(std::future::pending()));
         }
-        let (arrived, released) = self.0.armed.lock().unwrap().remove(&seam)?;
-        Some(Box::pin(async move {
-            let _ = arrived.send(());
-            let _ = released.await;
-        }))
+        let (arrived, mut released) = self.0.armed.lock().unwrap().remove(&seam)?;
+        let mut arrived = Some(arrived);
+        // It waits before it says so: whatever the test does then, the work is polled from its beginning again, and sees
+        // it before it goes on.
+        Some(Box::pin(std::future::poll_fn(move |context| {
+            let released = released.poll_unpin(context).map(drop);
+            if let Some(arrived) = arrived.take() {
+                let _ = arrived.send(());
+            }
+            released
+        })))
     }
 }
