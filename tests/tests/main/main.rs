@@ -25,6 +25,7 @@ mod reads;
 mod runtimes;
 mod scrub;
 mod servers;
+mod sweeps;
 mod tiers;
 mod together;
 mod updates;

@@ -1,0 +1,78 @@
+//! Sweeping beside deletions that hang, and over a blob tier that refuses them.
+
+use std::time::Duration;
+
+use cenotaph::{Config, Env};
+use cenotaph_storage::Seam;
+use cenotaph_tests::faulty::{Fault, Op};
+use cenotaph_tests::store::{INLINE, Store, payload, quick};
+
+const LARGE: usize = 2 * INLINE;
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Deletes so many large objects.
+async fn orphan(store: &Store, count: u64) {
+    for number in 0..count {
+        store.engine.put(format!("{number}"), payload(number, LARGE)).await.unwrap();
+    }
+    store.engine.delete_prefix("").await.unwrap();
+}
+
+/// Waits until exactly this many orphans are left.
+async fn are_left(store: &Store, orphans: u64) {
+    let env = Env::new(store.stage.clone());
+    let left = async {
+        while store.engine.stats().await.unwrap().actors.orphans != orphans {
+            env.sleep(Duration::from_millis(2)).await;
+        }
+    };
+    let stats = store.engine.stats().await;
+    assert!(env.deadline(PATIENCE, left).await.is_some(), "{orphans} orphans: {stats:?}");
+}
+
+/// Waits until sweeping pauses, or goes on.
+async fn is_paused(store: &Store, paused: bool) {
+    let env = Env::new(store.stage.clone());
+    let turns = async {
+        while store.engine.stats().await.unwrap().actors.sweep_paused != paused {
+            env.sleep(Duration::from_millis(2)).await;
+        }
+    };
+    assert!(env.deadline(PATIENCE, turns).await.is_some(), "paused={paused}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_deletion_that_hangs_holds_up_no_other() {
+    let store = Store::new().await;
+    let mut hanging = store.stage.hold(Seam::SweeperBeforeDelete);
+    orphan(&store, 40).await;
+    hanging.arrived().await;
+    are_left(&store, 1).await;
+    hanging.release();
+    are_left(&store, 0).await;
+    store.assert_settled().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_tier_that_refuses_deletions_gets_a_pause_as_a_whole() {
+    let mut config: Config = quick();
+    config.limits.sweep.deletes_at_once = 4;
+    config.limits.sweep.backoff_min = Duration::from_secs(2);
+    config.limits.sweep.backoff_max = Duration::from_secs(2);
+    let store = Store::with(config).await;
+    store.faults.fail_always(Op::Delete, Fault::Before);
+    orphan(&store, 100).await;
+    is_paused(&store, true).await;
+    let attempts = store.faults.count(Op::Delete);
+    assert!(attempts <= 8, "one pass of 4 at once: attempts={attempts}");
+    // More orphans do not end the pause.
+    store.engine.put("another", payload(1, LARGE)).await.unwrap();
+    store.engine.delete("another").await.unwrap();
+    let stats = store.engine.stats().await.unwrap().actors;
+    assert!(stats.sweep_paused && stats.orphans == 101, "{stats:?}");
+    store.faults.heal();
+    are_left(&store, 0).await;
+    is_paused(&store, false).await;
+    assert_eq!(store.engine.stats().await.unwrap().actors.swept, 101);
+    store.assert_settled().await;
+}
