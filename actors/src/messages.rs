@@ -94,6 +94,8 @@ pub(crate) struct Left {
     pub(crate) next_due: Option<Timestamp>,
     /// True if the blob tier refused one deletion after the other, so that the pass was given up.
     pub(crate) is_refused: bool,
+    /// Deletions that failed since the last one that did not.
+    pub(crate) failed_in_a_row: usize,
 }
 
 /// A payload as it comes: chunks of any size, or the error that ends it.

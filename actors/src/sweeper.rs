@@ -49,6 +49,8 @@ pub(crate) struct Rhythm {
     failures: u32,
     /// No pass begins by itself before this moment.
     paused_until: Option<Timestamp>,
+    /// Deletions that failed since the last one that did not, in this pass or an earlier one.
+    failed_in_a_row: usize,
 }
 
 /// The end of one attempt to delete an orphan.
@@ -119,16 +121,19 @@ impl Actor for Sweeper {
                 return Ok(());
             }
             SweeperMessage::Wake => None,
-            SweeperMessage::Due(setting) if rhythm.alarm.rings(setting) => None,
-            SweeperMessage::Due(_) => return Ok(()),
+            SweeperMessage::Due(setting) if !rhythm.alarm.rings(setting) => return Ok(()),
+            // It was set before the pause began.
+            SweeperMessage::Due(_) if rhythm.paused_until.is_some_and(|until| self.shared.env.steady_now() < until) => {
+                self.set_alarm(rhythm, rhythm.paused_until, myself);
+                return Ok(());
+            }
+            SweeperMessage::Due(_) => None,
             SweeperMessage::Pass(reply) => Some(reply),
         };
         self.shared.sweep_wanted.store(false, Ordering::Release);
-        let left = self.pass().await;
-        if let Some(due) = self.next_pass(&left, rhythm) {
-            let ring = move |setting| drop(myself.send_message(SweeperMessage::Due(setting)));
-            rhythm.alarm.set(&self.shared.env, due, ring);
-        }
+        let left = self.pass(rhythm.failed_in_a_row).await;
+        let due = self.next_pass(&left, rhythm);
+        self.set_alarm(rhythm, due, myself);
         if let Some(reply) = reply {
             reply(left);
         }
@@ -137,6 +142,13 @@ impl Actor for Sweeper {
 }
 
 impl Sweeper {
+    fn set_alarm(&self, rhythm: &mut Rhythm, due: Option<Timestamp>, myself: ActorRef<SweeperMessage>) {
+        if let Some(due) = due {
+            let ring = move |setting| drop(myself.send_message(SweeperMessage::Due(setting)));
+            rhythm.alarm.set(&self.shared.env, due, ring);
+        }
+    }
+
     /// Returns whether a wake-up changes nothing. A blob tier that was away ends the pause as soon as it is back.
     async fn is_paused(&self, rhythm: &Rhythm) -> bool {
         let now = self.shared.env.steady_now();
@@ -148,7 +160,11 @@ impl Sweeper {
     fn next_pass(&self, left: &Result<Left>, rhythm: &mut Rhythm) -> Option<Timestamp> {
         let limits = &self.shared.limits.sweep;
         let has_failed = match left {
-            Ok(left) => left.is_refused,
+            Ok(left) => {
+                // After a pause one failure more is enough for the next one.
+                rhythm.failed_in_a_row = left.failed_in_a_row.min(self.at_once() - 1);
+                left.is_refused
+            }
             Err(error) => {
                 if !self.shared.health.is_running() {
                     return None;
@@ -170,11 +186,11 @@ impl Sweeper {
     }
 
     /// Deletes every orphan that is due.
-    async fn pass(&self) -> Result<Left> {
+    async fn pass(&self, failed_in_a_row: usize) -> Result<Left> {
         if self.shared.blobs.trouble().is_some() {
             self.check_tier().await?;
         }
-        let mut course = Course::default();
+        let mut course = Course { in_a_row: failed_in_a_row, ..Course::default() };
         self.shared.backlog.put_back();
         while !course.is_refused(self.at_once()) {
             let scan = self.shared.backlog.scan_of_orphans();
@@ -207,7 +223,8 @@ impl Sweeper {
             // More of them than are in memory.
             None => self.shared.backlog.known_orphans().saturating_add(1),
         };
-        Ok(Left { waiting, next_due: self.shared.backlog.next_due(), is_refused })
+        let next_due = self.shared.backlog.next_due();
+        Ok(Left { waiting, next_due, is_refused, failed_in_a_row: course.in_a_row })
     }
 
     /// Fills the backlog with the orphans of the index, as many as fit in.
@@ -257,7 +274,11 @@ impl Sweeper {
                     }
                     group.len() >= self.shared.limits.sweep.page.max(1)
                 }
-                None => true,
+                None => {
+                    // What hangs keeps the pass from its end: the pass goes on with orphans that were added since.
+                    course.taken_max = course.taken + self.shared.backlog.known_orphans();
+                    true
+                }
             };
             if is_full {
                 self.settle(std::mem::take(&mut group), course).await?;

@@ -8,6 +8,7 @@ use std::fmt;
 use bytes::{Bytes, BytesMut};
 use cenotaph_actors::{PayloadStream, Source, Tiered};
 use cenotaph_storage::{Error, ErrorKind, Result};
+use futures::stream::BoxStream;
 use futures::{Stream, StreamExt};
 use tokio::io::{AsyncRead, AsyncReadExt};
 
@@ -29,9 +30,17 @@ const SHORT_CHUNK_BYTES: usize = 1024;
 /// ```
 pub struct Body(Inner);
 
+/// Origin of a stream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Origin {
+    Caller,
+    /// A read of this engine: the blob tier may take its time.
+    Engine,
+}
+
 enum Inner {
     Bytes(Bytes),
-    Stream(Source),
+    Stream(Source, Origin),
 }
 
 impl Body {
@@ -44,7 +53,13 @@ impl Body {
         E: Into<Box<dyn std::error::Error + Send + Sync>>,
     {
         let stream = stream.map(|chunk| chunk.map(Into::into).map_err(Into::into)).boxed();
-        Self(Inner::Stream(Source { stream, bytes: None }))
+        Self(Inner::Stream(Source { stream, bytes: None }, Origin::Caller))
+    }
+
+    /// The bytes of an object that is read, as many as this.
+    pub(crate) fn of_read(stream: BoxStream<'static, Result<Bytes>>, bytes: u64) -> Self {
+        let stream = stream.map(|chunk| chunk.map_err(Into::into)).boxed();
+        Self(Inner::Stream(Source { stream, bytes: Some(bytes) }, Origin::Engine))
     }
 
     /// Whatever the reader gives until its end.
@@ -69,16 +84,19 @@ impl Body {
     pub fn promise(self, bytes: u64) -> Self {
         match self.0 {
             Inner::Bytes(at_hand) if at_hand.len() as u64 == bytes => Self(Inner::Bytes(at_hand)),
-            Inner::Bytes(at_hand) => Self(Inner::Stream(Source { stream: once(at_hand), bytes: Some(bytes) })),
-            Inner::Stream(source) => Self(Inner::Stream(Source { bytes: Some(bytes), ..source })),
+            Inner::Bytes(at_hand) => {
+                let source = Source { stream: once(at_hand), bytes: Some(bytes) };
+                Self(Inner::Stream(source, Origin::Caller))
+            }
+            Inner::Stream(source, origin) => Self(Inner::Stream(Source { bytes: Some(bytes), ..source }, origin)),
         }
     }
 
-    /// The same payload, a stream of it watched: see [`Tiered::watched`].
+    /// The same payload, a stream of a caller watched: see [`Tiered::watched`].
     pub(crate) fn watched(self, tiered: &Tiered) -> Self {
         match self.0 {
-            Inner::Bytes(at_hand) => Self(Inner::Bytes(at_hand)),
-            Inner::Stream(source) => Self(Inner::Stream(tiered.watched(source))),
+            Inner::Stream(source, Origin::Caller) => Self(Inner::Stream(tiered.watched(source), Origin::Caller)),
+            unwatched @ (Inner::Bytes(_) | Inner::Stream(_, Origin::Engine)) => Self(unwatched),
         }
     }
 
@@ -89,7 +107,7 @@ impl Body {
                 let bytes = Some(at_hand.len() as u64);
                 Source { stream: once(at_hand), bytes }
             }
-            Inner::Stream(source) => source,
+            Inner::Stream(source, _) => source,
         }
     }
 
@@ -98,10 +116,10 @@ impl Body {
         match &self.0 {
             Inner::Bytes(at_hand) if at_hand.len() <= inline_bytes_max => at_hand.len(),
             Inner::Bytes(_) => 0,
-            Inner::Stream(Source { bytes: Some(promised), .. }) => {
+            Inner::Stream(Source { bytes: Some(promised), .. }, _) => {
                 usize::try_from(*promised).ok().filter(|&promised| promised <= inline_bytes_max).unwrap_or(0)
             }
-            Inner::Stream(Source { bytes: None, .. }) => inline_bytes_max,
+            Inner::Stream(Source { bytes: None, .. }, _) => inline_bytes_max,
         }
     }
 
@@ -113,10 +131,10 @@ impl Body {
                 let bytes = Some(at_hand.len() as u64);
                 Ok(Peeked::Large(Source { stream: once(at_hand), bytes }))
             }
-            Inner::Stream(source) if source.bytes.is_some_and(|promised| promised > inline_bytes_max as u64) => {
+            Inner::Stream(source, _) if source.bytes.is_some_and(|promised| promised > inline_bytes_max as u64) => {
                 Ok(Peeked::Large(source))
             }
-            Inner::Stream(source) => peek(source, inline_bytes_max).await,
+            Inner::Stream(source, _) => peek(source, inline_bytes_max).await,
         }
     }
 }
@@ -187,7 +205,7 @@ impl fmt::Debug for Body {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.0 {
             Inner::Bytes(at_hand) => write!(f, "Body({} bytes)", at_hand.len()),
-            Inner::Stream(source) => write!(f, "Body(stream of {:?} bytes)", source.bytes),
+            Inner::Stream(source, _) => write!(f, "Body(stream of {:?} bytes)", source.bytes),
         }
     }
 }

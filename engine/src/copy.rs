@@ -56,7 +56,7 @@ impl Copy {
         let (attributes, size) = (metadata.attributes.clone(), metadata.size);
         let body = match object.is_at_hand() {
             true => Body::from(object.bytes().await?),
-            false => Body::stream(object.stream()).promise(size),
+            false => Body::of_read(object.stream(), size),
         };
         let put = Put::new(self.engine, Ok(to), body).attributes(attributes).precondition(self.precondition);
         put.await.map(Some).map_err(of_the_read)

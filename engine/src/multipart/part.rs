@@ -114,7 +114,7 @@ impl CopyPart {
         let bytes = object.range().end - object.range().start;
         let body = match object.is_at_hand() {
             true => Body::from(object.bytes().await?),
-            false => Body::stream(object.stream()).promise(bytes),
+            false => Body::of_read(object.stream(), bytes),
         };
         UploadPart::new(upload, number, body).await.map(Some).map_err(of_the_read)
     }
