@@ -38,7 +38,7 @@ pub(crate) struct Sweeper {
     pub(crate) shared: Shared,
 }
 
-/// How long a group of deletions waits for more of them to end.
+/// Longest time that a group of deletions waits for more of them to end.
 const SETTLE_AFTER: Duration = Duration::from_millis(100);
 
 /// State of the sweeper between passes.

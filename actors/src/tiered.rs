@@ -255,7 +255,7 @@ impl Tiered {
         Err(Error::new(ErrorKind::Unavailable, "settle", "the actor is not there"))
     }
 
-    /// What the actors have done, and what is left to do. Counts the sessions of uploads by reading them; changes and
+    /// Returns counts of the work that the actors have done, and of the work that is left. Counts the sessions of uploads by reading them; changes and
     /// orphans are counted in memory, but right after the opening and where there are over 100,000 orphans.
     ///
     /// # Errors

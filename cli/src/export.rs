@@ -153,7 +153,7 @@ impl Job<'_> {
         }
     }
 
-    /// What is there; its directory is there after it.
+    /// Returns the state of the path, and creates its directory.
     async fn found(&self, path: &Path, bytes: u64, stamp: Stamp) -> io::Result<Found> {
         let (path, cleaned) = (path.to_owned(), self.cleaned.clone());
         let look = move || {
@@ -227,7 +227,7 @@ enum Found {
     Special,
 }
 
-/// What is done with an object.
+/// The work to be done for an object.
 enum Plan {
     Write(Existing),
     Keep,

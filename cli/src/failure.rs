@@ -20,7 +20,7 @@ pub(crate) enum Failure {
     Incomplete(String),
     /// It was tried and failed.
     Failed(String),
-    /// Whoever read standard output has gone.
+    /// The reader of standard output has gone.
     BrokenPipe,
     /// A signal to stop.
     Interrupted,

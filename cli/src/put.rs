@@ -137,7 +137,7 @@ async fn put_once(
     put_body(store, id, body, stated).await.map_err(PutError::Store)
 }
 
-/// What a file comes to that is read in one go.
+/// The outcome of reading a file in one go.
 #[derive(PartialEq, Eq)]
 enum Whole {
     /// All of it.

@@ -13,7 +13,7 @@ use std::fs::{File, Metadata};
 use std::io;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-/// What the names of custom entries begin with that are the tool's own.
+/// Prefix of the names of custom entries that are the tool's own.
 pub(crate) const RESERVED: &str = "cenotaph.";
 const MODE: &str = "cenotaph.mode";
 const MTIME: &str = "cenotaph.mtime";

@@ -138,7 +138,7 @@ impl std::fmt::Display for Said {
     }
 }
 
-/// How a child ends, which it does within half a minute: a stalled one would hold up the test for ever.
+/// Waits for the end of a child, half a minute at the most: a stalled one would hold up the test for ever.
 #[track_caller]
 #[expect(clippy::disallowed_methods, reason = "a child process has no clock but the system's")]
 pub(crate) fn ends(child: &mut Child) -> ExitStatus {

@@ -43,6 +43,12 @@ pub trait World: Send + Sync + 'static {
     /// Runs blocking code where that stalls nobody else.
     fn blocking(&self, work: Box<dyn FnOnce() + Send>);
 
+    /// Runs work that blocks for the disk of the blob tier, which may be a share that hangs: it holds up none of the work
+    /// of [`blocking`](Self::blocking).
+    fn blocking_on_blobs(&self, work: Box<dyn FnOnce() + Send>) {
+        self.blocking(work);
+    }
+
     /// Runs a task that may block the thread that polls it, where that stalls nobody else. Never on a thread that
     /// blocking code needs: the task may itself wait for some.
     fn offload(&self, task: BoxFuture<'static, ()>);
@@ -258,6 +264,16 @@ impl Env {
         receiver.await.map_err(|_| Error::new(ErrorKind::Unavailable, "blocking", "the blocking work did not finish"))
     }
 
+    /// As [`blocking`](Self::blocking), for the disk of the blob tier: see [`World::blocking_on_blobs`].
+    ///
+    /// # Errors
+    /// As [`blocking`](Self::blocking).
+    pub async fn blocking_on_blobs<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> Result<T> {
+        let (sender, receiver) = oneshot::channel();
+        self.world.blocking_on_blobs(Box::new(move || drop(sender.send(work()))));
+        receiver.await.map_err(|_| Error::new(ErrorKind::Unavailable, "blocking", "the blocking work did not finish"))
+    }
+
     /// Starts a thread of the operating system.
     ///
     /// # Errors
@@ -302,8 +318,10 @@ pub(crate) fn is_system_clock_set() -> bool {
     real::since_1970().is_some()
 }
 
-/// Most threads for blocking work of one world. Reads of the index are short, and those of one disk gain nothing from more.
+/// Most threads of one world for reads of the index, which are short: one disk gains nothing from more.
 const BLOCKING_THREADS_MAX: usize = 16;
+/// Most threads of one world for the disk of the blob tier: its directories are synced at the same time.
+const BLOB_THREADS_MAX: usize = 64;
 /// A thread that has had no blocking work for so long ends.
 const BLOCKING_IDLE: Duration = Duration::from_secs(10);
 
@@ -314,6 +332,7 @@ const BLOCKING_IDLE: Duration = Duration::from_secs(10);
 pub struct Real {
     runtime: tokio::runtime::Handle,
     blocking: BlockingThreads,
+    blocking_on_blobs: BlockingThreads,
     /// False once the runtime has shut down.
     has_runtime: Arc<AtomicBool>,
     /// Dropped with this world, which ends the task that watches the runtime.
@@ -335,9 +354,13 @@ impl Real {
             let message = "the tokio runtime has no timers: build it with enable_time or enable_all";
             return Err(Error::new(ErrorKind::Invalid, "open", message));
         }
-        let blocking = BlockingThreads::new().map_err(|error| {
-            Error::new(ErrorKind::Unavailable, "open", "no threads for blocking work").with_source(error)
-        })?;
+        let threads = |name, most| {
+            BlockingThreads::new(name, most).map_err(|error| {
+                Error::new(ErrorKind::Unavailable, "open", "no threads for blocking work").with_source(error)
+            })
+        };
+        let blocking = threads("cenotaph-blocking", BLOCKING_THREADS_MAX)?;
+        let blocking_on_blobs = threads("cenotaph-blobs", BLOB_THREADS_MAX)?;
         let has_runtime = Arc::new(AtomicBool::new(true));
         let (watch, ended) = oneshot::channel();
         let shutdown = Shutdown(Arc::clone(&has_runtime));
@@ -345,7 +368,8 @@ impl Real {
             let _shutdown = shutdown;
             drop(ended.await);
         });
-        Ok(Self { runtime, blocking, has_runtime, _watch: watch, started: real::instant() })
+        let started = real::instant();
+        Ok(Self { runtime, blocking, blocking_on_blobs, has_runtime, _watch: watch, started })
     }
 }
 
@@ -363,10 +387,16 @@ impl Drop for Shutdown {
 struct BlockingThreads(Option<tokio::runtime::Runtime>);
 
 impl BlockingThreads {
-    fn new() -> io::Result<Self> {
+    fn new(name: &str, most: usize) -> io::Result<Self> {
         let mut builder = tokio::runtime::Builder::new_current_thread();
-        builder.thread_name("cenotaph-blocking").max_blocking_threads(BLOCKING_THREADS_MAX);
-        builder.thread_keep_alive(BLOCKING_IDLE).build().map(|runtime| Self(Some(runtime)))
+        builder.thread_name(name).max_blocking_threads(most).thread_keep_alive(BLOCKING_IDLE);
+        builder.build().map(|runtime| Self(Some(runtime)))
+    }
+
+    fn run(&self, work: Box<dyn FnOnce() + Send>) {
+        if let Some(runtime) = &self.0 {
+            runtime.spawn_blocking(work);
+        }
     }
 }
 
@@ -407,9 +437,11 @@ impl World for Real {
     }
 
     fn blocking(&self, work: Box<dyn FnOnce() + Send>) {
-        if let Some(runtime) = &self.blocking.0 {
-            runtime.spawn_blocking(work);
-        }
+        self.blocking.run(work);
+    }
+
+    fn blocking_on_blobs(&self, work: Box<dyn FnOnce() + Send>) {
+        self.blocking_on_blobs.run(work);
     }
 
     fn offload(&self, task: BoxFuture<'static, ()>) {

@@ -89,3 +89,25 @@ proptest! {
         }
     }
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_blob_tier_that_hangs_holds_up_no_read_of_the_index() {
+    let env = Env::real().unwrap();
+    let (held, release) = std::sync::mpsc::channel::<()>();
+    let release = Arc::new(std::sync::Mutex::new(release));
+    let hanging: Vec<_> = (0..BLOB_THREADS_MAX + 10)
+        .map(|_| {
+            let (env, release) = (env.clone(), Arc::clone(&release));
+            async move { env.blocking_on_blobs(move || release.lock().unwrap().recv().is_err()).await }
+        })
+        .collect();
+    let hanging = futures::future::join_all(hanging);
+    let reading = async {
+        let read = env.deadline(Duration::from_secs(30), env.blocking(|| 7)).await;
+        drop(held);
+        read
+    };
+    let (hung, read) = futures::join!(hanging, reading);
+    assert_eq!(read.expect("it waits for the blob tier").unwrap(), 7);
+    assert!(hung.into_iter().all(|released| released.unwrap()), "all of it ends once the tier answers");
+}

@@ -146,7 +146,7 @@ impl Claim {
                         Err(refusal(ErrorKind::Unavailable, "can't be looked for", &shown).with_source(error))
                     }
                 };
-                match self.env.blocking(looked).await?? {
+                match self.env.blocking_on_blobs(looked).await?? {
                     Some(operator) => operator,
                     None => return Ok((None, text)),
                 }
@@ -174,7 +174,9 @@ impl Claim {
         let tier = match (tier, place) {
             (Some(tier), _) => tier,
             (None, Place::Operator(operator)) => self.tier(operator),
-            (None, Place::Directory(path)) => self.tier(self.env.blocking(move || blobs::local(&path)).await??),
+            (None, Place::Directory(path)) => {
+                self.tier(self.env.blocking_on_blobs(move || blobs::local(&path)).await??)
+            }
         };
         tier.write_marker(id).await?;
         StoreRecord { id, tier: TierState::Claimed }.write(&self.index).await?;

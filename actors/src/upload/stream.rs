@@ -173,7 +173,7 @@ enum Filled {
     Over,
 }
 
-/// How a payload is cut, and the most bytes that a blob of it holds in memory.
+/// The cut of a payload, and the most bytes that a blob of it holds in memory.
 pub(super) struct Cut<'a> {
     pub(super) split: Option<&'a Split>,
     pub(super) buffer_bytes: usize,

@@ -7,7 +7,7 @@ use super::history::{Checker, states_in};
 use crate::faults::{BLOB_READ_FAULTS, BLOB_WRITE_FAULTS, COMMIT_FAULTS, Fault, PROVOKING};
 use crate::trace::Tick;
 
-/// How often a read may find its object replaced before it gives up.
+/// Number of times that a read may find its object replaced before it gives up.
 const READ_ATTEMPTS: usize = 16;
 
 impl Checker<'_> {

@@ -102,7 +102,7 @@ impl Directories {
     /// [`ErrorKind::Unavailable`] if the root can't be opened.
     pub async fn is_in_place(&self) -> Result<bool> {
         let inner = self.0.clone();
-        self.0.env.blocking(move || inner.is_in_place()).await?
+        self.0.env.blocking_on_blobs(move || inner.is_in_place()).await?
     }
 
     /// Returns whether a file of this length lies there, in the directory that is held open. `path` is relative to the root.
@@ -111,7 +111,7 @@ impl Directories {
     /// [`ErrorKind::Unavailable`] if the root can't be opened or the file system fails.
     pub async fn contains(&self, path: &str, bytes: u64) -> Result<bool> {
         let (inner, path) = (self.0.clone(), path.to_owned());
-        self.0.env.blocking(move || inner.contains(&path, bytes)).await?
+        self.0.env.blocking_on_blobs(move || inner.contains(&path, bytes)).await?
     }
 
     /// Makes the directory entry of a closed file durable, and those of its directories. `path` is relative to the
@@ -168,7 +168,7 @@ impl Directories {
     pub async fn check_removed(&self, paths: Vec<String>) -> Result<()> {
         let inner = self.0.clone();
         let work = move || paths.iter().try_for_each(|path| inner.check_removed(path));
-        self.0.env.blocking(work).await?
+        self.0.env.blocking_on_blobs(work).await?
     }
 
     /// Directory syncs done so far.
@@ -192,14 +192,14 @@ impl Directories {
             let _turn = turn;
             inner.sync_now(&directory, &path, if_missing)
         };
-        self.0.env.blocking(work).await?
+        self.0.env.blocking_on_blobs(work).await?
     }
 
     /// The root was made by somebody else, and nobody may have synced its entry, or its parents'.
     async fn sync_above_root(&self) -> Result<()> {
         let (inner, root) = (self.0.clone(), self.directory(Path::new("")));
         let work = move || inner.root.ancestors().skip(1).try_for_each(|above| inner.sync_above(&root, above));
-        self.0.env.blocking(work).await?
+        self.0.env.blocking_on_blobs(work).await?
     }
 
     fn directory(&self, path: &Path) -> Arc<Directory> {

@@ -24,7 +24,7 @@ use crate::error::{Error, ErrorKind, Result};
 /// Most reads for one end of an unreadable range: 8 for each byte of a key of 1,024 bytes. The range is reported larger
 /// than it is where that is not enough.
 const PROBES_MAX: usize = 8 * 1024;
-/// How much longer than keys that were read the ends of an unreadable range may be, in bytes.
+/// Bytes by which an end of an unreadable range may be longer than the longest key that was read.
 const MARGIN_BYTES: usize = 16;
 /// Most readable stretches that are looked for within one unreadable range.
 const ISLANDS_MAX: usize = 64;

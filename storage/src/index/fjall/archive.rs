@@ -32,7 +32,7 @@ pub(super) struct Section {
 /// Reads the table of contents of an archive; `Err` in `Ok` describes the damage.
 ///
 /// # Errors
-/// What the file system says.
+/// Errors of the file system.
 pub(super) fn contents(file: &mut File) -> io::Result<Result<Vec<Section>, String>> {
     let length = file.metadata()?.len();
     let Some(trailer_at) = length.checked_sub(TRAILER_BYTES) else {
@@ -77,7 +77,7 @@ fn sections(toc: &[u8], toc_at: u64) -> Option<Vec<Section>> {
 /// The bytes of a section, none if it is absent or longer than `bytes_max`.
 ///
 /// # Errors
-/// What the file system says.
+/// Errors of the file system.
 pub(super) fn section(
     file: &mut File,
     sections: &[Section],
@@ -113,7 +113,7 @@ pub(super) fn end(sections: &[Section], at: u64) -> Vec<u8> {
 /// The xxh3 of a whole file, as manifests have it.
 ///
 /// # Errors
-/// What the file system says.
+/// Errors of the file system.
 pub(super) fn checksum(path: &Path) -> io::Result<u128> {
     let mut file = File::open(path)?;
     let mut hash = Xxh3::new();

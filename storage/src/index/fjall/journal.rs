@@ -124,7 +124,7 @@ pub(crate) struct Mode {
 /// Reads a journal from its beginning to its end.
 ///
 /// # Errors
-/// What the file system says. Damage is no error.
+/// Errors of the file system. Damage is no error.
 pub(crate) fn scan(path: &Path, mode: Mode) -> io::Result<Journal> {
     let mut source = Source::new(File::open(path)?)?;
     let mut journal = Journal { bytes: source.len(), ..Journal::default() };
@@ -169,7 +169,7 @@ pub(crate) fn scan(path: &Path, mode: Mode) -> io::Result<Journal> {
 /// Copies the intact batches of a journal to `to`, one behind the other, and nothing else.
 ///
 /// # Errors
-/// What the file system says.
+/// Errors of the file system.
 #[cfg_attr(not(test), expect(dead_code, reason = "salvage will read damaged journals with it"))]
 pub(crate) fn copy_intact(path: &Path, journal: &Journal, to: &mut impl Write) -> io::Result<()> {
     let mut file = File::open(path)?;

@@ -60,7 +60,7 @@ pub(crate) fn path(database: &Path, id: u64) -> PathBuf {
 /// The numbers of all journals, ascending.
 ///
 /// # Errors
-/// What the file system says; [`io::ErrorKind::InvalidData`] if a journal has no number.
+/// Errors of the file system; [`io::ErrorKind::InvalidData`] if a journal has no number.
 pub(crate) fn list(database: &Path) -> io::Result<Vec<u64>> {
     let mut ids = Vec::new();
     for entry in fs::read_dir(database)? {

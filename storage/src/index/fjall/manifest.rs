@@ -84,7 +84,7 @@ impl FileKind {
 /// All damage to one keyspace.
 ///
 /// # Errors
-/// What the file system says, but for absence.
+/// Errors of the file system, but for absence.
 pub(crate) fn flaws(keyspace: &Path, depth: Depth) -> io::Result<Checked> {
     let named = match manifest(keyspace)? {
         Ok(named) => named,
@@ -107,7 +107,7 @@ pub(crate) fn flaws(keyspace: &Path, depth: Depth) -> io::Result<Checked> {
 /// The files that the manifest of a keyspace names, or what is wrong with it.
 ///
 /// # Errors
-/// What the file system says, but for absence.
+/// Errors of the file system, but for absence.
 pub(super) fn manifest(keyspace: &Path) -> io::Result<Result<Vec<Named>, Flaw>> {
     let current = keyspace.join(CURRENT);
     let mut pointer = None;
@@ -146,7 +146,7 @@ pub(super) fn decode_current(bytes: &[u8]) -> Option<(u64, u128)> {
 /// Makes this version of the manifest the current one.
 ///
 /// # Errors
-/// What the file system says.
+/// Errors of the file system.
 pub(super) fn point_to(keyspace: &Path, version: u64) -> io::Result<()> {
     let checksum = archive::checksum(&version_path(keyspace, version))?;
     let bytes = [&version.to_le_bytes()[..], &checksum.to_le_bytes(), &[0]].concat();
@@ -156,7 +156,7 @@ pub(super) fn point_to(keyspace: &Path, version: u64) -> io::Result<()> {
 /// The files that this manifest names. None if it can't be decoded.
 ///
 /// # Errors
-/// What the file system says.
+/// Errors of the file system.
 pub(super) fn names(keyspace: &Path, manifest: &mut File) -> io::Result<Option<Vec<Named>>> {
     let Ok(sections) = archive::contents(manifest)? else { return Ok(None) };
     let tables = archive::section(manifest, &sections, b"tables", LIST_BYTES_MAX)?;

@@ -132,7 +132,7 @@ pub(crate) enum Reading {
 /// Reads the newest mark.
 ///
 /// # Errors
-/// What the file system says, but for absence.
+/// Errors of the file system, but for absence.
 pub(crate) fn read(path: &Path) -> io::Result<Reading> {
     let mut bytes = Vec::new();
     match File::open(path) {
@@ -172,7 +172,7 @@ impl MarkFile {
     /// its place in full, so that later writes need no space and a crash leaves no half of it.
     ///
     /// # Errors
-    /// What the file system says.
+    /// Errors of the file system.
     pub(super) fn open(path: &Path, mark: &Mark) -> io::Result<Self> {
         let existing = File::options().write(true).open(path).ok();
         if let Some(file) =
@@ -198,7 +198,7 @@ impl MarkFile {
     /// Writes a mark over the older slot, without a sync.
     ///
     /// # Errors
-    /// What the file system says; the other slot is untouched.
+    /// Errors of the file system; the other slot is untouched.
     pub(super) fn write(&mut self, mark: &Mark) -> io::Result<()> {
         self.generation += 1;
         let slot = Mark { generation: self.generation, ..mark.clone() }.encode();

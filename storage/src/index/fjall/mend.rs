@@ -39,7 +39,7 @@ pub struct LostFile {
 /// one that can't be mended.
 ///
 /// # Errors
-/// What the file system says, but for absence.
+/// Errors of the file system, but for absence.
 pub(super) fn keyspace(keyspace: &Path) -> io::Result<Result<Vec<(u64, String)>, Flaw>> {
     let named = match manifest::current(keyspace)? {
         Ok(named) => named,

@@ -18,7 +18,7 @@ const PROPERTIES_MAGIC: &[u8] = b"META";
 /// Makes a blob file one that fjall can open; an empty one if it is missing.
 ///
 /// # Errors
-/// What the file system says, but for absence.
+/// Errors of the file system, but for absence.
 pub(super) fn mend(path: &Path, id: u64) -> io::Result<()> {
     let data_end = match Blocks::open(path) {
         Ok(mut blocks) => {

@@ -16,7 +16,7 @@ const TABLE_BYTES: usize = 33;
 /// The files that the manifest names. If the pointer to it is damaged, it is found without.
 ///
 /// # Errors
-/// What the file system says, but for absence.
+/// Errors of the file system, but for absence.
 pub(super) fn current(keyspace: &Path) -> io::Result<Result<Vec<Named>, Flaw>> {
     let flaw = match manifest::manifest(keyspace)? {
         Ok(named) => return Ok(Ok(named)),
@@ -64,7 +64,7 @@ fn undoubted(keyspace: &Path) -> io::Result<Option<(u64, Vec<Named>)>> {
 /// Removes these tables from the current manifest.
 ///
 /// # Errors
-/// What the file system says; [`io::ErrorKind::InvalidData`] if the manifest can't be decoded, which it was before.
+/// Errors of the file system; [`io::ErrorKind::InvalidData`] if the manifest can't be decoded, which it was before.
 pub(super) fn forget(keyspace: &Path, lost: &[u64]) -> io::Result<()> {
     let pointer = manifest::decode_current(&read(&keyspace.join("current"))?);
     let (version, _) = pointer.ok_or_else(|| io::Error::from(io::ErrorKind::InvalidData))?;

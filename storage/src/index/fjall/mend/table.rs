@@ -38,7 +38,7 @@ pub(super) enum Mended {
 /// Makes a table one that fjall can open, if anything of it can be read.
 ///
 /// # Errors
-/// What the file system says, but for absence.
+/// Errors of the file system, but for absence.
 pub(super) fn mend(path: &Path, id: u64) -> io::Result<Mended> {
     let mut blocks = match Blocks::open(path) {
         Ok(blocks) => blocks,
