@@ -62,7 +62,12 @@ pub(super) fn mend(path: &Path, id: u64) -> io::Result<Mended> {
     if properties.is_none() && pieces.iter().all(|piece| piece.entries.is_none()) {
         return Ok(Mended::Lost("no block of it is intact".to_owned()));
     }
-    let new = NewIndex::of(&pieces, properties.as_ref());
+    let mut new = NewIndex::of(&pieces, properties.as_ref());
+    // Nothing behind the last block says that it is the last one.
+    let is_cut = sections.is_none() && properties.is_none() && data_end == blocks.len();
+    if is_cut && pieces.last().is_some_and(|piece| piece.entries.is_some()) {
+        new.lose(format!("the keys behind \"{}\" are lost: the file ends there", new.key_max.escape_ascii()));
+    }
     write(path, id, data_end, end.index, properties.as_ref(), &new)?;
     Ok(new.unbounded.map_or(Mended::Whole, Mended::Unbounded))
 }

@@ -150,7 +150,7 @@ fn two_flipped_bytes_leave_no_key_absent_unless_reported() {
 #[test]
 fn a_table_that_is_cut_keeps_its_first_blocks() {
     let case = Case::small(1);
-    for length in (0..case.bytes.len()).step_by(11) {
+    for length in 0..case.bytes.len() {
         let (mended, read) = case.mended(&case.bytes[..length]);
         match mended {
             Mended::Whole => assert!(read.iter().all(Option::is_some), "{length}: {read:?}"),
