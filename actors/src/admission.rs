@@ -20,8 +20,6 @@ pub(crate) struct Admission {
     write_bytes: Budget,
     uploads: Arc<Semaphore>,
     upload_bytes: Budget,
-    /// Leave for one upload to exceed the budget of bytes.
-    overdraft: Arc<Semaphore>,
     waiting: AtomicUsize,
     ending_parts: Arc<Semaphore>,
     uploads_max: u32,
@@ -63,7 +61,6 @@ impl Admission {
             write_bytes: Budget::new(limits.write_bytes_in_flight),
             uploads: Arc::new(Semaphore::new(uploads_max as usize)),
             upload_bytes: Budget::new(limits.upload_bytes_in_flight),
-            overdraft: Arc::new(Semaphore::new(1)),
             waiting: AtomicUsize::new(0),
             ending_parts: Arc::new(Semaphore::new(ending_parts_max as usize)),
             uploads_max,
@@ -114,11 +111,6 @@ impl Admission {
 
     pub(crate) fn write_bytes(&self) -> &Budget {
         &self.write_bytes
-    }
-
-    /// Leave to exceed the budget of bytes, first come first served.
-    pub(crate) async fn overdraft(&self) -> OwnedSemaphorePermit {
-        Arc::clone(&self.overdraft).acquire_owned().await.expect("it is never closed")
     }
 
     /// Counts a wait for a budget, until it is dropped.
@@ -191,21 +183,22 @@ impl Budget {
     }
 
     /// A request larger than the whole budget takes all of it.
-    pub(crate) fn units(&self, bytes: usize) -> u32 {
+    fn units(&self, bytes: usize) -> u32 {
         u32::try_from(bytes.div_ceil(UNIT_BYTES).min(self.max)).expect("a budget has fewer than 2^28 units")
     }
 
     fn try_acquire(&self, bytes: usize) -> Option<OwnedSemaphorePermit> {
-        self.try_acquire_units(self.units(bytes))
+        Arc::clone(&self.units).try_acquire_many_owned(self.units(bytes)).ok()
     }
 
-    pub(crate) fn try_acquire_units(&self, units: u32) -> Option<OwnedSemaphorePermit> {
-        Arc::clone(&self.units).try_acquire_many_owned(units).ok()
+    /// Returns whether this much is free now.
+    pub(crate) fn has_room(&self, bytes: usize) -> bool {
+        self.units.available_permits() >= self.units(bytes) as usize
     }
 
     /// First come first served.
-    pub(crate) async fn acquire_units(&self, units: u32) -> OwnedSemaphorePermit {
-        Arc::clone(&self.units).acquire_many_owned(units).await.expect("the budget is never closed")
+    pub(crate) async fn acquire(&self, bytes: usize) -> OwnedSemaphorePermit {
+        Arc::clone(&self.units).acquire_many_owned(self.units(bytes)).await.expect("the budget is never closed")
     }
 
     pub(crate) fn usage(&self) -> BudgetUse {

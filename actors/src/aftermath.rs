@@ -24,6 +24,12 @@ impl Aftermath {
 
     pub(crate) fn tell(&self, common: &Common) {
         common.backlog.note(&self.backlog);
+        self.wake(common);
+    }
+
+    /// Wakes the sweeper and the expirer. For a batch that is in the backlog already: noted again it would overwrite what
+    /// a later batch has noted.
+    pub(crate) fn wake(&self, common: &Common) {
         if self.backlog.adds_orphans() {
             common.wake_sweeper();
         }

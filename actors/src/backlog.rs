@@ -222,12 +222,18 @@ impl Backlog {
     }
 
     /// Puts back orphans that an earlier pass took and neither settled nor put off.
-    pub(crate) fn put_back(&self) {
+    pub(crate) fn put_back_all(&self) {
         let mut state = self.state();
-        for id in std::mem::take(&mut state.taken) {
-            if let Some(queued) = state.orphans.get(&id) {
-                let moment = queued.not_before;
-                state.due.insert((moment, id));
+        let taken = std::mem::take(&mut state.taken);
+        taken.into_iter().for_each(|id| state.put_back(id));
+    }
+
+    /// Puts back orphans that the pass under way took, and left to their readers.
+    pub(crate) fn put_back(&self, orphans: Vec<RevisionId>) {
+        let mut state = self.state();
+        for id in orphans {
+            if state.taken.remove(&id) {
+                state.put_back(id);
             }
         }
     }
@@ -292,6 +298,12 @@ impl State {
         }
         self.orphans.insert(id, queued);
         self.due.insert((queued.not_before, id));
+    }
+
+    fn put_back(&mut self, id: RevisionId) {
+        if let Some(queued) = self.orphans.get(&id) {
+            self.due.insert((queued.not_before, id));
+        }
     }
 
     fn forget(&mut self, id: RevisionId) {

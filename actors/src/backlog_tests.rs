@@ -51,7 +51,7 @@ fn an_orphan_is_taken_once_when_it_is_due() {
     assert_eq!((backlog.take_due(at(999), HOUR), backlog.next_due()), (None, None));
     assert_eq!(backlog.tally_orphans(), Some(Tally { count: 2, oldest: Some(at(100)) }));
     remove(&backlog, 1);
-    backlog.put_back();
+    backlog.put_back_all();
     assert_eq!(backlog.take_due(at(999), HOUR), Some(revision(2)), "a pass that died has taken it");
 }
 

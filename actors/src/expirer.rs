@@ -184,7 +184,7 @@ impl Expirer {
     async fn end_session(&self, id: ObjectId, upload: UploadId) -> Result<()> {
         let operation = self.shared.env.operation_id();
         let swap = SessionSwap { id, upload, operation, mutation: SessionMutation::Expire };
-        self.shared.end(swap, Permit::free()).await.map(drop)
+        self.shared.end(swap, Permit::free(), None).await.map(drop)
     }
 
     async fn expire(&self, id: ObjectId) -> Result<Deleted> {

@@ -22,10 +22,8 @@ pub struct Limits {
     pub write_bytes_in_flight: usize,
     /// Large puts and parts at once, streaming or waiting for a share of the bytes in flight. One more is `Overloaded`.
     pub uploads_at_once: usize,
-    /// Payload bytes that all uploads may hold together: those that have come and are not with the blob tier yet. An upload
-    /// that needs more waits, without reading its stream, for [`budget_wait`](Self::budget_wait) at the most. Beside it
-    /// each upload may hold the chunk that its caller's stream gave last, and one upload at a time may exceed the budget,
-    /// so that no two wait for each other.
+    /// Payload bytes that all uploads may buffer together, beside the first 2 MiB of each. An upload that has sent more
+    /// waits, without reading its stream, for the share of its blob: for [`budget_wait`](Self::budget_wait) at the most.
     pub upload_bytes_in_flight: usize,
     /// Longest wait for a share of a budget. Then the operation is `Overloaded`, and nothing was committed.
     pub budget_wait: Duration,

@@ -129,7 +129,7 @@ impl Common {
             Cure::Commit(batch) => {
                 let after = Aftermath::of(&batch);
                 self.commit(batch, ()).await?;
-                after.tell(self);
+                after.wake(self);
                 Ok(Some(Fate::Repaired))
             }
             Cure::Mend(object, mend) => {

@@ -121,7 +121,7 @@ impl Tiered {
         let swap = SessionSwap { id: id.clone(), upload, operation: shared.env.operation_id(), mutation };
         let answer = match swap.mutation {
             SessionMutation::Complete { .. } | SessionMutation::Abort { .. } | SessionMutation::Expire => {
-                shared.end(swap, permit).await
+                shared.end(swap, permit, Some(shared.limits.budget_wait)).await
             }
             SessionMutation::Initiate(_) | SessionMutation::Part { .. } => {
                 shared.step(swap, &permit, |reply| reply).await

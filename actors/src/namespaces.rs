@@ -188,7 +188,7 @@ impl NamespacePermit {
 
     /// Ends the operation with its outcome. One that was refused before it had begun costs nothing: it was
     /// [`Overloaded`](ErrorKind::Overloaded), [`Disabled`](ErrorKind::Disabled), [`Invalid`](ErrorKind::Invalid) or
-    /// [`Closed`](ErrorKind::Closed), or there was no space. What a stream has paid for stays paid.
+    /// [`Closed`](ErrorKind::Closed), or there was no space. One whose stream has flowed has begun, and costs what it costs.
     ///
     /// # Errors
     /// Those of the outcome.
@@ -199,9 +199,11 @@ impl NamespacePermit {
         outcome
     }
 
-    /// Gives back what the operation was charged: it was never begun.
+    /// Gives back what the operation was charged, if no stream of it has flowed.
     pub fn give_back(self) {
-        if let Some(slot) = &self.0 {
+        if let Some(slot) = &self.0
+            && !slot.has_begun.load(Ordering::Acquire)
+        {
             slot.limited.state().give_back(slot.charged_bytes);
         }
     }
@@ -217,7 +219,11 @@ impl NamespacePermit {
     /// The same payload, no faster than the namespace may. It goes on after the permit.
     pub fn paced(&self, source: Source) -> Source {
         match &self.0 {
-            Some(slot) => Source { stream: paced(Arc::clone(&slot.limited), source.stream), ..source },
+            Some(slot) => {
+                let has_begun = Arc::clone(&slot.has_begun);
+                let stream = source.stream.inspect(move |_| has_begun.store(true, Ordering::Release)).boxed();
+                Source { stream: paced(Arc::clone(&slot.limited), stream), ..source }
+            }
             None => source,
         }
     }
@@ -242,6 +248,8 @@ struct Slot {
     limited: Arc<Limited>,
     operation: &'static str,
     charged_bytes: u64,
+    /// True once a stream of it has flowed.
+    has_begun: Arc<AtomicBool>,
 }
 
 impl Drop for Slot {
@@ -285,7 +293,7 @@ impl Limited {
 
     fn begin(limited: Arc<Self>, operation: &'static str) -> Result<NamespacePermit> {
         limited.state().begin().map_err(|refusal| limited.refused(refusal, operation))?;
-        Ok(NamespacePermit(Some(Slot { limited, operation, charged_bytes: 0 })))
+        Ok(NamespacePermit(Some(Slot { limited, operation, charged_bytes: 0, has_begun: Arc::default() })))
     }
 
     fn charge(&self, bytes: u64, operation: &'static str) -> Result<()> {

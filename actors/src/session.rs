@@ -11,6 +11,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use bytes::Bytes;
 use cenotaph_storage::index::{Range, Table};
@@ -50,10 +51,17 @@ impl Common {
 
 impl Common {
     /// Ends an upload, in its turn: what many parts end at once is bounded, whoever ends them.
-    pub(crate) async fn end(&self, swap: SessionSwap, permit: Permit) -> Result<SessionAnswer> {
+    ///
+    /// # Errors
+    /// [`ErrorKind::Overloaded`] if its turn does not come within `wait`.
+    pub(crate) async fn end(&self, swap: SessionSwap, permit: Permit, wait: Option<Duration>) -> Result<SessionAnswer> {
         let parts = Range::prefix(&parts_prefix(&swap.upload), usize::from(PARTS_MAX));
         let parts = self.index.snapshot()?.keys_over(Table::Sessions, parts).await?.entries.len();
-        let turn = self.env.deadline(self.limits.budget_wait, self.admission.end(parts)).await;
+        let turn = self.admission.end(parts);
+        let turn = match wait {
+            Some(wait) => self.env.deadline(wait, turn).await,
+            None => Some(turn.await),
+        };
         let Some(turn) = turn else {
             let message = "too many parts of uploads are ending at once; nothing was committed";
             return Err(Error::new(ErrorKind::Overloaded, "admit", message).with_id(&swap.id));

@@ -49,6 +49,8 @@ pub(crate) struct Rhythm {
     failures: u32,
     /// No pass begins by itself before this moment.
     paused_until: Option<Timestamp>,
+    /// True if the pause began because the blob tier was away.
+    is_tier_away: bool,
     /// Deletions that failed since the last one that did not, in this pass or an earlier one.
     failed_in_a_row: usize,
 }
@@ -91,6 +93,10 @@ struct Course {
     taken: u64,
     /// Most orphans that this pass takes: it ends, however many are added meanwhile.
     taken_max: u64,
+    /// Orphans that were pinned when they were taken.
+    pinned: Vec<RevisionId>,
+    /// Monotonic time until which the pass goes on beside deletions that hang.
+    until: Duration,
 }
 
 impl Actor for Sweeper {
@@ -153,7 +159,7 @@ impl Sweeper {
     async fn is_paused(&self, rhythm: &Rhythm) -> bool {
         let now = self.shared.env.steady_now();
         rhythm.paused_until.is_some_and(|until| now < until)
-            && (self.shared.blobs.trouble().is_none() || self.check_tier().await.is_err())
+            && (!rhythm.is_tier_away || self.check_tier().await.is_err())
     }
 
     /// When the next pass is due by itself: with the next orphan, or a while after a failure.
@@ -181,6 +187,7 @@ impl Sweeper {
         }
         let delay = backoff(limits.backoff_min, limits.backoff_max, rhythm.failures);
         rhythm.failures = rhythm.failures.saturating_add(1);
+        rhythm.is_tier_away = self.shared.blobs.trouble().is_some();
         rhythm.paused_until = Some(self.shared.env.steady_now().after(delay));
         rhythm.paused_until
     }
@@ -190,8 +197,9 @@ impl Sweeper {
         if self.shared.blobs.trouble().is_some() {
             self.check_tier().await?;
         }
-        let mut course = Course { in_a_row: failed_in_a_row, ..Course::default() };
-        self.shared.backlog.put_back();
+        let until = self.shared.env.monotonic().saturating_add(self.shared.limits.sweep.timeout);
+        let mut course = Course { in_a_row: failed_in_a_row, until, ..Course::default() };
+        self.shared.backlog.put_back_all();
         while !course.is_refused(self.at_once()) {
             let scan = self.shared.backlog.scan_of_orphans();
             if let Some(scan) = scan {
@@ -255,6 +263,7 @@ impl Sweeper {
                 let Some(revision) = self.shared.backlog.take_due(now, self.longest_wait()) else { break };
                 course.taken += 1;
                 if self.is_pinned(revision) {
+                    course.pinned.push(revision);
                     continue;
                 }
                 was_due = true;
@@ -275,14 +284,22 @@ impl Sweeper {
                     group.len() >= self.shared.limits.sweep.page.max(1)
                 }
                 None => {
-                    // What hangs keeps the pass from its end: the pass goes on with orphans that were added since.
-                    course.taken_max = course.taken + self.shared.backlog.known_orphans();
+                    self.go_on_beside(course);
                     true
                 }
             };
             if is_full {
                 self.settle(std::mem::take(&mut group), course).await?;
             }
+        }
+    }
+
+    /// A deletion that hangs keeps the pass from its end: the pass goes on with orphans that were added, or released by their
+    /// readers, since it began. It does so for as long as a deletion may take, so that it ends.
+    fn go_on_beside(&self, course: &mut Course) {
+        if self.shared.env.monotonic() < course.until {
+            self.shared.backlog.put_back(std::mem::take(&mut course.pinned));
+            course.taken_max = course.taken + self.shared.backlog.known_orphans();
         }
     }
 
@@ -304,7 +321,11 @@ impl Sweeper {
         let key = RevisionKey { object: orphan.object.clone(), revision };
         match orphan.due(self.shared.env.steady_now(), self.longest_wait()) {
             OrphanDue::Now => Ok(self.delete(key, orphan).await),
-            OrphanDue::At(_) => Ok(Attempt::Passed),
+            OrphanDue::At(_) => {
+                // The backlog had an older moment.
+                self.shared.backlog.found_orphan(revision, &value);
+                Ok(Attempt::Passed)
+            }
             OrphanDue::Restated(orphan) => Ok(Attempt::Restated((key, orphan))),
         }
     }

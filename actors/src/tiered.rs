@@ -200,9 +200,10 @@ impl Tiered {
     /// # Errors
     /// [`ErrorKind::Unavailable`] if not, or if it can't be read now.
     pub async fn check_blobs(&self) -> Result<()> {
+        let was_in_trouble = self.shared.blobs.trouble().is_some();
         let checked = self.shared.blobs.check_owner().await;
-        if self.shared.blobs.trouble().is_some() {
-            // It looks again, until the blob tier is there.
+        if was_in_trouble || self.shared.blobs.trouble().is_some() {
+            // It looks again, until the blob tier is there, and goes on once it is.
             self.shared.wake_sweeper();
         }
         checked

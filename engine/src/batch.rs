@@ -236,7 +236,7 @@ impl Engine {
             swaps.push(self.tiered().swap(id, precondition, mutation));
         }
         let permit = self.tiered().admit(bytes)?;
-        let within = self.admit_together("batch", bytes_within)?;
+        let within = self.admit_together("batch", bytes_within).map_err(|(_, error)| error)?;
         end_together(within, self.tiered().write_atomically(swaps, permit).await)
     }
 
@@ -246,7 +246,7 @@ impl Engine {
         &self,
         operation: &'static str,
         bytes: BTreeMap<Namespace, u64>,
-    ) -> Result<Vec<NamespacePermit>> {
+    ) -> Result<Vec<NamespacePermit>, (Namespace, Error)> {
         let mut admitted = Vec::with_capacity(bytes.len());
         for (namespace, bytes) in bytes {
             let permit = self.namespaces().begin(&namespace, operation).and_then(|permit| permit.charge(bytes));
@@ -254,7 +254,7 @@ impl Engine {
                 Ok(permit) => admitted.push(permit),
                 Err(error) => {
                     admitted.into_iter().for_each(NamespacePermit::give_back);
-                    return Err(error);
+                    return Err((namespace, error));
                 }
             }
         }

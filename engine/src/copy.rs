@@ -106,7 +106,9 @@ impl Rename {
         let (from, to) = (self.from?, self.to?);
         let operation = self.engine.env().operation_id();
         let namespaces = BTreeMap::from([(from.namespace(), 0), (to.namespace(), 0)]);
-        let within = self.engine.admit_together("rename", namespaces)?;
+        let within = self.engine.admit_together("rename", namespaces);
+        let within = within
+            .map_err(|(namespace, error)| error.with_id(if namespace == from.namespace() { &from } else { &to }))?;
         let rename = swap::Rename { from, to, operation, source: self.source, target: self.precondition };
         end_together(within, self.engine.tiered().rename(rename).await)
     }

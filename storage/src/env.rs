@@ -422,10 +422,10 @@ impl World for Real {
         real::random_u64()
     }
 
-    /// Without the runtime there are no timers: it ends at once.
+    /// Without the runtime there are no timers: it ends at its next poll, so that no loop of sleeps keeps a thread.
     fn sleep(&self, duration: Duration) -> BoxFuture<'static, ()> {
         if !self.has_runtime.load(Ordering::Acquire) {
-            return Box::pin(std::future::ready(()));
+            return Box::pin(tokio::task::yield_now());
         }
         let _within = self.runtime.enter();
         // The runtime may shut down while it sleeps.

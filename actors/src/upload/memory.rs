@@ -1,14 +1,14 @@
 //! The memory of one blob under way: [`BlobMemory`].
 //!
 //! ```text
-//! bytes to come ──make_room──> writer (assembles, requests under way) ──hand_on──> blob tier
-//!                    │                                             │
-//!        units of the budget, or the overdraft                given back
+//! first 2 MiB         beside the budget: a caller that has sent no more holds up nobody
+//! more                the share of the whole blob, at once, or a bounded wait for it; while there is none to be had, the
+//!                     caller's stream is not read
+//! finished, dropped   the share is given back
 //! ```
 //!
-//! A blob holds units of the budget of all uploads for the bytes that are there, not for those that may come: a caller that
-//! sends nothing holds up nobody. Blobs that wait for units while they hold some can wait for each other. So one blob at
-//! a time may exceed the budget, and ends: the budget is exceeded by one blob at most. Every wait is bounded.
+//! A blob that waits for its share holds none, so that no two wait for each other. It keeps its share to its end, for what is
+//! in requests under way has not left memory, and OpenDAL does not tell when it has.
 
 use std::sync::Arc;
 
@@ -17,18 +17,32 @@ use tokio::sync::OwnedSemaphorePermit;
 
 use crate::shared::Shared;
 
+/// Bytes of a blob that are held beside the budget: what was peeked at of it, and a chunk.
+pub(super) const GUARANTEED_BYTES: usize = 2 * 1024 * 1024;
+
 /// See the head of this file.
 pub(super) struct BlobMemory {
     shared: Shared,
-    /// Most bytes that a blob holds.
+    /// Most bytes that the blob holds.
     most_bytes: usize,
-    held: Option<OwnedSemaphorePermit>,
-    overdraft: Option<OwnedSemaphorePermit>,
+    share: Option<OwnedSemaphorePermit>,
 }
 
 impl BlobMemory {
     pub(super) fn new(shared: &Shared, most_bytes: usize) -> Self {
-        Self { shared: Arc::clone(shared), most_bytes, held: None, overdraft: None }
+        Self { shared: Arc::clone(shared), most_bytes, share: None }
+    }
+
+    /// Waits for the share before more is read of the stream, if the blob holds so many bytes that it will need one, and none
+    /// is free. What is free is not taken yet: the caller may send nothing more.
+    ///
+    /// # Errors
+    /// As [`make_room`](Self::make_room).
+    pub(super) async fn before_read(&mut self, bytes: usize) -> Result<()> {
+        if self.shared.admission.upload_bytes().has_room(self.most_bytes) {
+            return Ok(());
+        }
+        self.make_room(bytes.saturating_add(1)).await
     }
 
     /// Waits until the blob may hold this many bytes.
@@ -36,52 +50,20 @@ impl BlobMemory {
     /// # Errors
     /// [`ErrorKind::Overloaded`] after [`budget_wait`](crate::Limits::budget_wait).
     pub(super) async fn make_room(&mut self, bytes: usize) -> Result<()> {
-        let budget = self.shared.admission.upload_bytes();
-        let missing = budget.units(bytes.min(self.most_bytes)).saturating_sub(self.units());
-        if missing == 0 || self.overdraft.is_some() {
+        if bytes <= GUARANTEED_BYTES || self.share.is_some() {
             return Ok(());
         }
-        if let Some(more) = budget.try_acquire_units(missing) {
-            self.hold(more);
-            return Ok(());
-        }
-        let granted = async {
-            let _waiting = self.shared.admission.waiting();
-            tokio::select! {
-                biased;
-                more = budget.acquire_units(missing) => (Some(more), None),
-                overdraft = self.shared.admission.overdraft() => (None, Some(overdraft)),
-            }
+        let admission = &self.shared.admission;
+        let share = async {
+            let _waiting = admission.waiting();
+            admission.upload_bytes().acquire(self.most_bytes).await
         };
         let wait = self.shared.limits.budget_wait;
-        let Some((more, overdraft)) = self.shared.env.deadline(wait, granted).await else {
+        let Some(share) = self.shared.env.deadline(wait, share).await else {
             let message = format!("the memory of all uploads is in use; nothing was committed: waited={wait:?}");
             return Err(Error::new(ErrorKind::Overloaded, "put", message));
         };
-        if let Some(more) = more {
-            self.hold(more);
-        }
-        self.overdraft = overdraft;
+        self.share = Some(share);
         Ok(())
-    }
-
-    /// Gives back what is not needed any more for this many bytes.
-    pub(super) fn hand_on(&mut self, bytes: usize) {
-        let needed = self.shared.admission.upload_bytes().units(bytes.min(self.most_bytes));
-        let surplus = self.units().saturating_sub(needed);
-        if surplus > 0 {
-            drop(self.held.as_mut().and_then(|held| held.split(surplus as usize)));
-        }
-    }
-
-    fn units(&self) -> u32 {
-        self.held.as_ref().map_or(0, |held| u32::try_from(held.num_permits()).unwrap_or(u32::MAX))
-    }
-
-    fn hold(&mut self, more: OwnedSemaphorePermit) {
-        match &mut self.held {
-            Some(held) => held.merge(more),
-            None => self.held = Some(more),
-        }
     }
 }

@@ -131,9 +131,12 @@ impl Upload {
         pump: &mut Pump,
         mut room: u64,
     ) -> Result<Filled> {
-        while let Some(chunk) = pump.next(room).await? {
+        loop {
+            let held = usize::try_from(writer.bytes_so_far()).unwrap_or(usize::MAX);
+            memory.before_read(held).await?;
+            let Some(chunk) = pump.next(room).await? else { return Ok(Filled::Over) };
             room -= chunk.len() as u64;
-            memory.make_room(writer.held_bytes().saturating_add(chunk.len())).await?;
+            memory.make_room(held.saturating_add(chunk.len())).await?;
             writer.write(chunk).await.map_err(|error| {
                 if error.reason() == Some(Reason::NoSpace) {
                     return error;
@@ -141,13 +144,11 @@ impl Upload {
                 Error::new(ErrorKind::Unavailable, "put", "the blob tier failed; nothing was committed")
                     .with_source(error)
             })?;
-            memory.hand_on(writer.held_bytes());
             self.shared.env.pass(Seam::UploadMidStream).await;
             if room == 0 {
                 return Ok(if pump.has_more().await? { Filled::Whole } else { Filled::Over });
             }
         }
-        Ok(Filled::Over)
     }
 
     async fn finish(&self, id: &ObjectId, revision: RevisionId, writer: BlobWriter) -> Result<Finished> {

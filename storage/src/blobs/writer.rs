@@ -79,12 +79,6 @@ impl BlobWriter {
         self.hasher.bytes() + self.assembly.bytes() as u64
     }
 
-    /// Bytes in memory: those that are assembled, and those in requests that may be under way.
-    pub fn held_bytes(&self) -> usize {
-        let bytes = usize::try_from(self.bytes_so_far()).unwrap_or(usize::MAX);
-        bytes.min(self.tier.upload_buffer_bytes(None))
-    }
-
     /// Takes the next bytes, in chunks of any size. Returns when there is room for more.
     ///
     /// # Errors

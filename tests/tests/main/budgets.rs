@@ -26,9 +26,9 @@ fn config(budget: usize, wait: Duration, idle: Duration) -> Config {
     config
 }
 
-/// Two chunks of 1 MiB, then nothing for ever.
-fn stalled() -> Body {
-    let sent = stream::iter((0..2).map(|_| Ok::<_, std::io::Error>(vec![0u8; MIB])));
+/// So many chunks of 1 MiB, then nothing for ever.
+fn stalled(sent: usize) -> Body {
+    let sent = stream::iter((0..sent).map(|_| Ok::<_, std::io::Error>(vec![0u8; MIB])));
     Body::stream(sent.chain(stream::pending()))
 }
 
@@ -36,27 +36,27 @@ fn chunks(count: usize) -> Body {
     Body::stream(stream::iter((0..count).map(|_| Ok::<_, std::io::Error>(vec![1u8; MIB]))))
 }
 
-/// Puts whose callers have stalled, when they hold this much.
-async fn stall(engine: &Engine, count: usize, held: usize) -> JoinSet<ErrorKind> {
+/// Puts whose callers have sent so many MiB and stalled, when all of them have begun.
+async fn stall(engine: &Engine, count: usize, sent: usize) -> JoinSet<ErrorKind> {
     let mut puts = JoinSet::new();
     for number in 0..count {
-        let put = engine.put(format!("stalled/{number}"), stalled());
+        let put = engine.put(format!("stalled/{number}"), stalled(sent));
         puts.spawn(async move { put.await.unwrap_err().kind() });
     }
-    while engine.stats().await.unwrap().actors.upload_bytes.bytes < held {
+    while engine.stats().await.unwrap().actors.uploads_live < count {
         tokio::task::yield_now().await;
     }
     puts
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn stalled_uploads_hold_no_more_than_they_have_sent() {
+async fn stalled_uploads_that_sent_little_hold_no_share() {
     let minute = Duration::from_secs(60);
-    let (_dir, engine) = open(config(64 * MIB, minute, minute)).await;
-    let stalled = stall(&engine, 20, 40 * MIB).await;
+    let (_dir, engine) = open(config(16 * MIB, minute, minute)).await;
+    let stalled = stall(&engine, 20, 2).await;
     let env = Env::real().unwrap();
     let put = env.deadline(Duration::from_secs(20), async { engine.put("healthy", chunks(12)).await });
-    put.await.expect("40 of 64 MiB are in use").unwrap();
+    put.await.expect("40 MiB were sent, the budget is 16 MiB, and nobody holds a share of it").unwrap();
     drop(stalled);
     engine.close().await.unwrap();
 }
@@ -71,7 +71,7 @@ async fn uploads_that_wait_for_each_other_all_end() {
         puts.spawn(async move { put.await.map(drop) });
     }
     let ended = Env::real().unwrap().deadline(Duration::from_secs(50), puts.join_all()).await;
-    for put in ended.expect("one of them may always exceed the budget") {
+    for put in ended.expect("nobody waits who holds a share") {
         put.unwrap();
     }
     assert_eq!(engine.stats().await.unwrap().actors.upload_bytes.bytes, 0);
@@ -81,9 +81,9 @@ async fn uploads_that_wait_for_each_other_all_end() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_wait_for_memory_ends_as_overloaded_and_an_idle_stream_as_source() {
     let (_dir, engine) = open(config(4 * MIB, Duration::from_millis(300), Duration::from_secs(5))).await;
-    // Two fill the budget, one exceeds it: there is nothing left.
-    let stalled = stall(&engine, 3, 4 * MIB).await;
-    while engine.stats().await.unwrap().actors.budget_waits > 0 {
+    // The share of one is all there is; the others wait for it, and give up.
+    let stalled = stall(&engine, 3, 3).await;
+    while engine.stats().await.unwrap().actors.upload_bytes.bytes < 4 * MIB {
         tokio::task::yield_now().await;
     }
     let error = engine.put("healthy", chunks(3)).await.unwrap_err();

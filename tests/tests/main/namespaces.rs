@@ -401,3 +401,21 @@ async fn what_is_refused_costs_a_namespace_nothing() {
     }
     engine.put(id("a"), vec![0u8; 1000]).await.expect("it is the first operation, and has all the bytes");
 }
+
+/// Its change was recorded and its bytes written: only its outcome says that it was refused.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_put_whose_stream_has_flowed_costs_its_operation() {
+    let mut config = quick();
+    config.limits.payload_bytes_max = 2 * LARGE as u64;
+    let store = Store::with(config).await;
+    let rates = NamespaceLimits { operations_per_second: Some(1), ..unlimited() };
+    store.engine.limit_namespace(&limited(), rates).unwrap();
+    let too_long = || Body::stream(futures::stream::iter((0..3).map(|_| Ok::<_, std::io::Error>(vec![1u8; LARGE]))));
+    let mut kinds = Vec::new();
+    for number in 0..20 {
+        kinds.push(store.engine.put(id(&number.to_string()), too_long()).await.unwrap_err().kind());
+    }
+    assert_eq!(kinds[0], ErrorKind::Invalid);
+    assert!(kinds.contains(&ErrorKind::Overloaded), "its token was given back each time: {kinds:?}");
+    store.assert_settled().await;
+}
