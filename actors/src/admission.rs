@@ -14,12 +14,17 @@ use crate::limits::Limits;
 /// Byte budgets are counted in units of this many bytes, so that they fit into a semaphore.
 const UNIT_BYTES: usize = 1024;
 
+/// Bytes that a large payload may hold before it takes the share of its blob: what was peeked at of it, and a chunk.
+pub(crate) const BEGINNING_BYTES: usize = 2 * 1024 * 1024;
+
 /// The budgets of an engine.
 pub(crate) struct Admission {
     writes: Arc<Semaphore>,
     write_bytes: Budget,
     uploads: Arc<Semaphore>,
     upload_bytes: Budget,
+    /// How many uploads may hold [`BEGINNING_BYTES`] of it: half of it at the most, and never what the largest share needs.
+    beginnings: Arc<Semaphore>,
     waiting: AtomicUsize,
     ending_parts: Arc<Semaphore>,
     uploads_max: u32,
@@ -51,16 +56,33 @@ impl Permit {
     }
 }
 
+/// Leave to hold [`BEGINNING_BYTES`].
+pub(crate) struct Beginning {
+    _counted: OwnedSemaphorePermit,
+    bytes: OwnedSemaphorePermit,
+}
+
+impl Beginning {
+    /// The bytes, which are part of a share from now on.
+    pub(crate) fn into_bytes(self) -> OwnedSemaphorePermit {
+        self.bytes
+    }
+}
+
 impl Admission {
-    pub(crate) fn new(limits: &Limits) -> Self {
+    /// `share_bytes`: most that one blob under way holds.
+    pub(crate) fn new(limits: &Limits, share_bytes: usize) -> Self {
         let permits = |limit: usize| u32::try_from(limit).unwrap_or(u32::MAX).min(u32::MAX >> 4);
         let (writes_max, uploads_max) = (permits(limits.writes_at_once), permits(limits.uploads_at_once));
         let ending_parts_max = permits(limits.multipart.parts_ending_at_once.max(1));
+        let upload_bytes = limits.upload_bytes_in_flight;
+        let beginnings = (upload_bytes / 2).min(upload_bytes.saturating_sub(share_bytes)) / BEGINNING_BYTES;
         Self {
             writes: Arc::new(Semaphore::new(writes_max as usize)),
             write_bytes: Budget::new(limits.write_bytes_in_flight),
             uploads: Arc::new(Semaphore::new(uploads_max as usize)),
-            upload_bytes: Budget::new(limits.upload_bytes_in_flight),
+            upload_bytes: Budget::new(upload_bytes),
+            beginnings: Arc::new(Semaphore::new(permits(beginnings) as usize)),
             waiting: AtomicUsize::new(0),
             ending_parts: Arc::new(Semaphore::new(ending_parts_max as usize)),
             uploads_max,
@@ -102,6 +124,13 @@ impl Admission {
         let upload =
             Arc::clone(&self.uploads).try_acquire_owned().map_err(|_| overloaded("too many uploads at once"))?;
         Ok(Permit::of(upload))
+    }
+
+    /// Leave to hold [`BEGINNING_BYTES`] of an upload, at once or not at all. Who holds it may wait for the rest of a share.
+    pub(crate) fn beginning(&self) -> Option<Beginning> {
+        let counted = Arc::clone(&self.beginnings).try_acquire_owned().ok()?;
+        let bytes = self.upload_bytes.try_acquire(BEGINNING_BYTES)?;
+        Some(Beginning { _counted: counted, bytes })
     }
 
     /// The budget of the bytes that uploads hold.
@@ -217,7 +246,7 @@ mod tests {
 
     #[test]
     fn one_write_too_many_is_overloaded_until_one_ends() {
-        let admission = Admission::new(&Limits { writes_at_once: 2, ..Limits::default() });
+        let admission = Admission::new(&Limits { writes_at_once: 2, ..Limits::default() }, 0);
         let first = admission.write().unwrap().and(admission.payload(10).unwrap());
         let clone = first.clone();
         let _second = admission.write().unwrap();
@@ -229,7 +258,7 @@ mod tests {
 
     #[test]
     fn more_writes_together_than_there_may_be_still_pass_alone() {
-        let admission = Admission::new(&Limits { writes_at_once: 2, ..Limits::default() });
+        let admission = Admission::new(&Limits { writes_at_once: 2, ..Limits::default() }, 0);
         let together = admission.writes(5).unwrap();
         assert_eq!(admission.write().err().unwrap().kind(), ErrorKind::Overloaded);
         drop(together);
@@ -241,10 +270,22 @@ mod tests {
 
     #[test]
     fn payload_bytes_are_bounded_and_one_oversized_payload_still_passes_alone() {
-        let admission = Admission::new(&Limits { write_bytes_in_flight: 10 * UNIT_BYTES, ..Limits::default() });
+        let admission = Admission::new(&Limits { write_bytes_in_flight: 10 * UNIT_BYTES, ..Limits::default() }, 0);
         let large = admission.payload(20 * UNIT_BYTES).unwrap();
         assert_eq!(admission.payload(1).err().unwrap().kind(), ErrorKind::Overloaded);
         drop(large);
         assert!(admission.payload(1).is_ok());
+    }
+
+    #[test]
+    fn beginnings_leave_room_for_the_largest_share() {
+        let mib = 1024 * 1024;
+        for (budget_mib, share_mib, wanted) in [(64, 9, 16), (64, 49, 7), (10, 9, 0), (4, 9, 0), (256, 9, 64)] {
+            let limits = Limits { upload_bytes_in_flight: budget_mib * mib, ..Limits::default() };
+            let admission = Admission::new(&limits, share_mib * mib);
+            let beginnings: Vec<Beginning> = std::iter::from_fn(|| admission.beginning()).collect();
+            assert_eq!(beginnings.len(), wanted, "budget={budget_mib} share={share_mib}");
+            assert!(admission.upload_bytes.has_room(share_mib * mib), "budget={budget_mib} share={share_mib}");
+        }
     }
 }

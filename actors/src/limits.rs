@@ -22,8 +22,9 @@ pub struct Limits {
     pub write_bytes_in_flight: usize,
     /// Large puts and parts at once, streaming or waiting for a share of the bytes in flight. One more is `Overloaded`.
     pub uploads_at_once: usize,
-    /// Payload bytes that all uploads may buffer together, beside the first 2 MiB of each. An upload that has sent more
-    /// waits, without reading its stream, for the share of its blob: for [`budget_wait`](Self::budget_wait) at the most.
+    /// Payload bytes that all uploads may buffer together. An upload that has sent no more than 2 MiB holds so much of it,
+    /// while half of it is free for such beginnings; any other waits, without reading its stream, for the share of its blob:
+    /// for [`budget_wait`](Self::budget_wait) at the most.
     pub upload_bytes_in_flight: usize,
     /// Longest wait for a share of a budget. Then the operation is `Overloaded`, and nothing was committed.
     pub budget_wait: Duration,

@@ -17,6 +17,9 @@ pub const PARTS_MAX: u16 = 10_000;
 /// Bytes of an upload id.
 pub(crate) const UPLOAD_ID_BYTES: usize = 22;
 const TIME_BYTES: usize = 6;
+/// The latest time in an upload id: about the year 10,889. Its first byte is never 0xff, which in the key of a session would be
+/// taken for a piece of the object's id (`rows/session.rs`).
+const TIME_MAX_MILLIS: u64 = (0xff << 40) - 1;
 
 /// Names one multipart upload. It is known to nobody but whom it is told, and good for nothing but the object that the
 /// upload is for.
@@ -35,10 +38,11 @@ const TIME_BYTES: usize = 6;
 pub struct UploadId([u8; UPLOAD_ID_BYTES]);
 
 impl UploadId {
-    /// The id of an upload that begins now, with these 128 random bits.
+    /// The id of an upload that begins now, or in the year 10,889 if that is later, with these 128 random bits.
     pub fn new(now: Timestamp, random: [u64; 2]) -> Self {
         let mut bytes = [0; UPLOAD_ID_BYTES];
-        bytes[..TIME_BYTES].copy_from_slice(&now.as_millis().to_be_bytes()[8 - TIME_BYTES..]);
+        let millis = now.as_millis().min(TIME_MAX_MILLIS);
+        bytes[..TIME_BYTES].copy_from_slice(&millis.to_be_bytes()[8 - TIME_BYTES..]);
         bytes[TIME_BYTES..TIME_BYTES + 8].copy_from_slice(&random[0].to_be_bytes());
         bytes[TIME_BYTES + 8..].copy_from_slice(&random[1].to_be_bytes());
         Self(bytes)
@@ -253,9 +257,16 @@ mod tests {
         assert!(id.bytes().all(|byte| byte.is_ascii_alphanumeric()), "it may stand in a path");
     }
 
+    #[test]
+    fn a_time_beyond_the_last_one_is_the_last_one() {
+        for millis in [TIME_MAX_MILLIS + 1, 1 << 48, u64::MAX] {
+            assert_eq!(UploadId::new(Timestamp::from_millis(millis), [1, 2]).begun().as_millis(), TIME_MAX_MILLIS);
+        }
+    }
+
     proptest! {
         #[test]
-        fn an_upload_id_is_spelled_and_read_and_orders_by_time(a in 0..1u64 << 48, b in 0..1u64 << 48, random in any::<[u64; 2]>()) {
+        fn an_upload_id_is_spelled_and_read_and_orders_by_time(a in 0..=TIME_MAX_MILLIS, b in 0..=TIME_MAX_MILLIS, random in any::<[u64; 2]>()) {
             let (first, second) = (Timestamp::from_millis(a), Timestamp::from_millis(b));
             let id = UploadId::new(first, random);
             prop_assert_eq!(id.to_string().parse::<UploadId>().unwrap(), id);

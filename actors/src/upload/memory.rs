@@ -1,36 +1,43 @@
 //! The memory of one blob under way: [`BlobMemory`].
 //!
 //! ```text
-//! first 2 MiB         beside the budget: a caller that has sent no more holds up nobody
+//! peeked at           the permit of what was peeked at, until there is one of the two below
+//! first 2 MiB         a beginning, if one is free: a caller that has sent no more holds up nobody
 //! more                the share of the whole blob, at once, or a bounded wait for it; while there is none to be had, the
 //!                     caller's stream is not read
-//! finished, dropped   the share is given back
+//! finished, dropped   all is given back
 //! ```
 //!
-//! A blob that waits for its share holds none, so that no two wait for each other. It keeps its share to its end, for what is
-//! in requests under way has not left memory, and OpenDAL does not tell when it has.
+//! All but what was peeked at is within the budget. A blob that waits for its share holds a beginning at the most, and beginnings leave room for the largest share
+//! (`admission.rs`), so that no two wait for each other. It keeps its share to its end, for what is in requests under way has
+//! not left memory, and OpenDAL does not tell when it has.
 
 use std::sync::Arc;
 
 use cenotaph_storage::{Error, ErrorKind, Result};
 use tokio::sync::OwnedSemaphorePermit;
 
+use crate::admission::{BEGINNING_BYTES, Beginning, Permit};
 use crate::shared::Shared;
-
-/// Bytes of a blob that are held beside the budget: what was peeked at of it, and a chunk.
-pub(super) const GUARANTEED_BYTES: usize = 2 * 1024 * 1024;
 
 /// See the head of this file.
 pub(super) struct BlobMemory {
     shared: Shared,
     /// Most bytes that the blob holds.
     most_bytes: usize,
-    share: Option<OwnedSemaphorePermit>,
+    held: Held,
+}
+
+enum Held {
+    Peeked { _permit: Permit },
+    Beginning(Beginning),
+    Share { _permits: (Option<OwnedSemaphorePermit>, OwnedSemaphorePermit) },
 }
 
 impl BlobMemory {
-    pub(super) fn new(shared: &Shared, most_bytes: usize) -> Self {
-        Self { shared: Arc::clone(shared), most_bytes, share: None }
+    /// `peeked` is the leave for what of its payload is in memory already.
+    pub(super) fn new(shared: &Shared, most_bytes: usize, peeked: Permit) -> Self {
+        Self { shared: Arc::clone(shared), most_bytes, held: Held::Peeked { _permit: peeked } }
     }
 
     /// Waits for the share before more is read of the stream, if the blob holds so many bytes that it will need one, and none
@@ -50,20 +57,33 @@ impl BlobMemory {
     /// # Errors
     /// [`ErrorKind::Overloaded`] after [`budget_wait`](crate::Limits::budget_wait).
     pub(super) async fn make_room(&mut self, bytes: usize) -> Result<()> {
-        if bytes <= GUARANTEED_BYTES || self.share.is_some() {
-            return Ok(());
-        }
         let admission = &self.shared.admission;
-        let share = async {
+        match &self.held {
+            Held::Share { .. } => return Ok(()),
+            Held::Beginning(_) if bytes <= BEGINNING_BYTES => return Ok(()),
+            Held::Peeked { .. } if bytes <= BEGINNING_BYTES => {
+                if let Some(beginning) = admission.beginning() {
+                    self.held = Held::Beginning(beginning);
+                    return Ok(());
+                }
+            }
+            Held::Peeked { .. } | Held::Beginning(_) => {}
+        }
+        let begun = if matches!(self.held, Held::Beginning(_)) { BEGINNING_BYTES } else { 0 };
+        let rest = async {
             let _waiting = admission.waiting();
-            admission.upload_bytes().acquire(self.most_bytes).await
+            admission.upload_bytes().acquire(self.most_bytes.saturating_sub(begun)).await
         };
         let wait = self.shared.limits.budget_wait;
-        let Some(share) = self.shared.env.deadline(wait, share).await else {
+        let Some(rest) = self.shared.env.deadline(wait, rest).await else {
             let message = format!("the memory of all uploads is in use; nothing was committed: waited={wait:?}");
             return Err(Error::new(ErrorKind::Overloaded, "put", message));
         };
-        self.share = Some(share);
+        let begun = match std::mem::replace(&mut self.held, Held::Peeked { _permit: Permit::free() }) {
+            Held::Beginning(beginning) => Some(beginning.into_bytes()),
+            Held::Peeked { .. } | Held::Share { .. } => None,
+        };
+        self.held = Held::Share { _permits: (begun, rest) };
         Ok(())
     }
 }

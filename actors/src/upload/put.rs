@@ -43,7 +43,6 @@ impl Upload {
             Some(split) => split.buffer_bytes(&shared.blobs),
             None => shared.blobs.upload_buffer_bytes(source.bytes),
         };
-        drop(peeked);
         shared.env.pass(Seam::UploadBeforeRecord).await;
 
         let now = shared.env.steady_now();
@@ -63,7 +62,7 @@ impl Upload {
         let mut ledger = Ledger::open(shared.clone(), put.id.clone(), put.operation, most).await?;
         shared.env.pass(Seam::UploadAfterRecord).await;
 
-        let cut = Cut { split: split.as_ref(), buffer_bytes };
+        let cut = Cut { split: split.as_ref(), buffer_bytes, peeked };
         let (parts, checksum) = self.stream(&put.id, &mut ledger, source, cut, &mut caller_gone).await?;
         ledger.record_late().await?;
         shared.env.pass(Seam::UploadAfterClose).await;

@@ -30,6 +30,7 @@ use super::memory::BlobMemory;
 use super::pump::Pump;
 use super::split::Split;
 use super::{Finished, Upload, not_named, unless_gone};
+use crate::admission::Permit;
 use crate::messages::Source;
 
 /// How long a failed upload may take to tell the blob tier so.
@@ -47,14 +48,15 @@ impl Upload {
     ) -> Result<(Vec<Finished>, Option<Checksum>)> {
         let mut pump = Pump::new(source, self.shared.limits.payload_bytes_max, &[]);
         let Some(split) = cut.split else {
-            let memory = BlobMemory::new(&self.shared, cut.buffer_bytes);
+            let memory = BlobMemory::new(&self.shared, cut.buffer_bytes, cut.peeked);
             let finished = self.stream_one(id, ledger.next().await?, &mut pump, memory, caller_gone).await?;
             let checksum = finished.extent.checksum;
             return Ok((vec![finished], Some(checksum)));
         };
         let mut pump = pump.hashing();
         let mut beside = Beside { finishing: FuturesUnordered::new(), finished: BTreeMap::new() };
-        let streamed = self.stream_many(id, ledger, &mut pump, split, caller_gone, &mut beside).await;
+        let memory = BlobMemory::new(&self.shared, cut.buffer_bytes, cut.peeked);
+        let streamed = self.stream_many(id, ledger, &mut pump, (split, memory), caller_gone, &mut beside).await;
         if let Err(error) = streamed {
             // What is let end leaves nothing with a remote tier that nobody can delete; but nobody waits for it for ever.
             self.shared.env.deadline(ABANDON_TIMEOUT, beside.end()).await;
@@ -87,14 +89,13 @@ impl Upload {
         id: &'a ObjectId,
         ledger: &mut Ledger,
         pump: &mut Pump,
-        split: &Split,
+        (split, mut memory): (&Split, BlobMemory),
         caller_gone: &mut oneshot::Receiver<()>,
         beside: &mut Beside<'a>,
     ) -> Result<()> {
         for number in 0.. {
             let revision = ledger.next().await?;
             let mut writer = self.shared.blobs.writer(&swap::revision_key(id, revision));
-            let mut memory = BlobMemory::new(&self.shared, split.buffer_bytes(&self.shared.blobs));
             let filling = unless_gone(caller_gone, self.fill(&mut writer, &mut memory, pump, split.bytes(number)));
             let is_over = match beside.go_on_while(filling).await.flatten().flatten() {
                 Ok(Filled::Whole) => Ok(false),
@@ -103,6 +104,8 @@ impl Upload {
             };
             match is_over {
                 Ok(is_over) => {
+                    let next = BlobMemory::new(&self.shared, split.buffer_bytes(&self.shared.blobs), Permit::free());
+                    let memory = std::mem::replace(&mut memory, next);
                     // It holds its memory until it is finished. From here on it is let end whatever happens: a blob that
                     // is dropped half-way stays with a remote tier.
                     beside.finishing.push(
@@ -174,10 +177,11 @@ enum Filled {
     Over,
 }
 
-/// The cut of a payload, and the most bytes that a blob of it holds in memory.
+/// The cut of a payload, the most bytes that a blob of it holds in memory, and the leave for what was peeked at of it.
 pub(super) struct Cut<'a> {
     pub(super) split: Option<&'a Split>,
     pub(super) buffer_bytes: usize,
+    pub(super) peeked: Permit,
 }
 
 /// A blob that takes no more bytes, with its number.

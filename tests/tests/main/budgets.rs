@@ -52,11 +52,11 @@ async fn stall(engine: &Engine, count: usize, sent: usize) -> JoinSet<ErrorKind>
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn stalled_uploads_that_sent_little_hold_no_share() {
     let minute = Duration::from_secs(60);
-    let (_dir, engine) = open(config(16 * MIB, minute, minute)).await;
+    let (_dir, engine) = open(config(128 * MIB, minute, minute)).await;
     let stalled = stall(&engine, 20, 2).await;
     let env = Env::real().unwrap();
     let put = env.deadline(Duration::from_secs(20), async { engine.put("healthy", chunks(12)).await });
-    put.await.expect("40 MiB were sent, the budget is 16 MiB, and nobody holds a share of it").unwrap();
+    put.await.expect("a share is 49 MiB, the budget is 128 MiB, and nobody holds a share of it").unwrap();
     drop(stalled);
     engine.close().await.unwrap();
 }
