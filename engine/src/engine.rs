@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use cenotaph_actors::{ActorStats, Namespaces, Tiered};
 use cenotaph_storage::index::{Index, IndexStats, SpaceStats};
-use cenotaph_storage::{Env, Epoch, Error, ErrorKind, Head, ObjectId, ReadStats, Reads, Result};
+use cenotaph_storage::{Env, Epoch, Error, ErrorKind, Head, ObjectId, ReadStats, ReadUse, Reads, Result};
 
 use crate::body::Body;
 use crate::builder::Builder;
@@ -74,6 +74,8 @@ pub struct Stats {
     pub actors: ActorStats,
     /// The reads: blobs that were missing, blocks that were corrupt.
     pub reads: ReadStats,
+    /// The reads under way: objects that are open, bytes that are held.
+    pub reading: ReadUse,
 }
 
 impl Engine {
@@ -139,8 +141,10 @@ impl Engine {
     /// - [`Corrupt`](ErrorKind::Corrupt): stored bytes do not match their checksum, or the object's blob is not in the
     ///   blob tier (reason [`MissingBlob`](crate::Reason::MissingBlob)). [`Config::missing_blob`] makes the latter read as
     ///   absent.
-    /// - [`Overloaded`](ErrorKind::Overloaded), [`Disabled`](ErrorKind::Disabled): a limit of the namespace is reached,
-    ///   or it is switched off.
+    /// - [`Overloaded`](ErrorKind::Overloaded): a limit of the namespace is reached,
+    ///   [too many objects](crate::ReadLimits::open_at_once) are open, or there was [no room](crate::ReadLimits::bytes_in_flight)
+    ///   for its bytes in time. The object's stream, too, may end so.
+    /// - [`Disabled`](ErrorKind::Disabled): the namespace is switched off.
     /// - [`Unavailable`](ErrorKind::Unavailable): a tier failed.
     /// - [`Closed`](ErrorKind::Closed).
     ///
@@ -310,6 +314,7 @@ impl Engine {
             space: self.0.index.space(),
             actors: self.0.tiered.stats().await?,
             reads: self.0.reads.stats(),
+            reading: self.0.reads.usage(),
         })
     }
 

@@ -37,6 +37,6 @@ pub use list::{Entry, ListPage, ListRequest, OnDamage};
 pub use multipart::{PARTS_MAX, PartEtag, PartNumber, UploadId, no_such_upload};
 pub use pins::{Pin, Pins};
 pub use range::ByteRange;
-pub use read::{Head, OpenObject, ReadLimits, ReadStats, Reads};
+pub use read::{Head, OpenObject, ReadLimits, ReadStats, ReadUse, Reads};
 pub use uploads::{PartInfo, PartPage, PartsRequest, UploadInfo, UploadMarker, UploadPage, UploadsRequest};
 pub use word::{Current, Epoch, Etag, OperationId, RevisionId, RevisionKey, StoreId, Timestamp, Version};

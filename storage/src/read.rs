@@ -15,6 +15,7 @@
 //! which shows only what is durable) and "never wrong bytes" (DESIGN §6). Deliberately not here: which blocks hold a
 //! range (`read/plan.rs`), how bytes flow (`read/fetch.rs`, `read/open.rs`), and listings (`list.rs`).
 
+mod budget;
 mod fetch;
 mod limits;
 mod open;
@@ -30,7 +31,6 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use futures::StreamExt;
 
 use crate::blobs::BlobTier;
 use crate::checksum::Checksum;
@@ -44,10 +44,12 @@ use crate::rows::{BlockChecksums, Body, Manifest, Metadata, Row};
 use crate::swap::revision_key;
 use crate::word::{Current, Etag, OperationId, RevisionId, Timestamp, Version};
 
+use budget::ReadBudget;
 use fetch::{Fetcher, Source};
 use plan::Piece;
 use stats::Counters;
 
+pub use budget::ReadUse;
 pub use limits::ReadLimits;
 pub use open::OpenObject;
 pub use stats::ReadStats;
@@ -91,6 +93,7 @@ struct Inner {
     index: Arc<dyn Index>,
     blobs: BlobTier,
     pins: Pins,
+    budget: ReadBudget,
     fetcher: Fetcher,
     limits: ReadLimits,
     counters: Arc<Counters>,
@@ -112,8 +115,9 @@ impl Reads {
     /// Reads from these two tiers. `pins` is shared with whoever sweeps them.
     pub fn new(index: Arc<dyn Index>, blobs: BlobTier, pins: Pins, env: Env, limits: ReadLimits) -> Self {
         let counters = Arc::new(Counters::default());
-        let fetcher = Fetcher::new(env.clone(), &limits, counters.clone());
-        Self(Arc::new(Inner { env, index, blobs, pins, fetcher, limits, counters }))
+        let budget = ReadBudget::new(&limits);
+        let fetcher = Fetcher::new(env.clone(), &limits, budget.clone(), counters.clone());
+        Self(Arc::new(Inner { env, index, blobs, pins, budget, fetcher, limits, counters }))
     }
 
     /// What is known about an object; none if it is absent. Never touches the blob tier.
@@ -133,12 +137,15 @@ impl Reads {
     /// [`ErrorKind::Corrupt`] if what is stored does not match its checksums, or a blob is gone although the row names it
     /// ([`Reason::MissingBlob`]), which is logged and counted;
     /// [`ErrorKind::Unavailable`] if the object was replaced again and again while it was being opened;
+    /// [`ErrorKind::Overloaded`] if [too many objects](ReadLimits::open_at_once) are open, or there was no room for its bytes
+    /// for [`ReadLimits::budget_wait`];
     /// and whatever the two tiers say.
     pub async fn open(&self, id: &ObjectId, range: ByteRange) -> Result<Option<OpenObject>> {
         let attempts = self.0.limits.attempts.max(1);
+        let leave = self.0.budget.open().map_err(|error| error.with_id(id))?;
         for _ in 0..attempts {
             match self.attempt(id, range).await.map_err(|error| error.with_id(id))? {
-                Attempt::Done(found) => return Ok(found),
+                Attempt::Done(found) => return Ok(found.map(|object| object.with_leave(leave))),
                 Attempt::Replaced => {}
             }
         }
@@ -149,6 +156,11 @@ impl Reads {
     /// What has been met so far.
     pub fn stats(&self) -> ReadStats {
         self.0.counters.snapshot()
+    }
+
+    /// The reads under way, and what they hold.
+    pub fn usage(&self) -> ReadUse {
+        self.0.budget.usage()
     }
 
     /// The limits it was made with.
@@ -263,7 +275,7 @@ impl Reads {
         };
         let mut units = self.0.fetcher.units(sources);
         let first = match units.next().await.transpose()? {
-            Some(Ok(first)) => Some(first),
+            Some(Ok(first)) => Some(units.keep(first)),
             Some(Err(revision)) => {
                 self.gone(&head, seen, revision).await?;
                 return Ok(Attempt::Replaced);

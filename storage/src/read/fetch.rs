@@ -1,23 +1,24 @@
-//! How bytes come out of the blob tier: [`Fetcher`] turns planned pieces into a stream of verified units, some of them
-//! ahead.
+//! How bytes come out of the blob tier: [`Fetcher`] turns planned pieces into verified units, some of them ahead.
 //!
 //! ```text
-//! stream ──asks──> task per unit: wait for permits ─> read and verify blocks ─> permits back ─> hand over
+//! reader ──next──> a unit ahead is under way   its task reads and verifies it under leave to hold it, which travels with it
+//!                  none is                     a task waits for leave on demand, for one block; the leave ends with the fetch
 //! ```
 //!
-//! Each unit is fetched by a task of its own, so that it goes on while its reader does something else. That is what
-//! makes the byte budget safe: whoever holds permits is running, never waiting for a reader, so that slow readers hold
-//! none and no two streams can wait for each other. A task whose reader is gone ends at once. Guards "never wrong
-//! bytes" and the bound on memory (DESIGN §6, §16). Deliberately not here: what a missing blob means (`read.rs`,
+//! Each unit is fetched by a task of its own, so that it goes on while its reader does something else: whoever waits for leave
+//! holds none, so that no two streams wait for each other. A task whose reader is gone ends at once. Guards "never wrong
+//! bytes" and the bound on memory (DESIGN §6, §16; `budget.rs`). Deliberately not here: what a missing blob means (`read.rs`,
 //! `read/open.rs`).
 
+use std::collections::VecDeque;
 use std::ops::Range;
 use std::sync::Arc;
+use std::vec;
 
 use bytes::Bytes;
-use futures::stream::{self, BoxStream, StreamExt};
-use tokio::sync::{Semaphore, oneshot};
+use tokio::sync::oneshot;
 
+use super::budget::{Leave, ReadBudget};
 use super::limits::ReadLimits;
 use super::plan::{Piece, Unit};
 use super::stats::Counters;
@@ -28,17 +29,39 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::id::ObjectId;
 use crate::word::RevisionId;
 
-/// Bytes that one permit stands for; tokio counts permits of one acquisition in 32 bits.
-const PERMIT_BYTES: u64 = 1024;
+/// The asked bytes of a unit's blocks, each verified and never empty, until their reader has taken them.
+#[derive(Default)]
+pub(crate) struct Blocks {
+    blocks: vec::IntoIter<Bytes>,
+    leave: Option<Leave>,
+    /// What to fetch again, if there is no leave to hold it.
+    origin: Option<Wanted>,
+}
 
-/// What a unit brings: the asked bytes of its blocks, each verified and never empty.
-pub(super) type Blocks = Vec<Bytes>;
+#[cfg(test)]
+impl Blocks {
+    pub(super) fn bytes_at_hand(&self) -> usize {
+        self.blocks.as_slice().iter().map(Bytes::len).sum()
+    }
+}
+
+impl Iterator for Blocks {
+    type Item = Bytes;
+
+    fn next(&mut self) -> Option<Bytes> {
+        let block = self.blocks.next();
+        if self.blocks.as_slice().is_empty() {
+            self.leave = None;
+        }
+        block
+    }
+}
 
 /// What became of one unit: its blocks, or the revision whose blob is gone.
-pub(super) type Fetched = Result<Blocks, RevisionId>;
+pub(crate) type Fetched = Result<Blocks, RevisionId>;
 
-/// The units of a stream in order.
-pub(super) type Units = BoxStream<'static, Result<Fetched>>;
+/// A unit of a source.
+type Wanted = (Arc<Source>, Unit);
 
 /// A piece to read, with all that reading it takes.
 pub(super) struct Source {
@@ -58,87 +81,152 @@ pub(super) struct Fetcher {
     env: Env,
     read_ahead: usize,
     unit_blocks: u64,
-    permits: Arc<Semaphore>,
-    permits_max: u32,
+    budget: ReadBudget,
     counters: Arc<Counters>,
 }
 
-impl Fetcher {
-    pub(super) fn new(env: Env, limits: &ReadLimits, counters: Arc<Counters>) -> Self {
-        let affordable = u32::try_from(limits.bytes_in_flight / PERMIT_BYTES).unwrap_or(u32::MAX).max(1);
-        let permits_max = affordable.min(u32::try_from(Semaphore::MAX_PERMITS).unwrap_or(u32::MAX));
-        Self {
-            env,
-            read_ahead: limits.read_ahead.max(1),
-            unit_blocks: u64::from(limits.unit_blocks.max(1)),
-            permits: Arc::new(Semaphore::new(permits_max as usize)),
-            permits_max,
-            counters,
+/// The units of a stream in order. Nothing is fetched before the first one is asked for.
+pub(crate) struct Units {
+    fetcher: Fetcher,
+    sources: VecDeque<Arc<Source>>,
+    /// The next block of the first source; none is its first one.
+    block: Option<u64>,
+    /// Comes before all that is under way.
+    again: Option<Wanted>,
+    under_way: VecDeque<Fetching>,
+}
+
+/// A unit that is being fetched, or is fetched ahead.
+struct Fetching {
+    source: Arc<Source>,
+    receiver: oneshot::Receiver<Result<Fetched>>,
+}
+
+impl Units {
+    /// The next unit; none after the last one. Dropping the future loses nothing.
+    pub(crate) async fn next(&mut self) -> Option<Result<Fetched>> {
+        self.fetch_ahead();
+        if let Some(wanted) = self.again.take() {
+            self.under_way.push_front(self.fetcher.on_demand(wanted));
+        } else if self.under_way.is_empty() {
+            let wanted = self.take(1)?;
+            self.under_way.push_back(self.fetcher.on_demand(wanted));
         }
-    }
-
-    /// All units of these sources, in order. Nothing is fetched before the stream is polled.
-    pub(super) fn units(&self, sources: Vec<Source>) -> Units {
-        let fetcher = self.clone();
-        let unit_blocks = self.unit_blocks;
-        let units = sources.into_iter().map(Arc::new).flat_map(move |source| {
-            let units = source.piece.units(unit_blocks);
-            units.map(move |unit| (source.clone(), unit))
-        });
-        stream::iter(units)
-            .map(move |(source, unit)| fetcher.clone().fetch(source, unit))
-            .buffered(self.read_ahead)
-            .boxed()
-    }
-
-    /// One unit, fetched by a task of its own.
-    async fn fetch(self, source: Arc<Source>, unit: Unit) -> Result<Fetched> {
-        let (mut sender, receiver) = oneshot::channel();
-        let counters = self.counters.clone();
-        let env = self.env.clone();
-        let id = source.id.clone();
-        env.spawn(async move {
-            tokio::select! {
-                biased;
-                () = sender.closed() => {}
-                fetched = self.fetch_within_budget(&source, &unit) => drop(sender.send(fetched)),
-            }
-        });
-        let fetched = receiver.await.unwrap_or_else(|_| {
+        let first = self.under_way.front_mut()?;
+        let fetched = (&mut first.receiver).await.unwrap_or_else(|_| {
             Err(Error::new(ErrorKind::Unavailable, "read", "the task that fetched the bytes did not finish"))
         });
-        fetched.map_err(|error| {
+        let fetched = fetched.map_err(|error| {
             if error.kind() == ErrorKind::Corrupt {
-                counters.corrupt();
+                self.fetcher.counters.corrupt();
             }
-            error.with_id(&id)
-        })
+            error.with_id(&first.source.id)
+        });
+        self.under_way.pop_front();
+        Some(fetched)
     }
 
-    async fn fetch_within_budget(&self, source: &Source, unit: &Unit) -> Result<Fetched> {
-        let permits = u32::try_from(unit.bytes.div_ceil(PERMIT_BYTES)).unwrap_or(u32::MAX).min(self.permits_max);
-        let _permits = self
-            .permits
-            .acquire_many(permits)
-            .await
-            .map_err(|error| Error::new(ErrorKind::Closed, "read", "the read side is closed").with_source(error))?;
-        let extent = &source.piece.extent;
-        // Whoever made the source has checked that there is a checksum in memory for each block, so that this fits.
-        let [first, end] =
-            [unit.blocks.start, unit.blocks.end].map(|block| usize::try_from(block).unwrap_or(usize::MAX));
-        let fetched = source.reader.blocks(first, end - first, extent.bytes, &source.checksums).await?;
-        let Some(blocks) = fetched else { return Ok(Err(extent.revision)) };
-        let bytes: usize = blocks.iter().map(Bytes::len).sum();
-        if bytes as u64 != unit.bytes {
-            let message = format!("a blob is too short: revision={} bytes={bytes}", extent.revision);
-            return Err(Error::new(ErrorKind::Corrupt, "read", message));
+    /// Blocks that their reader may not take soon. Where there is no leave to hold them they are fetched again, when they are
+    /// asked for.
+    pub(super) fn keep(&mut self, mut blocks: Blocks) -> Blocks {
+        let Some(wanted) = blocks.origin.take() else { return blocks };
+        blocks.leave = self.fetcher.budget.hold(wanted.1.bytes);
+        if blocks.leave.is_some() {
+            return blocks;
         }
-        Ok(Ok(trimmed(blocks, &unit.trim)))
+        self.again = Some(wanted);
+        Blocks::default()
+    }
+
+    /// Fetches ahead as much as there is leave to hold.
+    fn fetch_ahead(&mut self) {
+        while self.under_way.len() < self.fetcher.read_ahead {
+            let Some((source, unit)) = self.take(self.fetcher.unit_blocks) else { return };
+            let Some(leave) = self.fetcher.budget.hold(unit.bytes) else {
+                // It stays the next one.
+                self.block = Some(unit.blocks.start);
+                return;
+            };
+            self.under_way.push_back(self.fetcher.ahead((source, unit), leave));
+        }
+    }
+
+    /// The next unit that is planned, of so many blocks at the most.
+    fn take(&mut self, blocks: u64) -> Option<Wanted> {
+        loop {
+            let source = self.sources.front()?;
+            if let Some(unit) = source.piece.unit(self.block, blocks) {
+                self.block = Some(unit.blocks.end);
+                return Some((Arc::clone(source), unit));
+            }
+            self.sources.pop_front();
+            self.block = None;
+        }
     }
 }
 
+impl Fetcher {
+    pub(super) fn new(env: Env, limits: &ReadLimits, budget: ReadBudget, counters: Arc<Counters>) -> Self {
+        let unit_blocks = u64::from(limits.unit_blocks.max(1));
+        Self { env, read_ahead: limits.read_ahead, unit_blocks, budget, counters }
+    }
+
+    /// All units of these sources, in order.
+    pub(super) fn units(&self, sources: Vec<Source>) -> Units {
+        let sources = sources.into_iter().map(Arc::new).collect();
+        Units { fetcher: self.clone(), sources, block: None, again: None, under_way: VecDeque::new() }
+    }
+
+    /// Fetches a unit that nobody has asked for yet.
+    fn ahead(&self, (source, unit): Wanted, leave: Leave) -> Fetching {
+        self.spawn(Arc::clone(&source), async move {
+            let blocks = fetch(&source, &unit).await?;
+            Ok(blocks.map(|blocks| Blocks { blocks: blocks.into_iter(), leave: Some(leave), origin: None }))
+        })
+    }
+
+    /// Fetches a unit that its reader waits for.
+    fn on_demand(&self, (source, unit): Wanted) -> Fetching {
+        let (budget, env) = (self.budget.clone(), self.env.clone());
+        self.spawn(Arc::clone(&source), async move {
+            let _leave = budget.demand(&env, unit.bytes).await?;
+            let blocks = fetch(&source, &unit).await?;
+            let origin = Some((source, unit));
+            Ok(blocks.map(|blocks| Blocks { blocks: blocks.into_iter(), leave: None, origin }))
+        })
+    }
+
+    /// In a task of its own, which ends once its reader is gone.
+    fn spawn(&self, source: Arc<Source>, fetch: impl Future<Output = Result<Fetched>> + Send + 'static) -> Fetching {
+        let (mut sender, receiver) = oneshot::channel();
+        self.env.spawn(async move {
+            tokio::select! {
+                biased;
+                () = sender.closed() => {}
+                fetched = fetch => drop(sender.send(fetched)),
+            }
+        });
+        Fetching { source, receiver }
+    }
+}
+
+/// The asked bytes of a unit, or the revision whose blob is gone.
+async fn fetch(source: &Source, unit: &Unit) -> Result<Result<Vec<Bytes>, RevisionId>> {
+    let extent = &source.piece.extent;
+    // Whoever made the source has checked that there is a checksum in memory for each block, so that this fits.
+    let [first, end] = [unit.blocks.start, unit.blocks.end].map(|block| usize::try_from(block).unwrap_or(usize::MAX));
+    let fetched = source.reader.blocks(first, end - first, extent.bytes, &source.checksums).await?;
+    let Some(blocks) = fetched else { return Ok(Err(extent.revision)) };
+    let bytes: usize = blocks.iter().map(Bytes::len).sum();
+    if bytes as u64 != unit.bytes {
+        let message = format!("a blob is too short: revision={} bytes={bytes}", extent.revision);
+        return Err(Error::new(ErrorKind::Corrupt, "read", message));
+    }
+    Ok(Ok(trimmed(blocks, &unit.trim)))
+}
+
 /// What lies within `trim`, counted from the first block's beginning, without a copy.
-fn trimmed(blocks: Vec<Bytes>, trim: &Range<usize>) -> Blocks {
+fn trimmed(blocks: Vec<Bytes>, trim: &Range<usize>) -> Vec<Bytes> {
     let mut begins = 0;
     let within = |block: Bytes| {
         let ends = begins + block.len();

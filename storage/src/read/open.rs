@@ -11,11 +11,11 @@
 
 use std::fmt;
 use std::ops::Range;
-use std::vec;
 
 use bytes::{Bytes, BytesMut};
 use futures::stream::{self, BoxStream, StreamExt};
 
+use super::budget::Leave;
 use super::fetch::{Blocks, Units};
 use super::{Head, Reads};
 use crate::error::{Error, ErrorKind, Result};
@@ -27,17 +27,25 @@ pub struct OpenObject {
     head: Head,
     range: Range<u64>,
     content: Content,
+    /// Given back at its end.
+    leave: Option<Leave>,
 }
 
 enum Content {
     /// All of it is here.
     Inline(Bytes),
     /// Some is here, the rest comes from the blob tier.
-    Streamed { ready: vec::IntoIter<Bytes>, source: Source },
+    Streamed(Box<Streamed>),
     /// It could not be read to its end.
     Failed(Error),
     /// All of it has been handed over.
     Done,
+}
+
+/// Bytes as they flow.
+struct Streamed {
+    ready: Blocks,
+    source: Source,
 }
 
 /// Where the bytes come from that are not here yet.
@@ -51,16 +59,40 @@ pub(super) struct Source {
 
 impl OpenObject {
     pub(super) fn inline(head: Head, range: Range<u64>, bytes: Bytes) -> Self {
-        Self { head, range, content: if bytes.is_empty() { Content::Done } else { Content::Inline(bytes) } }
+        let content = if bytes.is_empty() { Content::Done } else { Content::Inline(bytes) };
+        Self { head, range, content, leave: None }
     }
 
     /// `first` is the first unit; none if the range is empty.
     pub(super) fn streamed(head: Head, range: Range<u64>, first: Option<Blocks>, source: Source) -> Self {
         let content = match first {
-            Some(first) => Content::Streamed { ready: first.into_iter(), source },
+            Some(ready) => Content::Streamed(Box::new(Streamed { ready, source })),
             None => Content::Done,
         };
-        Self { head, range, content }
+        Self { head, range, content, leave: None }
+    }
+
+    #[cfg(test)]
+    pub(super) fn bytes_at_hand(&self) -> usize {
+        match &self.content {
+            Content::Streamed(streamed) => streamed.ready.bytes_at_hand(),
+            Content::Inline(bytes) => bytes.len(),
+            Content::Failed(_) | Content::Done => 0,
+        }
+    }
+
+    /// Counts it as open until its end.
+    pub(super) fn with_leave(mut self, leave: Leave) -> Self {
+        if !matches!(self.content, Content::Done) {
+            self.leave = Some(leave);
+        }
+        self
+    }
+
+    /// Nothing more comes.
+    fn end(&mut self, content: Content) {
+        self.content = content;
+        self.leave = None;
     }
 
     /// What is known about the object without its bytes. Its size is that of the whole object.
@@ -87,17 +119,17 @@ impl OpenObject {
         let next = match &mut self.content {
             Content::Inline(bytes) => {
                 let bytes = std::mem::take(bytes);
-                self.content = Content::Done;
+                self.end(Content::Done);
                 return Ok(Some(bytes));
             }
-            Content::Streamed { ready, source } => next_streamed(&self.head, ready, source).await,
+            Content::Streamed(streamed) => streamed.next(&self.head).await,
             Content::Failed(error) => return Err(error.clone()),
             Content::Done => return Ok(None),
         };
         match &next {
             Ok(Some(_)) => {}
-            Ok(None) => self.content = Content::Done,
-            Err(error) => self.content = Content::Failed(error.clone()),
+            Ok(None) => self.end(Content::Done),
+            Err(error) => self.end(Content::Failed(error.clone())),
         }
         next
     }
@@ -131,19 +163,22 @@ impl OpenObject {
     }
 }
 
-async fn next_streamed(head: &Head, ready: &mut vec::IntoIter<Bytes>, source: &mut Source) -> Result<Option<Bytes>> {
-    loop {
-        if let Some(bytes) = ready.next() {
-            return Ok(Some(bytes));
-        }
-        match source.rest.next().await.transpose()? {
-            Some(Ok(blocks)) => *ready = blocks.into_iter(),
-            Some(Err(revision)) => {
-                source.reads.gone(head, source.seen, revision).await.map_err(|error| error.with_id(&head.id))?;
-                let message = "the blob disappeared while it was being read, and the object has been replaced";
-                return Err(Error::new(ErrorKind::Unavailable, "read", message).with_id(&head.id));
+impl Streamed {
+    async fn next(&mut self, head: &Head) -> Result<Option<Bytes>> {
+        let Self { ready, source } = self;
+        loop {
+            if let Some(bytes) = ready.next() {
+                return Ok(Some(bytes));
             }
-            None => return Ok(None),
+            match source.rest.next().await.transpose()? {
+                Some(Ok(blocks)) => *ready = blocks,
+                Some(Err(revision)) => {
+                    source.reads.gone(head, source.seen, revision).await.map_err(|error| error.with_id(&head.id))?;
+                    let message = "the blob disappeared while it was being read, and the object has been replaced";
+                    return Err(Error::new(ErrorKind::Unavailable, "read", message).with_id(&head.id));
+                }
+                None => return Ok(None),
+            }
         }
     }
 }
@@ -152,7 +187,7 @@ impl fmt::Debug for OpenObject {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (state, pins) = match &self.content {
             Content::Inline(_) => ("inline", 0),
-            Content::Streamed { source, .. } => ("streamed", source.pins.len()),
+            Content::Streamed(streamed) => ("streamed", streamed.source.pins.len()),
             Content::Failed(_) => ("failed", 0),
             Content::Done => ("done", 0),
         };

@@ -49,19 +49,19 @@ pub(super) fn pieces(manifest: &Manifest, range: &Range<u64>) -> Vec<Piece> {
 }
 
 impl Piece {
-    /// The reads that bring it, each of at most `unit_blocks` blocks (at least one).
-    pub(super) fn units(&self, unit_blocks: u64) -> impl Iterator<Item = Unit> + Send + use<> {
-        let Self { extent, bytes } = self.clone();
-        let blocks = bytes.start / BLOCK..bytes.end.div_ceil(BLOCK);
-        let step = unit_blocks.max(1);
-        let count = (blocks.end - blocks.start).div_ceil(step);
-        (0..count).map(move |nth| {
-            let first = blocks.start + nth * step;
-            let last = blocks.end.min(first.saturating_add(step));
-            let (begins, ends) = (first * BLOCK, last.saturating_mul(BLOCK).min(extent.bytes));
-            let trim = offset(bytes.start.saturating_sub(begins))..offset(bytes.end.min(ends) - begins);
-            Unit { blocks: first..last, trim, bytes: ends - begins }
-        })
+    /// The read that brings it from this block on, or from its beginning, of at most `unit_blocks` blocks (at least one); none
+    /// at its end.
+    pub(super) fn unit(&self, first_block: Option<u64>, unit_blocks: u64) -> Option<Unit> {
+        let Self { extent, bytes } = self;
+        let (start, end) = (bytes.start / BLOCK, bytes.end.div_ceil(BLOCK));
+        let first = first_block.unwrap_or(start).max(start);
+        let last = end.min(first.saturating_add(unit_blocks.max(1)));
+        if first >= last {
+            return None;
+        }
+        let (begins, ends) = (first * BLOCK, last.saturating_mul(BLOCK).min(extent.bytes));
+        let trim = offset(bytes.start.saturating_sub(begins))..offset(bytes.end.min(ends) - begins);
+        Some(Unit { blocks: first..last, trim, bytes: ends - begins })
     }
 }
 
@@ -87,6 +87,11 @@ mod tests {
         Manifest::of_parts(sizes.iter().enumerate().map(extent).collect())
     }
 
+    fn units(piece: &Piece, unit_blocks: u64) -> Vec<Unit> {
+        let next = |last: &Unit| piece.unit(Some(last.blocks.end), unit_blocks);
+        std::iter::successors(piece.unit(None, unit_blocks), next).collect()
+    }
+
     /// Every wanted byte range of the object that the plan reads, joined where they touch.
     fn bytes_read(manifest: &Manifest, range: &Range<u64>, unit_blocks: u64) -> Vec<Range<u64>> {
         let mut begins = std::collections::BTreeMap::new();
@@ -96,7 +101,7 @@ mod tests {
         });
         let mut joined: Vec<Range<u64>> = Vec::new();
         for piece in pieces(manifest, range) {
-            for unit in piece.units(unit_blocks) {
+            for unit in units(&piece, unit_blocks) {
                 assert!(unit.blocks.end - unit.blocks.start <= unit_blocks && unit.blocks.start < unit.blocks.end);
                 assert!(unit.blocks.end <= piece.extent.block_count());
                 assert_eq!(unit.bytes, (unit.blocks.end * BLOCK).min(piece.extent.bytes) - unit.blocks.start * BLOCK);
@@ -138,7 +143,7 @@ mod tests {
     #[test]
     fn the_first_and_the_last_block_are_trimmed() {
         let piece = &pieces(&manifest(&[5 * BLOCK + 7]), &(BLOCK + 1..5 * BLOCK + 3))[0];
-        let units: Vec<_> = piece.units(4).collect();
+        let units = units(piece, 4);
         assert_eq!(units.len(), 2);
         assert_eq!((units[0].blocks.clone(), units[0].trim.clone()), (1..5, 1..4 * BLOCK_BYTES));
         assert_eq!((units[1].blocks.clone(), units[1].trim.clone(), units[1].bytes), (5..6, 0..3, 7));

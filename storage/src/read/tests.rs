@@ -27,8 +27,17 @@ async fn read(store: &Store, key: &str, range: impl Into<ByteRange>) -> Result<O
 
 #[tokio::test]
 async fn every_range_of_every_kind_of_body_gives_its_bytes() {
-    for (read_ahead, unit_blocks) in [(1, 1), (2, 4), (5, 2)] {
-        let store = Store::new(ReadLimits { read_ahead, unit_blocks, ..ReadLimits::default() });
+    let plenty = ReadLimits::default().bytes_in_flight;
+    for (read_ahead, unit_blocks, bytes_in_flight) in [
+        (0, 1, plenty),
+        (1, 1, plenty),
+        (2, 4, plenty),
+        (5, 2, plenty),
+        (5, 1, 2 * BLOCK),
+        (5, 2, 3 * BLOCK),
+        (3, 1, 1),
+    ] {
+        let store = Store::new(ReadLimits { read_ahead, unit_blocks, bytes_in_flight, ..ReadLimits::default() });
         let parts = [payload(BLOCK_BYTES + 9, 1), payload(1, 2), Bytes::new(), payload(3 * BLOCK_BYTES, 3)];
         let whole = payload(2 * BLOCK_BYTES + 1, 4);
         let stored = [("empty", payload(0, 5)), ("embedded", payload(4096, 6)), ("separate", payload(4097, 7))];
@@ -307,6 +316,94 @@ async fn slow_readers_hold_no_budget() {
         }
     };
     store.env.deadline(Duration::from_secs(30), everything).await.expect("no two readers wait for each other");
+}
+
+/// What slow readers hold is within the budget, however many they are: some have taken nothing yet, some a block.
+#[tokio::test]
+async fn slow_readers_hold_no_more_than_the_budget() {
+    let limits = ReadLimits { bytes_in_flight: 8 * BLOCK, ..ReadLimits::default() };
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::on(crate::blobs::local(dir.path()).unwrap(), limits);
+    let bytes = payload(6 * BLOCK_BYTES, 1);
+    store.put_parts(&id("a"), std::slice::from_ref(&bytes)).await;
+    let everything = async {
+        let mut slow = Vec::new();
+        for nth in 0..40 {
+            let mut object = store.reads.open(&id("a"), ByteRange::Full).await.unwrap().unwrap();
+            if nth % 2 == 0 {
+                assert_eq!(object.next().await.unwrap().unwrap(), bytes[..BLOCK_BYTES]);
+            }
+            slow.push(object);
+        }
+        let usage = store.reads.usage();
+        assert_eq!((usage.open, usage.waiting), (40, 0));
+        assert!(usage.bytes <= 8 * BLOCK, "{usage:?}");
+        let held: usize = slow.iter().map(OpenObject::bytes_at_hand).sum();
+        assert!(held as u64 <= 6 * BLOCK, "{held} bytes are held, three quarters of the budget are for them");
+        for (nth, object) in slow.into_iter().enumerate() {
+            let expected = if nth % 2 == 0 { &bytes[BLOCK_BYTES..] } else { &bytes[..] };
+            assert!(object.bytes(usize::MAX).await.unwrap() == expected, "reader {nth}");
+        }
+    };
+    store.env.deadline(Duration::from_secs(30), everything).await.expect("no two readers wait for each other");
+    assert_eq!((store.reads.usage().open, store.reads.usage().bytes), (0, 0));
+}
+
+#[tokio::test]
+async fn one_open_object_too_many_is_overloaded_until_one_ends() {
+    let store = Store::new(ReadLimits { open_at_once: 2, ..ReadLimits::default() });
+    store.apply(&id("inline"), inline("a"));
+    store.apply(&id("empty"), inline(""));
+    store.put_parts(&id("large"), &[payload(2 * BLOCK_BYTES, 1)]).await;
+    let open = async |key: &str| store.reads.open(&id(key), ByteRange::Full).await;
+    let mut small = open("inline").await.unwrap().unwrap();
+    let large = open("large").await.unwrap().unwrap();
+    let error = open("inline").await.unwrap_err();
+    assert_eq!((error.kind(), error.id()), (ErrorKind::Overloaded, Some(&id("inline"))));
+    assert!(store.reads.head(&id("inline")).await.unwrap().is_some(), "who asks for no bytes opens nothing");
+    small.next().await.unwrap();
+    let _empty = open("empty").await.unwrap();
+    assert!(open("absent").await.unwrap().is_none());
+    let again = open("inline").await.unwrap();
+    drop(large);
+    assert!(open("large").await.is_ok());
+    drop(again);
+}
+
+/// A blob tier that does not answer: whoever waits behind it for room hears of it.
+#[tokio::test]
+async fn a_wait_for_room_ends_as_overloaded() {
+    let limits = ReadLimits { bytes_in_flight: 1, budget_wait: Duration::from_millis(50), ..ReadLimits::default() };
+    let store = Store::new(limits);
+    store.put_parts(&id("a"), &[payload(BLOCK_BYTES, 1)]).await;
+    let all = store.reads.0.budget.demand(&store.env, BLOCK).await.unwrap();
+    let error = read(&store, "a", ..).await.unwrap_err();
+    assert_eq!((error.kind(), error.id()), (ErrorKind::Overloaded, Some(&id("a"))));
+    drop(all);
+    assert!(read(&store, "a", ..).await.is_ok());
+}
+
+/// Any poll of a read may be the last one before the next call.
+#[tokio::test]
+async fn a_call_that_is_dropped_half_way_loses_no_bytes() {
+    let limits = ReadLimits { bytes_in_flight: 4 * BLOCK, ..ReadLimits::default() };
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::on(crate::blobs::local(dir.path()).unwrap(), limits);
+    let bytes = payload(9 * BLOCK_BYTES, 1);
+    store.put_parts(&id("a"), std::slice::from_ref(&bytes)).await;
+    let mut object = store.reads.open(&id("a"), ByteRange::Full).await.unwrap().unwrap();
+    let (mut read, mut dropped) = (Vec::new(), 0);
+    loop {
+        match futures::poll!(Box::pin(object.next())) {
+            std::task::Poll::Pending => {
+                dropped += 1;
+                tokio::task::yield_now().await;
+            }
+            std::task::Poll::Ready(Ok(Some(block))) => read.extend_from_slice(&block),
+            std::task::Poll::Ready(end) => break assert!(end.unwrap().is_none()),
+        }
+    }
+    assert!(read == bytes && dropped > 0, "dropped={dropped}");
 }
 
 #[tokio::test]

@@ -6,7 +6,6 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use futures::stream::StreamExt;
 
 use super::ScrubDepth;
 use super::report::Tally;
@@ -74,8 +73,8 @@ impl Blobs<'_> {
         let mut hasher = BlockHasher::default();
         while let Some(unit) = units.next().await {
             let Ok(blocks) = unit? else { return Ok(Blob::Missing) };
-            for block in &blocks {
-                hasher.block(block);
+            for block in blocks {
+                hasher.block(&block);
                 self.tally.bytes(block.len() as u64);
             }
         }
