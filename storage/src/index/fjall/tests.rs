@@ -10,11 +10,12 @@ use crate::index::contract::{self, Subject};
 pub(super) struct OnDisk {
     dir: tempfile::TempDir,
     opened: Mutex<Weak<FjallIndex>>,
+    options: FjallOptions,
 }
 
 impl OnDisk {
     pub(super) fn new() -> Self {
-        Self { dir: tempfile::tempdir().unwrap(), opened: Mutex::default() }
+        Self { dir: tempfile::tempdir().unwrap(), opened: Mutex::default(), options: FjallOptions::default() }
     }
 
     pub(super) fn path(&self) -> PathBuf {
@@ -23,7 +24,7 @@ impl OnDisk {
     }
 
     pub(super) fn open(&self) -> Result<FjallIndex> {
-        FjallIndex::open(&self.path(), Env::real()?, FjallOptions::default())
+        FjallIndex::open(&self.path(), Env::real()?, self.options)
     }
 
     /// As it is after a first engine has come and gone.
@@ -112,6 +113,80 @@ pub(super) async fn commit(index: &dyn Index, batch: Batch) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_contract_holds() {
     contract::all(&OnDisk::new()).await;
+}
+
+/// Every step of every scan is remembered.
+fn remembering() -> OnDisk {
+    let options = FjallOptions { slow_step_us: 0, ..FjallOptions::default() };
+    OnDisk { options, ..OnDisk::new() }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_contract_holds_where_every_gap_is_remembered() {
+    contract::all(&remembering()).await;
+}
+
+#[tokio::test]
+async fn what_was_removed_is_stepped_over_once() {
+    let index = remembering().open().unwrap();
+    let numbered = |number: u32| format!("q/{number:05}");
+    let mut batch = Batch::new();
+    (0..2000).for_each(|number| batch.put(Table::Rows, numbered(number), "value"));
+    commit(&index, batch).await;
+    let mut batch = Batch::new();
+    (0..1999).for_each(|number| batch.remove(Table::Rows, numbered(number)));
+    commit(&index, batch).await;
+    let first = async || {
+        let page = index.snapshot().unwrap().scan(Table::Rows, Range::prefix(b"q/", 1)).await.unwrap();
+        String::from_utf8(page[0].0.to_vec()).unwrap()
+    };
+    let next = || {
+        let store = index.slot.store().unwrap();
+        store.gaps.stretch(Table::Rows, "q/".into(), store.published.latest().commit).from.unwrap()
+    };
+    assert_eq!(next(), "q/");
+    assert_eq!(first().await, numbered(1999));
+    assert_eq!(next(), numbered(1999), "the next scan begins there");
+    commit(&index, put(&numbered(1000))).await;
+    assert_eq!(first().await, numbered(1000));
+}
+
+/// Scans on other threads, while keys come and go between those that stay.
+#[tokio::test(flavor = "multi_thread", worker_threads = 3)]
+async fn no_scan_misses_a_key_that_stays() {
+    let index = Arc::new(remembering().open().unwrap());
+    let numbered = |number: u32| Bytes::from(format!("k/{number:03}"));
+    let mut batch = Batch::new();
+    (0..200).step_by(10).for_each(|number| batch.put(Table::Rows, numbered(number), "stays"));
+    commit(&*index, batch).await;
+    let scans = (0..2).map(|_| {
+        let (index, (ended, scan)) = (Arc::clone(&index), tokio::sync::oneshot::channel());
+        index.env.clone().spawn(async move {
+            for _ in 0..1500 {
+                let page = index.snapshot().unwrap().scan(Table::Rows, Range::prefix(b"k/", 1000)).await.unwrap();
+                assert_eq!(page.iter().filter(|(_, value)| *value == "stays").count(), 20);
+            }
+            ended.send(()).unwrap();
+        });
+        scan
+    });
+    let mut scans = futures::future::join_all(scans.collect::<Vec<_>>());
+    for round in 0u32.. {
+        let number = round * 7 % 200;
+        if number.is_multiple_of(10) {
+            continue;
+        }
+        commit(&*index, put(std::str::from_utf8(&numbered(number)).unwrap())).await;
+        let page = index.snapshot().unwrap().scan(Table::Rows, Range::prefix(b"k/", 1000)).await.unwrap();
+        assert!(page.iter().any(|(key, _)| *key == numbered(number)), "what was acknowledged is there: {number}");
+        let mut batch = Batch::new();
+        batch.remove(Table::Rows, numbered(number));
+        commit(&*index, batch).await;
+        if let Some(ended) = futures::FutureExt::now_or_never(&mut scans) {
+            ended.into_iter().for_each(|scan| scan.unwrap());
+            return;
+        }
+    }
 }
 
 #[tokio::test]
