@@ -59,7 +59,7 @@ impl Tiered {
             self.make_room(swaps.iter().map(Swap::stored_bytes).sum()).await?;
         }
         let objects: Vec<ObjectId> = swaps.iter().map(|swap| swap.id.clone()).collect();
-        let permit = permit.and(self.shared().admission.writes(swaps.len())?);
+        let permit = permit.and(self.shared().admission.writes(swaps.len()).await?);
         let decide = move |standings: &BTreeMap<ObjectId, Standing>, common: &Common| decide(&swaps, standings, common);
         self.commit_together(objects, permit, decide).await
     }
@@ -72,7 +72,7 @@ impl Tiered {
     pub async fn rename(&self, rename: Rename) -> Result<Option<Written>> {
         self.shared().health.check("rename")?;
         self.make_room(0).await?;
-        let permit = self.shared().admission.writes(2)?;
+        let permit = self.shared().admission.writes(2).await?;
         let objects = vec![rename.from.clone(), rename.to.clone()];
         let decide = move |standings: &BTreeMap<ObjectId, Standing>, common: &Common| {
             let now = common.env.steady_now();

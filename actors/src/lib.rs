@@ -50,7 +50,7 @@ mod writes;
 
 pub use admission::{BudgetUse, Permit};
 pub use atomic::WriteReply;
-pub use limits::{ExpiryLimits, Limits, MultipartLimits, RestartLimits, SplitLimits, SweepLimits};
+pub use limits::{ExpiryLimits, Limits, MultipartLimits, QueueLimits, RestartLimits, SplitLimits, SweepLimits};
 pub use mending::Repair;
 pub use messages::{PayloadStream, Source, UploadedPart};
 pub use multipart::PartIntent;

@@ -26,6 +26,12 @@ pub struct Limits {
     /// while half of it is free for such beginnings; any other waits, without reading its stream, for the share of its blob:
     /// for [`budget_wait`](Self::budget_wait) at the most.
     pub upload_bytes_in_flight: usize,
+    /// Who may wait where a limit of what is under way at once is reached. Nobody, unless configured.
+    pub queue: QueueLimits,
+    /// How much of what may be under way at once, and of the bytes, bulk work may take, in percent, 1 to 100: batches that are
+    /// not atomic, deletions of a prefix, and puts that say so. Bulk work waits for its turn within it, for
+    /// [`budget_wait`](Self::budget_wait) at the most.
+    pub bulk_percent: u8,
     /// Longest wait for a share of a budget. Then the operation is `Overloaded`, and nothing was committed.
     pub budget_wait: Duration,
     /// Longest time that a caller's stream may give nothing while it is waited for. Then the put fails with kind `Source`.
@@ -66,6 +72,8 @@ impl Default for Limits {
             write_bytes_in_flight: 256 * 1024 * 1024,
             uploads_at_once: 256,
             upload_bytes_in_flight: 256 * 1024 * 1024,
+            queue: QueueLimits::default(),
+            bulk_percent: 50,
             budget_wait: Duration::from_secs(30),
             source_idle: Duration::from_secs(60),
             payload_bytes_max: 5 * 1024 * 1024 * 1024 * 1024,
@@ -82,6 +90,23 @@ impl Default for Limits {
             heartbeat: Duration::from_secs(1),
             close_timeout: Duration::from_secs(30),
         }
+    }
+}
+
+/// The queue in front of [`writes_at_once`](Limits::writes_at_once), [`write_bytes_in_flight`](Limits::write_bytes_in_flight)
+/// and [`uploads_at_once`](Limits::uploads_at_once).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct QueueLimits {
+    /// Operations that may wait. One more is `Overloaded` at once. 0 by default: nobody waits.
+    pub places: usize,
+    /// Longest wait. Then the operation is `Overloaded`, and nothing was started. 1 second by default.
+    pub wait: Duration,
+}
+
+impl Default for QueueLimits {
+    fn default() -> Self {
+        Self { places: 0, wait: Duration::from_secs(1) }
     }
 }
 

@@ -121,6 +121,8 @@ pub(crate) struct Job {
     pub(crate) permit: Permit,
     /// Leave for what of the payload is buffered already; given back once the upload has its own share.
     pub(crate) peeked: Permit,
+    /// Whether it holds a share of what bulk work may hold only.
+    pub(crate) is_bulk: bool,
 }
 
 /// What an upload is for, and who hears what comes of it.

@@ -65,12 +65,21 @@ impl Tiered {
         let PartIntent { id, upload, number, declared } = part;
         self.shared().health.check("multipart")?;
         self.make_blob_room(source.bytes).await.map_err(|error| error.with_id(&id))?;
-        let permit = self.shared().admission.upload().map_err(|error| error.with_id(&id))?;
+        let permit = self.shared().admission.upload(false).await.map_err(|error| error.with_id(&id))?;
         let (caller, answer) = Caller::new();
         let (_present, caller_gone) = oneshot::channel();
         let operation = self.shared().env.operation_id();
         let purpose = Purpose::Part { upload, number, declared, caller };
-        let job = Job { id: id.clone(), operation, purpose, source, caller_gone, permit, peeked: Permit::free() };
+        let job = Job {
+            id: id.clone(),
+            operation,
+            purpose,
+            source,
+            caller_gone,
+            permit,
+            peeked: Permit::free(),
+            is_bulk: false,
+        };
         self.upload(job, answer).await.map_err(|error| error.with_id(&id))
     }
 
@@ -117,7 +126,7 @@ impl Tiered {
     async fn step(&self, id: &ObjectId, upload: UploadId, mutation: SessionMutation) -> Result<Option<Written>> {
         let shared = self.shared();
         shared.health.check("multipart")?;
-        let permit = shared.admission.write().map_err(|error| error.with_id(id))?;
+        let permit = shared.admission.write().await.map_err(|error| error.with_id(id))?;
         let swap = SessionSwap { id: id.clone(), upload, operation: shared.env.operation_id(), mutation };
         let answer = match swap.mutation {
             SessionMutation::Complete { .. } | SessionMutation::Abort { .. } | SessionMutation::Expire => {

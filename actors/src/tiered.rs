@@ -134,7 +134,7 @@ impl Tiered {
             })
         };
         let shared = Arc::new(Common {
-            admission: Admission::new(&limits, blobs.upload_buffer_bytes(None)),
+            admission: Admission::new(&limits, blobs.upload_buffer_bytes(None), env.clone()),
             index,
             blobs,
             env,

@@ -137,11 +137,11 @@ struct Finished {
 
 impl Upload {
     async fn run(&self, job: Job) -> Result<()> {
-        let Job { id, operation, purpose, source, caller_gone, permit, peeked } = job;
+        let Job { id, operation, purpose, source, caller_gone, permit, peeked, is_bulk } = job;
         match purpose {
             Purpose::Put { attributes, precondition, caller } => {
                 let put = put::Put { id, operation, attributes, precondition, caller, permit };
-                self.put(put, source, caller_gone, peeked).await
+                self.put(put, source, caller_gone, (peeked, is_bulk)).await
             }
             Purpose::Part { upload, number, declared, caller } => {
                 let part = part::PartUpload { id, operation, upload, number, declared, caller, permit };

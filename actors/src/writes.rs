@@ -38,9 +38,17 @@ impl Tiered {
     /// # Errors
     /// [`ErrorKind::Overloaded`] over the limits, [`ErrorKind::Closed`], [`ErrorKind::Unavailable`] if the engine has
     /// failed.
-    pub fn admit(&self, payload_bytes: usize) -> Result<Permit> {
+    pub async fn admit(&self, payload_bytes: usize) -> Result<Permit> {
         self.shared().health.check("put")?;
-        self.shared().admission.payload(payload_bytes)
+        self.shared().admission.payload(payload_bytes).await
+    }
+
+    /// Waits for the turn of one operation of bulk work, which holds the permit until it ends.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Overloaded`] after [`budget_wait`](crate::Limits::budget_wait).
+    pub async fn bulk_turn(&self) -> Result<Permit> {
+        self.shared().admission.bulk().await
     }
 
     /// A caller's stream, held to [`source_idle`](crate::Limits::source_idle).
@@ -63,30 +71,31 @@ impl Tiered {
         let Intent { id, attributes, precondition } = intent;
         self.shared().health.check("put")?;
         self.make_room(payload.len() as u64).await.map_err(|error| error.with_id(&id))?;
-        let permit = permit.and(self.shared().admission.write().map_err(|error| error.with_id(&id))?);
+        let permit = permit.and(self.shared().admission.write().await.map_err(|error| error.with_id(&id))?);
         let swap = self.swap(id.clone(), precondition, Mutation::Inline { payload, attributes });
         written(self.shared().compare_and_write(swap, &permit, |reply| reply).await?)
             .map_err(|error| error.with_id(&id))
     }
 
-    /// Puts a payload that goes to the blob tier. `peeked` is the leave for what of it is buffered already. Dropping
+    /// Puts a payload that goes to the blob tier. `peeked` is the leave for what of it is buffered already; bulk work waits
+    /// for its turn. Dropping
     /// the future before all of the payload has been written there cancels the put; later the put goes on without its
     /// caller.
     ///
     /// # Errors
     /// As [`put_inline`](Self::put_inline); [`ErrorKind::Overloaded`] if there are too many uploads,
     /// [`ErrorKind::Source`] if the stream fails, [`ErrorKind::Invalid`] if the payload is too long.
-    pub async fn put_stream(&self, intent: Intent, source: Source, peeked: Permit) -> Result<Written> {
+    pub async fn put_stream(&self, intent: Intent, source: Source, peeked: Permit, is_bulk: bool) -> Result<Written> {
         let Intent { id, attributes, precondition } = intent;
         self.shared().health.check("put")?;
         self.shared().blobs.check_name(&id)?;
         self.make_blob_room(source.bytes).await.map_err(|error| error.with_id(&id))?;
-        let permit = self.shared().admission.upload().map_err(|error| error.with_id(&id))?;
+        let permit = self.shared().admission.upload(is_bulk).await.map_err(|error| error.with_id(&id))?;
         let (caller, answer) = Caller::new();
         let (_present, caller_gone) = oneshot::channel();
         let operation = self.shared().env.operation_id();
         let purpose = Purpose::Put { attributes, precondition, caller };
-        let job = Job { id: id.clone(), operation, purpose, source, caller_gone, permit, peeked };
+        let job = Job { id: id.clone(), operation, purpose, source, caller_gone, permit, peeked, is_bulk };
         self.upload(job, answer).await.map_err(|error| error.with_id(&id))
     }
 
@@ -118,7 +127,7 @@ impl Tiered {
     /// As [`put_inline`](Self::put_inline). A failing blob tier never fails a delete.
     pub async fn delete(&self, id: ObjectId, precondition: Precondition) -> Result<Deleted> {
         self.shared().health.check("delete")?;
-        let permit = self.shared().admission.write().map_err(|error| error.with_id(&id))?;
+        let permit = self.shared().admission.write().await.map_err(|error| error.with_id(&id))?;
         let swap = self.swap(id.clone(), precondition, Mutation::Delete);
         deleted(self.shared().compare_and_write(swap, &permit, |reply| reply).await?)
             .map_err(|error| error.with_id(&id))
@@ -159,7 +168,7 @@ impl Tiered {
         mutation: Mutation,
     ) -> Result<Option<Written>> {
         self.shared().health.check(operation)?;
-        let permit = self.shared().admission.write().map_err(|error| error.with_id(&id))?;
+        let permit = self.shared().admission.write().await.map_err(|error| error.with_id(&id))?;
         let swap = self.swap(id.clone(), precondition, mutation);
         let answer = self.shared().compare_and_write(swap, &permit, |reply| reply).await?;
         amended(operation, answer).map_err(|error| error.with_id(&id))
@@ -171,7 +180,7 @@ impl Tiered {
         let shared = self.shared();
         let most = shared.limits.writes_at_once.div_ceil(TOUCHES_SHARE);
         let Some(touch) = shared.touches.begin(id, most) else { return };
-        let Ok(permit) = shared.admission.write() else { return };
+        let Some(permit) = shared.admission.try_write() else { return };
         if !shared.health.is_running() {
             return;
         }

@@ -177,6 +177,7 @@ impl Engine {
             Operation::Head(id) => self.head(id?).await.map(Reply::Head),
             Operation::Write(write) => {
                 let (id, mutation, precondition) = write.check(self)?;
+                let _turn = self.tiered().bulk_turn().await.map_err(|error| error.with_id(&id))?;
                 match mutation {
                     Mutation::Inline { payload, attributes } => {
                         let put = Put::new(self.clone(), Ok(id), payload.into()).attributes(attributes);
@@ -235,7 +236,7 @@ impl Engine {
             *bytes_within.entry(id.namespace()).or_default() += payload_bytes;
             swaps.push(self.tiered().swap(id, precondition, mutation));
         }
-        let permit = self.tiered().admit(bytes)?;
+        let permit = self.tiered().admit(bytes).await?;
         let within = self.admit_together("batch", bytes_within).map_err(|(_, error)| error)?;
         end_together(within, self.tiered().write_atomically(swaps, permit).await)
     }

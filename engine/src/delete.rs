@@ -135,7 +135,16 @@ impl DeletePrefix {
             Entry::Object(head) => Some(self.engine.delete(head.id)),
             Entry::Prefix(_) => None,
         });
-        let deletes = deletes.map(|delete| async move { patiently(&self.engine, || delete.again()).await });
+        let deletes = deletes.map(|delete| async move {
+            patiently(&self.engine, || {
+                let (engine, delete) = (self.engine.clone(), delete.again());
+                Box::pin(async move {
+                    let _turn = engine.tiered().bulk_turn().await?;
+                    delete.await
+                })
+            })
+            .await
+        });
         let deleted = futures::stream::iter(deletes).buffer_unordered(DELETES_AT_ONCE);
         deleted.try_fold(0, |deleted, one| async move { Ok(deleted + u64::from(one.existed)) }).await
     }

@@ -48,8 +48,8 @@ pub use update::{Candidate, Update, Updated};
 pub use usage::Usage;
 
 pub use cenotaph_actors::{
-    ActorKind, ActorStats, BudgetUse, ExpiryLimits, Limits, MultipartLimits, NamespaceLimits, RestartLimits,
-    SplitLimits, SweepLimits, UploadedPart, WriteReply,
+    ActorKind, ActorStats, BudgetUse, ExpiryLimits, Limits, MultipartLimits, NamespaceLimits, QueueLimits,
+    RestartLimits, SplitLimits, SweepLimits, UploadedPart, WriteReply,
 };
 pub use cenotaph_storage::blobs::BlobOptions;
 pub use cenotaph_storage::blobs::marker::MARKER_PATH;

@@ -37,21 +37,44 @@ pub struct Put {
     body: Body,
     attributes: Attributes,
     precondition: Precondition,
+    is_bulk: bool,
 }
 
 impl Put {
     pub(crate) fn new(engine: Engine, id: Result<ObjectId>, body: Body) -> Self {
-        Self { engine, id, body, attributes: Attributes::default(), precondition: Precondition::None }
+        Self { engine, id, body, attributes: Attributes::default(), precondition: Precondition::None, is_bulk: false }
     }
 
     attributes_setters!();
     precondition_setters!();
 
+    /// Part of bulk work, as an import or a migration is: it takes [a share](crate::Limits::bulk_percent) of what may be under way
+    /// at once only, so that single requests find room beside it, and waits for its turn.
+    ///
+    /// ```
+    /// # #[tokio::main]
+    /// # async fn main() -> Result<(), cenotaph::Error> {
+    /// # let directory = tempfile::tempdir().unwrap();
+    /// # let engine = cenotaph::Engine::builder(directory.path()).open().await?;
+    /// use futures::{StreamExt, TryStreamExt};
+    ///
+    /// let puts = (0..100).map(|n| engine.put(format!("imported/{n}"), vec![0; 1000]).bulk().into_future());
+    /// futures::stream::iter(puts).buffer_unordered(16).try_collect::<Vec<_>>().await?;
+    /// # engine.close().await
+    /// # }
+    /// ```
+    pub fn bulk(mut self) -> Self {
+        self.is_bulk = true;
+        self
+    }
+
     async fn run(self) -> Result<Written> {
         let id = self.id?;
         self.attributes.validate().map_err(|error| error.with_id(&id))?;
         let (tiered, limit) = (self.engine.tiered(), self.engine.config().inline_bytes_max);
-        let permit = tiered.admit(self.body.peek_bytes(limit)).map_err(|error| error.with_id(&id))?;
+        let _turn =
+            if self.is_bulk { Some(tiered.bulk_turn().await.map_err(|error| error.with_id(&id))?) } else { None };
+        let permit = tiered.admit(self.body.peek_bytes(limit)).await.map_err(|error| error.with_id(&id))?;
         let within = self.engine.namespaces().begin_on(&id, "put")?;
         let peeked = self.body.watched(tiered).peek(limit).await.map_err(|error| error.with_id(&id))?;
         let intent = Intent { id: id.clone(), attributes: self.attributes, precondition: self.precondition };
@@ -67,7 +90,7 @@ impl Put {
             }
             Peeked::Large(source) => {
                 let source = within.paced(source);
-                within.end(tiered.put_stream(intent, source, permit).await)
+                within.end(tiered.put_stream(intent, source, permit, self.is_bulk).await)
             }
         }
     }

@@ -12,8 +12,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use cenotaph::{
-    Config, Engine, Error, ErrorKind, ExpiryLimits, Limits, MultipartLimits, ReadLimits, Reason, RestartLimits,
-    SplitLimits, SweepLimits, Update, Write,
+    Config, Engine, Error, ErrorKind, ExpiryLimits, Limits, MultipartLimits, QueueLimits, ReadLimits, Reason,
+    RestartLimits, SplitLimits, SweepLimits, Update, Write,
 };
 use cenotaph_storage::blobs::BlobOptions;
 use cenotaph_storage::planted::Bug;
@@ -161,6 +161,7 @@ fn config(setting: &Setting) -> Config {
             uploads_at_once: setting.uploads_at_once,
             upload_bytes_in_flight: budget(9 * 1024 * 1024),
             write_bytes_in_flight: budget(64 * 1024),
+            queue: QueueLimits { places: if setting.scarce { 2 } else { 0 }, wait: Duration::from_secs(1) },
             recovery_page: 2,
             restarts: RestartLimits { max: setting.restarts_max, ..RestartLimits::default() },
             sweep: SweepLimits {

@@ -25,19 +25,26 @@ pub(super) struct BlobMemory {
     shared: Shared,
     /// Most bytes that the blob holds.
     most_bytes: usize,
+    /// Whether its share is one of those of bulk work as well.
+    is_bulk: bool,
     held: Held,
 }
 
 enum Held {
     Peeked { _permit: Permit },
     Beginning(Beginning),
-    Share { _permits: (Option<OwnedSemaphorePermit>, OwnedSemaphorePermit) },
+    Share { _permits: [Option<OwnedSemaphorePermit>; 3] },
 }
 
 impl BlobMemory {
     /// `peeked` is the leave for what of its payload is in memory already.
-    pub(super) fn new(shared: &Shared, most_bytes: usize, peeked: Permit) -> Self {
-        Self { shared: Arc::clone(shared), most_bytes, held: Held::Peeked { _permit: peeked } }
+    pub(super) fn new(shared: &Shared, most_bytes: usize, peeked: Permit, is_bulk: bool) -> Self {
+        Self { shared: Arc::clone(shared), most_bytes, is_bulk, held: Held::Peeked { _permit: peeked } }
+    }
+
+    /// That of the next blob of the same payload.
+    pub(super) fn next(&self, most_bytes: usize) -> Self {
+        Self::new(&self.shared, most_bytes, Permit::free(), self.is_bulk)
     }
 
     /// Waits for the share before more is read of the stream, if the blob holds so many bytes that it will need one, and none
@@ -72,10 +79,14 @@ impl BlobMemory {
         let begun = if matches!(self.held, Held::Beginning(_)) { BEGINNING_BYTES } else { 0 };
         let rest = async {
             let _waiting = admission.waiting();
-            admission.upload_bytes().acquire(self.most_bytes.saturating_sub(begun)).await
+            let of_bulk = match self.is_bulk {
+                true => Some(admission.bulk_upload_bytes().acquire(self.most_bytes).await),
+                false => None,
+            };
+            (admission.upload_bytes().acquire(self.most_bytes.saturating_sub(begun)).await, of_bulk)
         };
         let wait = self.shared.limits.budget_wait;
-        let Some(rest) = self.shared.env.deadline(wait, rest).await else {
+        let Some((rest, of_bulk)) = self.shared.env.deadline(wait, rest).await else {
             let message = format!("the memory of all uploads is in use; nothing was committed: waited={wait:?}");
             return Err(Error::new(ErrorKind::Overloaded, "put", message));
         };
@@ -83,7 +94,7 @@ impl BlobMemory {
             Held::Beginning(beginning) => Some(beginning.into_bytes()),
             Held::Peeked { .. } | Held::Share { .. } => None,
         };
-        self.held = Held::Share { _permits: (begun, rest) };
+        self.held = Held::Share { _permits: [begun, Some(rest), of_bulk] };
         Ok(())
     }
 }

@@ -34,7 +34,7 @@ impl Upload {
         let shared = &self.shared;
         let most = shared.limits.multipart.part_bytes_max;
         check_promise(&source, most)?;
-        let memory = BlobMemory::new(shared, shared.blobs.upload_buffer_bytes(source.bytes), Permit::free());
+        let memory = BlobMemory::new(shared, shared.blobs.upload_buffer_bytes(source.bytes), Permit::free(), false);
         shared.env.pass(Seam::UploadBeforeRecord).await;
 
         shared.check_upload(&part.id, &part.upload).await?;

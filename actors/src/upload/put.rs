@@ -34,7 +34,7 @@ impl Upload {
         put: Put,
         source: Source,
         mut caller_gone: oneshot::Receiver<()>,
-        peeked: Permit,
+        (peeked, is_bulk): (Permit, bool),
     ) -> Result<()> {
         let shared = &self.shared;
         check_promise(&source, shared.limits.payload_bytes_max)?;
@@ -62,7 +62,7 @@ impl Upload {
         let mut ledger = Ledger::open(shared.clone(), put.id.clone(), put.operation, most).await?;
         shared.env.pass(Seam::UploadAfterRecord).await;
 
-        let cut = Cut { split: split.as_ref(), buffer_bytes, peeked };
+        let cut = Cut { split: split.as_ref(), buffer_bytes, peeked, is_bulk };
         let (parts, checksum) = self.stream(&put.id, &mut ledger, source, cut, &mut caller_gone).await?;
         ledger.record_late().await?;
         shared.env.pass(Seam::UploadAfterClose).await;

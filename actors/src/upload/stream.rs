@@ -48,14 +48,14 @@ impl Upload {
     ) -> Result<(Vec<Finished>, Option<Checksum>)> {
         let mut pump = Pump::new(source, self.shared.limits.payload_bytes_max, &[]);
         let Some(split) = cut.split else {
-            let memory = BlobMemory::new(&self.shared, cut.buffer_bytes, cut.peeked);
+            let memory = BlobMemory::new(&self.shared, cut.buffer_bytes, cut.peeked, cut.is_bulk);
             let finished = self.stream_one(id, ledger.next().await?, &mut pump, memory, caller_gone).await?;
             let checksum = finished.extent.checksum;
             return Ok((vec![finished], Some(checksum)));
         };
         let mut pump = pump.hashing();
         let mut beside = Beside { finishing: FuturesUnordered::new(), finished: BTreeMap::new() };
-        let memory = BlobMemory::new(&self.shared, cut.buffer_bytes, cut.peeked);
+        let memory = BlobMemory::new(&self.shared, cut.buffer_bytes, cut.peeked, cut.is_bulk);
         let streamed = self.stream_many(id, ledger, &mut pump, (split, memory), caller_gone, &mut beside).await;
         if let Err(error) = streamed {
             // What is let end leaves nothing with a remote tier that nobody can delete; but nobody waits for it for ever.
@@ -104,7 +104,7 @@ impl Upload {
             };
             match is_over {
                 Ok(is_over) => {
-                    let next = BlobMemory::new(&self.shared, split.buffer_bytes(&self.shared.blobs), Permit::free());
+                    let next = memory.next(split.buffer_bytes(&self.shared.blobs));
                     let memory = std::mem::replace(&mut memory, next);
                     // It holds its memory until it is finished. From here on it is let end whatever happens: a blob that
                     // is dropped half-way stays with a remote tier.
@@ -177,11 +177,13 @@ enum Filled {
     Over,
 }
 
-/// The cut of a payload, the most bytes that a blob of it holds in memory, and the leave for what was peeked at of it.
+/// The cut of a payload, the most bytes that a blob of it holds in memory, the leave for what was peeked at of it, and whether
+/// it is bulk work.
 pub(super) struct Cut<'a> {
     pub(super) split: Option<&'a Split>,
     pub(super) buffer_bytes: usize,
     pub(super) peeked: Permit,
+    pub(super) is_bulk: bool,
 }
 
 /// A blob that takes no more bytes, with its number.

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use cenotaph::{Body, Config, Engine, Env, ErrorKind, Operator};
+use cenotaph::{Body, Config, Engine, Env, ErrorKind, Operator, Write};
 use futures::{StreamExt, stream};
 use tempfile::TempDir;
 use tokio::task::JoinSet;
@@ -58,6 +58,48 @@ async fn stalled_uploads_that_sent_little_hold_no_share() {
     let put = env.deadline(Duration::from_secs(20), async { engine.put("healthy", chunks(12)).await });
     put.await.expect("a share is 49 MiB, the budget is 128 MiB, and nobody holds a share of it").unwrap();
     drop(stalled);
+    engine.close().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn stalled_uploads_of_bulk_work_leave_a_share_to_others() {
+    let minute = Duration::from_secs(60);
+    let (_dir, engine) = open(config(128 * MIB, minute, minute)).await;
+    let mut bulk = JoinSet::new();
+    for number in 0..4 {
+        let put = engine.put(format!("stalled/{number}"), stalled(5)).bulk();
+        bulk.spawn(put.into_future());
+    }
+    while engine.stats().await.unwrap().actors.upload_bytes.bytes < 49 * MIB {
+        tokio::task::yield_now().await;
+    }
+    let env = Env::real().unwrap();
+    let put = env.deadline(Duration::from_secs(20), async { engine.put("healthy", chunks(12)).await });
+    put.await.expect("half of the budget is not for bulk work, and a share is 49 MiB of 128").unwrap();
+    drop(bulk);
+    engine.close().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_batch_and_a_deletion_leave_room_for_single_requests() {
+    let mut config = Config::default();
+    config.limits.writes_at_once = 8;
+    let (_dir, engine) = open(config).await;
+    let bulk = async {
+        let writes = (0..800).map(|n| Write::put(format!("bulk/{n:03}"), "value"));
+        let mut answers = engine.batch(stream::iter(writes));
+        while let Some((_, outcome)) = answers.next().await {
+            outcome.expect("bulk work waits for its turn");
+        }
+        engine.delete_prefix("bulk/").await.unwrap().deleted
+    };
+    let single = async |name: usize| {
+        for n in 0..50 {
+            engine.put(format!("single/{name}/{n}"), "value").await.expect("half of the writes are not for bulk work");
+        }
+    };
+    let (deleted, ..) = futures::join!(bulk, single(0), single(1), single(2), single(3));
+    assert_eq!(deleted, 800);
     engine.close().await.unwrap();
 }
 
