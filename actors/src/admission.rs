@@ -227,6 +227,10 @@ impl Admission {
         gauge("cenotaph_write_bytes_held", self.write_bytes.usage().bytes);
         gauge("cenotaph_upload_bytes_held", self.upload_bytes.usage().bytes);
         gauge("cenotaph_budget_waits", self.waits());
+        gauge("cenotaph_writes_max", self.writes_max as usize);
+        gauge("cenotaph_uploads_max", self.uploads_max as usize);
+        gauge("cenotaph_write_bytes_max", self.write_bytes.usage().bytes_max);
+        gauge("cenotaph_upload_bytes_max", self.upload_bytes.usage().bytes_max);
     }
 
     /// Small writes under way.

@@ -279,6 +279,17 @@ impl Backlog {
         (!state.scan_changes.is_wanted()).then(|| Tally { count: state.changes.len() as u64, oldest })
     }
 
+    /// Sets the gauges of what is left to do, where it is known.
+    #[expect(clippy::cast_precision_loss, reason = "a gauge is a float")]
+    pub(crate) fn gauge(&self) {
+        if let Some(changes) = self.tally_changes() {
+            metrics::gauge!("cenotaph_changes").set(changes.count as f64);
+        }
+        if let Some(orphans) = self.tally_orphans() {
+            metrics::gauge!("cenotaph_orphans").set(orphans.count as f64);
+        }
+    }
+
     /// Orphans, or none if only a scan can count them.
     pub(crate) fn tally_orphans(&self) -> Option<Tally> {
         let state = self.state();

@@ -12,6 +12,7 @@
 
 use std::ops::Bound;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use bytes::Bytes;
 use cenotaph_storage::index::{Range, Table};
@@ -120,14 +121,25 @@ impl Expirer {
         loop {
             let page = self.shared.index.snapshot()?.scan_over(Table::Expiry, range).await?;
             self.shared.note_unreadable(page.unreadable);
+            self.gauge_lag(page.entries.first());
             removed += self.remove(page.entries.into_iter().map(|(key, _)| key).collect()).await?;
             match page.rest {
                 Some(rest) => range = rest,
                 None => break,
             }
         }
+        self.gauge_lag(None);
         let next_due = self.shared.horizon.end(now, self.next_due(end).await?);
         Ok(Passed { removed, next_due })
+    }
+
+    /// Tells for how long the first entry that is still there has been due.
+    fn gauge_lag(&self, first: Option<&(Bytes, Bytes)>) {
+        let due = first.and_then(|(key, _)| read_expiry_key(key).ok()).map(|(due, _)| due);
+        let now = self.shared.env.steady_now();
+        let lag =
+            due.map_or(Duration::ZERO, |due| Duration::from_millis(now.as_millis().saturating_sub(due.as_millis())));
+        metrics::gauge!("cenotaph_expiry_lag_seconds").set(lag.as_secs_f64());
     }
 
     /// When the first object behind this key is due.

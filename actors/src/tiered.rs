@@ -429,6 +429,7 @@ fn keep_house(shared: &Shared) -> oneshot::Sender<()> {
                     common.index.watch(common.env.monotonic());
                     common.fail_if_poisoned();
                     common.admission.gauge();
+                    common.backlog.gauge();
                     beat = common.env.sleep(common.limits.heartbeat);
                 }
                 () = common.pins.released() => {

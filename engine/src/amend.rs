@@ -6,11 +6,10 @@ use std::time::Duration;
 use cenotaph_storage::rows::{Amendment, Deadline, EXPIRATION_MAX, Expiration, Extension};
 use cenotaph_storage::swap::{Precondition, Written};
 use cenotaph_storage::{Error, ErrorKind, ObjectId, Result, Timestamp};
-use futures::FutureExt;
 use futures::future::BoxFuture;
-use tracing::Instrument;
 
 use crate::engine::Engine;
+use crate::observe::{observed, operation_span};
 use crate::setters::precondition_setters;
 
 /// A change of metadata in preparation: `.await` it to run it. See [`Engine::amend`].
@@ -102,14 +101,13 @@ impl IntoFuture for Amend {
     type IntoFuture = BoxFuture<'static, Result<Option<Written>>>;
 
     fn into_future(self) -> Self::IntoFuture {
-        let span = tracing::debug_span!("amend", object = self.id.as_ref().ok().map(tracing::field::display));
-        async move {
+        let span = operation_span!("amend", object = self.id.as_ref().ok().map(tracing::field::display));
+        let engine = self.engine.clone();
+        observed(engine, "amend", span, async move {
             let id = self.id?;
             let within = self.engine.namespaces().begin_on(&id, "amend")?;
             within.end(self.engine.tiered().amend(id, self.precondition, self.amendment).await)
-        }
-        .instrument(span)
-        .boxed()
+        })
     }
 }
 
@@ -197,16 +195,15 @@ impl IntoFuture for ExtendExpiry {
     type IntoFuture = BoxFuture<'static, Result<Option<Written>>>;
 
     fn into_future(self) -> Self::IntoFuture {
-        let span = tracing::debug_span!("extend_expiry", object = self.id.as_ref().ok().map(tracing::field::display));
-        async move {
+        let span = operation_span!("extend_expiry", object = self.id.as_ref().ok().map(tracing::field::display));
+        let engine = self.engine.clone();
+        observed(engine, "extend_expiry", span, async move {
             let extension = self.extension();
             let id = self.id?;
             let extension = extension.map_err(|error| error.with_id(&id))?;
             let within = self.engine.namespaces().begin_on(&id, "extend_expiry")?;
             within.end(self.engine.tiered().extend_expiry(id, self.precondition, extension).await)
-        }
-        .instrument(span)
-        .boxed()
+        })
     }
 }
 

@@ -12,6 +12,7 @@ use futures::{Stream, StreamExt};
 
 use crate::engine::{Engine, IntoObjectId};
 use crate::get::{Get, Object};
+use crate::observe::{observe, operation_span};
 use crate::put::Put;
 use crate::setters::{attributes_setters, precondition_setters};
 
@@ -220,8 +221,13 @@ impl Engine {
     /// # }
     /// ```
     pub async fn atomic(&self, writes: impl IntoIterator<Item = Write>) -> Result<Vec<WriteReply>> {
+        let most = self.config().limits.batch_operations_max.saturating_add(1);
+        let writes: Vec<Write> = writes.into_iter().take(most).collect();
+        observe(self, "atomic", operation_span!("atomic", writes = writes.len()), self.run_atomic(writes)).await
+    }
+
+    async fn run_atomic(&self, writes: Vec<Write>) -> Result<Vec<WriteReply>> {
         let limits = &self.config().limits;
-        let writes: Vec<Write> = writes.into_iter().take(limits.batch_operations_max.saturating_add(1)).collect();
         let bytes: usize = writes.iter().map(Write::payload_bytes).sum();
         if writes.len() > limits.batch_operations_max || bytes > limits.atomic_bytes_max {
             let (writes_max, bytes_max) = (limits.batch_operations_max, limits.atomic_bytes_max);

@@ -9,14 +9,13 @@ use std::future::IntoFuture;
 
 use cenotaph_storage::swap::{self, Precondition, Written};
 use cenotaph_storage::{ByteRange, Error, ErrorKind, ObjectId, Result, Version};
-use futures::FutureExt;
 use futures::future::BoxFuture;
-use tracing::Instrument;
 
 use crate::batch::end_together;
 use crate::body::Body;
 use crate::engine::{Engine, IntoObjectId};
 use crate::get::Object;
+use crate::observe::{observed, operation_span};
 use crate::put::Put;
 use crate::setters::precondition_setters;
 
@@ -77,8 +76,9 @@ impl IntoFuture for Copy {
     type IntoFuture = BoxFuture<'static, Result<Option<Written>>>;
 
     fn into_future(self) -> Self::IntoFuture {
-        let span = tracing::debug_span!("copy", object = self.from.as_ref().ok().map(tracing::field::display));
-        self.run().instrument(span).boxed()
+        let span = operation_span!("copy", object = self.from.as_ref().ok().map(tracing::field::display));
+        let engine = self.engine.clone();
+        observed(engine, "copy", span, self.run())
     }
 }
 
@@ -119,8 +119,9 @@ impl IntoFuture for Rename {
     type IntoFuture = BoxFuture<'static, Result<Option<Written>>>;
 
     fn into_future(self) -> Self::IntoFuture {
-        let span = tracing::debug_span!("rename", object = self.from.as_ref().ok().map(tracing::field::display));
-        self.run().instrument(span).boxed()
+        let span = operation_span!("rename", object = self.from.as_ref().ok().map(tracing::field::display));
+        let engine = self.engine.clone();
+        observed(engine, "rename", span, self.run())
     }
 }
 

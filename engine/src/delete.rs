@@ -8,9 +8,9 @@ use cenotaph_storage::{Entry, Error, ErrorKind, Namespace, ObjectId, Result};
 use futures::future::BoxFuture;
 use futures::stream::BoxStream;
 use futures::{FutureExt, StreamExt, TryStreamExt};
-use tracing::Instrument;
 
 use crate::engine::Engine;
+use crate::observe::{observed, operation_span};
 use crate::setters::precondition_setters;
 
 /// Deletes at once of [`DeletePrefix`]: they share syncs.
@@ -55,14 +55,13 @@ impl IntoFuture for Delete {
     type IntoFuture = BoxFuture<'static, Result<Deleted>>;
 
     fn into_future(self) -> Self::IntoFuture {
-        let span = tracing::debug_span!("delete", object = self.id.as_ref().ok().map(tracing::field::display));
-        async move {
+        let span = operation_span!("delete", object = self.id.as_ref().ok().map(tracing::field::display));
+        let engine = self.engine.clone();
+        observed(engine, "delete", span, async move {
             let id = self.id?;
             let within = self.engine.namespaces().begin_on(&id, "delete")?;
             within.end(self.engine.tiered().delete(id, self.precondition).await)
-        }
-        .instrument(span)
-        .boxed()
+        })
     }
 }
 

@@ -14,6 +14,7 @@ use crate::config::Config;
 use crate::delete::{Delete, DeletePrefix};
 use crate::get::{Get, Object};
 use crate::list::List;
+use crate::observe::{observe, operation_span};
 use crate::put::Put;
 use crate::turns::Turns;
 
@@ -181,12 +182,16 @@ impl Engine {
     /// # engine.close().await
     /// # }
     /// ```
-    #[tracing::instrument(level = "debug", skip_all)]
     pub async fn head(&self, id: impl IntoObjectId) -> Result<Option<Head>> {
-        let id = id.into_object_id()?;
-        self.check_open("head")?;
-        let _permit = self.namespaces().begin_on(&id, "head")?;
-        self.0.reads.head(&id).await
+        let id = id.into_object_id();
+        let span = operation_span!("head", object = id.as_ref().ok().map(tracing::field::display));
+        let head = async {
+            let id = id?;
+            self.check_open("head")?;
+            let _permit = self.namespaces().begin_on(&id, "head")?;
+            self.0.reads.head(&id).await
+        };
+        observe(self, "head", span, head).await
     }
 
     /// Deletes an object. When it returns, the object is durably gone; its blobs are deleted behind. Deleting what is

@@ -7,13 +7,12 @@ use bytes::Bytes;
 use cenotaph_actors::NamespacePermit;
 use cenotaph_storage::rows::Metadata;
 use cenotaph_storage::{ByteRange, Current, Etag, ObjectId, OpenObject, Result, Version};
-use futures::FutureExt;
 use futures::future::BoxFuture;
 use futures::stream::BoxStream;
-use tracing::Instrument;
 
 use crate::engine::Engine;
 use crate::namespaces::Paced;
+use crate::observe::{observed, operation_span};
 
 /// A get in preparation: `.await` it to run it. See [`Engine::get`].
 ///
@@ -67,8 +66,9 @@ impl IntoFuture for Get {
     type IntoFuture = BoxFuture<'static, Result<Option<Object>>>;
 
     fn into_future(self) -> Self::IntoFuture {
-        let span = tracing::debug_span!("get", object = self.id.as_ref().ok().map(tracing::field::display));
-        self.run().instrument(span).boxed()
+        let span = operation_span!("get", object = self.id.as_ref().ok().map(tracing::field::display));
+        let engine = self.engine.clone();
+        observed(engine, "get", span, self.run())
     }
 }
 

@@ -21,6 +21,7 @@ mod get;
 mod list;
 mod multipart;
 mod namespaces;
+mod observe;
 mod opened;
 mod put;
 mod salvage;

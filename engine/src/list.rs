@@ -5,10 +5,10 @@ use std::future::IntoFuture;
 use cenotaph_storage::{Entry, ListPage, ListRequest, Namespace, OnDamage, Result};
 use futures::future::BoxFuture;
 use futures::stream::BoxStream;
-use futures::{FutureExt, StreamExt, TryStreamExt};
-use tracing::Instrument;
+use futures::{StreamExt, TryStreamExt};
 
 use crate::engine::Engine;
+use crate::observe::{observed, operation_span};
 
 /// A listing in preparation: `.await` it for one page, or [`stream`](Self::stream) all of it. See [`Engine::list`].
 ///
@@ -118,13 +118,12 @@ impl IntoFuture for List {
     type IntoFuture = BoxFuture<'static, Result<ListPage>>;
 
     fn into_future(self) -> Self::IntoFuture {
-        let span = tracing::debug_span!("list", prefix = self.request.prefix);
-        async move {
+        let span = operation_span!("list", prefix = self.request.prefix);
+        let engine = self.engine.clone();
+        observed(engine, "list", span, async move {
             self.engine.check_open("list")?;
             let _permit = self.engine.namespaces().begin(&self.request.namespace, "list")?;
             self.engine.reads().list(self.request).await
-        }
-        .instrument(span)
-        .boxed()
+        })
     }
 }

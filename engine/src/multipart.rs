@@ -14,12 +14,11 @@ use cenotaph_actors::Intent;
 use cenotaph_storage::rows::Attributes;
 use cenotaph_storage::swap::Precondition;
 use cenotaph_storage::{ObjectId, Result, UploadId};
-use futures::FutureExt;
 use futures::future::BoxFuture;
-use tracing::Instrument;
 
 use crate::body::Body;
 use crate::engine::{Engine, IntoObjectId};
+use crate::observe::{observe, observed, operation_span};
 use crate::setters::{attributes_setters, precondition_setters};
 
 pub use complete::Complete;
@@ -175,8 +174,9 @@ impl IntoFuture for Initiate {
     type IntoFuture = BoxFuture<'static, Result<Upload>>;
 
     fn into_future(self) -> Self::IntoFuture {
-        let span = tracing::debug_span!("multipart", object = self.id.as_ref().ok().map(tracing::field::display));
-        self.run().instrument(span).boxed()
+        let span = operation_span!("multipart", object = self.id.as_ref().ok().map(tracing::field::display));
+        let engine = self.engine.clone();
+        observed(engine, "multipart", span, self.run())
     }
 }
 
@@ -340,10 +340,12 @@ impl Upload {
     /// # engine.close().await
     /// # }
     /// ```
-    #[tracing::instrument(level = "debug", name = "abort", skip_all, fields(object = %self.id))]
     pub async fn abort(&self) -> Result<()> {
-        let within = self.engine.namespaces().begin_on(&self.id, "abort")?;
-        within.end(self.engine.tiered().abort(&self.id, self.upload_id).await)
+        let abort = async {
+            let within = self.engine.namespaces().begin_on(&self.id, "abort")?;
+            within.end(self.engine.tiered().abort(&self.id, self.upload_id).await)
+        };
+        observe(&self.engine, "abort", operation_span!("abort", object = %self.id), abort).await
     }
 }
 

@@ -12,6 +12,7 @@ use futures::StreamExt;
 use futures::stream::BoxStream;
 
 use crate::engine::Engine;
+use crate::observe::Tier;
 
 impl Engine {
     /// Sets the limits of a namespace, from now on, or removes them: [`NamespaceLimits::default`] is no limit.
@@ -87,6 +88,7 @@ pub(crate) struct Paced {
     next: Option<Bytes>,
     /// How much of the next chunk is not paid for.
     owed: u64,
+    tier: Tier,
 }
 
 impl Paced {
@@ -98,7 +100,8 @@ impl Paced {
         } else {
             permit
         };
-        Ok(Self { open, permit: Some(permit), next: None, owed: 0 })
+        let tier = if open.is_inline() { Tier::Inline } else { Tier::Blob };
+        Ok(Self { open, permit: Some(permit), next: None, owed: 0, tier })
     }
 
     pub(crate) fn head(&self) -> &Head {
@@ -130,7 +133,9 @@ impl Paced {
         if let Some(permit) = &self.permit {
             permit.pace(&mut self.owed).await;
         }
-        Ok(self.next.take())
+        let next = self.next.take();
+        self.tier.given(next.as_ref().map_or(0, |chunk| chunk.len() as u64));
+        Ok(next)
     }
 
     pub(crate) fn into_stream(self) -> BoxStream<'static, Result<Bytes>> {
@@ -145,7 +150,9 @@ impl Paced {
     pub(crate) async fn bytes(mut self) -> Result<Bytes> {
         let is_limited = self.permit.as_ref().is_some_and(NamespacePermit::is_limited);
         if self.open.is_inline() || !is_limited && self.next.is_none() {
-            return self.open.bytes(usize::MAX).await;
+            let (tier, bytes) = (self.tier, self.open.bytes(usize::MAX).await?);
+            tier.given(bytes.len() as u64);
+            return Ok(bytes);
         }
         let range = self.open.range();
         let mut all = BytesMut::with_capacity(usize::try_from(range.end - range.start).unwrap_or(usize::MAX));

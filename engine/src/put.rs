@@ -1,17 +1,17 @@
 //! [`Put`]: how an object is written.
 
 use std::future::IntoFuture;
+use std::sync::atomic::Ordering;
 
 use cenotaph_actors::Intent;
 use cenotaph_storage::rows::Attributes;
 use cenotaph_storage::swap::{Precondition, Written};
 use cenotaph_storage::{Error, ErrorKind, ObjectId, Result};
-use futures::FutureExt;
 use futures::future::BoxFuture;
-use tracing::Instrument;
 
 use crate::body::{Body, Peeked};
 use crate::engine::Engine;
+use crate::observe::{Tier, counted, observed, operation_span};
 use crate::setters::{attributes_setters, precondition_setters};
 
 /// A put in preparation: `.await` it to run it. See [`Engine::put`].
@@ -86,11 +86,17 @@ impl Put {
                     return within.end(Err(Error::new(ErrorKind::Invalid, "put", message).with_id(&id)));
                 }
                 let within = within.charge(payload.len() as u64).map_err(|error| error.with_id(&id))?;
-                within.end(tiered.put_inline(intent, payload, permit).await)
+                let bytes = payload.len() as u64;
+                Tier::Inline.taken(bytes);
+                let written = within.end(tiered.put_inline(intent, payload, permit).await)?;
+                Tier::Inline.put(bytes);
+                Ok(written)
             }
             Peeked::Large(source) => {
-                let source = within.paced(source);
-                within.end(tiered.put_stream(intent, source, permit, self.is_bulk).await)
+                let (source, bytes) = counted(within.paced(source));
+                let written = within.end(tiered.put_stream(intent, source, permit, self.is_bulk).await)?;
+                Tier::Blob.put(bytes.load(Ordering::Relaxed));
+                Ok(written)
             }
         }
     }
@@ -101,7 +107,8 @@ impl IntoFuture for Put {
     type IntoFuture = BoxFuture<'static, Result<Written>>;
 
     fn into_future(self) -> Self::IntoFuture {
-        let span = tracing::debug_span!("put", object = self.id.as_ref().ok().map(tracing::field::display));
-        self.run().instrument(span).boxed()
+        let span = operation_span!("put", object = self.id.as_ref().ok().map(tracing::field::display));
+        let engine = self.engine.clone();
+        observed(engine, "put", span, self.run())
     }
 }

@@ -8,11 +8,10 @@ use std::time::Duration;
 use cenotaph_actors::Repair;
 use cenotaph_storage::Result;
 use cenotaph_storage::scrub::{self, ScrubDepth, ScrubOptions, ScrubProgress, ScrubReport};
-use futures::FutureExt;
 use futures::future::BoxFuture;
-use tracing::Instrument;
 
 use crate::engine::Engine;
+use crate::observe::{observed, operation_span};
 
 /// A scrub in preparation: `.await` it to run it. See [`Engine::scrub`].
 #[must_use = "a scrub does nothing until it is awaited"]
@@ -91,7 +90,8 @@ impl IntoFuture for Scrub {
     type IntoFuture = BoxFuture<'static, Result<ScrubReport>>;
 
     fn into_future(self) -> Self::IntoFuture {
-        self.run().instrument(tracing::debug_span!("scrub")).boxed()
+        let (engine, span) = (self.engine.clone(), operation_span!("scrub"));
+        observed(engine, "scrub", span, self.run())
     }
 }
 

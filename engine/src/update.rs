@@ -14,6 +14,7 @@ use cenotaph_storage::{ByteRange, Error, ErrorKind, ObjectId, Result};
 use crate::body::Body;
 use crate::engine::{Engine, IntoObjectId};
 use crate::get::Object;
+use crate::observe::{observe, operation_span};
 use crate::opened::Opened;
 use crate::put::Put;
 use crate::setters::attributes_setters;
@@ -115,13 +116,23 @@ impl Engine {
     /// # engine.close().await
     /// # }
     /// ```
-    pub async fn update<F, T, E>(&self, id: impl IntoObjectId, mut f: F) -> Result<Updated>
+    pub async fn update<F, T, E>(&self, id: impl IntoObjectId, f: F) -> Result<Updated>
     where
         F: FnMut(Option<Object>) -> T,
         T: Future<Output = Result<Update, E>>,
         E: Into<Box<dyn std::error::Error + Send + Sync>>,
     {
-        let id = id.into_object_id()?;
+        let id = id.into_object_id();
+        let span = operation_span!("update", object = id.as_ref().ok().map(tracing::field::display));
+        observe(self, "update", span, async { self.run_update(id?, f).await }).await
+    }
+
+    async fn run_update<F, T, E>(&self, id: ObjectId, mut f: F) -> Result<Updated>
+    where
+        F: FnMut(Option<Object>) -> T,
+        T: Future<Output = Result<Update, E>>,
+        E: Into<Box<dyn std::error::Error + Send + Sync>>,
+    {
         let attempts = self.config().limits.update_attempts.max(1);
         let mut attempt = 0;
         let mut place = self.turns().join_line(&id);

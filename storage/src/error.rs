@@ -54,7 +54,8 @@ pub enum ErrorKind {
 }
 
 impl ErrorKind {
-    fn as_str(self) -> &'static str {
+    /// Its name, as it is displayed.
+    pub fn as_str(self) -> &'static str {
         match self {
             Self::Invalid => "invalid",
             Self::Conflict { .. } => "conflict",

@@ -4,11 +4,10 @@ use std::future::IntoFuture;
 
 use cenotaph_storage::swap::{Precondition, Selection, Written};
 use cenotaph_storage::{PartEtag, PartNumber, Result};
-use futures::FutureExt;
 use futures::future::BoxFuture;
-use tracing::Instrument;
 
 use super::Upload;
+use crate::observe::{observed, operation_span};
 use crate::setters::precondition_setters;
 
 /// A completion in preparation: `.await` it to run it. See [`Upload::complete`].
@@ -60,7 +59,8 @@ impl IntoFuture for Complete {
     type IntoFuture = BoxFuture<'static, Result<Written>>;
 
     fn into_future(self) -> Self::IntoFuture {
-        let span = tracing::debug_span!("complete", object = %self.upload.id);
-        self.run().instrument(span).boxed()
+        let span = operation_span!("complete", object = %self.upload.id);
+        let engine = self.upload.engine.clone();
+        observed(engine, "complete", span, self.run())
     }
 }

@@ -8,11 +8,11 @@ use cenotaph_storage::{
 };
 use futures::future::BoxFuture;
 use futures::stream::BoxStream;
-use futures::{FutureExt, StreamExt, TryStreamExt};
-use tracing::Instrument;
+use futures::{StreamExt, TryStreamExt};
 
 use super::Upload;
 use crate::engine::Engine;
+use crate::observe::{observed, operation_span};
 
 /// Entries of a page unless told.
 const PAGE: usize = 1000;
@@ -77,14 +77,13 @@ impl IntoFuture for ListUploads {
     type IntoFuture = BoxFuture<'static, Result<UploadPage>>;
 
     fn into_future(self) -> Self::IntoFuture {
-        let span = tracing::debug_span!("list_uploads", prefix = self.request.prefix);
-        async move {
+        let span = operation_span!("list_uploads", prefix = self.request.prefix);
+        let engine = self.engine.clone();
+        observed(engine, "list_uploads", span, async move {
             self.engine.check_open("list_uploads")?;
             let _permit = self.engine.namespaces().begin(&self.request.namespace, "list_uploads")?;
             self.engine.reads().uploads(self.request).await
-        }
-        .instrument(span)
-        .boxed()
+        })
     }
 }
 
@@ -140,14 +139,12 @@ impl IntoFuture for ListParts {
 
     fn into_future(self) -> Self::IntoFuture {
         let Upload { engine, id, upload_id } = self.upload;
-        let span = tracing::debug_span!("list_parts", object = %id);
-        async move {
+        let span = operation_span!("list_parts", object = %id);
+        observed(engine.clone(), "list_parts", span, async move {
             engine.check_open("list_parts")?;
             let _permit = engine.namespaces().begin_on(&id, "list_parts")?;
             let page = engine.reads().parts(&id, &upload_id, self.request).await;
             page.map_err(|error| error.with_id(&id))
-        }
-        .instrument(span)
-        .boxed()
+        })
     }
 }

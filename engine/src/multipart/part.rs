@@ -5,14 +5,13 @@ use std::future::IntoFuture;
 use cenotaph_actors::{PartIntent, UploadedPart};
 use cenotaph_storage::swap::Precondition;
 use cenotaph_storage::{ByteRange, Digest, Error, ErrorKind, Etag, ObjectId, PartNumber, Result, Version};
-use futures::FutureExt;
 use futures::future::BoxFuture;
-use tracing::Instrument;
 
 use super::Upload;
 use crate::body::Body;
 use crate::copy::of_the_read;
 use crate::get::Object;
+use crate::observe::{counted, observed, operation_span};
 
 /// A part about to be uploaded: `.await` it. See [`Upload::part`].
 #[derive(Debug)]
@@ -48,7 +47,7 @@ impl UploadPart {
         let within = engine.namespaces().begin_on(&id, "part")?;
         let part = PartIntent { id, upload: upload_id, number, declared };
         let source = body.watched(engine.tiered()).into_source();
-        let source = within.paced(source);
+        let (source, _) = counted(within.paced(source));
         within.end(engine.tiered().upload_part(part, source).await)
     }
 }
@@ -58,8 +57,9 @@ impl IntoFuture for UploadPart {
     type IntoFuture = BoxFuture<'static, Result<UploadedPart>>;
 
     fn into_future(self) -> Self::IntoFuture {
-        let span = tracing::debug_span!("part", object = %self.upload.id, number = self.number);
-        self.run().instrument(span).boxed()
+        let span = operation_span!("part", object = %self.upload.id, number = self.number);
+        let engine = self.upload.engine.clone();
+        observed(engine, "part", span, self.run())
     }
 }
 
@@ -125,7 +125,8 @@ impl IntoFuture for CopyPart {
     type IntoFuture = BoxFuture<'static, Result<Option<UploadedPart>>>;
 
     fn into_future(self) -> Self::IntoFuture {
-        let span = tracing::debug_span!("part_copy", object = %self.upload.id, number = self.number);
-        self.run().instrument(span).boxed()
+        let span = operation_span!("part_copy", object = %self.upload.id, number = self.number);
+        let engine = self.upload.engine.clone();
+        observed(engine, "part_copy", span, self.run())
     }
 }

@@ -19,7 +19,8 @@ use crate::env::Env;
 use crate::error::{Error, ErrorKind, Result};
 
 /// Bytes that one permit stands for; tokio counts permits of one acquisition in 32 bits.
-const PERMIT_BYTES: u64 = 1024;
+const PERMIT_BYTES: u32 = 1024;
+const BYTES_GAUGE: &str = "cenotaph_read_bytes_held";
 const PERMITS_MAX: u64 = (u32::MAX >> 4) as u64;
 
 /// Reads under way, and the bytes that they hold.
@@ -53,39 +54,67 @@ pub(super) struct ReadBudget {
 struct Pool {
     permits: Arc<Semaphore>,
     max: u32,
+    gauge: &'static str,
+    /// What one permit adds to the gauge.
+    unit: u32,
 }
 
 /// Leave that is given back when it is dropped.
 #[derive(Debug)]
 pub(super) struct Leave {
     _permits: OwnedSemaphorePermit,
+    _gauged: Gauged,
+}
+
+/// Adds to a gauge until it is dropped.
+#[derive(Debug)]
+struct Gauged(&'static str, u32);
+
+impl Gauged {
+    fn add(gauge: &'static str, amount: u32) -> Self {
+        metrics::gauge!(gauge).increment(amount);
+        Self(gauge, amount)
+    }
+}
+
+impl Drop for Gauged {
+    fn drop(&mut self) {
+        metrics::gauge!(self.0).decrement(self.1);
+    }
 }
 
 /// A wait that is counted until it is dropped.
-struct Waiting(Arc<AtomicUsize>);
+struct Waiting {
+    count: Arc<AtomicUsize>,
+    _gauged: Gauged,
+}
 
 impl Waiting {
     fn count(waiting: &Arc<AtomicUsize>) -> Self {
         waiting.fetch_add(1, Ordering::Relaxed);
-        Self(Arc::clone(waiting))
+        Self { count: Arc::clone(waiting), _gauged: Gauged::add("cenotaph_read_waits", 1) }
     }
 }
 
 impl Drop for Waiting {
     fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
+        self.count.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
 impl Pool {
-    fn of(max: u64) -> Self {
+    fn of(max: u64, gauge: &'static str, unit: u32) -> Self {
         let max = u32::try_from(max.clamp(1, PERMITS_MAX)).unwrap_or(1);
-        Self { permits: Arc::new(Semaphore::new(max as usize)), max }
+        Self { permits: Arc::new(Semaphore::new(max as usize)), max, gauge, unit }
     }
 
     fn try_take(&self, count: u32) -> Option<Leave> {
-        let permits = Arc::clone(&self.permits).try_acquire_many_owned(count).ok()?;
-        Some(Leave { _permits: permits })
+        Arc::clone(&self.permits).try_acquire_many_owned(count).ok().map(|permits| self.leave(permits))
+    }
+
+    fn leave(&self, permits: OwnedSemaphorePermit) -> Leave {
+        let count = u32::try_from(permits.num_permits()).unwrap_or(u32::MAX);
+        Leave { _permits: permits, _gauged: Gauged::add(self.gauge, count.saturating_mul(self.unit)) }
     }
 
     fn used(&self) -> usize {
@@ -95,11 +124,11 @@ impl Pool {
 
 impl ReadBudget {
     pub(super) fn new(limits: &ReadLimits) -> Self {
-        let permits = limits.bytes_in_flight / PERMIT_BYTES;
+        let permits = limits.bytes_in_flight / u64::from(PERMIT_BYTES);
         Self {
-            demand: Pool::of(permits / 4),
-            held: Pool::of(permits - permits / 4),
-            open: Pool::of(limits.open_at_once as u64),
+            demand: Pool::of(permits / 4, BYTES_GAUGE, PERMIT_BYTES),
+            held: Pool::of(permits - permits / 4, BYTES_GAUGE, PERMIT_BYTES),
+            open: Pool::of(limits.open_at_once as u64, "cenotaph_reads_open", 1),
             waiting: Arc::default(),
             wait: limits.budget_wait,
         }
@@ -117,7 +146,7 @@ impl ReadBudget {
 
     /// Leave to hold so many bytes until their reader takes them, at once or not at all.
     pub(super) fn hold(&self, bytes: u64) -> Option<Leave> {
-        let permits = u32::try_from(bytes.div_ceil(PERMIT_BYTES)).ok()?;
+        let permits = u32::try_from(bytes.div_ceil(u64::from(PERMIT_BYTES))).ok()?;
         self.held.try_take(permits)
     }
 
@@ -126,11 +155,11 @@ impl ReadBudget {
     /// # Errors
     /// [`ErrorKind::Overloaded`] after [`budget_wait`](ReadLimits::budget_wait).
     pub(super) async fn demand(&self, env: &Env, bytes: u64) -> Result<Leave> {
-        let permits = u32::try_from(bytes.div_ceil(PERMIT_BYTES)).unwrap_or(u32::MAX).min(self.demand.max);
+        let permits = u32::try_from(bytes.div_ceil(u64::from(PERMIT_BYTES))).unwrap_or(u32::MAX).min(self.demand.max);
         let _waiting = Waiting::count(&self.waiting);
         let acquire = Arc::clone(&self.demand.permits).acquire_many_owned(permits);
         match env.deadline(self.wait, acquire).await {
-            Some(Ok(permits)) => Ok(Leave { _permits: permits }),
+            Some(Ok(permits)) => Ok(self.demand.leave(permits)),
             Some(Err(closed)) => {
                 Err(Error::new(ErrorKind::Closed, "read", "the read side is closed").with_source(closed))
             }
@@ -145,8 +174,8 @@ impl ReadBudget {
         ReadUse {
             open: self.open.used(),
             open_max: self.open.max as usize,
-            bytes: (self.demand.used() + self.held.used()) as u64 * PERMIT_BYTES,
-            bytes_max: (u64::from(self.demand.max) + u64::from(self.held.max)) * PERMIT_BYTES,
+            bytes: (self.demand.used() + self.held.used()) as u64 * u64::from(PERMIT_BYTES),
+            bytes_max: (u64::from(self.demand.max) + u64::from(self.held.max)) * u64::from(PERMIT_BYTES),
             waiting: self.waiting.load(Ordering::Relaxed),
         }
     }

@@ -1,0 +1,44 @@
+//! Serves the metrics of an engine to Prometheus, while it works: `curl http://127.0.0.1:9464/metrics`. See
+//! `docs/metrics.md`. Ends with Ctrl-C.
+
+#![expect(clippy::print_stdout, reason = "an example tells where to look")]
+
+use std::time::Duration;
+
+use cenotaph::{Engine, Env, Error, ErrorKind};
+use metrics_exporter_prometheus::PrometheusBuilder;
+
+#[tokio::main]
+async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    PrometheusBuilder::new().with_http_listener(([127, 0, 0, 1], 9464)).install()?;
+    let directory = tempfile::tempdir()?;
+    let engine = Engine::builder(directory.path()).open().await?;
+    println!("http://127.0.0.1:9464/metrics");
+    tokio::select! {
+        worked = work(&engine) => worked?,
+        interrupted = tokio::signal::ctrl_c() => interrupted?,
+    }
+    engine.close().await?;
+    Ok(())
+}
+
+/// Small and large objects come, are read, and go.
+async fn work(engine: &Engine) -> Result<(), Error> {
+    let env = Env::real()?;
+    for number in 0u64.. {
+        let (small, large) = (format!("small/{}", number % 100), format!("large/{}", number % 5));
+        engine.put(&small, "value").time_to_live(Duration::from_secs(5)).await?;
+        engine.put(&large, vec![7; 3_000_000]).await?;
+        if let Some(object) = engine.get(&large).await? {
+            object.bytes().await?;
+        }
+        if let Err(error) = engine.put(&small, "other").if_absent().await
+            && !matches!(error.kind(), ErrorKind::Conflict { .. })
+        {
+            return Err(error);
+        }
+        engine.delete(&large).await?;
+        env.sleep(Duration::from_millis(50)).await;
+    }
+    Ok(())
+}

@@ -1,0 +1,123 @@
+//! What operations tell: a span with the outcome, and metrics. Their names and meanings are in `docs/metrics.md`.
+//!
+//! Deliberately not here: metrics of what the engine does by itself (each where it happens).
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use cenotaph_actors::Source;
+use cenotaph_storage::{Env, Result};
+use futures::StreamExt;
+use futures::future::BoxFuture;
+use tracing::{Instrument, Span};
+
+use crate::engine::Engine;
+
+/// The span of an operation: its name, what it is about, and, once it has ended, its outcome.
+macro_rules! operation_span {
+    ($name:literal $(, $($fields:tt)+)?) => {
+        tracing::debug_span!($name, outcome = tracing::field::Empty $(, $($fields)+)?)
+    };
+}
+pub(crate) use operation_span;
+
+/// Where bytes lie or go.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Tier {
+    Inline,
+    Blob,
+}
+
+impl Tier {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Inline => "inline",
+            Self::Blob => "blob",
+        }
+    }
+
+    /// Counts bytes that an operation took from its caller.
+    pub(crate) fn taken(self, bytes: u64) {
+        metrics::counter!("cenotaph_bytes_total", "direction" => "in", "tier" => self.name()).increment(bytes);
+    }
+
+    /// Counts bytes that an operation handed to its caller.
+    pub(crate) fn given(self, bytes: u64) {
+        metrics::counter!("cenotaph_bytes_total", "direction" => "out", "tier" => self.name()).increment(bytes);
+    }
+
+    /// Notes the size of an object that was put.
+    #[expect(clippy::cast_precision_loss, reason = "a histogram is of floats")]
+    pub(crate) fn put(self, bytes: u64) {
+        metrics::histogram!("cenotaph_object_bytes", "tier" => self.name()).record(bytes as f64);
+    }
+}
+
+/// Runs an operation within its span, and tells how long it took and what became of it.
+pub(crate) async fn observe<T>(
+    engine: &Engine,
+    operation: &'static str,
+    span: Span,
+    work: impl Future<Output = Result<T>>,
+) -> Result<T> {
+    let observation = Observation::begin(engine.env().clone(), operation, span.clone());
+    observation.end(work.instrument(span).await)
+}
+
+/// The same, as what `.await` of an operation in preparation becomes.
+pub(crate) fn observed<T: Send + 'static>(
+    engine: Engine,
+    operation: &'static str,
+    span: Span,
+    work: impl Future<Output = Result<T>> + Send + 'static,
+) -> BoxFuture<'static, Result<T>> {
+    Box::pin(async move { observe(&engine, operation, span, work).await })
+}
+
+/// An operation under way. Dropped before its end it tells that its caller has left.
+struct Observation {
+    env: Env,
+    operation: &'static str,
+    span: Span,
+    begun: Duration,
+    outcome: Option<&'static str>,
+}
+
+impl Observation {
+    fn begin(env: Env, operation: &'static str, span: Span) -> Self {
+        metrics::gauge!("cenotaph_operations_live", "operation" => operation).increment(1);
+        let begun = env.monotonic();
+        Self { env, operation, span, begun, outcome: None }
+    }
+
+    fn end<T>(mut self, outcome: Result<T>) -> Result<T> {
+        self.outcome = Some(outcome.as_ref().map_or_else(|error| error.kind().as_str(), |_| "ok"));
+        outcome
+    }
+}
+
+impl Drop for Observation {
+    fn drop(&mut self) {
+        let (operation, outcome) = (self.operation, self.outcome.unwrap_or("dropped"));
+        self.span.record("outcome", outcome);
+        let took = self.env.monotonic().saturating_sub(self.begun);
+        metrics::gauge!("cenotaph_operations_live", "operation" => operation).decrement(1);
+        metrics::counter!("cenotaph_operations_total", "operation" => operation, "outcome" => outcome).increment(1);
+        metrics::histogram!("cenotaph_operation_seconds", "operation" => operation).record(took);
+    }
+}
+
+/// A caller's stream whose bytes are counted as they flow to the blob tier, and how many there were.
+pub(crate) fn counted(source: Source) -> (Source, Arc<AtomicU64>) {
+    let total = Arc::new(AtomicU64::new(0));
+    let so_far = Arc::clone(&total);
+    let stream = source.stream.inspect(move |chunk| {
+        if let Ok(chunk) = chunk {
+            let bytes = chunk.len() as u64;
+            so_far.fetch_add(bytes, Ordering::Relaxed);
+            Tier::Blob.taken(bytes);
+        }
+    });
+    (Source { stream: stream.boxed(), bytes: source.bytes }, total)
+}
