@@ -63,8 +63,8 @@ pub use cenotaph_storage::scrub::{Damage, Fate, Finding, Looked, RawKey, ScrubDe
 pub use cenotaph_storage::swap::{Deleted, Outcome, Precondition, Written};
 pub use cenotaph_storage::{
     ByteRange, Checksum, Current, Digest, Entry, Env, Epoch, Error, ErrorKind, Etag, Head, KEY_BYTES_MAX, ListPage,
-    Namespace, ObjectId, OnDamage, PARTS_MAX, PartEtag, PartInfo, PartNumber, PartPage, ReadLimits, ReadStats, Reason,
-    Result, RevisionId, Timestamp, UploadId, UploadInfo, UploadMarker, UploadPage, Version,
+    Modes, Namespace, ObjectId, OnDamage, PARTS_MAX, PartEtag, PartInfo, PartNumber, PartPage, ReadLimits, ReadStats,
+    Reason, Result, RevisionId, Timestamp, UploadId, UploadInfo, UploadMarker, UploadPage, Version,
 };
 
 pub use bytes;

@@ -175,7 +175,8 @@ impl Claim {
             (Some(tier), _) => tier,
             (None, Place::Operator(operator)) => self.tier(operator),
             (None, Place::Directory(path)) => {
-                self.tier(self.env.blocking_on_blobs(move || blobs::local(&path)).await??)
+                let modes = self.options.modes;
+                self.tier(self.env.blocking_on_blobs(move || blobs::local_new(&path, modes)).await??)
             }
         };
         tier.write_marker(id).await?;

@@ -14,6 +14,7 @@ mod idle;
 mod kills;
 mod memory;
 mod missing;
+mod modes;
 mod moves;
 mod multipart;
 mod namespaces;

@@ -27,6 +27,7 @@ use super::check::{self, Checked};
 use super::reserve::RESERVE;
 use crate::directory_sync::sync_directory_at;
 use crate::error::{Error, ErrorKind, Result};
+use crate::modes::Modes;
 
 pub(super) const LOCK: &str = "lock";
 const STORE: &str = "store";
@@ -107,11 +108,11 @@ pub(super) fn is_created(dir: &Path) -> Result<bool> {
 /// # Errors
 /// [`ErrorKind::Invalid`] if it holds files but no record of ours, [`ErrorKind::AlreadyOpen`] if another holds it,
 /// [`ErrorKind::Unavailable`] if the file system fails.
-pub(super) fn lock(dir: &Path) -> Result<Lock> {
-    create_dir_durably(dir).map_err(|error| unavailable("create", dir, error))?;
+pub(super) fn lock(dir: &Path, modes: Modes) -> Result<Lock> {
+    create_dir_durably(dir, modes).map_err(|error| unavailable("create", dir, error))?;
     refuse_foreign(dir)?;
     let path = dir.join(LOCK);
-    let file = File::options().read(true).write(true).create(true).truncate(false).open(&path);
+    let file = modes.file_options().read(true).write(true).create(true).truncate(false).open(&path);
     let file = file.map_err(|error| unavailable("open", &path, error))?;
     match file.try_lock() {
         Ok(()) => {}
@@ -146,7 +147,7 @@ pub(super) struct Existing {
 /// `build` makes a database at a path, lets go of it, and tells its keyspaces.
 ///
 /// 1. remove what an interrupted creation left
-/// 2. build under a temporary name, write the record, sync every file and directory
+/// 2. build under a temporary name, write the record, set the modes, sync every file and directory
 /// 3. rename, sync the parent: now it exists
 /// 4. check the record against the directory: on any doubt Error, and nothing was touched
 /// 5. check what fjall would read (`check.rs`): on damage Error, and nothing was touched
@@ -157,6 +158,7 @@ pub(super) struct Existing {
 pub(super) fn create_or_check(
     dir: &Path,
     _lock: &Lock,
+    modes: Modes,
     build: impl FnOnce(&Path) -> Result<Keyspaces>,
 ) -> Result<Existing> {
     let store = store(dir);
@@ -165,19 +167,20 @@ pub(super) fn create_or_check(
         fs::remove_dir_all(&creating).map_err(|error| unavailable("remove", &creating, error))?;
     }
     if !exists(&store)? {
-        fs::create_dir(&creating).map_err(|error| unavailable("create", &creating, error))?;
+        modes.create_dir(&creating).map_err(|error| unavailable("create", &creating, error))?;
         // What a failure leaves would take space on a disk that may be full.
         let built = build(&creating.join(DATABASE)).and_then(|keyspaces| write_record(&creating, keyspaces));
         if let Err(error) = built {
             drop(fs::remove_dir_all(&creating));
             return Err(error);
         }
+        modes.narrow_tree(&creating).map_err(|error| unavailable("set the modes in", &creating, error))?;
         sync_tree(&creating).map_err(|error| unavailable("sync", &creating, error))?;
         fs::rename(&creating, &store).map_err(|error| unavailable("rename", &creating, error))?;
         sync_directory_at(dir).map_err(|error| unavailable("sync", dir, error))?;
     }
     let (database, record) = recorded(dir)?;
-    let checked = check::before_open(&store, &database, &record.directories())?;
+    let checked = check::before_open(&store, &database, &record.directories(), modes)?;
     Ok(Existing { database, keyspaces: record.keyspaces, checked })
 }
 
@@ -320,10 +323,10 @@ fn exists(path: &Path) -> Result<bool> {
 }
 
 /// Creates a directory and its parents so that a power cut can't take them back.
-fn create_dir_durably(dir: &Path) -> io::Result<()> {
+fn create_dir_durably(dir: &Path, modes: Modes) -> io::Result<()> {
     let dir = std::path::absolute(dir)?;
     let absent: Vec<_> = dir.ancestors().take_while(|ancestor| !ancestor.exists()).collect();
-    fs::create_dir_all(&dir)?;
+    modes.create_dir_all(&dir)?;
     absent.iter().filter_map(|created| created.parent()).try_for_each(sync_directory_at)
 }
 
