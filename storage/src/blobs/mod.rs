@@ -128,6 +128,14 @@ pub(crate) fn local_new(root: &Path, modes: Modes) -> Result<Operator> {
     Operator::new(opendal::services::Fs::default().root(text)).map_err(|error| failure::failed("open", error))
 }
 
+/// An operator on an empty tier in memory, in place of a directory that is not there and must not be made.
+///
+/// # Errors
+/// [`ErrorKind::Unavailable`], in theory.
+pub(crate) fn nothing() -> Result<Operator> {
+    Operator::new(opendal::services::Memory::default()).map_err(|error| failure::failed("open", error))
+}
+
 /// The number of the file system that holds this path; none if nothing is there.
 #[cfg(unix)]
 fn device(path: &Path) -> Option<u64> {

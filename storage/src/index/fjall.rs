@@ -59,6 +59,7 @@ mod seal;
 mod sink;
 mod space;
 mod tidier;
+mod view;
 
 pub use copy::IndexCopy;
 use database::Tables;
@@ -71,6 +72,7 @@ use published::Published;
 use sink::FjallSink;
 use space::Space;
 use tidier::Tidier;
+use view::Held;
 
 /// An [`Index`] in a directory, on fjall.
 pub struct FjallIndex {
@@ -117,7 +119,6 @@ impl FjallIndex {
         // Opening writes a little itself, and so does the first commit.
         space.make_way(0, 0)?;
         let existing = creation::create_or_check(dir, &lock, options.modes, |path| database::build(path, &options))?;
-        let (sender, receiver) = mpsc::channel();
         let open = || database::open(&existing.database, &options, workers, &existing.keyspaces);
         let (mut tables, mut database) = open()?;
         // Without workers nothing is flushed.
@@ -135,6 +136,17 @@ impl FjallIndex {
         // fjall has synced the journals: what the check has seen in them is durable.
         let last = existing.checked.last_seqno;
         let marker = existing.checked.marks.map(|marks| Arc::new(Marker::new(&existing.database, marks, last)));
+        let opened = Opened { tables, database, marker, held: Held::alone(lock), space };
+        let index = Self::start(env, &options, opened)?;
+        if workers > 0 {
+            index.tidier().tidy_first(is_sealed);
+        }
+        Ok(index)
+    }
+
+    fn start(env: Env, options: &FjallOptions, opened: Opened) -> Result<Self> {
+        let Opened { tables, database, marker, held, space } = opened;
+        let (sender, receiver) = mpsc::channel();
         let last_mark = LastMark(marker.clone());
         let published = Published::new(&database);
         let store = Arc::new(Store {
@@ -143,7 +155,7 @@ impl FjallIndex {
             database,
             marker: marker.clone(),
             _last_mark: last_mark,
-            _lock: lock,
+            _held: held,
             _gone: sender,
         });
 
@@ -152,11 +164,7 @@ impl FjallIndex {
         let sink = FjallSink { store: store.clone(), env: env.clone(), space: space.clone() };
         let committer = Arc::new(Committer::start(&env, committer_options, sink)?);
         let slot = Slot(Arc::new(RwLock::new(Some(store))));
-        let index = Self { env, committer, marker, slot, space, gone: Arc::new(Gone(Mutex::new(receiver))) };
-        if workers > 0 {
-            index.tidier().tidy_first(is_sealed);
-        }
-        Ok(index)
+        Ok(Self { env, committer, marker, slot, space, gone: Arc::new(Gone(Mutex::new(receiver))) })
     }
 
     fn tidier(&self) -> Tidier {
@@ -343,6 +351,15 @@ impl Slot {
     }
 }
 
+/// A database that was opened, and what goes with it.
+struct Opened {
+    tables: Tables,
+    database: Database,
+    marker: Option<Arc<Marker>>,
+    held: Held,
+    space: Arc<Space>,
+}
+
 /// Everything fjall, and the lock. Its fields are dropped in this order.
 struct Store {
     published: Published,
@@ -350,7 +367,7 @@ struct Store {
     database: Database,
     marker: Option<Arc<Marker>>,
     _last_mark: LastMark,
-    _lock: creation::Lock,
+    _held: Held,
     /// Dropped last, which tells [`Gone`].
     _gone: mpsc::Sender<()>,
 }

@@ -39,7 +39,7 @@ const DATABASE: &str = "database";
 const RECORD_FORMAT: u32 = 1;
 
 /// fjall's own names: what is looked for before it is let in.
-const FJALL_MARKER: &str = "version";
+pub(super) const FJALL_MARKER: &str = "version";
 const FJALL_KEYSPACES: &str = "keyspaces";
 pub(super) const FJALL_META_KEYSPACE: u64 = 0;
 const FJALL_CURRENT: &str = "current";
@@ -50,7 +50,7 @@ pub(super) type Keyspaces = BTreeMap<String, u64>;
 
 /// What must be in a store, written once at its creation.
 #[derive(Debug, Serialize, Deserialize)]
-struct Record {
+pub(super) struct Record {
     format: u32,
     /// The contents of fjall's version marker.
     fjall_marker: Vec<u8>,
@@ -59,8 +59,13 @@ struct Record {
 
 impl Record {
     /// The directories of all keyspaces, fjall's own included.
-    fn directories(&self) -> Vec<u64> {
+    pub(super) fn directories(&self) -> Vec<u64> {
         std::iter::once(FJALL_META_KEYSPACE).chain(self.keyspaces.values().copied()).collect()
+    }
+
+    /// The keyspaces but for fjall's own.
+    pub(super) fn keyspaces(&self) -> &Keyspaces {
+        &self.keyspaces
     }
 }
 
@@ -114,19 +119,42 @@ pub(super) fn lock(dir: &Path, modes: Modes) -> Result<Lock> {
     let path = dir.join(LOCK);
     let file = modes.file_options().read(true).write(true).create(true).truncate(false).open(&path);
     let file = file.map_err(|error| unavailable("open", &path, error))?;
-    match file.try_lock() {
-        Ok(()) => {}
-        Err(TryLockError::WouldBlock) => {
-            let message =
-                format!("another engine has the index open, in this process or another: dir={}", dir.display());
-            return Err(Error::new(ErrorKind::AlreadyOpen, "open", message));
-        }
-        Err(TryLockError::Error(error)) => return Err(unavailable("lock", &path, error)),
-    }
+    locked(file.try_lock(), dir)?;
     let lock = Lock(file);
     // What was seen before the lock may have been another's creation, half done.
     refuse_foreign(dir)?;
     Ok(lock)
+}
+
+/// Shares the index in `dir` with other readers: no engine that writes gets it meanwhile. None if there is no lock file, for
+/// a reader makes none: nobody is kept out then.
+///
+/// # Errors
+/// [`ErrorKind::AlreadyOpen`] if an engine holds it, [`ErrorKind::Unavailable`] if the file system fails.
+pub(super) fn lock_shared(dir: &Path) -> Result<Option<Lock>> {
+    let path = dir.join(LOCK);
+    let file = match File::open(&path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            tracing::warn!(dir = %dir.display(), "the index has no lock file: an engine that opens it is not kept out");
+            return Ok(None);
+        }
+        Err(error) => return Err(unavailable("open", &path, error)),
+    };
+    locked(file.try_lock_shared(), dir)?;
+    Ok(Some(Lock(file)))
+}
+
+fn locked(outcome: Result<(), TryLockError>, dir: &Path) -> Result<()> {
+    match outcome {
+        Ok(()) => Ok(()),
+        Err(TryLockError::WouldBlock) => {
+            let message =
+                format!("another engine has the index open, in this process or another: dir={}", dir.display());
+            Err(Error::new(ErrorKind::AlreadyOpen, "open", message))
+        }
+        Err(TryLockError::Error(error)) => Err(unavailable("lock", &dir.join(LOCK), error)),
+    }
 }
 
 /// Returns whether the lock file names this process as its last holder.
@@ -184,8 +212,11 @@ pub(super) fn create_or_check(
     Ok(Existing { database, keyspaces: record.keyspaces, checked })
 }
 
-/// The record, if what it names is there.
-fn recorded(dir: &Path) -> Result<(PathBuf, Record)> {
+/// The database in a directory, and the record, if what it names is there; touches nothing.
+///
+/// # Errors
+/// As [`create_or_check`].
+pub(super) fn recorded(dir: &Path) -> Result<(PathBuf, Record)> {
     let record = read_record(&store(dir).join(RECORD))?;
     let database = database(dir);
     check_tables(&record)?;
