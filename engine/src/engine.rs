@@ -64,7 +64,7 @@ pub(crate) struct Parts {
 /// What an engine tells about itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Stats {
-    /// Which incarnation on its index this is.
+    /// Which incarnation on its index this is; of an engine that is read-only, the last one that wrote.
     pub epoch: Epoch,
     /// The index: batches, syncs, waiting.
     pub index: IndexStats,
@@ -282,6 +282,7 @@ impl Engine {
     /// ```
     pub async fn settle(&self) -> Result<u64> {
         self.check_open("settle")?;
+        self.check_writable("settle")?;
         self.0.tiered.settle().await
     }
 

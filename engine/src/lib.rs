@@ -23,6 +23,7 @@ mod multipart;
 mod namespaces;
 mod opened;
 mod put;
+mod read_only;
 mod salvage;
 mod scrub;
 mod setters;

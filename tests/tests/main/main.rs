@@ -22,6 +22,7 @@ mod older;
 mod overwrites;
 mod ownership;
 mod races;
+mod read_only;
 mod reads;
 mod runtimes;
 mod scrub;
