@@ -19,6 +19,8 @@
 //! tier, the record `Claimed`. A crash between them leaves a state of the table. Whoever adopts a tier takes the place of
 //! every refusal. A directory is made only for a tier that is taken.
 //!
+//! A reader ([`Claim::find`]) decides by the same table, and takes and makes nothing.
+//!
 //! Guards I11. Deliberately not here: the bytes of the marker (`blobs/marker.rs`) and of the record (`rows/store.rs`).
 
 use std::collections::BTreeSet;

@@ -20,6 +20,8 @@
 //! The root is held open, and its directories are opened relative to it: a root that is moved, or whose path names another
 //! directory since (a mount that came or went), is synced and looked into all the same, and the other one is not (I11).
 //!
+//! New files and their directories are created here too, for OpenDAL would give them other modes.
+//!
 //! Deliberately not here: removing directories. None is ever removed under a writer, which is also why "known to be
 //! durable" stays true.
 

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! {dir}/reserve           space that is given up on a full disk (`reserve.rs`)
-//! {dir}/lock              held while the index is open; never renamed, never removed
+//! {dir}/lock              held while the index is open, shared by readers (`view.rs`); never renamed, never removed
 //! {dir}/store/record.json what must be there
 //! {dir}/store/database/   what fjall keeps
 //! {dir}/store/high-water  what the journals hold at least (`mark.rs`)
