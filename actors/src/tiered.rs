@@ -153,6 +153,11 @@ impl Tiered {
         Self { shared, supervisor: None, closed: OnceCell::new(), _housekeeping: None }
     }
 
+    /// Returns whether it was opened for reads only.
+    pub fn is_read_only(&self) -> bool {
+        self.supervisor.is_none()
+    }
+
     /// Checks that the engine may write, where a call could end without anything to write.
     ///
     /// # Errors

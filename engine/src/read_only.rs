@@ -44,7 +44,7 @@ pub(crate) async fn start(config: &Config, claim: Claim, place: Place) -> Result
 impl Engine {
     /// Returns whether this engine was opened for reads only.
     pub fn is_read_only(&self) -> bool {
-        self.check_writable("health").is_err()
+        self.tiered().is_read_only()
     }
 
     /// Refuses a write before it reads anything, for it may find nothing to write.

@@ -122,8 +122,10 @@ pub(crate) fn local_new(root: &Path, modes: Modes) -> Result<Operator> {
     let Some(text) = root.to_str() else {
         return Err(Error::new(ErrorKind::Invalid, "open", format!("the path is not UTF-8: path={}", root.display())));
     };
-    // OpenDAL would create it with other modes.
-    modes.create_dir_all(root).map_err(|error| failure::failed_on_disk("open", error))?;
+    if !root.exists() {
+        // OpenDAL would create it with other modes.
+        modes.create_dir_all(root).map_err(|error| failure::failed_on_disk("open", error))?;
+    }
     // No `atomic_write_dir`: it renames without syncing the directory. Our paths are unique and unnamed until finished.
     Operator::new(opendal::services::Fs::default().root(text)).map_err(|error| failure::failed("open", error))
 }

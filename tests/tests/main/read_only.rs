@@ -183,6 +183,8 @@ async fn assert_everything_is_read(end: End) {
     assert_eq!(store.views_left(), 0, "the view is removed");
     assert_eq!(reader.get("idle").await.unwrap_err().kind(), ErrorKind::Closed);
     assert_eq!(reader.health().unwrap_err().kind(), ErrorKind::Closed);
+    assert_eq!(reader.put("new", "x").await.unwrap_err().kind(), ErrorKind::Closed);
+    assert!(reader.is_read_only());
 
     // Dropped instead of closed, with a body that is still read.
     let reader = store.reader().await;
@@ -200,6 +202,7 @@ async fn assert_everything_is_read(end: End) {
     assert_unchanged(&before, &store.data());
 
     let writer = Engine::builder(store.data()).config(quick()).open().await.unwrap();
+    assert!(!writer.is_read_only());
     assert_eq!(writer.stats().await.unwrap().epoch.get(), 3, "no reader has raised it");
     writer.close().await.unwrap();
 }
