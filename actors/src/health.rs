@@ -1,17 +1,20 @@
-//! Whether the engine may take on work: running, closing, closed, or failed for good.
+//! Whether the engine may take on work: running, read-only, closing, closed, or failed for good.
 //!
 //! ```text
-//! Running --close--> Closing --all stopped--> Closed
+//! ReadOnly --close--> Closing --all stopped--> Closed
+//! Running --close--> Closing
 //!    \--restart limit, supervisor died, index poisoned--> Failed --close--> Closing
 //! ```
 
 use std::sync::{Mutex, PoisonError};
 
+use cenotaph_storage::index::read_only;
 use cenotaph_storage::{Error, ErrorKind, Result};
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum State {
     Running,
+    ReadOnly,
     Closing { had_failed: bool },
     Closed,
     Failed(String),
@@ -28,10 +31,26 @@ impl Default for Health {
 }
 
 impl Health {
+    /// Of an engine that was opened for reads only.
+    pub(crate) fn read_only() -> Self {
+        Self(Mutex::new(State::ReadOnly))
+    }
+
+    /// Whether the engine was opened for reads only, and is open.
+    pub(crate) fn is_read_only(&self) -> bool {
+        *self.state() == State::ReadOnly
+    }
+
+    /// Whether nothing stands in the way of what the engine was opened for.
+    pub(crate) fn check_reads(&self, operation: &'static str) -> Result<()> {
+        if self.is_read_only() { Ok(()) } else { self.check(operation) }
+    }
+
     /// Whether new work may begin.
     pub(crate) fn check(&self, operation: &'static str) -> Result<()> {
         match &*self.state() {
             State::Running => Ok(()),
+            State::ReadOnly => Err(read_only(operation)),
             State::Closing { .. } | State::Closed => {
                 Err(Error::new(ErrorKind::Closed, operation, "the engine is closed"))
             }
@@ -47,6 +66,7 @@ impl Health {
     pub(crate) fn check_failed(&self, operation: &'static str) -> Result<()> {
         match &*self.state() {
             State::Running | State::Closing { .. } => Ok(()),
+            State::ReadOnly => Err(read_only(operation)),
             State::Closed => {
                 Err(Error::new(ErrorKind::Closed, operation, "the engine is closed; nothing was committed"))
             }
@@ -75,7 +95,7 @@ impl Health {
     pub(crate) fn close(&self) -> bool {
         let mut state = self.state();
         let had_failed = match *state {
-            State::Running | State::Closed => false,
+            State::Running | State::ReadOnly | State::Closed => false,
             State::Failed(_) => true,
             State::Closing { had_failed } => had_failed,
         };

@@ -53,9 +53,12 @@ impl Tiered {
     /// Walks to the end, repairs what may be, and reports. Dropping the future ends it after the repairs that have begun.
     ///
     /// # Errors
-    /// As [`Scrub::step`] and [`check_blobs`](Self::check_blobs); with repairs as [`put_inline`](Self::put_inline) too,
+    /// [`Invalid`](ErrorKind::Invalid) if repairs are asked of an engine that is read-only; as [`Scrub::step`] and [`check_blobs`](Self::check_blobs); with repairs as [`put_inline`](Self::put_inline) too,
     /// and never [`Conflict`](ErrorKind::Conflict).
     pub async fn scrub(&self, mut walk: Scrub, repair: Repair) -> Result<ScrubReport> {
+        if repair > Repair::Nothing {
+            self.check_writable("scrub")?;
+        }
         let findings_max = walk.options().findings_max;
         let mut report = ScrubReport::default();
         self.check_beneath(&[]).await?;

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use cenotaph_storage::blobs::BlobTier;
-use cenotaph_storage::index::{Index, Range, Table};
+use cenotaph_storage::index::{Index, Range, Table, read_only};
 use cenotaph_storage::rows::{Change, Orphan, Phase, Session, all_sessions_prefix};
 use cenotaph_storage::{Env, Epoch, Error, ErrorKind, ObjectId, Pins, Reason, Result, Timestamp};
 use ractor::{Actor, ActorRef};
@@ -37,10 +37,11 @@ const COUNT_PAGE: usize = 1024;
 /// The write side of an engine: its actors, alive from [`start`](Self::start) to [`close`](Self::close) or drop.
 pub struct Tiered {
     shared: Shared,
-    supervisor: ActorRef<SupervisorMessage>,
+    /// None of an engine that is read-only.
+    supervisor: Option<ActorRef<SupervisorMessage>>,
     closed: OnceCell<()>,
     /// Dropped with this handle, which ends its housekeeping.
-    _housekeeping: oneshot::Sender<()>,
+    _housekeeping: Option<oneshot::Sender<()>>,
 }
 
 /// What the actors tell about themselves.
@@ -121,39 +122,7 @@ impl Tiered {
         epoch: Epoch,
         limits: Limits,
     ) -> Result<Self> {
-        let routes = Arc::new(Routes::new(limits.shards));
-        let recovery_wanted = Arc::new(AtomicBool::new(false));
-        let backlog = Arc::new(Backlog::default());
-        let owners = {
-            let (routes, wanted) = (Arc::clone(&routes), Arc::clone(&recovery_wanted));
-            let backlog = Arc::clone(&backlog);
-            Owners::new(move |change| {
-                if backlog.may_hold(change) {
-                    wake(&wanted, &routes.recovery, RecoveryMessage::Wake);
-                }
-            })
-        };
-        let shared = Arc::new(Common {
-            admission: Admission::new(&limits, blobs.upload_buffer_bytes(None), env.clone()),
-            index,
-            blobs,
-            env,
-            pins,
-            limits,
-            epoch,
-            routes,
-            owners,
-            backlog,
-            health: Health::default(),
-            counters: Counters::default(),
-            pinned_left: AtomicBool::new(false),
-            sweep_wanted: Arc::default(),
-            recovery_wanted,
-            expiry_wanted: Arc::default(),
-            horizon: Horizon::default(),
-            making_room: AtomicBool::new(false),
-            touches: Touches::default(),
-        });
+        let shared = Arc::new(common(index, blobs, env, pins, epoch, limits, Health::default()));
         let supervisor = Supervisor { shared: Arc::clone(&shared) };
         let (supervisor, ended) = Actor::spawn(None, supervisor, ()).await.map_err(|error| {
             Error::new(ErrorKind::Unavailable, "open", "the actors can't start").with_source(error.to_string())
@@ -164,9 +133,37 @@ impl Tiered {
             drop(ended.await);
             watched.0.health.fail("its supervisor has died");
         });
-        let tiered = Self { _housekeeping: keep_house(&shared), shared, supervisor, closed: OnceCell::new() };
+        let (housekeeping, supervisor) = (Some(keep_house(&shared)), Some(supervisor));
+        let tiered = Self { _housekeeping: housekeeping, shared, supervisor, closed: OnceCell::new() };
         tiered.recover().await?;
         Ok(tiered)
+    }
+
+    /// A handle without actors, over an index for reads only: every write is refused, and nothing is settled, swept or
+    /// expired.
+    pub fn read_only(
+        index: Arc<dyn Index>,
+        blobs: BlobTier,
+        env: Env,
+        pins: Pins,
+        epoch: Epoch,
+        limits: Limits,
+    ) -> Self {
+        let shared = Arc::new(common(index, blobs, env, pins, epoch, limits, Health::read_only()));
+        Self { shared, supervisor: None, closed: OnceCell::new(), _housekeeping: None }
+    }
+
+    /// Returns whether it was opened for reads only.
+    pub fn is_read_only(&self) -> bool {
+        self.supervisor.is_none()
+    }
+
+    /// Checks that the engine may write, where a call could end without anything to write.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Invalid`] with [`Reason::ReadOnly`] if it was opened for reads only.
+    pub fn check_writable(&self, operation: &'static str) -> Result<()> {
+        if self.shared.health.is_read_only() { Err(read_only(operation)) } else { Ok(()) }
     }
 
     pub(crate) fn shared(&self) -> &Shared {
@@ -184,7 +181,7 @@ impl Tiered {
     /// [`ErrorKind::Closed`], or [`ErrorKind::Unavailable`] if the engine has failed and must be reopened, or its blob tier
     /// was not there, or not this store's, when it was last checked (reason [`Reason::BlobTier`]).
     pub fn health(&self) -> Result<()> {
-        self.shared.health.check("health")?;
+        self.shared.health.check_reads("health")?;
         match self.shared.blobs.trouble() {
             None => Ok(()),
             Some(trouble) => {
@@ -344,7 +341,7 @@ impl Tiered {
         let cell = match kind {
             ActorKind::Supervisor => {
                 routes.kill_all();
-                Some(self.supervisor.get_cell())
+                self.supervisor.as_ref().map(|supervisor| supervisor.get_cell())
             }
             ActorKind::Shard(number) => {
                 routes.shards.get(number).and_then(|route| route.get()).map(|actor| actor.get_cell())
@@ -375,6 +372,7 @@ impl Tiered {
     }
 
     async fn stop(&self, had_failed: bool) {
+        let Some(supervisor) = &self.supervisor else { return self.shared.health.closed() };
         let finish = async {
             if had_failed {
                 return Err(Error::new(ErrorKind::Unavailable, "close", "the engine had failed"));
@@ -390,11 +388,56 @@ impl Tiered {
         }
         // Its children die with it. Whatever they have submitted is answered by the index.
         self.shared.routes.kill_all();
-        let stopping = self.supervisor.stop_and_wait(None, None);
+        let stopping = supervisor.stop_and_wait(None, None);
         if !matches!(self.shared.env.deadline(STOP_TIMEOUT, stopping).await, Some(Ok(()))) {
-            self.supervisor.kill();
+            supervisor.kill();
         }
         self.shared.health.closed();
+    }
+}
+
+/// What all actors of an engine share.
+fn common(
+    index: Arc<dyn Index>,
+    blobs: BlobTier,
+    env: Env,
+    pins: Pins,
+    epoch: Epoch,
+    limits: Limits,
+    health: Health,
+) -> Common {
+    let routes = Arc::new(Routes::new(limits.shards));
+    let recovery_wanted = Arc::new(AtomicBool::new(false));
+    let backlog = Arc::new(Backlog::default());
+    let owners = {
+        let (routes, wanted) = (Arc::clone(&routes), Arc::clone(&recovery_wanted));
+        let backlog = Arc::clone(&backlog);
+        Owners::new(move |change| {
+            if backlog.may_hold(change) {
+                wake(&wanted, &routes.recovery, RecoveryMessage::Wake);
+            }
+        })
+    };
+    Common {
+        admission: Admission::new(&limits, blobs.upload_buffer_bytes(None), env.clone()),
+        index,
+        blobs,
+        env,
+        pins,
+        limits,
+        epoch,
+        routes,
+        owners,
+        backlog,
+        health,
+        counters: Counters::default(),
+        pinned_left: AtomicBool::new(false),
+        sweep_wanted: Arc::default(),
+        recovery_wanted,
+        expiry_wanted: Arc::default(),
+        horizon: Horizon::default(),
+        making_room: AtomicBool::new(false),
+        touches: Touches::default(),
     }
 }
 
@@ -411,7 +454,9 @@ impl Drop for Tiered {
     fn drop(&mut self) {
         self.shared.health.close();
         self.shared.routes.kill_all();
-        self.supervisor.kill();
+        if let Some(supervisor) = &self.supervisor {
+            supervisor.kill();
+        }
     }
 }
 

@@ -61,6 +61,9 @@ pub(crate) struct StoreArgs {
     /// Longest payload in bytes that stays in the index. May differ from call to call.
     #[arg(long, global = true, value_name = "BYTES", default_value_t = cenotaph::INLINE_BYTES_MAX)]
     pub(crate) inline_max: usize,
+    /// Change nothing of the store, not even by opening it: no right to write to it is needed. For commands that only read.
+    #[arg(long, global = true)]
+    pub(crate) read_only: bool,
 }
 
 /// How to say it.
@@ -161,6 +164,38 @@ pub(crate) enum Command {
     /// The process that the demo kills.
     #[command(hide = true)]
     DemoChild(DemoChildArgs),
+}
+
+impl Command {
+    /// The name of a command that writes to a store; none of one that only reads.
+    pub(crate) fn writes(&self) -> Option<&'static str> {
+        match self {
+            Self::Get(_)
+            | Self::Ls(_)
+            | Self::Stat(_)
+            | Self::Uploads(_)
+            | Self::Export(_)
+            | Self::Verify(_)
+            | Self::Stats(_)
+            | Self::Doctor(_) => None,
+            Self::Scrub(options) => {
+                (options.repair || options.drop_damaged).then_some("scrub with --repair or --drop-damaged")
+            }
+            Self::Put(_) => Some("put"),
+            Self::Rm(_) => Some("rm"),
+            Self::Abort(_) => Some("abort"),
+            Self::Cp(_) => Some("cp"),
+            Self::Mv(_) => Some("mv"),
+            Self::Extend(_) => Some("extend"),
+            Self::Amend(_) => Some("amend"),
+            Self::Import(_) => Some("import"),
+            Self::Recover => Some("recover"),
+            Self::Salvage(_) => Some("salvage"),
+            Self::Adopt => Some("adopt"),
+            Self::Demo(_) => Some("demo"),
+            Self::DemoChild(_) => Some("demo-child"),
+        }
+    }
 }
 
 #[derive(Debug, Args)]

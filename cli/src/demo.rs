@@ -303,5 +303,11 @@ impl Demo<'_> {
 
 /// The demo's store.
 fn store_args(data: &Path) -> StoreArgs {
-    StoreArgs { data: data.to_owned(), blobs: Some("fs:".to_owned()), namespace: None, inline_max: INLINE_MAX }
+    StoreArgs {
+        data: data.to_owned(),
+        blobs: Some("fs:".to_owned()),
+        namespace: None,
+        inline_max: INLINE_MAX,
+        read_only: false,
+    }
 }

@@ -99,6 +99,9 @@ fn start(cli: &Cli) -> Result<(Runtime, Env, Report), Failure> {
 async fn run(cli: Cli, env: Env, report: &Report) -> Result<(), Failure> {
     let mut stop = Stop::new()?;
     Stop::bound(&env, report.interrupt())?;
+    if let Some(name) = cli.command.writes().filter(|_| cli.store.read_only) {
+        return Err(Failure::Usage(format!("--read-only is for commands that only read a store: `{name}` writes")));
+    }
     let (access, options) = match &cli.command {
         Command::Demo(options) => return stop.or(demo::run(report, &env, options)).await,
         Command::Doctor(options) => return stop.or(doctor::run(report, &env, &cli.store.data, options)).await,

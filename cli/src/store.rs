@@ -36,7 +36,7 @@ pub(crate) struct Store {
 }
 
 impl Store {
-    /// Opens it, which settles what earlier incarnations left behind.
+    /// Opens it, which settles what earlier incarnations left behind unless it is for reads only.
     pub(crate) async fn open(args: &StoreArgs, access: Access, env: Env) -> Result<Self, Failure> {
         let namespace = namespace(args.namespace.as_deref())?;
         if access != Access::Create && !args.data.join("index").is_dir() {
@@ -57,8 +57,11 @@ impl Store {
         if access == Access::Adopt {
             builder = builder.adopt_blobs();
         }
+        if args.read_only {
+            builder = builder.read_only();
+        }
         let engine = builder.open().await.map_err(|error| explain(error, &args.data))?;
-        if remembered.as_ref() != Some(&location) {
+        if remembered.as_ref() != Some(&location) && !args.read_only {
             remember(&location, &args.data);
         }
         let own_dirs = own_dirs.iter().filter_map(|dir| dir.canonicalize().ok()).collect();

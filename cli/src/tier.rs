@@ -20,6 +20,9 @@ use crate::failure::Failure;
 
 const FILE: &str = "tier.json";
 const FORMAT: u64 = 1;
+/// Its permission bits, as those of the rest of the store.
+#[cfg(unix)]
+const MODE: u32 = 0o600;
 /// Options of OpenDAL's services that are no secrets and without which a tier may not be found.
 const KEPT: [&str; 12] = [
     "account_name",
@@ -112,7 +115,11 @@ impl Location {
     /// Remembers it from now on, durably.
     pub(crate) fn remember(&self, data: &Path) -> io::Result<()> {
         let (path, fresh) = (data.join(FILE), data.join(format!("{FILE}.new")));
-        let mut file = File::create(&fresh)?;
+        let mut options = File::options();
+        options.write(true).create(true).truncate(true);
+        #[cfg(unix)]
+        std::os::unix::fs::OpenOptionsExt::mode(&mut options, MODE);
+        let mut file = options.open(&fresh)?;
         writeln!(file, "{}", json!({ "format": FORMAT, "blobs": self.0 }))?;
         file.sync_all()?;
         fs::rename(&fresh, &path)?;

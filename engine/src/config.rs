@@ -114,7 +114,10 @@ impl Config {
             ("blobs.concurrent", blobs.concurrent as u64, 1..=1024),
         ];
         match bounds.into_iter().find(|(_, value, bounds)| !bounds.contains(value)) {
-            None => crate::namespaces::configured(&self.namespaces).map(drop),
+            None => {
+                blobs.modes.check("blobs.modes")?;
+                crate::namespaces::configured(&self.namespaces).map(drop)
+            }
             Some((field, value, bounds)) => {
                 let (min, max) = (bounds.start(), bounds.end());
                 let message = format!("a setting is out of bounds: field={field} value={value} min={min} max={max}");

@@ -42,6 +42,7 @@ impl Copy {
     async fn run(self) -> Result<Option<Written>> {
         let (from, to) = (self.from?, self.to?);
         self.engine.check_open("copy")?;
+        self.engine.check_writable("copy")?;
         let permit = self.engine.namespaces().begin_on(&from, "copy")?;
         let open = self.engine.open_object(&from, ByteRange::Full).await?.object();
         let object = open.map(|open| Object::new(open, permit)).transpose()?;

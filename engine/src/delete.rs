@@ -109,6 +109,7 @@ impl DeletePrefix {
         let state = (Some(self), done, None);
         let pages = futures::stream::try_unfold(state, |(job, mut done, mut unreadable)| async move {
             let Some(job) = job else { return unreadable.map_or(Ok(None), |range| Err(left(range))) };
+            job.engine.check_writable("delete_prefix")?;
             let limit = PAGE.min(job.engine.config().reads.list_page_max);
             let mut list = job.engine.list(job.prefix.clone()).namespace(job.namespace.clone()).limit(limit);
             if let Some(last) = &done.last {

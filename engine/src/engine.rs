@@ -38,14 +38,14 @@ use crate::turns::Turns;
 /// # }
 /// ```
 #[derive(Clone)]
-pub struct Engine(Arc<Inner>);
+pub struct Engine(pub(crate) Arc<Inner>);
 
-struct Inner {
+pub(crate) struct Inner {
     config: Config,
     env: Env,
     index: Arc<dyn Index>,
     reads: Reads,
-    tiered: Tiered,
+    pub(crate) tiered: Tiered,
     namespaces: Namespaces,
     turns: Turns,
     epoch: Epoch,
@@ -65,7 +65,7 @@ pub(crate) struct Parts {
 /// What an engine tells about itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Stats {
-    /// Which incarnation on its index this is.
+    /// Which incarnation on its index this is; of an engine that is read-only, the last one that wrote.
     pub epoch: Epoch,
     /// The index: batches, syncs, waiting.
     pub index: IndexStats,
@@ -291,6 +291,7 @@ impl Engine {
     /// ```
     pub async fn settle(&self) -> Result<u64> {
         self.check_open("settle")?;
+        self.check_writable("settle")?;
         self.0.tiered.settle().await
     }
 
@@ -369,28 +370,6 @@ impl Engine {
     pub async fn close(&self) -> Result<()> {
         self.0.tiered.close().await;
         self.0.index.close().await
-    }
-
-    /// Kills actors of this kind as a fault would; whether there was one. For tests of services that must survive it.
-    #[cfg(feature = "chaos")]
-    pub fn kill(&self, kind: cenotaph_actors::ActorKind) -> bool {
-        self.0.tiered.kill(kind)
-    }
-
-    /// What [`kill`](Self::kill) does, without keeping the engine alive.
-    #[cfg(feature = "chaos")]
-    pub fn killer(&self) -> impl Fn(cenotaph_actors::ActorKind) -> bool + Send + Sync + 'static {
-        let engine = Arc::downgrade(&self.0);
-        move |kind| engine.upgrade().is_some_and(|engine| engine.tiered.kill(kind))
-    }
-
-    /// The number of the shard that decides for an object.
-    ///
-    /// # Errors
-    /// [`Invalid`](ErrorKind::Invalid) if the id breaks a rule.
-    #[cfg(feature = "chaos")]
-    pub fn shard_of(&self, id: impl IntoObjectId) -> Result<usize> {
-        Ok(self.0.tiered.shard_of(&id.into_object_id()?))
     }
 
     /// The configuration it was opened with.

@@ -12,6 +12,8 @@ mod amend;
 mod batch;
 mod body;
 mod builder;
+#[cfg(feature = "chaos")]
+mod chaos;
 mod config;
 mod copy;
 mod delete;
@@ -24,6 +26,7 @@ mod namespaces;
 mod observe;
 mod opened;
 mod put;
+mod read_only;
 mod salvage;
 mod scrub;
 mod setters;
@@ -64,8 +67,8 @@ pub use cenotaph_storage::scrub::{Damage, Fate, Finding, Looked, RawKey, ScrubDe
 pub use cenotaph_storage::swap::{Deleted, Outcome, Precondition, Written};
 pub use cenotaph_storage::{
     ByteRange, Checksum, Current, Digest, Entry, Env, Epoch, Error, ErrorKind, Etag, Head, KEY_BYTES_MAX, ListPage,
-    Namespace, ObjectId, OnDamage, PARTS_MAX, PartEtag, PartInfo, PartNumber, PartPage, ReadLimits, ReadStats, ReadUse,
-    Reason, Result, RevisionId, Timestamp, UploadId, UploadInfo, UploadMarker, UploadPage, Version,
+    Modes, Namespace, ObjectId, OnDamage, PARTS_MAX, PartEtag, PartInfo, PartNumber, PartPage, ReadLimits, ReadStats,
+    ReadUse, Reason, Result, RevisionId, Timestamp, UploadId, UploadInfo, UploadMarker, UploadPage, Version,
 };
 
 pub use bytes;

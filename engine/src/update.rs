@@ -168,6 +168,7 @@ impl Engine {
     /// The object, and what must still hold when it is written back.
     async fn read_for_update(&self, id: &ObjectId) -> Result<(Option<Object>, Precondition)> {
         self.check_open("update")?;
+        self.check_writable("update")?;
         let permit = self.namespaces().begin_on(id, "update")?;
         let open = match self.open_object(id, ByteRange::Full).await? {
             Opened::Object(open) => open,

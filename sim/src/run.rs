@@ -183,7 +183,7 @@ fn config(setting: &Setting) -> Config {
             ..Limits::default()
         },
         reads: ReadLimits { bytes_in_flight: budget(32 * 1024) as u64, ..ReadLimits::default() },
-        blobs: BlobOptions { chunk_bytes: 1024 * 1024, concurrent: 1 },
+        blobs: BlobOptions { chunk_bytes: 1024 * 1024, concurrent: 1, ..BlobOptions::default() },
         ..Config::default()
     }
 }

@@ -119,6 +119,8 @@ pub enum Reason {
     },
     /// The blob tier is not there, or does not belong to this store. It may come back.
     BlobTier,
+    /// The engine was opened for reads only, and the call would have written. The kind is [`ErrorKind::Invalid`].
+    ReadOnly,
 }
 
 /// Why a call failed: a [kind](ErrorKind), the operation, the object where there is one, and the underlying source.

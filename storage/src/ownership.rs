@@ -19,6 +19,8 @@
 //! tier, the record `Claimed`. A crash between them leaves a state of the table. Whoever adopts a tier takes the place of
 //! every refusal. A directory is made only for a tier that is taken.
 //!
+//! A reader ([`Claim::find`]) decides by the same table, and takes and makes nothing.
+//!
 //! Guards I11. Deliberately not here: the bytes of the marker (`blobs/marker.rs`) and of the record (`rows/store.rs`).
 
 use std::collections::BTreeSet;
@@ -74,6 +76,14 @@ enum Known {
     Record(StoreRecord),
 }
 
+/// What is there before anything is decided.
+struct Sight {
+    known: Known,
+    tier: Option<BlobTier>,
+    marker: Marker,
+    text: String,
+}
+
 /// What becomes of the tier.
 #[derive(Clone, Debug)]
 enum Decision {
@@ -99,15 +109,7 @@ impl Claim {
     /// - [`ErrorKind::Corrupt`] and [`ErrorKind::UnknownFormat`] if the marker or the record can't be read;
     /// - as committing to the index.
     pub async fn take(&self, place: Place) -> Result<BlobTier> {
-        let known = StoreRecord::read(&*self.index).await?.map_or(Known::Nothing, Known::Record);
-        let (tier, text) = self.look(&place).await?;
-        let marker = match &tier {
-            Some(tier) => {
-                let read = self.env.deadline(self.timeout, tier.read_marker()).await;
-                read.unwrap_or_else(|| Err(refusal(ErrorKind::Unavailable, "does not answer", &text)))?
-            }
-            None => Marker::Absent,
-        };
+        let Sight { known, tier, marker, text } = self.sight(&place).await?;
         let id = match decide(known, &marker, self.adopt, &text) {
             Decision::Refuse(error) => return Err(error),
             Decision::Open(id) => id,
@@ -124,11 +126,42 @@ impl Claim {
                 return self.mark(known, tier, place).await;
             }
         };
-        let tier = tier.ok_or_else(|| refusal(ErrorKind::Unavailable, "is not there", &text))?;
-        tier.belongs_to(id);
-        // The marker was read by its path: that path must name the directory that is held open.
-        tier.check_owner().await?;
-        Ok(tier)
+        owned(tier, id, &text).await
+    }
+
+    /// The tier at this place, to be read only. Nothing is written or made: a tier that an opening would take is read as it
+    /// is.
+    ///
+    /// # Errors
+    /// As [`take`](Self::take), but for writing.
+    pub async fn find(&self, place: Place) -> Result<BlobTier> {
+        let Sight { known, tier, marker, text } = self.sight(&place).await?;
+        match decide(known, &marker, false, &text) {
+            Decision::Refuse(error) => Err(error),
+            Decision::Open(id) | Decision::Note(id) => owned(tier, id, &text).await,
+            Decision::IfPlausible | Decision::Adopt => {
+                self.check_plausible(tier.as_ref(), &marker, &text).await?;
+                match (tier, place) {
+                    (Some(tier), _) => Ok(tier),
+                    (None, Place::Operator(operator)) => Ok(self.tier(operator)),
+                    // Nothing names a blob, and OpenDAL would make the directory.
+                    (None, Place::Directory(_)) => Ok(self.tier(blobs::nothing()?)),
+                }
+            }
+        }
+    }
+
+    async fn sight(&self, place: &Place) -> Result<Sight> {
+        let known = StoreRecord::read(&*self.index).await?.map_or(Known::Nothing, Known::Record);
+        let (tier, text) = self.look(place).await?;
+        let marker = match &tier {
+            Some(tier) => {
+                let read = self.env.deadline(self.timeout, tier.read_marker()).await;
+                read.unwrap_or_else(|| Err(refusal(ErrorKind::Unavailable, "does not answer", &text)))?
+            }
+            None => Marker::Absent,
+        };
+        Ok(Sight { known, tier, marker, text })
     }
 
     /// The tier, unless its directory is not there; and what it is called.
@@ -175,7 +208,8 @@ impl Claim {
             (Some(tier), _) => tier,
             (None, Place::Operator(operator)) => self.tier(operator),
             (None, Place::Directory(path)) => {
-                self.tier(self.env.blocking_on_blobs(move || blobs::local(&path)).await??)
+                let modes = self.options.modes;
+                self.tier(self.env.blocking_on_blobs(move || blobs::local_new(&path, modes)).await??)
             }
         };
         tier.write_marker(id).await?;
@@ -248,6 +282,15 @@ impl Claim {
             }
         }
     }
+}
+
+/// The tier, which carries the marker of this store.
+async fn owned(tier: Option<BlobTier>, id: StoreId, text: &str) -> Result<BlobTier> {
+    let tier = tier.ok_or_else(|| refusal(ErrorKind::Unavailable, "is not there", text))?;
+    tier.belongs_to(id);
+    // The marker was read by its path: that path must name the directory that is held open.
+    tier.check_owner().await?;
+    Ok(tier)
 }
 
 /// What becomes of a tier: the table in the file's head. Pure.

@@ -102,6 +102,7 @@ impl CopyPart {
         let (engine, from) = (&upload.engine, from?);
         PartNumber::new(number).map_err(|error| error.with_id(&upload.id))?;
         engine.check_open("part_copy")?;
+        engine.check_writable("part_copy")?;
         let permit = engine.namespaces().begin_on(&from, "part_copy")?;
         let open = engine.open_object(&from, range).await?.object();
         let object = open.map(|open| Object::new(open, permit)).transpose()?;

@@ -20,6 +20,8 @@
 //! The root is held open, and its directories are opened relative to it: a root that is moved, or whose path names another
 //! directory since (a mount that came or went), is synced and looked into all the same, and the other one is not (I11).
 //!
+//! New files and their directories are created here too, for OpenDAL would give them other modes.
+//!
 //! Deliberately not here: removing directories. None is ever removed under a writer, which is also why "known to be
 //! durable" stays true.
 
@@ -36,9 +38,11 @@ use futures::{StreamExt, TryStreamExt};
 use rustix::fs::{AtFlags, FileType, Mode, OFlags};
 use rustix::io::Errno;
 
+use super::failure::failed_on_disk;
 use crate::directory_sync::sync_directory;
 use crate::env::Env;
 use crate::error::{Error, ErrorKind, Result};
+use crate::modes::Modes;
 
 /// Most directories remembered; beyond it those that nobody is syncing are forgotten, and synced afresh when they
 /// return.
@@ -112,6 +116,17 @@ impl Directories {
     pub async fn contains(&self, path: &str, bytes: u64) -> Result<bool> {
         let (inner, path) = (self.0.clone(), path.to_owned());
         self.0.env.blocking_on_blobs(move || inner.contains(&path, bytes)).await?
+    }
+
+    /// Creates an empty file, and the directories that it lacks, in the directory that is held open. A file that is there
+    /// stays as it is. `path` is relative to the root.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Unavailable`] if the file system fails.
+    pub async fn create_file(&self, path: &str, modes: Modes) -> Result<()> {
+        let (inner, path) = (self.0.clone(), path.to_owned());
+        let work = move || inner.create_file(Path::new(&path), modes);
+        self.0.env.blocking_on_blobs(work).await?.map_err(|error| failed_on_disk("write", error))
     }
 
     /// Makes the directory entry of a closed file durable, and those of its directories. `path` is relative to the
@@ -260,6 +275,24 @@ impl Inner {
         }
     }
 
+    fn create_file(&self, path: &Path, modes: Modes) -> io::Result<()> {
+        let held = self.held()?;
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::CLOEXEC;
+        let create = || rustix::fs::openat(held, path, flags, mode(modes.file)).map(drop);
+        match create() {
+            Err(Errno::NOENT) => {}
+            created => return Ok(created?),
+        }
+        let missing: Vec<&Path> = path.ancestors().skip(1).filter(|above| !above.as_os_str().is_empty()).collect();
+        for directory in missing.into_iter().rev() {
+            match rustix::fs::mkdirat(held, directory, mode(modes.directory)) {
+                Ok(()) | Err(Errno::EXIST) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(create()?)
+    }
+
     fn check_removed(&self, path: &str) -> Result<()> {
         let held = self.held().map_err(|error| unreadable(&self.root, error))?;
         match rustix::fs::statat(held, path, AtFlags::SYMLINK_NOFOLLOW) {
@@ -306,6 +339,11 @@ impl Inner {
             Err(error) => Err(unsynced(path, error)),
         }
     }
+}
+
+/// Permission bits as the operating system takes them: 16 of them on some.
+fn mode(bits: u32) -> Mode {
+    Mode::from_raw_mode(u16::try_from(bits).unwrap_or(0o700).into())
 }
 
 fn unreadable(path: &Path, error: io::Error) -> Error {

@@ -51,18 +51,34 @@ pub(super) fn unavailable(operation: &'static str, object: &ObjectId, error: ope
 /// The same, where no one object is concerned.
 pub(super) fn failed(operation: &'static str, error: opendal::Error) -> Error {
     if is_out_of_space(&error) {
-        let message = "no space: the disk of the blob tier is full: delete objects, or free space on it";
-        return Error::new(ErrorKind::Unavailable, operation, message).with_reason(Reason::NoSpace).with_source(error);
+        return no_space(operation).with_source(error);
     }
     let message = format!("the blob tier failed: cause={}", error.kind());
     Error::new(ErrorKind::Unavailable, operation, message).with_source(error)
 }
 
+/// The same for an error of the operating system.
+pub(super) fn failed_on_disk(operation: &'static str, error: io::Error) -> Error {
+    if is_full(&error) {
+        return no_space(operation).with_source(error);
+    }
+    let message = format!("the blob tier failed: cause={}", error.kind());
+    Error::new(ErrorKind::Unavailable, operation, message).with_source(error)
+}
+
+fn no_space(operation: &'static str) -> Error {
+    let message = "no space: the disk of the blob tier is full: delete objects, or free space on it";
+    Error::new(ErrorKind::Unavailable, operation, message).with_reason(Reason::NoSpace)
+}
+
 fn is_out_of_space(error: &opendal::Error) -> bool {
     let first: &(dyn std::error::Error + 'static) = error;
     let mut causes = std::iter::successors(Some(first), |cause| cause.source());
-    let full = |error: &io::Error| matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded);
-    causes.any(|cause| cause.downcast_ref::<io::Error>().is_some_and(full))
+    causes.any(|cause| cause.downcast_ref::<io::Error>().is_some_and(is_full))
+}
+
+fn is_full(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }
 
 /// "What is stored is not what was written": [`ErrorKind::Corrupt`].

@@ -21,6 +21,7 @@ use crate::checksum::BLOCK_BYTES;
 use crate::env::Env;
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::ObjectId;
+use crate::modes::Modes;
 use crate::word::{RevisionKey, StoreId};
 
 mod assembly;
@@ -65,11 +66,14 @@ pub struct BlobOptions {
     pub chunk_bytes: usize,
     /// Requests of one upload under way at a time, at least 1. Not used on `fs`, where more than one gains nothing.
     pub concurrent: usize,
+    /// Permission bits of the directories and files of a tier on `fs`, where they are created. The directory of an operator
+    /// of your own is created by OpenDAL when the operator is made, with the bits that the umask leaves it.
+    pub modes: Modes,
 }
 
 impl Default for BlobOptions {
     fn default() -> Self {
-        Self { chunk_bytes: 8 * BLOCK_BYTES, concurrent: 4 }
+        Self { chunk_bytes: 8 * BLOCK_BYTES, concurrent: 4, modes: Modes::default() }
     }
 }
 
@@ -102,16 +106,36 @@ struct Inner {
     room: OnceLock<SharedRoom>,
 }
 
-/// An operator on a local directory, which is created if it is not there.
+/// An operator on a local directory, which is created if it is not there, for its owner only.
 ///
 /// # Errors
 /// [`ErrorKind::Unavailable`] if the directory can't be made, [`ErrorKind::Invalid`] if its path is not UTF-8.
 pub fn local(root: &Path) -> Result<Operator> {
+    local_new(root, Modes::default())
+}
+
+/// As [`local`], where a directory that is not there gets other modes.
+///
+/// # Errors
+/// As [`local`].
+pub(crate) fn local_new(root: &Path, modes: Modes) -> Result<Operator> {
     let Some(text) = root.to_str() else {
         return Err(Error::new(ErrorKind::Invalid, "open", format!("the path is not UTF-8: path={}", root.display())));
     };
+    if !root.exists() {
+        // OpenDAL would create it with other modes.
+        modes.create_dir_all(root).map_err(|error| failure::failed_on_disk("open", error))?;
+    }
     // No `atomic_write_dir`: it renames without syncing the directory. Our paths are unique and unnamed until finished.
     Operator::new(opendal::services::Fs::default().root(text)).map_err(|error| failure::failed("open", error))
+}
+
+/// An operator on an empty tier in memory, in place of a directory that is not there and must not be made.
+///
+/// # Errors
+/// [`ErrorKind::Unavailable`], in theory.
+pub(crate) fn nothing() -> Result<Operator> {
+    Operator::new(opendal::services::Memory::default()).map_err(|error| failure::failed("open", error))
 }
 
 /// The number of the file system that holds this path; none if nothing is there.
@@ -167,7 +191,7 @@ impl BlobTier {
 
     /// Most bytes of memory that one upload holds, its caller's own chunk aside.
     pub fn upload_buffer_bytes(&self, expected: Option<u64>) -> usize {
-        let BlobOptions { chunk_bytes, concurrent } = self.0.options;
+        let BlobOptions { chunk_bytes, concurrent, .. } = self.0.options;
         // On fs OpenDAL keeps one unit back while the next one is assembled.
         let units = if self.is_local() {
             2 * LOCAL_UNIT_BLOCKS * BLOCK_BYTES
@@ -283,15 +307,24 @@ impl BlobTier {
         self.0.room.get().map(|room| room.claim(bytes as u64)).transpose()
     }
 
+    /// Creates a file and its directories, on `fs`: OpenDAL would give them other modes.
+    async fn create_local(&self, path: &str) -> Result<()> {
+        match self.directories() {
+            Some(directories) => directories.create_file(path, self.0.options.modes).await,
+            None => Ok(()),
+        }
+    }
+
     async fn open_writer(&self, key: &RevisionKey) -> Result<opendal::Writer> {
         self.check_name(&key.object)?;
         // OpenDAL makes the directories of a file: not where the tier has been.
         self.check_place().await.map_err(|error| error.with_id(&key.object))?;
         let path = path::path(key);
         let opened = if self.is_local() {
+            self.create_local(&path).await.map_err(|error| error.with_id(&key.object))?;
             self.0.operator.writer_with(&path).await
         } else {
-            let BlobOptions { chunk_bytes, concurrent } = self.0.options;
+            let BlobOptions { chunk_bytes, concurrent, .. } = self.0.options;
             self.0.operator.writer_with(&path).chunk(chunk_bytes).concurrent(concurrent).await
         };
         opened.map_err(|error| failure::unavailable("write", &key.object, error))

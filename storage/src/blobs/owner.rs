@@ -75,6 +75,7 @@ impl BlobTier {
         let length = bytes.len() as u64;
         let write = async move { operator.write(MARKER_PATH, bytes).await };
         // On fs, OpenDAL syncs the file on the thread that polls it.
+        self.create_local(MARKER_PATH).await?;
         let written = if self.is_local() { self.env().offload(write).await? } else { write.await };
         written.map_err(|error| failure::failed("open", error))?;
         self.make_durable(MARKER_PATH, length).await?;

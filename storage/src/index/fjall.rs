@@ -27,7 +27,6 @@ use std::time::Duration;
 use bytes::Bytes;
 use fjall::{Database, Readable};
 use futures::future::BoxFuture;
-use serde::{Deserialize, Serialize};
 
 use super::committer::{Committer, CommitterOptions, Ended};
 use super::{
@@ -53,6 +52,7 @@ mod manifest;
 mod mark;
 mod marker;
 mod mend;
+mod options;
 mod published;
 mod reclaim;
 mod reserve;
@@ -60,6 +60,7 @@ mod seal;
 mod sink;
 mod space;
 mod tidier;
+mod view;
 mod walk;
 
 pub use copy::IndexCopy;
@@ -68,68 +69,14 @@ use failure::{caught, failed};
 use gaps::Gaps;
 use marker::{LastMark, Marker};
 pub use mend::LostFile;
-use published::{Published, View};
+pub use options::FjallOptions;
+use options::MIB;
+use published::{Published, State};
 use sink::FjallSink;
 use space::Space;
 use tidier::Tidier;
+use view::Held;
 use walk::Walker;
-
-const MIB: u64 = 1024 * 1024;
-
-/// How fjall is run. What shapes the files is fixed when they are created and is no option.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct FjallOptions {
-    /// Memory for blocks that were read, in bytes, at least 1 MiB. 32 MiB by default.
-    pub cache_bytes: u64,
-    /// Size of the journals from which fjall flushes tables to be rid of them, in bytes, at least 64 MiB. Opening after
-    /// a crash reads as much. 128 MiB by default.
-    pub journal_bytes_max: u64,
-    /// Threads that flush and compact, 1 or 2. 2 by default.
-    pub worker_threads: usize,
-    /// A commit under way for longer poisons the index, in milliseconds, at least 1. 30,000 by default.
-    pub commit_deadline_ms: u64,
-    /// Size of the reserve in bytes, at most 1 GiB: a file that takes space on the disk of the index for as long as there
-    /// is some, and is given up to commit deletes when the disk is full. It takes a sixteenth of the disk at most. As much
-    /// again is left free by the index itself, which takes only deletes from then on. 16 MiB by default; 0 for neither.
-    pub reserve_bytes: u64,
-    /// A step of a scan that takes longer than this, in microseconds, crosses entries that were removed, and is remembered
-    /// in memory, so that later scans leave it out. 200 by default; 0 remembers each step.
-    pub slow_step_us: u64,
-}
-
-impl Default for FjallOptions {
-    fn default() -> Self {
-        Self {
-            cache_bytes: 32 * MIB,
-            journal_bytes_max: 128 * MIB,
-            worker_threads: 2,
-            commit_deadline_ms: 30_000,
-            reserve_bytes: 16 * MIB,
-            slow_step_us: 200,
-        }
-    }
-}
-
-impl FjallOptions {
-    /// fjall panics at some of what this refuses.
-    fn check(&self) -> Result<()> {
-        let wrong = if self.cache_bytes < MIB {
-            format!("cache_bytes must be at least 1 MiB: cache_bytes={}", self.cache_bytes)
-        } else if self.journal_bytes_max < 64 * MIB {
-            format!("journal_bytes_max must be at least 64 MiB: journal_bytes_max={}", self.journal_bytes_max)
-        } else if !(1..=2).contains(&self.worker_threads) {
-            format!("worker_threads must be 1 or 2: worker_threads={}", self.worker_threads)
-        } else if self.commit_deadline_ms == 0 {
-            "commit_deadline_ms must be at least 1".to_owned()
-        } else if self.reserve_bytes > 1024 * MIB {
-            format!("reserve_bytes must be at most 1 GiB: reserve_bytes={}", self.reserve_bytes)
-        } else {
-            return Ok(());
-        };
-        Err(Error::new(ErrorKind::Invalid, "open", wrong))
-    }
-}
 
 /// An [`Index`] in a directory, on fjall.
 pub struct FjallIndex {
@@ -171,12 +118,11 @@ impl FjallIndex {
         if !creation::is_created(dir)? {
             Space::check_new(dir)?;
         }
-        let lock = creation::lock(dir)?;
-        let space = Arc::new(Space::open(dir, env.clone(), options.reserve_bytes));
+        let lock = creation::lock(dir, options.modes)?;
+        let space = Arc::new(Space::open(dir, env.clone(), options.reserve_bytes, options.modes));
         // Opening writes a little itself, and so does the first commit.
         space.make_way(0, 0)?;
-        let existing = creation::create_or_check(dir, &lock, |path| database::build(path, &options))?;
-        let (sender, receiver) = mpsc::channel();
+        let existing = creation::create_or_check(dir, &lock, options.modes, |path| database::build(path, &options))?;
         let open = || database::open(&existing.database, &options, workers, &existing.keyspaces);
         let (mut tables, mut database) = open()?;
         // Without workers nothing is flushed.
@@ -185,7 +131,7 @@ impl FjallIndex {
         if is_sealed {
             drop((tables, database));
             // No journal more is no harm: fjall then opens as before.
-            if let Err(error) = seal::seal(&existing.database) {
+            if let Err(error) = seal::seal(&existing.database, options.modes) {
                 tracing::warn!(%error, "the journals are not sealed");
             }
             (tables, database) = open()?;
@@ -194,6 +140,17 @@ impl FjallIndex {
         // fjall has synced the journals: what the check has seen in them is durable.
         let last = existing.checked.last_seqno;
         let marker = existing.checked.marks.map(|marks| Arc::new(Marker::new(&existing.database, marks, last)));
+        let opened = Opened { tables, database, marker, held: Held::alone(lock), space };
+        let index = Self::start(env, &options, opened)?;
+        if workers > 0 {
+            index.tidier().tidy_first(is_sealed);
+        }
+        Ok(index)
+    }
+
+    fn start(env: Env, options: &FjallOptions, opened: Opened) -> Result<Self> {
+        let Opened { tables, database, marker, held, space } = opened;
+        let (sender, receiver) = mpsc::channel();
         let last_mark = LastMark(marker.clone());
         let published = Published::new(&database);
         let store = Arc::new(Store {
@@ -204,7 +161,7 @@ impl FjallIndex {
             database,
             marker: marker.clone(),
             _last_mark: last_mark,
-            _lock: lock,
+            _held: held,
             _gone: sender,
         });
 
@@ -213,11 +170,7 @@ impl FjallIndex {
         let sink = FjallSink { store: store.clone(), env: env.clone(), space: space.clone() };
         let committer = Arc::new(Committer::start(&env, committer_options, sink)?);
         let slot = Slot(Arc::new(RwLock::new(Some(store))));
-        let index = Self { env, committer, marker, slot, space, gone: Arc::new(Gone(Mutex::new(receiver))) };
-        if workers > 0 {
-            index.tidier().tidy_first(is_sealed);
-        }
-        Ok(index)
+        Ok(Self { env, committer, marker, slot, space, gone: Arc::new(Gone(Mutex::new(receiver))) })
     }
 
     fn tidier(&self) -> Tidier {
@@ -249,8 +202,8 @@ impl Index for FjallIndex {
     }
 
     fn snapshot(&self) -> Result<Box<dyn Snapshot>> {
-        let view = self.slot.store()?.published.latest();
-        Ok(Box::new(FjallSnapshot { env: self.env.clone(), slot: self.slot.clone(), view }))
+        let state = self.slot.store()?.published.latest();
+        Ok(Box::new(FjallSnapshot { env: self.env.clone(), slot: self.slot.clone(), state }))
     }
 
     /// Also asks for a high-water mark of the journals, about once a second.
@@ -337,7 +290,7 @@ impl fmt::Debug for FjallIndex {
 struct FjallSnapshot {
     env: Env,
     slot: Slot,
-    view: Arc<View>,
+    state: Arc<State>,
 }
 
 impl FjallSnapshot {
@@ -346,8 +299,8 @@ impl FjallSnapshot {
         &self,
         read: impl FnOnce(Walker<'_>) -> Result<T> + Send + 'static,
     ) -> BoxFuture<'_, Result<T>> {
-        let (env, slot, view) = (self.env.clone(), self.slot.clone(), self.view.clone());
-        let read = move || read(Walker { store: &*slot.store()?, view: &view, env: &env });
+        let (env, slot, state) = (self.env.clone(), self.slot.clone(), self.state.clone());
+        let read = move || read(Walker { store: &*slot.store()?, state: &state, env: &env });
         Box::pin(async move { self.env.blocking(read).await? })
     }
 }
@@ -355,14 +308,16 @@ impl FjallSnapshot {
 impl Snapshot for FjallSnapshot {
     fn get<'a>(&'a self, table: Table, key: &'a [u8]) -> BoxFuture<'a, Result<Option<Bytes>>> {
         if reads_inline(table) {
-            return Box::pin(async move { self.slot.store()?.get(&self.env, &self.view, table, key) });
+            return Box::pin(async move { self.slot.store()?.get(&self.env, &self.state, table, key) });
         }
         let key = Bytes::copy_from_slice(key);
-        self.read(move |Walker { store, view, env }| store.get(env, view, table, &key))
+        self.read(move |Walker { store, state, env }| store.get(env, state, table, &key))
     }
 
     fn get_many(&self, table: Table, keys: Vec<Bytes>) -> BoxFuture<'_, Result<Vec<Option<Bytes>>>> {
-        self.read(move |Walker { store, view, env }| keys.iter().map(|key| store.get(env, view, table, key)).collect())
+        self.read(move |Walker { store, state, env }| {
+            keys.iter().map(|key| store.get(env, state, table, key)).collect()
+        })
     }
 
     fn scan(&self, table: Table, range: Range) -> BoxFuture<'_, Result<Page>> {
@@ -408,6 +363,15 @@ impl Slot {
     }
 }
 
+/// A database that was opened, and what goes with it.
+struct Opened {
+    tables: Tables,
+    database: Database,
+    marker: Option<Arc<Marker>>,
+    held: Held,
+    space: Arc<Space>,
+}
+
 /// Everything fjall, and the lock. Its fields are dropped in this order.
 struct Store {
     published: Published,
@@ -418,7 +382,7 @@ struct Store {
     database: Database,
     marker: Option<Arc<Marker>>,
     _last_mark: LastMark,
-    _lock: creation::Lock,
+    _held: Held,
     /// Dropped last, which tells [`Gone`].
     _gone: mpsc::Sender<()>,
 }
@@ -435,16 +399,16 @@ impl Gone {
 }
 
 impl Store {
-    fn get(&self, env: &Env, view: &View, table: Table, key: &[u8]) -> Result<Option<Bytes>> {
+    fn get(&self, env: &Env, state: &State, table: Table, key: &[u8]) -> Result<Option<Bytes>> {
         // fjall panics at a key that is empty or too long. None such was ever put.
         if !(1..=KEY_BYTES_MAX).contains(&key.len()) {
             return Ok(None);
         }
         let got = caught("get", || {
-            let value = view.snapshot.get(self.tables.of(table), key).map_err(|error| failed("get", error))?;
+            let value = state.snapshot.get(self.tables.of(table), key).map_err(|error| failed("get", error))?;
             Ok(value.map(Bytes::from))
         });
-        got.or_else(|error| self.get_by_range(&Walker { store: self, view, env }, table, key, error))
+        got.or_else(|error| self.get_by_range(&Walker { store: self, state, env }, table, key, error))
     }
 
     /// A second way to the value of a key: a range reads no filter, so that a damaged one hides no entry.

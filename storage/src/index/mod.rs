@@ -16,10 +16,12 @@ mod committer;
 #[cfg(any(test, feature = "contract"))]
 pub mod contract;
 pub mod fjall;
+mod read_only;
 mod space;
 mod stall;
 mod step_over;
 
+pub use read_only::{ReadOnlyIndex, read_only};
 pub use space::{SpaceStats, no_space};
 pub use stall::StallWatch;
 pub use step_over::{PartialPage, UnreadableRange};

@@ -39,6 +39,10 @@ impl Scene {
         self.claim(false).take(Place::Operator(self.operator.clone())).await
     }
 
+    async fn find(&self) -> Result<BlobTier> {
+        self.claim(false).find(Place::Operator(self.operator.clone())).await
+    }
+
     async fn adopt(&self) -> Result<BlobTier> {
         self.claim(true).take(Place::Operator(self.operator.clone())).await
     }
@@ -46,6 +50,8 @@ impl Scene {
     /// Refused with this, and neither tier is touched.
     async fn refused(&self, kind: ErrorKind, with: &str) {
         let (record, files) = (self.record().await, self.files().await);
+        let error = self.find().await.err().expect("a reader is refused");
+        assert!(error.kind() == kind && error.to_string().contains(with), "{error}");
         let error = self.open().await.err().expect("it is refused");
         assert!(error.kind() == kind && error.to_string().contains(with), "{error}");
         assert!(error.to_string().contains("adopt"), "it names the way out: {error}");
@@ -99,10 +105,27 @@ async fn a_creation_that_was_interrupted_anywhere_is_finished() {
         if let Some(left) = left {
             scene.write(MARKER_PATH, left).await;
         }
+        let (record, files) = (scene.record().await, scene.files().await);
+        scene.find().await.unwrap();
+        assert_eq!((scene.record().await, scene.files().await), (record, files), "a reader finishes nothing");
         scene.open().await.unwrap();
         assert_eq!(scene.record().await, Some(StoreRecord { id: store, tier: TierState::Claimed }));
         scene.open().await.unwrap();
     }
+}
+
+#[tokio::test]
+async fn reader_makes_no_directory_for_a_tier() {
+    use futures::TryStreamExt;
+    let (scene, dir) = (Scene::new(), TempDir::new().unwrap());
+    let absent = dir.path().join("blobs");
+    let find = || async { scene.claim(false).find(Place::Directory(absent.clone())).await };
+    let tier = find().await.unwrap();
+    assert!(tier.list().try_collect::<Vec<_>>().await.unwrap().is_empty());
+    assert_eq!(scene.record().await, None);
+    scene.set_record(Some(StoreRecord { id: id(7), tier: TierState::Claimed })).await;
+    assert_eq!(find().await.err().unwrap().kind(), ErrorKind::Unavailable);
+    assert!(!absent.exists());
 }
 
 #[tokio::test]

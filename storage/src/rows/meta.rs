@@ -32,15 +32,27 @@ const FLOORS: &[u8] = b"floor\0";
 /// [`UnknownFormat`](crate::ErrorKind::UnknownFormat) if a later build wrote this index, otherwise whatever reading and
 /// committing meet.
 pub async fn begin_epoch(index: &Arc<dyn Index>) -> Result<Epoch> {
-    let last = match index.get(Table::Meta, EPOCH).await? {
-        Some(value) => codec::decode::<u64>("epoch", FORMAT, &value)?,
-        None => 0,
-    };
-    let epoch = last.checked_add(1).ok_or_else(|| codec::corrupt("epoch", "it can't be raised"))?;
+    let epoch = last_epoch(&**index)
+        .await?
+        .get()
+        .checked_add(1)
+        .ok_or_else(|| codec::corrupt("epoch", "it can't be raised"))?;
     let mut batch = Batch::new();
     batch.put(Table::Meta, EPOCH, codec::encode(FORMAT, &epoch));
     commit(index, batch).await?;
     Ok(Epoch::new(epoch))
+}
+
+/// The epoch of the last engine on an index, 0 if there was none.
+///
+/// # Errors
+/// As [`begin_epoch`], but for committing.
+pub async fn last_epoch(index: &dyn Index) -> Result<Epoch> {
+    let last = match index.get(Table::Meta, EPOCH).await? {
+        Some(value) => codec::decode::<u64>("epoch", FORMAT, &value)?,
+        None => 0,
+    };
+    Ok(Epoch::new(last))
 }
 
 /// Makes a batch durable, before there are actors.

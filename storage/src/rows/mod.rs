@@ -23,7 +23,7 @@ pub use expiration::{Deadline, EXPIRATION_MAX, Expiration, Extension, is_live};
 pub use expiry::{Due, check_expiry_value, expiry_end, expiry_key, expiry_value, read_expiry_key, session_expiry_key};
 pub use manifest::{Extent, Manifest};
 pub(crate) use meta::epoch_entry;
-pub use meta::{begin_epoch, floor_key, floor_object, floors_prefix, read_floor, write_floor};
+pub use meta::{begin_epoch, floor_key, floor_object, floors_prefix, last_epoch, read_floor, write_floor};
 pub use metadata::{ATTRIBUTES_BYTES_MAX, Amendment, Attributes, Metadata};
 pub use orphan::{Landing, Orphan, OrphanDue};
 pub use part::{Filed, Part, all_parts_prefix, is_part_key, part_key, parts_prefix, read_part_key};

@@ -17,6 +17,7 @@ use crate::directory_sync::sync_directory_at;
 use crate::env::Env;
 use crate::error::{Error, ErrorKind, Result};
 use crate::index::fjall::{FjallIndex, FjallOptions, IndexCopy};
+use crate::modes::Modes;
 
 const INDEX: &str = "index";
 const SALVAGING: &str = "salvaging";
@@ -39,7 +40,7 @@ impl SalvageDirectory {
         if !old.join(INDEX).is_dir() {
             return invalid(format!("there is no store here: old={}", old.display()));
         }
-        fs::create_dir_all(new).map_err(|error| failed("create", new, error))?;
+        Modes::default().create_dir_all(new).map_err(|error| failed("create", new, error))?;
         let canonical = |path: &Path| fs::canonicalize(path).map_err(|error| failed("find", path, error));
         let (old, new) = (canonical(old)?, canonical(new)?);
         if new.starts_with(&old) || old.starts_with(&new) {

@@ -13,11 +13,12 @@ use std::path::{Path, PathBuf};
 
 use super::creation::{corrupt, unavailable};
 use super::journal::Gap;
-use super::journals::{self, Verdict};
+use super::journals::{self, Scanned, Verdict};
 use super::manifest::{self, Depth};
 use super::mark::{self, Mark, MarkFile, Reading};
 use crate::directory_sync::sync_directory_at;
 use crate::error::{Error, ErrorKind, Result};
+use crate::modes::Modes;
 
 pub(super) const HIGH_WATER: &str = "high-water";
 pub(super) const TAILS: &str = "tails";
@@ -34,12 +35,36 @@ pub(super) struct Checked {
     pub(super) last_seqno: Option<u64>,
 }
 
+/// A store that has passed the check, and was not touched.
+#[derive(Debug)]
+pub(super) struct Looked {
+    mark: Option<Mark>,
+    /// The journals, in order.
+    pub(super) scanned: Vec<Scanned>,
+    /// A tail that was never acknowledged, and its journal.
+    tail: Option<(u64, Gap)>,
+}
+
 /// Checks a store, and cuts off a tail that was never acknowledged. `keyspaces` are the names of their directories.
 ///
 /// # Errors
 /// [`ErrorKind::Corrupt`] if acknowledged data is or may be damaged, [`ErrorKind::UnknownFormat`] if a later build wrote
 /// the mark; nothing was touched then. [`ErrorKind::Unavailable`] if the file system fails.
-pub(super) fn before_open(store: &Path, database: &Path, keyspaces: &[u64]) -> Result<Checked> {
+pub(super) fn before_open(store: &Path, database: &Path, keyspaces: &[u64], modes: Modes) -> Result<Checked> {
+    let Looked { mark, scanned, tail } = look(store, database, keyspaces)?;
+    if let Some((id, gap)) = tail {
+        cut(store, database, id, gap, modes)?;
+    }
+    let last_seqno = scanned.iter().filter_map(|scanned| scanned.journal.last_seqno()).max();
+    let marks = begin(&store.join(HIGH_WATER), &Mark { closed: false, ..mark.unwrap_or_default() }, modes)?;
+    Ok(Checked { marks, last_seqno })
+}
+
+/// Checks a store without touching it.
+///
+/// # Errors
+/// As [`before_open`].
+pub(super) fn look(store: &Path, database: &Path, keyspaces: &[u64]) -> Result<Looked> {
     for id in keyspaces {
         let keyspace = database.join("keyspaces").join(id.to_string());
         let checked = manifest::flaws(&keyspace, Depth::Ends);
@@ -48,20 +73,17 @@ pub(super) fn before_open(store: &Path, database: &Path, keyspaces: &[u64]) -> R
             return Err(corrupt(format!("{}: file={} {WAYS_OUT}", flaw.what, flaw.path.display())));
         }
     }
-    let path = store.join(HIGH_WATER);
-    let mark = read_mark(&path)?;
+    let mark = read_mark(&store.join(HIGH_WATER))?;
     let scanned = journals::scan(database, mark.as_ref()).map_err(|error| unlisted(database, error))?;
-    match journals::judge(&scanned, mark.as_ref()) {
-        Verdict::Sound => {}
-        Verdict::Tail { id, gap } => cut(store, database, id, gap)?,
+    let tail = match journals::judge(&scanned, mark.as_ref()) {
+        Verdict::Sound => None,
+        Verdict::Tail { id, gap } => Some((id, gap)),
         wrong @ (Verdict::Damaged { .. }
         | Verdict::Missing { .. }
         | Verdict::Short { .. }
         | Verdict::Renumbered { .. }) => return Err(corrupt(format!("{} {WAYS_OUT}", told(&wrong, database)))),
-    }
-    let last_seqno = scanned.iter().filter_map(|scanned| scanned.journal.last_seqno()).max();
-    let marks = begin(&path, &Mark { closed: false, ..mark.unwrap_or_default() })?;
-    Ok(Checked { marks, last_seqno })
+    };
+    Ok(Looked { mark, scanned, tail })
 }
 
 /// How to go on after an error.
@@ -120,8 +142,8 @@ fn read_mark(path: &Path) -> Result<Option<Mark>> {
     }
 }
 
-fn begin(path: &Path, mark: &Mark) -> Result<Option<MarkFile>> {
-    let error = match MarkFile::open(path, mark) {
+fn begin(path: &Path, mark: &Mark, modes: Modes) -> Result<Option<MarkFile>> {
+    let error = match MarkFile::open(path, mark, modes) {
         Ok(marks) => return Ok(Some(marks)),
         Err(error) => error,
     };
@@ -135,9 +157,9 @@ fn begin(path: &Path, mark: &Mark) -> Result<Option<MarkFile>> {
     Ok(None)
 }
 
-fn cut(store: &Path, database: &Path, id: u64, gap: Gap) -> Result<()> {
+fn cut(store: &Path, database: &Path, id: u64, gap: Gap, modes: Modes) -> Result<()> {
     let path = journals::path(database, id);
-    let kept = keep(store, &path, id, gap);
+    let kept = keep(store, &path, id, gap, modes);
     let kept = match kept {
         Ok(kept) => kept.display().to_string(),
         // The tail was never acknowledged, and a full disk must not stop the store from opening.
@@ -160,9 +182,9 @@ fn cut(store: &Path, database: &Path, id: u64, gap: Gap) -> Result<()> {
 }
 
 /// Copies a tail to a file of its own.
-fn keep(store: &Path, journal: &Path, id: u64, gap: Gap) -> io::Result<PathBuf> {
+fn keep(store: &Path, journal: &Path, id: u64, gap: Gap, modes: Modes) -> io::Result<PathBuf> {
     let dir = store.join(TAILS);
-    fs::create_dir_all(&dir)?;
+    modes.create_dir_all(&dir)?;
     let mut kept: Vec<(u64, PathBuf)> = Vec::new();
     for entry in fs::read_dir(&dir)? {
         let entry = entry?;
@@ -177,7 +199,7 @@ fn keep(store: &Path, journal: &Path, id: u64, gap: Gap) -> io::Result<PathBuf> 
     let path = dir.join(format!("{number}-of-{id}.jnl-at-{}", gap.start));
     let mut from = File::open(journal)?;
     from.seek(SeekFrom::Start(gap.start))?;
-    let copied = File::create(&path).and_then(|mut to| {
+    let copied = modes.create_file(&path).and_then(|mut to| {
         io::copy(&mut from.take(gap.end - gap.start), &mut to)?;
         to.sync_all()?;
         sync_directory_at(&dir)?;

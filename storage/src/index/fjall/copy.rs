@@ -21,6 +21,7 @@ use super::mend::{self, LostFile};
 use super::{FjallIndex, FjallOptions, Table, database};
 use crate::env::Env;
 use crate::error::{Error, ErrorKind, Result};
+use crate::modes::Modes;
 
 /// A copy of an index, open for reads.
 pub struct IndexCopy {
@@ -43,7 +44,8 @@ impl FjallIndex {
     /// - [`ErrorKind::Unavailable`] if the file system fails.
     pub fn open_copy(dir: &Path, to: &Path, env: Env) -> Result<IndexCopy> {
         let _lock = lock(dir)?;
-        copy_tree(dir, to).map_err(|error| {
+        let modes = Modes::default();
+        copy_tree(dir, to, modes).map_err(|error| {
             let message = format!("the index can't be copied: from={} to={}", dir.display(), to.display());
             Error::new(ErrorKind::Unavailable, "salvage", message).with_source(error)
         })?;
@@ -52,6 +54,10 @@ impl FjallIndex {
             Error::new(ErrorKind::Unavailable, "salvage", message).with_source(error)
         })?;
         let lost_files = mend_keyspaces(dir, to)?;
+        modes.narrow_tree(to).map_err(|error| {
+            let message = format!("the modes of the copy can't be set: to={}", to.display());
+            Error::new(ErrorKind::Unavailable, "salvage", message).with_source(error)
+        })?;
         let index = Self::open_with(to, env, FjallOptions::default(), 0)?;
         Ok(IndexCopy { index, has_whole_journals, lost_files })
     }
@@ -189,15 +195,15 @@ fn unavailable(dir: &Path, error: io::Error) -> Error {
     Error::new(ErrorKind::Unavailable, "salvage", message).with_source(error)
 }
 
-fn copy_tree(from: &Path, to: &Path) -> io::Result<()> {
-    fs::create_dir_all(to)?;
+fn copy_tree(from: &Path, to: &Path, modes: Modes) -> io::Result<()> {
+    modes.create_dir_all(to)?;
     for entry in fs::read_dir(from)? {
         let entry = entry?;
         let (source, target) = (entry.path(), to.join(entry.file_name()));
         if entry.file_type()?.is_dir() {
-            copy_tree(&source, &target)?;
+            copy_tree(&source, &target, modes)?;
         } else {
-            fs::copy(&source, &target)?;
+            io::copy(&mut File::open(&source)?, &mut modes.create_file(&target)?)?;
         }
     }
     Ok(())

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! {dir}/reserve           space that is given up on a full disk (`reserve.rs`)
-//! {dir}/lock              held while the index is open; never renamed, never removed
+//! {dir}/lock              held while the index is open, shared by readers (`view.rs`); never renamed, never removed
 //! {dir}/store/record.json what must be there
 //! {dir}/store/database/   what fjall keeps
 //! {dir}/store/high-water  what the journals hold at least (`mark.rs`)
@@ -27,6 +27,7 @@ use super::check::{self, Checked};
 use super::reserve::RESERVE;
 use crate::directory_sync::sync_directory_at;
 use crate::error::{Error, ErrorKind, Result};
+use crate::modes::Modes;
 
 pub(super) const LOCK: &str = "lock";
 const STORE: &str = "store";
@@ -38,7 +39,7 @@ const DATABASE: &str = "database";
 const RECORD_FORMAT: u32 = 1;
 
 /// fjall's own names: what is looked for before it is let in.
-const FJALL_MARKER: &str = "version";
+pub(super) const FJALL_MARKER: &str = "version";
 const FJALL_KEYSPACES: &str = "keyspaces";
 pub(super) const FJALL_META_KEYSPACE: u64 = 0;
 const FJALL_CURRENT: &str = "current";
@@ -49,7 +50,7 @@ pub(super) type Keyspaces = BTreeMap<String, u64>;
 
 /// What must be in a store, written once at its creation.
 #[derive(Debug, Serialize, Deserialize)]
-struct Record {
+pub(super) struct Record {
     format: u32,
     /// The contents of fjall's version marker.
     fjall_marker: Vec<u8>,
@@ -58,8 +59,13 @@ struct Record {
 
 impl Record {
     /// The directories of all keyspaces, fjall's own included.
-    fn directories(&self) -> Vec<u64> {
+    pub(super) fn directories(&self) -> Vec<u64> {
         std::iter::once(FJALL_META_KEYSPACE).chain(self.keyspaces.values().copied()).collect()
+    }
+
+    /// The keyspaces but for fjall's own.
+    pub(super) fn keyspaces(&self) -> &Keyspaces {
+        &self.keyspaces
     }
 }
 
@@ -107,25 +113,48 @@ pub(super) fn is_created(dir: &Path) -> Result<bool> {
 /// # Errors
 /// [`ErrorKind::Invalid`] if it holds files but no record of ours, [`ErrorKind::AlreadyOpen`] if another holds it,
 /// [`ErrorKind::Unavailable`] if the file system fails.
-pub(super) fn lock(dir: &Path) -> Result<Lock> {
-    create_dir_durably(dir).map_err(|error| unavailable("create", dir, error))?;
+pub(super) fn lock(dir: &Path, modes: Modes) -> Result<Lock> {
+    create_dir_durably(dir, modes).map_err(|error| unavailable("create", dir, error))?;
     refuse_foreign(dir)?;
     let path = dir.join(LOCK);
-    let file = File::options().read(true).write(true).create(true).truncate(false).open(&path);
+    let file = modes.file_options().read(true).write(true).create(true).truncate(false).open(&path);
     let file = file.map_err(|error| unavailable("open", &path, error))?;
-    match file.try_lock() {
-        Ok(()) => {}
-        Err(TryLockError::WouldBlock) => {
-            let message =
-                format!("another engine has the index open, in this process or another: dir={}", dir.display());
-            return Err(Error::new(ErrorKind::AlreadyOpen, "open", message));
-        }
-        Err(TryLockError::Error(error)) => return Err(unavailable("lock", &path, error)),
-    }
+    locked(file.try_lock(), dir)?;
     let lock = Lock(file);
     // What was seen before the lock may have been another's creation, half done.
     refuse_foreign(dir)?;
     Ok(lock)
+}
+
+/// Shares the index in `dir` with other readers: no engine that writes gets it meanwhile. None if there is no lock file, for
+/// a reader makes none: nobody is kept out then.
+///
+/// # Errors
+/// [`ErrorKind::AlreadyOpen`] if an engine holds it, [`ErrorKind::Unavailable`] if the file system fails.
+pub(super) fn lock_shared(dir: &Path) -> Result<Option<Lock>> {
+    let path = dir.join(LOCK);
+    let file = match File::open(&path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            tracing::warn!(dir = %dir.display(), "the index has no lock file: an engine that opens it is not kept out");
+            return Ok(None);
+        }
+        Err(error) => return Err(unavailable("open", &path, error)),
+    };
+    locked(file.try_lock_shared(), dir)?;
+    Ok(Some(Lock(file)))
+}
+
+fn locked(outcome: Result<(), TryLockError>, dir: &Path) -> Result<()> {
+    match outcome {
+        Ok(()) => Ok(()),
+        Err(TryLockError::WouldBlock) => {
+            let message =
+                format!("another engine has the index open, in this process or another: dir={}", dir.display());
+            Err(Error::new(ErrorKind::AlreadyOpen, "open", message))
+        }
+        Err(TryLockError::Error(error)) => Err(unavailable("lock", &dir.join(LOCK), error)),
+    }
 }
 
 /// Returns whether the lock file names this process as its last holder.
@@ -146,7 +175,7 @@ pub(super) struct Existing {
 /// `build` makes a database at a path, lets go of it, and tells its keyspaces.
 ///
 /// 1. remove what an interrupted creation left
-/// 2. build under a temporary name, write the record, sync every file and directory
+/// 2. build under a temporary name, write the record, set the modes, sync every file and directory
 /// 3. rename, sync the parent: now it exists
 /// 4. check the record against the directory: on any doubt Error, and nothing was touched
 /// 5. check what fjall would read (`check.rs`): on damage Error, and nothing was touched
@@ -157,6 +186,7 @@ pub(super) struct Existing {
 pub(super) fn create_or_check(
     dir: &Path,
     _lock: &Lock,
+    modes: Modes,
     build: impl FnOnce(&Path) -> Result<Keyspaces>,
 ) -> Result<Existing> {
     let store = store(dir);
@@ -165,24 +195,28 @@ pub(super) fn create_or_check(
         fs::remove_dir_all(&creating).map_err(|error| unavailable("remove", &creating, error))?;
     }
     if !exists(&store)? {
-        fs::create_dir(&creating).map_err(|error| unavailable("create", &creating, error))?;
+        modes.create_dir(&creating).map_err(|error| unavailable("create", &creating, error))?;
         // What a failure leaves would take space on a disk that may be full.
         let built = build(&creating.join(DATABASE)).and_then(|keyspaces| write_record(&creating, keyspaces));
         if let Err(error) = built {
             drop(fs::remove_dir_all(&creating));
             return Err(error);
         }
+        modes.narrow_tree(&creating).map_err(|error| unavailable("set the modes in", &creating, error))?;
         sync_tree(&creating).map_err(|error| unavailable("sync", &creating, error))?;
         fs::rename(&creating, &store).map_err(|error| unavailable("rename", &creating, error))?;
         sync_directory_at(dir).map_err(|error| unavailable("sync", dir, error))?;
     }
     let (database, record) = recorded(dir)?;
-    let checked = check::before_open(&store, &database, &record.directories())?;
+    let checked = check::before_open(&store, &database, &record.directories(), modes)?;
     Ok(Existing { database, keyspaces: record.keyspaces, checked })
 }
 
-/// The record, if what it names is there.
-fn recorded(dir: &Path) -> Result<(PathBuf, Record)> {
+/// The database in a directory, and the record, if what it names is there; touches nothing.
+///
+/// # Errors
+/// As [`create_or_check`].
+pub(super) fn recorded(dir: &Path) -> Result<(PathBuf, Record)> {
     let record = read_record(&store(dir).join(RECORD))?;
     let database = database(dir);
     check_tables(&record)?;
@@ -320,10 +354,10 @@ fn exists(path: &Path) -> Result<bool> {
 }
 
 /// Creates a directory and its parents so that a power cut can't take them back.
-fn create_dir_durably(dir: &Path) -> io::Result<()> {
+fn create_dir_durably(dir: &Path, modes: Modes) -> io::Result<()> {
     let dir = std::path::absolute(dir)?;
     let absent: Vec<_> = dir.ancestors().take_while(|ancestor| !ancestor.exists()).collect();
-    fs::create_dir_all(&dir)?;
+    modes.create_dir_all(&dir)?;
     absent.iter().filter_map(|created| created.parent()).try_for_each(sync_directory_at)
 }
 

@@ -39,11 +39,11 @@ pub(super) fn explain(store: &Store, env: &Env, error: fjall::Error) -> Error {
 /// The first damage that a read of the tables meets within the time. Payloads come last: they are the largest.
 fn find(store: &Store, env: &Env) -> Option<Error> {
     let begun = env.monotonic();
-    let view = store.published.latest();
+    let state = store.published.latest();
     let by_size = Table::ALL.into_iter().filter(|table| *table != Table::Payloads).chain([Table::Payloads]);
     for table in by_size {
         let mut last = None;
-        for entry in view.snapshot.iter(store.tables.of(table)) {
+        for entry in state.snapshot.iter(store.tables.of(table)) {
             match entry.into_inner() {
                 Ok((key, _)) => last = Some(key),
                 Err(error) => {

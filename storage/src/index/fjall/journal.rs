@@ -170,7 +170,6 @@ pub(crate) fn scan(path: &Path, mode: Mode) -> io::Result<Journal> {
 ///
 /// # Errors
 /// Errors of the file system.
-#[cfg_attr(not(test), expect(dead_code, reason = "salvage will read damaged journals with it"))]
 pub(crate) fn copy_intact(path: &Path, journal: &Journal, to: &mut impl Write) -> io::Result<()> {
     let mut file = File::open(path)?;
     for run in &journal.runs {

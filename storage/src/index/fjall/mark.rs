@@ -19,6 +19,7 @@ use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::Path;
 
 use crate::directory_sync::sync_directory_at;
+use crate::modes::Modes;
 
 use xxhash_rust::xxh3::xxh3_64;
 
@@ -173,7 +174,7 @@ impl MarkFile {
     ///
     /// # Errors
     /// Errors of the file system.
-    pub(super) fn open(path: &Path, mark: &Mark) -> io::Result<Self> {
+    pub(super) fn open(path: &Path, mark: &Mark, modes: Modes) -> io::Result<Self> {
         let existing = File::options().write(true).open(path).ok();
         if let Some(file) =
             existing.filter(|file| file.metadata().is_ok_and(|metadata| metadata.len() == FILE_BYTES as u64))
@@ -184,7 +185,7 @@ impl MarkFile {
             return Ok(marks);
         }
         let new = path.with_extension("new");
-        let mut marks = Self { file: File::create(&new)?, generation: mark.generation };
+        let mut marks = Self { file: modes.create_file(&new)?, generation: mark.generation };
         marks.file.write_all(&[0; FILE_BYTES])?;
         marks.write_twice(mark)?;
         marks.file.sync_all()?;
@@ -250,7 +251,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("high-water");
         assert_eq!(read(&path).unwrap(), Reading::Absent);
-        let mut marks = MarkFile::open(&path, &mark()).unwrap();
+        let mut marks = MarkFile::open(&path, &mark(), Modes::default()).unwrap();
         for low in 200..210 {
             let before = fs::read(&path).unwrap();
             marks.write(&Mark { low, high: low + 1, ..mark() }).unwrap();
@@ -268,7 +269,7 @@ mod tests {
     fn a_changed_byte_never_makes_another_mark() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("high-water");
-        drop(MarkFile::open(&path, &mark()).unwrap());
+        drop(MarkFile::open(&path, &mark(), Modes::default()).unwrap());
         let bytes = fs::read(&path).unwrap();
         for at in (0..SLOT_BYTES).chain(4096..4096 + SLOT_BYTES) {
             let mut changed = bytes.clone();

@@ -23,29 +23,29 @@ use std::sync::{Arc, PoisonError, RwLock};
 use fjall::{Database, Snapshot};
 
 /// The state behind a commit.
-pub(super) struct View {
+pub(super) struct State {
     pub(super) snapshot: Snapshot,
     /// How many commits there were since the opening.
     pub(super) commit: u64,
 }
 
 /// The snapshot taken behind the last commit.
-pub(super) struct Published(RwLock<Arc<View>>);
+pub(super) struct Published(RwLock<Arc<State>>);
 
 impl Published {
     /// The state of a database that nobody writes to yet.
     pub(super) fn new(database: &Database) -> Self {
-        Self(RwLock::new(Arc::new(View { snapshot: database.snapshot(), commit: 0 })))
+        Self(RwLock::new(Arc::new(State { snapshot: database.snapshot(), commit: 0 })))
     }
 
     /// The state behind the last commit.
-    pub(super) fn latest(&self) -> Arc<View> {
+    pub(super) fn latest(&self) -> Arc<State> {
         Arc::clone(&self.0.read().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Publishes the state of now, behind this commit. Only the thread that commits may call it, and only between two commits.
     pub(super) fn advance(&self, database: &Database, commit: u64) {
-        let next = Arc::new(View { snapshot: database.snapshot(), commit });
+        let next = Arc::new(State { snapshot: database.snapshot(), commit });
         let last = std::mem::replace(&mut *self.0.write().unwrap_or_else(PoisonError::into_inner), next);
         // Dropped behind the lock: the last holder of a snapshot tells fjall so.
         drop(last);

@@ -8,6 +8,8 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use crate::modes::Modes;
+
 /// Its name in the directory of the index.
 pub(super) const RESERVE: &str = "reserve";
 
@@ -17,15 +19,16 @@ const PAGE_BYTES: u64 = 4096;
 /// See the head of this file.
 pub(super) struct Reserve {
     path: PathBuf,
+    modes: Modes,
     held: Mutex<u64>,
 }
 
 impl Reserve {
     /// The reserve of the index in this directory, as large as it was left.
-    pub(super) fn open(dir: &Path) -> Self {
+    pub(super) fn open(dir: &Path, modes: Modes) -> Self {
         let path = dir.join(RESERVE);
         let held = fs::metadata(&path).map_or(0, |metadata| metadata.len());
-        Self { path, held: Mutex::new(held) }
+        Self { path, modes, held: Mutex::new(held) }
     }
 
     /// Its size in bytes.
@@ -69,7 +72,7 @@ impl Reserve {
 
     #[cfg(unix)]
     fn allocate(&self, bytes: u64) -> io::Result<()> {
-        let file = File::options().write(true).create(true).truncate(false).open(&self.path)?;
+        let file = self.modes.file_options().write(true).create(true).truncate(false).open(&self.path)?;
         match rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::empty(), 0, bytes) {
             Ok(()) => Ok(()),
             // A file system that can't allocate gets zeros written.
@@ -80,7 +83,7 @@ impl Reserve {
 
     #[cfg(not(unix))]
     fn allocate(&self, bytes: u64) -> io::Result<()> {
-        fill(File::options().write(true).create(true).truncate(false).open(&self.path)?, bytes)
+        fill(self.modes.file_options().write(true).create(true).truncate(false).open(&self.path)?, bytes)
     }
 
     fn lock(&self) -> MutexGuard<'_, u64> {
@@ -100,7 +103,7 @@ mod tests {
     #[test]
     fn reserve_takes_space_and_gives_it_back() {
         let dir = tempfile::tempdir().unwrap();
-        let reserve = Reserve::open(dir.path());
+        let reserve = Reserve::open(dir.path(), Modes::default());
         assert_eq!(reserve.held(), 0);
         reserve.grow_to(100 * PAGE_BYTES + 1);
         assert_eq!(reserve.held(), 100 * PAGE_BYTES);
@@ -112,7 +115,7 @@ mod tests {
         }
         reserve.shrink_by(PAGE_BYTES + 1);
         assert_eq!(reserve.held(), 98 * PAGE_BYTES, "whole pages");
-        assert_eq!(Reserve::open(dir.path()).held(), 98 * PAGE_BYTES, "it is as it was left");
+        assert_eq!(Reserve::open(dir.path(), Modes::default()).held(), 98 * PAGE_BYTES, "it is as it was left");
         reserve.shrink_by(u64::MAX);
         assert_eq!(reserve.held(), 0);
     }

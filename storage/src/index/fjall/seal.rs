@@ -9,13 +9,14 @@
 //! open ──> how much of the journals is in no table yet? ── worth it, and fits ──> close, seal, open again, wait
 //! ```
 
-use std::fs::{self, File};
+use std::fs;
 use std::io;
 use std::path::Path;
 
 use super::space::Space;
 use crate::directory_sync::sync_directory_at;
 use crate::error::{Error, ErrorKind, Result};
+use crate::modes::Modes;
 
 /// Journals with less are not worth it.
 const BYTES_MIN: u64 = 256 * 1024;
@@ -36,10 +37,10 @@ pub(super) fn is_wanted(database: &Path, space: &Space, unflushed: impl FnOnce()
 ///
 /// # Errors
 /// [`ErrorKind::Unavailable`] if the directory can't be read or written.
-pub(super) fn seal(database: &Path) -> Result<()> {
+pub(super) fn seal(database: &Path, modes: Modes) -> Result<()> {
     let (newest, bytes) = journals(database).map_err(|error| unavailable(database, error))?;
     let Some(newest) = newest else { return Ok(()) };
-    begin(database, newest + 1).map_err(|error| unavailable(database, error))?;
+    begin(database, newest + 1, modes).map_err(|error| unavailable(database, error))?;
     tracing::info!(path = %database.display(), journal_bytes = bytes, "the journals are sealed, to free space");
     Ok(())
 }
@@ -84,8 +85,9 @@ fn allocated(metadata: &fs::Metadata) -> u64 {
     metadata.len()
 }
 
-fn begin(database: &Path, number: u64) -> io::Result<()> {
-    File::create_new(database.join(format!("{number}.jnl")))?.sync_all()?;
+fn begin(database: &Path, number: u64, modes: Modes) -> io::Result<()> {
+    let path = database.join(format!("{number}.jnl"));
+    modes.file_options().write(true).create_new(true).open(path)?.sync_all()?;
     sync_directory_at(database)
 }
 

@@ -25,6 +25,7 @@ use super::reserve::Reserve;
 use crate::env::Env;
 use crate::error::{Error, ErrorKind, Reason, Result};
 use crate::index::{SpaceStats, no_space};
+use crate::modes::Modes;
 
 const MIB: u64 = 1024 * 1024;
 /// The reserve and the margin are each at most this part of the disk.
@@ -118,12 +119,12 @@ pub(super) struct Space {
 
 impl Space {
     /// The space of the index in this directory, which is there.
-    pub(super) fn open(dir: &Path, env: Env, limit: u64) -> Self {
+    pub(super) fn open(dir: &Path, env: Env, limit: u64, modes: Modes) -> Self {
         let space = Self {
             env,
             dir: dir.to_owned(),
             limit,
-            reserve: Reserve::open(dir),
+            reserve: Reserve::open(dir, modes),
             total: AtomicU64::new(0),
             free: AtomicU64::new(u64::MAX),
             looked_ms: AtomicU64::new(0),

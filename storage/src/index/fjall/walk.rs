@@ -9,7 +9,7 @@ use fjall::{Guard, Readable};
 
 use super::failure::{caught, failed};
 use super::gaps::{Found, behind};
-use super::published::View;
+use super::published::State;
 use super::{KEY_BYTES_MAX, Store};
 use crate::env::Env;
 use crate::error::Result;
@@ -18,7 +18,7 @@ use crate::index::{Page, Range, Table};
 /// What a scan walks with.
 pub(super) struct Walker<'a> {
     pub(super) store: &'a Store,
-    pub(super) view: &'a View,
+    pub(super) state: &'a State,
     pub(super) env: &'a Env,
 }
 
@@ -50,7 +50,7 @@ impl Walker<'_> {
         let (mut page, mut slow) = (Vec::new(), Vec::new());
         caught(operation, || {
             while page.len() < range.limit {
-                let stretch = self.store.gaps.stretch(table, at, self.view.commit);
+                let stretch = self.store.gaps.stretch(table, at, self.state.commit);
                 let Some(from) = stretch.from.filter(|from| is_before(from, end.as_ref())) else { break };
                 let gap = stretch.gap.filter(|gap| is_before(gap, end.as_ref()));
                 let to = gap.clone().or_else(|| end.clone());
@@ -65,7 +65,7 @@ impl Walker<'_> {
             Ok(())
         })?;
         if !slow.is_empty() {
-            self.store.gaps.remember(table, slow, self.view.commit);
+            self.store.gaps.remember(table, slow, self.state.commit);
         }
         Ok(page)
     }
@@ -82,7 +82,7 @@ impl Walker<'_> {
         let end = to.clone().map_or(Bound::Unbounded, Bound::Excluded);
         let bounds = (Bound::Included(from.clone()), end);
         let mut begun = self.env.monotonic();
-        let mut entries = self.view.snapshot.range(self.store.tables.of(table), bounds);
+        let mut entries = self.state.snapshot.range(self.store.tables.of(table), bounds);
         let mut last = None;
         while page.len() < limit {
             let step = entries.next().map(&read).transpose()?;

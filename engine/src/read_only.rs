@@ -1,0 +1,54 @@
+//! Opening for reads only: the other half of [`Builder`](crate::Builder), and what refuses writes.
+//!
+//! ```text
+//! view of the index (storage) -> no batch is taken (storage) -> no actors (actors) -> reads as ever
+//! ```
+//!
+//! Deliberately not here: how the index is read without being written to (`cenotaph_storage::index::fjall`).
+
+use std::path::Path;
+use std::sync::Arc;
+
+use cenotaph_actors::Tiered;
+use cenotaph_storage::index::fjall::FjallIndex;
+use cenotaph_storage::index::{Index, ReadOnlyIndex};
+use cenotaph_storage::ownership::{Claim, Place};
+use cenotaph_storage::rows::last_epoch;
+use cenotaph_storage::{Env, Error, ErrorKind, Pins, Result};
+
+use crate::builder::{open_patiently, reads_and_namespaces};
+use crate::config::Config;
+use crate::engine::{Engine, Parts};
+
+/// Opens a view of the index in `path`, below `views`.
+pub(crate) async fn open_view(path: &Path, views: &Path, env: &Env, config: &Config) -> Result<FjallIndex> {
+    let (dir, views, options) = (path.to_owned(), views.to_owned(), config.index);
+    open_patiently(path, env, move |env| FjallIndex::open_view(&dir, &views, env, options)).await
+}
+
+/// Starts an engine on this index that writes nothing.
+pub(crate) async fn start(config: &Config, claim: Claim, place: Place) -> Result<Engine> {
+    if claim.adopt {
+        let message = "an engine that is read-only adopts no blob tier: leave out `adopt_blobs` or `read_only`";
+        return Err(Error::new(ErrorKind::Invalid, "open", message));
+    }
+    let index: Arc<dyn Index> = Arc::new(ReadOnlyIndex::new(Arc::clone(&claim.index)));
+    let claim = Claim { index: Arc::clone(&index), ..claim };
+    let (blobs, epoch) = (claim.find(place).await?, last_epoch(&*index).await?);
+    let (env, pins) = (claim.env, Pins::new());
+    let (reads, namespaces) = reads_and_namespaces(config, &index, &blobs, &pins, &env)?;
+    let tiered = Tiered::read_only(Arc::clone(&index), blobs, env.clone(), pins, epoch, config.limits.clone());
+    Ok(Engine::assemble(Parts { config: config.clone(), env, index, reads, tiered, namespaces, epoch }))
+}
+
+impl Engine {
+    /// Returns whether this engine was opened for reads only.
+    pub fn is_read_only(&self) -> bool {
+        self.tiered().is_read_only()
+    }
+
+    /// Refuses a write before it reads anything, for it may find nothing to write.
+    pub(crate) fn check_writable(&self, operation: &'static str) -> Result<()> {
+        self.tiered().check_writable(operation)
+    }
+}
