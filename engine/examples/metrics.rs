@@ -5,14 +5,18 @@
 
 use std::time::Duration;
 
-use cenotaph::{Engine, Env, Error, ErrorKind};
+use cenotaph::{Engine, Env, Error, ErrorKind, Operator};
 use metrics_exporter_prometheus::PrometheusBuilder;
+use opendal::layers::{MetricsLayer, RetryLayer};
+use opendal::services::Memory;
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
     PrometheusBuilder::new().with_http_listener(([127, 0, 0, 1], 9464)).install()?;
     let directory = tempfile::tempdir()?;
-    let engine = Engine::builder(directory.path()).open().await?;
+    // Below the layer that retries it counts every attempt. In memory here; any service is told of in the same way.
+    let blobs = Operator::new(Memory::default())?.layer(MetricsLayer::new()).layer(RetryLayer::new());
+    let engine = Engine::builder(directory.path()).blobs(blobs).open().await?;
     println!("http://127.0.0.1:9464/metrics");
     tokio::select! {
         worked = work(&engine) => worked?,
