@@ -125,3 +125,19 @@ pub(super) fn digest(listed: &[(PartNumber, PartEtag)]) -> PartsDigest {
 pub(super) fn refused(message: impl Into<String>, reason: Reason) -> Error {
     Error::new(ErrorKind::Invalid, "multipart", message).with_reason(reason)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_digest_tells_numbers_and_etags_apart() {
+        let part = |number, etag| (PartNumber::new(number).unwrap(), PartEtag::new(etag));
+        let listed = [part(1, 7), part(2, 8)];
+        assert_eq!(digest(&listed), digest(&listed));
+        for other in [[part(1, 7), part(2, 9)], [part(1, 7), part(3, 8)], [part(2, 8), part(1, 7)]] {
+            assert_ne!(digest(&listed), digest(&other), "{other:?}");
+        }
+        assert_ne!(digest(&listed), digest(&listed[..1]));
+    }
+}

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-use cenotaph::{Engine, Env, ErrorKind, Operation, Reply, Write, WriteReply};
+use cenotaph::{Engine, Env, ErrorKind, Namespace, NamespaceLimits, ObjectId, Operation, Reply, Write, WriteReply};
 use cenotaph_storage::Seam;
 use cenotaph_tests::store::{INLINE, Store, blobs, payload};
 use futures::{StreamExt, TryStreamExt, stream};
@@ -209,4 +209,32 @@ async fn what_is_too_much_to_happen_at_once_is_refused_whole() {
     assert_eq!((count(engine, "").await, count(&strict.engine, "").await), (0, 0));
     assert!(engine.atomic([]).await.unwrap().is_empty());
     store.assert_settled().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_batch_asks_for_no_more_operations_than_it_runs_at_once() {
+    let store = Store::new().await;
+    let asked = Arc::new(AtomicUsize::new(0));
+    let counting = Arc::clone(&asked);
+    let writes = stream::iter(0..1000).map(move |number| {
+        counting.fetch_add(1, Ordering::SeqCst);
+        Write::put(format!("k{number:05}"), "x")
+    });
+    let mut answers = store.engine.batch(writes);
+    answers.next().await.unwrap().1.unwrap();
+    let first = asked.load(Ordering::SeqCst);
+    assert!(first <= 256, "{first} were asked for before one answer was taken");
+    assert_eq!(answers.count().await, 999);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_deletion_of_a_prefix_goes_on_where_it_is_refused_for_a_moment() {
+    let store = Store::new().await;
+    let namespace: Namespace = "limited".parse().unwrap();
+    for number in 0..30 {
+        store.engine.put(ObjectId::new(&namespace, &format!("k{number}")).unwrap(), "x").await.unwrap();
+    }
+    let one = NamespaceLimits { operations_at_once: Some(1), ..NamespaceLimits::default() };
+    store.engine.limit_namespace(&namespace, one).unwrap();
+    assert_eq!(store.engine.delete_prefix("").namespace(namespace).await.unwrap().deleted, 30);
 }

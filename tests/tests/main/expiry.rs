@@ -245,3 +245,31 @@ async fn an_expirer_by_itself_removes_what_is_due_soon_after_its_deadline() {
     assert!(store.counts.scanned(Table::Expiry) < 20, "it reads what is due: {}", store.counts.scanned(Table::Expiry));
     store.assert_settled().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_time_after_creation_counts_from_the_first_write_and_not_from_the_last() {
+    let store = store().await;
+    store.engine.put("k", "first").await.unwrap();
+    let created = store.engine.head("k").await.unwrap().unwrap().metadata.created;
+    store.stage.advance(HOUR);
+    store.engine.put("k", "second").await.unwrap();
+    store.engine.extend_expiry("k").after_creation(3 * HOUR).may_shorten().await.unwrap();
+    let metadata = store.engine.head("k").await.unwrap().unwrap().metadata;
+    assert_eq!((metadata.created, metadata.modified), (created, created.after(HOUR)));
+    assert_eq!(metadata.expires_at, Some(created.after(3 * HOUR)));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_renamed_object_keeps_its_deadline_and_a_copy_begins_anew() {
+    for bytes in KINDS {
+        let store = store().await;
+        store.engine.put("old", payload(1, bytes)).time_to_live(2 * HOUR).await.unwrap();
+        let deadline = store.engine.head("old").await.unwrap().unwrap().metadata.expires_at.unwrap();
+        store.stage.advance(HOUR);
+        store.engine.copy("old", "copy").await.unwrap();
+        store.engine.rename("old", "new").await.unwrap();
+        let expires_at = async |key| store.engine.head(key).await.unwrap().unwrap().metadata.expires_at;
+        assert_eq!(expires_at("new").await, Some(deadline));
+        assert_eq!(expires_at("copy").await, Some(deadline.after(HOUR)));
+    }
+}

@@ -174,3 +174,18 @@ async fn demands_on_either_side_of_a_move_are_kept() {
         store.assert_settled().await;
     }
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_stated_about_an_object_goes_with_it() {
+    let store = store().await;
+    for bytes in [10, 6000, 20_000] {
+        let put = store.engine.put("a", payload(1, bytes)).content_type("image/png").filename("a.png");
+        put.origin("camera").compression("none").custom("album", "summer").await.unwrap();
+        let attributes = async |key| store.engine.head(key).await.unwrap().unwrap().metadata.attributes;
+        let stated = attributes("a").await;
+        assert_eq!(stated.custom.get("album").map(String::as_str), Some("summer"));
+        store.engine.copy("a", "b").await.unwrap();
+        store.engine.rename("a", "c").await.unwrap();
+        assert_eq!((attributes("b").await, attributes("c").await), (stated.clone(), stated), "bytes={bytes}");
+    }
+}

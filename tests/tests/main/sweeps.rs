@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use cenotaph::{Config, Env};
+use cenotaph::{ActorKind, Config, Env};
 use cenotaph_storage::Seam;
 use cenotaph_tests::faulty::{Fault, Op};
 use cenotaph_tests::store::{INLINE, Store, payload, quick};
@@ -74,4 +74,57 @@ async fn a_tier_that_refuses_deletions_gets_a_pause_as_a_whole() {
     are_left(&store, 0).await;
     is_paused(&store, false).await;
     store.assert_settled().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_swept_is_counted() {
+    let store = Store::new().await;
+    orphan(&store, 7).await;
+    store.assert_settled().await;
+    assert_eq!(store.engine.stats().await.unwrap().actors.swept, 7);
+    assert_eq!(store.faults.count(Op::Delete), 7, "a blob that is finished lands no more: one deletion each");
+}
+
+/// The upload died, and what it had sent may still land.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_blob_that_recovery_gave_up_is_deleted_twice() {
+    let store = Store::new().await;
+    let mut streaming = store.stage.hold(Seam::UploadAfterBlob);
+    let put = store.engine.put("k", payload(1, LARGE)).into_future();
+    #[expect(clippy::disallowed_methods, reason = "the test itself is not part of the world under test")]
+    let put = tokio::spawn(put);
+    streaming.arrived().await;
+    assert!(store.engine.kill(ActorKind::EveryUpload));
+    put.await.unwrap().unwrap_err();
+    drop(streaming);
+    store.assert_settled().await;
+    assert_eq!(store.faults.count(Op::Delete), 2);
+    assert_eq!(store.engine.stats().await.unwrap().actors.fenced, 1);
+}
+
+/// A tier that refuses is asked less and less often: each pause is twice as long as the one before.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn pauses_of_a_tier_that_refuses_grow() {
+    let mut config: Config = quick();
+    config.limits.sweep.deletes_at_once = 1;
+    config.limits.sweep.backoff_min = Duration::from_millis(10);
+    config.limits.sweep.backoff_max = Duration::from_secs(3600);
+    let store = Store::with(config).await;
+    store.faults.fail_always(Op::Delete, Fault::Before);
+    let env = Env::new(store.stage.clone());
+    orphan(&store, 1).await;
+    let mut attempts = Vec::new();
+    let six = async {
+        while attempts.len() < 6 {
+            if store.faults.count(Op::Delete) > attempts.len() as u64 {
+                attempts.push(env.monotonic());
+            }
+            env.sleep(Duration::from_millis(1)).await;
+        }
+    };
+    assert!(env.deadline(PATIENCE, six).await.is_some(), "it is asked again and again");
+    // Pauses of 10, 20, 40, 80 and 160 ms and more; without growth they were 10 each.
+    let (first, last) = (attempts[0], attempts[5]);
+    assert!(last - first >= Duration::from_millis(300), "{attempts:?}");
+    store.faults.heal();
 }

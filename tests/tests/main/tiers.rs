@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use cenotaph::{Body, Engine, ErrorKind, Limits, Outcome, Result, Written};
+use cenotaph::{Body, Engine, Env, ErrorKind, Limits, Outcome, Result, Written};
 use cenotaph_storage::Seam;
 use cenotaph_storage::blobs::path;
 use cenotaph_tests::faulty::{Fault, Op};
@@ -337,7 +337,9 @@ async fn close_is_bounded_and_leaves_the_rest_to_the_next_open() {
     let mut streaming = store.stage.hold(Seam::UploadMidStream);
     let upload = start(&store, "other", payload(2, LARGE));
     streaming.arrived().await;
-    store.engine.close().await.unwrap();
+    // 50 ms for what is under way, and a second for the actors.
+    let closed = Env::real().unwrap().deadline(Duration::from_secs(10), store.engine.close()).await;
+    closed.expect("closing is bounded").unwrap();
     assert_eq!(upload.await.unwrap().unwrap_err().kind(), ErrorKind::Unavailable);
     let store = store.reopen().await;
     assert_eq!(store.bytes("k").await, None);
