@@ -20,11 +20,11 @@
 //! The root is held open, and its directories are opened relative to it: a root that is moved, or whose path names another
 //! directory since (a mount that came or went), is synced and looked into all the same, and the other one is not (I11).
 //!
-//! Deliberately not here: removing directories. None is ever removed under a writer, which is also why "known to be
-//! durable" stays true.
+//! No directory is removed under a writer, which is why "known to be durable" stays true: only those that earlier builds made
+//! for long names are removed, once they are empty, and no build that opens this store writes there.
 
-use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::MetadataExt;
@@ -42,7 +42,7 @@ use crate::error::{Error, ErrorKind, Result};
 
 /// Most directories remembered; beyond it those that nobody is syncing are forgotten, and synced afresh when they
 /// return.
-/// The fan-out alone takes 256, long names take more.
+/// The fan-out takes 256, blobs of earlier builds with long names take more.
 const DIRECTORIES_MAX: usize = 1024;
 /// Directories that one call syncs at a time.
 const CONCURRENT_SYNCS: usize = 8;
@@ -154,8 +154,27 @@ impl Directories {
             paths.into_iter().filter_map(|path| Path::new(path.as_ref()).parent().map(Path::to_owned)).collect();
         parents.sort_unstable();
         parents.dedup();
-        futures::stream::iter(parents)
-            .map(|parent| async move { self.sync(&parent, IfMissing::Ignore).await })
+        self.sync_all(parents).await
+    }
+
+    /// Removes the directories of these files, from the lowest up to the fan-out, as far as they are empty. Makes the removal of
+    /// the files from those that stay durable. Paths are relative to the root. No file may be written to such a directory.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Unavailable`] if the root can't be opened, or a directory that stays can't be synced.
+    pub async fn remove_emptied(&self, paths: &[String]) -> Result<()> {
+        if paths.is_empty() {
+            return Ok(());
+        }
+        let (inner, paths) = (self.0.clone(), paths.to_vec());
+        let work = move || paths.iter().filter_map(|path| inner.remove_emptied(path).transpose()).collect();
+        let staying: Result<BTreeSet<PathBuf>> = self.0.env.blocking_on_blobs(work).await?;
+        self.sync_all(staying?).await
+    }
+
+    async fn sync_all(&self, directories: impl IntoIterator<Item = PathBuf>) -> Result<()> {
+        futures::stream::iter(directories)
+            .map(|directory| async move { self.sync(&directory, IfMissing::Ignore).await })
             .buffer_unordered(CONCURRENT_SYNCS)
             .try_collect()
             .await
@@ -258,6 +277,20 @@ impl Inner {
             Err(Errno::NOENT | Errno::NOTDIR) => Ok(false),
             Err(error) => Err(unreadable(&self.root.join(path), error.into())),
         }
+    }
+
+    /// The lowest directory of this file that is there and not empty, the fan-out left out.
+    fn remove_emptied(&self, path: &str) -> Result<Option<PathBuf>> {
+        let held = self.held().map_err(|error| unreadable(&self.root, error))?;
+        let is_fan_out = |directory: &Path| directory.parent().is_none_or(|above| above.as_os_str().is_empty());
+        for directory in Path::new(path).ancestors().skip(1).take_while(|directory| !is_fan_out(directory)) {
+            match rustix::fs::unlinkat(held, directory, AtFlags::REMOVEDIR) {
+                Ok(()) | Err(Errno::NOENT) => {}
+                // Not empty, or not ours to remove, which is no reason to keep the orphan.
+                Err(_) => return Ok(Some(directory.to_owned())),
+            }
+        }
+        Ok(None)
     }
 
     fn check_removed(&self, path: &str) -> Result<()> {

@@ -221,7 +221,8 @@ pub enum Damage {
         /// Its length.
         bytes: u64,
     },
-    /// Something in the blob tier that is no blob of ours. Never repaired: somebody put it there.
+    /// Something in the blob tier that is no blob of ours, or does not tell whose: a blob that nothing names, whose name is long
+    /// and whose trailer is damaged. Never repaired: somebody put it there.
     ForeignBlob {
         /// Where it lies.
         path: String,
