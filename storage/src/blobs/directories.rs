@@ -20,6 +20,7 @@
 //! The root is held open, and its directories are opened relative to it: a root that is moved, or whose path names another
 //! directory since (a mount that came or went), is synced and looked into all the same, and the other one is not (I11).
 //!
+//! The fan-out is made as a whole before the first blob, so that the number of directories does not depend on what is written.
 //! No directory is removed under a writer, which is why "known to be durable" stays true: only those that earlier builds made
 //! for long names are removed, once they are empty, and no build that opens this store writes there.
 
@@ -33,9 +34,10 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use futures::{StreamExt, TryStreamExt};
-use rustix::fs::{AtFlags, FileType, Mode, OFlags};
+use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags};
 use rustix::io::Errno;
 
+use super::path::fan_out;
 use crate::directory_sync::sync_directory;
 use crate::env::Env;
 use crate::error::{Error, ErrorKind, Result};
@@ -58,6 +60,8 @@ struct Inner {
     env: Env,
     known: Mutex<BTreeMap<PathBuf, Arc<Directory>>>,
     syncs: AtomicU64,
+    /// True from the first call on that makes the fan-out.
+    fan_out_is_made: AtomicBool,
 }
 
 /// What is known of one directory.
@@ -87,8 +91,8 @@ enum IfMissing {
 impl Directories {
     /// The directories under `root`, which must exist.
     pub fn new(root: PathBuf, env: Env) -> Self {
-        let (held, known) = (OnceLock::new(), Mutex::default());
-        Self(Arc::new(Inner { root, held, env, known, syncs: AtomicU64::new(0) }))
+        let (held, known, syncs) = (OnceLock::new(), Mutex::default(), AtomicU64::new(0));
+        Self(Arc::new(Inner { root, held, env, known, syncs, fan_out_is_made: AtomicBool::new(false) }))
     }
 
     /// Where they are.
@@ -112,6 +116,23 @@ impl Directories {
     pub async fn contains(&self, path: &str, bytes: u64) -> Result<bool> {
         let (inner, path) = (self.0.clone(), path.to_owned());
         self.0.env.blocking_on_blobs(move || inner.contains(&path, bytes)).await?
+    }
+
+    /// Makes what is missing of the fan-out, at the first call. What can't be made is no error: a file makes its directory, or
+    /// fails.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Unavailable`] if no work can be done any more.
+    pub async fn make_fan_out(&self) -> Result<()> {
+        if self.0.fan_out_is_made.swap(true, Ordering::AcqRel) {
+            return Ok(());
+        }
+        let inner = self.0.clone();
+        let made = self.0.env.blocking_on_blobs(move || inner.make_fan_out()).await?;
+        if let Err(error) = made {
+            tracing::debug!(%error, "the fan-out of the blob tier could not be made");
+        }
+        Ok(())
     }
 
     /// Makes the directory entry of a closed file durable, and those of its directories. `path` is relative to the
@@ -258,6 +279,23 @@ impl Inner {
         let flags = OFlags::RDONLY | OFlags::CLOEXEC;
         let path = if directory.as_os_str().is_empty() { Path::new(".") } else { directory };
         Ok(rustix::fs::openat(self.held()?, path, flags, Mode::empty())?.into())
+    }
+
+    fn make_fan_out(&self) -> io::Result<()> {
+        let held = self.held()?;
+        let mut missing: BTreeSet<String> = fan_out().collect();
+        for entry in Dir::read_from(held)? {
+            if let Ok(name) = entry?.file_name().to_str() {
+                missing.remove(name);
+            }
+        }
+        for name in missing {
+            match rustix::fs::mkdirat(held, name, Mode::RWXU | Mode::RWXG | Mode::RWXO) {
+                Ok(()) | Err(Errno::EXIST) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(())
     }
 
     fn is_in_place(&self) -> Result<bool> {

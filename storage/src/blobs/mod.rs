@@ -314,6 +314,9 @@ impl BlobTier {
         self.check_root().map_err(|error| error.with_id(&key.object))?;
         // OpenDAL makes the directories of a file: not where the tier has been.
         self.check_place().await.map_err(|error| error.with_id(&key.object))?;
+        if let Some(directories) = self.directories() {
+            directories.make_fan_out().await.map_err(|error| error.with_id(&key.object))?;
+        }
         let path = path::path(key);
         let opened = if self.is_local() {
             self.0.operator.writer_with(&path).await

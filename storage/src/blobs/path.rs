@@ -124,6 +124,11 @@ fn parse_cut(text: &str) -> Option<RevisionId> {
     (is_cut_so && spelled(name, revision) == text).then_some(revision)
 }
 
+/// The directories of the fan-out: each blob lies in one of them.
+pub fn fan_out() -> impl Iterator<Item = String> {
+    (0..=u8::MAX).map(|fan| format!("{fan:02x}"))
+}
+
 fn spelled(name: &str, revision: RevisionId) -> String {
     format!("{:02x}/{name}{NAME_END}{}", fan(revision), revision.as_uuid().as_hyphenated())
 }
