@@ -71,6 +71,21 @@ impl BlobTier {
         Ok(object.map_or(BlobName::Unknown, |(object, _)| BlobName::Of(RevisionKey { object, revision })))
     }
 
+    /// Returns whether the blob of a revision, which is there, tells whose it is. One at its older path does by that.
+    ///
+    /// # Errors
+    /// As [`name_of`](Self::name_of).
+    pub async fn tells_name(&self, key: &RevisionKey) -> Result<bool> {
+        if !path::is_long(&key.object) {
+            return Ok(true);
+        }
+        let blob = FoundBlob { path: path::path(key), revision: Some(key.revision), bytes: None };
+        Ok(match self.name_of(&blob).await.map_err(|error| error.with_id(&key.object))? {
+            BlobName::Of(_) | BlobName::Gone => true,
+            BlobName::Unknown => false,
+        })
+    }
+
     /// The end of a blob, as long as the longest trailer.
     async fn tail(&self, found: &FoundBlob) -> opendal::Result<Vec<u8>> {
         let bytes = match found.bytes {
