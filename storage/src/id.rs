@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, ErrorKind, Result};
 
-/// Longest key of an object, in bytes of UTF-8: the one limit of keys. It depends neither on the size of the object nor on the
+/// Longest key of an object, in bytes of UTF-8: the one limit of keys. The limit depends neither on the size of the object nor on the
 /// blob tier, for no path in there is longer than [`PATH_BYTES_MAX`](crate::blobs::path::PATH_BYTES_MAX).
 pub const KEY_BYTES_MAX: usize = 1024;
 /// Longest use case, scope name or scope value, in bytes.

@@ -171,7 +171,7 @@ impl BlobTier {
         self.0.directories.is_some()
     }
 
-    /// Most bytes of memory that one upload holds, its caller's own chunk aside.
+    /// Most bytes of memory that one upload holds, its caller's own chunk and the trailer aside.
     pub fn upload_buffer_bytes(&self, expected: Option<u64>) -> usize {
         let BlobOptions { chunk_bytes, concurrent } = self.0.options;
         // On fs OpenDAL keeps one unit back while the next one is assembled.
