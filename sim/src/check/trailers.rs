@@ -1,5 +1,5 @@
-//! What a blob holds: the payload, and for an object with a long name the trailer that names it. Read a second time, from the
-//! drawing in `storage/src/blobs/trailer.rs` and not by its code.
+//! Payloads and trailers of blobs, read a second time: a trailer names an object with a long name. Written from the drawing in
+//! `storage/src/blobs/trailer.rs`, not from its code.
 
 use bytes::Bytes;
 use xxhash_rust::xxh3::xxh3_64;

@@ -209,7 +209,8 @@ impl BlobTier {
         self.0.operator.info().root().len() + "/".len()
     }
 
-    /// Where an earlier build may have put this revision's blob; none if that is no other path, or too long a one.
+    /// Returns the path at which an earlier build may have put this revision's blob, or `None` if that is no other path, or too
+    /// long for the service.
     fn older_path(&self, key: &RevisionKey) -> Option<String> {
         path::older_path(key).filter(|path| self.root_bytes() + path.len() <= self.path_bytes_max())
     }
@@ -224,7 +225,7 @@ impl BlobTier {
         BlobReader::new(self.clone(), key.clone())
     }
 
-    /// How many bytes a revision's blob holds, its trailer left out; none if it is not there.
+    /// Returns the length of a revision's blob without its trailer, or `None` if the blob is not there.
     ///
     /// # Errors
     /// [`ErrorKind::Unavailable`] if the blob tier fails.

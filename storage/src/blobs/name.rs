@@ -1,4 +1,4 @@
-//! Whose bytes a blob holds, found in the blob tier alone: [`BlobName`].
+//! The object of a blob, found in the blob tier alone: [`BlobName`].
 //!
 //! ```text
 //! the path holds the whole name            that is the id                               no read
@@ -15,19 +15,19 @@ use crate::error::Result;
 use crate::id::ObjectId;
 use crate::word::RevisionKey;
 
-/// What a blob tells about itself.
+/// The name of a blob, as the blob itself gives it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum BlobName {
-    /// It is the blob of this revision.
+    /// The blob of this revision.
     Of(RevisionKey),
-    /// It tells nothing: it is no revision's blob, it was never finished, or its trailer is damaged.
+    /// Not given: no revision's blob, a blob that was never finished, or a damaged trailer.
     Unknown,
-    /// It is not there any more.
+    /// Not there any more.
     Gone,
 }
 
-/// The object whose bytes a blob holds, and the length of the trailer at its end. `path` is relative to the root of the blob
-/// tier, `tail` the last [`TRAILER_BYTES_MAX`] bytes of the blob, or all of a shorter one. `None` if these do not tell.
+/// Returns the object of a blob, and the length of the trailer at its end. `path` is relative to the root of the blob tier,
+/// `tail` the last [`TRAILER_BYTES_MAX`] bytes of the blob, or all of a shorter one. `None` if the two do not name an object.
 ///
 /// ```
 /// use cenotaph_storage::blobs::object_of_blob;
@@ -50,7 +50,7 @@ pub fn object_of_blob(path: &str, tail: &[u8]) -> Option<(ObjectId, u64)> {
 }
 
 impl BlobTier {
-    /// Returns whose bytes a listed blob holds.
+    /// Returns the name of a listed blob.
     ///
     /// # Errors
     /// [`ErrorKind::Unavailable`](crate::ErrorKind::Unavailable) if the blob tier fails.
@@ -71,7 +71,7 @@ impl BlobTier {
         Ok(object.map_or(BlobName::Unknown, |(object, _)| BlobName::Of(RevisionKey { object, revision })))
     }
 
-    /// Returns whether the blob of a revision, which is there, tells whose it is. One at its older path does by that.
+    /// Returns whether the blob of a revision, which is there, gives its name. A blob at its older path does so by the path.
     ///
     /// # Errors
     /// As [`name_of`](Self::name_of).

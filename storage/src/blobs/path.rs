@@ -1,4 +1,4 @@
-//! Where a revision's blob lies: [`path`], and what a path tells of its blob: [`from_path`], [`revision_at`]. Pure functions.
+//! Paths of blobs: [`path`], and the way back, [`from_path`] and [`revision_at`]. Pure functions.
 //!
 //! ```text
 //! 7f/photos%2forg=17!holidays%2f2026.jpg@0198c5a2-1f00-7abc-8def-00000000007f
@@ -49,7 +49,7 @@ pub fn path(key: &RevisionKey) -> String {
     spelled(&name, key.revision)
 }
 
-/// Where earlier builds put a revision's blob, if that is another path: directories of exactly 180 bytes each are cut off the
+/// The path at which earlier builds put a revision's blob, if that is another one: directories of exactly 180 bytes each are cut off the
 /// front of a long name.
 pub fn older_path(key: &RevisionKey) -> Option<String> {
     let name = escaped_name(&key.object);
@@ -133,7 +133,7 @@ fn spelled(name: &str, revision: RevisionId) -> String {
     format!("{:02x}/{name}{NAME_END}{}", fan(revision), revision.as_uuid().as_hyphenated())
 }
 
-/// Where a long name is cut: before the last character that does not fit, whose escaped bytes may be several.
+/// The place at which a long name is cut: before the last character that does not fit, whose escaped bytes may be several.
 fn cut_at(name: &str) -> usize {
     let bytes = name.as_bytes();
     // `CUT` needs a byte too.

@@ -1,7 +1,8 @@
 //! How a scrub looks at one blob: whether it is there, and is what was written.
 //!
 //! Bytes come through the fetcher of all reads, within their budget. Lost block checksums are learnt anew from a blob that
-//! matches the checksum of the whole. A blob whose trailer is damaged is whole to its object, and is reported for itself. Deliberately not here: whose blob it is, and what is done about it.
+//! matches the checksum of the whole. A damaged trailer costs its object nothing, and is reported by itself.
+//! Deliberately not here: whose blob it is, and what is done about it.
 
 use std::sync::Arc;
 
