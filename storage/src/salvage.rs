@@ -410,8 +410,8 @@ impl Salvage<'_> {
             }
             let object = match blobs.name_of(&blob).await? {
                 BlobName::Of(key) => Some(key.object),
-                // An unfinished one is an orphan.
-                BlobName::Unknown if copied.get(Table::Orphans, revision.as_bytes()).await?.is_some() => continue,
+                // One that was never finished, most likely.
+                BlobName::Unknown if known.unsettled.contains(&revision) => continue,
                 BlobName::Unknown => None,
                 BlobName::Gone => continue,
             };

@@ -6,8 +6,10 @@ use std::time::Duration;
 
 use cenotaph::{Engine, Fate, KEY_BYTES_MAX, ScrubDepth, ScrubReport, object_of_blob};
 use cenotaph_storage::blobs::{path, trailer};
-use cenotaph_storage::index::{Batch, Table};
+use cenotaph_storage::index::fjall::{FjallIndex, FjallOptions};
+use cenotaph_storage::index::{Batch, Index, Table};
 use cenotaph_storage::rows::Row;
+use cenotaph_storage::salvage::{Losses, copy_tables};
 use cenotaph_storage::{BLOCK_BYTES, ObjectId, RevisionKey};
 use cenotaph_tests::store::{Store, blobs, payload, quick};
 
@@ -45,6 +47,15 @@ async fn make_older(store: &Store, key: &str) {
         let bytes = opened.metadata().unwrap().len();
         opened.set_len(bytes - trailer::length(&key.object)).unwrap();
     }
+}
+
+/// Removes what the index has of an object, behind the engine's back.
+async fn forget(store: &Store, key: &RevisionKey) {
+    let mut batch = Batch::new();
+    batch.remove(Table::Rows, key.object.encoded().clone());
+    batch.remove(Table::Payloads, key.revision.as_bytes().to_vec());
+    store.index.submit(batch, Box::new(|outcome| outcome.unwrap()));
+    store.index.barrier().await.unwrap();
 }
 
 fn directories(root: &Path) -> usize {
@@ -143,11 +154,7 @@ async fn an_unknown_blob_of_a_long_name_is_found_and_deleted() {
         if is_older {
             make_older(&store, &key).await;
         }
-        let mut batch = Batch::new();
-        batch.remove(Table::Rows, lost.object.encoded().clone());
-        batch.remove(Table::Payloads, lost.revision.as_bytes().to_vec());
-        store.index.submit(batch, Box::new(|outcome| outcome.unwrap()));
-        store.index.barrier().await.unwrap();
+        forget(&store, &lost).await;
 
         let report = scrub(&store).await;
         assert_eq!(names(&report), [("unknown-blob", Fate::Left)]);
@@ -174,12 +181,36 @@ async fn an_unknown_blob_that_does_not_tell_whose_it_is_stays() {
     }
     assert_eq!(store.bytes(&key).await, Some(payload(1, LARGE)));
 
-    let mut batch = Batch::new();
-    batch.remove(Table::Rows, revision.object.encoded().clone());
-    batch.remove(Table::Payloads, revision.revision.as_bytes().to_vec());
-    store.index.submit(batch, Box::new(|outcome| outcome.unwrap()));
-    store.index.barrier().await.unwrap();
+    forget(&store, &revision).await;
     let dropped = store.engine.scrub().grace(Duration::ZERO).drop_damaged().await.unwrap();
     assert_eq!(names(&dropped), [("foreign-blob", Fate::Left)]);
     assert!(file.is_file());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_salvage_names_lost_objects_with_long_names() {
+    let store = Store::new().await;
+    let (kept, lost, older, nameless) = (long("kept"), long("lost"), long("older"), long("nameless"));
+    for (seed, key) in (1..).zip([&kept, &lost, &older, &nameless]) {
+        store.engine.put(key.as_str(), payload(seed, LARGE)).await.unwrap();
+    }
+    make_older(&store, &older).await;
+    let revision = revisions(&store, &nameless).await.remove(0);
+    std::fs::write(file(&store, &path::path(&revision)), "cut short").unwrap();
+    for key in [&lost, &older, &nameless] {
+        forget(&store, &revisions(&store, key).await[0]).await;
+    }
+
+    let env = cenotaph::Env::new(store.stage.clone());
+    let new = FjallIndex::open(&store.path().join("new"), env.clone(), FjallOptions::default()).unwrap();
+    let losses = Losses { has_whole_journals: false, files: Vec::new() };
+    let report = copy_tables(&*store.index, &new, losses, Some(&store.blobs), &env).await.unwrap();
+    let mut names: Vec<_> = report.lost_objects.iter().map(|lost| Some(lost.object.as_ref()?.key.as_str())).collect();
+    names.sort_unstable();
+    assert_eq!((names, report.lost_blobs), (vec![None, Some(lost.as_str()), Some(older.as_str())], 3));
+    let nameless = report.lost_objects.iter().find(|lost| lost.object.is_none()).unwrap();
+    assert_eq!(nameless.path, path::path(&revision));
+    let json = serde_json::to_value(nameless).unwrap();
+    assert!(json.get("key").is_none() && json.get("path").is_some(), "{json}");
+    new.close().await.unwrap();
 }
