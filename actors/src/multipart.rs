@@ -42,10 +42,10 @@ impl Tiered {
     /// Begins an upload.
     ///
     /// # Errors
-    /// As [`put_inline`](Self::put_inline); [`Invalid`](cenotaph_storage::ErrorKind::Invalid) also if the object's name is too long for the blob tier.
+    /// As [`put_inline`](Self::put_inline); [`Invalid`](cenotaph_storage::ErrorKind::Invalid) also if the root of the blob tier is too long.
     pub async fn initiate(&self, intent: Intent) -> Result<UploadId> {
         let Intent { id, attributes, precondition } = intent;
-        self.shared().blobs.check_name(&id)?;
+        self.shared().blobs.check_root().map_err(|error| error.with_id(&id))?;
         self.make_room(0).await.map_err(|error| error.with_id(&id))?;
         let initiated = self.shared().env.steady_now();
         let expires_at = initiated.after(self.shared().limits.multipart.lifetime);

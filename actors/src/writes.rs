@@ -88,7 +88,7 @@ impl Tiered {
     pub async fn put_stream(&self, intent: Intent, source: Source, peeked: Permit, is_bulk: bool) -> Result<Written> {
         let Intent { id, attributes, precondition } = intent;
         self.shared().health.check("put")?;
-        self.shared().blobs.check_name(&id)?;
+        self.shared().blobs.check_root().map_err(|error| error.with_id(&id))?;
         self.make_blob_room(source.bytes).await.map_err(|error| error.with_id(&id))?;
         let permit = self.shared().admission.upload(is_bulk).await.map_err(|error| error.with_id(&id))?;
         let (caller, answer) = Caller::new();

@@ -79,7 +79,8 @@ fn in_text(salvaged: &SalvageReport) -> String {
         lines.push(format!("lost-bytes {}", human::key(&format!("object={}/{}", object.namespace, object.key))));
     }
     for blob in &salvaged.lost_objects {
-        let object = format!("object={}/{} path={}", blob.object.namespace, blob.object.key, blob.path);
+        let name = blob.object.as_ref().map_or("?".to_owned(), |object| format!("{}/{}", object.namespace, object.key));
+        let object = format!("object={name} path={}", blob.path);
         lines.push(format!("lost-object {}", human::key(&object)));
     }
     if salvaged.journal_damaged {

@@ -55,8 +55,9 @@ pub use cenotaph_actors::{
     ActorKind, ActorStats, BudgetUse, ExpiryLimits, Limits, MultipartLimits, NamespaceLimits, QueueLimits,
     RestartLimits, SplitLimits, SweepLimits, UploadedPart, WriteReply,
 };
-pub use cenotaph_storage::blobs::BlobOptions;
 pub use cenotaph_storage::blobs::marker::MARKER_PATH;
+pub use cenotaph_storage::blobs::trailer::TRAILER_BYTES_MAX;
+pub use cenotaph_storage::blobs::{BlobOptions, object_of_blob};
 pub use cenotaph_storage::index::fjall::FjallOptions;
 pub use cenotaph_storage::index::{Index, IndexStats, SpaceStats, Table, UnreadableRange};
 pub use cenotaph_storage::rows::{

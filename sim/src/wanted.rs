@@ -62,6 +62,7 @@ const PATHS: &[&str] = &[
     "run: reopened, the engine had failed",
     "run: several crashes",
     "swap: a blob of several blocks",
+    "swap: a blob with a trailer",
     "swap: absent to inline",
     "swap: absent to tombstone",
     "swap: amended",

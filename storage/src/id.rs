@@ -11,12 +11,16 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, ErrorKind, Result};
 
-/// Longest key of an object, in bytes of UTF-8.
+/// Longest key of an object, in bytes of UTF-8: the one limit of keys. The limit depends neither on the size of the object nor on the
+/// blob tier, for no path in there is longer than [`PATH_BYTES_MAX`](crate::blobs::path::PATH_BYTES_MAX).
 pub const KEY_BYTES_MAX: usize = 1024;
 /// Longest use case, scope name or scope value, in bytes.
 pub const NAMESPACE_PART_BYTES_MAX: usize = 128;
 /// Most `scope=value` pairs in one namespace.
 pub const NAMESPACE_SCOPES_MAX: usize = 8;
+/// Longest encoded id, in bytes: `usecase/scope=value/.. 0x00 key`.
+pub(crate) const ID_BYTES_MAX: usize =
+    NAMESPACE_PART_BYTES_MAX + NAMESPACE_SCOPES_MAX * (2 * NAMESPACE_PART_BYTES_MAX + 2) + 1 + KEY_BYTES_MAX;
 
 /// Separates namespace and key in an encoded id. No namespace contains it.
 const SEPARATOR: u8 = 0;
@@ -270,6 +274,15 @@ mod tests {
         assert_eq!(ObjectId::try_from("").unwrap_err().kind(), ErrorKind::Invalid);
         assert!(ObjectId::try_from("k".repeat(KEY_BYTES_MAX).as_str()).is_ok());
         assert_eq!(ObjectId::try_from("k".repeat(KEY_BYTES_MAX + 1).as_str()).unwrap_err().kind(), ErrorKind::Invalid);
+    }
+
+    #[test]
+    fn longest_id_has_the_bytes_that_are_promised() {
+        let part = "n".repeat(NAMESPACE_PART_BYTES_MAX);
+        let scoped = |namespace: Namespace, _| namespace.with_scope(&part, &part).unwrap();
+        let namespace = (0..NAMESPACE_SCOPES_MAX).fold(Namespace::new(&part).unwrap(), scoped);
+        let id = ObjectId::new(&namespace, &"k".repeat(KEY_BYTES_MAX)).unwrap();
+        assert_eq!(id.encoded().len(), ID_BYTES_MAX);
     }
 
     #[test]

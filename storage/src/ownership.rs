@@ -242,7 +242,7 @@ impl Claim {
 
     /// Returns whether one of these blobs is a row's, a part's, an orphan's or a change's.
     async fn knows_one_of(&self, sample: &[FoundBlob]) -> Result<bool> {
-        let listed: BTreeSet<RevisionId> = sample.iter().filter_map(|blob| Some(blob.key.as_ref()?.revision)).collect();
+        let listed: BTreeSet<RevisionId> = sample.iter().filter_map(|blob| blob.revision).collect();
         for revision in &listed {
             for table in [Table::Payloads, Table::Orphans] {
                 if self.index.get(table, revision.as_bytes()).await?.is_some() {

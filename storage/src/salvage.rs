@@ -22,7 +22,7 @@ use std::collections::BTreeSet;
 use futures::StreamExt;
 use serde::Serialize;
 
-use crate::blobs::BlobTier;
+use crate::blobs::{BlobName, BlobTier};
 use crate::env::Env;
 use crate::error::{ErrorKind, Result};
 use crate::id::ObjectId;
@@ -125,9 +125,10 @@ pub struct LostName {
 /// A blob that belongs to an object whose row could not be read.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct LostBlob {
-    /// The object that the blob was written for. It may have been renamed since.
+    /// The object that the blob was written for, which may have been renamed since. None if the name is long and the trailer
+    /// of the blob can't be read: the path holds the beginning of the name.
     #[serde(flatten)]
-    pub object: LostName,
+    pub object: Option<LostName>,
     /// The revision.
     pub revision: RevisionId,
     /// The path of the blob in the blob tier.
@@ -194,7 +195,7 @@ fn is_of_a_moment(table: Table) -> bool {
 /// `losses` are those of the [`IndexCopy`](crate::index::fjall::IndexCopy).
 ///
 /// # Errors
-/// [`ErrorKind::Unavailable`] if `old` can't be read at all, `new` can't be written, or `blobs` can't be listed.
+/// [`ErrorKind::Unavailable`] if `old` can't be read at all, `new` can't be written, or `blobs` can't be listed or read.
 pub async fn copy_tables(
     old: &dyn Index,
     new: &dyn Index,
@@ -401,26 +402,35 @@ impl Salvage<'_> {
         let mut listed = blobs.list();
         while let Some(blob) = listed.next().await {
             let blob = blob?;
-            let Some(key) = blob.key else { continue };
-            let encoded = key.object.encoded();
+            let Some(revision) = blob.revision else { continue };
             // The swap of a change may be in a lost batch.
-            let is_unsettled = known.unsettled.contains(&key.revision) && known.is_of_one_moment;
-            let may_be_lost = !known.is_of_one_moment || known.rows_unread.iter().any(|range| range.contains(encoded));
-            if known.named.contains(&key.revision) || is_unsettled || !may_be_lost {
+            let is_unsettled = known.unsettled.contains(&revision) && known.is_of_one_moment;
+            if known.named.contains(&revision) || is_unsettled {
                 continue;
             }
-            if copied.get(Table::Rows, encoded).await?.is_some() {
-                continue;
-            }
-            if copied.get(Table::Meta, &floor_key(&key.object)).await?.is_none() {
-                let floor = write_floor(unreached(self.env.steady_now()));
-                writer.put(Table::Meta, floor_key(&key.object), floor).await?;
+            let object = match blobs.name_of(&blob).await? {
+                BlobName::Of(key) => Some(key.object),
+                // One that was never finished, most likely.
+                BlobName::Unknown if known.unsettled.contains(&revision) => continue,
+                BlobName::Unknown => None,
+                BlobName::Gone => continue,
+            };
+            if let Some(object) = &object {
+                let encoded = object.encoded();
+                let is_in_unread = || known.rows_unread.iter().any(|range| range.contains(encoded));
+                let may_be_lost = !known.is_of_one_moment || is_in_unread();
+                if !may_be_lost || copied.get(Table::Rows, encoded).await?.is_some() {
+                    continue;
+                }
+                if copied.get(Table::Meta, &floor_key(object)).await?.is_none() {
+                    let floor = write_floor(unreached(self.env.steady_now()));
+                    writer.put(Table::Meta, floor_key(object), floor).await?;
+                }
             }
             report.lost_blobs += 1;
             if report.lost_objects.len() < NAMED_MAX {
-                let object = LostName::of(&key.object);
-                let (revision, path, bytes) = (key.revision, blob.path, blob.bytes);
-                report.lost_objects.push(LostBlob { object, revision, path, bytes });
+                let object = object.as_ref().map(LostName::of);
+                report.lost_objects.push(LostBlob { object, revision, path: blob.path, bytes: blob.bytes });
             }
         }
         writer.flush().await

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use cenotaph::{Config, Engine, Env, Limits, Operator, RestartLimits, SweepLimits};
-use cenotaph_storage::blobs::{BlobOptions, BlobTier};
+use cenotaph_storage::blobs::{BlobName, BlobOptions, BlobTier};
 use cenotaph_storage::index::fjall::{FjallIndex, FjallOptions};
 use cenotaph_storage::index::{Index, Range, Table};
 use cenotaph_storage::rows::Row;
@@ -167,7 +167,14 @@ pub async fn settle(engine: &Engine, env: &Env) {
 /// The revisions in a blob tier.
 pub async fn blobs(tier: &BlobTier) -> BTreeSet<RevisionKey> {
     let found: Vec<_> = tier.list().try_collect().await.unwrap();
-    found.into_iter().map(|blob| blob.key.unwrap_or_else(|| panic!("not one of ours: {}", blob.path))).collect()
+    let mut keys = BTreeSet::new();
+    for blob in found {
+        match tier.name_of(&blob).await.unwrap() {
+            BlobName::Of(key) => keys.insert(key),
+            BlobName::Unknown | BlobName::Gone => panic!("not one of ours: {}", blob.path),
+        };
+    }
+    keys
 }
 
 /// The revisions that the rows of an index name, and the parts of its open uploads.

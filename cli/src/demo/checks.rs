@@ -1,9 +1,11 @@
 //! What the demo checks, each against the tree on disk or the blob tier's files, never against the engine's own word.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
+use std::io::{self, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
-use cenotaph::{Entry, Env, Head, MARKER_PATH};
+use cenotaph::{Entry, Env, Head, MARKER_PATH, TRAILER_BYTES_MAX, object_of_blob};
 use futures::{StreamExt, TryStreamExt};
 use walkdir::WalkDir;
 
@@ -113,39 +115,52 @@ pub(super) async fn blobs_are_what_rows_name(store: &Store, dir: &Path, inline_m
     let named: BTreeMap<String, u64> = large.map(|head| (head.id.key().to_owned(), head.metadata.size)).collect();
     let files = blob_files(&store.env, dir).await?;
     let mut stored = BTreeMap::new();
-    for (path, bytes) in &files {
+    for BlobFile { path, key, bytes } in &files {
         let relative = path.strip_prefix(dir).unwrap_or(path);
         let unknown = || Failure::Failed(format!("a blob that no object names: blob={}", relative.display()));
-        let key = relative.to_str().and_then(key_of_blob).ok_or_else(unknown)?;
-        if named.get(&key) != Some(bytes) || stored.insert(key, *bytes).is_some() {
+        let key = key.as_ref().ok_or_else(unknown)?;
+        if named.get(key) != Some(bytes) || stored.insert(key, *bytes).is_some() {
             return Err(unknown());
         }
     }
     match named.keys().find(|key| !stored.contains_key(*key)) {
         Some(key) => Err(Failure::Failed(format!("an object without its blob: key={}", human::key(key)))),
-        None => Ok(Total { files: files.len() as u64, bytes: files.iter().map(|(_, bytes)| bytes).sum() }),
+        None => Ok(Total { files: files.len() as u64, bytes: files.iter().map(|file| file.bytes).sum() }),
     }
 }
 
 /// Bytes in the blob tier.
 pub(super) async fn blob_bytes(env: &Env, dir: &Path) -> Result<u64, Failure> {
-    Ok(blob_files(env, dir).await?.iter().map(|(_, bytes)| bytes).sum())
+    Ok(blob_files(env, dir).await?.iter().map(|file| file.bytes).sum())
 }
 
-/// The files of the blob tier and their sizes, the mark left out. One that goes away meanwhile is none of them.
-pub(super) async fn blob_files(env: &Env, dir: &Path) -> Result<Vec<(PathBuf, u64)>, Failure> {
+/// A file of the blob tier.
+pub(super) struct BlobFile {
+    pub(super) path: PathBuf,
+    /// The key of its object; none if it does not tell.
+    key: Option<String>,
+    /// Its length, its trailer left out.
+    pub(super) bytes: u64,
+}
+
+/// The files of the blob tier, the mark left out. One that goes away meanwhile is none of them.
+pub(super) async fn blob_files(env: &Env, dir: &Path) -> Result<Vec<BlobFile>, Failure> {
     let dir = dir.to_owned();
     let list = move || {
         let mut files = Vec::new();
         let marker = dir.join(MARKER_PATH);
-        for entry in WalkDir::new(dir).sort_by_file_name() {
+        for entry in WalkDir::new(&dir).sort_by_file_name() {
             let sized = entry.and_then(|entry| entry.metadata().map(|metadata| (entry, metadata)));
             match sized {
                 Ok((entry, metadata)) if metadata.is_file() && entry.path() != marker => {
-                    files.push((entry.into_path(), metadata.len()));
+                    match blob_file(&dir, entry.into_path(), metadata.len()) {
+                        Ok(file) => files.push(file),
+                        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                        Err(error) => return Err(Failure::io("the blob tier can't be read", &error)),
+                    }
                 }
                 Ok(_) => {}
-                Err(error) if error.io_error().is_some_and(|error| error.kind() == std::io::ErrorKind::NotFound) => {}
+                Err(error) if error.io_error().is_some_and(|error| error.kind() == io::ErrorKind::NotFound) => {}
                 Err(error) => {
                     return Err(Failure::Failed(format!("the blob tier can't be read: {}", one_line(&error))));
                 }
@@ -154,6 +169,20 @@ pub(super) async fn blob_files(env: &Env, dir: &Path) -> Result<Vec<(PathBuf, u6
         Ok(files)
     };
     env.blocking(list).await?
+}
+
+/// The key of a short name is read from the path, that of a long one from the end of the file.
+fn blob_file(dir: &Path, path: PathBuf, bytes: u64) -> io::Result<BlobFile> {
+    let relative = path.strip_prefix(dir).unwrap_or(&path).to_string_lossy().into_owned();
+    if !relative.contains("~@") {
+        return Ok(BlobFile { path, key: key_of_blob(&relative), bytes });
+    }
+    let (mut file, mut tail) = (File::open(&path)?, Vec::new());
+    file.seek(SeekFrom::Start(bytes.saturating_sub(TRAILER_BYTES_MAX as u64)))?;
+    file.take(TRAILER_BYTES_MAX as u64).read_to_end(&mut tail)?;
+    let object = object_of_blob(&relative, &tail);
+    let bytes = object.as_ref().map_or(bytes, |(_, trailer_bytes)| bytes.saturating_sub(*trailer_bytes));
+    Ok(BlobFile { path, key: object.map(|(object, _)| object.key().to_owned()), bytes })
 }
 
 async fn heads(store: &Store) -> Result<Vec<Head>, Failure> {
@@ -167,13 +196,12 @@ async fn heads(store: &Store) -> Result<Vec<Head>, Failure> {
     Ok(heads.try_collect().await?)
 }
 
-/// The key in the name of a blob, `fan/namespace!key@revision`, where bytes are escaped as `%2f` and long names cut
-/// into directories.
+/// The key in the name of a blob, `fan/namespace!key@revision`, where bytes are escaped as `%2f`.
 fn key_of_blob(path: &str) -> Option<String> {
     let (_fan, name) = path.split_once('/')?;
     let (object, _revision) = name.rsplit_once('@')?;
     let (_namespace, escaped) = object.split_once('!')?;
-    let mut escaped = escaped.bytes().filter(|&byte| byte != b'/');
+    let mut escaped = escaped.bytes();
     let mut key = Vec::new();
     while let Some(byte) = escaped.next() {
         key.push(match byte {
@@ -193,7 +221,7 @@ mod tests {
 
     #[test]
     fn the_name_of_a_blob_tells_its_object() {
-        let path = "7f/photos%2forg=17!holidays%2f20/26%20.jpg@0198c5a2-1f00-7abc-8def-00000000007f";
+        let path = "7f/photos%2forg=17!holidays%2f2026%20.jpg@0198c5a2-1f00-7abc-8def-00000000007f";
         assert_eq!(key_of_blob(path).as_deref(), Some("holidays/2026 .jpg"));
         for other in ["README", "7f/x", "7f/ns!%2", "7f/ns!%zz@1"] {
             assert_eq!(key_of_blob(other), None, "{other}");

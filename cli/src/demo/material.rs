@@ -99,10 +99,10 @@ fn generate_tree(dir: &Path) -> io::Result<()> {
 /// Flips one bit of one byte of one blob, both drawn at random; which.
 pub(super) async fn flip_one_byte(env: &Env, blobs: &Path) -> Result<(PathBuf, u64), Failure> {
     let mut files = checks::blob_files(env, blobs).await?;
-    files.retain(|(_, bytes)| *bytes > 0);
+    files.retain(|file| file.bytes > 0);
     let count = files.len() as u64;
     let chosen = usize::try_from(env.random_u64() % count.max(1)).unwrap_or(0);
-    let Some((path, bytes)) = files.into_iter().nth(chosen) else {
+    let Some(checks::BlobFile { path, bytes, .. }) = files.into_iter().nth(chosen) else {
         return Err(Failure::Failed("there is no blob to corrupt".to_owned()));
     };
     let at = env.random_u64() % bytes;

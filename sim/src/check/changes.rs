@@ -11,6 +11,7 @@ use uuid::Uuid;
 use super::call::{Call, Demand};
 use super::format::{Change, Landing, Row};
 use super::monitor::{Monitor, Revision};
+use super::trailers::payload_in;
 use super::witness::Changed;
 use super::words::short;
 use crate::blobs::Blobs;
@@ -48,7 +49,8 @@ impl Monitor {
             self.violated("I4", format!("change {id} is recorded again, or for a revision that is not fresh"));
         }
         for &revision in fresh {
-            self.revisions.insert(revision, Revision::default());
+            let object = change.object.clone();
+            self.revisions.insert(revision, Revision { object, path: String::new(), is_whole: false });
             self.fate.insert(revision, id);
         }
         self.recorded.entry(id).or_insert(tick);
@@ -94,8 +96,8 @@ impl Monitor {
 
     /// A change is settled and came to nothing: it was superseded, or in conflict, or the part of an upload that has ended.
     fn superseded(&mut self, id: Uuid, change: &Change, tick: Tick, blobs: &Blobs, coverage: &mut Coverage) {
-        let blobs = change.revisions.iter().filter_map(|revision| blobs.bytes(&self.revisions.get(revision)?.path));
-        let writes: Vec<u64> = blobs.filter_map(|bytes| write_of(&bytes)).collect();
+        let payloads = change.revisions.iter().filter_map(|revision| payload_in(self.revisions.get(revision)?, blobs));
+        let writes: Vec<u64> = payloads.filter_map(|payload| write_of(&payload)).collect();
         let object = Bytes::from(change.object.clone());
         let now = self.rows.get(&object).and_then(|row| row.revisions().first().copied());
         // A copy brings the payload of another write; one that demanded something was in conflict.

@@ -24,6 +24,7 @@ mod removals;
 mod search;
 mod sessions;
 mod settled;
+mod trailers;
 mod uploads;
 mod witness;
 mod words;

@@ -123,8 +123,9 @@ pub(super) enum Origin {
 }
 
 /// One revision's blob, as far as it has come.
-#[derive(Default)]
 pub(super) struct Revision {
+    /// The row's key of the object that it was recorded for.
+    pub(super) object: Vec<u8>,
     pub(super) path: String,
     pub(super) is_whole: bool,
 }

@@ -21,6 +21,7 @@ use super::call::{About, Answer, Asked, Call, Called};
 use super::ending::Ending;
 use super::format::{self, Landing, Part, Phase, Row, Session, SessionKey};
 use super::monitor::Monitor;
+use super::trailers::payload_in;
 use super::witness::{Before, Changed};
 use super::words::short;
 use crate::blobs::Blobs;
@@ -239,7 +240,7 @@ impl Monitor {
             self.violated("I3", format!("part {number} is filed without its block checksums"));
         }
         let whole = self.revisions.get(&revision).filter(|known| known.is_whole);
-        let content = whole.and_then(|known| blobs.bytes(&known.path)).unwrap_or_default();
+        let content = whole.and_then(|known| payload_in(known, blobs)).unwrap_or_default();
         let found = (content.len() as u64, xxh3_64(&content), xxh3_128(&content));
         if whole.is_none() || found != (part.extent.bytes, part.extent.checksum, part.etag) {
             self.violated("I2", format!("part {number} names a blob that is not finished, or holds something else"));

@@ -16,6 +16,7 @@ use super::call::{About, Asked, Call, Called};
 use super::format::{self, Body, Change, Landing, Orphan, Row};
 use super::monitor::{Monitor, Origin};
 use super::sessions::{Steps, Upload};
+use super::trailers::{has_trailer, payload_in};
 use super::words::{described, short, transition};
 use crate::blobs::Blobs;
 use crate::coverage::Coverage;
@@ -200,6 +201,10 @@ impl Monitor {
         if row.is_some_and(|row| row.size > BLOCK) {
             coverage.count("swap: a blob of several blocks");
         }
+        let named = row.map(Row::revisions).unwrap_or_default();
+        if named.iter().any(|revision| self.revisions.get(revision).is_some_and(has_trailer)) {
+            coverage.count("swap: a blob with a trailer");
+        }
         if let (Some(old), Some(row)) = (&old, row)
             && !was_dead
             && old.created != row.created
@@ -335,9 +340,10 @@ impl Monitor {
     /// A tombstone names a revision: its blob must be there, whole (I2).
     fn names(&mut self, row: &Row, extent: &format::Extent, put: Option<&Bytes>, blobs: &Blobs) {
         let known = self.revisions.get(&extent.revision).filter(|revision| revision.is_whole);
-        let bytes = known.and_then(|revision| blobs.bytes(&revision.path));
+        let bytes = known.and_then(|revision| payload_in(revision, blobs));
         let Some(bytes) = bytes else {
-            return self.violated("I2", format!("version {} names a blob that is not finished", row.version));
+            let what = "names a blob that is not finished, or does not tell whose it is";
+            return self.violated("I2", format!("version {} {what}", row.version));
         };
         let (length, checksum) = (bytes.len() as u64, xxh3_64(&bytes));
         if (length, checksum) != (extent.bytes, extent.checksum) || put.is_some_and(|put| *put != bytes) {

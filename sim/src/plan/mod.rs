@@ -355,9 +355,12 @@ pub(crate) fn other_namespace() -> Namespace {
     other.expect("the names of a plan are legal")
 }
 
-/// The object of this number.
+/// The object of this number. Every fourth has a long name, so that its blobs have trailers.
 pub(crate) fn object_id(object: u32) -> ObjectId {
-    let key = if object < HOT { format!("hot/{object}") } else { format!("cold/{object:05}") };
+    let mut key = if object < HOT { format!("hot/{object}") } else { format!("cold/{object:05}") };
+    if object % 4 == 3 {
+        key.push_str(&"é".repeat(30));
+    }
     let namespace = if object % 7 == 6 { other_namespace() } else { Namespace::default_namespace() };
     ObjectId::new(&namespace, &key).expect("the names of a plan are legal")
 }

@@ -22,11 +22,12 @@
 //!
 //! New files and their directories are created here too, for OpenDAL would give them other modes.
 //!
-//! Deliberately not here: removing directories. None is ever removed under a writer, which is also why "known to be
-//! durable" stays true.
+//! The fan-out is made as a whole before the first blob, so that the number of directories does not depend on what is written.
+//! No directory is removed under a writer, which is why "known to be durable" stays true: only those that earlier builds made
+//! for long names are removed, once they are empty, and no build that opens this store writes there.
 
-use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::MetadataExt;
@@ -35,10 +36,11 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use futures::{StreamExt, TryStreamExt};
-use rustix::fs::{AtFlags, FileType, Mode, OFlags};
+use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags};
 use rustix::io::Errno;
 
 use super::failure::failed_on_disk;
+use super::path::fan_out;
 use crate::directory_sync::sync_directory;
 use crate::env::Env;
 use crate::error::{Error, ErrorKind, Result};
@@ -46,7 +48,7 @@ use crate::modes::Modes;
 
 /// Most directories remembered; beyond it those that nobody is syncing are forgotten, and synced afresh when they
 /// return.
-/// The fan-out alone takes 256, long names take more.
+/// The fan-out takes 256, blobs of earlier builds with long names take more.
 const DIRECTORIES_MAX: usize = 1024;
 /// Directories that one call syncs at a time.
 const CONCURRENT_SYNCS: usize = 8;
@@ -62,6 +64,8 @@ struct Inner {
     env: Env,
     known: Mutex<BTreeMap<PathBuf, Arc<Directory>>>,
     syncs: AtomicU64,
+    /// True from the first call on that makes the fan-out.
+    fan_out_is_made: AtomicBool,
 }
 
 /// What is known of one directory.
@@ -91,8 +95,8 @@ enum IfMissing {
 impl Directories {
     /// The directories under `root`, which must exist.
     pub fn new(root: PathBuf, env: Env) -> Self {
-        let (held, known) = (OnceLock::new(), Mutex::default());
-        Self(Arc::new(Inner { root, held, env, known, syncs: AtomicU64::new(0) }))
+        let (held, known, syncs) = (OnceLock::new(), Mutex::default(), AtomicU64::new(0));
+        Self(Arc::new(Inner { root, held, env, known, syncs, fan_out_is_made: AtomicBool::new(false) }))
     }
 
     /// Where they are.
@@ -127,6 +131,23 @@ impl Directories {
         let (inner, path) = (self.0.clone(), path.to_owned());
         let work = move || inner.create_file(Path::new(&path), modes);
         self.0.env.blocking_on_blobs(work).await?.map_err(|error| failed_on_disk("write", error))
+    }
+
+    /// Makes what is missing of the fan-out, at the first call. What can't be made is no error: a file makes its directory, or
+    /// fails.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Unavailable`] if no work can be done any more.
+    pub async fn make_fan_out(&self, modes: Modes) -> Result<()> {
+        if self.0.fan_out_is_made.swap(true, Ordering::AcqRel) {
+            return Ok(());
+        }
+        let inner = self.0.clone();
+        let made = self.0.env.blocking_on_blobs(move || inner.make_fan_out(modes)).await?;
+        if let Err(error) = made {
+            tracing::debug!(%error, "the fan-out of the blob tier could not be made");
+        }
+        Ok(())
     }
 
     /// Makes the directory entry of a closed file durable, and those of its directories. `path` is relative to the
@@ -169,8 +190,27 @@ impl Directories {
             paths.into_iter().filter_map(|path| Path::new(path.as_ref()).parent().map(Path::to_owned)).collect();
         parents.sort_unstable();
         parents.dedup();
-        futures::stream::iter(parents)
-            .map(|parent| async move { self.sync(&parent, IfMissing::Ignore).await })
+        self.sync_all(parents).await
+    }
+
+    /// Removes the directories of these files, from the lowest up to the fan-out, as far as they are empty. Makes the removal of
+    /// the files from those that stay durable. Paths are relative to the root. No file may be written to such a directory.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Unavailable`] if the root can't be opened, or a directory that stays can't be synced.
+    pub async fn remove_emptied(&self, paths: &[String]) -> Result<()> {
+        if paths.is_empty() {
+            return Ok(());
+        }
+        let (inner, paths) = (self.0.clone(), paths.to_vec());
+        let work = move || paths.iter().filter_map(|path| inner.remove_emptied(path).transpose()).collect();
+        let staying: Result<BTreeSet<PathBuf>> = self.0.env.blocking_on_blobs(work).await?;
+        self.sync_all(staying?).await
+    }
+
+    async fn sync_all(&self, directories: impl IntoIterator<Item = PathBuf>) -> Result<()> {
+        futures::stream::iter(directories)
+            .map(|directory| async move { self.sync(&directory, IfMissing::Ignore).await })
             .buffer_unordered(CONCURRENT_SYNCS)
             .try_collect()
             .await
@@ -256,6 +296,23 @@ impl Inner {
         Ok(rustix::fs::openat(self.held()?, path, flags, Mode::empty())?.into())
     }
 
+    fn make_fan_out(&self, modes: Modes) -> io::Result<()> {
+        let held = self.held()?;
+        let mut missing: BTreeSet<String> = fan_out().collect();
+        for entry in Dir::read_from(held)? {
+            if let Ok(name) = entry?.file_name().to_str() {
+                missing.remove(name);
+            }
+        }
+        for name in missing {
+            match rustix::fs::mkdirat(held, name, mode(modes.directory)) {
+                Ok(()) | Err(Errno::EXIST) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(())
+    }
+
     fn is_in_place(&self) -> Result<bool> {
         let held = self.held().and_then(File::metadata).map_err(|error| unreadable(&self.root, error))?;
         match std::fs::metadata(&self.root) {
@@ -291,6 +348,20 @@ impl Inner {
             }
         }
         Ok(create()?)
+    }
+
+    /// The lowest directory of this file that is there and not empty, the fan-out left out.
+    fn remove_emptied(&self, path: &str) -> Result<Option<PathBuf>> {
+        let held = self.held().map_err(|error| unreadable(&self.root, error))?;
+        let is_fan_out = |directory: &Path| directory.parent().is_none_or(|above| above.as_os_str().is_empty());
+        for directory in Path::new(path).ancestors().skip(1).take_while(|directory| !is_fan_out(directory)) {
+            match rustix::fs::unlinkat(held, directory, AtFlags::REMOVEDIR) {
+                Ok(()) | Err(Errno::NOENT) => {}
+                // Not empty, or not ours to remove, which is no reason to keep the orphan.
+                Err(_) => return Ok(Some(directory.to_owned())),
+            }
+        }
+        Ok(None)
     }
 
     fn check_removed(&self, path: &str) -> Result<()> {

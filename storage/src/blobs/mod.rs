@@ -1,8 +1,8 @@
 //! The blob tier (long-term tier): immutable blobs in any OpenDAL service, one per revision.
 //!
-//! Reading order: [`BlobTier`] here, [`path`] (where a blob lies), [`BlobWriter`] and [`BlobReader`], [`directories`]
-//! (durable names on
-//! `fs`), `failure` (what OpenDAL's errors mean). This is the only room that calls OpenDAL.
+//! Reading order: [`BlobTier`] here, [`path`] (where a blob lies) and [`trailer`] (what follows its bytes), [`BlobWriter`] and
+//! [`BlobReader`], [`directories`] (durable names on `fs`), `failure` (what OpenDAL's errors mean). This is the only room that
+//! calls OpenDAL.
 //!
 //! Guards I2 (a finished blob is durable), I4 (written once) and "never wrong bytes". An error or a condition of the
 //! blob
@@ -20,22 +20,25 @@ use serde::{Deserialize, Serialize};
 use crate::checksum::BLOCK_BYTES;
 use crate::env::Env;
 use crate::error::{Error, ErrorKind, Result};
-use crate::id::ObjectId;
 use crate::modes::Modes;
-use crate::word::{RevisionKey, StoreId};
+use crate::word::{RevisionId, RevisionKey, StoreId};
 
 mod assembly;
 pub mod directories;
 mod failure;
 pub mod marker;
+mod name;
 mod owner;
 pub mod path;
 mod reader;
 mod room;
+pub mod trailer;
 mod writer;
 
 #[cfg(test)]
 mod directories_tests;
+#[cfg(test)]
+mod long_name_tests;
 #[cfg(test)]
 mod path_tests;
 #[cfg(test)]
@@ -43,7 +46,9 @@ mod tests;
 
 use directories::Directories;
 use failure::Cause;
+pub use name::{BlobName, object_of_blob};
 pub use owner::{Contents, Marker};
+use path::PATH_BYTES_MAX;
 pub use reader::BlobReader;
 pub use room::Room;
 use room::{Claim, SharedRoom};
@@ -55,6 +60,7 @@ const LOCAL_UNIT_BLOCKS: usize = 4;
 const LOCAL_PATH_BYTES_MAX: usize = if cfg!(target_os = "linux") { 4095 } else { 1023 };
 /// Longest key that S3, GCS and Azure take, root and all.
 const REMOTE_PATH_BYTES_MAX: usize = 1024;
+const _: () = assert!(PATH_BYTES_MAX < LOCAL_PATH_BYTES_MAX && PATH_BYTES_MAX < REMOTE_PATH_BYTES_MAX);
 
 /// How blobs are written to services other than `fs`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -82,9 +88,9 @@ impl Default for BlobOptions {
 pub struct FoundBlob {
     /// Where it lies, relative to the root.
     pub path: String,
-    /// Whose bytes it holds; none if no revision's blob lies there.
-    pub key: Option<RevisionKey>,
-    /// Its length; none if the service does not tell.
+    /// The revision whose blob it is; none if no revision's blob lies there.
+    pub revision: Option<RevisionId>,
+    /// Its length, with its trailer if it has one; none if the service does not tell.
     pub bytes: Option<u64>,
 }
 
@@ -189,7 +195,7 @@ impl BlobTier {
         self.0.directories.is_some()
     }
 
-    /// Most bytes of memory that one upload holds, its caller's own chunk aside.
+    /// Most bytes of memory that one upload holds, its caller's own chunk and the trailer aside.
     pub fn upload_buffer_bytes(&self, expected: Option<u64>) -> usize {
         let BlobOptions { chunk_bytes, concurrent, .. } = self.0.options;
         // On fs OpenDAL keeps one unit back while the next one is assembled.
@@ -203,23 +209,34 @@ impl BlobTier {
         whole.and_then(|bytes| usize::try_from(bytes).ok()).map_or(most, |bytes| bytes.min(most))
     }
 
-    /// Whether blobs of this object have paths that the service can hold. Ask before the change is recorded.
+    /// Checks that the service takes the paths of blobs under the operator's root. All have the same limit, so that this
+    /// depends on no object. Ask before a change is recorded.
     ///
     /// # Errors
-    /// [`ErrorKind::Invalid`] if namespace and key are too long for the service once they are escaped.
-    pub fn check_name(&self, object: &ObjectId) -> Result<()> {
-        let info = self.0.operator.info();
-        let bytes_max = match info.scheme() {
-            "memory" => return Ok(()),
-            "fs" => LOCAL_PATH_BYTES_MAX,
-            _ => REMOTE_PATH_BYTES_MAX,
-        };
-        let bytes = info.root().len() + 1 + path::path_bytes(object);
+    /// [`ErrorKind::Invalid`] if the root is too long.
+    pub fn check_root(&self) -> Result<()> {
+        let bytes_max = self.path_bytes_max() - PATH_BYTES_MAX;
+        let bytes = self.root_bytes();
         if bytes > bytes_max {
-            let message = format!("the name is too long for the blob tier: path_bytes={bytes} max={bytes_max}");
-            return Err(Error::new(ErrorKind::Invalid, "write", message).with_id(object));
+            let message = format!("the root of the blob tier is too long: bytes={bytes} max={bytes_max}");
+            return Err(Error::new(ErrorKind::Invalid, "write", message));
         }
         Ok(())
+    }
+
+    fn path_bytes_max(&self) -> usize {
+        path_bytes_max(self.0.operator.info().scheme())
+    }
+
+    /// Bytes in front of a path.
+    fn root_bytes(&self) -> usize {
+        self.0.operator.info().root().len() + "/".len()
+    }
+
+    /// Returns the path at which an earlier build may have put this revision's blob, or `None` if that is no other path, or too
+    /// long for the service.
+    fn older_path(&self, key: &RevisionKey) -> Option<String> {
+        path::older_path(key).filter(|path| self.root_bytes() + path.len() <= self.path_bytes_max())
     }
 
     /// Writes a revision's blob. Nothing happens in the blob tier before the first write.
@@ -232,17 +249,26 @@ impl BlobTier {
         BlobReader::new(self.clone(), key.clone())
     }
 
-    /// How long a revision's blob is; none if it is not there.
+    /// Returns the length of a revision's blob without its trailer, or `None` if the blob is not there.
     ///
     /// # Errors
     /// [`ErrorKind::Unavailable`] if the blob tier fails.
     pub async fn stat(&self, key: &RevisionKey) -> Result<Option<u64>> {
-        match self.0.operator.stat(&path::path(key)).await {
+        let failed = |error| failure::unavailable("stat", &key.object, error);
+        if let Some(bytes) = self.stat_at(&path::path(key)).await.map_err(failed)? {
+            return Ok(Some(bytes.saturating_sub(trailer::length(&key.object))));
+        }
+        match self.older_path(key) {
+            Some(older) => self.stat_at(&older).await.map_err(failed),
+            None => Ok(None),
+        }
+    }
+
+    async fn stat_at(&self, path: &str) -> opendal::Result<Option<u64>> {
+        match self.0.operator.stat(path).await {
             Ok(found) => Ok(found.is_file().then(|| found.content_length())),
-            Err(error) => match failure::cause(&error) {
-                Cause::Gone => Ok(None),
-                Cause::TooShort | Cause::Other => Err(failure::unavailable("stat", &key.object, error)),
-            },
+            Err(error) if failure::cause(&error) == Cause::Gone => Ok(None),
+            Err(error) => Err(error),
         }
     }
 
@@ -252,28 +278,30 @@ impl BlobTier {
     /// # Errors
     /// [`ErrorKind::Unavailable`] if the blob tier fails: the blob may be there or not.
     pub async fn delete(&self, key: &RevisionKey) -> Result<()> {
-        match self.0.operator.delete(&path::path(key)).await {
-            Ok(()) => Ok(()),
-            Err(error) => match failure::cause(&error) {
-                Cause::Gone => Ok(()),
-                Cause::TooShort | Cause::Other => Err(failure::unavailable("delete", &key.object, error)),
-            },
+        // Both: a service does not say whether there was something to delete.
+        for path in [Some(path::path(key)), self.older_path(key)].into_iter().flatten() {
+            match self.0.operator.delete(&path).await {
+                Ok(()) => {}
+                Err(error) if failure::cause(&error) == Cause::Gone => {}
+                Err(error) => return Err(failure::unavailable("delete", &key.object, error)),
+            }
         }
+        Ok(())
     }
 
-    /// Makes the deletes of these revisions' blobs durable, and on `fs` makes sure that they took place in this tier.
+    /// Makes the deletes of these revisions' blobs durable, and on `fs` makes sure that they took place in this tier. Removes
+    /// the directories of long names there, which earlier builds made, once they are empty.
     ///
     /// # Errors
     /// [`ErrorKind::Unavailable`] if a directory can't be synced, or a blob is still there.
     pub async fn settle_deletes(&self, keys: &[RevisionKey]) -> Result<()> {
-        match self.directories() {
-            Some(directories) => {
-                let paths: Vec<String> = keys.iter().map(path::path).collect();
-                directories.sync_removed(&paths).await?;
-                directories.check_removed(paths).await
-            }
-            None => Ok(()),
-        }
+        let Some(directories) = self.directories() else { return Ok(()) };
+        let mut paths: Vec<String> = keys.iter().map(path::path).collect();
+        let older: Vec<String> = keys.iter().filter_map(|key| self.older_path(key)).collect();
+        directories.remove_emptied(&older).await?;
+        directories.sync_removed(&paths).await?;
+        paths.extend(older);
+        directories.check_removed(paths).await
     }
 
     /// Every blob, in no particular order, the marker left out. Blobs that appear or vanish meanwhile may be in it or not. It ends after an
@@ -316,9 +344,12 @@ impl BlobTier {
     }
 
     async fn open_writer(&self, key: &RevisionKey) -> Result<opendal::Writer> {
-        self.check_name(&key.object)?;
+        self.check_root().map_err(|error| error.with_id(&key.object))?;
         // OpenDAL makes the directories of a file: not where the tier has been.
         self.check_place().await.map_err(|error| error.with_id(&key.object))?;
+        if let Some(directories) = self.directories() {
+            directories.make_fan_out(self.0.options.modes).await.map_err(|error| error.with_id(&key.object))?;
+        }
         let path = path::path(key);
         let opened = if self.is_local() {
             self.create_local(&path).await.map_err(|error| error.with_id(&key.object))?;
@@ -331,9 +362,18 @@ impl BlobTier {
     }
 }
 
+/// Longest path that a service takes, root and all.
+fn path_bytes_max(scheme: &str) -> usize {
+    match scheme {
+        "memory" => usize::MAX,
+        "fs" => LOCAL_PATH_BYTES_MAX,
+        _ => REMOTE_PATH_BYTES_MAX,
+    }
+}
+
 /// An entry of a listing; none if it is a directory.
 fn found(entry: opendal::Entry) -> Option<FoundBlob> {
     let (path, metadata) = entry.into_parts();
     let bytes = metadata.is_file().then(|| metadata.content_length());
-    (!metadata.is_dir()).then(|| FoundBlob { key: path::from_path(&path).ok(), path, bytes })
+    (!metadata.is_dir()).then(|| FoundBlob { revision: path::revision_at(&path), path, bytes })
 }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use proptest::prelude::*;
 use uuid::Uuid;
 
-use super::path::{from_path, path, path_bytes};
+use super::path::{PATH_BYTES_MAX, from_path, is_long, older_path, path, revision_at};
 use crate::error::ErrorKind;
 use crate::id::{KEY_BYTES_MAX, Namespace, ObjectId};
 use crate::word::{RevisionId, RevisionKey};
@@ -49,20 +49,41 @@ proptest! {
     fn a_path_tells_whose_bytes_it_holds(namespace in namespaces(), key in keys(), uuid: u128) {
         let revision = revision_of(&namespace, &key, uuid);
         let path = path(&revision);
-        prop_assert_eq!(path_bytes(&revision.object), path.len());
-        prop_assert_eq!(from_path(&path).unwrap(), revision);
+        prop_assert_eq!(revision_at(&path), Some(revision.revision));
+        match older_path(&revision) {
+            None => prop_assert_eq!(from_path(&path).unwrap(), revision),
+            Some(older) => {
+                prop_assert!(is_long(&revision.object));
+                prop_assert_eq!(from_path(&path).unwrap_err().kind(), ErrorKind::Invalid);
+                prop_assert_eq!(revision_at(&older), Some(revision.revision));
+                prop_assert_eq!(from_path(&older).unwrap(), revision);
+            }
+        }
     }
 
     #[test]
-    fn every_segment_is_a_harmless_name(namespace in namespaces(), key in keys(), uuid: u128) {
+    fn every_path_is_a_fan_out_and_a_harmless_name(namespace in namespaces(), key in keys(), uuid: u128) {
         let path = path(&revision_of(&namespace, &key, uuid));
-        let harmless = |c: char| matches!(c, 'a'..='z' | '0'..='9' | '-' | '_' | '.' | '=' | '%' | '!' | '@');
-        let segments: Vec<&str> = path.split('/').collect();
-        let (file, directories) = segments.split_last().unwrap();
-        prop_assert!((37..=216).contains(&file.len()) && file.matches('@').count() == 1);
-        prop_assert!(directories[0].len() == 2 && directories[1..].iter().all(|directory| directory.len() == 180));
-        prop_assert!(directories.iter().all(|directory| !directory.contains('@')));
-        prop_assert!(segments.iter().all(|segment| segment.chars().all(harmless)));
+        let harmless = |c: char| matches!(c, 'a'..='z' | '0'..='9' | '-' | '_' | '.' | '=' | '%' | '!' | '@' | '~');
+        let (fan, file) = path.split_once('/').unwrap();
+        prop_assert!(path.len() <= PATH_BYTES_MAX && PATH_BYTES_MAX == 219);
+        prop_assert!(fan.len() == 2 && (37..=216).contains(&file.len()) && file.matches('@').count() == 1);
+        prop_assert!(file.chars().all(harmless));
+    }
+
+    #[test]
+    fn a_long_name_is_cut_between_two_characters(key in "\\PC{170,300}|[aé漢😀/]{100,300}", uuid: u128) {
+        let revision = revision_of(&Namespace::default_namespace(), &key, uuid);
+        prop_assume!(is_long(&revision.object));
+        let path = path(&revision);
+        let (beginning, _) = path["ff/default!".len()..].split_once("~@").unwrap();
+        let whole = older_path(&revision).unwrap()["ff/default!".len()..].replace('/', "");
+        prop_assert!(whole.starts_with(beginning));
+        let plain = unescaped(beginning);
+        prop_assert!(key.starts_with(std::str::from_utf8(&plain).unwrap()), "{:?}", plain);
+        // It holds as many characters as fit.
+        let next = key[plain.len()..].chars().next().unwrap();
+        prop_assert!("default!".len() + beginning.len() + 3 * next.len_utf8() >= 178);
     }
 
     #[test]
@@ -80,7 +101,7 @@ proptest! {
     #[test]
     fn whatever_is_read_as_a_path_is_one(text in "[0-9a-f]{2}/[a-f/!@%0-9.]{0,40}@[0-9a-f-]{36}|\\PC{0,80}") {
         match from_path(&text) {
-            Ok(key) => prop_assert_eq!(path(&key), text),
+            Ok(key) => prop_assert_eq!(older_path(&key).unwrap_or_else(|| path(&key)), text),
             Err(error) => prop_assert_eq!(error.kind(), ErrorKind::Invalid),
         }
     }
@@ -92,16 +113,28 @@ proptest! {
         let place = at.index(chars.len());
         chars[place] = with;
         let damaged: String = chars.into_iter().collect();
-        if let Ok(key) = from_path(&damaged) {
-            prop_assert_eq!(path(&key), damaged);
+        match from_path(&damaged) {
+            Ok(key) => prop_assert_eq!(older_path(&key).unwrap_or_else(|| path(&key)), damaged),
+            // The beginning of a long name may be another one's.
+            Err(_) if damaged.contains("~@") => {}
+            Err(_) => prop_assert_eq!(revision_at(&damaged), None),
         }
     }
+}
+
+fn unescaped(text: &str) -> Vec<u8> {
+    let mut pieces = text.split('%');
+    let mut plain = pieces.next().unwrap().as_bytes().to_vec();
+    for piece in pieces {
+        plain.push(u8::from_str_radix(&piece[..2], 16).unwrap());
+        plain.extend_from_slice(&piece.as_bytes()[2..]);
+    }
+    plain
 }
 
 #[test]
 fn paths_are_spelled_as_ever() {
     let scoped = Namespace::new("Photos").unwrap().with_scope("org", "17").unwrap();
-    let long = format!("{}Z", "k".repeat(360));
     let fixtures = [
         (revision("a"), "7f/default!a@0198c5a2-1f00-7abc-8def-00000000007f".to_owned()),
         (
@@ -112,18 +145,67 @@ fn paths_are_spelled_as_ever() {
             revision_of(&scoped, "holidays/2026/Beach.jpg", UUID - 1),
             "7e/%50hotos%2forg=17!holidays%2f2026%2f%42each.jpg@0198c5a2-1f00-7abc-8def-00000000007e".to_owned(),
         ),
-        (
-            revision(&long),
-            format!(
-                "7f/default!{}/{}/kkkkkkkk%5a@0198c5a2-1f00-7abc-8def-00000000007f",
-                "k".repeat(172),
-                "k".repeat(180)
-            ),
-        ),
     ];
     for (key, literal) in fixtures {
         assert_eq!(path(&key), literal);
         assert_eq!(from_path(&literal).unwrap(), key);
+    }
+}
+
+#[test]
+fn paths_of_long_names_are_spelled_as_ever() {
+    let uuid = "0198c5a2-1f00-7abc-8def-00000000007f";
+    let fixtures = [
+        // One byte more than fits.
+        (
+            "k".repeat(172),
+            format!("7f/default!{}~@{uuid}", "k".repeat(170)),
+            format!("7f/default!{}/@{uuid}", "k".repeat(172)),
+        ),
+        (
+            format!("{}Z", "k".repeat(360)),
+            format!("7f/default!{}~@{uuid}", "k".repeat(170)),
+            format!("7f/default!{}/{}/kkkkkkkk%5a@{uuid}", "k".repeat(172), "k".repeat(180)),
+        ),
+        (
+            format!("k{}", "é".repeat(40)),
+            format!("7f/default!k{}~@{uuid}", "%c3%a9".repeat(28)),
+            format!("7f/default!k{}%c3/%a9{}@{uuid}", "%c3%a9".repeat(28), "%c3%a9".repeat(11)),
+        ),
+    ];
+    for (key, cut, older) in fixtures {
+        let key = revision(&key);
+        assert_eq!(path(&key), cut);
+        assert_eq!(older_path(&key).unwrap(), older);
+        assert_eq!(revision_at(&cut), Some(key.revision));
+        assert_eq!(from_path(&older).unwrap(), key);
+    }
+    let longest = revision(&"k".repeat(171));
+    assert_eq!(path(&longest), format!("7f/default!{}@{uuid}", "k".repeat(171)));
+    assert_eq!(older_path(&longest), None);
+}
+
+#[test]
+fn other_spellings_of_a_long_path_are_refused() {
+    let good = path(&revision(&"k".repeat(200)));
+    assert!(revision_at(&good).is_some());
+    let spellings = [
+        good.replace("7f/", "7e/"),
+        good.replace("7f/", "7F/"),
+        good.replace("7f/", "7f/a/"),
+        good.replace('~', "~~"),
+        good.replace('~', "k~"),
+        good.replace("kkkkkkkkkkkkk~", "~"),
+        good.replace("kkk~", "%6b~"),
+        good.replace("kkk~", "%c3%~"),
+        good.replace("kkk~", "%C3~"),
+        good.replace("kkk~", "k!k~"),
+        good.replace("kkk~", "k/k~"),
+        good.replace("-1f00-", ""),
+        good.to_uppercase(),
+    ];
+    for spelling in spellings {
+        assert_eq!(revision_at(&spelling), None, "{spelling:?}");
     }
 }
 

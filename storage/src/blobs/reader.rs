@@ -4,11 +4,10 @@
 //! here: the pin that keeps
 //! the blob from the sweeper (I8), cutting blocks to the range a caller asked for, and reading ahead.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 use opendal::Buffer;
-use tokio::sync::OnceCell;
 
 use super::BlobTier;
 use super::assembly::Assembly;
@@ -26,12 +25,13 @@ use crate::word::RevisionKey;
 pub struct BlobReader {
     tier: BlobTier,
     key: RevisionKey,
-    inner: Arc<OnceCell<opendal::Reader>>,
+    /// Where it was found, from the first read that found it on.
+    found: Arc<OnceLock<opendal::Reader>>,
 }
 
 impl BlobReader {
     pub(super) fn new(tier: BlobTier, key: RevisionKey) -> Self {
-        Self { tier, key, inner: Arc::default() }
+        Self { tier, key, found: Arc::default() }
     }
 
     /// `count` whole blocks from the `first_block` on, or as many of them as there are, in one ranged read, each
@@ -88,9 +88,25 @@ impl BlobReader {
     }
 
     async fn read(&self, start: u64, end: u64) -> Result<Buffer, opendal::Error> {
-        let inner =
-            self.inner.get_or_try_init(|| async { self.tier.operator().reader(&path(&self.key)).await }).await?;
-        inner.read(start..end).await
+        if let Some(reader) = self.found.get() {
+            return reader.read(start..end).await;
+        }
+        let gone = match self.find(&path(&self.key), start, end).await {
+            Err(error) if failure::cause(&error) == Cause::Gone => error,
+            read => return read,
+        };
+        match self.tier.older_path(&self.key) {
+            Some(older) => self.find(&older, start, end).await,
+            None => Err(gone),
+        }
+    }
+
+    async fn find(&self, path: &str, start: u64, end: u64) -> Result<Buffer, opendal::Error> {
+        let reader = self.tier.operator().reader(path).await?;
+        let buffer = reader.read(start..end).await?;
+        // A clone may have been faster: its reader stays.
+        let _ = self.found.set(reader);
+        Ok(buffer)
     }
 
     fn verified(
@@ -118,9 +134,9 @@ impl BlobReader {
         let too_short = match failure::cause(&error) {
             Cause::Gone => return Ok(None),
             Cause::TooShort => true,
-            Cause::Other => match self.tier.operator().stat(&path(&self.key)).await {
-                Ok(found) => found.is_file() && found.content_length() < revision_bytes,
-                Err(error) if failure::cause(&error) == Cause::Gone => return Ok(None),
+            Cause::Other => match self.tier.stat(&self.key).await {
+                Ok(Some(bytes)) => bytes < revision_bytes,
+                Ok(None) => return Ok(None),
                 Err(_) => false,
             },
         };

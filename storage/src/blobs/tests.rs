@@ -9,11 +9,11 @@ use tempfile::TempDir;
 use tokio::runtime::Runtime;
 use uuid::Uuid;
 
-use super::{BlobOptions, BlobTier, FinishedBlob, FoundBlob, local, path};
+use super::{BlobName, BlobOptions, BlobTier, FinishedBlob, FoundBlob, local, path, trailer};
 use crate::checksum::{BLOCK_BYTES, Checksum};
 use crate::env::Env;
 use crate::error::{ErrorKind, Result};
-use crate::id::{KEY_BYTES_MAX, ObjectId};
+use crate::id::ObjectId;
 use crate::multipart::PartEtag;
 use crate::word::{RevisionId, RevisionKey};
 
@@ -236,11 +236,20 @@ async fn a_listing_finds_what_was_written_and_names_it() {
         let mut expected: Vec<FoundBlob> = keys
             .iter()
             .zip(0..)
-            .map(|(key, bytes)| FoundBlob { path: path::path(key), key: Some(key.clone()), bytes: Some(bytes) })
+            .map(|(key, bytes)| FoundBlob {
+                path: path::path(key),
+                revision: Some(key.revision),
+                bytes: Some(bytes + trailer::length(&key.object)),
+            })
             .collect();
-        expected.push(FoundBlob { path: "stray".to_owned(), key: None, bytes: Some(1) });
+        expected.push(FoundBlob { path: "stray".to_owned(), revision: None, bytes: Some(1) });
         expected.sort_by(|a, b| a.path.cmp(&b.path));
         assert_eq!(found(tier).await, expected);
+        for blob in expected {
+            let key = keys.iter().find(|key| Some(key.revision) == blob.revision);
+            let name = key.map_or(BlobName::Unknown, |key| BlobName::Of(key.clone()));
+            assert_eq!(tier.name_of(&blob).await.unwrap(), name);
+        }
     }
 }
 
@@ -290,23 +299,6 @@ async fn a_dropped_writer_leaves_nothing_that_a_delete_does_not_remove() {
         tier.delete(&key).await.unwrap();
         assert_eq!(found(tier).await, []);
     }
-}
-
-#[tokio::test]
-async fn a_name_too_long_for_the_service_is_invalid_before_anything_is_written() {
-    let tiers = Tiers::new();
-    let namespace = (0..8).fold(crate::id::Namespace::new(&"N".repeat(128)).unwrap(), |namespace, _| {
-        namespace.with_scope(&"S".repeat(128), &"V".repeat(128)).unwrap()
-    });
-    let object = ObjectId::new(&namespace, &"K".repeat(KEY_BYTES_MAX)).unwrap();
-    let key = RevisionKey { object, revision: RevisionId::from_uuid(Uuid::from_u128(1)) };
-    assert_eq!(tiers.fs.check_name(&key.object).unwrap_err().kind(), ErrorKind::Invalid);
-    assert_eq!(tiers.fs.writer(&key).finish().await.unwrap_err().kind(), ErrorKind::Invalid);
-    assert_eq!(found(&tiers.fs).await, []);
-    // In the default namespace the longest and worst key fits.
-    let worst = revision(&"K".repeat(KEY_BYTES_MAX), 2);
-    write(&tiers.fs, &worst, [payload(1)]).await;
-    tiers.memory.check_name(&key.object).unwrap();
 }
 
 #[tokio::test]

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! chunks of any size --> blocks of 1 MiB, hashed --> units --> OpenDAL writer --> close --> directory entries (fs)
+//!                        trailer, not hashed ------> the last unit
 //! ```
 //!
 //! Guards I2: a [`FinishedBlob`] exists only of a blob that is closed and durable, name and all. Guards I1 in that
@@ -16,7 +17,7 @@ use opendal::Buffer;
 use super::assembly::Assembly;
 use super::path::path;
 use super::room::Claim;
-use super::{BlobTier, failure};
+use super::{BlobTier, failure, trailer};
 use crate::checksum::{BlockHasher, Checksum};
 use crate::error::{Error, ErrorKind, Result};
 use crate::multipart::PartEtag;
@@ -25,7 +26,7 @@ use crate::word::RevisionKey;
 /// A blob that is closed and durable: what a tombstone may name (I2).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FinishedBlob {
-    /// Its length.
+    /// Its length, its trailer left out.
     pub bytes: u64,
     /// Over all of it.
     pub checksum: Checksum,
@@ -82,8 +83,8 @@ impl BlobWriter {
     /// Takes the next bytes, in chunks of any size. Returns when there is room for more.
     ///
     /// # Errors
-    /// [`ErrorKind::Unavailable`] if the blob tier fails, [`ErrorKind::Invalid`] if it takes no path as long as this
-    /// one. The writer is of no use then.
+    /// [`ErrorKind::Unavailable`] if the blob tier fails, [`ErrorKind::Invalid`] if its root is too long. The writer is of no
+    /// use then.
     pub async fn write(&mut self, mut bytes: Bytes) -> Result<()> {
         self.leave(Phase::Open)?;
         while let Some(block) = self.assembly.take(&mut bytes) {
@@ -105,6 +106,7 @@ impl BlobWriter {
         if let Some(block) = self.assembly.rest() {
             self.push(block);
         }
+        self.unit.extend(trailer::encode(&self.key));
         self.write_unit().await?;
         self.phase = Phase::Flushed;
         Ok(())
@@ -122,7 +124,8 @@ impl BlobWriter {
         self.leave(Phase::Flushed)?;
         self.close().await?;
         let bytes = self.hasher.bytes();
-        self.tier.make_durable(&path(&self.key), bytes).await.map_err(|error| error.with_id(&self.key.object))?;
+        let file_bytes = bytes + trailer::length(&self.key.object);
+        self.tier.make_durable(&path(&self.key), file_bytes).await.map_err(|error| error.with_id(&self.key.object))?;
         let etag = self.hasher.part_etag();
         let (checksum, blocks) = self.hasher.finish();
         Ok(FinishedBlob { bytes, checksum, blocks, etag })

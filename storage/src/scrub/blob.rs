@@ -1,7 +1,8 @@
 //! How a scrub looks at one blob: whether it is there, and is what was written.
 //!
 //! Bytes come through the fetcher of all reads, within their budget. Lost block checksums are learnt anew from a blob that
-//! matches the checksum of the whole. Deliberately not here: whose blob it is, and what is done about it.
+//! matches the checksum of the whole. A damaged trailer costs its object nothing, and is reported by itself.
+//! Deliberately not here: whose blob it is, and what is done about it.
 
 use std::sync::Arc;
 
@@ -9,6 +10,7 @@ use bytes::Bytes;
 
 use super::ScrubDepth;
 use super::report::Tally;
+use crate::blobs::path::is_long;
 use crate::checksum::{BlockHasher, Checksum};
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::ObjectId;
@@ -29,6 +31,8 @@ pub(super) enum Blob {
     Whole,
     /// The bytes are what was written; their block checksums are not there, and should be these.
     WithoutChecksums(BlockChecksums),
+    /// The bytes are what was written; the trailer that names the object is damaged.
+    Nameless,
     Missing,
 }
 
@@ -47,11 +51,10 @@ impl Blobs<'_> {
         let blocks = checksums.and_then(|value| BlockChecksums::decode(value).ok());
         let looked = match blocks.filter(|blocks| blocks.0.len() as u64 == extent.block_count()) {
             None => self.learn(extent, key).await,
-            Some(_) if self.depth == ScrubDepth::Presence || extent.bytes == 0 => self.stat(extent, key).await,
-            Some(blocks) => self.read(object, extent, key, blocks.0.into()).await,
+            Some(blocks) => self.compare(object, extent, key, blocks.0.into()).await,
         };
         let is_there = match &looked {
-            Ok(Blob::Whole | Blob::WithoutChecksums(_)) => true,
+            Ok(Blob::Whole | Blob::WithoutChecksums(_) | Blob::Nameless) => true,
             Ok(Blob::Missing) => false,
             Err(error) => error.kind() == ErrorKind::Corrupt,
         };
@@ -59,6 +62,28 @@ impl Blobs<'_> {
             self.tally.named_blob();
         }
         looked
+    }
+
+    async fn compare(
+        &self,
+        object: &ObjectId,
+        extent: &Extent,
+        key: &RevisionKey,
+        checksums: Arc<[Checksum]>,
+    ) -> Result<Blob> {
+        if self.depth == ScrubDepth::Presence || extent.bytes == 0 {
+            match self.stat(extent, key).await {
+                // The length alone does not tell whether bytes of the object are missing, or some of the trailer.
+                Err(error) if error.kind() == ErrorKind::Corrupt && is_long(&key.object) && extent.bytes > 0 => {}
+                looked if self.depth == ScrubDepth::Presence => return looked,
+                Ok(Blob::Whole) => {}
+                looked => return looked,
+            }
+        }
+        match self.read(object, extent, key, checksums).await? {
+            Blob::Whole if !self.reads.blobs().tells_name(key).await? => Ok(Blob::Nameless),
+            looked => Ok(looked),
+        }
     }
 
     /// All blocks, each compared with its checksum, and the whole with its own.

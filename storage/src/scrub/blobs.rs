@@ -5,7 +5,7 @@
 //!      ─> block checksums or an orphan under its id? known                    one look-up each
 //!      ─> suspects ─> one snapshot: all rows, parts, changes, orphans         once, at the end, and only if there are any
 //!                  ─> the same on a newer one                                 the second look
-//!                  ─> still there? unknown                                    swept since: it was an orphan
+//!                  ─> whose is it? unknown                                    gone: swept since, it was an orphan
 //! ```
 //!
 //! The snapshot is taken after the listing, and a revision is recorded before its blob is begun (I1); so one that nothing
@@ -26,7 +26,7 @@ use super::payloads::visit_rows;
 use super::report::Tally;
 use super::second::{contains, entry, newest, readable, visit};
 use super::sessions::visit_parts;
-use crate::blobs::FoundBlob;
+use crate::blobs::{BlobName, FoundBlob};
 use crate::error::Result;
 use crate::index::{Batch, Range, Snapshot, Table};
 use crate::planted::Bug;
@@ -53,7 +53,7 @@ pub(super) struct Listing {
 }
 
 /// Blobs that nothing has been found to name.
-type Suspects = BTreeMap<RevisionId, RevisionKey>;
+type Suspects = BTreeMap<RevisionId, FoundBlob>;
 
 impl Listing {
     pub(super) fn new(reads: &Reads, grace: Duration, suspects_filed: bool) -> Self {
@@ -87,20 +87,19 @@ impl Listing {
     async fn sort(&mut self, snapshot: &dyn Snapshot, listed: Vec<FoundBlob>) -> Result<Vec<Found>> {
         let mut found = Vec::new();
         for blob in listed {
-            let Some(key) = blob.key else {
-                let damage = Damage::ForeignBlob { path: blob.path };
-                found.push(Found { damage, remedy: Remedy::None });
+            let Some(revision) = blob.revision else {
+                found.push(foreign(blob));
                 continue;
             };
             // One without a birth was not written by any engine that goes on writing.
-            if key.revision.born().is_some_and(|born| born > self.born_before) {
+            if revision.born().is_some_and(|born| born > self.born_before) {
                 continue;
             }
             // What can't be read may be the entry that names the blob.
-            let filed = contains(snapshot, Table::Payloads, &key.revision.as_bytes().to_vec().into()).await?;
+            let filed = contains(snapshot, Table::Payloads, &revision.as_bytes().to_vec().into()).await?;
             let may_be_unknown = filed == SeenEntry::Absent || self.suspects_filed;
-            if may_be_unknown && !is_orphan(snapshot, key.revision).await? {
-                self.suspects.insert(key.revision, key);
+            if may_be_unknown && !is_orphan(snapshot, revision).await? {
+                self.suspects.insert(revision, blob);
             }
         }
         Ok(found)
@@ -118,10 +117,19 @@ async fn unknown(reads: &Reads, mut suspects: Suspects, tally: &Tally) -> Result
     all_read &= remove_named(&*snapshot, &mut suspects, forgets).await?;
     let may_be_needed = !all_read;
     let mut found = Vec::new();
-    for key in suspects.into_values() {
-        if is_orphan(&*snapshot, key.revision).await? {
+    for (revision, blob) in suspects {
+        if is_orphan(&*snapshot, revision).await? {
             continue;
         }
+        let key = match reads.blobs().name_of(&blob).await? {
+            BlobName::Of(key) => key,
+            // Nobody can tell by which path to delete what is unfinished, or has a damaged trailer.
+            BlobName::Unknown => {
+                found.push(foreign(blob));
+                continue;
+            }
+            BlobName::Gone => continue,
+        };
         if may_be_needed && let Err(error) = readable(snapshot.get(Table::Rows, key.object.encoded()).await)? {
             found.push(unreadable_row(&key.object, &error));
         }
@@ -144,6 +152,10 @@ async fn unknown(reads: &Reads, mut suspects: Suspects, tally: &Tally) -> Result
         found.push(Found { damage: Damage::UnknownBlob { object: key.object, revision: key.revision, bytes }, remedy });
     }
     Ok(found)
+}
+
+fn foreign(blob: FoundBlob) -> Found {
+    Found { damage: Damage::ForeignBlob { path: blob.path }, remedy: Remedy::None }
 }
 
 fn queue(key: &RevisionKey, now: Timestamp) -> Batch {

@@ -173,6 +173,9 @@ impl Look<'_> {
                 let cure = Cure::Mend(object.clone(), Mend::Checksums { revision, blocks });
                 Some(Found { damage: Damage::MissingChecksums { object, revision }, remedy: Remedy::Safe(cure) })
             }
+            Ok(Blob::Nameless) => {
+                Some(Found { damage: Damage::DamagedTrailer { object, revision }, remedy: Remedy::None })
+            }
             Ok(Blob::Missing) => Some(self.lost(lost, Damage::MissingBlob { object, revision })),
             Err(error) if error.kind() == ErrorKind::Corrupt => {
                 Some(self.lost(lost, Damage::CorruptBlob { object, revision, why: error.to_string() }))

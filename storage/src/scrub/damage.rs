@@ -57,6 +57,15 @@ pub enum Damage {
         /// The revision.
         revision: RevisionId,
     },
+    /// The bytes of a blob are what was written, and the trailer that names their object is damaged: without the index the blob
+    /// does not tell whose it is. Never repaired: write or copy the object anew.
+    DamagedTrailer {
+        /// The object.
+        #[serde(serialize_with = "named")]
+        object: ObjectId,
+        /// The revision.
+        revision: RevisionId,
+    },
     /// The bytes of an inline object are not in the index. Given up on request only.
     MissingPayload {
         /// The object.
@@ -221,7 +230,8 @@ pub enum Damage {
         /// Its length.
         bytes: u64,
     },
-    /// Something in the blob tier that is no blob of ours. Never repaired: somebody put it there.
+    /// Something in the blob tier that is no blob of ours, or does not tell whose: a blob that nothing names, whose name is long
+    /// and whose trailer is damaged. Never repaired: somebody put it there.
     ForeignBlob {
         /// Where it lies.
         path: String,
@@ -243,6 +253,7 @@ impl Damage {
             Self::CorruptBlob { .. } => "corrupt-blob",
             Self::UnreadableBlob { .. } => "unreadable-blob",
             Self::MissingChecksums { .. } => "missing-checksums",
+            Self::DamagedTrailer { .. } => "damaged-trailer",
             Self::MissingPayload { .. } => "missing-payload",
             Self::CorruptPayload { .. } => "corrupt-payload",
             Self::BrokenRow { .. } => "broken-row",
@@ -270,11 +281,13 @@ impl fmt::Display for Damage {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}: ", self.name())?;
         match self {
-            Self::MissingBlob { object, revision } => write!(f, "object={object} revision={revision}"),
+            Self::MissingBlob { object, revision }
+            | Self::MissingChecksums { object, revision }
+            | Self::DamagedTrailer { object, revision }
+            | Self::UnknownBlob { object, revision, .. } => write!(f, "object={object} revision={revision}"),
             Self::CorruptBlob { object, revision, why } | Self::UnreadableBlob { object, revision, why } => {
                 write!(f, "object={object} revision={revision}: {why}")
             }
-            Self::MissingChecksums { object, revision } => write!(f, "object={object} revision={revision}"),
             Self::MissingPayload { object }
             | Self::CorruptPayload { object }
             | Self::FloorBesideRow { object }
@@ -304,7 +317,6 @@ impl fmt::Display for Damage {
                 write!(f, "object={object} begun_ms={}", begun.as_millis())
             }
             Self::PayloadWithoutRow { key } | Self::PartWithoutSession { key } => write!(f, "key={key}"),
-            Self::UnknownBlob { object, revision, .. } => write!(f, "object={object} revision={revision}"),
             Self::ForeignBlob { path } => write!(f, "path={path:?}"),
         }
     }

@@ -130,6 +130,9 @@ impl Look<'_> {
                 let remedy = Remedy::Safe(Cure::MendUpload(object.clone(), self.upload, mend));
                 Some(Found { damage: Damage::MissingChecksums { object, revision }, remedy })
             }
+            Ok(Blob::Nameless) => {
+                Some(Found { damage: Damage::DamagedTrailer { object, revision }, remedy: Remedy::None })
+            }
             Ok(Blob::Missing) => {
                 Some(self.lost(number, revision, Damage::MissingPart { object, begun, part: number, revision }))
             }

@@ -12,6 +12,7 @@ mod faults;
 mod full_disk;
 mod idle;
 mod kills;
+mod long_names;
 mod memory;
 mod missing;
 mod modes;

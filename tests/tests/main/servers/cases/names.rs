@@ -1,12 +1,12 @@
 //! Names that a server may escape, fold, split or sign in a way of its own.
 
-use cenotaph::{Engine, Namespace, ObjectId};
+use cenotaph::{Engine, KEY_BYTES_MAX, Namespace, ObjectId};
 use cenotaph_tests::store::payload;
 
 use super::{LARGE, MEDIUM, assert_holds, put};
 
 pub(super) async fn awkward_names_are_all_different_blobs(engine: &Engine) {
-    let long = "x".repeat(800);
+    let [long, longest, longest_escaped] = ["x".repeat(800), "é".repeat(KEY_BYTES_MAX / 2), "A".repeat(KEY_BYTES_MAX)];
     let keys = [
         "a",
         "A",
@@ -38,6 +38,8 @@ pub(super) async fn awkward_names_are_all_different_blobs(engine: &Engine) {
         " ",
         "\r\n",
         &long,
+        &longest,
+        &longest_escaped,
     ];
     for (seed, key) in (0..).zip(keys) {
         put(engine, key, seed, MEDIUM).await;
@@ -47,7 +49,7 @@ pub(super) async fn awkward_names_are_all_different_blobs(engine: &Engine) {
     }
     assert_eq!(engine.usage().await.unwrap().blob_objects, keys.len() as u64);
     // In parts, too: the name is said again in each of several requests.
-    for (seed, key) in (100..).zip(["a?b=c&d", "日本語", &long]) {
+    for (seed, key) in (100..).zip(["a?b=c&d", "日本語", &longest]) {
         put(engine, key, seed, LARGE).await;
         assert_holds(engine, key, seed, LARGE).await;
     }

@@ -1,0 +1,98 @@
+//! The object of a blob, found in the blob tier alone: [`BlobName`].
+//!
+//! ```text
+//! the path holds the whole name            that is the id                               no read
+//! the path holds the beginning of it       the id in the trailer, if its path is this   one read of at most 3.3 KB
+//! ```
+//!
+//! Guards the promise that a blob tells whose bytes it holds. A trailer is believed only if it is intact and the path of its
+//! id is the path of the blob.
+
+use super::failure::{self, Cause};
+use super::trailer::{self, TRAILER_BYTES_MAX};
+use super::{BlobTier, FoundBlob, path};
+use crate::error::Result;
+use crate::id::ObjectId;
+use crate::word::RevisionKey;
+
+/// The name of a blob, as the blob itself gives it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum BlobName {
+    /// The blob of this revision.
+    Of(RevisionKey),
+    /// Not given: no revision's blob, a blob that was never finished, or a damaged trailer.
+    Unknown,
+    /// Not there any more.
+    Gone,
+}
+
+/// Returns the object of a blob, and the length of the trailer at its end. `path` is relative to the root of the blob tier,
+/// `tail` the last [`TRAILER_BYTES_MAX`] bytes of the blob, or all of a shorter one. `None` if the two do not name an object.
+///
+/// ```
+/// use cenotaph_storage::blobs::object_of_blob;
+///
+/// let path = "7f/photos!holidays%2f2026.jpg@0198c5a2-1f00-7abc-8def-00000000007f";
+/// let (object, trailer_bytes) = object_of_blob(path, b"").unwrap();
+/// assert_eq!((object.namespace_str(), object.key(), trailer_bytes), ("photos", "holidays/2026.jpg", 0));
+/// ```
+pub fn object_of_blob(path: &str, tail: &[u8]) -> Option<(ObjectId, u64)> {
+    if let Ok(key) = path::from_path(path) {
+        return Some((key.object, 0));
+    }
+    let revision = path::revision_at(path)?;
+    let object = trailer::decode(tail, revision)?;
+    let key = RevisionKey { object, revision };
+    (path::path(&key) == path).then(|| {
+        let trailer_bytes = trailer::length(&key.object);
+        (key.object, trailer_bytes)
+    })
+}
+
+impl BlobTier {
+    /// Returns the name of a listed blob.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Unavailable`](crate::ErrorKind::Unavailable) if the blob tier fails.
+    pub async fn name_of(&self, found: &FoundBlob) -> Result<BlobName> {
+        let Some(revision) = found.revision else { return Ok(BlobName::Unknown) };
+        if let Ok(key) = path::from_path(&found.path) {
+            return Ok(BlobName::Of(key));
+        }
+        let tail = match self.tail(found).await {
+            Ok(tail) => tail,
+            Err(error) => match failure::cause(&error) {
+                Cause::Gone => return Ok(BlobName::Gone),
+                Cause::TooShort => return Ok(BlobName::Unknown),
+                Cause::Other => return Err(failure::failed("read", error)),
+            },
+        };
+        let object = object_of_blob(&found.path, &tail);
+        Ok(object.map_or(BlobName::Unknown, |(object, _)| BlobName::Of(RevisionKey { object, revision })))
+    }
+
+    /// Returns whether the blob of a revision, which is there, gives its name. A blob at its older path does so by the path.
+    ///
+    /// # Errors
+    /// As [`name_of`](Self::name_of).
+    pub async fn tells_name(&self, key: &RevisionKey) -> Result<bool> {
+        if !path::is_long(&key.object) {
+            return Ok(true);
+        }
+        let blob = FoundBlob { path: path::path(key), revision: Some(key.revision), bytes: None };
+        Ok(match self.name_of(&blob).await.map_err(|error| error.with_id(&key.object))? {
+            BlobName::Of(_) | BlobName::Gone => true,
+            BlobName::Unknown => false,
+        })
+    }
+
+    /// The end of a blob, as long as the longest trailer.
+    async fn tail(&self, found: &FoundBlob) -> opendal::Result<Vec<u8>> {
+        let bytes = match found.bytes {
+            Some(bytes) => bytes,
+            None => self.operator().stat(&found.path).await?.content_length(),
+        };
+        let start = bytes.saturating_sub(TRAILER_BYTES_MAX as u64);
+        Ok(self.operator().read_with(&found.path).range(start..bytes).await?.to_vec())
+    }
+}
