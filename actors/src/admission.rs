@@ -36,6 +36,7 @@ pub(crate) struct Admission {
     /// Shares of bulk work.
     bulk: Arc<Semaphore>,
     bulk_uploads: Arc<Semaphore>,
+    bulk_write_bytes: Budget,
     bulk_upload_bytes: Budget,
     budget_wait: Duration,
     env: Env,
@@ -103,6 +104,7 @@ impl Admission {
             queue_wait: limits.queue.wait,
             bulk: Arc::new(Semaphore::new(of_bulk(writes_max as usize))),
             bulk_uploads: Arc::new(Semaphore::new(of_bulk(uploads_max as usize))),
+            bulk_write_bytes: Budget::new(of_bulk(limits.write_bytes_in_flight)),
             bulk_upload_bytes: Budget::new(of_bulk(upload_bytes)),
             budget_wait: limits.budget_wait,
             env,
@@ -140,10 +142,12 @@ impl Admission {
         self.one_of(&self.writes, count, "too many writes at once").await
     }
 
-    /// Leave to hold this much payload of a small put.
-    pub(crate) async fn payload(&self, bytes: usize) -> Result<Permit> {
+    /// Leave to hold this much payload of a small put. A put of bulk work first waits for its turn among those.
+    pub(crate) async fn payload(&self, bytes: usize, is_bulk: bool) -> Result<Permit> {
+        let turn = if is_bulk { self.turn_of(&self.bulk_write_bytes, bytes).await? } else { Permit::free() };
         let Budget { units, .. } = &self.write_bytes;
-        self.one_of(units, self.write_bytes.units(bytes), "too many payload bytes in flight").await
+        let bytes = self.one_of(units, self.write_bytes.units(bytes), "too many payload bytes in flight").await?;
+        Ok(bytes.and(turn))
     }
 
     /// Leave for one upload. An upload of bulk work first waits for its turn among those.
@@ -151,7 +155,7 @@ impl Admission {
         if !is_bulk {
             return self.one_of(&self.uploads, 1, "too many uploads at once").await;
         }
-        let turn = self.turn(&self.bulk_uploads).await?;
+        let turn = self.turn(&self.bulk_uploads, 1).await?;
         Ok(self.one_of(&self.uploads, 1, "too many uploads at once").await?.and(turn))
     }
 
@@ -160,12 +164,16 @@ impl Admission {
     /// # Errors
     /// [`ErrorKind::Overloaded`] after [`budget_wait`](Limits::budget_wait).
     pub(crate) async fn bulk(&self) -> Result<Permit> {
-        self.turn(&self.bulk).await
+        self.turn(&self.bulk, 1).await
     }
 
-    async fn turn(&self, of: &Arc<Semaphore>) -> Result<Permit> {
+    async fn turn_of(&self, budget: &Budget, bytes: usize) -> Result<Permit> {
+        self.turn(&budget.units, budget.units(bytes)).await
+    }
+
+    async fn turn(&self, of: &Arc<Semaphore>, count: u32) -> Result<Permit> {
         let _waiting = self.waiting();
-        let turn = self.env.deadline(self.budget_wait, Arc::clone(of).acquire_owned()).await;
+        let turn = self.env.deadline(self.budget_wait, Arc::clone(of).acquire_many_owned(count)).await;
         turn.and_then(std::result::Result::ok).map(Permit::of).ok_or_else(|| overloaded("bulk work waits for its turn"))
     }
 
@@ -319,7 +327,7 @@ mod tests {
     #[tokio::test]
     async fn one_write_too_many_is_overloaded_until_one_ends() {
         let admission = admission(&Limits { writes_at_once: 2, ..Limits::default() });
-        let first = admission.write().await.unwrap().and(admission.payload(10).await.unwrap());
+        let first = admission.write().await.unwrap().and(admission.payload(10, false).await.unwrap());
         let clone = first.clone();
         let _second = admission.write().await.unwrap();
         drop(first);
@@ -343,10 +351,10 @@ mod tests {
     #[tokio::test]
     async fn payload_bytes_are_bounded_and_one_oversized_payload_still_passes_alone() {
         let admission = admission(&Limits { write_bytes_in_flight: 10 * UNIT_BYTES, ..Limits::default() });
-        let large = admission.payload(20 * UNIT_BYTES).await.unwrap();
-        assert_eq!(kind(admission.payload(1).await), ErrorKind::Overloaded);
+        let large = admission.payload(20 * UNIT_BYTES, false).await.unwrap();
+        assert_eq!(kind(admission.payload(1, false).await), ErrorKind::Overloaded);
         drop(large);
-        assert!(admission.payload(1).await.is_ok());
+        assert!(admission.payload(1, false).await.is_ok());
     }
 
     #[tokio::test]
@@ -390,6 +398,10 @@ mod tests {
         assert_eq!(kind(admission.upload(false).await), ErrorKind::Overloaded);
         drop(bulk);
         assert!(admission.upload(true).await.is_ok());
+        let held = admission.payload(128 << 20, true).await.unwrap();
+        assert_eq!(kind(admission.payload(1, true).await), ErrorKind::Overloaded);
+        assert!(admission.payload(100 << 20, false).await.is_ok());
+        drop(held);
         let turns = [admission.bulk().await.unwrap(), admission.bulk().await.unwrap()];
         assert_eq!(kind(admission.bulk().await), ErrorKind::Overloaded);
         drop((turns, single));

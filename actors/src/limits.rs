@@ -17,7 +17,8 @@ pub struct Limits {
     pub shards: usize,
     /// Small puts and deletes that may wait for their commit at once. One more is `Overloaded`.
     pub writes_at_once: usize,
-    /// Payload bytes that those writes, and puts whose beginning is still being read, may hold together. One more is
+    /// Payload bytes that those writes, and puts whose beginning is still being read or waits for a share of
+    /// [`upload_bytes_in_flight`](Self::upload_bytes_in_flight), may hold together. One more is
     /// `Overloaded`. A stream of unknown length reserves the inline limit until its tier is known.
     pub write_bytes_in_flight: usize,
     /// Large puts and parts at once, streaming or waiting for a share of the bytes in flight. One more is `Overloaded`.
@@ -29,7 +30,7 @@ pub struct Limits {
     /// Who may wait where a limit of what is under way at once is reached. Nobody, unless configured.
     pub queue: QueueLimits,
     /// How much of what may be under way at once, and of the bytes, bulk work may take, in percent, 1 to 100: batches that are
-    /// not atomic, deletions of a prefix, and puts that say so. Bulk work waits for its turn within it, for
+    /// not atomic, deletions of a prefix, and puts that say so. What needs more by itself is let through alone. Bulk work waits for its turn within it, for
     /// [`budget_wait`](Self::budget_wait) at the most.
     pub bulk_percent: u8,
     /// Longest wait for a share of a budget. Then the operation is `Overloaded`, and nothing was committed.

@@ -38,9 +38,9 @@ impl Tiered {
     /// # Errors
     /// [`ErrorKind::Overloaded`] over the limits, [`ErrorKind::Closed`], [`ErrorKind::Unavailable`] if the engine has
     /// failed.
-    pub async fn admit(&self, payload_bytes: usize) -> Result<Permit> {
+    pub async fn admit(&self, payload_bytes: usize, is_bulk: bool) -> Result<Permit> {
         self.shared().health.check("put")?;
-        self.shared().admission.payload(payload_bytes).await
+        self.shared().admission.payload(payload_bytes, is_bulk).await
     }
 
     /// Waits for the turn of one operation of bulk work, which holds the permit until it ends.

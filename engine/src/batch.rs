@@ -178,13 +178,15 @@ impl Engine {
             Operation::Head(id) => self.head(id?).await.map(Reply::Head),
             Operation::Write(write) => {
                 let (id, mutation, precondition) = write.check(self)?;
-                let _turn = self.tiered().bulk_turn().await.map_err(|error| error.with_id(&id))?;
                 match mutation {
                     Mutation::Inline { payload, attributes } => {
                         let put = Put::new(self.clone(), Ok(id), payload.into()).attributes(attributes);
-                        put.precondition(precondition).await.map(Reply::Written)
+                        put.precondition(precondition).bulk().await.map(Reply::Written)
                     }
-                    _ => self.delete(id).precondition(precondition).await.map(Reply::Deleted),
+                    _ => {
+                        let _turn = self.tiered().bulk_turn().await.map_err(|error| error.with_id(&id))?;
+                        self.delete(id).precondition(precondition).await.map(Reply::Deleted)
+                    }
                 }
             }
         }
@@ -242,7 +244,7 @@ impl Engine {
             *bytes_within.entry(id.namespace()).or_default() += payload_bytes;
             swaps.push(self.tiered().swap(id, precondition, mutation));
         }
-        let permit = self.tiered().admit(bytes).await?;
+        let permit = self.tiered().admit(bytes, false).await?;
         let within = self.admit_together("batch", bytes_within).map_err(|(_, error)| error)?;
         end_together(within, self.tiered().write_atomically(swaps, permit).await)
     }

@@ -110,7 +110,7 @@ impl Engine {
     /// - [`Corrupt`](ErrorKind::Corrupt): there is a precondition, and the row can't be read. Without one the put replaces
     ///   the row, at a version far above any that the object had.
     /// - [`Overloaded`](ErrorKind::Overloaded): too many writes or bytes in flight, or a limit of the namespace is
-    ///   reached. Nothing was started.
+    ///   reached. Nothing was committed; the stream of a large put may have been read to a part.
     /// - [`Disabled`](ErrorKind::Disabled): the namespace is switched off. Nothing was started.
     /// - [`Source`](ErrorKind::Source): your stream failed. Nothing was stored.
     /// - [`Unavailable`](ErrorKind::Unavailable): a tier failed, or its disk is full, which

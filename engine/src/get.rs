@@ -141,7 +141,8 @@ impl Object {
     ///
     /// # Errors
     /// [`Corrupt`](crate::ErrorKind::Corrupt) if they do not match their checksum or are gone,
-    /// [`Unavailable`](crate::ErrorKind::Unavailable) if the blob tier can't give them.
+    /// [`Unavailable`](crate::ErrorKind::Unavailable) if the blob tier can't give them,
+    /// [`Overloaded`](crate::ErrorKind::Overloaded) if there was no room for them in time.
     pub async fn chunk(&mut self) -> Result<Option<Bytes>> {
         self.0.next().await
     }

@@ -74,7 +74,8 @@ impl Put {
         let (tiered, limit) = (self.engine.tiered(), self.engine.config().inline_bytes_max);
         let _turn =
             if self.is_bulk { Some(tiered.bulk_turn().await.map_err(|error| error.with_id(&id))?) } else { None };
-        let permit = tiered.admit(self.body.peek_bytes(limit)).await.map_err(|error| error.with_id(&id))?;
+        let permit =
+            tiered.admit(self.body.peek_bytes(limit), self.is_bulk).await.map_err(|error| error.with_id(&id))?;
         let within = self.engine.namespaces().begin_on(&id, "put")?;
         let peeked = self.body.watched(tiered).peek(limit).await.map_err(|error| error.with_id(&id))?;
         let intent = Intent { id: id.clone(), attributes: self.attributes, precondition: self.precondition };

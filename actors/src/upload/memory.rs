@@ -53,7 +53,10 @@ impl BlobMemory {
     /// # Errors
     /// As [`make_room`](Self::make_room).
     pub(super) async fn before_read(&mut self, bytes: usize) -> Result<()> {
-        if self.shared.admission.upload_bytes().has_room(self.most_bytes) {
+        let admission = &self.shared.admission;
+        let has_room = admission.upload_bytes().has_room(self.most_bytes)
+            && (!self.is_bulk || admission.bulk_upload_bytes().has_room(self.most_bytes));
+        if has_room {
             return Ok(());
         }
         self.make_room(bytes.saturating_add(1)).await

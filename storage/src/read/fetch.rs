@@ -12,7 +12,8 @@
 
 use std::collections::VecDeque;
 use std::ops::Range;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 use std::vec;
 
 use bytes::Bytes;
@@ -28,6 +29,9 @@ use crate::env::Env;
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::ObjectId;
 use crate::word::RevisionId;
+
+/// How long a block on demand waits for its reader where there is no leave to hold it.
+pub(super) const TAKEN_WITHIN: Duration = Duration::from_secs(1);
 
 /// The asked bytes of a unit's blocks, each verified and never empty, until their reader has taken them.
 #[derive(Default)]
@@ -98,32 +102,52 @@ pub(crate) struct Units {
 
 /// A unit that is being fetched, or is fetched ahead.
 struct Fetching {
-    source: Arc<Source>,
-    receiver: oneshot::Receiver<Result<Fetched>>,
+    wanted: Wanted,
+    done: oneshot::Receiver<()>,
+    /// What was fetched; none once it was dropped.
+    slot: Slot,
+    /// Dropped when it is taken, or its reader is gone.
+    _reader: oneshot::Sender<()>,
 }
+
+type Slot = Arc<Mutex<Option<Result<Fetched>>>>;
+
+/// What a task has fetched, and the leave on demand if there is no other.
+type Work = (Result<Fetched>, Option<Leave>);
 
 impl Units {
     /// The next unit; none after the last one. Dropping the future loses nothing.
     pub(crate) async fn next(&mut self) -> Option<Result<Fetched>> {
-        self.fetch_ahead();
-        if let Some(wanted) = self.again.take() {
-            self.under_way.push_front(self.fetcher.on_demand(wanted));
-        } else if self.under_way.is_empty() {
-            let wanted = self.take(1)?;
-            self.under_way.push_back(self.fetcher.on_demand(wanted));
-        }
-        let first = self.under_way.front_mut()?;
-        let fetched = (&mut first.receiver).await.unwrap_or_else(|_| {
-            Err(Error::new(ErrorKind::Unavailable, "read", "the task that fetched the bytes did not finish"))
-        });
-        let fetched = fetched.map_err(|error| {
-            if error.kind() == ErrorKind::Corrupt {
-                self.fetcher.counters.corrupt();
+        loop {
+            self.fetch_ahead();
+            if let Some(wanted) = self.again.take() {
+                self.under_way.push_front(self.fetcher.on_demand(wanted));
+            } else if self.under_way.is_empty() {
+                let wanted = self.take(1)?;
+                self.under_way.push_back(self.fetcher.on_demand(wanted));
             }
-            error.with_id(&first.source.id)
-        });
-        self.under_way.pop_front();
-        Some(fetched)
+            let is_done = (&mut self.under_way.front_mut()?.done).await.is_ok();
+            let Fetching { wanted, slot, .. } = self.under_way.pop_front()?;
+            let fetched = slot.lock().unwrap_or_else(PoisonError::into_inner).take();
+            let fetched = match fetched {
+                Some(fetched) => fetched,
+                None if is_done => {
+                    // It was not taken for too long.
+                    self.again = Some(wanted);
+                    continue;
+                }
+                None => {
+                    let message = "the task that fetched the bytes did not finish";
+                    Err(Error::new(ErrorKind::Unavailable, "read", message))
+                }
+            };
+            return Some(fetched.map_err(|error| {
+                if error.kind() == ErrorKind::Corrupt {
+                    self.fetcher.counters.corrupt();
+                }
+                error.with_id(&wanted.0.id)
+            }));
+        }
     }
 
     /// Blocks that their reader may not take soon. Where there is no leave to hold them they are fetched again, when they are
@@ -178,35 +202,57 @@ impl Fetcher {
     }
 
     /// Fetches a unit that nobody has asked for yet.
-    fn ahead(&self, (source, unit): Wanted, leave: Leave) -> Fetching {
-        self.spawn(Arc::clone(&source), async move {
-            let blocks = fetch(&source, &unit).await?;
-            Ok(blocks.map(|blocks| Blocks { blocks: blocks.into_iter(), leave: Some(leave), origin: None }))
+    fn ahead(&self, wanted: Wanted, leave: Leave) -> Fetching {
+        self.spawn(wanted, async move |(source, unit)| {
+            let fetched = fetch(&source, &unit).await;
+            let held = |blocks: Vec<Bytes>| Blocks { blocks: blocks.into_iter(), leave: Some(leave), origin: None };
+            (fetched.map(|fetched| fetched.map(held)), None)
         })
     }
 
     /// Fetches a unit that its reader waits for.
-    fn on_demand(&self, (source, unit): Wanted) -> Fetching {
+    fn on_demand(&self, wanted: Wanted) -> Fetching {
         let (budget, env) = (self.budget.clone(), self.env.clone());
-        self.spawn(Arc::clone(&source), async move {
-            let _leave = budget.demand(&env, unit.bytes).await?;
-            let blocks = fetch(&source, &unit).await?;
-            let origin = Some((source, unit));
-            Ok(blocks.map(|blocks| Blocks { blocks: blocks.into_iter(), leave: None, origin }))
+        self.spawn(wanted, async move |wanted| {
+            let demand = match budget.demand(&env, wanted.1.bytes).await {
+                Ok(leave) => leave,
+                Err(error) => return (Err(error), None),
+            };
+            match fetch(&wanted.0, &wanted.1).await {
+                Ok(Ok(blocks)) => {
+                    let blocks = blocks.into_iter();
+                    match budget.hold(wanted.1.bytes) {
+                        Some(leave) => (Ok(Ok(Blocks { blocks, leave: Some(leave), origin: None })), None),
+                        None => (Ok(Ok(Blocks { blocks, leave: None, origin: Some(wanted) })), Some(demand)),
+                    }
+                }
+                Ok(Err(revision)) => (Ok(Err(revision)), None),
+                Err(error) => (Err(error), None),
+            }
         })
     }
 
     /// In a task of its own, which ends once its reader is gone.
-    fn spawn(&self, source: Arc<Source>, fetch: impl Future<Output = Result<Fetched>> + Send + 'static) -> Fetching {
-        let (mut sender, receiver) = oneshot::channel();
+    fn spawn<W>(&self, wanted: Wanted, work: impl FnOnce(Wanted) -> W) -> Fetching
+    where
+        W: Future<Output = Work> + Send + 'static,
+    {
+        let (done_sender, done) = oneshot::channel();
+        let (reader, mut taken) = oneshot::channel::<()>();
+        let slot = Slot::default();
+        let (work, env, filled) = (work(wanted.clone()), self.env.clone(), Arc::clone(&slot));
         self.env.spawn(async move {
-            tokio::select! {
+            let (fetched, demand) = tokio::select! {
                 biased;
-                () = sender.closed() => {}
-                fetched = fetch => drop(sender.send(fetched)),
+                _ = &mut taken => return,
+                work = work => work,
+            };
+            *filled.lock().unwrap_or_else(PoisonError::into_inner) = Some(fetched);
+            if done_sender.send(()).is_ok() && demand.is_some() && env.deadline(TAKEN_WITHIN, taken).await.is_none() {
+                drop(filled.lock().unwrap_or_else(PoisonError::into_inner).take());
             }
         });
-        Fetching { source, receiver }
+        Fetching { wanted, done, slot, _reader: reader }
     }
 }
 

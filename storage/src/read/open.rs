@@ -20,7 +20,7 @@ use super::fetch::{Blocks, Units};
 use super::{Head, Reads};
 use crate::error::{Error, ErrorKind, Result};
 use crate::pins::Pin;
-use crate::word::OperationId;
+use crate::word::{OperationId, RevisionId};
 
 /// An object, and the bytes of a range of it as they flow. It sees one revision to its end (I8).
 pub struct OpenObject {
@@ -46,6 +46,8 @@ enum Content {
 struct Streamed {
     ready: Blocks,
     source: Source,
+    /// A blob that was found missing, until it is known what that means: a call that asks may be dropped half-way.
+    missing: Option<RevisionId>,
 }
 
 /// Where the bytes come from that are not here yet.
@@ -66,7 +68,7 @@ impl OpenObject {
     /// `first` is the first unit; none if the range is empty.
     pub(super) fn streamed(head: Head, range: Range<u64>, first: Option<Blocks>, source: Source) -> Self {
         let content = match first {
-            Some(ready) => Content::Streamed(Box::new(Streamed { ready, source })),
+            Some(ready) => Content::Streamed(Box::new(Streamed { ready, source, missing: None })),
             None => Content::Done,
         };
         Self { head, range, content, leave: None }
@@ -114,7 +116,8 @@ impl OpenObject {
     ///
     /// # Errors
     /// [`ErrorKind::Corrupt`] if stored bytes do not match their checksum or a blob is gone that the row still names,
-    /// [`ErrorKind::Unavailable`] if a blob can't be read now, or is gone and the object was replaced meanwhile. Once it has failed, it fails the same way again.
+    /// [`ErrorKind::Unavailable`] if a blob can't be read now, or is gone and the object was replaced meanwhile,
+    /// [`ErrorKind::Overloaded`] if there was no room for its bytes in time. Once it has failed, it fails the same way again.
     pub async fn next(&mut self) -> Result<Option<Bytes>> {
         let next = match &mut self.content {
             Content::Inline(bytes) => {
@@ -165,18 +168,19 @@ impl OpenObject {
 
 impl Streamed {
     async fn next(&mut self, head: &Head) -> Result<Option<Bytes>> {
-        let Self { ready, source } = self;
+        let Self { ready, source, missing } = self;
         loop {
+            if let Some(revision) = *missing {
+                source.reads.gone(head, source.seen, revision).await.map_err(|error| error.with_id(&head.id))?;
+                let message = "the blob disappeared while it was being read, and the object has been replaced";
+                return Err(Error::new(ErrorKind::Unavailable, "read", message).with_id(&head.id));
+            }
             if let Some(bytes) = ready.next() {
                 return Ok(Some(bytes));
             }
             match source.rest.next().await.transpose()? {
                 Some(Ok(blocks)) => *ready = blocks,
-                Some(Err(revision)) => {
-                    source.reads.gone(head, source.seen, revision).await.map_err(|error| error.with_id(&head.id))?;
-                    let message = "the blob disappeared while it was being read, and the object has been replaced";
-                    return Err(Error::new(ErrorKind::Unavailable, "read", message).with_id(&head.id));
-                }
+                Some(Err(revision)) => *missing = Some(revision),
                 None => return Ok(None),
             }
         }

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use futures::StreamExt;
 
+use super::fetch::TAKEN_WITHIN;
 use super::fixture::{Store, id, inline, payload};
 use super::*;
 use crate::checksum::BLOCK_BYTES;
@@ -404,6 +405,84 @@ async fn a_call_that_is_dropped_half_way_loses_no_bytes() {
         }
     }
     assert!(read == bytes && dropped > 0, "dropped={dropped}");
+}
+
+#[tokio::test]
+async fn a_call_dropped_while_a_blob_is_found_missing_leaves_no_hole() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::on(crate::blobs::local(dir.path()).unwrap(), one_by_one());
+    let owner = store.env.store_id();
+    store.reads.blobs().write_marker(owner).await.unwrap();
+    store.reads.blobs().belongs_to(owner);
+    let revisions = store.put_parts(&id("a"), &[payload(10, 1), payload(10, 2), payload(10, 3)]).await;
+    store.lose_blob(&id("a"), revisions[1]).await;
+    let mut object = store.reads.open(&id("a"), ByteRange::Full).await.unwrap().unwrap();
+    let (mut read, mut dropped) = (0, 0);
+    while dropped < 10 {
+        match futures::poll!(Box::pin(object.next())) {
+            std::task::Poll::Pending => {
+                dropped += 1;
+                store.env.sleep(Duration::from_millis(5)).await;
+            }
+            std::task::Poll::Ready(Ok(Some(block))) => read += block.len(),
+            std::task::Poll::Ready(Ok(None)) => panic!("it ended well with {read} of 30 bytes"),
+            std::task::Poll::Ready(Err(_)) => break,
+        }
+    }
+    assert_eq!(object.next().await.unwrap_err().kind(), ErrorKind::Corrupt);
+}
+
+/// Readers that ask once and then do nothing: a fetch that they wait for goes on, and its bytes count or go.
+#[tokio::test]
+async fn what_was_fetched_on_demand_and_is_not_taken_is_within_the_budget() {
+    let limits = ReadLimits { bytes_in_flight: 8 * BLOCK, ..ReadLimits::default() };
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::on(crate::blobs::local(dir.path()).unwrap(), limits);
+    let bytes = payload(6 * BLOCK_BYTES, 1);
+    store.put_parts(&id("a"), std::slice::from_ref(&bytes)).await;
+    let mut slow = Vec::new();
+    for _ in 0..60 {
+        slow.push(store.reads.open(&id("a"), ByteRange::Full).await.unwrap().unwrap());
+    }
+    for object in &mut slow {
+        drop(futures::poll!(Box::pin(object.next())));
+    }
+    // All of them have fetched, two at a time, and none has come back for it.
+    store.env.sleep(Duration::from_secs(2)).await;
+    while store.reads.usage().waiting > 0 {
+        store.env.sleep(Duration::from_millis(50)).await;
+    }
+    store.env.sleep(2 * TAKEN_WITHIN).await;
+    let mut ready = 0;
+    for object in &mut slow {
+        if let std::task::Poll::Ready(Ok(Some(block))) = futures::poll!(Box::pin(object.next())) {
+            ready += block.len() as u64;
+        }
+    }
+    assert!(ready <= 8 * BLOCK, "{ready} bytes were ready");
+    for object in slow {
+        drop(object.bytes(usize::MAX).await.unwrap());
+    }
+    assert_eq!(store.reads.usage().bytes, 0);
+}
+
+#[tokio::test]
+async fn a_scrub_that_finds_no_room_finds_no_damage() {
+    let limits = ReadLimits { bytes_in_flight: 1, budget_wait: Duration::from_millis(20), ..ReadLimits::default() };
+    let store = Store::new(limits);
+    store.put_parts(&id("a"), &[payload(BLOCK_BYTES, 1)]).await;
+    let all = store.reads.0.budget.demand(&store.env, BLOCK).await.unwrap();
+    let env = store.env.clone();
+    store.env.spawn(async move {
+        env.sleep(Duration::from_millis(300)).await;
+        drop(all);
+    });
+    let mut walk = crate::scrub::Scrub::new(store.reads.clone(), crate::scrub::ScrubOptions::default(), None);
+    let mut found = Vec::new();
+    while let Some(page) = walk.step().await.unwrap() {
+        found.extend(page.into_iter().map(|finding| finding.damage.to_string()));
+    }
+    assert!(found.is_empty(), "{found:?}");
 }
 
 #[tokio::test]

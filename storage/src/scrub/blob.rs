@@ -5,6 +5,7 @@
 //! Deliberately not here: whose blob it is, and what is done about it.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 
@@ -25,6 +26,9 @@ pub(super) struct Blobs<'a> {
     pub(super) tally: &'a Tally,
     pub(super) depth: ScrubDepth,
 }
+
+/// How long it waits before it asks again where there is no room.
+const BREATH: Duration = Duration::from_millis(50);
 
 /// What became of one blob.
 pub(super) enum Blob {
@@ -49,9 +53,18 @@ impl Blobs<'_> {
         checksums: Option<&Bytes>,
     ) -> Result<Blob> {
         let blocks = checksums.and_then(|value| BlockChecksums::decode(value).ok());
-        let looked = match blocks.filter(|blocks| blocks.0.len() as u64 == extent.block_count()) {
-            None => self.learn(extent, key).await,
-            Some(blocks) => self.compare(object, extent, key, blocks.0.into()).await,
+        let blocks = blocks.filter(|blocks| blocks.0.len() as u64 == extent.block_count());
+        let blocks: Option<Arc<[Checksum]>> = blocks.map(|blocks| blocks.0.into());
+        let looked = loop {
+            let looked = match blocks.clone() {
+                None => self.learn(extent, key).await,
+                Some(blocks) => self.compare(object, extent, key, blocks).await,
+            };
+            match looked {
+                // Readers have all the room there is. That is no damage, and a scrub has time.
+                Err(error) if error.kind() == ErrorKind::Overloaded => self.reads.env().sleep(BREATH).await,
+                looked => break looked,
+            }
         };
         let is_there = match &looked {
             Ok(Blob::Whole | Blob::WithoutChecksums(_) | Blob::Nameless) => true,

@@ -81,6 +81,21 @@ async fn stalled_uploads_of_bulk_work_leave_a_share_to_others() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn bulk_puts_that_have_hardly_begun_leave_payload_bytes_to_single_ones() {
+    let mut config = Config::default();
+    config.limits.write_bytes_in_flight = 4 * MIB;
+    let (_dir, engine) = open(config).await;
+    // Each reserves what may stay in the index, for nobody knows how long it is.
+    let mut bulk: Vec<_> = (0..4).map(|n| engine.put(format!("bulk/{n}"), stalled(0)).bulk().into_future()).collect();
+    for put in &mut bulk {
+        assert!(futures::poll!(put).is_pending());
+    }
+    engine.put("single", "x").await.unwrap();
+    drop(bulk);
+    engine.close().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_batch_and_a_deletion_leave_room_for_single_requests() {
     let mut config = Config::default();
     config.limits.writes_at_once = 8;

@@ -20,12 +20,13 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use bytes::Bytes;
 
 use crate::index::Table;
 
-/// Gaps of one table at the most. What is forgotten is found again.
+/// Gaps of one table at the most. The cheapest ones are forgotten, and found again.
 const GAPS_MAX: usize = 256;
 /// Keys that were put last and are noted.
 const NOTED_MAX: usize = 16 * 1024;
@@ -50,10 +51,20 @@ struct Gap {
     to: Option<Bytes>,
     /// The commit after which it was seen.
     since: u64,
+    /// What crossing it took.
+    took: Duration,
 }
 
-/// Keys between which nothing was found: from the first one on, and before the second, if there is one.
-pub(super) type Found = (Bytes, Option<Bytes>);
+/// Keys between which nothing was found.
+#[derive(Clone, Debug)]
+pub(super) struct Found {
+    /// The first one.
+    pub(super) from: Bytes,
+    /// The first one behind them; none if there is no end to them.
+    pub(super) to: Option<Bytes>,
+    /// What crossing them took.
+    pub(super) took: Duration,
+}
 
 /// A stretch of a scan that crosses no gap.
 #[derive(Debug, PartialEq, Eq)]
@@ -104,12 +115,13 @@ impl Gaps {
             .map(|(_, _, key)| key.clone())
             .collect();
         let gaps = known.gaps.entry(table).or_default();
-        for (from, to) in found {
-            insert(gaps, from, Gap { to, since: commit });
+        for Found { from, to, took } in found {
+            insert(gaps, from, Gap { to, since: commit, took });
         }
         put.iter().for_each(|key| cut(gaps, key));
         while gaps.len() > GAPS_MAX {
-            gaps.pop_first();
+            let cheapest = gaps.iter().min_by_key(|(_, gap)| gap.took).map(|(from, _)| from.clone());
+            cheapest.and_then(|from| gaps.remove(&from));
         }
     }
 
@@ -152,6 +164,7 @@ fn insert(gaps: &mut BTreeMap<Bytes, Gap>, mut from: Bytes, mut new: Gap) {
         let first = first.clone();
         if let Some(old) = gaps.remove(&first) {
             new.since = new.since.max(old.since);
+            new.took = new.took.saturating_add(old.took);
             new.to = new.to.zip(old.to).map(|(new, old)| new.max(old));
         }
     }
@@ -169,7 +182,7 @@ fn cut(gaps: &mut BTreeMap<Bytes, Gap>, key: &Bytes) {
         gaps.insert(behind, gap.clone());
     }
     if first < *key {
-        gaps.insert(first, Gap { to: Some(key.clone()), since: gap.since });
+        gaps.insert(first, Gap { to: Some(key.clone()), ..gap });
     }
 }
 

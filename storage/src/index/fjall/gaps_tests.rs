@@ -31,17 +31,21 @@ fn scan(gaps: &Gaps, state: &BTreeSet<u8>, from: u8, commit: u64) -> (Vec<u8>, u
     }
 }
 
+fn gap(from: Bytes, to: Option<Bytes>) -> Found {
+    Found { from, to, took: Duration::from_millis(1) }
+}
+
 /// What a scan from a key on learns: all that lies between its findings.
 fn learn(state: &BTreeSet<u8>, from: u8) -> Vec<Found> {
     let mut at = key(from);
     let mut found = Vec::new();
     for &number in state.range(from..) {
         if at < key(number) {
-            found.push((at, Some(key(number))));
+            found.push(gap(at, Some(key(number))));
         }
         at = behind(&key(number));
     }
-    found.push((at, None));
+    found.push(gap(at, None));
     found
 }
 
@@ -123,7 +127,7 @@ fn a_put_cuts_its_key_out_and_a_removal_adds_to_what_is_known() {
     gaps.committing(2, std::iter::once((Table::Rows, &key(7))));
     assert_eq!(scan(&gaps, &BTreeSet::from([7]), 0, 2), (vec![7], 0));
     assert_eq!(scan(&gaps, &BTreeSet::new(), 0, 3), (vec![], 1), "removed again: one step, until that is known too");
-    gaps.remember(Table::Rows, vec![(key(7), Some(behind(&key(7))))], 3);
+    gaps.remember(Table::Rows, vec![gap(key(7), Some(behind(&key(7))))], 3);
     assert_eq!(scan(&gaps, &BTreeSet::new(), 0, 3), (vec![], 0));
     assert_eq!(gaps.known().gaps[&Table::Rows].len(), 1, "they are one again");
 }
@@ -150,8 +154,23 @@ fn what_is_noted_and_known_is_bounded() {
     let numbers: Vec<u64> = (0..2 * GAPS_MAX as u64).collect();
     let found = |number: &u64| {
         let at = |offset: u64| Bytes::copy_from_slice(&(3 * number + offset).to_be_bytes());
-        (at(0), Some(at(1)))
+        gap(at(0), Some(at(1)))
     };
     gaps.remember(Table::Rows, numbers.iter().map(found).collect(), 100_000);
+    assert_eq!(gaps.known().gaps[&Table::Rows].len(), GAPS_MAX);
+}
+
+#[test]
+fn noise_does_not_drive_out_what_took_long() {
+    let gaps = Gaps::new();
+    let at = |number: u64, offset: u64| Bytes::copy_from_slice(&(3 * number + offset).to_be_bytes());
+    let found = |number: u64, millis| Found {
+        from: at(number, 0),
+        to: Some(at(number, 1)),
+        took: Duration::from_millis(millis),
+    };
+    gaps.remember(Table::Rows, (1..=GAPS_MAX as u64).map(|number| found(number, 1)).collect(), 1);
+    gaps.remember(Table::Rows, vec![found(0, 139)], 1);
+    assert_eq!(gaps.stretch(Table::Rows, at(0, 0), 1).from, Some(at(0, 1)));
     assert_eq!(gaps.known().gaps[&Table::Rows].len(), GAPS_MAX);
 }

@@ -114,7 +114,12 @@ fn fill(view: &Path, original: &Path, keyspaces: &[u64], looked: &Looked) -> io:
     modes.create_file(&view.join(FJALL_LOCK))?;
     for scanned in &looked.scanned {
         let mut to = modes.create_file(&journals::path(view, scanned.id))?;
-        copy_intact(&journals::path(original, scanned.id), &scanned.journal, &mut to)?;
+        let path = journals::path(original, scanned.id);
+        // A writer may have died before its sync: what is shown must be on the disk (I7). This changes no byte and no time.
+        if let Err(error) = File::open(&path)?.sync_data() {
+            tracing::warn!(%error, "a journal can't be synced; a power cut may take back what is read");
+        }
+        copy_intact(&path, &scanned.journal, &mut to)?;
         to.flush()?;
     }
     for &id in keyspaces {

@@ -2,7 +2,6 @@
 //! that took long. Deliberately not here: what a damaged range becomes (`step_over.rs`).
 
 use std::ops::Bound;
-use std::time::Duration;
 
 use bytes::Bytes;
 use fjall::{Guard, Readable};
@@ -74,7 +73,7 @@ impl Walker<'_> {
     fn walk_stretch<T>(
         &self,
         table: Table,
-        (from, to): &Found,
+        (from, to): &(Bytes, Option<Bytes>),
         limit: usize,
         read: impl Fn(Guard) -> fjall::Result<(Bytes, T)>,
         (page, slow): (&mut Vec<T>, &mut Vec<Found>),
@@ -87,11 +86,12 @@ impl Walker<'_> {
         while page.len() < limit {
             let step = entries.next().map(&read).transpose()?;
             let now = self.env.monotonic();
-            if self.is_slow(now.saturating_sub(begun)) {
+            let took = now.saturating_sub(begun);
+            if took >= self.store.slow_step {
                 let from = last.as_ref().map_or_else(|| from.clone(), behind);
                 let to = step.as_ref().map(|(key, _)| key.clone()).or_else(|| to.clone());
                 if is_before(&from, to.as_ref()) {
-                    slow.push((from, to));
+                    slow.push(Found { from, to, took });
                 }
             }
             let Some((key, item)) = step else { break };
@@ -99,10 +99,6 @@ impl Walker<'_> {
             (last, begun) = (Some(key), now);
         }
         Ok(())
-    }
-
-    fn is_slow(&self, step: Duration) -> bool {
-        step >= self.store.slow_step
     }
 }
 
