@@ -441,7 +441,7 @@ async fn what_was_fetched_on_demand_and_is_not_taken_is_within_the_budget() {
     let bytes = payload(6 * BLOCK_BYTES, 1);
     store.put_parts(&id("a"), std::slice::from_ref(&bytes)).await;
     let mut slow = Vec::new();
-    for _ in 0..60 {
+    for _ in 0..24 {
         slow.push(store.reads.open(&id("a"), ByteRange::Full).await.unwrap().unwrap());
     }
     for object in &mut slow {
