@@ -39,9 +39,15 @@ impl Meddled {
         *self.waiting.lock().unwrap() = Some(Vec::new());
     }
 
-    /// How much of it waits.
+    /// How much of it waits, the barriers of shards that start among it.
     fn held(&self) -> usize {
         self.waiting.lock().unwrap().as_ref().map_or(0, Vec::len)
+    }
+
+    /// How many batches of it change something.
+    fn held_writes(&self) -> usize {
+        let waiting = self.waiting.lock().unwrap();
+        waiting.as_ref().map_or(0, |waiting| waiting.iter().filter(|(batch, _)| !batch.is_empty()).count())
     }
 
     /// Submits what has waited, in order, and all that comes.
@@ -52,15 +58,15 @@ impl Meddled {
         }
     }
 
-    /// The first of what has waited fails and may be durable or not; nothing behind it was ever begun.
+    /// The first write that has waited fails and may be durable or not; nothing behind it was ever begun.
     fn poison(&self) {
         self.broken.store(true, Ordering::SeqCst);
         let waiting = self.waiting.lock().unwrap().take().into_iter().flatten();
-        for (place, (_, completion)) in waiting.enumerate() {
-            let error = match place {
-                0 => CommitError::unknown(&Self::why()),
-                _ => CommitError::not_started(&Self::why()),
-            };
+        let mut has_failed = false;
+        for (batch, completion) in waiting {
+            let error =
+                if has_failed { CommitError::not_started(&Self::why()) } else { CommitError::unknown(&Self::why()) };
+            has_failed |= !batch.is_empty();
             completion(Err(error));
         }
     }
@@ -250,13 +256,14 @@ async fn a_restarted_shard_decides_nothing_before_what_its_predecessor_submitted
     };
     index.hold();
     let first = start("first");
-    while index.held() < 1 {
+    while index.held_writes() < 1 {
         tokio::task::yield_now().await;
     }
+    let before = index.held();
     assert!(engine.kill(cenotaph::ActorKind::Shard(engine.shard_of("k").unwrap())));
     let second = start("second");
     // The successor's barrier waits behind the first put. Whatever it decided without it would wait there too.
-    while index.held() < 2 {
+    while index.held() == before {
         tokio::task::yield_now().await;
     }
     index.release();
@@ -281,7 +288,7 @@ async fn who_repeats_the_end_of_an_upload_whose_commit_fails_is_not_told_that_no
             if aborts { upload.abort().await.map(|()| None) } else { upload.complete().await.map(Some) }
         };
         let first = tokio::spawn(end(upload.clone()));
-        while index.held() < 1 {
+        while index.held_writes() < 1 {
             tokio::task::yield_now().await;
         }
         let second = tokio::spawn(end(upload.clone()));
