@@ -27,7 +27,7 @@ pub(crate) struct Admission {
     write_bytes: Budget,
     uploads: Arc<Semaphore>,
     upload_bytes: Budget,
-    /// How many uploads may hold [`BEGINNING_BYTES`] of it: half of it at the most, and never what the largest share needs.
+    /// Uploads that may hold [`BEGINNING_BYTES`] of it: half of it at the most, and never what the largest share needs.
     beginnings: Arc<Semaphore>,
     waiting: AtomicUsize,
     /// Places to wait for one of the above.

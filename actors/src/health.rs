@@ -36,12 +36,12 @@ impl Health {
         Self(Mutex::new(State::ReadOnly))
     }
 
-    /// Whether the engine was opened for reads only, and is open.
+    /// Returns whether the engine was opened for reads only, and is open.
     pub(crate) fn is_read_only(&self) -> bool {
         *self.state() == State::ReadOnly
     }
 
-    /// Whether nothing stands in the way of what the engine was opened for.
+    /// Returns whether nothing stands in the way of the work that the engine was opened for.
     pub(crate) fn check_reads(&self, operation: &'static str) -> Result<()> {
         if self.is_read_only() { Ok(()) } else { self.check(operation) }
     }

@@ -27,9 +27,9 @@ pub struct Limits {
     /// while half of it is free for such beginnings; any other waits, without reading its stream, for the share of its blob:
     /// for [`budget_wait`](Self::budget_wait) at the most.
     pub upload_bytes_in_flight: usize,
-    /// Who may wait where a limit of what is under way at once is reached. Nobody, unless configured.
+    /// The queue where a limit of the work under way at once is reached. It has no place, unless configured.
     pub queue: QueueLimits,
-    /// How much of what may be under way at once, and of the bytes, bulk work may take, in percent, 1 to 100: batches that are
+    /// The part of the work under way at once, and of the bytes, that bulk work may take, in percent, 1 to 100: batches that are
     /// not atomic, deletions of a prefix, and puts that say so. What needs more by itself is let through alone. Bulk work waits for its turn within it, for
     /// [`budget_wait`](Self::budget_wait) at the most.
     pub bulk_percent: u8,

@@ -121,7 +121,7 @@ pub(crate) struct Job {
     pub(crate) permit: Permit,
     /// Leave for what of the payload is buffered already; given back once the upload has its own share.
     pub(crate) peeked: Permit,
-    /// Whether it holds a share of what bulk work may hold only.
+    /// True if the upload is bulk work, which has a share of each budget only.
     pub(crate) is_bulk: bool,
 }
 

@@ -396,7 +396,7 @@ impl Tiered {
     }
 }
 
-/// What all actors of an engine share.
+/// The state that all actors of an engine share.
 fn common(
     index: Arc<dyn Index>,
     blobs: BlobTier,

@@ -274,7 +274,7 @@ async fn start(config: &Config, claim: Claim, place: Place, index_path: Option<&
     Ok(Engine::assemble(Parts { config: config.clone(), env, index, reads, tiered, namespaces, epoch }))
 }
 
-/// What an engine has beside its actors.
+/// The parts of an engine beside its actors.
 pub(crate) fn reads_and_namespaces(
     config: &Config,
     index: &Arc<dyn Index>,

@@ -13,7 +13,7 @@ impl Engine {
         self.tiered().kill(kind)
     }
 
-    /// What [`kill`](Self::kill) does, without keeping the engine alive.
+    /// The same as [`kill`](Self::kill), without keeping the engine alive.
     pub fn killer(&self) -> impl Fn(ActorKind) -> bool + Send + Sync + 'static {
         let engine = Arc::downgrade(&self.0);
         move |kind| engine.upgrade().is_some_and(|engine| engine.tiered.kill(kind))

@@ -76,7 +76,7 @@ enum Known {
     Record(StoreRecord),
 }
 
-/// What is there before anything is decided.
+/// The marks that are there before anything is decided.
 struct Sight {
     known: Known,
     tier: Option<BlobTier>,

@@ -359,4 +359,6 @@ fn corrupt(message: impl Into<String>) -> Error {
 }
 
 #[cfg(test)]
+mod budget_tests;
+#[cfg(test)]
 mod tests;

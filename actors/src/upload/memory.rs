@@ -25,7 +25,7 @@ pub(super) struct BlobMemory {
     shared: Shared,
     /// Most bytes that the blob holds.
     most_bytes: usize,
-    /// Whether its share is one of those of bulk work as well.
+    /// True if its share counts in the budget of bulk work as well.
     is_bulk: bool,
     held: Held,
 }

@@ -55,7 +55,7 @@ struct Pool {
     permits: Arc<Semaphore>,
     max: u32,
     gauge: &'static str,
-    /// What one permit adds to the gauge.
+    /// The amount that one permit adds to the gauge.
     unit: u32,
 }
 

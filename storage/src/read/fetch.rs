@@ -30,7 +30,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::id::ObjectId;
 use crate::word::RevisionId;
 
-/// How long a block on demand waits for its reader where there is no leave to hold it.
+/// The time that a block on demand waits for its reader where there is no leave to hold it.
 pub(super) const TAKEN_WITHIN: Duration = Duration::from_secs(1);
 
 /// The asked bytes of a unit's blocks, each verified and never empty, until their reader has taken them.
@@ -38,7 +38,7 @@ pub(super) const TAKEN_WITHIN: Duration = Duration::from_secs(1);
 pub(crate) struct Blocks {
     blocks: vec::IntoIter<Bytes>,
     leave: Option<Leave>,
-    /// What to fetch again, if there is no leave to hold it.
+    /// The unit to fetch again, if there is no leave to hold its blocks.
     origin: Option<Wanted>,
 }
 
@@ -104,7 +104,7 @@ pub(crate) struct Units {
 struct Fetching {
     wanted: Wanted,
     done: oneshot::Receiver<()>,
-    /// What was fetched; none once it was dropped.
+    /// The unit once it is fetched; none before, and once it was dropped.
     slot: Slot,
     /// Dropped when it is taken, or its reader is gone.
     _reader: oneshot::Sender<()>,
@@ -112,7 +112,7 @@ struct Fetching {
 
 type Slot = Arc<Mutex<Option<Result<Fetched>>>>;
 
-/// What a task has fetched, and the leave on demand if there is no other.
+/// A unit that a task has fetched, and the leave on demand if there is no other.
 type Work = (Result<Fetched>, Option<Leave>);
 
 impl Units {

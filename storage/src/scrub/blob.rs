@@ -27,7 +27,7 @@ pub(super) struct Blobs<'a> {
     pub(super) depth: ScrubDepth,
 }
 
-/// How long it waits before it asks again where there is no room.
+/// The pause before a scrub asks again where there is no room.
 const BREATH: Duration = Duration::from_millis(50);
 
 /// What became of one blob.

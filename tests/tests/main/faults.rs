@@ -39,12 +39,12 @@ impl Meddled {
         *self.waiting.lock().unwrap() = Some(Vec::new());
     }
 
-    /// How much of it waits, the barriers of shards that start among it.
+    /// Batches that wait, the barriers of shards that start among them.
     fn held(&self) -> usize {
         self.waiting.lock().unwrap().as_ref().map_or(0, Vec::len)
     }
 
-    /// How many batches of it change something.
+    /// Batches among them that change something.
     fn held_writes(&self) -> usize {
         let waiting = self.waiting.lock().unwrap();
         waiting.as_ref().map_or(0, |waiting| waiting.iter().filter(|(batch, _)| !batch.is_empty()).count())

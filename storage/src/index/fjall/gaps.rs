@@ -38,7 +38,7 @@ pub(super) struct Gaps(Mutex<Known>);
 struct Known {
     /// By table, then by the first key of the gap.
     gaps: BTreeMap<Table, BTreeMap<Bytes, Gap>>,
-    /// What was put by which commit, in order.
+    /// Keys that were put, with the commit that put them, in order.
     noted: VecDeque<(u64, Table, Bytes)>,
     /// Of this commit and all before it not all is noted any more.
     forgotten: u64,
@@ -51,7 +51,7 @@ struct Gap {
     to: Option<Bytes>,
     /// The commit after which it was seen.
     since: u64,
-    /// What crossing it took.
+    /// The time that crossing it took.
     took: Duration,
 }
 
@@ -62,7 +62,7 @@ pub(super) struct Found {
     pub(super) from: Bytes,
     /// The first one behind them; none if there is no end to them.
     pub(super) to: Option<Bytes>,
-    /// What crossing them took.
+    /// The time that crossing them took.
     pub(super) took: Duration,
 }
 
@@ -85,7 +85,7 @@ impl Gaps {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What to scan of the state after this commit from a key on, up to the next gap.
+    /// The stretch to scan of the state after this commit, from a key on and up to the next gap.
     pub(super) fn stretch(&self, table: Table, from: Bytes, commit: u64) -> Stretch {
         let known = self.known();
         let Some(gaps) = known.gaps.get(&table) else { return Stretch { from: Some(from), gap: None } };
@@ -148,7 +148,7 @@ fn is_followed(table: Table) -> bool {
 }
 
 impl Gap {
-    /// Whether a key from its first one on lies in it, in the state after this commit.
+    /// Returns whether a key from its first one on lies in it, in the state after this commit.
     fn holds(&self, key: &Bytes, commit: u64) -> bool {
         self.since <= commit && self.to.as_ref().is_none_or(|to| key < to)
     }

@@ -10,7 +10,7 @@ fn key(number: u8) -> Bytes {
     Bytes::copy_from_slice(&[b'k', number])
 }
 
-/// What a scan of a state finds, if it leaves out what is known; and how many steps it made over keys that are not there.
+/// The findings of a scan that leaves out the known gaps, and the number of its steps over keys that are not there.
 fn scan(gaps: &Gaps, state: &BTreeSet<u8>, from: u8, commit: u64) -> (Vec<u8>, usize) {
     let (mut found, mut steps, mut at) = (Vec::new(), 0, key(from));
     loop {
@@ -35,7 +35,7 @@ fn gap(from: Bytes, to: Option<Bytes>) -> Found {
     Found { from, to, took: Duration::from_millis(1) }
 }
 
-/// What a scan from a key on learns: all that lies between its findings.
+/// The gaps that a scan from a key on learns: all that lies between its findings.
 fn learn(state: &BTreeSet<u8>, from: u8) -> Vec<Found> {
     let mut at = key(from);
     let mut found = Vec::new();

@@ -7,7 +7,7 @@ use crate::modes::Modes;
 
 pub(super) const MIB: u64 = 1024 * 1024;
 
-/// How fjall is run. What shapes the files is fixed when they are created and is no option.
+/// Options of fjall. What shapes the files is fixed when they are created and is no option.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct FjallOptions {

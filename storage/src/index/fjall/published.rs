@@ -25,7 +25,7 @@ use fjall::{Database, Snapshot};
 /// The state behind a commit.
 pub(super) struct State {
     pub(super) snapshot: Snapshot,
-    /// How many commits there were since the opening.
+    /// The number of commits since the opening.
     pub(super) commit: u64,
 }
 

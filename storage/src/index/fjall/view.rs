@@ -31,7 +31,7 @@ use crate::env::Env;
 use crate::error::{Error, ErrorKind, Result};
 use crate::modes::Modes;
 
-/// What the name of the directory of a view begins with.
+/// The beginning of the name of a view's directory.
 const PREFIX: &str = "cenotaph-view-";
 /// fjall's own lock file: it opens none that is not there.
 const FJALL_LOCK: &str = "lock";
@@ -71,7 +71,7 @@ impl FjallIndex {
     }
 }
 
-/// What an open index keeps from others, and, for reads only, the directory that goes with it. Dropped in this order.
+/// The lock that keeps an open index from others, and, for reads only, the directory that goes with it. Dropped in this order.
 #[derive(Debug)]
 pub(super) struct Held {
     _view: Option<View>,

@@ -14,7 +14,7 @@ use crate::env::Env;
 use crate::error::Result;
 use crate::index::{Page, Range, Table};
 
-/// What a scan walks with.
+/// A state of the index, and the means to scan it.
 pub(super) struct Walker<'a> {
     pub(super) store: &'a Store,
     pub(super) state: &'a State,
