@@ -140,4 +140,36 @@ mod tests {
         }
         assert_ne!(digest(&listed), digest(&listed[..1]));
     }
+
+    #[test]
+    fn parts_are_listed_in_ascending_order_and_there_is_one() {
+        let listed = |numbers: &[u32]| {
+            let part = |&number: &u32| (PartNumber::new(number).unwrap(), PartEtag::new(7));
+            Selection::Listed(numbers.iter().map(part).collect())
+        };
+        assert!(Selection::All.check().is_ok() && listed(&[1]).check().is_ok() && listed(&[1, 3]).check().is_ok());
+        assert_eq!(listed(&[]).check().unwrap_err().reason(), Some(Reason::NoParts));
+        for wrong in [[2, 2], [3, 2]] {
+            let reason = Reason::PartOrder(PartNumber::new(2).unwrap());
+            assert_eq!(listed(&wrong).check().unwrap_err().reason(), Some(reason), "{wrong:?}");
+        }
+    }
+
+    #[test]
+    fn parts_of_exactly_the_most_bytes_and_a_last_one_below_the_fewest_are_assembled() {
+        let number = |number| PartNumber::new(number).unwrap();
+        let part = |bytes| {
+            let revision = crate::word::RevisionId::from_uuid(uuid::Uuid::from_u128(u128::from(bytes)));
+            let extent = crate::rows::Extent { revision, bytes, checksum: crate::checksum::Checksum::new(0) };
+            Part { extent, etag: PartEtag::new(u128::from(bytes)), uploaded: crate::word::Timestamp::from_millis(1) }
+        };
+        let parts = BTreeMap::from([(number(1), part(10)), (number(2), part(5))]);
+        let listed = [(number(1), PartEtag::new(10)), (number(2), PartEtag::new(5))];
+        let assembled = |bytes_min, total_bytes_max| {
+            assemble(&listed, &parts, PartRules { bytes_min, total_bytes_max }).map(|(_, bytes)| bytes)
+        };
+        assert_eq!(assembled(10, 15).unwrap(), 15);
+        assert_eq!(assembled(11, 15).unwrap_err().reason(), Some(Reason::PartTooSmall(number(1))));
+        assert_eq!(assembled(10, 14).unwrap_err().reason(), Some(Reason::PartsTooLarge(number(2))));
+    }
 }
