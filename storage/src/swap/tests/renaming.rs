@@ -67,3 +67,13 @@ fn a_rename_minds_both_preconditions() {
     assert_eq!(stale.decide(&small, &never(), at(1)), RenameDecision::Conflict { of: id(), current });
     assert_eq!(rename(3).decide(&never(), &two, at(1)), RenameDecision::Absent);
 }
+
+#[test]
+fn the_new_name_is_created_when_it_came_to_be_and_modified_now() {
+    let one = after(&never(), &inline(1, 1));
+    for (to, created) in [(never(), at(50)), (after(&never(), &inline(2, 1)), at(1))] {
+        let decision = rename(3).decide(&one, &to, at(50));
+        let RenameDecision::Commit { to: Standing::Present(row), .. } = decision else { panic!("it is renamed") };
+        assert_eq!((row.metadata.created, row.metadata.modified), (created, at(50)));
+    }
+}
