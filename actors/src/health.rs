@@ -1,4 +1,4 @@
-//! Whether the engine may take on work: running, read-only, closing, closed, or failed for good.
+//! The state of an engine, which says whether it may take on work: running, read-only, closing, closed, or failed for good.
 //!
 //! ```text
 //! ReadOnly --close--> Closing --all stopped--> Closed

@@ -1,4 +1,4 @@
-//! What tests of services that must survive faults need: the feature `chaos`.
+//! Faults for tests of services that must survive them: the feature `chaos`.
 
 use std::sync::Arc;
 

@@ -1,4 +1,4 @@
-//! What operations tell: a span with the outcome, and metrics. Their names and meanings are in `docs/metrics.md`.
+//! Each operation has a span with its outcome, and metrics. Their names and meanings are in `docs/metrics.md`.
 //!
 //! Deliberately not here: metrics of what the engine does by itself (each where it happens).
 

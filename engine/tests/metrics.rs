@@ -1,4 +1,4 @@
-//! What an engine tells through the `metrics` facade, as Prometheus would scrape it. A process of its own, for there is one
+//! The metrics of an engine as Prometheus scrapes them. A process of its own, for there is one
 //! recorder in each.
 
 #![expect(clippy::unwrap_used, reason = "a test panics")]

@@ -1,12 +1,13 @@
 //! The memory of reads: [`ReadBudget`].
 //!
 //! ```text
-//! bytes_in_flight:   1/4   on demand: a reader waits for these bytes. Held while they are fetched, by a task that is running.
+//! bytes_in_flight:   1/4   on demand: a reader waits for these bytes. Held while they are fetched, by a task that is running,
+//!                          and for a second more at the most, if nothing is left to hold them until they are taken.
 //!                    3/4   held: fetched ahead, or not taken yet. Taken at once or not at all; travels with the bytes.
 //! ```
 //!
-//! Who waits for a permit holds none, and who holds one while it waits for its reader keeps nobody else from going on. So
-//! slow readers cost the others their read-ahead and no more. Deliberately not here: what is fetched (`fetch.rs`).
+//! A task that waits for a permit holds none, and bytes that wait for their reader keep no other reader from going on for
+//! longer than that second. So slow readers cost the others their read-ahead and no more. Deliberately not here: what is fetched (`fetch.rs`).
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};

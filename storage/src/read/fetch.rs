@@ -1,4 +1,4 @@
-//! How bytes come out of the blob tier: [`Fetcher`] turns planned pieces into verified units, some of them ahead.
+//! Bytes come out of the blob tier here: [`Fetcher`] turns planned pieces into verified units, some of them ahead.
 //!
 //! ```text
 //! reader ──next──> a unit ahead is under way   its task reads and verifies it under leave to hold it, which travels with it

@@ -1,4 +1,4 @@
-//! How fjall is run: [`FjallOptions`] and their bounds. Guards that fjall sees no option at which it panics.
+//! Options of fjall: [`FjallOptions`] and their bounds. Guards that fjall sees no option at which it panics.
 
 use serde::{Deserialize, Serialize};
 
