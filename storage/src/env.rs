@@ -169,8 +169,10 @@ impl Env {
     /// back. From then on it goes on from where it was, as fast as [`monotonic`](Self::monotonic), so that nothing waits
     /// for the time of day to catch up.
     pub fn steady_now(&self) -> Timestamp {
-        let monotonic = self.world.monotonic();
+        // In this order: a pause between both makes the difference too small, which the largest one so far makes good.
+        // The other way round it would be too large, and the steady time ahead by the pause for ever.
         let now_ms = self.world.now().as_millis();
+        let monotonic = self.world.monotonic();
         let whole_ms = i64::try_from(monotonic.as_millis()).unwrap_or(i64::MAX);
         // Rounded so that the difference never comes out too large: no moment is given before its time.
         let ahead_ms = i64::try_from(now_ms).unwrap_or(i64::MAX).saturating_sub(whole_ms.saturating_add(1));

@@ -8,21 +8,42 @@ use super::*;
 
 /// A time of day and a monotonic time, both set by hand.
 #[derive(Clone, Default)]
-struct Clocks(Arc<Mutex<(u64, Duration)>>);
+struct Clocks(Arc<Mutex<Hands>>);
+
+#[derive(Clone, Copy, Default)]
+struct Hands {
+    day_ms: u64,
+    monotonic: Duration,
+    /// Time that passes right after the next look at either clock.
+    pause: Duration,
+}
 
 impl Clocks {
     fn set(&self, day_ms: u64, monotonic: Duration) {
-        *self.0.lock().unwrap() = (day_ms, monotonic);
+        *self.0.lock().unwrap() = Hands { day_ms, monotonic, pause: Duration::ZERO };
+    }
+
+    fn pause_after_next_look(&self, pause: Duration) {
+        self.0.lock().unwrap().pause = pause;
+    }
+
+    fn look(&self) -> Hands {
+        let mut hands = self.0.lock().unwrap();
+        let seen = *hands;
+        hands.day_ms += u64::try_from(seen.pause.as_millis()).unwrap();
+        hands.monotonic += seen.pause;
+        hands.pause = Duration::ZERO;
+        seen
     }
 }
 
 impl World for Clocks {
     fn now(&self) -> Timestamp {
-        Timestamp::from_millis(self.0.lock().unwrap().0)
+        Timestamp::from_millis(self.look().day_ms)
     }
 
     fn monotonic(&self) -> Duration {
-        self.0.lock().unwrap().1
+        self.look().monotonic
     }
 
     fn random_u64(&self) -> u64 {
@@ -60,6 +81,20 @@ fn the_steady_time_goes_on_when_the_clock_is_set_back() {
     assert!((10 * HOUR_MS + 59_998..=10 * HOUR_MS + 60_000).contains(&later), "it goes on: {later}");
     clocks.set(11 * HOUR_MS, Duration::from_millis(60_500));
     assert_eq!(env.steady_now().as_millis(), 11 * HOUR_MS, "the time of day has overtaken it");
+}
+
+/// A thread that waits for a processor between its looks at the two clocks, or a machine that is suspended there.
+#[test]
+fn a_pause_between_both_clocks_moves_no_time_ahead() {
+    const PAUSE: Duration = Duration::from_secs(3600);
+    let clocks = Clocks::default();
+    let env = Env::new(clocks.clone());
+    clocks.set(50_000_000, Duration::from_millis(500));
+    assert_eq!(env.steady_now().as_millis(), 50_000_000);
+    clocks.pause_after_next_look(PAUSE);
+    let after = 50_000_000 + 3_600_000;
+    assert!(env.steady_now().as_millis() <= after);
+    assert!((after - 1..=after).contains(&env.steady_now().as_millis()), "{:?}", env.steady_now());
 }
 
 #[test]
