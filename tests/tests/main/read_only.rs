@@ -315,6 +315,10 @@ async fn readers_and_a_writer_keep_each_other_out() {
     let store = Written::new(End::Clean).await;
     let (one, two) = (store.reader().await, store.reader().await);
     assert_eq!(store.views_left(), 2);
+    for view in fs::read_dir(store.views()).unwrap() {
+        let view = fs::File::open(view.unwrap().path()).unwrap();
+        assert!(view.try_lock().is_err(), "a cleaner of temporary directories may age it");
+    }
     let writer = || Engine::builder(store.data()).config(quick()).open();
     assert_eq!(writer().await.unwrap_err().kind(), ErrorKind::AlreadyOpen);
     one.close().await.unwrap();

@@ -1,7 +1,7 @@
 //! A view of an index: what is opened for reads only, because fjall writes whenever it opens.
 //!
 //! ```text
-//! {parent}/cenotaph-view-{random}/      mode 0700, removed when the last holder lets go of the index
+//! {parent}/cenotaph-view-{random}/      mode 0700, locked, removed when the last holder lets go of the index
 //!   version, lock                       a copy; a new one
 //!   {number}.jnl                        a copy of the intact batches, without a tail that was never acknowledged
 //!   keyspaces/{id}/current, v{number}   copies
@@ -60,12 +60,12 @@ impl FjallIndex {
         let (original, record) = creation::recorded(dir)?;
         let looked = check::look(&creation::store(dir), &original, &record.directories())?;
         let view = View::create(parent, &env)?;
-        fill(&view.0, &original, &record.directories(), &looked).map_err(|error| {
-            let message = format!("the view of the index can't be made: view={}", view.0.display());
+        fill(&view.path, &original, &record.directories(), &looked).map_err(|error| {
+            let message = format!("the view of the index can't be made: view={}", view.path.display());
             Error::new(ErrorKind::Unavailable, "open", message).with_source(error)
         })?;
-        let (tables, database) = database::open(&view.0, &options, 0, record.keyspaces())?;
-        let space = Arc::new(Space::open(&view.0, env.clone(), 0, Modes::default()));
+        let (tables, database) = database::open(&view.path, &options, 0, record.keyspaces())?;
+        let space = Arc::new(Space::open(&view.path, env.clone(), 0, Modes::default()));
         let held = Held { _view: Some(view), _lock: lock };
         Self::start(env, &options, Opened { tables, database, marker: None, held, space })
     }
@@ -87,22 +87,30 @@ impl Held {
 
 /// The directory of a view, removed when it is dropped.
 #[derive(Debug)]
-struct View(PathBuf);
+struct View {
+    path: PathBuf,
+    /// Holds a shared BSD lock, which keeps cleaners of temporary directories (systemd-tmpfiles) from ageing the view.
+    _lock: Option<File>,
+}
 
 impl View {
     fn create(parent: &Path, env: &Env) -> Result<Self> {
         let name = format!("{PREFIX}{:016x}{:016x}", env.random_u64(), env.random_u64());
         let path = std::path::absolute(parent.join(name)).map_err(|error| unavailable("find", parent, error))?;
         Modes::default().create_dir(&path).map_err(|error| unavailable("create", &path, error))?;
-        Ok(Self(path))
+        let lock = File::open(&path).and_then(|directory| directory.lock_shared().map(|()| directory));
+        if let Err(error) = &lock {
+            tracing::debug!(%error, "a view can't be locked: cleaners of temporary directories may age it");
+        }
+        Ok(Self { path, _lock: lock.ok() })
     }
 }
 
 impl Drop for View {
     fn drop(&mut self) {
         // It follows no link.
-        if let Err(error) = fs::remove_dir_all(&self.0) {
-            tracing::warn!(%error, path = %self.0.display(), "the view of an index could not be removed");
+        if let Err(error) = fs::remove_dir_all(&self.path) {
+            tracing::warn!(%error, path = %self.path.display(), "the view of an index could not be removed");
         }
     }
 }
