@@ -1,5 +1,5 @@
-//! What a batch means for others than its caller, once it is durable: orphans for the sweeper, deadlines for the expirer.
-//! Deliberately not here: who submits it.
+//! What a batch means for others than its caller, once it is durable: orphans for the sweeper,
+//! deadlines for the expirer. Deliberately not here: who submits it.
 
 use cenotaph_storage::Timestamp;
 use cenotaph_storage::index::{Batch, CommitError, Table};
@@ -16,10 +16,20 @@ pub(crate) struct Aftermath {
 
 impl Aftermath {
     pub(crate) fn of(batch: &Batch) -> Self {
-        let puts =
-            |wanted: Table| batch.changes().iter().filter(move |(table, _, value)| *table == wanted && value.is_some());
-        let due = puts(Table::Expiry).filter_map(|(_, key, _)| read_expiry_key(key).ok()).map(|(due, _)| due).min();
-        Self { backlog: BacklogUpdate::of(batch), due }
+        let puts = |wanted: Table| {
+            batch
+                .changes()
+                .iter()
+                .filter(move |(table, _, value)| *table == wanted && value.is_some())
+        };
+        let due = puts(Table::Expiry)
+            .filter_map(|(_, key, _)| read_expiry_key(key).ok())
+            .map(|(due, _)| due)
+            .min();
+        Self {
+            backlog: BacklogUpdate::of(batch),
+            due,
+        }
     }
 
     pub(crate) fn tell(&self, common: &Common) {
@@ -27,8 +37,8 @@ impl Aftermath {
         self.wake(common);
     }
 
-    /// Wakes the sweeper and the expirer. For a batch that is in the backlog already: noted again it would overwrite what
-    /// a later batch has noted.
+    /// Wakes the sweeper and the expirer. For a batch that is in the backlog already: noted again
+    /// it would overwrite what a later batch has noted.
     pub(crate) fn wake(&self, common: &Common) {
         if self.backlog.adds_orphans() {
             common.wake_sweeper();

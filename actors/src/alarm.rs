@@ -1,7 +1,7 @@
 //! An alarm: how an actor wakes itself later, once, however often it is set.
 //!
-//! Every setting has a number that travels in the message it will send. Only the newest rings, so that timers that were
-//! overtaken by an earlier one fall silent instead of multiplying.
+//! Every setting has a number that travels in the message it will send. Only the newest rings, so
+//! that timers that were overtaken by an earlier one fall silent instead of multiplying.
 
 use cenotaph_storage::{Env, Timestamp};
 
@@ -18,7 +18,12 @@ pub(crate) struct Setting(u64);
 
 impl Alarm {
     /// Rings at `due`, unless it is set to ring before that anyway.
-    pub(crate) fn set(&mut self, env: &Env, due: Timestamp, ring: impl FnOnce(Setting) + Send + 'static) {
+    pub(crate) fn set(
+        &mut self,
+        env: &Env,
+        due: Timestamp,
+        ring: impl FnOnce(Setting) + Send + 'static,
+    ) {
         if self.due.is_some_and(|set| set <= due) {
             return;
         }

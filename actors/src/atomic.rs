@@ -8,9 +8,10 @@
 //! 5 the completion answers the caller (I10), the leases end
 //! ```
 //!
-//! Guards I3: one batch, decided while no other decision about these objects can be made. Every borrower takes shards in the
-//! same order, so that none waits for another in a circle. Deliberately not here: how a lease ends (`lease.rs`), and what is
-//! decided about each object (`cenotaph_storage::swap`).
+//! Guards I3: one batch, decided while no other decision about these objects can be made. Every
+//! borrower takes shards in the same order, so that none waits for another in a circle.
+//! Deliberately not here: how a lease ends (`lease.rs`), and what is decided about each object
+//! (`cenotaph_storage::swap`).
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -18,7 +19,9 @@ use std::sync::atomic::Ordering;
 
 use cenotaph_storage::index::{Batch, CommitError};
 use cenotaph_storage::planted::Bug;
-use cenotaph_storage::swap::{Decision, Deleted, Mutation, Rename, RenameDecision, Standing, Swap, Written};
+use cenotaph_storage::swap::{
+    Decision, Deleted, Mutation, Rename, RenameDecision, Standing, Swap, Written,
+};
 use cenotaph_storage::{Error, ErrorKind, ObjectId, Result, Seam, Timestamp};
 use tokio::sync::oneshot;
 
@@ -26,7 +29,9 @@ use crate::admission::Permit;
 use crate::aftermath::Aftermath;
 use crate::lease::{self, Lease};
 use crate::messages::ShardMessage;
-use crate::reply::{Answer, Reply, answer, applied, conflict, deleted, nothing_committed, reply, written};
+use crate::reply::{
+    Answer, Reply, answer, applied, conflict, deleted, nothing_committed, reply, written,
+};
 use crate::shared::{Common, Shared};
 use crate::tiered::Tiered;
 
@@ -50,25 +55,35 @@ impl Tiered {
     /// Commits all of these swaps, or none. Each object may occur once.
     ///
     /// # Errors
-    /// [`ErrorKind::Conflict`] if one of the preconditions does not hold: the error names its object;
-    /// [`ErrorKind::Invalid`] if an object occurs twice; otherwise as [`put_inline`](Self::put_inline), for all of them
-    /// together.
-    pub async fn write_atomically(&self, swaps: Vec<Swap>, permit: Permit) -> Result<Vec<WriteReply>> {
+    /// [`ErrorKind::Conflict`] if one of the preconditions does not hold: the error names its
+    /// object; [`ErrorKind::Invalid`] if an object occurs twice; otherwise as
+    /// [`put_inline`](Self::put_inline), for all of them together.
+    pub async fn write_atomically(
+        &self,
+        swaps: Vec<Swap>,
+        permit: Permit,
+    ) -> Result<Vec<WriteReply>> {
         self.shared().health.check("batch")?;
-        if swaps.iter().any(|swap| !matches!(swap.mutation, Mutation::Delete)) {
-            self.make_room(swaps.iter().map(Swap::stored_bytes).sum()).await?;
+        if swaps
+            .iter()
+            .any(|swap| !matches!(swap.mutation, Mutation::Delete))
+        {
+            self.make_room(swaps.iter().map(Swap::stored_bytes).sum())
+                .await?;
         }
         let objects: Vec<ObjectId> = swaps.iter().map(|swap| swap.id.clone()).collect();
         let permit = permit.and(self.shared().admission.writes(swaps.len()).await?);
-        let decide = move |standings: &BTreeMap<ObjectId, Standing>, common: &Common| decide(&swaps, standings, common);
+        let decide = move |standings: &BTreeMap<ObjectId, Standing>, common: &Common| {
+            decide(&swaps, standings, common)
+        };
         self.commit_together(objects, permit, decide).await
     }
 
     /// Renames an object, in one commit. No byte is copied. None if there is no object to rename.
     ///
     /// # Errors
-    /// [`ErrorKind::Conflict`] if one of the preconditions does not hold: the error names its object; otherwise as
-    /// [`put_inline`](Self::put_inline).
+    /// [`ErrorKind::Conflict`] if one of the preconditions does not hold: the error names its
+    /// object; otherwise as [`put_inline`](Self::put_inline).
     pub async fn rename(&self, rename: Rename) -> Result<Option<Written>> {
         self.shared().health.check("rename")?;
         self.make_room(0).await?;
@@ -95,10 +110,20 @@ impl Tiered {
         let (reply, answer) = reply();
         let shared = Arc::clone(self.shared());
         self.shared().env.spawn(async move {
-            Borrower { shared, objects, permit }.run(decide, reply).await;
+            Borrower {
+                shared,
+                objects,
+                permit,
+            }
+            .run(decide, reply)
+            .await;
         });
         answer.await.unwrap_or_else(|| {
-            Err(Error::new(ErrorKind::Unavailable, "batch", "its task has ended; nothing was committed"))
+            Err(Error::new(
+                ErrorKind::Unavailable,
+                "batch",
+                "its task has ended; nothing was committed",
+            ))
         })
     }
 }
@@ -138,20 +163,38 @@ impl Borrower {
             }
             self.shared.back_off(attempt).await;
         }
-        answer_with(reply, Error::new(ErrorKind::Unavailable, "batch", "a shard is not there; nothing was committed"));
+        answer_with(
+            reply,
+            Error::new(
+                ErrorKind::Unavailable,
+                "batch",
+                "a shard is not there; nothing was committed",
+            ),
+        );
     }
 
     /// All objects, shard by shard; none if a request was lost.
     async fn borrow(&self) -> Result<Option<Borrowed>> {
         let mut by_shard: BTreeMap<usize, Vec<ObjectId>> = BTreeMap::new();
         for object in &self.objects {
-            by_shard.entry(self.shared.routes.shard_number(object)).or_default().push(object.clone());
+            by_shard
+                .entry(self.shared.routes.shard_number(object))
+                .or_default()
+                .push(object.clone());
         }
-        let mut borrowed = Borrowed { leases: Vec::new(), objects: Vec::new() };
+        let mut borrowed = Borrowed {
+            leases: Vec::new(),
+            objects: Vec::new(),
+        };
         for (shard, objects) in by_shard {
             let (granted, grant) = oneshot::channel();
-            self.shared.routes.shards[shard].send(ShardMessage::Lend { objects: objects.clone(), granted });
-            let Ok(lease) = grant.await else { return Ok(None) };
+            self.shared.routes.shards[shard].send(ShardMessage::Lend {
+                objects: objects.clone(),
+                granted,
+            });
+            let Ok(lease) = grant.await else {
+                return Ok(None);
+            };
             borrowed.leases.push(lease?);
             borrowed.objects.push(objects);
         }
@@ -165,21 +208,42 @@ impl Borrower {
         plan: Plan<T>,
         mut reply: Option<Reply<T>>,
     ) -> Option<Reply<T>> {
-        let Plan { batch, next, answer } = plan;
+        let Plan {
+            batch,
+            next,
+            answer,
+        } = plan;
         let Borrowed { leases, objects } = borrowed;
         let next = objects.into_iter().map(|objects| {
-            let stands = |object: ObjectId| next.get(&object).cloned().map(|standing| (object, standing));
+            let stands = |object: ObjectId| {
+                next.get(&object)
+                    .cloned()
+                    .map(|standing| (object, standing))
+            };
             objects.into_iter().filter_map(stands).collect()
         });
-        let reached: Vec<_> = leases.iter().map(|lease| (lease.ticket, lease.durable.clone())).collect();
-        let (shared, permit, after) = (Arc::clone(&self.shared), self.permit.clone(), Aftermath::of(&batch));
+        let reached: Vec<_> = leases
+            .iter()
+            .map(|lease| (lease.ticket, lease.durable.clone()))
+            .collect();
+        let (shared, permit, after) = (
+            Arc::clone(&self.shared),
+            self.permit.clone(),
+            Aftermath::of(&batch),
+        );
         lease::commit(&leases, next.collect(), || {
             let Some(reply) = reply.take() else { return };
-            let reply = if batch.is_empty() { nothing_committed(reply) } else { reply };
+            let reply = if batch.is_empty() {
+                nothing_committed(reply)
+            } else {
+                reply
+            };
             let completion = move |outcome: Result<(), CommitError>| {
                 match &outcome {
                     Ok(()) => {
-                        reached.iter().for_each(|(ticket, durable)| durable.reached(*ticket));
+                        reached
+                            .iter()
+                            .for_each(|(ticket, durable)| durable.reached(*ticket));
                         after.tell(&shared);
                     }
                     Err(error) => after.failed(&shared, error),
@@ -220,9 +284,17 @@ struct Borrowed {
 impl Borrowed {
     fn standings(&self) -> BTreeMap<ObjectId, Standing> {
         let of_one = |(lease, objects): (&Lease, &Vec<ObjectId>)| {
-            objects.iter().cloned().zip(lease.standings.iter().cloned()).collect::<Vec<_>>()
+            objects
+                .iter()
+                .cloned()
+                .zip(lease.standings.iter().cloned())
+                .collect::<Vec<_>>()
         };
-        self.leases.iter().zip(&self.objects).flat_map(of_one).collect()
+        self.leases
+            .iter()
+            .zip(&self.objects)
+            .flat_map(of_one)
+            .collect()
     }
 }
 
@@ -233,17 +305,31 @@ fn answer_with<T>(reply: Option<Reply<T>>, error: Error) {
 }
 
 /// What all swaps come to; nothing but an answer if one of them can't be.
-fn decide(swaps: &[Swap], standings: &BTreeMap<ObjectId, Standing>, common: &Common) -> Result<Plan<Vec<WriteReply>>> {
+fn decide(
+    swaps: &[Swap],
+    standings: &BTreeMap<ObjectId, Standing>,
+    common: &Common,
+) -> Result<Plan<Vec<WriteReply>>> {
     let now = common.env.steady_now();
-    let mut plan = Plan { batch: Batch::new(), next: BTreeMap::new(), answer: Ok(()) };
+    let mut plan = Plan {
+        batch: Batch::new(),
+        next: BTreeMap::new(),
+        answer: Ok(()),
+    };
     let mut replies = Vec::with_capacity(swaps.len());
     for swap in swaps {
         let standing = &standings[&swap.id];
-        let decision = swap.decide(standing, false, now).map_err(|error| error.with_id(&swap.id))?;
+        let decision = swap
+            .decide(standing, false, now)
+            .map_err(|error| error.with_id(&swap.id))?;
         if let Decision::Conflict { current, .. } = decision {
             common.counters.conflicts.fetch_add(1, Ordering::Relaxed);
             let error = conflict("batch", current).with_id(&swap.id);
-            return Ok(Plan { batch: Batch::new(), next: BTreeMap::new(), answer: Err(error) });
+            return Ok(Plan {
+                batch: Batch::new(),
+                next: BTreeMap::new(),
+                answer: Err(error),
+            });
         }
         plan.batch.append(swap.batch(standing, &decision, now));
         replies.push(write_reply(swap, answer(swap, standing, &decision))?);
@@ -251,8 +337,16 @@ fn decide(swaps: &[Swap], standings: &BTreeMap<ObjectId, Standing>, common: &Com
             plan.next.insert(swap.id.clone(), next);
         }
     }
-    let Plan { batch, next, answer } = plan;
-    Ok(Plan { batch, next, answer: answer.map(|()| replies) })
+    let Plan {
+        batch,
+        next,
+        answer,
+    } = plan;
+    Ok(Plan {
+        batch,
+        next,
+        answer: answer.map(|()| replies),
+    })
 }
 
 fn write_reply(swap: &Swap, answer: Answer) -> Result<WriteReply> {
@@ -267,12 +361,22 @@ fn write_reply(swap: &Swap, answer: Answer) -> Result<WriteReply> {
     }
 }
 
-fn decide_rename(rename: &Rename, standings: &BTreeMap<ObjectId, Standing>, now: Timestamp) -> Plan<Option<Written>> {
+fn decide_rename(
+    rename: &Rename,
+    standings: &BTreeMap<ObjectId, Standing>,
+    now: Timestamp,
+) -> Plan<Option<Written>> {
     let before = (&standings[&rename.from], &standings[&rename.to]);
-    let nothing = |answer| Plan { batch: Batch::new(), next: BTreeMap::new(), answer };
+    let nothing = |answer| Plan {
+        batch: Batch::new(),
+        next: BTreeMap::new(),
+        answer,
+    };
     match rename.decide(before.0, before.1, now) {
         RenameDecision::Absent => nothing(Ok(None)),
-        RenameDecision::Conflict { of, current } => nothing(Err(conflict("rename", current).with_id(&of))),
+        RenameDecision::Conflict { of, current } => {
+            nothing(Err(conflict("rename", current).with_id(&of)))
+        }
         RenameDecision::Commit { from, to, replaced } => Plan {
             batch: rename.batch(before, (&from, &to), now),
             answer: Ok(Some(applied(&to, !replaced))),

@@ -1,13 +1,15 @@
-//! The work of recovery and the sweeper, in memory: [`Backlog`], the unsettled changes and the orphans of the index.
+//! The work of recovery and the sweeper, in memory: [`Backlog`], the unsettled changes and the
+//! orphans of the index.
 //!
 //! ```text
 //! full scan (first pass, after an unknown outcome) ──┐
 //! every durable batch that puts or removes an entry ─┴─> backlog ──> what a pass looks at, and what statistics count
 //! ```
 //!
-//! A table of the index from which most entries were removed costs a scan of all that was removed, until fjall compacts
-//! it. So a pass reads the entries that the backlog names, and no others. The index decides: an entry that the backlog
-//! names and the index does not have is forgotten, and a doubt leads to a scan.
+//! A table of the index from which most entries were removed costs a scan of all that was removed,
+//! until fjall compacts it. So a pass reads the entries that the backlog names, and no others. The
+//! index decides: an entry that the backlog names and the index does not have is forgotten, and a
+//! doubt leads to a scan.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -18,7 +20,8 @@ use cenotaph_storage::index::{Batch, Table};
 use cenotaph_storage::rows::{Change, Orphan};
 use cenotaph_storage::{OperationId, RevisionId, Timestamp};
 
-/// Most orphans that are kept in memory, about 150 bytes each. More are found by a scan when these are settled.
+/// Most orphans that are kept in memory, about 150 bytes each. More are found by a scan when these
+/// are settled.
 const ORPHANS_MAX: usize = 100_000;
 /// A moment before all others.
 const ALWAYS: Timestamp = Timestamp::from_millis(0);
@@ -32,7 +35,8 @@ pub(crate) struct Backlog {
 }
 
 struct State {
-    /// Unsettled changes, and when they were recorded. There are about as many as uploads under way.
+    /// Unsettled changes, and when they were recorded. There are about as many as uploads under
+    /// way.
     changes: BTreeMap<OperationId, Option<Timestamp>>,
     orphans: BTreeMap<RevisionId, Queued>,
     /// Orphans that nobody has taken, by the moment they are due.
@@ -45,8 +49,8 @@ struct State {
     has_overflowed: bool,
 }
 
-/// Reasons to scan a table, counted, and how many of them a scan that came to its end has seen to. A scan whose actor dies
-/// is begun again.
+/// Reasons to scan a table, counted, and how many of them a scan that came to its end has seen to.
+/// A scan whose actor dies is begun again.
 #[derive(Clone, Copy, Debug)]
 struct Scan {
     wanted: u64,
@@ -90,11 +94,15 @@ impl BacklogUpdate {
             match table {
                 Table::Changes => {
                     let id = OperationId::from_slice(key);
-                    update.changes.extend(id.map(|id| (id, value.as_ref().map(recorded))));
+                    update
+                        .changes
+                        .extend(id.map(|id| (id, value.as_ref().map(recorded))));
                 }
                 Table::Orphans => {
                     let id = RevisionId::from_slice(key);
-                    update.orphans.extend(id.map(|id| (id, value.as_ref().map(Queued::read))));
+                    update
+                        .orphans
+                        .extend(id.map(|id| (id, value.as_ref().map(Queued::read))));
                 }
                 Table::Rows | Table::Payloads | Table::Sessions | Table::Expiry | Table::Meta => {}
             }
@@ -114,11 +122,21 @@ fn recorded(value: &Bytes) -> Option<Timestamp> {
 impl Queued {
     /// A damaged orphan is due at once: the pass that reads it reports it.
     fn read(value: &Bytes) -> Self {
-        Orphan::decode(value).map_or(Self { since: NEVER, not_before: ALWAYS }, |orphan| Self {
-            since: orphan.since,
-            // One that never had to wait is due at any time of day.
-            not_before: if orphan.not_before <= orphan.since { ALWAYS } else { orphan.not_before },
-        })
+        Orphan::decode(value).map_or(
+            Self {
+                since: NEVER,
+                not_before: ALWAYS,
+            },
+            |orphan| Self {
+                since: orphan.since,
+                // One that never had to wait is due at any time of day.
+                not_before: if orphan.not_before <= orphan.since {
+                    ALWAYS
+                } else {
+                    orphan.not_before
+                },
+            },
+        )
     }
 }
 
@@ -139,7 +157,10 @@ impl Backlog {
             scan_orphans: Scan::FIRST,
             has_overflowed: false,
         };
-        Self { state: Mutex::new(state), orphans_max }
+        Self {
+            state: Mutex::new(state),
+            orphans_max,
+        }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -179,7 +200,8 @@ impl Backlog {
         state.scan_changes.is_wanted() || state.changes.contains_key(&change)
     }
 
-    /// The scan that recovery must run, if any: to be given to [`scanned_changes`](Self::scanned_changes) at its end.
+    /// The scan that recovery must run, if any: to be given to
+    /// [`scanned_changes`](Self::scanned_changes) at its end.
     pub(crate) fn scan_of_changes(&self) -> Option<u64> {
         let scan = self.state().scan_changes;
         scan.is_wanted().then_some(scan.wanted)
@@ -207,14 +229,18 @@ impl Backlog {
         self.state().changes.keys().copied().collect()
     }
 
-    /// The scan that the sweeper must run, if any: to be given to [`scanned_orphans`](Self::scanned_orphans) at its end.
+    /// The scan that the sweeper must run, if any: to be given to
+    /// [`scanned_orphans`](Self::scanned_orphans) at its end.
     pub(crate) fn scan_of_orphans(&self) -> Option<u64> {
         let mut state = self.state();
         if state.has_overflowed && state.orphans.len() <= self.orphans_max / 2 {
             state.has_overflowed = false;
             state.scan_orphans.wanted += 1;
         }
-        state.scan_orphans.is_wanted().then_some(state.scan_orphans.wanted)
+        state
+            .scan_orphans
+            .is_wanted()
+            .then_some(state.scan_orphans.wanted)
     }
 
     pub(crate) fn scanned_orphans(&self, scan: u64) {
@@ -252,7 +278,12 @@ impl Backlog {
         let mut state = self.state();
         let is_due = |(moment, _): &&(Timestamp, RevisionId)| *moment <= now;
         let is_far = |(moment, _): &&(Timestamp, RevisionId)| *moment > now.after(longest);
-        let next = state.due.first().filter(is_due).or_else(|| state.due.last().filter(is_far)).copied()?;
+        let next = state
+            .due
+            .first()
+            .filter(is_due)
+            .or_else(|| state.due.last().filter(is_far))
+            .copied()?;
         state.due.remove(&next);
         state.taken.insert(next.1);
         Some(next.1)
@@ -276,7 +307,10 @@ impl Backlog {
     pub(crate) fn tally_changes(&self) -> Option<Tally> {
         let state = self.state();
         let oldest = state.changes.values().flatten().min().copied();
-        (!state.scan_changes.is_wanted()).then(|| Tally { count: state.changes.len() as u64, oldest })
+        (!state.scan_changes.is_wanted()).then(|| Tally {
+            count: state.changes.len() as u64,
+            oldest,
+        })
     }
 
     /// Sets the gauges of what is left to do, where it is known.
@@ -296,7 +330,10 @@ impl Backlog {
         let since = state.orphans.values().map(|queued| queued.since);
         let oldest = since.min().filter(|since| *since < NEVER);
         let is_known = !state.scan_orphans.is_wanted() && !state.has_overflowed;
-        is_known.then(|| Tally { count: state.orphans.len() as u64, oldest })
+        is_known.then(|| Tally {
+            count: state.orphans.len() as u64,
+            oldest,
+        })
     }
 }
 

@@ -14,7 +14,10 @@ fn at(seconds: u64) -> Timestamp {
 
 fn orphan(since: u64, wait: u64) -> Orphan {
     let object = ObjectId::try_from("a").unwrap();
-    Orphan { not_before: at(since + wait), ..Orphan::new(object, at(since), Landing::Landed) }
+    Orphan {
+        not_before: at(since + wait),
+        ..Orphan::new(object, at(since), Landing::Landed)
+    }
 }
 
 fn revision(number: u8) -> RevisionId {
@@ -23,7 +26,11 @@ fn revision(number: u8) -> RevisionId {
 
 fn put(backlog: &Backlog, number: u8, orphan: &Orphan) {
     let mut batch = Batch::new();
-    batch.put(Table::Orphans, Bytes::copy_from_slice(&[number; 16]), orphan.encode());
+    batch.put(
+        Table::Orphans,
+        Bytes::copy_from_slice(&[number; 16]),
+        orphan.encode(),
+    );
     backlog.note(&BacklogUpdate::of(&batch));
 }
 
@@ -44,15 +51,32 @@ fn an_orphan_is_taken_once_when_it_is_due() {
     scan_orphans(&backlog);
     put(&backlog, 1, &orphan(100, 0));
     put(&backlog, 2, &orphan(100, 60));
-    assert_eq!(backlog.take_due(at(10), HOUR), Some(revision(1)), "it never had to wait, whatever the clock says");
+    assert_eq!(
+        backlog.take_due(at(10), HOUR),
+        Some(revision(1)),
+        "it never had to wait, whatever the clock says"
+    );
     assert_eq!(backlog.take_due(at(100), HOUR), None);
     assert_eq!(backlog.next_due(), Some(at(160)));
     assert_eq!(backlog.take_due(at(160), HOUR), Some(revision(2)));
-    assert_eq!((backlog.take_due(at(999), HOUR), backlog.next_due()), (None, None));
-    assert_eq!(backlog.tally_orphans(), Some(Tally { count: 2, oldest: Some(at(100)) }));
+    assert_eq!(
+        (backlog.take_due(at(999), HOUR), backlog.next_due()),
+        (None, None)
+    );
+    assert_eq!(
+        backlog.tally_orphans(),
+        Some(Tally {
+            count: 2,
+            oldest: Some(at(100))
+        })
+    );
     remove(&backlog, 1);
     backlog.put_back_all();
-    assert_eq!(backlog.take_due(at(999), HOUR), Some(revision(2)), "a pass that died has taken it");
+    assert_eq!(
+        backlog.take_due(at(999), HOUR),
+        Some(revision(2)),
+        "a pass that died has taken it"
+    );
 }
 
 #[test]
@@ -70,7 +94,11 @@ fn orphans_over_the_limit_are_found_by_a_scan_once_there_is_room() {
     for number in 0..6 {
         put(&backlog, number, &orphan(100, 0));
     }
-    assert!(backlog.has_overflowed() && backlog.tally_orphans().is_none() && backlog.scan_of_orphans().is_none());
+    assert!(
+        backlog.has_overflowed()
+            && backlog.tally_orphans().is_none()
+            && backlog.scan_of_orphans().is_none()
+    );
     for number in 0..2 {
         assert_eq!(backlog.take_due(at(100), HOUR), Some(revision(number)));
         remove(&backlog, number);
@@ -90,10 +118,20 @@ fn a_batch_of_unknown_outcome_leads_to_a_scan() {
         revisions: vec![revision(1)],
     };
     let [first, second] = [1, 2].map(|number| OperationId::from_slice(&[number; 16]).unwrap());
-    backlog.note(&BacklogUpdate::of(&cenotaph_storage::swap::record(first, &change)));
+    backlog.note(&BacklogUpdate::of(&cenotaph_storage::swap::record(
+        first, &change,
+    )));
     assert!(backlog.may_hold(first) && !backlog.may_hold(second));
-    assert_eq!(backlog.tally_changes(), Some(Tally { count: 1, oldest: Some(at(5)) }));
-    backlog.doubt(&BacklogUpdate::of(&cenotaph_storage::swap::record(second, &change)));
+    assert_eq!(
+        backlog.tally_changes(),
+        Some(Tally {
+            count: 1,
+            oldest: Some(at(5))
+        })
+    );
+    backlog.doubt(&BacklogUpdate::of(&cenotaph_storage::swap::record(
+        second, &change,
+    )));
     assert!(backlog.may_hold(second) && backlog.tally_changes().is_none());
     assert!(backlog.scan_of_changes().is_some());
 }
@@ -105,7 +143,9 @@ fn a_scan_that_is_cut_short_or_overtaken_is_run_again() {
     assert_eq!(backlog.scan_of_changes(), Some(first), "its actor has died");
     backlog.want_scan_of_changes();
     backlog.scanned_changes(first);
-    let second = backlog.scan_of_changes().expect("it was asked for after the first had begun");
+    let second = backlog
+        .scan_of_changes()
+        .expect("it was asked for after the first had begun");
     backlog.scanned_changes(second);
     assert_eq!(backlog.scan_of_changes(), None);
 }

@@ -1,9 +1,10 @@
 //! A token bucket: so many a second, and at most a second's worth at once.
 //!
-//! The rate is kept by governor's GCRA (<https://en.wikipedia.org/wiki/Generic_cell_rate_algorithm>) on a clock and a
-//! state of ours. The clock is [`Env::monotonic`], so that a simulated world says when tokens come back. The state is
-//! one we can reach, so that a call which is refused after all gives back what it took. Deliberately not here: who
-//! takes, and what a refusal means (`namespaces.rs`).
+//! The rate is kept by governor's GCRA
+//! (<https://en.wikipedia.org/wiki/Generic_cell_rate_algorithm>) on a clock and a state of ours.
+//! The clock is [`Env::monotonic`], so that a simulated world says when tokens come back. The state
+//! is one we can reach, so that a call which is refused after all gives back what it took.
+//! Deliberately not here: who takes, and what a refusal means (`namespaces.rs`).
 
 use std::num::{NonZeroU32, NonZeroU64};
 use std::sync::Arc;
@@ -17,14 +18,16 @@ use governor::nanos::Nanos;
 use governor::state::{NotKeyed, StateStore};
 use governor::{Quota, RateLimiter};
 
-/// Most tokens that a second's worth of bytes is divided into. More would make governor's interval, which is in whole
-/// nanoseconds, too coarse; few would make a token of a slow bucket larger than what is asked for.
+/// Most tokens that a second's worth of bytes is divided into. More would make governor's interval,
+/// which is in whole nanoseconds, too coarse; few would make a token of a slow bucket larger than
+/// what is asked for.
 const BYTE_TOKENS_MAX: u64 = 1 << 20;
 
 /// Waiting streams take this part of a second's worth at a time, so that many of them take turns.
 const STEPS_PER_SECOND: u64 = 16;
 
-/// One bucket. Never above its rate, and below it by less than one in a thousand up to a million tokens a second.
+/// One bucket. Never above its rate, and below it by less than one in a thousand up to a million
+/// tokens a second.
 ///
 /// Whoever takes and gives back does so under one lock; hence `&mut`.
 pub(crate) struct Bucket {
@@ -44,41 +47,68 @@ impl Bucket {
         Self::new(env, per_second, 1)
     }
 
-    /// A full bucket of bytes. A token is one byte up to 1 MiB a second, 1 KiB at 1 GiB a second, and so on.
+    /// A full bucket of bytes. A token is one byte up to 1 MiB a second, 1 KiB at 1 GiB a second,
+    /// and so on.
     pub(crate) fn of_bytes(env: &Env, per_second: NonZeroU64) -> Self {
-        let unit = per_second.get().div_ceil(BYTE_TOKENS_MAX).next_power_of_two();
-        let burst = u32::try_from(per_second.get() / unit).ok().and_then(NonZeroU32::new);
+        let unit = per_second
+            .get()
+            .div_ceil(BYTE_TOKENS_MAX)
+            .next_power_of_two();
+        let burst = u32::try_from(per_second.get() / unit)
+            .ok()
+            .and_then(NonZeroU32::new);
         Self::new(env, burst.expect("a rate is 1 to 2^20 of its units"), unit)
     }
 
     fn new(env: &Env, burst: NonZeroU32, unit: u64) -> Self {
         let interval_ns = 1_000_000_000u64.div_ceil(u64::from(burst.get()));
-        let quota = Quota::with_period(Duration::from_nanos(interval_ns)).expect("an interval is at least 1 ns");
+        let quota = Quota::with_period(Duration::from_nanos(interval_ns))
+            .expect("an interval is at least 1 ns");
         let arrival = Arrival::default();
-        let limiter = RateLimiter::new(quota.allow_burst(burst), arrival.clone(), Ticks(env.clone()));
-        Self { limiter, arrival, burst, interval_ns, unit }
+        let limiter = RateLimiter::new(
+            quota.allow_burst(burst),
+            arrival.clone(),
+            Ticks(env.clone()),
+        );
+        Self {
+            limiter,
+            arrival,
+            burst,
+            interval_ns,
+            unit,
+        }
     }
 
-    /// Takes all of this, or nothing and says when it may be there. What is more than the bucket holds takes all that
-    /// it holds: nothing is impossible.
+    /// Takes all of this, or nothing and says when it may be there. What is more than the bucket
+    /// holds takes all that it holds: nothing is impossible.
     pub(crate) fn take(&mut self, amount: u64) -> Result<(), Duration> {
-        let Some(tokens) = NonZeroU32::new(self.tokens(amount)) else { return Ok(()) };
-        let taken = self.limiter.check_n(tokens).expect("no more than the bucket holds is asked for");
+        let Some(tokens) = NonZeroU32::new(self.tokens(amount)) else {
+            return Ok(());
+        };
+        let taken = self
+            .limiter
+            .check_n(tokens)
+            .expect("no more than the bucket holds is asked for");
         taken.map_err(|until| until.wait_time_from(self.limiter.clock().now()))
     }
 
     /// Puts back what was taken.
     pub(crate) fn give_back(&mut self, amount: u64) {
-        self.arrival.sooner(u64::from(self.tokens(amount)) * self.interval_ns);
+        self.arrival
+            .sooner(u64::from(self.tokens(amount)) * self.interval_ns);
     }
 
     /// What a waiting stream takes at a time.
     pub(crate) fn step(&self) -> u64 {
-        (u64::from(self.burst.get()) / STEPS_PER_SECOND).max(1).saturating_mul(self.unit)
+        (u64::from(self.burst.get()) / STEPS_PER_SECOND)
+            .max(1)
+            .saturating_mul(self.unit)
     }
 
     fn tokens(&self, amount: u64) -> u32 {
-        u32::try_from(amount.div_ceil(self.unit)).unwrap_or(u32::MAX).min(self.burst.get())
+        u32::try_from(amount.div_ceil(self.unit))
+            .unwrap_or(u32::MAX)
+            .min(self.burst.get())
     }
 }
 
@@ -89,19 +119,24 @@ impl Clock for Ticks {
     type Instant = Nanos;
 
     fn now(&self) -> Nanos {
-        u64::try_from(self.0.monotonic().as_nanos()).unwrap_or(u64::MAX).into()
+        u64::try_from(self.0.monotonic().as_nanos())
+            .unwrap_or(u64::MAX)
+            .into()
     }
 }
 
-/// When the bucket will be full again, in nanoseconds since it was made: GCRA's theoretical arrival time. Zero before
-/// anything was taken.
+/// When the bucket will be full again, in nanoseconds since it was made: GCRA's theoretical arrival
+/// time. Zero before anything was taken.
 #[derive(Clone, Default)]
 struct Arrival(Arc<AtomicU64>);
 
 impl Arrival {
     /// That much sooner: tokens came back. A time in the past is as good as now.
     fn sooner(&self, by_ns: u64) {
-        self.0.store(self.0.load(Ordering::Relaxed).saturating_sub(by_ns), Ordering::Relaxed);
+        self.0.store(
+            self.0.load(Ordering::Relaxed).saturating_sub(by_ns),
+            Ordering::Relaxed,
+        );
     }
 }
 
@@ -131,11 +166,17 @@ mod tests {
     async fn a_second_s_worth_is_there_at_once_and_comes_back_in_a_second() {
         let (clock, env) = Clockwork::env();
         let mut bucket = Bucket::of_operations(&env, NonZeroU32::new(4).unwrap());
-        assert_eq!([(); 5].map(|()| bucket.take(1).is_ok()), [true, true, true, true, false]);
+        assert_eq!(
+            [(); 5].map(|()| bucket.take(1).is_ok()),
+            [true, true, true, true, false]
+        );
         assert_eq!(bucket.take(1), Err(SECOND / 4));
         assert_eq!(bucket.take(3), Err(SECOND * 3 / 4));
         clock.pass(SECOND / 4).await;
-        assert_eq!([bucket.take(1).is_ok(), bucket.take(1).is_ok()], [true, false]);
+        assert_eq!(
+            [bucket.take(1).is_ok(), bucket.take(1).is_ok()],
+            [true, false]
+        );
         clock.pass(100 * SECOND).await;
         assert_eq!(
             [(); 5].map(|()| bucket.take(1).is_ok()),
@@ -158,15 +199,31 @@ mod tests {
     async fn more_than_the_bucket_holds_takes_all_that_it_holds() {
         let (clock, env) = Clockwork::env();
         let mut bucket = Bucket::of_bytes(&env, NonZeroU64::new(1000).unwrap());
-        assert_eq!([bucket.take(5000).is_ok(), bucket.take(1).is_ok()], [true, false]);
+        assert_eq!(
+            [bucket.take(5000).is_ok(), bucket.take(1).is_ok()],
+            [true, false]
+        );
         clock.pass(SECOND).await;
-        assert_eq!([bucket.take(1).is_ok(), bucket.take(5000).is_ok()], [true, false]);
+        assert_eq!(
+            [bucket.take(1).is_ok(), bucket.take(5000).is_ok()],
+            [true, false]
+        );
     }
 
     #[tokio::test(start_paused = true)]
     async fn every_rate_of_bytes_is_kept_within_a_thousandth_and_never_exceeded() {
         let (clock, env) = Clockwork::env();
-        for rate in [1, 7, 1000, 1 << 20, (1 << 20) + 1, 123_456_789, 1 << 30, 1 << 40, u64::MAX] {
+        for rate in [
+            1,
+            7,
+            1000,
+            1 << 20,
+            (1 << 20) + 1,
+            123_456_789,
+            1 << 30,
+            1 << 40,
+            u64::MAX,
+        ] {
             let mut bucket = Bucket::of_bytes(&env, NonZeroU64::new(rate).unwrap());
             bucket.take(u64::MAX).unwrap();
             clock.pass(SECOND / 2).await;
@@ -177,7 +234,10 @@ mod tests {
                 }
             }
             assert!(taken <= rate / 2, "{taken} of {rate} came back");
-            assert!(rate / 2 - taken <= rate / 2000 + unit, "only {taken} of {rate} came back");
+            assert!(
+                rate / 2 - taken <= rate / 2000 + unit,
+                "only {taken} of {rate} came back"
+            );
         }
     }
 }

@@ -5,10 +5,11 @@
 //!                                 -> sleep until the next is due
 //! ```
 //!
-//! It decides nothing: the shard looks at the row and removes it only if it has expired, as a delete would, with its
-//! revisions queued in the same batch. An object is absent from its deadline on, whether this actor has come by or not; it
-//! only gives the space back. It reads what is due and one entry more, whatever else there is. Deliberately not here: what
-//! has expired (`cenotaph_storage::rows::is_live`), and where it looks (`horizon.rs`).
+//! It decides nothing: the shard looks at the row and removes it only if it has expired, as a
+//! delete would, with its revisions queued in the same batch. An object is absent from its deadline
+//! on, whether this actor has come by or not; it only gives the space back. It reads what is due
+//! and one entry more, whatever else there is. Deliberately not here: what has expired
+//! (`cenotaph_storage::rows::is_live`), and where it looks (`horizon.rs`).
 
 use std::ops::Bound;
 use std::sync::atomic::Ordering;
@@ -53,13 +54,22 @@ impl Actor for Expirer {
     type State = Rhythm;
     type Arguments = ();
 
-    async fn pre_start(&self, _: ActorRef<Self::Msg>, (): ()) -> Result<Rhythm, ActorProcessingErr> {
+    async fn pre_start(
+        &self,
+        _: ActorRef<Self::Msg>,
+        (): (),
+    ) -> Result<Rhythm, ActorProcessingErr> {
         Ok(Rhythm::default())
     }
 
-    async fn post_start(&self, _: ActorRef<Self::Msg>, _: &mut Rhythm) -> Result<(), ActorProcessingErr> {
+    async fn post_start(
+        &self,
+        _: ActorRef<Self::Msg>,
+        _: &mut Rhythm,
+    ) -> Result<(), ActorProcessingErr> {
         self.shared.env.actor_started("expirer", None);
-        // A wake-up that was lost with its predecessor is made good by the one that the supervisor sends.
+        // A wake-up that was lost with its predecessor is made good by the one that the supervisor
+        // sends.
         self.shared.expiry_wanted.store(false, Ordering::Release);
         self.shared.horizon.begin_anew();
         Ok(())
@@ -97,11 +107,17 @@ impl Expirer {
         match passed {
             Ok(passed) => {
                 rhythm.failures = 0;
-                passed.next_due.map(|due| due.min(now.after(limits.expiry.interval_max)))
+                passed
+                    .next_due
+                    .map(|due| due.min(now.after(limits.expiry.interval_max)))
             }
             Err(error) if self.shared.health.is_running() => {
                 tracing::warn!(%error, "removing what has expired failed; trying again");
-                let delay = backoff(limits.sweep.backoff_min, limits.sweep.backoff_max, rhythm.failures);
+                let delay = backoff(
+                    limits.sweep.backoff_min,
+                    limits.sweep.backoff_max,
+                    rhythm.failures,
+                );
                 rhythm.failures = rhythm.failures.saturating_add(1);
                 Some(now.after(delay))
             }
@@ -116,13 +132,24 @@ impl Expirer {
         let start = Bound::Included(Bytes::copy_from_slice(&begin.as_millis().to_be_bytes()));
         let end = expiry_end(now);
         let limit = self.shared.limits.expiry.page.max(1);
-        let mut range = Range { start, end: Bound::Excluded(end.clone()), limit };
+        let mut range = Range {
+            start,
+            end: Bound::Excluded(end.clone()),
+            limit,
+        };
         let mut removed = 0;
         loop {
-            let page = self.shared.index.snapshot()?.scan_over(Table::Expiry, range).await?;
+            let page = self
+                .shared
+                .index
+                .snapshot()?
+                .scan_over(Table::Expiry, range)
+                .await?;
             self.shared.note_unreadable(page.unreadable);
             self.gauge_lag(page.entries.first());
-            removed += self.remove(page.entries.into_iter().map(|(key, _)| key).collect()).await?;
+            removed += self
+                .remove(page.entries.into_iter().map(|(key, _)| key).collect())
+                .await?;
             match page.rest {
                 Some(rest) => range = rest,
                 None => break,
@@ -135,21 +162,37 @@ impl Expirer {
 
     /// Tells for how long the first entry that is still there has been due.
     fn gauge_lag(&self, first: Option<&(Bytes, Bytes)>) {
-        let due = first.and_then(|(key, _)| read_expiry_key(key).ok()).map(|(due, _)| due);
+        let due = first
+            .and_then(|(key, _)| read_expiry_key(key).ok())
+            .map(|(due, _)| due);
         let now = self.shared.env.steady_now();
-        let lag =
-            due.map_or(Duration::ZERO, |due| Duration::from_millis(now.as_millis().saturating_sub(due.as_millis())));
+        let lag = due.map_or(Duration::ZERO, |due| {
+            Duration::from_millis(now.as_millis().saturating_sub(due.as_millis()))
+        });
         metrics::gauge!("cenotaph_expiry_lag_seconds").set(lag.as_secs_f64());
     }
 
     /// When the first object behind this key is due.
     async fn next_due(&self, end: Bytes) -> Result<Option<Timestamp>> {
-        let mut behind = Range { start: Bound::Included(end), end: Bound::Unbounded, limit: 1 };
+        let mut behind = Range {
+            start: Bound::Included(end),
+            end: Bound::Unbounded,
+            limit: 1,
+        };
         loop {
-            let page = self.shared.index.snapshot()?.scan_over(Table::Expiry, behind).await?;
+            let page = self
+                .shared
+                .index
+                .snapshot()?
+                .scan_over(Table::Expiry, behind)
+                .await?;
             match (page.entries.first(), page.rest) {
                 (None, Some(rest)) => behind = rest,
-                (first, _) => return Ok(first.and_then(|(key, _)| read_expiry_key(key).ok()).map(|(due, _)| due)),
+                (first, _) => {
+                    return Ok(first
+                        .and_then(|(key, _)| read_expiry_key(key).ok())
+                        .map(|(due, _)| due));
+                }
             }
         }
     }
@@ -163,13 +206,16 @@ impl Expirer {
         for outcome in outcomes {
             removed += u64::from(outcome?);
         }
-        self.shared.counters.expired.fetch_add(removed, Ordering::Relaxed);
+        self.shared
+            .counters
+            .expired
+            .fetch_add(removed, Ordering::Relaxed);
         metrics::counter!("cenotaph_expired_total").increment(removed);
         Ok(removed)
     }
 
-    /// Removes one object or session, if it has expired; whether it had. What can't be read is left for a scrub: it must not hold up
-    /// the others.
+    /// Removes one object or session, if it has expired; whether it had. What can't be read is left
+    /// for a scrub: it must not hold up the others.
     async fn remove_one(&self, key: Bytes) -> Result<bool> {
         let due = match read_expiry_key(&key) {
             Ok((_, due)) => due,
@@ -195,14 +241,32 @@ impl Expirer {
     /// Ends an upload, if its time has come.
     async fn end_session(&self, id: ObjectId, upload: UploadId) -> Result<()> {
         let operation = self.shared.env.operation_id();
-        let swap = SessionSwap { id, upload, operation, mutation: SessionMutation::Expire };
+        let swap = SessionSwap {
+            id,
+            upload,
+            operation,
+            mutation: SessionMutation::Expire,
+        };
         self.shared.end(swap, Permit::free(), None).await.map(drop)
     }
 
     async fn expire(&self, id: ObjectId) -> Result<Deleted> {
         let trusts = self.shared.env.planted(Bug::ExpirerTrustsItsEntry);
-        let mutation = if trusts { Mutation::Delete } else { Mutation::Expire };
-        let swap = Swap { id, operation: self.shared.env.operation_id(), precondition: Precondition::None, mutation };
-        deleted(self.shared.compare_and_write(swap, &Permit::free(), |reply| reply).await?)
+        let mutation = if trusts {
+            Mutation::Delete
+        } else {
+            Mutation::Expire
+        };
+        let swap = Swap {
+            id,
+            operation: self.shared.env.operation_id(),
+            precondition: Precondition::None,
+            mutation,
+        };
+        deleted(
+            self.shared
+                .compare_and_write(swap, &Permit::free(), |reply| reply)
+                .await?,
+        )
     }
 }

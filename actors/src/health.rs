@@ -1,4 +1,5 @@
-//! The state of an engine, which says whether it may take on work: running, read-only, closing, closed, or failed for good.
+//! The state of an engine, which says whether it may take on work: running, read-only, closing,
+//! closed, or failed for good.
 //!
 //! ```text
 //! ReadOnly --close--> Closing --all stopped--> Closed
@@ -43,7 +44,11 @@ impl Health {
 
     /// Returns whether nothing stands in the way of the work that the engine was opened for.
     pub(crate) fn check_reads(&self, operation: &'static str) -> Result<()> {
-        if self.is_read_only() { Ok(()) } else { self.check(operation) }
+        if self.is_read_only() {
+            Ok(())
+        } else {
+            self.check(operation)
+        }
     }
 
     /// Whether new work may begin.
@@ -51,9 +56,11 @@ impl Health {
         match &*self.state() {
             State::Running => Ok(()),
             State::ReadOnly => Err(read_only(operation)),
-            State::Closing { .. } | State::Closed => {
-                Err(Error::new(ErrorKind::Closed, operation, "the engine is closed"))
-            }
+            State::Closing { .. } | State::Closed => Err(Error::new(
+                ErrorKind::Closed,
+                operation,
+                "the engine is closed",
+            )),
             State::Failed(why) => Err(Error::new(
                 ErrorKind::Unavailable,
                 operation,
@@ -67,12 +74,16 @@ impl Health {
         match &*self.state() {
             State::Running | State::Closing { .. } => Ok(()),
             State::ReadOnly => Err(read_only(operation)),
-            State::Closed => {
-                Err(Error::new(ErrorKind::Closed, operation, "the engine is closed; nothing was committed"))
-            }
-            State::Failed(_) => {
-                Err(Error::new(ErrorKind::Unavailable, operation, "the engine has failed; nothing was committed"))
-            }
+            State::Closed => Err(Error::new(
+                ErrorKind::Closed,
+                operation,
+                "the engine is closed; nothing was committed",
+            )),
+            State::Failed(_) => Err(Error::new(
+                ErrorKind::Unavailable,
+                operation,
+                "the engine has failed; nothing was committed",
+            )),
         }
     }
 
@@ -81,9 +92,13 @@ impl Health {
         *self.state() == State::Running
     }
 
-    /// Whether dead actors are still brought back: as long as work that has begun needs them, which is while closing too.
+    /// Whether dead actors are still brought back: as long as work that has begun needs them, which
+    /// is while closing too.
     pub(crate) fn wants_actors(&self) -> bool {
-        matches!(*self.state(), State::Running | State::Closing { had_failed: false })
+        matches!(
+            *self.state(),
+            State::Running | State::Closing { had_failed: false }
+        )
     }
 
     /// Whether it has been asked to close.

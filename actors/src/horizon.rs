@@ -6,9 +6,9 @@
 //! end:   the next look is at the earlier of the next entry seen and what was committed meanwhile
 //! ```
 //!
-//! Every deadline that becomes durable passes here, so that no entry is missed, however late it is filed, and what has been
-//! looked at is not looked at again: the index is slow where much was removed. Deliberately not here: what is done about an
-//! entry (`expirer.rs`).
+//! Every deadline that becomes durable passes here, so that no entry is missed, however late it is
+//! filed, and what has been looked at is not looked at again: the index is slow where much was
+//! removed. Deliberately not here: what is done about an entry (`expirer.rs`).
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -29,7 +29,11 @@ struct State {
 
 impl Default for State {
     fn default() -> Self {
-        Self { looks: None, earliest: None, looked: Timestamp::from_millis(0) }
+        Self {
+            looks: None,
+            earliest: None,
+            looked: Timestamp::from_millis(0),
+        }
     }
 }
 
@@ -37,7 +41,11 @@ impl Horizon {
     /// A deadline has become durable; whether the expirer must be woken for it.
     pub(crate) fn is_due(&self, deadline: Timestamp) -> bool {
         let mut state = self.state();
-        state.earliest = Some(state.earliest.map_or(deadline, |earliest| earliest.min(deadline)));
+        state.earliest = Some(
+            state
+                .earliest
+                .map_or(deadline, |earliest| earliest.min(deadline)),
+        );
         match state.looks {
             Some(looks) if deadline < looks => {
                 state.looks = None;
@@ -51,13 +59,17 @@ impl Horizon {
     pub(crate) fn begin(&self) -> Timestamp {
         let mut state = self.state();
         state.looks = None;
-        let begin = state.earliest.take().map_or(state.looked, |earliest| earliest.min(state.looked));
+        let begin = state
+            .earliest
+            .take()
+            .map_or(state.looked, |earliest| earliest.min(state.looked));
         // Should the look fail, the next one begins there too.
         state.looked = begin;
         begin
     }
 
-    /// All that was due before `looked` has been looked at, and the first entry behind it is due then: when to look next.
+    /// All that was due before `looked` has been looked at, and the first entry behind it is due
+    /// then: when to look next.
     pub(crate) fn end(&self, looked: Timestamp, next_due: Option<Timestamp>) -> Option<Timestamp> {
         let mut state = self.state();
         state.looked = looked;
@@ -89,11 +101,19 @@ mod tests {
         let horizon = Horizon::default();
         assert_eq!(horizon.begin(), at(0));
         horizon.end(at(1000), Some(at(5000)));
-        assert_eq!(horizon.begin(), at(1000), "what was looked at is not looked at again");
+        assert_eq!(
+            horizon.begin(),
+            at(1000),
+            "what was looked at is not looked at again"
+        );
         horizon.end(at(2000), None);
         assert!(horizon.is_due(at(3)), "filed far behind");
         assert_eq!(horizon.begin(), at(3));
-        assert_eq!(horizon.begin(), at(3), "the look failed: the next one begins there too");
+        assert_eq!(
+            horizon.begin(),
+            at(3),
+            "the look failed: the next one begins there too"
+        );
     }
 
     #[test]
@@ -101,7 +121,11 @@ mod tests {
         let horizon = Horizon::default();
         horizon.begin();
         assert!(!horizon.is_due(at(3000)), "it looks");
-        assert_eq!(horizon.end(at(1000), Some(at(9000))), Some(at(3000)), "what was filed meanwhile");
+        assert_eq!(
+            horizon.end(at(1000), Some(at(9000))),
+            Some(at(3000)),
+            "what was filed meanwhile"
+        );
         assert!(!horizon.is_due(at(4000)), "it looks before that");
         assert!(horizon.is_due(at(2000)));
         assert!(!horizon.is_due(at(1500)), "it is woken already");

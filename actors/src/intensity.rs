@@ -12,9 +12,14 @@ pub(crate) struct Intensity {
 }
 
 impl Intensity {
-    /// A restart is wanted at `now` (monotonic): after which delay it may happen, or none if there were too many.
+    /// A restart is wanted at `now` (monotonic): after which delay it may happen, or none if there
+    /// were too many.
     pub(crate) fn restart(&mut self, now: Duration, limits: &RestartLimits) -> Option<Duration> {
-        while self.restarts.front().is_some_and(|&at| now.saturating_sub(at) > limits.within) {
+        while self
+            .restarts
+            .front()
+            .is_some_and(|&at| now.saturating_sub(at) > limits.within)
+        {
             self.restarts.pop_front();
         }
         if self.restarts.len() >= limits.max {
@@ -28,7 +33,8 @@ impl Intensity {
 
 /// `min * 2^doublings`, at most `max`.
 pub(crate) fn backoff(min: Duration, max: Duration, doublings: u32) -> Duration {
-    min.saturating_mul(1u32.checked_shl(doublings).unwrap_or(u32::MAX)).min(max)
+    min.saturating_mul(1u32.checked_shl(doublings).unwrap_or(u32::MAX))
+        .min(max)
 }
 
 #[cfg(test)]
@@ -45,10 +51,23 @@ mod tests {
         };
         let mut intensity = Intensity::default();
         let at = Duration::from_secs;
-        assert_eq!(intensity.restart(at(0), &limits), Some(Duration::from_millis(10)));
-        assert_eq!(intensity.restart(at(1), &limits), Some(Duration::from_millis(20)));
-        assert_eq!(intensity.restart(at(2), &limits), Some(Duration::from_millis(25)));
-        assert_eq!(intensity.restart(at(3), &limits), None, "the fourth within ten seconds is one too many");
+        assert_eq!(
+            intensity.restart(at(0), &limits),
+            Some(Duration::from_millis(10))
+        );
+        assert_eq!(
+            intensity.restart(at(1), &limits),
+            Some(Duration::from_millis(20))
+        );
+        assert_eq!(
+            intensity.restart(at(2), &limits),
+            Some(Duration::from_millis(25))
+        );
+        assert_eq!(
+            intensity.restart(at(3), &limits),
+            None,
+            "the fourth within ten seconds is one too many"
+        );
         assert_eq!(
             intensity.restart(at(11), &limits),
             Some(Duration::from_millis(25)),

@@ -7,11 +7,13 @@
 //! state      Held ──commit──> Committed (what stands now)        Held ──the shard dies──> Void
 //! ```
 //!
-//! Guards I3 for commits that touch objects of several shards: while a lease is held its shard decides nothing, and a lease
-//! whose shard has died can't commit, for both look at one state under one lock. So a shard's successor, which passes the
-//! index's barrier first, finds either the submitted batch before its barrier or no batch at all. The borrower is a task of
-//! its own and never waits for a caller while it holds a lease; for the disk only where a shard has just been restarted. Deliberately not here: in which order leases
-//! are taken, and what is decided (`atomic.rs`).
+//! Guards I3 for commits that touch objects of several shards: while a lease is held its shard
+//! decides nothing, and a lease whose shard has died can't commit, for both look at one state under
+//! one lock. So a shard's successor, which passes the index's barrier first, finds either the
+//! submitted batch before its barrier or no batch at all. The borrower is a task of its own and
+//! never waits for a caller while it holds a lease; for the disk only where a shard has just been
+//! restarted. Deliberately not here: in which order leases are taken, and what is decided
+//! (`atomic.rs`).
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -52,8 +54,20 @@ impl Lease {
     pub(crate) fn new(standings: Vec<Standing>, ticket: Ticket, durable: Durable) -> (Self, Lent) {
         let state = Arc::new(Mutex::new(State::Held));
         let (sender, ended) = oneshot::channel();
-        let lent = Lent { state: Arc::clone(&state), ended };
-        (Self { standings, ticket, durable, state, _ended: sender }, lent)
+        let lent = Lent {
+            state: Arc::clone(&state),
+            ended,
+        };
+        (
+            Self {
+                standings,
+                ticket,
+                durable,
+                state,
+                _ended: sender,
+            },
+            lent,
+        )
     }
 }
 
@@ -77,11 +91,17 @@ impl Drop for Lent {
     }
 }
 
-/// Commits on all these leases, or on none: `submit` is called while no shard of theirs can die unnoticed. `next` says
-/// for each lease how its objects stand afterwards. Whether it was called: not if a shard has died since it lent.
-pub(crate) fn commit(leases: &[Lease], next: Vec<Vec<(ObjectId, Standing)>>, submit: impl FnOnce()) -> bool {
+/// Commits on all these leases, or on none: `submit` is called while no shard of theirs can die
+/// unnoticed. `next` says for each lease how its objects stand afterwards. Whether it was called:
+/// not if a shard has died since it lent.
+pub(crate) fn commit(
+    leases: &[Lease],
+    next: Vec<Vec<(ObjectId, Standing)>>,
+    submit: impl FnOnce(),
+) -> bool {
     // In the order of the shards, as every other borrower does.
-    let mut states: Vec<MutexGuard<'_, State>> = leases.iter().map(|lease| lock(&lease.state)).collect();
+    let mut states: Vec<MutexGuard<'_, State>> =
+        leases.iter().map(|lease| lock(&lease.state)).collect();
     if !states.iter().all(|state| matches!(**state, State::Held)) {
         return false;
     }
@@ -92,7 +112,8 @@ pub(crate) fn commit(leases: &[Lease], next: Vec<Vec<(ObjectId, Standing)>>, sub
     true
 }
 
-/// No code that can panic leaves a state half changed, so that it is whole even if the lock says otherwise.
+/// No code that can panic leaves a state half changed, so that it is whole even if the lock says
+/// otherwise.
 fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
     state.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -107,11 +128,18 @@ mod tests {
     fn lease() -> (Lease, Lent) {
         let mut overlay = Overlay::default();
         let ticket = overlay.next_ticket();
-        Lease::new(vec![Standing::Absent(Version::NONE)], ticket, overlay.durable())
+        Lease::new(
+            vec![Standing::Absent(Version::NONE)],
+            ticket,
+            overlay.durable(),
+        )
     }
 
     fn stands() -> Vec<(ObjectId, Standing)> {
-        vec![(ObjectId::try_from("k").unwrap(), Standing::Absent(Version::new(7)))]
+        vec![(
+            ObjectId::try_from("k").unwrap(),
+            Standing::Absent(Version::new(7)),
+        )]
     }
 
     #[test]
@@ -123,7 +151,10 @@ mod tests {
         let leases = [lease];
         assert!(commit(&leases, vec![stands()], || submitted += 1));
         drop(leases);
-        assert_eq!((ended.now_or_never().unwrap(), submitted), (Some(stands()), 1));
+        assert_eq!(
+            (ended.now_or_never().unwrap(), submitted),
+            (Some(stands()), 1)
+        );
     }
 
     #[test]
@@ -138,7 +169,9 @@ mod tests {
         let ((first, kept), (second, died)) = (lease(), lease());
         drop(died);
         let leases = [first, second];
-        assert!(!commit(&leases, vec![stands(), stands()], || panic!("nothing is submitted")));
+        assert!(!commit(&leases, vec![stands(), stands()], || panic!(
+            "nothing is submitted"
+        )));
         drop(leases);
         assert_eq!(kept.ended().now_or_never().unwrap(), None);
     }

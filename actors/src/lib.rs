@@ -9,11 +9,12 @@
 //! └─ Expirer          removes what is due
 //! ```
 //!
-//! Reading order: [`Limits`], `reply` (how an outcome finds its caller), `messages`, `shared` (what every actor holds),
-//! `shard`, `lease` and `atomic` (one commit for several shards), `upload`,
-//! `recovery`, `sweeper`, `expirer`, `supervisor`, and last [`Tiered`] with its `writes` and its `mending` (the scrub), the handle that the engine holds.
-//! Guards the order of I1, I3, I6, I8 and I10. Deliberately not here: decisions (`cenotaph_storage::swap` is pure) and
-//! reads, which need no actor.
+//! Reading order: [`Limits`], `reply` (how an outcome finds its caller), `messages`, `shared` (what
+//! every actor holds), `shard`, `lease` and `atomic` (one commit for several shards), `upload`,
+//! `recovery`, `sweeper`, `expirer`, `supervisor`, and last [`Tiered`] with its `writes` and its
+//! `mending` (the scrub), the handle that the engine holds. Guards the order of I1, I3, I6, I8 and
+//! I10. Deliberately not here: decisions (`cenotaph_storage::swap` is pure) and reads, which need
+//! no actor.
 
 mod admission;
 mod aftermath;
@@ -50,7 +51,9 @@ mod writes;
 
 pub use admission::{BudgetUse, Permit};
 pub use atomic::WriteReply;
-pub use limits::{ExpiryLimits, Limits, MultipartLimits, QueueLimits, RestartLimits, SplitLimits, SweepLimits};
+pub use limits::{
+    ExpiryLimits, Limits, MultipartLimits, QueueLimits, RestartLimits, SplitLimits, SweepLimits,
+};
 pub use mending::Repair;
 pub use messages::{PayloadStream, Source, UploadedPart};
 pub use multipart::PartIntent;

@@ -17,29 +17,37 @@ pub struct Limits {
     pub shards: usize,
     /// Small puts and deletes that may wait for their commit at once. One more is `Overloaded`.
     pub writes_at_once: usize,
-    /// Payload bytes that those writes, and puts whose beginning is still being read or waits for a share of
-    /// [`upload_bytes_in_flight`](Self::upload_bytes_in_flight), may hold together. One more is
-    /// `Overloaded`. A stream of unknown length reserves the inline limit until its tier is known.
+    /// Payload bytes that those writes, and puts whose beginning is still being read or waits for a
+    /// share of [`upload_bytes_in_flight`](Self::upload_bytes_in_flight), may hold together. One
+    /// more is `Overloaded`. A stream of unknown length reserves the inline limit until its tier is
+    /// known.
     pub write_bytes_in_flight: usize,
-    /// Large puts and parts at once, streaming or waiting for a share of the bytes in flight. One more is `Overloaded`.
+    /// Large puts and parts at once, streaming or waiting for a share of the bytes in flight. One
+    /// more is `Overloaded`.
     pub uploads_at_once: usize,
-    /// Payload bytes that all uploads may buffer together. An upload that has sent no more than 2 MiB holds so much of it,
-    /// while half of it is free for such beginnings; any other waits, without reading its stream, for the share of its blob:
-    /// for [`budget_wait`](Self::budget_wait) at the most.
+    /// Payload bytes that all uploads may buffer together. An upload that has sent no more than 2
+    /// MiB holds so much of it, while half of it is free for such beginnings; any other waits,
+    /// without reading its stream, for the share of its blob: for
+    /// [`budget_wait`](Self::budget_wait) at the most.
     pub upload_bytes_in_flight: usize,
-    /// The queue where a limit of the work under way at once is reached. It has no place, unless configured.
+    /// The queue where a limit of the work under way at once is reached. It has no place, unless
+    /// configured.
     pub queue: QueueLimits,
-    /// The part of the work under way at once, and of the bytes, that bulk work may take, in percent, 1 to 100: batches that are
-    /// not atomic, deletions of a prefix, and puts that say so. What needs more by itself is let through alone. Bulk work waits for its turn within it, for
+    /// The part of the work under way at once, and of the bytes, that bulk work may take, in
+    /// percent, 1 to 100: batches that are not atomic, deletions of a prefix, and puts that say so.
+    /// What needs more by itself is let through alone. Bulk work waits for its turn within it, for
     /// [`budget_wait`](Self::budget_wait) at the most.
     pub bulk_percent: u8,
-    /// Longest wait for a share of a budget. Then the operation is `Overloaded`, and nothing was committed.
+    /// Longest wait for a share of a budget. Then the operation is `Overloaded`, and nothing was
+    /// committed.
     pub budget_wait: Duration,
-    /// Longest time that a caller's stream may give nothing while it is waited for. Then the put fails with kind `Source`.
+    /// Longest time that a caller's stream may give nothing while it is waited for. Then the put
+    /// fails with kind `Source`.
     pub source_idle: Duration,
     /// Longest payload of one put, in bytes. A longer stream is `Invalid`.
     pub payload_bytes_max: u64,
-    /// How often a request that did not reach its shard is delivered again before it is `Unavailable`.
+    /// How often a request that did not reach its shard is delivered again before it is
+    /// `Unavailable`.
     pub deliveries_max: u32,
     /// How often an actor may be restarted.
     pub restarts: RestartLimits,
@@ -94,20 +102,25 @@ impl Default for Limits {
     }
 }
 
-/// The queue in front of [`writes_at_once`](Limits::writes_at_once), [`write_bytes_in_flight`](Limits::write_bytes_in_flight)
-/// and [`uploads_at_once`](Limits::uploads_at_once).
+/// The queue in front of [`writes_at_once`](Limits::writes_at_once),
+/// [`write_bytes_in_flight`](Limits::write_bytes_in_flight) and
+/// [`uploads_at_once`](Limits::uploads_at_once).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct QueueLimits {
     /// Operations that may wait. One more is `Overloaded` at once. 0 by default: nobody waits.
     pub places: usize,
-    /// Longest wait. Then the operation is `Overloaded`, and nothing was started. 1 second by default.
+    /// Longest wait. Then the operation is `Overloaded`, and nothing was started. 1 second by
+    /// default.
     pub wait: Duration,
 }
 
 impl Default for QueueLimits {
     fn default() -> Self {
-        Self { places: 0, wait: Duration::from_secs(1) }
+        Self {
+            places: 0,
+            wait: Duration::from_secs(1),
+        }
     }
 }
 
@@ -176,31 +189,37 @@ pub struct ExpiryLimits {
     pub removals_at_once: usize,
     /// Entries per read of the expiry index.
     pub page: usize,
-    /// Longest time until the next look for what is due: how late a clock that was set forward is noticed.
+    /// Longest time until the next look for what is due: how late a clock that was set forward is
+    /// noticed.
     pub interval_max: Duration,
 }
 
 impl Default for ExpiryLimits {
     fn default() -> Self {
-        Self { removals_at_once: 512, page: 1024, interval_max: Duration::from_secs(60) }
+        Self {
+            removals_at_once: 512,
+            page: 1024,
+            interval_max: Duration::from_secs(60),
+        }
     }
 }
 
-/// Multipart uploads. The parts of an upload together may have [`Limits::payload_bytes_max`], and each part under way counts
-/// among [`Limits::uploads_at_once`].
+/// Multipart uploads. The parts of an upload together may have [`Limits::payload_bytes_max`], and
+/// each part under way counts among [`Limits::uploads_at_once`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct MultipartLimits {
-    /// Fewest bytes of each part but the last; looked at when the upload is completed. S3 wants 5 MiB.
+    /// Fewest bytes of each part but the last; looked at when the upload is completed. S3 wants 5
+    /// MiB.
     pub part_bytes_min: u64,
     /// Most bytes of a part.
     pub part_bytes_max: u64,
-    /// How long an upload may take from its beginning to its completion. Later nobody knows it any more, and its parts are
-    /// deleted.
+    /// How long an upload may take from its beginning to its completion. Later nobody knows it any
+    /// more, and its parts are deleted.
     pub lifetime: Duration,
-    /// Parts of uploads that may be ending at once, by completion, abort or expiry: what ends an upload is one commit about all
-    /// of its parts, some 800 bytes of memory each while it is under way. An end waits for its turn; one with more parts
-    /// than this takes all there is.
+    /// Parts of uploads that may be ending at once, by completion, abort or expiry: what ends an
+    /// upload is one commit about all of its parts, some 800 bytes of memory each while it is under
+    /// way. An end waits for its turn; one with more parts than this takes all there is.
     pub parts_ending_at_once: usize,
     /// For how long it is remembered what came of an upload: a repeated completion hears the same.
     pub kept_for: Duration,
@@ -219,11 +238,12 @@ impl Default for MultipartLimits {
     }
 }
 
-/// How large puts are uploaded as several blobs at once, so that one stream can use the whole network: a payload of more than
-/// [`over_bytes`](Self::over_bytes) is cut into blobs, some of them under way together, that one tombstone names.
+/// How large puts are uploaded as several blobs at once, so that one stream can use the whole
+/// network: a payload of more than [`over_bytes`](Self::over_bytes) is cut into blobs, some of them
+/// under way together, that one tombstone names.
 ///
-/// A stream that does not say how long it is has a first blob of `over_bytes`. A payload that would need more than 10,000
-/// blobs has larger ones.
+/// A stream that does not say how long it is has a first blob of `over_bytes`. A payload that would
+/// need more than 10,000 blobs has larger ones.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct SplitLimits {
@@ -239,6 +259,10 @@ pub struct SplitLimits {
 impl Default for SplitLimits {
     fn default() -> Self {
         const MIB: u64 = 1024 * 1024;
-        Self { over_bytes: 256 * MIB, part_bytes: 32 * MIB, at_once: 4 }
+        Self {
+            over_bytes: 256 * MIB,
+            part_bytes: 32 * MIB,
+            at_once: 4,
+        }
     }
 }

@@ -7,20 +7,24 @@
 //!                                                  └─ not confirmed: neither reported nor acted on
 //! ```
 //!
-//! Each repair is decided where it is carried out, against what stands then, and is idempotent: a scrub that is dropped, or
-//! whose shard dies, has repaired what it has, and the next one finds the rest. Deliberately not here: what is damage, and
-//! which remedy it has (`cenotaph_storage::scrub`); what a shard does about it (`cenotaph_storage::swap::Mend`, `UploadMend`).
+//! Each repair is decided where it is carried out, against what stands then, and is idempotent: a
+//! scrub that is dropped, or whose shard dies, has repaired what it has, and the next one finds the
+//! rest. Deliberately not here: what is damage, and which remedy it has
+//! (`cenotaph_storage::scrub`); what a shard does about it (`cenotaph_storage::swap::Mend`,
+//! `UploadMend`).
 
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use cenotaph_storage::index::Table;
 use cenotaph_storage::planted::Bug;
-use cenotaph_storage::rows::{Filed, Row, Session, floor_key, part_key, read_floor, read_part_key, session_key};
+use cenotaph_storage::rows::{
+    Filed, Row, Session, floor_key, part_key, read_floor, read_part_key, session_key,
+};
 use cenotaph_storage::scrub::{Cure, Damage, Fate, Found, Remedy, Scrub, ScrubReport};
 use cenotaph_storage::swap::{
-    Mend, Mending, Mutation, Precondition, Seen, SeenEntry, SeenUpload, SessionMutation, SessionSwap, Sight, Standing,
-    Swap, UploadMend,
+    Mend, Mending, Mutation, Precondition, Seen, SeenEntry, SeenUpload, SessionMutation,
+    SessionSwap, Sight, Standing, Swap, UploadMend,
 };
 use cenotaph_storage::{Error, ErrorKind, ObjectId, Reason, Result, UploadId, Version};
 use futures::stream::{self, StreamExt};
@@ -50,11 +54,13 @@ pub enum Repair {
 }
 
 impl Tiered {
-    /// Walks to the end, repairs what may be, and reports. Dropping the future ends it after the repairs that have begun.
+    /// Walks to the end, repairs what may be, and reports. Dropping the future ends it after the
+    /// repairs that have begun.
     ///
     /// # Errors
-    /// [`Invalid`](ErrorKind::Invalid) if repairs are asked of an engine that is read-only; as [`Scrub::step`] and [`check_blobs`](Self::check_blobs); with repairs as [`put_inline`](Self::put_inline) too,
-    /// and never [`Conflict`](ErrorKind::Conflict).
+    /// [`Invalid`](ErrorKind::Invalid) if repairs are asked of an engine that is read-only; as
+    /// [`Scrub::step`] and [`check_blobs`](Self::check_blobs); with repairs as
+    /// [`put_inline`](Self::put_inline) too, and never [`Conflict`](ErrorKind::Conflict).
     pub async fn scrub(&self, mut walk: Scrub, repair: Repair) -> Result<ScrubReport> {
         if repair > Repair::Nothing {
             self.check_writable("scrub")?;
@@ -66,10 +72,12 @@ impl Tiered {
             if !found.is_empty() {
                 self.check_beneath(&found).await?;
             }
-            let repairs = found.into_iter().map(|Found { damage, remedy }| async move {
-                let fate = self.shared().remedy(remedy, repair).await;
-                (damage, fate)
-            });
+            let repairs = found
+                .into_iter()
+                .map(|Found { damage, remedy }| async move {
+                    let fate = self.shared().remedy(remedy, repair).await;
+                    (damage, fate)
+                });
             let mut repairs = stream::iter(repairs).buffered(REPAIRS_AT_ONCE);
             while let Some((damage, fate)) = repairs.next().await {
                 match fate? {
@@ -88,13 +96,20 @@ impl Tiered {
         Ok(report)
     }
 
-    /// A blob tier that is away, or was while these were looked for, makes damage of everything (I11). One that can't be
-    /// read now does not, unless a blob is said to be missing from it.
+    /// A blob tier that is away, or was while these were looked for, makes damage of everything
+    /// (I11). One that can't be read now does not, unless a blob is said to be missing from it.
     async fn check_beneath(&self, found: &[Found]) -> Result<()> {
-        let is_missing = |damage: &Damage| matches!(damage, Damage::MissingBlob { .. } | Damage::MissingPart { .. });
+        let is_missing = |damage: &Damage| {
+            matches!(
+                damage,
+                Damage::MissingBlob { .. } | Damage::MissingPart { .. }
+            )
+        };
         let rests_on_absence = found.iter().any(|found| is_missing(&found.damage));
         match self.check_blobs().await {
-            Err(error) if rests_on_absence || error.reason() == Some(Reason::BlobTier) => Err(error),
+            Err(error) if rests_on_absence || error.reason() == Some(Reason::BlobTier) => {
+                Err(error)
+            }
             Ok(()) | Err(_) => Ok(()),
         }
     }
@@ -114,14 +129,18 @@ impl Common {
             Remedy::Withheld => Ok(Some(Fate::Withheld)),
             Remedy::Safe(cure) if repair >= Repair::Safe => self.cure(cure, Act::Mend).await,
             Remedy::Lossy(cure) if repair >= Repair::Lossy => self.cure(cure, Act::Mend).await,
-            Remedy::Safe(cure) | Remedy::Lossy(cure) | Remedy::Beyond(cure) => self.cure(cure, Act::Look).await,
+            Remedy::Safe(cure) | Remedy::Lossy(cure) | Remedy::Beyond(cure) => {
+                self.cure(cure, Act::Look).await
+            }
         }
     }
 
     async fn cure(&self, cure: Cure, act: Act) -> Result<Option<Fate>> {
         match act {
             Act::Mend => self.health.check("scrub")?,
-            Act::Look if self.health.check_failed("scrub").is_err() => return self.look(cure).await,
+            Act::Look if self.health.check_failed("scrub").is_err() => {
+                return self.look(cure).await;
+            }
             Act::Look => {}
         }
         if act == Act::Look && self.env.planted(Bug::ScrubUnconfirmed) {
@@ -138,7 +157,12 @@ impl Common {
             Cure::Mend(object, mend) => {
                 let request = |reply| {
                     let (object, mend) = (object.clone(), Box::new(mend.clone()));
-                    ShardMessage::Mend { object, mend, act, reply }
+                    ShardMessage::Mend {
+                        object,
+                        mend,
+                        act,
+                        reply,
+                    }
                 };
                 let fate = mended(self.deliver(&object, request).await, act)?;
                 if fate == Some(Fate::Repaired) {
@@ -149,7 +173,13 @@ impl Common {
             Cure::MendUpload(object, upload, mend) => {
                 let request = |reply| {
                     let (object, mend) = (object.clone(), Box::new(mend.clone()));
-                    ShardMessage::MendUpload { object, upload, mend, act, reply }
+                    ShardMessage::MendUpload {
+                        object,
+                        upload,
+                        mend,
+                        act,
+                        reply,
+                    }
                 };
                 let fate = mended(self.deliver(&object, request).await, act)?;
                 if fate == Some(Fate::Repaired) {
@@ -160,53 +190,89 @@ impl Common {
         }
     }
 
-    /// Confirms without a shard, for an engine that has failed: nothing is written any more, so that the durable state is the
-    /// newest.
+    /// Confirms without a shard, for an engine that has failed: nothing is written any more, so
+    /// that the durable state is the newest.
     async fn look(&self, cure: Cure) -> Result<Option<Fate>> {
         let is_confirmed = match cure {
             Cure::Mend(object, mend) => {
                 let seen = self.seen(&object).await?;
                 let entry = self.entry(mend.reads(&object, &seen)).await?;
-                let sight = Sight { seen, entry, is_pending: false };
-                mend.decide(&object, &sight, self.env.steady_now()).is_some()
+                let sight = Sight {
+                    seen,
+                    entry,
+                    is_pending: false,
+                };
+                mend.decide(&object, &sight, self.env.steady_now())
+                    .is_some()
             }
             Cure::Commit(_) | Cure::MendUpload(..) => true,
         };
         Ok(is_confirmed.then_some(Fate::Left))
     }
 
-    /// Removes an object that got its expiry entry back if it has expired meanwhile: the expirer does not look so far back.
+    /// Removes an object that got its expiry entry back if it has expired meanwhile: the expirer
+    /// does not look so far back.
     async fn expire_if_due(&self, id: &ObjectId, mend: &Mend) -> Result<()> {
         match mend {
-            Mend::Expiry { .. } => self.swap_freely(id.clone(), Precondition::None, Mutation::Expire).await.map(drop),
+            Mend::Expiry { .. } => self
+                .swap_freely(id.clone(), Precondition::None, Mutation::Expire)
+                .await
+                .map(drop),
             Mend::Checksums { .. } | Mend::Floor | Mend::Excise | Mend::GiveUp(_) => Ok(()),
         }
     }
 
-    /// Likewise for an upload that got its expiry entry back, or whose end failed because of a part that could not be read.
+    /// Likewise for an upload that got its expiry entry back, or whose end failed because of a part
+    /// that could not be read.
     async fn end_if_due(&self, id: ObjectId, upload: UploadId, mend: &UploadMend) -> Result<()> {
         match mend {
             UploadMend::Expiry { .. } | UploadMend::GiveUp { named: None, .. } => {
                 let (operation, mutation) = (self.env.operation_id(), SessionMutation::Expire);
-                let swap = SessionSwap { id, upload, operation, mutation };
+                let swap = SessionSwap {
+                    id,
+                    upload,
+                    operation,
+                    mutation,
+                };
                 match self.step(swap, &Permit::free(), |reply| reply).await {
-                    Err(error) if !matches!(error.kind(), ErrorKind::Corrupt | ErrorKind::UnknownFormat) => Err(error),
+                    Err(error)
+                        if !matches!(
+                            error.kind(),
+                            ErrorKind::Corrupt | ErrorKind::UnknownFormat
+                        ) =>
+                    {
+                        Err(error)
+                    }
                     // What is left of it that can't be read is a finding of its own.
                     Ok(_) | Err(_) => Ok(()),
                 }
             }
-            UploadMend::Excise | UploadMend::GiveUp { named: Some(_), .. } | UploadMend::Checksums { .. } => Ok(()),
+            UploadMend::Excise
+            | UploadMend::GiveUp { named: Some(_), .. }
+            | UploadMend::Checksums { .. } => Ok(()),
         }
     }
 
-    async fn swap_freely(&self, id: ObjectId, precondition: Precondition, mutation: Mutation) -> Result<Answer> {
-        let swap = Swap { id, operation: self.env.operation_id(), precondition, mutation };
-        self.compare_and_write(swap, &Permit::free(), |reply| reply).await
+    async fn swap_freely(
+        &self,
+        id: ObjectId,
+        precondition: Precondition,
+        mutation: Mutation,
+    ) -> Result<Answer> {
+        let swap = Swap {
+            id,
+            operation: self.env.operation_id(),
+            precondition,
+            mutation,
+        };
+        self.compare_and_write(swap, &Permit::free(), |reply| reply)
+            .await
     }
 }
 
 impl Shard {
-    /// Reads the newest state, and mends what is confirmed to be wrong; answers whether anything is.
+    /// Reads the newest state, and mends what is confirmed to be wrong; answers whether anything
+    /// is.
     pub(crate) async fn mend(
         &self,
         overlay: &mut Overlay,
@@ -238,7 +304,11 @@ impl Shard {
             None => self.shared.seen(object).await?,
         };
         let entry = self.shared.entry(mend.reads(object, &seen)).await?;
-        Ok(Sight { seen, entry, is_pending: pending.is_some() })
+        Ok(Sight {
+            seen,
+            entry,
+            is_pending: pending.is_some(),
+        })
     }
 
     /// The same for an upload.
@@ -256,7 +326,9 @@ impl Shard {
         };
         let batch = mend.decide(object, upload, &seen, self.shared.env.steady_now());
         let is_confirmed = batch.is_some();
-        let Some(batch) = batch.filter(|_| act == Act::Mend) else { return reply(Ok(is_confirmed)) };
+        let Some(batch) = batch.filter(|_| act == Act::Mend) else {
+            return reply(Ok(is_confirmed));
+        };
         let ticket = overlay.next_ticket();
         overlay.note_sessions(ticket, &batch);
         self.submit(overlay, batch, is_confirmed, None, reply);
@@ -282,25 +354,42 @@ impl Shard {
                 };
                 for (key, value) in filed {
                     // One that is filed under no part's number is found, and mended, by itself.
-                    let Ok((_, number)) = read_part_key(&key) else { continue };
+                    let Ok((_, number)) = read_part_key(&key) else {
+                        continue;
+                    };
                     parts.insert(number, decoded(Ok(Some(value)), Filed::decode)?);
                 }
             }
             UploadMend::GiveUp { number, .. } | UploadMend::Checksums { number, .. } => {
                 let key = part_key(upload, *number);
                 is_pending |= overlay.session(&key).is_some();
-                parts.insert(*number, decoded(self.session_entry(overlay, &key).await, Filed::decode)?);
+                parts.insert(
+                    *number,
+                    decoded(self.session_entry(overlay, &key).await, Filed::decode)?,
+                );
             }
         }
         let entry = self.shared.entry(mend.reads(object, upload)).await?;
-        Ok(SeenUpload { session, parts, entry, is_pending })
+        Ok(SeenUpload {
+            session,
+            parts,
+            entry,
+            is_pending,
+        })
     }
 }
 
-/// What was read of one key. What is damaged is seen as such; what a later build may have written is an error.
-fn decoded<T>(read: Result<Option<Bytes>>, decode: impl Fn(&Bytes) -> Result<T>) -> Result<SeenEntry<T>> {
-    let entry =
-        read.and_then(|value| value.map_or(Ok(SeenEntry::Absent), |value| decode(&value).map(SeenEntry::Whole)));
+/// What was read of one key. What is damaged is seen as such; what a later build may have written
+/// is an error.
+fn decoded<T>(
+    read: Result<Option<Bytes>>,
+    decode: impl Fn(&Bytes) -> Result<T>,
+) -> Result<SeenEntry<T>> {
+    let entry = read.and_then(|value| {
+        value.map_or(Ok(SeenEntry::Absent), |value| {
+            decode(&value).map(SeenEntry::Whole)
+        })
+    });
     entry.or_else(|error| broken(error, SeenEntry::Broken))
 }
 
@@ -312,17 +401,24 @@ impl Common {
             SeenEntry::Broken => return Ok(Seen::BrokenRow),
             SeenEntry::Absent => {}
         }
-        Ok(match decoded(self.index.get(Table::Meta, &floor_key(id)).await, read_floor)? {
-            SeenEntry::Whole(floor) => Seen::Whole(Standing::Absent(floor)),
-            SeenEntry::Broken => Seen::BrokenFloor,
-            SeenEntry::Absent => Seen::Whole(Standing::Absent(Version::NONE)),
-        })
+        Ok(
+            match decoded(
+                self.index.get(Table::Meta, &floor_key(id)).await,
+                read_floor,
+            )? {
+                SeenEntry::Whole(floor) => Seen::Whole(Standing::Absent(floor)),
+                SeenEntry::Broken => Seen::BrokenFloor,
+                SeenEntry::Absent => Seen::Whole(Standing::Absent(Version::NONE)),
+            },
+        )
     }
 
     /// The durable value of a key, as far as it can be read.
     async fn entry(&self, key: Option<(Table, Bytes)>) -> Result<SeenEntry<Bytes>> {
         match key {
-            Some((table, key)) => decoded(self.index.get(table, &key).await, |value| Ok(value.clone())),
+            Some((table, key)) => {
+                decoded(self.index.get(table, &key).await, |value| Ok(value.clone()))
+            }
             None => Ok(SeenEntry::Absent),
         }
     }
@@ -334,13 +430,21 @@ fn mended(answer: Result<bool>, act: Act) -> Result<Option<Fate>> {
         Ok(false) => Ok(None),
         Ok(true) if act == Act::Mend => Ok(Some(Fate::Repaired)),
         Ok(true) => Ok(Some(Fate::Left)),
-        Err(error) if error.kind() == ErrorKind::UnknownFormat && act == Act::Mend => Ok(Some(Fate::Withheld)),
-        Err(error) if matches!(error.kind(), ErrorKind::UnknownFormat | ErrorKind::Corrupt) => Ok(Some(Fate::Left)),
+        Err(error) if error.kind() == ErrorKind::UnknownFormat && act == Act::Mend => {
+            Ok(Some(Fate::Withheld))
+        }
+        Err(error) if matches!(error.kind(), ErrorKind::UnknownFormat | ErrorKind::Corrupt) => {
+            Ok(Some(Fate::Left))
+        }
         Err(error) => Err(error),
     }
 }
 
 /// What is damaged is seen as such; what a later build may have written is not touched.
 fn broken<T>(error: Error, seen: T) -> Result<T> {
-    if error.kind() == ErrorKind::Corrupt { Ok(seen) } else { Err(error) }
+    if error.kind() == ErrorKind::Corrupt {
+        Ok(seen)
+    } else {
+        Err(error)
+    }
 }

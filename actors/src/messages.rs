@@ -1,15 +1,18 @@
 //! What the actors say to each other.
 //!
-//! One enum for each kind of actor, and what travels in them. They stand here, and not with their actors, so that the
-//! routes can know all messages and each actor can know the routes. Deliberately not here: supervision's own
-//! (`supervisor.rs`, `upload.rs`), which nobody else sends.
+//! One enum for each kind of actor, and what travels in them. They stand here, and not with their
+//! actors, so that the routes can know all messages and each actor can know the routes.
+//! Deliberately not here: supervision's own (`supervisor.rs`, `upload.rs`), which nobody else
+//! sends.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 use cenotaph_storage::rows::Attributes;
 use cenotaph_storage::swap::{Mend, Precondition, SessionSwap, Swap, UploadMend, Written};
-use cenotaph_storage::{Digest, Error, ObjectId, OperationId, PartEtag, PartNumber, Result, Timestamp, UploadId};
+use cenotaph_storage::{
+    Digest, Error, ObjectId, OperationId, PartEtag, PartNumber, Result, Timestamp, UploadId,
+};
 use futures::stream::BoxStream;
 use tokio::sync::oneshot;
 
@@ -21,17 +24,44 @@ use crate::reply::{Answer, Caller, Reply, SessionAnswer};
 /// What a shard is asked.
 pub(crate) enum ShardMessage {
     /// Decide this swap, and commit what follows from it.
-    Swap { swap: Box<Swap>, permit: Permit, reply: Reply<Answer> },
+    Swap {
+        swap: Box<Swap>,
+        permit: Permit,
+        reply: Reply<Answer>,
+    },
     /// Decide this step of an upload, and commit what follows from it.
-    Session { swap: Box<SessionSwap>, permit: Permit, reply: Reply<SessionAnswer> },
+    Session {
+        swap: Box<SessionSwap>,
+        permit: Permit,
+        reply: Reply<SessionAnswer>,
+    },
     /// Fence this change of this object, if it is still there (I6). Answers whether it was.
-    Fence { object: ObjectId, change: OperationId, reply: Reply<bool> },
-    /// Read again what a scrub found wrong with this object, and mend it if asked to. Answers whether it is wrong.
-    Mend { object: ObjectId, mend: Box<Mend>, act: Act, reply: Reply<bool> },
+    Fence {
+        object: ObjectId,
+        change: OperationId,
+        reply: Reply<bool>,
+    },
+    /// Read again what a scrub found wrong with this object, and mend it if asked to. Answers
+    /// whether it is wrong.
+    Mend {
+        object: ObjectId,
+        mend: Box<Mend>,
+        act: Act,
+        reply: Reply<bool>,
+    },
     /// The same about an upload to this object.
-    MendUpload { object: ObjectId, upload: UploadId, mend: Box<UploadMend>, act: Act, reply: Reply<bool> },
+    MendUpload {
+        object: ObjectId,
+        upload: UploadId,
+        mend: Box<UploadMend>,
+        act: Act,
+        reply: Reply<bool>,
+    },
     /// Lend these objects: decide nothing until the lease has ended (`lease.rs`).
-    Lend { objects: Vec<ObjectId>, granted: oneshot::Sender<Result<Lease>> },
+    Lend {
+        objects: Vec<ObjectId>,
+        granted: oneshot::Sender<Result<Lease>>,
+    },
 }
 
 /// What a shard does about damage that it confirms.
@@ -49,7 +79,9 @@ impl ShardMessage {
         match self {
             Self::Swap { reply, .. } => reply(Err(error)),
             Self::Session { reply, .. } => reply(Err(error)),
-            Self::Fence { reply, .. } | Self::Mend { reply, .. } | Self::MendUpload { reply, .. } => reply(Err(error)),
+            Self::Fence { reply, .. }
+            | Self::Mend { reply, .. }
+            | Self::MendUpload { reply, .. } => reply(Err(error)),
             Self::Lend { granted, .. } => drop(granted.send(Err(error))),
         }
     }
@@ -99,7 +131,8 @@ pub(crate) struct Left {
 }
 
 /// A payload as it comes: chunks of any size, or the error that ends it.
-pub type PayloadStream = BoxStream<'static, Result<Bytes, Box<dyn std::error::Error + Send + Sync>>>;
+pub type PayloadStream =
+    BoxStream<'static, Result<Bytes, Box<dyn std::error::Error + Send + Sync>>>;
 
 /// A payload that is streamed, and how long it says it is.
 pub struct Source {
@@ -119,7 +152,8 @@ pub(crate) struct Job {
     /// Resolves when the caller has dropped its future.
     pub(crate) caller_gone: oneshot::Receiver<()>,
     pub(crate) permit: Permit,
-    /// Leave for what of the payload is buffered already; given back once the upload has its own share.
+    /// Leave for what of the payload is buffered already; given back once the upload has its own
+    /// share.
     pub(crate) peeked: Permit,
     /// True if the upload is bulk work, which has a share of each budget only.
     pub(crate) is_bulk: bool,
@@ -128,9 +162,18 @@ pub(crate) struct Job {
 /// What an upload is for, and who hears what comes of it.
 pub(crate) enum Purpose {
     /// A large put.
-    Put { attributes: Attributes, precondition: Precondition, caller: Caller<Written> },
+    Put {
+        attributes: Attributes,
+        precondition: Precondition,
+        caller: Caller<Written>,
+    },
     /// A part of a multipart upload, with what its caller declared about its bytes.
-    Part { upload: UploadId, number: PartNumber, declared: Vec<Digest>, caller: Caller<UploadedPart> },
+    Part {
+        upload: UploadId,
+        number: PartNumber,
+        declared: Vec<Digest>,
+        caller: Caller<UploadedPart>,
+    },
 }
 
 impl Purpose {
@@ -162,12 +205,16 @@ pub struct UploadedPart {
 
 /// What the parent of the uploads is asked.
 pub(crate) enum UploadsMessage {
-    /// Start an upload. It answers its caller itself. Dropped unsent, `started` tells that the message was lost.
-    Start { job: Handover, started: oneshot::Sender<()> },
+    /// Start an upload. It answers its caller itself. Dropped unsent, `started` tells that the
+    /// message was lost.
+    Start {
+        job: Handover,
+        started: oneshot::Sender<()>,
+    },
 }
 
-/// A job on its way to its upload. Whoever sends it keeps a clone, so that a lost message does not lose the payload's
-/// stream.
+/// A job on its way to its upload. Whoever sends it keeps a clone, so that a lost message does not
+/// lose the payload's stream.
 #[derive(Clone)]
 pub(crate) struct Handover(Arc<Mutex<Option<Box<Job>>>>);
 
@@ -184,6 +231,9 @@ impl Handover {
 
     /// Whether somebody has taken it.
     pub(crate) fn is_taken(&self) -> bool {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).is_none()
+        self.0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .is_none()
     }
 }

@@ -8,13 +8,15 @@
 //! abort                        one commit: session, orphans                               (through the shard)
 //! ```
 //!
-//! No byte is moved by a completion, and nothing is assembled in the blob tier, so that there is no reply of it to lose. Guards
-//! I10 as `writes.rs` does: an answer is the commit's own. Deliberately not here: what is decided
-//! (`cenotaph_storage::swap`), and listings, which ask no actor.
+//! No byte is moved by a completion, and nothing is assembled in the blob tier, so that there is no
+//! reply of it to lose. Guards I10 as `writes.rs` does: an answer is the commit's own. Deliberately
+//! not here: what is decided (`cenotaph_storage::swap`), and listings, which ask no actor.
 
 use cenotaph_storage::index::Table;
 use cenotaph_storage::rows::{Phase, Session, session_key};
-use cenotaph_storage::swap::{PartRules, Precondition, Selection, SessionMutation, SessionSwap, Written};
+use cenotaph_storage::swap::{
+    PartRules, Precondition, Selection, SessionMutation, SessionSwap, Written,
+};
 use cenotaph_storage::{Digest, ObjectId, PartNumber, Result, Seam, UploadId, no_such_upload};
 use tokio::sync::oneshot;
 
@@ -42,34 +44,69 @@ impl Tiered {
     /// Begins an upload.
     ///
     /// # Errors
-    /// As [`put_inline`](Self::put_inline); [`Invalid`](cenotaph_storage::ErrorKind::Invalid) also if the root of the blob tier is too long.
+    /// As [`put_inline`](Self::put_inline); [`Invalid`](cenotaph_storage::ErrorKind::Invalid) also
+    /// if the root of the blob tier is too long.
     pub async fn initiate(&self, intent: Intent) -> Result<UploadId> {
-        let Intent { id, attributes, precondition } = intent;
-        self.shared().blobs.check_root().map_err(|error| error.with_id(&id))?;
-        self.make_room(0).await.map_err(|error| error.with_id(&id))?;
+        let Intent {
+            id,
+            attributes,
+            precondition,
+        } = intent;
+        self.shared()
+            .blobs
+            .check_root()
+            .map_err(|error| error.with_id(&id))?;
+        self.make_room(0)
+            .await
+            .map_err(|error| error.with_id(&id))?;
         let initiated = self.shared().env.steady_now();
         let expires_at = initiated.after(self.shared().limits.multipart.lifetime);
-        let session = Session { initiated, expires_at, attributes, precondition, phase: Phase::Open };
+        let session = Session {
+            initiated,
+            expires_at,
+            attributes,
+            precondition,
+            phase: Phase::Open,
+        };
         let upload = self.shared().env.upload_id();
-        self.step(&id, upload, SessionMutation::Initiate(session)).await.map(|_| upload)
+        self.step(&id, upload, SessionMutation::Initiate(session))
+            .await
+            .map(|_| upload)
     }
 
-    /// Uploads a part. One that has its number already is replaced the moment this one is durable. As
-    /// [`put_stream`](Self::put_stream) about dropping the future.
+    /// Uploads a part. One that has its number already is replaced the moment this one is durable.
+    /// As [`put_stream`](Self::put_stream) about dropping the future.
     ///
     /// # Errors
-    /// [`Invalid`](cenotaph_storage::ErrorKind::Invalid) if the object has no such upload, or it has ended, or the part is too large;
-    /// [`Source`](cenotaph_storage::ErrorKind::Source) if the payload fails, or is not what was declared; otherwise as
-    /// [`put_stream`](Self::put_stream).
+    /// [`Invalid`](cenotaph_storage::ErrorKind::Invalid) if the object has no such upload, or it
+    /// has ended, or the part is too large; [`Source`](cenotaph_storage::ErrorKind::Source) if the
+    /// payload fails, or is not what was declared; otherwise as [`put_stream`](Self::put_stream).
     pub async fn upload_part(&self, part: PartIntent, source: Source) -> Result<UploadedPart> {
-        let PartIntent { id, upload, number, declared } = part;
+        let PartIntent {
+            id,
+            upload,
+            number,
+            declared,
+        } = part;
         self.shared().health.check("multipart")?;
-        self.make_blob_room(source.bytes).await.map_err(|error| error.with_id(&id))?;
-        let permit = self.shared().admission.upload(false).await.map_err(|error| error.with_id(&id))?;
+        self.make_blob_room(source.bytes)
+            .await
+            .map_err(|error| error.with_id(&id))?;
+        let permit = self
+            .shared()
+            .admission
+            .upload(false)
+            .await
+            .map_err(|error| error.with_id(&id))?;
         let (caller, answer) = Caller::new();
         let (_present, caller_gone) = oneshot::channel();
         let operation = self.shared().env.operation_id();
-        let purpose = Purpose::Part { upload, number, declared, caller };
+        let purpose = Purpose::Part {
+            upload,
+            number,
+            declared,
+            caller,
+        };
         let job = Job {
             id: id.clone(),
             operation,
@@ -80,16 +117,19 @@ impl Tiered {
             peeked: Permit::free(),
             is_bulk: false,
         };
-        self.upload(job, answer).await.map_err(|error| error.with_id(&id))
+        self.upload(job, answer)
+            .await
+            .map_err(|error| error.with_id(&id))
     }
 
-    /// Makes an object of the parts of an upload. Idempotent: completed again with the same parts it answers the same, for as
-    /// long as that is remembered.
+    /// Makes an object of the parts of an upload. Idempotent: completed again with the same parts
+    /// it answers the same, for as long as that is remembered.
     ///
     /// # Errors
-    /// [`Invalid`](cenotaph_storage::ErrorKind::Invalid) if the object has no such upload, if it was aborted, if it was completed with other parts, or if
-    /// a part breaks a rule: the upload then goes on as it was. [`Conflict`](cenotaph_storage::ErrorKind::Conflict) if a precondition does not hold:
-    /// the same. Otherwise as [`put_inline`](Self::put_inline).
+    /// [`Invalid`](cenotaph_storage::ErrorKind::Invalid) if the object has no such upload, if it
+    /// was aborted, if it was completed with other parts, or if a part breaks a rule: the upload
+    /// then goes on as it was. [`Conflict`](cenotaph_storage::ErrorKind::Conflict) if a
+    /// precondition does not hold: the same. Otherwise as [`put_inline`](Self::put_inline).
     pub async fn complete(
         &self,
         id: &ObjectId,
@@ -101,12 +141,25 @@ impl Tiered {
         shared.health.check("multipart")?;
         parts.check().map_err(|error| error.with_id(id))?;
         let now = shared.env.steady_now();
-        let expected = shared.standing_at(id, now).await.map_err(|error| error.with_id(id))?.expectation(now);
+        let expected = shared
+            .standing_at(id, now)
+            .await
+            .map_err(|error| error.with_id(id))?
+            .expectation(now);
         shared.env.pass(Seam::CompleteBeforeSwap).await;
         let limits = &shared.limits;
-        let rules = PartRules { bytes_min: limits.multipart.part_bytes_min, total_bytes_max: limits.payload_bytes_max };
+        let rules = PartRules {
+            bytes_min: limits.multipart.part_bytes_min,
+            total_bytes_max: limits.payload_bytes_max,
+        };
         let kept_for = limits.multipart.kept_for;
-        let completion = SessionMutation::Complete { parts, expected, precondition, rules, kept_for };
+        let completion = SessionMutation::Complete {
+            parts,
+            expected,
+            precondition,
+            rules,
+            kept_for,
+        };
         match self.step(id, upload, completion).await? {
             Some(written) => Ok(written),
             None => unreachable!("a completion is answered with what came of it"),
@@ -116,21 +169,41 @@ impl Tiered {
     /// Gives an upload up, and all of its parts. Aborting it again does nothing.
     ///
     /// # Errors
-    /// [`Invalid`](cenotaph_storage::ErrorKind::Invalid) if the object has no such upload, or it has been completed; otherwise as
-    /// [`put_inline`](Self::put_inline).
+    /// [`Invalid`](cenotaph_storage::ErrorKind::Invalid) if the object has no such upload, or it
+    /// has been completed; otherwise as [`put_inline`](Self::put_inline).
     pub async fn abort(&self, id: &ObjectId, upload: UploadId) -> Result<()> {
         let kept_for = self.shared().limits.multipart.kept_for;
-        self.step(id, upload, SessionMutation::Abort { kept_for }).await.map(drop)
+        self.step(id, upload, SessionMutation::Abort { kept_for })
+            .await
+            .map(drop)
     }
 
-    async fn step(&self, id: &ObjectId, upload: UploadId, mutation: SessionMutation) -> Result<Option<Written>> {
+    async fn step(
+        &self,
+        id: &ObjectId,
+        upload: UploadId,
+        mutation: SessionMutation,
+    ) -> Result<Option<Written>> {
         let shared = self.shared();
         shared.health.check("multipart")?;
-        let permit = shared.admission.write().await.map_err(|error| error.with_id(id))?;
-        let swap = SessionSwap { id: id.clone(), upload, operation: shared.env.operation_id(), mutation };
+        let permit = shared
+            .admission
+            .write()
+            .await
+            .map_err(|error| error.with_id(id))?;
+        let swap = SessionSwap {
+            id: id.clone(),
+            upload,
+            operation: shared.env.operation_id(),
+            mutation,
+        };
         let answer = match swap.mutation {
-            SessionMutation::Complete { .. } | SessionMutation::Abort { .. } | SessionMutation::Expire => {
-                shared.end(swap, permit, Some(shared.limits.budget_wait)).await
+            SessionMutation::Complete { .. }
+            | SessionMutation::Abort { .. }
+            | SessionMutation::Expire => {
+                shared
+                    .end(swap, permit, Some(shared.limits.budget_wait))
+                    .await
             }
             SessionMutation::Initiate(_) | SessionMutation::Part { .. } => {
                 shared.step(swap, &permit, |reply| reply).await
@@ -141,11 +214,18 @@ impl Tiered {
 }
 
 impl Common {
-    /// Whether an upload is there and takes parts: asked before the first byte goes out, so that nothing is uploaded in vain.
+    /// Whether an upload is there and takes parts: asked before the first byte goes out, so that
+    /// nothing is uploaded in vain.
     pub(crate) async fn check_upload(&self, id: &ObjectId, upload: &UploadId) -> Result<()> {
-        let value = self.index.get(Table::Sessions, &session_key(id, upload)).await?;
+        let value = self
+            .index
+            .get(Table::Sessions, &session_key(id, upload))
+            .await?;
         let session = value.map(|value| Session::decode(&value)).transpose()?;
         let now = self.env.steady_now();
-        session.filter(|session| session.is_live(now)).ok_or_else(no_such_upload)?.check_open()
+        session
+            .filter(|session| session.is_live(now))
+            .ok_or_else(no_such_upload)?
+            .check_open()
     }
 }

@@ -7,10 +7,11 @@
 //! pace      bytes that stream:           there are not enough: it waits
 //! ```
 //!
-//! A refusal comes at once, before anything is started, and costs nothing. A stream is never refused half-way: it is
-//! slowed. Limits hold for exactly the namespace they were set for and not for those with further scopes, and they are
-//! forgotten with the engine: nothing is stored. Deliberately not here: the limits of the whole engine
-//! (`admission.rs`), and the arithmetic of rates (`bucket.rs`).
+//! A refusal comes at once, before anything is started, and costs nothing. A stream is never
+//! refused half-way: it is slowed. Limits hold for exactly the namespace they were set for and not
+//! for those with further scopes, and they are forgotten with the engine: nothing is stored.
+//! Deliberately not here: the limits of the whole engine (`admission.rs`), and the arithmetic of
+//! rates (`bucket.rs`).
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -36,15 +37,17 @@ use crate::messages::{PayloadStream, Source};
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct NamespaceLimits {
-    /// Operations under way at once: a get is until its object is read to the end or dropped. One more is `Overloaded`.
+    /// Operations under way at once: a get is until its object is read to the end or dropped. One
+    /// more is `Overloaded`.
     pub operations_at_once: Option<usize>,
     /// Operations begun a second; a second's worth may begin at once. One more is `Overloaded`.
     pub operations_per_second: Option<u32>,
-    /// Payload bytes in and out a second, together; a second's worth may pass at once. An object that stays in the
-    /// index is `Overloaded` if there are not enough, and takes all that there may be if it is larger than that;
-    /// what streams to or from the blob tier waits.
+    /// Payload bytes in and out a second, together; a second's worth may pass at once. An object
+    /// that stays in the index is `Overloaded` if there are not enough, and takes all that there
+    /// may be if it is larger than that; what streams to or from the blob tier waits.
     pub bytes_per_second: Option<u64>,
-    /// The kill switch: whatever is asked of the namespace is `Disabled`. What has begun ends as it would have.
+    /// The kill switch: whatever is asked of the namespace is `Disabled`. What has begun ends as it
+    /// would have.
     pub disabled: bool,
 }
 
@@ -56,13 +59,17 @@ impl NamespaceLimits {
     pub fn check(&self) -> Result<()> {
         let fields = [
             ("operations_at_once", self.operations_at_once == Some(0)),
-            ("operations_per_second", self.operations_per_second == Some(0)),
+            (
+                "operations_per_second",
+                self.operations_per_second == Some(0),
+            ),
             ("bytes_per_second", self.bytes_per_second == Some(0)),
         ];
         match fields.into_iter().find(|(_, zero)| *zero) {
             None => Ok(()),
             Some((field, _)) => {
-                let message = format!("a limit of a namespace must be at least 1: field={field} value=0");
+                let message =
+                    format!("a limit of a namespace must be at least 1: field={field} value=0");
                 Err(Error::new(ErrorKind::Invalid, "limit", message))
             }
         }
@@ -99,24 +106,36 @@ struct Registry {
 impl Namespaces {
     /// No limits. Rates are kept by this world's clock.
     pub fn new(env: Env) -> Self {
-        Self(Arc::new(Registry { env, any: AtomicBool::new(false), limited: RwLock::default() }))
+        Self(Arc::new(Registry {
+            env,
+            any: AtomicBool::new(false),
+            limited: RwLock::default(),
+        }))
     }
 
-    /// Sets the limits of a namespace, from now on. What is under way still counts, streams follow the new rate, and a
-    /// rate that stays the same keeps its tokens. The default removes all limits; what begins without any never counts.
+    /// Sets the limits of a namespace, from now on. What is under way still counts, streams follow
+    /// the new rate, and a rate that stays the same keeps its tokens. The default removes all
+    /// limits; what begins without any never counts.
     ///
     /// # Errors
     /// As [`NamespaceLimits::check`]; nothing has changed then.
     pub fn set(&self, namespace: &Namespace, limits: NamespaceLimits) -> Result<()> {
         limits.check()?;
-        let mut limited = self.0.limited.write().unwrap_or_else(PoisonError::into_inner);
+        let mut limited = self
+            .0
+            .limited
+            .write()
+            .unwrap_or_else(PoisonError::into_inner);
         if limits == NamespaceLimits::default() {
             if let Some(removed) = limited.remove(namespace.as_str()) {
                 removed.set(limits);
             }
         } else {
             let fresh = || Arc::new(Limited::new(namespace.as_str(), self.0.env.clone()));
-            limited.entry(namespace.as_str().to_owned()).or_insert_with(fresh).set(limits);
+            limited
+                .entry(namespace.as_str().to_owned())
+                .or_insert_with(fresh)
+                .set(limits);
         }
         self.0.any.store(!limited.is_empty(), Ordering::Release);
         Ok(())
@@ -124,7 +143,9 @@ impl Namespaces {
 
     /// The limits of a namespace.
     pub fn get(&self, namespace: &Namespace) -> NamespaceLimits {
-        self.limited(namespace.as_str()).map(|limited| limited.state().limits.clone()).unwrap_or_default()
+        self.limited(namespace.as_str())
+            .map(|limited| limited.state().limits.clone())
+            .unwrap_or_default()
     }
 
     /// Leave to begin one operation in a namespace.
@@ -140,7 +161,8 @@ impl Namespaces {
     /// # Errors
     /// As [`begin`](Self::begin).
     pub fn begin_on(&self, id: &ObjectId, operation: &'static str) -> Result<NamespacePermit> {
-        self.begin_in(id.namespace_str(), operation).map_err(|error| error.with_id(id))
+        self.begin_in(id.namespace_str(), operation)
+            .map_err(|error| error.with_id(id))
     }
 
     fn begin_in(&self, namespace: &str, operation: &'static str) -> Result<NamespacePermit> {
@@ -154,7 +176,12 @@ impl Namespaces {
         if !self.0.any.load(Ordering::Acquire) {
             return None;
         }
-        self.0.limited.read().unwrap_or_else(PoisonError::into_inner).get(namespace).cloned()
+        self.0
+            .limited
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get(namespace)
+            .cloned()
     }
 }
 
@@ -177,7 +204,8 @@ impl NamespacePermit {
     /// Takes bytes that are at hand, at once or not at all.
     ///
     /// # Errors
-    /// [`ErrorKind::Overloaded`] if there are not enough; the operation then has not begun, and cost nothing.
+    /// [`ErrorKind::Overloaded`] if there are not enough; the operation then has not begun, and
+    /// cost nothing.
     pub fn charge(mut self, bytes: u64) -> Result<Self> {
         if let Some(slot) = &mut self.0 {
             slot.limited.charge(bytes, slot.operation)?;
@@ -186,9 +214,10 @@ impl NamespacePermit {
         Ok(self)
     }
 
-    /// Ends the operation with its outcome. One that was refused before it had begun costs nothing: it was
-    /// [`Overloaded`](ErrorKind::Overloaded), [`Disabled`](ErrorKind::Disabled), [`Invalid`](ErrorKind::Invalid) or
-    /// [`Closed`](ErrorKind::Closed), or there was no space. One whose stream has flowed has begun, and costs what it costs.
+    /// Ends the operation with its outcome. One that was refused before it had begun costs nothing:
+    /// it was [`Overloaded`](ErrorKind::Overloaded), [`Disabled`](ErrorKind::Disabled),
+    /// [`Invalid`](ErrorKind::Invalid) or [`Closed`](ErrorKind::Closed), or there was no space. One
+    /// whose stream has flowed has begun, and costs what it costs.
     ///
     /// # Errors
     /// Those of the outcome.
@@ -208,7 +237,8 @@ impl NamespacePermit {
         }
     }
 
-    /// Waits until `owed` bytes may flow, and makes it zero. What was paid before the future is dropped stays paid.
+    /// Waits until `owed` bytes may flow, and makes it zero. What was paid before the future is
+    /// dropped stays paid.
     pub async fn pace(&self, owed: &mut u64) {
         match &self.0 {
             Some(slot) => slot.limited.pace(owed).await,
@@ -221,8 +251,14 @@ impl NamespacePermit {
         match &self.0 {
             Some(slot) => {
                 let has_begun = Arc::clone(&slot.has_begun);
-                let stream = source.stream.inspect(move |_| has_begun.store(true, Ordering::Release)).boxed();
-                Source { stream: paced(Arc::clone(&slot.limited), stream), ..source }
+                let stream = source
+                    .stream
+                    .inspect(move |_| has_begun.store(true, Ordering::Release))
+                    .boxed();
+                Source {
+                    stream: paced(Arc::clone(&slot.limited), stream),
+                    ..source
+                }
             }
             None => source,
         }
@@ -232,13 +268,17 @@ impl NamespacePermit {
 impl fmt::Debug for NamespacePermit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let namespace = self.0.as_ref().map(|slot| &slot.limited.namespace);
-        f.debug_struct("NamespacePermit").field("namespace", &namespace).finish()
+        f.debug_struct("NamespacePermit")
+            .field("namespace", &namespace)
+            .finish()
     }
 }
 
 fn is_refusal(error: &Error) -> bool {
     match error.kind() {
-        ErrorKind::Overloaded | ErrorKind::Disabled | ErrorKind::Invalid | ErrorKind::Closed => true,
+        ErrorKind::Overloaded | ErrorKind::Disabled | ErrorKind::Invalid | ErrorKind::Closed => {
+            true
+        }
         _ => error.reason() == Some(Reason::NoSpace),
     }
 }
@@ -275,7 +315,11 @@ struct State {
 
 impl Limited {
     fn new(namespace: &str, env: Env) -> Self {
-        Self { namespace: namespace.to_owned(), env, state: Mutex::default() }
+        Self {
+            namespace: namespace.to_owned(),
+            env,
+            state: Mutex::default(),
+        }
     }
 
     fn set(&self, limits: NamespaceLimits) {
@@ -292,12 +336,22 @@ impl Limited {
     }
 
     fn begin(limited: Arc<Self>, operation: &'static str) -> Result<NamespacePermit> {
-        limited.state().begin().map_err(|refusal| limited.refused(refusal, operation))?;
-        Ok(NamespacePermit(Some(Slot { limited, operation, charged_bytes: 0, has_begun: Arc::default() })))
+        limited
+            .state()
+            .begin()
+            .map_err(|refusal| limited.refused(refusal, operation))?;
+        Ok(NamespacePermit(Some(Slot {
+            limited,
+            operation,
+            charged_bytes: 0,
+            has_begun: Arc::default(),
+        })))
     }
 
     fn charge(&self, bytes: u64, operation: &'static str) -> Result<()> {
-        self.state().charge(bytes).map_err(|refusal| self.refused(refusal, operation))
+        self.state()
+            .charge(bytes)
+            .map_err(|refusal| self.refused(refusal, operation))
     }
 
     async fn pace(&self, owed: &mut u64) {
@@ -306,21 +360,42 @@ impl Limited {
             match paid {
                 Ok(()) => return,
                 // Or the same one of all that wait would be the first each time.
-                Err(wait) => self.env.sleep(wait.saturating_add(self.env.jitter(wait))).await,
+                Err(wait) => {
+                    self.env
+                        .sleep(wait.saturating_add(self.env.jitter(wait)))
+                        .await;
+                }
             }
         }
     }
 
-    /// The error of a refusal, which is counted by its reason. The namespace is no label: there may be any number.
+    /// The error of a refusal, which is counted by its reason. The namespace is no label: there may
+    /// be any number.
     fn refused(&self, refusal: Refusal, operation: &'static str) -> Error {
         let (kind, reason, why) = match refusal {
-            Refusal::Disabled => (ErrorKind::Disabled, "disabled", "the namespace is switched off"),
-            Refusal::Concurrency => (ErrorKind::Overloaded, "concurrency", "too many operations at once"),
-            Refusal::Operations => (ErrorKind::Overloaded, "operations", "too many operations a second"),
+            Refusal::Disabled => (
+                ErrorKind::Disabled,
+                "disabled",
+                "the namespace is switched off",
+            ),
+            Refusal::Concurrency => (
+                ErrorKind::Overloaded,
+                "concurrency",
+                "too many operations at once",
+            ),
+            Refusal::Operations => (
+                ErrorKind::Overloaded,
+                "operations",
+                "too many operations a second",
+            ),
             Refusal::Bytes => (ErrorKind::Overloaded, "bytes", "too many bytes a second"),
         };
         metrics::counter!("cenotaph_namespace_refused_total", "reason" => reason).increment(1);
-        Error::new(kind, operation, format!("{why}: namespace={}", self.namespace))
+        Error::new(
+            kind,
+            operation,
+            format!("{why}: namespace={}", self.namespace),
+        )
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -342,7 +417,11 @@ impl State {
         if self.limits.disabled {
             return Err(Refusal::Disabled);
         }
-        if self.limits.operations_at_once.is_some_and(|max| self.live >= max) {
+        if self
+            .limits
+            .operations_at_once
+            .is_some_and(|max| self.live >= max)
+        {
             return Err(Refusal::Concurrency);
         }
         if let Some(operations) = &mut self.operations {
@@ -353,7 +432,9 @@ impl State {
     }
 
     fn charge(&mut self, bytes: u64) -> Result<(), Refusal> {
-        let Some(bucket) = &mut self.bytes else { return Ok(()) };
+        let Some(bucket) = &mut self.bytes else {
+            return Ok(());
+        };
         if bucket.take(bytes).is_ok() {
             return Ok(());
         }
@@ -393,7 +474,8 @@ impl State {
     }
 }
 
-/// The stream in pieces of at most a step, each handed on once it is paid for: a large chunk flows, too.
+/// The stream in pieces of at most a step, each handed on once it is paid for: a large chunk flows,
+/// too.
 fn paced(limited: Arc<Limited>, stream: PayloadStream) -> PayloadStream {
     let start = (limited, stream, Bytes::new());
     let pieces = futures::stream::unfold(start, |(limited, mut stream, mut chunk)| async move {

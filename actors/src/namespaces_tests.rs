@@ -18,7 +18,14 @@ impl Clockwork {
     #[expect(clippy::disallowed_methods, reason = "this is the clock of a world")]
     pub(crate) fn env() -> (Self, Env) {
         let clock = Self(tokio::time::Instant::now());
-        (clock, Env::new(ClockworkWorld { real: Real::current().unwrap(), clock, random: AtomicU64::new(1) }))
+        (
+            clock,
+            Env::new(ClockworkWorld {
+                real: Real::current().unwrap(),
+                clock,
+                random: AtomicU64::new(1),
+            }),
+        )
     }
 
     pub(crate) async fn pass(&self, time: Duration) {
@@ -51,7 +58,8 @@ impl World for ClockworkWorld {
     }
 
     fn random_u64(&self) -> u64 {
-        self.random.fetch_add(0x9E37_79B9_7F4A_7C15, Ordering::SeqCst)
+        self.random
+            .fetch_add(0x9E37_79B9_7F4A_7C15, Ordering::SeqCst)
     }
 
     fn sleep(&self, duration: Duration) -> BoxFuture<'static, ()> {
@@ -70,7 +78,11 @@ impl World for ClockworkWorld {
         self.real.offload(task);
     }
 
-    fn thread(&self, name: &str, body: Box<dyn FnOnce() + Send>) -> std::io::Result<std::thread::JoinHandle<()>> {
+    fn thread(
+        &self,
+        name: &str,
+        body: Box<dyn FnOnce() + Send>,
+    ) -> std::io::Result<std::thread::JoinHandle<()>> {
         self.real.thread(name, body)
     }
 }
@@ -88,11 +100,17 @@ fn limited(limits: NamespaceLimits) -> (Clockwork, Namespaces, Namespace) {
 }
 
 fn operations(per_second: u32) -> NamespaceLimits {
-    NamespaceLimits { operations_per_second: Some(per_second), ..NamespaceLimits::default() }
+    NamespaceLimits {
+        operations_per_second: Some(per_second),
+        ..NamespaceLimits::default()
+    }
 }
 
 fn bytes_per_second(bytes: u64) -> NamespaceLimits {
-    NamespaceLimits { bytes_per_second: Some(bytes), ..NamespaceLimits::default() }
+    NamespaceLimits {
+        bytes_per_second: Some(bytes),
+        ..NamespaceLimits::default()
+    }
 }
 
 fn kind(result: Result<NamespacePermit>) -> Option<ErrorKind> {
@@ -100,27 +118,46 @@ fn kind(result: Result<NamespacePermit>) -> Option<ErrorKind> {
 }
 
 fn source(chunks: &[usize]) -> Source {
-    let chunks: Vec<_> = chunks.iter().zip(0..).map(|(&bytes, seed)| Ok(Bytes::from(vec![seed; bytes]))).collect();
-    Source { stream: futures::stream::iter(chunks).boxed(), bytes: None }
+    let chunks: Vec<_> = chunks
+        .iter()
+        .zip(0..)
+        .map(|(&bytes, seed)| Ok(Bytes::from(vec![seed; bytes])))
+        .collect();
+    Source {
+        stream: futures::stream::iter(chunks).boxed(),
+        bytes: None,
+    }
 }
 
 #[tokio::test(start_paused = true)]
 async fn one_over_the_limit_at_once_is_overloaded_until_one_ends() {
-    let limits = NamespaceLimits { operations_at_once: Some(2), ..NamespaceLimits::default() };
+    let limits = NamespaceLimits {
+        operations_at_once: Some(2),
+        ..NamespaceLimits::default()
+    };
     let (_clock, namespaces, n) = limited(limits);
     let first = namespaces.begin(&n, "get").unwrap();
     let _second = namespaces.begin(&n, "get").unwrap();
-    assert_eq!(kind(namespaces.begin(&n, "get")), Some(ErrorKind::Overloaded));
+    assert_eq!(
+        kind(namespaces.begin(&n, "get")),
+        Some(ErrorKind::Overloaded)
+    );
     drop(first);
     let _third = namespaces.begin(&n, "get").unwrap();
-    assert_eq!(kind(namespaces.begin(&n, "get")), Some(ErrorKind::Overloaded));
+    assert_eq!(
+        kind(namespaces.begin(&n, "get")),
+        Some(ErrorKind::Overloaded)
+    );
 }
 
 #[tokio::test(start_paused = true)]
 async fn operations_a_second_come_back_with_time() {
     let (clock, namespaces, n) = limited(operations(2));
     let begin = || kind(namespaces.begin(&n, "put"));
-    assert_eq!([begin(), begin(), begin()], [None, None, Some(ErrorKind::Overloaded)]);
+    assert_eq!(
+        [begin(), begin(), begin()],
+        [None, None, Some(ErrorKind::Overloaded)]
+    );
     clock.pass(SECOND / 2).await;
     assert_eq!([begin(), begin()], [None, Some(ErrorKind::Overloaded)]);
 }
@@ -139,28 +176,59 @@ async fn a_refusal_costs_nothing() {
         let refused = namespaces.begin(&n, "put").unwrap().charge(11);
         assert_eq!(kind(refused), Some(ErrorKind::Overloaded), "too many bytes");
     }
-    namespaces.set(&n, NamespaceLimits { disabled: true, ..limits }).unwrap();
-    assert_eq!([(); 10].map(|()| kind(namespaces.begin(&n, "put"))), [Some(ErrorKind::Disabled); 10]);
+    namespaces
+        .set(
+            &n,
+            NamespaceLimits {
+                disabled: true,
+                ..limits
+            },
+        )
+        .unwrap();
+    assert_eq!(
+        [(); 10].map(|()| kind(namespaces.begin(&n, "put"))),
+        [Some(ErrorKind::Disabled); 10]
+    );
     namespaces.set(&n, limits).unwrap();
     let few = namespaces.begin(&n, "put").unwrap().charge(10).unwrap();
-    assert_eq!([(); 10].map(|()| kind(namespaces.begin(&n, "put"))), [Some(ErrorKind::Overloaded); 10]);
+    assert_eq!(
+        [(); 10].map(|()| kind(namespaces.begin(&n, "put"))),
+        [Some(ErrorKind::Overloaded); 10]
+    );
     drop((all, few));
-    assert_eq!(kind(namespaces.begin(&n, "put")), None, "the third of this second");
-    assert_eq!(kind(namespaces.begin(&n, "put")), Some(ErrorKind::Overloaded));
+    assert_eq!(
+        kind(namespaces.begin(&n, "put")),
+        None,
+        "the third of this second"
+    );
+    assert_eq!(
+        kind(namespaces.begin(&n, "put")),
+        Some(ErrorKind::Overloaded)
+    );
 }
 
 #[tokio::test(start_paused = true)]
 async fn bytes_at_hand_are_taken_at_once_or_not_at_all_and_the_oversized_take_all_there_is() {
     let (clock, namespaces, n) = limited(bytes_per_second(1000));
     let charge = |bytes| kind(namespaces.begin(&n, "put").unwrap().charge(bytes));
-    assert_eq!([charge(600), charge(500), charge(0), charge(400), charge(1)], {
-        let over = Some(ErrorKind::Overloaded);
-        [None, over, None, None, over]
-    });
+    assert_eq!(
+        [charge(600), charge(500), charge(0), charge(400), charge(1)],
+        {
+            let over = Some(ErrorKind::Overloaded);
+            [None, over, None, None, over]
+        }
+    );
     clock.pass(SECOND / 2).await;
-    assert_eq!(charge(1_000_000), Some(ErrorKind::Overloaded), "not all of it is there");
+    assert_eq!(
+        charge(1_000_000),
+        Some(ErrorKind::Overloaded),
+        "not all of it is there"
+    );
     clock.pass(SECOND / 2).await;
-    assert_eq!([charge(1_000_000), charge(1)], [None, Some(ErrorKind::Overloaded)]);
+    assert_eq!(
+        [charge(1_000_000), charge(1)],
+        [None, Some(ErrorKind::Overloaded)]
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -168,14 +236,29 @@ async fn a_switch_stops_one_namespace_at_once_and_what_has_begun_ends() {
     let (_clock, namespaces, n) = limited(bytes_per_second(1000));
     let running = namespaces.begin(&n, "put").unwrap();
     let stream = running.paced(source(&[3000])).stream;
-    namespaces.set(&n, NamespaceLimits { disabled: true, ..bytes_per_second(1000) }).unwrap();
+    namespaces
+        .set(
+            &n,
+            NamespaceLimits {
+                disabled: true,
+                ..bytes_per_second(1000)
+            },
+        )
+        .unwrap();
     let error = namespaces.begin(&n, "get").unwrap_err();
-    assert_eq!(error.to_string(), "get: disabled: the namespace is switched off: namespace=n");
+    assert_eq!(
+        error.to_string(),
+        "get: disabled: the namespace is switched off: namespace=n"
+    );
     assert!(!error.is_retryable());
     let flowed: Vec<_> = stream.map(|piece| piece.unwrap().len()).collect().await;
     assert_eq!(flowed.iter().sum::<usize>(), 3000);
     for other in ["n/scope=1", "n2", "default"] {
-        assert_eq!(kind(namespaces.begin(&namespace(other), "get")), None, "{other}");
+        assert_eq!(
+            kind(namespaces.begin(&namespace(other), "get")),
+            None,
+            "{other}"
+        );
     }
     namespaces.set(&n, bytes_per_second(1000)).unwrap();
     assert_eq!(kind(namespaces.begin(&n, "get")), None);
@@ -186,10 +269,24 @@ async fn a_stream_is_slowed_to_the_rate_and_loses_nothing() {
     let (clock, namespaces, n) = limited(bytes_per_second(1600));
     let permit = namespaces.begin(&n, "put").unwrap();
     let sizes = [1, 0, 5000, 99, 10_900];
-    let pieces: Vec<_> = permit.paced(source(&sizes)).stream.map(|piece| piece.unwrap()).collect().await;
-    assert!(clock.is_about(9 * SECOND), "16,000 bytes at 1600 a second, of which a second's worth at once");
-    assert!(pieces.iter().all(|piece| piece.len() <= 100), "a large chunk flows a sixteenth of a second at a time");
-    let whole: Vec<u8> = (0u8..).zip(sizes).flat_map(|(seed, bytes)| vec![seed; bytes]).collect();
+    let pieces: Vec<_> = permit
+        .paced(source(&sizes))
+        .stream
+        .map(|piece| piece.unwrap())
+        .collect()
+        .await;
+    assert!(
+        clock.is_about(9 * SECOND),
+        "16,000 bytes at 1600 a second, of which a second's worth at once"
+    );
+    assert!(
+        pieces.iter().all(|piece| piece.len() <= 100),
+        "a large chunk flows a sixteenth of a second at a time"
+    );
+    let whole: Vec<u8> = (0u8..)
+        .zip(sizes)
+        .flat_map(|(seed, bytes)| vec![seed; bytes])
+        .collect();
     assert_eq!(pieces.concat(), whole);
 }
 
@@ -197,10 +294,22 @@ async fn a_stream_is_slowed_to_the_rate_and_loses_nothing() {
 async fn an_error_of_a_slowed_stream_comes_through_and_is_its_end() {
     let (_clock, namespaces, n) = limited(bytes_per_second(1600));
     let chunks = [Ok(Bytes::from_static(b"a few")), Err("broken".into())];
-    let broken = Source { stream: futures::stream::iter(chunks).boxed(), bytes: Some(10) };
+    let broken = Source {
+        stream: futures::stream::iter(chunks).boxed(),
+        bytes: Some(10),
+    };
     let Source { stream, bytes } = namespaces.begin(&n, "put").unwrap().paced(broken);
-    let seen: Vec<_> = stream.map(|piece| piece.map_err(|error| error.to_string())).collect().await;
-    assert_eq!((seen, bytes), (vec![Ok(Bytes::from_static(b"a few")), Err("broken".to_owned())], Some(10)));
+    let seen: Vec<_> = stream
+        .map(|piece| piece.map_err(|error| error.to_string()))
+        .collect()
+        .await;
+    assert_eq!(
+        (seen, bytes),
+        (
+            vec![Ok(Bytes::from_static(b"a few")), Err("broken".to_owned())],
+            Some(10)
+        )
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -213,8 +322,14 @@ async fn streams_share_the_rate() {
         clock.elapsed()
     });
     let ended = futures::future::join_all(flows).await;
-    assert!(clock.is_about(8 * SECOND), "nothing is lost by waiting: {ended:?}");
-    assert!(ended.iter().min() >= Some(&(4 * SECOND)), "none is served first: {ended:?}");
+    assert!(
+        clock.is_about(8 * SECOND),
+        "nothing is lost by waiting: {ended:?}"
+    );
+    assert!(
+        ended.iter().min() >= Some(&(4 * SECOND)),
+        "none is served first: {ended:?}"
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -230,12 +345,27 @@ async fn what_was_paid_before_a_wait_was_dropped_stays_paid() {
 
 #[tokio::test(start_paused = true)]
 async fn limits_change_under_what_is_under_way() {
-    let limits = NamespaceLimits { operations_at_once: Some(1), ..bytes_per_second(1600) };
+    let limits = NamespaceLimits {
+        operations_at_once: Some(1),
+        ..bytes_per_second(1600)
+    };
     let (clock, namespaces, n) = limited(limits.clone());
     let permit = namespaces.begin(&n, "get").unwrap();
     permit.pace(&mut 1600).await;
-    namespaces.set(&n, NamespaceLimits { operations_per_second: Some(9), ..limits }).unwrap();
-    assert_eq!(kind(namespaces.begin(&n, "get")), Some(ErrorKind::Overloaded), "what began before still counts");
+    namespaces
+        .set(
+            &n,
+            NamespaceLimits {
+                operations_per_second: Some(9),
+                ..limits
+            },
+        )
+        .unwrap();
+    assert_eq!(
+        kind(namespaces.begin(&n, "get")),
+        Some(ErrorKind::Overloaded),
+        "what began before still counts"
+    );
     permit.pace(&mut 1600).await;
     assert!(clock.is_about(SECOND), "the same rate keeps its tokens");
     namespaces.set(&n, bytes_per_second(3200)).unwrap();
@@ -251,16 +381,25 @@ async fn a_namespace_without_limits_is_not_counted_and_a_limit_of_zero_is_invali
     let (_clock, namespaces, n) = limited(operations(1));
     assert!(namespaces.begin(&n, "get").unwrap().is_limited());
     for zero in [
-        NamespaceLimits { operations_at_once: Some(0), ..NamespaceLimits::default() },
+        NamespaceLimits {
+            operations_at_once: Some(0),
+            ..NamespaceLimits::default()
+        },
         operations(0),
         bytes_per_second(0),
     ] {
-        assert_eq!(namespaces.set(&n, zero).unwrap_err().kind(), ErrorKind::Invalid);
+        assert_eq!(
+            namespaces.set(&n, zero).unwrap_err().kind(),
+            ErrorKind::Invalid
+        );
     }
     assert_eq!(namespaces.get(&n), operations(1), "nothing has changed");
     namespaces.set(&n, NamespaceLimits::default()).unwrap();
     assert!(!namespaces.begin(&n, "get").unwrap().is_limited());
-    assert_eq!(namespaces.get(&namespace("other")), NamespaceLimits::default());
+    assert_eq!(
+        namespaces.get(&namespace("other")),
+        NamespaceLimits::default()
+    );
 }
 
 /// Remembers what was counted.
@@ -268,13 +407,37 @@ async fn a_namespace_without_limits_is_not_counted_and_a_limit_of_zero_is_invali
 struct Counted(Mutex<Vec<String>>);
 
 impl metrics::Recorder for Counted {
-    fn describe_counter(&self, _: metrics::KeyName, _: Option<metrics::Unit>, _: metrics::SharedString) {}
-    fn describe_gauge(&self, _: metrics::KeyName, _: Option<metrics::Unit>, _: metrics::SharedString) {}
-    fn describe_histogram(&self, _: metrics::KeyName, _: Option<metrics::Unit>, _: metrics::SharedString) {}
+    fn describe_counter(
+        &self,
+        _: metrics::KeyName,
+        _: Option<metrics::Unit>,
+        _: metrics::SharedString,
+    ) {
+    }
+    fn describe_gauge(
+        &self,
+        _: metrics::KeyName,
+        _: Option<metrics::Unit>,
+        _: metrics::SharedString,
+    ) {
+    }
+    fn describe_histogram(
+        &self,
+        _: metrics::KeyName,
+        _: Option<metrics::Unit>,
+        _: metrics::SharedString,
+    ) {
+    }
 
     fn register_counter(&self, key: &metrics::Key, _: &metrics::Metadata<'_>) -> metrics::Counter {
-        let labels: Vec<_> = key.labels().map(|label| format!("{}={}", label.key(), label.value())).collect();
-        self.0.lock().unwrap().push(format!("{} {}", key.name(), labels.join(" ")));
+        let labels: Vec<_> = key
+            .labels()
+            .map(|label| format!("{}={}", label.key(), label.value()))
+            .collect();
+        self.0
+            .lock()
+            .unwrap()
+            .push(format!("{} {}", key.name(), labels.join(" ")));
         metrics::Counter::noop()
     }
 
@@ -282,22 +445,40 @@ impl metrics::Recorder for Counted {
         metrics::Gauge::noop()
     }
 
-    fn register_histogram(&self, _: &metrics::Key, _: &metrics::Metadata<'_>) -> metrics::Histogram {
+    fn register_histogram(
+        &self,
+        _: &metrics::Key,
+        _: &metrics::Metadata<'_>,
+    ) -> metrics::Histogram {
         metrics::Histogram::noop()
     }
 }
 
 #[tokio::test(start_paused = true)]
 async fn each_refusal_is_counted_by_its_reason() {
-    let at_once = NamespaceLimits { operations_at_once: Some(1), ..NamespaceLimits::default() };
-    let off = NamespaceLimits { disabled: true, ..NamespaceLimits::default() };
-    for (limits, reason) in
-        [(off, "disabled"), (at_once, "concurrency"), (operations(1), "operations"), (bytes_per_second(1), "bytes")]
-    {
+    let at_once = NamespaceLimits {
+        operations_at_once: Some(1),
+        ..NamespaceLimits::default()
+    };
+    let off = NamespaceLimits {
+        disabled: true,
+        ..NamespaceLimits::default()
+    };
+    for (limits, reason) in [
+        (off, "disabled"),
+        (at_once, "concurrency"),
+        (operations(1), "operations"),
+        (bytes_per_second(1), "bytes"),
+    ] {
         let (counted, (_clock, namespaces, n)) = (Counted::default(), limited(limits));
         metrics::with_local_recorder(&counted, || {
-            let _first = namespaces.begin(&n, "put").and_then(|permit| permit.charge(1));
-            namespaces.begin(&n, "put").and_then(|permit| permit.charge(1)).unwrap_err();
+            let _first = namespaces
+                .begin(&n, "put")
+                .and_then(|permit| permit.charge(1));
+            namespaces
+                .begin(&n, "put")
+                .and_then(|permit| permit.charge(1))
+                .unwrap_err();
         });
         let expected = format!("cenotaph_namespace_refused_total reason={reason}");
         assert_eq!(counted.0.into_inner().unwrap().last(), Some(&expected));

@@ -1,8 +1,9 @@
 //! The overlay: what a shard has decided and the index has not yet made durable.
 //!
-//! Shards never wait for the disk: they decide against the overlay first, the durable state second. Every entry carries
-//! the ticket of the batch it stands in; batches become durable in order, so one number says which entries are no
-//! longer needed. Guards I3 against deciding twice on the same state. Nobody but its shard reads it (I7).
+//! Shards never wait for the disk: they decide against the overlay first, the durable state second.
+//! Every entry carries the ticket of the batch it stands in; batches become durable in order, so
+//! one number says which entries are no longer needed. Guards I3 against deciding twice on the same
+//! state. Nobody but its shard reads it (I7).
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -64,7 +65,9 @@ impl Overlay {
 
     /// How an object stands, if that is not yet durable.
     pub(crate) fn standing(&self, id: &ObjectId) -> Option<&Standing> {
-        self.standings.get(id.encoded()).map(|(_, standing)| standing)
+        self.standings
+            .get(id.encoded())
+            .map(|(_, standing)| standing)
     }
 
     /// Whether this change has been settled or fenced by a batch that is not yet durable.
@@ -74,8 +77,10 @@ impl Overlay {
 
     /// Notes that an object stands so once this batch is durable.
     pub(crate) fn stand(&mut self, ticket: Ticket, id: &ObjectId, standing: Standing) {
-        self.standings.insert(id.encoded().clone(), (ticket, standing));
-        self.order.push_back((ticket, Entry::Standing(id.encoded().clone())));
+        self.standings
+            .insert(id.encoded().clone(), (ticket, standing));
+        self.order
+            .push_back((ticket, Entry::Standing(id.encoded().clone())));
     }
 
     /// Notes that a change is gone once this batch is durable.
@@ -86,14 +91,18 @@ impl Overlay {
 
     /// Notes what the session table holds once this batch is durable.
     pub(crate) fn note_sessions(&mut self, ticket: Ticket, batch: &Batch) {
-        let of_sessions = batch.changes().iter().filter(|(table, ..)| *table == Table::Sessions);
+        let of_sessions = batch
+            .changes()
+            .iter()
+            .filter(|(table, ..)| *table == Table::Sessions);
         for (_, key, value) in of_sessions {
             self.sessions.insert(key.clone(), (ticket, value.clone()));
             self.order.push_back((ticket, Entry::Session(key.clone())));
         }
     }
 
-    /// What the session table will hold under this key, if that is not yet durable: a value, or nothing.
+    /// What the session table will hold under this key, if that is not yet durable: a value, or
+    /// nothing.
     pub(crate) fn session(&self, key: &[u8]) -> Option<Option<&Bytes>> {
         self.sessions.get(key).map(|(_, value)| value.as_ref())
     }
@@ -104,22 +113,39 @@ impl Overlay {
         prefix: &'a [u8],
     ) -> impl Iterator<Item = (&'a Bytes, Option<&'a Bytes>)> {
         let from = self.sessions.range(Bytes::copy_from_slice(prefix)..);
-        from.take_while(move |(key, _)| key.starts_with(prefix)).map(|(key, (_, value))| (key, value.as_ref()))
+        from.take_while(move |(key, _)| key.starts_with(prefix))
+            .map(|(key, (_, value))| (key, value.as_ref()))
     }
 
     /// Forgets what has become durable.
     pub(crate) fn trim(&mut self) {
         let durable = Ticket(self.durable.0.load(Ordering::Acquire));
-        while self.order.front().is_some_and(|(ticket, _)| *ticket <= durable) {
-            let Some((ticket, entry)) = self.order.pop_front() else { return };
+        while self
+            .order
+            .front()
+            .is_some_and(|(ticket, _)| *ticket <= durable)
+        {
+            let Some((ticket, entry)) = self.order.pop_front() else {
+                return;
+            };
             match entry {
-                Entry::Standing(key) if self.standings.get(&key).is_some_and(|(newest, _)| *newest == ticket) => {
+                Entry::Standing(key)
+                    if self
+                        .standings
+                        .get(&key)
+                        .is_some_and(|(newest, _)| *newest == ticket) =>
+                {
                     self.standings.remove(&key);
                 }
                 Entry::Settled(change) if self.settled.get(&change) == Some(&ticket) => {
                     self.settled.remove(&change);
                 }
-                Entry::Session(key) if self.sessions.get(&key).is_some_and(|(newest, _)| *newest == ticket) => {
+                Entry::Session(key)
+                    if self
+                        .sessions
+                        .get(&key)
+                        .is_some_and(|(newest, _)| *newest == ticket) =>
+                {
                     self.sessions.remove(&key);
                 }
                 Entry::Standing(_) | Entry::Settled(_) | Entry::Session(_) => {}
@@ -145,10 +171,18 @@ mod tests {
         overlay.stand(first, &id, absent(1));
         overlay.stand(second, &id, absent(2));
         overlay.trim();
-        assert_eq!(overlay.standing(&id), Some(&absent(2)), "nothing is durable yet");
+        assert_eq!(
+            overlay.standing(&id),
+            Some(&absent(2)),
+            "nothing is durable yet"
+        );
         overlay.durable().reached(first);
         overlay.trim();
-        assert_eq!(overlay.standing(&id), Some(&absent(2)), "the newest is not durable yet");
+        assert_eq!(
+            overlay.standing(&id),
+            Some(&absent(2)),
+            "the newest is not durable yet"
+        );
         overlay.durable().reached(second);
         overlay.trim();
         assert_eq!(overlay.standing(&id), None);

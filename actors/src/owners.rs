@@ -1,8 +1,9 @@
 //! Which changes have a living owner, in this epoch.
 //!
-//! An [`Owner`] is held by everything that may still carry its change forward: the upload actor, the commit that
-//! records the change, the swap on its way through a shard. When the last of them is gone the change is dead, and
-//! recovery is woken. Guards I6 from the other side: nothing that lives is fenced needlessly.
+//! An [`Owner`] is held by everything that may still carry its change forward: the upload actor,
+//! the commit that records the change, the swap on its way through a shard. When the last of them
+//! is gone the change is dead, and recovery is woken. Guards I6 from the other side: nothing that
+//! lives is fenced needlessly.
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -32,13 +33,21 @@ struct Claim {
 impl Owners {
     /// No owners; `on_death` is called with the change of each owner that has died.
     pub(crate) fn new(on_death: impl Fn(OperationId) + Send + Sync + 'static) -> Self {
-        Self(Arc::new(Inner { alive: Mutex::default(), on_death: Box::new(on_death) }))
+        Self(Arc::new(Inner {
+            alive: Mutex::default(),
+            on_death: Box::new(on_death),
+        }))
     }
 
     /// Makes the caller the owner of a change that it is about to record.
     pub(crate) fn claim(&self, change: OperationId) -> Owner {
         self.alive().insert(change);
-        Owner { _claim: Arc::new(Claim { change, owners: self.clone() }) }
+        Owner {
+            _claim: Arc::new(Claim {
+                change,
+                owners: self.clone(),
+            }),
+        }
     }
 
     /// Whether somebody may still carry this change forward.

@@ -5,12 +5,13 @@
 //!   ask its object's shard to fence it: one batch removes the change and queues what the row does not name (I6, I3)
 //! ```
 //!
-//! A pass looks at the changes that the backlog names. It scans the table at open, on request, and after a commit of
-//! unknown outcome.
+//! A pass looks at the changes that the backlog names. It scans the table at open, on request, and
+//! after a commit of unknown outcome.
 //!
-//! A change of an older epoch is dead, for an epoch begins with no owners; one of this epoch is dead when nothing holds
-//! its owner any more. It never redoes a write, trusts the row alone, and may die and begin again at any point. The
-//! first pass of an engine ends before traffic starts. Deliberately not here: deleting (the sweeper's).
+//! A change of an older epoch is dead, for an epoch begins with no owners; one of this epoch is
+//! dead when nothing holds its owner any more. It never redoes a write, trusts the row alone, and
+//! may die and begin again at any point. The first pass of an engine ends before traffic starts.
+//! Deliberately not here: deleting (the sweeper's).
 
 use std::sync::atomic::Ordering;
 
@@ -44,9 +45,14 @@ impl Actor for Recovery {
         Ok(Alarm::default())
     }
 
-    async fn post_start(&self, _: ActorRef<Self::Msg>, _: &mut Alarm) -> Result<(), ActorProcessingErr> {
+    async fn post_start(
+        &self,
+        _: ActorRef<Self::Msg>,
+        _: &mut Alarm,
+    ) -> Result<(), ActorProcessingErr> {
         self.shared.env.actor_started("recovery", None);
-        // A wake-up that was lost with its predecessor is made good by the one that the supervisor sends.
+        // A wake-up that was lost with its predecessor is made good by the one that the supervisor
+        // sends.
         self.shared.recovery_wanted.store(false, Ordering::Release);
         Ok(())
     }
@@ -72,8 +78,14 @@ impl Actor for Recovery {
             && self.shared.health.is_running()
         {
             tracing::warn!(%error, "recovery could not settle every dead change; trying again");
-            let due = self.shared.env.steady_now().after(self.shared.limits.restarts.backoff_max);
-            alarm.set(&self.shared.env, due, move |setting| drop(myself.send_message(RecoveryMessage::Again(setting))));
+            let due = self
+                .shared
+                .env
+                .steady_now()
+                .after(self.shared.limits.restarts.backoff_max);
+            alarm.set(&self.shared.env, due, move |setting| {
+                drop(myself.send_message(RecoveryMessage::Again(setting)));
+            });
         }
         if let Some(reply) = reply {
             reply(outcome);
@@ -85,7 +97,9 @@ impl Actor for Recovery {
 impl Recovery {
     /// Fences every dead change; how many there were.
     async fn pass(&self) -> Result<u64> {
-        let Some(scan) = self.shared.backlog.scan_of_changes() else { return self.settle_known().await };
+        let Some(scan) = self.shared.backlog.scan_of_changes() else {
+            return self.settle_known().await;
+        };
         let fenced = self.scan().await?;
         self.shared.backlog.scanned_changes(scan);
         Ok(fenced)
@@ -96,12 +110,19 @@ impl Recovery {
         let mut range = Range::all(self.shared.limits.recovery_page.max(1));
         let mut fenced = 0;
         loop {
-            let page = self.shared.index.snapshot()?.scan_over(Table::Changes, range).await?;
-            // What unreadable changes name stays: a scrub withholds its repair while a change can't be read.
+            let page = self
+                .shared
+                .index
+                .snapshot()?
+                .scan_over(Table::Changes, range)
+                .await?;
+            // What unreadable changes name stays: a scrub withholds its repair while a change can't
+            // be read.
             self.shared.note_unreadable(page.unreadable);
             let entries = page.entries.into_iter();
-            let found: Vec<_> =
-                entries.filter_map(|(key, value)| Some((OperationId::from_slice(&key)?, value))).collect();
+            let found: Vec<_> = entries
+                .filter_map(|(key, value)| Some((OperationId::from_slice(&key)?, value)))
+                .collect();
             for (id, value) in &found {
                 self.shared.backlog.found_change(*id, value);
             }
@@ -138,8 +159,8 @@ impl Recovery {
         }
     }
 
-    /// Fences one change, if its owner is dead; whether it was. A damaged entry is left for a scrub: it must not hold
-    /// up the others.
+    /// Fences one change, if its owner is dead; whether it was. A damaged entry is left for a
+    /// scrub: it must not hold up the others.
     async fn settle(&self, id: OperationId, value: Bytes) -> Result<bool> {
         let planted = self.shared.env.planted(Bug::RecoveryWithoutFence);
         if self.shared.owners.is_alive(id) && !planted {
@@ -159,7 +180,8 @@ impl Recovery {
         }
     }
 
-    /// [`Bug::RecoveryWithoutFence`]: what the row does not name now is given up, and the change stays live meanwhile.
+    /// [`Bug::RecoveryWithoutFence`]: what the row does not name now is given up, and the change
+    /// stays live meanwhile.
     async fn give_up_unfenced(&self, id: OperationId, change: &Change) -> Result<bool> {
         let standing = self.shared.standing(&change.object).await?;
         let queued = swap::fence(id, change, &standing, self.shared.env.steady_now());
@@ -179,7 +201,11 @@ impl Recovery {
     async fn fence(&self, id: OperationId, change: &Change) -> Result<bool> {
         self.shared.env.pass(Seam::RecoveryBeforeFence).await;
         let object = &change.object;
-        let fence = |reply| ShardMessage::Fence { object: object.clone(), change: id, reply };
+        let fence = |reply| ShardMessage::Fence {
+            object: object.clone(),
+            change: id,
+            reply,
+        };
         let fenced = self.shared.deliver(object, fence).await?;
         self.shared.env.pass(Seam::RecoveryAfterFence).await;
         if fenced {
@@ -193,6 +219,11 @@ impl Recovery {
 
 /// Runs fences, some at once; how many fenced a change, or the first error when all have ended.
 async fn in_order(fences: impl Iterator<Item = impl Future<Output = Result<bool>>>) -> Result<u64> {
-    let outcomes: Vec<_> = stream::iter(fences).buffered(FENCES_AT_ONCE).collect().await;
-    outcomes.into_iter().try_fold(0, |fenced, outcome| Ok(fenced + u64::from(outcome?)))
+    let outcomes: Vec<_> = stream::iter(fences)
+        .buffered(FENCES_AT_ONCE)
+        .collect()
+        .await;
+    outcomes
+        .into_iter()
+        .try_fold(0, |fenced, outcome| Ok(fenced + u64::from(outcome?)))
 }

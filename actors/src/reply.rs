@@ -1,8 +1,9 @@
 //! How an outcome finds its caller (I10).
 //!
-//! A [`Reply`] travels with its request: in the message, then in the completion that the index fires. Whoever fires it
-//! tells the truth; a reply that is dropped unfired was never part of a submitted batch. So a caller that loses its
-//! reply knows that nothing was committed, whichever actor died on the way, and may deliver the request again.
+//! A [`Reply`] travels with its request: in the message, then in the completion that the index
+//! fires. Whoever fires it tells the truth; a reply that is dropped unfired was never part of a
+//! submitted batch. So a caller that loses its reply knows that nothing was committed, whichever
+//! actor died on the way, and may deliver the request again.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -51,7 +52,8 @@ pub(crate) fn reply<T: Send + 'static>() -> (Reply<T>, impl Future<Output = Opti
     (reply, async move { receiver.await.ok() })
 }
 
-/// The way back to the caller of an upload, shared by all that may have to answer it. The first answer counts.
+/// The way back to the caller of an upload, shared by all that may have to answer it. The first
+/// answer counts.
 pub(crate) struct Caller<T>(Arc<Mutex<Option<oneshot::Sender<Result<T>>>>>);
 
 impl<T> Clone for Caller<T> {
@@ -100,12 +102,18 @@ pub(crate) fn deleted(answer: Answer) -> Result<Deleted> {
     match answer {
         Answer::Deleted(deleted) => Ok(deleted),
         Answer::Conflict(current) => Err(conflict("delete", current)),
-        Answer::Written(_) | Answer::Absent | Answer::Fenced => unreachable!("a delete is answered as a delete"),
+        Answer::Written(_) | Answer::Absent | Answer::Fenced => {
+            unreachable!("a delete is answered as a delete")
+        }
     }
 }
 
 fn fenced(operation: &'static str) -> Error {
-    Error::new(ErrorKind::Unavailable, operation, "recovery has given this write up; nothing was committed")
+    Error::new(
+        ErrorKind::Unavailable,
+        operation,
+        "recovery has given this write up; nothing was committed",
+    )
 }
 
 /// What the caller of a step of an upload hears: what it came to, if that was a completion.
@@ -125,7 +133,8 @@ pub(crate) fn conflict(operation: &'static str, current: Option<Current>) -> Err
         Some(Current { version, etag }) => format!("version={version} etag={etag}"),
         None => "absent".to_owned(),
     };
-    let message = format!("the precondition does not hold; nothing was committed: current: {stands}");
+    let message =
+        format!("the precondition does not hold; nothing was committed: current: {stands}");
     Error::new(ErrorKind::Conflict { current }, operation, message)
 }
 
@@ -135,13 +144,16 @@ pub(crate) fn answer(swap: &Swap, standing: &Standing, decision: &Decision) -> A
     match decision {
         Decision::Fenced => Answer::Fenced,
         Decision::Conflict { current, .. } => Answer::Conflict(*current),
-        Decision::Supersede { .. } => {
-            Answer::Written(Written { outcome: Outcome::Superseded, version: None, etag: None, created: false })
-        }
+        Decision::Supersede { .. } => Answer::Written(Written {
+            outcome: Outcome::Superseded,
+            version: None,
+            etag: None,
+            created: false,
+        }),
         // The expirer counts what it removes; for everybody else an expired object did not exist.
-        Decision::Commit { existed, .. } if deletes => {
-            Answer::Deleted(Deleted { existed: *existed || matches!(swap.mutation, Mutation::Expire) })
-        }
+        Decision::Commit { existed, .. } if deletes => Answer::Deleted(Deleted {
+            existed: *existed || matches!(swap.mutation, Mutation::Expire),
+        }),
         Decision::Already | Decision::Absent | Decision::Unchanged if deletes => {
             Answer::Deleted(Deleted { existed: false })
         }
@@ -151,7 +163,8 @@ pub(crate) fn answer(swap: &Swap, standing: &Standing, decision: &Decision) -> A
     }
 }
 
-/// The reply of a request that writes no row. What it stands behind may be unknown, but that it wrote nothing is not (I10).
+/// The reply of a request that writes no row. What it stands behind may be unknown, but that it
+/// wrote nothing is not (I10).
 pub(crate) fn nothing_committed<T: Send + 'static>(reply: Reply<T>) -> Reply<T> {
     Box::new(move |outcome| {
         reply(outcome.map_err(|error| match error.kind() {

@@ -1,13 +1,14 @@
-//! Room on the disk: asked for in front of every write that stores something, and again by whoever decides.
+//! Room on the disk: asked for in front of every write that stores something, and again by whoever
+//! decides.
 //!
 //! ```text
 //! caller   make_room ── low ──> sweep (blobs on the same disk), reclaim ──> still low: Unavailable, nothing was started
 //! shard    decide (pure) ──> admit(batch) ── low, and the batch releases nothing ──> Unavailable, nothing is decided
 //! ```
 //!
-//! A shard asks before it notes anything in its overlay: later decisions may rest on a submitted batch, so that none may be
-//! refused any more. Deletes, fences, sweeps and the ends of uploads are never refused. Deliberately not here: how much room
-//! is needed (`cenotaph_storage::index`).
+//! A shard asks before it notes anything in its overlay: later decisions may rest on a submitted
+//! batch, so that none may be refused any more. Deletes, fences, sweeps and the ends of uploads are
+//! never refused. Deliberately not here: how much room is needed (`cenotaph_storage::index`).
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -26,10 +27,15 @@ impl Common {
     /// Returns whether the disk of the index has room for this batch.
     ///
     /// # Errors
-    /// [`Unavailable`](cenotaph_storage::ErrorKind::Unavailable) if not. A batch that releases space is always taken.
+    /// [`Unavailable`](cenotaph_storage::ErrorKind::Unavailable) if not. A batch that releases
+    /// space is always taken.
     pub(crate) fn admit(&self, batch: &Batch) -> Result<()> {
         let is_exempt = batch.releases() && !self.env.planted(Bug::DeletesNeedSpace);
-        if is_exempt { Ok(()) } else { self.index.room(batch.bytes() as u64) }
+        if is_exempt {
+            Ok(())
+        } else {
+            self.index.room(batch.bytes() as u64)
+        }
     }
 }
 
@@ -37,13 +43,17 @@ impl Tiered {
     /// Leave to store this much in the index. On a full disk it first gives back what was deleted.
     ///
     /// # Errors
-    /// [`Unavailable`](cenotaph_storage::ErrorKind::Unavailable) with [`Reason::NoSpace`](cenotaph_storage::Reason::NoSpace)
-    /// if there is no room even so.
+    /// [`Unavailable`](cenotaph_storage::ErrorKind::Unavailable) with
+    /// [`Reason::NoSpace`](cenotaph_storage::Reason::NoSpace) if there is no room even so.
     pub(crate) async fn make_room(&self, bytes: u64) -> Result<()> {
         let shared = self.shared();
-        let Err(refused) = shared.index.room(bytes) else { return Ok(()) };
+        let Err(refused) = shared.index.room(bytes) else {
+            return Ok(());
+        };
         // One at a time: the others would wait for the same.
-        let Some(_turn) = Turn::take(&shared.making_room) else { return Err(refused) };
+        let Some(_turn) = Turn::take(&shared.making_room) else {
+            return Err(refused);
+        };
         if shared.blobs.shares_disk() {
             drop(shared.env.deadline(SWEEP_TIMEOUT, self.sweep()).await);
         }
@@ -57,7 +67,11 @@ impl Tiered {
     /// As [`make_room`](Self::make_room).
     pub(crate) async fn make_blob_room(&self, bytes: Option<u64>) -> Result<()> {
         // The index asks for twice as much as it is to store, for it writes everything twice.
-        let shared_bytes = if self.shared().blobs.shares_disk() { bytes.unwrap_or(0) / 2 } else { 0 };
+        let shared_bytes = if self.shared().blobs.shares_disk() {
+            bytes.unwrap_or(0) / 2
+        } else {
+            0
+        };
         self.make_room(shared_bytes).await
     }
 }

@@ -1,7 +1,7 @@
 //! Who is where: the living actors of one engine.
 //!
-//! The process-wide names of ractor are not used, for many engines live in one process. A route is empty while its
-//! actor is dead; what is sent there is given back, undelivered.
+//! The process-wide names of ractor are not used, for many engines live in one process. A route is
+//! empty while its actor is dead; what is sent there is given back, undelivered.
 
 use std::sync::{Mutex, PoisonError};
 
@@ -9,7 +9,9 @@ use cenotaph_storage::{Checksum, ObjectId};
 use ractor::{ActorCell, ActorRef, Message};
 use serde::{Deserialize, Serialize};
 
-use crate::messages::{ExpirerMessage, RecoveryMessage, ShardMessage, SweeperMessage, UploadsMessage};
+use crate::messages::{
+    ExpirerMessage, RecoveryMessage, ShardMessage, SweeperMessage, UploadsMessage,
+};
 
 /// An actor, by what it does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -47,13 +49,18 @@ impl<M: Message> Route<M> {
 
     /// Where it leads.
     pub(crate) fn get(&self) -> Option<ActorRef<M>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
     }
 
-    /// Sends; whether there was somebody to send to. A message that can't be delivered is dropped, and its reply with
-    /// it: that tells the sender. One that was sent to an actor about to die is dropped likewise.
+    /// Sends; whether there was somebody to send to. A message that can't be delivered is dropped,
+    /// and its reply with it: that tells the sender. One that was sent to an actor about to die is
+    /// dropped likewise.
     pub(crate) fn send(&self, message: M) -> bool {
-        self.get().is_some_and(|actor| actor.send_message(message).is_ok())
+        self.get()
+            .is_some_and(|actor| actor.send_message(message).is_ok())
     }
 }
 
@@ -77,10 +84,14 @@ impl Routes {
         }
     }
 
-    /// Kills every upload under way; whether there was one. In the order of their birth: ractor would take them down in
-    /// a random one, and a simulated run is a function of its seed.
+    /// Kills every upload under way; whether there was one. In the order of their birth: ractor
+    /// would take them down in a random one, and a simulated run is a function of its seed.
     pub(crate) fn kill_uploads(&self) -> bool {
-        let mut uploads = self.uploads.get().map(|actor| actor.get_children()).unwrap_or_default();
+        let mut uploads = self
+            .uploads
+            .get()
+            .map(|actor| actor.get_children())
+            .unwrap_or_default();
         uploads.sort_by_key(ActorCell::get_id);
         uploads.iter().for_each(ActorCell::kill);
         !uploads.is_empty()
@@ -89,14 +100,19 @@ impl Routes {
     /// Kills every actor but the supervisor, in a fixed order for the same reason.
     pub(crate) fn kill_all(&self) {
         self.kill_uploads();
-        let shards = self.shards.iter().filter_map(|route| route.get().map(|actor| actor.get_cell()));
+        let shards = self
+            .shards
+            .iter()
+            .filter_map(|route| route.get().map(|actor| actor.get_cell()));
         let others = [
             self.uploads.get().map(|actor| actor.get_cell()),
             self.recovery.get().map(|actor| actor.get_cell()),
             self.sweeper.get().map(|actor| actor.get_cell()),
             self.expirer.get().map(|actor| actor.get_cell()),
         ];
-        shards.chain(others.into_iter().flatten()).for_each(|cell| cell.kill());
+        shards
+            .chain(others.into_iter().flatten())
+            .for_each(|cell| cell.kill());
     }
 
     /// The shard that decides for this object.
@@ -107,6 +123,7 @@ impl Routes {
     /// Its number.
     pub(crate) fn shard_number(&self, id: &ObjectId) -> usize {
         let shards = self.shards.len() as u64;
-        usize::try_from(Checksum::of(id.encoded()).get() % shards).expect("below the number of shards")
+        usize::try_from(Checksum::of(id.encoded()).get() % shards)
+            .expect("below the number of shards")
     }
 }

@@ -5,10 +5,11 @@
 //!                                                                                  \-- durable --> reply, trim
 //! ```
 //!
-//! It never waits for the disk to write: the completion answers the caller, even if this actor has died since (I10).
-//! What it answers without changing anything is answered behind an empty batch, so that nobody hears of a state that is
-//! not durable yet (I7). A restarted shard first passes the index's barrier: only then does the index show all that its
-//! predecessor submitted. For a commit that touches objects of other shards too it lends its own (`lease.rs`).
+//! It never waits for the disk to write: the completion answers the caller, even if this actor has
+//! died since (I10). What it answers without changing anything is answered behind an empty batch,
+//! so that nobody hears of a state that is not durable yet (I7). A restarted shard first passes the
+//! index's barrier: only then does the index show all that its predecessor submitted. For a commit
+//! that touches objects of other shards too it lends its own (`lease.rs`).
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -40,16 +41,25 @@ impl Actor for Shard {
     type State = Overlay;
     type Arguments = ();
 
-    async fn pre_start(&self, _: ActorRef<Self::Msg>, (): ()) -> Result<Overlay, ActorProcessingErr> {
+    async fn pre_start(
+        &self,
+        _: ActorRef<Self::Msg>,
+        (): (),
+    ) -> Result<Overlay, ActorProcessingErr> {
         Ok(Overlay::default())
     }
 
-    async fn post_start(&self, _: ActorRef<Self::Msg>, _: &mut Overlay) -> Result<(), ActorProcessingErr> {
+    async fn post_start(
+        &self,
+        _: ActorRef<Self::Msg>,
+        _: &mut Overlay,
+    ) -> Result<(), ActorProcessingErr> {
         self.shared.env.actor_started("shard", Some(self.number));
         if self.shared.env.planted(Bug::NoBarrier) {
             return Ok(());
         }
-        // A poisoned index fails the barrier too. It will refuse every submission, so serving on is safe.
+        // A poisoned index fails the barrier too. It will refuse every submission, so serving on is
+        // safe.
         if let Err(error) = self.shared.index.barrier().await {
             tracing::warn!(%error, "a shard starts on an index that has failed");
         }
@@ -69,17 +79,41 @@ impl Actor for Shard {
             return Ok(());
         }
         match message {
-            ShardMessage::Swap { swap, permit, reply } => match self.view(overlay, &swap).await {
+            ShardMessage::Swap {
+                swap,
+                permit,
+                reply,
+            } => match self.view(overlay, &swap).await {
                 Ok(view) => self.swap(overlay, &swap, view, permit, reply),
                 Err(error) => reply(Err(error)),
             },
-            ShardMessage::Session { swap, permit, reply } => self.step(overlay, &swap, permit, reply).await,
-            ShardMessage::Mend { object, mend, act, reply } => self.mend(overlay, &object, &mend, act, reply).await,
-            ShardMessage::MendUpload { object, upload, mend, act, reply } => {
-                self.mend_upload(overlay, (&object, &upload), &mend, act, reply).await;
+            ShardMessage::Session {
+                swap,
+                permit,
+                reply,
+            } => self.step(overlay, &swap, permit, reply).await,
+            ShardMessage::Mend {
+                object,
+                mend,
+                act,
+                reply,
+            } => self.mend(overlay, &object, &mend, act, reply).await,
+            ShardMessage::MendUpload {
+                object,
+                upload,
+                mend,
+                act,
+                reply,
+            } => {
+                self.mend_upload(overlay, (&object, &upload), &mend, act, reply)
+                    .await;
             }
             ShardMessage::Lend { objects, granted } => self.lend(overlay, &objects, granted).await,
-            ShardMessage::Fence { object, change, reply } => match self.load_change(overlay, change).await {
+            ShardMessage::Fence {
+                object,
+                change,
+                reply,
+            } => match self.load_change(overlay, change).await {
                 Ok(None) => self.submit(overlay, Batch::new(), false, None, reply),
                 Ok(Some(recorded)) => match self.standing(overlay, &object).await {
                     Ok(standing) => self.fence(overlay, change, &recorded, &standing, reply),
@@ -113,7 +147,9 @@ impl Shard {
             standing => (standing?, None),
         };
         let live = match swap.mutation {
-            Mutation::Tombstone { .. } => self.load_change(overlay, swap.operation).await?.is_some(),
+            Mutation::Tombstone { .. } => {
+                self.load_change(overlay, swap.operation).await?.is_some()
+            }
             Mutation::Inline { .. }
             | Mutation::Delete
             | Mutation::Amend(_)
@@ -121,7 +157,11 @@ impl Shard {
             | Mutation::Touch { .. }
             | Mutation::Expire => true,
         };
-        Ok(View { standing, live, excised })
+        Ok(View {
+            standing,
+            live,
+            excised,
+        })
     }
 
     pub(crate) async fn standing(&self, overlay: &Overlay, id: &ObjectId) -> Result<Standing> {
@@ -130,16 +170,26 @@ impl Shard {
             None => self.shared.standing(id).await?,
         };
         match standing {
-            Standing::Absent(_) if self.shared.env.planted(Bug::VersionReuse) => Ok(Standing::Absent(Version::NONE)),
+            Standing::Absent(_) if self.shared.env.planted(Bug::VersionReuse) => {
+                Ok(Standing::Absent(Version::NONE))
+            }
             standing => Ok(standing),
         }
     }
 
-    pub(crate) async fn load_change(&self, overlay: &Overlay, change: OperationId) -> Result<Option<Change>> {
+    pub(crate) async fn load_change(
+        &self,
+        overlay: &Overlay,
+        change: OperationId,
+    ) -> Result<Option<Change>> {
         if overlay.is_settled(change) {
             return Ok(None);
         }
-        let value = self.shared.index.get(Table::Changes, change.as_bytes()).await?;
+        let value = self
+            .shared
+            .index
+            .get(Table::Changes, change.as_bytes())
+            .await?;
         value.map(|value| Change::decode(&value)).transpose()
     }
 
@@ -147,7 +197,11 @@ impl Shard {
         &self,
         overlay: &mut Overlay,
         swap: &Swap,
-        View { standing, live, excised }: View,
+        View {
+            standing,
+            live,
+            excised,
+        }: View,
         permit: Permit,
         reply: Reply<Answer>,
     ) {
@@ -167,7 +221,9 @@ impl Shard {
             return reply(Err(error.clone()));
         }
         let answer = match &decision {
-            Decision::Supersede { .. } if self.shared.env.planted(Bug::SupersededAsConflict) => Answer::Fenced,
+            Decision::Supersede { .. } if self.shared.env.planted(Bug::SupersededAsConflict) => {
+                Answer::Fenced
+            }
             // There was an object, though nobody knows which.
             Decision::Absent if has_excised => Answer::Deleted(Deleted { existed: true }),
             decision => answer(swap, &standing, decision),
@@ -190,25 +246,45 @@ impl Shard {
             overlay.settle(ticket, swap.operation);
         }
         if let Decision::Conflict { .. } = decision {
-            self.shared.counters.conflicts.fetch_add(1, Ordering::Relaxed);
+            self.shared
+                .counters
+                .conflicts
+                .fetch_add(1, Ordering::Relaxed);
             metrics::counter!("cenotaph_conflicts_total").increment(1);
         }
         if let Decision::Supersede { .. } = decision {
-            self.shared.counters.superseded.fetch_add(1, Ordering::Relaxed);
+            self.shared
+                .counters
+                .superseded
+                .fetch_add(1, Ordering::Relaxed);
             metrics::counter!("cenotaph_superseded_total").increment(1);
         }
         let reply = match &decision {
             Decision::Absent if has_excised => reply,
-            Decision::Conflict { .. } | Decision::Absent | Decision::Unchanged => nothing_committed(reply),
-            Decision::Commit { .. } | Decision::Supersede { .. } | Decision::Already | Decision::Fenced => reply,
+            Decision::Conflict { .. } | Decision::Absent | Decision::Unchanged => {
+                nothing_committed(reply)
+            }
+            Decision::Commit { .. }
+            | Decision::Supersede { .. }
+            | Decision::Already
+            | Decision::Fenced => reply,
         };
         self.submit(overlay, batch, answer, Some(permit), reply);
     }
 
     /// The planted bugs of whoever queues what a swap replaces.
-    fn forget_orphans(&self, decision: &mut Decision, standing: &Standing, swap: &Swap, now: Timestamp) {
-        let Decision::Commit { orphans, .. } = decision else { return };
-        let is_overwritten = standing.live(now).is_none() && !matches!(swap.mutation, Mutation::Expire);
+    fn forget_orphans(
+        &self,
+        decision: &mut Decision,
+        standing: &Standing,
+        swap: &Swap,
+        now: Timestamp,
+    ) {
+        let Decision::Commit { orphans, .. } = decision else {
+            return;
+        };
+        let is_overwritten =
+            standing.live(now).is_none() && !matches!(swap.mutation, Mutation::Expire);
         if self.shared.env.planted(Bug::OldRevisionNotQueued)
             || is_overwritten && self.shared.env.planted(Bug::ExpiredTombstoneNotQueued)
         {
@@ -217,7 +293,12 @@ impl Shard {
     }
 
     /// Lends these objects, and decides nothing until the lease has ended.
-    async fn lend(&self, overlay: &mut Overlay, objects: &[ObjectId], granted: oneshot::Sender<Result<Lease>>) {
+    async fn lend(
+        &self,
+        overlay: &mut Overlay,
+        objects: &[ObjectId],
+        granted: oneshot::Sender<Result<Lease>>,
+    ) {
         let mut standings = Vec::with_capacity(objects.len());
         for object in objects {
             match self.standing(overlay, object).await {
@@ -262,20 +343,25 @@ impl Shard {
         let (ticket, durable) = (overlay.ticket(), overlay.durable());
         let after = Aftermath::of(&batch);
         let shared = Arc::clone(&self.shared);
-        let (guesses, delays) =
-            (shared.env.planted(Bug::UnknownTreatedAsFailed), shared.env.planted(Bug::ZombieCommit));
+        let (guesses, delays) = (
+            shared.env.planted(Bug::UnknownTreatedAsFailed),
+            shared.env.planted(Bug::ZombieCommit),
+        );
         let completion = move |outcome: Result<(), CommitError>| {
             match &outcome {
                 Ok(()) => {
                     durable.reached(ticket);
                     after.tell(&shared);
                 }
-                // What stands in the overlay will never be durable: nothing may be decided on it any more.
+                // What stands in the overlay will never be durable: nothing may be decided on it
+                // any more.
                 Err(error) => after.failed(&shared, error),
             }
             drop(permit);
             let outcome = match outcome {
-                Err(CommitError::Unknown(error)) if guesses => Err(CommitError::not_started(&error)),
+                Err(CommitError::Unknown(error)) if guesses => {
+                    Err(CommitError::not_started(&error))
+                }
                 outcome => outcome,
             };
             reply(outcome.map(|()| answer).map_err(CommitError::into_error));

@@ -69,13 +69,21 @@ pub(crate) struct Counters {
 impl Common {
     /// Wakes the sweeper: there may be orphans.
     pub(crate) fn wake_sweeper(&self) {
-        wake(&self.sweep_wanted, &self.routes.sweeper, SweeperMessage::Wake);
+        wake(
+            &self.sweep_wanted,
+            &self.routes.sweeper,
+            SweeperMessage::Wake,
+        );
     }
 
     /// An object is due then: wakes the expirer if it would look too late.
     pub(crate) fn is_due(&self, deadline: Timestamp) {
         if self.horizon.is_due(deadline) {
-            wake(&self.expiry_wanted, &self.routes.expirer, ExpirerMessage::Wake);
+            wake(
+                &self.expiry_wanted,
+                &self.routes.expirer,
+                ExpirerMessage::Wake,
+            );
         }
     }
 
@@ -87,7 +95,8 @@ impl Common {
         }
     }
 
-    /// Tells of keys that could not be read: whoever walks goes on behind them, and a scrub names them.
+    /// Tells of keys that could not be read: whoever walks goes on behind them, and a scrub names
+    /// them.
     pub(crate) fn note_unreadable(&self, unreadable: Option<UnreadableRange>) {
         if let Some(range) = unreadable {
             tracing::error!(%range, "a file of the index is damaged; salvage the store into a new one");
@@ -98,16 +107,20 @@ impl Common {
     /// How an object durably stands.
     pub(crate) async fn standing(&self, id: &ObjectId) -> Result<Standing> {
         if let Some(value) = self.index.get(Table::Rows, id.encoded()).await? {
-            return Ok(Standing::Present(Box::new(Row::decode(&value).map_err(|error| error.with_id(id))?)));
+            return Ok(Standing::Present(Box::new(
+                Row::decode(&value).map_err(|error| error.with_id(id))?,
+            )));
         }
         match self.index.get(Table::Meta, &floor_key(id)).await? {
-            Some(value) => Ok(Standing::Absent(read_floor(&value).map_err(|error| error.with_id(id))?)),
+            Some(value) => Ok(Standing::Absent(
+                read_floor(&value).map_err(|error| error.with_id(id))?,
+            )),
             None => Ok(Standing::Absent(Version::NONE)),
         }
     }
 
-    /// The same, for whoever asks whether the object exists at `now`: one that has expired may have been extended in time, and
-    /// the disk not have it yet.
+    /// The same, for whoever asks whether the object exists at `now`: one that has expired may have
+    /// been extended in time, and the disk not have it yet.
     pub(crate) async fn standing_at(&self, id: &ObjectId, now: Timestamp) -> Result<Standing> {
         let standing = self.standing(id).await?;
         if standing.row().is_none_or(|row| row.is_live(now)) {
@@ -134,19 +147,24 @@ impl Common {
                 drop(keep_alive);
             }),
         );
-        let outcome = answer
-            .await
-            .unwrap_or_else(|| Err(Error::new(ErrorKind::Indeterminate, "commit", "the index dropped a completion")));
+        let outcome = answer.await.unwrap_or_else(|| {
+            Err(Error::new(
+                ErrorKind::Indeterminate,
+                "commit",
+                "the index dropped a completion",
+            ))
+        });
         if outcome.is_err() {
             self.fail_if_poisoned();
         }
         outcome
     }
 
-    /// Compare-and-write: has the object's shard decide a swap, and waits for its answer. Idempotent.
+    /// Compare-and-write: has the object's shard decide a swap, and waits for its answer.
+    /// Idempotent.
     ///
-    /// A request that is lost with a dead shard has not been submitted, so it is delivered again. `listen` makes the
-    /// reply of each delivery, so that somebody else can hear the answer too.
+    /// A request that is lost with a dead shard has not been submitted, so it is delivered again.
+    /// `listen` makes the reply of each delivery, so that somebody else can hear the answer too.
     pub(crate) async fn compare_and_write(
         &self,
         swap: Swap,
@@ -177,18 +195,29 @@ impl Common {
             self.health.check_failed("commit")?;
             self.back_off(attempt).await;
         }
-        Err(Error::new(ErrorKind::Unavailable, "commit", "the shard is not there; nothing was committed").with_id(id))
+        Err(Error::new(
+            ErrorKind::Unavailable,
+            "commit",
+            "the shard is not there; nothing was committed",
+        )
+        .with_id(id))
     }
 
     /// Waits for a dead actor to come back, longer each time.
     pub(crate) async fn back_off(&self, attempt: u32) {
-        let delay = backoff(self.limits.restarts.backoff_min, self.limits.restarts.backoff_max, attempt);
-        self.env.sleep(delay.saturating_add(self.env.jitter(delay))).await;
+        let delay = backoff(
+            self.limits.restarts.backoff_min,
+            self.limits.restarts.backoff_max,
+            attempt,
+        );
+        self.env
+            .sleep(delay.saturating_add(self.env.jitter(delay)))
+            .await;
     }
 }
 
-/// Sends a wake-up, unless one is on its way. One that is lost with its actor is made good by its successor, which
-/// begins with a pass of its own.
+/// Sends a wake-up, unless one is on its way. One that is lost with its actor is made good by its
+/// successor, which begins with a pass of its own.
 pub(crate) fn wake<M: ractor::Message>(wanted: &AtomicBool, route: &Route<M>, message: M) {
     if !wanted.swap(true, Ordering::AcqRel) && !route.send(message) {
         wanted.store(false, Ordering::Release);

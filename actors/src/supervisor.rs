@@ -5,8 +5,9 @@
 //!                                             \-- too many of late --> fail closed: the engine must be reopened
 //! ```
 //!
-//! It holds no data and decides nothing, so that it has no reason to die. Should it die all the same its children die
-//! with it, and the engine has failed. Deliberately not here: uploads, which are never restarted (their parent is).
+//! It holds no data and decides nothing, so that it has no reason to die. Should it die all the
+//! same its children die with it, and the engine has failed. Deliberately not here: uploads, which
+//! are never restarted (their parent is).
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -57,18 +58,32 @@ impl Actor for Supervisor {
     type State = Children;
     type Arguments = ();
 
-    async fn pre_start(&self, myself: ActorRef<Self::Msg>, (): ()) -> Result<Children, ActorProcessingErr> {
+    async fn pre_start(
+        &self,
+        myself: ActorRef<Self::Msg>,
+        (): (),
+    ) -> Result<Children, ActorProcessingErr> {
         let mut children = Children::default();
         for number in 0..self.shared.routes.shards.len() {
-            self.start(&myself, Child::Shard(number), &mut children).await?;
+            self.start(&myself, Child::Shard(number), &mut children)
+                .await?;
         }
-        for child in [Child::Recovery, Child::Uploads, Child::Sweeper, Child::Expirer] {
+        for child in [
+            Child::Recovery,
+            Child::Uploads,
+            Child::Sweeper,
+            Child::Expirer,
+        ] {
             self.start(&myself, child, &mut children).await?;
         }
         Ok(children)
     }
 
-    async fn post_start(&self, _: ActorRef<Self::Msg>, _: &mut Children) -> Result<(), ActorProcessingErr> {
+    async fn post_start(
+        &self,
+        _: ActorRef<Self::Msg>,
+        _: &mut Children,
+    ) -> Result<(), ActorProcessingErr> {
         self.shared.env.actor_started("supervisor", None);
         Ok(())
     }
@@ -95,10 +110,12 @@ impl Actor for Supervisor {
         event: SupervisionEvent,
         children: &mut Children,
     ) -> Result<(), ActorProcessingErr> {
-        // The event may carry the dead actor's state, and with it permits and owners: it is dropped at the end of this,
-        // before the successor starts.
+        // The event may carry the dead actor's state, and with it permits and owners: it is dropped
+        // at the end of this, before the successor starts.
         let dead = match &event {
-            SupervisionEvent::ActorTerminated(cell, _, reason) => Some((cell, reason.clone().unwrap_or_default())),
+            SupervisionEvent::ActorTerminated(cell, _, reason) => {
+                Some((cell, reason.clone().unwrap_or_default()))
+            }
             SupervisionEvent::ActorFailed(cell, error) => Some((cell, error.to_string())),
             SupervisionEvent::ActorStarted(_) | SupervisionEvent::ProcessGroupChanged(_) => None,
         };
@@ -122,33 +139,42 @@ impl Supervisor {
         child: Child,
         children: &mut Children,
     ) -> Result<(), SpawnErr> {
-        let (shared, routes, parent) = (Arc::clone(&self.shared), &self.shared.routes, myself.get_cell());
+        let (shared, routes, parent) = (
+            Arc::clone(&self.shared),
+            &self.shared.routes,
+            myself.get_cell(),
+        );
         let cell: ActorCell = match child {
             Child::Shard(number) => {
-                let (shard, _) = Actor::spawn_linked(None, Shard { shared, number }, (), parent).await?;
+                let (shard, _) =
+                    Actor::spawn_linked(None, Shard { shared, number }, (), parent).await?;
                 routes.shards[number].set(Some(shard.clone()));
                 shard.get_cell()
             }
             Child::Uploads => {
-                let (uploads, _) = Actor::spawn_linked(None, Uploads { shared }, (), parent).await?;
+                let (uploads, _) =
+                    Actor::spawn_linked(None, Uploads { shared }, (), parent).await?;
                 routes.uploads.set(Some(uploads.clone()));
                 uploads.get_cell()
             }
             Child::Recovery => {
-                let (recovery, _) = Actor::spawn_linked(None, Recovery { shared }, (), parent).await?;
+                let (recovery, _) =
+                    Actor::spawn_linked(None, Recovery { shared }, (), parent).await?;
                 routes.recovery.set(Some(recovery.clone()));
                 // Whatever woke its predecessor, or nobody, is found by a pass of its own.
                 routes.recovery.send(RecoveryMessage::Wake);
                 recovery.get_cell()
             }
             Child::Sweeper => {
-                let (sweeper, _) = Actor::spawn_linked(None, Sweeper { shared }, (), parent).await?;
+                let (sweeper, _) =
+                    Actor::spawn_linked(None, Sweeper { shared }, (), parent).await?;
                 routes.sweeper.set(Some(sweeper.clone()));
                 routes.sweeper.send(SweeperMessage::Wake);
                 sweeper.get_cell()
             }
             Child::Expirer => {
-                let (expirer, _) = Actor::spawn_linked(None, Expirer { shared }, (), parent).await?;
+                let (expirer, _) =
+                    Actor::spawn_linked(None, Expirer { shared }, (), parent).await?;
                 routes.expirer.set(Some(expirer.clone()));
                 routes.expirer.send(ExpirerMessage::Wake);
                 expirer.get_cell()
@@ -169,15 +195,26 @@ impl Supervisor {
         }
     }
 
-    fn restart_later(&self, myself: &ActorRef<SupervisorMessage>, child: Child, children: &mut Children) {
+    fn restart_later(
+        &self,
+        myself: &ActorRef<SupervisorMessage>,
+        child: Child,
+        children: &mut Children,
+    ) {
         let now = self.shared.env.monotonic();
-        let Some(delay) = children.intensity.restart(now, &self.shared.limits.restarts) else {
+        let Some(delay) = children
+            .intensity
+            .restart(now, &self.shared.limits.restarts)
+        else {
             self.shared.health.fail("its actors die too often");
             self.shared.routes.kill_all();
             myself.stop(None);
             return;
         };
-        self.shared.counters.restarts.fetch_add(1, Ordering::Relaxed);
+        self.shared
+            .counters
+            .restarts
+            .fetch_add(1, Ordering::Relaxed);
         metrics::counter!("cenotaph_restarts_total").increment(1);
         let (env, myself) = (self.shared.env.clone(), myself.clone());
         self.shared.env.spawn(async move {

@@ -9,9 +9,9 @@
 //! 6 settle the group: one batch (I5)                  a blob that may still land is deleted twice, a grace time apart
 //! ```
 //!
-//! The blob tier is checked before anything is deleted in it, too. One deletion that hangs holds up no other: a group is
-//! settled when it is full, or when nothing more has ended for a while. Where deletions fail one after the other, the
-//! whole tier gets a pause, longer each time.
+//! The blob tier is checked before anything is deleted in it, too. One deletion that hangs holds up
+//! no other: a group is settled when it is full, or when nothing more has ended for a while. Where
+//! deletions fail one after the other, the whole tier gets a pause, longer each time.
 
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -104,13 +104,22 @@ impl Actor for Sweeper {
     type State = Rhythm;
     type Arguments = ();
 
-    async fn pre_start(&self, _: ActorRef<Self::Msg>, (): ()) -> Result<Rhythm, ActorProcessingErr> {
+    async fn pre_start(
+        &self,
+        _: ActorRef<Self::Msg>,
+        (): (),
+    ) -> Result<Rhythm, ActorProcessingErr> {
         Ok(Rhythm::default())
     }
 
-    async fn post_start(&self, _: ActorRef<Self::Msg>, _: &mut Rhythm) -> Result<(), ActorProcessingErr> {
+    async fn post_start(
+        &self,
+        _: ActorRef<Self::Msg>,
+        _: &mut Rhythm,
+    ) -> Result<(), ActorProcessingErr> {
         self.shared.env.actor_started("sweeper", None);
-        // A wake-up that was lost with its predecessor is made good by the one that the supervisor sends.
+        // A wake-up that was lost with its predecessor is made good by the one that the supervisor
+        // sends.
         self.shared.sweep_wanted.store(false, Ordering::Release);
         Ok(())
     }
@@ -129,7 +138,11 @@ impl Actor for Sweeper {
             SweeperMessage::Wake => None,
             SweeperMessage::Due(setting) if !rhythm.alarm.rings(setting) => return Ok(()),
             // It was set before the pause began.
-            SweeperMessage::Due(_) if rhythm.paused_until.is_some_and(|until| self.shared.env.steady_now() < until) => {
+            SweeperMessage::Due(_)
+                if rhythm
+                    .paused_until
+                    .is_some_and(|until| self.shared.env.steady_now() < until) =>
+            {
                 self.set_alarm(rhythm, rhythm.paused_until, myself);
                 return Ok(());
             }
@@ -148,14 +161,20 @@ impl Actor for Sweeper {
 }
 
 impl Sweeper {
-    fn set_alarm(&self, rhythm: &mut Rhythm, due: Option<Timestamp>, myself: ActorRef<SweeperMessage>) {
+    fn set_alarm(
+        &self,
+        rhythm: &mut Rhythm,
+        due: Option<Timestamp>,
+        myself: ActorRef<SweeperMessage>,
+    ) {
         if let Some(due) = due {
             let ring = move |setting| drop(myself.send_message(SweeperMessage::Due(setting)));
             rhythm.alarm.set(&self.shared.env, due, ring);
         }
     }
 
-    /// Returns whether a wake-up changes nothing. A blob tier that was away ends the pause as soon as it is back.
+    /// Returns whether a wake-up changes nothing. A blob tier that was away ends the pause as soon
+    /// as it is back.
     async fn is_paused(&self, rhythm: &Rhythm) -> bool {
         let now = self.shared.env.steady_now();
         rhythm.paused_until.is_some_and(|until| now < until)
@@ -179,7 +198,10 @@ impl Sweeper {
                 true
             }
         };
-        self.shared.counters.sweep_paused.store(has_failed, Ordering::Relaxed);
+        self.shared
+            .counters
+            .sweep_paused
+            .store(has_failed, Ordering::Relaxed);
         metrics::gauge!("cenotaph_sweep_paused").set(f64::from(u8::from(has_failed)));
         if !has_failed {
             (rhythm.failures, rhythm.paused_until) = (0, None);
@@ -197,8 +219,16 @@ impl Sweeper {
         if self.shared.blobs.trouble().is_some() {
             self.check_tier().await?;
         }
-        let until = self.shared.env.monotonic().saturating_add(self.shared.limits.sweep.timeout);
-        let mut course = Course { in_a_row: failed_in_a_row, until, ..Course::default() };
+        let until = self
+            .shared
+            .env
+            .monotonic()
+            .saturating_add(self.shared.limits.sweep.timeout);
+        let mut course = Course {
+            in_a_row: failed_in_a_row,
+            until,
+            ..Course::default()
+        };
         self.shared.backlog.put_back_all();
         while !course.is_refused(self.at_once()) {
             let scan = self.shared.backlog.scan_of_orphans();
@@ -232,14 +262,24 @@ impl Sweeper {
             None => self.shared.backlog.known_orphans().saturating_add(1),
         };
         let next_due = self.shared.backlog.next_due();
-        Ok(Left { waiting, next_due, is_refused, failed_in_a_row: course.in_a_row })
+        Ok(Left {
+            waiting,
+            next_due,
+            is_refused,
+            failed_in_a_row: course.in_a_row,
+        })
     }
 
     /// Fills the backlog with the orphans of the index, as many as fit in.
     async fn scan(&self) -> Result<()> {
         let mut range = Range::all(self.shared.limits.sweep.page.max(1));
         loop {
-            let page = self.shared.index.snapshot()?.scan_over(Table::Orphans, range).await?;
+            let page = self
+                .shared
+                .index
+                .snapshot()?
+                .scan_over(Table::Orphans, range)
+                .await?;
             self.shared.note_unreadable(page.unreadable);
             for (key, value) in &page.entries {
                 if let Some(revision) = RevisionId::from_slice(key) {
@@ -253,14 +293,17 @@ impl Sweeper {
         }
     }
 
-    /// Deletes what is due of the backlog, some at once, and settles it in groups; whether anything was due.
+    /// Deletes what is due of the backlog, some at once, and settles it in groups; whether anything
+    /// was due.
     async fn delete_due(&self, course: &mut Course) -> Result<bool> {
         let (mut under_way, mut group) = (FuturesUnordered::new(), Group::default());
         let (mut is_checked, mut was_due) = (false, false);
         loop {
             while under_way.len() < self.at_once() && course.goes_on(self.at_once()) {
                 let now = self.shared.env.steady_now();
-                let Some(revision) = self.shared.backlog.take_due(now, self.longest_wait()) else { break };
+                let Some(revision) = self.shared.backlog.take_due(now, self.longest_wait()) else {
+                    break;
+                };
                 course.taken += 1;
                 if self.is_pinned(revision) {
                     course.pinned.push(revision);
@@ -276,7 +319,12 @@ impl Sweeper {
                 self.settle(std::mem::take(&mut group), course).await?;
                 return Ok(was_due);
             }
-            let is_full = match self.shared.env.deadline(SETTLE_AFTER, under_way.next()).await {
+            let is_full = match self
+                .shared
+                .env
+                .deadline(SETTLE_AFTER, under_way.next())
+                .await
+            {
                 Some(ended) => {
                     if let Some(attempt) = ended.transpose()? {
                         course.note(attempt, &mut group);
@@ -294,31 +342,44 @@ impl Sweeper {
         }
     }
 
-    /// A deletion that hangs keeps the pass from its end: the pass goes on with orphans that were added, or released by their
-    /// readers, since it began. It does so for as long as a deletion may take, so that it ends.
+    /// A deletion that hangs keeps the pass from its end: the pass goes on with orphans that were
+    /// added, or released by their readers, since it began. It does so for as long as a deletion
+    /// may take, so that it ends.
     fn go_on_beside(&self, course: &mut Course) {
         if self.shared.env.monotonic() < course.until {
-            self.shared.backlog.put_back(std::mem::take(&mut course.pinned));
+            self.shared
+                .backlog
+                .put_back(std::mem::take(&mut course.pinned));
             course.taken_max = course.taken + self.shared.backlog.known_orphans();
         }
     }
 
     /// Steps 2 and 3.
     async fn attempt(&self, revision: RevisionId) -> Result<Attempt> {
-        let value = match self.shared.index.get(Table::Orphans, revision.as_bytes()).await {
+        let value = match self
+            .shared
+            .index
+            .get(Table::Orphans, revision.as_bytes())
+            .await
+        {
             Ok(Some(value)) => value,
             Ok(None) => {
                 self.shared.backlog.forget_orphan(revision);
                 return Ok(Attempt::Passed);
             }
-            Err(error) if error.kind() == ErrorKind::Corrupt => return Ok(unreadable(revision, &error)),
+            Err(error) if error.kind() == ErrorKind::Corrupt => {
+                return Ok(unreadable(revision, &error));
+            }
             Err(error) => return Err(error),
         };
         let orphan = match Orphan::decode(&value) {
             Ok(orphan) => orphan,
             Err(error) => return Ok(unreadable(revision, &error)),
         };
-        let key = RevisionKey { object: orphan.object.clone(), revision };
+        let key = RevisionKey {
+            object: orphan.object.clone(),
+            revision,
+        };
         match orphan.due(self.shared.env.steady_now(), self.longest_wait()) {
             OrphanDue::Now => Ok(self.delete(key, orphan).await),
             OrphanDue::At(_) => {
@@ -333,8 +394,18 @@ impl Sweeper {
     async fn delete(&self, key: RevisionKey, orphan: Orphan) -> Attempt {
         self.shared.env.pass(Seam::SweeperBeforeDelete).await;
         let timeout = self.shared.limits.sweep.timeout;
-        let late = || Err(Error::new(ErrorKind::Unavailable, "delete", "the blob tier does not answer"));
-        let deleted = self.shared.env.deadline(timeout, self.shared.blobs.delete(&key)).await;
+        let late = || {
+            Err(Error::new(
+                ErrorKind::Unavailable,
+                "delete",
+                "the blob tier does not answer",
+            ))
+        };
+        let deleted = self
+            .shared
+            .env
+            .deadline(timeout, self.shared.blobs.delete(&key))
+            .await;
         match deleted.unwrap_or_else(late) {
             Ok(()) => Attempt::Deleted((key, orphan)),
             Err(error) => {
@@ -344,30 +415,47 @@ impl Sweeper {
         }
     }
 
-    /// The longest time that an orphan waits for its next attempt: the grace time, or the longest pause between two
-    /// attempts with its jitter.
+    /// The longest time that an orphan waits for its next attempt: the grace time, or the longest
+    /// pause between two attempts with its jitter.
     fn longest_wait(&self) -> Duration {
         let limits = &self.shared.limits.sweep;
-        limits.grace.max(limits.backoff_max.saturating_add(limits.backoff_max / 4))
+        limits
+            .grace
+            .max(limits.backoff_max.saturating_add(limits.backoff_max / 4))
     }
 
     /// Returns whether the blob tier is there and this store's.
     async fn check_tier(&self) -> Result<()> {
-        let checked = self.shared.env.deadline(self.shared.limits.sweep.timeout, self.shared.blobs.check_owner()).await;
-        checked.unwrap_or_else(|| Err(Error::new(ErrorKind::Unavailable, "sweep", "the blob tier does not answer")))
+        let checked = self
+            .shared
+            .env
+            .deadline(
+                self.shared.limits.sweep.timeout,
+                self.shared.blobs.check_owner(),
+            )
+            .await;
+        checked.unwrap_or_else(|| {
+            Err(Error::new(
+                ErrorKind::Unavailable,
+                "sweep",
+                "the blob tier does not answer",
+            ))
+        })
     }
 
-    /// Whether somebody reads it. If so, the end of a read wakes this actor: that is said before the pin is looked at
-    /// for the last time, so that no end is missed.
+    /// Whether somebody reads it. If so, the end of a read wakes this actor: that is said before
+    /// the pin is looked at for the last time, so that no end is missed.
     fn is_pinned(&self, revision: RevisionId) -> bool {
-        if !self.shared.pins.is_pinned(revision) || self.shared.env.planted(Bug::SweeperIgnoresPins) {
+        if !self.shared.pins.is_pinned(revision) || self.shared.env.planted(Bug::SweeperIgnoresPins)
+        {
             return false;
         }
         self.shared.pinned_left.store(true, Ordering::SeqCst);
         self.shared.pins.is_pinned(revision)
     }
 
-    /// Makes deletions durable, together if that works, one by one if not; what can't be made durable counts as failed.
+    /// Makes deletions durable, together if that works, one by one if not; what can't be made
+    /// durable counts as failed.
     async fn make_durable(&self, deleted: Vec<Sweeping>, group: &mut Group) -> Vec<Sweeping> {
         let keys: Vec<RevisionKey> = deleted.iter().map(|(key, _)| key.clone()).collect();
         if self.shared.blobs.settle_deletes(&keys).await.is_ok() {
@@ -375,7 +463,12 @@ impl Sweeper {
         }
         let mut durable = Vec::with_capacity(deleted.len());
         for (key, orphan) in deleted {
-            match self.shared.blobs.settle_deletes(std::slice::from_ref(&key)).await {
+            match self
+                .shared
+                .blobs
+                .settle_deletes(std::slice::from_ref(&key))
+                .await
+            {
                 Ok(()) => durable.push((key, orphan)),
                 Err(error) => {
                     tracing::debug!(%error, revision = %key, "a deletion could not be made durable");
@@ -401,7 +494,10 @@ impl Sweeper {
             self.check_tier().await?;
         }
         if !group.restated.is_empty() {
-            tracing::warn!(orphans = group.restated.len(), "the clock was set back: orphans get a new moment");
+            tracing::warn!(
+                orphans = group.restated.len(),
+                "the clock was set back: orphans get a new moment"
+            );
         }
         self.shared.env.pass(Seam::SweeperAfterDelete).await;
         course.failed += group.failed.len() as u64;
@@ -431,8 +527,14 @@ impl Sweeper {
             batch.put(Table::Orphans, row(&key), orphan.encode());
         }
         self.shared.commit(batch, ()).await?;
-        self.shared.counters.swept.fetch_add(settled, Ordering::Relaxed);
-        self.shared.counters.sweep_failures.fetch_add(failures, Ordering::Relaxed);
+        self.shared
+            .counters
+            .swept
+            .fetch_add(settled, Ordering::Relaxed);
+        self.shared
+            .counters
+            .sweep_failures
+            .fetch_add(failures, Ordering::Relaxed);
         metrics::counter!("cenotaph_swept_total").increment(settled);
         metrics::counter!("cenotaph_sweep_failures_total").increment(failures);
         Ok(())

@@ -1,7 +1,7 @@
 //! The handle on an engine's actors: how they start and stop, how they settle, what they tell.
 //!
-//! Nobody outside of this crate sees an actor. Deliberately not here: what may be written through it (`writes.rs`,
-//! `atomic.rs`).
+//! Nobody outside of this crate sees an actor. Deliberately not here: what may be written through
+//! it (`writes.rs`, `atomic.rs`).
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -34,7 +34,8 @@ const STOP_TIMEOUT: Duration = Duration::from_secs(1);
 /// Entries read at once to be counted.
 const COUNT_PAGE: usize = 1024;
 
-/// The write side of an engine: its actors, alive from [`start`](Self::start) to [`close`](Self::close) or drop.
+/// The write side of an engine: its actors, alive from [`start`](Self::start) to
+/// [`close`](Self::close) or drop.
 pub struct Tiered {
     shared: Shared,
     /// None of an engine that is read-only.
@@ -110,10 +111,12 @@ impl<E> From<Result<Timestamp, E>> for Counted {
 }
 
 impl Tiered {
-    /// Starts the actors, and settles the changes of all earlier epochs. Deleting what that orphans goes on behind.
+    /// Starts the actors, and settles the changes of all earlier epochs. Deleting what that orphans
+    /// goes on behind.
     ///
     /// # Errors
-    /// [`ErrorKind::Unavailable`] if the actors can't start; otherwise whatever the first recovery pass meets.
+    /// [`ErrorKind::Unavailable`] if the actors can't start; otherwise whatever the first recovery
+    /// pass meets.
     pub async fn start(
         index: Arc<dyn Index>,
         blobs: BlobTier,
@@ -122,10 +125,21 @@ impl Tiered {
         epoch: Epoch,
         limits: Limits,
     ) -> Result<Self> {
-        let shared = Arc::new(common(index, blobs, env, pins, epoch, limits, Health::default()));
-        let supervisor = Supervisor { shared: Arc::clone(&shared) };
+        let shared = Arc::new(common(
+            index,
+            blobs,
+            env,
+            pins,
+            epoch,
+            limits,
+            Health::default(),
+        ));
+        let supervisor = Supervisor {
+            shared: Arc::clone(&shared),
+        };
         let (supervisor, ended) = Actor::spawn(None, supervisor, ()).await.map_err(|error| {
-            Error::new(ErrorKind::Unavailable, "open", "the actors can't start").with_source(error.to_string())
+            Error::new(ErrorKind::Unavailable, "open", "the actors can't start")
+                .with_source(error.to_string())
         })?;
         let watched = Watched(Arc::clone(&shared));
         shared.env.spawn(async move {
@@ -134,13 +148,18 @@ impl Tiered {
             watched.0.health.fail("its supervisor has died");
         });
         let (housekeeping, supervisor) = (Some(keep_house(&shared)), Some(supervisor));
-        let tiered = Self { _housekeeping: housekeeping, shared, supervisor, closed: OnceCell::new() };
+        let tiered = Self {
+            _housekeeping: housekeeping,
+            shared,
+            supervisor,
+            closed: OnceCell::new(),
+        };
         tiered.recover().await?;
         Ok(tiered)
     }
 
-    /// A handle without actors, over an index for reads only: every write is refused, and nothing is settled, swept or
-    /// expired.
+    /// A handle without actors, over an index for reads only: every write is refused, and nothing
+    /// is settled, swept or expired.
     pub fn read_only(
         index: Arc<dyn Index>,
         blobs: BlobTier,
@@ -149,8 +168,21 @@ impl Tiered {
         epoch: Epoch,
         limits: Limits,
     ) -> Self {
-        let shared = Arc::new(common(index, blobs, env, pins, epoch, limits, Health::read_only()));
-        Self { shared, supervisor: None, closed: OnceCell::new(), _housekeeping: None }
+        let shared = Arc::new(common(
+            index,
+            blobs,
+            env,
+            pins,
+            epoch,
+            limits,
+            Health::read_only(),
+        ));
+        Self {
+            shared,
+            supervisor: None,
+            closed: OnceCell::new(),
+            _housekeeping: None,
+        }
     }
 
     /// Returns whether it was opened for reads only.
@@ -163,7 +195,11 @@ impl Tiered {
     /// # Errors
     /// [`ErrorKind::Invalid`] with [`Reason::ReadOnly`] if it was opened for reads only.
     pub fn check_writable(&self, operation: &'static str) -> Result<()> {
-        if self.shared.health.is_read_only() { Err(read_only(operation)) } else { Ok(()) }
+        if self.shared.health.is_read_only() {
+            Err(read_only(operation))
+        } else {
+            Ok(())
+        }
     }
 
     pub(crate) fn shared(&self) -> &Shared {
@@ -178,8 +214,9 @@ impl Tiered {
     /// Whether new work may begin.
     ///
     /// # Errors
-    /// [`ErrorKind::Closed`], or [`ErrorKind::Unavailable`] if the engine has failed and must be reopened, or its blob tier
-    /// was not there, or not this store's, when it was last checked (reason [`Reason::BlobTier`]).
+    /// [`ErrorKind::Closed`], or [`ErrorKind::Unavailable`] if the engine has failed and must be
+    /// reopened, or its blob tier was not there, or not this store's, when it was last checked
+    /// (reason [`Reason::BlobTier`]).
     pub fn health(&self) -> Result<()> {
         self.shared.health.check_reads("health")?;
         match self.shared.blobs.trouble() {
@@ -211,7 +248,14 @@ impl Tiered {
     /// # Errors
     /// [`ErrorKind::Unavailable`] if recovery does not answer; otherwise what it meets.
     pub async fn recover(&self) -> Result<()> {
-        self.ask(|reply| self.shared.routes.recovery.send(RecoveryMessage::Pass(reply))).await.map(drop)
+        self.ask(|reply| {
+            self.shared
+                .routes
+                .recovery
+                .send(RecoveryMessage::Pass(reply))
+        })
+        .await
+        .map(drop)
     }
 
     /// Removes the objects that have expired; how many those were.
@@ -219,11 +263,12 @@ impl Tiered {
     /// # Errors
     /// As [`recover`](Self::recover).
     pub async fn expire(&self) -> Result<u64> {
-        self.ask(|reply| self.shared.routes.expirer.send(ExpirerMessage::Pass(reply))).await
+        self.ask(|reply| self.shared.routes.expirer.send(ExpirerMessage::Pass(reply)))
+            .await
     }
 
-    /// Settles the changes of dead owners, removes what has expired, then deletes the orphans that are due; how many are
-    /// left that may not be deleted yet.
+    /// Settles the changes of dead owners, removes what has expired, then deletes the orphans that
+    /// are due; how many are left that may not be deleted yet.
     ///
     /// # Errors
     /// As [`recover`](Self::recover).
@@ -235,12 +280,17 @@ impl Tiered {
 
     /// Deletes the orphans that are due; how many are left.
     pub(crate) async fn sweep(&self) -> Result<u64> {
-        let left: Left = self.ask(|reply| self.shared.routes.sweeper.send(SweeperMessage::Pass(reply))).await?;
+        let left: Left = self
+            .ask(|reply| self.shared.routes.sweeper.send(SweeperMessage::Pass(reply)))
+            .await?;
         Ok(left.waiting)
     }
 
     /// Asks an actor that may be away for a moment, and asks again if the request was lost.
-    async fn ask<T: Send + 'static>(&self, send: impl Fn(crate::reply::Reply<T>) -> bool) -> Result<T> {
+    async fn ask<T: Send + 'static>(
+        &self,
+        send: impl Fn(crate::reply::Reply<T>) -> bool,
+    ) -> Result<T> {
         for attempt in 0..=self.shared.limits.deliveries_max {
             let (reply, answer) = reply();
             send(reply);
@@ -250,11 +300,16 @@ impl Tiered {
             self.shared.health.check_failed("settle")?;
             self.shared.back_off(attempt).await;
         }
-        Err(Error::new(ErrorKind::Unavailable, "settle", "the actor is not there"))
+        Err(Error::new(
+            ErrorKind::Unavailable,
+            "settle",
+            "the actor is not there",
+        ))
     }
 
-    /// Returns counts of the work that the actors have done, and of the work that is left. Counts the sessions of uploads by reading them; changes and
-    /// orphans are counted in memory, but right after the opening and where there are over 100,000 orphans.
+    /// Returns counts of the work that the actors have done, and of the work that is left. Counts
+    /// the sessions of uploads by reading them; changes and orphans are counted in memory, but
+    /// right after the opening and where there are over 100,000 orphans.
     ///
     /// # Errors
     /// As reading the index.
@@ -262,7 +317,9 @@ impl Tiered {
         let counters = &self.shared.counters;
         let now = self.shared.env.steady_now();
         let initiated = |value: &Bytes| match Session::decode(value) {
-            Ok(session) if session.phase == Phase::Open && session.is_live(now) => Counted::Since(session.initiated),
+            Ok(session) if session.phase == Phase::Open && session.is_live(now) => {
+                Counted::Since(session.initiated)
+            }
             Ok(_) => Counted::No,
             Err(_) => Counted::Broken,
         };
@@ -300,7 +357,10 @@ impl Tiered {
         let started = |value: &Bytes| Change::decode(value).map(|change| change.started).into();
         match self.shared.backlog.tally_changes() {
             Some(tally) => Ok(tally),
-            None => self.count(Table::Changes, Range::all(COUNT_PAGE), started).await,
+            None => {
+                self.count(Table::Changes, Range::all(COUNT_PAGE), started)
+                    .await
+            }
         }
     }
 
@@ -308,15 +368,28 @@ impl Tiered {
         let since = |value: &Bytes| Orphan::decode(value).map(|orphan| orphan.since).into();
         match self.shared.backlog.tally_orphans() {
             Some(tally) => Ok(tally),
-            None => self.count(Table::Orphans, Range::all(COUNT_PAGE), since).await,
+            None => {
+                self.count(Table::Orphans, Range::all(COUNT_PAGE), since)
+                    .await
+            }
         }
     }
 
     /// How many entries of the range count, and the earliest of their moments.
-    async fn count(&self, table: Table, mut range: Range, counted: impl Fn(&Bytes) -> Counted) -> Result<Tally> {
+    async fn count(
+        &self,
+        table: Table,
+        mut range: Range,
+        counted: impl Fn(&Bytes) -> Counted,
+    ) -> Result<Tally> {
         let (mut count, mut oldest) = (0, None);
         loop {
-            let page = self.shared.index.snapshot()?.scan_over(table, range).await?;
+            let page = self
+                .shared
+                .index
+                .snapshot()?
+                .scan_over(table, range)
+                .await?;
             self.shared.note_unreadable(page.unreadable);
             for (_, value) in &page.entries {
                 match counted(value) {
@@ -335,17 +408,22 @@ impl Tiered {
         }
     }
 
-    /// Kills actors of this kind, as a fault would; false if there was none to kill. For tests of what survives it.
+    /// Kills actors of this kind, as a fault would; false if there was none to kill. For tests of
+    /// what survives it.
     pub fn kill(&self, kind: ActorKind) -> bool {
         let routes = &self.shared.routes;
         let cell = match kind {
             ActorKind::Supervisor => {
                 routes.kill_all();
-                self.supervisor.as_ref().map(|supervisor| supervisor.get_cell())
+                self.supervisor
+                    .as_ref()
+                    .map(|supervisor| supervisor.get_cell())
             }
-            ActorKind::Shard(number) => {
-                routes.shards.get(number).and_then(|route| route.get()).map(|actor| actor.get_cell())
-            }
+            ActorKind::Shard(number) => routes
+                .shards
+                .get(number)
+                .and_then(|route| route.get())
+                .map(|actor| actor.get_cell()),
             ActorKind::Uploads => {
                 routes.kill_uploads();
                 routes.uploads.get().map(|actor| actor.get_cell())
@@ -364,32 +442,48 @@ impl Tiered {
     }
 
     /// Stops taking on work, lets what has begun end, deletes what may be deleted, all within
-    /// [`Limits::close_timeout`], and stops the actors, within a second more. What is unfinished then is left to the
-    /// next open. Whoever calls it again waits for the first to be done.
+    /// [`Limits::close_timeout`], and stops the actors, within a second more. What is unfinished
+    /// then is left to the next open. Whoever calls it again waits for the first to be done.
     pub async fn close(&self) {
         let had_failed = self.shared.health.close();
         self.closed.get_or_init(|| self.stop(had_failed)).await;
     }
 
     async fn stop(&self, had_failed: bool) {
-        let Some(supervisor) = &self.supervisor else { return self.shared.health.closed() };
+        let Some(supervisor) = &self.supervisor else {
+            return self.shared.health.closed();
+        };
         let finish = async {
             if had_failed {
-                return Err(Error::new(ErrorKind::Unavailable, "close", "the engine had failed"));
+                return Err(Error::new(
+                    ErrorKind::Unavailable,
+                    "close",
+                    "the engine had failed",
+                ));
             }
             self.shared.admission.work_ended().await;
             self.settle().await
         };
-        match self.shared.env.deadline(self.shared.limits.close_timeout, finish).await {
+        match self
+            .shared
+            .env
+            .deadline(self.shared.limits.close_timeout, finish)
+            .await
+        {
             Some(Ok(0)) => {}
-            Some(Ok(waiting)) => tracing::info!(waiting, "closed with orphans that may not be deleted yet"),
+            Some(Ok(waiting)) => {
+                tracing::info!(waiting, "closed with orphans that may not be deleted yet");
+            }
             Some(Err(error)) => tracing::warn!(%error, "closed without settling everything"),
             None => tracing::warn!("closed with work under way; the next open settles it"),
         }
         // Its children die with it. Whatever they have submitted is answered by the index.
         self.shared.routes.kill_all();
         let stopping = supervisor.stop_and_wait(None, None);
-        if !matches!(self.shared.env.deadline(STOP_TIMEOUT, stopping).await, Some(Ok(()))) {
+        if !matches!(
+            self.shared.env.deadline(STOP_TIMEOUT, stopping).await,
+            Some(Ok(()))
+        ) {
             supervisor.kill();
         }
         self.shared.health.closed();
@@ -441,12 +535,15 @@ fn common(
     }
 }
 
-/// Held by the task that watches the supervisor: only a runtime that shuts down drops it before the supervisor ends.
+/// Held by the task that watches the supervisor: only a runtime that shuts down drops it before the
+/// supervisor ends.
 struct Watched(Shared);
 
 impl Drop for Watched {
     fn drop(&mut self) {
-        self.0.health.fail("the tokio runtime that opened it is gone");
+        self.0
+            .health
+            .fail("the tokio runtime that opened it is gone");
     }
 }
 
@@ -460,7 +557,8 @@ impl Drop for Tiered {
     }
 }
 
-/// Wakes the sweeper when a reader is done, and looks after overdue commits, until the handle is dropped.
+/// Wakes the sweeper when a reader is done, and looks after overdue commits, until the handle is
+/// dropped.
 fn keep_house(shared: &Shared) -> oneshot::Sender<()> {
     let (handle, mut dropped) = oneshot::channel();
     let common = Arc::clone(shared);

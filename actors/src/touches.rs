@@ -1,5 +1,5 @@
-//! Reads that extend a deadline, on their way through a shard: one for each object, and few in all, so that reads never
-//! crowd out writes. One that is left out is made good by the next read.
+//! Reads that extend a deadline, on their way through a shard: one for each object, and few in all,
+//! so that reads never crowd out writes. One that is left out is made good by the next read.
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -17,11 +17,15 @@ pub(crate) struct Touch {
 }
 
 impl Touches {
-    /// Leave to extend the deadline of this object, unless somebody does already, or `most` others are under way.
+    /// Leave to extend the deadline of this object, unless somebody does already, or `most` others
+    /// are under way.
     pub(crate) fn begin(&self, id: &ObjectId, most: usize) -> Option<Touch> {
         let mut under_way = self.under_way();
         let may = under_way.len() < most && under_way.insert(id.clone());
-        may.then(|| Touch { touches: self.clone(), id: id.clone() })
+        may.then(|| Touch {
+            touches: self.clone(),
+            id: id.clone(),
+        })
     }
 
     fn under_way(&self) -> MutexGuard<'_, BTreeSet<ObjectId>> {
@@ -44,7 +48,10 @@ mod tests {
         let touches = Touches::default();
         let [a, b, c] = ["a", "b", "c"].map(|key| ObjectId::try_from(key).unwrap());
         let first = touches.begin(&a, 2);
-        assert!(first.is_some() && touches.begin(&a, 2).is_none(), "somebody does already");
+        assert!(
+            first.is_some() && touches.begin(&a, 2).is_none(),
+            "somebody does already"
+        );
         let _second = touches.begin(&b, 2);
         assert!(touches.begin(&c, 2).is_none(), "too many");
         drop(first);

@@ -10,9 +10,10 @@
 //! 5 compare-and-write through the shard (I3, I6)     the commit itself answers the caller (I10)
 //! ```
 //!
-//! From step 5 on a dropped caller stops nothing. Steps 1 and 5 are in `put.rs` and `part.rs`, step 2 in `ledger.rs`,
-//! steps 3 and 4 in `stream.rs`, with `pump.rs` (a caller's stream), `memory.rs` (the memory of a blob) and `split.rs` (the
-//! cut). Deliberately not here: what the swap decides (`cenotaph_storage::swap`), and cleaning up (recovery's).
+//! From step 5 on a dropped caller stops nothing. Steps 1 and 5 are in `put.rs` and `part.rs`, step
+//! 2 in `ledger.rs`, steps 3 and 4 in `stream.rs`, with `pump.rs` (a caller's stream), `memory.rs`
+//! (the memory of a blob) and `split.rs` (the cut). Deliberately not here: what the swap decides
+//! (`cenotaph_storage::swap`), and cleaning up (recovery's).
 
 use std::sync::Arc;
 
@@ -46,7 +47,11 @@ impl Actor for Uploads {
         Ok(())
     }
 
-    async fn post_start(&self, _: ActorRef<Self::Msg>, (): &mut ()) -> Result<(), ActorProcessingErr> {
+    async fn post_start(
+        &self,
+        _: ActorRef<Self::Msg>,
+        (): &mut (),
+    ) -> Result<(), ActorProcessingErr> {
         self.shared.env.actor_started("uploads", None);
         Ok(())
     }
@@ -60,7 +65,9 @@ impl Actor for Uploads {
         let UploadsMessage::Start { job, started } = message;
         let Some(job) = job.take() else { return Ok(()) };
         let _ = started.send(());
-        let upload = Upload { shared: Arc::clone(&self.shared) };
+        let upload = Upload {
+            shared: Arc::clone(&self.shared),
+        };
         let (child, _) = Actor::spawn_linked(None, upload, job, myself.get_cell()).await?;
         // An upload that is dead already has dropped its job, which tells its caller.
         drop(child.send_message(UploadMessage::Run));
@@ -73,7 +80,8 @@ impl Actor for Uploads {
         event: SupervisionEvent,
         (): &mut (),
     ) -> Result<(), ActorProcessingErr> {
-        // The event may carry the dead upload's state: dropping it here gives its permits back and wakes recovery.
+        // The event may carry the dead upload's state: dropping it here gives its permits back and
+        // wakes recovery.
         if let SupervisionEvent::ActorFailed(_, error) = event {
             tracing::error!(%error, "an upload died; recovery settles its change");
         }
@@ -97,11 +105,19 @@ impl Actor for Upload {
     type State = Option<Box<Job>>;
     type Arguments = Box<Job>;
 
-    async fn pre_start(&self, _: ActorRef<Self::Msg>, job: Box<Job>) -> Result<Self::State, ActorProcessingErr> {
+    async fn pre_start(
+        &self,
+        _: ActorRef<Self::Msg>,
+        job: Box<Job>,
+    ) -> Result<Self::State, ActorProcessingErr> {
         Ok(Some(job))
     }
 
-    async fn post_start(&self, _: ActorRef<Self::Msg>, _: &mut Self::State) -> Result<(), ActorProcessingErr> {
+    async fn post_start(
+        &self,
+        _: ActorRef<Self::Msg>,
+        _: &mut Self::State,
+    ) -> Result<(), ActorProcessingErr> {
         self.shared.env.actor_started("upload", None);
         Ok(())
     }
@@ -137,14 +153,47 @@ struct Finished {
 
 impl Upload {
     async fn run(&self, job: Job) -> Result<()> {
-        let Job { id, operation, purpose, source, caller_gone, permit, peeked, is_bulk } = job;
+        let Job {
+            id,
+            operation,
+            purpose,
+            source,
+            caller_gone,
+            permit,
+            peeked,
+            is_bulk,
+        } = job;
         match purpose {
-            Purpose::Put { attributes, precondition, caller } => {
-                let put = put::Put { id, operation, attributes, precondition, caller, permit };
+            Purpose::Put {
+                attributes,
+                precondition,
+                caller,
+            } => {
+                let put = put::Put {
+                    id,
+                    operation,
+                    attributes,
+                    precondition,
+                    caller,
+                    permit,
+                };
                 self.put(put, source, caller_gone, (peeked, is_bulk)).await
             }
-            Purpose::Part { upload, number, declared, caller } => {
-                let part = part::PartUpload { id, operation, upload, number, declared, caller, permit };
+            Purpose::Part {
+                upload,
+                number,
+                declared,
+                caller,
+            } => {
+                let part = part::PartUpload {
+                    id,
+                    operation,
+                    upload,
+                    number,
+                    declared,
+                    caller,
+                    permit,
+                };
                 self.part(part, source, caller_gone).await
             }
         }
@@ -152,7 +201,10 @@ impl Upload {
 }
 
 /// What `work` gives, unless the caller drops its future first.
-async fn unless_gone<T>(caller_gone: &mut oneshot::Receiver<()>, work: impl Future<Output = T>) -> Result<T> {
+async fn unless_gone<T>(
+    caller_gone: &mut oneshot::Receiver<()>,
+    work: impl Future<Output = T>,
+) -> Result<T> {
     tokio::select! {
         biased;
         _ = caller_gone => Err(Error::new(ErrorKind::Unavailable, "put", "the caller is gone; nothing was committed")),
@@ -160,8 +212,8 @@ async fn unless_gone<T>(caller_gone: &mut oneshot::Receiver<()>, work: impl Futu
     }
 }
 
-/// What failed before anything could name the revision: nothing was committed, whatever became of the change or the
-/// blob.
+/// What failed before anything could name the revision: nothing was committed, whatever became of
+/// the change or the blob.
 fn not_named(error: &Error, id: &ObjectId) -> Error {
     if error.reason() == Some(Reason::NoSpace) {
         return error.clone().with_id(id);
@@ -170,5 +222,7 @@ fn not_named(error: &Error, id: &ObjectId) -> Error {
         ErrorKind::Indeterminate => ErrorKind::Unavailable,
         kind => kind,
     };
-    Error::new(kind, "put", "the upload failed; nothing was committed").with_id(id).with_source(error.clone())
+    Error::new(kind, "put", "the upload failed; nothing was committed")
+        .with_id(id)
+        .with_source(error.clone())
 }

@@ -1,6 +1,8 @@
-//! Streams of callers, watched: an idle stream and one that panics end with an error, like any stream that fails.
+//! Streams of callers, watched: an idle stream and one that panics end with an error, like any
+//! stream that fails.
 //!
-//! Guards that no caller keeps a share of the engine for ever, and that no caller's panic kills an actor.
+//! Guards that no caller keeps a share of the engine for ever, and that no caller's panic kills an
+//! actor.
 
 use std::panic::AssertUnwindSafe;
 use std::time::Duration;
@@ -11,9 +13,13 @@ use futures::StreamExt;
 use crate::messages::{PayloadStream, Source};
 
 impl Source {
-    /// The same payload, but a stream that gives nothing for `idle` while it is waited for, or panics, ends with an error.
+    /// The same payload, but a stream that gives nothing for `idle` while it is waited for, or
+    /// panics, ends with an error.
     pub(crate) fn watched(self, env: &Env, idle: Duration) -> Self {
-        Self { stream: watched(env.clone(), self.stream, idle), ..self }
+        Self {
+            stream: watched(env.clone(), self.stream, idle),
+            ..self
+        }
     }
 }
 
@@ -24,9 +30,15 @@ fn watched(env: Env, stream: PayloadStream, idle: Duration) -> PayloadStream {
         match env.deadline(idle, stream.next()).await {
             Some(Some(Ok(chunk @ Ok(_)))) => Some((chunk, Some((env, stream)))),
             Some(Some(Ok(Err(error)))) => Some((Err(error), None)),
-            Some(Some(Err(panic))) => Some((Err(format!("the stream panicked: {}", message(&*panic)).into()), None)),
+            Some(Some(Err(panic))) => Some((
+                Err(format!("the stream panicked: {}", message(&*panic)).into()),
+                None,
+            )),
             Some(None) => None,
-            None => Some((Err(format!("the stream gave nothing for too long: idle={idle:?}").into()), None)),
+            None => Some((
+                Err(format!("the stream gave nothing for too long: idle={idle:?}").into()),
+                None,
+            )),
         }
     });
     chunks.boxed()
@@ -34,7 +46,8 @@ fn watched(env: Env, stream: PayloadStream, idle: Duration) -> PayloadStream {
 
 fn message(panic: &(dyn std::any::Any + Send)) -> &str {
     let text = panic.downcast_ref::<&str>().copied();
-    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("no message")
+    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str))
+        .unwrap_or("no message")
 }
 
 #[cfg(test)]
@@ -45,7 +58,10 @@ mod tests {
     use super::*;
 
     async fn end_of(stream: PayloadStream) -> (usize, Option<String>) {
-        let source = Source { stream, bytes: None };
+        let source = Source {
+            stream,
+            bytes: None,
+        };
         let watched = source.watched(&Env::real().unwrap(), Duration::from_millis(20));
         let (mut chunks, mut error) = (0, None);
         for chunk in watched.stream.collect::<Vec<_>>().await {
@@ -57,7 +73,9 @@ mod tests {
         (chunks, error)
     }
 
-    fn two() -> impl stream::Stream<Item = Result<Bytes, Box<dyn std::error::Error + Send + Sync>>> + Send {
+    fn two()
+    -> impl stream::Stream<Item = Result<Bytes, Box<dyn std::error::Error + Send + Sync>>> + Send
+    {
         stream::iter([Ok(Bytes::from_static(b"a")), Ok(Bytes::from_static(b"b"))])
     }
 

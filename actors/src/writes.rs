@@ -1,7 +1,8 @@
 //! The writes of single objects: what may be asked of [`Tiered`], and what the caller hears.
 //!
-//! Guards I10 at this border: an answer is the commit's own; no answer means that nothing was committed. Deliberately not
-//! here: writes of several objects at once (`atomic.rs`), and how the engine's actors start and stop (`tiered.rs`).
+//! Guards I10 at this border: an answer is the commit's own; no answer means that nothing was
+//! committed. Deliberately not here: writes of several objects at once (`atomic.rs`), and how the
+//! engine's actors start and stop (`tiered.rs`).
 
 use std::sync::atomic::Ordering;
 
@@ -36,11 +37,14 @@ impl Tiered {
     /// Leave to buffer this much of a payload.
     ///
     /// # Errors
-    /// [`ErrorKind::Overloaded`] over the limits, [`ErrorKind::Closed`], [`ErrorKind::Unavailable`] if the engine has
-    /// failed.
+    /// [`ErrorKind::Overloaded`] over the limits, [`ErrorKind::Closed`], [`ErrorKind::Unavailable`]
+    /// if the engine has failed.
     pub async fn admit(&self, payload_bytes: usize, is_bulk: bool) -> Result<Permit> {
         self.shared().health.check("put")?;
-        self.shared().admission.payload(payload_bytes, is_bulk).await
+        self.shared()
+            .admission
+            .payload(payload_bytes, is_bulk)
+            .await
     }
 
     /// Waits for the turn of one operation of bulk work, which holds the permit until it ends.
@@ -58,51 +62,129 @@ impl Tiered {
 
     /// A swap of a fresh operation.
     pub fn swap(&self, id: ObjectId, precondition: Precondition, mutation: Mutation) -> Swap {
-        Swap { id, operation: self.shared().env.operation_id(), precondition, mutation }
+        Swap {
+            id,
+            operation: self.shared().env.operation_id(),
+            precondition,
+            mutation,
+        }
     }
 
     /// Puts a payload that stays in the index.
     ///
     /// # Errors
     /// [`ErrorKind::Conflict`] if the precondition does not hold; [`ErrorKind::Overloaded`],
-    /// [`ErrorKind::Unavailable`], [`ErrorKind::Closed`]: nothing was committed. [`ErrorKind::Indeterminate`]: the index
-    /// failed while it committed.
-    pub async fn put_inline(&self, intent: Intent, payload: Bytes, permit: Permit) -> Result<Written> {
-        let Intent { id, attributes, precondition } = intent;
+    /// [`ErrorKind::Unavailable`], [`ErrorKind::Closed`]: nothing was committed.
+    /// [`ErrorKind::Indeterminate`]: the index failed while it committed.
+    pub async fn put_inline(
+        &self,
+        intent: Intent,
+        payload: Bytes,
+        permit: Permit,
+    ) -> Result<Written> {
+        let Intent {
+            id,
+            attributes,
+            precondition,
+        } = intent;
         self.shared().health.check("put")?;
-        self.make_room(payload.len() as u64).await.map_err(|error| error.with_id(&id))?;
-        let permit = permit.and(self.shared().admission.write().await.map_err(|error| error.with_id(&id))?);
-        let swap = self.swap(id.clone(), precondition, Mutation::Inline { payload, attributes });
-        written(self.shared().compare_and_write(swap, &permit, |reply| reply).await?)
-            .map_err(|error| error.with_id(&id))
+        self.make_room(payload.len() as u64)
+            .await
+            .map_err(|error| error.with_id(&id))?;
+        let permit = permit.and(
+            self.shared()
+                .admission
+                .write()
+                .await
+                .map_err(|error| error.with_id(&id))?,
+        );
+        let swap = self.swap(
+            id.clone(),
+            precondition,
+            Mutation::Inline {
+                payload,
+                attributes,
+            },
+        );
+        written(
+            self.shared()
+                .compare_and_write(swap, &permit, |reply| reply)
+                .await?,
+        )
+        .map_err(|error| error.with_id(&id))
     }
 
-    /// Puts a payload that goes to the blob tier. `peeked` is the leave for what of it is buffered already; bulk work waits
-    /// for its turn. Dropping
-    /// the future before all of the payload has been written there cancels the put; later the put goes on without its
-    /// caller.
+    /// Puts a payload that goes to the blob tier. `peeked` is the leave for what of it is buffered
+    /// already; bulk work waits for its turn. Dropping the future before all of the payload has
+    /// been written there cancels the put; later the put goes on without its caller.
     ///
     /// # Errors
-    /// As [`put_inline`](Self::put_inline); [`ErrorKind::Overloaded`] if there are too many uploads,
-    /// [`ErrorKind::Source`] if the stream fails, [`ErrorKind::Invalid`] if the payload is too long.
-    pub async fn put_stream(&self, intent: Intent, source: Source, peeked: Permit, is_bulk: bool) -> Result<Written> {
-        let Intent { id, attributes, precondition } = intent;
+    /// As [`put_inline`](Self::put_inline); [`ErrorKind::Overloaded`] if there are too many
+    /// uploads, [`ErrorKind::Source`] if the stream fails, [`ErrorKind::Invalid`] if the payload is
+    /// too long.
+    pub async fn put_stream(
+        &self,
+        intent: Intent,
+        source: Source,
+        peeked: Permit,
+        is_bulk: bool,
+    ) -> Result<Written> {
+        let Intent {
+            id,
+            attributes,
+            precondition,
+        } = intent;
         self.shared().health.check("put")?;
-        self.shared().blobs.check_root().map_err(|error| error.with_id(&id))?;
-        self.make_blob_room(source.bytes).await.map_err(|error| error.with_id(&id))?;
-        let permit = self.shared().admission.upload(is_bulk).await.map_err(|error| error.with_id(&id))?;
+        self.shared()
+            .blobs
+            .check_root()
+            .map_err(|error| error.with_id(&id))?;
+        self.make_blob_room(source.bytes)
+            .await
+            .map_err(|error| error.with_id(&id))?;
+        let permit = self
+            .shared()
+            .admission
+            .upload(is_bulk)
+            .await
+            .map_err(|error| error.with_id(&id))?;
         let (caller, answer) = Caller::new();
         let (_present, caller_gone) = oneshot::channel();
         let operation = self.shared().env.operation_id();
-        let purpose = Purpose::Put { attributes, precondition, caller };
-        let job = Job { id: id.clone(), operation, purpose, source, caller_gone, permit, peeked, is_bulk };
-        self.upload(job, answer).await.map_err(|error| error.with_id(&id))
+        let purpose = Purpose::Put {
+            attributes,
+            precondition,
+            caller,
+        };
+        let job = Job {
+            id: id.clone(),
+            operation,
+            purpose,
+            source,
+            caller_gone,
+            permit,
+            peeked,
+            is_bulk,
+        };
+        self.upload(job, answer)
+            .await
+            .map_err(|error| error.with_id(&id))
     }
 
     /// Has an upload done, and gives what its caller hears.
-    pub(crate) async fn upload<T>(&self, job: Job, answer: oneshot::Receiver<Result<T>>) -> Result<T> {
+    pub(crate) async fn upload<T>(
+        &self,
+        job: Job,
+        answer: oneshot::Receiver<Result<T>>,
+    ) -> Result<T> {
         self.hand_over(Handover::new(job)).await?;
-        let died = |_| Err(Error::new(ErrorKind::Unavailable, "put", "the upload died; nothing was committed"));
+        let died = |_| {
+            Err(Error::new(
+                ErrorKind::Unavailable,
+                "put",
+                "the upload died; nothing was committed",
+            ))
+        };
         answer.await.unwrap_or_else(died)
     }
 
@@ -111,14 +193,21 @@ impl Tiered {
         let shared = self.shared();
         for attempt in 0..=shared.limits.deliveries_max {
             let (started, has_started) = oneshot::channel();
-            shared.routes.uploads.send(UploadsMessage::Start { job: job.clone(), started });
+            shared.routes.uploads.send(UploadsMessage::Start {
+                job: job.clone(),
+                started,
+            });
             if has_started.await.is_ok() || job.is_taken() {
                 return Ok(());
             }
             shared.health.check_failed("put")?;
             shared.back_off(attempt).await;
         }
-        Err(Error::new(ErrorKind::Unavailable, "put", "the uploads are not there; nothing was committed"))
+        Err(Error::new(
+            ErrorKind::Unavailable,
+            "put",
+            "the uploads are not there; nothing was committed",
+        ))
     }
 
     /// Deletes an object. Its row is gone when this returns; its blobs follow.
@@ -127,27 +216,39 @@ impl Tiered {
     /// As [`put_inline`](Self::put_inline). A failing blob tier never fails a delete.
     pub async fn delete(&self, id: ObjectId, precondition: Precondition) -> Result<Deleted> {
         self.shared().health.check("delete")?;
-        let permit = self.shared().admission.write().await.map_err(|error| error.with_id(&id))?;
+        let permit = self
+            .shared()
+            .admission
+            .write()
+            .await
+            .map_err(|error| error.with_id(&id))?;
         let swap = self.swap(id.clone(), precondition, Mutation::Delete);
-        deleted(self.shared().compare_and_write(swap, &permit, |reply| reply).await?)
-            .map_err(|error| error.with_id(&id))
+        deleted(
+            self.shared()
+                .compare_and_write(swap, &permit, |reply| reply)
+                .await?,
+        )
+        .map_err(|error| error.with_id(&id))
     }
 
-    /// Changes what was stated about an object, and leaves its bytes where they are. None if there is no object.
+    /// Changes what was stated about an object, and leaves its bytes where they are. None if there
+    /// is no object.
     ///
     /// # Errors
-    /// As [`put_inline`](Self::put_inline); [`ErrorKind::Invalid`] if the attributes then break a limit.
+    /// As [`put_inline`](Self::put_inline); [`ErrorKind::Invalid`] if the attributes then break a
+    /// limit.
     pub async fn amend(
         &self,
         id: ObjectId,
         precondition: Precondition,
         amendment: Amendment,
     ) -> Result<Option<Written>> {
-        self.change("amend", id, precondition, Mutation::Amend(amendment)).await
+        self.change("amend", id, precondition, Mutation::Amend(amendment))
+            .await
     }
 
-    /// Gives an object another deadline. One that stands already commits nothing, and is answered with the version that
-    /// stands. None if there is no object.
+    /// Gives an object another deadline. One that stands already commits nothing, and is answered
+    /// with the version that stands. None if there is no object.
     ///
     /// # Errors
     /// As [`put_inline`](Self::put_inline).
@@ -157,7 +258,13 @@ impl Tiered {
         precondition: Precondition,
         extension: Extension,
     ) -> Result<Option<Written>> {
-        self.change("extend_expiry", id, precondition, Mutation::Extend(extension)).await
+        self.change(
+            "extend_expiry",
+            id,
+            precondition,
+            Mutation::Extend(extension),
+        )
+        .await
     }
 
     async fn change(
@@ -168,19 +275,32 @@ impl Tiered {
         mutation: Mutation,
     ) -> Result<Option<Written>> {
         self.shared().health.check(operation)?;
-        let permit = self.shared().admission.write().await.map_err(|error| error.with_id(&id))?;
+        let permit = self
+            .shared()
+            .admission
+            .write()
+            .await
+            .map_err(|error| error.with_id(&id))?;
         let swap = self.swap(id.clone(), precondition, mutation);
-        let answer = self.shared().compare_and_write(swap, &permit, |reply| reply).await?;
+        let answer = self
+            .shared()
+            .compare_and_write(swap, &permit, |reply| reply)
+            .await?;
         amended(operation, answer).map_err(|error| error.with_id(&id))
     }
 
-    /// Has the deadline of an object that was just read extended, if its time to idle says so. Nobody waits for it, and
-    /// one that there is no room for is left out: the next read makes it good.
+    /// Has the deadline of an object that was just read extended, if its time to idle says so.
+    /// Nobody waits for it, and one that there is no room for is left out: the next read makes it
+    /// good.
     pub fn touch(&self, id: &ObjectId, seen: OperationId) {
         let shared = self.shared();
         let most = shared.limits.writes_at_once.div_ceil(TOUCHES_SHARE);
-        let Some(touch) = shared.touches.begin(id, most) else { return };
-        let Some(permit) = shared.admission.try_write() else { return };
+        let Some(touch) = shared.touches.begin(id, most) else {
+            return;
+        };
+        let Some(permit) = shared.admission.try_write() else {
+            return;
+        };
         if !shared.health.is_running() {
             return;
         }
@@ -193,7 +313,9 @@ impl Tiered {
             }
             match shared.compare_and_write(swap, &permit, |reply| reply).await {
                 Ok(_) => drop(shared.counters.touches.fetch_add(1, Ordering::Relaxed)),
-                Err(error) => tracing::debug!(%error, "a read could not extend its object's deadline"),
+                Err(error) => {
+                    tracing::debug!(%error, "a read could not extend its object's deadline");
+                }
             }
         });
     }
@@ -202,12 +324,18 @@ impl Tiered {
 impl crate::shared::Common {
     /// [`Bug::TouchResurrects`]: writes back the row as it was read, without asking its shard.
     async fn touch_blindly(&self, id: &ObjectId) -> Result<()> {
-        let Some(value) = self.index.get(Table::Rows, id.encoded()).await? else { return Ok(()) };
+        let Some(value) = self.index.get(Table::Rows, id.encoded()).await? else {
+            return Ok(());
+        };
         let mut row = Row::decode(&value)?;
-        self.env.pass(cenotaph_storage::Seam::ShardBeforeDecide).await;
+        self.env
+            .pass(cenotaph_storage::Seam::ShardBeforeDecide)
+            .await;
         let (policy, now) = (row.metadata.attributes.expiration, self.env.steady_now());
-        let (Some(old), Some(new)) = (row.metadata.expires_at, policy.extended_by_read(row.metadata.expires_at, now))
-        else {
+        let (Some(old), Some(new)) = (
+            row.metadata.expires_at,
+            policy.extended_by_read(row.metadata.expires_at, now),
+        ) else {
             return Ok(());
         };
         row.metadata.expires_at = Some(new);

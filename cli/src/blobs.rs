@@ -1,7 +1,7 @@
 //! `--blobs`: where the blob tier is, and the OpenDAL operator for it.
 //!
-//! A remote tier gets a time limit on every attempt and retries around it, in this order: a limit around the retries
-//! would cut them off. The URI is never shown: it may hold credentials.
+//! A remote tier gets a time limit on every attempt and retries around it, in this order: a limit
+//! around the retries would cut them off. The URI is never shown: it may hold credentials.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -33,7 +33,9 @@ pub(crate) fn parse(uri: &str) -> Result<BlobPlace, Failure> {
     };
     match (scheme, is_built_in(scheme)) {
         ("fs", _) if rest.is_empty() => Ok(BlobPlace::UnderData),
-        ("fs", _) => Ok(BlobPlace::Directory(PathBuf::from(without_empty_authority(rest)))),
+        ("fs", _) => Ok(BlobPlace::Directory(PathBuf::from(
+            without_empty_authority(rest),
+        ))),
         (_, Some(true)) if rest.strip_prefix("//").is_some_and(|rest| !rest.is_empty()) => {
             Ok(BlobPlace::Remote(uri.to_owned()))
         }
@@ -58,25 +60,44 @@ fn is_built_in(scheme: &str) -> Option<bool> {
 
 /// `fs:///path` is `fs:/path`.
 fn without_empty_authority(path: &str) -> &str {
-    if path.starts_with("///") { &path[2..] } else { path }
+    if path.starts_with("///") {
+        &path[2..]
+    } else {
+        path
+    }
 }
 
 /// The operator on a directory that is there.
 pub(crate) fn directory(dir: &Path) -> Result<Operator, Failure> {
-    let failed = |error| Failure::io(format!("the blob directory can't be used: path={}", dir.display()), &error);
+    let failed = |error| {
+        Failure::io(
+            format!("the blob directory can't be used: path={}", dir.display()),
+            &error,
+        )
+    };
     let root = dir.canonicalize().map_err(failed)?;
     let Some(root) = root.to_str() else {
-        return Err(Failure::Failed(format!("the blob directory's name is not UTF-8: path={}", dir.display())));
+        return Err(Failure::Failed(format!(
+            "the blob directory's name is not UTF-8: path={}",
+            dir.display()
+        )));
     };
-    Operator::new(opendal::services::Fs::default().root(root)).map_err(|error| Failure::Failed(one_line(&error)))
+    Operator::new(opendal::services::Fs::default().root(root))
+        .map_err(|error| Failure::Failed(one_line(&error)))
 }
 
 /// The operator on a remote tier.
 pub(crate) fn remote(uri: &str) -> Result<Operator, Failure> {
     opendal::install_default();
-    let operator = Operator::from_uri(uri)
-        .map_err(|error| Failure::Failed(format!("the blob tier can't be set up: {}", one_line(&error))))?;
-    Ok(operator.layer(TimeoutLayer::new().with_io_timeout(IO_TIMEOUT)).layer(RetryLayer::new().with_jitter()))
+    let operator = Operator::from_uri(uri).map_err(|error| {
+        Failure::Failed(format!(
+            "the blob tier can't be set up: {}",
+            one_line(&error)
+        ))
+    })?;
+    Ok(operator
+        .layer(TimeoutLayer::new().with_io_timeout(IO_TIMEOUT))
+        .layer(RetryLayer::new().with_jitter()))
 }
 
 #[cfg(test)]
@@ -86,8 +107,15 @@ mod tests {
     #[test]
     fn every_form_of_the_uri_is_understood() {
         assert!(parse("fs:").is_ok_and(|place| place == BlobPlace::UnderData));
-        for (uri, path) in [("fs:/a/b", "/a/b"), ("fs:a/b", "a/b"), ("fs:///a/b", "/a/b")] {
-            assert!(parse(uri).is_ok_and(|place| place == BlobPlace::Directory(path.into())), "{uri}");
+        for (uri, path) in [
+            ("fs:/a/b", "/a/b"),
+            ("fs:a/b", "a/b"),
+            ("fs:///a/b", "/a/b"),
+        ] {
+            assert!(
+                parse(uri).is_ok_and(|place| place == BlobPlace::Directory(path.into())),
+                "{uri}"
+            );
         }
         for wrong in ["", "s3", "http://host", "/path"] {
             assert!(matches!(parse(wrong), Err(Failure::Usage(_))), "{wrong:?}");
@@ -99,7 +127,11 @@ mod tests {
         for scheme in ["s3", "gcs", "azblob"] {
             match parse(&format!("{scheme}://bucket/root")) {
                 Ok(place) => assert!(place == BlobPlace::Remote(format!("{scheme}://bucket/root"))),
-                Err(failure) => assert!(failure.to_string().contains(&format!("--features {scheme}"))),
+                Err(failure) => assert!(
+                    failure
+                        .to_string()
+                        .contains(&format!("--features {scheme}"))
+                ),
             }
         }
     }

@@ -1,5 +1,5 @@
-//! How long things took: [`Stopwatch`]. Time is asked of the engine's [`Env`], so that no call here needs the system's
-//! clock.
+//! How long things took: [`Stopwatch`]. Time is asked of the engine's [`Env`], so that no call here
+//! needs the system's clock.
 
 use std::time::Duration;
 
@@ -15,7 +15,10 @@ pub(crate) struct Stopwatch {
 impl Stopwatch {
     /// Starts now.
     pub(crate) fn start(env: &Env) -> Self {
-        Self { env: env.clone(), started: env.monotonic() }
+        Self {
+            env: env.clone(),
+            started: env.monotonic(),
+        }
     }
 
     /// Time since the start.

@@ -65,7 +65,12 @@ impl Retryable for Unreadable {
 }
 
 /// Compares an object with a file; again if the store could not give it for the moment.
-pub(crate) async fn compare(store: &Store, id: &ObjectId, path: &Path, bar: &Bar) -> Result<Verdict, Unreadable> {
+pub(crate) async fn compare(
+    store: &Store,
+    id: &ObjectId,
+    path: &Path,
+    bar: &Bar,
+) -> Result<Verdict, Unreadable> {
     retrying(&store.env, async || {
         let mut counted = 0;
         let result = once(store, id, path, bar, &mut counted).await;
@@ -77,12 +82,25 @@ pub(crate) async fn compare(store: &Store, id: &ObjectId, path: &Path, bar: &Bar
     .await
 }
 
-async fn once(store: &Store, id: &ObjectId, path: &Path, bar: &Bar, counted: &mut u64) -> Result<Verdict, Unreadable> {
-    let Some(mut object) = store.engine.get(id).await? else { return Ok(Verdict::Missing) };
+async fn once(
+    store: &Store,
+    id: &ObjectId,
+    path: &Path,
+    bar: &Bar,
+    counted: &mut u64,
+) -> Result<Verdict, Unreadable> {
+    let Some(mut object) = store.engine.get(id).await? else {
+        return Ok(Verdict::Missing);
+    };
     let size = object.metadata().size;
-    let Some(mut file) = Reader::open(&store.env, path).await? else { return Ok(Verdict::NoFile) };
+    let Some(mut file) = Reader::open(&store.env, path).await? else {
+        return Ok(Verdict::NoFile);
+    };
     if file.is_sized && file.bytes != size {
-        return Ok(Verdict::Size { object: size, file: file.bytes });
+        return Ok(Verdict::Size {
+            object: size,
+            file: file.bytes,
+        });
     }
     while let Some(chunk) = object.chunk().await? {
         let bytes = chunk.len() as u64;
@@ -97,7 +115,14 @@ async fn once(store: &Store, id: &ObjectId, path: &Path, bar: &Bar, counted: &mu
     if !file.is_sized && !file.has_ended(&store.env).await? {
         return Ok(Verdict::Byte(size));
     }
-    Ok(if file.at == size { Verdict::Same } else { Verdict::Size { object: file.at, file: size } })
+    Ok(if file.at == size {
+        Verdict::Same
+    } else {
+        Verdict::Size {
+            object: file.at,
+            file: size,
+        }
+    })
 }
 
 /// A file that is read beside the store, on threads that may block.
@@ -114,7 +139,8 @@ impl Reader {
     async fn open(env: &Env, path: &Path) -> Result<Option<Self>, Unreadable> {
         let path = path.to_owned();
         let open = move || {
-            // Not followed: a link is no file that an import would have taken, and a pipe would block for ever.
+            // Not followed: a link is no file that an import would have taken, and a pipe would
+            // block for ever.
             if !std::fs::symlink_metadata(&path)?.is_file() {
                 return Ok(None);
             }
@@ -122,10 +148,19 @@ impl Reader {
             let bytes = file.metadata()?.len();
             let is_sized = bytes > 0 || (&file).read(&mut [0])? == 0;
             let file = if is_sized { file } else { File::open(&path)? };
-            Ok::<_, io::Error>(Some(Self { file, bytes, is_sized, at: 0 }))
+            Ok::<_, io::Error>(Some(Self {
+                file,
+                bytes,
+                is_sized,
+                at: 0,
+            }))
         };
         match env.blocking(open).await? {
-            Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => Ok(None),
+            Err(error)
+                if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) =>
+            {
+                Ok(None)
+            }
             opened => opened.map_err(Unreadable::File),
         }
     }
@@ -138,7 +173,11 @@ impl Reader {
     }
 
     /// Reads as much as `expected` has; the first byte that differs, if one does.
-    async fn differs(mut self, env: &Env, expected: Bytes) -> Result<(Self, Option<u64>), Unreadable> {
+    async fn differs(
+        mut self,
+        env: &Env,
+        expected: Bytes,
+    ) -> Result<(Self, Option<u64>), Unreadable> {
         let look = move || {
             let mut piece = vec![0; expected.len().min(PIECE_BYTES)];
             for expected in expected.chunks(PIECE_BYTES) {
@@ -153,7 +192,11 @@ impl Reader {
                     Err(error) => return Err(error),
                 }
                 if piece != expected {
-                    let same = piece.iter().zip(expected).take_while(|(one, other)| one == other).count();
+                    let same = piece
+                        .iter()
+                        .zip(expected)
+                        .take_while(|(one, other)| one == other)
+                        .count();
                     let at = self.at + same as u64;
                     return Ok((self, Some(at)));
                 }

@@ -6,8 +6,9 @@
 //! ─> table
 //! ```
 //!
-//! Guards that the promises hold in the tool as it is built: I9 (what was acknowledged is there), I5 (no blob but those
-//! that rows name). It knows the store only through the public API, and the blob tier only as a directory of files.
+//! Guards that the promises hold in the tool as it is built: I9 (what was acknowledged is there),
+//! I5 (no blob but those that rows name). It knows the store only through the public API, and the
+//! blob tier only as a directory of files.
 
 mod checks;
 pub(crate) mod child;
@@ -47,7 +48,13 @@ pub(crate) async fn run(report: &Report, env: &Env, options: &DemoArgs) -> Resul
         temporary.disable_cleanup(true);
         report.note(&format!("kept: {}", temporary.path().display()));
     }
-    let mut demo = Demo { report, env, options, work: temporary.path().to_owned(), steps: Vec::new() };
+    let mut demo = Demo {
+        report,
+        env,
+        options,
+        work: temporary.path().to_owned(),
+        steps: Vec::new(),
+    };
     let result = demo.play().await;
     demo.show()?;
     result
@@ -104,25 +111,43 @@ impl Demo<'_> {
         if self.options.corrupt {
             self.corrupt(&killed.data).await?;
         }
-        let store = Store::open(&store_args(&killed.data), Access::Existing, self.env.clone()).await?;
+        let store = Store::open(
+            &store_args(&killed.data),
+            Access::Existing,
+            self.env.clone(),
+        )
+        .await?;
         let result = self.second_act(&store, &material, &killed.data).await;
         let closed = store.close().await;
         result.and(closed)
     }
 
     /// Recovered, acknowledged files checked, resumed.
-    async fn with_store(&mut self, store: &Store, material: &Material, killed: &child::Killed) -> Result<(), Failure> {
+    async fn with_store(
+        &mut self,
+        store: &Store,
+        material: &Material,
+        killed: &child::Killed,
+    ) -> Result<(), Failure> {
         let roots = material.roots()?;
         self.recover(store).await?;
-        self.acknowledged(store, &roots, &killed.acknowledged).await?;
+        self.acknowledged(store, &roots, &killed.acknowledged)
+            .await?;
         self.resume(store, roots, killed.acknowledged.len()).await
     }
 
     /// Verified, some deleted, the blob tier compared.
-    async fn second_act(&mut self, store: &Store, material: &Material, data: &Path) -> Result<(), Failure> {
+    async fn second_act(
+        &mut self,
+        store: &Store,
+        material: &Material,
+        data: &Path,
+    ) -> Result<(), Failure> {
         self.verify(store, &material.roots()?).await?;
         if self.options.corrupt {
-            return Err(Failure::Failed("a byte was flipped and verify did not find it".to_owned()));
+            return Err(Failure::Failed(
+                "a byte was flipped and verify did not find it".to_owned(),
+            ));
         }
         let deleted = self.delete(store).await?;
         self.recheck(store, &material.roots()?, &deleted).await?;
@@ -135,13 +160,28 @@ impl Demo<'_> {
         let bytes = self.options.size_mib * 1024 * 1024;
         material::generate_file(self.env, self.report, &generated, bytes).await?;
         let took = watch.elapsed();
-        self.step("generate", format!("one file of {}", human::bytes(bytes)), took, human::byte_rate(bytes, took));
-        let tree = material::tree(self.env, self.options.tree.as_deref(), &self.work.join("tree")).await?;
+        self.step(
+            "generate",
+            format!("one file of {}", human::bytes(bytes)),
+            took,
+            human::byte_rate(bytes, took),
+        );
+        let tree = material::tree(
+            self.env,
+            self.options.tree.as_deref(),
+            &self.work.join("tree"),
+        )
+        .await?;
         Ok(Material { tree, generated })
     }
 
     async fn import_and_kill(&mut self, material: &Material) -> Result<child::Killed, Failure> {
-        let stage = child::Stage { report: self.report, env: self.env, work: &self.work, material };
+        let stage = child::Stage {
+            report: self.report,
+            env: self.env,
+            work: &self.work,
+            material,
+        };
         let (killed, early) = stage.until_killed().await?;
         for took in early {
             self.step(
@@ -157,7 +197,12 @@ impl Demo<'_> {
             human::grouped(killed.total.files),
             human::bytes(killed.blob_bytes),
         );
-        self.step("import", what, killed.took, human::byte_rate(killed.blob_bytes, killed.took));
+        self.step(
+            "import",
+            what,
+            killed.took,
+            human::byte_rate(killed.blob_bytes, killed.took),
+        );
         Ok(killed)
     }
 
@@ -165,7 +210,10 @@ impl Demo<'_> {
         let watch = Stopwatch::start(self.env);
         let store = Store::open(&store_args(data), Access::Existing, self.env.clone()).await?;
         let fenced = store.engine.stats().await?.actors.fenced;
-        let what = format!("{} found and fenced", human::counted(fenced, "interrupted write"));
+        let what = format!(
+            "{} found and fenced",
+            human::counted(fenced, "interrupted write")
+        );
         self.step("reopen", what, watch.elapsed(), String::new());
         Ok(store)
     }
@@ -174,18 +222,29 @@ impl Demo<'_> {
         let recovered = settle(store).await?;
         let (changes, swept) = (recovered.stats.actors.changes, recovered.stats.actors.swept);
         if changes > 0 {
-            return Err(Failure::Failed(format!("recovery left {} unsettled", human::counted(changes, "change"))));
+            return Err(Failure::Failed(format!(
+                "recovery left {} unsettled",
+                human::counted(changes, "change")
+            )));
         }
         let left = match recovered.left {
             0 => String::new(),
             left => format!(", {} left for later", human::grouped(left)),
         };
-        let what = format!("no change left; {} swept{left}", human::counted(swept, "blob"));
+        let what = format!(
+            "no change left; {} swept{left}",
+            human::counted(swept, "blob")
+        );
         self.step("recover", what, recovered.took, String::new());
         Ok(())
     }
 
-    async fn acknowledged(&mut self, store: &Store, roots: &[Root], keys: &BTreeSet<String>) -> Result<(), Failure> {
+    async fn acknowledged(
+        &mut self,
+        store: &Store,
+        roots: &[Root],
+        keys: &BTreeSet<String>,
+    ) -> Result<(), Failure> {
         let watch = Stopwatch::start(self.env);
         let total = checks::acknowledged(store, self.report, roots, keys).await?;
         let what = format!(
@@ -197,14 +256,26 @@ impl Demo<'_> {
         Ok(())
     }
 
-    async fn resume(&mut self, store: &Store, roots: Vec<Root>, acknowledged: usize) -> Result<(), Failure> {
+    async fn resume(
+        &mut self,
+        store: &Store,
+        roots: Vec<Root>,
+        acknowledged: usize,
+    ) -> Result<(), Failure> {
         let watch = Stopwatch::start(self.env);
-        let plan = Plan { roots, jobs: JOBS, by: Unchanged::ByStamp, tells: Tells::Failures };
+        let plan = Plan {
+            roots,
+            jobs: JOBS,
+            by: Unchanged::ByStamp,
+            tells: Tells::Failures,
+        };
         let imported = import(store, self.report, &plan).await?;
         imported.success()?;
         if imported.unchanged < acknowledged as u64 {
-            let message =
-                format!("the resumed import took {} of {acknowledged} acknowledged files for done", imported.unchanged);
+            let message = format!(
+                "the resumed import took {} of {acknowledged} acknowledged files for done",
+                imported.unchanged
+            );
             return Err(Failure::Failed(message));
         }
         let what = format!(
@@ -230,7 +301,10 @@ impl Demo<'_> {
         let watch = Stopwatch::start(self.env);
         let verified = verify(store, self.report, roots, JOBS).await?;
         let took = watch.elapsed();
-        let total = Total { files: verified.files, bytes: verified.bytes };
+        let total = Total {
+            files: verified.files,
+            bytes: verified.bytes,
+        };
         let what = format!(
             "{}, {}, every byte the same; {}",
             human::counted(verified.files, "file"),
@@ -245,18 +319,34 @@ impl Demo<'_> {
         let watch = Stopwatch::start(self.env);
         let (deleted, total) = checks::delete_some(store, INLINE_MAX as u64, JOBS).await?;
         let took = watch.elapsed();
-        let what = format!("{}, {}", human::counted(total.files, "object"), human::bytes(total.bytes));
-        self.step("delete", what, took, human::rate(total.files, "objects", took));
+        let what = format!(
+            "{}, {}",
+            human::counted(total.files, "object"),
+            human::bytes(total.bytes)
+        );
+        self.step(
+            "delete",
+            what,
+            took,
+            human::rate(total.files, "objects", took),
+        );
         Ok(deleted)
     }
 
-    async fn recheck(&mut self, store: &Store, roots: &[Root], deleted: &BTreeSet<String>) -> Result<(), Failure> {
+    async fn recheck(
+        &mut self,
+        store: &Store,
+        roots: &[Root],
+        deleted: &BTreeSet<String>,
+    ) -> Result<(), Failure> {
         let watch = Stopwatch::start(self.env);
         let kept = checks::recheck(store, self.report, roots, deleted, JOBS).await?;
         let took = watch.elapsed();
         let gone = human::grouped(deleted.len() as u64);
-        let what =
-            format!("all {} kept are the same, all {gone} deleted are gone", human::counted(kept.files, "object"));
+        let what = format!(
+            "all {} kept are the same, all {gone} deleted are gone",
+            human::counted(kept.files, "object")
+        );
         self.step("recheck", what, took, human::byte_rate(kept.bytes, took));
         Ok(())
     }
@@ -265,9 +355,12 @@ impl Demo<'_> {
         let watch = Stopwatch::start(self.env);
         let recovered = settle(store).await?;
         if recovered.stats.actors.changes > 0 {
-            return Err(Failure::Failed("changes are left when nothing is under way".to_owned()));
+            return Err(Failure::Failed(
+                "changes are left when nothing is under way".to_owned(),
+            ));
         }
-        let total = checks::blobs_are_what_rows_name(store, &data.join("blobs"), INLINE_MAX as u64).await?;
+        let total =
+            checks::blobs_are_what_rows_name(store, &data.join("blobs"), INLINE_MAX as u64).await?;
         let what = format!(
             "holds exactly the {} that objects name, {}",
             human::counted(total.files, "blob"),
@@ -278,7 +371,12 @@ impl Demo<'_> {
     }
 
     fn step(&mut self, name: &'static str, what: String, took: Duration, rate: String) {
-        self.steps.push(Row { name, what, took, rate });
+        self.steps.push(Row {
+            name,
+            what,
+            took,
+            rate,
+        });
     }
 
     fn show(&self) -> Result<(), Failure> {
@@ -292,12 +390,19 @@ impl Demo<'_> {
             });
         }
         let head = ["step", "time", "rate", "what"].map(str::to_owned);
-        let rows = self
-            .steps
-            .iter()
-            .map(|row| [row.name.to_owned(), human::duration(row.took), row.rate.clone(), row.what.clone()]);
+        let rows = self.steps.iter().map(|row| {
+            [
+                row.name.to_owned(),
+                human::duration(row.took),
+                row.rate.clone(),
+                row.what.clone(),
+            ]
+        });
         let rows: Vec<_> = std::iter::once(head).chain(rows).collect();
-        self.report.text(&human::table([Align::Left, Align::Right, Align::Right, Align::Left], &rows))
+        self.report.text(&human::table(
+            [Align::Left, Align::Right, Align::Right, Align::Left],
+            &rows,
+        ))
     }
 }
 

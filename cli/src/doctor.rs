@@ -10,7 +10,12 @@ use crate::failure::Failure;
 use crate::report::Report;
 
 /// Examines the store in the directory that is named, or else in `data`.
-pub(crate) async fn run(report: &Report, env: &Env, data: &Path, options: &DoctorArgs) -> Result<(), Failure> {
+pub(crate) async fn run(
+    report: &Report,
+    env: &Env,
+    data: &Path,
+    options: &DoctorArgs,
+) -> Result<(), Failure> {
     let dir: PathBuf = options.dir.clone().unwrap_or_else(|| data.to_owned());
     let diagnosis = env.blocking(move || doctor::examine(dir)).await??;
     if report.is_json() {
@@ -20,9 +25,12 @@ pub(crate) async fn run(report: &Report, env: &Env, data: &Path, options: &Docto
     }
     match diagnosis.condition {
         Condition::Healthy => Ok(()),
-        Condition::Damaged => {
-            Err(Failure::Failed(format!("the store is damaged: problems={}", diagnosis.problems.len())))
-        }
-        Condition::Open => Err(Failure::Failed("the store is open, and was not examined".to_owned())),
+        Condition::Damaged => Err(Failure::Failed(format!(
+            "the store is damaged: problems={}",
+            diagnosis.problems.len()
+        ))),
+        Condition::Open => Err(Failure::Failed(
+            "the store is open, and was not examined".to_owned(),
+        )),
     }
 }

@@ -1,7 +1,7 @@
 //! `export`: every object as a file, with the mode and time that an import kept.
 //!
-//! A key that means no path below the directory, such as `../a`, is refused and named; so is a file that is there and
-//! differs, unless it may be overwritten. Each file appears when it is whole.
+//! A key that means no path below the directory, such as `../a`, is refused and named; so is a file
+//! that is there and differs, unless it may be overwritten. Each file appears when it is whole.
 //!
 //! ```text
 //! what is there                       without --overwrite      with it
@@ -35,20 +35,46 @@ use crate::stamp::Stamp;
 use crate::store::Store;
 use crate::tree;
 
-pub(crate) async fn run(store: &Store, report: &Report, options: &ExportArgs) -> Result<(), Failure> {
+pub(crate) async fn run(
+    store: &Store,
+    report: &Report,
+    options: &ExportArgs,
+) -> Result<(), Failure> {
     let dir = &options.tree.dir;
     let prefix = tree::key_prefix(&options.tree.prefix);
     let made = std::fs::create_dir_all(dir).and_then(|()| dir.canonicalize());
-    let dir =
-        made.map_err(|error| Failure::io(format!("the directory can't be used: path={}", dir.display()), &error))?;
+    let dir = made.map_err(|error| {
+        Failure::io(
+            format!("the directory can't be used: path={}", dir.display()),
+            &error,
+        )
+    })?;
     if store.owns(&dir) {
-        return Err(Failure::Usage(format!("this directory belongs to the store itself: path={}", dir.display())));
+        return Err(Failure::Usage(format!(
+            "this directory belongs to the store itself: path={}",
+            dir.display()
+        )));
     }
     let watch = Stopwatch::start(&store.env);
-    let bar = report.bar("export", total_bytes(store, report, &prefix).await?).of_files(None);
-    let (overwrite, special_bits, cleaned) = (options.overwrite, options.special_bits, Cleaned::default());
-    let job = Job { store, dir: &dir, prefix: &prefix, overwrite, special_bits, bar: &bar, cleaned };
-    let listed = store.engine.list(prefix.as_str()).namespace(store.namespace.clone()).stream();
+    let bar = report
+        .bar("export", total_bytes(store, report, &prefix).await?)
+        .of_files(None);
+    let (overwrite, special_bits, cleaned) =
+        (options.overwrite, options.special_bits, Cleaned::default());
+    let job = Job {
+        store,
+        dir: &dir,
+        prefix: &prefix,
+        overwrite,
+        special_bits,
+        bar: &bar,
+        cleaned,
+    };
+    let listed = store
+        .engine
+        .list(prefix.as_str())
+        .namespace(store.namespace.clone())
+        .stream();
     let exports = listed.map_ok(|entry| async {
         let name = entry.name().to_owned();
         let outcome = match entry {
@@ -68,7 +94,10 @@ pub(crate) async fn run(store: &Store, report: &Report, options: &ExportArgs) ->
     exported.tell(report, watch.elapsed())?;
     match exported.failed {
         0 => Ok(()),
-        failed => Err(Failure::Failed(format!("{} could not be exported", human::counted(failed, "object")))),
+        failed => Err(Failure::Failed(format!(
+            "{} could not be exported",
+            human::counted(failed, "object")
+        ))),
     }
 }
 
@@ -76,7 +105,11 @@ async fn total_bytes(store: &Store, report: &Report, prefix: &str) -> Result<Opt
     if !report.shows_progress() {
         return Ok(None);
     }
-    let mut listed = store.engine.list(prefix).namespace(store.namespace.clone()).stream();
+    let mut listed = store
+        .engine
+        .list(prefix)
+        .namespace(store.namespace.clone())
+        .stream();
     let mut bytes = 0;
     while let Some(entry) = listed.try_next().await? {
         if let Entry::Object(head) = entry {
@@ -105,7 +138,11 @@ struct Job<'a> {
 
 impl Job<'_> {
     async fn one(&self, head: Head) -> Outcome {
-        let relative = head.id.key().strip_prefix(self.prefix).and_then(tree::path_of);
+        let relative = head
+            .id
+            .key()
+            .strip_prefix(self.prefix)
+            .and_then(tree::path_of);
         let Some(path) = relative.map(|relative| self.dir.join(relative)) else {
             return Outcome::Failed("the key means no file below the directory".to_owned());
         };
@@ -123,16 +160,26 @@ impl Job<'_> {
 
     fn stamp(&self, head: &Head) -> Stamp {
         let stamp = Stamp::from_custom(&head.metadata.attributes.custom);
-        if self.special_bits { stamp } else { stamp.without_special_bits() }
+        if self.special_bits {
+            stamp
+        } else {
+            stamp.without_special_bits()
+        }
     }
 
-    /// Decides what to do by what is there: its bytes are compared where its size fits and its time or mode does not.
+    /// Decides what to do by what is there: its bytes are compared where its size fits and its time
+    /// or mode does not.
     async fn plan(&self, head: &Head, path: &Path, stamp: Stamp) -> Result<Plan, String> {
         let failed = |error| Failure::io(path.display(), &error).to_string();
-        let found = self.found(path, head.metadata.size, stamp).await.map_err(failed)?;
+        let found = self
+            .found(path, head.metadata.size, stamp)
+            .await
+            .map_err(failed)?;
         let is_same = match found {
             Found::Nothing => return Ok(Plan::Write(Existing::Refuse)),
-            Found::Special => return Err(format!("a special file is there: path={}", path.display())),
+            Found::Special => {
+                return Err(format!("a special file is there: path={}", path.display()));
+            }
             Found::Same => {
                 self.bar.add(head.metadata.size);
                 return Ok(Plan::Keep);
@@ -146,10 +193,17 @@ impl Job<'_> {
             Found::Other => false,
         };
         match (is_same, self.overwrite) {
-            (true, true) => self.restamp(path, stamp).await.map_err(failed).map(|()| Plan::Keep),
+            (true, true) => self
+                .restamp(path, stamp)
+                .await
+                .map_err(failed)
+                .map(|()| Plan::Keep),
             (true, false) => Ok(Plan::Keep),
             (false, true) => Ok(Plan::Write(Existing::Replace)),
-            (false, false) => Err(format!("a file that differs is there: path={}", path.display())),
+            (false, false) => Err(format!(
+                "a file that differs is there: path={}",
+                path.display()
+            )),
         }
     }
 
@@ -161,10 +215,17 @@ impl Job<'_> {
             match std::fs::symlink_metadata(&path) {
                 Ok(there) if there.is_file() && there.len() == bytes => {
                     let is_same = stamp.has_mtime() && Stamp::of(&there) == stamp;
-                    Ok(if is_same { Found::Same } else { Found::SameSize })
+                    Ok(if is_same {
+                        Found::Same
+                    } else {
+                        Found::SameSize
+                    })
                 }
-                // A directory makes the write fail, as it should; a link is replaced, never followed.
-                Ok(there) if there.is_file() || there.is_dir() || there.is_symlink() => Ok(Found::Other),
+                // A directory makes the write fail, as it should; a link is replaced, never
+                // followed.
+                Ok(there) if there.is_file() || there.is_dir() || there.is_symlink() => {
+                    Ok(Found::Other)
+                }
                 Ok(_) => Ok(Found::Special),
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {
                     path.parent().map_or(Ok(()), std::fs::create_dir_all)?;
@@ -182,8 +243,19 @@ impl Job<'_> {
         blocking(&self.store.env, move || stamp.apply(&File::open(path)?)).await
     }
 
-    async fn write(&self, head: &Head, path: &Path, stamp: Stamp, existing: Existing) -> Result<u64, Failure> {
-        let failed = |error| Failure::io(format!("the file can't be written: path={}", path.display()), &error);
+    async fn write(
+        &self,
+        head: &Head,
+        path: &Path,
+        stamp: Stamp,
+        existing: Existing,
+    ) -> Result<u64, Failure> {
+        let failed = |error| {
+            Failure::io(
+                format!("the file can't be written: path={}", path.display()),
+                &error,
+            )
+        };
         let env = &self.store.env;
         let found = retrying(env, async || self.store.engine.get(&head.id).await).await?;
         let Some(mut object) = found else {
@@ -209,7 +281,12 @@ struct Cleaned(Arc<Mutex<BTreeSet<PathBuf>>>);
 impl Cleaned {
     /// Looks through it, unless that was done before.
     fn clean(&self, dir: &Path) {
-        if self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(dir.to_owned()) {
+        if self
+            .0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(dir.to_owned())
+        {
             unfinished::remove_abandoned(dir);
         }
     }
@@ -245,7 +322,8 @@ struct Exported {
 impl Exported {
     fn take(&mut self, report: &Report, key: &str, outcome: Outcome) -> Result<(), Failure> {
         let file = |bytes: u64, outcome: &str| match report.is_json() {
-            true => report.json(&json!({ "event": "file", "key": key, "bytes": bytes, "outcome": outcome })),
+            true => report
+                .json(&json!({ "event": "file", "key": key, "bytes": bytes, "outcome": outcome })),
             false => Ok(()),
         };
         match outcome {
@@ -283,7 +361,8 @@ impl Exported {
             },
             || {
                 let (files, bytes) = (human::counted(self.files, "file"), human::bytes(self.bytes));
-                let (unchanged, failed) = (human::grouped(self.unchanged), human::grouped(self.failed));
+                let (unchanged, failed) =
+                    (human::grouped(self.unchanged), human::grouped(self.failed));
                 format!(
                     "exported {files}, {bytes}, in {}; unchanged {unchanged}, failed {failed}",
                     human::duration(took)

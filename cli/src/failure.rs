@@ -1,7 +1,7 @@
 //! Why the tool ends without success: [`Failure`], its exit code, and its one line.
 //!
-//! Guards that no credential is ever shown: whatever a library says passes [`one_line`], which cuts user, password and
-//! query off every URL.
+//! Guards that no credential is ever shown: whatever a library says passes [`one_line`], which cuts
+//! user, password and query off every URL.
 
 use std::error::Error;
 use std::fmt;
@@ -52,7 +52,9 @@ impl fmt::Display for Failure {
             | Self::Conflict(message)
             | Self::Incomplete(message)
             | Self::Failed(message) => f.write_str(message),
-            Self::BrokenPipe => f.write_str("standard output can't be written: its reader has gone"),
+            Self::BrokenPipe => {
+                f.write_str("standard output can't be written: its reader has gone")
+            }
             Self::Interrupted => f.write_str("interrupted"),
         }
     }
@@ -89,14 +91,20 @@ fn redact(text: &str) -> String {
     while let Some(at) = rest.find("://") {
         let (before, url) = rest.split_at(at + "://".len());
         clean.push_str(before);
-        let end = url.find(|c: char| c.is_whitespace() || "\"'`<>(){},".contains(c)).unwrap_or(url.len());
+        let end = url
+            .find(|c: char| c.is_whitespace() || "\"'`<>(){},".contains(c))
+            .unwrap_or(url.len());
         let (url, after) = url.split_at(end);
         let (place, query) = match url.find(['?', '#']) {
             Some(query) => (&url[..query], "?.."),
             None => (url, ""),
         };
         let (authority, path) = place.split_at(place.find('/').unwrap_or(place.len()));
-        clean.push_str(authority.rsplit_once('@').map_or(authority, |(_secret, host)| host));
+        clean.push_str(
+            authority
+                .rsplit_once('@')
+                .map_or(authority, |(_secret, host)| host),
+        );
         clean.push_str(path);
         clean.push_str(query);
         rest = after;
@@ -112,14 +120,18 @@ mod tests {
     #[test]
     fn no_secret_of_a_url_survives() {
         let said = "sending (https://me:s3cret@host.net/a/b?sig=s3cret&x=1), then s3://k:s3cret@bucket failed at 7:30";
-        assert_eq!(redact(said), "sending (https://host.net/a/b?..), then s3://bucket failed at 7:30");
+        assert_eq!(
+            redact(said),
+            "sending (https://host.net/a/b?..), then s3://bucket failed at 7:30"
+        );
         assert_eq!(redact("nothing to hide"), "nothing to hide");
     }
 
     #[test]
     fn a_chain_is_one_line_and_says_nothing_twice() {
         let inner = io::Error::other("disk\n  on fire");
-        let error = cenotaph::Error::new(cenotaph::ErrorKind::Unavailable, "put", "no").with_source(inner);
+        let error =
+            cenotaph::Error::new(cenotaph::ErrorKind::Unavailable, "put", "no").with_source(inner);
         assert_eq!(one_line(&error), "put: unavailable: no: disk on fire");
     }
 }

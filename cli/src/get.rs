@@ -15,14 +15,22 @@ use crate::store::Store;
 
 pub(crate) async fn run(store: &Store, report: &Report, options: GetArgs) -> Result<(), Failure> {
     let id = store.id(&options.key)?;
-    let file = options.output.as_deref().filter(|path| *path != Path::new("-"));
+    let file = options
+        .output
+        .as_deref()
+        .filter(|path| *path != Path::new("-"));
     if file.is_none() {
         standard::require_output()?;
     }
     let range = options.range.unwrap_or(ByteRange::Full);
-    let found = retrying(&store.env, async || store.engine.get(&id).range(range).await).await?;
+    let found = retrying(&store.env, async || {
+        store.engine.get(&id).range(range).await
+    })
+    .await?;
     let Some(object) = found else {
-        return Err(Failure::NotFound(format!("there is no such object: key={id}")));
+        return Err(Failure::NotFound(format!(
+            "there is no such object: key={id}"
+        )));
     };
     match file {
         Some(path) => to_file(store, report, object, path).await,
@@ -37,8 +45,18 @@ async fn to_stdout(report: &Report, mut object: Object) -> Result<(), Failure> {
     Ok(())
 }
 
-async fn to_file(store: &Store, report: &Report, mut object: Object, path: &Path) -> Result<(), Failure> {
-    let failed = |error| Failure::io(format!("the file can't be written: path={}", path.display()), &error);
+async fn to_file(
+    store: &Store,
+    report: &Report,
+    mut object: Object,
+    path: &Path,
+) -> Result<(), Failure> {
+    let failed = |error| {
+        Failure::io(
+            format!("the file can't be written: path={}", path.display()),
+            &error,
+        )
+    };
     let range = object.range();
     let bar = report.bar("get", Some(range.end - range.start));
     let mut output = Output::to(&store.env, path).await.map_err(failed)?;
@@ -47,5 +65,8 @@ async fn to_file(store: &Store, report: &Report, mut object: Object, path: &Path
         output = output.write(&store.env, chunk).await.map_err(failed)?;
         bar.add(bytes);
     }
-    output.finish(&store.env, Stamp::default(), Existing::Replace).await.map_err(failed)
+    output
+        .finish(&store.env, Stamp::default(), Existing::Replace)
+        .await
+        .map_err(failed)
 }

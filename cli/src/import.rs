@@ -6,8 +6,9 @@
 //!             └──> put, with the file's mode and time as they were before it was read
 //! ```
 //!
-//! A file that changes while it is read breaks its promised length, and is looked at afresh once. One that changes
-//! without changing its length is imported with its earlier time, so that the next run takes it again.
+//! A file that changes while it is read breaks its promised length, and is looked at afresh once.
+//! One that changes without changing its length is imported with its earlier time, so that the next
+//! run takes it again.
 
 use std::path::Path;
 use std::time::Duration;
@@ -29,14 +30,33 @@ use crate::stated::{PutError, Stated};
 use crate::store::Store;
 use crate::tree::{self, Found, Root, Step};
 
-/// Files in a row that the store could not take before the import gives up: it is the store then, not the files.
+/// Files in a row that the store could not take before the import gives up: it is the store then,
+/// not the files.
 const STORE_FAILURES_MAX: u32 = 32;
 
-pub(crate) async fn run(store: &Store, report: &Report, options: &ImportArgs) -> Result<(), Failure> {
-    let root = Root::new(&options.tree.dir, &options.tree.prefix, &options.exclude, &store.own_dirs)?;
-    let by = if options.checksum { Unchanged::ByContent } else { Unchanged::ByStamp };
+pub(crate) async fn run(
+    store: &Store,
+    report: &Report,
+    options: &ImportArgs,
+) -> Result<(), Failure> {
+    let root = Root::new(
+        &options.tree.dir,
+        &options.tree.prefix,
+        &options.exclude,
+        &store.own_dirs,
+    )?;
+    let by = if options.checksum {
+        Unchanged::ByContent
+    } else {
+        Unchanged::ByStamp
+    };
     let watch = Stopwatch::start(&store.env);
-    let plan = Plan { roots: vec![root], jobs: options.tree.jobs, by, tells: Tells::Everything };
+    let plan = Plan {
+        roots: vec![root],
+        jobs: options.tree.jobs,
+        by,
+        tells: Tells::Everything,
+    };
     let imported = import(store, report, &plan).await?;
     imported.tell(report, watch.elapsed())?;
     imported.success()
@@ -105,16 +125,29 @@ enum Outcome {
 }
 
 /// Imports the trees.
-pub(crate) async fn import(store: &Store, report: &Report, plan: &Plan) -> Result<Imported, Failure> {
-    let total = if report.shows_progress() { Some(tree::count(&store.env, &plan.roots).await?) } else { None };
-    let bar = report.bar("import", total.map(|total| total.bytes)).of_files(total.map(|total| total.files));
-    let outcomes =
-        tree::walk(&store.env, &plan.roots).map(|step| one(store, plan.by, step, &bar)).buffer_unordered(plan.jobs);
+pub(crate) async fn import(
+    store: &Store,
+    report: &Report,
+    plan: &Plan,
+) -> Result<Imported, Failure> {
+    let total = if report.shows_progress() {
+        Some(tree::count(&store.env, &plan.roots).await?)
+    } else {
+        None
+    };
+    let bar = report
+        .bar("import", total.map(|total| total.bytes))
+        .of_files(total.map(|total| total.files));
+    let outcomes = tree::walk(&store.env, &plan.roots)
+        .map(|step| one(store, plan.by, step, &bar))
+        .buffer_unordered(plan.jobs);
     let mut outcomes = std::pin::pin!(outcomes);
     let (mut imported, mut failures_in_a_row) = (Imported::default(), 0);
     while let Some(outcome) = outcomes.next().await {
         match &outcome {
-            Outcome::Failed { is_of_store: true, .. } => failures_in_a_row += 1,
+            Outcome::Failed {
+                is_of_store: true, ..
+            } => failures_in_a_row += 1,
             Outcome::Over(_) => failures_in_a_row = STORE_FAILURES_MAX,
             Outcome::Put(_) | Outcome::Unchanged(_) => failures_in_a_row = 0,
             Outcome::Skipped { .. } | Outcome::Failed { .. } => {}
@@ -122,7 +155,9 @@ pub(crate) async fn import(store: &Store, report: &Report, plan: &Plan) -> Resul
         bar.one_done();
         imported.take(report, plan.tells, outcome)?;
         if failures_in_a_row == STORE_FAILURES_MAX {
-            return Err(Failure::Failed("the store takes no more files; run the import again to resume it".to_owned()));
+            return Err(Failure::Failed(
+                "the store takes no more files; run the import again to resume it".to_owned(),
+            ));
         }
     }
     Ok(imported)
@@ -131,14 +166,24 @@ pub(crate) async fn import(store: &Store, report: &Report, plan: &Plan) -> Resul
 async fn one(store: &Store, by: Unchanged, step: Step, bar: &Bar) -> Outcome {
     match step {
         Step::File(found) => file(store, by, found, bar).await,
-        Step::Skipped { path, why } => Outcome::Skipped { path: path.display().to_string(), why },
-        Step::Failed { path, why } => Outcome::Failed { path, why, is_of_store: false },
+        Step::Skipped { path, why } => Outcome::Skipped {
+            path: path.display().to_string(),
+            why,
+        },
+        Step::Failed { path, why } => Outcome::Failed {
+            path,
+            why,
+            is_of_store: false,
+        },
     }
 }
 
 async fn file(store: &Store, by: Unchanged, found: Found, bar: &Bar) -> Outcome {
-    let failed =
-        |why: String, is_of_store| Outcome::Failed { path: found.path.display().to_string(), why, is_of_store };
+    let failed = |why: String, is_of_store| Outcome::Failed {
+        path: found.path.display().to_string(),
+        why,
+        is_of_store,
+    };
     let id = match store.id(&found.key) {
         Ok(id) => id,
         Err(failure) => return failed(failure.to_string(), false),
@@ -150,15 +195,23 @@ async fn file(store: &Store, by: Unchanged, found: Found, bar: &Bar) -> Outcome 
     }
     let mut current = found.clone();
     for is_last in [false, true] {
-        let source = Source { path: current.path.clone(), bytes: current.bytes };
-        let stated = Stated { custom: current.stamp.to_custom(), ..Stated::default() };
+        let source = Source {
+            path: current.path.clone(),
+            bytes: current.bytes,
+        };
+        let stated = Stated {
+            custom: current.stamp.to_custom(),
+            ..Stated::default()
+        };
         match put_file(store, &id, &source, &stated, bar).await {
             Ok(_) => return Outcome::Put(current),
             Err(error) if error.is_of_source() && !is_last => match look_again(&current).await {
                 Ok(again) => current = again,
                 Err(error) => return failed(PutError::File(error).message(), false),
             },
-            Err(PutError::Store(error)) if is_over(&error) => return Outcome::Over(one_line(&error)),
+            Err(PutError::Store(error)) if is_over(&error) => {
+                return Outcome::Over(one_line(&error));
+            }
             Err(error) => return failed(error.message(), matches!(error, PutError::Store(_))),
         }
     }
@@ -172,7 +225,11 @@ fn is_over(error: &cenotaph::Error) -> bool {
 
 async fn look_again(found: &Found) -> std::io::Result<Found> {
     let metadata = tokio::fs::symlink_metadata(&found.path).await?;
-    Ok(Found { bytes: metadata.len(), stamp: Stamp::of(&metadata), ..found.clone() })
+    Ok(Found {
+        bytes: metadata.len(),
+        stamp: Stamp::of(&metadata),
+        ..found.clone()
+    })
 }
 
 async fn is_unchanged(
@@ -182,32 +239,39 @@ async fn is_unchanged(
     id: &cenotaph::ObjectId,
     bar: &Bar,
 ) -> cenotaph::Result<bool> {
-    let Some(head) = retrying(&store.env, async || store.engine.head(id).await).await? else { return Ok(false) };
+    let Some(head) = retrying(&store.env, async || store.engine.head(id).await).await? else {
+        return Ok(false);
+    };
     if head.metadata.size != found.bytes {
         return Ok(false);
     }
     match by {
         Unchanged::ByStamp => {
-            let is_same =
-                found.stamp.has_mtime() && Stamp::from_custom(&head.metadata.attributes.custom) == found.stamp;
+            let is_same = found.stamp.has_mtime()
+                && Stamp::from_custom(&head.metadata.attributes.custom) == found.stamp;
             if is_same {
                 bar.add(found.bytes);
             }
             Ok(is_same)
         }
         // An object that can't be read is imported again, which mends it.
-        Unchanged::ByContent => Ok(matches!(compare(store, id, Path::new(&found.path), bar).await, Ok(Verdict::Same))),
+        Unchanged::ByContent => Ok(matches!(
+            compare(store, id, Path::new(&found.path), bar).await,
+            Ok(Verdict::Same)
+        )),
     }
 }
 
 impl Imported {
     fn take(&mut self, report: &Report, tells: Tells, outcome: Outcome) -> Result<(), Failure> {
         let is_json = report.is_json() && tells == Tells::Everything;
-        let file = |found: &Found, outcome: &str| match is_json {
+        let file = |found: &Found, outcome: &str| {
+            match is_json {
             true => {
                 report.json(&json!({ "event": "file", "key": found.key, "bytes": found.bytes, "outcome": outcome }))
             }
             false => Ok(()),
+        }
         };
         match outcome {
             Outcome::Put(found) => {
@@ -233,7 +297,11 @@ impl Imported {
             Outcome::Failed { path, why, .. } => {
                 self.failed += 1;
                 report.note(&format!("failed: {path}: {why}"));
-                if is_json { report.json(&json!({ "event": "failed", "path": path, "why": why })) } else { Ok(()) }
+                if is_json {
+                    report.json(&json!({ "event": "failed", "path": path, "why": why }))
+                } else {
+                    Ok(())
+                }
             }
             Outcome::Over(why) => Err(Failure::Failed(format!("the store has failed: {why}"))),
         }
@@ -269,7 +337,10 @@ impl Imported {
     pub(crate) fn success(&self) -> Result<(), Failure> {
         match self.failed {
             0 => Ok(()),
-            failed => Err(Failure::Failed(format!("{} could not be imported", human::counted(failed, "file")))),
+            failed => Err(Failure::Failed(format!(
+                "{} could not be imported",
+                human::counted(failed, "file")
+            ))),
         }
     }
 }

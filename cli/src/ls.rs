@@ -20,7 +20,11 @@ pub(crate) async fn run(store: &Store, report: &Report, options: LsArgs) -> Resu
     let mut unreadable = 0u64;
     let mut after: Option<String> = None;
     while left > 0 {
-        let list = store.engine.list(&options.prefix).namespace(store.namespace.clone()).limit(left.min(PAGE));
+        let list = store
+            .engine
+            .list(&options.prefix)
+            .namespace(store.namespace.clone())
+            .limit(left.min(PAGE));
         let mut list = list.step_over_damage();
         if let Some(delimiter) = options.delimiter {
             list = list.delimiter(delimiter);
@@ -52,13 +56,22 @@ pub(crate) async fn run(store: &Store, report: &Report, options: LsArgs) -> Resu
 /// A page at once: one write, and one table whose columns line up.
 fn show(entries: &[Entry], is_json: bool, is_long: bool) -> String {
     if is_json {
-        return entries.iter().map(|entry| human::json_line(&in_json(entry))).collect();
+        return entries
+            .iter()
+            .map(|entry| human::json_line(&in_json(entry)))
+            .collect();
     }
     if is_long {
         let rows: Vec<_> = entries.iter().map(long).collect();
-        return human::table([Align::Right, Align::Left, Align::Right, Align::Left], &rows);
+        return human::table(
+            [Align::Right, Align::Left, Align::Right, Align::Left],
+            &rows,
+        );
     }
-    entries.iter().map(|entry| format!("{}\n", human::key(entry.name()))).collect()
+    entries
+        .iter()
+        .map(|entry| format!("{}\n", human::key(entry.name())))
+        .collect()
 }
 
 fn long(entry: &Entry) -> [String; 4] {
@@ -66,7 +79,12 @@ fn long(entry: &Entry) -> [String; 4] {
     match entry {
         Entry::Object(head) => {
             let metadata = &head.metadata;
-            [metadata.size.to_string(), human::moment(metadata.modified), format!("v{}", head.version), name]
+            [
+                metadata.size.to_string(),
+                human::moment(metadata.modified),
+                format!("v{}", head.version),
+                name,
+            ]
         }
         Entry::Prefix(_) => ["-".to_owned(), "-".to_owned(), "-".to_owned(), name],
     }

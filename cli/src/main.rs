@@ -1,12 +1,13 @@
-//! `cenotaph`: the store from a shell. Arguments in, a command run on an open engine, an exit code out.
+//! `cenotaph`: the store from a shell. Arguments in, a command run on an open engine, an exit code
+//! out.
 //!
 //! ```text
 //! args -> store (open) -> one file per command -> store (close) -> exit code
 //! ```
 //!
 //! Exit codes: 0 ok, 1 failed, 2 usage, 3 not found, 4 a condition does not hold, 5 an incomplete
-//! salvage. However a command ends, the engine is closed, within bounded time. Deliberately not here: anything that touches the engine's inside; the tool uses the public API
-//! only.
+//! salvage. However a command ends, the engine is closed, within bounded time. Deliberately not
+//! here: anything that touches the engine's inside; the tool uses the public API only.
 
 mod args;
 mod blobs;
@@ -64,7 +65,10 @@ fn main() -> ExitCode {
     let cli = Cli::try_parse().unwrap_or_else(|error| escaped(error).exit());
     let filter = tracing_subscriber::EnvFilter::try_from_default_env()
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("error"));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .init();
     let (runtime, env, report) = match start(&cli) {
         Ok(started) => started,
         Err(failure) => return report::end_without_report(&failure),
@@ -87,7 +91,9 @@ fn escaped(error: clap::Error) -> clap::Error {
 }
 
 fn start(cli: &Cli) -> Result<(Runtime, Env, Report), Failure> {
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build();
     let runtime = runtime.map_err(|error| Failure::io("the runtime can't start", &error))?;
     let entered = runtime.enter();
     let env = Env::real()?;
@@ -100,14 +106,26 @@ async fn run(cli: Cli, env: Env, report: &Report) -> Result<(), Failure> {
     let mut stop = Stop::new()?;
     Stop::bound(&env, report.interrupt())?;
     if let Some(name) = cli.command.writes().filter(|_| cli.store.read_only) {
-        return Err(Failure::Usage(format!("--read-only is for commands that only read a store: `{name}` writes")));
+        return Err(Failure::Usage(format!(
+            "--read-only is for commands that only read a store: `{name}` writes"
+        )));
     }
     let (access, options) = match &cli.command {
         Command::Demo(options) => return stop.or(demo::run(report, &env, options)).await,
-        Command::Doctor(options) => return stop.or(doctor::run(report, &env, &cli.store.data, options)).await,
-        Command::Salvage(options) => return stop.or(salvage::run(report, options, cli.store.blobs.as_deref())).await,
+        Command::Doctor(options) => {
+            return stop
+                .or(doctor::run(report, &env, &cli.store.data, options))
+                .await;
+        }
+        Command::Salvage(options) => {
+            return stop
+                .or(salvage::run(report, options, cli.store.blobs.as_deref()))
+                .await;
+        }
         // The upload that is named is in a store that is there.
-        Command::Put(options) if matches!(options.parts.resume(), Resume::Named(_)) => (Access::Existing, cli.store),
+        Command::Put(options) if matches!(options.parts.resume(), Resume::Named(_)) => {
+            (Access::Existing, cli.store)
+        }
         Command::Put(_) | Command::Import(_) | Command::DemoChild(_) => (Access::Create, cli.store),
         Command::Adopt => (Access::Adopt, cli.store),
         Command::Get(_)
@@ -154,9 +172,10 @@ async fn dispatch(command: Command, store: &Store, report: &Report) -> Result<()
         Command::Verify(options) => verify::run(store, report, &options).await,
         Command::Stats(options) => stats::stats(store, report, &options).await,
         Command::Recover => stats::recover(store, report).await,
-        Command::Adopt => {
-            report.result(|| json!({ "event": "adopted", "blobs": store.tier }), || format!("adopted {}", store.tier))
-        }
+        Command::Adopt => report.result(
+            || json!({ "event": "adopted", "blobs": store.tier }),
+            || format!("adopted {}", store.tier),
+        ),
         Command::DemoChild(options) => demo::child::run(store, report, &options).await,
         Command::Demo(_) | Command::Doctor(_) | Command::Salvage(_) => {
             Err(Failure::Failed("this command opens no store".to_owned()))
@@ -166,6 +185,9 @@ async fn dispatch(command: Command, store: &Store, report: &Report) -> Result<()
 
 async fn close_after_signal(store: &Store) -> Result<(), Failure> {
     let closed = store.env.deadline(CLOSE_AFTER_SIGNAL, store.close()).await;
-    closed
-        .unwrap_or_else(|| Err(Failure::Failed("the store did not close in time; the next open settles it".to_owned())))
+    closed.unwrap_or_else(|| {
+        Err(Failure::Failed(
+            "the store did not close in time; the next open settles it".to_owned(),
+        ))
+    })
 }

@@ -1,5 +1,5 @@
-//! A file in the making: [`Output`] writes beside the target and renames, so that the target is the old file or the
-//! whole new one.
+//! A file in the making: [`Output`] writes beside the target and renames, so that the target is the
+//! old file or the whole new one.
 //!
 //! ```text
 //! target                                    what is written
@@ -11,8 +11,8 @@
 //! a link                                    what it leads to, as above; a link of /proc: the open file itself
 //! ```
 //!
-//! A file in the making is locked by its writer. One that nobody has locked was left by a process that was killed, and is
-//! removed by the next that writes in its directory ([`unfinished`]).
+//! A file in the making is locked by its writer. One that nobody has locked was left by a process
+//! that was killed, and is removed by the next that writes in its directory ([`unfinished`]).
 
 pub(crate) mod unfinished;
 
@@ -59,7 +59,8 @@ impl Output {
         blocking(env, move || Self::open(path)).await
     }
 
-    /// Begins a file at this path itself, in a directory that is there. A link is not followed, but replaced.
+    /// Begins a file at this path itself, in a directory that is there. A link is not followed, but
+    /// replaced.
     pub(crate) async fn at(env: &Env, path: &Path) -> io::Result<Self> {
         let path = path.to_owned();
         blocking(env, move || Self::beside(path)).await
@@ -70,7 +71,10 @@ impl Output {
             Place::Path(target) => target,
             Place::Open(path) => {
                 let writing = Writing::Through(open_again(&path)?);
-                return Ok(Self { target: path, writing });
+                return Ok(Self {
+                    target: path,
+                    writing,
+                });
             }
         };
         match std::fs::metadata(&target) {
@@ -86,7 +90,8 @@ impl Output {
         }
     }
 
-    /// Writes beside a file that is there. The file itself where that is not allowed, or its owner can't be kept.
+    /// Writes beside a file that is there. The file itself where that is not allowed, or its owner
+    /// can't be kept.
     fn replacing(target: PathBuf, there: &Metadata) -> io::Result<Self> {
         unfinished::remove_abandoned(directory(&target));
         let keeps = match unfinished::create(directory(&target)) {
@@ -95,7 +100,10 @@ impl Output {
             Err(error) => return Err(error),
         };
         match keeps {
-            Some(file) => Ok(Self { target, writing: Writing::Beside(file) }),
+            Some(file) => Ok(Self {
+                target,
+                writing: Writing::Beside(file),
+            }),
             None => Self::through(target, File::options().write(true).truncate(true)),
         }
     }
@@ -107,7 +115,10 @@ impl Output {
 
     fn beside(target: PathBuf) -> io::Result<Self> {
         let file = unfinished::create(directory(&target))?;
-        Ok(Self { target, writing: Writing::Beside(file) })
+        Ok(Self {
+            target,
+            writing: Writing::Beside(file),
+        })
     }
 
     /// Appends.
@@ -124,9 +135,16 @@ impl Output {
     }
 
     /// Lets the file appear, with this mode and time.
-    pub(crate) async fn finish(self, env: &Env, stamp: Stamp, existing: Existing) -> io::Result<()> {
+    pub(crate) async fn finish(
+        self,
+        env: &Env,
+        stamp: Stamp,
+        existing: Existing,
+    ) -> io::Result<()> {
         blocking(env, move || {
-            let Writing::Beside(file) = self.writing else { return Ok(()) };
+            let Writing::Beside(file) = self.writing else {
+                return Ok(());
+            };
             stamp.apply(file.as_file())?;
             let persisted = match existing {
                 Existing::Replace => file.persist(&self.target),
@@ -164,7 +182,11 @@ fn follow(mut path: PathBuf) -> io::Result<Place> {
 fn open_again(path: &Path) -> io::Result<File> {
     let own = Path::new("/proc/self/fd/1");
     if path.file_name() == own.file_name()
-        && path.parent() == own.parent().and_then(|dir| dir.canonicalize().ok()).as_deref()
+        && path.parent()
+            == own
+                .parent()
+                .and_then(|dir| dir.canonicalize().ok())
+                .as_deref()
     {
         // Opened again it would have a position of its own, and overwrite what others write there.
         return standard::duplicate();
@@ -174,11 +196,13 @@ fn open_again(path: &Path) -> io::Result<File> {
 }
 
 fn directory(path: &Path) -> &Path {
-    path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."))
+    path.parent()
+        .filter(|dir| !dir.as_os_str().is_empty())
+        .unwrap_or(Path::new("."))
 }
 
-/// Gives a new file the owner and the mode of the one that it replaces. Bits such as setuid are not kept: other bytes are
-/// another program.
+/// Gives a new file the owner and the mode of the one that it replaces. Bits such as setuid are not
+/// kept: other bytes are another program.
 #[cfg(unix)]
 fn take_after(file: &File, there: &Metadata) -> io::Result<()> {
     use std::os::unix::fs::{MetadataExt, PermissionsExt};

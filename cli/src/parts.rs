@@ -1,13 +1,15 @@
 //! A large file, put as an upload in parts: several at once, and resumable however it ends.
 //!
 //! 1. Open the file, and note its length and time.
-//! 2. Begin an upload, or find the one to go on with and which of its parts are the file's. Say its id.
+//! 2. Begin an upload, or find the one to go on with and which of its parts are the file's. Say its
+//!    id.
 //! 3. Send what is missing, `parallel` parts at once, each read at its own offset.
 //! 4. Ask the file whether it has changed. If so: an error.
 //! 5. Complete with exactly the parts of this file; what else there was of the upload is deleted.
 //!
-//! A failure anywhere leaves the upload open, and nothing of it is ever aborted here: what has taken hours to send is given up by
-//! whoever says `abort`, or at the end of its lifetime. What fails or is interrupted says how to go on.
+//! A failure anywhere leaves the upload open, and nothing of it is ever aborted here: what has
+//! taken hours to send is given up by whoever says `abort`, or at the end of its lifetime. What
+//! fails or is interrupted says how to go on.
 
 mod cut;
 mod file;
@@ -61,11 +63,15 @@ impl InParts<'_> {
     /// Puts it.
     pub(crate) async fn put(&self) -> Result<(), Failure> {
         let unreadable = |error| PutError::File(error).failure(self.path);
-        let file = Opened::open(&self.store.env, self.path).await.map_err(unreadable)?;
+        let file = Opened::open(&self.store.env, self.path)
+            .await
+            .map_err(unreadable)?;
         let most = Limits::default().payload_bytes_max;
         if file.bytes() > most {
             let (bytes, path) = (file.bytes(), self.path.display());
-            return Err(Failure::Failed(format!("the file is too large: bytes={bytes} max={most} path={path}")));
+            return Err(Failure::Failed(format!(
+                "the file is too large: bytes={bytes} max={most} path={path}"
+            )));
         }
         if file.is_longer().await.map_err(unreadable)? {
             let (bytes, path) = (file.bytes(), self.path.display());
@@ -78,7 +84,12 @@ impl InParts<'_> {
         if file.has_changed().await.map_err(unreadable)? {
             return Err(PutError::Changed.failure(self.path));
         }
-        let Begun { upload, cut, there, is_resumed } = begun;
+        let Begun {
+            upload,
+            cut,
+            there,
+            is_resumed,
+        } = begun;
         let (there_before, sent_now) = (there.len(), sent.len());
         let mut parts = there;
         parts.extend(sent);
@@ -86,7 +97,9 @@ impl InParts<'_> {
         self.report.advise(None);
         if is_resumed && !self.report.is_json() {
             let all = human::counted(cut.parts().into(), "part");
-            self.report.text(&format!("{there_before} of {all} were there already, sent {sent_now}\n"))?;
+            self.report.text(&format!(
+                "{there_before} of {all} were there already, sent {sent_now}\n"
+            ))?;
         }
         let about_parts = json!({
             "event": "summary",
@@ -119,18 +132,43 @@ impl InParts<'_> {
             Resume::Named(upload_id) => Some(search.named(upload_id).await?),
         };
         let afresh = || Cut::new(file.bytes(), self.options.part_size.unwrap_or(PART_BYTES));
-        if let Some(Found { upload, there: There { cut, parts } }) = found {
-            return Ok(Begun { upload, cut: cut.unwrap_or_else(afresh), there: parts, is_resumed: true });
+        if let Some(Found {
+            upload,
+            there: There { cut, parts },
+        }) = found
+        {
+            return Ok(Begun {
+                upload,
+                cut: cut.unwrap_or_else(afresh),
+                there: parts,
+                is_resumed: true,
+            });
         }
         let (engine, precondition) = (&self.store.engine, self.stated.precondition);
-        let begin = async || engine.multipart(self.id).attributes(attributes.clone()).precondition(precondition).await;
+        let begin = async || {
+            engine
+                .multipart(self.id)
+                .attributes(attributes.clone())
+                .precondition(precondition)
+                .await
+        };
         let upload = retrying(&self.store.env, begin).await?;
-        Ok(Begun { upload, cut: afresh(), there: BTreeMap::new(), is_resumed: false })
+        Ok(Begun {
+            upload,
+            cut: afresh(),
+            there: BTreeMap::new(),
+            is_resumed: false,
+        })
     }
 
     /// Says the id at once, and what to do with it if the rest fails.
     fn say_begun(&self, begun: &Begun) -> Result<(), Failure> {
-        let Begun { upload, cut, there, is_resumed } = begun;
+        let Begun {
+            upload,
+            cut,
+            there,
+            is_resumed,
+        } = begun;
         let (upload_id, key) = (upload.upload_id(), human::key(self.id.key()));
         self.report.advise(Some(format!(
             "the upload stays open: the same command with --resume={upload_id} goes on with it, `abort {key} {upload_id}` gives it up"
@@ -149,21 +187,43 @@ impl InParts<'_> {
         }
         let parts = human::counted(cut.parts().into(), "part");
         self.report.note(&match is_resumed {
-            true => format!("upload {upload_id}: resumed, {} of {parts} are there", there.len()),
-            false => format!("upload {upload_id}: {parts} of {}", human::bytes(cut.part_bytes())),
+            true => format!(
+                "upload {upload_id}: resumed, {} of {parts} are there",
+                there.len()
+            ),
+            false => format!(
+                "upload {upload_id}: {parts} of {}",
+                human::bytes(cut.part_bytes())
+            ),
         });
         Ok(())
     }
 
     /// Sends the parts that are not there.
-    async fn send_missing(&self, begun: &Begun, file: &Opened) -> Result<BTreeMap<u32, PartEtag>, Failure> {
-        let Begun { upload, cut, there, .. } = begun;
-        let bar = self.report.bar("put", Some(cut.file_bytes())).of_parts(cut.parts().into());
-        let lengths = there.keys().map(|number| cut.range(*number)).map(|range| range.end - range.start);
+    async fn send_missing(
+        &self,
+        begun: &Begun,
+        file: &Opened,
+    ) -> Result<BTreeMap<u32, PartEtag>, Failure> {
+        let Begun {
+            upload, cut, there, ..
+        } = begun;
+        let bar = self
+            .report
+            .bar("put", Some(cut.file_bytes()))
+            .of_parts(cut.parts().into());
+        let lengths = there
+            .keys()
+            .map(|number| cut.range(*number))
+            .map(|range| range.end - range.start);
         bar.begin_with(lengths.sum(), there.len() as u64);
         let missing = (1..=cut.parts()).filter(|number| !there.contains_key(number));
         let send = |number| self.send(upload, *cut, number, file, &bar);
-        let sent = futures::stream::iter(missing).map(send).buffer_unordered(self.parallel()).try_collect().await;
+        let sent = futures::stream::iter(missing)
+            .map(send)
+            .buffer_unordered(self.parallel())
+            .try_collect()
+            .await;
         bar.end();
         sent
     }
@@ -190,7 +250,10 @@ impl InParts<'_> {
         });
         let etag = match sent.await {
             Ok(part) => part.etag,
-            Err(error) if error.kind() == ErrorKind::Source && file.has_changed().await.unwrap_or(false) => {
+            Err(error)
+                if error.kind() == ErrorKind::Source
+                    && file.has_changed().await.unwrap_or(false) =>
+            {
                 return Err(PutError::Changed.failure(self.path));
             }
             Err(error) => return Err(PutError::Store(error).failure(self.path)),
@@ -210,10 +273,21 @@ impl InParts<'_> {
         }
     }
 
-    /// Makes the object of exactly these parts. It may be asked again: a completion answers the same twice.
-    async fn complete(&self, upload: &Upload, parts: &BTreeMap<u32, PartEtag>) -> Result<Written, Failure> {
+    /// Makes the object of exactly these parts. It may be asked again: a completion answers the
+    /// same twice.
+    async fn complete(
+        &self,
+        upload: &Upload,
+        parts: &BTreeMap<u32, PartEtag>,
+    ) -> Result<Written, Failure> {
         let parts = || parts.iter().map(|(number, etag)| (*number, *etag));
-        let complete = async || upload.complete().parts(parts()).precondition(self.stated.precondition).await;
+        let complete = async || {
+            upload
+                .complete()
+                .parts(parts())
+                .precondition(self.stated.precondition)
+                .await
+        };
         Ok(retrying(&self.store.env, complete).await?)
     }
 }

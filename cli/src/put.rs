@@ -1,4 +1,5 @@
-//! `put`, which decides how (a large file goes by `parts.rs`), and what `import` shares with it: [`put_file`], one file into the store.
+//! `put`, which decides how (a large file goes by `parts.rs`), and what `import` shares with it:
+//! [`put_file`], one file into the store.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -36,7 +37,16 @@ pub(crate) async fn run(store: &Store, report: &Report, options: PutArgs) -> Res
     match &input {
         Input::File(file) if options.parts.is_given() || file.bytes > parts::OVER_BYTES => {
             let path = &file.path;
-            return InParts { store, report, id, path, stated, options: options.parts }.put().await;
+            return InParts {
+                store,
+                report,
+                id,
+                path,
+                stated,
+                options: options.parts,
+            }
+            .put()
+            .await;
         }
         Input::Pipe(_) | Input::Stdin if options.parts.is_given() => {
             let message = "only a regular file is put in parts (--parallel, --part-size, --resume)";
@@ -46,14 +56,24 @@ pub(crate) async fn run(store: &Store, report: &Report, options: PutArgs) -> Res
     }
     let bar = report.bar("put", None);
     let written = match input {
-        Input::File(file) => {
-            put_file(store, id, &file, stated, &bar).await.map_err(|error| error.failure(&file.path))?
-        }
+        Input::File(file) => put_file(store, id, &file, stated, &bar)
+            .await
+            .map_err(|error| error.failure(&file.path))?,
         Input::Pipe(path) => {
-            let pipe = tokio::fs::File::open(&path).await.map_err(|error| PutError::File(error).failure(&path))?;
+            let pipe = tokio::fs::File::open(&path)
+                .await
+                .map_err(|error| PutError::File(error).failure(&path))?;
             put_body(store, id, Body::reader(Counted::new(pipe, &bar)), stated).await?
         }
-        Input::Stdin => put_body(store, id, Body::reader(Counted::new(tokio::io::stdin(), &bar)), stated).await?,
+        Input::Stdin => {
+            put_body(
+                store,
+                id,
+                Body::reader(Counted::new(tokio::io::stdin(), &bar)),
+                stated,
+            )
+            .await?
+        }
     };
     bar.end();
     tell(report, id, &written, json!({}))
@@ -73,9 +93,18 @@ impl Input {
             standard::require_input()?;
             return Ok(Self::Stdin);
         };
-        let metadata = tokio::fs::metadata(path).await.map_err(|error| PutError::File(error).failure(path))?;
+        let metadata = tokio::fs::metadata(path)
+            .await
+            .map_err(|error| PutError::File(error).failure(path))?;
         let path = path.to_owned();
-        Ok(if metadata.is_file() { Self::File(Source { path, bytes: metadata.len() }) } else { Self::Pipe(path) })
+        Ok(if metadata.is_file() {
+            Self::File(Source {
+                path,
+                bytes: metadata.len(),
+            })
+        } else {
+            Self::Pipe(path)
+        })
     }
 }
 
@@ -88,11 +117,22 @@ pub(crate) struct Source {
     pub(crate) bytes: u64,
 }
 
-async fn put_body(store: &Store, id: &ObjectId, body: Body, stated: &Stated) -> cenotaph::Result<Written> {
-    store.engine.put(id, body).attributes(stated.attributes()).precondition(stated.precondition).await
+async fn put_body(
+    store: &Store,
+    id: &ObjectId,
+    body: Body,
+    stated: &Stated,
+) -> cenotaph::Result<Written> {
+    store
+        .engine
+        .put(id, body)
+        .attributes(stated.attributes())
+        .precondition(stated.precondition)
+        .await
 }
 
-/// Puts a file: a small one read whole, a large one streamed. Tries again while the store asks for it.
+/// Puts a file: a small one read whole, a large one streamed. Tries again while the store asks for
+/// it.
 pub(crate) async fn put_file(
     store: &Store,
     id: &ObjectId,
@@ -119,7 +159,11 @@ async fn put_once(
     bar: &Bar,
     counted: &Arc<AtomicU64>,
 ) -> Result<Written, PutError> {
-    let whole = if file.bytes <= WHOLE_BYTES_MAX { read_whole(store, file).await? } else { Whole::Longer };
+    let whole = if file.bytes <= WHOLE_BYTES_MAX {
+        read_whole(store, file).await?
+    } else {
+        Whole::Longer
+    };
     let body = match whole {
         Whole::All(bytes) => {
             counted.store(bytes.len() as u64, Ordering::Relaxed);
@@ -128,13 +172,25 @@ async fn put_once(
         }
         Whole::Changed => return Err(PutError::Changed),
         Whole::Longer | Whole::Unsized => {
-            let opened = tokio::fs::File::open(&file.path).await.map_err(PutError::File)?;
-            let reader = Counted { reader: opened, bar: bar.clone(), counted: Arc::clone(counted) };
+            let opened = tokio::fs::File::open(&file.path)
+                .await
+                .map_err(PutError::File)?;
+            let reader = Counted {
+                reader: opened,
+                bar: bar.clone(),
+                counted: Arc::clone(counted),
+            };
             let body = Body::reader(reader);
-            if whole == Whole::Longer { body.promise(file.bytes) } else { body }
+            if whole == Whole::Longer {
+                body.promise(file.bytes)
+            } else {
+                body
+            }
         }
     };
-    put_body(store, id, body, stated).await.map_err(PutError::Store)
+    put_body(store, id, body, stated)
+        .await
+        .map_err(PutError::Store)
 }
 
 /// The outcome of reading a file in one go.
@@ -150,14 +206,17 @@ enum Whole {
     Changed,
 }
 
-/// Reads a small file. One that has more or fewer bytes than its size says, and still has that size, is not a changed
-/// one: the sizes of files in /proc and /sys are not their lengths.
+/// Reads a small file. One that has more or fewer bytes than its size says, and still has that
+/// size, is not a changed one: the sizes of files in /proc and /sys are not their lengths.
 async fn read_whole(store: &Store, file: &Source) -> Result<Whole, PutError> {
     let (path, bytes) = (file.path.clone(), file.bytes);
     let read = move || {
         let mut whole = Vec::with_capacity(usize::try_from(bytes).unwrap_or(0).saturating_add(1));
         let opened = std::fs::File::open(path)?;
-        io::Read::read_to_end(&mut io::Read::take(&opened, WHOLE_BYTES_MAX + 1), &mut whole)?;
+        io::Read::read_to_end(
+            &mut io::Read::take(&opened, WHOLE_BYTES_MAX + 1),
+            &mut whole,
+        )?;
         let read = whole.len() as u64;
         Ok(match read == bytes || opened.metadata()?.len() == bytes {
             false => Whole::Changed,
@@ -177,7 +236,11 @@ struct Counted<R> {
 
 impl<R> Counted<R> {
     fn new(reader: R, bar: &Bar) -> Self {
-        Self { reader, bar: bar.clone(), counted: Arc::default() }
+        Self {
+            reader,
+            bar: bar.clone(),
+            counted: Arc::default(),
+        }
     }
 }
 

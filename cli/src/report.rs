@@ -1,7 +1,9 @@
-//! What the tool says, and where: results on standard output, progress and messages on standard error.
+//! What the tool says, and where: results on standard output, progress and messages on standard
+//! error.
 //!
-//! Everything that is printed passes here, so that bars and lines never mix, nothing panics when a reader has gone,
-//! `--json` means JSON alone, and no control character of a name reaches a terminal. Deliberately not here: how numbers look (`human.rs`).
+//! Everything that is printed passes here, so that bars and lines never mix, nothing panics when a
+//! reader has gone, `--json` means JSON alone, and no control character of a name reaches a
+//! terminal. Deliberately not here: how numbers look (`human.rs`).
 
 use std::io::{self, IsTerminal, Write};
 use std::process::ExitCode;
@@ -31,9 +33,19 @@ impl Report {
     /// `json`: results as JSON lines. `quiet`: no bars.
     pub(crate) fn new(env: &Env, json: bool, quiet: bool) -> Result<Self, Failure> {
         let is_visible = !quiet && io::stderr().is_terminal();
-        let target = if is_visible { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
+        let target = if is_visible {
+            ProgressDrawTarget::stderr()
+        } else {
+            ProgressDrawTarget::hidden()
+        };
         let bars = MultiProgress::with_draw_target(target);
-        Ok(Self { json, stdout: Stdout::start(env)?, bars, is_visible, advice: Mutex::default() })
+        Ok(Self {
+            json,
+            stdout: Stdout::start(env)?,
+            bars,
+            is_visible,
+            advice: Mutex::default(),
+        })
     }
 
     /// Returns the handle that ends writes to standard output.
@@ -62,8 +74,16 @@ impl Report {
     }
 
     /// A result in one of the two forms; `text` is one line, and gets its end here.
-    pub(crate) fn result(&self, value: impl FnOnce() -> Value, text: impl FnOnce() -> String) -> Result<(), Failure> {
-        if self.json { self.json(&value()) } else { self.text(&(human::key(&text()) + "\n")) }
+    pub(crate) fn result(
+        &self,
+        value: impl FnOnce() -> Value,
+        text: impl FnOnce() -> String,
+    ) -> Result<(), Failure> {
+        if self.json {
+            self.json(&value())
+        } else {
+            self.text(&(human::key(&text()) + "\n"))
+        }
     }
 
     /// Bytes of an object.
@@ -93,7 +113,12 @@ impl Report {
             bar.set_prefix(what);
             bar.enable_steady_tick(Duration::from_millis(200));
         }
-        Bar { bar, items: Arc::default(), items_total: None, noun: "files" }
+        Bar {
+            bar,
+            items: Arc::default(),
+            items_total: None,
+            noun: "files",
+        }
     }
 
     /// Says how it ended, and with which code.
@@ -101,9 +126,15 @@ impl Report {
         match result {
             Ok(()) => ExitCode::SUCCESS,
             Err(failure) => {
-                let advice = self.advice.lock().unwrap_or_else(PoisonError::into_inner).take();
+                let advice = self
+                    .advice
+                    .lock()
+                    .unwrap_or_else(PoisonError::into_inner)
+                    .take();
                 match (&failure, advice) {
-                    (Failure::Interrupted, None) => self.note(&format!("{failure}; run it again to resume")),
+                    (Failure::Interrupted, None) => {
+                        self.note(&format!("{failure}; run it again to resume"));
+                    }
                     (_, Some(advice)) => self.note(&format!("{failure}; {advice}")),
                     (_, None) => self.note(&failure.to_string()),
                 }
@@ -115,7 +146,11 @@ impl Report {
 
 /// Says why the tool ends before anything was begun, and with which code.
 pub(crate) fn end_without_report(failure: &Failure) -> ExitCode {
-    let _ = writeln!(io::stderr().lock(), "cenotaph: {}", human::key(&failure.to_string()));
+    let _ = writeln!(
+        io::stderr().lock(),
+        "cenotaph: {}",
+        human::key(&failure.to_string())
+    );
     ExitCode::from(failure.code())
 }
 
@@ -125,7 +160,9 @@ fn style(is_bounded: bool) -> ProgressStyle {
     } else {
         "{prefix:>9} {spinner} {bytes} {binary_bytes_per_sec} {msg}"
     };
-    ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar()).progress_chars("=> ")
+    ProgressStyle::with_template(template)
+        .unwrap_or_else(|_| ProgressStyle::default_bar())
+        .progress_chars("=> ")
 }
 
 /// Progress of one long work. Cheap to clone; vanishes with [`end`](Self::end) or its last clone.
@@ -179,7 +216,13 @@ impl Bar {
     }
 
     /// So much has been looked at: bytes, of so many if that is known, and objects.
-    pub(crate) fn at(&self, bytes: u64, total_bytes: Option<u64>, objects: u64, objects_total: u64) {
+    pub(crate) fn at(
+        &self,
+        bytes: u64,
+        total_bytes: Option<u64>,
+        objects: u64,
+        objects_total: u64,
+    ) {
         if self.bar.is_hidden() {
             return;
         }
@@ -188,7 +231,8 @@ impl Bar {
             total_bytes.inspect(|&total| self.bar.set_length(total));
         }
         self.bar.set_position(bytes);
-        self.bar.set_message(format!("{objects}/{objects_total} objects"));
+        self.bar
+            .set_message(format!("{objects}/{objects_total} objects"));
     }
 
     /// Says this beside what it shows.

@@ -4,9 +4,11 @@ use std::time::Duration;
 
 use cenotaph::{Env, ErrorKind};
 
-/// Attempts of a call that finds a limit reached: the tool's own calls reach it, and it passes when some of them end.
+/// Attempts of a call that finds a limit reached: the tool's own calls reach it, and it passes when
+/// some of them end.
 const OVERLOADED_ATTEMPTS_MAX: u32 = 8;
-/// Attempts of a call that finds a tier unavailable. Few, for a remote tier has been tried again below already.
+/// Attempts of a call that finds a tier unavailable. Few, for a remote tier has been tried again
+/// below already.
 const UNAVAILABLE_ATTEMPTS_MAX: u32 = 3;
 /// First delay; doubled for each further one.
 const BACKOFF_MIN: Duration = Duration::from_millis(20);
@@ -30,11 +32,16 @@ impl Retryable for cenotaph::Error {
 }
 
 /// What the call gives, or its last error.
-pub(crate) async fn retrying<T, E: Retryable>(env: &Env, mut call: impl AsyncFnMut() -> Result<T, E>) -> Result<T, E> {
+pub(crate) async fn retrying<T, E: Retryable>(
+    env: &Env,
+    mut call: impl AsyncFnMut() -> Result<T, E>,
+) -> Result<T, E> {
     let (mut attempt, mut backoff) = (1, BACKOFF_MIN);
     loop {
         match call().await {
-            Err(error) if attempt < error.attempts_max() => env.sleep(backoff / 2 + env.jitter(backoff)).await,
+            Err(error) if attempt < error.attempts_max() => {
+                env.sleep(backoff / 2 + env.jitter(backoff)).await;
+            }
             result => return result,
         }
         attempt += 1;
@@ -50,7 +57,11 @@ mod tests {
     #[tokio::test]
     async fn only_what_may_pass_is_tried_again_and_not_for_ever() {
         let env = Env::real().unwrap();
-        let cases = [(ErrorKind::Overloaded, 8), (ErrorKind::Unavailable, 3), (ErrorKind::Indeterminate, 1)];
+        let cases = [
+            (ErrorKind::Overloaded, 8),
+            (ErrorKind::Unavailable, 3),
+            (ErrorKind::Indeterminate, 1),
+        ];
         for (kind, attempts) in cases {
             let mut calls = 0;
             let failing = retrying(&env, async || {
@@ -63,7 +74,11 @@ mod tests {
         let mut calls = 0;
         let passing = retrying(&env, async || {
             calls += 1;
-            if calls == 3 { Ok(()) } else { Err(Error::new(ErrorKind::Unavailable, "put", "no")) }
+            if calls == 3 {
+                Ok(())
+            } else {
+                Err(Error::new(ErrorKind::Unavailable, "put", "no"))
+            }
         });
         assert!(passing.await.is_ok());
     }

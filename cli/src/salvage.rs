@@ -1,4 +1,5 @@
-//! `salvage`: what can be read of a damaged store, copied into a new one. An exit code of its own if something is lost.
+//! `salvage`: what can be read of a damaged store, copied into a new one. An exit code of its own
+//! if something is lost.
 
 use cenotaph::SalvageReport;
 use serde_json::{Value, json};
@@ -10,7 +11,11 @@ use crate::human;
 use crate::report::Report;
 use crate::tier::Location;
 
-pub(crate) async fn run(report: &Report, options: &SalvageArgs, blobs: Option<&str>) -> Result<(), Failure> {
+pub(crate) async fn run(
+    report: &Report,
+    options: &SalvageArgs,
+    blobs: Option<&str>,
+) -> Result<(), Failure> {
     let mut salvage = cenotaph::salvage(&options.old, &options.new);
     let place = match blobs {
         Some(given) => blobs::parse(given)?,
@@ -25,7 +30,10 @@ pub(crate) async fn run(report: &Report, options: &SalvageArgs, blobs: Option<&s
             place.is_dir().then(|| format!("fs:{}", place.display()))
         }
         BlobPlace::Directory(dir) if !dir.is_dir() => {
-            return Err(Failure::Failed(format!("there is no blob tier here: path={}", dir.display())));
+            return Err(Failure::Failed(format!(
+                "there is no blob tier here: path={}",
+                dir.display()
+            )));
         }
         BlobPlace::Directory(dir) => {
             salvage = salvage.blobs(blobs::directory(&dir)?);
@@ -55,7 +63,9 @@ pub(crate) async fn run(report: &Report, options: &SalvageArgs, blobs: Option<&s
         return Ok(());
     }
     let new = options.new.display();
-    Err(Failure::Incomplete(format!("not everything could be copied, see the report: new={new}")))
+    Err(Failure::Incomplete(format!(
+        "not everything could be copied, see the report: new={new}"
+    )))
 }
 
 fn in_json(salvaged: &SalvageReport) -> Value {
@@ -68,23 +78,40 @@ fn in_text(salvaged: &SalvageReport) -> String {
     let mut lines = Vec::new();
     for lost in &salvaged.lost_tables {
         let said = format!("table={} file={}: {}", lost.table, lost.file, lost.why);
-        lines.push(format!("lost-table {} (entries may be missing, or older than they were)", human::key(&said)));
+        lines.push(format!(
+            "lost-table {} (entries may be missing, or older than they were)",
+            human::key(&said)
+        ));
     }
     for range in &salvaged.unreadable_ranges {
-        let to = range.to.as_ref().map_or("the end".to_owned(), ToString::to_string);
-        let said = format!("table={} from={} to={to}: {}", range.table, range.from, range.why);
+        let to = range
+            .to
+            .as_ref()
+            .map_or("the end".to_owned(), ToString::to_string);
+        let said = format!(
+            "table={} from={} to={to}: {}",
+            range.table, range.from, range.why
+        );
         lines.push(format!("unreadable {}", human::key(&said)));
     }
     for object in &salvaged.objects_without_payload {
-        lines.push(format!("lost-bytes {}", human::key(&format!("object={}/{}", object.namespace, object.key))));
+        lines.push(format!(
+            "lost-bytes {}",
+            human::key(&format!("object={}/{}", object.namespace, object.key))
+        ));
     }
     for blob in &salvaged.lost_objects {
-        let name = blob.object.as_ref().map_or("?".to_owned(), |object| format!("{}/{}", object.namespace, object.key));
+        let name = blob.object.as_ref().map_or("?".to_owned(), |object| {
+            format!("{}/{}", object.namespace, object.key)
+        });
         let object = format!("object={name} path={}", blob.path);
         lines.push(format!("lost-object {}", human::key(&object)));
     }
     if salvaged.journal_damaged {
-        lines.push("lost-batches the journal is damaged: objects may be missing, or older than they were".to_owned());
+        lines.push(
+            "lost-batches the journal is damaged: objects may be missing, or older than they were"
+                .to_owned(),
+        );
     }
     lines.push(format!(
         "copied {}, {}, {} of uploads, {}, {}; {} unreadable, {} without bytes, {} lost by name",

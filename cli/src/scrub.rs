@@ -1,4 +1,5 @@
-//! `scrub`: both tiers against each other, every byte of them, and repairs on request. Not zero if anything is left.
+//! `scrub`: both tiers against each other, every byte of them, and repairs on request. Not zero if
+//! anything is left.
 
 use std::time::Duration;
 
@@ -15,11 +16,24 @@ use crate::store::Store;
 /// Findings that are named; all are counted.
 const FINDINGS_MAX: usize = 10_000;
 
-pub(crate) async fn run(store: &Store, report: &Report, options: &ScrubArgs) -> Result<(), Failure> {
+pub(crate) async fn run(
+    store: &Store,
+    report: &Report,
+    options: &ScrubArgs,
+) -> Result<(), Failure> {
     let watch = Stopwatch::start(&store.env);
     let bar = report.bar("scrub", None);
-    let depth = if options.shallow { ScrubDepth::Presence } else { ScrubDepth::Bytes };
-    let mut scrub = store.engine.scrub().depth(depth).grace(options.grace).findings_max(FINDINGS_MAX);
+    let depth = if options.shallow {
+        ScrubDepth::Presence
+    } else {
+        ScrubDepth::Bytes
+    };
+    let mut scrub = store
+        .engine
+        .scrub()
+        .depth(depth)
+        .grace(options.grace)
+        .findings_max(FINDINGS_MAX);
     if options.repair {
         scrub = scrub.repair();
     }
@@ -43,7 +57,13 @@ pub(crate) async fn run(store: &Store, report: &Report, options: &ScrubArgs) -> 
 fn tell(report: &Report, finding: &Finding) -> Result<(), Failure> {
     report.result(
         || with_event("finding", json!(finding)),
-        || format!("{} {}", fate(finding.fate), human::key(&finding.damage.to_string())),
+        || {
+            format!(
+                "{} {}",
+                fate(finding.fate),
+                human::key(&finding.damage.to_string())
+            )
+        },
     )
 }
 
@@ -74,7 +94,10 @@ fn summarise(report: &Report, scrubbed: &ScrubReport, took: Duration) -> Result<
         },
         || {
             let looked = &scrubbed.looked;
-            let (objects, blobs) = (human::counted(looked.objects, "object"), human::counted(looked.blobs, "blob"));
+            let (objects, blobs) = (
+                human::counted(looked.objects, "object"),
+                human::counted(looked.blobs, "blob"),
+            );
             let found = match unnamed {
                 0 => human::counted(scrubbed.found, "problem"),
                 _ => format!(
@@ -98,10 +121,15 @@ fn success(scrubbed: &ScrubReport) -> Result<(), Failure> {
         return Ok(());
     }
     let left = human::counted(scrubbed.left(), "problem");
-    match scrubbed.findings.iter().find(|finding| finding.fate != Fate::Repaired) {
-        Some(first) => {
-            Err(Failure::Failed(format!("{left} left; the first: {}", human::key(&first.damage.to_string()))))
-        }
+    match scrubbed
+        .findings
+        .iter()
+        .find(|finding| finding.fate != Fate::Repaired)
+    {
+        Some(first) => Err(Failure::Failed(format!(
+            "{left} left; the first: {}",
+            human::key(&first.damage.to_string())
+        ))),
         None => Err(Failure::Failed(format!("{left} left"))),
     }
 }

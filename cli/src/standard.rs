@@ -5,8 +5,8 @@
 //!    <───── done, or interrupted by a signal
 //! ```
 //!
-//! Guards that no command waits for a stalled reader after a signal: the caller goes on at once, and the write that is
-//! under way ends with the process.
+//! Guards that no command waits for a stalled reader after a signal: the caller goes on at once,
+//! and the write that is under way ends with the process.
 
 use std::fs::File;
 use std::io::{self, Write};
@@ -55,8 +55,15 @@ impl Stdout {
             }
         };
         env.thread("stdout", write).map_err(failed)?;
-        let channel = Mutex::new(Channel { jobs, events: answers, is_interrupted: false });
-        Ok(Self { channel, interrupt: Interrupt(events) })
+        let channel = Mutex::new(Channel {
+            jobs,
+            events: answers,
+            is_interrupted: false,
+        });
+        Ok(Self {
+            channel,
+            interrupt: Interrupt(events),
+        })
     }
 
     /// Returns the handle that ends writes.
@@ -70,16 +77,26 @@ impl Stdout {
         if channel.is_interrupted {
             return Err(Failure::Interrupted);
         }
-        let event = channel.jobs.send(bytes).ok().and_then(|()| channel.events.recv().ok());
+        let event = channel
+            .jobs
+            .send(bytes)
+            .ok()
+            .and_then(|()| channel.events.recv().ok());
         match event {
             Some(Event::Done(Ok(()))) => Ok(()),
-            Some(Event::Done(Err(error))) if error.kind() == io::ErrorKind::BrokenPipe => Err(Failure::BrokenPipe),
-            Some(Event::Done(Err(error))) => Err(Failure::io("standard output can't be written", &error)),
+            Some(Event::Done(Err(error))) if error.kind() == io::ErrorKind::BrokenPipe => {
+                Err(Failure::BrokenPipe)
+            }
+            Some(Event::Done(Err(error))) => {
+                Err(Failure::io("standard output can't be written", &error))
+            }
             Some(Event::Interrupted) => {
                 channel.is_interrupted = true;
                 Err(Failure::Interrupted)
             }
-            None => Err(Failure::Failed("standard output can't be written: its thread has ended".to_owned())),
+            None => Err(Failure::Failed(
+                "standard output can't be written: its thread has ended".to_owned(),
+            )),
         }
     }
 }
@@ -92,7 +109,8 @@ impl Interrupt {
     }
 }
 
-/// Standard output as a file. `std::io::Stdout` takes a write to a descriptor that is not open for writing as done.
+/// Standard output as a file. `std::io::Stdout` takes a write to a descriptor that is not open for
+/// writing as done.
 #[cfg(unix)]
 pub(crate) fn duplicate() -> io::Result<File> {
     use std::os::fd::AsFd;
@@ -106,11 +124,13 @@ pub(crate) fn duplicate() -> io::Result<File> {
     Ok(io::stdout().as_handle().try_clone_to_owned()?.into())
 }
 
-/// Returns an error if nothing can be read from standard input because it is closed, which would look like no bytes.
+/// Returns an error if nothing can be read from standard input because it is closed, which would
+/// look like no bytes.
 pub(crate) fn require_input() -> Result<(), Failure> {
     #[cfg(unix)]
     if unix::is_closed(&io::stdin(), rustix::fs::OFlags::WRONLY) {
-        let message = "standard input is closed: an empty object is stored with `put KEY /dev/null`";
+        let message =
+            "standard input is closed: an empty object is stored with `put KEY /dev/null`";
         return Err(Failure::Failed(message.to_owned()));
     }
     Ok(())
@@ -134,16 +154,22 @@ mod unix {
 
     /// Returns whether the stream is closed, or is open in the wrong direction only.
     ///
-    /// Before `main` the standard library opens /dev/null for reading and writing in place of a closed stream. A caller
-    /// that passes /dev/null opened in both directions looks the same; shells open it in the one that is needed.
+    /// Before `main` the standard library opens /dev/null for reading and writing in place of a
+    /// closed stream. A caller that passes /dev/null opened in both directions looks the same;
+    /// shells open it in the one that is needed.
     pub(super) fn is_closed(stream: &impl AsFd, wrong: OFlags) -> bool {
-        let Ok(flags) = fcntl_getfl(stream) else { return true };
+        let Ok(flags) = fcntl_getfl(stream) else {
+            return true;
+        };
         let direction = flags & OFlags::RWMODE;
         direction == wrong || (direction == OFlags::RDWR && is_null(stream))
     }
 
     fn is_null(stream: &impl AsFd) -> bool {
-        let (Ok(stream), Ok(null)) = (fstat(stream), stat("/dev/null")) else { return false };
-        FileType::from_raw_mode(stream.st_mode) == FileType::CharacterDevice && stream.st_rdev == null.st_rdev
+        let (Ok(stream), Ok(null)) = (fstat(stream), stat("/dev/null")) else {
+            return false;
+        };
+        FileType::from_raw_mode(stream.st_mode) == FileType::CharacterDevice
+            && stream.st_rdev == null.st_rdev
     }
 }

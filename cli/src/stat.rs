@@ -17,7 +17,9 @@ pub(crate) async fn run(store: &Store, report: &Report, options: &StatArgs) -> R
     match retrying(&store.env, async || store.engine.head(&id).await).await? {
         Some(head) if report.is_json() => report.json(&head_in_json(&head)),
         Some(head) => report.text(&in_words(&head)),
-        None => Err(Failure::NotFound(format!("there is no such object: key={id}"))),
+        None => Err(Failure::NotFound(format!(
+            "there is no such object: key={id}"
+        ))),
     }
 }
 
@@ -33,18 +35,33 @@ fn in_words(head: &Head) -> String {
         row("created", human::moment(metadata.created)),
         row("modified", human::moment(metadata.modified)),
     ];
-    rows.extend(metadata.expires_at.map(|deadline| row("expires", human::moment(deadline))));
+    rows.extend(
+        metadata
+            .expires_at
+            .map(|deadline| row("expires", human::moment(deadline))),
+    );
     rows.extend(policy(attributes.expiration).map(|policy| row("expiration", policy)));
-    rows.extend(metadata.checksum.map(|checksum| row("checksum", checksum.to_string())));
+    rows.extend(
+        metadata
+            .checksum
+            .map(|checksum| row("checksum", checksum.to_string())),
+    );
     let stated = [
         ("content type", &attributes.content_type),
         ("compression", &attributes.compression),
         ("origin", &attributes.origin),
         ("filename", &attributes.filename),
     ];
-    rows.extend(stated.into_iter().filter_map(|(name, value)| Some(row(name, value.clone()?))));
     rows.extend(
-        attributes.custom.iter().map(|(name, value)| row(&format!("custom {}", human::key(name)), value.clone())),
+        stated
+            .into_iter()
+            .filter_map(|(name, value)| Some(row(name, value.clone()?))),
+    );
+    rows.extend(
+        attributes
+            .custom
+            .iter()
+            .map(|(name, value)| row(&format!("custom {}", human::key(name)), value.clone())),
     );
     human::table([Align::Left, Align::Left], &rows)
 }
@@ -54,6 +71,8 @@ fn policy(expiration: Expiration) -> Option<String> {
     match expiration {
         Expiration::Manual => None,
         Expiration::TimeToLive(live) => Some(format!("{} after it was written", time(live))),
-        Expiration::TimeToIdle(idle) => Some(format!("{} after it was written or read last", time(idle))),
+        Expiration::TimeToIdle(idle) => {
+            Some(format!("{} after it was written or read last", time(idle)))
+        }
     }
 }

@@ -1,5 +1,5 @@
-//! What is stated about an object that is put, why it was not, and what is said when it was: the same for a put in one piece and
-//! one in parts.
+//! What is stated about an object that is put, why it was not, and what is said when it was: the
+//! same for a put in one piece and one in parts.
 //!
 //! Deliberately not here: putting it (`put.rs`, `parts.rs`).
 
@@ -31,8 +31,18 @@ pub(crate) struct Stated {
 impl Stated {
     /// The same as the engine says it, but for how it must stand.
     pub(crate) fn attributes(&self) -> Attributes {
-        let Self { content_type, custom, expiration, precondition: _ } = self.clone();
-        Attributes { content_type, custom, expiration, ..Attributes::default() }
+        let Self {
+            content_type,
+            custom,
+            expiration,
+            precondition: _,
+        } = self.clone();
+        Attributes {
+            content_type,
+            custom,
+            expiration,
+            ..Attributes::default()
+        }
     }
 }
 
@@ -60,7 +70,9 @@ impl PutError {
     /// Why the tool ends; a condition that does not hold is told apart.
     pub(crate) fn failure(self, path: &Path) -> Failure {
         match self {
-            Self::Store(error) if matches!(error.kind(), ErrorKind::Conflict { .. }) => error.into(),
+            Self::Store(error) if matches!(error.kind(), ErrorKind::Conflict { .. }) => {
+                error.into()
+            }
             Self::File(_) | Self::Changed | Self::Store(_) => {
                 Failure::Failed(format!("{}: path={}", self.message(), path.display()))
             }
@@ -87,7 +99,12 @@ impl Retryable for PutError {
 }
 
 /// Says what was written, and for scripts this too.
-pub(crate) fn tell(report: &Report, id: &ObjectId, written: &Written, mut more: Value) -> Result<(), Failure> {
+pub(crate) fn tell(
+    report: &Report,
+    id: &ObjectId,
+    written: &Written,
+    mut more: Value,
+) -> Result<(), Failure> {
     let version = written.version.map(cenotaph::Version::get);
     report.result(
         || {

@@ -12,9 +12,17 @@ use crate::human::{self, Align};
 use crate::report::Report;
 use crate::store::Store;
 
-pub(crate) async fn stats(store: &Store, report: &Report, options: &StatsArgs) -> Result<(), Failure> {
+pub(crate) async fn stats(
+    store: &Store,
+    report: &Report,
+    options: &StatsArgs,
+) -> Result<(), Failure> {
     let stats = store.engine.stats().await?;
-    let usage = if options.no_count { None } else { usage(store, report).await? };
+    let usage = if options.no_count {
+        None
+    } else {
+        usage(store, report).await?
+    };
     if report.is_json() {
         let mut value = in_json(&stats);
         for (name, counted) in usage_in_json(usage.as_ref()) {
@@ -30,7 +38,9 @@ pub(crate) async fn stats(store: &Store, report: &Report, options: &StatsArgs) -
         0 => Ok(()),
         ranges => {
             let ranges = human::counted(ranges, "range");
-            Err(Failure::Failed(format!("{ranges} of rows can't be read and not all objects are counted; see `scrub`")))
+            Err(Failure::Failed(format!(
+                "{ranges} of rows can't be read and not all objects are counted; see `scrub`"
+            )))
         }
     }
 }
@@ -40,7 +50,10 @@ async fn usage(store: &Store, report: &Report) -> Result<Option<Usage>, Failure>
     match store.engine.usage().await {
         Ok(usage) => Ok(Some(usage)),
         Err(error) if error.kind() == ErrorKind::Corrupt => {
-            report.note(&format!("the objects can't be counted; see `scrub`: {}", one_line(&error)));
+            report.note(&format!(
+                "the objects can't be counted; see `scrub`: {}",
+                one_line(&error)
+            ));
             Ok(None)
         }
         Err(error) => Err(error.into()),
@@ -50,14 +63,30 @@ async fn usage(store: &Store, report: &Report) -> Result<Option<Usage>, Failure>
 fn usage_in_json(usage: Option<&Usage>) -> [(&'static str, serde_json::Value); 9] {
     [
         ("objects", json!(usage.map(|usage| usage.objects))),
-        ("bytes", json!(usage.map(|usage| usage.inline_bytes + usage.blob_bytes))),
-        ("inline_objects", json!(usage.map(|usage| usage.inline_objects))),
+        (
+            "bytes",
+            json!(usage.map(|usage| usage.inline_bytes + usage.blob_bytes)),
+        ),
+        (
+            "inline_objects",
+            json!(usage.map(|usage| usage.inline_objects)),
+        ),
         ("inline_bytes", json!(usage.map(|usage| usage.inline_bytes))),
         ("blob_objects", json!(usage.map(|usage| usage.blob_objects))),
         ("blob_bytes", json!(usage.map(|usage| usage.blob_bytes))),
         ("expired", json!(usage.map(|usage| usage.expired))),
-        ("unreadable_ranges", json!(usage.map(|usage| usage.unreadable_ranges))),
-        ("oldest_ms", json!(usage.and_then(|usage| usage.oldest).map(Timestamp::as_millis))),
+        (
+            "unreadable_ranges",
+            json!(usage.map(|usage| usage.unreadable_ranges)),
+        ),
+        (
+            "oldest_ms",
+            json!(
+                usage
+                    .and_then(|usage| usage.oldest)
+                    .map(Timestamp::as_millis)
+            ),
+        ),
     ]
 }
 
@@ -67,7 +96,10 @@ fn usage_in_rows(usage: &Usage) -> Vec<[String; 2]> {
         row("objects", human::grouped(usage.objects)),
         row("  in the index", human::grouped(usage.inline_objects)),
         row("  in the blob tier", human::grouped(usage.blob_objects)),
-        row("bytes", human::grouped(usage.inline_bytes + usage.blob_bytes)),
+        row(
+            "bytes",
+            human::grouped(usage.inline_bytes + usage.blob_bytes),
+        ),
         row("  in the index", human::grouped(usage.inline_bytes)),
         row("  in the blob tier", human::grouped(usage.blob_bytes)),
         row("expired, not removed yet", human::grouped(usage.expired)),
@@ -111,7 +143,10 @@ fn in_json(stats: &Stats) -> serde_json::Value {
 fn in_rows(stats: &Stats) -> [(&'static str, String); 15] {
     let actors = &stats.actors;
     let of_disk = |bytes: fn(&SpaceStats) -> u64| {
-        stats.space.as_ref().map_or_else(|| "-".to_owned(), |space| human::grouped(bytes(space)))
+        stats
+            .space
+            .as_ref()
+            .map_or_else(|| "-".to_owned(), |space| human::grouped(bytes(space)))
     };
     let is_low = stats.space.is_some_and(|space| space.is_low);
     [
@@ -124,12 +159,29 @@ fn in_rows(stats: &Stats) -> [(&'static str, String); 15] {
         ("  oldest", moment(actors.oldest_session)),
         ("changes settled since open", human::grouped(actors.fenced)),
         ("orphans settled since open", human::grouped(actors.swept)),
-        ("failed deletions since open", human::grouped(actors.sweep_failures)),
-        ("batches committed since open", human::grouped(stats.index.batches)),
-        ("disk of the index, bytes free", of_disk(|space| space.free_bytes)),
+        (
+            "failed deletions since open",
+            human::grouped(actors.sweep_failures),
+        ),
+        (
+            "batches committed since open",
+            human::grouped(stats.index.batches),
+        ),
+        (
+            "disk of the index, bytes free",
+            of_disk(|space| space.free_bytes),
+        ),
         ("  needed to take puts", of_disk(|space| space.needed_bytes)),
         ("  held in reserve", of_disk(|space| space.reserve_bytes)),
-        ("  state", if is_low { "no space: only deletes are taken" } else { "ok" }.to_owned()),
+        (
+            "  state",
+            if is_low {
+                "no space: only deletes are taken"
+            } else {
+                "ok"
+            }
+            .to_owned(),
+        ),
     ]
 }
 
@@ -147,7 +199,11 @@ pub(crate) struct Recovered {
 pub(crate) async fn settle(store: &Store) -> Result<Recovered, Failure> {
     let watch = Stopwatch::start(&store.env);
     let left = store.engine.settle().await?;
-    Ok(Recovered { stats: store.engine.stats().await?, left, took: watch.elapsed() })
+    Ok(Recovered {
+        stats: store.engine.stats().await?,
+        left,
+        took: watch.elapsed(),
+    })
 }
 
 pub(crate) async fn recover(store: &Store, report: &Report) -> Result<(), Failure> {

@@ -40,10 +40,16 @@ impl Store {
     pub(crate) async fn open(args: &StoreArgs, access: Access, env: Env) -> Result<Self, Failure> {
         let namespace = namespace(args.namespace.as_deref())?;
         if access != Access::Create && !args.data.join("index").is_dir() {
-            return Err(Failure::Failed(format!("there is no store here: data={}", args.data.display())));
+            return Err(Failure::Failed(format!(
+                "there is no store here: data={}",
+                args.data.display()
+            )));
         }
         let (place, location, remembered) = place(args, access)?;
-        let config = Config { inline_bytes_max: args.inline_max, ..Config::default() };
+        let config = Config {
+            inline_bytes_max: args.inline_max,
+            ..Config::default()
+        };
         let mut builder = Engine::builder(&args.data).config(config).env(env.clone());
         let mut own_dirs = vec![args.data.clone()];
         match place {
@@ -60,12 +66,24 @@ impl Store {
         if args.read_only {
             builder = builder.read_only();
         }
-        let engine = builder.open().await.map_err(|error| explain(error, &args.data))?;
+        let engine = builder
+            .open()
+            .await
+            .map_err(|error| explain(error, &args.data))?;
         if remembered.as_ref() != Some(&location) && !args.read_only {
             remember(&location, &args.data);
         }
-        let own_dirs = own_dirs.iter().filter_map(|dir| dir.canonicalize().ok()).collect();
-        Ok(Self { engine, namespace, env, tier: location.uri().to_owned(), own_dirs })
+        let own_dirs = own_dirs
+            .iter()
+            .filter_map(|dir| dir.canonicalize().ok())
+            .collect();
+        Ok(Self {
+            engine,
+            namespace,
+            env,
+            tier: location.uri().to_owned(),
+            own_dirs,
+        })
     }
 
     /// The object of this key. A key that breaks a rule is a mistake on the command line.
@@ -84,9 +102,12 @@ impl Store {
     }
 }
 
-/// Where the blob tier is: as the command line says, or else as the last one said; where that is, to be remembered; and
-/// what is remembered.
-fn place(args: &StoreArgs, access: Access) -> Result<(BlobPlace, Location, Option<Location>), Failure> {
+/// Where the blob tier is: as the command line says, or else as the last one said; where that is,
+/// to be remembered; and what is remembered.
+fn place(
+    args: &StoreArgs,
+    access: Access,
+) -> Result<(BlobPlace, Location, Option<Location>), Failure> {
     let remembered = Location::remembered(&args.data);
     let given = args.blobs.as_deref().map(blobs::parse).transpose()?;
     let remembered = match remembered {
@@ -111,8 +132,9 @@ fn remember(location: &Location, data: &Path) {
     if let Err(error) = location.remember(data) {
         let why = one_line(&error);
         let data = data.display();
-        let message =
-            format!("where the blob tier is can't be remembered; give --blobs next time: data={data} cause={why}");
+        let message = format!(
+            "where the blob tier is can't be remembered; give --blobs next time: data={data} cause={why}"
+        );
         eprintln!("cenotaph: {}", human::key(&message));
     }
 }
@@ -128,12 +150,16 @@ fn explain(error: cenotaph::Error, data: &Path) -> Failure {
 }
 
 fn namespace(text: Option<&str>) -> Result<Namespace, Failure> {
-    let Some(text) = text else { return Ok(Namespace::default_namespace()) };
+    let Some(text) = text else {
+        return Ok(Namespace::default_namespace());
+    };
     let usage = |error: cenotaph::Error| Failure::Usage(format!("--namespace: {error}"));
     let mut parts = text.split('/');
     let usecase = Namespace::new(parts.next().unwrap_or_default()).map_err(usage)?;
     parts.try_fold(usecase, |namespace, pair| match pair.split_once('=') {
         Some((scope, value)) => namespace.with_scope(scope, value).map_err(usage),
-        None => Err(Failure::Usage(format!("--namespace: expected SCOPE=VALUE behind each `/`: found={pair:?}"))),
+        None => Err(Failure::Usage(format!(
+            "--namespace: expected SCOPE=VALUE behind each `/`: found={pair:?}"
+        ))),
     })
 }

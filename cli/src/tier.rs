@@ -6,8 +6,9 @@
 //! {"format":1,"blobs":"s3://bucket/root?region=eu&endpoint=.."}   scheme, bucket, root, and options that are no secrets
 //! ```
 //!
-//! Guards that no credential is stored: user, password, and every option that is not known to be none, are left out and
-//! come from the environment. It decides nothing about whose tier it is: the mark in the tier does.
+//! Guards that no credential is stored: user, password, and every option that is not known to be
+//! none, are left out and come from the environment. It decides nothing about whose tier it is: the
+//! mark in the tier does.
 
 use std::fs::{self, File};
 use std::io::{self, Write};
@@ -49,12 +50,20 @@ impl Location {
         match place {
             BlobPlace::UnderData => Ok(Self("fs:".to_owned())),
             BlobPlace::Directory(dir) => {
-                let failed =
-                    |error| Failure::io(format!("the blob directory can't be used: path={}", dir.display()), &error);
+                let failed = |error| {
+                    Failure::io(
+                        format!("the blob directory can't be used: path={}", dir.display()),
+                        &error,
+                    )
+                };
                 let absolute = std::path::absolute(dir).map_err(failed)?;
                 let text = absolute.to_str();
-                let not_text =
-                    || Failure::Failed(format!("the blob directory's name is not UTF-8: path={}", dir.display()));
+                let not_text = || {
+                    Failure::Failed(format!(
+                        "the blob directory's name is not UTF-8: path={}",
+                        dir.display()
+                    ))
+                };
                 Ok(Self(format!("fs:{}", text.ok_or_else(not_text)?)))
             }
             BlobPlace::Remote(uri) => Ok(Self(without_secrets(uri))),
@@ -68,13 +77,22 @@ impl Location {
 
     /// Returns whether both are the same place; options beside it may differ.
     fn is_same_place(&self, other: &Self, data: &Path) -> bool {
-        let place = |location: &Self| location.0.split('?').next().unwrap_or_default().trim_end_matches('/').to_owned();
+        let place = |location: &Self| {
+            location
+                .0
+                .split('?')
+                .next()
+                .unwrap_or_default()
+                .trim_end_matches('/')
+                .to_owned()
+        };
         let directory = |location: &Self| match location.0.strip_prefix("fs:") {
             Some("") => data.join("blobs").canonicalize().ok(),
             Some(path) => Path::new(path).canonicalize().ok(),
             None => None,
         };
-        place(self) == place(other) || directory(self).is_some_and(|one| Some(one) == directory(other))
+        place(self) == place(other)
+            || directory(self).is_some_and(|one| Some(one) == directory(other))
     }
 
     /// Where the blob tier of this store was the last time; none if nobody has said so yet.
@@ -83,18 +101,28 @@ impl Location {
         let text = match fs::read(&path) {
             Ok(text) => text,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(Failure::io(format!("can't be read: path={}", path.display()), &error)),
+            Err(error) => {
+                return Err(Failure::io(
+                    format!("can't be read: path={}", path.display()),
+                    &error,
+                ));
+            }
         };
         let damaged = || {
             let (path, way_out) = (path.display(), "remove the file and give --blobs once");
-            Failure::Failed(format!("where the blob tier is can't be read: path={path}; {way_out}"))
+            Failure::Failed(format!(
+                "where the blob tier is can't be read: path={path}; {way_out}"
+            ))
         };
         let value: serde_json::Value = serde_json::from_slice(&text).map_err(|_| damaged())?;
         match (value["format"].as_u64(), value["blobs"].as_str()) {
             (Some(FORMAT), Some(blobs)) => Ok(Some(Self(blobs.to_owned()))),
             (Some(FORMAT) | None, _) => Err(damaged()),
             (Some(later), _) => {
-                let message = format!("a newer cenotaph wrote this: path={} format={later}", path.display());
+                let message = format!(
+                    "a newer cenotaph wrote this: path={} format={later}",
+                    path.display()
+                );
                 Err(Failure::Failed(message))
             }
         }
@@ -132,7 +160,9 @@ fn without_secrets(uri: &str) -> String {
     let (scheme, rest) = uri.split_once("://").unwrap_or(("", uri));
     let (place, query) = rest.split_once('?').unwrap_or((rest, ""));
     let (authority, path) = place.split_at(place.find('/').unwrap_or(place.len()));
-    let name = authority.rsplit_once('@').map_or(authority, |(_secret, name)| name);
+    let name = authority
+        .rsplit_once('@')
+        .map_or(authority, |(_secret, name)| name);
     let is_kept = |option: &&str| {
         let (key, value) = option.split_once('=').unwrap_or((option, ""));
         KEPT.contains(&key) && !value.contains('@') && !value.to_ascii_lowercase().contains("%40")
@@ -148,11 +178,19 @@ mod tests {
 
     #[test]
     fn no_secret_is_remembered() {
-        let uri =
-            "s3://me:s3cret@bucket/a/b?region=eu&access_key_id=s3cret&secret_access_key=s3cret&endpoint=http://h:1";
-        assert_eq!(without_secrets(uri), "s3://bucket/a/b?region=eu&endpoint=http://h:1");
-        assert_eq!(without_secrets("azblob://c?endpoint=http://u:s3cret@h&account_key=s3cret"), "azblob://c");
-        assert_eq!(without_secrets("azblob://c?endpoint=http://u:s3cret%40h&x#s3cret"), "azblob://c");
+        let uri = "s3://me:s3cret@bucket/a/b?region=eu&access_key_id=s3cret&secret_access_key=s3cret&endpoint=http://h:1";
+        assert_eq!(
+            without_secrets(uri),
+            "s3://bucket/a/b?region=eu&endpoint=http://h:1"
+        );
+        assert_eq!(
+            without_secrets("azblob://c?endpoint=http://u:s3cret@h&account_key=s3cret"),
+            "azblob://c"
+        );
+        assert_eq!(
+            without_secrets("azblob://c?endpoint=http://u:s3cret%40h&x#s3cret"),
+            "azblob://c"
+        );
         assert_eq!(without_secrets("gcs://bucket/root"), "gcs://bucket/root");
     }
 
@@ -168,11 +206,26 @@ mod tests {
             "{\"blobs\":\"s3://bucket/root?region=eu\",\"format\":1}\n"
         );
         assert_eq!(Location::remembered(dir.path()).unwrap(), Some(one.clone()));
-        assert!(location("s3://bucket/root/?region=us").check(&one, dir.path()).is_ok());
-        for other in ["s3://bucket/other", "s3://other/root", "fs:", "fs:/a", "gcs://bucket/root"] {
-            let refused = location(other).check(&one, dir.path()).unwrap_err().to_string();
+        assert!(
+            location("s3://bucket/root/?region=us")
+                .check(&one, dir.path())
+                .is_ok()
+        );
+        for other in [
+            "s3://bucket/other",
+            "s3://other/root",
+            "fs:",
+            "fs:/a",
+            "gcs://bucket/root",
+        ] {
+            let refused = location(other)
+                .check(&one, dir.path())
+                .unwrap_err()
+                .to_string();
             assert!(
-                refused.contains("adopt") && refused.contains(other) && refused.contains("bucket/root"),
+                refused.contains("adopt")
+                    && refused.contains(other)
+                    && refused.contains("bucket/root"),
                 "{refused}"
             );
         }
@@ -180,8 +233,18 @@ mod tests {
         let under = format!("fs:{}", dir.path().join("blobs").display());
         assert!(location(&under).check(&location("fs:"), dir.path()).is_ok());
         fs::write(dir.path().join(FILE), "{").unwrap();
-        assert!(Location::remembered(dir.path()).unwrap_err().to_string().contains("give --blobs once"));
+        assert!(
+            Location::remembered(dir.path())
+                .unwrap_err()
+                .to_string()
+                .contains("give --blobs once")
+        );
         fs::write(dir.path().join(FILE), "{\"format\":2}").unwrap();
-        assert!(Location::remembered(dir.path()).unwrap_err().to_string().contains("newer"));
+        assert!(
+            Location::remembered(dir.path())
+                .unwrap_err()
+                .to_string()
+                .contains("newer")
+        );
     }
 }

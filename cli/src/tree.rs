@@ -1,7 +1,7 @@
 //! A directory tree: [`walk`] finds its files, [`key_of`] and [`path_of`] relate paths and keys.
 //!
-//! Paths are found lazily, one directory's names in memory at a time, and handed over a short channel: a slow reader
-//! slows the walk down. Deliberately not here: what is done with a file.
+//! Paths are found lazily, one directory's names in memory at a time, and handed over a short
+//! channel: a slow reader slows the walk down. Deliberately not here: what is done with a file.
 
 use std::collections::BTreeSet;
 use std::ffi::OsString;
@@ -61,17 +61,38 @@ pub(crate) enum Step {
 
 impl Root {
     /// The tree at `dir`, which must be there and not within the store itself.
-    pub(crate) fn new(dir: &Path, prefix: &str, exclude: &[String], own_dirs: &[PathBuf]) -> Result<Self, Failure> {
-        let failed = |error| Failure::io(format!("the directory can't be read: path={}", dir.display()), &error);
+    pub(crate) fn new(
+        dir: &Path,
+        prefix: &str,
+        exclude: &[String],
+        own_dirs: &[PathBuf],
+    ) -> Result<Self, Failure> {
+        let failed = |error| {
+            Failure::io(
+                format!("the directory can't be read: path={}", dir.display()),
+                &error,
+            )
+        };
         let canonical = dir.canonicalize().map_err(failed)?;
         if !canonical.is_dir() {
-            return Err(Failure::Failed(format!("not a directory: path={}", dir.display())));
+            return Err(Failure::Failed(format!(
+                "not a directory: path={}",
+                dir.display()
+            )));
         }
         if own_dirs.iter().any(|own| canonical.starts_with(own)) {
-            return Err(Failure::Usage(format!("this directory belongs to the store itself: path={}", dir.display())));
+            return Err(Failure::Usage(format!(
+                "this directory belongs to the store itself: path={}",
+                dir.display()
+            )));
         }
         let exclude = exclude.iter().map(OsString::from).collect();
-        Ok(Self { dir: canonical, prefix: key_prefix(prefix), exclude, own_dirs: own_dirs.to_vec() })
+        Ok(Self {
+            dir: canonical,
+            prefix: key_prefix(prefix),
+            exclude,
+            own_dirs: own_dirs.to_vec(),
+        })
     }
 
     /// The same tree without this directory either.
@@ -83,7 +104,8 @@ impl Root {
     /// Whether the object of this key is left out by name.
     pub(crate) fn excludes(&self, key: &str) -> bool {
         let path = key.strip_prefix(&self.prefix).unwrap_or(key);
-        path.split('/').any(|name| self.exclude.contains(std::ffi::OsStr::new(name)))
+        path.split('/')
+            .any(|name| self.exclude.contains(std::ffi::OsStr::new(name)))
     }
 
     /// Goes through it, in the order of names. Blocks for the disk.
@@ -100,13 +122,19 @@ impl Root {
                     Ok(entry) if entry.file_type().is_dir() => {
                         if self.own_dirs.iter().any(|own| own == entry.path()) {
                             walk.skip_current_dir();
-                            return Some(Step::Skipped { path: entry.into_path(), why: "the store's own directory" });
+                            return Some(Step::Skipped {
+                                path: entry.into_path(),
+                                why: "the store's own directory",
+                            });
                         }
                     }
                     Ok(entry) => return Some(self.step(&entry)),
                     Err(error) => {
                         let path = error.path().unwrap_or(&self.dir).display().to_string();
-                        return Some(Step::Failed { path, why: one_line(&error) });
+                        return Some(Step::Failed {
+                            path,
+                            why: one_line(&error),
+                        });
                     }
                 }
             }
@@ -115,15 +143,24 @@ impl Root {
 
     fn step(&self, entry: &DirEntry) -> Step {
         if let Some(why) = special(entry.file_type()) {
-            return Step::Skipped { path: entry.path().to_owned(), why };
+            return Step::Skipped {
+                path: entry.path().to_owned(),
+                why,
+            };
         }
         if unfinished::is_unfinished(entry.file_name()) {
-            return Step::Skipped { path: entry.path().to_owned(), why: "an unfinished file of an export" };
+            return Step::Skipped {
+                path: entry.path().to_owned(),
+                why: "an unfinished file of an export",
+            };
         }
         let relative = entry.path().strip_prefix(&self.dir).unwrap_or(entry.path());
         let Some(key) = key_of(relative) else {
             let path = format!("{:?}", entry.path());
-            return Step::Failed { path, why: "the name is not UTF-8".to_owned() };
+            return Step::Failed {
+                path,
+                why: "the name is not UTF-8".to_owned(),
+            };
         };
         match entry.metadata() {
             Ok(metadata) => Step::File(Found {
@@ -132,7 +169,10 @@ impl Root {
                 stamp: Stamp::of(&metadata),
                 path: entry.path().to_owned(),
             }),
-            Err(error) => Step::Failed { path: entry.path().display().to_string(), why: one_line(&error) },
+            Err(error) => Step::Failed {
+                path: entry.path().display().to_string(),
+                why: one_line(&error),
+            },
         }
     }
 }
@@ -147,8 +187,9 @@ fn special(file_type: FileType) -> Option<&'static str> {
     }
 }
 
-/// Goes through the trees one after the other, where blocking stalls nobody, and ends when the stream is dropped. A
-/// walk that breaks off ends with a failed step: it never looks like a whole one.
+/// Goes through the trees one after the other, where blocking stalls nobody, and ends when the
+/// stream is dropped. A walk that breaks off ends with a failed step: it never looks like a whole
+/// one.
 pub(crate) fn walk(env: &Env, roots: &[Root]) -> impl Stream<Item = Step> + use<> {
     let (sender, steps) = mpsc::channel(AHEAD);
     let is_whole = Arc::new(AtomicBool::new(false));
@@ -169,7 +210,10 @@ pub(crate) fn walk(env: &Env, roots: &[Root]) -> impl Stream<Item = Step> + use<
             Some(step) => step,
             // Said once: the next time it counts as whole.
             None if is_whole.swap(true, Ordering::AcqRel) => return None,
-            None => Step::Failed { path: "the tree".to_owned(), why: "the walk broke off".to_owned() },
+            None => Step::Failed {
+                path: "the tree".to_owned(),
+                why: "the walk broke off".to_owned(),
+            },
         };
         Some((step, (steps, is_whole)))
     })
@@ -212,16 +256,22 @@ pub(crate) fn key_prefix(prefix: &str) -> String {
 
 /// The key of a relative path; none if it is not UTF-8.
 fn key_of(relative: &Path) -> Option<String> {
-    let names: Option<Vec<&str>> = relative.components().map(|name| name.as_os_str().to_str()).collect();
+    let names: Option<Vec<&str>> = relative
+        .components()
+        .map(|name| name.as_os_str().to_str())
+        .collect();
     names.map(|names| names.join("/"))
 }
 
-/// The relative path of a key; none if the key means no file below the directory it is taken in, such as `../a` or
-/// `a//b`.
+/// The relative path of a key; none if the key means no file below the directory it is taken in,
+/// such as `../a` or `a//b`.
 pub(crate) fn path_of(key: &str) -> Option<PathBuf> {
     let path = PathBuf::from(key);
-    let is_plain = path.components().all(|component| matches!(component, Component::Normal(_)));
-    (is_plain && !key.is_empty() && !key.contains('\0') && key_of(&path).as_deref() == Some(key)).then_some(path)
+    let is_plain = path
+        .components()
+        .all(|component| matches!(component, Component::Normal(_)));
+    (is_plain && !key.is_empty() && !key.contains('\0') && key_of(&path).as_deref() == Some(key))
+        .then_some(path)
 }
 
 #[cfg(test)]
@@ -230,16 +280,24 @@ mod tests {
 
     #[test]
     fn a_key_that_leaves_the_directory_has_no_path() {
-        for key in ["..", "../a", "a/../b", "/a", "a//b", "a/", "./a", "a/.", "a/./b", "", "a\0b"] {
+        for key in [
+            "..", "../a", "a/../b", "/a", "a//b", "a/", "./a", "a/.", "a/./b", "", "a\0b",
+        ] {
             assert_eq!(path_of(key), None, "{key:?}");
         }
         for key in ["a", "a/b", "..a", "a/...", "ü/ß", " ", "a\nb"] {
-            assert_eq!(path_of(key).and_then(|path| key_of(&path)).as_deref(), Some(key));
+            assert_eq!(
+                path_of(key).and_then(|path| key_of(&path)).as_deref(),
+                Some(key)
+            );
         }
     }
 
     #[test]
     fn a_prefix_ends_with_one_slash_or_is_empty() {
-        assert_eq!(["", "/", "a", "a/", "a/b//"].map(key_prefix), ["", "", "a/", "a/", "a/b/"]);
+        assert_eq!(
+            ["", "/", "a", "a/", "a/b//"].map(key_prefix),
+            ["", "", "a/", "a/", "a/b/"]
+        );
     }
 }

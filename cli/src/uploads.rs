@@ -1,5 +1,5 @@
-//! `uploads` and `abort`: what is open of uploads in parts, and how one ends without an object. Deliberately not here: how one is
-//! begun, resumed and completed (`parts.rs`).
+//! `uploads` and `abort`: what is open of uploads in parts, and how one ends without an object.
+//! Deliberately not here: how one is begun, resumed and completed (`parts.rs`).
 
 use cenotaph::{ErrorKind, ObjectId, Upload, UploadId, UploadInfo};
 use futures::TryStreamExt;
@@ -16,10 +16,18 @@ use crate::store::Store;
 /// Uploads on one page.
 const PAGE: usize = 1000;
 
-pub(crate) async fn list(store: &Store, report: &Report, options: &UploadsArgs) -> Result<(), Failure> {
+pub(crate) async fn list(
+    store: &Store,
+    report: &Report,
+    options: &UploadsArgs,
+) -> Result<(), Failure> {
     let mut after = None;
     loop {
-        let mut list = store.engine.list_uploads(&options.prefix).namespace(store.namespace.clone()).limit(PAGE);
+        let mut list = store
+            .engine
+            .list_uploads(&options.prefix)
+            .namespace(store.namespace.clone())
+            .limit(PAGE);
         if let Some(after) = after {
             list = list.start_after(after);
         }
@@ -37,10 +45,16 @@ pub(crate) async fn list(store: &Store, report: &Report, options: &UploadsArgs) 
     }
 }
 
-pub(crate) async fn abort(store: &Store, report: &Report, options: &AbortArgs) -> Result<(), Failure> {
+pub(crate) async fn abort(
+    store: &Store,
+    report: &Report,
+    options: &AbortArgs,
+) -> Result<(), Failure> {
     let id = store.id(&options.key)?;
     let upload = named(store, &id, options.upload_id).await?;
-    retrying(&store.env, async || upload.abort().await).await.map_err(|error| not_open(error, upload.upload_id()))?;
+    retrying(&store.env, async || upload.abort().await)
+        .await
+        .map_err(|error| not_open(error, upload.upload_id()))?;
     report.result(
         || json!({ "key": id.key(), "upload_id": options.upload_id, "aborted": true }),
         || format!("{} aborted {}", human::key(id.key()), options.upload_id),
@@ -48,12 +62,20 @@ pub(crate) async fn abort(store: &Store, report: &Report, options: &AbortArgs) -
 }
 
 /// The upload that the command line names. That there is none is told apart from other failures.
-pub(crate) async fn named(store: &Store, id: &ObjectId, upload: UploadId) -> Result<Upload, Failure> {
-    let found = retrying(&store.env, async || store.engine.resume(id, upload.to_string()).await).await;
+pub(crate) async fn named(
+    store: &Store,
+    id: &ObjectId,
+    upload: UploadId,
+) -> Result<Upload, Failure> {
+    let found = retrying(&store.env, async || {
+        store.engine.resume(id, upload.to_string()).await
+    })
+    .await;
     found.map_err(|error| not_open(error, upload))
 }
 
-/// Why an upload that was named can't be gone on with: it is told apart that there is none, or that it has ended.
+/// Why an upload that was named can't be gone on with: it is told apart that there is none, or that
+/// it has ended.
 pub(crate) fn not_open(error: cenotaph::Error, upload: UploadId) -> Failure {
     match error.kind() {
         ErrorKind::Invalid => Failure::NotFound(format!("{error} upload={upload}")),
@@ -72,9 +94,21 @@ impl Sum {
     /// Of this upload; none if it has ended since it was listed.
     async fn of(store: &Store, info: &UploadInfo) -> cenotaph::Result<Option<Self>> {
         let counted = async {
-            let upload = store.engine.resume(&info.id, info.upload_id.to_string()).await?;
-            let count = |sum: Self, bytes| Self { parts: sum.parts + 1, bytes: sum.bytes + bytes };
-            upload.parts().stream().try_fold(Self::default(), async |sum, part| Ok(count(sum, part.bytes))).await
+            let upload = store
+                .engine
+                .resume(&info.id, info.upload_id.to_string())
+                .await?;
+            let count = |sum: Self, bytes| Self {
+                parts: sum.parts + 1,
+                bytes: sum.bytes + bytes,
+            };
+            upload
+                .parts()
+                .stream()
+                .try_fold(Self::default(), async |sum, part| {
+                    Ok(count(sum, part.bytes))
+                })
+                .await
         };
         match counted.await {
             Ok(sum) => Ok(Some(sum)),
@@ -87,7 +121,10 @@ impl Sum {
 /// A page at once, as `ls` shows one.
 fn show(uploads: &[(UploadInfo, Sum)], is_json: bool) -> String {
     if is_json {
-        return uploads.iter().map(|(info, sum)| human::json_line(&in_json(info, *sum))).collect();
+        return uploads
+            .iter()
+            .map(|(info, sum)| human::json_line(&in_json(info, *sum)))
+            .collect();
     }
     let row = |(info, sum): &(UploadInfo, Sum)| {
         [
@@ -100,7 +137,17 @@ fn show(uploads: &[(UploadInfo, Sum)], is_json: bool) -> String {
         ]
     };
     let rows: Vec<_> = uploads.iter().map(row).collect();
-    human::table([Align::Right, Align::Right, Align::Left, Align::Left, Align::Left, Align::Left], &rows)
+    human::table(
+        [
+            Align::Right,
+            Align::Right,
+            Align::Left,
+            Align::Left,
+            Align::Left,
+            Align::Left,
+        ],
+        &rows,
+    )
 }
 
 fn in_json(info: &UploadInfo, sum: Sum) -> Value {

@@ -25,8 +25,17 @@ use crate::tree::{self, Found, Root, Step};
 /// Keys that are looked up in the tree at once.
 const KEYS_AT_ONCE: usize = 256;
 
-pub(crate) async fn run(store: &Store, report: &Report, options: &VerifyArgs) -> Result<(), Failure> {
-    let root = Root::new(&options.tree.dir, &options.tree.prefix, &options.exclude, &store.own_dirs)?;
+pub(crate) async fn run(
+    store: &Store,
+    report: &Report,
+    options: &VerifyArgs,
+) -> Result<(), Failure> {
+    let root = Root::new(
+        &options.tree.dir,
+        &options.tree.prefix,
+        &options.exclude,
+        &store.own_dirs,
+    )?;
     let watch = Stopwatch::start(&store.env);
     let verified = verify(store, report, &[root], options.tree.jobs).await?;
     verified.tell(report, watch.elapsed())?;
@@ -60,11 +69,24 @@ pub(crate) struct Verified {
 }
 
 /// Compares the trees with the store, and says each problem as it is found.
-pub(crate) async fn verify(store: &Store, report: &Report, roots: &[Root], jobs: usize) -> Result<Verified, Failure> {
-    let total = if report.shows_progress() { Some(tree::count(&store.env, roots).await?) } else { None };
-    let bar = report.bar("verify", total.map(|total| total.bytes)).of_files(total.map(|total| total.files));
+pub(crate) async fn verify(
+    store: &Store,
+    report: &Report,
+    roots: &[Root],
+    jobs: usize,
+) -> Result<Verified, Failure> {
+    let total = if report.shows_progress() {
+        Some(tree::count(&store.env, roots).await?)
+    } else {
+        None
+    };
+    let bar = report
+        .bar("verify", total.map(|total| total.bytes))
+        .of_files(total.map(|total| total.files));
     let mut verified = Verified::default();
-    let checks = tree::walk(&store.env, roots).map(|step| check(store, step, &bar)).buffer_unordered(jobs);
+    let checks = tree::walk(&store.env, roots)
+        .map(|step| check(store, step, &bar))
+        .buffer_unordered(jobs);
     let mut checks = std::pin::pin!(checks);
     while let Some(checked) = checks.next().await {
         bar.one_done();
@@ -90,22 +112,33 @@ async fn check(store: &Store, step: Step, bar: &Bar) -> Checked {
             Some(problem) => Checked::Wrong(problem),
         },
         Step::Skipped { .. } => Checked::Skipped,
-        Step::Failed { path, why } => Checked::Wrong(Problem { name: path, kind: "unreadable", detail: why }),
+        Step::Failed { path, why } => Checked::Wrong(Problem {
+            name: path,
+            kind: "unreadable",
+            detail: why,
+        }),
     }
 }
 
 /// What is wrong with the object of a file, if anything is.
 pub(crate) async fn check_file(store: &Store, found: &Found, bar: &Bar) -> Option<Problem> {
-    let problem = |kind, detail| Some(Problem { name: found.key.clone(), kind, detail });
+    let problem = |kind, detail| {
+        Some(Problem {
+            name: found.key.clone(),
+            kind,
+            detail,
+        })
+    };
     let id = match store.id(&found.key) {
         Ok(id) => id,
         Err(failure) => return problem("missing", failure.to_string()),
     };
     match compare(store, &id, Path::new(&found.path), bar).await {
         Ok(Verdict::Same) => None,
-        Ok(Verdict::Size { object, file }) => {
-            problem("differs", format!("the object has {object} bytes, the file {file}"))
-        }
+        Ok(Verdict::Size { object, file }) => problem(
+            "differs",
+            format!("the object has {object} bytes, the file {file}"),
+        ),
         Ok(Verdict::Byte(at)) => problem("differs", format!("first at byte {at}")),
         Ok(Verdict::Missing) => problem("missing", "the store has no such object".to_owned()),
         Ok(Verdict::NoFile) => problem("differs", "the file went away".to_owned()),
@@ -117,8 +150,17 @@ pub(crate) async fn check_file(store: &Store, found: &Found, bar: &Bar) -> Optio
 }
 
 /// Looks for objects without a file.
-async fn extras(store: &Store, report: &Report, root: &Root, verified: &mut Verified) -> Result<(), Failure> {
-    let listed = store.engine.list(root.prefix.as_str()).namespace(store.namespace.clone()).stream();
+async fn extras(
+    store: &Store,
+    report: &Report,
+    root: &Root,
+    verified: &mut Verified,
+) -> Result<(), Failure> {
+    let listed = store
+        .engine
+        .list(root.prefix.as_str())
+        .namespace(store.namespace.clone())
+        .stream();
     let mut chunks = listed.try_chunks(KEYS_AT_ONCE);
     while let Some(entries) = chunks.try_next().await.map_err(|error| error.1)? {
         let keys: Vec<String> = entries
@@ -130,22 +172,42 @@ async fn extras(store: &Store, report: &Report, root: &Root, verified: &mut Veri
             .filter(|key| !root.excludes(key))
             .collect();
         let root = root.clone();
-        let look = move || Ok(keys.into_iter().filter(|key| !has_file(&root, key)).collect::<Vec<_>>());
-        let extra = blocking(&store.env, look).await.map_err(|error| Failure::io("the tree can't be read", &error))?;
+        let look = move || {
+            Ok(keys
+                .into_iter()
+                .filter(|key| !has_file(&root, key))
+                .collect::<Vec<_>>())
+        };
+        let extra = blocking(&store.env, look)
+            .await
+            .map_err(|error| Failure::io("the tree can't be read", &error))?;
         for name in extra {
             let detail = "the tree has no such file".to_owned();
-            verified.take(report, Checked::Wrong(Problem { name, kind: "extra", detail }))?;
+            verified.take(
+                report,
+                Checked::Wrong(Problem {
+                    name,
+                    kind: "extra",
+                    detail,
+                }),
+            )?;
         }
     }
     Ok(())
 }
 
-/// Whether the object of this key has a file. One that can't be looked at has been reported by the walk.
+/// Whether the object of this key has a file. One that can't be looked at has been reported by the
+/// walk.
 fn has_file(root: &Root, key: &str) -> bool {
-    let Some(relative) = key.strip_prefix(&root.prefix).and_then(tree::path_of) else { return false };
+    let Some(relative) = key.strip_prefix(&root.prefix).and_then(tree::path_of) else {
+        return false;
+    };
     match std::fs::symlink_metadata(root.dir.join(relative)) {
         Ok(metadata) => metadata.is_file(),
-        Err(error) => !matches!(error.kind(), std::io::ErrorKind::NotFound | std::io::ErrorKind::NotADirectory),
+        Err(error) => !matches!(
+            error.kind(),
+            std::io::ErrorKind::NotFound | std::io::ErrorKind::NotADirectory
+        ),
     }
 }
 
@@ -182,7 +244,10 @@ impl Verified {
                 let (files, bytes) = (human::counted(self.files, "file"), human::bytes(self.bytes));
                 let problems = human::counted(self.problems, "problem");
                 let skipped = human::grouped(self.skipped);
-                format!("the same {files}, {bytes}, in {}; skipped {skipped}; {problems}", human::duration(took))
+                format!(
+                    "the same {files}, {bytes}, in {}; skipped {skipped}; {problems}",
+                    human::duration(took)
+                )
             },
         )
     }
@@ -192,8 +257,14 @@ impl Verified {
         match &self.first {
             None => Ok(()),
             Some(first) => {
-                let (problems, name) = (human::counted(self.problems, "problem"), human::key(&first.name));
-                Err(Failure::Failed(format!("{problems}; the first: {} {name}: {}", first.kind, first.detail)))
+                let (problems, name) = (
+                    human::counted(self.problems, "problem"),
+                    human::key(&first.name),
+                );
+                Err(Failure::Failed(format!(
+                    "{problems}; the first: {} {name}: {}",
+                    first.kind, first.detail
+                )))
             }
         }
     }

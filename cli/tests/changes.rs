@@ -9,16 +9,43 @@ fn a_condition_that_does_not_hold_changes_nothing_and_has_a_code_of_its_own() {
     world.write("large", &noise(2_000_000));
     world.ok(&["put", "a", "file", "--if-absent"]);
     for body in ["file", "large"] {
-        world.fails(4, "the precondition does not hold", &["put", "a", body, "--if-absent"]);
-        world.fails(4, "current: version=1", &["put", "a", body, "--if-version", "7"]);
+        world.fails(
+            4,
+            "the precondition does not hold",
+            &["put", "a", body, "--if-absent"],
+        );
+        world.fails(
+            4,
+            "current: version=1",
+            &["put", "a", body, "--if-version", "7"],
+        );
     }
-    let etag = world.ok(&["stat", "a", "--json"]).json().remove(0)["etag"].as_str().unwrap().to_owned();
-    assert_eq!(world.ok(&["put", "a", "large", "--if-etag", &etag, "--json"]).json()[0]["version"], 2);
+    let etag = world.ok(&["stat", "a", "--json"]).json().remove(0)["etag"]
+        .as_str()
+        .unwrap()
+        .to_owned();
+    assert_eq!(
+        world
+            .ok(&["put", "a", "large", "--if-etag", &etag, "--json"])
+            .json()[0]["version"],
+        2
+    );
     world.fails(4, "current: version=2", &["rm", "a", "--if-etag", &etag]);
-    world.fails(2, "cannot be used with", &["put", "a", "file", "--if-absent", "--if-version", "2"]);
+    world.fails(
+        2,
+        "cannot be used with",
+        &["put", "a", "file", "--if-absent", "--if-version", "2"],
+    );
     world.fails(2, "name one key", &["rm", "a", "b", "--if-version", "2"]);
-    world.fails(2, "cannot be used with", &["rm", "--prefix", "a", "--if-version", "2"]);
-    assert_eq!(world.ok(&["rm", "a", "--if-version", "2"]).text(), "deleted 1 object\n");
+    world.fails(
+        2,
+        "cannot be used with",
+        &["rm", "--prefix", "a", "--if-version", "2"],
+    );
+    assert_eq!(
+        world.ok(&["rm", "a", "--if-version", "2"]).text(),
+        "deleted 1 object\n"
+    );
     world.fails(4, "current: absent", &["rm", "a", "--if-version", "2"]);
 }
 
@@ -29,13 +56,21 @@ fn objects_are_copied_and_renamed_within_the_store() {
         world.write("file", &payload);
         world.ok(&["put", key, "file", "--content-type", "text/plain"]);
         let copied = world.ok(&["cp", key, "copy", "--json"]).json().remove(0);
-        assert_eq!((&copied["key"], &copied["from"]), (&"copy".into(), &key.into()));
-        assert!(world.ok(&["get", "copy"]).bytes == payload && world.ok(&["get", key]).bytes == payload);
+        assert_eq!(
+            (&copied["key"], &copied["from"]),
+            (&"copy".into(), &key.into())
+        );
+        assert!(
+            world.ok(&["get", "copy"]).bytes == payload && world.ok(&["get", key]).bytes == payload
+        );
         world.fails(4, "does not hold", &["mv", key, "copy", "--if-absent"]);
         world.ok(&["mv", key, "copy"]);
         world.fails(3, "no such object", &["get", key]);
         assert!(world.ok(&["get", "copy"]).bytes == payload);
-        assert_eq!(world.ok(&["stat", "copy", "--json"]).json()[0]["content_type"], "text/plain");
+        assert_eq!(
+            world.ok(&["stat", "copy", "--json"]).json()[0]["content_type"],
+            "text/plain"
+        );
     }
     world.fails(3, "no such object: key=nobody", &["cp", "nobody", "a"]);
     world.fails(3, "no such object: key=nobody", &["mv", "nobody", "a"]);
@@ -46,13 +81,28 @@ fn objects_are_copied_and_renamed_within_the_store() {
 fn deadlines_are_stated_shown_and_changed() {
     let world = World::new();
     world.write("file", b"x");
-    let deadline = |key: &str| world.ok(&["stat", key, "--json"]).json().remove(0)["expires_at_ms"].as_u64();
+    let deadline =
+        |key: &str| world.ok(&["stat", key, "--json"]).json().remove(0)["expires_at_ms"].as_u64();
     world.ok(&["put", "a", "file", "--ttl", "1h 30m"]);
     let stat = world.ok(&["stat", "a", "--json"]).json().remove(0);
-    assert_eq!(stat["expiration"], serde_json::json!({ "policy": "time-to-live", "ms": 5_400_000 }));
-    assert_eq!(stat["expires_at_ms"].as_u64(), stat["modified_ms"].as_u64().map(|at| at + 5_400_000));
-    assert_eq!(world.ok(&["ls", "--json"]).json()[0]["expires_at_ms"], stat["expires_at_ms"]);
-    assert!(world.ok(&["stat", "a"]).text().contains("1h 30m after it was written"));
+    assert_eq!(
+        stat["expiration"],
+        serde_json::json!({ "policy": "time-to-live", "ms": 5_400_000 })
+    );
+    assert_eq!(
+        stat["expires_at_ms"].as_u64(),
+        stat["modified_ms"].as_u64().map(|at| at + 5_400_000)
+    );
+    assert_eq!(
+        world.ok(&["ls", "--json"]).json()[0]["expires_at_ms"],
+        stat["expires_at_ms"]
+    );
+    assert!(
+        world
+            .ok(&["stat", "a"])
+            .text()
+            .contains("1h 30m after it was written")
+    );
 
     let first = deadline("a").unwrap();
     world.ok(&["extend", "a", "--for", "1h"]);
@@ -79,7 +129,10 @@ fn a_lifetime_of_a_hundred_years_is_taken_and_no_longer_one() {
     world.ok(&["put", "c", "file", "--ttl", "1h"]);
     world.ok(&["extend", "c", "--for", "100y"]);
     world.ok(&["amend", "c", "--ttl", "100y"]);
-    for arguments in [["put", "a", "file", "--ttl", "101y"], ["put", "a", "file", "--tti", "101y"]] {
+    for arguments in [
+        ["put", "a", "file", "--ttl", "101y"],
+        ["put", "a", "file", "--tti", "101y"],
+    ] {
         world.fails(2, "at most 100y", &arguments);
     }
     world.fails(2, "at most 100y", &["extend", "c", "--for", "101y"]);
@@ -89,7 +142,11 @@ fn a_lifetime_of_a_hundred_years_is_taken_and_no_longer_one() {
 fn an_object_is_not_renamed_to_itself() {
     let world = World::new();
     world.put("a", b"x");
-    world.fails(2, "an object can't be renamed to its own key: key=a", &["mv", "a", "a"]);
+    world.fails(
+        2,
+        "an object can't be renamed to its own key: key=a",
+        &["mv", "a", "a"],
+    );
     assert_eq!(world.ok(&["get", "a"]).bytes, b"x");
     world.ok(&["cp", "a", "a"]);
     assert_eq!(world.ok(&["get", "a"]).bytes, b"x");
@@ -106,9 +163,16 @@ fn everything_is_deleted_only_when_all_is_said() {
     world.fails(2, "give --all", &["rm", "a", "-r", ""]);
     world.fails(2, "prefix=a", &["rm", "--all", "-r", "a"]);
     world.fails(2, "cannot be used with", &["rm", "a", "--all"]);
-    world.fails(2, "cannot be used with", &["rm", "--all", "--if-version", "1"]);
+    world.fails(
+        2,
+        "cannot be used with",
+        &["rm", "--all", "--if-version", "1"],
+    );
     assert_eq!(world.ok(&["ls"]).text(), "a\nb\n");
-    assert_eq!(world.ok(&["rm", "-r", "", "--all"]).text(), "deleted 2 objects\n");
+    assert_eq!(
+        world.ok(&["rm", "-r", "", "--all"]).text(),
+        "deleted 2 objects\n"
+    );
     world.put("a", b"x");
     assert_eq!(world.ok(&["rm", "--all"]).text(), "deleted 1 object\n");
 }
@@ -118,14 +182,40 @@ fn what_was_stated_is_amended_without_the_bytes() {
     let world = World::new();
     world.write("file", &noise(2_000_000));
     world.ok(&["put", "a", "file", "--meta", "old=1", "--meta", "kept=2"]);
-    let arguments = ["--content-type", "image/png", "--filename", "a.png", "--set", "new=3", "--unset", "old"];
-    world.ok(&[&["amend", "a", "--if-version", "1", "--ttl", "1h"][..], &arguments].concat());
+    let arguments = [
+        "--content-type",
+        "image/png",
+        "--filename",
+        "a.png",
+        "--set",
+        "new=3",
+        "--unset",
+        "old",
+    ];
+    world.ok(&[
+        &["amend", "a", "--if-version", "1", "--ttl", "1h"][..],
+        &arguments,
+    ]
+    .concat());
     let stat = world.ok(&["stat", "a", "--json"]).json().remove(0);
-    assert_eq!(stat["custom"], serde_json::json!({ "kept": "2", "new": "3" }));
-    assert_eq!((&stat["content_type"], &stat["filename"]), (&"image/png".into(), &"a.png".into()));
-    assert_eq!((&stat["version"], &stat["expiration"]["policy"]), (&2.into(), &"time-to-live".into()));
+    assert_eq!(
+        stat["custom"],
+        serde_json::json!({ "kept": "2", "new": "3" })
+    );
+    assert_eq!(
+        (&stat["content_type"], &stat["filename"]),
+        (&"image/png".into(), &"a.png".into())
+    );
+    assert_eq!(
+        (&stat["version"], &stat["expiration"]["policy"]),
+        (&2.into(), &"time-to-live".into())
+    );
     assert!(world.ok(&["get", "a"]).bytes == noise(2_000_000));
-    world.fails(4, "does not hold", &["amend", "a", "--if-version", "1", "--unset", "new"]);
+    world.fails(
+        4,
+        "does not hold",
+        &["amend", "a", "--if-version", "1", "--unset", "new"],
+    );
     world.fails(3, "no such object", &["amend", "b", "--unset", "new"]);
 }
 
@@ -137,7 +227,13 @@ fn a_prefix_is_deleted_and_nothing_else() {
     }
     world.write("tree/b", b"x");
     world.ok(&["import", "tree"]);
-    let removed = world.ok(&["rm", "--prefix", "a/", "--json"]).json().remove(0);
-    assert_eq!(removed, serde_json::json!({ "prefix": "a/", "deleted": 1100 }));
+    let removed = world
+        .ok(&["rm", "--prefix", "a/", "--json"])
+        .json()
+        .remove(0);
+    assert_eq!(
+        removed,
+        serde_json::json!({ "prefix": "a/", "deleted": 1100 })
+    );
     assert_eq!(world.ok(&["ls"]).text(), "b\n");
 }

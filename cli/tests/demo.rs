@@ -5,15 +5,25 @@ use crate::world::{Said, World, noise};
 /// A tree with files on either side of the demo's inline limit.
 fn small_tree(world: &World) {
     for number in 0..120 {
-        world.write(&format!("tree/{}/{number}", number % 7), &noise(number * 100));
+        world.write(
+            &format!("tree/{}/{number}", number % 7),
+            &noise(number * 100),
+        );
     }
 }
 
 fn demo(world: &World, arguments: &[&str]) -> Said {
     std::fs::create_dir(world.path("temporary")).unwrap();
     let mut command = world.command(&["demo", "--size-mib", "32", "--tree", "tree"]);
-    let said = command.args(arguments).env("TMPDIR", world.path("temporary")).output().unwrap().into();
-    let left: Vec<_> = std::fs::read_dir(world.path("temporary")).unwrap().collect();
+    let said = command
+        .args(arguments)
+        .env("TMPDIR", world.path("temporary"))
+        .output()
+        .unwrap()
+        .into();
+    let left: Vec<_> = std::fs::read_dir(world.path("temporary"))
+        .unwrap()
+        .collect();
     assert!(left.is_empty(), "{left:?} is left of the demo: {said}");
     said
 }
@@ -28,13 +38,22 @@ fn the_demo_recovers_from_a_killed_import_and_finds_every_byte() {
     let steps = said.json();
     let what = |step: &str| {
         let found = steps.iter().rev().find(|line| line["step"] == step);
-        found.unwrap_or_else(|| panic!("no step {step}: {said}"))["what"].as_str().unwrap().to_owned()
+        found.unwrap_or_else(|| panic!("no step {step}: {said}"))["what"]
+            .as_str()
+            .unwrap()
+            .to_owned()
     };
-    assert!(what("import").starts_with("child killed by SIGKILL"), "{said}");
+    assert!(
+        what("import").starts_with("child killed by SIGKILL"),
+        "{said}"
+    );
     assert!(what("recover").starts_with("no change left"), "{said}");
     assert!(what("verify").starts_with("122 files"), "{said}");
     assert!(what("delete").starts_with("40 objects"), "{said}");
-    assert!(what("blob tier").starts_with("holds exactly the "), "{said}");
+    assert!(
+        what("blob tier").starts_with("holds exactly the "),
+        "{said}"
+    );
 }
 
 #[test]
@@ -44,9 +63,22 @@ fn a_corrupted_blob_fails_the_demo_and_is_named() {
     let said = demo(&world, &["--corrupt"]);
     assert_eq!(said.code, Some(1), "{said}");
     // The blob that was chosen, at random: the step says its path, and only verify the object.
-    let path = said.text().split_once("of one blob: ").unwrap().1.lines().next().unwrap();
+    let path = said
+        .text()
+        .split_once("of one blob: ")
+        .unwrap()
+        .1
+        .lines()
+        .next()
+        .unwrap();
     let escaped = path.split_once('!').unwrap().1.split_once('@').unwrap().0;
     let key = escaped.replace("%2f", "/");
-    assert!(said.text().contains(&format!("damaged {key}: ")), "{key}: {said}");
-    assert!(said.errors.contains(&format!("damaged {key}: ")) && said.errors.contains("corrupt"), "{key}: {said}");
+    assert!(
+        said.text().contains(&format!("damaged {key}: ")),
+        "{key}: {said}"
+    );
+    assert!(
+        said.errors.contains(&format!("damaged {key}: ")) && said.errors.contains("corrupt"),
+        "{key}: {said}"
+    );
 }

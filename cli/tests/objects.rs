@@ -15,11 +15,17 @@ fn what_was_put_comes_back_whole_in_ranges_and_into_a_file() {
     for bytes in [0, 1, 1024 * 1024, 1024 * 1024 + 1, 3_000_000] {
         let payload = noise(bytes);
         world.put("from/stdin", &payload);
-        assert!(world.ok(&["get", "from/stdin"]).bytes == payload, "{bytes} bytes from standard input");
+        assert!(
+            world.ok(&["get", "from/stdin"]).bytes == payload,
+            "{bytes} bytes from standard input"
+        );
         world.write("file", &payload);
         world.ok(&["put", "from/file", "file"]);
         world.ok(&["get", "from/file", "-o", "copy"]);
-        assert!(std::fs::read(world.path("copy")).unwrap() == payload, "{bytes} bytes into a file");
+        assert!(
+            std::fs::read(world.path("copy")).unwrap() == payload,
+            "{bytes} bytes into a file"
+        );
     }
     let payload = noise(3_000_000);
     let ranges = [
@@ -29,10 +35,21 @@ fn what_was_put_comes_back_whole_in_ranges_and_into_a_file() {
         ("-10", &payload[2_999_990..]),
     ];
     for (range, expected) in ranges {
-        assert!(world.ok(&["get", "from/file", "--range", range]).bytes == expected, "{range}");
+        assert!(
+            world.ok(&["get", "from/file", "--range", range]).bytes == expected,
+            "{range}"
+        );
     }
-    assert!(world.ok(&["get", "from/file", "--range=1048570-1048580"]).bytes == payload[1_048_570..=1_048_580]);
-    let left: Vec<_> = std::fs::read_dir(world.path("")).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    assert!(
+        world
+            .ok(&["get", "from/file", "--range=1048570-1048580"])
+            .bytes
+            == payload[1_048_570..=1_048_580]
+    );
+    let left: Vec<_> = std::fs::read_dir(world.path(""))
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name())
+        .collect();
     assert_eq!(left.len(), 3, "no unfinished file is left: {left:?}");
 }
 
@@ -61,12 +78,24 @@ fn a_get_follows_a_link_and_keeps_what_it_leads_to() {
         assert_eq!(target.permissions().mode() & 0o7777, 0o640, "{name}");
         std::fs::write(world.path("dir/target"), b"old again").unwrap();
     }
-    assert!(["first", "dir/second"].iter().all(|link| world.path(link).is_symlink()), "a link was replaced");
+    assert!(
+        ["first", "dir/second"]
+            .iter()
+            .all(|link| world.path(link).is_symlink()),
+        "a link was replaced"
+    );
     // Only root may give a file away.
     if std::os::unix::fs::chown(world.path("dir/target"), Some(1), Some(2)).is_ok() {
         world.ok(&["get", "a", "-o", "first"]);
         let target = std::fs::metadata(world.path("dir/target")).unwrap();
-        assert_eq!((target.uid(), target.gid(), target.permissions().mode() & 0o7777), (1, 2, 0o640));
+        assert_eq!(
+            (
+                target.uid(),
+                target.gid(),
+                target.permissions().mode() & 0o7777
+            ),
+            (1, 2, 0o640)
+        );
     }
     symlink("dir/new", world.path("dangling")).unwrap();
     world.ok(&["get", "a", "-o", "dangling"]);
@@ -83,10 +112,17 @@ fn a_get_to_the_name_of_an_open_file_writes_to_that_file() {
     for (name, script) in [
         ("/proc/self/fd/1", r#"(printf 1,; "$@"; printf 2) > out"#),
         ("link", r#"(printf 1,; "$@"; printf 2) > out"#),
-        ("/dev/fd/3", r#"(printf 1, >&3; "$@") 3> out; printf 2 >> out"#),
+        (
+            "/dev/fd/3",
+            r#"(printf 1, >&3; "$@") 3> out; printf 2 >> out"#,
+        ),
     ] {
         let said = world.shell(script, &["get", "a", "-o", name]);
-        assert_eq!(std::fs::read(world.path("out")).unwrap(), b"1,bytes,2", "{name}: {said}");
+        assert_eq!(
+            std::fs::read(world.path("out")).unwrap(),
+            b"1,bytes,2",
+            "{name}: {said}"
+        );
     }
     let said = world.shell(r#""$@" | cat"#, &["get", "a", "-o", "/proc/self/fd/1"]);
     assert_eq!((said.code, said.text()), (Some(0), "bytes,"), "{said}");
@@ -135,10 +171,21 @@ fn no_control_character_of_a_name_reaches_the_terminal() {
         let all = said.text().to_owned() + &said.errors;
         let raw = all.chars().find(|c| c.is_control() && *c != '\n');
         assert_eq!(raw, None, "{arguments:?}: {all:?}");
-        assert!(!all.lines().any(|line| line.starts_with("fake:")), "{arguments:?} forged a line: {all:?}");
+        assert!(
+            !all.lines().any(|line| line.starts_with("fake:")),
+            "{arguments:?} forged a line: {all:?}"
+        );
     }
-    let said = Command::new(env!("CARGO_BIN_EXE_cenotaph")).args(["--data", &evil("none"), "ls"]).output().unwrap();
-    assert!(!String::from_utf8(said.stderr).unwrap().trim_end().contains(char::is_control));
+    let said = Command::new(env!("CARGO_BIN_EXE_cenotaph"))
+        .args(["--data", &evil("none"), "ls"])
+        .output()
+        .unwrap();
+    assert!(
+        !String::from_utf8(said.stderr)
+            .unwrap()
+            .trim_end()
+            .contains(char::is_control)
+    );
 }
 
 #[test]
@@ -146,19 +193,39 @@ fn no_control_character_of_a_name_reaches_the_terminal() {
 fn a_file_whose_size_is_no_length_is_put_as_it_is_read() {
     let world = World::new();
     // Sizes of 0, and 4096 for less; the last has more than is read in one go, where it is there.
-    let files = ["/proc/version", "/sys/devices/system/cpu/online", "/proc/kallsyms"];
-    for path in files.into_iter().filter(|path| std::fs::metadata(path).is_ok_and(|file| file.is_file())) {
+    let files = [
+        "/proc/version",
+        "/sys/devices/system/cpu/online",
+        "/proc/kallsyms",
+    ];
+    for path in files
+        .into_iter()
+        .filter(|path| std::fs::metadata(path).is_ok_and(|file| file.is_file()))
+    {
         let bytes = std::fs::read(path).unwrap();
         world.ok(&["put", "a", path]);
         assert!(world.ok(&["get", "a"]).bytes == bytes, "{path}");
     }
-    world.fails(1, "more bytes than its size says", &["put", "a", "/proc/version", "--parallel", "2"]);
+    world.fails(
+        1,
+        "more bytes than its size says",
+        &["put", "a", "/proc/version", "--parallel", "2"],
+    );
     assert_eq!(world.ok(&["uploads"]).text(), "");
     world.ok(&["rm", "a"]);
     // These two are other ones each time.
-    let tree = ["/proc/sys/kernel/random", "--exclude", "uuid", "--exclude", "entropy_avail"];
+    let tree = [
+        "/proc/sys/kernel/random",
+        "--exclude",
+        "uuid",
+        "--exclude",
+        "entropy_avail",
+    ];
     world.ok(&[&["import"], &tree[..]].concat());
-    assert_eq!(world.ok(&["get", "boot_id"]).bytes, std::fs::read("/proc/sys/kernel/random/boot_id").unwrap());
+    assert_eq!(
+        world.ok(&["get", "boot_id"]).bytes,
+        std::fs::read("/proc/sys/kernel/random/boot_id").unwrap()
+    );
     world.ok(&[&["verify"], &tree[..]].concat());
     world.ok(&["put", "boot_id", "/proc/version"]);
     world.fails(1, "differs boot_id", &[&["verify"], &tree[..]].concat());
@@ -169,8 +236,16 @@ fn names_of_the_tools_own_entries_are_refused() {
     let world = World::new();
     world.put("a", b"x");
     world.write("file", b"x");
-    world.fails(2, "reserved", &["put", "a", "file", "--meta", "cenotaph.mode=4755"]);
-    world.fails(2, "reserved", &["amend", "a", "--set", "cenotaph.mtime=1.000000000"]);
+    world.fails(
+        2,
+        "reserved",
+        &["put", "a", "file", "--meta", "cenotaph.mode=4755"],
+    );
+    world.fails(
+        2,
+        "reserved",
+        &["amend", "a", "--set", "cenotaph.mtime=1.000000000"],
+    );
     world.ok(&["put", "a", "file", "--meta", "mode=4755"]);
 }
 
@@ -179,12 +254,25 @@ fn stat_tells_what_was_stated() {
     let world = World::new();
     world.put("a/b", b"hello");
     world.write("file", b"hello, again");
-    world.ok(&["put", "a/b", "file", "--content-type", "text/plain", "--meta", "team=finance", "--meta", "empty="]);
+    world.ok(&[
+        "put",
+        "a/b",
+        "file",
+        "--content-type",
+        "text/plain",
+        "--meta",
+        "team=finance",
+        "--meta",
+        "empty=",
+    ]);
     let stat = world.ok(&["stat", "a/b", "--json"]).json().remove(0);
     assert_eq!(stat["size"], 12);
     assert_eq!(stat["version"], 2);
     assert_eq!(stat["content_type"], "text/plain");
-    assert_eq!(stat["custom"], serde_json::json!({ "team": "finance", "empty": "" }));
+    assert_eq!(
+        stat["custom"],
+        serde_json::json!({ "team": "finance", "empty": "" })
+    );
     let text = world.ok(&["stat", "a/b"]);
     for part in ["a/b", "12 bytes", "text/plain", "custom team", "finance"] {
         assert!(text.text().contains(part), "{part}: {text}");
@@ -198,17 +286,32 @@ fn a_listing_shows_every_key_once_in_order_over_many_pages() {
         world.write(&format!("tree/{}/{number:04}", number % 3), b"x");
     }
     world.ok(&["import", "tree"]);
-    let keys: Vec<String> = world.ok(&["ls"]).text().lines().map(str::to_owned).collect();
+    let keys: Vec<String> = world
+        .ok(&["ls"])
+        .text()
+        .lines()
+        .map(str::to_owned)
+        .collect();
     assert_eq!(keys.len(), 1205);
     assert!(keys.is_sorted());
     let json = world.ok(&["ls", "--json"]).json();
-    assert!(json.iter().map(|entry| entry["key"].as_str().unwrap()).eq(&keys));
+    assert!(
+        json.iter()
+            .map(|entry| entry["key"].as_str().unwrap())
+            .eq(&keys)
+    );
     assert_eq!(world.ok(&["ls", "1/"]).text().lines().count(), 402);
     assert_eq!(world.ok(&["ls", "--delimiter", "/"]).text(), "0/\n1/\n2/\n");
-    assert_eq!(world.ok(&["ls", "--limit", "1001"]).text().lines().count(), 1001);
+    assert_eq!(
+        world.ok(&["ls", "--limit", "1001"]).text().lines().count(),
+        1001
+    );
     assert_eq!(world.ok(&["ls", "--limit", "0"]).text(), "");
     let long = world.ok(&["ls", "--long", "--limit", "1"]);
-    assert!(long.text().starts_with('1') && long.text().ends_with("v1  0/0000\n"), "{long}");
+    assert!(
+        long.text().starts_with('1') && long.text().ends_with("v1  0/0000\n"),
+        "{long}"
+    );
 }
 
 #[test]
@@ -219,10 +322,16 @@ fn what_was_removed_is_gone_and_nothing_else() {
     }
     world.put("a/large", &noise(2_000_000));
     let removed = world.ok(&["rm", "b", "no such", "--json"]).json();
-    assert_eq!(removed[0], serde_json::json!({ "key": "b", "existed": true }));
+    assert_eq!(
+        removed[0],
+        serde_json::json!({ "key": "b", "existed": true })
+    );
     assert_eq!(removed[1]["existed"], false);
     assert_eq!(world.ok(&["ls"]).text(), "a/1\na/2\na/large\n");
-    assert_eq!(world.ok(&["rm", "--recursive", "a/"]).text(), "deleted 3 objects\n");
+    assert_eq!(
+        world.ok(&["rm", "--recursive", "a/"]).text(),
+        "deleted 3 objects\n"
+    );
     assert_eq!(world.ok(&["ls"]).text(), "");
     assert_eq!(world.blobs(), 0, "a blob outlives its object");
 }
@@ -248,12 +357,18 @@ fn exit_codes_tell_absence_misuse_and_failure_apart() {
 #[test]
 fn a_store_that_is_open_already_is_refused_with_its_name() {
     let world = World::new();
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .unwrap();
     runtime.block_on(async {
         let engine = Engine::builder(world.path("data")).open().await.unwrap();
         engine.put("a", "x").await.unwrap();
         let said = world.fails(1, "the store is open already", &["get", "a"]);
-        assert!(said.errors.contains(world.path("data").to_str().unwrap()), "{said}");
+        assert!(
+            said.errors.contains(world.path("data").to_str().unwrap()),
+            "{said}"
+        );
         engine.close().await.unwrap();
     });
     assert_eq!(world.ok(&["get", "a"]).bytes, b"x");
@@ -276,7 +391,10 @@ fn stats_and_recover_speak_json() {
     let world = World::new();
     world.put("a", b"12345");
     let stats = world.ok(&["stats", "--json"]).json().remove(0);
-    assert_eq!((&stats["objects"], &stats["bytes"], &stats["changes"]), (&1.into(), &5.into(), &0.into()));
+    assert_eq!(
+        (&stats["objects"], &stats["bytes"], &stats["changes"]),
+        (&1.into(), &5.into(), &0.into())
+    );
     let recovered = world.ok(&["recover", "--json"]).json().remove(0);
     for name in ["fenced", "swept", "left", "changes"] {
         assert_eq!(recovered[name], 0, "{name}");
@@ -289,12 +407,27 @@ fn stats_and_recover_speak_json() {
 fn an_interrupted_put_leaves_nothing_behind() {
     let world = World::new();
     world.put("a", b"before");
-    assert!(Command::new("mkfifo").arg(world.path("fifo")).status().unwrap().success());
+    assert!(
+        Command::new("mkfifo")
+            .arg(world.path("fifo"))
+            .status()
+            .unwrap()
+            .success()
+    );
     let child = world.command(&["put", "a", "fifo"]).spawn().unwrap();
     // Opens when the tool does: its store is open by then.
-    let mut fifo = std::fs::File::options().write(true).open(world.path("fifo")).unwrap();
+    let mut fifo = std::fs::File::options()
+        .write(true)
+        .open(world.path("fifo"))
+        .unwrap();
     fifo.write_all(&noise(3_000_000)).unwrap();
-    assert!(Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap().success());
+    assert!(
+        Command::new("kill")
+            .args(["-INT", &child.id().to_string()])
+            .status()
+            .unwrap()
+            .success()
+    );
     let said = Said::from(child.wait_with_output().unwrap());
     assert_eq!(said.code, Some(1), "{said}");
     assert!(said.errors.contains("interrupted"), "{said}");
@@ -307,9 +440,16 @@ fn an_interrupted_put_leaves_nothing_behind() {
 #[test]
 fn credentials_in_a_uri_are_never_shown() {
     let world = World::new();
-    for uri in ["s3://me:hush@bucket/root?secret_access_key=hush", "azblob://c/r?account_key=hush", "gcs:hush", "hush"]
-    {
+    for uri in [
+        "s3://me:hush@bucket/root?secret_access_key=hush",
+        "azblob://c/r?account_key=hush",
+        "gcs:hush",
+        "hush",
+    ] {
         let said = world.run(&["--blobs", uri, "put", "a", "no such file"]);
-        assert!(said.code != Some(0) && !said.errors.contains("hush"), "{said}");
+        assert!(
+            said.code != Some(0) && !said.errors.contains("hush"),
+            "{said}"
+        );
     }
 }

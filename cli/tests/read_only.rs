@@ -15,8 +15,17 @@ fn picture(dir: &Path) -> Picture {
     let seen = |entry: walkdir::Result<walkdir::DirEntry>| {
         let entry = entry.unwrap();
         let metadata = entry.metadata().unwrap();
-        let bytes = if metadata.is_dir() { Vec::new() } else { std::fs::read(entry.path()).unwrap() };
-        let times = [metadata.mtime(), metadata.mtime_nsec(), metadata.ctime(), metadata.ctime_nsec()];
+        let bytes = if metadata.is_dir() {
+            Vec::new()
+        } else {
+            std::fs::read(entry.path()).unwrap()
+        };
+        let times = [
+            metadata.mtime(),
+            metadata.mtime_nsec(),
+            metadata.ctime(),
+            metadata.ctime_nsec(),
+        ];
         (entry.into_path(), (metadata.mode(), times, bytes))
     };
     walkdir::WalkDir::new(dir).into_iter().map(seen).collect()
@@ -25,7 +34,10 @@ fn picture(dir: &Path) -> Picture {
 #[track_caller]
 fn assert_unchanged(before: &Picture, dir: &Path) {
     let after = picture(dir);
-    assert_eq!(before.keys().collect::<Vec<_>>(), after.keys().collect::<Vec<_>>());
+    assert_eq!(
+        before.keys().collect::<Vec<_>>(),
+        after.keys().collect::<Vec<_>>()
+    );
     for (path, seen) in before {
         assert!(*seen == after[path], "{} has changed", path.display());
     }
@@ -42,8 +54,18 @@ fn filled() -> World {
 
 /// Runs it with its own directory for temporary files, which is empty at the end.
 fn run(world: &World, arguments: &[&str]) -> Said {
-    let said = Said::from(world.command(arguments).env("TMPDIR", world.path("tmp")).output().unwrap());
-    assert_eq!(std::fs::read_dir(world.path("tmp")).unwrap().count(), 0, "{arguments:?} leaves nothing: {said}");
+    let said = Said::from(
+        world
+            .command(arguments)
+            .env("TMPDIR", world.path("tmp"))
+            .output()
+            .unwrap(),
+    );
+    assert_eq!(
+        std::fs::read_dir(world.path("tmp")).unwrap().count(),
+        0,
+        "{arguments:?} leaves nothing: {said}"
+    );
     said
 }
 
@@ -94,9 +116,17 @@ fn commands_that_write_are_refused() {
     ] {
         let said = run(&world, &[&["--read-only"], arguments].concat());
         assert_eq!(said.code, Some(2), "{arguments:?}: {said}");
-        assert!(said.errors.contains("--read-only is for commands that only read"), "{arguments:?}: {said}");
+        assert!(
+            said.errors
+                .contains("--read-only is for commands that only read"),
+            "{arguments:?}: {said}"
+        );
     }
-    world.fails(2, "`put` writes", &["--read-only", "put", "new", "tree/small"]);
+    world.fails(
+        2,
+        "`put` writes",
+        &["--read-only", "put", "new", "tree/small"],
+    );
     assert_unchanged(&before, &world.path("data"));
     assert!(!world.path("new").exists());
 }
@@ -106,7 +136,11 @@ fn store_that_may_not_be_written_is_read() {
     let world = filled();
     for entry in walkdir::WalkDir::new(world.path("data")) {
         let entry = entry.unwrap();
-        let mode = if entry.file_type().is_dir() { 0o555 } else { 0o444 };
+        let mode = if entry.file_type().is_dir() {
+            0o555
+        } else {
+            0o444
+        };
         std::fs::set_permissions(entry.path(), std::fs::Permissions::from_mode(mode)).unwrap();
     }
     let before = picture(&world.path("data"));
@@ -115,20 +149,30 @@ fn store_that_may_not_be_written_is_read() {
     let ran = |arguments: &[&str]| {
         let mut command = world.command(arguments);
         if is_root() {
-            // Permissions do not hold for root: another user runs a copy, for the build may be out of that user's reach.
-            std::fs::set_permissions(world.path(""), std::fs::Permissions::from_mode(0o755)).unwrap();
+            // Permissions do not hold for root: another user runs a copy, for the build may be out
+            // of that user's reach.
+            std::fs::set_permissions(world.path(""), std::fs::Permissions::from_mode(0o755))
+                .unwrap();
             let copy = world.path("cenotaph");
             if !copy.exists() {
                 std::fs::copy(command.get_program(), &copy).unwrap();
             }
             let mut other = Command::new(copy);
-            other.args(command.get_args()).current_dir(world.path("")).uid(65_534).gid(65_534);
+            other
+                .args(command.get_args())
+                .current_dir(world.path(""))
+                .uid(65_534)
+                .gid(65_534);
             command = other;
         }
         Said::from(command.env("TMPDIR", &tmp).output().unwrap())
     };
     let writing = ran(&["ls"]);
-    assert_eq!(writing.code, Some(1), "without the option it needs to write: {writing}");
+    assert_eq!(
+        writing.code,
+        Some(1),
+        "without the option it needs to write: {writing}"
+    );
     for arguments in [&["ls"][..], &["stats"], &["scrub"], &["verify", "tree"]] {
         let said = ran(&[&["--read-only"], arguments].concat());
         assert_eq!(said.code, Some(0), "{arguments:?}: {said}");
@@ -157,7 +201,12 @@ fn store_of_the_tool_is_for_its_owner_only() {
     assert!(seen.contains_key(&world.path("data/tier.json")));
     for (path, (mode, ..)) in seen {
         // The files that fjall makes later are behind its directories.
-        let is_fjalls = path.components().any(|part| part.as_os_str() == "database") && !path.is_dir();
-        assert!(mode & 0o077 == 0 || is_fjalls, "{} mode={mode:o}", path.display());
+        let is_fjalls =
+            path.components().any(|part| part.as_os_str() == "database") && !path.is_dir();
+        assert!(
+            mode & 0o077 == 0 || is_fjalls,
+            "{} mode={mode:o}",
+            path.display()
+        );
     }
 }

@@ -16,7 +16,12 @@ fn many_files(world: &World) {
 /// Runs it, and stops reading what it says after the first bytes.
 fn read_a_little(world: &World, arguments: &[&str]) -> Said {
     let mut child = world.command(arguments).spawn().unwrap();
-    child.stdout.take().unwrap().read_exact(&mut [0; 10]).unwrap();
+    child
+        .stdout
+        .take()
+        .unwrap()
+        .read_exact(&mut [0; 10])
+        .unwrap();
     child.wait_with_output().unwrap().into()
 }
 
@@ -28,7 +33,11 @@ fn get_and_ls_end_well_when_their_reader_has_enough() {
     world.ok(&["import", "tree"]);
     for arguments in [&["get", "large"][..], &["ls"], &["ls", "--json"]] {
         let said = read_a_little(&world, arguments);
-        assert_eq!((said.code, said.errors.as_str()), (Some(0), ""), "{arguments:?}");
+        assert_eq!(
+            (said.code, said.errors.as_str()),
+            (Some(0), ""),
+            "{arguments:?}"
+        );
     }
 }
 
@@ -39,7 +48,10 @@ fn work_that_lost_its_reader_is_no_success() {
     let fails = |arguments: &[&str]| {
         let said = read_a_little(&world, arguments);
         assert_eq!(said.code, Some(1), "{arguments:?}: {said}");
-        assert!(said.errors.contains("standard output can't be written"), "{arguments:?}: {said}");
+        assert!(
+            said.errors.contains("standard output can't be written"),
+            "{arguments:?}: {said}"
+        );
     };
     fails(&["import", "tree", "--json", "-j1"]);
     world.ok(&["import", "tree"]);
@@ -63,7 +75,12 @@ fn a_signal_ends_a_command_whose_reader_stalls() {
     ] {
         let mut child = world.command(arguments).spawn().unwrap();
         // It writes by then, and is not read on.
-        child.stdout.as_mut().unwrap().read_exact(&mut [0; 10]).unwrap();
+        child
+            .stdout
+            .as_mut()
+            .unwrap()
+            .read_exact(&mut [0; 10])
+            .unwrap();
         signal(&child, name);
         assert_eq!(ends(&mut child).code(), Some(1), "{arguments:?}");
         let said = Said::from(child.wait_with_output().unwrap());
@@ -80,12 +97,18 @@ fn nothing_is_put_from_a_closed_standard_input() {
         for arguments in [&["put", "a"][..], &["put", "a", "-"]] {
             let said = world.shell(script, arguments);
             assert_eq!(said.code, Some(1), "{script}: {said}");
-            assert!(said.errors.contains("standard input is closed"), "{script}: {said}");
+            assert!(
+                said.errors.contains("standard input is closed"),
+                "{script}: {said}"
+            );
         }
     }
     assert_eq!(world.ok(&["get", "a"]).bytes, b"before");
     world.ok(&["put", "a", "/dev/null"]);
-    assert_eq!(world.shell(r#""$@" < /dev/null"#, &["put", "b"]).code, Some(0));
+    assert_eq!(
+        world.shell(r#""$@" < /dev/null"#, &["put", "b"]).code,
+        Some(0)
+    );
     assert_eq!(world.ok(&["get", "b"]).bytes, b"");
 }
 
@@ -96,11 +119,23 @@ fn a_get_into_a_closed_standard_output_is_an_error() {
     for script in [r#""$@" >&-"#, r#""$@" 1< /dev/null"#] {
         let said = world.shell(script, &["get", "a"]);
         assert_eq!(said.code, Some(1), "{script}: {said}");
-        assert!(said.errors.contains("standard output is closed"), "{script}: {said}");
+        assert!(
+            said.errors.contains("standard output is closed"),
+            "{script}: {said}"
+        );
     }
-    assert_eq!(world.shell(r#""$@" > /dev/null"#, &["get", "a"]).code, Some(0));
-    assert_eq!(world.shell(r#""$@" >&-"#, &["get", "a", "-o", "file"]).code, Some(0));
+    assert_eq!(
+        world.shell(r#""$@" > /dev/null"#, &["get", "a"]).code,
+        Some(0)
+    );
+    assert_eq!(
+        world.shell(r#""$@" >&-"#, &["get", "a", "-o", "file"]).code,
+        Some(0)
+    );
     let said = world.shell(r#""$@" 1< /dev/null"#, &["stat", "a"]);
     assert_eq!(said.code, Some(1), "a result that can't be written: {said}");
-    assert_eq!(world.shell(r#""$@" > /dev/full"#, &["stat", "a"]).code, Some(1));
+    assert_eq!(
+        world.shell(r#""$@" > /dev/full"#, &["stat", "a"]).code,
+        Some(1)
+    );
 }

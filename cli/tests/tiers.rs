@@ -29,7 +29,11 @@ fn a_tier_that_is_not_mounted_is_an_error_and_nothing_is_lost() {
             world.fails(1, "is not there", &[blobs, &["put", "two", "big"]].concat());
             world.fails(1, "is not there", &[blobs, &["rm", "one"]].concat());
         }
-        assert_eq!(world.path("disk").exists(), makes_mount_point, "nothing is created in its place");
+        assert_eq!(
+            world.path("disk").exists(),
+            makes_mount_point,
+            "nothing is created in its place"
+        );
     }
     assert_eq!(std::fs::read_dir(world.path("disk")).unwrap().count(), 0);
     std::fs::remove_dir(world.path("disk")).unwrap();
@@ -45,7 +49,10 @@ fn the_tier_is_named_once_and_another_one_is_refused() {
     world.ok(&["--blobs", &at(&world, "disk"), "put", "one", "big"]);
     assert!(!world.path("data/blobs").exists());
     assert!(world.ok(&["get", "one"]).bytes == bytes);
-    assert!(world.ok(&["--blobs", "fs:disk", "get", "one"]).bytes == bytes, "however it is spelled");
+    assert!(
+        world.ok(&["--blobs", "fs:disk", "get", "one"]).bytes == bytes,
+        "however it is spelled"
+    );
     for other in ["fs:", "fs:elsewhere", "fs:/nowhere/at/all"] {
         world.fails(1, "adopt", &["--blobs", other, "get", "one"]);
     }
@@ -60,7 +67,12 @@ fn a_tier_that_was_moved_is_adopted_on_request() {
     std::fs::rename(world.path("disk"), world.path("moved")).unwrap();
     world.fails(1, "is not there", &["get", "one"]);
     world.fails(1, "elsewhere", &["--blobs", "fs:moved", "get", "one"]);
-    assert!(world.ok(&["--blobs", "fs:moved", "adopt"]).text().contains("moved"));
+    assert!(
+        world
+            .ok(&["--blobs", "fs:moved", "adopt"])
+            .text()
+            .contains("moved")
+    );
     assert!(world.ok(&["get", "one"]).bytes == bytes);
     World::new().fails(1, "there is no store here", &["adopt"]);
 }
@@ -72,7 +84,11 @@ fn a_tier_of_another_store_is_refused() {
     large(&other, "big");
     world.ok(&["put", "one", "big"]);
     let tier = format!("fs:{}", world.path("data/blobs").display());
-    other.fails(1, "belongs to another store", &["--blobs", &tier, "put", "two", "big"]);
+    other.fails(
+        1,
+        "belongs to another store",
+        &["--blobs", &tier, "put", "two", "big"],
+    );
     world.ok(&["get", "one"]);
 }
 
@@ -81,15 +97,28 @@ fn a_missing_blob_fails_every_command_that_reads_it() {
     let world = World::new();
     large(&world, "tree/big");
     world.ok(&["import", "tree"]);
-    let blob = walkdir::WalkDir::new(world.path("data/blobs")).min_depth(2).into_iter().filter_map(Result::ok);
-    let blob = blob.filter(|entry| entry.file_type().is_file()).map(|entry| entry.into_path()).next().unwrap();
+    let blob = walkdir::WalkDir::new(world.path("data/blobs"))
+        .min_depth(2)
+        .into_iter()
+        .filter_map(Result::ok);
+    let blob = blob
+        .filter(|entry| entry.file_type().is_file())
+        .map(|entry| entry.into_path())
+        .next()
+        .unwrap();
     std::fs::remove_file(blob).unwrap();
     world.ok(&["stat", "big"]);
     world.fails(1, "missing blob", &["get", "big"]);
     world.fails(1, "missing blob", &["cp", "big", "copy"]);
     let exported = world.run(&["export", "out"]);
-    assert!(exported.code == Some(1) && exported.to_string().contains("missing blob"), "{exported}");
+    assert!(
+        exported.code == Some(1) && exported.to_string().contains("missing blob"),
+        "{exported}"
+    );
     let verified = world.run(&["verify", "tree"]);
-    assert!(verified.code == Some(1) && verified.to_string().contains("missing blob"), "{verified}");
+    assert!(
+        verified.code == Some(1) && verified.to_string().contains("missing blob"),
+        "{verified}"
+    );
     world.fails(3, "no such", &["get", "copy"]);
 }

@@ -11,21 +11,43 @@ fn a_tree_comes_back_identical_with_modes_and_times() {
     let world = World::new();
     world.tree();
     std::fs::set_permissions(world.path("tree/small"), Permissions::from_mode(0o750)).unwrap();
-    std::fs::set_permissions(world.path("tree/a/over the limit"), Permissions::from_mode(0o444)).unwrap();
+    std::fs::set_permissions(
+        world.path("tree/a/over the limit"),
+        Permissions::from_mode(0o444),
+    )
+    .unwrap();
     let old = UNIX_EPOCH + Duration::new(1_000_000_000, 123_456_789);
-    File::options().write(true).open(world.path("tree/large")).unwrap().set_modified(old).unwrap();
+    File::options()
+        .write(true)
+        .open(world.path("tree/large"))
+        .unwrap()
+        .set_modified(old)
+        .unwrap();
 
     let imported = world.ok(&["import", "tree", "--json"]);
     assert_eq!(imported.summary()["imported"], 9);
-    assert_eq!(imported.json().iter().filter(|line| line["event"] == "file").count(), 9);
+    assert_eq!(
+        imported
+            .json()
+            .iter()
+            .filter(|line| line["event"] == "file")
+            .count(),
+        9
+    );
     let verified = world.ok(&["verify", "tree", "--json"]).summary();
-    assert_eq!((&verified["same"], &verified["problems"]), (&9.into(), &0.into()));
+    assert_eq!(
+        (&verified["same"], &verified["problems"]),
+        (&9.into(), &0.into())
+    );
     world.ok(&["export", "copy"]);
     let (tree, copy) = (files(&world.path("tree")), files(&world.path("copy")));
     assert_eq!(tree.len(), 9);
     assert!(tree == copy, "the trees differ");
     let again = world.ok(&["export", "copy", "--json"]).summary();
-    assert_eq!((&again["exported"], &again["unchanged"]), (&0.into(), &9.into()));
+    assert_eq!(
+        (&again["exported"], &again["unchanged"]),
+        (&0.into(), &9.into())
+    );
 }
 
 #[test]
@@ -44,7 +66,9 @@ fn verify_names_what_changed_is_missing_or_extra() {
         .json()
         .into_iter()
         .filter(|line| line["event"] == "problem")
-        .map(|line| format!("{} {}: {}", line["problem"], line["name"], line["detail"]).replace('"', ""))
+        .map(|line| {
+            format!("{} {}: {}", line["problem"], line["name"], line["detail"]).replace('"', "")
+        })
         .collect();
     problems.sort();
     let expected = [
@@ -54,7 +78,12 @@ fn verify_names_what_changed_is_missing_or_extra() {
         "missing new: the store has no such object",
     ];
     assert_eq!(problems, expected);
-    assert!(world.run(&["verify", "tree"]).text().contains("differs large: first at byte 4000000"));
+    assert!(
+        world
+            .run(&["verify", "tree"])
+            .text()
+            .contains("differs large: first at byte 4000000")
+    );
 }
 
 #[test]
@@ -63,11 +92,17 @@ fn a_resumed_import_takes_only_what_is_new_or_changed() {
     world.tree();
     world.ok(&["import", "tree"]);
     let again = world.ok(&["import", "tree", "--json"]).summary();
-    assert_eq!((&again["imported"], &again["unchanged"]), (&0.into(), &9.into()));
+    assert_eq!(
+        (&again["imported"], &again["unchanged"]),
+        (&0.into(), &9.into())
+    );
     world.write("tree/new", b"new");
     world.write("tree/small", b"other");
     let again = world.ok(&["import", "tree", "--json"]).summary();
-    assert_eq!((&again["imported"], &again["unchanged"]), (&2.into(), &8.into()));
+    assert_eq!(
+        (&again["imported"], &again["unchanged"]),
+        (&2.into(), &8.into())
+    );
     assert_eq!(world.ok(&["get", "small"]).bytes, b"other");
     world.ok(&["verify", "tree"]);
 }
@@ -79,16 +114,35 @@ fn by_checksum_only_content_decides() {
     world.ok(&["import", "tree"]);
     let path = world.path("tree/large");
     let kept = std::fs::metadata(&path).unwrap().modified().unwrap();
-    let touch = |time| File::options().write(true).open(&path).unwrap().set_modified(time).unwrap();
+    let touch = |time| {
+        File::options()
+            .write(true)
+            .open(&path)
+            .unwrap()
+            .set_modified(time)
+            .unwrap();
+    };
     touch(kept + Duration::from_secs(1));
-    let again = world.ok(&["import", "tree", "--checksum", "--json"]).summary();
+    let again = world
+        .ok(&["import", "tree", "--checksum", "--json"])
+        .summary();
     assert_eq!(again["imported"], 0, "another time, the same bytes");
     let mut bytes = std::fs::read(&path).unwrap();
     bytes[7] ^= 1;
     std::fs::write(&path, &bytes).unwrap();
     touch(kept);
-    assert_eq!(world.ok(&["import", "tree", "--json"]).summary()["imported"], 0, "the same size and time");
-    assert_eq!(world.ok(&["import", "tree", "--checksum", "--json"]).summary()["imported"], 1, "other bytes");
+    assert_eq!(
+        world.ok(&["import", "tree", "--json"]).summary()["imported"],
+        0,
+        "the same size and time"
+    );
+    assert_eq!(
+        world
+            .ok(&["import", "tree", "--checksum", "--json"])
+            .summary()["imported"],
+        1,
+        "other bytes"
+    );
     world.ok(&["verify", "tree"]);
 }
 
@@ -96,13 +150,19 @@ fn by_checksum_only_content_decides() {
 fn a_name_that_is_not_utf8_fails_by_name_and_the_rest_goes_on() {
     let world = World::new();
     world.write("tree/good", b"x");
-    let bad = std::os::unix::ffi::OsStrExt::as_bytes(std::ffi::OsStr::new("bad")).iter().copied().chain([0xff]);
+    let bad = std::os::unix::ffi::OsStrExt::as_bytes(std::ffi::OsStr::new("bad"))
+        .iter()
+        .copied()
+        .chain([0xff]);
     let bad: std::ffi::OsString = std::os::unix::ffi::OsStringExt::from_vec(bad.collect());
     std::fs::write(world.path("tree").join(bad), b"x").unwrap();
     let said = world.fails(1, "bad\\xFF", &["import", "tree", "--json"]);
     assert!(said.errors.contains("not UTF-8"), "{said}");
     let summary = said.summary();
-    assert_eq!((&summary["imported"], &summary["failed"]), (&1.into(), &1.into()));
+    assert_eq!(
+        (&summary["imported"], &summary["failed"]),
+        (&1.into(), &1.into())
+    );
     assert_eq!(world.ok(&["ls"]).text(), "good\n");
     world.fails(1, "bad\\xFF", &["verify", "tree"]);
 }
@@ -115,7 +175,12 @@ fn links_are_skipped_counted_and_told() {
     std::os::unix::fs::symlink(world.path("tree"), world.path("tree/round")).unwrap();
     let said = world.ok(&["import", "tree", "--json"]);
     assert_eq!(said.summary()["skipped"], 2);
-    assert!(world.ok(&["import", "tree"]).errors.contains("skipped: a symbolic link"));
+    assert!(
+        world
+            .ok(&["import", "tree"])
+            .errors
+            .contains("skipped: a symbolic link")
+    );
     assert_eq!(world.ok(&["ls"]).text(), "file\n");
     world.ok(&["verify", "tree"]);
 }
@@ -127,7 +192,10 @@ fn the_store_never_imports_itself_nor_is_exported_into() {
     world.write("target/built", b"x");
     world.write("sub/target/built", b"x");
     let said = world.ok(&["import", ".", "--json", "--exclude", "target"]);
-    assert_eq!((&said.summary()["imported"], &said.summary()["skipped"]), (&1.into(), &1.into()));
+    assert_eq!(
+        (&said.summary()["imported"], &said.summary()["skipped"]),
+        (&1.into(), &1.into())
+    );
     assert_eq!(world.ok(&["ls"]).text(), "file\n");
     world.ok(&["verify", ".", "--exclude", "target"]);
     world.fails(2, "belongs to the store itself", &["import", "data"]);
@@ -143,7 +211,11 @@ fn a_prefix_holds_one_tree_beside_others() {
     world.ok(&["import", "two", "--prefix", "second/"]);
     assert_eq!(world.ok(&["ls"]).text(), "first/a\nsecond/a\n");
     world.ok(&["verify", "one", "--prefix", "first"]);
-    world.fails(1, "differs second/a", &["verify", "one", "--prefix", "second"]);
+    world.fails(
+        1,
+        "differs second/a",
+        &["verify", "one", "--prefix", "second"],
+    );
     world.ok(&["export", "out", "--prefix", "second"]);
     assert_eq!(std::fs::read(world.path("out/a")).unwrap(), b"2");
 }
@@ -156,7 +228,10 @@ fn an_export_stays_in_its_directory_and_replaces_nothing_unasked() {
     }
     world.write("out/fine", b"old");
     let said = world.fails(1, "4 objects could not be exported", &["export", "out"]);
-    assert!(said.errors.contains("../outside") && said.errors.contains("a file that differs is there"), "{said}");
+    assert!(
+        said.errors.contains("../outside") && said.errors.contains("a file that differs is there"),
+        "{said}"
+    );
     assert_eq!(std::fs::read(world.path("out/fine")).unwrap(), b"old");
     world.fails(1, "3 objects", &["export", "out", "--overwrite"]);
     assert_eq!(std::fs::read(world.path("out/fine")).unwrap(), b"new");
@@ -172,19 +247,46 @@ fn a_file_of_the_same_bytes_is_exported_already() {
     world.ok(&["export", "out"]);
     // What a file system with times of whole seconds does.
     let whole = UNIX_EPOCH + Duration::from_secs(1_000_000_000);
-    let set_times =
-        |name: &str| File::options().write(true).open(world.path(name)).unwrap().set_modified(whole).unwrap();
+    let set_times = |name: &str| {
+        File::options()
+            .write(true)
+            .open(world.path(name))
+            .unwrap()
+            .set_modified(whole)
+            .unwrap();
+    };
     set_times("out/file");
     let again = world.ok(&["export", "out", "--json"]).summary();
-    assert_eq!((&again["exported"], &again["unchanged"]), (&0.into(), &2.into()));
-    let kept = std::fs::metadata(world.path("tree/file")).unwrap().modified().unwrap();
-    let exported = || std::fs::metadata(world.path("out/file")).unwrap().modified().unwrap();
+    assert_eq!(
+        (&again["exported"], &again["unchanged"]),
+        (&0.into(), &2.into())
+    );
+    let kept = std::fs::metadata(world.path("tree/file"))
+        .unwrap()
+        .modified()
+        .unwrap();
+    let exported = || {
+        std::fs::metadata(world.path("out/file"))
+            .unwrap()
+            .modified()
+            .unwrap()
+    };
     assert_eq!(exported(), whole, "left alone");
-    assert_eq!(world.ok(&["export", "out", "--overwrite", "--json"]).summary()["unchanged"], 2);
+    assert_eq!(
+        world
+            .ok(&["export", "out", "--overwrite", "--json"])
+            .summary()["unchanged"],
+        2
+    );
     assert_eq!(exported(), kept);
     world.write("out/plain", b"as long, but else");
     world.fails(1, "1 object could not be exported", &["export", "out"]);
-    assert_eq!(world.ok(&["export", "out", "--overwrite", "--json"]).summary()["exported"], 1);
+    assert_eq!(
+        world
+            .ok(&["export", "out", "--overwrite", "--json"])
+            .summary()["exported"],
+        1
+    );
 }
 
 #[test]
@@ -192,20 +294,41 @@ fn no_entry_of_an_object_sets_special_bits_unasked() {
     let world = World::new();
     world.write("file", b"x");
     for mode in ["33204", "4755", "2755", "755", "0"] {
-        world.ok(&["put", mode, "file", "--meta", &format!("mode={mode}"), "--meta", "mtime=1.000000000"]);
+        world.ok(&[
+            "put",
+            mode,
+            "file",
+            "--meta",
+            &format!("mode={mode}"),
+            "--meta",
+            "mtime=1.000000000",
+        ]);
     }
     world.write("tree/imported", b"x");
     std::fs::set_permissions(world.path("tree/imported"), Permissions::from_mode(0o6755)).unwrap();
     world.ok(&["import", "tree"]);
-    assert_eq!(world.ok(&["import", "tree", "--json"]).summary()["unchanged"], 1);
+    assert_eq!(
+        world.ok(&["import", "tree", "--json"]).summary()["unchanged"],
+        1
+    );
     world.ok(&["export", "out"]);
-    let default = std::fs::metadata(world.path("file")).unwrap().permissions().mode();
+    let default = std::fs::metadata(world.path("file"))
+        .unwrap()
+        .permissions()
+        .mode();
     for (name, _, mode, _) in files(&world.path("out")) {
-        let expected = if name == "imported" { 0o100_755 } else { default };
+        let expected = if name == "imported" {
+            0o100_755
+        } else {
+            default
+        };
         assert_eq!(mode, expected, "{name}: {mode:o}");
     }
     world.ok(&["export", "asked", "--special-bits"]);
-    let asked = files(&world.path("asked")).into_iter().find(|file| file.0 == "imported").unwrap();
+    let asked = files(&world.path("asked"))
+        .into_iter()
+        .find(|file| file.0 == "imported")
+        .unwrap();
     assert_eq!(asked.2, 0o106_755);
 }
 
@@ -217,10 +340,19 @@ fn what_a_killed_export_left_is_no_object_and_is_removed_by_the_next() {
     world.write("out/a/.cenotaph-aB3xyz.part", b"half");
     world.write("out/a/.cenotaph-mine.part", b"whole");
     let said = world.ok(&["--namespace", "other", "import", "out"]);
-    assert!(said.errors.contains("an unfinished file of an export"), "{said}");
-    assert_eq!(world.ok(&["--namespace", "other", "ls"]).text(), "a/.cenotaph-mine.part\n");
+    assert!(
+        said.errors.contains("an unfinished file of an export"),
+        "{said}"
+    );
+    assert_eq!(
+        world.ok(&["--namespace", "other", "ls"]).text(),
+        "a/.cenotaph-mine.part\n"
+    );
     world.ok(&["export", "out"]);
-    let left: Vec<String> = files(&world.path("out")).into_iter().map(|file| file.0).collect();
+    let left: Vec<String> = files(&world.path("out"))
+        .into_iter()
+        .map(|file| file.0)
+        .collect();
     assert_eq!(left, ["a/.cenotaph-mine.part", "a/file"]);
     world.write(".cenotaph-aB3xyz.part", b"half");
     world.ok(&["get", "a/file", "-o", "file"]);
@@ -234,8 +366,18 @@ fn an_export_replaces_a_link_and_never_a_device() {
     world.put("pipe", b"new");
     world.write("out/target", b"old");
     std::os::unix::fs::symlink("target", world.path("out/link")).unwrap();
-    assert!(std::process::Command::new("mkfifo").arg(world.path("out/pipe")).status().unwrap().success());
-    let said = world.fails(1, "1 object could not be exported", &["export", "out", "--overwrite"]);
+    assert!(
+        std::process::Command::new("mkfifo")
+            .arg(world.path("out/pipe"))
+            .status()
+            .unwrap()
+            .success()
+    );
+    let said = world.fails(
+        1,
+        "1 object could not be exported",
+        &["export", "out", "--overwrite"],
+    );
     assert!(said.errors.contains("a special file is there"), "{said}");
     assert!(!world.path("out/link").is_symlink());
     assert_eq!(std::fs::read(world.path("out/target")).unwrap(), b"old");

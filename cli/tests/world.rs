@@ -22,7 +22,9 @@ pub(crate) struct Said {
 
 impl World {
     pub(crate) fn new() -> Self {
-        Self { temporary: tempfile::tempdir().unwrap() }
+        Self {
+            temporary: tempfile::tempdir().unwrap(),
+        }
     }
 
     pub(crate) fn path(&self, name: &str) -> PathBuf {
@@ -32,8 +34,16 @@ impl World {
     /// The binary on this world's store, about to be run.
     pub(crate) fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_cenotaph"));
-        command.arg("--data").arg(self.path("data")).args(arguments).current_dir(self.temporary.path());
-        command.env_remove("RUST_LOG").stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command
+            .arg("--data")
+            .arg(self.path("data"))
+            .args(arguments)
+            .current_dir(self.temporary.path());
+        command
+            .env_remove("RUST_LOG")
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
         command
     }
 
@@ -55,7 +65,10 @@ impl World {
     pub(crate) fn fails(&self, code: i32, message: &str, arguments: &[&str]) -> Said {
         let said = self.run(arguments);
         assert_eq!(said.code, Some(code), "{arguments:?}: {said}");
-        assert!(said.errors.contains(message), "{arguments:?} does not say {message:?}: {said}");
+        assert!(
+            said.errors.contains(message),
+            "{arguments:?} does not say {message:?}: {said}"
+        );
         said
     }
 
@@ -63,14 +76,27 @@ impl World {
     pub(crate) fn shell(&self, script: &str, arguments: &[&str]) -> Said {
         let tool = self.command(arguments);
         let mut shell = Command::new("bash");
-        shell.args(["-c", script, "bash"]).arg(tool.get_program()).args(tool.get_args());
-        shell.current_dir(self.path("")).env_remove("RUST_LOG").stdin(Stdio::null()).output().unwrap().into()
+        shell
+            .args(["-c", script, "bash"])
+            .arg(tool.get_program())
+            .args(tool.get_args());
+        shell
+            .current_dir(self.path(""))
+            .env_remove("RUST_LOG")
+            .stdin(Stdio::null())
+            .output()
+            .unwrap()
+            .into()
     }
 
     /// Puts an object, whose bytes come by standard input.
     #[track_caller]
     pub(crate) fn put(&self, key: &str, bytes: &[u8]) {
-        let mut child = self.command(&["put", key]).stdin(Stdio::piped()).spawn().unwrap();
+        let mut child = self
+            .command(&["put", key])
+            .stdin(Stdio::piped())
+            .spawn()
+            .unwrap();
         std::io::Write::write_all(&mut child.stdin.take().unwrap(), bytes).unwrap();
         let said = Said::from(child.wait_with_output().unwrap());
         assert_eq!(said.code, Some(0), "put {key}: {said}");
@@ -85,8 +111,12 @@ impl World {
 
     /// Files of the blob tier, the mark left out.
     pub(crate) fn blobs(&self) -> usize {
-        let files = walkdir::WalkDir::new(self.path("data/blobs")).into_iter().map(Result::unwrap);
-        files.filter(|file| file.file_type().is_file() && file.file_name() != cenotaph::MARKER_PATH).count()
+        let files = walkdir::WalkDir::new(self.path("data/blobs"))
+            .into_iter()
+            .map(Result::unwrap);
+        files
+            .filter(|file| file.file_type().is_file() && file.file_name() != cenotaph::MARKER_PATH)
+            .count()
     }
 
     /// A tree of empty, small and large files, nested, with names from several scripts.
@@ -111,7 +141,9 @@ impl Said {
     /// Every line, each of which is JSON.
     #[track_caller]
     pub(crate) fn json(&self) -> Vec<Value> {
-        let parse = |line: &str| serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line:?}"));
+        let parse = |line: &str| {
+            serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line:?}"))
+        };
         self.text().lines().map(parse).collect()
     }
 
@@ -127,7 +159,11 @@ impl Said {
 impl From<Output> for Said {
     fn from(output: Output) -> Self {
         let errors = String::from_utf8_lossy(&output.stderr).into_owned();
-        Self { code: output.status.code(), bytes: output.stdout, errors }
+        Self {
+            code: output.status.code(),
+            bytes: output.stdout,
+            errors,
+        }
     }
 }
 
@@ -138,9 +174,13 @@ impl std::fmt::Display for Said {
     }
 }
 
-/// Waits for the end of a child, half a minute at the most: a stalled one would hold up the test for ever.
+/// Waits for the end of a child, half a minute at the most: a stalled one would hold up the test
+/// for ever.
 #[track_caller]
-#[expect(clippy::disallowed_methods, reason = "a child process has no clock but the system's")]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "a child process has no clock but the system's"
+)]
 pub(crate) fn ends(child: &mut Child) -> ExitStatus {
     for _ in 0..3000 {
         if let Some(status) = child.try_wait().unwrap() {
@@ -155,7 +195,13 @@ pub(crate) fn ends(child: &mut Child) -> ExitStatus {
 /// Sends a signal.
 pub(crate) fn signal(child: &Child, name: &str) {
     let id = child.id().to_string();
-    assert!(Command::new("kill").args([name, &id]).status().unwrap().success());
+    assert!(
+        Command::new("kill")
+            .args([name, &id])
+            .status()
+            .unwrap()
+            .success()
+    );
 }
 
 /// Bytes that differ from place to place.
@@ -178,10 +224,21 @@ pub(crate) fn files(dir: &Path) -> Vec<(String, Vec<u8>, u32, std::time::SystemT
         if entry.file_type().is_dir() {
             continue;
         }
-        let name = entry.path().strip_prefix(dir).unwrap().to_str().unwrap().to_owned();
+        let name = entry
+            .path()
+            .strip_prefix(dir)
+            .unwrap()
+            .to_str()
+            .unwrap()
+            .to_owned();
         let metadata = entry.metadata().unwrap();
         let mode = std::os::unix::fs::PermissionsExt::mode(&metadata.permissions());
-        files.push((name, std::fs::read(entry.path()).unwrap(), mode, metadata.modified().unwrap()));
+        files.push((
+            name,
+            std::fs::read(entry.path()).unwrap(),
+            mode,
+            metadata.modified().unwrap(),
+        ));
     }
     files
 }

@@ -1,5 +1,5 @@
-//! Serves the metrics of an engine to Prometheus, while it works: `curl http://127.0.0.1:9464/metrics`. See
-//! `docs/metrics.md`. Ends with Ctrl-C.
+//! Serves the metrics of an engine to Prometheus, while it works:
+//! `curl http://127.0.0.1:9464/metrics`. See `docs/metrics.md`. Ends with Ctrl-C.
 
 #![expect(clippy::print_stdout, reason = "an example tells where to look")]
 
@@ -12,11 +12,19 @@ use opendal::services::Memory;
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
-    PrometheusBuilder::new().with_http_listener(([127, 0, 0, 1], 9464)).install()?;
+    PrometheusBuilder::new()
+        .with_http_listener(([127, 0, 0, 1], 9464))
+        .install()?;
     let directory = tempfile::tempdir()?;
-    // Below the layer that retries it counts every attempt. In memory here; any service is told of in the same way.
-    let blobs = Operator::new(Memory::default())?.layer(MetricsLayer::new()).layer(RetryLayer::new());
-    let engine = Engine::builder(directory.path()).blobs(blobs).open().await?;
+    // Below the layer that retries it counts every attempt. In memory here; any service is told of
+    // in the same way.
+    let blobs = Operator::new(Memory::default())?
+        .layer(MetricsLayer::new())
+        .layer(RetryLayer::new());
+    let engine = Engine::builder(directory.path())
+        .blobs(blobs)
+        .open()
+        .await?;
     println!("http://127.0.0.1:9464/metrics");
     tokio::select! {
         worked = work(&engine) => worked?,
@@ -30,8 +38,14 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
 async fn work(engine: &Engine) -> Result<(), Error> {
     let env = Env::real()?;
     for number in 0u64.. {
-        let (small, large) = (format!("small/{}", number % 100), format!("large/{}", number % 5));
-        engine.put(&small, "value").time_to_live(Duration::from_secs(5)).await?;
+        let (small, large) = (
+            format!("small/{}", number % 100),
+            format!("large/{}", number % 5),
+        );
+        engine
+            .put(&small, "value")
+            .time_to_live(Duration::from_secs(5))
+            .await?;
         engine.put(&large, vec![7; 3_000_000]).await?;
         if let Some(object) = engine.get(&large).await? {
             object.bytes().await?;

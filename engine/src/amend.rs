@@ -42,7 +42,12 @@ pub struct Amend {
 
 impl Amend {
     pub(crate) fn new(engine: Engine, id: Result<ObjectId>) -> Self {
-        Self { engine, id, amendment: Amendment::default(), precondition: Precondition::None }
+        Self {
+            engine,
+            id,
+            amendment: Amendment::default(),
+            precondition: Precondition::None,
+        }
     }
 
     /// Another media type.
@@ -71,7 +76,9 @@ impl Amend {
 
     /// Sets a custom entry.
     pub fn custom(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
-        self.amendment.custom.insert(name.into(), Some(value.into()));
+        self.amendment
+            .custom
+            .insert(name.into(), Some(value.into()));
         self
     }
 
@@ -87,7 +94,8 @@ impl Amend {
         self
     }
 
-    /// All changes at once, replacing those named before; also the way to remove one of the fixed fields.
+    /// All changes at once, replacing those named before; also the way to remove one of the fixed
+    /// fields.
     pub fn amendment(mut self, amendment: Amendment) -> Self {
         self.amendment = amendment;
         self
@@ -101,12 +109,20 @@ impl IntoFuture for Amend {
     type IntoFuture = BoxFuture<'static, Result<Option<Written>>>;
 
     fn into_future(self) -> Self::IntoFuture {
-        let span = operation_span!("amend", object = self.id.as_ref().ok().map(tracing::field::display));
+        let span = operation_span!(
+            "amend",
+            object = self.id.as_ref().ok().map(tracing::field::display)
+        );
         let engine = self.engine.clone();
         observed(engine, "amend", span, async move {
             let id = self.id?;
             let within = self.engine.namespaces().begin_on(&id, "amend")?;
-            within.end(self.engine.tiered().amend(id, self.precondition, self.amendment).await)
+            within.end(
+                self.engine
+                    .tiered()
+                    .amend(id, self.precondition, self.amendment)
+                    .await,
+            )
         })
     }
 }
@@ -141,7 +157,13 @@ pub struct ExtendExpiry {
 
 impl ExtendExpiry {
     pub(crate) fn new(engine: Engine, id: Result<ObjectId>) -> Self {
-        Self { engine, id, deadline: None, may_shorten: false, precondition: Precondition::None }
+        Self {
+            engine,
+            id,
+            deadline: None,
+            may_shorten: false,
+            precondition: Precondition::None,
+        }
     }
 
     /// To this moment.
@@ -170,7 +192,8 @@ impl ExtendExpiry {
         self
     }
 
-    /// Takes the deadline even if it comes earlier than the object's. One that has passed removes the object at once.
+    /// Takes the deadline even if it comes earlier than the object's. One that has passed removes
+    /// the object at once.
     pub fn may_shorten(mut self) -> Self {
         self.may_shorten = true;
         self
@@ -182,10 +205,15 @@ impl ExtendExpiry {
         let invalid = |why: &str| Err(Error::new(ErrorKind::Invalid, "extend_expiry", why));
         match self.deadline {
             None => invalid("name a deadline first"),
-            Some(Deadline::AfterNow(time) | Deadline::AfterCreation(time)) if time > EXPIRATION_MAX => {
+            Some(Deadline::AfterNow(time) | Deadline::AfterCreation(time))
+                if time > EXPIRATION_MAX =>
+            {
                 invalid("the deadline lies more than a hundred years ahead")
             }
-            Some(deadline) => Ok(Extension { deadline, may_shorten: self.may_shorten }),
+            Some(deadline) => Ok(Extension {
+                deadline,
+                may_shorten: self.may_shorten,
+            }),
         }
     }
 }
@@ -195,33 +223,43 @@ impl IntoFuture for ExtendExpiry {
     type IntoFuture = BoxFuture<'static, Result<Option<Written>>>;
 
     fn into_future(self) -> Self::IntoFuture {
-        let span = operation_span!("extend_expiry", object = self.id.as_ref().ok().map(tracing::field::display));
+        let span = operation_span!(
+            "extend_expiry",
+            object = self.id.as_ref().ok().map(tracing::field::display)
+        );
         let engine = self.engine.clone();
         observed(engine, "extend_expiry", span, async move {
             let extension = self.extension();
             let id = self.id?;
             let extension = extension.map_err(|error| error.with_id(&id))?;
             let within = self.engine.namespaces().begin_on(&id, "extend_expiry")?;
-            within.end(self.engine.tiered().extend_expiry(id, self.precondition, extension).await)
+            within.end(
+                self.engine
+                    .tiered()
+                    .extend_expiry(id, self.precondition, extension)
+                    .await,
+            )
         })
     }
 }
 
 impl Engine {
-    /// Changes what was stated about an object, without reading or writing its bytes. A write like any other: it has a
-    /// version and an etag of its own. None if there is no object.
+    /// Changes what was stated about an object, without reading or writing its bytes. A write like
+    /// any other: it has a version and an etag of its own. None if there is no object.
     ///
     /// # Errors
-    /// As [`put`](Self::put); [`Invalid`](ErrorKind::Invalid) too if the metadata would grow over its limit.
+    /// As [`put`](Self::put); [`Invalid`](ErrorKind::Invalid) too if the metadata would grow over
+    /// its limit.
     ///
     /// For an example see [`Amend`].
     pub fn amend(&self, id: impl crate::IntoObjectId) -> Amend {
         Amend::new(self.clone(), id.into_object_id())
     }
 
-    /// Gives an object another deadline, by default only a later one, without reading or writing its bytes. A write like
-    /// any other if it changes the deadline; otherwise nothing is written, and the answer tells the version that stands. None
-    /// if there is no object. What never expires can't be extended, only shortened.
+    /// Gives an object another deadline, by default only a later one, without reading or writing
+    /// its bytes. A write like any other if it changes the deadline; otherwise nothing is written,
+    /// and the answer tells the version that stands. None if there is no object. What never expires
+    /// can't be extended, only shortened.
     ///
     /// # Errors
     /// As [`put`](Self::put); [`Invalid`](ErrorKind::Invalid) too if no deadline is named.

@@ -1,5 +1,5 @@
-//! Batches: many operations in one call ([`Engine::batch`]), and writes that happen all or not at all
-//! ([`Engine::atomic`]).
+//! Batches: many operations in one call ([`Engine::batch`]), and writes that happen all or not at
+//! all ([`Engine::atomic`]).
 
 use std::collections::BTreeMap;
 
@@ -19,7 +19,8 @@ use crate::setters::{attributes_setters, precondition_setters};
 /// Operations of one batch under way at once: they share syncs.
 const BATCH_AT_ONCE: usize = 256;
 
-/// A put or a delete as part of a batch. Its payload is at hand, and no longer than what stays in the index.
+/// A put or a delete as part of a batch. Its payload is at hand, and no longer than what stays in
+/// the index.
 ///
 /// ```
 /// use cenotaph::Write;
@@ -49,7 +50,12 @@ impl Write {
     }
 
     fn new(id: Result<ObjectId>, payload: Option<Bytes>) -> Self {
-        Self { id, payload, attributes: Attributes::default(), precondition: Precondition::None }
+        Self {
+            id,
+            payload,
+            attributes: Attributes::default(),
+            precondition: Precondition::None,
+        }
     }
 
     attributes_setters!();
@@ -63,16 +69,25 @@ impl Write {
     fn check(self, engine: &Engine) -> Result<(ObjectId, Mutation, Precondition)> {
         let config = engine.config();
         let payload_max = usize::try_from(config.limits.payload_bytes_max).unwrap_or(usize::MAX);
-        let (bytes, most) = (self.payload_bytes(), config.inline_bytes_max.min(payload_max));
+        let (bytes, most) = (
+            self.payload_bytes(),
+            config.inline_bytes_max.min(payload_max),
+        );
         let id = self.id?;
         if bytes > most {
-            let message =
-                format!("a payload of a batch is longer than what stays in the index: bytes={bytes} max={most}");
+            let message = format!(
+                "a payload of a batch is longer than what stays in the index: bytes={bytes} max={most}"
+            );
             return Err(Error::new(ErrorKind::Invalid, "batch", message).with_id(&id));
         }
-        self.attributes.validate().map_err(|error| error.with_id(&id))?;
+        self.attributes
+            .validate()
+            .map_err(|error| error.with_id(&id))?;
         let mutation = match self.payload {
-            Some(payload) => Mutation::Inline { payload, attributes: self.attributes },
+            Some(payload) => Mutation::Inline {
+                payload,
+                attributes: self.attributes,
+            },
             None => Mutation::Delete,
         };
         Ok((id, mutation, self.precondition))
@@ -123,16 +138,19 @@ pub enum Reply {
 }
 
 impl Engine {
-    /// Runs up to [`Limits::batch_operations_max`](crate::Limits::batch_operations_max) operations, 1,000 unless configured,
-    /// as they come from a stream, up to 256 at once. Each is answered by itself, with its place in the batch, in the order
-    /// in which they end. Nothing is polled from `operations` faster than answers are taken.
+    /// Runs up to [`Limits::batch_operations_max`](crate::Limits::batch_operations_max) operations,
+    /// 1,000 unless configured, as they come from a stream, up to 256 at once. Each is answered by
+    /// itself, with its place in the batch, in the order in which they end. Nothing is polled from
+    /// `operations` faster than answers are taken.
     ///
-    /// What it guarantees is what each operation guarantees by itself: no order among them, and no atomicity. It saves round
-    /// trips and shares syncs. See [`atomic`](Self::atomic) for writes that happen together.
+    /// What it guarantees is what each operation guarantees by itself: no order among them, and no
+    /// atomicity. It saves round trips and shares syncs. See [`atomic`](Self::atomic) for writes
+    /// that happen together.
     ///
     /// # Errors
-    /// Each operation has its own. [`Invalid`](ErrorKind::Invalid) for a payload that does not stay in the index, and for the
-    /// first operation too many, behind which no more are taken from `operations`.
+    /// Each operation has its own. [`Invalid`](ErrorKind::Invalid) for a payload that does not stay
+    /// in the index, and for the first operation too many, behind which no more are taken from
+    /// `operations`.
     ///
     /// ```
     /// # #[tokio::main]
@@ -153,13 +171,19 @@ impl Engine {
     /// # engine.close().await
     /// # }
     /// ```
-    pub fn batch<S>(&self, operations: S) -> impl Stream<Item = (usize, Result<Reply>)> + Send + Unpin + use<S>
+    pub fn batch<S>(
+        &self,
+        operations: S,
+    ) -> impl Stream<Item = (usize, Result<Reply>)> + Send + Unpin + use<S>
     where
         S: Stream<Item: Into<Operation>> + Send + 'static,
     {
         let (engine, most) = (self.clone(), self.config().limits.batch_operations_max);
-        let answers =
-            operations.map(Into::into).take(most.saturating_add(1)).enumerate().map(move |(place, operation)| {
+        let answers = operations
+            .map(Into::into)
+            .take(most.saturating_add(1))
+            .enumerate()
+            .map(move |(place, operation)| {
                 let engine = engine.clone();
                 async move {
                     if place >= most {
@@ -179,32 +203,50 @@ impl Engine {
             Operation::Write(write) => {
                 let (id, mutation, precondition) = write.check(self)?;
                 match mutation {
-                    Mutation::Inline { payload, attributes } => {
-                        let put = Put::new(self.clone(), Ok(id), payload.into()).attributes(attributes);
-                        put.precondition(precondition).bulk().await.map(Reply::Written)
+                    Mutation::Inline {
+                        payload,
+                        attributes,
+                    } => {
+                        let put =
+                            Put::new(self.clone(), Ok(id), payload.into()).attributes(attributes);
+                        put.precondition(precondition)
+                            .bulk()
+                            .await
+                            .map(Reply::Written)
                     }
                     _ => {
-                        let _turn = self.tiered().bulk_turn().await.map_err(|error| error.with_id(&id))?;
-                        self.delete(id).precondition(precondition).await.map(Reply::Deleted)
+                        let _turn = self
+                            .tiered()
+                            .bulk_turn()
+                            .await
+                            .map_err(|error| error.with_id(&id))?;
+                        self.delete(id)
+                            .precondition(precondition)
+                            .await
+                            .map(Reply::Deleted)
                     }
                 }
             }
         }
     }
 
-    /// Commits all of these writes, or none of them, whichever shards their objects belong to: one batch of the index. All
-    /// preconditions are looked at first, at one moment, and if one does not hold nothing is written. When it returns, all of
-    /// it is durable and visible; a crash leaves all or nothing; a listing shows all or nothing, as does any other read that
-    /// looks once. Two gets one after the other are two looks. The answers are in the order of the writes.
+    /// Commits all of these writes, or none of them, whichever shards their objects belong to: one
+    /// batch of the index. All preconditions are looked at first, at one moment, and if one does
+    /// not hold nothing is written. When it returns, all of it is durable and visible; a crash
+    /// leaves all or nothing; a listing shows all or nothing, as does any other read that looks
+    /// once. Two gets one after the other are two looks. The answers are in the order of the
+    /// writes.
     ///
     /// At most [`Limits::batch_operations_max`](crate::Limits::batch_operations_max) writes with
-    /// [`Limits::atomic_bytes_max`](crate::Limits::atomic_bytes_max) of payload together, each object once. Shards that are
-    /// concerned wait for each other for a moment: it costs more than as many puts by themselves, and is not for bulk.
+    /// [`Limits::atomic_bytes_max`](crate::Limits::atomic_bytes_max) of payload together, each
+    /// object once. Shards that are concerned wait for each other for a moment: it costs more than
+    /// as many puts by themselves, and is not for bulk.
     ///
     /// # Errors
-    /// [`Conflict`](ErrorKind::Conflict), whose [`id`](Error::id) tells which object stands otherwise;
-    /// [`Invalid`](ErrorKind::Invalid) over the limits, or if an object occurs twice; otherwise as [`put`](Self::put). An
-    /// error other than [`Indeterminate`](ErrorKind::Indeterminate) committed nothing of it.
+    /// [`Conflict`](ErrorKind::Conflict), whose [`id`](Error::id) tells which object stands
+    /// otherwise; [`Invalid`](ErrorKind::Invalid) over the limits, or if an object occurs twice;
+    /// otherwise as [`put`](Self::put). An error other than
+    /// [`Indeterminate`](ErrorKind::Indeterminate) committed nothing of it.
     ///
     /// ```
     /// # #[tokio::main]
@@ -225,7 +267,13 @@ impl Engine {
     pub async fn atomic(&self, writes: impl IntoIterator<Item = Write>) -> Result<Vec<WriteReply>> {
         let most = self.config().limits.batch_operations_max.saturating_add(1);
         let writes: Vec<Write> = writes.into_iter().take(most).collect();
-        observe(self, "atomic", operation_span!("atomic", writes = writes.len()), self.run_atomic(writes)).await
+        observe(
+            self,
+            "atomic",
+            operation_span!("atomic", writes = writes.len()),
+            self.run_atomic(writes),
+        )
+        .await
     }
 
     async fn run_atomic(&self, writes: Vec<Write>) -> Result<Vec<WriteReply>> {
@@ -233,7 +281,9 @@ impl Engine {
         let bytes: usize = writes.iter().map(Write::payload_bytes).sum();
         if writes.len() > limits.batch_operations_max || bytes > limits.atomic_bytes_max {
             let (writes_max, bytes_max) = (limits.batch_operations_max, limits.atomic_bytes_max);
-            let message = format!("an atomic batch is too large: writes_max={writes_max} bytes_max={bytes_max}");
+            let message = format!(
+                "an atomic batch is too large: writes_max={writes_max} bytes_max={bytes_max}"
+            );
             return Err(Error::new(ErrorKind::Invalid, "batch", message));
         }
         let mut bytes_within: BTreeMap<Namespace, u64> = BTreeMap::new();
@@ -245,12 +295,14 @@ impl Engine {
             swaps.push(self.tiered().swap(id, precondition, mutation));
         }
         let permit = self.tiered().admit(bytes, false).await?;
-        let within = self.admit_together("batch", bytes_within).map_err(|(_, error)| error)?;
+        let within = self
+            .admit_together("batch", bytes_within)
+            .map_err(|(_, error)| error)?;
         end_together(within, self.tiered().write_atomically(swaps, permit).await)
     }
 
-    /// Within the limits of each namespace the operation counts once, with all its bytes there. If one namespace refuses
-    /// it, no other is charged.
+    /// Within the limits of each namespace the operation counts once, with all its bytes there. If
+    /// one namespace refuses it, no other is charged.
     pub(crate) fn admit_together(
         &self,
         operation: &'static str,
@@ -258,7 +310,10 @@ impl Engine {
     ) -> Result<Vec<NamespacePermit>, (Namespace, Error)> {
         let mut admitted = Vec::with_capacity(bytes.len());
         for (namespace, bytes) in bytes {
-            let permit = self.namespaces().begin(&namespace, operation).and_then(|permit| permit.charge(bytes));
+            let permit = self
+                .namespaces()
+                .begin(&namespace, operation)
+                .and_then(|permit| permit.charge(bytes));
             match permit {
                 Ok(permit) => admitted.push(permit),
                 Err(error) => {

@@ -1,7 +1,8 @@
-//! The payload of a put: bytes at hand, or a stream; and the peek that decides which tier it goes to.
+//! The payload of a put: bytes at hand, or a stream; and the peek that decides which tier it goes
+//! to.
 //!
-//! No chunk is asked for once the inline limit is passed, and what was buffered is passed on without a copy, but for chunks
-//! under 1 KiB, which are joined.
+//! No chunk is asked for once the inline limit is passed, and what was buffered is passed on
+//! without a copy, but for chunks under 1 KiB, which are joined.
 
 use std::fmt;
 
@@ -45,57 +46,87 @@ enum Inner {
 
 impl Body {
     /// A stream of chunks of any size. An error in it, a panic, or a pause of more than
-    /// [`Limits::source_idle`](crate::Limits::source_idle) ends the put with [`ErrorKind::Source`], and nothing is stored.
+    /// [`Limits::source_idle`](crate::Limits::source_idle) ends the put with [`ErrorKind::Source`],
+    /// and nothing is stored.
     pub fn stream<S, C, E>(stream: S) -> Self
     where
         S: Stream<Item = Result<C, E>> + Send + 'static,
         C: Into<Bytes>,
         E: Into<Box<dyn std::error::Error + Send + Sync>>,
     {
-        let stream = stream.map(|chunk| chunk.map(Into::into).map_err(Into::into)).boxed();
-        Self(Inner::Stream(Source { stream, bytes: None }, Origin::Caller))
+        let stream = stream
+            .map(|chunk| chunk.map(Into::into).map_err(Into::into))
+            .boxed();
+        Self(Inner::Stream(
+            Source {
+                stream,
+                bytes: None,
+            },
+            Origin::Caller,
+        ))
     }
 
     /// The bytes of an object that is read, as many as this.
     pub(crate) fn of_read(stream: BoxStream<'static, Result<Bytes>>, bytes: u64) -> Self {
         let stream = stream.map(|chunk| chunk.map_err(Into::into)).boxed();
-        Self(Inner::Stream(Source { stream, bytes: Some(bytes) }, Origin::Engine))
+        Self(Inner::Stream(
+            Source {
+                stream,
+                bytes: Some(bytes),
+            },
+            Origin::Engine,
+        ))
     }
 
     /// Whatever the reader gives until its end.
     pub fn reader(reader: impl AsyncRead + Send + Unpin + 'static) -> Self {
         let start = (reader, BytesMut::new());
-        Self::stream(futures::stream::try_unfold(start, |(mut reader, mut buffer)| async move {
-            // One buffer serves many short reads: each chunk keeps no more memory than its bytes.
-            if buffer.capacity() == 0 {
-                buffer.reserve(READ_BYTES);
-            }
-            match reader.read_buf(&mut buffer).await? {
-                0 => Ok::<_, std::io::Error>(None),
-                _ => Ok(Some((buffer.split(), (reader, buffer)))),
-            }
-        }))
+        Self::stream(futures::stream::try_unfold(
+            start,
+            |(mut reader, mut buffer)| async move {
+                // One buffer serves many short reads: each chunk keeps no more memory than its
+                // bytes.
+                if buffer.capacity() == 0 {
+                    buffer.reserve(READ_BYTES);
+                }
+                match reader.read_buf(&mut buffer).await? {
+                    0 => Ok::<_, std::io::Error>(None),
+                    _ => Ok(Some((buffer.split(), (reader, buffer)))),
+                }
+            },
+        ))
     }
 
-    /// The same payload, with a promise of its length in bytes: a put of any other length fails with
-    /// [`ErrorKind::Source`], and nothing is stored. Lets a large put begin its upload at once, and a small one reserve
-    /// less.
+    /// The same payload, with a promise of its length in bytes: a put of any other length fails
+    /// with [`ErrorKind::Source`], and nothing is stored. Lets a large put begin its upload at
+    /// once, and a small one reserve less.
     #[must_use]
     pub fn promise(self, bytes: u64) -> Self {
         match self.0 {
             Inner::Bytes(at_hand) if at_hand.len() as u64 == bytes => Self(Inner::Bytes(at_hand)),
             Inner::Bytes(at_hand) => {
-                let source = Source { stream: once(at_hand), bytes: Some(bytes) };
+                let source = Source {
+                    stream: once(at_hand),
+                    bytes: Some(bytes),
+                };
                 Self(Inner::Stream(source, Origin::Caller))
             }
-            Inner::Stream(source, origin) => Self(Inner::Stream(Source { bytes: Some(bytes), ..source }, origin)),
+            Inner::Stream(source, origin) => Self(Inner::Stream(
+                Source {
+                    bytes: Some(bytes),
+                    ..source
+                },
+                origin,
+            )),
         }
     }
 
     /// The same payload, a stream of a caller watched: see [`Tiered::watched`].
     pub(crate) fn watched(self, tiered: &Tiered) -> Self {
         match self.0 {
-            Inner::Stream(source, Origin::Caller) => Self(Inner::Stream(tiered.watched(source), Origin::Caller)),
+            Inner::Stream(source, Origin::Caller) => {
+                Self(Inner::Stream(tiered.watched(source), Origin::Caller))
+            }
             unwatched @ (Inner::Bytes(_) | Inner::Stream(_, Origin::Engine)) => Self(unwatched),
         }
     }
@@ -105,7 +136,10 @@ impl Body {
         match self.0 {
             Inner::Bytes(at_hand) => {
                 let bytes = Some(at_hand.len() as u64);
-                Source { stream: once(at_hand), bytes }
+                Source {
+                    stream: once(at_hand),
+                    bytes,
+                }
             }
             Inner::Stream(source, _) => source,
         }
@@ -116,22 +150,39 @@ impl Body {
         match &self.0 {
             Inner::Bytes(at_hand) if at_hand.len() <= inline_bytes_max => at_hand.len(),
             Inner::Bytes(_) => 0,
-            Inner::Stream(Source { bytes: Some(promised), .. }, _) => {
-                usize::try_from(*promised).ok().filter(|&promised| promised <= inline_bytes_max).unwrap_or(0)
-            }
+            Inner::Stream(
+                Source {
+                    bytes: Some(promised),
+                    ..
+                },
+                _,
+            ) => usize::try_from(*promised)
+                .ok()
+                .filter(|&promised| promised <= inline_bytes_max)
+                .unwrap_or(0),
             Inner::Stream(Source { bytes: None, .. }, _) => inline_bytes_max,
         }
     }
 
-    /// Looks at the beginning to see which tier it belongs to: exactly the limit stays inline, one byte more does not.
+    /// Looks at the beginning to see which tier it belongs to: exactly the limit stays inline, one
+    /// byte more does not.
     pub(crate) async fn peek(self, inline_bytes_max: usize) -> Result<Peeked> {
         match self.0 {
-            Inner::Bytes(at_hand) if at_hand.len() <= inline_bytes_max => Ok(Peeked::Inline(at_hand)),
+            Inner::Bytes(at_hand) if at_hand.len() <= inline_bytes_max => {
+                Ok(Peeked::Inline(at_hand))
+            }
             Inner::Bytes(at_hand) => {
                 let bytes = Some(at_hand.len() as u64);
-                Ok(Peeked::Large(Source { stream: once(at_hand), bytes }))
+                Ok(Peeked::Large(Source {
+                    stream: once(at_hand),
+                    bytes,
+                }))
             }
-            Inner::Stream(source, _) if source.bytes.is_some_and(|promised| promised > inline_bytes_max as u64) => {
+            Inner::Stream(source, _)
+                if source
+                    .bytes
+                    .is_some_and(|promised| promised > inline_bytes_max as u64) =>
+            {
                 Ok(Peeked::Large(source))
             }
             Inner::Stream(source, _) => peek(source, inline_bytes_max).await,
@@ -148,7 +199,10 @@ pub(crate) enum Peeked {
 }
 
 async fn peek(source: Source, inline_bytes_max: usize) -> Result<Peeked> {
-    let Source { mut stream, bytes: promised } = source;
+    let Source {
+        mut stream,
+        bytes: promised,
+    } = source;
     let (mut chunks, mut total) = (Vec::new(), 0usize);
     while let Some(chunk) = stream.next().await {
         let chunk = chunk.map_err(|error| source_error("the stream failed").with_source(error))?;
@@ -161,17 +215,25 @@ async fn peek(source: Source, inline_bytes_max: usize) -> Result<Peeked> {
         }
         push(&mut chunks, chunk);
         if total > inline_bytes_max {
-            let stream = futures::stream::iter(chunks.into_iter().map(Ok)).chain(stream).boxed();
-            return Ok(Peeked::Large(Source { stream, bytes: promised }));
+            let stream = futures::stream::iter(chunks.into_iter().map(Ok))
+                .chain(stream)
+                .boxed();
+            return Ok(Peeked::Large(Source {
+                stream,
+                bytes: promised,
+            }));
         }
     }
     match promised {
-        Some(promised) if promised != total as u64 => Err(source_error("the stream does not have the promised length")),
+        Some(promised) if promised != total as u64 => {
+            Err(source_error("the stream does not have the promised length"))
+        }
         _ => Ok(Peeked::Inline(contiguous(chunks, total))),
     }
 }
 
-/// Keeps a chunk; a short one is joined to what came before, for its handle would take more memory than its bytes.
+/// Keeps a chunk; a short one is joined to what came before, for its handle would take more memory
+/// than its bytes.
 fn push(chunks: &mut Vec<Bytes>, chunk: Bytes) {
     match chunks.last_mut() {
         Some(last) if chunk.len() < SHORT_CHUNK_BYTES && last.len() < SHORT_CHUNK_BYTES => {
@@ -189,7 +251,9 @@ fn contiguous(mut chunks: Vec<Bytes>, total: usize) -> Bytes {
         return chunks.pop().unwrap_or_default();
     }
     let mut joined = BytesMut::with_capacity(total);
-    chunks.iter().for_each(|chunk| joined.extend_from_slice(chunk));
+    chunks
+        .iter()
+        .for_each(|chunk| joined.extend_from_slice(chunk));
     joined.freeze()
 }
 
@@ -232,7 +296,10 @@ mod tests {
     use super::*;
 
     fn chunks(sizes: &[usize]) -> Body {
-        let chunks: Vec<_> = sizes.iter().map(|&size| Ok::<_, std::io::Error>(vec![7u8; size])).collect();
+        let chunks: Vec<_> = sizes
+            .iter()
+            .map(|&size| Ok::<_, std::io::Error>(vec![7u8; size]))
+            .collect();
         Body::stream(futures::stream::iter(chunks))
     }
 
@@ -250,15 +317,24 @@ mod tests {
         assert_eq!(inline_bytes(chunks(&[3, 0, 7]), 10).await, Some(10));
         assert_eq!(inline_bytes(chunks(&[3, 7, 1]), 10).await, None);
         assert_eq!(inline_bytes(chunks(&[]), 10).await, Some(0));
-        assert_eq!(inline_bytes(chunks(&[3, 7]).promise(11), 10).await, None, "the promise alone decides");
+        assert_eq!(
+            inline_bytes(chunks(&[3, 7]).promise(11), 10).await,
+            None,
+            "the promise alone decides"
+        );
     }
 
     #[tokio::test]
     async fn what_was_peeked_at_comes_first_and_is_not_copied() {
         let first = Bytes::from(vec![1u8; 2000]);
         let (kept, second) = (first.clone(), Bytes::from(vec![2u8; 2000]));
-        let body = Body::stream(futures::stream::iter([Ok::<_, std::io::Error>(first), Ok(second)]));
-        let Peeked::Large(source) = body.peek(3000).await.unwrap() else { panic!("4000 bytes are over the limit") };
+        let body = Body::stream(futures::stream::iter([
+            Ok::<_, std::io::Error>(first),
+            Ok(second),
+        ]));
+        let Peeked::Large(source) = body.peek(3000).await.unwrap() else {
+            panic!("4000 bytes are over the limit")
+        };
         let seen: Vec<Bytes> = source.stream.map(|chunk| chunk.unwrap()).collect().await;
         assert_eq!(seen.concat(), [[1u8; 2000], [2; 2000]].concat());
         assert_eq!(seen[0].as_ptr(), kept.as_ptr(), "the very same bytes");
@@ -268,7 +344,11 @@ mod tests {
     async fn what_was_peeked_at_in_single_bytes_takes_few_handles() {
         let bytes = || (0..=u8::MAX).cycle().take(5000);
         let singles = bytes().map(|byte| Ok::<_, std::io::Error>(vec![byte]));
-        let Peeked::Large(source) = Body::stream(futures::stream::iter(singles)).peek(4000).await.unwrap() else {
+        let Peeked::Large(source) = Body::stream(futures::stream::iter(singles))
+            .peek(4000)
+            .await
+            .unwrap()
+        else {
             panic!("5000 bytes are over the limit")
         };
         let seen: Vec<Bytes> = source.stream.map(|chunk| chunk.unwrap()).collect().await;

@@ -8,7 +8,8 @@ use cenotaph_storage::Result;
 use crate::engine::{Engine, IntoObjectId};
 
 impl Engine {
-    /// Kills actors of this kind as a fault would; whether there was one. For tests of services that must survive it.
+    /// Kills actors of this kind as a fault would; whether there was one. For tests of services
+    /// that must survive it.
     pub fn kill(&self, kind: ActorKind) -> bool {
         self.tiered().kill(kind)
     }
@@ -16,7 +17,11 @@ impl Engine {
     /// The same as [`kill`](Self::kill), without keeping the engine alive.
     pub fn killer(&self) -> impl Fn(ActorKind) -> bool + Send + Sync + 'static {
         let engine = Arc::downgrade(&self.0);
-        move |kind| engine.upgrade().is_some_and(|engine| engine.tiered.kill(kind))
+        move |kind| {
+            engine
+                .upgrade()
+                .is_some_and(|engine| engine.tiered.kill(kind))
+        }
     }
 
     /// The number of the shard that decides for an object.

@@ -1,4 +1,5 @@
-//! Everything about an engine that may be configured, with defaults that suit a service on one machine.
+//! Everything about an engine that may be configured, with defaults that suit a service on one
+//! machine.
 
 use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
@@ -17,9 +18,9 @@ pub const INLINE_BYTES_MAX: usize = 1024 * 1024;
 /// What a read makes of an object whose row names a blob that is not in the blob tier.
 ///
 /// It concerns [`get`](crate::Engine::get), [`copy`](crate::Engine::copy),
-/// [`part_copy`](crate::Upload::part_copy), [`batch`](crate::Engine::batch) and [`update`](crate::Engine::update).
-/// `head`, `list`, `usage` and preconditions never look at the blob tier: for them the object exists either way. So does it
-/// for a scrub, which reports it.
+/// [`part_copy`](crate::Upload::part_copy), [`batch`](crate::Engine::batch) and
+/// [`update`](crate::Engine::update). `head`, `list`, `usage` and preconditions never look at the
+/// blob tier: for them the object exists either way. So does it for a scrub, which reports it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum MissingBlob {
@@ -27,15 +28,16 @@ pub enum MissingBlob {
     /// [`MissingBlob`](crate::Reason::MissingBlob): bytes that were acknowledged are lost.
     #[default]
     Corrupt,
-    /// The object reads as absent; `update` puts or deletes in its place. A read that has begun to give bytes still ends
-    /// with the error. So does every read, as [`Unavailable`](crate::ErrorKind::Unavailable), while the blob tier is not
-    /// there or not this store's. Only for callers who rely on a lost blob reading as absent: others take absence for a
-    /// deletion.
+    /// The object reads as absent; `update` puts or deletes in its place. A read that has begun to
+    /// give bytes still ends with the error. So does every read, as
+    /// [`Unavailable`](crate::ErrorKind::Unavailable), while the blob tier is not there or not this
+    /// store's. Only for callers who rely on a lost blob reading as absent: others take absence for
+    /// a deletion.
     Absent,
 }
 
-/// The configuration of an [`Engine`](crate::Engine). Every field has a default, so that a service's configuration file
-/// names only what it changes.
+/// The configuration of an [`Engine`](crate::Engine). Every field has a default, so that a
+/// service's configuration file names only what it changes.
 ///
 /// ```
 /// # fn main() -> Result<(), serde_json::Error> {
@@ -48,9 +50,9 @@ pub enum MissingBlob {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
-    /// Longest payload in bytes that stays in the index; one byte more goes to the blob tier. May differ at every open.
-    /// On a local file system files are faster than inline payloads from about 128 KiB; against a remote tier inline
-    /// wins up to the default.
+    /// Longest payload in bytes that stays in the index; one byte more goes to the blob tier. May
+    /// differ at every open. On a local file system files are faster than inline payloads from
+    /// about 128 KiB; against a remote tier inline wins up to the default.
     pub inline_bytes_max: usize,
     /// Limits of the writes.
     pub limits: Limits,
@@ -60,16 +62,17 @@ pub struct Config {
     pub blobs: BlobOptions,
     /// What a read makes of an object whose blob is gone: an error unless told.
     pub missing_blob: MissingBlob,
-    /// The limits that namespaces begin with, by `usecase/scope=value/..`. Each holds for exactly that namespace;
-    /// [`Engine::limit_namespace`](crate::Engine::limit_namespace) changes them until the next open.
+    /// The limits that namespaces begin with, by `usecase/scope=value/..`. Each holds for exactly
+    /// that namespace; [`Engine::limit_namespace`](crate::Engine::limit_namespace) changes them
+    /// until the next open.
     pub namespaces: BTreeMap<String, NamespaceLimits>,
     /// How the index is kept. Ignored if an index of your own is given.
     pub index: FjallOptions,
 }
 
 impl Config {
-    /// Checks that every value is one that an engine can work with. [`Builder::open`](crate::Builder::open) does so
-    /// first.
+    /// Checks that every value is one that an engine can work with.
+    /// [`Builder::open`](crate::Builder::open) does so first.
     ///
     /// # Errors
     /// [`Invalid`](crate::ErrorKind::Invalid), naming the field, its value and its bounds.
@@ -78,49 +81,162 @@ impl Config {
         const CENTURY_MS: u64 = 100 * 366 * 24 * 3_600_000;
         let (limits, reads, blobs) = (&self.limits, &self.reads, &self.blobs);
         let bounds: [(&str, u64, RangeInclusive<u64>); 34] = [
-            ("inline_bytes_max", self.inline_bytes_max as u64, 0..=64 * 1024 * 1024),
+            (
+                "inline_bytes_max",
+                self.inline_bytes_max as u64,
+                0..=64 * 1024 * 1024,
+            ),
             ("limits.shards", limits.shards as u64, 1..=4096),
-            ("limits.writes_at_once", limits.writes_at_once as u64, 1..=1 << 24),
-            ("limits.write_bytes_in_flight", limits.write_bytes_in_flight as u64, 1..=256 * GIB),
-            ("limits.uploads_at_once", limits.uploads_at_once as u64, 1..=1 << 16),
-            ("limits.upload_bytes_in_flight", limits.upload_bytes_in_flight as u64, 1..=256 * GIB),
-            ("limits.heartbeat in ms", millis(limits.heartbeat), 1..=3_600_000),
-            ("limits.recovery_page", limits.recovery_page as u64, 1..=100_000),
-            ("limits.sweep.deletes_at_once", limits.sweep.deletes_at_once as u64, 1..=1024),
+            (
+                "limits.writes_at_once",
+                limits.writes_at_once as u64,
+                1..=1 << 24,
+            ),
+            (
+                "limits.write_bytes_in_flight",
+                limits.write_bytes_in_flight as u64,
+                1..=256 * GIB,
+            ),
+            (
+                "limits.uploads_at_once",
+                limits.uploads_at_once as u64,
+                1..=1 << 16,
+            ),
+            (
+                "limits.upload_bytes_in_flight",
+                limits.upload_bytes_in_flight as u64,
+                1..=256 * GIB,
+            ),
+            (
+                "limits.heartbeat in ms",
+                millis(limits.heartbeat),
+                1..=3_600_000,
+            ),
+            (
+                "limits.recovery_page",
+                limits.recovery_page as u64,
+                1..=100_000,
+            ),
+            (
+                "limits.sweep.deletes_at_once",
+                limits.sweep.deletes_at_once as u64,
+                1..=1024,
+            ),
             ("limits.sweep.page", limits.sweep.page as u64, 1..=100_000),
-            ("limits.sweep.backoff_min in ms", millis(limits.sweep.backoff_min), 1..=3_600_000),
-            ("limits.sweep.backoff_max in ms", millis(limits.sweep.backoff_max), 1..=u64::MAX),
-            ("limits.sweep.timeout in ms", millis(limits.sweep.timeout), 1..=u64::MAX),
-            ("limits.restarts.backoff_max in ms", millis(limits.restarts.backoff_max), 1..=u64::MAX),
-            ("limits.expiry.removals_at_once", limits.expiry.removals_at_once as u64, 1..=100_000),
+            (
+                "limits.sweep.backoff_min in ms",
+                millis(limits.sweep.backoff_min),
+                1..=3_600_000,
+            ),
+            (
+                "limits.sweep.backoff_max in ms",
+                millis(limits.sweep.backoff_max),
+                1..=u64::MAX,
+            ),
+            (
+                "limits.sweep.timeout in ms",
+                millis(limits.sweep.timeout),
+                1..=u64::MAX,
+            ),
+            (
+                "limits.restarts.backoff_max in ms",
+                millis(limits.restarts.backoff_max),
+                1..=u64::MAX,
+            ),
+            (
+                "limits.expiry.removals_at_once",
+                limits.expiry.removals_at_once as u64,
+                1..=100_000,
+            ),
             ("limits.expiry.page", limits.expiry.page as u64, 1..=100_000),
-            ("limits.expiry.interval_max in ms", millis(limits.expiry.interval_max), 1..=u64::MAX),
-            ("limits.batch_operations_max", limits.batch_operations_max as u64, 1..=100_000),
-            ("limits.atomic_bytes_max", limits.atomic_bytes_max as u64, 1..=GIB),
-            ("limits.update_attempts", u64::from(limits.update_attempts), 1..=1000),
-            ("limits.multipart.part_bytes_max", limits.multipart.part_bytes_max, 1..=u64::MAX),
-            ("limits.multipart.lifetime in ms", millis(limits.multipart.lifetime), 1..=CENTURY_MS),
-            ("limits.multipart.parts_ending_at_once", limits.multipart.parts_ending_at_once as u64, 1..=1 << 24),
-            ("limits.multipart.kept_for in ms", millis(limits.multipart.kept_for), 1..=CENTURY_MS),
-            ("limits.split.over_bytes", limits.split.over_bytes, 1..=u64::MAX),
-            ("limits.split.part_bytes", limits.split.part_bytes, 1..=u64::MAX),
-            ("limits.split.at_once", limits.split.at_once as u64, 1..=1024),
+            (
+                "limits.expiry.interval_max in ms",
+                millis(limits.expiry.interval_max),
+                1..=u64::MAX,
+            ),
+            (
+                "limits.batch_operations_max",
+                limits.batch_operations_max as u64,
+                1..=100_000,
+            ),
+            (
+                "limits.atomic_bytes_max",
+                limits.atomic_bytes_max as u64,
+                1..=GIB,
+            ),
+            (
+                "limits.update_attempts",
+                u64::from(limits.update_attempts),
+                1..=1000,
+            ),
+            (
+                "limits.multipart.part_bytes_max",
+                limits.multipart.part_bytes_max,
+                1..=u64::MAX,
+            ),
+            (
+                "limits.multipart.lifetime in ms",
+                millis(limits.multipart.lifetime),
+                1..=CENTURY_MS,
+            ),
+            (
+                "limits.multipart.parts_ending_at_once",
+                limits.multipart.parts_ending_at_once as u64,
+                1..=1 << 24,
+            ),
+            (
+                "limits.multipart.kept_for in ms",
+                millis(limits.multipart.kept_for),
+                1..=CENTURY_MS,
+            ),
+            (
+                "limits.split.over_bytes",
+                limits.split.over_bytes,
+                1..=u64::MAX,
+            ),
+            (
+                "limits.split.part_bytes",
+                limits.split.part_bytes,
+                1..=u64::MAX,
+            ),
+            (
+                "limits.split.at_once",
+                limits.split.at_once as u64,
+                1..=1024,
+            ),
             ("reads.attempts", u64::from(reads.attempts), 1..=1024),
-            ("reads.bytes_in_flight", reads.bytes_in_flight, 1..=256 * GIB),
+            (
+                "reads.bytes_in_flight",
+                reads.bytes_in_flight,
+                1..=256 * GIB,
+            ),
             ("reads.read_ahead", reads.read_ahead as u64, 1..=1024),
             ("reads.unit_blocks", u64::from(reads.unit_blocks), 1..=1024),
-            ("reads.list_page_max", reads.list_page_max as u64, 1..=1_000_000),
-            ("blobs.chunk_bytes", blobs.chunk_bytes as u64, 1024 * 1024..=5 * GIB),
+            (
+                "reads.list_page_max",
+                reads.list_page_max as u64,
+                1..=1_000_000,
+            ),
+            (
+                "blobs.chunk_bytes",
+                blobs.chunk_bytes as u64,
+                1024 * 1024..=5 * GIB,
+            ),
             ("blobs.concurrent", blobs.concurrent as u64, 1..=1024),
         ];
-        match bounds.into_iter().find(|(_, value, bounds)| !bounds.contains(value)) {
+        match bounds
+            .into_iter()
+            .find(|(_, value, bounds)| !bounds.contains(value))
+        {
             None => {
                 blobs.modes.check("blobs.modes")?;
                 crate::namespaces::configured(&self.namespaces).map(drop)
             }
             Some((field, value, bounds)) => {
                 let (min, max) = (bounds.start(), bounds.end());
-                let message = format!("a setting is out of bounds: field={field} value={value} min={min} max={max}");
+                let message = format!(
+                    "a setting is out of bounds: field={field} value={value} min={min} max={max}"
+                );
                 Err(Error::new(ErrorKind::Invalid, "open", message))
             }
         }
@@ -152,9 +268,20 @@ mod tests {
     #[test]
     fn the_default_is_valid_and_a_senseless_value_is_named() {
         Config::default().check().unwrap();
-        let config = Config { limits: Limits { shards: 0, ..Limits::default() }, ..Config::default() };
+        let config = Config {
+            limits: Limits {
+                shards: 0,
+                ..Limits::default()
+            },
+            ..Config::default()
+        };
         let error = config.check().unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Invalid);
-        assert!(error.to_string().contains("field=limits.shards value=0 min=1"), "{error}");
+        assert!(
+            error
+                .to_string()
+                .contains("field=limits.shards value=0 min=1"),
+            "{error}"
+        );
     }
 }

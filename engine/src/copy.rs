@@ -1,7 +1,7 @@
 //! [`Copy`] and [`Rename`]: one object made of another.
 //!
-//! A copy copies: through the blob tier if the object is large, so that every blob belongs to one object. A rename moves
-//! the row and no byte. docs/adr/0008 tells why.
+//! A copy copies: through the blob tier if the object is large, so that every blob belongs to one
+//! object. A rename moves the row and no byte. docs/adr/0008 tells why.
 
 use std::collections::BTreeMap;
 use std::error::Error as _;
@@ -19,7 +19,8 @@ use crate::observe::{observed, operation_span};
 use crate::put::Put;
 use crate::setters::precondition_setters;
 
-/// A copy in preparation: `.await` it to run it. See [`Engine::copy`]. Preconditions are demands on the target.
+/// A copy in preparation: `.await` it to run it. See [`Engine::copy`]. Preconditions are demands on
+/// the target.
 #[derive(Debug)]
 #[must_use = "nothing is copied until it is awaited"]
 pub struct Copy {
@@ -44,28 +45,42 @@ impl Copy {
         self.engine.check_open("copy")?;
         self.engine.check_writable("copy")?;
         let permit = self.engine.namespaces().begin_on(&from, "copy")?;
-        let open = self.engine.open_object(&from, ByteRange::Full).await?.object();
+        let open = self
+            .engine
+            .open_object(&from, ByteRange::Full)
+            .await?
+            .object();
         let object = open.map(|open| Object::new(open, permit)).transpose()?;
         let current = object.as_ref().map(Object::current);
-        if self.source.is_some_and(|version| current.map(|current| current.version) != Some(version)) {
+        if self
+            .source
+            .is_some_and(|version| current.map(|current| current.version) != Some(version))
+        {
             let message = "the object to be copied stands otherwise; nothing was committed";
             return Err(Error::new(ErrorKind::Conflict { current }, "copy", message).with_id(&from));
         }
-        let Some(object) = object else { return Ok(None) };
+        let Some(object) = object else {
+            return Ok(None);
+        };
         let metadata = object.metadata();
         let (attributes, size) = (metadata.attributes.clone(), metadata.size);
         let body = match object.is_at_hand() {
             true => Body::from(object.bytes().await?),
             false => Body::of_read(object.stream(), size),
         };
-        let put = Put::new(self.engine, Ok(to), body).attributes(attributes).precondition(self.precondition);
+        let put = Put::new(self.engine, Ok(to), body)
+            .attributes(attributes)
+            .precondition(self.precondition);
         put.await.map(Some).map_err(of_the_read)
     }
 }
 
 /// What a put says of a stream that failed is, for a copy, why the object could not be read.
 pub(crate) fn of_the_read(error: Error) -> Error {
-    let read = error.source().and_then(|cause| cause.downcast_ref::<Error>()).cloned();
+    let read = error
+        .source()
+        .and_then(|cause| cause.downcast_ref::<Error>())
+        .cloned();
     match (error.kind(), read) {
         (ErrorKind::Source, Some(read)) => read,
         _ => error,
@@ -77,13 +92,17 @@ impl IntoFuture for Copy {
     type IntoFuture = BoxFuture<'static, Result<Option<Written>>>;
 
     fn into_future(self) -> Self::IntoFuture {
-        let span = operation_span!("copy", object = self.from.as_ref().ok().map(tracing::field::display));
+        let span = operation_span!(
+            "copy",
+            object = self.from.as_ref().ok().map(tracing::field::display)
+        );
         let engine = self.engine.clone();
         observed(engine, "copy", span, self.run())
     }
 }
 
-/// A rename in preparation: `.await` it to run it. See [`Engine::rename`]. Preconditions are demands on the target.
+/// A rename in preparation: `.await` it to run it. See [`Engine::rename`]. Preconditions are
+/// demands on the target.
 #[derive(Debug)]
 #[must_use = "nothing is renamed until it is awaited"]
 pub struct Rename {
@@ -108,9 +127,20 @@ impl Rename {
         let operation = self.engine.env().operation_id();
         let namespaces = BTreeMap::from([(from.namespace(), 0), (to.namespace(), 0)]);
         let within = self.engine.admit_together("rename", namespaces);
-        let within = within
-            .map_err(|(namespace, error)| error.with_id(if namespace == from.namespace() { &from } else { &to }))?;
-        let rename = swap::Rename { from, to, operation, source: self.source, target: self.precondition };
+        let within = within.map_err(|(namespace, error)| {
+            error.with_id(if namespace == from.namespace() {
+                &from
+            } else {
+                &to
+            })
+        })?;
+        let rename = swap::Rename {
+            from,
+            to,
+            operation,
+            source: self.source,
+            target: self.precondition,
+        };
         end_together(within, self.engine.tiered().rename(rename).await)
     }
 }
@@ -120,17 +150,21 @@ impl IntoFuture for Rename {
     type IntoFuture = BoxFuture<'static, Result<Option<Written>>>;
 
     fn into_future(self) -> Self::IntoFuture {
-        let span = operation_span!("rename", object = self.from.as_ref().ok().map(tracing::field::display));
+        let span = operation_span!(
+            "rename",
+            object = self.from.as_ref().ok().map(tracing::field::display)
+        );
         let engine = self.engine.clone();
         observed(engine, "rename", span, self.run())
     }
 }
 
 impl Engine {
-    /// Copies an object, as one read of it finds it, with all that was stated about it. A time to live or idle begins anew, and a
-    /// deadline set by hand stays behind. A small
-    /// object costs one commit; a large one is copied through the blob tier, as a put of its bytes. An object that is there
-    /// is replaced. None if there is nothing to copy. Within the limits of a namespace it counts as a get and a put.
+    /// Copies an object, as one read of it finds it, with all that was stated about it. A time to
+    /// live or idle begins anew, and a deadline set by hand stays behind. A small object costs one
+    /// commit; a large one is copied through the blob tier, as a put of its bytes. An object that
+    /// is there is replaced. None if there is nothing to copy. Within the limits of a namespace it
+    /// counts as a get and a put.
     ///
     /// # Errors
     /// As [`get`](Self::get) of the one and [`put`](Self::put) of the other.
@@ -148,17 +182,24 @@ impl Engine {
     /// ```
     pub fn copy(&self, from: impl IntoObjectId, to: impl IntoObjectId) -> Copy {
         let (from, to) = (from.into_object_id(), to.into_object_id());
-        Copy { engine: self.clone(), from, to, source: None, precondition: Precondition::None }
+        Copy {
+            engine: self.clone(),
+            from,
+            to,
+            source: None,
+            precondition: Precondition::None,
+        }
     }
 
-    /// Renames an object, with all that was stated about it and its deadline, in one commit; it counts as created now, or when
-    /// the object was that it replaces: at no moment are there two of it,
-    /// or none. Costs the same for any size, for no byte is copied. An object that is there is replaced. None if there is
-    /// nothing to rename.
+    /// Renames an object, with all that was stated about it and its deadline, in one commit; it
+    /// counts as created now, or when the object was that it replaces: at no moment are there two
+    /// of it, or none. Costs the same for any size, for no byte is copied. An object that is there
+    /// is replaced. None if there is nothing to rename.
     ///
     /// # Errors
-    /// [`Invalid`](ErrorKind::Invalid) if both names are the same; [`Conflict`](ErrorKind::Conflict), whose
-    /// [`id`](Error::id) tells which of the two stands otherwise; otherwise as [`put`](Self::put).
+    /// [`Invalid`](ErrorKind::Invalid) if both names are the same;
+    /// [`Conflict`](ErrorKind::Conflict), whose [`id`](Error::id) tells which of the two stands
+    /// otherwise; otherwise as [`put`](Self::put).
     ///
     /// ```
     /// # #[tokio::main]
@@ -174,6 +215,12 @@ impl Engine {
     /// ```
     pub fn rename(&self, from: impl IntoObjectId, to: impl IntoObjectId) -> Rename {
         let (from, to) = (from.into_object_id(), to.into_object_id());
-        Rename { engine: self.clone(), from, to, source: Precondition::None, precondition: Precondition::None }
+        Rename {
+            engine: self.clone(),
+            from,
+            to,
+            source: Precondition::None,
+            precondition: Precondition::None,
+        }
     }
 }

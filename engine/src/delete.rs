@@ -44,7 +44,11 @@ pub struct Delete {
 
 impl Delete {
     pub(crate) fn new(engine: Engine, id: Result<ObjectId>) -> Self {
-        Self { engine, id, precondition: Precondition::None }
+        Self {
+            engine,
+            id,
+            precondition: Precondition::None,
+        }
     }
 
     precondition_setters!();
@@ -55,7 +59,10 @@ impl IntoFuture for Delete {
     type IntoFuture = BoxFuture<'static, Result<Deleted>>;
 
     fn into_future(self) -> Self::IntoFuture {
-        let span = operation_span!("delete", object = self.id.as_ref().ok().map(tracing::field::display));
+        let span = operation_span!(
+            "delete",
+            object = self.id.as_ref().ok().map(tracing::field::display)
+        );
         let engine = self.engine.clone();
         observed(engine, "delete", span, async move {
             let id = self.id?;
@@ -65,8 +72,8 @@ impl IntoFuture for Delete {
     }
 }
 
-/// A deletion of all objects below a prefix, in preparation: `.await` it, or [`stream`](Self::stream) its progress. See
-/// [`Engine::delete_prefix`].
+/// A deletion of all objects below a prefix, in preparation: `.await` it, or
+/// [`stream`](Self::stream) its progress. See [`Engine::delete_prefix`].
 #[derive(Clone, Debug)]
 #[must_use = "a deletion does nothing until it is awaited or streamed"]
 pub struct DeletePrefix {
@@ -81,14 +88,19 @@ pub struct DeletePrefix {
 pub struct PrefixDeleted {
     /// Objects deleted since it began.
     pub deleted: u64,
-    /// All objects up to this key have been looked at: pass it to [`DeletePrefix::start_after`] to go on from here. None if
-    /// there were none.
+    /// All objects up to this key have been looked at: pass it to [`DeletePrefix::start_after`] to
+    /// go on from here. None if there were none.
     pub last: Option<String>,
 }
 
 impl DeletePrefix {
     pub(crate) fn new(engine: Engine, prefix: String) -> Self {
-        Self { engine, namespace: Namespace::default_namespace(), prefix, start_after: None }
+        Self {
+            engine,
+            namespace: Namespace::default_namespace(),
+            prefix,
+            start_after: None,
+        }
     }
 
     /// Another namespace than the default one.
@@ -97,35 +109,47 @@ impl DeletePrefix {
         self
     }
 
-    /// Begins behind this key: the [`last`](PrefixDeleted::last) of a deletion that was interrupted.
+    /// Begins behind this key: the [`last`](PrefixDeleted::last) of a deletion that was
+    /// interrupted.
     pub fn start_after(mut self, key: impl Into<String>) -> Self {
         self.start_after = Some(key.into());
         self
     }
 
-    /// Deletes page by page, and tells after each how far it has come. Dropping the stream stops after what has begun.
+    /// Deletes page by page, and tells after each how far it has come. Dropping the stream stops
+    /// after what has begun.
     pub fn stream(self) -> BoxStream<'static, Result<PrefixDeleted>> {
-        let done = PrefixDeleted { deleted: 0, last: self.start_after.clone() };
+        let done = PrefixDeleted {
+            deleted: 0,
+            last: self.start_after.clone(),
+        };
         let state = (Some(self), done, None);
-        let pages = futures::stream::try_unfold(state, |(job, mut done, mut unreadable)| async move {
-            let Some(job) = job else { return unreadable.map_or(Ok(None), |range| Err(left(range))) };
-            job.engine.check_writable("delete_prefix")?;
-            let limit = PAGE.min(job.engine.config().reads.list_page_max);
-            let mut list = job.engine.list(job.prefix.clone()).namespace(job.namespace.clone()).limit(limit);
-            if let Some(last) = &done.last {
-                list = list.start_after(last.clone());
-            }
-            let list = list.step_over_damage();
-            let page = patiently(&job.engine, || list.clone().into_future()).await?;
-            unreadable = unreadable.or_else(|| page.unreadable.into_iter().next());
-            let Some(last) = page.entries.last().map(|entry| entry.name().to_owned()) else {
-                return unreadable.map_or(Ok(None), |range| Err(left(range)));
-            };
-            done.deleted += job.delete(page.entries).await?;
-            done.last = Some(last);
-            let rest = page.next.is_some().then_some(job);
-            Ok(Some((done.clone(), (rest, done, unreadable))))
-        });
+        let pages =
+            futures::stream::try_unfold(state, |(job, mut done, mut unreadable)| async move {
+                let Some(job) = job else {
+                    return unreadable.map_or(Ok(None), |range| Err(left(range)));
+                };
+                job.engine.check_writable("delete_prefix")?;
+                let limit = PAGE.min(job.engine.config().reads.list_page_max);
+                let mut list = job
+                    .engine
+                    .list(job.prefix.clone())
+                    .namespace(job.namespace.clone())
+                    .limit(limit);
+                if let Some(last) = &done.last {
+                    list = list.start_after(last.clone());
+                }
+                let list = list.step_over_damage();
+                let page = patiently(&job.engine, || list.clone().into_future()).await?;
+                unreadable = unreadable.or_else(|| page.unreadable.into_iter().next());
+                let Some(last) = page.entries.last().map(|entry| entry.name().to_owned()) else {
+                    return unreadable.map_or(Ok(None), |range| Err(left(range)));
+                };
+                done.deleted += job.delete(page.entries).await?;
+                done.last = Some(last);
+                let rest = page.next.is_some().then_some(job);
+                Ok(Some((done.clone(), (rest, done, unreadable))))
+            });
         pages.boxed()
     }
 
@@ -146,7 +170,11 @@ impl DeletePrefix {
             .await
         });
         let deleted = futures::stream::iter(deletes).buffer_unordered(DELETES_AT_ONCE);
-        deleted.try_fold(0, |deleted, one| async move { Ok(deleted + u64::from(one.existed)) }).await
+        deleted
+            .try_fold(0, |deleted, one| async move {
+                Ok(deleted + u64::from(one.existed))
+            })
+            .await
     }
 }
 
@@ -157,7 +185,10 @@ fn left(unreadable: UnreadableRange) -> Error {
 }
 
 /// What is refused because there is too much to do was not started: it waits for its turn.
-async fn patiently<T>(engine: &Engine, ask: impl Fn() -> BoxFuture<'static, Result<T>>) -> Result<T> {
+async fn patiently<T>(
+    engine: &Engine,
+    ask: impl Fn() -> BoxFuture<'static, Result<T>>,
+) -> Result<T> {
     loop {
         match ask().await {
             Err(error) if error.kind() == ErrorKind::Overloaded => engine.breathe().await,
@@ -168,7 +199,12 @@ async fn patiently<T>(engine: &Engine, ask: impl Fn() -> BoxFuture<'static, Resu
 
 impl Delete {
     fn again(&self) -> BoxFuture<'static, Result<Deleted>> {
-        Self { engine: self.engine.clone(), id: self.id.clone(), precondition: self.precondition }.into_future()
+        Self {
+            engine: self.engine.clone(),
+            id: self.id.clone(),
+            precondition: self.precondition,
+        }
+        .into_future()
     }
 }
 
@@ -177,7 +213,12 @@ impl IntoFuture for DeletePrefix {
     type IntoFuture = BoxFuture<'static, Result<PrefixDeleted>>;
 
     fn into_future(self) -> Self::IntoFuture {
-        let nothing = PrefixDeleted { deleted: 0, last: self.start_after.clone() };
-        self.stream().try_fold(nothing, |_, progress| async move { Ok(progress) }).boxed()
+        let nothing = PrefixDeleted {
+            deleted: 0,
+            last: self.start_after.clone(),
+        };
+        self.stream()
+            .try_fold(nothing, |_, progress| async move { Ok(progress) })
+            .boxed()
     }
 }

@@ -3,17 +3,21 @@
 use std::path::Path;
 
 use cenotaph_storage::index::fjall::doctor as index;
-pub use cenotaph_storage::index::fjall::doctor::{Condition, Diagnosis, JournalSeen, Problem, WayOut};
+pub use cenotaph_storage::index::fjall::doctor::{
+    Condition, Diagnosis, JournalSeen, Problem, WayOut,
+};
 
 use crate::Result;
 
 /// Examines the index of the store in the data directory `data`, and changes nothing.
 ///
-/// Reads the manifests, every table and blob file of the index in whole, the high-water mark and all journals. For each
-/// problem the diagnosis names the file, what is damaged, and what each way out would lose. Large objects in the blob
-/// tier are not looked at; see [`Engine::scrub`](crate::Engine::scrub). While it runs no engine can open the store.
+/// Reads the manifests, every table and blob file of the index in whole, the high-water mark and
+/// all journals. For each problem the diagnosis names the file, what is damaged, and what each way
+/// out would lose. Large objects in the blob tier are not looked at; see
+/// [`Engine::scrub`](crate::Engine::scrub). While it runs no engine can open the store.
 ///
-/// Blocks for the disk, as long as reading the index takes: from async code, call it on a thread that may block.
+/// Blocks for the disk, as long as reading the index takes: from async code, call it on a thread
+/// that may block.
 ///
 /// # Errors
 /// - [`Invalid`](crate::ErrorKind::Invalid): there is no index.

@@ -6,7 +6,9 @@ use std::sync::Arc;
 
 use cenotaph_actors::{ActorStats, Namespaces, Tiered};
 use cenotaph_storage::index::{Index, IndexStats, SpaceStats};
-use cenotaph_storage::{Env, Epoch, Error, ErrorKind, Head, ObjectId, ReadStats, ReadUse, Reads, Result};
+use cenotaph_storage::{
+    Env, Epoch, Error, ErrorKind, Head, ObjectId, ReadStats, ReadUse, Reads, Result,
+};
 
 use crate::body::Body;
 use crate::builder::Builder;
@@ -20,8 +22,8 @@ use crate::turns::Turns;
 
 /// A tiered object store, embedded in your service.
 ///
-/// A cheap clone of one handle on it; the actors behind it live until [`close`](Self::close), or until the last clone
-/// is dropped.
+/// A cheap clone of one handle on it; the actors behind it live until [`close`](Self::close), or
+/// until the last clone is dropped.
 ///
 /// ```
 /// # #[tokio::main]
@@ -65,11 +67,13 @@ pub(crate) struct Parts {
 /// What an engine tells about itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Stats {
-    /// Which incarnation on its index this is; of an engine that is read-only, the last one that wrote.
+    /// Which incarnation on its index this is; of an engine that is read-only, the last one that
+    /// wrote.
     pub epoch: Epoch,
     /// The index: batches, syncs, waiting.
     pub index: IndexStats,
-    /// The disk of the index: what is free, what is needed, what is held in reserve; none if the index does not know.
+    /// The disk of the index: what is free, what is needed, what is held in reserve; none if the
+    /// index does not know.
     pub space: Option<SpaceStats>,
     /// The actors: what is unsettled, what was settled, what died.
     pub actors: ActorStats,
@@ -80,42 +84,65 @@ pub struct Stats {
 }
 
 impl Engine {
-    /// An engine that keeps its data in this directory: the index under `index`, and, unless told otherwise, the blobs
-    /// under `blobs`. The directory is created if it is not there.
+    /// An engine that keeps its data in this directory: the index under `index`, and, unless told
+    /// otherwise, the blobs under `blobs`. The directory is created if it is not there.
     pub fn builder(data: impl Into<PathBuf>) -> Builder {
         Builder::new(data.into())
     }
 
     pub(crate) fn assemble(parts: Parts) -> Self {
-        let Parts { config, env, index, reads, tiered, namespaces, epoch } = parts;
+        let Parts {
+            config,
+            env,
+            index,
+            reads,
+            tiered,
+            namespaces,
+            epoch,
+        } = parts;
         let turns = Turns::default();
-        Self(Arc::new(Inner { config, env, index, reads, tiered, namespaces, turns, epoch }))
+        Self(Arc::new(Inner {
+            config,
+            env,
+            index,
+            reads,
+            tiered,
+            namespaces,
+            turns,
+            epoch,
+        }))
     }
 
-    /// Writes an object, creating or replacing it. When it returns, the write is durable and visible.
+    /// Writes an object, creating or replacing it. When it returns, the write is durable and
+    /// visible.
     ///
-    /// A payload up to [`Config::inline_bytes_max`] goes into the index, a longer one to the blob tier. Readers see the
-    /// old object whole until they see the new one whole. A large put is superseded if, while it was under way, the
-    /// tombstone it began on was replaced or deleted, or another large put created one: it counts as overwritten the
-    /// moment it was made, which is [`Outcome::Superseded`](crate::Outcome::Superseded) and not an error. Small puts in
-    /// between, where there was no tombstone, it overwrites.
+    /// A payload up to [`Config::inline_bytes_max`] goes into the index, a longer one to the blob
+    /// tier. Readers see the old object whole until they see the new one whole. A large put is
+    /// superseded if, while it was under way, the tombstone it began on was replaced or deleted, or
+    /// another large put created one: it counts as overwritten the moment it was made, which is
+    /// [`Outcome::Superseded`](crate::Outcome::Superseded) and not an error. Small puts in between,
+    /// where there was no tombstone, it overwrites.
     ///
-    /// Dropping the future cancels a large put while its payload is streaming; after that, and for a small put from its
-    /// first poll on, the write may still commit.
+    /// Dropping the future cancels a large put while its payload is streaming; after that, and for
+    /// a small put from its first poll on, the write may still commit.
     ///
     /// # Errors
-    /// - [`Invalid`](ErrorKind::Invalid): the id or the metadata break a rule, or the payload is over the limit.
-    /// - [`Conflict`](ErrorKind::Conflict): a [precondition](Put::if_absent) does not hold; tells how the object stands. It is
-    ///   looked at before the first byte is uploaded, and when the write commits.
-    /// - [`Corrupt`](ErrorKind::Corrupt): there is a precondition, and the row can't be read. Without one the put replaces
-    ///   the row, at a version far above any that the object had.
-    /// - [`Overloaded`](ErrorKind::Overloaded): too many writes or bytes in flight, or a limit of the namespace is
-    ///   reached. Nothing was committed; the stream of a large put may have been read to a part.
+    /// - [`Invalid`](ErrorKind::Invalid): the id or the metadata break a rule, or the payload is
+    ///   over the limit.
+    /// - [`Conflict`](ErrorKind::Conflict): a [precondition](Put::if_absent) does not hold; tells
+    ///   how the object stands. It is looked at before the first byte is uploaded, and when the
+    ///   write commits.
+    /// - [`Corrupt`](ErrorKind::Corrupt): there is a precondition, and the row can't be read.
+    ///   Without one the put replaces the row, at a version far above any that the object had.
+    /// - [`Overloaded`](ErrorKind::Overloaded): too many writes or bytes in flight, or a limit of
+    ///   the namespace is reached. Nothing was committed; the stream of a large put may have been
+    ///   read to a part.
     /// - [`Disabled`](ErrorKind::Disabled): the namespace is switched off. Nothing was started.
     /// - [`Source`](ErrorKind::Source): your stream failed. Nothing was stored.
     /// - [`Unavailable`](ErrorKind::Unavailable): a tier failed, or its disk is full, which
     ///   [`Error::reason`] tells as [`NoSpace`](crate::Reason::NoSpace). Nothing was committed.
-    /// - [`Indeterminate`](ErrorKind::Indeterminate): the index failed in the act of committing; read to find out.
+    /// - [`Indeterminate`](ErrorKind::Indeterminate): the index failed in the act of committing;
+    ///   read to find out.
     /// - [`Closed`](ErrorKind::Closed).
     ///
     /// ```
@@ -138,13 +165,15 @@ impl Engine {
     ///
     /// # Errors
     /// - [`Invalid`](ErrorKind::Invalid): the id or the range break a rule.
-    /// - [`RangeNotSatisfiable`](ErrorKind::RangeNotSatisfiable): the range begins beyond the object; tells its size.
-    /// - [`Corrupt`](ErrorKind::Corrupt): stored bytes do not match their checksum, or the object's blob is not in the
-    ///   blob tier (reason [`MissingBlob`](crate::Reason::MissingBlob)). [`Config::missing_blob`] makes the latter read as
-    ///   absent.
-    /// - [`Overloaded`](ErrorKind::Overloaded): a limit of the namespace is reached,
-    ///   [too many objects](crate::ReadLimits::open_at_once) are open, or there was [no room](crate::ReadLimits::bytes_in_flight)
-    ///   for its bytes in time. The object's stream, too, may end so.
+    /// - [`RangeNotSatisfiable`](ErrorKind::RangeNotSatisfiable): the range begins beyond the
+    ///   object; tells its size.
+    /// - [`Corrupt`](ErrorKind::Corrupt): stored bytes do not match their checksum, or the object's
+    ///   blob is not in the blob tier (reason [`MissingBlob`](crate::Reason::MissingBlob)).
+    ///   [`Config::missing_blob`] makes the latter read as absent.
+    /// - [`Overloaded`](ErrorKind::Overloaded): a limit of the namespace is reached, [too many
+    ///   objects](crate::ReadLimits::open_at_once) are open, or there was [no
+    ///   room](crate::ReadLimits::bytes_in_flight) for its bytes in time. The object's stream, too,
+    ///   may end so.
     /// - [`Disabled`](ErrorKind::Disabled): the namespace is switched off.
     /// - [`Unavailable`](ErrorKind::Unavailable): a tier failed.
     /// - [`Closed`](ErrorKind::Closed).
@@ -167,7 +196,8 @@ impl Engine {
         Get::new(self.clone(), id.into_object_id())
     }
 
-    /// What is known about an object without its bytes; none if it is absent. Never touches the blob tier.
+    /// What is known about an object without its bytes; none if it is absent. Never touches the
+    /// blob tier.
     ///
     /// # Errors
     /// As [`get`](Self::get).
@@ -184,7 +214,10 @@ impl Engine {
     /// ```
     pub async fn head(&self, id: impl IntoObjectId) -> Result<Option<Head>> {
         let id = id.into_object_id();
-        let span = operation_span!("head", object = id.as_ref().ok().map(tracing::field::display));
+        let span = operation_span!(
+            "head",
+            object = id.as_ref().ok().map(tracing::field::display)
+        );
         let head = async {
             let id = id?;
             self.check_open("head")?;
@@ -194,9 +227,10 @@ impl Engine {
         observe(self, "head", span, head).await
     }
 
-    /// Deletes an object. When it returns, the object is durably gone; its blobs are deleted behind. Deleting what is
-    /// absent is not an error, and a failing blob tier never fails a delete. An object whose row can't be read is deleted
-    /// too; its blobs then stay until a [scrub](Self::scrub) finds that nothing names them.
+    /// Deletes an object. When it returns, the object is durably gone; its blobs are deleted
+    /// behind. Deleting what is absent is not an error, and a failing blob tier never fails a
+    /// delete. An object whose row can't be read is deleted too; its blobs then stay until a
+    /// [scrub](Self::scrub) finds that nothing names them.
     ///
     /// # Errors
     /// As [`put`](Self::put), but for a full disk, which takes deletes.
@@ -216,14 +250,16 @@ impl Engine {
         Delete::new(self.clone(), id.into_object_id())
     }
 
-    /// Deletes every object whose key begins with `prefix`, page by page: with little memory, however many there are. It is
-    /// not atomic. Interrupted by an error, a crash or a drop, it is simply begun again; or, where many were deleted
-    /// already, gone on with behind the last key of its [progress](DeletePrefix::stream). Objects written below the prefix
-    /// meanwhile may be deleted or not.
+    /// Deletes every object whose key begins with `prefix`, page by page: with little memory,
+    /// however many there are. It is not atomic. Interrupted by an error, a crash or a drop, it is
+    /// simply begun again; or, where many were deleted already, gone on with behind the last key of
+    /// its [progress](DeletePrefix::stream). Objects written below the prefix meanwhile may be
+    /// deleted or not.
     ///
     /// # Errors
-    /// As [`list`](Self::list) and [`delete`](Self::delete). Being overloaded it waits. Where rows can't be read it deletes
-    /// all others first, then fails as [`Corrupt`](ErrorKind::Corrupt) and names the first range of them.
+    /// As [`list`](Self::list) and [`delete`](Self::delete). Being overloaded it waits. Where rows
+    /// can't be read it deletes all others first, then fails as [`Corrupt`](ErrorKind::Corrupt) and
+    /// names the first range of them.
     ///
     /// ```
     /// # #[tokio::main]
@@ -246,8 +282,9 @@ impl Engine {
     /// Lists the objects whose keys begin with `prefix`, in the order of their keys' bytes.
     ///
     /// # Errors
-    /// [`Invalid`](ErrorKind::Invalid) if the limit is out of bounds; [`Corrupt`](ErrorKind::Corrupt) if rows can't be read
-    /// and are not to be [stepped over](List::step_over_damage); otherwise as [`head`](Self::head).
+    /// [`Invalid`](ErrorKind::Invalid) if the limit is out of bounds;
+    /// [`Corrupt`](ErrorKind::Corrupt) if rows can't be read and are not to be [stepped
+    /// over](List::step_over_damage); otherwise as [`head`](Self::head).
     ///
     /// ```
     /// use cenotaph::Entry;
@@ -269,13 +306,13 @@ impl Engine {
         List::new(self.clone(), prefix.into())
     }
 
-    /// Settles what can be settled now: changes of dead owners, and orphans that are due. Gives the number of orphans
-    /// left, which wait for a reader, a grace time or a retry. The engine does all this by itself; this is for whoever
-    /// wants to see it done.
+    /// Settles what can be settled now: changes of dead owners, and orphans that are due. Gives the
+    /// number of orphans left, which wait for a reader, a grace time or a retry. The engine does
+    /// all this by itself; this is for whoever wants to see it done.
     ///
     /// # Errors
-    /// [`Unavailable`](ErrorKind::Unavailable) if a tier fails or the engine has, or if the blob tier is not there or not
-    /// this store's: nothing counts as deleted then.
+    /// [`Unavailable`](ErrorKind::Unavailable) if a tier fails or the engine has, or if the blob
+    /// tier is not there or not this store's: nothing counts as deleted then.
     ///
     /// ```
     /// # #[tokio::main]
@@ -295,11 +332,12 @@ impl Engine {
         self.0.tiered.settle().await
     }
 
-    /// What the engine has done, and what is left to do. Its cost grows with the unsettled changes and orphans, which
-    /// it counts.
+    /// What the engine has done, and what is left to do. Its cost grows with the unsettled changes
+    /// and orphans, which it counts.
     ///
     /// # Errors
-    /// [`Unavailable`](ErrorKind::Unavailable) if the index can't be read, [`Closed`](ErrorKind::Closed).
+    /// [`Unavailable`](ErrorKind::Unavailable) if the index can't be read,
+    /// [`Closed`](ErrorKind::Closed).
     ///
     /// ```
     /// # #[tokio::main]
@@ -324,14 +362,16 @@ impl Engine {
         })
     }
 
-    /// Returns whether the engine takes on work. A readiness probe: where it says no, close the engine and open it again. A full disk
-    /// is no reason for that: see [`Stats::space`].
+    /// Returns whether the engine takes on work. A readiness probe: where it says no, close the
+    /// engine and open it again. A full disk is no reason for that: see [`Stats::space`].
     ///
     /// # Errors
-    /// [`Unavailable`](ErrorKind::Unavailable) if the engine has failed (a commit of the index failed, or its actors
-    /// died too often): reads still work, no write does; or if its blob tier was not there, or not this store's, when it
-    /// was last looked at (reason [`BlobTier`](crate::Reason::BlobTier)): small objects still work, nothing is deleted from the tier, and the error ceases by itself once
-    /// the tier is back. [`Closed`](ErrorKind::Closed) once closed.
+    /// [`Unavailable`](ErrorKind::Unavailable) if the engine has failed (a commit of the index
+    /// failed, or its actors died too often): reads still work, no write does; or if its blob tier
+    /// was not there, or not this store's, when it was last looked at (reason
+    /// [`BlobTier`](crate::Reason::BlobTier)): small objects still work, nothing is deleted from
+    /// the tier, and the error ceases by itself once the tier is back.
+    /// [`Closed`](ErrorKind::Closed) once closed.
     ///
     /// ```
     /// # #[tokio::main]
@@ -348,13 +388,14 @@ impl Engine {
         self.0.tiered.health()
     }
 
-    /// Lets what has begun end, within the configured time, then stops. What is unfinished is settled at the next open.
-    /// Every clone of the engine is closed with it, and reads that are still streaming from the index fail. Closing
-    /// again does nothing.
+    /// Lets what has begun end, within the configured time, then stops. What is unfinished is
+    /// settled at the next open. Every clone of the engine is closed with it, and reads that are
+    /// still streaming from the index fail. Closing again does nothing.
     ///
     /// # Errors
-    /// [`Indeterminate`](ErrorKind::Indeterminate) if the index could not make durable what was submitted, which had
-    /// not been acknowledged; [`Unavailable`](ErrorKind::Unavailable) if the runtime it was opened in is gone.
+    /// [`Indeterminate`](ErrorKind::Indeterminate) if the index could not make durable what was
+    /// submitted, which had not been acknowledged; [`Unavailable`](ErrorKind::Unavailable) if the
+    /// runtime it was opened in is gone.
     ///
     /// ```
     /// # #[tokio::main]
@@ -401,18 +442,26 @@ impl Engine {
         &self.0.index
     }
 
-    /// An object was read: its deadline is extended if its time to idle says so. Nobody waits for it.
+    /// An object was read: its deadline is extended if its time to idle says so. Nobody waits for
+    /// it.
     pub(crate) fn was_read(&self, object: &Object) {
         let metadata = object.metadata();
         let policy = metadata.attributes.expiration;
-        if policy.extended_by_read(metadata.expires_at, self.0.env.steady_now()).is_some() {
+        if policy
+            .extended_by_read(metadata.expires_at, self.0.env.steady_now())
+            .is_some()
+        {
             self.0.tiered.touch(object.id(), object.etag().operation());
         }
     }
 
     pub(crate) fn check_open(&self, operation: &'static str) -> Result<()> {
         if self.0.tiered.is_closed() {
-            return Err(Error::new(ErrorKind::Closed, operation, "the engine is closed"));
+            return Err(Error::new(
+                ErrorKind::Closed,
+                operation,
+                "the engine is closed",
+            ));
         }
         Ok(())
     }
@@ -420,7 +469,9 @@ impl Engine {
 
 impl fmt::Debug for Engine {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Engine").field("epoch", &self.0.epoch).finish_non_exhaustive()
+        f.debug_struct("Engine")
+            .field("epoch", &self.0.epoch)
+            .finish_non_exhaustive()
     }
 }
 

@@ -40,11 +40,16 @@ pub struct Get {
 
 impl Get {
     pub(crate) fn new(engine: Engine, id: Result<ObjectId>) -> Self {
-        Self { engine, id, range: ByteRange::Full }
+        Self {
+            engine,
+            id,
+            range: ByteRange::Full,
+        }
     }
 
-    /// Only these bytes: `a..b`, `a..=b`, `a..`, `..b` or [`ByteRange::Last`]. An end beyond the object is clamped; a
-    /// beginning beyond it is [`RangeNotSatisfiable`](crate::ErrorKind::RangeNotSatisfiable), which tells the size.
+    /// Only these bytes: `a..b`, `a..=b`, `a..`, `..b` or [`ByteRange::Last`]. An end beyond the
+    /// object is clamped; a beginning beyond it is
+    /// [`RangeNotSatisfiable`](crate::ErrorKind::RangeNotSatisfiable), which tells the size.
     pub fn range(mut self, range: impl Into<ByteRange>) -> Self {
         self.range = range.into();
         self
@@ -54,7 +59,9 @@ impl Get {
         let id = self.id?;
         self.engine.check_open("get")?;
         let permit = self.engine.namespaces().begin_on(&id, "get")?;
-        let Some(open) = self.engine.open_object(&id, self.range).await?.object() else { return Ok(None) };
+        let Some(open) = self.engine.open_object(&id, self.range).await?.object() else {
+            return Ok(None);
+        };
         let object = Object::new(open, permit)?;
         self.engine.was_read(&object);
         Ok(Some(object))
@@ -66,7 +73,10 @@ impl IntoFuture for Get {
     type IntoFuture = BoxFuture<'static, Result<Option<Object>>>;
 
     fn into_future(self) -> Self::IntoFuture {
-        let span = operation_span!("get", object = self.id.as_ref().ok().map(tracing::field::display));
+        let span = operation_span!(
+            "get",
+            object = self.id.as_ref().ok().map(tracing::field::display)
+        );
         let engine = self.engine.clone();
         observed(engine, "get", span, self.run())
     }
@@ -74,8 +84,8 @@ impl IntoFuture for Get {
 
 /// An object that is being read: what is known about it, and its bytes as they come.
 ///
-/// It sees the version that it found to its end, whatever is overwritten or deleted meanwhile (I8): until it is dropped
-/// or read to its end it keeps that version's blobs from being deleted.
+/// It sees the version that it found to its end, whatever is overwritten or deleted meanwhile (I8):
+/// until it is dropped or read to its end it keeps that version's blobs from being deleted.
 ///
 /// ```
 /// # #[tokio::main]
@@ -108,7 +118,10 @@ impl Object {
     }
 
     pub(crate) fn current(&self) -> Current {
-        Current { version: self.version(), etag: self.etag() }
+        Current {
+            version: self.version(),
+            etag: self.etag(),
+        }
     }
 
     /// Its id.
@@ -136,8 +149,8 @@ impl Object {
         self.0.range()
     }
 
-    /// The next bytes; none at the end. Waits its turn if the namespace has a limit of bytes a second. Nothing is lost
-    /// with a future that is dropped meanwhile.
+    /// The next bytes; none at the end. Waits its turn if the namespace has a limit of bytes a
+    /// second. Nothing is lost with a future that is dropped meanwhile.
     ///
     /// # Errors
     /// [`Corrupt`](crate::ErrorKind::Corrupt) if they do not match their checksum or are gone,
@@ -147,7 +160,8 @@ impl Object {
         self.0.next().await
     }
 
-    /// All bytes as a stream of chunks. Read-ahead is bounded; nothing is read that nobody polls for.
+    /// All bytes as a stream of chunks. Read-ahead is bounded; nothing is read that nobody polls
+    /// for.
     pub fn stream(self) -> BoxStream<'static, Result<Bytes>> {
         self.0.into_stream()
     }

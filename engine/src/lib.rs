@@ -1,12 +1,15 @@
 //! Cenotaph: an embeddable, actor-based, tiered object store.
 //!
-//! A cenotaph is a tombstone whose body lies elsewhere. So is ours: small objects live inline in an embedded index; for
-//! large ones the index holds a *tombstone* that says which immutable revisions in the blob tier hold the bytes.
-//! Swapping that row is the one commit point, so every object changes all at once or not at all, whatever crashes.
+//! A cenotaph is a tombstone whose body lies elsewhere. So is ours: small objects live inline in an
+//! embedded index; for large ones the index holds a *tombstone* that says which immutable revisions
+//! in the blob tier hold the bytes. Swapping that row is the one commit point, so every object
+//! changes all at once or not at all, whatever crashes.
 //!
-//! Begin with [`Engine`]. What is promised, and what is not, stands in the README; how it works in ARCHITECTURE.md.
+//! Begin with [`Engine`]. What is promised, and what is not, stands in the README; how it works in
+//! ARCHITECTURE.md.
 //!
-//! This crate holds the public API. Deliberately not here: I/O (`cenotaph-storage`) and actors (`cenotaph-actors`).
+//! This crate holds the public API. Deliberately not here: I/O (`cenotaph-storage`) and actors
+//! (`cenotaph-actors`).
 
 mod amend;
 mod batch;
@@ -52,8 +55,8 @@ pub use update::{Candidate, Update, Updated};
 pub use usage::Usage;
 
 pub use cenotaph_actors::{
-    ActorKind, ActorStats, BudgetUse, ExpiryLimits, Limits, MultipartLimits, NamespaceLimits, QueueLimits,
-    RestartLimits, SplitLimits, SweepLimits, UploadedPart, WriteReply,
+    ActorKind, ActorStats, BudgetUse, ExpiryLimits, Limits, MultipartLimits, NamespaceLimits,
+    QueueLimits, RestartLimits, SplitLimits, SweepLimits, UploadedPart, WriteReply,
 };
 pub use cenotaph_storage::blobs::marker::MARKER_PATH;
 pub use cenotaph_storage::blobs::trailer::TRAILER_BYTES_MAX;
@@ -64,12 +67,15 @@ pub use cenotaph_storage::rows::{
     ATTRIBUTES_BYTES_MAX, Amendment, Attributes, Deadline, EXPIRATION_MAX, Expiration, Metadata,
 };
 pub use cenotaph_storage::salvage::{LostBlob, LostName, LostTable, SalvageReport, Unread};
-pub use cenotaph_storage::scrub::{Damage, Fate, Finding, Looked, RawKey, ScrubDepth, ScrubProgress, ScrubReport};
+pub use cenotaph_storage::scrub::{
+    Damage, Fate, Finding, Looked, RawKey, ScrubDepth, ScrubProgress, ScrubReport,
+};
 pub use cenotaph_storage::swap::{Deleted, Outcome, Precondition, Written};
 pub use cenotaph_storage::{
-    ByteRange, Checksum, Current, Digest, Entry, Env, Epoch, Error, ErrorKind, Etag, Head, KEY_BYTES_MAX, ListPage,
-    Modes, Namespace, ObjectId, OnDamage, PARTS_MAX, PartEtag, PartInfo, PartNumber, PartPage, ReadLimits, ReadStats,
-    ReadUse, Reason, Result, RevisionId, Timestamp, UploadId, UploadInfo, UploadMarker, UploadPage, Version,
+    ByteRange, Checksum, Current, Digest, Entry, Env, Epoch, Error, ErrorKind, Etag, Head,
+    KEY_BYTES_MAX, ListPage, Modes, Namespace, ObjectId, OnDamage, PARTS_MAX, PartEtag, PartInfo,
+    PartNumber, PartPage, ReadLimits, ReadStats, ReadUse, Reason, Result, RevisionId, Timestamp,
+    UploadId, UploadInfo, UploadMarker, UploadPage, Version,
 };
 
 pub use bytes;

@@ -10,7 +10,8 @@ use futures::{StreamExt, TryStreamExt};
 use crate::engine::Engine;
 use crate::observe::{observed, operation_span};
 
-/// A listing in preparation: `.await` it for one page, or [`stream`](Self::stream) all of it. See [`Engine::list`].
+/// A listing in preparation: `.await` it for one page, or [`stream`](Self::stream) all of it. See
+/// [`Engine::list`].
 ///
 /// ```
 /// # #[tokio::main]
@@ -53,8 +54,9 @@ impl List {
         self
     }
 
-    /// Groups the keys that share what lies between the prefix and the next delimiter into one [`Entry::Prefix`], as a
-    /// file manager shows a folder. A page costs what it returns, however many keys a group has.
+    /// Groups the keys that share what lies between the prefix and the next delimiter into one
+    /// [`Entry::Prefix`], as a file manager shows a folder. A page costs what it returns, however
+    /// many keys a group has.
     pub fn delimiter(mut self, delimiter: char) -> Self {
         self.request.delimiter = Some(delimiter);
         self
@@ -72,8 +74,9 @@ impl List {
         self
     }
 
-    /// Goes on behind rows that can't be read because a file of the index is damaged. The page then names them in
-    /// [`unreadable`](ListPage::unreadable), and lacks their objects. A listing fails there unless told.
+    /// Goes on behind rows that can't be read because a file of the index is damaged. The page then
+    /// names them in [`unreadable`](ListPage::unreadable), and lacks their objects. A listing fails
+    /// there unless told.
     ///
     /// ```
     /// # #[tokio::main]
@@ -94,20 +97,27 @@ impl List {
         self
     }
 
-    /// All entries, page by page. Each page is consistent in itself; what is written between two pages may be seen or
-    /// not, and each is an operation of its own where the namespace has limits.
+    /// All entries, page by page. Each page is consistent in itself; what is written between two
+    /// pages may be seen or not, and each is an operation of its own where the namespace has
+    /// limits.
     ///
     /// # Errors
-    /// As [`Engine::list`]. A range of rows that can't be read is an item of kind [`Corrupt`](crate::ErrorKind::Corrupt)
-    /// that names the range, behind the entries of its page; the stream goes on after it. Every other error ends the
-    /// stream.
+    /// As [`Engine::list`]. A range of rows that can't be read is an item of kind
+    /// [`Corrupt`](crate::ErrorKind::Corrupt) that names the range, behind the entries of its page;
+    /// the stream goes on after it. Every other error ends the stream.
     pub fn stream(self) -> BoxStream<'static, Result<Entry>> {
         let pages = futures::stream::try_unfold(Some(self.step_over_damage()), |list| async move {
             let Some(list) = list else { return Ok(None) };
             let page = list.clone().await?;
             let rest = page.next.map(|next| list.start_after(next));
-            let unreadable = page.unreadable.into_iter().map(|range| Err(range.into_error("list")));
-            Ok(Some((futures::stream::iter(page.entries.into_iter().map(Ok).chain(unreadable)), rest)))
+            let unreadable = page
+                .unreadable
+                .into_iter()
+                .map(|range| Err(range.into_error("list")));
+            Ok(Some((
+                futures::stream::iter(page.entries.into_iter().map(Ok).chain(unreadable)),
+                rest,
+            )))
         });
         pages.try_flatten().boxed()
     }
@@ -122,7 +132,10 @@ impl IntoFuture for List {
         let engine = self.engine.clone();
         observed(engine, "list", span, async move {
             self.engine.check_open("list")?;
-            let _permit = self.engine.namespaces().begin(&self.request.namespace, "list")?;
+            let _permit = self
+                .engine
+                .namespaces()
+                .begin(&self.request.namespace, "list")?;
             self.engine.reads().list(self.request).await
         })
     }

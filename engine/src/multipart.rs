@@ -1,7 +1,7 @@
 //! [`Upload`]: a large object written in parts, in any order, in parallel, over days.
 //!
-//! Reading order: [`Engine::multipart`], which begins one; [`Upload`], the handle on it; `part.rs` and `complete.rs`, what is asked of
-//! the handle; `list.rs`, what there is.
+//! Reading order: [`Engine::multipart`], which begins one; [`Upload`], the handle on it; `part.rs`
+//! and `complete.rs`, what is asked of the handle; `list.rs`, what there is.
 
 mod complete;
 mod list;
@@ -26,18 +26,19 @@ pub use list::{ListParts, ListUploads};
 pub use part::{CopyPart, UploadPart};
 
 impl Engine {
-    /// Begins a multipart upload: an object written in up to 10,000 parts, in any order and in parallel, by one process or by many,
-    /// across crashes and reopens. What is stated here is stated about the object once it is completed; until then readers see
-    /// the old object, or none.
+    /// Begins a multipart upload: an object written in up to 10,000 parts, in any order and in
+    /// parallel, by one process or by many, across crashes and reopens. What is stated here is
+    /// stated about the object once it is completed; until then readers see the old object, or
+    /// none.
     ///
     /// An upload that is neither completed nor aborted within its lifetime
-    /// ([`MultipartLimits::lifetime`](crate::MultipartLimits::lifetime), 7 days) is given up, and its parts are deleted. A
-    /// time to live begins with the completion.
+    /// ([`MultipartLimits::lifetime`](crate::MultipartLimits::lifetime), 7 days) is given up, and
+    /// its parts are deleted. A time to live begins with the completion.
     ///
     /// # Errors
     /// - [`Invalid`](crate::ErrorKind::Invalid): the id or the metadata break a rule.
-    /// - [`Conflict`](crate::ErrorKind::Conflict): a precondition does not hold. It is demanded again when the upload is
-    ///   completed.
+    /// - [`Conflict`](crate::ErrorKind::Conflict): a precondition does not hold. It is demanded
+    ///   again when the upload is completed.
     /// - otherwise as a small [`put`](Self::put).
     ///
     /// ```
@@ -57,14 +58,20 @@ impl Engine {
     /// ```
     pub fn multipart(&self, id: impl IntoObjectId) -> Initiate {
         let (engine, id) = (self.clone(), id.into_object_id());
-        Initiate { engine, id, attributes: Attributes::default(), precondition: Precondition::None }
+        Initiate {
+            engine,
+            id,
+            attributes: Attributes::default(),
+            precondition: Precondition::None,
+        }
     }
 
-    /// Goes on with an upload that was begun earlier, by this process or another: open, or completed not long ago.
+    /// Goes on with an upload that was begun earlier, by this process or another: open, or
+    /// completed not long ago.
     ///
     /// # Errors
-    /// [`Invalid`](crate::ErrorKind::Invalid) if the object has no such upload: the id is forged, that of another object's,
-    /// or of an upload that has ended. Otherwise as [`head`](Self::head).
+    /// [`Invalid`](crate::ErrorKind::Invalid) if the object has no such upload: the id is forged,
+    /// that of another object's, or of an upload that has ended. Otherwise as [`head`](Self::head).
     ///
     /// ```
     /// # #[tokio::main]
@@ -86,18 +93,30 @@ impl Engine {
     /// # engine.close().await
     /// # }
     /// ```
-    pub async fn resume(&self, id: impl IntoObjectId, upload_id: impl AsRef<str>) -> Result<Upload> {
+    pub async fn resume(
+        &self,
+        id: impl IntoObjectId,
+        upload_id: impl AsRef<str>,
+    ) -> Result<Upload> {
         let id = id.into_object_id()?;
         self.check_open("resume")?;
         let _within = self.namespaces().begin_on(&id, "resume")?;
         let named = |error: cenotaph_storage::Error| error.with_id(&id);
         let upload_id: UploadId = upload_id.as_ref().parse().map_err(named)?;
-        self.reads().find_upload(&id, &upload_id).await.map_err(named)?;
-        Ok(Upload { engine: self.clone(), id, upload_id })
+        self.reads()
+            .find_upload(&id, &upload_id)
+            .await
+            .map_err(named)?;
+        Ok(Upload {
+            engine: self.clone(),
+            id,
+            upload_id,
+        })
     }
 
-    /// The handle on an upload, asking nothing: each step tells by itself if the object has no such upload. For whoever serves
-    /// requests that name an upload, and may not keep a handle between them.
+    /// The handle on an upload, asking nothing: each step tells by itself if the object has no such
+    /// upload. For whoever serves requests that name an upload, and may not keep a handle between
+    /// them.
     ///
     /// # Errors
     /// [`Invalid`](crate::ErrorKind::Invalid) if the id breaks a rule.
@@ -118,10 +137,15 @@ impl Engine {
     /// # }
     /// ```
     pub fn upload(&self, id: impl IntoObjectId, upload_id: UploadId) -> Result<Upload> {
-        Ok(Upload { engine: self.clone(), id: id.into_object_id()?, upload_id })
+        Ok(Upload {
+            engine: self.clone(),
+            id: id.into_object_id()?,
+            upload_id,
+        })
     }
 
-    /// Lists the open uploads to objects whose keys begin with `prefix`, in the order of their keys, then of their beginnings.
+    /// Lists the open uploads to objects whose keys begin with `prefix`, in the order of their
+    /// keys, then of their beginnings.
     ///
     /// # Errors
     /// As [`list`](Self::list).
@@ -159,13 +183,26 @@ impl Initiate {
     precondition_setters!();
 
     async fn run(self) -> Result<Upload> {
-        let Self { engine, id, attributes, precondition } = self;
+        let Self {
+            engine,
+            id,
+            attributes,
+            precondition,
+        } = self;
         let id = id?;
         attributes.validate().map_err(|error| error.with_id(&id))?;
         let within = engine.namespaces().begin_on(&id, "multipart")?;
-        let intent = Intent { id: id.clone(), attributes, precondition };
+        let intent = Intent {
+            id: id.clone(),
+            attributes,
+            precondition,
+        };
         let upload_id = within.end(engine.tiered().initiate(intent).await)?;
-        Ok(Upload { engine, id, upload_id })
+        Ok(Upload {
+            engine,
+            id,
+            upload_id,
+        })
     }
 }
 
@@ -174,14 +211,17 @@ impl IntoFuture for Initiate {
     type IntoFuture = BoxFuture<'static, Result<Upload>>;
 
     fn into_future(self) -> Self::IntoFuture {
-        let span = operation_span!("multipart", object = self.id.as_ref().ok().map(tracing::field::display));
+        let span = operation_span!(
+            "multipart",
+            object = self.id.as_ref().ok().map(tracing::field::display)
+        );
         let engine = self.engine.clone();
         observed(engine, "multipart", span, self.run())
     }
 }
 
-/// A multipart upload: [begun](Engine::multipart) or [resumed](Engine::resume). A cheap clone of one handle on it, which may be
-/// used by many tasks at once. Dropping it ends nothing.
+/// A multipart upload: [begun](Engine::multipart) or [resumed](Engine::resume). A cheap clone of
+/// one handle on it, which may be used by many tasks at once. Dropping it ends nothing.
 #[derive(Clone)]
 pub struct Upload {
     engine: Engine,
@@ -195,22 +235,25 @@ impl Upload {
         &self.id
     }
 
-    /// What it is [resumed](Engine::resume) by. Whoever knows it, and may call the engine, may write the object.
+    /// What it is [resumed](Engine::resume) by. Whoever knows it, and may call the engine, may
+    /// write the object.
     pub fn upload_id(&self) -> UploadId {
         self.upload_id
     }
 
-    /// Uploads the part with this number, 1 to 10,000. Parts may come in any order and in parallel, and numbers may have gaps. When
-    /// it returns, the part is durable. One that was uploaded under this number before is replaced.
+    /// Uploads the part with this number, 1 to 10,000. Parts may come in any order and in parallel,
+    /// and numbers may have gaps. When it returns, the part is durable. One that was uploaded under
+    /// this number before is replaced.
     ///
-    /// A part may be empty, and as long as [`MultipartLimits::part_bytes_max`](crate::MultipartLimits::part_bytes_max). Dropping
-    /// the future cancels it while its payload is streaming; later the part may still be there.
+    /// A part may be empty, and as long as
+    /// [`MultipartLimits::part_bytes_max`](crate::MultipartLimits::part_bytes_max). Dropping the
+    /// future cancels it while its payload is streaming; later the part may still be there.
     ///
     /// # Errors
-    /// - [`Invalid`](crate::ErrorKind::Invalid): the number is out of bounds, the part is too long, or the upload has ended.
-    ///   Nothing of the part is kept.
-    /// - [`Source`](crate::ErrorKind::Source): your stream failed, or is not what was declared about it. An earlier part of
-    ///   this number is still there.
+    /// - [`Invalid`](crate::ErrorKind::Invalid): the number is out of bounds, the part is too long,
+    ///   or the upload has ended. Nothing of the part is kept.
+    /// - [`Source`](crate::ErrorKind::Source): your stream failed, or is not what was declared
+    ///   about it. An earlier part of this number is still there.
     /// - otherwise as a large [`put`](Engine::put).
     ///
     /// ```
@@ -232,8 +275,9 @@ impl Upload {
         UploadPart::new(self.clone(), number, body.into())
     }
 
-    /// Makes a part of an object, or of a range of it, as one read of it finds it. The bytes are copied within the engine, through
-    /// the blob tier: every blob belongs to one object (docs/adr/0008 tells why). None if there is no such object.
+    /// Makes a part of an object, or of a range of it, as one read of it finds it. The bytes are
+    /// copied within the engine, through the blob tier: every blob belongs to one object
+    /// (docs/adr/0008 tells why). None if there is no such object.
     ///
     /// # Errors
     /// As [`get`](Engine::get) of the one and [`part`](Self::part) of the other.
@@ -259,8 +303,8 @@ impl Upload {
     /// Lists the parts that are uploaded, in the order of their numbers.
     ///
     /// # Errors
-    /// [`Invalid`](crate::ErrorKind::Invalid) if the upload has ended, or the limit is out of bounds; otherwise as
-    /// [`list`](Engine::list).
+    /// [`Invalid`](crate::ErrorKind::Invalid) if the upload has ended, or the limit is out of
+    /// bounds; otherwise as [`list`](Engine::list).
     ///
     /// ```
     /// # #[tokio::main]
@@ -282,25 +326,29 @@ impl Upload {
         ListParts::new(self.clone())
     }
 
-    /// Makes the object of the parts: in one commit, without moving a byte, however many and large they are. All of them, unless
-    /// they are [listed](Complete::part). Parts that are not listed are deleted.
+    /// Makes the object of the parts: in one commit, without moving a byte, however many and large
+    /// they are. All of them, unless they are [listed](Complete::part). Parts that are not listed
+    /// are deleted.
     ///
-    /// It is idempotent: completed again with the same parts, by a caller who did not hear the answer or by two at once, it answers
-    /// with the first outcome, for as long as that is remembered
-    /// ([`MultipartLimits::kept_for`](crate::MultipartLimits::kept_for), 24 hours).
+    /// It is idempotent: completed again with the same parts, by a caller who did not hear the
+    /// answer or by two at once, it answers with the first outcome, for as long as that is
+    /// remembered ([`MultipartLimits::kept_for`](crate::MultipartLimits::kept_for), 24 hours).
     ///
-    /// A completion is superseded, as a large put would be, if the object's tombstone is replaced or deleted by another write
-    /// while it is under way; the upload has then ended, and nothing of it is kept. With a precondition that is
-    /// [`Conflict`](crate::ErrorKind::Conflict) instead, and the upload goes on. A superseded write has no version and no etag:
-    /// whoever must give its client one gives that of the object as it stands.
+    /// A completion is superseded, as a large put would be, if the object's tombstone is replaced
+    /// or deleted by another write while it is under way; the upload has then ended, and nothing of
+    /// it is kept. With a precondition that is [`Conflict`](crate::ErrorKind::Conflict) instead,
+    /// and the upload goes on. A superseded write has no version and no etag: whoever must give its
+    /// client one gives that of the object as it stands.
     ///
     /// # Errors
-    /// [`Error::reason`](crate::Error::reason) tells programs exactly what was refused, and which part.
-    /// - [`Invalid`](crate::ErrorKind::Invalid): no parts; numbers that do not ascend; a part that is not there, has another
-    ///   etag, is too small, or was [lost](Engine::scrub) and not uploaded again, which the message names; too many bytes together; the upload was aborted, or completed with
-    ///   other parts. An open upload goes on as it was.
-    /// - [`Conflict`](crate::ErrorKind::Conflict): a precondition of the beginning or of this call does not hold. The upload
-    ///   goes on as it was.
+    /// [`Error::reason`](crate::Error::reason) tells programs exactly what was refused, and which
+    /// part.
+    /// - [`Invalid`](crate::ErrorKind::Invalid): no parts; numbers that do not ascend; a part that
+    ///   is not there, has another etag, is too small, or was [lost](Engine::scrub) and not
+    ///   uploaded again, which the message names; too many bytes together; the upload was aborted,
+    ///   or completed with other parts. An open upload goes on as it was.
+    /// - [`Conflict`](crate::ErrorKind::Conflict): a precondition of the beginning or of this call
+    ///   does not hold. The upload goes on as it was.
     /// - otherwise as a small [`put`](Engine::put).
     ///
     /// ```
@@ -320,12 +368,12 @@ impl Upload {
         Complete::new(self.clone())
     }
 
-    /// Gives the upload up: its parts are deleted, and nothing can be added to it any more. A part that is being uploaded leaves
-    /// nothing behind. Aborting again does nothing.
+    /// Gives the upload up: its parts are deleted, and nothing can be added to it any more. A part
+    /// that is being uploaded leaves nothing behind. Aborting again does nothing.
     ///
     /// # Errors
-    /// [`Invalid`](crate::ErrorKind::Invalid) if the upload was completed, or is not known any more; otherwise as
-    /// [`delete`](Engine::delete).
+    /// [`Invalid`](crate::ErrorKind::Invalid) if the upload was completed, or is not known any
+    /// more; otherwise as [`delete`](Engine::delete).
     ///
     /// ```
     /// # #[tokio::main]
@@ -345,13 +393,21 @@ impl Upload {
             let within = self.engine.namespaces().begin_on(&self.id, "abort")?;
             within.end(self.engine.tiered().abort(&self.id, self.upload_id).await)
         };
-        observe(&self.engine, "abort", operation_span!("abort", object = %self.id), abort).await
+        observe(
+            &self.engine,
+            "abort",
+            operation_span!("abort", object = %self.id),
+            abort,
+        )
+        .await
     }
 }
 
 impl fmt::Debug for Upload {
     /// Without the upload id, which is a secret between the caller and whoever it trusts.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Upload").field("id", &self.id).finish_non_exhaustive()
+        f.debug_struct("Upload")
+            .field("id", &self.id)
+            .finish_non_exhaustive()
     }
 }

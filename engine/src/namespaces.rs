@@ -1,6 +1,7 @@
 //! Limits per namespace, as an embedder sets them and as a get keeps to them.
 //!
-//! Deliberately not here: what is admitted and how fast bytes may flow (`cenotaph_actors::Namespaces`).
+//! Deliberately not here: what is admitted and how fast bytes may flow
+//! (`cenotaph_actors::Namespaces`).
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -15,10 +16,12 @@ use crate::engine::Engine;
 use crate::observe::Tier;
 
 impl Engine {
-    /// Sets the limits of a namespace, from now on, or removes them: [`NamespaceLimits::default`] is no limit.
+    /// Sets the limits of a namespace, from now on, or removes them: [`NamespaceLimits::default`]
+    /// is no limit.
     ///
-    /// They hold for exactly this namespace, not for those with further scopes, and until the engine is closed: nothing
-    /// of it is stored. Those of [`Config::namespaces`](crate::Config::namespaces) are where each engine begins. What has
+    /// They hold for exactly this namespace, not for those with further scopes, and until the
+    /// engine is closed: nothing of it is stored. Those of
+    /// [`Config::namespaces`](crate::Config::namespaces) are where each engine begins. What has
     /// begun ends, whatever is set; streams go on at the new rate.
     ///
     /// # Errors
@@ -67,20 +70,26 @@ impl Engine {
 }
 
 /// The limits as a configuration spells them.
-pub(crate) fn configured(namespaces: &BTreeMap<String, NamespaceLimits>) -> Result<Vec<(Namespace, NamespaceLimits)>> {
+pub(crate) fn configured(
+    namespaces: &BTreeMap<String, NamespaceLimits>,
+) -> Result<Vec<(Namespace, NamespaceLimits)>> {
     let parsed = namespaces.iter().map(|(namespace, limits)| {
-        limits.check().and_then(|()| namespace.parse()).map(|parsed| (parsed, limits.clone())).map_err(|error| {
-            let message = format!("a namespace can't be limited so: namespace={namespace:?}");
-            Error::new(ErrorKind::Invalid, "open", message).with_source(error)
-        })
+        limits
+            .check()
+            .and_then(|()| namespace.parse())
+            .map(|parsed| (parsed, limits.clone()))
+            .map_err(|error| {
+                let message = format!("a namespace can't be limited so: namespace={namespace:?}");
+                Error::new(ErrorKind::Invalid, "open", message).with_source(error)
+            })
     });
     parsed.collect()
 }
 
 /// An object that is read no faster than its namespace may.
 ///
-/// The permit is held until the end has been seen, or it is dropped. A chunk that waits for its turn waits here, so that
-/// nothing is lost with a future that is dropped meanwhile.
+/// The permit is held until the end has been seen, or it is dropped. A chunk that waits for its
+/// turn waits here, so that nothing is lost with a future that is dropped meanwhile.
 #[derive(Debug)]
 pub(crate) struct Paced {
     open: OpenObject,
@@ -96,12 +105,24 @@ impl Paced {
     pub(crate) fn new(open: OpenObject, permit: NamespacePermit) -> Result<Self> {
         let range = open.range();
         let permit = if open.is_inline() {
-            permit.charge(range.end - range.start).map_err(|error| error.with_id(&open.head().id))?
+            permit
+                .charge(range.end - range.start)
+                .map_err(|error| error.with_id(&open.head().id))?
         } else {
             permit
         };
-        let tier = if open.is_inline() { Tier::Inline } else { Tier::Blob };
-        Ok(Self { open, permit: Some(permit), next: None, owed: 0, tier })
+        let tier = if open.is_inline() {
+            Tier::Inline
+        } else {
+            Tier::Blob
+        };
+        Ok(Self {
+            open,
+            permit: Some(permit),
+            next: None,
+            owed: 0,
+            tier,
+        })
     }
 
     pub(crate) fn head(&self) -> &Head {
@@ -134,28 +155,32 @@ impl Paced {
             permit.pace(&mut self.owed).await;
         }
         let next = self.next.take();
-        self.tier.given(next.as_ref().map_or(0, |chunk| chunk.len() as u64));
+        self.tier
+            .given(next.as_ref().map_or(0, |chunk| chunk.len() as u64));
         Ok(next)
     }
 
     pub(crate) fn into_stream(self) -> BoxStream<'static, Result<Bytes>> {
-        futures::stream::try_unfold(
-            self,
-            |mut paced| async move { Ok(paced.next().await?.map(|chunk| (chunk, paced))) },
-        )
+        futures::stream::try_unfold(self, |mut paced| async move {
+            Ok(paced.next().await?.map(|chunk| (chunk, paced)))
+        })
         .boxed()
     }
 
     /// All that is still to come, in one piece.
     pub(crate) async fn bytes(mut self) -> Result<Bytes> {
-        let is_limited = self.permit.as_ref().is_some_and(NamespacePermit::is_limited);
+        let is_limited = self
+            .permit
+            .as_ref()
+            .is_some_and(NamespacePermit::is_limited);
         if self.open.is_inline() || !is_limited && self.next.is_none() {
             let (tier, bytes) = (self.tier, self.open.bytes(usize::MAX).await?);
             tier.given(bytes.len() as u64);
             return Ok(bytes);
         }
         let range = self.open.range();
-        let mut all = BytesMut::with_capacity(usize::try_from(range.end - range.start).unwrap_or(usize::MAX));
+        let mut all =
+            BytesMut::with_capacity(usize::try_from(range.end - range.start).unwrap_or(usize::MAX));
         while let Some(chunk) = self.next().await? {
             all.extend_from_slice(&chunk);
         }

@@ -1,4 +1,5 @@
-//! Each operation has a span with its outcome, and metrics. Their names and meanings are in `docs/metrics.md`.
+//! Each operation has a span with its outcome, and metrics. Their names and meanings are in
+//! `docs/metrics.md`.
 //!
 //! Deliberately not here: metrics of what the engine does by itself (each where it happens).
 
@@ -39,12 +40,14 @@ impl Tier {
 
     /// Counts bytes that an operation took from its caller.
     pub(crate) fn taken(self, bytes: u64) {
-        metrics::counter!("cenotaph_bytes_total", "direction" => "in", "tier" => self.name()).increment(bytes);
+        metrics::counter!("cenotaph_bytes_total", "direction" => "in", "tier" => self.name())
+            .increment(bytes);
     }
 
     /// Counts bytes that an operation handed to its caller.
     pub(crate) fn given(self, bytes: u64) {
-        metrics::counter!("cenotaph_bytes_total", "direction" => "out", "tier" => self.name()).increment(bytes);
+        metrics::counter!("cenotaph_bytes_total", "direction" => "out", "tier" => self.name())
+            .increment(bytes);
     }
 
     /// Notes the size of an object that was put.
@@ -88,11 +91,21 @@ impl Observation {
     fn begin(env: Env, operation: &'static str, span: Span) -> Self {
         metrics::gauge!("cenotaph_operations_live", "operation" => operation).increment(1);
         let begun = env.monotonic();
-        Self { env, operation, span, begun, outcome: None }
+        Self {
+            env,
+            operation,
+            span,
+            begun,
+            outcome: None,
+        }
     }
 
     fn end<T>(mut self, outcome: Result<T>) -> Result<T> {
-        self.outcome = Some(outcome.as_ref().map_or_else(|error| error.kind().as_str(), |_| "ok"));
+        self.outcome = Some(
+            outcome
+                .as_ref()
+                .map_or_else(|error| error.kind().as_str(), |_| "ok"),
+        );
         outcome
     }
 }
@@ -108,7 +121,8 @@ impl Drop for Observation {
     }
 }
 
-/// A caller's stream whose bytes are counted as they flow to the blob tier, and how many there were.
+/// A caller's stream whose bytes are counted as they flow to the blob tier, and how many there
+/// were.
 pub(crate) fn counted(source: Source) -> (Source, Arc<AtomicU64>) {
     let total = Arc::new(AtomicU64::new(0));
     let so_far = Arc::clone(&total);
@@ -119,5 +133,11 @@ pub(crate) fn counted(source: Source) -> (Source, Arc<AtomicU64>) {
             Tier::Blob.taken(bytes);
         }
     });
-    (Source { stream: stream.boxed(), bytes: source.bytes }, total)
+    (
+        Source {
+            stream: stream.boxed(),
+            bytes: source.bytes,
+        },
+        total,
+    )
 }

@@ -1,4 +1,5 @@
-//! [`Opened`]: what a read of an object finds, as [`Config::missing_blob`](crate::Config::missing_blob) has it.
+//! [`Opened`]: what a read of an object finds, as
+//! [`Config::missing_blob`](crate::Config::missing_blob) has it.
 //!
 //! Every read goes through here, so that a missing blob is the same to all of them.
 
@@ -37,10 +38,17 @@ impl Engine {
             Err(error) => error,
         };
         match (error.reason(), self.config().missing_blob) {
-            (Some(Reason::MissingBlob { .. }), _) if self.env().planted(Bug::MissingBlobIsAbsent) => Ok(Opened::Absent),
+            (Some(Reason::MissingBlob { .. }), _)
+                if self.env().planted(Bug::MissingBlobIsAbsent) =>
+            {
+                Ok(Opened::Absent)
+            }
             (Some(Reason::MissingBlob { current }), MissingBlob::Absent) => {
                 // Of a tier that is away nothing is known.
-                self.tiered().check_blobs().await.map_err(|error| error.with_id(id))?;
+                self.tiered()
+                    .check_blobs()
+                    .await
+                    .map_err(|error| error.with_id(id))?;
                 Ok(Opened::Dangling(current))
             }
             (_, MissingBlob::Corrupt | MissingBlob::Absent) => Err(error),

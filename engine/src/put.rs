@@ -42,14 +42,22 @@ pub struct Put {
 
 impl Put {
     pub(crate) fn new(engine: Engine, id: Result<ObjectId>, body: Body) -> Self {
-        Self { engine, id, body, attributes: Attributes::default(), precondition: Precondition::None, is_bulk: false }
+        Self {
+            engine,
+            id,
+            body,
+            attributes: Attributes::default(),
+            precondition: Precondition::None,
+            is_bulk: false,
+        }
     }
 
     attributes_setters!();
     precondition_setters!();
 
-    /// Part of bulk work, as an import or a migration is: it takes [a share](crate::Limits::bulk_percent) of what may be under way
-    /// at once only, so that single requests find room beside it, and waits for its turn.
+    /// Part of bulk work, as an import or a migration is: it takes [a
+    /// share](crate::Limits::bulk_percent) of what may be under way at once only, so that single
+    /// requests find room beside it, and waits for its turn.
     ///
     /// ```
     /// # #[tokio::main]
@@ -70,23 +78,48 @@ impl Put {
 
     async fn run(self) -> Result<Written> {
         let id = self.id?;
-        self.attributes.validate().map_err(|error| error.with_id(&id))?;
+        self.attributes
+            .validate()
+            .map_err(|error| error.with_id(&id))?;
         let (tiered, limit) = (self.engine.tiered(), self.engine.config().inline_bytes_max);
-        let _turn =
-            if self.is_bulk { Some(tiered.bulk_turn().await.map_err(|error| error.with_id(&id))?) } else { None };
-        let permit =
-            tiered.admit(self.body.peek_bytes(limit), self.is_bulk).await.map_err(|error| error.with_id(&id))?;
+        let _turn = if self.is_bulk {
+            Some(
+                tiered
+                    .bulk_turn()
+                    .await
+                    .map_err(|error| error.with_id(&id))?,
+            )
+        } else {
+            None
+        };
+        let permit = tiered
+            .admit(self.body.peek_bytes(limit), self.is_bulk)
+            .await
+            .map_err(|error| error.with_id(&id))?;
         let within = self.engine.namespaces().begin_on(&id, "put")?;
-        let peeked = self.body.watched(tiered).peek(limit).await.map_err(|error| error.with_id(&id))?;
-        let intent = Intent { id: id.clone(), attributes: self.attributes, precondition: self.precondition };
+        let peeked = self
+            .body
+            .watched(tiered)
+            .peek(limit)
+            .await
+            .map_err(|error| error.with_id(&id))?;
+        let intent = Intent {
+            id: id.clone(),
+            attributes: self.attributes,
+            precondition: self.precondition,
+        };
         match peeked {
             Peeked::Inline(payload) => {
                 let bytes_max = self.engine.config().limits.payload_bytes_max;
                 if payload.len() as u64 > bytes_max {
                     let message = format!("the payload is too long: bytes_max={bytes_max}");
-                    return within.end(Err(Error::new(ErrorKind::Invalid, "put", message).with_id(&id)));
+                    return within.end(Err(
+                        Error::new(ErrorKind::Invalid, "put", message).with_id(&id)
+                    ));
                 }
-                let within = within.charge(payload.len() as u64).map_err(|error| error.with_id(&id))?;
+                let within = within
+                    .charge(payload.len() as u64)
+                    .map_err(|error| error.with_id(&id))?;
                 let bytes = payload.len() as u64;
                 Tier::Inline.taken(bytes);
                 let written = within.end(tiered.put_inline(intent, payload, permit).await)?;
@@ -95,7 +128,11 @@ impl Put {
             }
             Peeked::Large(source) => {
                 let (source, bytes) = counted(within.paced(source));
-                let written = within.end(tiered.put_stream(intent, source, permit, self.is_bulk).await)?;
+                let written = within.end(
+                    tiered
+                        .put_stream(intent, source, permit, self.is_bulk)
+                        .await,
+                )?;
                 Tier::Blob.put(bytes.load(Ordering::Relaxed));
                 Ok(written)
             }
@@ -108,7 +145,10 @@ impl IntoFuture for Put {
     type IntoFuture = BoxFuture<'static, Result<Written>>;
 
     fn into_future(self) -> Self::IntoFuture {
-        let span = operation_span!("put", object = self.id.as_ref().ok().map(tracing::field::display));
+        let span = operation_span!(
+            "put",
+            object = self.id.as_ref().ok().map(tracing::field::display)
+        );
         let engine = self.engine.clone();
         observed(engine, "put", span, self.run())
     }

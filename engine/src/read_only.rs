@@ -4,7 +4,8 @@
 //! view of the index (storage) -> no batch is taken (storage) -> no actors (actors) -> reads as ever
 //! ```
 //!
-//! Deliberately not here: how the index is read without being written to (`cenotaph_storage::index::fjall`).
+//! Deliberately not here: how the index is read without being written to
+//! (`cenotaph_storage::index::fjall`).
 
 use std::path::Path;
 use std::sync::Arc;
@@ -21,9 +22,17 @@ use crate::config::Config;
 use crate::engine::{Engine, Parts};
 
 /// Opens a view of the index in `path`, below `views`.
-pub(crate) async fn open_view(path: &Path, views: &Path, env: &Env, config: &Config) -> Result<FjallIndex> {
+pub(crate) async fn open_view(
+    path: &Path,
+    views: &Path,
+    env: &Env,
+    config: &Config,
+) -> Result<FjallIndex> {
     let (dir, views, options) = (path.to_owned(), views.to_owned(), config.index);
-    open_patiently(path, env, move |env| FjallIndex::open_view(&dir, &views, env, options)).await
+    open_patiently(path, env, move |env| {
+        FjallIndex::open_view(&dir, &views, env, options)
+    })
+    .await
 }
 
 /// Starts an engine on this index that writes nothing.
@@ -33,12 +42,30 @@ pub(crate) async fn start(config: &Config, claim: Claim, place: Place) -> Result
         return Err(Error::new(ErrorKind::Invalid, "open", message));
     }
     let index: Arc<dyn Index> = Arc::new(ReadOnlyIndex::new(Arc::clone(&claim.index)));
-    let claim = Claim { index: Arc::clone(&index), ..claim };
+    let claim = Claim {
+        index: Arc::clone(&index),
+        ..claim
+    };
     let (blobs, epoch) = (claim.find(place).await?, last_epoch(&*index).await?);
     let (env, pins) = (claim.env, Pins::new());
     let (reads, namespaces) = reads_and_namespaces(config, &index, &blobs, &pins, &env)?;
-    let tiered = Tiered::read_only(Arc::clone(&index), blobs, env.clone(), pins, epoch, config.limits.clone());
-    Ok(Engine::assemble(Parts { config: config.clone(), env, index, reads, tiered, namespaces, epoch }))
+    let tiered = Tiered::read_only(
+        Arc::clone(&index),
+        blobs,
+        env.clone(),
+        pins,
+        epoch,
+        config.limits.clone(),
+    );
+    Ok(Engine::assemble(Parts {
+        config: config.clone(),
+        env,
+        index,
+        reads,
+        tiered,
+        namespaces,
+        epoch,
+    }))
 }
 
 impl Engine {

@@ -35,7 +35,8 @@ impl Scrub {
         self
     }
 
-    /// Objects, or parts of an upload, whose bytes are looked at together: 8 unless told. Reads go on beside it, within one budget of bytes.
+    /// Objects, or parts of an upload, whose bytes are looked at together: 8 unless told. Reads go
+    /// on beside it, within one budget of bytes.
     pub fn objects_at_once(mut self, objects: usize) -> Self {
         self.options.objects_at_once = objects;
         self
@@ -47,20 +48,22 @@ impl Scrub {
         self
     }
 
-    /// Repairs what can be repaired without losing anything that is not lost already: unknown blobs are deleted, unless not
-    /// one blob that belongs here is found; payloads without a row, parts without an upload and expiry entries without either
-    /// are removed, missing expiry entries are put back, lost block checksums are learnt anew from blobs that are intact, and
-    /// damaged entries beside the rows are removed.
+    /// Repairs what can be repaired without losing anything that is not lost already: unknown blobs
+    /// are deleted, unless not one blob that belongs here is found; payloads without a row, parts
+    /// without an upload and expiry entries without either are removed, missing expiry entries are
+    /// put back, lost block checksums are learnt anew from blobs that are intact, and damaged
+    /// entries beside the rows are removed.
     pub fn repair(mut self) -> Self {
         self.repair = self.repair.max(Repair::Safe);
         self
     }
 
-    /// Repairs, and gives up what can't be: deletes objects whose bytes or rows are missing or damaged, ends uploads whose
-    /// session is, gives up parts of open uploads that are (the upload goes on, and asks for them again), and deletes unknown
-    /// blobs even where none that belongs here is found. **What they held is lost**, also where a backup of the blob tier could bring it
-    /// back; so see first that this is the right blob tier. No version is used again: an object whose row could not be read goes
-    /// on far above any version that it had.
+    /// Repairs, and gives up what can't be: deletes objects whose bytes or rows are missing or
+    /// damaged, ends uploads whose session is, gives up parts of open uploads that are (the upload
+    /// goes on, and asks for them again), and deletes unknown blobs even where none that belongs
+    /// here is found. **What they held is lost**, also where a backup of the blob tier could bring
+    /// it back; so see first that this is the right blob tier. No version is used again: an object
+    /// whose row could not be read goes on far above any version that it had.
     pub fn drop_damaged(mut self) -> Self {
         self.repair = Repair::Lossy;
         self
@@ -81,7 +84,10 @@ impl Scrub {
 
 impl fmt::Debug for Scrub {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Scrub").field("options", &self.options).field("repair", &self.repair).finish_non_exhaustive()
+        f.debug_struct("Scrub")
+            .field("options", &self.options)
+            .field("repair", &self.repair)
+            .finish_non_exhaustive()
     }
 }
 
@@ -96,16 +102,18 @@ impl IntoFuture for Scrub {
 }
 
 impl Engine {
-    /// Verifies everything against everything, in both tiers and all namespaces: rows, open uploads, what belongs to them, and
-    /// the bytes of every object and part against their checksums. Reports; repairs on request. Reads and writes go on beside it, and are never
-    /// mistaken for damage: each finding is confirmed on the newest state before it is reported or acted on. Costs a read of all that is stored, and little memory. Dropping the future ends it; a scrub that
-    /// was cut short, or repaired something, is simply run again.
+    /// Verifies everything against everything, in both tiers and all namespaces: rows, open
+    /// uploads, what belongs to them, and the bytes of every object and part against their
+    /// checksums. Reports; repairs on request. Reads and writes go on beside it, and are never
+    /// mistaken for damage: each finding is confirmed on the newest state before it is reported or
+    /// acted on. Costs a read of all that is stored, and little memory. Dropping the future ends
+    /// it; a scrub that was cut short, or repaired something, is simply run again.
     ///
     /// # Errors
-    /// [`Unavailable`](crate::ErrorKind::Unavailable) if the index can't be read, if the blob tier can't be listed, is not
-    /// there or is not this store's, and with repairs if the engine has failed; [`Closed`](crate::ErrorKind::Closed). Damage
-    /// is no error, also where it is in files of the index: keys that can't be read are findings, and the scrub goes on
-    /// behind them.
+    /// [`Unavailable`](crate::ErrorKind::Unavailable) if the index can't be read, if the blob tier
+    /// can't be listed, is not there or is not this store's, and with repairs if the engine has
+    /// failed; [`Closed`](crate::ErrorKind::Closed). Damage is no error, also where it is in files
+    /// of the index: keys that can't be read are findings, and the scrub goes on behind them.
     ///
     /// ```
     /// # #[tokio::main]
@@ -134,6 +142,11 @@ impl Engine {
     /// # }
     /// ```
     pub fn scrub(&self) -> Scrub {
-        Scrub { engine: self.clone(), options: ScrubOptions::default(), repair: Repair::Nothing, listener: None }
+        Scrub {
+            engine: self.clone(),
+            options: ScrubOptions::default(),
+            repair: Repair::Nothing,
+            listener: None,
+        }
     }
 }

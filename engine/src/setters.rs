@@ -1,5 +1,5 @@
-//! What several builders have in common: attributes to state, preconditions to demand. As macros, so that each builder
-//! shows them as methods of its own.
+//! What several builders have in common: attributes to state, preconditions to demand. As macros,
+//! so that each builder shows them as methods of its own.
 
 /// Methods that set `self.attributes`.
 macro_rules! attributes_setters {
@@ -40,22 +40,23 @@ macro_rules! attributes_setters {
             self
         }
 
-        /// The object exists for so long from this write on: at least 1 ms, at most a hundred years. After that it is absent,
-        /// everywhere at once.
+        /// The object exists for so long from this write on: at least 1 ms, at most a hundred
+        /// years. After that it is absent, everywhere at once.
         pub fn time_to_live(mut self, time: std::time::Duration) -> Self {
             self.attributes.expiration = cenotaph_storage::rows::Expiration::TimeToLive(time);
             self
         }
 
         /// The object exists for so long after it was written or read last, with the bounds of
-        /// [`time_to_live`](Self::time_to_live). Gets count as reads, heads and listings do not; a read extends the deadline
-        /// at most once in a quarter of the time, and at most once a day.
+        /// [`time_to_live`](Self::time_to_live). Gets count as reads, heads and listings do not; a
+        /// read extends the deadline at most once in a quarter of the time, and at most once a day.
         pub fn time_to_idle(mut self, time: std::time::Duration) -> Self {
             self.attributes.expiration = cenotaph_storage::rows::Expiration::TimeToIdle(time);
             self
         }
 
-        /// Everything that may be stated about the object at once, replacing what was stated before.
+        /// Everything that may be stated about the object at once, replacing what was stated
+        /// before.
         pub fn attributes(mut self, attributes: cenotaph_storage::rows::Attributes) -> Self {
             self.attributes = attributes;
             self
@@ -66,18 +67,22 @@ macro_rules! attributes_setters {
 /// Methods that set `self.precondition`.
 macro_rules! precondition_setters {
     () => {
-        /// Only if the object is absent. Otherwise [`Conflict`](crate::ErrorKind::Conflict), which tells how it stands.
+        /// Only if the object is absent. Otherwise [`Conflict`](crate::ErrorKind::Conflict), which
+        /// tells how it stands.
         pub fn if_absent(self) -> Self {
             self.precondition(cenotaph_storage::swap::Precondition::Absent)
         }
 
-        /// Only if the object has this version. Otherwise [`Conflict`](crate::ErrorKind::Conflict), which tells how it
-        /// stands.
+        /// Only if the object has this version. Otherwise [`Conflict`](crate::ErrorKind::Conflict),
+        /// which tells how it stands.
         pub fn if_version(self, version: impl Into<cenotaph_storage::Version>) -> Self {
-            self.precondition(cenotaph_storage::swap::Precondition::Version(version.into()))
+            self.precondition(cenotaph_storage::swap::Precondition::Version(
+                version.into(),
+            ))
         }
 
-        /// Only if the object has this etag. Otherwise [`Conflict`](crate::ErrorKind::Conflict), which tells how it stands.
+        /// Only if the object has this etag. Otherwise [`Conflict`](crate::ErrorKind::Conflict),
+        /// which tells how it stands.
         pub fn if_etag(self, etag: cenotaph_storage::Etag) -> Self {
             self.precondition(cenotaph_storage::swap::Precondition::Etag(etag))
         }

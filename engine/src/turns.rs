@@ -6,9 +6,10 @@
 //! a try failed in its turn        others write without asking for a turn: wait a while, keeping it
 //! ```
 //!
-//! It is no lock and nothing depends on it: the precondition of each commit alone decides (I3), and who waits too long
-//! tries without a turn, so that a slow function of one caller holds up the others for a moment only. It saves tries that
-//! would fail: without it, of many who begin with the same version one wins and the others have worked in vain.
+//! It is no lock and nothing depends on it: the precondition of each commit alone decides (I3), and
+//! who waits too long tries without a turn, so that a slow function of one caller holds up the
+//! others for a moment only. It saves tries that would fail: without it, of many who begin with the
+//! same version one wins and the others have worked in vain.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -39,9 +40,17 @@ impl Turns {
     /// A place in the line of an object.
     pub(crate) fn join(&self, id: &ObjectId) -> Place {
         let mut lines = self.lines();
-        let line = lines.entry(id.clone()).or_insert_with(|| Line { turn: Arc::new(Semaphore::new(1)), places: 0 });
+        let line = lines.entry(id.clone()).or_insert_with(|| Line {
+            turn: Arc::new(Semaphore::new(1)),
+            places: 0,
+        });
         line.places += 1;
-        Place { turns: self.clone(), id: id.clone(), line: Arc::clone(&line.turn), turn: None }
+        Place {
+            turns: self.clone(),
+            id: id.clone(),
+            line: Arc::clone(&line.turn),
+            turn: None,
+        }
     }
 
     /// A place in the line of an object, if there is one.
@@ -50,7 +59,8 @@ impl Turns {
         stands.then(|| self.join(id))
     }
 
-    /// No code that can panic leaves it half changed, so that it is whole even if the lock says otherwise.
+    /// No code that can panic leaves it half changed, so that it is whole even if the lock says
+    /// otherwise.
     fn lines(&self) -> MutexGuard<'_, BTreeMap<ObjectId, Line>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -60,7 +70,10 @@ impl Place {
     /// Waits for the turn, first come first served, but no longer than this.
     pub(crate) async fn wait(&mut self, env: &Env, limit: Duration) {
         if self.turn.is_none() {
-            self.turn = env.deadline(limit, Arc::clone(&self.line).acquire_owned()).await.and_then(Result::ok);
+            self.turn = env
+                .deadline(limit, Arc::clone(&self.line).acquire_owned())
+                .await
+                .and_then(Result::ok);
         }
     }
 
@@ -91,7 +104,11 @@ mod tests {
 
     #[tokio::test]
     async fn turns_go_round_in_order_and_a_line_ends_with_its_last_place() {
-        let (env, turns, id) = (Env::real().unwrap(), Turns::default(), ObjectId::try_from("k").unwrap());
+        let (env, turns, id) = (
+            Env::real().unwrap(),
+            Turns::default(),
+            ObjectId::try_from("k").unwrap(),
+        );
         assert!(turns.join_line(&id).is_none(), "nobody waits");
         let [mut first, mut second, mut third] = [(); 3].map(|()| turns.join(&id));
         first.wait(&env, PATIENCE).await;
@@ -101,7 +118,11 @@ mod tests {
         let (waits, goes) = (third.wait(&env, PATIENCE), async { drop(first) });
         futures::join!(waits, goes);
         assert!(third.has_turn());
-        assert!(turns.join_line(&ObjectId::try_from("other").unwrap()).is_none());
+        assert!(
+            turns
+                .join_line(&ObjectId::try_from("other").unwrap())
+                .is_none()
+        );
         drop((second, third));
         assert!(turns.lines().is_empty());
     }

@@ -1,8 +1,10 @@
-//! [`Update`] and [`Updated`]: how an object is read, changed and written back without losing what others write meanwhile.
+//! [`Update`] and [`Updated`]: how an object is read, changed and written back without losing what
+//! others write meanwhile.
 //!
-//! Optimistic: nothing is locked while the caller's function runs. What it gives is committed under the precondition that
-//! the object still stands as it was read; if it does not, the object is read afresh and the function asked again. Those
-//! who want the same object take turns where they can (`turns.rs`), which decides nothing.
+//! Optimistic: nothing is locked while the caller's function runs. What it gives is committed under
+//! the precondition that the object still stands as it was read; if it does not, the object is read
+//! afresh and the function asked again. Those who want the same object take turns where they can
+//! (`turns.rs`), which decides nothing.
 
 use std::time::Duration;
 
@@ -61,7 +63,10 @@ pub struct Candidate {
 impl Candidate {
     /// These bytes, with nothing stated about them.
     pub fn new(body: impl Into<Body>) -> Self {
-        Self { body: body.into(), attributes: Attributes::default() }
+        Self {
+            body: body.into(),
+            attributes: Attributes::default(),
+        }
     }
 
     attributes_setters!();
@@ -79,19 +84,23 @@ pub enum Updated {
 }
 
 impl Engine {
-    /// Reads an object, has `f` say what becomes of it, and commits that if the object still stands as it was read.
-    /// If not, it is read afresh and `f` is asked again: [`Limits::update_attempts`](crate::Limits::update_attempts) times
-    /// in all, 5 unless configured. Updates that want the same object wait for each other before they try again, for a
-    /// moment; where it is others who write, there is a pause that grows and is jittered.
+    /// Reads an object, has `f` say what becomes of it, and commits that if the object still stands
+    /// as it was read. If not, it is read afresh and `f` is asked again:
+    /// [`Limits::update_attempts`](crate::Limits::update_attempts) times in all, 5 unless
+    /// configured. Updates that want the same object wait for each other before they try again, for
+    /// a moment; where it is others who write, there is a pause that grows and is jittered.
     ///
-    /// `f` sees the object, or none, and may read its bytes; nothing is locked while it runs. It may be called several
-    /// times, so that what it does beside its result happens as often. What it gives may be of any size; metadata that
-    /// breaks a limit is refused, and an object is never replaced by what is refused.
+    /// `f` sees the object, or none, and may read its bytes; nothing is locked while it runs. It
+    /// may be called several times, so that what it does beside its result happens as often. What
+    /// it gives may be of any size; metadata that breaks a limit is refused, and an object is never
+    /// replaced by what is refused.
     ///
-    /// Within the limits of a namespace it counts as a get, until the object is read or dropped, and then as what it commits.
+    /// Within the limits of a namespace it counts as a get, until the object is read or dropped,
+    /// and then as what it commits.
     ///
     /// # Errors
-    /// - [`Source`](ErrorKind::Source): `f` gave an error, which is the source of this one. Nothing was committed.
+    /// - [`Source`](ErrorKind::Source): `f` gave an error, which is the source of this one. Nothing
+    ///   was committed.
     /// - [`Conflict`](ErrorKind::Conflict): others were faster each time. Nothing was committed.
     /// - Otherwise as [`get`](Self::get) and [`put`](Self::put).
     ///
@@ -123,8 +132,14 @@ impl Engine {
         E: Into<Box<dyn std::error::Error + Send + Sync>>,
     {
         let id = id.into_object_id();
-        let span = operation_span!("update", object = id.as_ref().ok().map(tracing::field::display));
-        observe(self, "update", span, async { self.run_update(id?, f).await }).await
+        let span = operation_span!(
+            "update",
+            object = id.as_ref().ok().map(tracing::field::display)
+        );
+        observe(self, "update", span, async {
+            self.run_update(id?, f).await
+        })
+        .await
     }
 
     async fn run_update<F, T, E>(&self, id: ObjectId, mut f: F) -> Result<Updated>
@@ -140,9 +155,13 @@ impl Engine {
         loop {
             let (current, precondition) = self.read_for_update(&id).await?;
             let update = f(current).await.map_err(|error| {
-                Error::new(ErrorKind::Source, "update", "the function failed; nothing was committed")
-                    .with_id(&id)
-                    .with_source(error)
+                Error::new(
+                    ErrorKind::Source,
+                    "update",
+                    "the function failed; nothing was committed",
+                )
+                .with_id(&id)
+                .with_source(error)
             })?;
             match self.commit_update(&id, update, precondition).await {
                 Err(error) if matches!(error.kind(), ErrorKind::Conflict { .. }) => {
@@ -173,7 +192,8 @@ impl Engine {
         let open = match self.open_object(id, ByteRange::Full).await? {
             Opened::Object(open) => open,
             Opened::Absent => return Ok((None, Precondition::Absent)),
-            // Its row is there, whatever is read of it: what takes its place must replace exactly that row.
+            // Its row is there, whatever is read of it: what takes its place must replace exactly
+            // that row.
             Opened::Dangling(current) => return Ok((None, Precondition::Version(current.version))),
         };
         let object = Object::new(open, permit)?;
@@ -182,12 +202,24 @@ impl Engine {
         Ok((Some(object), precondition))
     }
 
-    async fn commit_update(&self, id: &ObjectId, update: Update, precondition: Precondition) -> Result<Updated> {
-        let precondition =
-            if self.env().planted(Bug::UpdateWithoutPrecondition) { Precondition::None } else { precondition };
+    async fn commit_update(
+        &self,
+        id: &ObjectId,
+        update: Update,
+        precondition: Precondition,
+    ) -> Result<Updated> {
+        let precondition = if self.env().planted(Bug::UpdateWithoutPrecondition) {
+            Precondition::None
+        } else {
+            precondition
+        };
         match update {
             Update::Keep => Ok(Updated::Kept),
-            Update::Delete => self.delete(id).precondition(precondition).await.map(Updated::Deleted),
+            Update::Delete => self
+                .delete(id)
+                .precondition(precondition)
+                .await
+                .map(Updated::Deleted),
             Update::Put(Candidate { body, attributes }) => {
                 let put = Put::new(self.clone(), Ok(id.clone()), body).attributes(attributes);
                 put.precondition(precondition).await.map(Updated::Written)
@@ -197,12 +229,16 @@ impl Engine {
 
     async fn wait_for_turn(&self, place: Option<&mut Place>) {
         if let Some(place) = place {
-            place.wait(self.env(), TURN_MAX + self.env().jitter(TURN_MAX)).await;
+            place
+                .wait(self.env(), TURN_MAX + self.env().jitter(TURN_MAX))
+                .await;
         }
     }
 
     async fn back_off(&self, attempt: u32) {
-        let delay = BACKOFF_MIN.saturating_mul(1 << attempt.min(16)).min(BACKOFF_MAX);
+        let delay = BACKOFF_MIN
+            .saturating_mul(1 << attempt.min(16))
+            .min(BACKOFF_MAX);
         self.env().sleep(delay + self.env().jitter(delay)).await;
     }
 

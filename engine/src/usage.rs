@@ -24,8 +24,8 @@ pub struct Usage {
     pub blob_bytes: u64,
     /// Objects that have expired and are not removed yet. They count as nothing else.
     pub expired: u64,
-    /// Ranges of rows that could not be read, for a file of the index is damaged. The objects in them count as nothing. A
-    /// [scrub](Engine::scrub) names the ranges.
+    /// Ranges of rows that could not be read, for a file of the index is damaged. The objects in
+    /// them count as nothing. A [scrub](Engine::scrub) names the ranges.
     pub unreadable_ranges: u64,
     /// When the object was written last that has not been written for the longest time.
     pub oldest: Option<Timestamp>,
@@ -54,14 +54,15 @@ impl Usage {
 }
 
 impl Engine {
-    /// Counts objects and bytes of all namespaces by looking at every row, a page at a time: it costs time in proportion to
-    /// the objects, and little memory. What is written meanwhile may be counted or not. The parts of open uploads are no
-    /// object's bytes and are not counted, though the blob tier holds them: [`stats`](Self::stats) tells how many uploads are
-    /// open.
+    /// Counts objects and bytes of all namespaces by looking at every row, a page at a time: it
+    /// costs time in proportion to the objects, and little memory. What is written meanwhile may be
+    /// counted or not. The parts of open uploads are no object's bytes and are not counted, though
+    /// the blob tier holds them: [`stats`](Self::stats) tells how many uploads are open.
     ///
     /// # Errors
-    /// [`Unavailable`](crate::ErrorKind::Unavailable) if the index can't be read, [`Corrupt`](crate::ErrorKind::Corrupt) if a
-    /// row can't be decoded, [`Closed`](crate::ErrorKind::Closed).
+    /// [`Unavailable`](crate::ErrorKind::Unavailable) if the index can't be read,
+    /// [`Corrupt`](crate::ErrorKind::Corrupt) if a row can't be decoded,
+    /// [`Closed`](crate::ErrorKind::Closed).
     ///
     /// ```
     /// # #[tokio::main]
@@ -77,9 +78,14 @@ impl Engine {
     /// ```
     pub async fn usage(&self) -> Result<Usage> {
         self.check_open("usage")?;
-        let (mut usage, mut range, now) = (Usage::default(), Range::all(PAGE), self.env().steady_now());
+        let (mut usage, mut range, now) =
+            (Usage::default(), Range::all(PAGE), self.env().steady_now());
         loop {
-            let page = self.index().snapshot()?.scan_over(Table::Rows, range).await?;
+            let page = self
+                .index()
+                .snapshot()?
+                .scan_over(Table::Rows, range)
+                .await?;
             for (_, value) in &page.entries {
                 usage.add(&Row::decode(value)?, now);
             }

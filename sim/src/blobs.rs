@@ -1,4 +1,5 @@
-//! The simulated blob tier: OpenDAL's memory service, whose blobs outlive a life, and what is on its way there.
+//! The simulated blob tier: OpenDAL's memory service, whose blobs outlive a life, and what is on
+//! its way there.
 //!
 //! Deliberately not here: how requests reach it, and what goes wrong with them (`network.rs`).
 
@@ -31,8 +32,14 @@ pub(crate) struct Flight {
 
 impl Blobs {
     pub(crate) fn new() -> Self {
-        let raw = Operator::new(opendal::services::Memory::default()).expect("memory needs no configuration");
-        Self { raw, flights: Mutex::default(), next_flight: AtomicU64::new(0), missing: Mutex::default() }
+        let raw = Operator::new(opendal::services::Memory::default())
+            .expect("memory needs no configuration");
+        Self {
+            raw,
+            flights: Mutex::default(),
+            next_flight: AtomicU64::new(0),
+            missing: Mutex::default(),
+        }
     }
 
     /// Every blob's path, the mark left out.
@@ -44,14 +51,29 @@ impl Blobs {
 
     /// Every file's path.
     fn files(&self) -> Vec<String> {
-        let entries = self.raw.list_with("/").recursive(true).into_future().now_or_never();
-        let entries = entries.expect("memory never waits").expect("memory never fails");
-        entries.into_iter().filter(|entry| entry.metadata().is_file()).map(|entry| entry.path().to_owned()).collect()
+        let entries = self
+            .raw
+            .list_with("/")
+            .recursive(true)
+            .into_future()
+            .now_or_never();
+        let entries = entries
+            .expect("memory never waits")
+            .expect("memory never fails");
+        entries
+            .into_iter()
+            .filter(|entry| entry.metadata().is_file())
+            .map(|entry| entry.path().to_owned())
+            .collect()
     }
 
     /// The bytes of a blob, if there is one.
     pub(crate) fn bytes(&self, path: &str) -> Option<Bytes> {
-        let read = self.raw.read(path).now_or_never().expect("memory never waits");
+        let read = self
+            .raw
+            .read(path)
+            .now_or_never()
+            .expect("memory never waits");
         read.ok().map(|buffer| buffer.to_bytes())
     }
 
@@ -69,7 +91,10 @@ impl Blobs {
 
     /// Every flight, and when it is due.
     pub(crate) fn due(&self) -> Vec<(u64, Duration)> {
-        self.flights().iter().map(|(&number, flight)| (number, flight.due)).collect()
+        self.flights()
+            .iter()
+            .map(|(&number, flight)| (number, flight.due))
+            .collect()
     }
 
     /// A flight comes to its end, if it is still under way.
@@ -102,11 +127,15 @@ impl Blobs {
 
     pub(crate) fn put(&self, path: &str, content: Buffer) {
         let written = self.raw.write(path, content).now_or_never();
-        written.expect("memory never waits").expect("memory never fails");
+        written
+            .expect("memory never waits")
+            .expect("memory never fails");
     }
 
     pub(crate) fn remove(&self, path: &str) {
         let deleted = self.raw.delete(path).now_or_never();
-        deleted.expect("memory never waits").expect("memory never fails");
+        deleted
+            .expect("memory never waits")
+            .expect("memory never fails");
     }
 }

@@ -1,11 +1,14 @@
-//! A client: asks what its plan says, one thing after the other, and writes down what it asked and heard.
+//! A client: asks what its plan says, one thing after the other, and writes down what it asked and
+//! heard.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use cenotaph::{Body, ByteRange, Engine, Entry, Error, ErrorKind, Object, ObjectId, Outcome, Written};
+use cenotaph::{
+    Body, ByteRange, Engine, Entry, Error, ErrorKind, Object, ObjectId, Outcome, Written,
+};
 use futures::{StreamExt, TryStreamExt};
 
 use crate::check::{Answer, Call, Content, Demand, Found, Listed, Reading, WRITE};
@@ -61,7 +64,13 @@ pub(crate) struct Client {
 impl Client {
     pub(crate) fn new(world: &Controls, engine: &Engine, slots: &Slots) -> Self {
         let (world, engine, slots) = (world.clone(), engine.clone(), slots.clone());
-        Self { machine: world.machine(), world, engine, slots, handles: Handles::default() }
+        Self {
+            machine: world.machine(),
+            world,
+            engine,
+            slots,
+            handles: Handles::default(),
+        }
     }
 
     /// Asks, and waits for the answer. `write` is a number that no other call has.
@@ -73,18 +82,32 @@ impl Client {
             return self.step(*slot, step, write).await;
         }
         let demand = self.demand(op).await;
-        let (call, text) = described(op, write, demand.clone(), self.engine.config().inline_bytes_max as u64);
+        let (call, text) = described(
+            op,
+            write,
+            demand.clone(),
+            self.engine.config().inline_bytes_max as u64,
+        );
         let number = self.called(call, text);
-        self.hear(number, op, self.ask(op, write, &demand, number)).await
+        self.hear(number, op, self.ask(op, write, &demand, number))
+            .await
     }
 
     /// Waits for the answer to a call, and writes it down.
-    async fn hear(&self, number: usize, what: &impl std::fmt::Debug, answer: impl Future<Output = Answer>) -> Answer {
+    async fn hear(
+        &self,
+        number: usize,
+        what: &impl std::fmt::Debug,
+        answer: impl Future<Output = Answer>,
+    ) -> Answer {
         let answer = match self.world.env().deadline(PATIENCE, answer).await {
             Some(answer) => answer,
             None => {
                 let mut state = self.machine.state();
-                state.monitor.violated("liveness", format!("no answer after {PATIENCE:?}: {what:?}"));
+                state.monitor.violated(
+                    "liveness",
+                    format!("no answer after {PATIENCE:?}: {what:?}"),
+                );
                 state.report_violations();
                 Answer::Cancelled
             }
@@ -95,8 +118,14 @@ impl Client {
 
     /// Reads an object of a finished workload.
     pub(crate) async fn read_again(&self, object: &[u8]) {
-        let Ok(id) = ObjectId::decode(object) else { return };
-        let call = Call::Read { object: Bytes::copy_from_slice(object), kind: Reading::Bytes, span: Span::All };
+        let Ok(id) = ObjectId::decode(object) else {
+            return;
+        };
+        let call = Call::Read {
+            object: Bytes::copy_from_slice(object),
+            kind: Reading::Bytes,
+            span: Span::All,
+        };
         let number = self.called(call, format!("get {id} for the last time"));
         let answer = self.get(id, Span::All, Pace::default(), number).await;
         self.answered(number, answer);
@@ -117,44 +146,118 @@ impl Client {
 
     async fn ask(&self, op: &Op, write: u64, demand: &Demand, number: usize) -> Answer {
         match op {
-            Op::Put { object, bytes, shape, lifetime, .. } => {
-                let put = PutOf { write, bytes: *bytes, shape: *shape, lifetime: *lifetime };
+            Op::Put {
+                object,
+                bytes,
+                shape,
+                lifetime,
+                ..
+            } => {
+                let put = PutOf {
+                    write,
+                    bytes: *bytes,
+                    shape: *shape,
+                    lifetime: *lifetime,
+                };
                 self.put(object_id(*object), put, demand).await
             }
-            Op::Update { object, bytes, fate, pause_ms, lifetime } => {
-                let update = UpdateOf { write, bytes: *bytes, fate: *fate, pause_ms: *pause_ms, lifetime: *lifetime };
+            Op::Update {
+                object,
+                bytes,
+                fate,
+                pause_ms,
+                lifetime,
+            } => {
+                let update = UpdateOf {
+                    write,
+                    bytes: *bytes,
+                    fate: *fate,
+                    pause_ms: *pause_ms,
+                    lifetime: *lifetime,
+                };
                 self.update(object_id(*object), update).await
             }
             Op::Amend { object, .. } => self.amend(object_id(*object), write, demand).await,
-            Op::Extend { object, ms, may_shorten, .. } => {
-                self.extend(object_id(*object), *ms, *may_shorten, demand).await
+            Op::Extend {
+                object,
+                ms,
+                may_shorten,
+                ..
+            } => {
+                self.extend(object_id(*object), *ms, *may_shorten, demand)
+                    .await
             }
             Op::Atomic { pieces } => self.atomic(pieces, write).await,
             Op::Batch { .. } => Answer::Done,
-            Op::Copy { from, to, if_absent } => self.copy(object_id(*from), object_id(*to), *if_absent).await,
-            Op::Rename { from, to, if_absent } => self.rename(object_id(*from), object_id(*to), *if_absent).await,
+            Op::Copy {
+                from,
+                to,
+                if_absent,
+            } => {
+                self.copy(object_id(*from), object_id(*to), *if_absent)
+                    .await
+            }
+            Op::Rename {
+                from,
+                to,
+                if_absent,
+            } => {
+                self.rename(object_id(*from), object_id(*to), *if_absent)
+                    .await
+            }
             Op::DeletePrefix { prefix } => {
                 let deleted = self.engine.delete_prefix(prefix.clone()).await;
                 deleted.map_or_else(|error| failed(&error), |_| Answer::Done)
             }
             Op::Switch { off } => self.switch(*off),
             Op::Scrub => self.scrub().await,
-            Op::Usage => self.engine.usage().await.map_or_else(|error| failed(&error), |_| Answer::Done),
-            Op::Get { object, span, pause_ms, leave } => {
-                let pace = Pace { pause_ms: *pause_ms, leave: *leave };
+            Op::Usage => self
+                .engine
+                .usage()
+                .await
+                .map_or_else(|error| failed(&error), |_| Answer::Done),
+            Op::Get {
+                object,
+                span,
+                pause_ms,
+                leave,
+            } => {
+                let pace = Pace {
+                    pause_ms: *pause_ms,
+                    leave: *leave,
+                };
                 self.get(object_id(*object), *span, pace, number).await
             }
             Op::Head { object } => self.head(object_id(*object)).await,
-            Op::Delete { object, dropped_after_ms, .. } => {
-                self.delete(object_id(*object), *dropped_after_ms, demand).await
+            Op::Delete {
+                object,
+                dropped_after_ms,
+                ..
+            } => {
+                self.delete(object_id(*object), *dropped_after_ms, demand)
+                    .await
             }
             Op::List { hot, limit, after } => self.list(*hot, *limit, *after).await,
-            Op::ListGroups { prefix, delimiter, limit, after } => {
-                self.list_groups(prefix, *delimiter, *limit, after.as_deref()).await
+            Op::ListGroups {
+                prefix,
+                delimiter,
+                limit,
+                after,
+            } => {
+                self.list_groups(prefix, *delimiter, *limit, after.as_deref())
+                    .await
             }
             Op::ListAll => self.list_all().await,
-            Op::Settle => self.engine.settle().await.map_or_else(|error| failed(&error), |_| Answer::Done),
-            Op::Stats => self.engine.stats().await.map_or_else(|error| failed(&error), |_| Answer::Done),
+            Op::Settle => self
+                .engine
+                .settle()
+                .await
+                .map_or_else(|error| failed(&error), |_| Answer::Done),
+            Op::Stats => self
+                .engine
+                .stats()
+                .await
+                .map_or_else(|error| failed(&error), |_| Answer::Done),
             Op::Pause { ms } => {
                 sleep(Duration::from_millis(*ms)).await;
                 Answer::Done
@@ -165,13 +268,26 @@ impl Client {
     }
 
     async fn put(&self, id: ObjectId, put: PutOf, demand: &Demand) -> Answer {
-        let PutOf { write, bytes, shape, lifetime } = put;
+        let PutOf {
+            write,
+            bytes,
+            shape,
+            lifetime,
+        } = put;
         let watch = Watch::new(&self.machine);
-        let put = self.engine.put(id, body(write, bytes, shape, watch.clone())).attributes(attributes(write, lifetime));
+        let put = self
+            .engine
+            .put(id, body(write, bytes, shape, watch.clone()))
+            .attributes(attributes(write, lifetime));
         let put = put.precondition(precondition(demand));
         let outcome = match shape {
             Shape::Dropped(_, ms) => {
-                match self.world.env().deadline(Duration::from_millis(ms), put.into_future()).await {
+                match self
+                    .world
+                    .env()
+                    .deadline(Duration::from_millis(ms), put.into_future())
+                    .await
+                {
                     Some(outcome) => outcome,
                     None => {
                         watch.drop_it();
@@ -194,22 +310,45 @@ impl Client {
 
     fn written(&self, written: Written) -> Answer {
         match written {
-            Written { outcome: Outcome::Applied, version: Some(version), etag: Some(etag), created } => {
-                Answer::Applied { version: version.get(), etag: etag.to_string(), created }
-            }
-            Written { outcome: Outcome::Superseded, version: None, etag: None, created: false } => Answer::Superseded,
+            Written {
+                outcome: Outcome::Applied,
+                version: Some(version),
+                etag: Some(etag),
+                created,
+            } => Answer::Applied {
+                version: version.get(),
+                etag: etag.to_string(),
+                created,
+            },
+            Written {
+                outcome: Outcome::Superseded,
+                version: None,
+                etag: None,
+                created: false,
+            } => Answer::Superseded,
             written => self.nonsense(format!("a write answers {written:?}")),
         }
     }
 
     async fn delete(&self, id: ObjectId, dropped_after_ms: Option<u64>, demand: &Demand) -> Answer {
-        let delete = self.engine.delete(id).precondition(precondition(demand)).into_future();
+        let delete = self
+            .engine
+            .delete(id)
+            .precondition(precondition(demand))
+            .into_future();
         let outcome = match dropped_after_ms {
-            Some(ms) => self.world.env().deadline(Duration::from_millis(ms), delete).await,
+            Some(ms) => {
+                self.world
+                    .env()
+                    .deadline(Duration::from_millis(ms), delete)
+                    .await
+            }
             None => Some(delete.await),
         };
         match outcome {
-            Some(Ok(deleted)) => Answer::Deleted { existed: deleted.existed },
+            Some(Ok(deleted)) => Answer::Deleted {
+                existed: deleted.existed,
+            },
             Some(Err(error)) => failed(&error),
             None => Answer::Cancelled,
         }
@@ -223,18 +362,36 @@ impl Client {
         };
         let opened = {
             let mut state = self.machine.state();
-            state.monitor.reads(number, id.encoded().clone(), object.version().get(), object.range());
+            state.monitor.reads(
+                number,
+                id.encoded().clone(),
+                object.version().get(),
+                object.range(),
+            );
             state.trace.tick()
         };
         let write = write_of(&object.metadata().attributes.custom);
         let size = object.metadata().size;
         let content = self.read(&mut object, write, span, pace).await;
         let (version, etag) = (object.version().get(), object.etag().to_string());
-        Answer::Found(Found { version, etag, size, write, opened, content })
+        Answer::Found(Found {
+            version,
+            etag,
+            size,
+            write,
+            opened,
+            content,
+        })
     }
 
     /// Reads to the end, and compares with what was put.
-    async fn read(&self, object: &mut Object, write: Option<u64>, span: Span, pace: Pace) -> Content {
+    async fn read(
+        &self,
+        object: &mut Object,
+        write: Option<u64>,
+        span: Span,
+        pace: Pace,
+    ) -> Content {
         let (range, size) = (object.range(), object.metadata().size);
         // Which bytes were asked for is ours to say, and not the engine's.
         let asked = span.of(size);
@@ -296,7 +453,13 @@ impl Client {
         }
     }
 
-    async fn list_groups(&self, prefix: &str, delimiter: char, limit: usize, after: Option<&str>) -> Answer {
+    async fn list_groups(
+        &self,
+        prefix: &str,
+        delimiter: char,
+        limit: usize,
+        after: Option<&str>,
+    ) -> Answer {
         let mut list = self.engine.list(prefix).delimiter(delimiter).limit(limit);
         if let Some(after) = after {
             list = list.start_after(after);
@@ -305,24 +468,38 @@ impl Client {
             Ok(page) => {
                 let last = page.entries.last().map(|entry| entry.name().to_owned());
                 if page.next.is_some() && page.next != last {
-                    return self.nonsense(format!("the next page begins at {:?}, behind {last:?}", page.next));
+                    return self.nonsense(format!(
+                        "the next page begins at {:?}, behind {last:?}",
+                        page.next
+                    ));
                 }
                 let name = |entry: &Entry| match entry {
                     Entry::Object(head) => (head.id.encoded().clone(), head.version.get()),
                     Entry::Prefix(prefix) => (Bytes::from(format!("default\0{prefix}")), 0),
                 };
                 let entries = page.entries.iter().map(name).collect();
-                Answer::Listed(Listed { entries, has_next: page.next.is_some() })
+                Answer::Listed(Listed {
+                    entries,
+                    has_next: page.next.is_some(),
+                })
             }
             Err(error) => failed(&error),
         }
     }
 
     async fn list_all(&self) -> Answer {
-        match self.engine.list("").limit(3).stream().try_collect::<Vec<_>>().await {
-            Ok(entries) => {
-                Answer::Listed(Listed { entries: entries.iter().filter_map(listed).collect(), has_next: false })
-            }
+        match self
+            .engine
+            .list("")
+            .limit(3)
+            .stream()
+            .try_collect::<Vec<_>>()
+            .await
+        {
+            Ok(entries) => Answer::Listed(Listed {
+                entries: entries.iter().filter_map(listed).collect(),
+                has_next: false,
+            }),
             Err(error) => failed(&error),
         }
     }
@@ -331,7 +508,10 @@ impl Client {
     fn open_another(&self) -> Answer {
         match self.world.open_index() {
             Err(error) if error.kind() == ErrorKind::AlreadyOpen => Answer::Done,
-            outcome => self.nonsense(format!("a second engine is not refused: {:?}", outcome.err())),
+            outcome => self.nonsense(format!(
+                "a second engine is not refused: {:?}",
+                outcome.err()
+            )),
         }
     }
 
@@ -352,7 +532,10 @@ struct Watch {
 
 impl Watch {
     fn new(machine: &Arc<Machine>) -> Self {
-        Self { dropped: Arc::default(), machine: Arc::clone(machine) }
+        Self {
+            dropped: Arc::default(),
+            machine: Arc::clone(machine),
+        }
     }
 
     /// The call is dropped.
@@ -363,7 +546,9 @@ impl Watch {
     fn asked(&self) {
         if self.dropped.load(Ordering::SeqCst) {
             let mut state = self.machine.state();
-            state.monitor.violated("cancel", "a put was dropped, and its stream is read on");
+            state
+                .monitor
+                .violated("cancel", "a put was dropped, and its stream is read on");
             state.report_violations();
         }
     }
@@ -393,10 +578,14 @@ fn body(write: u64, bytes: u64, shape: Shape, watch: Watch) -> Body {
 
 fn chunks(all: &Bytes, chunk: u64, pause_ms: u64, fails: bool, watch: Watch) -> Body {
     let chunk = usize::try_from(chunk).unwrap_or(usize::MAX).max(1);
-    let mut parts: Vec<std::io::Result<Bytes>> =
-        (0..all.len()).step_by(chunk).map(|at| Ok(all.slice(at..all.len().min(at + chunk)))).collect();
+    let mut parts: Vec<std::io::Result<Bytes>> = (0..all.len())
+        .step_by(chunk)
+        .map(|at| Ok(all.slice(at..all.len().min(at + chunk))))
+        .collect();
     if fails {
-        parts.push(Err(std::io::Error::other("a planned failure of the stream")));
+        parts.push(Err(std::io::Error::other(
+            "a planned failure of the stream",
+        )));
     }
     Body::stream(futures::stream::iter(parts).then(move |part| {
         let watch = watch.clone();

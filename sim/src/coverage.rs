@@ -23,7 +23,10 @@ impl Coverage {
 
     /// Adds what another run has seen.
     pub fn merge(&mut self, other: &Self) {
-        other.0.iter().for_each(|(name, times)| self.add(name, *times));
+        other
+            .0
+            .iter()
+            .for_each(|(name, times)| self.add(name, *times));
     }
 
     /// Every counter.
@@ -33,7 +36,10 @@ impl Coverage {
 
     /// Which of these never happened.
     pub fn missing<'a>(&self, wanted: impl IntoIterator<Item = &'a str>) -> Vec<&'a str> {
-        wanted.into_iter().filter(|name| self.of(name) == 0).collect()
+        wanted
+            .into_iter()
+            .filter(|name| self.of(name) == 0)
+            .collect()
     }
 }
 

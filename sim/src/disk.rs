@@ -8,8 +8,8 @@
 //! record: | length u32 | xxh3 u64 | changes: table u8, kind u8, key length u32, key, value length u32, value |
 //! ```
 //!
-//! Guards nothing of the engine: it is the world that the engine must survive. Deliberately not here: who may sync, and
-//! when that fails (`index.rs`).
+//! Guards nothing of the engine: it is the world that the engine must survive. Deliberately not
+//! here: who may sync, and when that fails (`index.rs`).
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -36,8 +36,15 @@ impl Tables {
     pub(crate) fn without_overwritten(&self, newest: &Self) -> Self {
         let kept = |table: Table| {
             let newest = newest.of(table);
-            let entries = self.of(table).iter().filter(|(key, value)| newest.get(*key) == Some(value));
-            Arc::new(entries.map(|(key, value)| (key.clone(), value.clone())).collect())
+            let entries = self
+                .of(table)
+                .iter()
+                .filter(|(key, value)| newest.get(*key) == Some(value));
+            Arc::new(
+                entries
+                    .map(|(key, value)| (key.clone(), value.clone()))
+                    .collect(),
+            )
         };
         Self(Table::ALL.map(kept))
     }
@@ -69,7 +76,14 @@ struct State {
 impl Disk {
     pub(crate) fn new(chance: Rng, shows_unsynced: bool) -> Self {
         let (synced, unsynced) = (Tables::default(), shows_unsynced.then(Tables::default));
-        Self(Mutex::new(State { chance, synced, unsynced, pending: Vec::new(), tail: Vec::new(), locked: false }))
+        Self(Mutex::new(State {
+            chance,
+            synced,
+            unsynced,
+            pending: Vec::new(),
+            tail: Vec::new(),
+            locked: false,
+        }))
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -93,7 +107,13 @@ impl Disk {
 
     pub(crate) fn get(&self, table: Table, key: &[u8]) -> Option<Bytes> {
         let state = self.state();
-        state.unsynced.as_ref().unwrap_or(&state.synced).of(table).get(key).cloned()
+        state
+            .unsynced
+            .as_ref()
+            .unwrap_or(&state.synced)
+            .of(table)
+            .get(key)
+            .cloned()
     }
 
     /// Writes a batch, not synced.
@@ -115,7 +135,8 @@ impl Disk {
         batches
     }
 
-    /// Whatever was not synced is cut off somewhere; the whole batches before the cut survive, in order.
+    /// Whatever was not synced is cut off somewhere; the whole batches before the cut survive, in
+    /// order.
     pub(crate) fn replay(&self) -> Replayed {
         let mut state = self.state();
         state.pending.clear();
@@ -129,7 +150,10 @@ impl Disk {
             }
         }
         let replayed = decode(tail.into());
-        replayed.batches.iter().for_each(|batch| state.synced.apply(batch));
+        replayed
+            .batches
+            .iter()
+            .for_each(|batch| state.synced.apply(batch));
         if state.unsynced.is_some() {
             state.unsynced = Some(state.synced.clone());
         }
@@ -154,7 +178,9 @@ pub(crate) fn sum(batch: &Batch) -> u64 {
 }
 
 fn length(bytes: usize) -> [u8; 4] {
-    u32::try_from(bytes).expect("batches are smaller than 4 GiB").to_le_bytes()
+    u32::try_from(bytes)
+        .expect("batches are smaller than 4 GiB")
+        .to_le_bytes()
 }
 
 fn encode(batch: &Batch, into: &mut Vec<u8>) {
@@ -179,13 +205,21 @@ fn decode(mut tail: Bytes) -> Replayed {
     while let Some(body) = next_record(&mut tail) {
         batches.push(decode_body(body));
     }
-    Replayed { batches, is_torn: !tail.is_empty() }
+    Replayed {
+        batches,
+        is_torn: !tail.is_empty(),
+    }
 }
 
 fn next_record(tail: &mut Bytes) -> Option<Bytes> {
     let mut rest = tail.clone();
-    let (length, sum) = (rest.try_get_u32_le().ok()? as usize, rest.try_get_u64_le().ok()?);
-    let body = (rest.len() >= length).then(|| rest.split_to(length)).filter(|body| xxh3_64(body) == sum)?;
+    let (length, sum) = (
+        rest.try_get_u32_le().ok()? as usize,
+        rest.try_get_u64_le().ok()?,
+    );
+    let body = (rest.len() >= length)
+        .then(|| rest.split_to(length))
+        .filter(|body| xxh3_64(body) == sum)?;
     *tail = rest;
     Some(body)
 }
@@ -218,7 +252,11 @@ mod tests {
     }
 
     fn keys(disk: &Disk) -> Vec<u8> {
-        disk.tables().of(Table::Rows).keys().map(|key| key[0]).collect()
+        disk.tables()
+            .of(Table::Rows)
+            .keys()
+            .map(|key| key[0])
+            .collect()
     }
 
     #[test]
@@ -231,10 +269,16 @@ mod tests {
             (1..4).for_each(|number| disk.append(&batch(number)));
             assert_eq!(keys(&disk), [0], "what is not synced is not seen");
             let survivors = disk.replay().batches.len();
-            assert_eq!(keys(&disk), (0..=u8::try_from(survivors).unwrap()).collect::<Vec<_>>());
+            assert_eq!(
+                keys(&disk),
+                (0..=u8::try_from(survivors).unwrap()).collect::<Vec<_>>()
+            );
             survived[survivors] += 1;
         }
-        assert!(survived.iter().all(|&times| times > 0), "every prefix comes up: {survived:?}");
+        assert!(
+            survived.iter().all(|&times| times > 0),
+            "every prefix comes up: {survived:?}"
+        );
     }
 
     #[test]
@@ -248,7 +292,11 @@ mod tests {
             let mut damaged = tail.clone();
             damaged[at] ^= 1;
             let replayed = decode(damaged.into());
-            assert_eq!((replayed.batches.len(), replayed.is_torn), (1, true), "byte {at}");
+            assert_eq!(
+                (replayed.batches.len(), replayed.is_torn),
+                (1, true),
+                "byte {at}"
+            );
         }
     }
 }

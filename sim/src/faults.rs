@@ -1,5 +1,6 @@
-//! What may go wrong in a world: [`Faults`], how likely each is; [`Schedule`], how its tasks are interleaved; [`Fault`],
-//! what did go wrong, by name. Both lists come of one table, so that no fault is missing in either.
+//! What may go wrong in a world: [`Faults`], how likely each is; [`Schedule`], how its tasks are
+//! interleaved; [`Fault`], what did go wrong, by name. Both lists come of one table, so that no
+//! fault is missing in either.
 
 use std::time::Duration;
 
@@ -73,7 +74,8 @@ faults! {
     index_sync_slow IndexSyncSlow "index, sync slow"
     /// A read of the index fails.
     index_read_fails IndexReadFails "index, read fails"
-    /// A payload, or the checksums of a blob, come from the index with a flipped bit, or can't be read for it.
+    /// A payload, or the checksums of a blob, come from the index with a flipped bit, or can't be
+    /// read for it.
     index_bit_rot IndexBitRot "index, bit rot"
     /// A request to the blob tier fails before it has any effect.
     blob_fails BlobFails "blob, fails"
@@ -83,7 +85,8 @@ faults! {
     blob_slow BlobSlow "blob, slow"
     /// A request to the blob tier stalls for minutes.
     blob_stalls BlobStalls "blob, stalls"
-    /// What is written so far is visible as a partial blob, and is left behind if the write ends there.
+    /// What is written so far is visible as a partial blob, and is left behind if the write ends
+    /// there.
     blob_partial BlobPartial "blob, partial"
     /// A close that its caller gives up takes effect later all the same.
     blob_late BlobLate "blob, late effect"
@@ -95,13 +98,15 @@ faults! {
     blob_deleted_twice BlobDeletedTwice "blob, deleted twice"
     /// A read brings a flipped bit.
     blob_bit_rot BlobBitRot "blob, bit rot"
-    /// The blob tier is away for a while: nothing is found in it, what is deleted there counts as gone, writes fail.
+    /// The blob tier is away for a while: nothing is found in it, what is deleted there counts as
+    /// gone, writes fail.
     tier_away TierAway "tier, away for a while"
     /// An engine is opened over an empty tier, or another store's, in place of its own.
     tier_swapped TierSwapped "tier, another one at an opening"
 }
 
-/// How tasks are interleaved. Without yields and delays every seed explores the one first-in-first-out schedule.
+/// How tasks are interleaved. Without yields and delays every seed explores the one
+/// first-in-first-out schedule.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Schedule {
     /// Most times a task yields to the others at a step.
@@ -114,7 +119,11 @@ pub struct Schedule {
 
 impl Default for Schedule {
     fn default() -> Self {
-        Self { yields_max: 3, delay: Odds::in_ten_thousand(300), delay_max: Duration::from_millis(20) }
+        Self {
+            yields_max: 3,
+            delay: Odds::in_ten_thousand(300),
+            delay_max: Duration::from_millis(20),
+        }
     }
 }
 
@@ -151,11 +160,27 @@ pub(crate) const BLOB_READ_FAULTS: [Fault; 7] = [
 ];
 
 /// Faults after which a blob can't be written; only while they strike.
-pub(crate) const BLOB_WRITE_FAULTS: [Fault; 6] =
-    [Fault::BlobFails, Fault::BlobResponseLost, Fault::BlobStalls, Fault::BlobLate, Fault::BlobHangs, Fault::TierAway];
+pub(crate) const BLOB_WRITE_FAULTS: [Fault; 6] = [
+    Fault::BlobFails,
+    Fault::BlobResponseLost,
+    Fault::BlobStalls,
+    Fault::BlobLate,
+    Fault::BlobHangs,
+    Fault::TierAway,
+];
 
-/// Faults that damage what is read, or hide it: a blob that is not there although its row names it is damage.
-pub(crate) const ROT: [Fault; 4] = [Fault::BlobBitRot, Fault::IndexBitRot, Fault::BlobNotFound, Fault::TierAway];
+/// Faults that damage what is read, or hide it: a blob that is not there although its row names it
+/// is damage.
+pub(crate) const ROT: [Fault; 4] = [
+    Fault::BlobBitRot,
+    Fault::IndexBitRot,
+    Fault::BlobNotFound,
+    Fault::TierAway,
+];
 
 /// Faults after which nobody can know what became of a commit.
-pub(crate) const COMMIT_FAULTS: [Fault; 3] = [Fault::IndexNoSpace, Fault::IndexSyncFails, Fault::IndexSyncHangs];
+pub(crate) const COMMIT_FAULTS: [Fault; 3] = [
+    Fault::IndexNoSpace,
+    Fault::IndexSyncFails,
+    Fault::IndexSyncHangs,
+];

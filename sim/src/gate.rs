@@ -4,9 +4,10 @@
 //! fence ─> step + 1, trace ─> planned crash, kill or panic ─> yields, delay ─> fence ─> the effect
 //! ```
 //!
-//! Fence: once the world has crashed, nothing passes any more; whatever still runs waits for ever at its next seam. So a
-//! crash stops the world at one step, whatever order a runtime drops its tasks in. Only steps change durable state, so
-//! crashing at each of them in turn is complete for its schedule. Deliberately not here: what a step does.
+//! Fence: once the world has crashed, nothing passes any more; whatever still runs waits for ever
+//! at its next seam. So a crash stops the world at one step, whatever order a runtime drops its
+//! tasks in. Only steps change durable state, so crashing at each of them in turn is complete for
+//! its schedule. Deliberately not here: what a step does.
 
 use std::panic::AssertUnwindSafe;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -45,12 +46,20 @@ pub(crate) struct Victims {
 enum Verdict {
     Stop,
     Panic,
-    Go { yields: u64, delay: Option<Duration> },
+    Go {
+        yields: u64,
+        delay: Option<Duration>,
+    },
 }
 
 impl Gate {
     pub(crate) fn new(machine: Arc<Machine>) -> Arc<Self> {
-        Arc::new(Self { machine, fenced: AtomicBool::new(false), crash: Notify::new(), victims: Mutex::new(None) })
+        Arc::new(Self {
+            machine,
+            fenced: AtomicBool::new(false),
+            crash: Notify::new(),
+            victims: Mutex::new(None),
+        })
     }
 
     pub(crate) fn machine(&self) -> &Machine {
@@ -101,7 +110,10 @@ impl Gate {
         state.step += 1;
         state.note(Kind::Step, what, detail());
         if state.is_exhausted() {
-            state.monitor.violated("liveness", "the world takes more steps than it may: it runs in circles");
+            state.monitor.violated(
+                "liveness",
+                "the world takes more steps than it may: it runs in circles",
+            );
             state.report_violations();
             drop(state);
             self.crash("too many steps");
@@ -135,7 +147,10 @@ impl Gate {
                 Act::Panic => {}
             }
         }
-        Verdict::Go { yields: yields.max(forced), delay }
+        Verdict::Go {
+            yields: yields.max(forced),
+            delay,
+        }
     }
 
     /// What was planned for this step, and what chance adds.
@@ -155,16 +170,25 @@ impl Gate {
             acts.push(Act::Panic);
         }
         if state.faulting.hits(faults.clock_jump) {
-            let by_ms = i64::try_from(state.faulting.below(2 * JUMP_MS_MAX)).unwrap_or(0) - JUMP_MS_MAX as i64;
+            let by_ms = i64::try_from(state.faulting.below(2 * JUMP_MS_MAX)).unwrap_or(0)
+                - JUMP_MS_MAX as i64;
             state.struck(Fault::ClockJump, format!("by {by_ms} ms"));
             state.jump_clock(by_ms);
         }
         acts
     }
 
-    /// Runs a task of the engine. A panic in it is a violation: nobody but its runtime would ever hear of it.
-    #[expect(clippy::disallowed_methods, reason = "the simulated world spawns what lives in it")]
-    pub(crate) fn spawn(self: &Arc<Self>, what: &'static str, task: impl Future<Output = ()> + Send + 'static) {
+    /// Runs a task of the engine. A panic in it is a violation: nobody but its runtime would ever
+    /// hear of it.
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "the simulated world spawns what lives in it"
+    )]
+    pub(crate) fn spawn(
+        self: &Arc<Self>,
+        what: &'static str,
+        task: impl Future<Output = ()> + Send + 'static,
+    ) {
         let gate = Arc::clone(self);
         tokio::spawn(async move {
             if AssertUnwindSafe(task).catch_unwind().await.is_err() {
@@ -178,7 +202,9 @@ impl Gate {
     /// The world crashes, here and now.
     pub(crate) fn crash(&self, at: &str) {
         if !self.fenced.swap(true, Ordering::SeqCst) {
-            self.machine.state().struck(Fault::Crash, format!("at {at}"));
+            self.machine
+                .state()
+                .struck(Fault::Crash, format!("at {at}"));
             self.crash.notify_one();
         }
     }
@@ -204,7 +230,10 @@ impl Gate {
             let mut state = self.machine.state();
             state.struck(Fault::Kill, format!("{kind:?}"));
             state.coverage.count(kill_name(kind));
-            if matches!(kind, ActorKind::Uploads | ActorKind::EveryUpload | ActorKind::Supervisor) {
+            if matches!(
+                kind,
+                ActorKind::Uploads | ActorKind::EveryUpload | ActorKind::Supervisor
+            ) {
                 let tick = state.trace.tick();
                 state.monitor.uploads_died(tick.saturating_sub(1));
             }
@@ -222,20 +251,29 @@ impl Gate {
     }
 
     fn victims(&self) -> Option<Victims> {
-        self.victims.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.victims
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
     }
 }
 
 impl State {
     fn draw_yields(&mut self) -> u64 {
         let most = self.schedule.yields_max;
-        if most == 0 { 0 } else { self.scheduling.below(most + 1) }
+        if most == 0 {
+            0
+        } else {
+            self.scheduling.below(most + 1)
+        }
     }
 
     fn draw_delay(&mut self) -> Option<Duration> {
         let (odds, most) = (self.schedule.delay, self.schedule.delay_max);
         let most_ms = u64::try_from(most.as_millis()).unwrap_or(u64::MAX);
-        self.scheduling.hits(odds).then(|| Duration::from_millis(self.scheduling.below(most_ms.max(1)) + 1))
+        self.scheduling
+            .hits(odds)
+            .then(|| Duration::from_millis(self.scheduling.below(most_ms.max(1)) + 1))
     }
 }
 
@@ -264,7 +302,10 @@ fn kill_name(kind: ActorKind) -> &'static str {
     }
 }
 
-#[expect(clippy::disallowed_methods, reason = "tokio's clock is paused: this is virtual time")]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "tokio's clock is paused: this is virtual time"
+)]
 pub(crate) fn sleep(duration: Duration) -> tokio::time::Sleep {
     tokio::time::sleep(duration)
 }

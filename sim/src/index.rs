@@ -1,4 +1,5 @@
-//! The simulated index: [`SimIndex`], an implementation of [`Index`] over the simulated disk, or over real fjall.
+//! The simulated index: [`SimIndex`], an implementation of [`Index`] over the simulated disk, or
+//! over real fjall.
 //!
 //! ```text
 //! submit ──> queue ──gather some──> write ──> sync ──> the witness hears the order ──> completions: Ok
@@ -6,9 +7,9 @@
 //!                                     └─ no space                 └─ hangs ──> overdue: the same; durable after all
 //! ```
 //!
-//! The committer is a task of the world and no actor: a commit outlives the actor that asked for it, as a blocking call
-//! does. Guards the same contract as any index, which its tests run. Deliberately not here: what survives a crash
-//! (`disk.rs`).
+//! The committer is a task of the world and no actor: a commit outlives the actor that asked for
+//! it, as a blocking call does. Guards the same contract as any index, which its tests run.
+//! Deliberately not here: what survives a crash (`disk.rs`).
 
 use std::collections::VecDeque;
 use std::ops::Bound;
@@ -17,7 +18,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use cenotaph_storage::index::{
-    Batch, CommitError, Completion, Index, IndexStats, Page, Range, Snapshot, StallWatch, Table, no_space,
+    Batch, CommitError, Completion, Index, IndexStats, Page, Range, Snapshot, StallWatch, Table,
+    no_space,
 };
 use cenotaph_storage::planted::Bug;
 use cenotaph_storage::{Error, ErrorKind, Result};
@@ -100,11 +102,20 @@ impl SimIndex {
     pub(crate) fn open(gate: Arc<Gate>, medium: Medium) -> Result<Self> {
         if let Medium::Simulated = medium {
             if !gate.machine().disk.lock() {
-                return Err(Error::new(ErrorKind::AlreadyOpen, "open", "the simulated index is open"));
+                return Err(Error::new(
+                    ErrorKind::AlreadyOpen,
+                    "open",
+                    "the simulated index is open",
+                ));
             }
             gate.machine().replay_disk();
         }
-        Ok(Self(Arc::new(Inner { gate, medium, queue: Mutex::default(), idle: Notify::new() })))
+        Ok(Self(Arc::new(Inner {
+            gate,
+            medium,
+            queue: Mutex::default(),
+            idle: Notify::new(),
+        })))
     }
 }
 
@@ -121,7 +132,12 @@ impl Inner {
     fn start(self: &Arc<Self>) {
         let inner = Arc::clone(self);
         self.gate.spawn("the index", async move {
-            inner.gate.machine().state().trace.name_lane("index".to_owned(), false);
+            inner
+                .gate
+                .machine()
+                .state()
+                .trace
+                .name_lane("index".to_owned(), false);
             while let Some(batches) = inner.gather() {
                 inner.commit(batches).await;
             }
@@ -137,11 +153,17 @@ impl Inner {
             return None;
         }
         let waiting = queue.waiting.len() as u64;
-        let some = if waiting == 1 { 1 } else { self.gate.machine().state().scheduling.below(waiting) + 1 };
+        let some = if waiting == 1 {
+            1
+        } else {
+            self.gate.machine().state().scheduling.below(waiting) + 1
+        };
         queue.stall.begin(self.gate.machine().elapsed());
         let mut batches = Vec::new();
         for _ in 0..some {
-            let Some((batch, completion)) = queue.waiting.pop_front() else { break };
+            let Some((batch, completion)) = queue.waiting.pop_front() else {
+                break;
+            };
             queue.in_flight.push((batch.clone(), completion));
             batches.push(batch);
         }
@@ -184,7 +206,9 @@ impl Inner {
 
     fn write(&self, batches: &[Batch]) {
         if let Medium::Simulated = self.medium {
-            batches.iter().for_each(|batch| self.gate.machine().disk.append(batch));
+            batches
+                .iter()
+                .for_each(|batch| self.gate.machine().disk.append(batch));
         }
     }
 
@@ -208,9 +232,14 @@ impl Inner {
         queue.stall.end();
         queue.stats.syncs += syncs;
         let durable = std::mem::take(&mut queue.in_flight);
-        queue.stats.batches += durable.iter().filter(|(batch, _)| !batch.is_empty()).count() as u64;
+        queue.stats.batches += durable
+            .iter()
+            .filter(|(batch, _)| !batch.is_empty())
+            .count() as u64;
         drop(queue);
-        durable.into_iter().for_each(|(_, completion)| completion(Ok(())));
+        durable
+            .into_iter()
+            .for_each(|(_, completion)| completion(Ok(())));
     }
 
     fn poison(&self, why: &str) {
@@ -227,10 +256,16 @@ impl Inner {
         {
             let mut state = self.gate.machine().state();
             state.coverage.count("index: poisoned");
-            state.monitor.unknown(unknown.iter().map(|(batch, _)| batch));
+            state
+                .monitor
+                .unknown(unknown.iter().map(|(batch, _)| batch));
         }
-        unknown.into_iter().for_each(|(_, completion)| completion(Err(CommitError::unknown(&reason))));
-        not_started.into_iter().for_each(|(_, completion)| completion(Err(CommitError::not_started(&reason))));
+        unknown
+            .into_iter()
+            .for_each(|(_, completion)| completion(Err(CommitError::unknown(&reason))));
+        not_started
+            .into_iter()
+            .for_each(|(_, completion)| completion(Err(CommitError::not_started(&reason))));
     }
 
     /// Refuses everything from now on, and lets go of the disk once nothing is under way.
@@ -263,7 +298,11 @@ impl Inner {
                 Medium::Fjall(real) => real.close().await?,
             }
         }
-        if poison.is_some() { Err(self.unknown_end()) } else { Ok(()) }
+        if poison.is_some() {
+            Err(self.unknown_end())
+        } else {
+            Ok(())
+        }
     }
 
     fn unknown_end(&self) -> Error {
@@ -279,7 +318,11 @@ impl Inner {
     fn watch(&self, now: Duration) {
         let overdue = self.queue().stall.look(now);
         if overdue.is_some() {
-            self.gate.machine().state().coverage.count("index: a commit was overdue");
+            self.gate
+                .machine()
+                .state()
+                .coverage
+                .count("index: a commit was overdue");
             self.poison("a commit is overdue");
         }
     }
@@ -288,7 +331,11 @@ impl Inner {
     fn end(&self) {
         self.idle.notify_waiters();
         let abandoned = self.queue().abandoned;
-        let (is_held, _) = if abandoned { self.release() } else { (false, None) };
+        let (is_held, _) = if abandoned {
+            self.release()
+        } else {
+            (false, None)
+        };
         if is_held && matches!(self.medium, Medium::Simulated) {
             self.gate.machine().disk.unlock();
         }
@@ -297,7 +344,10 @@ impl Inner {
     /// Whether the disk has still to be let go of, and why the index is poisoned.
     fn release(&self) -> (bool, Option<Error>) {
         let mut queue = self.queue();
-        (!std::mem::replace(&mut queue.released, true), queue.poison.clone())
+        (
+            !std::mem::replace(&mut queue.released, true),
+            queue.poison.clone(),
+        )
     }
 
     /// A read: a step, that may fail.
@@ -305,13 +355,22 @@ impl Inner {
         self.open()?;
         self.gate.pass(what, || table.name().to_owned()).await;
         self.open()?;
-        if self.gate.machine().strikes(Fault::IndexReadFails, || table.name().to_owned()) {
-            return Err(Error::new(ErrorKind::Unavailable, "read", "a planned failure of the index"));
+        if self
+            .gate
+            .machine()
+            .strikes(Fault::IndexReadFails, || table.name().to_owned())
+        {
+            return Err(Error::new(
+                ErrorKind::Unavailable,
+                "read",
+                "a planned failure of the index",
+            ));
         }
         Ok(())
     }
 
-    /// A value as it arrives. Only what has a checksum may rot: half of that the index finds itself, as fjall does.
+    /// A value as it arrives. Only what has a checksum may rot: half of that the index finds
+    /// itself, as fjall does.
     fn arrived(&self, table: Table, value: Option<Bytes>) -> Result<Option<Bytes>> {
         let machine = self.gate.machine();
         let Some(value) = value else { return Ok(None) };
@@ -324,7 +383,11 @@ impl Inner {
         let mut bytes = value.to_vec();
         let at = 1 + usize::try_from(machine.below(bytes.len() as u64 - 1)).unwrap_or(0);
         if at.is_multiple_of(2) {
-            return Err(Error::new(ErrorKind::Corrupt, "get", "a checksum does not match"));
+            return Err(Error::new(
+                ErrorKind::Corrupt,
+                "get",
+                "a checksum does not match",
+            ));
         }
         bytes[at] ^= 1;
         Ok(Some(bytes.into()))
@@ -358,7 +421,11 @@ impl Index for SimIndex {
             return completion(Err(CommitError::not_started(&reason)));
         }
         queue.waiting.push_back((batch, completion));
-        self.0.gate.machine().state().waiting(queue.waiting.iter().map(|(batch, _)| batch));
+        self.0
+            .gate
+            .machine()
+            .state()
+            .waiting(queue.waiting.iter().map(|(batch, _)| batch));
         let start = !std::mem::replace(&mut queue.running, true);
         drop(queue);
         if start {
@@ -370,7 +437,9 @@ impl Index for SimIndex {
         async move {
             self.0.read("index get", table).await?;
             let value = match &self.0.medium {
-                Medium::Simulated => self.0.arrived(table, self.0.gate.machine().disk.get(table, key)),
+                Medium::Simulated => self
+                    .0
+                    .arrived(table, self.0.gate.machine().disk.get(table, key)),
                 Medium::Fjall(real) => real.index().get(table, key).await,
             };
             self.0.gate.linger().await;
@@ -385,7 +454,10 @@ impl Index for SimIndex {
             Medium::Simulated => SnapshotState::Simulated(self.0.gate.machine().disk.tables()),
             Medium::Fjall(real) => SnapshotState::Fjall(real.index().snapshot()?),
         };
-        Ok(Box::new(SimSnapshot { inner: Arc::clone(&self.0), state }))
+        Ok(Box::new(SimSnapshot {
+            inner: Arc::clone(&self.0),
+            state,
+        }))
     }
 
     fn room(&self, bytes: u64) -> Result<()> {
@@ -414,10 +486,14 @@ impl Index for SimIndex {
 
     fn stats(&self) -> IndexStats {
         let queue = self.0.queue();
-        IndexStats { waiting: (queue.waiting.len() + queue.in_flight.len()) as u64, ..queue.stats }
+        IndexStats {
+            waiting: (queue.waiting.len() + queue.in_flight.len()) as u64,
+            ..queue.stats
+        }
     }
 
-    /// A commit that hangs is given up when it is overdue; the index then stays locked until it returns.
+    /// A commit that hangs is given up when it is overdue; the index then stays locked until it
+    /// returns.
     fn close(&self) -> BoxFuture<'static, Result<()>> {
         self.0.queue().closed = true;
         Arc::clone(&self.0).close().boxed()
@@ -477,11 +553,19 @@ fn page(tables: &Tables, table: Table, range: Range) -> Page {
     let inhabited = match (&range.start, &range.end) {
         (Bound::Unbounded, _) | (_, Bound::Unbounded) => true,
         (Bound::Included(low), Bound::Included(high)) => low <= high,
-        (Bound::Included(low) | Bound::Excluded(low), Bound::Included(high) | Bound::Excluded(high)) => low < high,
+        (
+            Bound::Included(low) | Bound::Excluded(low),
+            Bound::Included(high) | Bound::Excluded(high),
+        ) => low < high,
     };
     if !inhabited {
         return Page::new();
     }
-    let entries = tables.of(table).range((range.start, range.end)).take(range.limit);
-    entries.map(|(key, value)| (key.clone(), value.clone())).collect()
+    let entries = tables
+        .of(table)
+        .range((range.start, range.end))
+        .take(range.limit);
+    entries
+        .map(|(key, value)| (key.clone(), value.clone()))
+        .collect()
 }

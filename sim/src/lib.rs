@@ -1,13 +1,14 @@
 //! Cenotaph inside a world that is a function of one seed.
 //!
-//! The real engine, with the same actors, the same decisions and the same public API, over a simulated index and a
-//! simulated blob tier, under a virtual clock, with interleavings and failures drawn from a seed. A run is replayed byte
-//! for byte by its seed. It is our strongest test, and yours: put your own service over a simulated Cenotaph, crash it at
-//! any step, and replay what went wrong.
+//! The real engine, with the same actors, the same decisions and the same public API, over a
+//! simulated index and a simulated blob tier, under a virtual clock, with interleavings and
+//! failures drawn from a seed. A run is replayed byte for byte by its seed. It is our strongest
+//! test, and yours: put your own service over a simulated Cenotaph, crash it at any step, and
+//! replay what went wrong.
 //!
-//! Begin with [`Sim`] for a service of your own, or with [`Plan`] and [`run`] for the workload that tests Cenotaph itself;
-//! the binary `cenotaph-sim` does the latter from a shell. `docs/simulation.md` tells what is simulated, what is checked,
-//! and what is not.
+//! Begin with [`Sim`] for a service of your own, or with [`Plan`] and [`run`] for the workload that
+//! tests Cenotaph itself; the binary `cenotaph-sim` does the latter from a shell.
+//! `docs/simulation.md` tells what is simulated, what is checked, and what is not.
 //!
 //! # A service and its test
 //!
@@ -79,8 +80,8 @@ pub use coverage::Coverage;
 pub use faults::{Fault, Faults, Schedule};
 pub use machine::Act;
 pub use plan::{
-    Choice, Cut, Declared, Fate, Lifetime, Op, Piece, Plan, PlanTree, Plans, Setting, Shape, Span, Step, UploadRules,
-    When, Which,
+    Choice, Cut, Declared, Fate, Lifetime, Op, Piece, Plan, PlanTree, Plans, Setting, Shape, Span,
+    Step, UploadRules, When, Which,
 };
 pub use rng::{Odds, Rng};
 pub use run::{Options, Report, run};

@@ -1,4 +1,5 @@
-//! The machine: all that outlives a life. Both tiers, the clock, chance, the trace, and the monitor that watches.
+//! The machine: all that outlives a life. Both tiers, the clock, chance, the trace, and the monitor
+//! that watches.
 //!
 //! ```text
 //! Machine ──┬─ Disk, Blobs          what survives a crash
@@ -8,8 +9,8 @@
 //!           └─ monitor              checks what can be checked while it happens
 //! ```
 //!
-//! Everything runs on one thread, so that the lock is never waited for. Deliberately not here: what stops a life
-//! (`gate.rs`).
+//! Everything runs on one thread, so that the lock is never waited for. Deliberately not here: what
+//! stops a life (`gate.rs`).
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -68,7 +69,8 @@ pub(crate) struct State {
     pub(crate) script: BTreeMap<u64, Vec<Act>>,
     pub(crate) step: u64,
     pub(crate) steps_max: u64,
-    /// A deletion of what is not there says so, as some services do. That is no fault, and does not cease.
+    /// A deletion of what is not there says so, as some services do. That is no fault, and does not
+    /// cease.
     pub(crate) strict_deletes: bool,
     /// Until when the blob tier is away, in virtual time.
     pub(crate) tier_away_until: Duration,
@@ -90,16 +92,24 @@ struct Clock {
 
 impl Clock {
     fn elapsed(&self) -> Duration {
-        self.before + self.started.map_or(Duration::ZERO, |started| now().saturating_duration_since(started))
+        self.before
+            + self.started.map_or(Duration::ZERO, |started| {
+                now().saturating_duration_since(started)
+            })
     }
 
     fn time_of_day_ms(&self) -> u64 {
         let elapsed = u64::try_from(self.elapsed().as_millis()).unwrap_or(u64::MAX);
-        DAWN_MS.saturating_add(elapsed).saturating_add_signed(self.jumped_ms)
+        DAWN_MS
+            .saturating_add(elapsed)
+            .saturating_add_signed(self.jumped_ms)
     }
 }
 
-#[expect(clippy::disallowed_methods, reason = "tokio's clock is paused: this is virtual time")]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "tokio's clock is paused: this is virtual time"
+)]
 fn now() -> Instant {
     Instant::now()
 }
@@ -124,8 +134,16 @@ impl Machine {
             uploads: 0,
             clock: Clock::default(),
         };
-        let disk = Disk::new(Rng::new(seed, "disk"), planted == Some(Bug::ReaderSeesUnsynced));
-        Self { state: Mutex::new(state), disk, blobs: Blobs::new(), planted }
+        let disk = Disk::new(
+            Rng::new(seed, "disk"),
+            planted == Some(Bug::ReaderSeesUnsynced),
+        );
+        Self {
+            state: Mutex::new(state),
+            disk,
+            blobs: Blobs::new(),
+            planted,
+        }
     }
 
     pub(crate) fn state(&self) -> MutexGuard<'_, State> {
@@ -195,7 +213,9 @@ impl Machine {
         }
         for batch in replayed.batches {
             let mut state = self.state();
-            state.coverage.count("disk: an unsynced batch survived a crash");
+            state
+                .coverage
+                .count("disk: an unsynced batch survived a crash");
             state.commit(&batch, &self.blobs, "survived unsynced");
         }
         self.state().replayed();
@@ -212,17 +232,27 @@ impl State {
     /// These batches wait for their commit: no more small writes among them than are admitted.
     pub(crate) fn waiting<'a>(&mut self, batches: impl Iterator<Item = &'a Batch>) {
         let Some(most) = self.writes_max else { return };
-        let touches = |batch: &Batch, table: Table| batch.changes().iter().any(|(of, ..)| *of == table);
+        let touches =
+            |batch: &Batch, table: Table| batch.changes().iter().any(|(of, ..)| *of == table);
         // What may be the expirer's work needs no leave.
         let expires = |batch: &Batch| {
-            let removes = |wanted: Table| batch.changes().iter().any(|(of, _, value)| *of == wanted && value.is_none());
+            let removes = |wanted: Table| {
+                batch
+                    .changes()
+                    .iter()
+                    .any(|(of, _, value)| *of == wanted && value.is_none())
+            };
             removes(Table::Rows) && removes(Table::Expiry)
         };
-        let is_small =
-            |batch: &&Batch| touches(batch, Table::Rows) && !touches(batch, Table::Changes) && !expires(batch);
+        let is_small = |batch: &&Batch| {
+            touches(batch, Table::Rows) && !touches(batch, Table::Changes) && !expires(batch)
+        };
         let waiting = batches.filter(is_small).count();
         if waiting > most {
-            self.monitor.violated("admission", format!("{waiting} small writes wait at once, of {most} admitted"));
+            self.monitor.violated(
+                "admission",
+                format!("{waiting} small writes wait at once, of {most} admitted"),
+            );
             self.report_violations();
         }
     }
@@ -253,7 +283,8 @@ impl State {
         self.step > self.steps_max
     }
 
-    /// Whether something has gone wrong in this life that may make an operation, or an engine, fail.
+    /// Whether something has gone wrong in this life that may make an operation, or an engine,
+    /// fail.
     pub(crate) fn was_provoked(&self) -> bool {
         self.monitor.was_provoked(self.trace.tick())
     }

@@ -1,5 +1,5 @@
-//! The way to the simulated blob tier: a layer on OpenDAL's memory service, through which every request of a life goes, and
-//! where it may break.
+//! The way to the simulated blob tier: a layer on OpenDAL's memory service, through which every
+//! request of a life goes, and where it may break.
 //!
 //! ```text
 //! write  ──gate──> fails | taken, perhaps visible as a partial blob | taken, response lost
@@ -9,9 +9,9 @@
 //! any    ──gate──> the tier is away for a while: nothing is found, nothing is written, deletes say that it is gone
 //! ```
 //!
-//! Guards nothing of the engine: it is the world that the engine must survive. What changes in the blob tier is told to the
-//! monitor at the moment it happens. Deliberately not here: the blobs themselves (`blobs.rs`), and OpenDAL's raw API
-//! (`network/layer.rs`).
+//! Guards nothing of the engine: it is the world that the engine must survive. What changes in the
+//! blob tier is told to the monitor at the moment it happens. Deliberately not here: the blobs
+//! themselves (`blobs.rs`), and OpenDAL's raw API (`network/layer.rs`).
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -31,13 +31,13 @@ mod layer;
 const SLOW_MS_MAX: u64 = 3_000;
 /// How long a request stalls at most.
 const STALL_MS_MAX: u64 = 5 * 60 * 1_000;
-/// How much later than its call an effect may come. Less than the grace time of a simulated engine: an effect that comes
-/// later still is one that nobody could clean up.
+/// How much later than its call an effect may come. Less than the grace time of a simulated engine:
+/// an effect that comes later still is one that nobody could clean up.
 pub(crate) const LATE_MS_MAX: u64 = 20_000;
 /// How long a blob may be said to be missing.
 const MISSING_MS_MAX: u64 = 2_000;
-/// How long the whole tier is away: longer than it may take the sweeper from a deletion to its next look at the mark.
-/// Of an outage that ends in between a remote tier leaves no trace.
+/// How long the whole tier is away: longer than it may take the sweeper from a deletion to its next
+/// look at the mark. Of an outage that ends in between a remote tier leaves no trace.
 const AWAY_MS_MIN: u64 = 150_000;
 const AWAY_MS_MAX: u64 = 200_000;
 
@@ -47,7 +47,11 @@ impl Machine {
         let bytes = content.len();
         self.blobs.put(path, content);
         let mut state = self.state();
-        let what = if is_whole { "blob written" } else { "blob written in part" };
+        let what = if is_whole {
+            "blob written"
+        } else {
+            "blob written in part"
+        };
         let tick = state.note(Kind::Effect, what, format!("{path} {bytes} bytes"));
         match path {
             MARKER_PATH => state.monitor.marked(&self.blobs),
@@ -65,12 +69,17 @@ impl Machine {
     }
 
     pub(crate) fn lose_blobs(&self) {
-        self.blobs.paths().iter().for_each(|path| self.blob_goes(path));
+        self.blobs
+            .paths()
+            .iter()
+            .for_each(|path| self.blob_goes(path));
     }
 
     /// An effect that nobody waits for takes place, if it still is under way.
     fn flight_lands(&self, flight: u64) {
-        let Some(Flight { path, content, .. }) = self.blobs.arrive(flight) else { return };
+        let Some(Flight { path, content, .. }) = self.blobs.arrive(flight) else {
+            return;
+        };
         self.state().coverage.count("blob: landed late");
         self.blob_lands(&path, content, true);
     }
@@ -86,15 +95,23 @@ impl std::fmt::Debug for Link {
     }
 }
 
-/// An operator on the blobs, for one life. Effects that are still under way from an earlier one go on.
+/// An operator on the blobs, for one life. Effects that are still under way from an earlier one go
+/// on.
 pub(crate) fn operator(gate: &Arc<Gate>) -> Operator {
-    gate.machine().blobs.operator().layer(layer::Breakable(Link(Arc::clone(gate))))
+    gate.machine()
+        .blobs
+        .operator()
+        .layer(layer::Breakable(Link(Arc::clone(gate))))
 }
 
 /// Effects that were under way when the last life ended take place in this one.
 pub(crate) fn resume_flights(gate: &Arc<Gate>) {
     let link = Link(Arc::clone(gate));
-    gate.machine().blobs.due().into_iter().for_each(|(number, due)| link.launch(number, due));
+    gate.machine()
+        .blobs
+        .due()
+        .into_iter()
+        .for_each(|(number, due)| link.launch(number, due));
 }
 
 impl Link {
@@ -130,7 +147,8 @@ impl Link {
             return true;
         }
         if machine.strikes(Fault::TierAway, || path.to_owned()) {
-            let until = now + Duration::from_millis(AWAY_MS_MIN + machine.below(AWAY_MS_MAX - AWAY_MS_MIN));
+            let until =
+                now + Duration::from_millis(AWAY_MS_MIN + machine.below(AWAY_MS_MAX - AWAY_MS_MIN));
             machine.state().tier_away_until = until;
             return true;
         }
@@ -148,11 +166,18 @@ impl Link {
         }
     }
 
-    /// The response of a request that had its effect: it may be lost, and its way back takes time too.
+    /// The response of a request that had its effect: it may be lost, and its way back takes time
+    /// too.
     async fn response(&self, what: &'static str, path: &str) -> Result<()> {
         self.0.pass(what, || path.to_owned()).await;
-        if self.machine().strikes(Fault::BlobResponseLost, || path.to_owned()) {
-            return Err(Error::new(ErrorKind::Unexpected, "a planned loss of the response"));
+        if self
+            .machine()
+            .strikes(Fault::BlobResponseLost, || path.to_owned())
+        {
+            return Err(Error::new(
+                ErrorKind::Unexpected,
+                "a planned loss of the response",
+            ));
         }
         Ok(())
     }
@@ -162,7 +187,10 @@ impl Link {
         if self.is_away(path) {
             return Err(Self::away(ErrorKind::NotFound));
         }
-        if self.machine().strikes(Fault::BlobPartial, || path.to_owned()) {
+        if self
+            .machine()
+            .strikes(Fault::BlobPartial, || path.to_owned())
+        {
             self.machine().blob_lands(path, joined(so_far), false);
         }
         self.response("blob write done", path).await
@@ -170,10 +198,15 @@ impl Link {
 
     async fn close(&self, path: &str, content: Buffer) -> Result<()> {
         let machine = self.machine();
-        let flight = machine.strikes(Fault::BlobLate, || path.to_owned()).then(|| self.fly(path, content.clone()));
+        let flight = machine
+            .strikes(Fault::BlobLate, || path.to_owned())
+            .then(|| self.fly(path, content.clone()));
         if flight.is_some() && machine.below(2) == 0 {
             self.0.pass("blob close", || path.to_owned()).await;
-            return Err(Error::new(ErrorKind::Unexpected, "a planned time-out: it lands later"));
+            return Err(Error::new(
+                ErrorKind::Unexpected,
+                "a planned time-out: it lands later",
+            ));
         }
         self.request("blob close", path).await?;
         // What has gone out already takes effect.
@@ -191,11 +224,16 @@ impl Link {
         self.response("blob close done", path).await
     }
 
-    /// The effect takes place later, whoever waits for it, unless its caller stays until it takes place in time.
+    /// The effect takes place later, whoever waits for it, unless its caller stays until it takes
+    /// place in time.
     fn fly(&self, path: &str, content: Buffer) -> u64 {
         let machine = self.machine();
         let due = machine.elapsed() + Duration::from_millis(machine.below(LATE_MS_MAX));
-        let number = machine.blobs.take_off(Flight { path: path.to_owned(), content, due });
+        let number = machine.blobs.take_off(Flight {
+            path: path.to_owned(),
+            content,
+            due,
+        });
         self.launch(number, due);
         number
     }
@@ -203,7 +241,10 @@ impl Link {
     fn launch(&self, number: u64, due: Duration) {
         let link = self.clone();
         self.0.spawn("the network", async move {
-            link.machine().state().trace.name_lane("network".to_owned(), false);
+            link.machine()
+                .state()
+                .trace
+                .name_lane("network".to_owned(), false);
             sleep(due.saturating_sub(link.machine().elapsed())).await;
             link.0.pass("blob lands late", String::new).await;
             link.machine().flight_lands(number);
@@ -214,14 +255,27 @@ impl Link {
         self.request("blob delete", path).await?;
         self.may_hang(path).await;
         if self.is_away(path) {
-            return if self.machine().state().strict_deletes { Err(Self::away(ErrorKind::NotFound)) } else { Ok(()) };
+            return if self.machine().state().strict_deletes {
+                Err(Self::away(ErrorKind::NotFound))
+            } else {
+                Ok(())
+            };
         }
         if self.machine().state().strict_deletes && self.machine().blobs.bytes(path).is_none() {
-            self.machine().state().coverage.count("blob: a deletion found nothing");
-            return Err(Error::new(ErrorKind::NotFound, "there is nothing to delete"));
+            self.machine()
+                .state()
+                .coverage
+                .count("blob: a deletion found nothing");
+            return Err(Error::new(
+                ErrorKind::NotFound,
+                "there is nothing to delete",
+            ));
         }
         self.machine().blob_goes(path);
-        if self.machine().strikes(Fault::BlobDeletedTwice, || path.to_owned()) {
+        if self
+            .machine()
+            .strikes(Fault::BlobDeletedTwice, || path.to_owned())
+        {
             self.request("blob delete again", path).await?;
             self.machine().blob_goes(path);
         }
@@ -255,7 +309,11 @@ impl Link {
 
     /// The bytes as they arrive.
     fn arrived(&self, path: &str, buffer: Buffer) -> Buffer {
-        if buffer.is_empty() || !self.machine().strikes(Fault::BlobBitRot, || path.to_owned()) {
+        if buffer.is_empty()
+            || !self
+                .machine()
+                .strikes(Fault::BlobBitRot, || path.to_owned())
+        {
             return buffer;
         }
         let mut bytes = buffer.to_vec();

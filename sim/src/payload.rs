@@ -1,11 +1,13 @@
-//! Payloads of a workload: each write has its own bytes, which anybody can make again from its number.
+//! Payloads of a workload: each write has its own bytes, which anybody can make again from its
+//! number.
 
 use bytes::Bytes;
 
 /// Bytes that are made at a time: the rest of a long payload is copied, which is much faster.
 const PIECE: usize = 1024;
 
-/// The bytes of this write: its number, then whatever follows from that. No two pieces of a payload are the same.
+/// The bytes of this write: its number, then whatever follows from that. No two pieces of a payload
+/// are the same.
 pub(crate) fn payload(write: u64, bytes: u64) -> Bytes {
     let length = usize::try_from(bytes).expect("payloads fit into memory");
     let mut piece = Vec::with_capacity(PIECE);
@@ -27,7 +29,9 @@ pub(crate) fn payload(write: u64, bytes: u64) -> Bytes {
 
 /// The number of the write whose payload this is; none if it is too short to tell.
 pub(crate) fn write_of(payload: &[u8]) -> Option<u64> {
-    payload.first_chunk().map(|number| u64::from_le_bytes(*number))
+    payload
+        .first_chunk()
+        .map(|number| u64::from_le_bytes(*number))
 }
 
 #[cfg(test)]

@@ -1,9 +1,10 @@
-//! The second tier of simulation: real fjall under the simulated clock. [`RealDisk`], one open database;
-//! [`RealDirectory`], what is left of it after its process was killed.
+//! The second tier of simulation: real fjall under the simulated clock. [`RealDisk`], one open
+//! database; [`RealDirectory`], what is left of it after its process was killed.
 //!
-//! fjall runs in lockstep: a commit blocks the one thread of the world until its committer has answered, so that virtual
-//! time stands still meanwhile. A crash is a killed process: the directory is copied as the operating system has it, and
-//! the next life opens the copy. That does not model a power cut; the simulated disk does.
+//! fjall runs in lockstep: a commit blocks the one thread of the world until its committer has
+//! answered, so that virtual time stands still meanwhile. A crash is a killed process: the
+//! directory is copied as the operating system has it, and the next life opens the copy. That does
+//! not model a power cut; the simulated disk does.
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, mpsc};
@@ -22,7 +23,10 @@ pub(crate) struct RealDirectory {
 
 impl RealDirectory {
     pub(crate) fn new() -> io::Result<Self> {
-        Ok(Self { root: TempDir::new()?, generation: 0 })
+        Ok(Self {
+            root: TempDir::new()?,
+            generation: 0,
+        })
     }
 
     /// Where the database of this life is.
@@ -30,7 +34,8 @@ impl RealDirectory {
         self.root.path().join(self.generation.to_string())
     }
 
-    /// The process is killed: what it has written stays as it is now, and what it does from now on is lost.
+    /// The process is killed: what it has written stays as it is now, and what it does from now on
+    /// is lost.
     pub(crate) fn kill(&mut self) -> io::Result<()> {
         let before = self.path();
         self.generation += 1;
@@ -72,7 +77,11 @@ pub(crate) struct RealDisk(Arc<FjallIndex>);
 impl RealDisk {
     pub(crate) fn open(path: &Path, env: Env) -> Result<Self> {
         // A crash copies the directory: no reserve.
-        let options = FjallOptions { worker_threads: 1, reserve_bytes: 0, ..FjallOptions::default() };
+        let options = FjallOptions {
+            worker_threads: 1,
+            reserve_bytes: 0,
+            ..FjallOptions::default()
+        };
         Ok(Self(Arc::new(FjallIndex::open(path, env, options)?)))
     }
 
@@ -80,15 +89,22 @@ impl RealDisk {
         &self.0
     }
 
-    /// Makes batches durable, and waits for it with the whole world. Gives those that are, in order.
+    /// Makes batches durable, and waits for it with the whole world. Gives those that are, in
+    /// order.
     pub(crate) fn commit(&self, batches: &[Batch]) -> Vec<Batch> {
         let (sender, outcomes) = mpsc::channel();
         for batch in batches {
             let sender = sender.clone();
-            self.0.submit(batch.clone(), Box::new(move |outcome| drop(sender.send(outcome))));
+            self.0.submit(
+                batch.clone(),
+                Box::new(move |outcome| drop(sender.send(outcome))),
+            );
         }
         drop(sender);
-        let durable = outcomes.into_iter().take_while(std::result::Result::is_ok).count();
+        let durable = outcomes
+            .into_iter()
+            .take_while(std::result::Result::is_ok)
+            .count();
         batches[..durable].to_vec()
     }
 

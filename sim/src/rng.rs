@@ -1,7 +1,9 @@
-//! Chance: [`Rng`], a generator of our own, so that a seed means the same run after every update of every dependency.
+//! Chance: [`Rng`], a generator of our own, so that a seed means the same run after every update of
+//! every dependency.
 //!
-//! xoshiro256++ (Blackman and Vigna, "Scrambled linear pseudorandom number generators", 2021), seeded by splitmix64. Each
-//! purpose draws from a stream of its own: one more draw for a fault does not change the ids.
+//! xoshiro256++ (Blackman and Vigna, "Scrambled linear pseudorandom number generators", 2021),
+//! seeded by splitmix64. Each purpose draws from a stream of its own: one more draw for a fault
+//! does not change the ids.
 
 use serde::{Deserialize, Serialize};
 
@@ -37,7 +39,8 @@ impl Rng {
         result
     }
 
-    /// A number below `limit`; 0 if the limit is 0. The bias of at most `limit / 2^64` harms nobody here.
+    /// A number below `limit`; 0 if the limit is 0. The bias of at most `limit / 2^64` harms nobody
+    /// here.
     pub fn below(&mut self, limit: u64) -> u64 {
         let wide = u128::from(self.next_u64()) * u128::from(limit);
         u64::try_from(wide >> 64).expect("the upper half fits")
@@ -98,7 +101,10 @@ mod tests {
         assert_ne!(draw(1, "ids"), draw(2, "ids"));
         assert_ne!(draw(1, "ids"), draw(1, "faults"));
         // Pinned: a seed in a bug report must mean the same run for ever.
-        assert_eq!(draw(42, "schedule"), [7_526_024_004_368_853_138, 5_798_991_659_111_073_922, 8]);
+        assert_eq!(
+            draw(42, "schedule"),
+            [7_526_024_004_368_853_138, 5_798_991_659_111_073_922, 8]
+        );
     }
 
     /// The first numbers of the published generator from the state 1, 2, 3, 4.
@@ -106,7 +112,15 @@ mod tests {
     fn it_is_the_published_generator() {
         let mut rng = Rng([1, 2, 3, 4]);
         let first = [(); 4].map(|()| rng.next_u64());
-        assert_eq!(first, [41_943_041, 58_720_359, 3_588_806_011_781_223, 3_591_011_842_654_386]);
+        assert_eq!(
+            first,
+            [
+                41_943_041,
+                58_720_359,
+                3_588_806_011_781_223,
+                3_591_011_842_654_386
+            ]
+        );
     }
 
     #[test]
@@ -123,6 +137,9 @@ mod tests {
         let mut rng = Rng::new(3, "below");
         let mut seen = [0; 7];
         (0..7000).for_each(|_| seen[rng.index(7)] += 1);
-        assert!(seen.iter().all(|&count| (800..1200).contains(&count)), "{seen:?}");
+        assert!(
+            seen.iter().all(|&count| (800..1200).contains(&count)),
+            "{seen:?}"
+        );
     }
 }

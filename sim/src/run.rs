@@ -12,8 +12,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use cenotaph::{
-    Config, Engine, Error, ErrorKind, ExpiryLimits, Limits, MultipartLimits, QueueLimits, ReadLimits, Reason,
-    RestartLimits, SplitLimits, SweepLimits, Update, Write,
+    Config, Engine, Error, ErrorKind, ExpiryLimits, Limits, MultipartLimits, QueueLimits,
+    ReadLimits, Reason, RestartLimits, SplitLimits, SweepLimits, Update, Write,
 };
 use cenotaph_storage::blobs::BlobOptions;
 use cenotaph_storage::planted::Bug;
@@ -126,9 +126,19 @@ fn world(plan: &Plan, options: &Options) -> Sim {
         state.writes_max = Some(plan.setting.writes_at_once);
         state.strict_deletes = plan.setting.strict_deletes;
     }
-    let sim = sim.config(config(&plan.setting)).faults(plan.faults.clone()).schedule(plan.schedule.clone());
-    let sim = plan.acts.iter().fold(sim, |sim, &(step, act)| sim.at_step(step, act));
-    if options.on_fjall { sim.on_fjall().expect("there is a temporary directory") } else { sim }
+    let sim = sim
+        .config(config(&plan.setting))
+        .faults(plan.faults.clone())
+        .schedule(plan.schedule.clone());
+    let sim = plan
+        .acts
+        .iter()
+        .fold(sim, |sim, &(step, act)| sim.at_step(step, act));
+    if options.on_fjall {
+        sim.on_fjall().expect("there is a temporary directory")
+    } else {
+        sim
+    }
 }
 
 fn report(sim: Sim, work: &Work) -> Report {
@@ -141,7 +151,11 @@ fn report(sim: Sim, work: &Work) -> Report {
         coverage: state.coverage.clone(),
         steps: state.step,
         steps_of_clients: work.steps.load(Ordering::SeqCst),
-        opened_at: work.opened_at.lock().unwrap_or_else(PoisonError::into_inner).clone(),
+        opened_at: work
+            .opened_at
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone(),
         operations: state.monitor.calls_made(),
         lives: u64::from(state.trace.life()),
         elapsed: state.elapsed(),
@@ -152,18 +166,31 @@ fn report(sim: Sim, work: &Work) -> Report {
 }
 
 fn config(setting: &Setting) -> Config {
-    let budget = |bytes: usize| if setting.scarce { bytes } else { 256 * 1024 * 1024 };
+    let budget = |bytes: usize| {
+        if setting.scarce {
+            bytes
+        } else {
+            256 * 1024 * 1024
+        }
+    };
     Config {
-        inline_bytes_max: usize::try_from(setting.inline_bytes_max).expect("inline payloads fit into memory"),
+        inline_bytes_max: usize::try_from(setting.inline_bytes_max)
+            .expect("inline payloads fit into memory"),
         limits: Limits {
             shards: setting.shards,
             writes_at_once: setting.writes_at_once,
             uploads_at_once: setting.uploads_at_once,
             upload_bytes_in_flight: budget(9 * 1024 * 1024),
             write_bytes_in_flight: budget(64 * 1024),
-            queue: QueueLimits { places: if setting.scarce { 2 } else { 0 }, wait: Duration::from_secs(1) },
+            queue: QueueLimits {
+                places: if setting.scarce { 2 } else { 0 },
+                wait: Duration::from_secs(1),
+            },
             recovery_page: 2,
-            restarts: RestartLimits { max: setting.restarts_max, ..RestartLimits::default() },
+            restarts: RestartLimits {
+                max: setting.restarts_max,
+                ..RestartLimits::default()
+            },
             sweep: SweepLimits {
                 grace: Duration::from_secs(30),
                 backoff_max: Duration::from_secs(20),
@@ -176,14 +203,36 @@ fn config(setting: &Setting) -> Config {
                 kept_for: Duration::from_millis(setting.multipart.kept_for_ms),
                 ..MultipartLimits::default()
             },
-            split: setting.cut.map_or_else(SplitLimits::default, |Cut { over_bytes, part_bytes, at_once }| {
-                SplitLimits { over_bytes, part_bytes, at_once }
-            }),
-            expiry: ExpiryLimits { page: 3, removals_at_once: 2, ..ExpiryLimits::default() },
+            split: setting.cut.map_or_else(
+                SplitLimits::default,
+                |Cut {
+                     over_bytes,
+                     part_bytes,
+                     at_once,
+                 }| {
+                    SplitLimits {
+                        over_bytes,
+                        part_bytes,
+                        at_once,
+                    }
+                },
+            ),
+            expiry: ExpiryLimits {
+                page: 3,
+                removals_at_once: 2,
+                ..ExpiryLimits::default()
+            },
             ..Limits::default()
         },
-        reads: ReadLimits { bytes_in_flight: budget(32 * 1024) as u64, ..ReadLimits::default() },
-        blobs: BlobOptions { chunk_bytes: 1024 * 1024, concurrent: 1, ..BlobOptions::default() },
+        reads: ReadLimits {
+            bytes_in_flight: budget(32 * 1024) as u64,
+            ..ReadLimits::default()
+        },
+        blobs: BlobOptions {
+            chunk_bytes: 1024 * 1024,
+            concurrent: 1,
+            ..BlobOptions::default()
+        },
         ..Config::default()
     }
 }
@@ -225,14 +274,18 @@ impl Work {
     fn take(&self, client: usize) -> Option<(&Op, u64)> {
         let next = &self.next[client];
         let (at, attempt) = match self.insistent {
-            true => (next.load(Ordering::SeqCst), self.attempts[client].fetch_add(1, Ordering::SeqCst)),
+            true => (
+                next.load(Ordering::SeqCst),
+                self.attempts[client].fetch_add(1, Ordering::SeqCst),
+            ),
             false => (next.fetch_add(1, Ordering::SeqCst), 0),
         };
         let write = (client as u64 + 1) * 1_000_000 + (attempt * ATTEMPTS_APART + at) as u64;
         self.clients[client].get(at).map(|op| (op, write))
     }
 
-    /// A client has heard this: if it insists, it goes on only if it was acknowledged, or after too many attempts.
+    /// A client has heard this: if it insists, it goes on only if it was acknowledged, or after too
+    /// many attempts.
     fn heard(&self, client: usize, answer: &Answer) {
         let attempts = &self.attempts[client];
         let is_over = attempts.load(Ordering::SeqCst) >= ATTEMPTS_MAX;
@@ -243,11 +296,15 @@ impl Work {
     }
 
     fn opened(&self) -> usize {
-        self.opened_at.lock().unwrap_or_else(PoisonError::into_inner).len()
+        self.opened_at
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .len()
     }
 }
 
-/// One life: opens, lets every client go on, reopens when one of them asks for it or the engine has failed.
+/// One life: opens, lets every client go on, reopens when one of them asks for it or the engine has
+/// failed.
 async fn live(world: Controls, work: Arc<Work>) {
     work.reopen.store(false, Ordering::SeqCst);
     work.abandon.store(false, Ordering::SeqCst);
@@ -257,30 +314,48 @@ async fn live(world: Controls, work: Arc<Work>) {
             Ok(engine) => engine,
             Err(error) => {
                 let machine = world.machine();
-                return machine.state().monitor.violated("liveness", format!("it does not open: {error:?}"));
+                return machine
+                    .state()
+                    .monitor
+                    .violated("liveness", format!("it does not open: {error:?}"));
             }
         };
         let step = world.machine().state().step;
-        work.opened_at.lock().unwrap_or_else(PoisonError::into_inner).push(step);
+        work.opened_at
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(step);
         let clients = (0..work.clients.len()).map(|number| {
             let client = Client::new(&world, &engine, &work.slots);
-            world.spawn(format!("client {number}"), go_on(client, number, Arc::clone(&work)))
+            world.spawn(
+                format!("client {number}"),
+                go_on(client, number, Arc::clone(&work)),
+            )
         });
         for client in clients.collect::<Vec<_>>() {
             if client.await.is_err() {
-                world.machine().state().monitor.violated("panic", "a call panicked");
+                world
+                    .machine()
+                    .state()
+                    .monitor
+                    .violated("panic", "a call panicked");
             }
         }
         let go_on = work.reopen.swap(false, Ordering::SeqCst);
         if go_on && work.abandon.swap(false, Ordering::SeqCst) {
-            world.machine().state().coverage.count("run: reopened, the engine was dropped");
+            world
+                .machine()
+                .state()
+                .coverage
+                .count("run: reopened, the engine was dropped");
             drop(engine);
             continue;
         }
         check_deaths(&world, &engine, deaths).await;
         if !go_on {
             world.quieten();
-            work.steps.store(world.machine().state().step, Ordering::SeqCst);
+            work.steps
+                .store(world.machine().state().step, Ordering::SeqCst);
             calm_down(&world, &engine, &work.slots).await;
         }
         // A failed engine says so here once more.
@@ -294,15 +369,25 @@ async fn live(world: Controls, work: Arc<Work>) {
 
 async fn go_on(client: Client, number: usize, work: Arc<Work>) {
     while !work.reopen.load(Ordering::SeqCst) {
-        let Some((op, write)) = work.take(number) else { return };
+        let Some((op, write)) = work.take(number) else {
+            return;
+        };
         let answer = client.perform(op, write).await;
         work.heard(number, &answer);
         if let Op::Reopen { close } = op {
-            client.machine.state().coverage.count("run: reopened by a client");
+            client
+                .machine
+                .state()
+                .coverage
+                .count("run: reopened by a client");
             work.abandon.fetch_or(!close, Ordering::SeqCst);
             work.reopen.store(true, Ordering::SeqCst);
             if *close {
-                client.machine.state().coverage.count("run: closed under its clients");
+                client
+                    .machine
+                    .state()
+                    .coverage
+                    .count("run: closed under its clients");
                 closing(&client.world);
                 drop(client.engine.close().await);
             }
@@ -320,8 +405,9 @@ async fn go_on(client: Client, number: usize, work: Arc<Work>) {
     }
 }
 
-/// Faults have ceased, and nothing else: the very engine that lived through them must settle by itself, hold no permit that
-/// nobody uses, take on work again, and close without waiting for anything (liveness).
+/// Faults have ceased, and nothing else: the very engine that lived through them must settle by
+/// itself, hold no permit that nobody uses, take on work again, and close without waiting for
+/// anything (liveness).
 async fn calm_down(world: &Controls, engine: &Engine, slots: &Slots) {
     let violated = |message: String| {
         let machine = world.machine();
@@ -338,28 +424,47 @@ async fn calm_down(world: &Controls, engine: &Engine, slots: &Slots) {
                 let machine = world.machine();
                 let mut state = machine.state();
                 state.note(Kind::World, "counts what has expired", String::new());
-                state.monitor.overdue(u64::try_from(EXPIRER_PATIENCE.as_millis()).unwrap_or(u64::MAX))
+                state
+                    .monitor
+                    .overdue(u64::try_from(EXPIRER_PATIENCE.as_millis()).unwrap_or(u64::MAX))
             };
             if overdue > 0 {
-                violated(format!("{overdue} objects have expired and are still there"));
+                violated(format!(
+                    "{overdue} objects have expired and are still there"
+                ));
             }
         }
         // It had failed before, or a commit that hung has made it fail since.
         (_, Err(_)) if world.machine().state().was_provoked() => return,
-        (_, Err(error)) => return violated(format!("it has failed, and nothing had gone wrong: {error:?}")),
+        (_, Err(error)) => {
+            return violated(format!(
+                "it has failed, and nothing had gone wrong: {error:?}"
+            ));
+        }
         (Err(error), Ok(())) => {
-            return violated(format!("it does not settle once faults have ceased: {error:?}"));
+            return violated(format!(
+                "it does not settle once faults have ceased: {error:?}"
+            ));
         }
     }
     let client = Client::new(world, engine, slots);
     client.switch(false);
     let inline = engine.config().inline_bytes_max as u64;
     let objects = 0..u32::try_from(2 * engine.config().limits.shards).unwrap_or(u32::MAX);
-    for (object, bytes) in objects.flat_map(|object| [(object, 1.min(inline)), (object, inline + 1)]) {
+    for (object, bytes) in
+        objects.flat_map(|object| [(object, 1.min(inline)), (object, inline + 1)])
+    {
         let op = put(object, bytes);
-        let answer = client.perform(&op, PROBES + 2 * u64::from(object) + u64::from(bytes > inline)).await;
+        let answer = client
+            .perform(
+                &op,
+                PROBES + 2 * u64::from(object) + u64::from(bytes > inline),
+            )
+            .await;
         if !matches!(answer, Answer::Applied { .. }) {
-            violated(format!("it does not take on work once faults have ceased: {op:?} -> {answer:?}"));
+            violated(format!(
+                "it does not take on work once faults have ceased: {op:?} -> {answer:?}"
+            ));
         }
     }
     let begun = world.elapsed();
@@ -370,7 +475,9 @@ async fn calm_down(world: &Controls, engine: &Engine, slots: &Slots) {
     }
     let orphans = world.machine().state().monitor.landed_orphans();
     if orphans > 0 {
-        violated(format!("it has closed, and left {orphans} orphans that were due"));
+        violated(format!(
+            "it has closed, and left {orphans} orphans that were due"
+        ));
     }
     check_closed(engine, violated).await;
 }
@@ -399,7 +506,10 @@ async fn check_closed(engine: &Engine, violated: impl Fn(String)) {
         engine.resume("late", "0".repeat(44)).await.err(),
         engine.list_uploads("").await.err(),
         engine.delete_prefix("late").await.err(),
-        engine.update("late", async |_| Ok::<_, Error>(Update::Keep)).await.err(),
+        engine
+            .update("late", async |_| Ok::<_, Error>(Update::Keep))
+            .await
+            .err(),
     ];
     let kinds = answers.map(|error| error.map(|error| error.kind()));
     if kinds != [Some(ErrorKind::Closed); 21] {
@@ -423,16 +533,25 @@ fn deaths(world: &Controls) -> u64 {
 
 /// No actor dies that nobody killed.
 async fn check_deaths(world: &Controls, engine: &Engine, before: u64) {
-    let Ok(stats) = engine.stats().await else { return };
+    let Ok(stats) = engine.stats().await else {
+        return;
+    };
     let wanted = deaths(world) - before;
     if stats.actors.restarts > wanted {
-        let message = format!("{} actors died, {wanted} of them were killed", stats.actors.restarts);
-        world.machine().state().monitor.violated("unprovoked", message);
+        let message = format!(
+            "{} actors died, {wanted} of them were killed",
+            stats.actors.restarts
+        );
+        world
+            .machine()
+            .state()
+            .monitor
+            .violated("unprovoked", message);
     }
 }
 
-/// Nobody goes on with an upload: those that live for long are aborted, the others expire. Then the blobs are those that rows
-/// name, and no others.
+/// Nobody goes on with an upload: those that live for long are aborted, the others expire. Then the
+/// blobs are those that rows name, and no others.
 fn end_uploads(sim: &mut Sim, rules: UploadRules) {
     if sim.machine().state().monitor.open_uploads() == 0 {
         return;
@@ -440,20 +559,30 @@ fn end_uploads(sim: &mut Sim, rules: UploadRules) {
     let life = sim.run(async |world: Controls| {
         let engine = world.open_patiently().await?;
         if rules.lifetime_ms <= 3_600_000 {
-            world.advance(Duration::from_millis(rules.lifetime_ms) + EXPIRER_PATIENCE).await;
+            world
+                .advance(Duration::from_millis(rules.lifetime_ms) + EXPIRER_PATIENCE)
+                .await;
         } else {
-            Client::new(&world, &engine, &Slots::default()).abort_all().await?;
+            Client::new(&world, &engine, &Slots::default())
+                .abort_all()
+                .await?;
         }
         closing(&world);
         engine.close().await
     });
     let machine = Arc::clone(sim.machine());
     if !matches!(life, Life::Ended(Ok(()))) {
-        machine.state().monitor.violated("liveness", format!("uploads can't be ended: {life:?}"));
+        machine
+            .state()
+            .monitor
+            .violated("liveness", format!("uploads can't be ended: {life:?}"));
     }
     let open = machine.state().monitor.open_uploads();
     if open > 0 {
-        machine.state().monitor.violated("liveness", format!("{open} uploads are still open"));
+        machine
+            .state()
+            .monitor
+            .violated("liveness", format!("{open} uploads are still open"));
     }
     drop(sim.settle());
 }
@@ -466,7 +595,11 @@ fn read_everything(sim: &mut Sim) {
     };
     let life = sim.run(async |world: Controls| {
         let Ok(engine) = world.open_patiently().await else {
-            return world.machine().state().monitor.violated("liveness", "it does not open for the last time");
+            return world
+                .machine()
+                .state()
+                .monitor
+                .violated("liveness", "it does not open for the last time");
         };
         let client = Client::new(&world, &engine, &Slots::default());
         for object in &plan_of_reads {
@@ -477,6 +610,9 @@ fn read_everything(sim: &mut Sim) {
         drop(engine.close().await);
     });
     if life == Life::Crashed {
-        sim.machine().state().monitor.violated("liveness", "the last life crashed by itself");
+        sim.machine()
+            .state()
+            .monitor
+            .violated("liveness", "the last life crashed by itself");
     }
 }

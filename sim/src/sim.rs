@@ -1,7 +1,9 @@
-//! [`Sim`], a world that is a function of its seed; [`Controls`], what its owner can do to it from within.
+//! [`Sim`], a world that is a function of its seed; [`Controls`], what its owner can do to it from
+//! within.
 //!
-//! A world has lives. Each runs in a runtime of its own, on one thread, under a virtual clock, until its task ends or the
-//! world crashes; the next one finds on the disks what the last one left there.
+//! A world has lives. Each runs in a runtime of its own, on one thread, under a virtual clock,
+//! until its task ends or the world crashes; the next one finds on the disks what the last one left
+//! there.
 
 use std::fmt;
 use std::io;
@@ -9,7 +11,9 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use cenotaph::{ActorKind, Config, Engine, Env, Error, ErrorKind, Index, MARKER_PATH, Reason, Result};
+use cenotaph::{
+    ActorKind, Config, Engine, Env, Error, ErrorKind, Index, MARKER_PATH, Reason, Result,
+};
 use cenotaph_storage::StoreId;
 use cenotaph_storage::blobs::marker;
 use tokio::task::JoinHandle;
@@ -33,12 +37,14 @@ const SETTLE_PATIENCE: Duration = Duration::from_secs(4 * 3600);
 /// Most steps in the life of a world. More than that is a world that runs in circles.
 const STEPS_MAX: u64 = 1_000_000;
 
-/// A simulated world: an index, a blob tier, time, chance and failures, all of them functions of one seed.
+/// A simulated world: an index, a blob tier, time, chance and failures, all of them functions of
+/// one seed.
 ///
-/// The index and the blobs outlive what [`run`](Self::run) runs in it, as disks outlive a process. Whatever runs is on one
-/// thread, and asks the world for time, chance and tasks: the engine by itself, your own service through
-/// [`Controls::env`], or through tokio, whose clock is virtual here. What asks the real world (the system's time, threads,
-/// sockets, the order of a `HashMap`) is not part of the simulation, and a run that depends on it can't be replayed.
+/// The index and the blobs outlive what [`run`](Self::run) runs in it, as disks outlive a process.
+/// Whatever runs is on one thread, and asks the world for time, chance and tasks: the engine by
+/// itself, your own service through [`Controls::env`], or through tokio, whose clock is virtual
+/// here. What asks the real world (the system's time, threads, sockets, the order of a `HashMap`)
+/// is not part of the simulation, and a run that depends on it can't be replayed.
 ///
 /// Invariants of the store are checked all along: see [`violations`](Self::violations).
 ///
@@ -98,7 +104,11 @@ impl Sim {
 
     fn of(machine: Machine) -> Self {
         machine.state().steps_max = STEPS_MAX;
-        Self { machine: Arc::new(machine), config: Config::default(), real: None }
+        Self {
+            machine: Arc::new(machine),
+            config: Config::default(),
+            real: None,
+        }
     }
 
     /// Another configuration of the engine than the default one.
@@ -125,12 +135,17 @@ impl Sim {
     /// Does this at this step, counted from 1 over all lives.
     #[must_use]
     pub fn at_step(self, step: u64, act: Act) -> Self {
-        self.machine.state().script.entry(step).or_default().push(act);
+        self.machine
+            .state()
+            .script
+            .entry(step)
+            .or_default()
+            .push(act);
         self
     }
 
-    /// Keeps the index in a real fjall database in a temporary directory, instead of simulating it. A crash is then a
-    /// killed process, and no power cut. Some thirty times slower.
+    /// Keeps the index in a real fjall database in a temporary directory, instead of simulating it.
+    /// A crash is then a killed process, and no power cut. Some thirty times slower.
     ///
     /// # Errors
     /// If there can't be a temporary directory.
@@ -144,13 +159,20 @@ impl Sim {
     /// # Panics
     /// If `life` does.
     pub fn run<T>(&mut self, life: impl AsyncFnOnce(Controls) -> T) -> Life<T> {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
-        let runtime = runtime.expect("a runtime on the current thread needs nothing from the system");
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_time()
+            .start_paused(true)
+            .build();
+        let runtime =
+            runtime.expect("a runtime on the current thread needs nothing from the system");
         let gate = Gate::new(Arc::clone(&self.machine));
         let controls = Controls {
             gate: Arc::clone(&gate),
             config: self.config.clone(),
-            real: self.real.as_ref().map(|directory| Arc::from(directory.path())),
+            real: self
+                .real
+                .as_ref()
+                .map(|directory| Arc::from(directory.path())),
         };
         let ended = runtime.block_on(async {
             self.machine.begin_life();
@@ -160,9 +182,14 @@ impl Sim {
                 () = gate.crashed() => Life::Crashed,
                 value = life(controls) => Life::Ended(value),
             };
-            // From here on the world stands still: the order in which tasks are dropped can't matter.
+            // From here on the world stands still: the order in which tasks are dropped can't
+            // matter.
             gate.fence();
-            self.machine.end_life(if matches!(ended, Life::Crashed) { "crashed" } else { "ended" });
+            self.machine.end_life(if matches!(ended, Life::Crashed) {
+                "crashed"
+            } else {
+                "ended"
+            });
             ended
         });
         if let Some(directory) = &mut self.real {
@@ -176,8 +203,8 @@ impl Sim {
         ended
     }
 
-    /// One more life, without faults, in which everything must settle; then checks what must be true at rest: the blob
-    /// tier holds exactly what the rows name (I5).
+    /// One more life, without faults, in which everything must settle; then checks what must be
+    /// true at rest: the blob tier holds exactly what the rows name (I5).
     ///
     /// # Errors
     /// Every violation found since the world began.
@@ -192,9 +219,14 @@ impl Sim {
         let mut state = machine.state();
         match settled {
             Life::Ended(Ok(())) => {}
-            Life::Ended(Err(error)) => state.monitor.violated("liveness", format!("it does not settle: {error:?}")),
+            Life::Ended(Err(error)) => state
+                .monitor
+                .violated("liveness", format!("it does not settle: {error:?}")),
             Life::Crashed => {
-                state.monitor.violated("liveness", "it does not settle: the world has come to its last step");
+                state.monitor.violated(
+                    "liveness",
+                    "it does not settle: the world has come to its last step",
+                );
             }
         }
         let tables = self.real.is_none().then(|| machine.disk.tables());
@@ -221,7 +253,8 @@ impl Sim {
         self.machine.state().coverage.clone()
     }
 
-    /// Whether the world has come to its last step, after a million of them: every further life crashes at once.
+    /// Whether the world has come to its last step, after a million of them: every further life
+    /// crashes at once.
     pub fn is_exhausted(&self) -> bool {
         self.machine.state().is_exhausted()
     }
@@ -253,7 +286,9 @@ impl Sim {
 
 impl fmt::Debug for Sim {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Sim").field("steps", &self.steps()).finish_non_exhaustive()
+        f.debug_struct("Sim")
+            .field("steps", &self.steps())
+            .finish_non_exhaustive()
     }
 }
 
@@ -269,10 +304,12 @@ impl Controls {
     /// Opens the engine on this world's disks.
     ///
     /// # Errors
-    /// As [`Builder::open`](cenotaph::Builder::open): under faults this may fail, and may be tried again.
+    /// As [`Builder::open`](cenotaph::Builder::open): under faults this may fail, and may be tried
+    /// again.
     pub async fn open(&self) -> Result<Engine> {
         let machine = self.gate.machine();
-        if machine.state().monitor.is_claimed() && machine.strikes(Fault::TierSwapped, String::new) {
+        if machine.state().monitor.is_claimed() && machine.strikes(Fault::TierSwapped, String::new)
+        {
             self.open_over_another_tier().await?;
         }
         let index = self.open_index()?;
@@ -289,7 +326,10 @@ impl Controls {
             state.report_violations();
         }
         let kill = Arc::new(engine.killer());
-        self.gate.expose(Victims { kill, shards: self.config.limits.shards });
+        self.gate.expose(Victims {
+            kill,
+            shards: self.config.limits.shards,
+        });
         Ok(engine)
     }
 
@@ -298,24 +338,41 @@ impl Controls {
         let is_foreign = self.gate.machine().below(2) == 0;
         let decoy = Blobs::new();
         if is_foreign {
-            let other = StoreId::from_uuid(Uuid::from_u128(self.gate.machine().below(u64::MAX).into()));
+            let other =
+                StoreId::from_uuid(Uuid::from_u128(self.gate.machine().below(u64::MAX).into()));
             decoy.put(MARKER_PATH, marker::encode(other).into());
         }
         let before = decoy.bytes(MARKER_PATH);
-        let builder = Engine::builder("simulated").config(self.config.clone()).env(self.env());
-        let opened = builder.index(self.open_index()?).blobs(decoy.operator()).open().await;
+        let builder = Engine::builder("simulated")
+            .config(self.config.clone())
+            .env(self.env());
+        let opened = builder
+            .index(self.open_index()?)
+            .blobs(decoy.operator())
+            .open()
+            .await;
         let machine = self.gate.machine();
         let mut state = machine.state();
-        state.coverage.count(if is_foreign { "open: another store's tier" } else { "open: an empty tier" });
+        state.coverage.count(if is_foreign {
+            "open: another store's tier"
+        } else {
+            "open: an empty tier"
+        });
         match opened {
-            Ok(_) => state.monitor.violated("I11", "a store opens over a tier that is not its own"),
+            Ok(_) => state
+                .monitor
+                .violated("I11", "a store opens over a tier that is not its own"),
             Err(error) if is_foreign && error.kind() == ErrorKind::Invalid => {}
             // Or a fault of the index, which was met first.
             Err(error) if error.kind() == ErrorKind::Unavailable => {}
-            Err(error) => state.monitor.violated("I11", format!("over another tier it says {error:?}")),
+            Err(error) => state
+                .monitor
+                .violated("I11", format!("over another tier it says {error:?}")),
         }
         if decoy.bytes(MARKER_PATH) != before || !decoy.paths().is_empty() {
-            state.monitor.violated("I11", "an opening writes to a tier that is not its own");
+            state
+                .monitor
+                .violated("I11", "an opening writes to a tier that is not its own");
         }
         state.report_violations();
         Ok(())
@@ -345,7 +402,8 @@ impl Controls {
         for _ in 0..600 {
             match self.open().await {
                 Err(error) if error.kind() != ErrorKind::Invalid => {
-                    // Not its message: that of a real index holds the path of a temporary directory.
+                    // Not its message: that of a real index holds the path of a temporary
+                    // directory.
                     self.note(format!("it does not open: {}", error.kind()));
                     sleep(Duration::from_secs(1)).await;
                 }
@@ -355,12 +413,15 @@ impl Controls {
         self.open().await
     }
 
-    /// Waits until the engine has nothing left to do or to settle, and asks it to settle all the while.
+    /// Waits until the engine has nothing left to do or to settle, and asks it to settle all the
+    /// while.
     ///
     /// # Errors
-    /// [`ErrorKind::Unavailable`] if that takes hours of virtual time, and whatever [`Engine::health`] says.
+    /// [`ErrorKind::Unavailable`] if that takes hours of virtual time, and whatever
+    /// [`Engine::health`] says.
     pub async fn settle(&self, engine: &Engine) -> Result<()> {
-        self.rest(engine, async || drop(engine.settle().await)).await
+        self.rest(engine, async || drop(engine.settle().await))
+            .await
     }
 
     /// The same, but only waits: the engine must settle by itself.
@@ -382,7 +443,8 @@ impl Controls {
                 health => health.is_err(),
             };
             let actors = &stats.actors;
-            let at_work = stats.index.waiting + actors.writes_live as u64 + actors.uploads_live as u64;
+            let at_work =
+                stats.index.waiting + actors.writes_live as u64 + actors.uploads_live as u64;
             if !is_away
                 && (at_work, actors.changes, actors.orphans) == (0, 0, 0)
                 && self.gate.machine().blobs.in_flight() == 0
@@ -390,7 +452,11 @@ impl Controls {
                 return Ok(());
             }
             if self.elapsed() - begun > SETTLE_PATIENCE {
-                return Err(Error::new(ErrorKind::Unavailable, "settle", format!("not settled: {stats:?}")));
+                return Err(Error::new(
+                    ErrorKind::Unavailable,
+                    "settle",
+                    format!("not settled: {stats:?}"),
+                ));
             }
             sleep(Duration::from_secs(10)).await;
         }
@@ -445,7 +511,10 @@ impl Controls {
     }
 
     /// Runs a task beside the caller, on a lane of this name.
-    #[expect(clippy::disallowed_methods, reason = "the simulated world spawns what lives in it")]
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "the simulated world spawns what lives in it"
+    )]
     pub fn spawn<T: Send + 'static>(
         &self,
         name: impl Into<String>,
@@ -471,6 +540,8 @@ impl Controls {
 
 impl fmt::Debug for Controls {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Controls").field("elapsed", &self.elapsed()).finish_non_exhaustive()
+        f.debug_struct("Controls")
+            .field("elapsed", &self.elapsed())
+            .finish_non_exhaustive()
     }
 }

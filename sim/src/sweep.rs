@@ -1,5 +1,5 @@
-//! Sweeps: the same plan again and again, with one thing going wrong at every step in turn. And [`shrink`], which makes a
-//! plan that fails small.
+//! Sweeps: the same plan again and again, with one thing going wrong at every step in turn. And
+//! [`shrink`], which makes a plan that fails small.
 
 use cenotaph::ActorKind;
 use proptest::strategy::ValueTree;
@@ -34,9 +34,14 @@ pub struct Swept {
     pub coverage: Coverage,
 }
 
-/// Runs the sweep of a plan, whose own faults are left out so that its steps are the same each time. `progress` hears of
-/// each run: how many there were, and how many there will be at least.
-pub fn sweep(kind: Sweep, plan: &Plan, options: &Options, mut progress: impl FnMut(u64, u64)) -> Swept {
+/// Runs the sweep of a plan, whose own faults are left out so that its steps are the same each
+/// time. `progress` hears of each run: how many there were, and how many there will be at least.
+pub fn sweep(
+    kind: Sweep,
+    plan: &Plan,
+    options: &Options,
+    mut progress: impl FnMut(u64, u64),
+) -> Swept {
     let plan = plan.clone().without_faults();
     let steps = run(&plan, options).steps_of_clients;
     let mut swept = Swept::default();
@@ -44,12 +49,18 @@ pub fn sweep(kind: Sweep, plan: &Plan, options: &Options, mut progress: impl FnM
         for act in acts(kind, plan.setting.shards) {
             let (opened, crashed_at) = swept.run(&plan, &[(step, act)], options);
             if kind == Sweep::CrashAgain {
-                let end = opened.into_iter().find(|&opened| opened > crashed_at).unwrap_or(step);
+                let end = opened
+                    .into_iter()
+                    .find(|&opened| opened > crashed_at)
+                    .unwrap_or(step);
                 for again in step + 1..=end {
                     swept.run(&plan, &[(step, act), (again, act)], options);
                 }
             }
-            progress(swept.runs, steps * acts(kind, plan.setting.shards).len() as u64);
+            progress(
+                swept.runs,
+                steps * acts(kind, plan.setting.shards).len() as u64,
+            );
         }
     }
     swept
@@ -68,7 +79,11 @@ fn acts(kind: Sweep, shards: usize) -> Vec<Act> {
                 ActorKind::Expirer,
                 ActorKind::Supervisor,
             ];
-            (0..shards).map(ActorKind::Shard).chain(others).map(Act::Kill).collect()
+            (0..shards)
+                .map(ActorKind::Shard)
+                .chain(others)
+                .map(Act::Kill)
+                .collect()
         }
     }
 }
@@ -76,7 +91,10 @@ fn acts(kind: Sweep, shards: usize) -> Vec<Act> {
 impl Swept {
     /// Runs the plan with these acts; at which steps it opened, and the step of the first act.
     fn run(&mut self, plan: &Plan, acts: &[(u64, Act)], options: &Options) -> (Vec<u64>, u64) {
-        let plan = Plan { acts: acts.to_vec(), ..plan.clone() };
+        let plan = Plan {
+            acts: acts.to_vec(),
+            ..plan.clone()
+        };
         let report = run(&plan, options);
         self.runs += 1;
         self.coverage.merge(&report.coverage);

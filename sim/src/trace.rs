@@ -1,9 +1,14 @@
-//! What happened, in order: [`Trace`], a list of [`Event`]s, each on the lane of the task it happened on.
+//! What happened, in order: [`Trace`], a list of [`Event`]s, each on the lane of the task it
+//! happened on.
 //!
-//! A trace is a function of the seed, byte for byte. So nothing in it may come from the process: no actor ids, no task
-//! ids, no addresses, no real time. Its length is the simulated world's *tick*: the moments that checkers compare.
+//! A trace is a function of the seed, byte for byte. So nothing in it may come from the process: no
+//! actor ids, no task ids, no addresses, no real time. Its length is the simulated world's *tick*:
+//! the moments that checkers compare.
 
-#![expect(clippy::disallowed_types, reason = "the map of tasks is looked up in and never iterated")]
+#![expect(
+    clippy::disallowed_types,
+    reason = "the map of tasks is looked up in and never iterated"
+)]
 
 use std::collections::HashMap;
 use std::fmt;
@@ -90,8 +95,16 @@ pub struct Trace {
 impl Trace {
     /// Nothing yet. The first lane is the world's own.
     pub(crate) fn new() -> Self {
-        let lanes = vec![LaneName { name: "world".to_owned(), is_actor: false }];
-        Self { events: Vec::with_capacity(1024), lanes, of_task: HashMap::new(), life: 0 }
+        let lanes = vec![LaneName {
+            name: "world".to_owned(),
+            is_actor: false,
+        }];
+        Self {
+            events: Vec::with_capacity(1024),
+            lanes,
+            of_task: HashMap::new(),
+            life: 0,
+        }
     }
 
     /// What happened, in order.
@@ -106,7 +119,8 @@ impl Trace {
 
     /// Every lane, in the order of their first event.
     pub fn lanes(&self) -> impl Iterator<Item = Lane> {
-        (0..self.lanes.len()).map(|lane| Lane(u32::try_from(lane).expect("fewer lanes than events")))
+        (0..self.lanes.len())
+            .map(|lane| Lane(u32::try_from(lane).expect("fewer lanes than events")))
     }
 
     /// The next event's tick.
@@ -123,8 +137,8 @@ impl Trace {
         self.life
     }
 
-    /// Names the current task's lane. One that was here before under the same name is gone on with: a restarted shard
-    /// stays on its lane.
+    /// Names the current task's lane. One that was here before under the same name is gone on with:
+    /// a restarted shard stays on its lane.
     pub(crate) fn name_lane(&mut self, name: String, is_actor: bool) {
         let Some(task) = task::try_id() else { return };
         let known = self.lanes.iter().position(|lane| lane.name == name);
@@ -132,16 +146,23 @@ impl Trace {
             self.lanes.push(LaneName { name, is_actor });
             self.lanes.len() - 1
         });
-        self.of_task.insert(task, Lane(u32::try_from(lane).expect("fewer lanes than events")));
+        self.of_task.insert(
+            task,
+            Lane(u32::try_from(lane).expect("fewer lanes than events")),
+        );
     }
 
     /// Whether the current task is an actor.
     pub(crate) fn is_actor(&self) -> bool {
-        task::try_id().and_then(|task| self.of_task.get(&task)).is_some_and(|lane| self.lanes[lane.0 as usize].is_actor)
+        task::try_id()
+            .and_then(|task| self.of_task.get(&task))
+            .is_some_and(|lane| self.lanes[lane.0 as usize].is_actor)
     }
 
     fn lane(&mut self) -> Lane {
-        let Some(task) = task::try_id() else { return Lane(0) };
+        let Some(task) = task::try_id() else {
+            return Lane(0);
+        };
         if let Some(&lane) = self.of_task.get(&task) {
             return lane;
         }
@@ -151,16 +172,33 @@ impl Trace {
     }
 
     /// Adds an event on the current task's lane.
-    pub(crate) fn push(&mut self, at: Duration, step: u64, kind: Kind, what: &'static str, detail: String) -> Tick {
+    pub(crate) fn push(
+        &mut self,
+        at: Duration,
+        step: u64,
+        kind: Kind,
+        what: &'static str,
+        detail: String,
+    ) -> Tick {
         let lane = self.lane();
         let life = self.life;
-        self.events.push(Event { at, step, life, lane, kind, what, detail });
+        self.events.push(Event {
+            at,
+            step,
+            life,
+            lane,
+            kind,
+            what,
+            detail,
+        });
         self.events.len() as Tick - 1
     }
 }
 
 impl fmt::Debug for Trace {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Trace").field("events", &self.events.len()).finish_non_exhaustive()
+        f.debug_struct("Trace")
+            .field("events", &self.events.len())
+            .finish_non_exhaustive()
     }
 }

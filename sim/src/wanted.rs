@@ -1,11 +1,15 @@
-//! What must have happened in a large enough set of runs: [`wanted`]. A harness that never sees a thing is blind to it.
+//! What must have happened in a large enough set of runs: [`wanted`]. A harness that never sees a
+//! thing is blind to it.
 
 use crate::faults::Fault;
 
-/// What must have happened in a large enough set of runs, or they are blind: every fault, every path of recovery, every
-/// answer.
+/// What must have happened in a large enough set of runs, or they are blind: every fault, every
+/// path of recovery, every answer.
 pub fn wanted() -> impl Iterator<Item = &'static str> {
-    Fault::ALL.iter().map(|fault| fault.name()).chain(PATHS.iter().copied())
+    Fault::ALL
+        .iter()
+        .map(|fault| fault.name())
+        .chain(PATHS.iter().copied())
 }
 
 /// What is no fault.

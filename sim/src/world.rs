@@ -1,5 +1,5 @@
-//! What answers an [`Env`] in a simulated world: [`SimWorld`]. Time, chance, ids, tasks and blocking work, all of them
-//! functions of the seed.
+//! What answers an [`Env`] in a simulated world: [`SimWorld`]. Time, chance, ids, tasks and
+//! blocking work, all of them functions of the seed.
 
 use std::io;
 use std::sync::Arc;
@@ -59,15 +59,23 @@ impl World for SimWorld {
         self.spawn(task);
     }
 
-    /// Only real fjall asks for one, and the world waits for it whenever it gives it something to do.
-    #[expect(clippy::disallowed_methods, reason = "the thread is fjall's, and not part of the world")]
+    /// Only real fjall asks for one, and the world waits for it whenever it gives it something to
+    /// do.
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "the thread is fjall's, and not part of the world"
+    )]
     fn thread(&self, name: &str, body: Box<dyn FnOnce() + Send>) -> io::Result<JoinHandle<()>> {
-        std::thread::Builder::new().name(name.to_owned()).spawn(body)
+        std::thread::Builder::new()
+            .name(name.to_owned())
+            .spawn(body)
     }
 
     fn pass(&self, seam: Seam) -> Option<BoxFuture<'static, ()>> {
         let gate = Arc::clone(&self.0);
-        Some(Box::pin(async move { gate.pass(seam_name(seam), String::new).await }))
+        Some(Box::pin(async move {
+            gate.pass(seam_name(seam), String::new).await;
+        }))
     }
 
     fn actor_started(&self, kind: &'static str, number: Option<usize>) {

@@ -1,7 +1,11 @@
-//! The simulator, tested: its index keeps the contract of any index, its worlds are functions of their seeds, its
-//! workload finds what is planted, and nothing where nothing is.
+//! The simulator, tested: its index keeps the contract of any index, its worlds are functions of
+//! their seeds, its workload finds what is planted, and nothing where nothing is.
 
-#![expect(clippy::unwrap_used, clippy::print_stdout, reason = "a failure is what a test is for, and it may speak")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "a failure is what a test is for, and it may speak"
+)]
 
 #[path = "main/binary.rs"]
 mod binary;

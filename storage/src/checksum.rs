@@ -1,7 +1,8 @@
-//! Checksums of payloads: one over the whole, one per fixed block, so that a ranged read can be verified too.
+//! Checksums of payloads: one over the whole, one per fixed block, so that a ranged read can be
+//! verified too.
 //!
-//! xxh3, 64 bit (Collet, <https://xxhash.com>): it finds accidents, not forgers. Guards "never wrong bytes" (DESIGN
-//! §6).
+//! xxh3, 64 bit (Collet, <https://xxhash.com>): it finds accidents, not forgers. Guards "never
+//! wrong bytes" (DESIGN §6).
 
 use crate::multipart::PartEtag;
 use serde::{Deserialize, Serialize};

@@ -1,8 +1,9 @@
-//! What a caller may declare about the bytes of a part before it sends them: [`Digest`], and how they are checked as they flow by:
-//! [`Verifier`].
+//! What a caller may declare about the bytes of a part before it sends them: [`Digest`], and how
+//! they are checked as they flow by: [`Verifier`].
 //!
-//! The four are those of S3's checksums. Ours own are xxh3 (`checksum.rs`); these are computed only where somebody declared one.
-//! Each comes from a library. Deliberately not here: what becomes of a part that does not match.
+//! The four are those of S3's checksums. Ours own are xxh3 (`checksum.rs`); these are computed only
+//! where somebody declared one. Each comes from a library. Deliberately not here: what becomes of a
+//! part that does not match.
 
 use std::fmt;
 use std::str::FromStr;
@@ -16,7 +17,8 @@ use crate::multipart::bytes_of_hex;
 
 /// A checksum that a caller declares, by the algorithm that makes it.
 ///
-/// Written and read as the algorithm's name and lower-case hexadecimal digits, most significant first.
+/// Written and read as the algorithm's name and lower-case hexadecimal digits, most significant
+/// first.
 ///
 /// ```
 /// use cenotaph_storage::Digest;
@@ -68,7 +70,9 @@ impl Digest {
 
 impl fmt::Display for Digest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let hex = |f: &mut fmt::Formatter<'_>, bytes: &[u8]| bytes.iter().try_for_each(|byte| write!(f, "{byte:02x}"));
+        let hex = |f: &mut fmt::Formatter<'_>, bytes: &[u8]| {
+            bytes.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+        };
         match self {
             Self::Md5(bytes) => f.write_str("md5:").and_then(|()| hex(f, bytes)),
             Self::Crc32c(value) => write!(f, "crc32c:{value:08x}"),
@@ -87,7 +91,9 @@ impl FromStr for Digest {
         let read = |(algorithm, hex): (&str, &str)| match algorithm {
             "md5" => bytes_of_hex(hex).map(Self::Md5),
             "crc32c" => bytes_of_hex(hex).map(|bytes| Self::Crc32c(u32::from_be_bytes(bytes))),
-            "crc64nvme" => bytes_of_hex(hex).map(|bytes| Self::Crc64Nvme(u64::from_be_bytes(bytes))),
+            "crc64nvme" => {
+                bytes_of_hex(hex).map(|bytes| Self::Crc64Nvme(u64::from_be_bytes(bytes)))
+            }
             "sha256" => bytes_of_hex(hex).map(Self::Sha256),
             _ => None,
         };
@@ -142,8 +148,9 @@ impl Verifier {
         if found == declared {
             return Ok(());
         }
-        let message =
-            format!("the bytes do not have the checksum that was declared: declared={declared} found={found}");
+        let message = format!(
+            "the bytes do not have the checksum that was declared: declared={declared} found={found}"
+        );
         Err(Error::new(ErrorKind::Source, "multipart", message).with_reason(Reason::Checksum))
     }
 }
@@ -152,9 +159,9 @@ impl State {
     fn finish(self) -> Digest {
         match self {
             Self::Md5(md5) => Digest::Md5(md5.finalize().into()),
-            Self::Crc32c(crc) => {
-                Digest::Crc32c(u32::try_from(crc.finalize()).expect("a checksum of 32 bits has no more of them"))
-            }
+            Self::Crc32c(crc) => Digest::Crc32c(
+                u32::try_from(crc.finalize()).expect("a checksum of 32 bits has no more of them"),
+            ),
             Self::Crc64Nvme(crc) => Digest::Crc64Nvme(crc.finalize()),
             Self::Sha256(sha256) => Digest::Sha256(sha256.finalize().into()),
         }
@@ -170,10 +177,16 @@ mod tests {
     fn each_algorithm_gives_its_published_check_value() {
         let bytes = b"123456789";
         let expected = [
-            (Digest::md5_of(bytes), "md5:25f9e794323b453885f5181f1b624d0b"),
+            (
+                Digest::md5_of(bytes),
+                "md5:25f9e794323b453885f5181f1b624d0b",
+            ),
             (Digest::crc32c_of(bytes), "crc32c:e3069283"),
             (Digest::crc64_nvme_of(bytes), "crc64nvme:ae8b14860a799888"),
-            (Digest::sha256_of(bytes), "sha256:15e2b0d3c33891ebb0f1ef609ec419420c20e320ce94c65fbc8c3312448eb225"),
+            (
+                Digest::sha256_of(bytes),
+                "sha256:15e2b0d3c33891ebb0f1ef609ec419420c20e320ce94c65fbc8c3312448eb225",
+            ),
         ];
         for (found, text) in expected {
             assert_eq!(found.to_string(), text);
@@ -184,7 +197,12 @@ mod tests {
 
     #[test]
     fn what_differs_in_one_bit_is_refused_and_names_both() {
-        let makers = [Digest::md5_of, Digest::crc32c_of, Digest::crc64_nvme_of, Digest::sha256_of];
+        let makers = [
+            Digest::md5_of,
+            Digest::crc32c_of,
+            Digest::crc64_nvme_of,
+            Digest::sha256_of,
+        ];
         for make in makers {
             let declared = make(b"as declared");
             let mut whole = Verifier::new(declared);

@@ -1,9 +1,10 @@
 //! The world outside: time, chance, ids, tasks and blocking work.
 //!
-//! Holds [`Env`], the handle by which every other room asks for these, and [`World`], what answers. Production uses
-//! [`Env::real`]; a simulator or a test brings its own world, and with it decides time, chance and order. This is the
-//! only file that may call the system for them (`clippy.toml` refuses it elsewhere). Deliberately not here: the two
-//! tiers, which stand behind traits of their own.
+//! Holds [`Env`], the handle by which every other room asks for these, and [`World`], what answers.
+//! Production uses [`Env::real`]; a simulator or a test brings its own world, and with it decides
+//! time, chance and order. This is the only file that may call the system for them (`clippy.toml`
+//! refuses it elsewhere). Deliberately not here: the two tiers, which stand behind traits of their
+//! own.
 
 use std::fmt;
 use std::future::Future;
@@ -43,14 +44,14 @@ pub trait World: Send + Sync + 'static {
     /// Runs blocking code where that stalls nobody else.
     fn blocking(&self, work: Box<dyn FnOnce() + Send>);
 
-    /// Runs work that blocks for the disk of the blob tier, which may be a share that hangs: it holds up none of the work
-    /// of [`blocking`](Self::blocking).
+    /// Runs work that blocks for the disk of the blob tier, which may be a share that hangs: it
+    /// holds up none of the work of [`blocking`](Self::blocking).
     fn blocking_on_blobs(&self, work: Box<dyn FnOnce() + Send>) {
         self.blocking(work);
     }
 
-    /// Runs a task that may block the thread that polls it, where that stalls nobody else. Never on a thread that
-    /// blocking code needs: the task may itself wait for some.
+    /// Runs a task that may block the thread that polls it, where that stalls nobody else. Never on
+    /// a thread that blocking code needs: the task may itself wait for some.
     fn offload(&self, task: BoxFuture<'static, ()>);
 
     /// Starts a thread of the operating system.
@@ -59,15 +60,16 @@ pub trait World: Send + Sync + 'static {
     /// Whatever the operating system says.
     fn thread(&self, name: &str, body: Box<dyn FnOnce() + Send>) -> io::Result<JoinHandle<()>>;
 
-    /// Called at each [`Seam`] that work passes. The real world does nothing; a test holds the work there, to kill its
-    /// actor at exactly this await boundary.
+    /// Called at each [`Seam`] that work passes. The real world does nothing; a test holds the work
+    /// there, to kill its actor at exactly this await boundary.
     fn pass(&self, seam: Seam) -> Option<BoxFuture<'static, ()>> {
         let _ = seam;
         None
     }
 
-    /// Called by an actor on the task that will run it, once it has started. The real world does nothing; a simulated
-    /// one then knows whose steps it sees. `number` tells actors of one kind apart.
+    /// Called by an actor on the task that will run it, once it has started. The real world does
+    /// nothing; a simulated one then knows whose steps it sees. `number` tells actors of one kind
+    /// apart.
     fn actor_started(&self, kind: &'static str, number: Option<usize>) {
         let _ = (kind, number);
     }
@@ -82,8 +84,8 @@ pub trait World: Send + Sync + 'static {
 
 /// The await boundaries of the write, recovery and sweep paths, by name.
 ///
-/// Between two of them an actor either runs or waits for one side effect; what a crash or a kill can do to it is
-/// decided by the last seam it passed.
+/// Between two of them an actor either runs or waits for one side effect; what a crash or a kill
+/// can do to it is decided by the last seam it passed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Seam {
     /// Upload: nothing is recorded yet.
@@ -124,7 +126,8 @@ pub enum Seam {
     ExpirerBeforeRemove,
 }
 
-/// A cheap handle on a [`World`]. Clones share the latest time of day that [`steady_now`](Self::steady_now) gave.
+/// A cheap handle on a [`World`]. Clones share the latest time of day that
+/// [`steady_now`](Self::steady_now) gave.
 #[derive(Clone)]
 pub struct Env {
     world: Arc<dyn World>,
@@ -142,7 +145,10 @@ struct Steady {
 
 impl Default for Steady {
     fn default() -> Self {
-        Self { latest_ms: AtomicU64::new(0), ahead_ms: AtomicI64::new(i64::MIN) }
+        Self {
+            latest_ms: AtomicU64::new(0),
+            ahead_ms: AtomicI64::new(i64::MIN),
+        }
     }
 }
 
@@ -157,7 +163,10 @@ impl Env {
 
     /// A world of your own.
     pub fn new(world: impl World) -> Self {
-        Self { world: Arc::new(world), steady: Arc::default() }
+        Self {
+            world: Arc::new(world),
+            steady: Arc::default(),
+        }
     }
 
     /// The time of day.
@@ -165,20 +174,35 @@ impl Env {
         self.world.now()
     }
 
-    /// The time of day, but never earlier than it was before: what has expired stays expired although the clock is set
-    /// back. From then on it goes on from where it was, as fast as [`monotonic`](Self::monotonic), so that nothing waits
-    /// for the time of day to catch up.
+    /// The time of day, but never earlier than it was before: what has expired stays expired
+    /// although the clock is set back. From then on it goes on from where it was, as fast as
+    /// [`monotonic`](Self::monotonic), so that nothing waits for the time of day to catch up.
     pub fn steady_now(&self) -> Timestamp {
-        // In this order: a pause between both makes the difference too small, which the largest one so far makes good.
-        // The other way round it would be too large, and the steady time ahead by the pause for ever.
+        // In this order: a pause between both makes the difference too small, which the largest one
+        // so far makes good. The other way round it would be too large, and the steady time ahead
+        // by the pause for ever.
         let now_ms = self.world.now().as_millis();
         let monotonic = self.world.monotonic();
         let whole_ms = i64::try_from(monotonic.as_millis()).unwrap_or(i64::MAX);
-        // Rounded so that the difference never comes out too large: no moment is given before its time.
-        let ahead_ms = i64::try_from(now_ms).unwrap_or(i64::MAX).saturating_sub(whole_ms.saturating_add(1));
-        let ahead_ms = self.steady.ahead_ms.fetch_max(ahead_ms, Ordering::AcqRel).max(ahead_ms);
-        let steady_ms = u64::try_from(whole_ms.saturating_add(ahead_ms)).unwrap_or(0).max(now_ms);
-        Timestamp::from_millis(self.steady.latest_ms.fetch_max(steady_ms, Ordering::AcqRel).max(steady_ms))
+        // Rounded so that the difference never comes out too large: no moment is given before its
+        // time.
+        let ahead_ms = i64::try_from(now_ms)
+            .unwrap_or(i64::MAX)
+            .saturating_sub(whole_ms.saturating_add(1));
+        let ahead_ms = self
+            .steady
+            .ahead_ms
+            .fetch_max(ahead_ms, Ordering::AcqRel)
+            .max(ahead_ms);
+        let steady_ms = u64::try_from(whole_ms.saturating_add(ahead_ms))
+            .unwrap_or(0)
+            .max(now_ms);
+        Timestamp::from_millis(
+            self.steady
+                .latest_ms
+                .fetch_max(steady_ms, Ordering::AcqRel)
+                .max(steady_ms),
+        )
     }
 
     /// Time since some fixed moment.
@@ -221,7 +245,8 @@ impl Env {
         let mut random = [0; 10];
         random[..8].copy_from_slice(&self.random_u64().to_le_bytes());
         random[8..].copy_from_slice(&self.random_u64().to_le_bytes()[..2]);
-        uuid::Builder::from_unix_timestamp_millis(self.steady_now().as_millis(), &random).into_uuid()
+        uuid::Builder::from_unix_timestamp_millis(self.steady_now().as_millis(), &random)
+            .into_uuid()
     }
 
     /// Resolves when this much time has passed.
@@ -243,44 +268,79 @@ impl Env {
         self.world.spawn(Box::pin(task));
     }
 
-    /// Runs a task that may block its thread, and gives its value. It goes on even if the returned future is dropped.
+    /// Runs a task that may block its thread, and gives its value. It goes on even if the returned
+    /// future is dropped.
     ///
     /// # Errors
     /// [`ErrorKind::Unavailable`] if the task panicked or its runtime is shutting down.
-    pub async fn offload<T: Send + 'static>(&self, task: impl Future<Output = T> + Send + 'static) -> Result<T> {
+    pub async fn offload<T: Send + 'static>(
+        &self,
+        task: impl Future<Output = T> + Send + 'static,
+    ) -> Result<T> {
         let (sender, receiver) = oneshot::channel();
         self.world.offload(Box::pin(async move {
             let _ = sender.send(task.await);
         }));
-        receiver.await.map_err(|_| Error::new(ErrorKind::Unavailable, "offload", "the blocking task did not finish"))
+        receiver.await.map_err(|_| {
+            Error::new(
+                ErrorKind::Unavailable,
+                "offload",
+                "the blocking task did not finish",
+            )
+        })
     }
 
-    /// Runs blocking code off the async workers, and gives its value. It goes on even if the returned future is
-    /// dropped.
+    /// Runs blocking code off the async workers, and gives its value. It goes on even if the
+    /// returned future is dropped.
     ///
     /// # Errors
     /// [`ErrorKind::Unavailable`] if the code panicked or its runtime is shutting down.
-    pub async fn blocking<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> Result<T> {
+    pub async fn blocking<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T> {
         let (sender, receiver) = oneshot::channel();
-        self.world.blocking(Box::new(move || drop(sender.send(work()))));
-        receiver.await.map_err(|_| Error::new(ErrorKind::Unavailable, "blocking", "the blocking work did not finish"))
+        self.world
+            .blocking(Box::new(move || drop(sender.send(work()))));
+        receiver.await.map_err(|_| {
+            Error::new(
+                ErrorKind::Unavailable,
+                "blocking",
+                "the blocking work did not finish",
+            )
+        })
     }
 
-    /// As [`blocking`](Self::blocking), for the disk of the blob tier: see [`World::blocking_on_blobs`].
+    /// As [`blocking`](Self::blocking), for the disk of the blob tier: see
+    /// [`World::blocking_on_blobs`].
     ///
     /// # Errors
     /// As [`blocking`](Self::blocking).
-    pub async fn blocking_on_blobs<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> Result<T> {
+    pub async fn blocking_on_blobs<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T> {
         let (sender, receiver) = oneshot::channel();
-        self.world.blocking_on_blobs(Box::new(move || drop(sender.send(work()))));
-        receiver.await.map_err(|_| Error::new(ErrorKind::Unavailable, "blocking", "the blocking work did not finish"))
+        self.world
+            .blocking_on_blobs(Box::new(move || drop(sender.send(work()))));
+        receiver.await.map_err(|_| {
+            Error::new(
+                ErrorKind::Unavailable,
+                "blocking",
+                "the blocking work did not finish",
+            )
+        })
     }
 
     /// Starts a thread of the operating system.
     ///
     /// # Errors
     /// Whatever the operating system says.
-    pub fn thread(&self, name: &str, body: impl FnOnce() + Send + 'static) -> io::Result<JoinHandle<()>> {
+    pub fn thread(
+        &self,
+        name: &str,
+        body: impl FnOnce() + Send + 'static,
+    ) -> io::Result<JoinHandle<()>> {
         self.world.thread(name, Box::new(body))
     }
 
@@ -315,21 +375,25 @@ impl fmt::Debug for Env {
     }
 }
 
-/// Returns whether the system's own clock is set: it reads 1970 or later. Asked for the sake of libraries that panic otherwise.
+/// Returns whether the system's own clock is set: it reads 1970 or later. Asked for the sake of
+/// libraries that panic otherwise.
 pub(crate) fn is_system_clock_set() -> bool {
     real::since_1970().is_some()
 }
 
-/// Most threads of one world for reads of the index, which are short: one disk gains nothing from more.
+/// Most threads of one world for reads of the index, which are short: one disk gains nothing from
+/// more.
 const BLOCKING_THREADS_MAX: usize = 16;
-/// Most threads of one world for the disk of the blob tier: its directories are synced at the same time.
+/// Most threads of one world for the disk of the blob tier: its directories are synced at the same
+/// time.
 const BLOB_THREADS_MAX: usize = 64;
 /// A thread that has had no blocking work for so long ends.
 const BLOCKING_IDLE: Duration = Duration::from_secs(10);
 
 /// The real world: the system clock, the system's randomness, tokio and threads.
 ///
-/// Blocking work has threads of its own: on tokio's, it would wait for callers that block there until it is done.
+/// Blocking work has threads of its own: on tokio's, it would wait for callers that block there
+/// until it is done.
 #[derive(Debug)]
 pub struct Real {
     runtime: tokio::runtime::Handle,
@@ -346,19 +410,26 @@ impl Real {
     /// The real world of the current tokio runtime, for a test's own [`World`] to lean on.
     ///
     /// # Errors
-    /// [`ErrorKind::Invalid`] outside of a tokio runtime, or in one without timers; [`ErrorKind::Unavailable`] if the
-    /// operating system gives no threads.
+    /// [`ErrorKind::Invalid`] outside of a tokio runtime, or in one without timers;
+    /// [`ErrorKind::Unavailable`] if the operating system gives no threads.
     pub fn current() -> Result<Self> {
-        let runtime = tokio::runtime::Handle::try_current()
-            .map_err(|error| Error::new(ErrorKind::Invalid, "open", "not within a tokio runtime").with_source(error))?;
+        let runtime = tokio::runtime::Handle::try_current().map_err(|error| {
+            Error::new(ErrorKind::Invalid, "open", "not within a tokio runtime").with_source(error)
+        })?;
         // tokio has no other way to ask.
         if std::panic::catch_unwind(|| drop(real::sleep(Duration::ZERO))).is_err() {
-            let message = "the tokio runtime has no timers: build it with enable_time or enable_all";
+            let message =
+                "the tokio runtime has no timers: build it with enable_time or enable_all";
             return Err(Error::new(ErrorKind::Invalid, "open", message));
         }
         let threads = |name, most| {
             BlockingThreads::new(name, most).map_err(|error| {
-                Error::new(ErrorKind::Unavailable, "open", "no threads for blocking work").with_source(error)
+                Error::new(
+                    ErrorKind::Unavailable,
+                    "open",
+                    "no threads for blocking work",
+                )
+                .with_source(error)
             })
         };
         let blocking = threads("cenotaph-blocking", BLOCKING_THREADS_MAX)?;
@@ -371,11 +442,19 @@ impl Real {
             drop(ended.await);
         });
         let started = real::instant();
-        Ok(Self { runtime, blocking, blocking_on_blobs, has_runtime, _watch: watch, started })
+        Ok(Self {
+            runtime,
+            blocking,
+            blocking_on_blobs,
+            has_runtime,
+            _watch: watch,
+            started,
+        })
     }
 }
 
-/// Notes that a runtime has shut down: it drops the task that holds this. So does the end of the world, which nobody sees.
+/// Notes that a runtime has shut down: it drops the task that holds this. So does the end of the
+/// world, which nobody sees.
 struct Shutdown(Arc<AtomicBool>);
 
 impl Drop for Shutdown {
@@ -391,7 +470,10 @@ struct BlockingThreads(Option<tokio::runtime::Runtime>);
 impl BlockingThreads {
     fn new(name: &str, most: usize) -> io::Result<Self> {
         let mut builder = tokio::runtime::Builder::new_current_thread();
-        builder.thread_name(name).max_blocking_threads(most).thread_keep_alive(BLOCKING_IDLE);
+        builder
+            .thread_name(name)
+            .max_blocking_threads(most)
+            .thread_keep_alive(BLOCKING_IDLE);
         builder.build().map(|runtime| Self(Some(runtime)))
     }
 
@@ -424,14 +506,19 @@ impl World for Real {
         real::random_u64()
     }
 
-    /// Without the runtime there are no timers: it ends at its next poll, so that no loop of sleeps keeps a thread.
+    /// Without the runtime there are no timers: it ends at its next poll, so that no loop of sleeps
+    /// keeps a thread.
     fn sleep(&self, duration: Duration) -> BoxFuture<'static, ()> {
         if !self.has_runtime.load(Ordering::Acquire) {
             return Box::pin(tokio::task::yield_now());
         }
         let _within = self.runtime.enter();
         // The runtime may shut down while it sleeps.
-        Box::pin(AssertUnwindSafe(real::sleep(duration)).catch_unwind().map(drop))
+        Box::pin(
+            AssertUnwindSafe(real::sleep(duration))
+                .catch_unwind()
+                .map(drop),
+        )
     }
 
     fn spawn(&self, task: BoxFuture<'static, ()>) {
@@ -447,10 +534,12 @@ impl World for Real {
     }
 
     fn offload(&self, task: BoxFuture<'static, ()>) {
-        // A thread of its own: on a blocking thread it would wait for others of that pool, and as many as the pool has
-        // would wait for ever.
+        // A thread of its own: on a blocking thread it would wait for others of that pool, and as
+        // many as the pool has would wait for ever.
         let runtime = self.runtime.clone();
-        if let Err(error) = real::thread("cenotaph-offload", Box::new(move || runtime.block_on(task))) {
+        if let Err(error) =
+            real::thread("cenotaph-offload", Box::new(move || runtime.block_on(task)))
+        {
             // The task is dropped, which tells who waits for it that it did not finish.
             tracing::error!(%error, "no thread for blocking work");
         }
@@ -462,7 +551,10 @@ impl World for Real {
 }
 
 /// The calls into the system themselves.
-#[expect(clippy::disallowed_methods, reason = "this is the one place that asks the system")]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "this is the one place that asks the system"
+)]
 mod real {
     use super::*;
 
@@ -471,7 +563,9 @@ mod real {
     }
 
     pub(super) fn since_1970() -> Option<Duration> {
-        std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).ok()
+        std::time::SystemTime::now()
+            .duration_since(std::time::UNIX_EPOCH)
+            .ok()
     }
 
     /// A clock before 1970 reads as 1970.
@@ -490,7 +584,9 @@ mod real {
     }
 
     pub(super) fn thread(name: &str, body: Box<dyn FnOnce() + Send>) -> io::Result<JoinHandle<()>> {
-        std::thread::Builder::new().name(name.to_owned()).spawn(body)
+        std::thread::Builder::new()
+            .name(name.to_owned())
+            .spawn(body)
     }
 }
 

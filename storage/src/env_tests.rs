@@ -20,7 +20,11 @@ struct Hands {
 
 impl Clocks {
     fn set(&self, day_ms: u64, monotonic: Duration) {
-        *self.0.lock().unwrap() = Hands { day_ms, monotonic, pause: Duration::ZERO };
+        *self.0.lock().unwrap() = Hands {
+            day_ms,
+            monotonic,
+            pause: Duration::ZERO,
+        };
     }
 
     fn pause_after_next_look(&self, pause: Duration) {
@@ -75,15 +79,27 @@ fn the_steady_time_goes_on_when_the_clock_is_set_back() {
     clocks.set(10 * HOUR_MS, Duration::from_millis(500));
     assert_eq!(env.steady_now().as_millis(), 10 * HOUR_MS);
     clocks.set(9 * HOUR_MS, Duration::from_millis(500));
-    assert_eq!(env.steady_now().as_millis(), 10 * HOUR_MS, "it never goes back");
+    assert_eq!(
+        env.steady_now().as_millis(),
+        10 * HOUR_MS,
+        "it never goes back"
+    );
     clocks.set(9 * HOUR_MS + 60_000, Duration::from_millis(60_500));
     let later = env.steady_now().as_millis();
-    assert!((10 * HOUR_MS + 59_998..=10 * HOUR_MS + 60_000).contains(&later), "it goes on: {later}");
+    assert!(
+        (10 * HOUR_MS + 59_998..=10 * HOUR_MS + 60_000).contains(&later),
+        "it goes on: {later}"
+    );
     clocks.set(11 * HOUR_MS, Duration::from_millis(60_500));
-    assert_eq!(env.steady_now().as_millis(), 11 * HOUR_MS, "the time of day has overtaken it");
+    assert_eq!(
+        env.steady_now().as_millis(),
+        11 * HOUR_MS,
+        "the time of day has overtaken it"
+    );
 }
 
-/// A thread that waits for a processor between its looks at the two clocks, or a machine that is suspended there.
+/// A thread that waits for a processor between its looks at the two clocks, or a machine that is
+/// suspended there.
 #[test]
 fn a_pause_between_both_clocks_moves_no_time_ahead() {
     const PAUSE: Duration = Duration::from_secs(3600);
@@ -94,7 +110,11 @@ fn a_pause_between_both_clocks_moves_no_time_ahead() {
     clocks.pause_after_next_look(PAUSE);
     let after = 50_000_000 + 3_600_000;
     assert!(env.steady_now().as_millis() <= after);
-    assert!((after - 1..=after).contains(&env.steady_now().as_millis()), "{:?}", env.steady_now());
+    assert!(
+        (after - 1..=after).contains(&env.steady_now().as_millis()),
+        "{:?}",
+        env.steady_now()
+    );
 }
 
 #[test]
@@ -133,16 +153,24 @@ async fn a_blob_tier_that_hangs_holds_up_no_read_of_the_index() {
     let hanging: Vec<_> = (0..BLOB_THREADS_MAX + 10)
         .map(|_| {
             let (env, release) = (env.clone(), Arc::clone(&release));
-            async move { env.blocking_on_blobs(move || release.lock().unwrap().recv().is_err()).await }
+            async move {
+                env.blocking_on_blobs(move || release.lock().unwrap().recv().is_err())
+                    .await
+            }
         })
         .collect();
     let hanging = futures::future::join_all(hanging);
     let reading = async {
-        let read = env.deadline(Duration::from_secs(30), env.blocking(|| 7)).await;
+        let read = env
+            .deadline(Duration::from_secs(30), env.blocking(|| 7))
+            .await;
         drop(held);
         read
     };
     let (hung, read) = futures::join!(hanging, reading);
     assert_eq!(read.expect("it waits for the blob tier").unwrap(), 7);
-    assert!(hung.into_iter().all(|released| released.unwrap()), "all of it ends once the tier answers");
+    assert!(
+        hung.into_iter().all(|released| released.unwrap()),
+        "all of it ends once the tier answers"
+    );
 }

@@ -1,9 +1,10 @@
 //! The one error of Cenotaph.
 //!
-//! Holds [`Error`] and [`ErrorKind`]. A kind says what the caller must do next, never which library failed; the
-//! library's own error is kept as the source. Guards I10: [`ErrorKind::Indeterminate`] is used only where the process
-//! cannot know whether a write committed. Deliberately not here: absence (an absent object is `Ok(None)`) and a
-//! write without a precondition that lost a race (an outcome, not an error).
+//! Holds [`Error`] and [`ErrorKind`]. A kind says what the caller must do next, never which library
+//! failed; the library's own error is kept as the source. Guards I10: [`ErrorKind::Indeterminate`]
+//! is used only where the process cannot know whether a write committed. Deliberately not here:
+//! absence (an absent object is `Ok(None)`) and a write without a precondition that lost a race (an
+//! outcome, not an error).
 
 use std::error::Error as StdError;
 use std::fmt;
@@ -22,30 +23,35 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 pub enum ErrorKind {
     /// The argument breaks a documented rule. Nothing was started; change the call.
     Invalid,
-    /// The precondition does not hold: the object stands otherwise. Nothing was committed; read it afresh and decide anew.
+    /// The precondition does not hold: the object stands otherwise. Nothing was committed; read it
+    /// afresh and decide anew.
     Conflict {
         /// How it stands; none if there is no such object.
         current: Option<Current>,
     },
     /// A configured limit is reached. Nothing was started; back off, then call again.
     Overloaded,
-    /// The namespace is switched off. Nothing was started; the call may be repeated once it is switched on.
+    /// The namespace is switched off. Nothing was started; the call may be repeated once it is
+    /// switched on.
     Disabled,
     /// The store could not do it now. Nothing was committed; the call may be repeated.
     Unavailable,
-    /// The write may have been committed, and this process cannot know. Read the object before deciding.
+    /// The write may have been committed, and this process cannot know. Read the object before
+    /// deciding.
     Indeterminate,
     /// The requested range lies outside of the object.
     RangeNotSatisfiable {
         /// Size of the object in bytes.
         total: u64,
     },
-    /// The caller's own stream failed or did not keep its word, or its own function failed. Nothing was committed.
+    /// The caller's own stream failed or did not keep its word, or its own function failed. Nothing
+    /// was committed.
     Source,
-    /// Stored bytes do not match their checksum or are missing, or a stored value can't be decoded. No wrong bytes were
-    /// returned.
+    /// Stored bytes do not match their checksum or are missing, or a stored value can't be decoded.
+    /// No wrong bytes were returned.
     Corrupt,
-    /// A stored value was written by a format version that this build does not know. Use a newer build.
+    /// A stored value was written by a format version that this build does not know. Use a newer
+    /// build.
     UnknownFormat,
     /// The index is in use by another engine, in this process or another. Close that one first.
     AlreadyOpen,
@@ -79,8 +85,9 @@ impl fmt::Display for ErrorKind {
     }
 }
 
-/// More exactly why a write, an upload or a payload was refused, or an object can't be read, for a program that must tell its own clients: a gateway that speaks
-/// another protocol has a code for each.
+/// More exactly why a write, an upload or a payload was refused, or an object can't be read, for a
+/// program that must tell its own clients: a gateway that speaks another protocol has a code for
+/// each.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Reason {
@@ -112,18 +119,21 @@ pub enum Reason {
     Length,
     /// The disk has no room for the write. Deletes are still taken.
     NoSpace,
-    /// The object's row names a blob that is not in the blob tier. The kind is [`ErrorKind::Corrupt`].
+    /// The object's row names a blob that is not in the blob tier. The kind is
+    /// [`ErrorKind::Corrupt`].
     MissingBlob {
         /// How the object stands.
         current: Current,
     },
     /// The blob tier is not there, or does not belong to this store. It may come back.
     BlobTier,
-    /// The engine was opened for reads only, and the call would have written. The kind is [`ErrorKind::Invalid`].
+    /// The engine was opened for reads only, and the call would have written. The kind is
+    /// [`ErrorKind::Invalid`].
     ReadOnly,
 }
 
-/// Why a call failed: a [kind](ErrorKind), the operation, the object where there is one, and the underlying source.
+/// Why a call failed: a [kind](ErrorKind), the operation, the object where there is one, and the
+/// underlying source.
 ///
 /// Cheap to clone, so that one failed commit can answer all the writes it carried.
 ///
@@ -150,7 +160,14 @@ struct Inner {
 impl Error {
     /// An error of `kind`, met by `operation`.
     pub fn new(kind: ErrorKind, operation: &'static str, message: impl Into<String>) -> Self {
-        Self(Box::new(Inner { kind, operation, id: None, reason: None, message: message.into(), source: None }))
+        Self(Box::new(Inner {
+            kind,
+            operation,
+            id: None,
+            reason: None,
+            message: message.into(),
+            source: None,
+        }))
     }
 
     /// The same error, naming the object it happened to.
@@ -169,7 +186,10 @@ impl Error {
 
     /// The same error, keeping what caused it.
     #[must_use]
-    pub fn with_source(mut self, source: impl Into<Box<dyn StdError + Send + Sync + 'static>>) -> Self {
+    pub fn with_source(
+        mut self,
+        source: impl Into<Box<dyn StdError + Send + Sync + 'static>>,
+    ) -> Self {
         self.0.source = Some(Arc::from(source.into()));
         self
     }
@@ -194,7 +214,8 @@ impl Error {
         self.0.id.as_ref()
     }
 
-    /// Whether the same call may simply be made again: nothing of it was committed, and the cause may pass.
+    /// Whether the same call may simply be made again: nothing of it was committed, and the cause
+    /// may pass.
     pub fn is_retryable(&self) -> bool {
         matches!(self.0.kind, ErrorKind::Overloaded | ErrorKind::Unavailable)
     }
@@ -202,7 +223,11 @@ impl Error {
 
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {}: {}", self.0.operation, self.0.kind, self.0.message)?;
+        write!(
+            f,
+            "{}: {}: {}",
+            self.0.operation, self.0.kind, self.0.message
+        )?;
         match &self.0.id {
             Some(id) => write!(f, " object={id}"),
             None => Ok(()),
@@ -224,6 +249,9 @@ impl fmt::Debug for Error {
 
 impl StdError for Error {
     fn source(&self) -> Option<&(dyn StdError + 'static)> {
-        self.0.source.as_ref().map(|source| &**source as &(dyn StdError + 'static))
+        self.0
+            .source
+            .as_ref()
+            .map(|source| &**source as &(dyn StdError + 'static))
     }
 }

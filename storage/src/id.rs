@@ -1,7 +1,8 @@
 //! What the user names: [`Namespace`], [`ObjectId`].
 //!
-//! Ids are validated here, at the border, so that no other room has to doubt them: whatever is an `ObjectId` fits into
-//! an index key and into a blob path. Deliberately not here: where an object's bytes lie (`blobs/path.rs`).
+//! Ids are validated here, at the border, so that no other room has to doubt them: whatever is an
+//! `ObjectId` fits into an index key and into a blob path. Deliberately not here: where an object's
+//! bytes lie (`blobs/path.rs`).
 
 use std::fmt;
 use std::str::FromStr;
@@ -11,24 +12,27 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, ErrorKind, Result};
 
-/// Longest key of an object, in bytes of UTF-8: the one limit of keys. The limit depends neither on the size of the object nor on the
-/// blob tier, for no path in there is longer than [`PATH_BYTES_MAX`](crate::blobs::path::PATH_BYTES_MAX).
+/// Longest key of an object, in bytes of UTF-8: the one limit of keys. The limit depends neither on
+/// the size of the object nor on the blob tier, for no path in there is longer than
+/// [`PATH_BYTES_MAX`](crate::blobs::path::PATH_BYTES_MAX).
 pub const KEY_BYTES_MAX: usize = 1024;
 /// Longest use case, scope name or scope value, in bytes.
 pub const NAMESPACE_PART_BYTES_MAX: usize = 128;
 /// Most `scope=value` pairs in one namespace.
 pub const NAMESPACE_SCOPES_MAX: usize = 8;
 /// Longest encoded id, in bytes: `usecase/scope=value/.. 0x00 key`.
-pub(crate) const ID_BYTES_MAX: usize =
-    NAMESPACE_PART_BYTES_MAX + NAMESPACE_SCOPES_MAX * (2 * NAMESPACE_PART_BYTES_MAX + 2) + 1 + KEY_BYTES_MAX;
+pub(crate) const ID_BYTES_MAX: usize = NAMESPACE_PART_BYTES_MAX
+    + NAMESPACE_SCOPES_MAX * (2 * NAMESPACE_PART_BYTES_MAX + 2)
+    + 1
+    + KEY_BYTES_MAX;
 
 /// Separates namespace and key in an encoded id. No namespace contains it.
 const SEPARATOR: u8 = 0;
 
 /// Where objects of one purpose live: a use case plus ordered `scope=value` pairs.
 ///
-/// Use case, scope names and values are 1 to [`NAMESPACE_PART_BYTES_MAX`] of `A-Z a-z 0-9 - _ .`; at most
-/// [`NAMESPACE_SCOPES_MAX`] scopes.
+/// Use case, scope names and values are 1 to [`NAMESPACE_PART_BYTES_MAX`] of `A-Z a-z 0-9 - _ .`;
+/// at most [`NAMESPACE_SCOPES_MAX`] scopes.
 ///
 /// ```
 /// use cenotaph_storage::Namespace;
@@ -45,7 +49,8 @@ impl Namespace {
     /// The namespace of a use case, without scopes.
     ///
     /// # Errors
-    /// [`ErrorKind::Invalid`] if `usecase` is empty, too long, or has a character outside of the allowed ones.
+    /// [`ErrorKind::Invalid`] if `usecase` is empty, too long, or has a character outside of the
+    /// allowed ones.
     pub fn new(usecase: &str) -> Result<Self> {
         check_part("use case", usecase)?;
         Ok(Self(usecase.to_owned()))
@@ -59,7 +64,9 @@ impl Namespace {
         check_part("scope", scope)?;
         check_part("scope value", value)?;
         if self.0.matches('/').count() == NAMESPACE_SCOPES_MAX {
-            return Err(invalid(format!("too many scopes max={NAMESPACE_SCOPES_MAX}")));
+            return Err(invalid(format!(
+                "too many scopes max={NAMESPACE_SCOPES_MAX}"
+            )));
         }
         self.0 = format!("{}/{scope}={value}", self.0);
         Ok(self)
@@ -79,13 +86,15 @@ impl Namespace {
         let mut parts = text.split('/');
         let usecase = parts.next().unwrap_or_default();
         parts.try_fold(Self::new(usecase)?, |namespace, pair| {
-            let (scope, value) =
-                pair.split_once('=').ok_or_else(|| invalid(format!("scope without value in {text:?}")))?;
+            let (scope, value) = pair
+                .split_once('=')
+                .ok_or_else(|| invalid(format!("scope without value in {text:?}")))?;
             namespace.with_scope(scope, value)
         })
     }
 
-    /// The bytes with which the encoded id of every object of this namespace begins, and of no other.
+    /// The bytes with which the encoded id of every object of this namespace begins, and of no
+    /// other.
     pub fn encoded_prefix(&self) -> Vec<u8> {
         let mut prefix = self.0.clone().into_bytes();
         prefix.push(SEPARATOR);
@@ -126,10 +135,15 @@ impl FromStr for Namespace {
 fn check_part(what: &str, text: &str) -> Result<()> {
     let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
     if text.is_empty() || text.len() > NAMESPACE_PART_BYTES_MAX {
-        return Err(invalid(format!("{what} must have 1 to {NAMESPACE_PART_BYTES_MAX} bytes: bytes={}", text.len())));
+        return Err(invalid(format!(
+            "{what} must have 1 to {NAMESPACE_PART_BYTES_MAX} bytes: bytes={}",
+            text.len()
+        )));
     }
     match text.chars().find(|&c| !allowed(c)) {
-        Some(c) => Err(invalid(format!("{what} has a character outside of A-Z a-z 0-9 - _ . : char={c:?}"))),
+        Some(c) => Err(invalid(format!(
+            "{what} has a character outside of A-Z a-z 0-9 - _ . : char={c:?}"
+        ))),
         None => Ok(()),
     }
 }
@@ -140,7 +154,8 @@ fn invalid(message: String) -> Error {
 
 /// What names an object: a [`Namespace`] and a key of 1 to [`KEY_BYTES_MAX`] bytes, any UTF-8.
 ///
-/// Ids order by namespace, then by the bytes of the key, which is the order of listings. Cheap to clone.
+/// Ids order by namespace, then by the bytes of the key, which is the order of listings. Cheap to
+/// clone.
 ///
 /// ```
 /// use cenotaph_storage::{Namespace, ObjectId};
@@ -165,12 +180,18 @@ impl ObjectId {
     /// [`ErrorKind::Invalid`] if the key is empty or longer than [`KEY_BYTES_MAX`].
     pub fn new(namespace: &Namespace, key: &str) -> Result<Self> {
         if key.is_empty() || key.len() > KEY_BYTES_MAX {
-            return Err(invalid(format!("key must have 1 to {KEY_BYTES_MAX} bytes: bytes={}", key.len())));
+            return Err(invalid(format!(
+                "key must have 1 to {KEY_BYTES_MAX} bytes: bytes={}",
+                key.len()
+            )));
         }
         let mut encoded = namespace.encoded_prefix();
         let key_at = encoded.len();
         encoded.extend_from_slice(key.as_bytes());
-        Ok(Self { encoded: encoded.into(), key_at })
+        Ok(Self {
+            encoded: encoded.into(),
+            key_at,
+        })
     }
 
     /// The key within its namespace.
@@ -198,8 +219,16 @@ impl ObjectId {
     /// # Errors
     /// [`ErrorKind::Invalid`] if these bytes are no encoded id.
     pub fn decode(encoded: &[u8]) -> Result<Self> {
-        let malformed = || invalid(format!("not an encoded object id: bytes={}", encoded.escape_ascii()));
-        let split = encoded.iter().position(|&byte| byte == SEPARATOR).ok_or_else(malformed)?;
+        let malformed = || {
+            invalid(format!(
+                "not an encoded object id: bytes={}",
+                encoded.escape_ascii()
+            ))
+        };
+        let split = encoded
+            .iter()
+            .position(|&byte| byte == SEPARATOR)
+            .ok_or_else(malformed)?;
         let namespace = std::str::from_utf8(&encoded[..split]).map_err(|_| malformed())?;
         let key = std::str::from_utf8(&encoded[split + 1..]).map_err(|_| malformed())?;
         Self::new(&Namespace::parse(namespace)?, key)
@@ -207,14 +236,19 @@ impl ObjectId {
 }
 
 impl fmt::Display for ObjectId {
-    /// The key alone in the default namespace, `namespace:key` elsewhere; control characters are escaped.
+    /// The key alone in the default namespace, `namespace:key` elsewhere; control characters are
+    /// escaped.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let namespace = self.namespace_str();
         if namespace != Namespace::default_namespace().as_str() {
             write!(f, "{namespace}:")?;
         }
         for c in self.key().chars() {
-            if c.is_control() { write!(f, "{}", c.escape_default())? } else { write!(f, "{c}")? }
+            if c.is_control() {
+                write!(f, "{}", c.escape_default())?;
+            } else {
+                write!(f, "{c}")?;
+            }
         }
         Ok(())
     }
@@ -271,9 +305,17 @@ mod tests {
 
     #[test]
     fn keys_outside_of_the_limits_are_invalid() {
-        assert_eq!(ObjectId::try_from("").unwrap_err().kind(), ErrorKind::Invalid);
+        assert_eq!(
+            ObjectId::try_from("").unwrap_err().kind(),
+            ErrorKind::Invalid
+        );
         assert!(ObjectId::try_from("k".repeat(KEY_BYTES_MAX).as_str()).is_ok());
-        assert_eq!(ObjectId::try_from("k".repeat(KEY_BYTES_MAX + 1).as_str()).unwrap_err().kind(), ErrorKind::Invalid);
+        assert_eq!(
+            ObjectId::try_from("k".repeat(KEY_BYTES_MAX + 1).as_str())
+                .unwrap_err()
+                .kind(),
+            ErrorKind::Invalid
+        );
     }
 
     #[test]

@@ -1,10 +1,11 @@
 //! What is true on disk: the vocabulary, the rows, the decisions, and the two tiers that hold them.
 //!
-//! Reading order: `id` and `word` (what things are called), [`env`](crate::Env) (the world outside), `rows` (what is
-//! stored), `swap` (the pure decisions), `index` and `blobs` (the two tiers), `read` (how an object is found and read), `scrub` (all of it
-//! against all of it).
-//! Guards the storage half of I1 to I9; ARCHITECTURE.md has the table. Deliberately not here: actors and tasks. Its one
-//! lasting thread is the index's committer; another lives for a moment while a local blob is closed.
+//! Reading order: `id` and `word` (what things are called), [`env`](crate::Env) (the world
+//! outside), `rows` (what is stored), `swap` (the pure decisions), `index` and `blobs` (the two
+//! tiers), `read` (how an object is found and read), `scrub` (all of it against all of it). Guards
+//! the storage half of I1 to I9; ARCHITECTURE.md has the table. Deliberately not here: actors and
+//! tasks. Its one lasting thread is the index's committer; another lives for a moment while a local
+//! blob is closed.
 
 pub mod blobs;
 mod checksum;
@@ -40,5 +41,9 @@ pub use multipart::{PARTS_MAX, PartEtag, PartNumber, UploadId, no_such_upload};
 pub use pins::{Pin, Pins};
 pub use range::ByteRange;
 pub use read::{Head, OpenObject, ReadLimits, ReadStats, ReadUse, Reads};
-pub use uploads::{PartInfo, PartPage, PartsRequest, UploadInfo, UploadMarker, UploadPage, UploadsRequest};
-pub use word::{Current, Epoch, Etag, OperationId, RevisionId, RevisionKey, StoreId, Timestamp, Version};
+pub use uploads::{
+    PartInfo, PartPage, PartsRequest, UploadInfo, UploadMarker, UploadPage, UploadsRequest,
+};
+pub use word::{
+    Current, Epoch, Etag, OperationId, RevisionId, RevisionKey, StoreId, Timestamp, Version,
+};

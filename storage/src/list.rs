@@ -6,9 +6,9 @@
 //! scan       a/1 ─seek─> b  c/1 ─seek─> d  a common prefix costs one seek, however many keys it holds
 //! ```
 //!
-//! A page is read from one snapshot, so that it shows one state (I7). Two pages are two snapshots: what is written
-//! between them shows up if its name lies behind the last page's. Deliberately not here: payloads, which a listing
-//! never reads.
+//! A page is read from one snapshot, so that it shows one state (I7). Two pages are two snapshots:
+//! what is written between them shows up if its name lies behind the last page's. Deliberately not
+//! here: payloads, which a listing never reads.
 
 use std::ops::Bound;
 
@@ -23,8 +23,8 @@ use crate::word::Timestamp;
 
 /// Most rows that one scan brings: what a page holds in memory beside its entries.
 const CHUNK_ROWS_MAX: usize = 256;
-/// Rows that the first scan after a seek brings. Each further one brings twice as many, so that a listing of common
-/// prefixes reads few rows in vain, and one of objects needs few scans.
+/// Rows that the first scan after a seek brings. Each further one brings twice as many, so that a
+/// listing of common prefixes reads few rows in vain, and one of objects needs few scans.
 const CHUNK_ROWS_AFTER_SEEK: usize = 4;
 
 /// What to list.
@@ -34,14 +34,15 @@ pub struct ListRequest {
     pub namespace: Namespace,
     /// Only keys that begin with this. All of them if it is empty.
     pub prefix: String,
-    /// Where a key has this after the prefix, it is not listed itself: all keys that are the same up to and including
-    /// it are listed as one [`Entry::Prefix`].
+    /// Where a key has this after the prefix, it is not listed itself: all keys that are the same
+    /// up to and including it are listed as one [`Entry::Prefix`].
     pub delimiter: Option<char>,
-    /// Only entries whose [name](Entry::name) is greater than this, in the order of bytes. A common prefix is an entry
-    /// like any other: one that is equal to this, or that this begins with, is not greater, and neither it nor any of
-    /// its keys is listed.
+    /// Only entries whose [name](Entry::name) is greater than this, in the order of bytes. A common
+    /// prefix is an entry like any other: one that is equal to this, or that this begins with, is
+    /// not greater, and neither it nor any of its keys is listed.
     pub start_after: Option<String>,
-    /// Most entries in the page, 1 to [`ReadLimits::list_page_max`](crate::ReadLimits::list_page_max).
+    /// Most entries in the page, 1 to
+    /// [`ReadLimits::list_page_max`](crate::ReadLimits::list_page_max).
     pub limit: usize,
     /// What happens where a file of the index is damaged.
     pub on_damage: OnDamage,
@@ -62,16 +63,20 @@ pub enum OnDamage {
 pub struct ListPage {
     /// The entries.
     pub entries: Vec<Entry>,
-    /// The `start_after` that gives the next page: the last entry's name. None if there are no more entries.
+    /// The `start_after` that gives the next page: the last entry's name. None if there are no more
+    /// entries.
     pub next: Option<String>,
-    /// Rows that could not be read, and whose objects are not among the entries. Always empty unless the listing was asked
-    /// to [step over](OnDamage::StepOver) them.
+    /// Rows that could not be read, and whose objects are not among the entries. Always empty
+    /// unless the listing was asked to [step over](OnDamage::StepOver) them.
     pub unreadable: Vec<UnreadableRange>,
 }
 
 /// What a listing is made of.
 #[derive(Clone, Debug, PartialEq, Eq)]
-#[expect(clippy::large_enum_variant, reason = "most entries are objects: a box for each would cost more than it saves")]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "most entries are objects: a box for each would cost more than it saves"
+)]
 pub enum Entry {
     /// An object.
     Object(Head),
@@ -80,7 +85,8 @@ pub enum Entry {
 }
 
 impl Entry {
-    /// Its name: the object's key, or the common prefix. Entries are ordered by it, and no two share one.
+    /// Its name: the object's key, or the common prefix. Entries are ordered by it, and no two
+    /// share one.
     pub fn name(&self) -> &str {
         match self {
             Self::Object(head) => head.id.key(),
@@ -92,17 +98,22 @@ impl Entry {
 impl Reads {
     /// One page of a listing.
     ///
-    /// It costs what it returns, and what has expired between and is not removed yet: a common prefix is one seek, whatever
-    /// it holds. What was deleted costs the first scan that crosses it some 0.7 µs for each key, and later ones nothing.
+    /// It costs what it returns, and what has expired between and is not removed yet: a common
+    /// prefix is one seek, whatever it holds. What was deleted costs the first scan that crosses it
+    /// some 0.7 µs for each key, and later ones nothing.
     ///
     /// # Errors
-    /// [`ErrorKind::Invalid`] if the limit is 0 or too high, [`ErrorKind::Corrupt`] or [`ErrorKind::UnknownFormat`] if
-    /// a row can't be decoded, [`ErrorKind::Corrupt`] if rows can't be read and are not to be stepped over, and whatever
-    /// the index says.
+    /// [`ErrorKind::Invalid`] if the limit is 0 or too high, [`ErrorKind::Corrupt`] or
+    /// [`ErrorKind::UnknownFormat`] if a row can't be decoded, [`ErrorKind::Corrupt`] if rows can't
+    /// be read and are not to be stepped over, and whatever the index says.
     pub async fn list(&self, request: ListRequest) -> Result<ListPage> {
         self.check_limit(request.limit)?;
         let Some(mut listing) = Listing::new(&request) else {
-            return Ok(ListPage { entries: Vec::new(), next: None, unreadable: Vec::new() });
+            return Ok(ListPage {
+                entries: Vec::new(),
+                next: None,
+                unreadable: Vec::new(),
+            });
         };
         // One moment for the whole page: what expires together is listed together.
         let now = self.now();
@@ -150,7 +161,9 @@ impl Listing {
         let prefix = Bytes::from(prefix);
         let mut listing = Self {
             key_at,
-            delimiter: request.delimiter.map(|delimiter| delimiter.to_string().into_bytes()),
+            delimiter: request
+                .delimiter
+                .map(|delimiter| delimiter.to_string().into_bytes()),
             start: Bound::Included(prefix.clone()),
             end: successor(&prefix).map_or(Bound::Unbounded, Bound::Excluded),
             prefix,
@@ -197,20 +210,34 @@ impl Listing {
         }
     }
 
-    /// The part of an encoded id up to and including the first delimiter after the prefix; none if it has none.
+    /// The part of an encoded id up to and including the first delimiter after the prefix; none if
+    /// it has none.
     fn common_prefix(&self, encoded: &Bytes) -> Option<Bytes> {
         let delimiter = self.delimiter.as_deref()?;
-        let at = encoded.get(self.prefix.len()..)?.windows(delimiter.len()).position(|window| window == delimiter)?;
+        let at = encoded
+            .get(self.prefix.len()..)?
+            .windows(delimiter.len())
+            .position(|window| window == delimiter)?;
         Some(encoded.slice(..self.prefix.len() + at + delimiter.len()))
     }
 
     async fn run(&mut self, snapshot: &dyn Snapshot, now: Timestamp) -> Result<()> {
-        let mut chunk_rows = if self.delimiter.is_some() { CHUNK_ROWS_AFTER_SEEK } else { CHUNK_ROWS_MAX };
+        let mut chunk_rows = if self.delimiter.is_some() {
+            CHUNK_ROWS_AFTER_SEEK
+        } else {
+            CHUNK_ROWS_MAX
+        };
         while self.entries.len() < self.wanted {
             let limit = chunk_rows.min(self.wanted - self.entries.len());
-            let range = Range { start: self.start.clone(), end: self.end.clone(), limit };
+            let range = Range {
+                start: self.start.clone(),
+                end: self.end.clone(),
+                limit,
+            };
             let page = snapshot.scan_over(Table::Rows, range).await?;
-            let Some(seek) = self.take(page.entries, now)? else { return Ok(()) };
+            let Some(seek) = self.take(page.entries, now)? else {
+                return Ok(());
+            };
             if let Some(unreadable) = page.unreadable {
                 self.step_over(unreadable)?;
             }
@@ -245,7 +272,10 @@ impl Listing {
     fn take(&mut self, rows: Vec<(Bytes, Bytes)>, now: Timestamp) -> Result<Option<Seek>> {
         let mut within: Option<Bytes> = None;
         for (key, value) in rows {
-            if within.as_ref().is_some_and(|common| key.starts_with(common)) {
+            if within
+                .as_ref()
+                .is_some_and(|common| key.starts_with(common))
+            {
                 continue;
             }
             self.start = Bound::Excluded(key.clone());
@@ -276,7 +306,10 @@ impl Listing {
         // A common prefix is never empty and no longer than its key: it is itself an encoded id.
         ObjectId::decode(common)
             .map(|id| id.key().to_owned())
-            .map_err(|error| Error::new(ErrorKind::Corrupt, "list", "a row's key is no object id").with_source(error))
+            .map_err(|error| {
+                Error::new(ErrorKind::Corrupt, "list", "a row's key is no object id")
+                    .with_source(error)
+            })
     }
 
     fn into_page(mut self, limit: usize) -> ListPage {
@@ -287,10 +320,15 @@ impl Listing {
             // What lies behind the last entry is on the next page.
             let end = [&self.prefix[..self.key_at], last.name().as_bytes()].concat();
             let is_group = matches!(last, Entry::Prefix(_));
-            self.unreadable.retain(|range| range.from <= end || is_group && range.from.starts_with(&end));
+            self.unreadable
+                .retain(|range| range.from <= end || is_group && range.from.starts_with(&end));
         }
         let next = last.map(|entry| entry.name().to_owned());
-        ListPage { entries: self.entries, next, unreadable: self.unreadable }
+        ListPage {
+            entries: self.entries,
+            next,
+            unreadable: self.unreadable,
+        }
     }
 }
 

@@ -8,7 +8,12 @@ use super::*;
 use crate::read::ReadLimits;
 use crate::read::fixture::{Store, inline};
 
-fn request(prefix: &str, delimiter: Option<char>, start_after: Option<&str>, limit: usize) -> ListRequest {
+fn request(
+    prefix: &str,
+    delimiter: Option<char>,
+    start_after: Option<&str>,
+    limit: usize,
+) -> ListRequest {
     ListRequest {
         namespace: Namespace::default_namespace(),
         prefix: prefix.to_owned(),
@@ -21,18 +26,28 @@ fn request(prefix: &str, delimiter: Option<char>, start_after: Option<&str>, lim
 
 /// Must be called within a runtime.
 fn store<'a>(keys: impl IntoIterator<Item = &'a str>) -> Store {
-    let store = Store::new(ReadLimits { list_page_max: 1000, ..ReadLimits::default() });
-    keys.into_iter().for_each(|key| put(&store, &Namespace::default_namespace(), key));
+    let store = Store::new(ReadLimits {
+        list_page_max: 1000,
+        ..ReadLimits::default()
+    });
+    keys.into_iter()
+        .for_each(|key| put(&store, &Namespace::default_namespace(), key));
     store
 }
 
 fn put(store: &Store, namespace: &Namespace, key: &str) {
-    store.apply(&ObjectId::new(namespace, key).unwrap(), inline(key.to_owned()));
+    store.apply(
+        &ObjectId::new(namespace, key).unwrap(),
+        inline(key.to_owned()),
+    );
 }
 
 async fn names(store: &Store, request: ListRequest) -> Vec<String> {
     let page = store.reads.list(request).await.unwrap();
-    page.entries.iter().map(|entry| entry.name().to_owned()).collect()
+    page.entries
+        .iter()
+        .map(|entry| entry.name().to_owned())
+        .collect()
 }
 
 /// Names of all entries: grouping every key on its own, then sorting out.
@@ -44,12 +59,17 @@ fn model(
 ) -> Vec<(String, bool)> {
     let grouped = keys.iter().filter_map(|key| {
         let rest = key.strip_prefix(prefix)?;
-        let group = delimiter
-            .and_then(|delimiter| rest.split_once(delimiter).map(|(first, _)| format!("{prefix}{first}{delimiter}")));
+        let group = delimiter.and_then(|delimiter| {
+            rest.split_once(delimiter)
+                .map(|(first, _)| format!("{prefix}{first}{delimiter}"))
+        });
         Some(group.map_or_else(|| (key.clone(), false), |group| (group, true)))
     });
     let entries: BTreeSet<_> = grouped.collect();
-    entries.into_iter().filter(|(name, _)| start_after.is_none_or(|after| name.as_str() > after)).collect()
+    entries
+        .into_iter()
+        .filter(|(name, _)| start_after.is_none_or(|after| name.as_str() > after))
+        .collect()
 }
 
 /// Walks all pages, with limits taken in turn from `limits`.
@@ -60,10 +80,17 @@ async fn walk(store: &Store, first: ListRequest, limits: &[usize]) -> Vec<(Strin
         request.limit = limit;
         let page = store.reads.list(request.clone()).await.unwrap();
         assert!(page.entries.len() <= limit);
-        walked.extend(page.entries.iter().map(|entry| (entry.name().to_owned(), matches!(entry, Entry::Prefix(_)))));
+        walked.extend(
+            page.entries
+                .iter()
+                .map(|entry| (entry.name().to_owned(), matches!(entry, Entry::Prefix(_)))),
+        );
         match page.next {
             Some(next) => {
-                assert_eq!((page.entries.len(), Some(next.as_str())), (limit, page.entries.last().map(Entry::name)));
+                assert_eq!(
+                    (page.entries.len(), Some(next.as_str())),
+                    (limit, page.entries.last().map(Entry::name))
+                );
                 request.start_after = Some(next);
             }
             None => break,
@@ -73,7 +100,10 @@ async fn walk(store: &Store, first: ListRequest, limits: &[usize]) -> Vec<(Strin
 }
 
 fn runtime() -> tokio::runtime::Runtime {
-    tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap()
+    tokio::runtime::Builder::new_current_thread()
+        .enable_time()
+        .build()
+        .unwrap()
 }
 
 proptest! {
@@ -98,38 +128,85 @@ proptest! {
 #[tokio::test]
 async fn a_common_prefix_is_listed_once_and_never_again() {
     let store = store(["a", "a/1", "a/2", "a/b/3", "b/1", "c"]);
-    assert_eq!(names(&store, request("", Some('/'), None, 9)).await, ["a", "a/", "b/", "c"]);
-    assert_eq!(names(&store, request("", Some('/'), Some("a/"), 9)).await, ["b/", "c"]);
-    assert_eq!(names(&store, request("", Some('/'), Some("a/1"), 9)).await, ["b/", "c"]);
-    assert_eq!(names(&store, request("a/", Some('/'), Some("a/1"), 9)).await, ["a/2", "a/b/"]);
-    assert_eq!(names(&store, request("", None, Some("a/1"), 9)).await, ["a/2", "a/b/3", "b/1", "c"]);
+    assert_eq!(
+        names(&store, request("", Some('/'), None, 9)).await,
+        ["a", "a/", "b/", "c"]
+    );
+    assert_eq!(
+        names(&store, request("", Some('/'), Some("a/"), 9)).await,
+        ["b/", "c"]
+    );
+    assert_eq!(
+        names(&store, request("", Some('/'), Some("a/1"), 9)).await,
+        ["b/", "c"]
+    );
+    assert_eq!(
+        names(&store, request("a/", Some('/'), Some("a/1"), 9)).await,
+        ["a/2", "a/b/"]
+    );
+    assert_eq!(
+        names(&store, request("", None, Some("a/1"), 9)).await,
+        ["a/2", "a/b/3", "b/1", "c"]
+    );
 }
 
 #[tokio::test]
 async fn a_page_tells_whether_there_is_another() {
     let store = store(["a", "b/1", "b/2"]);
-    let next = async |limit| store.reads.list(request("", Some('/'), None, limit)).await.unwrap().next;
+    let next = async |limit| {
+        store
+            .reads
+            .list(request("", Some('/'), None, limit))
+            .await
+            .unwrap()
+            .next
+    };
     assert_eq!(next(1).await.as_deref(), Some("a"));
-    assert_eq!(next(2).await, None, "a page that is just full is the last one");
+    assert_eq!(
+        next(2).await,
+        None,
+        "a page that is just full is the last one"
+    );
     assert_eq!(next(3).await, None);
 }
 
 #[tokio::test]
 async fn a_listing_stays_within_its_namespace() {
     let store = store(["k"]);
-    let other = Namespace::new("default").unwrap().with_scope("org", "1").unwrap();
+    let other = Namespace::new("default")
+        .unwrap()
+        .with_scope("org", "1")
+        .unwrap();
     put(&store, &other, "l");
     assert_eq!(names(&store, request("", None, None, 9)).await, ["k"]);
-    assert_eq!(names(&store, ListRequest { namespace: other, ..request("", None, None, 9) }).await, ["l"]);
+    assert_eq!(
+        names(
+            &store,
+            ListRequest {
+                namespace: other,
+                ..request("", None, None, 9)
+            }
+        )
+        .await,
+        ["l"]
+    );
 }
 
 #[tokio::test]
 async fn a_common_prefix_costs_one_seek_whatever_it_holds() {
-    let keys: Vec<_> = (0..50).flat_map(|group| (0..100).map(move |n| format!("{group:02}/{n:03}"))).collect();
+    let keys: Vec<_> = (0..50)
+        .flat_map(|group| (0..100).map(move |n| format!("{group:02}/{n:03}")))
+        .collect();
     let store = store(keys.iter().map(String::as_str));
-    assert_eq!(names(&store, request("", Some('/'), None, 40)).await.len(), 40);
+    assert_eq!(
+        names(&store, request("", Some('/'), None, 40)).await.len(),
+        40
+    );
     let rows = store.index.rows_scanned();
-    assert!(rows <= 41 * CHUNK_ROWS_AFTER_SEEK as u64, "rows scanned: {rows}");
+    assert!(
+        rows <= 41 * CHUNK_ROWS_AFTER_SEEK as u64,
+        "rows scanned: {rows}"
+    );
 }
 
 #[tokio::test]
@@ -137,7 +214,10 @@ async fn a_page_of_objects_reads_hardly_more_rows_than_it_returns() {
     let keys: Vec<_> = (0..900).map(|n| format!("{n:03}")).collect();
     for delimiter in [None, Some('/')] {
         let store = store(keys.iter().map(String::as_str));
-        assert_eq!(names(&store, request("", delimiter, None, 700)).await, keys[..700]);
+        assert_eq!(
+            names(&store, request("", delimiter, None, 700)).await,
+            keys[..700]
+        );
         assert_eq!(store.index.rows_scanned(), 701);
     }
 }
@@ -146,20 +226,51 @@ async fn a_page_of_objects_reads_hardly_more_rows_than_it_returns() {
 async fn limits_outside_of_the_allowed_are_invalid() {
     let store = store(["a"]);
     for limit in [0, 1001] {
-        let error = store.reads.list(request("", None, None, limit)).await.unwrap_err();
+        let error = store
+            .reads
+            .list(request("", None, None, limit))
+            .await
+            .unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Invalid);
     }
-    assert!(store.reads.list(request("", None, None, 1000)).await.is_ok());
+    assert!(
+        store
+            .reads
+            .list(request("", None, None, 1000))
+            .await
+            .is_ok()
+    );
 }
 
 #[tokio::test]
 async fn names_longer_than_any_key_are_no_trouble() {
     let longest = "k".repeat(KEY_BYTES_MAX);
     let store = store([longest.as_str(), "l"]);
-    assert!(names(&store, request(&format!("{longest}k"), Some('/'), None, 9)).await.is_empty());
-    assert_eq!(names(&store, request("", Some('/'), Some(&"k".repeat(100_000)), 9)).await, ["l"]);
-    assert_eq!(names(&store, request("", None, Some(&format!("{}é", &longest[1..])), 9)).await, ["l"]);
-    assert_eq!(names(&store, request("", Some('k'), Some(&longest), 9)).await, ["l"]);
+    assert!(
+        names(&store, request(&format!("{longest}k"), Some('/'), None, 9))
+            .await
+            .is_empty()
+    );
+    assert_eq!(
+        names(
+            &store,
+            request("", Some('/'), Some(&"k".repeat(100_000)), 9)
+        )
+        .await,
+        ["l"]
+    );
+    assert_eq!(
+        names(
+            &store,
+            request("", None, Some(&format!("{}é", &longest[1..])), 9)
+        )
+        .await,
+        ["l"]
+    );
+    assert_eq!(
+        names(&store, request("", Some('k'), Some(&longest), 9)).await,
+        ["l"]
+    );
 }
 
 #[tokio::test]
@@ -167,8 +278,16 @@ async fn a_row_that_cannot_be_decoded_fails_the_page_and_is_named() {
     let store = store(["a"]);
     let id = ObjectId::try_from("b").unwrap();
     let mut batch = crate::index::Batch::new();
-    batch.put(Table::Rows, id.encoded().clone(), Bytes::from_static(b"\x01"));
+    batch.put(
+        Table::Rows,
+        id.encoded().clone(),
+        Bytes::from_static(b"\x01"),
+    );
     store.index.apply(batch);
-    let error = store.reads.list(request("", None, None, 9)).await.unwrap_err();
+    let error = store
+        .reads
+        .list(request("", None, None, 9))
+        .await
+        .unwrap_err();
     assert_eq!((error.kind(), error.id()), (ErrorKind::Corrupt, Some(&id)));
 }

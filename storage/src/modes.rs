@@ -6,8 +6,8 @@
 //!                         blobs: created here, empty, and filled by OpenDAL
 //! ```
 //!
-//! As for every file that is created, the umask of the process takes further bits away; it is never changed. Whatever is
-//! there already keeps its mode. Outside of Unix nothing of this applies.
+//! As for every file that is created, the umask of the process takes further bits away; it is never
+//! changed. Whatever is there already keeps its mode. Outside of Unix nothing of this applies.
 
 use std::fs::{self, DirBuilder, OpenOptions};
 use std::io;
@@ -17,7 +17,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, ErrorKind, Result};
 
-/// Permission bits of new directories and files. In a configuration file they are octal texts: `"0700"`.
+/// Permission bits of new directories and files. In a configuration file they are octal texts:
+/// `"0700"`.
 ///
 /// ```
 /// let modes: cenotaph_storage::Modes = serde_json::from_str(r#"{ "directory": "0750", "file": "0640" }"#)?;
@@ -28,7 +29,8 @@ use crate::error::{Error, ErrorKind, Result};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Modes {
-    /// Bits of a new directory, `0o700` to `0o777`. `0o700` by default: nobody but the owner gets at anything below it.
+    /// Bits of a new directory, `0o700` to `0o777`. `0o700` by default: nobody but the owner gets
+    /// at anything below it.
     #[serde(with = "octal")]
     pub directory: u32,
     /// Bits of a new file, `0o600` to `0o666`. `0o600` by default.
@@ -38,20 +40,25 @@ pub struct Modes {
 
 impl Default for Modes {
     fn default() -> Self {
-        Self { directory: 0o700, file: 0o600 }
+        Self {
+            directory: 0o700,
+            file: 0o600,
+        }
     }
 }
 
 impl Modes {
-    /// Checks that the owner can use what is created, and that the bits are permissions of their kind. `field` names the
-    /// setting.
+    /// Checks that the owner can use what is created, and that the bits are permissions of their
+    /// kind. `field` names the setting.
     ///
     /// # Errors
     /// [`ErrorKind::Invalid`].
     pub fn check(&self, field: &str) -> Result<()> {
         let wrong = |name: &str, mode: u32, least: u32, most: u32| {
             let is_wrong = mode & least != least || mode & !most != 0;
-            is_wrong.then(|| format!("{field}.{name} must be from 0{least:o} to 0{most:o}: {name}=0{mode:o}"))
+            is_wrong.then(|| {
+                format!("{field}.{name} must be from 0{least:o} to 0{most:o}: {name}=0{mode:o}")
+            })
         };
         let directory = wrong("directory", self.directory, 0o700, 0o777);
         match directory.or_else(|| wrong("file", self.file, 0o600, 0o666)) {
@@ -90,10 +97,15 @@ impl Modes {
     /// # Errors
     /// Errors of the file system.
     pub(crate) fn create_file(self, path: &Path) -> io::Result<fs::File> {
-        self.file_options().write(true).create(true).truncate(true).open(path)
+        self.file_options()
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .open(path)
     }
 
-    /// Takes from a directory that was just created, and from all below it, the bits that they should not have.
+    /// Takes from a directory that was just created, and from all below it, the bits that they
+    /// should not have.
     ///
     /// # Errors
     /// Errors of the file system. That it keeps no modes is none.
@@ -130,7 +142,12 @@ fn narrow(path: &Path, mode: u32) -> io::Result<()> {
     permissions.set_mode(found & (mode | 0o7000));
     match fs::set_permissions(path, permissions) {
         // FAT and many shares keep no modes: what they show is a setting of the mount.
-        Err(error) if matches!(error.kind(), io::ErrorKind::PermissionDenied | io::ErrorKind::Unsupported) => {
+        Err(error)
+            if matches!(
+                error.kind(),
+                io::ErrorKind::PermissionDenied | io::ErrorKind::Unsupported
+            ) =>
+        {
             tracing::warn!(%error, path = %path.display(), "the file system does not keep permission bits");
             Ok(())
         }
@@ -148,15 +165,21 @@ mod octal {
     use serde::de::Error;
     use serde::{Deserialize, Deserializer, Serializer};
 
-    #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+    #[expect(
+        clippy::trivially_copy_pass_by_ref,
+        reason = "serde passes a reference"
+    )]
     pub(super) fn serialize<S: Serializer>(mode: &u32, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_str(&format_args!("{mode:04o}"))
     }
 
     pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u32, D::Error> {
         let text = std::borrow::Cow::<'de, str>::deserialize(deserializer)?;
-        u32::from_str_radix(text.trim_start_matches("0o"), 8)
-            .map_err(|_| D::Error::custom(format_args!("expected an octal mode such as \"0700\": found={text:?}")))
+        u32::from_str_radix(text.trim_start_matches("0o"), 8).map_err(|_| {
+            D::Error::custom(format_args!(
+                "expected an octal mode such as \"0700\": found={text:?}"
+            ))
+        })
     }
 }
 
@@ -167,41 +190,80 @@ mod tests {
     use super::*;
 
     fn mode(path: &Path) -> u32 {
-        fs::metadata(path).expect("it was made").permissions().mode() & 0o777
+        fs::metadata(path)
+            .expect("it was made")
+            .permissions()
+            .mode()
+            & 0o777
     }
 
     #[test]
     fn modes_that_lock_the_owner_out_or_are_none_are_invalid() {
         Modes::default().check("index.modes").unwrap();
-        Modes { directory: 0o777, file: 0o666 }.check("index.modes").unwrap();
+        Modes {
+            directory: 0o777,
+            file: 0o666,
+        }
+        .check("index.modes")
+        .unwrap();
         for wrong in [
-            Modes { directory: 0o600, ..Modes::default() },
-            Modes { directory: 0o1700, ..Modes::default() },
-            Modes { file: 0o400, ..Modes::default() },
-            Modes { file: 0o700, ..Modes::default() },
+            Modes {
+                directory: 0o600,
+                ..Modes::default()
+            },
+            Modes {
+                directory: 0o1700,
+                ..Modes::default()
+            },
+            Modes {
+                file: 0o400,
+                ..Modes::default()
+            },
+            Modes {
+                file: 0o700,
+                ..Modes::default()
+            },
         ] {
             let error = wrong.check("index.modes").unwrap_err();
-            assert!(error.kind() == ErrorKind::Invalid && error.to_string().contains("index.modes."), "{error}");
+            assert!(
+                error.kind() == ErrorKind::Invalid && error.to_string().contains("index.modes."),
+                "{error}"
+            );
         }
     }
 
     #[test]
     fn narrowing_takes_bits_and_gives_none() {
         let dir = tempfile::tempdir().unwrap();
-        let (inner, wide, close) = (dir.path().join("inner"), dir.path().join("inner/wide"), dir.path().join("close"));
+        let (inner, wide, close) = (
+            dir.path().join("inner"),
+            dir.path().join("inner/wide"),
+            dir.path().join("close"),
+        );
         fs::create_dir(&inner).unwrap();
         fs::write(&wide, b"").unwrap();
         fs::write(&close, b"").unwrap();
         fs::set_permissions(&inner, fs::Permissions::from_mode(0o755)).unwrap();
         fs::set_permissions(&wide, fs::Permissions::from_mode(0o664)).unwrap();
         fs::set_permissions(&close, fs::Permissions::from_mode(0o400)).unwrap();
-        Modes { directory: 0o750, file: 0o640 }.narrow_tree(dir.path()).unwrap();
-        assert_eq!((mode(&inner), mode(&wide), mode(&close)), (0o750, 0o640, 0o400));
+        Modes {
+            directory: 0o750,
+            file: 0o640,
+        }
+        .narrow_tree(dir.path())
+        .unwrap();
+        assert_eq!(
+            (mode(&inner), mode(&wide), mode(&close)),
+            (0o750, 0o640, 0o400)
+        );
     }
 
     #[test]
     fn modes_are_octal_in_a_configuration() {
-        let modes = Modes { directory: 0o750, ..Modes::default() };
+        let modes = Modes {
+            directory: 0o750,
+            ..Modes::default()
+        };
         let json = serde_json::to_string(&modes).unwrap();
         assert_eq!(json, r#"{"directory":"0750","file":"0600"}"#);
         assert_eq!(serde_json::from_str::<Modes>(&json).unwrap(), modes);

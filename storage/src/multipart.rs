@@ -1,7 +1,7 @@
 //! The words of multipart uploads: [`UploadId`], [`PartNumber`], [`PartEtag`].
 //!
-//! Newtypes that are checked at the border. Deliberately not here: what is stored of an upload (`rows/session.rs`,
-//! `rows/part.rs`) and what may become of it (`swap/session.rs`).
+//! Newtypes that are checked at the border. Deliberately not here: what is stored of an upload
+//! (`rows/session.rs`, `rows/part.rs`) and what may become of it (`swap/session.rs`).
 
 use std::fmt;
 use std::str::FromStr;
@@ -17,15 +17,15 @@ pub const PARTS_MAX: u16 = 10_000;
 /// Bytes of an upload id.
 pub(crate) const UPLOAD_ID_BYTES: usize = 22;
 const TIME_BYTES: usize = 6;
-/// The latest time in an upload id: about the year 10,889. Its first byte is never 0xff, which in the key of a session would be
-/// taken for a piece of the object's id (`rows/session.rs`).
+/// The latest time in an upload id: about the year 10,889. Its first byte is never 0xff, which in
+/// the key of a session would be taken for a piece of the object's id (`rows/session.rs`).
 const TIME_MAX_MILLIS: u64 = (0xff << 40) - 1;
 
-/// Names one multipart upload. It is known to nobody but whom it is told, and good for nothing but the object that the
-/// upload is for.
+/// Names one multipart upload. It is known to nobody but whom it is told, and good for nothing but
+/// the object that the upload is for.
 ///
-/// It is written and read as text, 44 hexadecimal digits today, which may stand in a path or a URL as they are; do not take it
-/// apart. The uploads of one object order by it as they were begun.
+/// It is written and read as text, 44 hexadecimal digits today, which may stand in a path or a URL
+/// as they are; do not take it apart. The uploads of one object order by it as they were begun.
 ///
 /// ```text
 /// +-----------------------+--------------------------+
@@ -38,7 +38,8 @@ const TIME_MAX_MILLIS: u64 = (0xff << 40) - 1;
 pub struct UploadId([u8; UPLOAD_ID_BYTES]);
 
 impl UploadId {
-    /// The id of an upload that begins now, or in the year 10,889 if that is later, with these 128 random bits.
+    /// The id of an upload that begins now, or in the year 10,889 if that is later, with these 128
+    /// random bits.
     pub fn new(now: Timestamp, random: [u64; 2]) -> Self {
         let mut bytes = [0; UPLOAD_ID_BYTES];
         let millis = now.as_millis().min(TIME_MAX_MILLIS);
@@ -48,7 +49,8 @@ impl UploadId {
         Self(bytes)
     }
 
-    /// When the upload began. It tells the uploads of one object apart where the id must not be told.
+    /// When the upload began. It tells the uploads of one object apart where the id must not be
+    /// told.
     pub fn begun(&self) -> Timestamp {
         let mut millis = [0; 8];
         millis[8 - TIME_BYTES..].copy_from_slice(&self.0[..TIME_BYTES]);
@@ -83,7 +85,8 @@ impl FromStr for UploadId {
     type Err = Error;
 
     /// # Errors
-    /// [`ErrorKind::Invalid`] if no upload id is spelled so: the same as for one that names no upload.
+    /// [`ErrorKind::Invalid`] if no upload id is spelled so: the same as for one that names no
+    /// upload.
     fn from_str(text: &str) -> Result<Self> {
         bytes_of_hex(text).map(Self).ok_or_else(no_such_upload)
     }
@@ -103,14 +106,19 @@ impl TryFrom<String> for UploadId {
     }
 }
 
-/// What everybody hears whose upload id is not that of an open upload of this object: forged, of another object, or ended long
-/// ago. It does not tell which.
+/// What everybody hears whose upload id is not that of an open upload of this object: forged, of
+/// another object, or ended long ago. It does not tell which.
 pub fn no_such_upload() -> Error {
-    Error::new(ErrorKind::Invalid, "multipart", "the object has no such upload").with_reason(Reason::NoSuchUpload)
+    Error::new(
+        ErrorKind::Invalid,
+        "multipart",
+        "the object has no such upload",
+    )
+    .with_reason(Reason::NoSuchUpload)
 }
 
-/// The number of a part: 1 to [`PARTS_MAX`]. The parts of an object follow each other in the order of their numbers, which may
-/// have gaps.
+/// The number of a part: 1 to [`PARTS_MAX`]. The parts of an object follow each other in the order
+/// of their numbers, which may have gaps.
 ///
 /// ```
 /// use cenotaph_storage::PartNumber;
@@ -134,7 +142,8 @@ impl PartNumber {
         match u16::try_from(number) {
             Ok(number) if (1..=PARTS_MAX).contains(&number) => Ok(Self(number)),
             Ok(_) | Err(_) => {
-                let message = format!("no part has such a number: number={number} min=1 max={PARTS_MAX}");
+                let message =
+                    format!("no part has such a number: number={number} min=1 max={PARTS_MAX}");
                 Err(Error::new(ErrorKind::Invalid, "multipart", message))
             }
         }
@@ -166,8 +175,9 @@ impl fmt::Display for PartNumber {
     }
 }
 
-/// The hash of a part's bytes: the same bytes have the same one, whoever uploads them and when. xxh3, 128 bit (Collet,
-/// <https://xxhash.com>): other bytes have another one, short of somebody who seeks two that have not.
+/// The hash of a part's bytes: the same bytes have the same one, whoever uploads them and when.
+/// xxh3, 128 bit (Collet, <https://xxhash.com>): other bytes have another one, short of somebody
+/// who seeks two that have not.
 ///
 /// Written and read as 32 hexadecimal digits.
 ///
@@ -217,13 +227,18 @@ impl FromStr for PartEtag {
     /// [`ErrorKind::Invalid`] if no part's etag is spelled so.
     fn from_str(text: &str) -> Result<Self> {
         let bytes = bytes_of_hex::<16>(text).ok_or_else(|| {
-            Error::new(ErrorKind::Invalid, "multipart", format!("no part's etag is spelled so: text={text:?}"))
+            Error::new(
+                ErrorKind::Invalid,
+                "multipart",
+                format!("no part's etag is spelled so: text={text:?}"),
+            )
         })?;
         Ok(Self(u128::from_be_bytes(bytes)))
     }
 }
 
-/// The bytes that are spelled in lower-case hexadecimal digits; none if they are not, or not as many.
+/// The bytes that are spelled in lower-case hexadecimal digits; none if they are not, or not as
+/// many.
 pub(crate) fn bytes_of_hex<const N: usize>(text: &str) -> Option<[u8; N]> {
     let digit = |byte: u8| match byte {
         b'0'..=b'9' => Some(byte - b'0'),
@@ -249,18 +264,37 @@ mod tests {
     #[test]
     fn what_is_no_upload_id_is_refused_like_an_unknown_one() {
         let id = UploadId::new(Timestamp::from_millis(1 << 40), [1, 2]).to_string();
-        for text in ["", "x", &id[1..], &id.to_uppercase(), &format!("{id}0"), "../../../etc/passwd"] {
+        for text in [
+            "",
+            "x",
+            &id[1..],
+            &id.to_uppercase(),
+            &format!("{id}0"),
+            "../../../etc/passwd",
+        ] {
             if text != id {
-                assert_eq!(text.parse::<UploadId>().unwrap_err().to_string(), no_such_upload().to_string(), "{text}");
+                assert_eq!(
+                    text.parse::<UploadId>().unwrap_err().to_string(),
+                    no_such_upload().to_string(),
+                    "{text}"
+                );
             }
         }
-        assert!(id.bytes().all(|byte| byte.is_ascii_alphanumeric()), "it may stand in a path");
+        assert!(
+            id.bytes().all(|byte| byte.is_ascii_alphanumeric()),
+            "it may stand in a path"
+        );
     }
 
     #[test]
     fn a_time_beyond_the_last_one_is_the_last_one() {
         for millis in [TIME_MAX_MILLIS + 1, 1 << 48, u64::MAX] {
-            assert_eq!(UploadId::new(Timestamp::from_millis(millis), [1, 2]).begun().as_millis(), TIME_MAX_MILLIS);
+            assert_eq!(
+                UploadId::new(Timestamp::from_millis(millis), [1, 2])
+                    .begun()
+                    .as_millis(),
+                TIME_MAX_MILLIS
+            );
         }
     }
 

@@ -1,5 +1,5 @@
-//! Whether a blob tier belongs to the store that is opened over it: the decision `decide`, and [`Claim`], which carries
-//! it out before any blob is read or deleted.
+//! Whether a blob tier belongs to the store that is opened over it: the decision `decide`, and
+//! [`Claim`], which carries it out before any blob is read or deleted.
 //!
 //! ```text
 //! the index has         marker in the tier     the tier is             otherwise
@@ -12,16 +12,19 @@
 //! anything              unreadable             -                       Corrupt, UnknownFormat
 //! ```
 //!
-//! Plausible is a tier that holds a blob which the index knows, or an empty one if the index names no blob: so is the
-//! empty tier of a new index, and the tier of an index that a build without store ids wrote.
+//! Plausible is a tier that holds a blob which the index knows, or an empty one if the index names
+//! no blob: so is the empty tier of a new index, and the tier of an index that a build without
+//! store ids wrote.
 //!
-//! A tier is taken in three steps, each durable before the next: the record `Pending` in the index, the marker in the
-//! tier, the record `Claimed`. A crash between them leaves a state of the table. Whoever adopts a tier takes the place of
-//! every refusal. A directory is made only for a tier that is taken.
+//! A tier is taken in three steps, each durable before the next: the record `Pending` in the index,
+//! the marker in the tier, the record `Claimed`. A crash between them leaves a state of the table.
+//! Whoever adopts a tier takes the place of every refusal. A directory is made only for a tier that
+//! is taken.
 //!
 //! A reader ([`Claim::find`]) decides by the same table, and takes and makes nothing.
 //!
-//! Guards I11. Deliberately not here: the bytes of the marker (`blobs/marker.rs`) and of the record (`rows/store.rs`).
+//! Guards I11. Deliberately not here: the bytes of the marker (`blobs/marker.rs`) and of the record
+//! (`rows/store.rs`).
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -41,7 +44,8 @@ use crate::word::{RevisionId, StoreId};
 /// Rows and changes read at once.
 const PAGE: usize = 1000;
 /// What an error about a tier says at its end.
-const WAY_OUT: &str = "open the tier that belongs to this store, or adopt this one if you are sure that it does";
+const WAY_OUT: &str =
+    "open the tier that belongs to this store, or adopt this one if you are sure that it does";
 
 /// Where a blob tier is.
 #[derive(Clone, Debug)]
@@ -100,21 +104,33 @@ enum Decision {
 }
 
 impl Claim {
-    /// The tier at this place, if it belongs to the store. Nothing is written or made if it does not, and costs one small
-    /// read if it is known to.
+    /// The tier at this place, if it belongs to the store. Nothing is written or made if it does
+    /// not, and costs one small read if it is known to.
     ///
     /// # Errors
     /// - [`ErrorKind::Invalid`] if it belongs to another store, or holds blobs and no marker;
-    /// - [`ErrorKind::Unavailable`] if the marker should be there and is not, or the tier can't be read or written now;
-    /// - [`ErrorKind::Corrupt`] and [`ErrorKind::UnknownFormat`] if the marker or the record can't be read;
+    /// - [`ErrorKind::Unavailable`] if the marker should be there and is not, or the tier can't be
+    ///   read or written now;
+    /// - [`ErrorKind::Corrupt`] and [`ErrorKind::UnknownFormat`] if the marker or the record can't
+    ///   be read;
     /// - as committing to the index.
     pub async fn take(&self, place: Place) -> Result<BlobTier> {
-        let Sight { known, tier, marker, text } = self.sight(&place).await?;
+        let Sight {
+            known,
+            tier,
+            marker,
+            text,
+        } = self.sight(&place).await?;
         let id = match decide(known, &marker, self.adopt, &text) {
             Decision::Refuse(error) => return Err(error),
             Decision::Open(id) => id,
             Decision::Note(id) => {
-                StoreRecord { id, tier: TierState::Claimed }.write(&self.index).await?;
+                StoreRecord {
+                    id,
+                    tier: TierState::Claimed,
+                }
+                .write(&self.index)
+                .await?;
                 id
             }
             Decision::Adopt => {
@@ -129,13 +145,18 @@ impl Claim {
         owned(tier, id, &text).await
     }
 
-    /// The tier at this place, to be read only. Nothing is written or made: a tier that an opening would take is read as it
-    /// is.
+    /// The tier at this place, to be read only. Nothing is written or made: a tier that an opening
+    /// would take is read as it is.
     ///
     /// # Errors
     /// As [`take`](Self::take), but for writing.
     pub async fn find(&self, place: Place) -> Result<BlobTier> {
-        let Sight { known, tier, marker, text } = self.sight(&place).await?;
+        let Sight {
+            known,
+            tier,
+            marker,
+            text,
+        } = self.sight(&place).await?;
         match decide(known, &marker, false, &text) {
             Decision::Refuse(error) => Err(error),
             Decision::Open(id) | Decision::Note(id) => owned(tier, id, &text).await,
@@ -152,16 +173,25 @@ impl Claim {
     }
 
     async fn sight(&self, place: &Place) -> Result<Sight> {
-        let known = StoreRecord::read(&*self.index).await?.map_or(Known::Nothing, Known::Record);
+        let known = StoreRecord::read(&*self.index)
+            .await?
+            .map_or(Known::Nothing, Known::Record);
         let (tier, text) = self.look(place).await?;
         let marker = match &tier {
             Some(tier) => {
                 let read = self.env.deadline(self.timeout, tier.read_marker()).await;
-                read.unwrap_or_else(|| Err(refusal(ErrorKind::Unavailable, "does not answer", &text)))?
+                read.unwrap_or_else(|| {
+                    Err(refusal(ErrorKind::Unavailable, "does not answer", &text))
+                })?
             }
             None => Marker::Absent,
         };
-        Ok(Sight { known, tier, marker, text })
+        Ok(Sight {
+            known,
+            tier,
+            marker,
+            text,
+        })
     }
 
     /// The tier, unless its directory is not there; and what it is called.
@@ -176,7 +206,10 @@ impl Claim {
                     Ok(true) => blobs::local(&path).map(Some),
                     Ok(false) => Ok(None),
                     Err(error) => {
-                        Err(refusal(ErrorKind::Unavailable, "can't be looked for", &shown).with_source(error))
+                        Err(
+                            refusal(ErrorKind::Unavailable, "can't be looked for", &shown)
+                                .with_source(error),
+                        )
                     }
                 };
                 match self.env.blocking_on_blobs(looked).await?? {
@@ -200,7 +233,12 @@ impl Claim {
             Known::Record(record) => record.id,
             Known::Nothing => {
                 let id = self.env.store_id();
-                StoreRecord { id, tier: TierState::Pending }.write(&self.index).await?;
+                StoreRecord {
+                    id,
+                    tier: TierState::Pending,
+                }
+                .write(&self.index)
+                .await?;
                 id
             }
         };
@@ -209,33 +247,56 @@ impl Claim {
             (None, Place::Operator(operator)) => self.tier(operator),
             (None, Place::Directory(path)) => {
                 let modes = self.options.modes;
-                self.tier(self.env.blocking_on_blobs(move || blobs::local_new(&path, modes)).await??)
+                self.tier(
+                    self.env
+                        .blocking_on_blobs(move || blobs::local_new(&path, modes))
+                        .await??,
+                )
             }
         };
         tier.write_marker(id).await?;
-        StoreRecord { id, tier: TierState::Claimed }.write(&self.index).await?;
+        StoreRecord {
+            id,
+            tier: TierState::Claimed,
+        }
+        .write(&self.index)
+        .await?;
         tier.belongs_to(id);
         tier.check_owner().await?;
         Ok(tier)
     }
 
-    async fn check_plausible(&self, tier: Option<&BlobTier>, marker: &Marker, text: &str) -> Result<()> {
+    async fn check_plausible(
+        &self,
+        tier: Option<&BlobTier>,
+        marker: &Marker,
+        text: &str,
+    ) -> Result<()> {
         let Contents { has_marker, sample } = match tier {
             Some(tier) => tier.contents().await?,
             None => Contents::default(),
         };
         if has_marker && matches!(marker, Marker::Absent) {
-            return Err(refusal(ErrorKind::Unavailable, "has a marker that can't be read now", text));
+            return Err(refusal(
+                ErrorKind::Unavailable,
+                "has a marker that can't be read now",
+                text,
+            ));
         }
         match sample.first() {
             Some(_) if self.knows_one_of(&sample).await? => Ok(()),
             Some(first) => {
-                let what = format!("holds files, none of which the index knows: file={}", first.path);
+                let what = format!(
+                    "holds files, none of which the index knows: file={}",
+                    first.path
+                );
                 Err(refusal(ErrorKind::Invalid, &what, text))
             }
-            None if self.names_a_blob().await? => {
-                Err(refusal(ErrorKind::Unavailable, "is empty or not there, and the index names blobs", text))
-            }
+            None if self.names_a_blob().await? => Err(refusal(
+                ErrorKind::Unavailable,
+                "is empty or not there, and the index names blobs",
+                text,
+            )),
             None => Ok(()),
         }
     }
@@ -252,21 +313,32 @@ impl Claim {
         }
         let names_one = |value: &Bytes| {
             let change = Change::decode(value);
-            change.is_ok_and(|change| change.revisions.iter().any(|revision| listed.contains(revision)))
+            change.is_ok_and(|change| {
+                change
+                    .revisions
+                    .iter()
+                    .any(|revision| listed.contains(revision))
+            })
         };
         self.any(Table::Changes, names_one).await
     }
 
-    /// Returns whether a row or a part of an upload names a blob. Reads every row of a store that has no blob: once, at its first
-    /// opening by a build with store ids.
+    /// Returns whether a row or a part of an upload names a blob. Reads every row of a store that
+    /// has no blob: once, at its first opening by a build with store ids.
     async fn names_a_blob(&self) -> Result<bool> {
         // A row that can't be read may name one.
-        let by_row = |value: &Bytes| Row::decode(value).map_or(true, |row| !row.revisions().is_empty());
+        let by_row =
+            |value: &Bytes| Row::decode(value).map_or(true, |row| !row.revisions().is_empty());
         if self.any(Table::Rows, by_row).await? {
             return Ok(true);
         }
         let parts = Range::prefix(&all_parts_prefix(), 1);
-        Ok(!self.index.snapshot()?.scan(Table::Sessions, parts).await?.is_empty())
+        Ok(!self
+            .index
+            .snapshot()?
+            .scan(Table::Sessions, parts)
+            .await?
+            .is_empty())
     }
 
     async fn any(&self, table: Table, is_it: impl Fn(&Bytes) -> bool) -> Result<bool> {
@@ -297,10 +369,12 @@ async fn owned(tier: Option<BlobTier>, id: StoreId, text: &str) -> Result<BlobTi
 fn decide(known: Known, marker: &Marker, adopt: bool, place: &str) -> Decision {
     use TierState::{Claimed, Pending};
     let decision = match (known, marker) {
-        (Known::Record(StoreRecord { id, tier }), Marker::Of(found)) if *found == id => match tier {
-            Claimed => Decision::Open(id),
-            Pending => Decision::Note(id),
-        },
+        (Known::Record(StoreRecord { id, tier }), Marker::Of(found)) if *found == id => {
+            match tier {
+                Claimed => Decision::Open(id),
+                Pending => Decision::Note(id),
+            }
+        }
         (Known::Record(StoreRecord { id, .. }), Marker::Of(found)) => {
             let what = format!("belongs to another store: expected={id} found={found}");
             Decision::Refuse(refusal(ErrorKind::Invalid, &what, place))
@@ -318,9 +392,13 @@ fn decide(known: Known, marker: &Marker, adopt: bool, place: &str) -> Decision {
             let refusal = refusal(error.kind(), "has a marker that can't be read", place);
             Decision::Refuse(refusal.with_source(error.clone()))
         }
-        (Known::Nothing | Known::Record(StoreRecord { tier: Pending, .. }), Marker::Absent) => Decision::IfPlausible,
+        (Known::Nothing | Known::Record(StoreRecord { tier: Pending, .. }), Marker::Absent) => {
+            Decision::IfPlausible
+        }
         (Known::Record(StoreRecord { id, tier: Claimed }), Marker::Absent) => {
-            let what = format!("is not there, or is another one (is its disk mounted?): expected={id} found=none");
+            let what = format!(
+                "is not there, or is another one (is its disk mounted?): expected={id} found=none"
+            );
             Decision::Refuse(refusal(ErrorKind::Unavailable, &what, place))
         }
     };
@@ -331,7 +409,11 @@ fn decide(known: Known, marker: &Marker, adopt: bool, place: &str) -> Decision {
 }
 
 fn refusal(kind: ErrorKind, what: &str, place: &str) -> Error {
-    Error::new(kind, "open", format!("the blob tier {what} tier={place}; {WAY_OUT}"))
+    Error::new(
+        kind,
+        "open",
+        format!("the blob tier {what} tier={place}; {WAY_OUT}"),
+    )
 }
 
 #[cfg(test)]

@@ -1,14 +1,15 @@
-//! Which revisions are being read right now: [`Pins`], asked by the sweeper before it deletes a blob.
+//! Which revisions are being read right now: [`Pins`], asked by the sweeper before it deletes a
+//! blob.
 //!
 //! ```text
 //! reader: read row ──> pin ──> read row again: same? ──> read blobs ──> unpin
 //! sweeper:    read orphan ──> pinned? later : delete blob
 //! ```
 //!
-//! Guards I8. An orphan is visible no earlier than the row that stopped naming it, so of the two only one can win:
-//! either the reader's second look shows a row that no longer names the revision, or the sweeper sees the pin.
-//! Deliberately not here: the second look (`read.rs`), and what a sweeper does meanwhile. Pins are not durable: a
-//! reader does not outlive its process.
+//! Guards I8. An orphan is visible no earlier than the row that stopped naming it, so of the two
+//! only one can win: either the reader's second look shows a row that no longer names the revision,
+//! or the sweeper sees the pin. Deliberately not here: the second look (`read.rs`), and what a
+//! sweeper does meanwhile. Pins are not durable: a reader does not outlive its process.
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
@@ -38,8 +39,14 @@ impl Pins {
 
     /// Pins a revision until the returned guard is dropped. Pins of one revision add up.
     pub fn pin(&self, revision: RevisionId) -> Pin {
-        self.counts().entry(revision).and_modify(|count| *count = count.saturating_add(1)).or_insert(NonZeroUsize::MIN);
-        Pin { pins: self.clone(), revision }
+        self.counts()
+            .entry(revision)
+            .and_modify(|count| *count = count.saturating_add(1))
+            .or_insert(NonZeroUsize::MIN);
+        Pin {
+            pins: self.clone(),
+            revision,
+        }
     }
 
     /// Whether at least one pin on this revision is held.
@@ -57,15 +64,17 @@ impl Pins {
         self.counts().is_empty()
     }
 
-    /// Resolves when some revision has lost its last pin since the previous call resolved; at once if that has happened
-    /// already. For one waiter: the sweeper.
+    /// Resolves when some revision has lost its last pin since the previous call resolved; at once
+    /// if that has happened already. For one waiter: the sweeper.
     pub async fn released(&self) {
         self.0.released.notified().await;
     }
 
     fn unpin(&self, revision: RevisionId) {
         let mut counts = self.counts();
-        let Entry::Occupied(mut held) = counts.entry(revision) else { return };
+        let Entry::Occupied(mut held) = counts.entry(revision) else {
+            return;
+        };
         match NonZeroUsize::new(held.get().get() - 1) {
             Some(fewer) => *held.get_mut() = fewer,
             None => {
@@ -76,7 +85,8 @@ impl Pins {
         }
     }
 
-    /// No code that can panic runs under the lock, so that the map is whole even if the lock says otherwise.
+    /// No code that can panic runs under the lock, so that the map is whole even if the lock says
+    /// otherwise.
     fn counts(&self) -> MutexGuard<'_, BTreeMap<RevisionId, NonZeroUsize>> {
         self.0.counts.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -150,10 +160,16 @@ mod tests {
         let pins = Pins::new();
         let (first, second) = (pins.pin(revision(1)), pins.pin(revision(1)));
         drop(first);
-        assert!(pins.released().now_or_never().is_none(), "the revision is still pinned");
+        assert!(
+            pins.released().now_or_never().is_none(),
+            "the revision is still pinned"
+        );
         drop(second);
         assert!(pins.released().now_or_never().is_some());
-        assert!(pins.released().now_or_never().is_none(), "it was heard once");
+        assert!(
+            pins.released().now_or_never().is_none(),
+            "it was heard once"
+        );
     }
 
     #[test]

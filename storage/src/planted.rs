@@ -1,8 +1,9 @@
 //! Bugs that can be planted, to see that the simulator finds them: [`Bug`].
 //!
-//! Each is asked for at one place, through [`Env::planted`](crate::Env::planted), which is `false` at compile time unless
-//! the feature `planted` is on. Only tests of the simulator's checkers turn it on. Three are bugs of an
-//! index (the first two and `SnapshotDropsOverwritten`): the simulated one plants them in itself.
+//! Each is asked for at one place, through [`Env::planted`](crate::Env::planted), which is `false`
+//! at compile time unless the feature `planted` is on. Only tests of the simulator's checkers turn
+//! it on. Three are bugs of an index (the first two and `SnapshotDropsOverwritten`): the simulated
+//! one plants them in itself.
 
 /// A mistake that somebody might make one day.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -19,7 +20,8 @@ pub enum Bug {
     BlobDeletedBeforeSwap,
     /// A commit whose outcome is unknown is answered as one that failed (I10).
     UnknownTreatedAsFailed,
-    /// What a shard submits may leave after the shard has died and its successor has passed the barrier (I3).
+    /// What a shard submits may leave after the shard has died and its successor has passed the
+    /// barrier (I3).
     ZombieCommit,
     /// A restarted shard reads before it has passed the barrier (I3).
     NoBarrier,
@@ -51,9 +53,11 @@ pub enum Bug {
     CompleteTwice,
     /// A part is filed whether its upload is still open or not (I5).
     PartAfterEnd,
-    /// The end of a completed upload queues all of its parts, also those that the row now names (I2).
+    /// The end of a completed upload queues all of its parts, also those that the row now names
+    /// (I2).
     EndQueuesEveryPart,
-    /// A snapshot loses what is overwritten after it was taken: it reads such a key as absent (I3, I7).
+    /// A snapshot loses what is overwritten after it was taken: it reads such a key as absent (I3,
+    /// I7).
     SnapshotDropsOverwritten,
     /// A blob that is not found counts as deleted, whether the blob tier is there or not (I11).
     NotFoundIsDeleted,

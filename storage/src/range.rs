@@ -1,7 +1,8 @@
-//! Which bytes of an object a read asks for: [`ByteRange`], and how it is resolved against an object's size.
+//! Which bytes of an object a read asks for: [`ByteRange`], and how it is resolved against an
+//! object's size.
 //!
-//! A pure function; guards "never wrong bytes" (DESIGN §6) at its very beginning. Deliberately not here: which blobs
-//! and blocks hold those bytes (`read/plan.rs`).
+//! A pure function; guards "never wrong bytes" (DESIGN §6) at its very beginning. Deliberately not
+//! here: which blobs and blocks hold those bytes (`read/plan.rs`).
 
 use std::ops::{Range, RangeFrom, RangeFull, RangeInclusive, RangeTo, RangeToInclusive};
 
@@ -56,11 +57,12 @@ impl ByteRange {
     /// | `From`                    | from start to `total`; needs a byte at start                    |
     /// | `Last`                    | the last so many, all if the object has fewer, nothing for 0    |
     ///
-    /// An object of 0 bytes has no byte at 0; there, ranges that start at 0 are answered with nothing all the same.
+    /// An object of 0 bytes has no byte at 0; there, ranges that start at 0 are answered with
+    /// nothing all the same.
     ///
     /// # Errors
-    /// [`ErrorKind::Invalid`] if the range ends before it starts, [`ErrorKind::RangeNotSatisfiable`] with the object's
-    /// size if what it needs is not there.
+    /// [`ErrorKind::Invalid`] if the range ends before it starts,
+    /// [`ErrorKind::RangeNotSatisfiable`] with the object's size if what it needs is not there.
     pub fn resolve(self, total: u64) -> Result<Range<u64>> {
         match self {
             Self::Full => Ok(0..total),
@@ -81,7 +83,11 @@ fn starting_at(start: u64, end: u64, total: u64) -> Result<Range<u64>> {
         return Ok(start..end);
     }
     let message = format!("the range starts at or beyond the end: start={start} total={total}");
-    Err(Error::new(ErrorKind::RangeNotSatisfiable { total }, "read", message))
+    Err(Error::new(
+        ErrorKind::RangeNotSatisfiable { total },
+        "read",
+        message,
+    ))
 }
 
 impl From<RangeFull> for ByteRange {
@@ -92,14 +98,20 @@ impl From<RangeFull> for ByteRange {
 
 impl From<Range<u64>> for ByteRange {
     fn from(range: Range<u64>) -> Self {
-        Self::Bounded { start: range.start, end: range.end }
+        Self::Bounded {
+            start: range.start,
+            end: range.end,
+        }
     }
 }
 
 impl From<RangeInclusive<u64>> for ByteRange {
     /// No object has a byte `u64::MAX`, so that an end there means the same as one before it.
     fn from(range: RangeInclusive<u64>) -> Self {
-        Self::Bounded { start: *range.start(), end: range.end().saturating_add(1) }
+        Self::Bounded {
+            start: *range.start(),
+            end: range.end().saturating_add(1),
+        }
     }
 }
 
@@ -111,7 +123,10 @@ impl From<RangeFrom<u64>> for ByteRange {
 
 impl From<RangeTo<u64>> for ByteRange {
     fn from(range: RangeTo<u64>) -> Self {
-        Self::Bounded { start: 0, end: range.end }
+        Self::Bounded {
+            start: 0,
+            end: range.end,
+        }
     }
 }
 
@@ -133,14 +148,20 @@ mod tests {
         match range {
             ByteRange::Full => Some(all),
             ByteRange::Bounded { start, end } if start == end => (start <= total).then(Vec::new),
-            ByteRange::Bounded { start, end } => {
-                answerable(start).then(|| all.into_iter().filter(|byte| (start..end).contains(byte)).collect())
-            }
+            ByteRange::Bounded { start, end } => answerable(start).then(|| {
+                all.into_iter()
+                    .filter(|byte| (start..end).contains(byte))
+                    .collect()
+            }),
             ByteRange::From(start) => {
                 answerable(start).then(|| all.into_iter().filter(|&byte| byte >= start).collect())
             }
             ByteRange::Last(bytes) => {
-                let mut last: Vec<u64> = all.into_iter().rev().take(usize::try_from(bytes).unwrap()).collect();
+                let mut last: Vec<u64> = all
+                    .into_iter()
+                    .rev()
+                    .take(usize::try_from(bytes).unwrap())
+                    .collect();
                 last.reverse();
                 Some(last)
             }
@@ -148,7 +169,8 @@ mod tests {
     }
 
     fn every_range(limit: u64) -> impl Iterator<Item = ByteRange> {
-        let bounded = (0..limit).flat_map(move |start| (0..limit).map(move |end| ByteRange::Bounded { start, end }));
+        let bounded = (0..limit)
+            .flat_map(move |start| (0..limit).map(move |end| ByteRange::Bounded { start, end }));
         std::iter::once(ByteRange::Full)
             .chain(bounded)
             .chain((0..limit).map(ByteRange::From))
@@ -161,14 +183,26 @@ mod tests {
             for range in every_range(11) {
                 let resolved = range.resolve(total);
                 if matches!(range, ByteRange::Bounded { start, end } if start > end) {
-                    assert_eq!(resolved.unwrap_err().kind(), ErrorKind::Invalid, "{range:?} of {total}");
+                    assert_eq!(
+                        resolved.unwrap_err().kind(),
+                        ErrorKind::Invalid,
+                        "{range:?} of {total}"
+                    );
                     continue;
                 }
                 match naive(range, total) {
-                    Some(bytes) => assert_eq!(resolved.unwrap().collect::<Vec<_>>(), bytes, "{range:?} of {total}"),
+                    Some(bytes) => assert_eq!(
+                        resolved.unwrap().collect::<Vec<_>>(),
+                        bytes,
+                        "{range:?} of {total}"
+                    ),
                     None => {
                         let kind = resolved.unwrap_err().kind();
-                        assert_eq!(kind, ErrorKind::RangeNotSatisfiable { total }, "{range:?} of {total}");
+                        assert_eq!(
+                            kind,
+                            ErrorKind::RangeNotSatisfiable { total },
+                            "{range:?} of {total}"
+                        );
                     }
                 }
             }
@@ -177,7 +211,10 @@ mod tests {
 
     #[test]
     fn the_last_possible_byte_does_not_overflow() {
-        assert_eq!(ByteRange::from(0..=u64::MAX).resolve(u64::MAX).unwrap(), 0..u64::MAX);
+        assert_eq!(
+            ByteRange::from(0..=u64::MAX).resolve(u64::MAX).unwrap(),
+            0..u64::MAX
+        );
         assert_eq!(ByteRange::from(..=u64::MAX).resolve(3).unwrap(), 0..3);
         assert!(ByteRange::from(u64::MAX..).resolve(u64::MAX).is_err());
     }

@@ -10,12 +10,14 @@
 //! 7 blobs     are only listed: a blob whose object's row could not be read is reported, and its version floor is raised
 //! ```
 //!
-//! The blob tier is not touched, and stays the blob tier of the new index. What only lost rows named is named by nothing in
-//! the new index: the sweeper never deletes it, a scrub with repairs does. Where batches of the journal or a table file are
-//! lost, tables are of different moments: a change may be of a write that was acknowledged, and an orphan may have been
-//! named since. They are left out then, and their blobs are named by nothing. Guards I5 the safe way round (5: no orphan is
-//! queued that something still names), and "versions are never reused" for every lost object whose name is known (7).
-//! Deliberately not here: the directories (`index/fjall/copy.rs`, `directory.rs`).
+//! The blob tier is not touched, and stays the blob tier of the new index. What only lost rows
+//! named is named by nothing in the new index: the sweeper never deletes it, a scrub with repairs
+//! does. Where batches of the journal or a table file are lost, tables are of different moments: a
+//! change may be of a write that was acknowledged, and an orphan may have been named since. They
+//! are left out then, and their blobs are named by nothing. Guards I5 the safe way round (5: no
+//! orphan is queued that something still names), and "versions are never reused" for every lost
+//! object whose name is known (7). Deliberately not here: the directories (`index/fjall/copy.rs`,
+//! `directory.rs`).
 
 use std::collections::BTreeSet;
 
@@ -29,8 +31,8 @@ use crate::id::ObjectId;
 use crate::index::fjall::LostFile;
 use crate::index::{Index, Range, Snapshot, Table, UnreadableRange};
 use crate::rows::{
-    Body, Change, Filed, Row, Session, epoch_entry, expiry_key, expiry_value, floor_key, read_part_key,
-    read_session_key, session_expiry_key, write_floor,
+    Body, Change, Filed, Row, Session, epoch_entry, expiry_key, expiry_value, floor_key,
+    read_part_key, read_session_key, session_expiry_key, write_floor,
 };
 use crate::scrub::RawKey;
 use crate::swap::unreached;
@@ -66,13 +68,14 @@ pub struct SalvageReport {
     pub meta: u64,
     /// Expiry entries built anew.
     pub expiry: u64,
-    /// Changes and orphans left out, for batches of the journal or a table file are lost, and their blobs may be needed.
+    /// Changes and orphans left out, for batches of the journal or a table file are lost, and their
+    /// blobs may be needed.
     pub held_back: u64,
-    /// True if batches of the journal are lost that had been acknowledged: objects may be missing, or be older than they
-    /// were, and nobody knows which.
+    /// True if batches of the journal are lost that had been acknowledged: objects may be missing,
+    /// or be older than they were, and nobody knows which.
     pub journal_damaged: bool,
-    /// Table files that are lost in part or as a whole, and of which it is not known what keys they held: such entries may
-    /// be missing, or be older than they were.
+    /// Table files that are lost in part or as a whole, and of which it is not known what keys they
+    /// held: such entries may be missing, or be older than they were.
     pub lost_tables: Vec<LostTable>,
     /// Unreadable ranges of keys, counted.
     pub unreadable: u64,
@@ -82,8 +85,8 @@ pub struct SalvageReport {
     pub without_payload: u64,
     /// The first 10,000 of these objects.
     pub objects_without_payload: Vec<LostName>,
-    /// Blobs of objects whose rows could not be read, or may be in lost batches, counted. Nothing is known of lost objects
-    /// that had no blob.
+    /// Blobs of objects whose rows could not be read, or may be in lost batches, counted. Nothing
+    /// is known of lost objects that had no blob.
     pub lost_blobs: u64,
     /// The first 10,000 of these blobs.
     pub lost_objects: Vec<LostBlob>,
@@ -125,8 +128,9 @@ pub struct LostName {
 /// A blob that belongs to an object whose row could not be read.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct LostBlob {
-    /// The object that the blob was written for, which may have been renamed since. None if the name is long and the trailer
-    /// of the blob can't be read: the path holds the beginning of the name.
+    /// The object that the blob was written for, which may have been renamed since. None if the
+    /// name is long and the trailer of the blob can't be read: the path holds the beginning of the
+    /// name.
     #[serde(flatten)]
     pub object: Option<LostName>,
     /// The revision.
@@ -140,14 +144,18 @@ pub struct LostBlob {
 impl SalvageReport {
     /// Returns whether everything could be read.
     pub fn is_complete(&self) -> bool {
-        let is_all_read = self.unreadable == 0 && self.lost_tables.is_empty() && !self.journal_damaged;
+        let is_all_read =
+            self.unreadable == 0 && self.lost_tables.is_empty() && !self.journal_damaged;
         is_all_read && self.without_payload == 0 && self.lost_blobs == 0
     }
 }
 
 impl LostName {
     fn of(object: &ObjectId) -> Self {
-        Self { namespace: object.namespace_str().to_owned(), key: object.key().to_owned() }
+        Self {
+            namespace: object.namespace_str().to_owned(),
+            key: object.key().to_owned(),
+        }
     }
 }
 
@@ -167,10 +175,17 @@ impl Losses {
     }
 
     fn into_report(self) -> SalvageReport {
-        let files = self.files.into_iter().filter(|lost| lost.table != Table::Expiry);
+        let files = self
+            .files
+            .into_iter()
+            .filter(|lost| lost.table != Table::Expiry);
         let lost_tables = files.map(|LostFile { table, file, why }| {
             let file = file.display().to_string();
-            LostTable { table: table.name(), file, why }
+            LostTable {
+                table: table.name(),
+                file,
+                why,
+            }
         });
         SalvageReport {
             journal_damaged: !self.has_whole_journals,
@@ -180,8 +195,8 @@ impl Losses {
     }
 }
 
-/// Returns whether a lost entry of this table can make others wrong. A payload is written once, and expiry entries are built
-/// anew.
+/// Returns whether a lost entry of this table can make others wrong. A payload is written once, and
+/// expiry entries are built anew.
 fn is_of_a_moment(table: Table) -> bool {
     match table {
         Table::Rows | Table::Changes | Table::Orphans | Table::Sessions | Table::Meta => true,
@@ -189,13 +204,15 @@ fn is_of_a_moment(table: Table) -> bool {
     }
 }
 
-/// Copies all tables of `old` that can be read into `new`, which is empty, and lists `blobs`, if it is given, for what is
-/// known of lost objects. Holds 16 bytes in memory for each revision that a row or part names.
+/// Copies all tables of `old` that can be read into `new`, which is empty, and lists `blobs`, if it
+/// is given, for what is known of lost objects. Holds 16 bytes in memory for each revision that a
+/// row or part names.
 ///
 /// `losses` are those of the [`IndexCopy`](crate::index::fjall::IndexCopy).
 ///
 /// # Errors
-/// [`ErrorKind::Unavailable`] if `old` can't be read at all, `new` can't be written, or `blobs` can't be listed or read.
+/// [`ErrorKind::Unavailable`] if `old` can't be read at all, `new` can't be written, or `blobs`
+/// can't be listed or read.
 pub async fn copy_tables(
     old: &dyn Index,
     new: &dyn Index,
@@ -203,8 +220,15 @@ pub async fn copy_tables(
     blobs: Option<&BlobTier>,
     env: &Env,
 ) -> Result<SalvageReport> {
-    let salvage = Salvage { old: old.snapshot()?, new, env };
-    let mut known = Known { is_of_one_moment: losses.leave_one_moment(), ..Known::default() };
+    let salvage = Salvage {
+        old: old.snapshot()?,
+        new,
+        env,
+    };
+    let mut known = Known {
+        is_of_one_moment: losses.leave_one_moment(),
+        ..Known::default()
+    };
     let mut report = losses.into_report();
     salvage.payloads(&mut report).await?;
     salvage.rows(&mut report, &mut known).await?;
@@ -271,7 +295,8 @@ impl Salvage<'_> {
             for (key, value) in page.entries {
                 if let (Ok(object), Ok(row)) = (ObjectId::decode(&key), Row::decode(&value)) {
                     known.named.extend(row.revisions());
-                    self.row(&object, &row, &*copied, &mut writer, report).await?;
+                    self.row(&object, &row, &*copied, &mut writer, report)
+                        .await?;
                 }
                 writer.put(Table::Rows, key, value).await?;
                 report.rows += 1;
@@ -292,7 +317,9 @@ impl Salvage<'_> {
         report: &mut SalvageReport,
     ) -> Result<()> {
         if let Some(deadline) = row.metadata.expires_at {
-            writer.put(Table::Expiry, expiry_key(deadline, object), expiry_value()).await?;
+            writer
+                .put(Table::Expiry, expiry_key(deadline, object), expiry_value())
+                .await?;
             report.expiry += 1;
         }
         if let Body::Separate(operation) = row.body {
@@ -312,13 +339,17 @@ impl Salvage<'_> {
         while let Some(range) = next {
             let page = self.old.scan_over(Table::Sessions, range).await?;
             for (key, value) in page.entries {
-                if let (Ok((object, upload)), Ok(session)) = (read_session_key(&key), Session::decode(&value)) {
+                if let (Ok((object, upload)), Ok(session)) =
+                    (read_session_key(&key), Session::decode(&value))
+                {
                     let entry = session_expiry_key(session.expires_at, &object, &upload);
                     writer.put(Table::Expiry, entry, expiry_value()).await?;
                     report.expiry += 1;
                 }
                 if let (Ok(_), Ok(filed)) = (read_part_key(&key), Filed::decode(&value)) {
-                    known.named.extend(filed.part().map(|part| part.extent.revision));
+                    known
+                        .named
+                        .extend(filed.part().map(|part| part.extent.revision));
                 }
                 writer.put(Table::Sessions, key, value).await?;
                 report.sessions += 1;
@@ -393,7 +424,12 @@ impl Salvage<'_> {
     }
 
     /// What blobs tell of objects whose rows could not be read.
-    async fn lost(&self, blobs: &BlobTier, report: &mut SalvageReport, known: &Known) -> Result<()> {
+    async fn lost(
+        &self,
+        blobs: &BlobTier,
+        report: &mut SalvageReport,
+        known: &Known,
+    ) -> Result<()> {
         if known.rows_unread.is_empty() && known.is_of_one_moment {
             return Ok(());
         }
@@ -402,7 +438,9 @@ impl Salvage<'_> {
         let mut listed = blobs.list();
         while let Some(blob) = listed.next().await {
             let blob = blob?;
-            let Some(revision) = blob.revision else { continue };
+            let Some(revision) = blob.revision else {
+                continue;
+            };
             // The swap of a change may be in a lost batch.
             let is_unsettled = known.unsettled.contains(&revision) && known.is_of_one_moment;
             if known.named.contains(&revision) || is_unsettled {
@@ -417,7 +455,12 @@ impl Salvage<'_> {
             };
             if let Some(object) = &object {
                 let encoded = object.encoded();
-                let is_in_unread = || known.rows_unread.iter().any(|range| range.contains(encoded));
+                let is_in_unread = || {
+                    known
+                        .rows_unread
+                        .iter()
+                        .any(|range| range.contains(encoded))
+                };
                 let may_be_lost = !known.is_of_one_moment || is_in_unread();
                 if !may_be_lost || copied.get(Table::Rows, encoded).await?.is_some() {
                     continue;
@@ -430,7 +473,12 @@ impl Salvage<'_> {
             report.lost_blobs += 1;
             if report.lost_objects.len() < NAMED_MAX {
                 let object = object.as_ref().map(LostName::of);
-                report.lost_objects.push(LostBlob { object, revision, path: blob.path, bytes: blob.bytes });
+                report.lost_objects.push(LostBlob {
+                    object,
+                    revision,
+                    path: blob.path,
+                    bytes: blob.bytes,
+                });
             }
         }
         writer.flush().await
@@ -439,11 +487,24 @@ impl Salvage<'_> {
 
 impl SalvageReport {
     fn unread(&mut self, range: Option<UnreadableRange>) {
-        let Some(UnreadableRange { table, from, to, why }) = range else { return };
+        let Some(UnreadableRange {
+            table,
+            from,
+            to,
+            why,
+        }) = range
+        else {
+            return;
+        };
         self.unreadable += 1;
         if self.unreadable_ranges.len() < NAMED_MAX {
             let (from, to) = (RawKey(from), to.map(RawKey));
-            self.unreadable_ranges.push(Unread { table: table.name(), from, to, why });
+            self.unreadable_ranges.push(Unread {
+                table: table.name(),
+                from,
+                to,
+                why,
+            });
         }
     }
 }

@@ -1,5 +1,5 @@
-//! The scrub: verify everything against everything, and say what could be done about what is wrong. [`Scrub`] walks,
-//! [`ScrubReport`] says what came of it.
+//! The scrub: verify everything against everything, and say what could be done about what is wrong.
+//! [`Scrub`] walks, [`ScrubReport`] says what came of it.
 //!
 //! ```text
 //! 1 rows      each can be read, and has its expiry entry                            a snapshot for each page
@@ -11,14 +11,16 @@
 //! 7 blobs     each is named by a row, a part, a change or an orphan                 listed first, then one snapshot
 //! ```
 //!
-//! What must be seen together is seen in one snapshot, and is looked at again on the newest state before it counts
-//! (`second.rs`, and the shards). Keys that can't be read are stepped over, and are findings. An expired object that is not
-//! removed yet is no damage: it is absent, and the expirer's. Memory is bounded, whatever there is: pages,
-//! [`ScrubOptions`], and the byte budget that all reads share.
+//! What must be seen together is seen in one snapshot, and is looked at again on the newest state
+//! before it counts (`second.rs`, and the shards). Keys that can't be read are stepped over, and
+//! are findings. An expired object that is not removed yet is no damage: it is absent, and the
+//! expirer's. Memory is bounded, whatever there is: pages, [`ScrubOptions`], and the byte budget
+//! that all reads share.
 //!
-//! Guards I5 (4 and 7) and the promise that damage is found before somebody needs the bytes. Deliberately not here: carrying
-//! out what is proposed. Whoever drives the walk does so after each [`step`](Scrub::step), so that what a repair lays open
-//! is found by a later one: the payload of a row that was given up, then its blob.
+//! Guards I5 (4 and 7) and the promise that damage is found before somebody needs the bytes.
+//! Deliberately not here: carrying out what is proposed. Whoever drives the walk does so after each
+//! [`step`](Scrub::step), so that what a repair lays open is found by a later one: the payload of a
+//! row that was given up, then its blob.
 
 mod blob;
 mod blobs;
@@ -77,7 +79,12 @@ pub struct ScrubOptions {
 impl Default for ScrubOptions {
     fn default() -> Self {
         let day = Duration::from_secs(24 * 3600);
-        Self { depth: ScrubDepth::default(), grace: day, objects_at_once: 8, findings_max: 1000 }
+        Self {
+            depth: ScrubDepth::default(),
+            grace: day,
+            objects_at_once: 8,
+            findings_max: 1000,
+        }
     }
 }
 
@@ -104,7 +111,8 @@ enum Stage {
 }
 
 impl Scrub {
-    /// A walk over what these reads read. `listener` is told how far it has come, from time to time.
+    /// A walk over what these reads read. `listener` is told how far it has come, from time to
+    /// time.
     pub fn new(
         reads: Reads,
         options: ScrubOptions,
@@ -130,33 +138,48 @@ impl Scrub {
         self.tally.looked()
     }
 
-    /// Looks at some more: what is wrong with it, or none at the end. After a step that failed or was dropped, begin
-    /// anew.
+    /// Looks at some more: what is wrong with it, or none at the end. After a step that failed or
+    /// was dropped, begin anew.
     ///
     /// # Errors
-    /// [`Unavailable`](crate::ErrorKind::Unavailable) if the index can't be read or the blob tier can't be listed. Damage
-    /// is a finding, also where the index itself is damaged, and so is a blob that can't be read.
+    /// [`Unavailable`](crate::ErrorKind::Unavailable) if the index can't be read or the blob tier
+    /// can't be listed. Damage is a finding, also where the index itself is damaged, and so is a
+    /// blob that can't be read.
     pub async fn step(&mut self) -> Result<Option<Vec<Found>>> {
         let (reads, tally) = (&self.reads, &*self.tally);
-        let pace = Pace { depth: self.options.depth, at_once: self.options.objects_at_once.max(1) };
+        let pace = Pace {
+            depth: self.options.depth,
+            at_once: self.options.objects_at_once.max(1),
+        };
         let (found, next) = match &mut self.stage {
             Stage::Rows(range) => {
                 let (found, rest) = rows::page(reads.index(), range.clone(), tally).await?;
-                let is_range = |found: &Found| matches!(found.damage, Damage::UnreadableRange { .. });
+                let is_range =
+                    |found: &Found| matches!(found.damage, Damage::UnreadableRange { .. });
                 self.rows_are_unreadable |= found.iter().any(is_range);
-                (found, rest.map_or_else(|| Stage::Sessions(Box::default()), Stage::Rows))
+                (
+                    found,
+                    rest.map_or_else(|| Stage::Sessions(Box::default()), Stage::Rows),
+                )
             }
             Stage::Sessions(sessions) => match sessions.page(reads.index(), tally).await? {
                 Some(found) => {
                     tally.tell();
                     return Ok(Some(found));
                 }
-                None => (Vec::new(), Stage::Entries(Table::Expiry, Range::all(entries::PAGE))),
+                None => (
+                    Vec::new(),
+                    Stage::Entries(Table::Expiry, Range::all(entries::PAGE)),
+                ),
             },
             Stage::Entries(table, range) => {
-                let (found, rest) = entries::page(reads.index(), *table, range.clone(), tally).await?;
+                let (found, rest) =
+                    entries::page(reads.index(), *table, range.clone(), tally).await?;
                 let table = *table;
-                (found, rest.map_or_else(|| behind(table), |rest| Stage::Entries(table, rest)))
+                (
+                    found,
+                    rest.map_or_else(|| behind(table), |rest| Stage::Entries(table, rest)),
+                )
             }
             Stage::Payloads(strays) => match strays.page(reads.index(), tally).await? {
                 Some(found) => (found, Stage::Payloads(std::mem::take(strays))),
@@ -164,12 +187,21 @@ impl Scrub {
             },
             Stage::Bytes(range) => {
                 let (found, rest) = self::bytes::page(reads, pace, range.clone(), tally).await?;
-                (found, rest.map_or_else(|| Stage::Parts(sessions::all(parts::PAGE)), Stage::Bytes))
+                (
+                    found,
+                    rest.map_or_else(|| Stage::Parts(sessions::all(parts::PAGE)), Stage::Bytes),
+                )
             }
             Stage::Parts(range) => {
                 let (found, rest) = parts::page(reads, pace, range.clone(), tally).await?;
                 let suspects_filed = self.rows_are_unreadable;
-                let listing = || Stage::Blobs(Box::new(Listing::new(reads, self.options.grace, suspects_filed)));
+                let listing = || {
+                    Stage::Blobs(Box::new(Listing::new(
+                        reads,
+                        self.options.grace,
+                        suspects_filed,
+                    )))
+                };
                 (found, rest.map_or_else(listing, Stage::Parts))
             }
             Stage::Blobs(listing) => match listing.page(reads, tally).await? {
@@ -192,8 +224,12 @@ fn behind(table: Table) -> Stage {
     match table {
         Table::Expiry => Stage::Entries(Table::Changes, Range::all(entries::PAGE)),
         Table::Changes => Stage::Entries(Table::Orphans, Range::all(entries::PAGE)),
-        Table::Orphans => Stage::Entries(Table::Meta, Range::prefix(&floors_prefix(), entries::PAGE)),
-        Table::Rows | Table::Payloads | Table::Sessions | Table::Meta => Stage::Payloads(Strays::default()),
+        Table::Orphans => {
+            Stage::Entries(Table::Meta, Range::prefix(&floors_prefix(), entries::PAGE))
+        }
+        Table::Rows | Table::Payloads | Table::Sessions | Table::Meta => {
+            Stage::Payloads(Strays::default())
+        }
     }
 }
 

@@ -1,5 +1,5 @@
-//! The decisions: what a write does to a row. Pure functions, called by the shards, by recovery, and by whoever checks
-//! them.
+//! The decisions: what a write does to a row. Pure functions, called by the shards, by recovery,
+//! and by whoever checks them.
 //!
 //! ```text
 //! swap                     the shard sees                        outcome
@@ -22,9 +22,10 @@
 //!                          anything else                         Unchanged
 //! ```
 //!
-//! An expired row counts as none, but what it names still becomes orphans with it. Guards I3 (everything that a swap
-//! changes is in the one batch that [`Swap::batch`] makes), I6 and the idempotence of `compare_and_write`. Deliberately not
-//! here: who calls, in which order, and what has become durable.
+//! An expired row counts as none, but what it names still becomes orphans with it. Guards I3
+//! (everything that a swap changes is in the one batch that [`Swap::batch`] makes), I6 and the
+//! idempotence of `compare_and_write`. Deliberately not here: who calls, in which order, and what
+//! has become durable.
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -34,8 +35,8 @@ use crate::error::Result;
 use crate::id::ObjectId;
 use crate::index::{Batch, Table};
 use crate::rows::{
-    Amendment, Attributes, BlockChecksums, Body, Change, EMBEDDED_BYTES_MAX, Extension, Landing, Manifest, Metadata,
-    Row,
+    Amendment, Attributes, BlockChecksums, Body, Change, EMBEDDED_BYTES_MAX, Extension, Landing,
+    Manifest, Metadata, Row,
 };
 use crate::word::{Current, Etag, OperationId, RevisionId, RevisionKey, Timestamp, Version};
 
@@ -73,8 +74,9 @@ pub use upload_mend::{SeenEntry, SeenUpload, UploadMend};
 pub enum Outcome {
     /// It is the object's newest version, or was when it committed.
     Applied,
-    /// A large put whose object changed its tombstone, or got or lost one, while the put was under way: it counts as
-    /// overwritten the moment it was made. Nothing of it is visible, and it leaves nothing behind. Not an error.
+    /// A large put whose object changed its tombstone, or got or lost one, while the put was under
+    /// way: it counts as overwritten the moment it was made. Nothing of it is visible, and it
+    /// leaves nothing behind. Not an error.
     Superseded,
 }
 
@@ -131,10 +133,14 @@ impl Standing {
 
     /// What an upload that begins now will expect to find when it commits.
     pub fn expectation(&self, now: Timestamp) -> Expected {
-        match self.live(now).map(|row| (&row.body, row.metadata.expires_at)) {
-            Some((Body::Tombstone(manifest), expires_at)) => {
-                Expected::Tombstone { first: manifest.revisions().next(), expires_at }
-            }
+        match self
+            .live(now)
+            .map(|row| (&row.body, row.metadata.expires_at))
+        {
+            Some((Body::Tombstone(manifest), expires_at)) => Expected::Tombstone {
+                first: manifest.revisions().next(),
+                expires_at,
+            },
             Some((Body::Embedded(_) | Body::Separate(_), _)) | None => Expected::NoTombstone,
         }
     }
@@ -164,8 +170,12 @@ impl Expected {
         let live = first(standing.live(now));
         match self {
             Self::NoTombstone => live.is_none(),
-            Self::Tombstone { first: seen, expires_at } => {
-                let has_expired = live.is_none() && expires_at.is_some_and(|deadline| deadline <= now);
+            Self::Tombstone {
+                first: seen,
+                expires_at,
+            } => {
+                let has_expired =
+                    live.is_none() && expires_at.is_some_and(|deadline| deadline <= now);
                 live == Some(seen) || has_expired
             }
         }
@@ -182,8 +192,8 @@ pub enum Mutation {
         /// What the caller stated about it.
         attributes: Attributes,
     },
-    /// A tombstone that names finished, durable revisions (I2). The change it settles has the swap's operation as its
-    /// id.
+    /// A tombstone that names finished, durable revisions (I2). The change it settles has the
+    /// swap's operation as its id.
     Tombstone {
         /// The revisions.
         manifest: Manifest,
@@ -227,7 +237,8 @@ pub struct Swap {
 /// What a shard must do about a [`Swap`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Decision {
-    /// Commit it: the object then stands so. What the old row named and the new one does not is listed.
+    /// Commit it: the object then stands so. What the old row named and the new one does not is
+    /// listed.
     Commit {
         /// The object afterwards.
         next: Standing,
@@ -241,7 +252,8 @@ pub enum Decision {
         /// Its own revisions.
         orphans: Vec<RevisionKey>,
     },
-    /// Its precondition does not hold. Settle its change, if it has one, and make its own revisions orphans.
+    /// Its precondition does not hold. Settle its change, if it has one, and make its own revisions
+    /// orphans.
     Conflict {
         /// How the object stands.
         current: Option<Current>,
@@ -259,14 +271,17 @@ pub enum Decision {
 }
 
 impl Swap {
-    /// Returns whether it may replace a row that can't be read: it depends on nothing in the row, and its caller means to lose what
-    /// the row holds.
+    /// Returns whether it may replace a row that can't be read: it depends on nothing in the row,
+    /// and its caller means to lose what the row holds.
     pub fn replaces_unread(&self) -> bool {
         match self.mutation {
             Mutation::Inline { .. } | Mutation::Tombstone { .. } | Mutation::Delete => {
                 self.precondition == Precondition::None
             }
-            Mutation::Amend(_) | Mutation::Extend(_) | Mutation::Touch { .. } | Mutation::Expire => false,
+            Mutation::Amend(_)
+            | Mutation::Extend(_)
+            | Mutation::Touch { .. }
+            | Mutation::Expire => false,
         }
     }
 
@@ -274,21 +289,34 @@ impl Swap {
     ///
     /// # Errors
     /// [`Invalid`](crate::ErrorKind::Invalid) if amended attributes break a limit.
-    pub fn decide(&self, standing: &Standing, change_is_live: bool, now: Timestamp) -> Result<Decision> {
-        if standing.row().is_some_and(|row| row.operation == self.operation) {
+    pub fn decide(
+        &self,
+        standing: &Standing,
+        change_is_live: bool,
+        now: Timestamp,
+    ) -> Result<Decision> {
+        if standing
+            .row()
+            .is_some_and(|row| row.operation == self.operation)
+        {
             return Ok(Decision::Already);
         }
         if let (Mutation::Tombstone { .. }, false) = (&self.mutation, change_is_live) {
             return Ok(Decision::Fenced);
         }
         if let Err(current) = self.precondition.check(standing.live(now)) {
-            return Ok(Decision::Conflict { current, orphans: self.own_revisions() });
+            return Ok(Decision::Conflict {
+                current,
+                orphans: self.own_revisions(),
+            });
         }
         if let Mutation::Tombstone { expected, .. } = &self.mutation
             && self.precondition == Precondition::None
             && !expected.is_met(standing, now)
         {
-            return Ok(Decision::Supersede { orphans: self.own_revisions() });
+            return Ok(Decision::Supersede {
+                orphans: self.own_revisions(),
+            });
         }
         Ok(match self.next(standing, now)? {
             Next::Row(row) => self.commit(standing, Standing::Present(row), now),
@@ -299,24 +327,61 @@ impl Swap {
     }
 
     fn commit(&self, standing: &Standing, next: Standing, now: Timestamp) -> Decision {
-        let orphans = transition::orphans(&[Transition { id: &self.id, before: standing, after: &next }]);
-        Decision::Commit { next, orphans, existed: standing.live(now).is_some() }
+        let orphans = transition::orphans(&[Transition {
+            id: &self.id,
+            before: standing,
+            after: &next,
+        }]);
+        Decision::Commit {
+            next,
+            orphans,
+            existed: standing.live(now).is_some(),
+        }
     }
 
     /// What becomes of the row, now that nothing stands in the way.
     fn next(&self, standing: &Standing, now: Timestamp) -> Result<Next> {
         let live = standing.live(now);
         Ok(match &self.mutation {
-            Mutation::Inline { payload, attributes } => {
+            Mutation::Inline {
+                payload,
+                attributes,
+            } => {
                 let embeds = payload.len() <= EMBEDDED_BYTES_MAX;
-                let body = if embeds { Body::Embedded(payload.clone()) } else { Body::Separate(self.operation) };
+                let body = if embeds {
+                    Body::Embedded(payload.clone())
+                } else {
+                    Body::Separate(self.operation)
+                };
                 let checksum = Some(Checksum::of(payload));
                 let body = (body, payload.len() as u64);
-                Next::Row(Box::new(row(self.operation, standing, body, checksum, attributes, now)))
+                Next::Row(Box::new(row(
+                    self.operation,
+                    standing,
+                    body,
+                    checksum,
+                    attributes,
+                    now,
+                )))
             }
-            Mutation::Tombstone { manifest, checksum, attributes, .. } => {
-                let (body, size) = (Body::Tombstone(manifest.clone()), manifest.bytes().unwrap_or(u64::MAX));
-                Next::Row(Box::new(row(self.operation, standing, (body, size), *checksum, attributes, now)))
+            Mutation::Tombstone {
+                manifest,
+                checksum,
+                attributes,
+                ..
+            } => {
+                let (body, size) = (
+                    Body::Tombstone(manifest.clone()),
+                    manifest.bytes().unwrap_or(u64::MAX),
+                );
+                Next::Row(Box::new(row(
+                    self.operation,
+                    standing,
+                    (body, size),
+                    *checksum,
+                    attributes,
+                    now,
+                )))
             }
             Mutation::Delete if standing.row().is_some() => Next::NoRow,
             Mutation::Delete => Next::Absent,
@@ -341,8 +406,18 @@ impl Swap {
             Some(expiration) => expiration.deadline(now),
             None => row.metadata.expires_at,
         };
-        let metadata = Metadata { modified: now, expires_at, attributes, ..row.metadata.clone() };
-        Ok(Row { version: row.version.next(), operation: self.operation, metadata, body: row.body.clone() })
+        let metadata = Metadata {
+            modified: now,
+            expires_at,
+            attributes,
+            ..row.metadata.clone()
+        };
+        Ok(Row {
+            version: row.version.next(),
+            operation: self.operation,
+            metadata,
+            body: row.body.clone(),
+        })
     }
 
     fn extended(&self, row: &Row, extension: Extension, now: Timestamp) -> Next {
@@ -350,9 +425,18 @@ impl Swap {
         if expires_at == row.metadata.expires_at {
             return Next::Unchanged;
         }
-        let metadata = Metadata { modified: now, expires_at, ..row.metadata.clone() };
+        let metadata = Metadata {
+            modified: now,
+            expires_at,
+            ..row.metadata.clone()
+        };
         let body = row.body.clone();
-        Next::Row(Box::new(Row { version: row.version.next(), operation: self.operation, metadata, body }))
+        Next::Row(Box::new(Row {
+            version: row.version.next(),
+            operation: self.operation,
+            metadata,
+            body,
+        }))
     }
 
     /// The revisions it brings with it.
@@ -381,12 +465,20 @@ impl Swap {
         }
     }
 
-    /// The one atomic batch that carries out a decision (I3); empty if there is nothing to carry out.
+    /// The one atomic batch that carries out a decision (I3); empty if there is nothing to carry
+    /// out.
     pub fn batch(&self, standing: &Standing, decision: &Decision, now: Timestamp) -> Batch {
         let mut batch = Batch::new();
         match decision {
             Decision::Commit { next, orphans, .. } => {
-                transition::put_rows(&mut batch, &[Transition { id: &self.id, before: standing, after: next }]);
+                transition::put_rows(
+                    &mut batch,
+                    &[Transition {
+                        id: &self.id,
+                        before: standing,
+                        after: next,
+                    }],
+                );
                 self.put_payload(&mut batch);
                 self.settle(&mut batch, orphans, now);
             }
@@ -401,11 +493,21 @@ impl Swap {
     fn put_payload(&self, batch: &mut Batch) {
         match &self.mutation {
             Mutation::Inline { payload, .. } if payload.len() > EMBEDDED_BYTES_MAX => {
-                batch.put(Table::Payloads, self.operation.as_bytes().to_vec(), payload.clone());
+                batch.put(
+                    Table::Payloads,
+                    self.operation.as_bytes().to_vec(),
+                    payload.clone(),
+                );
             }
-            Mutation::Tombstone { manifest, blocks, .. } => {
+            Mutation::Tombstone {
+                manifest, blocks, ..
+            } => {
                 for (revision, blocks) in manifest.revisions().zip(blocks) {
-                    batch.put(Table::Payloads, revision.as_bytes().to_vec(), blocks.encode());
+                    batch.put(
+                        Table::Payloads,
+                        revision.as_bytes().to_vec(),
+                        blocks.encode(),
+                    );
                 }
             }
             Mutation::Inline { .. }
@@ -437,8 +539,20 @@ fn row(
     let created = standing.live(now).map_or(now, |row| row.metadata.created);
     let expires_at = attributes.expiration.deadline(now);
     let attributes = attributes.clone();
-    let metadata = Metadata { size, checksum, created, modified: now, expires_at, attributes };
-    Row { version: standing.version().next(), operation, metadata, body }
+    let metadata = Metadata {
+        size,
+        checksum,
+        created,
+        modified: now,
+        expires_at,
+        attributes,
+    };
+    Row {
+        version: standing.version().next(),
+        operation,
+        metadata,
+        body,
+    }
 }
 
 /// What becomes of a row.
@@ -449,24 +563,43 @@ enum Next {
     Absent,
 }
 
-/// The row that was read, if it still stands and reads extend its deadline. Its version and etag stay.
+/// The row that was read, if it still stands and reads extend its deadline. Its version and etag
+/// stay.
 fn touched(read: Option<&Row>, now: Timestamp) -> Next {
     let extended = read.and_then(|row| {
-        let expires_at = row.metadata.attributes.expiration.extended_by_read(row.metadata.expires_at, now)?;
-        let metadata = Metadata { expires_at: Some(expires_at), ..row.metadata.clone() };
-        Some(Box::new(Row { metadata, ..row.clone() }))
+        let expires_at = row
+            .metadata
+            .attributes
+            .expiration
+            .extended_by_read(row.metadata.expires_at, now)?;
+        let metadata = Metadata {
+            expires_at: Some(expires_at),
+            ..row.metadata.clone()
+        };
+        Some(Box::new(Row {
+            metadata,
+            ..row.clone()
+        }))
     });
     extended.map_or(Next::Unchanged, Next::Row)
 }
 
-/// Fences a dead change (I6): the batch removes it, after which it can never commit, and makes orphans of those of its
-/// revisions that the row does not name. Trusts the row alone. Nobody knows how far its write had got, so what it wrote
-/// may still land.
-pub fn fence(change_id: OperationId, change: &Change, standing: &Standing, now: Timestamp) -> Batch {
+/// Fences a dead change (I6): the batch removes it, after which it can never commit, and makes
+/// orphans of those of its revisions that the row does not name. Trusts the row alone. Nobody knows
+/// how far its write had got, so what it wrote may still land.
+pub fn fence(
+    change_id: OperationId,
+    change: &Change,
+    standing: &Standing,
+    now: Timestamp,
+) -> Batch {
     let mut batch = Batch::new();
     batch.remove(Table::Changes, change_id.as_bytes().to_vec());
     let given_up = fence_orphans(change, standing);
-    let keys: Vec<_> = given_up.into_iter().map(|revision| revision_key(&change.object, revision)).collect();
+    let keys: Vec<_> = given_up
+        .into_iter()
+        .map(|revision| revision_key(&change.object, revision))
+        .collect();
     transition::put_orphans(&mut batch, &keys, now, Landing::MayLand);
     batch
 }
@@ -474,19 +607,31 @@ pub fn fence(change_id: OperationId, change: &Change, standing: &Standing, now: 
 /// The revisions of a dead change that the row does not name.
 pub fn fence_orphans(change: &Change, standing: &Standing) -> Vec<RevisionId> {
     let named = |revision: RevisionId| standing.row().is_some_and(|row| row.names(revision));
-    change.revisions.iter().copied().filter(|&revision| !named(revision)).collect()
+    change
+        .revisions
+        .iter()
+        .copied()
+        .filter(|&revision| !named(revision))
+        .collect()
 }
 
 /// The batch that records a change (I1).
 pub fn record(change_id: OperationId, change: &Change) -> Batch {
     let mut batch = Batch::new();
-    batch.put(Table::Changes, change_id.as_bytes().to_vec(), change.encode());
+    batch.put(
+        Table::Changes,
+        change_id.as_bytes().to_vec(),
+        change.encode(),
+    );
     batch
 }
 
 /// The key under which the blob tier knows a revision that is written for `id`.
 pub fn revision_key(id: &ObjectId, revision: RevisionId) -> RevisionKey {
-    RevisionKey { object: id.clone(), revision }
+    RevisionKey {
+        object: id.clone(),
+        revision,
+    }
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! Listings of multipart uploads: the open ones of a namespace, and the parts of one.
 //!
-//! A page is read from one snapshot, so that it shows one state (I7). Deliberately not here: listings of objects (`list.rs`), and
-//! what may become of an upload (`swap/session.rs`).
+//! A page is read from one snapshot, so that it shows one state (I7). Deliberately not here:
+//! listings of objects (`list.rs`), and what may become of an upload (`swap/session.rs`).
 
 use bytes::Bytes;
 
@@ -12,14 +12,15 @@ use crate::list::OnDamage;
 use crate::multipart::{PartEtag, PartNumber, UploadId, no_such_upload};
 use crate::read::Reads;
 use crate::rows::{
-    Attributes, Filed, Part, Phase, Session, part_key, parts_prefix, read_part_key, read_session_key, session_key,
-    session_prefix,
+    Attributes, Filed, Part, Phase, Session, part_key, parts_prefix, read_part_key,
+    read_session_key, session_key, session_prefix,
 };
 use crate::word::Timestamp;
 
 /// Most sessions that one scan brings.
 const CHUNK_SESSIONS_MAX: usize = 256;
-/// Most scans for one page: uploads that ended lately are passed over, and there may be many of them.
+/// Most scans for one page: uploads that ended lately are passed over, and there may be many of
+/// them.
 const SCANS_MAX: usize = 16;
 
 /// Which uploads to list.
@@ -31,7 +32,8 @@ pub struct UploadsRequest {
     pub prefix: String,
     /// Only what comes after this one, in the order of keys, then of beginnings.
     pub start_after: Option<UploadMarker>,
-    /// Most uploads in the page, 1 to [`ReadLimits::list_page_max`](crate::ReadLimits::list_page_max).
+    /// Most uploads in the page, 1 to
+    /// [`ReadLimits::list_page_max`](crate::ReadLimits::list_page_max).
     pub limit: usize,
     /// Behaviour where a file of the index is damaged.
     pub on_damage: OnDamage,
@@ -42,7 +44,8 @@ pub struct UploadsRequest {
 pub struct PartsRequest {
     /// Only parts with a higher number than this.
     pub start_after: Option<PartNumber>,
-    /// Most parts in the page, 1 to [`ReadLimits::list_page_max`](crate::ReadLimits::list_page_max).
+    /// Most parts in the page, 1 to
+    /// [`ReadLimits::list_page_max`](crate::ReadLimits::list_page_max).
     pub limit: usize,
     /// Behaviour where a file of the index is damaged.
     pub on_damage: OnDamage,
@@ -75,7 +78,10 @@ pub struct UploadInfo {
 impl UploadMarker {
     fn decode(session_key: &[u8]) -> Result<Self> {
         let (id, upload_id) = read_session_key(session_key)?;
-        Ok(Self { key: id.key().to_owned(), upload_id })
+        Ok(Self {
+            key: id.key().to_owned(),
+            upload_id,
+        })
     }
 }
 
@@ -84,11 +90,12 @@ impl UploadMarker {
 pub struct UploadPage {
     /// The uploads.
     pub uploads: Vec<UploadInfo>,
-    /// The `start_after` that gives the next page. None if there are no more uploads. A page may be shorter than asked for, or
-    /// empty, and still have a next one: uploads that ended lately are passed over, so many for one page and no more.
+    /// The `start_after` that gives the next page. None if there are no more uploads. A page may be
+    /// shorter than asked for, or empty, and still have a next one: uploads that ended lately are
+    /// passed over, so many for one page and no more.
     pub next: Option<UploadMarker>,
-    /// Keys of the index that could not be read, and whose uploads are not in the page. Always empty unless the listing
-    /// [steps over](OnDamage::StepOver) them.
+    /// Keys of the index that could not be read, and whose uploads are not in the page. Always
+    /// empty unless the listing [steps over](OnDamage::StepOver) them.
     pub unreadable: Vec<UnreadableRange>,
 }
 
@@ -110,11 +117,11 @@ pub struct PartInfo {
 pub struct PartPage {
     /// The parts.
     pub parts: Vec<PartInfo>,
-    /// The `start_after` that gives the next page: the number where this one ends. None if there are no more parts; otherwise the
-    /// listing was truncated.
+    /// The `start_after` that gives the next page: the number where this one ends. None if there
+    /// are no more parts; otherwise the listing was truncated.
     pub next: Option<PartNumber>,
-    /// Keys of the index that could not be read, and whose parts are not in the page. Always empty unless the listing
-    /// [steps over](OnDamage::StepOver) them.
+    /// Keys of the index that could not be read, and whose parts are not in the page. Always empty
+    /// unless the listing [steps over](OnDamage::StepOver) them.
     pub unreadable: Vec<UnreadableRange>,
 }
 
@@ -142,10 +149,20 @@ impl Reads {
     /// # Errors
     /// As [`list`](Self::list).
     pub async fn uploads(&self, request: UploadsRequest) -> Result<UploadPage> {
-        let UploadsRequest { namespace, prefix, start_after, limit, on_damage } = request;
+        let UploadsRequest {
+            namespace,
+            prefix,
+            start_after,
+            limit,
+            on_damage,
+        } = request;
         self.check_limit(limit)?;
         if prefix.len() > KEY_BYTES_MAX {
-            return Ok(UploadPage { uploads: Vec::new(), next: None, unreadable: Vec::new() });
+            return Ok(UploadPage {
+                uploads: Vec::new(),
+                next: None,
+                unreadable: Vec::new(),
+            });
         }
         let below = session_prefix(&[namespace.encoded_prefix(), prefix.into_bytes()].concat());
         let mut range = Range::prefix(&below, CHUNK_SESSIONS_MAX);
@@ -155,15 +172,32 @@ impl Reads {
                 range = range.after(marker);
             }
         }
-        uploads_page(&*self.index().snapshot()?, range, limit, on_damage, self.now()).await
+        uploads_page(
+            &*self.index().snapshot()?,
+            range,
+            limit,
+            on_damage,
+            self.now(),
+        )
+        .await
     }
 
     /// One page of the parts of an open upload.
     ///
     /// # Errors
-    /// [`ErrorKind::Invalid`] if the object has no such upload or it has ended; otherwise as [`list`](Self::list).
-    pub async fn parts(&self, id: &ObjectId, upload: &UploadId, request: PartsRequest) -> Result<PartPage> {
-        let PartsRequest { start_after, limit, on_damage } = request;
+    /// [`ErrorKind::Invalid`] if the object has no such upload or it has ended; otherwise as
+    /// [`list`](Self::list).
+    pub async fn parts(
+        &self,
+        id: &ObjectId,
+        upload: &UploadId,
+        request: PartsRequest,
+    ) -> Result<PartPage> {
+        let PartsRequest {
+            start_after,
+            limit,
+            on_damage,
+        } = request;
         self.check_limit(limit)?;
         let snapshot = self.index().snapshot()?;
         self.session(&*snapshot, id, upload).await?.check_open()?;
@@ -189,13 +223,26 @@ impl Reads {
             last = Some(number);
             parts.extend(info);
         }
-        Ok(PartPage { parts, next: last.filter(|_| is_truncated), unreadable })
+        Ok(PartPage {
+            parts,
+            next: last.filter(|_| is_truncated),
+            unreadable,
+        })
     }
 
-    async fn session(&self, snapshot: &dyn Snapshot, id: &ObjectId, upload: &UploadId) -> Result<Session> {
-        let value = snapshot.get(Table::Sessions, &session_key(id, upload)).await?;
+    async fn session(
+        &self,
+        snapshot: &dyn Snapshot,
+        id: &ObjectId,
+        upload: &UploadId,
+    ) -> Result<Session> {
+        let value = snapshot
+            .get(Table::Sessions, &session_key(id, upload))
+            .await?;
         let session = value.map(|value| Session::decode(&value)).transpose()?;
-        session.filter(|session| session.is_live(self.now())).ok_or_else(no_such_upload)
+        session
+            .filter(|session| session.is_live(self.now()))
+            .ok_or_else(no_such_upload)
     }
 
     /// Whether a page may be so long.
@@ -220,7 +267,11 @@ async fn uploads_page(
     let (mut uploads, mut unreadable, mut last) = (Vec::new(), Vec::new(), None);
     let mut scans = 0;
     let end = loop {
-        let PartialPage { entries, unreadable: gap, rest } = snapshot.scan_over(Table::Sessions, range).await?;
+        let PartialPage {
+            entries,
+            unreadable: gap,
+            rest,
+        } = snapshot.scan_over(Table::Sessions, range).await?;
         for (key, value) in entries {
             uploads.extend(open_upload(&key, &value, now)?);
             last = Some(key);
@@ -229,7 +280,9 @@ async fn uploads_page(
         scans += 1;
         if uploads.len() > limit {
             uploads.truncate(limit);
-            break uploads.last().map(|upload| session_key(&upload.id, &upload.upload_id));
+            break uploads
+                .last()
+                .map(|upload| session_key(&upload.id, &upload.upload_id));
         }
         match rest {
             None => break None,
@@ -243,11 +296,18 @@ async fn uploads_page(
         unreadable.retain(|range| range.from <= *end);
     }
     let next = end.map(|key| UploadMarker::decode(&key)).transpose()?;
-    Ok(UploadPage { uploads, next, unreadable })
+    Ok(UploadPage {
+        uploads,
+        next,
+        unreadable,
+    })
 }
 
 /// The range, unless the listing fails there.
-fn noted(unreadable: Option<UnreadableRange>, on_damage: OnDamage) -> Result<Option<UnreadableRange>> {
+fn noted(
+    unreadable: Option<UnreadableRange>,
+    on_damage: OnDamage,
+) -> Result<Option<UnreadableRange>> {
     match (unreadable, on_damage) {
         (Some(range), OnDamage::Fail) => Err(range.into_error("list")),
         (unreadable, OnDamage::Fail | OnDamage::StepOver) => Ok(unreadable),
@@ -259,13 +319,33 @@ fn open_upload(key: &[u8], value: &Bytes, now: Timestamp) -> Result<Option<Uploa
     let (id, upload_id) = read_session_key(key)?;
     let session = Session::decode(value).map_err(|error| error.with_id(&id))?;
     let is_open = session.phase == Phase::Open && session.is_live(now);
-    let Session { initiated, expires_at, attributes, .. } = session;
-    Ok(is_open.then_some(UploadInfo { id, upload_id, initiated, expires_at, attributes }))
+    let Session {
+        initiated,
+        expires_at,
+        attributes,
+        ..
+    } = session;
+    Ok(is_open.then_some(UploadInfo {
+        id,
+        upload_id,
+        initiated,
+        expires_at,
+        attributes,
+    }))
 }
 
 /// A part, unless it was lost.
 fn part_info((key, value): &(Bytes, Bytes)) -> Result<(PartNumber, Option<PartInfo>)> {
     let (_, number) = read_part_key(key)?;
-    let info = |Part { extent, etag, uploaded }: Part| PartInfo { number, etag, bytes: extent.bytes, uploaded };
+    let info = |Part {
+                    extent,
+                    etag,
+                    uploaded,
+                }: Part| PartInfo {
+        number,
+        etag,
+        bytes: extent.bytes,
+        uploaded,
+    };
     Ok((number, Filed::decode(value)?.part().map(info)))
 }

@@ -1,7 +1,8 @@
-//! The small words of the vocabulary: versions, epochs, moments, and the ids of operations and revisions.
+//! The small words of the vocabulary: versions, epochs, moments, and the ids of operations and
+//! revisions.
 //!
-//! Newtypes, so that no bare number or uuid crosses a module border. Deliberately not here: the ids that users choose
-//! (`id.rs`) and the values that are stored (`rows/`).
+//! Newtypes, so that no bare number or uuid crosses a module border. Deliberately not here: the ids
+//! that users choose (`id.rs`) and the values that are stored (`rows/`).
 
 use std::fmt;
 use std::str::FromStr;
@@ -13,8 +14,8 @@ use uuid::Uuid;
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::ObjectId;
 
-/// Per-object counter of committed writes: 1 for the first, one more for each, never reused, not even across delete and
-/// re-create.
+/// Per-object counter of committed writes: 1 for the first, one more for each, never reused, not
+/// even across delete and re-create.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Version(u64);
 
@@ -35,7 +36,11 @@ impl Version {
     /// The version of the next committed write.
     #[must_use]
     pub fn next(self) -> Self {
-        Self(self.0.checked_add(1).expect("an object is not written 2^64 times"))
+        Self(
+            self.0
+                .checked_add(1)
+                .expect("an object is not written 2^64 times"),
+        )
     }
 }
 
@@ -85,7 +90,10 @@ impl Timestamp {
     /// This much later; the end of time if it lies beyond.
     #[must_use]
     pub fn after(self, delay: Duration) -> Self {
-        Self(self.0.saturating_add(u64::try_from(delay.as_millis()).unwrap_or(u64::MAX)))
+        Self(
+            self.0
+                .saturating_add(u64::try_from(delay.as_millis()).unwrap_or(u64::MAX)),
+        )
     }
 
     /// How long after `earlier` this is; zero if it is not.
@@ -94,8 +102,8 @@ impl Timestamp {
     }
 }
 
-/// Names one write operation, and the [change](crate::rows::Change) it records. A version 7 uuid: later ones order
-/// later.
+/// Names one write operation, and the [change](crate::rows::Change) it records. A version 7 uuid:
+/// later ones order later.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct OperationId(Uuid);
 
@@ -103,8 +111,9 @@ pub struct OperationId(Uuid);
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct RevisionId(Uuid);
 
-/// Names one store: 128 random bits, drawn when its index is created and never changed. The blob tier carries the same
-/// id in its marker, so that no index is opened over the blobs of another (I11).
+/// Names one store: 128 random bits, drawn when its index is created and never changed. The blob
+/// tier carries the same id in its marker, so that no index is opened over the blobs of another
+/// (I11).
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct StoreId(Uuid);
 
@@ -154,7 +163,11 @@ impl RevisionId {
     pub fn born(&self) -> Option<Timestamp> {
         let at = self.0.get_timestamp()?;
         let (seconds, nanos) = at.to_unix();
-        Some(Timestamp(seconds.saturating_mul(1000).saturating_add(u64::from(nanos) / 1_000_000)))
+        Some(Timestamp(
+            seconds
+                .saturating_mul(1000)
+                .saturating_add(u64::from(nanos) / 1_000_000),
+        ))
     }
 }
 
@@ -218,9 +231,16 @@ impl FromStr for Etag {
     /// # Errors
     /// [`ErrorKind::Invalid`] if no etag is spelled so.
     fn from_str(text: &str) -> Result<Self> {
-        let uuid = Uuid::try_parse(text).ok().filter(|uuid| uuid.simple().to_string() == text);
-        uuid.map(Self)
-            .ok_or_else(|| Error::new(ErrorKind::Invalid, "etag", format!("no etag is spelled so: text={text:?}")))
+        let uuid = Uuid::try_parse(text)
+            .ok()
+            .filter(|uuid| uuid.simple().to_string() == text);
+        uuid.map(Self).ok_or_else(|| {
+            Error::new(
+                ErrorKind::Invalid,
+                "etag",
+                format!("no etag is spelled so: text={text:?}"),
+            )
+        })
     }
 }
 

@@ -1,8 +1,9 @@
 //! What a durable 4 KiB put costs, at 1, 16 and 64 at once.
 //!
-//! Four contenders take turns in each of five rounds, so that a machine whose speed drifts is the same for all; medians
-//! are printed. Read the ratios, not the figures: `raw` is what the disk gives to one appender, `fjall each` is a sync
-//! for every write, `committer` is the least code that groups commits on bare fjall, and `cenotaph` is the engine.
+//! Four contenders take turns in each of five rounds, so that a machine whose speed drifts is the
+//! same for all; medians are printed. Read the ratios, not the figures: `raw` is what the disk
+//! gives to one appender, `fjall each` is a sync for every write, `committer` is the least code
+//! that groups commits on bare fjall, and `cenotaph` is the engine.
 
 #![expect(clippy::disallowed_methods, reason = "a bench measures the real world")]
 #![expect(clippy::print_stdout, reason = "a bench prints")]
@@ -32,14 +33,26 @@ struct Run {
 }
 
 fn main() {
-    let seconds = std::env::var("CENOTAPH_BENCH_SECONDS").ok().and_then(|text| text.parse().ok()).unwrap_or(1.0);
+    let seconds = std::env::var("CENOTAPH_BENCH_SECONDS")
+        .ok()
+        .and_then(|text| text.parse().ok())
+        .unwrap_or(1.0);
     let length = Duration::from_secs_f64(seconds);
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
-    println!("durable puts of {PAYLOAD_BYTES} bytes, median of {ROUNDS} interleaved rounds of {seconds} s");
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .unwrap();
+    println!(
+        "durable puts of {PAYLOAD_BYTES} bytes, median of {ROUNDS} interleaved rounds of {seconds} s"
+    );
     for clients in [1, 16, 64] {
         let mut runs: Vec<Vec<Run>> = vec![Vec::new(); CONTENDERS.len()];
         for _ in 0..ROUNDS {
-            let directories: Vec<_> = CONTENDERS.iter().map(|_| tempfile::tempdir().unwrap()).collect();
+            let directories: Vec<_> = CONTENDERS
+                .iter()
+                .map(|_| tempfile::tempdir().unwrap())
+                .collect();
             runs[0].push(raw(directories[0].path(), length));
             runs[1].push(fjall_each(directories[1].path(), clients, length));
             runs[2].push(runtime.block_on(committer(directories[2].path(), clients, length)));
@@ -59,7 +72,11 @@ fn report(clients: usize, runs: &[Vec<Run>]) {
         );
     }
     let ratio = |a: usize, b: usize, of: fn(&Run) -> f64| {
-        let mut ratios: Vec<f64> = runs[a].iter().zip(&runs[b]).map(|(a, b)| of(a) / of(b)).collect();
+        let mut ratios: Vec<f64> = runs[a]
+            .iter()
+            .zip(&runs[b])
+            .map(|(a, b)| of(a) / of(b))
+            .collect();
         median(&mut ratios)
     };
     println!(
@@ -87,7 +104,8 @@ fn median(values: &mut [f64]) -> f64 {
 
 fn summarize(mut latencies: Vec<Duration>, syncs: u64, elapsed: Duration) -> Run {
     latencies.sort_unstable();
-    let at = |share: f64| latencies[((latencies.len() - 1) as f64 * share) as usize].as_secs_f64() * 1e6;
+    let at =
+        |share: f64| latencies[((latencies.len() - 1) as f64 * share) as usize].as_secs_f64() * 1e6;
     let seconds = elapsed.as_secs_f64();
     Run {
         puts_per_s: latencies.len() as f64 / seconds,
@@ -110,13 +128,18 @@ fn raw(directory: &Path, length: Duration) -> Run {
     summarize(latencies, syncs, begun.elapsed())
 }
 
-/// A database as a service has it after its first start: opened, not just created. fjall allocates its first journal
-/// ahead and cuts it at the next open, which makes every later sync dearer; comparing with a fresh one would compare
-/// with a state that no service keeps.
+/// A database as a service has it after its first start: opened, not just created. fjall allocates
+/// its first journal ahead and cuts it at the next open, which makes every later sync dearer;
+/// comparing with a fresh one would compare with a state that no service keeps.
 fn database(directory: &Path) -> (Database, Keyspace) {
     let open = || {
-        let database = Database::builder(directory.join("fjall")).worker_threads(2).open().unwrap();
-        let keyspace = database.keyspace("rows", KeyspaceCreateOptions::default).unwrap();
+        let database = Database::builder(directory.join("fjall"))
+            .worker_threads(2)
+            .open()
+            .unwrap();
+        let keyspace = database
+            .keyspace("rows", KeyspaceCreateOptions::default)
+            .unwrap();
         (database, keyspace)
     };
     drop(open());
@@ -142,7 +165,10 @@ fn fjall_each(directory: &Path, clients: usize, length: Duration) -> Run {
             })
         })
         .collect();
-    let latencies: Vec<_> = threads.into_iter().flat_map(|thread| thread.join().unwrap()).collect();
+    let latencies: Vec<_> = threads
+        .into_iter()
+        .flat_map(|thread| thread.join().unwrap())
+        .collect();
     let syncs = latencies.len() as u64;
     summarize(latencies, syncs, begun.elapsed())
 }
@@ -207,7 +233,10 @@ async fn drive<F>(
 where
     F: Future<Output = ()> + Send + 'static,
 {
-    let (begun, payload) = (Instant::now(), bytes::Bytes::from_static(&[7u8; PAYLOAD_BYTES]));
+    let (begun, payload) = (
+        Instant::now(),
+        bytes::Bytes::from_static(&[7u8; PAYLOAD_BYTES]),
+    );
     let tasks: Vec<_> = (0..clients)
         .map(|client| {
             let (put, payload) = (put.clone(), payload.clone());

@@ -1,10 +1,11 @@
-//! What a completion costs, of 1, 100 and 10,000 parts, beside that of a server that speaks S3 (Ceph's gateway, else moto; none,
-//! and that is said, where neither is here); and what it costs, or gains, to cut a large put into several blobs, on a local
-//! disk and on that server.
+//! What a completion costs, of 1, 100 and 10,000 parts, beside that of a server that speaks S3
+//! (Ceph's gateway, else moto; none, and that is said, where neither is here); and what it costs,
+//! or gains, to cut a large put into several blobs, on a local disk and on that server.
 //!
-//! All contenders take turns in each round, so that a machine whose speed drifts is the same for all; medians are printed.
-//! Read the ratios, not the figures. The server is asked over HTTP, keeps all in memory and syncs nothing; Cenotaph is called
-//! in this process, and its completion is durable on this machine's disk.
+//! All contenders take turns in each round, so that a machine whose speed drifts is the same for
+//! all; medians are printed. Read the ratios, not the figures. The server is asked over HTTP, keeps
+//! all in memory and syncs nothing; Cenotaph is called in this process, and its completion is
+//! durable on this machine's disk.
 
 #![expect(clippy::disallowed_methods, reason = "a bench measures the real world")]
 #![expect(clippy::print_stdout, reason = "a bench prints")]
@@ -31,10 +32,16 @@ const LOCAL_PUT_BYTES: u64 = 512 * MIB;
 const REMOTE_PUT_BYTES: u64 = 64 * MIB;
 
 fn main() {
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .unwrap();
     runtime.block_on(async {
         let rival = Rival::start().await;
-        let rival = rival.inspect_err(|error| println!("SKIPPED: no server that speaks S3 is here: {error}")).ok();
+        let rival = rival
+            .inspect_err(|error| println!("SKIPPED: no server that speaks S3 is here: {error}"))
+            .ok();
         completions(rival.as_ref()).await;
         if let Some(rival) = &rival {
             remote_puts(rival).await;
@@ -61,7 +68,11 @@ impl Rival {
             Err(_) => ("moto", S3::moto(S3::moto_is_here()?, 1).await),
         };
         let bucket = server.bucket(BUCKET).await;
-        Ok(Self { name, server, bucket })
+        Ok(Self {
+            name,
+            server,
+            bucket,
+        })
     }
 
     /// Uploads so many small parts, and takes the time of their completion; none if it is refused.
@@ -69,7 +80,8 @@ impl Rival {
         let (server, key) = (&self.server, "k");
         let upload = server.begin_upload(BUCKET, key).await;
         let uploads = stream::iter(1..=parts).map(|number| {
-            let part = server.upload_part(BUCKET, key, &upload, number, number.to_be_bytes().to_vec());
+            let part =
+                server.upload_part(BUCKET, key, &upload, number, number.to_be_bytes().to_vec());
             async move { (number, part.await) }
         });
         let mut listed: Vec<_> = uploads.buffer_unordered(AT_ONCE).collect().await;
@@ -83,12 +95,17 @@ impl Rival {
             println!("{} refuses {parts} parts: {answer:?}", self.name);
             return None;
         }
-        assert_eq!(self.bucket.stat(key).await.unwrap().content_length(), 4 * u64::from(parts), "it is all there");
+        assert_eq!(
+            self.bucket.stat(key).await.unwrap().content_length(),
+            4 * u64::from(parts),
+            "it is all there"
+        );
         self.bucket.delete(key).await.unwrap();
         Some(took)
     }
 
-    /// The most parts that it takes, by halves, and none if it takes not even one; and how long it took to find out.
+    /// The most parts that it takes, by halves, and none if it takes not even one; and how long it
+    /// took to find out.
     async fn most(&self) -> (u32, Duration) {
         let (begun, mut parts) = (Instant::now(), PARTS_MAX);
         while parts > 0 && self.completion(parts).await.is_none() {
@@ -108,22 +125,39 @@ struct Row {
 async fn completions(rival: Option<&Rival>) {
     let directory = tempfile::tempdir().unwrap();
     let blobs = Operator::new(opendal::services::Memory::default()).unwrap();
-    let engine = Engine::builder(directory.path()).blobs(blobs).open().await.unwrap();
+    let engine = Engine::builder(directory.path())
+        .blobs(blobs)
+        .open()
+        .await
+        .unwrap();
     let (most, looked) = match rival {
         Some(rival) => rival.most().await,
         None => (0, Duration::ZERO),
     };
     let rounds = if looked > SLOW { ROUNDS_SLOW } else { ROUNDS };
-    let mut counts: Vec<u32> = PARTS.into_iter().chain([most, PARTS_MAX]).filter(|&parts| parts > 0).collect();
+    let mut counts: Vec<u32> = PARTS
+        .into_iter()
+        .chain([most, PARTS_MAX])
+        .filter(|&parts| parts > 0)
+        .collect();
     counts.sort_unstable();
     counts.dedup();
-    let row = |parts| Row { parts, ours: Vec::new(), theirs: Vec::new() };
+    let row = |parts| Row {
+        parts,
+        ours: Vec::new(),
+        theirs: Vec::new(),
+    };
     let mut rows: Vec<Row> = counts.into_iter().map(row).collect();
     for _ in 0..rounds {
         for row in &mut rows {
             row.ours.push(completion(&engine, row.parts).await);
             if let Some(rival) = rival.filter(|_| row.parts <= most) {
-                row.theirs.push(rival.completion(row.parts).await.expect("it has taken more"));
+                row.theirs.push(
+                    rival
+                        .completion(row.parts)
+                        .await
+                        .expect("it has taken more"),
+                );
             }
         }
     }
@@ -132,17 +166,35 @@ async fn completions(rival: Option<&Rival>) {
 }
 
 fn report(rival: Option<&Rival>, rounds: usize, rows: &mut [Row]) {
-    println!("completion of an upload, median of {rounds} interleaved rounds; the blob tier is memory, never asked");
+    println!(
+        "completion of an upload, median of {rounds} interleaved rounds; the blob tier is memory, never asked"
+    );
     let theirs = rival.map_or("no server", |rival| rival.name);
-    println!("{:>6} parts {:>19} {:>30} {:>21}", "", "Cenotaph", theirs, "server / Cenotaph");
-    for Row { parts, ours, theirs } in rows {
+    println!(
+        "{:>6} parts {:>19} {:>30} {:>21}",
+        "", "Cenotaph", theirs, "server / Cenotaph"
+    );
+    for Row {
+        parts,
+        ours,
+        theirs,
+    } in rows
+    {
         let ratio = (!theirs.is_empty()).then(|| ratio(theirs, ours));
         let shown = |times: &mut [Duration]| {
             let time = median(times).as_secs_f64();
-            format!("{:>9.2} ms {:>9.2} us a part", time * 1e3, time * 1e6 / f64::from(*parts))
+            format!(
+                "{:>9.2} ms {:>9.2} us a part",
+                time * 1e3,
+                time * 1e6 / f64::from(*parts)
+            )
         };
         match ratio {
-            Some(ratio) => println!("{parts:>6} parts {} {} {ratio:>12.2}", shown(ours), shown(theirs)),
+            Some(ratio) => println!(
+                "{parts:>6} parts {} {} {ratio:>12.2}",
+                shown(ours),
+                shown(theirs)
+            ),
             None => println!("{parts:>6} parts {}", shown(ours)),
         }
     }
@@ -155,8 +207,12 @@ async fn completion(engine: &Engine, parts: u32) -> Duration {
         let part = upload.part(number, number.to_be_bytes().to_vec());
         async move { part.await }
     });
-    let mut listed: Vec<_> =
-        uploads.buffer_unordered(64).map_ok(|part| (u32::from(part.number), part.etag)).try_collect().await.unwrap();
+    let mut listed: Vec<_> = uploads
+        .buffer_unordered(64)
+        .map_ok(|part| (u32::from(part.number), part.etag))
+        .try_collect()
+        .await
+        .unwrap();
     listed.sort_unstable();
     let begun = Instant::now();
     upload.complete().parts(listed).await.unwrap();
@@ -167,30 +223,53 @@ async fn completion(engine: &Engine, parts: u32) -> Duration {
 }
 
 async fn local_puts() {
-    println!("\nput of {} MiB to a local disk, median of {ROUNDS} interleaved rounds", LOCAL_PUT_BYTES / MIB);
-    let contenders = [("one blob", u64::MAX, 1), ("split, 1 at once", MIB, 1), ("split, 4 at once", MIB, 4)];
+    println!(
+        "\nput of {} MiB to a local disk, median of {ROUNDS} interleaved rounds",
+        LOCAL_PUT_BYTES / MIB
+    );
+    let contenders = [
+        ("one blob", u64::MAX, 1),
+        ("split, 1 at once", MIB, 1),
+        ("split, 4 at once", MIB, 4),
+    ];
     let mut times: [Vec<Duration>; 3] = Default::default();
     for _ in 0..ROUNDS {
         for ((_, over_bytes, at_once), times) in contenders.into_iter().zip(&mut times) {
-            let split = SplitLimits { over_bytes, at_once, ..SplitLimits::default() };
+            let split = SplitLimits {
+                over_bytes,
+                at_once,
+                ..SplitLimits::default()
+            };
             times.push(put(None, split, LOCAL_PUT_BYTES).await);
         }
     }
     let ratios = [1, 2].map(|contender| ratio(&times[0], &times[contender]));
     for ((name, ..), times) in contenders.into_iter().zip(&mut times) {
-        println!("{name:<18} {:>7.0} MiB/s", mib_per_s(LOCAL_PUT_BYTES, times));
+        println!(
+            "{name:<18} {:>7.0} MiB/s",
+            mib_per_s(LOCAL_PUT_BYTES, times)
+        );
     }
-    println!("split / one blob: {:.2} of the MiB/s with 1 at once, {:.2} with 4", ratios[0], ratios[1]);
+    println!(
+        "split / one blob: {:.2} of the MiB/s with 1 at once, {:.2} with 4",
+        ratios[0], ratios[1]
+    );
 }
 
 async fn remote_puts(rival: &Rival) {
     let (mib, name) = (REMOTE_PUT_BYTES / MIB, rival.name);
-    println!("\nput of {mib} MiB to {name}, median of {ROUNDS_SLOW} interleaved rounds; a blob has 4 requests at once");
+    println!(
+        "\nput of {mib} MiB to {name}, median of {ROUNDS_SLOW} interleaved rounds; a blob has 4 requests at once"
+    );
     let contenders = [("one blob", u64::MAX, 1), ("split, 4 at once", MIB, 4)];
     let mut times: [Vec<Duration>; 2] = Default::default();
     for round in 0..=ROUNDS_SLOW {
         for ((_, over_bytes, at_once), times) in contenders.into_iter().zip(&mut times) {
-            let split = SplitLimits { over_bytes, at_once, part_bytes: REMOTE_PUT_BYTES / 4 };
+            let split = SplitLimits {
+                over_bytes,
+                at_once,
+                part_bytes: REMOTE_PUT_BYTES / 4,
+            };
             let took = put(Some(rival.bucket.clone()), split, REMOTE_PUT_BYTES).await;
             // The first of all is for the server to warm up.
             times.extend((round > 0).then_some(took));
@@ -198,7 +277,10 @@ async fn remote_puts(rival: &Rival) {
     }
     let ratio = ratio(&times[0], &times[1]);
     for ((name, ..), times) in contenders.into_iter().zip(&mut times) {
-        println!("{name:<18} {:>7.0} MiB/s", mib_per_s(REMOTE_PUT_BYTES, times));
+        println!(
+            "{name:<18} {:>7.0} MiB/s",
+            mib_per_s(REMOTE_PUT_BYTES, times)
+        );
     }
     println!("split / one blob: {ratio:.2} of the MiB/s");
 }
@@ -215,9 +297,13 @@ async fn put(blobs: Option<Operator>, split: SplitLimits, bytes: u64) -> Duratio
     };
     let engine = builder.open().await.unwrap();
     let chunk = Bytes::from(vec![7u8; 256 * 1024]);
-    let chunks = stream::iter((0..bytes / (256 * 1024)).map(move |_| Ok::<_, io::Error>(chunk.clone())));
+    let chunks =
+        stream::iter((0..bytes / (256 * 1024)).map(move |_| Ok::<_, io::Error>(chunk.clone())));
     let begun = Instant::now();
-    engine.put("k", Body::stream(chunks).promise(bytes)).await.unwrap();
+    engine
+        .put("k", Body::stream(chunks).promise(bytes))
+        .await
+        .unwrap();
     let took = begun.elapsed();
     engine.delete("k").await.unwrap();
     while engine.settle().await.unwrap() > 0 {}
@@ -236,7 +322,11 @@ fn median(times: &mut [Duration]) -> Duration {
 
 /// The median of the ratios of two contenders' times, round by round.
 fn ratio(a: &[Duration], b: &[Duration]) -> f64 {
-    let mut ratios: Vec<f64> = a.iter().zip(b).map(|(a, b)| a.as_secs_f64() / b.as_secs_f64()).collect();
+    let mut ratios: Vec<f64> = a
+        .iter()
+        .zip(b)
+        .map(|(a, b)| a.as_secs_f64() / b.as_secs_f64())
+        .collect();
     ratios.sort_by(f64::total_cmp);
     ratios[ratios.len() / 2]
 }

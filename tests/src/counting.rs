@@ -1,4 +1,5 @@
-//! An index that counts: how many entries of each table are scanned, and how many are put. All else is the index's own.
+//! An index that counts: how many entries of each table are scanned, and how many are put. All else
+//! is the index's own.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -34,7 +35,10 @@ pub struct Counting {
 impl Counting {
     /// Counts what is asked of this index.
     pub fn new(inner: Arc<dyn Index>) -> Self {
-        Self { inner, counts: Counts::default() }
+        Self {
+            inner,
+            counts: Counts::default(),
+        }
     }
 
     /// What has been counted.
@@ -53,7 +57,11 @@ impl Snapshot for CountingSnapshot {
         self.inner.get(table, key)
     }
 
-    fn get_many(&self, table: Table, keys: Vec<Bytes>) -> BoxFuture<'_, Result<Vec<Option<Bytes>>>> {
+    fn get_many(
+        &self,
+        table: Table,
+        keys: Vec<Bytes>,
+    ) -> BoxFuture<'_, Result<Vec<Option<Bytes>>>> {
         self.inner.get_many(table, keys)
     }
 
@@ -68,7 +76,11 @@ impl Snapshot for CountingSnapshot {
 
 impl Index for Counting {
     fn submit(&self, batch: Batch, completion: Completion) {
-        for (table, _, _) in batch.changes().iter().filter(|(_, _, value)| value.is_some()) {
+        for (table, _, _) in batch
+            .changes()
+            .iter()
+            .filter(|(_, _, value)| value.is_some())
+        {
             self.counts.0[*table as usize][1].fetch_add(1, Ordering::SeqCst);
         }
         self.inner.submit(batch, completion);
@@ -79,7 +91,10 @@ impl Index for Counting {
     }
 
     fn snapshot(&self) -> Result<Box<dyn Snapshot>> {
-        Ok(Box::new(CountingSnapshot { inner: self.inner.snapshot()?, counts: self.counts.clone() }))
+        Ok(Box::new(CountingSnapshot {
+            inner: self.inner.snapshot()?,
+            counts: self.counts.clone(),
+        }))
     }
 
     fn watch(&self, now: Duration) {

@@ -1,7 +1,9 @@
-//! A blob tier that can be broken: an OpenDAL layer whose faults a test switches on and off while the engine runs.
+//! A blob tier that can be broken: an OpenDAL layer whose faults a test switches on and off while
+//! the engine runs.
 //!
-//! It can fail before the effect, *after* it (a lost response), hold an operation until the test lets go, say "not
-//! found", and flip a bit. Deliberately not here: chance. A test says what breaks, and when.
+//! It can fail before the effect, *after* it (a lost response), hold an operation until the test
+//! lets go, say "not found", and flip a bit. Deliberately not here: chance. A test says what
+//! breaks, and when.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -10,7 +12,9 @@ use std::sync::{Arc, Mutex};
 
 use cenotaph::MARKER_PATH;
 use opendal::raw::*;
-use opendal::{Buffer, BytesRange, Capability, Error, ErrorKind, Metadata, OperationContext, Result};
+use opendal::{
+    Buffer, BytesRange, Capability, Error, ErrorKind, Metadata, OperationContext, Result,
+};
 use tokio::sync::watch;
 
 /// What can be broken.
@@ -110,7 +114,10 @@ impl Faults {
             Some(Fault::NotFound) => Err(Error::new(ErrorKind::NotFound, "planned absence")),
             Some(Fault::After) => {
                 work.await?;
-                Err(Error::new(ErrorKind::Unexpected, "planned loss of the response"))
+                Err(Error::new(
+                    ErrorKind::Unexpected,
+                    "planned loss of the response",
+                ))
             }
         }
     }
@@ -142,7 +149,10 @@ pub fn layer(faults: &Faults) -> Faulty {
 
 impl Layer for Faulty {
     fn apply_service(&self, inner: Servicer) -> Servicer {
-        Arc::new(FaultyService { inner, faults: self.0.clone() })
+        Arc::new(FaultyService {
+            inner,
+            faults: self.0.clone(),
+        })
     }
 }
 
@@ -161,7 +171,10 @@ pub struct Broken<T> {
 
 impl FaultyService {
     fn wrap<T>(&self, inner: T) -> Broken<T> {
-        Broken { inner, faults: self.faults.clone() }
+        Broken {
+            inner,
+            faults: self.faults.clone(),
+        }
     }
 }
 
@@ -181,14 +194,23 @@ impl Service for FaultyService {
         self.inner.capability()
     }
 
-    async fn create_dir(&self, ctx: &OperationContext, path: &str, args: OpCreateDir) -> Result<RpCreateDir> {
+    async fn create_dir(
+        &self,
+        ctx: &OperationContext,
+        path: &str,
+        args: OpCreateDir,
+    ) -> Result<RpCreateDir> {
         self.inner.create_dir(ctx, path, args).await
     }
 
     fn read(&self, ctx: &OperationContext, path: &str, args: OpRead) -> Result<Self::Reader> {
         let inner = self.inner.read(ctx, path, args)?;
         // What breaks are blobs, and not the mark of the tier.
-        let faults = if path == MARKER_PATH { Faults::default() } else { self.faults.clone() };
+        let faults = if path == MARKER_PATH {
+            Faults::default()
+        } else {
+            self.faults.clone()
+        };
         Ok(Broken { inner, faults })
     }
 
@@ -196,7 +218,13 @@ impl Service for FaultyService {
         Ok(self.wrap(self.inner.write(ctx, path, args)?))
     }
 
-    fn copy(&self, ctx: &OperationContext, from: &str, to: &str, args: OpCopy) -> Result<Self::Copier> {
+    fn copy(
+        &self,
+        ctx: &OperationContext,
+        from: &str,
+        to: &str,
+        args: OpCopy,
+    ) -> Result<Self::Copier> {
         self.inner.copy(ctx, from, to, args)
     }
 
@@ -204,11 +232,22 @@ impl Service for FaultyService {
         self.inner.compose(ctx, to, args)
     }
 
-    async fn rename(&self, ctx: &OperationContext, from: &str, to: &str, args: OpRename) -> Result<RpRename> {
+    async fn rename(
+        &self,
+        ctx: &OperationContext,
+        from: &str,
+        to: &str,
+        args: OpRename,
+    ) -> Result<RpRename> {
         self.inner.rename(ctx, from, to, args).await
     }
 
-    async fn restore(&self, ctx: &OperationContext, path: &str, args: OpRestore) -> Result<RpRestore> {
+    async fn restore(
+        &self,
+        ctx: &OperationContext,
+        path: &str,
+        args: OpRestore,
+    ) -> Result<RpRestore> {
         self.inner.restore(ctx, path, args).await
     }
 
@@ -224,14 +263,22 @@ impl Service for FaultyService {
         self.inner.list(ctx, path, args)
     }
 
-    async fn presign(&self, ctx: &OperationContext, path: &str, args: OpPresign) -> Result<RpPresign> {
+    async fn presign(
+        &self,
+        ctx: &OperationContext,
+        path: &str,
+        args: OpPresign,
+    ) -> Result<RpPresign> {
         self.inner.presign(ctx, path, args).await
     }
 }
 
 impl oio::Write for Broken<oio::Writer> {
     async fn write(&mut self, bytes: Buffer) -> Result<()> {
-        self.faults.clone().run(Op::Write, self.inner.write(bytes)).await
+        self.faults
+            .clone()
+            .run(Op::Write, self.inner.write(bytes))
+            .await
     }
 
     async fn close(&mut self) -> Result<Metadata> {
@@ -245,7 +292,10 @@ impl oio::Write for Broken<oio::Writer> {
 
 impl oio::Delete for Broken<oio::Deleter> {
     async fn delete(&mut self, path: &str, args: OpDelete) -> Result<()> {
-        self.faults.clone().run(Op::Delete, self.inner.delete(path, args)).await
+        self.faults
+            .clone()
+            .run(Op::Delete, self.inner.delete(path, args))
+            .await
     }
 
     async fn close(&mut self) -> Result<()> {
@@ -257,12 +307,26 @@ impl oio::Read for Broken<oio::Reader> {
     async fn open(&self, range: BytesRange) -> Result<(RpRead, Box<dyn oio::ReadStreamDyn>)> {
         let (reply, inner) = self.faults.run(Op::Read, self.inner.open(range)).await?;
         let flip = self.faults.0.flip.load(Ordering::SeqCst);
-        Ok((reply, if flip { Box::new(Flipped { inner }) } else { inner }))
+        Ok((
+            reply,
+            if flip {
+                Box::new(Flipped { inner })
+            } else {
+                inner
+            },
+        ))
     }
 
     async fn read(&self, range: BytesRange) -> Result<(RpRead, Buffer)> {
         let (reply, buffer) = self.faults.run(Op::Read, self.inner.read(range)).await?;
-        Ok((reply, if self.faults.0.flip.load(Ordering::SeqCst) { flipped(&buffer) } else { buffer }))
+        Ok((
+            reply,
+            if self.faults.0.flip.load(Ordering::SeqCst) {
+                flipped(&buffer)
+            } else {
+                buffer
+            },
+        ))
     }
 }
 

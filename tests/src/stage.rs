@@ -1,5 +1,6 @@
-//! The stage: a real world in which a test may stop work at a [`Seam`], look, kill its actor, and let go. Its time of day
-//! may be taken over by the test, too, and with it the time since the beginning; timers go on as they do.
+//! The stage: a real world in which a test may stop work at a [`Seam`], look, kill its actor, and
+//! let go. Its time of day may be taken over by the test, too, and with it the time since the
+//! beginning; timers go on as they do.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -61,24 +62,37 @@ impl Stage {
     /// A stage in the current tokio runtime.
     pub fn new() -> Self {
         let real = Real::current().expect("tests run within a runtime");
-        Self(Arc::new(Inner { real, armed: Mutex::default(), clock: Mutex::default(), fenced: AtomicBool::new(false) }))
+        Self(Arc::new(Inner {
+            real,
+            armed: Mutex::default(),
+            clock: Mutex::default(),
+            fenced: AtomicBool::new(false),
+        }))
     }
 
     /// Holds the next work that passes this seam.
     pub fn hold(&self, seam: Seam) -> Held {
         let (arrived, arrival) = oneshot::channel();
         let (release, released) = oneshot::channel();
-        self.0.armed.lock().unwrap().insert(seam, (arrived, released));
-        Held { arrived: Some(arrival), _release: release }
+        self.0
+            .armed
+            .lock()
+            .unwrap()
+            .insert(seam, (arrived, released));
+        Held {
+            arrived: Some(arrival),
+            _release: release,
+        }
     }
 
-    /// From now on work that comes to a seam waits there for ever, as if the process had ended: no actor acts on the death of
-    /// another.
+    /// From now on work that comes to a seam waits there for ever, as if the process had ended: no
+    /// actor acts on the death of another.
     pub fn fence(&self) {
         self.0.fenced.store(true, Ordering::SeqCst);
     }
 
-    /// Stops the time of day and the time since the beginning: from now on only the test moves them.
+    /// Stops the time of day and the time since the beginning: from now on only the test moves
+    /// them.
     pub fn stop_clock(&self) -> Timestamp {
         let now = self.now();
         let mut clock = self.0.clock.lock().unwrap();
@@ -89,7 +103,8 @@ impl Stage {
         now
     }
 
-    /// Sets the time of day, either way, as an administrator does: it stops there, and no time has passed.
+    /// Sets the time of day, either way, as an administrator does: it stops there, and no time has
+    /// passed.
     pub fn set_clock(&self, shows: Timestamp) {
         self.stop_clock();
         self.0.clock.lock().unwrap().shows = Some(shows);
@@ -119,14 +134,20 @@ impl Default for Stage {
 impl World for Stage {
     fn now(&self) -> Timestamp {
         let mut clock = self.0.clock.lock().unwrap();
-        let Some(shows) = clock.shows else { return self.0.real.now() };
+        let Some(shows) = clock.shows else {
+            return self.0.real.now();
+        };
         clock.shows = Some(shows.after(clock.step));
         shows
     }
 
     fn monotonic(&self) -> Duration {
         let clock = self.0.clock.lock().unwrap();
-        if clock.shows.is_some() { clock.monotonic } else { self.0.real.monotonic() }
+        if clock.shows.is_some() {
+            clock.monotonic
+        } else {
+            self.0.real.monotonic()
+        }
     }
 
     fn random_u64(&self) -> u64 {
@@ -159,8 +180,8 @@ impl World for Stage {
         }
         let (arrived, mut released) = self.0.armed.lock().unwrap().remove(&seam)?;
         let mut arrived = Some(arrived);
-        // It waits before it says so: whatever the test does then, the work is polled from its beginning again, and sees
-        // it before it goes on.
+        // It waits before it says so: whatever the test does then, the work is polled from its
+        // beginning again, and sees it before it goes on.
         Some(Box::pin(std::future::poll_fn(move |context| {
             let released = released.poll_unpin(context).map(drop);
             if let Some(arrived) = arrived.take() {

@@ -1,4 +1,5 @@
-//! A store for tests: an engine over real fjall and a blob tier that can be broken, whose both tiers can be inspected.
+//! A store for tests: an engine over real fjall and a blob tier that can be broken, whose both
+//! tiers can be inspected.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -84,13 +85,16 @@ impl Store {
         Self::open(self.directory, config).await
     }
 
-    /// Stops this store as a crash of the process would, as far as that can be done from within: nothing is settled.
+    /// Stops this store as a crash of the process would, as far as that can be done from within:
+    /// nothing is settled.
     pub async fn crash(self) -> Self {
         self.stage.fence();
         self.engine.kill(cenotaph::ActorKind::Supervisor);
         self.index.close().await.unwrap();
         let config = self.engine.config().clone();
-        let Self { engine, directory, .. } = self;
+        let Self {
+            engine, directory, ..
+        } = self;
         drop(engine);
         Self::open(directory, config).await
     }
@@ -103,7 +107,9 @@ impl Store {
         let faults = Faults::default();
         let operator: Operator = plain.clone().layer(faulty::layer(&faults));
         let (path, began) = (directory.path().join("index"), env.monotonic());
-        let index = Counting::new(Arc::new(FjallIndex::open(&path, env.clone(), FjallOptions::default()).unwrap()));
+        let index = Counting::new(Arc::new(
+            FjallIndex::open(&path, env.clone(), FjallOptions::default()).unwrap(),
+        ));
         let (counts, index_opened) = (index.counts(), env.monotonic());
         let index: Arc<dyn Index> = Arc::new(index);
         let engine = Engine::builder(directory.path())
@@ -116,7 +122,16 @@ impl Store {
             .unwrap();
         let opening = [index_opened - began, env.monotonic() - index_opened];
         let blobs = BlobTier::new(plain, env, BlobOptions::default());
-        Self { opening, engine, stage, faults, index, counts, blobs, directory }
+        Self {
+            opening,
+            engine,
+            stage,
+            faults,
+            index,
+            counts,
+            blobs,
+            directory,
+        }
     }
 
     /// The directory that holds it all.
@@ -126,7 +141,13 @@ impl Store {
 
     /// Waits until nothing is left to settle, and asserts I5; see [`assert_settled`].
     pub async fn assert_settled(&self) {
-        assert_settled(&self.engine, &Env::new(self.stage.clone()), &*self.index, &self.blobs).await;
+        assert_settled(
+            &self.engine,
+            &Env::new(self.stage.clone()),
+            &*self.index,
+            &self.blobs,
+        )
+        .await;
     }
 
     /// The bytes of an object; none if it is absent.
@@ -138,11 +159,16 @@ impl Store {
     }
 }
 
-/// Waits until an engine has nothing left to settle, and asserts I5: its blob tier holds exactly the revisions that
-/// rows and the parts of open uploads name. With it I3: beside the rows lies what they need, and nothing else.
+/// Waits until an engine has nothing left to settle, and asserts I5: its blob tier holds exactly
+/// the revisions that rows and the parts of open uploads name. With it I3: beside the rows lies
+/// what they need, and nothing else.
 pub async fn assert_settled(engine: &Engine, env: &Env, index: &dyn Index, tier: &BlobTier) {
     settle(engine, env).await;
-    assert_eq!(blobs(tier).await, named(index).await, "I5: blobs == revisions named by rows and parts");
+    assert_eq!(
+        blobs(tier).await,
+        named(index).await,
+        "I5: blobs == revisions named by rows and parts"
+    );
     assert_beside_rows(index).await;
 }
 
@@ -180,12 +206,17 @@ pub async fn blobs(tier: &BlobTier) -> BTreeSet<RevisionKey> {
 /// The revisions that the rows of an index name, and the parts of its open uploads.
 pub async fn named(index: &dyn Index) -> BTreeSet<RevisionKey> {
     let snapshot = index.snapshot().unwrap();
-    let rows = snapshot.scan(Table::Rows, Range::all(1_000_000)).await.unwrap();
+    let rows = snapshot
+        .scan(Table::Rows, Range::all(1_000_000))
+        .await
+        .unwrap();
     let of_rows = rows.into_iter().flat_map(|(key, value)| {
         let object = ObjectId::decode(&key).unwrap();
         Row::decode(&value).unwrap().revision_keys(&object)
     });
-    of_rows.chain(Uploads::of(&*snapshot).await.revisions()).collect()
+    of_rows
+        .chain(Uploads::of(&*snapshot).await.revisions())
+        .collect()
 }
 
 /// A payload of so many bytes, different for each seed.

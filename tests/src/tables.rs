@@ -1,5 +1,6 @@
-//! What must stand beside the rows and the uploads, and nothing else (I3): payloads, block checksums, expiry entries, version
-//! floors. It comes and goes with its row, session or part, so that this holds in every snapshot, whatever is under way or has just crashed.
+//! What must stand beside the rows and the uploads, and nothing else (I3): payloads, block
+//! checksums, expiry entries, version floors. It comes and goes with its row, session or part, so
+//! that this holds in every snapshot, whatever is under way or has just crashed.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -7,8 +8,8 @@ use bytes::Bytes;
 use cenotaph::{Index, ObjectId};
 use cenotaph_storage::index::{Page, Range, Snapshot, Table};
 use cenotaph_storage::rows::{
-    Filed, Part, Phase, Row, Session, expiry_key, floor_key, is_part_key, read_part_key, read_session_key,
-    session_expiry_key,
+    Filed, Part, Phase, Row, Session, expiry_key, floor_key, is_part_key, read_part_key,
+    read_session_key, session_expiry_key,
 };
 use cenotaph_storage::{RevisionKey, UploadId};
 
@@ -21,14 +22,24 @@ pub struct Uploads {
 impl Uploads {
     /// What the session table holds.
     pub async fn of(snapshot: &dyn Snapshot) -> Self {
-        let mut uploads = Self { sessions: BTreeMap::new(), parts: Vec::new() };
+        let mut uploads = Self {
+            sessions: BTreeMap::new(),
+            parts: Vec::new(),
+        };
         for (key, value) in scan(snapshot, Table::Sessions).await {
             if is_part_key(&key) {
                 let (upload, _) = read_part_key(&key).unwrap();
-                uploads.parts.extend(Filed::decode(&value).unwrap().part().map(|part| (upload, part)));
+                uploads.parts.extend(
+                    Filed::decode(&value)
+                        .unwrap()
+                        .part()
+                        .map(|part| (upload, part)),
+                );
             } else {
                 let (object, upload) = read_session_key(&key).unwrap();
-                uploads.sessions.insert(upload, (object, Session::decode(&value).unwrap()));
+                uploads
+                    .sessions
+                    .insert(upload, (object, Session::decode(&value).unwrap()));
             }
         }
         uploads
@@ -37,19 +48,34 @@ impl Uploads {
     /// The revisions that their parts name.
     pub fn revisions(&self) -> impl Iterator<Item = RevisionKey> + '_ {
         self.parts.iter().map(|(upload, part)| {
-            let (object, session) = self.sessions.get(upload).expect("I3: parts come and go with their session");
-            assert_eq!(session.phase, Phase::Open, "I3: an upload that has ended has no parts");
-            RevisionKey { object: object.clone(), revision: part.extent.revision }
+            let (object, session) = self
+                .sessions
+                .get(upload)
+                .expect("I3: parts come and go with their session");
+            assert_eq!(
+                session.phase,
+                Phase::Open,
+                "I3: an upload that has ended has no parts"
+            );
+            RevisionKey {
+                object: object.clone(),
+                revision: part.extent.revision,
+            }
         })
     }
 
     /// How many of them are open.
     pub fn open(&self) -> usize {
-        self.sessions.values().filter(|(_, session)| session.phase == Phase::Open).count()
+        self.sessions
+            .values()
+            .filter(|(_, session)| session.phase == Phase::Open)
+            .count()
     }
 
     fn due(&self) -> impl Iterator<Item = Bytes> + '_ {
-        self.sessions.iter().map(|(upload, (object, session))| session_expiry_key(session.expires_at, object, upload))
+        self.sessions.iter().map(|(upload, (object, session))| {
+            session_expiry_key(session.expires_at, object, upload)
+        })
     }
 }
 
@@ -59,15 +85,36 @@ pub async fn assert_beside_rows(index: &dyn Index) {
     let rows: Vec<(ObjectId, Row)> = scan(&*snapshot, Table::Rows)
         .await
         .into_iter()
-        .map(|(key, value)| (ObjectId::decode(&key).unwrap(), Row::decode(&value).unwrap()))
+        .map(|(key, value)| {
+            (
+                ObjectId::decode(&key).unwrap(),
+                Row::decode(&value).unwrap(),
+            )
+        })
         .collect();
     let uploads = Uploads::of(&*snapshot).await;
-    let of_parts = uploads.revisions().map(|key| Bytes::copy_from_slice(key.revision.as_bytes()));
-    let belongings: Vec<Bytes> = rows.iter().flat_map(|(_, row)| row.belongings()).chain(of_parts).collect();
+    let of_parts = uploads
+        .revisions()
+        .map(|key| Bytes::copy_from_slice(key.revision.as_bytes()));
+    let belongings: Vec<Bytes> = rows
+        .iter()
+        .flat_map(|(_, row)| row.belongings())
+        .chain(of_parts)
+        .collect();
     let needed: BTreeSet<Bytes> = belongings.iter().cloned().collect();
-    assert_eq!(belongings.len(), needed.len(), "I3: what lies beside a row is no other row's");
-    assert_same(keys(&*snapshot, Table::Payloads).await, needed, "payloads come and go with their rows");
-    let due = rows.iter().filter_map(|(id, row)| Some(expiry_key(row.metadata.expires_at?, id)));
+    assert_eq!(
+        belongings.len(),
+        needed.len(),
+        "I3: what lies beside a row is no other row's"
+    );
+    assert_same(
+        keys(&*snapshot, Table::Payloads).await,
+        needed,
+        "payloads come and go with their rows",
+    );
+    let due = rows
+        .iter()
+        .filter_map(|(id, row)| Some(expiry_key(row.metadata.expires_at?, id)));
     assert_same(
         keys(&*snapshot, Table::Expiry).await,
         due.chain(uploads.due()).collect(),
@@ -75,16 +122,31 @@ pub async fn assert_beside_rows(index: &dyn Index) {
     );
     let meta = keys(&*snapshot, Table::Meta).await;
     let floored = rows.iter().find(|(id, _)| meta.contains(&floor_key(id)));
-    assert_eq!(floored, None, "I3: a version floor goes when its object is back");
+    assert_eq!(
+        floored, None,
+        "I3: a version floor goes when its object is back"
+    );
 }
 
 fn assert_same(found: BTreeSet<Bytes>, needed: BTreeSet<Bytes>, what: &str) {
-    let (too_many, missing) = (found.difference(&needed).count(), needed.difference(&found).count());
-    assert_eq!((too_many, missing), (0, 0), "I3: {what}: (too many, missing) of {}", needed.len());
+    let (too_many, missing) = (
+        found.difference(&needed).count(),
+        needed.difference(&found).count(),
+    );
+    assert_eq!(
+        (too_many, missing),
+        (0, 0),
+        "I3: {what}: (too many, missing) of {}",
+        needed.len()
+    );
 }
 
 async fn keys(snapshot: &dyn Snapshot, table: Table) -> BTreeSet<Bytes> {
-    scan(snapshot, table).await.into_iter().map(|(key, _)| key).collect()
+    scan(snapshot, table)
+        .await
+        .into_iter()
+        .map(|(key, _)| key)
+        .collect()
 }
 
 async fn scan(snapshot: &dyn Snapshot, table: Table) -> Page {

@@ -1,8 +1,9 @@
 //! The change of one upload, and the revisions that it names: [`Ledger`].
 //!
-//! Guards I1: whoever gets a revision to write gets it after the change that names it is durable. Some more are named whenever those that
-//! are there are used up, twice as many each time: a long stream costs few commits, and one that promises much and breaks off
-//! leaves few orphans. A revision that is named and never written is an orphan without a blob, which counts as deleted.
+//! Guards I1: whoever gets a revision to write gets it after the change that names it is durable.
+//! Some more are named whenever those that are there are used up, twice as many each time: a long
+//! stream costs few commits, and one that promises much and breaks off leaves few orphans. A
+//! revision that is named and never written is an orphan without a blob, which counts as deleted.
 
 use cenotaph_storage::planted::Bug;
 use cenotaph_storage::rows::Change;
@@ -30,9 +31,22 @@ pub(super) struct Ledger {
 
 impl Ledger {
     /// Records a change that names its first fresh revision (I4), of so many at the most.
-    pub(super) async fn open(shared: Shared, id: ObjectId, operation: OperationId, most: usize) -> Result<Self> {
+    pub(super) async fn open(
+        shared: Shared,
+        id: ObjectId,
+        operation: OperationId,
+        most: usize,
+    ) -> Result<Self> {
         let owner = shared.owners.claim(operation);
-        let mut ledger = Self { shared, id, operation, owner, revisions: Vec::new(), used: 0, most };
+        let mut ledger = Self {
+            shared,
+            id,
+            operation,
+            owner,
+            revisions: Vec::new(),
+            used: 0,
+            most,
+        };
         ledger.name(1).await?;
         Ok(ledger)
     }
@@ -52,8 +66,11 @@ impl Ledger {
     }
 
     async fn name(&mut self, more: usize) -> Result<()> {
-        let more = more.min(self.most.saturating_sub(self.revisions.len())).max(1);
-        self.revisions.extend((0..more).map(|_| self.shared.env.revision_id()));
+        let more = more
+            .min(self.most.saturating_sub(self.revisions.len()))
+            .max(1);
+        self.revisions
+            .extend((0..more).map(|_| self.shared.env.revision_id()));
         if self.shared.env.planted(Bug::UploadWithoutChange) {
             return Ok(());
         }
@@ -62,11 +79,15 @@ impl Ledger {
 
     /// [`Bug::UploadWithoutChange`]: it is recorded, but late.
     pub(super) async fn record_late(&self) -> Result<()> {
-        if self.shared.env.planted(Bug::UploadWithoutChange) { self.record().await } else { Ok(()) }
+        if self.shared.env.planted(Bug::UploadWithoutChange) {
+            self.record().await
+        } else {
+            Ok(())
+        }
     }
 
-    /// The commit itself keeps the owner alive: a change that becomes durable after its upload has died still finds recovery
-    /// awake.
+    /// The commit itself keeps the owner alive: a change that becomes durable after its upload has
+    /// died still finds recovery awake.
     async fn record(&self) -> Result<()> {
         let change = Change {
             epoch: self.shared.epoch,
@@ -75,7 +96,9 @@ impl Ledger {
             revisions: self.revisions.clone(),
         };
         let batch = record(self.operation, &change);
-        self.shared.admit(&batch).map_err(|error| error.with_id(&self.id))?;
+        self.shared
+            .admit(&batch)
+            .map_err(|error| error.with_id(&self.id))?;
         let recorded = self.shared.commit(batch, self.owner.clone()).await;
         recorded.map_err(|error| not_named(&error, &self.id))
     }

@@ -8,8 +8,9 @@
 //! finished, dropped   all is given back
 //! ```
 //!
-//! All but what was peeked at is within the budget. A blob that waits for its share holds a beginning at the most, and beginnings leave room for the largest share
-//! (`admission.rs`), so that no two wait for each other. It keeps its share to its end, for what is in requests under way has
+//! All but what was peeked at is within the budget. A blob that waits for its share holds a
+//! beginning at the most, and beginnings leave room for the largest share (`admission.rs`), so that
+//! no two wait for each other. It keeps its share to its end, for what is in requests under way has
 //! not left memory, and OpenDAL does not tell when it has.
 
 use std::sync::Arc;
@@ -31,15 +32,24 @@ pub(super) struct BlobMemory {
 }
 
 enum Held {
-    Peeked { _permit: Permit },
+    Peeked {
+        _permit: Permit,
+    },
     Beginning(Beginning),
-    Share { _permits: [Option<OwnedSemaphorePermit>; 3] },
+    Share {
+        _permits: [Option<OwnedSemaphorePermit>; 3],
+    },
 }
 
 impl BlobMemory {
     /// `peeked` is the leave for what of its payload is in memory already.
     pub(super) fn new(shared: &Shared, most_bytes: usize, peeked: Permit, is_bulk: bool) -> Self {
-        Self { shared: Arc::clone(shared), most_bytes, is_bulk, held: Held::Peeked { _permit: peeked } }
+        Self {
+            shared: Arc::clone(shared),
+            most_bytes,
+            is_bulk,
+            held: Held::Peeked { _permit: peeked },
+        }
     }
 
     /// That of the next blob of the same payload.
@@ -47,8 +57,9 @@ impl BlobMemory {
         Self::new(&self.shared, most_bytes, Permit::free(), self.is_bulk)
     }
 
-    /// Waits for the share before more is read of the stream, if the blob holds so many bytes that it will need one, and none
-    /// is free. What is free is not taken yet: the caller may send nothing more.
+    /// Waits for the share before more is read of the stream, if the blob holds so many bytes that
+    /// it will need one, and none is free. What is free is not taken yet: the caller may send
+    /// nothing more.
     ///
     /// # Errors
     /// As [`make_room`](Self::make_room).
@@ -79,25 +90,44 @@ impl BlobMemory {
             }
             Held::Peeked { .. } | Held::Beginning(_) => {}
         }
-        let begun = if matches!(self.held, Held::Beginning(_)) { BEGINNING_BYTES } else { 0 };
+        let begun = if matches!(self.held, Held::Beginning(_)) {
+            BEGINNING_BYTES
+        } else {
+            0
+        };
         let rest = async {
             let _waiting = admission.waiting();
             let of_bulk = match self.is_bulk {
                 true => Some(admission.bulk_upload_bytes().acquire(self.most_bytes).await),
                 false => None,
             };
-            (admission.upload_bytes().acquire(self.most_bytes.saturating_sub(begun)).await, of_bulk)
+            (
+                admission
+                    .upload_bytes()
+                    .acquire(self.most_bytes.saturating_sub(begun))
+                    .await,
+                of_bulk,
+            )
         };
         let wait = self.shared.limits.budget_wait;
         let Some((rest, of_bulk)) = self.shared.env.deadline(wait, rest).await else {
-            let message = format!("the memory of all uploads is in use; nothing was committed: waited={wait:?}");
+            let message = format!(
+                "the memory of all uploads is in use; nothing was committed: waited={wait:?}"
+            );
             return Err(Error::new(ErrorKind::Overloaded, "put", message));
         };
-        let begun = match std::mem::replace(&mut self.held, Held::Peeked { _permit: Permit::free() }) {
+        let begun = match std::mem::replace(
+            &mut self.held,
+            Held::Peeked {
+                _permit: Permit::free(),
+            },
+        ) {
             Held::Beginning(beginning) => Some(beginning.into_bytes()),
             Held::Peeked { .. } | Held::Share { .. } => None,
         };
-        self.held = Held::Share { _permits: [begun, Some(rest), of_bulk] };
+        self.held = Held::Share {
+            _permits: [begun, Some(rest), of_bulk],
+        };
         Ok(())
     }
 }

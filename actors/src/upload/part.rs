@@ -34,7 +34,12 @@ impl Upload {
         let shared = &self.shared;
         let most = shared.limits.multipart.part_bytes_max;
         check_promise(&source, most)?;
-        let memory = BlobMemory::new(shared, shared.blobs.upload_buffer_bytes(source.bytes), Permit::free(), false);
+        let memory = BlobMemory::new(
+            shared,
+            shared.blobs.upload_buffer_bytes(source.bytes),
+            Permit::free(),
+            false,
+        );
         shared.env.pass(Seam::UploadBeforeRecord).await;
 
         shared.check_upload(&part.id, &part.upload).await?;
@@ -43,7 +48,9 @@ impl Upload {
 
         let mut pump = Pump::new(source, most, &part.declared);
         let revision = ledger.next().await?;
-        let finished = self.stream_one(&part.id, revision, &mut pump, memory, &mut caller_gone).await?;
+        let finished = self
+            .stream_one(&part.id, revision, &mut pump, memory, &mut caller_gone)
+            .await?;
         ledger.record_late().await?;
         shared.env.pass(Seam::UploadAfterClose).await;
 
@@ -52,11 +59,40 @@ impl Upload {
 
     /// Step 5.
     async fn file(&self, part: PartUpload, finished: Finished, ledger: Ledger) -> Result<()> {
-        let PartUpload { id, operation, upload, number, caller, permit, .. } = part;
-        let Finished { extent, blocks, etag } = finished;
-        let answered = UploadedPart { number, etag, bytes: extent.bytes };
-        let part = Part { extent, etag, uploaded: self.shared.env.steady_now() };
-        let swap = SessionSwap { id, upload, operation, mutation: SessionMutation::Part { number, part, blocks } };
+        let PartUpload {
+            id,
+            operation,
+            upload,
+            number,
+            caller,
+            permit,
+            ..
+        } = part;
+        let Finished {
+            extent,
+            blocks,
+            etag,
+        } = finished;
+        let answered = UploadedPart {
+            number,
+            etag,
+            bytes: extent.bytes,
+        };
+        let part = Part {
+            extent,
+            etag,
+            uploaded: self.shared.env.steady_now(),
+        };
+        let swap = SessionSwap {
+            id,
+            upload,
+            operation,
+            mutation: SessionMutation::Part {
+                number,
+                part,
+                blocks,
+            },
+        };
         let owner = ledger.owner();
         // As the commit of a put.
         let listen = move |ours: Reply<SessionAnswer>| -> Reply<SessionAnswer> {

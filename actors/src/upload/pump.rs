@@ -1,7 +1,8 @@
 //! A caller's stream, held to what was promised and declared about it: [`Pump`].
 //!
-//! What is declared is checked piece by piece, as it is handed on, so that a payload at hand does not hold up a thread while all
-//! of it is hashed. Deliberately not here: where the bytes go (`stream.rs`).
+//! What is declared is checked piece by piece, as it is handed on, so that a payload at hand does
+//! not hold up a thread while all of it is hashed. Deliberately not here: where the bytes go
+//! (`stream.rs`).
 
 use bytes::Bytes;
 use cenotaph_storage::{Checksum, Digest, Error, ErrorKind, Hasher, Reason, Result, Verifier};
@@ -14,7 +15,11 @@ const PIECE_BYTES_MAX: usize = 4 * 1024 * 1024;
 
 /// A promise that can't be kept is refused before the first byte.
 pub(super) fn check_promise(source: &Source, bytes_max: u64) -> Result<()> {
-    if source.bytes.is_some_and(|promised| promised > bytes_max) { Err(too_long(bytes_max)) } else { Ok(()) }
+    if source.bytes.is_some_and(|promised| promised > bytes_max) {
+        Err(too_long(bytes_max))
+    } else {
+        Ok(())
+    }
 }
 
 /// A caller's stream, held to what was promised and declared about it.
@@ -59,23 +64,31 @@ impl Pump {
         if self.ahead.is_empty() {
             match self.stream.next().await {
                 Some(Ok(chunk)) => self.take(chunk)?,
-                Some(Err(error)) => return Err(source_error("the stream failed").with_source(error)),
+                Some(Err(error)) => {
+                    return Err(source_error("the stream failed").with_source(error));
+                }
                 None => return Ok(None),
             }
         }
-        let most = usize::try_from(most).unwrap_or(usize::MAX).min(PIECE_BYTES_MAX);
+        let most = usize::try_from(most)
+            .unwrap_or(usize::MAX)
+            .min(PIECE_BYTES_MAX);
         let piece = self.ahead.split_to(most.min(self.ahead.len()));
         if let Some(whole) = &mut self.whole {
             whole.update(&piece);
         }
-        self.verifiers.iter_mut().for_each(|verifier| verifier.update(&piece));
+        self.verifiers
+            .iter_mut()
+            .for_each(|verifier| verifier.update(&piece));
         Ok(Some(piece))
     }
 
     fn take(&mut self, chunk: Bytes) -> Result<()> {
         self.total = self.total.saturating_add(chunk.len() as u64);
         if self.promised.is_some_and(|promised| self.total > promised) {
-            return Err(source_error("the stream is longer than it said").with_reason(Reason::Length));
+            return Err(
+                source_error("the stream is longer than it said").with_reason(Reason::Length)
+            );
         }
         if self.total > self.most {
             return Err(too_long(self.most));
@@ -107,7 +120,11 @@ impl Pump {
 }
 
 fn too_long(bytes_max: u64) -> Error {
-    Error::new(ErrorKind::Invalid, "put", format!("the payload is too long: bytes_max={bytes_max}"))
+    Error::new(
+        ErrorKind::Invalid,
+        "put",
+        format!("the payload is too long: bytes_max={bytes_max}"),
+    )
 }
 
 fn source_error(why: &str) -> Error {

@@ -47,8 +47,11 @@ impl Upload {
 
         let now = shared.env.steady_now();
         let standing = match shared.standing_at(&put.id, now).await {
-            // Its swap replaces a row that can't be read, if there is no precondition to be read in it.
-            Err(error) if error.kind() == ErrorKind::Corrupt && put.precondition == Precondition::None => {
+            // Its swap replaces a row that can't be read, if there is no precondition to be read in
+            // it.
+            Err(error)
+                if error.kind() == ErrorKind::Corrupt && put.precondition == Precondition::None =>
+            {
                 Standing::Absent(Version::NONE)
             }
             standing => standing?,
@@ -58,16 +61,26 @@ impl Upload {
             return Err(conflict("put", current));
         }
         let expected = standing.expectation(now);
-        let most = split.as_ref().map_or(1, |split| split.blobs_max(source.bytes));
+        let most = split
+            .as_ref()
+            .map_or(1, |split| split.blobs_max(source.bytes));
         let mut ledger = Ledger::open(shared.clone(), put.id.clone(), put.operation, most).await?;
         shared.env.pass(Seam::UploadAfterRecord).await;
 
-        let cut = Cut { split: split.as_ref(), buffer_bytes, peeked, is_bulk };
-        let (parts, checksum) = self.stream(&put.id, &mut ledger, source, cut, &mut caller_gone).await?;
+        let cut = Cut {
+            split: split.as_ref(),
+            buffer_bytes,
+            peeked,
+            is_bulk,
+        };
+        let (parts, checksum) = self
+            .stream(&put.id, &mut ledger, source, cut, &mut caller_gone)
+            .await?;
         ledger.record_late().await?;
         shared.env.pass(Seam::UploadAfterClose).await;
 
-        self.commit(put, parts, checksum, expected, ledger.owner()).await
+        self.commit(put, parts, checksum, expected, ledger.owner())
+            .await
     }
 
     /// Step 5.
@@ -79,17 +92,40 @@ impl Upload {
         expected: Expected,
         owner: Owner,
     ) -> Result<()> {
-        let Put { id, operation, attributes, precondition, caller, permit } = put;
+        let Put {
+            id,
+            operation,
+            attributes,
+            precondition,
+            caller,
+            permit,
+        } = put;
         if self.shared.env.planted(Bug::BlobDeletedBeforeSwap)
-            && let Expected::Tombstone { first: Some(old), .. } = expected
+            && let Expected::Tombstone {
+                first: Some(old), ..
+            } = expected
         {
-            drop(self.shared.blobs.delete(&swap::revision_key(&id, old)).await);
+            drop(
+                self.shared
+                    .blobs
+                    .delete(&swap::revision_key(&id, old))
+                    .await,
+            );
         }
-        let (extents, blocks) = parts.into_iter().map(|part| (part.extent, part.blocks)).unzip();
+        let (extents, blocks) = parts
+            .into_iter()
+            .map(|part| (part.extent, part.blocks))
+            .unzip();
         let manifest = Manifest::of_parts(extents);
-        let mutation = Mutation::Tombstone { manifest, checksum, blocks, attributes, expected };
-        // Every delivery carries the caller and the owner: whatever happens to this actor, the commit answers the
-        // one, and recovery waits for the other.
+        let mutation = Mutation::Tombstone {
+            manifest,
+            checksum,
+            blocks,
+            attributes,
+            expected,
+        };
+        // Every delivery carries the caller and the owner: whatever happens to this actor, the
+        // commit answers the one, and recovery waits for the other.
         let listen = move |ours: Reply<Answer>| -> Reply<Answer> {
             let (caller, owner) = (caller.clone(), owner.clone());
             Box::new(move |answer: Result<Answer>| {
@@ -99,8 +135,20 @@ impl Upload {
             })
         };
         let unminded = self.shared.env.planted(Bug::PreconditionAtBeginOnly);
-        let precondition = if unminded { Precondition::None } else { precondition };
-        let swap = Swap { id, operation, precondition, mutation };
-        self.shared.compare_and_write(swap, &permit, listen).await.map(drop)
+        let precondition = if unminded {
+            Precondition::None
+        } else {
+            precondition
+        };
+        let swap = Swap {
+            id,
+            operation,
+            precondition,
+            mutation,
+        };
+        self.shared
+            .compare_and_write(swap, &permit, listen)
+            .await
+            .map(drop)
     }
 }

@@ -10,9 +10,11 @@ use cenotaph_storage::blobs::BlobTier;
 
 use crate::limits::SplitLimits;
 
-/// Blobs that a long payload is cut into: few enough that its row is small, and a listing of such rows with it.
+/// Blobs that a long payload is cut into: few enough that its row is small, and a listing of such
+/// rows with it.
 const BLOBS_AIM: u64 = 1000;
-/// Blobs after which those of a stream of unknown length become twice as long: some 1,400 of them for 5 TiB.
+/// Blobs after which those of a stream of unknown length become twice as long: some 1,400 of them
+/// for 5 TiB.
 const DOUBLE_AFTER: usize = 125;
 
 /// How a payload is cut into blobs.
@@ -32,12 +34,23 @@ impl Split {
             Some(bytes) if bytes <= limits.over_bytes => None,
             Some(bytes) => {
                 let part_bytes = limits.part_bytes.max(bytes.div_ceil(BLOBS_AIM)).max(1);
-                Some(Self { first_bytes: part_bytes, part_bytes, is_known: true, at_once })
+                Some(Self {
+                    first_bytes: part_bytes,
+                    part_bytes,
+                    is_known: true,
+                    at_once,
+                })
             }
             None if limits.over_bytes == u64::MAX => None,
             None => {
-                let (first_bytes, part_bytes) = (limits.over_bytes.max(1), limits.part_bytes.max(1));
-                Some(Self { first_bytes, part_bytes, is_known: false, at_once })
+                let (first_bytes, part_bytes) =
+                    (limits.over_bytes.max(1), limits.part_bytes.max(1));
+                Some(Self {
+                    first_bytes,
+                    part_bytes,
+                    is_known: false,
+                    at_once,
+                })
             }
         }
     }
@@ -47,13 +60,17 @@ impl Split {
         match number {
             0 => self.first_bytes,
             _ if self.is_known => self.part_bytes,
-            _ => self.part_bytes.saturating_mul(1 << (number / DOUBLE_AFTER).min(32)),
+            _ => self
+                .part_bytes
+                .saturating_mul(1 << (number / DOUBLE_AFTER).min(32)),
         }
     }
 
     /// How many blobs a payload needs at the most.
     pub(super) fn blobs_max(&self, bytes: Option<u64>) -> usize {
-        let count = bytes.map_or(u64::from(PARTS_MAX), |bytes| bytes.div_ceil(self.part_bytes).max(1));
+        let count = bytes.map_or(u64::from(PARTS_MAX), |bytes| {
+            bytes.div_ceil(self.part_bytes).max(1)
+        });
         usize::try_from(count).unwrap_or(usize::MAX)
     }
 
@@ -84,8 +101,14 @@ mod tests {
 
     #[test]
     fn a_payload_is_cut_into_parts_and_a_very_long_one_into_longer_ones() {
-        assert!(Split::of(&SplitLimits::default(), Some(256 * MIB)).is_none(), "exactly the limit is one blob");
-        assert_eq!(blobs(256 * MIB + 1, true), [vec![32 * MIB; 8], vec![1]].concat());
+        assert!(
+            Split::of(&SplitLimits::default(), Some(256 * MIB)).is_none(),
+            "exactly the limit is one blob"
+        );
+        assert_eq!(
+            blobs(256 * MIB + 1, true),
+            [vec![32 * MIB; 8], vec![1]].concat()
+        );
         assert_eq!(blobs(256 * MIB + 1, false), [256 * MIB, 1]);
         assert_eq!(blobs(5 * TIB, true).len(), 1000);
         let unknown = blobs(5 * TIB, false);

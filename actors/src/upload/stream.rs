@@ -1,4 +1,5 @@
-//! How a payload flows into the blob tier: one blob after the other, each finished beside the next ones.
+//! How a payload flows into the blob tier: one blob after the other, each finished beside the next
+//! ones.
 //!
 //! ```text
 //! caller's stream ──Pump──> blob 1 ──────┐ finishing
@@ -8,9 +9,10 @@
 //!                               extents, in the order of their bytes
 //! ```
 //!
-//! A blob takes bytes as fast as its requests have room. One that has all of its bytes is finished beside the next ones.
-//! Guards I2 (nothing leaves here that is not finished) and the promise a caller made about
-//! its stream. Deliberately not here: which revisions there are (`ledger.rs`), and what names them.
+//! A blob takes bytes as fast as its requests have room. One that has all of its bytes is finished
+//! beside the next ones. Guards I2 (nothing leaves here that is not finished) and the promise a
+//! caller made about its stream. Deliberately not here: which revisions there are (`ledger.rs`),
+//! and what names them.
 
 use std::collections::BTreeMap;
 use std::pin::pin;
@@ -49,17 +51,35 @@ impl Upload {
         let mut pump = Pump::new(source, self.shared.limits.payload_bytes_max, &[]);
         let Some(split) = cut.split else {
             let memory = BlobMemory::new(&self.shared, cut.buffer_bytes, cut.peeked, cut.is_bulk);
-            let finished = self.stream_one(id, ledger.next().await?, &mut pump, memory, caller_gone).await?;
+            let finished = self
+                .stream_one(id, ledger.next().await?, &mut pump, memory, caller_gone)
+                .await?;
             let checksum = finished.extent.checksum;
             return Ok((vec![finished], Some(checksum)));
         };
         let mut pump = pump.hashing();
-        let mut beside = Beside { finishing: FuturesUnordered::new(), finished: BTreeMap::new() };
+        let mut beside = Beside {
+            finishing: FuturesUnordered::new(),
+            finished: BTreeMap::new(),
+        };
         let memory = BlobMemory::new(&self.shared, cut.buffer_bytes, cut.peeked, cut.is_bulk);
-        let streamed = self.stream_many(id, ledger, &mut pump, (split, memory), caller_gone, &mut beside).await;
+        let streamed = self
+            .stream_many(
+                id,
+                ledger,
+                &mut pump,
+                (split, memory),
+                caller_gone,
+                &mut beside,
+            )
+            .await;
         if let Err(error) = streamed {
-            // What is let end leaves nothing with a remote tier that nobody can delete; but nobody waits for it for ever.
-            self.shared.env.deadline(ABANDON_TIMEOUT, beside.end()).await;
+            // What is let end leaves nothing with a remote tier that nobody can delete; but nobody
+            // waits for it for ever.
+            self.shared
+                .env
+                .deadline(ABANDON_TIMEOUT, beside.end())
+                .await;
             return Err(error);
         }
         beside.end().await?;
@@ -77,10 +97,18 @@ impl Upload {
         caller_gone: &mut oneshot::Receiver<()>,
     ) -> Result<Finished> {
         let mut writer = self.shared.blobs.writer(&swap::revision_key(id, revision));
-        let filled = unless_gone(caller_gone, self.fill(&mut writer, &mut memory, pump, u64::MAX)).await.flatten();
+        let filled = unless_gone(
+            caller_gone,
+            self.fill(&mut writer, &mut memory, pump, u64::MAX),
+        )
+        .await
+        .flatten();
         match filled.and_then(|_| pump.check()) {
             Ok(()) => self.finish(id, revision, writer).await,
-            Err(error) => self.abandon(writer, error).await.map_err(|error| error.with_id(id)),
+            Err(error) => self
+                .abandon(writer, error)
+                .await
+                .map_err(|error| error.with_id(id)),
         }
     }
 
@@ -96,7 +124,10 @@ impl Upload {
         for number in 0.. {
             let revision = ledger.next().await?;
             let mut writer = self.shared.blobs.writer(&swap::revision_key(id, revision));
-            let filling = unless_gone(caller_gone, self.fill(&mut writer, &mut memory, pump, split.bytes(number)));
+            let filling = unless_gone(
+                caller_gone,
+                self.fill(&mut writer, &mut memory, pump, split.bytes(number)),
+            );
             let is_over = match beside.go_on_while(filling).await.flatten().flatten() {
                 Ok(Filled::Whole) => Ok(false),
                 Ok(Filled::Over) => pump.check().map(|()| true),
@@ -106,8 +137,8 @@ impl Upload {
                 Ok(is_over) => {
                     let next = memory.next(split.buffer_bytes(&self.shared.blobs));
                     let memory = std::mem::replace(&mut memory, next);
-                    // It holds its memory until it is finished. From here on it is let end whatever happens: a blob that
-                    // is dropped half-way stays with a remote tier.
+                    // It holds its memory until it is finished. From here on it is let end whatever
+                    // happens: a blob that is dropped half-way stays with a remote tier.
                     beside.finishing.push(
                         async move {
                             let _memory = memory;
@@ -120,7 +151,12 @@ impl Upload {
                         break;
                     }
                 }
-                Err(error) => return self.abandon(writer, error).await.map_err(|error| error.with_id(id)),
+                Err(error) => {
+                    return self
+                        .abandon(writer, error)
+                        .await
+                        .map_err(|error| error.with_id(id));
+                }
             }
         }
         Ok(())
@@ -137,34 +173,63 @@ impl Upload {
         loop {
             let held = usize::try_from(writer.bytes_so_far()).unwrap_or(usize::MAX);
             memory.before_read(held).await?;
-            let Some(chunk) = pump.next(room).await? else { return Ok(Filled::Over) };
+            let Some(chunk) = pump.next(room).await? else {
+                return Ok(Filled::Over);
+            };
             room -= chunk.len() as u64;
             memory.make_room(held.saturating_add(chunk.len())).await?;
             writer.write(chunk).await.map_err(|error| {
                 if error.reason() == Some(Reason::NoSpace) {
                     return error;
                 }
-                Error::new(ErrorKind::Unavailable, "put", "the blob tier failed; nothing was committed")
-                    .with_source(error)
+                Error::new(
+                    ErrorKind::Unavailable,
+                    "put",
+                    "the blob tier failed; nothing was committed",
+                )
+                .with_source(error)
             })?;
             self.shared.env.pass(Seam::UploadMidStream).await;
             if room == 0 {
-                return Ok(if pump.has_more().await? { Filled::Whole } else { Filled::Over });
+                return Ok(if pump.has_more().await? {
+                    Filled::Whole
+                } else {
+                    Filled::Over
+                });
             }
         }
     }
 
-    async fn finish(&self, id: &ObjectId, revision: RevisionId, writer: BlobWriter) -> Result<Finished> {
+    async fn finish(
+        &self,
+        id: &ObjectId,
+        revision: RevisionId,
+        writer: BlobWriter,
+    ) -> Result<Finished> {
         self.shared.env.pass(Seam::UploadBeforeClose).await;
-        let blob = writer.finish().await.map_err(|error| not_named(&error, id))?;
+        let blob = writer
+            .finish()
+            .await
+            .map_err(|error| not_named(&error, id))?;
         self.shared.env.pass(Seam::UploadAfterBlob).await;
-        let extent = Extent { revision, bytes: blob.bytes, checksum: blob.checksum };
-        Ok(Finished { extent, blocks: BlockChecksums(blob.blocks), etag: blob.etag })
+        let extent = Extent {
+            revision,
+            bytes: blob.bytes,
+            checksum: blob.checksum,
+        };
+        Ok(Finished {
+            extent,
+            blocks: BlockChecksums(blob.blocks),
+            etag: blob.etag,
+        })
     }
 
     /// Frees what a remote tier keeps of an unfinished blob, if it can; recovery sees to the rest.
     async fn abandon<T>(&self, writer: BlobWriter, error: Error) -> Result<T> {
-        self.shared.env.deadline(ABANDON_TIMEOUT, writer.abandon()).await;
+        self.shared
+            .env
+            .deadline(ABANDON_TIMEOUT, writer.abandon())
+            .await;
         Err(error)
     }
 }
@@ -177,8 +242,8 @@ enum Filled {
     Over,
 }
 
-/// The cut of a payload, the most bytes that a blob of it holds in memory, the leave for what was peeked at of it, and whether
-/// it is bulk work.
+/// The cut of a payload, the most bytes that a blob of it holds in memory, the leave for what was
+/// peeked at of it, and whether it is bulk work.
 pub(super) struct Cut<'a> {
     pub(super) split: Option<&'a Split>,
     pub(super) buffer_bytes: usize,

@@ -43,7 +43,9 @@ pub(crate) struct ExpirationArgs {
 impl ExpirationArgs {
     /// What was said about it, if anything.
     pub(crate) fn stated(self) -> Option<Expiration> {
-        self.ttl.map(Expiration::TimeToLive).or(self.tti.map(Expiration::TimeToIdle))
+        self.ttl
+            .map(Expiration::TimeToLive)
+            .or(self.tti.map(Expiration::TimeToIdle))
     }
 }
 
@@ -78,8 +80,8 @@ impl ConditionArgs {
 pub(crate) struct GetArgs {
     /// Key of the object.
     pub(crate) key: String,
-    /// File to write; standard output if it is `-` or missing. The file appears when it is whole. Where there is one, its
-    /// mode and owner are kept; a link is followed.
+    /// File to write; standard output if it is `-` or missing. The file appears when it is whole.
+    /// Where there is one, its mode and owner are kept; a link is followed.
     #[arg(long, short, value_name = "FILE")]
     pub(crate) output: Option<PathBuf>,
     /// Only these bytes: `0-99` the first hundred, `100-` all but those, `-100` the last hundred.
@@ -114,8 +116,15 @@ pub(crate) struct RmArgs {
     /// Keys of the objects.
     #[arg(value_name = "KEY", required_unless_present_any = ["recursive", "all"])]
     pub(crate) keys: Vec<String>,
-    /// Every object whose key begins with this. Run it again to resume. An empty prefix is refused without --all.
-    #[arg(long, short, value_name = "PREFIX", visible_alias = "prefix", conflicts_with = "condition")]
+    /// Every object whose key begins with this. Run it again to resume. An empty prefix is refused
+    /// without --all.
+    #[arg(
+        long,
+        short,
+        value_name = "PREFIX",
+        visible_alias = "prefix",
+        conflicts_with = "condition"
+    )]
     pub(crate) recursive: Option<String>,
     /// Every object of the namespace.
     #[arg(long, conflicts_with_all = ["keys", "condition"])]
@@ -139,7 +148,12 @@ pub(crate) struct DeletionArgs {
 impl DeletionArgs {
     /// The same as the engine says it.
     pub(crate) fn precondition(self) -> Precondition {
-        ConditionArgs { if_absent: false, if_version: self.if_version, if_etag: self.if_etag }.precondition()
+        ConditionArgs {
+            if_absent: false,
+            if_version: self.if_version,
+            if_etag: self.if_etag,
+        }
+        .precondition()
     }
 }
 

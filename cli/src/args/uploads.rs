@@ -1,4 +1,5 @@
-//! The arguments of uploads: those that `put` has for them, and the commands that list and end them.
+//! The arguments of uploads: those that `put` has for them, and the commands that list and end
+//! them.
 
 use cenotaph::UploadId;
 use clap::Args;
@@ -12,15 +13,17 @@ pub(crate) struct PartsArgs {
     /// Upload the file in parts, so many at once; 4 unless told.
     #[arg(long, value_name = "N", value_parser = values::jobs)]
     pub(crate) parallel: Option<usize>,
-    /// Upload the file in parts of this size, such as 64MiB, which it is unless told. A file that would need more than
-    /// 10,000 has larger ones. An upload that is resumed keeps the size it has.
+    /// Upload the file in parts of this size, such as 64MiB, which it is unless told. A file that
+    /// would need more than 10,000 has larger ones. An upload that is resumed keeps the size it
+    /// has.
     #[arg(long, value_name = "SIZE", value_parser = values::part_size)]
     pub(crate) part_size: Option<u64>,
-    /// Go on with an upload to KEY: send the parts that are missing, or are not what the file has in their place.
+    /// Go on with an upload to KEY: send the parts that are missing, or are not what the file has
+    /// in their place.
     ///
-    /// Without an id it takes the newest open upload whose parts are the file's, and begins one if there is none. What was
-    /// stated about the object when the upload began holds; if it is stated again, it must be the same. Write it behind
-    /// KEY and FILE, or as --resume=UPLOAD_ID.
+    /// Without an id it takes the newest open upload whose parts are the file's, and begins one if
+    /// there is none. What was stated about the object when the upload began holds; if it is stated
+    /// again, it must be the same. Write it behind KEY and FILE, or as --resume=UPLOAD_ID.
     #[arg(long, value_name = "UPLOAD_ID", num_args = 0..=1, value_parser = values::upload_id)]
     resume: Option<Option<UploadId>>,
 }

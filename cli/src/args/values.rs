@@ -27,7 +27,8 @@ pub(super) fn time(text: &str) -> Result<Duration, String> {
     humantime::parse_duration(text).map_err(|error| error.to_string())
 }
 
-/// A time to live or to idle. Up to `100y` is taken, and ends with the longest that the engine takes.
+/// A time to live or to idle. Up to `100y` is taken, and ends with the longest that the engine
+/// takes.
 pub(super) fn lifetime(text: &str) -> Result<Duration, String> {
     let time = time(text)?;
     if time > HUNDRED_YEARS {
@@ -39,9 +40,9 @@ pub(super) fn lifetime(text: &str) -> Result<Duration, String> {
 /// `NAME=VALUE`, of a custom entry.
 pub(super) fn pair(text: &str) -> Result<(String, String), String> {
     match text.split_once('=') {
-        Some((name, _)) if name.starts_with(RESERVED) => {
-            Err(format!("names that begin with `{RESERVED}` are reserved for what an import keeps"))
-        }
+        Some((name, _)) if name.starts_with(RESERVED) => Err(format!(
+            "names that begin with `{RESERVED}` are reserved for what an import keeps"
+        )),
         Some((name, value)) if !name.is_empty() => Ok((name.to_owned(), value.to_owned())),
         Some(_) | None => Err("expected NAME=VALUE".to_owned()),
     }
@@ -51,12 +52,19 @@ pub(super) fn pair(text: &str) -> Result<(String, String), String> {
 pub(super) fn part_size(text: &str) -> Result<u64, String> {
     let ByteSize(bytes) = text.parse()?;
     let within = PART_BYTES.contains(&bytes).then_some(bytes);
-    within.ok_or_else(|| format!("from {} to {}", human::bytes(*PART_BYTES.start()), human::bytes(*PART_BYTES.end())))
+    within.ok_or_else(|| {
+        format!(
+            "from {} to {}",
+            human::bytes(*PART_BYTES.start()),
+            human::bytes(*PART_BYTES.end())
+        )
+    })
 }
 
 /// The id of an upload.
 pub(super) fn upload_id(text: &str) -> Result<UploadId, String> {
-    text.parse().map_err(|_| "no upload id is spelled so".to_owned())
+    text.parse()
+        .map_err(|_| "no upload id is spelled so".to_owned())
 }
 
 /// As in HTTP: both ends are included.
@@ -82,7 +90,10 @@ mod tests {
 
     #[test]
     fn ranges_include_both_ends_as_in_http() {
-        assert_eq!(byte_range("0-99"), Ok(ByteRange::Bounded { start: 0, end: 100 }));
+        assert_eq!(
+            byte_range("0-99"),
+            Ok(ByteRange::Bounded { start: 0, end: 100 })
+        );
         assert_eq!(byte_range("7-"), Ok(ByteRange::From(7)));
         assert_eq!(byte_range("-7"), Ok(ByteRange::Last(7)));
         for wrong in ["", "-", "7", "b-a", "7-6", "1-2-3", "--7", "+1-2x"] {
@@ -92,7 +103,10 @@ mod tests {
 
     #[test]
     fn a_hundred_years_is_the_longest_lifetime() {
-        assert_eq!(["100y", "36500d"].map(lifetime), [EXPIRATION_MAX; 2].map(Ok));
+        assert_eq!(
+            ["100y", "36500d"].map(lifetime),
+            [EXPIRATION_MAX; 2].map(Ok)
+        );
         assert_eq!(lifetime("99y"), Ok(Duration::from_secs(99 * 31_557_600)));
         for wrong in ["101y", "100y 1s", "999999999999y", "-1s"] {
             assert!(lifetime(wrong).is_err(), "{wrong:?}");
@@ -101,9 +115,21 @@ mod tests {
 
     #[test]
     fn sizes_are_read_as_people_write_them() {
-        assert_eq!(["64MiB", "64 mib", "67108864"].map(part_size), [64 << 20, 64 << 20, 64 << 20].map(Ok));
+        assert_eq!(
+            ["64MiB", "64 mib", "67108864"].map(part_size),
+            [64 << 20, 64 << 20, 64 << 20].map(Ok)
+        );
         assert_eq!(part_size("64MB"), Ok(64_000_000));
-        for wrong in ["", "0", "1MiBs", "-1", "1023KiB", "5.1GiB", "99999999999999999999GiB", "many"] {
+        for wrong in [
+            "",
+            "0",
+            "1MiBs",
+            "-1",
+            "1023KiB",
+            "5.1GiB",
+            "99999999999999999999GiB",
+            "many",
+        ] {
             assert!(part_size(wrong).is_err(), "{wrong:?}");
         }
         assert_eq!(part_size("1").unwrap_err(), "from 1.0 MiB to 5.0 GiB");

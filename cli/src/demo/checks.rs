@@ -1,4 +1,5 @@
-//! What the demo checks, each against the tree on disk or the blob tier's files, never against the engine's own word.
+//! What the demo checks, each against the tree on disk or the blob tier's files, never against the
+//! engine's own word.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
@@ -24,9 +25,16 @@ pub(super) async fn acknowledged(
     roots: &[Root],
     keys: &BTreeSet<String>,
 ) -> Result<Total, Failure> {
-    let total = same(store, report, roots, super::JOBS, |found| keys.contains(&found.key)).await?;
+    let total = same(store, report, roots, super::JOBS, |found| {
+        keys.contains(&found.key)
+    })
+    .await?;
     if total.files != keys.len() as u64 {
-        let message = format!("only {} of {} acknowledged files are in the tree", total.files, keys.len());
+        let message = format!(
+            "only {} of {} acknowledged files are in the tree",
+            total.files,
+            keys.len()
+        );
         return Err(Failure::Failed(message));
     }
     Ok(total)
@@ -43,10 +51,15 @@ pub(super) async fn recheck(
     for key in deleted {
         let id = store.id(key)?;
         if store.engine.get(&id).await?.is_some() {
-            return Err(Failure::Failed(format!("a deleted object is still there: key={id}")));
+            return Err(Failure::Failed(format!(
+                "a deleted object is still there: key={id}"
+            )));
         }
     }
-    same(store, report, roots, jobs, |found| !deleted.contains(&found.key)).await
+    same(store, report, roots, jobs, |found| {
+        !deleted.contains(&found.key)
+    })
+    .await
 }
 
 /// Compares those files that are wanted. The first that is not the same is an error which names it.
@@ -66,13 +79,18 @@ async fn same(
         let wanted = found.filter(|found| is_wanted(found));
         async { wanted }
     });
-    let checks = files.map(|found| async { (check_file(store, &found, &bar).await, found) }).buffer_unordered(jobs);
+    let checks = files
+        .map(|found| async { (check_file(store, &found, &bar).await, found) })
+        .buffer_unordered(jobs);
     let mut checks = std::pin::pin!(checks);
     let mut total = Total::default();
     while let Some((problem, found)) = checks.next().await {
         if let Some(problem) = problem {
             let name = human::key(&problem.name);
-            return Err(Failure::Failed(format!("{} {name}: {}", problem.kind, problem.detail)));
+            return Err(Failure::Failed(format!(
+                "{} {name}: {}",
+                problem.kind, problem.detail
+            )));
         }
         total.files += 1;
         total.bytes += found.bytes;
@@ -87,7 +105,11 @@ pub(super) async fn delete_some(
     jobs: usize,
 ) -> Result<(BTreeSet<String>, Total), Failure> {
     let heads = heads(store).await?;
-    let first_large = heads.iter().filter(|head| head.metadata.size > inline_max).nth(1).map(|head| head.id.clone());
+    let first_large = heads
+        .iter()
+        .filter(|head| head.metadata.size > inline_max)
+        .nth(1)
+        .map(|head| head.id.clone());
     let chosen: Vec<&Head> = heads
         .iter()
         .enumerate()
@@ -95,43 +117,74 @@ pub(super) async fn delete_some(
         .map(|(_, head)| head)
         .collect();
     let mut deletions = futures::stream::iter(&chosen)
-        .map(|head| async { retrying(&store.env, async || store.engine.delete(&head.id).await).await })
+        .map(|head| async {
+            retrying(&store.env, async || store.engine.delete(&head.id).await).await
+        })
         .buffer_unordered(jobs);
     while let Some(deleted) = deletions.try_next().await? {
         if !deleted.existed {
-            return Err(Failure::Failed("a listed object was not there to be deleted".to_owned()));
+            return Err(Failure::Failed(
+                "a listed object was not there to be deleted".to_owned(),
+            ));
         }
     }
     let bytes = chosen.iter().map(|head| head.metadata.size).sum();
-    let total = Total { files: chosen.len() as u64, bytes };
-    Ok((chosen.iter().map(|head| head.id.key().to_owned()).collect(), total))
+    let total = Total {
+        files: chosen.len() as u64,
+        bytes,
+    };
+    Ok((
+        chosen.iter().map(|head| head.id.key().to_owned()).collect(),
+        total,
+    ))
 }
 
-/// The files of the blob tier are one for each object over the limit, of its size and under its name, and no other
-/// (I5).
-pub(super) async fn blobs_are_what_rows_name(store: &Store, dir: &Path, inline_max: u64) -> Result<Total, Failure> {
+/// The files of the blob tier are one for each object over the limit, of its size and under its
+/// name, and no other (I5).
+pub(super) async fn blobs_are_what_rows_name(
+    store: &Store,
+    dir: &Path,
+    inline_max: u64,
+) -> Result<Total, Failure> {
     let heads = heads(store).await?;
     let large = heads.iter().filter(|head| head.metadata.size > inline_max);
-    let named: BTreeMap<String, u64> = large.map(|head| (head.id.key().to_owned(), head.metadata.size)).collect();
+    let named: BTreeMap<String, u64> = large
+        .map(|head| (head.id.key().to_owned(), head.metadata.size))
+        .collect();
     let files = blob_files(&store.env, dir).await?;
     let mut stored = BTreeMap::new();
     for BlobFile { path, key, bytes } in &files {
         let relative = path.strip_prefix(dir).unwrap_or(path);
-        let unknown = || Failure::Failed(format!("a blob that no object names: blob={}", relative.display()));
+        let unknown = || {
+            Failure::Failed(format!(
+                "a blob that no object names: blob={}",
+                relative.display()
+            ))
+        };
         let key = key.as_ref().ok_or_else(unknown)?;
         if named.get(key) != Some(bytes) || stored.insert(key, *bytes).is_some() {
             return Err(unknown());
         }
     }
     match named.keys().find(|key| !stored.contains_key(*key)) {
-        Some(key) => Err(Failure::Failed(format!("an object without its blob: key={}", human::key(key)))),
-        None => Ok(Total { files: files.len() as u64, bytes: files.iter().map(|file| file.bytes).sum() }),
+        Some(key) => Err(Failure::Failed(format!(
+            "an object without its blob: key={}",
+            human::key(key)
+        ))),
+        None => Ok(Total {
+            files: files.len() as u64,
+            bytes: files.iter().map(|file| file.bytes).sum(),
+        }),
     }
 }
 
 /// Bytes in the blob tier.
 pub(super) async fn blob_bytes(env: &Env, dir: &Path) -> Result<u64, Failure> {
-    Ok(blob_files(env, dir).await?.iter().map(|file| file.bytes).sum())
+    Ok(blob_files(env, dir)
+        .await?
+        .iter()
+        .map(|file| file.bytes)
+        .sum())
 }
 
 /// A file of the blob tier.
@@ -156,13 +209,21 @@ pub(super) async fn blob_files(env: &Env, dir: &Path) -> Result<Vec<BlobFile>, F
                     match blob_file(&dir, entry.into_path(), metadata.len()) {
                         Ok(file) => files.push(file),
                         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-                        Err(error) => return Err(Failure::io("the blob tier can't be read", &error)),
+                        Err(error) => {
+                            return Err(Failure::io("the blob tier can't be read", &error));
+                        }
                     }
                 }
                 Ok(_) => {}
-                Err(error) if error.io_error().is_some_and(|error| error.kind() == io::ErrorKind::NotFound) => {}
+                Err(error)
+                    if error
+                        .io_error()
+                        .is_some_and(|error| error.kind() == io::ErrorKind::NotFound) => {}
                 Err(error) => {
-                    return Err(Failure::Failed(format!("the blob tier can't be read: {}", one_line(&error))));
+                    return Err(Failure::Failed(format!(
+                        "the blob tier can't be read: {}",
+                        one_line(&error)
+                    )));
                 }
             }
         }
@@ -173,20 +234,40 @@ pub(super) async fn blob_files(env: &Env, dir: &Path) -> Result<Vec<BlobFile>, F
 
 /// The key of a short name is read from the path, that of a long one from the end of the file.
 fn blob_file(dir: &Path, path: PathBuf, bytes: u64) -> io::Result<BlobFile> {
-    let relative = path.strip_prefix(dir).unwrap_or(&path).to_string_lossy().into_owned();
+    let relative = path
+        .strip_prefix(dir)
+        .unwrap_or(&path)
+        .to_string_lossy()
+        .into_owned();
     if !relative.contains("~@") {
-        return Ok(BlobFile { path, key: key_of_blob(&relative), bytes });
+        return Ok(BlobFile {
+            path,
+            key: key_of_blob(&relative),
+            bytes,
+        });
     }
     let (mut file, mut tail) = (File::open(&path)?, Vec::new());
-    file.seek(SeekFrom::Start(bytes.saturating_sub(TRAILER_BYTES_MAX as u64)))?;
+    file.seek(SeekFrom::Start(
+        bytes.saturating_sub(TRAILER_BYTES_MAX as u64),
+    ))?;
     file.take(TRAILER_BYTES_MAX as u64).read_to_end(&mut tail)?;
     let object = object_of_blob(&relative, &tail);
-    let bytes = object.as_ref().map_or(bytes, |(_, trailer_bytes)| bytes.saturating_sub(*trailer_bytes));
-    Ok(BlobFile { path, key: object.map(|(object, _)| object.key().to_owned()), bytes })
+    let bytes = object.as_ref().map_or(bytes, |(_, trailer_bytes)| {
+        bytes.saturating_sub(*trailer_bytes)
+    });
+    Ok(BlobFile {
+        path,
+        key: object.map(|(object, _)| object.key().to_owned()),
+        bytes,
+    })
 }
 
 async fn heads(store: &Store) -> Result<Vec<Head>, Failure> {
-    let listed = store.engine.list("").namespace(store.namespace.clone()).stream();
+    let listed = store
+        .engine
+        .list("")
+        .namespace(store.namespace.clone())
+        .stream();
     let heads = listed.try_filter_map(|entry| async {
         Ok(match entry {
             Entry::Object(head) => Some(head),

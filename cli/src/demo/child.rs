@@ -1,8 +1,10 @@
-//! The child process that imports, and the parent that kills it: [`run`] is the one, [`Stage`] the other.
+//! The child process that imports, and the parent that kills it: [`run`] is the one, [`Stage`] the
+//! other.
 //!
-//! The child says each file on standard output once it is durable, one line of JSON, flushed. The parent reads along
-//! and kills at a moment drawn at random: after so many files, or after so many bytes in the blob tier, which hits
-//! large writes under way. What stands in the pipe by then was acknowledged before the kill, and counts.
+//! The child says each file on standard output once it is durable, one line of JSON, flushed. The
+//! parent reads along and kills at a moment drawn at random: after so many files, or after so many
+//! bytes in the blob tier, which hits large writes under way. What stands in the pipe by then was
+//! acknowledged before the kill, and counts.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -29,10 +31,22 @@ const TRIES_MAX: usize = 10;
 const TICK: Duration = Duration::from_millis(3);
 
 /// The child.
-pub(crate) async fn run(store: &Store, report: &Report, options: &DemoChildArgs) -> Result<(), Failure> {
-    let material = Material { tree: options.tree.clone(), generated: options.generated.clone() };
+pub(crate) async fn run(
+    store: &Store,
+    report: &Report,
+    options: &DemoChildArgs,
+) -> Result<(), Failure> {
+    let material = Material {
+        tree: options.tree.clone(),
+        generated: options.generated.clone(),
+    };
     let roots = material.roots()?;
-    let plan = Plan { roots, jobs: JOBS, by: Unchanged::ByStamp, tells: Tells::Everything };
+    let plan = Plan {
+        roots,
+        jobs: JOBS,
+        by: Unchanged::ByStamp,
+        tells: Tells::Everything,
+    };
     import(store, report, &plan).await?.success()
 }
 
@@ -74,7 +88,8 @@ enum Ended {
 }
 
 impl Stage<'_> {
-    /// Lets children import until one is killed amid it. Gives the times of those that had finished before.
+    /// Lets children import until one is killed amid it. Gives the times of those that had finished
+    /// before.
     pub(crate) async fn until_killed(&self) -> Result<(Killed, Vec<Duration>), Failure> {
         let mut early = Vec::new();
         let total = crate::tree::count(self.env, &self.material.roots()?).await?;
@@ -90,14 +105,19 @@ impl Stage<'_> {
                 .await?
                 .map_err(|error| Failure::io("the finished store can't be removed", &error))?;
         }
-        Err(Failure::Failed(format!("no child was still at work when it was to be killed: tries={TRIES_MAX}")))
+        Err(Failure::Failed(format!(
+            "no child was still at work when it was to be killed: tries={TRIES_MAX}"
+        )))
     }
 
     async fn once(&self, data: PathBuf, total: Total) -> Result<Ended, Failure> {
         let moment = self.moment(total);
         let watch = Stopwatch::start(self.env);
         let (mut child, mut lines) = self.spawn(&data)?;
-        let bar = self.report.bar("import", Some(total.bytes)).of_files(Some(total.files));
+        let bar = self
+            .report
+            .bar("import", Some(total.bytes))
+            .of_files(Some(total.files));
         let mut acknowledged = BTreeSet::new();
         let (mut blob_bytes, mut shown) = (0, 0);
         let is_over = |acknowledged: &BTreeSet<String>, blob_bytes| match moment {
@@ -121,21 +141,33 @@ impl Stage<'_> {
                 }
             }
         }
-        child.start_kill().map_err(|error| Failure::io("the child can't be killed", &error))?;
+        child
+            .start_kill()
+            .map_err(|error| Failure::io("the child can't be killed", &error))?;
         let took = watch.elapsed();
         while let Some(line) = lines.next_line().await.map_err(|error| unheard(&error))? {
             acknowledged.extend(key_of(&line));
         }
-        let status = child.wait().await.map_err(|error| Failure::io("the child can't be waited for", &error))?;
+        let status = child
+            .wait()
+            .await
+            .map_err(|error| Failure::io("the child can't be waited for", &error))?;
         // It may have ended by itself between the decision and the signal.
         if status.code().is_some() {
             return finished(&mut child, &watch).await;
         }
         let blob_bytes = checks::blob_bytes(self.env, &data.join("blobs")).await?;
-        Ok(Ended::Killed(Killed { data, acknowledged, total, blob_bytes, took }))
+        Ok(Ended::Killed(Killed {
+            data,
+            acknowledged,
+            total,
+            blob_bytes,
+            took,
+        }))
     }
 
-    /// Half of the time by files, half of the time by bytes; from the beginning until almost the end.
+    /// Half of the time by files, half of the time by bytes; from the beginning until almost the
+    /// end.
     fn moment(&self, total: Total) -> Moment {
         let share = |whole: u64| whole.saturating_mul(2 + self.env.random_u64() % 88) / 100;
         match self.env.random_u64() % 2 {
@@ -160,15 +192,20 @@ impl Stage<'_> {
             .kill_on_drop(true)
             .spawn()
             .map_err(failed)?;
-        let stdout =
-            child.stdout.take().ok_or_else(|| Failure::Failed("the child has no standard output".to_owned()))?;
+        let stdout = child
+            .stdout
+            .take()
+            .ok_or_else(|| Failure::Failed("the child has no standard output".to_owned()))?;
         Ok((child, BufReader::new(stdout).lines()))
     }
 }
 
 /// A child that ended by itself: well, or not.
 async fn finished(child: &mut Child, watch: &Stopwatch) -> Result<Ended, Failure> {
-    let status = child.wait().await.map_err(|error| Failure::io("the child can't be waited for", &error))?;
+    let status = child
+        .wait()
+        .await
+        .map_err(|error| Failure::io("the child can't be waited for", &error))?;
     if status.success() {
         return Ok(Ended::Finished(watch.elapsed()));
     }
@@ -179,7 +216,8 @@ fn unheard(error: &std::io::Error) -> Failure {
     Failure::io("the child can't be heard", error)
 }
 
-/// The key of an acknowledged file; none if the line says something else, or was cut off by the kill.
+/// The key of an acknowledged file; none if the line says something else, or was cut off by the
+/// kill.
 fn key_of(line: &str) -> Option<String> {
     let value: Value = serde_json::from_str(line).ok()?;
     let is_file = value["event"] == "file" && value["outcome"] == "imported";
@@ -194,7 +232,11 @@ mod tests {
     fn only_whole_lines_about_files_count_as_acknowledged() {
         let line = r#"{"bytes":1,"event":"file","key":"a","outcome":"imported"}"#;
         assert_eq!(key_of(line).as_deref(), Some("a"));
-        for other in [&line[..line.len() - 1], "", r#"{"event":"failed","key":"a"}"#] {
+        for other in [
+            &line[..line.len() - 1],
+            "",
+            r#"{"event":"failed","key":"a"}"#,
+        ] {
             assert_eq!(key_of(other), None, "{other:?}");
         }
     }

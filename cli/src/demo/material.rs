@@ -17,8 +17,8 @@ const TREE_FILES: u64 = 300;
 /// Largest of them.
 const TREE_FILE_BYTES_MAX: u64 = 2 * 1024 * 1024;
 
-/// Deterministic bytes that no compression shortens: splitmix64 (Steele, Lea, Flood: Fast splittable pseudorandom
-/// number generators).
+/// Deterministic bytes that no compression shortens: splitmix64 (Steele, Lea, Flood: Fast
+/// splittable pseudorandom number generators).
 struct Noise(u64);
 
 impl Noise {
@@ -42,7 +42,9 @@ impl Noise {
         let mut piece = vec![0; PIECE_BYTES];
         let mut left = bytes;
         while left > 0 {
-            let part = usize::try_from(left).unwrap_or(PIECE_BYTES).min(PIECE_BYTES);
+            let part = usize::try_from(left)
+                .unwrap_or(PIECE_BYTES)
+                .min(PIECE_BYTES);
             self.fill(&mut piece[..part]);
             file.write_all(&piece[..part])?;
             left -= part as u64;
@@ -55,35 +57,57 @@ impl Noise {
 }
 
 /// Makes the one large file, in a directory of its own.
-pub(super) async fn generate_file(env: &Env, report: &Report, dir: &Path, bytes: u64) -> Result<(), Failure> {
+pub(super) async fn generate_file(
+    env: &Env,
+    report: &Report,
+    dir: &Path,
+    bytes: u64,
+) -> Result<(), Failure> {
     let (bar, dir) = (report.bar("generate", Some(bytes)), dir.to_owned());
     let generate = move || {
         std::fs::create_dir_all(&dir)?;
         Noise(1).write(&dir.join("random.bin"), bytes, Some(&bar))
     };
-    env.blocking(generate).await?.map_err(|error| Failure::io("the large file can't be generated", &error))
+    env.blocking(generate)
+        .await?
+        .map_err(|error| Failure::io("the large file can't be generated", &error))
 }
 
-/// The tree to import: the one asked for; the checkout; or else one that is generated at `fallback`.
-pub(super) async fn tree(env: &Env, asked: Option<&Path>, fallback: &Path) -> Result<PathBuf, Failure> {
+/// The tree to import: the one asked for; the checkout; or else one that is generated at
+/// `fallback`.
+pub(super) async fn tree(
+    env: &Env,
+    asked: Option<&Path>,
+    fallback: &Path,
+) -> Result<PathBuf, Failure> {
     if let Some(asked) = asked {
         return Ok(asked.to_owned());
     }
-    let built_from = Path::new(env!("CARGO_MANIFEST_DIR")).parent().map(Path::to_owned);
+    let built_from = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .parent()
+        .map(Path::to_owned);
     let checkouts = [std::env::current_dir().ok(), built_from];
-    if let Some(checkout) = checkouts.into_iter().flatten().find(|dir| dir.join("Cargo.toml").is_file()) {
+    if let Some(checkout) = checkouts
+        .into_iter()
+        .flatten()
+        .find(|dir| dir.join("Cargo.toml").is_file())
+    {
         return Ok(checkout);
     }
     let dir = fallback.to_owned();
     let generate = move || generate_tree(&dir).map(|()| dir);
-    env.blocking(generate).await?.map_err(|error| Failure::io("the tree can't be generated", &error))
+    env.blocking(generate)
+        .await?
+        .map_err(|error| Failure::io("the tree can't be generated", &error))
 }
 
 /// Files of 0 bytes to 2 MiB, most of them small, in nested directories.
 fn generate_tree(dir: &Path) -> io::Result<()> {
     let mut noise = Noise(2);
     for number in 0..TREE_FILES {
-        let parent = dir.join(format!("{}", number % 10)).join(format!("{}", number % 7));
+        let parent = dir
+            .join(format!("{}", number % 10))
+            .join(format!("{}", number % 7));
         std::fs::create_dir_all(&parent)?;
         // A size of up to 2^21 bytes, every power of two as likely as the next.
         let bytes = match number {
@@ -116,6 +140,8 @@ pub(super) async fn flip_one_byte(env: &Env, blobs: &Path) -> Result<(PathBuf, u
         file.write_all(&[byte[0] ^ 1])?;
         file.sync_all()
     };
-    env.blocking(flip).await?.map_err(|error| Failure::io("the blob can't be corrupted", &error))?;
+    env.blocking(flip)
+        .await?
+        .map_err(|error| Failure::io("the blob can't be corrupted", &error))?;
     Ok((name, at))
 }

@@ -1,4 +1,5 @@
-//! Files in the making by their names, `.cenotaph-XXXXXX.part`: created, recognised, and removed where a killed process left them.
+//! Files in the making by their names, `.cenotaph-XXXXXX.part`: created, recognised, and removed
+//! where a killed process left them.
 
 use std::ffi::OsStr;
 use std::fs::{File, TryLockError};
@@ -17,24 +18,39 @@ pub(super) fn create(dir: &Path) -> io::Result<NamedTempFile> {
     let mut builder = tempfile::Builder::new();
     #[cfg(unix)]
     builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
-    let file = builder.prefix(PREFIX).suffix(SUFFIX).rand_bytes(RANDOM).tempfile_in(dir)?;
+    let file = builder
+        .prefix(PREFIX)
+        .suffix(SUFFIX)
+        .rand_bytes(RANDOM)
+        .tempfile_in(dir)?;
     match file.as_file().try_lock() {
         // A file system without locks: nobody can lock it, and nobody removes it.
         Ok(()) | Err(TryLockError::Error(_)) => Ok(file),
-        Err(TryLockError::WouldBlock) => Err(io::Error::other("the new file is locked by another process")),
+        Err(TryLockError::WouldBlock) => Err(io::Error::other(
+            "the new file is locked by another process",
+        )),
     }
 }
 
 /// Returns whether a file of this name is one in the making.
 pub(crate) fn is_unfinished(name: &OsStr) -> bool {
-    let random = name.to_str().and_then(|name| name.strip_prefix(PREFIX)?.strip_suffix(SUFFIX));
-    random.is_some_and(|random| random.len() == RANDOM && random.bytes().all(|byte| byte.is_ascii_alphanumeric()))
+    let random = name
+        .to_str()
+        .and_then(|name| name.strip_prefix(PREFIX)?.strip_suffix(SUFFIX));
+    random.is_some_and(|random| {
+        random.len() == RANDOM && random.bytes().all(|byte| byte.is_ascii_alphanumeric())
+    })
 }
 
-/// Removes those of a directory that nobody writes any more. One that can't be removed is left to the next.
+/// Removes those of a directory that nobody writes any more. One that can't be removed is left to
+/// the next.
 pub(crate) fn remove_abandoned(dir: &Path) {
-    let Ok(entries) = std::fs::read_dir(dir) else { return };
-    let abandoned = entries.flatten().filter(|entry| is_unfinished(&entry.file_name()));
+    let Ok(entries) = std::fs::read_dir(dir) else {
+        return;
+    };
+    let abandoned = entries
+        .flatten()
+        .filter(|entry| is_unfinished(&entry.file_name()));
     for entry in abandoned.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_file())) {
         // Locked until it is removed: its writer, if it begins just now, finds it locked and fails.
         let file = File::options().write(true).open(entry.path());
@@ -55,9 +71,13 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let made = create(dir.path()).unwrap();
         assert!(is_unfinished(made.path().file_name().unwrap()));
-        for other in
-            [".cenotaph-.part", ".cenotaph-abcdefg.part", ".cenotaph-abc.ef.part", "cenotaph-abcdef.part", "part"]
-        {
+        for other in [
+            ".cenotaph-.part",
+            ".cenotaph-abcdefg.part",
+            ".cenotaph-abc.ef.part",
+            "cenotaph-abcdef.part",
+            "part",
+        ] {
             assert!(!is_unfinished(OsStr::new(other)), "{other}");
         }
     }

@@ -1,5 +1,5 @@
-//! The file that is uploaded in parts: [`Opened`], read at offsets by many at once, and asked at the end whether it is still what
-//! it was.
+//! The file that is uploaded in parts: [`Opened`], read at offsets by many at once, and asked at
+//! the end whether it is still what it was.
 
 use std::fs::{File, Metadata};
 use std::io;
@@ -20,7 +20,8 @@ use crate::report::Bar;
 /// Bytes read at once.
 const READ_BYTES: usize = 1024 * 1024;
 
-/// A regular file, held open: all its parts are of one file, whatever becomes of its name. A cheap clone.
+/// A regular file, held open: all its parts are of one file, whatever becomes of its name. A cheap
+/// clone.
 #[derive(Clone)]
 pub(crate) struct Opened {
     env: Env,
@@ -37,7 +38,10 @@ struct State {
 
 impl State {
     fn of(metadata: &Metadata) -> Self {
-        Self { bytes: metadata.len(), modified: metadata.modified().ok() }
+        Self {
+            bytes: metadata.len(),
+            modified: metadata.modified().ok(),
+        }
     }
 }
 
@@ -51,7 +55,11 @@ impl Opened {
             Ok((Arc::new(file), state))
         };
         let (file, state) = blocking(env, open).await?;
-        Ok(Self { env: env.clone(), file, state })
+        Ok(Self {
+            env: env.clone(),
+            file,
+            state,
+        })
     }
 
     /// How long it was.
@@ -59,10 +67,14 @@ impl Opened {
         self.state.bytes
     }
 
-    /// Returns whether there are bytes behind its length: it grows, or it is a file of /proc, whose size is no length.
+    /// Returns whether there are bytes behind its length: it grows, or it is a file of /proc, whose
+    /// size is no length.
     pub(crate) async fn is_longer(&self) -> io::Result<bool> {
         let (file, end) = (Arc::clone(&self.file), self.state.bytes);
-        blocking(&self.env, move || Ok(!read_chunk(&file, &(end..end.saturating_add(1)))?.is_empty())).await
+        blocking(&self.env, move || {
+            Ok(!read_chunk(&file, &(end..end.saturating_add(1)))?.is_empty())
+        })
+        .await
     }
 
     /// Whether it has another length or time by now.
@@ -71,7 +83,8 @@ impl Opened {
         blocking(&self.env, move || Ok(State::of(&file.metadata()?) != state)).await
     }
 
-    /// These bytes of it, which move the bar and are counted. Fewer, if the file has become shorter.
+    /// These bytes of it, which move the bar and are counted. Fewer, if the file has become
+    /// shorter.
     pub(crate) fn stream(
         &self,
         range: Range<u64>,
@@ -85,18 +98,25 @@ impl Opened {
             let bytes = chunk.len() as u64;
             bar.add(bytes);
             counted.fetch_add(bytes, Ordering::Relaxed);
-            Ok((bytes > 0).then_some((chunk, (opened, rest.start + bytes..rest.end, bar, counted))))
+            Ok(
+                (bytes > 0)
+                    .then_some((chunk, (opened, rest.start + bytes..rest.end, bar, counted))),
+            )
         })
     }
 
     /// The etag that a part of these bytes has. As they are read they move the bar.
     pub(crate) async fn etag(&self, range: Range<u64>, bar: &Bar) -> io::Result<PartEtag> {
         let (file, bar) = (Arc::clone(&self.file), bar.clone());
-        blocking(&self.env, move || hash(&file, range, |bytes| bar.add(bytes))).await
+        blocking(&self.env, move || {
+            hash(&file, range, |bytes| bar.add(bytes))
+        })
+        .await
     }
 }
 
-/// The etag of these bytes, or of as many as there are: as [`PartEtag::of`], of which no more than a chunk is in memory.
+/// The etag of these bytes, or of as many as there are: as [`PartEtag::of`], of which no more than
+/// a chunk is in memory.
 fn hash(file: &File, mut rest: Range<u64>, mut progress: impl FnMut(u64)) -> io::Result<PartEtag> {
     let mut hasher = Xxh3Default::new();
     loop {
@@ -112,7 +132,9 @@ fn hash(file: &File, mut rest: Range<u64>, mut progress: impl FnMut(u64)) -> io:
 
 /// The first of these bytes; empty at the end of them, or of the file.
 fn read_chunk(file: &File, range: &Range<u64>) -> io::Result<Bytes> {
-    let most = usize::try_from(range.end.saturating_sub(range.start)).unwrap_or(READ_BYTES).min(READ_BYTES);
+    let most = usize::try_from(range.end.saturating_sub(range.start))
+        .unwrap_or(READ_BYTES)
+        .min(READ_BYTES);
     let mut chunk = vec![0; most];
     loop {
         match read_at(file, &mut chunk, range.start) {
@@ -150,7 +172,11 @@ mod tests {
         file.write_all(bytes).unwrap();
         let env = Env::real().unwrap();
         let opened = Opened::open(&env, file.path()).await.unwrap();
-        (file, opened, Report::new(&env, false, true).unwrap().bar("put", None))
+        (
+            file,
+            opened,
+            Report::new(&env, false, true).unwrap().bar("put", None),
+        )
     }
 
     #[tokio::test]
@@ -158,15 +184,34 @@ mod tests {
         let bytes = bytes();
         let (_file, opened, bar) = written(&bytes).await;
         let chunk = READ_BYTES;
-        for range in [0..bytes.len(), 1..2, 7..7, chunk - 1..chunk + 1, chunk..2 * chunk, 5..2 * chunk + 5] {
+        for range in [
+            0..bytes.len(),
+            1..2,
+            7..7,
+            chunk - 1..chunk + 1,
+            chunk..2 * chunk,
+            5..2 * chunk + 5,
+        ] {
             let (wide, counted) = (range.start as u64..range.end as u64, Arc::default());
-            let read: Vec<Bytes> = opened.stream(wide.clone(), &bar, &counted).try_collect().await.unwrap();
+            let read: Vec<Bytes> = opened
+                .stream(wide.clone(), &bar, &counted)
+                .try_collect()
+                .await
+                .unwrap();
             assert!(read.concat() == bytes[range.clone()], "{range:?}");
             assert_eq!(counted.load(Ordering::Relaxed), range.len() as u64);
-            assert_eq!(opened.etag(wide, &bar).await.unwrap(), PartEtag::of(&bytes[range.clone()]), "{range:?}");
+            assert_eq!(
+                opened.etag(wide, &bar).await.unwrap(),
+                PartEtag::of(&bytes[range.clone()]),
+                "{range:?}"
+            );
         }
         let beyond = bytes.len() as u64 + 10;
-        let read: Vec<Bytes> = opened.stream(5..beyond, &bar, &Arc::default()).try_collect().await.unwrap();
+        let read: Vec<Bytes> = opened
+            .stream(5..beyond, &bar, &Arc::default())
+            .try_collect()
+            .await
+            .unwrap();
         assert!(read.concat() == bytes[5..], "as much as there is");
     }
 

@@ -1,7 +1,7 @@
 //! Which upload a put goes on with, and what of it is there already: [`named`] and [`newest`].
 //!
-//! What is there is believed to be the file's only where its etag is that of the file's own bytes. How long parts are is taken
-//! from the parts themselves, not from today's options.
+//! What is there is believed to be the file's only where its etag is that of the file's own bytes.
+//! How long parts are is taken from the parts themselves, not from today's options.
 
 use std::collections::BTreeMap;
 use std::future::ready;
@@ -53,15 +53,29 @@ impl Search<'_> {
     pub(crate) async fn named(&self, upload_id: UploadId) -> Result<Found, Failure> {
         let upload = uploads::named(self.store, self.id, upload_id).await?;
         let parts = self.parts(&upload).await?;
-        let info = self.open_uploads().await?.into_iter().find(|info| info.upload_id == upload_id);
+        let info = self
+            .open_uploads()
+            .await?
+            .into_iter()
+            .find(|info| info.upload_id == upload_id);
         if info.is_some_and(|info| !self.states_the_same(&info)) {
-            let message = format!("the upload was begun with other metadata; leave it out: upload={upload_id}");
+            let message = format!(
+                "the upload was begun with other metadata; leave it out: upload={upload_id}"
+            );
             return Err(Failure::Usage(message));
         }
-        let mut best = There { cut: None, parts: BTreeMap::new() };
+        let mut best = There {
+            cut: None,
+            parts: BTreeMap::new(),
+        };
         for cut in Cut::likely(self.file.bytes(), &parts) {
-            let same = self.checked(cut, &parts).try_filter_map(|(part, is_same)| ready(Ok(is_same.then_some(part))));
-            let there = There { cut: Some(cut), parts: by_number(&same.try_collect::<Vec<_>>().await?) };
+            let same = self
+                .checked(cut, &parts)
+                .try_filter_map(|(part, is_same)| ready(Ok(is_same.then_some(part))));
+            let there = There {
+                cut: Some(cut),
+                parts: by_number(&same.try_collect::<Vec<_>>().await?),
+            };
             if there.parts.len() > best.parts.len() {
                 best = there;
             }
@@ -69,25 +83,47 @@ impl Search<'_> {
                 break;
             }
         }
-        Ok(Found { upload, there: best })
+        Ok(Found {
+            upload,
+            there: best,
+        })
     }
 
-    /// The newest open upload all of whose parts are the file's; one that has parts, if there is one.
+    /// The newest open upload all of whose parts are the file's; one that has parts, if there is
+    /// one.
     pub(crate) async fn newest(&self) -> Result<Option<Found>, Failure> {
         let mut without_parts = None;
-        for info in self.open_uploads().await?.iter().rev().filter(|info| self.states_the_same(info)) {
+        for info in self
+            .open_uploads()
+            .await?
+            .iter()
+            .rev()
+            .filter(|info| self.states_the_same(info))
+        {
             let upload = uploads::named(self.store, self.id, info.upload_id).await?;
             let parts = self.parts(&upload).await?;
             if parts.is_empty() {
-                let there = There { cut: None, parts: BTreeMap::new() };
+                let there = There {
+                    cut: None,
+                    parts: BTreeMap::new(),
+                };
                 without_parts.get_or_insert(Found { upload, there });
                 continue;
             }
             for cut in Cut::likely(self.file.bytes(), &parts) {
                 if parts.iter().all(|part| cut.has(part))
-                    && self.checked(cut, &parts).try_all(|(_, is_same)| ready(is_same)).await?
+                    && self
+                        .checked(cut, &parts)
+                        .try_all(|(_, is_same)| ready(is_same))
+                        .await?
                 {
-                    return Ok(Some(Found { upload, there: There { cut: Some(cut), parts: by_number(&parts) } }));
+                    return Ok(Some(Found {
+                        upload,
+                        there: There {
+                            cut: Some(cut),
+                            parts: by_number(&parts),
+                        },
+                    }));
                 }
             }
         }
@@ -95,27 +131,51 @@ impl Search<'_> {
     }
 
     /// The parts that this cut has, and whether they hold what the file holds there.
-    fn checked(&self, cut: Cut, parts: &[PartInfo]) -> impl Stream<Item = Result<(PartInfo, bool), Failure>> {
+    fn checked(
+        &self,
+        cut: Cut,
+        parts: &[PartInfo],
+    ) -> impl Stream<Item = Result<(PartInfo, bool), Failure>> {
         let parts: Vec<PartInfo> = parts.iter().filter(|part| cut.has(part)).copied().collect();
-        let bar = self.report.bar("check", Some(parts.iter().map(|part| part.bytes).sum()));
+        let bar = self
+            .report
+            .bar("check", Some(parts.iter().map(|part| part.bytes).sum()));
         let check = move |part: PartInfo| {
-            let (file, bar, range) = (self.file.clone(), bar.clone(), cut.range(part.number.into()));
+            let (file, bar, range) = (
+                self.file.clone(),
+                bar.clone(),
+                cut.range(part.number.into()),
+            );
             async move { Ok((part, file.etag(range, &bar).await? == part.etag)) }
         };
         let unreadable = |error: io::Error| Failure::Failed(PutError::File(error).message());
-        futures::stream::iter(parts).map(check).buffer_unordered(self.parallel).map_err(unreadable)
+        futures::stream::iter(parts)
+            .map(check)
+            .buffer_unordered(self.parallel)
+            .map_err(unreadable)
     }
 
     async fn parts(&self, upload: &Upload) -> Result<Vec<PartInfo>, Failure> {
-        let parts = retrying(&self.store.env, async || upload.parts().stream().try_collect().await).await;
+        let parts = retrying(&self.store.env, async || {
+            upload.parts().stream().try_collect().await
+        })
+        .await;
         parts.map_err(|error| uploads::not_open(error, upload.upload_id()))
     }
 
-    /// The open uploads to the object, as they were begun. Listed in the order of keys, they come before those to longer ones.
+    /// The open uploads to the object, as they were begun. Listed in the order of keys, they come
+    /// before those to longer ones.
     async fn open_uploads(&self) -> Result<Vec<UploadInfo>, Failure> {
         let list = async || {
-            let all = self.store.engine.list_uploads(self.id.key()).namespace(self.store.namespace.clone()).stream();
-            all.try_take_while(|info| ready(Ok(info.id == *self.id))).try_collect().await
+            let all = self
+                .store
+                .engine
+                .list_uploads(self.id.key())
+                .namespace(self.store.namespace.clone())
+                .stream();
+            all.try_take_while(|info| ready(Ok(info.id == *self.id)))
+                .try_collect()
+                .await
         };
         Ok(retrying(&self.store.env, list).await?)
     }
@@ -126,5 +186,8 @@ impl Search<'_> {
 }
 
 fn by_number(parts: &[PartInfo]) -> BTreeMap<u32, PartEtag> {
-    parts.iter().map(|part| (part.number.into(), part.etag)).collect()
+    parts
+        .iter()
+        .map(|part| (part.number.into(), part.etag))
+        .collect()
 }

@@ -1,7 +1,8 @@
 //! A put in parts that does not end well, and what there is of it afterwards.
 //!
-//! A process is interrupted when it has said that so many parts are durable: its lines are read as they come. It may be done before
-//! the signal reaches it; then the world is made anew, a bounded number of times.
+//! A process is interrupted when it has said that so many parts are durable: its lines are read as
+//! they come. It may be done before the signal reaches it; then the world is made anew, a bounded
+//! number of times.
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read};
@@ -26,16 +27,28 @@ pub(crate) struct Interrupted {
     pub(crate) reported: Vec<u64>,
 }
 
-/// Puts `file` as `key` in parts, in a world where `prepare` wrote it, and sends the signal once so many parts are reported.
-pub(crate) fn interrupted(prepare: impl Fn(&World), signal: &str, parts: usize, arguments: &[&str]) -> Interrupted {
+/// Puts `file` as `key` in parts, in a world where `prepare` wrote it, and sends the signal once so
+/// many parts are reported.
+pub(crate) fn interrupted(
+    prepare: impl Fn(&World),
+    signal: &str,
+    parts: usize,
+    arguments: &[&str],
+) -> Interrupted {
     let kill = |_: &World, process: u32| {
-        assert!(Command::new("kill").args([signal, &process.to_string()]).status().unwrap().success());
+        assert!(
+            Command::new("kill")
+                .args([signal, &process.to_string()])
+                .status()
+                .unwrap()
+                .success()
+        );
     };
     failed_after(prepare, parts, kill, arguments)
 }
 
-/// Puts `file` as `key` in parts, in a world where `prepare` wrote it, and does to it once so many parts are reported what lets it
-/// fail.
+/// Puts `file` as `key` in parts, in a world where `prepare` wrote it, and does to it once so many
+/// parts are reported what lets it fail.
 pub(crate) fn failed_after(
     prepare: impl Fn(&World),
     parts: usize,
@@ -45,7 +58,11 @@ pub(crate) fn failed_after(
     for _ in 0..TRIES_MAX {
         let world = World::new();
         prepare(&world);
-        let mut child = world.command(&["put", "key", "file", "--json"]).args(arguments).spawn().unwrap();
+        let mut child = world
+            .command(&["put", "key", "file", "--json"])
+            .args(arguments)
+            .spawn()
+            .unwrap();
         let lines = BufReader::new(child.stdout.take().unwrap()).lines();
         let mut events = lines.map(|line| serde_json::from_str::<Value>(&line.unwrap()).unwrap());
         let mut seen: Vec<Value> = events.by_ref().take(1 + parts).collect();
@@ -57,8 +74,16 @@ pub(crate) fn failed_after(
         }
         assert!(seen.len() > parts, "it ended by itself: {said}");
         let upload_id = seen[0]["upload_id"].as_str().unwrap().to_owned();
-        let reported = seen[1..].iter().map(|part| part["number"].as_u64().unwrap()).collect();
-        return Interrupted { world, said, upload_id, reported };
+        let reported = seen[1..]
+            .iter()
+            .map(|part| part["number"].as_u64().unwrap())
+            .collect();
+        return Interrupted {
+            world,
+            said,
+            upload_id,
+            reported,
+        };
     }
     panic!("no process was interrupted before it had finished: tries={TRIES_MAX}");
 }
@@ -67,19 +92,40 @@ pub(crate) fn failed_after(
 pub(crate) fn open(world: &World) -> Vec<(String, u64, u64)> {
     let number = |upload: &Value, name: &str| upload[name].as_u64().unwrap();
     let told = |upload: &Value| {
-        (upload["upload_id"].as_str().unwrap().to_owned(), number(upload, "parts"), number(upload, "bytes"))
+        (
+            upload["upload_id"].as_str().unwrap().to_owned(),
+            number(upload, "parts"),
+            number(upload, "bytes"),
+        )
     };
-    world.ok(&["uploads", "--json"]).json().iter().map(told).collect()
+    world
+        .ok(&["uploads", "--json"])
+        .json()
+        .iter()
+        .map(told)
+        .collect()
 }
 
-/// How many parts of the file there are, were there before and were sent, as the put has said, and as it has counted them out.
+/// How many parts of the file there are, were there before and were sent, as the put has said, and
+/// as it has counted them out.
 #[track_caller]
 pub(crate) fn counts(said: &Said) -> (u64, u64, u64) {
     let (summary, events) = (said.summary(), said.json());
     let number = |name: &str| summary[name].as_u64().unwrap();
-    let sent = events.iter().filter(|event| event["event"] == "part").count();
-    assert_eq!((sent as u64, number("there") + number("sent")), (number("sent"), number("parts")), "{said}");
-    assert_eq!((&events[0]["event"], &events[0]["upload_id"]), (&"upload".into(), &summary["upload_id"]), "{said}");
+    let sent = events
+        .iter()
+        .filter(|event| event["event"] == "part")
+        .count();
+    assert_eq!(
+        (sent as u64, number("there") + number("sent")),
+        (number("sent"), number("parts")),
+        "{said}"
+    );
+    assert_eq!(
+        (&events[0]["event"], &events[0]["upload_id"]),
+        (&"upload".into(), &summary["upload_id"]),
+        "{said}"
+    );
     (number("parts"), number("there"), number("sent"))
 }
 
@@ -96,10 +142,17 @@ pub(crate) fn assert_same(world: &World, key: &str, file: &Path) {
             break;
         }
         stored.read_exact(&mut left[..bytes]).unwrap();
-        assert!(left[..bytes] == right[..bytes], "{key} differs within {bytes} bytes at {at}");
+        assert!(
+            left[..bytes] == right[..bytes],
+            "{key} differs within {bytes} bytes at {at}"
+        );
         at += bytes;
     }
-    assert_eq!(stored.read(&mut left).unwrap(), 0, "{key} is longer than {at} bytes");
+    assert_eq!(
+        stored.read(&mut left).unwrap(),
+        0,
+        "{key} is longer than {at} bytes"
+    );
     let said = Said::from(child.wait_with_output().unwrap());
     assert_eq!(said.code, Some(0), "{said}");
 }

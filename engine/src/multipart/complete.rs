@@ -21,11 +21,15 @@ pub struct Complete {
 
 impl Complete {
     pub(super) fn new(upload: Upload) -> Self {
-        Self { upload, parts: None, precondition: Precondition::None }
+        Self {
+            upload,
+            parts: None,
+            precondition: Precondition::None,
+        }
     }
 
-    /// Lists a part, with the etag that its upload was answered with. Parts are listed in ascending order; those that are not listed
-    /// are deleted. Without a list, all parts become the object.
+    /// Lists a part, with the etag that its upload was answered with. Parts are listed in ascending
+    /// order; those that are not listed are deleted. Without a list, all parts become the object.
     pub fn part(mut self, number: u32, etag: PartEtag) -> Self {
         self.parts.get_or_insert_default().push((number, etag));
         self
@@ -40,7 +44,16 @@ impl Complete {
     precondition_setters!();
 
     async fn run(self) -> Result<Written> {
-        let Self { upload: Upload { engine, id, upload_id }, parts, precondition } = self;
+        let Self {
+            upload:
+                Upload {
+                    engine,
+                    id,
+                    upload_id,
+                },
+            parts,
+            precondition,
+        } = self;
         let numbered = |(number, etag)| PartNumber::new(number).map(|number| (number, etag));
         let parts = match parts {
             Some(parts) => {
@@ -50,7 +63,12 @@ impl Complete {
             None => Selection::All,
         };
         let within = engine.namespaces().begin_on(&id, "complete")?;
-        within.end(engine.tiered().complete(&id, upload_id, parts, precondition).await)
+        within.end(
+            engine
+                .tiered()
+                .complete(&id, upload_id, parts, precondition)
+                .await,
+        )
     }
 }
 

@@ -3,8 +3,8 @@
 use std::future::IntoFuture;
 
 use cenotaph_storage::{
-    Namespace, OnDamage, PartInfo, PartNumber, PartPage, PartsRequest, Result, UploadInfo, UploadMarker, UploadPage,
-    UploadsRequest,
+    Namespace, OnDamage, PartInfo, PartNumber, PartPage, PartsRequest, Result, UploadInfo,
+    UploadMarker, UploadPage, UploadsRequest,
 };
 use futures::future::BoxFuture;
 use futures::stream::BoxStream;
@@ -17,8 +17,8 @@ use crate::observe::{observed, operation_span};
 /// Entries of a page unless told.
 const PAGE: usize = 1000;
 
-/// A listing of uploads in preparation: `.await` it for one page, or [`stream`](Self::stream) all of it. See
-/// [`Engine::list_uploads`].
+/// A listing of uploads in preparation: `.await` it for one page, or [`stream`](Self::stream) all
+/// of it. See [`Engine::list_uploads`].
 #[derive(Clone, Debug)]
 #[must_use = "a listing does nothing until it is awaited or streamed"]
 pub struct ListUploads {
@@ -31,7 +31,16 @@ impl ListUploads {
         let limit = engine.config().reads.list_page_max.min(PAGE);
         let namespace = Namespace::default_namespace();
         let on_damage = OnDamage::default();
-        Self { engine, request: UploadsRequest { namespace, prefix, start_after: None, limit, on_damage } }
+        Self {
+            engine,
+            request: UploadsRequest {
+                namespace,
+                prefix,
+                start_after: None,
+                limit,
+                on_damage,
+            },
+        }
     }
 
     /// Another namespace than the default one.
@@ -65,8 +74,14 @@ impl ListUploads {
             let Some(list) = list else { return Ok(None) };
             let page = list.clone().await?;
             let rest = page.next.map(|next| list.start_after(next));
-            let unreadable = page.unreadable.into_iter().map(|range| Err(range.into_error("list")));
-            Ok(Some((futures::stream::iter(page.uploads.into_iter().map(Ok).chain(unreadable)), rest)))
+            let unreadable = page
+                .unreadable
+                .into_iter()
+                .map(|range| Err(range.into_error("list")));
+            Ok(Some((
+                futures::stream::iter(page.uploads.into_iter().map(Ok).chain(unreadable)),
+                rest,
+            )))
         });
         pages.try_flatten().boxed()
     }
@@ -81,13 +96,17 @@ impl IntoFuture for ListUploads {
         let engine = self.engine.clone();
         observed(engine, "list_uploads", span, async move {
             self.engine.check_open("list_uploads")?;
-            let _permit = self.engine.namespaces().begin(&self.request.namespace, "list_uploads")?;
+            let _permit = self
+                .engine
+                .namespaces()
+                .begin(&self.request.namespace, "list_uploads")?;
             self.engine.reads().uploads(self.request).await
         })
     }
 }
 
-/// A listing of parts in preparation: `.await` it for one page, or [`stream`](Self::stream) all of it. See [`Upload::parts`].
+/// A listing of parts in preparation: `.await` it for one page, or [`stream`](Self::stream) all of
+/// it. See [`Upload::parts`].
 #[derive(Clone, Debug)]
 #[must_use = "a listing does nothing until it is awaited or streamed"]
 pub struct ListParts {
@@ -98,7 +117,14 @@ pub struct ListParts {
 impl ListParts {
     pub(super) fn new(upload: Upload) -> Self {
         let limit = upload.engine.config().reads.list_page_max.min(PAGE);
-        Self { upload, request: PartsRequest { start_after: None, limit, on_damage: OnDamage::default() } }
+        Self {
+            upload,
+            request: PartsRequest {
+                start_after: None,
+                limit,
+                on_damage: OnDamage::default(),
+            },
+        }
     }
 
     /// Begins behind this number: the `next` of an earlier page.
@@ -126,8 +152,14 @@ impl ListParts {
             let Some(list) = list else { return Ok(None) };
             let page = list.clone().await?;
             let rest = page.next.map(|next| list.start_after(next));
-            let unreadable = page.unreadable.into_iter().map(|range| Err(range.into_error("list")));
-            Ok(Some((futures::stream::iter(page.parts.into_iter().map(Ok).chain(unreadable)), rest)))
+            let unreadable = page
+                .unreadable
+                .into_iter()
+                .map(|range| Err(range.into_error("list")));
+            Ok(Some((
+                futures::stream::iter(page.parts.into_iter().map(Ok).chain(unreadable)),
+                rest,
+            )))
         });
         pages.try_flatten().boxed()
     }
@@ -138,7 +170,11 @@ impl IntoFuture for ListParts {
     type IntoFuture = BoxFuture<'static, Result<PartPage>>;
 
     fn into_future(self) -> Self::IntoFuture {
-        let Upload { engine, id, upload_id } = self.upload;
+        let Upload {
+            engine,
+            id,
+            upload_id,
+        } = self.upload;
         let span = operation_span!("list_parts", object = %id);
         observed(engine.clone(), "list_parts", span, async move {
             engine.check_open("list_parts")?;

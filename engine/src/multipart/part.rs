@@ -4,7 +4,9 @@ use std::future::IntoFuture;
 
 use cenotaph_actors::{PartIntent, UploadedPart};
 use cenotaph_storage::swap::Precondition;
-use cenotaph_storage::{ByteRange, Digest, Error, ErrorKind, Etag, ObjectId, PartNumber, Result, Version};
+use cenotaph_storage::{
+    ByteRange, Digest, Error, ErrorKind, Etag, ObjectId, PartNumber, Result, Version,
+};
 use futures::future::BoxFuture;
 
 use super::Upload;
@@ -25,7 +27,12 @@ pub struct UploadPart {
 
 impl UploadPart {
     pub(super) fn new(upload: Upload, number: u32, body: Body) -> Self {
-        Self { upload, number, body, declared: Vec::new() }
+        Self {
+            upload,
+            number,
+            body,
+            declared: Vec::new(),
+        }
     }
 
     /// Declares its length in bytes: as [`Body::promise`].
@@ -34,18 +41,34 @@ impl UploadPart {
         self
     }
 
-    /// Declares a checksum of its bytes: a part that has another one is [`Source`](ErrorKind::Source), and nothing of it is kept.
-    /// May be called for several algorithms.
+    /// Declares a checksum of its bytes: a part that has another one is
+    /// [`Source`](ErrorKind::Source), and nothing of it is kept. May be called for several
+    /// algorithms.
     pub fn checksum(mut self, declared: Digest) -> Self {
         self.declared.push(declared);
         self
     }
 
     async fn run(self) -> Result<UploadedPart> {
-        let Self { upload: Upload { engine, id, upload_id }, number, body, declared } = self;
+        let Self {
+            upload:
+                Upload {
+                    engine,
+                    id,
+                    upload_id,
+                },
+            number,
+            body,
+            declared,
+        } = self;
         let number = PartNumber::new(number).map_err(|error| error.with_id(&id))?;
         let within = engine.namespaces().begin_on(&id, "part")?;
-        let part = PartIntent { id, upload: upload_id, number, declared };
+        let part = PartIntent {
+            id,
+            upload: upload_id,
+            number,
+            declared,
+        };
         let source = body.watched(engine.tiered()).into_source();
         let (source, _) = counted(within.paced(source));
         within.end(engine.tiered().upload_part(part, source).await)
@@ -76,7 +99,13 @@ pub struct CopyPart {
 
 impl CopyPart {
     pub(super) fn new(upload: Upload, number: u32, from: Result<ObjectId>) -> Self {
-        Self { upload, number, from, range: ByteRange::Full, source: Precondition::None }
+        Self {
+            upload,
+            number,
+            from,
+            range: ByteRange::Full,
+            source: Precondition::None,
+        }
     }
 
     /// Only these bytes of the object, as for [`Get::range`](crate::Get::range).
@@ -85,20 +114,28 @@ impl CopyPart {
         self
     }
 
-    /// Only if the object that is copied has this version. Otherwise [`Conflict`](ErrorKind::Conflict).
+    /// Only if the object that is copied has this version. Otherwise
+    /// [`Conflict`](ErrorKind::Conflict).
     pub fn if_source_version(mut self, version: impl Into<Version>) -> Self {
         self.source = Precondition::Version(version.into());
         self
     }
 
-    /// Only if the object that is copied has this etag. Otherwise [`Conflict`](ErrorKind::Conflict).
+    /// Only if the object that is copied has this etag. Otherwise
+    /// [`Conflict`](ErrorKind::Conflict).
     pub fn if_source_etag(mut self, etag: Etag) -> Self {
         self.source = Precondition::Etag(etag);
         self
     }
 
     async fn run(self) -> Result<Option<UploadedPart>> {
-        let Self { upload, number, from, range, source } = self;
+        let Self {
+            upload,
+            number,
+            from,
+            range,
+            source,
+        } = self;
         let (engine, from) = (&upload.engine, from?);
         PartNumber::new(number).map_err(|error| error.with_id(&upload.id))?;
         engine.check_open("part_copy")?;
@@ -109,15 +146,22 @@ impl CopyPart {
         let current = object.as_ref().map(Object::current);
         if !source.holds(current) {
             let message = "the object to be copied stands otherwise; nothing was uploaded";
-            return Err(Error::new(ErrorKind::Conflict { current }, "part_copy", message).with_id(&from));
+            return Err(
+                Error::new(ErrorKind::Conflict { current }, "part_copy", message).with_id(&from),
+            );
         }
-        let Some(object) = object else { return Ok(None) };
+        let Some(object) = object else {
+            return Ok(None);
+        };
         let bytes = object.range().end - object.range().start;
         let body = match object.is_at_hand() {
             true => Body::from(object.bytes().await?),
             false => Body::of_read(object.stream(), bytes),
         };
-        UploadPart::new(upload, number, body).await.map(Some).map_err(of_the_read)
+        UploadPart::new(upload, number, body)
+            .await
+            .map(Some)
+            .map_err(of_the_read)
     }
 }
 

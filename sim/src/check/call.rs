@@ -1,5 +1,5 @@
-//! What clients ask and hear, as the checkers know it. Deliberately not here: who asks (`client.rs`), and what may be heard
-//! when (`history.rs`).
+//! What clients ask and hear, as the checkers know it. Deliberately not here: who asks
+//! (`client.rs`), and what may be heard when (`history.rs`).
 
 use bytes::Bytes;
 use cenotaph::ErrorKind;
@@ -98,7 +98,8 @@ pub(crate) enum About {
     Begin {
         demand: Demand,
     },
-    /// A part with the payload of this write. `fails` if its stream does, or it is not what was declared.
+    /// A part with the payload of this write. `fails` if its stream does, or it is not what was
+    /// declared.
     Part {
         number: u32,
         write: u64,
@@ -192,7 +193,8 @@ pub(crate) enum Answer {
         created: bool,
     },
     Superseded,
-    /// A precondition did not hold: of which object, if it says so, and its version and etag, if it is there.
+    /// A precondition did not hold: of which object, if it says so, and its version and etag, if it
+    /// is there.
     Conflict {
         of: Option<Bytes>,
         current: Option<(u64, String)>,

@@ -1,9 +1,10 @@
-//! Commits that bring no new bytes: changes of metadata and deadlines, reads that extend, copies, renames, and batches that
-//! change several rows. What kind of commit each is, what must be true of it when it becomes durable, and at the end: whether
-//! somebody asked for it.
+//! Commits that bring no new bytes: changes of metadata and deadlines, reads that extend, copies,
+//! renames, and batches that change several rows. What kind of commit each is, what must be true of
+//! it when it becomes durable, and at the end: whether somebody asked for it.
 //!
-//! Named checkers: `idle` (a read extends the version that it read, seldom, and nothing else), `rename`, `metadata`, `update`
-//! (nothing is lost between reading and writing), `atomic` (all or nothing), `linearizability`.
+//! Named checkers: `idle` (a read extends the version that it read, seldom, and nothing else),
+//! `rename`, `metadata`, `update` (nothing is lost between reading and writing), `atomic` (all or
+//! nothing), `linearizability`.
 
 use std::time::Duration;
 
@@ -25,16 +26,29 @@ impl Monitor {
     /// The rows of a batch's objects before it.
     pub(super) fn before(&self, changed: &Changed) -> Before {
         let objects = changed.rows.iter().map(|(object, _)| object);
-        objects.filter_map(|object| Some((object.clone(), self.rows.get(object)?.clone()))).collect()
+        objects
+            .filter_map(|object| Some((object.clone(), self.rows.get(object)?.clone())))
+            .collect()
     }
 
     /// Where a row comes from.
-    pub(super) fn origin(&self, object: &Bytes, row: &Row, changed: &Changed, before: &Before) -> Origin {
+    pub(super) fn origin(
+        &self,
+        object: &Bytes,
+        row: &Row,
+        changed: &Changed,
+        before: &Before,
+    ) -> Origin {
         let old = before.get(object);
         if row.write.is_none() || self.calls.is_empty() {
-            return if self.committed.contains(&row.operation) { Origin::Touched } else { Origin::Written };
+            return if self.committed.contains(&row.operation) {
+                Origin::Touched
+            } else {
+                Origin::Written
+            };
         }
-        // A read brings no operation of its own; what it may change, and of which row, is looked at later.
+        // A read brings no operation of its own; what it may change, and of which row, is looked at
+        // later.
         if self.committed.contains(&row.operation) {
             return Origin::Touched;
         }
@@ -45,14 +59,20 @@ impl Monitor {
         if let Some((from, _)) = gone {
             return Origin::Renamed(from.clone());
         }
-        let fresh = row.write.is_some_and(|write| !self.commits.contains_key(&write));
+        let fresh = row
+            .write
+            .is_some_and(|write| !self.commits.contains_key(&write));
         if fresh && self.writer(row.write, object).is_some() {
             return Origin::Written;
         }
         match old {
             Some(old) if old.write == row.write && self.amends(object, row) => Origin::Amended,
             // So is a copy of the same bytes: whoever looks for the call looks for both.
-            Some(old) if (old.write, old.amend) == (row.write, row.amend) && old.body == row.body => Origin::Extended,
+            Some(old)
+                if (old.write, old.amend) == (row.write, row.amend) && old.body == row.body =>
+            {
+                Origin::Extended
+            }
             Some(_) | None => Origin::Copied,
         }
     }
@@ -60,19 +80,26 @@ impl Monitor {
     /// Whether it is the first row with a change of metadata that was asked of this object.
     fn amends(&self, object: &Bytes, row: &Row) -> bool {
         let asked = self.calls.iter().any(|called| match &called.call {
-            Call::Change { object: of, how: Change::Amend(number), .. } => of == object && Some(*number) == row.amend,
+            Call::Change {
+                object: of,
+                how: Change::Amend(number),
+                ..
+            } => of == object && Some(*number) == row.amend,
             _ => false,
         });
-        asked && !self.derived.iter().any(|one| one.object == *object && one.row.amend == row.amend)
+        asked
+            && !self
+                .derived
+                .iter()
+                .any(|one| one.object == *object && one.row.amend == row.amend)
     }
 
     /// A batch that changes several rows is a rename, or all of one atomic batch.
     pub(super) fn together(&mut self, changed: &Changed) {
         let put = |write: u64, object: &Bytes| {
-            changed
-                .rows
-                .iter()
-                .any(|(at, row)| at == object && row.as_ref().is_some_and(|row| row.write == Some(write)))
+            changed.rows.iter().any(|(at, row)| {
+                at == object && row.as_ref().is_some_and(|row| row.write == Some(write))
+            })
         };
         let fresh: Vec<u64> = changed
             .rows
@@ -81,9 +108,10 @@ impl Monitor {
             .filter(|write| !self.commits.contains_key(write))
             .collect();
         let atomic = self.calls.iter().find_map(|called| match &called.call {
-            Call::Atomic { pieces } => {
-                pieces.iter().any(|piece| piece.write.is_some_and(|write| fresh.contains(&write))).then_some(pieces)
-            }
+            Call::Atomic { pieces } => pieces
+                .iter()
+                .any(|piece| piece.write.is_some_and(|write| fresh.contains(&write)))
+                .then_some(pieces),
             Call::Put { .. }
             | Call::Update { .. }
             | Call::Change { .. }
@@ -101,7 +129,10 @@ impl Monitor {
             Some(pieces) => pieces.iter().any(|piece| match piece.write {
                 Some(write) => !put(write, &piece.object),
                 None => {
-                    let removed = changed.rows.iter().any(|(at, row)| *at == piece.object && row.is_none());
+                    let removed = changed
+                        .rows
+                        .iter()
+                        .any(|(at, row)| *at == piece.object && row.is_none());
                     !removed && self.rows.contains_key(&piece.object)
                 }
             }),
@@ -109,12 +140,18 @@ impl Monitor {
         };
         let is_atomic = atomic.is_some();
         if broken {
-            self.violated("atomic", "a batch commits some of what must happen together, and not all");
+            self.violated(
+                "atomic",
+                "a batch commits some of what must happen together, and not all",
+            );
         }
         let removed = changed.rows.iter().filter(|(_, row)| row.is_none()).count();
         let is_rename = (changed.rows.len(), removed) == (2, 1);
         if changed.rows.len() > 1 && !is_atomic && !is_rename && !self.calls.is_empty() {
-            self.violated("I3", format!("one batch changes {} rows", changed.rows.len()));
+            self.violated(
+                "I3",
+                format!("one batch changes {} rows", changed.rows.len()),
+            );
         }
     }
 
@@ -129,7 +166,9 @@ impl Monitor {
         coverage: &mut Coverage,
     ) {
         let name = String::from_utf8_lossy(object).into_owned();
-        let same = |a: &Row, b: &Row| (bytes_of(a), a.size, a.checksum) == (bytes_of(b), b.size, b.checksum);
+        let same = |a: &Row, b: &Row| {
+            (bytes_of(a), a.size, a.checksum) == (bytes_of(b), b.size, b.checksum)
+        };
         match (origin, before.get(object)) {
             (Origin::Written, old) => {
                 let lost = row.saw.is_some_and(|saw| match old {
@@ -138,43 +177,74 @@ impl Monitor {
                     None => saw != 0,
                 });
                 if lost {
-                    self.violated("update", format!("{name}: an update of version {:?} overwrites another", row.saw));
+                    self.violated(
+                        "update",
+                        format!(
+                            "{name}: an update of version {:?} overwrites another",
+                            row.saw
+                        ),
+                    );
                 }
                 return;
             }
             (Origin::Touched, Some(old)) => {
                 coverage.count("swap: read, and extended");
                 if old.operation != row.operation {
-                    self.violated("idle", format!("{name}: a read brings back version {}", row.version));
+                    self.violated(
+                        "idle",
+                        format!("{name}: a read brings back version {}", row.version),
+                    );
                 } else if !is_touch(old, row) {
-                    self.violated("idle", format!("{name}: a read changes more than a deadline, or too often"));
+                    self.violated(
+                        "idle",
+                        format!("{name}: a read changes more than a deadline, or too often"),
+                    );
                 }
                 return;
             }
             (Origin::Amended | Origin::Extended, Some(old)) => {
                 let amends = *origin == Origin::Amended;
-                coverage.count(if amends { "swap: amended" } else { "swap: extended" });
+                coverage.count(if amends {
+                    "swap: amended"
+                } else {
+                    "swap: extended"
+                });
                 if !same(old, row) || amends && old.expires_at != row.expires_at {
-                    self.violated("metadata", format!("{name}: a change of one thing changes another"));
+                    self.violated(
+                        "metadata",
+                        format!("{name}: a change of one thing changes another"),
+                    );
                 }
             }
             (Origin::Renamed(from), _) => {
                 coverage.count("swap: renamed");
                 self.renamed_away.insert((from.clone(), tick));
                 let same = before.get(from).is_some_and(|was| {
-                    same(was, row) && (was.expiration, was.expires_at) == (row.expiration, row.expires_at)
+                    same(was, row)
+                        && (was.expiration, was.expires_at) == (row.expiration, row.expires_at)
                 });
                 if !same {
-                    self.violated("rename", format!("{name}: what is renamed becomes something else"));
+                    self.violated(
+                        "rename",
+                        format!("{name}: what is renamed becomes something else"),
+                    );
                 }
             }
             (Origin::Copied, _) => coverage.count("swap: copied"),
             (Origin::Touched | Origin::Amended | Origin::Extended, None) => {
-                self.violated("idle", format!("{name}: a read, or a change, brings back what was gone"));
+                self.violated(
+                    "idle",
+                    format!("{name}: a read, or a change, brings back what was gone"),
+                );
             }
         }
         let (object, row, origin) = (object.clone(), row.clone(), origin.clone());
-        self.derived.push(Derived { tick, object, row, origin });
+        self.derived.push(Derived {
+            tick,
+            object,
+            row,
+            origin,
+        });
     }
 }
 
@@ -189,18 +259,25 @@ fn bytes_of(row: &Row) -> (Vec<Uuid>, Option<Uuid>, Option<Vec<u8>>) {
 
 /// Whether a row is the old one but for a deadline that a read may have extended.
 fn is_touch(old: &Row, row: &Row) -> bool {
-    let Expiration::TimeToIdle(idle) = old.expiration else { return false };
+    let Expiration::TimeToIdle(idle) = old.expiration else {
+        return false;
+    };
     let step = (idle / 4).min(IDLE_STEP_MAX).max(Duration::from_millis(1));
     let step_ms = u64::try_from(step.as_millis()).unwrap_or(u64::MAX);
     let extends = match (old.expires_at, row.expires_at) {
         (Some(old), Some(new)) => new >= old + step_ms,
         (Some(_) | None, _) => false,
     };
-    extends && Row { expires_at: old.expires_at, ..row.clone() } == *old
+    extends
+        && Row {
+            expires_at: old.expires_at,
+            ..row.clone()
+        } == *old
 }
 
 impl Checker<'_> {
-    /// Each commit that brought no new bytes belongs to one call, and each call that says it committed to one commit.
+    /// Each commit that brought no new bytes belongs to one call, and each call that says it
+    /// committed to one commit.
     pub(super) fn derived(&mut self) {
         let monitor = self.monitor;
         let calls: Vec<&Called> = monitor
@@ -211,7 +288,11 @@ impl Checker<'_> {
         let edges: Vec<Vec<usize>> = monitor
             .derived
             .iter()
-            .map(|commit| (0..calls.len()).filter(|&at| self.may_be(commit, calls[at])).collect())
+            .map(|commit| {
+                (0..calls.len())
+                    .filter(|&at| self.may_be(commit, calls[at]))
+                    .collect()
+            })
             .collect();
         if matching(&edges, calls.len()) < edges.len() {
             let ticks: Vec<Tick> = monitor
@@ -221,8 +302,10 @@ impl Checker<'_> {
                 .filter(|(_, edges)| edges.is_empty())
                 .map(|(one, _)| one.tick)
                 .collect();
-            self.found
-                .push(("linearizability", format!("changes, copies or renames that nobody asked for: at {ticks:?}")));
+            self.found.push((
+                "linearizability",
+                format!("changes, copies or renames that nobody asked for: at {ticks:?}"),
+            ));
         }
         for called in calls {
             self.changed(called);
@@ -232,26 +315,56 @@ impl Checker<'_> {
     /// Whether this call may have made this commit.
     fn may_be(&self, commit: &Derived, called: &Called) -> bool {
         let fits = match (&called.call, &commit.origin) {
-            (Call::Change { object, how: Change::Amend(number), demand }, Origin::Amended) => {
-                *object == commit.object && commit.row.amend == Some(*number) && self.was_met(demand, commit)
+            (
+                Call::Change {
+                    object,
+                    how: Change::Amend(number),
+                    demand,
+                },
+                Origin::Amended,
+            ) => {
+                *object == commit.object
+                    && commit.row.amend == Some(*number)
+                    && self.was_met(demand, commit)
             }
-            (Call::Change { object, how: Change::Extend, demand }, Origin::Extended) => {
-                *object == commit.object && self.was_met(demand, commit)
-            }
-            (Call::Move { from, to, how: Moving::Rename, if_absent }, Origin::Renamed(source)) => {
-                (from, to) == (source, &commit.object) && (!if_absent || self.was_free(commit))
-            }
-            (Call::Move { from, to, how: Moving::Copy, if_absent }, Origin::Copied | Origin::Extended) => {
+            (
+                Call::Change {
+                    object,
+                    how: Change::Extend,
+                    demand,
+                },
+                Origin::Extended,
+            ) => *object == commit.object && self.was_met(demand, commit),
+            (
+                Call::Move {
+                    from,
+                    to,
+                    how: Moving::Rename,
+                    if_absent,
+                },
+                Origin::Renamed(source),
+            ) => (from, to) == (source, &commit.object) && (!if_absent || self.was_free(commit)),
+            (
+                Call::Move {
+                    from,
+                    to,
+                    how: Moving::Copy,
+                    if_absent,
+                },
+                Origin::Copied | Origin::Extended,
+            ) => {
                 let of_source = |row: &Row| row.write == commit.row.write;
                 *to == commit.object
                     && (!if_absent || self.was_free(commit))
-                    && states_in(self.monitor, from, called.at, commit.tick).any(|(_, row)| row.is_some_and(of_source))
+                    && states_in(self.monitor, from, called.at, commit.tick)
+                        .any(|(_, row)| row.is_some_and(of_source))
             }
             _ => false,
         };
         let until = match called.answer.as_ref().map(|(at, answer)| (*at, answer)) {
             Some((at, Answer::Applied { etag, .. })) if *etag == commit.row.etag() => at,
-            None | Some((_, Answer::Cancelled | Answer::Failed(cenotaph::ErrorKind::Indeterminate))) => {
+            None
+            | Some((_, Answer::Cancelled | Answer::Failed(cenotaph::ErrorKind::Indeterminate))) => {
                 self.monitor.sealed(called.at)
             }
             Some(_) => return false,
@@ -276,14 +389,20 @@ impl Checker<'_> {
             Call::Move { to, .. } => (to, false),
             _ => return,
         };
-        let Some((at, Answer::Applied { version, etag, .. })) = &called.answer else { return };
+        let Some((at, Answer::Applied { version, etag, .. })) = &called.answer else {
+            return;
+        };
         let committed = self.monitor.derived.iter().any(|one| {
-            one.object == *object && one.row.etag() == *etag && one.row.version == *version && one.tick < *at
+            one.object == *object
+                && one.row.etag() == *etag
+                && one.row.version == *version
+                && one.tick < *at
         });
         // An extension that extends nothing tells the version that stands.
         let stood = may_stand
-            && states_in(self.monitor, object, called.at, *at)
-                .any(|(_, row)| row.is_some_and(|row| row.etag() == *etag && row.version == *version));
+            && states_in(self.monitor, object, called.at, *at).any(|(_, row)| {
+                row.is_some_and(|row| row.etag() == *etag && row.version == *version)
+            });
         if !committed && !stood {
             self.violated("I9", called, "it was acknowledged, and is not durable");
         }

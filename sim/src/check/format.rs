@@ -1,7 +1,8 @@
-//! What is stored, read a second time: decoders written from the drawings in `storage/src/rows/`, not from its code.
+//! What is stored, read a second time: decoders written from the drawings in `storage/src/rows/`,
+//! not from its code.
 //!
-//! The checkers must not believe the engine's own reading of its rows. So each value has a second reader here, and a
-//! format that drifts from its drawing is found.
+//! The checkers must not believe the engine's own reading of its rows. So each value has a second
+//! reader here, and a format that drifts from its drawing is found.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -99,13 +100,19 @@ impl Row {
     pub(crate) fn revisions(&self) -> Vec<Uuid> {
         match &self.body {
             Body::Embedded(_) | Body::Separate(_) => Vec::new(),
-            Body::Tombstone(manifest) => manifest.extents.iter().map(|extent| extent.revision).collect(),
+            Body::Tombstone(manifest) => manifest
+                .extents
+                .iter()
+                .map(|extent| extent.revision)
+                .collect(),
         }
     }
 
     /// Those that hold some of these bytes.
     pub(crate) fn revisions_of(&self, range: &Range<u64>) -> Vec<Uuid> {
-        let Body::Tombstone(manifest) = &self.body else { return Vec::new() };
+        let Body::Tombstone(manifest) = &self.body else {
+            return Vec::new();
+        };
         let mut end = 0;
         let mut of_range = Vec::new();
         for extent in &manifest.extents {
@@ -138,7 +145,17 @@ impl Row {
         };
         let number = |name: &str| head.custom.get(name).and_then(|text| text.parse().ok());
         let (write, amend, saw) = (number(WRITE), number(AMEND), number(SAW));
-        let Head { version, operation, size, checksum, created, modified, expires_at, expiration, .. } = head;
+        let Head {
+            version,
+            operation,
+            size,
+            checksum,
+            created,
+            modified,
+            expires_at,
+            expiration,
+            ..
+        } = head;
         Some(Self {
             version,
             operation,
@@ -217,12 +234,14 @@ pub(crate) fn floor_key(object: &[u8]) -> Vec<u8> {
     [b"floor\0", object].concat()
 }
 
-/// An expiry entry, `deadline in ms, u64 big endian | the row's key`: its value is the version alone.
+/// An expiry entry, `deadline in ms, u64 big endian | the row's key`: its value is the version
+/// alone.
 pub(crate) fn expiry_key(deadline_ms: u64, object: &[u8]) -> Vec<u8> {
     [&deadline_ms.to_be_bytes()[..], object].concat()
 }
 
-/// An upload's session: `version=1 | postcard: initiated, expires_at, attributes, precondition, phase`.
+/// An upload's session: `version=1 | postcard: initiated, expires_at, attributes, precondition,
+/// phase`.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 pub(crate) struct Session {
     pub(crate) initiated: u64,
@@ -244,7 +263,10 @@ impl Session {
 
     /// The number of the call that began it, if it says so.
     pub(crate) fn of(&self) -> Option<u64> {
-        self.attributes.custom.get(WRITE).and_then(|text| text.parse().ok())
+        self.attributes
+            .custom
+            .get(WRITE)
+            .and_then(|text| text.parse().ok())
     }
 }
 
@@ -259,7 +281,9 @@ pub(crate) struct Attributes {
 impl Attributes {
     /// Whether nothing is stated.
     pub(crate) fn is_empty(&self) -> bool {
-        self.texts.iter().all(Option::is_none) && self.custom.is_empty() && self.expiration == Expiration::Manual
+        self.texts.iter().all(Option::is_none)
+            && self.custom.is_empty()
+            && self.expiration == Expiration::Manual
     }
 }
 
@@ -321,7 +345,8 @@ impl SessionKey {
     pub(crate) fn read(key: &[u8]) -> Option<Self> {
         match key {
             [0, rest @ ..] => {
-                let (object, upload) = rest.split_at_checked(rest.len().checked_sub(UPLOAD_BYTES)?)?;
+                let (object, upload) =
+                    rest.split_at_checked(rest.len().checked_sub(UPLOAD_BYTES)?)?;
                 let escaped = object.strip_suffix(&[0])?;
                 let mut object = Vec::new();
                 let mut bytes = escaped.iter();
@@ -331,12 +356,18 @@ impl SessionKey {
                     }
                     object.push(byte);
                 }
-                Some(Self::Session { object, upload: upload.to_vec() })
+                Some(Self::Session {
+                    object,
+                    upload: upload.to_vec(),
+                })
             }
             [1, rest @ ..] => {
                 let (upload, number) = rest.split_at_checked(UPLOAD_BYTES)?;
                 let number = u16::from_be_bytes(number.try_into().ok()?);
-                (1..=10_000).contains(&number).then(|| Self::Part { upload: upload.to_vec(), number })
+                (1..=10_000).contains(&number).then(|| Self::Part {
+                    upload: upload.to_vec(),
+                    number,
+                })
             }
             [] | [_, ..] => None,
         }
@@ -345,6 +376,12 @@ impl SessionKey {
 
 /// Where the session of an upload lies.
 pub(crate) fn session_key(object: &[u8], upload: &[u8]) -> Vec<u8> {
-    let escaped = object.iter().flat_map(|&byte| if byte == 0 { vec![0, 0xff] } else { vec![byte] });
-    std::iter::once(0).chain(escaped).chain([0]).chain(upload.iter().copied()).collect()
+    let escaped = object
+        .iter()
+        .flat_map(|&byte| if byte == 0 { vec![0, 0xff] } else { vec![byte] });
+    std::iter::once(0)
+        .chain(escaped)
+        .chain([0])
+        .chain(upload.iter().copied())
+        .collect()
 }

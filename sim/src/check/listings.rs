@@ -1,7 +1,7 @@
 //! Listings: a page shows one moment, and what was live at one moment.
 //!
-//! The engine takes the time first and the snapshot afterwards, so that the two moments may differ by what the call took.
-//! Named checker: `linearizability`.
+//! The engine takes the time first and the snapshot afterwards, so that the two moments may differ
+//! by what the call took. Named checker: `linearizability`.
 
 use std::collections::BTreeSet;
 
@@ -14,25 +14,46 @@ use crate::trace::Tick;
 
 impl Checker<'_> {
     /// A page is the listing of one moment.
-    pub(super) fn list(&mut self, called: &Called, query: (&Bytes, Option<&Bytes>, usize), at: Tick, page: &Listed) {
+    pub(super) fn list(
+        &mut self,
+        called: &Called,
+        query: (&Bytes, Option<&Bytes>, usize),
+        at: Tick,
+        page: &Listed,
+    ) {
         let (prefix, after, limit) = query;
-        let objects = || self.monitor.states.keys().filter(|object| object.starts_with(prefix));
+        let objects = || {
+            self.monitor
+                .states
+                .keys()
+                .filter(|object| object.starts_with(prefix))
+        };
         let mut moments: BTreeSet<Tick> = BTreeSet::from([called.at]);
         for object in objects() {
-            moments.extend(states_in(self.monitor, object, called.at, at).map(|(tick, _)| tick.max(called.at)));
+            moments.extend(
+                states_in(self.monitor, object, called.at, at).map(|(tick, _)| tick.max(called.at)),
+            );
         }
         let fits = |moment: &Tick, now_ms: u64| {
             let there = objects().filter(|object| after.is_none_or(|after| *object > after));
             let mut all = there.filter_map(|object| {
-                let row = standing(self.monitor, object, moment + 1).filter(|row| row.is_live(now_ms))?;
+                let row =
+                    standing(self.monitor, object, moment + 1).filter(|row| row.is_live(now_ms))?;
                 Some((object.clone(), row.version))
             });
             let expected: Vec<_> = all.by_ref().take(limit).collect();
             expected == page.entries && all.next().is_some() == page.has_next
         };
         let times = self.times_between(called.at, at);
-        if !moments.iter().any(|moment| times.iter().any(|&now_ms| fits(moment, now_ms))) {
-            self.violated("linearizability", called, "at no moment of the call the listing was so");
+        if !moments
+            .iter()
+            .any(|moment| times.iter().any(|&now_ms| fits(moment, now_ms)))
+        {
+            self.violated(
+                "linearizability",
+                called,
+                "at no moment of the call the listing was so",
+            );
         }
     }
 
@@ -45,21 +66,34 @@ impl Checker<'_> {
         page: &Listed,
     ) {
         let (prefix, delimiter, after, limit) = query;
-        let objects = || self.monitor.states.keys().filter(|object| object.starts_with(prefix));
+        let objects = || {
+            self.monitor
+                .states
+                .keys()
+                .filter(|object| object.starts_with(prefix))
+        };
         let mut moments: BTreeSet<Tick> = BTreeSet::from([called.at]);
         for object in objects() {
-            moments.extend(states_in(self.monitor, object, called.at, at).map(|(tick, _)| tick.max(called.at)));
+            moments.extend(
+                states_in(self.monitor, object, called.at, at).map(|(tick, _)| tick.max(called.at)),
+            );
         }
         // The delimiters of a workload are ASCII.
         let group = |object: &Bytes| {
-            let end = object[prefix.len()..].iter().position(|&byte| char::from(byte) == delimiter)?;
+            let end = object[prefix.len()..]
+                .iter()
+                .position(|&byte| char::from(byte) == delimiter)?;
             Some(object.slice(..=prefix.len() + end))
         };
         let fits = |moment: &Tick, now_ms: u64| {
             let mut all: Vec<(Bytes, u64)> = objects()
                 .filter_map(|object| {
-                    let row = standing(self.monitor, object, moment + 1).filter(|row| row.is_live(now_ms))?;
-                    Some(group(object).map_or_else(|| (object.clone(), row.version), |group| (group, 0)))
+                    let row = standing(self.monitor, object, moment + 1)
+                        .filter(|row| row.is_live(now_ms))?;
+                    Some(
+                        group(object)
+                            .map_or_else(|| (object.clone(), row.version), |group| (group, 0)),
+                    )
                 })
                 .filter(|(name, _)| after.is_none_or(|after| name > after))
                 .collect();
@@ -69,40 +103,72 @@ impl Checker<'_> {
             all == page.entries && has_next == page.has_next
         };
         let times = self.times_between(called.at, at);
-        if !moments.iter().any(|moment| times.iter().any(|&now_ms| fits(moment, now_ms))) {
-            self.violated("linearizability", called, "at no moment of the call the listing was so");
+        if !moments
+            .iter()
+            .any(|moment| times.iter().any(|&now_ms| fits(moment, now_ms)))
+        {
+            self.violated(
+                "linearizability",
+                called,
+                "at no moment of the call the listing was so",
+            );
         }
     }
 
-    /// Pages of several moments: each entry is of some moment of the call, and what was there all along is in it.
-    pub(super) fn list_all(&mut self, called: &Called, prefix: &Bytes, at: Tick, entries: &[(Bytes, u64)]) {
+    /// Pages of several moments: each entry is of some moment of the call, and what was there all
+    /// along is in it.
+    pub(super) fn list_all(
+        &mut self,
+        called: &Called,
+        prefix: &Bytes,
+        at: Tick,
+        entries: &[(Bytes, u64)],
+    ) {
         if !entries.is_sorted_by(|(a, _), (b, _)| a < b) {
             self.violated("linearizability", called, "the listing is out of order");
         }
         for (object, version) in entries {
             let asked_ms = self.monitor.time_at(called.at);
-            let fits = |row: Option<&Row>| row.is_some_and(|row| row.version == *version && row.is_live(asked_ms));
+            let fits = |row: Option<&Row>| {
+                row.is_some_and(|row| row.version == *version && row.is_live(asked_ms))
+            };
             if !states_in(self.monitor, object, called.at, at).any(|(_, row)| fits(row)) {
-                self.violated("linearizability", called, "an entry that was there at no moment of the call");
+                self.violated(
+                    "linearizability",
+                    called,
+                    "an entry that was there at no moment of the call",
+                );
             }
         }
-        let objects = self.monitor.states.keys().filter(|object| object.starts_with(prefix));
+        let objects = self
+            .monitor
+            .states
+            .keys()
+            .filter(|object| object.starts_with(prefix));
         for object in objects {
             let end_ms = self.monitor.time_at(at);
             let is_there = |row: Option<&Row>| row.is_some_and(|row| row.is_live(end_ms));
-            let always = states_in(self.monitor, object, called.at, at).all(|(_, row)| is_there(row));
+            let always =
+                states_in(self.monitor, object, called.at, at).all(|(_, row)| is_there(row));
             if always && !entries.iter().any(|(entry, _)| entry == object) {
-                self.violated("linearizability", called, "an object is missing that was there all along");
+                self.violated(
+                    "linearizability",
+                    called,
+                    "an object is missing that was there all along",
+                );
             }
         }
     }
 
-    /// The moments at which what is listed may have been judged: the beginning of the call, and each deadline in it.
+    /// The moments at which what is listed may have been judged: the beginning of the call, and
+    /// each deadline in it.
     fn times_between(&self, from: Tick, to: Tick) -> BTreeSet<u64> {
         let (from_ms, to_ms) = (self.monitor.time_at(from), self.monitor.time_at(to));
         let states = self.monitor.states.values().flatten();
         let deadlines = states.filter_map(|(_, row)| row.as_ref()?.expires_at);
-        let mut times: BTreeSet<u64> = deadlines.filter(|deadline| (from_ms..=to_ms).contains(deadline)).collect();
+        let mut times: BTreeSet<u64> = deadlines
+            .filter(|deadline| (from_ms..=to_ms).contains(deadline))
+            .collect();
         times.insert(from_ms);
         times
     }

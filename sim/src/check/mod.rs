@@ -1,4 +1,5 @@
-//! The checkers: what must be true of any run, whatever went wrong in it. They share no code with the engine.
+//! The checkers: what must be true of any run, whatever went wrong in it. They share no code with
+//! the engine.
 //!
 //! ```text
 //! witness (sync points, blob effects) ──> Monitor ──mid-flight──> I1 I2 I3 I4 I6 I8, versions
@@ -6,9 +7,9 @@
 //! both tiers at rest ───────────────────> settled ──at the end──> I5
 //! ```
 //!
-//! The witness makes linearizability cheap: the disk says in which order batches became durable, so that each operation
-//! is checked against that one order instead of searching for one. Where there is no witness (a real disk, real threads),
-//! `search` looks for an order, within bounds.
+//! The witness makes linearizability cheap: the disk says in which order batches became durable, so
+//! that each operation is checked against that one order instead of searching for one. Where there
+//! is no witness (a real disk, real threads), `search` looks for an order, within bounds.
 
 mod call;
 mod changes;
@@ -30,7 +31,8 @@ mod witness;
 mod words;
 
 pub(crate) use call::{
-    About, Answer, Asked, AtomicPiece, Call, Change, Content, Demand, Found, Listed, Moving, Reading,
+    About, Answer, Asked, AtomicPiece, Call, Change, Content, Demand, Found, Listed, Moving,
+    Reading,
 };
 pub(crate) use format::{AMEND, SAW, WRITE};
 pub(crate) use history::check_history;

@@ -1,8 +1,8 @@
-//! The monitor: what the checkers know of a world. A model of both tiers, the calls of clients, the faults that struck, and
-//! what has been found.
+//! The monitor: what the checkers know of a world. A model of both tiers, the calls of clients, the
+//! faults that struck, and what has been found.
 //!
-//! Deliberately not here: what becomes durable, and what must be true then (`witness.rs`); what clients may hear
-//! (`history.rs`); what must be true at rest (`settled.rs`).
+//! Deliberately not here: what becomes durable, and what must be true then (`witness.rs`); what
+//! clients may hear (`history.rs`); what must be true at rest (`settled.rs`).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
@@ -141,13 +141,23 @@ impl Monitor {
         if self.epoch <= self.opened {
             self.violated(
                 "epoch",
-                format!("an engine has opened, and epoch {} was that of an earlier one", self.epoch),
+                format!(
+                    "an engine has opened, and epoch {} was that of an earlier one",
+                    self.epoch
+                ),
             );
         }
         self.opened = self.epoch;
-        let left = self.changes.values().filter(|change| change.epoch != self.epoch).count();
+        let left = self
+            .changes
+            .values()
+            .filter(|change| change.epoch != self.epoch)
+            .count();
         if left > 0 {
-            self.violated("I6", format!("an engine has opened, and {left} changes of dead epochs are not fenced"));
+            self.violated(
+                "I6",
+                format!("an engine has opened, and {left} changes of dead epochs are not fenced"),
+            );
         }
     }
 
@@ -164,7 +174,11 @@ impl Monitor {
 
     /// The time of day at a tick.
     pub(super) fn time_at(&self, tick: Tick) -> u64 {
-        usize::try_from(tick).ok().and_then(|tick| self.times_ms.get(tick)).copied().unwrap_or(self.now_ms)
+        usize::try_from(tick)
+            .ok()
+            .and_then(|tick| self.times_ms.get(tick))
+            .copied()
+            .unwrap_or(self.now_ms)
     }
 
     /// Rows and sessions that expired so long ago, or longer, and are still there.
@@ -193,13 +207,20 @@ impl Monitor {
         self.switches.push((at, off));
     }
 
-    /// Whether a namespace was switched off, or on, or the one of the two all along, at or after `from` and before `to`.
-    /// A new engine begins with all of them on.
+    /// Whether a namespace was switched off, or on, or the one of the two all along, at or after
+    /// `from` and before `to`. A new engine begins with all of them on.
     pub(super) fn was_switched(&self, off: bool, from: Tick, to: Tick) -> bool {
         let from_engine = self.engine_of(from);
-        let before =
-            self.switches.iter().rfind(|(tick, _)| (from_engine..from).contains(tick)).is_some_and(|(_, is)| *is);
-        before == off || self.switches.iter().any(|(tick, is)| (from..to).contains(tick) && *is == off)
+        let before = self
+            .switches
+            .iter()
+            .rfind(|(tick, _)| (from_engine..from).contains(tick))
+            .is_some_and(|(_, is)| *is);
+        before == off
+            || self
+                .switches
+                .iter()
+                .any(|(tick, is)| (from..to).contains(tick) && *is == off)
     }
 
     pub(crate) fn beheaded(&mut self, at: Tick) {
@@ -210,11 +231,15 @@ impl Monitor {
         self.uploads_died.push(at);
     }
 
-    /// These batches were under way when the index failed: of these and no others the outcome is unknown.
+    /// These batches were under way when the index failed: of these and no others the outcome is
+    /// unknown.
     pub(crate) fn unknown<'a>(&mut self, batches: impl Iterator<Item = &'a Batch>) {
         let changes = batches.flat_map(Batch::changes);
-        let rows = changes.filter(|(table, ..)| *table == Table::Rows).filter_map(|(.., value)| value.as_ref());
-        self.unknown.extend(rows.filter_map(|value| Row::decode(value)?.write));
+        let rows = changes
+            .filter(|(table, ..)| *table == Table::Rows)
+            .filter_map(|(.., value)| value.as_ref());
+        self.unknown
+            .extend(rows.filter_map(|value| Row::decode(value)?.write));
     }
 
     /// Whether an engine began to close at or after `from` and before `to`.
@@ -224,14 +249,18 @@ impl Monitor {
 
     /// Deaths at or after `from` and before `to` that were wanted.
     pub(super) fn deaths_between(&self, from: Tick, to: Tick) -> usize {
-        let deaths =
-            |(fault, tick): &&(Fault, Tick)| matches!(fault, Fault::Kill | Fault::Panic) && (from..to).contains(tick);
+        let deaths = |(fault, tick): &&(Fault, Tick)| {
+            matches!(fault, Fault::Kill | Fault::Panic) && (from..to).contains(tick)
+        };
         self.struck.iter().filter(deaths).count()
     }
 
     /// Orphans that nothing hinders from being deleted.
     pub(crate) fn landed_orphans(&self) -> usize {
-        self.orphans.values().filter(|orphan| orphan.landing == Landing::Landed).count()
+        self.orphans
+            .values()
+            .filter(|orphan| orphan.landing == Landing::Landed)
+            .count()
     }
 
     pub(crate) fn struck(&mut self, fault: Fault, tick: Tick) {
@@ -240,15 +269,21 @@ impl Monitor {
 
     /// Whether one of these faults struck at or after `from` and before `to`.
     pub(super) fn struck_between(&self, faults: &[Fault], from: Tick, to: Tick) -> bool {
-        self.struck.iter().any(|(fault, tick)| (from..to).contains(tick) && faults.contains(fault))
+        self.struck
+            .iter()
+            .any(|(fault, tick)| (from..to).contains(tick) && faults.contains(fault))
     }
 
     /// How often this fault struck at or after `from` and before `to`.
     pub(super) fn strikes_between(&self, fault: Fault, from: Tick, to: Tick) -> usize {
-        self.struck.iter().filter(|(struck, tick)| (from..to).contains(tick) && *struck == fault).count()
+        self.struck
+            .iter()
+            .filter(|(struck, tick)| (from..to).contains(tick) && *struck == fault)
+            .count()
     }
 
-    /// Whether something has gone wrong in the life of this moment that may make an operation, or an engine, fail.
+    /// Whether something has gone wrong in the life of this moment that may make an operation, or
+    /// an engine, fail.
     pub(crate) fn was_provoked(&self, at: Tick) -> bool {
         self.struck_between(&PROVOKING, self.life_of(at), at)
     }
@@ -258,12 +293,18 @@ impl Monitor {
         self.replays.push(at);
     }
 
-    /// Until when a write called at this moment may still become durable, if nobody heard of its outcome.
+    /// Until when a write called at this moment may still become durable, if nobody heard of its
+    /// outcome.
     pub(super) fn sealed(&self, called: Tick) -> Tick {
-        self.replays.iter().copied().find(|&replayed| replayed > called).unwrap_or(Tick::MAX)
+        self.replays
+            .iter()
+            .copied()
+            .find(|&replayed| replayed > called)
+            .unwrap_or(Tick::MAX)
     }
 
-    /// When the index was opened that this moment belongs to: what struck before does not excuse it.
+    /// When the index was opened that this moment belongs to: what struck before does not excuse
+    /// it.
     pub(super) fn engine_of(&self, tick: Tick) -> Tick {
         self.replays
             .iter()
@@ -276,11 +317,19 @@ impl Monitor {
 
     /// When the life began that this moment lies in.
     pub(super) fn life_of(&self, tick: Tick) -> Tick {
-        self.lives.iter().copied().take_while(|&began| began <= tick).last().unwrap_or(0)
+        self.lives
+            .iter()
+            .copied()
+            .take_while(|&began| began <= tick)
+            .last()
+            .unwrap_or(0)
     }
 
     pub(crate) fn violated(&mut self, checker: &'static str, message: impl Into<String>) {
-        self.violations.push(Violation { checker, message: message.into() });
+        self.violations.push(Violation {
+            checker,
+            message: message.into(),
+        });
     }
 
     pub(crate) fn violations(&self) -> &[Violation] {
@@ -294,7 +343,11 @@ impl Monitor {
     }
 
     pub(crate) fn called(&mut self, at: Tick, call: Call) -> usize {
-        self.calls.push(Called { call, at, answer: None });
+        self.calls.push(Called {
+            call,
+            at,
+            answer: None,
+        });
         self.calls.len() - 1
     }
 
@@ -305,7 +358,14 @@ impl Monitor {
 
     /// A client has opened an object and reads on.
     pub(crate) fn reads(&mut self, call: usize, object: Bytes, version: u64, range: Range<u64>) {
-        self.reading.insert(call, Reader { object, version, range });
+        self.reading.insert(
+            call,
+            Reader {
+                object,
+                version,
+                range,
+            },
+        );
     }
 
     /// Every object that ever was.

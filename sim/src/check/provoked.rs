@@ -25,44 +25,71 @@ impl Checker<'_> {
             | Call::ListGroups { .. }
             | Call::ListAll { .. }
             | Call::Multipart(Asked {
-                what: About::Resume | About::ResumeOther | About::Parts { .. } | About::Uploads { .. },
+                what:
+                    About::Resume | About::ResumeOther | About::Parts { .. } | About::Uploads { .. },
                 ..
             })
-            | Call::Read { kind: Reading::Head, .. } => read_failed,
-            Call::Read { kind: Reading::Bytes, .. } => {
-                read_failed || monitor.struck_between(&BLOB_READ_FAULTS, called.at, at)
-            }
+            | Call::Read {
+                kind: Reading::Head,
+                ..
+            } => read_failed,
+            Call::Read {
+                kind: Reading::Bytes,
+                ..
+            } => read_failed || monitor.struck_between(&BLOB_READ_FAULTS, called.at, at),
             // What the blob tier does is no matter here, and one death is made good.
-            Call::Delete { .. } | Call::Multipart(Asked { what: About::Abort, .. }) => {
+            Call::Delete { .. }
+            | Call::Multipart(Asked {
+                what: About::Abort, ..
+            }) => {
                 read_failed
                     || commit_failed
                     || monitor.deaths_between(life, at) > 1
-                    || monitor.beheaded.iter().any(|tick| (life..at).contains(tick))
+                    || monitor
+                        .beheaded
+                        .iter()
+                        .any(|tick| (life..at).contains(tick))
             }
             Call::Put { large: false, .. }
             | Call::Change { .. }
-            | Call::Multipart(Asked { what: About::Begin { .. } | About::Complete { .. }, .. }) => {
+            | Call::Multipart(Asked {
+                what: About::Begin { .. } | About::Complete { .. },
+                ..
+            }) => {
                 read_failed
                     || was_low
                     || commit_failed
                     || monitor.deaths_between(life, at) > 1
-                    || monitor.beheaded.iter().any(|tick| (life..at).contains(tick))
+                    || monitor
+                        .beheaded
+                        .iter()
+                        .any(|tick| (life..at).contains(tick))
             }
             // It needs both tiers and its own actors; one death of another is made good.
-            Call::Put { .. } | Call::Multipart(Asked { what: About::Part { .. }, .. }) => {
+            Call::Put { .. }
+            | Call::Multipart(Asked {
+                what: About::Part { .. },
+                ..
+            }) => {
                 read_failed
                     || was_low
                     || commit_failed
                     || monitor.struck_between(&BLOB_WRITE_FAULTS, called.at, at)
                     || monitor.deaths_between(life, at) > 1
-                    || monitor.uploads_died.iter().any(|tick| (life..at).contains(tick))
+                    || monitor
+                        .uploads_died
+                        .iter()
+                        .any(|tick| (life..at).contains(tick))
             }
             // Of several steps, or of several shards.
             Call::Update { .. }
             | Call::Move { .. }
             | Call::Atomic { .. }
             | Call::DeletePrefix { .. }
-            | Call::Multipart(Asked { what: About::PartOf { .. }, .. })
+            | Call::Multipart(Asked {
+                what: About::PartOf { .. },
+                ..
+            })
             | Call::Other => monitor.struck_between(&PROVOKING, life, at),
         }
     }
@@ -70,12 +97,15 @@ impl Checker<'_> {
     /// Returns true if its object was replaced so often that a read may give up.
     pub(super) fn was_busy(&self, called: &Called, at: Tick) -> bool {
         match &called.call {
-            Call::Read { object, .. } => states_in(self.monitor, object, called.at, at).count() > READ_ATTEMPTS,
-            Call::Update { object, .. }
-            | Call::Move { from: object, .. }
-            | Call::Multipart(Asked { what: About::PartOf { from: object, .. }, .. }) => {
+            Call::Read { object, .. } => {
                 states_in(self.monitor, object, called.at, at).count() > READ_ATTEMPTS
             }
+            Call::Update { object, .. }
+            | Call::Move { from: object, .. }
+            | Call::Multipart(Asked {
+                what: About::PartOf { from: object, .. },
+                ..
+            }) => states_in(self.monitor, object, called.at, at).count() > READ_ATTEMPTS,
             Call::Put { .. }
             | Call::Delete { .. }
             | Call::DeletePrefix { .. }

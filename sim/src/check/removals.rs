@@ -1,5 +1,6 @@
-//! Removals: deletes leave no name in what they commit, so each removal of a row must belong to a call that may have made it,
-//! or to the expirer if the row had expired; and each call that says it removed something to one removal.
+//! Removals: deletes leave no name in what they commit, so each removal of a row must belong to a
+//! call that may have made it, or to the expirer if the row had expired; and each call that says it
+//! removed something to one removal.
 
 use bytes::Bytes;
 use cenotaph::ErrorKind;
@@ -27,11 +28,16 @@ impl Checker<'_> {
         for (object, states) in &monitor.states {
             let removals: Vec<Tick> = states
                 .iter()
-                .filter(|(tick, row)| row.is_none() && !monitor.renamed_away.contains(&(object.clone(), *tick)))
+                .filter(|(tick, row)| {
+                    row.is_none() && !monitor.renamed_away.contains(&(object.clone(), *tick))
+                })
                 .map(|(tick, _)| *tick)
                 .collect();
-            let deleters: Vec<Deleter> =
-                monitor.calls.iter().filter_map(|called| self.deleter(called, object)).collect();
+            let deleters: Vec<Deleter> = monitor
+                .calls
+                .iter()
+                .filter_map(|called| self.deleter(called, object))
+                .collect();
             self.removals_of(object, &removals, &deleters);
         }
         for called in &monitor.calls {
@@ -44,9 +50,15 @@ impl Checker<'_> {
         let answer = called.answer.as_ref().map(|(at, answer)| (*at, answer));
         let (demand, answer) = match &called.call {
             Call::Delete { object: of, demand } if of == object => (demand.clone(), answer),
-            Call::Update { object: of, fate: Fate::Delete, .. } if of == object => (Demand::Nothing, answer),
+            Call::Update {
+                object: of,
+                fate: Fate::Delete,
+                ..
+            } if of == object => (Demand::Nothing, answer),
             Call::Atomic { pieces } => {
-                let place = pieces.iter().position(|piece| piece.object == *object && piece.write.is_none())?;
+                let place = pieces
+                    .iter()
+                    .position(|piece| piece.object == *object && piece.write.is_none())?;
                 let own = answer.map(|(at, answer)| match answer {
                     Answer::Together(answers) => (at, answers.get(place).unwrap_or(answer)),
                     other => (at, other),
@@ -54,18 +66,25 @@ impl Checker<'_> {
                 (Demand::Nothing, own)
             }
             Call::DeletePrefix { prefix } if object.starts_with(prefix) => {
-                // It says how many it removed, and not which; one that failed may have removed some.
+                // It says how many it removed, and not which; one that failed may have removed
+                // some.
                 let until = match answer {
                     Some((at, Answer::Done)) => at,
                     Some(_) | None => self.monitor.sealed(called.at),
                 };
-                return Some(Deleter { from: called.at, until, is_sure: false, demand: Demand::Nothing });
+                return Some(Deleter {
+                    from: called.at,
+                    until,
+                    is_sure: false,
+                    demand: Demand::Nothing,
+                });
             }
             _ => return None,
         };
         let (until, is_sure) = match answer {
             Some((at, Answer::Deleted { existed: true })) => (at, true),
-            // Dropped by its caller, lost with a crash, or unknown: it may have happened, then or later.
+            // Dropped by its caller, lost with a crash, or unknown: it may have happened, then or
+            // later.
             None | Some((_, Answer::Cancelled | Answer::Failed(ErrorKind::Indeterminate))) => {
                 (self.monitor.sealed(called.at), false)
             }
@@ -73,7 +92,12 @@ impl Checker<'_> {
             Some((at, Answer::Deleted { existed: false })) => (at, false),
             Some(_) => return None,
         };
-        Some(Deleter { from: called.at, until, is_sure, demand })
+        Some(Deleter {
+            from: called.at,
+            until,
+            is_sure,
+            demand,
+        })
     }
 
     fn removals_of(&mut self, object: &Bytes, removals: &[Tick], deleters: &[Deleter]) {
@@ -83,33 +107,50 @@ impl Checker<'_> {
             (deleter.from..deleter.until).contains(&removal) && deleter.demand.is_met(removed)
         };
         let was_live = |&removal: &Tick| {
-            standing(monitor, object, removal).is_none_or(|row| row.is_live(monitor.time_at(removal)))
+            standing(monitor, object, removal)
+                .is_none_or(|row| row.is_live(monitor.time_at(removal)))
         };
         let edges: Vec<Vec<usize>> = removals
             .iter()
             .filter(|removal| was_live(removal))
-            .map(|&removal| (0..deleters.len()).filter(|&at| may(&deleters[at], removal)).collect())
+            .map(|&removal| {
+                (0..deleters.len())
+                    .filter(|&at| may(&deleters[at], removal))
+                    .collect()
+            })
             .collect();
         if matching(&edges, deleters.len()) < edges.len() {
-            let message = format!("removals of {object:?} at {removals:?} are not the work of any delete");
+            let message =
+                format!("removals of {object:?} at {removals:?} are not the work of any delete");
             self.found.push(("linearizability", message));
         }
         let sure: Vec<Vec<usize>> = deleters
             .iter()
             .filter(|deleter| deleter.is_sure)
-            .map(|deleter| (0..removals.len()).filter(|&at| may(deleter, removals[at])).collect())
+            .map(|deleter| {
+                (0..removals.len())
+                    .filter(|&at| may(deleter, removals[at]))
+                    .collect()
+            })
             .collect();
         if matching(&sure, removals.len()) < sure.len() {
-            let message = format!("more calls say that they removed {object:?} than the removals at {removals:?}");
+            let message = format!(
+                "more calls say that they removed {object:?} than the removals at {removals:?}"
+            );
             self.found.push(("I9", message));
         }
     }
 
     /// Whoever says that there was nothing: there was a moment at which that was so.
     fn nothing_to_delete(&mut self, called: &Called) {
-        let Some((at, answer)) = &called.answer else { return };
+        let Some((at, answer)) = &called.answer else {
+            return;
+        };
         let absent: Vec<&Bytes> = match (&called.call, answer) {
-            (Call::Delete { object, .. } | Call::Update { object, .. }, Answer::Deleted { existed: false }) => {
+            (
+                Call::Delete { object, .. } | Call::Update { object, .. },
+                Answer::Deleted { existed: false },
+            ) => {
                 vec![object]
             }
             (Call::Atomic { pieces }, Answer::Together(answers)) => pieces
@@ -118,29 +159,46 @@ impl Checker<'_> {
                 .filter(|(_, answer)| matches!(answer, Answer::Deleted { existed: false }))
                 .map(|(piece, _)| &piece.object)
                 .collect(),
-            (Call::Change { object, .. } | Call::Move { from: object, .. }, Answer::Absent) => vec![object],
+            (Call::Change { object, .. } | Call::Move { from: object, .. }, Answer::Absent) => {
+                vec![object]
+            }
             _ => Vec::new(),
         };
         for object in absent {
             if !self.was_absent(object, called.at, *at) {
-                self.violated("linearizability", called, "at no moment of the call the object was absent");
+                self.violated(
+                    "linearizability",
+                    called,
+                    "at no moment of the call the object was absent",
+                );
             }
         }
-        if let (Call::Delete { object, .. }, Answer::Deleted { existed: true }) = (&called.call, answer)
+        if let (Call::Delete { object, .. }, Answer::Deleted { existed: true }) =
+            (&called.call, answer)
             && !self.monitor.states.contains_key(object)
         {
             self.violated("linearizability", called, "the object never existed");
         }
     }
 
-    /// Whether an object that could only be absent because it had expired is extended afterwards, as if it had not.
+    /// Whether an object that could only be absent because it had expired is extended afterwards,
+    /// as if it had not.
     pub(super) fn comes_back(&self, object: &Bytes, from: Tick, to: Tick) -> bool {
-        let Some(expired) = states_in(self.monitor, object, from, to).last().and_then(|(_, row)| row) else {
+        let Some(expired) = states_in(self.monitor, object, from, to)
+            .last()
+            .and_then(|(_, row)| row)
+        else {
             return false;
         };
         let was_removed = states_in(self.monitor, object, from, to).any(|(_, row)| row.is_none());
-        let next = self.monitor.states.get(object).and_then(|states| states.iter().find(|(tick, _)| *tick >= to));
-        let is_same = |row: &Row| (row.write, row.created) == (expired.write, expired.created) && row.write.is_some();
+        let next = self
+            .monitor
+            .states
+            .get(object)
+            .and_then(|states| states.iter().find(|(tick, _)| *tick >= to));
+        let is_same = |row: &Row| {
+            (row.write, row.created) == (expired.write, expired.created) && row.write.is_some()
+        };
         !was_removed && next.is_some_and(|(_, row)| row.as_ref().is_some_and(is_same))
     }
 

@@ -1,9 +1,9 @@
 //! A search for an order: whether a short history of one object can be explained at all.
 //!
-//! Where there is no witness, as with a real disk and real threads, an order must be looked for: Wing and Gong's search
-//! ("Testing and verifying concurrent objects", 1993) with Lowe's memory of what was tried ("Testing for linearizability",
-//! 2017). It is exponential in what overlaps, so it is bounded, and a history that is too hard is told apart from a wrong
-//! one.
+//! Where there is no witness, as with a real disk and real threads, an order must be looked for:
+//! Wing and Gong's search ("Testing and verifying concurrent objects", 1993) with Lowe's memory of
+//! what was tried ("Testing for linearizability", 2017). It is exponential in what overlaps, so it
+//! is bounded, and a history that is too hard is told apart from a wrong one.
 
 use std::collections::BTreeSet;
 
@@ -41,8 +41,8 @@ pub enum Search {
 /// Most operations that a search looks at.
 const OPERATIONS_MAX: usize = 128;
 
-/// Looks for an order of these operations, each with the moments of its call and its answer (none if it heard none), that
-/// explains them all. Gives up after `attempts_max` steps.
+/// Looks for an order of these operations, each with the moments of its call and its answer (none
+/// if it heard none), that explains them all. Gives up after `attempts_max` steps.
 ///
 /// ```
 /// use cenotaph_sim::{Operation, Search, linearize};
@@ -55,7 +55,10 @@ const OPERATIONS_MAX: usize = 128;
 /// assert_eq!(linearize(&history[..2], 1000), Search::Linearizable);
 /// assert_eq!(linearize(&history, 1000), Search::Violated);
 /// ```
-pub fn linearize<T: Clone + Ord>(history: &[(u64, Option<u64>, Operation<T>)], attempts_max: usize) -> Search {
+pub fn linearize<T: Clone + Ord>(
+    history: &[(u64, Option<u64>, Operation<T>)],
+    attempts_max: usize,
+) -> Search {
     if history.len() > OPERATIONS_MAX {
         return Search::Undecided;
     }
@@ -71,11 +74,17 @@ pub fn linearize<T: Clone + Ord>(history: &[(u64, Option<u64>, Operation<T>)], a
         if attempts > attempts_max {
             return Search::Undecided;
         }
-        // What must come first ends first: nothing that begins after the earliest pending answer can be next.
+        // What must come first ends first: nothing that begins after the earliest pending answer
+        // can be next.
         let pending = || (0..history.len()).filter(|at| done & (1 << at) == 0);
-        let horizon = pending().filter(|&at| history[at].2.is_sure()).filter_map(|at| history[at].1).min();
+        let horizon = pending()
+            .filter(|&at| history[at].2.is_sure())
+            .filter_map(|at| history[at].1)
+            .min();
         for at in pending().filter(|&at| horizon.is_none_or(|horizon| history[at].0 <= horizon)) {
-            let Some(next) = apply(&state, &history[at].2) else { continue };
+            let Some(next) = apply(&state, &history[at].2) else {
+                continue;
+            };
             let step = (done | 1 << at, next);
             if tried.insert(step.clone()) {
                 open.push(step);
@@ -93,7 +102,9 @@ fn mask(bits: impl Iterator<Item = usize>) -> u128 {
 fn apply<T: Clone + Ord>(state: &Option<T>, operation: &Operation<T>) -> Option<Option<T>> {
     match operation {
         Operation::Write(value) | Operation::MayWrite(value) => Some(Some(value.clone())),
-        Operation::Delete(existed) => existed.is_none_or(|existed| existed == state.is_some()).then_some(None),
+        Operation::Delete(existed) => existed
+            .is_none_or(|existed| existed == state.is_some())
+            .then_some(None),
         Operation::Read(value) => (value == state).then(|| state.clone()),
     }
 }
@@ -105,10 +116,18 @@ mod tests {
 
     #[test]
     fn an_unknown_write_may_have_happened_or_not_but_not_before_its_call() {
-        let history = |read| [(5, None, Operation::MayWrite(1)), (6, Some(7), Operation::Read(read))];
+        let history = |read| {
+            [
+                (5, None, Operation::MayWrite(1)),
+                (6, Some(7), Operation::Read(read)),
+            ]
+        };
         assert_eq!(linearize(&history(Some(1)), 100), Search::Linearizable);
         assert_eq!(linearize(&history(None), 100), Search::Linearizable);
-        let early = [(0, Some(1), Operation::Read(Some(1))), (5, None, Operation::MayWrite(1))];
+        let early = [
+            (0, Some(1), Operation::Read(Some(1))),
+            (5, None, Operation::MayWrite(1)),
+        ];
         assert_eq!(linearize(&early, 100), Search::Violated);
     }
 
@@ -134,7 +153,8 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever really happened one after the other is explained, however far calls and answers are apart.
+        /// Whatever really happened one after the other is explained, however far calls and answers
+        /// are apart.
         #[test]
         fn a_real_order_is_always_found(steps in proptest::collection::vec((0..3u8, 0..4u64, 0..4u64), 1..12)) {
             let mut state = None;

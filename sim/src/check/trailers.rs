@@ -1,5 +1,5 @@
-//! Payloads and trailers of blobs, read a second time: a trailer names an object with a long name. Written from the drawing in
-//! `storage/src/blobs/trailer.rs`, not from its code.
+//! Payloads and trailers of blobs, read a second time: a trailer names an object with a long name.
+//! Written from the drawing in `storage/src/blobs/trailer.rs`, not from its code.
 
 use bytes::Bytes;
 use xxhash_rust::xxh3::xxh3_64;
@@ -15,12 +15,16 @@ pub(super) fn payload_in(revision: &Revision, blobs: &Blobs) -> Option<Bytes> {
         return Some(blob);
     }
     let trailer = trailer_of(&revision.path, &revision.object)?;
-    blob.ends_with(&trailer).then(|| blob.slice(..blob.len() - trailer.len()))
+    blob.ends_with(&trailer)
+        .then(|| blob.slice(..blob.len() - trailer.len()))
 }
 
 /// Returns whether the path of a blob holds the beginning of a name only.
 pub(super) fn has_trailer(revision: &Revision) -> bool {
-    revision.path.rsplit_once('@').is_some_and(|(name, _)| name.ends_with('~'))
+    revision
+        .path
+        .rsplit_once('@')
+        .is_some_and(|(name, _)| name.ends_with('~'))
 }
 
 fn trailer_of(path: &str, object: &[u8]) -> Option<Vec<u8>> {

@@ -12,7 +12,10 @@ pub(super) fn short(id: Uuid) -> String {
 
 /// A row, in words.
 pub(super) fn described(row: &Row) -> String {
-    let write = row.write.map(|write| format!("write {write}, ")).unwrap_or_default();
+    let write = row
+        .write
+        .map(|write| format!("write {write}, "))
+        .unwrap_or_default();
     match &row.body {
         Body::Embedded(_) => format!("{write}{} bytes in the row", row.size),
         Body::Separate(_) => format!("{write}{} bytes beside the row", row.size),

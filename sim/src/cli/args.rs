@@ -32,7 +32,8 @@ pub(super) enum Command {
         /// A plan from a file instead, as `hunt` writes it.
         #[arg(long, conflicts_with = "seed")]
         plan: Option<PathBuf>,
-        /// Draws the timeline into this file, as a page with one lane for each actor, instead of printing it.
+        /// Draws the timeline into this file, as a page with one lane for each actor, instead of
+        /// printing it.
         #[arg(long)]
         html: Option<PathBuf>,
         /// Operations of the plan, about.
@@ -54,8 +55,8 @@ pub(super) enum Command {
         #[arg(long, default_value = "sim-failures")]
         out: PathBuf,
     },
-    /// Runs seed after seed until it is stopped, and writes every failure with its seed, its plan, shrunk, and a command
-    /// that shows it again.
+    /// Runs seed after seed until it is stopped, and writes every failure with its seed, its plan,
+    /// shrunk, and a command that shows it again.
     Hunt {
         #[command(flatten)]
         jobs: Jobs,
@@ -74,7 +75,8 @@ pub(super) enum Command {
         #[command(flatten)]
         how: How,
     },
-    /// Runs each seed three times, twice in this process and once in another, and compares the whole traces.
+    /// Runs each seed three times, twice in this process and once in another, and compares the
+    /// whole traces.
     Meta {
         #[command(flatten)]
         seeds: Seeds,
@@ -111,14 +113,20 @@ impl How {
         let bug = self.bug;
         #[cfg(not(feature = "planted"))]
         let bug = None;
-        Options { on_fjall: self.fjall, bug }
+        Options {
+            on_fjall: self.fjall,
+            bug,
+        }
     }
 
     /// As it would be said again.
     pub(crate) fn flags(self) -> String {
         let fjall = if self.fjall { " --fjall" } else { "" };
         #[cfg(feature = "planted")]
-        let bug = self.bug.map(|bug| format!(" --bug {}", bug.name())).unwrap_or_default();
+        let bug = self
+            .bug
+            .map(|bug| format!(" --bug {}", bug.name()))
+            .unwrap_or_default();
         #[cfg(not(feature = "planted"))]
         let bug = "";
         format!("{fjall}{bug}")
@@ -156,7 +164,8 @@ pub(crate) struct Jobs {
 
 impl Jobs {
     pub(crate) fn count(self) -> usize {
-        let processors = || std::thread::available_parallelism().map_or(1, std::num::NonZeroUsize::get);
+        let processors =
+            || std::thread::available_parallelism().map_or(1, std::num::NonZeroUsize::get);
         self.jobs.map_or_else(processors, usize::from)
     }
 }

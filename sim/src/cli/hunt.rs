@@ -31,22 +31,40 @@ impl Hunt {
     pub(crate) fn run(&self) -> io::Result<bool> {
         let (watch, progress, first_error) = (Watch::start(), spinner(), Mutex::new(None));
         let options = self.how.options();
-        let total = run_all(self.from..u64::MAX, self.operations, &options, self.jobs.count(), |seed, report| {
-            progress.inc(1);
-            if let Some(first) = report.violations.first() {
-                match self.write(&Plan::generate(seed, self.operations), &report.violations) {
-                    Ok(name) => progress.suspend(|| line(format_args!("seed {seed}: {first} -> {name}"))),
-                    Err(error) => {
-                        first_error.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
-                        return false;
+        let total = run_all(
+            self.from..u64::MAX,
+            self.operations,
+            &options,
+            self.jobs.count(),
+            |seed, report| {
+                progress.inc(1);
+                if let Some(first) = report.violations.first() {
+                    match self.write(&Plan::generate(seed, self.operations), &report.violations) {
+                        Ok(name) => progress
+                            .suspend(|| line(format_args!("seed {seed}: {first} -> {name}"))),
+                        Err(error) => {
+                            first_error
+                                .lock()
+                                .unwrap_or_else(PoisonError::into_inner)
+                                .get_or_insert(error);
+                            return false;
+                        }
                     }
                 }
-            }
-            self.seconds.is_none_or(|seconds| watch.elapsed() < Duration::from_secs(seconds))
-        });
+                self.seconds
+                    .is_none_or(|seconds| watch.elapsed() < Duration::from_secs(seconds))
+            },
+        );
         progress.finish_and_clear();
-        line(format_args!("{} runs, {} of them violated something", total.runs, total.failures.len()));
-        match first_error.into_inner().unwrap_or_else(PoisonError::into_inner) {
+        line(format_args!(
+            "{} runs, {} of them violated something",
+            total.runs,
+            total.failures.len()
+        ));
+        match first_error
+            .into_inner()
+            .unwrap_or_else(PoisonError::into_inner)
+        {
             Some(error) => Err(error),
             None => Ok(total.failures.is_empty()),
         }
@@ -57,11 +75,18 @@ impl Hunt {
         let (options, flags) = (self.how.options(), self.how.flags());
         let checker = violations.first().map(|violation| violation.checker);
         let small = shrink(plan.clone(), SHRINK_ATTEMPTS, |plan| {
-            run(plan, &options).violations.first().map(|violation| violation.checker) == checker
+            run(plan, &options)
+                .violations
+                .first()
+                .map(|violation| violation.checker)
+                == checker
         });
         let report = run(&small, &options);
         fs::create_dir_all(&self.out)?;
-        let (json, text) = (self.out.join(format!("{}.json", plan.seed)), self.out.join(format!("{}.txt", plan.seed)));
+        let (json, text) = (
+            self.out.join(format!("{}.json", plan.seed)),
+            self.out.join(format!("{}.txt", plan.seed)),
+        );
         fs::write(&json, serde_json::to_vec_pretty(&small)?)?;
         let found: Vec<String> = violations.iter().map(ToString::to_string).collect();
         let head = format!(

@@ -1,4 +1,5 @@
-//! `meta`: the simulator about itself. The same seeds must give the same traces, in one process and in two.
+//! `meta`: the simulator about itself. The same seeds must give the same traces, in one process and
+//! in two.
 
 use std::io;
 use std::process::Command;
@@ -18,14 +19,25 @@ pub(crate) fn meta(seeds: &Seeds) -> io::Result<bool> {
         let second = std::thread::scope(|scope| scope.spawn(|| trace(seed, seeds.ops)).join());
         if second.ok().as_ref() != Some(&first) {
             different += 1;
-            progress.suspend(|| line(format_args!("seed {seed} is not the same twice in one process")));
+            progress.suspend(|| {
+                line(format_args!(
+                    "seed {seed} is not the same twice in one process"
+                ));
+            });
         }
         here.push_str(&first);
         progress.inc(1);
     }
     progress.finish_and_clear();
     let there = Command::new(std::env::current_exe()?)
-        .args(["meta", "--print", "--seeds", &seeds.seeds.to_string(), "--from", &seeds.from.to_string()])
+        .args([
+            "meta",
+            "--print",
+            "--seeds",
+            &seeds.seeds.to_string(),
+            "--from",
+            &seeds.from.to_string(),
+        ])
         .args(["--ops", &seeds.ops.to_string()])
         .output()?;
     let same = there.status.success() && there.stdout == here.as_bytes();
@@ -33,11 +45,18 @@ pub(crate) fn meta(seeds: &Seeds) -> io::Result<bool> {
         different += 1;
         line("another process has seen something else:");
         let (ours, theirs) = (here.lines(), String::from_utf8_lossy(&there.stdout));
-        if let Some((ours, theirs)) = ours.zip(theirs.lines()).find(|(ours, theirs)| ours != theirs) {
+        if let Some((ours, theirs)) = ours
+            .zip(theirs.lines())
+            .find(|(ours, theirs)| ours != theirs)
+        {
             line(format_args!("  here:  {ours}\n  there: {theirs}"));
         }
     }
-    line(format_args!("{} seeds, {} bytes of traces, {different} differences", seeds.seeds, here.len()));
+    line(format_args!(
+        "{} seeds, {} bytes of traces, {different} differences",
+        seeds.seeds,
+        here.len()
+    ));
     Ok(different == 0)
 }
 

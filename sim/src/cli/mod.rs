@@ -20,15 +20,40 @@ impl Args {
     pub(crate) fn run(self) -> ExitCode {
         let outcome = match self.command {
             Command::Run { seeds, how } => Ok(runs::run(&seeds, how)),
-            Command::Replay { seed, plan, html, ops, how } => {
-                replay::replay(seed, plan.as_deref(), html.as_deref(), ops, how)
+            Command::Replay {
+                seed,
+                plan,
+                html,
+                ops,
+                how,
+            } => replay::replay(seed, plan.as_deref(), html.as_deref(), ops, how),
+            Command::Sweep {
+                kind,
+                seed,
+                ops,
+                out,
+            } => sweeps::sweep(kind, seed, ops, &out),
+            Command::Hunt {
+                jobs,
+                from,
+                ops,
+                out,
+                seconds,
+                how,
+            } => hunt::Hunt {
+                jobs,
+                from,
+                operations: ops,
+                out,
+                seconds,
+                how,
             }
-            Command::Sweep { kind, seed, ops, out } => sweeps::sweep(kind, seed, ops, &out),
-            Command::Hunt { jobs, from, ops, out, seconds, how } => {
-                hunt::Hunt { jobs, from, operations: ops, out, seconds, how }.run()
-            }
+            .run(),
             Command::Meta { seeds, print: true } => Ok(meta::print(&seeds)),
-            Command::Meta { seeds, print: false } => meta::meta(&seeds),
+            Command::Meta {
+                seeds,
+                print: false,
+            } => meta::meta(&seeds),
             #[cfg(feature = "planted")]
             Command::Bugs { seeds, bug } => Ok(bugs::bugs(&seeds, bug)),
         };

@@ -19,14 +19,18 @@ pub(crate) fn text(text: &str) {
 /// A bar on the terminal, if there is one.
 pub(crate) fn bar(length: u64, what: &'static str) -> ProgressBar {
     let style = "{spinner} {pos}/{len} {msg} {wide_bar} {per_sec} {eta}";
-    let style = ProgressStyle::with_template(style).unwrap_or_else(|_| ProgressStyle::default_bar());
-    ProgressBar::new(length).with_style(style).with_message(what)
+    let style =
+        ProgressStyle::with_template(style).unwrap_or_else(|_| ProgressStyle::default_bar());
+    ProgressBar::new(length)
+        .with_style(style)
+        .with_message(what)
 }
 
 /// A spinner on the terminal, if there is one, for what has no end.
 pub(crate) fn spinner() -> ProgressBar {
     let style = "{spinner} {pos} runs {per_sec} {elapsed} {msg}";
-    let style = ProgressStyle::with_template(style).unwrap_or_else(|_| ProgressStyle::default_spinner());
+    let style =
+        ProgressStyle::with_template(style).unwrap_or_else(|_| ProgressStyle::default_spinner());
     ProgressBar::new_spinner().with_style(style)
 }
 
@@ -34,7 +38,10 @@ pub(crate) fn spinner() -> ProgressBar {
 #[derive(Clone, Copy)]
 pub(crate) struct Watch(Instant);
 
-#[expect(clippy::disallowed_methods, reason = "the simulator measures itself, not its worlds")]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the simulator measures itself, not its worlds"
+)]
 impl Watch {
     pub(crate) fn start() -> Self {
         Self(Instant::now())

@@ -40,7 +40,11 @@ pub(crate) fn run_all(
     jobs: usize,
     after: impl Fn(u64, &Report) -> bool + Sync,
 ) -> Total {
-    let (next, enough, total) = (AtomicU64::new(seeds.start), AtomicBool::new(false), Mutex::new(Total::default()));
+    let (next, enough, total) = (
+        AtomicU64::new(seeds.start),
+        AtomicBool::new(false),
+        Mutex::new(Total::default()),
+    );
     std::thread::scope(|scope| {
         for _ in 0..jobs {
             scope.spawn(|| {
@@ -50,11 +54,19 @@ pub(crate) fn run_all(
                         break;
                     }
                     // A panic must not take its seed with it.
-                    let report = catch_unwind(AssertUnwindSafe(|| run(&Plan::generate(seed, operations), options)));
+                    let report = catch_unwind(AssertUnwindSafe(|| {
+                        run(&Plan::generate(seed, operations), options)
+                    }));
                     let mut total = total.lock().unwrap_or_else(PoisonError::into_inner);
                     let Ok(report) = report else {
                         let message = "the run itself panicked".to_owned();
-                        total.failures.push((seed, vec![Violation { checker: "panic", message }]));
+                        total.failures.push((
+                            seed,
+                            vec![Violation {
+                                checker: "panic",
+                                message,
+                            }],
+                        ));
                         continue;
                     };
                     total.add(seed, &report);

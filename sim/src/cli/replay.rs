@@ -24,12 +24,23 @@ pub(crate) fn replay(
     let report = run(&plan, &how.options());
     match html {
         Some(path) => {
-            fs::write(path, report.sim.timeline_html(&format!("cenotaph-sim, seed {}", plan.seed)))?;
+            fs::write(
+                path,
+                report
+                    .sim
+                    .timeline_html(&format!("cenotaph-sim, seed {}", plan.seed)),
+            )?;
             line(format_args!("{}", path.display()));
         }
         None => text(&report.sim.timeline()),
     }
-    line(format_args!("{} lives, {} steps, {:?} of virtual time", report.lives, report.steps, report.elapsed));
-    report.violations.iter().for_each(|violation| line(format_args!("VIOLATED: {violation}")));
+    line(format_args!(
+        "{} lives, {} steps, {:?} of virtual time",
+        report.lives, report.steps, report.elapsed
+    ));
+    report
+        .violations
+        .iter()
+        .for_each(|violation| line(format_args!("VIOLATED: {violation}")));
     Ok(report.violations.is_empty())
 }

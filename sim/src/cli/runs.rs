@@ -13,12 +13,22 @@ const SHOWN: usize = 20;
 
 /// Whether all is well.
 pub(crate) fn run(seeds: &Seeds, how: How) -> bool {
-    let (watch, progress, jobs) = (Watch::start(), bar(seeds.seeds, "seeds"), seeds.jobs.count());
+    let (watch, progress, jobs) = (
+        Watch::start(),
+        bar(seeds.seeds, "seeds"),
+        seeds.jobs.count(),
+    );
     let options = how.options();
-    let total = run_all(seeds.from..seeds.from.saturating_add(seeds.seeds), seeds.ops, &options, jobs, |_, _| {
-        progress.inc(1);
-        true
-    });
+    let total = run_all(
+        seeds.from..seeds.from.saturating_add(seeds.seeds),
+        seeds.ops,
+        &options,
+        jobs,
+        |_, _| {
+            progress.inc(1);
+            true
+        },
+    );
     progress.finish_and_clear();
     line(&total.coverage);
     let seconds = watch.elapsed().as_secs_f64().max(0.001);
@@ -35,7 +45,11 @@ pub(crate) fn run(seeds: &Seeds, how: How) -> bool {
 
 #[expect(clippy::cast_precision_loss, reason = "rates need not be exact")]
 fn summary(total: &Total, seconds: f64, jobs: usize) {
-    let (runs, operations, steps) = (total.runs as f64, total.operations as f64, total.steps as f64);
+    let (runs, operations, steps) = (
+        total.runs as f64,
+        total.operations as f64,
+        total.steps as f64,
+    );
     line(format_args!(
         "{} runs, {} lives, {} operations, {} steps in {seconds:.1} s on {jobs} threads: {:.0} runs/s, {:.0} operations/s, {:.0} steps/s",
         total.runs,
@@ -51,8 +65,17 @@ fn summary(total: &Total, seconds: f64, jobs: usize) {
 fn failures(total: &Total, how: How, operations: usize) {
     let flags = how.flags();
     for (seed, violations) in total.failures.iter().take(SHOWN) {
-        line(format_args!("VIOLATED: seed {seed}: cenotaph-sim replay {seed} --ops {operations}{flags}"));
-        violations.iter().take(3).for_each(|violation| line(format_args!("  {violation}")));
+        line(format_args!(
+            "VIOLATED: seed {seed}: cenotaph-sim replay {seed} --ops {operations}{flags}"
+        ));
+        violations
+            .iter()
+            .take(3)
+            .for_each(|violation| line(format_args!("  {violation}")));
     }
-    line(format_args!("{} of {} runs violated something", total.failures.len(), total.runs));
+    line(format_args!(
+        "{} of {} runs violated something",
+        total.failures.len(),
+        total.runs
+    ));
 }

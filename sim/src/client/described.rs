@@ -25,9 +25,20 @@ fn default(prefix: &str) -> Bytes {
 }
 
 /// What is asked.
-pub(super) fn described(op: &Op, write: u64, demand: Demand, inline_bytes_max: u64) -> (Call, String) {
+pub(super) fn described(
+    op: &Op,
+    write: u64,
+    demand: Demand,
+    inline_bytes_max: u64,
+) -> (Call, String) {
     match op {
-        Op::Put { object, bytes, shape, lifetime, .. } => (
+        Op::Put {
+            object,
+            bytes,
+            shape,
+            lifetime,
+            ..
+        } => (
             Call::Put {
                 object: key(*object),
                 write,
@@ -36,31 +47,101 @@ pub(super) fn described(op: &Op, write: u64, demand: Demand, inline_bytes_max: u
                 large: bytes + u64::from(matches!(shape, Shape::Broken(_))) > inline_bytes_max,
                 demand: demand.clone(),
             },
-            format!("put {} {bytes} bytes, write {write}, {shape:?}, {demand:?}, {lifetime:?}", object_id(*object)),
+            format!(
+                "put {} {bytes} bytes, write {write}, {shape:?}, {demand:?}, {lifetime:?}",
+                object_id(*object)
+            ),
         ),
         Op::Delete { object, .. } => {
             let text = format!("delete {}, {demand:?}", object_id(*object));
-            (Call::Delete { object: key(*object), demand }, text)
+            (
+                Call::Delete {
+                    object: key(*object),
+                    demand,
+                },
+                text,
+            )
         }
-        Op::Update { object, bytes, fate, .. } => (
-            Call::Update { object: key(*object), write, fate: *fate, bytes: *bytes },
-            format!("update {} to {bytes} bytes, write {write}, {fate:?}", object_id(*object)),
+        Op::Update {
+            object,
+            bytes,
+            fate,
+            ..
+        } => (
+            Call::Update {
+                object: key(*object),
+                write,
+                fate: *fate,
+                bytes: *bytes,
+            },
+            format!(
+                "update {} to {bytes} bytes, write {write}, {fate:?}",
+                object_id(*object)
+            ),
         ),
         Op::Amend { object, .. } => {
             let text = format!("amend {}, {write}, {demand:?}", object_id(*object));
-            (Call::Change { object: key(*object), how: Change::Amend(write), demand }, text)
+            (
+                Call::Change {
+                    object: key(*object),
+                    how: Change::Amend(write),
+                    demand,
+                },
+                text,
+            )
         }
-        Op::Extend { object, ms, may_shorten, .. } => {
-            let text = format!("extend {} by {ms} ms, shorten={may_shorten}, {demand:?}", object_id(*object));
-            (Call::Change { object: key(*object), how: Change::Extend, demand }, text)
+        Op::Extend {
+            object,
+            ms,
+            may_shorten,
+            ..
+        } => {
+            let text = format!(
+                "extend {} by {ms} ms, shorten={may_shorten}, {demand:?}",
+                object_id(*object)
+            );
+            (
+                Call::Change {
+                    object: key(*object),
+                    how: Change::Extend,
+                    demand,
+                },
+                text,
+            )
         }
-        Op::Copy { from, to, if_absent } => (
-            Call::Move { from: key(*from), to: key(*to), how: Moving::Copy, if_absent: *if_absent },
-            format!("copy {} to {}, if_absent={if_absent}", object_id(*from), object_id(*to)),
+        Op::Copy {
+            from,
+            to,
+            if_absent,
+        } => (
+            Call::Move {
+                from: key(*from),
+                to: key(*to),
+                how: Moving::Copy,
+                if_absent: *if_absent,
+            },
+            format!(
+                "copy {} to {}, if_absent={if_absent}",
+                object_id(*from),
+                object_id(*to)
+            ),
         ),
-        Op::Rename { from, to, if_absent } => (
-            Call::Move { from: key(*from), to: key(*to), how: Moving::Rename, if_absent: *if_absent },
-            format!("rename {} to {}, if_absent={if_absent}", object_id(*from), object_id(*to)),
+        Op::Rename {
+            from,
+            to,
+            if_absent,
+        } => (
+            Call::Move {
+                from: key(*from),
+                to: key(*to),
+                how: Moving::Rename,
+                if_absent: *if_absent,
+            },
+            format!(
+                "rename {} to {}, if_absent={if_absent}",
+                object_id(*from),
+                object_id(*to)
+            ),
         ),
         Op::Atomic { pieces } => {
             let asked = pieces.iter().enumerate().map(|(place, piece)| AtomicPiece {
@@ -68,11 +149,19 @@ pub(super) fn described(op: &Op, write: u64, demand: Demand, inline_bytes_max: u
                 write: piece.bytes.is_some().then(|| write_of_piece(write, place)),
                 if_absent: piece.if_absent,
             });
-            (Call::Atomic { pieces: asked.collect() }, format!("together, write {write}: {pieces:?}"))
+            (
+                Call::Atomic {
+                    pieces: asked.collect(),
+                },
+                format!("together, write {write}: {pieces:?}"),
+            )
         }
-        Op::DeletePrefix { prefix } => {
-            (Call::DeletePrefix { prefix: default(prefix) }, format!("delete all below {prefix}"))
-        }
+        Op::DeletePrefix { prefix } => (
+            Call::DeletePrefix {
+                prefix: default(prefix),
+            },
+            format!("delete all below {prefix}"),
+        ),
         op => described_read(op),
     }
 }
@@ -81,11 +170,19 @@ pub(super) fn described(op: &Op, write: u64, demand: Demand, inline_bytes_max: u
 fn described_read(op: &Op) -> (Call, String) {
     match op {
         Op::Get { object, span, .. } => (
-            Call::Read { object: key(*object), kind: Reading::Bytes, span: *span },
+            Call::Read {
+                object: key(*object),
+                kind: Reading::Bytes,
+                span: *span,
+            },
             format!("get {} {span:?}", object_id(*object)),
         ),
         Op::Head { object } => (
-            Call::Read { object: key(*object), kind: Reading::Head, span: Span::All },
+            Call::Read {
+                object: key(*object),
+                kind: Reading::Head,
+                span: Span::All,
+            },
             format!("head {}", object_id(*object)),
         ),
         Op::List { hot, limit, after } => (
@@ -96,7 +193,12 @@ fn described_read(op: &Op) -> (Call, String) {
             },
             format!("list hot={hot} limit={limit} after={after:?}"),
         ),
-        Op::ListGroups { prefix, delimiter, limit, after } => (
+        Op::ListGroups {
+            prefix,
+            delimiter,
+            limit,
+            after,
+        } => (
             Call::ListGroups {
                 prefix: default(prefix),
                 delimiter: *delimiter,
@@ -105,7 +207,12 @@ fn described_read(op: &Op) -> (Call, String) {
             },
             format!("list prefix={prefix} delimiter={delimiter} limit={limit} after={after:?}"),
         ),
-        Op::ListAll => (Call::ListAll { prefix: default("") }, "list all".to_owned()),
+        Op::ListAll => (
+            Call::ListAll {
+                prefix: default(""),
+            },
+            "list all".to_owned(),
+        ),
         op => (Call::Other, format!("{op:?}")),
     }
 }
@@ -115,18 +222,35 @@ pub(super) fn answer_name(answer: &Answer) -> &'static str {
     match answer {
         Answer::Applied { .. } => "heard: applied",
         Answer::Superseded => "heard: superseded",
-        Answer::Conflict { current: Some(_), .. } => "heard: conflict",
+        Answer::Conflict {
+            current: Some(_), ..
+        } => "heard: conflict",
         Answer::Conflict { current: None, .. } => "heard: conflict, absent",
         Answer::Together(_) => "heard: committed together",
         Answer::Kept => "heard: kept",
         Answer::Scrubbed { .. } => "heard: scrubbed",
         Answer::Deleted { existed: true } => "heard: deleted",
         Answer::Deleted { existed: false } => "heard: nothing to delete",
-        Answer::Found(Found { content: Content::AsPut, .. }) => "heard: found, bytes as put",
-        Answer::Found(Found { content: Content::NotAsked, .. }) => "heard: found, head only",
-        Answer::Found(Found { content: Content::Failed(_), .. }) => "heard: found, bytes failed half-way",
-        Answer::Found(Found { content: Content::Left, .. }) => "heard: found, left half-way",
-        Answer::Found(Found { content: Content::Wrong, .. }) => "heard: found, wrong bytes",
+        Answer::Found(Found {
+            content: Content::AsPut,
+            ..
+        }) => "heard: found, bytes as put",
+        Answer::Found(Found {
+            content: Content::NotAsked,
+            ..
+        }) => "heard: found, head only",
+        Answer::Found(Found {
+            content: Content::Failed(_),
+            ..
+        }) => "heard: found, bytes failed half-way",
+        Answer::Found(Found {
+            content: Content::Left,
+            ..
+        }) => "heard: found, left half-way",
+        Answer::Found(Found {
+            content: Content::Wrong,
+            ..
+        }) => "heard: found, wrong bytes",
         Answer::Absent => "heard: absent",
         Answer::NotSatisfiable { .. } => "heard: range not satisfiable",
         Answer::Listed(_) => "heard: a listing",

@@ -1,6 +1,8 @@
-//! Multipart uploads: what a client asks about them, and what all clients remember of them, over all lives.
+//! Multipart uploads: what a client asks about them, and what all clients remember of them, over
+//! all lives.
 //!
-//! A client that has no handle on an upload, as after a crash, takes it up again by its id first, which is a call of its own.
+//! A client that has no handle on an upload, as after a crash, takes it up again by its id first,
+//! which is a call of its own.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -14,7 +16,9 @@ use super::writes::{attributes, precondition};
 use super::{Client, Watch, body, failed};
 use crate::check::{About, Answer, Asked, Call, Demand};
 use crate::payload::payload;
-use crate::plan::{Choice, Declared, Lifetime, Shape, Step, When, Which, object_id, other_namespace};
+use crate::plan::{
+    Choice, Declared, Lifetime, Shape, Step, When, Which, object_id, other_namespace,
+};
 
 /// What clients know of uploads, by slot.
 #[derive(Clone, Default)]
@@ -36,11 +40,18 @@ struct Known {
 
 impl Slots {
     fn of(&self, slot: u32) -> Option<Known> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).get(&slot).cloned()
+        self.0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get(&slot)
+            .cloned()
     }
 
     fn begun(&self, slot: u32, known: Known) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(slot, known);
+        self.0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(slot, known);
     }
 
     fn filed(&self, id: UploadId, part: &UploadedPart) {
@@ -70,47 +81,85 @@ impl Client {
     /// Does something about the upload of a slot.
     pub(super) async fn step(&self, slot: u32, step: &Step, write: u64) -> Answer {
         match step {
-            Step::Initiate { object, when, lifetime } => self.initiate(slot, (*object, *when, *lifetime), write).await,
+            Step::Initiate {
+                object,
+                when,
+                lifetime,
+            } => {
+                self.initiate(slot, (*object, *when, *lifetime), write)
+                    .await
+            }
             Step::Uploads { hot, limit } => self.uploads(*hot, *limit).await,
             Step::Resume { which } => match self.slots.of(slot) {
                 Some(known) => self.resume(&known, *which).await,
                 None => Answer::Done,
             },
-            Step::Part { .. } | Step::CopyPart { .. } | Step::Parts { .. } | Step::Complete { .. } | Step::Abort => {
-                match self.in_hand(slot).await {
-                    Some(in_hand) => self.go_on(&in_hand, step, write).await,
-                    None => Answer::Done,
-                }
-            }
+            Step::Part { .. }
+            | Step::CopyPart { .. }
+            | Step::Parts { .. }
+            | Step::Complete { .. }
+            | Step::Abort => match self.in_hand(slot).await {
+                Some(in_hand) => self.go_on(&in_hand, step, write).await,
+                None => Answer::Done,
+            },
         }
     }
 
     async fn go_on(&self, in_hand: &InHand, step: &Step, write: u64) -> Answer {
         let InHand { known, upload } = in_hand;
         match step {
-            Step::Part { number, bytes, shape, declared } => {
-                let part = PartOf { write, bytes: *bytes, shape: *shape, declared: *declared };
+            Step::Part {
+                number,
+                bytes,
+                shape,
+                declared,
+            } => {
+                let part = PartOf {
+                    write,
+                    bytes: *bytes,
+                    shape: *shape,
+                    declared: *declared,
+                };
                 let fails = shape.fails() || *declared == Declared::Wrong;
-                let about = About::Part { number: *number, write, bytes: *bytes, fails };
-                self.about(known, about, self.part(upload, *number, part)).await
+                let about = About::Part {
+                    number: *number,
+                    write,
+                    bytes: *bytes,
+                    fails,
+                };
+                self.about(known, about, self.part(upload, *number, part))
+                    .await
             }
             Step::CopyPart { number, from, span } => {
                 let from = object_id(*from);
-                let about = About::PartOf { number: *number, from: from.encoded().clone(), span: *span };
+                let about = About::PartOf {
+                    number: *number,
+                    from: from.encoded().clone(),
+                    span: *span,
+                };
                 let copy = upload.part_copy(*number, from).range(super::range(*span));
                 let ask = async { self.filed(upload, copy.await) };
                 self.about(known, about, ask).await
             }
             Step::Parts { after, limit } => {
-                let about = About::Parts { after: *after, limit: *limit };
-                self.about(known, about, self.parts(upload, *after, *limit)).await
+                let about = About::Parts {
+                    after: *after,
+                    limit: *limit,
+                };
+                self.about(known, about, self.parts(upload, *after, *limit))
+                    .await
             }
             Step::Complete { choice, when } => {
                 let demand = self.demand_of(known.object, *when).await;
                 self.complete(in_hand, *choice, demand).await
             }
             Step::Abort => {
-                let ask = async { upload.abort().await.map_or_else(|error| failed(&error), |()| Answer::Done) };
+                let ask = async {
+                    upload
+                        .abort()
+                        .await
+                        .map_or_else(|error| failed(&error), |()| Answer::Done)
+                };
                 self.about(known, About::Abort, ask).await
             }
             Step::Initiate { .. } | Step::Uploads { .. } | Step::Resume { .. } => {
@@ -121,9 +170,20 @@ impl Client {
 
     /// Asks, and writes down what it asked and heard.
     async fn about(&self, known: &Known, what: About, ask: impl Future<Output = Answer>) -> Answer {
-        let text = format!("upload {} to {}: {what:?}", known.of, object_id(known.object));
+        let text = format!(
+            "upload {} to {}: {what:?}",
+            known.of,
+            object_id(known.object)
+        );
         let object = object_id(known.object).encoded().clone();
-        let number = self.called(Call::Multipart(Asked { object, of: known.of, what: what.clone() }), text);
+        let number = self.called(
+            Call::Multipart(Asked {
+                object,
+                of: known.of,
+                what: what.clone(),
+            }),
+            text,
+        );
         self.hear(number, &what, ask).await
     }
 
@@ -131,17 +191,36 @@ impl Client {
         let (object, when, lifetime) = of;
         let demand = self.demand_of(object, when).await;
         let id = object_id(object);
-        let asked = Asked { object: id.encoded().clone(), of: write, what: About::Begin { demand: demand.clone() } };
+        let asked = Asked {
+            object: id.encoded().clone(),
+            of: write,
+            what: About::Begin {
+                demand: demand.clone(),
+            },
+        };
         let text = format!("begins an upload to {id}, write {write}, {demand:?}, {lifetime:?}");
         let number = self.called(Call::Multipart(asked), text);
-        let initiate = self.engine.multipart(id).attributes(attributes(write, lifetime));
+        let initiate = self
+            .engine
+            .multipart(id)
+            .attributes(attributes(write, lifetime));
         let ask = async {
             match initiate.precondition(precondition(&demand)).await {
                 Ok(upload) => {
                     let id = upload.upload_id();
-                    self.slots.begun(slot, Known { object, id, of: write, parts: BTreeMap::new() });
+                    self.slots.begun(
+                        slot,
+                        Known {
+                            object,
+                            id,
+                            of: write,
+                            parts: BTreeMap::new(),
+                        },
+                    );
                     self.take(upload);
-                    Answer::Began { upload: Bytes::copy_from_slice(id.as_bytes()) }
+                    Answer::Began {
+                        upload: Bytes::copy_from_slice(id.as_bytes()),
+                    }
                 }
                 Err(error) => failed(&error),
             }
@@ -150,13 +229,22 @@ impl Client {
     }
 
     fn take(&self, upload: Upload) {
-        self.handles.lock().unwrap_or_else(PoisonError::into_inner).insert(upload.upload_id(), upload);
+        self.handles
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(upload.upload_id(), upload);
     }
 
     /// The upload of a slot, taken up again if need be; none if that can't be.
     async fn in_hand(&self, slot: u32) -> Option<InHand> {
         let known = self.slots.of(slot)?;
-        let held = |id: &UploadId| self.handles.lock().unwrap_or_else(PoisonError::into_inner).get(id).cloned();
+        let held = |id: &UploadId| {
+            self.handles
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .get(id)
+                .cloned()
+        };
         if held(&known.id).is_none() {
             self.resume(&known, Which::Ours).await;
         }
@@ -174,7 +262,11 @@ impl Client {
             }
             Which::Foreign => object += 1,
         }
-        let what = if which == Which::Ours { About::Resume } else { About::ResumeOther };
+        let what = if which == Which::Ours {
+            About::Resume
+        } else {
+            About::ResumeOther
+        };
         let ask = async {
             match self.engine.resume(object_id(object), spelled).await {
                 Ok(upload) => {
@@ -188,7 +280,12 @@ impl Client {
     }
 
     async fn part(&self, upload: &Upload, number: u32, part: PartOf) -> Answer {
-        let PartOf { write, bytes, shape, declared } = part;
+        let PartOf {
+            write,
+            bytes,
+            shape,
+            declared,
+        } = part;
         let watch = Watch::new(&self.machine);
         let mut asked = upload.part(number, body(write, bytes, shape, watch.clone()));
         match declared {
@@ -199,7 +296,12 @@ impl Client {
         let outcome = match shape {
             Shape::Dropped(_, ms) => {
                 let asked = asked.into_future();
-                match self.world.env().deadline(Duration::from_millis(ms), asked).await {
+                match self
+                    .world
+                    .env()
+                    .deadline(Duration::from_millis(ms), asked)
+                    .await
+                {
                     Some(outcome) => outcome,
                     None => {
                         watch.drop_it();
@@ -221,7 +323,10 @@ impl Client {
         match outcome {
             Ok(Some(part)) => {
                 self.slots.filed(upload.upload_id(), &part);
-                Answer::Filed { etag: part.etag.get(), bytes: part.bytes }
+                Answer::Filed {
+                    etag: part.etag.get(),
+                    bytes: part.bytes,
+                }
             }
             Ok(None) => Answer::Absent,
             Err(error) => failed(&error),
@@ -236,9 +341,16 @@ impl Client {
         };
         match list.await {
             Ok(page) => {
-                let parts = page.parts.iter().map(|part| (part.number.into(), part.etag.get(), part.bytes)).collect();
+                let parts = page
+                    .parts
+                    .iter()
+                    .map(|part| (part.number.into(), part.etag.get(), part.bytes))
+                    .collect();
                 if page.next.is_some() && page.next != page.parts.last().map(|part| part.number) {
-                    return self.nonsense(format!("the next page of parts begins behind {:?}", page.next));
+                    return self.nonsense(format!(
+                        "the next page of parts begins behind {:?}",
+                        page.next
+                    ));
                 }
                 Answer::Parts(parts, page.next.is_some())
             }
@@ -249,14 +361,25 @@ impl Client {
     async fn uploads(&self, hot: bool, limit: usize) -> Answer {
         let prefix = if hot { "hot/" } else { "" };
         let below = Bytes::from(format!("default\0{prefix}"));
-        let asked = Asked { object: Bytes::new(), of: 0, what: About::Uploads { prefix: below, limit } };
-        let number = self.called(Call::Multipart(asked), format!("list uploads hot={hot} limit={limit}"));
+        let asked = Asked {
+            object: Bytes::new(),
+            of: 0,
+            what: About::Uploads {
+                prefix: below,
+                limit,
+            },
+        };
+        let number = self.called(
+            Call::Multipart(asked),
+            format!("list uploads hot={hot} limit={limit}"),
+        );
         let ask = async {
             match self.engine.list_uploads(prefix).limit(limit).await {
                 Ok(page) => {
                     let upload = |id: &UploadId| Bytes::copy_from_slice(id.as_bytes());
                     let uploads = page.uploads.iter();
-                    let uploads = uploads.map(|info| (info.id.encoded().clone(), upload(&info.upload_id)));
+                    let uploads =
+                        uploads.map(|info| (info.id.encoded().clone(), upload(&info.upload_id)));
                     Answer::Uploads(uploads.collect(), page.next.is_some())
                 }
                 Err(error) => failed(&error),
@@ -268,15 +391,27 @@ impl Client {
     async fn complete(&self, in_hand: &InHand, choice: Choice, demand: Demand) -> Answer {
         let InHand { known, upload } = in_hand;
         let listed = listed(known, choice);
-        let etags = |listed: &Vec<(u32, PartEtag)>| listed.iter().map(|(number, etag)| (*number, etag.get())).collect();
-        let about = About::Complete { listed: listed.as_ref().map(etags), demand: demand.clone() };
+        let etags = |listed: &Vec<(u32, PartEtag)>| {
+            listed
+                .iter()
+                .map(|(number, etag)| (*number, etag.get()))
+                .collect()
+        };
+        let about = About::Complete {
+            listed: listed.as_ref().map(etags),
+            demand: demand.clone(),
+        };
         let complete = upload.complete().precondition(precondition(&demand));
         let complete = match listed {
             Some(listed) => complete.parts(listed),
             None => complete,
         };
         let is_over = self.machine.state().monitor.was_completed(known.of);
-        let ask = async { complete.await.map_or_else(|error| failed(&error), |written| self.written(written)) };
+        let ask = async {
+            complete
+                .await
+                .map_or_else(|error| failed(&error), |written| self.written(written))
+        };
         let answer = self.about(known, about, ask).await;
         let counter = match &answer {
             Answer::Applied { .. } | Answer::Superseded if is_over => "upload: completed again",
@@ -292,13 +427,29 @@ impl Client {
     /// Gives up every upload that is open.
     pub(crate) async fn abort_all(&self) -> Result<(), Error> {
         for namespace in [Namespace::default_namespace(), other_namespace()] {
-            let uploads = self.engine.list_uploads("").namespace(namespace).limit(2).stream();
+            let uploads = self
+                .engine
+                .list_uploads("")
+                .namespace(namespace)
+                .limit(2)
+                .stream();
             for info in uploads.try_collect::<Vec<_>>().await? {
                 let of = super::write_of(&info.attributes.custom).unwrap_or(0);
-                let asked = Asked { object: info.id.encoded().clone(), of, what: About::Abort };
-                let number = self.called(Call::Multipart(asked), format!("aborts upload {of} to {}", info.id));
+                let asked = Asked {
+                    object: info.id.encoded().clone(),
+                    of,
+                    what: About::Abort,
+                };
+                let number = self.called(
+                    Call::Multipart(asked),
+                    format!("aborts upload {of} to {}", info.id),
+                );
                 let ask = async {
-                    let aborted = match self.engine.resume(info.id, info.upload_id.to_string()).await {
+                    let aborted = match self
+                        .engine
+                        .resume(info.id, info.upload_id.to_string())
+                        .await
+                    {
                         Ok(upload) => upload.abort().await,
                         Err(error) => Err(error),
                     };
@@ -313,12 +464,20 @@ impl Client {
 
 /// The parts that are listed.
 fn listed(known: &Known, choice: Choice) -> Option<Vec<(u32, PartEtag)>> {
-    let mut all: Vec<(u32, PartEtag)> = known.parts.iter().map(|(number, etag)| (*number, *etag)).collect();
+    let mut all: Vec<(u32, PartEtag)> = known
+        .parts
+        .iter()
+        .map(|(number, etag)| (*number, *etag))
+        .collect();
     match choice {
         Choice::Unlisted => return None,
         Choice::Listed => {}
         Choice::Half => all = all.into_iter().step_by(2).collect(),
-        Choice::WrongEtag => all.iter_mut().rev().take(1).for_each(|(_, etag)| *etag = PartEtag::of(b"something else")),
+        Choice::WrongEtag => all
+            .iter_mut()
+            .rev()
+            .take(1)
+            .for_each(|(_, etag)| *etag = PartEtag::of(b"something else")),
         Choice::Backwards => all.reverse(),
         Choice::Missing => all.push((9_999, PartEtag::of(b"something else"))),
     }

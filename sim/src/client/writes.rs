@@ -1,11 +1,12 @@
-//! Writes that are more than a put or a delete: what a client asks, and what it makes of the answer.
+//! Writes that are more than a put or a delete: what a client asks, and what it makes of the
+//! answer.
 
 use std::time::Duration;
 
 use bytes::Bytes;
 use cenotaph::{
-    Attributes, Body, Candidate, Deleted, Expiration, NamespaceLimits, ObjectId, Operation, Precondition, Reply,
-    Result, Update, Updated, Write, WriteReply, Written,
+    Attributes, Body, Candidate, Deleted, Expiration, NamespaceLimits, ObjectId, Operation,
+    Precondition, Reply, Result, Update, Updated, Write, WriteReply, Written,
 };
 use futures::StreamExt;
 
@@ -34,7 +35,11 @@ pub(super) fn attributes(write: u64, lifetime: Lifetime) -> Attributes {
         Lifetime::Live(ms) => Expiration::TimeToLive(Duration::from_millis(ms)),
         Lifetime::Idle(ms) => Expiration::TimeToIdle(Duration::from_millis(ms)),
     };
-    Attributes { custom: [(WRITE.to_owned(), write.to_string())].into(), expiration, ..Attributes::default() }
+    Attributes {
+        custom: [(WRITE.to_owned(), write.to_string())].into(),
+        expiration,
+        ..Attributes::default()
+    }
 }
 
 pub(super) fn precondition(demand: &Demand) -> Precondition {
@@ -47,7 +52,11 @@ pub(super) fn precondition(demand: &Demand) -> Precondition {
 }
 
 fn absent(wanted: bool) -> Precondition {
-    if wanted { Precondition::Absent } else { Precondition::None }
+    if wanted {
+        Precondition::Absent
+    } else {
+        Precondition::None
+    }
 }
 
 impl Client {
@@ -72,13 +81,19 @@ impl Client {
             return Demand::Absent;
         }
         let id = object_id(object);
-        let call = Call::Read { object: id.encoded().clone(), kind: Reading::Head, span: Span::All };
+        let call = Call::Read {
+            object: id.encoded().clone(),
+            kind: Reading::Head,
+            span: Span::All,
+        };
         let number = self.called(call, format!("head {id}, to demand {when:?}"));
         let answer = self.head(id).await;
         self.answered(number, answer.clone());
         match (when, answer) {
             (When::Version, Answer::Found(found)) => Demand::Version(found.version),
-            (When::Stale, Answer::Found(found)) if found.version > 1 => Demand::Version(found.version - 1),
+            (When::Stale, Answer::Found(found)) if found.version > 1 => {
+                Demand::Version(found.version - 1)
+            }
             (When::Etag, Answer::Found(found)) => Demand::Etag(found.etag),
             _ => Demand::Absent,
         }
@@ -107,18 +122,41 @@ impl Client {
         self.changed(amend.precondition(precondition(demand)).await)
     }
 
-    pub(super) async fn extend(&self, id: ObjectId, ms: u64, may_shorten: bool, demand: &Demand) -> Answer {
-        let extend = self.engine.extend_expiry(id).after_now(Duration::from_millis(ms));
-        let extend = if may_shorten { extend.may_shorten() } else { extend };
+    pub(super) async fn extend(
+        &self,
+        id: ObjectId,
+        ms: u64,
+        may_shorten: bool,
+        demand: &Demand,
+    ) -> Answer {
+        let extend = self
+            .engine
+            .extend_expiry(id)
+            .after_now(Duration::from_millis(ms));
+        let extend = if may_shorten {
+            extend.may_shorten()
+        } else {
+            extend
+        };
         self.changed(extend.precondition(precondition(demand)).await)
     }
 
     pub(super) async fn copy(&self, from: ObjectId, to: ObjectId, if_absent: bool) -> Answer {
-        self.changed(self.engine.copy(from, to).precondition(absent(if_absent)).await)
+        self.changed(
+            self.engine
+                .copy(from, to)
+                .precondition(absent(if_absent))
+                .await,
+        )
     }
 
     pub(super) async fn rename(&self, from: ObjectId, to: ObjectId, if_absent: bool) -> Answer {
-        self.changed(self.engine.rename(from, to).precondition(absent(if_absent)).await)
+        self.changed(
+            self.engine
+                .rename(from, to)
+                .precondition(absent(if_absent))
+                .await,
+        )
     }
 
     fn changed(&self, outcome: Result<Option<Written>>) -> Answer {
@@ -133,12 +171,18 @@ impl Client {
         let writes = pieces.iter().enumerate().map(|(place, piece)| {
             let id = object_id(piece.object);
             match piece.bytes {
-                Some(bytes) => put_of(id, write_of_piece(write, place), bytes).precondition(absent(piece.if_absent)),
+                Some(bytes) => put_of(id, write_of_piece(write, place), bytes)
+                    .precondition(absent(piece.if_absent)),
                 None => Write::delete(id),
             }
         });
         match self.engine.atomic(writes.collect::<Vec<_>>()).await {
-            Ok(replies) => Answer::Together(replies.into_iter().map(|reply| self.replied(reply)).collect()),
+            Ok(replies) => Answer::Together(
+                replies
+                    .into_iter()
+                    .map(|reply| self.replied(reply))
+                    .collect(),
+            ),
             Err(error) => failed(&error),
         }
     }
@@ -154,7 +198,11 @@ impl Client {
     pub(crate) async fn scrub(&self) -> Answer {
         match self.engine.scrub().grace(Duration::ZERO).repair().await {
             Ok(report) => Answer::Scrubbed {
-                damage: report.findings.iter().map(|finding| finding.damage.to_string()).collect(),
+                damage: report
+                    .findings
+                    .iter()
+                    .map(|finding| finding.damage.to_string())
+                    .collect(),
                 unconfirmed: report.unconfirmed,
             },
             Err(error) => failed(&error),
@@ -164,12 +212,21 @@ impl Client {
     /// Switches a namespace off or on.
     pub(crate) fn switch(&self, off: bool) -> Answer {
         let mut state = self.machine.state();
-        let tick = state.note(Kind::World, "switches a namespace", if off { "off" } else { "on" }.to_owned());
+        let tick = state.note(
+            Kind::World,
+            "switches a namespace",
+            if off { "off" } else { "on" }.to_owned(),
+        );
         // Nothing runs between the two: they are one moment.
         state.monitor.switched(tick, off);
         drop(state);
-        let limits = NamespaceLimits { disabled: off, ..NamespaceLimits::default() };
-        self.engine.limit_namespace(&other_namespace(), limits).map_or_else(|error| failed(&error), |()| Answer::Done)
+        let limits = NamespaceLimits {
+            disabled: off,
+            ..NamespaceLimits::default()
+        };
+        self.engine
+            .limit_namespace(&other_namespace(), limits)
+            .map_or_else(|error| failed(&error), |()| Answer::Done)
     }
 
     /// Puts in one batch: each is a call of its own.
@@ -180,8 +237,18 @@ impl Client {
             let (id, write) = (object_id(object), write_of_piece(write, place));
             let key: Bytes = id.encoded().clone();
             let demand = Demand::Nothing;
-            let call = Call::Put { object: key, write, fails: false, bytes, large: false, demand };
-            numbers.push(self.called(call, format!("put {id} {bytes} bytes, write {write}, in a batch")));
+            let call = Call::Put {
+                object: key,
+                write,
+                fails: false,
+                bytes,
+                large: false,
+                demand,
+            };
+            numbers.push(self.called(
+                call,
+                format!("put {id} {bytes} bytes, write {write}, in a batch"),
+            ));
             operations.push(Operation::from(put_of(id, write, bytes)));
         }
         let mut answers = self.engine.batch(futures::stream::iter(operations));

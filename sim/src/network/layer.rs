@@ -1,12 +1,14 @@
 //! The OpenDAL layer that leads every request through a life's [`Link`].
 //!
-//! Writes and deletes take effect by the link alone, reads and listings by the service underneath. The raw API of OpenDAL
-//! changes at each minor version; in this crate only this file knows it.
+//! Writes and deletes take effect by the link alone, reads and listings by the service underneath.
+//! The raw API of OpenDAL changes at each minor version; in this crate only this file knows it.
 
 use std::sync::Arc;
 
 use opendal::raw::*;
-use opendal::{Buffer, BytesRange, Capability, Metadata, MetadataBuilder, OperationContext, Result};
+use opendal::{
+    Buffer, BytesRange, Capability, Metadata, MetadataBuilder, OperationContext, Result,
+};
 
 use super::{Link, joined};
 
@@ -16,7 +18,10 @@ pub(super) struct Breakable(pub(super) Link);
 
 impl Layer for Breakable {
     fn apply_service(&self, inner: Servicer) -> Servicer {
-        Arc::new(BreakableService { inner, link: self.0.clone() })
+        Arc::new(BreakableService {
+            inner,
+            link: self.0.clone(),
+        })
     }
 }
 
@@ -26,7 +31,8 @@ struct BreakableService {
     link: Link,
 }
 
-/// A write under way: nothing of it is with the service before it is closed, but for what a partial write shows.
+/// A write under way: nothing of it is with the service before it is closed, but for what a partial
+/// write shows.
 pub(super) struct Upload {
     link: Link,
     path: String,
@@ -67,20 +73,39 @@ impl Service for BreakableService {
         self.inner.capability()
     }
 
-    async fn create_dir(&self, ctx: &OperationContext, path: &str, args: OpCreateDir) -> Result<RpCreateDir> {
+    async fn create_dir(
+        &self,
+        ctx: &OperationContext,
+        path: &str,
+        args: OpCreateDir,
+    ) -> Result<RpCreateDir> {
         self.inner.create_dir(ctx, path, args).await
     }
 
     fn read(&self, ctx: &OperationContext, path: &str, args: OpRead) -> Result<Self::Reader> {
         let inner = self.inner.read(ctx, path, args)?;
-        Ok(Download { link: self.link.clone(), path: path.to_owned(), inner })
+        Ok(Download {
+            link: self.link.clone(),
+            path: path.to_owned(),
+            inner,
+        })
     }
 
     fn write(&self, _: &OperationContext, path: &str, _: OpWrite) -> Result<Self::Writer> {
-        Ok(Upload { link: self.link.clone(), path: path.to_owned(), parts: Vec::new() })
+        Ok(Upload {
+            link: self.link.clone(),
+            path: path.to_owned(),
+            parts: Vec::new(),
+        })
     }
 
-    fn copy(&self, ctx: &OperationContext, from: &str, to: &str, args: OpCopy) -> Result<Self::Copier> {
+    fn copy(
+        &self,
+        ctx: &OperationContext,
+        from: &str,
+        to: &str,
+        args: OpCopy,
+    ) -> Result<Self::Copier> {
         self.inner.copy(ctx, from, to, args)
     }
 
@@ -88,11 +113,22 @@ impl Service for BreakableService {
         self.inner.compose(ctx, to, args)
     }
 
-    async fn rename(&self, ctx: &OperationContext, from: &str, to: &str, args: OpRename) -> Result<RpRename> {
+    async fn rename(
+        &self,
+        ctx: &OperationContext,
+        from: &str,
+        to: &str,
+        args: OpRename,
+    ) -> Result<RpRename> {
         self.inner.rename(ctx, from, to, args).await
     }
 
-    async fn restore(&self, ctx: &OperationContext, path: &str, args: OpRestore) -> Result<RpRestore> {
+    async fn restore(
+        &self,
+        ctx: &OperationContext,
+        path: &str,
+        args: OpRestore,
+    ) -> Result<RpRestore> {
         self.inner.restore(ctx, path, args).await
     }
 
@@ -102,7 +138,9 @@ impl Service for BreakableService {
     }
 
     fn delete(&self, _: &OperationContext) -> Result<Self::Deleter> {
-        Ok(Delete { link: self.link.clone() })
+        Ok(Delete {
+            link: self.link.clone(),
+        })
     }
 
     fn list(&self, ctx: &OperationContext, path: &str, args: OpList) -> Result<Self::Lister> {
@@ -112,7 +150,12 @@ impl Service for BreakableService {
         self.inner.list(ctx, path, args)
     }
 
-    async fn presign(&self, ctx: &OperationContext, path: &str, args: OpPresign) -> Result<RpPresign> {
+    async fn presign(
+        &self,
+        ctx: &OperationContext,
+        path: &str,
+        args: OpPresign,
+    ) -> Result<RpPresign> {
         self.inner.presign(ctx, path, args).await
     }
 }
@@ -152,7 +195,14 @@ impl oio::Read for Download {
     async fn open(&self, range: BytesRange) -> Result<(RpRead, Box<dyn oio::ReadStreamDyn>)> {
         self.link.look("blob open", &self.path).await?;
         let (reply, inner) = self.inner.open(range).await?;
-        Ok((reply, Box::new(Stream { link: self.link.clone(), path: self.path.clone(), inner })))
+        Ok((
+            reply,
+            Box::new(Stream {
+                link: self.link.clone(),
+                path: self.path.clone(),
+                inner,
+            }),
+        ))
     }
 
     async fn read(&self, range: BytesRange) -> Result<(RpRead, Buffer)> {

@@ -1,9 +1,10 @@
-//! A plan: everything that a simulated run does beyond its seed. What each client asks, what goes wrong, and how the
-//! engine is set up.
+//! A plan: everything that a simulated run does beyond its seed. What each client asks, what goes
+//! wrong, and how the engine is set up.
 //!
-//! A plan is a function of a seed (`generate.rs`) and a proptest value (`shrink.rs`), so that a plan that fails shrinks to
-//! a small one. It is serde data too: a plan that found a bug is kept as a file, for its seed means another plan once the
-//! generator has changed. Deliberately not here: running it (`run.rs`).
+//! A plan is a function of a seed (`generate.rs`) and a proptest value (`shrink.rs`), so that a
+//! plan that fails shrinks to a small one. It is serde data too: a plan that found a bug is kept as
+//! a file, for its seed means another plan once the generator has changed. Deliberately not here:
+//! running it (`run.rs`).
 
 use std::ops::Range;
 
@@ -231,7 +232,8 @@ pub enum Op {
     },
 }
 
-/// What a client demands of an object before it writes. It looks at the object first, where it must name a version.
+/// What a client demands of an object before it writes. It looks at the object first, where it must
+/// name a version.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum When {
     /// Nothing.
@@ -307,7 +309,11 @@ impl Shape {
     pub const fn fails(self) -> bool {
         match self {
             Self::Broken(_) | Self::Failing(_) => true,
-            Self::Bytes | Self::Stream(_) | Self::Slow(..) | Self::Promised(_) | Self::Dropped(..) => false,
+            Self::Bytes
+            | Self::Stream(_)
+            | Self::Slow(..)
+            | Self::Promised(_)
+            | Self::Dropped(..) => false,
         }
     }
 }
@@ -340,7 +346,9 @@ impl Span {
     pub(crate) const fn fits(self, size: u64) -> bool {
         match self {
             Self::All | Self::Last(_) => true,
-            Self::Between(start, end) => start < size || (start == end && start <= size) || (start == 0 && size == 0),
+            Self::Between(start, end) => {
+                start < size || (start == end && start <= size) || (start == 0 && size == 0)
+            }
             Self::From(start) => start < size || (start == 0 && size == 0),
         }
     }
@@ -357,17 +365,31 @@ pub(crate) fn other_namespace() -> Namespace {
 
 /// The object of this number. Every fourth has a long name, so that its blobs have trailers.
 pub(crate) fn object_id(object: u32) -> ObjectId {
-    let mut key = if object < HOT { format!("hot/{object}") } else { format!("cold/{object:05}") };
+    let mut key = if object < HOT {
+        format!("hot/{object}")
+    } else {
+        format!("cold/{object:05}")
+    };
     if object % 4 == 3 {
         key.push_str(&"é".repeat(30));
     }
-    let namespace = if object % 7 == 6 { other_namespace() } else { Namespace::default_namespace() };
+    let namespace = if object % 7 == 6 {
+        other_namespace()
+    } else {
+        Namespace::default_namespace()
+    };
     ObjectId::new(&namespace, &key).expect("the names of a plan are legal")
 }
 
 /// A put of so many bytes, all at once, with nothing demanded.
 pub(crate) const fn put(object: u32, bytes: u64) -> Op {
-    Op::Put { object, bytes, shape: Shape::Bytes, when: When::Any, lifetime: Lifetime::Forever }
+    Op::Put {
+        object,
+        bytes,
+        shape: Shape::Bytes,
+        when: When::Any,
+        lifetime: Lifetime::Forever,
+    }
 }
 
 impl Plan {

@@ -1,7 +1,9 @@
-//! Plans as proptest values: [`Plans`], a strategy, and [`PlanTree`], which makes a failing plan smaller.
+//! Plans as proptest values: [`Plans`], a strategy, and [`PlanTree`], which makes a failing plan
+//! smaller.
 //!
-//! Shrinking leaves out: whole clients, runs of operations (half of them, then quarters, down to one), chosen faults, and
-//! kinds of faults. What is left out is put back if the failure goes with it.
+//! Shrinking leaves out: whole clients, runs of operations (half of them, then quarters, down to
+//! one), chosen faults, and kinds of faults. What is left out is put back if the failure goes with
+//! it.
 
 use proptest::prelude::Rng;
 use proptest::strategy::{NewTree, Strategy, ValueTree};
@@ -65,24 +67,34 @@ enum Cut {
 impl PlanTree {
     /// All of this plan, to begin with.
     pub fn new(plan: Plan) -> Self {
-        let mut tree = Self { begun: plan.clone(), plan, before: None, cuts: Vec::new() };
+        let mut tree = Self {
+            begun: plan.clone(),
+            plan,
+            before: None,
+            cuts: Vec::new(),
+        };
         tree.cuts = tree.round();
         tree
     }
 
-    /// Everything that could be left out of the plan as it is, in the reverse order of trying: the largest last.
+    /// Everything that could be left out of the plan as it is, in the reverse order of trying: the
+    /// largest last.
     fn round(&self) -> Vec<Cut> {
         let mut cuts = Vec::new();
         for (client, ops) in self.plan.clients.iter().enumerate() {
             let mut some = 1;
             while some <= ops.len() {
-                cuts.extend((0..ops.len() / some).map(|piece| Cut::Ops(client, some, (piece + 1) * some)));
+                cuts.extend(
+                    (0..ops.len() / some).map(|piece| Cut::Ops(client, some, (piece + 1) * some)),
+                );
                 some *= 2;
             }
         }
         cuts.extend((0..self.plan.acts.len()).map(Cut::Act));
         cuts.push(Cut::Delays);
-        let likely = Fault::ALL.iter().filter(|&&fault| self.plan.faults.of(fault) > Odds::NEVER);
+        let likely = Fault::ALL
+            .iter()
+            .filter(|&&fault| self.plan.faults.of(fault) > Odds::NEVER);
         cuts.extend(likely.map(|&fault| Cut::Fault(fault)));
         cuts.extend((0..self.plan.clients.len()).map(Cut::Client));
         cuts
@@ -93,7 +105,10 @@ impl PlanTree {
         match cut {
             Cut::Client(client) => drop(std::mem::take(plan.clients.get_mut(client)?)),
             Cut::Ops(client, some, end) => {
-                let ops = plan.clients.get_mut(client).filter(|ops| end <= ops.len())?;
+                let ops = plan
+                    .clients
+                    .get_mut(client)
+                    .filter(|ops| end <= ops.len())?;
                 drop(ops.drain(end - some..end));
             }
             Cut::Act(act) if act < plan.acts.len() => drop(plan.acts.remove(act)),
@@ -153,11 +168,21 @@ mod tests {
     fn a_plan_shrinks_to_what_its_failure_needs() {
         let mut plan = Plan::generate(5, 200);
         plan.clients[0].insert(10, crate::plan::put(1, 777));
-        plan.clients[0].insert(20, Op::Delete { object: 999, dropped_after_ms: None, when: crate::plan::When::Any });
+        plan.clients[0].insert(
+            20,
+            Op::Delete {
+                object: 999,
+                dropped_after_ms: None,
+                when: crate::plan::When::Any,
+            },
+        );
         let fails = |plan: &Plan| {
             let ops: Vec<_> = plan.clients.iter().flatten().collect();
-            ops.iter().any(|op| matches!(op, Op::Put { bytes: 777, .. }))
-                && ops.iter().any(|op| matches!(op, Op::Delete { object: 999, .. }))
+            ops.iter()
+                .any(|op| matches!(op, Op::Put { bytes: 777, .. }))
+                && ops
+                    .iter()
+                    .any(|op| matches!(op, Op::Delete { object: 999, .. }))
         };
         let small = crate::sweep::shrink(plan, 10_000, |plan| fails(plan));
         assert!(fails(&small));

@@ -1,7 +1,9 @@
-//! What a plan asks about multipart uploads: [`Step`], one thing about the upload that a slot holds.
+//! What a plan asks about multipart uploads: [`Step`], one thing about the upload that a slot
+//! holds.
 //!
-//! Slots are numbered, and all clients share them, in all lives: so two of them race for the same upload, and one goes on with what
-//! another began, or it began itself before a crash. Deliberately not here: asking (`client/uploads.rs`).
+//! Slots are numbered, and all clients share them, in all lives: so two of them race for the same
+//! upload, and one goes on with what another began, or it began itself before a crash. Deliberately
+//! not here: asking (`client/uploads.rs`).
 
 use serde::{Deserialize, Serialize};
 
@@ -134,6 +136,10 @@ pub struct UploadRules {
 impl Default for UploadRules {
     fn default() -> Self {
         const DAY_MS: u64 = 24 * 3600 * 1000;
-        Self { lifetime_ms: 7 * DAY_MS, kept_for_ms: DAY_MS, part_bytes_min: 0 }
+        Self {
+            lifetime_ms: 7 * DAY_MS,
+            kept_for_ms: DAY_MS,
+            part_bytes_min: 0,
+        }
     }
 }

@@ -1,4 +1,5 @@
-//! A trace as a page for a browser: one file, nothing loaded from anywhere, one lane for each actor, client and task.
+//! A trace as a page for a browser: one file, nothing loaded from anywhere, one lane for each
+//! actor, client and task.
 //!
 //! ```text
 //! page.html   the frame, with a place for each of the others
@@ -8,9 +9,9 @@
 //! keys.js     what it listens to
 //! ```
 //!
-//! A trace holds any text: object keys, errors, notes. None of it ever is markup: the page sets it as text, and here it is
-//! spelled so that it can't end the element that carries it. Deliberately not here: anything that changes from one call
-//! to the next; equal traces make equal pages.
+//! A trace holds any text: object keys, errors, notes. None of it ever is markup: the page sets it
+//! as text, and here it is spelled so that it can't end the element that carries it. Deliberately
+//! not here: anything that changes from one call to the next; equal traces make equal pages.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -20,19 +21,32 @@ use crate::trace::{Event, Lane, Trace};
 
 const PAGE: &str = include_str!("page.html");
 const STYLE: &str = include_str!("page.css");
-const SCRIPTS: &str = concat!(include_str!("model.js"), include_str!("view.js"), include_str!("keys.js"));
+const SCRIPTS: &str = concat!(
+    include_str!("model.js"),
+    include_str!("view.js"),
+    include_str!("keys.js")
+);
 
 /// All that happened, as a page with this title.
 pub(crate) fn html(title: &str, trace: &Trace) -> String {
-    fill(&[("{{title}}", &escaped(title)), ("{{style}}", STYLE), ("{{trace}}", &json(trace)), ("{{scripts}}", SCRIPTS)])
+    fill(&[
+        ("{{title}}", &escaped(title)),
+        ("{{style}}", STYLE),
+        ("{{trace}}", &json(trace)),
+        ("{{scripts}}", SCRIPTS),
+    ])
 }
 
-/// Puts each text in its place, first to last. What has been put in is not looked at again: it may say `{{trace}}`.
+/// Puts each text in its place, first to last. What has been put in is not looked at again: it may
+/// say `{{trace}}`.
 fn fill(texts: &[(&str, &str)]) -> String {
-    let mut out = String::with_capacity(texts.iter().map(|(_, text)| text.len()).sum::<usize>() + PAGE.len());
+    let mut out =
+        String::with_capacity(texts.iter().map(|(_, text)| text.len()).sum::<usize>() + PAGE.len());
     let mut rest = PAGE;
     for (place, text) in texts {
-        let (before, after) = rest.split_once(place).expect("the page has a place for everything, in this order");
+        let (before, after) = rest
+            .split_once(place)
+            .expect("the page has a place for everything, in this order");
         out.push_str(before);
         out.push_str(text);
         rest = after;
@@ -44,13 +58,21 @@ fn fill(texts: &[(&str, &str)]) -> String {
 /// What the page is told. An event is `[microseconds, step, life, lane, kind, what, detail]`.
 fn json(trace: &Trace) -> String {
     let lanes = columns(trace);
-    let numbers: BTreeMap<Lane, usize> = lanes.iter().enumerate().map(|(number, &lane)| (lane, number)).collect();
+    let numbers: BTreeMap<Lane, usize> = lanes
+        .iter()
+        .enumerate()
+        .map(|(number, &lane)| (lane, number))
+        .collect();
     let mut out = String::from("{\"crash\":");
     quote(&mut out, Fault::Crash.name());
     out.push_str(",\"lanes\":[");
-    list(&mut out, &lanes, |out, &lane| quote(out, trace.lane_name(lane)));
+    list(&mut out, &lanes, |out, &lane| {
+        quote(out, trace.lane_name(lane));
+    });
     out.push_str("],\"events\":[\n");
-    list(&mut out, trace.events(), |out, event| row(out, event, numbers[&event.lane]));
+    list(&mut out, trace.events(), |out, event| {
+        row(out, event, numbers[&event.lane]);
+    });
     out.push_str("]}");
     out
 }
@@ -65,8 +87,17 @@ fn list<T>(out: &mut String, items: &[T], mut write: impl FnMut(&mut String, &T)
 }
 
 fn row(out: &mut String, event: &Event, lane: usize) {
-    let Event { at, step, life, kind, what, detail, .. } = event;
-    write!(out, "[{},{step},{life},{lane},", at.as_micros()).expect("a string takes whatever is written");
+    let Event {
+        at,
+        step,
+        life,
+        kind,
+        what,
+        detail,
+        ..
+    } = event;
+    write!(out, "[{},{step},{life},{lane},", at.as_micros())
+        .expect("a string takes whatever is written");
     for text in [kind.name(), what] {
         quote(out, text);
         out.push(',');
@@ -75,7 +106,8 @@ fn row(out: &mut String, event: &Event, lane: usize) {
     out.push_str("]\n");
 }
 
-/// The lanes from left to right: families in the order of their first event, and `shard 2` before `shard 10`.
+/// The lanes from left to right: families in the order of their first event, and `shard 2` before
+/// `shard 10`.
 fn columns(trace: &Trace) -> Vec<Lane> {
     let mut families = BTreeMap::new();
     let mut lanes: Vec<_> = trace
@@ -92,13 +124,17 @@ fn columns(trace: &Trace) -> Vec<Lane> {
 
 /// `shard 10` is number 10 of the family `shard`.
 fn family(name: &str) -> (&str, Option<u64>) {
-    match name.rsplit_once(' ').map(|(family, number)| (family, number.parse())) {
+    match name
+        .rsplit_once(' ')
+        .map(|(family, number)| (family, number.parse()))
+    {
         Some((family, Ok(number))) => (family, Some(number)),
         Some((_, Err(_))) | None => (name, None),
     }
 }
 
-/// A JSON string that may stand within a script element: no `<` at all, and no line separator that old browsers trip on.
+/// A JSON string that may stand within a script element: no `<` at all, and no line separator that
+/// old browsers trip on.
 fn quote(out: &mut String, text: &str) {
     out.push('"');
     for c in text.chars() {
@@ -120,7 +156,11 @@ fn spell(out: &mut String, c: char) {
 
 /// Text for the inside of an element.
 fn escaped(text: &str) -> String {
-    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;").replace('\'', "&#39;")
+    text.replace('&', "&amp;")
+        .replace('<', "&lt;")
+        .replace('>', "&gt;")
+        .replace('"', "&quot;")
+        .replace('\'', "&#39;")
 }
 
 #[cfg(test)]
@@ -131,8 +171,7 @@ mod tests {
     use crate::timeline::sample;
     use crate::trace::Kind;
 
-    const HOSTILE: &str =
-        "</script><script>alert(1)</script><!-- \"'&amp; \\u2028 \u{2028}\u{2029}\u{0}\u{7f}\n {{trace}} 💣";
+    const HOSTILE: &str = "</script><script>alert(1)</script><!-- \"'&amp; \\u2028 \u{2028}\u{2029}\u{0}\u{7f}\n {{trace}} 💣";
 
     fn hostile() -> Trace {
         let mut trace = sample::lanes(&["<b>lane</b>"]);
@@ -149,26 +188,50 @@ mod tests {
     #[test]
     fn hostile_text_stays_text() {
         let page = html(HOSTILE, &hostile());
-        assert_eq!(page.matches("<script").count(), PAGE.matches("<script").count(), "no element is opened");
-        assert_eq!(page.matches("</script").count(), PAGE.matches("</script").count(), "none is closed");
+        assert_eq!(
+            page.matches("<script").count(),
+            PAGE.matches("<script").count(),
+            "no element is opened"
+        );
+        assert_eq!(
+            page.matches("</script").count(),
+            PAGE.matches("</script").count(),
+            "none is closed"
+        );
         assert_eq!(page.matches("<!--").count(), PAGE.matches("<!--").count());
-        assert!(!page.contains("<b>") && !json(&hostile()).contains(['<', '\u{2028}', '\u{2029}', '\u{0}', '\u{7f}']));
+        assert!(
+            !page.contains("<b>")
+                && !json(&hostile()).contains(['<', '\u{2028}', '\u{2029}', '\u{0}', '\u{7f}'])
+        );
         assert!(page.contains("<title>&lt;/script&gt;&lt;script&gt;alert(1)"));
-        assert!(page.contains("{{trace}} 💣</title>"), "what is put in is not looked at again");
+        assert!(
+            page.contains("{{trace}} 💣</title>"),
+            "what is put in is not looked at again"
+        );
     }
 
     #[test]
     fn strings_are_json() {
         assert_eq!(quoted("a\"b\\c/d"), r#""a\"b\\c/d""#);
-        assert_eq!(quoted("\n\t\u{0}\u{1f}\u{7f}\u{9f}"), r#""\u000a\u0009\u0000\u001f\u007f\u009f""#);
-        assert_eq!(quoted("</script>&\u{2028}\u{2029}\u{feff}"), r#""\u003c/script\u003e\u0026\u2028\u2029\ufeff""#);
+        assert_eq!(
+            quoted("\n\t\u{0}\u{1f}\u{7f}\u{9f}"),
+            r#""\u000a\u0009\u0000\u001f\u007f\u009f""#
+        );
+        assert_eq!(
+            quoted("</script>&\u{2028}\u{2029}\u{feff}"),
+            r#""\u003c/script\u003e\u0026\u2028\u2029\ufeff""#
+        );
         assert_eq!(quoted("grüße 💣"), "\"grüße 💣\"");
     }
 
     #[test]
     fn every_lane_has_its_column() {
         let trace = sample::lanes(&["shard 10", "client 1", "index", "shard 2", "client 0"]);
-        assert!(json(&trace).contains(r#""lanes":["world","shard 2","shard 10","client 0","client 1","index"]"#));
+        assert!(
+            json(&trace).contains(
+                r#""lanes":["world","shard 2","shard 10","client 0","client 1","index"]"#
+            )
+        );
         let page = html("a title", &trace);
         for lane in trace.lanes() {
             assert!(page.contains(&quoted(trace.lane_name(lane))));
@@ -178,19 +241,31 @@ mod tests {
     #[test]
     fn an_event_stands_in_its_lane() {
         let json = json(&sample::crash());
-        assert!(json.starts_with("{\"crash\":\"fault: crash\",\"lanes\":[\"world\",\"shard 1\","), "{json}");
-        assert!(json.contains("[1025000,5,1,1,\"FAULT\",\"fault: crash\",\"at index sync\"]\n"), "{json}");
+        assert!(
+            json.starts_with("{\"crash\":\"fault: crash\",\"lanes\":[\"world\",\"shard 1\","),
+            "{json}"
+        );
+        assert!(
+            json.contains("[1025000,5,1,1,\"FAULT\",\"fault: crash\",\"at index sync\"]\n"),
+            "{json}"
+        );
     }
 
     #[test]
     fn equal_traces_make_equal_pages() {
-        assert_eq!(html("a title", &sample::crash()), html("a title", &sample::crash()));
+        assert_eq!(
+            html("a title", &sample::crash()),
+            html("a title", &sample::crash())
+        );
     }
 
     #[test]
     fn the_page_loads_nothing() {
         let page = html("a title", &sample::crash());
-        assert!(page.contains("default-src 'none'"), "the browser is told to refuse");
+        assert!(
+            page.contains("default-src 'none'"),
+            "the browser is told to refuse"
+        );
         for outside in ["http:", "https:", "src=\"", "@import", "url("] {
             assert!(!page.contains(outside), "{outside}");
         }

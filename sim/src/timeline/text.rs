@@ -15,8 +15,7 @@ use crate::trace::{Event, Kind, Trace};
 const LINE_CHARS: usize = 120;
 /// A longer `what` pushes its detail to the right.
 const WHAT_CHARS_MAX: usize = 26;
-const LEGEND: &str =
-    "=> calls   <= answers   ## durable   ~~ blob tier   !! fault   XX violation   ** world   .. step\n";
+const LEGEND: &str = "=> calls   <= answers   ## durable   ~~ blob tier   !! fault   XX violation   ** world   .. step\n";
 
 /// How wide the columns are, in characters.
 struct Columns {
@@ -41,18 +40,37 @@ pub(crate) fn text(trace: &Trace) -> String {
 }
 
 fn columns(trace: &Trace) -> Columns {
-    let who = trace.lanes().map(|lane| trace.lane_name(lane).chars().count()).max();
-    let what = trace.events().iter().map(|event| event.what.chars().count()).max();
-    Columns { who: who.unwrap_or(0), what: what.unwrap_or(0).min(WHAT_CHARS_MAX) }
+    let who = trace
+        .lanes()
+        .map(|lane| trace.lane_name(lane).chars().count())
+        .max();
+    let what = trace
+        .events()
+        .iter()
+        .map(|event| event.what.chars().count())
+        .max();
+    Columns {
+        who: who.unwrap_or(0),
+        what: what.unwrap_or(0).min(WHAT_CHARS_MAX),
+    }
 }
 
 fn head(out: &mut String, columns: &Columns) {
     let (who, what) = (columns.who, columns.what);
-    put(out, format_args!("{:>12} {:>6} {:>4}  {:<who$}     {:<what$}  more", "time", "step", "life", "who", "what"));
+    put(
+        out,
+        format_args!(
+            "{:>12} {:>6} {:>4}  {:<who$}     {:<what$}  more",
+            "time", "step", "life", "who", "what"
+        ),
+    );
 }
 
 fn separator(out: &mut String, life: u32) {
-    put(out, format_args!("{:─<LINE_CHARS$}", format!("──── life {life} ")));
+    put(
+        out,
+        format_args!("{:─<LINE_CHARS$}", format!("──── life {life} ")),
+    );
 }
 
 fn line(out: &mut String, trace: &Trace, event: &Event, columns: &Columns) {
@@ -146,14 +164,27 @@ mod tests {
     #[test]
     fn a_detail_stays_on_its_line() {
         let mut trace = Trace::new();
-        trace.push(Duration::ZERO, 0, Kind::World, "note", "a\nb\r\u{1b}[2Jc\u{2028}é".to_owned());
+        trace.push(
+            Duration::ZERO,
+            0,
+            Kind::World,
+            "note",
+            "a\nb\r\u{1b}[2Jc\u{2028}é".to_owned(),
+        );
         let text = text(&trace);
-        assert!(text.ends_with("note  a\\nb\\r\\u{1b}[2Jc\\u{2028}é\n"), "{text}");
+        assert!(
+            text.ends_with("note  a\\nb\\r\\u{1b}[2Jc\\u{2028}é\n"),
+            "{text}"
+        );
     }
 
     #[test]
     fn nothing_reads_as_nothing() {
-        assert_eq!(text(&Trace::new()).lines().count(), 2, "the legend and the head");
+        assert_eq!(
+            text(&Trace::new()).lines().count(),
+            2,
+            "the legend and the head"
+        );
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! Every planted bug is found, within a stated number of seeds, by a checker that should find it.
 //!
-//! `docs/simulation.md` has the table of how many seeds it takes; the bounds here leave room for plans to change.
+//! `docs/simulation.md` has the table of how many seeds it takes; the bounds here leave room for
+//! plans to change.
 
 use cenotaph_sim::{Bug, Options, Plan, run};
 
@@ -12,45 +13,167 @@ struct Planted {
 }
 
 const PLANTED: [Planted; 28] = [
-    Planted { bug: Bug::AckBeforeSync, within: 10, by: &["I9"] },
-    Planted { bug: Bug::ReaderSeesUnsynced, within: 50, by: &["I7"] },
-    Planted { bug: Bug::OldRevisionNotQueued, within: 10, by: &["I5"] },
-    Planted { bug: Bug::UploadWithoutChange, within: 10, by: &["I1"] },
-    Planted { bug: Bug::BlobDeletedBeforeSwap, within: 20, by: &["I2"] },
-    Planted { bug: Bug::ZombieCommit, within: 50, by: &["versions", "I3"] },
-    Planted { bug: Bug::RecoveryWithoutFence, within: 20, by: &["I2"] },
-    Planted { bug: Bug::SweeperIgnoresPins, within: 200, by: &["I8"] },
-    Planted { bug: Bug::VersionReuse, within: 10, by: &["versions"] },
-    Planted { bug: Bug::SupersededAsConflict, within: 20, by: &["I10"] },
-    Planted { bug: Bug::UnknownTreatedAsFailed, within: 600, by: &["I10"] },
-    Planted { bug: Bug::NoBarrier, within: 600, by: &["versions", "I3"] },
-    Planted { bug: Bug::ExpiredTombstoneNotQueued, within: 400, by: &["I5"] },
-    Planted { bug: Bug::PreconditionAtBeginOnly, within: 200, by: &["precondition"] },
-    Planted { bug: Bug::TouchResurrects, within: 1500, by: &["idle", "expiry"] },
-    Planted { bug: Bug::ExpirerTrustsItsEntry, within: 400, by: &["linearizability"] },
-    Planted { bug: Bug::AtomicInTwoBatches, within: 10, by: &["atomic"] },
-    Planted { bug: Bug::UpdateWithoutPrecondition, within: 50, by: &["update"] },
-    Planted { bug: Bug::ScrubForgetsChanges, within: 100, by: &["scrub", "I2"] },
-    Planted { bug: Bug::ScrubUnconfirmed, within: 2000, by: &["scrub"] },
-    Planted { bug: Bug::CompleteTwice, within: 20, by: &["sessions"] },
-    Planted { bug: Bug::PartAfterEnd, within: 100, by: &["sessions"] },
-    Planted { bug: Bug::EndQueuesEveryPart, within: 20, by: &["I2"] },
-    Planted { bug: Bug::SnapshotDropsOverwritten, within: 200, by: &["linearizability", "unprovoked", "scrub"] },
-    Planted { bug: Bug::NotFoundIsDeleted, within: 200, by: &["I5"] },
-    Planted { bug: Bug::MissingBlobIsAbsent, within: 100, by: &["linearizability"] },
-    Planted { bug: Bug::DeletesNeedSpace, within: 200, by: &["unprovoked"] },
-    Planted { bug: Bug::RoomAskedLate, within: 400, by: &["versions", "I3"] },
+    Planted {
+        bug: Bug::AckBeforeSync,
+        within: 10,
+        by: &["I9"],
+    },
+    Planted {
+        bug: Bug::ReaderSeesUnsynced,
+        within: 50,
+        by: &["I7"],
+    },
+    Planted {
+        bug: Bug::OldRevisionNotQueued,
+        within: 10,
+        by: &["I5"],
+    },
+    Planted {
+        bug: Bug::UploadWithoutChange,
+        within: 10,
+        by: &["I1"],
+    },
+    Planted {
+        bug: Bug::BlobDeletedBeforeSwap,
+        within: 20,
+        by: &["I2"],
+    },
+    Planted {
+        bug: Bug::ZombieCommit,
+        within: 50,
+        by: &["versions", "I3"],
+    },
+    Planted {
+        bug: Bug::RecoveryWithoutFence,
+        within: 20,
+        by: &["I2"],
+    },
+    Planted {
+        bug: Bug::SweeperIgnoresPins,
+        within: 200,
+        by: &["I8"],
+    },
+    Planted {
+        bug: Bug::VersionReuse,
+        within: 10,
+        by: &["versions"],
+    },
+    Planted {
+        bug: Bug::SupersededAsConflict,
+        within: 20,
+        by: &["I10"],
+    },
+    Planted {
+        bug: Bug::UnknownTreatedAsFailed,
+        within: 600,
+        by: &["I10"],
+    },
+    Planted {
+        bug: Bug::NoBarrier,
+        within: 600,
+        by: &["versions", "I3"],
+    },
+    Planted {
+        bug: Bug::ExpiredTombstoneNotQueued,
+        within: 400,
+        by: &["I5"],
+    },
+    Planted {
+        bug: Bug::PreconditionAtBeginOnly,
+        within: 200,
+        by: &["precondition"],
+    },
+    Planted {
+        bug: Bug::TouchResurrects,
+        within: 1500,
+        by: &["idle", "expiry"],
+    },
+    Planted {
+        bug: Bug::ExpirerTrustsItsEntry,
+        within: 400,
+        by: &["linearizability"],
+    },
+    Planted {
+        bug: Bug::AtomicInTwoBatches,
+        within: 10,
+        by: &["atomic"],
+    },
+    Planted {
+        bug: Bug::UpdateWithoutPrecondition,
+        within: 50,
+        by: &["update"],
+    },
+    Planted {
+        bug: Bug::ScrubForgetsChanges,
+        within: 100,
+        by: &["scrub", "I2"],
+    },
+    Planted {
+        bug: Bug::ScrubUnconfirmed,
+        within: 2000,
+        by: &["scrub"],
+    },
+    Planted {
+        bug: Bug::CompleteTwice,
+        within: 20,
+        by: &["sessions"],
+    },
+    Planted {
+        bug: Bug::PartAfterEnd,
+        within: 100,
+        by: &["sessions"],
+    },
+    Planted {
+        bug: Bug::EndQueuesEveryPart,
+        within: 20,
+        by: &["I2"],
+    },
+    Planted {
+        bug: Bug::SnapshotDropsOverwritten,
+        within: 200,
+        by: &["linearizability", "unprovoked", "scrub"],
+    },
+    Planted {
+        bug: Bug::NotFoundIsDeleted,
+        within: 200,
+        by: &["I5"],
+    },
+    Planted {
+        bug: Bug::MissingBlobIsAbsent,
+        within: 100,
+        by: &["linearizability"],
+    },
+    Planted {
+        bug: Bug::DeletesNeedSpace,
+        within: 200,
+        by: &["unprovoked"],
+    },
+    Planted {
+        bug: Bug::RoomAskedLate,
+        within: 400,
+        by: &["versions", "I3"],
+    },
 ];
 
 fn assert_found(planted: &Planted) {
-    let options = Options { bug: Some(planted.bug), ..Options::default() };
+    let options = Options {
+        bug: Some(planted.bug),
+        ..Options::default()
+    };
     for seed in 0..planted.within {
         let found = run(&Plan::generate(seed, 100), &options).violations;
-        if let Some(by) = found.iter().find(|violation| planted.by.contains(&violation.checker)) {
+        if let Some(by) = found
+            .iter()
+            .find(|violation| planted.by.contains(&violation.checker))
+        {
             return println!("{}: seed {seed}: {by}", planted.bug.name());
         }
     }
-    panic!("{} is not found within {} seeds", planted.bug.name(), planted.within);
+    panic!(
+        "{} is not found within {} seeds",
+        planted.bug.name(),
+        planted.within
+    );
 }
 
 #[test]

@@ -22,7 +22,11 @@ async fn keeps_the_contract(world: Controls) {
 #[test]
 fn the_simulated_index_keeps_the_contract_of_every_index() {
     for seed in 0..20 {
-        assert_eq!(Sim::new(seed).run(keeps_the_contract), Life::Ended(()), "seed {seed}");
+        assert_eq!(
+            Sim::new(seed).run(keeps_the_contract),
+            Life::Ended(()),
+            "seed {seed}"
+        );
     }
 }
 

@@ -1,4 +1,5 @@
-//! Many seeds, and one thing going wrong at every step: nothing is violated, and everything has been seen.
+//! Many seeds, and one thing going wrong at every step: nothing is violated, and everything has
+//! been seen.
 //!
 //! `CENOTAPH_SIM_SEEDS` says how many seeds; 500 unless told.
 
@@ -6,8 +7,8 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use cenotaph_sim::{
-    Act, Choice, Coverage, Declared, Fate, Lifetime, Op, Options, Piece, Plan, Setting, Shape, Span, Step, Sweep,
-    UploadRules, When, run, sweep, wanted,
+    Act, Choice, Coverage, Declared, Fate, Lifetime, Op, Options, Piece, Plan, Setting, Shape,
+    Span, Step, Sweep, UploadRules, When, run, sweep, wanted,
 };
 
 /// Runs the plans of these seeds on two threads; what they have seen.
@@ -22,7 +23,11 @@ fn run_seeds(seeds: u64, options: &Options) -> Coverage {
                         return;
                     }
                     let report = run(&Plan::generate(seed, 100), options);
-                    assert_eq!(report.violations, [], "seed {seed}: cenotaph-sim replay {seed}");
+                    assert_eq!(
+                        report.violations,
+                        [],
+                        "seed {seed}: cenotaph-sim replay {seed}"
+                    );
                     seen.lock().unwrap().merge(&report.coverage);
                 }
             });
@@ -33,7 +38,10 @@ fn run_seeds(seeds: u64, options: &Options) -> Coverage {
 
 #[test]
 fn no_seed_violates_anything_and_together_they_see_everything() {
-    let seeds = std::env::var("CENOTAPH_SIM_SEEDS").ok().and_then(|text| text.parse().ok()).unwrap_or(500);
+    let seeds = std::env::var("CENOTAPH_SIM_SEEDS")
+        .ok()
+        .and_then(|text| text.parse().ok())
+        .unwrap_or(500);
     let seen = run_seeds(seeds, &Options::default());
     println!("{seen}");
     assert_eq!(seen.missing(wanted()), [""; 0], "the harness is blind");
@@ -41,7 +49,13 @@ fn no_seed_violates_anything_and_together_they_see_everything() {
 
 #[test]
 fn no_seed_violates_anything_on_real_fjall() {
-    let seen = run_seeds(40, &Options { on_fjall: true, ..Options::default() });
+    let seen = run_seeds(
+        40,
+        &Options {
+            on_fjall: true,
+            ..Options::default()
+        },
+    );
     assert!(seen.of("heard: applied") > 100, "{seen}");
     assert!(seen.of("fault: crash") > 0, "{seen}");
 }
@@ -50,15 +64,30 @@ const LARGE: u64 = 5000;
 const SMALL: u64 = 10;
 
 fn put(object: u32, bytes: u64, shape: Shape) -> Op {
-    Op::Put { object, bytes, shape, when: When::Any, lifetime: Lifetime::Forever }
+    Op::Put {
+        object,
+        bytes,
+        shape,
+        when: When::Any,
+        lifetime: Lifetime::Forever,
+    }
 }
 
 fn get(object: u32, pause_ms: u64) -> Op {
-    Op::Get { object, span: Span::All, pause_ms, leave: false }
+    Op::Get {
+        object,
+        span: Span::All,
+        pause_ms,
+        leave: false,
+    }
 }
 
 fn delete(object: u32) -> Op {
-    Op::Delete { object, dropped_after_ms: None, when: When::Any }
+    Op::Delete {
+        object,
+        dropped_after_ms: None,
+        when: When::Any,
+    }
 }
 
 /// Both tiers, every transition, rivals, slow readers, a caller that leaves.
@@ -88,31 +117,82 @@ fn rivals() -> Vec<Vec<Op>> {
     ]
 }
 
-/// Demands, deadlines, and what touches several objects, one thing after the other: a crash of each is a crash between any
-/// two of them.
+/// Demands, deadlines, and what touches several objects, one thing after the other: a crash of each
+/// is a crash between any two of them.
 fn demands() -> Vec<Vec<Op>> {
-    let piece = |object, bytes| Piece { object, bytes, if_absent: false };
+    let piece = |object, bytes| Piece {
+        object,
+        bytes,
+        if_absent: false,
+    };
     let (when, lifetime) = (When::Absent, Lifetime::Live(30));
     vec![vec![
-        Op::Put { object: 5, bytes: LARGE, shape: Shape::Bytes, when, lifetime },
-        Op::Rename { from: 5, to: 3, if_absent: false },
-        Op::Atomic { pieces: vec![piece(0, Some(10)), piece(7, Some(4097)), piece(1, None)] },
-        Op::Update { object: 7, bytes: LARGE, fate: Fate::Put, pause_ms: 15, lifetime: Lifetime::Idle(40) },
+        Op::Put {
+            object: 5,
+            bytes: LARGE,
+            shape: Shape::Bytes,
+            when,
+            lifetime,
+        },
+        Op::Rename {
+            from: 5,
+            to: 3,
+            if_absent: false,
+        },
+        Op::Atomic {
+            pieces: vec![piece(0, Some(10)), piece(7, Some(4097)), piece(1, None)],
+        },
+        Op::Update {
+            object: 7,
+            bytes: LARGE,
+            fate: Fate::Put,
+            pause_ms: 15,
+            lifetime: Lifetime::Idle(40),
+        },
         get(7, 0),
-        Op::Amend { object: 7, when: When::Version },
-        Op::Copy { from: 7, to: 2, if_absent: false },
-        Op::Extend { object: 7, ms: 5, may_shorten: true, when: When::Etag },
+        Op::Amend {
+            object: 7,
+            when: When::Version,
+        },
+        Op::Copy {
+            from: 7,
+            to: 2,
+            if_absent: false,
+        },
+        Op::Extend {
+            object: 7,
+            ms: 5,
+            may_shorten: true,
+            when: When::Etag,
+        },
         Op::Pause { ms: 50 },
     ]]
 }
 
-/// An upload from its beginning to its end: parts in reverse order, one overwritten, completed twice, then overwritten itself.
+/// An upload from its beginning to its end: parts in reverse order, one overwritten, completed
+/// twice, then overwritten itself.
 fn upload() -> Vec<Vec<Op>> {
     let of = |step| Op::Multipart { slot: 0, step };
-    let part = |number, bytes| of(Step::Part { number, bytes, shape: Shape::Stream(2000), declared: Declared::Right });
-    let complete = || of(Step::Complete { choice: Choice::Listed, when: When::Any });
+    let part = |number, bytes| {
+        of(Step::Part {
+            number,
+            bytes,
+            shape: Shape::Stream(2000),
+            declared: Declared::Right,
+        })
+    };
+    let complete = || {
+        of(Step::Complete {
+            choice: Choice::Listed,
+            when: When::Any,
+        })
+    };
     vec![vec![
-        of(Step::Initiate { object: 5, when: When::Absent, lifetime: Lifetime::Forever }),
+        of(Step::Initiate {
+            object: 5,
+            when: When::Absent,
+            lifetime: Lifetime::Forever,
+        }),
         part(3, LARGE),
         part(2, LARGE),
         part(1, 100),
@@ -136,23 +216,50 @@ fn plan(clients: Vec<Vec<Op>>) -> Plan {
         cut: None,
         multipart: UploadRules::default(),
     };
-    Plan { setting, clients, ..Plan::generate(1, 0) }
+    Plan {
+        setting,
+        clients,
+        ..Plan::generate(1, 0)
+    }
 }
 
 fn swept_clean(kind: Sweep) -> Coverage {
     let mut seen = Coverage::default();
-    for (name, clients) in [("rivals", rivals()), ("demands", demands()), ("upload", upload())] {
-        let plan = Plan { insistent: name == "upload", ..plan(clients) };
+    for (name, clients) in [
+        ("rivals", rivals()),
+        ("demands", demands()),
+        ("upload", upload()),
+    ] {
+        let plan = Plan {
+            insistent: name == "upload",
+            ..plan(clients)
+        };
         let swept = sweep(kind, &plan, &Options::default(), |_, _| {});
-        let failures: Vec<_> = swept.failures.iter().map(|(plan, found)| (&plan.acts, found)).collect();
+        let failures: Vec<_> = swept
+            .failures
+            .iter()
+            .map(|(plan, found)| (&plan.acts, found))
+            .collect();
         assert!(failures.is_empty(), "{kind:?} of {name}: {failures:?}");
         println!("{kind:?} of {name}: {} runs", swept.runs);
         seen.merge(&swept.coverage);
     }
-    for swap in ["renamed", "amended", "copied", "extended", "expired removed"] {
+    for swap in [
+        "renamed",
+        "amended",
+        "copied",
+        "extended",
+        "expired removed",
+    ] {
         assert!(seen.of(&format!("swap: {swap}")) > 0, "{swap}: {seen}");
     }
-    for step in ["began", "a part filed", "a part replaced", "completed", "completed again"] {
+    for step in [
+        "began",
+        "a part filed",
+        "a part replaced",
+        "completed",
+        "completed again",
+    ] {
         assert!(seen.of(&format!("upload: {step}")) > 0, "{step}: {seen}");
     }
     seen
@@ -167,11 +274,17 @@ fn a_crash_at_any_step_is_survived() {
 
 #[test]
 fn an_upload_survives_a_crash_at_any_step_and_ends_as_if_there_had_been_none() {
-    let plan = Plan { insistent: true, ..plan(upload()) };
+    let plan = Plan {
+        insistent: true,
+        ..plan(upload())
+    };
     let steps = run(&plan, &Options::default()).steps_of_clients;
     let mut seen = Coverage::default();
     for step in 1..=steps {
-        let crashed = Plan { acts: vec![(step, Act::Crash)], ..plan.clone() };
+        let crashed = Plan {
+            acts: vec![(step, Act::Crash)],
+            ..plan.clone()
+        };
         let mut report = run(&crashed, &Options::default());
         assert_eq!(report.violations, [], "a crash at step {step}");
         let last = report.sim.run(async |world| {
@@ -180,8 +293,12 @@ fn an_upload_survives_a_crash_at_any_step_and_ends_as_if_there_had_been_none() {
         });
         let (size, version) = last.ended().unwrap().expect("it was put");
         assert_eq!(size, SMALL, "a crash at step {step}");
-        // The upload commits once, however often it is completed; the put may have committed before it was heard.
-        assert!((2..=3).contains(&version), "a crash at step {step}: version {version}");
+        // The upload commits once, however often it is completed; the put may have committed before
+        // it was heard.
+        assert!(
+            (2..=3).contains(&version),
+            "a crash at step {step}: version {version}"
+        );
         seen.merge(&report.coverage);
     }
     println!("a crash at each of {steps} steps");
@@ -198,8 +315,19 @@ fn a_second_crash_at_any_step_of_recovery_is_survived() {
 #[test]
 fn every_actor_killed_at_any_step_is_survived() {
     let seen = swept_clean(Sweep::Kill);
-    for killed in ["shard", "upload", "uploads", "recovery", "sweeper", "expirer", "supervisor"] {
-        assert!(seen.of(&format!("killed: {killed}")) > 10, "{killed}: {seen}");
+    for killed in [
+        "shard",
+        "upload",
+        "uploads",
+        "recovery",
+        "sweeper",
+        "expirer",
+        "supervisor",
+    ] {
+        assert!(
+            seen.of(&format!("killed: {killed}")) > 10,
+            "{killed}: {seen}"
+        );
     }
 }
 

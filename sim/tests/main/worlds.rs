@@ -1,4 +1,5 @@
-//! What a world promises its owner: the same seed, the same run; crashes, kills, faults and time at its command.
+//! What a world promises its owner: the same seed, the same run; crashes, kills, faults and time at
+//! its command.
 
 use std::time::Duration;
 
@@ -7,10 +8,14 @@ use cenotaph_sim::{Act, Faults, Life, Odds, Options, Plan, Schedule, Sim, run};
 
 /// A little of everything, for a trace.
 async fn some_life(world: cenotaph_sim::Controls) {
-    let Ok(engine) = world.open_patiently().await else { return };
+    let Ok(engine) = world.open_patiently().await else {
+        return;
+    };
     for number in 0..20u8 {
         let other = engine.clone();
-        let beside = world.spawn("beside", async move { other.get("k").await.map(|found| found.is_some()) });
+        let beside = world.spawn("beside", async move {
+            other.get("k").await.map(|found| found.is_some())
+        });
         drop(engine.put("k", vec![number; 1 << (number % 21)]).await);
         drop(beside.await);
         drop(engine.delete(format!("k{number}")).await);
@@ -18,8 +23,11 @@ async fn some_life(world: cenotaph_sim::Controls) {
 }
 
 fn trace(seed: u64) -> String {
-    let faults =
-        Faults { kill: Odds::in_ten_thousand(200), blob_fails: Odds::in_ten_thousand(500), ..Faults::default() };
+    let faults = Faults {
+        kill: Odds::in_ten_thousand(200),
+        blob_fails: Odds::in_ten_thousand(500),
+        ..Faults::default()
+    };
     let mut sim = Sim::new(seed).faults(faults).at_step(150, Act::Crash);
     sim.run(some_life);
     sim.run(some_life);
@@ -35,7 +43,10 @@ fn the_same_seed_is_the_same_run_and_another_is_another() {
 
 #[test]
 fn the_same_seed_on_real_fjall_is_the_same_run() {
-    let options = Options { on_fjall: true, ..Options::default() };
+    let options = Options {
+        on_fjall: true,
+        ..Options::default()
+    };
     for seed in 0..6 {
         let timeline = || run(&Plan::generate(seed, 60), &options).sim.timeline();
         assert_eq!(timeline(), timeline(), "seed {seed}");
@@ -59,9 +70,15 @@ fn time_passes_only_when_it_is_told_to() {
         let before = (world.elapsed(), world.env().now());
         world.advance(Duration::from_secs(3600)).await;
         world.jump_clock(-60_000);
-        (world.elapsed() - before.0, world.env().now().since(before.1))
+        (
+            world.elapsed() - before.0,
+            world.env().now().since(before.1),
+        )
     });
-    assert_eq!(life, Life::Ended((Duration::from_secs(3600), Duration::from_secs(3540))));
+    assert_eq!(
+        life,
+        Life::Ended((Duration::from_secs(3600), Duration::from_secs(3540)))
+    );
 }
 
 #[test]
@@ -73,10 +90,21 @@ fn an_engine_without_a_supervisor_says_so_and_opens_again() {
         assert!(world.kill(ActorKind::Supervisor));
         world.advance(Duration::from_secs(1)).await;
         assert_eq!(engine.health().unwrap_err().kind(), ErrorKind::Unavailable);
-        assert_eq!(engine.put("k", "w").await.unwrap_err().kind(), ErrorKind::Unavailable);
+        assert_eq!(
+            engine.put("k", "w").await.unwrap_err().kind(),
+            ErrorKind::Unavailable
+        );
         drop(engine.close().await);
         let engine = world.open().await?;
-        assert_eq!(engine.get("k").await?.expect("it was acknowledged").bytes().await?, "v");
+        assert_eq!(
+            engine
+                .get("k")
+                .await?
+                .expect("it was acknowledged")
+                .bytes()
+                .await?,
+            "v"
+        );
         Ok::<_, Error>(())
     });
     life.ended().unwrap().unwrap();
@@ -87,21 +115,38 @@ fn an_engine_without_a_supervisor_says_so_and_opens_again() {
 fn a_failing_disk_poisons_the_engine_and_the_outcome_is_said_to_be_unknown() {
     let always = Odds::ALWAYS;
     for faults in [
-        Faults { index_no_space: always, ..Faults::default() },
-        Faults { index_sync_fails: always, ..Faults::default() },
-        Faults { index_sync_hangs: always, ..Faults::default() },
+        Faults {
+            index_no_space: always,
+            ..Faults::default()
+        },
+        Faults {
+            index_sync_fails: always,
+            ..Faults::default()
+        },
+        Faults {
+            index_sync_hangs: always,
+            ..Faults::default()
+        },
     ] {
         let mut sim = Sim::new(5);
         let life = sim.run(async |world| {
             let engine = world.open().await?;
             engine.put("k", "old").await?;
             world.set_faults(faults.clone());
-            assert_eq!(engine.put("k", "new").await.unwrap_err().kind(), ErrorKind::Indeterminate);
+            assert_eq!(
+                engine.put("k", "new").await.unwrap_err().kind(),
+                ErrorKind::Indeterminate
+            );
             assert!(engine.health().is_err());
             world.set_faults(Faults::default());
             drop(engine.close().await);
             let engine = world.open_patiently().await?;
-            let bytes = engine.get("k").await?.expect("it was acknowledged").bytes().await?;
+            let bytes = engine
+                .get("k")
+                .await?
+                .expect("it was acknowledged")
+                .bytes()
+                .await?;
             assert!(bytes == "old" || bytes == "new", "{bytes:?}");
             Ok::<_, Error>(())
         });
@@ -110,10 +155,14 @@ fn a_failing_disk_poisons_the_engine_and_the_outcome_is_said_to_be_unknown() {
     }
 }
 
-/// Found by a swarm seed, whose like is in `tests/plans`: the supervisor restarted nobody once closing had begun, so that what was due stayed behind.
+/// Found by a swarm seed, whose like is in `tests/plans`: the supervisor restarted nobody once
+/// closing had begun, so that what was due stayed behind.
 #[test]
 fn an_actor_that_is_dead_when_the_engine_closes_is_brought_back() {
-    let mut sim = Sim::new(8).schedule(Schedule { delay: Odds::NEVER, ..Schedule::default() });
+    let mut sim = Sim::new(8).schedule(Schedule {
+        delay: Odds::NEVER,
+        ..Schedule::default()
+    });
     let life = sim.run(async |world| {
         let engine = world.open().await?;
         engine.put("k", vec![1; 2_000_000]).await?;
@@ -124,16 +173,24 @@ fn an_actor_that_is_dead_when_the_engine_closes_is_brought_back() {
         world.settle(&engine).await?;
         Ok::<_, Error>(engine.stats().await?.actors.swept)
     });
-    assert_eq!(life.ended().unwrap().unwrap(), 0, "closing has left nothing to sweep");
+    assert_eq!(
+        life.ended().unwrap().unwrap(),
+        0,
+        "closing has left nothing to sweep"
+    );
     sim.settle().unwrap();
 }
 
-/// Nobody looked after overdue commits before the actors had started: a hung first commit hung the opening with it.
+/// Nobody looked after overdue commits before the actors had started: a hung first commit hung the
+/// opening with it.
 #[test]
 fn an_opening_whose_first_commit_hangs_gives_up_when_it_is_overdue() {
     let mut sim = Sim::new(8);
     let life = sim.run(async |world| {
-        world.set_faults(Faults { index_sync_hangs: Odds::ALWAYS, ..Faults::default() });
+        world.set_faults(Faults {
+            index_sync_hangs: Odds::ALWAYS,
+            ..Faults::default()
+        });
         let error = world.open().await.unwrap_err();
         let took = world.elapsed();
         world.quieten();
@@ -144,7 +201,8 @@ fn an_opening_whose_first_commit_hangs_gives_up_when_it_is_overdue() {
     sim.settle().unwrap();
 }
 
-/// A tier that is away for a while: nothing counts as deleted, and all of it is settled once the tier is back.
+/// A tier that is away for a while: nothing counts as deleted, and all of it is settled once the
+/// tier is back.
 #[test]
 fn a_tier_that_is_away_settles_nothing_until_it_is_back() {
     let mut sim = Sim::new(6);
@@ -152,16 +210,33 @@ fn a_tier_that_is_away_settles_nothing_until_it_is_back() {
         let engine = world.open().await?;
         engine.put("k", vec![1; 2_000_000]).await?;
         engine.put("l", vec![1; 2_000_000]).await?;
-        world.set_faults(Faults { tier_away: Odds::ALWAYS, ..Faults::default() });
+        world.set_faults(Faults {
+            tier_away: Odds::ALWAYS,
+            ..Faults::default()
+        });
         assert!(engine.delete("k").await?.existed);
-        assert_eq!(engine.settle().await.unwrap_err().kind(), ErrorKind::Unavailable);
-        assert_eq!(engine.get("l").await.unwrap_err().kind(), ErrorKind::Corrupt);
-        assert_eq!(engine.health().unwrap_err().reason(), Some(Reason::BlobTier));
+        assert_eq!(
+            engine.settle().await.unwrap_err().kind(),
+            ErrorKind::Unavailable
+        );
+        assert_eq!(
+            engine.get("l").await.unwrap_err().kind(),
+            ErrorKind::Corrupt
+        );
+        assert_eq!(
+            engine.health().unwrap_err().reason(),
+            Some(Reason::BlobTier)
+        );
         assert_eq!(engine.stats().await?.actors.orphans, 1);
         world.quieten();
         world.settles_by_itself(&engine).await?;
         assert!(engine.health().is_ok());
-        engine.get("l").await?.expect("it was acknowledged").bytes().await
+        engine
+            .get("l")
+            .await?
+            .expect("it was acknowledged")
+            .bytes()
+            .await
     });
     assert_eq!(life.ended().unwrap().unwrap().len(), 2_000_000);
     sim.settle().unwrap();
@@ -172,7 +247,10 @@ fn a_tier_that_is_away_settles_nothing_until_it_is_back() {
 fn another_tier_at_an_opening_is_refused_and_not_touched() {
     let mut sim = Sim::new(7);
     let life = sim.run(async |world| {
-        world.set_faults(Faults { tier_swapped: Odds::ALWAYS, ..Faults::default() });
+        world.set_faults(Faults {
+            tier_swapped: Odds::ALWAYS,
+            ..Faults::default()
+        });
         for _ in 0..20 {
             let engine = world.open().await?;
             engine.put("k", vec![1; 2_000_000]).await?;
@@ -190,11 +268,19 @@ fn another_tier_at_an_opening_is_refused_and_not_touched() {
 #[test]
 fn plans_that_once_found_a_bug_find_none() {
     let directory = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/plans");
-    let plans: Vec<_> = std::fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path()).collect();
+    let plans: Vec<_> = std::fs::read_dir(directory)
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .collect();
     assert!(!plans.is_empty());
     for path in plans {
         let plan: Plan = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
-        assert_eq!(run(&plan, &Options::default()).violations, [], "{}", path.display());
+        assert_eq!(
+            run(&plan, &Options::default()).violations,
+            [],
+            "{}",
+            path.display()
+        );
     }
 }
 
@@ -221,6 +307,12 @@ fn a_row_that_names_a_lost_blob_is_found_at_rest() {
         world.lose_blobs();
     });
     let found = sim.settle().unwrap_err();
-    assert!(found.iter().any(|violation| violation.checker == "I2"), "{found:?}");
-    assert!(found.iter().any(|violation| violation.checker == "I5"), "{found:?}");
+    assert!(
+        found.iter().any(|violation| violation.checker == "I2"),
+        "{found:?}"
+    );
+    assert!(
+        found.iter().any(|violation| violation.checker == "I5"),
+        "{found:?}"
+    );
 }

@@ -13,8 +13,8 @@ pub(super) struct Assembly {
 }
 
 impl Assembly {
-    /// Takes bytes from the front of `chunk`; a block, as soon as there is a whole one. If there is none, `chunk` is
-    /// used up.
+    /// Takes bytes from the front of `chunk`; a block, as soon as there is a whole one. If there is
+    /// none, `chunk` is used up.
     pub(super) fn take(&mut self, chunk: &mut Bytes) -> Option<Bytes> {
         if self.partial.is_empty() && chunk.len() >= BLOCK_BYTES {
             return Some(chunk.split_to(BLOCK_BYTES));
@@ -26,7 +26,8 @@ impl Assembly {
             self.partial.reserve(BLOCK_BYTES);
         }
         let missing = BLOCK_BYTES - self.partial.len();
-        self.partial.extend_from_slice(&chunk.split_to(missing.min(chunk.len())));
+        self.partial
+            .extend_from_slice(&chunk.split_to(missing.min(chunk.len())));
         (self.partial.len() == BLOCK_BYTES).then(|| self.partial.split().freeze())
     }
 

@@ -1,6 +1,5 @@
-//! Claims about durable directory entries. The world of these tests does blocking work only when told to, so that who
-//! waits for whom
-//! is decided by the test.
+//! Claims about durable directory entries. The world of these tests does blocking work only when
+//! told to, so that who waits for whom is decided by the test.
 
 use std::path::Path;
 use std::sync::{Arc, Mutex};
@@ -72,7 +71,11 @@ impl World for Gate {
             task();
         }
     }
-    fn thread(&self, _: &str, _: Box<dyn FnOnce() + Send>) -> std::io::Result<std::thread::JoinHandle<()>> {
+    fn thread(
+        &self,
+        _: &str,
+        _: Box<dyn FnOnce() + Send>,
+    ) -> std::io::Result<std::thread::JoinHandle<()>> {
         unreachable!("directories start no thread")
     }
 }
@@ -86,8 +89,13 @@ struct Scene {
 impl Scene {
     fn new() -> Self {
         let (gate, root) = (Gate::default(), TempDir::new().unwrap());
-        let directories = Directories::new(root.path().canonicalize().unwrap(), Env::new(gate.clone()));
-        Self { gate, directories, root }
+        let directories =
+            Directories::new(root.path().canonicalize().unwrap(), Env::new(gate.clone()));
+        Self {
+            gate,
+            directories,
+            root,
+        }
     }
 
     fn file(&self, path: &str) -> String {
@@ -109,7 +117,13 @@ impl Scene {
 async fn parents_are_synced_once_and_the_directory_of_the_file_each_time() {
     let scene = Scene::new();
     let above_root = scene.directories.root().ancestors().skip(1).count() as u64;
-    for (path, syncs) in [("aa/b/c/1", 4 + above_root), ("aa/b/c/2", 1), ("aa/b/3", 1), ("aa/d/4", 2), ("bb/5", 2)] {
+    for (path, syncs) in [
+        ("aa/b/c/1", 4 + above_root),
+        ("aa/b/c/2", 1),
+        ("aa/b/3", 1),
+        ("aa/d/4", 2),
+        ("bb/5", 2),
+    ] {
         let path = scene.file(path);
         let (outcome, done) = scene.syncs(scene.directories.sync_file_entry(&path)).await;
         outcome.unwrap();
@@ -120,26 +134,49 @@ async fn parents_are_synced_once_and_the_directory_of_the_file_each_time() {
 #[tokio::test]
 async fn callers_that_come_while_a_sync_runs_share_the_next_one() {
     let scene = Scene::new();
-    scene.directories.sync_file_entry(&scene.file("aa/0")).await.unwrap();
-    let paths: Vec<String> = (1..=20).map(|number| scene.file(&format!("aa/{number}"))).collect();
+    scene
+        .directories
+        .sync_file_entry(&scene.file("aa/0"))
+        .await
+        .unwrap();
+    let paths: Vec<String> = (1..=20)
+        .map(|number| scene.file(&format!("aa/{number}")))
+        .collect();
 
     scene.gate.close();
     let before = scene.directories.syncs();
-    let mut callers = Box::pin(join_all(paths.iter().map(|path| scene.directories.sync_file_entry(path))));
+    let mut callers = Box::pin(join_all(
+        paths
+            .iter()
+            .map(|path| scene.directories.sync_file_entry(path)),
+    ));
     assert!(futures::poll!(&mut callers).is_pending());
     assert_eq!(scene.gate.waiting(), 1, "one leads, the others wait");
     scene.gate.open();
-    callers.await.into_iter().for_each(|outcome| outcome.unwrap());
-    assert_eq!(scene.directories.syncs() - before, 1, "the tickets of all were taken before the sync began");
+    callers
+        .await
+        .into_iter()
+        .for_each(|outcome| outcome.unwrap());
+    assert_eq!(
+        scene.directories.syncs() - before,
+        1,
+        "the tickets of all were taken before the sync began"
+    );
 }
 
 #[tokio::test]
 async fn a_finished_sync_does_not_cover_a_later_caller() {
     let scene = Scene::new();
-    scene.directories.sync_file_entry(&scene.file("aa/0")).await.unwrap();
+    scene
+        .directories
+        .sync_file_entry(&scene.file("aa/0"))
+        .await
+        .unwrap();
     let (first, second) = (scene.file("aa/1"), scene.file("aa/2"));
     scene.directories.sync_file_entry(&first).await.unwrap();
-    let (outcome, done) = scene.syncs(scene.directories.sync_file_entry(&second)).await;
+    let (outcome, done) = scene
+        .syncs(scene.directories.sync_file_entry(&second))
+        .await;
     outcome.unwrap();
     assert_eq!(done, 1);
 }
@@ -147,7 +184,11 @@ async fn a_finished_sync_does_not_cover_a_later_caller() {
 #[tokio::test]
 async fn a_sync_whose_caller_is_gone_still_counts_and_still_holds_the_turn() {
     let scene = Scene::new();
-    scene.directories.sync_file_entry(&scene.file("aa/0")).await.unwrap();
+    scene
+        .directories
+        .sync_file_entry(&scene.file("aa/0"))
+        .await
+        .unwrap();
     let (gone, waiter) = (scene.file("aa/1"), scene.file("aa/2"));
 
     scene.gate.close();
@@ -158,7 +199,11 @@ async fn a_sync_whose_caller_is_gone_still_counts_and_still_holds_the_turn() {
     assert!(futures::poll!(&mut waiting).is_pending());
     drop(leading);
     assert!(futures::poll!(&mut waiting).is_pending());
-    assert_eq!(scene.gate.waiting(), 1, "no second sync beside the one under way");
+    assert_eq!(
+        scene.gate.waiting(),
+        1,
+        "no second sync beside the one under way"
+    );
     scene.gate.open();
     waiting.await.unwrap();
     assert_eq!(scene.directories.syncs() - before, 1);
@@ -167,27 +212,51 @@ async fn a_sync_whose_caller_is_gone_still_counts_and_still_holds_the_turn() {
 #[tokio::test]
 async fn a_caller_dropped_while_waiting_harms_nobody() {
     let scene = Scene::new();
-    scene.directories.sync_file_entry(&scene.file("aa/0")).await.unwrap();
-    let paths: Vec<String> = (1..=3).map(|number| scene.file(&format!("aa/{number}"))).collect();
+    scene
+        .directories
+        .sync_file_entry(&scene.file("aa/0"))
+        .await
+        .unwrap();
+    let paths: Vec<String> = (1..=3)
+        .map(|number| scene.file(&format!("aa/{number}")))
+        .collect();
 
     scene.gate.close();
-    let mut callers: Vec<_> = paths.iter().map(|path| Box::pin(scene.directories.sync_file_entry(path))).collect();
+    let mut callers: Vec<_> = paths
+        .iter()
+        .map(|path| Box::pin(scene.directories.sync_file_entry(path)))
+        .collect();
     for caller in &mut callers {
         assert!(futures::poll!(caller).is_pending());
     }
     drop(callers.remove(1));
     scene.gate.open();
-    join_all(callers).await.into_iter().for_each(|outcome| outcome.unwrap());
+    join_all(callers)
+        .await
+        .into_iter()
+        .for_each(|outcome| outcome.unwrap());
 }
 
 #[tokio::test]
 async fn an_entry_whose_directory_is_gone_is_not_durable_and_its_removal_is() {
     let scene = Scene::new();
-    let error = scene.directories.sync_file_entry("aa/never").await.unwrap_err();
+    let error = scene
+        .directories
+        .sync_file_entry("aa/never")
+        .await
+        .unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Unavailable);
-    scene.directories.sync_removed(["aa/never", "bb/never"]).await.unwrap();
+    scene
+        .directories
+        .sync_removed(["aa/never", "bb/never"])
+        .await
+        .unwrap();
     // A directory that could not be opened has not failed to sync: it is believed again.
-    scene.directories.sync_file_entry(&scene.file("aa/now")).await.unwrap();
+    scene
+        .directories
+        .sync_file_entry(&scene.file("aa/now"))
+        .await
+        .unwrap();
 }
 
 #[tokio::test]
@@ -226,7 +295,16 @@ async fn a_directory_that_failed_to_sync_is_never_believed_again() {
     assert_eq!(failed.kind(), ErrorKind::Unavailable);
     std::fs::remove_file(&place).unwrap();
 
-    let (outcome, done) = scene.syncs(scene.directories.sync_file_entry(&scene.file("aa/2"))).await;
-    assert_eq!((outcome.unwrap_err().to_string(), done), (failed.to_string(), 0));
-    scene.directories.sync_file_entry(&scene.file("bb/3")).await.unwrap();
+    let (outcome, done) = scene
+        .syncs(scene.directories.sync_file_entry(&scene.file("aa/2")))
+        .await;
+    assert_eq!(
+        (outcome.unwrap_err().to_string(), done),
+        (failed.to_string(), 0)
+    );
+    scene
+        .directories
+        .sync_file_entry(&scene.file("bb/3"))
+        .await
+        .unwrap();
 }

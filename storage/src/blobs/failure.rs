@@ -1,8 +1,8 @@
 //! What OpenDAL's errors mean to us, in one place.
 //!
-//! Guards I10: an error of the blob tier is never taken for an outcome. It says that the call could not be done now;
-//! some of it may have happened all the same, which is what the change and the sweeper are for. Deliberately not here:
-//! what to do about it.
+//! Guards I10: an error of the blob tier is never taken for an outcome. It says that the call could
+//! not be done now; some of it may have happened all the same, which is what the change and the
+//! sweeper are for. Deliberately not here: what to do about it.
 
 use std::io;
 
@@ -43,8 +43,13 @@ pub(super) fn cause(error: &opendal::Error) -> Cause {
     }
 }
 
-/// "The blob tier could not do it": [`ErrorKind::Unavailable`], which keeps OpenDAL's error as the source.
-pub(super) fn unavailable(operation: &'static str, object: &ObjectId, error: opendal::Error) -> Error {
+/// "The blob tier could not do it": [`ErrorKind::Unavailable`], which keeps OpenDAL's error as the
+/// source.
+pub(super) fn unavailable(
+    operation: &'static str,
+    object: &ObjectId,
+    error: opendal::Error,
+) -> Error {
     failed(operation, error).with_id(object)
 }
 
@@ -67,7 +72,8 @@ pub(super) fn failed_on_disk(operation: &'static str, error: io::Error) -> Error
 }
 
 fn no_space(operation: &'static str) -> Error {
-    let message = "no space: the disk of the blob tier is full: delete objects, or free space on it";
+    let message =
+        "no space: the disk of the blob tier is full: delete objects, or free space on it";
     Error::new(ErrorKind::Unavailable, operation, message).with_reason(Reason::NoSpace)
 }
 
@@ -78,7 +84,10 @@ fn is_out_of_space(error: &opendal::Error) -> bool {
 }
 
 fn is_full(error: &io::Error) -> bool {
-    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+    matches!(
+        error.kind(),
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
+    )
 }
 
 /// "What is stored is not what was written": [`ErrorKind::Corrupt`].

@@ -1,5 +1,5 @@
-//! Claims about blobs of objects with long names: each in a fixed fan-out, with its whole id in its trailer, and those that an
-//! earlier build wrote at their older paths.
+//! Claims about blobs of objects with long names: each in a fixed fan-out, with its whole id in its
+//! trailer, and those that an earlier build wrote at their older paths.
 
 use bytes::Bytes;
 use futures::TryStreamExt;
@@ -9,11 +9,15 @@ use tempfile::TempDir;
 use uuid::Uuid;
 
 use super::path::{PATH_BYTES_MAX, older_path, path};
-use super::{BlobName, BlobOptions, BlobTier, FinishedBlob, FoundBlob, local, path_bytes_max, trailer};
+use super::{
+    BlobName, BlobOptions, BlobTier, FinishedBlob, FoundBlob, local, path_bytes_max, trailer,
+};
 use crate::checksum::BLOCK_BYTES;
 use crate::env::Env;
 use crate::error::ErrorKind;
-use crate::id::{KEY_BYTES_MAX, NAMESPACE_PART_BYTES_MAX, NAMESPACE_SCOPES_MAX, Namespace, ObjectId};
+use crate::id::{
+    KEY_BYTES_MAX, NAMESPACE_PART_BYTES_MAX, NAMESPACE_SCOPES_MAX, Namespace, ObjectId,
+};
 use crate::word::{RevisionId, RevisionKey};
 
 /// Directories of a local tier, whatever is in there.
@@ -24,11 +28,17 @@ fn tier(operator: Operator) -> BlobTier {
 }
 
 fn tiers(root: &TempDir) -> [BlobTier; 2] {
-    [tier(local(root.path()).unwrap()), tier(Operator::new(Memory::default()).unwrap())]
+    [
+        tier(local(root.path()).unwrap()),
+        tier(Operator::new(Memory::default()).unwrap()),
+    ]
 }
 
 fn revision(key: &str, number: u128) -> RevisionKey {
-    RevisionKey { object: ObjectId::try_from(key).unwrap(), revision: RevisionId::from_uuid(Uuid::from_u128(number)) }
+    RevisionKey {
+        object: ObjectId::try_from(key).unwrap(),
+        revision: RevisionId::from_uuid(Uuid::from_u128(number)),
+    }
 }
 
 fn long(number: u128) -> RevisionKey {
@@ -42,7 +52,11 @@ async fn write(tier: &BlobTier, key: &RevisionKey, payload: &Bytes) -> FinishedB
 }
 
 async fn read(tier: &BlobTier, key: &RevisionKey, blob: &FinishedBlob) -> Option<Bytes> {
-    let blocks = tier.reader(key).blocks(0, blob.blocks.len(), blob.bytes, &blob.blocks).await.unwrap();
+    let blocks = tier
+        .reader(key)
+        .blocks(0, blob.blocks.len(), blob.bytes, &blob.blocks)
+        .await
+        .unwrap();
     blocks.map(|blocks| blocks.concat().into())
 }
 
@@ -53,15 +67,21 @@ async fn found(tier: &BlobTier) -> Vec<FoundBlob> {
 /// Deletes a blob as the sweeper does.
 async fn delete(tier: &BlobTier, key: &RevisionKey) {
     tier.delete(key).await.unwrap();
-    tier.settle_deletes(std::slice::from_ref(key)).await.unwrap();
+    tier.settle_deletes(std::slice::from_ref(key))
+        .await
+        .unwrap();
 }
 
-/// Moves a blob to where an earlier build would have put it, without the trailer that it would not have had.
+/// Moves a blob to where an earlier build would have put it, without the trailer that it would not
+/// have had.
 async fn make_older(tier: &BlobTier, key: &RevisionKey) {
     let operator = tier.operator();
     let blob = operator.read(&path(key)).await.unwrap().to_bytes();
     let payload = blob.slice(..blob.len() - usize::try_from(trailer::length(&key.object)).unwrap());
-    operator.write(&older_path(key).unwrap(), payload).await.unwrap();
+    operator
+        .write(&older_path(key).unwrap(), payload)
+        .await
+        .unwrap();
     operator.delete(&path(key)).await.unwrap();
 }
 
@@ -83,9 +103,16 @@ fn valid_ids() -> Vec<ObjectId> {
     let part = "N".repeat(NAMESPACE_PART_BYTES_MAX);
     let scoped = |namespace: Namespace, _| namespace.with_scope(&part, &part).unwrap();
     let longest = (0..NAMESPACE_SCOPES_MAX).fold(Namespace::new(&part).unwrap(), scoped);
-    let keys =
-        ["é".repeat(160), "é".repeat(341), "é".repeat(512), "A".repeat(KEY_BYTES_MAX), "\n".repeat(KEY_BYTES_MAX)];
-    let of_default = keys.iter().map(|key| ObjectId::try_from(key.as_str()).unwrap());
+    let keys = [
+        "é".repeat(160),
+        "é".repeat(341),
+        "é".repeat(512),
+        "A".repeat(KEY_BYTES_MAX),
+        "\n".repeat(KEY_BYTES_MAX),
+    ];
+    let of_default = keys
+        .iter()
+        .map(|key| ObjectId::try_from(key.as_str()).unwrap());
     let of_longest = keys.iter().map(|key| ObjectId::new(&longest, key).unwrap());
     of_default.chain(of_longest).collect()
 }
@@ -96,14 +123,19 @@ async fn every_valid_id_is_put_in_every_tier() {
     for tier in tiers(&root) {
         tier.check_root().unwrap();
         for (number, object) in valid_ids().into_iter().enumerate() {
-            let key = RevisionKey { object, revision: RevisionId::from_uuid(Uuid::from_u128(number as u128)) };
+            let key = RevisionKey {
+                object,
+                revision: RevisionId::from_uuid(Uuid::from_u128(number as u128)),
+            };
             let payload = Bytes::from(vec![b'p'; number * BLOCK_BYTES / 4]);
             let blob = write(&tier, &key, &payload).await;
             assert_eq!(tier.stat(&key).await.unwrap(), Some(payload.len() as u64));
             assert_eq!(read(&tier, &key, &blob).await, Some(payload));
         }
         for blob in found(&tier).await {
-            let BlobName::Of(key) = tier.name_of(&blob).await.unwrap() else { panic!("nameless: {blob:?}") };
+            let BlobName::Of(key) = tier.name_of(&blob).await.unwrap() else {
+                panic!("nameless: {blob:?}")
+            };
             assert_eq!(path(&key), blob.path);
             delete(&tier, &key).await;
         }
@@ -114,7 +146,10 @@ async fn every_valid_id_is_put_in_every_tier() {
 #[test]
 fn every_path_fits_under_a_long_root_in_a_bucket() {
     for object in valid_ids() {
-        let key = RevisionKey { object, revision: RevisionId::from_uuid(Uuid::from_u128(7)) };
+        let key = RevisionKey {
+            object,
+            revision: RevisionId::from_uuid(Uuid::from_u128(7)),
+        };
         assert!(path(&key).len() <= PATH_BYTES_MAX);
     }
     assert!("/root/".len() + 790 + PATH_BYTES_MAX <= path_bytes_max("s3"));
@@ -140,13 +175,22 @@ async fn long_names_leave_no_directory_behind() {
 async fn a_long_blob_holds_its_bytes_and_its_trailer() {
     let root = TempDir::new().unwrap();
     for tier in tiers(&root) {
-        for (number, bytes) in [0, 1, BLOCK_BYTES, 4 * BLOCK_BYTES, 5 * BLOCK_BYTES + 3].into_iter().enumerate() {
+        for (number, bytes) in [0, 1, BLOCK_BYTES, 4 * BLOCK_BYTES, 5 * BLOCK_BYTES + 3]
+            .into_iter()
+            .enumerate()
+        {
             let key = long(number as u128);
             let payload = Bytes::from(vec![b'p'; bytes]);
             let blob = write(&tier, &key, &payload).await;
-            assert_eq!((blob.bytes, blob.checksum), (bytes as u64, crate::checksum::Checksum::of(&payload)));
+            assert_eq!(
+                (blob.bytes, blob.checksum),
+                (bytes as u64, crate::checksum::Checksum::of(&payload))
+            );
             let whole = tier.operator().read(&path(&key)).await.unwrap().to_bytes();
-            assert_eq!(whole, [&payload[..], &trailer::encode(&key).unwrap()[..]].concat());
+            assert_eq!(
+                whole,
+                [&payload[..], &trailer::encode(&key).unwrap()[..]].concat()
+            );
         }
     }
 }
@@ -159,13 +203,26 @@ async fn a_long_blob_that_is_too_short_is_corrupt() {
         let blob = write(&tier, &key, &payload).await;
         let whole = tier.operator().read(&path(&key)).await.unwrap().to_bytes();
         for bytes in [0, BLOCK_BYTES, payload.len() - 1] {
-            tier.operator().write(&path(&key), whole.slice(..bytes)).await.unwrap();
-            let read = tier.reader(&key).blocks(0, 2, blob.bytes, &blob.blocks).await;
-            assert_eq!(read.unwrap_err().kind(), ErrorKind::Corrupt, "bytes={bytes}");
+            tier.operator()
+                .write(&path(&key), whole.slice(..bytes))
+                .await
+                .unwrap();
+            let read = tier
+                .reader(&key)
+                .blocks(0, 2, blob.bytes, &blob.blocks)
+                .await;
+            assert_eq!(
+                read.unwrap_err().kind(),
+                ErrorKind::Corrupt,
+                "bytes={bytes}"
+            );
             assert_ne!(tier.stat(&key).await.unwrap(), Some(blob.bytes));
         }
         // Without its trailer it has the bytes of the object still.
-        tier.operator().write(&path(&key), payload.clone()).await.unwrap();
+        tier.operator()
+            .write(&path(&key), payload.clone())
+            .await
+            .unwrap();
         assert_eq!(read(&tier, &key, &blob).await.unwrap(), payload);
         assert_ne!(tier.stat(&key).await.unwrap(), Some(blob.bytes));
     }
@@ -178,16 +235,35 @@ async fn only_an_intact_trailer_at_its_own_path_names_a_blob() {
     for tier in tiers(&root) {
         write(&tier, &key, &"payload".into()).await;
         let blob = found(&tier).await.remove(0);
-        assert_eq!(tier.name_of(&blob).await.unwrap(), BlobName::Of(key.clone()));
-        let untold = FoundBlob { bytes: None, ..blob.clone() };
-        assert_eq!(tier.name_of(&untold).await.unwrap(), BlobName::Of(key.clone()));
+        assert_eq!(
+            tier.name_of(&blob).await.unwrap(),
+            BlobName::Of(key.clone())
+        );
+        let untold = FoundBlob {
+            bytes: None,
+            ..blob.clone()
+        };
+        assert_eq!(
+            tier.name_of(&untold).await.unwrap(),
+            BlobName::Of(key.clone())
+        );
 
         let whole = tier.operator().read(&path(&key)).await.unwrap().to_bytes();
-        tier.operator().write(&path(&other), whole.clone()).await.unwrap();
-        let moved = FoundBlob { path: path(&other), revision: Some(other.revision), bytes: blob.bytes };
+        tier.operator()
+            .write(&path(&other), whole.clone())
+            .await
+            .unwrap();
+        let moved = FoundBlob {
+            path: path(&other),
+            revision: Some(other.revision),
+            bytes: blob.bytes,
+        };
         assert_eq!(tier.name_of(&moved).await.unwrap(), BlobName::Unknown);
 
-        tier.operator().write(&path(&key), whole.slice(..whole.len() - 1)).await.unwrap();
+        tier.operator()
+            .write(&path(&key), whole.slice(..whole.len() - 1))
+            .await
+            .unwrap();
         assert_eq!(tier.name_of(&untold).await.unwrap(), BlobName::Unknown);
         tier.delete(&key).await.unwrap();
         assert_eq!(tier.name_of(&untold).await.unwrap(), BlobName::Gone);
@@ -208,12 +284,21 @@ async fn a_blob_at_its_older_path_is_read_named_and_deleted() {
         let hasher = tier.reader(&key).hash(blob.bytes).await.unwrap().unwrap();
         assert_eq!(hasher.finish(), (blob.checksum, blob.blocks.clone()));
         let listed = found(&tier).await.remove(0);
-        assert_eq!((listed.path.as_str(), listed.bytes), (older_path(&key).unwrap().as_str(), Some(blob.bytes)));
-        assert_eq!(tier.name_of(&listed).await.unwrap(), BlobName::Of(key.clone()));
+        assert_eq!(
+            (listed.path.as_str(), listed.bytes),
+            (older_path(&key).unwrap().as_str(), Some(blob.bytes))
+        );
+        assert_eq!(
+            tier.name_of(&listed).await.unwrap(),
+            BlobName::Of(key.clone())
+        );
 
         assert_eq!(tier.stat(&missing).await.unwrap(), None);
         assert_eq!(read(&tier, &missing, &blob).await, None);
-        let short = tier.reader(&key).blocks(0, 4, blob.bytes + BLOCK_BYTES as u64, &[blob.checksum; 4]).await;
+        let short = tier
+            .reader(&key)
+            .blocks(0, 4, blob.bytes + BLOCK_BYTES as u64, &[blob.checksum; 4])
+            .await;
         assert_eq!(short.unwrap_err().kind(), ErrorKind::Corrupt);
 
         delete(&tier, &key).await;
@@ -232,9 +317,18 @@ async fn an_older_file_is_read_to_its_end_although_it_is_deleted_meanwhile() {
     let blob = write(&tier, &key, &payload).await;
     make_older(&tier, &key).await;
     let reader = tier.reader(&key);
-    reader.blocks(0, 1, blob.bytes, &blob.blocks).await.unwrap().unwrap();
+    reader
+        .blocks(0, 1, blob.bytes, &blob.blocks)
+        .await
+        .unwrap()
+        .unwrap();
     delete(&tier, &key).await;
-    let rest = reader.clone().blocks(1, 1, blob.bytes, &blob.blocks).await.unwrap().unwrap();
+    let rest = reader
+        .clone()
+        .blocks(1, 1, blob.bytes, &blob.blocks)
+        .await
+        .unwrap()
+        .unwrap();
     assert_eq!(rest.concat(), payload[BLOCK_BYTES..]);
 }
 
@@ -243,7 +337,10 @@ async fn an_older_directory_goes_with_its_last_blob() {
     let root = TempDir::new().unwrap();
     let tier = tier(local(root.path()).unwrap());
     // The same name and fan-out: they lie in the same directories.
-    let (one, two) = (revision(&"漢".repeat(100), 0x0107), revision(&"漢".repeat(100), 0x0207));
+    let (one, two) = (
+        revision(&"漢".repeat(100), 0x0107),
+        revision(&"漢".repeat(100), 0x0207),
+    );
     for key in [&one, &two] {
         write(&tier, key, &"x".into()).await;
         make_older(&tier, key).await;

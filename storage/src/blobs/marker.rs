@@ -8,7 +8,8 @@
 //! | CENOTAPH | 1      | 16 bytes | little endian |
 //! ```
 //!
-//! Guards I11. Deliberately not here: when the marker is written and what a wrong one means (`ownership.rs`).
+//! Guards I11. Deliberately not here: when the marker is written and what a wrong one means
+//! (`ownership.rs`).
 
 use bytes::Bytes;
 use xxhash_rust::xxh3::xxh3_64;
@@ -40,7 +41,8 @@ pub fn encode(id: StoreId) -> Bytes {
 /// The store that a marker names.
 ///
 /// # Errors
-/// [`ErrorKind::UnknownFormat`] if a later build wrote it, [`ErrorKind::Corrupt`] if it is damaged or no marker at all.
+/// [`ErrorKind::UnknownFormat`] if a later build wrote it, [`ErrorKind::Corrupt`] if it is damaged
+/// or no marker at all.
 pub fn decode(marker: &[u8]) -> Result<StoreId> {
     let corrupt = |what: &str| {
         let message = format!("the marker of the blob tier is damaged: {what} path={MARKER_PATH}");
@@ -50,19 +52,27 @@ pub fn decode(marker: &[u8]) -> Result<StoreId> {
         return Err(corrupt("it does not begin as one"));
     };
     if format != FORMAT {
-        let message = format!("the marker of the blob tier has an unknown format: found={format} known={FORMAT}");
+        let message = format!(
+            "the marker of the blob tier has an unknown format: found={format} known={FORMAT}"
+        );
         return Err(Error::new(ErrorKind::UnknownFormat, "open", message));
     }
     let id = marker.get(ID_AT..SUM_AT).and_then(StoreId::from_slice);
-    let sum = marker.get(SUM_AT..).and_then(|sum| <[u8; 8]>::try_from(sum).ok());
+    let sum = marker
+        .get(SUM_AT..)
+        .and_then(|sum| <[u8; 8]>::try_from(sum).ok());
     match (id, sum) {
         (Some(id), Some(sum)) if u64::from_le_bytes(sum) == xxh3_64(&marker[..SUM_AT]) => Ok(id),
         (Some(_), Some(_)) => Err(corrupt("it does not match its checksum")),
-        (_, _) => Err(corrupt(&format!("its length is wrong: bytes={}", marker.len()))),
+        (_, _) => Err(corrupt(&format!(
+            "its length is wrong: bytes={}",
+            marker.len()
+        ))),
     }
 }
 
-/// Returns whether this is what a crash may leave of writing the marker of this store: its beginning, or zeros.
+/// Returns whether this is what a crash may leave of writing the marker of this store: its
+/// beginning, or zeros.
 pub fn is_unfinished(found: &[u8], id: StoreId) -> bool {
     found.len() <= BYTES && (encode(id).starts_with(found) || found.iter().all(|&byte| byte == 0))
 }
@@ -81,8 +91,14 @@ mod tests {
     fn the_stored_form_of_a_marker_is_stable() {
         let marker = encode(id(0x0102_0304_0506_0708_090a_0b0c_0d0e_0f10));
         let hex: String = marker.iter().map(|byte| format!("{byte:02x}")).collect();
-        assert_eq!(hex, "43454e4f54415048010102030405060708090a0b0c0d0e0f1091c038d95fe42a03");
-        assert_eq!(decode(&marker).unwrap(), id(0x0102_0304_0506_0708_090a_0b0c_0d0e_0f10));
+        assert_eq!(
+            hex,
+            "43454e4f54415048010102030405060708090a0b0c0d0e0f1091c038d95fe42a03"
+        );
+        assert_eq!(
+            decode(&marker).unwrap(),
+            id(0x0102_0304_0506_0708_090a_0b0c_0d0e_0f10)
+        );
     }
 
     #[test]
@@ -92,10 +108,22 @@ mod tests {
             for bit in 0..8 {
                 let mut damaged = marker.to_vec();
                 damaged[at] ^= 1 << bit;
-                let expected = if at == MAGIC.len() { ErrorKind::UnknownFormat } else { ErrorKind::Corrupt };
-                assert_eq!(decode(&damaged).unwrap_err().kind(), expected, "byte {at}, bit {bit}");
+                let expected = if at == MAGIC.len() {
+                    ErrorKind::UnknownFormat
+                } else {
+                    ErrorKind::Corrupt
+                };
+                assert_eq!(
+                    decode(&damaged).unwrap_err().kind(),
+                    expected,
+                    "byte {at}, bit {bit}"
+                );
             }
-            assert_eq!(decode(&marker[..at]).unwrap_err().kind(), ErrorKind::Corrupt, "cut at {at}");
+            assert_eq!(
+                decode(&marker[..at]).unwrap_err().kind(),
+                ErrorKind::Corrupt,
+                "cut at {at}"
+            );
         }
         assert!(decode(&[&marker[..], b"x"].concat()).is_err());
     }
@@ -106,7 +134,11 @@ mod tests {
         for end in 0..marker.len() {
             assert!(is_unfinished(&marker[..end], id(7)));
             assert!(is_unfinished(&vec![0; end], id(7)));
-            assert_eq!(is_unfinished(&marker[..end], id(8)), end < SUM_AT, "cut at {end}");
+            assert_eq!(
+                is_unfinished(&marker[..end], id(8)),
+                end < SUM_AT,
+                "cut at {end}"
+            );
         }
         assert!(!is_unfinished(b"something else", id(7)));
     }

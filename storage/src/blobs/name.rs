@@ -5,8 +5,8 @@
 //! the path holds the beginning of it       the id in the trailer, if its path is this   one read of at most 3.3 KB
 //! ```
 //!
-//! Guards the promise that a blob tells whose bytes it holds. A trailer is believed only if it is intact and the path of its
-//! id is the path of the blob.
+//! Guards the promise that a blob tells whose bytes it holds. A trailer is believed only if it is
+//! intact and the path of its id is the path of the blob.
 
 use super::failure::{self, Cause};
 use super::trailer::{self, TRAILER_BYTES_MAX};
@@ -26,8 +26,9 @@ pub enum BlobName {
     Gone,
 }
 
-/// Returns the object of a blob, and the length of the trailer at its end. `path` is relative to the root of the blob tier,
-/// `tail` the last [`TRAILER_BYTES_MAX`] bytes of the blob, or all of a shorter one. `None` if the two do not name an object.
+/// Returns the object of a blob, and the length of the trailer at its end. `path` is relative to
+/// the root of the blob tier, `tail` the last [`TRAILER_BYTES_MAX`] bytes of the blob, or all of a
+/// shorter one. `None` if the two do not name an object.
 ///
 /// ```
 /// use cenotaph_storage::blobs::object_of_blob;
@@ -55,7 +56,9 @@ impl BlobTier {
     /// # Errors
     /// [`ErrorKind::Unavailable`](crate::ErrorKind::Unavailable) if the blob tier fails.
     pub async fn name_of(&self, found: &FoundBlob) -> Result<BlobName> {
-        let Some(revision) = found.revision else { return Ok(BlobName::Unknown) };
+        let Some(revision) = found.revision else {
+            return Ok(BlobName::Unknown);
+        };
         if let Ok(key) = path::from_path(&found.path) {
             return Ok(BlobName::Of(key));
         }
@@ -68,10 +71,13 @@ impl BlobTier {
             },
         };
         let object = object_of_blob(&found.path, &tail);
-        Ok(object.map_or(BlobName::Unknown, |(object, _)| BlobName::Of(RevisionKey { object, revision })))
+        Ok(object.map_or(BlobName::Unknown, |(object, _)| {
+            BlobName::Of(RevisionKey { object, revision })
+        }))
     }
 
-    /// Returns whether the blob of a revision, which is there, gives its name. A blob at its older path does so by the path.
+    /// Returns whether the blob of a revision, which is there, gives its name. A blob at its older
+    /// path does so by the path.
     ///
     /// # Errors
     /// As [`name_of`](Self::name_of).
@@ -79,11 +85,21 @@ impl BlobTier {
         if !path::is_long(&key.object) {
             return Ok(true);
         }
-        let blob = FoundBlob { path: path::path(key), revision: Some(key.revision), bytes: None };
-        Ok(match self.name_of(&blob).await.map_err(|error| error.with_id(&key.object))? {
-            BlobName::Of(_) | BlobName::Gone => true,
-            BlobName::Unknown => false,
-        })
+        let blob = FoundBlob {
+            path: path::path(key),
+            revision: Some(key.revision),
+            bytes: None,
+        };
+        Ok(
+            match self
+                .name_of(&blob)
+                .await
+                .map_err(|error| error.with_id(&key.object))?
+            {
+                BlobName::Of(_) | BlobName::Gone => true,
+                BlobName::Unknown => false,
+            },
+        )
     }
 
     /// The end of a blob, as long as the longest trailer.
@@ -93,6 +109,11 @@ impl BlobTier {
             None => self.operator().stat(&found.path).await?.content_length(),
         };
         let start = bytes.saturating_sub(TRAILER_BYTES_MAX as u64);
-        Ok(self.operator().read_with(&found.path).range(start..bytes).await?.to_vec())
+        Ok(self
+            .operator()
+            .read_with(&found.path)
+            .range(start..bytes)
+            .await?
+            .to_vec())
     }
 }

@@ -7,8 +7,8 @@
 //!          make_durable: the finished blob lies in the directory that is held open, whatever its path names by now
 //! ```
 //!
-//! Guards I11, and I9 where a directory is moved or unmounted under an open engine. Deliberately not here: what an
-//! opening makes of a marker (`ownership.rs`).
+//! Guards I11, and I9 where a directory is moved or unmounted under an open engine. Deliberately
+//! not here: what an opening makes of a marker (`ownership.rs`).
 
 use std::sync::PoisonError;
 
@@ -55,7 +55,8 @@ impl BlobTier {
         match self.operator().read(MARKER_PATH).await {
             Ok(found) => {
                 let found = found.to_vec();
-                Ok(marker::decode(&found).map_or_else(|error| Marker::Unreadable(found, error), Marker::Of))
+                Ok(marker::decode(&found)
+                    .map_or_else(|error| Marker::Unreadable(found, error), Marker::Of))
             }
             Err(error) => match failure::cause(&error) {
                 Cause::Gone => Ok(Marker::Absent),
@@ -64,19 +65,23 @@ impl BlobTier {
         }
     }
 
-    /// Writes the marker of this store, whatever lies there, durably. Reads it back: a tier that is written to by two
-    /// new stores at once belongs to one of them.
+    /// Writes the marker of this store, whatever lies there, durably. Reads it back: a tier that is
+    /// written to by two new stores at once belongs to one of them.
     ///
     /// # Errors
-    /// [`ErrorKind::Unavailable`] if the blob tier fails or another store's marker is there by now: the marker may be
-    /// written or not.
+    /// [`ErrorKind::Unavailable`] if the blob tier fails or another store's marker is there by now:
+    /// the marker may be written or not.
     pub async fn write_marker(&self, id: StoreId) -> Result<()> {
         let (operator, bytes) = (self.operator().clone(), marker::encode(id));
         let length = bytes.len() as u64;
         let write = async move { operator.write(MARKER_PATH, bytes).await };
         // On fs, OpenDAL syncs the file on the thread that polls it.
         self.create_local(MARKER_PATH).await?;
-        let written = if self.is_local() { self.env().offload(write).await? } else { write.await };
+        let written = if self.is_local() {
+            self.env().offload(write).await?
+        } else {
+            write.await
+        };
         written.map_err(|error| failure::failed("open", error))?;
         self.make_durable(MARKER_PATH, length).await?;
         match self.read_marker().await? {
@@ -90,7 +95,9 @@ impl BlobTier {
     /// # Errors
     /// [`ErrorKind::Unavailable`] if the blob tier can't be listed now.
     pub async fn contents(&self) -> Result<Contents> {
-        self.sample().await.map_err(|error| failure::failed("open", error))
+        self.sample()
+            .await
+            .map_err(|error| failure::failed("open", error))
     }
 
     async fn sample(&self) -> Result<Contents, opendal::Error> {
@@ -99,7 +106,11 @@ impl BlobTier {
         let mut directories = vec!["/".to_owned()];
         while let Some(directory) = directories.pop() {
             let recursive = !self.is_local();
-            let mut lister = self.operator().lister_with(&directory).recursive(recursive).await?;
+            let mut lister = self
+                .operator()
+                .lister_with(&directory)
+                .recursive(recursive)
+                .await?;
             while let Some(entry) = lister.try_next().await? {
                 if entry.metadata().is_dir() {
                     let is_another = entry.path() != directory && entry.path() != OF_FILE_SYSTEM;
@@ -122,8 +133,9 @@ impl BlobTier {
         let _ = self.0.owner.set(id);
     }
 
-    /// Checks that the tier is there and belongs to this store, before it is believed that a blob is not there. That it
-    /// is not is remembered until the next check: see [`trouble`](Self::trouble).
+    /// Checks that the tier is there and belongs to this store, before it is believed that a blob
+    /// is not there. That it is not is remembered until the next check: see
+    /// [`trouble`](Self::trouble).
     ///
     /// # Errors
     /// [`ErrorKind::Unavailable`] if it is not (reason [`Reason::BlobTier`]), or can't be read now.
@@ -131,7 +143,9 @@ impl BlobTier {
         let found = self.find_owner().await;
         match &found {
             Ok(()) => self.note(None),
-            Err(error) if error.reason() == Some(Reason::BlobTier) => self.note(Some(error.clone())),
+            Err(error) if error.reason() == Some(Reason::BlobTier) => {
+                self.note(Some(error.clone()));
+            }
             // Nothing was found out.
             Err(_) => {}
         }
@@ -140,7 +154,9 @@ impl BlobTier {
 
     /// The same, and nothing is remembered.
     pub(crate) async fn find_owner(&self) -> Result<()> {
-        let Some(&id) = self.0.owner.get() else { return Ok(()) };
+        let Some(&id) = self.0.owner.get() else {
+            return Ok(());
+        };
         if self.env().planted(Bug::NotFoundIsDeleted) {
             return Ok(());
         }
@@ -153,7 +169,11 @@ impl BlobTier {
 
     /// Why the blob tier was not this store's when it was last checked; none if it was.
     pub fn trouble(&self) -> Option<Error> {
-        self.0.trouble.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.0
+            .trouble
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
     }
 
     /// Checks that a local tier is where it was opened. Cheap: no file is read.
@@ -169,7 +189,9 @@ impl BlobTier {
 
     /// Makes the name of a finished file durable, and makes sure that the file is in this tier.
     pub(super) async fn make_durable(&self, path: &str, bytes: u64) -> Result<()> {
-        let Some(directories) = self.directories() else { return Ok(()) };
+        let Some(directories) = self.directories() else {
+            return Ok(());
+        };
         if let Err(error) = directories.sync_file_entry(path).await {
             // A directory that is not there may be in another one of the same name.
             self.check_place().await?;
@@ -179,7 +201,10 @@ impl BlobTier {
             return Ok(());
         }
         self.check_place().await?;
-        let message = format!("the file is not where it was written: path={path} bytes={bytes} tier={}", self.place());
+        let message = format!(
+            "the file is not where it was written: path={path} bytes={bytes} tier={}",
+            self.place()
+        );
         Err(Error::new(ErrorKind::Unavailable, "write", message))
     }
 
@@ -191,16 +216,23 @@ impl BlobTier {
                      open the store where it is now: tier={}",
                     self.place()
                 );
-                Err(Error::new(ErrorKind::Unavailable, "check", message).with_reason(Reason::BlobTier))
+                Err(Error::new(ErrorKind::Unavailable, "check", message)
+                    .with_reason(Reason::BlobTier))
             }
             Some(_) | None => Ok(()),
         }
     }
 
     fn note(&self, trouble: Option<Error>) {
-        let mut noted = self.0.trouble.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut noted = self
+            .0
+            .trouble
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         match (&*noted, &trouble) {
-            (None, Some(error)) => tracing::error!(%error, "the blob tier is not this store's, or is not there"),
+            (None, Some(error)) => {
+                tracing::error!(%error, "the blob tier is not this store's, or is not there");
+            }
             (Some(_), None) => tracing::info!("the blob tier is there again"),
             (None, None) | (Some(_), Some(_)) => {}
         }
@@ -225,7 +257,8 @@ pub(crate) fn not_ours(expected: StoreId, found: &Marker, place: &str) -> Error 
         Marker::Of(other) => other.to_string(),
         Marker::Unreadable(_, error) => format!("({error})"),
     };
-    let message =
-        format!("the blob tier does not belong to this store: expected={expected} found={found} tier={place}");
+    let message = format!(
+        "the blob tier does not belong to this store: expected={expected} found={found} tier={place}"
+    );
     Error::new(ErrorKind::Unavailable, "check", message).with_reason(Reason::BlobTier)
 }

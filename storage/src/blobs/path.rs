@@ -9,15 +9,18 @@
 //! 7f/default!aaaa..aaaa~@0198c5a2-1f00-7abc-8def-00000000007f     a long name: its beginning
 //! ```
 //!
-//! Namespace and key are escaped: `a-z 0-9 - _ . =` stand for themselves, every other byte is `%` and two lowercase
-//! hexadecimal digits. So no path holds an uppercase letter, and a file system that folds case folds nothing.
-//! A name of 180 escaped bytes or more is *long*. Its path holds the beginning of the name, cut between two characters, and
-//! `~`, which no escaped name contains. The whole id of such a blob is in its [trailer](super::trailer).
+//! Namespace and key are escaped: `a-z 0-9 - _ . =` stand for themselves, every other byte is `%`
+//! and two lowercase hexadecimal digits. So no path holds an uppercase letter, and a file system
+//! that folds case folds nothing. A name of 180 escaped bytes or more is *long*. Its path holds the
+//! beginning of the name, cut between two characters, and `~`, which no escaped name contains. The
+//! whole id of such a blob is in its [trailer](super::trailer).
 //!
-//! Earlier builds cut a long name into directories of 180 bytes: [`older_path`]. No blob is written there any more.
+//! Earlier builds cut a long name into directories of 180 bytes: [`older_path`]. No blob is written
+//! there any more.
 //!
-//! Guards I4 (a path is never shared by two revisions) and the promise that a blob tells whose bytes it holds. Every path
-//! has the same limit, [`PATH_BYTES_MAX`], so that each valid id is valid in every blob tier.
+//! Guards I4 (a path is never shared by two revisions) and the promise that a blob tells whose
+//! bytes it holds. Every path has the same limit, [`PATH_BYTES_MAX`], so that each valid id is
+//! valid in every blob tier.
 
 use std::fmt::Write;
 
@@ -36,8 +39,10 @@ const CUT: char = '~';
 /// Separates the name of the object and the revision id.
 const NAME_END: char = '@';
 
-/// Longest path of a blob, in bytes. Its segments are a fan-out of 2 bytes and a file name of at most 216.
-pub const PATH_BYTES_MAX: usize = "ff/".len() + LONG_NAME_BYTES - 1 + "@".len() + uuid::fmt::Hyphenated::LENGTH;
+/// Longest path of a blob, in bytes. Its segments are a fan-out of 2 bytes and a file name of at
+/// most 216.
+pub const PATH_BYTES_MAX: usize =
+    "ff/".len() + LONG_NAME_BYTES - 1 + "@".len() + uuid::fmt::Hyphenated::LENGTH;
 
 /// The path of a revision's blob, relative to the root of the blob tier.
 pub fn path(key: &RevisionKey) -> String {
@@ -49,8 +54,8 @@ pub fn path(key: &RevisionKey) -> String {
     spelled(&name, key.revision)
 }
 
-/// The path at which earlier builds put a revision's blob, if that is another one: directories of exactly 180 bytes each are cut off the
-/// front of a long name.
+/// The path at which earlier builds put a revision's blob, if that is another one: directories of
+/// exactly 180 bytes each are cut off the front of a long name.
 pub fn older_path(key: &RevisionKey) -> Option<String> {
     let name = escaped_name(&key.object);
     if name.len() < LONG_NAME_BYTES {
@@ -64,7 +69,11 @@ pub fn older_path(key: &RevisionKey) -> Option<String> {
             path.push('/');
         }
     }
-    let _ = write!(path, "{file}{NAME_END}{}", key.revision.as_uuid().as_hyphenated());
+    let _ = write!(
+        path,
+        "{file}{NAME_END}{}",
+        key.revision.as_uuid().as_hyphenated()
+    );
     Some(path)
 }
 
@@ -73,8 +82,8 @@ pub fn is_long(object: &ObjectId) -> bool {
     escaped_name(object).len() >= LONG_NAME_BYTES
 }
 
-/// The revision whose blob lies there, if its path holds the whole name: the inverse of [`path`] for names that are not long,
-/// and of [`older_path`].
+/// The revision whose blob lies there, if its path holds the whole name: the inverse of [`path`]
+/// for names that are not long, and of [`older_path`].
 ///
 /// # Errors
 /// [`ErrorKind::Invalid`] if neither gives this for any revision.
@@ -83,16 +92,25 @@ pub fn from_path(text: &str) -> Result<RevisionKey> {
         Some(older) => older == text,
         None => path(key) == text,
     };
-    // Whatever the parser let through, only the exact spelling is accepted: two paths never mean the same revision.
+    // Whatever the parser let through, only the exact spelling is accepted: two paths never mean
+    // the same revision.
     parse(text).filter(is_spelled_so).ok_or_else(|| {
-        Error::new(ErrorKind::Invalid, "from_path", format!("not the path of a revision: path={text:?}"))
+        Error::new(
+            ErrorKind::Invalid,
+            "from_path",
+            format!("not the path of a revision: path={text:?}"),
+        )
     })
 }
 
-/// The id of the revision whose blob lies there, or `None` if it is no revision's path. The beginning of a long name is not
-/// compared with any id: [`path`] of the id in the trailer must be this path.
+/// The id of the revision whose blob lies there, or `None` if it is no revision's path. The
+/// beginning of a long name is not compared with any id: [`path`] of the id in the trailer must be
+/// this path.
 pub fn revision_at(text: &str) -> Option<RevisionId> {
-    from_path(text).map(|key| key.revision).ok().or_else(|| parse_cut(text))
+    from_path(text)
+        .map(|key| key.revision)
+        .ok()
+        .or_else(|| parse_cut(text))
 }
 
 fn parse(text: &str) -> Option<RevisionKey> {
@@ -112,7 +130,9 @@ fn parse_cut(text: &str) -> Option<RevisionId> {
     let (name, uuid) = rest.rsplit_once(NAME_END)?;
     let revision = RevisionId::from_uuid(Uuid::try_parse(uuid).ok()?);
     let beginning = name.strip_suffix(CUT)?;
-    let (namespace, key) = beginning.split_once(NAMESPACE_END).unwrap_or((beginning, ""));
+    let (namespace, key) = beginning
+        .split_once(NAMESPACE_END)
+        .unwrap_or((beginning, ""));
     let mut spelling = String::with_capacity(name.len());
     escape(&unescape(namespace)?, &mut spelling);
     if beginning.contains(NAMESPACE_END) {
@@ -120,7 +140,8 @@ fn parse_cut(text: &str) -> Option<RevisionId> {
         escape(&unescape(key)?, &mut spelling);
     }
     // A cut loses less than one character, which has at most 12 bytes.
-    let is_cut_so = (LONG_NAME_BYTES - 13..LONG_NAME_BYTES - 1).contains(&beginning.len()) && spelling == beginning;
+    let is_cut_so = (LONG_NAME_BYTES - 13..LONG_NAME_BYTES - 1).contains(&beginning.len())
+        && spelling == beginning;
     (is_cut_so && spelled(name, revision) == text).then_some(revision)
 }
 
@@ -130,17 +151,23 @@ pub fn fan_out() -> impl Iterator<Item = String> {
 }
 
 fn spelled(name: &str, revision: RevisionId) -> String {
-    format!("{:02x}/{name}{NAME_END}{}", fan(revision), revision.as_uuid().as_hyphenated())
+    format!(
+        "{:02x}/{name}{NAME_END}{}",
+        fan(revision),
+        revision.as_uuid().as_hyphenated()
+    )
 }
 
-/// The place at which a long name is cut: before the last character that does not fit, whose escaped bytes may be several.
+/// The place at which a long name is cut: before the last character that does not fit, whose
+/// escaped bytes may be several.
 fn cut_at(name: &str) -> usize {
     let bytes = name.as_bytes();
     // `CUT` needs a byte too.
     let mut at = LONG_NAME_BYTES - 1 - CUT.len_utf8();
     let is_within = |at: usize| {
         let is_in_escape = bytes[at - 1] == b'%' || bytes[at - 2] == b'%';
-        let continues_character = bytes[at] == b'%' && matches!(bytes[at + 1], b'8' | b'9' | b'a' | b'b');
+        let continues_character =
+            bytes[at] == b'%' && matches!(bytes[at + 1], b'8' | b'9' | b'a' | b'b');
         is_in_escape || continues_character
     };
     while is_within(at) {
@@ -173,7 +200,8 @@ fn escape(plain: &[u8], into: &mut String) {
     }
 }
 
-/// The bytes that `escaped` stands for, whatever directories it is cut into; none if an escape is cut short.
+/// The bytes that `escaped` stands for, whatever directories it is cut into; none if an escape is
+/// cut short.
 fn unescape(escaped: &str) -> Option<Vec<u8>> {
     let mut bytes = escaped.bytes().filter(|&byte| byte != b'/');
     let mut plain = Vec::with_capacity(escaped.len());
@@ -187,5 +215,7 @@ fn unescape(escaped: &str) -> Option<Vec<u8>> {
 }
 
 fn hex_digit(byte: u8) -> Option<u8> {
-    char::from(byte).to_digit(16).and_then(|digit| u8::try_from(digit).ok())
+    char::from(byte)
+        .to_digit(16)
+        .and_then(|digit| u8::try_from(digit).ok())
 }

@@ -14,7 +14,10 @@ const UUID: u128 = 0x0198_c5a2_1f00_7abc_8def_0000_0000_007f;
 
 fn revision_of(namespace: &Namespace, key: &str, uuid: u128) -> RevisionKey {
     let object = ObjectId::new(namespace, key).unwrap();
-    RevisionKey { object, revision: RevisionId::from_uuid(Uuid::from_u128(uuid)) }
+    RevisionKey {
+        object,
+        revision: RevisionId::from_uuid(Uuid::from_u128(uuid)),
+    }
 }
 
 fn revision(key: &str) -> RevisionKey {
@@ -25,7 +28,9 @@ fn namespaces() -> impl Strategy<Value = Namespace> {
     let part = "[A-Za-z0-9._-]{1,128}";
     (part, proptest::collection::vec((part, part), 0..=8)).prop_map(|(usecase, scopes)| {
         let namespace = Namespace::new(&usecase).unwrap();
-        scopes.iter().fold(namespace, |namespace, (scope, value)| namespace.with_scope(scope, value).unwrap())
+        scopes.iter().fold(namespace, |namespace, (scope, value)| {
+            namespace.with_scope(scope, value).unwrap()
+        })
     })
 }
 
@@ -39,8 +44,8 @@ fn keys() -> impl Strategy<Value = String> {
         }
         key
     });
-    // Few characters, so that keys differ by case, by dots and slashes, and by what escaping and cutting use
-    // themselves.
+    // Few characters, so that keys differ by case, by dots and slashes, and by what escaping and
+    // cutting use themselves.
     prop_oneof![any_text, "[aA./!@%2f=-]{1,12}", "[a-c./]{150,200}"]
 }
 
@@ -134,7 +139,10 @@ fn unescaped(text: &str) -> Vec<u8> {
 
 #[test]
 fn paths_are_spelled_as_ever() {
-    let scoped = Namespace::new("Photos").unwrap().with_scope("org", "17").unwrap();
+    let scoped = Namespace::new("Photos")
+        .unwrap()
+        .with_scope("org", "17")
+        .unwrap();
     let fixtures = [
         (revision("a"), "7f/default!a@0198c5a2-1f00-7abc-8def-00000000007f".to_owned()),
         (
@@ -165,12 +173,20 @@ fn paths_of_long_names_are_spelled_as_ever() {
         (
             format!("{}Z", "k".repeat(360)),
             format!("7f/default!{}~@{uuid}", "k".repeat(170)),
-            format!("7f/default!{}/{}/kkkkkkkk%5a@{uuid}", "k".repeat(172), "k".repeat(180)),
+            format!(
+                "7f/default!{}/{}/kkkkkkkk%5a@{uuid}",
+                "k".repeat(172),
+                "k".repeat(180)
+            ),
         ),
         (
             format!("k{}", "é".repeat(40)),
             format!("7f/default!k{}~@{uuid}", "%c3%a9".repeat(28)),
-            format!("7f/default!k{}%c3/%a9{}@{uuid}", "%c3%a9".repeat(28), "%c3%a9".repeat(11)),
+            format!(
+                "7f/default!k{}%c3/%a9{}@{uuid}",
+                "%c3%a9".repeat(28),
+                "%c3%a9".repeat(11)
+            ),
         ),
     ];
     for (key, cut, older) in fixtures {
@@ -181,7 +197,10 @@ fn paths_of_long_names_are_spelled_as_ever() {
         assert_eq!(from_path(&older).unwrap(), key);
     }
     let longest = revision(&"k".repeat(171));
-    assert_eq!(path(&longest), format!("7f/default!{}@{uuid}", "k".repeat(171)));
+    assert_eq!(
+        path(&longest),
+        format!("7f/default!{}@{uuid}", "k".repeat(171))
+    );
     assert_eq!(older_path(&longest), None);
 }
 
@@ -232,6 +251,10 @@ fn other_spellings_of_a_path_are_refused() {
         good.replace('@', ""),
     ];
     for spelling in spellings {
-        assert_eq!(from_path(&spelling).unwrap_err().kind(), ErrorKind::Invalid, "{spelling:?}");
+        assert_eq!(
+            from_path(&spelling).unwrap_err().kind(),
+            ErrorKind::Invalid,
+            "{spelling:?}"
+        );
     }
 }

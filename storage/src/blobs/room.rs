@@ -1,8 +1,8 @@
 //! Room on a disk that blobs share with the index: [`Claim`].
 //!
-//! Many uploads at once would each find room for their next write, and together take what the index still needs. So each
-//! claims what it is about to write, for as long as the disk may not count it as used. Guards no invariant. Deliberately not
-//! here: how much the index needs (`index`).
+//! Many uploads at once would each find room for their next write, and together take what the index
+//! still needs. So each claims what it is about to write, for as long as the disk may not count it
+//! as used. Guards no invariant. Deliberately not here: how much the index needs (`index`).
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -26,7 +26,10 @@ pub(super) struct Claim {
 
 impl SharedRoom {
     pub(super) fn new(room: Room) -> Self {
-        Self { room, claimed: Arc::default() }
+        Self {
+            room,
+            claimed: Arc::default(),
+        }
     }
 
     /// Claims room for so many bytes beside all that is claimed already.
@@ -35,7 +38,10 @@ impl SharedRoom {
     /// As the room says.
     pub(super) fn claim(&self, bytes: u64) -> Result<Claim> {
         let before = self.claimed.fetch_add(bytes, Ordering::AcqRel);
-        let claim = Claim { bytes, claimed: Arc::clone(&self.claimed) };
+        let claim = Claim {
+            bytes,
+            claimed: Arc::clone(&self.claimed),
+        };
         (self.room)(before.saturating_add(bytes)).map(|()| claim)
     }
 }
@@ -54,8 +60,13 @@ mod tests {
 
     #[test]
     fn claims_add_up_until_they_are_dropped() {
-        let room =
-            SharedRoom::new(Box::new(|bytes| if bytes <= 10 { Ok(()) } else { Err(no_space("write", 10, bytes)) }));
+        let room = SharedRoom::new(Box::new(|bytes| {
+            if bytes <= 10 {
+                Ok(())
+            } else {
+                Err(no_space("write", 10, bytes))
+            }
+        }));
         let first = room.claim(6).unwrap();
         assert_eq!(room.claim(6).err().unwrap().kind(), ErrorKind::Unavailable);
         let second = room.claim(4).unwrap();

@@ -29,7 +29,11 @@ impl Tiers {
         let root = TempDir::new().unwrap();
         let tier = |operator| BlobTier::new(operator, Env::real().unwrap(), BlobOptions::default());
         let memory = tier(Operator::new(Memory::default()).unwrap());
-        Self { memory, fs: tier(local(root.path()).unwrap()), root }
+        Self {
+            memory,
+            fs: tier(local(root.path()).unwrap()),
+            root,
+        }
     }
 
     fn all(&self) -> [&BlobTier; 2] {
@@ -38,15 +42,24 @@ impl Tiers {
 }
 
 fn revision(key: &str, number: u128) -> RevisionKey {
-    RevisionKey { object: ObjectId::try_from(key).unwrap(), revision: RevisionId::from_uuid(Uuid::from_u128(number)) }
+    RevisionKey {
+        object: ObjectId::try_from(key).unwrap(),
+        revision: RevisionId::from_uuid(Uuid::from_u128(number)),
+    }
 }
 
 /// Bytes of which no two blocks are equal.
 fn payload(bytes: usize) -> Bytes {
-    (0..bytes).map(|at| (at ^ (at >> 8) ^ (at >> 16).wrapping_mul(31)).to_le_bytes()[0]).collect()
+    (0..bytes)
+        .map(|at| (at ^ (at >> 8) ^ (at >> 16).wrapping_mul(31)).to_le_bytes()[0])
+        .collect()
 }
 
-async fn write(tier: &BlobTier, key: &RevisionKey, chunks: impl IntoIterator<Item = Bytes>) -> FinishedBlob {
+async fn write(
+    tier: &BlobTier,
+    key: &RevisionKey,
+    chunks: impl IntoIterator<Item = Bytes>,
+) -> FinishedBlob {
     let mut writer = tier.writer(key);
     let mut bytes = 0;
     for chunk in chunks {
@@ -57,8 +70,14 @@ async fn write(tier: &BlobTier, key: &RevisionKey, chunks: impl IntoIterator<Ite
     writer.finish().await.unwrap()
 }
 
-async fn read(tier: &BlobTier, key: &RevisionKey, blob: &FinishedBlob) -> Result<Option<Vec<Bytes>>> {
-    tier.reader(key).blocks(0, blob.blocks.len(), blob.bytes, &blob.blocks).await
+async fn read(
+    tier: &BlobTier,
+    key: &RevisionKey,
+    blob: &FinishedBlob,
+) -> Result<Option<Vec<Bytes>>> {
+    tier.reader(key)
+        .blocks(0, blob.blocks.len(), blob.bytes, &blob.blocks)
+        .await
 }
 
 async fn found(tier: &BlobTier) -> Vec<FoundBlob> {
@@ -72,7 +91,11 @@ fn cut<'a>(payload: &'a Bytes, lengths: &'a [usize]) -> impl Iterator<Item = Byt
     let mut rest = payload.clone();
     let mut lengths = lengths.iter().cycle();
     std::iter::from_fn(move || {
-        let length = lengths.next().copied().unwrap_or(rest.len()).min(rest.len());
+        let length = lengths
+            .next()
+            .copied()
+            .unwrap_or(rest.len())
+            .min(rest.len());
         (!rest.is_empty()).then(|| rest.split_to(length))
     })
 }
@@ -112,15 +135,33 @@ proptest! {
 async fn every_length_around_a_block_border_comes_back() {
     let tiers = Tiers::new();
     for tier in tiers.all() {
-        for (number, bytes) in
-            [0, 1, BLOCK_BYTES - 1, BLOCK_BYTES, BLOCK_BYTES + 1, 4 * BLOCK_BYTES + 3].iter().enumerate()
+        for (number, bytes) in [
+            0,
+            1,
+            BLOCK_BYTES - 1,
+            BLOCK_BYTES,
+            BLOCK_BYTES + 1,
+            4 * BLOCK_BYTES + 3,
+        ]
+        .iter()
+        .enumerate()
         {
             let key = revision("border", number as u128);
             let payload = payload(*bytes);
             let blob = write(tier, &key, [payload.clone()]).await;
             assert_eq!(blob.blocks.len(), bytes.div_ceil(BLOCK_BYTES));
-            assert_eq!(read(tier, &key, &blob).await.unwrap().unwrap().concat(), payload);
-            assert_eq!(tier.operator().stat(&path::path(&key)).await.unwrap().content_length(), *bytes as u64);
+            assert_eq!(
+                read(tier, &key, &blob).await.unwrap().unwrap().concat(),
+                payload
+            );
+            assert_eq!(
+                tier.operator()
+                    .stat(&path::path(&key))
+                    .await
+                    .unwrap()
+                    .content_length(),
+                *bytes as u64
+            );
         }
     }
 }
@@ -134,9 +175,16 @@ async fn a_range_of_blocks_is_read_without_the_others() {
         let blob = write(tier, &key, [payload.clone()]).await;
         let reader = tier.reader(&key);
         for (first, count) in [(0, 1), (1, 3), (3, 2), (4, 1), (2, 0)] {
-            let blocks = reader.blocks(first, count, blob.bytes, &blob.blocks).await.unwrap().unwrap();
+            let blocks = reader
+                .blocks(first, count, blob.bytes, &blob.blocks)
+                .await
+                .unwrap()
+                .unwrap();
             let end = ((first + count) * BLOCK_BYTES).min(payload.len());
-            assert_eq!(blocks.concat(), payload[(first * BLOCK_BYTES).min(end)..end]);
+            assert_eq!(
+                blocks.concat(),
+                payload[(first * BLOCK_BYTES).min(end)..end]
+            );
             assert_eq!(blocks.len(), count);
         }
     }
@@ -152,15 +200,24 @@ async fn a_flipped_bit_is_corrupt_in_its_block_and_nowhere_else() {
         for at in [0, BLOCK_BYTES, 2 * BLOCK_BYTES - 1, 3 * BLOCK_BYTES + 4] {
             let mut damaged = payload.to_vec();
             damaged[at] ^= 0x10;
-            tier.operator().write(&path::path(&key), damaged).await.unwrap();
+            tier.operator()
+                .write(&path::path(&key), damaged)
+                .await
+                .unwrap();
             let reader = tier.reader(&key);
             for block in 0..blob.blocks.len() {
                 let outcome = reader.blocks(block, 1, blob.bytes, &blob.blocks).await;
                 if block == at / BLOCK_BYTES {
                     let error = outcome.unwrap_err();
-                    assert_eq!((error.kind(), error.id()), (ErrorKind::Corrupt, Some(&key.object)));
+                    assert_eq!(
+                        (error.kind(), error.id()),
+                        (ErrorKind::Corrupt, Some(&key.object))
+                    );
                 } else {
-                    assert_eq!(outcome.unwrap().unwrap().concat(), payload.chunks(BLOCK_BYTES).nth(block).unwrap());
+                    assert_eq!(
+                        outcome.unwrap().unwrap().concat(),
+                        payload.chunks(BLOCK_BYTES).nth(block).unwrap()
+                    );
                 }
             }
         }
@@ -175,8 +232,15 @@ async fn a_truncated_blob_is_corrupt() {
     for tier in tiers.all() {
         let blob = write(tier, &key, [payload.clone()]).await;
         for bytes in [payload.len() - 1, 2 * BLOCK_BYTES, BLOCK_BYTES + 1, 1, 0] {
-            tier.operator().write(&path::path(&key), payload.slice(..bytes)).await.unwrap();
-            assert_eq!(read(tier, &key, &blob).await.unwrap_err().kind(), ErrorKind::Corrupt, "bytes={bytes}");
+            tier.operator()
+                .write(&path::path(&key), payload.slice(..bytes))
+                .await
+                .unwrap();
+            assert_eq!(
+                read(tier, &key, &blob).await.unwrap_err().kind(),
+                ErrorKind::Corrupt,
+                "bytes={bytes}"
+            );
         }
     }
 }
@@ -187,9 +251,11 @@ async fn checksums_that_do_not_fit_the_length_are_corrupt() {
     let key = revision("unfitting", 1);
     for tier in tiers.all() {
         let blob = write(tier, &key, [payload(BLOCK_BYTES + 1)]).await;
-        for (bytes, checksums) in
-            [(blob.bytes, &blob.blocks[..1]), (blob.bytes, &[]), (BLOCK_BYTES as u64, &blob.blocks[..])]
-        {
+        for (bytes, checksums) in [
+            (blob.bytes, &blob.blocks[..1]),
+            (blob.bytes, &[]),
+            (BLOCK_BYTES as u64, &blob.blocks[..]),
+        ] {
             let outcome = tier.reader(&key).blocks(0, 1, bytes, checksums).await;
             assert_eq!(outcome.unwrap_err().kind(), ErrorKind::Corrupt);
         }
@@ -206,7 +272,9 @@ async fn a_missing_blob_reads_as_none_and_deletes_as_done() {
         tier.delete(&key).await.unwrap();
         assert_eq!(read(tier, &key, &blob).await.unwrap(), None);
         tier.delete(&key).await.unwrap();
-        tier.settle_deletes(&[key.clone(), revision("never written", 2)]).await.unwrap();
+        tier.settle_deletes(&[key.clone(), revision("never written", 2)])
+            .await
+            .unwrap();
     }
 }
 
@@ -217,16 +285,30 @@ async fn an_open_file_is_read_to_its_end_although_it_is_deleted_meanwhile() {
     let payload = payload(2 * BLOCK_BYTES);
     let blob = write(&tiers.fs, &key, [payload.clone()]).await;
     let reader = tiers.fs.reader(&key);
-    reader.blocks(0, 1, blob.bytes, &blob.blocks).await.unwrap().unwrap();
+    reader
+        .blocks(0, 1, blob.bytes, &blob.blocks)
+        .await
+        .unwrap()
+        .unwrap();
     tiers.fs.delete(&key).await.unwrap();
-    let rest = reader.clone().blocks(1, 1, blob.bytes, &blob.blocks).await.unwrap().unwrap();
+    let rest = reader
+        .clone()
+        .blocks(1, 1, blob.bytes, &blob.blocks)
+        .await
+        .unwrap()
+        .unwrap();
     assert_eq!(rest.concat(), payload[BLOCK_BYTES..]);
 }
 
 #[tokio::test]
 async fn a_listing_finds_what_was_written_and_names_it() {
     let tiers = Tiers::new();
-    let keys = [revision("a", 1), revision("../B c", 2), revision(&"x/".repeat(512), 3), revision("a", 0x0100)];
+    let keys = [
+        revision("a", 1),
+        revision("../B c", 2),
+        revision(&"x/".repeat(512), 3),
+        revision("a", 0x0100),
+    ];
     for tier in tiers.all() {
         assert_eq!(found(tier).await, []);
         for (bytes, key) in keys.iter().enumerate() {
@@ -242,7 +324,11 @@ async fn a_listing_finds_what_was_written_and_names_it() {
                 bytes: Some(bytes + trailer::length(&key.object)),
             })
             .collect();
-        expected.push(FoundBlob { path: "stray".to_owned(), revision: None, bytes: Some(1) });
+        expected.push(FoundBlob {
+            path: "stray".to_owned(),
+            revision: None,
+            bytes: Some(1),
+        });
         expected.sort_by(|a, b| a.path.cmp(&b.path));
         assert_eq!(found(tier).await, expected);
         for blob in expected {
@@ -256,9 +342,16 @@ async fn a_listing_finds_what_was_written_and_names_it() {
 #[tokio::test]
 async fn a_listing_goes_on_although_files_vanish_meanwhile() {
     let tiers = Tiers::new();
-    let keys: Vec<_> = (0..300).map(|number| revision("vanishing", number)).collect();
+    let keys: Vec<_> = (0..300)
+        .map(|number| revision("vanishing", number))
+        .collect();
     for key in &keys {
-        tiers.fs.operator().write(&path::path(key), "x").await.unwrap();
+        tiers
+            .fs
+            .operator()
+            .write(&path::path(key), "x")
+            .await
+            .unwrap();
     }
     let mut listing = tiers.fs.list();
     let mut listed = 1;
@@ -305,10 +398,19 @@ async fn a_dropped_writer_leaves_nothing_that_a_delete_does_not_remove() {
 async fn an_upload_holds_no_more_than_its_length_or_the_bound() {
     let tiers = Tiers::new();
     assert_eq!(tiers.fs.upload_buffer_bytes(None), 9 * BLOCK_BYTES);
-    assert_eq!(tiers.memory.upload_buffer_bytes(None), (8 * 6 + 1) * BLOCK_BYTES);
+    assert_eq!(
+        tiers.memory.upload_buffer_bytes(None),
+        (8 * 6 + 1) * BLOCK_BYTES
+    );
     for tier in tiers.all() {
-        assert_eq!(tier.upload_buffer_bytes(Some(BLOCK_BYTES as u64 + 1)), 2 * BLOCK_BYTES);
-        assert_eq!(tier.upload_buffer_bytes(Some(u64::MAX)), tier.upload_buffer_bytes(None));
+        assert_eq!(
+            tier.upload_buffer_bytes(Some(BLOCK_BYTES as u64 + 1)),
+            2 * BLOCK_BYTES
+        );
+        assert_eq!(
+            tier.upload_buffer_bytes(Some(u64::MAX)),
+            tier.upload_buffer_bytes(None)
+        );
         assert_eq!(tier.upload_buffer_bytes(Some(0)), 0);
     }
 }
@@ -316,6 +418,12 @@ async fn an_upload_holds_no_more_than_its_length_or_the_bound() {
 #[test]
 fn options_have_defaults_and_refuse_what_they_do_not_know() {
     let options: BlobOptions = serde_json::from_str("{\"concurrent\":2}").unwrap();
-    assert_eq!(options, BlobOptions { concurrent: 2, ..BlobOptions::default() });
+    assert_eq!(
+        options,
+        BlobOptions {
+            concurrent: 2,
+            ..BlobOptions::default()
+        }
+    );
     assert!(serde_json::from_str::<BlobOptions>("{\"chunks\":2}").is_err());
 }

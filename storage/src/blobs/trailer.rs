@@ -5,12 +5,13 @@
 //!           |      17 bytes         |     n bytes        |      |  = n   |     | xxh3 of revision id, namespace, 0x00, key
 //! ```
 //!
-//! A trailer is text, so that `tail` shows a person whose bytes a blob holds. Its end has a fixed length, so that it is found
-//! from the end of the blob. Rows know the length of a payload: no read of an object asks for a byte of the trailer, and no
-//! checksum of the payload covers it.
+//! A trailer is text, so that `tail` shows a person whose bytes a blob holds. Its end has a fixed
+//! length, so that it is found from the end of the blob. Rows know the length of a payload: no read
+//! of an object asks for a byte of the trailer, and no checksum of the payload covers it.
 //!
-//! Guards the promise that a blob tells whose bytes it holds, without the index. The checksum covers the revision id, so that
-//! a payload which ends with the trailer of another blob is not taken for one of its own.
+//! Guards the promise that a blob tells whose bytes it holds, without the index. The checksum
+//! covers the revision id, so that a payload which ends with the trailer of another blob is not
+//! taken for one of its own.
 
 use bytes::Bytes;
 
@@ -37,25 +38,37 @@ pub fn encode(key: &RevisionKey) -> Option<Bytes> {
     }
     let (namespace, id, length) = (object.namespace_str(), object.key(), object.encoded().len());
     let sum = checksum(*revision, object);
-    Some(format!("{HEAD}{namespace}\n{id}\n{length:0LENGTH_DIGITS$} {sum:0SUM_DIGITS$x}{END}").into())
+    Some(
+        format!("{HEAD}{namespace}\n{id}\n{length:0LENGTH_DIGITS$} {sum:0SUM_DIGITS$x}{END}")
+            .into(),
+    )
 }
 
 /// Bytes of the trailer of every blob of this object.
 pub fn length(object: &ObjectId) -> u64 {
     let is_long = path::is_long(object);
-    if is_long { (HEAD.len() + object.encoded().len() + FOOT_BYTES) as u64 } else { 0 }
+    if is_long {
+        (HEAD.len() + object.encoded().len() + FOOT_BYTES) as u64
+    } else {
+        0
+    }
 }
 
-/// The object that a trailer names. `tail` is the end of the blob of `revision`: its last [`TRAILER_BYTES_MAX`] bytes, or all of
-/// a shorter blob. `None` if it does not end with the trailer of this revision.
+/// The object that a trailer names. `tail` is the end of the blob of `revision`: its last
+/// [`TRAILER_BYTES_MAX`] bytes, or all of a shorter blob. `None` if it does not end with the
+/// trailer of this revision.
 pub fn decode(tail: &[u8], revision: RevisionId) -> Option<ObjectId> {
     let (rest, foot) = tail.split_at_checked(tail.len().checked_sub(FOOT_BYTES)?)?;
-    let foot = std::str::from_utf8(foot).ok()?.strip_prefix('\n')?.strip_suffix(END)?;
+    let foot = std::str::from_utf8(foot)
+        .ok()?
+        .strip_prefix('\n')?
+        .strip_suffix(END)?;
     let (length, sum) = foot.split_once(' ')?;
     let (head, id) = rest.split_at_checked(rest.len().checked_sub(length.parse().ok()?)?)?;
     let (namespace, key) = std::str::from_utf8(id).ok()?.split_once('\n')?;
     let object = ObjectId::new(&namespace.parse::<Namespace>().ok()?, key).ok()?;
-    let is_whole = head.ends_with(HEAD.as_bytes()) && u64::from_str_radix(sum, 16) == Ok(checksum(revision, &object));
+    let is_whole = head.ends_with(HEAD.as_bytes())
+        && u64::from_str_radix(sum, 16) == Ok(checksum(revision, &object));
     is_whole.then_some(object)
 }
 
@@ -74,7 +87,10 @@ mod tests {
 
     fn revision(key: &str) -> RevisionKey {
         let object = ObjectId::try_from(key).unwrap();
-        RevisionKey { object, revision: RevisionId::from_uuid(Uuid::from_u128(7)) }
+        RevisionKey {
+            object,
+            revision: RevisionId::from_uuid(Uuid::from_u128(7)),
+        }
     }
 
     proptest! {
@@ -113,7 +129,10 @@ mod tests {
     #[test]
     fn a_trailer_is_spelled_as_ever() {
         let key = revision(&format!("{}é", "k".repeat(180)));
-        let expected = format!("\ncenotaph-object\ndefault\n{}é\n0190 1a6518899e5eb566 cenotaph-1\n", "k".repeat(180));
+        let expected = format!(
+            "\ncenotaph-object\ndefault\n{}é\n0190 1a6518899e5eb566 cenotaph-1\n",
+            "k".repeat(180)
+        );
         assert_eq!(encode(&key).unwrap(), expected);
         assert_eq!(encode(&revision("a name that is not long")), None);
     }

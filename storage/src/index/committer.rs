@@ -1,8 +1,9 @@
 //! Group commit: many submitted batches, one durable write, one thread.
 //!
-//! Holds [`Committer`] and the [`Sink`] it feeds. Guards I9 (an `Ok` completion means durable) and I10 (each completion
-//! is fired exactly once, with what is known). Deliberately not here: any particular store (`fjall.rs` brings the sink)
-//! and admission (the queue is bounded by those who submit).
+//! Holds [`Committer`] and the [`Sink`] it feeds. Guards I9 (an `Ok` completion means durable) and
+//! I10 (each completion is fired exactly once, with what is known). Deliberately not here: any
+//! particular store (`fjall.rs` brings the sink) and admission (the queue is bounded by those who
+//! submit).
 //!
 //! ```text
 //!  submit ──> queue ──gather──> in flight ──sink──> Ok      ──> completions: Ok
@@ -12,8 +13,9 @@
 //!               └── closed: later ones NotStarted(Closed), the queue is still committed
 //! ```
 //!
-//! Completions in flight live in the shared state and not on the thread, so that whoever watches can answer them while
-//! the thread hangs in the sink. No lock is held while a completion or the sink runs.
+//! Completions in flight live in the shared state and not on the thread, so that whoever watches
+//! can answer them while the thread hangs in the sink. No lock is held while a completion or the
+//! sink runs.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
@@ -32,8 +34,9 @@ use crate::error::{Error, ErrorKind, Result};
 /// How often one who waits for the end looks whether the last commit is overdue.
 const WATCH_INTERVAL: Duration = Duration::from_millis(100);
 
-/// What one commit changes: a value to set, or none to remove the key. Each key once, for a store may give all changes
-/// of one write the same sequence number and could then not tell which is the last.
+/// What one commit changes: a value to set, or none to remove the key. Each key once, for a store
+/// may give all changes of one write the same sequence number and could then not tell which is the
+/// last.
 pub(crate) type Changes = BTreeMap<(Table, Bytes), Option<Bytes>>;
 
 /// Where commits go.
@@ -41,7 +44,8 @@ pub(crate) trait Sink: Send + 'static {
     /// Applies all changes or none of them. They are durable and visible when it returns.
     ///
     /// # Errors
-    /// Whatever the store says; the outcome then counts as unknown and the sink is never called again.
+    /// Whatever the store says; the outcome then counts as unknown and the sink is never called
+    /// again.
     fn commit(&mut self, changes: Changes) -> Result<()>;
 }
 
@@ -50,7 +54,8 @@ pub(crate) trait Sink: Send + 'static {
 pub(crate) struct CommitterOptions {
     /// A commit under way for longer is overdue: see [`StallWatch`].
     pub(crate) deadline: Duration,
-    /// Most bytes of keys and values merged into one commit. A larger single batch is a commit of its own.
+    /// Most bytes of keys and values merged into one commit. A larger single batch is a commit of
+    /// its own.
     pub(crate) merge_bytes_max: usize,
     /// Most changes merged into one commit. A larger single batch is a commit of its own.
     pub(crate) merge_changes_max: usize,
@@ -58,7 +63,11 @@ pub(crate) struct CommitterOptions {
 
 impl Default for CommitterOptions {
     fn default() -> Self {
-        Self { deadline: Duration::from_secs(30), merge_bytes_max: 8 * 1024 * 1024, merge_changes_max: 4096 }
+        Self {
+            deadline: Duration::from_secs(30),
+            merge_bytes_max: 8 * 1024 * 1024,
+            merge_changes_max: 4096,
+        }
     }
 }
 
@@ -67,7 +76,8 @@ impl Default for CommitterOptions {
 pub(crate) enum Ended {
     /// Its thread has let go of the sink and is gone.
     Joined,
-    /// Its thread hangs in an overdue commit, or is the one that asks: it lets go of the sink when it can.
+    /// Its thread hangs in an overdue commit, or is the one that asks: it lets go of the sink when
+    /// it can.
     Detached,
 }
 
@@ -93,7 +103,8 @@ impl Committer {
         let thread = env.thread("cenotaph-commit", {
             let shared = shared.clone();
             move || {
-                // The sink is dropped before the end is announced: who waits for the end may want to reopen the store.
+                // The sink is dropped before the end is announced: who waits for the end may want
+                // to reopen the store.
                 if catch_unwind(AssertUnwindSafe(|| shared.run(sink))).is_err() {
                     shared.poison(&panicked());
                 }
@@ -101,9 +112,17 @@ impl Committer {
             }
         });
         let thread = thread.map_err(|error| {
-            Error::new(ErrorKind::Unavailable, "open", "the commit thread could not be started").with_source(error)
+            Error::new(
+                ErrorKind::Unavailable,
+                "open",
+                "the commit thread could not be started",
+            )
+            .with_source(error)
         })?;
-        Ok(Self { shared, thread: Mutex::new(Some(thread)) })
+        Ok(Self {
+            shared,
+            thread: Mutex::new(Some(thread)),
+        })
     }
 
     /// Queues a batch; see [`Index::submit`](super::Index::submit).
@@ -116,13 +135,15 @@ impl Committer {
         state.queue.push_back((batch, completion));
         let wake = mem::take(&mut state.idle);
         drop(state);
-        // A wake-up is a system call: only the first of those who find the thread asleep pays for it.
+        // A wake-up is a system call: only the first of those who find the thread asleep pays for
+        // it.
         if wake {
             self.shared.work.notify_one();
         }
     }
 
-    /// Poisons if the commit in flight is overdue at `now`; see [`Index::watch`](super::Index::watch).
+    /// Poisons if the commit in flight is overdue at `now`; see
+    /// [`Index::watch`](super::Index::watch).
     pub(crate) fn watch(&self, now: Duration) {
         self.shared.watch(now);
     }
@@ -136,7 +157,11 @@ impl Committer {
     pub(crate) fn stats(&self) -> IndexStats {
         let state = self.shared.lock();
         let waiting = (state.queue.len() + state.in_flight.len()) as u64;
-        IndexStats { batches: state.batches, syncs: state.syncs, waiting }
+        IndexStats {
+            batches: state.batches,
+            syncs: state.syncs,
+            waiting,
+        }
     }
 
     /// Refuses what is submitted from now on. What is queued is still committed. Does not wait.
@@ -145,8 +170,8 @@ impl Committer {
         self.shared.work.notify_one();
     }
 
-    /// Waits until the thread is gone, or hangs beyond its deadline. Blocks: call it off the async workers, after
-    /// [`close`](Self::close).
+    /// Waits until the thread is gone, or hangs beyond its deadline. Blocks: call it off the async
+    /// workers, after [`close`](Self::close).
     pub(crate) fn wait(&self) -> Ended {
         if self.is_current_thread() {
             return Ended::Detached;
@@ -163,7 +188,11 @@ impl Committer {
             return Ended::Detached;
         }
         drop(state);
-        let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let thread = self
+            .thread
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
         if let Some(thread) = thread
             && thread.join().is_err()
         {
@@ -174,13 +203,15 @@ impl Committer {
 
     fn is_current_thread(&self) -> bool {
         let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner);
-        thread.as_ref().is_some_and(|thread| thread.thread().id() == std::thread::current().id())
+        thread
+            .as_ref()
+            .is_some_and(|thread| thread.thread().id() == std::thread::current().id())
     }
 }
 
 impl Drop for Committer {
-    /// Commits what is queued and joins the thread. The last owner may be a completion, which runs on that very thread:
-    /// then the thread ends by itself.
+    /// Commits what is queued and joins the thread. The last owner may be a completion, which runs
+    /// on that very thread: then the thread ends by itself.
     fn drop(&mut self) {
         self.close();
         self.wait();
@@ -189,7 +220,9 @@ impl Drop for Committer {
 
 impl fmt::Debug for Committer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Committer").field("stats", &self.stats()).finish_non_exhaustive()
+        f.debug_struct("Committer")
+            .field("stats", &self.stats())
+            .finish_non_exhaustive()
     }
 }
 
@@ -239,7 +272,11 @@ impl State {
 
     fn refusal(&self) -> Option<Error> {
         if self.closing {
-            return Some(Error::new(ErrorKind::Closed, "close", "the index was closed before"));
+            return Some(Error::new(
+                ErrorKind::Closed,
+                "close",
+                "the index was closed before",
+            ));
         }
         self.poison.clone()
     }
@@ -251,7 +288,9 @@ impl State {
         while let Some((batch, _)) = self.queue.front() {
             bytes += batch.bytes();
             changes += batch.changes().len();
-            if !batches.is_empty() && (bytes > options.merge_bytes_max || changes > options.merge_changes_max) {
+            if !batches.is_empty()
+                && (bytes > options.merge_bytes_max || changes > options.merge_changes_max)
+            {
                 break;
             }
             let (batch, completion) = self.queue.pop_front().expect("it has a front");
@@ -293,7 +332,10 @@ impl Shared {
                 return None;
             }
             state.idle = true;
-            state = self.work.wait(state).unwrap_or_else(PoisonError::into_inner);
+            state = self
+                .work
+                .wait(state)
+                .unwrap_or_else(PoisonError::into_inner);
             state.idle = false;
         }
     }
@@ -319,10 +361,18 @@ impl Shared {
         if state.poison.is_some() {
             return;
         }
-        let Some(under_way) = state.stall.look(now) else { return };
+        let Some(under_way) = state.stall.look(now) else {
+            return;
+        };
         state.hung = true;
-        let message = format!("a commit is overdue: under_way_ms={}", under_way.as_millis());
-        self.poison_locked(state, &Error::new(ErrorKind::Unavailable, "commit", message));
+        let message = format!(
+            "a commit is overdue: under_way_ms={}",
+            under_way.as_millis()
+        );
+        self.poison_locked(
+            state,
+            &Error::new(ErrorKind::Unavailable, "commit", message),
+        );
     }
 
     fn poison(&self, reason: &Error) {
@@ -361,7 +411,8 @@ fn commit(sink: &mut impl Sink, batches: Vec<Batch>) -> Result<u64> {
     if changes.is_empty() {
         return Ok(0);
     }
-    // The sink is not called again after a panic, so that whatever it left half done is seen by nobody.
+    // The sink is not called again after a panic, so that whatever it left half done is seen by
+    // nobody.
     match catch_unwind(AssertUnwindSafe(|| sink.commit(changes))) {
         Ok(outcome) => outcome.map(|()| 1),
         Err(_) => Err(panicked()),
@@ -371,10 +422,13 @@ fn commit(sink: &mut impl Sink, batches: Vec<Batch>) -> Result<u64> {
 /// The last change of each key wins, across all batches.
 fn merge(batches: Vec<Batch>) -> Changes {
     let changes = batches.into_iter().flat_map(Batch::into_changes);
-    changes.map(|(table, key, value)| ((table, key), value)).collect()
+    changes
+        .map(|(table, key, value)| ((table, key), value))
+        .collect()
 }
 
-/// A completion that panics is its owner's bug: it must not take the other completions, or the thread, with it.
+/// A completion that panics is its owner's bug: it must not take the other completions, or the
+/// thread, with it.
 fn fire(completion: Completion, outcome: Result<(), CommitError>) {
     if catch_unwind(AssertUnwindSafe(|| completion(outcome))).is_err() {
         tracing::error!("a completion panicked");

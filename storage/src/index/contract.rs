@@ -1,9 +1,10 @@
 //! The contract of [`Index`], as tests that run against any implementation.
 //!
-//! Holds one public function for each claim, named by it, and [`all`]. A function opens the subject, panics where the
-//! claim does not hold, and closes the subject again; each keeps to keys of its own, so they may share one store.
-//! Guards the storage half of I3, I7, I9 and I10 in whatever stands behind the trait. Deliberately not here: crashes
-//! and failing disks, which need a store that can be made to fail.
+//! Holds one public function for each claim, named by it, and [`all`]. A function opens the
+//! subject, panics where the claim does not hold, and closes the subject again; each keeps to keys
+//! of its own, so they may share one store. Guards the storage half of I3, I7, I9 and I10 in
+//! whatever stands behind the trait. Deliberately not here: crashes and failing disks, which need a
+//! store that can be made to fail.
 //!
 //! ```
 //! use std::sync::Arc;
@@ -43,9 +44,9 @@ use crate::error::{ErrorKind, Result};
 mod reads;
 
 pub use reads::{
-    keys_may_hold_any_byte_up_to_the_longest, reads_see_everything_acknowledged, scans_are_ordered_bounded_and_paged,
-    scans_see_what_comes_and_goes, snapshots_are_stable, snapshots_keep_what_they_saw,
-    snapshots_never_see_half_a_batch, values_of_every_size_come_back,
+    keys_may_hold_any_byte_up_to_the_longest, reads_see_everything_acknowledged,
+    scans_are_ordered_bounded_and_paged, scans_see_what_comes_and_goes, snapshots_are_stable,
+    snapshots_keep_what_they_saw, snapshots_never_see_half_a_batch, values_of_every_size_come_back,
 };
 
 /// Batches submitted back to back where a claim is about many.
@@ -56,13 +57,14 @@ pub trait Subject: Send + Sync {
     /// Opens the store: an empty one the first time, the same again whenever it has been closed.
     fn open(&self) -> BoxFuture<'_, Result<Arc<dyn Index>>>;
 
-    /// Makes the open store reorganise its files, as it does by itself after many writes: flush, compact, collect. A store
-    /// that has nothing to reorganise does nothing.
+    /// Makes the open store reorganise its files, as it does by itself after many writes: flush,
+    /// compact, collect. A store that has nothing to reorganise does nothing.
     fn reorganise(&self) -> BoxFuture<'_, ()> {
         Box::pin(std::future::ready(()))
     }
 
-    /// Overwrites that a claim about overwrites makes. A store that reorganises its files needs some hundred to be caught.
+    /// Overwrites that a claim about overwrites makes. A store that reorganises its files needs
+    /// some hundred to be caught.
     fn overwrites(&self) -> usize {
         40
     }
@@ -95,13 +97,21 @@ pub async fn all(subject: &dyn Subject) {
 pub async fn batches_are_applied_whole(subject: &dyn Subject) {
     let index = open(subject).await;
     let mut batch = Batch::new();
-    Table::ALL.iter().for_each(|&table| batch.put(table, "whole", table.name()));
+    Table::ALL
+        .iter()
+        .for_each(|&table| batch.put(table, "whole", table.name()));
     commit(&index, batch).await.expect("the batch is durable");
     for table in Table::ALL {
-        assert_eq!(get(&index, table, "whole").await, Some(Bytes::from(table.name())), "{table:?}");
+        assert_eq!(
+            get(&index, table, "whole").await,
+            Some(Bytes::from(table.name())),
+            "{table:?}"
+        );
     }
     let mut batch = Batch::new();
-    Table::ALL.iter().for_each(|&table| batch.remove(table, "whole"));
+    Table::ALL
+        .iter()
+        .for_each(|&table| batch.remove(table, "whole"));
     commit(&index, batch).await.expect("the removal is durable");
     for table in Table::ALL {
         assert_eq!(get(&index, table, "whole").await, None, "{table:?}");
@@ -121,15 +131,23 @@ pub async fn order_is_kept(subject: &dyn Subject) {
         index.submit(put("order", &number.to_string()), completion);
     }
     index.barrier().await.expect("the barrier is passed");
-    assert!(heard.try_iter().eq((0..MANY).map(|number| (number, true))), "out of order, or not all acknowledged");
-    assert_eq!(get(&index, Table::Rows, "order").await, Some(Bytes::from((MANY - 1).to_string())));
+    assert!(
+        heard.try_iter().eq((0..MANY).map(|number| (number, true))),
+        "out of order, or not all acknowledged"
+    );
+    assert_eq!(
+        get(&index, Table::Rows, "order").await,
+        Some(Bytes::from((MANY - 1).to_string()))
+    );
     close(index).await;
 }
 
 /// Put after put, removal after put, put after removal: the last one counts.
 pub async fn the_last_change_of_a_key_wins_within_a_batch(subject: &dyn Subject) {
     let index = open(subject).await;
-    commit(&index, put("within/gone", "old")).await.expect("the first batch is durable");
+    commit(&index, put("within/gone", "old"))
+        .await
+        .expect("the first batch is durable");
     let mut batch = put("within/twice", "1");
     batch.put(Table::Rows, "within/twice", "2");
     batch.put(Table::Rows, "within/gone", "new");
@@ -137,9 +155,15 @@ pub async fn the_last_change_of_a_key_wins_within_a_batch(subject: &dyn Subject)
     batch.remove(Table::Rows, "within/back");
     batch.put(Table::Rows, "within/back", "3");
     commit(&index, batch).await.expect("the batch is durable");
-    assert_eq!(get(&index, Table::Rows, "within/twice").await, Some(Bytes::from("2")));
+    assert_eq!(
+        get(&index, Table::Rows, "within/twice").await,
+        Some(Bytes::from("2"))
+    );
     assert_eq!(get(&index, Table::Rows, "within/gone").await, None);
-    assert_eq!(get(&index, Table::Rows, "within/back").await, Some(Bytes::from("3")));
+    assert_eq!(
+        get(&index, Table::Rows, "within/back").await,
+        Some(Bytes::from("3"))
+    );
     close(index).await;
 }
 
@@ -149,7 +173,11 @@ pub async fn the_last_change_of_a_key_wins_across_batches(subject: &dyn Subject)
     for round in 0..MANY {
         let mut batch = put("across/a", &round.to_string());
         batch.put(Table::Orphans, "across/a", round.to_string());
-        let (removed, here) = if round % 2 == 1 { ("across/b", "across/c") } else { ("across/c", "across/b") };
+        let (removed, here) = if round % 2 == 1 {
+            ("across/b", "across/c")
+        } else {
+            ("across/c", "across/b")
+        };
         batch.put(Table::Rows, here, "here");
         batch.remove(Table::Rows, removed);
         index.submit(batch, Box::new(|_| {}));
@@ -159,7 +187,10 @@ pub async fn the_last_change_of_a_key_wins_across_batches(subject: &dyn Subject)
     assert_eq!(get(&index, Table::Rows, "across/a").await, last);
     assert_eq!(get(&index, Table::Orphans, "across/a").await, last);
     assert_eq!(get(&index, Table::Rows, "across/b").await, None);
-    assert_eq!(get(&index, Table::Rows, "across/c").await, Some(Bytes::from("here")));
+    assert_eq!(
+        get(&index, Table::Rows, "across/c").await,
+        Some(Bytes::from("here"))
+    );
     close(index).await;
 }
 
@@ -178,20 +209,34 @@ pub async fn completions_fire_exactly_once(subject: &dyn Subject) {
         });
         index.submit(put("once", &number.to_string()), completion);
     }
-    closing.expect("it was closed half-way").await.expect("all that was submitted is durable");
+    closing
+        .expect("it was closed half-way")
+        .await
+        .expect("all that was submitted is durable");
     drop(index);
-    let counts: Vec<_> = counts.iter().map(|count| count.load(Ordering::SeqCst)).collect();
+    let counts: Vec<_> = counts
+        .iter()
+        .map(|count| count.load(Ordering::SeqCst))
+        .collect();
     assert!(counts.iter().all(|&count| count == 1), "{counts:?}");
 }
 
 /// An empty batch is acknowledged after all that was submitted before it.
 pub async fn empty_batches_complete_in_their_turn(subject: &dyn Subject) {
     let index = open(subject).await;
-    commit(&index, Batch::new()).await.expect("nothing is soon durable");
+    commit(&index, Batch::new())
+        .await
+        .expect("nothing is soon durable");
     let mut first = submit(&index, put("empty", "1"));
     let empty = submit(&index, Batch::new());
-    empty.await.expect("the completion fires").expect("the empty batch is durable");
-    assert!(matches!(first.try_recv(), Ok(Ok(()))), "the batch before it is acknowledged first");
+    empty
+        .await
+        .expect("the completion fires")
+        .expect("the empty batch is durable");
+    assert!(
+        matches!(first.try_recv(), Ok(Ok(()))),
+        "the batch before it is acknowledged first"
+    );
     close(index).await;
 }
 
@@ -202,7 +247,10 @@ pub async fn barriers_wait(subject: &dyn Subject) {
     (0..MANY).for_each(|number| index.submit(put(&key(number), "here"), Box::new(|_| {})));
     index.barrier().await.expect("the barrier is passed");
     for number in 0..MANY {
-        assert!(get(&index, Table::Rows, &key(number)).await.is_some(), "number={number}");
+        assert!(
+            get(&index, Table::Rows, &key(number)).await.is_some(),
+            "number={number}"
+        );
     }
     close(index).await;
 }
@@ -219,29 +267,54 @@ pub async fn stats_count_what_was_done(subject: &dyn Subject) {
     close(index).await;
 }
 
-/// Reads, scans, submissions, barriers and snapshots, also those taken before. Closing again is fine.
+/// Reads, scans, submissions, barriers and snapshots, also those taken before. Closing again is
+/// fine.
 pub async fn a_closed_index_refuses_everything(subject: &dyn Subject) {
     let index = open(subject).await;
-    commit(&index, put("closed", "1")).await.expect("the batch is durable");
+    commit(&index, put("closed", "1"))
+        .await
+        .expect("the batch is durable");
     let snapshot = index.snapshot().expect("it is open");
-    index.close().await.expect("all that was submitted is durable");
+    index
+        .close()
+        .await
+        .expect("all that was submitted is durable");
     index.close().await.expect("closing again does nothing");
     let outcome = commit(&index, put("closed", "2")).await;
-    assert!(matches!(outcome, Err(CommitError::NotStarted(error)) if error.kind() == ErrorKind::Closed));
-    assert_eq!(index.barrier().await.map_err(|error| error.kind()), Err(ErrorKind::Closed));
-    assert!(index.snapshot().is_err_and(|error| error.kind() == ErrorKind::Closed));
+    assert!(
+        matches!(outcome, Err(CommitError::NotStarted(error)) if error.kind() == ErrorKind::Closed)
+    );
+    assert_eq!(
+        index.barrier().await.map_err(|error| error.kind()),
+        Err(ErrorKind::Closed)
+    );
+    assert!(
+        index
+            .snapshot()
+            .is_err_and(|error| error.kind() == ErrorKind::Closed)
+    );
     for table in Table::ALL {
         let read = index.get(table, b"closed").await;
-        assert_eq!(read.map_err(|error| error.kind()), Err(ErrorKind::Closed), "{table:?}");
+        assert_eq!(
+            read.map_err(|error| error.kind()),
+            Err(ErrorKind::Closed),
+            "{table:?}"
+        );
     }
     // The old index and its snapshot linger: they must not keep the store.
     let reopened = open(subject).await;
-    assert_eq!(get(&reopened, Table::Rows, "closed").await, Some(Bytes::from("1")));
+    assert_eq!(
+        get(&reopened, Table::Rows, "closed").await,
+        Some(Bytes::from("1"))
+    );
     let read = snapshot.get(Table::Rows, b"closed").await;
     assert_eq!(read.map_err(|error| error.kind()), Err(ErrorKind::Closed));
     let read = snapshot.scan(Table::Rows, Range::all(1)).await;
     assert_eq!(read.map_err(|error| error.kind()), Err(ErrorKind::Closed));
-    assert!(matches!(commit(&index, put("closed", "3")).await, Err(CommitError::NotStarted(_))));
+    assert!(matches!(
+        commit(&index, put("closed", "3")).await,
+        Err(CommitError::NotStarted(_))
+    ));
     close(reopened).await;
 }
 
@@ -249,14 +322,25 @@ pub async fn a_closed_index_refuses_everything(subject: &dyn Subject) {
 pub async fn closing_commits_what_was_submitted(subject: &dyn Subject) {
     let index = open(subject).await;
     let key = |number: usize| format!("closing/{number}");
-    let outcomes: Vec<_> = (0..MANY).map(|number| submit(&index, put(&key(number), "here"))).collect();
-    index.close().await.expect("all that was submitted is durable");
+    let outcomes: Vec<_> = (0..MANY)
+        .map(|number| submit(&index, put(&key(number), "here")))
+        .collect();
+    index
+        .close()
+        .await
+        .expect("all that was submitted is durable");
     for mut outcome in outcomes {
-        assert!(matches!(outcome.try_recv(), Ok(Ok(()))), "a close ends after the last completion");
+        assert!(
+            matches!(outcome.try_recv(), Ok(Ok(()))),
+            "a close ends after the last completion"
+        );
     }
     let index = open(subject).await;
     for number in 0..MANY {
-        assert!(get(&index, Table::Rows, &key(number)).await.is_some(), "number={number}");
+        assert!(
+            get(&index, Table::Rows, &key(number)).await.is_some(),
+            "number={number}"
+        );
     }
     close(index).await;
 }
@@ -268,7 +352,11 @@ pub async fn reopening_finds_everything_acknowledged(subject: &dyn Subject) {
         for table in Table::ALL {
             let before = (round > 0).then(|| Bytes::from((round - 1).to_string()));
             assert_eq!(get(&index, table, "reopened").await, before, "{table:?}");
-            assert_eq!(get(&index, table, &format!("reopened/{}", round - 1)).await, None, "{table:?}");
+            assert_eq!(
+                get(&index, table, &format!("reopened/{}", round - 1)).await,
+                None,
+                "{table:?}"
+            );
         }
         let mut batch = Batch::new();
         for table in Table::ALL {
@@ -277,13 +365,17 @@ pub async fn reopening_finds_everything_acknowledged(subject: &dyn Subject) {
         }
         commit(&index, batch).await.expect("the batch is durable");
         let mut batch = Batch::new();
-        Table::ALL.iter().for_each(|&table| batch.remove(table, format!("reopened/{round}")));
+        Table::ALL
+            .iter()
+            .for_each(|&table| batch.remove(table, format!("reopened/{round}")));
         commit(&index, batch).await.expect("the removal is durable");
         close(index).await;
     }
     let index = open(subject).await;
     let mut batch = Batch::new();
-    Table::ALL.iter().for_each(|&table| batch.remove(table, "reopened"));
+    Table::ALL
+        .iter()
+        .for_each(|&table| batch.remove(table, "reopened"));
     commit(&index, batch).await.expect("the removal is durable");
     close(index).await;
 }
@@ -293,7 +385,10 @@ async fn open(subject: &dyn Subject) -> Arc<dyn Index> {
 }
 
 async fn close(index: Arc<dyn Index>) {
-    index.close().await.expect("all that was submitted is durable");
+    index
+        .close()
+        .await
+        .expect("all that was submitted is durable");
 }
 
 /// A batch that puts one row.
@@ -312,14 +407,25 @@ fn submit(index: &Arc<dyn Index>, batch: Batch) -> Pending {
 }
 
 async fn commit(index: &Arc<dyn Index>, batch: Batch) -> Result<(), CommitError> {
-    submit(index, batch).await.expect("a completion is never dropped")
+    submit(index, batch)
+        .await
+        .expect("a completion is never dropped")
 }
 
 /// What a read finds; a snapshot of the same moment must find it too.
 async fn get(index: &Arc<dyn Index>, table: Table, key: &str) -> Option<Bytes> {
-    let value = index.get(table, key.as_bytes()).await.expect("the read succeeds");
+    let value = index
+        .get(table, key.as_bytes())
+        .await
+        .expect("the read succeeds");
     let snapshot = index.snapshot().expect("the index is open");
-    let again = snapshot.get(table, key.as_bytes()).await.expect("the read succeeds");
-    assert_eq!(value, again, "a read and a snapshot disagree: table={table:?} key={key}");
+    let again = snapshot
+        .get(table, key.as_bytes())
+        .await
+        .expect("the read succeeds");
+    assert_eq!(
+        value, again,
+        "a read and a snapshot disagree: table={table:?} key={key}"
+    );
     value
 }

@@ -1,8 +1,9 @@
 //! The index (high-volume tier): the ordered, durable store of rows, seen through one trait.
 //!
-//! Holds [`Index`], its [`Batch`] and its [`Snapshot`]. Guards the storage half of I3 (a batch is all or nothing), of
-//! I7 (readers see only what is durable) and of I10 (a completion is fired exactly once, with the truth). Deliberately
-//! not here: what a row means (`rows/`), who may submit what (the actors), and any particular store (`fjall.rs`).
+//! Holds [`Index`], its [`Batch`] and its [`Snapshot`]. Guards the storage half of I3 (a batch is
+//! all or nothing), of I7 (readers see only what is durable) and of I10 (a completion is fired
+//! exactly once, with the truth). Deliberately not here: what a row means (`rows/`), who may submit
+//! what (the actors), and any particular store (`fjall.rs`).
 
 use std::ops::Bound;
 use std::time::Duration;
@@ -31,8 +32,9 @@ pub use step_over::{PartialPage, UnreadableRange};
 pub enum Table {
     /// Encoded object id -> [`Row`](crate::rows::Row).
     Rows,
-    /// Operation id -> inline payload, or revision id -> [`BlockChecksums`](crate::rows::BlockChecksums): what belongs
-    /// to a row and is read only with the bytes.
+    /// Operation id -> inline payload, or revision id ->
+    /// [`BlockChecksums`](crate::rows::BlockChecksums): what belongs to a row and is read only with
+    /// the bytes.
     Payloads,
     /// Operation id -> [`Change`](crate::rows::Change).
     Changes,
@@ -48,8 +50,15 @@ pub enum Table {
 
 impl Table {
     /// Every table, in a fixed order.
-    pub const ALL: [Self; 7] =
-        [Self::Rows, Self::Payloads, Self::Changes, Self::Orphans, Self::Sessions, Self::Expiry, Self::Meta];
+    pub const ALL: [Self; 7] = [
+        Self::Rows,
+        Self::Payloads,
+        Self::Changes,
+        Self::Orphans,
+        Self::Sessions,
+        Self::Expiry,
+        Self::Meta,
+    ];
 
     /// Its name on disk.
     pub const fn name(self) -> &'static str {
@@ -119,16 +128,22 @@ impl Batch {
         self.bytes
     }
 
-    /// Returns whether it releases space rather than taking some: it stores no row, no payload and no change, and begins no
-    /// upload. Orphans, version floors, the epoch and the ends of uploads are small and lead to removals, so that a full
-    /// disk must still take them.
+    /// Returns whether it releases space rather than taking some: it stores no row, no payload and
+    /// no change, and begins no upload. Orphans, version floors, the epoch and the ends of uploads
+    /// are small and lead to removals, so that a full disk must still take them.
     pub fn releases(&self) -> bool {
-        let ends_something = self.changes.iter().any(|(table, _, value)| *table == Table::Expiry && value.is_none());
-        self.changes.iter().filter(|(.., value)| value.is_some()).all(|(table, ..)| match table {
-            Table::Rows | Table::Payloads | Table::Changes => false,
-            Table::Sessions | Table::Expiry => ends_something,
-            Table::Orphans | Table::Meta => true,
-        })
+        let ends_something = self
+            .changes
+            .iter()
+            .any(|(table, _, value)| *table == Table::Expiry && value.is_none());
+        self.changes
+            .iter()
+            .filter(|(.., value)| value.is_some())
+            .all(|(table, ..)| match table {
+                Table::Rows | Table::Payloads | Table::Changes => false,
+                Table::Sessions | Table::Expiry => ends_something,
+                Table::Orphans | Table::Meta => true,
+            })
     }
 
     /// Its changes in order: a value to set, or none to remove the key.
@@ -147,7 +162,8 @@ impl Batch {
 pub enum CommitError {
     /// It was never handed to the store, and never will be: nothing of it is or becomes durable.
     NotStarted(Error),
-    /// The store failed or is overdue: it may be durable, now, later or never. Only a reopen can tell.
+    /// The store failed or is overdue: it may be durable, now, later or never. Only a reopen can
+    /// tell.
     Unknown(Error),
 }
 
@@ -159,25 +175,37 @@ impl CommitError {
         }
     }
 
-    /// As every index says that it does not take a batch on: it is closed, or has failed for this reason.
+    /// As every index says that it does not take a batch on: it is closed, or has failed for this
+    /// reason.
     pub fn not_started(reason: &Error) -> Self {
-        let kind = if reason.kind() == ErrorKind::Closed { ErrorKind::Closed } else { ErrorKind::Unavailable };
-        let message =
-            if kind == ErrorKind::Closed { "the index is closed" } else { "the index has failed and must be reopened" };
+        let kind = if reason.kind() == ErrorKind::Closed {
+            ErrorKind::Closed
+        } else {
+            ErrorKind::Unavailable
+        };
+        let message = if kind == ErrorKind::Closed {
+            "the index is closed"
+        } else {
+            "the index has failed and must be reopened"
+        };
         Self::NotStarted(Error::new(kind, "commit", message).with_source(reason.clone()))
     }
 
     /// As every index says that it does not know what became of a batch, for this reason.
     pub fn unknown(reason: &Error) -> Self {
         Self::Unknown(
-            Error::new(ErrorKind::Indeterminate, "commit", "the commit failed and may or may not be durable")
-                .with_source(reason.clone()),
+            Error::new(
+                ErrorKind::Indeterminate,
+                "commit",
+                "the commit failed and may or may not be durable",
+            )
+            .with_source(reason.clone()),
         )
     }
 }
 
-/// Called exactly once, when it is known what became of a submitted batch. Must be short and must not block: it runs on
-/// the thread that commits.
+/// Called exactly once, when it is known what became of a submitted batch. Must be short and must
+/// not block: it runs on the thread that commits.
 pub type Completion = Box<dyn FnOnce(Result<(), CommitError>) + Send>;
 
 /// A page of a scan: keys and values in order.
@@ -197,13 +225,21 @@ pub struct Range {
 impl Range {
     /// Every key, up to `limit` of them.
     pub fn all(limit: usize) -> Self {
-        Self { start: Bound::Unbounded, end: Bound::Unbounded, limit }
+        Self {
+            start: Bound::Unbounded,
+            end: Bound::Unbounded,
+            limit,
+        }
     }
 
     /// The keys that begin with `prefix`, up to `limit` of them.
     pub fn prefix(prefix: &[u8], limit: usize) -> Self {
         let end = successor(prefix).map_or(Bound::Unbounded, Bound::Excluded);
-        Self { start: Bound::Included(Bytes::copy_from_slice(prefix)), end, limit }
+        Self {
+            start: Bound::Included(Bytes::copy_from_slice(prefix)),
+            end,
+            limit,
+        }
     }
 
     /// The same range, from just after `key` on.
@@ -229,15 +265,20 @@ pub trait Snapshot: Send + Sync {
     /// The value of a key.
     ///
     /// # Errors
-    /// [`ErrorKind::Unavailable`] if the store can't be read, [`ErrorKind::Corrupt`] if what it holds is damaged.
+    /// [`ErrorKind::Unavailable`] if the store can't be read, [`ErrorKind::Corrupt`] if what it
+    /// holds is damaged.
     fn get<'a>(&'a self, table: Table, key: &'a [u8]) -> BoxFuture<'a, Result<Option<Bytes>>>;
 
-    /// The values of several keys, in the order in which they are asked for. An index that has something to do for each question
-    /// does it once.
+    /// The values of several keys, in the order in which they are asked for. An index that has
+    /// something to do for each question does it once.
     ///
     /// # Errors
     /// As [`get`](Self::get).
-    fn get_many(&self, table: Table, keys: Vec<Bytes>) -> BoxFuture<'_, Result<Vec<Option<Bytes>>>> {
+    fn get_many(
+        &self,
+        table: Table,
+        keys: Vec<Bytes>,
+    ) -> BoxFuture<'_, Result<Vec<Option<Bytes>>>> {
         Box::pin(async move {
             let mut values = Vec::with_capacity(keys.len());
             for key in &keys {
@@ -253,13 +294,20 @@ pub trait Snapshot: Send + Sync {
     /// As [`get`](Self::get).
     fn scan(&self, table: Table, range: Range) -> BoxFuture<'_, Result<Page>>;
 
-    /// A page of keys in order, without their values. An index that can tell keys without reading values does so: it is
-    /// asked of tables whose values are large.
+    /// A page of keys in order, without their values. An index that can tell keys without reading
+    /// values does so: it is asked of tables whose values are large.
     ///
     /// # Errors
     /// As [`get`](Self::get).
     fn keys(&self, table: Table, range: Range) -> BoxFuture<'_, Result<Vec<Bytes>>> {
-        Box::pin(async move { Ok(self.scan(table, range).await?.into_iter().map(|(key, _)| key).collect()) })
+        Box::pin(async move {
+            Ok(self
+                .scan(table, range)
+                .await?
+                .into_iter()
+                .map(|(key, _)| key)
+                .collect())
+        })
     }
 }
 
@@ -279,14 +327,16 @@ pub struct IndexStats {
 /// The contract, which [`contract`](crate::index) tests on any implementation:
 ///
 /// 1. Batches become durable in the order in which they were submitted, each all or nothing.
-/// 2. A completion is fired exactly once. `Ok` means durable; a crash right after cannot take it back (I9).
-/// 3. A read sees only what is durable (I7), and everything whose completion has been fired with `Ok`.
-/// 4. After a failed or overdue commit the index is poisoned: nothing later is acknowledged, every later submission
-///    completes with [`CommitError::NotStarted`], reads go on.
+/// 2. A completion is fired exactly once. `Ok` means durable; a crash right after cannot take it
+///    back (I9).
+/// 3. A read sees only what is durable (I7), and everything whose completion has been fired with
+///    `Ok`.
+/// 4. After a failed or overdue commit the index is poisoned: nothing later is acknowledged, every
+///    later submission completes with [`CommitError::NotStarted`], reads go on.
 /// 5. No call blocks for the disk, but for reads that the implementation documents.
 pub trait Index: Send + Sync + 'static {
-    /// Queues a batch. Its completion is called when it is durable or known not to be. An empty batch is durable when
-    /// everything submitted before it is.
+    /// Queues a batch. Its completion is called when it is durable or known not to be. An empty
+    /// batch is durable when everything submitted before it is.
     fn submit(&self, batch: Batch, completion: Completion);
 
     /// Resolves when all that was submitted before is durable, or has failed.
@@ -295,11 +345,18 @@ pub trait Index: Send + Sync + 'static {
     /// As the failed commit's: the index is poisoned or closed then.
     fn barrier(&self) -> BoxFuture<'static, Result<()>> {
         let (sender, receiver) = tokio::sync::oneshot::channel();
-        self.submit(Batch::new(), Box::new(move |outcome| drop(sender.send(outcome))));
+        self.submit(
+            Batch::new(),
+            Box::new(move |outcome| drop(sender.send(outcome))),
+        );
         Box::pin(async move {
             match receiver.await {
                 Ok(outcome) => outcome.map_err(CommitError::into_error),
-                Err(_) => Err(Error::new(ErrorKind::Indeterminate, "barrier", "a completion was dropped")),
+                Err(_) => Err(Error::new(
+                    ErrorKind::Indeterminate,
+                    "barrier",
+                    "a completion was dropped",
+                )),
             }
         })
     }
@@ -316,9 +373,10 @@ pub trait Index: Send + Sync + 'static {
     /// [`ErrorKind::Closed`] once closed.
     fn snapshot(&self) -> Result<Box<dyn Snapshot>>;
 
-    /// Poisons the index if a commit has been under way for longer than the index allows; a [`StallWatch`] tells a hung disk
-    /// from a paused process. `now` is [`Env::monotonic`](crate::Env::monotonic). Somebody must call this from time to time: a
-    /// hung disk can't tell by itself.
+    /// Poisons the index if a commit has been under way for longer than the index allows; a
+    /// [`StallWatch`] tells a hung disk from a paused process. `now` is
+    /// [`Env::monotonic`](crate::Env::monotonic). Somebody must call this from time to time: a hung
+    /// disk can't tell by itself.
     fn watch(&self, now: Duration);
 
     /// Why the index is poisoned; none if it is not.
@@ -327,20 +385,22 @@ pub trait Index: Send + Sync + 'static {
     /// What has been done so far.
     fn stats(&self) -> IndexStats;
 
-    /// Returns whether there is room for a batch that stores so many bytes, or for as many bytes of other files on the same disk.
-    /// Whoever submits asks first, unless the batch [releases](Batch::releases) space: a batch that has been submitted is
-    /// never refused for want of space. Does not block.
+    /// Returns whether there is room for a batch that stores so many bytes, or for as many bytes of
+    /// other files on the same disk. Whoever submits asks first, unless the batch
+    /// [releases](Batch::releases) space: a batch that has been submitted is never refused for want
+    /// of space. Does not block.
     ///
     /// # Errors
-    /// [`ErrorKind::Unavailable`] with [`Reason::NoSpace`](crate::Reason::NoSpace) if the disk is full, or so full that
-    /// the index might soon be unable to commit deletes.
+    /// [`ErrorKind::Unavailable`] with [`Reason::NoSpace`](crate::Reason::NoSpace) if the disk is
+    /// full, or so full that the index might soon be unable to commit deletes.
     fn room(&self, bytes: u64) -> Result<()> {
         let _ = bytes;
         Ok(())
     }
 
-    /// Gives space back to the disk where [`room`](Self::room) has been refused and something was removed since: what
-    /// was removed may still take space. Does nothing otherwise. Resolves when it is done, and never fails.
+    /// Gives space back to the disk where [`room`](Self::room) has been refused and something was
+    /// removed since: what was removed may still take space. Does nothing otherwise. Resolves when
+    /// it is done, and never fails.
     fn reclaim(&self) -> BoxFuture<'static, ()> {
         Box::pin(std::future::ready(()))
     }
@@ -350,8 +410,8 @@ pub trait Index: Send + Sync + 'static {
         None
     }
 
-    /// Makes durable what was submitted, then lets go of the store. Later calls fail with [`ErrorKind::Closed`].
-    /// Calling it again does nothing.
+    /// Makes durable what was submitted, then lets go of the store. Later calls fail with
+    /// [`ErrorKind::Closed`]. Calling it again does nothing.
     ///
     /// # Errors
     /// [`ErrorKind::Indeterminate`] if what was submitted could not all be made durable.
@@ -376,14 +436,35 @@ mod tests {
         use Table::{Changes, Expiry, Meta, Orphans, Payloads, Rows, Sessions};
         assert!(batch(&[], &[]).releases(), "a barrier");
         assert!(batch(&[Meta], &[]).releases(), "an epoch");
-        assert!(batch(&[Meta, Orphans], &[Rows, Payloads, Expiry]).releases(), "a delete");
+        assert!(
+            batch(&[Meta, Orphans], &[Rows, Payloads, Expiry]).releases(),
+            "a delete"
+        );
         assert!(batch(&[Orphans], &[Changes]).releases(), "a fence");
-        assert!(batch(&[Sessions, Expiry, Orphans], &[Sessions, Expiry]).releases(), "an abort");
-        assert!(!batch(&[Changes], &[]).releases(), "the beginning of a large put");
-        assert!(!batch(&[Rows, Payloads], &[Meta, Changes]).releases(), "a put");
-        assert!(!batch(&[Rows, Expiry], &[Expiry]).releases(), "another deadline");
-        assert!(!batch(&[Sessions, Expiry], &[]).releases(), "the beginning of an upload");
-        assert!(!batch(&[Sessions, Payloads], &[Changes]).releases(), "a part");
+        assert!(
+            batch(&[Sessions, Expiry, Orphans], &[Sessions, Expiry]).releases(),
+            "an abort"
+        );
+        assert!(
+            !batch(&[Changes], &[]).releases(),
+            "the beginning of a large put"
+        );
+        assert!(
+            !batch(&[Rows, Payloads], &[Meta, Changes]).releases(),
+            "a put"
+        );
+        assert!(
+            !batch(&[Rows, Expiry], &[Expiry]).releases(),
+            "another deadline"
+        );
+        assert!(
+            !batch(&[Sessions, Expiry], &[]).releases(),
+            "the beginning of an upload"
+        );
+        assert!(
+            !batch(&[Sessions, Payloads], &[Changes]).releases(),
+            "a part"
+        );
     }
 
     proptest! {

@@ -1,7 +1,8 @@
 //! An index that nothing can be committed to: [`ReadOnlyIndex`].
 //!
-//! Guards that a read-only engine writes nothing, whatever is asked of it: a batch is refused here too, behind every check
-//! of the actors. Deliberately not here: how the files of an index are read without writing to them (`fjall/view.rs`).
+//! Guards that a read-only engine writes nothing, whatever is asked of it: a batch is refused here
+//! too, behind every check of the actors. Deliberately not here: how the files of an index are read
+//! without writing to them (`fjall/view.rs`).
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -31,7 +32,11 @@ impl ReadOnlyIndex {
 impl Index for ReadOnlyIndex {
     fn submit(&self, batch: Batch, completion: Completion) {
         // Nothing was submitted before an empty one.
-        let outcome = if batch.is_empty() { Ok(()) } else { Err(CommitError::NotStarted(read_only("commit"))) };
+        let outcome = if batch.is_empty() {
+            Ok(())
+        } else {
+            Err(CommitError::NotStarted(read_only("commit")))
+        };
         completion(outcome);
     }
 
@@ -75,9 +80,13 @@ mod tests {
     #[tokio::test]
     async fn batch_is_refused_and_reads_are_answered() {
         let dir = tempfile::tempdir().unwrap();
-        let options = FjallOptions { reserve_bytes: 0, ..FjallOptions::default() };
-        let index: Arc<dyn Index> =
-            Arc::new(FjallIndex::open(&dir.path().join("index"), Env::real().unwrap(), options).unwrap());
+        let options = FjallOptions {
+            reserve_bytes: 0,
+            ..FjallOptions::default()
+        };
+        let index: Arc<dyn Index> = Arc::new(
+            FjallIndex::open(&dir.path().join("index"), Env::real().unwrap(), options).unwrap(),
+        );
         let put = |key: &'static str| {
             let mut batch = Batch::new();
             batch.put(Table::Meta, key, "value");
@@ -86,13 +95,21 @@ mod tests {
         submit(&*index, put("a")).unwrap();
         let reader = ReadOnlyIndex::new(Arc::clone(&index));
         match submit(&reader, put("b")) {
-            Err(CommitError::NotStarted(error)) => assert_eq!(error.reason(), Some(Reason::ReadOnly)),
+            Err(CommitError::NotStarted(error)) => {
+                assert_eq!(error.reason(), Some(Reason::ReadOnly));
+            }
             outcome => panic!("{outcome:?}"),
         }
         reader.barrier().await.unwrap();
-        assert_eq!(reader.get(Table::Meta, b"a").await.unwrap().unwrap(), "value");
+        assert_eq!(
+            reader.get(Table::Meta, b"a").await.unwrap().unwrap(),
+            "value"
+        );
         assert!(index.get(Table::Meta, b"b").await.unwrap().is_none());
         reader.close().await.unwrap();
-        assert_eq!(reader.get(Table::Meta, b"a").await.unwrap_err().kind(), ErrorKind::Closed);
+        assert_eq!(
+            reader.get(Table::Meta, b"a").await.unwrap_err().kind(),
+            ErrorKind::Closed
+        );
     }
 }

@@ -7,11 +7,11 @@ use crate::error::{Error, ErrorKind, Reason};
 pub struct SpaceStats {
     /// Free space that is open to this process. The reserve is not part of it.
     pub free_bytes: u64,
-    /// Free space without which the index takes no batch that stores something: what it has still to write for
-    /// batches that it has taken, and a margin for batches that release space.
+    /// Free space without which the index takes no batch that stores something: what it has still
+    /// to write for batches that it has taken, and a margin for batches that release space.
     pub needed_bytes: u64,
-    /// Size of the reserve: a file without content that is given up to commit deletes on a full disk. Zero if it is
-    /// used up, or has not been built yet.
+    /// Size of the reserve: a file without content that is given up to commit deletes on a full
+    /// disk. Zero if it is used up, or has not been built yet.
     pub reserve_bytes: u64,
     /// True if batches that store something are refused now.
     pub is_low: bool,

@@ -1,15 +1,17 @@
 //! How long a commit has been under way: [`StallWatch`].
 //!
-//! A process may be paused: by a debugger, `docker pause`, a suspended virtual machine, a machine that swaps. No disk hangs
-//! then, and no commit is overdue. So the time between two looks counts only up to a quarter of the deadline: whoever
-//! looked only before and after a pause has not seen a commit hang.
+//! A process may be paused: by a debugger, `docker pause`, a suspended virtual machine, a machine
+//! that swaps. No disk hangs then, and no commit is overdue. So the time between two looks counts
+//! only up to a quarter of the deadline: whoever looked only before and after a pause has not seen
+//! a commit hang.
 //!
 //! ```text
 //! looks      |  1 s  |  1 s  |           36 s, paused           |  1 s  |
 //! counts        1 s     1 s              7.5 s                     1 s      10.5 s of 30 s
 //! ```
 //!
-//! Guards I10: a commit that is called overdue poisons the index, and its outcome counts as unknown.
+//! Guards I10: a commit that is called overdue poisons the index, and its outcome counts as
+//! unknown.
 
 use std::time::Duration;
 
@@ -26,9 +28,14 @@ pub struct StallWatch {
 }
 
 impl StallWatch {
-    /// A commit is overdue when it has been under way for longer than `deadline`, as seen by at least five looks.
+    /// A commit is overdue when it has been under way for longer than `deadline`, as seen by at
+    /// least five looks.
     pub fn new(deadline: Duration) -> Self {
-        Self { deadline, last_look: None, under_way: Duration::ZERO }
+        Self {
+            deadline,
+            last_look: None,
+            under_way: Duration::ZERO,
+        }
     }
 
     /// A commit begins at `now`, by [`Env::monotonic`](crate::Env::monotonic).
@@ -46,7 +53,9 @@ impl StallWatch {
     pub fn look(&mut self, now: Duration) -> Option<Duration> {
         let since = now.saturating_sub(self.last_look?);
         self.last_look = Some(now);
-        self.under_way = self.under_way.saturating_add(since.min(self.deadline / LOOKS_MIN));
+        self.under_way = self
+            .under_way
+            .saturating_add(since.min(self.deadline / LOOKS_MIN));
         (self.under_way > self.deadline).then_some(self.under_way)
     }
 }
@@ -76,10 +85,17 @@ mod tests {
         watch.begin(at(1));
         assert_eq!(watch.look(at(2)), None);
         assert_eq!(watch.look(at(100_000)), None);
-        assert!((100_001..100_020).all(|second| watch.look(at(second)).is_none()), "it goes on");
+        assert!(
+            (100_001..100_020).all(|second| watch.look(at(second)).is_none()),
+            "it goes on"
+        );
         watch.end();
         watch.begin(at(200_000));
-        assert_eq!(watch.look(at(200_001)), None, "another commit begins at zero");
+        assert_eq!(
+            watch.look(at(200_001)),
+            None,
+            "another commit begins at zero"
+        );
     }
 
     #[test]

@@ -8,10 +8,12 @@
 //!
 //! 1. scan; a `Corrupt` halves the limit, until a scan of one entry fails
 //! 2. gallop to a key from which a scan of one entry works; bisect back to the first such key
-//! 3. bisect for the last key up to which a scan works: entries before the damage that a longer scan hides
+//! 3. bisect for the last key up to which a scan works: entries before the damage that a longer
+//!    scan hides
 //!
-//! A key that is stored in several files is read in none of them within an unreadable range, so that no older value of it
-//! is returned. Guards "never fewer objects without an error": the unreadable range is part of the page.
+//! A key that is stored in several files is read in none of them within an unreadable range, so
+//! that no older value of it is returned. Guards "never fewer objects without an error": the
+//! unreadable range is part of the page.
 
 use std::ops::Bound;
 
@@ -21,16 +23,16 @@ use futures::future::BoxFuture;
 use super::{Range, Snapshot, Table};
 use crate::error::{Error, ErrorKind, Result};
 
-/// Most reads for one end of an unreadable range: 8 for each byte of a key of 1,024 bytes. The range is reported larger
-/// than it is where that is not enough.
+/// Most reads for one end of an unreadable range: 8 for each byte of a key of 1,024 bytes. The
+/// range is reported larger than it is where that is not enough.
 const PROBES_MAX: usize = 8 * 1024;
 /// Bytes by which an end of an unreadable range may be longer than the longest key that was read.
 const MARGIN_BYTES: usize = 16;
 /// Most readable stretches that are looked for within one unreadable range.
 const ISLANDS_MAX: usize = 64;
 
-/// Keys of one table that could not be read. Of [`Table::Rows`] a key is the namespace, a zero byte and the key of the
-/// object.
+/// Keys of one table that could not be read. Of [`Table::Rows`] a key is the namespace, a zero byte
+/// and the key of the object.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct UnreadableRange {
     /// The table.
@@ -88,11 +90,21 @@ impl dyn Snapshot + '_ {
     ///
     /// # Errors
     /// As [`Snapshot::scan`], but for [`ErrorKind::Corrupt`], which is in the page.
-    pub async fn scan_over(&self, table: Table, range: Range) -> Result<PartialPage<(Bytes, Bytes)>> {
+    pub async fn scan_over(
+        &self,
+        table: Table,
+        range: Range,
+    ) -> Result<PartialPage<(Bytes, Bytes)>> {
         let entry = |key, value| (key, value);
-        Scan { snapshot: self, table, read: |range| self.scan(table, range), key: |(key, _)| key, entry }
-            .page(range)
-            .await
+        Scan {
+            snapshot: self,
+            table,
+            read: |range| self.scan(table, range),
+            key: |(key, _)| key,
+            entry,
+        }
+        .page(range)
+        .await
     }
 
     /// A page of keys in order, which ends before the first keys that can't be read.
@@ -101,7 +113,15 @@ impl dyn Snapshot + '_ {
     /// As [`Snapshot::keys`], but for [`ErrorKind::Corrupt`], which is in the page.
     pub async fn keys_over(&self, table: Table, range: Range) -> Result<PartialPage<Bytes>> {
         let entry = |key, _| key;
-        Scan { snapshot: self, table, read: |range| self.keys(table, range), key: |key| key, entry }.page(range).await
+        Scan {
+            snapshot: self,
+            table,
+            read: |range| self.keys(table, range),
+            key: |key| key,
+            entry,
+        }
+        .page(range)
+        .await
     }
 }
 
@@ -126,14 +146,21 @@ impl<'a, T: 'a, R: Fn(Range) -> BoxFuture<'a, Result<Vec<T>>>> Scan<'a, R, T> {
                     let last = page.last().map(|entry| (self.key)(entry).clone());
                     entries.extend(page);
                     let Some(last) = last.filter(|_| !is_last) else {
-                        return Ok(PartialPage { entries, unreadable: None, rest: None });
+                        return Ok(PartialPage {
+                            entries,
+                            unreadable: None,
+                            rest: None,
+                        });
                     };
                     rest = rest.after(last);
                     if entries.len() == range.limit {
                         return Ok(PartialPage {
                             entries,
                             unreadable: None,
-                            rest: Some(Range { limit: range.limit, ..rest }),
+                            rest: Some(Range {
+                                limit: range.limit,
+                                ..rest
+                            }),
                         });
                     }
                 }
@@ -145,7 +172,13 @@ impl<'a, T: 'a, R: Fn(Range) -> BoxFuture<'a, Result<Vec<T>>>> Scan<'a, R, T> {
     }
 
     /// Steps 2 and 3: `rest` begins with the damage.
-    async fn gap(&self, range: Range, rest: Range, mut entries: Vec<T>, error: &Error) -> Result<PartialPage<T>> {
+    async fn gap(
+        &self,
+        range: Range,
+        rest: Range,
+        mut entries: Vec<T>,
+        error: &Error,
+    ) -> Result<PartialPage<T>> {
         let from = first_key(&rest.start);
         let to = self.behind(&rest, &from).await?;
         let limit = range.limit - entries.len();
@@ -157,18 +190,40 @@ impl<'a, T: 'a, R: Fn(Range) -> BoxFuture<'a, Result<Vec<T>>>> Scan<'a, R, T> {
             return Ok(PartialPage {
                 entries,
                 unreadable: None,
-                rest: Some(Range { start: Bound::Included(from), ..range }),
+                rest: Some(Range {
+                    start: Bound::Included(from),
+                    ..range
+                }),
             });
         }
-        let rest = to.clone().map(|to| Range { start: Bound::Included(to), ..range }).filter(may_hold_keys);
-        let unreadable = UnreadableRange { table: self.table, from, to, why: format!("{error:?}") };
-        Ok(PartialPage { entries, unreadable: Some(unreadable), rest })
+        let rest = to
+            .clone()
+            .map(|to| Range {
+                start: Bound::Included(to),
+                ..range
+            })
+            .filter(may_hold_keys);
+        let unreadable = UnreadableRange {
+            table: self.table,
+            from,
+            to,
+            why: format!("{error:?}"),
+        };
+        Ok(PartialPage {
+            entries,
+            unreadable: Some(unreadable),
+            rest,
+        })
     }
 
-    /// Returns the length of the key of the first entry from this key on, 0 if there is none, or `None` if it can't be
-    /// read. Past the end of the range there is none to be read.
+    /// Returns the length of the key of the first entry from this key on, 0 if there is none, or
+    /// `None` if it can't be read. Past the end of the range there is none to be read.
     async fn key_bytes(&self, range: &Range, from: &Bytes) -> Result<Option<usize>> {
-        let one = Range { start: Bound::Included(from.clone()), end: range.end.clone(), limit: 1 };
+        let one = Range {
+            start: Bound::Included(from.clone()),
+            end: range.end.clone(),
+            limit: 1,
+        };
         if !may_hold_keys(&one) {
             return Ok(Some(0));
         }
@@ -198,11 +253,17 @@ impl<'a, T: 'a, R: Fn(Range) -> BoxFuture<'a, Result<Vec<T>>>> Scan<'a, R, T> {
             damaged = key;
         }
         let end = end_key(&range.end);
-        let Some(mut readable) = readable.or_else(|| end.clone()) else { return Ok(None) };
+        let Some(mut readable) = readable.or_else(|| end.clone()) else {
+            return Ok(None);
+        };
         for _ in 0..ISLANDS_MAX {
-            (damaged, readable) = self.border(range, damaged, readable, &mut bytes_max).await?;
+            (damaged, readable) = self
+                .border(range, damaged, readable, &mut bytes_max)
+                .await?;
             // There may be damage beyond readable keys, which the search has jumped over.
-            let Some(island) = self.island(range, from, &damaged).await? else { break };
+            let Some(island) = self.island(range, from, &damaged).await? else {
+                break;
+            };
             (damaged, readable) = (from.clone(), island);
         }
         Ok(Some(match end {
@@ -211,7 +272,8 @@ impl<'a, T: 'a, R: Fn(Range) -> BoxFuture<'a, Result<Vec<T>>>> Scan<'a, R, T> {
         }))
     }
 
-    /// The two keys between which damage ends. `bytes_max` grows to the longest key that is read, and a margin.
+    /// The two keys between which damage ends. `bytes_max` grows to the longest key that is read,
+    /// and a margin.
     async fn border(
         &self,
         range: &Range,
@@ -220,7 +282,10 @@ impl<'a, T: 'a, R: Fn(Range) -> BoxFuture<'a, Result<Vec<T>>>> Scan<'a, R, T> {
         bytes_max: &mut usize,
     ) -> Result<(Bytes, Bytes)> {
         for _ in 0..PROBES_MAX {
-            let Some(middle) = between(&damaged, &readable).filter(|key| key.len() <= *bytes_max) else { break };
+            let Some(middle) = between(&damaged, &readable).filter(|key| key.len() <= *bytes_max)
+            else {
+                break;
+            };
             match self.key_bytes(range, &middle).await? {
                 Some(bytes) => {
                     *bytes_max = (*bytes_max).max(bytes + MARGIN_BYTES);
@@ -243,24 +308,44 @@ impl<'a, T: 'a, R: Fn(Range) -> BoxFuture<'a, Result<Vec<T>>>> Scan<'a, R, T> {
     }
 
     /// The first key of the damage, and the entries before it.
-    async fn before(&self, range: &Range, from: Bytes, to: Option<&Bytes>, limit: usize) -> Result<(Bytes, Vec<T>)> {
-        let up_to = |key: &Bytes| Range { start: range.start.clone(), end: Bound::Included(key.clone()), limit };
-        let Some(mut found) = self.try_read(up_to(&from)).await? else { return Ok((from, Vec::new())) };
+    async fn before(
+        &self,
+        range: &Range,
+        from: Bytes,
+        to: Option<&Bytes>,
+        limit: usize,
+    ) -> Result<(Bytes, Vec<T>)> {
+        let up_to = |key: &Bytes| Range {
+            start: range.start.clone(),
+            end: Bound::Included(key.clone()),
+            limit,
+        };
+        let Some(mut found) = self.try_read(up_to(&from)).await? else {
+            return Ok((from, Vec::new()));
+        };
         let bytes_max = from.len().max(to.map_or(0, Bytes::len)) + MARGIN_BYTES;
         let mut readable = from;
-        let mut damaged = to.cloned().unwrap_or_else(|| Bytes::from_static(&[u8::MAX; 2]));
+        let mut damaged = to
+            .cloned()
+            .unwrap_or_else(|| Bytes::from_static(&[u8::MAX; 2]));
         for _ in 0..PROBES_MAX {
-            let Some(middle) = between(&readable, &damaged).filter(|key| key.len() <= bytes_max) else { break };
+            let Some(middle) = between(&readable, &damaged).filter(|key| key.len() <= bytes_max)
+            else {
+                break;
+            };
             match self.try_read(up_to(&middle)).await? {
                 Some(page) => (readable, found) = (middle, page),
                 None => damaged = middle,
             }
         }
         if found.len() == limit {
-            let next = found.last().map_or(readable, |last| after((self.key)(last)));
+            let next = found
+                .last()
+                .map_or(readable, |last| after((self.key)(last)));
             return Ok((next, found));
         }
-        // The last entry before the damage can be read, but no scan returns it: the damage is met before that.
+        // The last entry before the damage can be read, but no scan returns it: the damage is met
+        // before that.
         match self.snapshot.get(self.table, &damaged).await {
             Ok(Some(value)) => {
                 found.push((self.entry)(damaged.clone(), value));
@@ -303,8 +388,14 @@ fn farther(from: &[u8]) -> impl Iterator<Item = Bytes> {
     let lengths = (0..from.len().max(1)).rev();
     lengths.flat_map(move |at| {
         let byte = u32::from(from.get(at).copied().unwrap_or(0));
-        let steps = (0..8).map(move |power| byte + (1 << power)).take_while(|&byte| byte <= u32::from(u8::MAX));
-        steps.map(move |byte| [&from[..at], &[u8::try_from(byte).unwrap_or(u8::MAX)]].concat().into())
+        let steps = (0..8)
+            .map(move |power| byte + (1 << power))
+            .take_while(|&byte| byte <= u32::from(u8::MAX));
+        steps.map(move |byte| {
+            [&from[..at], &[u8::try_from(byte).unwrap_or(u8::MAX)]]
+                .concat()
+                .into()
+        })
     })
 }
 
@@ -312,13 +403,21 @@ fn farther(from: &[u8]) -> impl Iterator<Item = Bytes> {
 fn nearer(to: &[u8]) -> impl Iterator<Item = Bytes> {
     (0..to.len()).rev().flat_map(move |at| {
         let steps = (0..8).map_while(move |power| u32::from(to[at]).checked_sub(1 << power));
-        steps.map(move |byte| [&to[..at], &[u8::try_from(byte).unwrap_or(0)]].concat().into())
+        steps.map(move |byte| {
+            [&to[..at], &[u8::try_from(byte).unwrap_or(0)]]
+                .concat()
+                .into()
+        })
     })
 }
 
 /// A key between these two, about half-way; none if there is none.
 fn between(low: &[u8], high: &[u8]) -> Option<Bytes> {
-    let at = low.iter().zip(high).take_while(|(low, high)| low == high).count();
+    let at = low
+        .iter()
+        .zip(high)
+        .take_while(|(low, high)| low == high)
+        .count();
     let ceiling = u16::from(*high.get(at)?);
     // One more than the byte, so that the end of a key comes before every byte.
     let floor = low.get(at).map_or(0, |&byte| u16::from(byte) + 1);
@@ -337,7 +436,9 @@ fn between(low: &[u8], high: &[u8]) -> Option<Bytes> {
         return None;
     }
     // The bytes at `at` are neighbours: a key that is longer than `low`, or greater behind `at`.
-    let raised = (at + 1..low.len()).find(|&at| low[at] < u8::MAX).unwrap_or(low.len());
+    let raised = (at + 1..low.len())
+        .find(|&at| low[at] < u8::MAX)
+        .unwrap_or(low.len());
     let floor = low.get(raised).map_or(0, |&byte| u16::from(byte) + 1);
     key(&low[..raised], floor, u16::from(u8::MAX))
 }

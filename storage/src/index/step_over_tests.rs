@@ -8,8 +8,8 @@ use crate::index::Page;
 use futures::FutureExt;
 use proptest::prelude::*;
 
-/// A sorted table in blocks. As in fjall, a scan that reaches a damaged block fails and returns nothing, and an entry is
-/// returned only once the next one of its table has been read.
+/// A sorted table in blocks. As in fjall, a scan that reaches a damaged block fails and returns
+/// nothing, and an entry is returned only once the next one of its table has been read.
 struct Blocks {
     tables: Vec<Vec<(Vec<Bytes>, bool)>>,
     reads: AtomicUsize,
@@ -17,7 +17,10 @@ struct Blocks {
 
 impl Blocks {
     fn of(table: Vec<(Vec<Bytes>, bool)>) -> Self {
-        Self { tables: vec![table], reads: AtomicUsize::new(0) }
+        Self {
+            tables: vec![table],
+            reads: AtomicUsize::new(0),
+        }
     }
 
     fn read(&self, range: &Range) -> Result<Vec<Bytes>> {
@@ -26,19 +29,26 @@ impl Blocks {
         for table in &self.tables {
             for (block, is_damaged) in table {
                 let (first, last) = (&block[0], &block[block.len() - 1]);
-                let previous =
-                    table.iter().map(|(block, _)| &block[block.len() - 1]).filter(|last| *last < first).max();
+                let previous = table
+                    .iter()
+                    .map(|(block, _)| &block[block.len() - 1])
+                    .filter(|last| *last < first)
+                    .max();
                 let start = first_key(&range.start);
                 let wanted = *last >= start
-                    && end_key(&range.end).is_none_or(|end| previous.is_none_or(|last| after(last) < end));
+                    && end_key(&range.end)
+                        .is_none_or(|end| previous.is_none_or(|last| after(last) < end));
                 if *is_damaged && wanted {
                     // It is met where the entry before it is handed out.
-                    let met = previous.filter(|last| **last >= start).cloned().unwrap_or(start);
+                    let met = previous
+                        .filter(|last| **last >= start)
+                        .cloned()
+                        .unwrap_or(start);
                     merged.insert(met, Some(true));
                 } else if !is_damaged {
-                    for key in
-                        block.iter().filter(|key| **key >= start && end_key(&range.end).is_none_or(|end| **key < end))
-                    {
+                    for key in block.iter().filter(|key| {
+                        **key >= start && end_key(&range.end).is_none_or(|end| **key < end)
+                    }) {
                         merged.entry(key.clone()).or_insert(None);
                     }
                 }
@@ -50,7 +60,11 @@ impl Blocks {
                 break;
             }
             if damage.is_some() {
-                return Err(Error::new(ErrorKind::Corrupt, "scan", "a checksum does not match"));
+                return Err(Error::new(
+                    ErrorKind::Corrupt,
+                    "scan",
+                    "a checksum does not match",
+                ));
             }
             keys.push(key);
         }
@@ -66,14 +80,24 @@ impl Snapshot for Blocks {
         let is_there = blocks().any(|(block, _)| block.iter().any(|there| there == key));
         Box::pin(async move {
             if is_damaged {
-                return Err(Error::new(ErrorKind::Corrupt, "get", "a checksum does not match"));
+                return Err(Error::new(
+                    ErrorKind::Corrupt,
+                    "get",
+                    "a checksum does not match",
+                ));
             }
             Ok(is_there.then(|| Bytes::copy_from_slice(key)))
         })
     }
 
     fn scan(&self, _: Table, range: Range) -> BoxFuture<'_, Result<Page>> {
-        Box::pin(async move { Ok(self.read(&range)?.into_iter().map(|key| (key.clone(), key)).collect()) })
+        Box::pin(async move {
+            Ok(self
+                .read(&range)?
+                .into_iter()
+                .map(|key| (key.clone(), key))
+                .collect())
+        })
     }
 }
 
@@ -82,7 +106,11 @@ fn walk(blocks: &Blocks, limit: usize) -> (Vec<Bytes>, Vec<UnreadableRange>) {
     let (mut keys, mut unreadable, mut next) = (Vec::new(), Vec::new(), Some(Range::all(limit)));
     let snapshot: &dyn Snapshot = blocks;
     while let Some(range) = next {
-        let page = snapshot.scan_over(Table::Rows, range).now_or_never().unwrap().unwrap();
+        let page = snapshot
+            .scan_over(Table::Rows, range)
+            .now_or_never()
+            .unwrap()
+            .unwrap();
         assert!(page.entries.len() <= limit);
         keys.extend(page.entries.into_iter().map(|(key, _)| key));
         unreadable.extend(page.unreadable);
@@ -92,19 +120,34 @@ fn walk(blocks: &Blocks, limit: usize) -> (Vec<Bytes>, Vec<UnreadableRange>) {
 }
 
 fn numbered(numbers: std::ops::Range<u32>) -> Vec<Bytes> {
-    numbers.map(|number| Bytes::from(format!("default\0k{number:06}"))).collect()
+    numbers
+        .map(|number| Bytes::from(format!("default\0k{number:06}")))
+        .collect()
 }
 
 #[test]
 fn exactly_the_damaged_block_is_stepped_over() {
-    let blocks = Blocks::of(vec![(numbered(0..10), false), (numbered(10..14), true), (numbered(14..900), false)]);
+    let blocks = Blocks::of(vec![
+        (numbered(0..10), false),
+        (numbered(10..14), true),
+        (numbered(14..900), false),
+    ]);
     for limit in [1, 2, 7, 1000] {
         let (keys, unreadable) = walk(&blocks, limit);
-        assert_eq!(keys, [numbered(0..10), numbered(14..900)].concat(), "limit={limit}");
-        let [range] = &unreadable[..] else { panic!("{unreadable:?}") };
+        assert_eq!(
+            keys,
+            [numbered(0..10), numbered(14..900)].concat(),
+            "limit={limit}"
+        );
+        let [range] = &unreadable[..] else {
+            panic!("{unreadable:?}")
+        };
         assert_eq!(
             (range.from.clone(), range.to.clone()),
-            (after(&numbered(9..10)[0]), Some(after(&numbered(13..14)[0])))
+            (
+                after(&numbered(9..10)[0]),
+                Some(after(&numbered(13..14)[0]))
+            )
         );
         assert!(range.to_string().contains(r"k000009\x00"), "{range}");
     }
@@ -112,21 +155,34 @@ fn exactly_the_damaged_block_is_stepped_over() {
 
 #[test]
 fn damage_at_both_ends_of_a_table_is_stepped_over() {
-    let blocks = Blocks::of(vec![(numbered(0..5), true), (numbered(5..8), false), (numbered(8..9), true)]);
+    let blocks = Blocks::of(vec![
+        (numbered(0..5), true),
+        (numbered(5..8), false),
+        (numbered(8..9), true),
+    ]);
     let (keys, unreadable) = walk(&blocks, 100);
     assert_eq!((keys, unreadable.len()), (numbered(5..8), 2));
-    assert!(unreadable[0].contains(b"default\0k000000") && unreadable[1].contains(b"default\0k000008"));
+    assert!(
+        unreadable[0].contains(b"default\0k000000") && unreadable[1].contains(b"default\0k000008")
+    );
 }
 
 #[test]
 fn damage_beyond_the_end_of_a_range_costs_a_bounded_number_of_reads() {
     // The border is the end of the range: keys below it are damaged, however long they are.
-    let blocks = Blocks::of(vec![(numbered(0..10), false), (numbered(10..30), true), (numbered(30..40), false)]);
+    let blocks = Blocks::of(vec![
+        (numbered(0..10), false),
+        (numbered(10..30), true),
+        (numbered(30..40), false),
+    ]);
     let prefix = b"default\0k00001";
     let snapshot: &dyn Snapshot = &blocks;
     let scan = snapshot.scan_over(Table::Rows, Range::prefix(prefix, 100));
     let page = scan.now_or_never().unwrap().unwrap();
-    assert!(page.entries.is_empty() && page.rest.is_none() && page.unreadable.is_some(), "{page:?}");
+    assert!(
+        page.entries.is_empty() && page.rest.is_none() && page.unreadable.is_some(),
+        "{page:?}"
+    );
     let bits = 8 * (prefix.len() + MARGIN_BYTES);
     let reads = blocks.reads.into_inner();
     assert!(reads <= 5 * bits, "reads={reads} bits={bits}");

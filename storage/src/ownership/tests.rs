@@ -1,4 +1,5 @@
-//! Claims about whose tier a tier is: every state that a crash, an older build or a wrong tier can leave.
+//! Claims about whose tier a tier is: every state that a crash, an older build or a wrong tier can
+//! leave.
 
 use opendal::services::Memory;
 use tempfile::TempDir;
@@ -27,35 +28,63 @@ fn id(number: u128) -> StoreId {
 
 impl Scene {
     fn new() -> Self {
-        Self { index: Arc::default(), operator: memory() }
+        Self {
+            index: Arc::default(),
+            operator: memory(),
+        }
     }
 
     fn claim(&self, adopt: bool) -> Claim {
         let (env, options) = (Env::real().unwrap(), BlobOptions::default());
-        Claim { index: self.index.clone(), env, options, timeout: std::time::Duration::from_secs(60), adopt }
+        Claim {
+            index: self.index.clone(),
+            env,
+            options,
+            timeout: std::time::Duration::from_secs(60),
+            adopt,
+        }
     }
 
     async fn open(&self) -> Result<BlobTier> {
-        self.claim(false).take(Place::Operator(self.operator.clone())).await
+        self.claim(false)
+            .take(Place::Operator(self.operator.clone()))
+            .await
     }
 
     async fn find(&self) -> Result<BlobTier> {
-        self.claim(false).find(Place::Operator(self.operator.clone())).await
+        self.claim(false)
+            .find(Place::Operator(self.operator.clone()))
+            .await
     }
 
     async fn adopt(&self) -> Result<BlobTier> {
-        self.claim(true).take(Place::Operator(self.operator.clone())).await
+        self.claim(true)
+            .take(Place::Operator(self.operator.clone()))
+            .await
     }
 
     /// Refused with this, and neither tier is touched.
     async fn refused(&self, kind: ErrorKind, with: &str) {
         let (record, files) = (self.record().await, self.files().await);
         let error = self.find().await.err().expect("a reader is refused");
-        assert!(error.kind() == kind && error.to_string().contains(with), "{error}");
+        assert!(
+            error.kind() == kind && error.to_string().contains(with),
+            "{error}"
+        );
         let error = self.open().await.err().expect("it is refused");
-        assert!(error.kind() == kind && error.to_string().contains(with), "{error}");
-        assert!(error.to_string().contains("adopt"), "it names the way out: {error}");
-        assert_eq!((self.record().await, self.files().await), (record, files), "nothing was touched");
+        assert!(
+            error.kind() == kind && error.to_string().contains(with),
+            "{error}"
+        );
+        assert!(
+            error.to_string().contains("adopt"),
+            "it names the way out: {error}"
+        );
+        assert_eq!(
+            (self.record().await, self.files().await),
+            (record, files),
+            "nothing was touched"
+        );
     }
 
     async fn record(&self) -> Option<StoreRecord> {
@@ -77,7 +106,11 @@ impl Scene {
 
     async fn files(&self) -> Vec<String> {
         let entries = self.operator.list_with("/").recursive(true).await.unwrap();
-        entries.into_iter().filter(|entry| entry.metadata().is_file()).map(|entry| entry.path().to_owned()).collect()
+        entries
+            .into_iter()
+            .filter(|entry| entry.metadata().is_file())
+            .map(|entry| entry.path().to_owned())
+            .collect()
     }
 }
 
@@ -90,26 +123,57 @@ async fn a_new_store_marks_its_tier_and_finds_it_again() {
     assert!(matches!(tier.read_marker().await.unwrap(), Marker::Of(found) if found == record.id));
     assert_eq!(scene.files().await, [MARKER_PATH]);
     scene.open().await.unwrap();
-    assert_eq!(scene.record().await.unwrap(), record, "its id never changes");
+    assert_eq!(
+        scene.record().await.unwrap(),
+        record,
+        "its id never changes"
+    );
     use futures::TryStreamExt;
-    assert!(tier.list().try_collect::<Vec<_>>().await.unwrap().is_empty(), "the marker is no blob");
+    assert!(
+        tier.list()
+            .try_collect::<Vec<_>>()
+            .await
+            .unwrap()
+            .is_empty(),
+        "the marker is no blob"
+    );
 }
 
 #[tokio::test]
 async fn a_creation_that_was_interrupted_anywhere_is_finished() {
     let store = id(7);
-    let leftovers = [vec![], encode(store)[..10].to_vec(), vec![0; 33], encode(store).to_vec()];
+    let leftovers = [
+        vec![],
+        encode(store)[..10].to_vec(),
+        vec![0; 33],
+        encode(store).to_vec(),
+    ];
     for left in [None].into_iter().chain(leftovers.map(Some)) {
         let scene = Scene::new();
-        scene.set_record(Some(StoreRecord { id: store, tier: TierState::Pending })).await;
+        scene
+            .set_record(Some(StoreRecord {
+                id: store,
+                tier: TierState::Pending,
+            }))
+            .await;
         if let Some(left) = left {
             scene.write(MARKER_PATH, left).await;
         }
         let (record, files) = (scene.record().await, scene.files().await);
         scene.find().await.unwrap();
-        assert_eq!((scene.record().await, scene.files().await), (record, files), "a reader finishes nothing");
+        assert_eq!(
+            (scene.record().await, scene.files().await),
+            (record, files),
+            "a reader finishes nothing"
+        );
         scene.open().await.unwrap();
-        assert_eq!(scene.record().await, Some(StoreRecord { id: store, tier: TierState::Claimed }));
+        assert_eq!(
+            scene.record().await,
+            Some(StoreRecord {
+                id: store,
+                tier: TierState::Claimed
+            })
+        );
         scene.open().await.unwrap();
     }
 }
@@ -119,11 +183,27 @@ async fn reader_makes_no_directory_for_a_tier() {
     use futures::TryStreamExt;
     let (scene, dir) = (Scene::new(), TempDir::new().unwrap());
     let absent = dir.path().join("blobs");
-    let find = || async { scene.claim(false).find(Place::Directory(absent.clone())).await };
+    let find = || async {
+        scene
+            .claim(false)
+            .find(Place::Directory(absent.clone()))
+            .await
+    };
     let tier = find().await.unwrap();
-    assert!(tier.list().try_collect::<Vec<_>>().await.unwrap().is_empty());
+    assert!(
+        tier.list()
+            .try_collect::<Vec<_>>()
+            .await
+            .unwrap()
+            .is_empty()
+    );
     assert_eq!(scene.record().await, None);
-    scene.set_record(Some(StoreRecord { id: id(7), tier: TierState::Claimed })).await;
+    scene
+        .set_record(Some(StoreRecord {
+            id: id(7),
+            tier: TierState::Claimed,
+        }))
+        .await;
     assert_eq!(find().await.err().unwrap().kind(), ErrorKind::Unavailable);
     assert!(!absent.exists());
 }
@@ -142,9 +222,13 @@ async fn a_tier_without_its_marker_is_refused() {
 async fn a_tier_of_another_store_is_refused() {
     for record in [None, Some(TierState::Pending), Some(TierState::Claimed)] {
         let scene = Scene::new();
-        scene.set_record(record.map(|tier| StoreRecord { id: id(1), tier })).await;
+        scene
+            .set_record(record.map(|tier| StoreRecord { id: id(1), tier }))
+            .await;
         scene.write(MARKER_PATH, encode(id(2))).await;
-        scene.refused(ErrorKind::Invalid, &format!("found={}", id(2))).await;
+        scene
+            .refused(ErrorKind::Invalid, &format!("found={}", id(2)))
+            .await;
         scene.adopt().await.unwrap();
         scene.open().await.unwrap();
     }
@@ -158,21 +242,36 @@ async fn a_marker_that_is_damaged_is_refused() {
     marker[12] ^= 1;
     scene.write(MARKER_PATH, marker.clone()).await;
     scene.refused(ErrorKind::Corrupt, "can't be read").await;
-    assert_eq!(tier.check_owner().await.unwrap_err().kind(), ErrorKind::Unavailable);
+    assert_eq!(
+        tier.check_owner().await.unwrap_err().kind(),
+        ErrorKind::Unavailable
+    );
     marker[8] = 9;
     scene.write(MARKER_PATH, marker).await;
-    scene.refused(ErrorKind::UnknownFormat, "can't be read").await;
+    scene
+        .refused(ErrorKind::UnknownFormat, "can't be read")
+        .await;
     scene.adopt().await.unwrap();
     tier.check_owner().await.unwrap();
 }
 
 #[tokio::test]
 async fn a_new_index_is_not_opened_over_blobs_that_it_does_not_know() {
-    for record in [None, Some(StoreRecord { id: id(1), tier: TierState::Pending })] {
+    for record in [
+        None,
+        Some(StoreRecord {
+            id: id(1),
+            tier: TierState::Pending,
+        }),
+    ] {
         let scene = Scene::new();
         scene.set_record(record).await;
-        scene.write("7f/default!k@0198c5a2-1f00-7abc-8def-00000000007f", "x").await;
-        scene.refused(ErrorKind::Invalid, "file=7f/default!k@").await;
+        scene
+            .write("7f/default!k@0198c5a2-1f00-7abc-8def-00000000007f", "x")
+            .await;
+        scene
+            .refused(ErrorKind::Invalid, "file=7f/default!k@")
+            .await;
         scene.adopt().await.unwrap();
         assert_eq!(scene.record().await.unwrap().tier, TierState::Claimed);
         scene.open().await.unwrap();
@@ -183,15 +282,27 @@ async fn a_new_index_is_not_opened_over_blobs_that_it_does_not_know() {
 async fn a_store_without_an_id_gets_one_over_its_own_tier_only() {
     let scene = Scene::new();
     let store = Store::on(scene.operator.clone(), ReadLimits::default());
-    let scene = Scene { index: store.index.clone(), ..scene };
+    let scene = Scene {
+        index: store.index.clone(),
+        ..scene
+    };
     let object = crate::ObjectId::try_from("k").unwrap();
     store.put_parts(&object, &["some bytes".into()]).await;
     let index: Arc<dyn Index> = scene.index.clone();
     begin_epoch(&index).await.unwrap();
-    let elsewhere = Scene { index: scene.index.clone(), operator: memory() };
-    elsewhere.refused(ErrorKind::Unavailable, "is empty or not there").await;
-    elsewhere.write("7f/default!k@0198c5a2-1f00-7abc-8def-00000000007f", "x").await;
-    elsewhere.refused(ErrorKind::Invalid, "none of which the index knows").await;
+    let elsewhere = Scene {
+        index: scene.index.clone(),
+        operator: memory(),
+    };
+    elsewhere
+        .refused(ErrorKind::Unavailable, "is empty or not there")
+        .await;
+    elsewhere
+        .write("7f/default!k@0198c5a2-1f00-7abc-8def-00000000007f", "x")
+        .await;
+    elsewhere
+        .refused(ErrorKind::Invalid, "none of which the index knows")
+        .await;
     scene.open().await.unwrap();
     assert!(scene.files().await.contains(&MARKER_PATH.to_owned()));
     scene.open().await.unwrap();
@@ -210,21 +321,40 @@ async fn a_store_without_an_id_and_without_blobs_takes_an_empty_tier() {
 async fn no_directory_is_made_where_a_tier_should_be() {
     let (scene, root) = (Scene::new(), TempDir::new().unwrap());
     let (path, away) = (root.path().join("blobs"), root.path().join("away"));
-    let open = async || scene.claim(false).take(Place::Directory(path.clone())).await;
+    let open = async || {
+        scene
+            .claim(false)
+            .take(Place::Directory(path.clone()))
+            .await
+    };
     let tier = open().await.unwrap();
     tier.check_owner().await.unwrap();
     std::fs::rename(&path, &away).unwrap();
     assert_eq!(open().await.err().unwrap().kind(), ErrorKind::Unavailable);
-    assert_eq!(tier.check_owner().await.unwrap_err().kind(), ErrorKind::Unavailable);
+    assert_eq!(
+        tier.check_owner().await.unwrap_err().kind(),
+        ErrorKind::Unavailable
+    );
     assert!(tier.trouble().is_some());
     assert!(!path.exists(), "nothing was made");
     std::fs::create_dir(&path).unwrap();
-    assert_eq!(open().await.err().unwrap().kind(), ErrorKind::Unavailable, "an empty directory");
-    assert_eq!(tier.check_owner().await.unwrap_err().kind(), ErrorKind::Unavailable);
+    assert_eq!(
+        open().await.err().unwrap().kind(),
+        ErrorKind::Unavailable,
+        "an empty directory"
+    );
+    assert_eq!(
+        tier.check_owner().await.unwrap_err().kind(),
+        ErrorKind::Unavailable
+    );
     assert_eq!(std::fs::read_dir(&path).unwrap().count(), 0);
-    // A copy of the marker does not make another directory of the same name the one that was opened.
+    // A copy of the marker does not make another directory of the same name the one that was
+    // opened.
     std::fs::copy(away.join(MARKER_PATH), path.join(MARKER_PATH)).unwrap();
-    assert_eq!(tier.check_owner().await.unwrap_err().kind(), ErrorKind::Unavailable);
+    assert_eq!(
+        tier.check_owner().await.unwrap_err().kind(),
+        ErrorKind::Unavailable
+    );
     std::fs::remove_dir_all(&path).unwrap();
     std::fs::rename(&away, &path).unwrap();
     open().await.unwrap();
@@ -237,14 +367,22 @@ async fn the_root_of_a_fresh_file_system_is_an_empty_tier() {
     let (scene, root) = (Scene::new(), TempDir::new().unwrap());
     std::fs::create_dir(root.path().join("lost+found")).unwrap();
     std::fs::write(root.path().join("lost+found/x"), "nobody may look").unwrap();
-    scene.claim(false).take(Place::Directory(root.path().to_owned())).await.unwrap();
+    scene
+        .claim(false)
+        .take(Place::Directory(root.path().to_owned()))
+        .await
+        .unwrap();
 }
 
 #[tokio::test]
 async fn a_blob_that_is_written_elsewhere_is_not_finished() {
     let (scene, root) = (Scene::new(), TempDir::new().unwrap());
     let (path, away) = (root.path().join("blobs"), root.path().join("away"));
-    let tier = scene.claim(false).take(Place::Directory(path.clone())).await.unwrap();
+    let tier = scene
+        .claim(false)
+        .take(Place::Directory(path.clone()))
+        .await
+        .unwrap();
     let key = || crate::RevisionKey {
         object: crate::ObjectId::try_from("k").unwrap(),
         revision: Env::real().unwrap().revision_id(),
@@ -261,23 +399,39 @@ async fn a_blob_that_is_written_elsewhere_is_not_finished() {
     begun.finish().await.unwrap();
     assert!(away.join(crate::blobs::path::path(&key_of_begun)).exists());
     std::fs::create_dir(&path).unwrap();
-    assert_eq!(tier.writer(&key()).finish().await.unwrap_err().kind(), ErrorKind::Unavailable);
+    assert_eq!(
+        tier.writer(&key()).finish().await.unwrap_err().kind(),
+        ErrorKind::Unavailable
+    );
 }
 
 #[tokio::test]
 async fn a_blob_that_is_deleted_elsewhere_does_not_count_as_deleted() {
     let (scene, root) = (Scene::new(), TempDir::new().unwrap());
     let (path, away) = (root.path().join("blobs"), root.path().join("away"));
-    let tier = scene.claim(false).take(Place::Directory(path.clone())).await.unwrap();
+    let tier = scene
+        .claim(false)
+        .take(Place::Directory(path.clone()))
+        .await
+        .unwrap();
     let object = crate::ObjectId::try_from("k").unwrap();
-    let key = crate::RevisionKey { object, revision: Env::real().unwrap().revision_id() };
+    let key = crate::RevisionKey {
+        object,
+        revision: Env::real().unwrap().revision_id(),
+    };
     tier.writer(&key).finish().await.unwrap();
     std::fs::rename(&path, &away).unwrap();
     tier.delete(&key).await.unwrap();
     std::fs::rename(&away, &path).unwrap();
     // The tier is there again before anybody looks at its mark.
     tier.check_owner().await.unwrap();
-    assert_eq!(tier.settle_deletes(std::slice::from_ref(&key)).await.unwrap_err().kind(), ErrorKind::Unavailable);
+    assert_eq!(
+        tier.settle_deletes(std::slice::from_ref(&key))
+            .await
+            .unwrap_err()
+            .kind(),
+        ErrorKind::Unavailable
+    );
     tier.delete(&key).await.unwrap();
     tier.settle_deletes(&[key]).await.unwrap();
 }
@@ -285,14 +439,24 @@ async fn a_blob_that_is_deleted_elsewhere_does_not_count_as_deleted() {
 #[test]
 fn adopting_takes_the_place_of_every_refusal() {
     let unreadable = || Marker::Unreadable(vec![1], Error::new(ErrorKind::Corrupt, "open", "x"));
-    let records = [TierState::Pending, TierState::Claimed].map(|tier| Known::Record(StoreRecord { id: id(1), tier }));
+    let records = [TierState::Pending, TierState::Claimed]
+        .map(|tier| Known::Record(StoreRecord { id: id(1), tier }));
     for known in records.into_iter().chain([Known::Nothing]) {
-        for marker in [Marker::Absent, Marker::Of(id(1)), Marker::Of(id(2)), unreadable()] {
+        for marker in [
+            Marker::Absent,
+            Marker::Of(id(1)),
+            Marker::Of(id(2)),
+            unreadable(),
+        ] {
             let plain = decide(known, &marker, false, "here");
             let adopted = decide(known, &marker, true, "here");
             match plain {
-                Decision::Open(_) | Decision::Note(_) => assert!(!matches!(adopted, Decision::Adopt), "{plain:?}"),
-                Decision::IfPlausible | Decision::Refuse(_) => assert!(matches!(adopted, Decision::Adopt), "{plain:?}"),
+                Decision::Open(_) | Decision::Note(_) => {
+                    assert!(!matches!(adopted, Decision::Adopt), "{plain:?}");
+                }
+                Decision::IfPlausible | Decision::Refuse(_) => {
+                    assert!(matches!(adopted, Decision::Adopt), "{plain:?}");
+                }
                 Decision::Adopt => panic!("nobody asked for it: {known:?} {marker:?}"),
             }
         }

@@ -6,8 +6,9 @@
 //!                    3/4   held: fetched ahead, or not taken yet. Taken at once or not at all; travels with the bytes.
 //! ```
 //!
-//! A task that waits for a permit holds none, and bytes that wait for their reader keep no other reader from going on for
-//! longer than that second. So slow readers cost the others their read-ahead and no more. Deliberately not here: what is fetched (`fetch.rs`).
+//! A task that waits for a permit holds none, and bytes that wait for their reader keep no other
+//! reader from going on for longer than that second. So slow readers cost the others their
+//! read-ahead and no more. Deliberately not here: what is fetched (`fetch.rs`).
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -31,8 +32,8 @@ pub struct ReadUse {
     pub open: usize,
     /// The limit.
     pub open_max: usize,
-    /// Bytes being fetched, fetched ahead, or not taken by their reader yet, to the next KiB. Metric:
-    /// `cenotaph_read_bytes_held`.
+    /// Bytes being fetched, fetched ahead, or not taken by their reader yet, to the next KiB.
+    /// Metric: `cenotaph_read_bytes_held`.
     pub bytes: u64,
     /// The limit.
     pub bytes_max: u64,
@@ -93,7 +94,10 @@ struct Waiting {
 impl Waiting {
     fn count(waiting: &Arc<AtomicUsize>) -> Self {
         waiting.fetch_add(1, Ordering::Relaxed);
-        Self { count: Arc::clone(waiting), _gauged: Gauged::add("cenotaph_read_waits", 1) }
+        Self {
+            count: Arc::clone(waiting),
+            _gauged: Gauged::add("cenotaph_read_waits", 1),
+        }
     }
 }
 
@@ -106,16 +110,27 @@ impl Drop for Waiting {
 impl Pool {
     fn of(max: u64, gauge: &'static str, unit: u32) -> Self {
         let max = u32::try_from(max.clamp(1, PERMITS_MAX)).unwrap_or(1);
-        Self { permits: Arc::new(Semaphore::new(max as usize)), max, gauge, unit }
+        Self {
+            permits: Arc::new(Semaphore::new(max as usize)),
+            max,
+            gauge,
+            unit,
+        }
     }
 
     fn try_take(&self, count: u32) -> Option<Leave> {
-        Arc::clone(&self.permits).try_acquire_many_owned(count).ok().map(|permits| self.leave(permits))
+        Arc::clone(&self.permits)
+            .try_acquire_many_owned(count)
+            .ok()
+            .map(|permits| self.leave(permits))
     }
 
     fn leave(&self, permits: OwnedSemaphorePermit) -> Leave {
         let count = u32::try_from(permits.num_permits()).unwrap_or(u32::MAX);
-        Leave { _permits: permits, _gauged: Gauged::add(self.gauge, count.saturating_mul(self.unit)) }
+        Leave {
+            _permits: permits,
+            _gauged: Gauged::add(self.gauge, count.saturating_mul(self.unit)),
+        }
     }
 
     fn used(&self) -> usize {
@@ -140,9 +155,13 @@ impl ReadBudget {
     /// # Errors
     /// [`ErrorKind::Overloaded`] if as many are open as may be.
     pub(super) fn open(&self) -> Result<Leave> {
-        self.open
-            .try_take(1)
-            .ok_or_else(|| Error::new(ErrorKind::Overloaded, "read", "too many objects are being read"))
+        self.open.try_take(1).ok_or_else(|| {
+            Error::new(
+                ErrorKind::Overloaded,
+                "read",
+                "too many objects are being read",
+            )
+        })
     }
 
     /// Leave to hold so many bytes until their reader takes them, at once or not at all.
@@ -151,18 +170,24 @@ impl ReadBudget {
         self.held.try_take(permits)
     }
 
-    /// Leave to fetch so many bytes, first come first served. More than there may be take all there is.
+    /// Leave to fetch so many bytes, first come first served. More than there may be take all there
+    /// is.
     ///
     /// # Errors
     /// [`ErrorKind::Overloaded`] after [`budget_wait`](ReadLimits::budget_wait).
     pub(super) async fn demand(&self, env: &Env, bytes: u64) -> Result<Leave> {
-        let permits = u32::try_from(bytes.div_ceil(u64::from(PERMIT_BYTES))).unwrap_or(u32::MAX).min(self.demand.max);
+        let permits = u32::try_from(bytes.div_ceil(u64::from(PERMIT_BYTES)))
+            .unwrap_or(u32::MAX)
+            .min(self.demand.max);
         let _waiting = Waiting::count(&self.waiting);
         let acquire = Arc::clone(&self.demand.permits).acquire_many_owned(permits);
         match env.deadline(self.wait, acquire).await {
             Some(Ok(permits)) => Ok(self.demand.leave(permits)),
             Some(Err(closed)) => {
-                Err(Error::new(ErrorKind::Closed, "read", "the read side is closed").with_source(closed))
+                Err(
+                    Error::new(ErrorKind::Closed, "read", "the read side is closed")
+                        .with_source(closed),
+                )
             }
             None => {
                 let message = format!("the memory of all reads is in use: waited={:?}", self.wait);
@@ -176,7 +201,8 @@ impl ReadBudget {
             open: self.open.used(),
             open_max: self.open.max as usize,
             bytes: (self.demand.used() + self.held.used()) as u64 * u64::from(PERMIT_BYTES),
-            bytes_max: (u64::from(self.demand.max) + u64::from(self.held.max)) * u64::from(PERMIT_BYTES),
+            bytes_max: (u64::from(self.demand.max) + u64::from(self.held.max))
+                * u64::from(PERMIT_BYTES),
             waiting: self.waiting.load(Ordering::Relaxed),
         }
     }

@@ -1,4 +1,5 @@
-//! Claims about the memory of reads: slow readers cost others nothing but their read-ahead, and all waits end.
+//! Claims about the memory of reads: slow readers cost others nothing but their read-ahead, and all
+//! waits end.
 
 use std::time::Duration;
 
@@ -10,35 +11,63 @@ use crate::checksum::BLOCK_BYTES;
 
 #[tokio::test]
 async fn slow_readers_hold_no_budget() {
-    let limits = ReadLimits { read_ahead: 3, unit_blocks: 1, bytes_in_flight: BLOCK, ..ReadLimits::default() };
+    let limits = ReadLimits {
+        read_ahead: 3,
+        unit_blocks: 1,
+        bytes_in_flight: BLOCK,
+        ..ReadLimits::default()
+    };
     let dir = tempfile::tempdir().unwrap();
     let store = Store::on(crate::blobs::local(dir.path()).unwrap(), limits);
     let bytes = payload(8 * BLOCK_BYTES, 1);
-    store.put_parts(&id("a"), std::slice::from_ref(&bytes)).await;
+    store
+        .put_parts(&id("a"), std::slice::from_ref(&bytes))
+        .await;
     let everything = async {
         let mut slow = Vec::new();
         for _ in 0..5 {
-            slow.push(store.reads.open(&id("a"), ByteRange::Full).await.unwrap().unwrap());
+            slow.push(
+                store
+                    .reads
+                    .open(&id("a"), ByteRange::Full)
+                    .await
+                    .unwrap()
+                    .unwrap(),
+            );
         }
         assert!(read(&store, "a", ..).await.unwrap().unwrap() == bytes);
         for object in slow {
             assert!(object.bytes(usize::MAX).await.unwrap() == bytes);
         }
     };
-    store.env.deadline(Duration::from_secs(30), everything).await.expect("no two readers wait for each other");
+    store
+        .env
+        .deadline(Duration::from_secs(30), everything)
+        .await
+        .expect("no two readers wait for each other");
 }
 
 #[tokio::test]
 async fn slow_readers_hold_no_more_than_the_budget() {
-    let limits = ReadLimits { bytes_in_flight: 8 * BLOCK, ..ReadLimits::default() };
+    let limits = ReadLimits {
+        bytes_in_flight: 8 * BLOCK,
+        ..ReadLimits::default()
+    };
     let dir = tempfile::tempdir().unwrap();
     let store = Store::on(crate::blobs::local(dir.path()).unwrap(), limits);
     let bytes = payload(6 * BLOCK_BYTES, 1);
-    store.put_parts(&id("a"), std::slice::from_ref(&bytes)).await;
+    store
+        .put_parts(&id("a"), std::slice::from_ref(&bytes))
+        .await;
     let everything = async {
         let mut slow = Vec::new();
         for nth in 0..40 {
-            let mut object = store.reads.open(&id("a"), ByteRange::Full).await.unwrap().unwrap();
+            let mut object = store
+                .reads
+                .open(&id("a"), ByteRange::Full)
+                .await
+                .unwrap()
+                .unwrap();
             if nth % 2 == 0 {
                 assert_eq!(object.next().await.unwrap().unwrap(), bytes[..BLOCK_BYTES]);
             }
@@ -48,28 +77,56 @@ async fn slow_readers_hold_no_more_than_the_budget() {
         assert_eq!((usage.open, usage.waiting), (40, 0));
         assert!(usage.bytes <= 8 * BLOCK, "{usage:?}");
         let held: usize = slow.iter().map(OpenObject::bytes_at_hand).sum();
-        assert!(held as u64 <= 6 * BLOCK, "{held} bytes are held, three quarters of the budget are for them");
+        assert!(
+            held as u64 <= 6 * BLOCK,
+            "{held} bytes are held, three quarters of the budget are for them"
+        );
         for (nth, object) in slow.into_iter().enumerate() {
-            let expected = if nth % 2 == 0 { &bytes[BLOCK_BYTES..] } else { &bytes[..] };
-            assert!(object.bytes(usize::MAX).await.unwrap() == expected, "reader {nth}");
+            let expected = if nth % 2 == 0 {
+                &bytes[BLOCK_BYTES..]
+            } else {
+                &bytes[..]
+            };
+            assert!(
+                object.bytes(usize::MAX).await.unwrap() == expected,
+                "reader {nth}"
+            );
         }
     };
-    store.env.deadline(Duration::from_secs(30), everything).await.expect("no two readers wait for each other");
-    assert_eq!((store.reads.usage().open, store.reads.usage().bytes), (0, 0));
+    store
+        .env
+        .deadline(Duration::from_secs(30), everything)
+        .await
+        .expect("no two readers wait for each other");
+    assert_eq!(
+        (store.reads.usage().open, store.reads.usage().bytes),
+        (0, 0)
+    );
 }
 
 #[tokio::test]
 async fn one_open_object_too_many_is_overloaded_until_one_ends() {
-    let store = Store::new(ReadLimits { open_at_once: 2, ..ReadLimits::default() });
+    let store = Store::new(ReadLimits {
+        open_at_once: 2,
+        ..ReadLimits::default()
+    });
     store.apply(&id("inline"), inline("a"));
     store.apply(&id("empty"), inline(""));
-    store.put_parts(&id("large"), &[payload(2 * BLOCK_BYTES, 1)]).await;
+    store
+        .put_parts(&id("large"), &[payload(2 * BLOCK_BYTES, 1)])
+        .await;
     let open = async |key: &str| store.reads.open(&id(key), ByteRange::Full).await;
     let mut small = open("inline").await.unwrap().unwrap();
     let large = open("large").await.unwrap().unwrap();
     let error = open("inline").await.unwrap_err();
-    assert_eq!((error.kind(), error.id()), (ErrorKind::Overloaded, Some(&id("inline"))));
-    assert!(store.reads.head(&id("inline")).await.unwrap().is_some(), "who asks for no bytes opens nothing");
+    assert_eq!(
+        (error.kind(), error.id()),
+        (ErrorKind::Overloaded, Some(&id("inline")))
+    );
+    assert!(
+        store.reads.head(&id("inline")).await.unwrap().is_some(),
+        "who asks for no bytes opens nothing"
+    );
     small.next().await.unwrap();
     let _empty = open("empty").await.unwrap();
     assert!(open("absent").await.unwrap().is_none());
@@ -81,24 +138,47 @@ async fn one_open_object_too_many_is_overloaded_until_one_ends() {
 
 #[tokio::test]
 async fn a_wait_for_room_ends_as_overloaded() {
-    let limits = ReadLimits { bytes_in_flight: 1, budget_wait: Duration::from_millis(50), ..ReadLimits::default() };
+    let limits = ReadLimits {
+        bytes_in_flight: 1,
+        budget_wait: Duration::from_millis(50),
+        ..ReadLimits::default()
+    };
     let store = Store::new(limits);
     store.put_parts(&id("a"), &[payload(BLOCK_BYTES, 1)]).await;
-    let all = store.reads.0.budget.demand(&store.env, BLOCK).await.unwrap();
+    let all = store
+        .reads
+        .0
+        .budget
+        .demand(&store.env, BLOCK)
+        .await
+        .unwrap();
     let error = read(&store, "a", ..).await.unwrap_err();
-    assert_eq!((error.kind(), error.id()), (ErrorKind::Overloaded, Some(&id("a"))));
+    assert_eq!(
+        (error.kind(), error.id()),
+        (ErrorKind::Overloaded, Some(&id("a")))
+    );
     drop(all);
     assert!(read(&store, "a", ..).await.is_ok());
 }
 
 #[tokio::test]
 async fn a_call_that_is_dropped_half_way_loses_no_bytes() {
-    let limits = ReadLimits { bytes_in_flight: 4 * BLOCK, ..ReadLimits::default() };
+    let limits = ReadLimits {
+        bytes_in_flight: 4 * BLOCK,
+        ..ReadLimits::default()
+    };
     let dir = tempfile::tempdir().unwrap();
     let store = Store::on(crate::blobs::local(dir.path()).unwrap(), limits);
     let bytes = payload(9 * BLOCK_BYTES, 1);
-    store.put_parts(&id("a"), std::slice::from_ref(&bytes)).await;
-    let mut object = store.reads.open(&id("a"), ByteRange::Full).await.unwrap().unwrap();
+    store
+        .put_parts(&id("a"), std::slice::from_ref(&bytes))
+        .await;
+    let mut object = store
+        .reads
+        .open(&id("a"), ByteRange::Full)
+        .await
+        .unwrap()
+        .unwrap();
     let (mut read, mut dropped) = (Vec::new(), 0);
     loop {
         match futures::poll!(Box::pin(object.next())) {
@@ -115,14 +195,26 @@ async fn a_call_that_is_dropped_half_way_loses_no_bytes() {
 
 #[tokio::test]
 async fn what_was_fetched_on_demand_and_is_not_taken_is_within_the_budget() {
-    let limits = ReadLimits { bytes_in_flight: 8 * BLOCK, ..ReadLimits::default() };
+    let limits = ReadLimits {
+        bytes_in_flight: 8 * BLOCK,
+        ..ReadLimits::default()
+    };
     let dir = tempfile::tempdir().unwrap();
     let store = Store::on(crate::blobs::local(dir.path()).unwrap(), limits);
     let bytes = payload(6 * BLOCK_BYTES, 1);
-    store.put_parts(&id("a"), std::slice::from_ref(&bytes)).await;
+    store
+        .put_parts(&id("a"), std::slice::from_ref(&bytes))
+        .await;
     let mut slow = Vec::new();
     for _ in 0..24 {
-        slow.push(store.reads.open(&id("a"), ByteRange::Full).await.unwrap().unwrap());
+        slow.push(
+            store
+                .reads
+                .open(&id("a"), ByteRange::Full)
+                .await
+                .unwrap()
+                .unwrap(),
+        );
     }
     for object in &mut slow {
         drop(futures::poll!(Box::pin(object.next())));
@@ -148,16 +240,30 @@ async fn what_was_fetched_on_demand_and_is_not_taken_is_within_the_budget() {
 
 #[tokio::test]
 async fn a_scrub_that_finds_no_room_finds_no_damage() {
-    let limits = ReadLimits { bytes_in_flight: 1, budget_wait: Duration::from_millis(20), ..ReadLimits::default() };
+    let limits = ReadLimits {
+        bytes_in_flight: 1,
+        budget_wait: Duration::from_millis(20),
+        ..ReadLimits::default()
+    };
     let store = Store::new(limits);
     store.put_parts(&id("a"), &[payload(BLOCK_BYTES, 1)]).await;
-    let all = store.reads.0.budget.demand(&store.env, BLOCK).await.unwrap();
+    let all = store
+        .reads
+        .0
+        .budget
+        .demand(&store.env, BLOCK)
+        .await
+        .unwrap();
     let env = store.env.clone();
     store.env.spawn(async move {
         env.sleep(Duration::from_millis(300)).await;
         drop(all);
     });
-    let mut walk = crate::scrub::Scrub::new(store.reads.clone(), crate::scrub::ScrubOptions::default(), None);
+    let mut walk = crate::scrub::Scrub::new(
+        store.reads.clone(),
+        crate::scrub::ScrubOptions::default(),
+        None,
+    );
     let mut found = Vec::new();
     while let Some(page) = walk.step().await.unwrap() {
         found.extend(page.into_iter().map(|finding| finding.damage.to_string()));
@@ -167,8 +273,13 @@ async fn a_scrub_that_finds_no_room_finds_no_damage() {
 
 #[tokio::test]
 async fn a_unit_larger_than_the_budget_is_fetched_all_the_same() {
-    let store = Store::new(ReadLimits { bytes_in_flight: 1, ..ReadLimits::default() });
+    let store = Store::new(ReadLimits {
+        bytes_in_flight: 1,
+        ..ReadLimits::default()
+    });
     let bytes = payload(5 * BLOCK_BYTES, 1);
-    store.put_parts(&id("a"), std::slice::from_ref(&bytes)).await;
+    store
+        .put_parts(&id("a"), std::slice::from_ref(&bytes))
+        .await;
     assert!(read(&store, "a", ..).await.unwrap().unwrap() == bytes);
 }

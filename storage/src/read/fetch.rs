@@ -1,13 +1,15 @@
-//! Bytes come out of the blob tier here: [`Fetcher`] turns planned pieces into verified units, some of them ahead.
+//! Bytes come out of the blob tier here: [`Fetcher`] turns planned pieces into verified units, some
+//! of them ahead.
 //!
 //! ```text
 //! reader ──next──> a unit ahead is under way   its task reads and verifies it under leave to hold it, which travels with it
 //!                  none is                     a task waits for leave on demand, for one block; the leave ends with the fetch
 //! ```
 //!
-//! Each unit is fetched by a task of its own, so that it goes on while its reader does something else: whoever waits for leave
-//! holds none, so that no two streams wait for each other. A task whose reader is gone ends at once. Guards "never wrong
-//! bytes" and the bound on memory (DESIGN §6, §16; `budget.rs`). Deliberately not here: what a missing blob means (`read.rs`,
+//! Each unit is fetched by a task of its own, so that it goes on while its reader does something
+//! else: whoever waits for leave holds none, so that no two streams wait for each other. A task
+//! whose reader is gone ends at once. Guards "never wrong bytes" and the bound on memory (DESIGN
+//! §6, §16; `budget.rs`). Deliberately not here: what a missing blob means (`read.rs`,
 //! `read/open.rs`).
 
 use std::collections::VecDeque;
@@ -33,7 +35,8 @@ use crate::word::RevisionId;
 /// The time that a block on demand waits for its reader where there is no leave to hold it.
 pub(super) const TAKEN_WITHIN: Duration = Duration::from_secs(1);
 
-/// The asked bytes of a unit's blocks, each verified and never empty, until their reader has taken them.
+/// The asked bytes of a unit's blocks, each verified and never empty, until their reader has taken
+/// them.
 #[derive(Default)]
 pub(crate) struct Blocks {
     blocks: vec::IntoIter<Bytes>,
@@ -150,10 +153,12 @@ impl Units {
         }
     }
 
-    /// Blocks that their reader may not take soon. Where there is no leave to hold them they are fetched again, when they are
-    /// asked for.
+    /// Blocks that their reader may not take soon. Where there is no leave to hold them they are
+    /// fetched again, when they are asked for.
     pub(super) fn keep(&mut self, mut blocks: Blocks) -> Blocks {
-        let Some(wanted) = blocks.origin.take() else { return blocks };
+        let Some(wanted) = blocks.origin.take() else {
+            return blocks;
+        };
         blocks.leave = self.fetcher.budget.hold(wanted.1.bytes);
         if blocks.leave.is_some() {
             return blocks;
@@ -165,13 +170,16 @@ impl Units {
     /// Fetches ahead as much as there is leave to hold.
     fn fetch_ahead(&mut self) {
         while self.under_way.len() < self.fetcher.read_ahead {
-            let Some((source, unit)) = self.take(self.fetcher.unit_blocks) else { return };
+            let Some((source, unit)) = self.take(self.fetcher.unit_blocks) else {
+                return;
+            };
             let Some(leave) = self.fetcher.budget.hold(unit.bytes) else {
                 // It stays the next one.
                 self.block = Some(unit.blocks.start);
                 return;
             };
-            self.under_way.push_back(self.fetcher.ahead((source, unit), leave));
+            self.under_way
+                .push_back(self.fetcher.ahead((source, unit), leave));
         }
     }
 
@@ -190,22 +198,43 @@ impl Units {
 }
 
 impl Fetcher {
-    pub(super) fn new(env: Env, limits: &ReadLimits, budget: ReadBudget, counters: Arc<Counters>) -> Self {
+    pub(super) fn new(
+        env: Env,
+        limits: &ReadLimits,
+        budget: ReadBudget,
+        counters: Arc<Counters>,
+    ) -> Self {
         let unit_blocks = u64::from(limits.unit_blocks.max(1));
-        Self { env, read_ahead: limits.read_ahead, unit_blocks, budget, counters }
+        Self {
+            env,
+            read_ahead: limits.read_ahead,
+            unit_blocks,
+            budget,
+            counters,
+        }
     }
 
     /// All units of these sources, in order.
     pub(super) fn units(&self, sources: Vec<Source>) -> Units {
         let sources = sources.into_iter().map(Arc::new).collect();
-        Units { fetcher: self.clone(), sources, block: None, again: None, under_way: VecDeque::new() }
+        Units {
+            fetcher: self.clone(),
+            sources,
+            block: None,
+            again: None,
+            under_way: VecDeque::new(),
+        }
     }
 
     /// Fetches a unit that nobody has asked for yet.
     fn ahead(&self, wanted: Wanted, leave: Leave) -> Fetching {
         self.spawn(wanted, async move |(source, unit)| {
             let fetched = fetch(&source, &unit).await;
-            let held = |blocks: Vec<Bytes>| Blocks { blocks: blocks.into_iter(), leave: Some(leave), origin: None };
+            let held = |blocks: Vec<Bytes>| Blocks {
+                blocks: blocks.into_iter(),
+                leave: Some(leave),
+                origin: None,
+            };
             (fetched.map(|fetched| fetched.map(held)), None)
         })
     }
@@ -222,8 +251,22 @@ impl Fetcher {
                 Ok(Ok(blocks)) => {
                     let blocks = blocks.into_iter();
                     match budget.hold(wanted.1.bytes) {
-                        Some(leave) => (Ok(Ok(Blocks { blocks, leave: Some(leave), origin: None })), None),
-                        None => (Ok(Ok(Blocks { blocks, leave: None, origin: Some(wanted) })), Some(demand)),
+                        Some(leave) => (
+                            Ok(Ok(Blocks {
+                                blocks,
+                                leave: Some(leave),
+                                origin: None,
+                            })),
+                            None,
+                        ),
+                        None => (
+                            Ok(Ok(Blocks {
+                                blocks,
+                                leave: None,
+                                origin: Some(wanted),
+                            })),
+                            Some(demand),
+                        ),
                     }
                 }
                 Ok(Err(revision)) => (Ok(Err(revision)), None),
@@ -248,24 +291,42 @@ impl Fetcher {
                 work = work => work,
             };
             *filled.lock().unwrap_or_else(PoisonError::into_inner) = Some(fetched);
-            if done_sender.send(()).is_ok() && demand.is_some() && env.deadline(TAKEN_WITHIN, taken).await.is_none() {
+            if done_sender.send(()).is_ok()
+                && demand.is_some()
+                && env.deadline(TAKEN_WITHIN, taken).await.is_none()
+            {
                 drop(filled.lock().unwrap_or_else(PoisonError::into_inner).take());
             }
         });
-        Fetching { wanted, done, slot, _reader: reader }
+        Fetching {
+            wanted,
+            done,
+            slot,
+            _reader: reader,
+        }
     }
 }
 
 /// The asked bytes of a unit, or the revision whose blob is gone.
 async fn fetch(source: &Source, unit: &Unit) -> Result<Result<Vec<Bytes>, RevisionId>> {
     let extent = &source.piece.extent;
-    // Whoever made the source has checked that there is a checksum in memory for each block, so that this fits.
-    let [first, end] = [unit.blocks.start, unit.blocks.end].map(|block| usize::try_from(block).unwrap_or(usize::MAX));
-    let fetched = source.reader.blocks(first, end - first, extent.bytes, &source.checksums).await?;
-    let Some(blocks) = fetched else { return Ok(Err(extent.revision)) };
+    // Whoever made the source has checked that there is a checksum in memory for each block, so
+    // that this fits.
+    let [first, end] = [unit.blocks.start, unit.blocks.end]
+        .map(|block| usize::try_from(block).unwrap_or(usize::MAX));
+    let fetched = source
+        .reader
+        .blocks(first, end - first, extent.bytes, &source.checksums)
+        .await?;
+    let Some(blocks) = fetched else {
+        return Ok(Err(extent.revision));
+    };
     let bytes: usize = blocks.iter().map(Bytes::len).sum();
     if bytes as u64 != unit.bytes {
-        let message = format!("a blob is too short: revision={} bytes={bytes}", extent.revision);
+        let message = format!(
+            "a blob is too short: revision={} bytes={bytes}",
+            extent.revision
+        );
         return Err(Error::new(ErrorKind::Corrupt, "read", message));
     }
     Ok(Ok(trimmed(blocks, &unit.trim)))

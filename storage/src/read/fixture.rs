@@ -1,5 +1,5 @@
-//! What tests of the read side stand on: a [`Store`] over an index in memory that lets a test step in between two
-//! reads.
+//! What tests of the read side stand on: a [`Store`] over an index in memory that lets a test step
+//! in between two reads.
 
 use std::collections::BTreeMap;
 use std::ops::Bound;
@@ -57,8 +57,8 @@ impl MemoryIndex {
         *self.late.lock().unwrap() = Some(batch);
     }
 
-    /// From now on calls `intruder` before each read and each snapshot, numbered from 0, and applies the batch it
-    /// gives.
+    /// From now on calls `intruder` before each read and each snapshot, numbered from 0, and
+    /// applies the batch it gives.
     pub(crate) fn intrude(&self, intruder: impl FnMut(u64) -> Option<Batch> + Send + 'static) {
         self.reads.store(0, Ordering::Relaxed);
         *self.intruder.lock().unwrap() = Some(Box::new(intruder));
@@ -67,7 +67,9 @@ impl MemoryIndex {
     fn let_in(&self) {
         let nth = self.reads.fetch_add(1, Ordering::Relaxed);
         // Taken out while it runs, so that it may itself look at the store.
-        let Some(mut intruder) = self.intruder.lock().unwrap().take() else { return };
+        let Some(mut intruder) = self.intruder.lock().unwrap().take() else {
+            return;
+        };
         if let Some(batch) = intruder(nth) {
             self.apply(batch);
         }
@@ -75,7 +77,11 @@ impl MemoryIndex {
     }
 
     fn value(&self, table: Table, key: &[u8]) -> Option<Bytes> {
-        self.tables.lock().unwrap().get(&(table, Bytes::copy_from_slice(key))).cloned()
+        self.tables
+            .lock()
+            .unwrap()
+            .get(&(table, Bytes::copy_from_slice(key)))
+            .cloned()
     }
 }
 
@@ -98,7 +104,10 @@ impl Index for MemoryIndex {
     fn snapshot(&self) -> Result<Box<dyn Snapshot>> {
         self.let_in();
         let tables = self.tables.lock().unwrap().clone();
-        Ok(Box::new(MemorySnapshot { tables, rows_scanned: self.rows_scanned.clone() }))
+        Ok(Box::new(MemorySnapshot {
+            tables,
+            rows_scanned: self.rows_scanned.clone(),
+        }))
     }
 
     fn watch(&self, _now: Duration) {}
@@ -123,7 +132,10 @@ struct MemorySnapshot {
 
 impl Snapshot for MemorySnapshot {
     fn get<'a>(&'a self, table: Table, key: &'a [u8]) -> BoxFuture<'a, Result<Option<Bytes>>> {
-        let value = self.tables.get(&(table, Bytes::copy_from_slice(key))).cloned();
+        let value = self
+            .tables
+            .get(&(table, Bytes::copy_from_slice(key)))
+            .cloned();
         async move { Ok(value) }.boxed()
     }
 
@@ -138,10 +150,18 @@ impl Snapshot for MemorySnapshot {
             Bound::Excluded(end) => key < end,
             Bound::Unbounded => true,
         };
-        let of_table = self.tables.range((table, Bytes::new())..).take_while(|((of, _), _)| *of == table);
-        let within = of_table.filter(|((_, key), _)| begins(key) && ends(key)).take(range.limit);
-        let page: Page = within.map(|((_, key), value)| (key.clone(), value.clone())).collect();
-        self.rows_scanned.fetch_add(page.len() as u64, Ordering::Relaxed);
+        let of_table = self
+            .tables
+            .range((table, Bytes::new())..)
+            .take_while(|((of, _), _)| *of == table);
+        let within = of_table
+            .filter(|((_, key), _)| begins(key) && ends(key))
+            .take(range.limit);
+        let page: Page = within
+            .map(|((_, key), value)| (key.clone(), value.clone()))
+            .collect();
+        self.rows_scanned
+            .fetch_add(page.len() as u64, Ordering::Relaxed);
         async move { Ok(page) }.boxed()
     }
 }
@@ -159,7 +179,10 @@ pub(crate) struct Store {
 impl Store {
     /// Must be called within a runtime.
     pub(crate) fn new(limits: ReadLimits) -> Self {
-        Self::on(opendal::Operator::new(opendal::services::Memory::default()).unwrap(), limits)
+        Self::on(
+            opendal::Operator::new(opendal::services::Memory::default()).unwrap(),
+            limits,
+        )
     }
 
     /// The same, with blobs wherever this operator puts them.
@@ -167,19 +190,39 @@ impl Store {
         let index = Arc::new(MemoryIndex::default());
         let (pins, env) = (Pins::new(), Env::real().unwrap());
         let blobs = BlobTier::new(operator, env.clone(), BlobOptions::default());
-        let reads = Reads::new(index.clone(), blobs.clone(), pins.clone(), env.clone(), limits);
-        Self { index, blobs, pins, env, reads }
+        let reads = Reads::new(
+            index.clone(),
+            blobs.clone(),
+            pins.clone(),
+            env.clone(),
+            limits,
+        );
+        Self {
+            index,
+            blobs,
+            pins,
+            env,
+            reads,
+        }
     }
 
     pub(crate) fn row(&self, id: &ObjectId) -> Option<Row> {
-        self.index.value(Table::Rows, id.encoded()).map(|value| Row::decode(&value).unwrap())
+        self.index
+            .value(Table::Rows, id.encoded())
+            .map(|value| Row::decode(&value).unwrap())
     }
 
     /// The batch that makes the object what `mutation` says, decided against what stands now.
     pub(crate) fn batch(&self, id: &ObjectId, mutation: Mutation) -> Batch {
-        let swap =
-            Swap { id: id.clone(), operation: self.env.operation_id(), precondition: Precondition::None, mutation };
-        let standing = self.row(id).map_or(Standing::Absent(Version::NONE), |row| Standing::Present(Box::new(row)));
+        let swap = Swap {
+            id: id.clone(),
+            operation: self.env.operation_id(),
+            precondition: Precondition::None,
+            mutation,
+        };
+        let standing = self.row(id).map_or(Standing::Absent(Version::NONE), |row| {
+            Standing::Present(Box::new(row))
+        });
         let decision = swap.decide(&standing, true, self.env.now()).unwrap();
         swap.batch(&standing, &decision, self.env.now())
     }
@@ -201,10 +244,16 @@ impl Store {
         for part in parts {
             let revision = self.env.revision_id();
             let blob = self.write_blob(id, revision, part.clone()).await;
-            extents.push(Extent { revision, bytes: blob.bytes, checksum: blob.checksum });
+            extents.push(Extent {
+                revision,
+                bytes: blob.bytes,
+                checksum: blob.checksum,
+            });
             blocks.push(BlockChecksums(blob.blocks));
         }
-        let expected = self.row(id).map_or(Standing::Absent(Version::NONE), |row| Standing::Present(Box::new(row)));
+        let expected = self.row(id).map_or(Standing::Absent(Version::NONE), |row| {
+            Standing::Present(Box::new(row))
+        });
         Mutation::Tombstone {
             manifest: Manifest::of_parts(extents),
             checksum: None,
@@ -214,14 +263,22 @@ impl Store {
         }
     }
 
-    pub(crate) async fn write_blob(&self, id: &ObjectId, revision: RevisionId, bytes: Bytes) -> FinishedBlob {
+    pub(crate) async fn write_blob(
+        &self,
+        id: &ObjectId,
+        revision: RevisionId,
+        bytes: Bytes,
+    ) -> FinishedBlob {
         let mut writer = self.blobs.writer(&revision_key(id, revision));
         writer.write(bytes).await.unwrap();
         writer.finish().await.unwrap()
     }
 
     pub(crate) async fn lose_blob(&self, id: &ObjectId, revision: RevisionId) {
-        self.blobs.delete(&revision_key(id, revision)).await.unwrap();
+        self.blobs
+            .delete(&revision_key(id, revision))
+            .await
+            .unwrap();
     }
 }
 
@@ -230,11 +287,18 @@ pub(crate) fn id(key: &str) -> ObjectId {
 }
 
 pub(crate) fn inline(payload: impl Into<Bytes>) -> Mutation {
-    Mutation::Inline { payload: payload.into(), attributes: Attributes::default() }
+    Mutation::Inline {
+        payload: payload.into(),
+        attributes: Attributes::default(),
+    }
 }
 
 /// Bytes that differ from place to place, and from seed to seed.
 pub(crate) fn payload(bytes: usize, seed: u64) -> Bytes {
-    let words = (0..).map(|n: u64| (n ^ seed << 40).wrapping_mul(0x9e37_79b9_7f4a_7c15).to_le_bytes());
+    let words = (0..).map(|n: u64| {
+        (n ^ seed << 40)
+            .wrapping_mul(0x9e37_79b9_7f4a_7c15)
+            .to_le_bytes()
+    });
     words.flatten().take(bytes).collect()
 }

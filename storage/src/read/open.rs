@@ -6,8 +6,8 @@
 //!            └─ an error ──────────────> Failed    the pins are released; the same error from then on
 //! ```
 //!
-//! Guards I8: it holds the pins of all it may still read. A stream that failed never looks like one that ended.
-//! Deliberately not here: fetching (`read/fetch.rs`).
+//! Guards I8: it holds the pins of all it may still read. A stream that failed never looks like one
+//! that ended. Deliberately not here: fetching (`read/fetch.rs`).
 
 use std::fmt;
 use std::ops::Range;
@@ -46,7 +46,8 @@ enum Content {
 struct Streamed {
     ready: Blocks,
     source: Source,
-    /// A blob that was found missing, until it is known what that means: a call that asks may be dropped half-way.
+    /// A blob that was found missing, until it is known what that means: a call that asks may be
+    /// dropped half-way.
     missing: Option<RevisionId>,
 }
 
@@ -61,17 +62,40 @@ pub(super) struct Source {
 
 impl OpenObject {
     pub(super) fn inline(head: Head, range: Range<u64>, bytes: Bytes) -> Self {
-        let content = if bytes.is_empty() { Content::Done } else { Content::Inline(bytes) };
-        Self { head, range, content, leave: None }
+        let content = if bytes.is_empty() {
+            Content::Done
+        } else {
+            Content::Inline(bytes)
+        };
+        Self {
+            head,
+            range,
+            content,
+            leave: None,
+        }
     }
 
     /// `first` is the first unit; none if the range is empty.
-    pub(super) fn streamed(head: Head, range: Range<u64>, first: Option<Blocks>, source: Source) -> Self {
+    pub(super) fn streamed(
+        head: Head,
+        range: Range<u64>,
+        first: Option<Blocks>,
+        source: Source,
+    ) -> Self {
         let content = match first {
-            Some(ready) => Content::Streamed(Box::new(Streamed { ready, source, missing: None })),
+            Some(ready) => Content::Streamed(Box::new(Streamed {
+                ready,
+                source,
+                missing: None,
+            })),
             None => Content::Done,
         };
-        Self { head, range, content, leave: None }
+        Self {
+            head,
+            range,
+            content,
+            leave: None,
+        }
     }
 
     #[cfg(test)]
@@ -115,9 +139,10 @@ impl OpenObject {
     /// The next bytes of the range, never empty; none at its end. What it gives is verified.
     ///
     /// # Errors
-    /// [`ErrorKind::Corrupt`] if stored bytes do not match their checksum or a blob is gone that the row still names,
-    /// [`ErrorKind::Unavailable`] if a blob can't be read now, or is gone and the object was replaced meanwhile,
-    /// [`ErrorKind::Overloaded`] if there was no room for its bytes in time. Once it has failed, it fails the same way again.
+    /// [`ErrorKind::Corrupt`] if stored bytes do not match their checksum or a blob is gone that
+    /// the row still names, [`ErrorKind::Unavailable`] if a blob can't be read now, or is gone and
+    /// the object was replaced meanwhile, [`ErrorKind::Overloaded`] if there was no room for its
+    /// bytes in time. Once it has failed, it fails the same way again.
     pub async fn next(&mut self) -> Result<Option<Bytes>> {
         let next = match &mut self.content {
             Content::Inline(bytes) => {
@@ -139,22 +164,33 @@ impl OpenObject {
 
     /// The bytes as a stream, which ends after its first error.
     pub fn into_stream(self) -> BoxStream<'static, Result<Bytes>> {
-        stream::try_unfold(self, |mut object| async move { Ok(object.next().await?.map(|bytes| (bytes, object))) })
-            .boxed()
+        stream::try_unfold(self, |mut object| async move {
+            Ok(object.next().await?.map(|bytes| (bytes, object)))
+        })
+        .boxed()
     }
 
-    /// All bytes that are still to come, in one piece; without a copy if they are in one piece already.
+    /// All bytes that are still to come, in one piece; without a copy if they are in one piece
+    /// already.
     ///
     /// # Errors
     /// [`ErrorKind::Invalid`] if the range has more than `bytes_max`, and as [`next`](Self::next).
     pub async fn bytes(mut self, bytes_max: usize) -> Result<Bytes> {
         let asked = self.range.end - self.range.start;
-        let Some(asked) = usize::try_from(asked).ok().filter(|&bytes| bytes <= bytes_max) else {
-            let message = format!("the range is too large to collect: bytes={asked} max={bytes_max}");
+        let Some(asked) = usize::try_from(asked)
+            .ok()
+            .filter(|&bytes| bytes <= bytes_max)
+        else {
+            let message =
+                format!("the range is too large to collect: bytes={asked} max={bytes_max}");
             return Err(Error::new(ErrorKind::Invalid, "read", message).with_id(&self.head.id));
         };
-        let Some(first) = self.next().await? else { return Ok(Bytes::new()) };
-        let Some(second) = self.next().await? else { return Ok(first) };
+        let Some(first) = self.next().await? else {
+            return Ok(Bytes::new());
+        };
+        let Some(second) = self.next().await? else {
+            return Ok(first);
+        };
         let mut all = BytesMut::with_capacity(asked);
         all.extend_from_slice(&first);
         all.extend_from_slice(&second);
@@ -168,10 +204,18 @@ impl OpenObject {
 
 impl Streamed {
     async fn next(&mut self, head: &Head) -> Result<Option<Bytes>> {
-        let Self { ready, source, missing } = self;
+        let Self {
+            ready,
+            source,
+            missing,
+        } = self;
         loop {
             if let Some(revision) = *missing {
-                source.reads.gone(head, source.seen, revision).await.map_err(|error| error.with_id(&head.id))?;
+                source
+                    .reads
+                    .gone(head, source.seen, revision)
+                    .await
+                    .map_err(|error| error.with_id(&head.id))?;
                 let message = "the blob disappeared while it was being read, and the object has been replaced";
                 return Err(Error::new(ErrorKind::Unavailable, "read", message).with_id(&head.id));
             }

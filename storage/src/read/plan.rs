@@ -1,5 +1,5 @@
-//! Which blocks of which revisions hold a range of an object: pure functions from a manifest to the ranged reads to
-//! make.
+//! Which blocks of which revisions hold a range of an object: pure functions from a manifest to the
+//! ranged reads to make.
 //!
 //! ```text
 //! object   |----------- extent 0 -----------|- extent 1 -|------ extent 2 ------|
@@ -9,8 +9,8 @@
 //! units                 |  2  |  3  |  4  | 5|  0  |  1  |  0  |  1  |              whole blocks, some at a time, trimmed at the ends
 //! ```
 //!
-//! Blocks are read whole, because their checksums cover whole blocks. Guards "never wrong bytes" (DESIGN §6).
-//! Deliberately not here: reading.
+//! Blocks are read whole, because their checksums cover whole blocks. Guards "never wrong bytes"
+//! (DESIGN §6). Deliberately not here: reading.
 
 use std::ops::Range;
 
@@ -42,15 +42,21 @@ pub(super) struct Unit {
 /// The pieces that hold `range` of the object, in order; none for an empty range.
 pub(super) fn pieces(manifest: &Manifest, range: &Range<u64>) -> Vec<Piece> {
     let piece = |(begins, extent): (u64, Extent)| {
-        let (from, to) = (range.start.max(begins), range.end.min(begins.saturating_add(extent.bytes)));
-        (from < to).then(|| Piece { extent, bytes: from - begins..to - begins })
+        let (from, to) = (
+            range.start.max(begins),
+            range.end.min(begins.saturating_add(extent.bytes)),
+        );
+        (from < to).then(|| Piece {
+            extent,
+            bytes: from - begins..to - begins,
+        })
     };
     manifest.within(range).filter_map(piece).collect()
 }
 
 impl Piece {
-    /// The read that brings it from this block on, or from its beginning, of at most `unit_blocks` blocks (at least one); none
-    /// at its end.
+    /// The read that brings it from this block on, or from its beginning, of at most `unit_blocks`
+    /// blocks (at least one); none at its end.
     pub(super) fn unit(&self, first_block: Option<u64>, unit_blocks: u64) -> Option<Unit> {
         let Self { extent, bytes } = self;
         let (start, end) = (bytes.start / BLOCK, bytes.end.div_ceil(BLOCK));
@@ -61,7 +67,11 @@ impl Piece {
         }
         let (begins, ends) = (first * BLOCK, last.saturating_mul(BLOCK).min(extent.bytes));
         let trim = offset(bytes.start.saturating_sub(begins))..offset(bytes.end.min(ends) - begins);
-        Some(Unit { blocks: first..last, trim, bytes: ends - begins })
+        Some(Unit {
+            blocks: first..last,
+            trim,
+            bytes: ends - begins,
+        })
     }
 }
 
@@ -102,10 +112,19 @@ mod tests {
         let mut joined: Vec<Range<u64>> = Vec::new();
         for piece in pieces(manifest, range) {
             for unit in units(&piece, unit_blocks) {
-                assert!(unit.blocks.end - unit.blocks.start <= unit_blocks && unit.blocks.start < unit.blocks.end);
+                assert!(
+                    unit.blocks.end - unit.blocks.start <= unit_blocks
+                        && unit.blocks.start < unit.blocks.end
+                );
                 assert!(unit.blocks.end <= piece.extent.block_count());
-                assert_eq!(unit.bytes, (unit.blocks.end * BLOCK).min(piece.extent.bytes) - unit.blocks.start * BLOCK);
-                assert!(unit.trim.start < BLOCK_BYTES, "no block is read for nothing");
+                assert_eq!(
+                    unit.bytes,
+                    (unit.blocks.end * BLOCK).min(piece.extent.bytes) - unit.blocks.start * BLOCK
+                );
+                assert!(
+                    unit.trim.start < BLOCK_BYTES,
+                    "no block is read for nothing"
+                );
                 let at = begins[&piece.extent.revision] + unit.blocks.start * BLOCK;
                 let read = at + unit.trim.start as u64..at + unit.trim.end as u64;
                 match joined.last_mut() {
@@ -135,7 +154,10 @@ mod tests {
     #[test]
     fn only_extents_within_the_range_are_touched() {
         let manifest = manifest(&[10, 0, 20, 30]);
-        let touched: Vec<_> = pieces(&manifest, &(10..31)).iter().map(|piece| piece.bytes.clone()).collect();
+        let touched: Vec<_> = pieces(&manifest, &(10..31))
+            .iter()
+            .map(|piece| piece.bytes.clone())
+            .collect();
         assert_eq!(touched, [0..20, 0..1]);
         assert_eq!(pieces(&manifest, &(10..10)), []);
     }
@@ -145,7 +167,17 @@ mod tests {
         let piece = &pieces(&manifest(&[5 * BLOCK + 7]), &(BLOCK + 1..5 * BLOCK + 3))[0];
         let units = units(piece, 4);
         assert_eq!(units.len(), 2);
-        assert_eq!((units[0].blocks.clone(), units[0].trim.clone()), (1..5, 1..4 * BLOCK_BYTES));
-        assert_eq!((units[1].blocks.clone(), units[1].trim.clone(), units[1].bytes), (5..6, 0..3, 7));
+        assert_eq!(
+            (units[0].blocks.clone(), units[0].trim.clone()),
+            (1..5, 1..4 * BLOCK_BYTES)
+        );
+        assert_eq!(
+            (
+                units[1].blocks.clone(),
+                units[1].trim.clone(),
+                units[1].bytes
+            ),
+            (5..6, 0..3, 7)
+        );
     }
 }

@@ -1,4 +1,5 @@
-//! What reads have met that should not be: counted here, for [`ReadStats`] and for the `metrics` facade alike.
+//! What reads have met that should not be: counted here, for [`ReadStats`] and for the `metrics`
+//! facade alike.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -21,7 +22,8 @@ pub(super) struct Counters {
 }
 
 impl Counters {
-    /// A blob is gone that is pinned and named. Nobody but an operator can act on it, so this is where it is logged.
+    /// A blob is gone that is pinned and named. Nobody but an operator can act on it, so this is
+    /// where it is logged.
     pub(super) fn missing(&self, id: &ObjectId) {
         tracing::error!(object = %id, "a blob is gone although the object's row names it");
         metrics::counter!("cenotaph_missing_blobs_total").increment(1);

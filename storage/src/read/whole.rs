@@ -1,5 +1,6 @@
-//! What a scrub needs of the read side: its tiers, its pins, and whole extents through the one fetcher, so that a scrub and
-//! all other reads share one budget of memory. Deliberately not here: what to make of it (`scrub`).
+//! What a scrub needs of the read side: its tiers, its pins, and whole extents through the one
+//! fetcher, so that a scrub and all other reads share one budget of memory. Deliberately not here:
+//! what to make of it (`scrub`).
 
 use std::sync::Arc;
 
@@ -28,8 +29,8 @@ impl Reads {
         self.0.pins.pin(revision)
     }
 
-    /// All of an extent, in units of verified blocks; or, for a unit, the revision if its blob is gone. There must be a checksum for each
-    /// block.
+    /// All of an extent, in units of verified blocks; or, for a unit, the revision if its blob is
+    /// gone. There must be a checksum for each block.
     pub(crate) fn extent(
         &self,
         id: &ObjectId,
@@ -37,8 +38,16 @@ impl Reads {
         key: &RevisionKey,
         checksums: Arc<[Checksum]>,
     ) -> Units {
-        let piece = Piece { extent: *extent, bytes: 0..extent.bytes };
-        let source = Source { id: id.clone(), piece, reader: self.0.blobs.reader(key), checksums };
+        let piece = Piece {
+            extent: *extent,
+            bytes: 0..extent.bytes,
+        };
+        let source = Source {
+            id: id.clone(),
+            piece,
+            reader: self.0.blobs.reader(key),
+            checksums,
+        };
         self.0.fetcher.units(vec![source])
     }
 }

@@ -7,8 +7,9 @@
 //!        +-----------+--------------------------------------------+
 //! ```
 //!
-//! Guards I1: it is durable before the first byte goes out. It has no phase: it is *live* while it exists, and both
-//! ends of its life, commit and fence, are the one batch that removes it (I3, I6; docs/adr/0001).
+//! Guards I1: it is durable before the first byte goes out. It has no phase: it is *live* while it
+//! exists, and both ends of its life, commit and fence, are the one batch that removes it (I3, I6;
+//! docs/adr/0001).
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -42,7 +43,8 @@ impl Change {
     /// From what is stored.
     ///
     /// # Errors
-    /// [`Corrupt`](crate::ErrorKind::Corrupt) or [`UnknownFormat`](crate::ErrorKind::UnknownFormat).
+    /// [`Corrupt`](crate::ErrorKind::Corrupt) or
+    /// [`UnknownFormat`](crate::ErrorKind::UnknownFormat).
     pub fn decode(value: &Bytes) -> Result<Self> {
         codec::decode("change", FORMAT, value)
     }
@@ -60,14 +62,20 @@ mod tests {
             epoch: Epoch::new(epoch),
             started: Timestamp::from_millis(1000),
             object: ObjectId::try_from(key).unwrap(),
-            revisions: revisions.iter().map(|&n| RevisionId::from_uuid(Uuid::from_u128(n))).collect(),
+            revisions: revisions
+                .iter()
+                .map(|&n| RevisionId::from_uuid(Uuid::from_u128(n)))
+                .collect(),
         }
     }
 
     #[test]
     fn the_stored_form_is_stable() {
         let encoded = change(3, "a/b", &[7]).encode();
-        assert_golden(&encoded, "01 03 e807 0b 64656661756c7400612f62 01 10 00000000000000000000000000000007");
+        assert_golden(
+            &encoded,
+            "01 03 e807 0b 64656661756c7400612f62 01 10 00000000000000000000000000000007",
+        );
         assert_later_format_refused(&encoded, Change::decode);
         assert_robust(&encoded, Change::decode);
     }

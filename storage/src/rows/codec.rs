@@ -33,14 +33,18 @@ pub(super) fn decode_with_tail<T: DeserializeOwned>(
         }
         None => return Err(corrupt(what, "empty value")),
     }
-    let (body, tail) =
-        postcard::take_from_bytes(&value[1..]).map_err(|error| corrupt(what, "malformed body").with_source(error))?;
+    let (body, tail) = postcard::take_from_bytes(&value[1..])
+        .map_err(|error| corrupt(what, "malformed body").with_source(error))?;
     let tail_at = value.len() - tail.len();
     Ok((body, value.slice(tail_at..)))
 }
 
 /// The body; nothing may follow it.
-pub(super) fn decode<T: DeserializeOwned>(what: &'static str, version: u8, value: &Bytes) -> Result<T> {
+pub(super) fn decode<T: DeserializeOwned>(
+    what: &'static str,
+    version: u8,
+    value: &Bytes,
+) -> Result<T> {
     match decode_with_tail(what, version, value)? {
         (body, tail) if tail.is_empty() => Ok(body),
         _ => Err(corrupt(what, "trailing bytes")),
@@ -60,14 +64,21 @@ pub(super) mod fixture {
     /// Asserts that a value still encodes to the bytes it once did.
     pub(crate) fn assert_golden(encoded: &[u8], golden: &str) {
         let hex: String = encoded.iter().map(|byte| format!("{byte:02x}")).collect();
-        assert_eq!(hex, golden.split_whitespace().collect::<String>(), "the stored format has changed");
+        assert_eq!(
+            hex,
+            golden.split_whitespace().collect::<String>(),
+            "the stored format has changed"
+        );
     }
 
-    /// Asserts that no prefix and no single-byte change of a value makes its decoder panic, and that no prefix is
-    /// accepted.
+    /// Asserts that no prefix and no single-byte change of a value makes its decoder panic, and
+    /// that no prefix is accepted.
     pub(crate) fn assert_robust<T>(encoded: &[u8], decode: impl Fn(&Bytes) -> crate::Result<T>) {
         for end in 0..encoded.len() {
-            assert!(decode(&Bytes::copy_from_slice(&encoded[..end])).is_err(), "a value cut at {end} was accepted");
+            assert!(
+                decode(&Bytes::copy_from_slice(&encoded[..end])).is_err(),
+                "a value cut at {end} was accepted"
+            );
         }
         for at in 0..encoded.len() {
             let mut damaged = encoded.to_vec();
@@ -77,10 +88,15 @@ pub(super) mod fixture {
     }
 
     /// Asserts that a value of a later format is refused as such.
-    pub(crate) fn assert_later_format_refused<T>(encoded: &[u8], decode: impl Fn(&Bytes) -> crate::Result<T>) {
+    pub(crate) fn assert_later_format_refused<T>(
+        encoded: &[u8],
+        decode: impl Fn(&Bytes) -> crate::Result<T>,
+    ) {
         let mut later = encoded.to_vec();
         later[0] = 0xfe;
-        let error = decode(&later.into()).err().expect("a later format must be refused");
+        let error = decode(&later.into())
+            .err()
+            .expect("a later format must be refused");
         assert_eq!(error.kind(), crate::ErrorKind::UnknownFormat);
     }
 }

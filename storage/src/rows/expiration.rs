@@ -1,7 +1,9 @@
-//! Expiration: when an object stops existing by itself. Pure functions of a policy, a deadline and a moment.
+//! Expiration: when an object stops existing by itself. Pure functions of a policy, a deadline and
+//! a moment.
 //!
-//! [`is_live`] is the one liveness function: reads, preconditions, overwrites, deletes, recovery and scrub all ask it.
-//! Deliberately not here: whose moment it is ([`Env::steady_now`](crate::Env::steady_now)), and who removes what is due.
+//! [`is_live`] is the one liveness function: reads, preconditions, overwrites, deletes, recovery
+//! and scrub all ask it. Deliberately not here: whose moment it is
+//! ([`Env::steady_now`](crate::Env::steady_now)), and who removes what is due.
 
 use std::time::Duration;
 
@@ -34,8 +36,9 @@ pub enum Expiration {
     Manual,
     /// So long after it was written.
     TimeToLive(Duration),
-    /// So long after it was written or read last. Reads extend the deadline at most once in a quarter of this time, and
-    /// at most once a day: it may be that much shorter than the time since the last read.
+    /// So long after it was written or read last. Reads extend the deadline at most once in a
+    /// quarter of this time, and at most once a day: it may be that much shorter than the time
+    /// since the last read.
     TimeToIdle(Duration),
 }
 
@@ -48,10 +51,17 @@ impl Expiration {
         }
     }
 
-    /// The later deadline that a read at `now` gives an object whose deadline is `expires_at`; none if it leaves it as
-    /// it is: the policy is another, or the last extension is not long enough ago.
-    pub fn extended_by_read(self, expires_at: Option<Timestamp>, now: Timestamp) -> Option<Timestamp> {
-        let (Self::TimeToIdle(idle), Some(expires_at)) = (self, expires_at) else { return None };
+    /// The later deadline that a read at `now` gives an object whose deadline is `expires_at`; none
+    /// if it leaves it as it is: the policy is another, or the last extension is not long enough
+    /// ago.
+    pub fn extended_by_read(
+        self,
+        expires_at: Option<Timestamp>,
+        now: Timestamp,
+    ) -> Option<Timestamp> {
+        let (Self::TimeToIdle(idle), Some(expires_at)) = (self, expires_at) else {
+            return None;
+        };
         let extended = now.after(idle);
         let step = (idle / 4).min(IDLE_STEP_MAX).max(Duration::from_millis(1));
         (extended.since(expires_at) >= step).then_some(extended)
@@ -60,13 +70,16 @@ impl Expiration {
     /// Checks the bounds.
     ///
     /// # Errors
-    /// [`ErrorKind::Invalid`] if the time is shorter than a millisecond or longer than [`EXPIRATION_MAX`].
+    /// [`ErrorKind::Invalid`] if the time is shorter than a millisecond or longer than
+    /// [`EXPIRATION_MAX`].
     pub fn validate(self) -> Result<()> {
         match self {
             Self::Manual => Ok(()),
             Self::TimeToLive(time) | Self::TimeToIdle(time) => {
                 if time < Duration::from_millis(1) || time > EXPIRATION_MAX {
-                    let message = format!("a time to live or idle is 1 ms to {EXPIRATION_MAX:?}: time={time:?}");
+                    let message = format!(
+                        "a time to live or idle is 1 ms to {EXPIRATION_MAX:?}: time={time:?}"
+                    );
                     return Err(Error::new(ErrorKind::Invalid, "put", message));
                 }
                 Ok(())
@@ -96,7 +109,8 @@ pub fn is_live(expires_at: Option<Timestamp>, now: Timestamp) -> bool {
 pub struct Extension {
     /// The deadline wanted.
     pub deadline: Deadline,
-    /// Whether an earlier deadline than the object's is taken too. If not, the later of the two stands.
+    /// Whether an earlier deadline than the object's is taken too. If not, the later of the two
+    /// stands.
     pub may_shorten: bool,
 }
 
@@ -114,9 +128,15 @@ pub enum Deadline {
 }
 
 impl Extension {
-    /// The deadline of an object after this; none if it then never expires. One that has passed becomes `now`: the object
-    /// is gone at once either way, and no deadline is ever filed where the expirer has looked already.
-    pub fn of(self, expires_at: Option<Timestamp>, created: Timestamp, now: Timestamp) -> Option<Timestamp> {
+    /// The deadline of an object after this; none if it then never expires. One that has passed
+    /// becomes `now`: the object is gone at once either way, and no deadline is ever filed where
+    /// the expirer has looked already.
+    pub fn of(
+        self,
+        expires_at: Option<Timestamp>,
+        created: Timestamp,
+        now: Timestamp,
+    ) -> Option<Timestamp> {
         let wanted = match self.deadline {
             Deadline::At(at) => Some(at),
             Deadline::AfterNow(time) => Some(now.after(time)),
@@ -154,18 +174,32 @@ mod tests {
     fn reads_extend_at_most_once_in_a_quarter_of_the_time() {
         let idle = Expiration::TimeToIdle(4 * SECOND);
         assert_eq!(idle.extended_by_read(Some(at(4000)), at(999)), None);
-        assert_eq!(idle.extended_by_read(Some(at(4000)), at(1000)), Some(at(5000)));
-        assert_eq!(Expiration::TimeToLive(SECOND).extended_by_read(Some(at(1000)), at(999)), None);
+        assert_eq!(
+            idle.extended_by_read(Some(at(4000)), at(1000)),
+            Some(at(5000))
+        );
+        assert_eq!(
+            Expiration::TimeToLive(SECOND).extended_by_read(Some(at(1000)), at(999)),
+            None
+        );
         let day = Duration::from_secs(24 * 3600);
         let month = Expiration::TimeToIdle(30 * day);
         let written = month.deadline(at(0));
-        assert_eq!(month.extended_by_read(written, at(0).after(day)), month.deadline(at(0).after(day)), "once a day");
+        assert_eq!(
+            month.extended_by_read(written, at(0).after(day)),
+            month.deadline(at(0).after(day)),
+            "once a day"
+        );
     }
 
     #[test]
     fn senseless_times_are_refused() {
         assert!(Expiration::TimeToLive(Duration::ZERO).validate().is_err());
-        assert!(Expiration::TimeToIdle(EXPIRATION_MAX + SECOND).validate().is_err());
+        assert!(
+            Expiration::TimeToIdle(EXPIRATION_MAX + SECOND)
+                .validate()
+                .is_err()
+        );
         assert!(Expiration::TimeToIdle(EXPIRATION_MAX).validate().is_ok());
     }
 

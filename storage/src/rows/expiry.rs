@@ -1,5 +1,5 @@
-//! The expiry entry: what is due when. One for each row that has a deadline and one for each session, put and removed in the
-//! batches that put, change and remove the row or session (I3).
+//! The expiry entry: what is due when. One for each row that has a deadline and one for each
+//! session, put and removed in the batches that put, change and remove the row or session (I3).
 //!
 //! ```text
 //! key:   +-------------------------+----------------------+
@@ -10,8 +10,8 @@
 //! value: version=1
 //! ```
 //!
-//! It is an index and no authority: whether something has expired, its row or session alone says. Deliberately not here: who
-//! removes what is due (the expirer).
+//! It is an index and no authority: whether something has expired, its row or session alone says.
+//! Deliberately not here: who removes what is due (the expirer).
 
 use bytes::Bytes;
 
@@ -45,7 +45,9 @@ pub fn session_expiry_key(expires_at: Timestamp, id: &ObjectId, upload: &UploadI
 }
 
 fn key(expires_at: Timestamp, of: &[u8]) -> Bytes {
-    [&expires_at.as_millis().to_be_bytes()[..], of].concat().into()
+    [&expires_at.as_millis().to_be_bytes()[..], of]
+        .concat()
+        .into()
 }
 
 /// The key above those of all objects that are due at `now`.
@@ -66,7 +68,10 @@ pub fn read_expiry_key(key: &[u8]) -> Result<(Timestamp, Due)> {
     } else {
         ObjectId::decode(of).map(Due::Object)
     };
-    Ok((Timestamp::from_millis(millis), due.map_err(|error| malformed().with_source(error))?))
+    Ok((
+        Timestamp::from_millis(millis),
+        due.map_err(|error| malformed().with_source(error))?,
+    ))
 }
 
 /// The value of every entry.
@@ -83,7 +88,8 @@ pub fn check_expiry_value(value: &[u8]) -> Result<()> {
         [FORMAT] => Ok(()),
         [] | [FORMAT, ..] => Err(corrupt("expiry entry", "wrong length")),
         [found, ..] => {
-            let message = format!("expiry entry of an unknown format: found={found} known={FORMAT}");
+            let message =
+                format!("expiry entry of an unknown format: found={found} known={FORMAT}");
             Err(Error::new(ErrorKind::UnknownFormat, "decode", message))
         }
     }
@@ -97,7 +103,10 @@ mod tests {
 
     #[test]
     fn the_stored_form_is_stable() {
-        let key = expiry_key(Timestamp::from_millis(0x1234), &ObjectId::try_from("k").unwrap());
+        let key = expiry_key(
+            Timestamp::from_millis(0x1234),
+            &ObjectId::try_from("k").unwrap(),
+        );
         assert_golden(&key, "0000000000001234 64656661756c7400 6b");
         assert_golden(&expiry_value(), "01");
         assert_later_format_refused(&expiry_value(), |value| check_expiry_value(value));

@@ -1,11 +1,13 @@
-//! The manifest of a tombstone: which revisions hold the bytes, in order. Its bytes are part of the row's (`row.rs`).
+//! The manifest of a tombstone: which revisions hold the bytes, in order. Its bytes are part of the
+//! row's (`row.rs`).
 //!
 //! ```text
 //! postcard: extents (revision, bytes, checksum each; about 32 bytes), written_as
 //! ```
 //!
-//! Guards I2 by its type: an [`Extent`] is only made of a finished blob's length and checksum. Beside each extent it knows in
-//! memory where that ends, so that a range is found without walking over the others.
+//! Guards I2 by its type: an [`Extent`] is only made of a finished blob's length and checksum.
+//! Beside each extent it knows in memory where that ends, so that a range is found without walking
+//! over the others.
 
 use std::ops::Range;
 
@@ -50,14 +52,31 @@ struct Stored {
 }
 
 impl From<Stored> for Manifest {
-    fn from(Stored { extents, written_as }: Stored) -> Self {
-        Self { written_as, ..Self::of_parts(extents) }
+    fn from(
+        Stored {
+            extents,
+            written_as,
+        }: Stored,
+    ) -> Self {
+        Self {
+            written_as,
+            ..Self::of_parts(extents)
+        }
     }
 }
 
 impl From<Manifest> for Stored {
-    fn from(Manifest { extents, ends: _, written_as }: Manifest) -> Self {
-        Self { extents, written_as }
+    fn from(
+        Manifest {
+            extents,
+            ends: _,
+            written_as,
+        }: Manifest,
+    ) -> Self {
+        Self {
+            extents,
+            written_as,
+        }
     }
 }
 
@@ -69,13 +88,18 @@ impl Manifest {
 
     /// The manifest of a payload that these revisions hold, in this order.
     pub fn of_parts(extents: Vec<Extent>) -> Self {
-        // A row whose extents do not add up to its size is refused when it is decoded, so that this can't saturate unseen.
+        // A row whose extents do not add up to its size is refused when it is decoded, so that this
+        // can't saturate unseen.
         let add = |end: &mut u64, extent: &Extent| {
             *end = end.saturating_add(extent.bytes);
             Some(*end)
         };
         let ends = extents.iter().scan(0, add).collect();
-        Self { extents, ends, written_as: None }
+        Self {
+            extents,
+            ends,
+            written_as: None,
+        }
     }
 
     /// The shares of the payload, in the order of their bytes.
@@ -83,18 +107,21 @@ impl Manifest {
         &self.extents
     }
 
-    /// The object under whose name the blobs lie, if it is not the row's own: the object was renamed since they were
-    /// written (docs/adr/0008).
+    /// The object under whose name the blobs lie, if it is not the row's own: the object was
+    /// renamed since they were written (docs/adr/0008).
     pub fn written_as(&self) -> Option<&ObjectId> {
         self.written_as.as_ref()
     }
 
     /// Bytes of the payload; none if they are more than can be counted.
     pub fn bytes(&self) -> Option<u64> {
-        self.extents.iter().try_fold(0u64, |sum, extent| sum.checked_add(extent.bytes))
+        self.extents
+            .iter()
+            .try_fold(0u64, |sum, extent| sum.checked_add(extent.bytes))
     }
 
-    /// The extents that hold bytes of `range`, each with where it begins in the payload: found by binary search.
+    /// The extents that hold bytes of `range`, each with where it begins in the payload: found by
+    /// binary search.
     pub fn within(&self, range: &Range<u64>) -> impl Iterator<Item = (u64, Extent)> + '_ {
         let end = range.end;
         let first = self.ends.partition_point(|&end| end <= range.start);
@@ -106,20 +133,29 @@ impl Manifest {
 
     /// Whether it names this revision.
     pub fn names(&self, revision: RevisionId) -> bool {
-        self.extents.iter().any(|extent| extent.revision == revision)
+        self.extents
+            .iter()
+            .any(|extent| extent.revision == revision)
     }
 
-    /// The keys under which the blob tier knows the revisions, in order, if `row` is the object whose row this is in.
+    /// The keys under which the blob tier knows the revisions, in order, if `row` is the object
+    /// whose row this is in.
     pub fn keys(&self, row: &ObjectId) -> impl Iterator<Item = RevisionKey> + '_ {
         let object = self.written_as.as_ref().unwrap_or(row).clone();
-        self.revisions().map(move |revision| RevisionKey { object: object.clone(), revision })
+        self.revisions().map(move |revision| RevisionKey {
+            object: object.clone(),
+            revision,
+        })
     }
 
     /// The same manifest in the row of `to`, once the object `from` is renamed so.
     #[must_use]
     pub fn renamed(&self, from: &ObjectId, to: &ObjectId) -> Self {
         let written_as = self.written_as.as_ref().unwrap_or(from);
-        Self { written_as: (written_as != to).then(|| written_as.clone()), ..self.clone() }
+        Self {
+            written_as: (written_as != to).then(|| written_as.clone()),
+            ..self.clone()
+        }
     }
 
     /// The revisions it names, in order.

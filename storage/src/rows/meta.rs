@@ -1,4 +1,5 @@
-//! What the index keeps about itself, in the meta table: its epoch, and the version floors of deleted objects.
+//! What the index keeps about itself, in the meta table: its epoch, and the version floors of
+//! deleted objects.
 //!
 //! ```text
 //! key "epoch"                 value: version=1, postcard u64
@@ -7,9 +8,9 @@
 //!
 //! The entry "store" has a file of its own (`store.rs`).
 //!
-//! Guards "a version is never reused, not even across delete and re-create": a delete leaves the floor in its own
-//! batch, the next write takes it up in its own. The price is one such small entry for every deleted object that is
-//! never written again.
+//! Guards "a version is never reused, not even across delete and re-create": a delete leaves the
+//! floor in its own batch, the next write takes it up in its own. The price is one such small entry
+//! for every deleted object that is never written again.
 
 use std::sync::Arc;
 
@@ -25,12 +26,12 @@ const FORMAT: u8 = 1;
 const EPOCH: &[u8] = b"epoch";
 const FLOORS: &[u8] = b"floor\0";
 
-/// Raises the epoch, durably, and gives the new one: from now on every change of an older epoch belongs to a dead
-/// owner.
+/// Raises the epoch, durably, and gives the new one: from now on every change of an older epoch
+/// belongs to a dead owner.
 ///
 /// # Errors
-/// [`UnknownFormat`](crate::ErrorKind::UnknownFormat) if a later build wrote this index, otherwise whatever reading and
-/// committing meet.
+/// [`UnknownFormat`](crate::ErrorKind::UnknownFormat) if a later build wrote this index, otherwise
+/// whatever reading and committing meet.
 pub async fn begin_epoch(index: &Arc<dyn Index>) -> Result<Epoch> {
     let epoch = last_epoch(&**index)
         .await?
@@ -67,7 +68,10 @@ pub(super) async fn commit(index: &Arc<dyn Index>, batch: Batch) -> Result<()> {
 
 /// The entry that makes the next epoch the one after `last`.
 pub(crate) fn epoch_entry(last: Epoch) -> (Bytes, Bytes) {
-    (Bytes::from_static(EPOCH), codec::encode(FORMAT, &last.get()).into())
+    (
+        Bytes::from_static(EPOCH),
+        codec::encode(FORMAT, &last.get()).into(),
+    )
 }
 
 /// Where the version floor of an object is kept.
@@ -114,7 +118,10 @@ mod tests {
         assert_golden(&encoded, "01 ac02");
         assert_later_format_refused(&encoded, read_floor);
         assert_robust(&encoded, read_floor);
-        assert_golden(&floor_key(&ObjectId::try_from("k").unwrap()), "666c6f6f7200 64656661756c7400 6b");
+        assert_golden(
+            &floor_key(&ObjectId::try_from("k").unwrap()),
+            "666c6f6f7200 64656661756c7400 6b",
+        );
         let id = ObjectId::try_from("k").unwrap();
         assert_eq!(floor_object(&floor_key(&id)).unwrap(), id);
         assert!(floor_key(&id).starts_with(&floors_prefix()) && floor_object(EPOCH).is_err());

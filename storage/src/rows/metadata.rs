@@ -1,8 +1,8 @@
-//! What is known about an object without its bytes: [`Attributes`], stated by the caller, [`Metadata`], all of it, and
-//! [`Amendment`], which changes some of it.
+//! What is known about an object without its bytes: [`Attributes`], stated by the caller,
+//! [`Metadata`], all of it, and [`Amendment`], which changes some of it.
 //!
-//! The whole metadata is in the row, so that head never touches the blob tier. Its bytes are part of the row's
-//! (`row.rs`), and so is its golden fixture.
+//! The whole metadata is in the row, so that head never touches the blob tier. Its bytes are part
+//! of the row's (`row.rs`), and so is its golden fixture.
 
 use std::collections::BTreeMap;
 
@@ -16,7 +16,8 @@ use crate::word::Timestamp;
 /// Most bytes of all attributes of one object together: names, values and the fixed fields.
 pub const ATTRIBUTES_BYTES_MAX: usize = 16 * 1024;
 
-/// What the caller states about an object. Cenotaph keeps it and gives it back; it acts on the expiration alone.
+/// What the caller states about an object. Cenotaph keeps it and gives it back; it acts on the
+/// expiration alone.
 ///
 /// All fields together may have [`ATTRIBUTES_BYTES_MAX`] bytes.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -43,12 +44,26 @@ impl Attributes {
     /// [`Expiration::validate`].
     pub fn validate(&self) -> Result<()> {
         self.expiration.validate()?;
-        let fixed = [&self.content_type, &self.compression, &self.origin, &self.filename];
-        let fixed_bytes: usize = fixed.iter().filter_map(|field| field.as_ref()).map(String::len).sum();
-        let custom_bytes: usize = self.custom.iter().map(|(name, value)| name.len() + value.len()).sum();
+        let fixed = [
+            &self.content_type,
+            &self.compression,
+            &self.origin,
+            &self.filename,
+        ];
+        let fixed_bytes: usize = fixed
+            .iter()
+            .filter_map(|field| field.as_ref())
+            .map(String::len)
+            .sum();
+        let custom_bytes: usize = self
+            .custom
+            .iter()
+            .map(|(name, value)| name.len() + value.len())
+            .sum();
         let bytes = fixed_bytes + custom_bytes;
         if bytes > ATTRIBUTES_BYTES_MAX {
-            let message = format!("metadata is too large: bytes={bytes} max={ATTRIBUTES_BYTES_MAX}");
+            let message =
+                format!("metadata is too large: bytes={bytes} max={ATTRIBUTES_BYTES_MAX}");
             return Err(Error::new(ErrorKind::Invalid, "put", message));
         }
         Ok(())
@@ -108,7 +123,9 @@ pub struct Amendment {
 impl Amendment {
     /// The attributes with these changes.
     pub fn apply(&self, attributes: &Attributes) -> Attributes {
-        let or = |changed: &Option<Option<String>>, kept: &Option<String>| changed.as_ref().unwrap_or(kept).clone();
+        let or = |changed: &Option<Option<String>>, kept: &Option<String>| {
+            changed.as_ref().unwrap_or(kept).clone()
+        };
         let mut custom = attributes.custom.clone();
         for (name, value) in &self.custom {
             match value {

@@ -10,11 +10,13 @@
 //!           \--failed: attempts + 1, back off        \--failed: attempts + 1, back off
 //! ```
 //!
-//! `not_before` is a time of day, and the time of day may be set back between two lives of an engine. So that no orphan
-//! waits for it to catch up, one that never had to wait is due whatever the time is, and one that would wait longer than any
-//! rule makes it wait gets a new moment ([`Orphan::due`]).
+//! `not_before` is a time of day, and the time of day may be set back between two lives of an
+//! engine. So that no orphan waits for it to catch up, one that never had to wait is due whatever
+//! the time is, and one that would wait longer than any rule makes it wait gets a new moment
+//! ([`Orphan::due`]).
 //!
-//! Guards I5: it is removed only after its blob is. Deliberately not here: pins, and the order of work (the sweeper's).
+//! Guards I5: it is removed only after its blob is. Deliberately not here: pins, and the order of
+//! work (the sweeper's).
 
 use std::time::Duration;
 
@@ -66,34 +68,52 @@ pub enum Landing {
 impl Orphan {
     /// A revision of `object`, an orphan from `now` on, due at once.
     pub fn new(object: ObjectId, now: Timestamp, landing: Landing) -> Self {
-        Self { object, since: now, not_before: now, attempts: 0, landing }
+        Self {
+            object,
+            since: now,
+            not_before: now,
+            attempts: 0,
+            landing,
+        }
     }
 
-    /// When it is to be deleted, seen at `now`. No orphan has to wait longer than `longest` at a time.
+    /// When it is to be deleted, seen at `now`. No orphan has to wait longer than `longest` at a
+    /// time.
     pub fn due(&self, now: Timestamp, longest: Duration) -> OrphanDue {
         if self.not_before <= now || self.not_before <= self.since {
             OrphanDue::Now
         } else if self.not_before > now.after(longest) {
-            OrphanDue::Restated(Self { not_before: now.after(longest), ..self.clone() })
+            OrphanDue::Restated(Self {
+                not_before: now.after(longest),
+                ..self.clone()
+            })
         } else {
             OrphanDue::At(self.not_before)
         }
     }
 
-    /// What remains to be done after its blob was deleted at `now`: nothing, or the second deletion.
+    /// What remains to be done after its blob was deleted at `now`: nothing, or the second
+    /// deletion.
     pub fn deleted(self, now: Timestamp, grace: Duration) -> Option<Self> {
         match self.landing {
             Landing::Landed => None,
-            Landing::MayLand => {
-                Some(Self { landing: Landing::Landed, not_before: now.after(grace), attempts: 0, ..self })
-            }
+            Landing::MayLand => Some(Self {
+                landing: Landing::Landed,
+                not_before: now.after(grace),
+                attempts: 0,
+                ..self
+            }),
         }
     }
 
     /// The same orphan after a failed attempt at `now`, due again after `delay`.
     #[must_use]
     pub fn failed(self, now: Timestamp, delay: Duration) -> Self {
-        Self { attempts: self.attempts.saturating_add(1), not_before: now.after(delay), ..self }
+        Self {
+            attempts: self.attempts.saturating_add(1),
+            not_before: now.after(delay),
+            ..self
+        }
     }
 
     /// As stored.
@@ -104,7 +124,8 @@ impl Orphan {
     /// From what is stored.
     ///
     /// # Errors
-    /// [`Corrupt`](crate::ErrorKind::Corrupt) or [`UnknownFormat`](crate::ErrorKind::UnknownFormat).
+    /// [`Corrupt`](crate::ErrorKind::Corrupt) or
+    /// [`UnknownFormat`](crate::ErrorKind::UnknownFormat).
     pub fn decode(value: &Bytes) -> Result<Self> {
         codec::decode("orphan", FORMAT, value)
     }
@@ -117,13 +138,18 @@ mod tests {
     use proptest::prelude::*;
 
     fn orphan(key: &str, landing: Landing) -> Orphan {
-        Orphan::new(ObjectId::try_from(key).unwrap(), Timestamp::from_millis(1000), landing)
+        Orphan::new(
+            ObjectId::try_from(key).unwrap(),
+            Timestamp::from_millis(1000),
+            landing,
+        )
     }
 
     #[test]
     fn the_stored_form_is_stable() {
-        let encoded =
-            orphan("a/b", Landing::MayLand).failed(Timestamp::from_millis(1000), Duration::from_secs(1)).encode();
+        let encoded = orphan("a/b", Landing::MayLand)
+            .failed(Timestamp::from_millis(1000), Duration::from_secs(1))
+            .encode();
         assert_golden(&encoded, "01 0b 64656661756c7400612f62 e807 d00f 01 01");
         assert_later_format_refused(&encoded, Orphan::decode);
         assert_robust(&encoded, Orphan::decode);
@@ -133,8 +159,13 @@ mod tests {
     fn an_orphan_that_may_land_is_deleted_twice() {
         let now = Timestamp::from_millis(5000);
         let grace = Duration::from_secs(60);
-        let second = orphan("k", Landing::MayLand).deleted(now, grace).expect("a second deletion is due");
-        assert_eq!((second.landing, second.not_before), (Landing::Landed, now.after(grace)));
+        let second = orphan("k", Landing::MayLand)
+            .deleted(now, grace)
+            .expect("a second deletion is due");
+        assert_eq!(
+            (second.landing, second.not_before),
+            (Landing::Landed, now.after(grace))
+        );
         assert_eq!(second.deleted(now.after(grace), grace), None);
     }
 
@@ -144,16 +175,31 @@ mod tests {
         let later = Timestamp::from_millis(10_000_000);
         let set_back = Timestamp::from_millis(10_000_000 - 3_600_000);
         let fresh = Orphan::new(ObjectId::try_from("k").unwrap(), later, Landing::MayLand);
-        assert_eq!(fresh.due(set_back, minute), OrphanDue::Now, "it never had to wait");
-        let waiting = fresh.deleted(later, minute).expect("a second deletion is due");
-        assert_eq!(waiting.due(later, minute), OrphanDue::At(later.after(minute)));
+        assert_eq!(
+            fresh.due(set_back, minute),
+            OrphanDue::Now,
+            "it never had to wait"
+        );
+        let waiting = fresh
+            .deleted(later, minute)
+            .expect("a second deletion is due");
+        assert_eq!(
+            waiting.due(later, minute),
+            OrphanDue::At(later.after(minute))
+        );
         assert_eq!(
             waiting.due(set_back, hour + minute),
             OrphanDue::At(later.after(minute)),
             "a rule may make it wait so long"
         );
-        let restated = Orphan { not_before: set_back.after(minute), ..waiting.clone() };
-        assert_eq!(waiting.due(set_back, minute), OrphanDue::Restated(restated.clone()));
+        let restated = Orphan {
+            not_before: set_back.after(minute),
+            ..waiting.clone()
+        };
+        assert_eq!(
+            waiting.due(set_back, minute),
+            OrphanDue::Restated(restated.clone())
+        );
         assert_eq!(restated.due(set_back.after(minute), minute), OrphanDue::Now);
     }
 

@@ -11,12 +11,14 @@
 //!        +-----------+--------------------------------------+
 //! ```
 //!
-//! It names a revision, as a row does: the blob of a part is there from the part's own commit on, with its block checksums in the
-//! payload table, until another part of its number takes its place or the upload ends. Guards I2 by its type, as the
-//! manifest that its extent may become a share of.
+//! It names a revision, as a row does: the blob of a part is there from the part's own commit on,
+//! with its block checksums in the payload table, until another part of its number takes its place
+//! or the upload ends. Guards I2 by its type, as the manifest that its extent may become a share
+//! of.
 //!
-//! A part whose bytes are lost is not simply removed when a scrub gives it up: all parts that are there would then make an
-//! object without it, and nobody would notice. Its number stays marked until it is uploaded again.
+//! A part whose bytes are lost is not simply removed when a scrub gives it up: all parts that are
+//! there would then make an object without it, and nobody would notice. Its number stays marked
+//! until it is uploaded again.
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -62,8 +64,20 @@ struct Stored {
 impl Part {
     /// As stored.
     pub fn encode(&self) -> Bytes {
-        let Self { extent, etag, uploaded } = *self;
-        codec::encode(FORMAT, &Stored { extent, etag: etag.get(), uploaded }).into()
+        let Self {
+            extent,
+            etag,
+            uploaded,
+        } = *self;
+        codec::encode(
+            FORMAT,
+            &Stored {
+                extent,
+                etag: etag.get(),
+                uploaded,
+            },
+        )
+        .into()
     }
 }
 
@@ -79,13 +93,22 @@ impl Filed {
     /// From what is stored.
     ///
     /// # Errors
-    /// [`Corrupt`](crate::ErrorKind::Corrupt) or [`UnknownFormat`](crate::ErrorKind::UnknownFormat).
+    /// [`Corrupt`](crate::ErrorKind::Corrupt) or
+    /// [`UnknownFormat`](crate::ErrorKind::UnknownFormat).
     pub fn decode(value: &Bytes) -> Result<Self> {
         if value[..] == LOST {
             return Ok(Self::Lost);
         }
-        let Stored { extent, etag, uploaded } = codec::decode("part", FORMAT, value)?;
-        Ok(Self::Part(Part { extent, etag: PartEtag::new(etag), uploaded }))
+        let Stored {
+            extent,
+            etag,
+            uploaded,
+        } = codec::decode("part", FORMAT, value)?;
+        Ok(Self::Part(Part {
+            extent,
+            etag: PartEtag::new(etag),
+            uploaded,
+        }))
     }
 
     /// The part, if it is there.
@@ -99,7 +122,9 @@ impl Filed {
 
 /// Where a part of an upload lies.
 pub fn part_key(upload: &UploadId, number: PartNumber) -> Bytes {
-    [&parts_prefix(upload)[..], &number.get().to_be_bytes()].concat().into()
+    [&parts_prefix(upload)[..], &number.get().to_be_bytes()]
+        .concat()
+        .into()
 }
 
 /// What the keys of the parts of an upload begin with, and no other.
@@ -124,10 +149,16 @@ pub fn is_part_key(key: &[u8]) -> bool {
 pub fn read_part_key(key: &[u8]) -> Result<(UploadId, PartNumber)> {
     let malformed = || corrupt("part", "its key is malformed");
     let (tag, rest) = key.split_first().ok_or_else(malformed)?;
-    let (upload, number) = rest.split_at_checked(UPLOAD_ID_BYTES).filter(|_| *tag == TAG).ok_or_else(malformed)?;
+    let (upload, number) = rest
+        .split_at_checked(UPLOAD_ID_BYTES)
+        .filter(|_| *tag == TAG)
+        .ok_or_else(malformed)?;
     let upload = UploadId::from_slice(upload).ok_or_else(malformed)?;
     let number = u16::from_be_bytes(number.try_into().map_err(|_| malformed())?);
-    Ok((upload, PartNumber::new(u32::from(number)).map_err(|error| malformed().with_source(error))?))
+    Ok((
+        upload,
+        PartNumber::new(u32::from(number)).map_err(|error| malformed().with_source(error))?,
+    ))
 }
 
 #[cfg(test)]
@@ -141,14 +172,25 @@ mod tests {
 
     fn part(revision: u128, bytes: u64, checksum: u64, etag: u128) -> Part {
         let revision = RevisionId::from_uuid(Uuid::from_u128(revision));
-        let extent = Extent { revision, bytes, checksum: Checksum::new(checksum) };
-        Part { extent, etag: PartEtag::new(etag), uploaded: Timestamp::from_millis(1000) }
+        let extent = Extent {
+            revision,
+            bytes,
+            checksum: Checksum::new(checksum),
+        };
+        Part {
+            extent,
+            etag: PartEtag::new(etag),
+            uploaded: Timestamp::from_millis(1000),
+        }
     }
 
     #[test]
     fn the_stored_form_is_stable() {
         let encoded = part(7, 300, 1, 5).encode();
-        assert_golden(&encoded, "01 10 00000000000000000000000000000007 ac02 01 05 e807");
+        assert_golden(
+            &encoded,
+            "01 10 00000000000000000000000000000007 ac02 01 05 e807",
+        );
         assert_later_format_refused(&encoded, Filed::decode);
         assert_robust(&encoded, Filed::decode);
         let lost = Filed::Lost.encode();
@@ -158,7 +200,10 @@ mod tests {
         assert_eq!(Filed::decode(&lost).unwrap(), Filed::Lost);
         let upload = UploadId::new(Timestamp::from_millis(1), [1, 2]);
         let key = part_key(&upload, PartNumber::new(258).unwrap());
-        assert_golden(&key, "01 000000000001 0000000000000001 0000000000000002 0102");
+        assert_golden(
+            &key,
+            "01 000000000001 0000000000000001 0000000000000002 0102",
+        );
     }
 
     proptest! {

@@ -7,8 +7,9 @@
 //! +-----------+-------------------------------+
 //! ```
 //!
-//! Filed in the payload table under the revision's id. Inline payloads lie in the same table, raw, under the id of the
-//! operation that wrote them. Both are written once and removed in the batch that makes the row stop naming them (I3).
+//! Filed in the payload table under the revision's id. Inline payloads lie in the same table, raw,
+//! under the id of the operation that wrote them. Both are written once and removed in the batch
+//! that makes the row stop naming them (I3).
 
 use bytes::Bytes;
 
@@ -27,7 +28,11 @@ impl BlockChecksums {
     pub fn encode(&self) -> Bytes {
         let mut value = Vec::with_capacity(1 + 8 * self.0.len());
         value.push(FORMAT);
-        value.extend(self.0.iter().flat_map(|checksum| checksum.get().to_le_bytes()));
+        value.extend(
+            self.0
+                .iter()
+                .flat_map(|checksum| checksum.get().to_le_bytes()),
+        );
         value.into()
     }
 
@@ -39,12 +44,15 @@ impl BlockChecksums {
         match value.split_first() {
             Some((&FORMAT, body)) if body.len().is_multiple_of(8) => Ok(Self(
                 body.chunks_exact(8)
-                    .map(|word| Checksum::new(u64::from_le_bytes(word.try_into().expect("a chunk of 8"))))
+                    .map(|word| {
+                        Checksum::new(u64::from_le_bytes(word.try_into().expect("a chunk of 8")))
+                    })
                     .collect(),
             )),
             None | Some((&FORMAT, _)) => Err(corrupt("block checksums", "wrong length")),
             Some((found, _)) => {
-                let message = format!("block checksums of an unknown format: found={found} known={FORMAT}");
+                let message =
+                    format!("block checksums of an unknown format: found={found} known={FORMAT}");
                 Err(Error::new(ErrorKind::UnknownFormat, "decode", message))
             }
         }

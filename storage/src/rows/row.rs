@@ -11,8 +11,8 @@
 //!
 //! Rows of older formats are read (`row/older.rs`) and never written.
 //!
-//! Guards I2 together with `swap.rs`: nothing else makes a tombstone. The last committing operation is in the row,
-//! which makes a repeated swap recognisable and is the source of the etag.
+//! Guards I2 together with `swap.rs`: nothing else makes a tombstone. The last committing operation
+//! is in the row, which makes a repeated swap recognisable and is the source of the etag.
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -26,7 +26,8 @@ use crate::word::{Current, Etag, OperationId, RevisionId, RevisionKey, Timestamp
 
 mod older;
 
-/// Longest payload that stays in the row itself, in bytes. Longer inline payloads lie in the payload table.
+/// Longest payload that stays in the row itself, in bytes. Longer inline payloads lie in the
+/// payload table.
 pub const EMBEDDED_BYTES_MAX: usize = 4 * 1024;
 
 const FORMAT: u8 = 2;
@@ -49,8 +50,8 @@ pub struct Row {
 pub enum Body {
     /// In the row.
     Embedded(Bytes),
-    /// In the payload table, under the operation that wrote it: the row's own, or an earlier one if the row has been
-    /// amended or renamed since.
+    /// In the payload table, under the operation that wrote it: the row's own, or an earlier one if
+    /// the row has been amended or renamed since.
     Separate(OperationId),
     /// In the blob tier: this row is a tombstone.
     Tombstone(Manifest),
@@ -64,7 +65,10 @@ impl Row {
 
     /// What a lost precondition is told.
     pub fn current(&self) -> Current {
-        Current { version: self.version, etag: self.etag() }
+        Current {
+            version: self.version,
+            etag: self.etag(),
+        }
     }
 
     /// Whether the object exists at `now`.
@@ -80,14 +84,16 @@ impl Row {
         }
     }
 
-    /// The keys of what belongs to it in the payload table: its payload, or the block checksums of its revisions.
+    /// The keys of what belongs to it in the payload table: its payload, or the block checksums of
+    /// its revisions.
     pub fn belongings(&self) -> Vec<Bytes> {
         match &self.body {
             Body::Embedded(_) => Vec::new(),
             Body::Separate(operation) => vec![Bytes::copy_from_slice(operation.as_bytes())],
-            Body::Tombstone(manifest) => {
-                manifest.revisions().map(|revision| Bytes::copy_from_slice(revision.as_bytes())).collect()
-            }
+            Body::Tombstone(manifest) => manifest
+                .revisions()
+                .map(|revision| Bytes::copy_from_slice(revision.as_bytes()))
+                .collect(),
         }
     }
 
@@ -114,7 +120,12 @@ impl Row {
             Body::Separate(operation) => (StoredBody::Separate(*operation), None),
             Body::Tombstone(manifest) => (StoredBody::Tombstone(manifest.clone()), None),
         };
-        let stored = Stored { version: self.version, operation: self.operation, metadata: self.metadata.clone(), body };
+        let stored = Stored {
+            version: self.version,
+            operation: self.operation,
+            metadata: self.metadata.clone(),
+            body,
+        };
         let mut value = codec::encode(FORMAT, &stored);
         if let Some(payload) = tail {
             value.extend_from_slice(payload);
@@ -125,7 +136,8 @@ impl Row {
     /// From what is stored, in this or an older format.
     ///
     /// # Errors
-    /// [`Corrupt`](crate::ErrorKind::Corrupt) or [`UnknownFormat`](crate::ErrorKind::UnknownFormat).
+    /// [`Corrupt`](crate::ErrorKind::Corrupt) or
+    /// [`UnknownFormat`](crate::ErrorKind::UnknownFormat).
     pub fn decode(value: &Bytes) -> Result<Self> {
         let (stored, tail) = match value.first() {
             Some(&older::WITHOUT_EXPIRY) => older::decode_without_expiry(value)?,
@@ -140,14 +152,21 @@ impl Row {
         let body = match stored.body {
             StoredBody::Embedded if tail.len() as u64 == size => Body::Embedded(tail),
             StoredBody::Separate(operation) if tail.is_empty() => Body::Separate(operation),
-            StoredBody::Tombstone(manifest) if tail.is_empty() && manifest.bytes() == Some(size) => {
+            StoredBody::Tombstone(manifest)
+                if tail.is_empty() && manifest.bytes() == Some(size) =>
+            {
                 Body::Tombstone(manifest)
             }
             StoredBody::Embedded | StoredBody::Separate(_) | StoredBody::Tombstone(_) => {
                 return Err(codec::corrupt("row", "its size and its body disagree"));
             }
         };
-        Ok(Self { version: stored.version, operation: stored.operation, metadata: stored.metadata, body })
+        Ok(Self {
+            version: stored.version,
+            operation: stored.operation,
+            metadata: stored.metadata,
+            body,
+        })
     }
 }
 

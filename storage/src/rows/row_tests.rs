@@ -12,7 +12,9 @@ use uuid::Uuid;
 fn row(size: u64, body: Body) -> Row {
     Row {
         version: Version::new(300),
-        operation: OperationId::from_uuid(Uuid::from_u128(0x0011_2233_4455_6677_8899_aabb_ccdd_eeff)),
+        operation: OperationId::from_uuid(Uuid::from_u128(
+            0x0011_2233_4455_6677_8899_aabb_ccdd_eeff,
+        )),
         metadata: Metadata {
             size,
             checksum: Some(Checksum::new(0x0102_0304)),
@@ -30,7 +32,11 @@ fn row(size: u64, body: Body) -> Row {
 }
 
 fn tombstone() -> Row {
-    let extent = Extent { revision: RevisionId::from_uuid(Uuid::from_u128(9)), bytes: 77, checksum: Checksum::new(5) };
+    let extent = Extent {
+        revision: RevisionId::from_uuid(Uuid::from_u128(9)),
+        bytes: 77,
+        checksum: Checksum::new(5),
+    };
     row(77, Body::Tombstone(Manifest::of(extent)))
 }
 
@@ -42,7 +48,10 @@ const EMBEDDED_0: &str = "00 10 00112233445566778899aabbccddeeff 05 01 84868808 
 
 fn bytes(hex: &str) -> Bytes {
     let digits: String = hex.split_whitespace().collect();
-    (0..digits.len()).step_by(2).map(|at| u8::from_str_radix(&digits[at..at + 2], 16).unwrap()).collect()
+    (0..digits.len())
+        .step_by(2)
+        .map(|at| u8::from_str_radix(&digits[at..at + 2], 16).unwrap())
+        .collect()
 }
 
 fn embedded() -> Row {
@@ -69,7 +78,9 @@ fn the_stored_form_of_an_embedded_row_is_stable() {
 #[test]
 fn the_stored_form_of_a_tombstone_is_stable() {
     let mut renamed = tombstone();
-    let Body::Tombstone(manifest) = &mut renamed.body else { unreachable!("it is one") };
+    let Body::Tombstone(manifest) = &mut renamed.body else {
+        unreachable!("it is one")
+    };
     let [row, written_as] = ["now", "k"].map(|key| ObjectId::try_from(key).unwrap());
     *manifest = manifest.renamed(&written_as, &row);
     let encoded = renamed.encode();
@@ -83,7 +94,11 @@ fn the_stored_form_of_a_tombstone_is_stable() {
 
 #[test]
 fn the_stored_form_of_a_row_with_its_payload_beside_it_is_stable() {
-    let encoded = row(5, Body::Separate(OperationId::from_uuid(Uuid::from_u128(8)))).encode();
+    let encoded = row(
+        5,
+        Body::Separate(OperationId::from_uuid(Uuid::from_u128(8))),
+    )
+    .encode();
     assert_golden(
         &encoded,
         "02 ac02 10 00112233445566778899aabbccddeeff 05 01 84868808 e807 d00f 00 01 0a 746578742f706c61696e 00 00 00 01 016b 0176 00 01 10 00000000000000000000000000000008",
@@ -96,7 +111,11 @@ fn rows_from_before_expiry_are_read_as_they_were() {
     assert_eq!(Row::decode(&bytes(EMBEDDED_1)).unwrap(), embedded());
     assert_eq!(Row::decode(&bytes(TOMBSTONE_1)).unwrap(), tombstone());
     let own = embedded().operation;
-    assert_eq!(Row::decode(&bytes(SEPARATE_1)).unwrap(), row(5, Body::Separate(own)), "its payload lies under its own");
+    assert_eq!(
+        Row::decode(&bytes(SEPARATE_1)).unwrap(),
+        row(5, Body::Separate(own)),
+        "its payload lies under its own"
+    );
     for old in [EMBEDDED_1, SEPARATE_1, TOMBSTONE_1] {
         assert_robust(&bytes(old), Row::decode);
     }
@@ -105,7 +124,13 @@ fn rows_from_before_expiry_are_read_as_they_were() {
 #[test]
 fn rows_from_before_versions_are_read_as_version_1() {
     let read = Row::decode(&bytes(EMBEDDED_0)).unwrap();
-    assert_eq!(read, Row { version: Version::new(1), ..embedded() });
+    assert_eq!(
+        read,
+        Row {
+            version: Version::new(1),
+            ..embedded()
+        }
+    );
     assert_robust(&bytes(EMBEDDED_0), Row::decode);
 }
 
@@ -113,7 +138,10 @@ fn rows_from_before_versions_are_read_as_version_1() {
 fn a_row_whose_size_and_body_disagree_is_corrupt() {
     let mut lying = tombstone();
     lying.metadata.size += 1;
-    assert_eq!(Row::decode(&lying.encode()).unwrap_err().kind(), crate::ErrorKind::Corrupt);
+    assert_eq!(
+        Row::decode(&lying.encode()).unwrap_err().kind(),
+        crate::ErrorKind::Corrupt
+    );
 }
 
 proptest! {

@@ -1,5 +1,5 @@
-//! The session: the durable state of one multipart upload. Its parts are entries of their own (`part.rs`), so that a part is
-//! filed without writing the session again.
+//! The session: the durable state of one multipart upload. Its parts are entries of their own
+//! (`part.rs`), so that a part is filed without writing the session again.
 //!
 //! ```text
 //! key:   +------+----------------------------+------+-----------+
@@ -15,8 +15,8 @@
 //!          `---its lifetime passes---------------------------> removed
 //! ```
 //!
-//! It has an entry in the expiry index under this key behind its deadline, as rows have one. Deliberately not here: who may
-//! take which of these steps (`swap/session.rs`).
+//! It has an entry in the expiry index under this key behind its deadline, as rows have one.
+//! Deliberately not here: who may take which of these steps (`swap/session.rs`).
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -99,7 +99,8 @@ impl Session {
     /// From what is stored.
     ///
     /// # Errors
-    /// [`Corrupt`](crate::ErrorKind::Corrupt) or [`UnknownFormat`](crate::ErrorKind::UnknownFormat).
+    /// [`Corrupt`](crate::ErrorKind::Corrupt) or
+    /// [`UnknownFormat`](crate::ErrorKind::UnknownFormat).
     pub fn decode(value: &Bytes) -> Result<Self> {
         codec::decode("session", FORMAT, value)
     }
@@ -138,10 +139,15 @@ pub fn all_sessions_prefix() -> [u8; 1] {
 pub fn read_session_key(key: &[u8]) -> Result<(ObjectId, UploadId)> {
     let malformed = || corrupt("session", "its key is malformed");
     let (&tag, rest) = key.split_first().ok_or_else(malformed)?;
-    let split = rest.len().checked_sub(UPLOAD_ID_BYTES + 1).ok_or_else(malformed)?;
+    let split = rest
+        .len()
+        .checked_sub(UPLOAD_ID_BYTES + 1)
+        .ok_or_else(malformed)?;
     let (escaped, rest) = rest.split_at(split);
     let upload = UploadId::from_slice(&rest[1..]).ok_or_else(malformed)?;
-    let encoded = unescaped(escaped).filter(|_| tag == TAG && rest[0] == NUL).ok_or_else(malformed)?;
+    let encoded = unescaped(escaped)
+        .filter(|_| tag == TAG && rest[0] == NUL)
+        .ok_or_else(malformed)?;
     let id = ObjectId::decode(&encoded).map_err(|error: Error| malformed().with_source(error))?;
     Ok((id, upload))
 }
@@ -171,7 +177,10 @@ mod tests {
         Session {
             initiated: Timestamp::from_millis(1000),
             expires_at: Timestamp::from_millis(2000),
-            attributes: Attributes { content_type: Some("a/b".into()), ..Attributes::default() },
+            attributes: Attributes {
+                content_type: Some("a/b".into()),
+                ..Attributes::default()
+            },
             precondition: Precondition::Version(Version::new(7)),
             phase,
         }
@@ -179,13 +188,23 @@ mod tests {
 
     fn completed() -> Phase {
         let etag = Etag::of(&OperationId::from_uuid(Uuid::from_u128(9)));
-        let written =
-            Written { outcome: Outcome::Applied, version: Some(Version::new(8)), etag: Some(etag), created: true };
-        Phase::Completed { parts: PartsDigest([5; 32]), written }
+        let written = Written {
+            outcome: Outcome::Applied,
+            version: Some(Version::new(8)),
+            etag: Some(etag),
+            created: true,
+        };
+        Phase::Completed {
+            parts: PartsDigest([5; 32]),
+            written,
+        }
     }
 
     fn key_of(key: &str, upload: u64) -> Bytes {
-        session_key(&ObjectId::try_from(key).unwrap(), &UploadId::new(Timestamp::from_millis(upload), [1, 2]))
+        session_key(
+            &ObjectId::try_from(key).unwrap(),
+            &UploadId::new(Timestamp::from_millis(upload), [1, 2]),
+        )
     }
 
     #[test]
@@ -193,15 +212,23 @@ mod tests {
         let open = session(Phase::Open).encode();
         assert_golden(&open, "01 e807 d00f 01 03 612f62 00 00 00 00 00 02 07 00");
         let done = session(completed()).encode();
-        let (digest, etag) = ("05".repeat(32), "3030303030303030303030303030303030303030303030303030303030303039");
-        let golden = format!("01 e807 d00f 01 03 612f62 00 00 00 00 00 02 07 01 {digest} 00 01 08 01 20 {etag} 01");
+        let (digest, etag) = (
+            "05".repeat(32),
+            "3030303030303030303030303030303030303030303030303030303030303039",
+        );
+        let golden = format!(
+            "01 e807 d00f 01 03 612f62 00 00 00 00 00 02 07 01 {digest} 00 01 08 01 20 {etag} 01"
+        );
         assert_golden(&done, &golden);
         for encoded in [open, done] {
             assert_later_format_refused(&encoded, Session::decode);
             assert_robust(&encoded, Session::decode);
         }
         let upload = "000000000001 0000000000000001 0000000000000002";
-        assert_golden(&key_of("k", 1), &format!("00 64656661756c74 00ff 6b 00 {upload}"));
+        assert_golden(
+            &key_of("k", 1),
+            &format!("00 64656661756c74 00ff 6b 00 {upload}"),
+        );
     }
 
     proptest! {

@@ -1,12 +1,13 @@
-//! Which store an index holds, and whether its blob tier carries the marker: [`StoreRecord`], in the meta table.
+//! Which store an index holds, and whether its blob tier carries the marker: [`StoreRecord`], in
+//! the meta table.
 //!
 //! ```text
 //! key "store"  value: version=1, postcard: id (16 bytes), tier (0 = Pending, 1 = Claimed)
 //! ```
 //!
-//! Guards I11 together with the marker in the blob tier. `Pending` is durable before the marker is written, `Claimed`
-//! only after it is durable: a tier without a marker is an interrupted creation in the first case, and the wrong tier
-//! in the second.
+//! Guards I11 together with the marker in the blob tier. `Pending` is durable before the marker is
+//! written, `Claimed` only after it is durable: a tier without a marker is an interrupted creation
+//! in the first case, and the wrong tier in the second.
 
 use std::sync::Arc;
 
@@ -51,17 +52,24 @@ impl StoreRecord {
     /// The record from its stored form.
     ///
     /// # Errors
-    /// [`Corrupt`](crate::ErrorKind::Corrupt) or [`UnknownFormat`](crate::ErrorKind::UnknownFormat).
+    /// [`Corrupt`](crate::ErrorKind::Corrupt) or
+    /// [`UnknownFormat`](crate::ErrorKind::UnknownFormat).
     pub fn decode(value: &Bytes) -> Result<Self> {
         codec::decode("store record", FORMAT, value)
     }
 
-    /// Reads the record of an index; none if the index is new or was last opened by a build without store ids.
+    /// Reads the record of an index; none if the index is new or was last opened by a build without
+    /// store ids.
     ///
     /// # Errors
     /// As [`decode`](Self::decode) and as reading the index.
     pub async fn read(index: &dyn Index) -> Result<Option<Self>> {
-        index.get(Table::Meta, STORE_KEY).await?.as_ref().map(Self::decode).transpose()
+        index
+            .get(Table::Meta, STORE_KEY)
+            .await?
+            .as_ref()
+            .map(Self::decode)
+            .transpose()
     }
 
     /// Makes the record durable.
@@ -84,7 +92,10 @@ mod tests {
         for (tier, last) in [(TierState::Pending, "00"), (TierState::Claimed, "01")] {
             let record = StoreRecord { id, tier };
             let encoded = record.encode();
-            assert_golden(&encoded, &format!("01 10 0102030405060708090a0b0c0d0e0f10 {last}"));
+            assert_golden(
+                &encoded,
+                &format!("01 10 0102030405060708090a0b0c0d0e0f10 {last}"),
+            );
             assert_eq!(StoreRecord::decode(&encoded).unwrap(), record);
             assert_later_format_refused(&encoded, StoreRecord::decode);
             assert_robust(&encoded, StoreRecord::decode);

@@ -22,7 +22,8 @@ use crate::modes::Modes;
 const INDEX: &str = "index";
 const SALVAGING: &str = "salvaging";
 
-/// The directories of one salvage. Its calls block for the disk: make them through [`Env::blocking`].
+/// The directories of one salvage. Its calls block for the disk: make them through
+/// [`Env::blocking`].
 #[derive(Clone, Debug)]
 pub struct SalvageDirectory {
     old: PathBuf,
@@ -33,23 +34,37 @@ impl SalvageDirectory {
     /// Checks that there is a store in `old` and none in `new`, and makes `new`.
     ///
     /// # Errors
-    /// [`ErrorKind::Invalid`] if there is no index in `old`, `new` holds files that are not a salvage's, or one directory
-    /// lies in the other; [`ErrorKind::Unavailable`] if the file system fails.
+    /// [`ErrorKind::Invalid`] if there is no index in `old`, `new` holds files that are not a
+    /// salvage's, or one directory lies in the other; [`ErrorKind::Unavailable`] if the file system
+    /// fails.
     pub fn prepare(old: &Path, new: &Path) -> Result<Self> {
         let invalid = |message: String| Err(Error::new(ErrorKind::Invalid, "salvage", message));
         if !old.join(INDEX).is_dir() {
             return invalid(format!("there is no store here: old={}", old.display()));
         }
-        Modes::default().create_dir_all(new).map_err(|error| failed("create", new, error))?;
-        let canonical = |path: &Path| fs::canonicalize(path).map_err(|error| failed("find", path, error));
+        Modes::default()
+            .create_dir_all(new)
+            .map_err(|error| failed("create", new, error))?;
+        let canonical =
+            |path: &Path| fs::canonicalize(path).map_err(|error| failed("find", path, error));
         let (old, new) = (canonical(old)?, canonical(new)?);
         if new.starts_with(&old) || old.starts_with(&new) {
-            return invalid(format!("the stores lie in one another: old={} new={}", old.display(), new.display()));
+            return invalid(format!(
+                "the stores lie in one another: old={} new={}",
+                old.display(),
+                new.display()
+            ));
         }
         for entry in fs::read_dir(&new).map_err(|error| failed("list", &new, error))? {
-            let name = entry.map_err(|error| failed("list", &new, error))?.file_name();
+            let name = entry
+                .map_err(|error| failed("list", &new, error))?
+                .file_name();
             if name != SALVAGING {
-                let message = format!("the new directory is not empty: new={} file={:?}", new.display(), name);
+                let message = format!(
+                    "the new directory is not empty: new={} file={:?}",
+                    new.display(),
+                    name
+                );
                 return invalid(message);
             }
         }
@@ -67,7 +82,11 @@ impl SalvageDirectory {
     /// # Errors
     /// As [`FjallIndex::open_copy`].
     pub fn open_old(&self, env: Env) -> Result<IndexCopy> {
-        FjallIndex::open_copy(&self.old.join(INDEX), &self.new.join(SALVAGING).join("copy"), env)
+        FjallIndex::open_copy(
+            &self.old.join(INDEX),
+            &self.new.join(SALVAGING).join("copy"),
+            env,
+        )
     }
 
     /// Creates the new index.
@@ -75,7 +94,11 @@ impl SalvageDirectory {
     /// # Errors
     /// As [`FjallIndex::open`].
     pub fn create_new(&self, env: Env) -> Result<FjallIndex> {
-        FjallIndex::open(&self.new.join(SALVAGING).join(INDEX), env, FjallOptions::default())
+        FjallIndex::open(
+            &self.new.join(SALVAGING).join(INDEX),
+            env,
+            FjallOptions::default(),
+        )
     }
 
     /// Puts the new index, which is closed, in its place, and removes the copy of the old one.

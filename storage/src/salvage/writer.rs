@@ -18,7 +18,10 @@ pub(super) struct Writer<'a> {
 
 impl<'a> Writer<'a> {
     pub(super) fn new(index: &'a dyn Index) -> Self {
-        Self { index, batch: Batch::new() }
+        Self {
+            index,
+            batch: Batch::new(),
+        }
     }
 
     pub(super) async fn put(&mut self, table: Table, key: Bytes, value: Bytes) -> Result<()> {
@@ -33,10 +36,15 @@ impl<'a> Writer<'a> {
     pub(super) async fn flush(&mut self) -> Result<()> {
         let (sender, receiver) = tokio::sync::oneshot::channel();
         let batch = std::mem::take(&mut self.batch);
-        self.index.submit(batch, Box::new(move |outcome| drop(sender.send(outcome))));
+        self.index
+            .submit(batch, Box::new(move |outcome| drop(sender.send(outcome))));
         match receiver.await {
             Ok(outcome) => outcome.map_err(CommitError::into_error),
-            Err(_) => Err(Error::new(ErrorKind::Unavailable, "salvage", "the new index has failed")),
+            Err(_) => Err(Error::new(
+                ErrorKind::Unavailable,
+                "salvage",
+                "the new index has failed",
+            )),
         }
     }
 }

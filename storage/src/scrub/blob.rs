@@ -1,8 +1,9 @@
 //! How a scrub looks at one blob: whether it is there, and is what was written.
 //!
-//! Bytes come through the fetcher of all reads, within their budget. Lost block checksums are learnt anew from a blob that
-//! matches the checksum of the whole. A damaged trailer costs its object nothing, and is reported by itself.
-//! Deliberately not here: whose blob it is, and what is done about it.
+//! Bytes come through the fetcher of all reads, within their budget. Lost block checksums are
+//! learnt anew from a blob that matches the checksum of the whole. A damaged trailer costs its
+//! object nothing, and is reported by itself. Deliberately not here: whose blob it is, and what is
+//! done about it.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -62,7 +63,9 @@ impl Blobs<'_> {
             };
             match looked {
                 // Readers have all the room there is. That is no damage, and a scrub has time.
-                Err(error) if error.kind() == ErrorKind::Overloaded => self.reads.env().sleep(BREATH).await,
+                Err(error) if error.kind() == ErrorKind::Overloaded => {
+                    self.reads.env().sleep(BREATH).await;
+                }
                 looked => break looked,
             }
         };
@@ -86,8 +89,12 @@ impl Blobs<'_> {
     ) -> Result<Blob> {
         if self.depth == ScrubDepth::Presence || extent.bytes == 0 {
             match self.stat(extent, key).await {
-                // The length alone does not tell whether bytes of the object are missing, or some of the trailer.
-                Err(error) if error.kind() == ErrorKind::Corrupt && is_long(&key.object) && extent.bytes > 0 => {}
+                // The length alone does not tell whether bytes of the object are missing, or some
+                // of the trailer.
+                Err(error)
+                    if error.kind() == ErrorKind::Corrupt
+                        && is_long(&key.object)
+                        && extent.bytes > 0 => {}
                 looked if self.depth == ScrubDepth::Presence => return looked,
                 Ok(Blob::Whole) => {}
                 looked => return looked,
@@ -110,7 +117,9 @@ impl Blobs<'_> {
         let mut units = self.reads.extent(object, extent, key, checksums);
         let mut hasher = BlockHasher::default();
         while let Some(unit) = units.next().await {
-            let Ok(blocks) = unit? else { return Ok(Blob::Missing) };
+            let Ok(blocks) = unit? else {
+                return Ok(Blob::Missing);
+            };
             for block in blocks {
                 hasher.block(&block);
                 self.tally.bytes(block.len() as u64);
@@ -127,9 +136,10 @@ impl Blobs<'_> {
     async fn stat(&self, extent: &Extent, key: &RevisionKey) -> Result<Blob> {
         match self.reads.blobs().stat(key).await? {
             None => Ok(Blob::Missing),
-            Some(bytes) if bytes != extent.bytes => {
-                Err(corrupt(&format!("it has {bytes} bytes where {} should be", extent.bytes)))
-            }
+            Some(bytes) if bytes != extent.bytes => Err(corrupt(&format!(
+                "it has {bytes} bytes where {} should be",
+                extent.bytes
+            ))),
             Some(_) => Ok(Blob::Whole),
         }
     }
@@ -139,11 +149,17 @@ impl Blobs<'_> {
         if extent.bytes == 0 && self.reads.blobs().stat(key).await?.is_none() {
             return Ok(Blob::Missing);
         }
-        let Some(hasher) = self.reads.blobs().reader(key).hash(extent.bytes).await? else { return Ok(Blob::Missing) };
+        let Some(hasher) = self.reads.blobs().reader(key).hash(extent.bytes).await? else {
+            return Ok(Blob::Missing);
+        };
         self.tally.bytes(hasher.bytes());
         match hasher.finish() {
-            (whole, blocks) if whole == extent.checksum => Ok(Blob::WithoutChecksums(BlockChecksums(blocks))),
-            (_, _) => Err(corrupt("its block checksums are lost, and it does not match the checksum of the whole")),
+            (whole, blocks) if whole == extent.checksum => {
+                Ok(Blob::WithoutChecksums(BlockChecksums(blocks)))
+            }
+            (_, _) => Err(corrupt(
+                "its block checksums are lost, and it does not match the checksum of the whole",
+            )),
         }
     }
 }

@@ -8,10 +8,11 @@
 //!                  ─> whose is it? unknown                                    gone: swept since, it was an orphan
 //! ```
 //!
-//! The snapshot is taken after the listing, and a revision is recorded before its blob is begun (I1); so one that nothing
-//! names then will never be named, and whoever finds it may queue it: nobody waits for it, reads it or commits it. That
-//! holds for this index alone. Where not one blob that a row or part names was found, the tier may be another store's, or the index
-//! may be a new one: then its blobs go only if whoever asks says that losses are meant.
+//! The snapshot is taken after the listing, and a revision is recorded before its blob is begun
+//! (I1); so one that nothing names then will never be named, and whoever finds it may queue it:
+//! nobody waits for it, reads it or commits it. That holds for this index alone. Where not one blob
+//! that a row or part names was found, the tier may be another store's, or the index may be a new
+//! one: then its blobs go only if whoever asks says that losses are meant.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -47,7 +48,8 @@ pub(super) struct Listing {
     blobs: BoxStream<'static, Result<FoundBlob>>,
     born_before: Timestamp,
     suspects: Suspects,
-    /// True if block checksums in the index do not make a blob known: the row that names it may be lost.
+    /// True if block checksums in the index do not make a blob known: the row that names it may be
+    /// lost.
     suspects_filed: bool,
     is_over: bool,
 }
@@ -58,12 +60,28 @@ type Suspects = BTreeMap<RevisionId, FoundBlob>;
 impl Listing {
     pub(super) fn new(reads: &Reads, grace: Duration, suspects_filed: bool) -> Self {
         let grace_ms = u64::try_from(grace.as_millis()).unwrap_or(u64::MAX);
-        let born_before = Timestamp::from_millis(reads.env().steady_now().as_millis().saturating_sub(grace_ms));
-        Self { blobs: reads.blobs().list(), born_before, suspects: Suspects::new(), suspects_filed, is_over: false }
+        let born_before = Timestamp::from_millis(
+            reads
+                .env()
+                .steady_now()
+                .as_millis()
+                .saturating_sub(grace_ms),
+        );
+        Self {
+            blobs: reads.blobs().list(),
+            born_before,
+            suspects: Suspects::new(),
+            suspects_filed,
+            is_over: false,
+        }
     }
 
     /// What is wrong with some more of the blobs; or that this was all.
-    pub(super) async fn page(&mut self, reads: &Reads, tally: &Tally) -> Result<Option<Vec<Found>>> {
+    pub(super) async fn page(
+        &mut self,
+        reads: &Reads,
+        tally: &Tally,
+    ) -> Result<Option<Vec<Found>>> {
         if self.is_over {
             return Ok(None);
         }
@@ -84,7 +102,11 @@ impl Listing {
     }
 
     /// Sorts out what is no blob of ours, and what is known at first sight.
-    async fn sort(&mut self, snapshot: &dyn Snapshot, listed: Vec<FoundBlob>) -> Result<Vec<Found>> {
+    async fn sort(
+        &mut self,
+        snapshot: &dyn Snapshot,
+        listed: Vec<FoundBlob>,
+    ) -> Result<Vec<Found>> {
         let mut found = Vec::new();
         for blob in listed {
             let Some(revision) = blob.revision else {
@@ -96,7 +118,12 @@ impl Listing {
                 continue;
             }
             // What can't be read may be the entry that names the blob.
-            let filed = contains(snapshot, Table::Payloads, &revision.as_bytes().to_vec().into()).await?;
+            let filed = contains(
+                snapshot,
+                Table::Payloads,
+                &revision.as_bytes().to_vec().into(),
+            )
+            .await?;
             let may_be_unknown = filed == SeenEntry::Absent || self.suspects_filed;
             if may_be_unknown && !is_orphan(snapshot, revision).await? {
                 self.suspects.insert(revision, blob);
@@ -130,7 +157,9 @@ async fn unknown(reads: &Reads, mut suspects: Suspects, tally: &Tally) -> Result
             }
             BlobName::Gone => continue,
         };
-        if may_be_needed && let Err(error) = readable(snapshot.get(Table::Rows, key.object.encoded()).await)? {
+        if may_be_needed
+            && let Err(error) = readable(snapshot.get(Table::Rows, key.object.encoded()).await)?
+        {
             found.push(unreadable_row(&key.object, &error));
         }
         let bytes = match reads.blobs().stat(&key).await {
@@ -138,8 +167,15 @@ async fn unknown(reads: &Reads, mut suspects: Suspects, tally: &Tally) -> Result
             Ok(None) => continue,
             Err(error) => {
                 let RevisionKey { object, revision } = key;
-                let damage = Damage::UnreadableBlob { object, revision, why: error.to_string() };
-                found.push(Found { damage, remedy: Remedy::None });
+                let damage = Damage::UnreadableBlob {
+                    object,
+                    revision,
+                    why: error.to_string(),
+                };
+                found.push(Found {
+                    damage,
+                    remedy: Remedy::None,
+                });
                 continue;
             }
         };
@@ -149,19 +185,33 @@ async fn unknown(reads: &Reads, mut suspects: Suspects, tally: &Tally) -> Result
             0 => Remedy::Lossy(cure),
             1.. => Remedy::Safe(cure),
         };
-        found.push(Found { damage: Damage::UnknownBlob { object: key.object, revision: key.revision, bytes }, remedy });
+        found.push(Found {
+            damage: Damage::UnknownBlob {
+                object: key.object,
+                revision: key.revision,
+                bytes,
+            },
+            remedy,
+        });
     }
     Ok(found)
 }
 
 fn foreign(blob: FoundBlob) -> Found {
-    Found { damage: Damage::ForeignBlob { path: blob.path }, remedy: Remedy::None }
+    Found {
+        damage: Damage::ForeignBlob { path: blob.path },
+        remedy: Remedy::None,
+    }
 }
 
 fn queue(key: &RevisionKey, now: Timestamp) -> Batch {
     let mut batch = Batch::new();
     let orphan = Orphan::new(key.object.clone(), now, Landing::Landed);
-    batch.put(Table::Orphans, key.revision.as_bytes().to_vec(), orphan.encode());
+    batch.put(
+        Table::Orphans,
+        key.revision.as_bytes().to_vec(),
+        orphan.encode(),
+    );
     batch
 }
 
@@ -171,20 +221,36 @@ async fn is_orphan(snapshot: &dyn Snapshot, revision: RevisionId) -> Result<bool
 }
 
 /// Removes the suspects that a row, a part or a change names; whether all of these could be read.
-async fn remove_named(snapshot: &dyn Snapshot, suspects: &mut Suspects, forgets_changes: bool) -> Result<bool> {
+async fn remove_named(
+    snapshot: &dyn Snapshot,
+    suspects: &mut Suspects,
+    forgets_changes: bool,
+) -> Result<bool> {
     let rows_read = visit_rows(snapshot, |row| {
         for revision in row.revisions() {
             suspects.remove(&revision);
         }
     })
     .await?;
-    let parts_read = visit_parts(snapshot, |part| drop(suspects.remove(&part.extent.revision))).await?;
-    let changes_read = visit(snapshot, Table::Changes, Range::all(CHANGES_PAGE), |_, value| {
-        for revision in Change::decode(value)?.revisions.iter().filter(|_| !forgets_changes) {
-            suspects.remove(revision);
-        }
-        Ok(())
+    let parts_read = visit_parts(snapshot, |part| {
+        drop(suspects.remove(&part.extent.revision));
     })
+    .await?;
+    let changes_read = visit(
+        snapshot,
+        Table::Changes,
+        Range::all(CHANGES_PAGE),
+        |_, value| {
+            for revision in Change::decode(value)?
+                .revisions
+                .iter()
+                .filter(|_| !forgets_changes)
+            {
+                suspects.remove(revision);
+            }
+            Ok(())
+        },
+    )
     .await?;
     Ok(rows_read && parts_read && changes_read)
 }

@@ -5,9 +5,10 @@
 //!                                       it names others: look afresh
 //! ```
 //!
-//! Guards I8 towards the sweeper: what is pinned before the second look is not swept under a scrub, so that a blob that is
-//! missing then is lost. Bytes come through the fetcher of all reads, within their budget. An object that has expired is
-//! absent, and is passed over. Deliberately not here: how a blob is looked at (`blob.rs`).
+//! Guards I8 towards the sweeper: what is pinned before the second look is not swept under a scrub,
+//! so that a blob that is missing then is lost. Bytes come through the fetcher of all reads, within
+//! their budget. An object that has expired is absent, and is passed over. Deliberately not here:
+//! how a blob is looked at (`blob.rs`).
 
 use bytes::Bytes;
 use futures::stream::{self, StreamExt};
@@ -29,7 +30,8 @@ use crate::word::RevisionKey;
 
 /// Objects on a page.
 pub(super) const PAGE: usize = 256;
-/// How often a row that is replaced under the scrub's eyes is looked at, before it is left to the next scrub.
+/// How often a row that is replaced under the scrub's eyes is looked at, before it is left to the
+/// next scrub.
 const LOOKS_MAX: usize = 16;
 
 /// How the bytes are looked at.
@@ -42,10 +44,28 @@ pub(super) struct Pace {
 /// The bytes of a page of objects, some at once.
 pub(super) async fn page(reads: &Reads, pace: Pace, range: Range, tally: &Tally) -> Result<Paged> {
     // The walk over the rows has reported what can't be read.
-    let page = reads.index().snapshot()?.keys_over(Table::Rows, range).await?;
-    let objects: Vec<_> = page.entries.iter().filter_map(|key| ObjectId::decode(key).ok()).collect();
+    let page = reads
+        .index()
+        .snapshot()?
+        .keys_over(Table::Rows, range)
+        .await?;
+    let objects: Vec<_> = page
+        .entries
+        .iter()
+        .filter_map(|key| ObjectId::decode(key).ok())
+        .collect();
     let looks = objects.into_iter().map(|object| async move {
-        Look { reads, blobs: Blobs { reads, tally, depth: pace.depth }, object }.object().await
+        Look {
+            reads,
+            blobs: Blobs {
+                reads,
+                tally,
+                depth: pace.depth,
+            },
+            object,
+        }
+        .object()
+        .await
     });
     let mut looks = stream::iter(looks).buffered(pace.at_once);
     let mut found = Vec::new();
@@ -78,7 +98,11 @@ impl Look<'_> {
                 Ok(None) => return Ok(Vec::new()),
                 Err(error) => return Ok(vec![unreadable_row(&self.object, &error)]),
             };
-            let pins = seen.revisions().into_iter().map(|revision| self.reads.pin(revision)).collect();
+            let pins = seen
+                .revisions()
+                .into_iter()
+                .map(|revision| self.reads.pin(revision))
+                .collect();
             let snapshot = self.reads.index().snapshot()?;
             match readable(self.row(Some(&*snapshot)).await)? {
                 Err(error) => return Ok(vec![unreadable_row(&self.object, &error)]),
@@ -86,7 +110,13 @@ impl Look<'_> {
                 Ok(Some(row)) if row.revisions() == seen.revisions() => {
                     let belongings = self.belongings(&*snapshot, &row).await?;
                     drop(snapshot);
-                    return self.check(Sight { row, belongings, _pins: pins }).await;
+                    return self
+                        .check(Sight {
+                            row,
+                            belongings,
+                            _pins: pins,
+                        })
+                        .await;
                 }
                 Ok(Some(_)) => {}
             }
@@ -100,22 +130,37 @@ impl Look<'_> {
         let now = self.reads.now();
         let value = match snapshot {
             Some(snapshot) => snapshot.get(Table::Rows, self.object.encoded()).await?,
-            None => self.reads.index().get(Table::Rows, self.object.encoded()).await?,
+            None => {
+                self.reads
+                    .index()
+                    .get(Table::Rows, self.object.encoded())
+                    .await?
+            }
         };
-        Ok(value.and_then(|value| Row::decode(&value).ok()).filter(|row| row.is_live(now)))
+        Ok(value
+            .and_then(|value| Row::decode(&value).ok())
+            .filter(|row| row.is_live(now)))
     }
 
-    /// What belongs to the row in the payload table. Of an inline payload that need not be read, an empty value.
-    async fn belongings(&self, snapshot: &dyn Snapshot, row: &Row) -> Result<Vec<SeenEntry<Bytes>>> {
+    /// What belongs to the row in the payload table. Of an inline payload that need not be read, an
+    /// empty value.
+    async fn belongings(
+        &self,
+        snapshot: &dyn Snapshot,
+        row: &Row,
+    ) -> Result<Vec<SeenEntry<Bytes>>> {
         let mut values = Vec::new();
         for key in row.belongings() {
             values.push(match (&row.body, self.blobs.depth) {
-                (Body::Separate(_), ScrubDepth::Presence) => match contains(snapshot, Table::Payloads, &key).await? {
-                    SeenEntry::Absent => SeenEntry::Absent,
-                    SeenEntry::Broken => SeenEntry::Broken,
-                    SeenEntry::Whole(()) => SeenEntry::Whole(Bytes::new()),
-                },
-                (Body::Separate(_), ScrubDepth::Bytes) | (Body::Embedded(_) | Body::Tombstone(_), _) => {
+                (Body::Separate(_), ScrubDepth::Presence) => {
+                    match contains(snapshot, Table::Payloads, &key).await? {
+                        SeenEntry::Absent => SeenEntry::Absent,
+                        SeenEntry::Broken => SeenEntry::Broken,
+                        SeenEntry::Whole(()) => SeenEntry::Whole(Bytes::new()),
+                    }
+                }
+                (Body::Separate(_), ScrubDepth::Bytes)
+                | (Body::Embedded(_) | Body::Tombstone(_), _) => {
                     entry(snapshot, Table::Payloads, &key).await?
                 }
             });
@@ -129,17 +174,30 @@ impl Look<'_> {
             Body::Embedded(payload) => Ok(self.inline(row, payload)),
             Body::Separate(_) => Ok(match sight.belongings.first() {
                 None | Some(SeenEntry::Absent) => {
-                    vec![self.lost(Lost::Payload, Damage::MissingPayload { object: self.object.clone() })]
+                    vec![self.lost(
+                        Lost::Payload,
+                        Damage::MissingPayload {
+                            object: self.object.clone(),
+                        },
+                    )]
                 }
                 Some(SeenEntry::Broken) => {
-                    vec![self.lost(Lost::Payload, Damage::CorruptPayload { object: self.object.clone() })]
+                    vec![self.lost(
+                        Lost::Payload,
+                        Damage::CorruptPayload {
+                            object: self.object.clone(),
+                        },
+                    )]
                 }
                 Some(SeenEntry::Whole(payload)) => self.inline(row, payload),
             }),
             Body::Tombstone(manifest) => {
                 let mut found = Vec::new();
-                for ((extent, key), checksums) in
-                    manifest.extents().iter().zip(manifest.keys(&self.object)).zip(&sight.belongings)
+                for ((extent, key), checksums) in manifest
+                    .extents()
+                    .iter()
+                    .zip(manifest.keys(&self.object))
+                    .zip(&sight.belongings)
                 {
                     let checksums = match checksums {
                         SeenEntry::Whole(value) => Some(value),
@@ -160,29 +218,52 @@ impl Look<'_> {
         if is_as_written(row, payload) {
             return Vec::new();
         }
-        vec![self.lost(Lost::Payload, Damage::CorruptPayload { object: self.object.clone() })]
+        vec![self.lost(
+            Lost::Payload,
+            Damage::CorruptPayload {
+                object: self.object.clone(),
+            },
+        )]
     }
 
     /// What is wrong with one extent's blob, if anything is.
-    async fn extent(&self, extent: &Extent, key: &RevisionKey, checksums: Option<&Bytes>) -> Option<Found> {
+    async fn extent(
+        &self,
+        extent: &Extent,
+        key: &RevisionKey,
+        checksums: Option<&Bytes>,
+    ) -> Option<Found> {
         let (object, revision) = (self.object.clone(), extent.revision);
         let lost = Lost::Blob(revision);
         match self.blobs.look(&object, extent, key, checksums).await {
             Ok(Blob::Whole) => None,
             Ok(Blob::WithoutChecksums(blocks)) => {
                 let cure = Cure::Mend(object.clone(), Mend::Checksums { revision, blocks });
-                Some(Found { damage: Damage::MissingChecksums { object, revision }, remedy: Remedy::Safe(cure) })
+                Some(Found {
+                    damage: Damage::MissingChecksums { object, revision },
+                    remedy: Remedy::Safe(cure),
+                })
             }
-            Ok(Blob::Nameless) => {
-                Some(Found { damage: Damage::DamagedTrailer { object, revision }, remedy: Remedy::None })
-            }
+            Ok(Blob::Nameless) => Some(Found {
+                damage: Damage::DamagedTrailer { object, revision },
+                remedy: Remedy::None,
+            }),
             Ok(Blob::Missing) => Some(self.lost(lost, Damage::MissingBlob { object, revision })),
-            Err(error) if error.kind() == ErrorKind::Corrupt => {
-                Some(self.lost(lost, Damage::CorruptBlob { object, revision, why: error.to_string() }))
-            }
+            Err(error) if error.kind() == ErrorKind::Corrupt => Some(self.lost(
+                lost,
+                Damage::CorruptBlob {
+                    object,
+                    revision,
+                    why: error.to_string(),
+                },
+            )),
             Err(error) => {
                 let remedy = Remedy::Beyond(Cure::Mend(object.clone(), Mend::GiveUp(lost)));
-                let damage = Damage::UnreadableBlob { object, revision, why: error.to_string() };
+                let damage = Damage::UnreadableBlob {
+                    object,
+                    revision,
+                    why: error.to_string(),
+                };
                 Some(Found { damage, remedy })
             }
         }
@@ -190,12 +271,21 @@ impl Look<'_> {
 
     /// Damage that only giving the object up removes.
     fn lost(&self, lost: Lost, damage: Damage) -> Found {
-        Found { damage, remedy: Remedy::Lossy(Cure::Mend(self.object.clone(), Mend::GiveUp(lost))) }
+        Found {
+            damage,
+            remedy: Remedy::Lossy(Cure::Mend(self.object.clone(), Mend::GiveUp(lost))),
+        }
     }
 }
 
 /// An object that is known by name, and whose row the index can't read.
 pub(super) fn unreadable_row(object: &ObjectId, error: &Error) -> Found {
-    let damage = Damage::BrokenRow { key: RawKey(object.encoded().clone()), why: error.to_string() };
-    Found { damage, remedy: Remedy::Lossy(Cure::Mend(object.clone(), Mend::Excise)) }
+    let damage = Damage::BrokenRow {
+        key: RawKey(object.encoded().clone()),
+        why: error.to_string(),
+    };
+    Found {
+        damage,
+        remedy: Remedy::Lossy(Cure::Mend(object.clone(), Mend::Excise)),
+    }
 }

@@ -1,7 +1,8 @@
 //! What may be wrong: [`Damage`], each kind with what it means and which repair it has.
 //!
-//! The id of an upload that is open is not told, for whoever knows it may write its object: of several uploads to one object
-//! the moment at which they began tells which. Deliberately not here: what can be done about it (`finding.rs`).
+//! The id of an upload that is open is not told, for whoever knows it may write its object: of
+//! several uploads to one object the moment at which they began tells which. Deliberately not here:
+//! what can be done about it (`finding.rs`).
 
 use std::fmt;
 
@@ -19,8 +20,9 @@ use crate::word::{RevisionId, Timestamp};
 #[serde(tag = "damage", rename_all = "kebab-case")]
 #[non_exhaustive]
 pub enum Damage {
-    /// A dangling tombstone: its row names a blob that is not there. Reads of the object fail. Given up on request only:
-    /// the blob may be in a backup, or the blob tier may be the wrong one.
+    /// A dangling tombstone: its row names a blob that is not there. Reads of the object fail.
+    /// Given up on request only: the blob may be in a backup, or the blob tier may be the wrong
+    /// one.
     MissingBlob {
         /// The object.
         #[serde(serialize_with = "named")]
@@ -48,8 +50,8 @@ pub enum Damage {
         /// Why not.
         why: String,
     },
-    /// The block checksums of an intact blob are lost or damaged. Repaired from its bytes, which match the checksum of the
-    /// whole.
+    /// The block checksums of an intact blob are lost or damaged. Repaired from its bytes, which
+    /// match the checksum of the whole.
     MissingChecksums {
         /// The object.
         #[serde(serialize_with = "named")]
@@ -57,8 +59,9 @@ pub enum Damage {
         /// The revision.
         revision: RevisionId,
     },
-    /// The bytes of a blob are what was written, and the trailer that names their object is damaged: without the index the blob
-    /// does not tell whose it is. Never repaired: write or copy the object anew.
+    /// The bytes of a blob are what was written, and the trailer that names their object is
+    /// damaged: without the index the blob does not tell whose it is. Never repaired: write or copy
+    /// the object anew.
     DamagedTrailer {
         /// The object.
         #[serde(serialize_with = "named")]
@@ -85,8 +88,9 @@ pub enum Damage {
         /// What is wrong with it.
         why: String,
     },
-    /// A range of keys of the index can't be read: a file of it is damaged. The entries in the range are lost or hidden, and
-    /// the next compaction of the file ends all writing. Never repaired: salvage the store into a new one.
+    /// A range of keys of the index can't be read: a file of it is damaged. The entries in the
+    /// range are lost or hidden, and the next compaction of the file ends all writing. Never
+    /// repaired: salvage the store into a new one.
     UnreadableRange {
         /// The table.
         #[serde(serialize_with = "table_name")]
@@ -98,7 +102,8 @@ pub enum Damage {
         /// The error of the index.
         why: String,
     },
-    /// Something was written in a format that this build does not know, by a later one perhaps. Never repaired.
+    /// Something was written in a format that this build does not know, by a later one perhaps.
+    /// Never repaired.
     UnknownFormat {
         /// The table.
         #[serde(serialize_with = "table_name")]
@@ -127,8 +132,8 @@ pub enum Damage {
         /// Its key.
         key: RawKey,
     },
-    /// A session is damaged: its upload can be neither completed nor aborted. Given up on request only: the upload ends, and
-    /// its parts with it.
+    /// A session is damaged: its upload can be neither completed nor aborted. Given up on request
+    /// only: the upload ends, and its parts with it.
     BrokenSession {
         /// The object.
         #[serde(serialize_with = "named")]
@@ -138,8 +143,9 @@ pub enum Damage {
         /// What is wrong with it.
         why: String,
     },
-    /// The entry of a part of an open upload is damaged: the upload can be neither completed nor aborted. Given up on request
-    /// only: the upload then goes on, and the part must be uploaded again.
+    /// The entry of a part of an open upload is damaged: the upload can be neither completed nor
+    /// aborted. Given up on request only: the upload then goes on, and the part must be uploaded
+    /// again.
     BrokenPart {
         /// The object.
         #[serde(serialize_with = "named")]
@@ -151,8 +157,8 @@ pub enum Damage {
         /// What is wrong with it.
         why: String,
     },
-    /// A part of an open upload names a blob that is not there. Given up on request only, as a dangling tombstone: the upload
-    /// then goes on, and the part must be uploaded again.
+    /// A part of an open upload names a blob that is not there. Given up on request only, as a
+    /// dangling tombstone: the upload then goes on, and the part must be uploaded again.
     MissingPart {
         /// The object.
         #[serde(serialize_with = "named")]
@@ -164,8 +170,8 @@ pub enum Damage {
         /// The revision.
         revision: RevisionId,
     },
-    /// The bytes of a part of an open upload are not those that were written. Given up on request only: the upload then goes on,
-    /// and the part must be uploaded again.
+    /// The bytes of a part of an open upload are not those that were written. Given up on request
+    /// only: the upload then goes on, and the part must be uploaded again.
     CorruptPart {
         /// The object.
         #[serde(serialize_with = "named")]
@@ -179,8 +185,8 @@ pub enum Damage {
         /// What is wrong with it.
         why: String,
     },
-    /// A part of an upload that is not open. Repaired: its entry is removed. What it named and nothing else does is found by
-    /// itself, as a payload without its row and an unknown blob.
+    /// A part of an upload that is not open. Repaired: its entry is removed. What it named and
+    /// nothing else does is found by itself, as a payload without its row and an unknown blob.
     PartWithoutSession {
         /// Its key.
         key: RawKey,
@@ -211,8 +217,9 @@ pub enum Damage {
         #[serde(serialize_with = "named")]
         object: ObjectId,
     },
-    /// An entry of another table than the rows' is damaged. Repaired: what it was about is found by other means. But one of
-    /// the session table whose key is that of no session and no part is given up on request only: it may hold a part's bytes.
+    /// An entry of another table than the rows' is damaged. Repaired: what it was about is found by
+    /// other means. But one of the session table whose key is that of no session and no part is
+    /// given up on request only: it may hold a part's bytes.
     BrokenEntry {
         /// The table.
         #[serde(serialize_with = "table_name")]
@@ -220,7 +227,8 @@ pub enum Damage {
         /// The key.
         key: RawKey,
     },
-    /// A blob of ours that no row, no part, no change and no orphan names. Repaired: it becomes an orphan.
+    /// A blob of ours that no row, no part, no change and no orphan names. Repaired: it becomes an
+    /// orphan.
     UnknownBlob {
         /// The object that it was written for.
         #[serde(serialize_with = "named")]
@@ -230,8 +238,9 @@ pub enum Damage {
         /// Its length.
         bytes: u64,
     },
-    /// Something in the blob tier that is no blob of ours, or does not tell whose: a blob that nothing names, whose name is long
-    /// and whose trailer is damaged. Never repaired: somebody put it there.
+    /// Something in the blob tier that is no blob of ours, or does not tell whose: a blob that
+    /// nothing names, whose name is long and whose trailer is damaged. Never repaired: somebody put
+    /// it there.
     ForeignBlob {
         /// Where it lies.
         path: String,
@@ -240,8 +249,18 @@ pub enum Damage {
 
 impl From<UnreadableRange> for Damage {
     fn from(range: UnreadableRange) -> Self {
-        let UnreadableRange { table, from, to, why } = range;
-        Self::UnreadableRange { table, from: RawKey(from), to: to.map(RawKey), why }
+        let UnreadableRange {
+            table,
+            from,
+            to,
+            why,
+        } = range;
+        Self::UnreadableRange {
+            table,
+            from: RawKey(from),
+            to: to.map(RawKey),
+            why,
+        }
     }
 }
 
@@ -284,8 +303,19 @@ impl fmt::Display for Damage {
             Self::MissingBlob { object, revision }
             | Self::MissingChecksums { object, revision }
             | Self::DamagedTrailer { object, revision }
-            | Self::UnknownBlob { object, revision, .. } => write!(f, "object={object} revision={revision}"),
-            Self::CorruptBlob { object, revision, why } | Self::UnreadableBlob { object, revision, why } => {
+            | Self::UnknownBlob {
+                object, revision, ..
+            } => write!(f, "object={object} revision={revision}"),
+            Self::CorruptBlob {
+                object,
+                revision,
+                why,
+            }
+            | Self::UnreadableBlob {
+                object,
+                revision,
+                why,
+            } => {
                 write!(f, "object={object} revision={revision}: {why}")
             }
             Self::MissingPayload { object }
@@ -294,8 +324,15 @@ impl fmt::Display for Damage {
             | Self::RowWithoutExpiry { object, .. }
             | Self::ExpiryWithoutRow { object, .. } => write!(f, "object={object}"),
             Self::BrokenRow { key, why } => write!(f, "key={key}: {why}"),
-            Self::UnreadableRange { table, from, to, why } => {
-                let to = to.as_ref().map_or("the end".to_owned(), ToString::to_string);
+            Self::UnreadableRange {
+                table,
+                from,
+                to,
+                why,
+            } => {
+                let to = to
+                    .as_ref()
+                    .map_or("the end".to_owned(), ToString::to_string);
                 write!(f, "table={} from={from} to={to}: {why}", table.name())
             }
             Self::UnknownFormat { table, key } | Self::BrokenEntry { table, key } => {
@@ -304,19 +341,50 @@ impl fmt::Display for Damage {
             Self::BrokenSession { object, begun, why } => {
                 write!(f, "object={object} begun_ms={}: {why}", begun.as_millis())
             }
-            Self::BrokenPart { object, begun, part, why } => {
-                write!(f, "object={object} begun_ms={} part={part}: {why}", begun.as_millis())
+            Self::BrokenPart {
+                object,
+                begun,
+                part,
+                why,
+            } => {
+                write!(
+                    f,
+                    "object={object} begun_ms={} part={part}: {why}",
+                    begun.as_millis()
+                )
             }
-            Self::MissingPart { object, begun, part, revision } => {
-                write!(f, "object={object} begun_ms={} part={part} revision={revision}", begun.as_millis())
+            Self::MissingPart {
+                object,
+                begun,
+                part,
+                revision,
+            } => {
+                write!(
+                    f,
+                    "object={object} begun_ms={} part={part} revision={revision}",
+                    begun.as_millis()
+                )
             }
-            Self::CorruptPart { object, begun, part, revision, why } => {
-                write!(f, "object={object} begun_ms={} part={part} revision={revision}: {why}", begun.as_millis())
+            Self::CorruptPart {
+                object,
+                begun,
+                part,
+                revision,
+                why,
+            } => {
+                write!(
+                    f,
+                    "object={object} begun_ms={} part={part} revision={revision}: {why}",
+                    begun.as_millis()
+                )
             }
-            Self::SessionWithoutExpiry { object, begun, .. } | Self::ExpiryWithoutSession { object, begun, .. } => {
+            Self::SessionWithoutExpiry { object, begun, .. }
+            | Self::ExpiryWithoutSession { object, begun, .. } => {
                 write!(f, "object={object} begun_ms={}", begun.as_millis())
             }
-            Self::PayloadWithoutRow { key } | Self::PartWithoutSession { key } => write!(f, "key={key}"),
+            Self::PayloadWithoutRow { key } | Self::PartWithoutSession { key } => {
+                write!(f, "key={key}")
+            }
             Self::ForeignBlob { path } => write!(f, "path={path:?}"),
         }
     }
@@ -330,7 +398,9 @@ impl fmt::Display for RawKey {
     /// A version 7 uuid as such, all else as text with escapes.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match Uuid::from_slice(&self.0) {
-            Ok(uuid) if uuid.get_version_num() == 7 && uuid.get_variant() == Variant::RFC4122 => write!(f, "{uuid}"),
+            Ok(uuid) if uuid.get_version_num() == 7 && uuid.get_variant() == Variant::RFC4122 => {
+                write!(f, "{uuid}")
+            }
             Ok(_) | Err(_) => write!(f, "{}", self.0.escape_ascii()),
         }
     }
@@ -355,7 +425,11 @@ fn named<S: Serializer>(id: &ObjectId, serializer: S) -> Result<S::Ok, S::Error>
         namespace: &'a str,
         key: &'a str,
     }
-    Name { namespace: id.namespace_str(), key: id.key() }.serialize(serializer)
+    Name {
+        namespace: id.namespace_str(),
+        key: id.key(),
+    }
+    .serialize(serializer)
 }
 
 fn table_name<S: Serializer>(table: &Table, serializer: S) -> Result<S::Ok, S::Error> {
@@ -371,7 +445,10 @@ mod tests {
     fn damage_is_named_alike_for_people_and_for_scripts() {
         let object = ObjectId::try_from("a/b").unwrap();
         let damage = Damage::CorruptPayload { object };
-        let finding = Finding { damage: damage.clone(), fate: Fate::Left };
+        let finding = Finding {
+            damage: damage.clone(),
+            fate: Fate::Left,
+        };
         let json = serde_json::to_value(&finding).unwrap();
         let expected = serde_json::json!({
             "damage": "corrupt-payload", "object": { "namespace": "default", "key": "a/b" }, "fate": "left"
@@ -382,10 +459,21 @@ mod tests {
 
     #[test]
     fn damage_to_an_upload_tells_when_it_began_and_not_its_id() {
-        let (object, part) = (ObjectId::try_from("a/b").unwrap(), PartNumber::new(7).unwrap());
+        let (object, part) = (
+            ObjectId::try_from("a/b").unwrap(),
+            PartNumber::new(7).unwrap(),
+        );
         let begun = Timestamp::from_millis(1000);
-        let damage = Damage::BrokenPart { object, begun, part, why: "no part".into() };
-        assert_eq!(damage.to_string(), "broken-part: object=a/b begun_ms=1000 part=7: no part");
+        let damage = Damage::BrokenPart {
+            object,
+            begun,
+            part,
+            why: "no part".into(),
+        };
+        assert_eq!(
+            damage.to_string(),
+            "broken-part: object=a/b begun_ms=1000 part=7: no part"
+        );
         let json = serde_json::to_value(&damage).unwrap();
         let expected = serde_json::json!({
             "damage": "broken-part", "object": { "namespace": "default", "key": "a/b" }, "begun": 1000, "part": 7,

@@ -8,8 +8,9 @@
 //! version floor   can be read, and its object has no row          else BrokenEntry, FloorBesideRow
 //! ```
 //!
-//! A change that can't be read never commits, for its shard can't read it either; so removing it takes nothing from anybody.
-//! Where a row or a session can't be read, nothing is said about its entries.
+//! A change that can't be read never commits, for its shard can't read it either; so removing it
+//! takes nothing from anybody. Where a row or a session can't be read, nothing is said about its
+//! entries.
 
 use bytes::Bytes;
 
@@ -24,7 +25,8 @@ use crate::id::ObjectId;
 use crate::index::{Batch, Index, Range, Snapshot, Table};
 use crate::multipart::UploadId;
 use crate::rows::{
-    Change, Due, Orphan, Row, Session, check_expiry_value, floor_object, read_expiry_key, read_floor, session_key,
+    Change, Due, Orphan, Row, Session, check_expiry_value, floor_object, read_expiry_key,
+    read_floor, session_key,
 };
 use crate::swap::{Mend, UploadMend};
 use crate::word::{OperationId, RevisionId};
@@ -33,12 +35,24 @@ use crate::word::{OperationId, RevisionId};
 pub(super) const PAGE: usize = 1000;
 
 /// A page of the entries of one of these tables.
-pub(super) async fn page(index: &dyn Index, table: Table, range: Range, tally: &Tally) -> Result<Paged> {
-    let second::Entries { snapshot, page, found: unreadable, rest } = second::entries(index, table, range).await?;
+pub(super) async fn page(
+    index: &dyn Index,
+    table: Table,
+    range: Range,
+    tally: &Tally,
+) -> Result<Paged> {
+    let second::Entries {
+        snapshot,
+        page,
+        found: unreadable,
+        rest,
+    } = second::entries(index, table, range).await?;
     tally.entries(page.len());
     let mut found = Vec::new();
     for (key, value) in &page {
-        let Some(one) = check(&*snapshot, table, key, value).await? else { continue };
+        let Some(one) = check(&*snapshot, table, key, value).await? else {
+            continue;
+        };
         let confirms_itself = matches!(one.remedy, Remedy::None | Remedy::Safe(Cure::Commit(_)));
         if !confirms_itself || is_still(index, table, key, |newest| newest == value).await? {
             found.push(one);
@@ -48,13 +62,22 @@ pub(super) async fn page(index: &dyn Index, table: Table, range: Range, tally: &
     Ok((found, rest))
 }
 
-async fn check(snapshot: &dyn Snapshot, table: Table, key: &Bytes, value: &Bytes) -> Result<Option<Found>> {
+async fn check(
+    snapshot: &dyn Snapshot,
+    table: Table,
+    key: &Bytes,
+    value: &Bytes,
+) -> Result<Option<Found>> {
     let broken = match table {
         Table::Expiry => return expiry(snapshot, key, value).await,
         Table::Meta => return floor(snapshot, key, value).await,
         Table::Changes if OperationId::from_slice(key).is_some() => Change::decode(value).err(),
         Table::Orphans if RevisionId::from_slice(key).is_some() => Orphan::decode(value).err(),
-        Table::Changes | Table::Orphans => Some(Error::new(ErrorKind::Corrupt, "scrub", "its key is malformed")),
+        Table::Changes | Table::Orphans => Some(Error::new(
+            ErrorKind::Corrupt,
+            "scrub",
+            "its key is malformed",
+        )),
         Table::Rows | Table::Payloads | Table::Sessions => None,
     };
     Ok(broken.map(|error| unreadable(table, key, &error)))
@@ -67,7 +90,9 @@ async fn expiry(snapshot: &dyn Snapshot, key: &Bytes, value: &Bytes) -> Result<O
     };
     let mend = Remedy::Safe(match &due {
         Due::Object(object) => Cure::Mend(object.clone(), Mend::Expiry { deadline }),
-        Due::Session(object, upload) => Cure::MendUpload(object.clone(), *upload, UploadMend::Expiry { deadline }),
+        Due::Session(object, upload) => {
+            Cure::MendUpload(object.clone(), *upload, UploadMend::Expiry { deadline })
+        }
     });
     match check_expiry_value(value) {
         Ok(()) => {}
@@ -75,8 +100,14 @@ async fn expiry(snapshot: &dyn Snapshot, key: &Bytes, value: &Bytes) -> Result<O
             return Ok(Some(unreadable(Table::Expiry, key, &error)));
         }
         Err(_) => {
-            let damage = Damage::BrokenEntry { table: Table::Expiry, key: RawKey(key.clone()) };
-            return Ok(Some(Found { damage, remedy: mend }));
+            let damage = Damage::BrokenEntry {
+                table: Table::Expiry,
+                key: RawKey(key.clone()),
+            };
+            return Ok(Some(Found {
+                damage,
+                remedy: mend,
+            }));
         }
     }
     let damage = match due {
@@ -90,17 +121,34 @@ async fn expiry(snapshot: &dyn Snapshot, key: &Bytes, value: &Bytes) -> Result<O
         Due::Session(object, upload) => match session(snapshot, &object, &upload).await? {
             Some(Ok(session)) if session.expires_at == deadline => None,
             Some(Err(_)) => None,
-            Some(Ok(_)) | None => Some(Damage::ExpiryWithoutSession { object, begun: upload.begun(), deadline }),
+            Some(Ok(_)) | None => Some(Damage::ExpiryWithoutSession {
+                object,
+                begun: upload.begun(),
+                deadline,
+            }),
         },
     };
-    Ok(damage.map(|damage| Found { damage, remedy: mend }))
+    Ok(damage.map(|damage| Found {
+        damage,
+        remedy: mend,
+    }))
 }
 
-async fn session(snapshot: &dyn Snapshot, object: &ObjectId, upload: &UploadId) -> Result<Option<Result<Session>>> {
-    Ok(match readable(snapshot.get(Table::Sessions, &session_key(object, upload)).await)? {
-        Ok(value) => value.as_ref().map(Session::decode),
-        Err(error) => Some(Err(error)),
-    })
+async fn session(
+    snapshot: &dyn Snapshot,
+    object: &ObjectId,
+    upload: &UploadId,
+) -> Result<Option<Result<Session>>> {
+    Ok(
+        match readable(
+            snapshot
+                .get(Table::Sessions, &session_key(object, upload))
+                .await,
+        )? {
+            Ok(value) => value.as_ref().map(Session::decode),
+            Err(error) => Some(Err(error)),
+        },
+    )
 }
 
 async fn floor(snapshot: &dyn Snapshot, key: &Bytes, value: &Bytes) -> Result<Option<Found>> {
@@ -110,14 +158,25 @@ async fn floor(snapshot: &dyn Snapshot, key: &Bytes, value: &Bytes) -> Result<Op
     };
     let mend = Remedy::Safe(Cure::Mend(object.clone(), Mend::Floor));
     match (read_floor(value), row(snapshot, &object).await?) {
-        (Err(error), _) if error.kind() == ErrorKind::UnknownFormat => Ok(Some(unreadable(Table::Meta, key, &error))),
+        (Err(error), _) if error.kind() == ErrorKind::UnknownFormat => {
+            Ok(Some(unreadable(Table::Meta, key, &error)))
+        }
         (_, Held::Unreadable(error)) => Ok(Some(unreadable_row(&object, &error))),
         (_, Held::Broken) | (Ok(_), Held::Nothing) => Ok(None),
         (Err(_), Held::Nothing) => {
-            let damage = Damage::BrokenEntry { table: Table::Meta, key: RawKey(key.clone()) };
-            Ok(Some(Found { damage, remedy: mend }))
+            let damage = Damage::BrokenEntry {
+                table: Table::Meta,
+                key: RawKey(key.clone()),
+            };
+            Ok(Some(Found {
+                damage,
+                remedy: mend,
+            }))
         }
-        (_, Held::Row(_)) => Ok(Some(Found { damage: Damage::FloorBesideRow { object }, remedy: mend })),
+        (_, Held::Row(_)) => Ok(Some(Found {
+            damage: Damage::FloorBesideRow { object },
+            remedy: mend,
+        })),
     }
 }
 
@@ -125,11 +184,17 @@ async fn floor(snapshot: &dyn Snapshot, key: &Bytes, value: &Bytes) -> Result<Op
 fn unreadable(table: Table, key: &Bytes, error: &Error) -> Found {
     let raw = RawKey(key.clone());
     if error.kind() == ErrorKind::UnknownFormat {
-        return Found { damage: Damage::UnknownFormat { table, key: raw }, remedy: Remedy::None };
+        return Found {
+            damage: Damage::UnknownFormat { table, key: raw },
+            remedy: Remedy::None,
+        };
     }
     let mut batch = Batch::new();
     batch.remove(table, key.clone());
-    Found { damage: Damage::BrokenEntry { table, key: raw }, remedy: Remedy::Safe(Cure::Commit(batch)) }
+    Found {
+        damage: Damage::BrokenEntry { table, key: raw },
+        remedy: Remedy::Safe(Cure::Commit(batch)),
+    }
 }
 
 /// What an object has for a row.

@@ -1,9 +1,11 @@
-//! What a scrub finds, and what can be done about it: [`Found`], [`Remedy`], and the [`Finding`] that is reported.
+//! What a scrub finds, and what can be done about it: [`Found`], [`Remedy`], and the [`Finding`]
+//! that is reported.
 //!
-//! Guards that a repair loses nothing unless it is told to: the remedy says which of the two it is, and one that something
-//! unreadable may need is withheld. Guards too that a finding is confirmed on the newest state before it is reported or
-//! acted on (docs/adr/0015): by the walk itself where nothing can change any more, else by the object's shard.
-//! Deliberately not here: what may be wrong (`damage.rs`), looking (the walk), and carrying a remedy out (the actors).
+//! Guards that a repair loses nothing unless it is told to: the remedy says which of the two it is,
+//! and one that something unreadable may need is withheld. Guards too that a finding is confirmed
+//! on the newest state before it is reported or acted on (docs/adr/0015): by the walk itself where
+//! nothing can change any more, else by the object's shard. Deliberately not here: what may be
+//! wrong (`damage.rs`), looking (the walk), and carrying a remedy out (the actors).
 
 use serde::Serialize;
 
@@ -29,7 +31,8 @@ pub enum Remedy {
     None,
     /// Nothing either. The shard confirms the damage: this is what it would mend if it could.
     Beyond(Cure),
-    /// Nothing for now: as long as a row, a part or a change can't be read, it may be the one that needs this.
+    /// Nothing for now: as long as a row, a part or a change can't be read, it may be the one that
+    /// needs this.
     Withheld,
     /// This, and nothing is lost by it that was not lost before.
     Safe(Cure),
@@ -40,8 +43,8 @@ pub enum Remedy {
 /// A repair.
 #[derive(Clone, Debug)]
 pub enum Cure {
-    /// Commit this, whoever does it: the walk has confirmed the damage, and nothing that is committed later can name what
-    /// it touches.
+    /// Commit this, whoever does it: the walk has confirmed the damage, and nothing that is
+    /// committed later can name what it touches.
     Commit(Batch),
     /// Have the object's shard look again and mend it (I3).
     Mend(ObjectId, Mend),
@@ -67,6 +70,7 @@ pub enum Fate {
     Left,
     /// It is gone.
     Repaired,
-    /// It is still there, because something that can't be read may need it. Repair or give up that first.
+    /// It is still there, because something that can't be read may need it. Repair or give up that
+    /// first.
     Withheld,
 }

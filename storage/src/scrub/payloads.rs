@@ -5,9 +5,10 @@
 //! a newer one:  those that are still there ─> minus those that any row or part names ─> strays
 //! ```
 //!
-//! Nothing leads from a payload to its row, so that all rows are read for each million payloads. A payload is filed under an
-//! id that is fresh for each write, put in the batch of the row or part that names it, and handed on from part to row and from
-//! row to row; so one that neither names in some snapshot is never named again, and whoever finds it may remove it.
+//! Nothing leads from a payload to its row, so that all rows are read for each million payloads. A
+//! payload is filed under an id that is fresh for each write, put in the batch of the row or part
+//! that names it, and handed on from part to row and from row to row; so one that neither names in
+//! some snapshot is never named again, and whoever finds it may remove it.
 
 use std::collections::BTreeSet;
 use std::vec;
@@ -47,31 +48,55 @@ pub(super) struct Strays {
 impl Default for Strays {
     fn default() -> Self {
         let (waiting, unreadable) = (Vec::new().into_iter(), Vec::new());
-        Self { rest: Some(Range::all(KEYS_PAGE)), waiting, unreadable, may_be_needed: false }
+        Self {
+            rest: Some(Range::all(KEYS_PAGE)),
+            waiting,
+            unreadable,
+            may_be_needed: false,
+        }
     }
 }
 
 impl Strays {
     /// Some strays, perhaps none; or that this was all.
-    pub(super) async fn page(&mut self, index: &dyn Index, tally: &Tally) -> Result<Option<Vec<Found>>> {
+    pub(super) async fn page(
+        &mut self,
+        index: &dyn Index,
+        tally: &Tally,
+    ) -> Result<Option<Vec<Found>>> {
         if self.waiting.len() == 0 {
-            let Some(rest) = self.rest.take() else { return Ok(None) };
+            let Some(rest) = self.rest.take() else {
+                return Ok(None);
+            };
             self.partition(index, rest, tally).await?;
         }
         let may_be_needed = self.may_be_needed;
         let mut found = std::mem::take(&mut self.unreadable);
-        found.extend(self.waiting.by_ref().take(STRAYS_PAGE).map(|key| stray(key, may_be_needed)));
+        found.extend(
+            self.waiting
+                .by_ref()
+                .take(STRAYS_PAGE)
+                .map(|key| stray(key, may_be_needed)),
+        );
         Ok(Some(found))
     }
 
-    async fn partition(&mut self, index: &dyn Index, mut range: Range, tally: &Tally) -> Result<()> {
+    async fn partition(
+        &mut self,
+        index: &dyn Index,
+        mut range: Range,
+        tally: &Tally,
+    ) -> Result<()> {
         let snapshot = index.snapshot()?;
         // What is no id is named by nothing.
         let (mut ids, mut strays) = (BTreeSet::new(), Vec::new());
         loop {
             let page = snapshot.keys_over(Table::Payloads, range).await?;
             tally.entries(page.entries.len());
-            let unreadable = page.unreadable.map(|range| Found { damage: range.into(), remedy: Remedy::None });
+            let unreadable = page.unreadable.map(|range| Found {
+                damage: range.into(),
+                remedy: Remedy::None,
+            });
             self.unreadable.extend(unreadable);
             for key in page.entries {
                 if let Ok(id) = <[u8; 16]>::try_from(&key[..]) {
@@ -129,16 +154,30 @@ async fn still_there(snapshot: &dyn Snapshot, keys: Vec<Bytes>) -> Result<Vec<By
 }
 
 fn stray(key: Bytes, may_be_needed: bool) -> Found {
-    let damage = Damage::PayloadWithoutRow { key: RawKey(key.clone()) };
+    let damage = Damage::PayloadWithoutRow {
+        key: RawKey(key.clone()),
+    };
     if may_be_needed {
-        return Found { damage, remedy: Remedy::Withheld };
+        return Found {
+            damage,
+            remedy: Remedy::Withheld,
+        };
     }
     let mut batch = Batch::new();
     batch.remove(Table::Payloads, key);
-    Found { damage, remedy: Remedy::Safe(Cure::Commit(batch)) }
+    Found {
+        damage,
+        remedy: Remedy::Safe(Cure::Commit(batch)),
+    }
 }
 
 /// Shows every row that can be read; whether all of them can.
-pub(super) async fn visit_rows(snapshot: &dyn Snapshot, mut show: impl FnMut(&Row)) -> Result<bool> {
-    visit(snapshot, Table::Rows, Range::all(ROWS_PAGE), |_, value| Row::decode(value).map(|row| show(&row))).await
+pub(super) async fn visit_rows(
+    snapshot: &dyn Snapshot,
+    mut show: impl FnMut(&Row),
+) -> Result<bool> {
+    visit(snapshot, Table::Rows, Range::all(ROWS_PAGE), |_, value| {
+        Row::decode(value).map(|row| show(&row))
+    })
+    .await
 }

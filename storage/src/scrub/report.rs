@@ -18,8 +18,9 @@ pub struct ScrubReport {
     pub found: u64,
     /// How much of it is repaired.
     pub repaired: u64,
-    /// Findings of the walk that the shards did not confirm, and that are not counted as found. Beside overwrites of damaged
-    /// objects there may be some. On a sound store there are none: else the index shows states that never were.
+    /// Findings of the walk that the shards did not confirm, and that are not counted as found.
+    /// Beside overwrites of damaged objects there may be some. On a sound store there are none:
+    /// else the index shows states that never were.
     pub unconfirmed: u64,
     /// The first of it, as many as were asked for.
     pub findings: Vec<Finding>,
@@ -30,7 +31,8 @@ pub struct ScrubReport {
 pub struct Looked {
     /// Objects.
     pub objects: u64,
-    /// Other entries of the index: sessions, parts, payloads, changes, orphans, expiry entries, version floors.
+    /// Other entries of the index: sessions, parts, payloads, changes, orphans, expiry entries,
+    /// version floors.
     pub entries: u64,
     /// Blobs that rows or parts name and that are there.
     pub named_blobs: u64,
@@ -159,7 +161,10 @@ impl Tally {
             listener(ScrubProgress {
                 looked: self.looked(),
                 objects_done: self.objects_done.load(Ordering::Relaxed),
-                bytes_total: self.all_counted.load(Ordering::Relaxed).then_some(bytes_total),
+                bytes_total: self
+                    .all_counted
+                    .load(Ordering::Relaxed)
+                    .then_some(bytes_total),
             });
         }
     }

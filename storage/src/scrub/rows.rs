@@ -1,6 +1,7 @@
 //! The first walk: each row can be read, and has its expiry entry.
 //!
-//! What a row names is looked at later (`bytes.rs`), when rows that can't be read have been given up or not.
+//! What a row names is looked at later (`bytes.rs`), when rows that can't be read have been given
+//! up or not.
 
 use bytes::Bytes;
 
@@ -20,8 +21,12 @@ pub(super) const PAGE: usize = 500;
 
 /// A page of rows.
 pub(super) async fn page(index: &dyn Index, range: Range, tally: &Tally) -> Result<Paged> {
-    let second::Entries { snapshot, page, found: unreadable, rest } =
-        second::entries(index, Table::Rows, range).await?;
+    let second::Entries {
+        snapshot,
+        page,
+        found: unreadable,
+        rest,
+    } = second::entries(index, Table::Rows, range).await?;
     let mut found = Vec::new();
     for (key, value) in &page {
         match read(key, value) {
@@ -30,8 +35,11 @@ pub(super) async fn page(index: &dyn Index, range: Range, tally: &Tally) -> Resu
                 found.extend(without_expiry(&*snapshot, id, &row).await?);
             }
             Err(broken) => {
-                let confirms_itself = matches!(broken.remedy, Remedy::None | Remedy::Lossy(Cure::Commit(_)));
-                if !confirms_itself || is_still(index, Table::Rows, key, |value| read(key, value).is_err()).await? {
+                let confirms_itself =
+                    matches!(broken.remedy, Remedy::None | Remedy::Lossy(Cure::Commit(_)));
+                if !confirms_itself
+                    || is_still(index, Table::Rows, key, |value| read(key, value).is_err()).await?
+                {
                     found.push(*broken);
                 }
             }
@@ -45,30 +53,59 @@ pub(super) async fn page(index: &dyn Index, range: Range, tally: &Tally) -> Resu
 fn read(key: &Bytes, value: &Bytes) -> Result<(ObjectId, Row), Box<Found>> {
     let raw = RawKey(key.clone());
     let Ok(id) = ObjectId::decode(key) else {
-        // No object has this name, so that no shard decides about it and nothing else ever touches it.
-        let damage = Damage::BrokenRow { key: raw, why: "its key is no object's".to_owned() };
+        // No object has this name, so that no shard decides about it and nothing else ever touches
+        // it.
+        let damage = Damage::BrokenRow {
+            key: raw,
+            why: "its key is no object's".to_owned(),
+        };
         let mut batch = Batch::new();
         batch.remove(Table::Rows, key.clone());
-        return Err(Box::new(Found { damage, remedy: Remedy::Lossy(Cure::Commit(batch)) }));
+        return Err(Box::new(Found {
+            damage,
+            remedy: Remedy::Lossy(Cure::Commit(batch)),
+        }));
     };
     match Row::decode(value) {
         Ok(row) => Ok((id, row)),
         Err(error) if error.kind() == ErrorKind::UnknownFormat => {
-            let damage = Damage::UnknownFormat { table: Table::Rows, key: raw };
-            Err(Box::new(Found { damage, remedy: Remedy::None }))
+            let damage = Damage::UnknownFormat {
+                table: Table::Rows,
+                key: raw,
+            };
+            Err(Box::new(Found {
+                damage,
+                remedy: Remedy::None,
+            }))
         }
         Err(error) => {
-            let damage = Damage::BrokenRow { key: raw, why: error.to_string() };
-            Err(Box::new(Found { damage, remedy: Remedy::Lossy(Cure::Mend(id, Mend::Excise)) }))
+            let damage = Damage::BrokenRow {
+                key: raw,
+                why: error.to_string(),
+            };
+            Err(Box::new(Found {
+                damage,
+                remedy: Remedy::Lossy(Cure::Mend(id, Mend::Excise)),
+            }))
         }
     }
 }
 
-async fn without_expiry(snapshot: &dyn Snapshot, object: ObjectId, row: &Row) -> Result<Option<Found>> {
-    let Some(deadline) = row.metadata.expires_at else { return Ok(None) };
-    if contains(snapshot, Table::Expiry, &expiry_key(deadline, &object)).await? != SeenEntry::Absent {
+async fn without_expiry(
+    snapshot: &dyn Snapshot,
+    object: ObjectId,
+    row: &Row,
+) -> Result<Option<Found>> {
+    let Some(deadline) = row.metadata.expires_at else {
+        return Ok(None);
+    };
+    if contains(snapshot, Table::Expiry, &expiry_key(deadline, &object)).await? != SeenEntry::Absent
+    {
         return Ok(None);
     }
     let remedy = Remedy::Safe(Cure::Mend(object.clone(), Mend::Expiry { deadline }));
-    Ok(Some(Found { damage: Damage::RowWithoutExpiry { object, deadline }, remedy }))
+    Ok(Some(Found {
+        damage: Damage::RowWithoutExpiry { object, deadline },
+        remedy,
+    }))
 }

@@ -1,7 +1,8 @@
 //! The second look: how a walk reads what may be damaged, and confirms it on the newest state.
 //!
-//! A read of one key that fails as [`Corrupt`](ErrorKind::Corrupt) is a finding about that key, a scan that does is one
-//! about a range. Every other error ends the walk. What a shard can confirm is left to the shard.
+//! A read of one key that fails as [`Corrupt`](ErrorKind::Corrupt) is a finding about that key, a
+//! scan that does is one about a range. Every other error ends the walk. What a shard can confirm
+//! is left to the shard.
 
 use bytes::Bytes;
 
@@ -26,12 +27,24 @@ pub(super) async fn entries(index: &dyn Index, table: Table, range: Range) -> Re
         snapshot = newest(index).await?;
         page = snapshot.scan_over(table, range).await?;
     }
-    let found = page.unreadable.into_iter().map(|range| Found { damage: range.into(), remedy: Remedy::None }).collect();
-    Ok(Entries { snapshot, page: page.entries, found, rest: page.rest })
+    let found = page
+        .unreadable
+        .into_iter()
+        .map(|range| Found {
+            damage: range.into(),
+            remedy: Remedy::None,
+        })
+        .collect();
+    Ok(Entries {
+        snapshot,
+        page: page.entries,
+        found,
+        rest: page.rest,
+    })
 }
 
-/// A state of the index that has all that was submitted before. One that has failed makes nothing durable any more, so that
-/// what it shows is the newest state.
+/// A state of the index that has all that was submitted before. One that has failed makes nothing
+/// durable any more, so that what it shows is the newest state.
 pub(super) async fn newest(index: &dyn Index) -> Result<Box<dyn Snapshot>> {
     if let Err(error) = index.barrier().await {
         tracing::debug!(%error, "a scrub goes on over an index that has failed");
@@ -63,7 +76,11 @@ pub(super) fn readable<T>(read: Result<T>) -> Result<Result<T, Error>> {
 }
 
 /// The value of a key as far as it can be read.
-pub(super) async fn entry(snapshot: &dyn Snapshot, table: Table, key: &[u8]) -> Result<SeenEntry<Bytes>> {
+pub(super) async fn entry(
+    snapshot: &dyn Snapshot,
+    table: Table,
+    key: &[u8],
+) -> Result<SeenEntry<Bytes>> {
     Ok(match readable(snapshot.get(table, key).await)? {
         Ok(None) => SeenEntry::Absent,
         Ok(Some(value)) => SeenEntry::Whole(value),
@@ -72,9 +89,17 @@ pub(super) async fn entry(snapshot: &dyn Snapshot, table: Table, key: &[u8]) -> 
 }
 
 /// Returns whether a key is there, as far as that can be read.
-pub(super) async fn contains(snapshot: &dyn Snapshot, table: Table, key: &Bytes) -> Result<SeenEntry<()>> {
+pub(super) async fn contains(
+    snapshot: &dyn Snapshot,
+    table: Table,
+    key: &Bytes,
+) -> Result<SeenEntry<()>> {
     use std::ops::Bound::Included;
-    let only = Range { start: Included(key.clone()), end: Included(key.clone()), limit: 1 };
+    let only = Range {
+        start: Included(key.clone()),
+        end: Included(key.clone()),
+        limit: 1,
+    };
     Ok(match readable(snapshot.keys(table, only).await)? {
         Ok(keys) if keys.is_empty() => SeenEntry::Absent,
         Ok(_) => SeenEntry::Whole(()),

@@ -1,4 +1,5 @@
-//! The second walk: each session can be read, and has its expiry entry; each part can be read, and is one of an open upload.
+//! The second walk: each session can be read, and has its expiry entry; each part can be read, and
+//! is one of an open upload.
 //!
 //! ```text
 //! entry ─> session? read, and its expiry entry looked up in the same snapshot
@@ -6,13 +7,15 @@
 //!                └─> one snapshot: all sessions ─> uploads that none of them has open ─> strays: their parts are removed
 //! ```
 //!
-//! Nothing leads from a part to its session, so that all sessions are read for each so many uploads with parts. An upload's id
-//! is fresh, and its session goes no later than its parts; so one that has no open session in some snapshot never has one
-//! again, and whoever finds a part of it may remove that. Only the entry: what it names may be a row's by now, and what is
-//! nobody's is found by the walks over payloads and blobs.
+//! Nothing leads from a part to its session, so that all sessions are read for each so many uploads
+//! with parts. An upload's id is fresh, and its session goes no later than its parts; so one that
+//! has no open session in some snapshot never has one again, and whoever finds a part of it may
+//! remove that. Only the entry: what it names may be a row's by now, and what is nobody's is found
+//! by the walks over payloads and blobs.
 //!
-//! What is done about a part of an open upload that can't be read: it is given up on request only. Its bytes are still there,
-//! somebody may have been told that they are safe, and with the entry they would go.
+//! What is done about a part of an open upload that can't be read: it is given up on request only.
+//! Its bytes are still there, somebody may have been told that they are safe, and with the entry
+//! they would go.
 
 use std::collections::BTreeMap;
 use std::vec;
@@ -28,8 +31,8 @@ use crate::id::ObjectId;
 use crate::index::{Batch, Index, Range, Snapshot, Table};
 use crate::multipart::{PartNumber, UploadId};
 use crate::rows::{
-    Filed, Part, Phase, Session, all_parts_prefix, all_sessions_prefix, part_key, parts_prefix, read_part_key,
-    read_session_key, session_expiry_key,
+    Filed, Part, Phase, Session, all_parts_prefix, all_sessions_prefix, part_key, parts_prefix,
+    read_part_key, read_session_key, session_expiry_key,
 };
 use crate::swap::{SeenEntry, UploadMend};
 
@@ -52,7 +55,12 @@ pub(super) struct Sessions {
 impl Default for Sessions {
     fn default() -> Self {
         let (uploads, strays) = (Uploads::new(), Vec::new().into_iter());
-        Self { rest: Some(Range::all(PAGE)), uploads, strays, may_be_needed: false }
+        Self {
+            rest: Some(Range::all(PAGE)),
+            uploads,
+            strays,
+            may_be_needed: false,
+        }
     }
 }
 
@@ -61,13 +69,21 @@ type Uploads = BTreeMap<UploadId, Vec<PartNumber>>;
 
 impl Sessions {
     /// What is wrong with some more of them, perhaps nothing; or that this was all.
-    pub(super) async fn page(&mut self, index: &dyn Index, tally: &Tally) -> Result<Option<Vec<Found>>> {
+    pub(super) async fn page(
+        &mut self,
+        index: &dyn Index,
+        tally: &Tally,
+    ) -> Result<Option<Vec<Found>>> {
         if let Some(upload) = self.strays.next() {
-            return stray(&*index.snapshot()?, &upload, self.may_be_needed).await.map(Some);
+            return stray(&*index.snapshot()?, &upload, self.may_be_needed)
+                .await
+                .map(Some);
         }
         match self.rest.take() {
             None if self.uploads.is_empty() => Ok(None),
-            Some(rest) if self.uploads.len() < UPLOADS_MAX => self.entries(index, rest, tally).await.map(Some),
+            Some(rest) if self.uploads.len() < UPLOADS_MAX => {
+                self.entries(index, rest, tally).await.map(Some)
+            }
             rest => {
                 self.rest = rest;
                 self.sort(index).await.map(Some)
@@ -76,9 +92,18 @@ impl Sessions {
     }
 
     /// A page of entries.
-    async fn entries(&mut self, index: &dyn Index, range: Range, tally: &Tally) -> Result<Vec<Found>> {
-        let second::Entries { snapshot, page, found: unreadable, rest } =
-            second::entries(index, Table::Sessions, range).await?;
+    async fn entries(
+        &mut self,
+        index: &dyn Index,
+        range: Range,
+        tally: &Tally,
+    ) -> Result<Vec<Found>> {
+        let second::Entries {
+            snapshot,
+            page,
+            found: unreadable,
+            rest,
+        } = second::entries(index, Table::Sessions, range).await?;
         tally.entries(page.len());
         let mut found = Vec::new();
         for (key, value) in &page {
@@ -88,7 +113,8 @@ impl Sessions {
                 Kind::Unknown => Some(unknown(key)),
             };
             let Some(one) = one else { continue };
-            let confirms_itself = matches!(one.remedy, Remedy::None | Remedy::Lossy(Cure::Commit(_)));
+            let confirms_itself =
+                matches!(one.remedy, Remedy::None | Remedy::Lossy(Cure::Commit(_)));
             if !confirms_itself || is_still(index, Table::Sessions, key, |_| true).await? {
                 found.push(one);
             }
@@ -103,7 +129,9 @@ impl Sessions {
 
     /// Notes a part, or what is wrong with its entry by itself.
     fn part(&mut self, key: &Bytes, value: &Bytes, tally: &Tally) -> Option<Found> {
-        let Ok((upload, number)) = read_part_key(key) else { return Some(misfiled(key)) };
+        let Ok((upload, number)) = read_part_key(key) else {
+            return Some(misfiled(key));
+        };
         let parts = self.uploads.entry(upload).or_default();
         match Filed::decode(value) {
             Ok(filed) => {
@@ -118,14 +146,19 @@ impl Sessions {
         }
     }
 
-    /// Sorts out the uploads that are open, with what is wrong with their parts. The others are strays.
+    /// Sorts out the uploads that are open, with what is wrong with their parts. The others are
+    /// strays.
     async fn sort(&mut self, index: &dyn Index) -> Result<Vec<Found>> {
         let mut uploads = std::mem::take(&mut self.uploads);
         let snapshot = index.snapshot()?;
         let mut broken = Vec::new();
         self.may_be_needed = !open_uploads(&*snapshot, |object, upload| {
             broken.extend(
-                uploads.remove(&upload).unwrap_or_default().into_iter().map(|part| (object.clone(), upload, part)),
+                uploads
+                    .remove(&upload)
+                    .unwrap_or_default()
+                    .into_iter()
+                    .map(|part| (object.clone(), upload, part)),
             );
         })
         .await?;
@@ -135,7 +168,10 @@ impl Sessions {
         }
         if !uploads.is_empty() {
             // The second look.
-            let all_read = open_uploads(&*newest(index).await?, |_, upload| drop(uploads.remove(&upload))).await?;
+            let all_read = open_uploads(&*newest(index).await?, |_, upload| {
+                drop(uploads.remove(&upload));
+            })
+            .await?;
             self.may_be_needed |= !all_read;
         }
         self.strays = uploads.into_keys().collect::<Vec<_>>().into_iter();
@@ -143,8 +179,12 @@ impl Sessions {
     }
 }
 
-/// Shows every upload whose session is open, or is damaged and may be; whether every session could be told.
-async fn open_uploads(snapshot: &dyn Snapshot, mut show: impl FnMut(&ObjectId, UploadId)) -> Result<bool> {
+/// Shows every upload whose session is open, or is damaged and may be; whether every session could
+/// be told.
+async fn open_uploads(
+    snapshot: &dyn Snapshot,
+    mut show: impl FnMut(&ObjectId, UploadId),
+) -> Result<bool> {
     visit(snapshot, Table::Sessions, all(PAGE), |key, value| {
         let (object, upload) = read_session_key(key)?;
         match Session::decode(value).map(|session| session.phase) {
@@ -183,24 +223,45 @@ impl Kind {
 
 /// What is wrong with a session, if anything is.
 async fn session(snapshot: &dyn Snapshot, key: &Bytes, value: &Bytes) -> Result<Option<Found>> {
-    let Ok((object, upload)) = read_session_key(key) else { return Ok(Some(misfiled(key))) };
+    let Ok((object, upload)) = read_session_key(key) else {
+        return Ok(Some(misfiled(key)));
+    };
     let begun = upload.begun();
     let deadline = match Session::decode(value) {
         Ok(session) => session.expires_at,
         Err(error) if error.kind() == ErrorKind::UnknownFormat => return Ok(Some(unknown(key))),
         Err(error) => {
             let cure = Cure::MendUpload(object.clone(), upload, UploadMend::Excise);
-            let damage = Damage::BrokenSession { object, begun, why: error.to_string() };
-            return Ok(Some(Found { damage, remedy: Remedy::Lossy(cure) }));
+            let damage = Damage::BrokenSession {
+                object,
+                begun,
+                why: error.to_string(),
+            };
+            return Ok(Some(Found {
+                damage,
+                remedy: Remedy::Lossy(cure),
+            }));
         }
     };
-    let entry = contains(snapshot, Table::Expiry, &session_expiry_key(deadline, &object, &upload)).await?;
+    let entry = contains(
+        snapshot,
+        Table::Expiry,
+        &session_expiry_key(deadline, &object, &upload),
+    )
+    .await?;
     if entry != SeenEntry::Absent {
         return Ok(None);
     }
     let cure = Cure::MendUpload(object.clone(), upload, UploadMend::Expiry { deadline });
-    let damage = Damage::SessionWithoutExpiry { object, begun, deadline };
-    Ok(Some(Found { damage, remedy: Remedy::Safe(cure) }))
+    let damage = Damage::SessionWithoutExpiry {
+        object,
+        begun,
+        deadline,
+    };
+    Ok(Some(Found {
+        damage,
+        remedy: Remedy::Safe(cure),
+    }))
 }
 
 /// A part that could not be read, if it still can't.
@@ -210,7 +271,11 @@ async fn broken_part(
     upload: UploadId,
     number: PartNumber,
 ) -> Result<Option<Found>> {
-    let error = match readable(snapshot.get(Table::Sessions, &part_key(&upload, number)).await)? {
+    let error = match readable(
+        snapshot
+            .get(Table::Sessions, &part_key(&upload, number))
+            .await,
+    )? {
         Ok(value) => value.as_ref().and_then(|value| Filed::decode(value).err()),
         Err(error) => Some(error),
     };
@@ -218,36 +283,83 @@ async fn broken_part(
     if error.kind() == ErrorKind::UnknownFormat {
         return Ok(None);
     }
-    let cure = Cure::MendUpload(object.clone(), upload, UploadMend::GiveUp { number, named: None });
+    let cure = Cure::MendUpload(
+        object.clone(),
+        upload,
+        UploadMend::GiveUp {
+            number,
+            named: None,
+        },
+    );
     let (object, begun, why) = (object.clone(), upload.begun(), error.to_string());
-    Ok(Some(Found { damage: Damage::BrokenPart { object, begun, part: number, why }, remedy: Remedy::Lossy(cure) }))
+    Ok(Some(Found {
+        damage: Damage::BrokenPart {
+            object,
+            begun,
+            part: number,
+            why,
+        },
+        remedy: Remedy::Lossy(cure),
+    }))
 }
 
-/// The parts of an upload that has no open session, those aside that a later build may have written.
-async fn stray(snapshot: &dyn Snapshot, upload: &UploadId, may_be_needed: bool) -> Result<Vec<Found>> {
-    let is_known =
-        |value: &Bytes| Filed::decode(value).map_err(|error| error.kind()).err() != Some(ErrorKind::UnknownFormat);
+/// The parts of an upload that has no open session, those aside that a later build may have
+/// written.
+async fn stray(
+    snapshot: &dyn Snapshot,
+    upload: &UploadId,
+    may_be_needed: bool,
+) -> Result<Vec<Found>> {
+    let is_known = |value: &Bytes| {
+        Filed::decode(value).map_err(|error| error.kind()).err() != Some(ErrorKind::UnknownFormat)
+    };
     let mut found = Vec::new();
-    visit(snapshot, Table::Sessions, Range::prefix(&parts_prefix(upload), PAGE), |key, value| {
-        if read_part_key(key).is_ok() && is_known(value) {
-            let remedy = if may_be_needed { Remedy::Withheld } else { Remedy::Safe(removal(key.clone())) };
-            found.push(Found { damage: Damage::PartWithoutSession { key: RawKey(key.clone()) }, remedy });
-        }
-        Ok(())
-    })
+    visit(
+        snapshot,
+        Table::Sessions,
+        Range::prefix(&parts_prefix(upload), PAGE),
+        |key, value| {
+            if read_part_key(key).is_ok() && is_known(value) {
+                let remedy = if may_be_needed {
+                    Remedy::Withheld
+                } else {
+                    Remedy::Safe(removal(key.clone()))
+                };
+                found.push(Found {
+                    damage: Damage::PartWithoutSession {
+                        key: RawKey(key.clone()),
+                    },
+                    remedy,
+                });
+            }
+            Ok(())
+        },
+    )
     .await?;
     Ok(found)
 }
 
 /// An entry whose key is that of no session and no part: nobody will ever look for it there.
 fn misfiled(key: &Bytes) -> Found {
-    let damage = Damage::BrokenEntry { table: Table::Sessions, key: RawKey(key.clone()) };
-    Found { damage, remedy: Remedy::Lossy(removal(key.clone())) }
+    let damage = Damage::BrokenEntry {
+        table: Table::Sessions,
+        key: RawKey(key.clone()),
+    };
+    Found {
+        damage,
+        remedy: Remedy::Lossy(removal(key.clone())),
+    }
 }
 
 fn unknown(key: &Bytes) -> Found {
-    let damage = Damage::UnknownFormat { table: Table::Sessions, key: RawKey(key.clone()) };
-    Found { damage, remedy: Remedy::None }
+    let damage = Damage::UnknownFormat {
+        table: Table::Sessions,
+        key: RawKey(key.clone()),
+    };
+    Found {
+        damage,
+        remedy: Remedy::None,
+    }
 }
 
 fn removal(key: Bytes) -> Cure {
@@ -257,16 +369,32 @@ fn removal(key: Bytes) -> Cure {
 }
 
 /// Shows every part that can be read; whether all that may name a revision can.
-pub(super) async fn visit_parts(snapshot: &dyn Snapshot, mut show: impl FnMut(&Part)) -> Result<bool> {
-    visit(snapshot, Table::Sessions, Range::all(PAGE), |key, value| match Kind::of(key) {
-        // A session names nothing; what a later build has it name is unknown.
-        Kind::Session => Session::decode(value).map(drop).or_else(unless_later),
-        Kind::Part => Filed::decode(value).map(|filed| filed.part().iter().for_each(&mut show)),
-        Kind::Unknown => Err(Error::new(ErrorKind::UnknownFormat, "scrub", "nobody knows what it names")),
-    })
+pub(super) async fn visit_parts(
+    snapshot: &dyn Snapshot,
+    mut show: impl FnMut(&Part),
+) -> Result<bool> {
+    visit(
+        snapshot,
+        Table::Sessions,
+        Range::all(PAGE),
+        |key, value| match Kind::of(key) {
+            // A session names nothing; what a later build has it name is unknown.
+            Kind::Session => Session::decode(value).map(drop).or_else(unless_later),
+            Kind::Part => Filed::decode(value).map(|filed| filed.part().iter().for_each(&mut show)),
+            Kind::Unknown => Err(Error::new(
+                ErrorKind::UnknownFormat,
+                "scrub",
+                "nobody knows what it names",
+            )),
+        },
+    )
     .await
 }
 
 fn unless_later(error: Error) -> Result<()> {
-    if error.kind() == ErrorKind::UnknownFormat { Err(error) } else { Ok(()) }
+    if error.kind() == ErrorKind::UnknownFormat {
+        Err(error)
+    } else {
+        Ok(())
+    }
 }

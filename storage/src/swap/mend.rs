@@ -1,4 +1,5 @@
-//! The decision of a repair: what a shard does about damage to what one object has in the index. Pure.
+//! The decision of a repair: what a shard does about damage to what one object has in the index.
+//! Pure.
 //!
 //! ```text
 //! mend         the shard sees                                       one batch
@@ -15,10 +16,10 @@
 //! any          anything else                                        nothing: not confirmed
 //! ```
 //!
-//! A decision is the confirmation of a finding too: a finding without one is neither reported nor acted on
-//! (docs/adr/0015). Guards I3 for repairs: whoever found the damage read an earlier state, so the shard reads again, and
-//! each batch only restores what belongs to the current row. Each is idempotent. Deliberately not here: finding the
-//! damage (`scrub`).
+//! A decision is the confirmation of a finding too: a finding without one is neither reported nor
+//! acted on (docs/adr/0015). Guards I3 for repairs: whoever found the damage read an earlier state,
+//! so the shard reads again, and each batch only restores what belongs to the current row. Each is
+//! idempotent. Deliberately not here: finding the damage (`scrub`).
 
 use bytes::Bytes;
 
@@ -28,7 +29,8 @@ use crate::checksum::Checksum;
 use crate::id::ObjectId;
 use crate::index::{Batch, Table};
 use crate::rows::{
-    BlockChecksums, Body, Landing, Row, check_expiry_value, expiry_key, expiry_value, floor_key, write_floor,
+    BlockChecksums, Body, Landing, Row, check_expiry_value, expiry_key, expiry_value, floor_key,
+    write_floor,
 };
 use crate::word::{RevisionId, Timestamp, Version};
 
@@ -40,7 +42,8 @@ pub enum Mend {
         /// The deadline.
         deadline: Timestamp,
     },
-    /// The block checksums of a revision, learnt anew from bytes that match the checksum of the whole.
+    /// The block checksums of a revision, learnt anew from bytes that match the checksum of the
+    /// whole.
     Checksums {
         /// The revision.
         revision: RevisionId,
@@ -82,7 +85,8 @@ pub struct Sight {
     pub seen: Seen,
     /// The durable value of the key that [`Mend::reads`] gives.
     pub entry: SeenEntry<Bytes>,
-    /// True if a batch about the object is on its way to the disk. `entry` may then be older than `seen`.
+    /// True if a batch about the object is on its way to the disk. `entry` may then be older than
+    /// `seen`.
     pub is_pending: bool,
 }
 
@@ -100,12 +104,15 @@ impl Mend {
     pub fn reads(&self, id: &ObjectId, seen: &Seen) -> Option<(Table, Bytes)> {
         match self {
             Self::Expiry { deadline } => Some((Table::Expiry, expiry_key(*deadline, id))),
-            Self::Checksums { revision, .. } => Some((Table::Payloads, Bytes::copy_from_slice(revision.as_bytes()))),
+            Self::Checksums { revision, .. } => {
+                Some((Table::Payloads, Bytes::copy_from_slice(revision.as_bytes())))
+            }
             Self::Floor => Some((Table::Meta, floor_key(id))),
             Self::GiveUp(Lost::Payload) => match seen.row().map(|row| &row.body) {
-                Some(Body::Separate(operation)) => {
-                    Some((Table::Payloads, Bytes::copy_from_slice(operation.as_bytes())))
-                }
+                Some(Body::Separate(operation)) => Some((
+                    Table::Payloads,
+                    Bytes::copy_from_slice(operation.as_bytes()),
+                )),
                 Some(Body::Embedded(_) | Body::Tombstone(_)) | None => None,
             },
             Self::Excise | Self::GiveUp(Lost::Blob(_)) => None,
@@ -155,7 +162,10 @@ impl Lost {
 /// Returns whether these bytes are the inline payload that the row was written with.
 pub(crate) fn is_as_written(row: &Row, payload: &Bytes) -> bool {
     payload.len() as u64 == row.metadata.size
-        && row.metadata.checksum.is_none_or(|checksum| Checksum::of(payload) == checksum)
+        && row
+            .metadata
+            .checksum
+            .is_none_or(|checksum| Checksum::of(payload) == checksum)
 }
 
 fn expiry(id: &ObjectId, deadline: Timestamp, sight: &Sight) -> Option<Mending> {
@@ -163,7 +173,10 @@ fn expiry(id: &ObjectId, deadline: Timestamp, sight: &Sight) -> Option<Mending> 
         return None;
     }
     let mut batch = Batch::new();
-    let is_due = sight.seen.row().is_some_and(|row| row.metadata.expires_at == Some(deadline));
+    let is_due = sight
+        .seen
+        .row()
+        .is_some_and(|row| row.metadata.expires_at == Some(deadline));
     match &sight.entry {
         SeenEntry::Whole(value) if is_due && check_expiry_value(value).is_ok() => return None,
         SeenEntry::Absent if !is_due => return None,
@@ -184,14 +197,20 @@ fn checksums(revision: RevisionId, blocks: &BlockChecksums, sight: &Sight) -> Op
         return None;
     }
     let mut batch = Batch::new();
-    batch.put(Table::Payloads, revision.as_bytes().to_vec(), blocks.encode());
+    batch.put(
+        Table::Payloads,
+        revision.as_bytes().to_vec(),
+        blocks.encode(),
+    );
     Some(Mending { batch, next: None })
 }
 
 /// Returns whether the block checksums are there: of as many blocks as these.
 pub(super) fn hold_checksums(entry: &SeenEntry<Bytes>, blocks: &BlockChecksums) -> bool {
     match entry {
-        SeenEntry::Whole(value) => BlockChecksums::decode(value).is_ok_and(|found| found.0.len() == blocks.0.len()),
+        SeenEntry::Whole(value) => {
+            BlockChecksums::decode(value).is_ok_and(|found| found.0.len() == blocks.0.len())
+        }
         SeenEntry::Absent | SeenEntry::Broken => false,
     }
 }
@@ -209,7 +228,10 @@ fn floor(id: &ObjectId, sight: &Sight, now: Timestamp) -> Option<Mending> {
         (Seen::BrokenFloor, _) => {
             let floor = unreached(now);
             batch.put(Table::Meta, floor_key(id), write_floor(floor));
-            Some(Mending { batch, next: Some(Standing::Absent(floor)) })
+            Some(Mending {
+                batch,
+                next: Some(Standing::Absent(floor)),
+            })
         }
         (Seen::Whole(_) | Seen::BrokenRow, _) => None,
     }
@@ -220,22 +242,40 @@ pub fn excise(id: &ObjectId, now: Timestamp) -> Mending {
     let (mut batch, floor) = (Batch::new(), unreached(now));
     batch.remove(Table::Rows, id.encoded().clone());
     batch.put(Table::Meta, floor_key(id), write_floor(floor));
-    Mending { batch, next: Some(Standing::Absent(floor)) }
+    Mending {
+        batch,
+        next: Some(Standing::Absent(floor)),
+    }
 }
 
 /// As a delete.
 fn give_up(id: &ObjectId, row: &Row, now: Timestamp) -> Mending {
-    let (before, after) = (Standing::Present(Box::new(row.clone())), Standing::Absent(row.version));
-    let transition = [Transition { id, before: &before, after: &after }];
+    let (before, after) = (
+        Standing::Present(Box::new(row.clone())),
+        Standing::Absent(row.version),
+    );
+    let transition = [Transition {
+        id,
+        before: &before,
+        after: &after,
+    }];
     let mut batch = Batch::new();
     transition::put_rows(&mut batch, &transition);
-    transition::put_orphans(&mut batch, &transition::orphans(&transition), now, Landing::Landed);
-    Mending { batch, next: Some(after) }
+    transition::put_orphans(
+        &mut batch,
+        &transition::orphans(&transition),
+        now,
+        Landing::Landed,
+    );
+    Mending {
+        batch,
+        next: Some(after),
+    }
 }
 
-/// A version that an object whose last version is lost has not reached, so that none is ever reused: 1024 for each
-/// millisecond since 1970. That takes a million writes a second to this one object, ever since; and should it be lost a
-/// second time, a million a second since the first.
+/// A version that an object whose last version is lost has not reached, so that none is ever
+/// reused: 1024 for each millisecond since 1970. That takes a million writes a second to this one
+/// object, ever since; and should it be lost a second time, a million a second since the first.
 pub fn unreached(now: Timestamp) -> Version {
     Version::new(now.as_millis().saturating_mul(1024).clamp(1 << 32, 1 << 62))
 }

@@ -1,7 +1,8 @@
-//! Which parts of an upload become an object, and whether they may: [`Selection`], [`PartRules`]. Pure.
+//! Which parts of an upload become an object, and whether they may: [`Selection`], [`PartRules`].
+//! Pure.
 //!
-//! What is refused names the part, for people and for programs ([`Reason`]). Deliberately not here: what becomes of the session
-//! (`session.rs`).
+//! What is refused names the part, for people and for programs ([`Reason`]). Deliberately not here:
+//! what becomes of the session (`session.rs`).
 
 use std::collections::BTreeMap;
 
@@ -51,12 +52,18 @@ impl Selection {
             }
             Self::Listed(listed) => {
                 let numbers = listed.iter().map(|(number, _)| *number);
-                (numbers.into_iter().find(|number| view.lost.contains(number)), listed.clone())
+                (
+                    numbers
+                        .into_iter()
+                        .find(|number| view.lost.contains(number)),
+                    listed.clone(),
+                )
             }
         };
         match lost {
             Some(number) => {
-                let message = format!("the part was lost and must be uploaded again: part={number}");
+                let message =
+                    format!("the part was lost and must be uploaded again: part={number}");
                 Err(refused(message, Reason::PartLost(number)))
             }
             None => Ok(listed),
@@ -66,12 +73,17 @@ impl Selection {
 
 fn check_order(listed: &[(PartNumber, PartEtag)]) -> Result<()> {
     if listed.is_empty() {
-        return Err(refused("an upload is completed with one part at least", Reason::NoParts));
+        return Err(refused(
+            "an upload is completed with one part at least",
+            Reason::NoParts,
+        ));
     }
     match listed.windows(2).find(|pair| pair[0].0 >= pair[1].0) {
         Some(pair) => {
             let (number, before) = (pair[1].0, pair[0].0);
-            let message = format!("the parts are not listed in ascending order: part={number} after={before}");
+            let message = format!(
+                "the parts are not listed in ascending order: part={number} after={before}"
+            );
             Err(refused(message, Reason::PartOrder(number)))
         }
         None => Ok(()),
@@ -94,17 +106,22 @@ pub(super) fn assemble(
             return Err(refused(message, Reason::NoSuchPart(number)));
         };
         if part.etag != etag {
-            let message = format!("the part has another etag: part={number} listed={etag} found={}", part.etag);
+            let message = format!(
+                "the part has another etag: part={number} listed={etag} found={}",
+                part.etag
+            );
             return Err(refused(message, Reason::PartEtag(number)));
         }
         let (bytes, min, max) = (part.extent.bytes, rules.bytes_min, rules.total_bytes_max);
         if !is_last && bytes < min {
-            let message = format!("a part but the last is too small: part={number} bytes={bytes} min={min}");
+            let message =
+                format!("a part but the last is too small: part={number} bytes={bytes} min={min}");
             return Err(refused(message, Reason::PartTooSmall(number)));
         }
         total = total.saturating_add(bytes);
         if total > max {
-            let message = format!("the parts are too large together: part={number} bytes={total} max={max}");
+            let message =
+                format!("the parts are too large together: part={number} bytes={total} max={max}");
             return Err(refused(message, Reason::PartsTooLarge(number)));
         }
         extents.push(part.extent);
@@ -135,7 +152,11 @@ mod tests {
         let part = |number, etag| (PartNumber::new(number).unwrap(), PartEtag::new(etag));
         let listed = [part(1, 7), part(2, 8)];
         assert_eq!(digest(&listed), digest(&listed));
-        for other in [[part(1, 7), part(2, 9)], [part(1, 7), part(3, 8)], [part(2, 8), part(1, 7)]] {
+        for other in [
+            [part(1, 7), part(2, 9)],
+            [part(1, 7), part(3, 8)],
+            [part(2, 8), part(1, 7)],
+        ] {
             assert_ne!(digest(&listed), digest(&other), "{other:?}");
         }
         assert_ne!(digest(&listed), digest(&listed[..1]));
@@ -147,11 +168,22 @@ mod tests {
             let part = |&number: &u32| (PartNumber::new(number).unwrap(), PartEtag::new(7));
             Selection::Listed(numbers.iter().map(part).collect())
         };
-        assert!(Selection::All.check().is_ok() && listed(&[1]).check().is_ok() && listed(&[1, 3]).check().is_ok());
-        assert_eq!(listed(&[]).check().unwrap_err().reason(), Some(Reason::NoParts));
+        assert!(
+            Selection::All.check().is_ok()
+                && listed(&[1]).check().is_ok()
+                && listed(&[1, 3]).check().is_ok()
+        );
+        assert_eq!(
+            listed(&[]).check().unwrap_err().reason(),
+            Some(Reason::NoParts)
+        );
         for wrong in [[2, 2], [3, 2]] {
             let reason = Reason::PartOrder(PartNumber::new(2).unwrap());
-            assert_eq!(listed(&wrong).check().unwrap_err().reason(), Some(reason), "{wrong:?}");
+            assert_eq!(
+                listed(&wrong).check().unwrap_err().reason(),
+                Some(reason),
+                "{wrong:?}"
+            );
         }
     }
 
@@ -159,17 +191,43 @@ mod tests {
     fn parts_of_exactly_the_most_bytes_and_a_last_one_below_the_fewest_are_assembled() {
         let number = |number| PartNumber::new(number).unwrap();
         let part = |bytes| {
-            let revision = crate::word::RevisionId::from_uuid(uuid::Uuid::from_u128(u128::from(bytes)));
-            let extent = crate::rows::Extent { revision, bytes, checksum: crate::checksum::Checksum::new(0) };
-            Part { extent, etag: PartEtag::new(u128::from(bytes)), uploaded: crate::word::Timestamp::from_millis(1) }
+            let revision =
+                crate::word::RevisionId::from_uuid(uuid::Uuid::from_u128(u128::from(bytes)));
+            let extent = crate::rows::Extent {
+                revision,
+                bytes,
+                checksum: crate::checksum::Checksum::new(0),
+            };
+            Part {
+                extent,
+                etag: PartEtag::new(u128::from(bytes)),
+                uploaded: crate::word::Timestamp::from_millis(1),
+            }
         };
         let parts = BTreeMap::from([(number(1), part(10)), (number(2), part(5))]);
-        let listed = [(number(1), PartEtag::new(10)), (number(2), PartEtag::new(5))];
+        let listed = [
+            (number(1), PartEtag::new(10)),
+            (number(2), PartEtag::new(5)),
+        ];
         let assembled = |bytes_min, total_bytes_max| {
-            assemble(&listed, &parts, PartRules { bytes_min, total_bytes_max }).map(|(_, bytes)| bytes)
+            assemble(
+                &listed,
+                &parts,
+                PartRules {
+                    bytes_min,
+                    total_bytes_max,
+                },
+            )
+            .map(|(_, bytes)| bytes)
         };
         assert_eq!(assembled(10, 15).unwrap(), 15);
-        assert_eq!(assembled(11, 15).unwrap_err().reason(), Some(Reason::PartTooSmall(number(1))));
-        assert_eq!(assembled(10, 14).unwrap_err().reason(), Some(Reason::PartsTooLarge(number(2))));
+        assert_eq!(
+            assembled(11, 15).unwrap_err().reason(),
+            Some(Reason::PartTooSmall(number(1)))
+        );
+        assert_eq!(
+            assembled(10, 14).unwrap_err().reason(),
+            Some(Reason::PartsTooLarge(number(2)))
+        );
     }
 }

@@ -7,7 +7,8 @@ use crate::word::{Current, Etag, Version};
 
 /// How an object must stand for a write to commit. An expired object stands as an absent one.
 ///
-/// Whatever is true of a version or an etag once is never true of another write: neither is ever reused.
+/// Whatever is true of a version or an etag once is never true of another write: neither is ever
+/// reused.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Precondition {
     /// It may stand as it likes.
@@ -28,7 +29,11 @@ impl Precondition {
     /// If it does not: how the object stands, none if it is absent.
     pub fn check(self, live: Option<&Row>) -> Result<(), Option<Current>> {
         let current = live.map(Row::current);
-        if self.holds(current) { Ok(()) } else { Err(current) }
+        if self.holds(current) {
+            Ok(())
+        } else {
+            Err(current)
+        }
     }
 
     /// Whether it holds for an object of which this write stands, or none.

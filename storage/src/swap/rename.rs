@@ -9,8 +9,9 @@
 //!                                                 `to` named is queued
 //! ```
 //!
-//! No byte is copied: payloads are filed under the operation that wrote them, and a tombstone remembers under which name
-//! its blobs were written. So each revision is named by exactly one row all along (I5; docs/adr/0008).
+//! No byte is copied: payloads are filed under the operation that wrote them, and a tombstone
+//! remembers under which name its blobs were written. So each revision is named by exactly one row
+//! all along (I5; docs/adr/0008).
 
 use super::transition::{self, Transition};
 use super::{Precondition, Standing};
@@ -60,12 +61,19 @@ pub enum RenameDecision {
 impl Rename {
     /// Decides against how both objects stand.
     pub fn decide(&self, from: &Standing, to: &Standing, now: Timestamp) -> RenameDecision {
-        for (id, standing, precondition) in [(&self.from, from, self.source), (&self.to, to, self.target)] {
+        for (id, standing, precondition) in
+            [(&self.from, from, self.source), (&self.to, to, self.target)]
+        {
             if let Err(current) = precondition.check(standing.live(now)) {
-                return RenameDecision::Conflict { of: id.clone(), current };
+                return RenameDecision::Conflict {
+                    of: id.clone(),
+                    current,
+                };
             }
         }
-        let Some(row) = from.live(now) else { return RenameDecision::Absent };
+        let Some(row) = from.live(now) else {
+            return RenameDecision::Absent;
+        };
         let body = match &row.body {
             Body::Embedded(payload) => Body::Embedded(payload.clone()),
             Body::Separate(operation) => Body::Separate(*operation),
@@ -73,8 +81,17 @@ impl Rename {
         };
         let replaced = to.live(now);
         let created = replaced.map_or(now, |replaced| replaced.metadata.created);
-        let metadata = Metadata { created, modified: now, ..row.metadata.clone() };
-        let renamed = Row { version: to.version().next(), operation: self.operation, metadata, body };
+        let metadata = Metadata {
+            created,
+            modified: now,
+            ..row.metadata.clone()
+        };
+        let renamed = Row {
+            version: to.version().next(),
+            operation: self.operation,
+            metadata,
+            body,
+        };
         RenameDecision::Commit {
             from: Standing::Absent(from.version()),
             to: Standing::Present(Box::new(renamed)),
@@ -83,14 +100,32 @@ impl Rename {
     }
 
     /// The one atomic batch that carries a commit out (I3).
-    pub fn batch(&self, before: (&Standing, &Standing), after: (&Standing, &Standing), now: Timestamp) -> Batch {
+    pub fn batch(
+        &self,
+        before: (&Standing, &Standing),
+        after: (&Standing, &Standing),
+        now: Timestamp,
+    ) -> Batch {
         let transitions = [
-            Transition { id: &self.from, before: before.0, after: after.0 },
-            Transition { id: &self.to, before: before.1, after: after.1 },
+            Transition {
+                id: &self.from,
+                before: before.0,
+                after: after.0,
+            },
+            Transition {
+                id: &self.to,
+                before: before.1,
+                after: after.1,
+            },
         ];
         let mut batch = Batch::new();
         transition::put_rows(&mut batch, &transitions);
-        transition::put_orphans(&mut batch, &transition::orphans(&transitions), now, Landing::Landed);
+        transition::put_orphans(
+            &mut batch,
+            &transition::orphans(&transitions),
+            now,
+            Landing::Landed,
+        );
         batch
     }
 }

@@ -1,4 +1,5 @@
-//! The decisions about uploads: what each step in a session's life does, to the session, its parts and the object's row. Pure.
+//! The decisions about uploads: what each step in a session's life does, to the session, its parts
+//! and the object's row. Pure.
 //!
 //! ```text
 //! step       the shard sees                          verdict, one batch (I3)
@@ -24,7 +25,8 @@
 //!            anything else                           Unchanged
 //! ```
 //!
-//! A session that has expired is none, for everybody but Expire. Deliberately not here: who calls, and what has become durable.
+//! A session that has expired is none, for everybody but Expire. Deliberately not here: who calls,
+//! and what has become durable.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -37,8 +39,8 @@ use crate::id::ObjectId;
 use crate::index::{Batch, Table};
 use crate::multipart::{PartNumber, UploadId, no_such_upload};
 use crate::rows::{
-    Attributes, BlockChecksums, Body, Landing, Part, Phase, Session, expiry_value, part_key, session_expiry_key,
-    session_key,
+    Attributes, BlockChecksums, Body, Landing, Part, Phase, Session, expiry_value, part_key,
+    session_expiry_key, session_key,
 };
 use crate::word::{Current, OperationId, RevisionId, RevisionKey, Timestamp};
 
@@ -162,45 +164,80 @@ impl SessionSwap {
     pub fn decide(&self, view: &SessionView, now: Timestamp) -> Verdict {
         let known = view.session.as_ref().filter(|session| session.is_live(now));
         match &self.mutation {
-            SessionMutation::Initiate(session) => match session.precondition.check(view.standing.live(now)) {
-                Ok(()) => Verdict::Begin,
-                Err(current) => Verdict::Conflict(current),
-            },
+            SessionMutation::Initiate(session) => {
+                match session.precondition.check(view.standing.live(now)) {
+                    Ok(()) => Verdict::Begin,
+                    Err(current) => Verdict::Conflict(current),
+                }
+            }
             SessionMutation::Part { .. } if !view.change_is_live => Verdict::Fenced,
-            SessionMutation::Part { part, .. } => match known.ok_or_else(no_such_upload).and_then(open) {
-                Ok(_) => Verdict::File,
-                Err(error) => Verdict::Refuse { error, orphans: vec![revision_key(&self.id, part.extent.revision)] },
-            },
+            SessionMutation::Part { part, .. } => {
+                match known.ok_or_else(no_such_upload).and_then(open) {
+                    Ok(_) => Verdict::File,
+                    Err(error) => Verdict::Refuse {
+                        error,
+                        orphans: vec![revision_key(&self.id, part.extent.revision)],
+                    },
+                }
+            }
             SessionMutation::Complete { .. } => {
-                let completed = known.ok_or_else(no_such_upload).and_then(|known| self.complete(known, view, now));
-                completed.unwrap_or_else(|error| Verdict::Refuse { error, orphans: Vec::new() })
+                let completed = known
+                    .ok_or_else(no_such_upload)
+                    .and_then(|known| self.complete(known, view, now));
+                completed.unwrap_or_else(|error| Verdict::Refuse {
+                    error,
+                    orphans: Vec::new(),
+                })
             }
             SessionMutation::Abort { kept_for } => {
-                let aborted = known.ok_or_else(no_such_upload).and_then(|known| match &known.phase {
-                    Phase::Aborted => Ok(Verdict::Unchanged),
-                    Phase::Open | Phase::Completed { .. } => {
-                        let session = ended(open(known)?, Phase::Aborted, now.after(*kept_for));
-                        Ok(Verdict::End { orphans: self.revisions(view), session: Some(session) })
-                    }
-                });
-                aborted.unwrap_or_else(|error| Verdict::Refuse { error, orphans: Vec::new() })
+                let aborted =
+                    known
+                        .ok_or_else(no_such_upload)
+                        .and_then(|known| match &known.phase {
+                            Phase::Aborted => Ok(Verdict::Unchanged),
+                            Phase::Open | Phase::Completed { .. } => {
+                                let session =
+                                    ended(open(known)?, Phase::Aborted, now.after(*kept_for));
+                                Ok(Verdict::End {
+                                    orphans: self.revisions(view),
+                                    session: Some(session),
+                                })
+                            }
+                        });
+                aborted.unwrap_or_else(|error| Verdict::Refuse {
+                    error,
+                    orphans: Vec::new(),
+                })
             }
-            SessionMutation::Expire if view.session.is_some() && known.is_none() => {
-                Verdict::End { orphans: self.revisions(view), session: None }
-            }
+            SessionMutation::Expire if view.session.is_some() && known.is_none() => Verdict::End {
+                orphans: self.revisions(view),
+                session: None,
+            },
             SessionMutation::Expire => Verdict::Unchanged,
         }
     }
 
     fn complete(&self, known: &Session, view: &SessionView, now: Timestamp) -> Result<Verdict> {
-        let SessionMutation::Complete { parts, expected, precondition, rules, kept_for } = &self.mutation else {
+        let SessionMutation::Complete {
+            parts,
+            expected,
+            precondition,
+            rules,
+            kept_for,
+        } = &self.mutation
+        else {
             unreachable!("asked of completions only")
         };
-        if let Phase::Completed { parts: before, written } = &known.phase {
+        if let Phase::Completed {
+            parts: before,
+            written,
+        } = &known.phase
+        {
             return match parts {
-                Selection::Listed(listed) if digest(listed) != *before => {
-                    Err(refused("the upload was completed with other parts", Reason::OtherParts))
-                }
+                Selection::Listed(listed) if digest(listed) != *before => Err(refused(
+                    "the upload was completed with other parts",
+                    Reason::OtherParts,
+                )),
                 Selection::Listed(_) | Selection::All => Ok(Verdict::Replay(written.clone())),
             };
         }
@@ -216,16 +253,39 @@ impl SessionSwap {
         let is_met = is_conditional || expected.is_met(&view.standing, now);
         let until = now.after(*kept_for);
         let completed = |written: &Written| {
-            ended(session, Phase::Completed { parts: digest(&listed), written: written.clone() }, until)
+            ended(
+                session,
+                Phase::Completed {
+                    parts: digest(&listed),
+                    written: written.clone(),
+                },
+                until,
+            )
         };
         if !is_met {
-            let written = Written { outcome: Outcome::Superseded, version: None, etag: None, created: false };
+            let written = Written {
+                outcome: Outcome::Superseded,
+                version: None,
+                etag: None,
+                created: false,
+            };
             let session = completed(&written);
-            return Ok(Verdict::Supersede { orphans: self.revisions(view), session, written });
+            return Ok(Verdict::Supersede {
+                orphans: self.revisions(view),
+                session,
+                written,
+            });
         }
         let named: BTreeSet<RevisionId> = manifest.revisions().collect();
         let body = (Body::Tombstone(manifest), bytes);
-        let next = row(self.operation, &view.standing, body, None, &session.attributes, now);
+        let next = row(
+            self.operation,
+            &view.standing,
+            body,
+            None,
+            &session.attributes,
+            now,
+        );
         let written = Written {
             outcome: Outcome::Applied,
             version: Some(next.version),
@@ -234,17 +294,34 @@ impl SessionSwap {
         };
         let session = completed(&written);
         let next = Standing::Present(Box::new(next));
-        let mut orphans = transition::orphans(&[Transition { id: &self.id, before: &view.standing, after: &next }]);
-        orphans.extend(self.revisions(view).into_iter().filter(|key| !named.contains(&key.revision)));
-        Ok(Verdict::Complete { next, orphans, session, written })
+        let mut orphans = transition::orphans(&[Transition {
+            id: &self.id,
+            before: &view.standing,
+            after: &next,
+        }]);
+        orphans.extend(
+            self.revisions(view)
+                .into_iter()
+                .filter(|key| !named.contains(&key.revision)),
+        );
+        Ok(Verdict::Complete {
+            next,
+            orphans,
+            session,
+            written,
+        })
     }
 
     /// The revisions of all parts.
     fn revisions(&self, view: &SessionView) -> Vec<RevisionKey> {
-        view.parts.values().map(|part| revision_key(&self.id, part.extent.revision)).collect()
+        view.parts
+            .values()
+            .map(|part| revision_key(&self.id, part.extent.revision))
+            .collect()
     }
 
-    /// The one atomic batch that carries out a verdict (I3); empty if there is nothing to carry out.
+    /// The one atomic batch that carries out a verdict (I3); empty if there is nothing to carry
+    /// out.
     pub fn batch(&self, view: &SessionView, verdict: &Verdict, now: Timestamp) -> Batch {
         let mut batch = Batch::new();
         match verdict {
@@ -254,13 +331,26 @@ impl SessionSwap {
                 }
             }
             Verdict::File => self.file(&mut batch, view, now),
-            Verdict::Complete { next, orphans, session, .. } => {
-                let transition = Transition { id: &self.id, before: &view.standing, after: next };
+            Verdict::Complete {
+                next,
+                orphans,
+                session,
+                ..
+            } => {
+                let transition = Transition {
+                    id: &self.id,
+                    before: &view.standing,
+                    after: next,
+                };
                 transition::put_rows(&mut batch, &[transition]);
                 self.end(&mut batch, view, orphans, Some(session), now);
             }
-            Verdict::Supersede { orphans, session, .. } => self.end(&mut batch, view, orphans, Some(session), now),
-            Verdict::End { orphans, session } => self.end(&mut batch, view, orphans, session.as_ref(), now),
+            Verdict::Supersede {
+                orphans, session, ..
+            } => self.end(&mut batch, view, orphans, Some(session), now),
+            Verdict::End { orphans, session } => {
+                self.end(&mut batch, view, orphans, session.as_ref(), now);
+            }
             Verdict::Refuse { orphans, .. } => {
                 if let SessionMutation::Part { .. } = self.mutation {
                     batch.remove(Table::Changes, self.operation.as_bytes().to_vec());
@@ -273,12 +363,31 @@ impl SessionSwap {
     }
 
     fn file(&self, batch: &mut Batch, view: &SessionView, now: Timestamp) {
-        let SessionMutation::Part { number, part, blocks } = &self.mutation else { return };
+        let SessionMutation::Part {
+            number,
+            part,
+            blocks,
+        } = &self.mutation
+        else {
+            return;
+        };
         batch.remove(Table::Changes, self.operation.as_bytes().to_vec());
-        batch.put(Table::Sessions, part_key(&self.upload, *number), part.encode());
-        batch.put(Table::Payloads, part.extent.revision.as_bytes().to_vec(), blocks.encode());
+        batch.put(
+            Table::Sessions,
+            part_key(&self.upload, *number),
+            part.encode(),
+        );
+        batch.put(
+            Table::Payloads,
+            part.extent.revision.as_bytes().to_vec(),
+            blocks.encode(),
+        );
         if let Some(replaced) = view.parts.get(number) {
-            give_up(batch, &[revision_key(&self.id, replaced.extent.revision)], now);
+            give_up(
+                batch,
+                &[revision_key(&self.id, replaced.extent.revision)],
+                now,
+            );
         }
     }
 
@@ -300,7 +409,8 @@ impl SessionSwap {
 
     fn put_session(&self, batch: &mut Batch, before: Option<&Session>, after: Option<&Session>) {
         let key = session_key(&self.id, &self.upload);
-        let entry = |session: &Session| session_expiry_key(session.expires_at, &self.id, &self.upload);
+        let entry =
+            |session: &Session| session_expiry_key(session.expires_at, &self.id, &self.upload);
         if let Some(before) = before {
             batch.remove(Table::Expiry, entry(before));
         }
@@ -329,5 +439,11 @@ fn open(session: &Session) -> Result<&Session> {
 
 fn ended(session: &Session, phase: Phase, expires_at: Timestamp) -> Session {
     let (initiated, precondition) = (session.initiated, session.precondition);
-    Session { initiated, expires_at, attributes: Attributes::default(), precondition, phase }
+    Session {
+        initiated,
+        expires_at,
+        attributes: Attributes::default(),
+        precondition,
+        phase,
+    }
 }

@@ -26,8 +26,16 @@ fn op(number: u128) -> OperationId {
 }
 
 fn inline(operation: u128, bytes: usize) -> Swap {
-    let mutation = Mutation::Inline { payload: vec![7; bytes].into(), attributes: Attributes::default() };
-    Swap { id: id(), operation: op(operation), precondition: Precondition::None, mutation }
+    let mutation = Mutation::Inline {
+        payload: vec![7; bytes].into(),
+        attributes: Attributes::default(),
+    };
+    Swap {
+        id: id(),
+        operation: op(operation),
+        precondition: Precondition::None,
+        mutation,
+    }
 }
 
 fn revision(number: u128) -> RevisionId {
@@ -35,7 +43,11 @@ fn revision(number: u128) -> RevisionId {
 }
 
 fn tombstone(operation: u128, expected: Expected) -> Swap {
-    let extent = Extent { revision: revision(operation + 1000), bytes: 5, checksum: Checksum::new(1) };
+    let extent = Extent {
+        revision: revision(operation + 1000),
+        bytes: 5,
+        checksum: Checksum::new(1),
+    };
     let mutation = Mutation::Tombstone {
         manifest: Manifest::of(extent),
         checksum: None,
@@ -43,11 +55,21 @@ fn tombstone(operation: u128, expected: Expected) -> Swap {
         attributes: Attributes::default(),
         expected,
     };
-    Swap { id: id(), operation: op(operation), precondition: Precondition::None, mutation }
+    Swap {
+        id: id(),
+        operation: op(operation),
+        precondition: Precondition::None,
+        mutation,
+    }
 }
 
 fn delete(operation: u128) -> Swap {
-    Swap { id: id(), operation: op(operation), precondition: Precondition::None, mutation: Mutation::Delete }
+    Swap {
+        id: id(),
+        operation: op(operation),
+        precondition: Precondition::None,
+        mutation: Mutation::Delete,
+    }
 }
 
 /// How the object stands after a swap that commits.
@@ -71,7 +93,11 @@ fn never() -> Standing {
 }
 
 fn tables(batch: &Batch) -> Vec<(Table, bool)> {
-    batch.changes().iter().map(|(table, _, value)| (*table, value.is_some())).collect()
+    batch
+        .changes()
+        .iter()
+        .map(|(table, _, value)| (*table, value.is_some()))
+        .collect()
 }
 
 #[test]
@@ -91,21 +117,37 @@ fn a_tombstone_commits_over_what_its_upload_saw_only() {
     let live = |swap: &Swap, standing: &Standing| swap.decide(standing, true, at(1)).unwrap();
 
     for standing in [&never(), &small] {
-        assert!(matches!(live(&tombstone(9, Expected::NoTombstone), standing), Decision::Commit { .. }));
+        assert!(matches!(
+            live(&tombstone(9, Expected::NoTombstone), standing),
+            Decision::Commit { .. }
+        ));
         let orphans = vec![key(1009)];
-        assert_eq!(live(&tombstone(9, saw_large), standing), Decision::Supersede { orphans });
+        assert_eq!(
+            live(&tombstone(9, saw_large), standing),
+            Decision::Supersede { orphans }
+        );
     }
     assert!(
         matches!(live(&tombstone(9, saw_large), &large), Decision::Commit { orphans, .. } if orphans == [key(1002)])
     );
-    assert!(matches!(live(&tombstone(9, Expected::NoTombstone), &large), Decision::Supersede { .. }));
+    assert!(matches!(
+        live(&tombstone(9, Expected::NoTombstone), &large),
+        Decision::Supersede { .. }
+    ));
     let other = after(&never(), &tombstone(3, Expected::NoTombstone));
-    assert!(matches!(live(&tombstone(9, saw_large), &other), Decision::Supersede { .. }));
+    assert!(matches!(
+        live(&tombstone(9, saw_large), &other),
+        Decision::Supersede { .. }
+    ));
 }
 
 #[test]
 fn a_fenced_change_never_commits_whatever_stands() {
-    for standing in [never(), after(&never(), &inline(1, 1)), after(&never(), &tombstone(2, Expected::NoTombstone))] {
+    for standing in [
+        never(),
+        after(&never(), &inline(1, 1)),
+        after(&never(), &tombstone(2, Expected::NoTombstone)),
+    ] {
         let swap = tombstone(9, standing.expectation(at(1)));
         let decision = swap.decide(&standing, false, at(1)).unwrap();
         assert_eq!(decision, Decision::Fenced);
@@ -115,7 +157,11 @@ fn a_fenced_change_never_commits_whatever_stands() {
 
 #[test]
 fn a_repeated_swap_changes_nothing() {
-    for swap in [inline(5, 1), inline(5, 5000), tombstone(5, Expected::NoTombstone)] {
+    for swap in [
+        inline(5, 1),
+        inline(5, 5000),
+        tombstone(5, Expected::NoTombstone),
+    ] {
         let standing = after(&never(), &swap);
         let again = swap.decide(&standing, false, at(2)).unwrap();
         assert_eq!(again, Decision::Already);
@@ -138,7 +184,12 @@ fn one_batch_holds_all_that_a_swap_changes() {
 
     let large = after(&small, &swap);
     let decision = delete(3).decide(&large, true, at(1)).unwrap();
-    let expected = [(Table::Payloads, false), (Table::Rows, false), (Table::Meta, true), (Table::Orphans, true)];
+    let expected = [
+        (Table::Payloads, false),
+        (Table::Rows, false),
+        (Table::Meta, true),
+        (Table::Orphans, true),
+    ];
     assert_eq!(tables(&delete(3).batch(&large, &decision, at(1))), expected);
 }
 
@@ -163,18 +214,27 @@ fn a_fence_spares_what_the_row_names() {
     };
     assert_eq!(fence_orphans(&change, &large), [revision(7)]);
     assert_eq!(fence_orphans(&change, &never()), change.revisions);
-    let batch = fence(OperationId::from_uuid(Uuid::from_u128(2)), &change, &large, at(9));
-    assert_eq!(tables(&batch), [(Table::Changes, false), (Table::Orphans, true)]);
+    let batch = fence(
+        OperationId::from_uuid(Uuid::from_u128(2)),
+        &change,
+        &large,
+        at(9),
+    );
+    assert_eq!(
+        tables(&batch),
+        [(Table::Changes, false), (Table::Orphans, true)]
+    );
 }
 
-/// One step of a random history: which kind of write, and whether its upload saw the newest state or the one before.
+/// One step of a random history: which kind of write, and whether its upload saw the newest state
+/// or the one before.
 fn step() -> impl Strategy<Value = (u8, bool, bool)> {
     (0u8..4, any::<bool>(), prop::bool::weighted(0.8))
 }
 
 proptest! {
-    /// I5, on the decisions alone: the revisions ever written are those named by the row plus those made orphans, and
-    /// no revision is both; versions only rise.
+    /// I5, on the decisions alone: the revisions ever written are those named by the row plus those
+    /// made orphans, and no revision is both; versions only rise.
     #[test]
     fn every_revision_is_named_or_an_orphan_and_versions_rise(steps in proptest::collection::vec(step(), 0..40)) {
         let (mut standing, mut before) = (never(), never());

@@ -1,8 +1,9 @@
 //! One object before and after a commit: [`Transition`], and the batch entries that carry it out.
 //!
-//! Guards I3: whatever belongs to a row (its payload or block checksums, its expiry entry, its version floor, the orphans it
-//! leaves) comes and goes in the row's own batch. Several transitions may share a batch; what one object gives up and
-//! another takes over is then neither removed nor orphaned. Deliberately not here: who decides (`swap.rs`, `rename.rs`).
+//! Guards I3: whatever belongs to a row (its payload or block checksums, its expiry entry, its
+//! version floor, the orphans it leaves) comes and goes in the row's own batch. Several transitions
+//! may share a batch; what one object gives up and another takes over is then neither removed nor
+//! orphaned. Deliberately not here: who decides (`swap.rs`, `rename.rs`).
 
 use std::collections::BTreeSet;
 
@@ -24,18 +25,33 @@ pub(super) struct Transition<'a> {
 
 /// The revisions that the rows name before and not after.
 pub(super) fn orphans(transitions: &[Transition<'_>]) -> Vec<RevisionKey> {
-    let named = |standing: &Standing, id| standing.row().map(|row| row.revision_keys(id)).unwrap_or_default();
-    let kept: BTreeSet<RevisionKey> = transitions.iter().flat_map(|one| named(one.after, one.id)).collect();
+    let named = |standing: &Standing, id| {
+        standing
+            .row()
+            .map(|row| row.revision_keys(id))
+            .unwrap_or_default()
+    };
+    let kept: BTreeSet<RevisionKey> = transitions
+        .iter()
+        .flat_map(|one| named(one.after, one.id))
+        .collect();
     let before = transitions.iter().flat_map(|one| named(one.before, one.id));
     before.filter(|key| !kept.contains(key)).collect()
 }
 
-/// Rows, floors, expiry entries, and the removal of what belonged to the old rows and does not to the new ones.
+/// Rows, floors, expiry entries, and the removal of what belonged to the old rows and does not to
+/// the new ones.
 pub(super) fn put_rows(batch: &mut Batch, transitions: &[Transition<'_>]) {
     let belongings = |standing: &Standing| standing.row().map(Row::belongings).unwrap_or_default();
-    let kept: BTreeSet<Bytes> = transitions.iter().flat_map(|one| belongings(one.after)).collect();
+    let kept: BTreeSet<Bytes> = transitions
+        .iter()
+        .flat_map(|one| belongings(one.after))
+        .collect();
     for one in transitions {
-        for key in belongings(one.before).into_iter().filter(|key| !kept.contains(key)) {
+        for key in belongings(one.before)
+            .into_iter()
+            .filter(|key| !kept.contains(key))
+        {
             batch.remove(Table::Payloads, key);
         }
         put_row(batch, one);
@@ -75,9 +91,18 @@ fn put_expiry(batch: &mut Batch, Transition { id, before, after }: &Transition<'
 }
 
 /// Queues revisions that nothing names any more.
-pub(super) fn put_orphans(batch: &mut Batch, revisions: &[RevisionKey], now: Timestamp, landing: Landing) {
+pub(super) fn put_orphans(
+    batch: &mut Batch,
+    revisions: &[RevisionKey],
+    now: Timestamp,
+    landing: Landing,
+) {
     for key in revisions {
         let orphan = Orphan::new(key.object.clone(), now, landing);
-        batch.put(Table::Orphans, key.revision.as_bytes().to_vec(), orphan.encode());
+        batch.put(
+            Table::Orphans,
+            key.revision.as_bytes().to_vec(),
+            orphan.encode(),
+        );
     }
 }

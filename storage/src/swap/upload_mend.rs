@@ -1,4 +1,5 @@
-//! The decision of a repair to an upload: what a shard does about damage to a session or its parts. Pure.
+//! The decision of a repair to an upload: what a shard does about damage to a session or its parts.
+//! Pure.
 //!
 //! ```text
 //! mend         the shard sees                                    one batch
@@ -14,8 +15,9 @@
 //! any          anything else                                     nothing: not confirmed
 //! ```
 //!
-//! Guards I3 for repairs, as `mend.rs` does for rows. What a part that can't be read names is left to the walks behind it:
-//! they find block checksums and a blob that nothing names. Deliberately not here: finding the damage (`scrub`).
+//! Guards I3 for repairs, as `mend.rs` does for rows. What a part that can't be read names is left
+//! to the walks behind it: they find block checksums and a blob that nothing names. Deliberately
+//! not here: finding the damage (`scrub`).
 
 use std::collections::BTreeMap;
 
@@ -27,8 +29,8 @@ use crate::id::ObjectId;
 use crate::index::{Batch, Table};
 use crate::multipart::{PartNumber, UploadId};
 use crate::rows::{
-    BlockChecksums, Filed, Part, Phase, Session, check_expiry_value, expiry_value, part_key, session_expiry_key,
-    session_key,
+    BlockChecksums, Filed, Part, Phase, Session, check_expiry_value, expiry_value, part_key,
+    session_expiry_key, session_key,
 };
 use crate::word::{RevisionId, Timestamp};
 
@@ -42,7 +44,8 @@ pub enum UploadMend {
     },
     /// A session that can't be read is removed, and its parts are given up.
     Excise,
-    /// A part is given up. Its number stays marked, so that no completion passes it over before it is uploaded again.
+    /// A part is given up. Its number stays marked, so that no completion passes it over before it
+    /// is uploaded again.
     GiveUp {
         /// Which one.
         number: PartNumber,
@@ -80,7 +83,8 @@ pub struct SeenUpload {
     pub parts: BTreeMap<PartNumber, SeenEntry<Filed>>,
     /// The durable value of the key that [`UploadMend::reads`] gives.
     pub entry: SeenEntry<Bytes>,
-    /// True if a batch about the session or the part is on its way to the disk. `entry` may then be older than the rest.
+    /// True if a batch about the session or the part is on its way to the disk. `entry` may then be
+    /// older than the rest.
     pub is_pending: bool,
 }
 
@@ -88,24 +92,40 @@ impl UploadMend {
     /// The key whose value the decision needs beside session and parts; none if these are enough.
     pub fn reads(&self, id: &ObjectId, upload: &UploadId) -> Option<(Table, Bytes)> {
         match self {
-            Self::Expiry { deadline } => Some((Table::Expiry, session_expiry_key(*deadline, id, upload))),
-            Self::Checksums { revision, .. } => Some((Table::Payloads, Bytes::copy_from_slice(revision.as_bytes()))),
+            Self::Expiry { deadline } => {
+                Some((Table::Expiry, session_expiry_key(*deadline, id, upload)))
+            }
+            Self::Checksums { revision, .. } => {
+                Some((Table::Payloads, Bytes::copy_from_slice(revision.as_bytes())))
+            }
             Self::Excise | Self::GiveUp { .. } => None,
         }
     }
 
     /// Decides against the newest state: what to commit, or none if the damage is not confirmed.
-    pub fn decide(&self, id: &ObjectId, upload: &UploadId, seen: &SeenUpload, now: Timestamp) -> Option<Batch> {
+    pub fn decide(
+        &self,
+        id: &ObjectId,
+        upload: &UploadId,
+        seen: &SeenUpload,
+        now: Timestamp,
+    ) -> Option<Batch> {
         let mut batch = Batch::new();
         match (self, &seen.session) {
             (Self::Expiry { .. } | Self::Checksums { .. }, _) if seen.is_pending => return None,
-            (Self::Expiry { deadline }, SeenEntry::Whole(session)) if session.expires_at == *deadline => {
+            (Self::Expiry { deadline }, SeenEntry::Whole(session))
+                if session.expires_at == *deadline =>
+            {
                 if let SeenEntry::Whole(value) = &seen.entry
                     && check_expiry_value(value).is_ok()
                 {
                     return None;
                 }
-                batch.put(Table::Expiry, session_expiry_key(*deadline, id, upload), expiry_value());
+                batch.put(
+                    Table::Expiry,
+                    session_expiry_key(*deadline, id, upload),
+                    expiry_value(),
+                );
             }
             (Self::Expiry { deadline }, SeenEntry::Whole(_) | SeenEntry::Absent) => {
                 if seen.entry == SeenEntry::Absent {
@@ -122,7 +142,9 @@ impl UploadMend {
                     session::give_up(&mut batch, &[revision_key(id, part.extent.revision)], now);
                 }
             }
-            (Self::GiveUp { number, named }, SeenEntry::Whole(session)) if session.phase == Phase::Open => {
+            (Self::GiveUp { number, named }, SeenEntry::Whole(session))
+                if session.phase == Phase::Open =>
+            {
                 let entry = seen.parts.get(number)?;
                 match (named, whole_part(entry)) {
                     (None, _) if *entry == SeenEntry::Broken => {}
@@ -131,13 +153,29 @@ impl UploadMend {
                     }
                     (None | Some(_), _) => return None,
                 }
-                batch.put(Table::Sessions, part_key(upload, *number), Filed::Lost.encode());
+                batch.put(
+                    Table::Sessions,
+                    part_key(upload, *number),
+                    Filed::Lost.encode(),
+                );
             }
-            (Self::Checksums { number, revision, blocks }, SeenEntry::Whole(session))
-                if session.phase == Phase::Open && !hold_checksums(&seen.entry, blocks) =>
-            {
-                seen.parts.get(number).and_then(whole_part).filter(|part| part.extent.revision == *revision)?;
-                batch.put(Table::Payloads, revision.as_bytes().to_vec(), blocks.encode());
+            (
+                Self::Checksums {
+                    number,
+                    revision,
+                    blocks,
+                },
+                SeenEntry::Whole(session),
+            ) if session.phase == Phase::Open && !hold_checksums(&seen.entry, blocks) => {
+                seen.parts
+                    .get(number)
+                    .and_then(whole_part)
+                    .filter(|part| part.extent.revision == *revision)?;
+                batch.put(
+                    Table::Payloads,
+                    revision.as_bytes().to_vec(),
+                    blocks.encode(),
+                );
             }
             (Self::Expiry { .. }, SeenEntry::Broken)
             | (Self::Excise, SeenEntry::Whole(_) | SeenEntry::Absent)

@@ -1,7 +1,7 @@
 //! What is asked of a server itself, past OpenDAL: one request, and the whole answer to it.
 //!
-//! HTTP/1.0, so that the end of the connection ends the answer. Deliberately not here: signatures, which are part of the
-//! target, and streams: what is sent and what comes back fit into memory.
+//! HTTP/1.0, so that the end of the connection ends the answer. Deliberately not here: signatures,
+//! which are part of the target, and streams: what is sent and what comes back fit into memory.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -24,17 +24,27 @@ pub struct Answer {
 impl Answer {
     /// Whether its status begins with `2`.
     pub fn is_success(&self) -> bool {
-        self.head.split(' ').nth(1).is_some_and(|code| code.starts_with('2'))
+        self.head
+            .split(' ')
+            .nth(1)
+            .is_some_and(|code| code.starts_with('2'))
     }
 
     /// The value of a header. Names are compared without regard to case.
     pub fn header(&self, name: &str) -> Option<&str> {
-        let mut headers = self.head.lines().skip(1).filter_map(|line| line.split_once(':'));
-        headers.find(|(found, _)| found.eq_ignore_ascii_case(name)).map(|(_, value)| value.trim())
+        let mut headers = self
+            .head
+            .lines()
+            .skip(1)
+            .filter_map(|line| line.split_once(':'));
+        headers
+            .find(|(found, _)| found.eq_ignore_ascii_case(name))
+            .map(|(_, value)| value.trim())
     }
 }
 
-/// Asks the server on this port without a body, and insists on success: an error answers no question.
+/// Asks the server on this port without a body, and insists on success: an error answers no
+/// question.
 pub async fn ask(port: u16, method: &'static str, target: String) -> Answer {
     let question = target.clone();
     let answer = send(port, method, target, Vec::new()).await;
@@ -44,7 +54,11 @@ pub async fn ask(port: u16, method: &'static str, target: String) -> Answer {
 
 /// Sends this body to the server on this port; whatever it answers.
 pub async fn send(port: u16, method: &'static str, target: String, body: Vec<u8>) -> Answer {
-    Env::real().unwrap().blocking(move || exchange(port, method, &target, &body)).await.unwrap()
+    Env::real()
+        .unwrap()
+        .blocking(move || exchange(port, method, &target, &body))
+        .await
+        .unwrap()
 }
 
 fn exchange(port: u16, method: &str, target: &str, body: &[u8]) -> Answer {
@@ -52,22 +66,35 @@ fn exchange(port: u16, method: &str, target: &str, body: &[u8]) -> Answer {
     stream.set_nodelay(true).unwrap();
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
     let length = body.len();
-    let head = format!("{method} {target} HTTP/1.0\r\nHost: 127.0.0.1:{port}\r\nContent-Length: {length}\r\n\r\n");
+    let head = format!(
+        "{method} {target} HTTP/1.0\r\nHost: 127.0.0.1:{port}\r\nContent-Length: {length}\r\n\r\n"
+    );
     // In one piece: a server that has answered after the head may close before the rest arrives.
     stream.write_all(&[head.as_bytes(), body].concat()).unwrap();
     let mut answer = Vec::new();
     stream.read_to_end(&mut answer).unwrap();
     let answer = String::from_utf8_lossy(&answer);
-    let (head, body) = answer.split_once("\r\n\r\n").expect("an answer has headers");
-    Answer { head: head.to_owned(), body: body.to_owned() }
+    let (head, body) = answer
+        .split_once("\r\n\r\n")
+        .expect("an answer has headers");
+    Answer {
+        head: head.to_owned(),
+        body: body.to_owned(),
+    }
 }
 
 /// A value within a query: what Base64 has beyond letters and digits, escaped.
 pub fn escaped(base64: &str) -> String {
-    base64.replace('+', "%2B").replace('/', "%2F").replace('=', "%3D")
+    base64
+        .replace('+', "%2B")
+        .replace('/', "%2F")
+        .replace('=', "%3D")
 }
 
 /// Whatever stands between these two, each time they occur.
 pub fn between<'a>(text: &'a str, from: &'a str, to: &'a str) -> impl Iterator<Item = &'a str> {
-    text.split(from).skip(1).filter_map(move |rest| rest.split_once(to)).map(|(found, _)| found)
+    text.split(from)
+        .skip(1)
+        .filter_map(move |rest| rest.split_once(to))
+        .map(|(found, _)| found)
 }

@@ -6,8 +6,9 @@
 //!     `-- drops it, or dies of whatever cause --> the pipe ends --> the watcher kills the whole group, itself as well
 //! ```
 //!
-//! A second pipe is held by every process of the group: it ends when the last of them is gone. Only then is the
-//! directory removed in which the server has kept what it had to keep. Deliberately not here: which servers there are.
+//! A second pipe is held by every process of the group: it ends when the last of them is gone. Only
+//! then is the directory removed in which the server has kept what it had to keep. Deliberately not
+//! here: which servers there are.
 
 use std::fs::{self, File};
 use std::io::{self, Read};
@@ -29,7 +30,8 @@ const ATTEMPTS: usize = 3;
 /// How much of what a server has said is shown when its test fails.
 const SHOWN_BYTES: usize = 4000;
 
-/// Becomes its arguments, with the watcher beside it. What they say goes to the log, which is its standard error.
+/// Becomes its arguments, with the watcher beside it. What they say goes to the log, which is its
+/// standard error.
 const WATCHED: &str = r#"
 exec 3<&0 4>&1 0</dev/null 1>&2
 (read -r _ <&3; kill -KILL 0) &
@@ -48,16 +50,22 @@ pub struct Running {
 }
 
 impl Running {
-    /// Starts a server and waits until it listens. `order` is given a command, the port to listen on and a directory that
-    /// is the server's own, and says how the server is run.
+    /// Starts a server and waits until it listens. `order` is given a command, the port to listen
+    /// on and a directory that is the server's own, and says how the server is run.
     pub async fn start(name: &'static str, order: impl Fn(&mut Command, u16, &Path)) -> Self {
         let env = Env::real().unwrap();
         for _ in 0..ATTEMPTS {
             let mut running = Self::spawn(name, &order);
             match env.deadline(PATIENCE, running.listens(&env)).await {
                 Some(true) => return running,
-                Some(false) => eprintln!("{name} has ended before it listened: {}", running.complaints()),
-                None => panic!("{name} does not listen after {PATIENCE:?}: {}", running.complaints()),
+                Some(false) => eprintln!(
+                    "{name} has ended before it listened: {}",
+                    running.complaints()
+                ),
+                None => panic!(
+                    "{name} does not listen after {PATIENCE:?}: {}",
+                    running.complaints()
+                ),
             }
         }
         panic!("{name} has ended {ATTEMPTS} times before it listened");
@@ -80,9 +88,20 @@ impl Running {
         order(&mut command, port, directory.path());
         let log = File::create(log(directory.path())).unwrap();
         command.current_dir(directory.path()).process_group(0);
-        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(log).spawn().unwrap();
+        let mut child = command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(log)
+            .spawn()
+            .unwrap();
         let last = child.stdout.take().unwrap();
-        Self { name, port, child, last, directory }
+        Self {
+            name,
+            port,
+            child,
+            last,
+            directory,
+        }
     }
 
     /// Whether it listens, once that is known: it has ended if not.
@@ -112,14 +131,22 @@ impl Drop for Running {
         let _ = self.last.read_to_end(&mut Vec::new());
         let _ = self.child.wait();
         if std::thread::panicking() {
-            eprintln!("the last that {} has said: {}", self.name, self.complaints());
+            eprintln!(
+                "the last that {} has said: {}",
+                self.name,
+                self.complaints()
+            );
         }
     }
 }
 
 /// A port on which nobody listens.
 pub fn free_port() -> u16 {
-    TcpListener::bind(("127.0.0.1", 0)).unwrap().local_addr().unwrap().port()
+    TcpListener::bind(("127.0.0.1", 0))
+        .unwrap()
+        .local_addr()
+        .unwrap()
+        .port()
 }
 
 /// The program of this name: on the path, or where `.ci/servers` installs it.
@@ -127,13 +154,27 @@ pub fn free_port() -> u16 {
 /// # Errors
 /// That it is in none of those places.
 pub fn find(program: &str) -> io::Result<PathBuf> {
-    let mut places: Vec<PathBuf> = std::env::var_os("PATH").iter().flat_map(std::env::split_paths).collect();
+    let mut places: Vec<PathBuf> = std::env::var_os("PATH")
+        .iter()
+        .flat_map(std::env::split_paths)
+        .collect();
     if let Some(home) = std::env::var_os("HOME") {
         let installed = PathBuf::from(home).join(".cache/cenotaph/servers");
-        places.extend([installed.join("moto/bin"), installed.join("azurite/node_modules/.bin")]);
+        places.extend([
+            installed.join("moto/bin"),
+            installed.join("azurite/node_modules/.bin"),
+        ]);
     }
-    let found = places.into_iter().map(|place| place.join(program)).find(|path| path.is_file());
-    found.ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, format!("no program on the path: program={program}")))
+    let found = places
+        .into_iter()
+        .map(|place| place.join(program))
+        .find(|path| path.is_file());
+    found.ok_or_else(|| {
+        io::Error::new(
+            io::ErrorKind::NotFound,
+            format!("no program on the path: program={program}"),
+        )
+    })
 }
 
 fn log(directory: &Path) -> PathBuf {

@@ -12,9 +12,10 @@
 //! | error | what could not be read is a clear error; everything else is right |
 //! | violation | wrong bytes, fewer objects without an error, a panic that nobody caught, an abort, a hang |
 //!
-//! By default some hundred places are tried. `CENOTAPH_BITROT=full` changes every byte once, in the first byte bit 0, in
-//! the next one bit 1, and so on; `CENOTAPH_BITROT=16` changes every sixteenth byte in two ways. A child may not have more than 4 GiB of address space: an allocation that trusts
-//! a damaged length ends it.
+//! By default some hundred places are tried. `CENOTAPH_BITROT=full` changes every byte once, in the
+//! first byte bit 0, in the next one bit 1, and so on; `CENOTAPH_BITROT=16` changes every sixteenth
+//! byte in two ways. A child may not have more than 4 GiB of address space: an allocation that
+//! trusts a damaged length ends it.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -44,16 +45,29 @@ const ADDRESS_SPACE_KIB: u64 = 4 << 20;
 #[test]
 fn no_changed_byte_gives_wrong_data_or_less_of_it_in_silence() {
     // Wake-ups of other threads would be most of the cost.
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
     if let Ok(orders) = std::env::var(ORDERS) {
         let orders: Orders = serde_json::from_slice(&fs::read(orders).unwrap()).unwrap();
         return look::run(&runtime, &orders);
     }
-    let step =
-        std::env::var(MODE).ok().map(|mode| if mode == "full" { 1 } else { mode.parse().expect("full, or a step") });
+    let step = std::env::var(MODE).ok().map(|mode| {
+        if mode == "full" {
+            1
+        } else {
+            mode.parse().expect("full, or a step")
+        }
+    });
     // Nothing here tests syncs: in memory they are free.
     let memory = Path::new("/dev/shm");
-    let root = if memory.is_dir() { tempfile::tempdir_in(memory) } else { tempfile::tempdir() }.unwrap();
+    let root = if memory.is_dir() {
+        tempfile::tempdir_in(memory)
+    } else {
+        tempfile::tempdir()
+    }
+    .unwrap();
     let golden = root.path().join("golden");
     let expected = runtime.block_on(made::make(&golden));
     let flips = match step {
@@ -61,17 +75,33 @@ fn no_changed_byte_gives_wrong_data_or_less_of_it_in_silence() {
         Some(1) => flips::all(&golden),
         Some(step) => flips::every(&golden, step),
     };
-    println!("{} changes, in {} files", flips.len(), flips::files(&golden, "").len());
+    println!(
+        "{} changes, in {} files",
+        flips.len(),
+        flips::files(&golden, "").len()
+    );
     let judgements = std::thread::scope(|scope| {
-        let shares = flips.chunks(flips.len().div_ceil(CHILDREN)).enumerate().map(|(number, flips)| {
-            let scratch = root.path().join(format!("scratch-{number}"));
-            let (golden, expected, flips) = (golden.clone(), expected.clone(), flips.to_vec());
-            let orders = Orders { golden, scratch, expected, flips, from: 0 };
-            let path = root.path().join(format!("orders-{number}.json"));
-            scope.spawn(move || judge_all(orders, &path))
-        });
+        let shares = flips
+            .chunks(flips.len().div_ceil(CHILDREN))
+            .enumerate()
+            .map(|(number, flips)| {
+                let scratch = root.path().join(format!("scratch-{number}"));
+                let (golden, expected, flips) = (golden.clone(), expected.clone(), flips.to_vec());
+                let orders = Orders {
+                    golden,
+                    scratch,
+                    expected,
+                    flips,
+                    from: 0,
+                };
+                let path = root.path().join(format!("orders-{number}.json"));
+                scope.spawn(move || judge_all(orders, &path))
+            });
         let shares: Vec<_> = shares.collect();
-        shares.into_iter().flat_map(|share| share.join().unwrap()).collect::<Vec<_>>()
+        shares
+            .into_iter()
+            .flat_map(|share| share.join().unwrap())
+            .collect::<Vec<_>>()
     });
     report(&flips, &judgements);
 }
@@ -123,13 +153,18 @@ fn run_child(orders: &Path, judgements: &mut Vec<Judgement>) -> String {
             match lines.recv_timeout(PATIENCE) {
                 Ok(line) => judgements.extend(Judgement::heard(&line)),
                 Err(mpsc::RecvTimeoutError::Timeout) => return format!("silent for {PATIENCE:?}"),
-                Err(mpsc::RecvTimeoutError::Disconnected) => return child.0.wait().unwrap().to_string(),
+                Err(mpsc::RecvTimeoutError::Disconnected) => {
+                    return child.0.wait().unwrap().to_string();
+                }
             }
         }
     });
     let complaints = fs::read_to_string(complaints).unwrap_or_default();
     let tail: Vec<&str> = complaints.lines().rev().take(5).collect();
-    format!("{listener}; it complains of: {}", tail.into_iter().rev().collect::<Vec<_>>().join(" | "))
+    format!(
+        "{listener}; it complains of: {}",
+        tail.into_iter().rev().collect::<Vec<_>>().join(" | ")
+    )
 }
 
 /// A process that does not outlive this.
@@ -161,19 +196,37 @@ fn report(flips: &[Flip], judgements: &[Judgement]) {
             Judgement::Error(_) => count.errors += 1,
             Judgement::Violation(what) => {
                 count.violations += 1;
-                violations.push(format!("{} byte {} ^ {:#04x}: {what}", flip.file, flip.at, flip.with));
+                violations.push(format!(
+                    "{} byte {} ^ {:#04x}: {what}",
+                    flip.file, flip.at, flip.with
+                ));
             }
         }
     }
-    println!("| files | bytes changed | right data | clear error | violations |\n|---|---|---|---|---|");
-    for (kind, Counts { flips, right, errors, violations }) in &counts {
+    println!(
+        "| files | bytes changed | right data | clear error | violations |\n|---|---|---|---|---|"
+    );
+    for (
+        kind,
+        Counts {
+            flips,
+            right,
+            errors,
+            violations,
+        },
+    ) in &counts
+    {
         println!("| {kind} | {flips} | {right} | {errors} | {violations} |");
     }
     for kind in Kind::ALL {
         assert!(counts.contains_key(&kind), "the store has no {kind}");
     }
     let first: Vec<_> = violations.iter().take(20).collect();
-    assert!(violations.is_empty(), "{} violations: {first:#?}", violations.len());
+    assert!(
+        violations.is_empty(),
+        "{} violations: {first:#?}",
+        violations.len()
+    );
     let errors = counts.values().map(|count| count.errors).sum::<u64>();
     assert!(errors > 0, "no change was noticed");
 }

@@ -13,7 +13,12 @@ const MIB: usize = 1 << 20;
 async fn open(config: Config) -> (TempDir, Engine) {
     let dir = tempfile::tempdir().unwrap();
     let operator = Operator::new(opendal::services::Memory::default()).unwrap();
-    let engine = Engine::builder(dir.path()).config(config).blobs(operator).open().await.unwrap();
+    let engine = Engine::builder(dir.path())
+        .config(config)
+        .blobs(operator)
+        .open()
+        .await
+        .unwrap();
     (dir, engine)
 }
 
@@ -33,7 +38,9 @@ fn stalled(sent: usize) -> Body {
 }
 
 fn chunks(count: usize) -> Body {
-    Body::stream(stream::iter((0..count).map(|_| Ok::<_, std::io::Error>(vec![1u8; MIB]))))
+    Body::stream(stream::iter(
+        (0..count).map(|_| Ok::<_, std::io::Error>(vec![1u8; MIB])),
+    ))
 }
 
 /// Puts whose callers have sent so many MiB and stalled, when all of them have begun.
@@ -55,8 +62,12 @@ async fn stalled_uploads_that_sent_little_hold_no_share() {
     let (_dir, engine) = open(config(128 * MIB, minute, minute)).await;
     let stalled = stall(&engine, 20, 2).await;
     let env = Env::real().unwrap();
-    let put = env.deadline(Duration::from_secs(20), async { engine.put("healthy", chunks(12)).await });
-    put.await.expect("a share is 49 MiB, the budget is 128 MiB, and nobody holds a share of it").unwrap();
+    let put = env.deadline(Duration::from_secs(20), async {
+        engine.put("healthy", chunks(12)).await
+    });
+    put.await
+        .expect("a share is 49 MiB, the budget is 128 MiB, and nobody holds a share of it")
+        .unwrap();
     drop(stalled);
     engine.close().await.unwrap();
 }
@@ -74,8 +85,12 @@ async fn stalled_uploads_of_bulk_work_leave_a_share_to_others() {
         tokio::task::yield_now().await;
     }
     let env = Env::real().unwrap();
-    let put = env.deadline(Duration::from_secs(20), async { engine.put("healthy", chunks(12)).await });
-    put.await.expect("half of the budget is not for bulk work, and a share is 49 MiB of 128").unwrap();
+    let put = env.deadline(Duration::from_secs(20), async {
+        engine.put("healthy", chunks(12)).await
+    });
+    put.await
+        .expect("half of the budget is not for bulk work, and a share is 49 MiB of 128")
+        .unwrap();
     drop(bulk);
     engine.close().await.unwrap();
 }
@@ -86,7 +101,14 @@ async fn bulk_puts_that_have_hardly_begun_leave_payload_bytes_to_single_ones() {
     config.limits.write_bytes_in_flight = 4 * MIB;
     let (_dir, engine) = open(config).await;
     // Each reserves what may stay in the index, for nobody knows how long it is.
-    let mut bulk: Vec<_> = (0..4).map(|n| engine.put(format!("bulk/{n}"), stalled(0)).bulk().into_future()).collect();
+    let mut bulk: Vec<_> = (0..4)
+        .map(|n| {
+            engine
+                .put(format!("bulk/{n}"), stalled(0))
+                .bulk()
+                .into_future()
+        })
+        .collect();
     for put in &mut bulk {
         assert!(futures::poll!(put).is_pending());
     }
@@ -110,7 +132,10 @@ async fn a_batch_and_a_deletion_leave_room_for_single_requests() {
     };
     let single = async |name: usize| {
         for n in 0..50 {
-            engine.put(format!("single/{name}/{n}"), "value").await.expect("half of the writes are not for bulk work");
+            engine
+                .put(format!("single/{name}/{n}"), "value")
+                .await
+                .expect("half of the writes are not for bulk work");
         }
     };
     let (deleted, ..) = futures::join!(bulk, single(0), single(1), single(2), single(3));
@@ -127,7 +152,10 @@ async fn uploads_that_wait_for_each_other_all_end() {
         let put = engine.put(format!("{number}"), chunks(10));
         puts.spawn(async move { put.await.map(drop) });
     }
-    let ended = Env::real().unwrap().deadline(Duration::from_secs(50), puts.join_all()).await;
+    let ended = Env::real()
+        .unwrap()
+        .deadline(Duration::from_secs(50), puts.join_all())
+        .await;
     for put in ended.expect("nobody waits who holds a share") {
         put.unwrap();
     }
@@ -137,7 +165,12 @@ async fn uploads_that_wait_for_each_other_all_end() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_wait_for_memory_ends_as_overloaded_and_an_idle_stream_as_source() {
-    let (_dir, engine) = open(config(4 * MIB, Duration::from_millis(300), Duration::from_secs(5))).await;
+    let (_dir, engine) = open(config(
+        4 * MIB,
+        Duration::from_millis(300),
+        Duration::from_secs(5),
+    ))
+    .await;
     // The share of one is all there is; the others wait for it, and give up.
     let stalled = stall(&engine, 3, 3).await;
     while engine.stats().await.unwrap().actors.upload_bytes.bytes < 4 * MIB {
@@ -146,7 +179,10 @@ async fn a_wait_for_memory_ends_as_overloaded_and_an_idle_stream_as_source() {
     let error = engine.put("healthy", chunks(3)).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Overloaded, "{error:?}");
     for kind in stalled.join_all().await {
-        assert!(matches!(kind, ErrorKind::Source | ErrorKind::Overloaded), "{kind:?}");
+        assert!(
+            matches!(kind, ErrorKind::Source | ErrorKind::Overloaded),
+            "{kind:?}"
+        );
     }
     engine.put("healthy", chunks(3)).await.unwrap();
     engine.close().await.unwrap();
@@ -158,10 +194,17 @@ async fn a_stream_that_panics_fails_its_put_alone() {
     for sent in [0, 3] {
         let begun = stream::iter((0..sent).map(|_| Ok::<_, std::io::Error>(vec![0u8; MIB])));
         let panics = stream::once(async { panic!("a bug of the caller") });
-        let error = engine.put("a", Body::stream(begun.chain(panics))).await.unwrap_err();
+        let error = engine
+            .put("a", Body::stream(begun.chain(panics)))
+            .await
+            .unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Source, "{error:?}");
     }
     let stats = engine.stats().await.unwrap().actors;
-    assert_eq!((stats.restarts, stats.uploads_live), (0, 0), "no actor has died");
+    assert_eq!(
+        (stats.restarts, stats.uploads_live),
+        (0, 0),
+        "no actor has died"
+    );
     engine.close().await.unwrap();
 }

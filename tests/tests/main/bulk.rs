@@ -1,11 +1,14 @@
-//! Many objects in one call: deleted below a prefix, in batches, and all at once. What goes wrong with one says so, and
-//! takes no other with it; what must happen together does.
+//! Many objects in one call: deleted below a prefix, in batches, and all at once. What goes wrong
+//! with one says so, and takes no other with it; what must happen together does.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-use cenotaph::{Engine, Env, ErrorKind, Namespace, NamespaceLimits, ObjectId, Operation, Reply, Write, WriteReply};
+use cenotaph::{
+    Engine, Env, ErrorKind, Namespace, NamespaceLimits, ObjectId, Operation, Reply, Write,
+    WriteReply,
+};
 use cenotaph_storage::Seam;
 use cenotaph_tests::store::{INLINE, Store, blobs, payload};
 use futures::{StreamExt, TryStreamExt, stream};
@@ -13,7 +16,10 @@ use tokio::task::JoinHandle;
 
 const LARGE: usize = 3 * INLINE;
 
-#[expect(clippy::disallowed_methods, reason = "the test itself is not part of the world under test")]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the test itself is not part of the world under test"
+)]
 fn beside<T: Send + 'static>(work: impl Future<Output = T> + Send + 'static) -> JoinHandle<T> {
     tokio::spawn(work)
 }
@@ -35,7 +41,12 @@ async fn fill(engine: &Engine, prefix: &str, count: u64) {
 }
 
 async fn count(engine: &Engine, prefix: &str) -> u64 {
-    engine.list(prefix).stream().try_fold(0, |count, _| async move { Ok(count + 1) }).await.unwrap()
+    engine
+        .list(prefix)
+        .stream()
+        .try_fold(0, |count, _| async move { Ok(count + 1) })
+        .await
+        .unwrap()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -51,7 +62,10 @@ async fn a_prefix_deleted_halfway_goes_on_where_it_stopped_and_takes_no_neighbou
     let first = job.try_next().await.unwrap().unwrap();
     let second = job.try_next().await.unwrap().unwrap();
     drop(job);
-    assert_eq!((first.deleted, second.deleted, second.last.as_deref()), (1000, 2000, Some("tmp/01999")));
+    assert_eq!(
+        (first.deleted, second.deleted, second.last.as_deref()),
+        (1000, 2000, Some("tmp/01999"))
+    );
     assert_eq!(count(engine, "tmp/").await, 3000);
     // .. and in the midst of one, which says nothing of how far it has come.
     let mut held = store.stage.hold(Seam::ShardBeforeDecide);
@@ -64,17 +78,36 @@ async fn a_prefix_deleted_halfway_goes_on_where_it_stopped_and_takes_no_neighbou
     let store = store.reopen().await;
     let engine = &store.engine;
     let left = count(engine, "tmp/").await;
-    assert!((2000..=3000).contains(&left), "a page is a thousand: {left}");
-    let rest = engine.delete_prefix("tmp/").start_after(second.last.unwrap()).await.unwrap();
-    assert_eq!((rest.deleted, rest.last.as_deref()), (left, Some("tmp/04999")));
-    assert_eq!((count(engine, "tmp/").await, count(engine, "").await), (0, 5));
+    assert!(
+        (2000..=3000).contains(&left),
+        "a page is a thousand: {left}"
+    );
+    let rest = engine
+        .delete_prefix("tmp/")
+        .start_after(second.last.unwrap())
+        .await
+        .unwrap();
+    assert_eq!(
+        (rest.deleted, rest.last.as_deref()),
+        (left, Some("tmp/04999"))
+    );
+    assert_eq!(
+        (count(engine, "tmp/").await, count(engine, "").await),
+        (0, 5)
+    );
     store.assert_settled().await;
     assert!(blobs(&store.blobs).await.is_empty());
-    assert_eq!(engine.delete_prefix("tmp/").await.unwrap(), cenotaph::PrefixDeleted::default());
+    assert_eq!(
+        engine.delete_prefix("tmp/").await.unwrap(),
+        cenotaph::PrefixDeleted::default()
+    );
 }
 
 /// Runs a batch: what came of each operation, by its place.
-async fn run(engine: &Engine, operations: Vec<Operation>) -> BTreeMap<usize, cenotaph::Result<Reply>> {
+async fn run(
+    engine: &Engine,
+    operations: Vec<Operation>,
+) -> BTreeMap<usize, cenotaph::Result<Reply>> {
     let count = operations.len();
     let answers: Vec<_> = engine.batch(stream::iter(operations)).collect().await;
     let places = answers.len();
@@ -95,12 +128,28 @@ async fn one_operation_of_a_batch_that_fails_takes_no_other_with_it() {
         503 => Write::put("k00503", "x").custom("a", "v".repeat(20_000)),
         _ => Write::put(format!("k{number:05}"), "new"),
     };
-    let mut answers = run(&store.engine, (0..1000).map(|number| wrongs(number).into()).collect()).await;
-    let failed: Vec<_> = (500..504).map(|place| answers.remove(&place).unwrap().unwrap_err().kind()).collect();
-    assert!(matches!(failed[0], ErrorKind::Conflict { current: Some(_) }), "{failed:?}");
+    let mut answers = run(
+        &store.engine,
+        (0..1000).map(|number| wrongs(number).into()).collect(),
+    )
+    .await;
+    let failed: Vec<_> = (500..504)
+        .map(|place| answers.remove(&place).unwrap().unwrap_err().kind())
+        .collect();
+    assert!(
+        matches!(failed[0], ErrorKind::Conflict { current: Some(_) }),
+        "{failed:?}"
+    );
     assert_eq!(failed[1..], [ErrorKind::Invalid; 3]);
-    assert!(answers.values().all(|outcome| matches!(outcome, Ok(Reply::Written(written)) if written.created)));
-    assert_eq!((count(&store.engine, "k").await, store.bytes("k00500").await), (997, Some("old".into())));
+    assert!(
+        answers
+            .values()
+            .all(|outcome| matches!(outcome, Ok(Reply::Written(written)) if written.created))
+    );
+    assert_eq!(
+        (count(&store.engine, "k").await, store.bytes("k00500").await),
+        (997, Some("old".into()))
+    );
 
     let reads = (0..1000).map(|number| match number % 3 {
         0 => Operation::get(format!("k{number:05}")),
@@ -110,9 +159,13 @@ async fn one_operation_of_a_batch_that_fails_takes_no_other_with_it() {
     for (place, outcome) in run(&store.engine, reads.collect()).await {
         let there = !(501..504).contains(&place);
         match outcome.unwrap() {
-            Reply::Object(object) => assert_eq!((place % 3, object.is_some()), (0, there), "{place}"),
+            Reply::Object(object) => {
+                assert_eq!((place % 3, object.is_some()), (0, there), "{place}")
+            }
             Reply::Head(head) => assert_eq!((place % 3, head.is_some()), (1, there), "{place}"),
-            Reply::Deleted(deleted) => assert_eq!((place % 3, deleted.existed), (2, there), "{place}"),
+            Reply::Deleted(deleted) => {
+                assert_eq!((place % 3, deleted.existed), (2, there), "{place}")
+            }
             Reply::Written(written) => panic!("nothing was put: {written:?}"),
         }
     }
@@ -144,8 +197,15 @@ async fn a_thousand_writes_over_all_shards_are_there_all_at_once() {
     let store = Store::new().await;
     let (engine, env) = (&store.engine, Env::new(store.stage.clone()));
     let keys: Vec<String> = (0..1000).map(|number| format!("all/{number:03}")).collect();
-    let shards: BTreeSet<_> = keys.iter().map(|key| engine.shard_of(key).unwrap()).collect();
-    assert_eq!(shards.len(), engine.config().limits.shards, "every shard is concerned");
+    let shards: BTreeSet<_> = keys
+        .iter()
+        .map(|key| engine.shard_of(key).unwrap())
+        .collect();
+    assert_eq!(
+        shards.len(),
+        engine.config().limits.shards,
+        "every shard is concerned"
+    );
     let over = Arc::new(AtomicBool::new(false));
     let (looker, told) = (engine.clone(), Arc::clone(&over));
     let looks = beside(async move {
@@ -169,8 +229,13 @@ async fn a_thousand_writes_over_all_shards_are_there_all_at_once() {
     });
     let began = env.monotonic();
     for round in 1..=10 {
-        let writes =
-            keys.iter().map(|key| if round % 5 == 0 { Write::delete(key) } else { Write::put(key, vec![7; round]) });
+        let writes = keys.iter().map(|key| {
+            if round % 5 == 0 {
+                Write::delete(key)
+            } else {
+                Write::put(key, vec![7; round])
+            }
+        });
         let replies = engine.atomic(writes).await.unwrap();
         assert_eq!(replies.len(), 1000);
         assert!(replies.iter().all(|reply| match reply {
@@ -180,7 +245,11 @@ async fn a_thousand_writes_over_all_shards_are_there_all_at_once() {
     }
     let took = env.monotonic() - began;
     over.store(true, Ordering::SeqCst);
-    println!("1000 writes in one commit: {:?} each time, {} looks meanwhile", took / 10, looks.await.unwrap());
+    println!(
+        "1000 writes in one commit: {:?} each time, {} looks meanwhile",
+        took / 10,
+        looks.await.unwrap()
+    );
     store.assert_settled().await;
 }
 
@@ -191,9 +260,28 @@ async fn what_is_too_much_to_happen_at_once_is_refused_whole() {
     let many = |count: usize| (0..count).map(|number| Write::put(format!("k{number}"), "x"));
     let mut refused = vec![
         engine.atomic(many(1001)).await.unwrap_err(),
-        engine.atomic([Write::put("k", "1"), Write::delete("other"), Write::put("k", "2")]).await.unwrap_err(),
-        engine.atomic([Write::put("k", "x"), Write::put("l", payload(1, INLINE + 1))]).await.unwrap_err(),
-        engine.atomic([Write::put("k", "x"), Write::put("l", "x").custom("a", "v".repeat(20_000))]).await.unwrap_err(),
+        engine
+            .atomic([
+                Write::put("k", "1"),
+                Write::delete("other"),
+                Write::put("k", "2"),
+            ])
+            .await
+            .unwrap_err(),
+        engine
+            .atomic([
+                Write::put("k", "x"),
+                Write::put("l", payload(1, INLINE + 1)),
+            ])
+            .await
+            .unwrap_err(),
+        engine
+            .atomic([
+                Write::put("k", "x"),
+                Write::put("l", "x").custom("a", "v".repeat(20_000)),
+            ])
+            .await
+            .unwrap_err(),
     ];
     let filled = (0..900).map(|number| Write::put(format!("k{number}"), payload(1, INLINE)));
     engine.atomic(filled).await.unwrap();
@@ -206,7 +294,10 @@ async fn what_is_too_much_to_happen_at_once_is_refused_whole() {
     for error in refused {
         assert_eq!(error.kind(), ErrorKind::Invalid, "{error:?}");
     }
-    assert_eq!((count(engine, "").await, count(&strict.engine, "").await), (0, 0));
+    assert_eq!(
+        (count(engine, "").await, count(&strict.engine, "").await),
+        (0, 0)
+    );
     assert!(engine.atomic([]).await.unwrap().is_empty());
     store.assert_settled().await;
 }
@@ -223,7 +314,10 @@ async fn a_batch_asks_for_no_more_operations_than_it_runs_at_once() {
     let mut answers = store.engine.batch(writes);
     answers.next().await.unwrap().1.unwrap();
     let first = asked.load(Ordering::SeqCst);
-    assert!(first <= 256, "{first} were asked for before one answer was taken");
+    assert!(
+        first <= 256,
+        "{first} were asked for before one answer was taken"
+    );
     assert_eq!(answers.count().await, 999);
 }
 
@@ -232,9 +326,28 @@ async fn a_deletion_of_a_prefix_goes_on_where_it_is_refused_for_a_moment() {
     let store = Store::new().await;
     let namespace: Namespace = "limited".parse().unwrap();
     for number in 0..30 {
-        store.engine.put(ObjectId::new(&namespace, &format!("k{number}")).unwrap(), "x").await.unwrap();
+        store
+            .engine
+            .put(
+                ObjectId::new(&namespace, &format!("k{number}")).unwrap(),
+                "x",
+            )
+            .await
+            .unwrap();
     }
-    let one = NamespaceLimits { operations_at_once: Some(1), ..NamespaceLimits::default() };
+    let one = NamespaceLimits {
+        operations_at_once: Some(1),
+        ..NamespaceLimits::default()
+    };
     store.engine.limit_namespace(&namespace, one).unwrap();
-    assert_eq!(store.engine.delete_prefix("").namespace(namespace).await.unwrap().deleted, 30);
+    assert_eq!(
+        store
+            .engine
+            .delete_prefix("")
+            .namespace(namespace)
+            .await
+            .unwrap()
+            .deleted,
+        30
+    );
 }

@@ -1,9 +1,10 @@
-//! Actors killed at random under load, on real threads, real fjall and real files: every caller hears the truth (I10), and
-//! in the end nothing is lost and nothing is left (I5, I9).
+//! Actors killed at random under load, on real threads, real fjall and real files: every caller
+//! hears the truth (I10), and in the end nothing is lost and nothing is left (I5, I9).
 //!
-//! Once each client has keys of its own, so that it knows after every answer what its object must be: `Applied` means the
-//! new value, an error that is not `Indeterminate` the old one. And once all want the same keys, and what they heard must
-//! have an order. `CENOTAPH_CHAOS_SECONDS` says for how long; 3 unless told.
+//! Once each client has keys of its own, so that it knows after every answer what its object must
+//! be: `Applied` means the new value, an error that is not `Indeterminate` the old one. And once
+//! all want the same keys, and what they heard must have an order. `CENOTAPH_CHAOS_SECONDS` says
+//! for how long; 3 unless told.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -27,7 +28,9 @@ struct Seen {
 }
 
 fn seconds() -> Duration {
-    let told = std::env::var("CENOTAPH_CHAOS_SECONDS").ok().and_then(|text| text.parse().ok());
+    let told = std::env::var("CENOTAPH_CHAOS_SECONDS")
+        .ok()
+        .and_then(|text| text.parse().ok());
     Duration::from_secs(told.unwrap_or(3))
 }
 
@@ -60,7 +63,8 @@ async fn actors_killed_at_random_under_load_lose_nothing_and_lie_to_nobody() {
     let store = store().await;
     let env = Env::new(store.stage.clone());
     let until = env.monotonic() + seconds();
-    let clients = futures::future::join_all((0..CLIENTS).map(|number| client(&store, &env, number, until)));
+    let clients =
+        futures::future::join_all((0..CLIENTS).map(|number| client(&store, &env, number, until)));
     let (seen, kills) = futures::join!(clients, kill_at_random(&store.engine, &env, until));
     println!("{kills} kills; {seen:?}");
     assert!(kills > 20, "{kills} kills are not chaos");
@@ -85,7 +89,10 @@ async fn client(store: &Store, env: &Env, number: u64, until: Duration) -> Seen 
                 Err(error) => assert_refused(&error, &mut seen),
             }
         } else {
-            let body = payload(seed, SIZES[usize::try_from(env.random_u64() % SIZES.len() as u64).unwrap()]);
+            let body = payload(
+                seed,
+                SIZES[usize::try_from(env.random_u64() % SIZES.len() as u64).unwrap()],
+            );
             let in_parts = env.random_u64().is_multiple_of(3);
             let written = match in_parts {
                 true => put_in_parts(&store.engine, &key, &body).await,
@@ -94,7 +101,11 @@ async fn client(store: &Store, env: &Env, number: u64, until: Duration) -> Seen 
             match written {
                 Ok(written) => {
                     seen.in_parts += u64::from(in_parts);
-                    assert_eq!(written.outcome, Outcome::Applied, "nobody else writes {key}");
+                    assert_eq!(
+                        written.outcome,
+                        Outcome::Applied,
+                        "nobody else writes {key}"
+                    );
                     assert_eq!(written.created, expected.is_none(), "{key} round {round}");
                     expected = Some(body);
                     seen.applied += 1;
@@ -146,7 +157,10 @@ const ASKED: u64 = 8;
 const SEARCH_MAX: usize = 2_000_000;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[expect(clippy::disallowed_methods, reason = "rivals on threads of their own are the point")]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "rivals on threads of their own are the point"
+)]
 async fn what_rivals_hear_about_one_object_while_actors_die_has_an_order() {
     let store = store().await;
     let env = Env::new(store.stage.clone());
@@ -157,7 +171,12 @@ async fn what_rivals_hear_about_one_object_while_actors_die_has_an_order() {
     while env.monotonic() < until {
         let moments = Arc::new(AtomicU64::new(0));
         let rivals = (0..RIVALS).map(|number| {
-            let rival = Rival { engine: store.engine.clone(), env: env.clone(), moments: Arc::clone(&moments), number };
+            let rival = Rival {
+                engine: store.engine.clone(),
+                env: env.clone(),
+                moments: Arc::clone(&moments),
+                number,
+            };
             tokio::spawn(rival.ask(format!("hot/{rounds}")))
         });
         let mut history = History::new();
@@ -174,7 +193,10 @@ async fn what_rivals_hear_about_one_object_while_actors_die_has_an_order() {
     let kills = killer.await.unwrap();
     println!("{kills} kills, {rounds} rounds of {RIVALS} x {ASKED}, {undecided} too hard to tell");
     assert!(kills > 20, "{kills} kills are not chaos");
-    assert!(rounds > 20 && undecided * 10 < rounds, "{undecided} of {rounds} rounds could not be told");
+    assert!(
+        rounds > 20 && undecided * 10 < rounds,
+        "{undecided} of {rounds} rounds could not be told"
+    );
     store.assert_settled().await;
 }
 
@@ -198,7 +220,10 @@ impl Rival {
             let heard = match self.env.random_u64() % 4 {
                 0 => self.delete(&key).await,
                 1 => self.read(&key).await,
-                kind => self.write(&key, value, if kind == 2 { 10 } else { 3 * INLINE }).await,
+                kind => {
+                    self.write(&key, value, if kind == 2 { 10 } else { 3 * INLINE })
+                        .await
+                }
             };
             let answered = self.moment();
             if let Some(operation) = heard {
@@ -210,11 +235,19 @@ impl Rival {
         history
     }
 
-    /// None if nothing was committed. A superseded write was overwritten the moment it was made: nobody ever sees it.
+    /// None if nothing was committed. A superseded write was overwritten the moment it was made:
+    /// nobody ever sees it.
     async fn write(&self, key: &str, value: u64, bytes: usize) -> Option<Operation<u64>> {
-        match self.engine.put(key, payload(value, bytes)).custom("value", value.to_string()).await {
+        match self
+            .engine
+            .put(key, payload(value, bytes))
+            .custom("value", value.to_string())
+            .await
+        {
             Ok(written) => (written.outcome == Outcome::Applied).then_some(Operation::Write(value)),
-            Err(error) if error.kind() == ErrorKind::Indeterminate => Some(Operation::MayWrite(value)),
+            Err(error) if error.kind() == ErrorKind::Indeterminate => {
+                Some(Operation::MayWrite(value))
+            }
             Err(error) => {
                 assert_eq!(error.kind(), ErrorKind::Unavailable, "{error:?}");
                 None
@@ -237,7 +270,9 @@ impl Rival {
         match self.engine.get(key).await {
             Ok(None) => Some(Operation::Read(None)),
             Ok(Some(object)) => {
-                let value = object.metadata().attributes.custom["value"].parse().unwrap();
+                let value = object.metadata().attributes.custom["value"]
+                    .parse()
+                    .unwrap();
                 let bytes = usize::try_from(object.metadata().size).unwrap();
                 assert_eq!(
                     object.bytes().await.unwrap(),

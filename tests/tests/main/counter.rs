@@ -1,4 +1,5 @@
-//! The contended counter: many tasks update one object while shards die, and every increment counts once.
+//! The contended counter: many tasks update one object while shards die, and every increment counts
+//! once.
 //!
 //! `CENOTAPH_COUNTER_INCREMENTS` says how many each task makes; 40 unless told, 2,000 for figures.
 
@@ -12,7 +13,10 @@ use cenotaph_tests::store::{Store, quick};
 const TASKS: u64 = 16;
 
 fn increments() -> u64 {
-    std::env::var("CENOTAPH_COUNTER_INCREMENTS").ok().and_then(|text| text.parse().ok()).unwrap_or(40)
+    std::env::var("CENOTAPH_COUNTER_INCREMENTS")
+        .ok()
+        .and_then(|text| text.parse().ok())
+        .unwrap_or(40)
 }
 
 /// What the tasks of one run have met.
@@ -51,14 +55,19 @@ async fn increment(engine: &Engine, key: &str, tally: &Tally) {
                 asked += 1;
                 async move {
                     let count = match current {
-                        Some(object) => u64::from_le_bytes(object.bytes().await?[..].try_into().unwrap()),
+                        Some(object) => {
+                            u64::from_le_bytes(object.bytes().await?[..].try_into().unwrap())
+                        }
                         None => 0,
                     };
                     Ok::<_, Error>(Update::put((count + 1).to_le_bytes().to_vec()))
                 }
             })
             .await;
-        assert!((1..=most).contains(&asked), "{asked} attempts in one update");
+        assert!(
+            (1..=most).contains(&asked),
+            "{asked} attempts in one update"
+        );
         tally.asked.fetch_add(u64::from(asked), Ordering::Relaxed);
         match outcome {
             Ok(_) => return,
@@ -75,7 +84,10 @@ async fn increment(engine: &Engine, key: &str, tally: &Tally) {
 }
 
 /// All tasks, each on the key that it is given.
-#[expect(clippy::disallowed_methods, reason = "tasks on threads of their own are the point")]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "tasks on threads of their own are the point"
+)]
 async fn run(engine: &Engine, env: &Env, tasks: u64, key: impl Fn(u64) -> String) -> Run {
     let (tally, began) = (Arc::new(Tally::default()), env.monotonic());
     let running = (0..tasks).map(|task| {
@@ -94,11 +106,21 @@ async fn run(engine: &Engine, env: &Env, tasks: u64, key: impl Fn(u64) -> String
         [&tally.asked, &tally.conflicts, &tally.refused].map(|count| count.load(Ordering::Relaxed));
     let each = |count: u64| count as f64 / committed as f64;
     let per_second = committed as f64 / took.as_secs_f64();
-    Run { per_second, lost: each(asked - committed), conflicts: each(given_up), refused }
+    Run {
+        per_second,
+        lost: each(asked - committed),
+        conflicts: each(given_up),
+        refused,
+    }
 }
 
 fn tell(name: &str, run: &Run) {
-    let Run { per_second, lost, conflicts, refused } = run;
+    let Run {
+        per_second,
+        lost,
+        conflicts,
+        refused,
+    } = run;
     println!(
         "{name:<28} {per_second:>7.0}/s, per increment {lost:.3} attempts lost and {conflicts:.4} conflicts heard, {refused} refused"
     );
@@ -112,19 +134,38 @@ async fn every_increment_of_a_contended_counter_counts_once_while_shards_die() {
     let store = Store::with(config).await;
     let (engine, env) = (&store.engine, Env::new(store.stage.clone()));
     println!("{TASKS} tasks, {} updates each", increments());
-    tell("each its own object", &run(engine, &env, TASKS, |task| format!("own/{task}")).await);
-    tell("one task alone", &run(engine, &env, 1, |_| "alone".to_owned()).await);
-    tell("all one object", &run(engine, &env, TASKS, |_| "one".to_owned()).await);
+    tell(
+        "each its own object",
+        &run(engine, &env, TASKS, |task| format!("own/{task}")).await,
+    );
+    tell(
+        "one task alone",
+        &run(engine, &env, 1, |_| "alone".to_owned()).await,
+    );
+    tell(
+        "all one object",
+        &run(engine, &env, TASKS, |_| "one".to_owned()).await,
+    );
 
-    let (over, killer, killing) = (Arc::new(AtomicBool::new(false)), engine.killer(), env.clone());
+    let (over, killer, killing) = (
+        Arc::new(AtomicBool::new(false)),
+        engine.killer(),
+        env.clone(),
+    );
     let (told, shards) = (Arc::clone(&over), engine.config().limits.shards as u64);
     let hot = engine.shard_of("dying").unwrap();
     let kills = tokio::spawn(async move {
         let mut kills = 0u64;
         while !told.load(Ordering::SeqCst) {
-            let shard = if kills.is_multiple_of(2) { hot } else { (killing.random_u64() % shards) as usize };
+            let shard = if kills.is_multiple_of(2) {
+                hot
+            } else {
+                (killing.random_u64() % shards) as usize
+            };
             kills += u64::from(killer(ActorKind::Shard(shard)));
-            killing.sleep(killing.jitter(Duration::from_millis(40))).await;
+            killing
+                .sleep(killing.jitter(Duration::from_millis(40)))
+                .await;
         }
         kills
     });
@@ -139,7 +180,11 @@ async fn every_increment_of_a_contended_counter_counts_once_while_shards_die() {
     for key in ["one", "dying"] {
         assert_eq!(value(engine, key).await, TASKS * increments(), "{key}");
         let head = engine.head(key).await.unwrap().unwrap();
-        assert_eq!(head.version.get(), TASKS * increments(), "{key}: each increment is one version");
+        assert_eq!(
+            head.version.get(),
+            TASKS * increments(),
+            "{key}: each increment is one version"
+        );
     }
     assert!(kills > 3, "{kills} kills");
     store.assert_settled().await;

@@ -1,5 +1,5 @@
-//! I9 and I5, and with them I1, I2 and I3: real crashes. A process that writes is killed with SIGKILL at random
-//! moments; then its store is opened again, and everything is where it must be.
+//! I9 and I5, and with them I1, I2 and I3: real crashes. A process that writes is killed with
+//! SIGKILL at random moments; then its store is opened again, and everything is where it must be.
 //!
 //! ```text
 //! round    a victim works and is killed; maybe another one is killed while it recovers from that, and another
@@ -9,9 +9,10 @@
 //! 10 rounds in one directory, so that one crash stands on the remains of the last
 //! ```
 //!
-//! `CENOTAPH_CRASH_ROUNDS` says how many rounds, `CENOTAPH_CRASH_SEED` what is written and when is killed; the
-//! machine's scheduling stays chance. A failure tells the seed and keeps the directory. Deliberately not here: power
-//! cuts. What a killed process has written the kernel keeps, synced or not.
+//! `CENOTAPH_CRASH_ROUNDS` says how many rounds, `CENOTAPH_CRASH_SEED` what is written and when is
+//! killed; the machine's scheduling stays chance. A failure tells the seed and keeps the directory.
+//! Deliberately not here: power cuts. What a killed process has written the kernel keeps, synced or
+//! not.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -49,13 +50,17 @@ const ROUNDS_PER_DIRECTORY: u64 = 10;
 
 #[test]
 fn a_process_killed_at_any_moment_loses_nothing_acknowledged_and_leaves_nothing_behind() {
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .unwrap();
     if let Ok(orders) = std::env::var(AGAIN.orders) {
         return runtime.block_on(load::run(serde_json::from_str(&orders).unwrap()));
     }
     let rounds = told("CENOTAPH_CRASH_ROUNDS").unwrap_or(ROUNDS);
-    let seed =
-        told("CENOTAPH_CRASH_SEED").unwrap_or_else(|| runtime.block_on(async { Env::real().unwrap().random_u64() }));
+    let seed = told("CENOTAPH_CRASH_SEED")
+        .unwrap_or_else(|| runtime.block_on(async { Env::real().unwrap().random_u64() }));
     let mut chance = Chance::new(seed);
     let mut seen = Seen::default();
     let mut left = rounds;
@@ -72,7 +77,11 @@ fn a_process_killed_at_any_moment_loses_nothing_acknowledged_and_leaves_nothing_
 
 fn told(variable: &str) -> Option<u64> {
     let value = std::env::var(variable).ok()?;
-    Some(value.parse().unwrap_or_else(|error| panic!("{variable}: {error}")))
+    Some(
+        value
+            .parse()
+            .unwrap_or_else(|error| panic!("{variable}: {error}")),
+    )
 }
 
 /// What has happened at all: a test that kills nobody in the act proves nothing.
@@ -118,7 +127,10 @@ impl Seen {
             self.fenced,
             self.swept,
         ];
-        assert!(enough.iter().all(|&count| count > 0), "something was never tested: {self:#?}");
+        assert!(
+            enough.iter().all(|&count| count > 0),
+            "something was never tested: {self:#?}"
+        );
     }
 
     fn add(&mut self, heard: &[Line], unanswered: usize, again: bool) {
@@ -170,8 +182,8 @@ impl Scene {
         }
     }
 
-    /// The kills of a round: one at work, and maybe some while the next incarnations open. The first round may begin
-    /// with a kill in the midst of creation.
+    /// The kills of a round: one at work, and maybe some while the next incarnations open. The
+    /// first round may begin with a kill in the midst of creation.
     fn moments(&mut self, round: u64) -> Vec<Moment> {
         let mut moments = Vec::new();
         if round == 1 && self.chance.below(2) == 0 {
@@ -180,7 +192,10 @@ impl Scene {
         // As many as a power of two, so that the early moments have their share.
         let scale = self.chance.below(10);
         let acks = usize::try_from(self.chance.below(1 << scale)).unwrap();
-        moments.push(Moment::SinceAcks(acks.max(1), self.up_to(Duration::from_millis(20))));
+        moments.push(Moment::SinceAcks(
+            acks.max(1),
+            self.up_to(Duration::from_millis(20)),
+        ));
         for _ in 0..self.chance.below(3) {
             moments.push(self.while_opening());
         }
@@ -196,7 +211,11 @@ impl Scene {
     }
 
     fn kill_at(&mut self, moment: Moment, again: bool, seen: &mut Seen) {
-        let orders = Orders { data: self.data(), incarnation: self.incarnations, seed: self.chance.number() };
+        let orders = Orders {
+            data: self.data(),
+            incarnation: self.incarnations,
+            seed: self.chance.number(),
+        };
         self.incarnations += 1;
         let heard = victim::run_and_kill(AGAIN, &orders, moment);
         for line in &heard {
@@ -209,24 +228,42 @@ impl Scene {
     }
 
     fn data(&self) -> PathBuf {
-        self.directory.as_ref().expect("it is there until the end").path().join("data")
+        self.directory
+            .as_ref()
+            .expect("it is there until the end")
+            .path()
+            .join("data")
     }
 
     /// Opens what is left, and sees whether all is well. The last time every object is read.
     async fn examine(&mut self, last: bool, seen: &mut Seen) {
         let (env, data) = (Env::real().unwrap(), self.data());
-        let index = FjallIndex::open(&data.join("index"), env.clone(), FjallOptions::default()).unwrap();
+        let index =
+            FjallIndex::open(&data.join("index"), env.clone(), FjallOptions::default()).unwrap();
         let index: Arc<dyn Index> = Arc::new(index);
-        let tier = BlobTier::new(blobs::local(&data.join("blobs")).unwrap(), env.clone(), BlobOptions::default());
+        let tier = BlobTier::new(
+            blobs::local(&data.join("blobs")).unwrap(),
+            env.clone(),
+            BlobOptions::default(),
+        );
         let remains = remains::inspect(&*index, &tier).await;
         seen.rounds_with_changes += u64::from(remains.changes > 0);
         seen.rounds_with_orphans += u64::from(remains.orphans > 0);
         seen.rounds_with_unnamed_blobs += u64::from(remains.unnamed_blobs > 0);
         seen.rounds_with_open_uploads += u64::from(remains.open_uploads > 0);
 
-        let engine = Engine::builder(&data).config(load::config()).index(Arc::clone(&index)).open().await.unwrap();
+        let engine = Engine::builder(&data)
+            .config(load::config())
+            .index(Arc::clone(&index))
+            .open()
+            .await
+            .unwrap();
         let actors = engine.stats().await.unwrap().actors;
-        assert_eq!((actors.changes, actors.fenced), (0, remains.changes), "open settles every change that it finds");
+        assert_eq!(
+            (actors.changes, actors.fenced),
+            (0, remains.changes),
+            "open settles every change that it finds"
+        );
         self.judge(&engine, last, seen).await;
         if last {
             give_up_uploads(&engine).await;
@@ -234,7 +271,15 @@ impl Scene {
         store::assert_settled(&engine, &env, &*index, &tier).await;
 
         let Stats { actors, reads, .. } = engine.stats().await.unwrap();
-        assert_eq!((reads.missing_blobs, reads.corrupt_blocks, actors.restarts, actors.sweep_failures), (0, 0, 0, 0));
+        assert_eq!(
+            (
+                reads.missing_blobs,
+                reads.corrupt_blocks,
+                actors.restarts,
+                actors.sweep_failures
+            ),
+            (0, 0, 0, 0)
+        );
         seen.fenced += actors.fenced;
         seen.swept += actors.swept;
         engine.close().await.unwrap();
@@ -249,16 +294,32 @@ impl Scene {
                 Entry::Prefix(prefix) => panic!("nobody has asked for prefixes: {prefix}"),
             })
             .collect();
-        let keys: BTreeSet<String> = self.model.keys().into_iter().chain(listed.keys().cloned()).collect();
+        let keys: BTreeSet<String> = self
+            .model
+            .keys()
+            .into_iter()
+            .chain(listed.keys().cloned())
+            .collect();
         for key in keys {
             let version = listed.get(&key).copied();
             if let Some(stood) = self.model.untouched(&key).filter(|_| !last) {
-                assert_eq!(version, stood.map(|stood| stood.version), "{key} was not touched");
+                assert_eq!(
+                    version,
+                    stood.map(|stood| stood.version),
+                    "{key} was not touched"
+                );
                 continue;
             }
             let found = read(engine, &key).await;
-            assert_eq!(found.map(|found| found.version), version, "{key} is listed and read alike");
-            let verdict = self.model.judge(&key, found).unwrap_or_else(|why| panic!("found {found:?}\n{why}"));
+            assert_eq!(
+                found.map(|found| found.version),
+                version,
+                "{key} is listed and read alike"
+            );
+            let verdict = self
+                .model
+                .judge(&key, found)
+                .unwrap_or_else(|why| panic!("found {found:?}\n{why}"));
             seen.kept += verdict.kept;
             seen.lost += verdict.lost;
             seen.objects_read += u64::from(found.is_some());
@@ -270,16 +331,30 @@ impl Drop for Scene {
     fn drop(&mut self) {
         if std::thread::panicking() {
             let kept = self.directory.take().map(TempDir::keep);
-            eprintln!("CENOTAPH_CRASH_SEED={} incarnations={} directory={kept:?}", self.seed, self.incarnations);
+            eprintln!(
+                "CENOTAPH_CRASH_SEED={} incarnations={} directory={kept:?}",
+                self.seed, self.incarnations
+            );
         }
     }
 }
 
 /// Aborts what was under way, so that nothing but rows names anything.
 async fn give_up_uploads(engine: &Engine) {
-    let uploads: Vec<_> = engine.list_uploads("").stream().try_collect().await.unwrap();
+    let uploads: Vec<_> = engine
+        .list_uploads("")
+        .stream()
+        .try_collect()
+        .await
+        .unwrap();
     for upload in uploads {
-        engine.resume(&upload.id, upload.upload_id.to_string()).await.unwrap().abort().await.unwrap();
+        engine
+            .resume(&upload.id, upload.upload_id.to_string())
+            .await
+            .unwrap()
+            .abort()
+            .await
+            .unwrap();
     }
 }
 
@@ -288,8 +363,17 @@ async fn read(engine: &Engine, key: &str) -> Option<Found> {
     let object = engine.get(key).await.unwrap()?;
     let (version, metadata) = (object.version(), object.metadata().clone());
     let bytes = object.bytes().await.unwrap();
-    let number = load::author(&bytes).unwrap_or_else(|| panic!("{key} {version} is not whole: {metadata:?}"));
+    let number = load::author(&bytes)
+        .unwrap_or_else(|| panic!("{key} {version} is not whole: {metadata:?}"));
     assert_eq!(metadata.size, bytes.len() as u64, "{key} {version}");
-    assert_eq!(metadata.attributes.custom.get("number"), Some(&number.to_string()), "{key} {version}");
-    Some(Found { number, bytes: bytes.len(), version })
+    assert_eq!(
+        metadata.attributes.custom.get("number"),
+        Some(&number.to_string()),
+        "{key} {version}"
+    );
+    Some(Found {
+        number,
+        bytes: bytes.len(),
+        version,
+    })
 }

@@ -1,4 +1,5 @@
-//! Damage to files of the index: one flipped byte is a finding, hides nothing else, and has a way out.
+//! Damage to files of the index: one flipped byte is a finding, hides nothing else, and has a way
+//! out.
 
 mod lost_files;
 mod salvage;
@@ -28,21 +29,39 @@ struct Opened {
 }
 
 async fn open(data: &Path, config: Config) -> Opened {
-    let index = FjallIndex::open(&data.join("index"), Env::real().unwrap(), FjallOptions::default()).unwrap();
+    let index = FjallIndex::open(
+        &data.join("index"),
+        Env::real().unwrap(),
+        FjallOptions::default(),
+    )
+    .unwrap();
     let index = Arc::new(index);
     let shared: Arc<dyn Index> = index.clone();
-    let engine = Engine::builder(data).config(config).index(shared).open().await.unwrap();
+    let engine = Engine::builder(data)
+        .config(config)
+        .index(shared)
+        .open()
+        .await
+        .unwrap();
     Opened { engine, index }
 }
 
 fn small() -> Config {
-    Config { inline_bytes_max: INLINE, ..Config::default() }
+    Config {
+        inline_bytes_max: INLINE,
+        ..Config::default()
+    }
 }
 
 impl Opened {
     async fn flush(&self) {
         let index = Arc::clone(&self.index);
-        Env::real().unwrap().blocking(move || index.flush()).await.unwrap().unwrap();
+        Env::real()
+            .unwrap()
+            .blocking(move || index.flush())
+            .await
+            .unwrap()
+            .unwrap();
     }
 
     async fn close(self) {
@@ -52,14 +71,24 @@ impl Opened {
 
 /// The largest file in such a directory of a keyspace: 1 holds rows, 2 payloads.
 fn largest(data: &Path, keyspace: u32, directory: &str) -> PathBuf {
-    let path = data.join(format!("index/store/database/keyspaces/{keyspace}/{directory}"));
-    let files = std::fs::read_dir(path).unwrap().map(|entry| entry.unwrap().path());
-    files.max_by_key(|file| std::fs::metadata(file).unwrap().len()).unwrap()
+    let path = data.join(format!(
+        "index/store/database/keyspaces/{keyspace}/{directory}"
+    ));
+    let files = std::fs::read_dir(path)
+        .unwrap()
+        .map(|entry| entry.unwrap().path());
+    files
+        .max_by_key(|file| std::fs::metadata(file).unwrap().len())
+        .unwrap()
 }
 
 /// Flips a byte after so many hundredths of the file.
 fn flip(file: &Path, percent: u64) {
-    let file = std::fs::File::options().read(true).write(true).open(file).unwrap();
+    let file = std::fs::File::options()
+        .read(true)
+        .write(true)
+        .open(file)
+        .unwrap();
     let at = file.metadata().unwrap().len() * percent / 100;
     let mut byte = [0];
     file.read_exact_at(&mut byte, at).unwrap();
@@ -72,14 +101,25 @@ fn key(number: u64) -> String {
 
 /// Every fifth object is in the blob tier.
 fn bytes_of(number: u64) -> bytes::Bytes {
-    payload(number, if number.is_multiple_of(5) { INLINE + 100 } else { 300 })
+    payload(
+        number,
+        if number.is_multiple_of(5) {
+            INLINE + 100
+        } else {
+            300
+        },
+    )
 }
 
 /// A store of small objects, one block of whose rows is damaged.
 async fn with_damaged_rows(data: &Path) {
     let store = open(data, small()).await;
     let puts = (0..OBJECTS).map(|number| store.engine.put(key(number), bytes_of(number)));
-    futures::stream::iter(puts).map(Ok).try_for_each_concurrent(32, |put| async { put.await.map(drop) }).await.unwrap();
+    futures::stream::iter(puts)
+        .map(Ok)
+        .try_for_each_concurrent(32, |put| async { put.await.map(drop) })
+        .await
+        .unwrap();
     store.flush().await;
     store.close().await;
     flip(&largest(data, 1, "tables"), 40);
@@ -102,7 +142,9 @@ async fn readable(engine: &Engine) -> BTreeSet<u64> {
 }
 
 fn lost(readable: &BTreeSet<u64>) -> Vec<u64> {
-    (0..OBJECTS).filter(|number| !readable.contains(number)).collect()
+    (0..OBJECTS)
+        .filter(|number| !readable.contains(number))
+        .collect()
 }
 
 fn names(report: &ScrubReport) -> BTreeMap<(&'static str, &'static str), usize> {
@@ -123,7 +165,11 @@ async fn one_flipped_byte_of_a_payload_is_a_finding_about_its_object() {
     let data = TempDir::new().unwrap();
     let store = open(data.path(), Config::default()).await;
     for number in 0..20 {
-        store.engine.put(key(number), payload(number, 20_000)).await.unwrap();
+        store
+            .engine
+            .put(key(number), payload(number, 20_000))
+            .await
+            .unwrap();
     }
     store.flush().await;
     store.close().await;
@@ -134,18 +180,35 @@ async fn one_flipped_byte_of_a_payload_is_a_finding_about_its_object() {
     for number in 0..20 {
         let object = engine.get(key(number)).await;
         match object {
-            Ok(object) => assert_eq!(object.unwrap().bytes().await.unwrap(), payload(number, 20_000)),
+            Ok(object) => assert_eq!(
+                object.unwrap().bytes().await.unwrap(),
+                payload(number, 20_000)
+            ),
             Err(error) => damaged.push((number, error.kind())),
         }
     }
-    let [(damaged, ErrorKind::Corrupt)] = damaged[..] else { panic!("{damaged:?}") };
+    let [(damaged, ErrorKind::Corrupt)] = damaged[..] else {
+        panic!("{damaged:?}")
+    };
     for scrub in [engine.scrub(), engine.scrub().repair()] {
         let report = scrub.await.unwrap();
-        assert_eq!(names(&report), BTreeMap::from([(("corrupt-payload", "left"), 1)]));
-        assert!(report.findings[0].damage.to_string().contains(&key(damaged)), "{report:?}");
+        assert_eq!(
+            names(&report),
+            BTreeMap::from([(("corrupt-payload", "left"), 1)])
+        );
+        assert!(
+            report.findings[0]
+                .damage
+                .to_string()
+                .contains(&key(damaged)),
+            "{report:?}"
+        );
     }
     let report = engine.scrub().drop_damaged().await.unwrap();
-    assert_eq!(names(&report), BTreeMap::from([(("corrupt-payload", "repaired"), 1)]));
+    assert_eq!(
+        names(&report),
+        BTreeMap::from([(("corrupt-payload", "repaired"), 1)])
+    );
     assert!(engine.scrub().await.unwrap().is_clean());
     assert!(engine.head(key(damaged)).await.unwrap().is_none());
     assert_eq!(engine.list("").await.unwrap().entries.len(), 19);
@@ -175,7 +238,8 @@ async fn listings_and_usage_step_over_unreadable_rows_and_say_so() {
             listed.extend(page.entries.iter().map(|entry| entry.name().to_owned()));
             for range in page.unreadable {
                 ranges += 1;
-                let is_within = |number: &u64| range.contains(format!("default\0{}", key(*number)).as_bytes());
+                let is_within =
+                    |number: &u64| range.contains(format!("default\0{}", key(*number)).as_bytes());
                 assert!(lost(&readable).iter().all(is_within), "{range}");
             }
             after = page.next;
@@ -189,13 +253,20 @@ async fn listings_and_usage_step_over_unreadable_rows_and_say_so() {
     let (entries, errors): (Vec<_>, Vec<_>) = items.into_iter().partition(Result::is_ok);
     assert_eq!((entries.len(), errors.len()), (expected.len(), 1));
     let usage = engine.usage().await.unwrap();
-    assert_eq!((usage.objects, usage.unreadable_ranges), (expected.len() as u64, 1));
+    assert_eq!(
+        (usage.objects, usage.unreadable_ranges),
+        (expected.len() as u64, 1)
+    );
     assert_eq!(engine.stats().await.unwrap().actors.orphans, 0);
 
     let error = engine.delete_prefix("").await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Corrupt, "{error:?}");
     let page = engine.list("").step_over_damage().await.unwrap();
-    assert_eq!((page.entries.len(), page.unreadable.len()), (0, 1), "all that can be read is deleted");
+    assert_eq!(
+        (page.entries.len(), page.unreadable.len()),
+        (0, 1),
+        "all that can be read is deleted"
+    );
     engine.close().await.unwrap();
 }
 
@@ -205,7 +276,10 @@ async fn a_scrub_names_unreadable_rows_and_deletes_no_blob_they_may_name() {
     with_damaged_rows(data.path()).await;
     let engine = open(data.path(), small()).await.engine;
     let readable = readable(&engine).await;
-    let large = lost(&readable).into_iter().filter(|number| number.is_multiple_of(5)).count();
+    let large = lost(&readable)
+        .into_iter()
+        .filter(|number| number.is_multiple_of(5))
+        .count();
     assert!(large > 0, "a blob names one of the lost objects");
     let scrub = || engine.scrub().grace(Duration::ZERO);
     let expected = |fate| {
@@ -217,17 +291,32 @@ async fn a_scrub_names_unreadable_rows_and_deletes_no_blob_they_may_name() {
         ])
     };
     assert_eq!(names(&scrub().await.unwrap()), expected("left"));
-    assert_eq!(names(&scrub().repair().await.unwrap()), expected("withheld"));
-    assert_eq!(self::readable(&engine).await, readable, "it is none the worse for it");
+    assert_eq!(
+        names(&scrub().repair().await.unwrap()),
+        expected("withheld")
+    );
+    assert_eq!(
+        self::readable(&engine).await,
+        readable,
+        "it is none the worse for it"
+    );
 
     let report = scrub().drop_damaged().await.unwrap();
-    assert_eq!(names(&report).get(&("broken-row", "repaired")), Some(&large), "{report:?}");
+    assert_eq!(
+        names(&report).get(&("broken-row", "repaired")),
+        Some(&large),
+        "{report:?}"
+    );
     for number in lost(&readable) {
         let head = engine.head(key(number)).await;
         if number.is_multiple_of(5) {
             assert!(head.unwrap().is_none(), "it is given up");
         } else {
-            assert_eq!(head.unwrap_err().kind(), ErrorKind::Corrupt, "nobody knows its name");
+            assert_eq!(
+                head.unwrap_err().kind(),
+                ErrorKind::Corrupt,
+                "nobody knows its name"
+            );
         }
     }
     engine.close().await.unwrap();
@@ -240,19 +329,54 @@ async fn an_object_whose_row_is_unreadable_can_be_replaced_and_deleted() {
     let store = open(data.path(), small()).await;
     let lost = lost(&readable(&store.engine).await);
     let engine = &store.engine;
-    let error = engine.put(key(lost[0]), "new").if_absent().await.unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::Corrupt, "a precondition is in the row");
+    let error = engine
+        .put(key(lost[0]), "new")
+        .if_absent()
+        .await
+        .unwrap_err();
+    assert_eq!(
+        error.kind(),
+        ErrorKind::Corrupt,
+        "a precondition is in the row"
+    );
     let amended = engine.amend(key(lost[0])).filename("a").await;
-    assert_eq!(amended.map(drop).unwrap_err().kind(), ErrorKind::Corrupt, "a change needs the row");
+    assert_eq!(
+        amended.map(drop).unwrap_err().kind(),
+        ErrorKind::Corrupt,
+        "a change needs the row"
+    );
     for (number, bytes) in [(lost[0], 10), (lost[1], INLINE + 1)] {
         let written = engine.put(key(number), payload(1, bytes)).await.unwrap();
-        assert!(written.version.unwrap().get() > 1 << 32, "no version is used again: {written:?}");
-        assert_eq!(engine.get(key(number)).await.unwrap().unwrap().bytes().await.unwrap(), payload(1, bytes));
+        assert!(
+            written.version.unwrap().get() > 1 << 32,
+            "no version is used again: {written:?}"
+        );
+        assert_eq!(
+            engine
+                .get(key(number))
+                .await
+                .unwrap()
+                .unwrap()
+                .bytes()
+                .await
+                .unwrap(),
+            payload(1, bytes)
+        );
     }
     assert!(engine.delete(key(lost[2])).await.unwrap().existed);
     assert!(!engine.delete(key(lost[2])).await.unwrap().existed);
     assert!(engine.head(key(lost[2])).await.unwrap().is_none());
-    assert!(engine.put(key(lost[2]), "new").if_absent().await.unwrap().version.unwrap().get() > 1 << 32);
+    assert!(
+        engine
+            .put(key(lost[2]), "new")
+            .if_absent()
+            .await
+            .unwrap()
+            .version
+            .unwrap()
+            .get()
+            > 1 << 32
+    );
     store.close().await;
 }
 
@@ -275,13 +399,22 @@ async fn a_failed_compaction_names_the_damage_and_the_way_out() {
         // It fails once fjall has stopped.
         drop(Env::real().unwrap().blocking(move || index.flush()).await);
     }
-    let failed = format!("{:?}", failed.expect("fjall has compacted the damaged table"));
+    let failed = format!(
+        "{:?}",
+        failed.expect("fjall has compacted the damaged table")
+    );
     let health = store.engine.health().unwrap_err().to_string();
     for said in [failed, health] {
         assert!(said.contains("cenotaph salvage OLD NEW"), "{said}");
-        assert!(said.contains("table=rows") && said.contains("ChecksumMismatch"), "{said}");
+        assert!(
+            said.contains("table=rows") && said.contains("ChecksumMismatch"),
+            "{said}"
+        );
     }
     let report = store.engine.scrub().await.unwrap();
-    assert!(names(&report).contains_key(&("unreadable-range", "left")), "a scrub still looks: {report:?}");
+    assert!(
+        names(&report).contains_key(&("unreadable-range", "left")),
+        "a scrub still looks: {report:?}"
+    );
     store.engine.close().await.unwrap_err();
 }

@@ -1,9 +1,11 @@
-//! An expired object is absent everywhere at once, whether the expirer has come by or not; the expirer takes what is due,
-//! and nothing else, whatever dies and whichever way the clock jumps.
+//! An expired object is absent everywhere at once, whether the expirer has come by or not; the
+//! expirer takes what is due, and nothing else, whatever dies and whichever way the clock jumps.
 
 use std::time::Duration;
 
-use cenotaph::{ActorKind, Config, Engine, Env, ErrorKind, Operation, Reply, Timestamp, Update, Updated, Write};
+use cenotaph::{
+    ActorKind, Config, Engine, Env, ErrorKind, Operation, Reply, Timestamp, Update, Updated, Write,
+};
 use cenotaph::{Result, WriteReply};
 use cenotaph_storage::Seam;
 use cenotaph_storage::index::Table;
@@ -21,7 +23,10 @@ const KINDS: [usize; 3] = [10, 6000, 20_000];
 
 /// A store whose clock stands still, with an expirer that removes one object after the other.
 async fn store() -> Store {
-    let mut config = Config { inline_bytes_max: 8192, ..quick() };
+    let mut config = Config {
+        inline_bytes_max: 8192,
+        ..quick()
+    };
     config.limits.expiry.removals_at_once = 1;
     let store = Store::with(config).await;
     store.stage.stop_clock();
@@ -33,7 +38,10 @@ async fn later(store: &Store, time: Duration) -> (Held, JoinHandle<Result<u64>>)
     let mut held = store.stage.hold(Seam::ExpirerBeforeRemove);
     store.stage.advance(time);
     let engine = store.engine.clone();
-    #[expect(clippy::disallowed_methods, reason = "the test itself is not part of the world under test")]
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "the test itself is not part of the world under test"
+    )]
     let settling = tokio::spawn(async move { engine.settle().await });
     held.arrived().await;
     (held, settling)
@@ -49,12 +57,24 @@ async fn kill_expirer(store: &Store, (held, settling): (Held, JoinHandle<Result<
 
 async fn names(engine: &Engine, delimiter: Option<char>) -> Vec<String> {
     let list = engine.list("");
-    let list = if let Some(delimiter) = delimiter { list.delimiter(delimiter) } else { list };
-    list.await.unwrap().entries.iter().map(|entry| entry.name().to_owned()).collect()
+    let list = if let Some(delimiter) = delimiter {
+        list.delimiter(delimiter)
+    } else {
+        list
+    };
+    list.await
+        .unwrap()
+        .entries
+        .iter()
+        .map(|entry| entry.name().to_owned())
+        .collect()
 }
 
 fn assert_conflict_with_none<T: std::fmt::Debug>(outcome: Result<T>) {
-    assert_eq!(outcome.unwrap_err().kind(), ErrorKind::Conflict { current: None });
+    assert_eq!(
+        outcome.unwrap_err().kind(),
+        ErrorKind::Conflict { current: None }
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -63,27 +83,52 @@ async fn an_object_is_there_until_its_deadline_and_no_reader_sees_it_from_then_o
         let store = store().await;
         let engine = &store.engine;
         for key in ["alone", "gone/1", "mixed/1"] {
-            engine.put(key, payload(1, bytes)).time_to_live(HOUR).await.unwrap();
+            engine
+                .put(key, payload(1, bytes))
+                .time_to_live(HOUR)
+                .await
+                .unwrap();
         }
         engine.put("mixed/2", payload(2, bytes)).await.unwrap();
         store.stage.advance(HOUR - INSTANT);
         assert_eq!(names(engine, Some('/')).await, ["alone", "gone/", "mixed/"]);
         let expirer = later(&store, INSTANT).await;
         for key in ["alone", "gone/1", "mixed/1"] {
-            assert!(engine.get(key).await.unwrap().is_none() && engine.head(key).await.unwrap().is_none(), "{key}");
+            assert!(
+                engine.get(key).await.unwrap().is_none()
+                    && engine.head(key).await.unwrap().is_none(),
+                "{key}"
+            );
         }
         assert_eq!(names(engine, None).await, ["mixed/2"]);
         assert_eq!(names(engine, Some('/')).await, ["mixed/"]);
         let reads = [Operation::get("alone"), Operation::head("gone/1")];
         let answers: Vec<_> = engine.batch(futures::stream::iter(reads)).collect().await;
-        let absent = |reply: &Result<Reply>| matches!(reply, Ok(Reply::Object(None) | Reply::Head(None)));
-        assert!(answers.iter().all(|(_, reply)| absent(reply)), "{answers:?}");
+        let absent =
+            |reply: &Result<Reply>| matches!(reply, Ok(Reply::Object(None) | Reply::Head(None)));
+        assert!(
+            answers.iter().all(|(_, reply)| absent(reply)),
+            "{answers:?}"
+        );
         let usage = engine.usage().await.unwrap();
-        assert_eq!((usage.objects, usage.expired), (1, 3), "they are still stored");
+        assert_eq!(
+            (usage.objects, usage.expired),
+            (1, 3),
+            "they are still stored"
+        );
         assert_eq!(engine.delete_prefix("gone/").await.unwrap().deleted, 0);
         kill_expirer(&store, expirer).await;
-        assert_eq!((engine.usage().await.unwrap().expired, names(engine, None).await), (0, vec!["mixed/2".to_owned()]));
-        assert_eq!(blobs(&store.blobs).await.len(), usize::from(bytes == 20_000));
+        assert_eq!(
+            (
+                engine.usage().await.unwrap().expired,
+                names(engine, None).await
+            ),
+            (0, vec!["mixed/2".to_owned()])
+        );
+        assert_eq!(
+            blobs(&store.blobs).await.len(),
+            usize::from(bytes == 20_000)
+        );
     }
 }
 
@@ -92,10 +137,16 @@ async fn for_every_write_an_object_that_has_expired_and_is_not_removed_is_absent
     for bytes in KINDS {
         let store = store().await;
         let engine = &store.engine;
-        let keys =
-            ["absent", "amend", "atomic/1", "atomic/2", "batch", "copy", "delete", "large", "put", "rename", "to/1"];
+        let keys = [
+            "absent", "amend", "atomic/1", "atomic/2", "batch", "copy", "delete", "large", "put",
+            "rename", "to/1",
+        ];
         for key in keys.into_iter().chain(["to/2", "update", "version"]) {
-            engine.put(key, payload(1, bytes)).time_to_live(HOUR).await.unwrap();
+            engine
+                .put(key, payload(1, bytes))
+                .time_to_live(HOUR)
+                .await
+                .unwrap();
         }
         let etag = engine.head("version").await.unwrap().unwrap().etag;
         engine.put("live/1", payload(2, bytes)).await.unwrap();
@@ -103,12 +154,21 @@ async fn for_every_write_an_object_that_has_expired_and_is_not_removed_is_absent
         let expirer = later(&store, HOUR).await;
 
         assert_conflict_with_none(engine.put("version", "x").if_version(1).await);
-        assert_conflict_with_none(engine.put("version", payload(1, 20_000)).if_version(1).await);
+        assert_conflict_with_none(
+            engine
+                .put("version", payload(1, 20_000))
+                .if_version(1)
+                .await,
+        );
         assert_conflict_with_none(engine.put("version", "x").if_etag(etag).await);
         assert_conflict_with_none(engine.delete("version").if_version(1).await);
         assert_conflict_with_none(engine.amend("version").filename("x").if_etag(etag).await);
         assert_conflict_with_none(engine.extend_expiry("version").never().if_version(1).await);
-        assert_conflict_with_none(engine.atomic([Write::put("version", "x").if_version(1)]).await);
+        assert_conflict_with_none(
+            engine
+                .atomic([Write::put("version", "x").if_version(1)])
+                .await,
+        );
         assert_conflict_with_none(engine.rename("version", "other").if_source_version(1).await);
         assert_conflict_with_none(engine.copy("version", "other").if_source_version(1).await);
         assert_conflict_with_none(engine.rename("live/1", "version").if_version(1).await);
@@ -118,15 +178,35 @@ async fn for_every_write_an_object_that_has_expired_and_is_not_removed_is_absent
         assert_eq!(engine.rename("rename", "other").await.unwrap(), None);
         assert!(!engine.delete("delete").await.unwrap().existed);
         assert!(!engine.delete("delete").await.unwrap().existed);
-        let batch: Vec<_> = engine.batch(futures::stream::iter([Write::delete("batch")])).collect().await;
-        assert!(matches!(&batch[0].1, Ok(Reply::Deleted(deleted)) if !deleted.existed), "{batch:?}");
+        let batch: Vec<_> = engine
+            .batch(futures::stream::iter([Write::delete("batch")]))
+            .collect()
+            .await;
+        assert!(
+            matches!(&batch[0].1, Ok(Reply::Deleted(deleted)) if !deleted.existed),
+            "{batch:?}"
+        );
 
         let mut written = vec![
             engine.put("put", "x").await.unwrap(),
             engine.put("absent", "x").if_absent().await.unwrap(),
-            engine.put("large", payload(4, 20_000)).if_absent().await.unwrap(),
-            engine.rename("live/1", "to/1").if_absent().await.unwrap().unwrap(),
-            engine.copy("live/2", "to/2").if_absent().await.unwrap().unwrap(),
+            engine
+                .put("large", payload(4, 20_000))
+                .if_absent()
+                .await
+                .unwrap(),
+            engine
+                .rename("live/1", "to/1")
+                .if_absent()
+                .await
+                .unwrap()
+                .unwrap(),
+            engine
+                .copy("live/2", "to/2")
+                .if_absent()
+                .await
+                .unwrap()
+                .unwrap(),
         ];
         let updated = engine.update("update", async |current| {
             assert!(current.is_none());
@@ -136,18 +216,35 @@ async fn for_every_write_an_object_that_has_expired_and_is_not_removed_is_absent
             Updated::Written(updated) => written.push(updated),
             other => panic!("{other:?}"),
         }
-        let replies =
-            engine.atomic([Write::put("atomic/1", "x").if_absent(), Write::delete("atomic/2")]).await.unwrap();
-        let [WriteReply::Written(put), WriteReply::Deleted(deleted)] = &replies[..] else { panic!("{replies:?}") };
+        let replies = engine
+            .atomic([
+                Write::put("atomic/1", "x").if_absent(),
+                Write::delete("atomic/2"),
+            ])
+            .await
+            .unwrap();
+        let [WriteReply::Written(put), WriteReply::Deleted(deleted)] = &replies[..] else {
+            panic!("{replies:?}")
+        };
         assert!(!deleted.existed);
         written.push(put.clone());
         for written in written {
-            assert_eq!((written.created, written.version.unwrap().get()), (true, 2), "created, and no version twice");
+            assert_eq!(
+                (written.created, written.version.unwrap().get()),
+                (true, 2),
+                "created, and no version twice"
+            );
         }
-        let stand = ["absent", "atomic/1", "large", "live/2", "put", "to/1", "to/2", "update"];
+        let stand = [
+            "absent", "atomic/1", "large", "live/2", "put", "to/1", "to/2", "update",
+        ];
         assert_eq!(names(engine, None).await, stand);
         kill_expirer(&store, expirer).await;
-        assert_eq!(names(engine, None).await, stand, "what was written since has no deadline");
+        assert_eq!(
+            names(engine, None).await,
+            stand,
+            "what was written since has no deadline"
+        );
     }
 }
 
@@ -155,9 +252,19 @@ async fn for_every_write_an_object_that_has_expired_and_is_not_removed_is_absent
 async fn an_object_that_is_written_while_the_expirer_comes_for_it_stays() {
     for bytes in KINDS {
         let store = store().await;
-        store.engine.put("k", payload(1, bytes)).time_to_live(HOUR).await.unwrap();
+        store
+            .engine
+            .put("k", payload(1, bytes))
+            .time_to_live(HOUR)
+            .await
+            .unwrap();
         let (held, settling) = later(&store, HOUR).await;
-        let written = store.engine.put("k", payload(2, bytes)).time_to_live(HOUR).await.unwrap();
+        let written = store
+            .engine
+            .put("k", payload(2, bytes))
+            .time_to_live(HOUR)
+            .await
+            .unwrap();
         assert_eq!(written.version.unwrap().get(), 2);
         held.release();
         settling.await.unwrap().unwrap();
@@ -165,7 +272,11 @@ async fn an_object_that_is_written_while_the_expirer_comes_for_it_stays() {
         store.assert_settled().await;
         store.stage.advance(HOUR);
         store.assert_settled().await;
-        assert_eq!(store.engine.usage().await.unwrap(), cenotaph::Usage::default(), "and goes when it is due");
+        assert_eq!(
+            store.engine.usage().await.unwrap(),
+            cenotaph::Usage::default(),
+            "and goes when it is due"
+        );
         assert!(blobs(&store.blobs).await.is_empty());
     }
 }
@@ -179,19 +290,36 @@ async fn nothing_comes_back_or_waits_when_the_clock_is_set_back() {
     assert!(store.engine.get("k").await.unwrap().is_none());
     store.stage.set_clock(began);
     for look in 0..3 {
-        assert!(store.engine.head("k").await.unwrap().is_none(), "look {look}");
+        assert!(
+            store.engine.head("k").await.unwrap().is_none(),
+            "look {look}"
+        );
         assert_conflict_with_none(store.engine.delete("k").if_version(1).await);
         assert!(names(&store.engine, None).await.is_empty());
     }
-    let written = store.engine.put("k", "y").if_absent().time_to_live(HOUR).await.unwrap();
+    let written = store
+        .engine
+        .put("k", "y")
+        .if_absent()
+        .time_to_live(HOUR)
+        .await
+        .unwrap();
     assert_eq!((written.created, written.version.unwrap().get()), (true, 2));
     held.release();
     settling.await.unwrap().unwrap();
-    assert_eq!(store.bytes("k").await, Some("y".into()), "it lives an hour from the latest time there was");
+    assert_eq!(
+        store.bytes("k").await,
+        Some("y".into()),
+        "it lives an hour from the latest time there was"
+    );
     store.stage.advance(HOUR - 3 * INSTANT);
     assert_eq!(store.bytes("k").await, Some("y".into()));
     store.stage.advance(5 * INSTANT);
-    assert_eq!(store.stage.stop_clock(), began.after(HOUR + 2 * INSTANT), "the clock has not caught up");
+    assert_eq!(
+        store.stage.stop_clock(),
+        began.after(HOUR + 2 * INSTANT),
+        "the clock has not caught up"
+    );
     assert_eq!(store.bytes("k").await, None, "and nothing waits for it");
     store.assert_settled().await;
     assert_eq!(store.engine.usage().await.unwrap().expired, 0);
@@ -200,21 +328,38 @@ async fn nothing_comes_back_or_waits_when_the_clock_is_set_back() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_deadline_set_to_the_past_removes_the_object_although_the_expirer_has_looked_there() {
     let store = store().await;
-    store.engine.put("other", "x").time_to_live(HOUR).await.unwrap();
+    store
+        .engine
+        .put("other", "x")
+        .time_to_live(HOUR)
+        .await
+        .unwrap();
     store.stage.advance(HOUR);
     store.assert_settled().await;
     for bytes in KINDS {
         store.engine.put("k", payload(1, bytes)).await.unwrap();
         let past = Timestamp::from_millis(1);
-        store.engine.extend_expiry("k").at(past).may_shorten().await.unwrap().unwrap();
+        store
+            .engine
+            .extend_expiry("k")
+            .at(past)
+            .may_shorten()
+            .await
+            .unwrap()
+            .unwrap();
         assert_eq!(store.bytes("k").await, None);
         store.assert_settled().await;
-        assert_eq!(store.engine.usage().await.unwrap().expired, 0, "{bytes} bytes are given back");
+        assert_eq!(
+            store.engine.usage().await.unwrap().expired,
+            0,
+            "{bytes} bytes are given back"
+        );
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn objects_with_one_deadline_vanish_from_a_listing_together_however_the_clock_runs_while_it_looks() {
+async fn objects_with_one_deadline_vanish_from_a_listing_together_however_the_clock_runs_while_it_looks()
+ {
     let store = store().await;
     let writes = (0..50).map(|n| Write::put(format!("k{n}"), "x").time_to_live(HOUR));
     store.engine.atomic(writes).await.unwrap();
@@ -223,7 +368,10 @@ async fn objects_with_one_deadline_vanish_from_a_listing_together_however_the_cl
     let (mut pages, mut left) = (0, 50);
     while left > 0 {
         left = names(&store.engine, None).await.len();
-        assert!(left == 50 || left == 0, "{left} of 50 objects that were written together and expire together");
+        assert!(
+            left == 50 || left == 0,
+            "{left} of 50 objects that were written together and expire together"
+        );
         pages += 1;
     }
     assert!(pages > 1, "the first page came before the deadline");
@@ -234,15 +382,26 @@ async fn an_expirer_by_itself_removes_what_is_due_soon_after_its_deadline() {
     let store = Store::new().await;
     let env = Env::new(store.stage.clone());
     for (key, millis) in [("later", 150), ("sooner", 50), ("latest", 250)] {
-        store.engine.put(key, payload(1, 20_000)).time_to_live(Duration::from_millis(millis)).await.unwrap();
+        store
+            .engine
+            .put(key, payload(1, 20_000))
+            .time_to_live(Duration::from_millis(millis))
+            .await
+            .unwrap();
     }
     let gone = env.deadline(Duration::from_secs(20), async {
-        while store.engine.stats().await.unwrap().actors.expired < 3 || !blobs(&store.blobs).await.is_empty() {
+        while store.engine.stats().await.unwrap().actors.expired < 3
+            || !blobs(&store.blobs).await.is_empty()
+        {
             env.sleep(INSTANT).await;
         }
     });
     gone.await.expect("the expirer wakes by itself");
-    assert!(store.counts.scanned(Table::Expiry) < 20, "it reads what is due: {}", store.counts.scanned(Table::Expiry));
+    assert!(
+        store.counts.scanned(Table::Expiry) < 20,
+        "it reads what is due: {}",
+        store.counts.scanned(Table::Expiry)
+    );
     store.assert_settled().await;
 }
 
@@ -250,12 +409,28 @@ async fn an_expirer_by_itself_removes_what_is_due_soon_after_its_deadline() {
 async fn a_time_after_creation_counts_from_the_first_write_and_not_from_the_last() {
     let store = store().await;
     store.engine.put("k", "first").await.unwrap();
-    let created = store.engine.head("k").await.unwrap().unwrap().metadata.created;
+    let created = store
+        .engine
+        .head("k")
+        .await
+        .unwrap()
+        .unwrap()
+        .metadata
+        .created;
     store.stage.advance(HOUR);
     store.engine.put("k", "second").await.unwrap();
-    store.engine.extend_expiry("k").after_creation(3 * HOUR).may_shorten().await.unwrap();
+    store
+        .engine
+        .extend_expiry("k")
+        .after_creation(3 * HOUR)
+        .may_shorten()
+        .await
+        .unwrap();
     let metadata = store.engine.head("k").await.unwrap().unwrap().metadata;
-    assert_eq!((metadata.created, metadata.modified), (created, created.after(HOUR)));
+    assert_eq!(
+        (metadata.created, metadata.modified),
+        (created, created.after(HOUR))
+    );
     assert_eq!(metadata.expires_at, Some(created.after(3 * HOUR)));
 }
 
@@ -263,12 +438,34 @@ async fn a_time_after_creation_counts_from_the_first_write_and_not_from_the_last
 async fn a_renamed_object_keeps_its_deadline_and_a_copy_begins_anew() {
     for bytes in KINDS {
         let store = store().await;
-        store.engine.put("old", payload(1, bytes)).time_to_live(2 * HOUR).await.unwrap();
-        let deadline = store.engine.head("old").await.unwrap().unwrap().metadata.expires_at.unwrap();
+        store
+            .engine
+            .put("old", payload(1, bytes))
+            .time_to_live(2 * HOUR)
+            .await
+            .unwrap();
+        let deadline = store
+            .engine
+            .head("old")
+            .await
+            .unwrap()
+            .unwrap()
+            .metadata
+            .expires_at
+            .unwrap();
         store.stage.advance(HOUR);
         store.engine.copy("old", "copy").await.unwrap();
         store.engine.rename("old", "new").await.unwrap();
-        let expires_at = async |key| store.engine.head(key).await.unwrap().unwrap().metadata.expires_at;
+        let expires_at = async |key| {
+            store
+                .engine
+                .head(key)
+                .await
+                .unwrap()
+                .unwrap()
+                .metadata
+                .expires_at
+        };
         assert_eq!(expires_at("new").await, Some(deadline));
         assert_eq!(expires_at("copy").await, Some(deadline.after(HOUR)));
     }

@@ -1,4 +1,5 @@
-//! An index that fails, a world that is cramped, settings that make no sense: the engine says so, and never hangs.
+//! An index that fails, a world that is cramped, settings that make no sense: the engine says so,
+//! and never hangs.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -13,7 +14,8 @@ use futures::future::BoxFuture;
 
 const LARGE: usize = 10 * INLINE;
 
-/// A real index whose commits can be made to fail or to wait, and that counts how often it is watched.
+/// A real index whose commits can be made to fail or to wait, and that counts how often it is
+/// watched.
 struct Meddled {
     inner: FjallIndex,
     broken: AtomicBool,
@@ -24,14 +26,29 @@ struct Meddled {
 
 impl Meddled {
     async fn open(directory: &std::path::Path) -> Arc<Self> {
-        let inner = FjallIndex::open(&directory.join("index"), Env::real().unwrap(), FjallOptions::default()).unwrap();
-        Arc::new(Self { inner, broken: AtomicBool::new(false), watches: AtomicU64::new(0), waiting: Mutex::new(None) })
+        let inner = FjallIndex::open(
+            &directory.join("index"),
+            Env::real().unwrap(),
+            FjallOptions::default(),
+        )
+        .unwrap();
+        Arc::new(Self {
+            inner,
+            broken: AtomicBool::new(false),
+            watches: AtomicU64::new(0),
+            waiting: Mutex::new(None),
+        })
     }
 
     /// An engine over it.
     async fn engine(self: &Arc<Self>, directory: &std::path::Path, config: Config) -> Engine {
         let index = Arc::clone(self) as Arc<dyn Index>;
-        Engine::builder(directory).config(config).index(index).open().await.unwrap()
+        Engine::builder(directory)
+            .config(config)
+            .index(index)
+            .open()
+            .await
+            .unwrap()
     }
 
     /// From now on what is submitted waits.
@@ -47,7 +64,12 @@ impl Meddled {
     /// Batches among them that change something.
     fn held_writes(&self) -> usize {
         let waiting = self.waiting.lock().unwrap();
-        waiting.as_ref().map_or(0, |waiting| waiting.iter().filter(|(batch, _)| !batch.is_empty()).count())
+        waiting.as_ref().map_or(0, |waiting| {
+            waiting
+                .iter()
+                .filter(|(batch, _)| !batch.is_empty())
+                .count()
+        })
     }
 
     /// Submits what has waited, in order, and all that comes.
@@ -58,28 +80,37 @@ impl Meddled {
         }
     }
 
-    /// The first write that has waited fails and may be durable or not; nothing behind it was ever begun.
+    /// The first write that has waited fails and may be durable or not; nothing behind it was ever
+    /// begun.
     fn poison(&self) {
         self.broken.store(true, Ordering::SeqCst);
         let waiting = self.waiting.lock().unwrap().take().into_iter().flatten();
         let mut has_failed = false;
         for (batch, completion) in waiting {
-            let error =
-                if has_failed { CommitError::not_started(&Self::why()) } else { CommitError::unknown(&Self::why()) };
+            let error = if has_failed {
+                CommitError::not_started(&Self::why())
+            } else {
+                CommitError::unknown(&Self::why())
+            };
             has_failed |= !batch.is_empty();
             completion(Err(error));
         }
     }
 
     fn why() -> Error {
-        Error::new(ErrorKind::Unavailable, "commit", "planned failure of the disk")
+        Error::new(
+            ErrorKind::Unavailable,
+            "commit",
+            "planned failure of the disk",
+        )
     }
 }
 
 impl Index for Meddled {
     fn submit(&self, batch: Batch, completion: Completion) {
         if self.broken.load(Ordering::SeqCst) {
-            let unknown = Error::new(ErrorKind::Indeterminate, "commit", "unknown").with_source(Self::why());
+            let unknown =
+                Error::new(ErrorKind::Indeterminate, "commit", "unknown").with_source(Self::why());
             return completion(Err(CommitError::Unknown(unknown)));
         }
         match &mut *self.waiting.lock().unwrap() {
@@ -115,7 +146,8 @@ impl Index for Meddled {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_failed_commit_is_indeterminate_and_from_then_on_the_engine_says_that_it_must_be_reopened() {
+async fn a_failed_commit_is_indeterminate_and_from_then_on_the_engine_says_that_it_must_be_reopened()
+ {
     for bytes in [10, LARGE] {
         let directory = tempfile::tempdir().unwrap();
         let index = Meddled::open(directory.path()).await;
@@ -123,15 +155,35 @@ async fn a_failed_commit_is_indeterminate_and_from_then_on_the_engine_says_that_
         engine.put("old", "kept").await.unwrap();
         index.broken.store(true, Ordering::SeqCst);
         let first = engine.put("k", payload(1, bytes)).await.unwrap_err();
-        // A large put fails at recording its change: nothing named its revision, so nothing was committed.
-        let expected = if bytes == 10 { ErrorKind::Indeterminate } else { ErrorKind::Unavailable };
+        // A large put fails at recording its change: nothing named its revision, so nothing was
+        // committed.
+        let expected = if bytes == 10 {
+            ErrorKind::Indeterminate
+        } else {
+            ErrorKind::Unavailable
+        };
         assert_eq!(first.kind(), expected, "{first:?}");
         let later = engine.put("k", payload(2, bytes)).await.unwrap_err();
         assert_eq!(later.kind(), ErrorKind::Unavailable);
         assert!(later.to_string().contains("must be reopened"), "{later}");
-        assert_eq!(engine.get("old").await.unwrap().unwrap().bytes().await.unwrap(), "kept", "reads go on");
+        assert_eq!(
+            engine
+                .get("old")
+                .await
+                .unwrap()
+                .unwrap()
+                .bytes()
+                .await
+                .unwrap(),
+            "kept",
+            "reads go on"
+        );
         engine.close().await.unwrap();
-        let engine = Engine::builder(directory.path()).config(quick()).open().await.unwrap();
+        let engine = Engine::builder(directory.path())
+            .config(quick())
+            .open()
+            .await
+            .unwrap();
         engine.put("k", payload(3, bytes)).await.unwrap();
         engine.close().await.unwrap();
     }
@@ -142,11 +194,25 @@ async fn a_hung_commit_is_watched_for_however_busy_the_readers_are() {
     let directory = tempfile::tempdir().unwrap();
     let index = Meddled::open(directory.path()).await;
     let mut config = quick();
-    config.limits = Limits { heartbeat: Duration::from_millis(20), ..config.limits };
+    config.limits = Limits {
+        heartbeat: Duration::from_millis(20),
+        ..config.limits
+    };
     let engine = index.engine(directory.path(), config).await;
     engine.put("k", payload(1, LARGE)).await.unwrap();
     let before = index.watches.load(Ordering::SeqCst);
-    let read = || async { drop(engine.get("k").await.unwrap().unwrap().bytes().await.unwrap()) };
+    let read = || async {
+        drop(
+            engine
+                .get("k")
+                .await
+                .unwrap()
+                .unwrap()
+                .bytes()
+                .await
+                .unwrap(),
+        )
+    };
     for _ in 0..100_000 {
         read().await;
         if index.watches.load(Ordering::SeqCst) >= before + 3 {
@@ -166,9 +232,20 @@ fn more_large_puts_than_blocking_threads_all_end() {
         .unwrap();
     let directory = tempfile::tempdir().unwrap();
     let all_ended = runtime.block_on(async {
-        let engine = Engine::builder(directory.path()).config(quick()).open().await.unwrap();
-        let puts = (0..32u64).map(|seed| engine.put(format!("k{seed}"), payload(seed, LARGE)).into_future());
-        let ended = Env::real().unwrap().deadline(Duration::from_secs(60), futures::future::try_join_all(puts)).await;
+        let engine = Engine::builder(directory.path())
+            .config(quick())
+            .open()
+            .await
+            .unwrap();
+        let puts = (0..32u64).map(|seed| {
+            engine
+                .put(format!("k{seed}"), payload(seed, LARGE))
+                .into_future()
+        });
+        let ended = Env::real()
+            .unwrap()
+            .deadline(Duration::from_secs(60), futures::future::try_join_all(puts))
+            .await;
         match ended {
             Some(outcomes) => engine.close().await.and(outcomes).map(|_| true).unwrap(),
             None => false,
@@ -181,7 +258,11 @@ fn more_large_puts_than_blocking_threads_all_end() {
 
 #[test]
 fn an_engine_may_be_closed_from_outside_of_its_runtime() {
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .unwrap();
     let directory = tempfile::tempdir().unwrap();
     let open = || Engine::builder(directory.path()).config(quick()).open();
     let engine = runtime.block_on(open()).unwrap();
@@ -196,7 +277,11 @@ async fn a_setting_that_makes_no_sense_is_refused_before_anything_is_created() {
     let data = directory.path().join("data");
     let mut config = Config::default();
     config.reads.list_page_max = 0;
-    let error = Engine::builder(&data).config(config).open().await.unwrap_err();
+    let error = Engine::builder(&data)
+        .config(config)
+        .open()
+        .await
+        .unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Invalid);
     assert!(error.to_string().contains("reads.list_page_max"), "{error}");
     assert!(!data.exists());
@@ -211,7 +296,11 @@ async fn an_endless_backoff_or_timeout_is_no_panic() {
     config.limits.sweep.grace = Duration::MAX;
     config.limits.sweep.timeout = Duration::MAX;
     config.limits.close_timeout = Duration::MAX;
-    let engine = Engine::builder(directory.path()).config(config).open().await.unwrap();
+    let engine = Engine::builder(directory.path())
+        .config(config)
+        .open()
+        .await
+        .unwrap();
     engine.put("k", payload(1, LARGE)).await.unwrap();
     engine.delete("k").await.unwrap();
     engine.settle().await.unwrap();
@@ -223,14 +312,22 @@ async fn slow_streams_do_not_starve_small_puts() {
     let directory = tempfile::tempdir().unwrap();
     let mut config = quick();
     config.limits.write_bytes_in_flight = 4 * INLINE;
-    let engine = Engine::builder(directory.path()).config(config).open().await.unwrap();
-    let (senders, streams): (Vec<_>, Vec<_>) =
-        (0..4).map(|_| futures::channel::mpsc::unbounded::<Result<Bytes, std::io::Error>>()).unzip();
+    let engine = Engine::builder(directory.path())
+        .config(config)
+        .open()
+        .await
+        .unwrap();
+    let (senders, streams): (Vec<_>, Vec<_>) = (0..4)
+        .map(|_| futures::channel::mpsc::unbounded::<Result<Bytes, std::io::Error>>())
+        .unzip();
     let mut puts = Vec::new();
     for (number, (sender, stream)) in senders.iter().zip(streams).enumerate() {
         sender.unbounded_send(Ok(payload(1, LARGE))).unwrap();
         let put = engine.put(format!("slow{number}"), cenotaph::Body::stream(stream));
-        #[expect(clippy::disallowed_methods, reason = "the test itself is not part of the world under test")]
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "the test itself is not part of the world under test"
+        )]
         puts.push(tokio::spawn(async move { put.await }));
     }
     while engine.stats().await.unwrap().actors.changes < 4 {
@@ -249,14 +346,21 @@ async fn a_restarted_shard_decides_nothing_before_what_its_predecessor_submitted
     let directory = tempfile::tempdir().unwrap();
     let index = Meddled::open(directory.path()).await;
     let engine = index.engine(directory.path(), quick()).await;
-    #[expect(clippy::disallowed_methods, reason = "the test itself is not part of the world under test")]
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "the test itself is not part of the world under test"
+    )]
     let start = |body: &'static str| {
         let put = engine.put("k", body);
         tokio::spawn(async move { put.await })
     };
-    // A shard that has decided something has started, and its own barrier does not wait before the first put.
+    // A shard that has decided something has started, and its own barrier does not wait before the
+    // first put.
     let shard = engine.shard_of("k").unwrap();
-    let neighbour = (0..).map(|n| n.to_string()).find(|key| engine.shard_of(key).unwrap() == shard).unwrap();
+    let neighbour = (0..)
+        .map(|n| n.to_string())
+        .find(|key| engine.shard_of(key).unwrap() == shard)
+        .unwrap();
     engine.put(neighbour, "x").await.unwrap();
     index.hold();
     let first = start("first");
@@ -266,21 +370,39 @@ async fn a_restarted_shard_decides_nothing_before_what_its_predecessor_submitted
     let before = index.held();
     assert!(engine.kill(cenotaph::ActorKind::Shard(shard)));
     let second = start("second");
-    // The successor's barrier waits behind the first put. Whatever it decided without it would wait there too.
+    // The successor's barrier waits behind the first put. Whatever it decided without it would wait
+    // there too.
     while index.held() == before {
         tokio::task::yield_now().await;
     }
     index.release();
-    let (first, second) = (first.await.unwrap().unwrap(), second.await.unwrap().unwrap());
+    let (first, second) = (
+        first.await.unwrap().unwrap(),
+        second.await.unwrap().unwrap(),
+    );
     assert_eq!((first.version.unwrap().get(), first.created), (1, true));
     assert_eq!((second.version.unwrap().get(), second.created), (2, false));
-    assert_eq!(engine.get("k").await.unwrap().unwrap().bytes().await.unwrap(), "second");
+    assert_eq!(
+        engine
+            .get("k")
+            .await
+            .unwrap()
+            .unwrap()
+            .bytes()
+            .await
+            .unwrap(),
+        "second"
+    );
     engine.close().await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[expect(clippy::disallowed_methods, reason = "the test itself is not part of the world under test")]
-async fn who_repeats_the_end_of_an_upload_whose_commit_fails_is_not_told_that_nothing_was_committed() {
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the test itself is not part of the world under test"
+)]
+async fn who_repeats_the_end_of_an_upload_whose_commit_fails_is_not_told_that_nothing_was_committed()
+ {
     for aborts in [false, true] {
         let directory = tempfile::tempdir().unwrap();
         let index = Meddled::open(directory.path()).await;
@@ -289,7 +411,11 @@ async fn who_repeats_the_end_of_an_upload_whose_commit_fails_is_not_told_that_no
         upload.part(1, "a part").await.unwrap();
         index.hold();
         let end = |upload: cenotaph::Upload| async move {
-            if aborts { upload.abort().await.map(|()| None) } else { upload.complete().await.map(Some) }
+            if aborts {
+                upload.abort().await.map(|()| None)
+            } else {
+                upload.complete().await.map(Some)
+            }
         };
         let first = tokio::spawn(end(upload.clone()));
         while index.held_writes() < 1 {
@@ -301,7 +427,11 @@ async fn who_repeats_the_end_of_an_upload_whose_commit_fails_is_not_told_that_no
         }
         index.poison();
         for told in [first, second] {
-            assert_eq!(told.await.unwrap().unwrap_err().kind(), ErrorKind::Indeterminate, "I10");
+            assert_eq!(
+                told.await.unwrap().unwrap_err().kind(),
+                ErrorKind::Indeterminate,
+                "I10"
+            );
         }
         engine.close().await.unwrap();
     }

@@ -1,5 +1,5 @@
-//! Full disks: puts end, and everything else goes on; space that comes back is used without a reopen. On real files, on a
-//! disk of a few MiB (a tmpfs: SKIPPED where nobody may mount one).
+//! Full disks: puts end, and everything else goes on; space that comes back is used without a
+//! reopen. On real files, on a disk of a few MiB (a tmpfs: SKIPPED where nobody may mount one).
 
 use std::time::Duration;
 
@@ -13,7 +13,9 @@ use disk::SmallDisk;
 fn payload(number: usize, bytes: usize) -> Vec<u8> {
     let mut state = number as u64 + 1;
     let mut next = || {
-        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        state = state
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
         (state >> 56) as u8
     };
     (0..bytes).map(|_| next()).collect()
@@ -23,7 +25,11 @@ async fn open(disk: &SmallDisk) -> Engine {
     let mut config = Config::default();
     config.limits.heartbeat = Duration::from_millis(20);
     config.limits.sweep.grace = Duration::from_millis(20);
-    Engine::builder(disk.store()).config(config).open().await.unwrap()
+    Engine::builder(disk.store())
+        .config(config)
+        .open()
+        .await
+        .unwrap()
 }
 
 fn assert_no_space(error: &Error) {
@@ -35,7 +41,10 @@ fn assert_no_space(error: &Error) {
 /// Puts objects of this size until one is refused: how many were put.
 async fn fill(engine: &Engine, prefix: &str, bytes: usize) -> usize {
     for number in 0..10_000 {
-        match engine.put(format!("{prefix}{number:05}"), payload(number, bytes)).await {
+        match engine
+            .put(format!("{prefix}{number:05}"), payload(number, bytes))
+            .await
+        {
             Ok(_) => {}
             Err(error) => {
                 assert_no_space(&error);
@@ -46,22 +55,43 @@ async fn fill(engine: &Engine, prefix: &str, bytes: usize) -> usize {
     panic!("a small disk is never full");
 }
 
-async fn assert_reads(engine: &Engine, prefix: &str, numbers: std::ops::Range<usize>, bytes: usize) {
+async fn assert_reads(
+    engine: &Engine,
+    prefix: &str,
+    numbers: std::ops::Range<usize>,
+    bytes: usize,
+) {
     for number in numbers {
-        let object = engine.get(format!("{prefix}{number:05}")).await.unwrap().expect("it was acknowledged");
-        assert_eq!(object.bytes().await.unwrap(), payload(number, bytes), "number={number}");
+        let object = engine
+            .get(format!("{prefix}{number:05}"))
+            .await
+            .unwrap()
+            .expect("it was acknowledged");
+        assert_eq!(
+            object.bytes().await.unwrap(),
+            payload(number, bytes),
+            "number={number}"
+        );
     }
 }
 
 /// Everything but puts: reads, listings, counts, scrubs, statistics, health.
 async fn assert_serves(engine: &Engine, objects: usize) {
     engine.health().unwrap();
-    assert_eq!(engine.list("").limit(1000).await.unwrap().entries.len(), objects.min(1000));
+    assert_eq!(
+        engine.list("").limit(1000).await.unwrap().entries.len(),
+        objects.min(1000)
+    );
     assert_eq!(engine.usage().await.unwrap().objects, objects as u64);
     let report = engine.scrub().await.unwrap();
     assert_eq!(report.found, 0, "{:?}", report.findings);
     engine.settle().await.unwrap();
-    engine.stats().await.unwrap().space.expect("fjall knows its disk");
+    engine
+        .stats()
+        .await
+        .unwrap()
+        .space
+        .expect("fjall knows its disk");
 }
 
 /// Every orphan goes, also what a failed put left.
@@ -72,13 +102,18 @@ async fn assert_settles(engine: &Engine) {
         }
         Env::real().unwrap().sleep(Duration::from_millis(10)).await;
     }
-    panic!("orphans are left: {:?}", engine.stats().await.unwrap().actors);
+    panic!(
+        "orphans are left: {:?}",
+        engine.stats().await.unwrap().actors
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn full_disk_takes_deletes_and_loses_nothing() {
     const BYTES: usize = 60_000;
-    let Some(disk) = SmallDisk::new(96) else { return };
+    let Some(disk) = SmallDisk::new(96) else {
+        return;
+    };
     let engine = open(&disk).await;
     let count = fill(&engine, "k", BYTES).await;
     assert!(count > 400, "half of the disk is of use: count={count}");
@@ -89,7 +124,13 @@ async fn full_disk_takes_deletes_and_loses_nothing() {
     for number in [1, 2] {
         let engine = open(&disk).await;
         assert_serves(&engine, count - number).await;
-        assert!(engine.delete(format!("k{number:05}")).await.unwrap().existed);
+        assert!(
+            engine
+                .delete(format!("k{number:05}"))
+                .await
+                .unwrap()
+                .existed
+        );
         engine.close().await.unwrap();
     }
     let engine = open(&disk).await;
@@ -106,12 +147,17 @@ async fn full_disk_takes_deletes_and_loses_nothing() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn deleting_everything_makes_room_for_the_next_put() {
     const BYTES: usize = 600_000;
-    let Some(disk) = SmallDisk::new(24) else { return };
+    let Some(disk) = SmallDisk::new(24) else {
+        return;
+    };
     for round in 0..3 {
         let engine = open(&disk).await;
         let count = fill(&engine, "k", BYTES).await;
         assert!(count >= 5, "round={round} count={count}");
-        assert_eq!(engine.delete_prefix("k").await.unwrap().deleted, count as u64);
+        assert_eq!(
+            engine.delete_prefix("k").await.unwrap().deleted,
+            count as u64
+        );
         // The very next one, and on the same engine.
         engine.put("next", payload(round, BYTES)).await.unwrap();
         assert!(engine.delete("next").await.unwrap().existed);
@@ -122,11 +168,15 @@ async fn deleting_everything_makes_room_for_the_next_put() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn each_opening_of_a_small_disk_makes_more_room() {
     const BYTES: usize = 600_000;
-    let Some(disk) = SmallDisk::new(24) else { return };
+    let Some(disk) = SmallDisk::new(24) else {
+        return;
+    };
     let mut count = 0;
     loop {
         let engine = open(&disk).await;
-        let put = engine.put(format!("k{count:05}"), payload(count, BYTES)).await;
+        let put = engine
+            .put(format!("k{count:05}"), payload(count, BYTES))
+            .await;
         engine.close().await.unwrap();
         match put {
             Ok(_) => count += 1,
@@ -146,21 +196,44 @@ async fn each_opening_of_a_small_disk_makes_more_room() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn large_puts_that_run_out_of_space_leave_nothing_behind() {
     const BYTES: usize = 9_000_000;
-    let Some(disk) = SmallDisk::new(60) else { return };
+    let Some(disk) = SmallDisk::new(60) else {
+        return;
+    };
     for round in 0..2 {
         let engine = open(&disk).await;
         engine.put("small", "x").await.unwrap();
         let body = payload(round, BYTES);
-        let puts = (0..20).map(|number| engine.put(format!("b{number:05}"), body.clone()).into_future());
+        let puts = (0..20).map(|number| {
+            engine
+                .put(format!("b{number:05}"), body.clone())
+                .into_future()
+        });
         let outcomes = futures::future::join_all(puts).await;
-        let refused: Vec<_> = outcomes.iter().filter_map(|outcome| outcome.as_ref().err()).collect();
-        assert!(refused.len() > 10, "180 MB do not fit: refused={}", refused.len());
+        let refused: Vec<_> = outcomes
+            .iter()
+            .filter_map(|outcome| outcome.as_ref().err())
+            .collect();
+        assert!(
+            refused.len() > 10,
+            "180 MB do not fit: refused={}",
+            refused.len()
+        );
         refused.iter().for_each(|error| assert_no_space(error));
         engine.close().await.unwrap();
 
         let engine = open(&disk).await;
         assert_serves(&engine, 1 + outcomes.len() - refused.len()).await;
-        assert_eq!(engine.get("small").await.unwrap().unwrap().bytes().await.unwrap(), "x");
+        assert_eq!(
+            engine
+                .get("small")
+                .await
+                .unwrap()
+                .unwrap()
+                .bytes()
+                .await
+                .unwrap(),
+            "x"
+        );
         engine.delete_prefix("b").await.unwrap();
         engine.put("again", body).await.unwrap();
         assert!(engine.delete("again").await.unwrap().existed);
@@ -173,17 +246,28 @@ async fn large_puts_that_run_out_of_space_leave_nothing_behind() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn disk_that_others_fill_takes_deletes_and_recovers_by_itself() {
     const BYTES: usize = 100_000;
-    let Some(disk) = SmallDisk::new(64) else { return };
+    let Some(disk) = SmallDisk::new(64) else {
+        return;
+    };
     let engine = open(&disk).await;
     for number in 0..40 {
-        engine.put(format!("k{number:05}"), payload(number, BYTES)).await.unwrap();
+        engine
+            .put(format!("k{number:05}"), payload(number, BYTES))
+            .await
+            .unwrap();
     }
     let reserve = engine.stats().await.unwrap().space.unwrap().reserve_bytes;
     assert_eq!(reserve, 4 << 20, "a sixteenth of the disk");
     disk.fill();
     assert_no_space(&engine.put("refused", payload(0, BYTES)).await.unwrap_err());
     for number in 0..10 {
-        assert!(engine.delete(format!("k{number:05}")).await.unwrap().existed);
+        assert!(
+            engine
+                .delete(format!("k{number:05}"))
+                .await
+                .unwrap()
+                .existed
+        );
     }
     assert!(engine.stats().await.unwrap().space.unwrap().is_low);
     engine.close().await.unwrap();
@@ -204,12 +288,17 @@ async fn disk_that_others_fill_takes_deletes_and_recovers_by_itself() {
         }
         Env::real().unwrap().sleep(Duration::from_millis(20)).await;
     }
-    panic!("the reserve is not built again: {:?}", engine.stats().await.unwrap().space);
+    panic!(
+        "the reserve is not built again: {:?}",
+        engine.stats().await.unwrap().space
+    );
 }
 
 #[tokio::test]
 async fn new_store_on_a_full_disk_is_refused_and_leaves_nothing() {
-    let Some(disk) = SmallDisk::new(4) else { return };
+    let Some(disk) = SmallDisk::new(4) else {
+        return;
+    };
     disk.fill();
     let error = Engine::builder(disk.store()).open().await.unwrap_err();
     assert_no_space(&error);

@@ -14,12 +14,19 @@ const INSTANT: Duration = Duration::from_millis(1);
 const KINDS: [usize; 3] = [10, 6000, 20_000];
 
 async fn store() -> Store {
-    let store = Store::with(Config { inline_bytes_max: 8192, ..quick() }).await;
+    let store = Store::with(Config {
+        inline_bytes_max: 8192,
+        ..quick()
+    })
+    .await;
     store.stage.stop_clock();
     store
 }
 
-#[expect(clippy::disallowed_methods, reason = "the test itself is not part of the world under test")]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the test itself is not part of the world under test"
+)]
 fn beside<T: Send + 'static>(work: impl Future<Output = T> + Send + 'static) -> JoinHandle<T> {
     tokio::spawn(work)
 }
@@ -41,7 +48,9 @@ async fn drained(store: &Store) {
             env.sleep(INSTANT).await;
         }
     });
-    drained.await.expect("what readers have asked for is decided soon");
+    drained
+        .await
+        .expect("what readers have asked for is decided soon");
 }
 
 /// Rows written while that many readers look at an object.
@@ -55,21 +64,44 @@ async fn written_by_reading(store: &Store, count: usize) -> u64 {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_read_object_lives_on_and_is_written_once_in_a_quarter_of_its_time_however_many_read_it() {
+async fn a_read_object_lives_on_and_is_written_once_in_a_quarter_of_its_time_however_many_read_it()
+{
     for bytes in KINDS {
         let store = store().await;
-        store.engine.put("k", payload(1, bytes)).time_to_idle(4 * HOUR).await.unwrap();
+        store
+            .engine
+            .put("k", payload(1, bytes))
+            .time_to_idle(4 * HOUR)
+            .await
+            .unwrap();
         let put = store.engine.head("k").await.unwrap().unwrap();
         for round in 1..=6 {
             store.stage.advance(HOUR - INSTANT);
-            assert_eq!(written_by_reading(&store, 40).await, 0, "round {round}: too soon");
+            assert_eq!(
+                written_by_reading(&store, 40).await,
+                0,
+                "round {round}: too soon"
+            );
             store.stage.advance(INSTANT);
             assert_eq!(written_by_reading(&store, 40).await, 1, "round {round}");
-            assert_eq!(written_by_reading(&store, 40).await, 0, "round {round}: again");
+            assert_eq!(
+                written_by_reading(&store, 40).await,
+                0,
+                "round {round}: again"
+            );
         }
         let read = store.engine.head("k").await.unwrap().unwrap();
-        assert_eq!((read.version, read.etag), (put.version, put.etag), "nothing has changed for anybody");
-        assert_eq!(read.metadata.expires_at, put.metadata.expires_at.map(|deadline| deadline.after(6 * HOUR)));
+        assert_eq!(
+            (read.version, read.etag),
+            (put.version, put.etag),
+            "nothing has changed for anybody"
+        );
+        assert_eq!(
+            read.metadata.expires_at,
+            put.metadata
+                .expires_at
+                .map(|deadline| deadline.after(6 * HOUR))
+        );
         // Heads and listings are no reads.
         store.stage.advance(4 * HOUR - INSTANT);
         assert!(store.engine.head("k").await.unwrap().is_some());
@@ -86,7 +118,12 @@ async fn a_read_object_lives_on_and_is_written_once_in_a_quarter_of_its_time_how
 async fn an_object_with_a_long_time_to_idle_is_written_once_a_day() {
     let store = store().await;
     let day = 24 * HOUR;
-    store.engine.put("k", "x").time_to_idle(40 * day).await.unwrap();
+    store
+        .engine
+        .put("k", "x")
+        .time_to_idle(40 * day)
+        .await
+        .unwrap();
     for _ in 0..3 {
         store.stage.advance(day - INSTANT);
         assert_eq!(written_by_reading(&store, 10).await, 0);
@@ -104,15 +141,39 @@ enum End {
     DeletedTogether,
     Amended,
 }
-const ENDS: [End; 5] = [End::Deleted, End::Overwritten, End::Renamed, End::DeletedTogether, End::Amended];
+const ENDS: [End; 5] = [
+    End::Deleted,
+    End::Overwritten,
+    End::Renamed,
+    End::DeletedTogether,
+    End::Amended,
+];
 
 async fn end(engine: Engine, end: End) {
     match end {
         End::Deleted => drop(engine.delete("k").await.unwrap()),
         End::Overwritten => drop(engine.put("k", "new").await.unwrap()),
-        End::Renamed => drop(engine.rename("k", "other").await.unwrap().expect("it is there")),
-        End::DeletedTogether => drop(engine.atomic([Write::delete("k"), Write::put("l", "x")]).await.unwrap()),
-        End::Amended => drop(engine.extend_expiry("k").never().await.unwrap().expect("it is there")),
+        End::Renamed => drop(
+            engine
+                .rename("k", "other")
+                .await
+                .unwrap()
+                .expect("it is there"),
+        ),
+        End::DeletedTogether => drop(
+            engine
+                .atomic([Write::delete("k"), Write::put("l", "x")])
+                .await
+                .unwrap(),
+        ),
+        End::Amended => drop(
+            engine
+                .extend_expiry("k")
+                .never()
+                .await
+                .unwrap()
+                .expect("it is there"),
+        ),
     }
 }
 
@@ -123,7 +184,12 @@ async fn a_read_never_brings_back_what_was_deleted_overwritten_or_renamed_while_
     for round in 0..24 {
         for how in ENDS {
             let bytes = KINDS[round % 3];
-            store.engine.put("k", payload(1, bytes)).time_to_idle(4 * HOUR).await.unwrap();
+            store
+                .engine
+                .put("k", payload(1, bytes))
+                .time_to_idle(4 * HOUR)
+                .await
+                .unwrap();
             // From now on the next read extends it.
             store.stage.advance(HOUR);
             let before = store.engine.stats().await.unwrap().actors.touches;
@@ -135,8 +201,12 @@ async fn a_read_never_brings_back_what_was_deleted_overwritten_or_renamed_while_
             }
             drained(&store).await;
             touched += store.engine.stats().await.unwrap().actors.touches - before;
-            let stands =
-                store.engine.head("k").await.unwrap().map(|head| (head.metadata.size, head.metadata.expires_at));
+            let stands = store
+                .engine
+                .head("k")
+                .await
+                .unwrap()
+                .map(|head| (head.metadata.size, head.metadata.expires_at));
             let expected = match how {
                 End::Deleted | End::Renamed | End::DeletedTogether => None,
                 End::Overwritten => Some((3, None)),
@@ -150,7 +220,10 @@ async fn a_read_never_brings_back_what_was_deleted_overwritten_or_renamed_while_
         }
     }
     println!("{rounds} rounds, {touched} reads asked to extend");
-    assert!(touched > rounds / 4, "reads that ask for nothing race with nobody: {touched} in {rounds} rounds");
+    assert!(
+        touched > rounds / 4,
+        "reads that ask for nothing race with nobody: {touched} in {rounds} rounds"
+    );
     store.assert_settled().await;
 }
 
@@ -158,9 +231,17 @@ async fn a_read_never_brings_back_what_was_deleted_overwritten_or_renamed_while_
 async fn a_read_extends_what_it_has_read_and_not_what_was_decided_before_it_is_heard() {
     let store = store().await;
     let shard = store.engine.shard_of("k").unwrap();
-    let other = (0..).map(|n| format!("other/{n}")).find(|key| store.engine.shard_of(key).unwrap() == shard).unwrap();
+    let other = (0..)
+        .map(|n| format!("other/{n}"))
+        .find(|key| store.engine.shard_of(key).unwrap() == shard)
+        .unwrap();
     for how in ["deleted", "shortened", "overwritten"] {
-        store.engine.put("k", "x").time_to_idle(4 * HOUR).await.unwrap();
+        store
+            .engine
+            .put("k", "x")
+            .time_to_idle(4 * HOUR)
+            .await
+            .unwrap();
         store.stage.advance(2 * HOUR);
         // The shard stands still; what is asked of it is decided in the order in which it comes.
         let mut held = store.stage.hold(Seam::ShardBeforeDecide);
@@ -171,17 +252,36 @@ async fn a_read_extends_what_it_has_read_and_not_what_was_decided_before_it_is_h
         let mut write = std::pin::pin!(async move {
             match how {
                 "deleted" => drop(engine.delete("k").await.unwrap()),
-                "shortened" => drop(engine.extend_expiry("k").after_now(HOUR / 2).may_shorten().await.unwrap()),
+                "shortened" => drop(
+                    engine
+                        .extend_expiry("k")
+                        .after_now(HOUR / 2)
+                        .may_shorten()
+                        .await
+                        .unwrap(),
+                ),
                 _ => drop(engine.put("k", "y").time_to_idle(HOUR / 2).await.unwrap()),
             }
         });
-        assert!(futures::poll!(write.as_mut()).is_pending(), "it has been asked");
-        assert_eq!(store.bytes("k").await, Some("x".into()), "the read comes before the decision, its wish after it");
+        assert!(
+            futures::poll!(write.as_mut()).is_pending(),
+            "it has been asked"
+        );
+        assert_eq!(
+            store.bytes("k").await,
+            Some("x".into()),
+            "the read comes before the decision, its wish after it"
+        );
         held.release();
         write.await;
         standing_still.await.unwrap().unwrap();
         drained(&store).await;
-        let deadline = store.engine.head("k").await.unwrap().map(|head| head.metadata.expires_at.unwrap());
+        let deadline = store
+            .engine
+            .head("k")
+            .await
+            .unwrap()
+            .map(|head| head.metadata.expires_at.unwrap());
         let expected = (how != "deleted").then(|| store.stage.stop_clock().after(HOUR / 2));
         assert_eq!(deadline, expected, "{how}");
     }

@@ -1,5 +1,5 @@
-//! Every kind of actor, killed at every await boundary of its work: callers get the right outcome, the engine goes on,
-//! and I5 holds.
+//! Every kind of actor, killed at every await boundary of its work: callers get the right outcome,
+//! the engine goes on, and I5 holds.
 
 use bytes::Bytes;
 use cenotaph::{ActorKind, ErrorKind, Limits, Outcome, RestartLimits, Result, Written};
@@ -12,13 +12,17 @@ use tokio::task::JoinHandle;
 const LARGE: usize = 10 * INLINE;
 
 /// Starts a put beside the test.
-#[expect(clippy::disallowed_methods, reason = "the test itself is not part of the world under test")]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the test itself is not part of the world under test"
+)]
 fn start(store: &Store, key: &str, body: Bytes) -> JoinHandle<Result<Written>> {
     let put = store.engine.put(key, body);
     tokio::spawn(async move { put.await })
 }
 
-/// Kills an actor that is held at a seam. It is never let go: its parent may need a moment to take it down.
+/// Kills an actor that is held at a seam. It is never let go: its parent may need a moment to take
+/// it down.
 async fn kill_at(store: &Store, mut held: Held, kind: ActorKind) -> Held {
     held.arrived().await;
     assert!(store.engine.kill(kind), "there is a {kind:?} to kill");
@@ -28,8 +32,16 @@ async fn kill_at(store: &Store, mut held: Held, kind: ActorKind) -> Held {
 /// The engine still serves both tiers, and everything settles.
 async fn goes_on(store: &Store) {
     let (small, large) = (payload(91, 10), payload(92, LARGE));
-    store.engine.put("after/small", small.clone()).await.unwrap();
-    store.engine.put("after/large", large.clone()).await.unwrap();
+    store
+        .engine
+        .put("after/small", small.clone())
+        .await
+        .unwrap();
+    store
+        .engine
+        .put("after/large", large.clone())
+        .await
+        .unwrap();
     assert_eq!(store.bytes("after/small").await, Some(small));
     assert_eq!(store.bytes("after/large").await, Some(large));
     store.assert_settled().await;
@@ -83,7 +95,11 @@ async fn an_upload_killed_while_its_shard_decides_still_hears_the_outcome() {
     deciding.arrived().await;
     assert!(store.engine.kill(ActorKind::EveryUpload));
     deciding.release();
-    assert_eq!(put.await.unwrap().unwrap().outcome, Outcome::Applied, "the commit answers, not the upload (I10)");
+    assert_eq!(
+        put.await.unwrap().unwrap().outcome,
+        Outcome::Applied,
+        "the commit answers, not the upload (I10)"
+    );
     assert_eq!(store.bytes("k").await, Some(payload(1, LARGE)));
     goes_on(&store).await;
 }
@@ -98,8 +114,15 @@ async fn an_upload_and_its_shard_killed_before_the_decision_have_committed_nothi
     finished.release();
     deciding.arrived().await;
     assert!(store.engine.kill(ActorKind::EveryUpload));
-    assert!(store.engine.kill(ActorKind::Shard(store.engine.shard_of("k").unwrap())));
-    assert_eq!(put.await.unwrap().unwrap_err().kind(), ErrorKind::Unavailable);
+    assert!(
+        store
+            .engine
+            .kill(ActorKind::Shard(store.engine.shard_of("k").unwrap()))
+    );
+    assert_eq!(
+        put.await.unwrap().unwrap_err().kind(),
+        ErrorKind::Unavailable
+    );
     assert_eq!(store.bytes("k").await, None);
     goes_on(&store).await;
 }
@@ -110,11 +133,20 @@ async fn an_upload_whose_change_is_gone_never_commits() {
     let mut finished = store.stage.hold(Seam::UploadAfterClose);
     let put = start(&store, "k", payload(1, LARGE));
     finished.arrived().await;
-    // As a fence leaves it, but for the orphan: the change is removed behind the upload's back (I6).
-    let changes = store.index.snapshot().unwrap().scan(Table::Changes, Range::all(10)).await.unwrap();
+    // As a fence leaves it, but for the orphan: the change is removed behind the upload's back
+    // (I6).
+    let changes = store
+        .index
+        .snapshot()
+        .unwrap()
+        .scan(Table::Changes, Range::all(10))
+        .await
+        .unwrap();
     let mut batch = Batch::new();
     batch.remove(Table::Changes, changes[0].0.clone());
-    store.index.submit(batch, Box::new(|outcome| outcome.unwrap()));
+    store
+        .index
+        .submit(batch, Box::new(|outcome| outcome.unwrap()));
     store.index.barrier().await.unwrap();
     finished.release();
     let error = put.await.unwrap().unwrap_err();
@@ -133,8 +165,16 @@ async fn a_shard_killed_at_any_point_commits_every_write_exactly_once() {
             let put = start(&store, "k", payload(1, bytes));
             let _held = kill_at(&store, held, shard).await;
             let written = put.await.unwrap().unwrap();
-            assert_eq!((written.outcome, written.version.unwrap().get()), (Outcome::Applied, 1), "{seam:?} {bytes}");
-            assert_eq!(store.bytes("k").await, Some(payload(1, bytes)), "{seam:?} {bytes}");
+            assert_eq!(
+                (written.outcome, written.version.unwrap().get()),
+                (Outcome::Applied, 1),
+                "{seam:?} {bytes}"
+            );
+            assert_eq!(
+                store.bytes("k").await,
+                Some(payload(1, bytes)),
+                "{seam:?} {bytes}"
+            );
             goes_on(&store).await;
         }
     }
@@ -164,7 +204,10 @@ async fn recovery_killed_at_any_point_is_taken_up_again() {
         let put = start(&store, "k", payload(1, LARGE));
         let _uploading = kill_at(&store, uploading, ActorKind::EveryUpload).await;
         let _recovering = kill_at(&store, recovering, ActorKind::Recovery).await;
-        assert_eq!(put.await.unwrap().unwrap_err().kind(), ErrorKind::Unavailable);
+        assert_eq!(
+            put.await.unwrap().unwrap_err().kind(),
+            ErrorKind::Unavailable
+        );
         assert_eq!(store.bytes("k").await, None);
         goes_on(&store).await;
     }
@@ -195,7 +238,11 @@ async fn without_its_supervisor_the_engine_fails_closed_and_a_reopen_heals_it() 
         }
     };
     assert_eq!(error.kind(), ErrorKind::Unavailable);
-    assert_eq!(store.bytes("k").await, Some(payload(1, LARGE)), "reads need no actor");
+    assert_eq!(
+        store.bytes("k").await,
+        Some(payload(1, LARGE)),
+        "reads need no actor"
+    );
     let store = store.crash().await;
     assert_eq!(store.bytes("k").await, Some(payload(1, LARGE)));
     goes_on(&store).await;
@@ -204,7 +251,13 @@ async fn without_its_supervisor_the_engine_fails_closed_and_a_reopen_heals_it() 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_actor_that_dies_too_often_fails_the_engine_closed() {
     let mut config = quick();
-    config.limits = Limits { restarts: RestartLimits { max: 3, ..config.limits.restarts }, ..config.limits };
+    config.limits = Limits {
+        restarts: RestartLimits {
+            max: 3,
+            ..config.limits.restarts
+        },
+        ..config.limits
+    };
     let store = Store::with(config).await;
     let shard = ActorKind::Shard(store.engine.shard_of("k").unwrap());
     let error = loop {
@@ -222,7 +275,12 @@ async fn an_actor_that_dies_too_often_fails_the_engine_closed() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_crash_with_uploads_at_every_stage_is_settled_by_the_next_open() {
     let store = Store::new().await;
-    let seams = [Seam::UploadAfterRecord, Seam::UploadMidStream, Seam::UploadBeforeClose, Seam::UploadAfterClose];
+    let seams = [
+        Seam::UploadAfterRecord,
+        Seam::UploadMidStream,
+        Seam::UploadBeforeClose,
+        Seam::UploadAfterClose,
+    ];
     let mut held = Vec::new();
     for (number, seam) in seams.into_iter().enumerate() {
         let mut at = store.stage.hold(seam);
@@ -230,12 +288,20 @@ async fn a_crash_with_uploads_at_every_stage_is_settled_by_the_next_open() {
         at.arrived().await;
         held.push(at);
     }
-    assert_eq!(store.engine.stats().await.unwrap().actors.changes, 4, "each has recorded its change");
+    assert_eq!(
+        store.engine.stats().await.unwrap().actors.changes,
+        4,
+        "each has recorded its change"
+    );
     let store = store.crash().await;
     for number in 0..seams.len() {
         assert_eq!(store.bytes(&format!("k{number}")).await, None);
     }
     let actors = store.engine.stats().await.unwrap().actors;
-    assert_eq!((actors.fenced, actors.changes), (4, 0), "the fence pass ends before the engine opens");
+    assert_eq!(
+        (actors.fenced, actors.changes),
+        (4, 0),
+        "the fence pass ends before the engine opens"
+    );
     goes_on(&store).await;
 }

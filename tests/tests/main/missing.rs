@@ -1,8 +1,9 @@
-//! An object whose row names a blob that is not in the blob tier: an error to every read that needs its bytes, or, if so
-//! configured, absent to every one of them.
+//! An object whose row names a blob that is not in the blob tier: an error to every read that needs
+//! its bytes, or, if so configured, absent to every one of them.
 
 use cenotaph::{
-    Config, Engine, Error, ErrorKind, MissingBlob, Operation, Outcome, Reason, Reply, Update, Updated, Write,
+    Config, Engine, Error, ErrorKind, MissingBlob, Operation, Outcome, Reason, Reply, Update,
+    Updated, Write,
 };
 use cenotaph_tests::store::{Store, blobs, payload, quick};
 use futures::{StreamExt, stream};
@@ -11,7 +12,11 @@ const LARGE: usize = 20_000;
 
 /// A store with the object `k`, whose blob is gone, and nothing else.
 async fn store(missing_blob: MissingBlob) -> Store {
-    let store = Store::with(Config { missing_blob, ..quick() }).await;
+    let store = Store::with(Config {
+        missing_blob,
+        ..quick()
+    })
+    .await;
     store.engine.put("k", payload(1, LARGE)).await.unwrap();
     lose(&store).await;
     store
@@ -27,8 +32,14 @@ async fn lose(store: &Store) {
 fn assert_missing<T: std::fmt::Debug>(what: &str, outcome: Result<T, Error>) {
     let error = outcome.expect_err(what);
     assert_eq!(error.kind(), ErrorKind::Corrupt, "{what}: {error}");
-    assert!(matches!(error.reason(), Some(Reason::MissingBlob { .. })), "{what}: {error}");
-    assert!(error.to_string().contains("missing blob") && error.to_string().contains("revision="), "{what}: {error}");
+    assert!(
+        matches!(error.reason(), Some(Reason::MissingBlob { .. })),
+        "{what}: {error}"
+    );
+    assert!(
+        error.to_string().contains("missing blob") && error.to_string().contains("revision="),
+        "{what}: {error}"
+    );
     assert!(error.to_string().contains("object=k"), "{what}: {error}");
     assert!(!error.is_retryable(), "{what}");
 }
@@ -38,7 +49,12 @@ async fn part_copy(engine: &Engine) -> Result<Option<cenotaph::UploadedPart>, Er
 }
 
 async fn one_of_a_batch(engine: &Engine, operation: Operation) -> Result<Reply, Error> {
-    engine.batch(stream::iter([operation])).next().await.unwrap().1
+    engine
+        .batch(stream::iter([operation]))
+        .next()
+        .await
+        .unwrap()
+        .1
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -49,7 +65,10 @@ async fn a_missing_blob_is_corrupt_to_every_read() {
     assert_missing("get of a range", engine.get("k").range(5..7).await);
     assert_missing("copy", engine.copy("k", "copy").await);
     assert_missing("part_copy", part_copy(engine).await);
-    assert!(matches!(one_of_a_batch(engine, Operation::head("k")).await, Ok(Reply::Head(Some(_)))));
+    assert!(matches!(
+        one_of_a_batch(engine, Operation::head("k")).await,
+        Ok(Reply::Head(Some(_)))
+    ));
     assert_missing("batch", one_of_a_batch(engine, Operation::get("k")).await);
     let asked = std::sync::atomic::AtomicBool::new(false);
     let updated = engine.update("k", |_| {
@@ -57,13 +76,23 @@ async fn a_missing_blob_is_corrupt_to_every_read() {
         async { Ok::<_, Error>(Update::put("x")) }
     });
     assert_missing("update", updated.await);
-    assert!(!asked.into_inner(), "the function of an update is not asked");
+    assert!(
+        !asked.into_inner(),
+        "the function of an update is not asked"
+    );
 
     assert!(engine.head("k").await.unwrap().is_some());
     let refused = engine.put("k", "x").if_absent().await.unwrap_err();
-    assert!(matches!(refused.kind(), ErrorKind::Conflict { current: Some(_) }), "as head has it: {refused}");
+    assert!(
+        matches!(refused.kind(), ErrorKind::Conflict { current: Some(_) }),
+        "as head has it: {refused}"
+    );
     assert_eq!(engine.stats().await.unwrap().reads.missing_blobs, 6);
-    assert_eq!(engine.put("k", payload(2, LARGE)).await.unwrap().outcome, Outcome::Applied, "and it can be replaced");
+    assert_eq!(
+        engine.put("k", payload(2, LARGE)).await.unwrap().outcome,
+        Outcome::Applied,
+        "and it can be replaced"
+    );
     assert_eq!(store.bytes("k").await, Some(payload(2, LARGE)));
 }
 
@@ -75,7 +104,10 @@ async fn a_missing_blob_is_absent_to_every_read_if_so_configured() {
     assert!(engine.get("k").range(5..7).await.unwrap().is_none());
     assert!(engine.copy("k", "copy").await.unwrap().is_none());
     assert!(part_copy(engine).await.unwrap().is_none());
-    assert!(matches!(one_of_a_batch(engine, Operation::get("k")).await, Ok(Reply::Object(None))));
+    assert!(matches!(
+        one_of_a_batch(engine, Operation::get("k")).await,
+        Ok(Reply::Object(None))
+    ));
     let kept = engine.update("k", async |object| {
         assert!(object.is_none());
         Ok::<_, Error>(Update::Keep)
@@ -93,13 +125,22 @@ async fn a_missing_blob_is_absent_to_every_read_if_so_configured() {
         assert!(object.is_none());
         Ok::<_, Error>(Update::put("fresh"))
     });
-    let Updated::Written(written) = updated.await.unwrap() else { panic!("it is written") };
-    assert_eq!(written.version, Some(head.version.next()), "it takes the place of the row");
+    let Updated::Written(written) = updated.await.unwrap() else {
+        panic!("it is written")
+    };
+    assert_eq!(
+        written.version,
+        Some(head.version.next()),
+        "it takes the place of the row"
+    );
     assert_eq!(store.bytes("k").await.unwrap(), "fresh");
 
     engine.put("k", payload(3, LARGE)).await.unwrap();
     lose(&store).await;
-    let deleted = engine.update("k", async |_| Ok::<_, Error>(Update::Delete)).await.unwrap();
+    let deleted = engine
+        .update("k", async |_| Ok::<_, Error>(Update::Delete))
+        .await
+        .unwrap();
     assert!(matches!(deleted, Updated::Deleted(deleted) if deleted.existed));
     assert!(engine.head("k").await.unwrap().is_none());
 }
@@ -109,8 +150,14 @@ async fn a_tier_that_is_away_is_absent_to_nobody() {
     let store = store(MissingBlob::Absent).await;
     let (blobs, away) = (store.path().join("blobs"), store.path().join("away"));
     std::fs::rename(&blobs, &away).unwrap();
-    assert_eq!(store.engine.get("k").await.unwrap_err().kind(), ErrorKind::Unavailable);
-    assert_eq!(store.engine.copy("k", "l").await.unwrap_err().kind(), ErrorKind::Unavailable);
+    assert_eq!(
+        store.engine.get("k").await.unwrap_err().kind(),
+        ErrorKind::Unavailable
+    );
+    assert_eq!(
+        store.engine.copy("k", "l").await.unwrap_err().kind(),
+        ErrorKind::Unavailable
+    );
     std::fs::rename(&away, &blobs).unwrap();
     assert!(store.engine.get("k").await.unwrap().is_none());
 }
@@ -121,7 +168,10 @@ async fn a_missing_blob_is_no_obstacle_to_what_needs_no_bytes() {
     let engine = &store.engine;
     engine.amend("k").filename("f").await.unwrap().unwrap();
     engine.rename("k", "l").await.unwrap().unwrap();
-    assert_eq!(engine.get("l").await.unwrap_err().kind(), ErrorKind::Corrupt);
+    assert_eq!(
+        engine.get("l").await.unwrap_err().kind(),
+        ErrorKind::Corrupt
+    );
     engine.atomic([Write::delete("l")]).await.unwrap();
     store.assert_settled().await;
 }

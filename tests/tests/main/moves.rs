@@ -1,5 +1,6 @@
-//! Renames and copies of objects of every kind over objects of every kind: the bytes are where they must be, nothing is
-//! left behind in either tier or beside the rows (I3, I5), before and after a reopen.
+//! Renames and copies of objects of every kind over objects of every kind: the bytes are where they
+//! must be, nothing is left behind in either tier or beside the rows (I3, I5), before and after a
+//! reopen.
 
 use bytes::Bytes;
 use cenotaph::{ErrorKind, Written};
@@ -11,23 +12,46 @@ const KINDS: [Option<usize>; 4] = [None, Some(10), Some(6000), Some(20_000)];
 
 /// A store in which all three kinds of payloads can be had.
 async fn store() -> Store {
-    const { assert!(INLINE < 4096, "the usual test store has no payloads beside their rows") };
-    Store::with(cenotaph::Config { inline_bytes_max: 8192, ..quick() }).await
+    const {
+        assert!(
+            INLINE < 4096,
+            "the usual test store has no payloads beside their rows"
+        )
+    };
+    Store::with(cenotaph::Config {
+        inline_bytes_max: 8192,
+        ..quick()
+    })
+    .await
 }
 
-async fn put(store: &Store, key: &str, seed: u64, bytes: Option<usize>) -> Option<(Bytes, Written)> {
+async fn put(
+    store: &Store,
+    key: &str,
+    seed: u64,
+    bytes: Option<usize>,
+) -> Option<(Bytes, Written)> {
     let body = payload(seed, bytes?);
-    Some((body.clone(), store.engine.put(key, body).content_type(key).await.unwrap()))
+    Some((
+        body.clone(),
+        store.engine.put(key, body).content_type(key).await.unwrap(),
+    ))
 }
 
 /// All pairs of a kind to move and a kind to move it over.
 fn pairs() -> impl Iterator<Item = (Option<usize>, Option<usize>)> {
-    KINDS.into_iter().flat_map(|from| KINDS.into_iter().map(move |to| (from, to)))
+    KINDS
+        .into_iter()
+        .flat_map(|from| KINDS.into_iter().map(move |to| (from, to)))
 }
 
 async fn assert_bytes(store: &Store, key: &str, expected: Option<&Bytes>, what: &str) {
     let found = store.bytes(key).await;
-    assert!(found.as_ref() == expected, "{what}: {key} has {:?} bytes", found.map(|bytes| bytes.len()));
+    assert!(
+        found.as_ref() == expected,
+        "{what}: {key} has {:?} bytes",
+        found.map(|bytes| bytes.len())
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -35,10 +59,17 @@ async fn a_rename_moves_any_kind_over_any_other_and_leaves_nothing_behind() {
     let mut store = store().await;
     for (from, to) in pairs() {
         let what = format!("{from:?} renamed over {to:?}");
-        let (source, target) = (put(&store, "a", 1, from).await, put(&store, "b", 2, to).await);
+        let (source, target) = (
+            put(&store, "a", 1, from).await,
+            put(&store, "b", 2, to).await,
+        );
         let written = store.counts.put(Table::Payloads);
         let renamed = store.engine.rename("a", "b").await.unwrap();
-        assert_eq!(store.counts.put(Table::Payloads), written, "{what}: no byte is copied");
+        assert_eq!(
+            store.counts.put(Table::Payloads),
+            written,
+            "{what}: no byte is copied"
+        );
         assert_eq!(
             renamed.as_ref().map(|renamed| renamed.created),
             source.as_ref().map(|_| target.is_none()),
@@ -55,13 +86,27 @@ async fn a_rename_moves_any_kind_over_any_other_and_leaves_nothing_behind() {
         }
         if let (Some(renamed), Some((_, written))) = (renamed, &source) {
             let head = store.engine.head("b").await.unwrap().unwrap();
-            assert_eq!(head.metadata.attributes.content_type.as_deref(), Some("a"), "{what}: it is the same object");
-            assert_eq!((Some(head.version), Some(head.etag)), (renamed.version, renamed.etag), "{what}");
-            assert_ne!(renamed.etag, written.etag, "{what}: a rename is a write of its own");
+            assert_eq!(
+                head.metadata.attributes.content_type.as_deref(),
+                Some("a"),
+                "{what}: it is the same object"
+            );
+            assert_eq!(
+                (Some(head.version), Some(head.etag)),
+                (renamed.version, renamed.etag),
+                "{what}"
+            );
+            assert_ne!(
+                renamed.etag, written.etag,
+                "{what}: a rename is a write of its own"
+            );
         }
         store.engine.delete("b").await.unwrap();
         store.assert_settled().await;
-        assert!(blobs(&store.blobs).await.is_empty(), "{what}: a delete after it leaves nothing");
+        assert!(
+            blobs(&store.blobs).await.is_empty(),
+            "{what}: a delete after it leaves nothing"
+        );
     }
 }
 
@@ -70,9 +115,16 @@ async fn a_copy_of_any_kind_over_any_other_stands_by_itself() {
     let mut store = store().await;
     for (from, to) in pairs() {
         let what = format!("{from:?} copied over {to:?}");
-        let (source, target) = (put(&store, "a", 1, from).await, put(&store, "b", 2, to).await);
+        let (source, target) = (
+            put(&store, "a", 1, from).await,
+            put(&store, "b", 2, to).await,
+        );
         let copied = store.engine.copy("a", "b").await.unwrap();
-        assert_eq!(copied.map(|copied| copied.created), source.as_ref().map(|_| target.is_none()), "{what}");
+        assert_eq!(
+            copied.map(|copied| copied.created),
+            source.as_ref().map(|_| target.is_none()),
+            "{what}"
+        );
         let stands = source.as_ref().or(target.as_ref()).map(|(bytes, _)| bytes);
         store.assert_settled().await;
         store = store.reopen().await;
@@ -105,7 +157,13 @@ async fn an_object_renamed_in_a_circle_is_the_same_and_a_write_to_any_name_on_th
             assert_bytes(&store, to, Some(&bytes), "the other is gone").await;
         }
         // Overwritten, amended and copied where it does not lie under its own name.
-        store.engine.amend("b").filename("f").await.unwrap().unwrap();
+        store
+            .engine
+            .amend("b")
+            .filename("f")
+            .await
+            .unwrap()
+            .unwrap();
         store.engine.copy("b", "c").await.unwrap().unwrap();
         store.assert_settled().await;
         assert_bytes(&store, "b", Some(&bytes), "amended").await;
@@ -125,7 +183,10 @@ async fn a_reader_of_either_name_sees_what_it_began_with_to_its_end() {
     let (moved, replaced) = (payload(1, 9_000_000), payload(2, 9_000_000));
     store.engine.put("a", moved.clone()).await.unwrap();
     store.engine.put("b", replaced.clone()).await.unwrap();
-    let readers = [store.engine.get("a").await.unwrap().unwrap(), store.engine.get("b").await.unwrap().unwrap()];
+    let readers = [
+        store.engine.get("a").await.unwrap().unwrap(),
+        store.engine.get("b").await.unwrap().unwrap(),
+    ];
     store.engine.rename("a", "b").await.unwrap().unwrap();
     let after = store.engine.get("b").await.unwrap().unwrap();
     store.engine.put("b", "small").await.unwrap();
@@ -148,26 +209,56 @@ async fn demands_on_either_side_of_a_move_are_kept() {
         let (version, etag) = (there.version.unwrap(), there.etag.unwrap());
         let refused = [
             engine.rename("a", "b").if_absent().await.unwrap_err(),
-            engine.rename("a", "b").if_version(version.next()).await.unwrap_err(),
+            engine
+                .rename("a", "b")
+                .if_version(version.next())
+                .await
+                .unwrap_err(),
             engine.copy("a", "b").if_absent().await.unwrap_err(),
-            engine.copy("a", "b").if_version(version.next()).await.unwrap_err(),
+            engine
+                .copy("a", "b")
+                .if_version(version.next())
+                .await
+                .unwrap_err(),
         ];
         for error in refused {
-            let ErrorKind::Conflict { current: Some(current) } = error.kind() else { panic!("{error:?}") };
-            assert_eq!((current.version, current.etag, error.id().unwrap().key()), (version, etag, "b"));
+            let ErrorKind::Conflict {
+                current: Some(current),
+            } = error.kind()
+            else {
+                panic!("{error:?}")
+            };
+            assert_eq!(
+                (current.version, current.etag, error.id().unwrap().key()),
+                (version, etag, "b")
+            );
         }
         let stale = [
-            engine.rename("a", "b").if_source_version(version.next().next()).await.unwrap_err(),
-            engine.copy("a", "b").if_source_version(version.next().next()).await.unwrap_err(),
+            engine
+                .rename("a", "b")
+                .if_source_version(version.next().next())
+                .await
+                .unwrap_err(),
+            engine
+                .copy("a", "b")
+                .if_source_version(version.next().next())
+                .await
+                .unwrap_err(),
         ];
         for error in stale {
-            assert!(matches!(error.kind(), ErrorKind::Conflict { current: Some(_) }), "{error:?}");
+            assert!(
+                matches!(error.kind(), ErrorKind::Conflict { current: Some(_) }),
+                "{error:?}"
+            );
             assert_eq!(error.id().unwrap().key(), "a");
         }
         assert_bytes(&store, "a", Some(&from), "refused").await;
         assert_bytes(&store, "b", Some(&to), "refused").await;
         store.assert_settled().await;
-        assert_eq!(engine.rename("a", "a").await.unwrap_err().kind(), ErrorKind::Invalid);
+        assert_eq!(
+            engine.rename("a", "a").await.unwrap_err().kind(),
+            ErrorKind::Invalid
+        );
         engine.copy("a", "b").if_etag(etag).await.unwrap().unwrap();
         engine.rename("a", "c").if_absent().await.unwrap().unwrap();
         engine.delete_prefix("").await.unwrap();
@@ -179,13 +270,37 @@ async fn demands_on_either_side_of_a_move_are_kept() {
 async fn what_was_stated_about_an_object_goes_with_it() {
     let store = store().await;
     for bytes in [10, 6000, 20_000] {
-        let put = store.engine.put("a", payload(1, bytes)).content_type("image/png").filename("a.png");
-        put.origin("camera").compression("none").custom("album", "summer").await.unwrap();
-        let attributes = async |key| store.engine.head(key).await.unwrap().unwrap().metadata.attributes;
+        let put = store
+            .engine
+            .put("a", payload(1, bytes))
+            .content_type("image/png")
+            .filename("a.png");
+        put.origin("camera")
+            .compression("none")
+            .custom("album", "summer")
+            .await
+            .unwrap();
+        let attributes = async |key| {
+            store
+                .engine
+                .head(key)
+                .await
+                .unwrap()
+                .unwrap()
+                .metadata
+                .attributes
+        };
         let stated = attributes("a").await;
-        assert_eq!(stated.custom.get("album").map(String::as_str), Some("summer"));
+        assert_eq!(
+            stated.custom.get("album").map(String::as_str),
+            Some("summer")
+        );
         store.engine.copy("a", "b").await.unwrap();
         store.engine.rename("a", "c").await.unwrap();
-        assert_eq!((attributes("b").await, attributes("c").await), (stated.clone(), stated), "bytes={bytes}");
+        assert_eq!(
+            (attributes("b").await, attributes("c").await),
+            (stated.clone(), stated),
+            "bytes={bytes}"
+        );
     }
 }

@@ -43,7 +43,12 @@ fn aged(row: &Row, format: u8) -> Bytes {
     number(metadata.created.as_millis(), &mut out);
     number(metadata.modified.as_millis(), &mut out);
     let attributes = &metadata.attributes;
-    for field in [&attributes.content_type, &attributes.compression, &attributes.origin, &attributes.filename] {
+    for field in [
+        &attributes.content_type,
+        &attributes.compression,
+        &attributes.origin,
+        &attributes.filename,
+    ] {
         out.push(u8::from(field.is_some()));
         field.iter().for_each(|field| text(field, &mut out));
     }
@@ -73,16 +78,34 @@ fn aged(row: &Row, format: u8) -> Bytes {
 
 /// A store in which `k` lies as an older build has left it.
 async fn store(format: u8, bytes: usize) -> Store {
-    let store = Store::with(Config { inline_bytes_max: 8192, ..quick() }).await;
+    let store = Store::with(Config {
+        inline_bytes_max: 8192,
+        ..quick()
+    })
+    .await;
     age(&store, "k", bytes, format).await;
     store.reopen().await
 }
 
 /// Puts an object, and leaves its row as an older build would have. The oldest have no versions.
 async fn age(store: &Store, key: &str, bytes: usize, format: u8) {
-    store.engine.put(key, payload(1, bytes)).content_type("text/plain").custom("a", "b").await.unwrap();
+    store
+        .engine
+        .put(key, payload(1, bytes))
+        .content_type("text/plain")
+        .custom("a", "b")
+        .await
+        .unwrap();
     let id = ObjectId::try_from(key).unwrap();
-    let mut row = Row::decode(&store.index.get(Table::Rows, id.encoded()).await.unwrap().unwrap()).unwrap();
+    let mut row = Row::decode(
+        &store
+            .index
+            .get(Table::Rows, id.encoded())
+            .await
+            .unwrap()
+            .unwrap(),
+    )
+    .unwrap();
     let old = aged(&row, format);
     if format == 0 {
         row.version = 1.into();
@@ -90,12 +113,16 @@ async fn age(store: &Store, key: &str, bytes: usize, format: u8) {
     assert_eq!(Row::decode(&old).unwrap(), row, "the same row");
     let mut batch = Batch::new();
     batch.put(Table::Rows, id.encoded().clone(), old);
-    store.index.submit(batch, Box::new(|outcome| outcome.unwrap()));
+    store
+        .index
+        .submit(batch, Box::new(|outcome| outcome.unwrap()));
     store.index.barrier().await.unwrap();
 }
 
 fn all() -> impl Iterator<Item = (u8, usize)> {
-    FORMATS.into_iter().flat_map(|format| KINDS.into_iter().map(move |bytes| (format, bytes)))
+    FORMATS
+        .into_iter()
+        .flat_map(|format| KINDS.into_iter().map(move |bytes| (format, bytes)))
 }
 
 /// All is settled, `key` has this content, and a delete of it leaves nothing.
@@ -105,9 +132,17 @@ async fn ends_well(store: Store, key: &str, expected: Bytes, what: &str) {
     assert!(store.bytes(key).await == Some(expected), "{what}");
     assert!(store.engine.delete(key).await.unwrap().existed, "{what}");
     store.assert_settled().await;
-    assert_eq!(store.engine.list("").await.unwrap().entries.len(), 0, "{what}");
+    assert_eq!(
+        store.engine.list("").await.unwrap().entries.len(),
+        0,
+        "{what}"
+    );
     assert!(blobs(&store.blobs).await.is_empty(), "{what}");
-    assert_eq!(store.engine.usage().await.unwrap(), cenotaph::Usage::default(), "{what}");
+    assert_eq!(
+        store.engine.usage().await.unwrap(),
+        cenotaph::Usage::default(),
+        "{what}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -116,11 +151,23 @@ async fn rows_of_older_formats_are_read_in_every_way() {
         let store = store(format, bytes).await;
         let what = format!("format {format}, {bytes} bytes");
         let head = store.engine.head("k").await.unwrap().unwrap();
-        assert_eq!((head.version.get(), head.metadata.expires_at), (1, None), "{what}");
+        assert_eq!(
+            (head.version.get(), head.metadata.expires_at),
+            (1, None),
+            "{what}"
+        );
         assert_eq!(head.metadata.attributes.custom["a"], "b", "{what}");
         let some = store.engine.get("k").range(3..7).await.unwrap().unwrap();
-        assert_eq!(some.bytes().await.unwrap(), payload(1, bytes).slice(3..7), "{what}");
-        assert_eq!(store.engine.list("").await.unwrap().entries, [cenotaph::Entry::Object(head)], "{what}");
+        assert_eq!(
+            some.bytes().await.unwrap(),
+            payload(1, bytes).slice(3..7),
+            "{what}"
+        );
+        assert_eq!(
+            store.engine.list("").await.unwrap().entries,
+            [cenotaph::Entry::Object(head)],
+            "{what}"
+        );
         ends_well(store, "k", payload(1, bytes), &what).await;
     }
 }
@@ -135,17 +182,40 @@ async fn rows_of_older_formats_are_overwritten_updated_and_amended() {
                 age(&over, "k", bytes, format).await;
             }
             let stands = over.engine.head("k").await.unwrap().unwrap().version;
-            let written = over.engine.put("k", payload(2, next)).if_version(stands).await.unwrap();
-            assert_eq!((written.version.unwrap(), written.created), (stands.next(), false), "{what}");
+            let written = over
+                .engine
+                .put("k", payload(2, next))
+                .if_version(stands)
+                .await
+                .unwrap();
+            assert_eq!(
+                (written.version.unwrap(), written.created),
+                (stands.next(), false),
+                "{what}"
+            );
             over.assert_settled().await;
             assert!(over.bytes("k").await == Some(payload(2, next)), "{what}");
         }
         let store = store(format, bytes).await;
         let what = format!("format {format}, {bytes} bytes amended");
-        let amended = store.engine.amend("k").filename("f").if_version(1).await.unwrap().unwrap();
+        let amended = store
+            .engine
+            .amend("k")
+            .filename("f")
+            .if_version(1)
+            .await
+            .unwrap()
+            .unwrap();
         assert_eq!(amended.version.unwrap().get(), 2, "{what}");
         let hour = std::time::Duration::from_secs(3600);
-        let extended = store.engine.extend_expiry("k").after_now(hour).may_shorten().await.unwrap().unwrap();
+        let extended = store
+            .engine
+            .extend_expiry("k")
+            .after_now(hour)
+            .may_shorten()
+            .await
+            .unwrap()
+            .unwrap();
         assert_eq!(extended.version.unwrap().get(), 3, "{what}");
         store.assert_settled().await;
         let whole = store.bytes("k").await.unwrap();
@@ -153,7 +223,10 @@ async fn rows_of_older_formats_are_overwritten_updated_and_amended() {
             let bytes = object.expect("it is there").bytes().await?;
             Ok::<_, Error>(Update::put([&bytes[..], b"!"].concat()))
         });
-        assert!(matches!(updated.await.unwrap(), Updated::Written(_)), "{what}");
+        assert!(
+            matches!(updated.await.unwrap(), Updated::Written(_)),
+            "{what}"
+        );
         ends_well(store, "k", [&whole[..], b"!"].concat().into(), &what).await;
     }
 }
@@ -164,25 +237,66 @@ async fn rows_of_older_formats_are_renamed_copied_and_deleted_together() {
         let what = format!("format {format}, {bytes} bytes");
         let moved = store(format, bytes).await;
         moved.engine.put("to", payload(2, 20_000)).await.unwrap();
-        let renamed = moved.engine.rename("k", "to").if_source_version(1).await.unwrap().unwrap();
+        let renamed = moved
+            .engine
+            .rename("k", "to")
+            .if_source_version(1)
+            .await
+            .unwrap()
+            .unwrap();
         assert_eq!(renamed.version.unwrap().get(), 2, "{what}");
         moved.engine.put("k", payload(3, 20_000)).await.unwrap();
         moved.engine.delete("k").await.unwrap();
         ends_well(moved, "to", payload(1, bytes), &what).await;
 
         let copied = store(format, bytes).await;
-        copied.engine.copy("k", "to").if_source_version(1).await.unwrap().unwrap();
-        assert!(copied.engine.delete("k").if_version(1).await.unwrap().existed, "{what}");
+        copied
+            .engine
+            .copy("k", "to")
+            .if_source_version(1)
+            .await
+            .unwrap()
+            .unwrap();
+        assert!(
+            copied
+                .engine
+                .delete("k")
+                .if_version(1)
+                .await
+                .unwrap()
+                .existed,
+            "{what}"
+        );
         ends_well(copied, "to", payload(1, bytes), &what).await;
 
         let over = store(format, bytes).await;
         over.engine.put("from", payload(2, bytes)).await.unwrap();
-        over.engine.rename("from", "k").if_version(1).await.unwrap().unwrap();
+        over.engine
+            .rename("from", "k")
+            .if_version(1)
+            .await
+            .unwrap()
+            .unwrap();
         ends_well(over, "k", payload(2, bytes), &what).await;
 
         let together = store(format, bytes).await;
-        together.engine.atomic([Write::delete("k").if_version(1), Write::put("to", "x")]).await.unwrap();
-        assert_eq!(together.engine.put("k", "y").await.unwrap().version.unwrap().get(), 2, "{what}");
+        together
+            .engine
+            .atomic([Write::delete("k").if_version(1), Write::put("to", "x")])
+            .await
+            .unwrap();
+        assert_eq!(
+            together
+                .engine
+                .put("k", "y")
+                .await
+                .unwrap()
+                .version
+                .unwrap()
+                .get(),
+            2,
+            "{what}"
+        );
         together.engine.delete("k").await.unwrap();
         ends_well(together, "to", "x".into(), &what).await;
     }

@@ -1,8 +1,9 @@
-//! Objects that are overwritten, deleted, updated and copied while others read and list them, on real fjall and real files:
-//! no read fails, none is absent that always exists, none mixes two versions.
+//! Objects that are overwritten, deleted, updated and copied while others read and list them, on
+//! real fjall and real files: no read fails, none is absent that always exists, none mixes two
+//! versions.
 //!
-//! `CENOTAPH_OVERWRITE_SECONDS` sets how long each load runs; 2 seconds by default. The sizes make the index flush and
-//! compact often.
+//! `CENOTAPH_OVERWRITE_SECONDS` sets how long each load runs; 2 seconds by default. The sizes make
+//! the index flush and compact often.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -25,28 +26,46 @@ struct Load {
 }
 
 fn seconds() -> u64 {
-    let set = std::env::var("CENOTAPH_OVERWRITE_SECONDS").ok().and_then(|text| text.parse().ok());
+    let set = std::env::var("CENOTAPH_OVERWRITE_SECONDS")
+        .ok()
+        .and_then(|text| text.parse().ok());
     set.unwrap_or(2)
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn overwritten_objects_of_5_000_bytes_read_whole() {
-    run(Load { sizes: &[5000], is_mixed: false }).await;
+    run(Load {
+        sizes: &[5000],
+        is_mixed: false,
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn overwritten_objects_of_300_000_bytes_read_whole() {
-    run(Load { sizes: &[300_000], is_mixed: false }).await;
+    run(Load {
+        sizes: &[300_000],
+        is_mixed: false,
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn overwritten_objects_of_a_mebibyte_read_whole() {
-    run(Load { sizes: &[KIB * KIB], is_mixed: false }).await;
+    run(Load {
+        sizes: &[KIB * KIB],
+        is_mixed: false,
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn objects_of_every_tier_deleted_updated_and_copied_read_whole() {
-    run(Load { sizes: &[100, 5000, 300_000, KIB * KIB, 2 * KIB * KIB], is_mixed: true }).await;
+    run(Load {
+        sizes: &[100, 5000, 300_000, KIB * KIB, 2 * KIB * KIB],
+        is_mixed: true,
+    })
+    .await;
 }
 
 /// Clients of one engine.
@@ -62,9 +81,19 @@ async fn run(load: Load) {
     let dir = tempfile::tempdir().unwrap();
     let engine = Engine::builder(dir.path()).open().await.unwrap();
     let counts = (AtomicU64::new(0), AtomicU64::new(0));
-    let world = Arc::new(World { engine, load, has_ended: AtomicBool::new(false), reads: counts.0, writes: counts.1 });
+    let world = Arc::new(World {
+        engine,
+        load,
+        has_ended: AtomicBool::new(false),
+        reads: counts.0,
+        writes: counts.1,
+    });
     for object in 0..OBJECTS {
-        world.engine.put(steady(object), world.body(object)).await.unwrap();
+        world
+            .engine
+            .put(steady(object), world.body(object))
+            .await
+            .unwrap();
     }
     let mut clients = JoinSet::new();
     for number in 0..WRITERS {
@@ -73,11 +102,20 @@ async fn run(load: Load) {
     for number in 0..READERS {
         clients.spawn(Arc::clone(&world).read(number));
     }
-    Env::real().unwrap().sleep(Duration::from_secs(seconds())).await;
+    Env::real()
+        .unwrap()
+        .sleep(Duration::from_secs(seconds()))
+        .await;
     world.has_ended.store(true, Ordering::Relaxed);
     let wrong = clients.join_all().await.concat();
-    let (reads, writes) = (world.reads.load(Ordering::Relaxed), world.writes.load(Ordering::Relaxed));
-    println!("sizes={:?} mixed={} reads={reads} writes={writes}", load.sizes, load.is_mixed);
+    let (reads, writes) = (
+        world.reads.load(Ordering::Relaxed),
+        world.writes.load(Ordering::Relaxed),
+    );
+    println!(
+        "sizes={:?} mixed={} reads={reads} writes={writes}",
+        load.sizes, load.is_mixed
+    );
     assert!(
         wrong.is_empty(),
         "{} of {reads} reads and {writes} writes: {:?}",
@@ -114,13 +152,26 @@ impl World {
             self.writes.fetch_add(1, Ordering::Relaxed);
             let written = match turn / WRITERS % 6 {
                 1 if self.load.is_mixed => self.engine.delete(fleeting(turn)).await.map(drop),
-                2 if self.load.is_mixed => self.engine.copy(steady(turn), fleeting(turn)).await.and_then(|copied| {
-                    let absent = || Error::new(ErrorKind::Corrupt, "copy", "the source is absent");
-                    copied.map(drop).ok_or_else(absent)
-                }),
+                2 if self.load.is_mixed => self
+                    .engine
+                    .copy(steady(turn), fleeting(turn))
+                    .await
+                    .and_then(|copied| {
+                        let absent =
+                            || Error::new(ErrorKind::Corrupt, "copy", "the source is absent");
+                        copied.map(drop).ok_or_else(absent)
+                    }),
                 3 if self.load.is_mixed => self.update(turn).await,
-                4 if self.load.is_mixed => self.engine.put(fleeting(turn), self.body(turn)).await.map(drop),
-                _ => self.engine.put(steady(turn), self.body(turn)).await.map(drop),
+                4 if self.load.is_mixed => self
+                    .engine
+                    .put(fleeting(turn), self.body(turn))
+                    .await
+                    .map(drop),
+                _ => self
+                    .engine
+                    .put(steady(turn), self.body(turn))
+                    .await
+                    .map(drop),
             };
             if let Err(error) = written {
                 wrong.push(format!("turn {turn}: {error:?}"));
@@ -135,7 +186,10 @@ impl World {
             let body = self.body(turn);
             async move {
                 let absent = || Error::new(ErrorKind::Corrupt, "update", "the object is absent");
-                check(current.ok_or_else(absent)?.bytes().await?.as_ref(), self.load.sizes)?;
+                check(
+                    current.ok_or_else(absent)?.bytes().await?.as_ref(),
+                    self.load.sizes,
+                )?;
                 Ok::<_, Error>(Update::put(body))
             }
         });
@@ -165,22 +219,38 @@ impl World {
     }
 
     async fn get(&self, key: &str) -> Result<bool, Error> {
-        let Some(object) = self.engine.get(key).await? else { return Ok(false) };
+        let Some(object) = self.engine.get(key).await? else {
+            return Ok(false);
+        };
         check(&object.bytes().await?, self.load.sizes)?;
         Ok(true)
     }
 
     async fn list(&self) -> Result<(), Error> {
         let listed = self.engine.list("steady/").await?;
-        let names: Vec<_> = listed.entries.iter().map(|entry| entry.name().to_owned()).collect();
+        let names: Vec<_> = listed
+            .entries
+            .iter()
+            .map(|entry| entry.name().to_owned())
+            .collect();
         let expected: Vec<_> = (0..OBJECTS).map(steady).collect();
-        if names == expected { Ok(()) } else { Err(Error::new(ErrorKind::Corrupt, "list", format!("{names:?}"))) }
+        if names == expected {
+            Ok(())
+        } else {
+            Err(Error::new(ErrorKind::Corrupt, "list", format!("{names:?}")))
+        }
     }
 }
 
 /// One version of an object: one of the sizes, and the same byte throughout.
 fn check(bytes: &[u8], sizes: &[usize]) -> Result<(), Error> {
     let is_whole = sizes.contains(&bytes.len()) && bytes.iter().all(|byte| *byte == bytes[0]);
-    let mixed = || Error::new(ErrorKind::Corrupt, "check", format!("two versions in one: bytes={}", bytes.len()));
+    let mixed = || {
+        Error::new(
+            ErrorKind::Corrupt,
+            "check",
+            format!("two versions in one: bytes={}", bytes.len()),
+        )
+    };
     is_whole.then_some(()).ok_or_else(mixed)
 }

@@ -1,10 +1,13 @@
-//! Writes that demand how an object stands: of many that race one wins, and what is over never comes true again.
+//! Writes that demand how an object stands: of many that race one wins, and what is over never
+//! comes true again.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
 
 use bytes::Bytes;
-use cenotaph::{ActorKind, Body, Current, Engine, Env, ErrorKind, Etag, Result, Version, Write, Written};
+use cenotaph::{
+    ActorKind, Body, Current, Engine, Env, ErrorKind, Etag, Result, Version, Write, Written,
+};
 use cenotaph_tests::store::{INLINE, Store, blobs, payload, quick};
 use futures::stream;
 
@@ -16,18 +19,28 @@ fn body(seed: u64, bytes: usize, streamed: bool) -> Body {
     if !streamed {
         return whole.into();
     }
-    let chunks: Vec<_> = whole.chunks(700).map(|chunk| Ok::<_, std::io::Error>(whole.slice_ref(chunk))).collect();
+    let chunks: Vec<_> = whole
+        .chunks(700)
+        .map(|chunk| Ok::<_, std::io::Error>(whole.slice_ref(chunk)))
+        .collect();
     Body::stream(stream::iter(chunks))
 }
 
 /// All create the same object at once, trying again when they are told that nothing was committed.
-#[expect(clippy::disallowed_methods, reason = "rivals on threads of their own are the point")]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "rivals on threads of their own are the point"
+)]
 async fn race(engine: &Engine, key: &str, bytes: usize) -> Vec<(u64, Result<Written>)> {
     let rivals = (0..RIVALS).map(|seed| {
         let (engine, key) = (engine.clone(), key.to_owned());
         tokio::spawn(async move {
             loop {
-                match engine.put(&key, body(seed, bytes, seed % 2 == 0)).if_absent().await {
+                match engine
+                    .put(&key, body(seed, bytes, seed % 2 == 0))
+                    .if_absent()
+                    .await
+                {
                     Err(error) if error.is_retryable() => {}
                     outcome => return (seed, outcome),
                 }
@@ -43,13 +56,29 @@ async fn race(engine: &Engine, key: &str, bytes: usize) -> Vec<(u64, Result<Writ
 
 /// One has won; all others have heard of it. Which one, and what it wrote.
 fn winner(outcomes: Vec<(u64, Result<Written>)>, version: u64) -> (u64, Current) {
-    let (won, lost): (Vec<_>, Vec<_>) = outcomes.into_iter().partition(|(_, outcome)| outcome.is_ok());
-    let [(seed, Ok(written))] = &won[..] else { panic!("{} winners: {won:?}", won.len()) };
-    assert!(written.created && written.version == Some(Version::new(version)), "{written:?}");
-    let current = Current { version: written.version.unwrap(), etag: written.etag.unwrap() };
+    let (won, lost): (Vec<_>, Vec<_>) = outcomes
+        .into_iter()
+        .partition(|(_, outcome)| outcome.is_ok());
+    let [(seed, Ok(written))] = &won[..] else {
+        panic!("{} winners: {won:?}", won.len())
+    };
+    assert!(
+        written.created && written.version == Some(Version::new(version)),
+        "{written:?}"
+    );
+    let current = Current {
+        version: written.version.unwrap(),
+        etag: written.etag.unwrap(),
+    };
     for (loser, outcome) in lost {
         let error = outcome.unwrap_err();
-        assert_eq!(error.kind(), ErrorKind::Conflict { current: Some(current) }, "rival {loser}: {error:?}");
+        assert_eq!(
+            error.kind(),
+            ErrorKind::Conflict {
+                current: Some(current)
+            },
+            "rival {loser}: {error:?}"
+        );
     }
     (*seed, current)
 }
@@ -61,10 +90,26 @@ async fn of_many_that_create_an_object_one_wins_and_all_others_hear_of_its_versi
         let key = format!("k{bytes}");
         for round in 1..=6 {
             let (seed, current) = winner(race(&store.engine, &key, bytes).await, round);
-            assert_eq!(store.bytes(&key).await, Some(payload(seed, bytes)), "round {round}");
+            assert_eq!(
+                store.bytes(&key).await,
+                Some(payload(seed, bytes)),
+                "round {round}"
+            );
             store.assert_settled().await;
-            assert_eq!(blobs(&store.blobs).await.len(), usize::from(bytes == LARGE), "no orphan stays");
-            assert!(store.engine.delete(&key).if_etag(current.etag).await.unwrap().existed);
+            assert_eq!(
+                blobs(&store.blobs).await.len(),
+                usize::from(bytes == LARGE),
+                "no orphan stays"
+            );
+            assert!(
+                store
+                    .engine
+                    .delete(&key)
+                    .if_etag(current.etag)
+                    .await
+                    .unwrap()
+                    .existed
+            );
             store.assert_settled().await;
         }
     }
@@ -75,18 +120,29 @@ async fn one_wins_although_shards_and_uploads_die() {
     let mut config = quick();
     config.limits.restarts.max = usize::MAX;
     let store = Store::with(config).await;
-    let (env, shard) = (Env::new(store.stage.clone()), ActorKind::Shard(store.engine.shard_of("k").unwrap()));
+    let (env, shard) = (
+        Env::new(store.stage.clone()),
+        ActorKind::Shard(store.engine.shard_of("k").unwrap()),
+    );
     for round in 1..=8 {
         let killing = async {
             for kill in 0..10 {
-                store.engine.kill(if kill % 3 == 0 { ActorKind::EveryUpload } else { shard });
+                store.engine.kill(if kill % 3 == 0 {
+                    ActorKind::EveryUpload
+                } else {
+                    shard
+                });
                 env.sleep(env.jitter(Duration::from_millis(6))).await;
             }
         };
         let bytes = if round % 2 == 0 { LARGE } else { 10 };
         let (outcomes, ()) = futures::join!(race(&store.engine, "k", bytes), killing);
         let (seed, _) = winner(outcomes, round);
-        assert_eq!(store.bytes("k").await, Some(payload(seed, bytes)), "round {round}");
+        assert_eq!(
+            store.bytes("k").await,
+            Some(payload(seed, bytes)),
+            "round {round}"
+        );
         store.engine.delete("k").await.unwrap();
         store.assert_settled().await;
         assert!(blobs(&store.blobs).await.is_empty(), "no orphan stays");
@@ -94,26 +150,60 @@ async fn one_wins_although_shards_and_uploads_die() {
 }
 
 /// Every kind of write that can demand a version or an etag, demanding one that is over.
-async fn assert_never_again(engine: &Engine, key: &str, over: &[(Version, Etag)], current: Option<Current>) {
+async fn assert_never_again(
+    engine: &Engine,
+    key: &str,
+    over: &[(Version, Etag)],
+    current: Option<Current>,
+) {
     let conflict = ErrorKind::Conflict { current };
     for &(version, etag) in over {
         let large = || -> Bytes { payload(9, LARGE) };
         let outcomes = [
             engine.put(key, "x").if_version(version).await.unwrap_err(),
             engine.put(key, "x").if_etag(etag).await.unwrap_err(),
-            engine.put(key, large()).if_version(version).await.unwrap_err(),
+            engine
+                .put(key, large())
+                .if_version(version)
+                .await
+                .unwrap_err(),
             engine.put(key, large()).if_etag(etag).await.unwrap_err(),
             engine.delete(key).if_version(version).await.unwrap_err(),
             engine.delete(key).if_etag(etag).await.unwrap_err(),
-            engine.amend(key).filename("x").if_version(version).await.unwrap_err(),
-            engine.extend_expiry(key).never().if_etag(etag).await.unwrap_err(),
-            engine.atomic([Write::delete(key).if_etag(etag), Write::put("beside", "x")]).await.unwrap_err(),
-            engine.rename("source", key).if_version(version).await.unwrap_err(),
-            engine.rename(key, "target").if_source_version(version).await.unwrap_err(),
+            engine
+                .amend(key)
+                .filename("x")
+                .if_version(version)
+                .await
+                .unwrap_err(),
+            engine
+                .extend_expiry(key)
+                .never()
+                .if_etag(etag)
+                .await
+                .unwrap_err(),
+            engine
+                .atomic([Write::delete(key).if_etag(etag), Write::put("beside", "x")])
+                .await
+                .unwrap_err(),
+            engine
+                .rename("source", key)
+                .if_version(version)
+                .await
+                .unwrap_err(),
+            engine
+                .rename(key, "target")
+                .if_source_version(version)
+                .await
+                .unwrap_err(),
             engine.copy("source", key).if_etag(etag).await.unwrap_err(),
         ];
         for (place, error) in outcomes.into_iter().enumerate() {
-            assert_eq!(error.kind(), conflict, "demand {place} of version {version}: {error:?}");
+            assert_eq!(
+                error.kind(),
+                conflict,
+                "demand {place} of version {version}: {error:?}"
+            );
         }
     }
 }
@@ -123,7 +213,8 @@ async fn what_an_object_was_before_it_was_deleted_is_never_true_again() {
     let mut store = Store::new().await;
     store.engine.put("source", "s").await.unwrap();
     let mut over: Vec<(Version, Etag)> = Vec::new();
-    let mut remember = |written: &Written| over.push((written.version.unwrap(), written.etag.unwrap()));
+    let mut remember =
+        |written: &Written| over.push((written.version.unwrap(), written.etag.unwrap()));
     let sizes = [10, LARGE, 5000];
     let mut last = store.engine.put("k", payload(0, 10)).await.unwrap();
     for (round, bytes) in sizes.into_iter().cycle().take(6).enumerate() {
@@ -131,7 +222,13 @@ async fn what_an_object_was_before_it_was_deleted_is_never_true_again() {
         match round % 3 {
             0 => drop(store.engine.delete("k").await.unwrap()),
             1 => drop(store.engine.rename("k", "moved").await.unwrap().unwrap()),
-            _ => drop(store.engine.atomic([Write::delete("k"), Write::put("moved", "x")]).await.unwrap()),
+            _ => drop(
+                store
+                    .engine
+                    .atomic([Write::delete("k"), Write::put("moved", "x")])
+                    .await
+                    .unwrap(),
+            ),
         }
         if round > 2 {
             store = store.reopen().await;
@@ -139,19 +236,43 @@ async fn what_an_object_was_before_it_was_deleted_is_never_true_again() {
         assert_never_again(&store.engine, "k", &over_of(&last), None).await;
         last = match round % 3 {
             1 => store.engine.rename("moved", "k").await.unwrap().unwrap(),
-            _ => store.engine.put("k", payload(round as u64, bytes)).if_absent().await.unwrap(),
+            _ => store
+                .engine
+                .put("k", payload(round as u64, bytes))
+                .if_absent()
+                .await
+                .unwrap(),
         };
         assert!(last.created, "round {round}");
     }
     let store = store.reopen().await;
-    let current = Current { version: last.version.unwrap(), etag: last.etag.unwrap() };
+    let current = Current {
+        version: last.version.unwrap(),
+        etag: last.etag.unwrap(),
+    };
     assert_never_again(&store.engine, "k", &over, Some(current)).await;
     let versions: BTreeSet<_> = over.iter().map(|(version, _)| version).collect();
     let etags: BTreeSet<_> = over.iter().map(|(_, etag)| etag).collect();
-    assert_eq!((versions.len(), etags.len()), (6, 6), "none was given twice");
-    assert!(store.engine.delete("k").if_version(current.version).await.unwrap().existed);
+    assert_eq!(
+        (versions.len(), etags.len()),
+        (6, 6),
+        "none was given twice"
+    );
+    assert!(
+        store
+            .engine
+            .delete("k")
+            .if_version(current.version)
+            .await
+            .unwrap()
+            .existed
+    );
     store.assert_settled().await;
-    assert_eq!(store.engine.head("beside").await.unwrap(), None, "nothing of a refused batch is there");
+    assert_eq!(
+        store.engine.head("beside").await.unwrap(),
+        None,
+        "nothing of a refused batch is there"
+    );
 }
 
 fn over_of(written: &Written) -> [(Version, Etag); 1] {

@@ -13,8 +13,8 @@ use tempfile::TempDir;
 
 const LARGE: usize = 2_500_000;
 
-/// Every directory entry below a directory, itself included: kind, mode, time of the last change in nanoseconds, time of
-/// the last change of the inode, bytes.
+/// Every directory entry below a directory, itself included: kind, mode, time of the last change in
+/// nanoseconds, time of the last change of the inode, bytes.
 type Picture = BTreeMap<PathBuf, (bool, u32, [i64; 4], Vec<u8>)>;
 
 fn picture(dir: &Path) -> Picture {
@@ -22,10 +22,23 @@ fn picture(dir: &Path) -> Picture {
     let mut rest = vec![dir.to_owned()];
     while let Some(path) = rest.pop() {
         let metadata = fs::symlink_metadata(&path).unwrap();
-        let bytes = if metadata.is_dir() { Vec::new() } else { fs::read(&path).unwrap() };
-        let times = [metadata.mtime(), metadata.mtime_nsec(), metadata.ctime(), metadata.ctime_nsec()];
+        let bytes = if metadata.is_dir() {
+            Vec::new()
+        } else {
+            fs::read(&path).unwrap()
+        };
+        let times = [
+            metadata.mtime(),
+            metadata.mtime_nsec(),
+            metadata.ctime(),
+            metadata.ctime_nsec(),
+        ];
         if metadata.is_dir() {
-            rest.extend(fs::read_dir(&path).unwrap().map(|entry| entry.unwrap().path()));
+            rest.extend(
+                fs::read_dir(&path)
+                    .unwrap()
+                    .map(|entry| entry.unwrap().path()),
+            );
         }
         picture.insert(path, (metadata.is_dir(), metadata.mode(), times, bytes));
     }
@@ -66,10 +79,16 @@ impl Written {
     }
 
     async fn open(&self) -> cenotaph::Result<Engine> {
-        Engine::builder(self.data()).config(quick()).read_only().view_in(self.views()).open().await
+        Engine::builder(self.data())
+            .config(quick())
+            .read_only()
+            .view_in(self.views())
+            .open()
+            .await
     }
 
-    /// A store with small and large objects, an open upload, orphans, one object that is due, and tables on disk.
+    /// A store with small and large objects, an open upload, orphans, one object that is due, and
+    /// tables on disk.
     async fn new(end: End) -> Self {
         let temporary = TempDir::new().unwrap();
         fs::create_dir(temporary.path().join("views")).unwrap();
@@ -78,23 +97,38 @@ impl Written {
         fill_tables(&work, &config).await;
         let engine = Engine::builder(&work).config(config).open().await.unwrap();
         for number in 0..20 {
-            engine.put(format!("small/{number:02}"), payload(number, 300)).await.unwrap();
+            engine
+                .put(format!("small/{number:02}"), payload(number, 300))
+                .await
+                .unwrap();
         }
         for number in 0..3 {
-            engine.put(format!("large/{number}"), payload(number, LARGE)).await.unwrap();
+            engine
+                .put(format!("large/{number}"), payload(number, LARGE))
+                .await
+                .unwrap();
         }
         // An orphan is left: somebody reads what is replaced.
         let mut held = engine.get("large/2").await.unwrap().unwrap().stream();
         assert!(held.next().await.unwrap().is_ok());
         engine.put("large/2", payload(7, LARGE)).await.unwrap();
-        engine.put("due", "gone").time_to_live(Duration::from_millis(1)).await.unwrap();
-        engine.put("idle", "here").time_to_idle(Duration::from_secs(3600)).await.unwrap();
+        engine
+            .put("due", "gone")
+            .time_to_live(Duration::from_millis(1))
+            .await
+            .unwrap();
+        engine
+            .put("idle", "here")
+            .time_to_idle(Duration::from_secs(3600))
+            .await
+            .unwrap();
         engine.delete("small/19").await.unwrap();
         let upload = engine.multipart("parts").await.unwrap();
         upload.part(1, payload(1, 2000)).await.unwrap();
         let id = upload.upload_id().to_string();
         if end == End::Unclean {
-            // As a crash leaves it: with the journal of a live store, and its lock file, which nobody holds.
+            // As a crash leaves it: with the journal of a live store, and its lock file, which
+            // nobody holds.
             copy(&work, &temporary.path().join("data"));
         }
         engine.close().await.unwrap();
@@ -102,7 +136,10 @@ impl Written {
         if end == End::Clean {
             fs::rename(&work, temporary.path().join("data")).unwrap();
         }
-        Self { temporary, upload: id }
+        Self {
+            temporary,
+            upload: id,
+        }
     }
 }
 
@@ -114,10 +151,16 @@ enum End {
 
 /// Rows and payloads that lie in tables and blob files, and not only in the journal.
 async fn fill_tables(work: &Path, config: &Config) {
-    let config = Config { inline_bytes_max: 1 << 20, ..config.clone() };
+    let config = Config {
+        inline_bytes_max: 1 << 20,
+        ..config.clone()
+    };
     let engine = Engine::builder(work).config(config).open().await.unwrap();
     for number in 0..24 {
-        engine.put(format!("old/{number:02}"), payload(number, 1_000_000)).await.unwrap();
+        engine
+            .put(format!("old/{number:02}"), payload(number, 1_000_000))
+            .await
+            .unwrap();
     }
     engine.close().await.unwrap();
 }
@@ -125,7 +168,10 @@ async fn fill_tables(work: &Path, config: &Config) {
 fn copy(from: &Path, to: &Path) {
     fs::create_dir_all(to).unwrap();
     for entry in fs::read_dir(from).unwrap() {
-        let (source, target) = (entry.as_ref().unwrap().path(), to.join(entry.unwrap().file_name()));
+        let (source, target) = (
+            entry.as_ref().unwrap().path(),
+            to.join(entry.unwrap().file_name()),
+        );
         if source.is_dir() {
             copy(&source, &target);
         } else {
@@ -137,53 +183,139 @@ fn copy(from: &Path, to: &Path) {
 /// Files of the index that are not in its journals.
 fn tables(data: &Path) -> usize {
     let index = picture(&data.join("index/store/database/keyspaces"));
-    let is_table = |path: &PathBuf| path.parent().is_some_and(|dir| dir.ends_with("tables") || dir.ends_with("blobs"));
+    let is_table = |path: &PathBuf| {
+        path.parent()
+            .is_some_and(|dir| dir.ends_with("tables") || dir.ends_with("blobs"))
+    };
     index.keys().filter(|path| is_table(path)).count()
 }
 
 async fn assert_reads(reader: &Engine, upload: &str) {
-    let bytes = async |key: &str| reader.get(key).await.unwrap().unwrap().bytes().await.unwrap();
+    let bytes = async |key: &str| {
+        reader
+            .get(key)
+            .await
+            .unwrap()
+            .unwrap()
+            .bytes()
+            .await
+            .unwrap()
+    };
     assert_eq!(bytes("small/07").await, payload(7, 300));
     assert_eq!(bytes("old/23").await, payload(23, 1_000_000));
     assert_eq!(bytes("large/1").await, payload(1, LARGE));
-    assert_eq!(bytes("large/2").await, payload(7, LARGE), "the last version");
-    let range = reader.get("large/1").range(1_200_000..1_200_100).await.unwrap().unwrap();
-    assert_eq!(range.bytes().await.unwrap(), payload(1, LARGE).slice(1_200_000..1_200_100));
-    assert!(reader.get("small/19").await.unwrap().is_none() && reader.head("due").await.unwrap().is_none());
-    let before = reader.head("idle").await.unwrap().unwrap().metadata.expires_at;
+    assert_eq!(
+        bytes("large/2").await,
+        payload(7, LARGE),
+        "the last version"
+    );
+    let range = reader
+        .get("large/1")
+        .range(1_200_000..1_200_100)
+        .await
+        .unwrap()
+        .unwrap();
+    assert_eq!(
+        range.bytes().await.unwrap(),
+        payload(1, LARGE).slice(1_200_000..1_200_100)
+    );
+    assert!(
+        reader.get("small/19").await.unwrap().is_none()
+            && reader.head("due").await.unwrap().is_none()
+    );
+    let before = reader
+        .head("idle")
+        .await
+        .unwrap()
+        .unwrap()
+        .metadata
+        .expires_at;
     assert_eq!(bytes("idle").await, "here");
-    assert_eq!(reader.head("idle").await.unwrap().unwrap().metadata.expires_at, before, "a read extends no deadline");
+    assert_eq!(
+        reader
+            .head("idle")
+            .await
+            .unwrap()
+            .unwrap()
+            .metadata
+            .expires_at,
+        before,
+        "a read extends no deadline"
+    );
 
     let page = reader.list("").delimiter('/').await.unwrap();
-    assert_eq!(page.entries.iter().map(Entry::name).collect::<Vec<_>>(), ["idle", "large/", "old/", "small/"]);
-    assert_eq!(reader.list("small/").stream().try_collect::<Vec<_>>().await.unwrap().len(), 19);
+    assert_eq!(
+        page.entries.iter().map(Entry::name).collect::<Vec<_>>(),
+        ["idle", "large/", "old/", "small/"]
+    );
+    assert_eq!(
+        reader
+            .list("small/")
+            .stream()
+            .try_collect::<Vec<_>>()
+            .await
+            .unwrap()
+            .len(),
+        19
+    );
     let usage = reader.usage().await.unwrap();
     assert_eq!((usage.objects, usage.blob_objects), (47, 3));
 
     let uploads = reader.list_uploads("").await.unwrap().uploads;
-    assert_eq!(uploads.iter().map(|info| info.upload_id.to_string()).collect::<Vec<_>>(), [upload]);
-    let parts = reader.resume("parts", upload).await.unwrap().parts().await.unwrap();
+    assert_eq!(
+        uploads
+            .iter()
+            .map(|info| info.upload_id.to_string())
+            .collect::<Vec<_>>(),
+        [upload]
+    );
+    let parts = reader
+        .resume("parts", upload)
+        .await
+        .unwrap()
+        .parts()
+        .await
+        .unwrap();
     assert_eq!(parts.parts.len(), 1);
 
     assert!(reader.is_read_only() && reader.health().is_ok());
     let stats = reader.stats().await.unwrap();
-    assert_eq!((stats.epoch.get(), stats.actors.sessions, stats.index.batches), (2, 1, 0));
-    assert!(stats.actors.orphans == 1, "they are counted, and left: {stats:?}");
+    assert_eq!(
+        (
+            stats.epoch.get(),
+            stats.actors.sessions,
+            stats.index.batches
+        ),
+        (2, 1, 0)
+    );
+    assert!(
+        stats.actors.orphans == 1,
+        "they are counted, and left: {stats:?}"
+    );
     let report = reader.scrub().await.unwrap();
     assert!(report.is_clean(), "{report:?}");
 }
 
 async fn assert_everything_is_read(end: End) {
     let store = Written::new(end).await;
-    assert!(tables(&store.data()) > 2, "some entries are not in the journals");
+    assert!(
+        tables(&store.data()) > 2,
+        "some entries are not in the journals"
+    );
     let before = picture(&store.data());
     let reader = store.reader().await;
     assert_reads(&reader, &store.upload).await;
     reader.close().await.unwrap();
     assert_eq!(store.views_left(), 0, "the view is removed");
-    assert_eq!(reader.get("idle").await.unwrap_err().kind(), ErrorKind::Closed);
+    assert_eq!(
+        reader.get("idle").await.unwrap_err().kind(),
+        ErrorKind::Closed
+    );
     assert_eq!(reader.health().unwrap_err().kind(), ErrorKind::Closed);
-    assert_eq!(reader.put("new", "x").await.unwrap_err().kind(), ErrorKind::Closed);
+    assert_eq!(
+        reader.put("new", "x").await.unwrap_err().kind(),
+        ErrorKind::Closed
+    );
     assert!(reader.is_read_only());
 
     // Dropped instead of closed, with a body that is still read.
@@ -201,14 +333,25 @@ async fn assert_everything_is_read(end: End) {
     assert_eq!(store.views_left(), 0, "the view is removed");
     assert_unchanged(&before, &store.data());
 
-    let writer = Engine::builder(store.data()).config(quick()).open().await.unwrap();
+    let writer = Engine::builder(store.data())
+        .config(quick())
+        .open()
+        .await
+        .unwrap();
     assert!(!writer.is_read_only());
-    assert_eq!(writer.stats().await.unwrap().epoch.get(), 3, "no reader has raised it");
+    assert_eq!(
+        writer.stats().await.unwrap().epoch.get(),
+        3,
+        "no reader has raised it"
+    );
     writer.close().await.unwrap();
 }
 
 async fn pause() {
-    cenotaph::Env::real().unwrap().sleep(Duration::from_millis(10)).await;
+    cenotaph::Env::real()
+        .unwrap()
+        .sleep(Duration::from_millis(10))
+        .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -225,8 +368,13 @@ async fn store_after_a_crash_is_read_and_unchanged() {
 async fn torn_journal_is_read_without_cutting_it() {
     let store = Written::new(End::Unclean).await;
     let database = store.data().join("index/store/database");
-    let journal = fs::read_dir(&database).unwrap().map(|entry| entry.unwrap().path());
-    let journal = journal.filter(|path| path.extension().is_some_and(|end| end == "jnl")).max().unwrap();
+    let journal = fs::read_dir(&database)
+        .unwrap()
+        .map(|entry| entry.unwrap().path());
+    let journal = journal
+        .filter(|path| path.extension().is_some_and(|end| end == "jnl"))
+        .max()
+        .unwrap();
     let mut bytes = fs::read(&journal).unwrap();
     let end = bytes.iter().rposition(|&byte| byte != 0).unwrap() + 1;
     // The beginning of a batch: a write that was under way.
@@ -260,7 +408,11 @@ fn refused<T: std::fmt::Debug>(operation: &str, outcome: cenotaph::Result<T>) {
     match outcome {
         Err(error) => {
             let seen = (error.kind(), error.reason());
-            assert_eq!(seen, (ErrorKind::Invalid, Some(Reason::ReadOnly)), "{operation}: {error}");
+            assert_eq!(
+                seen,
+                (ErrorKind::Invalid, Some(Reason::ReadOnly)),
+                "{operation}: {error}"
+            );
         }
         Ok(done) => panic!("{operation} is not refused: {done:?}"),
     }
@@ -277,9 +429,21 @@ async fn every_write_is_refused_and_changes_nothing() {
     refused("delete", reader.delete("idle").await);
     refused("delete of nothing", reader.delete("absent").await);
     refused("delete_prefix", reader.delete_prefix("small/").await);
-    refused("delete_prefix of nothing", reader.delete_prefix("absent/").await);
-    refused("amend", reader.amend("idle").content_type("text/plain").await);
-    refused("extend_expiry", reader.extend_expiry("idle").after_now(Duration::from_secs(9)).await);
+    refused(
+        "delete_prefix of nothing",
+        reader.delete_prefix("absent/").await,
+    );
+    refused(
+        "amend",
+        reader.amend("idle").content_type("text/plain").await,
+    );
+    refused(
+        "extend_expiry",
+        reader
+            .extend_expiry("idle")
+            .after_now(Duration::from_secs(9))
+            .await,
+    );
     refused("copy", reader.copy("idle", "copy").await);
     refused("copy of nothing", reader.copy("absent", "copy").await);
     refused("rename", reader.rename("idle", "moved").await);
@@ -296,8 +460,15 @@ async fn every_write_is_refused_and_changes_nothing() {
     refused("settle", reader.settle().await);
     refused("scrub with repairs", reader.scrub().repair().await);
     refused("scrub that drops", reader.scrub().drop_damaged().await);
-    let operations = [Operation::head("idle"), Write::put("new", "x").into(), Operation::get("idle")];
-    let mut replies: Vec<_> = reader.batch(futures::stream::iter(operations)).collect().await;
+    let operations = [
+        Operation::head("idle"),
+        Write::put("new", "x").into(),
+        Operation::get("idle"),
+    ];
+    let mut replies: Vec<_> = reader
+        .batch(futures::stream::iter(operations))
+        .collect()
+        .await;
     replies.sort_by_key(|(place, _)| *place);
     let mut replies = replies.into_iter().map(|(_, reply)| reply);
     assert!(replies.next().unwrap().is_ok());
@@ -317,7 +488,10 @@ async fn readers_and_a_writer_keep_each_other_out() {
     assert_eq!(store.views_left(), 2);
     for view in fs::read_dir(store.views()).unwrap() {
         let view = fs::File::open(view.unwrap().path()).unwrap();
-        assert!(view.try_lock().is_err(), "a cleaner of temporary directories may age it");
+        assert!(
+            view.try_lock().is_err(),
+            "a cleaner of temporary directories may age it"
+        );
     }
     let writer = || Engine::builder(store.data()).config(quick()).open();
     assert_eq!(writer().await.unwrap_err().kind(), ErrorKind::AlreadyOpen);
@@ -325,7 +499,10 @@ async fn readers_and_a_writer_keep_each_other_out() {
     assert_eq!(writer().await.unwrap_err().kind(), ErrorKind::AlreadyOpen);
     two.close().await.unwrap();
     let writer = writer().await.unwrap();
-    assert_eq!(store.open().await.unwrap_err().kind(), ErrorKind::AlreadyOpen);
+    assert_eq!(
+        store.open().await.unwrap_err().kind(),
+        ErrorKind::AlreadyOpen
+    );
     writer.close().await.unwrap();
     store.reader().await.close().await.unwrap();
 }
@@ -334,10 +511,18 @@ async fn readers_and_a_writer_keep_each_other_out() {
 async fn store_that_is_not_there_is_an_error_and_not_made() {
     let dir = TempDir::new().unwrap();
     let data = dir.path().join("data");
-    let open = || Engine::builder(&data).read_only().view_in(dir.path()).open();
+    let open = || {
+        Engine::builder(&data)
+            .read_only()
+            .view_in(dir.path())
+            .open()
+    };
     let error = open().await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Invalid);
-    assert!(error.to_string().contains("there is no store here"), "{error}");
+    assert!(
+        error.to_string().contains("there is no store here"),
+        "{error}"
+    );
     fs::create_dir(&data).unwrap();
     assert_eq!(open().await.unwrap_err().kind(), ErrorKind::Invalid);
     assert_eq!(picture(dir.path()).len(), 2, "nothing was made");
@@ -346,17 +531,28 @@ async fn store_that_is_not_there_is_an_error_and_not_made() {
 #[tokio::test(flavor = "multi_thread")]
 async fn tier_that_is_not_there_is_an_error_and_not_made() {
     let store = Written::new(End::Clean).await;
-    let (blobs, away) = (store.data().join("blobs"), store.temporary.path().join("away"));
+    let (blobs, away) = (
+        store.data().join("blobs"),
+        store.temporary.path().join("away"),
+    );
     fs::rename(&blobs, &away).unwrap();
     let error = store.open().await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Unavailable);
     assert!(!blobs.exists());
-    // A tier without a mark, as a build without store ids left it, is not this store's either once it was marked.
+    // A tier without a mark, as a build without store ids left it, is not this store's either once
+    // it was marked.
     fs::rename(&away, &blobs).unwrap();
     fs::remove_file(blobs.join(cenotaph::MARKER_PATH)).unwrap();
     let before = picture(&store.data());
-    assert_eq!(store.open().await.unwrap_err().kind(), ErrorKind::Unavailable);
-    let adopting = Engine::builder(store.data()).read_only().view_in(store.views()).adopt_blobs().open();
+    assert_eq!(
+        store.open().await.unwrap_err().kind(),
+        ErrorKind::Unavailable
+    );
+    let adopting = Engine::builder(store.data())
+        .read_only()
+        .view_in(store.views())
+        .adopt_blobs()
+        .open();
     assert_eq!(adopting.await.unwrap_err().kind(), ErrorKind::Invalid);
     assert_unchanged(&before, &store.data());
     assert_eq!(store.views_left(), 0);

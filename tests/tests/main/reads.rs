@@ -1,4 +1,5 @@
-//! I8: a reader sees the version that it began with to its end, whatever happens to the object meanwhile.
+//! I8: a reader sees the version that it began with to its end, whatever happens to the object
+//! meanwhile.
 
 use bytes::Bytes;
 use cenotaph::Body;
@@ -12,7 +13,8 @@ fn large(seed: u64, mebibytes: usize) -> (Body, u64) {
     let block = move |number: usize| payload(seed * 10_000 + number as u64, MIB);
     let mut whole = xxhash_rust::xxh3::Xxh3Default::new();
     (0..mebibytes).for_each(|number| whole.update(&block(number)));
-    let chunks = stream::iter((0..mebibytes).map(move |number| Ok::<Bytes, std::io::Error>(block(number))));
+    let chunks =
+        stream::iter((0..mebibytes).map(move |number| Ok::<Bytes, std::io::Error>(block(number))));
     (Body::stream(chunks), whole.digest())
 }
 
@@ -29,8 +31,8 @@ async fn a_slow_reader_of_256_mib_gets_the_bytes_it_began_with_through_overwrite
         bytes += chunk.len() as u64;
         chunks += 1;
         match chunks {
-            // Between two of its chunks the object is replaced by a large one, by a small one, and deleted, and each
-            // time all that may be deleted is.
+            // Between two of its chunks the object is replaced by a large one, by a small one, and
+            // deleted, and each time all that may be deleted is.
             2 => drop(store.engine.put("k", large(2, 3).0).await.unwrap()),
             4 => drop(store.engine.put("k", "small").await.unwrap()),
             6 => drop(store.engine.delete("k").await.unwrap()),
@@ -40,7 +42,11 @@ async fn a_slow_reader_of_256_mib_gets_the_bytes_it_began_with_through_overwrite
         if chunks < 10 {
             store.engine.settle().await.unwrap();
             assert_eq!(
-                blobs(&store.blobs).await.iter().filter(|key| key.object.key() == "k").count(),
+                blobs(&store.blobs)
+                    .await
+                    .iter()
+                    .filter(|key| key.object.key() == "k")
+                    .count(),
                 if chunks == 2 || chunks == 3 { 2 } else { 1 }
             );
         }
@@ -48,7 +54,10 @@ async fn a_slow_reader_of_256_mib_gets_the_bytes_it_began_with_through_overwrite
     assert_eq!((bytes, whole.digest()), (256 * MIB as u64, expected));
     drop(object);
     store.assert_settled().await;
-    assert!(blobs(&store.blobs).await.is_empty(), "with its last reader the last blob goes");
+    assert!(
+        blobs(&store.blobs).await.is_empty(),
+        "with its last reader the last blob goes"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -58,7 +67,11 @@ async fn a_reader_that_is_dropped_midway_lets_the_sweeper_on_by_itself() {
     let mut object = store.engine.get("k").await.unwrap().unwrap();
     object.chunk().await.unwrap().unwrap();
     store.engine.delete("k").await.unwrap();
-    assert_eq!(store.engine.settle().await.unwrap(), 1, "one orphan waits for its reader");
+    assert_eq!(
+        store.engine.settle().await.unwrap(),
+        1,
+        "one orphan waits for its reader"
+    );
     drop(object);
     while !blobs(&store.blobs).await.is_empty() {
         tokio::task::yield_now().await;
@@ -72,18 +85,30 @@ async fn readers_racing_overwrites_see_whole_versions_only() {
     store.engine.put("k", payload(0, sizes[0])).await.unwrap();
     let writing = async {
         for round in 1..120u64 {
-            store.engine.put("k", payload(round, sizes[round as usize % sizes.len()])).await.unwrap();
+            store
+                .engine
+                .put("k", payload(round, sizes[round as usize % sizes.len()]))
+                .await
+                .unwrap();
         }
     };
     let reading = async {
         let mut last = 0;
         loop {
-            let object = store.engine.get("k").await.unwrap().expect("it is never absent");
+            let object = store
+                .engine
+                .get("k")
+                .await
+                .unwrap()
+                .expect("it is never absent");
             let version = object.version().get();
             assert!(version >= last, "versions never go back");
             last = version;
             let seed = version - 1;
-            assert_eq!(object.bytes().await.unwrap(), payload(seed, sizes[seed as usize % sizes.len()]));
+            assert_eq!(
+                object.bytes().await.unwrap(),
+                payload(seed, sizes[seed as usize % sizes.len()])
+            );
             if version == 120 {
                 return;
             }

@@ -1,4 +1,5 @@
-//! Runtimes that end before the engine, that have no timers, and whose blocking threads are all in use.
+//! Runtimes that end before the engine, that have no timers, and whose blocking threads are all in
+//! use.
 
 use std::sync::{Arc, Barrier};
 use std::time::Duration;
@@ -25,9 +26,12 @@ fn after_the_end_of_its_runtime_every_call_is_an_error() {
             "put" => engine.put("a", "b").await.map(drop),
             "put large" => engine.put("a", vec![0u8; 2 << 20]).await.map(drop),
             "delete" => engine.delete("k").await.map(drop),
-            "update" => {
-                engine.update("k", |_| async { Ok::<_, cenotaph::Error>(cenotaph::Update::Keep) }).await.map(drop)
-            }
+            "update" => engine
+                .update("k", |_| async {
+                    Ok::<_, cenotaph::Error>(cenotaph::Update::Keep)
+                })
+                .await
+                .map(drop),
             "settle" => engine.settle().await.map(drop),
             "multipart" => engine.multipart("k").await.map(drop),
             "scrub" => engine.scrub().await.map(drop),
@@ -38,18 +42,33 @@ fn after_the_end_of_its_runtime_every_call_is_an_error() {
         let env = Env::real().unwrap();
         for name in ["put", "put large", "delete", "settle", "multipart"] {
             let answer = env.deadline(Duration::from_secs(30), call(name)).await;
-            let error = answer.unwrap_or_else(|| panic!("{name} hangs")).unwrap_err();
+            let error = answer
+                .unwrap_or_else(|| panic!("{name} hangs"))
+                .unwrap_err();
             assert_eq!(error.kind(), ErrorKind::Unavailable, "{name}: {error:?}");
         }
         for name in ["update", "scrub", "close"] {
             let answer = env.deadline(Duration::from_secs(40), call(name)).await;
-            println!("{name}: {:?}", answer.unwrap_or_else(|| panic!("{name} hangs")));
+            println!(
+                "{name}: {:?}",
+                answer.unwrap_or_else(|| panic!("{name} hangs"))
+            );
         }
     });
     drop(engine);
     second.block_on(async {
         let engine = Engine::builder(dir.path()).open().await.unwrap();
-        assert_eq!(engine.get("k").await.unwrap().unwrap().bytes().await.unwrap(), "v");
+        assert_eq!(
+            engine
+                .get("k")
+                .await
+                .unwrap()
+                .unwrap()
+                .bytes()
+                .await
+                .unwrap(),
+            "v"
+        );
         engine.close().await.unwrap();
     });
 }
@@ -65,22 +84,43 @@ fn a_runtime_without_timers_is_refused() {
 #[test]
 fn callers_on_every_blocking_thread_do_not_wait_for_each_other() {
     const THREADS: usize = 8;
-    let runtime =
-        Builder::new_multi_thread().worker_threads(2).max_blocking_threads(THREADS).enable_all().build().unwrap();
+    let runtime = Builder::new_multi_thread()
+        .worker_threads(2)
+        .max_blocking_threads(THREADS)
+        .enable_all()
+        .build()
+        .unwrap();
     let (_dir, engine) = open(&runtime);
     runtime.block_on(async { engine.put("k", vec![1u8; 10_000]).await.unwrap() });
     let barrier = Arc::new(Barrier::new(THREADS));
     let gets: Vec<_> = (0..THREADS)
         .map(|_| {
-            let (engine, barrier, handle) = (engine.clone(), Arc::clone(&barrier), runtime.handle().clone());
+            let (engine, barrier, handle) = (
+                engine.clone(),
+                Arc::clone(&barrier),
+                runtime.handle().clone(),
+            );
             runtime.spawn_blocking(move || {
                 barrier.wait();
-                handle.block_on(async { engine.get("k").await.unwrap().unwrap().bytes().await.unwrap().len() })
+                handle.block_on(async {
+                    engine
+                        .get("k")
+                        .await
+                        .unwrap()
+                        .unwrap()
+                        .bytes()
+                        .await
+                        .unwrap()
+                        .len()
+                })
             })
         })
         .collect();
     runtime.block_on(async {
-        let all = Env::real().unwrap().deadline(Duration::from_secs(30), futures::future::join_all(gets)).await;
+        let all = Env::real()
+            .unwrap()
+            .deadline(Duration::from_secs(30), futures::future::join_all(gets))
+            .await;
         for got in all.expect("they wait for each other") {
             assert_eq!(got.unwrap(), 10_000);
         }
@@ -92,12 +132,29 @@ fn callers_on_every_blocking_thread_do_not_wait_for_each_other() {
 async fn a_store_can_be_opened_again_right_after_its_last_clone_was_dropped() {
     let dir = tempfile::tempdir().unwrap();
     for round in 0..20 {
-        let engine = Engine::builder(dir.path()).open().await.unwrap_or_else(|error| panic!("{round}: {error:?}"));
+        let engine = Engine::builder(dir.path())
+            .open()
+            .await
+            .unwrap_or_else(|error| panic!("{round}: {error:?}"));
         engine.put("k", round.to_string()).await.unwrap();
     }
     let engine = Engine::builder(dir.path()).open().await.unwrap();
     let error = Engine::builder(dir.path()).open().await.unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::AlreadyOpen, "one that is not dropped stays open");
-    assert_eq!(engine.get("k").await.unwrap().unwrap().bytes().await.unwrap(), "19");
+    assert_eq!(
+        error.kind(),
+        ErrorKind::AlreadyOpen,
+        "one that is not dropped stays open"
+    );
+    assert_eq!(
+        engine
+            .get("k")
+            .await
+            .unwrap()
+            .unwrap()
+            .bytes()
+            .await
+            .unwrap(),
+        "19"
+    );
     engine.close().await.unwrap();
 }

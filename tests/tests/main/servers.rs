@@ -1,15 +1,18 @@
-//! One suite against every blob tier that can be had on this machine: memory, a directory, and real servers that speak S3
-//! and Azure's protocol.
+//! One suite against every blob tier that can be had on this machine: memory, a directory, and real
+//! servers that speak S3 and Azure's protocol.
 //!
-//! The servers are programs that a developer may have or not (CONTRIBUTING.md tells how to get them). Where one is
-//! missing, its test says so and passes; with `CENOTAPH_SERVERS=required` it fails, but for Ceph, which few will have.
+//! The servers are programs that a developer may have or not (CONTRIBUTING.md tells how to get
+//! them). Where one is missing, its test says so and passes; with `CENOTAPH_SERVERS=required` it
+//! fails, but for Ceph, which few will have.
 //!
-//! Reading order: `suite` (what is run on each, and what must be true afterwards), `cases` (what an engine is asked),
-//! `remains` (what is in a bucket, and what should be), then where it is run: `s3`, `azurite`, `local`. How servers are started is
-//! in the library of this crate (`src/servers.rs`).
+//! Reading order: `suite` (what is run on each, and what must be true afterwards), `cases` (what an
+//! engine is asked), `remains` (what is in a bucket, and what should be), then where it is run:
+//! `s3`, `azurite`, `local`. How servers are started is in the library of this crate
+//! (`src/servers.rs`).
 //!
-//! Shows I5 where it is hardest to keep: on services that assemble blobs from parts, answer late, and list what they
-//! like. Deliberately not here: faults of the blob tier (`faults.rs`), which a good server does not have.
+//! Shows I5 where it is hardest to keep: on services that assemble blobs from parts, answer late,
+//! and list what they like. Deliberately not here: faults of the blob tier (`faults.rs`), which a
+//! good server does not have.
 
 mod azurite;
 mod cases;
@@ -63,18 +66,24 @@ async fn every_case_passes_in_a_directory() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_case_passes_on_moto() {
-    let Some(program) = demanded("moto", S3::moto_is_here()) else { return };
+    let Some(program) = demanded("moto", S3::moto_is_here()) else {
+        return;
+    };
     assert_passes(&S3::moto(program, PART_BYTES_MIN).await).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_case_passes_on_azurite() {
-    let Some(program) = demanded("azurite", Azurite::is_here()) else { return };
+    let Some(program) = demanded("azurite", Azurite::is_here()) else {
+        return;
+    };
     assert_passes(&Azurite::start(program).await).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_case_passes_on_ceph() {
-    let Some(()) = here("ceph", S3::ceph_is_here()) else { return };
+    let Some(()) = here("ceph", S3::ceph_is_here()) else {
+        return;
+    };
     assert_passes(&S3::ceph(PART_BYTES_MIN).await).await;
 }

@@ -13,7 +13,11 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// Deletes so many large objects.
 async fn orphan(store: &Store, count: u64) {
     for number in 0..count {
-        store.engine.put(format!("{number}"), payload(number, LARGE)).await.unwrap();
+        store
+            .engine
+            .put(format!("{number}"), payload(number, LARGE))
+            .await
+            .unwrap();
     }
     store.engine.delete_prefix("").await.unwrap();
 }
@@ -27,7 +31,10 @@ async fn are_left(store: &Store, orphans: u64) {
         }
     };
     let stats = store.engine.stats().await;
-    assert!(env.deadline(PATIENCE, left).await.is_some(), "{orphans} orphans: {stats:?}");
+    assert!(
+        env.deadline(PATIENCE, left).await.is_some(),
+        "{orphans} orphans: {stats:?}"
+    );
 }
 
 /// Waits until sweeping pauses, or goes on.
@@ -38,7 +45,10 @@ async fn is_paused(store: &Store, paused: bool) {
             env.sleep(Duration::from_millis(2)).await;
         }
     };
-    assert!(env.deadline(PATIENCE, turns).await.is_some(), "paused={paused}");
+    assert!(
+        env.deadline(PATIENCE, turns).await.is_some(),
+        "paused={paused}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -66,7 +76,11 @@ async fn a_tier_that_refuses_deletions_gets_a_pause_as_a_whole() {
     let attempts = store.faults.count(Op::Delete);
     assert!(attempts <= 8, "one pass of 4 at once: attempts={attempts}");
     // More orphans do not end the pause.
-    store.engine.put("another", payload(1, LARGE)).await.unwrap();
+    store
+        .engine
+        .put("another", payload(1, LARGE))
+        .await
+        .unwrap();
     store.engine.delete("another").await.unwrap();
     let stats = store.engine.stats().await.unwrap().actors;
     assert!(stats.sweep_paused && stats.orphans == 101, "{stats:?}");
@@ -82,7 +96,11 @@ async fn what_was_swept_is_counted() {
     orphan(&store, 7).await;
     store.assert_settled().await;
     assert_eq!(store.engine.stats().await.unwrap().actors.swept, 7);
-    assert_eq!(store.faults.count(Op::Delete), 7, "a blob that is finished lands no more: one deletion each");
+    assert_eq!(
+        store.faults.count(Op::Delete),
+        7,
+        "a blob that is finished lands no more: one deletion each"
+    );
 }
 
 /// The upload died, and what it had sent may still land.
@@ -91,7 +109,10 @@ async fn a_blob_that_recovery_gave_up_is_deleted_twice() {
     let store = Store::new().await;
     let mut streaming = store.stage.hold(Seam::UploadAfterBlob);
     let put = store.engine.put("k", payload(1, LARGE)).into_future();
-    #[expect(clippy::disallowed_methods, reason = "the test itself is not part of the world under test")]
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "the test itself is not part of the world under test"
+    )]
     let put = tokio::spawn(put);
     streaming.arrived().await;
     assert!(store.engine.kill(ActorKind::EveryUpload));
@@ -122,7 +143,10 @@ async fn pauses_of_a_tier_that_refuses_grow() {
             env.sleep(Duration::from_millis(1)).await;
         }
     };
-    assert!(env.deadline(PATIENCE, six).await.is_some(), "it is asked again and again");
+    assert!(
+        env.deadline(PATIENCE, six).await.is_some(),
+        "it is asked again and again"
+    );
     // Pauses of 10, 20, 40, 80 and 160 ms and more; without growth they were 10 each.
     let (first, last) = (attempts[0], attempts[5]);
     assert!(last - first >= Duration::from_millis(300), "{attempts:?}");

@@ -1,5 +1,6 @@
-//! Commits of several objects at once, with shards killed at every await boundary: all of it happens or nothing does, the
-//! caller hears which, no listing shows a part, and everything settles (I3, I5, I10).
+//! Commits of several objects at once, with shards killed at every await boundary: all of it
+//! happens or nothing does, the caller hears which, no listing shows a part, and everything settles
+//! (I3, I5, I10).
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -14,7 +15,10 @@ use tokio::task::JoinHandle;
 const LARGE: usize = 10 * INLINE;
 
 /// A task beside the test.
-#[expect(clippy::disallowed_methods, reason = "the test itself is not part of the world under test")]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the test itself is not part of the world under test"
+)]
 fn beside<T: Send + 'static>(work: impl Future<Output = T> + Send + 'static) -> JoinHandle<T> {
     tokio::spawn(work)
 }
@@ -29,7 +33,10 @@ async fn store() -> Store {
 fn apart(store: &Store, what: &str) -> [(String, ActorKind); 2] {
     let shard = |key: &String| store.engine.shard_of(key).unwrap();
     let first = format!("{what}/0");
-    let second = (1..).map(|n| format!("{what}/{n}")).find(|key| shard(key) != shard(&first)).unwrap();
+    let second = (1..)
+        .map(|n| format!("{what}/{n}"))
+        .find(|key| shard(key) != shard(&first))
+        .unwrap();
     let mut keys = [first, second];
     keys.sort_by_key(shard);
     keys.map(|key| (key.clone(), ActorKind::Shard(shard(&key))))
@@ -49,7 +56,8 @@ fn versions(replies: &[WriteReply]) -> Vec<u64> {
     replies.iter().map(version).collect()
 }
 
-/// How the killed shard's objects stand on: both counted once, and the next write goes on from there.
+/// How the killed shard's objects stand on: both counted once, and the next write goes on from
+/// there.
 async fn assert_committed_once(store: &Store, keys: [&str; 2], value: u64, what: &str) {
     for key in keys {
         assert_eq!(store.bytes(key).await.unwrap(), value.to_string(), "{what}");
@@ -62,7 +70,11 @@ async fn assert_committed_once(store: &Store, keys: [&str; 2], value: u64, what:
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_atomic_batch_whose_shard_is_killed_at_any_seam_commits_once_and_whole() {
     let store = store().await;
-    for seam in [Seam::ShardLent, Seam::AtomicBeforeDecide, Seam::AtomicAfterSubmit] {
+    for seam in [
+        Seam::ShardLent,
+        Seam::AtomicBeforeDecide,
+        Seam::AtomicAfterSubmit,
+    ] {
         for victim in [0, 1] {
             let what = format!("shard {victim} killed at {seam:?}");
             let [(a, first), (b, second)] = apart(&store, &what);
@@ -97,7 +109,11 @@ async fn a_shard_killed_while_it_still_holds_what_it_lent_leaves_what_was_commit
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_caller_that_leaves_holds_up_no_shard() {
     let store = store().await;
-    for seam in [Seam::ShardLent, Seam::AtomicBeforeDecide, Seam::AtomicAfterSubmit] {
+    for seam in [
+        Seam::ShardLent,
+        Seam::AtomicBeforeDecide,
+        Seam::AtomicAfterSubmit,
+    ] {
         let [(a, _), (b, _)] = apart(&store, &format!("{seam:?}"));
         let keys = [a.as_str(), b.as_str()];
         let mut held = store.stage.hold(seam);
@@ -107,17 +123,28 @@ async fn a_caller_that_leaves_holds_up_no_shard() {
         drop(batch.await);
         held.release();
         let next = versions(&atomic(&store, keys, 2).await.unwrap().unwrap());
-        assert!(next == [2; 2] || next == [1; 2], "{seam:?}: all of the first or nothing: {next:?}");
+        assert!(
+            next == [2; 2] || next == [1; 2],
+            "{seam:?}: all of the first or nothing: {next:?}"
+        );
         store.engine.put(&a, "x").await.unwrap();
         store.assert_settled().await;
-        assert_eq!(store.engine.stats().await.unwrap().actors.writes_live, 0, "{seam:?}: its permits are given back");
+        assert_eq!(
+            store.engine.stats().await.unwrap().actors.writes_live,
+            0,
+            "{seam:?}: its permits are given back"
+        );
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_rename_whose_shard_is_killed_at_any_seam_happens_once() {
     let store = store().await;
-    for seam in [Seam::ShardLent, Seam::AtomicBeforeDecide, Seam::AtomicAfterSubmit] {
+    for seam in [
+        Seam::ShardLent,
+        Seam::AtomicBeforeDecide,
+        Seam::AtomicAfterSubmit,
+    ] {
         for (victim, bytes) in [(0, 10), (1, LARGE), (0, LARGE), (1, 10)] {
             let what = format!("shard {victim} killed at {seam:?} renaming {bytes} bytes");
             let [(a, first), (b, second)] = apart(&store, &what);
@@ -130,10 +157,29 @@ async fn a_rename_whose_shard_is_killed_at_any_seam_happens_once() {
             assert!(store.engine.kill([first, second][victim]), "{what}");
             held.release();
             let renamed = rename.await.unwrap().unwrap().expect("it was there");
-            assert_eq!((renamed.version.unwrap().get(), renamed.created), (2, false), "{what}");
-            assert_eq!((store.bytes(&a).await, store.bytes(&b).await), (None, Some(payload(1, bytes))), "{what}");
+            assert_eq!(
+                (renamed.version.unwrap().get(), renamed.created),
+                (2, false),
+                "{what}"
+            );
+            assert_eq!(
+                (store.bytes(&a).await, store.bytes(&b).await),
+                (None, Some(payload(1, bytes))),
+                "{what}"
+            );
             store.assert_settled().await;
-            assert_eq!(store.engine.put(&a, "x").await.unwrap().version.unwrap().get(), 2, "{what}");
+            assert_eq!(
+                store
+                    .engine
+                    .put(&a, "x")
+                    .await
+                    .unwrap()
+                    .version
+                    .unwrap()
+                    .get(),
+                2,
+                "{what}"
+            );
         }
     }
 }
@@ -146,15 +192,29 @@ async fn an_atomic_batch_with_one_failing_demand_writes_nothing_whoever_dies() {
         store.engine.put(&b, "old").await.unwrap();
         let mut held = store.stage.hold(seam);
         let engine = store.engine.clone();
-        let writes = [Write::put(&a, "new").if_absent(), Write::put(&b, "new").if_version(7)];
+        let writes = [
+            Write::put(&a, "new").if_absent(),
+            Write::put(&b, "new").if_version(7),
+        ];
         let batch = beside(async move { engine.atomic(writes).await });
         held.arrived().await;
         assert!(store.engine.kill(first));
         held.release();
         let error = batch.await.unwrap().unwrap_err();
-        let ErrorKind::Conflict { current: Some(current) } = error.kind() else { panic!("{error:?}") };
-        assert_eq!((current.version.get(), error.id().unwrap().key()), (1, b.as_str()));
-        assert_eq!((store.bytes(&a).await, store.bytes(&b).await), (None, Some("old".into())));
+        let ErrorKind::Conflict {
+            current: Some(current),
+        } = error.kind()
+        else {
+            panic!("{error:?}")
+        };
+        assert_eq!(
+            (current.version.get(), error.id().unwrap().key()),
+            (1, b.as_str())
+        );
+        assert_eq!(
+            (store.bytes(&a).await, store.bytes(&b).await),
+            (None, Some("old".into()))
+        );
         store.assert_settled().await;
     }
 }
@@ -170,9 +230,17 @@ async fn what_the_successor_of_a_killed_shard_decides_meanwhile_is_never_overwri
     held.arrived().await;
     assert!(store.engine.kill(first));
     let between = store.engine.put(&a, "between").await.unwrap();
-    assert_eq!(between.version.unwrap().get(), 2, "the successor serves while the batch still believes in its lease");
+    assert_eq!(
+        between.version.unwrap().get(),
+        2,
+        "the successor serves while the batch still believes in its lease"
+    );
     held.release();
-    assert_eq!(versions(&batch.await.unwrap().unwrap()), [3, 2], "it begins again, and sees what was put between");
+    assert_eq!(
+        versions(&batch.await.unwrap().unwrap()),
+        [3, 2],
+        "it begins again, and sees what was put between"
+    );
 
     let mut held = store.stage.hold(Seam::AtomicBeforeDecide);
     let rename = store.engine.rename(&a, &b);
@@ -182,7 +250,10 @@ async fn what_the_successor_of_a_killed_shard_decides_meanwhile_is_never_overwri
     store.engine.put(&a, payload(1, LARGE)).await.unwrap();
     held.release();
     rename.await.unwrap().unwrap().expect("it is there");
-    assert_eq!((store.bytes(&a).await, store.bytes(&b).await), (None, Some(payload(1, LARGE))));
+    assert_eq!(
+        (store.bytes(&a).await, store.bytes(&b).await),
+        (None, Some(payload(1, LARGE)))
+    );
     store.assert_settled().await;
 }
 
@@ -191,7 +262,9 @@ async fn batches_and_puts_of_one_object_that_are_under_way_at_once_share_no_vers
     let store = store().await;
     let [(a, _), (b, _)] = apart(&store, "pair");
     for round in 0..20 {
-        let batches = (0..10).map(|value| atomic(&store, [&a, &b], value)).collect::<Vec<_>>();
+        let batches = (0..10)
+            .map(|value| atomic(&store, [&a, &b], value))
+            .collect::<Vec<_>>();
         let puts = (0..30).map(|_| store.engine.put(&a, "x").into_future());
         let mut given: BTreeSet<u64> = BTreeSet::new();
         for put in futures::future::join_all(puts).await {
@@ -200,7 +273,10 @@ async fn batches_and_puts_of_one_object_that_are_under_way_at_once_share_no_vers
         for batch in batches {
             given.insert(versions(&batch.await.unwrap().unwrap())[0]);
         }
-        assert!(given.into_iter().eq(round * 40 + 1..=round * 40 + 40), "round {round}: one for each, and none twice");
+        assert!(
+            given.into_iter().eq(round * 40 + 1..=round * 40 + 40),
+            "round {round}: one for each, and none twice"
+        );
     }
     store.assert_settled().await;
 }
@@ -209,7 +285,9 @@ async fn batches_and_puts_of_one_object_that_are_under_way_at_once_share_no_vers
 const TOGETHER: u64 = 6;
 
 fn seconds() -> Duration {
-    let told = std::env::var("CENOTAPH_CHAOS_SECONDS").ok().and_then(|text| text.parse().ok());
+    let told = std::env::var("CENOTAPH_CHAOS_SECONDS")
+        .ok()
+        .and_then(|text| text.parse().ok());
     Duration::from_secs(told.unwrap_or(3))
 }
 
@@ -247,10 +325,16 @@ impl Scene {
         let (mut value, mut stands) = (0u64, 0);
         while self.goes_on() {
             value += 1;
-            let write = |n| Write::put(format!("all/{n}"), value.to_string()).custom("value", value.to_string());
+            let write = |n| {
+                Write::put(format!("all/{n}"), value.to_string()).custom("value", value.to_string())
+            };
             if let Some(replies) = self.heard(self.engine.atomic((0..TOGETHER).map(write)).await) {
                 stands += 1;
-                assert_eq!(versions(&replies), vec![stands; replies.len()], "each commits once, all at once");
+                assert_eq!(
+                    versions(&replies),
+                    vec![stands; replies.len()],
+                    "each commits once, all at once"
+                );
             }
         }
     }
@@ -260,10 +344,18 @@ impl Scene {
         let name = |place: u64| format!("walk/{number}/{}", place % 3);
         let mut place = 0;
         while self.goes_on() {
-            if self.heard(self.engine.rename(name(place), name(place + 1)).await).is_some() {
+            if self
+                .heard(self.engine.rename(name(place), name(place + 1)).await)
+                .is_some()
+            {
                 place += 1;
             }
-            let found = self.engine.get(name(place)).await.unwrap().expect("it is where it was renamed to");
+            let found = self
+                .engine
+                .get(name(place))
+                .await
+                .unwrap()
+                .expect("it is where it was renamed to");
             assert!(found.bytes().await.unwrap() == payload(number, bytes));
         }
     }
@@ -273,11 +365,21 @@ impl Scene {
         while self.goes_on() {
             let page = self.engine.list("all/").await.unwrap();
             let values: Vec<_> = page.entries.iter().map(value).collect();
-            assert!(values.is_empty() || values.len() == TOGETHER as usize, "{values:?}");
-            assert!(values.windows(2).all(|pair| pair[0] == pair[1]), "a part of a batch is visible: {values:?}");
+            assert!(
+                values.is_empty() || values.len() == TOGETHER as usize,
+                "{values:?}"
+            );
+            assert!(
+                values.windows(2).all(|pair| pair[0] == pair[1]),
+                "a part of a batch is visible: {values:?}"
+            );
             for number in 0..3 {
                 let page = self.engine.list(format!("walk/{number}/")).await.unwrap();
-                assert!(page.entries.len() == 1, "a rename shows {} objects", page.entries.len());
+                assert!(
+                    page.entries.len() == 1,
+                    "a rename shows {} objects",
+                    page.entries.len()
+                );
             }
             self.pages.fetch_add(1, Ordering::SeqCst);
         }
@@ -288,7 +390,9 @@ impl Scene {
         while self.env.monotonic() < until {
             let shard = usize::try_from(self.env.random_u64() % shards).unwrap();
             kills += u64::from(self.engine.kill(ActorKind::Shard(shard)));
-            self.env.sleep(self.env.jitter(Duration::from_millis(8))).await;
+            self.env
+                .sleep(self.env.jitter(Duration::from_millis(8)))
+                .await;
         }
         self.over.store(true, Ordering::SeqCst);
         kills
@@ -303,7 +407,8 @@ fn value(entry: &Entry) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn while_shards_die_no_listing_shows_a_part_of_a_batch_nor_two_nor_none_of_a_renamed_object() {
+async fn while_shards_die_no_listing_shows_a_part_of_a_batch_nor_two_nor_none_of_a_renamed_object()
+{
     let store = store().await;
     let env = Env::new(store.stage.clone());
     let scene = Arc::new(Scene {
@@ -316,16 +421,28 @@ async fn while_shards_die_no_listing_shows_a_part_of_a_batch_nor_two_nor_none_of
     });
     // The walkers stand somewhere before anybody looks.
     for (number, bytes) in [(0, 10), (1, INLINE), (2, LARGE)] {
-        scene.engine.put(format!("walk/{number}/0"), payload(number, bytes)).await.unwrap();
+        scene
+            .engine
+            .put(format!("walk/{number}/0"), payload(number, bytes))
+            .await
+            .unwrap();
     }
     let mut tasks = Vec::new();
     for (number, bytes) in [(0, 10), (1, INLINE), (2, LARGE)] {
         let scene = Arc::clone(&scene);
-        tasks.push(beside(async move { scene.rename_around(number, bytes).await }));
+        tasks.push(beside(
+            async move { scene.rename_around(number, bytes).await },
+        ));
     }
     for looks in [true, true, false] {
         let scene = Arc::clone(&scene);
-        tasks.push(beside(async move { if looks { scene.look().await } else { scene.write_together().await } }));
+        tasks.push(beside(async move {
+            if looks {
+                scene.look().await
+            } else {
+                scene.write_together().await
+            }
+        }));
     }
     let kills = scene.kill(env.monotonic() + seconds()).await;
     for task in tasks {
@@ -334,6 +451,9 @@ async fn while_shards_die_no_listing_shows_a_part_of_a_batch_nor_two_nor_none_of
     let [committed, refused, pages] =
         [&scene.committed, &scene.refused, &scene.pages].map(|c| c.load(Ordering::SeqCst));
     println!("{kills} kills, {committed} commits, {refused} refused, {pages} looks");
-    assert!(kills > 20 && committed > 20 && pages > 20, "{kills} kills, {committed} commits, {pages} looks");
+    assert!(
+        kills > 20 && committed > 20 && pages > 20,
+        "{kills} kills, {committed} commits, {pages} looks"
+    );
     store.assert_settled().await;
 }

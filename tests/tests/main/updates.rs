@@ -1,11 +1,15 @@
-//! An update that fails its validation leaves the stored object as it is, whatever dies meanwhile and whoever writes.
+//! An update that fails its validation leaves the stored object as it is, whatever dies meanwhile
+//! and whoever writes.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use cenotaph::{ActorKind, Body, Candidate, Config, Engine, Env, Error, ErrorKind, Outcome, Result, Update, Updated};
+use cenotaph::{
+    ActorKind, Body, Candidate, Config, Engine, Env, Error, ErrorKind, Outcome, Result, Update,
+    Updated,
+};
 use cenotaph_storage::Seam;
 use cenotaph_tests::store::{INLINE, Store, blobs, payload, quick};
 use futures::stream;
@@ -43,16 +47,26 @@ enum Wrong {
 
 impl Wrong {
     fn update(self) -> Result<Update, std::io::Error> {
-        let stream = |chunks: Vec<Result<Bytes, std::io::Error>>| Body::stream(stream::iter(chunks));
+        let stream =
+            |chunks: Vec<Result<Bytes, std::io::Error>>| Body::stream(stream::iter(chunks));
         let hung_up = || std::io::Error::other("the client hung up");
         Ok(match self {
             Self::Function => return Err(std::io::Error::other("no")),
-            Self::Metadata => Candidate::new(payload(1, 10)).custom("k", "v".repeat(16 * 1024)).into(),
-            Self::TimeToLive => Candidate::new(payload(1, LARGE)).time_to_live(Duration::ZERO).into(),
-            // Of a length that nobody knows: a promise that can't be kept is refused before anything is begun.
+            Self::Metadata => Candidate::new(payload(1, 10))
+                .custom("k", "v".repeat(16 * 1024))
+                .into(),
+            Self::TimeToLive => Candidate::new(payload(1, LARGE))
+                .time_to_live(Duration::ZERO)
+                .into(),
+            // Of a length that nobody knows: a promise that can't be kept is refused before
+            // anything is begun.
             Self::TooLong => Update::put(stream(vec![Ok(payload(1, PAYLOAD_MAX + 1))])),
-            Self::StreamFails { after } => Update::put(stream(vec![Ok(payload(1, after)), Err(hung_up())])),
-            Self::Promise => Update::put(stream(vec![Ok(payload(1, LARGE))]).promise(LARGE as u64 + 1)),
+            Self::StreamFails { after } => {
+                Update::put(stream(vec![Ok(payload(1, after)), Err(hung_up())]))
+            }
+            Self::Promise => {
+                Update::put(stream(vec![Ok(payload(1, LARGE))]).promise(LARGE as u64 + 1))
+            }
         })
     }
 
@@ -65,7 +79,10 @@ impl Wrong {
 
     /// Whether an upload begins before it shows.
     fn uploads(self) -> bool {
-        matches!(self, Self::TooLong | Self::StreamFails { after: LARGE } | Self::Promise)
+        matches!(
+            self,
+            Self::TooLong | Self::StreamFails { after: LARGE } | Self::Promise
+        )
     }
 }
 
@@ -76,7 +93,10 @@ async fn store() -> Store {
     Store::with(config).await
 }
 
-#[expect(clippy::disallowed_methods, reason = "the test itself is not part of the world under test")]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the test itself is not part of the world under test"
+)]
 fn beside<T: Send + 'static>(work: impl Future<Output = T> + Send + 'static) -> JoinHandle<T> {
     tokio::spawn(work)
 }
@@ -91,24 +111,44 @@ async fn what_is_refused_replaces_nothing_of_any_kind() {
     for bytes in [None, Some(10), Some(LARGE)] {
         let store = store().await;
         if let Some(bytes) = bytes {
-            store.engine.put("k", payload(7, bytes)).custom("a", "b").await.unwrap();
+            store
+                .engine
+                .put("k", payload(7, bytes))
+                .custom("a", "b")
+                .await
+                .unwrap();
         }
         let before = store.engine.head("k").await.unwrap();
         for wrong in WRONGS {
-            let error = store.engine.update("k", async |_| wrong.update()).await.unwrap_err();
+            let error = store
+                .engine
+                .update("k", async |_| wrong.update())
+                .await
+                .unwrap_err();
             assert_eq!(error.kind(), wrong.kind(), "{wrong:?}: {error:?}");
             assert_eq!(store.engine.head("k").await.unwrap(), before, "{wrong:?}");
-            assert_eq!(store.bytes("k").await, bytes.map(|bytes| payload(7, bytes)), "{wrong:?}");
+            assert_eq!(
+                store.bytes("k").await,
+                bytes.map(|bytes| payload(7, bytes)),
+                "{wrong:?}"
+            );
             store.assert_settled().await;
         }
-        assert_eq!(blobs(&store.blobs).await.len(), usize::from(bytes == Some(LARGE)));
+        assert_eq!(
+            blobs(&store.blobs).await.len(),
+            usize::from(bytes == Some(LARGE))
+        );
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_refused_replaces_nothing_although_its_upload_or_shard_dies_on_the_way() {
     for wrong in WRONGS.into_iter().filter(|wrong| wrong.uploads()) {
-        for seam in [Seam::UploadBeforeRecord, Seam::UploadAfterRecord, Seam::UploadMidStream] {
+        for seam in [
+            Seam::UploadBeforeRecord,
+            Seam::UploadAfterRecord,
+            Seam::UploadMidStream,
+        ] {
             // One chunk that is too long is refused before anything of it is written.
             if matches!((wrong, seam), (Wrong::TooLong, Seam::UploadMidStream)) {
                 continue;
@@ -130,11 +170,26 @@ async fn what_is_refused_replaces_nothing_although_its_upload_or_shard_dies_on_t
                     None
                 };
                 let error = update.await.unwrap().unwrap_err();
-                let expected = if kills { ErrorKind::Unavailable } else { wrong.kind() };
+                let expected = if kills {
+                    ErrorKind::Unavailable
+                } else {
+                    wrong.kind()
+                };
                 let lost = matches!(error.kind(), ErrorKind::Conflict { .. }) && !kills;
-                assert!(error.kind() == expected || lost, "{wrong:?} at {seam:?}: {error:?}");
-                let stands = if kills { payload(7, LARGE) } else { payload(8, 10) };
-                assert_eq!(store.bytes("k").await, Some(stands), "{wrong:?} at {seam:?}");
+                assert!(
+                    error.kind() == expected || lost,
+                    "{wrong:?} at {seam:?}: {error:?}"
+                );
+                let stands = if kills {
+                    payload(7, LARGE)
+                } else {
+                    payload(8, 10)
+                };
+                assert_eq!(
+                    store.bytes("k").await,
+                    Some(stands),
+                    "{wrong:?} at {seam:?}"
+                );
                 store.assert_settled().await;
             }
         }
@@ -159,9 +214,14 @@ async fn a_conflict_has_the_function_asked_again_about_what_stands_then() {
             Ok::<_, Error>(Update::put(payload(4, LARGE)))
         }
     });
-    let Updated::Written(written) = updated.await.unwrap() else { panic!("it was written") };
+    let Updated::Written(written) = updated.await.unwrap() else {
+        panic!("it was written")
+    };
     assert_eq!(seen, [Some(1), Some(2), None, Some(3)]);
-    assert_eq!((written.version.unwrap().get(), written.created), (4, false));
+    assert_eq!(
+        (written.version.unwrap().get(), written.created),
+        (4, false)
+    );
     assert_eq!(store.bytes("k").await, Some(payload(4, LARGE)));
     store.assert_settled().await;
 }
@@ -176,7 +236,12 @@ async fn an_update_that_loses_each_time_is_a_conflict_after_its_last_attempt() {
         async move { put.await.map(|_| Update::Delete) }
     });
     let error = outcome.await.unwrap_err();
-    let ErrorKind::Conflict { current: Some(current) } = error.kind() else { panic!("{error:?}") };
+    let ErrorKind::Conflict {
+        current: Some(current),
+    } = error.kind()
+    else {
+        panic!("{error:?}")
+    };
     assert_eq!((asked, current.version.get()), (5, 5));
     assert_eq!(store.bytes("k").await, Some(payload(5, 10)));
 }
@@ -193,7 +258,10 @@ async fn a_slow_function_holds_up_nobody_who_wants_the_same_object() {
         engine
             .update("k", |_| {
                 asked += 1;
-                let (inner, entered) = (inner.clone(), if asked == 2 { entered.take() } else { None });
+                let (inner, entered) = (
+                    inner.clone(),
+                    if asked == 2 { entered.take() } else { None },
+                );
                 async move {
                     if asked == 1 {
                         inner.put("k", "1").await?;
@@ -210,9 +278,14 @@ async fn a_slow_function_holds_up_nobody_who_wants_the_same_object() {
     has_entered.await.unwrap();
     let env = Env::new(store.stage.clone());
     for _ in 0..3 {
-        let update = store.engine.update("k", async |_| Ok::<_, Error>(Update::put("2")));
-        let updated =
-            env.deadline(Duration::from_secs(20), update).await.expect("it goes on without its turn").unwrap();
+        let update = store
+            .engine
+            .update("k", async |_| Ok::<_, Error>(Update::put("2")));
+        let updated = env
+            .deadline(Duration::from_secs(20), update)
+            .await
+            .expect("it goes on without its turn")
+            .unwrap();
         assert!(matches!(updated, Updated::Written(_)), "{updated:?}");
     }
     slow.abort();
@@ -224,21 +297,35 @@ async fn a_slow_function_holds_up_nobody_who_wants_the_same_object() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn among_rivals_and_kills_only_what_was_acknowledged_is_ever_there() {
     let store = store().await;
-    let (env, over, applied) = (Env::new(store.stage.clone()), Arc::new(AtomicBool::new(false)), Arc::default());
+    let (env, over, applied) = (
+        Env::new(store.stage.clone()),
+        Arc::new(AtomicBool::new(false)),
+        Arc::default(),
+    );
     let mut tasks = Vec::new();
     for wrong in WRONGS {
         let (engine, over) = (store.engine.clone(), Arc::clone(&over));
         tasks.push(beside(async move {
             while !over.load(Ordering::SeqCst) {
-                let error = engine.update("k", async |_| wrong.update()).await.unwrap_err();
-                let expected = error.kind() == wrong.kind() || matches!(error.kind(), ErrorKind::Conflict { .. });
+                let error = engine
+                    .update("k", async |_| wrong.update())
+                    .await
+                    .unwrap_err();
+                let expected = error.kind() == wrong.kind()
+                    || matches!(error.kind(), ErrorKind::Conflict { .. });
                 assert!(expected || error.is_retryable(), "{wrong:?}: {error:?}");
             }
         }));
     }
     for rival in 0..2u64 {
-        let (engine, over, applied) = (store.engine.clone(), Arc::clone(&over), Arc::clone(&applied));
-        tasks.push(beside(async move { write(&engine, rival, &over, &applied).await }));
+        let (engine, over, applied) = (
+            store.engine.clone(),
+            Arc::clone(&over),
+            Arc::clone(&applied),
+        );
+        tasks.push(beside(async move {
+            write(&engine, rival, &over, &applied).await
+        }));
     }
     let until = env.monotonic() + Duration::from_millis(1500);
     while env.monotonic() < until {
@@ -250,7 +337,10 @@ async fn among_rivals_and_kills_only_what_was_acknowledged_is_ever_there() {
         });
         let object = store.engine.get("k").await.unwrap();
         if let Some(object) = object {
-            let (bytes, seed) = (object.metadata().size, object.metadata().attributes.custom["seed"].parse().unwrap());
+            let (bytes, seed) = (
+                object.metadata().size,
+                object.metadata().attributes.custom["seed"].parse().unwrap(),
+            );
             assert!(
                 object.bytes().await.unwrap() == payload(seed, usize::try_from(bytes).unwrap()),
                 "a rival's, whole"
@@ -263,7 +353,14 @@ async fn among_rivals_and_kills_only_what_was_acknowledged_is_ever_there() {
         task.await.unwrap();
     }
     let applied: u64 = applied.load(Ordering::SeqCst);
-    let version = store.engine.head("k").await.unwrap().expect("somebody wrote").version.get();
+    let version = store
+        .engine
+        .head("k")
+        .await
+        .unwrap()
+        .expect("somebody wrote")
+        .version
+        .get();
     assert_eq!(version, applied, "every version is an acknowledged write's");
     store.assert_settled().await;
 }
@@ -273,11 +370,21 @@ async fn write(engine: &Engine, rival: u64, over: &AtomicBool, applied: &AtomicU
     let mut round = 0;
     while !over.load(Ordering::SeqCst) {
         round += 1;
-        let (seed, bytes) = (rival * 1_000_000 + round, if round % 3 == 0 { LARGE } else { 10 });
+        let (seed, bytes) = (
+            rival * 1_000_000 + round,
+            if round % 3 == 0 { LARGE } else { 10 },
+        );
         let candidate = || Candidate::new(payload(seed, bytes)).custom("seed", seed.to_string());
-        match engine.update("k", async |_| Ok::<_, Error>(candidate().into())).await {
+        match engine
+            .update("k", async |_| Ok::<_, Error>(candidate().into()))
+            .await
+        {
             Ok(Updated::Written(written)) => {
-                assert_eq!(written.outcome, Outcome::Applied, "with a demand there is nothing to supersede");
+                assert_eq!(
+                    written.outcome,
+                    Outcome::Applied,
+                    "with a demand there is nothing to supersede"
+                );
                 applied.fetch_add(1, Ordering::SeqCst);
             }
             Ok(other) => panic!("{other:?}"),

@@ -1,4 +1,5 @@
-//! Multipart uploads of a plan: few slots and few numbers, so that clients meet; and how the engine limits them.
+//! Multipart uploads of a plan: few slots and few numbers, so that clients meet; and how the engine
+//! limits them.
 
 use std::collections::VecDeque;
 
@@ -6,7 +7,8 @@ use super::{BLOCK, HOT, Mix, lifetime, object, span, when};
 use crate::plan::{Choice, Cut, Declared, Op, Setting, Shape, Step, UploadRules, Which};
 use crate::rng::Rng;
 
-/// Kinds of steps, by weight: those of `step`, in its order. What else there is of uploads is idle without the first.
+/// Kinds of steps, by weight: those of `step`, in its order. What else there is of uploads is idle
+/// without the first.
 pub(super) const WEIGHTS: [u64; 8] = [4, 3, 1, 1, 1, 3, 1, 1];
 /// Slots of a plan.
 const SLOTS: u64 = 3;
@@ -15,35 +17,72 @@ const SLOTS: u64 = 3;
 pub(super) fn step(rng: &mut Rng, kind: usize, mix: &Mix, setting: &Setting) -> Op {
     let slot = u32::try_from(rng.below(SLOTS)).expect("a small number");
     let step = match kind {
-        0 => Step::Initiate { object: rival(rng, mix), when: when(rng, mix), lifetime: lifetime(rng, mix) },
+        0 => Step::Initiate {
+            object: rival(rng, mix),
+            when: when(rng, mix),
+            lifetime: lifetime(rng, mix),
+        },
         1 => part(rng, mix, setting),
-        2 => Step::CopyPart { number: number(rng), from: object(rng, mix), span: span(rng, setting) },
-        3 => Step::Parts { after: (rng.below(3) == 0).then(|| number(rng)), limit: 1 + rng.index(4) },
-        4 => Step::Uploads { hot: rng.below(2) == 0, limit: 1 + rng.index(3) },
-        5 => Step::Complete { choice: choice(rng), when: when(rng, mix) },
+        2 => Step::CopyPart {
+            number: number(rng),
+            from: object(rng, mix),
+            span: span(rng, setting),
+        },
+        3 => Step::Parts {
+            after: (rng.below(3) == 0).then(|| number(rng)),
+            limit: 1 + rng.index(4),
+        },
+        4 => Step::Uploads {
+            hot: rng.below(2) == 0,
+            limit: 1 + rng.index(3),
+        },
+        5 => Step::Complete {
+            choice: choice(rng),
+            when: when(rng, mix),
+        },
         6 => Step::Abort,
-        _ => Step::Resume { which: rng.pick(&[Which::Ours, Which::Ours, Which::Forged, Which::Foreign]) },
+        _ => Step::Resume {
+            which: rng.pick(&[Which::Ours, Which::Ours, Which::Forged, Which::Foreign]),
+        },
     };
     Op::Multipart { slot, step }
 }
 
-/// What whoever begins an upload does with it, if nothing comes between: some parts, then it is completed, often twice.
+/// What whoever begins an upload does with it, if nothing comes between: some parts, then it is
+/// completed, often twice.
 pub(super) fn course(rng: &mut Rng, slot: u32, mix: &Mix, setting: &Setting) -> VecDeque<Op> {
-    let mut steps: VecDeque<Step> = (0..1 + rng.below(4)).map(|_| part(rng, mix, setting)).collect();
+    let mut steps: VecDeque<Step> = (0..1 + rng.below(4))
+        .map(|_| part(rng, mix, setting))
+        .collect();
     for _ in 0..rng.below(3) {
-        steps.push_back(Step::Complete { choice: choice(rng), when: when(rng, mix) });
+        steps.push_back(Step::Complete {
+            choice: choice(rng),
+            when: when(rng, mix),
+        });
     }
-    steps.into_iter().map(|step| Op::Multipart { slot, step }).collect()
+    steps
+        .into_iter()
+        .map(|step| Op::Multipart { slot, step })
+        .collect()
 }
 
 fn part(rng: &mut Rng, mix: &Mix, setting: &Setting) -> Step {
     let bytes = size(rng, mix, setting);
-    Step::Part { number: number(rng), bytes, shape: shape(rng, bytes), declared: declared(rng) }
+    Step::Part {
+        number: number(rng),
+        bytes,
+        shape: shape(rng, bytes),
+        declared: declared(rng),
+    }
 }
 
 /// An object that others write too, most of the time.
 fn rival(rng: &mut Rng, mix: &Mix) -> u32 {
-    if rng.below(2) == 0 { u32::try_from(rng.below(u64::from(HOT))).expect("a small number") } else { object(rng, mix) }
+    if rng.below(2) == 0 {
+        u32::try_from(rng.below(u64::from(HOT))).expect("a small number")
+    } else {
+        object(rng, mix)
+    }
 }
 
 fn number(rng: &mut Rng) -> u32 {
@@ -56,9 +95,25 @@ fn size(rng: &mut Rng, mix: &Mix, setting: &Setting) -> u64 {
         return rng.pick(&[BLOCK - 1, BLOCK, BLOCK + 1, 2 * BLOCK + 7]);
     }
     let least = setting.multipart.part_bytes_min;
-    let some = rng.pick(&[0, 1, 7, 8, 100, 3000, 3000, setting.inline_bytes_max + 1, least, least + 1, 9000]);
+    let some = rng.pick(&[
+        0,
+        1,
+        7,
+        8,
+        100,
+        3000,
+        3000,
+        setting.inline_bytes_max + 1,
+        least,
+        least + 1,
+        9000,
+    ]);
     // Where small parts are forbidden most keep to it.
-    if rng.below(4) > 0 { some.max(least) } else { some }
+    if rng.below(4) > 0 {
+        some.max(least)
+    } else {
+        some
+    }
 }
 
 fn shape(rng: &mut Rng, bytes: u64) -> Shape {
@@ -106,13 +161,28 @@ pub(super) fn cut(rng: &mut Rng) -> Option<Cut> {
 
 /// The same where payloads are huge: their blobs must not be too many.
 pub(super) fn cut_huge(cut: Cut) -> Cut {
-    Cut { over_bytes: BLOCK, part_bytes: BLOCK / 2 + 1, ..cut }
+    Cut {
+        over_bytes: BLOCK,
+        part_bytes: BLOCK / 2 + 1,
+        ..cut
+    }
 }
 
 /// How uploads are limited: in one plan of three they are given up while it runs.
 pub(super) fn rules(rng: &mut Rng) -> UploadRules {
     let part_bytes_min = rng.pick(&[0, 0, 0, 100, 3000]);
-    let rules = UploadRules { part_bytes_min, ..UploadRules::default() };
+    let rules = UploadRules {
+        part_bytes_min,
+        ..UploadRules::default()
+    };
     let (lifetime_ms, kept_for_ms) = (rng.pick(&[50, 1000, 30_000]), rng.pick(&[1, 200, 30_000]));
-    if rng.below(3) == 0 { UploadRules { lifetime_ms, kept_for_ms, ..rules } } else { rules }
+    if rng.below(3) == 0 {
+        UploadRules {
+            lifetime_ms,
+            kept_for_ms,
+            ..rules
+        }
+    } else {
+        rules
+    }
 }

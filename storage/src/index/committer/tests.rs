@@ -1,4 +1,5 @@
-//! The committer with a sink that does what the test says. The sink blocks on channels; nobody sleeps.
+//! The committer with a sink that does what the test says. The sink blocks on channels; nobody
+//! sleeps.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
@@ -49,14 +50,26 @@ fn bench_with(options: CommitterOptions) -> Bench {
     let (orders, orders_receiver) = channel();
     let (hear, heard) = channel();
     let env = Env::real().expect("the test runs in a runtime");
-    let sink = Told { seen: seen_sender, orders: orders_receiver };
-    Bench { committer: Arc::new(Committer::start(&env, options, sink).unwrap()), seen, orders, heard, hear }
+    let sink = Told {
+        seen: seen_sender,
+        orders: orders_receiver,
+    };
+    Bench {
+        committer: Arc::new(Committer::start(&env, options, sink).unwrap()),
+        seen,
+        orders,
+        heard,
+        hear,
+    }
 }
 
 impl Bench {
     fn submit(&self, number: usize, batch: Batch) {
         let hear = self.hear.clone();
-        self.committer.submit(batch, Box::new(move |outcome| drop(hear.send((number, outcome)))));
+        self.committer.submit(
+            batch,
+            Box::new(move |outcome| drop(hear.send((number, outcome)))),
+        );
     }
 
     /// Submits a first batch, and returns once the sink is busy with it.
@@ -75,7 +88,13 @@ impl Bench {
 
     /// Closes, and asserts that nothing was heard twice and that the sink saw nothing more.
     fn nothing_more(self) {
-        let Self { committer, seen, orders, heard, hear } = self;
+        let Self {
+            committer,
+            seen,
+            orders,
+            heard,
+            hear,
+        } = self;
         drop((orders, hear));
         committer.close();
         assert_eq!(committer.wait(), Ended::Joined);
@@ -115,21 +134,40 @@ async fn what_waits_is_merged_and_the_last_change_of_a_key_wins() {
     bench.order(Order::Succeed);
     let merged = bench.seen.recv().unwrap();
     let expected = [("a", Some("2")), ("b", None), ("c", Some("1"))];
-    let expected = expected.map(|(key, value)| ((Table::Rows, Bytes::from(key)), value.map(Bytes::from)));
+    let expected =
+        expected.map(|(key, value)| ((Table::Rows, Bytes::from(key)), value.map(Bytes::from)));
     assert_eq!(merged, Changes::from(expected));
     let heard = bench.heard(4);
     assert!(heard.iter().all(|(_, outcome)| outcome.is_ok()));
-    assert!(heard.iter().map(|(number, _)| *number).eq(0..4), "completions fire in the order of submission");
-    assert_eq!(bench.committer.stats(), IndexStats { batches: 4, syncs: 2, waiting: 0 });
+    assert!(
+        heard.iter().map(|(number, _)| *number).eq(0..4),
+        "completions fire in the order of submission"
+    );
+    assert_eq!(
+        bench.committer.stats(),
+        IndexStats {
+            batches: 4,
+            syncs: 2,
+            waiting: 0
+        }
+    );
     bench.nothing_more();
 }
 
 #[tokio::test]
 async fn a_merge_is_bounded_but_takes_at_least_one_batch() {
-    let bench =
-        bench_with(CommitterOptions { merge_bytes_max: 10, merge_changes_max: 2, ..CommitterOptions::default() });
+    let bench = bench_with(CommitterOptions {
+        merge_bytes_max: 10,
+        merge_changes_max: 2,
+        ..CommitterOptions::default()
+    });
     bench.occupy();
-    for batch in [put("large", "larger than the limit"), put("a", "1"), put("b", "1"), put("c", "1")] {
+    for batch in [
+        put("large", "larger than the limit"),
+        put("a", "1"),
+        put("b", "1"),
+        put("c", "1"),
+    ] {
         bench.submit(1, batch);
     }
     (0..4).for_each(|_| bench.order(Order::Succeed));
@@ -163,11 +201,22 @@ fn a_bad_commit_poisons(order: Order) {
     bench.order(order);
     let heard = bench.heard(2);
     assert!(is_unknown(&heard[0]), "{heard:?}");
-    assert!(is_not_started(&heard[1], ErrorKind::Unavailable), "{heard:?}");
+    assert!(
+        is_not_started(&heard[1], ErrorKind::Unavailable),
+        "{heard:?}"
+    );
     bench.submit(2, put("later", "1"));
     bench.submit(3, Batch::new());
-    assert!(bench.heard(2).iter().all(|outcome| is_not_started(outcome, ErrorKind::Unavailable)));
-    assert_eq!(bench.committer.poisoned().map(|error| error.kind()), Some(ErrorKind::Unavailable));
+    assert!(
+        bench
+            .heard(2)
+            .iter()
+            .all(|outcome| is_not_started(outcome, ErrorKind::Unavailable))
+    );
+    assert_eq!(
+        bench.committer.poisoned().map(|error| error.kind()),
+        Some(ErrorKind::Unavailable)
+    );
     assert_eq!(bench.committer.stats(), IndexStats::default());
     bench.nothing_more();
 }
@@ -191,20 +240,40 @@ async fn an_overdue_commit_poisons_and_its_late_success_is_not_acknowledged() {
     bench.occupy();
     bench.submit(1, put("queued", "1"));
     bench.committer.watch(env.monotonic());
-    assert!(bench.committer.poisoned().is_none(), "it is not overdue yet");
+    assert!(
+        bench.committer.poisoned().is_none(),
+        "it is not overdue yet"
+    );
     let now = env.monotonic();
     bench.committer.watch(now + Duration::from_secs(3600));
-    assert!(bench.committer.poisoned().is_none(), "the process was paused");
-    (1..=30).for_each(|second| bench.committer.watch(now + Duration::from_secs(3600 + second)));
+    assert!(
+        bench.committer.poisoned().is_none(),
+        "the process was paused"
+    );
+    (1..=30).for_each(|second| {
+        bench
+            .committer
+            .watch(now + Duration::from_secs(3600 + second));
+    });
     // The sink still hangs: whoever watches has fired them.
     let heard: Vec<_> = bench.heard.try_iter().collect();
     assert!(heard.len() == 2 && is_unknown(&heard[0]), "{heard:?}");
-    assert!(is_not_started(&heard[1], ErrorKind::Unavailable), "{heard:?}");
+    assert!(
+        is_not_started(&heard[1], ErrorKind::Unavailable),
+        "{heard:?}"
+    );
     bench.committer.close();
-    assert_eq!(bench.committer.wait(), Ended::Detached, "nobody waits for a commit that hangs");
+    assert_eq!(
+        bench.committer.wait(),
+        Ended::Detached,
+        "nobody waits for a commit that hangs"
+    );
     bench.order(Order::Succeed);
     // It sees its sender dropped when the thread, back from the sink, has let go of it.
-    assert!(bench.seen.recv().is_err(), "nothing later is handed to the sink");
+    assert!(
+        bench.seen.recv().is_err(),
+        "nothing later is handed to the sink"
+    );
     bench.submit(2, put("later", "1"));
     assert!(is_not_started(&bench.heard(1)[0], ErrorKind::Closed));
     assert_eq!(bench.committer.stats(), IndexStats::default());
@@ -212,7 +281,10 @@ async fn an_overdue_commit_poisons_and_its_late_success_is_not_acknowledged() {
 
 #[tokio::test]
 async fn a_waiter_watches_by_itself() {
-    let bench = bench_with(CommitterOptions { deadline: Duration::from_millis(1), ..CommitterOptions::default() });
+    let bench = bench_with(CommitterOptions {
+        deadline: Duration::from_millis(1),
+        ..CommitterOptions::default()
+    });
     bench.occupy();
     bench.committer.close();
     assert_eq!(bench.committer.wait(), Ended::Detached);
@@ -240,8 +312,17 @@ async fn closing_commits_what_is_queued_and_refuses_what_is_not() {
 
 #[tokio::test]
 async fn dropping_commits_what_is_queued() {
-    let Bench { committer, seen, orders, heard, hear } = bench();
-    committer.submit(put("a", "1"), Box::new(move |outcome| drop(hear.send((0, outcome)))));
+    let Bench {
+        committer,
+        seen,
+        orders,
+        heard,
+        hear,
+    } = bench();
+    committer.submit(
+        put("a", "1"),
+        Box::new(move |outcome| drop(hear.send((0, outcome)))),
+    );
     drop(orders);
     drop(committer);
     assert_eq!(seen.try_iter().count(), 1);
@@ -275,10 +356,19 @@ async fn a_completion_may_panic_without_harm_to_others() {
 
 #[tokio::test]
 async fn a_completion_may_submit_and_may_be_the_last_owner() {
-    let Bench { committer, seen, orders, heard, hear } = bench();
+    let Bench {
+        committer,
+        seen,
+        orders,
+        heard,
+        hear,
+    } = bench();
     let (own, inner) = (committer.clone(), hear.clone());
     let completion: Completion = Box::new(move |_| {
-        own.submit(put("b", "1"), Box::new(move |outcome| drop(inner.send((1, outcome)))));
+        own.submit(
+            put("b", "1"),
+            Box::new(move |outcome| drop(inner.send((1, outcome)))),
+        );
         // The last owner goes on the thread that it would have to join.
         drop(own);
         drop(hear.send((0, Ok(()))));
@@ -286,7 +376,12 @@ async fn a_completion_may_submit_and_may_be_the_last_owner() {
     committer.submit(put("a", "1"), completion);
     drop(committer);
     drop(orders);
-    assert!(heard.iter().map(|(number, outcome)| (number, outcome.is_ok())).eq([(0, true), (1, true)]));
+    assert!(
+        heard
+            .iter()
+            .map(|(number, outcome)| (number, outcome.is_ok()))
+            .eq([(0, true), (1, true)])
+    );
     assert_eq!(seen.iter().count(), 2, "the thread ends by itself");
 }
 
@@ -299,12 +394,21 @@ async fn every_completion_fires_once_whatever_ends_the_committer() {
         let submitter = Env::real().unwrap().thread("submitter", move || {
             for number in 0..1000 {
                 let hear = hear.clone();
-                committer.submit(put("a", "1"), Box::new(move |outcome| drop(hear.send((number, outcome)))));
+                committer.submit(
+                    put("a", "1"),
+                    Box::new(move |outcome| drop(hear.send((number, outcome)))),
+                );
             }
         });
         bench.seen.recv().unwrap();
         bench.order(order);
-        let Bench { committer, orders, heard, hear, .. } = bench;
+        let Bench {
+            committer,
+            orders,
+            heard,
+            hear,
+            ..
+        } = bench;
         drop((orders, hear));
         committer.close();
         committer.wait();

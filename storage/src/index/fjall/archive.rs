@@ -1,4 +1,5 @@
-//! The container of fjall's manifests, tables and blob files: sections, a table of contents, a trailer.
+//! The container of fjall's manifests, tables and blob files: sections, a table of contents, a
+//! trailer.
 //!
 //! ```text
 //! sections | toc | trailer                                                                       little-endian
@@ -6,8 +7,9 @@
 //! trailer  "SFA!" | 01 | 00 | xxh3 of the toc u128 | position of the toc u64 | length of the toc u64     38 bytes
 //! ```
 //!
-//! fjall allocates what the table of contents says before it compares the checksum: a damaged count aborts the process.
-//! [`contents`] trusts nothing before the checksum holds, and reads the end of the file only.
+//! fjall allocates what the table of contents says before it compares the checksum: a damaged count
+//! aborts the process. [`contents`] trusts nothing before the checksum holds, and reads the end of
+//! the file only.
 
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
@@ -52,7 +54,9 @@ pub(super) fn contents(file: &mut File) -> io::Result<Result<Vec<Section>, Strin
     }
     let toc = read_at(file, toc_at, toc_length)?;
     if xxh3_128(&toc) != checksum {
-        return Ok(Err("the checksum of the table of contents does not match".to_owned()));
+        return Ok(Err(
+            "the checksum of the table of contents does not match".to_owned()
+        ));
     }
     Ok(sections(&toc, toc_at).ok_or_else(|| "the table of contents is damaged".to_owned()))
 }
@@ -85,7 +89,9 @@ pub(super) fn section(
     bytes_max: u64,
 ) -> io::Result<Option<Vec<u8>>> {
     match sections.iter().find(|section| section.name == name) {
-        Some(section) if section.length <= bytes_max => read_at(file, section.at, section.length).map(Some),
+        Some(section) if section.length <= bytes_max => {
+            read_at(file, section.at, section.length).map(Some)
+        }
         Some(_) | None => Ok(None),
     }
 }
@@ -98,7 +104,8 @@ pub(super) fn end(sections: &[Section], at: u64) -> Vec<u8> {
     for section in sections {
         toc.extend(section.at.to_le_bytes());
         toc.extend(section.length.to_le_bytes());
-        let name_bytes = u16::try_from(section.name.len()).expect("a name that was read had such a length");
+        let name_bytes =
+            u16::try_from(section.name.len()).expect("a name that was read had such a length");
         toc.extend(name_bytes.to_le_bytes());
         toc.extend(&section.name);
     }

@@ -1,11 +1,14 @@
 //! The check of what fjall would read, before it reads it.
 //!
-//! 1. every manifest and the end of every file that it names: on damage Corrupt, and nothing was touched
-//! 2. the high-water mark and all journals (`journals.rs`): on damage Corrupt, and nothing was touched
+//! 1. every manifest and the end of every file that it names: on damage Corrupt, and nothing was
+//!    touched
+//! 2. the high-water mark and all journals (`journals.rs`): on damage Corrupt, and nothing was
+//!    touched
 //! 3. a tail that was never acknowledged: copy it aside, cut it off, sync
 //! 4. the mark, durably: a life has begun
 //!
-//! Guards I9: fjall drops in silence what follows the first byte that it cannot read, and aborts at some damage.
+//! Guards I9: fjall drops in silence what follows the first byte that it cannot read, and aborts at
+//! some damage.
 
 use std::fs::{self, File};
 use std::io::{self, Read, Seek, SeekFrom};
@@ -45,18 +48,39 @@ pub(super) struct Looked {
     tail: Option<(u64, Gap)>,
 }
 
-/// Checks a store, and cuts off a tail that was never acknowledged. `keyspaces` are the names of their directories.
+/// Checks a store, and cuts off a tail that was never acknowledged. `keyspaces` are the names of
+/// their directories.
 ///
 /// # Errors
-/// [`ErrorKind::Corrupt`] if acknowledged data is or may be damaged, [`ErrorKind::UnknownFormat`] if a later build wrote
-/// the mark; nothing was touched then. [`ErrorKind::Unavailable`] if the file system fails.
-pub(super) fn before_open(store: &Path, database: &Path, keyspaces: &[u64], modes: Modes) -> Result<Checked> {
-    let Looked { mark, scanned, tail } = look(store, database, keyspaces)?;
+/// [`ErrorKind::Corrupt`] if acknowledged data is or may be damaged, [`ErrorKind::UnknownFormat`]
+/// if a later build wrote the mark; nothing was touched then. [`ErrorKind::Unavailable`] if the
+/// file system fails.
+pub(super) fn before_open(
+    store: &Path,
+    database: &Path,
+    keyspaces: &[u64],
+    modes: Modes,
+) -> Result<Checked> {
+    let Looked {
+        mark,
+        scanned,
+        tail,
+    } = look(store, database, keyspaces)?;
     if let Some((id, gap)) = tail {
         cut(store, database, id, gap, modes)?;
     }
-    let last_seqno = scanned.iter().filter_map(|scanned| scanned.journal.last_seqno()).max();
-    let marks = begin(&store.join(HIGH_WATER), &Mark { closed: false, ..mark.unwrap_or_default() }, modes)?;
+    let last_seqno = scanned
+        .iter()
+        .filter_map(|scanned| scanned.journal.last_seqno())
+        .max();
+    let marks = begin(
+        &store.join(HIGH_WATER),
+        &Mark {
+            closed: false,
+            ..mark.unwrap_or_default()
+        },
+        modes,
+    )?;
     Ok(Checked { marks, last_seqno })
 }
 
@@ -70,25 +94,35 @@ pub(super) fn look(store: &Path, database: &Path, keyspaces: &[u64]) -> Result<L
         let checked = manifest::flaws(&keyspace, Depth::Ends);
         let checked = checked.map_err(|error| unavailable("read", &keyspace, error))?;
         if let Some(flaw) = checked.flaws.first() {
-            return Err(corrupt(format!("{}: file={} {WAYS_OUT}", flaw.what, flaw.path.display())));
+            return Err(corrupt(format!(
+                "{}: file={} {WAYS_OUT}",
+                flaw.what,
+                flaw.path.display()
+            )));
         }
     }
     let mark = read_mark(&store.join(HIGH_WATER))?;
-    let scanned = journals::scan(database, mark.as_ref()).map_err(|error| unlisted(database, error))?;
+    let scanned =
+        journals::scan(database, mark.as_ref()).map_err(|error| unlisted(database, error))?;
     let tail = match journals::judge(&scanned, mark.as_ref()) {
         Verdict::Sound => None,
         Verdict::Tail { id, gap } => Some((id, gap)),
         wrong @ (Verdict::Damaged { .. }
         | Verdict::Missing { .. }
         | Verdict::Short { .. }
-        | Verdict::Renumbered { .. }) => return Err(corrupt(format!("{} {WAYS_OUT}", told(&wrong, database)))),
+        | Verdict::Renumbered { .. }) => {
+            return Err(corrupt(format!("{} {WAYS_OUT}", told(&wrong, database))));
+        }
     };
-    Ok(Looked { mark, scanned, tail })
+    Ok(Looked {
+        mark,
+        scanned,
+        tail,
+    })
 }
 
 /// How to go on after an error.
-pub(super) const WAYS_OUT: &str =
-    "(`cenotaph doctor DIR` explains the damage, `cenotaph salvage OLD NEW` copies what can be read)";
+pub(super) const WAYS_OUT: &str = "(`cenotaph doctor DIR` explains the damage, `cenotaph salvage OLD NEW` copies what can be read)";
 
 /// A verdict as a message.
 pub(super) fn told(verdict: &Verdict, database: &Path) -> String {
@@ -115,8 +149,16 @@ pub(super) fn told(verdict: &Verdict, database: &Path) -> String {
             file(id),
             found.map_or("none".to_owned(), |found| found.to_string())
         ),
-        Verdict::Renumbered { id, found, low, high } => {
-            format!("the sequence number of a batch is damaged: file={} found={found} expected={low}..{high}", file(id))
+        Verdict::Renumbered {
+            id,
+            found,
+            low,
+            high,
+        } => {
+            format!(
+                "the sequence number of a batch is damaged: file={} found={found} expected={low}..{high}",
+                file(id)
+            )
         }
     }
 }
@@ -124,7 +166,10 @@ pub(super) fn told(verdict: &Verdict, database: &Path) -> String {
 fn read_mark(path: &Path) -> Result<Option<Mark>> {
     match mark::read(path).map_err(|error| unavailable("read", path, error))? {
         Reading::Absent => Ok(None),
-        Reading::Sound { mark, other_damaged } => {
+        Reading::Sound {
+            mark,
+            other_damaged,
+        } => {
             if other_damaged {
                 tracing::warn!(path = %path.display(), "a slot of the high-water mark is damaged; the other one counts");
             }
@@ -135,8 +180,10 @@ fn read_mark(path: &Path) -> Result<Option<Mark>> {
             path.display()
         ))),
         Reading::Unknown(format) => {
-            let message =
-                format!("this build does not know the format of the mark: format={format} file={}", path.display());
+            let message = format!(
+                "this build does not know the format of the mark: format={format} file={}",
+                path.display()
+            );
             Err(Error::new(ErrorKind::UnknownFormat, "open", message))
         }
     }
@@ -163,7 +210,12 @@ fn cut(store: &Path, database: &Path, id: u64, gap: Gap, modes: Modes) -> Result
     let kept = match kept {
         Ok(kept) => kept.display().to_string(),
         // The tail was never acknowledged, and a full disk must not stop the store from opening.
-        Err(error) if matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded) => {
+        Err(error)
+            if matches!(
+                error.kind(),
+                io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
+            ) =>
+        {
             "nowhere, for the disk is full".to_owned()
         }
         Err(error) => return Err(unavailable("copy the end of", &path, error)),
@@ -188,7 +240,10 @@ fn keep(store: &Path, journal: &Path, id: u64, gap: Gap, modes: Modes) -> io::Re
     let mut kept: Vec<(u64, PathBuf)> = Vec::new();
     for entry in fs::read_dir(&dir)? {
         let entry = entry?;
-        let number = entry.file_name().to_str().and_then(|name| name.split('-').next()?.parse().ok());
+        let number = entry
+            .file_name()
+            .to_str()
+            .and_then(|name| name.split('-').next()?.parse().ok());
         kept.extend(number.map(|number| (number, entry.path())));
     }
     kept.sort();
@@ -214,8 +269,11 @@ fn keep(store: &Path, journal: &Path, id: u64, gap: Gap, modes: Modes) -> io::Re
 
 fn unlisted(database: &Path, error: io::Error) -> Error {
     if error.kind() == io::ErrorKind::InvalidData {
-        return corrupt(format!("the journals can't be listed: path={} {WAYS_OUT}", database.display()))
-            .with_source(error);
+        return corrupt(format!(
+            "the journals can't be listed: path={} {WAYS_OUT}",
+            database.display()
+        ))
+        .with_source(error);
     }
     unavailable("read the journals of", database, error)
 }

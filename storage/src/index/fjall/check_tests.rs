@@ -32,7 +32,12 @@ fn put(key: u8) -> Batch {
 
 /// The keys that are there, each with its value.
 async fn keys(index: &FjallIndex) -> Vec<u8> {
-    let page = index.snapshot().unwrap().scan(Table::Rows, Range::all(100)).await.unwrap();
+    let page = index
+        .snapshot()
+        .unwrap()
+        .scan(Table::Rows, Range::all(100))
+        .await
+        .unwrap();
     for (key, value) in &page {
         assert_eq!(value[..], [key[0]; 20]);
     }
@@ -54,7 +59,12 @@ fn high_water(on_disk: &OnDisk) -> PathBuf {
 /// The journal without the zeros at its end, as it is after it was opened once more.
 fn trim(path: &Path) -> Vec<u8> {
     let mut bytes = fs::read(path).unwrap();
-    bytes.truncate(bytes.iter().rposition(|&byte| byte != 0).map_or(0, |last| last + 1));
+    bytes.truncate(
+        bytes
+            .iter()
+            .rposition(|&byte| byte != 0)
+            .map_or(0, |last| last + 1),
+    );
     fs::write(path, &bytes).unwrap();
     bytes
 }
@@ -81,7 +91,10 @@ async fn no_changed_byte_of_a_journal_loses_a_batch_in_silence() {
     let bytes = trim(&path);
     let mark = fs::read(high_water(&on_disk)).unwrap();
     let mut refused = 0;
-    for at in (0..8).chain((8..bytes.len()).step_by(31)).chain(bytes.len() - 8..bytes.len()) {
+    for at in (0..8)
+        .chain((8..bytes.len()).step_by(31))
+        .chain(bytes.len() - 8..bytes.len())
+    {
         let mut changed = bytes.clone();
         changed[at] ^= 65;
         fs::write(&path, &changed).unwrap();
@@ -93,7 +106,11 @@ async fn no_changed_byte_of_a_journal_loses_a_batch_in_silence() {
             Err(error) => {
                 assert_eq!(error.kind(), ErrorKind::Corrupt, "byte {at}: {error}");
                 assert!(error.to_string().contains("cenotaph salvage"), "{error}");
-                assert_eq!(fs::read(&path).unwrap(), changed, "a refusal touches nothing");
+                assert_eq!(
+                    fs::read(&path).unwrap(),
+                    changed,
+                    "a refusal touches nothing"
+                );
                 refused += 1;
             }
         }
@@ -126,7 +143,10 @@ async fn a_torn_tail_is_kept_aside_and_cut() {
     let (newest, length) = tails.last().unwrap();
     assert_eq!(*length, 31);
     assert_eq!(fs::read(newest).unwrap(), bytes[..31]);
-    assert_eq!(newest.file_name().unwrap().to_str().unwrap(), format!("11-of-0.jnl-at-{}", bytes.len()));
+    assert_eq!(
+        newest.file_name().unwrap().to_str().unwrap(),
+        format!("11-of-0.jnl-at-{}", bytes.len())
+    );
 }
 
 #[tokio::test]
@@ -141,7 +161,10 @@ async fn damage_before_intact_batches_is_refused_without_a_mark_too() {
         fs::write(&path, &changed).unwrap();
         let (kind, message) = on_disk.refused();
         assert_eq!(kind, ErrorKind::Corrupt);
-        assert!(message.contains("0.jnl") && message.contains("at="), "{message}");
+        assert!(
+            message.contains("0.jnl") && message.contains("at="),
+            "{message}"
+        );
     }
 }
 
@@ -151,18 +174,27 @@ async fn a_journal_that_is_older_shorter_or_missing_is_refused() {
     let path = journal(&on_disk, 0);
     let bytes = trim(&path);
     let first = journal::scan(&path, journal::Mode::default()).unwrap().runs[0];
-    assert_eq!((first.start, first.end, first.batches), (0, bytes.len() as u64, u64::from(KEYS)));
+    assert_eq!(
+        (first.start, first.end, first.batches),
+        (0, bytes.len() as u64, u64::from(KEYS))
+    );
     let batch = bytes.len() / usize::from(KEYS);
     for length in [0, batch, batch * 7] {
         fs::write(&path, &bytes[..length]).unwrap();
         let (kind, message) = on_disk.refused();
         assert_eq!(kind, ErrorKind::Corrupt);
-        assert!(message.contains("older or shorter") && message.contains("expected_batch="), "{message}");
+        assert!(
+            message.contains("older or shorter") && message.contains("expected_batch="),
+            "{message}"
+        );
     }
     fs::rename(&path, journal(&on_disk, 1)).unwrap();
     let (kind, message) = on_disk.refused();
     assert_eq!(kind, ErrorKind::Corrupt);
-    assert!(message.contains("missing") && message.contains("0.jnl"), "{message}");
+    assert!(
+        message.contains("missing") && message.contains("0.jnl"),
+        "{message}"
+    );
     fs::rename(journal(&on_disk, 1), &path).unwrap();
     fs::write(&path, &bytes).unwrap();
     assert_eq!(keys(&on_disk.open().unwrap()).await, all());
@@ -201,7 +233,11 @@ async fn a_store_without_a_mark_opens_and_gets_one() {
     let on_disk = closed().await;
     fs::remove_file(high_water(&on_disk)).unwrap();
     drop(on_disk.open().unwrap());
-    let mark::Reading::Sound { mark, other_damaged } = mark::read(&high_water(&on_disk)).unwrap() else {
+    let mark::Reading::Sound {
+        mark,
+        other_damaged,
+    } = mark::read(&high_water(&on_disk)).unwrap()
+    else {
         panic!("a mark is there");
     };
     assert!(mark.closed && mark.claims() && !other_damaged, "{mark:?}");
@@ -242,7 +278,12 @@ async fn no_changed_byte_of_a_manifest_is_believed() {
             changed[at] ^= 0x10;
             fs::write(&path, &changed).unwrap();
             let error = on_disk.open().expect_err("it must be refused");
-            assert_eq!(error.kind(), ErrorKind::Corrupt, "{}, byte {at}: {error}", path.display());
+            assert_eq!(
+                error.kind(),
+                ErrorKind::Corrupt,
+                "{}, byte {at}: {error}",
+                path.display()
+            );
             assert!(error.to_string().contains("file="), "{error}");
             tried += 1;
         }
@@ -260,12 +301,19 @@ async fn a_table_or_blob_file_that_is_missing_cut_or_has_no_contents_is_refused(
         for (path, length) in tree(&on_disk.store().join("database/keyspaces/2").join(kind)) {
             let bytes = fs::read(&path).unwrap();
             // The count of sections, for which fjall would allocate 160 GB.
-            let toc = bytes.windows(4).rposition(|bytes| bytes == b"TOC!").unwrap();
+            let toc = bytes
+                .windows(4)
+                .rposition(|bytes| bytes == b"TOC!")
+                .unwrap();
             let mut huge = bytes.clone();
             huge[toc + 4..toc + 8].fill(0xff);
             for damaged in [&huge[..], &bytes[..bytes.len() - 1], &[]] {
                 fs::write(&path, damaged).unwrap();
-                assert_eq!(on_disk.refused().0, ErrorKind::Corrupt, "{kind}, of {length} bytes");
+                assert_eq!(
+                    on_disk.refused().0,
+                    ErrorKind::Corrupt,
+                    "{kind}, of {length} bytes"
+                );
             }
             fs::remove_file(&path).unwrap();
             let (_, message) = on_disk.refused();
@@ -283,15 +331,27 @@ async fn a_table_or_blob_file_that_is_missing_cut_or_has_no_contents_is_refused(
 async fn a_deep_check_finds_every_changed_byte_of_a_table() {
     let on_disk = flushed().await;
     let keyspace = on_disk.store().join("database/keyspaces/2");
-    let flaws = || manifest::flaws(&keyspace, manifest::Depth::Whole).unwrap().flaws;
+    let flaws = || {
+        manifest::flaws(&keyspace, manifest::Depth::Whole)
+            .unwrap()
+            .flaws
+    };
     assert_eq!(flaws(), []);
-    for (path, length) in [tree(&keyspace.join("tables")), tree(&keyspace.join("blobs"))].concat() {
+    for (path, length) in [
+        tree(&keyspace.join("tables")),
+        tree(&keyspace.join("blobs")),
+    ]
+    .concat()
+    {
         let bytes = fs::read(&path).unwrap();
         for at in (0..usize::try_from(length).unwrap()).step_by(97) {
             let mut changed = bytes.clone();
             changed[at] ^= 0x10;
             fs::write(&path, &changed).unwrap();
-            assert_eq!(flaws().iter().map(|flaw| &flaw.path).collect::<Vec<_>>(), [&path]);
+            assert_eq!(
+                flaws().iter().map(|flaw| &flaw.path).collect::<Vec<_>>(),
+                [&path]
+            );
         }
         fs::write(&path, &bytes).unwrap();
     }

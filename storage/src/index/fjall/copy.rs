@@ -27,15 +27,18 @@ use crate::modes::Modes;
 pub struct IndexCopy {
     /// The copy.
     pub index: FjallIndex,
-    /// True if the journals held all that was acknowledged. Else tables of the index may be of different moments.
+    /// True if the journals held all that was acknowledged. Else tables of the index may be of
+    /// different moments.
     pub has_whole_journals: bool,
-    /// Files of which it is not known what keys they held: such keys may be absent in the copy, or have older values.
+    /// Files of which it is not known what keys they held: such keys may be absent in the copy, or
+    /// have older values.
     pub lost_files: Vec<LostFile>,
 }
 
 impl FjallIndex {
-    /// Copies the index in `dir` to the directory `to`, which must not exist, and opens the copy for reads. It needs as
-    /// much space as the original. Blocks for the disk: call it through [`Env::blocking`].
+    /// Copies the index in `dir` to the directory `to`, which must not exist, and opens the copy
+    /// for reads. It needs as much space as the original. Blocks for the disk: call it through
+    /// [`Env::blocking`].
     ///
     /// # Errors
     /// - [`ErrorKind::Invalid`] if there is no index in `dir`;
@@ -46,7 +49,11 @@ impl FjallIndex {
         let _lock = lock(dir)?;
         let modes = Modes::default();
         copy_tree(dir, to, modes).map_err(|error| {
-            let message = format!("the index can't be copied: from={} to={}", dir.display(), to.display());
+            let message = format!(
+                "the index can't be copied: from={} to={}",
+                dir.display(),
+                to.display()
+            );
             Error::new(ErrorKind::Unavailable, "salvage", message).with_source(error)
         })?;
         let has_whole_journals = mend_journals(to).map_err(|error| {
@@ -59,7 +66,11 @@ impl FjallIndex {
             Error::new(ErrorKind::Unavailable, "salvage", message).with_source(error)
         })?;
         let index = Self::open_with(to, env, FjallOptions::default(), 0)?;
-        Ok(IndexCopy { index, has_whole_journals, lost_files })
+        Ok(IndexCopy {
+            index,
+            has_whole_journals,
+            lost_files,
+        })
     }
 }
 
@@ -73,7 +84,9 @@ fn mend_keyspaces(dir: &Path, copy: &Path) -> Result<Vec<LostFile>> {
     let keyspaces = creation::recorded_keyspaces(copy)?;
     let mut lost = Vec::new();
     for table in Table::ALL {
-        let Some(&id) = keyspaces.get(table.name()) else { continue };
+        let Some(&id) = keyspaces.get(table.name()) else {
+            continue;
+        };
         let losses = match mend::keyspace(&creation::keyspace(&database, id)).map_err(unreadable)? {
             Ok(losses) => losses,
             Err(flaw) => return Err(unmendable(&flaw, &database, &creation::database(dir))),
@@ -94,18 +107,27 @@ fn mend_keyspaces(dir: &Path, copy: &Path) -> Result<Vec<LostFile>> {
 
 /// Names the file of the original.
 fn unmendable(flaw: &Flaw, copied: &Path, original: &Path) -> Error {
-    let path = flaw.path.strip_prefix(copied).map_or_else(|_| flaw.path.clone(), |path| original.join(path));
+    let path = flaw
+        .path
+        .strip_prefix(copied)
+        .map_or_else(|_| flaw.path.clone(), |path| original.join(path));
     let what = &flaw.what;
-    corrupt(format!("{what}: file={} (no other file says which tables count: restore a backup)", path.display()))
+    corrupt(format!(
+        "{what}: file={} (no other file says which tables count: restore a backup)",
+        path.display()
+    ))
 }
 
-/// Replaces the keyspace in which fjall keeps the names of the others by that of a new database. It is the same in every
-/// database that has the same keyspaces.
+/// Replaces the keyspace in which fjall keeps the names of the others by that of a new database. It
+/// is the same in every database that has the same keyspaces.
 fn renew_own(copy: &Path, own: &Path, keyspaces: &creation::Keyspaces) -> Result<()> {
     let new = copy.join("renewed");
     let built = database::build(&new, &FjallOptions::default())?;
     if built != *keyspaces {
-        return Err(corrupt(format!("fjall's own keyspace is damaged: path={}", own.display())));
+        return Err(corrupt(format!(
+            "fjall's own keyspace is damaged: path={}",
+            own.display()
+        )));
     }
     let replace = || {
         fs::remove_dir_all(own).or_else(absent_is_fine)?;
@@ -113,18 +135,29 @@ fn renew_own(copy: &Path, own: &Path, keyspaces: &creation::Keyspaces) -> Result
         fs::remove_dir_all(&new)
     };
     replace().map_err(|error| {
-        let message = format!("fjall's own keyspace can't be replaced: path={}", own.display());
+        let message = format!(
+            "fjall's own keyspace can't be replaced: path={}",
+            own.display()
+        );
         Error::new(ErrorKind::Unavailable, "salvage", message).with_source(error)
     })
 }
 
 fn absent_is_fine(error: io::Error) -> io::Result<()> {
-    if error.kind() == io::ErrorKind::NotFound { Ok(()) } else { Err(error) }
+    if error.kind() == io::ErrorKind::NotFound {
+        Ok(())
+    } else {
+        Err(error)
+    }
 }
 
-/// Leaves the intact batches in the journals of a copy; whether nothing that was acknowledged is missing.
+/// Leaves the intact batches in the journals of a copy; whether nothing that was acknowledged is
+/// missing.
 fn mend_journals(dir: &Path) -> io::Result<bool> {
-    let (mark_path, database) = (creation::store(dir).join(HIGH_WATER), creation::database(dir));
+    let (mark_path, database) = (
+        creation::store(dir).join(HIGH_WATER),
+        creation::database(dir),
+    );
     let (mark, mark_is_sound) = match mark::read(&mark_path)? {
         Reading::Absent => (None, true),
         Reading::Sound { mark, .. } => (Some(mark), true),
@@ -133,9 +166,15 @@ fn mend_journals(dir: &Path) -> io::Result<bool> {
     let scanned = journals::scan(&database, mark.as_ref())?;
     let is_whole = match journals::judge(&scanned, mark.as_ref()) {
         Verdict::Sound | Verdict::Tail { .. } => mark_is_sound,
-        Verdict::Damaged { .. } | Verdict::Missing { .. } | Verdict::Short { .. } | Verdict::Renumbered { .. } => false,
+        Verdict::Damaged { .. }
+        | Verdict::Missing { .. }
+        | Verdict::Short { .. }
+        | Verdict::Renumbered { .. } => false,
     };
-    for scanned in scanned.iter().filter(|scanned| !scanned.journal.gaps.is_empty()) {
+    for scanned in scanned
+        .iter()
+        .filter(|scanned| !scanned.journal.gaps.is_empty())
+    {
         keep_runs(&journals::path(&database, scanned.id), &scanned.journal)?;
     }
     close_ranks(&database, &scanned)?;
@@ -152,7 +191,10 @@ fn close_ranks(database: &Path, scanned: &[Scanned]) -> io::Result<()> {
     };
     for (number, scanned) in (0..=newest.id).rev().zip(scanned.iter().rev()) {
         if number != scanned.id {
-            fs::rename(journals::path(database, scanned.id), journals::path(database, number))?;
+            fs::rename(
+                journals::path(database, scanned.id),
+                journals::path(database, number),
+            )?;
         }
     }
     Ok(())
@@ -183,7 +225,10 @@ fn lock(dir: &Path) -> Result<Option<File>> {
     match file.try_lock() {
         Ok(()) => Ok(Some(file)),
         Err(TryLockError::WouldBlock) => {
-            let message = format!("an engine has the index open: close it first: dir={}", dir.display());
+            let message = format!(
+                "an engine has the index open: close it first: dir={}",
+                dir.display()
+            );
             Err(Error::new(ErrorKind::AlreadyOpen, "salvage", message))
         }
         Err(TryLockError::Error(error)) => Err(unavailable(dir, error)),

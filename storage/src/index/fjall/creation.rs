@@ -10,10 +10,11 @@
 //! {dir}/store.creating/   a creation that was interrupted; removed by the next
 //! ```
 //!
-//! Guards I9 at the edges of a life: a crash during creation leaves nothing or everything, and a damaged directory is
-//! refused before fjall sees it, for fjall deletes a keyspace that lacks its `current` file, creates anew where its
-//! version marker is missing, and panics at a directory name it does not know. Deliberately not here: fjall itself
-//! (`fjall.rs`), and damage to the contents of files (`check.rs`).
+//! Guards I9 at the edges of a life: a crash during creation leaves nothing or everything, and a
+//! damaged directory is refused before fjall sees it, for fjall deletes a keyspace that lacks its
+//! `current` file, creates anew where its version marker is missing, and panics at a directory name
+//! it does not know. Deliberately not here: fjall itself (`fjall.rs`), and damage to the contents
+//! of files (`check.rs`).
 
 use std::collections::BTreeMap;
 use std::fs::{self, File, TryLockError};
@@ -60,7 +61,9 @@ pub(super) struct Record {
 impl Record {
     /// The directories of all keyspaces, fjall's own included.
     pub(super) fn directories(&self) -> Vec<u64> {
-        std::iter::once(FJALL_META_KEYSPACE).chain(self.keyspaces.values().copied()).collect()
+        std::iter::once(FJALL_META_KEYSPACE)
+            .chain(self.keyspaces.values().copied())
+            .collect()
     }
 
     /// The keyspaces but for fjall's own.
@@ -80,11 +83,13 @@ struct RecordFormat {
 pub(super) struct Lock(File);
 
 impl Lock {
-    /// Writes the id of this process into the lock file, once the index is open: what is refused is not touched. It is only
-    /// a hint: on a full disk it is left out.
+    /// Writes the id of this process into the lock file, once the index is open: what is refused is
+    /// not touched. It is only a hint: on a full disk it is left out.
     pub(super) fn note_holder(&self) {
         let mut file = &self.0;
-        let noted = file.set_len(0).and_then(|()| file.write_all(std::process::id().to_string().as_bytes()));
+        let noted = file
+            .set_len(0)
+            .and_then(|()| file.write_all(std::process::id().to_string().as_bytes()));
         if let Err(error) = noted {
             tracing::debug!(%error, "the lock file does not name its holder");
         }
@@ -93,7 +98,8 @@ impl Lock {
 
 impl Drop for Lock {
     fn drop(&mut self) {
-        // Closing the file would do, but for a child process that was forked and has not replaced itself yet.
+        // Closing the file would do, but for a child process that was forked and has not replaced
+        // itself yet.
         if let Err(error) = self.0.unlock() {
             tracing::warn!(%error, "the lock of the index could not be released; closing the file does it");
         }
@@ -111,13 +117,19 @@ pub(super) fn is_created(dir: &Path) -> Result<bool> {
 /// Takes `dir` for us, and creates it if it is absent. A directory of somebody else is not touched.
 ///
 /// # Errors
-/// [`ErrorKind::Invalid`] if it holds files but no record of ours, [`ErrorKind::AlreadyOpen`] if another holds it,
-/// [`ErrorKind::Unavailable`] if the file system fails.
+/// [`ErrorKind::Invalid`] if it holds files but no record of ours, [`ErrorKind::AlreadyOpen`] if
+/// another holds it, [`ErrorKind::Unavailable`] if the file system fails.
 pub(super) fn lock(dir: &Path, modes: Modes) -> Result<Lock> {
     create_dir_durably(dir, modes).map_err(|error| unavailable("create", dir, error))?;
     refuse_foreign(dir)?;
     let path = dir.join(LOCK);
-    let file = modes.file_options().read(true).write(true).create(true).truncate(false).open(&path);
+    let file = modes
+        .file_options()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .open(&path);
     let file = file.map_err(|error| unavailable("open", &path, error))?;
     locked(file.try_lock(), dir)?;
     let lock = Lock(file);
@@ -126,11 +138,12 @@ pub(super) fn lock(dir: &Path, modes: Modes) -> Result<Lock> {
     Ok(lock)
 }
 
-/// Shares the index in `dir` with other readers: no engine that writes gets it meanwhile. None if there is no lock file, for
-/// a reader makes none: nobody is kept out then.
+/// Shares the index in `dir` with other readers: no engine that writes gets it meanwhile. None if
+/// there is no lock file, for a reader makes none: nobody is kept out then.
 ///
 /// # Errors
-/// [`ErrorKind::AlreadyOpen`] if an engine holds it, [`ErrorKind::Unavailable`] if the file system fails.
+/// [`ErrorKind::AlreadyOpen`] if an engine holds it, [`ErrorKind::Unavailable`] if the file system
+/// fails.
 pub(super) fn lock_shared(dir: &Path) -> Result<Option<Lock>> {
     let path = dir.join(LOCK);
     let file = match File::open(&path) {
@@ -149,8 +162,10 @@ fn locked(outcome: Result<(), TryLockError>, dir: &Path) -> Result<()> {
     match outcome {
         Ok(()) => Ok(()),
         Err(TryLockError::WouldBlock) => {
-            let message =
-                format!("another engine has the index open, in this process or another: dir={}", dir.display());
+            let message = format!(
+                "another engine has the index open, in this process or another: dir={}",
+                dir.display()
+            );
             Err(Error::new(ErrorKind::AlreadyOpen, "open", message))
         }
         Err(TryLockError::Error(error)) => Err(unavailable("lock", &dir.join(LOCK), error)),
@@ -170,7 +185,8 @@ pub(super) struct Existing {
     pub(super) checked: Checked,
 }
 
-/// Creates the store if there is none, and gives the path of its database once all that must be there is.
+/// Creates the store if there is none, and gives the path of its database once all that must be
+/// there is.
 ///
 /// `build` makes a database at a path, lets go of it, and tells its keyspaces.
 ///
@@ -181,8 +197,9 @@ pub(super) struct Existing {
 /// 5. check what fjall would read (`check.rs`): on damage Error, and nothing was touched
 ///
 /// # Errors
-/// What `build` says; [`ErrorKind::UnknownFormat`] for a record of another version, [`ErrorKind::Corrupt`] if something
-/// is missing or too much, [`ErrorKind::Unavailable`] if the file system fails.
+/// What `build` says; [`ErrorKind::UnknownFormat`] for a record of another version,
+/// [`ErrorKind::Corrupt`] if something is missing or too much, [`ErrorKind::Unavailable`] if the
+/// file system fails.
 pub(super) fn create_or_check(
     dir: &Path,
     _lock: &Lock,
@@ -195,21 +212,30 @@ pub(super) fn create_or_check(
         fs::remove_dir_all(&creating).map_err(|error| unavailable("remove", &creating, error))?;
     }
     if !exists(&store)? {
-        modes.create_dir(&creating).map_err(|error| unavailable("create", &creating, error))?;
+        modes
+            .create_dir(&creating)
+            .map_err(|error| unavailable("create", &creating, error))?;
         // What a failure leaves would take space on a disk that may be full.
-        let built = build(&creating.join(DATABASE)).and_then(|keyspaces| write_record(&creating, keyspaces));
+        let built = build(&creating.join(DATABASE))
+            .and_then(|keyspaces| write_record(&creating, keyspaces));
         if let Err(error) = built {
             drop(fs::remove_dir_all(&creating));
             return Err(error);
         }
-        modes.narrow_tree(&creating).map_err(|error| unavailable("set the modes in", &creating, error))?;
+        modes
+            .narrow_tree(&creating)
+            .map_err(|error| unavailable("set the modes in", &creating, error))?;
         sync_tree(&creating).map_err(|error| unavailable("sync", &creating, error))?;
         fs::rename(&creating, &store).map_err(|error| unavailable("rename", &creating, error))?;
         sync_directory_at(dir).map_err(|error| unavailable("sync", dir, error))?;
     }
     let (database, record) = recorded(dir)?;
     let checked = check::before_open(&store, &database, &record.directories(), modes)?;
-    Ok(Existing { database, keyspaces: record.keyspaces, checked })
+    Ok(Existing {
+        database,
+        keyspaces: record.keyspaces,
+        checked,
+    })
 }
 
 /// The database in a directory, and the record, if what it names is there; touches nothing.
@@ -231,7 +257,10 @@ pub(super) fn recorded(dir: &Path) -> Result<(PathBuf, Record)> {
 pub(super) fn inspect(dir: &Path) -> Result<(PathBuf, Vec<(String, u64)>)> {
     let (database, record) = recorded(dir)?;
     let own = ("fjall's own".to_owned(), FJALL_META_KEYSPACE);
-    Ok((database, std::iter::once(own).chain(record.keyspaces).collect()))
+    Ok((
+        database,
+        std::iter::once(own).chain(record.keyspaces).collect(),
+    ))
 }
 
 /// The name and number of each keyspace, as the record has them; looks at nothing else.
@@ -257,14 +286,18 @@ pub(super) fn database(dir: &Path) -> PathBuf {
     dir.join(STORE).join(DATABASE)
 }
 
-/// Files, but no record: not ours. An empty directory, our lock, a reserve and an interrupted creation are.
+/// Files, but no record: not ours. An empty directory, our lock, a reserve and an interrupted
+/// creation are.
 fn refuse_foreign(dir: &Path) -> Result<()> {
     if exists(&dir.join(STORE).join(RECORD))? {
         return Ok(());
     }
     for name in names(dir)? {
         if name != LOCK && name != CREATING && name != RESERVE {
-            let message = format!("the directory holds files but no index: dir={} file={name}", dir.display());
+            let message = format!(
+                "the directory holds files but no index: dir={} file={name}",
+                dir.display()
+            );
             return Err(Error::new(ErrorKind::Invalid, "open", message));
         }
     }
@@ -279,29 +312,46 @@ pub(super) fn is_index(dir: &Path) -> Result<bool> {
 fn write_record(store: &Path, keyspaces: Keyspaces) -> Result<()> {
     let marker = store.join(DATABASE).join(FJALL_MARKER);
     let fjall_marker = fs::read(&marker).map_err(|error| unavailable("read", &marker, error))?;
-    let record = Record { format: RECORD_FORMAT, fjall_marker, keyspaces };
-    let json = serde_json::to_vec_pretty(&record)
-        .map_err(|error| Error::new(ErrorKind::Invalid, "open", "the record can't be encoded").with_source(error))?;
+    let record = Record {
+        format: RECORD_FORMAT,
+        fjall_marker,
+        keyspaces,
+    };
+    let json = serde_json::to_vec_pretty(&record).map_err(|error| {
+        Error::new(ErrorKind::Invalid, "open", "the record can't be encoded").with_source(error)
+    })?;
     let path = store.join(RECORD);
     fs::write(&path, json).map_err(|error| unavailable("write", &path, error))
 }
 
 fn read_record(path: &Path) -> Result<Record> {
-    let damaged = |error| corrupt(format!("the record is damaged: path={}", path.display())).with_source(error);
+    let damaged = |error| {
+        corrupt(format!("the record is damaged: path={}", path.display())).with_source(error)
+    };
     let json = fs::read(path).map_err(|error| unavailable("read", path, error))?;
     let RecordFormat { format } = serde_json::from_slice(&json).map_err(damaged)?;
     if format != RECORD_FORMAT {
-        let message = format!("this build knows format {RECORD_FORMAT}: format={format} path={}", path.display());
+        let message = format!(
+            "this build knows format {RECORD_FORMAT}: format={format} path={}",
+            path.display()
+        );
         return Err(Error::new(ErrorKind::UnknownFormat, "open", message));
     }
     serde_json::from_slice(&json).map_err(damaged)
 }
 
 fn check_tables(record: &Record) -> Result<()> {
-    let missing = Table::ALL.iter().find(|table| !record.keyspaces.contains_key(table.name()));
+    let missing = Table::ALL
+        .iter()
+        .find(|table| !record.keyspaces.contains_key(table.name()));
     match missing {
-        Some(table) => Err(corrupt(format!("the record lacks a keyspace: keyspace={}", table.name()))),
-        None if record.keyspaces.len() > Table::ALL.len() => Err(corrupt("the record has an unknown keyspace")),
+        Some(table) => Err(corrupt(format!(
+            "the record lacks a keyspace: keyspace={}",
+            table.name()
+        ))),
+        None if record.keyspaces.len() > Table::ALL.len() => {
+            Err(corrupt("the record has an unknown keyspace"))
+        }
         None => Ok(()),
     }
 }
@@ -310,61 +360,106 @@ fn check_tables(record: &Record) -> Result<()> {
 fn check_database(database: &Path, record: &Record) -> Result<()> {
     let marker = database.join(FJALL_MARKER);
     if !exists(&marker)? {
-        return Err(corrupt(format!("fjall's version marker is missing: path={}", marker.display())));
+        return Err(corrupt(format!(
+            "fjall's version marker is missing: path={}",
+            marker.display()
+        )));
     }
     let bytes = fs::read(&marker).map_err(|error| unavailable("read", &marker, error))?;
     if bytes != record.fjall_marker {
-        return Err(corrupt(format!("fjall's version marker has changed: path={}", marker.display())));
+        return Err(corrupt(format!(
+            "fjall's version marker has changed: path={}",
+            marker.display()
+        )));
     }
-    if !names(database)?.iter().any(|name| Path::new(name).extension().is_some_and(|end| end == FJALL_JOURNAL)) {
-        return Err(corrupt(format!("the journal is missing: path={}", database.display())));
+    if !names(database)?.iter().any(|name| {
+        Path::new(name)
+            .extension()
+            .is_some_and(|end| end == FJALL_JOURNAL)
+    }) {
+        return Err(corrupt(format!(
+            "the journal is missing: path={}",
+            database.display()
+        )));
     }
     let keyspaces = database.join(FJALL_KEYSPACES);
     let mut expected = BTreeMap::from([(FJALL_META_KEYSPACE.to_string(), "fjall's own")]);
-    expected.extend(record.keyspaces.iter().map(|(name, id)| (id.to_string(), name.as_str())));
+    expected.extend(
+        record
+            .keyspaces
+            .iter()
+            .map(|(name, id)| (id.to_string(), name.as_str())),
+    );
     for (id, name) in &expected {
         let current = keyspaces.join(id).join(FJALL_CURRENT);
         if !exists(&current)? {
-            let message = format!("a keyspace is missing or damaged: keyspace={name} file={}", current.display());
+            let message = format!(
+                "a keyspace is missing or damaged: keyspace={name} file={}",
+                current.display()
+            );
             return Err(corrupt(message));
         }
     }
-    names(&keyspaces)?.into_iter().filter(|name| !expected.contains_key(name)).try_for_each(|name| {
-        let path = keyspaces.join(&name);
-        // fjall passes over files, and panics at directories that it does not know.
-        if !path.is_dir() {
-            return Ok(());
-        }
-        if name.parse::<u64>().is_ok() {
-            return Err(corrupt(format!("an unknown keyspace: path={}", path.display())));
-        }
-        let message = format!("a directory that is not the index's lies in it: move it away: path={}", path.display());
-        Err(Error::new(ErrorKind::Invalid, "open", message))
-    })
+    names(&keyspaces)?
+        .into_iter()
+        .filter(|name| !expected.contains_key(name))
+        .try_for_each(|name| {
+            let path = keyspaces.join(&name);
+            // fjall passes over files, and panics at directories that it does not know.
+            if !path.is_dir() {
+                return Ok(());
+            }
+            if name.parse::<u64>().is_ok() {
+                return Err(corrupt(format!(
+                    "an unknown keyspace: path={}",
+                    path.display()
+                )));
+            }
+            let message = format!(
+                "a directory that is not the index's lies in it: move it away: path={}",
+                path.display()
+            );
+            Err(Error::new(ErrorKind::Invalid, "open", message))
+        })
 }
 
 fn names(dir: &Path) -> Result<Vec<String>> {
-    let read = || fs::read_dir(dir)?.map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned())).collect();
+    let read = || {
+        fs::read_dir(dir)?
+            .map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned()))
+            .collect()
+    };
     let names: io::Result<_> = read();
     names.map_err(|error| unavailable("list", dir, error))
 }
 
 fn exists(path: &Path) -> Result<bool> {
-    path.try_exists().map_err(|error| unavailable("look for", path, error))
+    path.try_exists()
+        .map_err(|error| unavailable("look for", path, error))
 }
 
 /// Creates a directory and its parents so that a power cut can't take them back.
 fn create_dir_durably(dir: &Path, modes: Modes) -> io::Result<()> {
     let dir = std::path::absolute(dir)?;
-    let absent: Vec<_> = dir.ancestors().take_while(|ancestor| !ancestor.exists()).collect();
+    let absent: Vec<_> = dir
+        .ancestors()
+        .take_while(|ancestor| !ancestor.exists())
+        .collect();
     modes.create_dir_all(&dir)?;
-    absent.iter().filter_map(|created| created.parent()).try_for_each(sync_directory_at)
+    absent
+        .iter()
+        .filter_map(|created| created.parent())
+        .try_for_each(sync_directory_at)
 }
 
 fn sync_tree(dir: &Path) -> io::Result<()> {
     for entry in fs::read_dir(dir)? {
         let entry = entry?;
-        if entry.file_type()?.is_dir() { sync_tree(&entry.path())? } else { sync(&entry.path())? }
+        if entry.file_type()?.is_dir() {
+            sync_tree(&entry.path())?;
+        } else {
+            sync(&entry.path())?;
+        }
     }
     sync_directory_at(dir)
 }

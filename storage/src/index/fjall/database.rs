@@ -1,8 +1,8 @@
 //! The fjall database: its keyspaces, how they are tuned, how it is made and opened.
 //!
-//! Holds [`Tables`]. Guards no invariant of its own; the figures behind the tuning were measured against the pinned
-//! version of fjall. Deliberately not here: the directory around the database (`creation.rs`), reads and commits
-//! (`../fjall.rs`).
+//! Holds [`Tables`]. Guards no invariant of its own; the figures behind the tuning were measured
+//! against the pinned version of fjall. Deliberately not here: the directory around the database
+//! (`creation.rs`), reads and commits (`../fjall.rs`).
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
@@ -14,7 +14,8 @@ use super::failure::failed;
 use super::{FjallOptions, MIB, Table};
 use crate::error::{Error, ErrorKind, Result};
 
-/// Payloads from this size on are kept apart from their keys, so that compaction does not rewrite them.
+/// Payloads from this size on are kept apart from their keys, so that compaction does not rewrite
+/// them.
 const PAYLOAD_SEPARATION_BYTES: u32 = 4 * 1024;
 const PAYLOAD_FILE_BYTES: u64 = 32 * MIB;
 const PAYLOAD_MEMTABLE_BYTES: u64 = 16 * MIB;
@@ -60,10 +61,14 @@ impl Tables {
 pub(super) fn build(path: &Path, options: &FjallOptions) -> Result<Keyspaces> {
     let database = open_database(path, options, options.worker_threads)?;
     let tables = Tables::open(|table| keyspace(&database, table))?;
-    Table::ALL.iter().map(|&table| Ok((table.name().to_owned(), directory_id(tables.of(table))?))).collect()
+    Table::ALL
+        .iter()
+        .map(|&table| Ok((table.name().to_owned(), directory_id(tables.of(table))?)))
+        .collect()
 }
 
-/// Opens a database that has passed the check, and compares what fjall found with what must be there.
+/// Opens a database that has passed the check, and compares what fjall found with what must be
+/// there.
 ///
 /// With no workers nothing is flushed or compacted, and nothing may be written.
 pub(super) fn open(
@@ -81,7 +86,10 @@ pub(super) fn open(
         }
         let keyspace = keyspace(&database, table)?;
         if expected.get(table.name()) != Some(&directory_id(&keyspace)?) {
-            let message = format!("a keyspace is not where the record has it: keyspace={}", table.name());
+            let message = format!(
+                "a keyspace is not where the record has it: keyspace={}",
+                table.name()
+            );
             return Err(Error::new(ErrorKind::Corrupt, "open", message));
         }
         Ok(keyspace)
@@ -101,7 +109,11 @@ fn open_database(path: &Path, options: &FjallOptions, workers: usize) -> Result<
     // fjall panics at some kinds of damage.
     match catch_unwind(AssertUnwindSafe(|| builder.open())) {
         Ok(opened) => opened.map_err(|error| failed("open", error)),
-        Err(_) => Err(Error::new(ErrorKind::Corrupt, "open", "fjall panicked at what it found")),
+        Err(_) => Err(Error::new(
+            ErrorKind::Corrupt,
+            "open",
+            "fjall panicked at what it found",
+        )),
     }
 }
 
@@ -109,13 +121,20 @@ fn keyspace(database: &Database, table: Table) -> Result<Keyspace> {
     let options = || {
         let plain = KeyspaceCreateOptions::default().manual_journal_persist(true);
         match table {
-            Table::Payloads => {
-                plain.max_memtable_size(PAYLOAD_MEMTABLE_BYTES).with_kv_separation(Some(payload_separation()))
-            }
-            Table::Rows | Table::Changes | Table::Orphans | Table::Sessions | Table::Expiry | Table::Meta => plain,
+            Table::Payloads => plain
+                .max_memtable_size(PAYLOAD_MEMTABLE_BYTES)
+                .with_kv_separation(Some(payload_separation())),
+            Table::Rows
+            | Table::Changes
+            | Table::Orphans
+            | Table::Sessions
+            | Table::Expiry
+            | Table::Meta => plain,
         }
     };
-    database.keyspace(table.name(), options).map_err(|error| failed("open", error))
+    database
+        .keyspace(table.name(), options)
+        .map_err(|error| failed("open", error))
 }
 
 /// Measured: twice the throughput and half the space of keeping large payloads with their keys.
@@ -130,9 +149,16 @@ fn payload_separation() -> KvSeparationOptions {
 
 /// fjall names the directory of a keyspace by a number.
 fn directory_id(keyspace: &Keyspace) -> Result<u64> {
-    let id = keyspace.path().file_name().and_then(|name| name.to_str()).and_then(|name| name.parse().ok());
+    let id = keyspace
+        .path()
+        .file_name()
+        .and_then(|name| name.to_str())
+        .and_then(|name| name.parse().ok());
     id.ok_or_else(|| {
-        let message = format!("a keyspace directory has no number: path={}", keyspace.path().display());
+        let message = format!(
+            "a keyspace directory has no number: path={}",
+            keyspace.path().display()
+        );
         Error::new(ErrorKind::Corrupt, "open", message)
     })
 }

@@ -1,8 +1,8 @@
 //! Why fjall has stopped writing.
 //!
-//! fjall answers `Poisoned` to every commit once a flush or a compaction has failed, and keeps the reason to itself. The
-//! damage that stopped a compaction stops a read as well, so the tables are read until one fails. Guards "an error names
-//! the way out". Deliberately not here: repairs.
+//! fjall answers `Poisoned` to every commit once a flush or a compaction has failed, and keeps the
+//! reason to itself. The damage that stopped a compaction stops a read as well, so the tables are
+//! read until one fails. Guards "an error names the way out". Deliberately not here: repairs.
 
 use std::time::Duration;
 
@@ -36,11 +36,15 @@ pub(super) fn explain(store: &Store, env: &Env, error: fjall::Error) -> Error {
     }
 }
 
-/// The first damage that a read of the tables meets within the time. Payloads come last: they are the largest.
+/// The first damage that a read of the tables meets within the time. Payloads come last: they are
+/// the largest.
 fn find(store: &Store, env: &Env) -> Option<Error> {
     let begun = env.monotonic();
     let state = store.published.latest();
-    let by_size = Table::ALL.into_iter().filter(|table| *table != Table::Payloads).chain([Table::Payloads]);
+    let by_size = Table::ALL
+        .into_iter()
+        .filter(|table| *table != Table::Payloads)
+        .chain([Table::Payloads]);
     for table in by_size {
         let mut last = None;
         for entry in state.snapshot.iter(store.tables.of(table)) {
@@ -48,8 +52,14 @@ fn find(store: &Store, env: &Env) -> Option<Error> {
                 Ok((key, _)) => last = Some(key),
                 Err(error) => {
                     let behind = last.map_or(String::new(), |key| key.escape_ascii().to_string());
-                    let message = format!("the keys behind one can't be read: table={} key=\"{behind}\"", table.name());
-                    return Some(Error::new(ErrorKind::Corrupt, "commit", message).with_source(failed("scan", error)));
+                    let message = format!(
+                        "the keys behind one can't be read: table={} key=\"{behind}\"",
+                        table.name()
+                    );
+                    return Some(
+                        Error::new(ErrorKind::Corrupt, "commit", message)
+                            .with_source(failed("scan", error)),
+                    );
                 }
             }
             if env.monotonic().saturating_sub(begun) > TIME_MAX {

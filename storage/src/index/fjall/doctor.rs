@@ -1,7 +1,8 @@
 //! The state of an index directory in plain words, found without changing it.
 //!
-//! Reads the record, every manifest, every table and blob file in whole, the high-water mark and all journals. It holds
-//! the lock of the directory for readers meanwhile, so that no engine opens what is being looked at.
+//! Reads the record, every manifest, every table and blob file in whole, the high-water mark and
+//! all journals. It holds the lock of the directory for readers meanwhile, so that no engine opens
+//! what is being looked at.
 
 use std::fs::{File, TryLockError};
 use std::path::Path;
@@ -17,8 +18,8 @@ mod diagnosis;
 
 pub use diagnosis::{Condition, Diagnosis, JournalSeen, Problem, WayOut};
 
-/// Examines the index in `dir`, and changes nothing in it. Blocks for the disk, as long as reading every file takes:
-/// call it through [`Env::blocking`](crate::Env::blocking).
+/// Examines the index in `dir`, and changes nothing in it. Blocks for the disk, as long as reading
+/// every file takes: call it through [`Env::blocking`](crate::Env::blocking).
 ///
 /// # Errors
 /// - [`ErrorKind::Invalid`] if there is no index in the directory;
@@ -74,7 +75,10 @@ fn of_record(store: &Path, error: &Error) -> Problem {
         file: store.to_owned(),
         at: None,
         what: error.to_string(),
-        ways_out: vec![WayOut::restore(), WayOut::salvage("what belongs to a keyspace that can't be found")],
+        ways_out: vec![
+            WayOut::restore(),
+            WayOut::salvage("what belongs to a keyspace that can't be found"),
+        ],
     }
 }
 
@@ -91,10 +95,17 @@ fn files(database: &Path, keyspaces: &[(String, u64)], diagnosis: &mut Diagnosis
             } else if flaw.whole_keyspace {
                 "nothing, if the manifest can be told without the damaged bytes; else it refuses to guess".to_owned()
             } else {
-                format!("those entries of the keyspace {name} that lie in damaged blocks of this file")
+                format!(
+                    "those entries of the keyspace {name} that lie in damaged blocks of this file"
+                )
             };
             let ways_out = vec![WayOut::restore(), WayOut::salvage(&lost)];
-            diagnosis.problems.push(Problem { file: flaw.path, at: None, what: flaw.what, ways_out });
+            diagnosis.problems.push(Problem {
+                file: flaw.path,
+                at: None,
+                what: flaw.what,
+                ways_out,
+            });
         }
     }
     Ok(())
@@ -104,34 +115,58 @@ fn journals(store: &Path, database: &Path, diagnosis: &mut Diagnosis) -> Result<
     let mark = mark(&store.join(HIGH_WATER), diagnosis)?;
     let scanned = match journals::scan(database, mark.as_ref()) {
         Ok(scanned) => scanned,
-        Err(error) if matches!(error.kind(), std::io::ErrorKind::InvalidData | std::io::ErrorKind::NotFound) => {
+        Err(error)
+            if matches!(
+                error.kind(),
+                std::io::ErrorKind::InvalidData | std::io::ErrorKind::NotFound
+            ) =>
+        {
             let what = format!("the journals can't be listed: {error}");
             let ways_out = vec![WayOut::restore()];
-            diagnosis.problems.push(Problem { file: database.to_owned(), at: None, what, ways_out });
+            diagnosis.problems.push(Problem {
+                file: database.to_owned(),
+                at: None,
+                what,
+                ways_out,
+            });
             return Ok(());
         }
         Err(error) => return Err(unavailable("read the journals of", database, error)),
     };
-    diagnosis.journals = scanned.iter().map(|scanned| seen(database, scanned)).collect();
-    diagnosis.bytes += scanned.iter().map(|scanned| scanned.journal.bytes).sum::<u64>();
+    diagnosis.journals = scanned
+        .iter()
+        .map(|scanned| seen(database, scanned))
+        .collect();
+    diagnosis.bytes += scanned
+        .iter()
+        .map(|scanned| scanned.journal.bytes)
+        .sum::<u64>();
     diagnosis.files += scanned.len() as u64;
     let verdict = journals::judge(&scanned, mark.as_ref());
     match &verdict {
         Verdict::Sound => {}
         Verdict::Tail { .. } => {
-            let way =
-                "the next open copies these bytes to `store/tails` and cuts them off: nothing acknowledged is lost";
-            diagnosis.notes.push(format!("{}; {way}", check::told(&verdict, database)));
+            let way = "the next open copies these bytes to `store/tails` and cuts them off: nothing acknowledged is lost";
+            diagnosis
+                .notes
+                .push(format!("{}; {way}", check::told(&verdict, database)));
         }
-        Verdict::Damaged { .. } | Verdict::Missing { .. } | Verdict::Short { .. } | Verdict::Renumbered { .. } => {
-            diagnosis.problems.push(of_journals(&verdict, &scanned, database));
+        Verdict::Damaged { .. }
+        | Verdict::Missing { .. }
+        | Verdict::Short { .. }
+        | Verdict::Renumbered { .. } => {
+            diagnosis
+                .problems
+                .push(of_journals(&verdict, &scanned, database));
         }
     }
     if let Ok(tails) = std::fs::read_dir(store.join(TAILS)) {
         let tails = tails.filter_map(|entry| Some(entry.ok()?.path().display().to_string()));
         diagnosis
             .notes
-            .extend(tails.map(|tail| format!("cut off a journal by an earlier open, and kept: file={tail}")));
+            .extend(tails.map(|tail| {
+                format!("cut off a journal by an earlier open, and kept: file={tail}")
+            }));
     }
     Ok(())
 }
@@ -143,26 +178,38 @@ fn mark(path: &Path, diagnosis: &mut Diagnosis) -> Result<Option<Mark>> {
         what: what.to_owned(),
         ways_out: vec![WayOut {
             how: "remove the file and open the store".to_owned(),
-            loses: "the check of the end of the journal; no data, if the journal is whole".to_owned(),
+            loses: "the check of the end of the journal; no data, if the journal is whole"
+                .to_owned(),
         }],
     };
     match mark::read(path).map_err(|error| unavailable("read", path, error))? {
         Reading::Absent => {
-            diagnosis.notes.push("there is no high-water mark: the end of the journal can't be checked".to_owned());
+            diagnosis.notes.push(
+                "there is no high-water mark: the end of the journal can't be checked".to_owned(),
+            );
             Ok(None)
         }
-        Reading::Sound { mark, other_damaged } => {
+        Reading::Sound {
+            mark,
+            other_damaged,
+        } => {
             if other_damaged {
-                diagnosis.notes.push("a slot of the high-water mark is damaged; the other one counts".to_owned());
+                diagnosis.notes.push(
+                    "a slot of the high-water mark is damaged; the other one counts".to_owned(),
+                );
             }
             Ok(Some(mark))
         }
         Reading::Damaged => {
-            diagnosis.problems.push(problem("the high-water mark is damaged"));
+            diagnosis
+                .problems
+                .push(problem("the high-water mark is damaged"));
             Ok(None)
         }
         Reading::Unknown(format) => {
-            diagnosis.problems.push(problem(&format!("a later build wrote the high-water mark: format={format}")));
+            diagnosis.problems.push(problem(&format!(
+                "a later build wrote the high-water mark: format={format}"
+            )));
             Ok(None)
         }
     }
@@ -174,25 +221,39 @@ fn seen(database: &Path, scanned: &Scanned) -> JournalSeen {
         file: journals::path(database, scanned.id),
         batches: runs.iter().map(|run| run.batches).sum(),
         bytes: runs.iter().map(|run| run.end - run.start).sum(),
-        damaged: scanned.journal.gaps.iter().map(|gap| (gap.start, gap.end)).collect(),
+        damaged: scanned
+            .journal
+            .gaps
+            .iter()
+            .map(|gap| (gap.start, gap.end))
+            .collect(),
     }
 }
 
 fn of_journals(verdict: &Verdict, scanned: &[Scanned], database: &Path) -> Problem {
     let (id, at) = match *verdict {
         Verdict::Damaged { id, gap } | Verdict::Tail { id, gap } => (id, Some(gap.start)),
-        Verdict::Missing { id } | Verdict::Short { id, .. } | Verdict::Renumbered { id, .. } => (id, None),
+        Verdict::Missing { id } | Verdict::Short { id, .. } | Verdict::Renumbered { id, .. } => {
+            (id, None)
+        }
         Verdict::Sound => (0, None),
     };
     let behind = batches_behind(scanned, id, at.unwrap_or_default());
     let mut ways_out = vec![WayOut::restore()];
     let lost = match *verdict {
-        Verdict::Damaged { gap, .. } => format!("the batches in {} damaged bytes", gap.end - gap.start),
+        Verdict::Damaged { gap, .. } => {
+            format!("the batches in {} damaged bytes", gap.end - gap.start)
+        }
         Verdict::Missing { .. } => "what was only in the missing journal".to_owned(),
         Verdict::Short { found, claimed, .. } => {
-            format!("the batches above number {} up to at least {claimed}", found.unwrap_or_default())
+            format!(
+                "the batches above number {} up to at least {claimed}",
+                found.unwrap_or_default()
+            )
         }
-        Verdict::Renumbered { .. } | Verdict::Tail { .. } | Verdict::Sound => "nothing that can be read".to_owned(),
+        Verdict::Renumbered { .. } | Verdict::Tail { .. } | Verdict::Sound => {
+            "nothing that can be read".to_owned()
+        }
     };
     ways_out.push(WayOut::salvage(&lost));
     if let Some(at) = at {
@@ -206,11 +267,20 @@ fn of_journals(verdict: &Verdict, scanned: &[Scanned], database: &Path) -> Probl
             loses: format!("the damaged batches and the {behind} intact ones behind them, deletes included"),
         });
     }
-    Problem { file: journals::path(database, id), at, what: check::told(verdict, database), ways_out }
+    Problem {
+        file: journals::path(database, id),
+        at,
+        what: check::told(verdict, database),
+        ways_out,
+    }
 }
 
 /// Number of intact batches behind a place.
 fn batches_behind(scanned: &[Scanned], id: u64, at: u64) -> u64 {
-    let runs = scanned.iter().flat_map(|scanned| scanned.journal.runs.iter().map(|run| (scanned.id, run)));
-    runs.filter(|(journal, run)| (*journal, run.start) > (id, at)).map(|(_, run)| run.batches).sum()
+    let runs = scanned
+        .iter()
+        .flat_map(|scanned| scanned.journal.runs.iter().map(|run| (scanned.id, run)));
+    runs.filter(|(journal, run)| (*journal, run.start) > (id, at))
+        .map(|(_, run)| run.batches)
+        .sum()
 }

@@ -10,9 +10,15 @@ use crate::error::{Error, ErrorKind, Result};
 
 /// Runs a read of fjall's, which panics at some kinds of damage.
 pub(super) fn caught<T>(operation: &'static str, read: impl FnOnce() -> Result<T>) -> Result<T> {
-    // What a panic may leave half done is fjall's cache of blocks, which takes a block whole or not at all.
-    catch_unwind(AssertUnwindSafe(read))
-        .unwrap_or_else(|_| Err(Error::new(ErrorKind::Corrupt, operation, "fjall panicked at what it found")))
+    // What a panic may leave half done is fjall's cache of blocks, which takes a block whole or not
+    // at all.
+    catch_unwind(AssertUnwindSafe(read)).unwrap_or_else(|_| {
+        Err(Error::new(
+            ErrorKind::Corrupt,
+            operation,
+            "fjall panicked at what it found",
+        ))
+    })
 }
 
 /// Our error for fjall's, met by `operation`.
@@ -21,10 +27,18 @@ pub(super) fn failed(operation: &'static str, error: fjall::Error) -> Error {
         fjall::Error::Storage(error) => tree(error),
         fjall::Error::Io(error) => file(error),
         fjall::Error::JournalRecovery(_) => (ErrorKind::Corrupt, "the journal is damaged"),
-        fjall::Error::InvalidVersion(_) => (ErrorKind::UnknownFormat, "another version of fjall wrote this"),
+        fjall::Error::InvalidVersion(_) => (
+            ErrorKind::UnknownFormat,
+            "another version of fjall wrote this",
+        ),
         fjall::Error::Decompress(_) => (ErrorKind::Corrupt, "a block can't be decompressed"),
-        fjall::Error::InvalidTrailer | fjall::Error::InvalidTag(_) => (ErrorKind::Corrupt, "the journal is damaged"),
-        fjall::Error::Poisoned => (ErrorKind::Unavailable, "fjall has failed before and must be reopened"),
+        fjall::Error::InvalidTrailer | fjall::Error::InvalidTag(_) => {
+            (ErrorKind::Corrupt, "the journal is damaged")
+        }
+        fjall::Error::Poisoned => (
+            ErrorKind::Unavailable,
+            "fjall has failed before and must be reopened",
+        ),
         fjall::Error::KeyspaceDeleted => (ErrorKind::Corrupt, "a keyspace was deleted"),
         fjall::Error::Locked => (ErrorKind::AlreadyOpen, "fjall's own lock is held"),
         fjall::Error::Unrecoverable => (ErrorKind::Corrupt, "fjall can't recover the database"),
@@ -38,7 +52,10 @@ fn tree(error: &fjall::LsmError) -> (ErrorKind, &'static str) {
     use fjall::LsmError as Tree;
     match error {
         Tree::Io(error) => file(error),
-        Tree::InvalidVersion(_) => (ErrorKind::UnknownFormat, "another version of fjall wrote this"),
+        Tree::InvalidVersion(_) => (
+            ErrorKind::UnknownFormat,
+            "another version of fjall wrote this",
+        ),
         Tree::Decompress(_) => (ErrorKind::Corrupt, "a block can't be decompressed"),
         Tree::Unrecoverable => (ErrorKind::Corrupt, "a table file is missing or damaged"),
         Tree::ChecksumMismatch { .. } => (ErrorKind::Corrupt, "a checksum does not match"),
@@ -52,10 +69,13 @@ fn tree(error: &fjall::LsmError) -> (ErrorKind, &'static str) {
 
 fn file(error: &io::Error) -> (ErrorKind, &'static str) {
     match error.kind() {
-        io::ErrorKind::UnexpectedEof | io::ErrorKind::InvalidData => (ErrorKind::Corrupt, "a file is damaged"),
-        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
-            (ErrorKind::Unavailable, "no space: free space on the disk, then open the index again")
+        io::ErrorKind::UnexpectedEof | io::ErrorKind::InvalidData => {
+            (ErrorKind::Corrupt, "a file is damaged")
         }
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => (
+            ErrorKind::Unavailable,
+            "no space: free space on the disk, then open the index again",
+        ),
         _ => (ErrorKind::Unavailable, "the file system failed"),
     }
 }

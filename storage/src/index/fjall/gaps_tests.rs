@@ -10,14 +10,18 @@ fn key(number: u8) -> Bytes {
     Bytes::copy_from_slice(&[b'k', number])
 }
 
-/// The findings of a scan that leaves out the known gaps, and the number of its steps over keys that are not there.
+/// The findings of a scan that leaves out the known gaps, and the number of its steps over keys
+/// that are not there.
 fn scan(gaps: &Gaps, state: &BTreeSet<u8>, from: u8, commit: u64) -> (Vec<u8>, usize) {
     let (mut found, mut steps, mut at) = (Vec::new(), 0, key(from));
     loop {
         let stretch = gaps.stretch(Table::Rows, at, commit);
-        let Some(from) = stretch.from else { return (found, steps) };
+        let Some(from) = stretch.from else {
+            return (found, steps);
+        };
         for number in 0..=u8::MAX {
-            let is_within = key(number) >= from && stretch.gap.as_ref().is_none_or(|gap| key(number) < *gap);
+            let is_within =
+                key(number) >= from && stretch.gap.as_ref().is_none_or(|gap| key(number) < *gap);
             match state.contains(&number) {
                 true if is_within => found.push(number),
                 false if is_within => steps += 1,
@@ -32,7 +36,11 @@ fn scan(gaps: &Gaps, state: &BTreeSet<u8>, from: u8, commit: u64) -> (Vec<u8>, u
 }
 
 fn gap(from: Bytes, to: Option<Bytes>) -> Found {
-    Found { from, to, took: Duration::from_millis(1) }
+    Found {
+        from,
+        to,
+        took: Duration::from_millis(1),
+    }
 }
 
 /// The gaps that a scan from a key on learns: all that lies between its findings.
@@ -115,9 +123,24 @@ fn what_is_known_is_stepped_over_no_more() {
     assert_eq!(scan(&gaps, &state, 0, 5), (vec![0, 100, 200], 253));
     gaps.remember(Table::Rows, learn(&state, 0), 5);
     assert_eq!(scan(&gaps, &state, 0, 5), (vec![0, 100, 200], 0));
-    assert_eq!(scan(&gaps, &state, 50, 9), (vec![100, 200], 0), "from within a gap, and later");
-    assert_eq!(scan(&gaps, &state, 0, 4).1, 253, "an earlier state may have held what is removed");
-    assert_eq!(gaps.stretch(Table::Meta, key(1), 5), Stretch { from: Some(key(1)), gap: None }, "of another table");
+    assert_eq!(
+        scan(&gaps, &state, 50, 9),
+        (vec![100, 200], 0),
+        "from within a gap, and later"
+    );
+    assert_eq!(
+        scan(&gaps, &state, 0, 4).1,
+        253,
+        "an earlier state may have held what is removed"
+    );
+    assert_eq!(
+        gaps.stretch(Table::Meta, key(1), 5),
+        Stretch {
+            from: Some(key(1)),
+            gap: None
+        },
+        "of another table"
+    );
 }
 
 #[test]
@@ -126,10 +149,18 @@ fn a_put_cuts_its_key_out_and_a_removal_adds_to_what_is_known() {
     gaps.remember(Table::Rows, learn(&BTreeSet::new(), 0), 1);
     gaps.committing(2, std::iter::once((Table::Rows, &key(7))));
     assert_eq!(scan(&gaps, &BTreeSet::from([7]), 0, 2), (vec![7], 0));
-    assert_eq!(scan(&gaps, &BTreeSet::new(), 0, 3), (vec![], 1), "removed again: one step, until that is known too");
+    assert_eq!(
+        scan(&gaps, &BTreeSet::new(), 0, 3),
+        (vec![], 1),
+        "removed again: one step, until that is known too"
+    );
     gaps.remember(Table::Rows, vec![gap(key(7), Some(behind(&key(7))))], 3);
     assert_eq!(scan(&gaps, &BTreeSet::new(), 0, 3), (vec![], 0));
-    assert_eq!(gaps.known().gaps[&Table::Rows].len(), 1, "they are one again");
+    assert_eq!(
+        gaps.known().gaps[&Table::Rows].len(),
+        1,
+        "they are one again"
+    );
 }
 
 #[test]
@@ -148,7 +179,11 @@ fn what_is_noted_and_known_is_bounded() {
     }
     assert_eq!(gaps.known().noted.len(), NOTED_MAX);
     gaps.remember(Table::Rows, learn(&BTreeSet::new(), 0), 1);
-    assert_eq!(scan(&gaps, &BTreeSet::from([7]), 0, 3).0, [7], "it may not know of all that was put meanwhile");
+    assert_eq!(
+        scan(&gaps, &BTreeSet::from([7]), 0, 3).0,
+        [7],
+        "it may not know of all that was put meanwhile"
+    );
     assert!(gaps.known().gaps.is_empty());
 
     let numbers: Vec<u64> = (0..2 * GAPS_MAX as u64).collect();
@@ -163,13 +198,20 @@ fn what_is_noted_and_known_is_bounded() {
 #[test]
 fn noise_does_not_drive_out_what_took_long() {
     let gaps = Gaps::new();
-    let at = |number: u64, offset: u64| Bytes::copy_from_slice(&(3 * number + offset).to_be_bytes());
+    let at =
+        |number: u64, offset: u64| Bytes::copy_from_slice(&(3 * number + offset).to_be_bytes());
     let found = |number: u64, millis| Found {
         from: at(number, 0),
         to: Some(at(number, 1)),
         took: Duration::from_millis(millis),
     };
-    gaps.remember(Table::Rows, (1..=GAPS_MAX as u64).map(|number| found(number, 1)).collect(), 1);
+    gaps.remember(
+        Table::Rows,
+        (1..=GAPS_MAX as u64)
+            .map(|number| found(number, 1))
+            .collect(),
+        1,
+    );
     gaps.remember(Table::Rows, vec![found(0, 139)], 1);
     assert_eq!(gaps.stretch(Table::Rows, at(0, 0), 1).from, Some(at(0, 1)));
     assert_eq!(gaps.known().gaps[&Table::Rows].len(), GAPS_MAX);

@@ -1,7 +1,7 @@
 //! fjall's journals, read without fjall and without changing them.
 //!
-//! A journal is a file `N.jnl` of batches, back to back. A new file is preallocated: zeros follow the last batch. All
-//! numbers are little-endian.
+//! A journal is a file `N.jnl` of batches, back to back. A new file is preallocated: zeros follow
+//! the last batch. All numbers are little-endian.
 //!
 //! ```text
 //! batch   start item{count} end
@@ -11,10 +11,11 @@
 //! end     03 | xxh3 of the items u64 | "FJL" 03
 //! ```
 //!
-//! [`scan`] divides a file into *runs* of intact batches and *gaps* of other bytes. A batch is intact if it has exactly
-//! `count` items, its checksum holds, and its sequence number is above that of every batch before it: the checksum
-//! leaves out the start, and our one committer makes sequence numbers rise. Behind a gap the scan looks for the next
-//! intact batch at every byte. Memory is bounded, and no length is trusted before it is compared with the file.
+//! [`scan`] divides a file into *runs* of intact batches and *gaps* of other bytes. A batch is
+//! intact if it has exactly `count` items, its checksum holds, and its sequence number is above
+//! that of every batch before it: the checksum leaves out the start, and our one committer makes
+//! sequence numbers rise. Behind a gap the scan looks for the next intact batch at every byte.
+//! Memory is bounded, and no length is trusted before it is compared with the file.
 
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom, Write};
@@ -32,7 +33,8 @@ use source::Source;
 /// The first byte of a batch.
 const TAG_START: u8 = 1;
 
-/// The furthest a sequence number may lie above the one before it. Flushes and compactions take some in between.
+/// The furthest a sequence number may lie above the one before it. Flushes and compactions take
+/// some in between.
 const SEQNO_STEP_MAX: u64 = 1 << 40;
 
 /// The highest sequence number that a store can have reached.
@@ -41,8 +43,8 @@ const SEQNO_MAX: u64 = 1 << 56;
 /// Most runs of one file. A file in more pieces is not described further.
 const RUNS_MAX: usize = 1024;
 
-/// Bytes that a search may read for each byte of the file, in attempts to read a batch where there is none. An attempt
-/// that ends within [`SEARCH_FREE`] bytes costs nothing.
+/// Bytes that a search may read for each byte of the file, in attempts to read a batch where there
+/// is none. An attempt that ends within [`SEARCH_FREE`] bytes costs nothing.
 const SEARCH_FACTOR: u64 = 8;
 const SEARCH_FREE: u64 = 64;
 
@@ -102,7 +104,10 @@ impl Journal {
     pub(crate) fn damaged_tail(&self) -> Option<Gap> {
         let torn = |gap: &Gap| !self.undecided && !matches!(gap.defect, Defect::Seqno(_));
         let gap = self.gaps.last().copied().filter(torn)?;
-        self.runs.last().is_none_or(|run| run.end <= gap.start).then_some(gap)
+        self.runs
+            .last()
+            .is_none_or(|run| run.end <= gap.start)
+            .then_some(gap)
     }
 
     /// The first gap that an intact batch follows, or may follow.
@@ -127,7 +132,10 @@ pub(crate) struct Mode {
 /// Errors of the file system. Damage is no error.
 pub(crate) fn scan(path: &Path, mode: Mode) -> io::Result<Journal> {
     let mut source = Source::new(File::open(path)?)?;
-    let mut journal = Journal { bytes: source.len(), ..Journal::default() };
+    let mut journal = Journal {
+        bytes: source.len(),
+        ..Journal::default()
+    };
     let mut budget = source.len().saturating_mul(SEARCH_FACTOR);
     let mut last = mode.after;
     let mut at = 0;
@@ -140,7 +148,9 @@ pub(crate) fn scan(path: &Path, mode: Mode) -> io::Result<Journal> {
             }
             Ok(head) => {
                 extend(&mut journal.runs, at, head);
-                if journal.witness.is_none() && mode.witness.is_some_and(|least| head.seqno >= least) {
+                if journal.witness.is_none()
+                    && mode.witness.is_some_and(|least| head.seqno >= least)
+                {
                     journal.witness = Some(head.seqno);
                 }
                 (at, last) = (head.end, Some(head.seqno));
@@ -160,7 +170,11 @@ pub(crate) fn scan(path: &Path, mode: Mode) -> io::Result<Journal> {
             }
             Search::Nothing => None,
         };
-        journal.gaps.push(Gap { start: at, end: found.unwrap_or(used), defect });
+        journal.gaps.push(Gap {
+            start: at,
+            end: found.unwrap_or(used),
+            defect,
+        });
         at = found.unwrap_or(source.len());
     }
     Ok(journal)
@@ -199,7 +213,13 @@ fn extend(runs: &mut Vec<Run>, at: u64, head: BatchHead) {
         }
         Some(_) | None => {
             let (first_seqno, last_seqno) = (head.seqno, head.seqno);
-            runs.push(Run { start: at, end: head.end, batches: 1, first_seqno, last_seqno });
+            runs.push(Run {
+                start: at,
+                end: head.end,
+                batches: 1,
+                first_seqno,
+                last_seqno,
+            });
         }
     }
 }
@@ -208,7 +228,11 @@ fn extend(runs: &mut Vec<Run>, at: u64, head: BatchHead) {
 fn misnumber(gaps: &mut Vec<Gap>, at: u64, head: BatchHead) {
     match gaps.last_mut() {
         Some(gap) if gap.end == at && matches!(gap.defect, Defect::Seqno(_)) => gap.end = head.end,
-        Some(_) | None => gaps.push(Gap { start: at, end: head.end, defect: Defect::Seqno(head.seqno) }),
+        Some(_) | None => gaps.push(Gap {
+            start: at,
+            end: head.end,
+            defect: Defect::Seqno(head.seqno),
+        }),
     }
 }
 

@@ -1,8 +1,10 @@
-//! All journals of a database against each other and against the high-water mark, before fjall reads them.
+//! All journals of a database against each other and against the high-water mark, before fjall
+//! reads them.
 //!
-//! fjall numbers its journals, removes the oldest first, and syncs one before it begins the next. Our one committer
-//! syncs each batch before it writes another. Hence damage that an intact batch follows is damage to acknowledged
-//! history. Damage that nothing follows is a batch that was never acknowledged, unless the mark says otherwise.
+//! fjall numbers its journals, removes the oldest first, and syncs one before it begins the next.
+//! Our one committer syncs each batch before it writes another. Hence damage that an intact batch
+//! follows is damage to acknowledged history. Damage that nothing follows is a batch that was never
+//! acknowledged, unless the mark says otherwise.
 //!
 //! | found | verdict |
 //! |---|---|
@@ -12,9 +14,9 @@
 //! | a number missing between two journals | missing |
 //! | less than the mark claims | short, older or missing |
 //!
-//! Guards I9: no acknowledged batch is lost in silence. What stays undetected: damage to what was written after the last
-//! mark, if nothing follows it; the oldest of several journals removed after a crash; the mark and the end of the
-//! journal taken back together.
+//! Guards I9: no acknowledged batch is lost in silence. What stays undetected: damage to what was
+//! written after the last mark, if nothing follows it; the oldest of several journals removed after
+//! a crash; the mark and the end of the journal taken back together.
 
 use std::ffi::OsStr;
 use std::fs;
@@ -46,10 +48,20 @@ pub(crate) enum Verdict {
     Damaged { id: u64, gap: Gap },
     /// A journal is not there.
     Missing { id: u64 },
-    /// An acknowledged batch is not there: the last one found, and that which the mark claims at least.
-    Short { id: u64, found: Option<u64>, claimed: u64 },
+    /// An acknowledged batch is not there: the last one found, and that which the mark claims at
+    /// least.
+    Short {
+        id: u64,
+        found: Option<u64>,
+        claimed: u64,
+    },
     /// A batch has another sequence number than the mark says.
-    Renumbered { id: u64, found: u64, low: u64, high: u64 },
+    Renumbered {
+        id: u64,
+        found: u64,
+        low: u64,
+        high: u64,
+    },
 }
 
 /// The path of a journal.
@@ -66,10 +78,21 @@ pub(crate) fn list(database: &Path) -> io::Result<Vec<u64>> {
     for entry in fs::read_dir(database)? {
         let name = entry?.file_name();
         let name = Path::new(&name);
-        if name.extension().is_some_and(|extension| extension.eq_ignore_ascii_case(EXTENSION)) {
-            let id = name.file_stem().and_then(OsStr::to_str).and_then(|stem| stem.parse().ok());
+        if name
+            .extension()
+            .is_some_and(|extension| extension.eq_ignore_ascii_case(EXTENSION))
+        {
+            let id = name
+                .file_stem()
+                .and_then(OsStr::to_str)
+                .and_then(|stem| stem.parse().ok());
             let id = id.filter(|&id: &u64| name == Path::new(&format!("{id}.{EXTENSION}")));
-            let wrong = || io::Error::new(io::ErrorKind::InvalidData, format!("a journal has no number: {name:?}"));
+            let wrong = || {
+                io::Error::new(
+                    io::ErrorKind::InvalidData,
+                    format!("a journal has no number: {name:?}"),
+                )
+            };
             ids.push(id.ok_or_else(wrong)?);
         }
     }
@@ -86,7 +109,13 @@ pub(crate) fn scan(database: &Path, mark: Option<&Mark>) -> io::Result<Vec<Scann
     let mut scanned = Vec::new();
     for id in list(database)? {
         let low = mark.filter(|mark| mark.claims()).map(|mark| mark.low);
-        let journal = journal::scan(&path(database, id), Mode { after: last, witness: low })?;
+        let journal = journal::scan(
+            &path(database, id),
+            Mode {
+                after: last,
+                witness: low,
+            },
+        )?;
         last = journal.last_seqno().or(last);
         scanned.push(Scanned { id, journal });
     }
@@ -100,10 +129,15 @@ pub(crate) fn judge(scanned: &[Scanned], mark: Option<&Mark>) -> Verdict {
             return Verdict::Missing { id: pair[0].id + 1 };
         }
     }
-    let mut gaps = scanned.iter().flat_map(|Scanned { id, journal }| journal.gaps.iter().map(|&gap| (*id, gap)));
+    let mut gaps = scanned
+        .iter()
+        .flat_map(|Scanned { id, journal }| journal.gaps.iter().map(|&gap| (*id, gap)));
     let gap = gaps.next();
     if let Some((id, gap)) = gap {
-        let behind = scanned.iter().filter(|later| later.id > id).any(|later| !later.journal.runs.is_empty());
+        let behind = scanned
+            .iter()
+            .filter(|later| later.id > id)
+            .any(|later| !later.journal.runs.is_empty());
         let own = scanned.iter().find(|scanned| scanned.id == id);
         let in_the_middle = own.is_none_or(|own| own.journal.damaged_middle().is_some());
         if behind || in_the_middle || gaps.next().is_some() {
@@ -125,35 +159,65 @@ pub(crate) fn judge(scanned: &[Scanned], mark: Option<&Mark>) -> Verdict {
 /// What is less than the mark claims.
 fn against(scanned: &[Scanned], mark: &Mark) -> Option<Verdict> {
     let claimed = mark.newest()?;
-    let Some(newest) = scanned.last() else { return Some(Verdict::Missing { id: claimed }) };
+    let Some(newest) = scanned.last() else {
+        return Some(Verdict::Missing { id: claimed });
+    };
     if newest.id < claimed {
         return Some(Verdict::Missing { id: claimed });
     }
     for &(id, first) in &mark.journals {
-        let Some(listed) = scanned.iter().find(|scanned| scanned.id == id) else { continue };
+        let Some(listed) = scanned.iter().find(|scanned| scanned.id == id) else {
+            continue;
+        };
         match listed.journal.first_seqno() {
             Some(found) if found == first => {}
-            Some(found) => return Some(Verdict::Renumbered { id, found, low: first, high: first + 1 }),
-            None => return Some(Verdict::Short { id, found: None, claimed: first }),
+            Some(found) => {
+                return Some(Verdict::Renumbered {
+                    id,
+                    found,
+                    low: first,
+                    high: first + 1,
+                });
+            }
+            None => {
+                return Some(Verdict::Short {
+                    id,
+                    found: None,
+                    claimed: first,
+                });
+            }
         }
     }
-    let last = scanned.iter().filter_map(|scanned| scanned.journal.last_seqno()).max();
+    let last = scanned
+        .iter()
+        .filter_map(|scanned| scanned.journal.last_seqno())
+        .max();
     let oldest = scanned.first().map_or(claimed, |oldest| oldest.id);
     if oldest <= claimed {
-        let witness = scanned.iter().find_map(|scanned| Some((scanned.id, scanned.journal.witness?)));
+        let witness = scanned
+            .iter()
+            .find_map(|scanned| Some((scanned.id, scanned.journal.witness?)));
         return match witness {
-            Some((id, found)) if id == claimed && found >= mark.high => {
-                Some(Verdict::Renumbered { id, found, low: mark.low, high: mark.high })
-            }
+            Some((id, found)) if id == claimed && found >= mark.high => Some(Verdict::Renumbered {
+                id,
+                found,
+                low: mark.low,
+                high: mark.high,
+            }),
             Some((id, _)) if id == claimed => oldest_missing(mark, oldest, last),
-            Some(_) | None => Some(Verdict::Short { id: claimed, found: last, claimed: mark.low }),
+            Some(_) | None => Some(Verdict::Short {
+                id: claimed,
+                found: last,
+                claimed: mark.low,
+            }),
         };
     }
     // fjall removes a journal when its tables hold all that is in it.
     oldest_missing(mark, oldest, last)
 }
 
-/// After an orderly end all journals are there, unless a build without marks has used the store since.
+/// After an orderly end all journals are there, unless a build without marks has used the store
+/// since.
 fn oldest_missing(mark: &Mark, oldest: u64, last: Option<u64>) -> Option<Verdict> {
     let untouched = mark.closed && last.is_none_or(|last| last < mark.high);
     (untouched && oldest > mark.oldest).then_some(Verdict::Missing { id: mark.oldest })

@@ -1,4 +1,5 @@
-//! The manifests of fjall's keyspaces, and the files that they name, checked before fjall reads them.
+//! The manifests of fjall's keyspaces, and the files that they name, checked before fjall reads
+//! them.
 //!
 //! ```text
 //! keyspaces/N/current   version u64 | xxh3 of the manifest u128 | 00
@@ -9,8 +10,9 @@
 //! keyspaces/N/tables/I, keyspaces/N/blobs/I   archives
 //! ```
 //!
-//! fjall compares none of these checksums, removes files that the manifest does not name, and aborts or panics at some
-//! damage. The cost is a manifest and two short reads for each file; a deep check reads whole files.
+//! fjall compares none of these checksums, removes files that the manifest does not name, and
+//! aborts or panics at some damage. The cost is a manifest and two short reads for each file; a
+//! deep check reads whole files.
 
 use std::fs::{self, File};
 use std::io;
@@ -60,7 +62,8 @@ pub(super) struct Named {
     pub(super) id: u64,
     pub(super) path: PathBuf,
     checksum: u128,
-    /// The sequence number of all entries of a table that was added as a whole, which none of ours is.
+    /// The sequence number of all entries of a table that was added as a whole, which none of ours
+    /// is.
     pub(super) seqno: u64,
 }
 
@@ -88,7 +91,12 @@ impl FileKind {
 pub(crate) fn flaws(keyspace: &Path, depth: Depth) -> io::Result<Checked> {
     let named = match manifest(keyspace)? {
         Ok(named) => named,
-        Err(flaw) => return Ok(Checked { flaws: vec![flaw], ..Checked::default() }),
+        Err(flaw) => {
+            return Ok(Checked {
+                flaws: vec![flaw],
+                ..Checked::default()
+            });
+        }
     };
     let mut checked = Checked::default();
     for file in named {
@@ -98,7 +106,11 @@ pub(crate) fn flaws(keyspace: &Path, depth: Depth) -> io::Result<Checked> {
             damage(path, &file, depth)
         })?;
         if let Some(what) = what {
-            checked.flaws.push(Flaw { path: file.path, what, whole_keyspace: false });
+            checked.flaws.push(Flaw {
+                path: file.path,
+                what,
+                whole_keyspace: false,
+            });
         }
     }
     Ok(checked)
@@ -114,22 +126,37 @@ pub(super) fn manifest(keyspace: &Path) -> io::Result<Result<Vec<Named>, Flaw>> 
     let what = present(&current, |path| {
         let bytes = fs::read(path)?;
         pointer = decode_current(&bytes);
-        Ok(pointer.is_none().then(|| "the pointer to the manifest is damaged".to_owned()))
+        Ok(pointer
+            .is_none()
+            .then(|| "the pointer to the manifest is damaged".to_owned()))
     })?;
     let Some((version, checksum)) = pointer else {
-        return Ok(Err(Flaw { path: current, what: what.unwrap_or_default(), whole_keyspace: true }));
+        return Ok(Err(Flaw {
+            path: current,
+            what: what.unwrap_or_default(),
+            whole_keyspace: true,
+        }));
     };
     let path = version_path(keyspace, version);
     let mut named = None;
     let what = present(&path, |path| {
         if archive::checksum(path)? != checksum {
-            let what = format!("the checksum of the manifest does not match: pointer={}", current.display());
+            let what = format!(
+                "the checksum of the manifest does not match: pointer={}",
+                current.display()
+            );
             return Ok(Some(what));
         }
         named = names(keyspace, &mut File::open(path)?)?;
-        Ok(named.is_none().then(|| "the manifest can't be decoded".to_owned()))
+        Ok(named
+            .is_none()
+            .then(|| "the manifest can't be decoded".to_owned()))
     })?;
-    Ok(named.ok_or_else(|| Flaw { path, what: what.unwrap_or_default(), whole_keyspace: true }))
+    Ok(named.ok_or_else(|| Flaw {
+        path,
+        what: what.unwrap_or_default(),
+        whole_keyspace: true,
+    }))
 }
 
 pub(super) fn version_path(keyspace: &Path, version: u64) -> PathBuf {
@@ -158,7 +185,9 @@ pub(super) fn point_to(keyspace: &Path, version: u64) -> io::Result<()> {
 /// # Errors
 /// Errors of the file system.
 pub(super) fn names(keyspace: &Path, manifest: &mut File) -> io::Result<Option<Vec<Named>>> {
-    let Ok(sections) = archive::contents(manifest)? else { return Ok(None) };
+    let Ok(sections) = archive::contents(manifest)? else {
+        return Ok(None);
+    };
     let tables = archive::section(manifest, &sections, b"tables", LIST_BYTES_MAX)?;
     let blobs = archive::section(manifest, &sections, b"blob_files", LIST_BYTES_MAX)?;
     Ok(tables.zip(blobs).and_then(|(tables, blobs)| {
@@ -175,7 +204,10 @@ fn decode_tables(bytes: &[u8], dir: &Path) -> Option<Vec<Named>> {
         for _ in 0..fields.u8()? {
             for _ in 0..fields.u32()? {
                 let table = decode_file(&mut fields, FileKind::Table, dir)?;
-                named.push(Named { seqno: fields.u64()?, ..table });
+                named.push(Named {
+                    seqno: fields.u64()?,
+                    ..table
+                });
             }
         }
     }
@@ -193,7 +225,13 @@ fn decode_blobs(bytes: &[u8], dir: &Path) -> Option<Vec<Named>> {
 
 fn decode_file(fields: &mut Fields<'_>, kind: FileKind, dir: &Path) -> Option<Named> {
     let (id, checksum_type, checksum) = (fields.u64()?, fields.u8()?, fields.u128()?);
-    (checksum_type == 0).then(|| Named { kind, id, path: dir.join(id.to_string()), checksum, seqno: 0 })
+    (checksum_type == 0).then(|| Named {
+        kind,
+        id,
+        path: dir.join(id.to_string()),
+        checksum,
+        seqno: 0,
+    })
 }
 
 fn damage(path: &Path, named: &Named, depth: Depth) -> io::Result<Option<String>> {
@@ -203,7 +241,10 @@ fn damage(path: &Path, named: &Named, depth: Depth) -> io::Result<Option<String>
     };
     for name in named.kind.sections() {
         if !sections.iter().any(|section| section.name == *name) {
-            return Ok(Some(format!("a section is missing: section={}", String::from_utf8_lossy(name))));
+            return Ok(Some(format!(
+                "a section is missing: section={}",
+                String::from_utf8_lossy(name)
+            )));
         }
     }
     let differs = depth == Depth::Whole && archive::checksum(path)? != named.checksum;
@@ -211,9 +252,14 @@ fn damage(path: &Path, named: &Named, depth: Depth) -> io::Result<Option<String>
 }
 
 /// What `look` finds wrong, or that the file is missing.
-fn present(path: &Path, look: impl FnOnce(&Path) -> io::Result<Option<String>>) -> io::Result<Option<String>> {
+fn present(
+    path: &Path,
+    look: impl FnOnce(&Path) -> io::Result<Option<String>>,
+) -> io::Result<Option<String>> {
     match look(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Some("the file is missing".to_owned())),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            Ok(Some("the file is missing".to_owned()))
+        }
         looked => looked,
     }
 }

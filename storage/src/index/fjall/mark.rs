@@ -11,8 +11,9 @@
 //! closed     1: written behind the last change of a life. The journals from `oldest` on are all there
 //! ```
 //!
-//! The slot with the higher generation counts; a torn write leaves the other one. A mark claims only acknowledged, hence
-//! durable batches, so that it may reach the disk whenever the operating system likes.
+//! The slot with the higher generation counts; a torn write leaves the other one. A mark claims
+//! only acknowledged, hence durable batches, so that it may reach the disk whenever the operating
+//! system likes.
 
 use std::fs::{self, File};
 use std::io::{self, Read, Seek, SeekFrom, Write};
@@ -48,7 +49,8 @@ pub(crate) struct Mark {
     pub(crate) high: u64,
     /// Number of the oldest journal.
     pub(crate) oldest: u64,
-    /// Journals with acknowledged batches, ascending, at most [`JOURNALS_MAX`]: number, sequence number of the first batch.
+    /// Journals with acknowledged batches, ascending, at most [`JOURNALS_MAX`]: number, sequence
+    /// number of the first batch.
     pub(crate) journals: Vec<(u64, u64)>,
 }
 
@@ -69,7 +71,10 @@ impl Mark {
         let mut slot = [0; SLOT_BYTES];
         slot[..4].copy_from_slice(&MAGIC);
         slot[4..8].copy_from_slice(&[FORMAT, u8::from(self.closed), count, 0]);
-        for (place, number) in [self.generation, self.low, self.high, self.oldest].into_iter().enumerate() {
+        for (place, number) in [self.generation, self.low, self.high, self.oldest]
+            .into_iter()
+            .enumerate()
+        {
             slot[8 + 8 * place..16 + 8 * place].copy_from_slice(&number.to_le_bytes());
         }
         for (place, (id, first)) in journals.iter().enumerate() {
@@ -83,11 +88,17 @@ impl Mark {
     }
 
     fn decode(slot: &[u8]) -> Slot {
-        let number = |at: usize| slot.get(at..at + 8).and_then(|bytes| bytes.try_into().ok()).map(u64::from_le_bytes);
+        let number = |at: usize| {
+            slot.get(at..at + 8)
+                .and_then(|bytes| bytes.try_into().ok())
+                .map(u64::from_le_bytes)
+        };
         if slot.iter().all(|&byte| byte == 0) {
             return Slot::Unused;
         }
-        let sound = slot.len() == SLOT_BYTES && slot[..4] == MAGIC && number(SUM_AT) == Some(xxh3_64(&slot[..SUM_AT]));
+        let sound = slot.len() == SLOT_BYTES
+            && slot[..4] == MAGIC
+            && number(SUM_AT) == Some(xxh3_64(&slot[..SUM_AT]));
         if !sound {
             return Slot::Damaged;
         }
@@ -96,7 +107,9 @@ impl Mark {
         }
         let mark = || {
             let entries = (0..usize::from(slot[6])).map(|place| LIST_AT + ENTRY_BYTES * place);
-            let journals = entries.map(|at| Some((number(at)?, number(at + 8)?))).collect::<Option<Vec<_>>>()?;
+            let journals = entries
+                .map(|at| Some((number(at)?, number(at + 8)?)))
+                .collect::<Option<Vec<_>>>()?;
             Some(Self {
                 generation: number(8)?,
                 closed: slot[5] == 1,
@@ -106,7 +119,9 @@ impl Mark {
                 journals,
             })
         };
-        mark().filter(|mark| mark.journals.len() <= JOURNALS_MAX).map_or(Slot::Damaged, Slot::Sound)
+        mark()
+            .filter(|mark| mark.journals.len() <= JOURNALS_MAX)
+            .map_or(Slot::Damaged, Slot::Sound)
     }
 }
 
@@ -156,7 +171,10 @@ fn parse(bytes: &[u8]) -> Reading {
         }
     }
     match marks.into_iter().max_by_key(|mark| mark.generation) {
-        Some(mark) => Reading::Sound { mark, other_damaged: damaged },
+        Some(mark) => Reading::Sound {
+            mark,
+            other_damaged: damaged,
+        },
         None => Reading::Damaged,
     }
 }
@@ -169,23 +187,31 @@ pub(super) struct MarkFile {
 }
 
 impl MarkFile {
-    /// Opens the file and durably replaces what it says by `mark`. If there is none of the right size, a new one takes
-    /// its place in full, so that later writes need no space and a crash leaves no half of it.
+    /// Opens the file and durably replaces what it says by `mark`. If there is none of the right
+    /// size, a new one takes its place in full, so that later writes need no space and a crash
+    /// leaves no half of it.
     ///
     /// # Errors
     /// Errors of the file system.
     pub(super) fn open(path: &Path, mark: &Mark, modes: Modes) -> io::Result<Self> {
         let existing = File::options().write(true).open(path).ok();
-        if let Some(file) =
-            existing.filter(|file| file.metadata().is_ok_and(|metadata| metadata.len() == FILE_BYTES as u64))
-        {
-            let mut marks = Self { file, generation: mark.generation };
+        if let Some(file) = existing.filter(|file| {
+            file.metadata()
+                .is_ok_and(|metadata| metadata.len() == FILE_BYTES as u64)
+        }) {
+            let mut marks = Self {
+                file,
+                generation: mark.generation,
+            };
             marks.write_twice(mark)?;
             marks.file.sync_all()?;
             return Ok(marks);
         }
         let new = path.with_extension("new");
-        let mut marks = Self { file: modes.create_file(&new)?, generation: mark.generation };
+        let mut marks = Self {
+            file: modes.create_file(&new)?,
+            generation: mark.generation,
+        };
         marks.file.write_all(&[0; FILE_BYTES])?;
         marks.write_twice(mark)?;
         marks.file.sync_all()?;
@@ -202,13 +228,18 @@ impl MarkFile {
     /// Errors of the file system; the other slot is untouched.
     pub(super) fn write(&mut self, mark: &Mark) -> io::Result<()> {
         self.generation += 1;
-        let slot = Mark { generation: self.generation, ..mark.clone() }.encode();
+        let slot = Mark {
+            generation: self.generation,
+            ..mark.clone()
+        }
+        .encode();
         let offset = SLOT_OFFSETS[usize::from(self.generation % 2 == 1)];
         self.file.seek(SeekFrom::Start(offset as u64))?;
         self.file.write_all(&slot)
     }
 
-    /// Writes a mark over both slots, one after the other: where one is damaged later, the other says the same.
+    /// Writes a mark over both slots, one after the other: where one is damaged later, the other
+    /// says the same.
     ///
     /// # Errors
     /// As [`write`](Self::write).
@@ -224,7 +255,14 @@ mod tests {
 
     fn mark() -> Mark {
         let journals = vec![(3, 40), (4, 90)];
-        Mark { generation: 0, closed: true, low: 100, high: 103, oldest: 2, journals }
+        Mark {
+            generation: 0,
+            closed: true,
+            low: 100,
+            high: 103,
+            oldest: 2,
+            journals,
+        }
     }
 
     fn sound(bytes: &[u8]) -> Mark {
@@ -236,7 +274,11 @@ mod tests {
 
     #[test]
     fn the_bytes_of_a_slot_are_pinned() {
-        let slot = Mark { generation: 7, ..mark() }.encode();
+        let slot = Mark {
+            generation: 7,
+            ..mark()
+        }
+        .encode();
         let mut expected = [0; SLOT_BYTES];
         expected[..8].copy_from_slice(b"CHWM\x01\x01\x02\x00");
         for (place, number) in [7, 100, 103, 2, 3, 40, 4, 90].into_iter().enumerate() {
@@ -254,11 +296,25 @@ mod tests {
         let mut marks = MarkFile::open(&path, &mark(), Modes::default()).unwrap();
         for low in 200..210 {
             let before = fs::read(&path).unwrap();
-            marks.write(&Mark { low, high: low + 1, ..mark() }).unwrap();
+            marks
+                .write(&Mark {
+                    low,
+                    high: low + 1,
+                    ..mark()
+                })
+                .unwrap();
             let after = fs::read(&path).unwrap();
             assert_eq!(sound(&after).low, low);
             for cut in 1..SLOT_BYTES {
-                let torn: Vec<u8> = (0..8192).map(|at| if at % 4096 < cut { after[at] } else { before[at] }).collect();
+                let torn: Vec<u8> = (0..8192)
+                    .map(|at| {
+                        if at % 4096 < cut {
+                            after[at]
+                        } else {
+                            before[at]
+                        }
+                    })
+                    .collect();
                 let torn = sound(&torn);
                 assert!(torn == sound(&after) || torn == sound(&before), "{torn:?}");
             }
@@ -275,7 +331,13 @@ mod tests {
             let mut changed = bytes.clone();
             changed[at] ^= 0x10;
             let found = sound(&changed);
-            assert_eq!(found, Mark { generation: found.generation, ..mark() });
+            assert_eq!(
+                found,
+                Mark {
+                    generation: found.generation,
+                    ..mark()
+                }
+            );
         }
         assert_eq!(parse(&[0; 8192]), Reading::Damaged);
         assert_eq!(parse(&bytes[..100]), Reading::Damaged);

@@ -1,8 +1,9 @@
 //! Keeps the high-water mark while the store is open.
 //!
-//! The committer notes each acknowledged commit, which costs two loads and a lock. About once a second, when something
-//! was committed, the mark is written between two commits, without a sync; once more when fjall has let go of its files.
-//! A mark that can't be written is only older: it fails no commit.
+//! The committer notes each acknowledged commit, which costs two loads and a lock. About once a
+//! second, when something was committed, the mark is written between two commits, without a sync;
+//! once more when fjall has let go of its files. A mark that can't be written is only older: it
+//! fails no commit.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -47,10 +48,14 @@ impl Marker {
             asked: None,
             firsts: BTreeMap::new(),
         };
-        Self { database: database.to_owned(), state: Mutex::new(state) }
+        Self {
+            database: database.to_owned(),
+            state: Mutex::new(state),
+        }
     }
 
-    /// Notes that a batch is durable. `low` was the next sequence number before its commit, `high` the next one after.
+    /// Notes that a batch is durable. `low` was the next sequence number before its commit, `high`
+    /// the next one after.
     pub(super) fn acknowledged(&self, low: u64, high: u64) {
         let mut state = self.lock();
         state.acknowledged = Some((low, high));
@@ -60,7 +65,10 @@ impl Marker {
     /// Returns whether a mark should be written now; says so once in an interval.
     pub(super) fn due(&self, now: Duration) -> bool {
         let mut state = self.lock();
-        let due = state.changed && state.asked.is_none_or(|asked| now.saturating_sub(asked) >= INTERVAL);
+        let due = state.changed
+            && state
+                .asked
+                .is_none_or(|asked| now.saturating_sub(asked) >= INTERVAL);
         if due {
             state.asked = Some(now);
         }
@@ -70,7 +78,10 @@ impl Marker {
     /// Writes a mark, between two commits: on the thread that commits.
     pub(super) fn write(&self) {
         let mut state = self.lock();
-        if let Err(error) = state.mark(&self.database, false).and_then(|mark| state.file.write(&mark)) {
+        if let Err(error) = state
+            .mark(&self.database, false)
+            .and_then(|mark| state.file.write(&mark))
+        {
             tracing::warn!(%error, "the high-water mark of the journals could not be written");
         }
         state.changed = false;
@@ -78,7 +89,10 @@ impl Marker {
 
     fn close(&self) {
         let mut state = self.lock();
-        if let Err(error) = state.mark(&self.database, true).and_then(|mark| state.file.write_twice(&mark)) {
+        if let Err(error) = state
+            .mark(&self.database, true)
+            .and_then(|mark| state.file.write_twice(&mark))
+        {
             tracing::warn!(%error, "the last high-water mark of the journals could not be written");
         }
     }
@@ -100,12 +114,24 @@ impl State {
                 self.firsts.insert(id, first);
             }
         }
-        // A journal that begins above holds nothing that is acknowledged yet, and may not even be durable itself.
-        let listed = self.firsts.iter().filter(|&(_, &first)| first < high).map(|(&id, &first)| (id, first));
+        // A journal that begins above holds nothing that is acknowledged yet, and may not even be
+        // durable itself.
+        let listed = self
+            .firsts
+            .iter()
+            .filter(|&(_, &first)| first < high)
+            .map(|(&id, &first)| (id, first));
         let mut listed: Vec<_> = listed.collect();
         listed.drain(..listed.len().saturating_sub(JOURNALS_MAX));
         let oldest = ids.first().copied().unwrap_or_default();
-        Ok(Mark { generation: 0, closed, low, high, oldest, journals: listed })
+        Ok(Mark {
+            generation: 0,
+            closed,
+            low,
+            high,
+            oldest,
+            journals: listed,
+        })
     }
 }
 
@@ -113,7 +139,9 @@ impl State {
 fn first_seqno(path: &Path) -> io::Result<Option<u64>> {
     let mut start = Vec::new();
     match File::open(path) {
-        Ok(file) => file.take(journal::START_BYTES as u64).read_to_end(&mut start)?,
+        Ok(file) => file
+            .take(journal::START_BYTES as u64)
+            .read_to_end(&mut start)?,
         // fjall has removed it meanwhile.
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(error),

@@ -35,8 +35,8 @@ pub struct LostFile {
     pub why: String,
 }
 
-/// Makes a keyspace of a copy one that fjall can open: the table files that are lost, and why. A flaw that is returned is
-/// one that can't be mended.
+/// Makes a keyspace of a copy one that fjall can open: the table files that are lost, and why. A
+/// flaw that is returned is one that can't be mended.
 ///
 /// # Errors
 /// Errors of the file system, but for absence.

@@ -9,8 +9,8 @@
 //!   again from 2            until nothing is left to gain, or nothing is gained any more
 //! ```
 //!
-//! Only where the disk is low: steady reclamation is another matter. Every step may fail or be left out, and nothing is
-//! lost by it. Deliberately not here: when this is done (`../fjall.rs`).
+//! Only where the disk is low: steady reclamation is another matter. Every step may fail or be left
+//! out, and nothing is lost by it. Deliberately not here: when this is done (`../fjall.rs`).
 
 use std::thread;
 use std::time::Duration;
@@ -27,7 +27,8 @@ use crate::index::{Batch, Table};
 const PAUSE: Duration = Duration::from_millis(10);
 /// How many times a flush is waited for.
 const FLUSH_PAUSES_MAX: u32 = 1_000;
-/// Rounds at the most, and rounds in a row that gained nothing: a compaction of fjall's own, or a reader, may be in the way.
+/// Rounds at the most, and rounds in a row that gained nothing: a compaction of fjall's own, or a
+/// reader, may be in the way.
 const ROUNDS_MAX: u32 = 40;
 const ROUNDS_IN_VAIN_MAX: u32 = 10;
 /// Less is not worth it.
@@ -45,22 +46,46 @@ const COMPACTING_BYTES_MAX: u64 = 128 * 1024 * 1024;
 ///
 /// # Errors
 /// Whatever the disk says. What has been done stays done.
-pub(super) fn reclaim(store: &Store, space: &Space, commit: impl Fn(Batch) -> Result<()>) -> Result<()> {
+pub(super) fn reclaim(
+    store: &Store,
+    space: &Space,
+    commit: impl Fn(Batch) -> Result<()>,
+) -> Result<()> {
     let mut gain_before = gain(store)?;
-    // Each flush takes space at first, and brings fjall's own compactions nearer: one that finds none ends all writing.
-    if gain_before.is_some_and(|gain| gain < GAIN_BYTES_MIN) || !fits(store, space, Table::Payloads)? {
+    // Each flush takes space at first, and brings fjall's own compactions nearer: one that finds
+    // none ends all writing.
+    if gain_before.is_some_and(|gain| gain < GAIN_BYTES_MIN)
+        || !fits(store, space, Table::Payloads)?
+    {
         return Ok(());
     }
     let mut rounds_in_vain = 0;
     for round in 0..ROUNDS_MAX {
         commit(tiny())?;
         flush(store, space)?;
-        let tables = if round == 0 { &Table::ALL[..] } else { &[Table::Payloads] };
-        tables.iter().try_for_each(|&table| compact(store, space, table))?;
+        let tables = if round == 0 {
+            &Table::ALL[..]
+        } else {
+            &[Table::Payloads]
+        };
+        tables
+            .iter()
+            .try_for_each(|&table| compact(store, space, table))?;
         commit(tiny())?;
         flush(store, space)?;
-        let (gain, older_states) = (gain(store)?, store.tables.of(Table::Payloads).tree.version_free_list_len());
-        rounds_in_vain = if gain == gain_before { rounds_in_vain + 1 } else { 0 };
+        let (gain, older_states) = (
+            gain(store)?,
+            store
+                .tables
+                .of(Table::Payloads)
+                .tree
+                .version_free_list_len(),
+        );
+        rounds_in_vain = if gain == gain_before {
+            rounds_in_vain + 1
+        } else {
+            0
+        };
         let is_done = gain.is_some_and(|gain| gain < GAIN_BYTES_MIN) && older_states == 0;
         if is_done || rounds_in_vain == ROUNDS_IN_VAIN_MAX {
             break;
@@ -71,7 +96,8 @@ pub(super) fn reclaim(store: &Store, space: &Space, commit: impl Fn(Batch) -> Re
     Ok(())
 }
 
-/// Most bytes that a flush of everything in memory writes, while nobody reads: values that were removed are not written.
+/// Most bytes that a flush of everything in memory writes, while nobody reads: values that were
+/// removed are not written.
 ///
 /// # Errors
 /// As reading.
@@ -90,7 +116,11 @@ pub(super) fn unflushed(tables: &Tables) -> Result<u64> {
 ///
 /// # Errors
 /// As [`reclaim`].
-pub(super) fn drop_journals(store: &Store, space: &Space, commit: impl Fn(Batch) -> Result<()>) -> Result<()> {
+pub(super) fn drop_journals(
+    store: &Store,
+    space: &Space,
+    commit: impl Fn(Batch) -> Result<()>,
+) -> Result<()> {
     for _ in 0..FLUSH_PAUSES_MAX {
         if store.database.journal_count() == 1 {
             return Ok(());
@@ -110,8 +140,12 @@ fn gain(store: &Store) -> Result<Option<u64>> {
     let mut sum = 0_u64;
     for table in [Table::Rows, Table::Payloads] {
         let keyspace = store.tables.of(table);
-        let taken = keyspace.disk_space().saturating_add(keyspace.tree.active_memtable().size());
-        let Some(live) = live_bytes(&store.tables, table, taken)? else { return Ok(None) };
+        let taken = keyspace
+            .disk_space()
+            .saturating_add(keyspace.tree.active_memtable().size());
+        let Some(live) = live_bytes(&store.tables, table, taken)? else {
+            return Ok(None);
+        };
         sum = sum.saturating_add(taken.saturating_sub(live));
     }
     Ok(Some(sum))
@@ -123,7 +157,10 @@ pub(super) fn compacting(store: &Store) -> u64 {
         let Transient { tables, values } = transient(store, table);
         tables.saturating_add(values).min(COMPACTING_BYTES_MAX)
     };
-    Table::ALL.into_iter().map(of_one).fold(0, u64::saturating_add)
+    Table::ALL
+        .into_iter()
+        .map(of_one)
+        .fold(0, u64::saturating_add)
 }
 
 /// A batch that changes nothing: no key is empty but for this byte.
@@ -138,17 +175,29 @@ fn flush(store: &Store, space: &Space) -> Result<()> {
     space.make_way_for_flush(store.database.write_buffer_size())?;
     for table in Table::ALL {
         let keyspace = store.tables.of(table);
-        keyspace.rotate_memtable().map_err(|error| super::failed("flush", error))?;
+        keyspace
+            .rotate_memtable()
+            .map_err(|error| super::failed("flush", error))?;
     }
     for _ in 0..FLUSH_PAUSES_MAX {
-        if Table::ALL.into_iter().all(|table| store.tables.of(table).sealed_memtable_count() == 0) {
+        if Table::ALL
+            .into_iter()
+            .all(|table| store.tables.of(table).sealed_memtable_count() == 0)
+        {
             return Ok(());
         }
         // A flush that failed has poisoned fjall, and would be waited for in vain.
-        store.database.persist(PersistMode::Buffer).map_err(|error| super::failed("flush", error))?;
+        store
+            .database
+            .persist(PersistMode::Buffer)
+            .map_err(|error| super::failed("flush", error))?;
         thread::park_timeout(PAUSE);
     }
-    Err(Error::new(ErrorKind::Unavailable, "flush", "the tables were not written in time"))
+    Err(Error::new(
+        ErrorKind::Unavailable,
+        "flush",
+        "the tables were not written in time",
+    ))
 }
 
 /// Compacts a table into its last level, if what that writes fits.
@@ -159,12 +208,18 @@ fn compact(store: &Store, space: &Space, table: Table) -> Result<()> {
     if is_empty || !fits(store, space, table)? {
         return Ok(());
     }
-    keyspace.major_compact().map_err(|error| super::failed("compact", error))
+    keyspace
+        .major_compact()
+        .map_err(|error| super::failed("compact", error))
 }
 
-/// Returns whether there is room for what a compaction of this table writes, and it takes no long time.
+/// Returns whether there is room for what a compaction of this table writes, and it takes no long
+/// time.
 fn fits(store: &Store, space: &Space, table: Table) -> Result<bool> {
-    let room = space.free_now().saturating_sub(space.share() / 4).min(COMPACTED_BYTES_MAX);
+    let room = space
+        .free_now()
+        .saturating_sub(space.share() / 4)
+        .min(COMPACTED_BYTES_MAX);
     let Transient { tables, values } = transient(store, table);
     if tables.saturating_add(values) <= room {
         return Ok(true);
@@ -174,8 +229,8 @@ fn fits(store: &Store, space: &Space, table: Table) -> Result<bool> {
     Ok(tables.saturating_add(values.min(live)) <= room)
 }
 
-/// Bytes of the keys and values of a table, or a little more than `most`; none if there are too many to count. Reads no
-/// value that lies apart from its key.
+/// Bytes of the keys and values of a table, or a little more than `most`; none if there are too
+/// many to count. Reads no value that lies apart from its key.
 fn live_bytes(tables: &Tables, table: Table, most: u64) -> Result<Option<u64>> {
     let mut bytes = 0_u64;
     for (scanned, entry) in tables.of(table).iter().enumerate() {
@@ -196,17 +251,26 @@ struct Transient {
     values: u64,
 }
 
-/// The tables themselves are written anew. Blob files are too, from a fifth of dead values on (`database.rs`): so four live
-/// bytes go with each dead one at the most.
+/// The tables themselves are written anew. Blob files are too, from a fifth of dead values on
+/// (`database.rs`): so four live bytes go with each dead one at the most.
 fn transient(store: &Store, table: Table) -> Transient {
     let keyspace = store.tables.of(table);
     match &keyspace.tree {
-        AnyTree::Standard(tree) => Transient { tables: tree.disk_space(), values: 0 },
+        AnyTree::Standard(tree) => Transient {
+            tables: tree.disk_space(),
+            values: 0,
+        },
         AnyTree::Blob(tree) => {
             let tables = tree.index.disk_space();
             let dead = keyspace.fragmented_blob_bytes();
-            let live = keyspace.disk_space().saturating_sub(tables).saturating_sub(dead);
-            Transient { tables, values: live.min(dead.saturating_mul(4)) }
+            let live = keyspace
+                .disk_space()
+                .saturating_sub(tables)
+                .saturating_sub(dead);
+            Transient {
+                tables,
+                values: live.min(dead.saturating_mul(4)),
+            }
         }
     }
 }

@@ -1,7 +1,8 @@
 //! The reserve: a file whose space is allocated and whose content means nothing.
 //!
-//! `{dir}/reserve` lies beside the store. Shrinking it gives space to whoever writes next on the same disk. Losing it, in a
-//! crash or by hand, loses nothing: it is built again when there is room. Guards no invariant.
+//! `{dir}/reserve` lies beside the store. Shrinking it gives space to whoever writes next on the
+//! same disk. Losing it, in a crash or by hand, loses nothing: it is built again when there is
+//! room. Guards no invariant.
 
 use std::fs::{self, File};
 use std::io;
@@ -28,7 +29,11 @@ impl Reserve {
     pub(super) fn open(dir: &Path, modes: Modes) -> Self {
         let path = dir.join(RESERVE);
         let held = fs::metadata(&path).map_or(0, |metadata| metadata.len());
-        Self { path, modes, held: Mutex::new(held) }
+        Self {
+            path,
+            modes,
+            held: Mutex::new(held),
+        }
     }
 
     /// Its size in bytes.
@@ -42,7 +47,9 @@ impl Reserve {
         let left = held.saturating_sub(bytes) / PAGE_BYTES * PAGE_BYTES;
         match self.resize(left) {
             Ok(()) => *held = left,
-            Err(error) => tracing::warn!(%error, path = %self.path.display(), "the reserve could not be given up"),
+            Err(error) => {
+                tracing::warn!(%error, path = %self.path.display(), "the reserve could not be given up");
+            }
         }
     }
 
@@ -72,7 +79,13 @@ impl Reserve {
 
     #[cfg(unix)]
     fn allocate(&self, bytes: u64) -> io::Result<()> {
-        let file = self.modes.file_options().write(true).create(true).truncate(false).open(&self.path)?;
+        let file = self
+            .modes
+            .file_options()
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .open(&self.path)?;
         match rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::empty(), 0, bytes) {
             Ok(()) => Ok(()),
             // A file system that can't allocate gets zeros written.
@@ -83,7 +96,15 @@ impl Reserve {
 
     #[cfg(not(unix))]
     fn allocate(&self, bytes: u64) -> io::Result<()> {
-        fill(self.modes.file_options().write(true).create(true).truncate(false).open(&self.path)?, bytes)
+        fill(
+            self.modes
+                .file_options()
+                .write(true)
+                .create(true)
+                .truncate(false)
+                .open(&self.path)?,
+            bytes,
+        )
     }
 
     fn lock(&self) -> MutexGuard<'_, u64> {
@@ -111,11 +132,18 @@ mod tests {
         {
             use std::os::unix::fs::MetadataExt;
             let blocks = fs::metadata(dir.path().join(RESERVE)).unwrap().blocks();
-            assert!(blocks * 512 >= 100 * PAGE_BYTES, "it is no hole: blocks={blocks}");
+            assert!(
+                blocks * 512 >= 100 * PAGE_BYTES,
+                "it is no hole: blocks={blocks}"
+            );
         }
         reserve.shrink_by(PAGE_BYTES + 1);
         assert_eq!(reserve.held(), 98 * PAGE_BYTES, "whole pages");
-        assert_eq!(Reserve::open(dir.path(), Modes::default()).held(), 98 * PAGE_BYTES, "it is as it was left");
+        assert_eq!(
+            Reserve::open(dir.path(), Modes::default()).held(),
+            98 * PAGE_BYTES,
+            "it is as it was left"
+        );
         reserve.shrink_by(u64::MAX);
         assert_eq!(reserve.held(), 0);
     }

@@ -1,9 +1,10 @@
 //! Sealing journals before fjall opens, where the disk is nearly full.
 //!
-//! fjall drops a journal once everything in it lies in tables, but it begins a new journal only when the old one has 64 MB.
-//! On a small or full disk the journal itself is then what fills it. An empty journal with the next number makes fjall treat
-//! the older ones as sealed when it opens: it flushes what they hold and deletes them. Nothing is deleted here. Guards I9:
-//! a crash in between leaves the same batches in the same order.
+//! fjall drops a journal once everything in it lies in tables, but it begins a new journal only
+//! when the old one has 64 MB. On a small or full disk the journal itself is then what fills it. An
+//! empty journal with the next number makes fjall treat the older ones as sealed when it opens: it
+//! flushes what they hold and deletes them. Nothing is deleted here. Guards I9: a crash in between
+//! leaves the same batches in the same order.
 //!
 //! ```text
 //! open ──> how much of the journals is in no table yet? ── worth it, and fits ──> close, seal, open again, wait
@@ -21,15 +22,24 @@ use crate::modes::Modes;
 /// Journals with less are not worth it.
 const BYTES_MIN: u64 = 256 * 1024;
 
-/// Returns whether the journals of this database should be sealed. Makes way for it. `unflushed` counts the bytes of them that are
-/// in no table yet; it is asked only where space is scarce, and an error of it means no.
-pub(super) fn is_wanted(database: &Path, space: &Space, unflushed: impl FnOnce() -> Result<u64>) -> bool {
-    let Ok((_, bytes)) = journals(database) else { return false };
+/// Returns whether the journals of this database should be sealed. Makes way for it. `unflushed`
+/// counts the bytes of them that are in no table yet; it is asked only where space is scarce, and
+/// an error of it means no.
+pub(super) fn is_wanted(
+    database: &Path,
+    space: &Space,
+    unflushed: impl FnOnce() -> Result<u64>,
+) -> bool {
+    let Ok((_, bytes)) = journals(database) else {
+        return false;
+    };
     let (free, share) = (space.free_now(), space.share());
     if !is_scarce(bytes, free, share) {
         return false;
     }
-    let Ok(unflushed) = unflushed() else { return false };
+    let Ok(unflushed) = unflushed() else {
+        return false;
+    };
     fits(unflushed, free, space.reserved(), share) && space.make_way_for_flush(unflushed).is_ok()
 }
 
@@ -56,7 +66,10 @@ fn fits(unflushed: u64, free: u64, reserve: u64, share: u64) -> bool {
 }
 
 fn unavailable(database: &Path, error: io::Error) -> Error {
-    let message = format!("the journals could not be sealed: path={}", database.display());
+    let message = format!(
+        "the journals could not be sealed: path={}",
+        database.display()
+    );
     Error::new(ErrorKind::Unavailable, "open", message).with_source(error)
 }
 
@@ -65,7 +78,10 @@ fn journals(database: &Path) -> io::Result<(Option<u64>, u64)> {
     let (mut newest, mut bytes) = (None, 0);
     for entry in fs::read_dir(database)? {
         let entry = entry?;
-        let number = entry.file_name().to_str().and_then(|name| name.strip_suffix(".jnl")?.parse::<u64>().ok());
+        let number = entry
+            .file_name()
+            .to_str()
+            .and_then(|name| name.strip_suffix(".jnl")?.parse::<u64>().ok());
         if number.is_some() {
             newest = newest.max(number);
             bytes += allocated(&entry.metadata()?);
@@ -87,7 +103,12 @@ fn allocated(metadata: &fs::Metadata) -> u64 {
 
 fn begin(database: &Path, number: u64, modes: Modes) -> io::Result<()> {
     let path = database.join(format!("{number}.jnl"));
-    modes.file_options().write(true).create_new(true).open(path)?.sync_all()?;
+    modes
+        .file_options()
+        .write(true)
+        .create_new(true)
+        .open(path)?
+        .sync_all()?;
     sync_directory_at(database)
 }
 

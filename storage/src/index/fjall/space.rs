@@ -1,4 +1,5 @@
-//! Space on the disk of the index: which batches there is room for, and when the reserve is given up.
+//! Space on the disk of the index: which batches there is room for, and when the reserve is given
+//! up.
 //!
 //! ```text
 //! free, without the reserve:   0 ────────┬───────────────────────┬────────────────────────> all of it
@@ -13,9 +14,10 @@
 //!   + missing                what the reserve lacks
 //! ```
 //!
-//! fjall fails for good when a write of its own finds no space. So puts end before it comes to that, and what they leave is
-//! for deletes. Guards I10 in part: a batch is refused before it is submitted or not at all, for others may already be
-//! decided on it. Deliberately not here: the file (`reserve.rs`), and giving space back (`reclaim.rs`).
+//! fjall fails for good when a write of its own finds no space. So puts end before it comes to
+//! that, and what they leave is for deletes. Guards I10 in part: a batch is refused before it is
+//! submitted or not at all, for others may already be decided on it. Deliberately not here: the
+//! file (`reserve.rs`), and giving space back (`reclaim.rs`).
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -51,7 +53,10 @@ pub(super) struct Disk {
 pub(super) fn disk(path: &Path) -> Option<Disk> {
     let found = rustix::fs::statvfs(path).ok()?;
     let bytes = |blocks: u64| blocks.saturating_mul(found.f_frsize);
-    Some(Disk { total: bytes(found.f_blocks), free: bytes(found.f_bavail) })
+    Some(Disk {
+        total: bytes(found.f_blocks),
+        free: bytes(found.f_bavail),
+    })
 }
 
 /// The file system that holds this path; none if it can't be asked.
@@ -79,19 +84,26 @@ impl Demand {
     /// Free bytes without which a batch that stores so many is refused.
     pub(super) fn needed(&self, bytes: u64) -> u64 {
         let twice = bytes.saturating_add(self.queued).saturating_mul(2);
-        [self.buffered, self.compacting, self.margin, self.missing].into_iter().fold(twice, u64::saturating_add)
+        [self.buffered, self.compacting, self.margin, self.missing]
+            .into_iter()
+            .fold(twice, u64::saturating_add)
     }
 }
 
-/// How much of the reserve is given up before a commit of so many bytes. What is buffered counts only if there is then room
-/// for all of it, for a flush of a part is of no use. The last quarter of the full size is kept until a commit could not be
-/// written at all without it, so that the next open finds something too.
+/// How much of the reserve is given up before a commit of so many bytes. What is buffered counts
+/// only if there is then room for all of it, for a flush of a part is of no use. The last quarter
+/// of the full size is kept until a commit could not be written at all without it, so that the next
+/// open finds something too.
 pub(super) fn give_up(free: u64, held: u64, bytes: u64, buffered: u64, share: u64) -> u64 {
     let must = bytes.saturating_mul(2).saturating_add(SLACK_BYTES);
     let should = must.saturating_add(buffered).saturating_add(share / 4);
     let last = share / 4;
     let lacking = should.saturating_sub(free);
-    let early = if lacking <= held.saturating_sub(last) { lacking } else { 0 };
+    let early = if lacking <= held.saturating_sub(last) {
+        lacking
+    } else {
+        0
+    };
     let late = must.saturating_sub(free).min(held);
     early.max(late)
 }
@@ -147,14 +159,20 @@ impl Space {
     /// # Errors
     /// [`Unavailable`](crate::ErrorKind::Unavailable) if there is not.
     pub(super) fn check_new(dir: &Path) -> Result<()> {
-        let existing = dir.ancestors().find(|ancestor| ancestor.is_dir()).unwrap_or(Path::new("."));
+        let existing = dir
+            .ancestors()
+            .find(|ancestor| ancestor.is_dir())
+            .unwrap_or(Path::new("."));
         match disk(existing) {
-            Some(disk) if disk.free < NEW_BYTES_MIN => Err(no_space("open", disk.free, NEW_BYTES_MIN)),
+            Some(disk) if disk.free < NEW_BYTES_MIN => {
+                Err(no_space("open", disk.free, NEW_BYTES_MIN))
+            }
             Some(_) | None => Ok(()),
         }
     }
 
-    /// Returns whether a batch that stores so many bytes may be taken, while so many are buffered in memory.
+    /// Returns whether a batch that stores so many bytes may be taken, while so many are buffered
+    /// in memory.
     ///
     /// # Errors
     /// [`Unavailable`](crate::ErrorKind::Unavailable) if not: the disk is low.
@@ -173,10 +191,14 @@ impl Space {
     /// Makes way for a commit that has been taken: gives up some of the reserve where it must.
     ///
     /// # Errors
-    /// [`Unavailable`](crate::ErrorKind::Unavailable) if the commit can't be written even so. Nothing of it has been.
+    /// [`Unavailable`](crate::ErrorKind::Unavailable) if the commit can't be written even so.
+    /// Nothing of it has been.
     pub(super) fn make_way(&self, bytes: u64, buffered: u64) -> Result<()> {
         let share = self.share();
-        let enough = bytes.saturating_mul(2).saturating_add(buffered).saturating_add(SLACK_BYTES + share / 4);
+        let enough = bytes
+            .saturating_mul(2)
+            .saturating_add(buffered)
+            .saturating_add(SLACK_BYTES + share / 4);
         let free = self.free(enough);
         if free >= enough {
             return Ok(());
@@ -187,27 +209,41 @@ impl Space {
         }
         let free = self.look();
         self.note(true, free, enough);
-        if free < bytes { Err(no_space("commit", free, bytes)) } else { Ok(()) }
+        if free < bytes {
+            Err(no_space("commit", free, bytes))
+        } else {
+            Ok(())
+        }
     }
 
     /// Makes way for a flush of so many bytes.
     ///
     /// # Errors
-    /// [`Unavailable`](crate::ErrorKind::Unavailable) if it would not fit even so: fjall would fail for good.
+    /// [`Unavailable`](crate::ErrorKind::Unavailable) if it would not fit even so: fjall would fail
+    /// for good.
     pub(super) fn make_way_for_flush(&self, buffered: u64) -> Result<()> {
         self.make_way(0, buffered)?;
         let (free, needed) = (self.look(), buffered.saturating_add(SLACK_BYTES));
-        if free < needed { Err(no_space("flush", free, needed)) } else { Ok(()) }
+        if free < needed {
+            Err(no_space("flush", free, needed))
+        } else {
+            Ok(())
+        }
     }
 
-    /// The same error, or what it comes from if that is the full disk: fjall says only that it has failed.
+    /// The same error, or what it comes from if that is the full disk: fjall says only that it has
+    /// failed.
     pub(super) fn explain(&self, error: Error) -> Error {
         let (free, share) = (self.look(), self.share());
         if error.kind() != ErrorKind::Unavailable || error.reason().is_some() || free >= share {
             return error;
         }
-        let message = format!("no space: free space on the disk, then open the index again: free_bytes={free}");
-        Error::new(ErrorKind::Unavailable, "commit", message).with_reason(Reason::NoSpace).with_source(error)
+        let message = format!(
+            "no space: free space on the disk, then open the index again: free_bytes={free}"
+        );
+        Error::new(ErrorKind::Unavailable, "commit", message)
+            .with_reason(Reason::NoSpace)
+            .with_source(error)
     }
 
     /// A batch of so many bytes waits for its commit.
@@ -218,14 +254,18 @@ impl Space {
     /// So many bytes of batches have been committed; whether they removed something.
     pub(super) fn committed(&self, bytes: u64, has_removed: bool) {
         let less = |queued: u64| Some(queued.saturating_sub(bytes));
-        let _ = self.queued.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less);
-        self.written.fetch_add(bytes.saturating_mul(2), Ordering::Relaxed);
+        let _ = self
+            .queued
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, less);
+        self.written
+            .fetch_add(bytes.saturating_mul(2), Ordering::Relaxed);
         if has_removed {
             self.has_removed.store(true, Ordering::Relaxed);
         }
     }
 
-    /// Looks at the disk again, and whether it is low while so many bytes are buffered and a compaction may write so many.
+    /// Looks at the disk again, and whether it is low while so many bytes are buffered and a
+    /// compaction may write so many.
     pub(super) fn refresh(&self, buffered: u64, compacting: u64) {
         self.compacting.store(compacting, Ordering::Relaxed);
         let (free, needed) = (self.look(), self.demand(buffered).needed(0));
@@ -235,8 +275,8 @@ impl Space {
         metrics::gauge!("cenotaph_index_low").set(if free < needed { 1.0 } else { 0.0 });
     }
 
-    /// Returns whether space is wanted, and something was removed that may still take some. The question is answered once: whoever
-    /// hears yes reclaims.
+    /// Returns whether space is wanted, and something was removed that may still take some. The
+    /// question is answered once: whoever hears yes reclaims.
     pub(super) fn take_garbage(&self) -> bool {
         let has_garbage = self.has_garbage();
         self.has_refused.store(false, Ordering::Relaxed);
@@ -292,7 +332,12 @@ impl Space {
         let needed_bytes = self.demand(buffered).needed(0);
         let free_bytes = self.look();
         let is_low = free_bytes < needed_bytes;
-        SpaceStats { free_bytes, needed_bytes, reserve_bytes: self.reserve.held(), is_low }
+        SpaceStats {
+            free_bytes,
+            needed_bytes,
+            reserve_bytes: self.reserve.held(),
+            is_low,
+        }
     }
 
     /// Size of the reserve and of the margin.
@@ -318,14 +363,26 @@ impl Space {
 
     /// Free bytes. The last look is believed for a while if it leaves plenty beyond `needed`.
     fn free(&self, needed: u64) -> u64 {
-        let age_ms = self.now_ms().saturating_sub(self.looked_ms.load(Ordering::Relaxed));
-        let free = self.free.load(Ordering::Relaxed).saturating_sub(self.written.load(Ordering::Relaxed));
-        if age_ms < LOOK_MS && free >= needed.saturating_add(AMPLE_BYTES) { free } else { self.look() }
+        let age_ms = self
+            .now_ms()
+            .saturating_sub(self.looked_ms.load(Ordering::Relaxed));
+        let free = self
+            .free
+            .load(Ordering::Relaxed)
+            .saturating_sub(self.written.load(Ordering::Relaxed));
+        if age_ms < LOOK_MS && free >= needed.saturating_add(AMPLE_BYTES) {
+            free
+        } else {
+            self.look()
+        }
     }
 
     /// A disk that can't be asked counts as empty: then fjall alone finds out.
     fn look(&self) -> u64 {
-        let disk = disk(&self.dir).unwrap_or(Disk { total: 0, free: u64::MAX });
+        let disk = disk(&self.dir).unwrap_or(Disk {
+            total: 0,
+            free: u64::MAX,
+        });
         self.total.store(disk.total, Ordering::Relaxed);
         self.free.store(disk.free, Ordering::Relaxed);
         self.written.store(0, Ordering::Relaxed);
@@ -354,9 +411,23 @@ mod tests {
 
     #[test]
     fn needed_space_covers_journal_table_buffer_compaction_and_margin() {
-        let demand = Demand { queued: 10, buffered: 100, compacting: 1_000, margin: 10_000, missing: 100_000 };
+        let demand = Demand {
+            queued: 10,
+            buffered: 100,
+            compacting: 1_000,
+            margin: 10_000,
+            missing: 100_000,
+        };
         assert_eq!(demand.needed(5), 2 * 15 + 111_100);
-        assert_eq!(Demand { buffered: u64::MAX, ..demand }.needed(5), u64::MAX, "it saturates");
+        assert_eq!(
+            Demand {
+                buffered: u64::MAX,
+                ..demand
+            }
+            .needed(5),
+            u64::MAX,
+            "it saturates"
+        );
     }
 
     #[test]
@@ -369,12 +440,24 @@ mod tests {
     #[test]
     fn reserve_is_given_up_step_by_step_and_its_end_last() {
         let share = 16 * MIB;
-        assert_eq!(give_up(1 << 40, share, 1000, 8 * MIB, share), 0, "there is plenty");
-        // A flush of what is buffered would not fit: three quarters may go for that, if they suffice.
+        assert_eq!(
+            give_up(1 << 40, share, 1000, 8 * MIB, share),
+            0,
+            "there is plenty"
+        );
+        // A flush of what is buffered would not fit: three quarters may go for that, if they
+        // suffice.
         assert_eq!(give_up(0, share, 0, 4 * MIB, share), SLACK_BYTES + 8 * MIB);
-        assert_eq!(give_up(0, share, 0, 64 * MIB, share), SLACK_BYTES, "as for a commit alone");
+        assert_eq!(
+            give_up(0, share, 0, 64 * MIB, share),
+            SLACK_BYTES,
+            "as for a commit alone"
+        );
         // Without the last quarter the commit itself would not fit.
-        assert_eq!(give_up(0, share / 4, MIB / 2, 64 * MIB, share), MIB + SLACK_BYTES);
+        assert_eq!(
+            give_up(0, share / 4, MIB / 2, 64 * MIB, share),
+            MIB + SLACK_BYTES
+        );
         assert_eq!(give_up(0, 100, MIB, 0, share), 100, "no more than there is");
     }
 }

@@ -13,7 +13,8 @@ fn store(number: u32, bytes: usize) -> Batch {
     let mut batch = Batch::new();
     batch.put(Table::Rows, format!("k{number:05}"), "row");
     // Not compressible, and different.
-    let words = (0..bytes / 8).map(|at| (at as u64 ^ u64::from(number) << 32).wrapping_mul(0x9E37_79B9_7F4A_7C15));
+    let words = (0..bytes / 8)
+        .map(|at| (at as u64 ^ u64::from(number) << 32).wrapping_mul(0x9E37_79B9_7F4A_7C15));
     let payload: Vec<u8> = words.flat_map(u64::to_le_bytes).collect();
     batch.put(Table::Payloads, format!("p{number:05}"), payload);
     batch
@@ -31,7 +32,10 @@ async fn commit(index: &FjallIndex, batch: Batch) -> Result<()> {
         index.room(batch.bytes() as u64)?;
     }
     let (sender, outcome) = tokio::sync::oneshot::channel();
-    index.submit(batch, Box::new(move |committed| drop(sender.send(committed))));
+    index.submit(
+        batch,
+        Box::new(move |committed| drop(sender.send(committed))),
+    );
     outcome.await.unwrap().map_err(CommitError::into_error)
 }
 
@@ -49,7 +53,8 @@ fn taken(dir: &Path) -> u64 {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn removed_payloads_give_their_space_back() {
     let dir = tempfile::tempdir().unwrap();
-    let open = || FjallIndex::open(dir.path(), Env::real().unwrap(), FjallOptions::default()).unwrap();
+    let open =
+        || FjallIndex::open(dir.path(), Env::real().unwrap(), FjallOptions::default()).unwrap();
     let index = open();
     let blobs = dir.path().join("store/database/keyspaces");
     // Some in blob files, some in memory.

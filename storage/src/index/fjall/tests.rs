@@ -1,4 +1,5 @@
-//! The contract on fjall, and the directory: what is opened, what is refused, and that a refusal touches nothing.
+//! The contract on fjall, and the directory: what is opened, what is refused, and that a refusal
+//! touches nothing.
 
 use std::fs;
 use std::path::PathBuf;
@@ -15,7 +16,11 @@ pub(super) struct OnDisk {
 
 impl OnDisk {
     pub(super) fn new() -> Self {
-        Self { dir: tempfile::tempdir().unwrap(), opened: Mutex::default(), options: FjallOptions::default() }
+        Self {
+            dir: tempfile::tempdir().unwrap(),
+            opened: Mutex::default(),
+            options: FjallOptions::default(),
+        }
     }
 
     pub(super) fn path(&self) -> PathBuf {
@@ -68,15 +73,21 @@ impl Subject for OnDisk {
 
     fn reorganise(&self) -> BoxFuture<'_, ()> {
         let opened = self.opened.lock().unwrap().upgrade();
-        let Some(index) = opened else { return Box::pin(std::future::ready(())) };
+        let Some(index) = opened else {
+            return Box::pin(std::future::ready(()));
+        };
         Box::pin(async move {
             let slot = index.slot.clone();
             let reorganised = index.env.blocking(move || {
                 let store = slot.store()?;
                 for table in [Table::Rows, Table::Payloads] {
                     let keyspace = store.tables.of(table);
-                    keyspace.rotate_memtable_and_wait().map_err(|error| failed("rotate", error))?;
-                    keyspace.major_compact().map_err(|error| failed("compact", error))?;
+                    keyspace
+                        .rotate_memtable_and_wait()
+                        .map_err(|error| failed("rotate", error))?;
+                    keyspace
+                        .major_compact()
+                        .map_err(|error| failed("compact", error))?;
                 }
                 Ok::<_, Error>(())
             });
@@ -90,7 +101,10 @@ pub(super) fn tree(dir: &Path) -> Vec<(PathBuf, u64)> {
     let mut found = Vec::new();
     for entry in fs::read_dir(dir).unwrap().map(|entry| entry.unwrap()) {
         let metadata = entry.metadata().unwrap();
-        found.push((entry.path(), if metadata.is_dir() { 0 } else { metadata.len() }));
+        found.push((
+            entry.path(),
+            if metadata.is_dir() { 0 } else { metadata.len() },
+        ));
         if metadata.is_dir() {
             found.extend(tree(&entry.path()));
         }
@@ -117,8 +131,14 @@ async fn the_contract_holds() {
 
 /// Every step of every scan is remembered.
 fn remembering() -> OnDisk {
-    let options = FjallOptions { slow_step_us: 0, ..FjallOptions::default() };
-    OnDisk { options, ..OnDisk::new() }
+    let options = FjallOptions {
+        slow_step_us: 0,
+        ..FjallOptions::default()
+    };
+    OnDisk {
+        options,
+        ..OnDisk::new()
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -137,12 +157,21 @@ async fn what_was_removed_is_stepped_over_once() {
     (0..1999).for_each(|number| batch.remove(Table::Rows, numbered(number)));
     commit(&index, batch).await;
     let first = async || {
-        let page = index.snapshot().unwrap().scan(Table::Rows, Range::prefix(b"q/", 1)).await.unwrap();
+        let page = index
+            .snapshot()
+            .unwrap()
+            .scan(Table::Rows, Range::prefix(b"q/", 1))
+            .await
+            .unwrap();
         String::from_utf8(page[0].0.to_vec()).unwrap()
     };
     let next = || {
         let store = index.slot.store().unwrap();
-        store.gaps.stretch(Table::Rows, "q/".into(), store.published.latest().commit).from.unwrap()
+        store
+            .gaps
+            .stretch(Table::Rows, "q/".into(), store.published.latest().commit)
+            .from
+            .unwrap()
     };
     assert_eq!(next(), "q/");
     assert_eq!(first().await, numbered(1999));
@@ -157,14 +186,24 @@ async fn no_scan_misses_a_key_that_stays() {
     let index = Arc::new(remembering().open().unwrap());
     let numbered = |number: u32| Bytes::from(format!("k/{number:03}"));
     let mut batch = Batch::new();
-    (0..200).step_by(10).for_each(|number| batch.put(Table::Rows, numbered(number), "stays"));
+    (0..200)
+        .step_by(10)
+        .for_each(|number| batch.put(Table::Rows, numbered(number), "stays"));
     commit(&*index, batch).await;
     let scans = (0..2).map(|_| {
         let (index, (ended, scan)) = (Arc::clone(&index), tokio::sync::oneshot::channel());
         index.env.clone().spawn(async move {
             for _ in 0..1500 {
-                let page = index.snapshot().unwrap().scan(Table::Rows, Range::prefix(b"k/", 1000)).await.unwrap();
-                assert_eq!(page.iter().filter(|(_, value)| *value == "stays").count(), 20);
+                let page = index
+                    .snapshot()
+                    .unwrap()
+                    .scan(Table::Rows, Range::prefix(b"k/", 1000))
+                    .await
+                    .unwrap();
+                assert_eq!(
+                    page.iter().filter(|(_, value)| *value == "stays").count(),
+                    20
+                );
             }
             ended.send(()).unwrap();
         });
@@ -176,9 +215,21 @@ async fn no_scan_misses_a_key_that_stays() {
         if number.is_multiple_of(10) {
             continue;
         }
-        commit(&*index, put(std::str::from_utf8(&numbered(number)).unwrap())).await;
-        let page = index.snapshot().unwrap().scan(Table::Rows, Range::prefix(b"k/", 1000)).await.unwrap();
-        assert!(page.iter().any(|(key, _)| *key == numbered(number)), "what was acknowledged is there: {number}");
+        commit(
+            &*index,
+            put(std::str::from_utf8(&numbered(number)).unwrap()),
+        )
+        .await;
+        let page = index
+            .snapshot()
+            .unwrap()
+            .scan(Table::Rows, Range::prefix(b"k/", 1000))
+            .await
+            .unwrap();
+        assert!(
+            page.iter().any(|(key, _)| *key == numbered(number)),
+            "what was acknowledged is there: {number}"
+        );
         let mut batch = Batch::new();
         batch.remove(Table::Rows, numbered(number));
         commit(&*index, batch).await;
@@ -195,13 +246,21 @@ async fn a_second_open_is_refused_until_the_first_is_closed() {
     let first = on_disk.open().unwrap();
     let error = on_disk.open().expect_err("it is open");
     assert_eq!(error.kind(), ErrorKind::AlreadyOpen);
-    assert!(error.to_string().contains(&on_disk.path().display().to_string()), "{error}");
+    assert!(
+        error
+            .to_string()
+            .contains(&on_disk.path().display().to_string()),
+        "{error}"
+    );
     commit(&first, put("a")).await;
     first.close().await.unwrap();
     let second = on_disk.open().unwrap();
     assert!(second.get(Table::Rows, b"a").await.unwrap().is_some());
     drop(first);
-    assert_eq!(on_disk.open().expect_err("the second is open").kind(), ErrorKind::AlreadyOpen);
+    assert_eq!(
+        on_disk.open().expect_err("the second is open").kind(),
+        ErrorKind::AlreadyOpen
+    );
     drop(second);
     on_disk.open().unwrap();
 }
@@ -215,7 +274,10 @@ async fn dropping_without_a_close_makes_durable_what_was_submitted() {
     drop(index);
     let index = on_disk.open().unwrap();
     assert!(index.get(Table::Rows, b"a").await.unwrap().is_some());
-    assert_eq!(snapshot.get(Table::Rows, b"a").await.unwrap_err().kind(), ErrorKind::Closed);
+    assert_eq!(
+        snapshot.get(Table::Rows, b"a").await.unwrap_err().kind(),
+        ErrorKind::Closed
+    );
 }
 
 #[tokio::test]
@@ -261,12 +323,18 @@ async fn an_interrupted_creation_is_started_again() {
 async fn a_keyspace_without_its_current_file_is_refused() {
     let on_disk = OnDisk::used();
     for id in 0..=Table::ALL.len() {
-        let current = on_disk.store().join(format!("database/keyspaces/{id}/current"));
+        let current = on_disk
+            .store()
+            .join(format!("database/keyspaces/{id}/current"));
         let bytes = fs::read(&current).unwrap();
         fs::remove_file(&current).unwrap();
         let (kind, message) = on_disk.refused();
         assert_eq!(kind, ErrorKind::Corrupt);
-        let name = if id == 0 { "fjall's own" } else { Table::ALL[id - 1].name() };
+        let name = if id == 0 {
+            "fjall's own"
+        } else {
+            Table::ALL[id - 1].name()
+        };
         assert!(message.contains(&format!("keyspace={name}")), "{message}");
         fs::write(&current, bytes).unwrap();
     }
@@ -277,12 +345,19 @@ async fn a_keyspace_without_its_current_file_is_refused() {
 async fn what_fjall_would_delete_or_create_anew_is_refused() {
     let on_disk = OnDisk::used();
     let database = on_disk.store().join("database");
-    for (name, away) in [("version", "version.away"), ("0.jnl", "0.away"), ("keyspaces/2", "2.away")] {
+    for (name, away) in [
+        ("version", "version.away"),
+        ("0.jnl", "0.away"),
+        ("keyspaces/2", "2.away"),
+    ] {
         fs::rename(database.join(name), database.join(away)).unwrap();
         assert_eq!(on_disk.refused().0, ErrorKind::Corrupt, "{name}");
         fs::rename(database.join(away), database.join(name)).unwrap();
     }
-    for (name, kind) in [("99", ErrorKind::Corrupt), ("lost+found", ErrorKind::Invalid)] {
+    for (name, kind) in [
+        ("99", ErrorKind::Corrupt),
+        ("lost+found", ErrorKind::Invalid),
+    ] {
         let stray = database.join("keyspaces").join(name);
         fs::create_dir(&stray).unwrap();
         assert_eq!(on_disk.refused().0, kind, "{name}");
@@ -297,7 +372,13 @@ async fn files_that_a_file_manager_leaves_are_passed_over() {
     let on_disk = OnDisk::used();
     let database = on_disk.store().join("database");
     let keyspaces = database.join("keyspaces");
-    for directory in [on_disk.path(), on_disk.store(), database, keyspaces.join("1"), keyspaces] {
+    for directory in [
+        on_disk.path(),
+        on_disk.store(),
+        database,
+        keyspaces.join("1"),
+        keyspaces,
+    ] {
         fs::write(directory.join(".DS_Store"), "junk").unwrap();
     }
     drop(on_disk.open().unwrap());
@@ -336,17 +417,42 @@ async fn options_out_of_bounds_are_refused_before_anything_is_created() {
     let on_disk = OnDisk::new();
     let good = FjallOptions::default;
     for options in [
-        FjallOptions { cache_bytes: 0, ..good() },
-        FjallOptions { journal_bytes_max: 1, ..good() },
-        FjallOptions { worker_threads: 0, ..good() },
-        FjallOptions { worker_threads: 3, ..good() },
-        FjallOptions { commit_deadline_ms: 0, ..good() },
-        FjallOptions { reserve_bytes: (1 << 30) + 1, ..good() },
+        FjallOptions {
+            cache_bytes: 0,
+            ..good()
+        },
+        FjallOptions {
+            journal_bytes_max: 1,
+            ..good()
+        },
+        FjallOptions {
+            worker_threads: 0,
+            ..good()
+        },
+        FjallOptions {
+            worker_threads: 3,
+            ..good()
+        },
+        FjallOptions {
+            commit_deadline_ms: 0,
+            ..good()
+        },
+        FjallOptions {
+            reserve_bytes: (1 << 30) + 1,
+            ..good()
+        },
     ] {
-        let error = FjallIndex::open(&on_disk.path(), Env::real().unwrap(), options).expect_err("it is out of bounds");
+        let error = FjallIndex::open(&on_disk.path(), Env::real().unwrap(), options)
+            .expect_err("it is out of bounds");
         assert_eq!(error.kind(), ErrorKind::Invalid, "{error}");
     }
     assert!(!on_disk.path().exists());
     let options: FjallOptions = serde_json::from_str(r#"{"worker_threads": 1}"#).unwrap();
-    assert_eq!(options, FjallOptions { worker_threads: 1, ..good() });
+    assert_eq!(
+        options,
+        FjallOptions {
+            worker_threads: 1,
+            ..good()
+        }
+    );
 }

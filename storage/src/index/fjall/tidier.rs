@@ -6,8 +6,8 @@
 //! refused put (`Index::reclaim`) ─────────────────────────────┘
 //! ```
 //!
-//! One at a time. Guards no invariant: whatever fails here is left for later. Deliberately not here: how much space is needed
-//! (`space.rs`).
+//! One at a time. Guards no invariant: whatever fails here is left for later. Deliberately not
+//! here: how much space is needed (`space.rs`).
 
 use std::sync::Arc;
 use std::sync::mpsc;
@@ -36,15 +36,17 @@ impl Tidier {
     pub(super) fn tidy_first(&self, is_sealed: bool) {
         if is_sealed
             && let Ok(store) = self.slot.store()
-            && let Err(error) =
-                caught("reclaim", || reclaim::drop_journals(&store, &self.space, |batch| self.commit(batch)))
+            && let Err(error) = caught("reclaim", || {
+                reclaim::drop_journals(&store, &self.space, |batch| self.commit(batch))
+            })
         {
             tracing::warn!(%error, "the sealed journals could not be dropped");
         }
         self.tidy();
     }
 
-    /// Looks at the disk, and tidies up on a thread of its own if that is of use. Does not block for the disk.
+    /// Looks at the disk, and tidies up on a thread of its own if that is of use. Does not block
+    /// for the disk.
     pub(super) fn watch(self, env: &Env) {
         let Ok(store) = self.slot.store() else { return };
         let buffered = store.database.write_buffer_size();
@@ -72,7 +74,9 @@ impl Tidier {
         let buffered = || store.database.write_buffer_size();
         self.space.refresh(buffered(), reclaim::compacting(&store));
         if self.space.take_garbage() {
-            let reclaimed = caught("reclaim", || reclaim::reclaim(&store, &self.space, |batch| self.commit(batch)));
+            let reclaimed = caught("reclaim", || {
+                reclaim::reclaim(&store, &self.space, |batch| self.commit(batch))
+            });
             if let Err(error) = reclaimed {
                 tracing::warn!(%error, "not all space that was freed could be given back to the disk");
             }
@@ -84,10 +88,15 @@ impl Tidier {
     pub(super) fn commit(&self, batch: Batch) -> Result<()> {
         let (sender, outcome) = mpsc::channel();
         self.space.queue(batch.bytes() as u64);
-        self.committer.submit(batch, Box::new(move |outcome| drop(sender.send(outcome))));
+        self.committer
+            .submit(batch, Box::new(move |outcome| drop(sender.send(outcome))));
         match outcome.recv_timeout(COMMIT_TIMEOUT) {
             Ok(outcome) => outcome.map_err(CommitError::into_error),
-            Err(_) => Err(Error::new(ErrorKind::Unavailable, "commit", "the commit is not done in time")),
+            Err(_) => Err(Error::new(
+                ErrorKind::Unavailable,
+                "commit",
+                "the commit is not done in time",
+            )),
         }
     }
 }

@@ -8,14 +8,17 @@
 //!   keyspaces/{id}/tables/, blobs/      symbolic links to the files of the index
 //! ```
 //!
-//! 1. share the lock of the index, where it has one: its engine is kept out as long as the view lives
-//! 2. check record, manifests, mark and journals as an engine does (`check.rs`); nothing is cut or written
+//! 1. share the lock of the index, where it has one: its engine is kept out as long as the view
+//!    lives
+//! 2. check record, manifests, mark and journals as an engine does (`check.rs`); nothing is cut or
+//!    written
 //! 3. copy and link
 //! 4. open the view without workers: nothing is flushed or compacted
 //!
-//! Guards that no byte, name or time of the index changes. fjall cuts journals, and removes files that no manifest names:
-//! here these are copies and links, and removing a link leaves its file. It opens tables and blob files for reading only.
-//! Deliberately not here: refusing batches (`../read_only.rs`).
+//! Guards that no byte, name or time of the index changes. fjall cuts journals, and removes files
+//! that no manifest names: here these are copies and links, and removing a link leaves its file. It
+//! opens tables and blob files for reading only. Deliberately not here: refusing batches
+//! (`../read_only.rs`).
 
 use std::fs::{self, File};
 use std::io::{self, Write};
@@ -39,13 +42,14 @@ const FJALL_LOCK: &str = "lock";
 const WRITTEN_ONCE: [&str; 2] = ["tables", "blobs"];
 
 impl FjallIndex {
-    /// Opens the index in `dir` for reads only, through a view in a new directory below `parent`. Nothing in `dir` is
-    /// written, created, removed or touched, and no right to write there is needed. The view takes as much space as the
-    /// batches in the journals, at most [`journal_bytes_max`](FjallOptions::journal_bytes_max) and a journal more. Blocks for
-    /// the disk: call it through [`Env::blocking`].
+    /// Opens the index in `dir` for reads only, through a view in a new directory below `parent`.
+    /// Nothing in `dir` is written, created, removed or touched, and no right to write there is
+    /// needed. The view takes as much space as the batches in the journals, at most
+    /// [`journal_bytes_max`](FjallOptions::journal_bytes_max) and a journal more. Blocks for the
+    /// disk: call it through [`Env::blocking`].
     ///
-    /// Other readers may have the index open. A batch that is submitted would be lost with the view: wrap it in a
-    /// [`ReadOnlyIndex`](crate::index::ReadOnlyIndex).
+    /// Other readers may have the index open. A batch that is submitted would be lost with the
+    /// view: wrap it in a [`ReadOnlyIndex`](crate::index::ReadOnlyIndex).
     ///
     /// # Errors
     /// As [`open`](Self::open), but [`ErrorKind::Invalid`] if there is no index in `dir`, and
@@ -61,17 +65,34 @@ impl FjallIndex {
         let looked = check::look(&creation::store(dir), &original, &record.directories())?;
         let view = View::create(parent, &env)?;
         fill(&view.path, &original, &record.directories(), &looked).map_err(|error| {
-            let message = format!("the view of the index can't be made: view={}", view.path.display());
+            let message = format!(
+                "the view of the index can't be made: view={}",
+                view.path.display()
+            );
             Error::new(ErrorKind::Unavailable, "open", message).with_source(error)
         })?;
         let (tables, database) = database::open(&view.path, &options, 0, record.keyspaces())?;
         let space = Arc::new(Space::open(&view.path, env.clone(), 0, Modes::default()));
-        let held = Held { _view: Some(view), _lock: lock };
-        Self::start(env, &options, Opened { tables, database, marker: None, held, space })
+        let held = Held {
+            _view: Some(view),
+            _lock: lock,
+        };
+        Self::start(
+            env,
+            &options,
+            Opened {
+                tables,
+                database,
+                marker: None,
+                held,
+                space,
+            },
+        )
     }
 }
 
-/// The lock that keeps an open index from others, and, for reads only, the directory that goes with it. Dropped in this order.
+/// The lock that keeps an open index from others, and, for reads only, the directory that goes with
+/// it. Dropped in this order.
 #[derive(Debug)]
 pub(super) struct Held {
     _view: Option<View>,
@@ -81,7 +102,10 @@ pub(super) struct Held {
 impl Held {
     /// An index of which this is the only engine.
     pub(super) fn alone(lock: Lock) -> Self {
-        Self { _view: None, _lock: Some(lock) }
+        Self {
+            _view: None,
+            _lock: Some(lock),
+        }
     }
 }
 
@@ -89,20 +113,28 @@ impl Held {
 #[derive(Debug)]
 struct View {
     path: PathBuf,
-    /// Holds a shared BSD lock, which keeps cleaners of temporary directories (systemd-tmpfiles) from ageing the view.
+    /// Holds a shared BSD lock, which keeps cleaners of temporary directories (systemd-tmpfiles)
+    /// from ageing the view.
     _lock: Option<File>,
 }
 
 impl View {
     fn create(parent: &Path, env: &Env) -> Result<Self> {
         let name = format!("{PREFIX}{:016x}{:016x}", env.random_u64(), env.random_u64());
-        let path = std::path::absolute(parent.join(name)).map_err(|error| unavailable("find", parent, error))?;
-        Modes::default().create_dir(&path).map_err(|error| unavailable("create", &path, error))?;
-        let lock = File::open(&path).and_then(|directory| directory.lock_shared().map(|()| directory));
+        let path = std::path::absolute(parent.join(name))
+            .map_err(|error| unavailable("find", parent, error))?;
+        Modes::default()
+            .create_dir(&path)
+            .map_err(|error| unavailable("create", &path, error))?;
+        let lock =
+            File::open(&path).and_then(|directory| directory.lock_shared().map(|()| directory));
         if let Err(error) = &lock {
             tracing::debug!(%error, "a view can't be locked: cleaners of temporary directories may age it");
         }
-        Ok(Self { path, _lock: lock.ok() })
+        Ok(Self {
+            path,
+            _lock: lock.ok(),
+        })
     }
 }
 
@@ -118,12 +150,16 @@ impl Drop for View {
 fn fill(view: &Path, original: &Path, keyspaces: &[u64], looked: &Looked) -> io::Result<()> {
     let modes = Modes::default();
     let original = &fs::canonicalize(original)?;
-    copy(&original.join(creation::FJALL_MARKER), &view.join(creation::FJALL_MARKER))?;
+    copy(
+        &original.join(creation::FJALL_MARKER),
+        &view.join(creation::FJALL_MARKER),
+    )?;
     modes.create_file(&view.join(FJALL_LOCK))?;
     for scanned in &looked.scanned {
         let mut to = modes.create_file(&journals::path(view, scanned.id))?;
         let path = journals::path(original, scanned.id);
-        // A writer may have died before its sync: what is shown must be on the disk (I7). This changes no byte and no time.
+        // A writer may have died before its sync: what is shown must be on the disk (I7). This
+        // changes no byte and no time.
         if let Err(error) = File::open(&path)?.sync_data() {
             tracing::warn!(%error, "a journal can't be synced; a power cut may take back what is read");
         }
@@ -131,7 +167,10 @@ fn fill(view: &Path, original: &Path, keyspaces: &[u64], looked: &Looked) -> io:
         to.flush()?;
     }
     for &id in keyspaces {
-        fill_keyspace(&creation::keyspace(view, id), &creation::keyspace(original, id))?;
+        fill_keyspace(
+            &creation::keyspace(view, id),
+            &creation::keyspace(original, id),
+        )?;
     }
     Ok(())
 }
@@ -154,7 +193,11 @@ fn fill_keyspace(view: &Path, original: &Path) -> io::Result<()> {
         for entry in fs::read_dir(&from)? {
             let entry = entry?;
             // fjall refuses names that are no numbers; such a file is not its own.
-            if entry.file_name().to_str().is_some_and(|name| name.parse::<u64>().is_ok()) {
+            if entry
+                .file_name()
+                .to_str()
+                .is_some_and(|name| name.parse::<u64>().is_ok())
+            {
                 link(&entry.path(), &to.join(entry.file_name()))?;
             }
         }
@@ -163,7 +206,11 @@ fn fill_keyspace(view: &Path, original: &Path) -> io::Result<()> {
 }
 
 fn copy(from: &Path, to: &Path) -> io::Result<()> {
-    io::copy(&mut File::open(from)?, &mut Modes::default().create_file(to)?).map(drop)
+    io::copy(
+        &mut File::open(from)?,
+        &mut Modes::default().create_file(to)?,
+    )
+    .map(drop)
 }
 
 #[cfg(unix)]

@@ -1,5 +1,6 @@
-//! Scans of a table: pages of entries, or of keys. They leave out the gaps that are known (`gaps.rs`), and remember the steps
-//! that took long. Deliberately not here: what a damaged range becomes (`step_over.rs`).
+//! Scans of a table: pages of entries, or of keys. They leave out the gaps that are known
+//! (`gaps.rs`), and remember the steps that took long. Deliberately not here: what a damaged range
+//! becomes (`step_over.rs`).
 
 use std::ops::Bound;
 
@@ -45,12 +46,16 @@ impl Walker<'_> {
         range: Range,
         read: impl Fn(Guard) -> fjall::Result<(Bytes, T)>,
     ) -> Result<Vec<T>> {
-        let Some((mut at, end)) = bounds(range.start, range.end) else { return Ok(Vec::new()) };
+        let Some((mut at, end)) = bounds(range.start, range.end) else {
+            return Ok(Vec::new());
+        };
         let (mut page, mut slow) = (Vec::new(), Vec::new());
         caught(operation, || {
             while page.len() < range.limit {
                 let stretch = self.store.gaps.stretch(table, at, self.state.commit);
-                let Some(from) = stretch.from.filter(|from| is_before(from, end.as_ref())) else { break };
+                let Some(from) = stretch.from.filter(|from| is_before(from, end.as_ref())) else {
+                    break;
+                };
                 let gap = stretch.gap.filter(|gap| is_before(gap, end.as_ref()));
                 let to = gap.clone().or_else(|| end.clone());
                 let stretch = (from, to);
@@ -81,7 +86,10 @@ impl Walker<'_> {
         let end = to.clone().map_or(Bound::Unbounded, Bound::Excluded);
         let bounds = (Bound::Included(from.clone()), end);
         let mut begun = self.env.monotonic();
-        let mut entries = self.state.snapshot.range(self.store.tables.of(table), bounds);
+        let mut entries = self
+            .state
+            .snapshot
+            .range(self.store.tables.of(table), bounds);
         let mut last = None;
         while page.len() < limit {
             let step = entries.next().map(&read).transpose()?;
@@ -89,7 +97,10 @@ impl Walker<'_> {
             let took = now.saturating_sub(begun);
             if took >= self.store.slow_step {
                 let from = last.as_ref().map_or_else(|| from.clone(), behind);
-                let to = step.as_ref().map(|(key, _)| key.clone()).or_else(|| to.clone());
+                let to = step
+                    .as_ref()
+                    .map(|(key, _)| key.clone())
+                    .or_else(|| to.clone());
                 if is_before(&from, to.as_ref()) {
                     slow.push(Found { from, to, took });
                 }
@@ -106,11 +117,15 @@ fn is_before(key: &Bytes, end: Option<&Bytes>) -> bool {
     end.is_none_or(|end| key < end)
 }
 
-/// The first key of a range, and the first one behind it, as fjall bears them; none if no key lies in it.
+/// The first key of a range, and the first one behind it, as fjall bears them; none if no key lies
+/// in it.
 fn bounds(start: Bound<Bytes>, end: Bound<Bytes>) -> Option<(Bytes, Option<Bytes>)> {
-    // No key is longer than KEY_BYTES_MAX, so those above a longer bound are those above its first bytes.
+    // No key is longer than KEY_BYTES_MAX, so those above a longer bound are those above its first
+    // bytes.
     let start = match start {
-        Bound::Included(key) | Bound::Excluded(key) if key.len() > KEY_BYTES_MAX => behind(&key.slice(..KEY_BYTES_MAX)),
+        Bound::Included(key) | Bound::Excluded(key) if key.len() > KEY_BYTES_MAX => {
+            behind(&key.slice(..KEY_BYTES_MAX))
+        }
         Bound::Excluded(key) => behind(&key),
         // No key is empty.
         Bound::Included(key) if key.is_empty() => Bytes::from_static(&[0]),

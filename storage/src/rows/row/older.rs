@@ -1,4 +1,5 @@
-//! Rows as older formats had them. They are read, and written in today's format when they change next.
+//! Rows as older formats had them. They are read, and written in today's format when they change
+//! next.
 //!
 //! ```text
 //! 1  postcard: version, operation, metadata without expiration and deadline, body kind; a separate payload lies under
@@ -24,7 +25,8 @@ pub(super) const WITHOUT_EXPIRY: u8 = 1;
 pub(super) const WITHOUT_VERSION: u8 = 0;
 
 pub(super) fn decode_without_expiry(value: &Bytes) -> Result<(Stored, Bytes)> {
-    let ((version, row), tail) = codec::decode_with_tail::<(Version, OldRow)>("row", WITHOUT_EXPIRY, value)?;
+    let ((version, row), tail) =
+        codec::decode_with_tail::<(Version, OldRow)>("row", WITHOUT_EXPIRY, value)?;
     Ok((row.stored(version), tail))
 }
 
@@ -62,16 +64,43 @@ enum OldBody {
 
 impl OldRow {
     fn stored(self, version: Version) -> Stored {
-        let OldMetadata { size, checksum, created, modified, content_type, compression, origin, filename, custom } =
-            self.metadata;
-        let attributes =
-            Attributes { content_type, compression, origin, filename, custom, expiration: Expiration::Manual };
+        let OldMetadata {
+            size,
+            checksum,
+            created,
+            modified,
+            content_type,
+            compression,
+            origin,
+            filename,
+            custom,
+        } = self.metadata;
+        let attributes = Attributes {
+            content_type,
+            compression,
+            origin,
+            filename,
+            custom,
+            expiration: Expiration::Manual,
+        };
         let body = match self.body {
             OldBody::Embedded => StoredBody::Embedded,
             OldBody::Separate => StoredBody::Separate(self.operation),
             OldBody::Tombstone(extents) => StoredBody::Tombstone(Manifest::of_parts(extents)),
         };
-        let metadata = Metadata { size, checksum, created, modified, expires_at: None, attributes };
-        Stored { version, operation: self.operation, metadata, body }
+        let metadata = Metadata {
+            size,
+            checksum,
+            created,
+            modified,
+            expires_at: None,
+            attributes,
+        };
+        Stored {
+            version,
+            operation: self.operation,
+            metadata,
+            body,
+        }
     }
 }

@@ -4,11 +4,17 @@ use super::*;
 use crate::rows::Deadline;
 
 fn when(precondition: Precondition, swap: Swap) -> Swap {
-    Swap { precondition, ..swap }
+    Swap {
+        precondition,
+        ..swap
+    }
 }
 
 fn amend(operation: u128, amendment: Amendment) -> Swap {
-    Swap { mutation: Mutation::Amend(amendment), ..delete(operation) }
+    Swap {
+        mutation: Mutation::Amend(amendment),
+        ..delete(operation)
+    }
 }
 
 #[test]
@@ -20,22 +26,42 @@ fn a_lost_precondition_tells_how_the_object_stands() {
         other => panic!("expected a conflict, got {other:?}"),
     };
     let version = Precondition::Version;
-    assert_eq!(lost(when(Precondition::Absent, inline(2, 1)), &first), (current, vec![]));
-    assert_eq!(lost(when(version(Version::new(2)), delete(2)), &first), (current, vec![]));
-    assert_eq!(lost(when(version(Version::new(1)), inline(2, 1)), &never()), (None, vec![]), "absent: no current");
+    assert_eq!(
+        lost(when(Precondition::Absent, inline(2, 1)), &first),
+        (current, vec![])
+    );
+    assert_eq!(
+        lost(when(version(Version::new(2)), delete(2)), &first),
+        (current, vec![])
+    );
+    assert_eq!(
+        lost(when(version(Version::new(1)), inline(2, 1)), &never()),
+        (None, vec![]),
+        "absent: no current"
+    );
     let saw_nothing = tombstone(9, Expected::NoTombstone);
-    assert_eq!(lost(when(Precondition::Absent, saw_nothing), &first), (current, vec![key(1009)]), "its blob: orphan");
+    assert_eq!(
+        lost(when(Precondition::Absent, saw_nothing), &first),
+        (current, vec![key(1009)]),
+        "its blob: orphan"
+    );
 }
 
 #[test]
 fn a_precondition_that_holds_lets_the_write_through() {
     let first = after(&never(), &inline(1, 1));
     let etag = first.row().unwrap().etag();
-    for precondition in [Precondition::Version(Version::new(1)), Precondition::Etag(etag)] {
+    for precondition in [
+        Precondition::Version(Version::new(1)),
+        Precondition::Etag(etag),
+    ] {
         let second = after(&first, &when(precondition, inline(2, 1)));
         assert_eq!(second.version(), Version::new(2));
     }
-    assert_eq!(after(&never(), &when(Precondition::Absent, inline(1, 1))).version(), Version::new(1));
+    assert_eq!(
+        after(&never(), &when(Precondition::Absent, inline(1, 1))).version(),
+        Version::new(1)
+    );
 }
 
 #[test]
@@ -43,45 +69,88 @@ fn a_conflict_of_a_large_put_settles_its_change() {
     let first = after(&never(), &inline(1, 1));
     let swap = when(Precondition::Absent, tombstone(9, Expected::NoTombstone));
     let decision = swap.decide(&first, true, at(1)).unwrap();
-    assert_eq!(tables(&swap.batch(&first, &decision, at(1))), [(Table::Changes, false), (Table::Orphans, true)]);
+    assert_eq!(
+        tables(&swap.batch(&first, &decision, at(1))),
+        [(Table::Changes, false), (Table::Orphans, true)]
+    );
 }
 
 #[test]
 fn amending_leaves_the_bytes_where_they_are() {
-    let change = Amendment { filename: Some(Some("f".into())), ..Amendment::default() };
-    for write in [inline(1, 1), inline(1, 5000), tombstone(1, Expected::NoTombstone)] {
+    let change = Amendment {
+        filename: Some(Some("f".into())),
+        ..Amendment::default()
+    };
+    for write in [
+        inline(1, 1),
+        inline(1, 5000),
+        tombstone(1, Expected::NoTombstone),
+    ] {
         let first = after(&never(), &write);
         let swap = amend(2, change.clone());
         let decision = swap.decide(&first, true, at(5)).unwrap();
-        let Decision::Commit { next, orphans, existed: true } = &decision else { panic!("{decision:?}") };
+        let Decision::Commit {
+            next,
+            orphans,
+            existed: true,
+        } = &decision
+        else {
+            panic!("{decision:?}")
+        };
         let (old, new) = (first.row().unwrap(), next.row().unwrap());
-        assert_eq!((&new.body, new.version, orphans.len()), (&old.body, Version::new(2), 0));
+        assert_eq!(
+            (&new.body, new.version, orphans.len()),
+            (&old.body, Version::new(2), 0)
+        );
         assert_eq!(new.metadata.attributes.filename.as_deref(), Some("f"));
         assert_ne!(new.etag(), old.etag());
-        assert_eq!(tables(&swap.batch(&first, &decision, at(5))), [(Table::Rows, true)], "nothing but the row");
+        assert_eq!(
+            tables(&swap.batch(&first, &decision, at(5))),
+            [(Table::Rows, true)],
+            "nothing but the row"
+        );
     }
-    assert_eq!(amend(2, change).decide(&never(), true, at(1)).unwrap(), Decision::Absent);
+    assert_eq!(
+        amend(2, change).decide(&never(), true, at(1)).unwrap(),
+        Decision::Absent
+    );
 }
 
 #[test]
 fn attributes_that_grow_too_large_are_refused() {
     let first = after(&never(), &inline(1, 1));
     let large = [("k".to_owned(), Some("v".repeat(20_000)))].into();
-    let error = amend(2, Amendment { custom: large, ..Amendment::default() }).decide(&first, true, at(1)).unwrap_err();
+    let error = amend(
+        2,
+        Amendment {
+            custom: large,
+            ..Amendment::default()
+        },
+    )
+    .decide(&first, true, at(1))
+    .unwrap_err();
     assert_eq!(error.kind(), crate::ErrorKind::Invalid);
 }
 
 #[test]
 fn an_extension_that_extends_nothing_commits_nothing() {
     let first = after(&never(), &inline(1, 1));
-    let extension =
-        |deadline| Swap { mutation: Mutation::Extend(Extension { deadline, may_shorten: false }), ..delete(2) };
-    let forever = extension(Deadline::At(at(99))).decide(&first, true, at(1)).unwrap();
+    let extension = |deadline| Swap {
+        mutation: Mutation::Extend(Extension {
+            deadline,
+            may_shorten: false,
+        }),
+        ..delete(2)
+    };
+    let forever = extension(Deadline::At(at(99)))
+        .decide(&first, true, at(1))
+        .unwrap();
     assert_eq!(forever, Decision::Unchanged, "it never expires");
 }
 
 proptest! {
-    /// What a version or an etag once named, nothing else ever satisfies, whatever is deleted and created again.
+    /// What a version or an etag once named, nothing else ever satisfies, whatever is deleted and
+    /// created again.
     #[test]
     fn delete_and_recreate_never_satisfy_an_old_precondition(steps in proptest::collection::vec(0u8..4, 1..30)) {
         let mut standing = never();

@@ -9,19 +9,30 @@ const MS: Duration = Duration::from_millis(1);
 
 fn expiring(swap: Swap, expiration: Expiration) -> Swap {
     let mut swap = swap;
-    if let Mutation::Inline { attributes, .. } | Mutation::Tombstone { attributes, .. } = &mut swap.mutation {
+    if let Mutation::Inline { attributes, .. } | Mutation::Tombstone { attributes, .. } =
+        &mut swap.mutation
+    {
         attributes.expiration = expiration;
     }
     swap
 }
 
 fn doing(operation: u128, mutation: Mutation) -> Swap {
-    Swap { mutation, ..delete(operation) }
+    Swap {
+        mutation,
+        ..delete(operation)
+    }
 }
 
 /// A tombstone that was written at 1 and expires at 11.
 fn mortal() -> Standing {
-    after(&never(), &expiring(tombstone(2, Expected::NoTombstone), Expiration::TimeToLive(10 * MS)))
+    after(
+        &never(),
+        &expiring(
+            tombstone(2, Expected::NoTombstone),
+            Expiration::TimeToLive(10 * MS),
+        ),
+    )
 }
 
 fn decide(swap: &Swap, standing: &Standing, now: u64) -> Decision {
@@ -31,14 +42,42 @@ fn decide(swap: &Swap, standing: &Standing, now: u64) -> Decision {
 #[test]
 fn an_expired_object_is_absent_for_every_write() {
     let expired = mortal();
-    assert!(matches!(decide(&delete(3), &expired, 11), Decision::Commit { existed: false, .. }));
-    assert!(matches!(decide(&inline(3, 1), &expired, 11), Decision::Commit { existed: false, .. }));
-    let absent = Swap { precondition: Precondition::Absent, ..inline(3, 1) };
-    assert!(matches!(decide(&absent, &expired, 11), Decision::Commit { .. }));
-    let version = Swap { precondition: Precondition::Version(Version::new(1)), ..inline(3, 1) };
-    assert!(matches!(decide(&version, &expired, 11), Decision::Conflict { current: None, .. }));
-    assert!(matches!(decide(&version, &expired, 10), Decision::Commit { .. }), "a moment before it was there");
-    assert_eq!(decide(&doing(3, Mutation::Amend(Amendment::default())), &expired, 11), Decision::Absent);
+    assert!(matches!(
+        decide(&delete(3), &expired, 11),
+        Decision::Commit { existed: false, .. }
+    ));
+    assert!(matches!(
+        decide(&inline(3, 1), &expired, 11),
+        Decision::Commit { existed: false, .. }
+    ));
+    let absent = Swap {
+        precondition: Precondition::Absent,
+        ..inline(3, 1)
+    };
+    assert!(matches!(
+        decide(&absent, &expired, 11),
+        Decision::Commit { .. }
+    ));
+    let version = Swap {
+        precondition: Precondition::Version(Version::new(1)),
+        ..inline(3, 1)
+    };
+    assert!(matches!(
+        decide(&version, &expired, 11),
+        Decision::Conflict { current: None, .. }
+    ));
+    assert!(
+        matches!(decide(&version, &expired, 10), Decision::Commit { .. }),
+        "a moment before it was there"
+    );
+    assert_eq!(
+        decide(
+            &doing(3, Mutation::Amend(Amendment::default())),
+            &expired,
+            11
+        ),
+        Decision::Absent
+    );
 }
 
 #[test]
@@ -46,11 +85,27 @@ fn overwriting_an_expired_tombstone_queues_its_blobs_and_begins_anew() {
     let expired = mortal();
     let swap = inline(3, 1);
     let decision = decide(&swap, &expired, 20);
-    let Decision::Commit { next, orphans, existed: false } = &decision else { panic!("{decision:?}") };
+    let Decision::Commit {
+        next,
+        orphans,
+        existed: false,
+    } = &decision
+    else {
+        panic!("{decision:?}")
+    };
     assert_eq!(orphans, &[key(1002)]);
     let row = next.row().unwrap();
-    assert_eq!((row.metadata.created, row.version), (at(20), Version::new(2)), "created anew, its version is not");
-    let expected = [(Table::Payloads, false), (Table::Rows, true), (Table::Expiry, false), (Table::Orphans, true)];
+    assert_eq!(
+        (row.metadata.created, row.version),
+        (at(20), Version::new(2)),
+        "created anew, its version is not"
+    );
+    let expected = [
+        (Table::Payloads, false),
+        (Table::Rows, true),
+        (Table::Expiry, false),
+        (Table::Orphans, true),
+    ];
     assert_eq!(tables(&swap.batch(&expired, &decision, at(20))), expected);
 }
 
@@ -76,12 +131,23 @@ fn a_large_put_over_what_expired_meanwhile_commits() {
     let saw = object.expectation(at(5));
     let gone = Standing::Absent(object.version());
     let put = tombstone(9, saw);
-    assert!(matches!(decide(&put, &object, 11), Decision::Commit { orphans, .. } if orphans == [key(1002)]));
-    assert!(matches!(decide(&put, &gone, 11), Decision::Commit { .. }), "the expirer is no writer");
-    assert!(matches!(decide(&put, &gone, 10), Decision::Supersede { .. }), "it was deleted before its time");
+    assert!(
+        matches!(decide(&put, &object, 11), Decision::Commit { orphans, .. } if orphans == [key(1002)])
+    );
+    assert!(
+        matches!(decide(&put, &gone, 11), Decision::Commit { .. }),
+        "the expirer is no writer"
+    );
+    assert!(
+        matches!(decide(&put, &gone, 10), Decision::Supersede { .. }),
+        "it was deleted before its time"
+    );
     let saw_expired = object.expectation(at(11));
     assert_eq!(saw_expired, Expected::NoTombstone);
-    assert!(matches!(decide(&tombstone(9, saw_expired), &object, 12), Decision::Commit { .. }));
+    assert!(matches!(
+        decide(&tombstone(9, saw_expired), &object, 12),
+        Decision::Commit { .. }
+    ));
 }
 
 #[test]
@@ -89,12 +155,23 @@ fn it_makes_no_difference_whether_the_expirer_has_been_by() {
     let object = mortal();
     let gone = Standing::Absent(object.version());
     let saw_later_deadline = match object.expectation(at(5)) {
-        Expected::Tombstone { first, .. } => Expected::Tombstone { first, expires_at: Some(at(1000)) },
+        Expected::Tombstone { first, .. } => Expected::Tombstone {
+            first,
+            expires_at: Some(at(1000)),
+        },
         Expected::NoTombstone => panic!("it is one"),
     };
-    for expected in [Expected::NoTombstone, object.expectation(at(5)), saw_later_deadline] {
-        let commits =
-            |standing: &Standing| matches!(decide(&tombstone(9, expected), standing, 20), Decision::Commit { .. });
+    for expected in [
+        Expected::NoTombstone,
+        object.expectation(at(5)),
+        saw_later_deadline,
+    ] {
+        let commits = |standing: &Standing| {
+            matches!(
+                decide(&tombstone(9, expected), standing, 20),
+                Decision::Commit { .. }
+            )
+        };
         assert_eq!(commits(&object), commits(&gone), "{expected:?}");
     }
 }
@@ -104,15 +181,35 @@ fn a_read_extends_the_version_it_read_and_no_other() {
     let idle = Expiration::TimeToIdle(8 * MS);
     let first = after(&never(), &expiring(inline(1, 1), idle));
     let touch = doing(50, Mutation::Touch { seen: op(1) });
-    let Decision::Commit { next, .. } = decide(&touch, &first, 4) else { panic!("it extends") };
+    let Decision::Commit { next, .. } = decide(&touch, &first, 4) else {
+        panic!("it extends")
+    };
     let (old, new) = (first.row().unwrap(), next.row().unwrap());
-    assert_eq!((new.version, new.etag(), new.metadata.modified), (old.version, old.etag(), old.metadata.modified));
+    assert_eq!(
+        (new.version, new.etag(), new.metadata.modified),
+        (old.version, old.etag(), old.metadata.modified)
+    );
     assert_eq!(new.metadata.expires_at, Some(at(12)));
-    assert_eq!(decide(&touch, &next, 5), Decision::Unchanged, "not twice in a quarter of the time");
-    assert_eq!(decide(&touch, &first, 9), Decision::Unchanged, "what has expired is not brought back");
+    assert_eq!(
+        decide(&touch, &next, 5),
+        Decision::Unchanged,
+        "not twice in a quarter of the time"
+    );
+    assert_eq!(
+        decide(&touch, &first, 9),
+        Decision::Unchanged,
+        "what has expired is not brought back"
+    );
     let second = after(&first, &expiring(inline(2, 1), idle));
-    assert_eq!(decide(&touch, &second, 4), Decision::Unchanged, "it has been overwritten");
-    assert_eq!(decide(&touch, &Standing::Absent(Version::new(1)), 4), Decision::Unchanged);
+    assert_eq!(
+        decide(&touch, &second, 4),
+        Decision::Unchanged,
+        "it has been overwritten"
+    );
+    assert_eq!(
+        decide(&touch, &Standing::Absent(Version::new(1)), 4),
+        Decision::Unchanged
+    );
 }
 
 proptest! {

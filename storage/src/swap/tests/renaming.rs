@@ -8,13 +8,27 @@ fn other() -> ObjectId {
 
 fn rename(operation: u128) -> Rename {
     let (from, to) = (id(), other());
-    Rename { from, to, operation: op(operation), source: Precondition::None, target: Precondition::None }
+    Rename {
+        from,
+        to,
+        operation: op(operation),
+        source: Precondition::None,
+        target: Precondition::None,
+    }
 }
 
 /// How both stand after a rename, and what its batch changes.
-fn renamed(rename: &Rename, from: &Standing, to: &Standing) -> (Standing, Standing, Vec<(Table, bool)>) {
+fn renamed(
+    rename: &Rename,
+    from: &Standing,
+    to: &Standing,
+) -> (Standing, Standing, Vec<(Table, bool)>) {
     match rename.decide(from, to, at(1)) {
-        RenameDecision::Commit { from: from_after, to: to_after, .. } => {
+        RenameDecision::Commit {
+            from: from_after,
+            to: to_after,
+            ..
+        } => {
             let batch = rename.batch((from, to), (&from_after, &to_after), at(1));
             (from_after, to_after, tables(&batch))
         }
@@ -26,15 +40,35 @@ fn renamed(rename: &Rename, from: &Standing, to: &Standing) -> (Standing, Standi
 fn a_renamed_tombstone_names_the_same_blobs_under_their_old_name() {
     let large = after(&never(), &tombstone(2, Expected::NoTombstone));
     let (from, to, changed) = renamed(&rename(3), &large, &never());
-    assert_eq!((from, to.version()), (Standing::Absent(Version::new(1)), Version::new(1)));
+    assert_eq!(
+        (from, to.version()),
+        (Standing::Absent(Version::new(1)), Version::new(1))
+    );
     let row = to.row().unwrap();
-    assert_eq!(row.revision_keys(&other()), [key(1002)], "the blob lies where it lay");
-    let rows_and_floor = [(Table::Rows, false), (Table::Meta, true), (Table::Rows, true)];
-    assert_eq!(changed, rows_and_floor, "no checksum, no blob and no orphan");
+    assert_eq!(
+        row.revision_keys(&other()),
+        [key(1002)],
+        "the blob lies where it lay"
+    );
+    let rows_and_floor = [
+        (Table::Rows, false),
+        (Table::Meta, true),
+        (Table::Rows, true),
+    ];
+    assert_eq!(
+        changed, rows_and_floor,
+        "no checksum, no blob and no orphan"
+    );
 
-    let back = Rename { from: other(), to: id(), ..rename(4) };
+    let back = Rename {
+        from: other(),
+        to: id(),
+        ..rename(4)
+    };
     let (_, home, _) = renamed(&back, &to, &Standing::Absent(Version::new(1)));
-    let Body::Tombstone(manifest) = &home.row().unwrap().body else { panic!("still a tombstone") };
+    let Body::Tombstone(manifest) = &home.row().unwrap().body else {
+        panic!("still a tombstone")
+    };
     assert_eq!(manifest.written_as(), None, "it is back under its own name");
 }
 
@@ -43,9 +77,24 @@ fn a_rename_over_another_object_queues_what_that_one_named() {
     let large = after(&never(), &tombstone(2, Expected::NoTombstone));
     let replaced = after(&never(), &tombstone(5, Expected::NoTombstone));
     let (_, to, changed) = renamed(&rename(9), &large, &replaced);
-    assert_eq!((to.version(), to.row().unwrap().revisions()), (Version::new(2), vec![revision(1002)]));
-    assert_eq!(changed.iter().filter(|change| **change == (Table::Orphans, true)).count(), 1);
-    assert_eq!(changed.iter().filter(|change| **change == (Table::Payloads, false)).count(), 1);
+    assert_eq!(
+        (to.version(), to.row().unwrap().revisions()),
+        (Version::new(2), vec![revision(1002)])
+    );
+    assert_eq!(
+        changed
+            .iter()
+            .filter(|change| **change == (Table::Orphans, true))
+            .count(),
+        1
+    );
+    assert_eq!(
+        changed
+            .iter()
+            .filter(|change| **change == (Table::Payloads, false))
+            .count(),
+        1
+    );
 }
 
 #[test]
@@ -58,14 +107,35 @@ fn a_payload_beside_the_row_stays_where_it_is() {
 
 #[test]
 fn a_rename_minds_both_preconditions() {
-    let (small, two) = (after(&never(), &inline(1, 1)), after(&never(), &inline(2, 1)));
-    let free = Rename { target: Precondition::Absent, ..rename(3) };
+    let (small, two) = (
+        after(&never(), &inline(1, 1)),
+        after(&never(), &inline(2, 1)),
+    );
+    let free = Rename {
+        target: Precondition::Absent,
+        ..rename(3)
+    };
     let current = two.row().map(Row::current);
-    assert_eq!(free.decide(&small, &two, at(1)), RenameDecision::Conflict { of: other(), current });
-    let stale = Rename { source: Precondition::Version(Version::new(7)), ..rename(3) };
+    assert_eq!(
+        free.decide(&small, &two, at(1)),
+        RenameDecision::Conflict {
+            of: other(),
+            current
+        }
+    );
+    let stale = Rename {
+        source: Precondition::Version(Version::new(7)),
+        ..rename(3)
+    };
     let current = small.row().map(Row::current);
-    assert_eq!(stale.decide(&small, &never(), at(1)), RenameDecision::Conflict { of: id(), current });
-    assert_eq!(rename(3).decide(&never(), &two, at(1)), RenameDecision::Absent);
+    assert_eq!(
+        stale.decide(&small, &never(), at(1)),
+        RenameDecision::Conflict { of: id(), current }
+    );
+    assert_eq!(
+        rename(3).decide(&never(), &two, at(1)),
+        RenameDecision::Absent
+    );
 }
 
 #[test]
@@ -73,7 +143,16 @@ fn the_new_name_is_created_when_it_came_to_be_and_modified_now() {
     let one = after(&never(), &inline(1, 1));
     for (to, created) in [(never(), at(50)), (after(&never(), &inline(2, 1)), at(1))] {
         let decision = rename(3).decide(&one, &to, at(50));
-        let RenameDecision::Commit { to: Standing::Present(row), .. } = decision else { panic!("it is renamed") };
-        assert_eq!((row.metadata.created, row.metadata.modified), (created, at(50)));
+        let RenameDecision::Commit {
+            to: Standing::Present(row),
+            ..
+        } = decision
+        else {
+            panic!("it is renamed")
+        };
+        assert_eq!(
+            (row.metadata.created, row.metadata.modified),
+            (created, at(50))
+        );
     }
 }

@@ -5,15 +5,18 @@ use std::time::Duration;
 use super::*;
 use crate::multipart::{PartEtag, PartNumber, UploadId};
 use crate::rows::{
-    Filed, Part, Phase, Row, Session, is_part_key, part_key, read_expiry_key, read_part_key, session_expiry_key,
-    session_key,
+    Filed, Part, Phase, Row, Session, is_part_key, part_key, read_expiry_key, read_part_key,
+    session_expiry_key, session_key,
 };
 use crate::swap::{PartRules, Selection, SessionMutation, SessionSwap, SessionView, Verdict};
 use crate::{Error, ErrorKind};
 
 const KEPT: Duration = Duration::from_millis(50);
 const LIFETIME_MS: u64 = 1000;
-const RULES: PartRules = PartRules { bytes_min: 0, total_bytes_max: 1000 };
+const RULES: PartRules = PartRules {
+    bytes_min: 0,
+    total_bytes_max: 1000,
+};
 
 fn upload() -> UploadId {
     UploadId::new(at(1), [7, 7])
@@ -24,27 +27,65 @@ fn number(number: u32) -> PartNumber {
 }
 
 fn part(revision_number: u128, bytes: u64) -> Part {
-    let extent = Extent { revision: revision(revision_number), bytes, checksum: Checksum::new(1) };
-    Part { extent, etag: PartEtag::new(revision_number), uploaded: at(1) }
+    let extent = Extent {
+        revision: revision(revision_number),
+        bytes,
+        checksum: Checksum::new(1),
+    };
+    Part {
+        extent,
+        etag: PartEtag::new(revision_number),
+        uploaded: at(1),
+    }
 }
 
 fn session(phase: Phase) -> Session {
-    let attributes = Attributes { content_type: Some("a/b".into()), ..Attributes::default() };
-    Session { initiated: at(1), expires_at: at(LIFETIME_MS), attributes, precondition: Precondition::None, phase }
+    let attributes = Attributes {
+        content_type: Some("a/b".into()),
+        ..Attributes::default()
+    };
+    Session {
+        initiated: at(1),
+        expires_at: at(LIFETIME_MS),
+        attributes,
+        precondition: Precondition::None,
+        phase,
+    }
 }
 
 fn step(operation: u128, mutation: SessionMutation) -> SessionSwap {
-    SessionSwap { id: id(), upload: upload(), operation: op(operation), mutation }
+    SessionSwap {
+        id: id(),
+        upload: upload(),
+        operation: op(operation),
+        mutation,
+    }
 }
 
 fn filing(operation: u128, part_number: u32, bytes: u64) -> SessionSwap {
     let part = part(operation + 1000, bytes);
-    step(operation, SessionMutation::Part { number: number(part_number), part, blocks: BlockChecksums::default() })
+    step(
+        operation,
+        SessionMutation::Part {
+            number: number(part_number),
+            part,
+            blocks: BlockChecksums::default(),
+        },
+    )
 }
 
 fn completion(operation: u128, parts: Selection, standing: &Standing) -> SessionSwap {
     let (expected, precondition) = (standing.expectation(at(1)), Precondition::None);
-    step(operation, SessionMutation::Complete { parts, expected, precondition, rules: RULES, kept_for: KEPT })
+    step(
+        operation,
+        SessionMutation::Complete {
+            parts,
+            expected,
+            precondition,
+            rules: RULES,
+            kept_for: KEPT,
+        },
+    )
 }
 
 fn abort(operation: u128) -> SessionSwap {
@@ -53,7 +94,8 @@ fn abort(operation: u128) -> SessionSwap {
 
 /// An open upload with parts 1, 2 and 5.
 fn open() -> SessionView {
-    let parts = [(1, 10), (2, 20), (5, 50)].map(|(at, bytes)| (number(at), part(u128::from(at), bytes)));
+    let parts =
+        [(1, 10), (2, 20), (5, 50)].map(|(at, bytes)| (number(at), part(u128::from(at), bytes)));
     SessionView {
         session: Some(session(Phase::Open)),
         parts: parts.into(),
@@ -64,7 +106,12 @@ fn open() -> SessionView {
 }
 
 fn listed(parts: &[(u32, u128)]) -> Selection {
-    Selection::Listed(parts.iter().map(|&(at, etag)| (number(at), PartEtag::new(etag))).collect())
+    Selection::Listed(
+        parts
+            .iter()
+            .map(|&(at, etag)| (number(at), PartEtag::new(etag)))
+            .collect(),
+    )
 }
 
 fn refused(swap: &SessionSwap, view: &SessionView, now: u64) -> Error {
@@ -78,16 +125,30 @@ fn refused(swap: &SessionSwap, view: &SessionView, now: u64) -> Error {
 }
 
 /// What the session table and the expiry index hold after a batch on this view's session.
-fn session_after(view: &SessionView, swap: &SessionSwap, verdict: &Verdict, now: u64) -> SessionView {
+fn session_after(
+    view: &SessionView,
+    swap: &SessionSwap,
+    verdict: &Verdict,
+    now: u64,
+) -> SessionView {
     let mut next = view.clone();
     for (table, key, value) in swap.batch(view, verdict, at(now)).changes() {
         match (table, value) {
             (Table::Sessions, Some(value)) if is_part_key(key) => {
-                next.parts.insert(read_part_key(key).unwrap().1, Filed::decode(value).unwrap().part().unwrap());
+                next.parts.insert(
+                    read_part_key(key).unwrap().1,
+                    Filed::decode(value).unwrap().part().unwrap(),
+                );
             }
-            (Table::Sessions, None) if is_part_key(key) => drop(next.parts.remove(&read_part_key(key).unwrap().1)),
-            (Table::Sessions, value) => next.session = value.as_ref().map(|value| Session::decode(value).unwrap()),
-            (Table::Rows, Some(row)) => next.standing = Standing::Present(Box::new(Row::decode(row).unwrap())),
+            (Table::Sessions, None) if is_part_key(key) => {
+                let _ = next.parts.remove(&read_part_key(key).unwrap().1);
+            }
+            (Table::Sessions, value) => {
+                next.session = value.as_ref().map(|value| Session::decode(value).unwrap());
+            }
+            (Table::Rows, Some(row)) => {
+                next.standing = Standing::Present(Box::new(Row::decode(row).unwrap()));
+            }
             _ => {}
         }
     }
@@ -96,30 +157,70 @@ fn session_after(view: &SessionView, swap: &SessionSwap, verdict: &Verdict, now:
 
 #[test]
 fn a_completion_makes_one_tombstone_of_the_listed_parts_and_gives_up_the_others() {
-    let view = SessionView { standing: after(&never(), &tombstone(900, Expected::NoTombstone)), ..open() };
+    let view = SessionView {
+        standing: after(&never(), &tombstone(900, Expected::NoTombstone)),
+        ..open()
+    };
     let swap = completion(9, listed(&[(1, 1), (5, 5)]), &view.standing);
     let verdict = swap.decide(&view, at(2));
-    let Verdict::Complete { next, orphans, session, written } = &verdict else { panic!("{verdict:?}") };
+    let Verdict::Complete {
+        next,
+        orphans,
+        session,
+        written,
+    } = &verdict
+    else {
+        panic!("{verdict:?}")
+    };
     let row = next.row().unwrap();
     assert_eq!((row.metadata.size, row.metadata.checksum), (60, None));
-    assert_eq!(row.metadata.attributes.content_type.as_deref(), Some("a/b"), "as the beginning said");
+    assert_eq!(
+        row.metadata.attributes.content_type.as_deref(),
+        Some("a/b"),
+        "as the beginning said"
+    );
     assert_eq!(row.revisions(), [revision(1), revision(5)]);
-    assert_eq!(orphans, &[key(1900), key(2)], "what the old row named, and the part that is not listed");
-    assert_eq!((written.version, written.created), (Some(Version::new(2)), false));
+    assert_eq!(
+        orphans,
+        &[key(1900), key(2)],
+        "what the old row named, and the part that is not listed"
+    );
+    assert_eq!(
+        (written.version, written.created),
+        (Some(Version::new(2)), false)
+    );
     assert_eq!(session.expires_at, at(2).after(KEPT));
     let batch = swap.batch(&view, &verdict, at(2));
     let has = |table, key: &[u8], is_put: bool| {
-        batch.changes().iter().any(|(t, k, value)| *t == table && k == key && value.is_some() == is_put)
+        batch
+            .changes()
+            .iter()
+            .any(|(t, k, value)| *t == table && k == key && value.is_some() == is_put)
     };
     for at in [1, 2, 5] {
-        assert!(has(Table::Sessions, &part_key(&upload(), number(at)), false), "no part is filed any more");
+        assert!(
+            has(Table::Sessions, &part_key(&upload(), number(at)), false),
+            "no part is filed any more"
+        );
     }
     assert!(
-        has(Table::Payloads, revision(2).as_bytes(), false) && !has(Table::Payloads, revision(1).as_bytes(), false)
+        has(Table::Payloads, revision(2).as_bytes(), false)
+            && !has(Table::Payloads, revision(1).as_bytes(), false)
     );
-    assert!(has(Table::Expiry, &session_expiry_key(at(LIFETIME_MS), &id(), &upload()), false));
-    assert!(has(Table::Expiry, &session_expiry_key(session.expires_at, &id(), &upload()), true));
-    assert!(has(Table::Sessions, &session_key(&id(), &upload()), true) && has(Table::Rows, id().encoded(), true));
+    assert!(has(
+        Table::Expiry,
+        &session_expiry_key(at(LIFETIME_MS), &id(), &upload()),
+        false
+    ));
+    assert!(has(
+        Table::Expiry,
+        &session_expiry_key(session.expires_at, &id(), &upload()),
+        true
+    ));
+    assert!(
+        has(Table::Sessions, &session_key(&id(), &upload()), true)
+            && has(Table::Rows, id().encoded(), true)
+    );
 }
 
 #[test]
@@ -127,33 +228,65 @@ fn a_completion_is_repeated_with_the_same_parts_only_and_only_for_a_while() {
     let view = open();
     let swap = completion(9, listed(&[(1, 1), (2, 2)]), &view.standing);
     let verdict = swap.decide(&view, at(2));
-    let Verdict::Complete { written, .. } = &verdict else { panic!("{verdict:?}") };
+    let Verdict::Complete { written, .. } = &verdict else {
+        panic!("{verdict:?}")
+    };
     let done = session_after(&view, &swap, &verdict, 2);
     assert!(done.parts.is_empty());
     for again in [listed(&[(1, 1), (2, 2)]), Selection::All] {
         let repeated = completion(10, again, &done.standing).decide(&done, at(51));
-        assert!(matches!(&repeated, Verdict::Replay(first) if first == written), "{repeated:?}");
+        assert!(
+            matches!(&repeated, Verdict::Replay(first) if first == written),
+            "{repeated:?}"
+        );
     }
     let other = completion(10, listed(&[(1, 1)]), &done.standing);
-    assert!(refused(&other, &done, 51).to_string().contains("completed with other parts"));
+    assert!(
+        refused(&other, &done, 51)
+            .to_string()
+            .contains("completed with other parts")
+    );
     let late = completion(10, Selection::All, &done.standing);
-    assert_eq!(refused(&late, &done, 52).to_string(), crate::no_such_upload().to_string(), "nobody knows it any more");
-    assert!(refused(&abort(10), &done, 51).to_string().contains("completed"));
-    assert!(refused(&filing(11, 3, 1), &done, 51).to_string().contains("completed"));
+    assert_eq!(
+        refused(&late, &done, 52).to_string(),
+        crate::no_such_upload().to_string(),
+        "nobody knows it any more"
+    );
+    assert!(
+        refused(&abort(10), &done, 51)
+            .to_string()
+            .contains("completed")
+    );
+    assert!(
+        refused(&filing(11, 3, 1), &done, 51)
+            .to_string()
+            .contains("completed")
+    );
 }
 
 #[test]
 fn a_completion_that_breaks_a_rule_names_the_part_and_changes_nothing() {
     let view = open();
-    let rules = |bytes_min, total_bytes_max| PartRules { bytes_min, total_bytes_max };
+    let rules = |bytes_min, total_bytes_max| PartRules {
+        bytes_min,
+        total_bytes_max,
+    };
     let cases = [
         (listed(&[]), RULES, "one part at least"),
         (listed(&[(2, 2), (1, 1)]), RULES, "part=1 after=2"),
         (listed(&[(1, 1), (1, 1)]), RULES, "part=1 after=1"),
         (listed(&[(1, 1), (3, 3)]), RULES, "no such part: part=3"),
         (listed(&[(1, 1), (2, 9)]), RULES, "another etag: part=2"),
-        (listed(&[(1, 1), (2, 2)]), rules(11, 1000), "too small: part=1 bytes=10 min=11"),
-        (Selection::All, rules(0, 79), "too large together: part=5 bytes=80 max=79"),
+        (
+            listed(&[(1, 1), (2, 2)]),
+            rules(11, 1000),
+            "too small: part=1 bytes=10 min=11",
+        ),
+        (
+            Selection::All,
+            rules(0, 79),
+            "too large together: part=5 bytes=80 max=79",
+        ),
     ];
     for (parts, rules, expected) in cases {
         let mut swap = completion(9, parts, &view.standing);
@@ -162,9 +295,15 @@ fn a_completion_that_breaks_a_rule_names_the_part_and_changes_nothing() {
         }
         let error = refused(&swap, &view, 2);
         assert!(error.to_string().contains(expected), "{error}");
-        assert!(swap.batch(&view, &swap.decide(&view, at(2)), at(2)).is_empty());
+        assert!(
+            swap.batch(&view, &swap.decide(&view, at(2)), at(2))
+                .is_empty()
+        );
     }
-    let empty = SessionView { parts: Default::default(), ..open() };
+    let empty = SessionView {
+        parts: Default::default(),
+        ..open()
+    };
     refused(&completion(9, Selection::All, &empty.standing), &empty, 2);
 }
 
@@ -186,68 +325,132 @@ fn the_last_part_may_be_small_and_parts_may_be_empty() {
 #[test]
 fn a_lost_precondition_leaves_the_upload_as_it_was() {
     let standing = after(&never(), &inline(900, 1));
-    for (at_begin, at_end) in
-        [(Precondition::Absent, Precondition::None), (Precondition::None, Precondition::Version(Version::new(9)))]
-    {
-        let begun = Session { precondition: at_begin, ..session(Phase::Open) };
-        let view = SessionView { session: Some(begun), standing: standing.clone(), ..open() };
+    for (at_begin, at_end) in [
+        (Precondition::Absent, Precondition::None),
+        (Precondition::None, Precondition::Version(Version::new(9))),
+    ] {
+        let begun = Session {
+            precondition: at_begin,
+            ..session(Phase::Open)
+        };
+        let view = SessionView {
+            session: Some(begun),
+            standing: standing.clone(),
+            ..open()
+        };
         let mut swap = completion(9, Selection::All, &standing);
         if let SessionMutation::Complete { precondition, .. } = &mut swap.mutation {
             *precondition = at_end;
         }
         let verdict = swap.decide(&view, at(2));
-        assert!(matches!(verdict, Verdict::Conflict(Some(current)) if current.version == Version::new(1)));
+        assert!(
+            matches!(verdict, Verdict::Conflict(Some(current)) if current.version == Version::new(1))
+        );
         assert!(swap.batch(&view, &verdict, at(2)).is_empty());
     }
-    let begin =
-        step(9, SessionMutation::Initiate(Session { precondition: Precondition::Absent, ..session(Phase::Open) }));
-    let view =
-        SessionView { session: None, parts: Default::default(), standing, lost: BTreeSet::new(), change_is_live: true };
-    assert!(matches!(begin.decide(&view, at(2)), Verdict::Conflict(Some(_))));
+    let begin = step(
+        9,
+        SessionMutation::Initiate(Session {
+            precondition: Precondition::Absent,
+            ..session(Phase::Open)
+        }),
+    );
+    let view = SessionView {
+        session: None,
+        parts: Default::default(),
+        standing,
+        lost: BTreeSet::new(),
+        change_is_live: true,
+    };
+    assert!(matches!(
+        begin.decide(&view, at(2)),
+        Verdict::Conflict(Some(_))
+    ));
 }
 
 #[test]
 fn a_completion_that_another_write_has_overtaken_keeps_nothing_and_says_so_again() {
     let newer = after(&never(), &tombstone(900, Expected::NoTombstone));
-    let view = SessionView { standing: newer.clone(), ..open() };
+    let view = SessionView {
+        standing: newer.clone(),
+        ..open()
+    };
     let swap = completion(9, Selection::All, &never());
     let verdict = swap.decide(&view, at(2));
-    let Verdict::Supersede { orphans, written, .. } = &verdict else { panic!("{verdict:?}") };
+    let Verdict::Supersede {
+        orphans, written, ..
+    } = &verdict
+    else {
+        panic!("{verdict:?}")
+    };
     assert_eq!((orphans.len(), written.outcome), (3, Outcome::Superseded));
     let done = session_after(&view, &swap, &verdict, 2);
     assert_eq!(done.standing, newer, "the row stays");
     assert!(done.parts.is_empty());
     let again = completion(10, Selection::All, &newer).decide(&done, at(3));
-    assert!(matches!(again, Verdict::Replay(Written { outcome: Outcome::Superseded, .. })));
+    assert!(matches!(
+        again,
+        Verdict::Replay(Written {
+            outcome: Outcome::Superseded,
+            ..
+        })
+    ));
 }
 
 #[test]
 fn an_abort_gives_up_every_part_and_may_be_repeated() {
     let view = open();
     let verdict = abort(9).decide(&view, at(2));
-    let Verdict::End { orphans, session: Some(_) } = &verdict else { panic!("{verdict:?}") };
+    let Verdict::End {
+        orphans,
+        session: Some(_),
+    } = &verdict
+    else {
+        panic!("{verdict:?}")
+    };
     assert_eq!(orphans, &[key(1), key(2), key(5)]);
     let gone = session_after(&view, &abort(9), &verdict, 2);
     assert!(gone.parts.is_empty());
     assert!(matches!(abort(10).decide(&gone, at(3)), Verdict::Unchanged));
-    assert!(refused(&completion(10, Selection::All, &never()), &gone, 3).to_string().contains("aborted"));
-    assert!(refused(&filing(11, 3, 1), &gone, 3).to_string().contains("aborted"));
+    assert!(
+        refused(&completion(10, Selection::All, &never()), &gone, 3)
+            .to_string()
+            .contains("aborted")
+    );
+    assert!(
+        refused(&filing(11, 3, 1), &gone, 3)
+            .to_string()
+            .contains("aborted")
+    );
 }
 
 #[test]
 fn a_part_after_the_end_settles_its_change_and_leaves_nothing() {
-    let ended = SessionView { session: None, parts: Default::default(), ..open() };
+    let ended = SessionView {
+        session: None,
+        parts: Default::default(),
+        ..open()
+    };
     let late = filing(9, 3, 1);
     let verdict = late.decide(&ended, at(2));
     assert!(matches!(&verdict, Verdict::Refuse { orphans, .. } if *orphans == [key(1009)]));
-    assert_eq!(tables(&late.batch(&ended, &verdict, at(2))), [(Table::Changes, false), (Table::Orphans, true)]);
-    let fenced = SessionView { change_is_live: false, ..open() };
+    assert_eq!(
+        tables(&late.batch(&ended, &verdict, at(2))),
+        [(Table::Changes, false), (Table::Orphans, true)]
+    );
+    let fenced = SessionView {
+        change_is_live: false,
+        ..open()
+    };
     assert!(matches!(late.decide(&fenced, at(2)), Verdict::Fenced), "I6");
 }
 
 #[test]
 fn a_part_takes_the_place_of_the_one_that_had_its_number() {
-    let view = SessionView { parts: [(number(2), part(2, 20))].into(), ..open() };
+    let view = SessionView {
+        parts: [(number(2), part(2, 20))].into(),
+        ..open()
+    };
     let swap = filing(9, 2, 7);
     let verdict = swap.decide(&view, at(2));
     assert!(matches!(verdict, Verdict::File));
@@ -259,18 +462,33 @@ fn a_part_takes_the_place_of_the_one_that_had_its_number() {
         (Table::Orphans, true),
     ];
     assert_eq!(tables(&swap.batch(&view, &verdict, at(2))), expected);
-    assert_eq!(session_after(&view, &swap, &verdict, 2).parts[&number(2)].extent.revision, revision(1009));
+    assert_eq!(
+        session_after(&view, &swap, &verdict, 2).parts[&number(2)]
+            .extent
+            .revision,
+        revision(1009)
+    );
 }
 
 #[test]
 fn an_upload_past_its_lifetime_is_none_and_is_removed_by_nobody_but_the_expirer() {
     let view = open();
     let expire = step(9, SessionMutation::Expire);
-    assert!(matches!(expire.decide(&view, at(LIFETIME_MS - 1)), Verdict::Unchanged));
+    assert!(matches!(
+        expire.decide(&view, at(LIFETIME_MS - 1)),
+        Verdict::Unchanged
+    ));
     let verdict = expire.decide(&view, at(LIFETIME_MS));
     assert!(matches!(&verdict, Verdict::End { orphans, session: None } if orphans.len() == 3));
-    for swap in [filing(9, 3, 1), completion(9, Selection::All, &never()), abort(9)] {
-        assert_eq!(refused(&swap, &view, LIFETIME_MS).to_string(), crate::no_such_upload().to_string());
+    for swap in [
+        filing(9, 3, 1),
+        completion(9, Selection::All, &never()),
+        abort(9),
+    ] {
+        assert_eq!(
+            refused(&swap, &view, LIFETIME_MS).to_string(),
+            crate::no_such_upload().to_string()
+        );
     }
 }
 
@@ -300,8 +518,9 @@ fn acts() -> impl Strategy<Value = Vec<Act>> {
 }
 
 proptest! {
-    /// Whatever happens in whatever order: each revision that was ever brought is named by the row or by a part of the open
-    /// session, or is an orphan, and never both; and one upload commits once.
+    /// Whatever happens in whatever order: each revision that was ever brought is named by the row
+    /// or by a part of the open session, or is an orphan, and never both; and one upload commits
+    /// once.
     #[test]
     fn no_part_is_lost_and_none_is_left(acts in acts()) {
         let begin = step(1, SessionMutation::Initiate(session(Phase::Open)));

@@ -9,7 +9,8 @@ use serde::{Deserialize, Serialize};
 /// Two bits of a byte, and all of them.
 const CHANGES: [u8; 2] = [0x10, 0xff];
 
-/// Files up to this size are changed at every fourth byte by default, larger ones at so many places.
+/// Files up to this size are changed at every fourth byte by default, larger ones at so many
+/// places.
 const SMALL_BYTES: usize = 64;
 const PLACES: usize = 14;
 const PLACES_JOURNAL: usize = 80;
@@ -38,8 +39,15 @@ pub(super) enum Kind {
 }
 
 impl Kind {
-    pub(super) const ALL: [Self; 7] =
-        [Self::Journal, Self::Manifest, Self::Table, Self::BlobFile, Self::Own, Self::FjallOther, Self::BlobTier];
+    pub(super) const ALL: [Self; 7] = [
+        Self::Journal,
+        Self::Manifest,
+        Self::Table,
+        Self::BlobFile,
+        Self::Own,
+        Self::FjallOther,
+        Self::BlobTier,
+    ];
 
     fn of(file: &str) -> Self {
         let parts: Vec<&str> = file.split('/').collect();
@@ -71,7 +79,11 @@ impl fmt::Display for Kind {
 
 /// Every byte that is so far from the one before, in each way.
 pub(super) fn every(dir: &Path, step: usize) -> Vec<Flip> {
-    of_files(dir, |_, length| (0..length).step_by(step).collect(), &CHANGES)
+    of_files(
+        dir,
+        |_, length| (0..length).step_by(step).collect(),
+        &CHANGES,
+    )
 }
 
 /// Every byte, one bit of each.
@@ -86,8 +98,16 @@ pub(super) fn all(dir: &Path) -> Vec<Flip> {
 /// Places in every file: its ends, and steps between them that no structure has.
 pub(super) fn some(dir: &Path) -> Vec<Flip> {
     let places = |kind: Kind, length: usize| {
-        let places = if kind == Kind::Journal { PLACES_JOURNAL } else { PLACES };
-        let step = if length <= SMALL_BYTES { 4 } else { (length / places).max(1) | 1 };
+        let places = if kind == Kind::Journal {
+            PLACES_JOURNAL
+        } else {
+            PLACES
+        };
+        let step = if length <= SMALL_BYTES {
+            4
+        } else {
+            (length / places).max(1) | 1
+        };
         let mut places: Vec<usize> = (0..length).step_by(step).collect();
         places.extend(length.checked_sub(1));
         // The count of sections in a table of contents, by which fjall allocates.
@@ -105,7 +125,12 @@ fn of_files(dir: &Path, places: impl Fn(Kind, usize) -> Vec<usize>, changes: &[u
         let length = usize::try_from(fs::metadata(dir.join(&file)).unwrap().len()).unwrap();
         let kind = Kind::of(&file);
         for at in places(kind, length) {
-            let flip = |&with| Flip { kind, file: file.clone(), at, with };
+            let flip = |&with| Flip {
+                kind,
+                file: file.clone(),
+                at,
+                with,
+            };
             flips.extend(changes.iter().map(flip));
         }
     }
@@ -118,7 +143,11 @@ pub(super) fn files(root: &Path, under: &str) -> Vec<String> {
     for entry in fs::read_dir(root.join(under)).unwrap() {
         let entry = entry.unwrap();
         let name = entry.file_name().into_string().unwrap();
-        let path = if under.is_empty() { name } else { format!("{under}/{name}") };
+        let path = if under.is_empty() {
+            name
+        } else {
+            format!("{under}/{name}")
+        };
         if entry.file_type().unwrap().is_dir() {
             found.extend(files(root, &path));
         } else {

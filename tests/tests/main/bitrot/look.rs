@@ -55,7 +55,10 @@ pub(super) fn run(runtime: &Runtime, orders: &Orders) {
         let thread = std::thread::current();
         // Our own catch what fjall does on them.
         if thread.name().is_some_and(|name| name.starts_with("fjall")) {
-            PANICS.lock().unwrap_or_else(PoisonError::into_inner).push(info.to_string());
+            PANICS
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .push(info.to_string());
         }
     }));
     copy_afresh(&orders.golden, &orders.scratch);
@@ -127,12 +130,19 @@ impl Found {
 /// Opens and reads everything; whether it could be opened.
 async fn judge(dir: &Path, expected: &Expected) -> (Judgement, bool) {
     let mut found = Found::default();
-    let Some(engine) = found.read("open", made::open(dir).await) else { return (found.judgement(), false) };
+    let Some(engine) = found.read("open", made::open(dir).await) else {
+        return (found.judgement(), false);
+    };
     objects(&engine, expected, &mut found).await;
     listings(&engine, expected, &mut found).await;
     let scrubbed = engine.scrub().await;
     if let Some(report) = found.read("scrub", scrubbed) {
-        found.errors.extend(report.findings.iter().map(|finding| format!("scrub: {finding:?}")));
+        found.errors.extend(
+            report
+                .findings
+                .iter()
+                .map(|finding| format!("scrub: {finding:?}")),
+        );
     }
     uploads(&engine, expected, &mut found).await;
     found.read("close", engine.close().await);
@@ -143,7 +153,10 @@ async fn objects(engine: &Engine, expected: &Expected, found: &mut Found) {
     for (key, (seed, bytes, head)) in &expected.objects {
         let read = engine.head(key.as_str()).await;
         if let Some(read) = found.read(&format!("head {key}"), read) {
-            found.check(&format!("head {key}: {read:?}"), read.is_some_and(|read| format!("{read:?}") == *head));
+            found.check(
+                &format!("head {key}: {read:?}"),
+                read.is_some_and(|read| format!("{read:?}") == *head),
+            );
         }
         let read = async {
             match engine.get(key.as_str()).await? {
@@ -152,7 +165,10 @@ async fn objects(engine: &Engine, expected: &Expected, found: &mut Found) {
             }
         };
         if let Some(read) = found.read(&format!("get {key}"), read.await) {
-            found.check(&format!("get {key}: absent={}", read.is_none()), read == Some(payload(*seed, *bytes)));
+            found.check(
+                &format!("get {key}: absent={}", read.is_none()),
+                read == Some(payload(*seed, *bytes)),
+            );
         }
     }
     let read = engine.head("gone").await;
@@ -169,36 +185,66 @@ async fn listings(engine: &Engine, expected: &Expected, found: &mut Found) {
             other @ cenotaph::Entry::Prefix(_) => format!("{other:?}"),
         };
         let listed: Vec<String> = listed.iter().map(heads).collect();
-        let wanted: Vec<String> = expected.objects.values().map(|(_, _, head)| head.clone()).collect();
-        found.check(&format!("list: {} of {}", listed.len(), wanted.len()), listed == wanted);
+        let wanted: Vec<String> = expected
+            .objects
+            .values()
+            .map(|(_, _, head)| head.clone())
+            .collect();
+        found.check(
+            &format!("list: {} of {}", listed.len(), wanted.len()),
+            listed == wanted,
+        );
     }
     if let Some(usage) = found.read("usage", engine.usage().await) {
         // Less is no error here if it says so.
         let less = format!("usage: unreadable ranges: {}", usage.unreadable_ranges);
-        found.errors.extend((usage.unreadable_ranges > 0).then_some(less));
+        found
+            .errors
+            .extend((usage.unreadable_ranges > 0).then_some(less));
         let all = usage.objects == expected.objects.len() as u64;
-        found.check(&format!("usage: {usage:?}"), all || usage.unreadable_ranges > 0);
+        found.check(
+            &format!("usage: {usage:?}"),
+            all || usage.unreadable_ranges > 0,
+        );
     }
 }
 
 async fn uploads(engine: &Engine, expected: &Expected, found: &mut Found) {
     let listed: cenotaph::Result<Vec<_>> = engine.list_uploads("").stream().try_collect().await;
-    let Some(listed) = found.read("list uploads", listed) else { return };
+    let Some(listed) = found.read("list uploads", listed) else {
+        return;
+    };
     let said: Vec<String> = listed.iter().map(|upload| format!("{upload:?}")).collect();
-    let wanted: Vec<String> = expected.uploads.values().map(|(upload, _)| upload.clone()).collect();
+    let wanted: Vec<String> = expected
+        .uploads
+        .values()
+        .map(|(upload, _)| upload.clone())
+        .collect();
     found.check(&format!("list uploads: {said:?}"), said == wanted);
     for upload in listed {
         let key = upload.id.key().to_owned();
-        let Some((_, parts)) = expected.uploads.get(&key) else { continue };
+        let Some((_, parts)) = expected.uploads.get(&key) else {
+            continue;
+        };
         let of = engine.upload(upload.id, upload.upload_id).unwrap();
         let listed: cenotaph::Result<Vec<_>> = of.parts().stream().try_collect().await;
         if let Some(listed) = found.read("parts", listed) {
-            found.check(&format!("parts of {key}: {listed:?}"), format!("{listed:?}") == *parts);
+            found.check(
+                &format!("parts of {key}: {listed:?}"),
+                format!("{listed:?}") == *parts,
+            );
         }
         if found.read("complete", of.complete().await).is_none() {
             continue;
         }
-        let read = async { engine.get(key.as_str()).await?.expect("it was completed").bytes().await };
+        let read = async {
+            engine
+                .get(key.as_str())
+                .await?
+                .expect("it was completed")
+                .bytes()
+                .await
+        };
         if let Some(read) = found.read("get upload", read.await) {
             found.check(&format!("bytes of {key}"), read == made::uploaded(&key));
         }

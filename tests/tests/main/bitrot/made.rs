@@ -26,8 +26,15 @@ const HOUR: Duration = Duration::from_secs(3600);
 
 pub(super) fn config() -> Config {
     // A reserve of one page: nothing in it is ever read, and each change costs a copy of it.
-    let index = FjallOptions { reserve_bytes: 4096, ..FjallOptions::default() };
-    Config { inline_bytes_max: INLINE_BYTES_MAX, index, ..quick() }
+    let index = FjallOptions {
+        reserve_bytes: 4096,
+        ..FjallOptions::default()
+    };
+    Config {
+        inline_bytes_max: INLINE_BYTES_MAX,
+        index,
+        ..quick()
+    }
 }
 
 pub(super) async fn open(dir: &Path) -> cenotaph::Result<Engine> {
@@ -52,11 +59,19 @@ pub(super) async fn make(dir: &Path) -> Expected {
     for (key, object) in &mut expected.objects {
         object.2 = format!("{:?}", engine.head(key.as_str()).await.unwrap().unwrap());
     }
-    let uploads: Vec<_> = engine.list_uploads("").stream().try_collect().await.unwrap();
+    let uploads: Vec<_> = engine
+        .list_uploads("")
+        .stream()
+        .try_collect()
+        .await
+        .unwrap();
     for upload in uploads {
         let of = engine.upload(upload.id.clone(), upload.upload_id).unwrap();
         let parts: Vec<_> = of.parts().stream().try_collect().await.unwrap();
-        expected.uploads.insert(upload.id.key().to_owned(), (format!("{upload:?}"), format!("{parts:?}")));
+        expected.uploads.insert(
+            upload.id.key().to_owned(),
+            (format!("{upload:?}"), format!("{parts:?}")),
+        );
     }
     engine.close().await.unwrap();
     expected
@@ -66,18 +81,33 @@ async fn fill(engine: &Engine, life: u64, expected: &mut Expected) {
     for (kind, bytes) in SIZES.into_iter().enumerate() {
         let key = format!("{life}-{kind}");
         let seed = life * 10 + kind as u64;
-        let put = engine.put(key.as_str(), payload(seed, bytes)).custom("life", life.to_string());
-        if kind % 2 == 0 { put.time_to_live(HOUR).await } else { put.await }.unwrap();
+        let put = engine
+            .put(key.as_str(), payload(seed, bytes))
+            .custom("life", life.to_string());
+        if kind % 2 == 0 {
+            put.time_to_live(HOUR).await
+        } else {
+            put.await
+        }
+        .unwrap();
         expected.objects.insert(key, (seed, bytes, String::new()));
     }
     // Overwritten and deleted in each life.
-    engine.put("over", payload(100 + life, SIZES[2])).await.unwrap();
-    expected.objects.insert("over".to_owned(), (100 + life, SIZES[2], String::new()));
+    engine
+        .put("over", payload(100 + life, SIZES[2]))
+        .await
+        .unwrap();
+    expected
+        .objects
+        .insert("over".to_owned(), (100 + life, SIZES[2], String::new()));
     engine.put("gone", payload(life, 100)).await.unwrap();
     engine.delete("gone").await.unwrap();
     let upload = engine.multipart(format!("upload-{life}")).await.unwrap();
     for number in 1..=2 {
-        upload.part(number, payload(life * 100 + u64::from(number), PART_BYTES)).await.unwrap();
+        upload
+            .part(number, payload(life * 100 + u64::from(number), PART_BYTES))
+            .await
+            .unwrap();
     }
     engine.settle().await.unwrap();
 }
@@ -85,7 +115,9 @@ async fn fill(engine: &Engine, life: u64, expected: &mut Expected) {
 /// What the parts of an upload hold together.
 pub(super) fn uploaded(key: &str) -> Vec<u8> {
     let life: u64 = key.rsplit('-').next().unwrap().parse().unwrap();
-    (1..=2).flat_map(|number| payload(life * 100 + number, PART_BYTES)).collect()
+    (1..=2)
+        .flat_map(|number| payload(life * 100 + number, PART_BYTES))
+        .collect()
 }
 
 /// Writes tables, as fjall does when its memory is full.
@@ -93,9 +125,14 @@ fn flush(dir: &Path) {
     let store = dir.join("index/store");
     // fjall alone is an older build: it knows nothing of the mark.
     let _ = std::fs::remove_file(store.join("high-water"));
-    let database = fjall::Database::builder(store.join("database")).worker_threads(1).open().unwrap();
+    let database = fjall::Database::builder(store.join("database"))
+        .worker_threads(1)
+        .open()
+        .unwrap();
     for table in Table::ALL {
-        let keyspace = database.keyspace(table.name(), fjall::KeyspaceCreateOptions::default).unwrap();
+        let keyspace = database
+            .keyspace(table.name(), fjall::KeyspaceCreateOptions::default)
+            .unwrap();
         keyspace.rotate_memtable_and_wait().unwrap();
     }
 }

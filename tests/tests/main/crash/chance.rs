@@ -1,5 +1,5 @@
-//! Chance that a seed decides: SplitMix64 (<https://prng.di.unimi.it/splitmix64.c>). Deliberately not here: what it is
-//! used for.
+//! Chance that a seed decides: SplitMix64 (<https://prng.di.unimi.it/splitmix64.c>). Deliberately
+//! not here: what it is used for.
 
 /// A sequence of numbers that looks random, and is the same for the same seed.
 pub(super) struct Chance(u64);

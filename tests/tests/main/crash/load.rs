@@ -1,7 +1,8 @@
 //! The victim: a process that writes until it is killed, and says what it does (`log.rs`).
 //!
-//! Eight clients at once put small, medium and large objects (in the row, beside it, in the blob tier, there in one blob or
-//! several), some of them in parts, overwrite them and delete them. Most of that happens to a few keys, so that they race. Any error ends the process: nothing but the
+//! Eight clients at once put small, medium and large objects (in the row, beside it, in the blob
+//! tier, there in one blob or several), some of them in parts, overwrite them and delete them. Most
+//! of that happens to a few keys, so that they race. Any error ends the process: nothing but the
 //! kill is supposed to fail here. Deliberately not here: who kills it (`victim.rs`).
 
 use std::cell::Cell;
@@ -36,10 +37,18 @@ pub(super) struct Orders {
     pub(super) seed: u64,
 }
 
-/// Short delays; small objects up to 4 KiB, medium ones up to 64 KiB, and those of more than 1 MiB in several blobs.
+/// Short delays; small objects up to 4 KiB, medium ones up to 64 KiB, and those of more than 1 MiB
+/// in several blobs.
 pub(super) fn config() -> Config {
-    let mut config = Config { inline_bytes_max: 64 * KIB, ..quick() };
-    config.limits.split = SplitLimits { over_bytes: KIB as u64 * 1024, part_bytes: 300 * KIB as u64, at_once: 3 };
+    let mut config = Config {
+        inline_bytes_max: 64 * KIB,
+        ..quick()
+    };
+    config.limits.split = SplitLimits {
+        over_bytes: KIB as u64 * 1024,
+        part_bytes: 300 * KIB as u64,
+        at_once: 3,
+    };
     config
 }
 
@@ -48,9 +57,16 @@ pub(super) async fn run(orders: Orders) {
     let env = Env::real().unwrap();
     let began = env.monotonic();
     Line::Opening.say();
-    let engine = Engine::builder(&orders.data).config(config()).open().await.unwrap();
+    let engine = Engine::builder(&orders.data)
+        .config(config())
+        .open()
+        .await
+        .unwrap();
     let took = env.monotonic() - began;
-    Line::Open { took_us: u64::try_from(took.as_micros()).unwrap() }.say();
+    Line::Open {
+        took_us: u64::try_from(took.as_micros()).unwrap(),
+    }
+    .say();
     let next = Cell::new(u64::from(orders.incarnation) << 32);
     let mut chance = Chance::new(orders.seed);
     let clients = (0..CLIENTS).map(|_| client(&engine, &next, Chance::new(chance.number())));
@@ -61,7 +77,11 @@ async fn client(engine: &Engine, next: &Cell<u64>, mut chance: Chance) {
     loop {
         let number = Number(next.replace(next.get() + 1));
         let (key, action) = (any_key(&mut chance), any_action(&mut chance));
-        let begin = Line::Begin { number, key: key.clone(), action };
+        let begin = Line::Begin {
+            number,
+            key: key.clone(),
+            action,
+        };
         let answer = match action {
             Action::Put { bytes } => {
                 begin.say();
@@ -69,18 +89,27 @@ async fn client(engine: &Engine, next: &Cell<u64>, mut chance: Chance) {
                     0 => in_parts(engine, &key, number, bytes, &mut chance).await,
                     _ => {
                         let body = body(content(number, bytes), &mut chance);
-                        engine.put(&key, body).custom("number", number.to_string()).await
+                        engine
+                            .put(&key, body)
+                            .custom("number", number.to_string())
+                            .await
                     }
                 };
-                let written = written.unwrap_or_else(|error| panic!("put {number} of {key}: {error:?}"));
+                let written =
+                    written.unwrap_or_else(|error| panic!("put {number} of {key}: {error:?}"));
                 match written.outcome {
-                    Outcome::Applied => Answer::Applied { version: written.version.unwrap() },
+                    Outcome::Applied => Answer::Applied {
+                        version: written.version.unwrap(),
+                    },
                     Outcome::Superseded => Answer::Superseded,
                 }
             }
             Action::Delete => {
                 begin.say();
-                engine.delete(&key).await.unwrap_or_else(|error| panic!("delete {number} of {key}: {error:?}"));
+                engine
+                    .delete(&key)
+                    .await
+                    .unwrap_or_else(|error| panic!("delete {number} of {key}: {error:?}"));
                 Answer::Deleted
             }
         };
@@ -98,8 +127,17 @@ async fn in_parts(
 ) -> cenotaph::Result<Written> {
     let content = content(number, bytes);
     let part_bytes = content.len().div_ceil(chance.between(1, 4));
-    let upload = engine.multipart(key).custom("number", number.to_string()).await?;
-    let parts: Vec<_> = (1..).zip(content.chunks(part_bytes).map(|part| content.slice_ref(part))).collect();
+    let upload = engine
+        .multipart(key)
+        .custom("number", number.to_string())
+        .await?;
+    let parts: Vec<_> = (1..)
+        .zip(
+            content
+                .chunks(part_bytes)
+                .map(|part| content.slice_ref(part)),
+        )
+        .collect();
     upload.part(1, "something else").await?;
     for (number, part) in parts.into_iter().rev() {
         upload.part(number, part).await?;
@@ -108,7 +146,10 @@ async fn in_parts(
         upload.part(9, "not listed").await?;
     }
     let listed = upload.parts().await?.parts;
-    let listed = listed.iter().map(|part| (u32::from(part.number), part.etag)).filter(|(number, _)| *number < 9);
+    let listed = listed
+        .iter()
+        .map(|part| (u32::from(part.number), part.etag))
+        .filter(|(number, _)| *number < 9);
     let complete = upload.complete().parts(listed);
     let written = complete.await?;
     let again = upload.complete().await?;
@@ -141,12 +182,17 @@ fn body(content: Bytes, chance: &mut Chance) -> Body {
         return content.into();
     }
     let chunk_bytes = chance.between(KIB, 512 * KIB);
-    let chunks: Vec<_> = content.chunks(chunk_bytes).map(|chunk| content.slice_ref(chunk)).collect();
-    Body::stream(stream::iter(chunks.into_iter().map(Ok::<_, std::io::Error>)))
+    let chunks: Vec<_> = content
+        .chunks(chunk_bytes)
+        .map(|chunk| content.slice_ref(chunk))
+        .collect();
+    Body::stream(stream::iter(
+        chunks.into_iter().map(Ok::<_, std::io::Error>),
+    ))
 }
 
-/// What an operation writes: no other one writes the same, no two of its blocks are alike, and its head tells its
-/// number.
+/// What an operation writes: no other one writes the same, no two of its blocks are alike, and its
+/// head tells its number.
 pub(super) fn content(number: Number, bytes: usize) -> Bytes {
     assert!(bytes >= HEAD_BYTES);
     let block = payload(number.0, BLOCK_BYTES);

@@ -1,9 +1,10 @@
-//! What a victim says: one line for each thing that it is about to do, and one for each answer that it got.
+//! What a victim says: one line for each thing that it is about to do, and one for each answer that
+//! it got.
 //!
-//! A line is one `write` to a pipe, of less than `PIPE_BUF` bytes: it is there as a whole or not at all, whenever its
-//! writer is killed. Lines stand in the order in which they were written, so that an operation whose `Begin` stands
-//! behind another one's `Ack` did begin after that acknowledgement. Deliberately not here: what follows from it
-//! (`model.rs`).
+//! A line is one `write` to a pipe, of less than `PIPE_BUF` bytes: it is there as a whole or not at
+//! all, whenever its writer is killed. Lines stand in the order in which they were written, so that
+//! an operation whose `Begin` stands behind another one's `Ack` did begin after that
+//! acknowledgement. Deliberately not here: what follows from it (`model.rs`).
 
 use std::fmt;
 use std::io::Write;
@@ -43,7 +44,11 @@ pub(super) enum Line {
     /// It is open.
     Open { took_us: u64 },
     /// An operation is about to begin.
-    Begin { number: Number, key: String, action: Action },
+    Begin {
+        number: Number,
+        key: String,
+        action: Action,
+    },
     /// It was acknowledged.
     Ack { number: Number, answer: Answer },
 }
@@ -52,14 +57,20 @@ impl Line {
     /// Says it. Fails if nobody listens any more, which ends the victim.
     pub(super) fn say(&self) {
         let line = format!("\n{}\n", serde_json::to_string(self).unwrap());
-        std::io::stdout().lock().write_all(line.as_bytes()).expect("somebody listens");
+        std::io::stdout()
+            .lock()
+            .write_all(line.as_bytes())
+            .expect("somebody listens");
     }
 
     /// The line, unless it is one of the test harness.
     pub(super) fn heard(line: &str) -> Option<Self> {
         let line = line.trim();
         let ours = line.starts_with(['{', '"']);
-        ours.then(|| serde_json::from_str(line).unwrap_or_else(|error| panic!("a torn line: {error}: {line}")))
+        ours.then(|| {
+            serde_json::from_str(line)
+                .unwrap_or_else(|error| panic!("a torn line: {error}: {line}"))
+        })
     }
 }
 

@@ -17,9 +17,9 @@
 //! what was there       not overtaken, and of the same version
 //! ```
 //!
-//! Besides: no version twice, none lower than one acknowledged before its operation began, and none left out that no
-//! unanswered put can have taken. Pure: whether bytes are whole is seen elsewhere (`load.rs`), and so is what the tiers
-//! hold (`remains.rs`).
+//! Besides: no version twice, none lower than one acknowledged before its operation began, and none
+//! left out that no unanswered put can have taken. Pure: whether bytes are whole is seen elsewhere
+//! (`load.rs`), and so is what the tiers hold (`remains.rs`).
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -69,8 +69,8 @@ struct History {
     versions: BTreeMap<Version, Number>,
     /// Versions below the highest that were nobody's when it was last looked at.
     missing: u64,
-    /// Puts that may have taken versions above the highest without anybody having heard: possible only while nothing is
-    /// there.
+    /// Puts that may have taken versions above the highest without anybody having heard: possible
+    /// only while nothing is there.
     hidden: u64,
 }
 
@@ -92,15 +92,27 @@ impl Model {
         self.clock += 1;
         match line {
             Line::Opening | Line::Open { .. } => Ok(()),
-            Line::Begin { number, key, action } => {
-                self.histories.entry(key.clone()).or_default().begin(*number, *action, self.clock);
+            Line::Begin {
+                number,
+                key,
+                action,
+            } => {
+                self.histories
+                    .entry(key.clone())
+                    .or_default()
+                    .begin(*number, *action, self.clock);
                 self.under_way.insert(*number, key.clone());
                 Ok(())
             }
             Line::Ack { number, answer } => {
-                let key = self.under_way.remove(number).ok_or(format!("{number} is answered twice"))?;
+                let key = self
+                    .under_way
+                    .remove(number)
+                    .ok_or(format!("{number} is answered twice"))?;
                 let history = self.histories.get_mut(&key).expect("it has begun");
-                history.end(*number, *answer, self.clock).map_err(|why| history.tell(&key, &why))
+                history
+                    .end(*number, *answer, self.clock)
+                    .map_err(|why| history.tell(&key, &why))
             }
         }
     }
@@ -123,12 +135,18 @@ impl Model {
 
     /// What must still stand there, if nothing has been done there since it was last looked at.
     pub(super) fn untouched(&self, key: &str) -> Option<Option<Found>> {
-        self.histories.get(key).filter(|history| history.operations.is_empty()).map(|history| history.stood)
+        self.histories
+            .get(key)
+            .filter(|history| history.operations.is_empty())
+            .map(|history| history.stood)
     }
 
     /// Judges what was found, and goes on from there.
     pub(super) fn judge(&mut self, key: &str, found: Option<Found>) -> Result<Verdict, Violation> {
-        let history = self.histories.get_mut(key).ok_or(format!("{key} was never written to: {found:?}"))?;
+        let history = self
+            .histories
+            .get_mut(key)
+            .ok_or(format!("{key} was never written to: {found:?}"))?;
         history.judge(found).map_err(|why| history.tell(key, &why))
     }
 }
@@ -136,7 +154,14 @@ impl Model {
 impl History {
     fn begin(&mut self, number: Number, action: Action, clock: u64) {
         let floor = self.highest();
-        self.operations.push(Operation { number, action, begun: clock, ended: None, answer: None, floor });
+        self.operations.push(Operation {
+            number,
+            action,
+            begun: clock,
+            ended: None,
+            answer: None,
+            floor,
+        });
     }
 
     fn end(&mut self, number: Number, answer: Answer, clock: u64) -> Result<(), Violation> {
@@ -144,9 +169,9 @@ impl History {
         (operation.ended, operation.answer) = (Some(clock), Some(answer));
         let operation = *operation;
         match (operation.action, answer) {
-            (Action::Put { .. }, Answer::Applied { version }) if version <= operation.floor => {
-                Err(format!("{number} was given version {version}, which is not above an earlier one"))
-            }
+            (Action::Put { .. }, Answer::Applied { version }) if version <= operation.floor => Err(
+                format!("{number} was given version {version}, which is not above an earlier one"),
+            ),
             (Action::Put { .. }, Answer::Applied { version }) => self.assign(version, number),
             (Action::Put { .. }, Answer::Superseded) | (Action::Delete, Answer::Deleted) => Ok(()),
             (action, answer) => Err(format!("{number}, {action:?}, was answered as {answer:?}")),
@@ -155,18 +180,25 @@ impl History {
 
     fn assign(&mut self, version: Version, number: Number) -> Result<(), Violation> {
         match self.versions.insert(version, number) {
-            Some(other) if other != number => Err(format!("version {version} is {other}'s and {number}'s")),
+            Some(other) if other != number => {
+                Err(format!("version {version} is {other}'s and {number}'s"))
+            }
             _ => Ok(()),
         }
     }
 
     fn operation(&mut self, number: Number) -> &mut Operation {
-        self.operations.iter_mut().find(|operation| operation.number == number).expect("it has begun")
+        self.operations
+            .iter_mut()
+            .find(|operation| operation.number == number)
+            .expect("it has begun")
     }
 
     /// The highest version that is known.
     fn highest(&self) -> Version {
-        self.versions.last_key_value().map_or(Version::NONE, |(version, _)| *version)
+        self.versions
+            .last_key_value()
+            .map_or(Version::NONE, |(version, _)| *version)
     }
 
     /// Versions that nobody is known to have.
@@ -179,7 +211,11 @@ impl History {
             None => self.judge_absent()?,
             Some(found) => self.judge_present(&found)?,
         }
-        let kept = found.filter(|found| self.operations.iter().any(|it| it.number == found.number && it.is_open_put()));
+        let kept = found.filter(|found| {
+            self.operations
+                .iter()
+                .any(|it| it.number == found.number && it.is_open_put())
+        });
         if let Some(kept) = kept {
             self.assign(kept.version, kept.number)?;
         }
@@ -187,19 +223,33 @@ impl History {
         let unheard = open_puts - u64::from(kept.is_some());
         let (taken, takers) = (self.gaps() - self.missing, self.hidden + unheard);
         if taken > takers {
-            return Err(format!("{taken} versions are nobody's, and {takers} puts can have taken them"));
+            return Err(format!(
+                "{taken} versions are nobody's, and {takers} puts can have taken them"
+            ));
         }
         self.missing = self.gaps();
-        // What is found has the highest version there is: whoever took one unheard is counted by now.
+        // What is found has the highest version there is: whoever took one unheard is counted by
+        // now.
         self.hidden = if found.is_some() { 0 } else { takers - taken };
         (self.stood, self.operations) = (found, Vec::new());
-        let lost = if found.is_some() && taken == 0 { unheard } else { 0 };
-        Ok(Verdict { kept: u64::from(kept.is_some()), lost })
+        let lost = if found.is_some() && taken == 0 {
+            unheard
+        } else {
+            0
+        };
+        Ok(Verdict {
+            kept: u64::from(kept.is_some()),
+            lost,
+        })
     }
 
     fn judge_absent(&self) -> Result<(), Violation> {
-        let deleted = self.operations.iter().any(|it| it.action == Action::Delete && !self.overtaken(it));
-        if deleted || (self.stood.is_none() && !self.operations.iter().any(Operation::took_effect)) {
+        let deleted = self
+            .operations
+            .iter()
+            .any(|it| it.action == Action::Delete && !self.overtaken(it));
+        if deleted || (self.stood.is_none() && !self.operations.iter().any(Operation::took_effect))
+        {
             return Ok(());
         }
         Err("an acknowledged write is lost: nothing is there".into())
@@ -209,7 +259,11 @@ impl History {
         let highest = self.highest();
         if let Some(stood) = self.stood.filter(|stood| stood.number == found.number) {
             let changed = stood != *found || self.operations.iter().any(Operation::took_effect);
-            return if changed { Err("an acknowledged write is lost: the old one stands".into()) } else { Ok(()) };
+            return if changed {
+                Err("an acknowledged write is lost: the old one stands".into())
+            } else {
+                Ok(())
+            };
         }
         let Some(operation) = self.operations.iter().find(|it| it.number == found.number) else {
             return Err("what is there was written neither here nor lately".into());
@@ -219,24 +273,39 @@ impl History {
         }
         match operation.answer {
             Some(Answer::Superseded | Answer::Deleted) => Err("a superseded write is there".into()),
-            _ if self.overtaken(operation) => Err("an acknowledged write is lost: an earlier one stands".into()),
-            Some(Answer::Applied { version }) if version != found.version => {
-                Err(format!("version {version} was acknowledged, another one is there"))
+            _ if self.overtaken(operation) => {
+                Err("an acknowledged write is lost: an earlier one stands".into())
             }
+            Some(Answer::Applied { version }) if version != found.version => Err(format!(
+                "version {version} was acknowledged, another one is there"
+            )),
             Some(Answer::Applied { .. }) => Ok(()),
-            None if found.version <= highest => Err(format!("version {highest} was acknowledged before")),
+            None if found.version <= highest => {
+                Err(format!("version {highest} was acknowledged before"))
+            }
             None => Ok(()),
         }
     }
 
     fn overtaken(&self, earlier: &Operation) -> bool {
-        self.operations.iter().any(|later| later.took_effect() && later.overtakes(earlier))
+        self.operations
+            .iter()
+            .any(|later| later.took_effect() && later.overtakes(earlier))
     }
 
     /// The whole story, for whoever must find out.
     fn tell(&self, key: &str, why: &str) -> Violation {
-        let operations: Vec<_> = self.operations.iter().map(|operation| format!("  {operation:?}")).collect();
-        format!("{key}: {why}\nstood: {:?}, highest {}\n{}", self.stood, self.highest(), operations.join("\n"))
+        let operations: Vec<_> = self
+            .operations
+            .iter()
+            .map(|operation| format!("  {operation:?}"))
+            .collect();
+        format!(
+            "{key}: {why}\nstood: {:?}, highest {}\n{}",
+            self.stood,
+            self.highest(),
+            operations.join("\n")
+        )
     }
 }
 

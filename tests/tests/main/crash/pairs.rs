@@ -1,5 +1,5 @@
-//! Crashes in the midst of demands, atomic batches and renames: another victim than `load.rs`, with stories so simple that
-//! the judge needs no model.
+//! Crashes in the midst of demands, atomic batches and renames: another victim than `load.rs`, with
+//! stories so simple that the judge needs no model.
 //!
 //! ```text
 //! story      each client, one step after the other                 found after a crash, `n` acknowledged last
@@ -10,8 +10,8 @@
 //! count      put the next content, of any size, demanding an etag  n or n + 1, whole
 //! ```
 //!
-//! A step is acknowledged by its number: a line of `log.rs` whose `number` is the client's in the upper half, the step's in
-//! the lower. The next victim reads where it is and goes on from there.
+//! A step is acknowledged by its number: a line of `log.rs` whose `number` is the client's in the
+//! upper half, the step's in the lower. The next victim reads where it is and goes on from there.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -44,18 +44,27 @@ const LOADS: [usize; EACH as usize] = [100, 20_000, 300_000];
 
 #[test]
 fn a_process_killed_amid_demands_batches_and_renames_leaves_each_step_done_or_not() {
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .unwrap();
     if let Ok(orders) = std::env::var(AGAIN.orders) {
         return runtime.block_on(run(serde_json::from_str(&orders).unwrap()));
     }
     let rounds = told("CENOTAPH_CRASH_ROUNDS").unwrap_or(ROUNDS);
-    let seed =
-        told("CENOTAPH_CRASH_SEED").unwrap_or_else(|| runtime.block_on(async { Env::real().unwrap().random_u64() }));
+    let seed = told("CENOTAPH_CRASH_SEED")
+        .unwrap_or_else(|| runtime.block_on(async { Env::real().unwrap().random_u64() }));
     println!("seed {seed}");
-    let (directory, mut chance, mut seen) = (TempDir::new().unwrap(), Chance::new(seed), Seen::default());
+    let (directory, mut chance, mut seen) =
+        (TempDir::new().unwrap(), Chance::new(seed), Seen::default());
     let data = directory.path().join("data");
     for round in 0..rounds {
-        let orders = Orders { data: data.clone(), incarnation: 0, seed: 0 };
+        let orders = Orders {
+            data: data.clone(),
+            incarnation: 0,
+            seed: 0,
+        };
         let linger = Duration::from_micros(chance.below(10_000));
         let moment = match chance.below(4) {
             0 if round > 0 => Moment::SinceOpening(linger * 4),
@@ -67,7 +76,10 @@ fn a_process_killed_amid_demands_batches_and_renames_leaves_each_step_done_or_no
     }
     println!("{rounds} rounds: {seen:?}");
     let enough = [seen.kept, seen.lost, seen.changes + seen.orphans];
-    assert!(seen.steps > rounds && enough.iter().all(|&count| count > 0), "something was never tested: {seen:?}");
+    assert!(
+        seen.steps > rounds && enough.iter().all(|&count| count > 0),
+        "something was never tested: {seen:?}"
+    );
 }
 
 /// What has been seen so far.
@@ -89,10 +101,18 @@ impl Seen {
     /// Takes in what a victim has acknowledged: each client's steps in order.
     fn take(&mut self, heard: &[Line]) {
         for line in heard {
-            if let Line::Ack { number: Number(number), .. } = line {
+            if let Line::Ack {
+                number: Number(number),
+                ..
+            } = line
+            {
                 let (client, step) = (number >> 32, number & u64::from(u32::MAX));
                 let before = self.stands.insert(client, step).unwrap_or(0);
-                assert_eq!(step, before + 1, "client {client}: steps come one after the other");
+                assert_eq!(
+                    step,
+                    before + 1,
+                    "client {client}: steps come one after the other"
+                );
                 self.steps += 1;
             }
         }
@@ -104,20 +124,33 @@ impl Seen {
         match found.step.checked_sub(acknowledged) {
             Some(0) => self.lost += 1,
             Some(1) => self.kept += 1,
-            _ => panic!("{client:?} is at step {}, {acknowledged} was acknowledged", found.step),
+            _ => panic!(
+                "{client:?} is at step {}, {acknowledged} was acknowledged",
+                found.step
+            ),
         }
     }
 }
 
 async fn examine(data: &Path, seen: &mut Seen) {
     let env = Env::real().unwrap();
-    let index = FjallIndex::open(&data.join("index"), env.clone(), FjallOptions::default()).unwrap();
+    let index =
+        FjallIndex::open(&data.join("index"), env.clone(), FjallOptions::default()).unwrap();
     let index: Arc<dyn Index> = Arc::new(index);
-    let tier = BlobTier::new(blobs::local(&data.join("blobs")).unwrap(), env.clone(), BlobOptions::default());
+    let tier = BlobTier::new(
+        blobs::local(&data.join("blobs")).unwrap(),
+        env.clone(),
+        BlobOptions::default(),
+    );
     let remains = remains::inspect(&*index, &tier).await;
     seen.changes += remains.changes;
     seen.orphans += remains.orphans;
-    let engine = Engine::builder(data).config(config()).index(Arc::clone(&index)).open().await.unwrap();
+    let engine = Engine::builder(data)
+        .config(config())
+        .index(Arc::clone(&index))
+        .open()
+        .await
+        .unwrap();
     for client in clients() {
         seen.judge(client, &client.find(&engine).await);
     }
@@ -141,13 +174,23 @@ struct Stand {
 }
 
 fn clients() -> impl Iterator<Item = Client> {
-    (0..EACH).flat_map(|which| [Client::Pair(which), Client::Walk(which), Client::Count(which)])
+    (0..EACH).flat_map(|which| {
+        [
+            Client::Pair(which),
+            Client::Walk(which),
+            Client::Count(which),
+        ]
+    })
 }
 
 /// Opens the engine and goes on with all stories, for ever.
 async fn run(orders: Orders) {
     Line::Opening.say();
-    let engine = Engine::builder(&orders.data).config(config()).open().await.unwrap();
+    let engine = Engine::builder(&orders.data)
+        .config(config())
+        .open()
+        .await
+        .unwrap();
     Line::Open { took_us: 0 }.say();
     let stories = clients().map(|client| {
         let engine = &engine;
@@ -155,8 +198,14 @@ async fn run(orders: Orders) {
             let mut stand = client.find(engine).await;
             loop {
                 stand = client.step(engine, stand).await;
-                let answer = Answer::Applied { version: Version::new(stand.step) };
-                Line::Ack { number: Number(client.number() << 32 | stand.step), answer }.say();
+                let answer = Answer::Applied {
+                    version: Version::new(stand.step),
+                };
+                Line::Ack {
+                    number: Number(client.number() << 32 | stand.step),
+                    answer,
+                }
+                .say();
             }
         }
     });
@@ -177,24 +226,40 @@ impl Client {
         let mut stand = Stand::default();
         let mut seen = Vec::new();
         for key in self.keys() {
-            let Some(object) = engine.get(&key).await.unwrap() else { continue };
+            let Some(object) = engine.get(&key).await.unwrap() else {
+                continue;
+            };
             stand.versions.push((object.version(), object.etag()));
             seen.push((key, step_of(&object), object.bytes().await.unwrap()));
         }
-        let Some((_, step, _)) = seen.first() else { return stand };
+        let Some((_, step, _)) = seen.first() else {
+            return stand;
+        };
         stand.step = *step;
         match self {
             Self::Pair(_) => {
-                assert!(seen.len() == 2 && seen[0].1 == seen[1].1, "{self:?}: a part of a batch: {seen:?}");
-                assert_eq!((&seen[0].2, &seen[1].2), (&stand.step.to_string().into(), &stand.step.to_string().into()));
+                assert!(
+                    seen.len() == 2 && seen[0].1 == seen[1].1,
+                    "{self:?}: a part of a batch: {seen:?}"
+                );
+                assert_eq!(
+                    (&seen[0].2, &seen[1].2),
+                    (
+                        &stand.step.to_string().into(),
+                        &stand.step.to_string().into()
+                    )
+                );
             }
             Self::Walk(which) => {
                 let names: Vec<_> = seen.iter().map(|(key, ..)| key).collect();
                 assert_eq!(names.len(), 1, "{self:?} is in one place: {names:?}");
                 let place = self.keys().iter().position(|key| key == names[0]).unwrap() as u64;
-                assert!(seen[0].2 == payload(which, LOADS[which as usize]), "{self:?} carries what it began with");
-                // Renaming changes nothing that is stated: its version tells how often it has been here, and so how far
-                // it has come.
+                assert!(
+                    seen[0].2 == payload(which, LOADS[which as usize]),
+                    "{self:?} carries what it began with"
+                );
+                // Renaming changes nothing that is stated: its version tells how often it has been
+                // here, and so how far it has come.
                 stand.step = 3 * (stand.versions[0].0.get() - 1) + place + 1;
             }
             Self::Count(_) => assert!(seen[0].2 == counted(stand.step), "{self:?} is whole"),
@@ -205,7 +270,9 @@ impl Client {
     fn keys(self) -> Vec<String> {
         match self {
             Self::Pair(which) => vec![format!("pair/{which}/left"), format!("pair/{which}/right")],
-            Self::Walk(which) => (0..3).map(|place| format!("walk/{which}/{place}")).collect(),
+            Self::Walk(which) => (0..3)
+                .map(|place| format!("walk/{which}/{place}"))
+                .collect(),
             Self::Count(which) => vec![format!("count/{which}")],
         }
     }
@@ -216,30 +283,48 @@ impl Client {
         let put = |key: &String| Write::put(key, step.to_string()).custom("step", step.to_string());
         match self {
             Self::Pair(_) => {
-                let writes = keys.iter().enumerate().map(|(place, key)| match stand.versions.get(place) {
-                    Some((version, _)) => put(key).if_version(*version),
-                    None => put(key).if_absent(),
-                });
-                engine.atomic(writes).await.unwrap_or_else(|error| panic!("{self:?} step {step}: {error:?}"));
+                let writes =
+                    keys.iter()
+                        .enumerate()
+                        .map(|(place, key)| match stand.versions.get(place) {
+                            Some((version, _)) => put(key).if_version(*version),
+                            None => put(key).if_absent(),
+                        });
+                engine
+                    .atomic(writes)
+                    .await
+                    .unwrap_or_else(|error| panic!("{self:?} step {step}: {error:?}"));
             }
             Self::Walk(which) if stand.step == 0 => {
                 let load = payload(which, LOADS[which as usize]);
-                let put = engine.put(&keys[0], load).custom("step", "0").if_absent().await.unwrap();
+                let put = engine
+                    .put(&keys[0], load)
+                    .custom("step", "0")
+                    .if_absent()
+                    .await
+                    .unwrap();
                 assert_eq!(put.outcome, Outcome::Applied);
             }
             Self::Walk(_) => {
                 let (from, to) = ((stand.step - 1) % 3, stand.step % 3);
-                let rename = engine.rename(&keys[from as usize], &keys[to as usize]).if_absent();
+                let rename = engine
+                    .rename(&keys[from as usize], &keys[to as usize])
+                    .if_absent();
                 let renamed = rename.if_source_version(stand.versions[0].0).await;
-                renamed.unwrap_or_else(|error| panic!("{self:?} step {step}: {error:?}")).expect("it is there");
+                renamed
+                    .unwrap_or_else(|error| panic!("{self:?} step {step}: {error:?}"))
+                    .expect("it is there");
             }
             Self::Count(_) => {
-                let put = engine.put(&keys[0], counted(step)).custom("step", step.to_string());
+                let put = engine
+                    .put(&keys[0], counted(step))
+                    .custom("step", step.to_string());
                 let put = match stand.versions.first() {
                     Some((_, etag)) => put.if_etag(*etag),
                     None => put.if_absent(),
                 };
-                put.await.unwrap_or_else(|error| panic!("{self:?} step {step}: {error:?}"));
+                put.await
+                    .unwrap_or_else(|error| panic!("{self:?} step {step}: {error:?}"));
             }
         }
         self.find(engine).await

@@ -1,6 +1,8 @@
-//! What a crash has left on disk, before anybody settles it. I1, I2 and I3 hold at every moment, so they hold here:
+//! What a crash has left on disk, before anybody settles it. I1, I2 and I3 hold at every moment, so
+//! they hold here:
 //!
-//! - every blob is named by a row or a part, by a change or by an orphan, and none by one of the first and one of the others
+//! - every blob is named by a row or a part, by a change or by an orphan, and none by one of the
+//!   first and one of the others
 //! - what a row or a part names is there
 //! - beside the rows and uploads lies what they need, and nothing else (`cenotaph_tests::tables`)
 //!
@@ -30,18 +32,49 @@ pub(super) struct Remains {
 
 /// Looks behind a store that nobody has open.
 pub(super) async fn inspect(index: &dyn Index, tier: &BlobTier) -> Remains {
-    let changes: Vec<_> =
-        table(index, Table::Changes).await.iter().map(|(_, value)| Change::decode(value).unwrap()).collect();
-    let orphans: Vec<_> =
-        table(index, Table::Orphans).await.iter().map(|(key, _)| RevisionId::from_slice(key).unwrap()).collect();
-    let there: BTreeSet<_> = store::blobs(tier).await.into_iter().map(|key| key.revision).collect();
+    let changes: Vec<_> = table(index, Table::Changes)
+        .await
+        .iter()
+        .map(|(_, value)| Change::decode(value).unwrap())
+        .collect();
+    let orphans: Vec<_> = table(index, Table::Orphans)
+        .await
+        .iter()
+        .map(|(key, _)| RevisionId::from_slice(key).unwrap())
+        .collect();
+    let there: BTreeSet<_> = store::blobs(tier)
+        .await
+        .into_iter()
+        .map(|key| key.revision)
+        .collect();
 
-    let named: BTreeSet<_> = store::named(index).await.into_iter().map(|key| key.revision).collect();
-    let listed: BTreeSet<_> = changes.iter().flat_map(|change| &change.revisions).chain(&orphans).copied().collect();
+    let named: BTreeSet<_> = store::named(index)
+        .await
+        .into_iter()
+        .map(|key| key.revision)
+        .collect();
+    let listed: BTreeSet<_> = changes
+        .iter()
+        .flat_map(|change| &change.revisions)
+        .chain(&orphans)
+        .copied()
+        .collect();
     let unnamed: BTreeSet<_> = there.difference(&named).copied().collect();
-    assert_eq!(named.difference(&there).next(), None, "I2: what a row or a part names is there");
-    assert_eq!(unnamed.difference(&listed).next(), None, "I1: what nothing names is in a change or an orphan");
-    assert_eq!(named.intersection(&listed).next(), None, "I3: a row or a part takes over what it names, all at once");
+    assert_eq!(
+        named.difference(&there).next(),
+        None,
+        "I2: what a row or a part names is there"
+    );
+    assert_eq!(
+        unnamed.difference(&listed).next(),
+        None,
+        "I1: what nothing names is in a change or an orphan"
+    );
+    assert_eq!(
+        named.intersection(&listed).next(),
+        None,
+        "I3: a row or a part takes over what it names, all at once"
+    );
 
     assert_beside_rows(index).await;
     let open_uploads = Uploads::of(&*index.snapshot().unwrap()).await.open();
@@ -54,5 +87,10 @@ pub(super) async fn inspect(index: &dyn Index, tier: &BlobTier) -> Remains {
 }
 
 async fn table(index: &dyn Index, table: Table) -> Page {
-    index.snapshot().unwrap().scan(table, Range::all(1_000_000)).await.unwrap()
+    index
+        .snapshot()
+        .unwrap()
+        .scan(table, Range::all(1_000_000))
+        .await
+        .unwrap()
 }

@@ -1,7 +1,7 @@
 //! Running a victim, and killing it with SIGKILL at a moment that chance has chosen.
 //!
-//! A victim that ends by itself, falls silent or complains fails the test, with what it has complained of. Deliberately
-//! not here: what a victim does (`load.rs`).
+//! A victim that ends by itself, falls silent or complains fails the test, with what it has
+//! complained of. Deliberately not here: what a victim does (`load.rs`).
 
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader};
@@ -114,11 +114,20 @@ impl Moment {
     fn has_come(&self, heard: &[Line]) -> bool {
         match self {
             Self::SinceOpening(_) => heard.contains(&Line::Opening),
-            Self::SinceAcks(acks, _) => heard.iter().filter(|line| matches!(line, Line::Ack { .. })).count() >= *acks,
+            Self::SinceAcks(acks, _) => {
+                heard
+                    .iter()
+                    .filter(|line| matches!(line, Line::Ack { .. }))
+                    .count()
+                    >= *acks
+            }
         }
     }
 
-    #[expect(clippy::disallowed_methods, reason = "the moment of a kill is chance: nothing is waited for")]
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "the moment of a kill is chance: nothing is waited for"
+    )]
     fn linger(&self) {
         let (Self::SinceOpening(delay) | Self::SinceAcks(_, delay)) = self;
         std::thread::sleep(*delay);

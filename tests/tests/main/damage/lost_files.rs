@@ -1,4 +1,5 @@
-//! Salvage of a store whose table files, blob files, journals or manifests fjall can't open: all the rest is copied.
+//! Salvage of a store whose table files, blob files, journals or manifests fjall can't open: all
+//! the rest is copied.
 
 use cenotaph::SalvageReport;
 use cenotaph_storage::index::{Batch, Table};
@@ -24,7 +25,11 @@ fn content(number: u64, is_new: bool) -> bytes::Bytes {
 async fn put_all(engine: &Engine, is_new: bool) {
     let numbers = (0..KEYS).filter(|number| !is_new || number.is_multiple_of(2));
     let puts = numbers.map(|number| engine.put(key(number), content(number, is_new)));
-    futures::stream::iter(puts).map(Ok).try_for_each_concurrent(32, |put| async { put.await.map(drop) }).await.unwrap();
+    futures::stream::iter(puts)
+        .map(Ok)
+        .try_for_each_concurrent(32, |put| async { put.await.map(drop) })
+        .await
+        .unwrap();
 }
 
 /// A store of two table files for each table; all that is in its journals is in them.
@@ -34,10 +39,16 @@ async fn with_two_tables(data: &Path) {
     store.flush().await;
     put_all(&store.engine, true).await;
     let begin = async |number| {
-        let upload = store.engine.multipart(format!("film{number:03}")).await.unwrap();
+        let upload = store
+            .engine
+            .multipart(format!("film{number:03}"))
+            .await
+            .unwrap();
         upload.part(1, payload(7, 300)).await.unwrap();
     };
-    futures::stream::iter((0..UPLOADS).map(begin)).for_each_concurrent(32, |upload| upload).await;
+    futures::stream::iter((0..UPLOADS).map(begin))
+        .for_each_concurrent(32, |upload| upload)
+        .await;
     store.flush().await;
     store.close().await;
     // fjall removes journals when it gets to it.
@@ -52,8 +63,12 @@ async fn with_two_tables(data: &Path) {
 }
 
 fn journals(data: &Path) -> Vec<PathBuf> {
-    let files = std::fs::read_dir(data.join("index/store/database")).unwrap().map(|entry| entry.unwrap().path());
-    files.filter(|file| file.extension().is_some_and(|extension| extension == "jnl")).collect()
+    let files = std::fs::read_dir(data.join("index/store/database"))
+        .unwrap()
+        .map(|entry| entry.unwrap().path());
+    files
+        .filter(|file| file.extension().is_some_and(|extension| extension == "jnl"))
+        .collect()
 }
 
 fn copy_tree(from: &Path, to: &Path) {
@@ -99,7 +114,10 @@ impl Case {
 
     /// Salvages a damaged copy.
     async fn try_salvage(&self, damage: impl FnOnce(&Path)) -> Result<Salvaged, cenotaph::Error> {
-        let (old, new) = (self.directory.path().join("old"), self.directory.path().join("new"));
+        let (old, new) = (
+            self.directory.path().join("old"),
+            self.directory.path().join("new"),
+        );
         for left in [&old, &new] {
             drop(std::fs::remove_dir_all(left));
         }
@@ -128,7 +146,12 @@ impl Case {
         }
         let uploads = engine.list_uploads("").await.unwrap().uploads.len();
         engine.close().await.unwrap();
-        Ok(Salvaged { report, lost, older, uploads })
+        Ok(Salvaged {
+            report,
+            lost,
+            older,
+            uploads,
+        })
     }
 
     async fn loses_nothing(&self, name: &str, damage: impl FnOnce(&Path)) {
@@ -149,20 +172,35 @@ fn keyspace(data: &Path, keyspace: u32) -> PathBuf {
 /// The newest file in a directory of a keyspace.
 fn newest(data: &Path, number: u32, directory: &str) -> PathBuf {
     let files = std::fs::read_dir(keyspace(data, number).join(directory)).unwrap();
-    let id = |path: &PathBuf| path.file_name().unwrap().to_str().unwrap().parse::<u64>().unwrap();
-    files.map(|entry| entry.unwrap().path()).max_by_key(id).unwrap()
+    let id = |path: &PathBuf| {
+        path.file_name()
+            .unwrap()
+            .to_str()
+            .unwrap()
+            .parse::<u64>()
+            .unwrap()
+    };
+    files
+        .map(|entry| entry.unwrap().path())
+        .max_by_key(id)
+        .unwrap()
 }
 
 /// Where each section of one of fjall's archives begins, and how long it is.
 fn sections(file: &Path) -> BTreeMap<String, (usize, usize)> {
     let bytes = std::fs::read(file).unwrap();
     let number = |at: usize, length: usize| {
-        let number = bytes[at..at + length].iter().rev().fold(0, |number, &byte| number << 8 | u64::from(byte));
+        let number = bytes[at..at + length]
+            .iter()
+            .rev()
+            .fold(0, |number, &byte| number << 8 | u64::from(byte));
         usize::try_from(number).unwrap()
     };
     let (trailer, toc) = (bytes.len() - 38, number(bytes.len() - 16, 8));
-    let mut sections =
-        BTreeMap::from([("trailer".to_owned(), (trailer, 38)), ("toc".to_owned(), (toc, trailer - toc))]);
+    let mut sections = BTreeMap::from([
+        ("trailer".to_owned(), (trailer, 38)),
+        ("toc".to_owned(), (toc, trailer - toc)),
+    ]);
     let mut at = toc + 8;
     for _ in 0..number(toc + 4, 4) {
         let name = number(at + 16, 2);
@@ -188,16 +226,24 @@ fn flip_at(file: &Path, at: usize) {
 fn is_within(report: &SalvageReport, number: u64) -> bool {
     let row = format!("default\0{}", key(number)).into_bytes();
     report.unreadable_ranges.iter().any(|range| {
-        range.table == "rows" && range.from.0[..] <= row[..] && range.to.as_ref().is_none_or(|to| row[..] < to.0[..])
+        range.table == "rows"
+            && range.from.0[..] <= row[..]
+            && range.to.as_ref().is_none_or(|to| row[..] < to.0[..])
     })
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_damaged_end_of_a_table_file_loses_nothing() {
     let case = Case::new().await;
-    for (section, percent) in
-        [("trailer", 20), ("toc", 50), ("meta", 5), ("meta", 60), ("tli", 5), ("tli", 60), ("filter", 50)]
-    {
+    for (section, percent) in [
+        ("trailer", 20),
+        ("toc", 50),
+        ("meta", 5),
+        ("meta", 60),
+        ("tli", 5),
+        ("tli", 60),
+        ("filter", 50),
+    ] {
         let name = format!("{section} {percent}");
         let flip = |old: &Path| {
             for number in [1, 2, SESSIONS] {
@@ -227,13 +273,21 @@ async fn damaged_block_and_index_bring_nothing_older_back() {
                 flip_in(&newest(old, 1, "tables"), section, 60);
             })
             .await;
-        let Salvaged { report, lost, older, uploads } = &salvaged;
+        let Salvaged {
+            report,
+            lost,
+            older,
+            uploads,
+        } = &salvaged;
         let name = format!("{percent} {section}: {salvaged:?}");
         assert!(!report.is_complete() && *uploads == UPLOADS, "{name}");
         assert_eq!(report.lost_tables.is_empty(), bounded, "{name}");
         if bounded {
             assert_eq!((report.unreadable, older.len()), (1, 0), "{name}");
-            assert!(lost.iter().all(|&number| is_within(report, number)), "{name}");
+            assert!(
+                lost.iter().all(|&number| is_within(report, number)),
+                "{name}"
+            );
         } else {
             assert!(report.lost_tables[0].why.contains("keys before"), "{name}");
         }
@@ -248,19 +302,41 @@ async fn a_damaged_block_of_uploads_under_a_damaged_index_is_reported() {
         flip_in(&newest(old, SESSIONS, "tables"), "data", 20);
         flip_in(&newest(old, SESSIONS, "tables"), "tli", 50);
     };
-    let Salvaged { report, lost, older, uploads } = case.salvage(damage).await;
-    assert_eq!((lost.len(), older.len(), report.unreadable, report.lost_tables.len()), (0, 0, 1, 0), "{report:?}");
+    let Salvaged {
+        report,
+        lost,
+        older,
+        uploads,
+    } = case.salvage(damage).await;
+    assert_eq!(
+        (
+            lost.len(),
+            older.len(),
+            report.unreadable,
+            report.lost_tables.len()
+        ),
+        (0, 0, 1, 0),
+        "{report:?}"
+    );
     assert_eq!(report.unreadable_ranges[0].table, "sessions");
     assert!((1..UPLOADS).contains(&uploads), "{uploads}");
 }
 
 /// Puts an orphan into the index.
 fn add_orphan(data: &Path) {
-    let index = FjallIndex::open(&data.join("index"), Env::real().unwrap(), FjallOptions::default()).unwrap();
+    let index = FjallIndex::open(
+        &data.join("index"),
+        Env::real().unwrap(),
+        FjallOptions::default(),
+    )
+    .unwrap();
     let mut batch = Batch::new();
     batch.put(Table::Orphans, vec![7; 16], vec![7]);
     let (sender, receiver) = std::sync::mpsc::channel();
-    index.submit(batch, Box::new(move |outcome| sender.send(outcome.is_ok()).unwrap()));
+    index.submit(
+        batch,
+        Box::new(move |outcome| sender.send(outcome.is_ok()).unwrap()),
+    );
     assert!(receiver.recv().unwrap());
 }
 
@@ -271,17 +347,42 @@ async fn missing_table_file_is_reported_and_holds_orphans_back() {
         let lose = |old: &Path| {
             add_orphan(old);
             let file = newest(old, 1, "tables");
-            if overwritten { std::fs::write(file, [7; 30_000]) } else { std::fs::remove_file(file) }.unwrap();
+            if overwritten {
+                std::fs::write(file, [7; 30_000])
+            } else {
+                std::fs::remove_file(file)
+            }
+            .unwrap();
         };
-        let Salvaged { report, lost, older, uploads } = case.salvage(lose).await;
-        let [table] = &report.lost_tables[..] else { panic!("{report:?}") };
-        assert!(table.table == "rows" && table.file.contains("keyspaces/1/tables/"), "{table:?}");
-        assert_eq!((lost.len() as u64, uploads), (report.without_payload, UPLOADS), "{report:?}");
+        let Salvaged {
+            report,
+            lost,
+            older,
+            uploads,
+        } = case.salvage(lose).await;
+        let [table] = &report.lost_tables[..] else {
+            panic!("{report:?}")
+        };
         assert!(
-            !report.is_complete() && !older.is_empty() && older.iter().all(|number| number.is_multiple_of(2)),
+            table.table == "rows" && table.file.contains("keyspaces/1/tables/"),
+            "{table:?}"
+        );
+        assert_eq!(
+            (lost.len() as u64, uploads),
+            (report.without_payload, UPLOADS),
+            "{report:?}"
+        );
+        assert!(
+            !report.is_complete()
+                && !older.is_empty()
+                && older.iter().all(|number| number.is_multiple_of(2)),
             "{older:?}"
         );
-        assert_eq!((report.orphans, report.changes, report.held_back), (0, 0, 1), "{report:?}");
+        assert_eq!(
+            (report.orphans, report.changes, report.held_back),
+            (0, 0, 1),
+            "{report:?}"
+        );
     }
 }
 
@@ -290,12 +391,31 @@ async fn a_blob_file_of_payloads_loses_no_more_than_its_payloads() {
     let case = Case::new().await;
     let file = |old: &Path| newest(old, 2, "blobs");
     for (section, percent) in [("trailer", 20), ("toc", 50), ("meta", 2), ("meta", 60)] {
-        case.loses_nothing(section, |old| flip_in(&file(old), section, percent)).await;
+        case.loses_nothing(section, |old| flip_in(&file(old), section, percent))
+            .await;
     }
-    let Salvaged { report, lost, older, uploads } = case.salvage(|old| std::fs::remove_file(file(old)).unwrap()).await;
-    assert_eq!((older.len(), uploads, report.rows), (0, UPLOADS, KEYS), "{report:?}");
-    assert!(!lost.is_empty() && lost.iter().all(|number| number % 3 == 2), "{lost:?}");
-    let named: Vec<_> = report.objects_without_payload.iter().map(|object| object.key.clone()).collect();
+    let Salvaged {
+        report,
+        lost,
+        older,
+        uploads,
+    } = case
+        .salvage(|old| std::fs::remove_file(file(old)).unwrap())
+        .await;
+    assert_eq!(
+        (older.len(), uploads, report.rows),
+        (0, UPLOADS, KEYS),
+        "{report:?}"
+    );
+    assert!(
+        !lost.is_empty() && lost.iter().all(|number| number % 3 == 2),
+        "{lost:?}"
+    );
+    let named: Vec<_> = report
+        .objects_without_payload
+        .iter()
+        .map(|object| object.key.clone())
+        .collect();
     assert_eq!(named, lost.into_iter().map(key).collect::<Vec<_>>());
 }
 
@@ -303,9 +423,15 @@ async fn a_blob_file_of_payloads_loses_no_more_than_its_payloads() {
 async fn damaged_pointer_is_mended_and_no_manifest_is_guessed() {
     let case = Case::new().await;
     for at in [0, 9, 24] {
-        case.loses_nothing("pointer", |old| flip_at(&keyspace(old, 1).join("current"), at)).await;
+        case.loses_nothing("pointer", |old| {
+            flip_at(&keyspace(old, 1).join("current"), at)
+        })
+        .await;
     }
-    case.loses_nothing("no pointer", |old| std::fs::remove_file(keyspace(old, 2).join("current")).unwrap()).await;
+    case.loses_nothing("no pointer", |old| {
+        std::fs::remove_file(keyspace(old, 2).join("current")).unwrap()
+    })
+    .await;
     let manifest = |old: &Path| {
         let version = std::fs::read(keyspace(old, 1).join("current")).unwrap()[0];
         keyspace(old, 1).join(format!("v{version}"))
@@ -314,10 +440,19 @@ async fn damaged_pointer_is_mended_and_no_manifest_is_guessed() {
     let mut refused = 0;
     for at in (at..at + length).step_by(13) {
         match case.try_salvage(|old| flip_at(&manifest(old), at)).await {
-            Ok(salvaged) => assert!(salvaged.report.is_complete() && salvaged.older.is_empty(), "{at}: {salvaged:?}"),
+            Ok(salvaged) => assert!(
+                salvaged.report.is_complete() && salvaged.older.is_empty(),
+                "{at}: {salvaged:?}"
+            ),
             Err(error) => {
-                let wrong = format!("file={}", manifest(&case.directory.path().join("old")).display());
-                assert!(error.kind() == ErrorKind::Corrupt && error.to_string().contains(&wrong), "{error:?}");
+                let wrong = format!(
+                    "file={}",
+                    manifest(&case.directory.path().join("old")).display()
+                );
+                assert!(
+                    error.kind() == ErrorKind::Corrupt && error.to_string().contains(&wrong),
+                    "{error:?}"
+                );
                 refused += 1;
             }
         }
@@ -328,16 +463,37 @@ async fn damaged_pointer_is_mended_and_no_manifest_is_guessed() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_keyspace_in_which_fjall_keeps_names_is_made_anew() {
     let case = Case::new().await;
-    case.loses_nothing("pointer", |old| flip_at(&keyspace(old, 0).join("current"), 3)).await;
-    case.loses_nothing("table", |old| flip_in(&newest(old, 0, "tables"), "data", 50)).await;
-    case.loses_nothing("no table", |old| std::fs::remove_dir_all(keyspace(old, 0).join("tables")).unwrap()).await;
+    case.loses_nothing("pointer", |old| {
+        flip_at(&keyspace(old, 0).join("current"), 3)
+    })
+    .await;
+    case.loses_nothing("table", |old| {
+        flip_in(&newest(old, 0, "tables"), "data", 50)
+    })
+    .await;
+    case.loses_nothing("no table", |old| {
+        std::fs::remove_dir_all(keyspace(old, 0).join("tables")).unwrap()
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_store_without_its_journals_is_salvaged_from_its_tables() {
     let case = Case::new().await;
-    let salvaged =
-        case.salvage(|old| journals(old).iter().for_each(|journal| std::fs::remove_file(journal).unwrap())).await;
-    assert!(salvaged.report.journal_damaged && !salvaged.report.is_complete(), "{salvaged:?}");
-    assert_eq!((salvaged.lost.len(), salvaged.older.len(), salvaged.uploads), (0, 0, UPLOADS), "{salvaged:?}");
+    let salvaged = case
+        .salvage(|old| {
+            journals(old)
+                .iter()
+                .for_each(|journal| std::fs::remove_file(journal).unwrap())
+        })
+        .await;
+    assert!(
+        salvaged.report.journal_damaged && !salvaged.report.is_complete(),
+        "{salvaged:?}"
+    );
+    assert_eq!(
+        (salvaged.lost.len(), salvaged.older.len(), salvaged.uploads),
+        (0, 0, UPLOADS),
+        "{salvaged:?}"
+    );
 }

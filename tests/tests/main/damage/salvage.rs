@@ -1,4 +1,5 @@
-//! Salvage: everything else is in the new store, byte for byte, and nothing of the old one is changed.
+//! Salvage: everything else is in the new store, byte for byte, and nothing of the old one is
+//! changed.
 
 use std::time::SystemTime;
 
@@ -12,7 +13,11 @@ pub(super) fn tree(directory: &Path) -> BTreeMap<PathBuf, (Vec<u8>, SystemTime)>
         if metadata.is_dir() {
             found.extend(tree(&path));
         }
-        let bytes = if metadata.is_dir() { Vec::new() } else { std::fs::read(&path).unwrap() };
+        let bytes = if metadata.is_dir() {
+            Vec::new()
+        } else {
+            std::fs::read(&path).unwrap()
+        };
         found.insert(path, (bytes, metadata.modified().unwrap()));
     }
     found
@@ -27,7 +32,12 @@ async fn a_salvage_copies_all_that_can_be_read_and_names_the_rest() {
     let readable = {
         let store = open(&old, small()).await;
         store.engine.put("late", "in the journal").await.unwrap();
-        store.engine.put("mortal", "soon gone").time_to_live(Duration::from_secs(3600)).await.unwrap();
+        store
+            .engine
+            .put("mortal", "soon gone")
+            .time_to_live(Duration::from_secs(3600))
+            .await
+            .unwrap();
         store.engine.put("gone", "x").await.unwrap();
         store.engine.delete("gone").await.unwrap();
         let upload = store.engine.multipart("film").await.unwrap();
@@ -39,12 +49,27 @@ async fn a_salvage_copies_all_that_can_be_read_and_names_the_rest() {
     let before = tree(&old);
     let report = cenotaph::salvage(&old, &new).await.unwrap();
     assert!(tree(&old) == before, "the old store is as it was");
-    assert_eq!((report.rows, report.unreadable, report.sessions), (readable.len() as u64 + 2, 1, 2), "{report:?}");
+    assert_eq!(
+        (report.rows, report.unreadable, report.sessions),
+        (readable.len() as u64 + 2, 1, 2),
+        "{report:?}"
+    );
     assert_eq!((report.without_payload, report.is_complete()), (0, false));
-    let large: Vec<_> = lost(&readable).into_iter().filter(|number| number.is_multiple_of(5)).map(key).collect();
-    let mut named: Vec<_> = report.lost_objects.iter().map(|lost| lost.object.clone().unwrap().key).collect();
+    let large: Vec<_> = lost(&readable)
+        .into_iter()
+        .filter(|number| number.is_multiple_of(5))
+        .map(key)
+        .collect();
+    let mut named: Vec<_> = report
+        .lost_objects
+        .iter()
+        .map(|lost| lost.object.clone().unwrap().key)
+        .collect();
     named.sort();
-    assert_eq!(named, large, "blobs name the large ones of the lost objects");
+    assert_eq!(
+        named, large,
+        "blobs name the large ones of the lost objects"
+    );
 
     std::fs::rename(old.join("blobs"), new.join("blobs")).unwrap();
     let store = open(&new, small()).await;
@@ -56,18 +81,60 @@ async fn a_salvage_copies_all_that_can_be_read_and_names_the_rest() {
             assert_eq!(object.bytes().await.unwrap(), bytes_of(number));
         }
     }
-    assert_eq!(engine.get("late").await.unwrap().unwrap().bytes().await.unwrap(), "in the journal");
-    assert!(engine.head("mortal").await.unwrap().unwrap().metadata.expires_at.is_some());
-    assert_eq!(engine.put("gone", "y").await.unwrap().version.unwrap().get(), 2, "its version floor was copied");
+    assert_eq!(
+        engine
+            .get("late")
+            .await
+            .unwrap()
+            .unwrap()
+            .bytes()
+            .await
+            .unwrap(),
+        "in the journal"
+    );
+    assert!(
+        engine
+            .head("mortal")
+            .await
+            .unwrap()
+            .unwrap()
+            .metadata
+            .expires_at
+            .is_some()
+    );
+    assert_eq!(
+        engine
+            .put("gone", "y")
+            .await
+            .unwrap()
+            .version
+            .unwrap()
+            .get(),
+        2,
+        "its version floor was copied"
+    );
     assert_eq!(engine.list_uploads("").await.unwrap().uploads.len(), 1);
     let created = engine.put(large[0].as_str(), "again").await.unwrap();
-    assert!(created.version.unwrap().get() > 1 << 32, "the version of a lost object whose name is known");
+    assert!(
+        created.version.unwrap().get() > 1 << 32,
+        "the version of a lost object whose name is known"
+    );
 
     engine.settle().await.unwrap();
     let scrubbed = engine.scrub().grace(Duration::ZERO).await.unwrap();
     let left = BTreeMap::from([(("payload-without-row", "left"), large.len())]);
-    assert_eq!(names(&scrubbed), left, "the checksums of lost blobs were copied: {scrubbed:?}");
-    assert!(report.lost_objects.iter().all(|lost| new.join("blobs").join(&lost.path).is_file()), "no blob is swept");
+    assert_eq!(
+        names(&scrubbed),
+        left,
+        "the checksums of lost blobs were copied: {scrubbed:?}"
+    );
+    assert!(
+        report
+            .lost_objects
+            .iter()
+            .all(|lost| new.join("blobs").join(&lost.path).is_file()),
+        "no blob is swept"
+    );
     for round in 0..8 {
         engine.put(key(round), payload(round, 200)).await.unwrap();
         store.flush().await;
@@ -82,17 +149,34 @@ async fn an_object_whose_payload_is_lost_is_named_and_stays_corrupt() {
     let (old, new) = (directory.path().join("old"), directory.path().join("new"));
     let store = open(&old, Config::default()).await;
     for number in 0..20 {
-        store.engine.put(key(number), payload(number, 20_000)).await.unwrap();
+        store
+            .engine
+            .put(key(number), payload(number, 20_000))
+            .await
+            .unwrap();
     }
     store.flush().await;
     store.close().await;
     flip(&largest(&old, 2, "blobs"), 42);
     let report = cenotaph::salvage(&old, &new).await.unwrap();
-    let [lost] = &report.objects_without_payload[..] else { panic!("{report:?}") };
-    assert_eq!((report.rows, report.payloads, report.without_payload), (20, 19, 1));
+    let [lost] = &report.objects_without_payload[..] else {
+        panic!("{report:?}")
+    };
+    assert_eq!(
+        (report.rows, report.payloads, report.without_payload),
+        (20, 19, 1)
+    );
     std::fs::rename(old.join("blobs"), new.join("blobs")).unwrap();
     let engine = Engine::builder(&new).open().await.unwrap();
-    assert_eq!(engine.get(lost.key.as_str()).await.map(drop).unwrap_err().kind(), ErrorKind::Corrupt);
+    assert_eq!(
+        engine
+            .get(lost.key.as_str())
+            .await
+            .map(drop)
+            .unwrap_err()
+            .kind(),
+        ErrorKind::Corrupt
+    );
     assert_eq!(engine.scrub().drop_damaged().await.unwrap().left(), 0);
     assert!(engine.scrub().await.unwrap().is_clean());
     engine.close().await.unwrap();
@@ -103,7 +187,11 @@ async fn a_salvage_refuses_what_it_would_harm_and_begins_anew_after_a_crash() {
     let directory = TempDir::new().unwrap();
     let (old, new) = (directory.path().join("old"), directory.path().join("new"));
     let kind = async |old: &Path, new: &Path| cenotaph::salvage(old, new).await.unwrap_err().kind();
-    assert_eq!(kind(&old, &new).await, ErrorKind::Invalid, "there is no store");
+    assert_eq!(
+        kind(&old, &new).await,
+        ErrorKind::Invalid,
+        "there is no store"
+    );
     let store = open(&old, small()).await;
     store.engine.put("a", "b").await.unwrap();
     assert_eq!(kind(&old, &new).await, ErrorKind::AlreadyOpen);
@@ -112,8 +200,16 @@ async fn a_salvage_refuses_what_it_would_harm_and_begins_anew_after_a_crash() {
     std::fs::remove_dir(old.join("within")).unwrap();
     std::fs::create_dir_all(new.join("salvaging/copy")).unwrap();
     std::fs::write(new.join("salvaging/copy/lock"), "").unwrap();
-    assert_eq!(cenotaph::salvage(&old, &new).await.unwrap().rows, 1, "what a crash left is removed");
-    assert_eq!(kind(&old, &new).await, ErrorKind::Invalid, "there is a store already");
+    assert_eq!(
+        cenotaph::salvage(&old, &new).await.unwrap().rows,
+        1,
+        "what a crash left is removed"
+    );
+    assert_eq!(
+        kind(&old, &new).await,
+        ErrorKind::Invalid,
+        "there is a store already"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -122,28 +218,50 @@ async fn the_intact_batches_of_a_damaged_journal_are_copied() {
     let (old, new) = (directory.path().join("old"), directory.path().join("new"));
     let store = open(&old, small()).await;
     for number in 0..100 {
-        store.engine.put(key(number), bytes_of(number)).await.unwrap();
+        store
+            .engine
+            .put(key(number), bytes_of(number))
+            .await
+            .unwrap();
     }
     store.engine.delete(key(0)).await.unwrap();
     store.close().await;
     let journal = old.join("index/store/database/0.jnl");
     // In the payload of one object, which lies in the row.
     let row = format!("default\0{}", key(51));
-    let at = std::fs::read(&journal).unwrap().windows(row.len()).position(|window| window == row.as_bytes()).unwrap();
+    let at = std::fs::read(&journal)
+        .unwrap()
+        .windows(row.len())
+        .position(|window| window == row.as_bytes())
+        .unwrap();
     let at = (at + row.len() + 200) as u64;
-    let file = std::fs::File::options().read(true).write(true).open(&journal).unwrap();
+    let file = std::fs::File::options()
+        .read(true)
+        .write(true)
+        .open(&journal)
+        .unwrap();
     let mut byte = [0];
     file.read_exact_at(&mut byte, at).unwrap();
     file.write_all_at(&[byte[0] ^ 0x10], at).unwrap();
     drop(file);
-    let refused = FjallIndex::open(&old.join("index"), Env::real().unwrap(), FjallOptions::default());
+    let refused = FjallIndex::open(
+        &old.join("index"),
+        Env::real().unwrap(),
+        FjallOptions::default(),
+    );
     assert_eq!(refused.map(drop).unwrap_err().kind(), ErrorKind::Corrupt);
 
     let report = cenotaph::salvage(&old, &new).await.unwrap();
-    assert!(report.journal_damaged && !report.is_complete(), "{report:?}");
+    assert!(
+        report.journal_damaged && !report.is_complete(),
+        "{report:?}"
+    );
     std::fs::rename(old.join("blobs"), new.join("blobs")).unwrap();
     let store = open(&new, small()).await;
-    assert!(store.engine.head(key(0)).await.unwrap().is_none(), "its delete lies behind the damage");
+    assert!(
+        store.engine.head(key(0)).await.unwrap().is_none(),
+        "its delete lies behind the damage"
+    );
     let mut lost = Vec::new();
     for number in 1..100 {
         match store.engine.get(key(number)).await.unwrap() {
@@ -158,11 +276,17 @@ async fn the_intact_batches_of_a_damaged_journal_are_copied() {
 
 /// Cuts a journal behind some of its batches.
 fn cut(journal: &[u8], parts: usize) -> Vec<&[u8]> {
-    let ends: Vec<_> = (4..=journal.len()).filter(|&end| &journal[end - 4..end] == b"FJL\x03").collect();
-    let mut cut: Vec<_> = (1..parts).map(|part| ends[ends.len() * part / parts]).collect();
+    let ends: Vec<_> = (4..=journal.len())
+        .filter(|&end| &journal[end - 4..end] == b"FJL\x03")
+        .collect();
+    let mut cut: Vec<_> = (1..parts)
+        .map(|part| ends[ends.len() * part / parts])
+        .collect();
     cut.push(*ends.last().unwrap());
     let from = std::iter::once(0).chain(cut.iter().copied());
-    from.zip(&cut).map(|(from, &to)| &journal[from..to]).collect()
+    from.zip(&cut)
+        .map(|(from, &to)| &journal[from..to])
+        .collect()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -171,7 +295,11 @@ async fn the_journals_around_a_missing_one_are_read() {
     let (old, new) = (directory.path().join("old"), directory.path().join("new"));
     let store = open(&old, small()).await;
     for number in 0..90 {
-        store.engine.put(key(number), bytes_of(number)).await.unwrap();
+        store
+            .engine
+            .put(key(number), bytes_of(number))
+            .await
+            .unwrap();
     }
     store.close().await;
     let database = old.join("index/store/database");
@@ -184,7 +312,10 @@ async fn the_journals_around_a_missing_one_are_read() {
     let before = tree(&old);
     let report = cenotaph::salvage(&old, &new).await.unwrap();
     assert!(tree(&old) == before, "the old store is as it was");
-    assert!(report.journal_damaged && !report.is_complete(), "{report:?}");
+    assert!(
+        report.journal_damaged && !report.is_complete(),
+        "{report:?}"
+    );
     std::fs::rename(old.join("blobs"), new.join("blobs")).unwrap();
     let engine = open(&new, small()).await.engine;
     let mut found = Vec::new();
@@ -195,6 +326,9 @@ async fn the_journals_around_a_missing_one_are_read() {
         }
     }
     let lost = 90 - found.len();
-    assert!((20..40).contains(&lost) && found.first() == Some(&0) && found.last() == Some(&89), "{found:?}");
+    assert!(
+        (20..40).contains(&lost) && found.first() == Some(&0) && found.last() == Some(&89),
+        "{found:?}"
+    );
     engine.close().await.unwrap();
 }

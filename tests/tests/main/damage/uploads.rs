@@ -15,16 +15,24 @@ fn film(number: u64) -> String {
     format!("film{number:04}")
 }
 
-/// A store with open uploads, the last of which has many parts. Two blocks of their table are damaged: one holds uploads,
-/// the other holds parts.
+/// A store with open uploads, the last of which has many parts. Two blocks of their table are
+/// damaged: one holds uploads, the other holds parts.
 async fn with_damaged_uploads(data: &Path) -> cenotaph::UploadId {
     let store = open(data, small()).await;
     for number in 0..UPLOADS {
-        store.engine.multipart(film(number)).content_type("video/mp4").await.unwrap();
+        store
+            .engine
+            .multipart(film(number))
+            .content_type("video/mp4")
+            .await
+            .unwrap();
     }
     let upload = store.engine.multipart("parts").await.unwrap();
     for number in 1..=PARTS {
-        upload.part(u32::from(number), payload(u64::from(number), 10)).await.unwrap();
+        upload
+            .part(u32::from(number), payload(u64::from(number), 10))
+            .await
+            .unwrap();
     }
     store.flush().await;
     let upload_id = upload.upload_id();
@@ -43,7 +51,9 @@ async fn listed_parts(upload: &Upload, limit: usize) -> (BTreeSet<u16>, usize) {
         let page = list.clone().await.unwrap();
         numbers.extend(page.parts.iter().map(|part| part.number.get()));
         ranges += page.unreadable.len();
-        let Some(next) = page.next else { return (numbers, ranges) };
+        let Some(next) = page.next else {
+            return (numbers, ranges);
+        };
         list = list.start_after(next);
     }
 }
@@ -55,18 +65,37 @@ async fn listings_of_uploads_and_parts_step_over_unreadable_keys() {
     let engine = open(data.path(), small()).await.engine;
 
     let error = engine.list_uploads("").await.unwrap_err();
-    assert!(error.kind() == ErrorKind::Corrupt && error.to_string().contains("table=sessions"), "{error}");
-    let items: Vec<_> = engine.list_uploads("film").limit(20).stream().collect().await;
+    assert!(
+        error.kind() == ErrorKind::Corrupt && error.to_string().contains("table=sessions"),
+        "{error}"
+    );
+    let items: Vec<_> = engine
+        .list_uploads("film")
+        .limit(20)
+        .stream()
+        .collect()
+        .await;
     let (uploads, errors): (Vec<_>, Vec<_>) = items.into_iter().partition(Result::is_ok);
     assert_eq!(errors.len(), 1);
-    assert!((UPLOADS as usize - 60..UPLOADS as usize).contains(&uploads.len()), "{} uploads", uploads.len());
+    assert!(
+        (UPLOADS as usize - 60..UPLOADS as usize).contains(&uploads.len()),
+        "{} uploads",
+        uploads.len()
+    );
     let mut missing: BTreeSet<u64> = (0..UPLOADS).collect();
     for upload in uploads {
         let key = upload.unwrap().id.key().to_owned();
-        assert!(missing.remove(&key["film".len()..].parse().unwrap()), "{key} is listed twice");
+        assert!(
+            missing.remove(&key["film".len()..].parse().unwrap()),
+            "{key} is listed twice"
+        );
     }
     let (first, last) = (*missing.first().unwrap(), *missing.last().unwrap());
-    assert_eq!(last - first + 1, missing.len() as u64, "one block is missing: {missing:?}");
+    assert_eq!(
+        last - first + 1,
+        missing.len() as u64,
+        "one block is missing: {missing:?}"
+    );
     for limit in [1, 7, 1000] {
         let mut list = engine.list_uploads("film").limit(limit).step_over_damage();
         let (mut count, mut ranges) = (0, Vec::new());
@@ -77,16 +106,30 @@ async fn listings_of_uploads_and_parts_step_over_unreadable_keys() {
             let Some(next) = page.next else { break };
             list = list.start_after(next);
         }
-        assert_eq!((count, ranges.len()), (UPLOADS - missing.len() as u64, 1), "limit={limit}");
+        assert_eq!(
+            (count, ranges.len()),
+            (UPLOADS - missing.len() as u64, 1),
+            "limit={limit}"
+        );
     }
 
     let upload = engine.upload("parts", upload_id).unwrap();
     let error = upload.parts().await.unwrap_err();
-    assert!(error.kind() == ErrorKind::Corrupt && error.to_string().contains("table=sessions"), "{error}");
+    assert!(
+        error.kind() == ErrorKind::Corrupt && error.to_string().contains("table=sessions"),
+        "{error}"
+    );
     let (expected, ranges) = listed_parts(&upload, 1000).await;
-    assert!(ranges == 1 && (PARTS as usize - 80..PARTS as usize).contains(&expected.len()), "{expected:?}");
+    assert!(
+        ranges == 1 && (PARTS as usize - 80..PARTS as usize).contains(&expected.len()),
+        "{expected:?}"
+    );
     for limit in [1, 7] {
-        assert_eq!(listed_parts(&upload, limit).await, (expected.clone(), 1), "limit={limit}");
+        assert_eq!(
+            listed_parts(&upload, limit).await,
+            (expected.clone(), 1),
+            "limit={limit}"
+        );
     }
     engine.close().await.unwrap();
 }

@@ -1,7 +1,8 @@
-//! Expiry with many objects: opening and idling look at what is due, not at what there is; the expirer keeps up.
+//! Expiry with many objects: opening and idling look at what is due, not at what there is; the
+//! expirer keeps up.
 //!
-//! `CENOTAPH_EXPIRY_OBJECTS` says how many; 20,000 unless told. They are written straight into the index, a thousand rows
-//! with their expiry entries to a batch: what is measured is how they go.
+//! `CENOTAPH_EXPIRY_OBJECTS` says how many; 20,000 unless told. They are written straight into the
+//! index, a thousand rows with their expiry entries to a batch: what is measured is how they go.
 
 use std::time::Duration;
 
@@ -15,25 +16,57 @@ const SECOND: Duration = Duration::from_secs(1);
 const DUE_PER_SECOND: u64 = 10_000;
 
 fn objects() -> u64 {
-    std::env::var("CENOTAPH_EXPIRY_OBJECTS").ok().and_then(|text| text.parse().ok()).unwrap_or(20_000)
+    std::env::var("CENOTAPH_EXPIRY_OBJECTS")
+        .ok()
+        .and_then(|text| text.parse().ok())
+        .unwrap_or(20_000)
 }
 
 /// A row that expires then.
 fn row(env: &Env, expires_at: Timestamp) -> Row {
     let payload = bytes::Bytes::from_static(b"session");
-    let attributes = Attributes { expiration: Expiration::TimeToLive(DAY), ..Attributes::default() };
-    let (size, checksum, now) = (payload.len() as u64, Some(Checksum::of(&payload)), env.now());
-    let metadata = Metadata { size, checksum, created: now, modified: now, expires_at: Some(expires_at), attributes };
-    Row { version: 1.into(), operation: env.operation_id(), metadata, body: Body::Embedded(payload) }
+    let attributes = Attributes {
+        expiration: Expiration::TimeToLive(DAY),
+        ..Attributes::default()
+    };
+    let (size, checksum, now) = (
+        payload.len() as u64,
+        Some(Checksum::of(&payload)),
+        env.now(),
+    );
+    let metadata = Metadata {
+        size,
+        checksum,
+        created: now,
+        modified: now,
+        expires_at: Some(expires_at),
+        attributes,
+    };
+    Row {
+        version: 1.into(),
+        operation: env.operation_id(),
+        metadata,
+        body: Body::Embedded(payload),
+    }
 }
 
 /// Writes so many objects, with these deadlines.
-async fn fill(index: &dyn Index, env: &Env, prefix: &str, count: u64, due: impl Fn(u64) -> Timestamp) {
+async fn fill(
+    index: &dyn Index,
+    env: &Env,
+    prefix: &str,
+    count: u64,
+    due: impl Fn(u64) -> Timestamp,
+) {
     for first in (0..count).step_by(1000) {
         let mut batch = Batch::new();
         for number in first..count.min(first + 1000) {
             let id = ObjectId::try_from(format!("{prefix}/{number:08}").as_str()).unwrap();
-            batch.put(Table::Rows, id.encoded().clone(), row(env, due(number)).encode());
+            batch.put(
+                Table::Rows,
+                id.encoded().clone(),
+                row(env, due(number)).encode(),
+            );
             batch.put(Table::Expiry, expiry_key(due(number), &id), expiry_value());
         }
         index.submit(batch, Box::new(|outcome| outcome.unwrap()));
@@ -47,13 +80,18 @@ async fn expired(store: &Store) -> u64 {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn opening_looks_at_no_object_that_is_not_due_and_the_expirer_keeps_up_with_what_is() {
-    let config = || Config { limits: cenotaph::Limits::default(), ..quick() };
+    let config = || Config {
+        limits: cenotaph::Limits::default(),
+        ..quick()
+    };
     let (count, empty) = (objects(), Store::with(config()).await.reopen().await);
     let store = Store::with(config()).await;
     let env = Env::new(store.stage.clone());
     let tomorrow = env.now().after(DAY);
     // Spread over a day, beginning tomorrow.
-    let spread = move |number: u64| tomorrow.after(DAY * u32::try_from(number * 1000 / count).unwrap() / 1000);
+    let spread = move |number: u64| {
+        tomorrow.after(DAY * u32::try_from(number * 1000 / count).unwrap() / 1000)
+    };
     fill(&*store.index, &env, "spread", count, spread).await;
 
     let store = store.reopen().await;
@@ -61,14 +99,30 @@ async fn opening_looks_at_no_object_that_is_not_due_and_the_expirer_keeps_up_wit
     let scanned = store.counts.scanned(Table::Expiry) + store.counts.scanned(Table::Rows);
     let ([index, engine], [_, beside]) = (store.opening, empty.opening);
     println!("{count} objects, none due: {scanned} entries scanned");
-    println!("opened in {engine:?}, an empty one in {beside:?} (besides, fjall replays its journals: {index:?})");
-    assert!(scanned <= 3, "each pass looks at what is due and one more: {scanned}");
-    assert!(engine < beside + SECOND / 4, "opening takes {engine:?}, and {beside:?} where there is nothing");
+    println!(
+        "opened in {engine:?}, an empty one in {beside:?} (besides, fjall replays its journals: {index:?})"
+    );
+    assert!(
+        scanned <= 3,
+        "each pass looks at what is due and one more: {scanned}"
+    );
+    assert!(
+        engine < beside + SECOND / 4,
+        "opening takes {engine:?}, and {beside:?} where there is nothing"
+    );
 
     let store = all_at_once(store, count / 2).await;
-    as_they_come(&store, (count / 10).clamp(DUE_PER_SECOND, 10 * DUE_PER_SECOND)).await;
+    as_they_come(
+        &store,
+        (count / 10).clamp(DUE_PER_SECOND, 10 * DUE_PER_SECOND),
+    )
+    .await;
     let usage = store.engine.usage().await.unwrap();
-    assert_eq!((usage.objects, usage.expired), (count - count / 2, 0), "exactly what was due is gone");
+    assert_eq!(
+        (usage.objects, usage.expired),
+        (count - count / 2, 0),
+        "exactly what was due is gone"
+    );
 }
 
 /// Half of the objects have become due while nobody was looking.
@@ -79,7 +133,10 @@ async fn all_at_once(store: Store, due: u64) -> Store {
     store.engine.settle().await.unwrap();
     let took = env.monotonic() - began;
     assert_eq!(expired(&store).await, due);
-    println!("{due} due at once: {:.0} removed per second", due as f64 / took.as_secs_f64());
+    println!(
+        "{due} due at once: {:.0} removed per second",
+        due as f64 / took.as_secs_f64()
+    );
     // The clock of the next engine is the real one again: what is left is due tomorrow.
     store.reopen().await
 }
@@ -88,13 +145,26 @@ async fn all_at_once(store: Store, due: u64) -> Store {
 async fn as_they_come(store: &Store, count: u64) {
     let env = Env::new(store.stage.clone());
     let begin = env.now().after(SECOND * 2);
-    let due =
-        |number: u64| begin.after(SECOND * u32::try_from(number).unwrap() / u32::try_from(DUE_PER_SECOND).unwrap());
+    let due = |number: u64| {
+        begin
+            .after(SECOND * u32::try_from(number).unwrap() / u32::try_from(DUE_PER_SECOND).unwrap())
+    };
     fill(&*store.index, &env, "live", count, due).await;
-    assert!(env.now() < begin, "they were written before the first is due");
+    assert!(
+        env.now() < begin,
+        "they were written before the first is due"
+    );
     // Written behind the expirer's back: a put of its own has it look.
-    store.engine.put("wake", "x").time_to_live(Duration::from_millis(1)).await.unwrap();
-    let (mut backlog, limit) = (0, SECOND * 60 + SECOND * u32::try_from(count / DUE_PER_SECOND).unwrap());
+    store
+        .engine
+        .put("wake", "x")
+        .time_to_live(Duration::from_millis(1))
+        .await
+        .unwrap();
+    let (mut backlog, limit) = (
+        0,
+        SECOND * 60 + SECOND * u32::try_from(count / DUE_PER_SECOND).unwrap(),
+    );
     let last = due(count - 1);
     let all_gone = env.deadline(limit, async {
         loop {
@@ -109,5 +179,7 @@ async fn as_they_come(store: &Store, count: u64) {
     });
     all_gone.await.expect("all are removed");
     let late = env.now().since(last);
-    println!("{count} due at {DUE_PER_SECOND}/s: most behind {backlog}, the last removed {late:?} after its deadline");
+    println!(
+        "{count} due at {DUE_PER_SECOND}/s: most behind {backlog}, the last removed {late:?} after its deadline"
+    );
 }

@@ -14,7 +14,10 @@ impl SmallDisk {
     /// A disk of so many MiB; none, loudly, where nobody may mount one.
     pub(super) fn new(mib: u32) -> Option<Self> {
         let disk = Self(TempDir::new().unwrap());
-        let mounted = mount(&["-t", "tmpfs", "-o", &format!("size={mib}m"), "tmpfs"], disk.path());
+        let mounted = mount(
+            &["-t", "tmpfs", "-o", &format!("size={mib}m"), "tmpfs"],
+            disk.path(),
+        );
         if !mounted {
             eprintln!("SKIPPED: a full disk needs a mount, which needs root");
             // Nothing is mounted: nothing may be unmounted.
@@ -70,5 +73,9 @@ impl Drop for SmallDisk {
 }
 
 fn mount(arguments: &[&str], at: &Path) -> bool {
-    Command::new("mount").args(arguments).arg(at).output().is_ok_and(|output| output.status.success())
+    Command::new("mount")
+        .args(arguments)
+        .arg(at)
+        .output()
+        .is_ok_and(|output| output.status.success())
 }

@@ -1,5 +1,5 @@
-//! Parts, completions and aborts that race each other and newer writes, with actors killed at every await boundary: one outcome,
-//! heard by all, and nothing is left.
+//! Parts, completions and aborts that race each other and newer writes, with actors killed at every
+//! await boundary: one outcome, heard by all, and nothing is left.
 
 use std::time::Duration;
 
@@ -12,13 +12,19 @@ const BYTES: usize = 5000;
 /// How long a test waits for what must come.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-#[expect(clippy::disallowed_methods, reason = "the test itself is not part of the world under test")]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the test itself is not part of the world under test"
+)]
 fn start_part(upload: &Upload, number: u32) -> JoinHandle<Result<UploadedPart>> {
     let part = upload.part(number, payload(u64::from(number), BYTES));
     tokio::spawn(async move { part.await })
 }
 
-#[expect(clippy::disallowed_methods, reason = "the test itself is not part of the world under test")]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the test itself is not part of the world under test"
+)]
 fn start_completion(upload: &Upload) -> JoinHandle<Result<Written>> {
     let complete = upload.complete();
     tokio::spawn(async move { complete.await })
@@ -67,7 +73,11 @@ async fn of_two_completions_at_once_both_hear_one_outcome() {
     for rival in rivals {
         assert_eq!(rival.await.unwrap().unwrap(), written);
     }
-    assert_eq!(store.engine.head("k").await.unwrap().unwrap().version.get(), 1, "one commit");
+    assert_eq!(
+        store.engine.head("k").await.unwrap().unwrap().version.get(),
+        1,
+        "one commit"
+    );
     store.assert_settled().await;
 }
 
@@ -80,9 +90,16 @@ async fn a_completion_that_loses_to_a_newer_write_is_superseded_and_keeps_nothin
     store.engine.put("k", payload(9, BYTES)).await.unwrap();
     read.release();
     let written = losing.await.unwrap().unwrap();
-    assert_eq!((written.outcome, written.version, written.etag), (Outcome::Superseded, None, None));
+    assert_eq!(
+        (written.outcome, written.version, written.etag),
+        (Outcome::Superseded, None, None)
+    );
     assert!(store.bytes("k").await.unwrap() == payload(9, BYTES));
-    assert_eq!(begun.complete().await.unwrap(), written, "it is told the same again");
+    assert_eq!(
+        begun.complete().await.unwrap(),
+        written,
+        "it is told the same again"
+    );
     store.assert_settled().await;
     assert_eq!(blobs(&store.blobs).await.len(), 1);
     assert_eq!(store.engine.stats().await.unwrap().actors.superseded, 1);
@@ -114,7 +131,11 @@ async fn a_part_killed_before_its_commit_leaves_the_upload_as_it_was() {
         let part = start_part(&begun, 1);
         held.arrived().await;
         assert!(store.engine.kill(ActorKind::EveryUpload));
-        assert_eq!(part.await.unwrap().unwrap_err().kind(), ErrorKind::Unavailable, "{seam:?}");
+        assert_eq!(
+            part.await.unwrap().unwrap_err().kind(),
+            ErrorKind::Unavailable,
+            "{seam:?}"
+        );
         assert_eq!(begun.parts().await.unwrap(), before, "{seam:?}");
         begun.complete().await.unwrap();
         assert!(store.bytes("k").await.unwrap() == payload(1, BYTES));
@@ -137,7 +158,11 @@ async fn a_step_whose_shard_is_killed_is_delivered_again_or_has_been_done() {
         held.arrived().await;
         assert!(store.engine.kill(shard));
         let written = completion.await.unwrap().unwrap();
-        assert_eq!((written.outcome, written.version.unwrap().get()), (Outcome::Applied, 1), "{seam:?}");
+        assert_eq!(
+            (written.outcome, written.version.unwrap().get()),
+            (Outcome::Applied, 1),
+            "{seam:?}"
+        );
         assert!(store.bytes("k").await.unwrap() == [payload(1, BYTES), payload(2, BYTES)].concat());
         store.assert_settled().await;
     }
@@ -167,7 +192,11 @@ async fn a_dropped_caller_stops_a_part_that_streams_and_no_completion() {
     });
     assert!(stands.await.is_some(), "it was not stopped");
     assert!(store.bytes("k").await.unwrap() == payload(1, BYTES));
-    assert_eq!(begun.complete().await.unwrap().version.unwrap().get(), 1, "who did not hear asks again");
+    assert_eq!(
+        begun.complete().await.unwrap().version.unwrap().get(),
+        1,
+        "who did not hear asks again"
+    );
     store.assert_settled().await;
 }
 
@@ -179,11 +208,18 @@ async fn of_completions_at_once_with_different_parts_one_wins_and_the_others_are
     let first = start_completion(&begun);
     deciding.arrived().await;
     let other = begun.complete().part(2, second.etag);
-    #[expect(clippy::disallowed_methods, reason = "the test itself is not part of the world under test")]
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "the test itself is not part of the world under test"
+    )]
     let other = tokio::spawn(async move { other.await });
     deciding.release();
     let (first, other) = (first.await.unwrap(), other.await.unwrap());
-    let (won, lost) = if first.is_ok() { (first, other) } else { (other, first) };
+    let (won, lost) = if first.is_ok() {
+        (first, other)
+    } else {
+        (other, first)
+    };
     assert_eq!(won.unwrap().version.unwrap().get(), 1);
     assert_eq!(lost.unwrap_err().reason(), Some(Reason::OtherParts));
     store.assert_settled().await;
@@ -194,7 +230,11 @@ async fn an_upload_whose_time_passes_under_a_part_or_a_completion_ends_and_leave
     for completes in [false, true] {
         let (store, begun) = begun().await;
         store.stage.stop_clock();
-        let seam = if completes { Seam::CompleteBeforeSwap } else { Seam::UploadAfterClose };
+        let seam = if completes {
+            Seam::CompleteBeforeSwap
+        } else {
+            Seam::UploadAfterClose
+        };
         let mut held = store.stage.hold(seam);
         let part = (!completes).then(|| start_part(&begun, 2));
         let completion = completes.then(|| start_completion(&begun));
@@ -248,7 +288,11 @@ async fn what_a_crash_interrupts_is_settled_at_the_next_open_and_the_upload_goes
     let store = store.crash().await;
     drop(finished);
     let resumed = store.engine.resume("k", &id).await.unwrap();
-    assert_eq!(resumed.parts().await.unwrap().parts.len(), 1, "what was acknowledged is there, and nothing else");
+    assert_eq!(
+        resumed.parts().await.unwrap().parts.len(),
+        1,
+        "what was acknowledged is there, and nothing else"
+    );
     resumed.part(2, "again").await.unwrap();
     resumed.complete().await.unwrap();
     assert!(store.bytes("k").await.unwrap() == [&payload(1, BYTES)[..], b"again"].concat());

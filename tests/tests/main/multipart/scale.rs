@@ -17,7 +17,12 @@ const PART: usize = 32;
 async fn ten_thousand_parts_are_completed_in_one_commit_and_read_as_one_object() {
     let directory = tempfile::tempdir().unwrap();
     let env = Env::real().unwrap();
-    let fjall = FjallIndex::open(&directory.path().join("index"), env.clone(), FjallOptions::default()).unwrap();
+    let fjall = FjallIndex::open(
+        &directory.path().join("index"),
+        env.clone(),
+        FjallOptions::default(),
+    )
+    .unwrap();
     let index = Counting::new(Arc::new(fjall));
     let counts = index.counts();
     let index: Arc<dyn Index> = Arc::new(index);
@@ -41,16 +46,34 @@ async fn ten_thousand_parts_are_completed_in_one_commit_and_read_as_one_object()
     assert_eq!(parts.len(), PARTS as usize);
 
     let before = index.stats().batches;
-    let mut listed: Vec<_> = parts.iter().map(|part| (u32::from(part.number), part.etag)).collect();
+    let mut listed: Vec<_> = parts
+        .iter()
+        .map(|part| (u32::from(part.number), part.etag))
+        .collect();
     listed.sort_unstable();
     let written = upload.complete().parts(listed.clone()).await.unwrap();
     assert_eq!(index.stats().batches - before, 1, "one commit");
     assert_eq!(counts.put(Table::Orphans), 0, "nothing is given up");
     assert_eq!(upload.complete().parts(listed).await.unwrap(), written);
 
-    let some = engine.get("k").range(123_456..123_556).await.unwrap().unwrap();
+    let some = engine
+        .get("k")
+        .range(123_456..123_556)
+        .await
+        .unwrap()
+        .unwrap();
     assert_eq!(some.bytes().await.unwrap(), whole.slice(123_456..123_556));
-    assert!(engine.get("k").await.unwrap().unwrap().bytes().await.unwrap() == whole);
+    assert!(
+        engine
+            .get("k")
+            .await
+            .unwrap()
+            .unwrap()
+            .bytes()
+            .await
+            .unwrap()
+            == whole
+    );
     engine.delete("k").await.unwrap();
     while engine.settle().await.unwrap() > 0 {}
     engine.close().await.unwrap();

@@ -1,4 +1,5 @@
-//! Scrubs beside everything else: writes and uploads under way, actors that die, callers that leave.
+//! Scrubs beside everything else: writes and uploads under way, actors that die, callers that
+//! leave.
 
 use super::*;
 
@@ -9,13 +10,21 @@ async fn what_is_under_way_is_no_damage() {
     let upload = spawn_put(&store, "uploading");
     finished.arrived().await;
     let mut expiring = store.stage.hold(Seam::ExpirerBeforeRemove);
-    store.engine.put("expired", payload(6, LARGE)).time_to_live(Duration::from_millis(1)).await.unwrap();
+    store
+        .engine
+        .put("expired", payload(6, LARGE))
+        .time_to_live(Duration::from_millis(1))
+        .await
+        .unwrap();
     expiring.arrived().await;
     let mut sweeping = store.stage.hold(Seam::SweeperBeforeDelete);
     store.engine.put("large", payload(3, 10)).await.unwrap();
     sweeping.arrived().await;
     let report = scrub(&store, May::Drop).await;
-    assert!(report.is_clean(), "an upload, an expired object and an orphan: {report:?}");
+    assert!(
+        report.is_clean(),
+        "an upload, an expired object and an orphan: {report:?}"
+    );
     assert_eq!(report.looked.blobs, 4);
     drop((finished, expiring, sweeping));
     upload.await.unwrap();
@@ -28,7 +37,10 @@ async fn beside_writes_renames_uploads_and_deletes_there_is_no_false_alarm() {
     let mut writers = Vec::new();
     for writer in 0..4u64 {
         let engine = store.engine.clone();
-        #[expect(clippy::disallowed_methods, reason = "the test itself is not part of the world under test")]
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "the test itself is not part of the world under test"
+        )]
         writers.push(tokio::spawn(async move {
             for round in 0..u64::MAX {
                 let (a, z) = (format!("a{writer}"), format!("z{writer}"));
@@ -36,8 +48,16 @@ async fn beside_writes_renames_uploads_and_deletes_there_is_no_false_alarm() {
                 let put = engine.put(a.as_str(), payload(round, bytes));
                 put.time_to_live(Duration::from_secs(3600)).await.unwrap();
                 engine.rename(a.as_str(), z.as_str()).await.unwrap();
-                engine.amend(z.as_str()).custom("round", round.to_string()).await.unwrap();
-                engine.extend_expiry(z.as_str()).after_now(Duration::from_secs(7200)).await.unwrap();
+                engine
+                    .amend(z.as_str())
+                    .custom("round", round.to_string())
+                    .await
+                    .unwrap();
+                engine
+                    .extend_expiry(z.as_str())
+                    .after_now(Duration::from_secs(7200))
+                    .await
+                    .unwrap();
                 if round % 2 == 0 {
                     engine.delete(z.as_str()).await.unwrap();
                 }
@@ -62,20 +82,40 @@ async fn a_shard_that_is_killed_while_it_repairs_repairs_after_all() {
             let store = store().await;
             let deadline = row(&store, "mortal").await.metadata.expires_at.unwrap();
             if key == "mortal" {
-                plant(&store, |batch| batch.remove(Table::Expiry, expiry_key(deadline, &id("mortal")))).await;
+                plant(&store, |batch| {
+                    batch.remove(Table::Expiry, expiry_key(deadline, &id("mortal")))
+                })
+                .await;
             } else {
-                plant(&store, |batch| batch.put(Table::Rows, id("large").encoded().clone(), "\x02")).await;
+                plant(&store, |batch| {
+                    batch.put(Table::Rows, id("large").encoded().clone(), "\x02")
+                })
+                .await;
             }
             let mut repairing = store.stage.hold(seam);
             let engine = store.engine.clone();
-            #[expect(clippy::disallowed_methods, reason = "the test itself is not part of the world under test")]
-            let scrubbing =
-                tokio::spawn(async move { engine.scrub().grace(Duration::ZERO).drop_damaged().await.unwrap() });
+            #[expect(
+                clippy::disallowed_methods,
+                reason = "the test itself is not part of the world under test"
+            )]
+            let scrubbing = tokio::spawn(async move {
+                engine
+                    .scrub()
+                    .grace(Duration::ZERO)
+                    .drop_damaged()
+                    .await
+                    .unwrap()
+            });
             repairing.arrived().await;
-            assert!(store.engine.kill(cenotaph::ActorKind::Shard(store.engine.shard_of(key).unwrap())));
+            assert!(store.engine.kill(cenotaph::ActorKind::Shard(
+                store.engine.shard_of(key).unwrap()
+            )));
             repairing.release();
             let report = scrubbing.await.unwrap();
-            assert!(report.found >= 1 && report.left() == 0, "{seam:?} {key} {report:?}");
+            assert!(
+                report.found >= 1 && report.left() == 0,
+                "{seam:?} {key} {report:?}"
+            );
             assert_clean(&store).await;
         }
     }
@@ -84,7 +124,10 @@ async fn a_shard_that_is_killed_while_it_repairs_repairs_after_all() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_scrub_that_is_dropped_half_way_does_no_harm() {
     let store = store().await;
-    plant(&store, |batch| batch.put(Table::Rows, id("large").encoded().clone(), "\x02")).await;
+    plant(&store, |batch| {
+        batch.put(Table::Rows, id("large").encoded().clone(), "\x02")
+    })
+    .await;
     let mut repairing = store.stage.hold(Seam::ShardBeforeDecide);
     let scrubbing = store.engine.scrub().grace(Duration::ZERO).drop_damaged();
     tokio::select! {
@@ -92,7 +135,8 @@ async fn a_scrub_that_is_dropped_half_way_does_no_harm() {
         () = repairing.arrived() => {}
     }
     drop(repairing);
-    // The shard still repairs. A scrub that read the row before that is durable would take the blob for a named one.
+    // The shard still repairs. A scrub that read the row before that is durable would take the blob
+    // for a named one.
     drop(store.engine.amend("large").custom("a", "b").await);
     store.index.barrier().await.unwrap();
     scrub(&store, May::Drop).await;
@@ -116,7 +160,10 @@ async fn overwrite(engine: &cenotaph::Engine, turn: u64) {
     }
     let updated = engine.update(key, |current| async move {
         let current = current.expect("nobody has deleted it").bytes().await?;
-        assert!(current.iter().all(|byte| *byte == current[0]), "two versions in one");
+        assert!(
+            current.iter().all(|byte| *byte == current[0]),
+            "two versions in one"
+        );
         Ok::<_, cenotaph::Error>(cenotaph::Update::put(sized(turn)))
     });
     match updated.await {
@@ -130,24 +177,45 @@ async fn overwrite(engine: &cenotaph::Engine, turn: u64) {
 async fn come_and_go(engine: &cenotaph::Engine, turn: u64) {
     let key = format!("fleeting{}", turn / 3 % 4);
     match turn / 3 % 3 {
-        0 => drop(engine.copy(format!("k{}", turn % 4), key).await.unwrap().expect("the source is never deleted")),
+        0 => drop(
+            engine
+                .copy(format!("k{}", turn % 4), key)
+                .await
+                .unwrap()
+                .expect("the source is never deleted"),
+        ),
         1 => drop(engine.put(key, sized(turn)).await.unwrap()),
         _ => drop(engine.delete(key).await.unwrap()),
     }
 }
 
-/// Objects that are overwritten, updated, copied and deleted while the index flushes and compacts under the scrub.
+/// Objects that are overwritten, updated, copied and deleted while the index flushes and compacts
+/// under the scrub.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn beside_overwrites_a_scrub_gives_up_no_live_object() {
-    let seconds = std::env::var("CENOTAPH_SCRUB_SECONDS").ok().and_then(|text| text.parse().ok()).unwrap_or(4);
-    let store = Store::with(Config { inline_bytes_max: 1 << 20, ..quick() }).await;
+    let seconds = std::env::var("CENOTAPH_SCRUB_SECONDS")
+        .ok()
+        .and_then(|text| text.parse().ok())
+        .unwrap_or(4);
+    let store = Store::with(Config {
+        inline_bytes_max: 1 << 20,
+        ..quick()
+    })
+    .await;
     for key in 0..4 {
-        store.engine.put(format!("k{key}"), sized(key)).await.unwrap();
+        store
+            .engine
+            .put(format!("k{key}"), sized(key))
+            .await
+            .unwrap();
     }
     let mut writers = Vec::new();
     for writer in 0..2u64 {
         let engine = store.engine.clone();
-        #[expect(clippy::disallowed_methods, reason = "the test itself is not part of the world under test")]
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "the test itself is not part of the world under test"
+        )]
         writers.push(tokio::spawn(async move {
             for turn in (writer..).step_by(2) {
                 overwrite(&engine, turn).await;

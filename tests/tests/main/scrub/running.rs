@@ -1,4 +1,5 @@
-//! Scrubs beside uploads that go on: each step of one, held wherever it can be held, is no damage, and no repair harms it.
+//! Scrubs beside uploads that go on: each step of one, held wherever it can be held, is no damage,
+//! and no repair harms it.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -12,7 +13,10 @@ use super::*;
 
 const PART: usize = 60_000;
 
-#[expect(clippy::disallowed_methods, reason = "the test itself is not part of the world under test")]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the test itself is not part of the world under test"
+)]
 fn beside<T: Send + 'static>(work: impl Future<Output = T> + Send + 'static) -> JoinHandle<T> {
     tokio::spawn(work)
 }
@@ -33,7 +37,10 @@ async fn assert_harmless(store: &Store) {
 
 async fn assert_whole(store: &Store, key: &str, seeds: &[u64]) {
     let whole: Vec<u8> = seeds.iter().flat_map(|&seed| payload(seed, PART)).collect();
-    assert!(store.bytes(key).await.unwrap() == whole, "{key} has other bytes");
+    assert!(
+        store.bytes(key).await.unwrap() == whole,
+        "{key} has other bytes"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -54,11 +61,15 @@ async fn a_part_at_each_of_its_steps_is_no_damage() {
         for number in [3, 2] {
             let mut held = store.stage.hold(seam);
             let part = upload.clone();
-            let uploading = beside(async move { part.part(number, payload(7, PART)).await.map(drop) });
+            let uploading =
+                beside(async move { part.part(number, payload(7, PART)).await.map(drop) });
             held.arrived().await;
             assert_harmless(&store).await;
             held.release();
-            uploading.await.unwrap().unwrap_or_else(|error| panic!("{seam:?} {number}: {error}"));
+            uploading
+                .await
+                .unwrap()
+                .unwrap_or_else(|error| panic!("{seam:?} {number}: {error}"));
         }
         assert_harmless(&store).await;
         upload.complete().await.unwrap();
@@ -69,7 +80,11 @@ async fn a_part_at_each_of_its_steps_is_no_damage() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_completion_or_abort_at_each_of_its_steps_is_no_damage() {
-    for seam in [Seam::CompleteBeforeSwap, Seam::ShardBeforeDecide, Seam::ShardAfterSubmit] {
+    for seam in [
+        Seam::CompleteBeforeSwap,
+        Seam::ShardBeforeDecide,
+        Seam::ShardAfterSubmit,
+    ] {
         let store = Store::new().await;
         let upload = begun(&store, "film").await;
         let mut held = store.stage.hold(seam);
@@ -82,7 +97,11 @@ async fn a_completion_or_abort_at_each_of_its_steps_is_no_damage() {
         assert_whole(&store, "film", &[1, 2]).await;
         assert_clean(&store).await;
     }
-    for seam in [Seam::ShardBeforeDecide, Seam::ShardAfterSubmit, Seam::SweeperBeforeDelete] {
+    for seam in [
+        Seam::ShardBeforeDecide,
+        Seam::ShardAfterSubmit,
+        Seam::SweeperBeforeDelete,
+    ] {
         let store = Store::new().await;
         let upload = begun(&store, "film").await;
         let mut held = store.stage.hold(seam);
@@ -117,7 +136,11 @@ enum Meanwhile {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_part_that_goes_while_a_scrub_reads_it_stays_until_it_is_read_and_is_no_damage() {
-    for meanwhile in [Meanwhile::Replaced, Meanwhile::Completed, Meanwhile::Aborted] {
+    for meanwhile in [
+        Meanwhile::Replaced,
+        Meanwhile::Completed,
+        Meanwhile::Aborted,
+    ] {
         for is_damaged in [false, true] {
             let store = Store::new().await;
             let upload = store.engine.multipart("film").await.unwrap();
@@ -134,7 +157,11 @@ async fn a_part_that_goes_while_a_scrub_reads_it_stays_until_it_is_read_and_is_n
                 Meanwhile::Aborted => upload.abort().await.unwrap(),
             }
             let pinned = u64::from(!matches!(meanwhile, Meanwhile::Completed));
-            assert_eq!(store.engine.settle().await.unwrap(), pinned, "its blob is being read (I8)");
+            assert_eq!(
+                store.engine.settle().await.unwrap(),
+                pinned,
+                "its blob is being read (I8)"
+            );
             assert!(blobs(&store.blobs).await.contains(&blob));
             drop(held);
             let report = scrubbing.await.unwrap();
@@ -148,7 +175,11 @@ async fn a_part_that_goes_while_a_scrub_reads_it_stays_until_it_is_read_and_is_n
 async fn a_repair_that_comes_too_late_for_its_part_leaves_the_new_one_alone() {
     let store = Store::new().await;
     let upload = begun(&store, "film").await;
-    std::fs::remove_file(file(&store, &blobs(&store.blobs).await.pop_first().unwrap())).unwrap();
+    std::fs::remove_file(file(
+        &store,
+        &blobs(&store.blobs).await.pop_first().unwrap(),
+    ))
+    .unwrap();
     store.engine.put("kept", payload(9, LARGE)).await.unwrap();
     let mut filing = store.stage.hold(Seam::ShardBeforeDecide);
     let part = upload.clone();
@@ -157,19 +188,27 @@ async fn a_repair_that_comes_too_late_for_its_part_leaves_the_new_one_alone() {
     // The shard has the new part before it, and decides about any repair after that.
     let (sender, found) = tokio::sync::oneshot::channel();
     let sender = std::sync::Mutex::new(Some(sender));
-    let scrub = store.engine.scrub().grace(Duration::ZERO).drop_damaged().on_progress(move |at| {
-        if at.looked.bytes == (PART + LARGE) as u64
-            && let Some(sender) = sender.lock().unwrap().take()
-        {
-            sender.send(()).unwrap();
-        }
-    });
+    let scrub = store
+        .engine
+        .scrub()
+        .grace(Duration::ZERO)
+        .drop_damaged()
+        .on_progress(move |at| {
+            if at.looked.bytes == (PART + LARGE) as u64
+                && let Some(sender) = sender.lock().unwrap().take()
+            {
+                sender.send(()).unwrap();
+            }
+        });
     let scrubbing = beside(async move { scrub.await.unwrap() });
     found.await.unwrap();
     filing.release();
     again.await.unwrap().unwrap();
     let report = scrubbing.await.unwrap();
-    assert!(report.is_clean(), "what its shard does not confirm is not reported: {report:?}");
+    assert!(
+        report.is_clean(),
+        "what its shard does not confirm is not reported: {report:?}"
+    );
     upload.complete().await.unwrap();
     assert_whole(&store, "film", &[1, 2]).await;
     assert_clean(&store).await;
@@ -180,12 +219,18 @@ async fn a_shard_that_is_killed_while_it_gives_a_part_up_gives_it_up_after_all()
     for seam in [Seam::ShardBeforeDecide, Seam::ShardAfterSubmit] {
         let store = Store::new().await;
         let upload = begun(&store, "film").await;
-        std::fs::remove_file(file(&store, &blobs(&store.blobs).await.pop_first().unwrap())).unwrap();
+        std::fs::remove_file(file(
+            &store,
+            &blobs(&store.blobs).await.pop_first().unwrap(),
+        ))
+        .unwrap();
         let mut repairing: Held = store.stage.hold(seam);
         let scrub = store.engine.scrub().grace(Duration::ZERO).drop_damaged();
         let scrubbing = beside(async move { scrub.await.unwrap() });
         repairing.arrived().await;
-        assert!(store.engine.kill(cenotaph::ActorKind::Shard(store.engine.shard_of("film").unwrap())));
+        assert!(store.engine.kill(cenotaph::ActorKind::Shard(
+            store.engine.shard_of("film").unwrap()
+        )));
         repairing.release();
         let report = scrubbing.await.unwrap();
         assert_eq!((report.found, report.left()), (1, 0), "{seam:?} {report:?}");
@@ -194,23 +239,31 @@ async fn a_shard_that_is_killed_while_it_gives_a_part_up_gives_it_up_after_all()
     }
 }
 
-/// One round of uploads: begun, uploaded, some parts twice, then completed, aborted, or left for a while.
+/// One round of uploads: begun, uploaded, some parts twice, then completed, aborted, or left for a
+/// while.
 async fn round(engine: &cenotaph::Engine, key: &str, round: u64) -> Result<(), Error> {
     let upload = engine.multipart(key).await?;
     for number in [2, 1, 2] {
-        upload.part(number, payload(round + u64::from(number), PART)).await?;
+        upload
+            .part(number, payload(round + u64::from(number), PART))
+            .await?;
     }
     match round % 3 {
         0 => upload.abort().await,
         1 => {
             upload.complete().await?;
-            let whole: Vec<u8> = (1..=2).flat_map(|number| payload(round + number, PART)).collect();
+            let whole: Vec<u8> = (1..=2)
+                .flat_map(|number| payload(round + number, PART))
+                .collect();
             let object = engine.get(key).await?.expect("nobody else writes it");
             assert!(object.bytes().await? == whole, "{key} has other bytes");
             Ok(())
         }
         _ => {
-            upload.complete().part(2, cenotaph::PartEtag::of(&payload(round + 2, PART))).await?;
+            upload
+                .complete()
+                .part(2, cenotaph::PartEtag::of(&payload(round + 2, PART)))
+                .await?;
             engine.delete(key).await.map(drop)
         }
     }

@@ -1,9 +1,10 @@
 //! Azurite, which speaks Azure's blob service.
 //!
-//! Containers are made with a query that is signed once and for all (a shared access signature of the account:
-//! <https://learn.microsoft.com/rest/api/storageservices/create-account-sas>), so that no clock and no header takes part
-//! in it. An upload that is left open is a blob of blocks that were never committed: invisible, but for listings that ask
-//! for it, and here gone with a delete of the blob.
+//! Containers are made with a query that is signed once and for all (a shared access signature of
+//! the account: <https://learn.microsoft.com/rest/api/storageservices/create-account-sas>), so that
+//! no clock and no header takes part in it. An upload that is left open is a blob of blocks that
+//! were never committed: invisible, but for listings that ask for it, and here gone with a delete
+//! of the blob.
 
 use std::collections::BTreeSet;
 use std::io;
@@ -32,7 +33,11 @@ impl Azurite {
 
     pub(super) async fn start(program: PathBuf) -> Self {
         let azurite = Running::start("azurite", |command, port, _| {
-            command.arg(&program).args(["--inMemoryPersistence", "--skipApiVersionCheck", "--disableTelemetry"]);
+            command.arg(&program).args([
+                "--inMemoryPersistence",
+                "--skipApiVersionCheck",
+                "--disableTelemetry",
+            ]);
             command.args(["--blobHost", "127.0.0.1", "--blobPort", &port.to_string()]);
             command.env("AZURITE_ACCOUNTS", format!("{ACCOUNT}:{KEY}"));
         });
@@ -41,29 +46,64 @@ impl Azurite {
 
     /// Begins an upload in blocks, and leaves it so.
     pub(super) async fn leave_upload_open(&self, container: &str, blob: &str) {
-        ask(self.0.port(), "PUT", Self::signed(&format!("/{container}/{blob}?comp=block&blockid=AAAA"))).await;
+        ask(
+            self.0.port(),
+            "PUT",
+            Self::signed(&format!("/{container}/{blob}?comp=block&blockid=AAAA")),
+        )
+        .await;
     }
 
     /// The names in a listing of a container, as they are written there.
     async fn names(&self, container: &str, include: &str) -> BTreeSet<String> {
         let resource = format!("/{container}?restype=container&comp=list{include}");
-        let answer = ask(self.0.port(), "GET", Self::signed(&resource)).await.body;
-        assert!(answer.contains("<NextMarker/>"), "one page holds them all: {answer}");
-        between(&answer, "<Name>", "</Name>").map(str::to_owned).collect()
+        let answer = ask(self.0.port(), "GET", Self::signed(&resource))
+            .await
+            .body;
+        assert!(
+            answer.contains("<NextMarker/>"),
+            "one page holds them all: {answer}"
+        );
+        between(&answer, "<Name>", "</Name>")
+            .map(str::to_owned)
+            .collect()
     }
 
     /// A target with a signature that allows everything. The query must have begun.
     fn signed(resource: &str) -> String {
-        let (version, service, kinds, permissions, end) = ("2018-11-09", "b", "sco", "rwdlac", "2100-01-01");
-        let text = [ACCOUNT, permissions, service, kinds, "", end, "", "", version, ""].join("\n");
-        let signature = escaped(&base64_hmac_sha256(&base64_decode(KEY).unwrap(), text.as_bytes()));
-        format!("/{ACCOUNT}{resource}&sv={version}&ss={service}&srt={kinds}&sp={permissions}&se={end}&sig={signature}")
+        let (version, service, kinds, permissions, end) =
+            ("2018-11-09", "b", "sco", "rwdlac", "2100-01-01");
+        let text = [
+            ACCOUNT,
+            permissions,
+            service,
+            kinds,
+            "",
+            end,
+            "",
+            "",
+            version,
+            "",
+        ]
+        .join("\n");
+        let signature = escaped(&base64_hmac_sha256(
+            &base64_decode(KEY).unwrap(),
+            text.as_bytes(),
+        ));
+        format!(
+            "/{ACCOUNT}{resource}&sv={version}&ss={service}&srt={kinds}&sp={permissions}&se={end}&sig={signature}"
+        )
     }
 }
 
 impl Server for Azurite {
     async fn bucket(&self, name: &str) -> Operator {
-        ask(self.0.port(), "PUT", Self::signed(&format!("/{name}?restype=container"))).await;
+        ask(
+            self.0.port(),
+            "PUT",
+            Self::signed(&format!("/{name}?restype=container")),
+        )
+        .await;
         let builder = opendal::services::Azblob::default()
             .endpoint(&format!("http://127.0.0.1:{}/{ACCOUNT}", self.0.port()))
             .container(name)
@@ -74,6 +114,8 @@ impl Server for Azurite {
 
     async fn open_uploads(&self, bucket: &str) -> Vec<String> {
         let all = self.names(bucket, "&include=uncommittedblobs").await;
-        all.difference(&self.names(bucket, "").await).cloned().collect()
+        all.difference(&self.names(bucket, "").await)
+            .cloned()
+            .collect()
     }
 }

@@ -1,8 +1,9 @@
 //! The cases: what an engine is asked on every server, and what it must answer.
 //!
-//! A case is `async fn case(engine: &Engine)` in one of the rooms below, and a line in [`ALL`]. It is given an empty
-//! engine with short delays, whose blobs are sent in parts of 5 MiB, and whose longest puts are several blobs. What it leaves behind is looked at by `suite.rs`, and
-//! is best not nothing. It keeps to the default namespace, or tidies up in the others.
+//! A case is `async fn case(engine: &Engine)` in one of the rooms below, and a line in [`ALL`]. It
+//! is given an empty engine with short delays, whose blobs are sent in parts of 5 MiB, and whose
+//! longest puts are several blobs. What it leaves behind is looked at by `suite.rs`, and is best
+//! not nothing. It keeps to the default namespace, or tidies up in the others.
 
 use bytes::Bytes;
 use cenotaph::{Body, Engine, Env, ScrubDepth, Written};
@@ -65,9 +66,9 @@ pub(super) const ALL: &[Case] = cases![
     split::a_caller_that_leaves_a_long_put_stores_nothing,
 ];
 
-/// More than two parts, and neither whole parts nor whole blocks. A whole block follows the second part: OpenDAL begins an
-/// upload in parts when it sees that there is more than one, and so it has when a stream of these bytes fails.
-/// It is also the longest payload that is one blob.
+/// More than two parts, and neither whole parts nor whole blocks. A whole block follows the second
+/// part: OpenDAL begins an upload in parts when it sees that there is more than one, and so it has
+/// when a stream of these bytes fails. It is also the longest payload that is one blob.
 pub(super) const LARGE: usize = 2 * PART_BYTES + BLOCK_BYTES + BLOCK_BYTES / 2 + 1;
 /// Bytes of each blob of a longer one: it is sent in parts, too.
 pub(super) const SPLIT_BYTES: usize = PART_BYTES + BLOCK_BYTES / 2;
@@ -89,23 +90,46 @@ async fn bytes(engine: &Engine, key: &str) -> Option<Bytes> {
 
 /// Asserts that an object has this payload. What it has instead may be too long to be shown.
 async fn assert_holds(engine: &Engine, key: &str, seed: u64, expected: usize) {
-    let found = bytes(engine, key).await.unwrap_or_else(|| panic!("absent: {key:?}"));
-    assert!(found == payload(seed, expected), "{key:?} holds other bytes than {expected} of {seed}: {}", found.len());
+    let found = bytes(engine, key)
+        .await
+        .unwrap_or_else(|| panic!("absent: {key:?}"));
+    assert!(
+        found == payload(seed, expected),
+        "{key:?} holds other bytes than {expected} of {seed}: {}",
+        found.len()
+    );
 }
 
 /// Asserts that ranges around these borders, and from one to the next, hold what they should.
-async fn assert_ranges(engine: &Engine, key: &str, whole: &[u8], borders: impl Iterator<Item = usize>) {
+async fn assert_ranges(
+    engine: &Engine,
+    key: &str,
+    whole: &[u8],
+    borders: impl Iterator<Item = usize>,
+) {
     let mut last = 0;
     for border in borders {
         let (before, after) = (border.saturating_sub(1), (border + 1).min(whole.len()));
-        for range in [before..border, before..after, border..after, last..border, last.saturating_sub(1)..after] {
-            let object = engine.get(key).range(range.start as u64..range.end as u64).await;
+        for range in [
+            before..border,
+            before..after,
+            border..after,
+            last..border,
+            last.saturating_sub(1)..after,
+        ] {
+            let object = engine
+                .get(key)
+                .range(range.start as u64..range.end as u64)
+                .await;
             // From the very end there is nothing to be read, and that is said.
             let Ok(object) = object else {
                 assert_eq!(range.start, whole.len(), "{range:?} of {key:?}: {object:?}");
                 continue;
             };
-            assert!(object.unwrap().bytes().await.unwrap() == whole[range.clone()], "{range:?} of {key:?}");
+            assert!(
+                object.unwrap().bytes().await.unwrap() == whole[range.clone()],
+                "{range:?} of {key:?}"
+            );
         }
         last = border;
     }
@@ -114,12 +138,20 @@ async fn assert_ranges(engine: &Engine, key: &str, whole: &[u8], borders: impl I
 /// How many blobs there are once all is settled.
 async fn blobs(engine: &Engine) -> u64 {
     store::settle(engine, &Env::real().unwrap()).await;
-    engine.scrub().depth(ScrubDepth::Presence).await.unwrap().looked.blobs
+    engine
+        .scrub()
+        .depth(ScrubDepth::Presence)
+        .await
+        .unwrap()
+        .looked
+        .blobs
 }
 
 /// A payload that comes in chunks.
 fn streamed(whole: &Bytes, chunk_bytes: usize) -> Body {
-    let chunks: Vec<_> =
-        whole.chunks(chunk_bytes).map(|chunk| Ok::<_, std::io::Error>(whole.slice_ref(chunk))).collect();
+    let chunks: Vec<_> = whole
+        .chunks(chunk_bytes)
+        .map(|chunk| Ok::<_, std::io::Error>(whole.slice_ref(chunk)))
+        .collect();
     Body::stream(stream::iter(chunks))
 }

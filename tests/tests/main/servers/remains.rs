@@ -1,7 +1,7 @@
 //! What a bucket holds, and what it should hold: exactly the revisions that rows name (I5).
 //!
-//! Both as paths: what is no revision of ours is found as well. Deliberately not here: whether the bytes are the right
-//! ones, which a scrub tells.
+//! Both as paths: what is no revision of ours is found as well. Deliberately not here: whether the
+//! bytes are the right ones, which a scrub tells.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -42,7 +42,11 @@ pub(super) async fn held(operator: &Operator) -> Held {
             continue;
         }
         held.of_parts += usize::from(metadata.etag().is_some_and(|etag| etag.contains('-')));
-        assert!(held.paths.insert(entry.path().to_owned()), "listed twice: {}", entry.path());
+        assert!(
+            held.paths.insert(entry.path().to_owned()),
+            "listed twice: {}",
+            entry.path()
+        );
     }
     held
 }
@@ -54,7 +58,10 @@ pub(super) async fn named(index: &dyn Index) -> BTreeSet<String> {
 
 /// What is in the one and not in the other.
 pub(super) fn differences(named: &BTreeSet<String>, held: &BTreeSet<String>) -> Differences {
-    Differences { stray: held.difference(named).cloned().collect(), missing: named.difference(held).cloned().collect() }
+    Differences {
+        stray: held.difference(named).cloned().collect(),
+        missing: named.difference(held).cloned().collect(),
+    }
 }
 
 impl fmt::Display for Differences {

@@ -1,4 +1,5 @@
-//! Servers that speak S3, as places where the cases are run. How they are started and asked is in the library of this crate.
+//! Servers that speak S3, as places where the cases are run. How they are started and asked is in
+//! the library of this crate.
 
 use cenotaph::Operator;
 use cenotaph_tests::servers::s3::S3;

@@ -1,9 +1,11 @@
-//! How the cases are run on a server: each on a bucket and an engine of its own, and what must be true after each.
+//! How the cases are run on a server: each on a bucket and an engine of its own, and what must be
+//! true after each.
 //!
 //! 1. The case runs, and asserts what it claims.
-//! 2. All is settled: the bucket holds exactly the revisions that rows name (I5), no upload is left open, beside the rows
-//!    lies what they need (I3), a scrub that reads every byte finds nothing.
-//! 3. The engine is closed and opened again: every object stands as it stood, to the byte, and 2 holds again.
+//! 2. All is settled: the bucket holds exactly the revisions that rows name (I5), no upload is left
+//!    open, beside the rows lies what they need (I3), a scrub that reads every byte finds nothing.
+//! 3. The engine is closed and opened again: every object stands as it stood, to the byte, and 2
+//!    holds again.
 //! 4. Everything is deleted: the bucket is empty.
 //!
 //! Deliberately not here: what the cases do (`cases.rs`).
@@ -33,7 +35,8 @@ pub(super) trait Server {
     /// A fresh bucket.
     async fn bucket(&self, name: &str) -> Operator;
 
-    /// What is being uploaded to a bucket in parts that are not put together yet; nothing where there is no such thing.
+    /// What is being uploaded to a bucket in parts that are not put together yet; nothing where
+    /// there is no such thing.
     async fn open_uploads(&self, _bucket: &str) -> Vec<String> {
         Vec::new()
     }
@@ -52,12 +55,24 @@ pub(super) async fn assert_passes(server: &impl Server) {
         eprintln!("{} ..", case.name);
         let bucket = format!("bucket{number}");
         let left = run(server, &bucket, case).await;
-        eprintln!("{} passed in {:?}, and left {} blobs", case.name, env.monotonic() - began, left.paths.len());
+        eprintln!(
+            "{} passed in {:?}, and left {} blobs",
+            case.name,
+            env.monotonic() - began,
+            left.paths.len()
+        );
         seen.of_parts += left.of_parts;
         seen.paths.extend(left.paths);
     }
-    assert!(seen.paths.len() >= cases::ALL.len(), "the cases leave blobs for the checks to look at");
-    assert_eq!(seen.of_parts > 0, server.cuts_blobs_into_parts(), "some of them are uploaded in parts");
+    assert!(
+        seen.paths.len() >= cases::ALL.len(),
+        "the cases leave blobs for the checks to look at"
+    );
+    assert_eq!(
+        seen.of_parts > 0,
+        server.cuts_blobs_into_parts(),
+        "some of them are uploaded in parts"
+    );
 }
 
 /// One case, and all that must be true after it; what it has left.
@@ -69,12 +84,24 @@ async fn run(server: &impl Server, bucket: &str, case: &Case) -> Held {
     let before = tiers.objects().await;
 
     let tiers = tiers.reopen().await;
-    assert_eq!(tiers.objects().await, before, "what stood before the engine was closed stands when it is open again");
-    assert_eq!(tiers.assert_whole(server, bucket).await.paths, left.paths, "opening neither adds nor removes a blob");
+    assert_eq!(
+        tiers.objects().await,
+        before,
+        "what stood before the engine was closed stands when it is open again"
+    );
+    assert_eq!(
+        tiers.assert_whole(server, bucket).await.paths,
+        left.paths,
+        "opening neither adds nor removes a blob"
+    );
 
     tiers.engine.delete_prefix("").await.unwrap();
     let rest = tiers.assert_whole(server, bucket).await;
-    assert!(rest.paths.is_empty(), "where nothing is named, nothing is held: {:?}", rest.paths);
+    assert!(
+        rest.paths.is_empty(),
+        "where nothing is named, nothing is held: {:?}",
+        rest.paths
+    );
     tiers.engine.close().await.unwrap();
     left
 }
@@ -93,20 +120,42 @@ type Standing = (Version, Etag, u64, u64);
 impl Tiers {
     /// Opens an engine with its index in this directory.
     pub(super) async fn open(directory: Arc<TempDir>, operator: Operator) -> Self {
-        let blobs = BlobOptions { chunk_bytes: PART_BYTES, ..BlobOptions::default() };
-        let mut config = Config { blobs, ..store::quick() };
-        config.limits.split =
-            SplitLimits { over_bytes: cases::LARGE as u64, part_bytes: cases::SPLIT_BYTES as u64, at_once: 3 };
+        let blobs = BlobOptions {
+            chunk_bytes: PART_BYTES,
+            ..BlobOptions::default()
+        };
+        let mut config = Config {
+            blobs,
+            ..store::quick()
+        };
+        config.limits.split = SplitLimits {
+            over_bytes: cases::LARGE as u64,
+            part_bytes: cases::SPLIT_BYTES as u64,
+            at_once: 3,
+        };
         let (path, env) = (directory.path().join("index"), Env::real().unwrap());
-        let index: Arc<dyn Index> = Arc::new(FjallIndex::open(&path, env, FjallOptions::default()).unwrap());
-        let builder = Engine::builder(directory.path()).config(config).index(Arc::clone(&index));
+        let index: Arc<dyn Index> =
+            Arc::new(FjallIndex::open(&path, env, FjallOptions::default()).unwrap());
+        let builder = Engine::builder(directory.path())
+            .config(config)
+            .index(Arc::clone(&index));
         let engine = builder.blobs(operator.clone()).open().await.unwrap();
-        Self { engine, index, operator, directory }
+        Self {
+            engine,
+            index,
+            operator,
+            directory,
+        }
     }
 
     async fn reopen(self) -> Self {
         self.engine.close().await.unwrap();
-        let Self { engine, index, operator, directory } = self;
+        let Self {
+            engine,
+            index,
+            operator,
+            directory,
+        } = self;
         drop((engine, index));
         Self::open(directory, operator).await
     }
@@ -121,12 +170,23 @@ impl Tiers {
     /// Asserts what must be true whenever all is settled; what the bucket holds.
     async fn assert_whole(&self, server: &impl Server, bucket: &str) -> Held {
         let (differences, held) = self.settled().await;
-        assert!(differences == Differences::default(), "I5: the bucket holds what rows name\n{differences}");
-        assert_eq!(server.open_uploads(bucket).await, Vec::<String>::new(), "no upload is left open");
+        assert!(
+            differences == Differences::default(),
+            "I5: the bucket holds what rows name\n{differences}"
+        );
+        assert_eq!(
+            server.open_uploads(bucket).await,
+            Vec::<String>::new(),
+            "no upload is left open"
+        );
         assert_beside_rows(&*self.index).await;
         let report = self.engine.scrub().grace(Duration::ZERO).await.unwrap();
         assert!(report.is_clean(), "{report:?}");
-        assert_eq!(report.looked.blobs, held.paths.len() as u64, "the scrub lists what we list");
+        assert_eq!(
+            report.looked.blobs,
+            held.paths.len() as u64,
+            "the scrub lists what we list"
+        );
         held
     }
 
@@ -135,7 +195,12 @@ impl Tiers {
         let entries: Vec<Entry> = self.engine.list("").stream().try_collect().await.unwrap();
         let mut objects = BTreeMap::new();
         for key in entries.iter().map(Entry::name) {
-            let object = self.engine.get(key).await.unwrap().expect("what is listed is there");
+            let object = self
+                .engine
+                .get(key)
+                .await
+                .unwrap()
+                .expect("what is listed is there");
             let (version, etag, size) = (object.version(), object.etag(), object.metadata().size);
             let bytes = object.bytes().await.unwrap();
             assert_eq!(bytes.len() as u64, size, "{key}");

@@ -110,10 +110,17 @@ impl fmt::Display for Diagnosis {
         let dir = self.dir.display();
         match self.condition {
             Condition::Open => {
-                return write!(f, "an engine has the store open; close it to have it examined: dir={dir}");
+                return write!(
+                    f,
+                    "an engine has the store open; close it to have it examined: dir={dir}"
+                );
             }
             Condition::Healthy => writeln!(f, "no damage was found: dir={dir}")?,
-            Condition::Damaged => writeln!(f, "the store is damaged: problems={} dir={dir}", self.problems.len())?,
+            Condition::Damaged => writeln!(
+                f,
+                "the store is damaged: problems={} dir={dir}",
+                self.problems.len()
+            )?,
         }
         for (number, problem) in self.problems.iter().enumerate() {
             writeln!(f, "{}. {}", number + 1, problem.what)?;
@@ -128,7 +135,10 @@ impl fmt::Display for Diagnosis {
         }
         for journal in &self.journals {
             let (file, batches, bytes) = (journal.file.display(), journal.batches, journal.bytes);
-            writeln!(f, "journal: file={file} intact_batches={batches} bytes={bytes}")?;
+            writeln!(
+                f,
+                "journal: file={file} intact_batches={batches} bytes={bytes}"
+            )?;
         }
         write!(f, "read: files={} bytes={}", self.files, self.bytes)
     }

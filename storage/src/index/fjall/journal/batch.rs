@@ -32,7 +32,8 @@ pub(crate) enum Defect {
     NoStart,
     /// The file ends within the batch.
     Truncated,
-    /// The batch is whole, but its sequence number is not above those of earlier batches, or too far above.
+    /// The batch is whole, but its sequence number is not above those of earlier batches, or too
+    /// far above.
     Seqno(u64),
     /// An item has an impossible header, or there is none where one should be.
     Item,
@@ -57,13 +58,16 @@ impl fmt::Display for Defect {
 
 /// The number of items and the sequence number that the start of a batch states.
 pub(in super::super) fn start(bytes: &[u8]) -> Option<(u32, u64)> {
-    let &[tag, c0, c1, c2, c3, ref seqno @ ..] = bytes else { return None };
+    let &[tag, c0, c1, c2, c3, ref seqno @ ..] = bytes else {
+        return None;
+    };
     let seqno = u64::from_le_bytes(seqno.try_into().ok()?);
     let count = u32::from_le_bytes([c0, c1, c2, c3]);
     (tag == TAG_START && count > 0).then_some((count, seqno))
 }
 
-/// Reads the batch at `at`, to its end. Its sequence number must be among `seqnos`, if they are given.
+/// Reads the batch at `at`, to its end. Its sequence number must be among `seqnos`, if they are
+/// given.
 pub(super) fn read_batch(
     source: &mut Source,
     at: u64,
@@ -71,9 +75,15 @@ pub(super) fn read_batch(
 ) -> io::Result<Result<BatchHead, Defect>> {
     let Some(start) = source.bytes::<START_BYTES>(at)? else {
         let begun = source.bytes::<1>(at)? == Some([TAG_START]);
-        return Ok(Err(if begun { Defect::Truncated } else { Defect::NoStart }));
+        return Ok(Err(if begun {
+            Defect::Truncated
+        } else {
+            Defect::NoStart
+        }));
     };
-    let Some((count, seqno)) = self::start(&start) else { return Ok(Err(Defect::NoStart)) };
+    let Some((count, seqno)) = self::start(&start) else {
+        return Ok(Err(Defect::NoStart));
+    };
     if seqnos.is_some_and(|seqnos| !seqnos.contains(&seqno)) {
         return Ok(Err(Defect::Seqno(seqno)));
     }
@@ -85,7 +95,9 @@ pub(super) fn read_batch(
             Err(defect) => return Ok(Err(defect)),
         }
     }
-    let Some(end) = source.bytes::<END_BYTES>(at)? else { return Ok(Err(Defect::Truncated)) };
+    let Some(end) = source.bytes::<END_BYTES>(at)? else {
+        return Ok(Err(Defect::Truncated));
+    };
     let [tag, checksum @ .., t0, t1, t2, t3] = end;
     if tag != TAG_END || [t0, t1, t2, t3] != TRAILER {
         return Ok(Err(Defect::NoEnd));
@@ -93,13 +105,40 @@ pub(super) fn read_batch(
     if u64::from_le_bytes(checksum) != hash.digest() {
         return Ok(Err(Defect::Checksum));
     }
-    Ok(Ok(BatchHead { seqno, end: at + END_BYTES as u64 }))
+    Ok(Ok(BatchHead {
+        seqno,
+        end: at + END_BYTES as u64,
+    }))
 }
 
 /// Reads the item at `at`; returns where it ends.
 fn read_item(source: &mut Source, at: u64, hash: &mut Xxh3) -> io::Result<Result<u64, Defect>> {
-    let Some(head) = source.bytes::<ITEM_HEAD_BYTES>(at)? else { return Ok(Err(Defect::Truncated)) };
-    let [tag, kind, compression, _, _, _, _, _, _, _, _, k0, k1, v0, v1, v2, v3, s0, s1, s2, s3] = head;
+    let Some(head) = source.bytes::<ITEM_HEAD_BYTES>(at)? else {
+        return Ok(Err(Defect::Truncated));
+    };
+    let [
+        tag,
+        kind,
+        compression,
+        _,
+        _,
+        _,
+        _,
+        _,
+        _,
+        _,
+        _,
+        k0,
+        k1,
+        v0,
+        v1,
+        v2,
+        v3,
+        s0,
+        s1,
+        s2,
+        s3,
+    ] = head;
     let key = u16::from_le_bytes([k0, k1]);
     let value = u32::from_le_bytes([v0, v1, v2, v3]);
     let stored = u32::from_le_bytes([s0, s1, s2, s3]);
@@ -108,5 +147,9 @@ fn read_item(source: &mut Source, at: u64, hash: &mut Xxh3) -> io::Result<Result
         return Ok(Err(Defect::Item));
     }
     let length = ITEM_HEAD_BYTES as u64 + u64::from(key) + u64::from(stored);
-    Ok(if source.hash(at, length, hash)? { Ok(at + length) } else { Err(Defect::Truncated) })
+    Ok(if source.hash(at, length, hash)? {
+        Ok(at + length)
+    } else {
+        Err(Defect::Truncated)
+    })
 }

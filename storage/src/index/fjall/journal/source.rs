@@ -20,7 +20,13 @@ pub(super) struct Source {
 impl Source {
     pub(super) fn new(file: File) -> io::Result<Self> {
         let len = file.metadata()?.len();
-        Ok(Self { file, len, window: Vec::with_capacity(WINDOW_BYTES), window_start: 0, bytes_read: 0 })
+        Ok(Self {
+            file,
+            len,
+            window: Vec::with_capacity(WINDOW_BYTES),
+            window_start: 0,
+            bytes_read: 0,
+        })
     }
 
     /// Length of the file in bytes. Shorter than at first if the file has been cut meanwhile.
@@ -52,7 +58,9 @@ impl Source {
 
     /// Feeds `length` bytes from `at` on to a hash. False if the file ends before.
     pub(super) fn hash(&mut self, at: u64, length: u64, hash: &mut Xxh3) -> io::Result<bool> {
-        let Some(end) = at.checked_add(length).filter(|&end| end <= self.len) else { return Ok(false) };
+        let Some(end) = at.checked_add(length).filter(|&end| end <= self.len) else {
+            return Ok(false);
+        };
         self.bytes_read += length;
         let mut at = at;
         while at < end {
@@ -91,7 +99,8 @@ impl Source {
             if chunk.is_empty() {
                 return Ok(used);
             }
-            // A new journal ends in 64 MiB of zeros: compared as a whole, they cost little more than reading them.
+            // A new journal ends in 64 MiB of zeros: compared as a whole, they cost little more
+            // than reading them.
             if chunk != &ZEROS[..chunk.len()]
                 && let Some(place) = chunk.iter().rposition(|&byte| byte != 0)
             {
@@ -120,5 +129,7 @@ impl Source {
 }
 
 fn bounded(chunk: &[u8], length: u64) -> &[u8] {
-    &chunk[..chunk.len().min(usize::try_from(length).unwrap_or(usize::MAX))]
+    &chunk[..chunk
+        .len()
+        .min(usize::try_from(length).unwrap_or(usize::MAX))]
 }

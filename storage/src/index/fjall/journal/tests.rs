@@ -26,7 +26,14 @@ fn batch(seqno: u64, items: &[Item<'_>]) -> Vec<u8> {
     }
     let count = u32::try_from(items.len()).unwrap().to_le_bytes();
     let head = [&[1][..], &count, &seqno.to_le_bytes()].concat();
-    [&head[..], &encoded, &[3], &xxh3_64(&encoded).to_le_bytes(), b"FJL\x03"].concat()
+    [
+        &head[..],
+        &encoded,
+        &[3],
+        &xxh3_64(&encoded).to_le_bytes(),
+        b"FJL\x03",
+    ]
+    .concat()
 }
 
 fn three() -> (Vec<u8>, [u64; 3]) {
@@ -46,33 +53,59 @@ fn scanned(bytes: &[u8]) -> Journal {
 fn scanned_after(bytes: &[u8], after: Option<u64>) -> Journal {
     let file = tempfile::NamedTempFile::new().unwrap();
     fs::write(file.path(), bytes).unwrap();
-    scan(file.path(), Mode { after, witness: None }).unwrap()
+    scan(
+        file.path(),
+        Mode {
+            after,
+            witness: None,
+        },
+    )
+    .unwrap()
 }
 
 #[test]
 fn a_journal_of_fjall_is_one_run() {
     let dir = tempfile::tempdir().unwrap();
-    let database = fjall::Database::builder(dir.path()).worker_threads(1).open().unwrap();
-    let keyspace = database.keyspace("one", fjall::KeyspaceCreateOptions::default).unwrap();
+    let database = fjall::Database::builder(dir.path())
+        .worker_threads(1)
+        .open()
+        .unwrap();
+    let keyspace = database
+        .keyspace("one", fjall::KeyspaceCreateOptions::default)
+        .unwrap();
     for value in [&b"small"[..], &[7; 300_000]] {
-        let mut batch = database.batch().durability(Some(fjall::PersistMode::SyncData));
+        let mut batch = database
+            .batch()
+            .durability(Some(fjall::PersistMode::SyncData));
         batch.insert(&keyspace, "key", value);
         batch.remove(&keyspace, "other");
         batch.commit().unwrap();
     }
     let journal = scan(&dir.path().join("0.jnl"), Mode::default()).unwrap();
-    assert_eq!((journal.bytes, journal.gaps.len(), journal.runs.len()), (64 << 20, 0, 1));
+    assert_eq!(
+        (journal.bytes, journal.gaps.len(), journal.runs.len()),
+        (64 << 20, 0, 1)
+    );
     assert_eq!((journal.runs[0].start, journal.runs[0].batches), (0, 2));
 }
 
 #[test]
 fn zeros_at_the_end_are_no_damage() {
     let (bytes, [_, _, end]) = three();
-    let run = Run { start: 0, end, batches: 3, first_seqno: 7, last_seqno: 10 };
+    let run = Run {
+        start: 0,
+        end,
+        batches: 3,
+        first_seqno: 7,
+        last_seqno: 10,
+    };
     for zeros in [0, 1, 12, 13, 500_000] {
         let journal = scanned(&[&bytes[..], &vec![0; zeros]].concat());
         assert_eq!(journal.runs, [run]);
-        assert_eq!((journal.damaged_tail(), journal.damaged_middle()), (None, None));
+        assert_eq!(
+            (journal.damaged_tail(), journal.damaged_middle()),
+            (None, None)
+        );
     }
     assert_eq!(scanned(&[]).runs, []);
     assert_eq!(scanned(&[0; 100]).gaps, []);
@@ -84,10 +117,18 @@ fn a_torn_batch_is_a_damaged_tail() {
     for length in 0..bytes.len() {
         for zeros in [0, 5000] {
             let journal = scanned(&[&bytes[..length], &vec![0; zeros]].concat());
-            let intact = ends.iter().copied().filter(|&end| end <= length as u64).max().unwrap_or(0);
+            let intact = ends
+                .iter()
+                .copied()
+                .filter(|&end| end <= length as u64)
+                .max()
+                .unwrap_or(0);
             assert_eq!(journal.runs.last().map_or(0, |run| run.end), intact);
             assert_eq!(journal.damaged_middle(), None);
-            assert_eq!(journal.damaged_tail().map(|gap| gap.start), (intact < length as u64).then_some(intact));
+            assert_eq!(
+                journal.damaged_tail().map(|gap| gap.start),
+                (intact < length as u64).then_some(intact)
+            );
         }
     }
 }
@@ -101,16 +142,27 @@ fn every_changed_byte_before_the_last_batch_is_damage_in_the_middle() {
         let mut bytes = bytes.clone();
         bytes[at] ^= flip;
         let journal = scanned_after(&bytes, Some(6));
-        let start = ends.iter().copied().filter(|&end| end <= at as u64).max().unwrap_or(0);
+        let start = ends
+            .iter()
+            .copied()
+            .filter(|&end| end <= at as u64)
+            .max()
+            .unwrap_or(0);
         let seqno = (5..13).contains(&(at as u64 - start));
         match journal.damaged_middle() {
             // Where a number is too high, it is the next batch that is out of order.
             Some(gap) => {
-                assert!(seqno || gap.start <= at as u64 && (at as u64) < gap.end, "{gap:?}, byte {at}");
+                assert!(
+                    seqno || gap.start <= at as u64 && (at as u64) < gap.end,
+                    "{gap:?}, byte {at}"
+                );
                 found += 1;
             }
             // Another number in the same order is no loss.
-            None => assert!(seqno && journal.gaps.is_empty(), "byte {at} ^ {flip}: {journal:?}"),
+            None => assert!(
+                seqno && journal.gaps.is_empty(),
+                "byte {at} ^ {flip}: {journal:?}"
+            ),
         }
     }
     assert!(found > last);
@@ -121,8 +173,24 @@ fn what_begins_behind_a_damaged_start_is_found() {
     let (mut bytes, ends) = three();
     bytes[0] = 0;
     let journal = scanned(&bytes);
-    assert_eq!(journal.gaps, [Gap { start: 0, end: ends[0], defect: Defect::NoStart }]);
-    assert_eq!(journal.runs, [Run { start: ends[0], end: ends[2], batches: 2, first_seqno: 9, last_seqno: 10 }]);
+    assert_eq!(
+        journal.gaps,
+        [Gap {
+            start: 0,
+            end: ends[0],
+            defect: Defect::NoStart
+        }]
+    );
+    assert_eq!(
+        journal.runs,
+        [Run {
+            start: ends[0],
+            end: ends[2],
+            batches: 2,
+            first_seqno: 9,
+            last_seqno: 10
+        }]
+    );
     assert_eq!(journal.damaged_tail(), None);
 
     let file = tempfile::NamedTempFile::new().unwrap();
@@ -141,8 +209,15 @@ fn sequence_numbers_must_rise() {
     assert_eq!(journal.first_seqno(), Some(9));
     let twice = [&bytes[..], &bytes[..]].concat();
     let journal = scanned(&twice);
-    let gap = Gap { start: bytes.len() as u64, end: twice.len() as u64, defect: Defect::Seqno(7) };
-    assert_eq!((journal.damaged_tail(), journal.damaged_middle()), (None, Some(gap)));
+    let gap = Gap {
+        start: bytes.len() as u64,
+        end: twice.len() as u64,
+        defect: Defect::Seqno(7),
+    };
+    assert_eq!(
+        (journal.damaged_tail(), journal.damaged_middle()),
+        (None, Some(gap))
+    );
 }
 
 #[test]

@@ -4,15 +4,33 @@ use super::super::journal::{Defect, Run};
 use super::*;
 
 fn run(start: u64, first_seqno: u64, last_seqno: u64) -> Run {
-    Run { start, end: start + 100, batches: 2, first_seqno, last_seqno }
+    Run {
+        start,
+        end: start + 100,
+        batches: 2,
+        first_seqno,
+        last_seqno,
+    }
 }
 
 fn gap(start: u64) -> Gap {
-    Gap { start, end: start + 10, defect: Defect::Checksum }
+    Gap {
+        start,
+        end: start + 10,
+        defect: Defect::Checksum,
+    }
 }
 
 fn scanned(id: u64, runs: &[Run], gaps: &[Gap]) -> Scanned {
-    Scanned { id, journal: Journal { bytes: 1000, runs: runs.to_vec(), gaps: gaps.to_vec(), ..Journal::default() } }
+    Scanned {
+        id,
+        journal: Journal {
+            bytes: 1000,
+            runs: runs.to_vec(),
+            gaps: gaps.to_vec(),
+            ..Journal::default()
+        },
+    }
 }
 
 /// With what a scan would note about this mark.
@@ -20,18 +38,30 @@ fn judged(journals: &[Scanned], mark: &Mark) -> Verdict {
     let mut journals = journals.to_vec();
     for scanned in &mut journals {
         let runs = &scanned.journal.runs;
-        let seqnos = runs.iter().flat_map(|run| [run.first_seqno, run.last_seqno]);
+        let seqnos = runs
+            .iter()
+            .flat_map(|run| [run.first_seqno, run.last_seqno]);
         scanned.journal.witness = seqnos.filter(|&seqno| seqno >= mark.low).min();
     }
     judge(&journals, Some(mark))
 }
 
 fn two() -> [Scanned; 2] {
-    [scanned(3, &[run(0, 10, 19)], &[]), scanned(4, &[run(0, 20, 29)], &[])]
+    [
+        scanned(3, &[run(0, 10, 19)], &[]),
+        scanned(4, &[run(0, 20, 29)], &[]),
+    ]
 }
 
 fn closed() -> Mark {
-    Mark { generation: 1, closed: true, low: 29, high: 31, oldest: 3, journals: vec![(3, 10), (4, 20)] }
+    Mark {
+        generation: 1,
+        closed: true,
+        low: 29,
+        high: 31,
+        oldest: 3,
+        journals: vec![(3, 10), (4, 20)],
+    }
 }
 
 #[test]
@@ -40,56 +70,154 @@ fn intact_journals_are_sound() {
     assert_eq!(judged(&two(), &closed()), Verdict::Sound);
     assert_eq!(judged(&two(), &Mark::default()), Verdict::Sound);
     // More was committed after the mark.
-    assert_eq!(judged(&two(), &Mark { low: 20, high: 22, ..closed() }), Verdict::Sound);
+    assert_eq!(
+        judged(
+            &two(),
+            &Mark {
+                low: 20,
+                high: 22,
+                ..closed()
+            }
+        ),
+        Verdict::Sound
+    );
     let later = [scanned(5, &[], &[])];
     assert_eq!(judge(&later, None), Verdict::Sound);
-    let flushed = Mark { closed: false, ..closed() };
+    let flushed = Mark {
+        closed: false,
+        ..closed()
+    };
     assert_eq!(judged(&later, &flushed), Verdict::Sound);
-    assert_eq!(judged(&[scanned(5, &[run(0, 31, 40)], &[])], &closed()), Verdict::Sound);
+    assert_eq!(
+        judged(&[scanned(5, &[run(0, 31, 40)], &[])], &closed()),
+        Verdict::Sound
+    );
 }
 
 #[test]
 fn damage_that_nothing_follows_is_a_tail() {
     let torn = [two()[0].clone(), scanned(4, &[run(0, 20, 29)], &[gap(100)])];
-    assert_eq!(judge(&torn, None), Verdict::Tail { id: 4, gap: gap(100) });
-    assert_eq!(judged(&torn, &closed()), Verdict::Tail { id: 4, gap: gap(100) });
-    // A disk that was full: the journal was sealed behind a torn batch, and nothing was written to the next.
-    let sealed = [scanned(3, &[run(0, 10, 19)], &[gap(100)]), scanned(4, &[], &[])];
-    assert_eq!(judge(&sealed, None), Verdict::Tail { id: 3, gap: gap(100) });
+    assert_eq!(
+        judge(&torn, None),
+        Verdict::Tail {
+            id: 4,
+            gap: gap(100)
+        }
+    );
+    assert_eq!(
+        judged(&torn, &closed()),
+        Verdict::Tail {
+            id: 4,
+            gap: gap(100)
+        }
+    );
+    // A disk that was full: the journal was sealed behind a torn batch, and nothing was written to
+    // the next.
+    let sealed = [
+        scanned(3, &[run(0, 10, 19)], &[gap(100)]),
+        scanned(4, &[], &[]),
+    ];
+    assert_eq!(
+        judge(&sealed, None),
+        Verdict::Tail {
+            id: 3,
+            gap: gap(100)
+        }
+    );
 }
 
 #[test]
 fn damage_with_a_batch_behind_it_is_refused() {
     let middle = [scanned(4, &[run(0, 20, 22), run(110, 27, 29)], &[gap(100)])];
-    assert_eq!(judge(&middle, None), Verdict::Damaged { id: 4, gap: gap(100) });
+    assert_eq!(
+        judge(&middle, None),
+        Verdict::Damaged {
+            id: 4,
+            gap: gap(100)
+        }
+    );
     let sealed = [scanned(3, &[run(0, 10, 19)], &[gap(100)]), two()[1].clone()];
-    assert_eq!(judge(&sealed, None), Verdict::Damaged { id: 3, gap: gap(100) });
-    let both = [scanned(3, &[run(0, 10, 19)], &[gap(100)]), scanned(4, &[], &[gap(0)])];
-    assert_eq!(judge(&both, None), Verdict::Damaged { id: 3, gap: gap(100) });
+    assert_eq!(
+        judge(&sealed, None),
+        Verdict::Damaged {
+            id: 3,
+            gap: gap(100)
+        }
+    );
+    let both = [
+        scanned(3, &[run(0, 10, 19)], &[gap(100)]),
+        scanned(4, &[], &[gap(0)]),
+    ];
+    assert_eq!(
+        judge(&both, None),
+        Verdict::Damaged {
+            id: 3,
+            gap: gap(100)
+        }
+    );
     let mut undecided = scanned(4, &[run(0, 20, 29)], &[gap(100)]);
     undecided.journal.undecided = true;
-    assert_eq!(judge(&[undecided], None), Verdict::Damaged { id: 4, gap: gap(100) });
+    assert_eq!(
+        judge(&[undecided], None),
+        Verdict::Damaged {
+            id: 4,
+            gap: gap(100)
+        }
+    );
 }
 
 #[test]
 fn a_damaged_batch_that_the_mark_claims_is_no_tail() {
     let torn = [two()[0].clone(), scanned(4, &[run(0, 20, 28)], &[gap(100)])];
-    assert_eq!(judge(&torn, None), Verdict::Tail { id: 4, gap: gap(100) });
-    assert_eq!(judged(&torn, &closed()), Verdict::Damaged { id: 4, gap: gap(100) });
+    assert_eq!(
+        judge(&torn, None),
+        Verdict::Tail {
+            id: 4,
+            gap: gap(100)
+        }
+    );
+    assert_eq!(
+        judged(&torn, &closed()),
+        Verdict::Damaged {
+            id: 4,
+            gap: gap(100)
+        }
+    );
     let all = [two()[0].clone(), scanned(4, &[], &[gap(0)])];
-    assert_eq!(judged(&all, &closed()), Verdict::Damaged { id: 4, gap: gap(0) });
+    assert_eq!(
+        judged(&all, &closed()),
+        Verdict::Damaged { id: 4, gap: gap(0) }
+    );
 }
 
 #[test]
 fn a_missing_journal_is_refused() {
     let [three, four] = two();
     let five = scanned(5, &[run(0, 30, 39)], &[]);
-    assert_eq!(judge(&[three.clone(), five.clone()], None), Verdict::Missing { id: 4 });
-    assert_eq!(judged(std::slice::from_ref(&three), &closed()), Verdict::Missing { id: 4 });
-    assert_eq!(judged(std::slice::from_ref(&four), &closed()), Verdict::Missing { id: 3 });
+    assert_eq!(
+        judge(&[three.clone(), five.clone()], None),
+        Verdict::Missing { id: 4 }
+    );
+    assert_eq!(
+        judged(std::slice::from_ref(&three), &closed()),
+        Verdict::Missing { id: 4 }
+    );
+    assert_eq!(
+        judged(std::slice::from_ref(&four), &closed()),
+        Verdict::Missing { id: 3 }
+    );
     assert_eq!(judged(&[], &closed()), Verdict::Missing { id: 4 });
     // Not after a crash: fjall removes the oldest itself.
-    assert_eq!(judged(std::slice::from_ref(&four), &Mark { closed: false, ..closed() }), Verdict::Sound);
+    assert_eq!(
+        judged(
+            std::slice::from_ref(&four),
+            &Mark {
+                closed: false,
+                ..closed()
+            }
+        ),
+        Verdict::Sound
+    );
     // Not after an older build, which has committed something.
     let older = scanned(4, &[run(0, 20, 29), run(100, 33, 35)], &[]);
     assert_eq!(judged(&[older, five], &closed()), Verdict::Sound);
@@ -99,17 +227,42 @@ fn a_missing_journal_is_refused() {
 fn a_short_or_renumbered_journal_is_refused() {
     let [three, four] = two();
     let short = scanned(4, &[run(0, 20, 25)], &[]);
-    let verdict = Verdict::Short { id: 4, found: Some(25), claimed: 29 };
+    let verdict = Verdict::Short {
+        id: 4,
+        found: Some(25),
+        claimed: 29,
+    };
     assert_eq!(judged(&[three.clone(), short.clone()], &closed()), verdict);
     let next = scanned(5, &[run(0, 30, 39)], &[]);
-    let verdict = Verdict::Short { id: 4, found: Some(39), claimed: 29 };
+    let verdict = Verdict::Short {
+        id: 4,
+        found: Some(39),
+        claimed: 29,
+    };
     assert_eq!(judged(&[three.clone(), short, next], &closed()), verdict);
     let empty = scanned(3, &[], &[]);
-    assert_eq!(judged(&[empty, four], &closed()), Verdict::Short { id: 3, found: None, claimed: 10 });
+    assert_eq!(
+        judged(&[empty, four], &closed()),
+        Verdict::Short {
+            id: 3,
+            found: None,
+            claimed: 10
+        }
+    );
     let first = scanned(3, &[run(0, 8, 19)], &[]);
-    let verdict = Verdict::Renumbered { id: 3, found: 8, low: 10, high: 11 };
+    let verdict = Verdict::Renumbered {
+        id: 3,
+        found: 8,
+        low: 10,
+        high: 11,
+    };
     assert_eq!(judged(&[first, two()[1].clone()], &closed()), verdict);
     let last = scanned(4, &[run(0, 20, 4096)], &[]);
-    let verdict = Verdict::Renumbered { id: 4, found: 4096, low: 29, high: 31 };
+    let verdict = Verdict::Renumbered {
+        id: 4,
+        found: 4096,
+        low: 29,
+        high: 31,
+    };
     assert_eq!(judged(&[three, last], &closed()), verdict);
 }

@@ -1,7 +1,7 @@
 //! A blob file of a copy whose end is damaged: its values get new properties.
 //!
-//! A value is found by its position, and has a checksum of its own. One that is damaged, or whose file is missing, is an
-//! error of the one read.
+//! A value is found by its position, and has a checksum of its own. One that is damaged, or whose
+//! file is missing, is an error of the one read.
 
 use std::fs;
 use std::io;
@@ -33,15 +33,23 @@ pub(super) fn mend(path: &Path, id: u64) -> io::Result<()> {
     if let Some(directory) = path.parent() {
         fs::create_dir_all(directory)?;
     }
-    let data = Section { name: b"data".to_vec(), at: 0, length: data_end };
+    let data = Section {
+        name: b"data".to_vec(),
+        at: 0,
+        length: data_end,
+    };
     let mut end = NewEnd::open(path, vec![data])?;
     end.blob_properties(id)?;
     end.finish()
 }
 
 fn is_whole(blocks: &mut Blocks) -> io::Result<bool> {
-    let Ok(sections) = archive::contents(blocks.file())? else { return Ok(false) };
-    let Some(section) = sections.iter().find(|section| section.name == b"meta") else { return Ok(false) };
+    let Ok(sections) = archive::contents(blocks.file())? else {
+        return Ok(false);
+    };
+    let Some(section) = sections.iter().find(|section| section.name == b"meta") else {
+        return Ok(false);
+    };
     let magic = PROPERTIES_MAGIC.len() as u64;
     if section.length <= magic || blocks.read(section.at, magic)? != PROPERTIES_MAGIC {
         return Ok(false);

@@ -5,7 +5,8 @@
 //! header  "LSM" 03 | type u8 | xxh3 of the data u128 | length u32 | length u32 | xxh3 of the header u32       33 bytes
 //! ```
 //!
-//! No length is trusted before it is compared with the file, and nothing of a block is decoded before its checksum holds.
+//! No length is trusted before it is compared with the file, and nothing of a block is decoded
+//! before its checksum holds.
 
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
@@ -64,7 +65,11 @@ impl Blocks {
     pub(super) fn open(path: &Path) -> io::Result<Self> {
         let file = File::open(path)?;
         let length = file.metadata()?.len();
-        Ok(Self { file, length, candidates: CANDIDATES_MAX })
+        Ok(Self {
+            file,
+            length,
+            candidates: CANDIDATES_MAX,
+        })
     }
 
     pub(super) fn file(&mut self) -> &mut File {
@@ -89,7 +94,8 @@ impl Blocks {
         }
         let bytes = self.read(at, HEADER_BYTES)?;
         let header = Header::decode_from(&mut &bytes[..]).ok();
-        Ok(header.filter(|header| header.data_length <= BLOCK_BYTES_MAX && at + length(header) <= end))
+        Ok(header
+            .filter(|header| header.data_length <= BLOCK_BYTES_MAX && at + length(header) <= end))
     }
 
     /// The data of a block, if its checksum holds.
@@ -99,9 +105,16 @@ impl Blocks {
     }
 
     /// Returns whether the bytes from `at` to `end` are intact blocks of this type.
-    pub(super) fn are_intact(&mut self, mut at: u64, end: u64, block_type: BlockType) -> io::Result<bool> {
+    pub(super) fn are_intact(
+        &mut self,
+        mut at: u64,
+        end: u64,
+        block_type: BlockType,
+    ) -> io::Result<bool> {
         while at < end {
-            let Some(header) = self.header(at, end)? else { return Ok(false) };
+            let Some(header) = self.header(at, end)? else {
+                return Ok(false);
+            };
             if header.block_type != block_type || self.data(at, &header)?.is_none() {
                 return Ok(false);
             }
@@ -111,16 +124,31 @@ impl Blocks {
     }
 
     /// The intact block from `at` to `end`, if it is such a one.
-    pub(super) fn entries_block(&mut self, at: u64, end: u64, block_type: BlockType) -> io::Result<Option<DataBlock>> {
-        let header = self.header(at, end)?.filter(|header| at + length(header) == end);
+    pub(super) fn entries_block(
+        &mut self,
+        at: u64,
+        end: u64,
+        block_type: BlockType,
+    ) -> io::Result<Option<DataBlock>> {
+        let header = self
+            .header(at, end)?
+            .filter(|header| at + length(header) == end);
         let header = header.filter(|header| header.block_type == block_type);
-        let Some(header) = header else { return Ok(None) };
+        let Some(header) = header else {
+            return Ok(None);
+        };
         let data = self.data(at, &header)?;
-        Ok(data.filter(|data| data.len() > TRAILER_BYTES).map(|data| entries_block(header, data)))
+        Ok(data
+            .filter(|data| data.len() > TRAILER_BYTES)
+            .map(|data| entries_block(header, data)))
     }
 
     /// The first intact block of this type from `from` on.
-    pub(super) fn find(&mut self, block_type: BlockType, from: u64) -> io::Result<Option<(u64, u64)>> {
+    pub(super) fn find(
+        &mut self,
+        block_type: BlockType,
+        from: u64,
+    ) -> io::Result<Option<(u64, u64)>> {
         let mut at = from;
         while let Some(found) = self.magic(at, self.length)? {
             if let Some(header) = self.header(found, self.length)?
@@ -134,36 +162,51 @@ impl Blocks {
         Ok(None)
     }
 
-    /// The blocks of entries, which begin with the file, and their end. They end at the first block of another type if
-    /// `end` is not known.
+    /// The blocks of entries, which begin with the file, and their end. They end at the first block
+    /// of another type if `end` is not known.
     pub(super) fn walk(&mut self, end: Option<u64>) -> io::Result<(Vec<Piece>, u64)> {
         let limit = end.unwrap_or(self.length);
         let (mut pieces, mut at) = (Vec::<Piece>::new(), 0);
         let mut last = None;
         while at < limit {
             let (bytes, entries) = match self.header(at, limit)? {
-                Some(header) if header.block_type != BlockType::Data && end.is_none() => return Ok((pieces, at)),
+                Some(header) if header.block_type != BlockType::Data && end.is_none() => {
+                    return Ok((pieces, at));
+                }
                 Some(header) => {
-                    let data = self.data(at, &header)?.filter(|_| header.block_type == BlockType::Data);
+                    let data = self
+                        .data(at, &header)?
+                        .filter(|_| header.block_type == BlockType::Data);
                     (length(&header), data.and_then(|data| entries(header, data)))
                 }
-                None => (self.next(at + 1, limit, end.is_some())?.unwrap_or(limit) - at, None),
+                None => (
+                    self.next(at + 1, limit, end.is_some())?.unwrap_or(limit) - at,
+                    None,
+                ),
             };
             // A block that is out of order is not of this table.
-            let entries = entries.filter(|entries| last.as_ref().is_none_or(|last| is_behind(&entries.first, last)));
-            last = entries.as_ref().map(|entries| entries.last.clone()).or(last);
+            let entries = entries.filter(|entries| {
+                last.as_ref()
+                    .is_none_or(|last| is_behind(&entries.first, last))
+            });
+            last = entries
+                .as_ref()
+                .map(|entries| entries.last.clone())
+                .or(last);
             pieces.push(Piece { at, bytes, entries });
             at += bytes;
         }
         Ok((pieces, limit))
     }
 
-    /// The next block behind a damaged header. Values may contain what looks like a block: only a header from which others
-    /// lead to the end counts.
+    /// The next block behind a damaged header. Values may contain what looks like a block: only a
+    /// header from which others lead to the end counts.
     fn next(&mut self, from: u64, limit: u64, is_end: bool) -> io::Result<Option<u64>> {
         let mut at = from;
         while let Some(found) = self.magic(at, limit)? {
-            let Some(left) = self.candidates.checked_sub(1) else { return Ok(None) };
+            let Some(left) = self.candidates.checked_sub(1) else {
+                return Ok(None);
+            };
             self.candidates = left;
             if self.leads_to_end(found, limit, is_end)? {
                 return Ok(Some(found));
@@ -188,7 +231,10 @@ impl Blocks {
         let mut at = from;
         while at + MAGIC.len() as u64 <= end {
             let bytes = self.read(at, SEARCH_BYTES.min(end - at))?;
-            if let Some(found) = bytes.windows(MAGIC.len()).position(|window| window == MAGIC) {
+            if let Some(found) = bytes
+                .windows(MAGIC.len())
+                .position(|window| window == MAGIC)
+            {
                 return Ok(Some(at + found as u64));
             }
             at += (bytes.len().saturating_sub(MAGIC.len() - 1) as u64).max(1);
@@ -208,10 +254,14 @@ fn is_behind(version: &Version, last: &Version) -> bool {
 }
 
 fn entries_block(header: Header, data: Vec<u8>) -> DataBlock {
-    DataBlock::new(Block { header, data: data.into() })
+    DataBlock::new(Block {
+        header,
+        data: data.into(),
+    })
 }
 
-/// The entries of a block whose checksum holds. None if it is compressed, which no block of this build is.
+/// The entries of a block whose checksum holds. None if it is compressed, which no block of this
+/// build is.
 fn entries(header: Header, data: Vec<u8>) -> Option<Entries> {
     if header.data_length != header.uncompressed_length || data.len() <= TRAILER_BYTES {
         return None;
@@ -227,14 +277,25 @@ fn entries(header: Header, data: Vec<u8>) -> Option<Entries> {
                 read.seqno_max = read.seqno_max.max(item.seqno);
                 read.count += 1;
             } else {
-                let first = Version { key: key(&item.key).to_vec(), seqno: item.seqno };
-                read = Some(Entries { last: first.clone(), first, seqno_max: item.seqno, count: 1 });
+                let first = Version {
+                    key: key(&item.key).to_vec(),
+                    seqno: item.seqno,
+                };
+                read = Some(Entries {
+                    last: first.clone(),
+                    first,
+                    seqno_max: item.seqno,
+                    count: 1,
+                });
             }
             last = Some(item);
         }
         let (mut read, last) = (read?, last?);
         let prefix = last.prefix.as_ref().map_or(&[][..], key);
-        read.last = Version { key: [prefix, key(&last.key)].concat(), seqno: last.seqno };
+        read.last = Version {
+            key: [prefix, key(&last.key)].concat(),
+            seqno: last.seqno,
+        };
         Some(read)
     };
     catch_unwind(AssertUnwindSafe(read)).ok().flatten()

@@ -38,7 +38,11 @@ pub(super) struct NewEnd {
 impl NewEnd {
     /// Keeps these sections of a file, which is created if it is missing.
     pub(super) fn open(path: &Path, sections: Vec<Section>) -> io::Result<Self> {
-        let mut file = File::options().create(true).truncate(false).write(true).open(path)?;
+        let mut file = File::options()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .open(path)?;
         let at = file.seek(SeekFrom::End(0))?;
         Ok(Self { file, at, sections })
     }
@@ -46,7 +50,11 @@ impl NewEnd {
     fn append(&mut self, name: &[u8], bytes: &[u8]) -> io::Result<()> {
         self.file.write_all(bytes)?;
         let length = bytes.len() as u64;
-        self.sections.push(Section { name: name.to_vec(), at: self.at, length });
+        self.sections.push(Section {
+            name: name.to_vec(),
+            at: self.at,
+            length,
+        });
         self.at += length;
         Ok(())
     }
@@ -129,6 +137,7 @@ fn properties(entries: &[InternalValue]) -> io::Result<Vec<u8>> {
 
 fn block(data: &[u8], block_type: BlockType) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
-    Block::write_into(&mut bytes, data, block_type, CompressionType::None).map_err(io::Error::other)?;
+    Block::write_into(&mut bytes, data, block_type, CompressionType::None)
+        .map_err(io::Error::other)?;
     Ok(bytes)
 }

@@ -22,8 +22,11 @@ pub(super) fn current(keyspace: &Path) -> io::Result<Result<Vec<Named>, Flaw>> {
         Ok(named) => return Ok(Ok(named)),
         Err(flaw) => flaw,
     };
-    let Some((version, named)) = undoubted(keyspace)? else { return Ok(Err(flaw)) };
-    // Nothing but the pointer has a checksum of the manifest. fjall trusts the number of these statistics.
+    let Some((version, named)) = undoubted(keyspace)? else {
+        return Ok(Err(flaw));
+    };
+    // Nothing but the pointer has a checksum of the manifest. fjall trusts the number of these
+    // statistics.
     rewrite(keyspace, version, |name, content| match name {
         b"blob_gc_stats" => Some(0_u32.to_le_bytes().to_vec()),
         _ => Some(content),
@@ -31,25 +34,37 @@ pub(super) fn current(keyspace: &Path) -> io::Result<Result<Vec<Named>, Flaw>> {
     Ok(Ok(named))
 }
 
-/// The manifest, if there is no doubt which it is: the pointer has its checksum; or the pointer names no other, and it names
-/// exactly the files that are there. Two that do so hold the same entries, and the newer one is taken.
+/// The manifest, if there is no doubt which it is: the pointer has its checksum; or the pointer
+/// names no other, and it names exactly the files that are there. Two that do so hold the same
+/// entries, and the newer one is taken.
 fn undoubted(keyspace: &Path) -> io::Result<Option<(u64, Vec<Named>)>> {
     let mut versions: Vec<u64> = Vec::new();
     for name in names(keyspace)? {
-        versions.extend(name.strip_prefix('v').and_then(|version| version.parse::<u64>().ok()));
+        versions.extend(
+            name.strip_prefix('v')
+                .and_then(|version| version.parse::<u64>().ok()),
+        );
     }
     versions.sort_unstable();
     let pointer = manifest::decode_current(&read(&keyspace.join("current"))?);
     let mut there = BTreeSet::new();
     for directory in ["tables", "blobs"] {
         let directory = keyspace.join(directory);
-        there.extend(names(&directory)?.into_iter().map(|name| directory.join(name)));
+        there.extend(
+            names(&directory)?
+                .into_iter()
+                .map(|name| directory.join(name)),
+        );
     }
     for version in versions.into_iter().rev() {
         let path = manifest::version_path(keyspace, version);
-        let Some(named) = manifest::names(keyspace, &mut File::open(&path)?)? else { continue };
+        let Some(named) = manifest::names(keyspace, &mut File::open(&path)?)? else {
+            continue;
+        };
         let is_pointed_to = match pointer {
-            Some((_, checksum)) if checksum == archive::checksum(&path)? => return Ok(Some((version, named))),
+            Some((_, checksum)) if checksum == archive::checksum(&path)? => {
+                return Ok(Some((version, named)));
+            }
             Some((pointed, _)) => pointed == version,
             None => true,
         };
@@ -64,7 +79,8 @@ fn undoubted(keyspace: &Path) -> io::Result<Option<(u64, Vec<Named>)>> {
 /// Removes these tables from the current manifest.
 ///
 /// # Errors
-/// Errors of the file system; [`io::ErrorKind::InvalidData`] if the manifest can't be decoded, which it was before.
+/// Errors of the file system; [`io::ErrorKind::InvalidData`] if the manifest can't be decoded,
+/// which it was before.
 pub(super) fn forget(keyspace: &Path, lost: &[u64]) -> io::Result<()> {
     let pointer = manifest::decode_current(&read(&keyspace.join("current"))?);
     let (version, _) = pointer.ok_or_else(|| io::Error::from(io::ErrorKind::InvalidData))?;
@@ -75,16 +91,25 @@ pub(super) fn forget(keyspace: &Path, lost: &[u64]) -> io::Result<()> {
 }
 
 /// Writes a manifest anew, and points to it.
-fn rewrite(keyspace: &Path, version: u64, edit: impl Fn(&[u8], Vec<u8>) -> Option<Vec<u8>>) -> io::Result<()> {
+fn rewrite(
+    keyspace: &Path,
+    version: u64,
+    edit: impl Fn(&[u8], Vec<u8>) -> Option<Vec<u8>>,
+) -> io::Result<()> {
     let wrong = || io::Error::new(io::ErrorKind::InvalidData, "the manifest can't be decoded");
     let path = manifest::version_path(keyspace, version);
     let mut file = File::open(&path)?;
     let old = archive::contents(&mut file)?.map_err(|_| wrong())?;
     let (mut bytes, mut sections) = (Vec::new(), Vec::new());
     for Section { name, .. } in &old {
-        let content = archive::section(&mut file, &old, name, SECTION_BYTES_MAX)?.ok_or_else(wrong)?;
+        let content =
+            archive::section(&mut file, &old, name, SECTION_BYTES_MAX)?.ok_or_else(wrong)?;
         let content = edit(name, content).ok_or_else(wrong)?;
-        sections.push(Section { name: name.clone(), at: bytes.len() as u64, length: content.len() as u64 });
+        sections.push(Section {
+            name: name.clone(),
+            at: bytes.len() as u64,
+            length: content.len() as u64,
+        });
         bytes.extend(content);
     }
     let at = bytes.len() as u64;
@@ -121,7 +146,9 @@ fn without(tables: &[u8], lost: &[u64]) -> Option<Vec<u8>> {
 /// The names of the files in a directory; none if there is none.
 fn names(directory: &Path) -> io::Result<Vec<String>> {
     match fs::read_dir(directory) {
-        Ok(entries) => entries.map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned())).collect(),
+        Ok(entries) => entries
+            .map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned()))
+            .collect(),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
         Err(error) => Err(error),
     }

@@ -7,10 +7,11 @@
 //! no block, no properties           nothing: the table is lost
 //! ```
 //!
-//! A damaged block stays where it is, and the new index leads to it for every key that it can hold: a read of such a key is
-//! an error, and returns no older value from another table. Its keys lie between those of its neighbours; at the ends of a
-//! table they are bounded by the properties alone. Guards "no older value is copied without a report": where a bound is
-//! unknown, the outcome is [`Mended::Unbounded`].
+//! A damaged block stays where it is, and the new index leads to it for every key that it can hold:
+//! a read of such a key is an error, and returns no older value from another table. Its keys lie
+//! between those of its neighbours; at the ends of a table they are bounded by the properties
+//! alone. Guards "no older value is copied without a report": where a bound is unknown, the outcome
+//! is [`Mended::Unbounded`].
 
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -66,7 +67,10 @@ pub(super) fn mend(path: &Path, id: u64) -> io::Result<Mended> {
     // Nothing behind the last block says that it is the last one.
     let is_cut = sections.is_none() && properties.is_none() && data_end == blocks.len();
     if is_cut && pieces.last().is_some_and(|piece| piece.entries.is_some()) {
-        new.lose(format!("the keys behind \"{}\" are lost: the file ends there", new.key_max.escape_ascii()));
+        new.lose(format!(
+            "the keys behind \"{}\" are lost: the file ends there",
+            new.key_max.escape_ascii()
+        ));
     }
     write(path, id, data_end, end.index, properties.as_ref(), &new)?;
     Ok(new.unbounded.map_or(Mended::Whole, Mended::Unbounded))
@@ -80,7 +84,11 @@ fn write(
     properties: Option<&Properties>,
     new: &NewIndex,
 ) -> io::Result<()> {
-    let data = Section { name: b"data".to_vec(), at: 0, length: data_end };
+    let data = Section {
+        name: b"data".to_vec(),
+        at: 0,
+        length: data_end,
+    };
     let is_index_kept = index.is_some();
     let kept = [data].into_iter().chain(index.into_iter().flatten());
     let kept = kept.chain(properties.map(|properties| properties.section.clone()));
@@ -116,24 +124,38 @@ struct Surviving {
 impl Surviving {
     fn find(blocks: &mut Blocks, sections: Option<&[Section]>, id: u64) -> io::Result<Self> {
         let mut intact = |name: &[u8], block_type| match find(sections, name) {
-            Some(section) if blocks.are_intact(section.at, section.at + section.length, block_type)? => {
+            Some(section)
+                if blocks.are_intact(section.at, section.at + section.length, block_type)? =>
+            {
                 io::Result::Ok(Part::Intact(section.clone()))
             }
             Some(_) => Ok(Part::Damaged),
             None => Ok(Part::Absent),
         };
-        let index = match (intact(b"tli", BlockType::Index)?, intact(b"index", BlockType::Index)?) {
+        let index = match (
+            intact(b"tli", BlockType::Index)?,
+            intact(b"index", BlockType::Index)?,
+        ) {
             (Part::Intact(top), Part::Intact(leaves)) => Some(vec![leaves, top]),
             (Part::Intact(top), Part::Absent) => Some(vec![top]),
             (Part::Damaged | Part::Absent, _) | (Part::Intact(_), Part::Damaged) => None,
         };
-        let filters = [intact(b"filter", BlockType::Filter)?, intact(b"filter_tli", BlockType::Index)?];
-        let has_whole_filters = filters.iter().all(|filter| !matches!(filter, Part::Damaged));
+        let filters = [
+            intact(b"filter", BlockType::Filter)?,
+            intact(b"filter_tli", BlockType::Index)?,
+        ];
+        let has_whole_filters = filters
+            .iter()
+            .all(|filter| !matches!(filter, Part::Damaged));
         let properties = match find(sections, b"meta") {
             Some(section) => Properties::read(blocks, section.clone(), id)?,
             None => None,
         };
-        Ok(Self { index, properties, has_whole_filters })
+        Ok(Self {
+            index,
+            properties,
+            has_whole_filters,
+        })
     }
 
     fn is_whole(&self) -> bool {
@@ -157,23 +179,47 @@ struct Properties {
 
 impl Properties {
     fn read(blocks: &mut Blocks, section: Section, id: u64) -> io::Result<Option<Self>> {
-        let block = blocks.entries_block(section.at, section.at + section.length, BlockType::Meta)?;
+        let block =
+            blocks.entries_block(section.at, section.at + section.length, BlockType::Meta)?;
         // lsm-tree panics at what it does not expect.
-        Ok(block.and_then(|block| catch_unwind(AssertUnwindSafe(|| Self::decode(&block, section, id))).ok().flatten()))
+        Ok(block.and_then(|block| {
+            catch_unwind(AssertUnwindSafe(|| Self::decode(&block, section, id)))
+                .ok()
+                .flatten()
+        }))
     }
 
     fn decode(block: &DataBlock, section: Section, id: u64) -> Option<Self> {
-        let value = |name: &[u8]| block.point_read(name, u64::MAX).map(|entry| entry.value.to_vec());
+        let value = |name: &[u8]| {
+            block
+                .point_read(name, u64::MAX)
+                .map(|entry| entry.value.to_vec())
+        };
         let number = |name: &[u8]| value(name)?.try_into().ok().map(u64::from_le_bytes);
         let key_max = value(b"key#max")?;
         let (items, keys) = (number(b"item_count")?, number(b"key_count")?);
-        (number(b"table_id")? == id).then_some(Self { section, key_max, items, keys })
+        (number(b"table_id")? == id).then_some(Self {
+            section,
+            key_max,
+            items,
+            keys,
+        })
     }
 
     /// Looks for the properties behind the blocks of entries.
     fn search(blocks: &mut Blocks, from: u64, id: u64) -> io::Result<Option<Self>> {
-        let Some((at, end)) = blocks.find(BlockType::Meta, from)? else { return Ok(None) };
-        Self::read(blocks, Section { name: b"meta".to_vec(), at, length: end - at }, id)
+        let Some((at, end)) = blocks.find(BlockType::Meta, from)? else {
+            return Ok(None);
+        };
+        Self::read(
+            blocks,
+            Section {
+                name: b"meta".to_vec(),
+                at,
+                length: end - at,
+            },
+            id,
+        )
     }
 }
 
@@ -193,14 +239,27 @@ impl NewIndex {
         let mut new = Self::default();
         let entries = || pieces.iter().filter_map(|piece| piece.entries.as_ref());
         new.items = entries().map(|entries| entries.count).sum();
-        new.seqno_max = entries().map(|entries| entries.seqno_max).max().unwrap_or_default();
-        new.key_min = entries().next().map(|entries| entries.first.key.clone()).unwrap_or_default();
-        new.key_max = entries().next_back().map(|entries| entries.last.key.clone()).unwrap_or_default();
+        new.seqno_max = entries()
+            .map(|entries| entries.seqno_max)
+            .max()
+            .unwrap_or_default();
+        new.key_min = entries()
+            .next()
+            .map(|entries| entries.first.key.clone())
+            .unwrap_or_default();
+        new.key_max = entries()
+            .next_back()
+            .map(|entries| entries.last.key.clone())
+            .unwrap_or_default();
         let is_complete = properties.is_some_and(|properties| properties.items == new.items);
         for (at, piece) in pieces.iter().enumerate() {
             if let Some(entries) = &piece.entries {
                 new.push(piece, entries.last.clone());
-            } else if !is_complete && at.checked_sub(1).is_none_or(|before| pieces[before].entries.is_some()) {
+            } else if !is_complete
+                && at
+                    .checked_sub(1)
+                    .is_none_or(|before| pieces[before].entries.is_some())
+            {
                 let behind = pieces[at..].iter().find_map(|piece| piece.entries.as_ref());
                 new.damaged(piece, behind.map(|entries| &entries.first), properties);
             }
@@ -211,23 +270,36 @@ impl NewIndex {
     fn push(&mut self, piece: &Piece, last: Version) {
         let bytes = u32::try_from(piece.bytes).unwrap_or(u32::MAX);
         let handle = BlockHandle::new(BlockOffset(piece.at), bytes);
-        self.blocks.push(KeyedBlockHandle::new(last.key.into(), last.seqno, handle));
+        self.blocks
+            .push(KeyedBlockHandle::new(last.key.into(), last.seqno, handle));
     }
 
     /// Leads all keys between the neighbours of damaged blocks to them.
-    fn damaged(&mut self, piece: &Piece, behind: Option<&Version>, properties: Option<&Properties>) {
+    fn damaged(
+        &mut self,
+        piece: &Piece,
+        behind: Option<&Version>,
+        properties: Option<&Properties>,
+    ) {
         let is_first = self.blocks.is_empty();
         let last = match (behind, properties) {
             (Some(_), None) if is_first => {
                 let key = self.key_min.escape_ascii().to_string();
                 return self.lose(format!("the keys before \"{key}\" are lost"));
             }
-            (Some(behind), Some(properties)) if properties.items == properties.keys => {
-                Version { key: before(&behind.key), seqno: 0 }
-            }
+            (Some(behind), Some(properties)) if properties.items == properties.keys => Version {
+                key: before(&behind.key),
+                seqno: 0,
+            },
             // Newer versions of that key may be in the damaged block.
-            (Some(behind), _) => Version { key: behind.key.clone(), seqno: behind.seqno.saturating_add(1) },
-            (None, Some(properties)) => Version { key: properties.key_max.clone(), seqno: 0 },
+            (Some(behind), _) => Version {
+                key: behind.key.clone(),
+                seqno: behind.seqno.saturating_add(1),
+            },
+            (None, Some(properties)) => Version {
+                key: properties.key_max.clone(),
+                seqno: 0,
+            },
             (None, None) => {
                 let key = self.key_max.escape_ascii().to_string();
                 return self.lose(format!("the keys behind \"{key}\" are lost"));
@@ -235,7 +307,13 @@ impl NewIndex {
         };
         // A block that is cut short has no checksum that holds, whatever is in it.
         let bytes = piece.bytes.min(DAMAGED_BYTES_MAX) - 1;
-        self.push(&Piece { bytes, ..piece.clone() }, last);
+        self.push(
+            &Piece {
+                bytes,
+                ..piece.clone()
+            },
+            last,
+        );
     }
 
     fn lose(&mut self, what: String) {

@@ -26,13 +26,25 @@ struct Case {
 
 /// Entries in order, as a table file.
 fn table(path: &Path, entries: impl IntoIterator<Item = (Vec<u8>, u64, Vec<u8>)>) -> Vec<u8> {
-    write(Writer::new(path.to_owned(), ID, 0).unwrap().use_data_block_size(512), entries);
+    write(
+        Writer::new(path.to_owned(), ID, 0)
+            .unwrap()
+            .use_data_block_size(512),
+        entries,
+    );
     fs::read(path).unwrap()
 }
 
 fn write(mut writer: Writer, entries: impl IntoIterator<Item = (Vec<u8>, u64, Vec<u8>)>) {
     for (key, seqno, value) in entries {
-        writer.write(InternalValue::from_components(key, value, seqno, ValueType::Value)).unwrap();
+        writer
+            .write(InternalValue::from_components(
+                key,
+                value,
+                seqno,
+                ValueType::Value,
+            ))
+            .unwrap();
     }
     writer.finish().unwrap();
 }
@@ -43,33 +55,57 @@ impl Case {
         let path = directory.path().join(ID.to_string());
         let entries = (0..).zip(&values).flat_map(|(number, value)| {
             (0..versions).rev().map(move |version| {
-                let value = if version + 1 == versions { value.clone() } else { b"older".to_vec() };
+                let value = if version + 1 == versions {
+                    value.clone()
+                } else {
+                    b"older".to_vec()
+                };
                 (key(number), version, value)
             })
         });
         let bytes = table(&path, entries);
-        Self { _directory: directory, path, bytes, values }
+        Self {
+            _directory: directory,
+            path,
+            bytes,
+            values,
+        }
     }
 
     fn small(versions: u64) -> Self {
-        Self::new((0..60_u8).map(|number| vec![number; 60]).collect(), versions)
+        Self::new(
+            (0..60_u8).map(|number| vec![number; 60]).collect(),
+            versions,
+        )
     }
 
-    /// Mends the table with these bytes: the outcome, and of each key whether it can be read, or none if it is absent.
+    /// Mends the table with these bytes: the outcome, and of each key whether it can be read, or
+    /// none if it is absent.
     fn mended(&self, bytes: &[u8]) -> (Mended, Vec<Option<bool>>) {
         fs::write(&self.path, bytes).unwrap();
         let mended = mend(&self.path, ID).unwrap();
         if matches!(mended, Mended::Lost(_)) {
             return (mended, Vec::new());
         }
-        assert_eq!(mend(&self.path, ID).unwrap(), Mended::Whole, "a second time there is nothing to do");
-        let (cache, checksum) = (Arc::new(Cache::with_capacity_bytes(1024 * 1024)), Checksum::from_raw(0));
-        let table = Opened::recover(self.path.clone(), checksum, 0, 0, cache, None, true, true).unwrap();
+        assert_eq!(
+            mend(&self.path, ID).unwrap(),
+            Mended::Whole,
+            "a second time there is nothing to do"
+        );
+        let (cache, checksum) = (
+            Arc::new(Cache::with_capacity_bytes(1024 * 1024)),
+            Checksum::from_raw(0),
+        );
+        let table =
+            Opened::recover(self.path.clone(), checksum, 0, 0, cache, None, true, true).unwrap();
         let read = (0..).zip(&self.values).map(|(number, value)| {
             let key = Slice::from(key(number));
             match table.range(key.clone()..=key.clone()).next() {
                 Some(Ok(found)) => {
-                    assert!(found.key.user_key == key && found.value == *value, "{number}");
+                    assert!(
+                        found.key.user_key == key && found.value == *value,
+                        "{number}"
+                    );
                     Some(true)
                 }
                 Some(Err(_)) => Some(false),
@@ -78,7 +114,12 @@ impl Case {
         });
         let read = read.collect();
         for entry in table.iter().take(1000).flatten() {
-            assert!((0..).zip(&self.values).any(|(number, _)| entry.key.user_key == key(number)), "{entry:?}");
+            assert!(
+                (0..)
+                    .zip(&self.values)
+                    .any(|(number, _)| entry.key.user_key == key(number)),
+                "{entry:?}"
+            );
         }
         (mended, read)
     }
@@ -92,8 +133,13 @@ impl Case {
     }
 
     fn find(&self, section: &str) -> usize {
-        let sections = super::super::archive::contents(&mut fs::File::open(&self.path).unwrap()).unwrap().unwrap();
-        let section = sections.iter().find(|found| found.name == section.as_bytes()).unwrap();
+        let sections = super::super::archive::contents(&mut fs::File::open(&self.path).unwrap())
+            .unwrap()
+            .unwrap();
+        let section = sections
+            .iter()
+            .find(|found| found.name == section.as_bytes())
+            .unwrap();
         usize::try_from(section.at + section.length / 2).unwrap()
     }
 }
@@ -103,7 +149,10 @@ fn loses_one_block_at_most(case: &Case, step: usize) {
         let (mended, read) = case.mended(&case.flipped(&[at]));
         assert_eq!(mended, Mended::Whole, "{at}");
         let lost = read.iter().filter(|&&read| read == Some(false)).count();
-        assert!(read.iter().all(Option::is_some) && lost <= 10, "{at}: {read:?}");
+        assert!(
+            read.iter().all(Option::is_some) && lost <= 10,
+            "{at}: {read:?}"
+        );
     }
 }
 
@@ -117,9 +166,19 @@ fn one_flipped_byte_loses_one_block_at_most() {
 fn one_flipped_byte_of_a_table_of_a_deep_level_loses_one_block_at_most() {
     let mut case = Case::small(1);
     fs::remove_file(&case.path).unwrap();
-    let writer = Writer::new(case.path.clone(), ID, 0).unwrap().use_data_block_size(256);
-    let writer = writer.use_partitioned_index().use_partitioned_filter().use_meta_partition_size(64);
-    write(writer, (0..).zip(&case.values).map(|(number, value)| (key(number), 0, value.clone())));
+    let writer = Writer::new(case.path.clone(), ID, 0)
+        .unwrap()
+        .use_data_block_size(256);
+    let writer = writer
+        .use_partitioned_index()
+        .use_partitioned_filter()
+        .use_meta_partition_size(64);
+    write(
+        writer,
+        (0..)
+            .zip(&case.values)
+            .map(|(number, value)| (key(number), 0, value.clone())),
+    );
     case.bytes = fs::read(&case.path).unwrap();
     for section in ["index", "filter_tli"] {
         assert!(case.find(section) > 0);
@@ -132,11 +191,16 @@ fn two_flipped_bytes_leave_no_key_absent_unless_reported() {
     for versions in [1, 3] {
         let case = Case::small(versions);
         let ends = ["tli", "meta", "filter"].map(|section| case.find(section));
-        for end in ends.into_iter().chain([case.bytes.len() - 1, case.bytes.len() - 60]) {
+        for end in ends
+            .into_iter()
+            .chain([case.bytes.len() - 1, case.bytes.len() - 60])
+        {
             for at in (0..case.bytes.len()).step_by(41).filter(|&at| at != end) {
                 let (mended, read) = case.mended(&case.flipped(&[at, end]));
                 match mended {
-                    Mended::Whole => assert!(read.iter().all(Option::is_some), "{at} {end}: {read:?}"),
+                    Mended::Whole => {
+                        assert!(read.iter().all(Option::is_some), "{at} {end}: {read:?}");
+                    }
                     Mended::Unbounded(_) => assert!(read.contains(&Some(true)), "{at} {end}"),
                     Mended::Lost(why) => panic!("{at} {end}: {why}"),
                 }
@@ -157,7 +221,10 @@ fn a_table_that_is_cut_keeps_its_first_blocks() {
             Mended::Unbounded(why) => {
                 assert!(why.contains("keys behind"), "{why}");
                 let kept = read.iter().take_while(|&&read| read == Some(true)).count();
-                assert!(read[kept..].iter().all(Option::is_none), "{length}: {read:?}");
+                assert!(
+                    read[kept..].iter().all(Option::is_none),
+                    "{length}: {read:?}"
+                );
             }
             Mended::Lost(_) => assert!(length < 700, "{length}"),
         }
@@ -176,13 +243,21 @@ fn a_value_that_contains_a_table_is_not_mistaken_for_blocks() {
     values[20] = inner;
     let case = Case::new(values, 1);
     let index = case.find("tli");
-    let headers = case.bytes.windows(4).enumerate().filter(|(_, found)| *found == b"LSM\x03").map(|(at, _)| at);
+    let headers = case
+        .bytes
+        .windows(4)
+        .enumerate()
+        .filter(|(_, found)| *found == b"LSM\x03")
+        .map(|(at, _)| at);
     let headers: Vec<_> = headers.filter(|&header| header + 33 < index).collect();
     assert!(headers.len() > 12, "{headers:?}");
     for header in headers {
         let (mended, read) = case.mended(&case.flipped(&[header + 25, index]));
         assert_eq!(mended, Mended::Whole, "{header}");
         assert!(read.iter().all(Option::is_some), "{header}: {read:?}");
-        assert!(read.iter().filter(|&&read| read == Some(false)).count() <= 10, "{header}: {read:?}");
+        assert!(
+            read.iter().filter(|&&read| read == Some(false)).count() <= 10,
+            "{header}: {read:?}"
+        );
     }
 }

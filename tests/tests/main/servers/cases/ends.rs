@@ -21,7 +21,11 @@ pub(super) async fn a_deleted_object_is_gone_and_its_versions_go_on(engine: &Eng
         assert_eq!(bytes(engine, &key).await, None);
         engine.settle().await.unwrap();
         let again = put(engine, &key, 2, length).await;
-        assert_eq!((again.version.unwrap().get(), again.created), (2, true), "a version is never reused");
+        assert_eq!(
+            (again.version.unwrap().get(), again.created),
+            (2, true),
+            "a version is never reused"
+        );
         assert_holds(engine, &key, 2, length).await;
     }
 }
@@ -29,7 +33,11 @@ pub(super) async fn a_deleted_object_is_gone_and_its_versions_go_on(engine: &Eng
 pub(super) async fn a_prefix_is_deleted_and_nothing_beside_it(engine: &Engine) {
     let sizes = [SMALL, MEDIUM, LARGE];
     for (number, length) in (0..30u64).zip(sizes.into_iter().cycle().take(27).chain([SMALL; 3])) {
-        let length = if number > 6 { length.min(MEDIUM) } else { length };
+        let length = if number > 6 {
+            length.min(MEDIUM)
+        } else {
+            length
+        };
         put(engine, &format!("tmp/{number}"), number, length).await;
     }
     let beside = ["tmp", "tmp.", "tmp0", "tmo/1"];
@@ -47,9 +55,21 @@ pub(super) async fn a_prefix_is_deleted_and_nothing_beside_it(engine: &Engine) {
 pub(super) async fn what_has_expired_is_removed(engine: &Engine) {
     let sizes = [SMALL, MEDIUM, LARGE];
     for length in sizes {
-        engine.put(format!("mortal/{length}"), payload(1, length)).time_to_live(INSTANT).await.unwrap();
-        engine.put(format!("later/{length}"), payload(2, length)).time_to_live(HOUR).await.unwrap();
-        engine.put(format!("saved/{length}"), payload(3, length)).time_to_live(HOUR).await.unwrap();
+        engine
+            .put(format!("mortal/{length}"), payload(1, length))
+            .time_to_live(INSTANT)
+            .await
+            .unwrap();
+        engine
+            .put(format!("later/{length}"), payload(2, length))
+            .time_to_live(HOUR)
+            .await
+            .unwrap();
+        engine
+            .put(format!("saved/{length}"), payload(3, length))
+            .time_to_live(HOUR)
+            .await
+            .unwrap();
         put(engine, &format!("saved/{length}"), 4, length).await;
     }
     let env = Env::real().unwrap();
@@ -59,7 +79,11 @@ pub(super) async fn what_has_expired_is_removed(engine: &Engine) {
         }
     });
     assert!(removed.await.is_some(), "{:?}", engine.stats().await);
-    assert_eq!(engine.usage().await.unwrap().expired, 0, "they are removed, not hidden");
+    assert_eq!(
+        engine.usage().await.unwrap().expired,
+        0,
+        "they are removed, not hidden"
+    );
     for length in sizes {
         assert_eq!(bytes(engine, &format!("mortal/{length}")).await, None);
         assert_holds(engine, &format!("later/{length}"), 2, length).await;

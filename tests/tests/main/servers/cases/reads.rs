@@ -16,33 +16,54 @@ pub(super) async fn ranges_reach_across_blocks_and_parts(engine: &Engine) {
             let object = engine.get("k").range(range).await.unwrap().unwrap();
             assert_eq!(object.range(), expected, "{range:?} of {total}");
             let found = object.bytes().await.unwrap();
-            assert!(found == whole[expected.start as usize..expected.end as usize], "{range:?} of {total}");
+            assert!(
+                found == whole[expected.start as usize..expected.end as usize],
+                "{range:?} of {total}"
+            );
         }
         let beyond = engine.get("k").range(total as u64..).await.unwrap_err();
-        assert_eq!(beyond.kind(), ErrorKind::RangeNotSatisfiable { total: total as u64 });
+        assert_eq!(
+            beyond.kind(),
+            ErrorKind::RangeNotSatisfiable {
+                total: total as u64
+            }
+        );
     }
 }
 
-/// Ranges that begin and end before, on and behind each border, as far as there are bytes; and which bytes they mean.
+/// Ranges that begin and end before, on and behind each border, as far as there are bytes; and
+/// which bytes they mean.
 fn ranges(total: u64) -> Vec<(ByteRange, Range<u64>)> {
-    let borders = [0, BLOCK_BYTES, 3 * BLOCK_BYTES, PART_BYTES, 2 * PART_BYTES].map(|border| border as u64);
+    let borders =
+        [0, BLOCK_BYTES, 3 * BLOCK_BYTES, PART_BYTES, 2 * PART_BYTES].map(|border| border as u64);
     let borders = borders.into_iter().chain([total]);
     let points = borders.flat_map(|border| [border.saturating_sub(1), border, border + 1]);
     let mut points: Vec<u64> = points.filter(|&point| point < total).collect();
     points.dedup();
     let bounded = |start: u64, end: u64| (ByteRange::from(start..end), start..end);
-    let mut ranges: Vec<_> =
-        points.iter().flat_map(|&start| [bounded(start, start), bounded(start, start + 1)]).collect();
+    let mut ranges: Vec<_> = points
+        .iter()
+        .flat_map(|&start| [bounded(start, start), bounded(start, start + 1)])
+        .collect();
     for (nth, &start) in points.iter().enumerate() {
-        // Up to the next points, one after the other, and not to all of them: that would be too many.
-        ranges.extend(points[nth + 1..].iter().take(3).map(|&end| bounded(start, end)));
+        // Up to the next points, one after the other, and not to all of them: that would be too
+        // many.
+        ranges.extend(
+            points[nth + 1..]
+                .iter()
+                .take(3)
+                .map(|&end| bounded(start, end)),
+        );
     }
     ranges.extend([
         (ByteRange::Full, 0..total),
         (ByteRange::Last(0), total..total),
         (ByteRange::Last(1), total - 1..total),
     ]);
-    ranges.extend([(ByteRange::Last(total + 7), 0..total), (ByteRange::Last(total / 2), total - total / 2..total)]);
+    ranges.extend([
+        (ByteRange::Last(total + 7), 0..total),
+        (ByteRange::Last(total / 2), total - total / 2..total),
+    ]);
     ranges.extend([total / 2, total - 1].map(|start| (ByteRange::from(start..), start..total)));
     ranges.push((ByteRange::from(total / 2..total + 1000), total / 2..total));
     ranges

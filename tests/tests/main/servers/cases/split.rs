@@ -1,4 +1,5 @@
-//! Long puts, which the engine cuts into several blobs, some of them under way together: one object, or nothing at all.
+//! Long puts, which the engine cuts into several blobs, some of them under way together: one
+//! object, or nothing at all.
 //!
 //! Deliberately not here: uploads whose parts the caller cuts (`multipart.rs`).
 
@@ -12,19 +13,27 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use super::{LARGE, SPLIT_BYTES, assert_holds, assert_ranges, blobs, bytes, put, streamed};
 
-/// More than three blobs; of a stream that does not say how long it is, a first one of `LARGE` and two more.
+/// More than three blobs; of a stream that does not say how long it is, a first one of `LARGE` and
+/// two more.
 const LONG: usize = 3 * SPLIT_BYTES + BLOCK_BYTES + 7;
 
 pub(super) async fn a_long_put_is_several_blobs_and_reads_as_one(engine: &Engine) {
     let whole = payload(1, LONG);
     for (key, promised, cut) in [("known", true, SPLIT_BYTES), ("unknown", false, LARGE)] {
         let body = streamed(&whole, 700_001);
-        let body = if promised { body.promise(LONG as u64) } else { body };
+        let body = if promised {
+            body.promise(LONG as u64)
+        } else {
+            body
+        };
         let written = engine.put(key, body).await.unwrap();
         assert_eq!((written.outcome, written.created), (Outcome::Applied, true));
         assert_holds(engine, key, 1, LONG).await;
         let metadata = engine.head(key).await.unwrap().unwrap().metadata;
-        assert_eq!((metadata.size, metadata.checksum.unwrap().get()), (LONG as u64, xxh3_64(&whole)));
+        assert_eq!(
+            (metadata.size, metadata.checksum.unwrap().get()),
+            (LONG as u64, xxh3_64(&whole))
+        );
         let borders = (cut..LONG).step_by(SPLIT_BYTES).chain([LONG]);
         assert_ranges(engine, key, &whole, borders).await;
     }
@@ -34,7 +43,11 @@ pub(super) async fn a_long_put_is_several_blobs_and_reads_as_one(engine: &Engine
     assert_eq!(blobs(engine).await, 4 + 3 + 1);
     put(engine, "unknown", 3, LONG).await;
     assert!(engine.delete("known").await.unwrap().existed);
-    assert_eq!(blobs(engine).await, 4 + 4, "I5: nothing of what was replaced, and nothing of what was deleted");
+    assert_eq!(
+        blobs(engine).await,
+        4 + 4,
+        "I5: nothing of what was replaced, and nothing of what was deleted"
+    );
     assert_holds(engine, "renamed", 1, LONG).await;
     assert_holds(engine, "unknown", 3, LONG).await;
 }
@@ -42,13 +55,23 @@ pub(super) async fn a_long_put_is_several_blobs_and_reads_as_one(engine: &Engine
 pub(super) async fn a_long_put_that_fails_leaves_nothing(engine: &Engine) {
     put(engine, "there", 1, LONG).await;
     let error = || std::io::Error::other("the client hung up");
-    // It breaks within the first blob, between two, and with the last byte, which is of another number.
+    // It breaks within the first blob, between two, and with the last byte, which is of another
+    // number.
     for good in [SPLIT_BYTES - 1, LARGE, LARGE + BLOCK_BYTES, LONG - 1] {
         for promised in [true, false] {
             let body = Body::stream(stream::iter([Ok(payload(2, good)), Err(error())]));
-            let body = if promised { body.promise(LONG as u64) } else { body };
-            for (key, body) in [("there", body), ("absent", streamed(&payload(2, good), 700_001).promise(LONG as u64))]
-            {
+            let body = if promised {
+                body.promise(LONG as u64)
+            } else {
+                body
+            };
+            for (key, body) in [
+                ("there", body),
+                (
+                    "absent",
+                    streamed(&payload(2, good), 700_001).promise(LONG as u64),
+                ),
+            ] {
                 let error = engine.put(key, body).await.unwrap_err();
                 assert_eq!(error.kind(), ErrorKind::Source, "after {good} bytes");
             }
@@ -70,7 +93,11 @@ pub(super) async fn a_caller_that_leaves_a_long_put_stores_nothing(engine: &Engi
             future::pending().await
         });
         let body = Body::stream(good.chain(waits));
-        let body = if promised { body.promise(LONG as u64) } else { body };
+        let body = if promised {
+            body.promise(LONG as u64)
+        } else {
+            body
+        };
         match future::select(engine.put("there", body).into_future(), arrival).await {
             Either::Left((outcome, _)) => panic!("its stream has not ended: {outcome:?}"),
             Either::Right((told, put)) => drop((told.unwrap(), put)),
