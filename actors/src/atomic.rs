@@ -11,27 +11,23 @@
 //! Guards I3: one batch, decided while no other decision about these objects can be made. Every
 //! borrower takes shards in the same order, so that none waits for another in a circle.
 //! Deliberately not here: how a lease ends (`lease.rs`), and what is decided about each object
-//! (`cenotaph_storage::swap`).
+//! (`cenotaph_storage::decide`).
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
-use cenotaph_storage::index::{Batch, CommitError};
-use cenotaph_storage::planted::Bug;
-use cenotaph_storage::swap::{
-    Decision, Deleted, Mutation, Rename, RenameDecision, Standing, Swap, Written,
+use cenotaph_storage::decide::{
+    Deleted, Effect, Mutation, Plan, ReadSet, Rename, Standing, Swap, SwapReply, SwapView, Written,
 };
-use cenotaph_storage::{Error, ErrorKind, ObjectId, Result, Seam, Timestamp};
+use cenotaph_storage::{Error, ErrorKind, ObjectId, Result, Seam};
 use tokio::sync::oneshot;
 
 use crate::admission::Permit;
 use crate::aftermath::Aftermath;
 use crate::lease::{self, Lease};
 use crate::messages::ShardMessage;
-use crate::reply::{
-    Answer, Reply, answer, applied, conflict, deleted, nothing_committed, reply, written,
-};
+use crate::reply::{Reply, reply};
+use crate::shard::{completion, guarded};
 use crate::shared::{Common, Shared};
 use crate::tiered::Tiered;
 
@@ -42,13 +38,6 @@ pub enum WriteReply {
     Written(Written),
     /// A delete.
     Deleted(Deleted),
-}
-
-/// What is to be committed, and what its caller hears then.
-struct Plan<T> {
-    batch: Batch,
-    next: BTreeMap<ObjectId, Standing>,
-    answer: Result<T>,
 }
 
 impl Tiered {
@@ -91,7 +80,7 @@ impl Tiered {
         let objects = vec![rename.from.clone(), rename.to.clone()];
         let decide = move |standings: &BTreeMap<ObjectId, Standing>, common: &Common| {
             let now = common.env.steady_now();
-            Ok(decide_rename(&rename, standings, now))
+            rename.decide(&standings[&rename.from], &standings[&rename.to], now)
         };
         self.commit_together(objects, permit, decide).await
     }
@@ -100,7 +89,7 @@ impl Tiered {
         &self,
         mut objects: Vec<ObjectId>,
         permit: Permit,
-        decide: impl Fn(&BTreeMap<ObjectId, Standing>, &Common) -> Result<Plan<T>> + Send + 'static,
+        decide: impl Fn(&BTreeMap<ObjectId, Standing>, &Common) -> Plan<T> + Send + 'static,
     ) -> Result<T> {
         objects.sort_unstable();
         if let Some(twice) = objects.windows(2).find(|pair| pair[0] == pair[1]) {
@@ -138,7 +127,7 @@ struct Borrower {
 impl Borrower {
     async fn run<T: Send + 'static>(
         self,
-        decide: impl Fn(&BTreeMap<ObjectId, Standing>, &Common) -> Result<Plan<T>>,
+        decide: impl Fn(&BTreeMap<ObjectId, Standing>, &Common) -> Plan<T>,
         reply: Reply<T>,
     ) {
         let mut reply = Some(reply);
@@ -147,30 +136,29 @@ impl Borrower {
                 Ok(Some(borrowed)) => {
                     self.shared.env.pass(Seam::AtomicBeforeDecide).await;
                     let plan = decide(&borrowed.standings(), &self.shared);
-                    match plan.and_then(|plan| self.shared.admit(&plan.batch).map(|()| plan)) {
-                        Ok(plan) => reply = self.commit(borrowed, plan, reply),
-                        Err(error) => return answer_with(reply, error),
+                    let plan = plan.based_on(borrowed.reads());
+                    if plan.effect == Effect::Known {
+                        return answer(reply, plan.reply);
                     }
+                    if let Err(error) = self.shared.admit(&plan.batch) {
+                        return answer(reply, Err(error));
+                    }
+                    reply = self.commit(borrowed, plan, reply);
                     if reply.is_none() {
                         return self.shared.env.pass(Seam::AtomicAfterSubmit).await;
                     }
                 }
                 Ok(None) => {}
-                Err(error) => return answer_with(reply, error),
+                Err(error) => return answer(reply, Err(error)),
             }
             if let Err(error) = self.shared.health.check_failed("batch") {
-                return answer_with(reply, error);
+                return answer(reply, Err(error));
             }
             self.shared.back_off(attempt).await;
         }
-        answer_with(
-            reply,
-            Error::new(
-                ErrorKind::Unavailable,
-                "batch",
-                "a shard is not there; nothing was committed",
-            ),
-        );
+        let message = "a shard does not run; nothing was committed";
+        let error = Error::new(ErrorKind::Unavailable, "batch", message);
+        answer(reply, Err(error));
     }
 
     /// All objects, shard by shard; none if a request was lost.
@@ -201,77 +189,38 @@ impl Borrower {
         Ok(Some(borrowed))
     }
 
-    /// Submits the plan under all leases; gives the reply back if one of them is void.
+    /// Submits the plan under all leases; returns the reply if a lease is void.
     fn commit<T: Send + 'static>(
         &self,
         borrowed: Borrowed,
         plan: Plan<T>,
         mut reply: Option<Reply<T>>,
     ) -> Option<Reply<T>> {
-        let Plan {
-            batch,
-            next,
-            answer,
-        } = plan;
         let Borrowed { leases, objects } = borrowed;
+        let rows: BTreeMap<ObjectId, Standing> = plan.rows.into_iter().collect();
         let next = objects.into_iter().map(|objects| {
-            let stands = |object: ObjectId| {
-                next.get(&object)
-                    .cloned()
-                    .map(|standing| (object, standing))
+            let changed = |object: ObjectId| {
+                let standing = rows.get(&object).cloned();
+                standing.map(|standing| (object, standing))
             };
-            objects.into_iter().filter_map(stands).collect()
+            objects.into_iter().filter_map(changed).collect()
         });
         let reached: Vec<_> = leases
             .iter()
             .map(|lease| (lease.ticket, lease.durable.clone()))
             .collect();
-        let (shared, permit, after) = (
-            Arc::clone(&self.shared),
-            self.permit.clone(),
-            Aftermath::of(&batch),
-        );
         lease::commit(&leases, next.collect(), || {
             let Some(reply) = reply.take() else { return };
-            let reply = if batch.is_empty() {
-                nothing_committed(reply)
-            } else {
-                reply
-            };
-            let completion = move |outcome: Result<(), CommitError>| {
-                match &outcome {
-                    Ok(()) => {
-                        reached
-                            .iter()
-                            .for_each(|(ticket, durable)| durable.reached(*ticket));
-                        after.tell(&shared);
-                    }
-                    Err(error) => after.failed(&shared, error),
-                }
-                drop(permit);
-                reply(outcome.map_err(CommitError::into_error).and(answer));
-            };
-            self.submit(batch, Box::new(completion));
+            self.shared.count(plan.event);
+            let reply = guarded(plan.effect, reply);
+            let after = Aftermath::of(&plan.batch);
+            let permit = Some(self.permit.clone());
+            let completion = completion(&self.shared, after, reached, permit, move |committed| {
+                reply(committed.and(plan.reply));
+            });
+            self.shared.index.submit(plan.batch, completion);
         });
         reply
-    }
-
-    fn submit(&self, batch: Batch, completion: cenotaph_storage::index::Completion) {
-        if !self.shared.env.planted(Bug::AtomicInTwoBatches) {
-            return self.shared.index.submit(batch, completion);
-        }
-        let changes = batch.into_changes();
-        let (mut first, mut second) = (Batch::new(), Batch::new());
-        let half = changes.len() / 2;
-        for (at, (table, key, value)) in changes.into_iter().enumerate() {
-            let into = if at < half { &mut first } else { &mut second };
-            match value {
-                Some(value) => into.put(table, key, value),
-                None => into.remove(table, key),
-            }
-        }
-        self.shared.index.submit(first, Box::new(drop));
-        self.shared.index.submit(second, completion);
     }
 }
 
@@ -282,6 +231,14 @@ struct Borrowed {
 }
 
 impl Borrowed {
+    fn reads(&self) -> ReadSet {
+        let mut reads = ReadSet::default();
+        for lease in &self.leases {
+            reads.extend(lease.reads.clone());
+        }
+        reads
+    }
+
     fn standings(&self) -> BTreeMap<ObjectId, Standing> {
         let of_one = |(lease, objects): (&Lease, &Vec<ObjectId>)| {
             objects
@@ -298,89 +255,55 @@ impl Borrowed {
     }
 }
 
-fn answer_with<T>(reply: Option<Reply<T>>, error: Error) {
+fn answer<T>(reply: Option<Reply<T>>, answer: Result<T>) {
     if let Some(reply) = reply {
-        reply(Err(error));
+        reply(answer);
     }
 }
 
-/// What all swaps come to; nothing but an answer if one of them can't be.
+/// Decides all swaps; a plan that only fails if one of them can't commit.
 fn decide(
     swaps: &[Swap],
     standings: &BTreeMap<ObjectId, Standing>,
-    common: &Common,
-) -> Result<Plan<Vec<WriteReply>>> {
-    let now = common.env.steady_now();
-    let mut plan = Plan {
-        batch: Batch::new(),
-        next: BTreeMap::new(),
-        answer: Ok(()),
-    };
+    context: &Common,
+) -> Plan<Vec<WriteReply>> {
+    let now = context.env.steady_now();
     let mut replies = Vec::with_capacity(swaps.len());
+    let mut plans = Vec::with_capacity(swaps.len());
     for swap in swaps {
-        let standing = &standings[&swap.id];
-        let decision = swap
-            .decide(standing, false, now)
-            .map_err(|error| error.with_id(&swap.id))?;
-        if let Decision::Conflict { current, .. } = decision {
-            common.counters.conflicts.fetch_add(1, Ordering::Relaxed);
-            let error = conflict("batch", current).with_id(&swap.id);
-            return Ok(Plan {
-                batch: Batch::new(),
-                next: BTreeMap::new(),
-                answer: Err(error),
-            });
+        let view = SwapView {
+            standing: standings[&swap.id].clone(),
+            is_unreadable: false,
+            change_is_live: false,
+        };
+        let plan = swap.decide(&view, now);
+        match &plan.reply {
+            Ok(reply) => replies.push(write_reply(swap, *reply)),
+            Err(error) => return plan_failure(error, &swap.id),
         }
-        plan.batch.append(swap.batch(standing, &decision, now));
-        replies.push(write_reply(swap, answer(swap, standing, &decision))?);
-        if let Decision::Commit { next, .. } = decision {
-            plan.next.insert(swap.id.clone(), next);
-        }
+        plans.push(plan);
     }
-    let Plan {
-        batch,
-        next,
-        answer,
-    } = plan;
-    Ok(Plan {
-        batch,
-        next,
-        answer: answer.map(|()| replies),
-    })
+    Plan::together(plans, replies)
 }
 
-fn write_reply(swap: &Swap, answer: Answer) -> Result<WriteReply> {
+/// Plans the failure of a batch because of one object.
+fn plan_failure<T>(error: &Error, id: &ObjectId) -> Plan<T> {
+    let mut plan = match error.kind() {
+        ErrorKind::Conflict { current } => Plan::conflict("batch", current),
+        _ => Plan::known(Err(error.clone())),
+    };
+    plan.reply = plan.reply.map_err(|error| error.with_id(id));
+    plan
+}
+
+fn write_reply(swap: &Swap, reply: SwapReply) -> WriteReply {
     match swap.mutation {
-        Mutation::Delete => deleted(answer).map(WriteReply::Deleted),
+        Mutation::Delete => WriteReply::Deleted(reply.deleted()),
         Mutation::Inline { .. }
         | Mutation::Tombstone { .. }
         | Mutation::Amend(_)
         | Mutation::Extend(_)
         | Mutation::Touch { .. }
-        | Mutation::Expire => written(answer).map(WriteReply::Written),
-    }
-}
-
-fn decide_rename(
-    rename: &Rename,
-    standings: &BTreeMap<ObjectId, Standing>,
-    now: Timestamp,
-) -> Plan<Option<Written>> {
-    let before = (&standings[&rename.from], &standings[&rename.to]);
-    let nothing = |answer| Plan {
-        batch: Batch::new(),
-        next: BTreeMap::new(),
-        answer,
-    };
-    match rename.decide(before.0, before.1, now) {
-        RenameDecision::Absent => nothing(Ok(None)),
-        RenameDecision::Conflict { of, current } => {
-            nothing(Err(conflict("rename", current).with_id(&of)))
-        }
-        RenameDecision::Commit { from, to, replaced } => Plan {
-            batch: rename.batch(before, (&from, &to), now),
-            answer: Ok(Some(applied(&to, !replaced))),
-            next: BTreeMap::from([(rename.from.clone(), from), (rename.to.clone(), to)]),
-        },
+        | Mutation::Expire => WriteReply::Written(reply.written()),
     }
 }

@@ -118,7 +118,7 @@ fn a_batch_of_unknown_outcome_leads_to_a_scan() {
         revisions: vec![revision(1)],
     };
     let [first, second] = [1, 2].map(|number| OperationId::from_slice(&[number; 16]).unwrap());
-    backlog.note(&BacklogUpdate::of(&cenotaph_storage::swap::record(
+    backlog.note(&BacklogUpdate::of(&cenotaph_storage::decide::record(
         first, &change,
     )));
     assert!(backlog.may_hold(first) && !backlog.may_hold(second));
@@ -129,7 +129,7 @@ fn a_batch_of_unknown_outcome_leads_to_a_scan() {
             oldest: Some(at(5))
         })
     );
-    backlog.doubt(&BacklogUpdate::of(&cenotaph_storage::swap::record(
+    backlog.doubt(&BacklogUpdate::of(&cenotaph_storage::decide::record(
         second, &change,
     )));
     assert!(backlog.may_hold(second) && backlog.tally_changes().is_none());

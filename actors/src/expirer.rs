@@ -16,10 +16,11 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::Bytes;
+use cenotaph_storage::decide::{
+    Deleted, Mutation, Precondition, SessionMutation, SessionSwap, Swap,
+};
 use cenotaph_storage::index::{Range, Table};
-use cenotaph_storage::planted::Bug;
 use cenotaph_storage::rows::{Due, expiry_end, read_expiry_key};
-use cenotaph_storage::swap::{Deleted, Mutation, Precondition, SessionMutation, SessionSwap, Swap};
 use cenotaph_storage::{ErrorKind, ObjectId, Result, Seam, Timestamp, UploadId};
 use futures::stream::{self, StreamExt};
 use ractor::{Actor, ActorProcessingErr, ActorRef};
@@ -28,7 +29,6 @@ use crate::admission::Permit;
 use crate::alarm::Alarm;
 use crate::intensity::backoff;
 use crate::messages::ExpirerMessage;
-use crate::reply::deleted;
 use crate::shared::Shared;
 
 /// The expirer actor.
@@ -251,22 +251,16 @@ impl Expirer {
     }
 
     async fn expire(&self, id: ObjectId) -> Result<Deleted> {
-        let trusts = self.shared.env.planted(Bug::ExpirerTrustsItsEntry);
-        let mutation = if trusts {
-            Mutation::Delete
-        } else {
-            Mutation::Expire
-        };
         let swap = Swap {
             id,
             operation: self.shared.env.operation_id(),
             precondition: Precondition::None,
-            mutation,
+            mutation: Mutation::Expire,
         };
-        deleted(
-            self.shared
-                .compare_and_write(swap, &Permit::free(), |reply| reply)
-                .await?,
-        )
+        let reply = self
+            .shared
+            .compare_and_write(swap, &Permit::free(), |reply| reply)
+            .await?;
+        Ok(reply.deleted())
     }
 }

@@ -18,7 +18,7 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use cenotaph_storage::ObjectId;
-use cenotaph_storage::swap::Standing;
+use cenotaph_storage::decide::{ReadSet, Standing};
 use tokio::sync::oneshot;
 
 use crate::overlay::{Durable, Ticket};
@@ -27,6 +27,8 @@ use crate::overlay::{Durable, Ticket};
 pub(crate) struct Lease {
     /// How they stand, in the order in which they were asked for.
     pub(crate) standings: Vec<Standing>,
+    /// Entries that these states were read from.
+    pub(crate) reads: ReadSet,
     /// The place of the commit among the shard's batches.
     pub(crate) ticket: Ticket,
     /// Where to say that it is durable.
@@ -51,7 +53,12 @@ enum State {
 
 impl Lease {
     /// A lease, and the side of it that the shard keeps.
-    pub(crate) fn new(standings: Vec<Standing>, ticket: Ticket, durable: Durable) -> (Self, Lent) {
+    pub(crate) fn new(
+        standings: Vec<Standing>,
+        reads: ReadSet,
+        ticket: Ticket,
+        durable: Durable,
+    ) -> (Self, Lent) {
         let state = Arc::new(Mutex::new(State::Held));
         let (sender, ended) = oneshot::channel();
         let lent = Lent {
@@ -61,6 +68,7 @@ impl Lease {
         (
             Self {
                 standings,
+                reads,
                 ticket,
                 durable,
                 state,
@@ -130,6 +138,7 @@ mod tests {
         let ticket = overlay.next_ticket();
         Lease::new(
             vec![Standing::Absent(Version::NONE)],
+            ReadSet::default(),
             ticket,
             overlay.durable(),
         )

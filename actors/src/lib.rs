@@ -13,7 +13,7 @@
 //! every actor holds), `shard`, `lease` and `atomic` (one commit for several shards), `upload`,
 //! `recovery`, `sweeper`, `expirer`, `supervisor`, and last [`Tiered`] with its `writes` and its
 //! `mending` (the scrub), the handle that the engine holds. Guards the order of I1, I3, I6, I8 and
-//! I10. Deliberately not here: decisions (`cenotaph_storage::swap` is pure) and reads, which need
+//! I10. Deliberately not here: decisions (`cenotaph_storage::decide` is pure) and reads, which need
 //! no actor.
 
 mod admission;
@@ -38,7 +38,6 @@ mod recovery;
 mod reply;
 mod room;
 mod routes;
-mod session;
 mod shard;
 mod shared;
 mod supervisor;

@@ -10,31 +10,21 @@
 //! Each repair is decided where it is carried out, against what stands then, and is idempotent: a
 //! scrub that is dropped, or whose shard dies, has repaired what it has, and the next one finds the
 //! rest. Deliberately not here: what is damage, and which remedy it has
-//! (`cenotaph_storage::scrub`); what a shard does about it (`cenotaph_storage::swap::Mend`,
+//! (`cenotaph_storage::scrub`); what a shard does about it (`cenotaph_storage::decide::Mend`,
 //! `UploadMend`).
 
-use std::collections::BTreeMap;
-
-use bytes::Bytes;
-use cenotaph_storage::index::Table;
+use cenotaph_storage::decide::{
+    Mend, Mutation, Precondition, SessionMutation, SessionSwap, Swap, SwapReply, UploadMend,
+};
 use cenotaph_storage::planted::Bug;
-use cenotaph_storage::rows::{
-    Filed, Row, Session, floor_key, part_key, read_floor, read_part_key, session_key,
-};
 use cenotaph_storage::scrub::{Cure, Damage, Fate, Found, Remedy, Scrub, ScrubReport};
-use cenotaph_storage::swap::{
-    Mend, Mending, Mutation, Precondition, Seen, SeenEntry, SeenUpload, SessionMutation,
-    SessionSwap, Sight, Standing, Swap, UploadMend,
-};
-use cenotaph_storage::{Error, ErrorKind, ObjectId, Reason, Result, UploadId, Version};
+use cenotaph_storage::{ErrorKind, ObjectId, Reason, Result, UploadId};
 use futures::stream::{self, StreamExt};
 
 use crate::admission::Permit;
 use crate::aftermath::Aftermath;
 use crate::messages::{Act, ShardMessage};
-use crate::overlay::Overlay;
-use crate::reply::{Answer, Reply};
-use crate::shard::Shard;
+use crate::shard::Reader;
 use crate::shared::Common;
 use crate::tiered::Tiered;
 
@@ -195,13 +185,7 @@ impl Common {
     async fn look(&self, cure: Cure) -> Result<Option<Fate>> {
         let is_confirmed = match cure {
             Cure::Mend(object, mend) => {
-                let seen = self.seen(&object).await?;
-                let entry = self.entry(mend.reads(&object, &seen)).await?;
-                let sight = Sight {
-                    seen,
-                    entry,
-                    is_pending: false,
-                };
+                let sight = Reader::of_index(self).sight(&object, &mend).await?;
                 mend.decide(&object, &sight, self.env.steady_now())
                     .is_some()
             }
@@ -258,7 +242,7 @@ impl Common {
         id: ObjectId,
         precondition: Precondition,
         mutation: Mutation,
-    ) -> Result<Answer> {
+    ) -> Result<SwapReply> {
         let swap = Swap {
             id,
             operation: self.env.operation_id(),
@@ -267,160 +251,6 @@ impl Common {
         };
         self.compare_and_write(swap, &Permit::free(), |reply| reply)
             .await
-    }
-}
-
-impl Shard {
-    /// Reads the newest state, and mends what is confirmed to be wrong; answers whether anything
-    /// is.
-    pub(crate) async fn mend(
-        &self,
-        overlay: &mut Overlay,
-        object: &ObjectId,
-        mend: &Mend,
-        act: Act,
-        reply: Reply<bool>,
-    ) {
-        let sight = match self.sight(overlay, object, mend).await {
-            Ok(sight) => sight,
-            Err(error) => return reply(Err(error)),
-        };
-        let mending = mend.decide(object, &sight, self.shared.env.steady_now());
-        let is_confirmed = mending.is_some();
-        let Some(Mending { batch, next }) = mending.filter(|_| act == Act::Mend) else {
-            return reply(Ok(is_confirmed));
-        };
-        let ticket = overlay.next_ticket();
-        if let Some(next) = next {
-            overlay.stand(ticket, object, next);
-        }
-        self.submit(overlay, batch, is_confirmed, None, reply);
-    }
-
-    async fn sight(&self, overlay: &Overlay, object: &ObjectId, mend: &Mend) -> Result<Sight> {
-        let pending = overlay.standing(object);
-        let seen = match pending {
-            Some(standing) => Seen::Whole(standing.clone()),
-            None => self.shared.seen(object).await?,
-        };
-        let entry = self.shared.entry(mend.reads(object, &seen)).await?;
-        Ok(Sight {
-            seen,
-            entry,
-            is_pending: pending.is_some(),
-        })
-    }
-
-    /// The same for an upload.
-    pub(crate) async fn mend_upload(
-        &self,
-        overlay: &mut Overlay,
-        (object, upload): (&ObjectId, &UploadId),
-        mend: &UploadMend,
-        act: Act,
-        reply: Reply<bool>,
-    ) {
-        let seen = match self.seen_upload(overlay, (object, upload), mend).await {
-            Ok(seen) => seen,
-            Err(error) => return reply(Err(error)),
-        };
-        let batch = mend.decide(object, upload, &seen, self.shared.env.steady_now());
-        let is_confirmed = batch.is_some();
-        let Some(batch) = batch.filter(|_| act == Act::Mend) else {
-            return reply(Ok(is_confirmed));
-        };
-        let ticket = overlay.next_ticket();
-        overlay.note_sessions(ticket, &batch);
-        self.submit(overlay, batch, is_confirmed, None, reply);
-    }
-
-    async fn seen_upload(
-        &self,
-        overlay: &Overlay,
-        (object, upload): (&ObjectId, &UploadId),
-        mend: &UploadMend,
-    ) -> Result<SeenUpload> {
-        let key = session_key(object, upload);
-        let mut is_pending = overlay.session(&key).is_some();
-        let session = decoded(self.session_entry(overlay, &key).await, Session::decode)?;
-        let mut parts = BTreeMap::new();
-        match mend {
-            UploadMend::Expiry { .. } => {}
-            UploadMend::Excise => {
-                let filed = match self.part_entries(overlay, upload).await {
-                    // What can't be read of them is left, as parts without a session.
-                    Err(error) => broken(error, BTreeMap::new())?,
-                    Ok(filed) => filed,
-                };
-                for (key, value) in filed {
-                    // One that is filed under no part's number is found, and mended, by itself.
-                    let Ok((_, number)) = read_part_key(&key) else {
-                        continue;
-                    };
-                    parts.insert(number, decoded(Ok(Some(value)), Filed::decode)?);
-                }
-            }
-            UploadMend::GiveUp { number, .. } | UploadMend::Checksums { number, .. } => {
-                let key = part_key(upload, *number);
-                is_pending |= overlay.session(&key).is_some();
-                parts.insert(
-                    *number,
-                    decoded(self.session_entry(overlay, &key).await, Filed::decode)?,
-                );
-            }
-        }
-        let entry = self.shared.entry(mend.reads(object, upload)).await?;
-        Ok(SeenUpload {
-            session,
-            parts,
-            entry,
-            is_pending,
-        })
-    }
-}
-
-/// What was read of one key. What is damaged is seen as such; what a later build may have written
-/// is an error.
-fn decoded<T>(
-    read: Result<Option<Bytes>>,
-    decode: impl Fn(&Bytes) -> Result<T>,
-) -> Result<SeenEntry<T>> {
-    let entry = read.and_then(|value| {
-        value.map_or(Ok(SeenEntry::Absent), |value| {
-            decode(&value).map(SeenEntry::Whole)
-        })
-    });
-    entry.or_else(|error| broken(error, SeenEntry::Broken))
-}
-
-impl Common {
-    /// How an object durably stands, even where it can't be read.
-    async fn seen(&self, id: &ObjectId) -> Result<Seen> {
-        match decoded(self.index.get(Table::Rows, id.encoded()).await, Row::decode)? {
-            SeenEntry::Whole(row) => return Ok(Seen::Whole(Standing::Present(Box::new(row)))),
-            SeenEntry::Broken => return Ok(Seen::BrokenRow),
-            SeenEntry::Absent => {}
-        }
-        Ok(
-            match decoded(
-                self.index.get(Table::Meta, &floor_key(id)).await,
-                read_floor,
-            )? {
-                SeenEntry::Whole(floor) => Seen::Whole(Standing::Absent(floor)),
-                SeenEntry::Broken => Seen::BrokenFloor,
-                SeenEntry::Absent => Seen::Whole(Standing::Absent(Version::NONE)),
-            },
-        )
-    }
-
-    /// The durable value of a key, as far as it can be read.
-    async fn entry(&self, key: Option<(Table, Bytes)>) -> Result<SeenEntry<Bytes>> {
-        match key {
-            Some((table, key)) => {
-                decoded(self.index.get(table, &key).await, |value| Ok(value.clone()))
-            }
-            None => Ok(SeenEntry::Absent),
-        }
     }
 }
 
@@ -437,14 +267,5 @@ fn mended(answer: Result<bool>, act: Act) -> Result<Option<Fate>> {
             Ok(Some(Fate::Left))
         }
         Err(error) => Err(error),
-    }
-}
-
-/// What is damaged is seen as such; what a later build may have written is not touched.
-fn broken<T>(error: Error, seen: T) -> Result<T> {
-    if error.kind() == ErrorKind::Corrupt {
-        Ok(seen)
-    } else {
-        Err(error)
     }
 }

@@ -8,8 +8,10 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
+use cenotaph_storage::decide::{
+    Mend, Precondition, SessionSwap, Swap, SwapReply, UploadMend, Written,
+};
 use cenotaph_storage::rows::Attributes;
-use cenotaph_storage::swap::{Mend, Precondition, SessionSwap, Swap, UploadMend, Written};
 use cenotaph_storage::{
     Digest, Error, ObjectId, OperationId, PartEtag, PartNumber, Result, Timestamp, UploadId,
 };
@@ -19,7 +21,7 @@ use tokio::sync::oneshot;
 use crate::admission::Permit;
 use crate::alarm::Setting;
 use crate::lease::Lease;
-use crate::reply::{Answer, Caller, Reply, SessionAnswer};
+use crate::reply::{Caller, Reply};
 
 /// What a shard is asked.
 pub(crate) enum ShardMessage {
@@ -27,13 +29,13 @@ pub(crate) enum ShardMessage {
     Swap {
         swap: Box<Swap>,
         permit: Permit,
-        reply: Reply<Answer>,
+        reply: Reply<SwapReply>,
     },
     /// Decide this step of an upload, and commit what follows from it.
     Session {
         swap: Box<SessionSwap>,
         permit: Permit,
-        reply: Reply<SessionAnswer>,
+        reply: Reply<Option<Written>>,
     },
     /// Fence this change of this object, if it is still there (I6). Answers whether it was.
     Fence {

@@ -10,19 +10,21 @@
 //!
 //! No byte is moved by a completion, and nothing is assembled in the blob tier, so that there is no
 //! reply of it to lose. Guards I10 as `writes.rs` does: an answer is the commit's own. Deliberately
-//! not here: what is decided (`cenotaph_storage::swap`), and listings, which ask no actor.
+//! not here: what is decided (`cenotaph_storage::decide`), and listings, which ask no actor.
 
-use cenotaph_storage::index::Table;
-use cenotaph_storage::rows::{Phase, Session, session_key};
-use cenotaph_storage::swap::{
+use cenotaph_storage::decide::{
     PartRules, Precondition, Selection, SessionMutation, SessionSwap, Written,
 };
-use cenotaph_storage::{Digest, ObjectId, PartNumber, Result, Seam, UploadId, no_such_upload};
+use cenotaph_storage::index::Table;
+use cenotaph_storage::rows::{Phase, Session, session_key};
+use cenotaph_storage::{
+    Digest, Error, ErrorKind, ObjectId, PartNumber, Result, Seam, UploadId, no_such_upload,
+};
 use tokio::sync::oneshot;
 
 use crate::admission::Permit;
 use crate::messages::{Job, Purpose, Source, UploadedPart};
-use crate::reply::{Caller, stepped};
+use crate::reply::Caller;
 use crate::shared::Common;
 use crate::tiered::Tiered;
 use crate::writes::Intent;
@@ -160,10 +162,11 @@ impl Tiered {
             rules,
             kept_for,
         };
-        match self.step(id, upload, completion).await? {
-            Some(written) => Ok(written),
-            None => unreachable!("a completion is answered with what came of it"),
-        }
+        let written = self.step(id, upload, completion).await?;
+        written.ok_or_else(|| {
+            let message = "the completion has no result; complete the upload again";
+            Error::new(ErrorKind::Unavailable, "multipart", message).with_id(id)
+        })
     }
 
     /// Gives an upload up, and all of its parts. Aborting it again does nothing.
@@ -209,7 +212,7 @@ impl Tiered {
                 shared.step(swap, &permit, |reply| reply).await
             }
         };
-        answer.and_then(stepped).map_err(|error| error.with_id(id))
+        answer.map_err(|error| error.with_id(id))
     }
 }
 

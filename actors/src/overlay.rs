@@ -10,8 +10,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
-use cenotaph_storage::index::{Batch, Table};
-use cenotaph_storage::swap::Standing;
+use cenotaph_storage::decide::{Plan, Standing};
+use cenotaph_storage::index::Table;
 use cenotaph_storage::{ObjectId, OperationId};
 
 /// The place of a batch in the order of its shard's submissions.
@@ -83,22 +83,22 @@ impl Overlay {
             .push_back((ticket, Entry::Standing(id.encoded().clone())));
     }
 
-    /// Notes that a change is gone once this batch is durable.
-    pub(crate) fn settle(&mut self, ticket: Ticket, change: OperationId) {
-        self.settled.insert(change, ticket);
-        self.order.push_back((ticket, Entry::Settled(change)));
-    }
-
-    /// Notes what the session table holds once this batch is durable.
-    pub(crate) fn note_sessions(&mut self, ticket: Ticket, batch: &Batch) {
-        let of_sessions = batch
-            .changes()
-            .iter()
-            .filter(|(table, ..)| *table == Table::Sessions);
-        for (_, key, value) in of_sessions {
+    /// Records a plan that is about to be submitted, and returns the ticket of its batch.
+    pub(crate) fn record<T>(&mut self, plan: &Plan<T>) -> Ticket {
+        let ticket = self.next_ticket();
+        for (id, standing) in &plan.rows {
+            self.stand(ticket, id, standing.clone());
+        }
+        for &change in &plan.settled {
+            self.settled.insert(change, ticket);
+            self.order.push_back((ticket, Entry::Settled(change)));
+        }
+        let uploads = plan.batch.changes().iter();
+        for (_, key, value) in uploads.filter(|(table, ..)| *table == Table::Sessions) {
             self.sessions.insert(key.clone(), (ticket, value.clone()));
             self.order.push_back((ticket, Entry::Session(key.clone())));
         }
+        ticket
     }
 
     /// What the session table will hold under this key, if that is not yet durable: a value, or

@@ -16,10 +16,9 @@
 use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
-use cenotaph_storage::index::{Batch, Range, Table};
+use cenotaph_storage::index::{Range, Table};
 use cenotaph_storage::planted::Bug;
 use cenotaph_storage::rows::Change;
-use cenotaph_storage::swap;
 use cenotaph_storage::{ErrorKind, OperationId, Result, Seam};
 use futures::stream::{self, StreamExt};
 use ractor::{Actor, ActorProcessingErr, ActorRef};
@@ -137,9 +136,8 @@ impl Recovery {
 
     /// Looks at the changes of dead owners that the backlog names.
     async fn settle_known(&self) -> Result<u64> {
-        let planted = self.shared.env.planted(Bug::RecoveryWithoutFence);
         let changes = self.shared.backlog.changes().into_iter();
-        let dead = changes.filter(|id| planted || !self.shared.owners.is_alive(*id));
+        let dead = changes.filter(|id| !self.has_owner(*id));
         in_order(dead.map(|id| self.settle_by_id(id))).await
     }
 
@@ -159,15 +157,17 @@ impl Recovery {
         }
     }
 
+    fn has_owner(&self, id: OperationId) -> bool {
+        self.shared.owners.is_alive(id) && !self.shared.env.planted(Bug::RecoveryWithoutFence)
+    }
+
     /// Fences one change, if its owner is dead; whether it was. A damaged entry is left for a
     /// scrub: it must not hold up the others.
     async fn settle(&self, id: OperationId, value: Bytes) -> Result<bool> {
-        let planted = self.shared.env.planted(Bug::RecoveryWithoutFence);
-        if self.shared.owners.is_alive(id) && !planted {
+        if self.has_owner(id) {
             return Ok(false);
         }
         let outcome = match Change::decode(&value) {
-            Ok(change) if planted => self.give_up_unfenced(id, &change).await,
             Ok(change) => self.fence(id, &change).await,
             Err(error) => Err(error),
         };
@@ -178,24 +178,6 @@ impl Recovery {
             }
             outcome => outcome,
         }
-    }
-
-    /// [`Bug::RecoveryWithoutFence`]: what the row does not name now is given up, and the change
-    /// stays live meanwhile.
-    async fn give_up_unfenced(&self, id: OperationId, change: &Change) -> Result<bool> {
-        let standing = self.shared.standing(&change.object).await?;
-        let queued = swap::fence(id, change, &standing, self.shared.env.steady_now());
-        let mut batch = Batch::new();
-        for (table, key, value) in queued.into_changes() {
-            match value {
-                Some(value) => batch.put(table, key, value),
-                None if self.shared.owners.is_alive(id) => {}
-                None => batch.remove(table, key),
-            }
-        }
-        self.shared.commit(batch, ()).await?;
-        self.shared.wake_sweeper();
-        Ok(true)
     }
 
     async fn fence(&self, id: OperationId, change: &Change) -> Result<bool> {

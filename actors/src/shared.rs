@@ -4,10 +4,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use cenotaph_storage::blobs::BlobTier;
-use cenotaph_storage::index::{Batch, CommitError, Index, Table, UnreadableRange};
-use cenotaph_storage::rows::{Row, floor_key, read_floor};
-use cenotaph_storage::swap::{Standing, Swap};
-use cenotaph_storage::{Env, Epoch, Error, ErrorKind, ObjectId, Pins, Result, Timestamp, Version};
+use cenotaph_storage::decide::{Standing, Swap, SwapReply};
+use cenotaph_storage::index::{Batch, CommitError, Index, UnreadableRange};
+use cenotaph_storage::{Env, Epoch, Error, ErrorKind, ObjectId, Pins, Result, Timestamp};
 
 use crate::admission::{Admission, Permit};
 use crate::backlog::{Backlog, BacklogUpdate};
@@ -17,8 +16,9 @@ use crate::intensity::backoff;
 use crate::limits::Limits;
 use crate::messages::{ExpirerMessage, ShardMessage, SweeperMessage};
 use crate::owners::Owners;
-use crate::reply::{Answer, Reply, reply};
+use crate::reply::{Reply, reply};
 use crate::routes::{Route, Routes};
+use crate::shard::Reader;
 use crate::touches::Touches;
 
 /// Shared by all actors of one engine, cheap to clone.
@@ -104,19 +104,9 @@ impl Common {
         }
     }
 
-    /// How an object durably stands.
+    /// Returns the durable state of an object.
     pub(crate) async fn standing(&self, id: &ObjectId) -> Result<Standing> {
-        if let Some(value) = self.index.get(Table::Rows, id.encoded()).await? {
-            return Ok(Standing::Present(Box::new(
-                Row::decode(&value).map_err(|error| error.with_id(id))?,
-            )));
-        }
-        match self.index.get(Table::Meta, &floor_key(id)).await? {
-            Some(value) => Ok(Standing::Absent(
-                read_floor(&value).map_err(|error| error.with_id(id))?,
-            )),
-            None => Ok(Standing::Absent(Version::NONE)),
-        }
+        Reader::of_index(self).standing(id).await
     }
 
     /// The same, for whoever asks whether the object exists at `now`: one that has expired may have
@@ -169,8 +159,8 @@ impl Common {
         &self,
         swap: Swap,
         permit: &Permit,
-        listen: impl Fn(Reply<Answer>) -> Reply<Answer>,
-    ) -> Result<Answer> {
+        listen: impl Fn(Reply<SwapReply>) -> Reply<SwapReply>,
+    ) -> Result<SwapReply> {
         let id = swap.id.clone();
         self.deliver(&id, |reply| ShardMessage::Swap {
             swap: Box::new(swap.clone()),

@@ -13,7 +13,7 @@
 //! From step 5 on a dropped caller stops nothing. Steps 1 and 5 are in `put.rs` and `part.rs`, step
 //! 2 in `ledger.rs`, steps 3 and 4 in `stream.rs`, with `pump.rs` (a caller's stream), `memory.rs`
 //! (the memory of a blob) and `split.rs` (the cut). Deliberately not here: what the swap decides
-//! (`cenotaph_storage::swap`), and cleaning up (recovery's).
+//! (`cenotaph_storage::decide`), and cleaning up (recovery's).
 
 use std::sync::Arc;
 

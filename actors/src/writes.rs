@@ -7,16 +7,14 @@
 use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
-use cenotaph_storage::index::{Batch, Table};
-use cenotaph_storage::planted::Bug;
-use cenotaph_storage::rows::{Amendment, Attributes, Extension, Row, expiry_key, expiry_value};
-use cenotaph_storage::swap::{Deleted, Mutation, Precondition, Swap, Written};
+use cenotaph_storage::decide::{Deleted, Mutation, Precondition, Swap, Written};
+use cenotaph_storage::rows::{Amendment, Attributes, Extension};
 use cenotaph_storage::{Error, ErrorKind, ObjectId, OperationId, Result};
 use tokio::sync::oneshot;
 
 use crate::admission::Permit;
 use crate::messages::{Handover, Job, Purpose, Source, UploadsMessage};
-use crate::reply::{Caller, amended, deleted, written};
+use crate::reply::Caller;
 use crate::tiered::Tiered;
 
 /// Reads that extend a deadline take this part of the writes at once, and no more.
@@ -106,12 +104,11 @@ impl Tiered {
                 attributes,
             },
         );
-        written(
-            self.shared()
-                .compare_and_write(swap, &permit, |reply| reply)
-                .await?,
-        )
-        .map_err(|error| error.with_id(&id))
+        let reply = self
+            .shared()
+            .compare_and_write(swap, &permit, |reply| reply)
+            .await?;
+        Ok(reply.written())
     }
 
     /// Puts a payload that goes to the blob tier. `peeked` is the leave for what of it is buffered
@@ -223,12 +220,11 @@ impl Tiered {
             .await
             .map_err(|error| error.with_id(&id))?;
         let swap = self.swap(id.clone(), precondition, Mutation::Delete);
-        deleted(
-            self.shared()
-                .compare_and_write(swap, &permit, |reply| reply)
-                .await?,
-        )
-        .map_err(|error| error.with_id(&id))
+        let reply = self
+            .shared()
+            .compare_and_write(swap, &permit, |reply| reply)
+            .await?;
+        Ok(reply.deleted())
     }
 
     /// Changes what was stated about an object, and leaves its bytes where they are. None if there
@@ -282,11 +278,11 @@ impl Tiered {
             .await
             .map_err(|error| error.with_id(&id))?;
         let swap = self.swap(id.clone(), precondition, mutation);
-        let answer = self
+        let reply = self
             .shared()
             .compare_and_write(swap, &permit, |reply| reply)
             .await?;
-        amended(operation, answer).map_err(|error| error.with_id(&id))
+        Ok(reply.amended())
     }
 
     /// Has the deadline of an object that was just read extended, if its time to idle says so.
@@ -308,9 +304,6 @@ impl Tiered {
         let shared = std::sync::Arc::clone(shared);
         shared.env.clone().spawn(async move {
             let _touch = touch;
-            if shared.env.planted(Bug::TouchResurrects) {
-                return drop(shared.touch_blindly(&swap.id).await);
-            }
             match shared.compare_and_write(swap, &permit, |reply| reply).await {
                 Ok(_) => drop(shared.counters.touches.fetch_add(1, Ordering::Relaxed)),
                 Err(error) => {
@@ -318,31 +311,5 @@ impl Tiered {
                 }
             }
         });
-    }
-}
-
-impl crate::shared::Common {
-    /// [`Bug::TouchResurrects`]: writes back the row as it was read, without asking its shard.
-    async fn touch_blindly(&self, id: &ObjectId) -> Result<()> {
-        let Some(value) = self.index.get(Table::Rows, id.encoded()).await? else {
-            return Ok(());
-        };
-        let mut row = Row::decode(&value)?;
-        self.env
-            .pass(cenotaph_storage::Seam::ShardBeforeDecide)
-            .await;
-        let (policy, now) = (row.metadata.attributes.expiration, self.env.steady_now());
-        let (Some(old), Some(new)) = (
-            row.metadata.expires_at,
-            policy.extended_by_read(row.metadata.expires_at, now),
-        ) else {
-            return Ok(());
-        };
-        row.metadata.expires_at = Some(new);
-        let mut batch = Batch::new();
-        batch.put(Table::Rows, id.encoded().clone(), row.encode());
-        batch.remove(Table::Expiry, expiry_key(old, id));
-        batch.put(Table::Expiry, expiry_key(new, id), expiry_value());
-        self.commit(batch, ()).await
     }
 }

@@ -3,8 +3,8 @@
 use std::future::IntoFuture;
 use std::time::Duration;
 
+use cenotaph_storage::decide::{Precondition, Written};
 use cenotaph_storage::rows::{Amendment, Deadline, EXPIRATION_MAX, Expiration, Extension};
-use cenotaph_storage::swap::{Precondition, Written};
 use cenotaph_storage::{Error, ErrorKind, ObjectId, Result, Timestamp};
 use futures::future::BoxFuture;
 

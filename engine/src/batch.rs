@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use cenotaph_actors::{NamespacePermit, WriteReply};
+use cenotaph_storage::decide::{Deleted, Mutation, Precondition, Written};
 use cenotaph_storage::rows::Attributes;
-use cenotaph_storage::swap::{Deleted, Mutation, Precondition, Written};
 use cenotaph_storage::{Error, ErrorKind, Head, Namespace, ObjectId, Result};
 use futures::{Stream, StreamExt};
 

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::error::Error as _;
 use std::future::IntoFuture;
 
-use cenotaph_storage::swap::{self, Precondition, Written};
+use cenotaph_storage::decide::{self, Precondition, Written};
 use cenotaph_storage::{ByteRange, Error, ErrorKind, ObjectId, Result, Version};
 use futures::future::BoxFuture;
 
@@ -134,7 +134,7 @@ impl Rename {
                 &to
             })
         })?;
-        let rename = swap::Rename {
+        let rename = decide::Rename {
             from,
             to,
             operation,

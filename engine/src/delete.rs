@@ -2,8 +2,8 @@
 
 use std::future::IntoFuture;
 
+use cenotaph_storage::decide::{Deleted, Precondition};
 use cenotaph_storage::index::UnreadableRange;
-use cenotaph_storage::swap::{Deleted, Precondition};
 use cenotaph_storage::{Entry, Error, ErrorKind, Namespace, ObjectId, Result};
 use futures::future::BoxFuture;
 use futures::stream::BoxStream;

@@ -61,6 +61,7 @@ pub use cenotaph_actors::{
 pub use cenotaph_storage::blobs::marker::MARKER_PATH;
 pub use cenotaph_storage::blobs::trailer::TRAILER_BYTES_MAX;
 pub use cenotaph_storage::blobs::{BlobOptions, object_of_blob};
+pub use cenotaph_storage::decide::{Deleted, Outcome, Precondition, Written};
 pub use cenotaph_storage::index::fjall::FjallOptions;
 pub use cenotaph_storage::index::{Index, IndexStats, SpaceStats, Table, UnreadableRange};
 pub use cenotaph_storage::rows::{
@@ -70,7 +71,6 @@ pub use cenotaph_storage::salvage::{LostBlob, LostName, LostTable, SalvageReport
 pub use cenotaph_storage::scrub::{
     Damage, Fate, Finding, Looked, RawKey, ScrubDepth, ScrubProgress, ScrubReport,
 };
-pub use cenotaph_storage::swap::{Deleted, Outcome, Precondition, Written};
 pub use cenotaph_storage::{
     ByteRange, Checksum, Current, Digest, Entry, Env, Epoch, Error, ErrorKind, Etag, Head,
     KEY_BYTES_MAX, ListPage, Modes, Namespace, ObjectId, OnDamage, PARTS_MAX, PartEtag, PartInfo,

@@ -11,8 +11,8 @@ use std::fmt;
 use std::future::IntoFuture;
 
 use cenotaph_actors::Intent;
+use cenotaph_storage::decide::Precondition;
 use cenotaph_storage::rows::Attributes;
-use cenotaph_storage::swap::Precondition;
 use cenotaph_storage::{ObjectId, Result, UploadId};
 use futures::future::BoxFuture;
 

@@ -4,8 +4,8 @@ use std::future::IntoFuture;
 use std::sync::atomic::Ordering;
 
 use cenotaph_actors::Intent;
+use cenotaph_storage::decide::{Precondition, Written};
 use cenotaph_storage::rows::Attributes;
-use cenotaph_storage::swap::{Precondition, Written};
 use cenotaph_storage::{Error, ErrorKind, ObjectId, Result};
 use futures::future::BoxFuture;
 

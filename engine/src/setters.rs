@@ -70,13 +70,13 @@ macro_rules! precondition_setters {
         /// Only if the object is absent. Otherwise [`Conflict`](crate::ErrorKind::Conflict), which
         /// tells how it stands.
         pub fn if_absent(self) -> Self {
-            self.precondition(cenotaph_storage::swap::Precondition::Absent)
+            self.precondition(cenotaph_storage::decide::Precondition::Absent)
         }
 
         /// Only if the object has this version. Otherwise [`Conflict`](crate::ErrorKind::Conflict),
         /// which tells how it stands.
         pub fn if_version(self, version: impl Into<cenotaph_storage::Version>) -> Self {
-            self.precondition(cenotaph_storage::swap::Precondition::Version(
+            self.precondition(cenotaph_storage::decide::Precondition::Version(
                 version.into(),
             ))
         }
@@ -84,11 +84,14 @@ macro_rules! precondition_setters {
         /// Only if the object has this etag. Otherwise [`Conflict`](crate::ErrorKind::Conflict),
         /// which tells how it stands.
         pub fn if_etag(self, etag: cenotaph_storage::Etag) -> Self {
-            self.precondition(cenotaph_storage::swap::Precondition::Etag(etag))
+            self.precondition(cenotaph_storage::decide::Precondition::Etag(etag))
         }
 
         /// Only if this holds, replacing what was demanded before.
-        pub fn precondition(mut self, precondition: cenotaph_storage::swap::Precondition) -> Self {
+        pub fn precondition(
+            mut self,
+            precondition: cenotaph_storage::decide::Precondition,
+        ) -> Self {
             self.precondition = precondition;
             self
         }

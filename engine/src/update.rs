@@ -8,9 +8,9 @@
 
 use std::time::Duration;
 
+use cenotaph_storage::decide::{Deleted, Precondition, Written};
 use cenotaph_storage::planted::Bug;
 use cenotaph_storage::rows::Attributes;
-use cenotaph_storage::swap::{Deleted, Precondition, Written};
 use cenotaph_storage::{ByteRange, Error, ErrorKind, ObjectId, Result};
 
 use crate::body::Body;

@@ -62,6 +62,8 @@ mod faults;
 mod gate;
 mod index;
 mod machine;
+#[cfg(feature = "planted")]
+mod mutants;
 mod network;
 mod payload;
 mod plan;

@@ -150,6 +150,11 @@ impl Machine {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    #[cfg(feature = "planted")]
+    pub(crate) fn planted(&self) -> Option<Bug> {
+        self.planted
+    }
+
     pub(crate) fn is_planted(&self, bug: Bug) -> bool {
         self.planted == Some(bug)
     }

@@ -391,7 +391,17 @@ impl Controls {
             }
             None => Medium::Simulated,
         };
-        Ok(Arc::new(SimIndex::open(Arc::clone(&self.gate), medium)?))
+        let index = SimIndex::open(Arc::clone(&self.gate), medium)?;
+        #[cfg(feature = "planted")]
+        if let Some(bug) = self.gate.machine().planted() {
+            let gate = Arc::clone(&self.gate);
+            return Ok(crate::mutants::index::MutantIndex::wrap(
+                Arc::new(index),
+                gate,
+                bug,
+            ));
+        }
+        Ok(Arc::new(index))
     }
 
     /// Opens the engine, again and again while that fails.

@@ -7,31 +7,43 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 #[cfg(feature = "planted")]
-use cenotaph_storage::planted::Bug;
+use cenotaph_storage::decide::{Plan, SwapReply, Written};
+#[cfg(feature = "planted")]
+use cenotaph_storage::planted::{Bug, DecidedStep, DecidedSwap};
 use cenotaph_storage::{Env, Seam, Timestamp, World};
 use futures::future::BoxFuture;
 
 use crate::gate::{Gate, sleep};
+#[cfg(feature = "planted")]
+use crate::mutants;
 
 /// The world of one life.
-pub(crate) struct SimWorld(Arc<Gate>);
+pub(crate) struct SimWorld {
+    gate: Arc<Gate>,
+    #[cfg(feature = "planted")]
+    mutants: mutants::Mutants,
+}
 
 /// An [`Env`] in the world behind this gate.
 pub(crate) fn env(gate: &Arc<Gate>) -> Env {
-    Env::new(SimWorld(Arc::clone(gate)))
+    Env::new(SimWorld {
+        gate: Arc::clone(gate),
+        #[cfg(feature = "planted")]
+        mutants: mutants::Mutants::default(),
+    })
 }
 
 impl World for SimWorld {
     fn now(&self) -> Timestamp {
-        Timestamp::from_millis(self.0.machine().time_of_day_ms())
+        Timestamp::from_millis(self.gate.machine().time_of_day_ms())
     }
 
     fn monotonic(&self) -> Duration {
-        self.0.machine().elapsed()
+        self.gate.machine().elapsed()
     }
 
     fn random_u64(&self) -> u64 {
-        self.0.machine().random_id()
+        self.gate.machine().random_id()
     }
 
     fn sleep(&self, duration: Duration) -> BoxFuture<'static, ()> {
@@ -39,8 +51,8 @@ impl World for SimWorld {
     }
 
     fn spawn(&self, task: BoxFuture<'static, ()>) {
-        let gate = Arc::clone(&self.0);
-        self.0.spawn("a task", async move {
+        let gate = Arc::clone(&self.gate);
+        self.gate.spawn("a task", async move {
             gate.pass("task begins", String::new).await;
             task.await;
         });
@@ -48,8 +60,8 @@ impl World for SimWorld {
 
     /// Nobody can cancel it, and nobody waits for it but the world.
     fn blocking(&self, work: Box<dyn FnOnce() + Send>) {
-        let gate = Arc::clone(&self.0);
-        self.0.spawn("blocking work", async move {
+        let gate = Arc::clone(&self.gate);
+        self.gate.spawn("blocking work", async move {
             gate.pass("blocking work", String::new).await;
             work();
         });
@@ -72,14 +84,14 @@ impl World for SimWorld {
     }
 
     fn pass(&self, seam: Seam) -> Option<BoxFuture<'static, ()>> {
-        let gate = Arc::clone(&self.0);
+        let gate = Arc::clone(&self.gate);
         Some(Box::pin(async move {
             gate.pass(seam_name(seam), String::new).await;
         }))
     }
 
     fn actor_started(&self, kind: &'static str, number: Option<usize>) {
-        let mut state = self.0.machine().state();
+        let mut state = self.gate.machine().state();
         // Uploads come and go: a few lanes, taken in turn, are enough to see them side by side.
         let number = number.or_else(|| (kind == "upload").then(|| state.next_upload()));
         let name = number.map_or_else(|| kind.to_owned(), |number| format!("{kind} {number}"));
@@ -88,7 +100,21 @@ impl World for SimWorld {
 
     #[cfg(feature = "planted")]
     fn planted(&self, bug: Bug) -> bool {
-        self.0.machine().is_planted(bug)
+        self.gate.machine().is_planted(bug)
+    }
+
+    #[cfg(feature = "planted")]
+    fn tamper_swap(&self, decided: DecidedSwap<'_>, plan: &mut Plan<SwapReply>) {
+        if let Some(bug) = self.gate.machine().planted() {
+            self.mutants.tamper_swap(bug, decided, plan);
+        }
+    }
+
+    #[cfg(feature = "planted")]
+    fn tamper_step(&self, decided: DecidedStep<'_>, plan: &mut Plan<Option<Written>>) {
+        if let Some(bug) = self.gate.machine().planted() {
+            mutants::tamper_step(bug, decided, plan);
+        }
     }
 }
 

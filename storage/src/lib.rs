@@ -9,6 +9,7 @@
 
 pub mod blobs;
 mod checksum;
+pub mod decide;
 mod digest;
 mod directory_sync;
 mod env;
@@ -26,7 +27,6 @@ mod read;
 pub mod rows;
 pub mod salvage;
 pub mod scrub;
-pub mod swap;
 mod uploads;
 mod word;
 

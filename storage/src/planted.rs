@@ -5,6 +5,26 @@
 //! it on. Three are bugs of an index (the first two and `SnapshotDropsOverwritten`): the simulated
 //! one plants them in itself.
 
+/// A swap whose plan the world may change.
+#[derive(Clone, Copy, Debug)]
+pub struct DecidedSwap<'a> {
+    /// Swap.
+    pub swap: &'a crate::decide::Swap,
+    /// State that the plan was decided on.
+    pub view: &'a crate::decide::SwapView,
+    /// Time of the decision.
+    pub now: crate::Timestamp,
+}
+
+/// A step of an upload whose plan the world may change.
+#[derive(Clone, Copy, Debug)]
+pub struct DecidedStep<'a> {
+    /// Step.
+    pub step: &'a crate::decide::SessionSwap,
+    /// State that the plan was decided on.
+    pub view: &'a crate::decide::SessionView,
+}
+
 /// A mistake that somebody might make one day.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Bug {

@@ -35,6 +35,7 @@ use bytes::Bytes;
 
 use crate::blobs::BlobTier;
 use crate::checksum::Checksum;
+use crate::decide::revision_key;
 use crate::env::Env;
 use crate::error::{Error, ErrorKind, Reason, Result};
 use crate::id::ObjectId;
@@ -42,7 +43,6 @@ use crate::index::{Index, Snapshot, Table};
 use crate::pins::Pins;
 use crate::range::ByteRange;
 use crate::rows::{BlockChecksums, Body, Manifest, Metadata, Row};
-use crate::swap::revision_key;
 use crate::word::{Current, Etag, OperationId, RevisionId, Timestamp, Version};
 
 use budget::ReadBudget;

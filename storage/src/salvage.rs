@@ -25,6 +25,7 @@ use futures::StreamExt;
 use serde::Serialize;
 
 use crate::blobs::{BlobName, BlobTier};
+use crate::decide::unreached;
 use crate::env::Env;
 use crate::error::{ErrorKind, Result};
 use crate::id::ObjectId;
@@ -35,7 +36,6 @@ use crate::rows::{
     read_part_key, read_session_key, session_expiry_key, write_floor,
 };
 use crate::scrub::RawKey;
-use crate::swap::unreached;
 use crate::word::{Epoch, RevisionId};
 
 mod directory;

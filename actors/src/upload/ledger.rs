@@ -5,9 +5,8 @@
 //! stream costs few commits, and one that promises much and breaks off leaves few orphans. A
 //! revision that is named and never written is an orphan without a blob, which counts as deleted.
 
-use cenotaph_storage::planted::Bug;
+use cenotaph_storage::decide::record;
 use cenotaph_storage::rows::Change;
-use cenotaph_storage::swap::record;
 use cenotaph_storage::{ObjectId, OperationId, Result, RevisionId};
 
 use super::not_named;
@@ -71,19 +70,7 @@ impl Ledger {
             .max(1);
         self.revisions
             .extend((0..more).map(|_| self.shared.env.revision_id()));
-        if self.shared.env.planted(Bug::UploadWithoutChange) {
-            return Ok(());
-        }
         self.record().await
-    }
-
-    /// [`Bug::UploadWithoutChange`]: it is recorded, but late.
-    pub(super) async fn record_late(&self) -> Result<()> {
-        if self.shared.env.planted(Bug::UploadWithoutChange) {
-            self.record().await
-        } else {
-            Ok(())
-        }
     }
 
     /// The commit itself keeps the owner alive: a change that becomes durable after its upload has

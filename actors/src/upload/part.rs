@@ -1,7 +1,7 @@
 //! A part of a multipart upload: steps 1 and 5 of an upload whose revision is filed in a session.
 
+use cenotaph_storage::decide::{SessionMutation, SessionSwap, Written};
 use cenotaph_storage::rows::Part;
-use cenotaph_storage::swap::{SessionMutation, SessionSwap};
 use cenotaph_storage::{Digest, ObjectId, OperationId, PartNumber, Result, Seam, UploadId};
 use tokio::sync::oneshot;
 
@@ -11,7 +11,7 @@ use super::pump::{Pump, check_promise};
 use super::{Finished, Upload};
 use crate::admission::Permit;
 use crate::messages::{Source, UploadedPart};
-use crate::reply::{Caller, Reply, SessionAnswer, stepped};
+use crate::reply::{Caller, Reply};
 
 /// A part, but for its payload.
 pub(super) struct PartUpload {
@@ -51,7 +51,6 @@ impl Upload {
         let finished = self
             .stream_one(&part.id, revision, &mut pump, memory, &mut caller_gone)
             .await?;
-        ledger.record_late().await?;
         shared.env.pass(Seam::UploadAfterClose).await;
 
         self.file(part, finished, ledger).await
@@ -95,10 +94,10 @@ impl Upload {
         };
         let owner = ledger.owner();
         // As the commit of a put.
-        let listen = move |ours: Reply<SessionAnswer>| -> Reply<SessionAnswer> {
+        let listen = move |ours: Reply<Option<Written>>| -> Reply<Option<Written>> {
             let (caller, owner) = (caller.clone(), owner.clone());
-            Box::new(move |answer: Result<SessionAnswer>| {
-                caller.answer(answer.clone().and_then(stepped).map(|_| answered));
+            Box::new(move |answer: Result<Option<Written>>| {
+                caller.answer(answer.clone().map(|_| answered));
                 drop(owner);
                 ours(answer);
             })

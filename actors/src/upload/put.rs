@@ -2,9 +2,11 @@
 
 use std::sync::atomic::Ordering;
 
+use cenotaph_storage::decide::{
+    self, Expected, Mutation, Precondition, Standing, Swap, SwapReply, Written, conflict,
+};
 use cenotaph_storage::planted::Bug;
 use cenotaph_storage::rows::{Attributes, Manifest};
-use cenotaph_storage::swap::{self, Expected, Mutation, Precondition, Standing, Swap, Written};
 use cenotaph_storage::{Checksum, ErrorKind, ObjectId, OperationId, Result, Seam, Version};
 use tokio::sync::oneshot;
 
@@ -16,7 +18,7 @@ use super::{Finished, Upload};
 use crate::admission::Permit;
 use crate::messages::Source;
 use crate::owners::Owner;
-use crate::reply::{Answer, Caller, Reply, conflict, written};
+use crate::reply::{Caller, Reply};
 
 /// A large put, but for its payload.
 pub(super) struct Put {
@@ -76,7 +78,6 @@ impl Upload {
         let (parts, checksum) = self
             .stream(&put.id, &mut ledger, source, cut, &mut caller_gone)
             .await?;
-        ledger.record_late().await?;
         shared.env.pass(Seam::UploadAfterClose).await;
 
         self.commit(put, parts, checksum, expected, ledger.owner())
@@ -108,7 +109,7 @@ impl Upload {
             drop(
                 self.shared
                     .blobs
-                    .delete(&swap::revision_key(&id, old))
+                    .delete(&decide::revision_key(&id, old))
                     .await,
             );
         }
@@ -126,19 +127,13 @@ impl Upload {
         };
         // Every delivery carries the caller and the owner: whatever happens to this actor, the
         // commit answers the one, and recovery waits for the other.
-        let listen = move |ours: Reply<Answer>| -> Reply<Answer> {
+        let listen = move |ours: Reply<SwapReply>| -> Reply<SwapReply> {
             let (caller, owner) = (caller.clone(), owner.clone());
-            Box::new(move |answer: Result<Answer>| {
-                caller.answer(answer.clone().and_then(written));
+            Box::new(move |answer: Result<SwapReply>| {
+                caller.answer(answer.clone().map(SwapReply::written));
                 drop(owner);
                 ours(answer);
             })
-        };
-        let unminded = self.shared.env.planted(Bug::PreconditionAtBeginOnly);
-        let precondition = if unminded {
-            Precondition::None
-        } else {
-            precondition
         };
         let swap = Swap {
             id,

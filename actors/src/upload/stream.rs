@@ -19,8 +19,8 @@ use std::pin::pin;
 use std::time::Duration;
 
 use cenotaph_storage::blobs::BlobWriter;
+use cenotaph_storage::decide;
 use cenotaph_storage::rows::{BlockChecksums, Extent};
-use cenotaph_storage::swap;
 use cenotaph_storage::{Checksum, Error, ErrorKind, ObjectId, Reason, Result, RevisionId, Seam};
 use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
@@ -96,7 +96,10 @@ impl Upload {
         mut memory: BlobMemory,
         caller_gone: &mut oneshot::Receiver<()>,
     ) -> Result<Finished> {
-        let mut writer = self.shared.blobs.writer(&swap::revision_key(id, revision));
+        let mut writer = self
+            .shared
+            .blobs
+            .writer(&decide::revision_key(id, revision));
         let filled = unless_gone(
             caller_gone,
             self.fill(&mut writer, &mut memory, pump, u64::MAX),
@@ -123,7 +126,10 @@ impl Upload {
     ) -> Result<()> {
         for number in 0.. {
             let revision = ledger.next().await?;
-            let mut writer = self.shared.blobs.writer(&swap::revision_key(id, revision));
+            let mut writer = self
+                .shared
+                .blobs
+                .writer(&decide::revision_key(id, revision));
             let filling = unless_gone(
                 caller_gone,
                 self.fill(&mut writer, &mut memory, pump, split.bytes(number)),

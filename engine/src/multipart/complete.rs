@@ -2,7 +2,7 @@
 
 use std::future::IntoFuture;
 
-use cenotaph_storage::swap::{Precondition, Selection, Written};
+use cenotaph_storage::decide::{Precondition, Selection, Written};
 use cenotaph_storage::{PartEtag, PartNumber, Result};
 use futures::future::BoxFuture;
 

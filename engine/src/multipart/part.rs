@@ -3,7 +3,7 @@
 use std::future::IntoFuture;
 
 use cenotaph_actors::{PartIntent, UploadedPart};
-use cenotaph_storage::swap::Precondition;
+use cenotaph_storage::decide::Precondition;
 use cenotaph_storage::{
     ByteRange, Digest, Error, ErrorKind, Etag, ObjectId, PartNumber, Result, Version,
 };

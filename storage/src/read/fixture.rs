@@ -13,13 +13,13 @@ use futures::future::BoxFuture;
 
 use super::{ReadLimits, Reads};
 use crate::blobs::{BlobOptions, BlobTier, FinishedBlob};
+use crate::decide::{Mutation, Precondition, Standing, Swap, SwapView, revision_key};
 use crate::env::Env;
 use crate::error::{Error, Result};
 use crate::id::ObjectId;
 use crate::index::{Batch, Completion, Index, IndexStats, Page, Range, Snapshot, Table};
 use crate::pins::Pins;
 use crate::rows::{Attributes, BlockChecksums, Extent, Manifest, Row};
-use crate::swap::{Mutation, Precondition, Standing, Swap, revision_key};
 use crate::word::{RevisionId, Version};
 
 type Tables = BTreeMap<(Table, Bytes), Bytes>;
@@ -223,8 +223,12 @@ impl Store {
         let standing = self.row(id).map_or(Standing::Absent(Version::NONE), |row| {
             Standing::Present(Box::new(row))
         });
-        let decision = swap.decide(&standing, true, self.env.now()).unwrap();
-        swap.batch(&standing, &decision, self.env.now())
+        let view = SwapView {
+            standing,
+            is_unreadable: false,
+            change_is_live: true,
+        };
+        swap.decide(&view, self.env.now()).batch
     }
 
     pub(crate) fn apply(&self, id: &ObjectId, mutation: Mutation) {

@@ -9,8 +9,8 @@ use futures::StreamExt;
 use super::fixture::{Store, id, inline, payload};
 use super::*;
 use crate::checksum::BLOCK_BYTES;
+use crate::decide::Mutation;
 use crate::index::Batch;
-use crate::swap::Mutation;
 
 pub(super) const BLOCK: u64 = BLOCK_BYTES as u64;
 
@@ -353,7 +353,7 @@ async fn an_object_replaced_at_every_look_is_unavailable() {
         else {
             unreachable!()
         };
-        let standing = crate::swap::Standing::Present(Box::new(writer.row(&id("a")).unwrap()));
+        let standing = crate::decide::Standing::Present(Box::new(writer.row(&id("a")).unwrap()));
         let expected = standing.expectation(writer.env.now());
         Some(writer.batch(
             &id("a"),

@@ -24,10 +24,10 @@ use serde::{Deserialize, Serialize};
 use super::codec::{self, corrupt};
 use super::expiration;
 use super::metadata::Attributes;
+use crate::decide::{Precondition, Written};
 use crate::error::{Error, ErrorKind, Reason, Result};
 use crate::id::ObjectId;
 use crate::multipart::{UPLOAD_ID_BYTES, UploadId};
-use crate::swap::{Precondition, Written};
 use crate::word::Timestamp;
 
 const FORMAT: u8 = 1;
@@ -167,8 +167,8 @@ fn unescaped(escaped: &[u8]) -> Option<Vec<u8>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::decide::Outcome;
     use crate::rows::codec::fixture::{assert_golden, assert_later_format_refused, assert_robust};
-    use crate::swap::Outcome;
     use crate::word::{Etag, OperationId, Version};
     use proptest::prelude::*;
     use uuid::Uuid;

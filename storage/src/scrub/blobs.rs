@@ -28,12 +28,12 @@ use super::report::Tally;
 use super::second::{contains, entry, newest, readable, visit};
 use super::sessions::visit_parts;
 use crate::blobs::{BlobName, FoundBlob};
+use crate::decide::SeenEntry;
 use crate::error::Result;
 use crate::index::{Batch, Range, Snapshot, Table};
 use crate::planted::Bug;
 use crate::read::Reads;
 use crate::rows::{Change, Landing, Orphan};
-use crate::swap::SeenEntry;
 use crate::word::{RevisionId, RevisionKey, Timestamp};
 
 /// Blobs looked at together.

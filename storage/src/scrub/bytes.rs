@@ -19,13 +19,13 @@ use super::finding::{Cure, Found, Remedy};
 use super::report::Tally;
 use super::second::{contains, entry, readable};
 use super::{Paged, ScrubDepth};
+use crate::decide::{Lost, Mend, SeenEntry, is_as_written};
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::ObjectId;
 use crate::index::{Range, Snapshot, Table};
 use crate::pins::Pin;
 use crate::read::Reads;
 use crate::rows::{Body, Extent, Row};
-use crate::swap::{Lost, Mend, SeenEntry, is_as_written};
 use crate::word::RevisionKey;
 
 /// Objects on a page.

@@ -20,6 +20,7 @@ use super::damage::{Damage, RawKey};
 use super::finding::{Cure, Found, Remedy};
 use super::report::Tally;
 use super::second::{self, is_still, readable};
+use crate::decide::{Mend, UploadMend};
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::ObjectId;
 use crate::index::{Batch, Index, Range, Snapshot, Table};
@@ -28,7 +29,6 @@ use crate::rows::{
     Change, Due, Orphan, Row, Session, check_expiry_value, floor_object, read_expiry_key,
     read_floor, session_key,
 };
-use crate::swap::{Mend, UploadMend};
 use crate::word::{OperationId, RevisionId};
 
 /// Entries on a page.

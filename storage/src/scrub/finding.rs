@@ -10,10 +10,10 @@
 use serde::Serialize;
 
 use super::damage::Damage;
+use crate::decide::{Mend, UploadMend};
 use crate::id::ObjectId;
 use crate::index::Batch;
 use crate::multipart::UploadId;
-use crate::swap::{Mend, UploadMend};
 
 /// Damage as the walk hands it over.
 #[derive(Clone, Debug)]

@@ -21,6 +21,7 @@ use super::damage::Damage;
 use super::finding::{Cure, Found, Remedy};
 use super::report::Tally;
 use super::second::{entry, readable};
+use crate::decide::{SeenEntry, UploadMend, revision_key};
 use crate::error::{ErrorKind, Result};
 use crate::id::ObjectId;
 use crate::index::{Range, Snapshot, Table};
@@ -30,7 +31,6 @@ use crate::rows::{
     Filed, Part, Phase, Session, part_key, parts_prefix, read_part_key, read_session_key,
     session_key,
 };
-use crate::swap::{SeenEntry, UploadMend, revision_key};
 use crate::word::RevisionId;
 
 /// Uploads on a page, with all of their parts.

@@ -20,10 +20,10 @@ use super::finding::{Cure, Found, Remedy};
 use super::report::Tally;
 use super::second::{contains, newest, visit};
 use super::sessions::visit_parts;
+use crate::decide::SeenEntry;
 use crate::error::Result;
 use crate::index::{Batch, Index, Range, Snapshot, Table};
 use crate::rows::Row;
-use crate::swap::SeenEntry;
 
 /// Payloads looked at together: 16 bytes each, and the tree that holds them.
 const PARTITION: usize = 1_000_000;

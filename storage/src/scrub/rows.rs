@@ -10,11 +10,11 @@ use super::damage::{Damage, RawKey};
 use super::finding::{Cure, Found, Remedy};
 use super::report::Tally;
 use super::second::{self, contains, is_still};
+use crate::decide::{Mend, SeenEntry};
 use crate::error::{ErrorKind, Result};
 use crate::id::ObjectId;
 use crate::index::{Batch, Index, Range, Snapshot, Table};
 use crate::rows::{Row, expiry_key};
-use crate::swap::{Mend, SeenEntry};
 
 /// Rows on a page.
 pub(super) const PAGE: usize = 500;

@@ -7,9 +7,9 @@
 use bytes::Bytes;
 
 use super::finding::{Found, Remedy};
+use crate::decide::SeenEntry;
 use crate::error::{Error, ErrorKind, Result};
 use crate::index::{Index, Page, Range, Snapshot, Table};
-use crate::swap::SeenEntry;
 
 /// A page of entries as one snapshot has them, and what is wrong with the keys behind them.
 pub(super) struct Entries {

@@ -26,6 +26,7 @@ use super::damage::{Damage, RawKey};
 use super::finding::{Cure, Found, Remedy};
 use super::report::Tally;
 use super::second::{self, contains, is_still, newest, readable, visit};
+use crate::decide::{SeenEntry, UploadMend};
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::ObjectId;
 use crate::index::{Batch, Index, Range, Snapshot, Table};
@@ -34,7 +35,6 @@ use crate::rows::{
     Filed, Part, Phase, Session, all_parts_prefix, all_sessions_prefix, part_key, parts_prefix,
     read_part_key, read_session_key, session_expiry_key,
 };
-use crate::swap::{SeenEntry, UploadMend};
 
 /// Entries on a page.
 const PAGE: usize = 1000;

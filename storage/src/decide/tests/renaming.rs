@@ -17,23 +17,28 @@ fn rename(operation: u128) -> Rename {
     }
 }
 
-/// How both stand after a rename, and what its batch changes.
+/// States of both objects after a rename, and the tables that its batch changes.
 fn renamed(
     rename: &Rename,
     from: &Standing,
     to: &Standing,
 ) -> (Standing, Standing, Vec<(Table, bool)>) {
-    match rename.decide(from, to, at(1)) {
-        RenameDecision::Commit {
-            from: from_after,
-            to: to_after,
-            ..
-        } => {
-            let batch = rename.batch((from, to), (&from_after, &to_after), at(1));
-            (from_after, to_after, tables(&batch))
-        }
-        decision => panic!("expected a commit, got {decision:?}"),
-    }
+    let plan = rename.decide(from, to, at(1));
+    let [(from_id, from_after), (to_id, to_after)] = &plan.rows[..] else {
+        panic!("expected a commit, got {plan:?}")
+    };
+    assert_eq!((from_id, to_id), (&rename.from, &rename.to));
+    (from_after.clone(), to_after.clone(), tables(&plan.batch))
+}
+
+/// Object and state of a conflict.
+fn conflict(plan: &Plan<Option<Written>>) -> (String, Option<Current>) {
+    let error = plan.reply.as_ref().unwrap_err();
+    assert!(plan.batch.is_empty() && plan.event == Some(Event::Conflict));
+    let ErrorKind::Conflict { current } = error.kind() else {
+        panic!("{error}")
+    };
+    (error.id().unwrap().to_string(), current)
 }
 
 #[test]
@@ -107,21 +112,16 @@ fn a_payload_beside_the_row_stays_where_it_is() {
 
 #[test]
 fn a_rename_minds_both_preconditions() {
-    let (small, two) = (
-        after(&never(), &inline(1, 1)),
-        after(&never(), &inline(2, 1)),
-    );
+    let small = after(&never(), &inline(1, 1));
+    let two = after(&never(), &inline(2, 1));
     let free = Rename {
         target: Precondition::Absent,
         ..rename(3)
     };
     let current = two.row().map(Row::current);
     assert_eq!(
-        free.decide(&small, &two, at(1)),
-        RenameDecision::Conflict {
-            of: other(),
-            current
-        }
+        conflict(&free.decide(&small, &two, at(1))),
+        (other().to_string(), current)
     );
     let stale = Rename {
         source: Precondition::Version(Version::new(7)),
@@ -129,13 +129,12 @@ fn a_rename_minds_both_preconditions() {
     };
     let current = small.row().map(Row::current);
     assert_eq!(
-        stale.decide(&small, &never(), at(1)),
-        RenameDecision::Conflict { of: id(), current }
+        conflict(&stale.decide(&small, &never(), at(1))),
+        (id().to_string(), current)
     );
-    assert_eq!(
-        rename(3).decide(&never(), &two, at(1)),
-        RenameDecision::Absent
-    );
+    let nothing = rename(3).decide(&never(), &two, at(1));
+    assert_eq!(nothing.reply.unwrap(), None);
+    assert!(nothing.batch.is_empty());
 }
 
 #[test]
@@ -143,12 +142,8 @@ fn the_new_name_is_created_when_it_came_to_be_and_modified_now() {
     let one = after(&never(), &inline(1, 1));
     for (to, created) in [(never(), at(50)), (after(&never(), &inline(2, 1)), at(1))] {
         let decision = rename(3).decide(&one, &to, at(50));
-        let RenameDecision::Commit {
-            to: Standing::Present(row),
-            ..
-        } = decision
-        else {
-            panic!("it is renamed")
+        let Standing::Present(row) = &decision.rows[1].1 else {
+            panic!("the object is renamed")
         };
         assert_eq!(
             (row.metadata.created, row.metadata.modified),

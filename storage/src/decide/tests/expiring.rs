@@ -36,7 +36,7 @@ fn mortal() -> Standing {
 }
 
 fn decide(swap: &Swap, standing: &Standing, now: u64) -> Decision {
-    swap.decide(standing, true, at(now)).unwrap()
+    decision(swap, standing, true, at(now))
 }
 
 #[test]
@@ -106,7 +106,7 @@ fn overwriting_an_expired_tombstone_queues_its_blobs_and_begins_anew() {
         (Table::Expiry, false),
         (Table::Orphans, true),
     ];
-    assert_eq!(tables(&swap.batch(&expired, &decision, at(20))), expected);
+    assert_eq!(tables(&plan(&swap, &expired, true, at(20)).batch), expected);
 }
 
 #[test]
@@ -114,7 +114,6 @@ fn the_expirer_removes_what_is_due_and_nothing_else() {
     let (object, expire) = (mortal(), doing(3, Mutation::Expire));
     assert_eq!(decide(&expire, &object, 10), Decision::Unchanged);
     assert_eq!(decide(&expire, &never(), 99), Decision::Unchanged);
-    let decision = decide(&expire, &object, 11);
     let expected = [
         (Table::Payloads, false),
         (Table::Rows, false),
@@ -122,7 +121,10 @@ fn the_expirer_removes_what_is_due_and_nothing_else() {
         (Table::Expiry, false),
         (Table::Orphans, true),
     ];
-    assert_eq!(tables(&expire.batch(&object, &decision, at(11))), expected);
+    assert_eq!(
+        tables(&plan(&expire, &object, true, at(11)).batch),
+        expected
+    );
 }
 
 #[test]
@@ -232,8 +234,8 @@ proptest! {
                 5 => doing(number, Mutation::Extend(Extension { deadline, may_shorten: true })),
                 _ => delete(number),
             };
-            let decision = swap.decide(&standing, true, at(now)).unwrap();
-            for (table, key, value) in swap.batch(&standing, &decision, at(now)).into_changes() {
+            let decision = decision(&swap, &standing, true, at(now));
+            for (table, key, value) in plan(&swap, &standing, true, at(now)).batch.into_changes() {
                 match (table, value) {
                     (Table::Expiry, Some(_)) => prop_assert!(entries.insert(key)),
                     (Table::Expiry, None) => prop_assert!(entries.remove(&key)),

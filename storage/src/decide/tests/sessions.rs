@@ -3,12 +3,12 @@
 use std::time::Duration;
 
 use super::*;
+use crate::decide::{PartRules, Selection, SessionMutation, SessionSwap, SessionView};
 use crate::multipart::{PartEtag, PartNumber, UploadId};
 use crate::rows::{
     Filed, Part, Phase, Row, Session, is_part_key, part_key, read_expiry_key, read_part_key,
     session_expiry_key, session_key,
 };
-use crate::swap::{PartRules, Selection, SessionMutation, SessionSwap, SessionView, Verdict};
 use crate::{Error, ErrorKind};
 
 const KEPT: Duration = Duration::from_millis(50);
@@ -75,7 +75,8 @@ fn filing(operation: u128, part_number: u32, bytes: u64) -> SessionSwap {
 }
 
 fn completion(operation: u128, parts: Selection, standing: &Standing) -> SessionSwap {
-    let (expected, precondition) = (standing.expectation(at(1)), Precondition::None);
+    let expected = standing.expectation(at(1));
+    let precondition = Precondition::None;
     step(
         operation,
         SessionMutation::Complete {
@@ -102,6 +103,7 @@ fn open() -> SessionView {
         standing: never(),
         lost: BTreeSet::new(),
         change_is_live: true,
+        is_pending: false,
     }
 }
 
@@ -115,7 +117,7 @@ fn listed(parts: &[(u32, u128)]) -> Selection {
 }
 
 fn refused(swap: &SessionSwap, view: &SessionView, now: u64) -> Error {
-    match swap.decide(view, at(now)) {
+    match verdict(swap, view, at(now)) {
         Verdict::Refuse { error, .. } => {
             assert_eq!(error.kind(), ErrorKind::Invalid);
             error
@@ -125,14 +127,9 @@ fn refused(swap: &SessionSwap, view: &SessionView, now: u64) -> Error {
 }
 
 /// What the session table and the expiry index hold after a batch on this view's session.
-fn session_after(
-    view: &SessionView,
-    swap: &SessionSwap,
-    verdict: &Verdict,
-    now: u64,
-) -> SessionView {
+fn session_after(view: &SessionView, swap: &SessionSwap, now: u64) -> SessionView {
     let mut next = view.clone();
-    for (table, key, value) in swap.batch(view, verdict, at(now)).changes() {
+    for (table, key, value) in swap.decide(view, at(now)).batch.changes() {
         match (table, value) {
             (Table::Sessions, Some(value)) if is_part_key(key) => {
                 next.parts.insert(
@@ -162,15 +159,15 @@ fn a_completion_makes_one_tombstone_of_the_listed_parts_and_gives_up_the_others(
         ..open()
     };
     let swap = completion(9, listed(&[(1, 1), (5, 5)]), &view.standing);
-    let verdict = swap.decide(&view, at(2));
+    let found = verdict(&swap, &view, at(2));
     let Verdict::Complete {
         next,
         orphans,
         session,
         written,
-    } = &verdict
+    } = &found
     else {
-        panic!("{verdict:?}")
+        panic!("{found:?}")
     };
     let row = next.row().unwrap();
     assert_eq!((row.metadata.size, row.metadata.checksum), (60, None));
@@ -190,7 +187,7 @@ fn a_completion_makes_one_tombstone_of_the_listed_parts_and_gives_up_the_others(
         (Some(Version::new(2)), false)
     );
     assert_eq!(session.expires_at, at(2).after(KEPT));
-    let batch = swap.batch(&view, &verdict, at(2));
+    let batch = swap.decide(&view, at(2)).batch;
     let has = |table, key: &[u8], is_put: bool| {
         batch
             .changes()
@@ -227,14 +224,14 @@ fn a_completion_makes_one_tombstone_of_the_listed_parts_and_gives_up_the_others(
 fn a_completion_is_repeated_with_the_same_parts_only_and_only_for_a_while() {
     let view = open();
     let swap = completion(9, listed(&[(1, 1), (2, 2)]), &view.standing);
-    let verdict = swap.decide(&view, at(2));
-    let Verdict::Complete { written, .. } = &verdict else {
-        panic!("{verdict:?}")
+    let found = verdict(&swap, &view, at(2));
+    let Verdict::Complete { written, .. } = &found else {
+        panic!("{found:?}")
     };
-    let done = session_after(&view, &swap, &verdict, 2);
+    let done = session_after(&view, &swap, 2);
     assert!(done.parts.is_empty());
     for again in [listed(&[(1, 1), (2, 2)]), Selection::All] {
-        let repeated = completion(10, again, &done.standing).decide(&done, at(51));
+        let repeated = verdict(&completion(10, again, &done.standing), &done, at(51));
         assert!(
             matches!(&repeated, Verdict::Replay(first) if first == written),
             "{repeated:?}"
@@ -295,10 +292,7 @@ fn a_completion_that_breaks_a_rule_names_the_part_and_changes_nothing() {
         }
         let error = refused(&swap, &view, 2);
         assert!(error.to_string().contains(expected), "{error}");
-        assert!(
-            swap.batch(&view, &swap.decide(&view, at(2)), at(2))
-                .is_empty()
-        );
+        assert!(swap.decide(&view, at(2)).batch.is_empty());
     }
     let empty = SessionView {
         parts: Default::default(),
@@ -315,10 +309,10 @@ fn the_last_part_may_be_small_and_parts_may_be_empty() {
     if let SessionMutation::Complete { rules, .. } = &mut swap.mutation {
         rules.bytes_min = 10;
     }
-    let verdict = swap.decide(&view, at(2));
+    let found = verdict(&swap, &view, at(2));
     assert!(
-        matches!(&verdict, Verdict::Complete { next, .. } if next.row().unwrap().metadata.size == 80),
-        "{verdict:?}"
+        matches!(&found, Verdict::Complete { next, .. } if next.row().unwrap().metadata.size == 80),
+        "{found:?}"
     );
 }
 
@@ -342,11 +336,11 @@ fn a_lost_precondition_leaves_the_upload_as_it_was() {
         if let SessionMutation::Complete { precondition, .. } = &mut swap.mutation {
             *precondition = at_end;
         }
-        let verdict = swap.decide(&view, at(2));
+        let found = verdict(&swap, &view, at(2));
         assert!(
-            matches!(verdict, Verdict::Conflict(Some(current)) if current.version == Version::new(1))
+            matches!(found, Verdict::Conflict(Some(current)) if current.version == Version::new(1))
         );
-        assert!(swap.batch(&view, &verdict, at(2)).is_empty());
+        assert!(swap.decide(&view, at(2)).batch.is_empty());
     }
     let begin = step(
         9,
@@ -361,9 +355,10 @@ fn a_lost_precondition_leaves_the_upload_as_it_was() {
         standing,
         lost: BTreeSet::new(),
         change_is_live: true,
+        is_pending: false,
     };
     assert!(matches!(
-        begin.decide(&view, at(2)),
+        verdict(&begin, &view, at(2)),
         Verdict::Conflict(Some(_))
     ));
 }
@@ -376,18 +371,18 @@ fn a_completion_that_another_write_has_overtaken_keeps_nothing_and_says_so_again
         ..open()
     };
     let swap = completion(9, Selection::All, &never());
-    let verdict = swap.decide(&view, at(2));
+    let found = verdict(&swap, &view, at(2));
     let Verdict::Supersede {
         orphans, written, ..
-    } = &verdict
+    } = &found
     else {
-        panic!("{verdict:?}")
+        panic!("{found:?}")
     };
     assert_eq!((orphans.len(), written.outcome), (3, Outcome::Superseded));
-    let done = session_after(&view, &swap, &verdict, 2);
+    let done = session_after(&view, &swap, 2);
     assert_eq!(done.standing, newer, "the row stays");
     assert!(done.parts.is_empty());
-    let again = completion(10, Selection::All, &newer).decide(&done, at(3));
+    let again = verdict(&completion(10, Selection::All, &newer), &done, at(3));
     assert!(matches!(
         again,
         Verdict::Replay(Written {
@@ -400,18 +395,21 @@ fn a_completion_that_another_write_has_overtaken_keeps_nothing_and_says_so_again
 #[test]
 fn an_abort_gives_up_every_part_and_may_be_repeated() {
     let view = open();
-    let verdict = abort(9).decide(&view, at(2));
+    let found = verdict(&abort(9), &view, at(2));
     let Verdict::End {
         orphans,
         session: Some(_),
-    } = &verdict
+    } = &found
     else {
-        panic!("{verdict:?}")
+        panic!("{found:?}")
     };
     assert_eq!(orphans, &[key(1), key(2), key(5)]);
-    let gone = session_after(&view, &abort(9), &verdict, 2);
+    let gone = session_after(&view, &abort(9), 2);
     assert!(gone.parts.is_empty());
-    assert!(matches!(abort(10).decide(&gone, at(3)), Verdict::Unchanged));
+    assert!(matches!(
+        verdict(&abort(10), &gone, at(3)),
+        Verdict::Unchanged
+    ));
     assert!(
         refused(&completion(10, Selection::All, &never()), &gone, 3)
             .to_string()
@@ -432,17 +430,20 @@ fn a_part_after_the_end_settles_its_change_and_leaves_nothing() {
         ..open()
     };
     let late = filing(9, 3, 1);
-    let verdict = late.decide(&ended, at(2));
-    assert!(matches!(&verdict, Verdict::Refuse { orphans, .. } if *orphans == [key(1009)]));
+    let found = verdict(&late, &ended, at(2));
+    assert!(matches!(&found, Verdict::Refuse { orphans, .. } if *orphans == [key(1009)]));
     assert_eq!(
-        tables(&late.batch(&ended, &verdict, at(2))),
+        tables(&late.decide(&ended, at(2)).batch),
         [(Table::Changes, false), (Table::Orphans, true)]
     );
     let fenced = SessionView {
         change_is_live: false,
         ..open()
     };
-    assert!(matches!(late.decide(&fenced, at(2)), Verdict::Fenced), "I6");
+    assert!(
+        matches!(verdict(&late, &fenced, at(2)), Verdict::Fenced),
+        "I6"
+    );
 }
 
 #[test]
@@ -452,8 +453,8 @@ fn a_part_takes_the_place_of_the_one_that_had_its_number() {
         ..open()
     };
     let swap = filing(9, 2, 7);
-    let verdict = swap.decide(&view, at(2));
-    assert!(matches!(verdict, Verdict::File));
+    let found = verdict(&swap, &view, at(2));
+    assert!(matches!(found, Verdict::File));
     let expected = [
         (Table::Changes, false),
         (Table::Sessions, true),
@@ -461,9 +462,9 @@ fn a_part_takes_the_place_of_the_one_that_had_its_number() {
         (Table::Payloads, false),
         (Table::Orphans, true),
     ];
-    assert_eq!(tables(&swap.batch(&view, &verdict, at(2))), expected);
+    assert_eq!(tables(&swap.decide(&view, at(2)).batch), expected);
     assert_eq!(
-        session_after(&view, &swap, &verdict, 2).parts[&number(2)]
+        session_after(&view, &swap, 2).parts[&number(2)]
             .extent
             .revision,
         revision(1009)
@@ -475,11 +476,11 @@ fn an_upload_past_its_lifetime_is_none_and_is_removed_by_nobody_but_the_expirer(
     let view = open();
     let expire = step(9, SessionMutation::Expire);
     assert!(matches!(
-        expire.decide(&view, at(LIFETIME_MS - 1)),
+        verdict(&expire, &view, at(LIFETIME_MS - 1)),
         Verdict::Unchanged
     ));
-    let verdict = expire.decide(&view, at(LIFETIME_MS));
-    assert!(matches!(&verdict, Verdict::End { orphans, session: None } if orphans.len() == 3));
+    let found = verdict(&expire, &view, at(LIFETIME_MS));
+    assert!(matches!(&found, Verdict::End { orphans, session: None } if orphans.len() == 3));
     for swap in [
         filing(9, 3, 1),
         completion(9, Selection::All, &never()),
@@ -524,8 +525,8 @@ proptest! {
     #[test]
     fn no_part_is_lost_and_none_is_left(acts in acts()) {
         let begin = step(1, SessionMutation::Initiate(session(Phase::Open)));
-        let mut view = SessionView { session: None, parts: Default::default(), standing: never(), lost: BTreeSet::new(), change_is_live: true };
-        view = session_after(&view, &begin, &begin.decide(&view, at(1)), 1);
+        let mut view = SessionView { session: None, parts: Default::default(), standing: never(), lost: BTreeSet::new(), change_is_live: true, is_pending: false };
+        view = session_after(&view, &begin, 1);
         let (mut brought, mut orphans) = (BTreeSet::new(), BTreeSet::new());
         let mut entries = BTreeSet::from([session_expiry_key(at(LIFETIME_MS), &id(), &upload())]);
         let (mut now, mut commits) = (2, 0);
@@ -546,8 +547,7 @@ proptest! {
                 }
                 Act::Overwrite => {
                     let swap = inline(nth, 1);
-                    let decision = swap.decide(&view.standing, true, at(now)).unwrap();
-                    if let Decision::Commit { next, orphans: queued, .. } = decision {
+                    if let Decision::Commit { next, orphans: queued, .. } = decision(&swap, &view.standing, true, at(now)) {
                         orphans.extend(queued.into_iter().map(|key| key.revision));
                         view.standing = next;
                     }
@@ -557,9 +557,9 @@ proptest! {
             if let SessionMutation::Part { part, .. } = &swap.mutation {
                 brought.insert(part.extent.revision);
             }
-            let verdict = swap.decide(&view, at(now));
-            commits += u32::from(matches!(verdict, Verdict::Complete { .. }));
-            for (table, key, value) in swap.batch(&view, &verdict, at(now)).changes() {
+            let found = verdict(&swap, &view, at(now));
+            commits += u32::from(matches!(found, Verdict::Complete { .. }));
+            for (table, key, value) in swap.decide(&view, at(now)).batch.changes() {
                 match (table, value) {
                     (Table::Orphans, Some(_)) => drop(orphans.insert(RevisionId::from_slice(key).unwrap())),
                     (Table::Expiry, Some(_)) => drop(entries.insert(key.clone())),
@@ -567,7 +567,7 @@ proptest! {
                     _ => {}
                 }
             }
-            view = session_after(&view, &swap, &verdict, now);
+            view = session_after(&view, &swap, now);
             let of_row = view.standing.row().map(Row::revisions).unwrap_or_default();
             let named: BTreeSet<_> =
                 of_row.into_iter().chain(view.parts.values().map(|part| part.extent.revision)).collect();

@@ -63,10 +63,9 @@ fn sight(seen: &Seen, entry: Option<&'static [u8]>) -> Sight {
 
 /// What the batch does, table by table: whether it puts.
 fn does(mend: &Mend, sight: &Sight) -> Option<Vec<(Table, bool)>> {
-    let mending = mend.decide(&id(), sight, at(1_700_000_000_000))?;
+    let plan = mend.decide(&id(), sight, at(1_700_000_000_000))?;
     Some(
-        mending
-            .batch
+        plan.batch
             .changes()
             .iter()
             .map(|(table, _, value)| (*table, value.is_some()))

@@ -1,9 +1,9 @@
-//! One object before and after a commit: [`Transition`], and the batch entries that carry it out.
+//! The state of an object before and after a commit, and the batch entries between both.
 //!
-//! Guards I3: whatever belongs to a row (its payload or block checksums, its expiry entry, its
-//! version floor, the orphans it leaves) comes and goes in the row's own batch. Several transitions
-//! may share a batch; what one object gives up and another takes over is then neither removed nor
-//! orphaned. Deliberately not here: who decides (`swap.rs`, `rename.rs`).
+//! Guards I3: everything that belongs to a row (payload or block checksums, expiry entry, last
+//! version, orphans) is written and removed in the batch of the row. Several transitions may share
+//! a batch: an entry that one object gives up and another takes over is neither removed nor
+//! orphaned.
 
 use std::collections::BTreeSet;
 
@@ -15,7 +15,7 @@ use crate::index::{Batch, Table};
 use crate::rows::{Landing, Orphan, Row, expiry_key, expiry_value, floor_key, write_floor};
 use crate::word::{RevisionKey, Timestamp, Version};
 
-/// One object before and after a commit.
+/// State of an object before and after a commit.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Transition<'a> {
     pub(super) id: &'a ObjectId,
@@ -23,7 +23,7 @@ pub(super) struct Transition<'a> {
     pub(super) after: &'a Standing,
 }
 
-/// The revisions that the rows name before and not after.
+/// Returns the revisions that the rows name before and not after.
 pub(super) fn orphans(transitions: &[Transition<'_>]) -> Vec<RevisionKey> {
     let named = |standing: &Standing, id| {
         standing
@@ -33,29 +33,31 @@ pub(super) fn orphans(transitions: &[Transition<'_>]) -> Vec<RevisionKey> {
     };
     let kept: BTreeSet<RevisionKey> = transitions
         .iter()
-        .flat_map(|one| named(one.after, one.id))
+        .flat_map(|transition| named(transition.after, transition.id))
         .collect();
-    let before = transitions.iter().flat_map(|one| named(one.before, one.id));
-    before.filter(|key| !kept.contains(key)).collect()
+    transitions
+        .iter()
+        .flat_map(|transition| named(transition.before, transition.id))
+        .filter(|key| !kept.contains(key))
+        .collect()
 }
 
-/// Rows, floors, expiry entries, and the removal of what belonged to the old rows and does not to
-/// the new ones.
+/// Puts rows, last versions and expiry entries, and removes the entries that belonged to the old
+/// rows only.
 pub(super) fn put_rows(batch: &mut Batch, transitions: &[Transition<'_>]) {
     let belongings = |standing: &Standing| standing.row().map(Row::belongings).unwrap_or_default();
     let kept: BTreeSet<Bytes> = transitions
         .iter()
-        .flat_map(|one| belongings(one.after))
+        .flat_map(|transition| belongings(transition.after))
         .collect();
-    for one in transitions {
-        for key in belongings(one.before)
-            .into_iter()
-            .filter(|key| !kept.contains(key))
-        {
-            batch.remove(Table::Payloads, key);
+    for transition in transitions {
+        for key in belongings(transition.before) {
+            if !kept.contains(&key) {
+                batch.remove(Table::Payloads, key);
+            }
         }
-        put_row(batch, one);
-        put_expiry(batch, one);
+        put_row(batch, transition);
+        put_expiry(batch, transition);
     }
 }
 
@@ -63,22 +65,23 @@ fn put_row(batch: &mut Batch, Transition { id, before, after }: &Transition<'_>)
     match after {
         Standing::Present(row) => {
             batch.put(Table::Rows, id.encoded().clone(), row.encode());
-            if let Standing::Absent(floor) = before
-                && *floor != Version::NONE
+            if let Standing::Absent(last) = before
+                && *last != Version::NONE
             {
                 batch.remove(Table::Meta, floor_key(id));
             }
         }
-        Standing::Absent(floor) => {
+        Standing::Absent(last) => {
             batch.remove(Table::Rows, id.encoded().clone());
-            batch.put(Table::Meta, floor_key(id), write_floor(*floor));
+            batch.put(Table::Meta, floor_key(id), write_floor(*last));
         }
     }
 }
 
 fn put_expiry(batch: &mut Batch, Transition { id, before, after }: &Transition<'_>) {
     let deadline = |standing: &Standing| standing.row().and_then(|row| row.metadata.expires_at);
-    let (old, new) = (deadline(before), deadline(after));
+    let old = deadline(before);
+    let new = deadline(after);
     if old == new {
         return;
     }
@@ -90,7 +93,7 @@ fn put_expiry(batch: &mut Batch, Transition { id, before, after }: &Transition<'
     }
 }
 
-/// Queues revisions that nothing names any more.
+/// Queues revisions that no row names any more.
 pub(super) fn put_orphans(
     batch: &mut Batch,
     revisions: &[RevisionKey],
@@ -105,4 +108,12 @@ pub(super) fn put_orphans(
             orphan.encode(),
         );
     }
+}
+
+/// Queues revisions and removes their block checksums.
+pub(super) fn give_up(batch: &mut Batch, revisions: &[RevisionKey], now: Timestamp) {
+    for key in revisions {
+        batch.remove(Table::Payloads, key.revision.as_bytes().to_vec());
+    }
+    put_orphans(batch, revisions, now, Landing::Landed);
 }

@@ -2,9 +2,9 @@
 
 use super::*;
 use crate::checksum::Checksum;
+use crate::decide::Precondition;
 use crate::multipart::PartEtag;
 use crate::rows::{Attributes, Extent};
-use crate::swap::Precondition;
 use uuid::Uuid;
 
 fn id() -> ObjectId {
@@ -66,9 +66,9 @@ fn seen(session: SeenEntry<Session>, parts: &[(u32, SeenEntry<Filed>)]) -> SeenU
 
 /// What the batch does, table by table: whether it puts.
 fn does(mend: &UploadMend, seen: &SeenUpload) -> Option<Vec<(Table, bool)>> {
-    let batch = mend.decide(&id(), &upload(), seen, at(1_700_000_000_000))?;
+    let plan = mend.decide(&id(), &upload(), seen, at(1_700_000_000_000))?;
     Some(
-        batch
+        plan.batch
             .changes()
             .iter()
             .map(|(table, _, value)| (*table, value.is_some()))

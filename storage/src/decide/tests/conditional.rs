@@ -21,7 +21,7 @@ fn amend(operation: u128, amendment: Amendment) -> Swap {
 fn a_lost_precondition_tells_how_the_object_stands() {
     let first = after(&never(), &inline(1, 1));
     let current = first.row().map(Row::current);
-    let lost = |swap: Swap, standing: &Standing| match swap.decide(standing, true, at(1)).unwrap() {
+    let lost = |swap: Swap, standing: &Standing| match decision(&swap, standing, true, at(1)) {
         Decision::Conflict { current, orphans } => (current, orphans),
         other => panic!("expected a conflict, got {other:?}"),
     };
@@ -68,9 +68,8 @@ fn a_precondition_that_holds_lets_the_write_through() {
 fn a_conflict_of_a_large_put_settles_its_change() {
     let first = after(&never(), &inline(1, 1));
     let swap = when(Precondition::Absent, tombstone(9, Expected::NoTombstone));
-    let decision = swap.decide(&first, true, at(1)).unwrap();
     assert_eq!(
-        tables(&swap.batch(&first, &decision, at(1))),
+        tables(&plan(&swap, &first, true, at(1)).batch),
         [(Table::Changes, false), (Table::Orphans, true)]
     );
 }
@@ -88,7 +87,7 @@ fn amending_leaves_the_bytes_where_they_are() {
     ] {
         let first = after(&never(), &write);
         let swap = amend(2, change.clone());
-        let decision = swap.decide(&first, true, at(5)).unwrap();
+        let decision = decision(&swap, &first, true, at(5));
         let Decision::Commit {
             next,
             orphans,
@@ -105,13 +104,13 @@ fn amending_leaves_the_bytes_where_they_are() {
         assert_eq!(new.metadata.attributes.filename.as_deref(), Some("f"));
         assert_ne!(new.etag(), old.etag());
         assert_eq!(
-            tables(&swap.batch(&first, &decision, at(5))),
+            tables(&plan(&swap, &first, true, at(5)).batch),
             [(Table::Rows, true)],
             "nothing but the row"
         );
     }
     assert_eq!(
-        amend(2, change).decide(&never(), true, at(1)).unwrap(),
+        decision(&amend(2, change), &never(), true, at(1)),
         Decision::Absent
     );
 }
@@ -120,16 +119,13 @@ fn amending_leaves_the_bytes_where_they_are() {
 fn attributes_that_grow_too_large_are_refused() {
     let first = after(&never(), &inline(1, 1));
     let large = [("k".to_owned(), Some("v".repeat(20_000)))].into();
-    let error = amend(
-        2,
-        Amendment {
-            custom: large,
-            ..Amendment::default()
-        },
-    )
-    .decide(&first, true, at(1))
-    .unwrap_err();
-    assert_eq!(error.kind(), crate::ErrorKind::Invalid);
+    let amendment = Amendment {
+        custom: large,
+        ..Amendment::default()
+    };
+    let refused = plan(&amend(2, amendment), &first, true, at(1));
+    assert_eq!(refused.reply.unwrap_err().kind(), ErrorKind::Invalid);
+    assert!(refused.batch.is_empty() && refused.effect == Effect::Known);
 }
 
 #[test]
@@ -142,9 +138,8 @@ fn an_extension_that_extends_nothing_commits_nothing() {
         }),
         ..delete(2)
     };
-    let forever = extension(Deadline::At(at(99)))
-        .decide(&first, true, at(1))
-        .unwrap();
+    let forever = extension(Deadline::At(at(99)));
+    let forever = decision(&forever, &first, true, at(1));
     assert_eq!(forever, Decision::Unchanged, "it never expires");
 }
 
@@ -163,7 +158,7 @@ proptest! {
                 2 => amend(operation, Amendment::default()),
                 _ => delete(operation),
             };
-            if let Decision::Commit { next, .. } = swap.decide(&standing, true, at(moment)).unwrap() {
+            if let Decision::Commit { next, .. } = decision(&swap, &standing, true, at(moment)) {
                 standing = next;
             }
             let now = standing.row().map(|row| (row.version, row.etag()));

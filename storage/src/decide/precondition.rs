@@ -1,32 +1,33 @@
-//! What a caller may demand of an object before a write to it commits: [`Precondition`]. Pure.
+//! Preconditions of writes.
 
 use serde::{Deserialize, Serialize};
 
 use crate::rows::Row;
 use crate::word::{Current, Etag, Version};
 
-/// How an object must stand for a write to commit. An expired object stands as an absent one.
+/// State that an object must be in for a write to commit. An expired object counts as absent.
 ///
-/// Whatever is true of a version or an etag once is never true of another write: neither is ever
-/// reused.
+/// Versions and etags are never reused, so a precondition that names one holds for exactly one
+/// committed write.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Precondition {
-    /// It may stand as it likes.
+    /// Any state.
     #[default]
     None,
-    /// It must be absent.
+    /// The object must be absent.
     Absent,
-    /// It must be present, with this version.
+    /// The object must have this version.
     Version(Version),
-    /// It must be present, with this etag.
+    /// The object must have this etag.
     Etag(Etag),
 }
 
 impl Precondition {
-    /// Whether it holds for an object with this live row, or without one.
+    /// Checks the precondition against the live row of an object, `None` if it is absent.
     ///
     /// # Errors
-    /// If it does not: how the object stands, none if it is absent.
+    /// The current version and etag if the precondition does not hold; `None` if the object is
+    /// absent.
     pub fn check(self, live: Option<&Row>) -> Result<(), Option<Current>> {
         let current = live.map(Row::current);
         if self.holds(current) {
@@ -36,7 +37,8 @@ impl Precondition {
         }
     }
 
-    /// Whether it holds for an object of which this write stands, or none.
+    /// Returns whether the precondition holds for an object whose newest write is `current`, `None`
+    /// if it is absent.
     pub fn holds(self, current: Option<Current>) -> bool {
         match self {
             Self::None => true,

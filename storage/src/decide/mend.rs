@@ -1,30 +1,28 @@
-//! The decision of a repair: what a shard does about damage to what one object has in the index.
-//! Pure.
+//! The decision of a repair: the reaction of a shard to damage of an object's entries.
 //!
 //! ```text
-//! mend         the shard sees                                       one batch
+//! repair       the shard reads                                      plan
 //! ------------ ---------------------------------------------------- --------------------------------------------------
 //! Expiry       a row with exactly this deadline, no valid entry     the expiry entry is put
 //!              a row with another one, or no row, and an entry      the expiry entry is removed
 //! Checksums    a tombstone that names the revision, no checksums    its block checksums are put
-//! Floor        a row, and a version floor                           the version floor is removed
-//!              no row, and a floor that can't be read               the floor is set to what no version has reached
-//! Excise       a row that can't be read                             the row is removed, and the floor set likewise
+//! Floor        a row, and a last version                            the last version is removed
+//!              no row, and a last version that can't be read        it is set to a version that was never reached
+//! Excise       a row that can't be read                             the row is removed, the last version set likewise
 //!              a row that a later build may have written            nothing: it is not damage
 //! GiveUp       a row whose payload is missing or not as written,    the object is deleted
 //!              or that names the lost revision
-//! any          anything else                                        nothing: not confirmed
+//! any          anything else                                        none: not confirmed
 //! ```
 //!
-//! A decision is the confirmation of a finding too: a finding without one is neither reported nor
-//! acted on (docs/adr/0015). Guards I3 for repairs: whoever found the damage read an earlier state,
-//! so the shard reads again, and each batch only restores what belongs to the current row. Each is
-//! idempotent. Deliberately not here: finding the damage (`scrub`).
+//! A plan also confirms a finding: a finding without a plan is neither reported nor acted on
+//! (docs/adr/0015). Guards I3 for repairs: a scrub reads an earlier state, so the shard reads again,
+//! and each batch only restores entries of the current row. Repairs are idempotent.
 
 use bytes::Bytes;
 
 use super::transition::{self, Transition};
-use super::{SeenEntry, Standing};
+use super::{Effect, Plan, SeenEntry, Standing};
 use crate::checksum::Checksum;
 use crate::id::ObjectId;
 use crate::index::{Batch, Table};
@@ -34,73 +32,65 @@ use crate::rows::{
 };
 use crate::word::{RevisionId, Timestamp, Version};
 
-/// A repair of what one object has in the index.
+/// A repair of the entries of one object.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Mend {
-    /// The expiry entry of this deadline is there exactly if the row has this deadline.
+    /// Puts or removes the expiry entry of this deadline, so that it exists exactly if the row has
+    /// this deadline.
     Expiry {
-        /// The deadline.
+        /// Deadline.
         deadline: Timestamp,
     },
-    /// The block checksums of a revision, learnt anew from bytes that match the checksum of the
+    /// Puts the block checksums of a revision, computed from bytes that match the checksum of the
     /// whole.
     Checksums {
-        /// The revision.
+        /// Revision.
         revision: RevisionId,
-        /// Its block checksums.
+        /// Block checksums of the revision.
         blocks: BlockChecksums,
     },
-    /// The version floor is there exactly if there is no row, and can be read.
+    /// Removes the last version beside a row, and replaces a last version that can't be read.
     Floor,
-    /// A row that can't be read is removed, and its object with it.
+    /// Removes a row that can't be read, and its object with it.
     Excise,
-    /// An object whose bytes are lost is deleted.
+    /// Deletes an object whose payload is lost.
     GiveUp(Lost),
 }
 
-/// The bytes of an object that are lost.
+/// Lost payload of an object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Lost {
-    /// Its inline payload: missing, unreadable, or not as written.
+    /// Inline payload: missing, unreadable, or not as written.
     Payload,
-    /// The blob of this revision.
+    /// Blob of this revision.
     Blob(RevisionId),
 }
 
-/// What a shard sees of an object that something is wrong with.
+/// State of an object that may be damaged.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Seen {
-    /// Nothing is wrong with its row or floor.
+    /// Row and last version are readable.
     Whole(Standing),
-    /// It has a row that is damaged.
+    /// The row is damaged.
     BrokenRow,
-    /// It has no row, and a version floor that is damaged.
+    /// There is no row, and the last version is damaged.
     BrokenFloor,
 }
 
-/// What a [`Mend`] is decided on: the newest state.
+/// Newest state that a [`Mend`] is decided on.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Sight {
-    /// The row or version floor.
+    /// Row or last version.
     pub seen: Seen,
-    /// The durable value of the key that [`Mend::reads`] gives.
+    /// Durable value of the key that [`Mend::reads`] returns.
     pub entry: SeenEntry<Bytes>,
     /// True if a batch about the object is on its way to the disk. `entry` may then be older than
     /// `seen`.
     pub is_pending: bool,
 }
 
-/// What a shard must do about a [`Mend`].
-#[derive(Clone, Debug, Default)]
-pub struct Mending {
-    /// What to commit.
-    pub batch: Batch,
-    /// How the object stands then, if it stands otherwise than before.
-    pub next: Option<Standing>,
-}
-
 impl Mend {
-    /// The key whose value the decision needs beside the row; none if the row is enough.
+    /// Returns the key whose value the decision needs beside the row; `None` if the row suffices.
     pub fn reads(&self, id: &ObjectId, seen: &Seen) -> Option<(Table, Bytes)> {
         match self {
             Self::Expiry { deadline } => Some((Table::Expiry, expiry_key(*deadline, id))),
@@ -119,8 +109,9 @@ impl Mend {
         }
     }
 
-    /// Decides against the newest state; none if the damage is not confirmed.
-    pub fn decide(&self, id: &ObjectId, sight: &Sight, now: Timestamp) -> Option<Mending> {
+    /// Decides on the newest state. Returns `None` if the damage is not confirmed. The plan replies
+    /// true.
+    pub fn decide(&self, id: &ObjectId, sight: &Sight, now: Timestamp) -> Option<Plan<bool>> {
         match self {
             Self::Expiry { deadline } => expiry(id, *deadline, sight),
             Self::Checksums { revision, blocks } => checksums(*revision, blocks, sight),
@@ -148,7 +139,7 @@ impl Lost {
         match (self, &row.body) {
             (Self::Blob(revision), _) => row.names(revision),
             (Self::Payload, Body::Embedded(payload)) => !is_as_written(row, payload),
-            // Of a write that is not durable yet the payload is not there yet.
+            // The payload of a pending write is not in the index yet.
             (Self::Payload, Body::Separate(_)) if sight.is_pending => false,
             (Self::Payload, Body::Separate(_)) => match &sight.entry {
                 SeenEntry::Absent | SeenEntry::Broken => true,
@@ -168,7 +159,7 @@ pub(crate) fn is_as_written(row: &Row, payload: &Bytes) -> bool {
             .is_none_or(|checksum| Checksum::of(payload) == checksum)
 }
 
-fn expiry(id: &ObjectId, deadline: Timestamp, sight: &Sight) -> Option<Mending> {
+fn expiry(id: &ObjectId, deadline: Timestamp, sight: &Sight) -> Option<Plan<bool>> {
     if sight.is_pending || sight.seen == Seen::BrokenRow {
         return None;
     }
@@ -187,12 +178,12 @@ fn expiry(id: &ObjectId, deadline: Timestamp, sight: &Sight) -> Option<Mending> 
             batch.remove(Table::Expiry, expiry_key(deadline, id));
         }
     }
-    Some(Mending { batch, next: None })
+    Some(repaired(batch))
 }
 
-fn checksums(revision: RevisionId, blocks: &BlockChecksums, sight: &Sight) -> Option<Mending> {
+fn checksums(revision: RevisionId, blocks: &BlockChecksums, sight: &Sight) -> Option<Plan<bool>> {
     let row = sight.seen.row()?;
-    // Those of a put or rename that is not durable yet may not be there yet.
+    // The checksums of a pending put or rename may not be in the index yet.
     if sight.is_pending || !row.names(revision) || hold_checksums(&sight.entry, blocks) {
         return None;
     }
@@ -202,10 +193,10 @@ fn checksums(revision: RevisionId, blocks: &BlockChecksums, sight: &Sight) -> Op
         revision.as_bytes().to_vec(),
         blocks.encode(),
     );
-    Some(Mending { batch, next: None })
+    Some(repaired(batch))
 }
 
-/// Returns whether the block checksums are there: of as many blocks as these.
+/// Returns whether the entry holds checksums of as many blocks as these.
 pub(super) fn hold_checksums(entry: &SeenEntry<Bytes>, blocks: &BlockChecksums) -> bool {
     match entry {
         SeenEntry::Whole(value) => {
@@ -215,7 +206,7 @@ pub(super) fn hold_checksums(entry: &SeenEntry<Bytes>, blocks: &BlockChecksums) 
     }
 }
 
-fn floor(id: &ObjectId, sight: &Sight, now: Timestamp) -> Option<Mending> {
+fn floor(id: &ObjectId, sight: &Sight, now: Timestamp) -> Option<Plan<bool>> {
     if sight.is_pending {
         return None;
     }
@@ -223,37 +214,36 @@ fn floor(id: &ObjectId, sight: &Sight, now: Timestamp) -> Option<Mending> {
     match (&sight.seen, &sight.entry) {
         (Seen::Whole(Standing::Present(_)), SeenEntry::Whole(_) | SeenEntry::Broken) => {
             batch.remove(Table::Meta, floor_key(id));
-            Some(Mending { batch, next: None })
+            Some(repaired(batch))
         }
         (Seen::BrokenFloor, _) => {
-            let floor = unreached(now);
-            batch.put(Table::Meta, floor_key(id), write_floor(floor));
-            Some(Mending {
-                batch,
-                next: Some(Standing::Absent(floor)),
-            })
+            let last = unreached(now);
+            batch.put(Table::Meta, floor_key(id), write_floor(last));
+            Some(repaired_to(batch, id, Standing::Absent(last)))
         }
         (Seen::Whole(_) | Seen::BrokenRow, _) => None,
     }
 }
 
-/// Removes a row that can't be read, and its object with it.
-pub fn excise(id: &ObjectId, now: Timestamp) -> Mending {
-    let (mut batch, floor) = (Batch::new(), unreached(now));
-    batch.remove(Table::Rows, id.encoded().clone());
-    batch.put(Table::Meta, floor_key(id), write_floor(floor));
-    Mending {
-        batch,
-        next: Some(Standing::Absent(floor)),
-    }
+/// Plans the removal of a row that can't be read, and of its object with it.
+pub fn excise(id: &ObjectId, now: Timestamp) -> Plan<bool> {
+    let (batch, last) = remove_unreadable_row(id, now);
+    repaired_to(batch, id, Standing::Absent(last))
 }
 
-/// As a delete.
-fn give_up(id: &ObjectId, row: &Row, now: Timestamp) -> Mending {
-    let (before, after) = (
-        Standing::Present(Box::new(row.clone())),
-        Standing::Absent(row.version),
-    );
+/// Returns the batch that removes a row which can't be read, and the last version it sets.
+pub(super) fn remove_unreadable_row(id: &ObjectId, now: Timestamp) -> (Batch, Version) {
+    let last = unreached(now);
+    let mut batch = Batch::new();
+    batch.remove(Table::Rows, id.encoded().clone());
+    batch.put(Table::Meta, floor_key(id), write_floor(last));
+    (batch, last)
+}
+
+/// Plans a delete of the object.
+fn give_up(id: &ObjectId, row: &Row, now: Timestamp) -> Plan<bool> {
+    let before = Standing::Present(Box::new(row.clone()));
+    let after = Standing::Absent(row.version);
     let transition = [Transition {
         id,
         before: &before,
@@ -261,21 +251,25 @@ fn give_up(id: &ObjectId, row: &Row, now: Timestamp) -> Mending {
     }];
     let mut batch = Batch::new();
     transition::put_rows(&mut batch, &transition);
-    transition::put_orphans(
-        &mut batch,
-        &transition::orphans(&transition),
-        now,
-        Landing::Landed,
-    );
-    Mending {
-        batch,
-        next: Some(after),
+    let orphans = transition::orphans(&transition);
+    transition::put_orphans(&mut batch, &orphans, now, Landing::Landed);
+    repaired_to(batch, id, after)
+}
+
+fn repaired(batch: Batch) -> Plan<bool> {
+    Plan::new(batch, Ok(true), Effect::Commits)
+}
+
+fn repaired_to(batch: Batch, id: &ObjectId, next: Standing) -> Plan<bool> {
+    Plan {
+        rows: vec![(id.clone(), next)],
+        ..repaired(batch)
     }
 }
 
-/// A version that an object whose last version is lost has not reached, so that none is ever
-/// reused: 1024 for each millisecond since 1970. That takes a million writes a second to this one
-/// object, ever since; and should it be lost a second time, a million a second since the first.
+/// Returns a version that an object whose last version is lost has not reached, so that none is
+/// reused: 1024 for each millisecond since 1970. That exceeds a million writes per second to this
+/// object since 1970; after a second loss, a million per second since the first.
 pub fn unreached(now: Timestamp) -> Version {
     Version::new(now.as_millis().saturating_mul(1024).clamp(1 << 32, 1 << 62))
 }

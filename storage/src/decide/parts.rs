@@ -1,8 +1,6 @@
-//! Which parts of an upload become an object, and whether they may: [`Selection`], [`PartRules`].
-//! Pure.
+//! The selection of the parts that become an object, and the rules for them.
 //!
-//! What is refused names the part, for people and for programs ([`Reason`]). Deliberately not here:
-//! what becomes of the session (`session.rs`).
+//! Errors name the part in their message and in their [`Reason`].
 
 use std::collections::BTreeMap;
 
@@ -13,29 +11,29 @@ use crate::error::{Error, ErrorKind, Reason, Result};
 use crate::multipart::{PartEtag, PartNumber};
 use crate::rows::{Manifest, Part, PartsDigest};
 
-/// Which parts of an upload become the object.
+/// Parts of an upload that become the object.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Selection {
-    /// All that there are.
+    /// All filed parts.
     All,
-    /// These, in the order of their numbers, each with the etag that its upload was answered with.
+    /// These parts, in the order of their numbers, each with the etag that its upload returned.
     Listed(Vec<(PartNumber, PartEtag)>),
 }
 
-/// What the parts of an upload must keep to.
+/// Limits for the parts of an upload.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PartRules {
-    /// Fewest bytes of each part but the last.
+    /// Minimum size of each part except the last, in bytes.
     pub bytes_min: u64,
-    /// Most bytes of all of them together.
+    /// Maximum size of all parts together, in bytes.
     pub total_bytes_max: u64,
 }
 
 impl Selection {
-    /// Whether parts can be listed so, whatever there is: at least one, in ascending order.
+    /// Checks that the list has at least one part and is in ascending order.
     ///
     /// # Errors
-    /// [`ErrorKind::Invalid`] if they can't.
+    /// [`ErrorKind::Invalid`] otherwise.
     pub fn check(&self) -> Result<()> {
         match self {
             Self::All => Ok(()),
@@ -43,7 +41,7 @@ impl Selection {
         }
     }
 
-    /// The parts that it means.
+    /// Returns the selected parts.
     pub(super) fn resolve(&self, view: &SessionView) -> Result<Vec<(PartNumber, PartEtag)>> {
         let (lost, listed) = match self {
             Self::All => {
@@ -80,7 +78,8 @@ fn check_order(listed: &[(PartNumber, PartEtag)]) -> Result<()> {
     }
     match listed.windows(2).find(|pair| pair[0].0 >= pair[1].0) {
         Some(pair) => {
-            let (number, before) = (pair[1].0, pair[0].0);
+            let number = pair[1].0;
+            let before = pair[0].0;
             let message = format!(
                 "the parts are not listed in ascending order: part={number} after={before}"
             );
@@ -90,7 +89,7 @@ fn check_order(listed: &[(PartNumber, PartEtag)]) -> Result<()> {
     }
 }
 
-/// The manifest of these parts, and how many bytes they are.
+/// Returns the manifest of these parts, and their total size in bytes.
 pub(super) fn assemble(
     listed: &[(PartNumber, PartEtag)],
     parts: &BTreeMap<PartNumber, Part>,
@@ -112,7 +111,9 @@ pub(super) fn assemble(
             );
             return Err(refused(message, Reason::PartEtag(number)));
         }
-        let (bytes, min, max) = (part.extent.bytes, rules.bytes_min, rules.total_bytes_max);
+        let bytes = part.extent.bytes;
+        let min = rules.bytes_min;
+        let max = rules.total_bytes_max;
         if !is_last && bytes < min {
             let message =
                 format!("a part but the last is too small: part={number} bytes={bytes} min={min}");
@@ -129,7 +130,7 @@ pub(super) fn assemble(
     Ok((Manifest::of_parts(extents), total))
 }
 
-/// Tells two lists of parts apart.
+/// Returns the digest of a list of parts.
 pub(super) fn digest(listed: &[(PartNumber, PartEtag)]) -> PartsDigest {
     let mut sha256 = Sha256::new();
     for (number, etag) in listed {

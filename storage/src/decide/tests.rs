@@ -5,13 +5,25 @@ use std::collections::BTreeSet;
 use proptest::prelude::*;
 use uuid::Uuid;
 
+use super::plan::Plan;
 use super::*;
-use crate::rows::Extent;
+use crate::checksum::Checksum;
+use crate::error::{Error, ErrorKind};
+use crate::id::ObjectId;
+use crate::index::{Batch, Table};
+use crate::rows::{
+    Amendment, Attributes, BlockChecksums, Body, Change, Extension, Extent, Manifest, Orphan, Row,
+    Session, session_key,
+};
+use crate::word::{Current, Etag, OperationId, RevisionId, RevisionKey, Timestamp, Version};
 
 mod conditional;
 mod expiring;
 mod renaming;
 mod sessions;
+mod summary;
+
+use summary::{Decision, Verdict, decision, plan, verdict};
 
 fn id() -> ObjectId {
     ObjectId::try_from("k").unwrap()
@@ -78,7 +90,7 @@ fn after(standing: &Standing, swap: &Swap) -> Standing {
 }
 
 fn after_at(standing: &Standing, swap: &Swap, now: Timestamp) -> Standing {
-    match swap.decide(standing, true, now).unwrap() {
+    match decision(swap, standing, true, now) {
         Decision::Commit { next, .. } => next,
         other => panic!("expected a commit, got {other:?}"),
     }
@@ -114,7 +126,7 @@ fn a_tombstone_commits_over_what_its_upload_saw_only() {
     let small = after(&never(), &inline(1, 1));
     let large = after(&never(), &tombstone(2, Expected::NoTombstone));
     let saw_large = large.expectation(at(1));
-    let live = |swap: &Swap, standing: &Standing| swap.decide(standing, true, at(1)).unwrap();
+    let live = |swap: &Swap, standing: &Standing| decision(swap, standing, true, at(1));
 
     for standing in [&never(), &small] {
         assert!(matches!(
@@ -149,9 +161,9 @@ fn a_fenced_change_never_commits_whatever_stands() {
         after(&never(), &tombstone(2, Expected::NoTombstone)),
     ] {
         let swap = tombstone(9, standing.expectation(at(1)));
-        let decision = swap.decide(&standing, false, at(1)).unwrap();
+        let decision = decision(&swap, &standing, false, at(1));
         assert_eq!(decision, Decision::Fenced);
-        assert!(swap.batch(&standing, &decision, at(1)).is_empty());
+        assert!(plan(&swap, &standing, false, at(1)).batch.is_empty());
     }
 }
 
@@ -163,9 +175,9 @@ fn a_repeated_swap_changes_nothing() {
         tombstone(5, Expected::NoTombstone),
     ] {
         let standing = after(&never(), &swap);
-        let again = swap.decide(&standing, false, at(2)).unwrap();
+        let again = decision(&swap, &standing, false, at(2));
         assert_eq!(again, Decision::Already);
-        assert!(swap.batch(&standing, &again, at(2)).is_empty());
+        assert!(plan(&swap, &standing, false, at(2)).batch.is_empty());
     }
 }
 
@@ -173,30 +185,31 @@ fn a_repeated_swap_changes_nothing() {
 fn one_batch_holds_all_that_a_swap_changes() {
     let small = after(&never(), &inline(1, 5000));
     let swap = tombstone(2, Expected::NoTombstone);
-    let decision = swap.decide(&small, true, at(1)).unwrap();
     let expected = [
         (Table::Payloads, false), // the old inline payload
         (Table::Rows, true),
         (Table::Payloads, true), // the block checksums
         (Table::Changes, false),
     ];
-    assert_eq!(tables(&swap.batch(&small, &decision, at(1))), expected);
+    assert_eq!(tables(&plan(&swap, &small, true, at(1)).batch), expected);
 
     let large = after(&small, &swap);
-    let decision = delete(3).decide(&large, true, at(1)).unwrap();
     let expected = [
         (Table::Payloads, false),
         (Table::Rows, false),
         (Table::Meta, true),
         (Table::Orphans, true),
     ];
-    assert_eq!(tables(&delete(3).batch(&large, &decision, at(1))), expected);
+    assert_eq!(
+        tables(&plan(&delete(3), &large, true, at(1)).batch),
+        expected
+    );
 }
 
 #[test]
 fn created_survives_overwrites_and_modified_does_not() {
     let first = after(&never(), &inline(1, 1));
-    let Decision::Commit { next, .. } = inline(2, 1).decide(&first, true, at(50)).unwrap() else {
+    let Decision::Commit { next, .. } = decision(&inline(2, 1), &first, true, at(50)) else {
         panic!("an inline put commits")
     };
     let metadata = &next.row().unwrap().metadata;
@@ -214,14 +227,14 @@ fn a_fence_spares_what_the_row_names() {
     };
     assert_eq!(fence_orphans(&change, &large), [revision(7)]);
     assert_eq!(fence_orphans(&change, &never()), change.revisions);
-    let batch = fence(
+    let plan = fence(
         OperationId::from_uuid(Uuid::from_u128(2)),
         &change,
         &large,
         at(9),
     );
     assert_eq!(
-        tables(&batch),
+        tables(&plan.batch),
         [(Table::Changes, false), (Table::Orphans, true)]
     );
 }
@@ -248,7 +261,7 @@ proptest! {
                 2 => tombstone(operation, saw.expectation(at(moment))),
                 _ => delete(operation),
             };
-            let decision = swap.decide(&standing, live, at(moment)).unwrap();
+            let decision = decision(&swap, &standing, live, at(moment));
             if let Mutation::Tombstone { manifest, .. } = &swap.mutation {
                 written.extend(manifest.revisions());
             }
