@@ -370,10 +370,7 @@ impl Shared {
             return;
         };
         state.hung = true;
-        let message = format!(
-            "commit overdue: under_way_ms={}",
-            under_way.as_millis()
-        );
+        let message = format!("commit overdue: under_way_ms={}", under_way.as_millis());
         self.poison_locked(
             state,
             &Error::new(ErrorKind::Unavailable, "commit", message),

@@ -448,10 +448,7 @@ mod tests {
             batch(&[Sessions, Expiry, Orphans], &[Sessions, Expiry]).releases(),
             "abort"
         );
-        assert!(
-            !batch(&[Changes], &[]).releases(),
-            "begin of a large put"
-        );
+        assert!(!batch(&[Changes], &[]).releases(), "begin of a large put");
         assert!(
             !batch(&[Rows, Payloads], &[Meta, Changes]).releases(),
             "put"
@@ -464,10 +461,7 @@ mod tests {
             !batch(&[Sessions, Expiry], &[]).releases(),
             "begin of an upload"
         );
-        assert!(
-            !batch(&[Sessions, Payloads], &[Changes]).releases(),
-            "part"
-        );
+        assert!(!batch(&[Sessions, Payloads], &[Changes]).releases(), "part");
     }
 
     proptest! {

@@ -94,9 +94,9 @@ impl Bench {
             orders,
             outcomes,
             outcome_sender,
-            } = self;
-            drop(orders);
-            drop(outcome_sender);
+        } = self;
+        drop(orders);
+        drop(outcome_sender);
         committer.close();
         assert_eq!(committer.wait(), Ended::Joined);
         assert_eq!(committer.stats().waiting, 0);
@@ -319,11 +319,11 @@ async fn drop_commits_queued_batches() {
         orders,
         outcomes,
         outcome_sender,
-        } = bench();
-        committer.submit(
-            put("a", "1"),
-            Box::new(move |outcome| drop(outcome_sender.send((0, outcome)))),
-        );
+    } = bench();
+    committer.submit(
+        put("a", "1"),
+        Box::new(move |outcome| drop(outcome_sender.send((0, outcome)))),
+    );
     drop(orders);
     drop(committer);
     assert_eq!(seen.try_iter().count(), 1);
@@ -363,9 +363,9 @@ async fn completion_may_submit_and_drop_the_committer() {
         orders,
         outcomes,
         outcome_sender,
-        } = bench();
-        let own = committer.clone();
-        let inner = outcome_sender.clone();
+    } = bench();
+    let own = committer.clone();
+    let inner = outcome_sender.clone();
     let completion: Completion = Box::new(move |_| {
         own.submit(
             put("b", "1"),
@@ -410,9 +410,9 @@ async fn every_completion_fires_once_however_the_committer_ends() {
             outcomes,
             outcome_sender,
             ..
-            } = bench;
-            drop(orders);
-            drop(outcome_sender);
+        } = bench;
+        drop(orders);
+        drop(outcome_sender);
         committer.close();
         committer.wait();
         submitter.unwrap().join().unwrap();
