@@ -235,6 +235,7 @@ impl<'a, T: 'a, R: Fn(Range) -> BoxFuture<'a, Result<Vec<T>>>> Scan<'a, R, T> {
         Ok(read.map(|page| page.first().map_or(0, |entry| (self.key)(entry).len())))
     }
 
+    /// Reads a range. Returns `None` if it is damaged.
     async fn try_read(&self, range: Range) -> Result<Option<Vec<T>>> {
         match (self.read)(range).await {
             Ok(page) => Ok(Some(page)),
@@ -364,11 +365,12 @@ impl<'a, T: 'a, R: Fn(Range) -> BoxFuture<'a, Result<Vec<T>>>> Scan<'a, R, T> {
     }
 }
 
-/// The smallest key above this one.
+/// Returns the smallest key above this key.
 fn after(key: &Bytes) -> Bytes {
     [&key[..], &[0]].concat().into()
 }
 
+/// Returns the smallest key that this lower bound admits.
 fn first_key(start: &Bound<Bytes>) -> Bytes {
     match start {
         Bound::Included(key) => key.clone(),
@@ -386,6 +388,7 @@ fn end_key(end: &Bound<Bytes>) -> Option<Bytes> {
     }
 }
 
+/// Returns whether the bounds of a range admit a key.
 fn may_hold_keys(range: &Range) -> bool {
     end_key(&range.end).is_none_or(|end| first_key(&range.start) < end)
 }
