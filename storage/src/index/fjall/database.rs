@@ -100,7 +100,7 @@ fn open_database(path: &Path, options: &FjallOptions, workers: usize) -> Result<
         .cache_size(options.cache_bytes)
         .max_journaling_size(options.journal_bytes_max)
         .worker_threads_unchecked(workers)
-        // Compression makes large values up to five times slower, and saves less.
+        // Compression costs more time than it saves: a factor of up to five for large values.
         .journal_compression(CompressionType::None)
         // Every batch requests its own sync.
         .manual_journal_persist(true);
