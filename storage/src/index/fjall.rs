@@ -63,7 +63,7 @@ mod view;
 mod walk;
 
 pub use copy::IndexCopy;
-use failure::{caught, failed};
+use failure::caught;
 use gaps::Gaps;
 use marker::{LastMark, Marker};
 pub use mend::LostFile;

@@ -34,8 +34,9 @@ async fn check_bounds(snapshot: &dyn Snapshot, table: Table, keys: &[Bytes]) {
     let at = |position: usize| keys[position].clone();
     let scan =
         async |start, end, limit| scanned(snapshot, table, Range { start, end, limit }).await;
-    let prefixed =
-        async |prefix: &'static [u8], limit| scanned(snapshot, table, Range::prefix(prefix, limit)).await;
+    let prefixed = async |prefix: &'static [u8], limit| {
+        scanned(snapshot, table, Range::prefix(prefix, limit)).await
+    };
     assert_eq!(prefixed(b"sc", 1000).await, keys);
     assert_eq!(prefixed(b"sc\xff", 9).await, keys[255..]);
     assert_eq!(

@@ -105,13 +105,13 @@ pub(super) fn section(
 /// sections.
 pub(super) fn end(sections: &[Section], at: u64) -> Vec<u8> {
     let mut toc = TOC_MAGIC.to_vec();
-    let count = u32::try_from(sections.len()).expect("an archive of ours has about ten sections");
+    let count = u32::try_from(sections.len()).expect("an archive has about ten sections");
     toc.extend(count.to_le_bytes());
     for section in sections {
         toc.extend(section.at.to_le_bytes());
         toc.extend(section.length.to_le_bytes());
         let name_bytes =
-            u16::try_from(section.name.len()).expect("a name that was read had such a length");
+            u16::try_from(section.name.len()).expect("the name was read with a length of 16 bits");
         toc.extend(name_bytes.to_le_bytes());
         toc.extend(&section.name);
     }
