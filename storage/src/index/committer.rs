@@ -1,11 +1,11 @@
 //! Group commit: [`Committer`] merges submitted batches into one durable write, on one thread.
 //!
 //! ```text
-//!  submit ──> queue ──gather──> in flight ──sink──> Ok     ──> completions: Ok
-//!               │                   │   └─────────> Err    ──> completions: Unknown ┐ poisoned: the
-//!               │                   │   └─────────> panic  ──> completions: Unknown ├ queue and later
-//!               │                   └── watch: overdue     ──> completions: Unknown ┘ ones: NotStarted
-//!               └── closed: later ones NotStarted(Closed), the queue is still committed
+//!  submit ─> queue ─gather─> in flight ─sink─> Ok    ─> completions: Ok
+//!              │                 │   └───────> Err   ─> completions: Unknown ┐ poisoned: the queue
+//!              │                 │   └───────> panic ─> completions: Unknown ├ and later batches
+//!              │                 └── watch: overdue  ─> completions: Unknown ┘ are NotStarted
+//!              └── closed: later batches are NotStarted(Closed), the queue still commits
 //! ```
 //!
 //! Guards I9 (an `Ok` completion means durable) and I10 (each completion fires exactly once, with

@@ -131,6 +131,7 @@ pub async fn batches_are_applied_whole(subject: &dyn Subject) {
 /// Checks that completions fire in the order of submission, and that the last submission wins.
 pub async fn order_is_kept(subject: &dyn Subject) {
     let index = open(subject).await;
+    // Unbounded, because a completion must not block.
     let (sender, outcomes) = std::sync::mpsc::channel();
     for number in 0..MANY {
         let sender = sender.clone();
@@ -185,6 +186,7 @@ pub async fn the_last_change_of_a_key_wins_across_batches(subject: &dyn Subject)
     for round in 0..MANY {
         let mut batch = put("across/a", &round.to_string());
         batch.put(Table::Orphans, "across/a", round.to_string());
+        // Each round removes the key that the round before has put.
         let (removed, here) = if round % 2 == 1 {
             ("across/b", "across/c")
         } else {
@@ -192,6 +194,7 @@ pub async fn the_last_change_of_a_key_wins_across_batches(subject: &dyn Subject)
         };
         batch.put(Table::Rows, here, "here");
         batch.remove(Table::Rows, removed);
+        // Not awaited, so that the index may merge the batches.
         index.submit(batch, Box::new(|_| {}));
     }
     index.barrier().await.expect("the barrier is passed");
@@ -213,6 +216,7 @@ pub async fn completions_fire_exactly_once(subject: &dyn Subject) {
     let mut closing = None;
     for number in 0..MANY {
         if number == MANY / 2 {
+            // The rest of the batches is submitted during and after the close.
             closing = Some(index.close());
         }
         let counts = counts.clone();
@@ -246,6 +250,7 @@ pub async fn empty_batches_complete_in_their_turn(subject: &dyn Subject) {
         .expect("the completion fires")
         .expect("the empty batch is durable");
     assert!(
+        // Without waiting: the first completion must have fired before the second.
         matches!(first.try_recv(), Ok(Ok(()))),
         "the batch before it is acknowledged first"
     );
@@ -272,6 +277,7 @@ pub async fn stats_count_what_was_done(subject: &dyn Subject) {
     let index = open(subject).await;
     assert_eq!(index.stats(), IndexStats::default());
     assert!(index.poisoned().is_none());
+    // Concurrent, so that batches may share a sync.
     join_all((0..MANY).map(|number| commit(&index, put("stats", &number.to_string())))).await;
     let stats = index.stats();
     assert_eq!((stats.batches, stats.waiting), (MANY as u64, 0));
@@ -323,6 +329,7 @@ pub async fn a_closed_index_refuses_everything(subject: &dyn Subject) {
     assert_eq!(read.map_err(|error| error.kind()), Err(ErrorKind::Closed));
     let read = snapshot.scan(Table::Rows, Range::all(1)).await;
     assert_eq!(read.map_err(|error| error.kind()), Err(ErrorKind::Closed));
+    // Through the closed index, while another index has the store open.
     assert!(matches!(
         commit(&index, put("closed", "3")).await,
         Err(CommitError::NotStarted(_))
@@ -344,7 +351,7 @@ pub async fn closing_commits_what_was_submitted(subject: &dyn Subject) {
     for mut outcome in outcomes {
         assert!(
             matches!(outcome.try_recv(), Ok(Ok(()))),
-            "a close ends after the last completion"
+            "a close resolves after the last completion"
         );
     }
     let index = open(subject).await;
@@ -384,6 +391,7 @@ pub async fn reopening_finds_everything_acknowledged(subject: &dyn Subject) {
         commit(&index, batch).await.expect("the removal is durable");
         close(index).await;
     }
+    // Removes the keys, because the claim may run again on the same store.
     let index = open(subject).await;
     let mut batch = Batch::new();
     Table::ALL

@@ -102,9 +102,10 @@ impl Batch {
     }
 
     fn push(&mut self, table: Table, key: Bytes, value: Option<Bytes>) {
+        // A panic and not an error: the length of ids is checked before, so that this is a bug.
         assert!(
             (1..=KEY_BYTES_MAX).contains(&key.len()),
-            "key length out of bounds, although ids are checked before: bytes={}",
+            "key length out of bounds: bytes={}",
             key.len()
         );
         self.bytes += key.len() + value.as_ref().map_or(0, Bytes::len);
@@ -184,6 +185,7 @@ impl CommitError {
         } else {
             ErrorKind::Unavailable
         };
+        // The reason may have any kind. Callers distinguish only "closed" and "reopen the index".
         let message = if kind == ErrorKind::Closed {
             "the index is closed"
         } else {
@@ -255,6 +257,7 @@ impl Range {
 /// Returns the smallest key above all keys with this prefix, or `None` if every larger key has the
 /// prefix.
 pub fn successor(prefix: &[u8]) -> Option<Bytes> {
+    // A byte 0xff can't be incremented. The last smaller byte is, and the rest is cut off.
     let last = prefix.iter().rposition(|&byte| byte != u8::MAX)?;
     let mut end = prefix[..=last].to_vec();
     end[last] += 1;
@@ -349,11 +352,13 @@ pub trait Index: Send + Sync + 'static {
         let (sender, receiver) = tokio::sync::oneshot::channel();
         self.submit(
             Batch::new(),
+            // The send fails if the caller has dropped the future. The outcome is then of no use.
             Box::new(move |outcome| drop(sender.send(outcome))),
         );
         Box::pin(async move {
             match receiver.await {
                 Ok(outcome) => outcome.map_err(CommitError::into_error),
+                // An implementation that drops a completion violates the contract.
                 Err(_) => Err(Error::new(
                     ErrorKind::Indeterminate,
                     "barrier",
@@ -396,6 +401,7 @@ pub trait Index: Send + Sync + 'static {
     /// [`ErrorKind::Unavailable`] with [`Reason::NoSpace`](crate::Reason::NoSpace) if the disk is
     /// full, or so full that the index might soon be unable to commit deletes.
     fn room(&self, bytes: u64) -> Result<()> {
+        // The default suits an index that does not share a disk.
         let _ = bytes;
         Ok(())
     }

@@ -49,6 +49,7 @@ impl Index for ReadOnlyIndex {
         self.0.snapshot()
     }
 
+    // No commit is ever in flight.
     fn watch(&self, _: Duration) {}
 
     fn poisoned(&self) -> Option<Error> {

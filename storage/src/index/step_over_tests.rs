@@ -200,7 +200,10 @@ fn table_without_damage_is_read_as_by_a_plain_scan() {
 proptest! {
     #[test]
     fn every_key_is_returned_or_unreadable(
-        keys in proptest::collection::btree_set(proptest::collection::vec(any::<u8>(), 1..5), 1..40),
+        keys in proptest::collection::btree_set(
+            proptest::collection::vec(any::<u8>(), 1..5),
+            1..40,
+        ),
         damaged in proptest::collection::vec(proptest::bool::weighted(0.2), 40),
         size in 1..6usize,
         limit in 1..9usize,

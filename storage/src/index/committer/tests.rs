@@ -113,7 +113,10 @@ fn put(key: &str, value: &str) -> Batch {
 }
 
 fn is_unknown(outcome: &Outcome) -> bool {
-    matches!(&outcome.1, Err(CommitError::Unknown(error)) if error.kind() == ErrorKind::Indeterminate)
+    match &outcome.1 {
+        Err(CommitError::Unknown(error)) => error.kind() == ErrorKind::Indeterminate,
+        Ok(()) | Err(CommitError::NotStarted(_)) => false,
+    }
 }
 
 fn is_not_started(outcome: &Outcome, kind: ErrorKind) -> bool {

@@ -170,6 +170,7 @@ pub async fn snapshots_keep_what_they_saw(subject: &dyn Subject) {
             .await
             .expect("the batch is durable");
     }
+    // Snapshots of earlier rounds, with the data that they contained.
     let mut held = VecDeque::new();
     for round in (OBJECTS..overwrites).step_by(WRITES_PER_ROUND) {
         let write = async {
@@ -189,11 +190,13 @@ pub async fn snapshots_keep_what_they_saw(subject: &dyn Subject) {
                 );
                 let snapshot = index.snapshot().expect("the index is open");
                 let seen = rows_with_payloads(&*snapshot, OBJECTS).await;
+                // Held while the store drops old versions of the rows.
                 if turn == 0 {
                     held.push_back((snapshot, seen));
                 }
             }
         };
+        // Concurrent: a flush or compaction may end in the middle of a commit.
         futures::join!(write, subject.reorganise(), read);
         if held.len() > HELD_MAX {
             held.pop_front();

@@ -15,6 +15,7 @@ pub async fn scans_are_ordered_bounded_and_paged(subject: &dyn Subject) {
         .collect();
     for table in Table::ALL {
         let mut batch = Batch::new();
+        // Reversed, so that the order of scans is not the order of insertion.
         keys.iter()
             .rev()
             .for_each(|key| batch.put(table, key.clone(), key.clone()));
@@ -140,6 +141,7 @@ pub async fn scans_see_what_comes_and_goes(subject: &dyn Subject) {
         }
         commit(&index, batch).await.expect("the batch is durable");
         states.push_back((index.snapshot().expect("the index is open"), model.clone()));
+        // The last four states are scanned again after each commit.
         states.drain(..states.len().saturating_sub(4));
         for (snapshot, model) in &states {
             let mut range = Range::prefix(
@@ -242,6 +244,7 @@ async fn check_invalid_keys(index: &Arc<dyn Index>, snapshot: &dyn Snapshot, tab
         end: Bound::Unbounded,
         limit: 1,
     };
+    // The next key may be any key of the store, but is valid.
     let next = scanned(snapshot, table, above).await;
     assert!(next[0][..] > too_long[..] && next[0].len() <= KEY_BYTES_MAX);
     let below = Range {

@@ -71,12 +71,14 @@ fn sections(toc: &[u8], toc_at: u64) -> Option<Vec<Section>> {
         return None;
     }
     let count = fields.u32()?;
+    // No capacity from `count`: memory grows only with sections that exist.
     let mut sections = Vec::new();
     for _ in 0..count {
         let at = fields.u64()?;
         let length = fields.u64()?;
         let name = usize::from(fields.u16()?);
         let name = fields.take(name)?.to_vec();
+        // All sections precede the table of contents.
         at.checked_add(length).filter(|&end| end <= toc_at)?;
         sections.push(Section { name, at, length });
     }
@@ -142,6 +144,7 @@ pub(super) fn checksum(path: &Path) -> io::Result<u128> {
 
 fn read_at(file: &mut File, at: u64, length: u64) -> io::Result<Vec<u8>> {
     file.seek(SeekFrom::Start(at))?;
+    // `read_to_end` grows the buffer with the bytes read, so that a wrong length allocates nothing.
     let mut bytes = Vec::new();
     file.take(length).read_to_end(&mut bytes)?;
     Ok(bytes)

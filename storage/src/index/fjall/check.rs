@@ -68,6 +68,8 @@ pub(super) fn before_open(
         scanned,
         tail,
     } = look(store, database, keyspaces)?;
+    // Cut before the mark is written: a crash in between leaves the old mark, which claims
+    // acknowledged batches only.
     if let Some((id, gap)) = tail {
         cut_tail(store, database, id, gap, modes)?;
     }
@@ -78,6 +80,7 @@ pub(super) fn before_open(
     let marks = write_mark(
         &store.join(HIGH_WATER),
         &Mark {
+            // Stays false until a clean close writes the next mark.
             closed: false,
             ..mark.unwrap_or_default()
         },
@@ -124,7 +127,8 @@ pub(super) fn look(store: &Path, database: &Path, keyspaces: &[u64]) -> Result<L
 }
 
 /// Remedies that an error message names.
-pub(super) const WAYS_OUT: &str = "(`cenotaph doctor DIR` explains the damage, `cenotaph salvage OLD NEW` copies what can be read)";
+pub(super) const WAYS_OUT: &str = "(`cenotaph doctor DIR` explains the damage, \
+    `cenotaph salvage OLD NEW` copies what can be read)";
 
 /// Returns the message of a verdict.
 pub(super) fn told(verdict: &Verdict, database: &Path) -> String {
@@ -147,7 +151,8 @@ pub(super) fn told(verdict: &Verdict, database: &Path) -> String {
         ),
         Verdict::Missing { id } => format!("journal missing: file={}", file(id)),
         Verdict::Short { id, found, claimed } => format!(
-            "the journal is older or shorter than it was: file={} last_batch={} expected_batch={claimed}",
+            "the journal is older or shorter than it was: \
+             file={} last_batch={} expected_batch={claimed}",
             file(id),
             found.map_or("none".to_owned(), |found| found.to_string())
         ),
@@ -158,7 +163,8 @@ pub(super) fn told(verdict: &Verdict, database: &Path) -> String {
             high,
         } => {
             format!(
-                "the sequence number of a batch is damaged: file={} found={found} expected={low}..{high}",
+                "the sequence number of a batch is damaged: \
+                 file={} found={found} expected={low}..{high}",
                 file(id)
             )
         }
@@ -240,7 +246,8 @@ fn cut_tail(store: &Path, database: &Path, id: u64, gap: Gap, modes: Modes) -> R
     };
     cut().map_err(|error| unavailable("cut", &path, error))?;
     tracing::warn!(
-        path = %path.display(), at = gap.start, bytes = gap.end - gap.start, defect = %gap.defect, kept,
+        path = %path.display(), at = gap.start, bytes = gap.end - gap.start,
+        defect = %gap.defect, kept,
         "cut off an unacknowledged batch at the end of the journal"
     );
     Ok(())
@@ -259,7 +266,9 @@ fn keep_tail(store: &Path, journal: &Path, id: u64, gap: Gap, modes: Modes) -> i
             .and_then(|name| name.split('-').next()?.parse().ok());
         kept.extend(number.map(|number| (number, entry.path())));
     }
+    // By number and not by name: "10-…" follows "9-…".
     kept.sort();
+    // One less than the limit: the new tail is the last.
     for (_, old) in kept.iter().rev().skip(TAILS_MAX - 1) {
         fs::remove_file(old)?;
     }
@@ -274,6 +283,7 @@ fn keep_tail(store: &Path, journal: &Path, id: u64, gap: Gap, modes: Modes) -> i
         sync_directory_at(&dir)?;
         sync_directory_at(store)
     });
+    // A partial copy must not count as a kept tail.
     if let Err(error) = copied {
         let _ = fs::remove_file(&path);
         return Err(error);

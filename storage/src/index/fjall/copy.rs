@@ -44,6 +44,7 @@ impl FjallIndex {
     /// - [`ErrorKind::Corrupt`] if the damage hides the tables of the index;
     /// - [`ErrorKind::Unavailable`] if the file system fails.
     pub fn open_copy(dir: &Path, to: &Path, env: Env) -> Result<IndexCopy> {
+        // Held until the copy is open: no engine may write to the original meanwhile.
         let _lock = lock(dir)?;
         let modes = Modes::default();
         copy_tree(dir, to, modes).map_err(|error| {

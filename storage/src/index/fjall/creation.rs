@@ -121,6 +121,7 @@ pub(super) fn is_created(dir: &Path) -> Result<bool> {
 /// if another engine holds the lock, [`ErrorKind::Unavailable`] if the file system fails.
 pub(super) fn lock(dir: &Path, modes: Modes) -> Result<Lock> {
     create_dir_durably(dir, modes).map_err(|error| unavailable("create", dir, error))?;
+    // Before the lock file is created, so that a foreign directory remains untouched.
     refuse_foreign(dir)?;
     let path = dir.join(LOCK);
     let file = modes
@@ -128,6 +129,7 @@ pub(super) fn lock(dir: &Path, modes: Modes) -> Result<Lock> {
         .read(true)
         .write(true)
         .create(true)
+        // The file names the last holder until the open succeeds.
         .truncate(false)
         .open(&path);
     let file = file.map_err(|error| unavailable("open", &path, error))?;
@@ -232,6 +234,7 @@ pub(super) fn create_or_check(
         modes
             .narrow_tree(&creating)
             .map_err(|error| unavailable("set the modes in", &creating, error))?;
+        // All files are durable before the rename makes the store visible.
         sync_tree(&creating).map_err(|error| unavailable("sync", &creating, error))?;
         fs::rename(&creating, &store).map_err(|error| unavailable("rename", &creating, error))?;
         sync_directory_at(dir).map_err(|error| unavailable("sync", dir, error))?;
@@ -337,6 +340,7 @@ fn read_record(path: &Path) -> Result<Record> {
         corrupt(format!("the record is damaged: path={}", path.display())).with_source(error)
     };
     let json = fs::read(path).map_err(|error| unavailable("read", path, error))?;
+    // The format is read first, because a record of another version may have other fields.
     let RecordFormat { format } = serde_json::from_slice(&json).map_err(damaged)?;
     if format != RECORD_FORMAT {
         let message = format!(
@@ -357,6 +361,7 @@ fn check_tables(record: &Record) -> Result<()> {
             "the record lacks a keyspace: keyspace={}",
             table.name()
         ))),
+        // No table is missing, so that any further keyspace is unknown.
         None if record.keyspaces.len() > Table::ALL.len() => {
             Err(corrupt("the record has an unknown keyspace"))
         }

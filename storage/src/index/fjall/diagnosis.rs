@@ -63,6 +63,7 @@ fn find(store: &Store, env: &Env) -> Option<Error> {
                     );
                 }
             }
+            // Checked after each entry, because a table may take longer than the limit.
             if env.monotonic().saturating_sub(begun) > TIME_MAX {
                 return None;
             }

@@ -112,6 +112,7 @@ impl Gaps {
                 }
             }
         }
+        // A gap of a later state may contain keys that this state still has.
         let next = gaps
             .range(from.clone()..)
             .find(|(_, gap)| gap.since <= commit);
@@ -128,6 +129,7 @@ impl Gaps {
         if commit < known.forgotten || !is_followed(table) {
             return;
         }
+        // Newest first: the loop ends at the first put that the scanned state contains.
         let put: Vec<Bytes> = known
             .noted
             .iter()
@@ -148,6 +150,7 @@ impl Gaps {
                 },
             );
         }
+        // The ranges were empty in the scanned state. Keys put since are cut out.
         put.iter().for_each(|key| cut(gaps, key));
         while gaps.len() > GAPS_MAX {
             let cheapest = gaps
@@ -211,6 +214,7 @@ fn insert(gaps: &mut BTreeMap<Bytes, Gap>, mut from: Bytes, mut new: Gap) {
     {
         let first = first.clone();
         if let Some(old) = gaps.remove(&first) {
+            // The merged gap is valid only in states in which both parts are.
             new.since = new.since.max(old.since);
             new.took = new.took.saturating_add(old.took);
             new.to = new.to.zip(old.to).map(|(new, old)| new.max(old));

@@ -95,7 +95,8 @@ proptest! {
                 Step::Put(number) => {
                     let mut next = states[commit].clone();
                     next.insert(number);
-                    gaps.committing(commit as u64 + 1, std::iter::once((Table::Rows, &key(number))));
+                    let key = key(number);
+                    gaps.committing(commit as u64 + 1, std::iter::once((Table::Rows, &key)));
                     states.push(next);
                 }
                 Step::Remove(number) => {
