@@ -180,12 +180,12 @@ impl CommitError {
     /// Creates the outcome of a batch that an index does not accept, because the index is closed or
     /// has failed for this reason.
     pub fn not_started(reason: &Error) -> Self {
+        // The reason may have any kind. Callers distinguish only "closed" and "reopen the index".
         let kind = if reason.kind() == ErrorKind::Closed {
             ErrorKind::Closed
         } else {
             ErrorKind::Unavailable
         };
-        // The reason may have any kind. Callers distinguish only "closed" and "reopen the index".
         let message = if kind == ErrorKind::Closed {
             "the index is closed"
         } else {
@@ -208,8 +208,9 @@ impl CommitError {
     }
 }
 
-/// Callback for the outcome of a submitted batch. The index calls it exactly once, on the thread
-/// that commits. The callback must be short and must not block.
+/// Callback for the outcome of a submitted batch. The index calls it exactly once: on the thread
+/// that commits, or on the thread of a caller that submits to, watches or closes a failed index.
+/// The callback must be short and must not block.
 pub type Completion = Box<dyn FnOnce(Result<(), CommitError>) + Send>;
 
 /// Page of a scan: keys and values in key order.
@@ -254,8 +255,8 @@ impl Range {
     }
 }
 
-/// Returns the smallest key above all keys with this prefix, or `None` if every larger key has the
-/// prefix.
+/// Returns the smallest key above all keys with this prefix, or `None` if the prefix is empty or
+/// consists of 0xff bytes.
 pub fn successor(prefix: &[u8]) -> Option<Bytes> {
     // A byte 0xff can't be incremented. The last smaller byte is, and the rest is cut off.
     let last = prefix.iter().rposition(|&byte| byte != u8::MAX)?;
