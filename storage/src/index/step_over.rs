@@ -393,7 +393,7 @@ fn may_hold_keys(range: &Range) -> bool {
     end_key(&range.end).is_none_or(|end| first_key(&range.start) < end)
 }
 
-/// Returns ascending keys above this key. The distance about doubles with each step.
+/// Returns ascending keys above this key. The distance roughly doubles with each step.
 fn farther(from: &[u8]) -> impl Iterator<Item = Bytes> {
     let lengths = (0..from.len().max(1)).rev();
     lengths.flat_map(move |at| {
@@ -409,7 +409,7 @@ fn farther(from: &[u8]) -> impl Iterator<Item = Bytes> {
     })
 }
 
-/// Returns descending keys below this key. The distance about doubles with each step.
+/// Returns descending keys below this key. The distance roughly doubles with each step.
 fn nearer(to: &[u8]) -> impl Iterator<Item = Bytes> {
     (0..to.len()).rev().flat_map(move |at| {
         let steps = (0..8).map_while(move |power| u32::from(to[at]).checked_sub(1 << power));

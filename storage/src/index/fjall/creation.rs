@@ -99,7 +99,7 @@ impl Lock {
 impl Drop for Lock {
     fn drop(&mut self) {
         // A close alone would not release the lock while a forked child process, before its exec,
-        // still holds a copy of the file handle.
+        // still has a copy of the file descriptor.
         if let Err(error) = self.0.unlock() {
             tracing::warn!(%error, "can't unlock the index; closing the file releases the lock");
         }
