@@ -89,7 +89,7 @@ fn a_doctor_tells_a_tail_from_damage_and_says_where_it_is_kept() {
     let said = world.ok(&["doctor"]);
     assert!(
         said.text()
-            .contains("note: the journal ends in a batch that was never acknowledged"),
+            .contains("note: the journal ends with an unacknowledged batch"),
         "{said}"
     );
     assert_eq!(world.ok(&["ls"]).text().lines().count(), 8);
