@@ -1,26 +1,27 @@
-//! The scrub: verify everything against everything, and say what could be done about what is wrong.
-//! [`Scrub`] walks, [`ScrubReport`] says what came of it.
+//! The scrub: verifies all entries of the index and all blobs against each other, and proposes
+//! repairs. [`Scrub`] is the walk, [`ScrubReport`] its result.
 //!
 //! ```text
-//! 1 rows      each can be read, and has its expiry entry                            a snapshot for each page
-//! 2 sessions  each can be read, has its expiry entry, and all parts have theirs     a snapshot for each page
-//! 3 entries   expiry entries, changes, orphans, version floors: each makes sense    a snapshot for each page
-//! 4 payloads  each is named by a row or a part                                      one snapshot: keys, then all of those
-//! 5 bytes     what each row names is there, and is what was written                 pinned, the row read again (I8)
-//! 6 parts     the same for the parts of open uploads                                pinned, the part read again (I8)
-//! 7 blobs     each is named by a row, a part, a change or an orphan                 listed first, then one snapshot
+//! 1 rows      each is readable and has its expiry entry                         a snapshot per page
+//! 2 uploads   each upload record is readable and has its expiry entry;          a snapshot per page
+//!             each part is readable and belongs to an upload
+//! 3 entries   expiry entries, changes, orphans, last versions: each is valid    a snapshot per page
+//! 4 payloads  each is named by a row or a part                                  one snapshot: payload keys, then rows and parts
+//! 5 bytes     the bytes that each row names exist and match their checksums     pinned, the row read again (I8)
+//! 6 parts     the same for the parts of open uploads                            pinned, the part read again (I8)
+//! 7 blobs     each is named by a row, a part, a change or an orphan             listed first, then one snapshot
 //! ```
 //!
-//! What must be seen together is seen in one snapshot, and is looked at again on the newest state
-//! before it counts (`second.rs`, and the shards). Keys that can't be read are stepped over, and
-//! are findings. An expired object that is not removed yet is no damage: it is absent, and the
-//! expirer's. Memory is bounded, whatever there is: pages, [`ScrubOptions`], and the byte budget
-//! that all reads share.
+//! Related entries are read from one snapshot. A finding is confirmed on the newest state before it
+//! counts (`second.rs`, and the shards). Keys that cannot be read are skipped, and are findings. An
+//! expired object that is not removed yet is not damage: the object counts as absent, and the
+//! expirer removes it. Memory is bounded by pages, by [`ScrubOptions`], and by the byte budget that
+//! all reads share.
 //!
-//! Guards I5 (4 and 7) and the promise that damage is found before somebody needs the bytes.
-//! Deliberately not here: carrying out what is proposed. Whoever drives the walk does so after each
-//! [`step`](Scrub::step), so that what a repair lays open is found by a later one: the payload of a
-//! row that was given up, then its blob.
+//! Guards I5 (walks 4 and 7), and the promise that damage is found before a read needs the bytes.
+//! The driver of the walk carries out the proposed repairs after each [`step`](Scrub::step).
+//! Therefore a later step finds the damage that a repair uncovers: the payload of a row that was
+//! given up, then its blob.
 
 mod blob;
 mod blobs;
@@ -53,26 +54,26 @@ use payloads::Strays;
 use report::{Listener, Tally};
 use sessions::Sessions;
 
-/// How far a scrub looks at the bytes.
+/// Extent to which a scrub verifies payload bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum ScrubDepth {
-    /// Whether they are there: one question for each blob.
+    /// Existence and length only: one request per blob.
     Presence,
-    /// All of them, compared with their checksums.
+    /// All bytes, compared with their checksums.
     #[default]
     Bytes,
 }
 
-/// How a scrub looks.
+/// Options of a scrub.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ScrubOptions {
-    /// How far it looks at the bytes.
+    /// Extent to which payload bytes are verified.
     pub depth: ScrubDepth,
-    /// Blobs that were begun within this time are not yet called unknown.
+    /// Minimum age of a blob to be reported as unknown. Younger blobs are skipped.
     pub grace: Duration,
-    /// Objects, or parts, whose bytes are looked at together.
+    /// Number of objects, or of parts, whose bytes are verified concurrently.
     pub objects_at_once: usize,
-    /// Findings that the report names; it counts all of them.
+    /// Maximum number of findings that the report lists. All findings are counted.
     pub findings_max: usize,
 }
 
@@ -88,17 +89,18 @@ impl Default for ScrubOptions {
     }
 }
 
-/// One walk over both tiers.
+/// A walk over both tiers.
 pub struct Scrub {
     reads: Reads,
     options: ScrubOptions,
     tally: Arc<Tally>,
     stage: Stage,
-    /// Rows that can't be read may be all that is known of some blobs.
+    /// True if a range of rows is unreadable: these rows may be the only entries that name some
+    /// blobs.
     rows_are_unreadable: bool,
 }
 
-/// Where the walk is; each but the last says what is still to be looked at.
+/// Current walk, with the range that remains.
 enum Stage {
     Rows(Range),
     Sessions(Box<Sessions>),
@@ -111,8 +113,8 @@ enum Stage {
 }
 
 impl Scrub {
-    /// A walk over what these reads read. `listener` is told how far it has come, from time to
-    /// time.
+    /// Creates a scrub of the store behind `reads`. `listener` is called with the progress from
+    /// time to time.
     pub fn new(
         reads: Reads,
         options: ScrubOptions,
@@ -128,25 +130,26 @@ impl Scrub {
         }
     }
 
-    /// How it looks.
+    /// Returns the options.
     pub fn options(&self) -> &ScrubOptions {
         &self.options
     }
 
-    /// What it has looked at so far.
+    /// Returns the counts so far.
     pub fn looked(&self) -> Looked {
         self.tally.looked()
     }
 
-    /// Looks at some more: what is wrong with it, or none at the end. After a step that failed or
-    /// was dropped, begin anew.
+    /// Verifies the next page. Returns its damage, or `None` at the end of the scrub. A scrub whose
+    /// step failed or was dropped must be started again.
     ///
     /// # Errors
-    /// [`Unavailable`](crate::ErrorKind::Unavailable) if the index can't be read or the blob tier
-    /// can't be listed. Damage is a finding, also where the index itself is damaged, and so is a
-    /// blob that can't be read.
+    /// [`Unavailable`](crate::ErrorKind::Unavailable) if the index cannot be read or the blob tier
+    /// cannot be listed. Damage is a finding, not an error, also if the index itself is damaged or
+    /// a blob cannot be read.
     pub async fn step(&mut self) -> Result<Option<Vec<Found>>> {
-        let (reads, tally) = (&self.reads, &*self.tally);
+        let reads = &self.reads;
+        let tally = &*self.tally;
         let pace = Pace {
             depth: self.options.depth,
             at_once: self.options.objects_at_once.max(1),
@@ -156,6 +159,7 @@ impl Scrub {
                 let (found, rest) = rows::page(reads.index(), range.clone(), tally).await?;
                 let is_range =
                     |found: &Found| matches!(found.damage, Damage::UnreadableRange { .. });
+                // Kept until the walk over blobs: see `Listing::new`.
                 self.rows_are_unreadable |= found.iter().any(is_range);
                 (
                     found,
@@ -219,7 +223,7 @@ impl Scrub {
     }
 }
 
-/// What comes after the entries of a table.
+/// Returns the stage after the entries of a table.
 fn behind(table: Table) -> Stage {
     match table {
         Table::Expiry => Stage::Entries(Table::Changes, Range::all(entries::PAGE)),
@@ -233,5 +237,5 @@ fn behind(table: Table) -> Stage {
     }
 }
 
-/// Damage found on a page, and what is left to be looked at; none if it was the last.
+/// Damage found on a page, and the remaining range, or `None` after the last page.
 type Paged = (Vec<Found>, Option<Range>);
