@@ -1,14 +1,14 @@
 //! Salvage: copies everything that can be read of a damaged index into a new index.
 //!
 //! ```text
-//! 1 payloads  unchanged, with the block checksums
-//! 2 rows      unchanged; a row whose payload was not copied is reported      expiry entries are built again
-//! 3 sessions  unchanged: upload records and parts                            expiry entries are built again
-//! 4 changes   unchanged                                                      only if the tables are consistent
-//! 5 orphans   unchanged, without revisions that a copied row or part names   only if the tables are consistent
-//! 6 meta      unchanged: epoch, last versions, the store's id
-//! 7 blobs     only listed: a blob of an object whose row could not be read is reported, and the last
-//!             version of the object is raised
+//! 1 payloads  copied, with the block checksums
+//! 2 rows      copied, and their expiry entries built again; reported if the payload is missing
+//! 3 sessions  copied: upload records and parts; their expiry entries built again
+//! 4 changes   copied if the tables are consistent
+//! 5 orphans   copied if the tables are consistent and no copied row or part names them
+//! 6 meta      copied: epoch, last versions, the store's id
+//! 7 blobs     only listed: a blob of an object whose row could not be read is reported, and the
+//!             last version of the object is raised
 //! ```
 //!
 //! The blob tier is not changed, and becomes the blob tier of the new index. No entry of the new
@@ -61,7 +61,11 @@ pub struct Losses {
 impl Losses {
     /// Returns whether the readable tables are consistent with each other.
     fn keep_tables_consistent(&self) -> bool {
-        self.has_whole_journals && self.files.iter().all(|lost| !affects_other_tables(lost.table))
+        self.has_whole_journals
+            && self
+                .files
+                .iter()
+                .all(|lost| !affects_other_tables(lost.table))
     }
 
     fn into_report(self) -> SalvageReport {
@@ -191,6 +195,7 @@ impl Salvage<'_> {
                     self.row(&object, &row, &*copied, &mut writer, report)
                         .await?;
                 }
+                // Undecodable rows, too: a scrub of the new store reports them.
                 writer.put(Table::Rows, key, value).await?;
                 report.rows += 1;
             }
@@ -265,6 +270,7 @@ impl Salvage<'_> {
             for (key, value) in page.entries {
                 if let Ok(change) = Change::decode(&value) {
                     known.unsettled.extend(change.revisions);
+                    // Used if the epoch entry itself is unreadable.
                     known.epoch = known.epoch.max(Some(change.epoch));
                 }
                 if !known.are_tables_consistent {
@@ -289,6 +295,7 @@ impl Salvage<'_> {
             for (key, value) in page.entries {
                 let revision = RevisionId::from_slice(&key);
                 if revision.is_some_and(|revision| known.named.contains(&revision)) {
+                    // The deletion of the blob would lose a copied object (I5).
                     report.orphans_kept += 1;
                     continue;
                 }
@@ -365,10 +372,13 @@ impl Salvage<'_> {
                         .any(|range| range.contains(encoded))
                 };
                 let may_be_lost = !known.are_tables_consistent || is_in_unread();
+                // The state of the object was copied: the blob is an earlier revision, not a loss.
                 if !may_be_lost || copied.get(Table::Rows, encoded).await?.is_some() {
                     continue;
                 }
                 if copied.get(Table::Meta, &floor_key(object)).await?.is_none() {
+                    // Higher than every version that the lost row can have had: versions are never
+                    // reused.
                     let floor = write_floor(unreached(self.env.steady_now()));
                     writer.put(Table::Meta, floor_key(object), floor).await?;
                 }

@@ -2,14 +2,16 @@
 //! repairs. [`Scrub`] is the walk, [`ScrubReport`] its result.
 //!
 //! ```text
-//! 1 rows      each is readable and has its expiry entry                         a snapshot per page
-//! 2 uploads   each upload record is readable and has its expiry entry;          a snapshot per page
-//!             each part is readable and belongs to an upload
-//! 3 entries   expiry entries, changes, orphans, last versions: each is valid    a snapshot per page
-//! 4 payloads  each is named by a row or a part                                  one snapshot: payload keys, then rows and parts
-//! 5 bytes     the bytes that each row names exist and match their checksums     pinned, the row read again (I8)
-//! 6 parts     the same for the parts of open uploads                            pinned, the part read again (I8)
-//! 7 blobs     each is named by a row, a part, a change or an orphan             listed first, then one snapshot
+//! walk                                                                 reads from
+//! 1 rows      each is readable and has its expiry entry                snapshot per page
+//! 2 uploads   each upload record is readable and has its expiry entry; snapshot per page
+//!             each part is readable and belongs to an open upload
+//! 3 entries   expiry entries, changes, orphans and last versions are   snapshot per page
+//!             valid
+//! 4 payloads  each is named by a row or a part                         one snapshot for all
+//! 5 bytes     the bytes that each row names exist and are intact       pinned, row read again (I8)
+//! 6 parts     the same for the parts of open uploads                   pinned, part read again (I8)
+//! 7 blobs     each is named by a row, a part, a change or an orphan    list, then one snapshot
 //! ```
 //!
 //! Related entries are read from one snapshot. A finding is confirmed on the newest state before it
@@ -152,6 +154,7 @@ impl Scrub {
         let tally = &*self.tally;
         let pace = Pace {
             depth: self.options.depth,
+            // 0 would never make progress.
             at_once: self.options.objects_at_once.max(1),
         };
         let (found, next) = match &mut self.stage {
@@ -168,7 +171,7 @@ impl Scrub {
             }
             Stage::Sessions(sessions) => match sessions.page(reads.index(), tally).await? {
                 Some(found) => {
-                    tally.tell();
+                    tally.notify();
                     return Ok(Some(found));
                 }
                 None => (
@@ -182,7 +185,7 @@ impl Scrub {
                 let table = *table;
                 (
                     found,
-                    rest.map_or_else(|| behind(table), |rest| Stage::Entries(table, rest)),
+                    rest.map_or_else(|| stage_after(table), |rest| Stage::Entries(table, rest)),
                 )
             }
             Stage::Payloads(strays) => match strays.page(reads.index(), tally).await? {
@@ -198,33 +201,36 @@ impl Scrub {
             }
             Stage::Parts(range) => {
                 let (found, rest) = parts::page(reads, pace, range.clone(), tally).await?;
-                let suspects_filed = self.rows_are_unreadable;
-                let listing = || {
-                    Stage::Blobs(Box::new(Listing::new(
-                        reads,
-                        self.options.grace,
-                        suspects_filed,
-                    )))
-                };
-                (found, rest.map_or_else(listing, Stage::Parts))
+                let grace = self.options.grace;
+                let blobs = || Stage::blobs(reads, grace, self.rows_are_unreadable);
+                (found, rest.map_or_else(blobs, Stage::Parts))
             }
             Stage::Blobs(listing) => match listing.page(reads, tally).await? {
                 Some(found) => {
-                    tally.tell();
+                    tally.notify();
                     return Ok(Some(found));
                 }
                 None => (Vec::new(), Stage::Done),
             },
             Stage::Done => return Ok(None),
         };
-        self.tally.tell();
+        self.tally.notify();
         self.stage = next;
         Ok(Some(found))
     }
 }
 
+impl Stage {
+    /// Begins the walk over blobs.
+    fn blobs(reads: &Reads, grace: Duration, rows_are_unreadable: bool) -> Self {
+        // A lost row may leave block checksums behind, so that they do not prove a row.
+        let suspects_filed = rows_are_unreadable;
+        Self::Blobs(Box::new(Listing::new(reads, grace, suspects_filed)))
+    }
+}
+
 /// Returns the stage after the entries of a table.
-fn behind(table: Table) -> Stage {
+fn stage_after(table: Table) -> Stage {
     match table {
         Table::Expiry => Stage::Entries(Table::Changes, Range::all(entries::PAGE)),
         Table::Changes => Stage::Entries(Table::Orphans, Range::all(entries::PAGE)),

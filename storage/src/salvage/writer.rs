@@ -41,6 +41,7 @@ impl<'a> Writer<'a> {
             .submit(batch, Box::new(move |outcome| drop(sender.send(outcome))));
         match receiver.await {
             Ok(outcome) => outcome.map_err(CommitError::into_error),
+            // The index has dropped the callback without an outcome.
             Err(_) => Err(Error::new(
                 ErrorKind::Unavailable,
                 "salvage",

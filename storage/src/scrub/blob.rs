@@ -38,7 +38,6 @@ pub(super) enum Blob {
     /// checksums.
     WithoutChecksums(BlockChecksums),
     /// The bytes are intact, but the trailer that names the object is damaged.
-
     Nameless,
     /// The blob does not exist.
     Missing,
@@ -50,7 +49,7 @@ impl Blobs<'_> {
     /// # Errors
     /// [`ErrorKind::Corrupt`] if the blob differs from the bytes written. After any other error its
     /// state is unknown.
-    pub(super) async fn look(
+    pub(super) async fn verify(
         &self,
         object: &ObjectId,
         extent: &Extent,
@@ -62,7 +61,7 @@ impl Blobs<'_> {
         let blocks: Option<Arc<[Checksum]>> = blocks.map(|blocks| blocks.0.into());
         let looked = loop {
             let looked = match blocks.clone() {
-                None => self.learn(extent, key).await,
+                None => self.compute_checksums(extent, key).await,
                 Some(blocks) => self.compare(object, extent, key, blocks).await,
             };
             match looked {
@@ -109,6 +108,8 @@ impl Blobs<'_> {
             }
         }
         match self.read(object, extent, key, checksums).await? {
+            // Only after the bytes are verified: a damaged trailer is the least of the possible
+            // damages.
             Blob::Whole if !self.reads.blobs().tells_name(key).await? => Ok(Blob::Nameless),
             looked => Ok(looked),
         }
@@ -154,7 +155,7 @@ impl Blobs<'_> {
     }
 
     /// Computes the lost block checksums, if the blob matches its checksum.
-    async fn learn(&self, extent: &Extent, key: &RevisionKey) -> Result<Blob> {
+    async fn compute_checksums(&self, extent: &Extent, key: &RevisionKey) -> Result<Blob> {
         if extent.bytes == 0 && self.reads.blobs().stat(key).await?.is_none() {
             return Ok(Blob::Missing);
         }

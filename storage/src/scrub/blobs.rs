@@ -2,10 +2,10 @@
 //!
 //! ```text
 //! list ─> younger than the grace time: skip
-//!      ─> block checksums or an orphan with its id: known                     one lookup each
-//!      ─> suspects ─> one snapshot: all rows, parts, changes, orphans         at the end, if there are suspects
-//!                  ─> the same on a newer snapshot                            confirmation
-//!                  ─> read the name of the blob: unknown blob                 gone: an orphan, swept since
+//!      ─> block checksums or an orphan with its id: known                one lookup each
+//!      ─> suspects ─> one snapshot: all rows, parts, changes, orphans    at the end
+//!                  ─> the same on a newer snapshot                       confirmation
+//!                  ─> read the name of the blob: unknown blob            gone: swept since
 //! ```
 //!
 //! The snapshot is taken after the listing, and a revision is recorded before its blob is begun
@@ -93,8 +93,9 @@ impl Listing {
             listed.push(blob?);
         }
         tally.blobs(listed.len());
+        // A short page is the last page: the stream has ended.
         self.is_over = listed.len() < PAGE;
-        let mut found = self.sort(&*reads.index().snapshot()?, listed).await?;
+        let mut found = self.classify(&*reads.index().snapshot()?, listed).await?;
         if self.suspects.len() >= SUSPECTS_MAX || self.is_over && !self.suspects.is_empty() {
             let suspects = std::mem::take(&mut self.suspects);
             found.extend(unknown(reads, suspects, tally).await?);
@@ -104,7 +105,7 @@ impl Listing {
 
     /// Returns the foreign blobs of a page, and adds the blobs without known entries to the
     /// suspects.
-    async fn sort(
+    async fn classify(
         &mut self,
         snapshot: &dyn Snapshot,
         listed: Vec<FoundBlob>,

@@ -1,8 +1,10 @@
 //! Walk 5: the bytes that each row names exist and are intact.
 //!
 //! ```text
-//! read the row ─> pin its revisions ─> one snapshot: row, payload or block checksums ─> read and compare
-//!                                       the revisions have changed: start again
+//! 1. read the row
+//! 2. pin its revisions
+//! 3. one snapshot: row, payload or block checksums    the revisions have changed: back to 1
+//! 4. read the bytes and compare the checksums
 //! ```
 //!
 //! Guards I8 against the sweeper: a blob pinned before the second read of its row is not swept
@@ -122,10 +124,14 @@ impl Look<'_> {
                         })
                         .await;
                 }
+                // Replaced between the two reads: the pins are of the old revisions. Try again.
                 Ok(Some(_)) => {}
             }
         }
-        tracing::debug!(object = %self.object, "the scrub skips an object that is replaced repeatedly");
+        tracing::debug!(
+            object = %self.object,
+            "the scrub skips an object that is replaced repeatedly"
+        );
         Ok(Vec::new())
     }
 
@@ -217,6 +223,7 @@ impl Look<'_> {
 
     /// Returns the damage to an inline payload.
     fn inline(&self, row: &Row, payload: &Bytes) -> Vec<Found> {
+        // The payload was not read, so there is nothing to compare.
         if self.blobs.depth == ScrubDepth::Presence {
             return Vec::new();
         }
@@ -242,7 +249,7 @@ impl Look<'_> {
         let object = self.object.clone();
         let revision = extent.revision;
         let lost = Lost::Blob(revision);
-        match self.blobs.look(&object, extent, key, checksums).await {
+        match self.blobs.verify(&object, extent, key, checksums).await {
             Ok(Blob::Whole) => None,
             Ok(Blob::WithoutChecksums(blocks)) => {
                 let cure = Cure::Mend(object.clone(), Mend::Checksums { revision, blocks });

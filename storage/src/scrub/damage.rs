@@ -14,6 +14,8 @@ use crate::index::{Table, UnreadableRange};
 use crate::multipart::PartNumber;
 use crate::word::{RevisionId, Timestamp};
 
+mod text;
+
 /// A damage in the index or in the blob tier.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(tag = "damage", rename_all = "kebab-case")]
@@ -23,28 +25,28 @@ pub enum Damage {
     /// object is given up only on request: the blob may be in a backup, or the configured blob tier
     /// may be the wrong one.
     MissingBlob {
-        /// Object affected.
+        /// Affected object.
         #[serde(serialize_with = "named")]
         object: ObjectId,
-        /// Revision affected.
+        /// Affected revision.
         revision: RevisionId,
     },
     /// The bytes of a blob differ from the bytes written. The object is given up only on request.
     CorruptBlob {
-        /// Object affected.
+        /// Affected object.
         #[serde(serialize_with = "named")]
         object: ObjectId,
-        /// Revision affected.
+        /// Affected revision.
         revision: RevisionId,
         /// Description of the damage.
         why: String,
     },
     /// A blob cannot be read at present. Its state is unknown.
     UnreadableBlob {
-        /// Object affected.
+        /// Affected object.
         #[serde(serialize_with = "named")]
         object: ObjectId,
-        /// Revision affected.
+        /// Affected revision.
         revision: RevisionId,
         /// Error of the read.
         why: String,
@@ -52,32 +54,32 @@ pub enum Damage {
     /// The block checksums of an intact blob are lost or damaged. They are computed again from its
     /// bytes, which match the checksum of the blob.
     MissingChecksums {
-        /// Object affected.
+        /// Affected object.
         #[serde(serialize_with = "named")]
         object: ObjectId,
-        /// Revision affected.
+        /// Affected revision.
         revision: RevisionId,
     },
     /// The bytes of a blob are intact, but the trailer that names their object is damaged: without
     /// the index the object of the blob is unknown. Never repaired: write or copy the object again.
     DamagedTrailer {
-        /// Object affected.
+        /// Affected object.
         #[serde(serialize_with = "named")]
         object: ObjectId,
-        /// Revision affected.
+        /// Affected revision.
         revision: RevisionId,
     },
     /// The bytes of an inline object are missing in the index. The object is given up only on
     /// request.
     MissingPayload {
-        /// Object affected.
+        /// Affected object.
         #[serde(serialize_with = "named")]
         object: ObjectId,
     },
     /// The bytes of an inline object differ from the bytes written. The object is given up only on
     /// request.
     CorruptPayload {
-        /// Object affected.
+        /// Affected object.
         #[serde(serialize_with = "named")]
         object: ObjectId,
     },
@@ -113,7 +115,7 @@ pub enum Damage {
     },
     /// An object with a deadline has no expiry entry, so that it would never be removed. Repaired.
     RowWithoutExpiry {
-        /// Object affected.
+        /// Affected object.
         #[serde(serialize_with = "named")]
         object: ObjectId,
         /// Deadline of the object or upload.
@@ -121,7 +123,7 @@ pub enum Damage {
     },
     /// The object of an expiry entry is absent or has a different deadline. Repaired.
     ExpiryWithoutRow {
-        /// Object affected.
+        /// Affected object.
         #[serde(serialize_with = "named")]
         object: ObjectId,
         /// Deadline of the expiry entry.
@@ -135,7 +137,7 @@ pub enum Damage {
     /// An upload record is damaged: its upload can be neither completed nor aborted. Given up only
     /// on request: the upload and its parts are removed.
     BrokenSession {
-        /// Object affected.
+        /// Affected object.
         #[serde(serialize_with = "named")]
         object: ObjectId,
         /// Start time of the upload.
@@ -147,7 +149,7 @@ pub enum Damage {
     /// aborted. The part is given up only on request: the upload then continues, and the part must
     /// be uploaded again.
     BrokenPart {
-        /// Object affected.
+        /// Affected object.
         #[serde(serialize_with = "named")]
         object: ObjectId,
         /// Start time of the upload.
@@ -161,27 +163,27 @@ pub enum Damage {
     /// part is given up only on request: the upload then continues, and the part must be uploaded
     /// again.
     MissingPart {
-        /// Object affected.
+        /// Affected object.
         #[serde(serialize_with = "named")]
         object: ObjectId,
         /// Start time of the upload.
         begun: Timestamp,
         /// Number of the part.
         part: PartNumber,
-        /// Revision affected.
+        /// Affected revision.
         revision: RevisionId,
     },
     /// The bytes of a part of an open upload differ from the bytes written. The part is given up
     /// only on request: the upload then continues, and the part must be uploaded again.
     CorruptPart {
-        /// Object affected.
+        /// Affected object.
         #[serde(serialize_with = "named")]
         object: ObjectId,
         /// Start time of the upload.
         begun: Timestamp,
         /// Number of the part.
         part: PartNumber,
-        /// Revision affected.
+        /// Affected revision.
         revision: RevisionId,
         /// Description of the damage.
         why: String,
@@ -195,7 +197,7 @@ pub enum Damage {
     },
     /// An upload has no expiry entry, so that it would never be given up or forgotten. Repaired.
     SessionWithoutExpiry {
-        /// Object affected.
+        /// Affected object.
         #[serde(serialize_with = "named")]
         object: ObjectId,
         /// Start time of the upload.
@@ -205,7 +207,7 @@ pub enum Damage {
     },
     /// The upload of an expiry entry is unknown or has a different deadline. Repaired.
     ExpiryWithoutSession {
-        /// Object affected.
+        /// Affected object.
         #[serde(serialize_with = "named")]
         object: ObjectId,
         /// Start time of the upload.
@@ -215,7 +217,7 @@ pub enum Damage {
     },
     /// An object has both a row and a stored last version. Repaired.
     FloorBesideRow {
-        /// Object affected.
+        /// Affected object.
         #[serde(serialize_with = "named")]
         object: ObjectId,
     },
@@ -235,7 +237,7 @@ pub enum Damage {
         /// Object that the blob was written for.
         #[serde(serialize_with = "named")]
         object: ObjectId,
-        /// Revision affected.
+        /// Affected revision.
         revision: RevisionId,
         /// Length of the blob in bytes.
         bytes: u64,
@@ -262,132 +264,6 @@ impl From<UnreadableRange> for Damage {
             from: RawKey(from),
             to: to.map(RawKey),
             why,
-        }
-    }
-}
-
-impl Damage {
-    /// Returns the name of the damage, as in its JSON form.
-    pub fn name(&self) -> &'static str {
-        match self {
-            Self::MissingBlob { .. } => "missing-blob",
-            Self::CorruptBlob { .. } => "corrupt-blob",
-            Self::UnreadableBlob { .. } => "unreadable-blob",
-            Self::MissingChecksums { .. } => "missing-checksums",
-            Self::DamagedTrailer { .. } => "damaged-trailer",
-            Self::MissingPayload { .. } => "missing-payload",
-            Self::CorruptPayload { .. } => "corrupt-payload",
-            Self::BrokenRow { .. } => "broken-row",
-            Self::UnreadableRange { .. } => "unreadable-range",
-            Self::UnknownFormat { .. } => "unknown-format",
-            Self::RowWithoutExpiry { .. } => "row-without-expiry",
-            Self::ExpiryWithoutRow { .. } => "expiry-without-row",
-            Self::PayloadWithoutRow { .. } => "payload-without-row",
-            Self::BrokenSession { .. } => "broken-session",
-            Self::BrokenPart { .. } => "broken-part",
-            Self::MissingPart { .. } => "missing-part",
-            Self::CorruptPart { .. } => "corrupt-part",
-            Self::PartWithoutSession { .. } => "part-without-session",
-            Self::SessionWithoutExpiry { .. } => "session-without-expiry",
-            Self::ExpiryWithoutSession { .. } => "expiry-without-session",
-            Self::FloorBesideRow { .. } => "floor-beside-row",
-            Self::BrokenEntry { .. } => "broken-entry",
-            Self::UnknownBlob { .. } => "unknown-blob",
-            Self::ForeignBlob { .. } => "foreign-blob",
-        }
-    }
-}
-
-impl fmt::Display for Damage {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: ", self.name())?;
-        match self {
-            Self::MissingBlob { object, revision }
-            | Self::MissingChecksums { object, revision }
-            | Self::DamagedTrailer { object, revision }
-            | Self::UnknownBlob {
-                object, revision, ..
-            } => write!(f, "object={object} revision={revision}"),
-            Self::CorruptBlob {
-                object,
-                revision,
-                why,
-            }
-            | Self::UnreadableBlob {
-                object,
-                revision,
-                why,
-            } => {
-                write!(f, "object={object} revision={revision}: {why}")
-            }
-            Self::MissingPayload { object }
-            | Self::CorruptPayload { object }
-            | Self::FloorBesideRow { object }
-            | Self::RowWithoutExpiry { object, .. }
-            | Self::ExpiryWithoutRow { object, .. } => write!(f, "object={object}"),
-            Self::BrokenRow { key, why } => write!(f, "key={key}: {why}"),
-            Self::UnreadableRange {
-                table,
-                from,
-                to,
-                why,
-            } => {
-                let to = to
-                    .as_ref()
-                    .map_or("the end".to_owned(), ToString::to_string);
-                write!(f, "table={} from={from} to={to}: {why}", table.name())
-            }
-            Self::UnknownFormat { table, key } | Self::BrokenEntry { table, key } => {
-                write!(f, "table={} key={key}", table.name())
-            }
-            Self::BrokenSession { object, begun, why } => {
-                write!(f, "object={object} begun_ms={}: {why}", begun.as_millis())
-            }
-            Self::BrokenPart {
-                object,
-                begun,
-                part,
-                why,
-            } => {
-                write!(
-                    f,
-                    "object={object} begun_ms={} part={part}: {why}",
-                    begun.as_millis()
-                )
-            }
-            Self::MissingPart {
-                object,
-                begun,
-                part,
-                revision,
-            } => {
-                write!(
-                    f,
-                    "object={object} begun_ms={} part={part} revision={revision}",
-                    begun.as_millis()
-                )
-            }
-            Self::CorruptPart {
-                object,
-                begun,
-                part,
-                revision,
-                why,
-            } => {
-                write!(
-                    f,
-                    "object={object} begun_ms={} part={part} revision={revision}: {why}",
-                    begun.as_millis()
-                )
-            }
-            Self::SessionWithoutExpiry { object, begun, .. }
-            | Self::ExpiryWithoutSession { object, begun, .. } => {
-                write!(f, "object={object} begun_ms={}", begun.as_millis())
-            }
-            Self::PayloadWithoutRow { key } | Self::PartWithoutSession { key } => {
-                write!(f, "key={key}")
-            }
-            Self::ForeignBlob { path } => write!(f, "path={path:?}"),
         }
     }
 }
@@ -454,7 +330,9 @@ mod tests {
         };
         let json = serde_json::to_value(&finding).unwrap();
         let expected = serde_json::json!({
-            "damage": "corrupt-payload", "object": { "namespace": "default", "key": "a/b" }, "fate": "left"
+            "damage": "corrupt-payload",
+            "object": { "namespace": "default", "key": "a/b" },
+            "fate": "left"
         });
         assert_eq!(json, expected);
         assert_eq!(damage.to_string(), "corrupt-payload: object=a/b");
@@ -477,7 +355,10 @@ mod tests {
         );
         let json = serde_json::to_value(&damage).unwrap();
         let expected = serde_json::json!({
-            "damage": "broken-part", "object": { "namespace": "default", "key": "a/b" }, "begun": 1000, "part": 7,
+            "damage": "broken-part",
+            "object": { "namespace": "default", "key": "a/b" },
+            "begun": 1000,
+            "part": 7,
             "why": "no part"
         });
         assert_eq!(json, expected);

@@ -1,11 +1,12 @@
 //! Walk 3: expiry entries, changes, orphans and last versions are each valid.
 //!
 //! ```text
-//! expiry entry    its row or upload record has this deadline   else ExpiryWithoutRow, ExpiryWithoutSession;
-//!                                                              unreadable: BrokenEntry
-//! change, orphan  readable                                     else BrokenEntry: removed; walk 7 finds its blob,
-//!                                                              if one exists, by the name of the blob
-//! last version    readable, and its object has no row          else BrokenEntry, FloorBesideRow
+//! entry           valid if                                      damage otherwise
+//! expiry entry    its row or upload record has this deadline    ExpiryWithoutRow,
+//!                                                               ExpiryWithoutSession, BrokenEntry
+//! change, orphan  readable                                      BrokenEntry: removed; walk 7 finds
+//!                                                               its blob by the name of the blob
+//! last version    readable, and its object has no row           BrokenEntry, FloorBesideRow
 //! ```
 //!
 //! An unreadable change never commits, because its shard cannot read it either. Therefore its
@@ -55,10 +56,7 @@ pub(super) async fn page(
         };
         // A shard confirms the other findings. These have no shard, so the walk reads the entry
         // again.
-        let confirms_itself = matches!(
-            damage.remedy,
-            Remedy::None | Remedy::Safe(Cure::Commit(_))
-        );
+        let confirms_itself = matches!(damage.remedy, Remedy::None | Remedy::Safe(Cure::Commit(_)));
         if !confirms_itself || is_still(index, table, key, |newest| newest == value).await? {
             found.push(damage);
         }
@@ -95,6 +93,7 @@ async fn expiry(snapshot: &dyn Snapshot, key: &Bytes, value: &Bytes) -> Result<O
         Ok(read) => read,
         Err(error) => return Ok(Some(unreadable(Table::Expiry, key, &error))),
     };
+    // Only the shard may change expiry entries: a concurrent write may set this deadline again.
     let mend = Remedy::Safe(match &due {
         Due::Object(object) => Cure::Mend(object.clone(), Mend::Expiry { deadline }),
         Due::Session(object, upload) => {

@@ -1,10 +1,12 @@
 //! Walk 6: the blob that each part of an open upload names exists and is intact.
 //!
 //! ```text
-//! read the part ─> pin its revision ─> one snapshot: upload record, part, block checksums ─> verify the blob
-//!                                       the revision has changed: start again                       │ damage?
-//!                                                    the part still exists ─> damage                v
-//!                                       replaced, completed, aborted, expired ─> none <─ read the part again
+//! 1. read the part
+//! 2. pin its revision
+//! 3. one snapshot: upload record, part, block checksums    the revision has changed: back to 1
+//! 4. verify the blob                                       intact: end
+//! 5. read the part again                                   it still names the revision: damage
+//!                                                          replaced, or the upload has ended: none
 //! ```
 //!
 //! Guards I8 against the sweeper, like the walk over the bytes of objects. Parts of an ended upload
@@ -57,6 +59,7 @@ pub(super) async fn page(reads: &Reads, pace: Pace, range: Range, tally: &Tally)
     let mut found = Vec::new();
     for (key, value) in &sessions.entries {
         if let Ok((object, upload)) = read_session_key(key)
+            // An ended upload has no parts, or its parts belong to an object already.
             && is_open(value, reads)
         {
             let look = Look {
@@ -149,7 +152,11 @@ impl Look<'_> {
                 .filter(|still| still.extent.revision == part.extent.revision)
                 .map(|_| found));
         }
-        tracing::debug!(object = %self.object, part = %number, "the scrub skips a part that is replaced repeatedly");
+        tracing::debug!(
+            object = %self.object,
+            part = %number,
+            "the scrub skips a part that is replaced repeatedly"
+        );
         Ok(None)
     }
 
@@ -189,7 +196,7 @@ impl Look<'_> {
         let revision = extent.revision;
         let begun = self.upload.begun();
         let key = revision_key(&object, revision);
-        match self.blobs.look(&object, extent, &key, checksums).await {
+        match self.blobs.verify(&object, extent, &key, checksums).await {
             Ok(Blob::Whole) => None,
             Ok(Blob::WithoutChecksums(blocks)) => {
                 let mend = UploadMend::Checksums {

@@ -119,7 +119,7 @@ impl Strays {
         // The confirmation needs a newer snapshot; two held snapshots would keep more old versions.
         drop(snapshot);
         if !ids.is_empty() || !strays.is_empty() {
-            // Confirm on the newest state.
+            // Confirm on the newest state, before the payloads may be removed (docs/adr/0015).
             let snapshot = newest(index).await?;
             all_read &= remove_named(&*snapshot, &mut ids).await?;
             strays.extend(ids.into_iter().map(|id| Bytes::copy_from_slice(&id)));
@@ -150,6 +150,7 @@ async fn remove_named(snapshot: &dyn Snapshot, ids: &mut BTreeSet<[u8; 16]>) -> 
 async fn still_there(snapshot: &dyn Snapshot, keys: Vec<Bytes>) -> Result<Vec<Bytes>> {
     let mut there = Vec::new();
     for key in keys {
+        // An unreadable key is reported as a range, not as a stray.
         if contains(snapshot, Table::Payloads, &key).await? == SeenEntry::Whole(()) {
             there.push(key);
         }

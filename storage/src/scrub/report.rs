@@ -108,6 +108,7 @@ impl Tally {
 
     /// Counts a readable row with an object of `bytes`.
     pub(super) fn row(&self, bytes: u64) {
+        // Relaxed: these are counters, and no other memory access depends on them.
         self.objects.fetch_add(1, Ordering::Relaxed);
         self.bytes_total.fetch_add(bytes, Ordering::Relaxed);
     }
@@ -132,7 +133,7 @@ impl Tally {
 
     pub(super) fn bytes(&self, count: u64) {
         self.bytes.fetch_add(count, Ordering::Relaxed);
-        self.tell();
+        self.notify();
     }
 
     pub(super) fn blobs(&self, count: usize) {
@@ -141,7 +142,7 @@ impl Tally {
 
     pub(super) fn object_done(&self) {
         self.objects_done.fetch_add(1, Ordering::Relaxed);
-        self.tell();
+        self.notify();
     }
 
     pub(super) fn looked(&self) -> Looked {
@@ -156,7 +157,7 @@ impl Tally {
     }
 
     /// Reports the progress to the listener.
-    pub(super) fn tell(&self) {
+    pub(super) fn notify(&self) {
         if let Some(listener) = &self.listener {
             let bytes_total = self.bytes_total.load(Ordering::Relaxed);
             listener(ScrubProgress {

@@ -47,6 +47,7 @@ pub(super) async fn page(index: &dyn Index, range: Range, tally: &Tally) -> Resu
             }
         }
     }
+    // The unreadable range lies behind the entries of the page.
     found.extend(unreadable);
     Ok((found, rest))
 }

@@ -24,6 +24,7 @@ pub(super) async fn entries(index: &dyn Index, table: Table, range: Range) -> Re
     let mut snapshot = index.snapshot()?;
     let mut page = snapshot.scan_over(table, range.clone()).await?;
     if page.unreadable.is_some() {
+        // The first snapshot may be at fault, not the index (docs/adr/0015).
         snapshot = newest(index).await?;
         page = snapshot.scan_over(table, range).await?;
     }
@@ -100,6 +101,7 @@ pub(super) async fn contains(
     let only = Range {
         start: Included(key.clone()),
         end: Included(key.clone()),
+        // A scan of keys reads no value, which may be large.
         limit: 1,
     };
     Ok(match readable(snapshot.keys(table, only).await)? {
@@ -121,6 +123,7 @@ pub(super) async fn visit(
     loop {
         let page = snapshot.scan_over(table, range).await?;
         for (key, value) in &page.entries {
+            // An undecodable entry may name anything: the caller must then withhold its repairs.
             all_read &= visit(key, value).is_ok();
         }
         all_read &= page.unreadable.is_none();

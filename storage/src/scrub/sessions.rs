@@ -3,9 +3,9 @@
 //!
 //! ```text
 //! entry ─> upload record: decode, and look up its expiry entry in the same snapshot
-//!       ─> part: decode, and collect its upload id                   up to 200,000 uploads at a time
-//!                └─> one snapshot: all upload records ─> collected uploads that are not open ─> strays:
-//!                                                        their parts are removed
+//!       ─> part: decode, and collect its upload id             up to 200,000 uploads at a time
+//!            └─> one snapshot: all upload records ─> the uploads that are not open are strays:
+//!                                                    their parts are removed
 //! ```
 //!
 //! A part does not refer to its upload record, so all upload records are read for each group of
@@ -86,7 +86,7 @@ impl Sessions {
             }
             rest => {
                 self.rest = rest;
-                self.sort(index).await.map(Some)
+                self.check_uploads(index).await.map(Some)
             }
         }
     }
@@ -150,8 +150,10 @@ impl Sessions {
 
     /// Removes the open uploads from the collected ones, and returns the damage to their parts. The
     /// remaining uploads are strays.
-    async fn sort(&mut self, index: &dyn Index) -> Result<Vec<Found>> {
+    async fn check_uploads(&mut self, index: &dyn Index) -> Result<Vec<Found>> {
         let mut uploads = std::mem::take(&mut self.uploads);
+        // Newer than all pages: an upload record is written before its parts, so the snapshot
+        // contains the record of every collected part whose upload is still open.
         let snapshot = index.snapshot()?;
         let mut broken = Vec::new();
         self.may_be_needed = !open_uploads(&*snapshot, |object, upload| {
@@ -169,8 +171,7 @@ impl Sessions {
             found.extend(broken_part(&*snapshot, &object, upload, number).await?);
         }
         if !uploads.is_empty() {
-            // Confirm on the newest state: a part may have been read just after its upload was
-            // opened.
+            // Confirm on the newest state, before the parts may be removed (docs/adr/0015).
             let all_read = open_uploads(&*newest(index).await?, |_, upload| {
                 drop(uploads.remove(&upload));
             })

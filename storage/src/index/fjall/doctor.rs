@@ -44,10 +44,11 @@ pub fn examine(dir: &Path) -> Result<Diagnosis> {
             files(&database, &keyspaces, &mut diagnosis)?;
             database
         }
+        // A failing file system is not damage.
         Err(error) if error.kind() == ErrorKind::Unavailable => return Err(error),
         Err(error) => {
             // Without the record the keyspaces are unknown. The journals can still be read.
-            diagnosis.problems.push(of_record(&store, &error));
+            diagnosis.problems.push(record_problem(&store, &error));
             creation::database(dir)
         }
     };
@@ -75,7 +76,7 @@ fn lock_shared(dir: &Path) -> Result<Option<Option<File>>> {
 }
 
 /// Returns the problem of a record that cannot be read.
-fn of_record(store: &Path, error: &Error) -> Problem {
+fn record_problem(store: &Path, error: &Error) -> Problem {
     Problem {
         file: store.to_owned(),
         at: None,
@@ -96,10 +97,13 @@ fn files(database: &Path, keyspaces: &[(String, u64)], diagnosis: &mut Diagnosis
         diagnosis.files += checked.files;
         diagnosis.bytes += checked.bytes;
         for flaw in checked.flaws {
+            // fjall's own keyspace contains only the names and ids of the others, which the record
+            // holds, too.
             let lost = if *id == FJALL_META_KEYSPACE {
-                "nothing: the next open writes the file again".to_owned()
+                "nothing: the salvage writes this keyspace again".to_owned()
             } else if flaw.whole_keyspace {
-                "nothing, if the other files identify the manifest; else the salvage fails".to_owned()
+                "nothing, if the other files identify the manifest; else the salvage fails"
+                    .to_owned()
             } else {
                 format!("the entries of the keyspace {name} in damaged blocks of this file")
             };
@@ -140,7 +144,7 @@ fn journals(store: &Path, database: &Path, diagnosis: &mut Diagnosis) -> Result<
     };
     diagnosis.journals = scanned
         .iter()
-        .map(|scanned| seen(database, scanned))
+        .map(|scanned| journal_summary(database, scanned))
         .collect();
     diagnosis.bytes += scanned
         .iter()
@@ -151,6 +155,7 @@ fn journals(store: &Path, database: &Path, diagnosis: &mut Diagnosis) -> Result<
     match &verdict {
         Verdict::Sound => {}
         Verdict::Tail { .. } => {
+            // Not a problem: the next open repairs the tail without loss.
             let way = "the next open moves these bytes to `store/tails`: \
                        no acknowledged batch is lost";
             diagnosis
@@ -163,16 +168,15 @@ fn journals(store: &Path, database: &Path, diagnosis: &mut Diagnosis) -> Result<
         | Verdict::Renumbered { .. } => {
             diagnosis
                 .problems
-                .push(of_journals(&verdict, &scanned, database));
+                .push(journal_problem(&verdict, &scanned, database));
         }
     }
+    // The directory exists only if an open has cut a journal.
     if let Ok(tails) = std::fs::read_dir(store.join(TAILS)) {
         let tails = tails.filter_map(|entry| Some(entry.ok()?.path().display().to_string()));
-        diagnosis
-            .notes
-            .extend(tails.map(|tail| {
-                format!("an earlier open moved the end of a journal to a file: file={tail}")
-            }));
+        diagnosis.notes.extend(tails.map(|tail| {
+            format!("an earlier open moved the end of a journal to a file: file={tail}")
+        }));
     }
     Ok(())
 }
@@ -223,7 +227,7 @@ fn mark(path: &Path, diagnosis: &mut Diagnosis) -> Result<Option<Mark>> {
 }
 
 /// Returns the summary of a scanned journal.
-fn seen(database: &Path, scanned: &Scanned) -> JournalSeen {
+fn journal_summary(database: &Path, scanned: &Scanned) -> JournalSeen {
     let runs = &scanned.journal.runs;
     JournalSeen {
         file: journals::path(database, scanned.id),
@@ -239,7 +243,7 @@ fn seen(database: &Path, scanned: &Scanned) -> JournalSeen {
 }
 
 /// Returns the problem of a verdict on the journals, with its repairs.
-fn of_journals(verdict: &Verdict, scanned: &[Scanned], database: &Path) -> Problem {
+fn journal_problem(verdict: &Verdict, scanned: &[Scanned], database: &Path) -> Problem {
     let (id, at) = match *verdict {
         Verdict::Damaged { id, gap } | Verdict::Tail { id, gap } => (id, Some(gap.start)),
         Verdict::Missing { id } | Verdict::Short { id, .. } | Verdict::Renumbered { id, .. } => {
@@ -247,6 +251,7 @@ fn of_journals(verdict: &Verdict, scanned: &[Scanned], database: &Path) -> Probl
         }
         Verdict::Sound => (0, None),
     };
+    // The repair that cuts the journal also loses the intact batches behind the damage.
     let behind = batches_behind(scanned, id, at.unwrap_or_default());
     let mut ways_out = vec![WayOut::restore()];
     let lost = match *verdict {

@@ -5,9 +5,9 @@
 //!
 //! ```text
 //! batch   start item{count} end
-//! start   01 | count u32 | sequence number u64                                     not under the checksum
-//! item    02 | type u8 | compression u8 | keyspace u64 | key length u16 | value length u32 | stored length u32
-//!            | key | value                                                         type 0: put, 1: remove
+//! start   01 | count u32 | sequence number u64                        not covered by the checksum
+//! item    02 | type u8 | compression u8 | keyspace u64 | key length u16 | value length u32
+//!            | stored length u32 | key | value                        type 0: put, 1: remove
 //! end     03 | xxh3 of the items u64 | "FJL" 03
 //! ```
 //!
@@ -144,8 +144,9 @@ pub(crate) fn scan(path: &Path, mode: Mode) -> io::Result<Journal> {
     let mut at = 0;
     while at < source.len() {
         let defect = match read_batch(&mut source, at, None)? {
+            // The batch is whole, so the scan continues at its end. Its number makes it damage.
             Ok(head) if !bounds(last).contains(&head.seqno) => {
-                misnumber(&mut journal.gaps, at, head);
+                add_misnumbered(&mut journal.gaps, at, head);
                 at = head.end;
                 continue;
             }
@@ -196,6 +197,7 @@ pub(crate) fn copy_intact(path: &Path, journal: &Journal, to: &mut impl Write) -
     for run in &journal.runs {
         file.seek(SeekFrom::Start(run.start))?;
         let copied = io::copy(&mut (&file).take(run.end - run.start), to)?;
+        // The file was cut after the scan.
         if copied < run.end - run.start {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
@@ -233,7 +235,7 @@ fn extend(runs: &mut Vec<Run>, at: u64, head: BatchHead) {
 
 /// Adds a whole batch with a wrong sequence number to the gaps. [`Journal::damaged_tail`] never
 /// returns this gap: a torn write does not produce a whole batch with a wrong number.
-fn misnumber(gaps: &mut Vec<Gap>, at: u64, head: BatchHead) {
+fn add_misnumbered(gaps: &mut Vec<Gap>, at: u64, head: BatchHead) {
     match gaps.last_mut() {
         Some(gap) if gap.end == at && matches!(gap.defect, Defect::Seqno(_)) => gap.end = head.end,
         Some(_) | None => gaps.push(Gap {

@@ -9,7 +9,7 @@
 //! | found | verdict |
 //! |---|---|
 //! | intact batches to the end, and every batch that the mark claims | sound |
-//! | one gap, no intact batch behind it, and every batch that the mark claims before it | tail: cut |
+//! | one gap behind the last batch, and every batch that the mark claims before it | tail: cut |
 //! | a gap with an intact batch behind it, or several gaps | damaged |
 //! | a gap in the numbers of the journals | missing |
 //! | fewer batches than the mark claims | short, renumbered or missing |
@@ -87,6 +87,7 @@ pub(crate) fn list(database: &Path) -> io::Result<Vec<u64>> {
                 .file_stem()
                 .and_then(OsStr::to_str)
                 .and_then(|stem| stem.parse().ok());
+            // `007.jnl` also parses as 7, but fjall never writes this name.
             let id = id.filter(|&id: &u64| name == Path::new(&format!("{id}.{EXTENSION}")));
             let wrong = || {
                 io::Error::new(
@@ -136,6 +137,8 @@ pub(crate) fn judge(scanned: &[Scanned], mark: Option<&Mark>) -> Verdict {
         .flat_map(|Scanned { id, journal }| journal.gaps.iter().map(|&gap| (*id, gap)));
     let gap = gaps.next();
     if let Some((id, gap)) = gap {
+        // Batches in later journals follow the gap, too: fjall syncs a journal before it begins the
+        // next.
         let behind = scanned
             .iter()
             .filter(|later| later.id > id)
@@ -147,7 +150,7 @@ pub(crate) fn judge(scanned: &[Scanned], mark: Option<&Mark>) -> Verdict {
         }
     }
     if let Some(mark) = mark.filter(|mark| mark.claims())
-        && let Some(verdict) = against(scanned, mark)
+        && let Some(verdict) = contradiction(scanned, mark)
     {
         return match (verdict, gap) {
             // The damaged batch is the batch that the mark claims, hence an acknowledged batch.
@@ -159,7 +162,7 @@ pub(crate) fn judge(scanned: &[Scanned], mark: Option<&Mark>) -> Verdict {
 }
 
 /// Returns the first contradiction between the journals and the mark.
-fn against(scanned: &[Scanned], mark: &Mark) -> Option<Verdict> {
+fn contradiction(scanned: &[Scanned], mark: &Mark) -> Option<Verdict> {
     let claimed = mark.newest()?;
     let Some(newest) = scanned.last() else {
         return Some(Verdict::Missing { id: claimed });

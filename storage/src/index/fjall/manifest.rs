@@ -101,7 +101,7 @@ pub(crate) fn flaws(keyspace: &Path, depth: Depth) -> io::Result<Checked> {
     };
     let mut checked = Checked::default();
     for file in named {
-        let what = present(&file.path, |path| {
+        let what = check_present(&file.path, |path| {
             checked.files += 1;
             checked.bytes += fs::metadata(path)?.len();
             damage(path, &file, depth)
@@ -124,7 +124,7 @@ pub(crate) fn flaws(keyspace: &Path, depth: Depth) -> io::Result<Checked> {
 pub(super) fn manifest(keyspace: &Path) -> io::Result<Result<Vec<Named>, Flaw>> {
     let current = keyspace.join(CURRENT);
     let mut pointer = None;
-    let what = present(&current, |path| {
+    let what = check_present(&current, |path| {
         let bytes = fs::read(path)?;
         pointer = decode_current(&bytes);
         Ok(pointer
@@ -140,7 +140,8 @@ pub(super) fn manifest(keyspace: &Path) -> io::Result<Result<Vec<Named>, Flaw>> 
     };
     let path = version_path(keyspace, version);
     let mut named = None;
-    let what = present(&path, |path| {
+    let what = check_present(&path, |path| {
+        // Before decoding: fjall removes every file that a damaged manifest does not name.
         if archive::checksum(path)? != checksum {
             let what = format!(
                 "the checksum of the manifest does not match: pointer={}",
@@ -180,6 +181,7 @@ pub(super) fn decode_current(bytes: &[u8]) -> Option<(u64, u128)> {
 /// Errors of the file system.
 pub(super) fn point_to(keyspace: &Path, version: u64) -> io::Result<()> {
     let checksum = archive::checksum(&version_path(keyspace, version))?;
+    // Used for salvage copies only, so that a torn write or a missing sync is harmless.
     let bytes = [&version.to_le_bytes()[..], &checksum.to_le_bytes(), &[0]].concat();
     fs::write(keyspace.join(CURRENT), bytes)
 }
@@ -224,6 +226,7 @@ fn decode_blobs(bytes: &[u8], dir: &Path) -> Option<Vec<Named>> {
     for _ in 0..fields.u32()? {
         named.push(decode_file(&mut fields, FileKind::Blob, dir)?);
     }
+    // Remaining bytes mean an unknown format: reject the list rather than miss files.
     fields.0.is_empty().then_some(named)
 }
 
@@ -231,6 +234,7 @@ fn decode_file(fields: &mut Fields<'_>, kind: FileKind, dir: &Path) -> Option<Na
     let id = fields.u64()?;
     let checksum_type = fields.u8()?;
     let checksum = fields.u128()?;
+    // 0 is xxh3, the only type that fjall writes.
     (checksum_type == 0).then(|| Named {
         kind,
         id,
@@ -254,19 +258,22 @@ fn damage(path: &Path, named: &Named, depth: Depth) -> io::Result<Option<String>
             )));
         }
     }
+    // The sections above guarantee only that fjall does not panic. Damage inside of them needs a
+    // full read.
     let differs = depth == Depth::Whole && archive::checksum(path)? != named.checksum;
     Ok(differs.then(|| "the checksum of the file does not match".to_owned()))
 }
 
-/// Returns the damage that `look` finds. A missing file is damage, too.
-fn present(
+/// Returns the damage that `check` finds. A missing file is damage, too.
+fn check_present(
     path: &Path,
-    look: impl FnOnce(&Path) -> io::Result<Option<String>>,
+    check: impl FnOnce(&Path) -> io::Result<Option<String>>,
 ) -> io::Result<Option<String>> {
-    match look(path) {
+    // A missing file is a flaw of the index. Every other error means that nothing is known.
+    match check(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             Ok(Some("the file is missing".to_owned()))
         }
-        looked => looked,
+        checked => checked,
     }
 }

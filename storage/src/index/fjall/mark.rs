@@ -3,10 +3,13 @@
 //! ```text
 //! {store}/high-water   8192 bytes: a slot at 0, a slot at 4096, zeros between
 //!
-//! slot     "CHWM" | format u8 = 1 | closed u8 | journals u8 | 0 | generation u64 | low u64 | high u64 | oldest u64
-//!          | 24 times: journal u64, first u64 | zeros | xxh3 of the 504 bytes before u64           little-endian
+//! slot     "CHWM" | format u8 = 1 | closed u8 | journals u8 | 0 | generation u64 | low u64
+//!          | high u64 | oldest u64 | 24 times: journal u64, first u64 | zeros
+//!          | xxh3 of the 504 bytes before u64                    all numbers are little-endian
+//!
 //! low, high  the last acknowledged batch has a sequence number in low..high; 0..0: unknown
-//! journals   number of journals that are listed: the newest ones, each with the sequence number of its first batch
+//! journals   number of listed journals: the newest ones, each with the sequence number of its
+//!            first batch
 //! oldest     number of the oldest journal
 //! closed     1: no change followed until the index was closed. All journals from `oldest` on exist
 //! ```
@@ -69,6 +72,7 @@ impl Mark {
     }
 
     fn encode(&self) -> [u8; SLOT_BYTES] {
+        // The newest journals: fjall removes the oldest first.
         let journals = &self.journals[self.journals.len().saturating_sub(JOURNALS_MAX)..];
         let count = u8::try_from(journals.len()).expect("at most 24");
         let mut slot = [0; SLOT_BYTES];
@@ -169,10 +173,12 @@ fn parse(bytes: &[u8]) -> Reading {
     let mut marks = Vec::new();
     let mut damaged = false;
     for at in SLOT_OFFSETS {
+        // A slot behind the end of a short file counts as damaged, not as unused.
         match Mark::decode(bytes.get(at..at + SLOT_BYTES).unwrap_or(&[1])) {
             Slot::Sound(mark) => marks.push(mark),
             Slot::Unused => {}
             Slot::Damaged => damaged = true,
+            // Never fall back to the older slot: the unknown slot may be newer.
             Slot::Unknown(format) => return Reading::Unknown(format),
         }
     }
@@ -209,6 +215,7 @@ impl MarkFile {
                 file,
                 generation: mark.generation,
             };
+            // Both slots: an older mark in a slot would be used if the other slot is damaged later.
             marks.write_twice(mark)?;
             marks.file.sync_all()?;
             return Ok(marks);

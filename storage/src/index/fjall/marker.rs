@@ -110,6 +110,7 @@ impl State {
     fn mark(&mut self, database: &Path, closed: bool) -> io::Result<Mark> {
         let (low, high) = self.acknowledged.unwrap_or_default();
         let ids = journals::list(database)?;
+        // Forget the journals that fjall has removed.
         self.firsts.retain(|id, _| ids.contains(id));
         for &id in &ids {
             if !self.firsts.contains_key(&id)

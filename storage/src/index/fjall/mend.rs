@@ -2,11 +2,11 @@
 //!
 //! | damaged or missing | repair |
 //! |---|---|
-//! | the end of a table | a new end: index and properties from the blocks (`mend/table.rs`) |
-//! | a table that is missing, or has no intact block and no properties | removed from the manifest |
-//! | the end of a blob file, or a whole blob file | a new end, or an empty file (`mend/blob_file.rs`) |
-//! | the pointer to the manifest | a new pointer, if exactly one manifest qualifies (`mend/manifest.rs`) |
-//! | the manifest | none: only the manifest names the valid tables and their order of age |
+//! | end of a table | a new end: index and properties from the blocks (`mend/table.rs`) |
+//! | whole table: file, or all blocks and properties | removed from the manifest |
+//! | blob file, or its end | a new end, or an empty file (`mend/blob_file.rs`) |
+//! | pointer to the manifest | a new pointer, if a manifest qualifies (`mend/manifest.rs`) |
+//! | manifest | none: only the manifest names the valid tables and their order of age |
 //!
 //! These repairs must never run on an index in use, or on the original of a copy.
 

@@ -7,7 +7,7 @@
 //! Guards I9: a crash in between preserves the same batches in the same order.
 //!
 //! ```text
-//! open ──> measure the unflushed bytes ── space is scarce, and they fit ──> close, seal, reopen, wait
+//! open ──> measure the unflushed bytes ── scarce space, and they fit ──> close, seal, reopen, wait
 //! ```
 
 use std::fs;
@@ -30,6 +30,7 @@ pub(super) fn is_wanted(
     space: &Space,
     unflushed: impl FnOnce() -> Result<u64>,
 ) -> bool {
+    // Sealing is optional: the open itself reports an unreadable directory.
     let Ok((_, bytes)) = journals(database) else {
         return false;
     };
@@ -41,6 +42,7 @@ pub(super) fn is_wanted(
     let Ok(unflushed) = unflushed() else {
         return false;
     };
+    // The flush must fit, because fjall fails permanently if it does not.
     fits(unflushed, free, space.reserved(), share) && space.make_way_for_flush(unflushed).is_ok()
 }
 
@@ -52,7 +54,11 @@ pub(super) fn seal(database: &Path, modes: Modes) -> Result<()> {
     let (newest, bytes) = journals(database).map_err(|error| unavailable(database, error))?;
     let Some(newest) = newest else { return Ok(()) };
     begin(database, newest + 1, modes).map_err(|error| unavailable(database, error))?;
-    tracing::info!(path = %database.display(), journal_bytes = bytes, "sealed the journals to free disk space");
+    tracing::info!(
+        path = %database.display(),
+        journal_bytes = bytes,
+        "sealed the journals to free disk space"
+    );
     Ok(())
 }
 
@@ -67,10 +73,7 @@ fn fits(unflushed: u64, free: u64, reserve: u64, share: u64) -> bool {
 }
 
 fn unavailable(database: &Path, error: io::Error) -> Error {
-    let message = format!(
-        "failed to seal the journals: path={}",
-        database.display()
-    );
+    let message = format!("failed to seal the journals: path={}", database.display());
     Error::new(ErrorKind::Unavailable, "open", message).with_source(error)
 }
 
@@ -128,7 +131,10 @@ mod tests {
         assert!(!is_scarce(BYTES_MIN - 1, 0, MIB), "the journals are small");
         assert!(fits(8 * MIB, 14 * MIB, MIB, MIB));
         assert!(!fits(8 * MIB, 2 * MIB, MIB, MIB));
-        assert!(fits(8 * MIB, 2 * MIB, 7 * MIB, MIB), "the reserve is included");
+        assert!(
+            fits(8 * MIB, 2 * MIB, 7 * MIB, MIB),
+            "the reserve is included"
+        );
         assert!(fits(0, MIB, 0, MIB), "no byte is unflushed");
     }
 }

@@ -2,7 +2,8 @@
 //!
 //! 1. ensure disk space
 //! 2. remove the keys of all puts from the gaps (`gaps.rs`); write and sync one fjall batch
-//! 3. publish the snapshot of the new state (`published.rs`), record the high-water mark (`marker.rs`)
+//! 3. publish the snapshot of the new state (`published.rs`)
+//! 4. record the high-water mark (`marker.rs`)
 //!
 //! Guards I9: a group is durable when `commit` returns `Ok`. After an error the outcome is unknown,
 //! and no further group is committed.

@@ -34,8 +34,8 @@ const MIB: u64 = 1024 * 1024;
 /// Divisor of the disk size: the reserve and the margin are each at most this fraction of the disk.
 const SHARE_OF_DISK: u64 = 16;
 /// Time for which a measurement of the disk is reused while space is plentiful, in milliseconds.
-const LOOK_MS: u64 = 100;
-/// Assumed maximum that other processes write to the disk in [`LOOK_MS`], in bytes.
+const MEASURE_MS: u64 = 100;
+/// Assumed maximum that other processes write to the disk in [`MEASURE_MS`], in bytes.
 const AMPLE_BYTES: u64 = 64 * MIB;
 /// Space for other files that fjall may write because of a commit, in bytes.
 const SLACK_BYTES: u64 = MIB / 16;
@@ -101,6 +101,7 @@ pub(super) fn give_up(free: u64, held: u64, bytes: u64, buffered: u64, share: u6
     let should = must.saturating_add(buffered).saturating_add(share / 4);
     let last = share / 4;
     let lacking = should.saturating_sub(free);
+    // A smaller release would not let the flush fit, and would be wasted.
     let early = if lacking <= held.saturating_sub(last) {
         lacking
     } else {
@@ -121,7 +122,7 @@ pub(super) struct Space {
     /// Free bytes at the last measurement.
     free: AtomicU64,
     /// Monotonic time of the last measurement.
-    looked_ms: AtomicU64,
+    measured_ms: AtomicU64,
     /// Estimated bytes written since the last measurement.
     written: AtomicU64,
     /// Bytes of submitted batches that are not committed yet.
@@ -149,7 +150,7 @@ impl Space {
             reserve: Reserve::open(dir, modes),
             total: AtomicU64::new(0),
             free: AtomicU64::new(u64::MAX),
-            looked_ms: AtomicU64::new(0),
+            measured_ms: AtomicU64::new(0),
             written: AtomicU64::new(0),
             queued: AtomicU64::new(0),
             compacting: AtomicU64::new(0),
@@ -160,7 +161,7 @@ impl Space {
             is_tidying: AtomicBool::new(false),
             tidying: Mutex::default(),
         };
-        space.look();
+        space.measure();
         space
     }
 
@@ -194,8 +195,10 @@ impl Space {
         }
         // A refused batch requests a reclaim, even if the disk is not low for smaller batches.
         self.has_refused.store(true, Ordering::Relaxed);
+        // The disk is low only if even an empty batch is refused. A large batch alone proves
+        // nothing.
         let least = self.demand(buffered).needed(0);
-        self.note(free < least, free, least);
+        self.update_low(free < least, free, least);
         Err(no_space("commit", free, needed))
     }
 
@@ -219,8 +222,9 @@ impl Space {
         if given > 0 {
             self.reserve.shrink_by(given);
         }
-        let free = self.look();
-        self.note(true, free, enough);
+        // Measure again: the file system may return fewer blocks than were released.
+        let free = self.measure();
+        self.update_low(true, free, enough);
         if free < bytes {
             Err(no_space("commit", free, bytes))
         } else {
@@ -235,7 +239,8 @@ impl Space {
     /// fail permanently.
     pub(super) fn make_way_for_flush(&self, buffered: u64) -> Result<()> {
         self.make_way(0, buffered)?;
-        let free = self.look();
+        // The release may be smaller than the flush requires.
+        let free = self.measure();
         let needed = buffered.saturating_add(SLACK_BYTES);
         if free < needed {
             Err(no_space("flush", free, needed))
@@ -247,8 +252,9 @@ impl Space {
     /// Returns the error, with the full disk named as its cause if the disk is full: fjall reports
     /// only that it has failed.
     pub(super) fn explain(&self, error: Error) -> Error {
-        let free = self.look();
+        let free = self.measure();
         let share = self.share();
+        // An error with a reason is already explained.
         if error.kind() != ErrorKind::Unavailable || error.reason().is_some() || free >= share {
             return error;
         }
@@ -283,9 +289,9 @@ impl Space {
     /// most `compacting` bytes of compaction output.
     pub(super) fn refresh(&self, buffered: u64, compacting: u64) {
         self.compacting.store(compacting, Ordering::Relaxed);
-        let free = self.look();
+        let free = self.measure();
         let needed = self.demand(buffered).needed(0);
-        self.note(free < needed, free, needed);
+        self.update_low(free < needed, free, needed);
         metrics::gauge!("cenotaph_index_free_bytes").set(free as f64);
         metrics::gauge!("cenotaph_index_reserve_bytes").set(self.reserve.held() as f64);
         metrics::gauge!("cenotaph_index_low").set(if free < needed { 1.0 } else { 0.0 });
@@ -296,6 +302,7 @@ impl Space {
     pub(super) fn take_garbage(&self) -> bool {
         let has_garbage = self.has_garbage();
         self.has_refused.store(false, Ordering::Relaxed);
+        // The swap lets exactly one caller reclaim.
         has_garbage && self.has_removed.swap(false, Ordering::Relaxed)
     }
 
@@ -318,9 +325,10 @@ impl Space {
     /// Extends the reserve to its full size, if the missing bytes fit on the disk. Blocks on the
     /// disk.
     pub(super) fn rebuild(&self, buffered: u64) {
+        // Checked again: the free space may have changed since the caller decided.
         if self.may_rebuild(buffered) {
             self.reserve.grow_to(self.share());
-            self.look();
+            self.measure();
         }
     }
 
@@ -341,13 +349,13 @@ impl Space {
 
     /// Measures the free bytes.
     pub(super) fn free_now(&self) -> u64 {
-        self.look()
+        self.measure()
     }
 
     /// Returns the statistics of the space.
     pub(super) fn stats(&self, buffered: u64) -> SpaceStats {
         let needed_bytes = self.demand(buffered).needed(0);
-        let free_bytes = self.look();
+        let free_bytes = self.measure();
         let is_low = free_bytes < needed_bytes;
         SpaceStats {
             free_bytes,
@@ -378,26 +386,26 @@ impl Space {
         }
     }
 
-    /// Returns the free bytes. Reuses the last measurement for [`LOOK_MS`] if it exceeds `needed`
-    /// by [`AMPLE_BYTES`].
+    /// Returns the free bytes. Reuses the last measurement for [`MEASURE_MS`] if it exceeds
+    /// `needed` by [`AMPLE_BYTES`].
     fn free(&self, needed: u64) -> u64 {
         let age_ms = self
             .now_ms()
-            .saturating_sub(self.looked_ms.load(Ordering::Relaxed));
+            .saturating_sub(self.measured_ms.load(Ordering::Relaxed));
         let free = self
             .free
             .load(Ordering::Relaxed)
             .saturating_sub(self.written.load(Ordering::Relaxed));
-        if age_ms < LOOK_MS && free >= needed.saturating_add(AMPLE_BYTES) {
+        if age_ms < MEASURE_MS && free >= needed.saturating_add(AMPLE_BYTES) {
             free
         } else {
-            self.look()
+            self.measure()
         }
     }
 
     /// Measures the free bytes. If the measurement fails, the disk counts as empty, and only fjall
     /// detects a full disk.
-    fn look(&self) -> u64 {
+    fn measure(&self) -> u64 {
         let disk = disk(&self.dir).unwrap_or(Disk {
             total: 0,
             free: u64::MAX,
@@ -405,7 +413,7 @@ impl Space {
         self.total.store(disk.total, Ordering::Relaxed);
         self.free.store(disk.free, Ordering::Relaxed);
         self.written.store(0, Ordering::Relaxed);
-        self.looked_ms.store(self.now_ms(), Ordering::Relaxed);
+        self.measured_ms.store(self.now_ms(), Ordering::Relaxed);
         disk.free
     }
 
@@ -414,14 +422,20 @@ impl Space {
     }
 
     /// Updates the low state, and logs each change of it.
-    fn note(&self, is_low: bool, free_bytes: u64, needed_bytes: u64) {
+    fn update_low(&self, is_low: bool, free_bytes: u64, needed_bytes: u64) {
         let was_low = self.is_low.swap(is_low, Ordering::Relaxed);
         let dir = self.dir.display();
         let reserve_bytes = self.reserve.held();
         if is_low && !was_low {
-            tracing::warn!(%dir, free_bytes, needed_bytes, reserve_bytes, "no space: puts are refused, deletes are accepted");
+            tracing::warn!(
+                %dir, free_bytes, needed_bytes, reserve_bytes,
+                "no space: puts are refused, deletes are accepted"
+            );
         } else if was_low && !is_low {
-            tracing::info!(%dir, free_bytes, needed_bytes, reserve_bytes, "enough space again: puts are accepted");
+            tracing::info!(
+                %dir, free_bytes, needed_bytes, reserve_bytes,
+                "enough space again: puts are accepted"
+            );
         }
     }
 }
@@ -447,7 +461,7 @@ mod tests {
             }
             .needed(5),
             u64::MAX,
-"the sum saturates"
+            "the sum saturates"
         );
     }
 
@@ -464,7 +478,7 @@ mod tests {
         assert_eq!(
             give_up(1 << 40, share, 1000, 8 * MIB, share),
             0,
-"space is plentiful"
+            "space is plentiful"
         );
         // A flush of the buffered bytes would not fit. At most three quarters of the reserve are
         // released for a flush, and only if they suffice.
@@ -479,6 +493,10 @@ mod tests {
             give_up(0, share / 4, MIB / 2, 64 * MIB, share),
             MIB + SLACK_BYTES
         );
-        assert_eq!(give_up(0, 100, MIB, 0, share), 100, "never more than the reserve holds");
+        assert_eq!(
+            give_up(0, 100, MIB, 0, share),
+            100,
+            "never more than the reserve holds"
+        );
     }
 }

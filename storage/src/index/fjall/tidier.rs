@@ -1,9 +1,9 @@
 //! Reclaims disk space and rebuilds the reserve while the index is open: [`Tidier`].
 //!
 //! ```text
-//! open    journals were sealed: wait until fjall drops them ────┐
-//! watch   space to reclaim, or a reserve to rebuild ────────────┼──> reclaim (`reclaim.rs`), rebuild the reserve
-//! refused put (`Index::reclaim`) ───────────────────────────────┘
+//! open    journals were sealed: wait until fjall drops them ──┐
+//! watch   space to reclaim, or a reserve to rebuild ──────────┼──> reclaim (`reclaim.rs`),
+//! refused put (`Index::reclaim`) ─────────────────────────────┘    then rebuild the reserve
 //! ```
 //!
 //! At most one run at a time. Guards no invariant: work that fails is retried later. The required
@@ -65,6 +65,7 @@ impl Tidier {
         };
         if let Err(error) = env.thread("cenotaph-tidy", tidying) {
             tracing::warn!(%error, "failed to start the thread that reclaims space");
+            // The closure did not run, so the flag is reset here.
             space.end_tidying();
         }
     }

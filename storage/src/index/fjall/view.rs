@@ -2,9 +2,9 @@
 //! writes whenever it opens.
 //!
 //! ```text
-//! {parent}/cenotaph-view-{random}/      mode 0700, locked, removed when the last handle of the index is dropped
+//! {parent}/cenotaph-view-{random}/      mode 0700, locked, removed with the last index handle
 //!   version, lock                       a copy; a new file
-//!   {number}.jnl                        a copy of the intact batches, without an unacknowledged tail
+//!   {number}.jnl                        a copy of the intact batches, without a torn tail
 //!   keyspaces/{id}/current, v{number}   copies
 //!   keyspaces/{id}/tables/, blobs/      symbolic links to the files of the index
 //! ```
@@ -60,6 +60,7 @@ impl FjallIndex {
             let message = format!("there is no store here: dir={}", dir.display());
             return Err(Error::new(ErrorKind::Invalid, "open", message));
         }
+        // Held as long as the view: no engine may change the files that the view links to.
         let lock = creation::lock_shared(dir)?;
         let (original, record) = creation::recorded(dir)?;
         let looked = check::look(&creation::store(dir), &original, &record.directories())?;
@@ -71,6 +72,7 @@ impl FjallIndex {
             );
             Error::new(ErrorKind::Unavailable, "open", message).with_source(error)
         })?;
+        // 0 workers: fjall neither flushes nor compacts.
         let (tables, database) = database::open(&view.path, &options, 0, record.keyspaces())?;
         let space = Arc::new(Space::open(&view.path, env.clone(), 0, Modes::default()));
         let held = Held {
@@ -129,7 +131,10 @@ impl View {
         let lock =
             File::open(&path).and_then(|directory| directory.lock_shared().map(|()| directory));
         if let Err(error) = &lock {
-            tracing::debug!(%error, "failed to lock a view: cleaners of temporary directories may remove its files");
+            tracing::debug!(
+                %error,
+                "failed to lock a view: cleaners of temporary directories may remove its files"
+            );
         }
         Ok(Self {
             path,
@@ -142,7 +147,11 @@ impl Drop for View {
     fn drop(&mut self) {
         // `remove_dir_all` does not follow links: the files of the index remain.
         if let Err(error) = fs::remove_dir_all(&self.path) {
-            tracing::warn!(%error, path = %self.path.display(), "failed to remove the view of an index");
+            tracing::warn!(
+                %error,
+                path = %self.path.display(),
+                "failed to remove the view of an index"
+            );
         }
     }
 }
@@ -150,11 +159,13 @@ impl Drop for View {
 /// Copies the journals and the small files of the database to the view, and links the others.
 fn fill(view: &Path, original: &Path, keyspaces: &[u64], looked: &Looked) -> io::Result<()> {
     let modes = Modes::default();
+    // A link with a relative target would be resolved from the view.
     let original = &fs::canonicalize(original)?;
     copy(
         &original.join(creation::FJALL_MARKER),
         &view.join(creation::FJALL_MARKER),
     )?;
+    // A new lock file: a lock on the original would be shared with its engine.
     modes.create_file(&view.join(FJALL_LOCK))?;
     for scanned in &looked.scanned {
         let mut to = modes.create_file(&journals::path(view, scanned.id))?;
@@ -162,7 +173,10 @@ fn fill(view: &Path, original: &Path, keyspaces: &[u64], looked: &Looked) -> io:
         // A writer may have died before its sync. Data that a reader receives must be durable (I7).
         // A sync changes no byte and no timestamp.
         if let Err(error) = File::open(&path)?.sync_data() {
-            tracing::warn!(%error, "failed to sync a journal: a power cut may undo data that was read");
+            tracing::warn!(
+                %error,
+                "failed to sync a journal: a power cut may undo data that was read"
+            );
         }
         copy_intact(&path, &scanned.journal, &mut to)?;
         to.flush()?;

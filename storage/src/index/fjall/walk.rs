@@ -58,6 +58,7 @@ impl Walker<'_> {
                 let Some(from) = stretch.from.filter(|from| is_before(from, end.as_ref())) else {
                     break;
                 };
+                // A gap behind the end of the range does not concern this scan.
                 let gap = stretch.gap.filter(|gap| is_before(gap, end.as_ref()));
                 let to = gap.clone().or_else(|| end.clone());
                 let stretch = (from, to);

@@ -63,6 +63,7 @@ pub(in super::super) fn start(bytes: &[u8]) -> Option<(u32, u64)> {
     };
     let seqno = u64::from_le_bytes(seqno.try_into().ok()?);
     let count = u32::from_le_bytes([c0, c1, c2, c3]);
+    // fjall writes no empty batch. A `01` byte followed by zeros is not a start.
     (tag == TAG_START && count > 0).then_some((count, seqno))
 }
 

@@ -27,12 +27,14 @@ pub(super) fn mend(path: &Path, id: u64) -> io::Result<()> {
             }
             blocks.len()
         }
+        // The values are lost, but fjall opens the keyspace only if the file exists.
         Err(error) if error.kind() == io::ErrorKind::NotFound => 0,
         Err(error) => return Err(error),
     };
     if let Some(directory) = path.parent() {
         fs::create_dir_all(directory)?;
     }
+    // The damaged end becomes a part of the data: no key refers to its bytes.
     let data = Section {
         name: b"data".to_vec(),
         at: 0,

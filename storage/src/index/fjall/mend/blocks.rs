@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! block   header | data
-//! header  "LSM" 03 | type u8 | xxh3 of the data u128 | length u32 | length u32 | xxh3 of the header u32       33 bytes
+//! header  "LSM" 03 | type u8 | xxh3 of the data u128 | length u32 | length u32
+//!         | xxh3 of the header u32                                              33 bytes
 //! ```
 //!
 //! Every length is compared with the length of the file before use, and no block is decoded before
@@ -96,6 +97,7 @@ impl Blocks {
             return Ok(None);
         }
         let bytes = self.read(at, HEADER_BYTES)?;
+        // The header has a checksum of its own, which `decode_from` verifies.
         let header = Header::decode_from(&mut &bytes[..]).ok();
         Ok(header
             .filter(|header| header.data_length <= BLOCK_BYTES_MAX && at + length(header) <= end))
@@ -178,6 +180,7 @@ impl Blocks {
                     return Ok((pieces, at));
                 }
                 Some(header) => {
+                    // An intact header leads to the next block even if the data is damaged.
                     let data = self
                         .data(at, &header)?
                         .filter(|_| header.block_type == BlockType::Data);
@@ -193,6 +196,7 @@ impl Blocks {
                 last.as_ref()
                     .is_none_or(|last| is_behind(&entries.first, last))
             });
+            // Damaged blocks keep the last key, so that the order is checked across them.
             last = entries
                 .as_ref()
                 .map(|entries| entries.last.clone())
@@ -208,6 +212,7 @@ impl Blocks {
     fn next(&mut self, from: u64, limit: u64, is_end: bool) -> io::Result<Option<u64>> {
         let mut at = from;
         while let Some(found) = self.magic(at, limit)? {
+            // Without this limit a file full of false headers takes quadratic time.
             let Some(left) = self.candidates.checked_sub(1) else {
                 return Ok(None);
             };

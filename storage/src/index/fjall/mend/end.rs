@@ -71,6 +71,7 @@ impl NewEnd {
     pub(super) fn table_properties(&mut self, table: &TableProperties) -> io::Result<()> {
         let entries = [
             entry("block_count#data", &table.blocks.to_le_bytes()),
+            // Without filters fjall only reads more blocks.
             entry("block_count#filter", &0_u64.to_le_bytes()),
             entry("block_count#index", &1_u64.to_le_bytes()),
             entry("checksum_type", &[0]),

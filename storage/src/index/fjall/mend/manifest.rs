@@ -24,7 +24,7 @@ pub(super) fn current(keyspace: &Path) -> io::Result<Result<Vec<Named>, Flaw>> {
         Ok(named) => return Ok(Ok(named)),
         Err(flaw) => flaw,
     };
-    let Some((version, named)) = undoubted(keyspace)? else {
+    let Some((version, named)) = identify(keyspace)? else {
         return Ok(Err(flaw));
     };
     // Only the pointer contains a checksum of the manifest. The garbage statistics are emptied,
@@ -39,7 +39,7 @@ pub(super) fn current(keyspace: &Path) -> io::Result<Result<Vec<Named>, Flaw>> {
 /// Returns the manifest if it can be identified: the pointer contains its checksum; or the pointer
 /// names no other manifest, and the manifest names exactly the existing files. Two such manifests
 /// contain the same entries, and the newer manifest is taken.
-fn undoubted(keyspace: &Path) -> io::Result<Option<(u64, Vec<Named>)>> {
+fn identify(keyspace: &Path) -> io::Result<Option<(u64, Vec<Named>)>> {
     let mut versions: Vec<u64> = Vec::new();
     for name in names(keyspace)? {
         versions.extend(
@@ -72,6 +72,7 @@ fn undoubted(keyspace: &Path) -> io::Result<Option<(u64, Vec<Named>)>> {
             None => true,
         };
         let expected: BTreeSet<PathBuf> = named.iter().map(|named| named.path.clone()).collect();
+        // No table of this build has a sequence number of its own. If one does, do not guess.
         if is_pointed_to && existing == expected && named.iter().all(|named| named.seqno == 0) {
             return Ok(Some((version, named)));
         }
@@ -118,6 +119,7 @@ fn rewrite(
     }
     let at = bytes.len() as u64;
     bytes.extend(archive::end(&sections, at));
+    // Only in a copy: the copy is discarded if the salvage is interrupted here.
     fs::write(&path, bytes)?;
     manifest::point_to(keyspace, version)
 }

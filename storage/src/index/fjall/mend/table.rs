@@ -3,7 +3,8 @@
 //! ```text
 //! intact                            written
 //! index and properties              the table of contents, without the filters
-//! properties, or no end at all      an index of the blocks; the old properties, or new ones from the blocks
+//! properties                        an index of the blocks
+//! blocks                            an index of the blocks, and properties from the blocks
 //! no block, no properties           nothing: the table is lost
 //! ```
 //!
@@ -292,8 +293,9 @@ impl NewIndex {
                 let key = self.key_min.escape_ascii().to_string();
                 return self.lose(format!("the keys before \"{key}\" are lost"));
             }
+            // Each key has one version, so the damaged block holds no version of the next key.
             (Some(behind), Some(properties)) if properties.items == properties.keys => Version {
-                key: before(&behind.key),
+                key: predecessor(&behind.key),
                 seqno: 0,
             },
             // The damaged block may contain newer versions of this key.
@@ -336,7 +338,7 @@ impl NewIndex {
 const DAMAGED_BYTES_MAX: u64 = 64 * 1024;
 
 /// Returns the greatest key below `key`.
-fn before(key: &[u8]) -> Vec<u8> {
+fn predecessor(key: &[u8]) -> Vec<u8> {
     match key.split_last() {
         Some((0, shorter)) => shorter.to_vec(),
         Some((last, shorter)) => {
