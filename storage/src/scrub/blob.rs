@@ -108,8 +108,7 @@ impl Blobs<'_> {
             }
         }
         match self.read(object, extent, key, checksums).await? {
-            // Only after the bytes are verified: a damaged trailer is the least of the possible
-            // damages.
+            // Checked last: damaged bytes are the more serious finding.
             Blob::Whole if !self.reads.blobs().tells_name(key).await? => Ok(Blob::Nameless),
             looked => Ok(looked),
         }

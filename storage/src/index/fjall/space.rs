@@ -403,8 +403,8 @@ impl Space {
         }
     }
 
-    /// Measures the free bytes. If the measurement fails, the disk counts as empty, and only fjall
-    /// detects a full disk.
+    /// Measures the free bytes. If the measurement fails, the free space counts as unlimited,
+    /// and only fjall detects a full disk.
     fn measure(&self) -> u64 {
         let disk = disk(&self.dir).unwrap_or(Disk {
             total: 0,

@@ -165,7 +165,7 @@ fn fill(view: &Path, original: &Path, keyspaces: &[u64], looked: &Looked) -> io:
         &original.join(creation::FJALL_MARKER),
         &view.join(creation::FJALL_MARKER),
     )?;
-    // A new lock file: a lock on the original would be shared with its engine.
+    // A new file: a link would lock the file of the index itself.
     modes.create_file(&view.join(FJALL_LOCK))?;
     for scanned in &looked.scanned {
         let mut to = modes.create_file(&journals::path(view, scanned.id))?;
