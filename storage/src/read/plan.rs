@@ -1,10 +1,10 @@
 //! Computes the ranged reads for a range of an object from its manifest. Pure functions.
 //!
 //! ```text
-//! object   |----------- extent 0 -----------| extent 1 -|------ extent 2 -------|
+//! object   |----------- extent 0 -----------|-extent 1 -|------ extent 2 -------|
 //! blocks   |  0  |  1  |  2  |  3  |  4  |5 |  0  |  1  |  0  |  1  |  2  |  3  |   (1)
 //! range                   |======================================|
-//! pieces                  |=== extent 0 ====| extent 1 =| ext. 2 |                  (2)
+//! pieces                  |=== extent 0 ====|=extent 1 =|=ext. 2=|                  (2)
 //! units                |  2  |  3  |  4  |5 |  0  |  1  |  0  |  1  |               (3)
 //!
 //! (1) numbered within their extent
