@@ -1,7 +1,8 @@
 //! Syncs directories, also on file systems that do not support it.
 //!
 //! Lets a store work on a share (SMB, some FUSE) whose directories cannot be synced. Directory
-//! entries there are as durable as the file system makes them. Files are synced without this module.
+//! entries there are as durable as the file system makes them. Files are synced without this
+//! module.
 
 use std::fs::File;
 use std::io;

@@ -6,9 +6,9 @@
 //! scan       a/1 ─seek─> b  c/1 ─seek─> d   a common prefix costs a single seek
 //! ```
 //!
-//! A page is read from a single snapshot, so it shows a consistent state (I7). Each page has its own
-//! snapshot: an object written between two pages is listed if its name follows the last name of the
-//! earlier page. A listing never reads payloads.
+//! A page is read from a single snapshot, so it shows a consistent state (I7). Each page has its
+//! own snapshot: an object written between two pages is listed if its name follows the last name of
+//! the earlier page. A listing never reads payloads.
 
 use std::ops::Bound;
 
@@ -206,7 +206,8 @@ impl Listing {
         }
     }
 
-    /// Moves the start behind all keys that begin with `common`. Returns false if no key can remain.
+    /// Moves the start behind all keys that begin with `common`. Returns false if no key can
+    /// remain.
     fn skip(&mut self, common: &[u8]) -> bool {
         match successor(common) {
             Some(next) => {

@@ -56,6 +56,7 @@ impl Modes {
     /// [`ErrorKind::Invalid`] if a mode is out of its range.
     pub fn check(&self, field: &str) -> Result<()> {
         let wrong = |name: &str, mode: u32, least: u32, most: u32| {
+            // The owner needs all bits of `least`, and bits outside of `most` are not permissions.
             let is_wrong = mode & least != least || mode & !most != 0;
             is_wrong.then(|| {
                 format!("{field}.{name} must be from 0{least:o} to 0{most:o}: {name}=0{mode:o}")
@@ -113,6 +114,7 @@ impl Modes {
     pub(crate) fn narrow_tree(self, dir: &Path) -> io::Result<()> {
         for entry in fs::read_dir(dir)? {
             let entry = entry?;
+            // Symbolic links are skipped: their targets may be outside of the directory.
             let kind = entry.file_type()?;
             if kind.is_dir() {
                 self.narrow_tree(&entry.path())?;
@@ -177,6 +179,7 @@ mod octal {
     }
 
     pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u32, D::Error> {
+        // Both `0700` and `0o700` are accepted.
         let text = std::borrow::Cow::<'de, str>::deserialize(deserializer)?;
         u32::from_str_radix(text.trim_start_matches("0o"), 8).map_err(|_| {
             D::Error::custom(format_args!(

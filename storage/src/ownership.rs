@@ -13,12 +13,13 @@
 //! ```
 //!
 //! A tier is plausible if it contains a blob that the index names, or if it is empty and the index
-//! names no blob. So the empty tier of a new index is plausible, and so is the tier of an index that
-//! was written by a build without store ids.
+//! names no blob. So the empty tier of a new index is plausible, and so is the tier of an index
+//! that was written by a build without store ids.
 //!
 //! A tier is taken in three steps, each durable before the next: the record `Pending` in the index,
-//! the marker in the tier, the record `Claimed`. A crash between them results in a row of the table.
-//! Adopting a tier replaces every refusal. A directory is created only for a tier that is taken.
+//! the marker in the tier, the record `Claimed`. A crash between them results in a row of the
+//! table. Adopting a tier replaces every refusal. A directory is created only for a tier that is
+//! taken.
 //!
 //! A reader ([`Claim::find`]) decides by the same table, but neither takes nor creates a tier.
 //!
@@ -112,8 +113,8 @@ impl Claim {
     /// # Errors
     /// - [`ErrorKind::Invalid`] if the tier belongs to another store, or contains blobs but no
     ///   marker.
-    /// - [`ErrorKind::Unavailable`] if the expected marker is missing, or the tier cannot be read or
-    ///   written now.
+    /// - [`ErrorKind::Unavailable`] if the expected marker is missing, or the tier cannot be read
+    ///   or written now.
     /// - [`ErrorKind::Corrupt`] and [`ErrorKind::UnknownFormat`] if the marker or the record cannot
     ///   be decoded.
     /// - The errors of committing to the index.
@@ -148,8 +149,8 @@ impl Claim {
         owned(tier, id, &text).await
     }
 
-    /// Returns the tier at this place for reading, without writing or creating anything. A tier that
-    /// [`take`](Self::take) would take is returned without a marker.
+    /// Returns the tier at this place for reading, without writing or creating anything. A tier
+    /// that [`take`](Self::take) would take is returned as it is, without a marker.
     ///
     /// # Errors
     /// As [`take`](Self::take), except the errors of writing.
@@ -186,7 +187,11 @@ impl Claim {
             Some(tier) => {
                 let read = self.env.deadline(self.timeout, tier.read_marker()).await;
                 read.unwrap_or_else(|| {
-                    Err(refusal(ErrorKind::Unavailable, "did not respond in time", &text))
+                    Err(refusal(
+                        ErrorKind::Unavailable,
+                        "did not respond in time",
+                        &text,
+                    ))
                 })?
             }
             None => Marker::Absent,

@@ -1,4 +1,5 @@
-//! Counts the readers of each revision: [`Pins`], which the sweeper checks before it deletes a blob.
+//! Counts the readers of each revision: [`Pins`], which the sweeper checks before it deletes a
+//! blob.
 //!
 //! ```text
 //! reader     read row ──> pin ──> read row again, unchanged? ──> read blobs ──> unpin

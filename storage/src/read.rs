@@ -20,8 +20,8 @@
 //! ```
 //!
 //! Guards I8 (steps 3 and 4: a revision that is pinned before the row is read again is not swept
-//! during the read), I7 (the index returns durable rows only) and "never wrong bytes". The blocks of
-//! a range are computed in `read/plan.rs`, fetched in `read/fetch.rs` and returned in
+//! during the read), I7 (the index returns durable rows only) and "never wrong bytes". The blocks
+//! of a range are computed in `read/plan.rs`, fetched in `read/fetch.rs` and returned in
 //! `read/open.rs`.
 
 mod budget;
@@ -92,8 +92,12 @@ impl Head {
     /// [`ErrorKind::Corrupt`] if the key is not an object id.
     pub(crate) fn decode(key: &[u8], row: Row) -> Result<Self> {
         let id = ObjectId::decode(key).map_err(|error| {
-            Error::new(ErrorKind::Corrupt, "read", "the key of a row is not an object id")
-                .with_source(error)
+            Error::new(
+                ErrorKind::Corrupt,
+                "read",
+                "the key of a row is not an object id",
+            )
+            .with_source(error)
         })?;
         Ok(Self::of(id, row))
     }
@@ -217,8 +221,8 @@ impl Reads {
         let now = self.now();
         match self.any_row(id).await? {
             Some(row) if !row.is_live(now) => {
-                // A shard may have extended the deadline in time in a batch that is not durable yet.
-                // So the row is read again after all submitted batches are durable.
+                // A shard may have extended the deadline in time in a batch that is not durable
+                // yet. So the row is read again after all submitted batches are durable.
                 self.let_settle().await;
                 Ok(self.any_row(id).await?.filter(|row| row.is_live(now)))
             }
@@ -279,11 +283,15 @@ impl Reads {
             .is_none_or(|checksum| Checksum::of(payload) == checksum);
         let (Ok(start), Ok(end)) = (usize::try_from(range.start), usize::try_from(range.end))
         else {
-            return Err(corrupt("the inline payload is larger than the address space"));
+            return Err(corrupt(
+                "the inline payload is larger than the address space",
+            ));
         };
         if !intact || payload.len() as u64 != head.metadata.size || end > payload.len() {
             self.0.counters.corrupt();
-            return Err(corrupt("the inline payload does not match its checksum or its size"));
+            return Err(corrupt(
+                "the inline payload does not match its checksum or its size",
+            ));
         }
         Ok(Attempt::Done(Some(OpenObject::inline(
             head,
@@ -341,8 +349,8 @@ impl Reads {
         range: Range<u64>,
     ) -> Result<Attempt> {
         let pieces = plan::pieces(manifest, &range);
-        // Pinned before the row is read again in `sources` (I8): the sweeper deletes a revision only
-        // if the row no longer names it and it is not pinned.
+        // Pinned before the row is read again in `sources` (I8): the sweeper deletes a revision
+        // only if the row no longer names it and it is not pinned.
         let pins: Vec<_> = pieces
             .iter()
             .map(|piece| self.0.pins.pin(piece.extent.revision))
@@ -429,8 +437,8 @@ impl Reads {
     /// meantime.
     ///
     /// # Errors
-    /// [`ErrorKind::Corrupt`] if the row still names the blob. The sweeper has not deleted the blob,
-    /// which was pinned while the row named it.
+    /// [`ErrorKind::Corrupt`] if the row still names the blob. The sweeper has not deleted the
+    /// blob, which was pinned while the row named it.
     async fn gone(&self, head: &Head, seen: OperationId, revision: RevisionId) -> Result<()> {
         if self
             .row(&head.id)
@@ -487,5 +495,7 @@ fn corrupt(message: impl Into<String>) -> Error {
 
 #[cfg(test)]
 mod budget_tests;
+#[cfg(test)]
+mod damage_tests;
 #[cfg(test)]
 mod tests;

@@ -90,8 +90,8 @@ pub struct UploadPage {
     /// Uploads of the page.
     pub uploads: Vec<UploadInfo>,
     /// Value of `start_after` for the next page; `None` on the last page. A page may have fewer
-    /// uploads than its limit, or none, and still have a next page: a page skips a limited number of
-    /// uploads that have ended.
+    /// uploads than its limit, or none, and still have a next page: a page skips a limited number
+    /// of uploads that have ended.
     pub next: Option<UploadMarker>,
     /// Ranges of keys of the index that could not be read; their uploads are missing in the page.
     /// Always empty unless the listing [steps over](OnDamage::StepOver) them.
@@ -128,8 +128,8 @@ impl Reads {
     /// Checks that the object has this upload, open or completed.
     ///
     /// # Errors
-    /// [`ErrorKind::Invalid`] if the object has no such upload, or the upload was aborted; otherwise
-    /// the errors of the index.
+    /// [`ErrorKind::Invalid`] if the object has no such upload, or the upload was aborted;
+    /// otherwise the errors of the index.
     pub async fn find_upload(&self, id: &ObjectId, upload: &UploadId) -> Result<()> {
         let mut session = self.session(&*self.index().snapshot()?, id, upload).await;
         if session.is_err() {
@@ -158,6 +158,7 @@ impl Reads {
             on_damage,
         } = request;
         self.check_limit(limit)?;
+        // No key can match, and the encoded prefix would exceed the limit of an id.
         if prefix.len() > KEY_BYTES_MAX {
             return Ok(UploadPage {
                 uploads: Vec::new(),
@@ -169,6 +170,7 @@ impl Reads {
         let mut range = Range::prefix(&below, CHUNK_SESSIONS_MAX);
         if let Some(UploadMarker { key, upload_id }) = start_after {
             let marker = session_key(&ObjectId::new(&namespace, &key)?, &upload_id);
+            // A marker before the prefix excludes nothing.
             if marker[..] > below[..] {
                 range = range.after(marker);
             }
@@ -186,8 +188,8 @@ impl Reads {
     /// Returns a page of the parts of an open upload.
     ///
     /// # Errors
-    /// [`ErrorKind::Invalid`] if the object has no such upload or the upload has ended; otherwise as
-    /// [`list`](Self::list).
+    /// [`ErrorKind::Invalid`] if the object has no such upload or the upload has ended; otherwise
+    /// as [`list`](Self::list).
     pub async fn parts(
         &self,
         id: &ObjectId,

@@ -46,8 +46,8 @@ use crate::modes::Modes;
 mod on_disk;
 
 /// Most directories whose state is kept in memory. Beyond this number, directories that no caller
-/// is syncing are forgotten, and synced again when they are used. The fan-out has 256 directories;
-/// long names of earlier builds have more.
+/// is syncing are forgotten, and synced again when they are used. The fan-out has 256 directories.
+/// Blobs of earlier builds with long names are in further directories.
 const DIRECTORIES_MAX: usize = 1024;
 /// Most directories that a call syncs at the same time.
 const CONCURRENT_SYNCS: usize = 8;
@@ -110,8 +110,8 @@ impl Directories {
         &self.0.root
     }
 
-    /// Returns whether the path of the root still names the directory that is held open. The root is
-    /// opened by the first method that accesses it.
+    /// Returns whether the path of the root still names the directory that is held open. The root
+    /// is opened by the first method that accesses it.
     ///
     /// # Errors
     /// [`ErrorKind::Unavailable`] if the root cannot be opened.
@@ -212,8 +212,8 @@ impl Directories {
     /// Makes the removal of these files durable. Paths are relative to the root.
     ///
     /// # Errors
-    /// [`ErrorKind::Unavailable`] if a directory cannot be synced. A power cut may undo the removals
-    /// in it then.
+    /// [`ErrorKind::Unavailable`] if a directory cannot be synced. A power cut may undo the
+    /// removals in it then.
     pub async fn sync_removed(
         &self,
         paths: impl IntoIterator<Item = impl AsRef<str>>,
@@ -227,9 +227,9 @@ impl Directories {
         self.sync_all(parents).await
     }
 
-    /// Removes the empty directories of these files, from the lowest up to the fan-out, which stays.
-    /// In directories that are not empty, makes the removal of the files durable. Paths are relative
-    /// to the root. No file may be written to these directories.
+    /// Removes the empty directories of these files, from the lowest up to the fan-out, which
+    /// stays. In directories that are not empty, makes the removal of the files durable. Paths are
+    /// relative to the root. No file may be written to these directories.
     ///
     /// # Errors
     /// [`ErrorKind::Unavailable`] if the root cannot be opened, or a remaining directory cannot be

@@ -152,7 +152,11 @@ async fn callers_during_a_sync_share_the_next_sync() {
             .map(|path| scene.directories.sync_file_entry(path)),
     ));
     assert!(futures::poll!(&mut callers).is_pending());
-    assert_eq!(scene.gate.waiting(), 1, "the first caller syncs, the others wait");
+    assert_eq!(
+        scene.gate.waiting(),
+        1,
+        "the first caller syncs, the others wait"
+    );
     scene.gate.open();
     callers
         .await

@@ -78,6 +78,7 @@ fn no_space(operation: &'static str) -> Error {
 }
 
 fn is_out_of_space(error: &opendal::Error) -> bool {
+    // OpenDAL wraps the error of the operating system, at a depth that depends on the service.
     let first: &(dyn std::error::Error + 'static) = error;
     let mut causes = std::iter::successors(Some(first), |cause| cause.source());
     causes.any(|cause| cause.downcast_ref::<io::Error>().is_some_and(is_full))

@@ -266,7 +266,10 @@ async fn only_an_intact_trailer_at_its_path_names_a_blob() {
             .write(&path(&key), whole.slice(..whole.len() - 1))
             .await
             .unwrap();
-        assert_eq!(tier.name_of(&unknown_length).await.unwrap(), BlobName::Unknown);
+        assert_eq!(
+            tier.name_of(&unknown_length).await.unwrap(),
+            BlobName::Unknown
+        );
         tier.delete(&key).await.unwrap();
         assert_eq!(tier.name_of(&unknown_length).await.unwrap(), BlobName::Gone);
         tier.delete(&other).await.unwrap();

@@ -67,10 +67,8 @@ pub fn decode(marker: &[u8]) -> Result<StoreId> {
     match (id, sum) {
         (Some(id), Some(sum)) if u64::from_le_bytes(sum) == xxh3_64(&marker[..SUM_AT]) => Ok(id),
         (Some(_), Some(_)) => Err(corrupt("checksum mismatch")),
-        (_, _) => Err(corrupt(&format!(
-            "wrong length: bytes={}",
-            marker.len()
-        ))),
+        // Also matches a marker with bytes behind the checksum, whose `sum` is not 8 bytes.
+        (_, _) => Err(corrupt(&format!("wrong length: bytes={}", marker.len()))),
     }
 }
 

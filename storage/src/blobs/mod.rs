@@ -57,6 +57,7 @@ pub use writer::{BlobWriter, FinishedBlob};
 /// Number of blocks that one write to the `fs` service contains.
 const LOCAL_UNIT_BLOCKS: usize = 4;
 /// Longest path that the operating system accepts, in bytes, including the root.
+// PATH_MAX without the terminating NUL: 4096 on Linux, 1024 on other Unix systems.
 const LOCAL_PATH_BYTES_MAX: usize = if cfg!(target_os = "linux") {
     4095
 } else {
@@ -353,6 +354,7 @@ impl BlobTier {
     /// # Errors
     /// [`ErrorKind::Unavailable`] if a directory cannot be synced, or a blob still exists.
     pub async fn settle_deletes(&self, keys: &[RevisionKey]) -> Result<()> {
+        // Deletions in a remote service are durable when they return.
         let Some(directories) = self.directories() else {
             return Ok(());
         };

@@ -48,7 +48,8 @@ pub fn object_of_blob(path: &str, tail: &[u8]) -> Option<(ObjectId, u64)> {
     let revision = path::revision_at(path)?;
     let object = trailer::decode(tail, revision)?;
     let key = RevisionKey { object, revision };
-    // An intact trailer of another object may be part of the payload, so the path must match too.
+    // The checksum of a trailer does not cover the path. A blob that was moved to the path of
+    // another object must not be named.
     (path::path(&key) == path).then(|| {
         let trailer_bytes = trailer::length(&key.object);
         (key.object, trailer_bytes)

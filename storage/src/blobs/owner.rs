@@ -135,7 +135,7 @@ impl BlobTier {
 
     /// Records that the tier belongs to this store. Ownership checks have an effect from then on.
     pub(crate) fn belongs_to(&self, id: StoreId) {
-        // An engine is opened once per tier handle, so this never sets a second id.
+        // Ignoring a second id is correct: a tier handle belongs to a single opening.
         let _ = self.0.owner.set(id);
     }
 
@@ -202,7 +202,7 @@ impl BlobTier {
             return Ok(());
         };
         if let Err(error) = directories.sync_file_entry(path).await {
-            // If the root was moved or replaced, that is the better error: the directory is
+            // If the root was moved or replaced, that is the better error: the directory may be
             // missing because OpenDAL created it under the new root.
             self.check_place().await?;
             return Err(error);

@@ -162,7 +162,10 @@ fn stored_form_of_paths_is_stable() {
         .with_scope("org", "17")
         .unwrap();
     let fixtures = [
-        (revision("a"), "7f/default!a@0198c5a2-1f00-7abc-8def-00000000007f".to_owned()),
+        (
+            revision("a"),
+            "7f/default!a@0198c5a2-1f00-7abc-8def-00000000007f".to_owned(),
+        ),
         (
             revision("../..//Ä b\n@!%.txt"),
             "7f/default!..%2f..%2f%2f%c3%84%20b%0a%40%21%25.txt\

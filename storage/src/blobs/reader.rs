@@ -120,6 +120,8 @@ impl BlobReader {
 
     async fn find(&self, path: &str, start: u64, end: u64) -> Result<Buffer, opendal::Error> {
         let reader = self.tier.operator().reader(path).await?;
+        // The reader is stored only after a successful read, which proves that the blob is at this
+        // path.
         let buffer = reader.read(start..end).await?;
         // A concurrent read of a clone may have set a reader first. That reader stays.
         let _ = self.found.set(reader);

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::error::Result;
 
-/// Checks that a disk has room for this many more bytes, and returns an error if it has not.
+/// Free-space check of a disk: returns an error if the disk has no room for this many more bytes.
 pub type Room = Box<dyn Fn(u64) -> Result<()> + Send + Sync>;
 
 /// Free-space check and claims that all writers of a tier share.

@@ -14,8 +14,8 @@
 //! it.
 //!
 //! Guards the promise that a blob identifies its object without the index. The checksum covers the
-//! revision id. So a payload that ends with the trailer of another blob is not mistaken for a blob
-//! with a trailer.
+//! revision id. So a payload that ends with the trailer of another blob is not decoded as the
+//! trailer of its own blob.
 
 use bytes::Bytes;
 
@@ -65,6 +65,7 @@ pub fn length(object: &ObjectId) -> u64 {
 /// [`TRAILER_BYTES_MAX`] bytes, or the whole blob if it is shorter. Returns `None` if `tail` does
 /// not end with an intact trailer of this revision.
 pub fn decode(tail: &[u8], revision: RevisionId) -> Option<ObjectId> {
+    // Decoded from the end: the foot has a fixed length and contains the length of the id.
     let (rest, foot) = tail.split_at_checked(tail.len().checked_sub(FOOT_BYTES)?)?;
     let foot = std::str::from_utf8(foot)
         .ok()?
@@ -74,6 +75,7 @@ pub fn decode(tail: &[u8], revision: RevisionId) -> Option<ObjectId> {
     let (head, id) = rest.split_at_checked(rest.len().checked_sub(length.parse().ok()?)?)?;
     let (namespace, key) = std::str::from_utf8(id).ok()?.split_once('\n')?;
     let object = ObjectId::new(&namespace.parse::<Namespace>().ok()?, key).ok()?;
+    // `tail` may begin with a part of the payload, so only the end of `head` is compared.
     let is_whole = head.ends_with(HEAD.as_bytes())
         && u64::from_str_radix(sum, 16) == Ok(checksum(revision, &object));
     is_whole.then_some(object)

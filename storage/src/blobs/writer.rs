@@ -54,8 +54,8 @@ enum Phase {
 
 /// Writer of a blob, which is written once (I4).
 ///
-/// Dropping the writer at any point is safe. At most a part of a blob remains, which is an orphan of
-/// its change. Some services may still complete a call in progress, so the blob may appear after
+/// Dropping the writer at any point is safe. At most a part of a blob remains, which is an orphan
+/// of its change. Some services may still complete a call in progress, so the blob may appear after
 /// the drop.
 pub struct BlobWriter {
     tier: BlobTier,
@@ -115,6 +115,8 @@ impl BlobWriter {
         if let Some(block) = self.assembly.rest() {
             self.push(block);
         }
+        // The unit is written even if it is empty: the write opens the OpenDAL writer, and an empty
+        // blob must exist.
         self.unit.extend(trailer::encode(&self.key));
         self.write_unit().await?;
         self.phase = Phase::Flushed;
@@ -132,6 +134,8 @@ impl BlobWriter {
             self.flush().await?;
         }
         self.begin(Phase::Flushed)?;
+        // Closed first: OpenDAL syncs the file on close, then the directory entries are synced
+        // (I2).
         self.close().await?;
         let bytes = self.hasher.bytes();
         let file_bytes = bytes + trailer::length(&self.key.object);

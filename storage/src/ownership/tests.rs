@@ -401,7 +401,10 @@ async fn blob_written_outside_the_tier_is_not_finished() {
     let mut late = tier.writer(&key());
     let failed = late.write(vec![1; 5 << 20].into()).await.unwrap_err();
     assert_eq!(failed.kind(), ErrorKind::Unavailable);
-    assert!(!path.exists(), "nothing is created at the old path of the tier");
+    assert!(
+        !path.exists(),
+        "nothing is created at the old path of the tier"
+    );
     // A blob that was begun before the move is in the moved tier.
     begun.finish().await.unwrap();
     assert!(away.join(crate::blobs::path::path(&key_of_begun)).exists());

@@ -2,12 +2,12 @@
 //!
 //! ```text
 //! share of
-//! bytes_in_flight   pool     bytes                             a permit is
-//! 1/4               demand   for which a reader waits          waited for; kept during the fetch, and
-//!                                                              at most a second longer if no held
-//!                                                              permit is available
-//! 3/4               held     fetched ahead, or fetched and     taken at once or not at all; kept
-//!                            not yet taken by the reader       until the reader takes the bytes
+//! bytes_in_flight   pool     bytes                          a permit is
+//! 1/4               demand   for which a reader waits       waited for; kept during the fetch, and
+//!                                                           at most a second longer if no held
+//!                                                           permit is available
+//! 3/4               held     fetched ahead, or fetched      taken at once or not at all; kept
+//!                            and not taken by the reader    until the reader takes the bytes
 //! ```
 //!
 //! A task that waits for a permit holds no other permit, and bytes that wait for their reader block
@@ -37,8 +37,8 @@ pub struct ReadUse {
     pub open: usize,
     /// Limit of `open`.
     pub open_max: usize,
-    /// Bytes being fetched, fetched ahead, or not taken by their reader yet; each unit is rounded up
-    /// to 1 KiB. Metric: `cenotaph_read_bytes_held`.
+    /// Bytes being fetched, fetched ahead, or not taken by their reader yet; each unit is rounded
+    /// up to 1 KiB. Metric: `cenotaph_read_bytes_held`.
     pub bytes: u64,
     /// Limit of `bytes`.
     pub bytes_max: u64,
@@ -116,6 +116,7 @@ impl Drop for Waiting {
 
 impl Pool {
     fn of(max: u64, gauge: &'static str, unit: u32) -> Self {
+        // A pool without permits would block all reads, so each has at least 1.
         let max = u32::try_from(max.clamp(1, PERMITS_MAX)).unwrap_or(1);
         Self {
             permits: Arc::new(Semaphore::new(max as usize)),
@@ -171,11 +172,13 @@ impl ReadBudget {
     /// Takes a held permit for this many bytes, or returns `None` if it is not available now.
     pub(super) fn hold(&self, bytes: u64) -> Option<Leave> {
         let permits = u32::try_from(bytes.div_ceil(u64::from(PERMIT_BYTES))).ok()?;
+        // Never waits: a task that waits here with a demand permit could deadlock with other
+        // readers.
         self.held.try_take(permits)
     }
 
-    /// Waits for a demand permit for this many bytes, first come first served. A request larger than
-    /// the pool takes the whole pool.
+    /// Waits for a demand permit for this many bytes, first come first served. A request larger
+    /// than the pool takes the whole pool.
     ///
     /// # Errors
     /// [`ErrorKind::Overloaded`] after [`budget_wait`](ReadLimits::budget_wait).
@@ -183,18 +186,19 @@ impl ReadBudget {
         let permits = u32::try_from(bytes.div_ceil(u64::from(PERMIT_BYTES)))
             .unwrap_or(u32::MAX)
             .min(self.demand.max);
+        // Counted by a guard, so that a dropped future does not count as waiting.
         let _waiting = Waiting::count(&self.waiting);
         let acquire = Arc::clone(&self.demand.permits).acquire_many_owned(permits);
         match env.deadline(self.wait, acquire).await {
             Some(Ok(permits)) => Ok(self.demand.gauged(permits)),
-            Some(Err(closed)) => {
-                Err(
-                    Error::new(ErrorKind::Closed, "read", "the reader is closed")
-                        .with_source(closed),
-                )
-            }
+            Some(Err(closed)) => Err(
+                Error::new(ErrorKind::Closed, "read", "the reader is closed").with_source(closed),
+            ),
             None => {
-                let message = format!("the memory budget of reads is used up: waited={:?}", self.wait);
+                let message = format!(
+                    "the memory budget of reads is used up: waited={:?}",
+                    self.wait
+                );
                 Err(Error::new(ErrorKind::Overloaded, "read", message))
             }
         }

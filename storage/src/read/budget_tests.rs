@@ -50,8 +50,8 @@ async fn slow_readers_do_not_block_other_readers() {
         .expect("no deadlock between readers");
 }
 
-/// Any number of slow readers stays within the budget. Some of them have taken nothing yet, others a
-/// block.
+/// Any number of slow readers stays within the budget. Some of them have taken nothing yet, others
+/// a block.
 #[tokio::test]
 async fn slow_readers_stay_within_the_budget() {
     let limits = ReadLimits {

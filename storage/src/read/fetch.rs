@@ -9,9 +9,9 @@
 //!                            released when the fetch ends
 //! ```
 //!
-//! Each unit is fetched by a task of its own, which progresses while its reader is busy elsewhere. A
-//! task that waits for a permit holds no other permit, so two streams never wait for each other. A
-//! task ends when its reader is dropped. Guards "never wrong bytes" and the memory limit
+//! Each unit is fetched by a task of its own, which progresses while its reader is busy elsewhere.
+//! A task that waits for a permit holds no other permit, so two streams never wait for each other.
+//! A task ends when its reader is dropped. Guards "never wrong bytes" and the memory limit
 //! (`budget.rs`). The callers handle missing blobs (`read.rs`, `read/open.rs`).
 
 use std::collections::VecDeque;
@@ -302,8 +302,8 @@ impl Fetcher {
                 work = work => work,
             };
             *filled.lock().unwrap_or_else(PoisonError::into_inner) = Some(fetched);
-            // Without a held permit, the bytes keep the demand permit for a limited time only. After
-            // that the reader has to fetch the unit again.
+            // Without a held permit, the bytes keep the demand permit for a limited time only.
+            // After that the reader has to fetch the unit again.
             if done_sender.send(()).is_ok()
                 && demand.is_some()
                 && env.deadline(TAKEN_WITHIN, taken).await.is_none()

@@ -232,7 +232,8 @@ impl Store {
         self.index.apply(self.batch(id, mutation));
     }
 
-    /// Puts an object of these parts into the blob tier, a revision per part. Returns the revisions.
+    /// Puts an object of these parts into the blob tier, a revision per part. Returns the
+    /// revisions.
     pub(crate) async fn put_parts(&self, id: &ObjectId, parts: &[Bytes]) -> Vec<RevisionId> {
         let mutation = self.parts(id, parts).await;
         self.apply(id, mutation);

@@ -11,7 +11,8 @@ pub struct ReadLimits {
     /// Number of units that a stream fetches or has fetched ahead of its reader, if the memory
     /// budget has room; 0 disables fetching ahead. Default 3.
     pub read_ahead: usize,
-    /// Blocks of 1 MiB per unit, which is fetched by a single ranged read of the blob tier; at least
+    /// Blocks of 1 MiB per unit, which is fetched by a single ranged read of the blob tier; at
+    /// least
     /// 1. Larger units pay off if requests to the blob tier are slow. Default 1.
     pub unit_blocks: u32,
     /// Memory budget of all streams, in bytes of blobs: being fetched, fetched ahead, or not yet
@@ -20,14 +21,15 @@ pub struct ReadLimits {
     /// block at a time, and fetch the bytes that [`Reads::open`](super::Reads::open) has verified
     /// again. A unit that is larger than the reserve is fetched alone. Default 256 MiB.
     pub bytes_in_flight: u64,
-    /// Longest wait for memory to fetch the next bytes. After that the read is `Overloaded`. Default
-    /// 30 s.
+    /// Longest wait for memory to fetch the next bytes. After that the read is `Overloaded`.
+    /// Default 30 s.
     pub budget_wait: Duration,
     /// Most open objects: opened, and neither read to the end nor dropped. Further reads are
     /// `Overloaded`. The payload of an open inline object does not count in `bytes_in_flight`.
     /// Default 4096.
     pub open_at_once: usize,
-    /// Most attempts to open an object that is replaced during each attempt; at least 1. Default 16.
+    /// Most attempts to open an object that is replaced during each attempt; at least 1. Default
+    /// 16.
     pub attempts: u32,
     /// Most entries in a page of a listing. Default 10 000.
     pub list_page_max: usize,

@@ -78,7 +78,8 @@ impl OpenObject {
         }
     }
 
-    /// Opens an object in the blob tier. `first` is the first unit, or `None` if the range is empty.
+    /// Opens an object in the blob tier. `first` is the first unit, or `None` if the range is
+    /// empty.
     pub(super) fn streamed(
         head: Head,
         range: Range<u64>,
@@ -161,6 +162,7 @@ impl OpenObject {
             Content::Failed(error) => return Err(error.clone()),
             Content::Done => return Ok(None),
         };
+        // The content changes after the await only, so a dropped future repeats the same step.
         match &next {
             Ok(Some(_)) => {}
             Ok(None) => self.end(Content::Done),
@@ -177,8 +179,8 @@ impl OpenObject {
         .boxed()
     }
 
-    /// Returns all remaining bytes in a single buffer. Does not copy them if a single block contains
-    /// them.
+    /// Returns all remaining bytes in a single buffer. Does not copy them if a single block
+    /// contains them.
     ///
     /// # Errors
     /// [`ErrorKind::Invalid`] if the range has more than `bytes_max` bytes, and as
@@ -193,6 +195,7 @@ impl OpenObject {
                 format!("the range is too large to collect: bytes={range_bytes} max={bytes_max}");
             return Err(Error::new(ErrorKind::Invalid, "read", message).with_id(&self.head.id));
         };
+        // The first block is returned as it is unless a second block follows.
         let Some(first) = self.next().await? else {
             return Ok(Bytes::new());
         };
@@ -227,7 +230,8 @@ impl Streamed {
                     .gone(head, source.seen, revision)
                     .await
                     .map_err(|error| error.with_id(&head.id))?;
-                let message = "the object was replaced and its blob deleted during the read; read it again";
+                let message =
+                    "the object was replaced and its blob deleted during the read; read it again";
                 return Err(Error::new(ErrorKind::Unavailable, "read", message).with_id(&head.id));
             }
             if let Some(bytes) = ready.next() {

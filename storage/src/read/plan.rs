@@ -55,9 +55,9 @@ pub(super) fn pieces(manifest: &Manifest, range: &Range<u64>) -> Vec<Piece> {
 }
 
 impl Piece {
-    /// Returns the read of the next blocks of the piece, from `first_block` on or from the beginning
-    /// of the piece. Reads at most `unit_blocks` blocks, at least 1. Returns `None` at the end of the
-    /// piece.
+    /// Returns the read of the next blocks of the piece, from `first_block` on or from the
+    /// beginning of the piece. Reads at most `unit_blocks` blocks, at least 1. Returns `None` at
+    /// the end of the piece.
     pub(super) fn unit(&self, first_block: Option<u64>, unit_blocks: u64) -> Option<Unit> {
         let Self { extent, bytes } = self;
         let start = bytes.start / BLOCK;

@@ -86,6 +86,7 @@ impl Inner {
         let held = self.held()?;
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::CLOEXEC;
         let create = || rustix::fs::openat(held, path, flags, mode(modes.file)).map(drop);
+        // The directory usually exists, so creating the file is tried first.
         match create() {
             Err(Errno::NOENT) => {}
             created => return Ok(created?),
@@ -95,6 +96,7 @@ impl Inner {
             .skip(1)
             .filter(|above| !above.as_os_str().is_empty())
             .collect();
+        // From the root downwards. A concurrent call may create the same directories.
         for directory in missing.into_iter().rev() {
             match rustix::fs::mkdirat(held, directory, mode(modes.directory)) {
                 Ok(()) | Err(Errno::EXIST) => {}
@@ -130,6 +132,7 @@ impl Inner {
 
     pub(super) fn check_removed(&self, path: &str) -> Result<()> {
         let held = self.held().map_err(|error| unreadable(&self.root, error))?;
+        // Not followed: a dangling symbolic link is an existing file, too.
         match rustix::fs::statat(held, path, AtFlags::SYMLINK_NOFOLLOW) {
             Err(Errno::NOENT | Errno::NOTDIR) => Ok(()),
             Err(error) => Err(unreadable(&self.root.join(path), error.into())),
@@ -140,7 +143,12 @@ impl Inner {
         }
     }
 
-    pub(super) fn sync_now(&self, directory: &Directory, path: &Path, if_missing: IfMissing) -> Result<()> {
+    pub(super) fn sync_now(
+        &self,
+        directory: &Directory,
+        path: &Path,
+        if_missing: IfMissing,
+    ) -> Result<()> {
         // Read before the sync begins: tickets taken later are for entries that this sync may miss.
         let covered = directory.tickets.load(Ordering::Acquire);
         let opened = self.open(path);
@@ -171,6 +179,7 @@ impl Inner {
             Ok(opened) => {
                 self.syncs.fetch_add(1, Ordering::Relaxed);
                 match sync_directory(&opened) {
+                    // A read-only file system has no entries that this user could have created.
                     Err(error) if error.kind() != io::ErrorKind::ReadOnlyFilesystem => {
                         Err(root.failed.get_or_init(|| unsynced(path, error)).clone())
                     }
