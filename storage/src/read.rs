@@ -363,7 +363,7 @@ impl Reads {
         let first = match units.next().await.transpose()? {
             Some(Ok(first)) => Some(units.keep(first)),
             Some(Err(revision)) => {
-                self.gone(&head, seen, revision).await?;
+                self.check_missing_blob(&head, seen, revision).await?;
                 return Ok(Attempt::Replaced);
             }
             None => None,
@@ -439,7 +439,12 @@ impl Reads {
     /// # Errors
     /// [`ErrorKind::Corrupt`] if the row still names the blob. The sweeper has not deleted the
     /// blob, which was pinned while the row named it.
-    async fn gone(&self, head: &Head, seen: OperationId, revision: RevisionId) -> Result<()> {
+    async fn check_missing_blob(
+        &self,
+        head: &Head,
+        seen: OperationId,
+        revision: RevisionId,
+    ) -> Result<()> {
         if self
             .row(&head.id)
             .await?

@@ -14,7 +14,7 @@ impl Assembly {
     /// Takes bytes from the front of `chunk` and returns the next whole block. Returns `None` if
     /// `chunk` is used up before a block is whole.
     pub(super) fn take(&mut self, chunk: &mut Bytes) -> Option<Bytes> {
-        // A block that lies in a single chunk is split off without a copy.
+        // A block that is in a single chunk is split off without a copy.
         if self.partial.is_empty() && chunk.len() >= BLOCK_BYTES {
             return Some(chunk.split_to(BLOCK_BYTES));
         }

@@ -57,7 +57,7 @@ pub use writer::{BlobWriter, FinishedBlob};
 /// Number of blocks that one write to the `fs` service contains.
 const LOCAL_UNIT_BLOCKS: usize = 4;
 /// Longest path that the operating system accepts, in bytes, including the root.
-// PATH_MAX without the terminating NUL: 4096 on Linux, 1024 on other Unix systems.
+// PATH_MAX without the terminating NUL: 4096 on Linux, 1024 on macOS and BSD.
 const LOCAL_PATH_BYTES_MAX: usize = if cfg!(target_os = "linux") {
     4095
 } else {

@@ -179,7 +179,7 @@ impl BlobReader {
     }
 }
 
-/// Cuts a buffer into blocks. A block that lies in a single chunk of the buffer is not copied: the
+/// Cuts a buffer into blocks. A block that is in a single chunk of the buffer is not copied: the
 /// memory budget of reads counts the bytes once, and a copy would hold them twice.
 fn into_blocks(buffer: Buffer) -> Vec<Bytes> {
     let mut assembly = Assembly::default();

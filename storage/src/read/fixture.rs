@@ -64,7 +64,7 @@ impl MemoryIndex {
         *self.intruder.lock().unwrap() = Some(Box::new(intruder));
     }
 
-    fn let_in(&self) {
+    fn run_intruder(&self) {
         let nth = self.reads.fetch_add(1, Ordering::Relaxed);
         // Taken out of the mutex while it runs, so that it can read the store itself.
         let Some(mut intruder) = self.intruder.lock().unwrap().take() else {
@@ -95,14 +95,14 @@ impl Index for MemoryIndex {
 
     fn get<'a>(&'a self, table: Table, key: &'a [u8]) -> BoxFuture<'a, Result<Option<Bytes>>> {
         async move {
-            self.let_in();
+            self.run_intruder();
             Ok(self.value(table, key))
         }
         .boxed()
     }
 
     fn snapshot(&self) -> Result<Box<dyn Snapshot>> {
-        self.let_in();
+        self.run_intruder();
         let tables = self.tables.lock().unwrap().clone();
         Ok(Box::new(MemorySnapshot {
             tables,

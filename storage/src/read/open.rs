@@ -227,7 +227,7 @@ impl Streamed {
             if let Some(revision) = *missing {
                 source
                     .reads
-                    .gone(head, source.seen, revision)
+                    .check_missing_blob(head, source.seen, revision)
                     .await
                     .map_err(|error| error.with_id(&head.id))?;
                 let message =

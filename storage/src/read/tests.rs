@@ -33,6 +33,79 @@ pub(super) async fn read(
     }
 }
 
+/// Puts objects of all kinds of bodies, and returns their keys and bytes.
+async fn put_all_kinds(store: &Store) -> Vec<(&'static str, Bytes)> {
+    let inlined = [
+        ("empty", payload(0, 5)),
+        ("embedded", payload(4096, 6)),
+        ("separate", payload(4097, 7)),
+    ];
+    for (key, payload) in &inlined {
+        store.apply(&id(key), inline(payload.clone()));
+    }
+    let whole = payload(2 * BLOCK_BYTES + 1, 4);
+    store
+        .put_parts(&id("one"), std::slice::from_ref(&whole))
+        .await;
+    let parts = [
+        payload(BLOCK_BYTES + 9, 1),
+        payload(1, 2),
+        Bytes::new(),
+        payload(3 * BLOCK_BYTES, 3),
+    ];
+    store.put_parts(&id("many"), &parts).await;
+    inlined
+        .into_iter()
+        .chain([("one", whole), ("many", parts.concat().into())])
+        .collect()
+}
+
+/// Returns ranges that begin and end at, before and behind the borders of blocks and parts.
+fn ranges(total: u64) -> impl Iterator<Item = ByteRange> {
+    let edges = [
+        0,
+        1,
+        4095,
+        BLOCK - 1,
+        BLOCK,
+        BLOCK + 9,
+        BLOCK + 10,
+        BLOCK + 11,
+        2 * BLOCK,
+        total,
+    ];
+    edges
+        .into_iter()
+        .flat_map(move |a| edges.into_iter().map(move |b| a..b))
+        .map(ByteRange::from)
+        .chain([
+            ByteRange::Full,
+            ByteRange::Last(7),
+            ByteRange::Last(BLOCK + 3),
+        ])
+}
+
+async fn assert_all_ranges(store: &Store, key: &str, bytes: &Bytes) {
+    let total = bytes.len() as u64;
+    for range in ranges(total) {
+        let expected = range.resolve(total).map(|range| {
+            bytes.slice(usize::try_from(range.start).unwrap()..usize::try_from(range.end).unwrap())
+        });
+        match (read(store, key, range).await, expected) {
+            (Ok(read), Ok(expected)) => {
+                assert!(read.unwrap() == expected, "{key} {range:?}");
+            }
+            (read, expected) => {
+                assert_eq!(
+                    read.unwrap_err().kind(),
+                    expected.unwrap_err().kind(),
+                    "{key} {range:?}"
+                );
+            }
+        }
+    }
+}
+
 #[tokio::test]
 async fn every_range_of_every_kind_of_body_is_read() {
     let plenty = ReadLimits::default().bytes_in_flight;
@@ -51,69 +124,8 @@ async fn every_range_of_every_kind_of_body_is_read() {
             bytes_in_flight,
             ..ReadLimits::default()
         });
-        let parts = [
-            payload(BLOCK_BYTES + 9, 1),
-            payload(1, 2),
-            Bytes::new(),
-            payload(3 * BLOCK_BYTES, 3),
-        ];
-        let whole = payload(2 * BLOCK_BYTES + 1, 4);
-        let stored = [
-            ("empty", payload(0, 5)),
-            ("embedded", payload(4096, 6)),
-            ("separate", payload(4097, 7)),
-        ];
-        stored
-            .iter()
-            .for_each(|(key, payload)| store.apply(&id(key), inline(payload.clone())));
-        store
-            .put_parts(&id("one"), std::slice::from_ref(&whole))
-            .await;
-        store.put_parts(&id("many"), &parts).await;
-        let objects = stored
-            .into_iter()
-            .chain([("one", whole), ("many", parts.concat().into())]);
-        for (key, bytes) in objects {
-            let total = bytes.len() as u64;
-            let edges = [
-                0,
-                1,
-                4095,
-                BLOCK - 1,
-                BLOCK,
-                BLOCK + 9,
-                BLOCK + 10,
-                BLOCK + 11,
-                2 * BLOCK,
-                total,
-            ];
-            let ranges = edges
-                .into_iter()
-                .flat_map(|a| edges.into_iter().map(move |b| a..b))
-                .map(ByteRange::from);
-            for range in ranges.chain([
-                ByteRange::Full,
-                ByteRange::Last(7),
-                ByteRange::Last(BLOCK + 3),
-            ]) {
-                let expected = range.resolve(total).map(|range| {
-                    bytes.slice(
-                        usize::try_from(range.start).unwrap()..usize::try_from(range.end).unwrap(),
-                    )
-                });
-                match (read(&store, key, range).await, expected) {
-                    (Ok(read), Ok(expected)) => {
-                        assert!(read.unwrap() == expected, "{key} {range:?}");
-                    }
-                    (read, expected) => {
-                        assert_eq!(
-                            read.unwrap_err().kind(),
-                            expected.unwrap_err().kind(),
-                            "{key} {range:?}"
-                        );
-                    }
-                }
-            }
+        for (key, bytes) in put_all_kinds(&store).await {
+            assert_all_ranges(&store, key, &bytes).await;
         }
         assert_eq!(
             (store.reads.stats(), store.pins.len()),
