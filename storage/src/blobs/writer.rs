@@ -115,9 +115,9 @@ impl BlobWriter {
         if let Some(block) = self.assembly.rest() {
             self.push(block);
         }
+        self.unit.extend(trailer::encode(&self.key));
         // The unit is written even if it is empty: the write opens the OpenDAL writer, and an empty
         // blob must exist.
-        self.unit.extend(trailer::encode(&self.key));
         self.write_unit().await?;
         self.phase = Phase::Flushed;
         Ok(())
