@@ -114,7 +114,7 @@ impl Directories {
     /// is opened by the first method that accesses it.
     ///
     /// # Errors
-    /// [`ErrorKind::Unavailable`] if the root cannot be opened.
+    /// [`ErrorKind::Unavailable`](crate::ErrorKind::Unavailable) if the root cannot be opened.
     pub async fn is_in_place(&self) -> Result<bool> {
         let inner = self.0.clone();
         self.0
@@ -127,7 +127,8 @@ impl Directories {
     /// is relative to the root.
     ///
     /// # Errors
-    /// [`ErrorKind::Unavailable`] if the root cannot be opened or the file system fails.
+    /// [`ErrorKind::Unavailable`](crate::ErrorKind::Unavailable) if the root cannot be opened or
+    /// the file system fails.
     pub async fn contains(&self, path: &str, bytes: u64) -> Result<bool> {
         let inner = self.0.clone();
         let path = path.to_owned();
@@ -141,7 +142,7 @@ impl Directories {
     /// file is not changed. `path` is relative to the root.
     ///
     /// # Errors
-    /// [`ErrorKind::Unavailable`] if the file system fails.
+    /// [`ErrorKind::Unavailable`](crate::ErrorKind::Unavailable) if the file system fails.
     pub async fn create_file(&self, path: &str, modes: Modes) -> Result<()> {
         let inner = self.0.clone();
         let path = path.to_owned();
@@ -157,7 +158,8 @@ impl Directories {
     /// created is logged only: creating a file in it creates the directory or fails.
     ///
     /// # Errors
-    /// [`ErrorKind::Unavailable`] if the environment runs no more work.
+    /// [`ErrorKind::Unavailable`](crate::ErrorKind::Unavailable) if the environment runs no more
+    /// work.
     pub async fn make_fan_out(&self, modes: Modes) -> Result<()> {
         if self.0.fan_out_is_made.swap(true, Ordering::AcqRel) {
             return Ok(());
@@ -180,8 +182,8 @@ impl Directories {
     /// Dropping the returned future is safe. The entries may or may not be durable then.
     ///
     /// # Errors
-    /// [`ErrorKind::Unavailable`] if a directory cannot be synced. The entries may or may not be
-    /// durable then.
+    /// [`ErrorKind::Unavailable`](crate::ErrorKind::Unavailable) if a directory cannot be synced.
+    /// The entries may or may not be durable then.
     pub async fn sync_file_entry(&self, path: &str) -> Result<()> {
         let Some(mut parent) = Path::new(path).parent() else {
             return Ok(());
@@ -212,8 +214,8 @@ impl Directories {
     /// Makes the removal of these files durable. Paths are relative to the root.
     ///
     /// # Errors
-    /// [`ErrorKind::Unavailable`] if a directory cannot be synced. A power cut may undo the
-    /// removals in it then.
+    /// [`ErrorKind::Unavailable`](crate::ErrorKind::Unavailable) if a directory cannot be synced. A
+    /// power cut may undo the removals in it then.
     pub async fn sync_removed(
         &self,
         paths: impl IntoIterator<Item = impl AsRef<str>>,
@@ -232,8 +234,8 @@ impl Directories {
     /// relative to the root. No file may be written to these directories.
     ///
     /// # Errors
-    /// [`ErrorKind::Unavailable`] if the root cannot be opened, or a remaining directory cannot be
-    /// synced.
+    /// [`ErrorKind::Unavailable`](crate::ErrorKind::Unavailable) if the root cannot be opened, or a
+    /// remaining directory cannot be synced.
     pub async fn remove_emptied(&self, paths: &[String]) -> Result<()> {
         if paths.is_empty() {
             return Ok(());
@@ -262,7 +264,8 @@ impl Directories {
     /// the root.
     ///
     /// # Errors
-    /// [`ErrorKind::Unavailable`] if a file exists, or the file system fails.
+    /// [`ErrorKind::Unavailable`](crate::ErrorKind::Unavailable) if a file exists, or the file
+    /// system fails.
     pub async fn check_removed(&self, paths: Vec<String>) -> Result<()> {
         let inner = self.0.clone();
         let work = move || paths.iter().try_for_each(|path| inner.check_removed(path));
