@@ -2,14 +2,14 @@
 //! which it carries out before any blob is read or deleted.
 //!
 //! ```text
-//! record in the index   marker in the tier    decision             error if it is not plausible
+//! record in the index   marker in the tier    decision             error
 //! Claimed(id)           id                    open
-//! Claimed(id)           none                  refuse               (Unavailable: not mounted?)
+//! Claimed(id)           none                  refuse               Unavailable (not mounted?)
 //! Pending(id)           id                    open, write record
-//! Pending(id)           none, or unfinished   take if plausible    Invalid; Unavailable if empty
-//! none                  none                  take if plausible    Invalid; Unavailable if empty
-//! any                   of another store      refuse               (Invalid)
-//! any                   unreadable            refuse               (Corrupt, UnknownFormat)
+//! Pending(id)           none, or unfinished   take if plausible    else Invalid, if empty Unavailable
+//! none                  none                  take if plausible    else Invalid, if empty Unavailable
+//! any                   of another store      refuse               Invalid
+//! any                   unreadable            refuse               Corrupt, UnknownFormat
 //! ```
 //!
 //! A tier is plausible if it contains a blob that the index names, or if it is empty and the index

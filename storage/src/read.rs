@@ -26,6 +26,7 @@
 
 mod budget;
 mod fetch;
+mod head;
 mod limits;
 mod open;
 mod plan;
@@ -49,9 +50,9 @@ use crate::id::ObjectId;
 use crate::index::{Index, Snapshot, Table};
 use crate::pins::Pins;
 use crate::range::ByteRange;
-use crate::rows::{BlockChecksums, Body, Manifest, Metadata, Row};
+use crate::rows::{BlockChecksums, Body, Manifest, Row};
 use crate::swap::revision_key;
-use crate::word::{Current, Etag, OperationId, RevisionId, Timestamp, Version};
+use crate::word::{Current, OperationId, RevisionId, Timestamp};
 
 use budget::ReadBudget;
 use fetch::{Fetcher, Source};
@@ -59,49 +60,10 @@ use plan::Piece;
 use stats::Counters;
 
 pub use budget::ReadUse;
+pub use head::Head;
 pub use limits::ReadLimits;
 pub use open::OpenObject;
 pub use stats::ReadStats;
-
-/// An object without its bytes: its id, version, etag and metadata.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Head {
-    /// Id of the object.
-    pub id: ObjectId,
-    /// Version of the object: the number of the committed write.
-    pub version: Version,
-    /// Opaque name of the committed write.
-    pub etag: Etag,
-    /// Size, checksum, times and attributes of the object.
-    pub metadata: Metadata,
-}
-
-impl Head {
-    fn of(id: ObjectId, row: Row) -> Self {
-        Self {
-            id,
-            version: row.version,
-            etag: row.etag(),
-            metadata: row.metadata,
-        }
-    }
-
-    /// Creates the head from an entry of the row table.
-    ///
-    /// # Errors
-    /// [`ErrorKind::Corrupt`] if the key is not an object id.
-    pub(crate) fn decode(key: &[u8], row: Row) -> Result<Self> {
-        let id = ObjectId::decode(key).map_err(|error| {
-            Error::new(
-                ErrorKind::Corrupt,
-                "read",
-                "the key of a row is not an object id",
-            )
-            .with_source(error)
-        })?;
-        Ok(Self::of(id, row))
-    }
-}
 
 /// Reader of the objects of a store. Cheap to clone; clones share limits, pins and statistics.
 #[derive(Clone)]

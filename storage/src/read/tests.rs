@@ -10,6 +10,7 @@ use super::*;
 use crate::checksum::BLOCK_BYTES;
 use crate::index::Batch;
 use crate::swap::Mutation;
+use crate::word::Version;
 
 pub(super) const BLOCK: u64 = BLOCK_BYTES as u64;
 
