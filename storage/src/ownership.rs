@@ -6,10 +6,12 @@
 //! Claimed(id)           id                    open
 //! Claimed(id)           none                  refuse               Unavailable (not mounted?)
 //! Pending(id)           id                    open, write record
-//! Pending(id)           none, or unfinished   take if plausible    else Invalid, if empty Unavailable
-//! none                  none                  take if plausible    else Invalid, if empty Unavailable
+//! Pending(id)           none, or unfinished   take if plausible    otherwise (1)
+//! none                  none                  take if plausible    otherwise (1)
 //! any                   of another store      refuse               Invalid
 //! any                   unreadable            refuse               Corrupt, UnknownFormat
+//!
+//! (1) Invalid if the tier contains files, Unavailable if it is empty
 //! ```
 //!
 //! A tier is plausible if it contains a blob that the index names, or if it is empty and the index
