@@ -9,7 +9,7 @@ use futures::future::BoxFuture;
 use futures::stream::BoxStream;
 use futures::{FutureExt, StreamExt, TryStreamExt};
 
-use crate::engine::Engine;
+use crate::engine::{Engine, IntoObjectId};
 use crate::observe::{observed, operation_span};
 use crate::setters::precondition_setters;
 
@@ -17,6 +17,60 @@ use crate::setters::precondition_setters;
 const DELETES_AT_ONCE: usize = 64;
 /// Keys that [`DeletePrefix`] holds in memory at once.
 const PAGE: usize = 1000;
+
+impl Engine {
+    /// Deletes an object. When it returns, the object is durably gone; its blobs are deleted
+    /// behind. Deleting what is absent is not an error, and a failing blob tier never fails a
+    /// delete. An object whose row can't be read is deleted too; its blobs then stay until a
+    /// [scrub](Self::scrub) finds that nothing names them.
+    ///
+    /// # Errors
+    /// As [`put`](Self::put), but for a full disk, which takes deletes.
+    ///
+    /// ```
+    /// # #[tokio::main]
+    /// # async fn main() -> Result<(), cenotaph::Error> {
+    /// # let directory = tempfile::tempdir().unwrap();
+    /// # let engine = cenotaph::Engine::builder(directory.path()).open().await?;
+    /// engine.put("a", "b").await?;
+    /// assert!(engine.delete("a").await?.existed);
+    /// assert!(!engine.delete("a").await?.existed);
+    /// # engine.close().await
+    /// # }
+    /// ```
+    pub fn delete(&self, id: impl IntoObjectId) -> Delete {
+        Delete::new(self.clone(), id.into_object_id())
+    }
+
+    /// Deletes every object whose key begins with `prefix`, page by page: with little memory,
+    /// however many there are. It is not atomic. Interrupted by an error, a crash or a drop, it is
+    /// simply begun again; or, where many were deleted already, gone on with behind the last key of
+    /// its [progress](DeletePrefix::stream). Objects written below the prefix meanwhile may be
+    /// deleted or not.
+    ///
+    /// # Errors
+    /// As [`list`](Self::list) and [`delete`](Self::delete). Being overloaded it waits. Where rows
+    /// can't be read it deletes all others first, then fails as [`Corrupt`](ErrorKind::Corrupt) and
+    /// names the first range of them.
+    ///
+    /// ```
+    /// # #[tokio::main]
+    /// # async fn main() -> Result<(), cenotaph::Error> {
+    /// # let directory = tempfile::tempdir().unwrap();
+    /// # let engine = cenotaph::Engine::builder(directory.path()).open().await?;
+    /// for number in 0..30 {
+    ///     engine.put(format!("tmp/{number}"), "x").await?;
+    /// }
+    /// engine.put("kept", "x").await?;
+    /// assert_eq!(engine.delete_prefix("tmp/").await?.deleted, 30);
+    /// assert_eq!(engine.list("").await?.entries.len(), 1);
+    /// # engine.close().await
+    /// # }
+    /// ```
+    pub fn delete_prefix(&self, prefix: impl Into<String>) -> DeletePrefix {
+        DeletePrefix::new(self.clone(), prefix.into())
+    }
+}
 
 /// A delete in preparation: `.await` it to run it. See [`Engine::delete`].
 ///

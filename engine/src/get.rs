@@ -6,13 +6,81 @@ use std::ops::Range;
 use bytes::Bytes;
 use cenotaph_actors::NamespacePermit;
 use cenotaph_storage::rows::Metadata;
-use cenotaph_storage::{ByteRange, Current, Etag, ObjectId, OpenObject, Result, Version};
+use cenotaph_storage::{ByteRange, Current, Etag, Head, ObjectId, OpenObject, Result, Version};
 use futures::future::BoxFuture;
 use futures::stream::BoxStream;
 
-use crate::engine::Engine;
+use crate::engine::{Engine, IntoObjectId};
 use crate::namespaces::Paced;
-use crate::observe::{observed, operation_span};
+use crate::observe::{observe, observed, operation_span};
+
+impl Engine {
+    /// Reads an object, or a range of it; none if it is absent.
+    ///
+    /// # Errors
+    /// - [`Invalid`](ErrorKind::Invalid): the id or the range break a rule.
+    /// - [`RangeNotSatisfiable`](ErrorKind::RangeNotSatisfiable): the range begins beyond the
+    ///   object; tells its size.
+    /// - [`Corrupt`](ErrorKind::Corrupt): stored bytes do not match their checksum, or the object's
+    ///   blob is not in the blob tier (reason [`MissingBlob`](crate::Reason::MissingBlob)).
+    ///   [`Config::missing_blob`] makes the latter read as absent.
+    /// - [`Overloaded`](ErrorKind::Overloaded): a limit of the namespace is reached, [too many
+    ///   objects](crate::ReadLimits::open_at_once) are open, or there was [no
+    ///   room](crate::ReadLimits::bytes_in_flight) for its bytes in time. The object's stream, too,
+    ///   may end so.
+    /// - [`Disabled`](ErrorKind::Disabled): the namespace is switched off.
+    /// - [`Unavailable`](ErrorKind::Unavailable): a tier failed.
+    /// - [`Closed`](ErrorKind::Closed).
+    ///
+    /// ```
+    /// # #[tokio::main]
+    /// # async fn main() -> Result<(), cenotaph::Error> {
+    /// # let directory = tempfile::tempdir().unwrap();
+    /// # let engine = cenotaph::Engine::builder(directory.path()).open().await?;
+    /// engine.put("alphabet", "abcdefghijklmnopqrstuvwxyz").await?;
+    /// let some = engine.get("alphabet").range(2..5).await?.expect("present");
+    /// assert_eq!(some.bytes().await?, "cde");
+    /// let error = engine.get("alphabet").range(26..).await.unwrap_err();
+    /// assert_eq!(error.kind(), cenotaph::ErrorKind::RangeNotSatisfiable { total: 26 });
+    /// assert!(engine.get("no such object").await?.is_none());
+    /// # engine.close().await
+    /// # }
+    /// ```
+    pub fn get(&self, id: impl IntoObjectId) -> Get {
+        Get::new(self.clone(), id.into_object_id())
+    }
+
+    /// What is known about an object without its bytes; none if it is absent. Never touches the
+    /// blob tier.
+    ///
+    /// # Errors
+    /// As [`get`](Self::get).
+    ///
+    /// ```
+    /// # #[tokio::main]
+    /// # async fn main() -> Result<(), cenotaph::Error> {
+    /// # let directory = tempfile::tempdir().unwrap();
+    /// # let engine = cenotaph::Engine::builder(directory.path()).open().await?;
+    /// engine.put("a", "four").await?;
+    /// assert_eq!(engine.head("a").await?.unwrap().metadata.size, 4);
+    /// # engine.close().await
+    /// # }
+    /// ```
+    pub async fn head(&self, id: impl IntoObjectId) -> Result<Option<Head>> {
+        let id = id.into_object_id();
+        let span = operation_span!(
+            "head",
+            object = id.as_ref().ok().map(tracing::field::display)
+        );
+        let head = async {
+            let id = id?;
+            self.check_open("head")?;
+            let _permit = self.namespaces().begin_on(&id, "head")?;
+            self.reads().head(&id).await
+        };
+        observe(self, "head", span, head).await
+    }
+}
 
 /// A get in preparation: `.await` it to run it. See [`Engine::get`].
 ///

@@ -10,6 +10,35 @@ use futures::{StreamExt, TryStreamExt};
 use crate::engine::Engine;
 use crate::observe::{observed, operation_span};
 
+impl Engine {
+    /// Lists the objects whose keys begin with `prefix`, in the order of their keys' bytes.
+    ///
+    /// # Errors
+    /// [`Invalid`](ErrorKind::Invalid) if the limit is out of bounds;
+    /// [`Corrupt`](ErrorKind::Corrupt) if rows can't be read and are not to be [stepped
+    /// over](List::step_over_damage); otherwise as [`head`](Self::head).
+    ///
+    /// ```
+    /// use cenotaph::Entry;
+    /// # #[tokio::main]
+    /// # async fn main() -> Result<(), cenotaph::Error> {
+    /// # let directory = tempfile::tempdir().unwrap();
+    /// # let engine = cenotaph::Engine::builder(directory.path()).open().await?;
+    /// for key in ["a/1", "a/2", "b", "c/1"] {
+    ///     engine.put(key, key).await?;
+    /// }
+    /// let page = engine.list("").delimiter('/').limit(2).await?;
+    /// assert!(matches!(&page.entries[..], [Entry::Prefix(a), Entry::Object(b)] if a == "a/" && b.id.key() == "b"));
+    /// let page = engine.list("").delimiter('/').start_after(page.next.unwrap()).await?;
+    /// assert!(matches!(&page.entries[..], [Entry::Prefix(c)] if c == "c/"));
+    /// # engine.close().await
+    /// # }
+    /// ```
+    pub fn list(&self, prefix: impl Into<String>) -> List {
+        List::new(self.clone(), prefix.into())
+    }
+}
+
 /// A listing in preparation: `.await` it for one page, or [`stream`](Self::stream) all of it. See
 /// [`Engine::list`].
 ///

@@ -10,9 +10,59 @@ use cenotaph_storage::{Error, ErrorKind, ObjectId, Result};
 use futures::future::BoxFuture;
 
 use crate::body::{Body, Peeked};
-use crate::engine::Engine;
+use crate::engine::{Engine, IntoObjectId};
 use crate::observe::{Tier, counted, observed, operation_span};
 use crate::setters::{attributes_setters, precondition_setters};
+
+impl Engine {
+    /// Writes an object, creating or replacing it. When it returns, the write is durable and
+    /// visible.
+    ///
+    /// A payload up to [`Config::inline_bytes_max`] goes into the index, a longer one to the blob
+    /// tier. Readers see the old object whole until they see the new one whole. A large put is
+    /// superseded if, while it was under way, the tombstone it began on was replaced or deleted, or
+    /// another large put created one: it counts as overwritten the moment it was made, which is
+    /// [`Outcome::Superseded`](crate::Outcome::Superseded) and not an error. Small puts in between,
+    /// where there was no tombstone, it overwrites.
+    ///
+    /// Dropping the future cancels a large put while its payload is streaming; after that, and for
+    /// a small put from its first poll on, the write may still commit.
+    ///
+    /// # Errors
+    /// - [`Invalid`](ErrorKind::Invalid): the id or the metadata break a rule, or the payload is
+    ///   over the limit.
+    /// - [`Conflict`](ErrorKind::Conflict): a [precondition](Put::if_absent) does not hold; tells
+    ///   how the object stands. It is looked at before the first byte is uploaded, and when the
+    ///   write commits.
+    /// - [`Corrupt`](ErrorKind::Corrupt): there is a precondition, and the row can't be read.
+    ///   Without one the put replaces the row, at a version far above any that the object had.
+    /// - [`Overloaded`](ErrorKind::Overloaded): too many writes or bytes in flight, or a limit of
+    ///   the namespace is reached. Nothing was committed; the stream of a large put may have been
+    ///   read to a part.
+    /// - [`Disabled`](ErrorKind::Disabled): the namespace is switched off. Nothing was started.
+    /// - [`Source`](ErrorKind::Source): your stream failed. Nothing was stored.
+    /// - [`Unavailable`](ErrorKind::Unavailable): a tier failed, or its disk is full, which
+    ///   [`Error::reason`] tells as [`NoSpace`](crate::Reason::NoSpace). Nothing was committed.
+    /// - [`Indeterminate`](ErrorKind::Indeterminate): the index failed in the act of committing;
+    ///   read to find out.
+    /// - [`Closed`](ErrorKind::Closed).
+    ///
+    /// ```
+    /// # #[tokio::main]
+    /// # async fn main() -> Result<(), cenotaph::Error> {
+    /// # let directory = tempfile::tempdir().unwrap();
+    /// # let engine = cenotaph::Engine::builder(directory.path()).open().await?;
+    /// let first = engine.put("report.pdf", vec![0u8; 3_000_000]).filename("Q3.pdf").custom("team", "finance").await?;
+    /// assert!(first.created);
+    /// let second = engine.put("report.pdf", "empty quarter").await?;
+    /// assert_eq!(second.version.unwrap().get(), 2);
+    /// # engine.close().await
+    /// # }
+    /// ```
+    pub fn put(&self, id: impl IntoObjectId, body: impl Into<Body>) -> Put {
+        Put::new(self.clone(), id.into_object_id(), body.into())
+    }
+}
 
 /// A put in preparation: `.await` it to run it. See [`Engine::put`].
 ///
