@@ -261,12 +261,12 @@ async fn watched<T>(
 
 async fn open_index(path: &Path, env: &Env, config: &Config) -> Result<FjallIndex> {
     let (dir, options) = (path.to_owned(), config.index);
-    open_patiently(path, env, move |env| FjallIndex::open(&dir, env, options)).await
+    open_when_free(path, env, move |env| FjallIndex::open(&dir, env, options)).await
 }
 
 /// Opens the index in `path`. One that this process has just dropped is free in a moment: its
 /// threads end behind it.
-pub(crate) async fn open_patiently(
+pub(crate) async fn open_when_free(
     path: &Path,
     env: &Env,
     open: impl Fn(Env) -> Result<FjallIndex> + Clone + Send + 'static,

@@ -71,12 +71,12 @@ impl Copy {
         let put = Put::new(self.engine, Ok(to), body)
             .attributes(attributes)
             .precondition(self.precondition);
-        put.await.map(Some).map_err(of_the_read)
+        put.await.map(Some).map_err(read_error_of)
     }
 }
 
 /// What a put says of a stream that failed is, for a copy, why the object could not be read.
-pub(crate) fn of_the_read(error: Error) -> Error {
+pub(crate) fn read_error_of(error: Error) -> Error {
     let read = error
         .source()
         .and_then(|cause| cause.downcast_ref::<Error>())

@@ -1,4 +1,4 @@
-//! [`Delete`] and [`DeletePrefix`]: how objects are deleted.
+//! [`Engine::delete`] and [`Engine::delete_prefix`] with their builders.
 
 use std::future::IntoFuture;
 
@@ -13,20 +13,22 @@ use crate::engine::{Engine, IntoObjectId};
 use crate::observe::{observed, operation_span};
 use crate::setters::precondition_setters;
 
-/// Deletes at once of [`DeletePrefix`]: they share syncs.
+/// Concurrent deletes of a [`DeletePrefix`]. Concurrent deletes share syncs of the index.
 const DELETES_AT_ONCE: usize = 64;
-/// Keys that [`DeletePrefix`] holds in memory at once.
+/// Keys that a [`DeletePrefix`] holds in memory.
 const PAGE: usize = 1000;
 
 impl Engine {
-    /// Deletes an object. When it returns, the object is durably gone; its blobs are deleted
-    /// behind. Deleting what is absent is not an error, and a failing blob tier never fails a
-    /// delete. An object whose row can't be read is deleted too; its blobs then stay until a
-    /// [scrub](Self::scrub) finds that nothing names them.
+    /// Deletes an object. When the call returns, the object is durably deleted; its blobs are
+    /// deleted in the background.
+    ///
+    /// Deleting an absent object is not an error: the result says whether the object existed. A
+    /// failing blob tier never fails a delete. An object whose row can't be read is deleted as
+    /// well; its blobs remain until a [scrub](Self::scrub) with repairs finds that no row names
+    /// them.
     ///
     /// # Errors
-    /// As [`put`](Self::put), but for a full disk, which takes deletes.
-    ///
+    /// As [`put`](Self::put), except that a delete also works on a full disk.
     /// ```
     /// # #[tokio::main]
     /// # async fn main() -> Result<(), cenotaph::Error> {
@@ -42,17 +44,18 @@ impl Engine {
         Delete::new(self.clone(), id.into_object_id())
     }
 
-    /// Deletes every object whose key begins with `prefix`, page by page: with little memory,
-    /// however many there are. It is not atomic. Interrupted by an error, a crash or a drop, it is
-    /// simply begun again; or, where many were deleted already, gone on with behind the last key of
-    /// its [progress](DeletePrefix::stream). Objects written below the prefix meanwhile may be
-    /// deleted or not.
+    /// Deletes every object whose key begins with `prefix`, page by page.
+    ///
+    /// Memory use is small and independent of the number of objects. The deletion is not atomic.
+    /// Objects that are written below the prefix meanwhile may be deleted or not. After an error, a
+    /// crash or a drop, call it again; to skip the keys that were already handled, pass the last
+    /// key of the [progress](DeletePrefix::stream) to [`DeletePrefix::start_after`].
     ///
     /// # Errors
-    /// As [`list`](Self::list) and [`delete`](Self::delete). Being overloaded it waits. Where rows
-    /// can't be read it deletes all others first, then fails as [`Corrupt`](ErrorKind::Corrupt) and
-    /// names the first range of them.
-    ///
+    /// As [`list`](Self::list) and [`delete`](Self::delete), except that an overloaded engine does
+    /// not fail the deletion: the deletion waits and tries again. If some rows can't be read, it
+    /// deletes all other objects first and then fails with [`Corrupt`](ErrorKind::Corrupt), which
+    /// names the first unreadable range.
     /// ```
     /// # #[tokio::main]
     /// # async fn main() -> Result<(), cenotaph::Error> {
@@ -72,8 +75,7 @@ impl Engine {
     }
 }
 
-/// A delete in preparation: `.await` it to run it. See [`Engine::delete`].
-///
+/// Builder of a delete. `.await` it to run the delete. See [`Engine::delete`].
 /// ```
 /// # #[tokio::main]
 /// # async fn main() -> Result<(), cenotaph::Error> {
@@ -126,7 +128,7 @@ impl IntoFuture for Delete {
     }
 }
 
-/// A deletion of all objects below a prefix, in preparation: `.await` it, or
+/// Builder of a deletion of all objects below a prefix. `.await` it to run the deletion, or
 /// [`stream`](Self::stream) its progress. See [`Engine::delete_prefix`].
 #[derive(Clone, Debug)]
 #[must_use = "a deletion does nothing until it is awaited or streamed"]
@@ -137,13 +139,13 @@ pub struct DeletePrefix {
     start_after: Option<String>,
 }
 
-/// How far a deletion of a prefix has come.
+/// Progress of a deletion of a prefix.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PrefixDeleted {
-    /// Objects deleted since it began.
+    /// Number of objects deleted since the deletion began.
     pub deleted: u64,
-    /// All objects up to this key have been looked at: pass it to [`DeletePrefix::start_after`] to
-    /// go on from here. None if there were none.
+    /// Last key that was handled; pass it to [`DeletePrefix::start_after`] to continue from there.
+    /// `None` if there were no objects.
     pub last: Option<String>,
 }
 
@@ -157,21 +159,21 @@ impl DeletePrefix {
         }
     }
 
-    /// Another namespace than the default one.
+    /// Deletes in `namespace` instead of the default namespace.
     pub fn namespace(mut self, namespace: Namespace) -> Self {
         self.namespace = namespace;
         self
     }
 
-    /// Begins behind this key: the [`last`](PrefixDeleted::last) of a deletion that was
-    /// interrupted.
+    /// Begins after this key, which is the [`last`](PrefixDeleted::last) key of an interrupted
+    /// deletion.
     pub fn start_after(mut self, key: impl Into<String>) -> Self {
         self.start_after = Some(key.into());
         self
     }
 
-    /// Deletes page by page, and tells after each how far it has come. Dropping the stream stops
-    /// after what has begun.
+    /// Deletes page by page, and yields the progress after each page. Dropping the stream stops the
+    /// deletion; deletes that have begun may still commit.
     pub fn stream(self) -> BoxStream<'static, Result<PrefixDeleted>> {
         let done = PrefixDeleted {
             deleted: 0,
@@ -181,7 +183,7 @@ impl DeletePrefix {
         let pages =
             futures::stream::try_unfold(state, |(job, mut done, mut unreadable)| async move {
                 let Some(job) = job else {
-                    return unreadable.map_or(Ok(None), |range| Err(left(range)));
+                    return unreadable.map_or(Ok(None), |range| Err(rows_unreadable(range)));
                 };
                 job.engine.check_writable("delete_prefix")?;
                 let limit = PAGE.min(job.engine.config().reads.list_page_max);
@@ -194,10 +196,11 @@ impl DeletePrefix {
                     list = list.start_after(last.clone());
                 }
                 let list = list.step_over_damage();
-                let page = patiently(&job.engine, || list.clone().into_future()).await?;
+                let page =
+                    retry_while_overloaded(&job.engine, || list.clone().into_future()).await?;
                 unreadable = unreadable.or_else(|| page.unreadable.into_iter().next());
                 let Some(last) = page.entries.last().map(|entry| entry.name().to_owned()) else {
-                    return unreadable.map_or(Ok(None), |range| Err(left(range)));
+                    return unreadable.map_or(Ok(None), |range| Err(rows_unreadable(range)));
                 };
                 done.deleted += job.delete(page.entries).await?;
                 done.last = Some(last);
@@ -207,14 +210,14 @@ impl DeletePrefix {
         pages.boxed()
     }
 
-    /// Deletes these objects, some at once: how many were there.
+    /// Deletes the listed objects, some concurrently, and returns how many existed.
     async fn delete(&self, entries: Vec<Entry>) -> Result<u64> {
         let deletes = entries.into_iter().filter_map(|entry| match entry {
             Entry::Object(head) => Some(self.engine.delete(head.id)),
             Entry::Prefix(_) => None,
         });
         let deletes = deletes.map(|delete| async move {
-            patiently(&self.engine, || {
+            retry_while_overloaded(&self.engine, || {
                 let (engine, delete) = (self.engine.clone(), delete.again());
                 Box::pin(async move {
                     let _turn = engine.tiered().bulk_turn().await?;
@@ -232,20 +235,21 @@ impl DeletePrefix {
     }
 }
 
-/// The error of a deletion that could not read all there is to be deleted.
-fn left(unreadable: UnreadableRange) -> Error {
+/// Returns the error of a deletion that could not read all rows.
+fn rows_unreadable(unreadable: UnreadableRange) -> Error {
     let message = "all objects were deleted but for those whose rows can't be read";
     Error::new(ErrorKind::Corrupt, "delete", message).with_source(unreadable.into_error("list"))
 }
 
-/// What is refused because there is too much to do was not started: it waits for its turn.
-async fn patiently<T>(
+/// Runs an operation, and repeats it after a pause for as long as it is `Overloaded`. An overloaded
+/// operation was not started, so the repetition is safe.
+async fn retry_while_overloaded<T>(
     engine: &Engine,
     ask: impl Fn() -> BoxFuture<'static, Result<T>>,
 ) -> Result<T> {
     loop {
         match ask().await {
-            Err(error) if error.kind() == ErrorKind::Overloaded => engine.breathe().await,
+            Err(error) if error.kind() == ErrorKind::Overloaded => engine.pause().await,
             outcome => return outcome,
         }
     }

@@ -1,4 +1,6 @@
-//! [`Engine`]: what an embedder holds, and all that it may ask.
+//! [`Engine`]: the handle on an open store, with its lifecycle, its statistics and its health.
+//!
+//! The method of each operation is in the file of that operation (`put.rs`, `get.rs`, ..).
 
 use std::fmt;
 use std::path::PathBuf;
@@ -13,11 +15,10 @@ use crate::config::Config;
 use crate::get::Object;
 use crate::turns::Turns;
 
-/// A tiered object store, embedded in your service.
+/// A tiered object store, embedded in a service.
 ///
-/// A cheap clone of one handle on it; the actors behind it live until [`close`](Self::close), or
-/// until the last clone is dropped.
-///
+/// An `Engine` is a handle. Cloning it is cheap, and all clones refer to the same store. The actors
+/// of the store run until [`close`](Self::close) is called or the last clone is dropped.
 /// ```
 /// # #[tokio::main]
 /// # async fn main() -> Result<(), cenotaph::Error> {
@@ -46,7 +47,7 @@ pub(crate) struct Inner {
     epoch: Epoch,
 }
 
-/// What an engine is assembled of.
+/// Components from which [`Engine::assemble`] makes an engine.
 pub(crate) struct Parts {
     pub(crate) config: Config,
     pub(crate) env: Env,
@@ -57,28 +58,30 @@ pub(crate) struct Parts {
     pub(crate) epoch: Epoch,
 }
 
-/// What an engine tells about itself.
+/// Statistics of an engine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Stats {
-    /// Which incarnation on its index this is; of an engine that is read-only, the last one that
-    /// wrote.
+    /// Epoch of this engine, which is its incarnation on the index. For a read-only engine: the
+    /// epoch of the last engine that wrote.
     pub epoch: Epoch,
-    /// The index: batches, syncs, waiting.
+    /// Statistics of the index: batches, syncs, waiting commits.
     pub index: IndexStats,
-    /// The disk of the index: what is free, what is needed, what is held in reserve; none if the
-    /// index does not know.
+    /// Disk space of the index: free, needed, and held in reserve, in bytes. `None` if the index
+    /// does not report its space.
     pub space: Option<SpaceStats>,
-    /// The actors: what is unsettled, what was settled, what died.
+    /// Statistics of the actors: unsettled changes, settled orphans, restarts.
     pub actors: ActorStats,
-    /// The reads: blobs that were missing, blocks that were corrupt.
+    /// Statistics of the reads: missing blobs, corrupt blocks.
     pub reads: ReadStats,
-    /// The reads under way: objects that are open, bytes that are held.
+    /// Reads in progress: open objects, and bytes in memory.
     pub reading: ReadUse,
 }
 
 impl Engine {
-    /// An engine that keeps its data in this directory: the index under `index`, and, unless told
-    /// otherwise, the blobs under `blobs`. The directory is created if it is not there.
+    /// Returns a builder of an engine that keeps its data in the directory `data`.
+    ///
+    /// The index is in `data/index`. The blobs are in `data/blobs`, unless the builder names
+    /// another blob tier. Opening creates the directories if they are missing.
     pub fn builder(data: impl Into<PathBuf>) -> Builder {
         Builder::new(data.into())
     }
@@ -106,14 +109,19 @@ impl Engine {
         }))
     }
 
-    /// Settles what can be settled now: changes of dead owners, and orphans that are due. Gives the
-    /// number of orphans left, which wait for a reader, a grace time or a retry. The engine does
-    /// all this by itself; this is for whoever wants to see it done.
+    /// Settles the changes of dead owners and the orphans that are due, and returns the number of
+    /// remaining orphans.
+    ///
+    /// A remaining orphan waits for a reader, for a grace time or for a retry. The engine settles
+    /// in the background without this call. The call is useful in tests and before a shutdown, when
+    /// the caller needs the result at once.
     ///
     /// # Errors
-    /// [`Unavailable`](ErrorKind::Unavailable) if a tier fails or the engine has, or if the blob
-    /// tier is not there or not this store's: nothing counts as deleted then.
-    ///
+    /// - [`Unavailable`](ErrorKind::Unavailable): a tier failed, the engine has failed, or the blob
+    ///   tier is missing or belongs to another store. In the latter two cases no orphan counts as
+    ///   deleted.
+    /// - [`Invalid`](ErrorKind::Invalid): the engine is read-only.
+    /// - [`Closed`](ErrorKind::Closed).
     /// ```
     /// # #[tokio::main]
     /// # async fn main() -> Result<(), cenotaph::Error> {
@@ -132,13 +140,13 @@ impl Engine {
         self.0.tiered.settle().await
     }
 
-    /// What the engine has done, and what is left to do. Its cost grows with the unsettled changes
-    /// and orphans, which it counts.
+    /// Returns the statistics of the engine.
+    ///
+    /// The call counts the unsettled changes and orphans, so its cost grows with their number.
     ///
     /// # Errors
-    /// [`Unavailable`](ErrorKind::Unavailable) if the index can't be read,
-    /// [`Closed`](ErrorKind::Closed).
-    ///
+    /// - [`Unavailable`](ErrorKind::Unavailable): the index can't be read.
+    /// - [`Closed`](ErrorKind::Closed).
     /// ```
     /// # #[tokio::main]
     /// # async fn main() -> Result<(), cenotaph::Error> {
@@ -162,17 +170,19 @@ impl Engine {
         })
     }
 
-    /// Returns whether the engine takes on work. A readiness probe: where it says no, close the
-    /// engine and open it again. A full disk is no reason for that: see [`Stats::space`].
+    /// Returns `Ok` if the engine accepts work. Suited as a readiness probe.
+    ///
+    /// On an error other than the blob tier's, close the engine and open it again. A full disk does
+    /// not make the engine unhealthy; see [`Stats::space`].
     ///
     /// # Errors
-    /// [`Unavailable`](ErrorKind::Unavailable) if the engine has failed (a commit of the index
-    /// failed, or its actors died too often): reads still work, no write does; or if its blob tier
-    /// was not there, or not this store's, when it was last looked at (reason
-    /// [`BlobTier`](crate::Reason::BlobTier)): small objects still work, nothing is deleted from
-    /// the tier, and the error ceases by itself once the tier is back.
-    /// [`Closed`](ErrorKind::Closed) once closed.
-    ///
+    /// - [`Unavailable`](ErrorKind::Unavailable): the engine has failed, because a commit of the
+    ///   index failed or its actors were restarted too often. Reads still work, writes do not.
+    /// - [`Unavailable`](ErrorKind::Unavailable) with the reason
+    ///   [`BlobTier`](crate::Reason::BlobTier): the blob tier was missing or belonged to another
+    ///   store at the last check. Small objects still work, and the engine deletes nothing from the
+    ///   tier. The error ends without a reopen once the tier is back.
+    /// - [`Closed`](ErrorKind::Closed).
     /// ```
     /// # #[tokio::main]
     /// # async fn main() -> Result<(), cenotaph::Error> {
@@ -188,15 +198,17 @@ impl Engine {
         self.0.tiered.health()
     }
 
-    /// Lets what has begun end, within the configured time, then stops. What is unfinished is
-    /// settled at the next open. Every clone of the engine is closed with it, and reads that are
-    /// still streaming from the index fail. Closing again does nothing.
+    /// Waits for the operations in progress, at most
+    /// [`Limits::close_timeout`](crate::Limits::close_timeout), then stops the engine.
+    ///
+    /// The next open settles unfinished writes. Every clone of the engine is closed too, and reads
+    /// that still stream from the index fail. Closing a closed engine does nothing.
     ///
     /// # Errors
-    /// [`Indeterminate`](ErrorKind::Indeterminate) if the index could not make durable what was
-    /// submitted, which had not been acknowledged; [`Unavailable`](ErrorKind::Unavailable) if the
-    /// runtime it was opened in is gone.
-    ///
+    /// - [`Indeterminate`](ErrorKind::Indeterminate): the index could not make durable a submitted
+    ///   batch that was not yet acknowledged.
+    /// - [`Unavailable`](ErrorKind::Unavailable): the runtime in which the engine was opened has
+    ///   ended.
     /// ```
     /// # #[tokio::main]
     /// # async fn main() -> Result<(), cenotaph::Error> {
@@ -213,7 +225,7 @@ impl Engine {
         self.0.index.close().await
     }
 
-    /// The configuration it was opened with.
+    /// Returns the configuration that the engine was opened with.
     pub fn config(&self) -> &Config {
         &self.0.config
     }
@@ -242,8 +254,8 @@ impl Engine {
         &self.0.index
     }
 
-    /// An object was read: its deadline is extended if its time to idle says so. Nobody waits for
-    /// it.
+    /// Extends the deadline of an object that was read, if its time to idle requires that. The read
+    /// does not wait for the extension.
     pub(crate) fn was_read(&self, object: &Object) {
         let metadata = object.metadata();
         let policy = metadata.attributes.expiration;
@@ -275,8 +287,7 @@ impl fmt::Debug for Engine {
     }
 }
 
-/// What can name an object: an [`ObjectId`], or a plain key in the default namespace.
-///
+/// A type that names an object: an [`ObjectId`], or a plain string key in the default namespace.
 /// ```
 /// # #[tokio::main]
 /// # async fn main() -> Result<(), cenotaph::Error> {
@@ -292,10 +303,10 @@ impl fmt::Debug for Engine {
 /// # }
 /// ```
 pub trait IntoObjectId {
-    /// The id.
+    /// Converts the value into an object id.
     ///
     /// # Errors
-    /// [`Invalid`](ErrorKind::Invalid) if the key is empty or too long.
+    /// [`Invalid`](ErrorKind::Invalid): the key is empty or too long.
     fn into_object_id(self) -> Result<ObjectId>;
 }
 

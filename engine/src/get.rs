@@ -1,4 +1,4 @@
-//! [`Get`] and [`Object`]: how an object is read.
+//! [`Engine::get`] with its builder [`Get`] and its result [`Object`], and [`Engine::head`].
 
 use std::future::IntoFuture;
 use std::ops::Range;
@@ -15,23 +15,24 @@ use crate::namespaces::Paced;
 use crate::observe::{observe, observed, operation_span};
 
 impl Engine {
-    /// Reads an object, or a range of it; none if it is absent.
+    /// Reads an object, or a range of it. Returns `None` if the object is absent.
     ///
     /// # Errors
-    /// - [`Invalid`](ErrorKind::Invalid): the id or the range break a rule.
-    /// - [`RangeNotSatisfiable`](ErrorKind::RangeNotSatisfiable): the range begins beyond the
-    ///   object; tells its size.
-    /// - [`Corrupt`](ErrorKind::Corrupt): stored bytes do not match their checksum, or the object's
-    ///   blob is not in the blob tier (reason [`MissingBlob`](crate::Reason::MissingBlob)).
-    ///   [`Config::missing_blob`] makes the latter read as absent.
-    /// - [`Overloaded`](ErrorKind::Overloaded): a limit of the namespace is reached, [too many
-    ///   objects](crate::ReadLimits::open_at_once) are open, or there was [no
-    ///   room](crate::ReadLimits::bytes_in_flight) for its bytes in time. The object's stream, too,
-    ///   may end so.
-    /// - [`Disabled`](ErrorKind::Disabled): the namespace is switched off.
-    /// - [`Unavailable`](ErrorKind::Unavailable): a tier failed.
-    /// - [`Closed`](ErrorKind::Closed).
-    ///
+    /// - [`Invalid`](crate::ErrorKind::Invalid): the id or the range break a rule.
+    /// - [`RangeNotSatisfiable`](crate::ErrorKind::RangeNotSatisfiable): the range begins beyond
+    ///   the object. The error contains the size of the object.
+    /// - [`Corrupt`](crate::ErrorKind::Corrupt): stored bytes do not match their checksum, or the
+    ///   object's blob is not in the blob tier (reason
+    ///   [`MissingBlob`](crate::Reason::MissingBlob)). With
+    ///   [`Config::missing_blob`](crate::Config::missing_blob) set accordingly, an object with a
+    ///   missing blob reads as absent instead.
+    /// - [`Overloaded`](crate::ErrorKind::Overloaded): a limit of the namespace is reached, [too
+    ///   many objects](crate::ReadLimits::open_at_once) are open, or the [memory
+    ///   budget](crate::ReadLimits::bytes_in_flight) had no room for the bytes in time. The stream
+    ///   of the object may end with this error too.
+    /// - [`Disabled`](crate::ErrorKind::Disabled): the namespace is switched off.
+    /// - [`Unavailable`](crate::ErrorKind::Unavailable): a tier failed.
+    /// - [`Closed`](crate::ErrorKind::Closed).
     /// ```
     /// # #[tokio::main]
     /// # async fn main() -> Result<(), cenotaph::Error> {
@@ -50,12 +51,11 @@ impl Engine {
         Get::new(self.clone(), id.into_object_id())
     }
 
-    /// What is known about an object without its bytes; none if it is absent. Never touches the
-    /// blob tier.
+    /// Returns the version, etag and metadata of an object without its bytes, or `None` if the
+    /// object is absent. The call never reads the blob tier.
     ///
     /// # Errors
     /// As [`get`](Self::get).
-    ///
     /// ```
     /// # #[tokio::main]
     /// # async fn main() -> Result<(), cenotaph::Error> {
@@ -82,8 +82,7 @@ impl Engine {
     }
 }
 
-/// A get in preparation: `.await` it to run it. See [`Engine::get`].
-///
+/// Builder of a get. `.await` it to run the get. See [`Engine::get`].
 /// ```
 /// # #[tokio::main]
 /// # async fn main() -> Result<(), cenotaph::Error> {
@@ -115,9 +114,10 @@ impl Get {
         }
     }
 
-    /// Only these bytes: `a..b`, `a..=b`, `a..`, `..b` or [`ByteRange::Last`]. An end beyond the
-    /// object is clamped; a beginning beyond it is
-    /// [`RangeNotSatisfiable`](crate::ErrorKind::RangeNotSatisfiable), which tells the size.
+    /// Restricts the get to a range of bytes: `a..b`, `a..=b`, `a..`, `..b` or [`ByteRange::Last`].
+    ///
+    /// An end beyond the object is clamped. A start beyond the object is the error
+    /// [`RangeNotSatisfiable`](crate::ErrorKind::RangeNotSatisfiable), which contains the size.
     pub fn range(mut self, range: impl Into<ByteRange>) -> Self {
         self.range = range.into();
         self
@@ -150,11 +150,11 @@ impl IntoFuture for Get {
     }
 }
 
-/// An object that is being read: what is known about it, and its bytes as they come.
+/// An object that is open for reading: its metadata, and its bytes as a stream.
 ///
-/// It sees the version that it found to its end, whatever is overwritten or deleted meanwhile (I8):
-/// until it is dropped or read to its end it keeps that version's blobs from being deleted.
-///
+/// The reader sees one version from beginning to end, even if the object is overwritten or deleted
+/// meanwhile (I8). The blobs of that version are not deleted until the `Object` is dropped or read
+/// to its end.
 /// ```
 /// # #[tokio::main]
 /// # async fn main() -> Result<(), cenotaph::Error> {
@@ -175,12 +175,12 @@ impl IntoFuture for Get {
 pub struct Object(Paced);
 
 impl Object {
-    /// What is read within the limits of its namespace.
+    /// Wraps an open object whose bytes are read within the limits of its namespace.
     pub(crate) fn new(open: OpenObject, permit: NamespacePermit) -> Result<Self> {
         Paced::new(open, permit).map(Self)
     }
 
-    /// Whether all of its bytes are here already.
+    /// Returns `true` if all bytes of the object are already in memory.
     pub(crate) fn is_at_hand(&self) -> bool {
         self.0.is_inline()
     }
@@ -192,49 +192,53 @@ impl Object {
         }
     }
 
-    /// Its id.
+    /// Returns the id of the object.
     pub fn id(&self) -> &ObjectId {
         &self.0.head().id
     }
 
-    /// Which committed write of the object this is.
+    /// Returns the version of the object, which counts its committed writes.
     pub fn version(&self) -> Version {
         self.0.head().version
     }
 
-    /// The etag of that write.
+    /// Returns the etag of the write that created this version.
     pub fn etag(&self) -> Etag {
         self.0.head().etag
     }
 
-    /// Everything else that is known about it.
+    /// Returns the metadata: size, times, attributes.
     pub fn metadata(&self) -> &Metadata {
         &self.0.head().metadata
     }
 
-    /// Which bytes of the object come, after clamping.
+    /// Returns the byte range of the object that this read delivers, after clamping.
     pub fn range(&self) -> Range<u64> {
         self.0.range()
     }
 
-    /// The next bytes; none at the end. Waits its turn if the namespace has a limit of bytes a
-    /// second. Nothing is lost with a future that is dropped meanwhile.
+    /// Returns the next chunk of bytes, or `None` at the end.
+    ///
+    /// The call waits if the namespace has a limit of bytes per second. Dropping the future loses
+    /// no bytes; the next call returns the same chunk.
     ///
     /// # Errors
-    /// [`Corrupt`](crate::ErrorKind::Corrupt) if they do not match their checksum or are gone,
-    /// [`Unavailable`](crate::ErrorKind::Unavailable) if the blob tier can't give them,
-    /// [`Overloaded`](crate::ErrorKind::Overloaded) if there was no room for them in time.
+    /// - [`Corrupt`](crate::ErrorKind::Corrupt): the bytes do not match their checksum, or are
+    ///   missing.
+    /// - [`Unavailable`](crate::ErrorKind::Unavailable): the blob tier can't deliver the bytes.
+    /// - [`Overloaded`](crate::ErrorKind::Overloaded): the memory budget had no room for the bytes
+    ///   in time.
     pub async fn chunk(&mut self) -> Result<Option<Bytes>> {
         self.0.next().await
     }
 
-    /// All bytes as a stream of chunks. Read-ahead is bounded; nothing is read that nobody polls
-    /// for.
+    /// Returns all bytes as a stream of chunks. Read-ahead is bounded, and the stream reads nothing
+    /// unless it is polled.
     pub fn stream(self) -> BoxStream<'static, Result<Bytes>> {
         self.0.into_stream()
     }
 
-    /// All bytes in one piece: as much memory as there are.
+    /// Returns all bytes in a single buffer, which needs as much memory as the range is long.
     ///
     /// # Errors
     /// As [`chunk`](Self::chunk).

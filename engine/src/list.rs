@@ -1,4 +1,4 @@
-//! [`List`]: how the objects of a namespace are listed.
+//! [`Engine::list`] and its builder [`List`].
 
 use std::future::IntoFuture;
 
@@ -11,13 +11,13 @@ use crate::engine::Engine;
 use crate::observe::{observed, operation_span};
 
 impl Engine {
-    /// Lists the objects whose keys begin with `prefix`, in the order of their keys' bytes.
+    /// Lists the objects whose keys begin with `prefix`, in the byte order of their keys.
     ///
     /// # Errors
-    /// [`Invalid`](ErrorKind::Invalid) if the limit is out of bounds;
-    /// [`Corrupt`](ErrorKind::Corrupt) if rows can't be read and are not to be [stepped
-    /// over](List::step_over_damage); otherwise as [`head`](Self::head).
-    ///
+    /// - [`Invalid`](crate::ErrorKind::Invalid): the limit is out of bounds.
+    /// - [`Corrupt`](crate::ErrorKind::Corrupt): some rows can't be read, and the listing does not
+    ///   [skip them](List::step_over_damage).
+    /// - Otherwise as [`head`](Self::head).
     /// ```
     /// use cenotaph::Entry;
     /// # #[tokio::main]
@@ -39,9 +39,8 @@ impl Engine {
     }
 }
 
-/// A listing in preparation: `.await` it for one page, or [`stream`](Self::stream) all of it. See
-/// [`Engine::list`].
-///
+/// Builder of a listing. `.await` it for a single page, or [`stream`](Self::stream) all entries.
+/// See [`Engine::list`].
 /// ```
 /// # #[tokio::main]
 /// # async fn main() -> Result<(), cenotaph::Error> {
@@ -77,36 +76,39 @@ impl List {
         Self { engine, request }
     }
 
-    /// Another namespace than the default one.
+    /// Lists `namespace` instead of the default namespace.
     pub fn namespace(mut self, namespace: Namespace) -> Self {
         self.request.namespace = namespace;
         self
     }
 
-    /// Groups the keys that share what lies between the prefix and the next delimiter into one
-    /// [`Entry::Prefix`], as a file manager shows a folder. A page costs what it returns, however
-    /// many keys a group has.
+    /// Groups keys into [`Entry::Prefix`] entries, as a file manager shows folders: all keys with
+    /// the same text between `prefix` and the next delimiter form a group.
+    ///
+    /// The cost of a page is proportional to its entries, however many keys a group has.
     pub fn delimiter(mut self, delimiter: char) -> Self {
         self.request.delimiter = Some(delimiter);
         self
     }
 
-    /// Begins behind this key or prefix: the `next` of an earlier page.
+    /// Begins after this key or prefix, which is the `next` of an earlier page.
     pub fn start_after(mut self, key: impl Into<String>) -> Self {
         self.request.start_after = Some(key.into());
         self
     }
 
-    /// Most entries on a page: 1 to the configured `list_page_max`; 1000 unless told.
+    /// Sets the maximum number of entries of a page: 1 to the configured `list_page_max`, 1000 by
+    /// default.
     pub fn limit(mut self, limit: usize) -> Self {
         self.request.limit = limit;
         self
     }
 
-    /// Goes on behind rows that can't be read because a file of the index is damaged. The page then
-    /// names them in [`unreadable`](ListPage::unreadable), and lacks their objects. A listing fails
-    /// there unless told.
+    /// Skips rows that can't be read because a file of the index is damaged.
     ///
+    /// The page lacks the objects of these rows and names the ranges in
+    /// [`unreadable`](ListPage::unreadable). By default a listing fails at the first unreadable
+    /// row.
     /// ```
     /// # #[tokio::main]
     /// # async fn main() -> Result<(), cenotaph::Error> {
@@ -126,14 +128,15 @@ impl List {
         self
     }
 
-    /// All entries, page by page. Each page is consistent in itself; what is written between two
-    /// pages may be seen or not, and each is an operation of its own where the namespace has
-    /// limits.
+    /// Returns all entries as a stream that reads page by page.
+    ///
+    /// Each page is a consistent view. Objects that are written between two pages may be seen or
+    /// not. Each page counts as an operation where the namespace has limits.
     ///
     /// # Errors
     /// As [`Engine::list`]. A range of rows that can't be read is an item of kind
-    /// [`Corrupt`](crate::ErrorKind::Corrupt) that names the range, behind the entries of its page;
-    /// the stream goes on after it. Every other error ends the stream.
+    /// [`Corrupt`](crate::ErrorKind::Corrupt), which names the range and follows the entries of its
+    /// page; the stream continues after it. Every other error ends the stream.
     pub fn stream(self) -> BoxStream<'static, Result<Entry>> {
         let pages = futures::stream::try_unfold(Some(self.step_over_damage()), |list| async move {
             let Some(list) = list else { return Ok(None) };

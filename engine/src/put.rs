@@ -1,4 +1,4 @@
-//! [`Put`]: how an object is written.
+//! [`Engine::put`] and its builder [`Put`].
 
 use std::future::IntoFuture;
 use std::sync::atomic::Ordering;
@@ -15,38 +15,46 @@ use crate::observe::{Tier, counted, observed, operation_span};
 use crate::setters::{attributes_setters, precondition_setters};
 
 impl Engine {
-    /// Writes an object, creating or replacing it. When it returns, the write is durable and
-    /// visible.
+    /// Writes an object, and creates or replaces it. When the call returns, the write is durable
+    /// and visible.
     ///
-    /// A payload up to [`Config::inline_bytes_max`] goes into the index, a longer one to the blob
-    /// tier. Readers see the old object whole until they see the new one whole. A large put is
-    /// superseded if, while it was under way, the tombstone it began on was replaced or deleted, or
-    /// another large put created one: it counts as overwritten the moment it was made, which is
-    /// [`Outcome::Superseded`](crate::Outcome::Superseded) and not an error. Small puts in between,
-    /// where there was no tombstone, it overwrites.
+    /// A payload up to [`Config::inline_bytes_max`](crate::Config::inline_bytes_max) goes into the
+    /// index, a longer payload goes to the blob tier. Readers see the old object until they see the
+    /// new object; they never see a mixture.
     ///
-    /// Dropping the future cancels a large put while its payload is streaming; after that, and for
-    /// a small put from its first poll on, the write may still commit.
+    /// A small put always replaces the current object. A large put may be *superseded*: its result
+    /// is then [`Outcome::Superseded`](crate::Outcome::Superseded), which is not an error, and the
+    /// put counts as overwritten at the moment it was made. A large put is superseded if, between
+    /// its beginning and its commit,
+    /// - the tombstone that existed at its beginning was replaced or deleted, or
+    /// - another large put created a tombstone where none existed.
+    ///
+    /// Small puts in between, to an object without a tombstone, do not supersede a large put; the
+    /// large put overwrites them.
+    ///
+    /// Dropping the future cancels a large put while its payload is streaming. After that, the
+    /// write may still commit. A small put may commit from its first poll on.
     ///
     /// # Errors
-    /// - [`Invalid`](ErrorKind::Invalid): the id or the metadata break a rule, or the payload is
-    ///   over the limit.
-    /// - [`Conflict`](ErrorKind::Conflict): a [precondition](Put::if_absent) does not hold; tells
-    ///   how the object stands. It is looked at before the first byte is uploaded, and when the
-    ///   write commits.
-    /// - [`Corrupt`](ErrorKind::Corrupt): there is a precondition, and the row can't be read.
-    ///   Without one the put replaces the row, at a version far above any that the object had.
-    /// - [`Overloaded`](ErrorKind::Overloaded): too many writes or bytes in flight, or a limit of
-    ///   the namespace is reached. Nothing was committed; the stream of a large put may have been
-    ///   read to a part.
+    /// - [`Invalid`](ErrorKind::Invalid): the id or the metadata break a rule, the payload is over
+    ///   the limit, or the engine is read-only.
+    /// - [`Conflict`](ErrorKind::Conflict): a [precondition](Put::if_absent) does not hold. The
+    ///   error contains the current version and etag. The precondition is checked before the first
+    ///   byte is uploaded, and again when the write commits.
+    /// - [`Corrupt`](ErrorKind::Corrupt): the put has a precondition, and the row can't be read. A
+    ///   put without a precondition replaces the row, at a version far above all earlier versions
+    ///   of the object.
+    /// - [`Overloaded`](ErrorKind::Overloaded): too many writes or bytes are in flight, or a limit
+    ///   of the namespace is reached. Nothing was committed. The stream of a large put may have
+    ///   been read in part.
     /// - [`Disabled`](ErrorKind::Disabled): the namespace is switched off. Nothing was started.
-    /// - [`Source`](ErrorKind::Source): your stream failed. Nothing was stored.
-    /// - [`Unavailable`](ErrorKind::Unavailable): a tier failed, or its disk is full, which
-    ///   [`Error::reason`] tells as [`NoSpace`](crate::Reason::NoSpace). Nothing was committed.
-    /// - [`Indeterminate`](ErrorKind::Indeterminate): the index failed in the act of committing;
-    ///   read to find out.
+    /// - [`Source`](ErrorKind::Source): the caller's stream failed, or its length differs from the
+    ///   promised length. Nothing was stored.
+    /// - [`Unavailable`](ErrorKind::Unavailable): a tier failed, or its disk is full, in which case
+    ///   [`Error::reason`] is [`NoSpace`](crate::Reason::NoSpace). Nothing was committed.
+    /// - [`Indeterminate`](ErrorKind::Indeterminate): the index failed while it committed. Read the
+    ///   object to find out whether the write committed.
     /// - [`Closed`](ErrorKind::Closed).
-    ///
     /// ```
     /// # #[tokio::main]
     /// # async fn main() -> Result<(), cenotaph::Error> {
@@ -64,8 +72,7 @@ impl Engine {
     }
 }
 
-/// A put in preparation: `.await` it to run it. See [`Engine::put`].
-///
+/// Builder of a put. `.await` it to run the put. See [`Engine::put`].
 /// ```
 /// # #[tokio::main]
 /// # async fn main() -> Result<(), cenotaph::Error> {
@@ -105,10 +112,11 @@ impl Put {
     attributes_setters!();
     precondition_setters!();
 
-    /// Part of bulk work, as an import or a migration is: it takes [a
-    /// share](crate::Limits::bulk_percent) of what may be under way at once only, so that single
-    /// requests find room beside it, and waits for its turn.
+    /// Marks the put as bulk work, such as a part of an import or a migration.
     ///
+    /// Bulk work uses only [a share](crate::Limits::bulk_percent) of the concurrent writes and
+    /// bytes, so that single requests find room beside it. A bulk put waits for its turn, at most
+    /// [`Limits::budget_wait`](crate::Limits::budget_wait).
     /// ```
     /// # #[tokio::main]
     /// # async fn main() -> Result<(), cenotaph::Error> {

@@ -17,7 +17,7 @@ use cenotaph_storage::ownership::{Claim, Place};
 use cenotaph_storage::rows::last_epoch;
 use cenotaph_storage::{Env, Error, ErrorKind, Pins, Result};
 
-use crate::builder::{open_patiently, reads_and_namespaces};
+use crate::builder::{open_when_free, reads_and_namespaces};
 use crate::config::Config;
 use crate::engine::{Engine, Parts};
 
@@ -29,7 +29,7 @@ pub(crate) async fn open_view(
     config: &Config,
 ) -> Result<FjallIndex> {
     let (dir, views, options) = (path.to_owned(), views.to_owned(), config.index);
-    open_patiently(path, env, move |env| {
+    open_when_free(path, env, move |env| {
         FjallIndex::open_view(&dir, &views, env, options)
     })
     .await

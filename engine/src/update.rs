@@ -243,7 +243,7 @@ impl Engine {
     }
 
     /// A moment for others, before something that was refused is tried again.
-    pub(crate) async fn breathe(&self) {
+    pub(crate) async fn pause(&self) {
         self.back_off(2).await;
     }
 }

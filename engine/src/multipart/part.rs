@@ -11,7 +11,7 @@ use futures::future::BoxFuture;
 
 use super::Upload;
 use crate::body::Body;
-use crate::copy::of_the_read;
+use crate::copy::read_error_of;
 use crate::get::Object;
 use crate::observe::{counted, observed, operation_span};
 
@@ -161,7 +161,7 @@ impl CopyPart {
         UploadPart::new(upload, number, body)
             .await
             .map(Some)
-            .map_err(of_the_read)
+            .map_err(read_error_of)
     }
 }
 
