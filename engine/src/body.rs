@@ -1,8 +1,8 @@
-//! The payload of a put: bytes at hand, or a stream; and the peek that decides which tier it goes
-//! to.
+//! [`Body`]: the payload of a put, which is a buffer or a stream; and the peek that selects its
+//! tier.
 //!
-//! No chunk is asked for once the inline limit is passed, and what was buffered is passed on
-//! without a copy, but for chunks under 1 KiB, which are joined.
+//! The peek buffers at most the inline limit plus a single chunk. Buffered chunks are passed on
+//! without a copy, except chunks under 1 KiB, which are joined.
 
 use std::fmt;
 
@@ -13,13 +13,13 @@ use futures::stream::BoxStream;
 use futures::{Stream, StreamExt};
 use tokio::io::{AsyncRead, AsyncReadExt};
 
-/// Bytes asked of a reader at once.
+/// Bytes requested from a reader at once.
 const READ_BYTES: usize = 256 * 1024;
 
-/// Chunks shorter than this are joined while they are peeked at.
+/// Length under which chunks are joined during a peek, in bytes.
 const SHORT_CHUNK_BYTES: usize = 1024;
 
-/// What is put: bytes, or a stream of them.
+/// The payload of a put: a buffer, or a stream of chunks.
 ///
 /// ```
 /// use cenotaph::Body;
@@ -35,7 +35,7 @@ pub struct Body(Inner);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Origin {
     Caller,
-    /// A read of this engine: the blob tier may take its time.
+    /// A read of this engine. It is exempt from the idle limit, because a blob tier may be slow.
     Engine,
 }
 
@@ -45,9 +45,11 @@ enum Inner {
 }
 
 impl Body {
-    /// A stream of chunks of any size. An error in it, a panic, or a pause of more than
-    /// [`Limits::source_idle`](crate::Limits::source_idle) ends the put with [`ErrorKind::Source`],
-    /// and nothing is stored.
+    /// Creates a body from a stream of chunks of any size.
+    ///
+    /// An error or a panic in the stream, or a pause of more than
+    /// [`Limits::source_idle`](crate::Limits::source_idle), ends the put with
+    /// [`ErrorKind::Source`], and nothing is stored.
     pub fn stream<S, C, E>(stream: S) -> Self
     where
         S: Stream<Item = Result<C, E>> + Send + 'static,
@@ -66,7 +68,7 @@ impl Body {
         ))
     }
 
-    /// The bytes of an object that is read, as many as this.
+    /// Creates a body from the stream of an object that is being read. `bytes` is its length.
     pub(crate) fn of_read(stream: BoxStream<'static, Result<Bytes>>, bytes: u64) -> Self {
         let stream = stream.map(|chunk| chunk.map_err(Into::into)).boxed();
         Self(Inner::Stream(
@@ -78,14 +80,13 @@ impl Body {
         ))
     }
 
-    /// Whatever the reader gives until its end.
+    /// Creates a body from all bytes of `reader`, up to its end.
     pub fn reader(reader: impl AsyncRead + Send + Unpin + 'static) -> Self {
         let start = (reader, BytesMut::new());
         Self::stream(futures::stream::try_unfold(
             start,
             |(mut reader, mut buffer)| async move {
-                // One buffer serves many short reads: each chunk keeps no more memory than its
-                // bytes.
+                // A buffer serves many short reads: each chunk keeps no more memory than its bytes.
                 if buffer.capacity() == 0 {
                     buffer.reserve(READ_BYTES);
                 }
@@ -97,9 +98,11 @@ impl Body {
         ))
     }
 
-    /// The same payload, with a promise of its length in bytes: a put of any other length fails
-    /// with [`ErrorKind::Source`], and nothing is stored. Lets a large put begin its upload at
-    /// once, and a small one reserve less.
+    /// Declares the length of the payload in bytes.
+    ///
+    /// A put whose payload has another length fails with [`ErrorKind::Source`], and nothing is
+    /// stored. With a declared length, a large put starts its upload at once, and a small put
+    /// reserves less memory.
     #[must_use]
     pub fn promise(self, bytes: u64) -> Self {
         match self.0 {
@@ -121,7 +124,7 @@ impl Body {
         }
     }
 
-    /// The same payload, a stream of a caller watched: see [`Tiered::watched`].
+    /// Applies the idle limit to a stream of a caller. See [`Tiered::watched`].
     pub(crate) fn watched(self, tiered: &Tiered) -> Self {
         match self.0 {
             Inner::Stream(source, Origin::Caller) => {
@@ -131,7 +134,7 @@ impl Body {
         }
     }
 
-    /// As it comes.
+    /// Returns the payload as a stream, without a peek.
     pub(crate) fn into_source(self) -> Source {
         match self.0 {
             Inner::Bytes(at_hand) => {
@@ -145,7 +148,7 @@ impl Body {
         }
     }
 
-    /// Most bytes that [`peek`](Self::peek) will buffer.
+    /// Returns the maximum number of bytes that [`peek`](Self::peek) buffers.
     pub(crate) fn peek_bytes(&self, inline_bytes_max: usize) -> usize {
         match &self.0 {
             Inner::Bytes(at_hand) if at_hand.len() <= inline_bytes_max => at_hand.len(),
@@ -164,8 +167,8 @@ impl Body {
         }
     }
 
-    /// Looks at the beginning to see which tier it belongs to: exactly the limit stays inline, one
-    /// byte more does not.
+    /// Reads the beginning of the payload to select its tier. A payload of exactly
+    /// `inline_bytes_max` bytes is inline; a longer payload is large.
     pub(crate) async fn peek(self, inline_bytes_max: usize) -> Result<Peeked> {
         match self.0 {
             Inner::Bytes(at_hand) if at_hand.len() <= inline_bytes_max => {
@@ -190,11 +193,11 @@ impl Body {
     }
 }
 
-/// Which tier a payload belongs to.
+/// A payload with its tier.
 pub(crate) enum Peeked {
-    /// It is short, and this is all of it.
+    /// A payload within the inline limit, complete.
     Inline(Bytes),
-    /// It is longer than the limit.
+    /// A payload over the inline limit, including the bytes that were read from it.
     Large(Source),
 }
 
@@ -232,8 +235,8 @@ async fn peek(source: Source, inline_bytes_max: usize) -> Result<Peeked> {
     }
 }
 
-/// Keeps a chunk; a short one is joined to what came before, for its handle would take more memory
-/// than its bytes.
+/// Appends a chunk. A short chunk is joined to a short predecessor, because its handle would use
+/// more memory than its bytes.
 fn push(chunks: &mut Vec<Bytes>, chunk: Bytes) {
     match chunks.last_mut() {
         Some(last) if chunk.len() < SHORT_CHUNK_BYTES && last.len() < SHORT_CHUNK_BYTES => {
@@ -245,7 +248,8 @@ fn push(chunks: &mut Vec<Bytes>, chunk: Bytes) {
     }
 }
 
-/// One chunk stays as it is; several must be joined, for a row holds one.
+/// Returns the chunks as a single buffer, because a row holds a single buffer. A single chunk is
+/// not copied.
 fn contiguous(mut chunks: Vec<Bytes>, total: usize) -> Bytes {
     if chunks.len() <= 1 {
         return chunks.pop().unwrap_or_default();

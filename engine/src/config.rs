@@ -1,5 +1,4 @@
-//! Everything about an engine that may be configured, with defaults that suit a service on one
-//! machine.
+//! The configuration of an engine. The defaults suit a service on a single machine.
 
 use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
@@ -12,32 +11,35 @@ use cenotaph_storage::index::fjall::FjallOptions;
 use cenotaph_storage::{Error, ErrorKind, Result};
 use serde::{Deserialize, Serialize};
 
-/// Longest payload that stays in the index by default: 1 MiB. One byte more goes to the blob tier.
+/// Default maximum length of a payload in the index, in bytes: 1 MiB. A longer payload goes to the
+/// blob tier.
 pub const INLINE_BYTES_MAX: usize = 1024 * 1024;
 
-/// What a read makes of an object whose row names a blob that is not in the blob tier.
+/// Treatment of an object whose row names a blob that is not in the blob tier.
 ///
-/// It concerns [`get`](crate::Engine::get), [`copy`](crate::Engine::copy),
+/// The setting applies to [`get`](crate::Engine::get), [`copy`](crate::Engine::copy),
 /// [`part_copy`](crate::Upload::part_copy), [`batch`](crate::Engine::batch) and
-/// [`update`](crate::Engine::update). `head`, `list`, `usage` and preconditions never look at the
-/// blob tier: for them the object exists either way. So does it for a scrub, which reports it.
+/// [`update`](crate::Engine::update). `head`, `list`, `usage` and preconditions never read the blob
+/// tier; for them the object exists with either setting. A scrub reports the missing blob with
+/// either setting.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum MissingBlob {
-    /// An error of kind [`Corrupt`](crate::ErrorKind::Corrupt) with the reason
-    /// [`MissingBlob`](crate::Reason::MissingBlob): bytes that were acknowledged are lost.
+    /// The read fails with [`Corrupt`](crate::ErrorKind::Corrupt) and the reason
+    /// [`MissingBlob`](crate::Reason::MissingBlob): acknowledged bytes are lost.
     #[default]
     Corrupt,
-    /// The object reads as absent; `update` puts or deletes in its place. A read that has begun to
-    /// give bytes still ends with the error. So does every read, as
-    /// [`Unavailable`](crate::ErrorKind::Unavailable), while the blob tier is not there or not this
-    /// store's. Only for callers who rely on a lost blob reading as absent: others take absence for
-    /// a deletion.
+    /// The object reads as absent, and `update` puts or deletes in its place.
+    ///
+    /// A read that has already returned bytes still ends with the error. While the blob tier is
+    /// missing or belongs to another store, every read that needs it fails with
+    /// [`Unavailable`](crate::ErrorKind::Unavailable). Use this setting only in services that
+    /// expect a lost blob to read as absent; others mistake the absence for a deletion.
     Absent,
 }
 
-/// The configuration of an [`Engine`](crate::Engine). Every field has a default, so that a
-/// service's configuration file names only what it changes.
+/// The configuration of an [`Engine`](crate::Engine). Every field has a default, so a configuration
+/// file names only the fields that it changes.
 ///
 /// ```
 /// # fn main() -> Result<(), serde_json::Error> {
@@ -50,32 +52,37 @@ pub enum MissingBlob {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
-    /// Longest payload in bytes that stays in the index; one byte more goes to the blob tier. May
-    /// differ at every open. On a local file system files are faster than inline payloads from
-    /// about 128 KiB; against a remote tier inline wins up to the default.
+    /// Maximum length of a payload in the index, in bytes. A longer payload goes to the blob tier.
+    /// The value may differ at every open.
+    ///
+    /// On a local file system, files are faster than inline payloads from about 128 KiB on. With a
+    /// remote blob tier, inline payloads are faster up to the default of 1 MiB.
     pub inline_bytes_max: usize,
-    /// Limits of the writes.
+    /// Limits of writes and of background work.
     pub limits: Limits,
-    /// Limits of the reads.
+    /// Limits of reads.
     pub reads: ReadLimits,
-    /// How blobs are written.
+    /// Options of the blob tier.
     pub blobs: BlobOptions,
-    /// What a read makes of an object whose blob is gone: an error unless told.
+    /// Treatment of an object whose blob is missing. The default is an error.
     pub missing_blob: MissingBlob,
-    /// The limits that namespaces begin with, by `usecase/scope=value/..`. Each holds for exactly
-    /// that namespace; [`Engine::limit_namespace`](crate::Engine::limit_namespace) changes them
-    /// until the next open.
+    /// Initial limits of namespaces. The key is the name of the namespace,
+    /// `usecase/scope=value/..`. An entry applies to exactly that namespace.
+    /// [`Engine::limit_namespace`](crate::Engine::limit_namespace) changes limits until the engine
+    /// is closed.
     pub namespaces: BTreeMap<String, NamespaceLimits>,
-    /// How the index is kept. Ignored if an index of your own is given.
+    /// Options of the fjall index. Ignored if the builder was given another
+    /// [index](crate::Builder::index).
     pub index: FjallOptions,
 }
 
 impl Config {
-    /// Checks that every value is one that an engine can work with.
-    /// [`Builder::open`](crate::Builder::open) does so first.
+    /// Checks every value against its bounds. [`Builder::open`](crate::Builder::open) calls this
+    /// first.
     ///
     /// # Errors
-    /// [`Invalid`](crate::ErrorKind::Invalid), naming the field, its value and its bounds.
+    /// [`Invalid`](crate::ErrorKind::Invalid): a value is out of bounds. The message contains the
+    /// field, its value and its bounds.
     pub fn check(&self) -> Result<()> {
         const GIB: u64 = 1024 * 1024 * 1024;
         const CENTURY_MS: u64 = 100 * 366 * 24 * 3_600_000;

@@ -29,6 +29,7 @@ impl Engine {
     ///
     /// # Errors
     /// As [`put`](Self::put), except that a delete also works on a full disk.
+    ///
     /// ```
     /// # #[tokio::main]
     /// # async fn main() -> Result<(), cenotaph::Error> {
@@ -56,6 +57,7 @@ impl Engine {
     /// not fail the deletion: the deletion waits and tries again. If some rows can't be read, it
     /// deletes all other objects first and then fails with [`Corrupt`](ErrorKind::Corrupt), which
     /// names the first unreadable range.
+    ///
     /// ```
     /// # #[tokio::main]
     /// # async fn main() -> Result<(), cenotaph::Error> {
@@ -76,6 +78,7 @@ impl Engine {
 }
 
 /// Builder of a delete. `.await` it to run the delete. See [`Engine::delete`].
+///
 /// ```
 /// # #[tokio::main]
 /// # async fn main() -> Result<(), cenotaph::Error> {

@@ -19,6 +19,7 @@ use crate::turns::Turns;
 ///
 /// An `Engine` is a handle. Cloning it is cheap, and all clones refer to the same store. The actors
 /// of the store run until [`close`](Self::close) is called or the last clone is dropped.
+///
 /// ```
 /// # #[tokio::main]
 /// # async fn main() -> Result<(), cenotaph::Error> {
@@ -122,6 +123,7 @@ impl Engine {
     ///   deleted.
     /// - [`Invalid`](ErrorKind::Invalid): the engine is read-only.
     /// - [`Closed`](ErrorKind::Closed).
+    ///
     /// ```
     /// # #[tokio::main]
     /// # async fn main() -> Result<(), cenotaph::Error> {
@@ -147,6 +149,7 @@ impl Engine {
     /// # Errors
     /// - [`Unavailable`](ErrorKind::Unavailable): the index can't be read.
     /// - [`Closed`](ErrorKind::Closed).
+    ///
     /// ```
     /// # #[tokio::main]
     /// # async fn main() -> Result<(), cenotaph::Error> {
@@ -183,6 +186,7 @@ impl Engine {
     ///   store at the last check. Small objects still work, and the engine deletes nothing from the
     ///   tier. The error ends without a reopen once the tier is back.
     /// - [`Closed`](ErrorKind::Closed).
+    ///
     /// ```
     /// # #[tokio::main]
     /// # async fn main() -> Result<(), cenotaph::Error> {
@@ -288,6 +292,7 @@ impl fmt::Debug for Engine {
 }
 
 /// A type that names an object: an [`ObjectId`], or a plain string key in the default namespace.
+///
 /// ```
 /// # #[tokio::main]
 /// # async fn main() -> Result<(), cenotaph::Error> {

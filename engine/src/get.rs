@@ -33,6 +33,7 @@ impl Engine {
     /// - [`Disabled`](crate::ErrorKind::Disabled): the namespace is switched off.
     /// - [`Unavailable`](crate::ErrorKind::Unavailable): a tier failed.
     /// - [`Closed`](crate::ErrorKind::Closed).
+    ///
     /// ```
     /// # #[tokio::main]
     /// # async fn main() -> Result<(), cenotaph::Error> {
@@ -56,6 +57,7 @@ impl Engine {
     ///
     /// # Errors
     /// As [`get`](Self::get).
+    ///
     /// ```
     /// # #[tokio::main]
     /// # async fn main() -> Result<(), cenotaph::Error> {
@@ -83,6 +85,7 @@ impl Engine {
 }
 
 /// Builder of a get. `.await` it to run the get. See [`Engine::get`].
+///
 /// ```
 /// # #[tokio::main]
 /// # async fn main() -> Result<(), cenotaph::Error> {
@@ -155,6 +158,7 @@ impl IntoFuture for Get {
 /// The reader sees one version from beginning to end, even if the object is overwritten or deleted
 /// meanwhile (I8). The blobs of that version are not deleted until the `Object` is dropped or read
 /// to its end.
+///
 /// ```
 /// # #[tokio::main]
 /// # async fn main() -> Result<(), cenotaph::Error> {

@@ -18,6 +18,7 @@ impl Engine {
     /// - [`Corrupt`](crate::ErrorKind::Corrupt): some rows can't be read, and the listing does not
     ///   [skip them](List::step_over_damage).
     /// - Otherwise as [`head`](Self::head).
+    ///
     /// ```
     /// use cenotaph::Entry;
     /// # #[tokio::main]
@@ -41,6 +42,7 @@ impl Engine {
 
 /// Builder of a listing. `.await` it for a single page, or [`stream`](Self::stream) all entries.
 /// See [`Engine::list`].
+///
 /// ```
 /// # #[tokio::main]
 /// # async fn main() -> Result<(), cenotaph::Error> {
@@ -109,6 +111,7 @@ impl List {
     /// The page lacks the objects of these rows and names the ranges in
     /// [`unreadable`](ListPage::unreadable). By default a listing fails at the first unreadable
     /// row.
+    ///
     /// ```
     /// # #[tokio::main]
     /// # async fn main() -> Result<(), cenotaph::Error> {

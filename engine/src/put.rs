@@ -55,6 +55,7 @@ impl Engine {
     /// - [`Indeterminate`](ErrorKind::Indeterminate): the index failed while it committed. Read the
     ///   object to find out whether the write committed.
     /// - [`Closed`](ErrorKind::Closed).
+    ///
     /// ```
     /// # #[tokio::main]
     /// # async fn main() -> Result<(), cenotaph::Error> {
@@ -73,6 +74,7 @@ impl Engine {
 }
 
 /// Builder of a put. `.await` it to run the put. See [`Engine::put`].
+///
 /// ```
 /// # #[tokio::main]
 /// # async fn main() -> Result<(), cenotaph::Error> {
@@ -117,6 +119,7 @@ impl Put {
     /// Bulk work uses only [a share](crate::Limits::bulk_percent) of the concurrent writes and
     /// bytes, so that single requests find room beside it. A bulk put waits for its turn, at most
     /// [`Limits::budget_wait`](crate::Limits::budget_wait).
+    ///
     /// ```
     /// # #[tokio::main]
     /// # async fn main() -> Result<(), cenotaph::Error> {

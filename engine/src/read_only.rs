@@ -1,11 +1,10 @@
-//! Opening for reads only: the other half of [`Builder`](crate::Builder), and what refuses writes.
+//! Opening of a read-only engine, and the refusal of writes by it.
 //!
 //! ```text
 //! view of the index (storage) -> no batch is taken (storage) -> no actors (actors) -> reads as ever
 //! ```
 //!
-//! Deliberately not here: how the index is read without being written to
-//! (`cenotaph_storage::index::fjall`).
+//! Invariant: a read-only engine changes nothing in the data directory or in the blob tier.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -21,7 +20,7 @@ use crate::builder::{open_when_free, reads_and_namespaces};
 use crate::config::Config;
 use crate::engine::{Engine, Parts};
 
-/// Opens a view of the index in `path`, below `views`.
+/// Opens a view of the index in `path`. The private directory of the view is below `views`.
 pub(crate) async fn open_view(
     path: &Path,
     views: &Path,
@@ -35,7 +34,7 @@ pub(crate) async fn open_view(
     .await
 }
 
-/// Starts an engine on this index that writes nothing.
+/// Starts an engine that writes nothing to the index of `claim`.
 pub(crate) async fn start(config: &Config, claim: Claim, place: Place) -> Result<Engine> {
     if claim.adopt {
         let message = "an engine that is read-only adopts no blob tier: leave out `adopt_blobs` or `read_only`";
@@ -69,12 +68,14 @@ pub(crate) async fn start(config: &Config, claim: Claim, place: Place) -> Result
 }
 
 impl Engine {
-    /// Returns whether this engine was opened for reads only.
+    /// Returns `true` if the engine was opened with
+    /// [`Builder::read_only`](crate::Builder::read_only).
     pub fn is_read_only(&self) -> bool {
         self.tiered().is_read_only()
     }
 
-    /// Refuses a write before it reads anything, for it may find nothing to write.
+    /// Returns an error if the engine is read-only. An operation calls this before its first read,
+    /// because it may turn out to have nothing to write, and must fail then too.
     pub(crate) fn check_writable(&self, operation: &'static str) -> Result<()> {
         self.tiered().check_writable(operation)
     }
