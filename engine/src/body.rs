@@ -24,10 +24,11 @@ const SHORT_CHUNK_BYTES: usize = 1024;
 /// ```
 /// use cenotaph::Body;
 ///
-/// let at_hand: Body = "a few bytes".into();
-/// let streamed = Body::stream(futures::stream::iter([Ok::<_, std::io::Error>("in "), Ok("chunks")]));
+/// let buffer: Body = "a few bytes".into();
+/// let chunks = futures::stream::iter([Ok::<_, std::io::Error>("in "), Ok("chunks")]);
+/// let streamed = Body::stream(chunks);
 /// let read = Body::reader(&b"anything that implements tokio's AsyncRead"[..]);
-/// # drop((at_hand, streamed, read));
+/// # drop((buffer, streamed, read));
 /// ```
 pub struct Body(Inner);
 
@@ -106,10 +107,10 @@ impl Body {
     #[must_use]
     pub fn promise(self, bytes: u64) -> Self {
         match self.0 {
-            Inner::Bytes(at_hand) if at_hand.len() as u64 == bytes => Self(Inner::Bytes(at_hand)),
-            Inner::Bytes(at_hand) => {
+            Inner::Bytes(buffer) if buffer.len() as u64 == bytes => Self(Inner::Bytes(buffer)),
+            Inner::Bytes(buffer) => {
                 let source = Source {
-                    stream: once(at_hand),
+                    stream: once(buffer),
                     bytes: Some(bytes),
                 };
                 Self(Inner::Stream(source, Origin::Caller))
@@ -137,10 +138,10 @@ impl Body {
     /// Returns the payload as a stream, without a peek.
     pub(crate) fn into_source(self) -> Source {
         match self.0 {
-            Inner::Bytes(at_hand) => {
-                let bytes = Some(at_hand.len() as u64);
+            Inner::Bytes(buffer) => {
+                let bytes = Some(buffer.len() as u64);
                 Source {
-                    stream: once(at_hand),
+                    stream: once(buffer),
                     bytes,
                 }
             }
@@ -151,7 +152,7 @@ impl Body {
     /// Returns the maximum number of bytes that [`peek`](Self::peek) buffers.
     pub(crate) fn peek_bytes(&self, inline_bytes_max: usize) -> usize {
         match &self.0 {
-            Inner::Bytes(at_hand) if at_hand.len() <= inline_bytes_max => at_hand.len(),
+            Inner::Bytes(buffer) if buffer.len() <= inline_bytes_max => buffer.len(),
             Inner::Bytes(_) => 0,
             Inner::Stream(
                 Source {
@@ -171,13 +172,11 @@ impl Body {
     /// `inline_bytes_max` bytes is inline; a longer payload is large.
     pub(crate) async fn peek(self, inline_bytes_max: usize) -> Result<Peeked> {
         match self.0 {
-            Inner::Bytes(at_hand) if at_hand.len() <= inline_bytes_max => {
-                Ok(Peeked::Inline(at_hand))
-            }
-            Inner::Bytes(at_hand) => {
-                let bytes = Some(at_hand.len() as u64);
+            Inner::Bytes(buffer) if buffer.len() <= inline_bytes_max => Ok(Peeked::Inline(buffer)),
+            Inner::Bytes(buffer) => {
+                let bytes = Some(buffer.len() as u64);
                 Ok(Peeked::Large(Source {
-                    stream: once(at_hand),
+                    stream: once(buffer),
                     bytes,
                 }))
             }
@@ -206,15 +205,21 @@ async fn peek(source: Source, inline_bytes_max: usize) -> Result<Peeked> {
         mut stream,
         bytes: promised,
     } = source;
-    let (mut chunks, mut total) = (Vec::new(), 0usize);
+    let mut chunks = Vec::new();
+    let mut total = 0usize;
     while let Some(chunk) = stream.next().await {
         let chunk = chunk.map_err(|error| source_error("the stream failed").with_source(error))?;
+        // Empty chunks carry no bytes, and would only take memory for their handles.
         if chunk.is_empty() {
             continue;
         }
         total = total.saturating_add(chunk.len());
+        // A declared length over the limit never gets here, so a longer stream fails before its
+        // tier is selected.
         if promised.is_some_and(|promised| total as u64 > promised) {
-            return Err(source_error("the stream is longer than it promised"));
+            return Err(source_error(
+                "the stream is longer than its declared length",
+            ));
         }
         push(&mut chunks, chunk);
         if total > inline_bytes_max {
@@ -228,9 +233,9 @@ async fn peek(source: Source, inline_bytes_max: usize) -> Result<Peeked> {
         }
     }
     match promised {
-        Some(promised) if promised != total as u64 => {
-            Err(source_error("the stream does not have the promised length"))
-        }
+        Some(promised) if promised != total as u64 => Err(source_error(
+            "the stream is shorter than its declared length",
+        )),
         _ => Ok(Peeked::Inline(contiguous(chunks, total))),
     }
 }
@@ -272,7 +277,7 @@ fn source_error(why: &str) -> Error {
 impl fmt::Debug for Body {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.0 {
-            Inner::Bytes(at_hand) => write!(f, "Body({} bytes)", at_hand.len()),
+            Inner::Bytes(buffer) => write!(f, "Body({} bytes)", buffer.len()),
             Inner::Stream(source, _) => write!(f, "Body(stream of {:?} bytes)", source.bytes),
         }
     }
@@ -285,10 +290,10 @@ impl From<Bytes> for Body {
 }
 
 macro_rules! body_from {
-    ($($at_hand:ty),*) => {$(
-        impl From<$at_hand> for Body {
-            fn from(at_hand: $at_hand) -> Self {
-                Bytes::from(at_hand).into()
+    ($($buffer:ty),*) => {$(
+        impl From<$buffer> for Body {
+            fn from(buffer: $buffer) -> Self {
+                Bytes::from(buffer).into()
             }
         }
     )*};
@@ -315,7 +320,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn exactly_the_limit_stays_inline_and_one_byte_more_does_not() {
+    async fn only_a_payload_over_the_limit_is_large() {
         assert_eq!(inline_bytes(vec![0u8; 10].into(), 10).await, Some(10));
         assert_eq!(inline_bytes(vec![0u8; 11].into(), 10).await, None);
         assert_eq!(inline_bytes(chunks(&[3, 0, 7]), 10).await, Some(10));
@@ -324,14 +329,15 @@ mod tests {
         assert_eq!(
             inline_bytes(chunks(&[3, 7]).promise(11), 10).await,
             None,
-            "the promise alone decides"
+            "the declared length alone selects the tier"
         );
     }
 
     #[tokio::test]
-    async fn what_was_peeked_at_comes_first_and_is_not_copied() {
+    async fn peeked_chunks_come_first_and_are_not_copied() {
         let first = Bytes::from(vec![1u8; 2000]);
-        let (kept, second) = (first.clone(), Bytes::from(vec![2u8; 2000]));
+        let kept = first.clone();
+        let second = Bytes::from(vec![2u8; 2000]);
         let body = Body::stream(futures::stream::iter([
             Ok::<_, std::io::Error>(first),
             Ok(second),
@@ -341,11 +347,15 @@ mod tests {
         };
         let seen: Vec<Bytes> = source.stream.map(|chunk| chunk.unwrap()).collect().await;
         assert_eq!(seen.concat(), [[1u8; 2000], [2; 2000]].concat());
-        assert_eq!(seen[0].as_ptr(), kept.as_ptr(), "the very same bytes");
+        assert_eq!(
+            seen[0].as_ptr(),
+            kept.as_ptr(),
+            "the first chunk was not copied"
+        );
     }
 
     #[tokio::test]
-    async fn what_was_peeked_at_in_single_bytes_takes_few_handles() {
+    async fn peeked_single_bytes_are_joined() {
         let bytes = || (0..=u8::MAX).cycle().take(5000);
         let singles = bytes().map(|byte| Ok::<_, std::io::Error>(vec![byte]));
         let Peeked::Large(source) = Body::stream(futures::stream::iter(singles))
@@ -357,11 +367,14 @@ mod tests {
         };
         let seen: Vec<Bytes> = source.stream.map(|chunk| chunk.unwrap()).collect().await;
         assert!(seen.len() < 5000 - 4000 + 10, "{} chunks", seen.len());
-        assert!(seen.concat().into_iter().eq(bytes()), "in their order");
+        assert!(
+            seen.concat().into_iter().eq(bytes()),
+            "the bytes are in order"
+        );
     }
 
     #[tokio::test]
-    async fn a_broken_promise_of_a_small_stream_is_a_source_error() {
+    async fn small_stream_of_wrong_length_is_a_source_error() {
         let error = chunks(&[3]).promise(4).peek(10).await.err().unwrap();
         assert_eq!(error.kind(), ErrorKind::Source);
     }

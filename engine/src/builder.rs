@@ -226,12 +226,11 @@ impl Builder {
         let place = self
             .blobs
             .unwrap_or_else(|| Place::Directory(self.data.join("blobs")));
-        let (options, timeout) = (self.config.blobs.clone(), self.config.limits.sweep.timeout);
         let claim = Claim {
             index: Arc::clone(&index),
             env,
-            options,
-            timeout,
+            options: self.config.blobs.clone(),
+            timeout: self.config.limits.sweep.timeout,
             adopt: self.adopt,
         };
         // The location of a caller's own index is unknown, so blobs can't share a disk with it.
@@ -263,6 +262,7 @@ async fn watched<T>(
 ) -> T {
     let mut work = pin!(work);
     loop {
+        // A deadline that passes does not drop the pinned work; the next turn polls it again.
         match env.deadline(heartbeat, work.as_mut()).await {
             Some(value) => return value,
             None => index.watch(env.monotonic()),
@@ -271,7 +271,8 @@ async fn watched<T>(
 }
 
 async fn open_index(path: &Path, env: &Env, config: &Config) -> Result<FjallIndex> {
-    let (dir, options) = (path.to_owned(), config.index);
+    let dir = path.to_owned();
+    let options = config.index;
     open_when_free(path, env, move |env| FjallIndex::open(&dir, env, options)).await
 }
 
@@ -284,9 +285,13 @@ pub(crate) async fn open_when_free(
 ) -> Result<FjallIndex> {
     let mut attempts = 0;
     loop {
-        let (dir, opener, open) = (path.to_owned(), env.clone(), open.clone());
+        let dir = path.to_owned();
+        let opener = env.clone();
+        let open = open.clone();
         let opened = env.blocking(move || {
             let opened = open(opener);
+            // Only an index of this process is released soon. An index that another process holds
+            // is reported at once.
             let is_held = |error: &Error| error.kind() == ErrorKind::AlreadyOpen;
             let may_be_closing =
                 opened.as_ref().err().is_some_and(is_held) && FjallIndex::is_held_here(&dir);
@@ -308,6 +313,7 @@ async fn start(
     index_path: Option<&Path>,
 ) -> Result<Engine> {
     let Claim { index, env, .. } = claim.clone();
+    // The blob tier is claimed before the epoch begins: a refused tier must leave no trace.
     let begin = async { Ok((claim.take(place).await?, begin_epoch(&index).await?)) };
     let (blobs, epoch) = watched(&index, &env, config.limits.heartbeat, begin).await?;
     if index_path.is_some_and(|path| blobs.is_on_disk_of(path)) {

@@ -43,7 +43,8 @@ pub enum MissingBlob {
 ///
 /// ```
 /// # fn main() -> Result<(), serde_json::Error> {
-/// let config: cenotaph::Config = serde_json::from_str(r#"{ "inline_bytes_max": 65536, "limits": { "uploads_at_once": 8 } }"#)?;
+/// let json = r#"{ "inline_bytes_max": 65536, "limits": { "uploads_at_once": 8 } }"#;
+/// let config: cenotaph::Config = serde_json::from_str(json)?;
 /// assert_eq!(config.limits.uploads_at_once, 8);
 /// assert_eq!(config.limits.shards, 16);
 /// # Ok(())
@@ -86,7 +87,9 @@ impl Config {
     pub fn check(&self) -> Result<()> {
         const GIB: u64 = 1024 * 1024 * 1024;
         const CENTURY_MS: u64 = 100 * 366 * 24 * 3_600_000;
-        let (limits, reads, blobs) = (&self.limits, &self.reads, &self.blobs);
+        let limits = &self.limits;
+        let reads = &self.reads;
+        let blobs = &self.blobs;
         let bounds: [(&str, u64, RangeInclusive<u64>); 34] = [
             (
                 "inline_bytes_max",
@@ -240,9 +243,10 @@ impl Config {
                 crate::namespaces::configured(&self.namespaces).map(drop)
             }
             Some((field, value, bounds)) => {
-                let (min, max) = (bounds.start(), bounds.end());
+                let min = bounds.start();
+                let max = bounds.end();
                 let message = format!(
-                    "a setting is out of bounds: field={field} value={value} min={min} max={max}"
+                    "setting out of bounds: field={field} value={value} min={min} max={max}"
                 );
                 Err(Error::new(ErrorKind::Invalid, "open", message))
             }
@@ -273,7 +277,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_default_is_valid_and_a_senseless_value_is_named() {
+    fn default_is_valid_and_a_bad_value_is_named() {
         Config::default().check().unwrap();
         let config = Config {
             limits: Limits {

@@ -87,7 +87,9 @@ impl Engine {
 /// let first = engine.put("a", "1").await?;
 /// engine.put("a", "2").await?;
 /// let error = engine.delete("a").if_version(first.version.unwrap()).await.unwrap_err();
-/// let cenotaph::ErrorKind::Conflict { current: Some(current) } = error.kind() else { panic!("{error}") };
+/// let cenotaph::ErrorKind::Conflict { current: Some(current) } = error.kind() else {
+///     panic!("{error}")
+/// };
 /// assert_eq!(current.version.get(), 2);
 /// assert!(engine.delete("a").if_etag(current.etag).await?.existed);
 /// # engine.close().await
@@ -185,6 +187,8 @@ impl DeletePrefix {
         let state = (Some(self), done, None);
         let pages =
             futures::stream::try_unfold(state, |(job, mut done, mut unreadable)| async move {
+                // Unreadable rows do not stop the deletion. The first range is remembered, and
+                // reported after the last page.
                 let Some(job) = job else {
                     return unreadable.map_or(Ok(None), |range| Err(rows_unreadable(range)));
                 };
@@ -221,8 +225,10 @@ impl DeletePrefix {
         });
         let deletes = deletes.map(|delete| async move {
             retry_while_overloaded(&self.engine, || {
-                let (engine, delete) = (self.engine.clone(), delete.again());
+                let engine = self.engine.clone();
+                let delete = delete.again();
                 Box::pin(async move {
+                    // A deletion of a prefix is bulk work: it must not crowd out single requests.
                     let _turn = engine.tiered().bulk_turn().await?;
                     delete.await
                 })
@@ -231,8 +237,8 @@ impl DeletePrefix {
         });
         let deleted = futures::stream::iter(deletes).buffer_unordered(DELETES_AT_ONCE);
         deleted
-            .try_fold(0, |deleted, one| async move {
-                Ok(deleted + u64::from(one.existed))
+            .try_fold(0, |deleted, answer| async move {
+                Ok(deleted + u64::from(answer.existed))
             })
             .await
     }
@@ -240,7 +246,7 @@ impl DeletePrefix {
 
 /// Returns the error of a deletion that could not read all rows.
 fn rows_unreadable(unreadable: UnreadableRange) -> Error {
-    let message = "all objects were deleted but for those whose rows can't be read";
+    let message = "some rows can't be read; all other objects were deleted; a scrub names the rows";
     Error::new(ErrorKind::Corrupt, "delete", message).with_source(unreadable.into_error("list"))
 }
 
@@ -259,6 +265,7 @@ async fn retry_while_overloaded<T>(
 }
 
 impl Delete {
+    /// Returns the same delete once more.
     fn again(&self) -> BoxFuture<'static, Result<Deleted>> {
         Self {
             engine: self.engine.clone(),

@@ -110,8 +110,8 @@ impl Engine {
         }))
     }
 
-    /// Settles the changes of dead owners and the orphans that are due, and returns the number of
-    /// remaining orphans.
+    /// Settles the changes of dead owners, removes expired objects, deletes the orphans that are
+    /// due, and returns the number of remaining orphans.
     ///
     /// A remaining orphan waits for a reader, for a grace time or for a retry. The engine settles
     /// in the background without this call. The call is useful in tests and before a shutdown, when

@@ -61,7 +61,9 @@ impl Engine {
     /// # async fn main() -> Result<(), cenotaph::Error> {
     /// # let directory = tempfile::tempdir().unwrap();
     /// # let engine = cenotaph::Engine::builder(directory.path()).open().await?;
-    /// let first = engine.put("report.pdf", vec![0u8; 3_000_000]).filename("Q3.pdf").custom("team", "finance").await?;
+    /// let report = vec![0u8; 3_000_000];
+    /// let put = engine.put("report.pdf", report);
+    /// let first = put.filename("Q3.pdf").custom("team", "finance").await?;
     /// assert!(first.created);
     /// let second = engine.put("report.pdf", "empty quarter").await?;
     /// assert_eq!(second.version.unwrap().get(), 2);
@@ -80,7 +82,8 @@ impl Engine {
 /// # async fn main() -> Result<(), cenotaph::Error> {
 /// # let directory = tempfile::tempdir().unwrap();
 /// # let engine = cenotaph::Engine::builder(directory.path()).open().await?;
-/// let written = engine.put("cats/tom.jpg", vec![0xff, 0xd8]).content_type("image/jpeg").custom("album", "pets").await?;
+/// let put = engine.put("cats/tom.jpg", vec![0xff, 0xd8]);
+/// let written = put.content_type("image/jpeg").custom("album", "pets").await?;
 /// assert_eq!(written.outcome, cenotaph::Outcome::Applied);
 /// let head = engine.head("cats/tom.jpg").await?.expect("it was just put");
 /// assert_eq!(head.metadata.attributes.custom["album"], "pets");
@@ -127,7 +130,8 @@ impl Put {
     /// # let engine = cenotaph::Engine::builder(directory.path()).open().await?;
     /// use futures::{StreamExt, TryStreamExt};
     ///
-    /// let puts = (0..100).map(|n| engine.put(format!("imported/{n}"), vec![0; 1000]).bulk().into_future());
+    /// let put = |n| engine.put(format!("imported/{n}"), vec![0; 1000]).bulk().into_future();
+    /// let puts = (0..100).map(put);
     /// futures::stream::iter(puts).buffer_unordered(16).try_collect::<Vec<_>>().await?;
     /// # engine.close().await
     /// # }
@@ -142,7 +146,10 @@ impl Put {
         self.attributes
             .validate()
             .map_err(|error| error.with_id(&id))?;
-        let (tiered, limit) = (self.engine.tiered(), self.engine.config().inline_bytes_max);
+        let tiered = self.engine.tiered();
+        let limit = self.engine.config().inline_bytes_max;
+        // Bulk work waits for its share before it takes permits, so that it holds none that a
+        // single request could use.
         let _turn = if self.is_bulk {
             Some(
                 tiered
@@ -153,6 +160,7 @@ impl Put {
         } else {
             None
         };
+        // Admission comes before the stream is read: the bytes that `peek` buffers are reserved.
         let permit = tiered
             .admit(self.body.peek_bytes(limit), self.is_bulk)
             .await
@@ -171,6 +179,8 @@ impl Put {
         };
         match peeked {
             Peeked::Inline(payload) => {
+                // A stream checks this limit while it is uploaded; an inline payload is checked
+                // here.
                 let bytes_max = self.engine.config().limits.payload_bytes_max;
                 if payload.len() as u64 > bytes_max {
                     let message = format!("the payload is too long: bytes_max={bytes_max}");

@@ -1,7 +1,7 @@
 //! Opening of a read-only engine, and the refusal of writes by it.
 //!
 //! ```text
-//! view of the index (storage) -> no batch is taken (storage) -> no actors (actors) -> reads as ever
+//! index: a view, which refuses batches (storage) -> no actors (actors) -> reads as usual
 //! ```
 //!
 //! Invariant: a read-only engine changes nothing in the data directory or in the blob tier.
@@ -27,7 +27,9 @@ pub(crate) async fn open_view(
     env: &Env,
     config: &Config,
 ) -> Result<FjallIndex> {
-    let (dir, views, options) = (path.to_owned(), views.to_owned(), config.index);
+    let dir = path.to_owned();
+    let views = views.to_owned();
+    let options = config.index;
     open_when_free(path, env, move |env| {
         FjallIndex::open_view(&dir, &views, env, options)
     })
@@ -37,7 +39,7 @@ pub(crate) async fn open_view(
 /// Starts an engine that writes nothing to the index of `claim`.
 pub(crate) async fn start(config: &Config, claim: Claim, place: Place) -> Result<Engine> {
     if claim.adopt {
-        let message = "an engine that is read-only adopts no blob tier: leave out `adopt_blobs` or `read_only`";
+        let message = "a read-only engine can't adopt a blob tier: remove adopt_blobs or read_only";
         return Err(Error::new(ErrorKind::Invalid, "open", message));
     }
     let index: Arc<dyn Index> = Arc::new(ReadOnlyIndex::new(Arc::clone(&claim.index)));
@@ -45,8 +47,11 @@ pub(crate) async fn start(config: &Config, claim: Claim, place: Place) -> Result
         index: Arc::clone(&index),
         ..claim
     };
-    let (blobs, epoch) = (claim.find(place).await?, last_epoch(&*index).await?);
-    let (env, pins) = (claim.env, Pins::new());
+    let blobs = claim.find(place).await?;
+    // A read-only engine begins no epoch, because that would be a write.
+    let epoch = last_epoch(&*index).await?;
+    let env = claim.env;
+    let pins = Pins::new();
     let (reads, namespaces) = reads_and_namespaces(config, &index, &blobs, &pins, &env)?;
     let tiered = Tiered::read_only(
         Arc::clone(&index),
