@@ -1,7 +1,7 @@
-//! [`Copy`] and [`Rename`]: one object made of another.
+//! [`Engine::copy`] and [`Engine::rename`] with their builders [`Copy`] and [`Rename`].
 //!
-//! A copy copies: through the blob tier if the object is large, so that every blob belongs to one
-//! object. A rename moves the row and no byte. docs/adr/0008 tells why.
+//! A copy of a large object copies its bytes through the blob tier, so that every blob belongs to
+//! exactly one object. A rename moves the row and copies no byte. docs/adr/0008 gives the reasons.
 
 use std::collections::BTreeMap;
 use std::error::Error as _;
@@ -19,7 +19,7 @@ use crate::observe::{observed, operation_span};
 use crate::put::Put;
 use crate::setters::precondition_setters;
 
-/// A copy in preparation: `.await` it to run it. See [`Engine::copy`]. Preconditions are demands on
+/// Builder of a copy. `.await` it to run the copy. See [`Engine::copy`]. The preconditions apply to
 /// the target.
 #[derive(Debug)]
 #[must_use = "nothing is copied until it is awaited"]
@@ -32,7 +32,8 @@ pub struct Copy {
 }
 
 impl Copy {
-    /// Only if the object that is copied has this version.
+    /// Copies only if the source has this version. Otherwise the copy fails with
+    /// [`Conflict`](crate::ErrorKind::Conflict).
     pub fn if_source_version(mut self, version: impl Into<Version>) -> Self {
         self.source = Some(version.into());
         self
@@ -75,7 +76,8 @@ impl Copy {
     }
 }
 
-/// What a put says of a stream that failed is, for a copy, why the object could not be read.
+/// Returns the read error behind a failed put of a copy. The put reports its stream as failed
+/// (`Source`), but here the stream is a read of this engine, and its error is the cause.
 pub(crate) fn read_error_of(error: Error) -> Error {
     let read = error
         .source()
@@ -101,8 +103,8 @@ impl IntoFuture for Copy {
     }
 }
 
-/// A rename in preparation: `.await` it to run it. See [`Engine::rename`]. Preconditions are
-/// demands on the target.
+/// Builder of a rename. `.await` it to run the rename. See [`Engine::rename`]. The preconditions
+/// apply to the target.
 #[derive(Debug)]
 #[must_use = "nothing is renamed until it is awaited"]
 pub struct Rename {
@@ -114,7 +116,8 @@ pub struct Rename {
 }
 
 impl Rename {
-    /// Only if the object that is renamed has this version.
+    /// Renames only if the source has this version. Otherwise the rename fails with
+    /// [`Conflict`](crate::ErrorKind::Conflict).
     pub fn if_source_version(mut self, version: impl Into<Version>) -> Self {
         self.source = Precondition::Version(version.into());
         self
@@ -160,14 +163,17 @@ impl IntoFuture for Rename {
 }
 
 impl Engine {
-    /// Copies an object, as one read of it finds it, with all that was stated about it. A time to
-    /// live or idle begins anew, and a deadline set by hand stays behind. A small object costs one
-    /// commit; a large one is copied through the blob tier, as a put of its bytes. An object that
-    /// is there is replaced. None if there is nothing to copy. Within the limits of a namespace it
-    /// counts as a get and a put.
+    /// Copies the object `from`, with its attributes, to `to`. Replaces `to` if it exists. Returns
+    /// `None` if `from` is absent.
+    ///
+    /// A time to live or time to idle starts anew with the copy. A deadline that was set with
+    /// [`extend_expiry`](Self::extend_expiry) is not copied. The copy sees a single version of
+    /// `from`. A small object costs a single commit. A large object is copied through the blob
+    /// tier, at the cost of a put of its bytes. Within the limits of a namespace, a copy counts as
+    /// a get and a put.
     ///
     /// # Errors
-    /// As [`get`](Self::get) of the one and [`put`](Self::put) of the other.
+    /// As [`get`](Self::get) for the source and as [`put`](Self::put) for the target.
     ///
     /// ```
     /// # #[tokio::main]
@@ -191,15 +197,18 @@ impl Engine {
         }
     }
 
-    /// Renames an object, with all that was stated about it and its deadline, in one commit; it
-    /// counts as created now, or when the object was that it replaces: at no moment are there two
-    /// of it, or none. Costs the same for any size, for no byte is copied. An object that is there
-    /// is replaced. None if there is nothing to rename.
+    /// Renames the object `from`, with its attributes and its deadline, to `to` in a single commit.
+    /// Replaces `to` if it exists. Returns `None` if `from` is absent.
+    ///
+    /// The rename is atomic: a reader sees the object under exactly one of the two names. The cost
+    /// is independent of the size, because no byte is copied. The time of creation of the renamed
+    /// object is the time of the rename, or that of the object that it replaces.
     ///
     /// # Errors
-    /// [`Invalid`](ErrorKind::Invalid) if both names are the same;
-    /// [`Conflict`](ErrorKind::Conflict), whose [`id`](Error::id) tells which of the two stands
-    /// otherwise; otherwise as [`put`](Self::put).
+    /// - [`Invalid`](ErrorKind::Invalid): both names are equal.
+    /// - [`Conflict`](ErrorKind::Conflict): a precondition does not hold. [`Error::id`] is the
+    ///   object that failed it.
+    /// - Otherwise as [`put`](Self::put).
     ///
     /// ```
     /// # #[tokio::main]

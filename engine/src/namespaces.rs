@@ -1,7 +1,6 @@
-//! Limits per namespace, as an embedder sets them and as a get keeps to them.
+//! Limits per namespace: their API, and the pacing of gets within them.
 //!
-//! Deliberately not here: what is admitted and how fast bytes may flow
-//! (`cenotaph_actors::Namespaces`).
+//! The admission itself is in `cenotaph_actors::Namespaces`.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -16,16 +15,15 @@ use crate::engine::Engine;
 use crate::observe::Tier;
 
 impl Engine {
-    /// Sets the limits of a namespace, from now on, or removes them: [`NamespaceLimits::default`]
-    /// is no limit.
+    /// Sets the limits of a namespace from now on. [`NamespaceLimits::default`] removes all limits.
     ///
-    /// They hold for exactly this namespace, not for those with further scopes, and until the
-    /// engine is closed: nothing of it is stored. Those of
-    /// [`Config::namespaces`](crate::Config::namespaces) are where each engine begins. What has
-    /// begun ends, whatever is set; streams go on at the new rate.
+    /// The limits apply to exactly this namespace, not to namespaces with further scopes. They hold
+    /// until the engine is closed and are not stored;
+    /// [`Config::namespaces`](crate::Config::namespaces) contains the initial limits of each open.
+    /// Operations in progress finish even under a stricter limit; streams continue at the new rate.
     ///
     /// # Errors
-    /// [`Invalid`](crate::ErrorKind::Invalid) if a limit is zero; nothing has changed then.
+    /// [`Invalid`](crate::ErrorKind::Invalid): a limit is zero. Nothing was changed.
     ///
     /// ```
     /// # #[tokio::main]
@@ -48,7 +46,7 @@ impl Engine {
         self.namespaces().set(namespace, limits)
     }
 
-    /// The limits of a namespace, as they are now.
+    /// Returns the present limits of a namespace.
     ///
     /// ```
     /// # #[tokio::main]
@@ -69,7 +67,7 @@ impl Engine {
     }
 }
 
-/// The limits as a configuration spells them.
+/// Parses the namespaces of a configuration, and checks their limits.
 pub(crate) fn configured(
     namespaces: &BTreeMap<String, NamespaceLimits>,
 ) -> Result<Vec<(Namespace, NamespaceLimits)>> {
@@ -86,22 +84,24 @@ pub(crate) fn configured(
     parsed.collect()
 }
 
-/// An object that is read no faster than its namespace may.
+/// An open object whose bytes are paced by the limits of its namespace.
 ///
-/// The permit is held until the end has been seen, or it is dropped. A chunk that waits for its
-/// turn waits here, so that nothing is lost with a future that is dropped meanwhile.
+/// The permit of the namespace is held until the end of the bytes or the drop of this value. A
+/// chunk that waits for its turn is stored in `next`, so that dropping the waiting future loses no
+/// bytes.
 #[derive(Debug)]
 pub(crate) struct Paced {
     open: OpenObject,
     permit: Option<NamespacePermit>,
     next: Option<Bytes>,
-    /// How much of the next chunk is not paid for.
+    /// Bytes of the next chunk that are not yet charged.
     owed: u64,
     tier: Tier,
 }
 
 impl Paced {
-    /// What came from the index is paid for at once; what streams is paid for as it flows.
+    /// Creates the paced object. Inline bytes are charged at once; bytes of a blob are charged as
+    /// they flow.
     pub(crate) fn new(open: OpenObject, permit: NamespacePermit) -> Result<Self> {
         let range = open.range();
         let permit = if open.is_inline() {
@@ -167,7 +167,7 @@ impl Paced {
         .boxed()
     }
 
-    /// All that is still to come, in one piece.
+    /// Returns the remaining bytes as a single buffer.
     pub(crate) async fn bytes(mut self) -> Result<Bytes> {
         let is_limited = self
             .permit
