@@ -23,7 +23,8 @@ use crate::setters::precondition_setters;
 /// # let directory = tempfile::tempdir().unwrap();
 /// # let engine = cenotaph::Engine::builder(directory.path()).open().await?;
 /// engine.put("photo", vec![7u8; 3_000_000]).filename("img1.jpg").custom("album", "pets").await?;
-/// let amended = engine.amend("photo").content_type("image/jpeg").without_custom("album").if_version(1).await?;
+/// let amend = engine.amend("photo").content_type("image/jpeg").without_custom("album");
+/// let amended = amend.if_version(1).await?;
 /// assert_eq!(amended.expect("it is there").version.unwrap().get(), 2);
 /// let attributes = engine.head("photo").await?.unwrap().metadata.attributes;
 /// assert_eq!(attributes.filename.as_deref(), Some("img1.jpg"));
@@ -206,11 +207,11 @@ impl ExtendExpiry {
     fn extension(&self) -> Result<Extension> {
         let invalid = |why: &str| Err(Error::new(ErrorKind::Invalid, "extend_expiry", why));
         match self.deadline {
-            None => invalid("name a deadline first"),
+            None => invalid("no deadline named: call at, after_now, after_creation or never"),
             Some(Deadline::AfterNow(time) | Deadline::AfterCreation(time))
                 if time > EXPIRATION_MAX =>
             {
-                invalid("the deadline lies more than a hundred years ahead")
+                invalid("the deadline is more than a hundred years ahead")
             }
             Some(deadline) => Ok(Extension {
                 deadline,
@@ -231,6 +232,7 @@ impl IntoFuture for ExtendExpiry {
         );
         let engine = self.engine.clone();
         observed(engine, "extend_expiry", span, async move {
+            // An invalid id is reported before an invalid deadline, which needs the id.
             let extension = self.extension();
             let id = self.id?;
             let extension = extension.map_err(|error| error.with_id(&id))?;

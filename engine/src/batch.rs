@@ -69,14 +69,12 @@ impl Write {
     fn check(self, engine: &Engine) -> Result<(ObjectId, Mutation, Precondition)> {
         let config = engine.config();
         let payload_max = usize::try_from(config.limits.payload_bytes_max).unwrap_or(usize::MAX);
-        let (bytes, most) = (
-            self.payload_bytes(),
-            config.inline_bytes_max.min(payload_max),
-        );
+        let bytes = self.payload_bytes();
+        let bytes_max = config.inline_bytes_max.min(payload_max);
         let id = self.id?;
-        if bytes > most {
+        if bytes > bytes_max {
             let message = format!(
-                "a payload of a batch is longer than what stays in the index: bytes={bytes} max={most}"
+                "payload over the limit of a batch, use put: bytes={bytes} bytes_max={bytes_max}"
             );
             return Err(Error::new(ErrorKind::Invalid, "batch", message).with_id(&id));
         }
@@ -168,7 +166,8 @@ impl Engine {
     /// while let Some((place, outcome)) = answers.next().await {
     ///     outcome.unwrap_or_else(|error| panic!("operation {place}: {error}"));
     /// }
-    /// let mixed = vec![Operation::head("n/7"), Write::delete("n/8").into(), Operation::get("n/9")];
+    /// let delete = Write::delete("n/8").into();
+    /// let mixed = vec![Operation::head("n/7"), delete, Operation::get("n/9")];
     /// assert_eq!(engine.batch(futures::stream::iter(mixed)).count().await, 3);
     /// # drop(answers);
     /// # engine.close().await
@@ -181,7 +180,9 @@ impl Engine {
     where
         S: Stream<Item: Into<Operation>> + Send + 'static,
     {
-        let (engine, most) = (self.clone(), self.config().limits.batch_operations_max);
+        let engine = self.clone();
+        let most = self.config().limits.batch_operations_max;
+        // An operation over the limit is taken to report the error, and the rest is never polled.
         let answers = operations
             .map(Into::into)
             .take(most.saturating_add(1))
@@ -190,7 +191,7 @@ impl Engine {
                 let engine = engine.clone();
                 async move {
                     if place >= most {
-                        let message = format!("a batch has too many operations: max={most}");
+                        let message = format!("too many operations in a batch: max={most}");
                         return (place, Err(Error::new(ErrorKind::Invalid, "batch", message)));
                     }
                     (place, engine.run_operation(operation).await)
@@ -218,6 +219,7 @@ impl Engine {
                             .map(Reply::Written)
                     }
                     _ => {
+                        // Bulk, like the puts of the batch. `Delete` itself has no bulk mode.
                         let _turn = self
                             .tiered()
                             .bulk_turn()
@@ -263,16 +265,20 @@ impl Engine {
     /// # let engine = cenotaph::Engine::builder(directory.path()).open().await?;
     /// use cenotaph::{ErrorKind, Write};
     ///
-    /// engine.atomic([Write::put("from", "90").if_absent(), Write::put("to", "10").if_absent()]).await?;
+    /// let accounts = [Write::put("from", "90").if_absent(), Write::put("to", "10").if_absent()];
+    /// engine.atomic(accounts).await?;
     /// let stale = [Write::put("from", "80").if_version(1), Write::put("to", "20").if_version(7)];
     /// let error = engine.atomic(stale).await.unwrap_err();
     /// assert!(matches!(error.kind(), ErrorKind::Conflict { .. }));
     /// assert_eq!(error.id().unwrap().key(), "to");
-    /// assert_eq!(engine.get("from").await?.unwrap().bytes().await?, "90", "nothing of it was written");
+    /// let from = engine.get("from").await?.unwrap();
+    /// assert_eq!(from.bytes().await?, "90", "nothing was written");
     /// # engine.close().await
     /// # }
     /// ```
     pub async fn atomic(&self, writes: impl IntoIterator<Item = Write>) -> Result<Vec<WriteReply>> {
+        // Taking a write over the limit is enough to detect the excess, and bounds the memory for
+        // an endless iterator.
         let most = self.config().limits.batch_operations_max.saturating_add(1);
         let writes: Vec<Write> = writes.into_iter().take(most).collect();
         observe(
@@ -288,10 +294,10 @@ impl Engine {
         let limits = &self.config().limits;
         let bytes: usize = writes.iter().map(Write::payload_bytes).sum();
         if writes.len() > limits.batch_operations_max || bytes > limits.atomic_bytes_max {
-            let (writes_max, bytes_max) = (limits.batch_operations_max, limits.atomic_bytes_max);
-            let message = format!(
-                "an atomic batch is too large: writes_max={writes_max} bytes_max={bytes_max}"
-            );
+            let writes_max = limits.batch_operations_max;
+            let bytes_max = limits.atomic_bytes_max;
+            let message =
+                format!("atomic batch too large: writes_max={writes_max} bytes_max={bytes_max}");
             return Err(Error::new(ErrorKind::Invalid, "batch", message));
         }
         let mut bytes_within: BTreeMap<Namespace, u64> = BTreeMap::new();
@@ -326,6 +332,7 @@ impl Engine {
             match permit {
                 Ok(permit) => admitted.push(permit),
                 Err(error) => {
+                    // Namespaces admitted so far get their operation and bytes back.
                     admitted.into_iter().for_each(NamespacePermit::give_back);
                     return Err((namespace, error));
                 }

@@ -108,6 +108,7 @@ impl Body {
     pub fn promise(self, bytes: u64) -> Self {
         match self.0 {
             Inner::Bytes(buffer) if buffer.len() as u64 == bytes => Self(Inner::Bytes(buffer)),
+            // A buffer of another length becomes a stream, whose end reports the mismatch.
             Inner::Bytes(buffer) => {
                 let source = Source {
                     stream: once(buffer),
@@ -153,6 +154,7 @@ impl Body {
     pub(crate) fn peek_bytes(&self, inline_bytes_max: usize) -> usize {
         match &self.0 {
             Inner::Bytes(buffer) if buffer.len() <= inline_bytes_max => buffer.len(),
+            // A payload that is known to be large is not buffered.
             Inner::Bytes(_) => 0,
             Inner::Stream(
                 Source {
@@ -180,6 +182,7 @@ impl Body {
                     bytes,
                 }))
             }
+            // The declared length selects the tier. Nothing is read from the stream.
             Inner::Stream(source, _)
                 if source
                     .bytes

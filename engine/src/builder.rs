@@ -209,6 +209,7 @@ impl Builder {
     /// An error about the blob tier contains the expected and the found store id. Mount or name the
     /// right tier. If the tier is the right one, open with [`adopt_blobs`](Self::adopt_blobs).
     pub async fn open(self) -> Result<Engine> {
+        // An invalid configuration fails before anything on disk is touched.
         self.config.check()?;
         let env = self.env.map_or_else(Env::real, Ok)?;
         let is_own_index = self.index.is_none();
@@ -323,6 +324,7 @@ async fn start(
         // everything twice, but a blob is written once.
         blobs.share_disk(Box::new(move |bytes| index.room(bytes / 2)));
     }
+    // Reads and actors share the pins: the sweeper must not delete a blob that a read has open.
     let pins = Pins::new();
     let (reads, namespaces) = reads_and_namespaces(config, &index, &blobs, &pins, &env)?;
     let tiered = Tiered::start(

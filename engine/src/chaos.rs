@@ -16,6 +16,7 @@ impl Engine {
 
     /// Returns a function like [`kill`](Self::kill) that does not keep the engine alive.
     pub fn killer(&self) -> impl Fn(ActorKind) -> bool + Send + Sync + 'static {
+        // A strong reference would keep the store open for as long as the function exists.
         let engine = Arc::downgrade(&self.0);
         move |kind| {
             engine

@@ -15,6 +15,15 @@ use serde::{Deserialize, Serialize};
 /// blob tier.
 pub const INLINE_BYTES_MAX: usize = 1024 * 1024;
 
+const GIB: u64 = 1024 * 1024 * 1024;
+
+/// A hundred years of 366 days, in milliseconds.
+const CENTURY_MS: u64 = 100 * 366 * 24 * 3_600_000;
+
+/// A field, its value, and the bounds of the value. Durations are in milliseconds. An upper bound of
+/// `u64::MAX` is no bound.
+type Bound = (&'static str, u64, RangeInclusive<u64>);
+
 /// Treatment of an object whose row names a blob that is not in the blob tier.
 ///
 /// The setting applies to [`get`](crate::Engine::get), [`copy`](crate::Engine::copy),
@@ -85,161 +94,17 @@ impl Config {
     /// [`Invalid`](crate::ErrorKind::Invalid): a value is out of bounds. The message contains the
     /// field, its value and its bounds.
     pub fn check(&self) -> Result<()> {
-        const GIB: u64 = 1024 * 1024 * 1024;
-        const CENTURY_MS: u64 = 100 * 366 * 24 * 3_600_000;
-        let limits = &self.limits;
-        let reads = &self.reads;
-        let blobs = &self.blobs;
-        let bounds: [(&str, u64, RangeInclusive<u64>); 34] = [
-            (
-                "inline_bytes_max",
-                self.inline_bytes_max as u64,
-                0..=64 * 1024 * 1024,
-            ),
-            ("limits.shards", limits.shards as u64, 1..=4096),
-            (
-                "limits.writes_at_once",
-                limits.writes_at_once as u64,
-                1..=1 << 24,
-            ),
-            (
-                "limits.write_bytes_in_flight",
-                limits.write_bytes_in_flight as u64,
-                1..=256 * GIB,
-            ),
-            (
-                "limits.uploads_at_once",
-                limits.uploads_at_once as u64,
-                1..=1 << 16,
-            ),
-            (
-                "limits.upload_bytes_in_flight",
-                limits.upload_bytes_in_flight as u64,
-                1..=256 * GIB,
-            ),
-            (
-                "limits.heartbeat in ms",
-                millis(limits.heartbeat),
-                1..=3_600_000,
-            ),
-            (
-                "limits.recovery_page",
-                limits.recovery_page as u64,
-                1..=100_000,
-            ),
-            (
-                "limits.sweep.deletes_at_once",
-                limits.sweep.deletes_at_once as u64,
-                1..=1024,
-            ),
-            ("limits.sweep.page", limits.sweep.page as u64, 1..=100_000),
-            (
-                "limits.sweep.backoff_min in ms",
-                millis(limits.sweep.backoff_min),
-                1..=3_600_000,
-            ),
-            (
-                "limits.sweep.backoff_max in ms",
-                millis(limits.sweep.backoff_max),
-                1..=u64::MAX,
-            ),
-            (
-                "limits.sweep.timeout in ms",
-                millis(limits.sweep.timeout),
-                1..=u64::MAX,
-            ),
-            (
-                "limits.restarts.backoff_max in ms",
-                millis(limits.restarts.backoff_max),
-                1..=u64::MAX,
-            ),
-            (
-                "limits.expiry.removals_at_once",
-                limits.expiry.removals_at_once as u64,
-                1..=100_000,
-            ),
-            ("limits.expiry.page", limits.expiry.page as u64, 1..=100_000),
-            (
-                "limits.expiry.interval_max in ms",
-                millis(limits.expiry.interval_max),
-                1..=u64::MAX,
-            ),
-            (
-                "limits.batch_operations_max",
-                limits.batch_operations_max as u64,
-                1..=100_000,
-            ),
-            (
-                "limits.atomic_bytes_max",
-                limits.atomic_bytes_max as u64,
-                1..=GIB,
-            ),
-            (
-                "limits.update_attempts",
-                u64::from(limits.update_attempts),
-                1..=1000,
-            ),
-            (
-                "limits.multipart.part_bytes_max",
-                limits.multipart.part_bytes_max,
-                1..=u64::MAX,
-            ),
-            (
-                "limits.multipart.lifetime in ms",
-                millis(limits.multipart.lifetime),
-                1..=CENTURY_MS,
-            ),
-            (
-                "limits.multipart.parts_ending_at_once",
-                limits.multipart.parts_ending_at_once as u64,
-                1..=1 << 24,
-            ),
-            (
-                "limits.multipart.kept_for in ms",
-                millis(limits.multipart.kept_for),
-                1..=CENTURY_MS,
-            ),
-            (
-                "limits.split.over_bytes",
-                limits.split.over_bytes,
-                1..=u64::MAX,
-            ),
-            (
-                "limits.split.part_bytes",
-                limits.split.part_bytes,
-                1..=u64::MAX,
-            ),
-            (
-                "limits.split.at_once",
-                limits.split.at_once as u64,
-                1..=1024,
-            ),
-            ("reads.attempts", u64::from(reads.attempts), 1..=1024),
-            (
-                "reads.bytes_in_flight",
-                reads.bytes_in_flight,
-                1..=256 * GIB,
-            ),
-            ("reads.read_ahead", reads.read_ahead as u64, 1..=1024),
-            ("reads.unit_blocks", u64::from(reads.unit_blocks), 1..=1024),
-            (
-                "reads.list_page_max",
-                reads.list_page_max as u64,
-                1..=1_000_000,
-            ),
-            (
-                "blobs.chunk_bytes",
-                blobs.chunk_bytes as u64,
-                1024 * 1024..=5 * GIB,
-            ),
-            ("blobs.concurrent", blobs.concurrent as u64, 1..=1024),
-        ];
-        match bounds
+        let bounds = write_bounds(self)
             .into_iter()
-            .find(|(_, value, bounds)| !bounds.contains(value))
-        {
+            .chain(background_bounds(&self.limits))
+            .chain(batch_and_upload_bounds(&self.limits))
+            .chain(tier_bounds(&self.reads, &self.blobs));
+        // The first violation in this order is reported.
+        let mut violations = bounds.filter(|(_, value, bounds)| !bounds.contains(value));
+        match violations.next() {
             None => {
-                blobs.modes.check("blobs.modes")?;
+                // These values have rules of their own instead of numeric bounds.
+                self.blobs.modes.check("blobs.modes")?;
                 crate::namespaces::configured(&self.namespaces).map(drop)
             }
             Some((field, value, bounds)) => {
@@ -254,6 +119,176 @@ impl Config {
     }
 }
 
+/// Bounds of the writes in progress.
+fn write_bounds(config: &Config) -> [Bound; 8] {
+    let limits = &config.limits;
+    [
+        (
+            "inline_bytes_max",
+            config.inline_bytes_max as u64,
+            0..=64 * 1024 * 1024,
+        ),
+        ("limits.shards", limits.shards as u64, 1..=4096),
+        (
+            "limits.writes_at_once",
+            limits.writes_at_once as u64,
+            1..=1 << 24,
+        ),
+        (
+            "limits.write_bytes_in_flight",
+            limits.write_bytes_in_flight as u64,
+            1..=256 * GIB,
+        ),
+        (
+            "limits.uploads_at_once",
+            limits.uploads_at_once as u64,
+            1..=1 << 16,
+        ),
+        (
+            "limits.upload_bytes_in_flight",
+            limits.upload_bytes_in_flight as u64,
+            1..=256 * GIB,
+        ),
+        (
+            "limits.heartbeat in ms",
+            millis(limits.heartbeat),
+            1..=3_600_000,
+        ),
+        (
+            "limits.recovery_page",
+            limits.recovery_page as u64,
+            1..=100_000,
+        ),
+    ]
+}
+
+/// Bounds of the background work: sweep, restarts, expiry.
+fn background_bounds(limits: &Limits) -> [Bound; 9] {
+    let sweep = &limits.sweep;
+    let expiry = &limits.expiry;
+    [
+        (
+            "limits.sweep.deletes_at_once",
+            sweep.deletes_at_once as u64,
+            1..=1024,
+        ),
+        ("limits.sweep.page", sweep.page as u64, 1..=100_000),
+        (
+            "limits.sweep.backoff_min in ms",
+            millis(sweep.backoff_min),
+            1..=3_600_000,
+        ),
+        (
+            "limits.sweep.backoff_max in ms",
+            millis(sweep.backoff_max),
+            1..=u64::MAX,
+        ),
+        (
+            "limits.sweep.timeout in ms",
+            millis(sweep.timeout),
+            1..=u64::MAX,
+        ),
+        (
+            "limits.restarts.backoff_max in ms",
+            millis(limits.restarts.backoff_max),
+            1..=u64::MAX,
+        ),
+        (
+            "limits.expiry.removals_at_once",
+            expiry.removals_at_once as u64,
+            1..=100_000,
+        ),
+        ("limits.expiry.page", expiry.page as u64, 1..=100_000),
+        (
+            "limits.expiry.interval_max in ms",
+            millis(expiry.interval_max),
+            1..=u64::MAX,
+        ),
+    ]
+}
+
+/// Bounds of batches, updates and multipart uploads.
+fn batch_and_upload_bounds(limits: &Limits) -> [Bound; 10] {
+    [
+        (
+            "limits.batch_operations_max",
+            limits.batch_operations_max as u64,
+            1..=100_000,
+        ),
+        (
+            "limits.atomic_bytes_max",
+            limits.atomic_bytes_max as u64,
+            1..=GIB,
+        ),
+        (
+            "limits.update_attempts",
+            u64::from(limits.update_attempts),
+            1..=1000,
+        ),
+        (
+            "limits.multipart.part_bytes_max",
+            limits.multipart.part_bytes_max,
+            1..=u64::MAX,
+        ),
+        (
+            "limits.multipart.lifetime in ms",
+            millis(limits.multipart.lifetime),
+            1..=CENTURY_MS,
+        ),
+        (
+            "limits.multipart.parts_ending_at_once",
+            limits.multipart.parts_ending_at_once as u64,
+            1..=1 << 24,
+        ),
+        (
+            "limits.multipart.kept_for in ms",
+            millis(limits.multipart.kept_for),
+            1..=CENTURY_MS,
+        ),
+        (
+            "limits.split.over_bytes",
+            limits.split.over_bytes,
+            1..=u64::MAX,
+        ),
+        (
+            "limits.split.part_bytes",
+            limits.split.part_bytes,
+            1..=u64::MAX,
+        ),
+        (
+            "limits.split.at_once",
+            limits.split.at_once as u64,
+            1..=1024,
+        ),
+    ]
+}
+
+/// Bounds of reads and of the blob tier.
+fn tier_bounds(reads: &ReadLimits, blobs: &BlobOptions) -> [Bound; 7] {
+    [
+        ("reads.attempts", u64::from(reads.attempts), 1..=1024),
+        (
+            "reads.bytes_in_flight",
+            reads.bytes_in_flight,
+            1..=256 * GIB,
+        ),
+        ("reads.read_ahead", reads.read_ahead as u64, 1..=1024),
+        ("reads.unit_blocks", u64::from(reads.unit_blocks), 1..=1024),
+        (
+            "reads.list_page_max",
+            reads.list_page_max as u64,
+            1..=1_000_000,
+        ),
+        (
+            "blobs.chunk_bytes",
+            blobs.chunk_bytes as u64,
+            1024 * 1024..=5 * GIB,
+        ),
+        ("blobs.concurrent", blobs.concurrent as u64, 1..=1024),
+    ]
+}
+
+/// Returns a duration in milliseconds. A longer duration than fits is the maximum.
 fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }

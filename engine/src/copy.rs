@@ -42,8 +42,11 @@ impl Copy {
     precondition_setters!();
 
     async fn run(self) -> Result<Option<Written>> {
-        let (from, to) = (self.from?, self.to?);
+        let from = self.from?;
+        let to = self.to?;
         self.engine.check_open("copy")?;
+        // Checked before the read: on a read-only engine, a copy of an absent object must fail as
+        // well.
         self.engine.check_writable("copy")?;
         let permit = self.engine.namespaces().begin_on(&from, "copy")?;
         let open = self
@@ -57,14 +60,16 @@ impl Copy {
             .source
             .is_some_and(|version| current.map(|current| current.version) != Some(version))
         {
-            let message = "the object to be copied stands otherwise; nothing was committed";
+            let message = "the source does not have the required version; nothing was committed";
             return Err(Error::new(ErrorKind::Conflict { current }, "copy", message).with_id(&from));
         }
         let Some(object) = object else {
             return Ok(None);
         };
         let metadata = object.metadata();
-        let (attributes, size) = (metadata.attributes.clone(), metadata.size);
+        let attributes = metadata.attributes.clone();
+        let size = metadata.size;
+        // Inline bytes are already in memory. A large object streams, and is never in memory whole.
         let body = match object.is_at_hand() {
             true => Body::from(object.bytes().await?),
             false => Body::of_read(object.stream(), size),
@@ -126,8 +131,10 @@ impl Rename {
     precondition_setters!();
 
     async fn run(self) -> Result<Option<Written>> {
-        let (from, to) = (self.from?, self.to?);
+        let from = self.from?;
+        let to = self.to?;
         let operation = self.engine.env().operation_id();
+        // Zero bytes: a rename moves no payload. A shared namespace counts the rename once.
         let namespaces = BTreeMap::from([(from.namespace(), 0), (to.namespace(), 0)]);
         let within = self.engine.admit_together("rename", namespaces);
         let within = within.map_err(|(namespace, error)| {
@@ -182,16 +189,16 @@ impl Engine {
     /// # let engine = cenotaph::Engine::builder(directory.path()).open().await?;
     /// engine.put("draft", vec![7u8; 3_000_000]).content_type("text/plain").await?;
     /// engine.copy("draft", "backup").if_absent().await?.expect("it was there");
-    /// assert_eq!(engine.head("backup").await?.unwrap().metadata.attributes.content_type.as_deref(), Some("text/plain"));
+    /// let attributes = engine.head("backup").await?.unwrap().metadata.attributes;
+    /// assert_eq!(attributes.content_type.as_deref(), Some("text/plain"));
     /// # engine.close().await
     /// # }
     /// ```
     pub fn copy(&self, from: impl IntoObjectId, to: impl IntoObjectId) -> Copy {
-        let (from, to) = (from.into_object_id(), to.into_object_id());
         Copy {
             engine: self.clone(),
-            from,
-            to,
+            from: from.into_object_id(),
+            to: to.into_object_id(),
             source: None,
             precondition: Precondition::None,
         }
@@ -223,11 +230,10 @@ impl Engine {
     /// # }
     /// ```
     pub fn rename(&self, from: impl IntoObjectId, to: impl IntoObjectId) -> Rename {
-        let (from, to) = (from.into_object_id(), to.into_object_id());
         Rename {
             engine: self.clone(),
-            from,
-            to,
+            from: from.into_object_id(),
+            to: to.into_object_id(),
             source: Precondition::None,
             precondition: Precondition::None,
         }

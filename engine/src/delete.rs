@@ -192,7 +192,10 @@ impl DeletePrefix {
                 let Some(job) = job else {
                     return unreadable.map_or(Ok(None), |range| Err(rows_unreadable(range)));
                 };
+                // Checked before the listing: without matching objects, a read-only engine must
+                // fail as well.
                 job.engine.check_writable("delete_prefix")?;
+                // A listing refuses a larger page than the configuration allows.
                 let limit = PAGE.min(job.engine.config().reads.list_page_max);
                 let mut list = job
                     .engine
@@ -209,6 +212,8 @@ impl DeletePrefix {
                 let Some(last) = page.entries.last().map(|entry| entry.name().to_owned()) else {
                     return unreadable.map_or(Ok(None), |range| Err(rows_unreadable(range)));
                 };
+                // The position moves after the deletes, so that a resumed deletion skips only
+                // deleted keys.
                 done.deleted += job.delete(page.entries).await?;
                 done.last = Some(last);
                 let rest = page.next.is_some().then_some(job);

@@ -225,6 +225,7 @@ impl Engine {
     /// # }
     /// ```
     pub async fn close(&self) -> Result<()> {
+        // The index closes last: the actors submit batches until they have stopped.
         self.0.tiered.close().await;
         self.0.index.close().await
     }
@@ -267,6 +268,7 @@ impl Engine {
             .extended_by_read(metadata.expires_at, self.0.env.steady_now())
             .is_some()
         {
+            // The operation id names the write that was read. A write in between is not refreshed.
             self.0.tiered.touch(object.id(), object.etag().operation());
         }
     }

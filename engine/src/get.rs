@@ -77,6 +77,7 @@ impl Engine {
         let head = async {
             let id = id?;
             self.check_open("head")?;
+            // The permit counts the head among the operations at once of its namespace.
             let _permit = self.namespaces().begin_on(&id, "head")?;
             self.reads().head(&id).await
         };
@@ -128,12 +129,14 @@ impl Get {
 
     async fn run(self) -> Result<Option<Object>> {
         let id = self.id?;
+        // First, so that a closed engine is not reported as a limit of the namespace.
         self.engine.check_open("get")?;
         let permit = self.engine.namespaces().begin_on(&id, "get")?;
         let Some(open) = self.engine.open_object(&id, self.range).await?.object() else {
             return Ok(None);
         };
         let object = Object::new(open, permit)?;
+        // After the check of the limits: a refused read extends no deadline.
         self.engine.was_read(&object);
         Ok(Some(object))
     }

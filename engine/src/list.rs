@@ -143,6 +143,7 @@ impl List {
     /// [`Corrupt`](crate::ErrorKind::Corrupt), which names the range and follows the entries of its
     /// page; the stream continues after it. Every other error ends the stream.
     pub fn stream(self) -> BoxStream<'static, Result<Entry>> {
+        // Unreadable ranges become items of the stream, so its pages must not fail at them.
         let pages = futures::stream::try_unfold(Some(self.step_over_damage()), |list| async move {
             let Some(list) = list else { return Ok(None) };
             let page = list.clone().await?;

@@ -54,17 +54,17 @@ impl Engine {
     /// upload.part(2, "the end").await?;
     /// upload.part(1, "once upon a time .. ").await?;
     /// let written = upload.complete().await?;
-    /// assert_eq!(engine.get("film").await?.unwrap().bytes().await?, "once upon a time .. the end");
-    /// // Completed again, after a crash perhaps, it answers the same.
+    /// let film = engine.get("film").await?.unwrap();
+    /// assert_eq!(film.bytes().await?, "once upon a time .. the end");
+    /// // A repeated completion, for example after a crash, returns the same result.
     /// assert_eq!(upload.complete().await?, written);
     /// # engine.close().await
     /// # }
     /// ```
     pub fn multipart(&self, id: impl IntoObjectId) -> Initiate {
-        let (engine, id) = (self.clone(), id.into_object_id());
         Initiate {
-            engine,
-            id,
+            engine: self.clone(),
+            id: id.into_object_id(),
             attributes: Attributes::default(),
             precondition: Precondition::None,
         }
@@ -138,7 +138,8 @@ impl Engine {
     /// let text = engine.multipart("film").await?.upload_id().to_string();
     /// let upload_id: UploadId = text.parse()?;
     /// engine.upload("film", upload_id)?.part(1, "take one").await?;
-    /// let error = engine.upload("another film", upload_id)?.part(1, "take one").await.unwrap_err();
+    /// let other = engine.upload("another film", upload_id)?;
+    /// let error = other.part(1, "take one").await.unwrap_err();
     /// assert_eq!(error.reason(), Some(Reason::NoSuchUpload));
     /// # engine.close().await
     /// # }
@@ -197,6 +198,7 @@ impl Initiate {
             precondition,
         } = self;
         let id = id?;
+        // Invalid attributes fail now, and not after all parts have been uploaded.
         attributes.validate().map_err(|error| error.with_id(&id))?;
         let within = engine.namespaces().begin_on(&id, "multipart")?;
         let intent = Intent {
@@ -275,7 +277,8 @@ impl Upload {
     /// let upload = engine.multipart("film").await?;
     /// let part = upload.part(1, "hello").length(5).checksum(Digest::md5_of(b"hello")).await?;
     /// assert_eq!(part.etag, PartEtag::of(b"hello"));
-    /// let error = upload.part(2, "hellO").checksum(Digest::crc32c_of(b"hello")).await.unwrap_err();
+    /// let damaged = upload.part(2, "hellO").checksum(Digest::crc32c_of(b"hello"));
+    /// let error = damaged.await.unwrap_err();
     /// assert_eq!(error.kind(), ErrorKind::Source);
     /// # engine.close().await
     /// # }
@@ -303,7 +306,8 @@ impl Upload {
     /// upload.part_copy(1, "opening").range(..20).await?.expect("it is there");
     /// upload.part(2, "the end").await?;
     /// upload.complete().await?;
-    /// assert_eq!(engine.get("film").await?.unwrap().bytes().await?, "once upon a time .. the end");
+    /// let film = engine.get("film").await?.unwrap();
+    /// assert_eq!(film.bytes().await?, "once upon a time .. the end");
     /// # engine.close().await
     /// # }
     /// ```

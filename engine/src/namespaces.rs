@@ -34,10 +34,12 @@ impl Engine {
     ///
     /// let exports = Namespace::new("exports")?.with_scope("org", "17")?;
     /// let report = ObjectId::new(&exports, "report")?;
-    /// engine.limit_namespace(&exports, NamespaceLimits { disabled: true, ..Default::default() })?;
+    /// let disabled = NamespaceLimits { disabled: true, ..Default::default() };
+    /// engine.limit_namespace(&exports, disabled)?;
     /// assert_eq!(engine.put(&report, "figures").await.unwrap_err().kind(), ErrorKind::Disabled);
     ///
-    /// engine.limit_namespace(&exports, NamespaceLimits { bytes_per_second: Some(10_000_000), ..Default::default() })?;
+    /// let slow = NamespaceLimits { bytes_per_second: Some(10_000_000), ..Default::default() };
+    /// engine.limit_namespace(&exports, slow)?;
     /// engine.put(&report, "figures").await?;
     /// # engine.close().await
     /// # }
@@ -54,11 +56,13 @@ impl Engine {
     /// # let directory = tempfile::tempdir().unwrap();
     /// use cenotaph::{Config, Engine, Namespace};
     ///
-    /// let config = serde_json::from_str(r#"{ "namespaces": { "exports/org=17": { "operations_at_once": 4 } } }"#).unwrap();
+    /// let json = r#"{ "namespaces": { "exports/org=17": { "operations_at_once": 4 } } }"#;
+    /// let config: Config = serde_json::from_str(json).unwrap();
     /// let engine = Engine::builder(directory.path()).config(config).open().await?;
     /// let exports = Namespace::new("exports")?;
     /// assert_eq!(engine.namespace_limits(&exports).operations_at_once, None);
-    /// assert_eq!(engine.namespace_limits(&exports.with_scope("org", "17")?).operations_at_once, Some(4));
+    /// let scoped = exports.with_scope("org", "17")?;
+    /// assert_eq!(engine.namespace_limits(&scoped).operations_at_once, Some(4));
     /// # engine.close().await
     /// # }
     /// ```
@@ -77,7 +81,7 @@ pub(crate) fn configured(
             .and_then(|()| namespace.parse())
             .map(|parsed| (parsed, limits.clone()))
             .map_err(|error| {
-                let message = format!("a namespace can't be limited so: namespace={namespace:?}");
+                let message = format!("invalid limits of a namespace: namespace={namespace:?}");
                 Error::new(ErrorKind::Invalid, "open", message).with_source(error)
             })
     });
@@ -104,6 +108,7 @@ impl Paced {
     /// they flow.
     pub(crate) fn new(open: OpenObject, permit: NamespacePermit) -> Result<Self> {
         let range = open.range();
+        // Inline bytes are already in memory, so they are charged at once.
         let permit = if open.is_inline() {
             permit
                 .charge(range.end - range.start)
@@ -142,15 +147,19 @@ impl Paced {
             let streams = !self.open.is_inline();
             match self.open.next().await {
                 Ok(Some(chunk)) => {
+                    // Inline bytes were charged when the object was opened.
                     self.owed = if streams { chunk.len() as u64 } else { 0 };
                     self.next = Some(chunk);
                 }
                 end @ (Ok(None) | Err(_)) => {
+                    // The get ends here, even if the caller keeps the object.
                     self.permit = None;
                     return end;
                 }
             }
         }
+        // This await may be the last. The chunk is in `next`, and the next call resumes the wait
+        // with the bytes still owed.
         if let Some(permit) = &self.permit {
             permit.pace(&mut self.owed).await;
         }
@@ -173,8 +182,11 @@ impl Paced {
             .permit
             .as_ref()
             .is_some_and(NamespacePermit::is_limited);
+        // Without a rate to keep, all bytes are read at once; but not if a chunk was already taken
+        // from the stream.
         if self.open.is_inline() || !is_limited && self.next.is_none() {
-            let (tier, bytes) = (self.tier, self.open.bytes(usize::MAX).await?);
+            let tier = self.tier;
+            let bytes = self.open.bytes(usize::MAX).await?;
             tier.given(bytes.len() as u64);
             return Ok(bytes);
         }

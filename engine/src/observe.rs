@@ -63,6 +63,7 @@ pub(crate) async fn observe<T>(
     span: Span,
     work: impl Future<Output = Result<T>>,
 ) -> Result<T> {
+    // The guard records in its drop, so that a cancelled operation is counted too.
     let observation = Observation::begin(engine.env().clone(), operation, span.clone());
     observation.end(work.instrument(span).await)
 }
@@ -112,11 +113,13 @@ impl Observation {
 
 impl Drop for Observation {
     fn drop(&mut self) {
-        let (operation, outcome) = (self.operation, self.outcome.unwrap_or("dropped"));
+        let operation = self.operation;
+        let outcome = self.outcome.unwrap_or("dropped");
         self.span.record("outcome", outcome);
         let took = self.env.monotonic().saturating_sub(self.begun);
         metrics::gauge!("cenotaph_operations_live", "operation" => operation).decrement(1);
-        metrics::counter!("cenotaph_operations_total", "operation" => operation, "outcome" => outcome).increment(1);
+        let labels = [("operation", operation), ("outcome", outcome)];
+        metrics::counter!("cenotaph_operations_total", &labels).increment(1);
         metrics::histogram!("cenotaph_operation_seconds", "operation" => operation).record(took);
     }
 }

@@ -39,6 +39,7 @@ impl Engine {
             Err(error) => error,
         };
         match (error.reason(), self.config().missing_blob) {
+            // Bug to be found by the simulator.
             (Some(Reason::MissingBlob { .. }), _)
                 if self.env().planted(Bug::MissingBlobIsAbsent) =>
             {

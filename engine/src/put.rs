@@ -188,16 +188,19 @@ impl Put {
                         Error::new(ErrorKind::Invalid, "put", message).with_id(&id)
                     ));
                 }
+                // Charged only now, because the length of a stream is known at its end.
                 let within = within
                     .charge(payload.len() as u64)
                     .map_err(|error| error.with_id(&id))?;
                 let bytes = payload.len() as u64;
+                // A refused put counts too: its bytes were received.
                 Tier::Inline.taken(bytes);
                 let written = within.end(tiered.put_inline(intent, payload, permit).await)?;
                 Tier::Inline.put(bytes);
                 Ok(written)
             }
             Peeked::Large(source) => {
+                // The stream is slowed down to the rate of its namespace while it is uploaded.
                 let (source, bytes) = counted(within.paced(source));
                 let written = within.end(
                     tiered

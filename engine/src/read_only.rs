@@ -42,6 +42,8 @@ pub(crate) async fn start(config: &Config, claim: Claim, place: Place) -> Result
         let message = "a read-only engine can't adopt a blob tier: remove adopt_blobs or read_only";
         return Err(Error::new(ErrorKind::Invalid, "open", message));
     }
+    // A caller's own index may accept writes. The wrapper refuses every batch, so that the promise
+    // holds for any index.
     let index: Arc<dyn Index> = Arc::new(ReadOnlyIndex::new(Arc::clone(&claim.index)));
     let claim = Claim {
         index: Arc::clone(&index),

@@ -107,7 +107,8 @@ impl Salvage {
 
     async fn run(self) -> Result<SalvageReport> {
         let env = self.env.map_or_else(Env::real, Ok)?;
-        let (old, new) = (self.old, self.new);
+        let old = self.old;
+        let new = self.new;
         let directory = env
             .blocking(move || SalvageDirectory::prepare(&old, &new))
             .await??;
@@ -119,7 +120,9 @@ impl Salvage {
         let blobs =
             operator.map(|operator| BlobTier::new(operator, env.clone(), BlobOptions::default()));
 
-        let (from, to, own) = (directory.clone(), directory.clone(), env.clone());
+        let from = directory.clone();
+        let to = directory.clone();
+        let own = env.clone();
         let copy = env.blocking(move || from.open_old(own)).await??;
         let old = Arc::new(copy.index);
         let losses = Losses {
@@ -130,15 +133,19 @@ impl Salvage {
         let new = match env.blocking(move || to.create_new(own)).await? {
             Ok(new) => new,
             Err(error) => {
+                // An error of this close would hide the first error.
                 drop(old.close().await);
                 return Err(error);
             }
         };
         let copied = salvage::copy_tables(&*old, &new, losses, blobs.as_ref(), &env).await;
+        // Both indexes close before an error is returned, so that a second attempt can open them.
+        // An error of the copy takes precedence over an error of the close.
         let closed = new.close().await;
         drop(old.close().await);
         let report = copied?;
         closed?;
+        // The last step renames the new index into its place. Until then `new` holds no store.
         env.blocking(move || directory.finish()).await??;
         Ok(report)
     }

@@ -1,9 +1,11 @@
 //! [`Turns`]: queues of concurrent updates of the same object.
 //!
 //! ```text
-//! nobody waits for the object     try at once
-//! somebody does, or a try failed  join the line, wait for the turn; at most for a while, then try all the same
-//! a try failed in its turn        others write without asking for a turn: wait a while, keeping it
+//! state of the object's queue     action
+//! ------------------------------- -------------------------------------------------------------
+//! no queue                        try at once
+//! a queue, or an attempt failed   join it; wait for the turn up to a limit, then try regardless
+//! an attempt failed in its turn   other writes take no turns: back off, and keep the turn
 //! ```
 //!
 //! Turns are not a lock, and correctness does not depend on them: the precondition of each commit
@@ -54,9 +56,10 @@ impl Turns {
     }
 
     /// Joins the queue of an object, if it has one.
-    pub(crate) fn join_line(&self, id: &ObjectId) -> Option<Place> {
-        let stands = self.lines().contains_key(id);
-        stands.then(|| self.join(id))
+    pub(crate) fn join_existing(&self, id: &ObjectId) -> Option<Place> {
+        // The queue may end between the check and the join; `join` then creates it anew.
+        let exists = self.lines().contains_key(id);
+        exists.then(|| self.join(id))
     }
 
     /// A poisoned lock is used as it is: no code that can panic runs while the map is in an
@@ -70,6 +73,7 @@ impl Place {
     /// Waits for the turn, in the order of arrival, at most for `limit`.
     pub(crate) async fn wait(&mut self, env: &Env, limit: Duration) {
         if self.turn.is_none() {
+            // tokio's semaphore is fair, so the turns go round in the order of arrival.
             self.turn = env
                 .deadline(limit, Arc::clone(&self.line).acquire_owned())
                 .await
@@ -88,6 +92,7 @@ impl Drop for Place {
         let mut lines = self.turns.lines();
         if let Some(line) = lines.get_mut(&self.id) {
             line.places -= 1;
+            // Without this the map would grow with every object ever updated.
             if line.places == 0 {
                 lines.remove(&self.id);
             }
@@ -103,26 +108,22 @@ mod tests {
     const PATIENCE: Duration = Duration::from_secs(60);
 
     #[tokio::test]
-    async fn turns_go_round_in_order_and_a_line_ends_with_its_last_place() {
-        let (env, turns, id) = (
-            Env::real().unwrap(),
-            Turns::default(),
-            ObjectId::try_from("k").unwrap(),
-        );
-        assert!(turns.join_line(&id).is_none(), "nobody waits");
+    async fn turns_go_round_in_order_and_an_empty_queue_ends() {
+        let env = Env::real().unwrap();
+        let turns = Turns::default();
+        let id = ObjectId::try_from("k").unwrap();
+        assert!(turns.join_existing(&id).is_none(), "there is no queue yet");
         let [mut first, mut second, mut third] = [(); 3].map(|()| turns.join(&id));
         first.wait(&env, PATIENCE).await;
         assert!(first.has_turn());
         second.wait(&env, MOMENT).await;
-        assert!(!second.has_turn(), "it tries without");
-        let (waits, goes) = (third.wait(&env, PATIENCE), async { drop(first) });
-        futures::join!(waits, goes);
+        assert!(!second.has_turn(), "the wait timed out");
+        let waits = third.wait(&env, PATIENCE);
+        let ends = async { drop(first) };
+        futures::join!(waits, ends);
         assert!(third.has_turn());
-        assert!(
-            turns
-                .join_line(&ObjectId::try_from("other").unwrap())
-                .is_none()
-        );
+        let other = ObjectId::try_from("other").unwrap();
+        assert!(turns.join_existing(&other).is_none());
         drop((second, third));
         assert!(turns.lines().is_empty());
     }

@@ -60,7 +60,7 @@ impl From<Candidate> for Update {
 /// New content and attributes of an object, to be written by an [`Update`]. They are validated
 /// before the write commits.
 #[derive(Debug)]
-#[must_use = "a candidate is nothing until an update gives it"]
+#[must_use = "a candidate does nothing until an update returns it"]
 pub struct Candidate {
     body: Body,
     attributes: Attributes,
@@ -122,8 +122,11 @@ impl Engine {
     /// for _ in 0..3 {
     ///     engine
     ///         .update("counter", |current| async move {
-    ///             let count = match current {
-    ///                 Some(object) => u64::from_le_bytes(object.bytes().await?[..].try_into().expect("eight bytes")),
+    ///             let count: u64 = match current {
+    ///                 Some(object) => {
+    ///                     let bytes = object.bytes().await?;
+    ///                     u64::from_le_bytes(bytes[..].try_into().expect("eight bytes"))
+    ///                 }
     ///                 None => 0,
     ///             };
     ///             Ok::<_, Error>(Update::put((count + 1).to_le_bytes().to_vec()))
@@ -159,7 +162,8 @@ impl Engine {
     {
         let attempts = self.config().limits.update_attempts.max(1);
         let mut attempt = 0;
-        let mut place = self.turns().join_line(&id);
+        // An update without competitors takes no turn: only an existing queue is joined.
+        let mut place = self.turns().join_existing(&id);
         self.wait_for_turn(place.as_mut()).await;
         loop {
             let (current, precondition) = self.read_for_update(&id).await?;
@@ -167,7 +171,7 @@ impl Engine {
                 Error::new(
                     ErrorKind::Source,
                     "update",
-                    "the function failed; nothing was committed",
+                    "the update function failed; nothing was committed",
                 )
                 .with_id(&id)
                 .with_source(error)
@@ -180,6 +184,8 @@ impl Engine {
                         return Err(error);
                     }
                     metrics::counter!("cenotaph_update_retries_total").increment(1);
+                    // A conflict within the turn comes from a write that takes no turns, so only
+                    // waiting helps. The turn is kept meanwhile.
                     match &place {
                         Some(place) if place.has_turn() => self.back_off(attempt).await,
                         Some(_) | None => {
@@ -196,6 +202,8 @@ impl Engine {
     /// Returns the object, and the precondition for writing it back.
     async fn read_for_update(&self, id: &ObjectId) -> Result<(Option<Object>, Precondition)> {
         self.check_open("update")?;
+        // Checked before the read: on a read-only engine, an update that keeps the object must fail
+        // as well.
         self.check_writable("update")?;
         let permit = self.namespaces().begin_on(id, "update")?;
         let open = match self.open_object(id, ByteRange::Full).await? {
@@ -206,6 +214,7 @@ impl Engine {
             Opened::Dangling(current) => return Ok((None, Precondition::Version(current.version))),
         };
         let object = Object::new(open, permit)?;
+        // An update counts as a read, even if it keeps the object.
         self.was_read(&object);
         let precondition = Precondition::Version(object.version());
         Ok((Some(object), precondition))
@@ -217,6 +226,7 @@ impl Engine {
         update: Update,
         precondition: Precondition,
     ) -> Result<Updated> {
+        // Bug to be found by the simulator.
         let precondition = if self.env().planted(Bug::UpdateWithoutPrecondition) {
             Precondition::None
         } else {
@@ -236,6 +246,7 @@ impl Engine {
         }
     }
 
+    /// Waits for the turn of a waiter, if there is one.
     async fn wait_for_turn(&self, place: Option<&mut Place>) {
         if let Some(place) = place {
             place
@@ -244,7 +255,9 @@ impl Engine {
         }
     }
 
+    /// Waits before the next attempt, longer after each attempt.
     async fn back_off(&self, attempt: u32) {
+        // 16 bounds the shift; 500 µs doubled 8 times already exceeds `BACKOFF_MAX`.
         let delay = BACKOFF_MIN
             .saturating_mul(1 << attempt.min(16))
             .min(BACKOFF_MAX);

@@ -33,6 +33,7 @@ pub struct Usage {
 
 impl Usage {
     fn add(&mut self, row: &Row, now: Timestamp) {
+        // An expired row remains in the index until its removal, but no read sees its object.
         if !row.is_live(now) {
             self.expired += 1;
             return;
@@ -80,9 +81,11 @@ impl Engine {
     /// ```
     pub async fn usage(&self) -> Result<Usage> {
         self.check_open("usage")?;
-        let (mut usage, mut range, now) =
-            (Usage::default(), Range::all(PAGE), self.env().steady_now());
+        let mut usage = Usage::default();
+        let mut range = Range::all(PAGE);
+        let now = self.env().steady_now();
         loop {
+            // A new snapshot for each page: a long-lived snapshot keeps deleted data on disk.
             let page = self
                 .index()
                 .snapshot()?
@@ -92,7 +95,7 @@ impl Engine {
                 usage.add(&Row::decode(value)?, now);
             }
             if let Some(range) = page.unreadable {
-                tracing::error!(%range, "objects are not counted");
+                tracing::error!(%range, "objects not counted: their rows can't be read");
                 usage.unreadable_ranges += 1;
             }
             match page.rest {

@@ -56,6 +56,7 @@ impl Complete {
             parts,
             precondition,
         } = self;
+        // The order of the list is checked by the shard, together with the parts that exist.
         let numbered = |(number, etag)| PartNumber::new(number).map(|number| (number, etag));
         let parts = match parts {
             Some(parts) => {

@@ -136,7 +136,9 @@ impl CopyPart {
             range,
             source,
         } = self;
-        let (engine, from) = (&upload.engine, from?);
+        let engine = &upload.engine;
+        let from = from?;
+        // Everything that can be refused is refused before the source is opened.
         PartNumber::new(number).map_err(|error| error.with_id(&upload.id))?;
         engine.check_open("part_copy")?;
         engine.check_writable("part_copy")?;
@@ -145,7 +147,7 @@ impl CopyPart {
         let object = open.map(|open| Object::new(open, permit)).transpose()?;
         let current = object.as_ref().map(Object::current);
         if !source.holds(current) {
-            let message = "the object to be copied stands otherwise; nothing was uploaded";
+            let message = "the source does not satisfy the precondition; nothing was uploaded";
             return Err(
                 Error::new(ErrorKind::Conflict { current }, "part_copy", message).with_id(&from),
             );
