@@ -70,7 +70,7 @@ impl Copy {
         let attributes = metadata.attributes.clone();
         let size = metadata.size;
         // Inline bytes are already in memory. A large object streams, and is never in memory whole.
-        let body = match object.is_at_hand() {
+        let body = match object.is_in_memory() {
             true => Body::from(object.bytes().await?),
             false => Body::of_read(object.stream(), size),
         };

@@ -188,7 +188,7 @@ impl Object {
     }
 
     /// Returns `true` if all bytes of the object are already in memory.
-    pub(crate) fn is_at_hand(&self) -> bool {
+    pub(crate) fn is_in_memory(&self) -> bool {
         self.0.is_inline()
     }
 

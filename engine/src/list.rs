@@ -74,6 +74,7 @@ impl List {
             prefix,
             delimiter: None,
             start_after: None,
+            // The configuration may allow less than the default, and a larger limit is refused.
             limit: engine.config().reads.list_page_max.min(1000),
             on_damage: OnDamage::Fail,
         };

@@ -108,6 +108,7 @@ impl Engine {
         let _within = self.namespaces().begin_on(&id, "resume")?;
         let named = |error: cenotaph_storage::Error| error.with_id(&id);
         let upload_id: UploadId = upload_id.as_ref().parse().map_err(named)?;
+        // A read only, so that a read-only engine can resume an upload and list its parts.
         self.reads()
             .find_upload(&id, &upload_id)
             .await

@@ -17,6 +17,7 @@ use crate::engine::Engine;
 /// its end.
 macro_rules! operation_span {
     ($name:literal $(, $($fields:tt)+)?) => {
+        // `outcome` is declared empty, because a span records only declared fields.
         tracing::debug_span!($name, outcome = tracing::field::Empty $(, $($fields)+)?)
     };
 }

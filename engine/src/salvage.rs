@@ -112,6 +112,7 @@ impl Salvage {
         let directory = env
             .blocking(move || SalvageDirectory::prepare(&old, &new))
             .await??;
+        // Without a blob tier the salvage still works, but can't name lost objects.
         let operator = match (self.blobs, directory.old_blobs()) {
             (Some(operator), _) => Some(operator),
             (None, Some(path)) => Some(env.blocking(move || blobs::local(&path)).await??),

@@ -3,6 +3,7 @@
 
 /// Methods that set `self.attributes`.
 macro_rules! attributes_setters {
+    // Types are named by full paths, because the macro expands in modules without these imports.
     () => {
         /// Sets the media type, such as `image/png`.
         pub fn content_type(mut self, content_type: impl Into<String>) -> Self {

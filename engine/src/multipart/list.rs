@@ -28,6 +28,7 @@ pub struct ListUploads {
 
 impl ListUploads {
     pub(super) fn new(engine: Engine, prefix: String) -> Self {
+        // The configuration may allow less than the default, and a larger limit is refused.
         let limit = engine.config().reads.list_page_max.min(PAGE);
         let namespace = Namespace::default_namespace();
         let on_damage = OnDamage::default();

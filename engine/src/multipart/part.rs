@@ -69,6 +69,7 @@ impl UploadPart {
             number,
             declared,
         };
+        // A part is never inline, so there is no peek.
         let source = body.watched(engine.tiered()).into_source();
         let (source, _) = counted(within.paced(source));
         within.end(engine.tiered().upload_part(part, source).await)
@@ -156,7 +157,7 @@ impl CopyPart {
             return Ok(None);
         };
         let bytes = object.range().end - object.range().start;
-        let body = match object.is_at_hand() {
+        let body = match object.is_in_memory() {
             true => Body::from(object.bytes().await?),
             false => Body::of_read(object.stream(), bytes),
         };
