@@ -20,8 +20,8 @@ const GIB: u64 = 1024 * 1024 * 1024;
 /// A hundred years of 366 days, in milliseconds.
 const CENTURY_MS: u64 = 100 * 366 * 24 * 3_600_000;
 
-/// A field, its value, and the bounds of the value. Durations are in milliseconds. `u64::MAX` as the
-/// upper bound is no bound.
+/// A field, its value, and the bounds of the value. Durations are in milliseconds. The upper bound
+/// `u64::MAX` is no bound.
 type Bound = (&'static str, u64, RangeInclusive<u64>);
 
 /// Treatment of an object whose row names a blob that is not in the blob tier.

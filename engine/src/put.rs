@@ -22,10 +22,10 @@ impl Engine {
     /// index, a longer payload goes to the blob tier. Readers see the old object until they see the
     /// new object; they never see a mixture.
     ///
-    /// A small put always replaces the current object. A large put may be *superseded*: its result
-    /// is then [`Outcome::Superseded`](crate::Outcome::Superseded), which is not an error, and the
-    /// put counts as overwritten at the moment it was made. A large put is superseded if, between
-    /// its beginning and its commit,
+    /// A small put whose precondition holds always replaces the current object. A large put may be
+    /// *superseded*: its result is then [`Outcome::Superseded`](crate::Outcome::Superseded), which
+    /// is not an error, and the put counts as overwritten at the moment it was made. A large put is
+    /// superseded if, between its beginning and its commit,
     /// - the tombstone that existed at its beginning was replaced or deleted, or
     /// - another large put created a tombstone where none existed.
     ///
