@@ -20,12 +20,12 @@ use cenotaph_storage::index::{CommitError, Completion};
 use cenotaph_storage::planted::Bug;
 use cenotaph_storage::{Error, ErrorKind, Result};
 
-use crate::admission::Permit;
-use crate::aftermath::Aftermath;
-use crate::overlay::{Durable, Overlay, Ticket};
-use crate::reply::Reply;
+use crate::admission::permits::Permit;
+use crate::runtime::context::{Context, SharedContext};
+use crate::runtime::post_commit::PostCommit;
+use crate::runtime::reply::Reply;
 use crate::shard::Shard;
-use crate::shared::{Common, Shared};
+use crate::shard::pending_writes::{Durable, PendingWrites, Ticket};
 
 impl Shard {
     /// Carries out a planned request, or replies with the error of its reads.
@@ -33,7 +33,7 @@ impl Shard {
     /// A request of a caller holds a permit and is refused if the index has no space for it.
     pub(super) fn carry_out<T: Send + 'static>(
         &self,
-        pending: &mut Overlay,
+        pending: &mut PendingWrites,
         planned: Result<Plan<T>>,
         permit: Option<Permit>,
         reply: Reply<T>,
@@ -46,7 +46,7 @@ impl Shard {
 
     fn apply<T: Send + 'static>(
         &self,
-        pending: &mut Overlay,
+        pending: &mut PendingWrites,
         plan: Plan<T>,
         permit: Option<Permit>,
         reply: Reply<T>,
@@ -55,11 +55,11 @@ impl Shard {
             return reply(plan.reply);
         }
         let space = match permit {
-            Some(_) => self.shared.admit(&plan.batch),
+            Some(_) => self.context.admit(&plan.batch),
             None => Ok(()),
         };
         if let Err(error) = &space
-            && !self.shared.env.planted(Bug::RoomAskedLate)
+            && !self.context.env.planted(Bug::RoomAskedLate)
         {
             return reply(Err(error.clone()));
         }
@@ -67,37 +67,37 @@ impl Shard {
         if let Err(error) = space {
             return reply(Err(error));
         }
-        self.shared.count(plan.event);
-        let after = Aftermath::of(&plan.batch);
+        self.context.count(plan.event);
+        let after = PostCommit::of(&plan.batch);
         let reached = vec![(ticket, pending.durable())];
         let reply = guarded(plan.effect, reply);
-        let completion = completion(&self.shared, after, reached, permit, move |committed| {
+        let completion = completion(&self.context, after, reached, permit, move |committed| {
             reply(committed.and(plan.reply));
         });
-        self.shared.index.submit(plan.batch, completion);
+        self.context.index.submit(plan.batch, completion);
     }
 }
 
 /// Returns the completion of a batch that holds these places in the order of its shards.
 pub(crate) fn completion(
-    shared: &Shared,
-    after: Aftermath,
+    context: &SharedContext,
+    after: PostCommit,
     reached: Vec<(Ticket, Durable)>,
     permit: Option<Permit>,
     reply: impl FnOnce(Result<()>) + Send + 'static,
 ) -> Completion {
-    let shared = Arc::clone(shared);
+    let context = Arc::clone(context);
     Box::new(move |outcome| {
         match &outcome {
             Ok(()) => {
                 for (ticket, durable) in &reached {
                     durable.reached(*ticket);
                 }
-                after.tell(&shared);
+                after.tell(&context);
             }
             // The pending writes of this batch never become durable: the index has failed, and no
             // further decision is made on them.
-            Err(error) => after.failed(&shared, error),
+            Err(error) => after.failed(&context, error),
         }
         // Before the reply: a caller that receives it may send its next request at once.
         drop(permit);
@@ -129,7 +129,7 @@ pub(crate) fn guarded<T: Send + 'static>(effect: Effect, reply: Reply<T>) -> Rep
     }
 }
 
-impl Common {
+impl Context {
     /// Counts the event of a plan.
     pub(crate) fn count(&self, event: Option<Event>) {
         match event {

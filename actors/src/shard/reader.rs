@@ -18,23 +18,23 @@ use cenotaph_storage::{
     Error, ErrorKind, ObjectId, OperationId, PartNumber, Result, UploadId, Version,
 };
 
-use crate::overlay::Overlay;
-use crate::shared::Common;
+use crate::runtime::context::Context;
+use crate::shard::pending_writes::PendingWrites;
 
 /// Parts read per page.
 const PARTS_PAGE: usize = 2000;
 
 /// Reader of one decision.
 pub(crate) struct Reader<'a> {
-    context: &'a Common,
+    context: &'a Context,
     /// Batches that are submitted and not durable; `None` where no shard submits any.
-    pending: Option<&'a Overlay>,
+    pending: Option<&'a PendingWrites>,
     reads: ReadSet,
 }
 
 impl<'a> Reader<'a> {
     /// Creates a reader over the pending writes of a shard and the index.
-    pub(crate) fn new(context: &'a Common, pending: &'a Overlay) -> Self {
+    pub(crate) fn new(context: &'a Context, pending: &'a PendingWrites) -> Self {
         Self {
             context,
             pending: Some(pending),
@@ -43,7 +43,7 @@ impl<'a> Reader<'a> {
     }
 
     /// Creates a reader over the index alone.
-    pub(crate) fn of_index(context: &'a Common) -> Self {
+    pub(crate) fn of_index(context: &'a Context) -> Self {
         Self {
             context,
             pending: None,

@@ -12,13 +12,13 @@ use cenotaph_storage::rows::{Filed, Phase, Session, parts_prefix, read_part_key,
 use cenotaph_storage::{Error, ErrorKind, PARTS_MAX, Result};
 
 use super::{Reader, Shard};
-use crate::admission::Permit;
-use crate::messages::ShardMessage;
-use crate::overlay::Overlay;
-use crate::reply::Reply;
-use crate::shared::Common;
+use crate::admission::permits::Permit;
+use crate::runtime::context::Context;
+use crate::runtime::messages::ShardMessage;
+use crate::runtime::reply::Reply;
+use crate::shard::pending_writes::PendingWrites;
 
-impl Common {
+impl Context {
     /// Delivers a step of an upload to the object's shard, and returns the reply. Idempotent, as
     /// [`compare_and_write`](Self::compare_and_write).
     pub(crate) async fn step(
@@ -72,13 +72,13 @@ impl Common {
 impl Shard {
     pub(super) async fn plan_step(
         &self,
-        pending: &Overlay,
+        pending: &PendingWrites,
         step: &SessionSwap,
     ) -> Result<Plan<Option<Written>>> {
-        let mut reader = Reader::new(&self.shared, pending);
+        let mut reader = Reader::new(&self.context, pending);
         let view = view(&mut reader, step).await?;
-        let mut plan = step.decide(&view, self.shared.env.steady_now());
-        self.shared.env.tamper_step(step, &view, &mut plan);
+        let mut plan = step.decide(&view, self.context.env.steady_now());
+        self.context.env.tamper_step(step, &view, &mut plan);
         Ok(plan.based_on(reader.into_reads()))
     }
 }
