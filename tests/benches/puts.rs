@@ -117,7 +117,9 @@ fn summarize(mut latencies: Vec<Duration>, syncs: u64, elapsed: Duration) -> Run
 
 fn raw(directory: &Path, length: Duration) -> Run {
     let mut file = std::fs::File::create(directory.join("log")).unwrap();
-    let (payload, begun, mut latencies) = ([7u8; PAYLOAD_BYTES], Instant::now(), Vec::new());
+    let payload = [7u8; PAYLOAD_BYTES];
+    let begun = Instant::now();
+    let mut latencies = Vec::new();
     while begun.elapsed() < length {
         let put = Instant::now();
         file.write_all(&payload).unwrap();
@@ -151,9 +153,11 @@ fn fjall_each(directory: &Path, clients: usize, length: Duration) -> Run {
     let begun = Instant::now();
     let threads: Vec<_> = (0..clients)
         .map(|client| {
-            let (database, keyspace) = (database.clone(), keyspace.clone());
+            let database = database.clone();
+            let keyspace = keyspace.clone();
             std::thread::spawn(move || {
-                let (payload, mut latencies) = ([7u8; PAYLOAD_BYTES], Vec::new());
+                let payload = [7u8; PAYLOAD_BYTES];
+                let mut latencies = Vec::new();
                 while begun.elapsed() < length {
                     let put = Instant::now();
                     let mut batch = database.batch().durability(Some(PersistMode::SyncData));
@@ -233,13 +237,12 @@ async fn drive<F>(
 where
     F: Future<Output = ()> + Send + 'static,
 {
-    let (begun, payload) = (
-        Instant::now(),
-        bytes::Bytes::from_static(&[7u8; PAYLOAD_BYTES]),
-    );
+    let begun = Instant::now();
+    let payload = bytes::Bytes::from_static(&[7u8; PAYLOAD_BYTES]);
     let tasks: Vec<_> = (0..clients)
         .map(|client| {
-            let (put, payload) = (put.clone(), payload.clone());
+            let put = put.clone();
+            let payload = payload.clone();
             tokio::spawn(async move {
                 let mut latencies = Vec::new();
                 while begun.elapsed() < length {

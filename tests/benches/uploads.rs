@@ -77,7 +77,8 @@ impl Rival {
 
     /// Uploads so many small parts, and takes the time of their completion; none if it is refused.
     async fn completion(&self, parts: u32) -> Option<Duration> {
-        let (server, key) = (&self.server, "k");
+        let server = &self.server;
+        let key = "k";
         let upload = server.begin_upload(BUCKET, key).await;
         let uploads = stream::iter(1..=parts).map(|number| {
             let part =
@@ -107,7 +108,8 @@ impl Rival {
     /// The most parts that it takes, by halves, and none if it takes not even one; and how long it
     /// took to find out.
     async fn most(&self) -> (u32, Duration) {
-        let (begun, mut parts) = (Instant::now(), PARTS_MAX);
+        let begun = Instant::now();
+        let mut parts = PARTS_MAX;
         while parts > 0 && self.completion(parts).await.is_none() {
             parts /= 2;
         }
@@ -257,7 +259,8 @@ async fn local_puts() {
 }
 
 async fn remote_puts(rival: &Rival) {
-    let (mib, name) = (REMOTE_PUT_BYTES / MIB, rival.name);
+    let mib = REMOTE_PUT_BYTES / MIB;
+    let name = rival.name;
     println!(
         "\nput of {mib} MiB to {name}, median of {ROUNDS_SLOW} interleaved rounds; a blob has 4 requests at once"
     );

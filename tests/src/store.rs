@@ -106,11 +106,13 @@ impl Store {
         let plain = cenotaph_storage::blobs::local(&root).unwrap();
         let faults = Faults::default();
         let operator: Operator = plain.clone().layer(faulty::layer(&faults));
-        let (path, began) = (directory.path().join("index"), env.monotonic());
+        let path = directory.path().join("index");
+        let began = env.monotonic();
         let index = Counting::new(Arc::new(
             FjallIndex::open(&path, env.clone(), FjallOptions::default()).unwrap(),
         ));
-        let (counts, index_opened) = (index.counts(), env.monotonic());
+        let counts = index.counts();
+        let index_opened = env.monotonic();
         let index: Arc<dyn Index> = Arc::new(index);
         let engine = Engine::builder(directory.path())
             .config(config)

@@ -129,10 +129,8 @@ pub async fn assert_beside_rows(index: &dyn Index) {
 }
 
 fn assert_same(found: BTreeSet<Bytes>, needed: BTreeSet<Bytes>, what: &str) {
-    let (too_many, missing) = (
-        found.difference(&needed).count(),
-        needed.difference(&found).count(),
-    );
+    let too_many = found.difference(&needed).count();
+    let missing = needed.difference(&found).count();
     assert_eq!(
         (too_many, missing),
         (0, 0),

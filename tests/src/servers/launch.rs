@@ -82,7 +82,8 @@ impl Running {
     }
 
     fn spawn(name: &'static str, order: &impl Fn(&mut Command, u16, &Path)) -> Self {
-        let (directory, port) = (TempDir::new().unwrap(), free_port());
+        let directory = TempDir::new().unwrap();
+        let port = free_port();
         let mut command = Command::new("sh");
         command.args(["-c", WATCHED, name]);
         order(&mut command, port, directory.path());

@@ -86,7 +86,9 @@ fn no_changed_byte_gives_wrong_data_or_less_of_it_in_silence() {
             .enumerate()
             .map(|(number, flips)| {
                 let scratch = root.path().join(format!("scratch-{number}"));
-                let (golden, expected, flips) = (golden.clone(), expected.clone(), flips.to_vec());
+                let golden = golden.clone();
+                let expected = expected.clone();
+                let flips = flips.to_vec();
                 let orders = Orders {
                     golden,
                     scratch,

@@ -195,7 +195,8 @@ async fn the_operation_too_many_is_refused_and_nothing_behind_it_is_asked_for() 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_thousand_writes_over_all_shards_are_there_all_at_once() {
     let store = Store::new().await;
-    let (engine, env) = (&store.engine, Env::new(store.stage.clone()));
+    let engine = &store.engine;
+    let env = Env::new(store.stage.clone());
     let keys: Vec<String> = (0..1000).map(|number| format!("all/{number:03}")).collect();
     let shards: BTreeSet<_> = keys
         .iter()
@@ -207,7 +208,8 @@ async fn a_thousand_writes_over_all_shards_are_there_all_at_once() {
         "every shard is concerned"
     );
     let over = Arc::new(AtomicBool::new(false));
-    let (looker, told) = (engine.clone(), Arc::clone(&over));
+    let looker = engine.clone();
+    let told = Arc::clone(&over);
     let looks = beside(async move {
         let mut looks = 0;
         while !told.load(Ordering::SeqCst) {

@@ -75,7 +75,9 @@ async fn actors_killed_at_random_under_load_lose_nothing_and_lie_to_nobody() {
 
 async fn client(store: &Store, env: &Env, number: u64, until: Duration) -> Seen {
     let key = format!("client/{number}");
-    let (mut expected, mut seen, mut round) = (None, Seen::default(), 0);
+    let mut expected = None;
+    let mut seen = Seen::default();
+    let mut round = 0;
     while env.monotonic() < until {
         round += 1;
         let seed = number * 1_000_000 + round;
@@ -121,7 +123,8 @@ async fn client(store: &Store, env: &Env, number: u64, until: Duration) -> Seen 
 /// As a put, in three parts; an upload that does not get to its end stays open.
 async fn put_in_parts(engine: &Engine, key: &str, body: &Bytes) -> cenotaph::Result<Written> {
     let upload = engine.multipart(key).await?;
-    let (first, rest) = (body.len() / 3, body.len() / 2);
+    let first = body.len() / 3;
+    let rest = body.len() / 2;
     for (number, part) in [(3, rest..body.len()), (1, 0..first), (2, first..rest)] {
         // A part may be sent again as often as one likes: its number is its place.
         let mut attempts = 0;
@@ -165,9 +168,11 @@ async fn what_rivals_hear_about_one_object_while_actors_die_has_an_order() {
     let store = store().await;
     let env = Env::new(store.stage.clone());
     let until = env.monotonic() + seconds();
-    let (engine, killing) = (store.engine.clone(), env.clone());
+    let engine = store.engine.clone();
+    let killing = env.clone();
     let killer = tokio::spawn(async move { kill_at_random(&engine, &killing, until).await });
-    let (mut rounds, mut undecided) = (0u64, 0);
+    let mut rounds = 0u64;
+    let mut undecided = 0;
     while env.monotonic() < until {
         let moments = Arc::new(AtomicU64::new(0));
         let rivals = (0..RIVALS).map(|number| {
@@ -216,7 +221,8 @@ impl Rival {
     async fn ask(self, key: String) -> History {
         let mut history = History::new();
         for round in 0..ASKED {
-            let (called, value) = (self.moment(), 1 + self.number * ASKED + round);
+            let called = self.moment();
+            let value = 1 + self.number * ASKED + round;
             let heard = match self.env.random_u64() % 4 {
                 0 => self.delete(&key).await,
                 1 => self.read(&key).await,

@@ -89,9 +89,12 @@ async fn increment(engine: &Engine, key: &str, tally: &Tally) {
     reason = "tasks on threads of their own are the point"
 )]
 async fn run(engine: &Engine, env: &Env, tasks: u64, key: impl Fn(u64) -> String) -> Run {
-    let (tally, began) = (Arc::new(Tally::default()), env.monotonic());
+    let tally = Arc::new(Tally::default());
+    let began = env.monotonic();
     let running = (0..tasks).map(|task| {
-        let (engine, key, tally) = (engine.clone(), key(task), Arc::clone(&tally));
+        let engine = engine.clone();
+        let key = key(task);
+        let tally = Arc::clone(&tally);
         tokio::spawn(async move {
             for _ in 0..increments() {
                 increment(&engine, &key, &tally).await;
@@ -101,7 +104,8 @@ async fn run(engine: &Engine, env: &Env, tasks: u64, key: impl Fn(u64) -> String
     for task in running.collect::<Vec<_>>() {
         task.await.unwrap();
     }
-    let (committed, took) = (tasks * increments(), env.monotonic() - began);
+    let committed = tasks * increments();
+    let took = env.monotonic() - began;
     let [asked, given_up, refused] =
         [&tally.asked, &tally.conflicts, &tally.refused].map(|count| count.load(Ordering::Relaxed));
     let each = |count: u64| count as f64 / committed as f64;
@@ -132,7 +136,8 @@ async fn every_increment_of_a_contended_counter_counts_once_while_shards_die() {
     let mut config = quick();
     config.limits.restarts.max = usize::MAX;
     let store = Store::with(config).await;
-    let (engine, env) = (&store.engine, Env::new(store.stage.clone()));
+    let engine = &store.engine;
+    let env = Env::new(store.stage.clone());
     println!("{TASKS} tasks, {} updates each", increments());
     tell(
         "each its own object",
@@ -147,12 +152,11 @@ async fn every_increment_of_a_contended_counter_counts_once_while_shards_die() {
         &run(engine, &env, TASKS, |_| "one".to_owned()).await,
     );
 
-    let (over, killer, killing) = (
-        Arc::new(AtomicBool::new(false)),
-        engine.killer(),
-        env.clone(),
-    );
-    let (told, shards) = (Arc::clone(&over), engine.config().limits.shards as u64);
+    let over = Arc::new(AtomicBool::new(false));
+    let killer = engine.killer();
+    let killing = env.clone();
+    let told = Arc::clone(&over);
+    let shards = engine.config().limits.shards as u64;
     let hot = engine.shard_of("dying").unwrap();
     let kills = tokio::spawn(async move {
         let mut kills = 0u64;

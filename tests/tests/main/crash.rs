@@ -237,7 +237,8 @@ impl Scene {
 
     /// Opens what is left, and sees whether all is well. The last time every object is read.
     async fn examine(&mut self, last: bool, seen: &mut Seen) {
-        let (env, data) = (Env::real().unwrap(), self.data());
+        let env = Env::real().unwrap();
+        let data = self.data();
         let index =
             FjallIndex::open(&data.join("index"), env.clone(), FjallOptions::default()).unwrap();
         let index: Arc<dyn Index> = Arc::new(index);
@@ -361,7 +362,8 @@ async fn give_up_uploads(engine: &Engine) {
 /// The object, all of it, whole and by one author.
 async fn read(engine: &Engine, key: &str) -> Option<Found> {
     let object = engine.get(key).await.unwrap()?;
-    let (version, metadata) = (object.version(), object.metadata().clone());
+    let version = object.version();
+    let metadata = object.metadata().clone();
     let bytes = object.bytes().await.unwrap();
     let number = load::author(&bytes)
         .unwrap_or_else(|| panic!("{key} {version} is not whole: {metadata:?}"));

@@ -228,7 +228,9 @@ async fn listings_and_usage_step_over_unreadable_rows_and_say_so() {
     assert_eq!(error.kind(), ErrorKind::Corrupt);
     assert!(error.to_string().contains("table=rows"), "{error}");
     for limit in [7, 1000] {
-        let (mut listed, mut ranges, mut after) = (Vec::new(), 0, None::<String>);
+        let mut listed = Vec::new();
+        let mut ranges = 0;
+        let mut after = None::<String>;
         loop {
             let mut list = engine.list("").limit(limit).step_over_damage();
             if let Some(after) = after {

@@ -365,7 +365,8 @@ async fn objects_with_one_deadline_vanish_from_a_listing_together_however_the_cl
     store.engine.atomic(writes).await.unwrap();
     store.stage.advance(HOUR - 120 * INSTANT);
     store.stage.tick(INSTANT);
-    let (mut pages, mut left) = (0, 50);
+    let mut pages = 0;
+    let mut left = 50;
     while left > 0 {
         left = names(&store.engine, None).await.len();
         assert!(

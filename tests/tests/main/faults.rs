@@ -376,10 +376,8 @@ async fn a_restarted_shard_decides_nothing_before_what_its_predecessor_submitted
         tokio::task::yield_now().await;
     }
     index.release();
-    let (first, second) = (
-        first.await.unwrap().unwrap(),
-        second.await.unwrap().unwrap(),
-    );
+    let first = first.await.unwrap().unwrap();
+    let second = second.await.unwrap().unwrap();
     assert_eq!((first.version.unwrap().get(), first.created), (1, true));
     assert_eq!((second.version.unwrap().get(), second.created), (2, false));
     assert_eq!(

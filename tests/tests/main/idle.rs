@@ -180,7 +180,8 @@ async fn end(engine: Engine, end: End) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_read_never_brings_back_what_was_deleted_overwritten_or_renamed_while_it_looked() {
     let store = store().await;
-    let (mut rounds, mut touched) = (0, 0);
+    let mut rounds = 0;
+    let mut touched = 0;
     for round in 0..24 {
         for how in ENDS {
             let bytes = KINDS[round % 3];
@@ -245,7 +246,8 @@ async fn a_read_extends_what_it_has_read_and_not_what_was_decided_before_it_is_h
         store.stage.advance(2 * HOUR);
         // The shard stands still; what is asked of it is decided in the order in which it comes.
         let mut held = store.stage.hold(Seam::ShardBeforeDecide);
-        let (engine, key) = (store.engine.clone(), other.clone());
+        let engine = store.engine.clone();
+        let key = other.clone();
         let standing_still = beside(async move { engine.put(&key, "x").await });
         held.arrived().await;
         let engine = store.engine.clone();

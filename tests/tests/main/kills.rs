@@ -31,7 +31,8 @@ async fn kill_at(store: &Store, mut held: Held, kind: ActorKind) -> Held {
 
 /// The engine still serves both tiers, and everything settles.
 async fn goes_on(store: &Store) {
-    let (small, large) = (payload(91, 10), payload(92, LARGE));
+    let small = payload(91, 10);
+    let large = payload(92, LARGE);
     store
         .engine
         .put("after/small", small.clone())

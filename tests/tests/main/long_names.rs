@@ -50,10 +50,8 @@ fn file(store: &Store, path: &str) -> PathBuf {
 /// did not write.
 async fn make_older(store: &Store, key: &str) {
     for key in revisions(store, key).await {
-        let (from, to) = (
-            file(store, &path::path(&key)),
-            file(store, &path::older_path(&key).unwrap()),
-        );
+        let from = file(store, &path::path(&key));
+        let to = file(store, &path::older_path(&key).unwrap());
         std::fs::create_dir_all(to.parent().unwrap()).unwrap();
         std::fs::rename(from, &to).unwrap();
         let opened = std::fs::File::options().write(true).open(to).unwrap();
@@ -156,7 +154,9 @@ async fn a_blob_of_a_long_name_tells_whose_it_is_without_the_index() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_older_blob_is_read_scrubbed_copied_and_deleted() {
     let store = Store::new().await;
-    let (old, kept, renamed) = (long("old"), long("kept"), long("renamed"));
+    let old = long("old");
+    let kept = long("kept");
+    let renamed = long("renamed");
     for (key, seed) in [(&old, 1), (&kept, 2)] {
         store
             .engine
@@ -295,8 +295,10 @@ async fn an_unknown_blob_that_does_not_tell_whose_it_is_stays() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_salvage_names_lost_objects_with_long_names() {
     let store = Store::new().await;
-    let (kept, lost, older, nameless) =
-        (long("kept"), long("lost"), long("older"), long("nameless"));
+    let kept = long("kept");
+    let lost = long("lost");
+    let older = long("older");
+    let nameless = long("nameless");
     for (seed, key) in (1..).zip([&kept, &lost, &older, &nameless]) {
         store
             .engine

@@ -148,7 +148,8 @@ async fn a_missing_blob_is_absent_to_every_read_if_so_configured() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_tier_that_is_away_is_absent_to_nobody() {
     let store = store(MissingBlob::Absent).await;
-    let (blobs, away) = (store.path().join("blobs"), store.path().join("away"));
+    let blobs = store.path().join("blobs");
+    let away = store.path().join("away");
     std::fs::rename(&blobs, &away).unwrap();
     assert_eq!(
         store.engine.get("k").await.unwrap_err().kind(),

@@ -48,16 +48,14 @@ fn bits(path: &Path) -> u32 {
 }
 
 fn configured(modes: Modes) -> Config {
-    let (index, blobs) = (
-        FjallOptions {
-            modes,
-            ..FjallOptions::default()
-        },
-        BlobOptions {
-            modes,
-            ..BlobOptions::default()
-        },
-    );
+    let index = FjallOptions {
+        modes,
+        ..FjallOptions::default()
+    };
+    let blobs = BlobOptions {
+        modes,
+        ..BlobOptions::default()
+    };
     Config {
         index,
         blobs,
@@ -192,7 +190,8 @@ async fn configured_modes_hold_for_directories_and_files() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_there_keeps_its_modes() {
     let dir = TempDir::new().unwrap();
-    let (data, blobs) = (dir.path().join("data"), dir.path().join("blobs"));
+    let data = dir.path().join("data");
+    let blobs = dir.path().join("blobs");
     for existing in [&data, &data.join("index"), &blobs] {
         fs::create_dir_all(existing).unwrap();
         fs::set_permissions(existing, fs::Permissions::from_mode(0o755)).unwrap();
@@ -242,7 +241,8 @@ async fn what_is_there_keeps_its_modes() {
 #[tokio::test(flavor = "multi_thread")]
 async fn salvaged_store_is_for_its_owner_only() {
     let dir = TempDir::new().unwrap();
-    let (old, new) = (dir.path().join("old"), dir.path().join("new"));
+    let old = dir.path().join("old");
+    let new = dir.path().join("new");
     make(&old, quick()).await;
     // As a store of an earlier build is.
     for (path, _) in Found::below(&old).files {

@@ -59,10 +59,8 @@ async fn a_rename_moves_any_kind_over_any_other_and_leaves_nothing_behind() {
     let mut store = store().await;
     for (from, to) in pairs() {
         let what = format!("{from:?} renamed over {to:?}");
-        let (source, target) = (
-            put(&store, "a", 1, from).await,
-            put(&store, "b", 2, to).await,
-        );
+        let source = put(&store, "a", 1, from).await;
+        let target = put(&store, "b", 2, to).await;
         let written = store.counts.put(Table::Payloads);
         let renamed = store.engine.rename("a", "b").await.unwrap();
         assert_eq!(
@@ -115,10 +113,8 @@ async fn a_copy_of_any_kind_over_any_other_stands_by_itself() {
     let mut store = store().await;
     for (from, to) in pairs() {
         let what = format!("{from:?} copied over {to:?}");
-        let (source, target) = (
-            put(&store, "a", 1, from).await,
-            put(&store, "b", 2, to).await,
-        );
+        let source = put(&store, "a", 1, from).await;
+        let target = put(&store, "b", 2, to).await;
         let copied = store.engine.copy("a", "b").await.unwrap();
         assert_eq!(
             copied.map(|copied| copied.created),
@@ -180,7 +176,8 @@ async fn an_object_renamed_in_a_circle_is_the_same_and_a_write_to_any_name_on_th
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_reader_of_either_name_sees_what_it_began_with_to_its_end() {
     let store = store().await;
-    let (moved, replaced) = (payload(1, 9_000_000), payload(2, 9_000_000));
+    let moved = payload(1, 9_000_000);
+    let replaced = payload(2, 9_000_000);
     store.engine.put("a", moved.clone()).await.unwrap();
     store.engine.put("b", replaced.clone()).await.unwrap();
     let readers = [
@@ -206,7 +203,8 @@ async fn demands_on_either_side_of_a_move_are_kept() {
         let (from, _) = put(&store, "a", 1, Some(kind)).await.unwrap();
         let (to, there) = put(&store, "b", 2, Some(kind)).await.unwrap();
         let engine = &store.engine;
-        let (version, etag) = (there.version.unwrap(), there.etag.unwrap());
+        let version = there.version.unwrap();
+        let etag = there.etag.unwrap();
         let refused = [
             engine.rename("a", "b").if_absent().await.unwrap_err(),
             engine

@@ -316,7 +316,8 @@ async fn the_precondition_of_the_beginning_is_demanded_at_the_end_again() {
 async fn a_part_that_is_not_what_was_declared_is_not_kept() {
     let store = Store::new().await;
     let begun = store.engine.multipart("k").await.unwrap();
-    let (good, bad) = (payload(1, 5000), payload(2, 5000));
+    let good = payload(1, 5000);
+    let bad = payload(2, 5000);
     begun.part(1, good.clone()).await.unwrap();
     let declared = [
         Digest::md5_of,

@@ -498,7 +498,9 @@ fn a_chunk_that_nobody_waited_for_is_not_lost() {
         engine.put(id("large"), large.clone()).await?;
         engine.limit_namespace(&limited(), bytes_per_second(1000))?;
         let mut object = engine.get(id("large")).await?.expect("it was put");
-        let (begun, mut read, mut given_up) = (world.elapsed(), Vec::new(), 0);
+        let begun = world.elapsed();
+        let mut read = Vec::new();
+        let mut given_up = 0;
         loop {
             match world.env().deadline(SECOND / 2, object.chunk()).await {
                 None => given_up += 1,
@@ -577,7 +579,8 @@ fn no_permit_is_lost_with_a_killed_actor_and_no_byte_of_a_slowed_put() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_switched_off_namespace_refuses_every_kind_of_write() {
     let store = Store::new().await;
-    let (engine, open) = (&store.engine, ObjectId::try_from("open").unwrap());
+    let engine = &store.engine;
+    let open = ObjectId::try_from("open").unwrap();
     for key in ["a", "b"] {
         engine.put(id(key), "bytes").await.unwrap();
     }
@@ -628,7 +631,8 @@ async fn what_is_refused_costs_a_namespace_nothing() {
     let mut config = quick();
     config.limits.payload_bytes_max = 1000;
     let store = Store::with(config).await;
-    let (engine, off) = (&store.engine, "off/org=1".parse::<Namespace>().unwrap());
+    let engine = &store.engine;
+    let off = "off/org=1".parse::<Namespace>().unwrap();
     let in_off = ObjectId::new(&off, "b").unwrap();
     engine.limit_namespace(&off, disabled()).unwrap();
     let rates = NamespaceLimits {

@@ -108,10 +108,8 @@ async fn run(load: Load) {
         .await;
     world.has_ended.store(true, Ordering::Relaxed);
     let wrong = clients.join_all().await.concat();
-    let (reads, writes) = (
-        world.reads.load(Ordering::Relaxed),
-        world.writes.load(Ordering::Relaxed),
-    );
+    let reads = world.reads.load(Ordering::Relaxed);
+    let writes = world.writes.load(Ordering::Relaxed);
     println!(
         "sizes={:?} mixed={} reads={reads} writes={writes}",
         load.sizes, load.is_mixed

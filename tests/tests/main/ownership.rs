@@ -125,7 +125,8 @@ async fn a_store_whose_tier_is_away_does_not_open_and_loses_nothing() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_tier_belongs_to_one_store() {
-    let (one, other) = (Scene::new(), Scene::new());
+    let one = Scene::new();
+    let other = Scene::new();
     let engine = one.engine().await;
     engine.put("k", payload(1, LARGE)).await.unwrap();
     engine.close().await.unwrap();

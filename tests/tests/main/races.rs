@@ -33,7 +33,8 @@ fn body(seed: u64, bytes: usize, streamed: bool) -> Body {
 )]
 async fn race(engine: &Engine, key: &str, bytes: usize) -> Vec<(u64, Result<Written>)> {
     let rivals = (0..RIVALS).map(|seed| {
-        let (engine, key) = (engine.clone(), key.to_owned());
+        let engine = engine.clone();
+        let key = key.to_owned();
         tokio::spawn(async move {
             loop {
                 match engine
@@ -120,10 +121,8 @@ async fn one_wins_although_shards_and_uploads_die() {
     let mut config = quick();
     config.limits.restarts.max = usize::MAX;
     let store = Store::with(config).await;
-    let (env, shard) = (
-        Env::new(store.stage.clone()),
-        ActorKind::Shard(store.engine.shard_of("k").unwrap()),
-    );
+    let env = Env::new(store.stage.clone());
+    let shard = ActorKind::Shard(store.engine.shard_of("k").unwrap());
     for round in 1..=8 {
         let killing = async {
             for kill in 0..10 {

@@ -168,10 +168,8 @@ async fn fill_tables(work: &Path, config: &Config) {
 fn copy(from: &Path, to: &Path) {
     fs::create_dir_all(to).unwrap();
     for entry in fs::read_dir(from).unwrap() {
-        let (source, target) = (
-            entry.as_ref().unwrap().path(),
-            to.join(entry.unwrap().file_name()),
-        );
+        let source = entry.as_ref().unwrap().path();
+        let target = to.join(entry.unwrap().file_name());
         if source.is_dir() {
             copy(&source, &target);
         } else {
@@ -484,7 +482,8 @@ async fn every_write_is_refused_and_changes_nothing() {
 #[tokio::test(flavor = "multi_thread")]
 async fn readers_and_a_writer_keep_each_other_out() {
     let store = Written::new(End::Clean).await;
-    let (one, two) = (store.reader().await, store.reader().await);
+    let one = store.reader().await;
+    let two = store.reader().await;
     assert_eq!(store.views_left(), 2);
     for view in fs::read_dir(store.views()).unwrap() {
         let view = fs::File::open(view.unwrap().path()).unwrap();
@@ -531,10 +530,8 @@ async fn store_that_is_not_there_is_an_error_and_not_made() {
 #[tokio::test(flavor = "multi_thread")]
 async fn tier_that_is_not_there_is_an_error_and_not_made() {
     let store = Written::new(End::Clean).await;
-    let (blobs, away) = (
-        store.data().join("blobs"),
-        store.temporary.path().join("away"),
-    );
+    let blobs = store.data().join("blobs");
+    let away = store.temporary.path().join("away");
     fs::rename(&blobs, &away).unwrap();
     let error = store.open().await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Unavailable);

@@ -25,7 +25,9 @@ async fn a_slow_reader_of_256_mib_gets_the_bytes_it_began_with_through_overwrite
     store.engine.put("k", body).await.unwrap();
     let mut object = store.engine.get("k").await.unwrap().unwrap();
 
-    let (mut whole, mut bytes, mut chunks) = (xxhash_rust::xxh3::Xxh3Default::new(), 0u64, 0);
+    let mut whole = xxhash_rust::xxh3::Xxh3Default::new();
+    let mut bytes = 0u64;
+    let mut chunks = 0;
     while let Some(chunk) = object.chunk().await.unwrap() {
         whole.update(&chunk);
         bytes += chunk.len() as u64;

@@ -95,11 +95,9 @@ fn callers_on_every_blocking_thread_do_not_wait_for_each_other() {
     let barrier = Arc::new(Barrier::new(THREADS));
     let gets: Vec<_> = (0..THREADS)
         .map(|_| {
-            let (engine, barrier, handle) = (
-                engine.clone(),
-                Arc::clone(&barrier),
-                runtime.handle().clone(),
-            );
+            let engine = engine.clone();
+            let barrier = Arc::clone(&barrier);
+            let handle = runtime.handle().clone();
             runtime.spawn_blocking(move || {
                 barrier.wait();
                 handle.block_on(async {

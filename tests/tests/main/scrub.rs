@@ -497,10 +497,8 @@ async fn what_a_later_build_may_have_written_is_never_touched() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_expiry_entry_without_its_row_is_removed() {
-    let (at, other) = (
-        Timestamp::from_millis(u64::MAX / 2),
-        Timestamp::from_millis(u64::MAX / 3),
-    );
+    let at = Timestamp::from_millis(u64::MAX / 2);
+    let other = Timestamp::from_millis(u64::MAX / 3);
     for (key, deadline) in [("absent", at), ("embedded", at), ("mortal", other)] {
         let store = store().await;
         plant(&store, |batch| {

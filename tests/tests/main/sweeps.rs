@@ -148,7 +148,8 @@ async fn pauses_of_a_tier_that_refuses_grow() {
         "it is asked again and again"
     );
     // Pauses of 10, 20, 40, 80 and 160 ms and more; without growth they were 10 each.
-    let (first, last) = (attempts[0], attempts[5]);
+    let first = attempts[0];
+    let last = attempts[5];
     assert!(last - first >= Duration::from_millis(300), "{attempts:?}");
     store.faults.heal();
 }

@@ -322,7 +322,8 @@ impl Scene {
 
     /// Writes the same value to all objects, and knows after each answer what all must be.
     async fn write_together(&self) {
-        let (mut value, mut stands) = (0u64, 0);
+        let mut value = 0u64;
+        let mut stands = 0;
         while self.goes_on() {
             value += 1;
             let write = |n| {
@@ -386,7 +387,8 @@ impl Scene {
     }
 
     async fn kill(&self, until: Duration) -> u64 {
-        let (shards, mut kills) = (self.engine.config().limits.shards as u64, 0);
+        let shards = self.engine.config().limits.shards as u64;
+        let mut kills = 0;
         while self.env.monotonic() < until {
             let shard = usize::try_from(self.env.random_u64() % shards).unwrap();
             kills += u64::from(self.engine.kill(ActorKind::Shard(shard)));

@@ -200,10 +200,12 @@ async fn what_is_refused_replaces_nothing_although_its_upload_or_shard_dies_on_t
 async fn a_conflict_has_the_function_asked_again_about_what_stands_then() {
     let store = store().await;
     store.engine.put("k", payload(1, LARGE)).await.unwrap();
-    let (mut seen, engine) = (Vec::new(), store.engine.clone());
+    let mut seen = Vec::new();
+    let engine = store.engine.clone();
     let updated = store.engine.update("k", |current| {
         seen.push(current.map(|object| object.version().get()));
-        let (engine, rival) = (engine.clone(), seen.len());
+        let engine = engine.clone();
+        let rival = seen.len();
         async move {
             match rival {
                 1 => _ = engine.put("k", payload(2, 10)).await?,
@@ -229,7 +231,8 @@ async fn a_conflict_has_the_function_asked_again_about_what_stands_then() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_update_that_loses_each_time_is_a_conflict_after_its_last_attempt() {
     let store = store().await;
-    let (mut asked, engine) = (0u64, store.engine.clone());
+    let mut asked = 0u64;
+    let engine = store.engine.clone();
     let outcome = store.engine.update("k", |_| {
         asked += 1;
         let put = engine.put("k", payload(asked, 10));
@@ -252,16 +255,16 @@ async fn a_slow_function_holds_up_nobody_who_wants_the_same_object() {
     store.engine.put("k", "0").await.unwrap();
     // It has lost once, so that it has its turn, and then it does not come to an end.
     let (entered, has_entered) = tokio::sync::oneshot::channel();
-    let (engine, mut entered, mut asked) = (store.engine.clone(), Some(entered), 0);
+    let engine = store.engine.clone();
+    let mut entered = Some(entered);
+    let mut asked = 0;
     let slow = beside(async move {
         let inner = engine.clone();
         engine
             .update("k", |_| {
                 asked += 1;
-                let (inner, entered) = (
-                    inner.clone(),
-                    if asked == 2 { entered.take() } else { None },
-                );
+                let inner = inner.clone();
+                let entered = if asked == 2 { entered.take() } else { None };
                 async move {
                     if asked == 1 {
                         inner.put("k", "1").await?;
@@ -297,14 +300,13 @@ async fn a_slow_function_holds_up_nobody_who_wants_the_same_object() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn among_rivals_and_kills_only_what_was_acknowledged_is_ever_there() {
     let store = store().await;
-    let (env, over, applied) = (
-        Env::new(store.stage.clone()),
-        Arc::new(AtomicBool::new(false)),
-        Arc::default(),
-    );
+    let env = Env::new(store.stage.clone());
+    let over = Arc::new(AtomicBool::new(false));
+    let applied = Arc::default();
     let mut tasks = Vec::new();
     for wrong in WRONGS {
-        let (engine, over) = (store.engine.clone(), Arc::clone(&over));
+        let engine = store.engine.clone();
+        let over = Arc::clone(&over);
         tasks.push(beside(async move {
             while !over.load(Ordering::SeqCst) {
                 let error = engine
@@ -318,11 +320,9 @@ async fn among_rivals_and_kills_only_what_was_acknowledged_is_ever_there() {
         }));
     }
     for rival in 0..2u64 {
-        let (engine, over, applied) = (
-            store.engine.clone(),
-            Arc::clone(&over),
-            Arc::clone(&applied),
-        );
+        let engine = store.engine.clone();
+        let over = Arc::clone(&over);
+        let applied = Arc::clone(&applied);
         tasks.push(beside(async move {
             write(&engine, rival, &over, &applied).await
         }));
@@ -337,10 +337,8 @@ async fn among_rivals_and_kills_only_what_was_acknowledged_is_ever_there() {
         });
         let object = store.engine.get("k").await.unwrap();
         if let Some(object) = object {
-            let (bytes, seed) = (
-                object.metadata().size,
-                object.metadata().attributes.custom["seed"].parse().unwrap(),
-            );
+            let bytes = object.metadata().size;
+            let seed = object.metadata().attributes.custom["seed"].parse().unwrap();
             assert!(
                 object.bytes().await.unwrap() == payload(seed, usize::try_from(bytes).unwrap()),
                 "a rival's, whole"
@@ -370,10 +368,8 @@ async fn write(engine: &Engine, rival: u64, over: &AtomicBool, applied: &AtomicU
     let mut round = 0;
     while !over.load(Ordering::SeqCst) {
         round += 1;
-        let (seed, bytes) = (
-            rival * 1_000_000 + round,
-            if round % 3 == 0 { LARGE } else { 10 },
-        );
+        let seed = rival * 1_000_000 + round;
+        let bytes = if round % 3 == 0 { LARGE } else { 10 };
         let candidate = || Candidate::new(payload(seed, bytes)).custom("seed", seed.to_string());
         match engine
             .update("k", async |_| Ok::<_, Error>(candidate().into()))

@@ -76,7 +76,8 @@ pub(super) async fn run(orders: Orders) {
 async fn client(engine: &Engine, next: &Cell<u64>, mut chance: Chance) {
     loop {
         let number = Number(next.replace(next.get() + 1));
-        let (key, action) = (any_key(&mut chance), any_action(&mut chance));
+        let key = any_key(&mut chance);
+        let action = any_action(&mut chance);
         let begin = Line::Begin {
             number,
             key: key.clone(),

@@ -221,7 +221,8 @@ impl History {
         }
         let open_puts = self.operations.iter().filter(|it| it.is_open_put()).count() as u64;
         let unheard = open_puts - u64::from(kept.is_some());
-        let (taken, takers) = (self.gaps() - self.missing, self.hidden + unheard);
+        let taken = self.gaps() - self.missing;
+        let takers = self.hidden + unheard;
         if taken > takers {
             return Err(format!(
                 "{taken} versions are nobody's, and {takers} puts can have taken them"

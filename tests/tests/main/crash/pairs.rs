@@ -56,8 +56,9 @@ fn a_process_killed_amid_demands_batches_and_renames_leaves_each_step_done_or_no
     let seed = told("CENOTAPH_CRASH_SEED")
         .unwrap_or_else(|| runtime.block_on(async { Env::real().unwrap().random_u64() }));
     println!("seed {seed}");
-    let (directory, mut chance, mut seen) =
-        (TempDir::new().unwrap(), Chance::new(seed), Seen::default());
+    let directory = TempDir::new().unwrap();
+    let mut chance = Chance::new(seed);
+    let mut seen = Seen::default();
     let data = directory.path().join("data");
     for round in 0..rounds {
         let orders = Orders {
@@ -106,7 +107,8 @@ impl Seen {
                 ..
             } = line
             {
-                let (client, step) = (number >> 32, number & u64::from(u32::MAX));
+                let client = number >> 32;
+                let step = number & u64::from(u32::MAX);
                 let before = self.stands.insert(client, step).unwrap_or(0);
                 assert_eq!(
                     step,
@@ -279,7 +281,8 @@ impl Client {
 
     /// The next step, demanding that everything is as it was left.
     async fn step(self, engine: &Engine, stand: Stand) -> Stand {
-        let (keys, step) = (self.keys(), stand.step + 1);
+        let keys = self.keys();
+        let step = stand.step + 1;
         let put = |key: &String| Write::put(key, step.to_string()).custom("step", step.to_string());
         match self {
             Self::Pair(_) => {
@@ -306,7 +309,8 @@ impl Client {
                 assert_eq!(put.outcome, Outcome::Applied);
             }
             Self::Walk(_) => {
-                let (from, to) = ((stand.step - 1) % 3, stand.step % 3);
+                let from = (stand.step - 1) % 3;
+                let to = stand.step % 3;
                 let rename = engine
                     .rename(&keys[from as usize], &keys[to as usize])
                     .if_absent();

@@ -114,10 +114,8 @@ impl Case {
 
     /// Salvages a damaged copy.
     async fn try_salvage(&self, damage: impl FnOnce(&Path)) -> Result<Salvaged, cenotaph::Error> {
-        let (old, new) = (
-            self.directory.path().join("old"),
-            self.directory.path().join("new"),
-        );
+        let old = self.directory.path().join("old");
+        let new = self.directory.path().join("new");
         for left in [&old, &new] {
             drop(std::fs::remove_dir_all(left));
         }
@@ -129,7 +127,8 @@ impl Case {
         let report = report?;
         std::fs::rename(old.join("blobs"), new.join("blobs")).unwrap();
         let engine = Engine::builder(&new).open().await.unwrap();
-        let (mut lost, mut older) = (Vec::new(), Vec::new());
+        let mut lost = Vec::new();
+        let mut older = Vec::new();
         for number in 0..KEYS {
             match engine.get(key(number)).await {
                 Ok(Some(object)) => {
@@ -196,7 +195,8 @@ fn sections(file: &Path) -> BTreeMap<String, (usize, usize)> {
             .fold(0, |number, &byte| number << 8 | u64::from(byte));
         usize::try_from(number).unwrap()
     };
-    let (trailer, toc) = (bytes.len() - 38, number(bytes.len() - 16, 8));
+    let trailer = bytes.len() - 38;
+    let toc = number(bytes.len() - 16, 8);
     let mut sections = BTreeMap::from([
         ("trailer".to_owned(), (trailer, 38)),
         ("toc".to_owned(), (toc, trailer - toc)),

@@ -9,7 +9,8 @@ use super::*;
 pub(super) fn tree(directory: &Path) -> BTreeMap<PathBuf, (Vec<u8>, SystemTime)> {
     let mut found = BTreeMap::new();
     for entry in std::fs::read_dir(directory).unwrap().map(Result::unwrap) {
-        let (path, metadata) = (entry.path(), entry.metadata().unwrap());
+        let path = entry.path();
+        let metadata = entry.metadata().unwrap();
         if metadata.is_dir() {
             found.extend(tree(&path));
         }
@@ -26,7 +27,8 @@ pub(super) fn tree(directory: &Path) -> BTreeMap<PathBuf, (Vec<u8>, SystemTime)>
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_salvage_copies_all_that_can_be_read_and_names_the_rest() {
     let directory = TempDir::new().unwrap();
-    let (old, new) = (directory.path().join("old"), directory.path().join("new"));
+    let old = directory.path().join("old");
+    let new = directory.path().join("new");
     std::fs::create_dir(&old).unwrap();
     with_damaged_rows(&old).await;
     let readable = {
@@ -146,7 +148,8 @@ async fn a_salvage_copies_all_that_can_be_read_and_names_the_rest() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_object_whose_payload_is_lost_is_named_and_stays_corrupt() {
     let directory = TempDir::new().unwrap();
-    let (old, new) = (directory.path().join("old"), directory.path().join("new"));
+    let old = directory.path().join("old");
+    let new = directory.path().join("new");
     let store = open(&old, Config::default()).await;
     for number in 0..20 {
         store
@@ -185,7 +188,8 @@ async fn an_object_whose_payload_is_lost_is_named_and_stays_corrupt() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_salvage_refuses_what_it_would_harm_and_begins_anew_after_a_crash() {
     let directory = TempDir::new().unwrap();
-    let (old, new) = (directory.path().join("old"), directory.path().join("new"));
+    let old = directory.path().join("old");
+    let new = directory.path().join("new");
     let kind = async |old: &Path, new: &Path| cenotaph::salvage(old, new).await.unwrap_err().kind();
     assert_eq!(
         kind(&old, &new).await,
@@ -215,7 +219,8 @@ async fn a_salvage_refuses_what_it_would_harm_and_begins_anew_after_a_crash() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_intact_batches_of_a_damaged_journal_are_copied() {
     let directory = TempDir::new().unwrap();
-    let (old, new) = (directory.path().join("old"), directory.path().join("new"));
+    let old = directory.path().join("old");
+    let new = directory.path().join("new");
     let store = open(&old, small()).await;
     for number in 0..100 {
         store
@@ -292,7 +297,8 @@ fn cut(journal: &[u8], parts: usize) -> Vec<&[u8]> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_journals_around_a_missing_one_are_read() {
     let directory = TempDir::new().unwrap();
-    let (old, new) = (directory.path().join("old"), directory.path().join("new"));
+    let old = directory.path().join("old");
+    let new = directory.path().join("new");
     let store = open(&old, small()).await;
     for number in 0..90 {
         store

@@ -45,7 +45,8 @@ async fn with_damaged_uploads(data: &Path) -> cenotaph::UploadId {
 
 /// The numbers of the parts that can be listed, page by page, and the number of unreadable ranges.
 async fn listed_parts(upload: &Upload, limit: usize) -> (BTreeSet<u16>, usize) {
-    let (mut numbers, mut ranges) = (BTreeSet::new(), 0);
+    let mut numbers = BTreeSet::new();
+    let mut ranges = 0;
     let mut list = upload.parts().limit(limit).step_over_damage();
     loop {
         let page = list.clone().await.unwrap();
@@ -90,7 +91,8 @@ async fn listings_of_uploads_and_parts_step_over_unreadable_keys() {
             "{key} is listed twice"
         );
     }
-    let (first, last) = (*missing.first().unwrap(), *missing.last().unwrap());
+    let first = *missing.first().unwrap();
+    let last = *missing.last().unwrap();
     assert_eq!(
         last - first + 1,
         missing.len() as u64,
@@ -98,7 +100,8 @@ async fn listings_of_uploads_and_parts_step_over_unreadable_keys() {
     );
     for limit in [1, 7, 1000] {
         let mut list = engine.list_uploads("film").limit(limit).step_over_damage();
-        let (mut count, mut ranges) = (0, Vec::new());
+        let mut count = 0;
+        let mut ranges = Vec::new();
         loop {
             let page = list.clone().await.unwrap();
             count += page.uploads.len() as u64;

@@ -29,11 +29,9 @@ fn row(env: &Env, expires_at: Timestamp) -> Row {
         expiration: Expiration::TimeToLive(DAY),
         ..Attributes::default()
     };
-    let (size, checksum, now) = (
-        payload.len() as u64,
-        Some(Checksum::of(&payload)),
-        env.now(),
-    );
+    let size = payload.len() as u64;
+    let checksum = Some(Checksum::of(&payload));
+    let now = env.now();
     let metadata = Metadata {
         size,
         checksum,
@@ -84,7 +82,8 @@ async fn opening_looks_at_no_object_that_is_not_due_and_the_expirer_keeps_up_wit
         limits: cenotaph::Limits::default(),
         ..quick()
     };
-    let (count, empty) = (objects(), Store::with(config()).await.reopen().await);
+    let count = objects();
+    let empty = Store::with(config()).await.reopen().await;
     let store = Store::with(config()).await;
     let env = Env::new(store.stage.clone());
     let tomorrow = env.now().after(DAY);
@@ -97,7 +96,8 @@ async fn opening_looks_at_no_object_that_is_not_due_and_the_expirer_keeps_up_wit
     let store = store.reopen().await;
     store.engine.settle().await.unwrap();
     let scanned = store.counts.scanned(Table::Expiry) + store.counts.scanned(Table::Rows);
-    let ([index, engine], [_, beside]) = (store.opening, empty.opening);
+    let [index, engine] = store.opening;
+    let [_, beside] = empty.opening;
     println!("{count} objects, none due: {scanned} entries scanned");
     println!(
         "opened in {engine:?}, an empty one in {beside:?} (besides, fjall replays its journals: {index:?})"
@@ -161,10 +161,8 @@ async fn as_they_come(store: &Store, count: u64) {
         .time_to_live(Duration::from_millis(1))
         .await
         .unwrap();
-    let (mut backlog, limit) = (
-        0,
-        SECOND * 60 + SECOND * u32::try_from(count / DUE_PER_SECOND).unwrap(),
-    );
+    let mut backlog = 0;
+    let limit = SECOND * 60 + SECOND * u32::try_from(count / DUE_PER_SECOND).unwrap();
     let last = due(count - 1);
     let all_gone = env.deadline(limit, async {
         loop {

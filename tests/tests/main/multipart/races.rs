@@ -214,7 +214,8 @@ async fn of_completions_at_once_with_different_parts_one_wins_and_the_others_are
     )]
     let other = tokio::spawn(async move { other.await });
     deciding.release();
-    let (first, other) = (first.await.unwrap(), other.await.unwrap());
+    let first = first.await.unwrap();
+    let other = other.await.unwrap();
     let (won, lost) = if first.is_ok() {
         (first, other)
     } else {

@@ -118,7 +118,8 @@ async fn a_long_stream_of_unknown_length_names_more_revisions_as_it_goes() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_fails_or_is_killed_between_two_blobs_leaves_the_old_object_and_nothing_else() {
     let store = store().await;
-    let (old, new) = (payload(1, OVER + 5 * PART), payload(2, OVER + 5 * PART));
+    let old = payload(1, OVER + 5 * PART);
+    let new = payload(2, OVER + 5 * PART);
     store.engine.put("k", old.clone()).await.unwrap();
     let promised = new.len() as u64;
     let cut_short = streamed(&new.slice(..OVER + PART), 1000).promise(promised);

@@ -43,7 +43,8 @@ async fn beside_writes_renames_uploads_and_deletes_there_is_no_false_alarm() {
         )]
         writers.push(tokio::spawn(async move {
             for round in 0..u64::MAX {
-                let (a, z) = (format!("a{writer}"), format!("z{writer}"));
+                let a = format!("a{writer}");
+                let z = format!("z{writer}");
                 let bytes = [EMBEDDED, SEPARATE, 50_000][round as usize % 3];
                 let put = engine.put(a.as_str(), payload(round, bytes));
                 put.time_to_live(Duration::from_secs(3600)).await.unwrap();
@@ -226,7 +227,8 @@ async fn beside_overwrites_a_scrub_gives_up_no_live_object() {
         }));
     }
     let env = cenotaph::Env::real().unwrap();
-    let (begun, mut scrubs) = (env.monotonic(), 0);
+    let begun = env.monotonic();
+    let mut scrubs = 0;
     while scrubs < 3 || (env.monotonic() - begun).as_secs() < seconds {
         let report = scrub(&store, May::Drop).await;
         assert!(report.is_clean(), "scrub {scrubs}: {report:?}");

@@ -276,7 +276,8 @@ async fn beside_running_uploads_there_is_no_false_alarm_and_no_harm() {
     let stops = Arc::new(AtomicBool::new(false));
     let uploaders: Vec<_> = (0..4)
         .map(|uploader| {
-            let (engine, stops) = (store.engine.clone(), Arc::clone(&stops));
+            let engine = store.engine.clone();
+            let stops = Arc::clone(&stops);
             beside(async move {
                 let mut rounds = 0;
                 while !stops.load(Ordering::Relaxed) {

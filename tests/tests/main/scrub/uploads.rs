@@ -244,7 +244,8 @@ async fn the_missing_blob_of_a_part_is_found_at_any_depth_and_given_up_on_reques
     let (store, upload) = uploading().await;
     let blob = blob_of_part(&store, &upload, 2).await;
     std::fs::remove_file(file(&store, &blob)).unwrap();
-    let (begun, revision) = (upload.upload_id().begun().as_millis(), blob.revision);
+    let begun = upload.upload_id().begun().as_millis();
+    let revision = blob.revision;
     let said = format!("missing-part: object=film begun_ms={begun} part=2 revision={revision}");
     let shallow = store
         .engine
@@ -635,10 +636,8 @@ async fn a_part_that_is_filed_under_no_number_is_given_up_on_request() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_a_later_build_may_have_written_about_uploads_is_never_touched() {
     let later = Bytes::from_static(b"\xfewritten by a later build");
-    let (other, upload) = (
-        UploadId::new(Timestamp::from_millis(1), [1, 2]),
-        UploadId::new(Timestamp::from_millis(2), [3, 4]),
-    );
+    let other = UploadId::new(Timestamp::from_millis(1), [1, 2]);
+    let upload = UploadId::new(Timestamp::from_millis(2), [3, 4]);
     for key in [
         session_key(&id("later"), &other),
         part_key(&upload, number(1)),

@@ -71,8 +71,11 @@ impl Azurite {
 
     /// A target with a signature that allows everything. The query must have begun.
     fn signed(resource: &str) -> String {
-        let (version, service, kinds, permissions, end) =
-            ("2018-11-09", "b", "sco", "rwdlac", "2100-01-01");
+        let version = "2018-11-09";
+        let service = "b";
+        let kinds = "sco";
+        let permissions = "rwdlac";
+        let end = "2100-01-01";
         let text = [
             ACCOUNT,
             permissions,

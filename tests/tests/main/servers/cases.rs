@@ -109,7 +109,8 @@ async fn assert_ranges(
 ) {
     let mut last = 0;
     for border in borders {
-        let (before, after) = (border.saturating_sub(1), (border + 1).min(whole.len()));
+        let before = border.saturating_sub(1);
+        let after = (border + 1).min(whole.len());
         for range in [
             before..border,
             before..after,

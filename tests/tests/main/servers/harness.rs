@@ -112,10 +112,8 @@ async fn an_upload_in_parts_is_open_until_its_caller_leaves_and_not_after() {
     let Some(program) = demanded("moto", S3::moto_is_here()) else {
         return;
     };
-    let (env, moto) = (
-        Env::real().unwrap(),
-        S3::moto(program, PART_BYTES_MIN).await,
-    );
+    let env = Env::real().unwrap();
+    let moto = S3::moto(program, PART_BYTES_MIN).await;
     let tiers = Tiers::open(
         Arc::new(TempDir::new().unwrap()),
         moto.bucket("bucket").await,
@@ -155,7 +153,8 @@ async fn a_server_that_can_not_start_is_not_waited_for() {
 /// Something that is taken for a server: two processes, and a port on which this process listens in
 /// its stead.
 async fn pretended() -> (Running, [u32; 2]) {
-    let (env, listener) = (Env::real().unwrap(), RefCell::new(None));
+    let env = Env::real().unwrap();
+    let listener = RefCell::new(None);
     let start = Running::start("pretended", |command, port, _| {
         *listener.borrow_mut() = Some(TcpListener::bind(("127.0.0.1", port)).unwrap());
         command.args([

@@ -49,7 +49,8 @@ pub(super) trait Server {
 
 /// Asserts that all cases pass on this server.
 pub(super) async fn assert_passes(server: &impl Server) {
-    let (env, mut seen) = (Env::real().unwrap(), Held::default());
+    let env = Env::real().unwrap();
+    let mut seen = Held::default();
     for (number, case) in cases::ALL.iter().enumerate() {
         let began = env.monotonic();
         eprintln!("{} ..", case.name);
@@ -133,7 +134,8 @@ impl Tiers {
             part_bytes: cases::SPLIT_BYTES as u64,
             at_once: 3,
         };
-        let (path, env) = (directory.path().join("index"), Env::real().unwrap());
+        let path = directory.path().join("index");
+        let env = Env::real().unwrap();
         let index: Arc<dyn Index> =
             Arc::new(FjallIndex::open(&path, env, FjallOptions::default()).unwrap());
         let builder = Engine::builder(directory.path())
@@ -201,7 +203,9 @@ impl Tiers {
                 .await
                 .unwrap()
                 .expect("what is listed is there");
-            let (version, etag, size) = (object.version(), object.etag(), object.metadata().size);
+            let version = object.version();
+            let etag = object.etag();
+            let size = object.metadata().size;
             let bytes = object.bytes().await.unwrap();
             assert_eq!(bytes.len() as u64, size, "{key}");
             objects.insert(key.to_owned(), (version, etag, size, xxh3_64(&bytes)));

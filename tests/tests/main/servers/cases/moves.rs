@@ -7,7 +7,8 @@ use super::{LARGE, MEDIUM, SMALL, assert_holds, bytes, put};
 
 pub(super) async fn a_copy_is_an_object_of_its_own(engine: &Engine) {
     for length in [SMALL, MEDIUM, LARGE] {
-        let (from, to) = (format!("from/{length}"), format!("to/{length}"));
+        let from = format!("from/{length}");
+        let to = format!("to/{length}");
         engine
             .put(&from, payload(1, length))
             .content_type("image/png")

@@ -236,7 +236,8 @@ pub(super) async fn a_part_may_be_made_of_a_range_of_an_object(engine: &Engine) 
     engine.delete("from").await.unwrap();
     assert_eq!(blobs(engine).await, 3);
     upload.complete().await.unwrap();
-    let (from, little) = (payload(1, LARGE), payload(2, SMALL));
+    let from = payload(1, LARGE);
+    let little = payload(2, SMALL);
     let whole = [&from[inner.clone()], &little, &from[LARGE - MEDIUM..]].concat();
     assert!(bytes(engine, "k").await.unwrap() == whole);
     assert_ranges(
@@ -258,7 +259,8 @@ pub(super) async fn a_part_that_is_not_what_was_declared_is_not_kept(engine: &En
     ];
     for (number, digest) in (1..).zip(algorithms) {
         let length = [MEDIUM, LARGE][number as usize % 2];
-        let (right, wrong) = (payload(u64::from(number), length), payload(100, length));
+        let right = payload(u64::from(number), length);
+        let wrong = payload(100, length);
         let kept = upload
             .part(number, right.clone())
             .checksum(digest(&right))
