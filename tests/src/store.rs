@@ -1,5 +1,4 @@
-//! A store for tests: an engine over real fjall and a blob tier that can be broken, whose both
-//! tiers can be inspected.
+//! A store for tests: an engine over real fjall files and a blob tier with fault injection.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -23,26 +22,26 @@ use crate::tables::{Uploads, assert_beside_rows};
 /// Payloads longer than this go to the blob tier of a test store.
 pub const INLINE: usize = 1000;
 
-/// An engine under test, with all that is needed to break it and to look behind it.
+/// An engine under test, with access to its index, its blob tier and its sync points.
 pub struct Store {
     /// The engine.
     pub engine: Engine,
-    /// Where its work can be stopped.
+    /// Environment that pauses work at sync points.
     pub stage: Stage,
-    /// How its blob tier can be broken.
+    /// Fault switches of the blob tier.
     pub faults: Faults,
-    /// Its index, for looking.
+    /// Index, for inspection.
     pub index: Arc<dyn Index>,
-    /// What has been asked of that index.
+    /// Counters of scanned and written index entries.
     pub counts: Counts,
-    /// How long its index took to open, and how long the engine over it.
+    /// Time it took to open the index, and time it took to open the engine over it.
     pub opening: [Duration; 2],
-    /// Its blob tier without the faults, for looking.
+    /// Blob tier without the faults, for inspection.
     pub blobs: BlobTier,
     directory: Arc<TempDir>,
 }
 
-/// A configuration with short delays, so that tests need not wait.
+/// Returns a configuration with short delays, so that tests do not wait.
 pub fn quick() -> Config {
     Config {
         inline_bytes_max: INLINE,
@@ -68,25 +67,25 @@ pub fn quick() -> Config {
 }
 
 impl Store {
-    /// A fresh store with short delays.
+    /// Creates a store with short delays.
     pub async fn new() -> Self {
         Self::with(quick()).await
     }
 
-    /// A fresh store.
+    /// Creates a store with this configuration.
     pub async fn with(config: Config) -> Self {
         Self::open(Arc::new(TempDir::new().unwrap()), config).await
     }
 
-    /// Closes this store and opens it again, with a new stage and no faults.
+    /// Closes this store and opens it again, with a new environment and no faults.
     pub async fn reopen(self) -> Self {
         self.engine.close().await.unwrap();
         let config = self.engine.config().clone();
         Self::open(self.directory, config).await
     }
 
-    /// Stops this store as a crash of the process would, as far as that can be done from within:
-    /// nothing is settled.
+    /// Stops this store as a crash of the process would, as far as possible within one process:
+    /// nothing is settled. Opens it again.
     pub async fn crash(self) -> Self {
         self.stage.fence();
         self.engine.kill(cenotaph::ActorKind::Supervisor);
@@ -136,12 +135,12 @@ impl Store {
         }
     }
 
-    /// The directory that holds it all.
+    /// Returns the directory of the index and the blob tier.
     pub fn path(&self) -> &Path {
         self.directory.path()
     }
 
-    /// Waits until nothing is left to settle, and asserts I5; see [`assert_settled`].
+    /// Waits until nothing remains to settle, and asserts I5 and I3; see [`assert_settled`].
     pub async fn assert_settled(&self) {
         assert_settled(
             &self.engine,
@@ -152,7 +151,7 @@ impl Store {
         .await;
     }
 
-    /// The bytes of an object; none if it is absent.
+    /// Returns the bytes of an object, or `None` if it is absent.
     pub async fn bytes(&self, key: &str) -> Option<bytes::Bytes> {
         match self.engine.get(key).await.unwrap() {
             Some(object) => Some(object.bytes().await.unwrap()),
@@ -161,9 +160,10 @@ impl Store {
     }
 }
 
-/// Waits until an engine has nothing left to settle, and asserts I5: its blob tier holds exactly
-/// the revisions that rows and the parts of open uploads name. With it I3: beside the rows lies
-/// what they need, and nothing else.
+/// Waits until an engine has nothing to settle, then asserts I5 and I3.
+///
+/// I5: the blob tier contains exactly the revisions that rows and the parts of open uploads name.
+/// I3: the dependent tables contain exactly the entries that the rows need.
 pub async fn assert_settled(engine: &Engine, env: &Env, index: &dyn Index, tier: &BlobTier) {
     settle(engine, env).await;
     assert_eq!(
@@ -174,7 +174,7 @@ pub async fn assert_settled(engine: &Engine, env: &Env, index: &dyn Index, tier:
     assert_beside_rows(index).await;
 }
 
-/// Waits until an engine has nothing left to settle.
+/// Waits until an engine has nothing to settle.
 pub async fn settle(engine: &Engine, env: &Env) {
     let patience = Duration::from_secs(20);
     let settled = env.deadline(patience, async {
@@ -192,20 +192,20 @@ pub async fn settle(engine: &Engine, env: &Env) {
     }
 }
 
-/// The revisions in a blob tier.
+/// Returns the revisions in a blob tier.
 pub async fn blobs(tier: &BlobTier) -> BTreeSet<RevisionKey> {
     let found: Vec<_> = tier.list().try_collect().await.unwrap();
     let mut keys = BTreeSet::new();
     for blob in found {
         match tier.name_of(&blob).await.unwrap() {
             BlobName::Of(key) => keys.insert(key),
-            BlobName::Unknown | BlobName::Gone => panic!("not one of ours: {}", blob.path),
+            BlobName::Unknown | BlobName::Gone => panic!("unknown blob: path={}", blob.path),
         };
     }
     keys
 }
 
-/// The revisions that the rows of an index name, and the parts of its open uploads.
+/// Returns the revisions that rows and the parts of open uploads name.
 pub async fn named(index: &dyn Index) -> BTreeSet<RevisionKey> {
     let snapshot = index.snapshot().unwrap();
     let rows = snapshot
@@ -221,7 +221,7 @@ pub async fn named(index: &dyn Index) -> BTreeSet<RevisionKey> {
         .collect()
 }
 
-/// A payload of so many bytes, different for each seed.
+/// Returns a payload of `bytes` bytes that differs for each seed.
 pub fn payload(seed: u64, bytes: usize) -> bytes::Bytes {
     let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
     let mut out = Vec::with_capacity(bytes + 8);

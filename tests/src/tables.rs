@@ -1,6 +1,8 @@
-//! What must stand beside the rows and the uploads, and nothing else (I3): payloads, block
-//! checksums, expiry entries, version floors. It comes and goes with its row, session or part, so
-//! that this holds in every snapshot, whatever is under way or has just crashed.
+//! Check of invariant I3: payloads, block checksums, expiry entries and last versions match the
+//! rows and uploads.
+//!
+//! These entries change in the same batch as their row, upload record or part, so the invariant
+//! holds in every snapshot, also during writes and right after a crash.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -13,13 +15,13 @@ use cenotaph_storage::rows::{
 };
 use cenotaph_storage::{RevisionKey, UploadId};
 
-/// The uploads of an index.
+/// Uploads of an index.
 pub struct Uploads {
     sessions: BTreeMap<UploadId, (ObjectId, Session)>,
     parts: Vec<(UploadId, Part)>,
 }
 
-impl Uploads {
+    /// Reads all upload records and parts.
     /// What the session table holds.
     pub async fn of(snapshot: &dyn Snapshot) -> Self {
         let mut uploads = Self {
@@ -45,13 +47,13 @@ impl Uploads {
         uploads
     }
 
-    /// The revisions that their parts name.
+    /// Returns the revisions that the parts name.
     pub fn revisions(&self) -> impl Iterator<Item = RevisionKey> + '_ {
         self.parts.iter().map(|(upload, part)| {
             let (object, session) = self
                 .sessions
                 .get(upload)
-                .expect("I3: parts come and go with their session");
+                .expect("I3: parts come and go with their upload record");
             assert_eq!(
                 session.phase,
                 Phase::Open,
@@ -64,7 +66,7 @@ impl Uploads {
         })
     }
 
-    /// How many of them are open.
+    /// Returns the number of open uploads.
     pub fn open(&self) -> usize {
         self.sessions
             .values()
@@ -79,7 +81,7 @@ impl Uploads {
     }
 }
 
-/// Asserts that the tables beside the rows and sessions hold exactly what these need.
+/// Asserts that the dependent tables contain exactly the entries that rows and upload records need.
 pub async fn assert_beside_rows(index: &dyn Index) {
     let snapshot = index.snapshot().unwrap();
     let rows: Vec<(ObjectId, Row)> = scan(&*snapshot, Table::Rows)
@@ -105,7 +107,7 @@ pub async fn assert_beside_rows(index: &dyn Index) {
     assert_eq!(
         belongings.len(),
         needed.len(),
-        "I3: what lies beside a row is no other row's"
+        "I3: two rows or parts share an entry"
     );
     assert_same(
         keys(&*snapshot, Table::Payloads).await,
@@ -124,17 +126,17 @@ pub async fn assert_beside_rows(index: &dyn Index) {
     let floored = rows.iter().find(|(id, _)| meta.contains(&floor_key(id)));
     assert_eq!(
         floored, None,
-        "I3: a version floor goes when its object is back"
+        "I3: a last version remains beside a row"
     );
 }
 
-fn assert_same(found: BTreeSet<Bytes>, needed: BTreeSet<Bytes>, what: &str) {
-    let too_many = found.difference(&needed).count();
+fn assert_same(found: BTreeSet<Bytes>, needed: BTreeSet<Bytes>, claim: &str) {
+    let surplus = found.difference(&needed).count();
     let missing = needed.difference(&found).count();
     assert_eq!(
-        (too_many, missing),
+        (surplus, missing),
         (0, 0),
-        "I3: {what}: (too many, missing) of {}",
+        "I3: {claim}: (surplus, missing), needed={}",
         needed.len()
     );
 }
