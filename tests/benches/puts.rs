@@ -1,9 +1,9 @@
-//! What a durable 4 KiB put costs, at 1, 16 and 64 at once.
+//! Cost of a durable 4 KiB put with 1, 16 and 64 concurrent clients.
 //!
-//! Four contenders take turns in each of five rounds, so that a machine whose speed drifts is the
-//! same for all; medians are printed. Read the ratios, not the figures: `raw` is what the disk
-//! gives to one appender, `fjall each` is a sync for every write, `committer` is the least code
-//! that groups commits on bare fjall, and `cenotaph` is the engine.
+//! Four contenders take turns in each of five rounds, so that a drift of the machine's speed
+//! affects all of them; medians are printed. Compare the ratios, not the figures: `raw` is the
+//! speed of the disk for a single appender, `fjall each` syncs every write, `committer` is the
+//! smallest group commit over bare fjall, and `cenotaph` is the engine.
 
 #![expect(clippy::disallowed_methods, reason = "a bench measures the real world")]
 #![expect(clippy::print_stdout, reason = "a bench prints")]
@@ -23,7 +23,7 @@ const PAYLOAD_BYTES: usize = 4096;
 const ROUNDS: usize = 5;
 const CONTENDERS: [&str; 4] = ["raw", "fjall each", "committer", "cenotaph"];
 
-/// What one run of one contender gave.
+/// Result of one run of a contender.
 #[derive(Clone, Default)]
 struct Run {
     puts_per_s: f64,
@@ -130,9 +130,9 @@ fn raw(directory: &Path, length: Duration) -> Run {
     summarize(latencies, syncs, begun.elapsed())
 }
 
-/// A database as a service has it after its first start: opened, not just created. fjall allocates
-/// its first journal ahead and cuts it at the next open, which makes every later sync dearer;
-/// comparing with a fresh one would compare with a state that no service keeps.
+/// Returns a database that has been closed and opened again, as a service has it after its first
+/// start. fjall preallocates its first journal and truncates it at the next open. Later syncs are
+/// slower after that, and a fresh database would hide this cost.
 fn database(directory: &Path) -> (Database, Keyspace) {
     let open = || {
         let database = Database::builder(directory.join("fjall"))
@@ -228,7 +228,7 @@ async fn cenotaph(directory: &Path, clients: usize, length: Duration) -> Run {
     summarize(run.0, syncs, run.1)
 }
 
-/// So many clients, each putting one payload after another until the time is over.
+/// Runs `clients` tasks that each put a payload after another until `length` has passed.
 async fn drive<F>(
     clients: usize,
     length: Duration,

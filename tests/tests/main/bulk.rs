@@ -18,7 +18,7 @@ const LARGE: usize = 3 * INLINE;
 
 #[expect(
     clippy::disallowed_methods,
-    reason = "the test itself is not part of the world under test"
+    reason = "the rule applies to code under test only"
 )]
 fn beside<T: Send + 'static>(work: impl Future<Output = T> + Send + 'static) -> JoinHandle<T> {
     tokio::spawn(work)

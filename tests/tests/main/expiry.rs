@@ -40,7 +40,7 @@ async fn later(store: &Store, time: Duration) -> (Held, JoinHandle<Result<u64>>)
     let engine = store.engine.clone();
     #[expect(
         clippy::disallowed_methods,
-        reason = "the test itself is not part of the world under test"
+        reason = "the rule applies to code under test only"
     )]
     let settling = tokio::spawn(async move { engine.settle().await });
     held.arrived().await;

@@ -326,7 +326,7 @@ async fn slow_streams_do_not_starve_small_puts() {
         let put = engine.put(format!("slow{number}"), cenotaph::Body::stream(stream));
         #[expect(
             clippy::disallowed_methods,
-            reason = "the test itself is not part of the world under test"
+            reason = "the rule applies to code under test only"
         )]
         puts.push(tokio::spawn(async move { put.await }));
     }
@@ -348,7 +348,7 @@ async fn a_restarted_shard_decides_nothing_before_what_its_predecessor_submitted
     let engine = index.engine(directory.path(), quick()).await;
     #[expect(
         clippy::disallowed_methods,
-        reason = "the test itself is not part of the world under test"
+        reason = "the rule applies to code under test only"
     )]
     let start = |body: &'static str| {
         let put = engine.put("k", body);
@@ -397,7 +397,7 @@ async fn a_restarted_shard_decides_nothing_before_what_its_predecessor_submitted
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[expect(
     clippy::disallowed_methods,
-    reason = "the test itself is not part of the world under test"
+    reason = "the rule applies to code under test only"
 )]
 async fn who_repeats_the_end_of_an_upload_whose_commit_fails_is_not_told_that_nothing_was_committed()
  {

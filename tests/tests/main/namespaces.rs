@@ -55,7 +55,7 @@ fn id(key: &str) -> ObjectId {
 
 #[expect(
     clippy::disallowed_methods,
-    reason = "the test itself is not part of the world under test"
+    reason = "the rule applies to code under test only"
 )]
 fn start<T: Send + 'static>(task: impl Future<Output = T> + Send + 'static) -> JoinHandle<T> {
     tokio::spawn(task)

@@ -570,7 +570,7 @@ async fn what_is_deleted_while_a_scrub_reads_it_stays_until_it_is_read() {
     let engine = store.engine.clone();
     #[expect(
         clippy::disallowed_methods,
-        reason = "the test itself is not part of the world under test"
+        reason = "the rule applies to code under test only"
     )]
     let scrubbing =
         tokio::spawn(async move { engine.scrub().grace(Duration::ZERO).await.unwrap() });
@@ -759,7 +759,7 @@ async fn stats_tell_how_long_the_oldest_change_and_orphan_have_waited() {
 
 #[expect(
     clippy::disallowed_methods,
-    reason = "the test itself is not part of the world under test"
+    reason = "the rule applies to code under test only"
 )]
 fn spawn_put(store: &Store, key: &'static str) -> tokio::task::JoinHandle<()> {
     let put = store.engine.put(key, payload(8, LARGE));

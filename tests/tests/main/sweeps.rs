@@ -111,7 +111,7 @@ async fn a_blob_that_recovery_gave_up_is_deleted_twice() {
     let put = store.engine.put("k", payload(1, LARGE)).into_future();
     #[expect(
         clippy::disallowed_methods,
-        reason = "the test itself is not part of the world under test"
+        reason = "the rule applies to code under test only"
     )]
     let put = tokio::spawn(put);
     streaming.arrived().await;

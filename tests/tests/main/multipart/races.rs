@@ -14,7 +14,7 @@ const PATIENCE: Duration = Duration::from_secs(20);
 
 #[expect(
     clippy::disallowed_methods,
-    reason = "the test itself is not part of the world under test"
+    reason = "the rule applies to code under test only"
 )]
 fn start_part(upload: &Upload, number: u32) -> JoinHandle<Result<UploadedPart>> {
     let part = upload.part(number, payload(u64::from(number), BYTES));
@@ -23,7 +23,7 @@ fn start_part(upload: &Upload, number: u32) -> JoinHandle<Result<UploadedPart>> 
 
 #[expect(
     clippy::disallowed_methods,
-    reason = "the test itself is not part of the world under test"
+    reason = "the rule applies to code under test only"
 )]
 fn start_completion(upload: &Upload) -> JoinHandle<Result<Written>> {
     let complete = upload.complete();
@@ -210,7 +210,7 @@ async fn of_completions_at_once_with_different_parts_one_wins_and_the_others_are
     let other = begun.complete().part(2, second.etag);
     #[expect(
         clippy::disallowed_methods,
-        reason = "the test itself is not part of the world under test"
+        reason = "the rule applies to code under test only"
     )]
     let other = tokio::spawn(async move { other.await });
     deciding.release();

@@ -149,7 +149,7 @@ async fn what_fails_or_is_killed_between_two_blobs_leaves_the_old_object_and_not
         let put = store.engine.put("k", new.clone());
         #[expect(
             clippy::disallowed_methods,
-            reason = "the test itself is not part of the world under test"
+            reason = "the rule applies to code under test only"
         )]
         let put = tokio::spawn(async move { put.await });
         held.arrived().await;

@@ -39,7 +39,7 @@ async fn beside_writes_renames_uploads_and_deletes_there_is_no_false_alarm() {
         let engine = store.engine.clone();
         #[expect(
             clippy::disallowed_methods,
-            reason = "the test itself is not part of the world under test"
+            reason = "the rule applies to code under test only"
         )]
         writers.push(tokio::spawn(async move {
             for round in 0..u64::MAX {
@@ -97,7 +97,7 @@ async fn a_shard_that_is_killed_while_it_repairs_repairs_after_all() {
             let engine = store.engine.clone();
             #[expect(
                 clippy::disallowed_methods,
-                reason = "the test itself is not part of the world under test"
+                reason = "the rule applies to code under test only"
             )]
             let scrubbing = tokio::spawn(async move {
                 engine
@@ -215,7 +215,7 @@ async fn beside_overwrites_a_scrub_gives_up_no_live_object() {
         let engine = store.engine.clone();
         #[expect(
             clippy::disallowed_methods,
-            reason = "the test itself is not part of the world under test"
+            reason = "the rule applies to code under test only"
         )]
         writers.push(tokio::spawn(async move {
             for turn in (writer..).step_by(2) {

@@ -15,7 +15,7 @@ const PART: usize = 60_000;
 
 #[expect(
     clippy::disallowed_methods,
-    reason = "the test itself is not part of the world under test"
+    reason = "the rule applies to code under test only"
 )]
 fn beside<T: Send + 'static>(work: impl Future<Output = T> + Send + 'static) -> JoinHandle<T> {
     tokio::spawn(work)
