@@ -21,8 +21,8 @@ pub struct Uploads {
     parts: Vec<(UploadId, Part)>,
 }
 
+impl Uploads {
     /// Reads all upload records and parts.
-    /// What the session table holds.
     pub async fn of(snapshot: &dyn Snapshot) -> Self {
         let mut uploads = Self {
             sessions: BTreeMap::new(),
@@ -124,10 +124,7 @@ pub async fn assert_beside_rows(index: &dyn Index) {
     );
     let meta = keys(&*snapshot, Table::Meta).await;
     let floored = rows.iter().find(|(id, _)| meta.contains(&floor_key(id)));
-    assert_eq!(
-        floored, None,
-        "I3: a last version remains beside a row"
-    );
+    assert_eq!(floored, None, "I3: a last version remains beside a row");
 }
 
 fn assert_same(found: BTreeSet<Bytes>, needed: BTreeSet<Bytes>, claim: &str) {

@@ -135,7 +135,7 @@ fn fleeting(object: usize) -> String {
 }
 
 impl World {
-    fn assert_still_works(&self) -> bool {
+    fn goes_on(&self) -> bool {
         !self.has_ended.load(Ordering::Relaxed)
     }
 
@@ -146,10 +146,7 @@ impl World {
 
     async fn write(self: Arc<Self>, number: usize) -> Vec<String> {
         let mut wrong = Vec::new();
-        for turn in (number..)
-            .step_by(WRITERS)
-            .take_while(|_| self.assert_still_works())
-        {
+        for turn in (number..).step_by(WRITERS).take_while(|_| self.goes_on()) {
             self.writes.fetch_add(1, Ordering::Relaxed);
             let written = match turn / WRITERS % 6 {
                 1 if self.load.is_mixed => self.engine.delete(fleeting(turn)).await.map(drop),
@@ -202,7 +199,7 @@ impl World {
 
     async fn read(self: Arc<Self>, number: usize) -> Vec<String> {
         let mut wrong = Vec::new();
-        for turn in (number..).take_while(|_| self.assert_still_works()) {
+        for turn in (number..).take_while(|_| self.goes_on()) {
             self.reads.fetch_add(1, Ordering::Relaxed);
             let read = match turn % 8 {
                 7 => self.list().await,

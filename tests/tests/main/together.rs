@@ -302,7 +302,7 @@ struct Scene {
 }
 
 impl Scene {
-    fn assert_still_works(&self) -> bool {
+    fn goes_on(&self) -> bool {
         !self.over.load(Ordering::SeqCst)
     }
 
@@ -324,7 +324,7 @@ impl Scene {
     async fn write_together(&self) {
         let mut value = 0u64;
         let mut stands = 0;
-        while self.assert_still_works() {
+        while self.goes_on() {
             value += 1;
             let write = |n| {
                 Write::put(format!("all/{n}"), value.to_string()).custom("value", value.to_string())
@@ -344,7 +344,7 @@ impl Scene {
     async fn rename_around(&self, number: u64, bytes: usize) {
         let name = |place: u64| format!("walk/{number}/{}", place % 3);
         let mut place = 0;
-        while self.assert_still_works() {
+        while self.goes_on() {
             if self
                 .heard(self.engine.rename(name(place), name(place + 1)).await)
                 .is_some()
@@ -363,7 +363,7 @@ impl Scene {
 
     /// Looks at single pages: all or nothing of a batch, one and only one of a renamed object.
     async fn look(&self) {
-        while self.assert_still_works() {
+        while self.goes_on() {
             let page = self.engine.list("all/").await.unwrap();
             let values: Vec<_> = page.entries.iter().map(value).collect();
             assert!(

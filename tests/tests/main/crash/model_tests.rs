@@ -73,7 +73,7 @@ impl Story {
         Ok((story, verdict))
     }
 
-    fn assert_still_works(self, found: Option<(u64, u64)>) -> Self {
+    fn goes_on(self, found: Option<(u64, u64)>) -> Self {
         self.finds(found)
             .map(|(story, _)| story)
             .unwrap_or_else(|why| panic!("{why}"))
@@ -96,21 +96,21 @@ fn story() -> Story {
 #[test]
 fn an_acknowledged_write_that_is_gone_is_told() {
     let applied = || story().put(1).applied(1, 1);
-    applied().assert_still_works(Some((1, 1)));
+    applied().goes_on(Some((1, 1)));
     applied().refuses(None, "nothing is there");
     applied()
-        .assert_still_works(Some((1, 1)))
+        .goes_on(Some((1, 1)))
         .refuses(None, "nothing is there");
     let overwritten = || applied().put(2).applied(2, 2);
-    overwritten().assert_still_works(Some((2, 2)));
+    overwritten().goes_on(Some((2, 2)));
     overwritten().refuses(Some((1, 1)), "an earlier one stands");
     applied()
-        .assert_still_works(Some((1, 1)))
+        .goes_on(Some((1, 1)))
         .put(2)
         .applied(2, 2)
         .refuses(Some((1, 1)), "the old one stands");
     applied()
-        .assert_still_works(Some((1, 1)))
+        .goes_on(Some((1, 1)))
         .delete(2)
         .deleted(2)
         .refuses(Some((1, 1)), "the old one stands");
@@ -130,16 +130,8 @@ fn an_unanswered_write_may_be_there_or_not_but_only_as_the_newest() {
     );
     asked().refuses(Some((2, 1)), "version 1 was acknowledged before");
     asked().refuses(None, "nothing is there");
-    story()
-        .put(1)
-        .applied(1, 1)
-        .delete(2)
-        .assert_still_works(None);
-    story()
-        .put(1)
-        .applied(1, 1)
-        .delete(2)
-        .assert_still_works(Some((1, 1)));
+    story().put(1).applied(1, 1).delete(2).goes_on(None);
+    story().put(1).applied(1, 1).delete(2).goes_on(Some((1, 1)));
     // It ended with its process: a later one cannot have been overtaken by it.
     asked()
         .crash()
@@ -158,11 +150,11 @@ fn an_unanswered_write_may_be_there_or_not_but_only_as_the_newest() {
 #[test]
 fn of_writes_at_once_any_may_be_the_last_unless_versions_say_otherwise() {
     let at_once = || story().put(1).put(2).applied(1, 2).applied(2, 1);
-    at_once().assert_still_works(Some((1, 2)));
+    at_once().goes_on(Some((1, 2)));
     at_once().refuses(Some((2, 1)), "an earlier one stands");
     let with_delete = || story().put(1).delete(2).applied(1, 1).deleted(2);
-    with_delete().assert_still_works(None);
-    with_delete().assert_still_works(Some((1, 1)));
+    with_delete().goes_on(None);
+    with_delete().goes_on(Some((1, 1)));
     with_delete()
         .put(3)
         .applied(3, 2)
@@ -172,7 +164,7 @@ fn of_writes_at_once_any_may_be_the_last_unless_versions_say_otherwise() {
 #[test]
 fn a_superseded_write_is_never_there() {
     let lost = || story().put(1).put(2).applied(2, 1).superseded(1);
-    lost().assert_still_works(Some((2, 1)));
+    lost().goes_on(Some((2, 1)));
     lost().refuses(Some((1, 2)), "a superseded write is there");
 }
 
@@ -184,7 +176,7 @@ fn versions_are_never_reused_lowered_or_left_out() {
             .applied(1, 1)
             .delete(2)
             .deleted(2)
-            .assert_still_works(None)
+            .goes_on(None)
     };
     let again = |version| {
         deleted().put(3).answer(
@@ -195,7 +187,7 @@ fn versions_are_never_reused_lowered_or_left_out() {
         )
     };
     assert!(again(1).is_err(), "version 1 was given before");
-    again(2).unwrap().assert_still_works(Some((3, 2)));
+    again(2).unwrap().goes_on(Some((3, 2)));
     again(3).unwrap().refuses(
         Some((3, 3)),
         "1 versions are nobody's, and 0 puts can have taken them",
@@ -218,18 +210,8 @@ fn versions_are_never_reused_lowered_or_left_out() {
         .applied(1, 1)
         .refuses(Some((1, 2)), "another one is there");
     // Version 2 may have been taken by the put that was never answered, and deleted again.
-    let hidden = || {
-        story()
-            .put(1)
-            .applied(1, 1)
-            .put(2)
-            .delete(3)
-            .assert_still_works(None)
-    };
-    hidden()
-        .put(4)
-        .applied(4, 3)
-        .assert_still_works(Some((4, 3)));
+    let hidden = || story().put(1).applied(1, 1).put(2).delete(3).goes_on(None);
+    hidden().put(4).applied(4, 3).goes_on(Some((4, 3)));
     hidden()
         .put(4)
         .applied(4, 4)
@@ -247,7 +229,7 @@ fn what_nobody_wrote_there_or_only_half_is_told() {
         .applied(1, 1)
         .put(2)
         .applied(2, 2)
-        .assert_still_works(Some((2, 2)))
+        .goes_on(Some((2, 2)))
         .refuses(Some((1, 1)), "neither here nor");
     let mut half = story().put(1).applied(1, 1).crash();
     let found = Found {
