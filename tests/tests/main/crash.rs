@@ -365,8 +365,9 @@ async fn read(engine: &Engine, key: &str) -> Option<Found> {
     let version = object.version();
     let metadata = object.metadata().clone();
     let bytes = object.bytes().await.unwrap();
-    let number = load::author(&bytes)
-        .unwrap_or_else(|| panic!("content is not whole: key={key} version={version} {metadata:?}"));
+    let number = load::author(&bytes).unwrap_or_else(|| {
+        panic!("content is not whole: key={key} version={version} {metadata:?}")
+    });
     assert_eq!(metadata.size, bytes.len() as u64, "{key} {version}");
     assert_eq!(
         metadata.attributes.custom.get("number"),

@@ -154,7 +154,10 @@ async fn in_parts(
     let complete = upload.complete().parts(listed);
     let written = complete.await?;
     let again = upload.complete().await?;
-    assert_eq!(again, written, "a repeated completion gives the same answer");
+    assert_eq!(
+        again, written,
+        "a repeated completion gives the same answer"
+    );
     Ok(written)
 }
 

@@ -66,8 +66,7 @@ impl Line {
         let line = line.trim();
         let ours = line.starts_with(['{', '"']);
         ours.then(|| {
-            serde_json::from_str(line)
-                .unwrap_or_else(|error| panic!("torn line: {error}: {line}"))
+            serde_json::from_str(line).unwrap_or_else(|error| panic!("torn line: {error}: {line}"))
         })
     }
 }

@@ -41,10 +41,10 @@ pub(super) struct Found {
 
 /// Outcome of the puts that were never answered.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Verdict {
     /// Puts that certainly committed.
-    /// Surely committed.
+    pub(super) kept: u64,
     /// Puts that certainly did not commit.
-    /// Surely not.
     pub(super) lost: u64,
 }
 
@@ -109,7 +109,10 @@ impl Model {
                     .under_way
                     .remove(number)
                     .ok_or(format!("{number} is answered twice"))?;
-                let history = self.histories.get_mut(&key).expect("`Begin` creates the history");
+                let history = self
+                    .histories
+                    .get_mut(&key)
+                    .expect("`Begin` creates the history");
                 history
                     .end(*number, *answer, self.clock)
                     .map_err(|why| history.describe(&key, &why))
@@ -122,7 +125,10 @@ impl Model {
         self.clock += 1;
         let under_way = std::mem::take(&mut self.under_way);
         for (number, key) in &under_way {
-            let history = self.histories.get_mut(key).expect("`Begin` creates the history");
+            let history = self
+                .histories
+                .get_mut(key)
+                .expect("`Begin` creates the history");
             history.operation(*number).ended = Some(self.clock);
         }
         under_way.len()
@@ -147,7 +153,9 @@ impl Model {
             .histories
             .get_mut(key)
             .ok_or(format!("{key} was never written to: {found:?}"))?;
-        history.judge(found).map_err(|why| history.describe(key, &why))
+        history
+            .judge(found)
+            .map_err(|why| history.describe(key, &why))
     }
 }
 
@@ -251,7 +259,8 @@ impl History {
             .operations
             .iter()
             .any(|it| it.action == Action::Delete && !self.overtaken(it));
-        if deleted || (self.last_found.is_none() && !self.operations.iter().any(Operation::took_effect))
+        if deleted
+            || (self.last_found.is_none() && !self.operations.iter().any(Operation::took_effect))
         {
             return Ok(());
         }
@@ -260,8 +269,12 @@ impl History {
 
     fn judge_present(&self, found: &Found) -> Result<(), Violation> {
         let highest = self.highest();
-        if let Some(last_found) = self.last_found.filter(|last_found| last_found.number == found.number) {
-            let changed = last_found != *found || self.operations.iter().any(Operation::took_effect);
+        if let Some(last_found) = self
+            .last_found
+            .filter(|last_found| last_found.number == found.number)
+        {
+            let changed =
+                last_found != *found || self.operations.iter().any(Operation::took_effect);
             return if changed {
                 Err("acknowledged write lost: found the object of the last check".into())
             } else {

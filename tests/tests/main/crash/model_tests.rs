@@ -205,10 +205,10 @@ fn reused_lower_or_skipped_version_is_a_violation() {
             )
             .is_err()
     );
-    story()
-        .put(1)
-        .applied(1, 1)
-        .rejects(Some((1, 2)), "found version 2, but version 1 was acknowledged");
+    story().put(1).applied(1, 1).rejects(
+        Some((1, 2)),
+        "found version 2, but version 1 was acknowledged",
+    );
     // The unanswered put may have taken version 2 before the object was deleted again.
     let hidden = || story().put(1).applied(1, 1).put(2).delete(3).accepts(None);
     hidden().put(4).applied(4, 3).accepts(Some((4, 3)));

@@ -112,11 +112,7 @@ impl Seen {
                 let client = number >> 32;
                 let step = number & u64::from(u32::MAX);
                 let before = self.stands.insert(client, step).unwrap_or(0);
-                assert_eq!(
-                    step,
-                    before + 1,
-                    "client {client}: steps are in sequence"
-                );
+                assert_eq!(step, before + 1, "client {client}: steps are in sequence");
                 self.steps += 1;
             }
         }
