@@ -162,7 +162,7 @@ const SEARCH_MAX: usize = 2_000_000;
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[expect(
     clippy::disallowed_methods,
-        reason = "the clients run on several threads"
+    reason = "the clients run on several threads"
 )]
 async fn answers_of_rivals_are_linearizable_under_kills() {
     let store = store().await;

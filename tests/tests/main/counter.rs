@@ -21,8 +21,8 @@ fn increments() -> u64 {
 
 /// Counters of all tasks of a run.
 #[derive(Default)]
+struct Tally {
     /// Calls of the update function.
-    /// How often the function was asked.
     asked: AtomicU64,
     /// Updates that lost to other writers in every attempt.
     conflicts: AtomicU64,
@@ -72,7 +72,10 @@ async fn increment(engine: &Engine, key: &str, tally: &Tally) {
         match outcome {
             Ok(_) => return,
             Err(error) if matches!(error.kind(), ErrorKind::Conflict { .. }) => {
-                assert_eq!(asked, most, "a conflict follows the last attempt: {error:?}");
+                assert_eq!(
+                    asked, most,
+                    "a conflict follows the last attempt: {error:?}"
+                );
                 tally.conflicts.fetch_add(1, Ordering::Relaxed);
             }
             Err(error) => {

@@ -145,7 +145,10 @@ impl World {
 
     async fn write(self: Arc<Self>, number: usize) -> Vec<String> {
         let mut wrong = Vec::new();
-        for turn in (number..).step_by(WRITERS).take_while(|_| self.is_running()) {
+        for turn in (number..)
+            .step_by(WRITERS)
+            .take_while(|_| self.is_running())
+        {
             self.writes.fetch_add(1, Ordering::Relaxed);
             let written = match turn / WRITERS % 6 {
                 1 if self.load.is_mixed => self.engine.delete(fleeting(turn)).await.map(drop),
