@@ -59,7 +59,7 @@ pub(super) const ALL: &[Case] = cases![
     multipart::an_upload_that_is_aborted_leaves_nothing,
     multipart::an_upload_goes_on_by_its_id,
     multipart::a_part_may_be_made_of_a_range_of_an_object,
-    multipart::a_part_that_is_not_what_was_declared_is_not_kept,
+    multipart::part_that_differs_from_its_declaration_is_dropped,
     multipart::what_was_completed_is_copied_renamed_and_deleted_as_any_object,
     split::a_long_put_is_several_blobs_and_reads_as_one,
     split::a_long_put_that_fails_leaves_nothing,

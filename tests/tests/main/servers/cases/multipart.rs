@@ -249,7 +249,7 @@ pub(super) async fn a_part_may_be_made_of_a_range_of_an_object(engine: &Engine) 
     .await;
 }
 
-pub(super) async fn a_part_that_is_not_what_was_declared_is_not_kept(engine: &Engine) {
+pub(super) async fn part_that_differs_from_its_declaration_is_dropped(engine: &Engine) {
     let upload = engine.multipart("k").await.unwrap();
     let algorithms: [fn(&[u8]) -> Digest; 4] = [
         Digest::md5_of,
