@@ -146,8 +146,7 @@ impl Index for Meddled {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_failed_commit_is_indeterminate_and_from_then_on_the_engine_says_that_it_must_be_reopened()
- {
+async fn failed_commit_is_indeterminate_and_requires_a_reopen() {
     for bytes in [10, LARGE] {
         let directory = tempfile::tempdir().unwrap();
         let index = Meddled::open(directory.path()).await;
@@ -190,7 +189,7 @@ async fn a_failed_commit_is_indeterminate_and_from_then_on_the_engine_says_that_
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_hung_commit_is_watched_for_however_busy_the_readers_are() {
+async fn watch_of_a_hung_commit_is_not_starved_by_readers() {
     let directory = tempfile::tempdir().unwrap();
     let index = Meddled::open(directory.path()).await;
     let mut config = quick();
@@ -257,7 +256,7 @@ fn more_large_puts_than_blocking_threads_all_end() {
 }
 
 #[test]
-fn an_engine_may_be_closed_from_outside_of_its_runtime() {
+fn engine_closes_from_outside_its_runtime() {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
@@ -272,7 +271,7 @@ fn an_engine_may_be_closed_from_outside_of_its_runtime() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_setting_that_makes_no_sense_is_refused_before_anything_is_created() {
+async fn invalid_setting_is_refused_before_anything_is_created() {
     let directory = tempfile::tempdir().unwrap();
     let data = directory.path().join("data");
     let mut config = Config::default();
@@ -288,7 +287,7 @@ async fn a_setting_that_makes_no_sense_is_refused_before_anything_is_created() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_endless_backoff_or_timeout_is_no_panic() {
+async fn endless_backoff_or_timeout_does_not_panic() {
     let directory = tempfile::tempdir().unwrap();
     let mut config = quick();
     config.limits.restarts.backoff_max = Duration::MAX;
@@ -342,7 +341,7 @@ async fn slow_streams_do_not_starve_small_puts() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_restarted_shard_decides_nothing_before_what_its_predecessor_submitted_is_durable() {
+async fn restarted_shard_waits_for_its_predecessors_batches() {
     let directory = tempfile::tempdir().unwrap();
     let index = Meddled::open(directory.path()).await;
     let engine = index.engine(directory.path(), quick()).await;
@@ -399,8 +398,7 @@ async fn a_restarted_shard_decides_nothing_before_what_its_predecessor_submitted
     clippy::disallowed_methods,
     reason = "the rule applies to code under test only"
 )]
-async fn who_repeats_the_end_of_an_upload_whose_commit_fails_is_not_told_that_nothing_was_committed()
- {
+async fn repeated_upload_end_with_a_failed_commit_is_indeterminate() {
     for aborts in [false, true] {
         let directory = tempfile::tempdir().unwrap();
         let index = Meddled::open(directory.path()).await;
