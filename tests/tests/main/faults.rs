@@ -1,4 +1,4 @@
-//! An index that fails, a world that is cramped, settings that make no sense: the engine says so,
+//! Failing and hanging commits, scarce threads, and invalid settings: the engine returns an error
 //! and never hangs.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -14,13 +14,12 @@ use futures::future::BoxFuture;
 
 const LARGE: usize = 10 * INLINE;
 
-/// A real index whose commits can be made to fail or to wait, and that counts how often it is
-/// watched.
+/// A real index whose commits a test can fail or hold, and that counts calls of `watch`.
 struct Meddled {
     inner: FjallIndex,
     broken: AtomicBool,
     watches: AtomicU64,
-    /// What has been submitted while commits wait; none if they do not.
+    /// Submitted batches while commits are held, else `None`.
     waiting: Mutex<Option<Vec<(Batch, Completion)>>>,
 }
 
@@ -40,7 +39,7 @@ impl Meddled {
         })
     }
 
-    /// An engine over it.
+    /// Opens an engine over this index.
     async fn engine(self: &Arc<Self>, directory: &std::path::Path, config: Config) -> Engine {
         let index = Arc::clone(self) as Arc<dyn Index>;
         Engine::builder(directory)
@@ -51,17 +50,17 @@ impl Meddled {
             .unwrap()
     }
 
-    /// From now on what is submitted waits.
+    /// Holds all batches submitted from now on.
     fn hold(&self) {
         *self.waiting.lock().unwrap() = Some(Vec::new());
     }
 
-    /// Batches that wait, the barriers of shards that start among them.
+    /// Returns the number of held batches, including the empty barriers of starting shards.
     fn held(&self) -> usize {
         self.waiting.lock().unwrap().as_ref().map_or(0, Vec::len)
     }
 
-    /// Batches among them that change something.
+    /// Returns the number of held batches that are not empty.
     fn held_writes(&self) -> usize {
         let waiting = self.waiting.lock().unwrap();
         waiting.as_ref().map_or(0, |waiting| {
@@ -72,7 +71,7 @@ impl Meddled {
         })
     }
 
-    /// Submits what has waited, in order, and all that comes.
+    /// Submits the held batches in order and stops holding.
     fn release(&self) {
         let mut waiting = self.waiting.lock().unwrap();
         for (batch, completion) in waiting.take().into_iter().flatten() {
@@ -80,8 +79,7 @@ impl Meddled {
         }
     }
 
-    /// The first write that has waited fails and may be durable or not; nothing behind it was ever
-    /// begun.
+    /// Fails all held batches: the first write with an unknown outcome, later ones as not started.
     fn poison(&self) {
         self.broken.store(true, Ordering::SeqCst);
         let waiting = self.waiting.lock().unwrap().take().into_iter().flatten();
@@ -154,7 +152,7 @@ async fn failed_commit_is_indeterminate_and_requires_a_reopen() {
         engine.put("old", "kept").await.unwrap();
         index.broken.store(true, Ordering::SeqCst);
         let first = engine.put("k", payload(1, bytes)).await.unwrap_err();
-        // A large put fails at recording its change: nothing named its revision, so nothing was
+        // A large put fails at recording its change: no row names its revision yet, so nothing was
         // committed.
         let expected = if bytes == 10 {
             ErrorKind::Indeterminate
@@ -175,7 +173,7 @@ async fn failed_commit_is_indeterminate_and_requires_a_reopen() {
                 .await
                 .unwrap(),
             "kept",
-            "reads go on"
+            "reads still work"
         );
         engine.close().await.unwrap();
         let engine = Engine::builder(directory.path())
@@ -218,7 +216,7 @@ async fn watch_of_a_hung_commit_is_not_starved_by_readers() {
             return engine.close().await.unwrap();
         }
     }
-    panic!("readers have kept the watch from its work");
+    panic!("busy readers starve the watch");
 }
 
 #[test]
@@ -250,9 +248,9 @@ fn more_large_puts_than_blocking_threads_all_end() {
             None => false,
         }
     });
-    // Threads that wait for each other would keep it from ending.
+    // A normal shutdown would wait for blocked threads forever.
     runtime.shutdown_background();
-    assert!(all_ended, "the puts wait for each other's threads");
+    assert!(all_ended, "the puts block each other's threads");
 }
 
 #[test]
@@ -353,8 +351,8 @@ async fn restarted_shard_waits_for_its_predecessors_batches() {
         let put = engine.put("k", body);
         tokio::spawn(async move { put.await })
     };
-    // A shard that has decided something has started, and its own barrier does not wait before the
-    // first put.
+    // A put in the same shard first: the shard has then started, and its own barrier is not among
+    // the held batches.
     let shard = engine.shard_of("k").unwrap();
     let neighbour = (0..)
         .map(|n| n.to_string())
@@ -369,8 +367,8 @@ async fn restarted_shard_waits_for_its_predecessors_batches() {
     let before = index.held();
     assert!(engine.kill(cenotaph::ActorKind::Shard(shard)));
     let second = start("second");
-    // The successor's barrier waits behind the first put. Whatever it decided without it would wait
-    // there too.
+    // The barrier of the successor waits behind the first put. A decision made too early would be
+    // held there, too.
     while index.held() == before {
         tokio::task::yield_now().await;
     }
@@ -422,9 +420,9 @@ async fn repeated_upload_end_with_a_failed_commit_is_indeterminate() {
             tokio::task::yield_now().await;
         }
         index.poison();
-        for told in [first, second] {
+        for task in [first, second] {
             assert_eq!(
-                told.await.unwrap().unwrap_err().kind(),
+                task.await.unwrap().unwrap_err().kind(),
                 ErrorKind::Indeterminate,
                 "I10"
             );

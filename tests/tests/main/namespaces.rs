@@ -1,5 +1,5 @@
-//! Limits per namespace: whoever is over them hears so at once and leaves nothing, whoever has
-//! begun ends, and nobody else notices.
+//! Limits per namespace: an operation over a limit is refused at once and changes nothing, running
+//! operations finish, and other namespaces are unaffected.
 
 mod rates;
 
@@ -46,7 +46,7 @@ fn bytes_per_second(bytes: u64) -> NamespaceLimits {
     }
 }
 
-/// The namespace that is limited.
+/// Returns the namespace that the tests limit.
 fn limited() -> Namespace {
     "jobs/org=17".parse().unwrap()
 }
@@ -68,17 +68,17 @@ async fn bytes(engine: &Engine, id: &ObjectId) -> Bytes {
         .get(id)
         .await
         .unwrap()
-        .expect("it is there")
+        .expect("the object exists")
         .bytes()
         .await
         .unwrap()
 }
 
-/// What everything that can be asked of a namespace is answered with.
-async fn everything(engine: &Engine, namespace: &Namespace) -> [Option<ErrorKind>; 6] {
+/// Tries every kind of operation on a namespace and returns the kinds of the errors.
+async fn try_all(engine: &Engine, namespace: &Namespace) -> [Option<ErrorKind>; 6] {
     let id = ObjectId::new(namespace, "asked").unwrap();
     let kind = |error: Option<Error>| error.map(|error| error.kind());
-    // A payload that never comes: whoever is answered is answered at once.
+    // The stream never yields a payload, so only a refusal answers the put at once.
     let never = Body::stream(futures::stream::pending::<std::io::Result<Bytes>>());
     let never = engine.put(&id, never).into_future();
     [
@@ -91,10 +91,10 @@ async fn everything(engine: &Engine, namespace: &Namespace) -> [Option<ErrorKind
     ]
 }
 
-/// Everything is served; the last goes on waiting for its payload.
+/// Result of [`try_all`] if all operations are admitted; the last one is still pending.
 const SERVED: [Option<ErrorKind>; 6] = [None; 6];
 
-async fn assert_nothing_is_left_of(store: &Store, key: &str) {
+async fn assert_no_trace(store: &Store, key: &str) {
     let rows = store
         .index
         .snapshot()
@@ -137,19 +137,19 @@ async fn operation_over_the_limit_is_overloaded_at_once() {
     );
     midway.arrived().await;
     assert_eq!(
-        everything(&store.engine, &limited()).await,
+        try_all(&store.engine, &limited()).await,
         [Some(ErrorKind::Overloaded); 6]
     );
     for other in ["jobs", "jobs/org=17/team=2", "jobs/org=18", "default"] {
         assert_eq!(
-            everything(&store.engine, &other.parse().unwrap()).await,
+            try_all(&store.engine, &other.parse().unwrap()).await,
             SERVED,
             "{other}"
         );
     }
     midway.release();
     assert_eq!(put.await.unwrap().unwrap().outcome, Outcome::Applied);
-    assert_eq!(everything(&store.engine, &limited()).await, SERVED);
+    assert_eq!(try_all(&store.engine, &limited()).await, SERVED);
     store.assert_settled().await;
 }
 
@@ -175,18 +175,18 @@ async fn get_counts_until_its_object_is_read_or_dropped() {
         while object.chunk().await.unwrap().is_some() {
             assert_eq!(head().await, Err(ErrorKind::Overloaded), "{bytes}");
         }
-        assert_eq!(head().await, Ok(()), "read to the end: {bytes}");
+        assert_eq!(head().await, Ok(()), "after the last chunk: {bytes}");
         let again = store.engine.get(id("k")).await.unwrap().unwrap().stream();
         assert_eq!(head().await, Err(ErrorKind::Overloaded), "{bytes}");
         drop((object, again));
-        assert_eq!(head().await, Ok(()), "dropped: {bytes}");
+        assert_eq!(head().await, Ok(()), "after the drop: {bytes}");
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn disabling_refuses_new_and_finishes_running_operations() {
     let store = Store::new().await;
-    // Two units of a read, so that the second is fetched behind the switch.
+    // The object has two read units; the second is fetched after the namespace is disabled.
     let old = payload(1, 20 * 1024 * 1024);
     store.engine.put(id("old"), old.clone()).await.unwrap();
     let mut reading = store.engine.get(id("old")).await.unwrap().unwrap();
@@ -200,22 +200,22 @@ async fn disabling_refuses_new_and_finishes_running_operations() {
         .limit_namespace(&limited(), disabled())
         .unwrap();
     assert_eq!(
-        everything(&store.engine, &limited()).await,
+        try_all(&store.engine, &limited()).await,
         [Some(ErrorKind::Disabled); 6]
     );
     assert_eq!(
-        everything(&store.engine, &"jobs".parse().unwrap()).await,
+        try_all(&store.engine, &"jobs".parse().unwrap()).await,
         SERVED
     );
     while let Some(chunk) = reading.chunk().await.unwrap() {
         read.extend_from_slice(&chunk);
     }
-    assert!(read == old, "a read goes on");
+    assert!(read == old, "the running read finishes");
     midway.release();
     assert_eq!(
         put.await.unwrap().unwrap().outcome,
         Outcome::Applied,
-        "a put goes on"
+        "the running put finishes"
     );
     let error = store.engine.get(id("new")).await.unwrap_err();
     assert_eq!(
@@ -264,9 +264,9 @@ async fn refused_put_changes_nothing() {
     assert_eq!(
         store.engine.stats().await.unwrap().index.batches,
         batches,
-        "the index heard of nothing"
+        "no batch was submitted"
     );
-    assert_nothing_is_left_of(&store, "refused").await;
+    assert_no_trace(&store, "refused").await;
     drop(held);
     store
         .engine
@@ -285,14 +285,14 @@ async fn configured_limits_apply_at_open_and_later_ones_are_not_kept() {
     })
     .await;
     assert_eq!(
-        everything(&store.engine, &limited()).await,
+        try_all(&store.engine, &limited()).await,
         [Some(ErrorKind::Disabled); 6]
     );
     store
         .engine
         .limit_namespace(&limited(), one_at_once())
         .unwrap();
-    assert_eq!(everything(&store.engine, &limited()).await, SERVED);
+    assert_eq!(try_all(&store.engine, &limited()).await, SERVED);
     assert_eq!(store.engine.namespace_limits(&limited()), one_at_once());
     let store = store.reopen().await;
     assert_eq!(store.engine.namespace_limits(&limited()), disabled());
@@ -333,7 +333,7 @@ async fn invalid_namespace_or_limit_in_the_config_is_refused() {
                 .unwrap()
                 .next()
                 .is_none(),
-            "nothing was begun"
+            "no file was created"
         );
     }
 }

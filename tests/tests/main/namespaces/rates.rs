@@ -11,10 +11,10 @@ use cenotaph_sim::{Controls, Faults, Odds, Schedule, Sim};
 use cenotaph_tests::store::{Store, payload, quick};
 use futures::{StreamExt, TryStreamExt};
 
-use super::{LARGE, SECOND, SERVED, bytes, bytes_per_second, disabled, everything, id, limited};
+use super::{LARGE, SECOND, SERVED, bytes, bytes_per_second, disabled, id, limited, try_all};
 
-/// A life in a world where time passes only while everybody sleeps. It ends with both tiers as they
-/// must be.
+/// Runs an async function in the simulator, where time passes only while every task sleeps. Asserts
+/// at the end that both tiers are consistent.
 fn in_virtual_time(life: impl AsyncFnOnce(Controls, Engine) -> Result<()>) {
     let schedule = Schedule {
         delay: Odds::NEVER,
@@ -25,15 +25,15 @@ fn in_virtual_time(life: impl AsyncFnOnce(Controls, Engine) -> Result<()>) {
         let engine = world.open().await?;
         life(world, engine).await
     });
-    ended.ended().expect("nothing crashes").unwrap();
+    ended.ended().expect("no crash is planned").unwrap();
     sim.settle().unwrap();
 }
 
-/// Asserts that it took this long, but for the length of a turn.
+/// Asserts a duration, with a tolerance of a quarter of a second.
 fn assert_about(took: Duration, expected: Duration) {
     assert!(
         took.abs_diff(expected) < SECOND / 4,
-        "{took:?} and not {expected:?}"
+        "took {took:?}, expected {expected:?}"
     );
 }
 
@@ -50,7 +50,7 @@ fn operation_tokens_refill_with_time() {
         }
         let batches = engine.stats().await?.index.batches;
         assert_eq!(
-            everything(&engine, &limited()).await,
+            try_all(&engine, &limited()).await,
             [Some(ErrorKind::Overloaded); 6]
         );
         assert_eq!(
@@ -64,9 +64,9 @@ fn operation_tokens_refill_with_time() {
         assert_eq!(
             engine.stats().await?.index.batches,
             batches,
-            "the index heard of nothing"
+            "no batch was submitted"
         );
-        assert_eq!(everything(&engine, &"jobs".parse()?).await, SERVED);
+        assert_eq!(try_all(&engine, &"jobs".parse()?).await, SERVED);
         world.advance(SECOND / 2).await;
         assert_eq!(engine.list("").namespace(limited()).await?.entries.len(), 4);
         assert_eq!(bytes(&engine, &id("a")).await, "a");
@@ -99,14 +99,14 @@ fn small_puts_and_gets_share_the_byte_rate() {
         assert_eq!(
             engine.stats().await?.index.batches,
             batches,
-            "the index heard of nothing"
+            "no batch was submitted"
         );
         assert_eq!(
             engine
                 .get(id("a"))
                 .range(..400)
                 .await?
-                .expect("it was put")
+                .expect("the object exists")
                 .bytes()
                 .await?
                 .len(),
@@ -116,7 +116,7 @@ fn small_puts_and_gets_share_the_byte_rate() {
             engine
                 .head(id("a"))
                 .await?
-                .expect("no payload, no charge")
+                .expect("a head costs no bytes")
                 .metadata
                 .size,
             600
@@ -130,7 +130,7 @@ fn small_puts_and_gets_share_the_byte_rate() {
         assert_eq!(
             engine.put(id("c"), "c").await.unwrap_err().kind(),
             ErrorKind::Overloaded,
-            "all was taken"
+            "no byte token is left"
         );
         Ok(())
     });
@@ -150,7 +150,11 @@ fn large_object_is_transferred_at_the_byte_rate() {
         let begun = world.elapsed();
         assert_eq!(bytes(&engine, &id("large")).await, large);
         assert_about(world.elapsed() - begun, 3 * SECOND);
-        let stream = engine.get(id("large")).await?.expect("it was put").stream();
+        let stream = engine
+            .get(id("large"))
+            .await?
+            .expect("the object exists")
+            .stream();
         let streamed: Vec<Bytes> = stream.try_collect().await?;
         assert_eq!(streamed.concat(), large);
         assert_about(world.elapsed() - begun, 6 * SECOND);
@@ -158,7 +162,7 @@ fn large_object_is_transferred_at_the_byte_rate() {
             engine
                 .get("other")
                 .await?
-                .expect("it was put")
+                .expect("the object exists")
                 .bytes()
                 .await?,
             large
@@ -174,25 +178,25 @@ fn chunk_of_a_cancelled_wait_is_not_lost() {
         let large = payload(1, 20_000);
         engine.put(id("large"), large.clone()).await?;
         engine.limit_namespace(&limited(), bytes_per_second(1000))?;
-        let mut object = engine.get(id("large")).await?.expect("it was put");
+        let mut object = engine.get(id("large")).await?.expect("the object exists");
         let begun = world.elapsed();
         let mut read = Vec::new();
-        let mut given_up = 0;
+        let mut cancelled = 0;
         loop {
             match world.env().deadline(SECOND / 2, object.chunk()).await {
-                None => given_up += 1,
+                None => cancelled += 1,
                 Some(chunk) => match chunk? {
                     Some(chunk) => read.extend_from_slice(&chunk),
                     None => break,
                 },
             }
         }
-        assert!(given_up > 10 && read == large, "{given_up}");
+        assert!(cancelled > 10 && read == large, "{cancelled}");
         assert!(
             (19 * SECOND..25 * SECOND).contains(&(world.elapsed() - begun)),
-            "what was paid stays paid"
+            "a cancelled wait keeps its tokens"
         );
-        let rest = engine.get(id("large")).await?.expect("it was put");
+        let rest = engine.get(id("large")).await?.expect("the object exists");
         assert_eq!(rest.stream().take(1).count().await, 1);
         Ok(())
     });
@@ -211,7 +215,7 @@ fn dropped_waiting_put_leaves_nothing() {
         let put = engine.put(id("large"), payload(1, 1_000_000)).into_future();
         assert!(
             world.env().deadline(5 * SECOND, put).await.is_none(),
-            "it takes a quarter of an hour"
+            "the put takes about 15 minutes at this rate"
         );
         world.settle(&engine).await?;
         assert!(engine.head(id("large")).await?.is_none());
@@ -238,7 +242,7 @@ fn killed_actors_lose_no_permit_and_no_byte() {
             )?;
             for round in 0..20 {
                 let large = payload(round, LARGE);
-                // An actor may be killed under it; that it was too much is never said.
+                // A kill may fail the put, but no lost permit makes it `Overloaded`.
                 match engine.put(id("k"), large.clone()).await {
                     Ok(_) => assert_eq!(bytes(&engine, &id("k")).await, large),
                     Err(error) => assert_ne!(error.kind(), ErrorKind::Overloaded, "{error}"),
@@ -246,14 +250,14 @@ fn killed_actors_lose_no_permit_and_no_byte() {
             }
             Ok::<_, Error>(())
         });
-        life.ended().expect("nothing crashes").unwrap();
+        life.ended().expect("no crash is planned").unwrap();
         sim.quieten();
         sim.settle()
             .unwrap_or_else(|found| panic!("seed {seed}: {found:?}"));
     }
 }
 
-/// The rates are so low that a second passes before a charge comes back.
+/// The rates are so low that tokens taken by mistake would be missing for a second.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn refused_operations_cost_no_tokens() {
     let mut config = quick();
@@ -293,10 +297,10 @@ async fn refused_operations_cost_no_tokens() {
     engine
         .put(id("a"), vec![0u8; 1000])
         .await
-        .expect("it is the first operation, and has all the bytes");
+        .expect("the first admitted operation has all tokens");
 }
 
-/// Its change was recorded and its bytes written: only its outcome says that it was refused.
+/// The put has recorded a change and written bytes before it is refused.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn put_refused_after_its_stream_costs_its_operation() {
     let mut config = quick();
@@ -326,7 +330,7 @@ async fn put_refused_after_its_stream_costs_its_operation() {
     assert_eq!(kinds[0], ErrorKind::Invalid);
     assert!(
         kinds.contains(&ErrorKind::Overloaded),
-        "its token was given back each time: {kinds:?}"
+        "each put costs a token: {kinds:?}"
     );
     store.assert_settled().await;
 }
