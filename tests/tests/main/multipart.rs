@@ -13,7 +13,7 @@ use bytes::Bytes;
 use cenotaph::{ErrorKind, Outcome, PartEtag, Upload, Version};
 use cenotaph_storage::index::Table;
 use cenotaph_tests::store::{Store, blobs, payload, quick};
-use futures::{StreamExt, TryStreamExt};
+use futures::TryStreamExt;
 
 const HOUR: Duration = Duration::from_secs(3600);
 

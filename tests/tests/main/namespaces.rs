@@ -13,8 +13,7 @@ use cenotaph::{
 };
 use cenotaph_storage::Seam;
 use cenotaph_storage::index::{Range, Table};
-use cenotaph_tests::store::{INLINE, Store, blobs, payload};
-use futures::{StreamExt, TryStreamExt};
+use cenotaph_tests::store::{INLINE, Store, blobs, payload, quick};
 use tokio::task::JoinHandle;
 
 const LARGE: usize = 10 * INLINE;

@@ -3,9 +3,9 @@
 use bytes::Bytes;
 use cenotaph::{Body, Config, Digest, ErrorKind, Namespace, ObjectId, PartEtag, UploadId};
 use cenotaph_tests::store::{Store, blobs, payload, quick};
-use futures::{StreamExt, TryStreamExt, stream};
+use futures::{StreamExt, stream};
 
-use super::{all, assert_refused, upload};
+use super::{assert_refused, upload};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn part_that_differs_from_its_declaration_is_dropped() {

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use cenotaph_tests::store::Store;
-use futures::{StreamExt, TryStreamExt};
+use futures::TryStreamExt;
 
 use super::{assert_refused, upload};
 

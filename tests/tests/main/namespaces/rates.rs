@@ -11,7 +11,9 @@ use cenotaph_sim::{Controls, Faults, Odds, Schedule, Sim};
 use cenotaph_tests::store::{Store, payload, quick};
 use futures::{StreamExt, TryStreamExt};
 
-use super::{LARGE, SECOND, SERVED, bytes, bytes_per_second, disabled, id, limited, try_all};
+use super::{
+    LARGE, SECOND, SERVED, bytes, bytes_per_second, disabled, id, limited, try_all, unlimited,
+};
 
 /// Runs an async function in the simulator, where time passes only while every task sleeps. Asserts
 /// at the end that both tiers are consistent.
