@@ -1,4 +1,4 @@
-//! Rows that older formats wrote, in a real index: read, changed, moved and deleted as today's are.
+//! Rows of older formats in a real index: they are read, changed, moved and deleted like new ones.
 
 use bytes::Bytes;
 use cenotaph::{Config, Error, ObjectId, Update, Updated, Write};
@@ -6,12 +6,12 @@ use cenotaph_storage::index::{Batch, Table};
 use cenotaph_storage::rows::{Body, Row};
 use cenotaph_tests::store::{Store, blobs, payload, quick};
 
-/// In the row, beside it, in the blob tier.
+/// Payload sizes, in bytes: inside the row, as a separate payload, in the blob tier.
 const KINDS: [usize; 3] = [10, 6000, 20_000];
-/// Without version, and without expiry.
+/// Formats: without version, and without expiry.
 const FORMATS: [u8; 2] = [0, 1];
 
-/// postcard's numbers: seven bits to a byte, the lowest first.
+/// Appends a number in postcard's encoding: seven bits per byte, the lowest first.
 fn number(mut value: u64, into: &mut Vec<u8>) {
     while value > 127 {
         into.push(value as u8 | 128);
@@ -25,7 +25,7 @@ fn text(value: &str, into: &mut Vec<u8>) {
     into.extend_from_slice(value.as_bytes());
 }
 
-/// A row as an older build would have written it.
+/// Encodes a row as an older build did.
 fn aged(row: &Row, format: u8) -> Bytes {
     let mut out = vec![format];
     if format == 1 {
@@ -76,7 +76,7 @@ fn aged(row: &Row, format: u8) -> Bytes {
     out.into()
 }
 
-/// A store in which `k` lies as an older build has left it.
+/// Creates a store whose object `k` has a row of an older format.
 async fn store(format: u8, bytes: usize) -> Store {
     let store = Store::with(Config {
         inline_bytes_max: 8192,
@@ -87,7 +87,7 @@ async fn store(format: u8, bytes: usize) -> Store {
     store.reopen().await
 }
 
-/// Puts an object, and leaves its row as an older build would have. The oldest have no versions.
+/// Puts an object and replaces its row by one of an older format. Format 0 has no version.
 async fn age(store: &Store, key: &str, bytes: usize, format: u8) {
     store
         .engine
@@ -110,7 +110,7 @@ async fn age(store: &Store, key: &str, bytes: usize, format: u8) {
     if format == 0 {
         row.version = 1.into();
     }
-    assert_eq!(Row::decode(&old).unwrap(), row, "the same row");
+    assert_eq!(Row::decode(&old).unwrap(), row, "both rows are equal");
     let mut batch = Batch::new();
     batch.put(Table::Rows, id.encoded().clone(), old);
     store
@@ -125,8 +125,8 @@ fn all() -> impl Iterator<Item = (u8, usize)> {
         .flat_map(|format| KINDS.into_iter().map(move |bytes| (format, bytes)))
 }
 
-/// All is settled, `key` has this content, and a delete of it leaves nothing.
-async fn ends_well(store: Store, key: &str, expected: Bytes, what: &str) {
+/// Asserts that everything settles, that `key` has this content, and that its delete leaves nothing.
+async fn assert_intact_and_deletable(store: Store, key: &str, expected: Bytes, what: &str) {
     store.assert_settled().await;
     let store = store.reopen().await;
     assert!(store.bytes(key).await == Some(expected), "{what}");
@@ -168,7 +168,7 @@ async fn rows_of_older_formats_are_read_in_every_way() {
             [cenotaph::Entry::Object(head)],
             "{what}"
         );
-        ends_well(store, "k", payload(1, bytes), &what).await;
+        assert_intact_and_deletable(store, "k", payload(1, bytes), &what).await;
     }
 }
 
@@ -181,16 +181,16 @@ async fn rows_of_older_formats_are_overwritten_updated_and_amended() {
             if place > 0 {
                 age(&over, "k", bytes, format).await;
             }
-            let stands = over.engine.head("k").await.unwrap().unwrap().version;
+            let current = over.engine.head("k").await.unwrap().unwrap().version;
             let written = over
                 .engine
                 .put("k", payload(2, next))
-                .if_version(stands)
+                .if_version(current)
                 .await
                 .unwrap();
             assert_eq!(
                 (written.version.unwrap(), written.created),
-                (stands.next(), false),
+                (current.next(), false),
                 "{what}"
             );
             over.assert_settled().await;
@@ -220,14 +220,14 @@ async fn rows_of_older_formats_are_overwritten_updated_and_amended() {
         store.assert_settled().await;
         let whole = store.bytes("k").await.unwrap();
         let updated = store.engine.update("k", async |object| {
-            let bytes = object.expect("it is there").bytes().await?;
+            let bytes = object.expect("the object exists").bytes().await?;
             Ok::<_, Error>(Update::put([&bytes[..], b"!"].concat()))
         });
         assert!(
             matches!(updated.await.unwrap(), Updated::Written(_)),
             "{what}"
         );
-        ends_well(store, "k", [&whole[..], b"!"].concat().into(), &what).await;
+        assert_intact_and_deletable(store, "k", [&whole[..], b"!"].concat().into(), &what).await;
     }
 }
 
@@ -247,7 +247,7 @@ async fn rows_of_older_formats_are_renamed_copied_and_deleted_together() {
         assert_eq!(renamed.version.unwrap().get(), 2, "{what}");
         moved.engine.put("k", payload(3, 20_000)).await.unwrap();
         moved.engine.delete("k").await.unwrap();
-        ends_well(moved, "to", payload(1, bytes), &what).await;
+        assert_intact_and_deletable(moved, "to", payload(1, bytes), &what).await;
 
         let copied = store(format, bytes).await;
         copied
@@ -267,7 +267,7 @@ async fn rows_of_older_formats_are_renamed_copied_and_deleted_together() {
                 .existed,
             "{what}"
         );
-        ends_well(copied, "to", payload(1, bytes), &what).await;
+        assert_intact_and_deletable(copied, "to", payload(1, bytes), &what).await;
 
         let over = store(format, bytes).await;
         over.engine.put("from", payload(2, bytes)).await.unwrap();
@@ -277,7 +277,7 @@ async fn rows_of_older_formats_are_renamed_copied_and_deleted_together() {
             .await
             .unwrap()
             .unwrap();
-        ends_well(over, "k", payload(2, bytes), &what).await;
+        assert_intact_and_deletable(over, "k", payload(2, bytes), &what).await;
 
         let together = store(format, bytes).await;
         together
@@ -298,6 +298,6 @@ async fn rows_of_older_formats_are_renamed_copied_and_deleted_together() {
             "{what}"
         );
         together.engine.delete("k").await.unwrap();
-        ends_well(together, "to", "x".into(), &what).await;
+        assert_intact_and_deletable(together, "to", "x".into(), &what).await;
     }
 }
