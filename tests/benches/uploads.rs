@@ -63,9 +63,9 @@ const BUCKET: &str = "bucket";
 impl Rival {
     /// Starts Ceph if it is installed, else moto. A part may be as small as a byte.
     async fn start() -> io::Result<Self> {
-        let (name, server) = match S3::ceph_is_here() {
+        let (name, server) = match S3::find_ceph() {
             Ok(()) => ("Ceph RGW", S3::ceph(1).await),
-            Err(_) => ("moto", S3::moto(S3::moto_is_here()?, 1).await),
+            Err(_) => ("moto", S3::moto(S3::find_moto()?, 1).await),
         };
         let bucket = server.bucket(BUCKET).await;
         Ok(Self {

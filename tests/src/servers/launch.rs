@@ -58,17 +58,14 @@ impl Running {
             let mut running = Self::spawn(name, &order);
             match env.deadline(PATIENCE, running.listens(&env)).await {
                 Some(true) => return running,
-                Some(false) => eprintln!(
-                    "{name} has ended before it listened: {}",
-                    running.complaints()
-                ),
+                Some(false) => eprintln!("{name} ended before it listened: {}", running.log_tail()),
                 None => panic!(
                     "{name} does not listen after {PATIENCE:?}: {}",
-                    running.complaints()
+                    running.log_tail()
                 ),
             }
         }
-        panic!("{name} has ended {ATTEMPTS} times before it listened");
+        panic!("{name} ended {ATTEMPTS} times before it listened");
     }
 
     /// Returns the port on localhost on which the server listens.
@@ -120,7 +117,7 @@ impl Running {
     }
 
     /// Returns the end of the server log.
-    fn complaints(&self) -> String {
+    fn log_tail(&self) -> String {
         let said = fs::read(log(self.directory.path())).unwrap_or_default();
         String::from_utf8_lossy(&said[said.len().saturating_sub(SHOWN_BYTES)..]).into_owned()
     }
@@ -132,11 +129,7 @@ impl Drop for Running {
         let _ = self.last.read_to_end(&mut Vec::new());
         let _ = self.child.wait();
         if std::thread::panicking() {
-            eprintln!(
-                "the last that {} has said: {}",
-                self.name,
-                self.complaints()
-            );
+            eprintln!("end of the log of {}: {}", self.name, self.log_tail());
         }
     }
 }

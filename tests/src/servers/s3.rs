@@ -33,7 +33,7 @@ impl S3 {
     ///
     /// # Errors
     /// `NotFound` if moto is not installed.
-    pub fn moto_is_here() -> io::Result<PathBuf> {
+    pub fn find_moto() -> io::Result<PathBuf> {
         find("moto_server")
     }
 
@@ -57,7 +57,7 @@ impl S3 {
     ///
     /// # Errors
     /// `NotFound` with the name of the first missing program.
-    pub fn ceph_is_here() -> io::Result<()> {
+    pub fn find_ceph() -> io::Result<()> {
         let programs = [
             "ceph",
             "ceph-mon",
