@@ -44,7 +44,8 @@ fn main() {
         .build()
         .unwrap();
     println!(
-        "durable puts of {PAYLOAD_BYTES} bytes, median of {ROUNDS} interleaved rounds of {seconds} s"
+        "durable puts of {PAYLOAD_BYTES} bytes, median of {ROUNDS} interleaved rounds of \
+         {seconds} s"
     );
     for clients in [1, 16, 64] {
         let mut runs: Vec<Vec<Run>> = vec![Vec::new(); CONTENDERS.len()];
@@ -80,7 +81,8 @@ fn report(clients: usize, runs: &[Vec<Run>]) {
         median(&mut ratios)
     };
     println!(
-        "cenotaph / committer: {:.2} of the puts/s; cenotaph / fjall each: {:.2} of the puts/s, {:.2} of the p50",
+        "cenotaph / committer: {:.2} of the puts/s; cenotaph / fjall each: {:.2} of the puts/s, \
+         {:.2} of the p50",
         ratio(3, 2, |run| run.puts_per_s),
         ratio(3, 1, |run| run.puts_per_s),
         ratio(3, 1, |run| run.p50_us),

@@ -170,7 +170,8 @@ async fn completions(rival: Option<&Rival>) {
 
 fn report(rival: Option<&Rival>, rounds: usize, rows: &mut [Row]) {
     println!(
-        "completion of an upload, median of {rounds} interleaved rounds; the blob tier is memory, never asked"
+        "completion of an upload, median of {rounds} interleaved rounds; the blob tier is memory \
+         and is not used"
     );
     let theirs = rival.map_or("no server", |rival| rival.name);
     println!(
@@ -263,7 +264,8 @@ async fn remote_puts(rival: &Rival) {
     let mib = REMOTE_PUT_BYTES / MIB;
     let name = rival.name;
     println!(
-        "\nput of {mib} MiB to {name}, median of {ROUNDS_SLOW} interleaved rounds; a blob has 4 requests at once"
+        "\nput of {mib} MiB to {name}, median of {ROUNDS_SLOW} interleaved rounds; a blob has 4 \
+         requests at once"
     );
     let contenders = [("one blob", u64::MAX, 1), ("split, 4 at once", MIB, 4)];
     let mut times: [Vec<Duration>; 2] = Default::default();

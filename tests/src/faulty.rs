@@ -57,7 +57,7 @@ struct Inner {
 }
 
 /// Guard that holds operations until it is dropped.
-pub struct Hold(#[expect(dead_code, reason = "its drop is what counts")] watch::Sender<bool>);
+pub struct Hold(#[expect(dead_code, reason = "only its drop is used")] watch::Sender<bool>);
 
 impl Faults {
     /// Lets the next `times` operations of this kind fail.

@@ -118,8 +118,8 @@ impl Running {
 
     /// Returns the end of the server log.
     fn log_tail(&self) -> String {
-        let said = fs::read(log(self.directory.path())).unwrap_or_default();
-        String::from_utf8_lossy(&said[said.len().saturating_sub(SHOWN_BYTES)..]).into_owned()
+        let bytes = fs::read(log(self.directory.path())).unwrap_or_default();
+        String::from_utf8_lossy(&bytes[bytes.len().saturating_sub(SHOWN_BYTES)..]).into_owned()
     }
 }
 

@@ -11,7 +11,7 @@
 //! |---|---|
 //! | right | everything is present and equals what was put |
 //! | error | unreadable data is a clear error; everything else is right |
-//! | violation | wrong bytes, missing objects without an error, an uncaught panic, an abort, a hang |
+//! | violation | wrong bytes, missing objects without an error, a panic, an abort, a hang |
 //!
 //! By default some hundred places are tried. `CENOTAPH_BITROT=full` changes every byte once: bit 0
 //! of the first byte, bit 1 of the next, and so on. `CENOTAPH_BITROT=16` changes every sixteenth

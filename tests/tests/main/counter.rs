@@ -129,7 +129,8 @@ fn print(name: &str, run: &Run) {
         refused,
     } = run;
     println!(
-        "{name:<28} {per_second:>7.0}/s, per increment {lost:.3} attempts lost and {conflicts:.4} conflicts, {refused} refused"
+        "{name:<28} {per_second:>7.0}/s, per increment {lost:.3} attempts lost and \
+         {conflicts:.4} conflicts, {refused} refused"
     );
 }
 
@@ -158,12 +159,12 @@ async fn each_increment_counts_once_while_shards_die() {
     let over = Arc::new(AtomicBool::new(false));
     let killer = engine.killer();
     let killing = env.clone();
-    let told = Arc::clone(&over);
+    let ended = Arc::clone(&over);
     let shards = engine.config().limits.shards as u64;
     let hot = engine.shard_of("dying").unwrap();
     let kills = tokio::spawn(async move {
         let mut kills = 0u64;
-        while !told.load(Ordering::SeqCst) {
+        while !ended.load(Ordering::SeqCst) {
             let shard = if kills.is_multiple_of(2) {
                 hot
             } else {

@@ -133,13 +133,13 @@ impl Seen {
         );
     }
 
-    fn add(&mut self, heard: &[Line], unanswered: usize, again: bool) {
-        let opened = heard.iter().any(|line| matches!(line, Line::Open { .. }));
+    fn add(&mut self, lines: &[Line], unanswered: usize, again: bool) {
+        let opened = lines.iter().any(|line| matches!(line, Line::Open { .. }));
         self.kills += 1;
         self.kills_opening += u64::from(!opened);
         self.kills_recovering += u64::from(!opened && again);
         self.unanswered += unanswered as u64;
-        for line in heard {
+        for line in lines {
             if let Line::Ack { answer, .. } = line {
                 self.acks += 1;
                 self.superseded += u64::from(*answer == Answer::Superseded);
@@ -217,14 +217,14 @@ impl Scene {
             seed: self.chance.number(),
         };
         self.incarnations += 1;
-        let heard = victim::run_and_kill(AGAIN, &orders, moment);
-        for line in &heard {
+        let lines = victim::run_and_kill(AGAIN, &orders, moment);
+        for line in &lines {
             if let Line::Open { took_us } = line {
                 self.opening = Duration::from_micros(*took_us);
             }
             self.model.apply(line).unwrap_or_else(|why| panic!("{why}"));
         }
-        seen.add(&heard, self.model.crash(), again);
+        seen.add(&lines, self.model.crash(), again);
     }
 
     fn data(&self) -> PathBuf {
@@ -303,11 +303,11 @@ impl Scene {
             .collect();
         for key in keys {
             let version = listed.get(&key).copied();
-            if let Some(stood) = self.model.untouched(&key).filter(|_| !last) {
+            if let Some(last) = self.model.untouched(&key).filter(|_| !last) {
                 assert_eq!(
                     version,
-                    stood.map(|stood| stood.version),
-                    "{key} was not written since"
+                    last.map(|last| last.version),
+                    "{key} was not written since the last check"
                 );
                 continue;
             }

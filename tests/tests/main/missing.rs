@@ -120,9 +120,10 @@ async fn missing_blob_is_absent_to_every_read_if_configured() {
     let head = engine.head("k").await.unwrap().unwrap();
     assert_eq!(engine.list("k").await.unwrap().entries.len(), 1);
     let refused = engine.put("k", "x").if_absent().await.unwrap_err();
-    assert!(
-        matches!(refused.kind(), ErrorKind::Conflict { current: Some(current) } if current.version == head.version)
-    );
+    assert!(matches!(
+        refused.kind(),
+        ErrorKind::Conflict { current: Some(current) } if current.version == head.version
+    ));
 
     let updated = engine.update("k", async |object| {
         assert!(object.is_none());

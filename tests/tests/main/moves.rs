@@ -1,5 +1,5 @@
-//! Renames and copies of objects of every kind over objects of every kind: the bytes are correct and
-//! nothing remains in either tier (I3, I5), before and after a reopen.
+//! Renames and copies of objects of every kind over objects of every kind: the bytes are correct,
+//! and nothing else remains in either tier (I3, I5), before and after a reopen.
 
 use bytes::Bytes;
 use cenotaph::{ErrorKind, Written};
@@ -57,7 +57,7 @@ async fn assert_bytes(store: &Store, key: &str, expected: Option<&Bytes>, case: 
 async fn rename_moves_any_kind_over_any_other_without_orphans() {
     let mut store = store().await;
     for (from, to) in pairs() {
-        let what = format!("{from:?} renamed over {to:?}");
+        let case = format!("{from:?} renamed over {to:?}");
         let source = put(&store, "a", 1, from).await;
         let target = put(&store, "b", 2, to).await;
         let written = store.counts.put(Table::Payloads);
@@ -65,20 +65,20 @@ async fn rename_moves_any_kind_over_any_other_without_orphans() {
         assert_eq!(
             store.counts.put(Table::Payloads),
             written,
-            "{what}: no byte is copied"
+            "{case}: no byte is copied"
         );
         assert_eq!(
             renamed.as_ref().map(|renamed| renamed.created),
             source.as_ref().map(|_| target.is_none()),
-            "{what}"
+            "{case}"
         );
         let expected = source.as_ref().or(target.as_ref()).map(|(bytes, _)| bytes);
         for reopened in [false, true] {
             if reopened {
                 store = store.reopen().await;
             }
-            assert_bytes(&store, "a", None, &what).await;
-            assert_bytes(&store, "b", expected, &what).await;
+            assert_bytes(&store, "a", None, &case).await;
+            assert_bytes(&store, "b", expected, &case).await;
             store.assert_settled().await;
         }
         if let (Some(renamed), Some((_, written))) = (renamed, &source) {
@@ -86,23 +86,23 @@ async fn rename_moves_any_kind_over_any_other_without_orphans() {
             assert_eq!(
                 head.metadata.attributes.content_type.as_deref(),
                 Some("a"),
-                "{what}: the object keeps its metadata"
+                "{case}: the object keeps its metadata"
             );
             assert_eq!(
                 (Some(head.version), Some(head.etag)),
                 (renamed.version, renamed.etag),
-                "{what}"
+                "{case}"
             );
             assert_ne!(
                 renamed.etag, written.etag,
-                "{what}: a rename has its own etag"
+                "{case}: a rename has its own etag"
             );
         }
         store.engine.delete("b").await.unwrap();
         store.assert_settled().await;
         assert!(
             blobs(&store.blobs).await.is_empty(),
-            "{what}: a later delete leaves no blob"
+            "{case}: a later delete leaves no blob"
         );
     }
 }
@@ -111,25 +111,25 @@ async fn rename_moves_any_kind_over_any_other_without_orphans() {
 async fn copy_of_any_kind_is_independent_of_its_source() {
     let mut store = store().await;
     for (from, to) in pairs() {
-        let what = format!("{from:?} copied over {to:?}");
+        let case = format!("{from:?} copied over {to:?}");
         let source = put(&store, "a", 1, from).await;
         let target = put(&store, "b", 2, to).await;
         let copied = store.engine.copy("a", "b").await.unwrap();
         assert_eq!(
             copied.map(|copied| copied.created),
             source.as_ref().map(|_| target.is_none()),
-            "{what}"
+            "{case}"
         );
         let expected = source.as_ref().or(target.as_ref()).map(|(bytes, _)| bytes);
         store.assert_settled().await;
         store = store.reopen().await;
-        assert_bytes(&store, "a", source.as_ref().map(|(bytes, _)| bytes), &what).await;
+        assert_bytes(&store, "a", source.as_ref().map(|(bytes, _)| bytes), &case).await;
         store.engine.delete("a").await.unwrap();
         store.assert_settled().await;
-        assert_bytes(&store, "b", expected, &what).await;
+        assert_bytes(&store, "b", expected, &case).await;
         store.engine.delete("b").await.unwrap();
         store.assert_settled().await;
-        assert!(blobs(&store.blobs).await.is_empty(), "{what}");
+        assert!(blobs(&store.blobs).await.is_empty(), "{case}");
     }
 }
 

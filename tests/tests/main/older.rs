@@ -125,23 +125,23 @@ fn all() -> impl Iterator<Item = (u8, usize)> {
         .flat_map(|format| KINDS.into_iter().map(move |bytes| (format, bytes)))
 }
 
-/// Asserts that everything settles, that `key` has this content, and that its delete leaves nothing.
-async fn assert_intact_and_deletable(store: Store, key: &str, expected: Bytes, what: &str) {
+/// Asserts that everything settles, that `key` has this content, and that its delete removes all.
+async fn assert_intact_and_deletable(store: Store, key: &str, expected: Bytes, case: &str) {
     store.assert_settled().await;
     let store = store.reopen().await;
-    assert!(store.bytes(key).await == Some(expected), "{what}");
-    assert!(store.engine.delete(key).await.unwrap().existed, "{what}");
+    assert!(store.bytes(key).await == Some(expected), "{case}");
+    assert!(store.engine.delete(key).await.unwrap().existed, "{case}");
     store.assert_settled().await;
     assert_eq!(
         store.engine.list("").await.unwrap().entries.len(),
         0,
-        "{what}"
+        "{case}"
     );
-    assert!(blobs(&store.blobs).await.is_empty(), "{what}");
+    assert!(blobs(&store.blobs).await.is_empty(), "{case}");
     assert_eq!(
         store.engine.usage().await.unwrap(),
         cenotaph::Usage::default(),
-        "{what}"
+        "{case}"
     );
 }
 
@@ -149,26 +149,26 @@ async fn assert_intact_and_deletable(store: Store, key: &str, expected: Bytes, w
 async fn rows_of_older_formats_are_read_in_every_way() {
     for (format, bytes) in all() {
         let store = store(format, bytes).await;
-        let what = format!("format {format}, {bytes} bytes");
+        let case = format!("format {format}, {bytes} bytes");
         let head = store.engine.head("k").await.unwrap().unwrap();
         assert_eq!(
             (head.version.get(), head.metadata.expires_at),
             (1, None),
-            "{what}"
+            "{case}"
         );
-        assert_eq!(head.metadata.attributes.custom["a"], "b", "{what}");
+        assert_eq!(head.metadata.attributes.custom["a"], "b", "{case}");
         let some = store.engine.get("k").range(3..7).await.unwrap().unwrap();
         assert_eq!(
             some.bytes().await.unwrap(),
             payload(1, bytes).slice(3..7),
-            "{what}"
+            "{case}"
         );
         assert_eq!(
             store.engine.list("").await.unwrap().entries,
             [cenotaph::Entry::Object(head)],
-            "{what}"
+            "{case}"
         );
-        assert_intact_and_deletable(store, "k", payload(1, bytes), &what).await;
+        assert_intact_and_deletable(store, "k", payload(1, bytes), &case).await;
     }
 }
 
@@ -177,7 +177,7 @@ async fn rows_of_older_formats_are_overwritten_updated_and_amended() {
     for (format, bytes) in all() {
         let over = store(format, bytes).await;
         for (place, next) in KINDS.into_iter().enumerate() {
-            let what = format!("format {format}, {bytes} bytes put over by {next}");
+            let case = format!("format {format}, {bytes} bytes put over by {next}");
             if place > 0 {
                 age(&over, "k", bytes, format).await;
             }
@@ -191,13 +191,13 @@ async fn rows_of_older_formats_are_overwritten_updated_and_amended() {
             assert_eq!(
                 (written.version.unwrap(), written.created),
                 (current.next(), false),
-                "{what}"
+                "{case}"
             );
             over.assert_settled().await;
-            assert!(over.bytes("k").await == Some(payload(2, next)), "{what}");
+            assert!(over.bytes("k").await == Some(payload(2, next)), "{case}");
         }
         let store = store(format, bytes).await;
-        let what = format!("format {format}, {bytes} bytes amended");
+        let case = format!("format {format}, {bytes} bytes amended");
         let amended = store
             .engine
             .amend("k")
@@ -206,7 +206,7 @@ async fn rows_of_older_formats_are_overwritten_updated_and_amended() {
             .await
             .unwrap()
             .unwrap();
-        assert_eq!(amended.version.unwrap().get(), 2, "{what}");
+        assert_eq!(amended.version.unwrap().get(), 2, "{case}");
         let hour = std::time::Duration::from_secs(3600);
         let extended = store
             .engine
@@ -216,7 +216,7 @@ async fn rows_of_older_formats_are_overwritten_updated_and_amended() {
             .await
             .unwrap()
             .unwrap();
-        assert_eq!(extended.version.unwrap().get(), 3, "{what}");
+        assert_eq!(extended.version.unwrap().get(), 3, "{case}");
         store.assert_settled().await;
         let whole = store.bytes("k").await.unwrap();
         let updated = store.engine.update("k", async |object| {
@@ -225,16 +225,16 @@ async fn rows_of_older_formats_are_overwritten_updated_and_amended() {
         });
         assert!(
             matches!(updated.await.unwrap(), Updated::Written(_)),
-            "{what}"
+            "{case}"
         );
-        assert_intact_and_deletable(store, "k", [&whole[..], b"!"].concat().into(), &what).await;
+        assert_intact_and_deletable(store, "k", [&whole[..], b"!"].concat().into(), &case).await;
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn rows_of_older_formats_are_renamed_copied_and_deleted_together() {
+async fn rows_of_older_formats_are_renamed_copied_and_deleted() {
     for (format, bytes) in all() {
-        let what = format!("format {format}, {bytes} bytes");
+        let case = format!("format {format}, {bytes} bytes");
         let moved = store(format, bytes).await;
         moved.engine.put("to", payload(2, 20_000)).await.unwrap();
         let renamed = moved
@@ -244,10 +244,10 @@ async fn rows_of_older_formats_are_renamed_copied_and_deleted_together() {
             .await
             .unwrap()
             .unwrap();
-        assert_eq!(renamed.version.unwrap().get(), 2, "{what}");
+        assert_eq!(renamed.version.unwrap().get(), 2, "{case}");
         moved.engine.put("k", payload(3, 20_000)).await.unwrap();
         moved.engine.delete("k").await.unwrap();
-        assert_intact_and_deletable(moved, "to", payload(1, bytes), &what).await;
+        assert_intact_and_deletable(moved, "to", payload(1, bytes), &case).await;
 
         let copied = store(format, bytes).await;
         copied
@@ -265,9 +265,9 @@ async fn rows_of_older_formats_are_renamed_copied_and_deleted_together() {
                 .await
                 .unwrap()
                 .existed,
-            "{what}"
+            "{case}"
         );
-        assert_intact_and_deletable(copied, "to", payload(1, bytes), &what).await;
+        assert_intact_and_deletable(copied, "to", payload(1, bytes), &case).await;
 
         let over = store(format, bytes).await;
         over.engine.put("from", payload(2, bytes)).await.unwrap();
@@ -277,7 +277,7 @@ async fn rows_of_older_formats_are_renamed_copied_and_deleted_together() {
             .await
             .unwrap()
             .unwrap();
-        assert_intact_and_deletable(over, "k", payload(2, bytes), &what).await;
+        assert_intact_and_deletable(over, "k", payload(2, bytes), &case).await;
 
         let together = store(format, bytes).await;
         together
@@ -295,9 +295,9 @@ async fn rows_of_older_formats_are_renamed_copied_and_deleted_together() {
                 .unwrap()
                 .get(),
             2,
-            "{what}"
+            "{case}"
         );
         together.engine.delete("k").await.unwrap();
-        assert_intact_and_deletable(together, "to", "x".into(), &what).await;
+        assert_intact_and_deletable(together, "to", "x".into(), &case).await;
     }
 }

@@ -308,7 +308,7 @@ fn spawn_put(store: &Store, key: &'static str) -> tokio::task::JoinHandle<()> {
 fn write_blob(store: &Store, key: &RevisionKey) {
     let file = file(store, key);
     std::fs::create_dir_all(file.parent().unwrap()).unwrap();
-    std::fs::write(file, "nobody's").unwrap();
+    std::fs::write(file, "stray").unwrap();
 }
 
 /// Returns an id of 2026-01-01.

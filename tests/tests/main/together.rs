@@ -57,12 +57,12 @@ fn versions(replies: &[WriteReply]) -> Vec<u64> {
 }
 
 /// Asserts that both objects were written exactly once: the next batch gets the next version.
-async fn assert_committed_once(store: &Store, keys: [&str; 2], value: u64, what: &str) {
+async fn assert_committed_once(store: &Store, keys: [&str; 2], value: u64, case: &str) {
     for key in keys {
-        assert_eq!(store.bytes(key).await.unwrap(), value.to_string(), "{what}");
+        assert_eq!(store.bytes(key).await.unwrap(), value.to_string(), "{case}");
     }
     let next = atomic(store, keys, value + 1).await.unwrap().unwrap();
-    assert_eq!(versions(&next), [value + 1; 2], "{what}: committed once");
+    assert_eq!(versions(&next), [value + 1; 2], "{case}: committed once");
     store.assert_settled().await;
 }
 
@@ -75,17 +75,17 @@ async fn batch_commits_once_although_its_shard_is_killed() {
         Seam::AtomicAfterSubmit,
     ] {
         for victim in [0, 1] {
-            let what = format!("shard {victim} killed at {seam:?}");
-            let [(a, first), (b, second)] = apart(&store, &what);
+            let case = format!("shard {victim} killed at {seam:?}");
+            let [(a, first), (b, second)] = apart(&store, &case);
             let keys = [a.as_str(), b.as_str()];
             atomic(&store, keys, 1).await.unwrap().unwrap();
             let mut held = store.stage.hold(seam);
             let batch = atomic(&store, keys, 2);
             held.arrived().await;
-            assert!(store.engine.kill([first, second][victim]), "{what}");
+            assert!(store.engine.kill([first, second][victim]), "{case}");
             held.release();
-            assert_eq!(versions(&batch.await.unwrap().unwrap()), [2; 2], "{what}");
-            assert_committed_once(&store, keys, 2, &what).await;
+            assert_eq!(versions(&batch.await.unwrap().unwrap()), [2; 2], "{case}");
+            assert_committed_once(&store, keys, 2, &case).await;
         }
     }
 }
@@ -145,26 +145,26 @@ async fn rename_happens_once_although_its_shard_is_killed() {
         Seam::AtomicAfterSubmit,
     ] {
         for (victim, bytes) in [(0, 10), (1, LARGE), (0, LARGE), (1, 10)] {
-            let what = format!("shard {victim} killed at {seam:?} renaming {bytes} bytes");
-            let [(a, first), (b, second)] = apart(&store, &what);
+            let case = format!("shard {victim} killed at {seam:?} renaming {bytes} bytes");
+            let [(a, first), (b, second)] = apart(&store, &case);
             store.engine.put(&a, payload(1, bytes)).await.unwrap();
             store.engine.put(&b, payload(2, LARGE)).await.unwrap();
             let mut held = store.stage.hold(seam);
             let rename = store.engine.rename(&a, &b);
             let rename = spawn(async move { rename.await });
             held.arrived().await;
-            assert!(store.engine.kill([first, second][victim]), "{what}");
+            assert!(store.engine.kill([first, second][victim]), "{case}");
             held.release();
             let renamed = rename.await.unwrap().unwrap().expect("the source exists");
             assert_eq!(
                 (renamed.version.unwrap().get(), renamed.created),
                 (2, false),
-                "{what}"
+                "{case}"
             );
             assert_eq!(
                 (store.bytes(&a).await, store.bytes(&b).await),
                 (None, Some(payload(1, bytes))),
-                "{what}"
+                "{case}"
             );
             store.assert_settled().await;
             assert_eq!(
@@ -177,7 +177,7 @@ async fn rename_happens_once_although_its_shard_is_killed() {
                     .unwrap()
                     .get(),
                 2,
-                "{what}"
+                "{case}"
             );
         }
     }
@@ -360,8 +360,8 @@ impl Scene {
         }
     }
 
-    /// Checks single pages of listings: a batch is visible whole or not at all, and a renamed object
-    /// under exactly one name.
+    /// Checks single pages of listings: a batch is visible whole or not at all, and a renamed
+    /// object under exactly one name.
     async fn check_listings(&self) {
         while self.is_running() {
             let page = self.engine.list("all/").await.unwrap();

@@ -1,5 +1,5 @@
-//! Updates: a refused result keeps the stored object, whatever is killed meanwhile and whoever
-//! else writes.
+//! Updates: a refused result keeps the stored object, also when actors are killed and other
+//! tasks write meanwhile.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};

@@ -80,11 +80,11 @@ impl Story {
     }
 
     fn rejects(self, found: Option<(u64, u64)>, why: &str) {
-        let told = self
+        let violation = self
             .finds(found)
             .err()
             .unwrap_or_else(|| panic!("{found:?} was accepted, expected: {why}"));
-        assert!(told.contains(why), "{told}");
+        assert!(violation.contains(why), "{violation}");
     }
 }
 

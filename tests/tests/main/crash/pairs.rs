@@ -73,8 +73,8 @@ fn killed_process_leaves_each_step_whole_or_undone() {
             0 if round > 0 => Moment::SinceOpening(linger * 4),
             _ => Moment::SinceAcks(chance.between(1, 600), linger),
         };
-        let heard = victim::run_and_kill(AGAIN, &orders, moment);
-        seen.take(&heard);
+        let lines = victim::run_and_kill(AGAIN, &orders, moment);
+        seen.take(&lines);
         runtime.block_on(examine(&data, &mut seen));
     }
     println!("{rounds} rounds: {seen:?}");
@@ -102,8 +102,8 @@ struct Seen {
 
 impl Seen {
     /// Counts the acknowledged steps and asserts that each client's steps are in sequence.
-    fn take(&mut self, heard: &[Line]) {
-        for line in heard {
+    fn take(&mut self, lines: &[Line]) {
+        for line in lines {
             if let Line::Ack {
                 number: Number(number),
                 ..

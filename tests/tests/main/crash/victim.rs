@@ -48,18 +48,18 @@ pub(super) fn run_and_kill(again: Again, orders: &Orders, moment: Moment) -> Vec
     std::thread::scope(move |scope| {
         let (sender, lines) = mpsc::channel();
         scope.spawn(move || listen(stdout, &sender));
-        let mut heard = Vec::new();
-        while !moment.has_come(&heard) {
+        let mut seen = Vec::new();
+        while !moment.has_come(&seen) {
             match lines.recv_timeout(PATIENCE) {
-                Ok(line) => heard.push(line),
-                Err(error) => victim.fail(&format!("{error}, before {moment:?}; heard {heard:?}")),
+                Ok(line) => seen.push(line),
+                Err(error) => victim.fail(&format!("{error}, before {moment:?}; lines: {seen:?}")),
             }
         }
         moment.linger();
         victim.kill();
         // Lines written before the kill count.
-        heard.extend(lines);
-        heard
+        seen.extend(lines);
+        seen
     })
 }
 
@@ -112,12 +112,11 @@ impl Drop for Victim {
 }
 
 impl Moment {
-    fn has_come(&self, heard: &[Line]) -> bool {
+    fn has_come(&self, seen: &[Line]) -> bool {
         match self {
-            Self::SinceOpening(_) => heard.contains(&Line::Opening),
+            Self::SinceOpening(_) => seen.contains(&Line::Opening),
             Self::SinceAcks(acks, _) => {
-                heard
-                    .iter()
+                seen.iter()
                     .filter(|line| matches!(line, Line::Ack { .. }))
                     .count()
                     >= *acks

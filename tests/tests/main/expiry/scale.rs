@@ -1,8 +1,8 @@
 //! Expiry with many objects: opening and idling scan due entries only, and the expirer keeps up.
 //!
 //! `CENOTAPH_EXPIRY_OBJECTS` sets their number; 20,000 by default. The test writes them directly to
-//! the index, in batches of a thousand rows with their expiry entries, because only their removal is
-//! measured.
+//! the index, in batches of a thousand rows with their expiry entries, because only their removal
+//! is measured.
 
 use std::time::Duration;
 
@@ -100,7 +100,7 @@ async fn opening_scans_due_objects_only_and_the_expirer_keeps_up() {
     let [_, empty_engine] = empty.opening;
     println!("{count} objects, none due: {scanned} entries scanned");
     println!(
-        "opened in {engine:?}, an empty one in {empty_engine:?} (besides, fjall replays its journals: {index:?})"
+        "opened in {engine:?}, an empty store in {empty_engine:?}; fjall replays its journals in {index:?}"
     );
     assert!(
         scanned <= 3,
@@ -178,6 +178,6 @@ async fn as_they_come(store: &Store, count: u64) {
     all_gone.await.expect("all objects are removed");
     let late = env.now().since(last);
     println!(
-        "{count} due at {DUE_PER_SECOND}/s: most behind {backlog}, the last removed {late:?} after its deadline"
+        "{count} due at {DUE_PER_SECOND}/s: largest backlog {backlog}, last one {late:?} too late"
     );
 }

@@ -93,7 +93,8 @@ impl Azurite {
             text.as_bytes(),
         ));
         format!(
-            "/{ACCOUNT}{resource}&sv={version}&ss={service}&srt={kinds}&sp={permissions}&se={end}&sig={signature}"
+            "/{ACCOUNT}{resource}&sv={version}&ss={service}&srt={kinds}&sp={permissions}\
+             &se={end}&sig={signature}"
         )
     }
 }

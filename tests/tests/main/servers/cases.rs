@@ -1,8 +1,8 @@
 //! The cases that run on every server.
 //!
 //! A case is `async fn case(engine: &Engine)` in a module below and a line in [`ALL`]. It receives
-//! an empty engine with short delays, whose blobs are sent in parts of 5 MiB, and whose longest puts
-//! are split into several blobs. `suite.rs` checks the objects that the case leaves behind, so it
+//! an empty engine with short delays, whose blobs are sent in parts of 5 MiB, and whose longest
+//! puts are split into several blobs. `suite.rs` checks the objects that the case leaves behind, so it
 //! should leave some. A case uses the default namespace or deletes its objects in others.
 
 use bytes::Bytes;

@@ -1,4 +1,5 @@
-//! S3 servers as blob tiers of the suite. Their start and requests are in the library of this crate.
+//! S3 servers as blob tiers of the suite. Their start and requests are in the
+//! library of this crate.
 
 use cenotaph::Operator;
 use cenotaph_tests::servers::s3::S3;

@@ -24,9 +24,9 @@ async fn close_waits_for_uploads_and_cleanup() {
         reason = "the rule applies to code under test only"
     )]
     let closing = tokio::spawn(async move { engine.close().await });
-    while !matches!(store.engine.put("late", "x").await, Err(error) if error.kind() == ErrorKind::Closed)
-    {
-    }
+    // Puts are refused from the moment the close begins.
+    let is_closed = |error: cenotaph::Error| error.kind() == ErrorKind::Closed;
+    while !store.engine.put("late", "x").await.is_err_and(is_closed) {}
     assert!(
         !closing.is_finished(),
         "an upload and a deletion are still running"

@@ -103,7 +103,7 @@ async fn broken_upload_record_is_dropped_with_its_parts() {
     assert_eq!(
         upload.complete().await.unwrap_err().kind(),
         ErrorKind::Invalid,
-        "the upload is gone"
+        "the upload no longer exists"
     );
     let left = store.index.snapshot().unwrap();
     let parts = Range::prefix(&parts_prefix(&upload.upload_id()), 10);

@@ -1,8 +1,8 @@
 //! Multipart uploads that the engine assembles itself: a completed object consists of the listed
 //! parts in order, and nothing else remains on the server.
 //!
-//! Every case ends all of its uploads, so that rows alone name the remaining blobs. Long puts, which
-//! the engine splits, are in `split.rs`; crashes during uploads are in `multipart/`.
+//! Every case ends all of its uploads, so that rows alone name the remaining blobs. Long puts,
+//! which the engine splits, are in `split.rs`; crashes during uploads are in `multipart/`.
 
 use bytes::Bytes;
 use cenotaph::{Body, Digest, Engine, ErrorKind, Outcome, Reason, Result, Upload};
