@@ -75,6 +75,7 @@ impl Snapshot for CountingSnapshot {
 
 impl Index for Counting {
     fn submit(&self, batch: Batch, completion: Completion) {
+        // Removals are not counted.
         for (table, _, _) in batch
             .changes()
             .iter()

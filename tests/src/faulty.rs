@@ -100,18 +100,22 @@ impl Faults {
 
     /// Runs an operation under the holds and faults planned for it.
     async fn run<T>(&self, op: Op, work: impl Future<Output = Result<T>>) -> Result<T> {
+        // Counted before the hold, so that a test can wait for the attempt.
         self.0.counts[op as usize].fetch_add(1, Ordering::SeqCst);
         let hold = self.0.holds.lock().unwrap().get(&op).cloned();
         if let Some(mut hold) = hold {
             self.0.waiting[op as usize].fetch_add(1, Ordering::SeqCst);
+            // An error means that the guard was dropped, which is the release.
             let _ = hold.changed().await;
             self.0.waiting[op as usize].fetch_sub(1, Ordering::SeqCst);
         }
+        // Decided after the hold: a test may plan the fault while the operation is held.
         match self.take(op) {
             None => work.await,
             Some(Fault::Before) => Err(Error::new(ErrorKind::Unexpected, "planned fault")),
             Some(Fault::NotFound) => Err(Error::new(ErrorKind::NotFound, "planned absence")),
             Some(Fault::After) => {
+                // A real error of the operation is more useful than the planned one.
                 work.await?;
                 Err(Error::new(
                     ErrorKind::Unexpected,
@@ -124,6 +128,7 @@ impl Faults {
     fn take(&self, op: Op) -> Option<Fault> {
         let mut planned = self.0.planned.lock().unwrap();
         let (fault, times) = planned.get_mut(&op).filter(|(_, times)| *times > 0)?;
+        // `u64::MAX` is never used up.
         if *times != u64::MAX {
             *times -= 1;
         }

@@ -94,8 +94,10 @@ impl Stage {
 
     /// Stops both clocks: from now on only the test moves them.
     pub fn stop_clock(&self) -> Timestamp {
+        // Read before the lock is taken: `now` takes it, too.
         let now = self.now();
         let mut clock = self.0.clock.lock().unwrap();
+        // Only the first call: later ones keep the time to which the test has advanced.
         if clock.shows.is_none() {
             clock.monotonic = self.0.real.monotonic();
         }
@@ -176,14 +178,17 @@ impl World for Stage {
 
     fn pass(&self, seam: Seam) -> Option<BoxFuture<'static, ()>> {
         if self.0.fenced.load(Ordering::SeqCst) {
+            // Never resolves: the task waits until its runtime drops it.
             return Some(Box::pin(std::future::pending()));
         }
+        // Removed, so that a hold stops a single piece of work.
         let (arrived, mut released) = self.0.armed.lock().unwrap().remove(&seam)?;
         let mut arrived = Some(arrived);
-        // Poll the release before the arrival is reported: `released` then has this task's waker.
-        // Whatever the test does after the arrival wakes the work, which is polled from its
-        // beginning and notices (a kill, for example) before it continues.
+        // Poll the release before the arrival is reported: `released` then has the waker of the
+        // task. The release wakes the task, whose poll starts at its outermost future. A kill that
+        // the test sent in between is therefore noticed before the work continues.
         Some(Box::pin(std::future::poll_fn(move |context| {
+            // An error means that the test dropped its hold, which is the release.
             let released = released.poll_unpin(context).map(drop);
             if let Some(arrived) = arrived.take() {
                 let _ = arrived.send(());

@@ -87,8 +87,11 @@ impl Store {
     /// Stops this store as a crash of the process would, as far as possible within one process:
     /// nothing is settled. Opens it again.
     pub async fn crash(self) -> Self {
+        // Fence first: otherwise other actors would settle the work of the killed ones.
         self.stage.fence();
+        // All actors are children of the supervisor and stop with it.
         self.engine.kill(cenotaph::ActorKind::Supervisor);
+        // The lock of the index must be free before the store is opened again.
         self.index.close().await.unwrap();
         let config = self.engine.config().clone();
         let Self {
@@ -104,6 +107,7 @@ impl Store {
         let root = directory.path().join("blobs");
         let plain = cenotaph_storage::blobs::local(&root).unwrap();
         let faults = Faults::default();
+        // The engine uses the faulty tier; inspections use the plain one.
         let operator: Operator = plain.clone().layer(faulty::layer(&faults));
         let path = directory.path().join("index");
         let began = env.monotonic();
@@ -178,8 +182,10 @@ pub async fn assert_settled(engine: &Engine, env: &Env, index: &dyn Index, tier:
 pub async fn settle(engine: &Engine, env: &Env) {
     let patience = Duration::from_secs(20);
     let settled = env.deadline(patience, async {
+        // Repeated: a failed or delayed deletion is tried again in a later pass.
         loop {
             engine.settle().await.unwrap();
+            // `settle` returns the number of orphans only, and an upload may still have a change.
             let actors = engine.stats().await.unwrap().actors;
             if (actors.changes, actors.orphans) == (0, 0) {
                 return;
@@ -223,7 +229,10 @@ pub async fn named(index: &dyn Index) -> BTreeSet<RevisionKey> {
 
 /// Returns a payload of `bytes` bytes that differs for each seed.
 pub fn payload(seed: u64, bytes: usize) -> bytes::Bytes {
+    // xorshift64. The factor, 2^64 divided by the golden ratio, makes neighbouring seeds differ in
+    // many bits; a state of 0 would stay 0.
     let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
+    // The last step may exceed the length by up to 7 bytes.
     let mut out = Vec::with_capacity(bytes + 8);
     while out.len() < bytes {
         state ^= state << 13;

@@ -104,6 +104,7 @@ pub async fn assert_beside_rows(index: &dyn Index) {
         .chain(of_parts)
         .collect();
     let needed: BTreeSet<Bytes> = belongings.iter().cloned().collect();
+    // Checked first: the set below would hide a shared entry.
     assert_eq!(
         belongings.len(),
         needed.len(),
@@ -122,6 +123,7 @@ pub async fn assert_beside_rows(index: &dyn Index) {
         due.chain(uploads.due()).collect(),
         "expiry entries come and go with their rows",
     );
+    // A live row carries its version itself.
     let meta = keys(&*snapshot, Table::Meta).await;
     let floored = rows.iter().find(|(id, _)| meta.contains(&floor_key(id)));
     assert_eq!(floored, None, "I3: a last version remains beside a row");
@@ -147,5 +149,6 @@ async fn keys(snapshot: &dyn Snapshot, table: Table) -> BTreeSet<Bytes> {
 }
 
 async fn scan(snapshot: &dyn Snapshot, table: Table) -> Page {
+    // A limit far above the size of any test store.
     snapshot.scan(table, Range::all(10_000_000)).await.unwrap()
 }

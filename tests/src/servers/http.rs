@@ -53,6 +53,7 @@ pub async fn ask(port: u16, method: &'static str, target: String) -> Answer {
 
 /// Sends a request with this body to this port and returns the answer, error or not.
 pub async fn send(port: u16, method: &'static str, target: String, body: Vec<u8>) -> Answer {
+    // Blocking sockets: a request runs on a thread for blocking work.
     Env::real()
         .unwrap()
         .blocking(move || exchange(port, method, &target, &body))
@@ -71,6 +72,7 @@ fn exchange(port: u16, method: &str, target: &str, body: &[u8]) -> Answer {
     // A single write: a server that answers after the head may close before the rest arrives.
     stream.write_all(&[head.as_bytes(), body].concat()).unwrap();
     let mut answer = Vec::new();
+    // HTTP/1.0: the server closes the connection after its answer.
     stream.read_to_end(&mut answer).unwrap();
     let answer = String::from_utf8_lossy(&answer);
     let (head, body) = answer

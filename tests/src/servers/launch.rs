@@ -33,7 +33,9 @@ const SHOWN_BYTES: usize = 4000;
 /// Shell script that starts the watcher and then executes its arguments. The output of both goes
 /// to standard error, which is the log file.
 const WATCHED: &str = r#"
+# 3: pipe to the test; 4: pipe that ends with the group. Output goes to the log.
 exec 3<&0 4>&1 0</dev/null 1>&2
+# The watcher: `read` returns when the test closes its end.
 (read -r _ <&3; kill -KILL 0) &
 exec 3<&-
 exec "$@"
@@ -85,6 +87,7 @@ impl Running {
         command.args(["-c", WATCHED, name]);
         order(&mut command, port, directory.path());
         let log = File::create(log(directory.path())).unwrap();
+        // Its own group: the watcher's `kill 0` must not reach the test.
         command.current_dir(directory.path()).process_group(0);
         let mut child = command
             .stdin(Stdio::piped())
@@ -105,6 +108,8 @@ impl Running {
     /// Waits until the server listens. Returns `false` if the server ends before that.
     async fn listens(&mut self, env: &Env) -> bool {
         loop {
+            // Connect before asking if the process has ended: if another process has taken the
+            // port, the connection succeeds, but the server has ended.
             let connected = TcpStream::connect(("127.0.0.1", self.port)).is_ok();
             if self.child.try_wait().unwrap().is_some() {
                 return false;
@@ -125,8 +130,11 @@ impl Running {
 
 impl Drop for Running {
     fn drop(&mut self) {
+        // Closes the pipe of the watcher, which then kills the group.
         drop(self.child.stdin.take());
+        // Returns when the last process of the group has closed its end.
         let _ = self.last.read_to_end(&mut Vec::new());
+        // Removes the zombie.
         let _ = self.child.wait();
         if std::thread::panicking() {
             eprintln!("end of the log of {}: {}", self.name, self.log_tail());
@@ -136,6 +144,8 @@ impl Drop for Running {
 
 /// Returns a free port.
 pub fn free_port() -> u16 {
+    // The kernel assigns a free port. It may be taken again before the server binds it; see
+    // `ATTEMPTS`.
     TcpListener::bind(("127.0.0.1", 0))
         .unwrap()
         .local_addr()

@@ -100,6 +100,7 @@ impl S3 {
 
     /// Returns the keys of all multipart uploads that are still open.
     pub async fn open_uploads(&self, bucket: &str) -> Vec<String> {
+        // The test lists few uploads; more than a page would be truncated, which is asserted.
         let answer = ask(
             self.0.port(),
             "GET",
@@ -178,6 +179,7 @@ impl S3 {
 /// Returns a target with a signature. The query must contain sub-resources only, in alphabetical
 /// order.
 fn signed(method: &str, resource: &str) -> String {
+    // The two empty lines are the headers Content-MD5 and Content-Type.
     let text = format!("{method}\n\n\n{EXPIRES}\n{resource}");
     let signature = escaped(&base64_hmac_sha1(SECRET.as_bytes(), text.as_bytes()));
     let separator = if resource.contains('?') { '&' } else { '?' };
