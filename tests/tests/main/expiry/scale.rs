@@ -100,7 +100,7 @@ async fn opening_scans_due_objects_only_and_the_expirer_keeps_up() {
     let [_, empty_engine] = empty.opening;
     println!("{count} objects, none due: {scanned} entries scanned");
     println!(
-        "opened in {engine:?}, an empty store in {empty_engine:?}; fjall replays its journals in {index:?}"
+        "opened in {engine:?}, an empty store in {empty_engine:?}; journals replayed in {index:?}"
     );
     assert!(
         scanned <= 3,

@@ -2,8 +2,8 @@
 //!
 //! A case is `async fn case(engine: &Engine)` in a module below and a line in [`ALL`]. It receives
 //! an empty engine with short delays, whose blobs are sent in parts of 5 MiB, and whose longest
-//! puts are split into several blobs. `suite.rs` checks the objects that the case leaves behind, so it
-//! should leave some. A case uses the default namespace or deletes its objects in others.
+//! puts are split into several blobs. `suite.rs` checks the objects that the case leaves behind, so
+//! it should leave some. A case uses the default namespace or deletes its objects in others.
 
 use bytes::Bytes;
 use cenotaph::{Body, Engine, Env, ScrubDepth, Written};
