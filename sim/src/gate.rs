@@ -1,13 +1,13 @@
-//! The gate: every seam of a life passes it, and nothing durable happens without.
+//! Scheduler of one incarnation: every sync point and every tier request passes it before it has an
+//! effect.
 //!
 //! ```text
 //! fence ─> step + 1, trace ─> planned crash, kill or panic ─> yields, delay ─> fence ─> the effect
 //! ```
 //!
-//! Fence: once the world has crashed, nothing passes any more; whatever still runs waits for ever
-//! at its next seam. So a crash stops the world at one step, whatever order a runtime drops its
-//! tasks in. Only steps change durable state, so crashing at each of them in turn is complete for
-//! its schedule. Deliberately not here: what a step does.
+//! After a crash the fence is closed. A task that is still running waits for ever at its next step.
+//! So a crash stops the world at one step, in whatever order a runtime drops its tasks. Only steps
+//! change durable state, so crashing at each step in turn is complete for a schedule.
 
 use std::panic::AssertUnwindSafe;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -23,26 +23,26 @@ use crate::machine::{Act, Machine, State};
 use crate::rng::Rng;
 use crate::trace::Kind;
 
-/// How far the time of day may jump, in milliseconds.
+/// Largest jump of the time of day in either direction, in milliseconds.
 const JUMP_MS_MAX: u64 = 10 * 60 * 1000;
 
-/// The gate of one life.
+/// Scheduler and fence of one incarnation.
 pub(crate) struct Gate {
     machine: Arc<Machine>,
     fenced: AtomicBool,
     crash: Notify,
-    /// Who can be killed.
+    /// Actors that can be killed. `None` before an engine has opened.
     victims: Mutex<Option<Victims>>,
 }
 
-/// The actors of an engine.
+/// Means to kill the actors of an engine.
 #[derive(Clone)]
 pub(crate) struct Victims {
     pub(crate) kill: Arc<dyn Fn(ActorKind) -> bool + Send + Sync>,
     pub(crate) shards: usize,
 }
 
-/// What becomes of a step.
+/// Decision about a step.
 enum Verdict {
     Stop,
     Panic,
@@ -70,17 +70,18 @@ impl Gate {
         Arc::clone(&self.machine)
     }
 
-    /// One step. Returns when it may be taken, which after a crash is never.
+    /// Takes a step. Returns when its effect may happen, which is never after a crash.
     pub(crate) async fn pass(&self, what: &'static str, detail: impl FnOnce() -> String) {
         match self.judge(what, detail) {
             Verdict::Stop => std::future::pending().await,
-            // Not by `panic!`, which would print what is no news.
+            // `panic!` would print a message and a backtrace for a planned event.
             Verdict::Panic => std::panic::resume_unwind(Box::new("a planned panic")),
             Verdict::Go { yields, delay } => self.idle(yields, delay).await,
         }
     }
 
-    /// A while on the way back: what was read is not yet heard. No step, for nothing changes.
+    /// Delays a response between a read and its caller. Takes no step, because no durable state
+    /// changes.
     pub(crate) async fn linger(&self) {
         let (yields, delay) = {
             let mut state = self.machine.state();
@@ -89,7 +90,7 @@ impl Gate {
         self.idle(yields, delay).await;
     }
 
-    /// Lets others go first, then stands behind the fence.
+    /// Yields and sleeps, then waits for ever if the world has crashed in the meantime.
     async fn idle(&self, yields: u64, delay: Option<Duration>) {
         for _ in 0..yields {
             tokio::task::yield_now().await;
@@ -97,6 +98,8 @@ impl Gate {
         if let Some(delay) = delay {
             sleep(delay).await;
         }
+        // The caller's effect follows. The world may have crashed while this task yielded or slept,
+        // so the fence is checked a second time.
         if self.is_fenced() {
             std::future::pending::<()>().await;
         }
@@ -112,7 +115,7 @@ impl Gate {
         if state.is_exhausted() {
             state.monitor.violated(
                 "liveness",
-                "the world takes more steps than it may: it runs in circles",
+                "the world exceeds its step limit",
             );
             state.report_violations();
             drop(state);
@@ -133,7 +136,7 @@ impl Gate {
                 }
                 Act::Kill(kind) => {
                     self.kill(kind);
-                    // So that whoever is killed dies here and not at its next wait.
+                    // Without a yield a killed actor would run on until its next await.
                     forced = 1;
                 }
                 Act::Panic if is_actor => {
@@ -153,7 +156,7 @@ impl Gate {
         }
     }
 
-    /// What was planned for this step, and what chance adds.
+    /// Returns the acts planned for this step and those drawn by chance.
     fn acts(&self, state: &mut State) -> Vec<Act> {
         let step = state.step;
         let mut acts = state.script.remove(&step).unwrap_or_default();
@@ -178,8 +181,8 @@ impl Gate {
         acts
     }
 
-    /// Runs a task of the engine. A panic in it is a violation: nobody but its runtime would ever
-    /// hear of it.
+    /// Spawns a task of the engine. A panic in the task is a violation, because no caller awaits
+    /// the task.
     #[expect(
         clippy::disallowed_methods,
         reason = "the simulated world spawns what lives in it"
@@ -199,7 +202,7 @@ impl Gate {
         });
     }
 
-    /// The world crashes, here and now.
+    /// Crashes the world at this step.
     pub(crate) fn crash(&self, at: &str) {
         if !self.fenced.swap(true, Ordering::SeqCst) {
             self.machine
@@ -209,7 +212,7 @@ impl Gate {
         }
     }
 
-    /// Lets nothing pass any more.
+    /// Closes the fence: no further step is taken.
     pub(crate) fn fence(&self) {
         self.fenced.store(true, Ordering::SeqCst);
     }
@@ -223,7 +226,7 @@ impl Gate {
         self.crash.notified().await;
     }
 
-    /// Kills actors of this kind, if there are any.
+    /// Kills the actors of this kind. Returns false if there are none.
     pub(crate) fn kill(&self, kind: ActorKind) -> bool {
         let killed = self.victims().is_some_and(|victims| (victims.kill)(kind));
         if killed {
@@ -245,7 +248,7 @@ impl Gate {
         killed
     }
 
-    /// From now on these are the ones that can be killed.
+    /// Sets the actors that can be killed from now on.
     pub(crate) fn expose(&self, victims: Victims) {
         *self.victims.lock().unwrap_or_else(PoisonError::into_inner) = Some(victims);
     }
@@ -269,7 +272,9 @@ impl State {
     }
 
     fn draw_delay(&mut self) -> Option<Duration> {
-        let (odds, most) = (self.schedule.delay, self.schedule.delay_max);
+        let odds = self.schedule.delay;
+        let most = self.schedule.delay_max;
+        // The range is 1..=delay_max, because a delay of zero would be no delay.
         let most_ms = u64::try_from(most.as_millis()).unwrap_or(u64::MAX);
         self.scheduling
             .hits(odds)
@@ -277,7 +282,7 @@ impl State {
     }
 }
 
-/// A victim. The supervisor is a rare one: its death ends the engine.
+/// Draws an actor to kill. The supervisor is drawn rarely, because its death ends the engine.
 fn some_actor(chance: &mut Rng, shards: usize) -> ActorKind {
     match chance.below(40) {
         0 => ActorKind::Supervisor,
@@ -302,6 +307,7 @@ fn kill_name(kind: ActorKind) -> &'static str {
     }
 }
 
+/// Sleeps in virtual time.
 #[expect(
     clippy::disallowed_methods,
     reason = "tokio's clock is paused: this is virtual time"

@@ -1,9 +1,8 @@
-//! [`Sim`], a world that is a function of its seed; [`Controls`], what its owner can do to it from
-//! within.
+//! A world of one seed: [`Sim`] owns the world and [`Controls`] acts on it from within.
 //!
-//! A world has lives. Each runs in a runtime of its own, on one thread, under a virtual clock,
-//! until its task ends or the world crashes; the next one finds on the disks what the last one left
-//! there.
+//! A world has a sequence of incarnations. Each one runs in a runtime of its own, on one thread,
+//! under a virtual clock, until its task ends or the world crashes. The next incarnation finds the
+//! disks in the state in which the last one ended.
 
 use std::fmt;
 use std::io;
@@ -32,21 +31,20 @@ use crate::timeline;
 use crate::trace::{Event, Kind};
 use crate::world;
 
-/// How long [`Sim::settle`] waits for everything to settle, in virtual time.
+/// Longest wait of [`Sim::settle`] for quiescence, in virtual time.
 const SETTLE_PATIENCE: Duration = Duration::from_secs(4 * 3600);
-/// Most steps in the life of a world. More than that is a world that runs in circles.
+/// Largest number of steps of a world. A world that exceeds it does not make progress.
 const STEPS_MAX: u64 = 1_000_000;
 
-/// A simulated world: an index, a blob tier, time, chance and failures, all of them functions of
-/// one seed.
+/// A simulated world: an index, a blob tier, time, chance and failures, all functions of one seed.
 ///
-/// The index and the blobs outlive what [`run`](Self::run) runs in it, as disks outlive a process.
-/// Whatever runs is on one thread, and asks the world for time, chance and tasks: the engine by
-/// itself, your own service through [`Controls::env`], or through tokio, whose clock is virtual
-/// here. What asks the real world (the system's time, threads, sockets, the order of a `HashMap`)
-/// is not part of the simulation, and a run that depends on it can't be replayed.
+/// The index and the blobs outlive the tasks that [`run`](Self::run) runs, as disks outlive a
+/// process. All tasks run on one thread. The engine gets time, chance and tasks from the world.
+/// Your own service gets them through [`Controls::env`] or through tokio, whose clock is virtual
+/// here. Code that uses the real world (the system's time, threads, sockets, the order of a
+/// `HashMap`) is not part of the simulation, and a run that depends on such code can't be replayed.
 ///
-/// Invariants of the store are checked all along: see [`violations`](Self::violations).
+/// Invariants of the store are checked throughout: see [`violations`](Self::violations).
 ///
 /// ```
 /// use cenotaph_sim::{Life, Sim};
@@ -71,17 +69,17 @@ pub struct Sim {
     real: Option<RealDirectory>,
 }
 
-/// How a life went.
+/// End of an incarnation.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Life<T> {
-    /// Its task came to its end.
+    /// The task of the incarnation returned this value.
     Ended(T),
-    /// The world crashed, or has come to its last step: see [`Sim::is_exhausted`].
+    /// The world crashed or has used all its steps: see [`Sim::is_exhausted`].
     Crashed,
 }
 
 impl<T> Life<T> {
-    /// What its task gave, if it came to its end.
+    /// Returns the value of the task, or `None` after a crash.
     pub fn ended(self) -> Option<T> {
         match self {
             Self::Ended(value) => Some(value),
@@ -111,28 +109,28 @@ impl Sim {
         }
     }
 
-    /// Another configuration of the engine than the default one.
+    /// Sets the configuration of the engine.
     #[must_use]
     pub fn config(mut self, config: Config) -> Self {
         self.config = config;
         self
     }
 
-    /// What goes wrong by chance from the beginning on.
+    /// Sets the faults that strike by chance from the beginning.
     #[must_use]
     pub fn faults(self, faults: Faults) -> Self {
         self.machine.state().faults = faults;
         self
     }
 
-    /// How tasks are interleaved.
+    /// Sets the interleaving of tasks.
     #[must_use]
     pub fn schedule(self, schedule: Schedule) -> Self {
         self.machine.state().schedule = schedule;
         self
     }
 
-    /// Does this at this step, counted from 1 over all lives.
+    /// Plans an act for this step. Steps are counted from 1 over all incarnations.
     #[must_use]
     pub fn at_step(self, step: u64, act: Act) -> Self {
         self.machine
@@ -144,20 +142,20 @@ impl Sim {
         self
     }
 
-    /// Keeps the index in a real fjall database in a temporary directory, instead of simulating it.
-    /// A crash is then a killed process, and no power cut. Some thirty times slower.
+    /// Keeps the index in a real fjall database in a temporary directory instead of simulating it.
+    /// A crash is then a killed process, not a power cut. Runs take about thirty times longer.
     ///
     /// # Errors
-    /// If there can't be a temporary directory.
+    /// If the temporary directory can't be created.
     pub fn on_fjall(mut self) -> io::Result<Self> {
         self.real = Some(RealDirectory::new()?);
         Ok(self)
     }
 
-    /// Runs one life: until `life` ends, or the world crashes.
+    /// Runs one incarnation until `life` ends or the world crashes.
     ///
     /// # Panics
-    /// If `life` does.
+    /// If `life` panics.
     pub fn run<T>(&mut self, life: impl AsyncFnOnce(Controls) -> T) -> Life<T> {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_time()
@@ -182,8 +180,8 @@ impl Sim {
                 () = gate.crashed() => Life::Crashed,
                 value = life(controls) => Life::Ended(value),
             };
-            // From here on the world stands still: the order in which tasks are dropped can't
-            // matter.
+            // After the fence no task has an effect, so the order in which the runtime drops its
+            // tasks below can't matter.
             gate.fence();
             self.machine.end_life(if matches!(ended, Life::Crashed) {
                 "crashed"
@@ -203,11 +201,11 @@ impl Sim {
         ended
     }
 
-    /// One more life, without faults, in which everything must settle; then checks what must be
-    /// true at rest: the blob tier holds exactly what the rows name (I5).
+    /// Runs one more incarnation without faults, waits for quiescence, and checks the state at
+    /// rest. The blob tier must contain exactly the blobs that rows name (I5).
     ///
     /// # Errors
-    /// Every violation found since the world began.
+    /// Returns every violation found since the world began.
     pub fn settle(&mut self) -> Result<(), Vec<Violation>> {
         self.quieten();
         let machine = Arc::clone(&self.machine);
@@ -221,11 +219,11 @@ impl Sim {
             Life::Ended(Ok(())) => {}
             Life::Ended(Err(error)) => state
                 .monitor
-                .violated("liveness", format!("it does not settle: {error:?}")),
+                .violated("liveness", format!("no quiescence: error={error:?}")),
             Life::Crashed => {
                 state.monitor.violated(
                     "liveness",
-                    "it does not settle: the world has come to its last step",
+                    "no quiescence: the world has used all its steps",
                 );
             }
         }
@@ -238,43 +236,43 @@ impl Sim {
         }
     }
 
-    /// Nothing goes wrong any more, neither by chance nor at a chosen step.
+    /// Stops all faults, those by chance and those planned for a step.
     pub fn quieten(&self) {
         self.machine.state().quieten();
     }
 
-    /// What the checkers have found so far.
+    /// Returns the violations that the checkers have found so far.
     pub fn violations(&self) -> Vec<Violation> {
         self.machine.state().monitor.violations().to_vec()
     }
 
-    /// How often each thing has happened so far.
+    /// Returns the number of occurrences of each event so far.
     pub fn coverage(&self) -> Coverage {
         self.machine.state().coverage.clone()
     }
 
-    /// Whether the world has come to its last step, after a million of them: every further life
-    /// crashes at once.
+    /// Returns true if the world has used its million steps. Every further incarnation crashes at
+    /// once.
     pub fn is_exhausted(&self) -> bool {
         self.machine.state().is_exhausted()
     }
 
-    /// Steps so far: the moments at which a crash can strike.
+    /// Returns the number of steps so far. A crash can strike at each of them.
     pub fn steps(&self) -> u64 {
         self.machine.state().step
     }
 
-    /// What happened so far, as a text that a person can read: who, what, when.
+    /// Returns the events so far as readable text: time, lane and event.
     pub fn timeline(&self) -> String {
         timeline::text(&self.machine.state().trace)
     }
 
-    /// The same as a page for a browser, one lane for each actor.
+    /// Returns the events so far as an HTML page with one lane for each actor.
     pub fn timeline_html(&self, title: &str) -> String {
         timeline::html(title, &self.machine.state().trace)
     }
 
-    /// What happened so far, event by event.
+    /// Returns the events so far.
     pub fn events(&self) -> Vec<Event> {
         self.machine.state().trace.events().to_vec()
     }
@@ -292,7 +290,7 @@ impl fmt::Debug for Sim {
     }
 }
 
-/// What the owner of a world can do from within a life. Cheap to clone.
+/// Control of a world from within an incarnation. Cheap to clone.
 #[derive(Clone)]
 pub struct Controls {
     gate: Arc<Gate>,
@@ -301,11 +299,11 @@ pub struct Controls {
 }
 
 impl Controls {
-    /// Opens the engine on this world's disks.
+    /// Opens the engine on the disks of this world.
     ///
     /// # Errors
-    /// As [`Builder::open`](cenotaph::Builder::open): under faults this may fail, and may be tried
-    /// again.
+    /// As [`Builder::open`](cenotaph::Builder::open). Under faults the call may fail and may be
+    /// repeated.
     pub async fn open(&self) -> Result<Engine> {
         let machine = self.gate.machine();
         if machine.state().monitor.is_claimed() && machine.strikes(Fault::TierSwapped, String::new)
@@ -333,7 +331,8 @@ impl Controls {
         Ok(engine)
     }
 
-    /// Over an empty tier, or another store's, the engine does not open, and touches neither.
+    /// Opens the engine over an empty tier or over the tier of another store. The opening must fail
+    /// and must not write to that tier (I11).
     async fn open_over_another_tier(&self) -> Result<()> {
         let is_foreign = self.gate.machine().below(2) == 0;
         let decoy = Blobs::new();
@@ -361,27 +360,27 @@ impl Controls {
         match opened {
             Ok(_) => state
                 .monitor
-                .violated("I11", "a store opens over a tier that is not its own"),
+                .violated("I11", "an engine opens over a foreign blob tier"),
             Err(error) if is_foreign && error.kind() == ErrorKind::Invalid => {}
-            // Or a fault of the index, which was met first.
+            // A fault of the index may strike before the tier is checked.
             Err(error) if error.kind() == ErrorKind::Unavailable => {}
             Err(error) => state
                 .monitor
-                .violated("I11", format!("over another tier it says {error:?}")),
+                .violated("I11", format!("unexpected error over a foreign blob tier: {error:?}")),
         }
         if decoy.bytes(MARKER_PATH) != before || !decoy.paths().is_empty() {
             state
                 .monitor
-                .violated("I11", "an opening writes to a tier that is not its own");
+                .violated("I11", "an opening writes to a foreign blob tier");
         }
         state.report_violations();
         Ok(())
     }
 
-    /// Opens the index alone, without an engine: for tests of what lies below one.
+    /// Opens the index alone, for tests of the layers below the engine.
     ///
     /// # Errors
-    /// [`ErrorKind::AlreadyOpen`] while another one is open on this world's disk.
+    /// [`ErrorKind::AlreadyOpen`] while another index is open on the disk of this world.
     pub fn open_index(&self) -> Result<Arc<dyn Index>> {
         let medium = match &self.real {
             Some(path) => {
@@ -394,17 +393,17 @@ impl Controls {
         Ok(Arc::new(SimIndex::open(Arc::clone(&self.gate), medium)?))
     }
 
-    /// Opens the engine, again and again while that fails.
+    /// Opens the engine and retries while that fails.
     ///
     /// # Errors
-    /// The last one, after some minutes.
+    /// The last error, after ten minutes of virtual time.
     pub async fn open_patiently(&self) -> Result<Engine> {
         for _ in 0..600 {
             match self.open().await {
                 Err(error) if error.kind() != ErrorKind::Invalid => {
-                    // Not its message: that of a real index holds the path of a temporary
-                    // directory.
-                    self.note(format!("it does not open: {}", error.kind()));
+                    // The message of a real index contains the path of a temporary directory, which
+                    // would make traces of the same seed differ.
+                    self.note(format!("opening failed: {}", error.kind()));
                     sleep(Duration::from_secs(1)).await;
                 }
                 outcome => return outcome,
@@ -413,18 +412,18 @@ impl Controls {
         self.open().await
     }
 
-    /// Waits until the engine has nothing left to do or to settle, and asks it to settle all the
-    /// while.
+    /// Waits for quiescence: no live write, no upload, no unsettled change, no orphan. Asks the
+    /// engine to settle in each round.
     ///
     /// # Errors
-    /// [`ErrorKind::Unavailable`] if that takes hours of virtual time, and whatever
-    /// [`Engine::health`] says.
+    /// [`ErrorKind::Unavailable`] after four hours of virtual time, and any error of
+    /// [`Engine::health`] except an outage of the blob tier.
     pub async fn settle(&self, engine: &Engine) -> Result<()> {
         self.rest(engine, async || drop(engine.settle().await))
             .await
     }
 
-    /// The same, but only waits: the engine must settle by itself.
+    /// Waits for quiescence without asking the engine to settle.
     ///
     /// # Errors
     /// As [`settle`](Self::settle).
@@ -437,7 +436,7 @@ impl Controls {
         loop {
             ask().await;
             let stats = engine.stats().await?;
-            // A tier that is away comes back.
+            // An outage of the blob tier is temporary, so it does not end the wait.
             let is_away = match engine.health() {
                 Err(error) if error.reason() != Some(Reason::BlobTier) => return Err(error),
                 health => health.is_err(),
@@ -455,62 +454,63 @@ impl Controls {
                 return Err(Error::new(
                     ErrorKind::Unavailable,
                     "settle",
-                    format!("not settled: {stats:?}"),
+                    format!("no quiescence: {stats:?}"),
                 ));
             }
             sleep(Duration::from_secs(10)).await;
         }
     }
 
-    /// The whole world crashes: nothing after this happens.
+    /// Crashes the world. The call never returns.
     pub async fn crash(&self) -> ! {
-        self.gate.crash("its owner's wish");
+        self.gate.crash("a crash on request");
         std::future::pending().await
     }
 
-    /// Kills actors of this kind; whether there were any.
+    /// Kills the actors of this kind. Returns false if there are none.
     pub fn kill(&self, kind: ActorKind) -> bool {
         self.gate.kill(kind)
     }
 
-    /// What goes wrong by chance from now on.
+    /// Sets the faults that strike by chance from now on.
     pub fn set_faults(&self, faults: Faults) {
         self.gate.machine().state().faults = faults;
     }
 
-    /// Nothing goes wrong any more, neither by chance nor at a chosen step.
+    /// Stops all faults, those by chance and those planned for a step.
     pub fn quieten(&self) {
         self.gate.machine().state().quieten();
     }
 
-    /// Lets virtual time pass. It takes no real time.
+    /// Advances virtual time. Takes no real time.
     pub async fn advance(&self, by: Duration) {
         sleep(by).await;
     }
 
-    /// The time of day jumps by so many milliseconds, either way. Sleeps are not affected.
+    /// Moves the time of day by this number of milliseconds, in either direction. Sleeps are not
+    /// affected.
     pub fn jump_clock(&self, by_ms: i64) {
         let mut state = self.gate.machine().state();
         state.struck(Fault::ClockJump, format!("by {by_ms} ms"));
         state.jump_clock(by_ms);
     }
 
-    /// Every blob is gone, as if somebody had deleted it behind the engine's back.
+    /// Deletes every blob without the engine's knowledge.
     pub fn lose_blobs(&self) {
         self.gate.machine().lose_blobs();
     }
 
-    /// Virtual time since the world began.
+    /// Returns the virtual time since the world began.
     pub fn elapsed(&self) -> Duration {
         self.gate.machine().elapsed()
     }
 
-    /// Time, ids, chance and tasks of this world, for your own service to ask.
+    /// Returns the [`Env`] of this world, for use by your own service.
     pub fn env(&self) -> Env {
         world::env(&self.gate)
     }
 
-    /// Runs a task beside the caller, on a lane of this name.
+    /// Spawns a task on a timeline lane of this name.
     #[expect(
         clippy::disallowed_methods,
         reason = "the simulated world spawns what lives in it"
@@ -520,7 +520,8 @@ impl Controls {
         name: impl Into<String>,
         task: impl Future<Output = T> + Send + 'static,
     ) -> JoinHandle<T> {
-        let (gate, name) = (Arc::clone(&self.gate), name.into());
+        let gate = Arc::clone(&self.gate);
+        let name = name.into();
         tokio::spawn(async move {
             gate.machine().state().trace.name_lane(name, false);
             gate.pass("task begins", String::new).await;
