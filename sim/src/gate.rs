@@ -113,10 +113,9 @@ impl Gate {
         state.step += 1;
         state.note(Kind::Step, what, detail());
         if state.is_exhausted() {
-            state.monitor.violated(
-                "liveness",
-                "the world exceeds its step limit",
-            );
+            state
+                .monitor
+                .violated("liveness", "the world exceeds its step limit");
             state.report_violations();
             drop(state);
             self.crash("too many steps");

@@ -51,8 +51,8 @@ pub fn sweep(
         for act in acts(kind, plan.setting.shards) {
             let (opened, crashed_at) = swept.run(&plan, &[(step, act)], options);
             if kind == Sweep::CrashAgain {
-                // The sweep of the second crash ends at the first opening after the crash. If the
-                // plan never opened again, there is no such step.
+                // The second crash is swept up to the first opening after the first crash. If no
+                // engine opened again, there is no step to sweep.
                 let end = opened
                     .into_iter()
                     .find(|&opened| opened > crashed_at)
