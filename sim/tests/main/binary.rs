@@ -105,7 +105,7 @@ fn a_hunt_writes_down_what_it_finds_small_and_replayable() {
         .expect("a plan");
     let text = std::fs::read_to_string(plan.with_extension("txt")).unwrap();
     assert!(
-        text.contains("versions: version 1 follows version 1"),
+        text.contains("versions: unexpected version: version=1 last=1"),
         "{text}"
     );
     let small: cenotaph_sim::Plan = serde_json::from_slice(&std::fs::read(&plan).unwrap()).unwrap();
