@@ -1,4 +1,4 @@
-//! Scheduler of one incarnation: every sync point and every tier request passes it before it has an
+//! Scheduler of an incarnation: every sync point and every tier request passes it before it has an
 //! effect.
 //!
 //! ```text
@@ -6,8 +6,8 @@
 //! ```
 //!
 //! After a crash the fence is closed. A task that is still running waits for ever at its next step.
-//! So a crash stops the world at one step, in whatever order a runtime drops its tasks. Only steps
-//! change durable state, so crashing at each step in turn is complete for a schedule.
+//! So a crash stops the world at a single step, in whatever order a runtime drops its tasks. Only
+//! steps change durable state, so crashing at each step in turn is complete for a schedule.
 
 use std::panic::AssertUnwindSafe;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -26,7 +26,7 @@ use crate::trace::Kind;
 /// Largest jump of the time of day in either direction, in milliseconds.
 const JUMP_MS_MAX: u64 = 10 * 60 * 1000;
 
-/// Scheduler and fence of one incarnation.
+/// Scheduler and fence of an incarnation.
 pub(crate) struct Gate {
     machine: Arc<Machine>,
     fenced: AtomicBool,

@@ -362,7 +362,7 @@ impl Inner {
 
 impl Drop for Inner {
     /// Unlocks the disk of an index that was dropped without a close, as the operating system does
-    /// for a real one.
+    /// for a real disk.
     fn drop(&mut self) {
         let (is_held, _) = self.release();
         if is_held && matches!(self.medium, Medium::Simulated) && !self.gate.is_fenced() {

@@ -8,7 +8,7 @@
 //!           └─ model                checks each event when it happens
 //! ```
 //!
-//! A world runs on one thread, so its lock is never contended.
+//! A world runs on a single thread, so its lock is never contended.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};

@@ -1,4 +1,4 @@
-//! Runs one plan in one world, from its first incarnation to the last check: [`run`].
+//! Runs a plan in a world of its own, from its first incarnation to the last check: [`run`].
 //!
 //! ```text
 //! incarnation 1 ──crash──> incarnation 2 ──crash──> .. ──> every client is done

@@ -1,8 +1,8 @@
-//! A world of one seed: [`Sim`] owns the world and [`Controls`] acts on it from within.
+//! Simulated worlds: [`Sim`] owns a world and [`Controls`] acts on it from within.
 //!
-//! A world has a sequence of incarnations. Each one runs in a runtime of its own, on one thread,
-//! under a virtual clock, until its task ends or the world crashes. The next incarnation finds the
-//! disks in the state in which the last one ended.
+//! A world has a sequence of incarnations. Each incarnation runs in a runtime of its own, on a
+//! single thread, under a virtual clock, until its task ends or the world crashes. The next
+//! incarnation finds the disks as the last incarnation left them.
 
 mod controls;
 
@@ -142,7 +142,7 @@ impl Sim {
         Ok(self)
     }
 
-    /// Runs one incarnation until `life` ends or the world crashes.
+    /// Runs an incarnation until `life` ends or the world crashes.
     ///
     /// # Panics
     /// If `life` panics.
@@ -191,7 +191,7 @@ impl Sim {
         ended
     }
 
-    /// Runs one more incarnation without faults, waits for quiescence, and checks the state at
+    /// Runs a further incarnation without faults, waits for quiescence, and checks the state at
     /// rest. The blob tier must contain exactly the blobs that rows name (I5).
     ///
     /// # Errors
@@ -257,7 +257,7 @@ impl Sim {
         timeline::text(&self.machine.state().trace)
     }
 
-    /// Returns the events so far as an HTML page with one lane for each actor.
+    /// Returns the events so far as an HTML page with a lane for each actor.
     pub fn timeline_html(&self, title: &str) -> String {
         timeline::html(title, &self.machine.state().trace)
     }

@@ -1,6 +1,6 @@
-//! Fault sweeps over one plan, and [`shrink`], which reduces a failing plan.
+//! Fault sweeps over a plan, and [`shrink`], which reduces a failing plan.
 //!
-//! A sweep runs the plan once for every step and injects one fault at that step.
+//! A sweep runs the plan once for every step and injects a fault at that step.
 
 use cenotaph::ActorKind;
 use proptest::strategy::ValueTree;

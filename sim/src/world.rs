@@ -13,7 +13,7 @@ use futures::future::BoxFuture;
 
 use crate::gate::{Gate, sleep};
 
-/// Backend of the [`Env`] of one incarnation.
+/// Backend of the [`Env`] of an incarnation.
 pub(crate) struct SimWorld(Arc<Gate>);
 
 /// Creates an [`Env`] over this scheduler.

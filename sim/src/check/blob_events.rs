@@ -1,5 +1,5 @@
-//! Checks of blobs and orphans, made when a blob is written or deleted, or when an orphan entry becomes
-//! durable.
+//! Checks of blobs and orphans, made when a blob is written or deleted, or when an orphan entry
+//! becomes durable.
 //!
 //! Named checkers: I1 (a blob needs a durable change first), I2 (a named blob is neither queued nor
 //! deleted), I4 (a revision is written once), I5 (an orphan settles after its blob is gone), I8 (no

@@ -1,9 +1,8 @@
-//! Changes as the witness sees them: recorded before the first blob, and settled in the batch that
-//! ends them.
+//! Changes in the model: a change is recorded before its first blob and settled in the batch that
+//! ends it.
 //!
-//! Named checkers: I4 (a revision is fresh), I3 (what is settled is named or queued, all of it),
-//! `superseded`, `epoch`. Deliberately not here: what the rows of the same batch say
-//! (`witness.rs`), and the parts that it files (`sessions.rs`).
+//! Named checkers: I3 (each revision of a settled change is named or queued), I4 (a revision is
+//! fresh), `superseded`, `epoch`.
 
 use std::collections::BTreeSet;
 
@@ -22,8 +21,8 @@ use crate::payload::write_of;
 use crate::trace::Tick;
 
 impl Monitor {
-    /// The revision of the tombstone that an upload may have seen when it began: how its object
-    /// stood from its call on until its change was durable.
+    /// Returns the first revisions that an upload may have seen in its object's row when it began.
+    /// They are those of the rows from its call until its change was durable.
     pub(super) fn seen_by(
         &self,
         change: Uuid,
@@ -49,7 +48,8 @@ impl Monitor {
             .collect()
     }
 
-    /// A change is recorded. In words.
+    /// Checks a change that is recorded and takes it into the model. Returns a description for the
+    /// trace.
     pub(super) fn recorded(
         &mut self,
         id: Uuid,
@@ -59,13 +59,13 @@ impl Monitor {
     ) -> String {
         if change.epoch != self.epoch {
             let message = format!(
-                "change {id} is of epoch {}, and it is {} now",
+                "change has the epoch of another engine: change={id} epoch={} current={}",
                 change.epoch, self.epoch
             );
             self.violated("epoch", message);
         }
-        // An upload that needs more revisions than it knew of records its change again, with more
-        // of them.
+        // An upload that needs more revisions than it has recorded records its change again, with
+        // the new ones appended.
         let before = self
             .changes
             .get(&id)
@@ -79,7 +79,7 @@ impl Monitor {
         if self.ended.contains(&id) || fresh.is_empty() || fresh.iter().any(is_known) {
             self.violated(
                 "I4",
-                format!("change {id} is recorded again, or for a revision that is not fresh"),
+                format!("change is recorded again, or its revision is not fresh: change={id}"),
             );
         }
         for &revision in fresh {
@@ -99,7 +99,9 @@ impl Monitor {
         format!("change {} recorded", short(id))
     }
 
-    /// A change is settled, if it was there. In words, where no row and no part tells of it.
+    /// Checks a change that is settled and removes it from the model. Returns a description for the
+    /// trace if no row and no part of the batch describes the change. A change that is already gone
+    /// is not checked.
     pub(super) fn settled(
         &mut self,
         id: Uuid,
@@ -125,8 +127,8 @@ impl Monitor {
             .iter()
             .filter_map(queued)
             .any(|orphan| orphan.landing == Landing::MayLand);
-        // A write that comes to its end by itself has no blob under way: what it recorded in
-        // advance and never wrote is nothing.
+        // A write that ends by itself has no blob under way. A revision that it recorded in
+        // advance and never wrote needs no orphan entry.
         let is_written = |revision: &Uuid| {
             self.revisions
                 .get(revision)
@@ -140,7 +142,10 @@ impl Monitor {
         if let Some(lost) = change.revisions.iter().find(|lost| !is_kept(lost)) {
             self.violated(
                 "I3",
-                format!("change {id} is settled, and its revision {lost} neither named nor queued"),
+                format!(
+                    "revision of a settled change is neither named nor queued: change={id} \
+                     revision={lost}"
+                ),
             );
         }
         if committed.is_some()
@@ -160,8 +165,8 @@ impl Monitor {
         Some(format!("change {} superseded", short(id)))
     }
 
-    /// A change is settled and came to nothing: it was superseded, or in conflict, or the part of
-    /// an upload that has ended.
+    /// Checks a change that its own write settled without a commit: superseded, in conflict, or the
+    /// part of an ended upload.
     fn superseded(
         &mut self,
         id: Uuid,
@@ -180,7 +185,8 @@ impl Monitor {
             .rows
             .get(&object)
             .and_then(|row| row.revisions().first().copied());
-        // A copy brings the payload of another write; one that demanded something was in conflict.
+        // A copy carries the payload of another write. A put with a precondition was in conflict,
+        // not superseded.
         let of_this = |write: &u64| match self
             .writer(Some(*write), &object)
             .map(|called| &called.call)
@@ -198,8 +204,8 @@ impl Monitor {
         for &write in &writes {
             self.superseded.insert(write, tick);
         }
-        // The call of a probe, or of a write too short to tell its number, is not known: nothing
-        // can be said then. One whose deadline was moved to before now stands no more.
+        // The call of a write too short for its number is not known, so its answer can't be
+        // judged. An object whose deadline has been moved into the past counts as replaced.
         let is_live = self
             .rows
             .get(&object)
@@ -210,7 +216,7 @@ impl Monitor {
         {
             self.violated(
                 "superseded",
-                format!("change {id} is superseded, and what it saw stands still"),
+                format!("change is superseded, but its object is unchanged: change={id}"),
             );
         }
     }

@@ -3,17 +3,18 @@
 //!
 //! ```text
 //! call ──────────── window ──────────── answer
-//!        commits of the object, in the one order in which they became durable
+//!        commits of the object, in the order in which they became durable
 //! ```
 //!
-//! A write that was answered `Applied` has exactly one commit, and the commit is in its window. A read
-//! returns a state that its object had at some moment of its window. A call without an answer, or with
-//! the answer `Indeterminate`, may have committed once after the call. Together these claims are
-//! linearizability: every operation takes effect at one moment between call and answer.
+//! A write that was answered `Applied` has exactly one commit, and the commit is in its window. A
+//! read returns a state that its object had at some moment of its window. A call without an answer,
+//! or with the answer `Indeterminate`, may have committed once after the call. Together these
+//! claims are linearizability: every operation takes effect at a single moment between call and
+//! answer.
 //!
-//! Named checkers: `linearizability`, I7 (a read shows only durable states), I8 (bytes of one version
-//! to the end), I9 (acknowledged, not durable), I10 (the answer matches the outcome), `unprovoked` (an
-//! error without a fault), `scrub`, `namespaces`.
+//! Named checkers: `linearizability`, I7 (a read shows only durable states), I8 (bytes of the same
+//! version to the end), I9 (acknowledged, not durable), I10 (the answer matches the outcome),
+//! `unprovoked` (an error without a fault), `scrub`, `namespaces`.
 
 use bytes::Bytes;
 

@@ -2,13 +2,13 @@
 //! engine.
 //!
 //! ```text
-//! sync points, blob effects ──> commit observer ──> Model ──mid-flight──> I1 I2 I3 I4 I6 I8, versions
+//! sync points, blob effects ──> commit observer ──> Model ──mid-flight──> I1 I2 I3 I4 I6 I8
 //! clients (calls, answers) ────> history ──at the end──> I7 I9 I10, linearizability
 //! both tiers at rest ──────────> quiescence ──at the end──> I5
 //! ```
 //!
 //! The commit observer makes the check of linearizability cheap. The disk defines the order in
-//! which batches became durable, so each operation is checked against that one order, and no order
+//! which batches became durable, so each operation is checked against that order, and no order
 //! has to be searched for. On a real disk with real threads there is no observer. There, `search`
 //! looks for an order, within bounds.
 
@@ -22,6 +22,7 @@ mod history;
 mod listings;
 mod monitor;
 mod ownership;
+mod parts;
 mod provoked;
 mod reads;
 mod refusals;
@@ -31,6 +32,7 @@ mod search;
 mod sessions;
 mod settled;
 mod trailers;
+mod upload_pages;
 mod uploads;
 mod witness;
 mod words;

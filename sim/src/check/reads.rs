@@ -1,7 +1,8 @@
-//! Checks of reads at the end of a run: each answer against the states of the object during the call.
+//! Checks of reads at the end of a run: each answer against the states of the object during the
+//! call.
 //!
-//! Named checkers: `linearizability`, `expiry`, I7 (a read shows only durable states), I8 (the bytes of
-//! one version from beginning to end).
+//! Named checkers: `linearizability`, `expiry`, I7 (a read shows only durable states), I8 (bytes of
+//! the same version from beginning to end).
 
 use bytes::Bytes;
 use cenotaph::ErrorKind;

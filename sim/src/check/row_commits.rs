@@ -1,8 +1,8 @@
 //! Checks of a row, made when the batch that changes it becomes durable.
 //!
-//! Named checkers: I2 (a tombstone needs its blobs), I3 (one batch does all of a swap), I5 (a replaced
-//! revision is queued), I6 (a fenced change never commits), `versions`, `superseded`, `sessions`,
-//! `tiers`, `metadata`, `expiry`.
+//! Named checkers: I2 (a tombstone needs its blobs), I3 (a single batch does all of a swap), I5 (a
+//! replaced revision is queued), I6 (a fenced change never commits), `versions`, `superseded`,
+//! `sessions`, `tiers`, `metadata`, `expiry`.
 
 use std::collections::BTreeSet;
 
@@ -134,8 +134,8 @@ impl Monitor {
 
     /// Checks that an upload replaces a state of its object that it may have seen when it began.
     ///
-    /// The replaced state may also be equivalent to a seen one: the object has no live tombstone
-    /// now, and the upload may have seen no tombstone, or one that has expired since.
+    /// The replaced state may also be equivalent to a seen state: the object has no live tombstone
+    /// now, and the upload may have seen no tombstone, or a tombstone that has expired since.
     fn check_replaced(&mut self, object: &Bytes, old: Option<&Row>, row: &Row, tick: Tick) {
         let replaced = old.and_then(|old| old.revisions().first().copied());
         let seen = self.seen_by(row.operation, row.write, object);
@@ -178,7 +178,7 @@ impl Monitor {
             .filter(|revision| !kept.contains(revision))
         {
             let queued = changed.queued(&revision);
-            // A row names only finished revisions (I2), so nothing of this one can land later.
+            // A row names only finished revisions (I2), so no write of it can land later.
             if queued.is_some_and(|orphan| orphan.landing == Landing::MayLand) {
                 self.violated(
                     "I5",
@@ -256,7 +256,7 @@ impl Monitor {
         }
     }
 
-    /// Checks that the version is the successor of the last one, and that the operation is new.
+    /// Checks that the version is the successor of the last version, and that the operation is new.
     fn check_version(&mut self, object: &Bytes, row: &Row) {
         let last = self
             .versions

@@ -18,7 +18,7 @@ use crate::blobs::Blobs;
 use crate::coverage::Coverage;
 use crate::trace::Tick;
 
-/// Decoded changes of one batch, by table.
+/// Decoded changes of a batch, by table.
 #[derive(Default)]
 pub(super) struct Changed {
     pub(super) rows: Vec<(Bytes, Option<Row>)>,

@@ -1,8 +1,8 @@
-//! Checks of writes at the end of a run: every put, update and atomic batch against the commits that
-//! became durable.
+//! Checks of writes at the end of a run: every put, update and atomic batch against the commits
+//! that became durable.
 //!
-//! Named checkers: `linearizability`, `precondition`, I9 (acknowledged, not durable), I10 (the answer
-//! matches the outcome).
+//! Named checkers: `linearizability`, `precondition`, I9 (acknowledged, not durable), I10 (the
+//! answer matches the outcome).
 
 use bytes::Bytes;
 use cenotaph::ErrorKind;
@@ -110,7 +110,7 @@ impl Checker<'_> {
     }
 
     /// Checks a write that was answered `Superseded`: another write committed during the call, this
-    /// one did not, and the end of its change was durable before the answer.
+    /// write did not, and the end of its change was durable before the answer.
     fn check_superseded(
         &mut self,
         called: &Called,

@@ -1,5 +1,5 @@
-//! Reads of the simulated index: their steps, their faults, and snapshots ([`SimSnapshot`]). A snapshot
-//! never changes after it was taken.
+//! Reads of the simulated index: their steps, their faults, and snapshots ([`SimSnapshot`]). A
+//! snapshot never changes after it was taken.
 
 use std::ops::Bound;
 use std::sync::Arc;

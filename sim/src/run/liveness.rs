@@ -1,5 +1,5 @@
-//! Checks at the end of a run: liveness of the engine after the faults, the end of open uploads, and a
-//! last read of every object.
+//! Checks at the end of a run: liveness of the engine after the faults, the end of open uploads,
+//! and a last read of every object.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -1,4 +1,4 @@
-//! Work of all clients over all incarnations: [`Work`], and one incarnation of it: [`live`].
+//! Work of all clients over all incarnations: [`Work`], and an incarnation of it: [`live`].
 
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -17,7 +17,7 @@ use crate::trace::Kind;
 /// operations.
 const ATTEMPTS_APART: usize = 10_000;
 
-/// Largest number of attempts of an insistent client at one operation.
+/// Largest number of attempts of an insistent client at the same operation.
 const ATTEMPTS_MAX: usize = 50;
 
 /// Remaining operations of all clients. Outlives every incarnation.
@@ -89,7 +89,7 @@ impl Work {
     }
 }
 
-/// Runs one incarnation: opens the engine, runs every client, and reopens the engine when a client
+/// Runs an incarnation: opens the engine, runs every client, and reopens the engine when a client
 /// asks for it or the engine has failed.
 pub(super) async fn live(world: Controls, work: Arc<Work>) {
     work.reopen.store(false, Ordering::SeqCst);

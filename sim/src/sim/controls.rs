@@ -1,5 +1,5 @@
-//! Control of a world from within an incarnation: [`Controls`] opens engines, injects faults and moves
-//! the clock.
+//! Control of a world from within an incarnation: [`Controls`] opens engines, injects faults and
+//! moves the clock.
 
 use std::fmt;
 use std::path::Path;
