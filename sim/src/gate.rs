@@ -110,6 +110,7 @@ impl Gate {
             return Verdict::Stop;
         }
         let mut state = self.machine.state();
+        // The step is counted and traced before any act, so the trace names the step that crashed.
         state.step += 1;
         state.note(Kind::Step, what, detail());
         if state.is_exhausted() {
@@ -125,6 +126,7 @@ impl Gate {
         let yields = state.draw_yields();
         let delay = state.draw_delay();
         let is_actor = state.trace.is_actor();
+        // The acts below lock the state themselves.
         drop(state);
         let mut forced = 0;
         for act in acts {
@@ -141,11 +143,13 @@ impl Gate {
                 Act::Panic if is_actor => {
                     let mut state = self.machine.state();
                     state.struck(Fault::Panic, what.to_owned());
+                    // `tick` is that of the next event. The death is the event before it.
                     let tick = state.trace.tick();
                     state.monitor.uploads_died(tick.saturating_sub(1));
                     drop(state);
                     return Verdict::Panic;
                 }
+                // No actor takes this step, so nothing panics.
                 Act::Panic => {}
             }
         }
@@ -203,10 +207,12 @@ impl Gate {
 
     /// Crashes the world at this step.
     pub(crate) fn crash(&self, at: &str) {
+        // Only the first crash of an incarnation is recorded.
         if !self.fenced.swap(true, Ordering::SeqCst) {
             self.machine
                 .state()
                 .struck(Fault::Crash, format!("at {at}"));
+            // `notify_one` stores a permit, so a crash before `crashed` is polled is not lost.
             self.crash.notify_one();
         }
     }
@@ -236,6 +242,7 @@ impl Gate {
                 kind,
                 ActorKind::Uploads | ActorKind::EveryUpload | ActorKind::Supervisor
             ) {
+                // `tick` is that of the next event. The kill is the event before it.
                 let tick = state.trace.tick();
                 state.monitor.uploads_died(tick.saturating_sub(1));
             }

@@ -68,6 +68,7 @@ struct Queue {
     stall: StallWatch,
     /// End of the current shortage of space, in virtual time.
     low_until: Duration,
+    /// True while the committer task exists. There is never a second one.
     running: bool,
     closed: bool,
     /// True if `close` gave up a hanging commit. The end of that commit then unlocks the disk.
@@ -167,6 +168,7 @@ impl Inner {
             let Some((batch, completion)) = queue.waiting.pop_front() else {
                 break;
             };
+            // A clone remains in flight, for its completion or for the list of unknown outcomes.
             queue.in_flight.push((batch.clone(), completion));
             batches.push(batch);
         }
@@ -185,7 +187,9 @@ impl Inner {
         if machine.strikes(Fault::IndexNoSpace, size) {
             return self.poison("no space left on the disk");
         }
+        // From here on a crash may keep any prefix of these batches.
         self.write(&batches);
+        // Planted bug: acknowledges a batch that a crash can still lose.
         if self.planted(Bug::AckBeforeSync) {
             self.settle(1);
         }
@@ -220,6 +224,7 @@ impl Inner {
 
     fn sync(&self, batches: &[Batch]) {
         let machine = self.gate.machine();
+        // Real fjall writes and syncs in a single call, so `write` does nothing for it.
         let durable = match &self.medium {
             Medium::Simulated => machine.disk.sync(),
             Medium::Fjall(real) => real.commit(batches),
@@ -258,6 +263,7 @@ impl Inner {
         }
         queue.stall.end();
         queue.poison = Some(reason.clone());
+        // A batch in flight may be durable. A queued batch was never written.
         let unknown = std::mem::take(&mut queue.in_flight);
         let not_started = std::mem::take(&mut queue.waiting);
         drop(queue);
@@ -279,6 +285,7 @@ impl Inner {
     /// Waits until no commit is under way, then unlocks the disk.
     async fn close(self: Arc<Self>) -> Result<()> {
         loop {
+            // The waiter registers before the check, so a notification in between is not lost.
             let idle = self.idle.notified();
             let (running, overdue) = {
                 let queue = self.queue();
@@ -292,6 +299,7 @@ impl Inner {
                 self.queue().abandoned = true;
                 return Err(self.unknown_end());
             }
+            // No actor watches the commits any more while the engine closes.
             self.watch(self.gate.machine().elapsed());
             tokio::select! {
                 biased;
@@ -299,6 +307,7 @@ impl Inner {
                 () = sleep(WATCH_INTERVAL) => {}
             }
         }
+        // Close and drop may both come here. Only the first unlocks the disk.
         let (first, poison) = self.release();
         if first {
             match &self.medium {
@@ -375,6 +384,7 @@ impl Index for SimIndex {
     fn submit(&self, batch: Batch, completion: Completion) {
         let mut queue = self.0.queue();
         let closed = || Error::new(ErrorKind::Closed, "close", "the index was closed before");
+        // Checked under the lock of the queue: no batch is queued after a close.
         let refusal = queue.closed.then(closed).or_else(|| queue.poison.clone());
         if let Some(reason) = refusal {
             drop(queue);
@@ -422,10 +432,12 @@ impl Index for SimIndex {
 
     fn room(&self, bytes: u64) -> Result<()> {
         let machine = self.0.gate.machine();
+        // Without this fault, as after `quieten`, a shortage under way is over, too.
         if machine.state().faults.of(Fault::IndexLow) == Odds::NEVER {
             return Ok(());
         }
         let now = machine.elapsed();
+        // A shortage lasts for a while, so that retries meet it, too.
         if self.0.queue().low_until <= now {
             if !machine.strikes(Fault::IndexLow, || format!("{bytes} bytes requested")) {
                 return Ok(());

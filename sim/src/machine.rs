@@ -119,6 +119,8 @@ impl Machine {
         let state = State {
             schedule: Schedule::default(),
             faults: Faults::default(),
+            // Each stream is independent: an additional fault does not change the schedule or the
+            // ids.
             scheduling: Rng::new(seed, "schedule"),
             faulting: Rng::new(seed, "faults"),
             ids: Rng::new(seed, "ids"),
@@ -201,6 +203,7 @@ impl Machine {
     pub(crate) fn end_life(&self, how: &'static str) {
         let mut state = self.state();
         state.note(Kind::World, "incarnation ends", how.to_owned());
+        // Time passes only within incarnations.
         state.clock.before = state.clock.elapsed();
         state.clock.started = None;
     }
@@ -226,6 +229,7 @@ impl Machine {
 impl State {
     pub(crate) fn note(&mut self, kind: Kind, what: &'static str, detail: String) -> Tick {
         let at = self.clock.elapsed();
+        // The model records the time of each tick, for deadlines.
         self.monitor.passes(self.clock.time_of_day_ms());
         self.trace.push(at, self.step, kind, what, detail)
     }
@@ -268,6 +272,7 @@ impl State {
 
     pub(crate) fn quieten(&mut self) {
         self.faults = Faults::default();
+        // An outage under way ends, too.
         self.tier_away_until = Duration::ZERO;
         self.script.clear();
     }
@@ -304,6 +309,7 @@ impl State {
     /// Passes a batch that has just become durable to the commit observer. Calls are made in commit
     /// order.
     pub(crate) fn commit(&mut self, batch: &Batch, blobs: &Blobs, how: &'static str) {
+        // An empty batch is a barrier and changes nothing.
         if batch.is_empty() {
             return;
         }

@@ -119,6 +119,7 @@ fn world(plan: &Plan, options: &Options) -> Sim {
         .config(config(&plan.setting))
         .faults(plan.faults.clone())
         .schedule(plan.schedule.clone());
+    // Acts of a sweep are part of the plan, so a failing sweep is replayed as a plan.
     let sim = plan
         .acts
         .iter()

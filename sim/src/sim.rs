@@ -91,6 +91,7 @@ impl Sim {
     }
 
     fn of(machine: Machine) -> Self {
+        // Bounds every world, so that a livelock ends as a violation.
         machine.state().steps_max = STEPS_MAX;
         Self {
             machine: Arc::new(machine),
@@ -166,6 +167,7 @@ impl Sim {
             self.machine.begin_life();
             network::resume_flights(&gate);
             let ended = tokio::select! {
+                // The order of the branches is fixed: a crash in the last step counts as a crash.
                 biased;
                 () = gate.crashed() => Life::Crashed,
                 value = life(controls) => Life::Ended(value),
@@ -181,12 +183,15 @@ impl Sim {
             ended
         });
         if let Some(directory) = &mut self.real {
+            // The directory is copied before the runtime is dropped: drops must not change the
+            // copy.
             directory.kill().expect("a directory can be copied");
         }
         drop(runtime);
         if let Some(directory) = &self.real {
             directory.forget_old().expect("a directory can be removed");
         }
+        // A crashed process holds no lock.
         self.machine.disk.unlock();
         ended
     }
@@ -217,6 +222,7 @@ impl Sim {
                 );
             }
         }
+        // Only the simulated disk shows its tables. Real fjall does not.
         let tables = self.real.is_none().then(|| machine.disk.tables());
         check_settled(&mut state.monitor, tables.as_ref(), &machine.blobs);
         state.report_violations();

@@ -44,7 +44,9 @@ pub fn sweep(
     options: &Options,
     mut progress: impl FnMut(u64, u64),
 ) -> Swept {
+    // Random faults would draw differently after the injected fault and shift the steps.
     let plan = plan.clone().without_faults();
+    // Steps after the last client belong to the checks of the run, which are the same everywhere.
     let steps = run(&plan, options).steps_of_clients;
     let mut swept = Swept::default();
     for step in 1..=steps {
@@ -119,6 +121,7 @@ pub fn shrink(plan: Plan, attempts_max: usize, mut fails: impl FnMut(&Plan) -> b
         if !more {
             break;
         }
+        // As in proptest: simplify while the plan fails, complicate when it no longer does.
         let candidate = tree.current();
         if fails(&candidate) {
             best = candidate;

@@ -51,6 +51,7 @@ impl World for SimWorld {
     fn blocking(&self, work: Box<dyn FnOnce() + Send>) {
         let gate = Arc::clone(&self.0);
         self.0.spawn("blocking work", async move {
+            // The work itself is a single step: it can't be interrupted half-way.
             gate.pass("blocking work", String::new).await;
             work();
         });

@@ -38,6 +38,7 @@ impl Monitor {
                     format!("settled orphan still has a blob: revision={revision}"),
                 );
             }
+            // The revision stays in `orphaned`: its blob may still be deleted again.
             self.orphans.remove(&revision);
             return;
         };
@@ -88,6 +89,7 @@ impl Monitor {
                 format!("blob appears without a durable change: revision={revision}"),
             );
         };
+        // The path is known only from the first write of the blob.
         path.clone_into(&mut known.path);
         if std::mem::replace(&mut known.is_whole, is_whole) {
             self.violated(
@@ -124,6 +126,7 @@ impl Monitor {
                 format!("deleted blob is named by a part: revision={revision}"),
             );
         }
+        // A read is concerned only with the blobs of its range.
         let is_read = self.reading.values().any(|reader| {
             let states = self
                 .states

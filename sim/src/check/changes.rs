@@ -36,6 +36,7 @@ impl Monitor {
             .get(object)
             .map(Vec::as_slice)
             .unwrap_or_default();
+        // The state right before the call counts, too: the upload may have read it first.
         let first = states.partition_point(|(tick, _)| *tick < from);
         let before = first.checked_sub(1).and_then(|at| states[at].1.as_ref());
         let within = states[first..]
@@ -71,6 +72,8 @@ impl Monitor {
             .get(&id)
             .map(|change| change.revisions.as_slice())
             .unwrap_or_default();
+        // A new list that does not begin with the old one yields no fresh revision, which is a
+        // violation.
         let fresh = change.revisions.strip_prefix(before).unwrap_or_default();
         if !before.is_empty() {
             coverage.count("change: recorded again");
@@ -94,6 +97,7 @@ impl Monitor {
             );
             self.fate.insert(revision, id);
         }
+        // The first record counts: from then on the upload may begin.
         self.recorded.entry(id).or_insert(tick);
         self.changes.insert(id, change.clone());
         format!("change {} recorded", short(id))
@@ -110,6 +114,7 @@ impl Monitor {
         blobs: &Blobs,
         coverage: &mut Coverage,
     ) -> Option<String> {
+        // Recovery and the write itself may both settle a change. The second removal has no effect.
         let change = self.changes.remove(&id)?;
         self.ended.insert(id);
         let queued = |revision: &Uuid| changed.queued(revision);
@@ -122,6 +127,7 @@ impl Monitor {
             .or(self.rows.get(&change.object[..]))
             .map(Row::revisions)
             .unwrap_or_default();
+        // A dead owner may still have a blob under way, so recovery queues it as one that may land.
         let may_land = change
             .revisions
             .iter()
@@ -175,6 +181,7 @@ impl Monitor {
         blobs: &Blobs,
         coverage: &mut Coverage,
     ) {
+        // The payload names its write, which the change itself does not.
         let payloads = change
             .revisions
             .iter()

@@ -19,7 +19,7 @@ use super::witness::{Before, Changed};
 use crate::coverage::Coverage;
 use crate::trace::Tick;
 
-/// Longest interval between two idle refreshes of a row.
+/// Upper limit of the minimum step by which an idle refresh extends a deadline.
 const IDLE_STEP_MAX: Duration = Duration::from_secs(24 * 3600);
 
 impl Monitor {
@@ -40,6 +40,8 @@ impl Monitor {
         before: &Before,
     ) -> Origin {
         let old = before.get(object);
+        // A service of another owner does not number its writes. Only refreshes can be recognised
+        // then.
         if row.write.is_none() || self.calls.is_empty() {
             return if self.committed.contains(&row.operation) {
                 Origin::Touched
@@ -52,6 +54,7 @@ impl Monitor {
         if self.committed.contains(&row.operation) {
             return Origin::Touched;
         }
+        // A rename removes a row with the same write and writes it under another name.
         let gone = changed.rows.iter().find(|(other, now)| {
             let was = before.get(other);
             now.is_none() && was.is_some_and(|was| was.write == row.write && was.amend == row.amend)
@@ -59,6 +62,7 @@ impl Monitor {
         if let Some((from, _)) = gone {
             return Origin::Renamed(from.clone());
         }
+        // The first commit of a numbered write is the write itself. Later ones carry its bytes on.
         let fresh = row
             .write
             .is_some_and(|write| !self.commits.contains_key(&write));
@@ -88,6 +92,7 @@ impl Monitor {
             _ => false,
         });
         asked
+            // A second row with the same number is a copy of the first.
             && !self
                 .derived
                 .iter()
@@ -143,6 +148,7 @@ impl Monitor {
             self.violated("atomic", "batch commits only a part of an atomic batch");
         }
         let removed = changed.rows.iter().filter(|(_, row)| row.is_none()).count();
+        // A rename changes two rows: it removes the source and writes the target.
         let is_rename = (changed.rows.len(), removed) == (2, 1);
         if changed.rows.len() > 1 && !is_atomic && !is_rename && !self.calls.is_empty() {
             self.violated(
@@ -221,6 +227,7 @@ impl Monitor {
             }
             (Origin::Renamed(from), _) => {
                 coverage.count("swap: renamed");
+                // The removal of the source must not be matched with a delete.
                 self.renamed_away.insert((from.clone(), tick));
                 let same = before.get(from).is_some_and(|was| {
                     same(was, row)
@@ -265,6 +272,7 @@ fn is_touch(old: &Row, row: &Row) -> bool {
     let Expiration::TimeToIdle(idle) = old.expiration else {
         return false;
     };
+    // The minimum step is a quarter of the idle time, between 1 ms and the limit.
     let step = (idle / 4).min(IDLE_STEP_MAX).max(Duration::from_millis(1));
     let step_ms = u64::try_from(step.as_millis()).unwrap_or(u64::MAX);
     let extends = match (old.expires_at, row.expires_at) {
@@ -297,6 +305,7 @@ impl Checker<'_> {
                     .collect()
             })
             .collect();
+        // A greedy assignment could fail where a matching exists: a call may fit several commits.
         if matching(&edges, calls.len()) < edges.len() {
             let ticks: Vec<Tick> = monitor
                 .derived

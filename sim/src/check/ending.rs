@@ -63,6 +63,7 @@ impl Monitor {
         let Some(upload) = self.uploads.get_mut(ending.id) else {
             return String::new();
         };
+        // Only a row that the upload record names is the result of the upload.
         let row = ending.row(upload).filter(|row| completes(ending.now, row));
         let named: BTreeSet<Uuid> = row.map(Row::revisions).into_iter().flatten().collect();
         upload.states.push((ending.tick, ending.now.cloned()));
@@ -73,6 +74,7 @@ impl Monitor {
             .iter_mut()
             .filter(|filing| filing.until.is_none())
         {
+            // Every part ends with its upload: it becomes part of the object or is given up.
             filing.until = Some(ending.tick);
             let removed = of_step
                 .is_some_and(|step| step.parts.get(&filing.number).is_some_and(Option::is_none));
@@ -109,6 +111,7 @@ impl Monitor {
         let mut found = Vec::new();
         let was = ending.was;
         let now = ending.now;
+        // An end moves the deadline of the record, and with it the expiry entry.
         let stale = entry(&upload.object, ending.id, was);
         let fresh = now.map(|now| entry(&upload.object, ending.id, now));
         let has_entry = fresh
@@ -119,6 +122,7 @@ impl Monitor {
         }
         match now {
             None => {
+                // Only the expirer removes records, and only after their deadline.
                 if self.has_steady_clock() && was.is_live(self.time_at(ending.tick)) {
                     found.push("upload record removed before its deadline".to_owned());
                 }
@@ -151,6 +155,8 @@ impl Monitor {
             .filter(|called| self.may_take_effect(called, upload, ending.tick))
             .collect();
         let is_known = !self.calls.is_empty() && upload.of.is_some();
+        // The record is kept for a fixed time after the end. The end lies between the call and the
+        // commit.
         let earliest = about.iter().map(|called| self.time_at(called.at)).min();
         if is_known && self.has_steady_clock() {
             let was_live = earliest.is_some_and(|earliest| ending.was.is_live(earliest));
@@ -178,6 +184,7 @@ impl Monitor {
                 }
             }
             Phase::Completed { parts, written } => {
+                // A superseded completion has no row to compare its list with.
                 let listed = listed(upload, ending.row(upload), written);
                 if listed
                     .as_ref()
@@ -214,6 +221,7 @@ impl Monitor {
                 } else {
                     old.is_none()
                 };
+                // The record keeps the answer for later completions, so it must match the row.
                 let is_so = completes(ending.now, row) && written.created == created;
                 let is_tombstone = matches!(row.body, Body::Tombstone(_));
                 (!is_so || !is_tombstone)
@@ -246,9 +254,11 @@ impl Monitor {
         } = *done;
         let all: Vec<(u32, u128)> = upload.parts().into_iter().map(name).collect();
         let asked = asked.as_ref().unwrap_or(&all);
+        // Both preconditions apply: that of the beginning and that of the completion.
         let demands = [demand.clone(), self.demand_of(upload.of)];
         let old = ending.before.get(&upload.object);
         let live = old.filter(|old| old.is_live(self.time_at(ending.tick)));
+        // The completion may have been decided before or after the expiry of the object.
         let is_met = demands.iter().all(|demand| demand.is_met(old))
             || demands.iter().all(|demand| demand.is_met(live));
         let is_free = demands.iter().all(|demand| *demand == Demand::Nothing);
@@ -298,6 +308,7 @@ impl Monitor {
             parts
                 .iter()
                 .rev()
+                // The last part may have any length.
                 .skip(1)
                 .all(|part| part.content.len() as u64 >= least)
         };

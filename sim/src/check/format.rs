@@ -147,6 +147,7 @@ impl Row {
         let (head, tail) = postcard::take_from_bytes::<Head>(versioned(value, 2)?).ok()?;
         let body = match head.body {
             Kind::Embedded => Body::Embedded(tail.to_vec()),
+            // Only an embedded payload follows the head.
             Kind::Separate(operation) if tail.is_empty() => Body::Separate(operation),
             Kind::Tombstone(manifest) if tail.is_empty() => Body::Tombstone(manifest),
             Kind::Separate(_) | Kind::Tombstone(_) => return None,
@@ -236,6 +237,7 @@ pub(crate) const STORE: &[u8] = b"store";
 pub(crate) fn store_of_marker(marker: &[u8]) -> Option<Uuid> {
     let rest = marker.strip_prefix(b"CENOTAPH\x01")?;
     let sum = xxh3_64(marker.get(..25)?).to_le_bytes();
+    // The id and the checksum, and nothing after them.
     (rest.len() == 24 && rest[16..] == sum).then(|| Uuid::from_slice(&rest[..16]).ok())?
 }
 
@@ -357,12 +359,14 @@ impl SessionKey {
     pub(crate) fn read(key: &[u8]) -> Option<Self> {
         match key {
             [0, rest @ ..] => {
+                // The upload id has a fixed length, so it is split off from the end.
                 let (object, upload) =
                     rest.split_at_checked(rest.len().checked_sub(UPLOAD_BYTES)?)?;
                 let escaped = object.strip_suffix(&[0])?;
                 let mut object = Vec::new();
                 let mut bytes = escaped.iter();
                 while let Some(&byte) = bytes.next() {
+                    // A zero byte of the key is escaped, so a bare zero byte ends it.
                     if byte == 0 && bytes.next() != Some(&0xff) {
                         return None;
                     }

@@ -41,6 +41,7 @@ pub(crate) fn check_history(monitor: &mut Monitor) {
             checker.check_call(number, called);
             checker.check_answer(called);
         });
+    // These need all calls at once, so they follow the checks of single calls.
     checker.deletes();
     checker.derived();
     checker.work_of_somebody();
@@ -264,6 +265,7 @@ pub(super) fn matching(edges: &[Vec<usize>], right: usize) -> usize {
 /// Returns the row of an object right before this tick.
 pub(super) fn standing<'a>(monitor: &'a Monitor, object: &Bytes, before: Tick) -> Option<&'a Row> {
     let states = monitor.states.get(object)?;
+    // States are in the order of their ticks.
     let later = states.partition_point(|(tick, _)| *tick < before);
     states[..later].last()?.1.as_ref()
 }
@@ -285,6 +287,7 @@ pub(super) fn states_in<'a>(
     let last = states.partition_point(|(tick, _)| *tick < to);
     let before = match first.checked_sub(1).map(|at| &states[at]) {
         Some((tick, row)) => (*tick, row.as_ref()),
+        // Before its first state an object is absent.
         None => (0, None),
     };
     std::iter::once(before).chain(

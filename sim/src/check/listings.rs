@@ -29,6 +29,7 @@ impl Checker<'_> {
                 .keys()
                 .filter(|object| object.starts_with(prefix))
         };
+        // The page can change only when an object of the prefix changes.
         let mut moments: BTreeSet<Tick> = BTreeSet::from([called.at]);
         for object in objects() {
             moments.extend(
@@ -98,6 +99,7 @@ impl Checker<'_> {
                 })
                 .filter(|(name, _)| after.is_none_or(|after| name > after))
                 .collect();
+            // Keys of a group are adjacent, because all of them share its prefix.
             all.dedup();
             let has_next = all.len() > limit;
             all.truncate(limit);
@@ -129,6 +131,7 @@ impl Checker<'_> {
             self.violated("linearizability", called, "the listing is out of order");
         }
         for (object, version) in entries {
+            // An entry must have been live when the call began, or have come later.
             let asked_ms = self.monitor.time_at(called.at);
             let fits = |row: Option<&Row>| {
                 row.is_some_and(|row| row.version == *version && row.is_live(asked_ms))
@@ -149,6 +152,7 @@ impl Checker<'_> {
         for object in objects {
             let end_ms = self.monitor.time_at(at);
             let is_live = |row: Option<&Row>| row.is_some_and(|row| row.is_live(end_ms));
+            // A page may miss an object that was absent or expired at any moment of the call.
             let always =
                 states_in(self.monitor, object, called.at, at).all(|(_, row)| is_live(row));
             if always && !entries.iter().any(|(entry, _)| entry == object) {

@@ -181,6 +181,7 @@ impl Monitor {
     /// Returns the number of rows and upload records whose deadline passed at least `for_ms` ago.
     pub(crate) fn overdue(&self, for_ms: u64) -> usize {
         let then = self.now_ms.saturating_sub(for_ms);
+        // Upload records expire like rows.
         let sessions = self.uploads.values().filter_map(Upload::session);
         self.rows.values().filter(|row| !row.is_live(then)).count()
             + sessions.filter(|session| !session.is_live(then)).count()
@@ -192,6 +193,7 @@ impl Monitor {
         let is_upload = |upload: &Upload| upload.of == Some(write);
         match self.contents.get(&write) {
             Some(content) => Some(content.clone()).filter(|content| content.len() as u64 == bytes),
+            // The content of an open upload is not yet decided.
             None if self.uploads.values().any(is_upload) => None,
             None => Some(payload(write, bytes)),
         }
@@ -352,6 +354,7 @@ impl Monitor {
     }
 
     pub(crate) fn answered(&mut self, at: Tick, call: usize, answer: Answer) {
+        // An answered read holds no blobs any more.
         self.reading.remove(&call);
         self.calls[call].answer = Some((at, answer));
     }

@@ -16,6 +16,7 @@ impl Monitor {
     /// Checks the store record: the store id never changes, and the tier is claimed only while it
     /// carries the marker.
     pub(super) fn claims(&mut self, record: Option<(Uuid, u32)>, blobs: &Blobs) {
+        // 0 is an unclaimed tier, 1 a claimed tier.
         let Some((id, tier @ 0..=1)) = record else {
             return self.violated("format", "store record is removed or can't be decoded");
         };

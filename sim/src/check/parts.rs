@@ -67,6 +67,7 @@ impl Monitor {
                 format!("part stored without its block checksums: part={number}"),
             );
         }
+        // A part is checked in full: length, xxh3 of the blob, and the etag of the part.
         let whole = self.revisions.get(&revision).filter(|known| known.is_whole);
         let content = whole
             .and_then(|known| payload_in(known, blobs))
@@ -82,6 +83,7 @@ impl Monitor {
             return;
         };
         let by = self.uploaders(upload, number, &content, tick);
+        // Without recorded calls, as in a world of another owner, any client may have asked.
         let is_asked = !by.is_empty() || self.calls.is_empty() || upload.of.is_none();
         if by.iter().any(|&at| is_copy(&self.calls[at])) {
             coverage.count("upload: a part copied");
@@ -157,6 +159,7 @@ impl Monitor {
             }) => {
                 *of == u32::from(number)
                     && *bytes == content.len() as u64
+                    // A stored part does not name its write, so the bytes are compared.
                     && payload(*write, *bytes) == *content
             }
             Call::Multipart(Asked {
@@ -183,12 +186,14 @@ impl Monitor {
             .get(object)
             .map(Vec::as_slice)
             .unwrap_or_default();
+        // The state right before the tick counts, because it lasted until then.
         let first = states
             .partition_point(|(tick, _)| *tick < from)
             .saturating_sub(1);
         let mut rows = states[first..].iter().filter_map(|(_, row)| row.as_ref());
         rows.any(|row| {
             let range = span.of(row.size);
+            // The range is checked first, so that the slice below is in bounds.
             let fits = span.fits(row.size) && range.end - range.start == content.len() as u64;
             let whole = row
                 .write

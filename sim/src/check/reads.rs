@@ -91,6 +91,7 @@ impl Checker<'_> {
             Content::Failed(ErrorKind::Corrupt) if !monitor.struck_between(&ROT, called.at, at) => {
                 self.violated("I8", called, "damage reported without a fault");
             }
+            // A close ends the reads that are still open.
             Content::Failed(ErrorKind::Closed)
                 if monitor.closed_between(monitor.life_of(called.at), at) => {}
             Content::Failed(_) => {

@@ -89,6 +89,7 @@ impl Checker<'_> {
                 Ok((object, vec![demand.clone(), begun]))
             }
             Call::Move { to, if_absent, .. } => Ok((to, vec![absent(*if_absent)])),
+            // A conflict names the object that failed. The other pieces are not checked.
             Call::Atomic { pieces } => pieces
                 .iter()
                 .find(|piece| Some(&piece.object) == of)
@@ -138,6 +139,7 @@ impl Checker<'_> {
         if !monitor.struck_between(&COMMIT_FAULTS, engine, at) {
             self.violated("I10", called, "unknown outcome without a failed commit");
         }
+        // A large put has several commits, and the failed one need not hold its row.
         if let Call::Put {
             large: false,
             write,

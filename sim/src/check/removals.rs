@@ -27,6 +27,7 @@ impl Checker<'_> {
     pub(super) fn deletes(&mut self) {
         let monitor = self.monitor;
         for (object, states) in &monitor.states {
+            // A rename also removes a row, but it is checked as a metadata commit.
             let removals: Vec<Tick> = states
                 .iter()
                 .filter(|(tick, row)| {
@@ -108,6 +109,7 @@ impl Checker<'_> {
             let removed = standing(monitor, object, removal);
             (deleter.from..deleter.until).contains(&removal) && deleter.demand.is_met(removed)
         };
+        // An expired row may be removed by the expirer, without a call.
         let was_live = |&removal: &Tick| {
             standing(monitor, object, removal)
                 .is_none_or(|row| row.is_live(monitor.time_at(removal)))
@@ -126,6 +128,7 @@ impl Checker<'_> {
                 format!("removals without a delete: object={object:?} ticks={removals:?}");
             self.found.push(("linearizability", message));
         }
+        // The other direction: an acknowledged removal must exist, live or expired.
         let sure: Vec<Vec<usize>> = deleters
             .iter()
             .filter(|deleter| deleter.is_sure)
@@ -200,6 +203,7 @@ impl Checker<'_> {
             .states
             .get(object)
             .and_then(|states| states.iter().find(|(tick, _)| *tick >= to));
+        // An extension keeps the write and the time of creation.
         let is_same = |row: &Row| {
             (row.write, row.created) == (expired.write, expired.created) && row.write.is_some()
         };

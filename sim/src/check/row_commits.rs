@@ -42,6 +42,7 @@ impl Monitor {
         coverage: &mut Coverage,
         words: &mut Vec<String>,
     ) {
+        // Cloned, because the checks below change the model.
         let old = self.rows.get(object).cloned();
         let name = String::from_utf8_lossy(object).replace('\0', ":");
         let origin = row.map(|row| self.origin(object, row, changed, before));
@@ -52,6 +53,7 @@ impl Monitor {
                     row.version,
                     described(row)
                 ));
+                // The kind of the write decides which fields may change.
                 self.derived(object, row, origin, before, tick, coverage);
                 self.committed(object, row, origin, changed, before, tick, blobs);
             }
@@ -107,6 +109,7 @@ impl Monitor {
         if row.is_some_and(|row| row.size > BLOCK) {
             coverage.count("swap: a blob of several blocks");
         }
+        // Coverage of long object names, which do not fit into a path.
         let named = row.map(Row::revisions).unwrap_or_default();
         if named
             .iter()
@@ -137,6 +140,7 @@ impl Monitor {
     /// The replaced state may also be equivalent to a seen state: the object has no live tombstone
     /// now, and the upload may have seen no tombstone, or a tombstone that has expired since.
     fn check_replaced(&mut self, object: &Bytes, old: Option<&Row>, row: &Row, tick: Tick) {
+        // A write replaces all revisions of a row at once, so the first identifies them.
         let replaced = old.and_then(|old| old.revisions().first().copied());
         let seen = self.seen_by(row.operation, row.write, object);
         let is_free = replaced.is_none() || old.is_some_and(|old| !old.is_live(self.time_at(tick)));
@@ -166,6 +170,7 @@ impl Monitor {
     /// Checks that every revision of the old row is either named by a new row of the same batch or
     /// queued as an orphan.
     fn check_queued(&mut self, name: &str, old: Option<&Row>, changed: &Changed) {
+        // A rename moves revisions to another row of the same batch.
         let kept: BTreeSet<Uuid> = changed
             .rows
             .iter()
@@ -204,6 +209,7 @@ impl Monitor {
             |row: Option<&Row>| Some(Bytes::from(format::expiry_key(row?.expires_at?, object)));
         let old = key(old);
         let new = key(row);
+        // An unchanged deadline keeps its entry.
         let stale = old.filter(|old| Some(old) != new.as_ref() && self.expiry.contains(old));
         if stale.is_some() || new.is_some_and(|new| !self.expiry.contains(&new)) {
             let name = String::from_utf8_lossy(object).into_owned();
@@ -274,6 +280,7 @@ impl Monitor {
 
     /// Records the commit of a write of the workload.
     fn record_write(&mut self, write: u64, row: &Row, tick: Tick) {
+        // The row of a completed upload has the number of the call that began the upload.
         let is_upload = self.uploads.values().any(|upload| upload.of == Some(write));
         if is_upload && !self.is_assembled(row) {
             self.violated(
@@ -290,6 +297,7 @@ impl Monitor {
     /// Checks that the length of a payload decides where the payload is stored.
     fn check_tier(&mut self, row: &Row, is_assembled: bool) {
         let is_tombstone = matches!(row.body, Body::Tombstone(_));
+        // The limit applies to the length alone, whatever the source of the bytes.
         let fits = |most| is_tombstone == (row.size > most) || is_assembled && is_tombstone;
         if self.inline_bytes_max.is_some_and(|most| !fits(most)) {
             self.violated(
@@ -343,6 +351,8 @@ impl Monitor {
             .values()
             .filter(|upload| upload.object == *object)
             .flat_map(Upload::revisions);
+        // A rename, a change of metadata or a completion names revisions that exist already, so it
+        // needs no change.
         let known: BTreeSet<Uuid> = before
             .values()
             .flat_map(Row::revisions)
@@ -356,6 +366,7 @@ impl Monitor {
 
     /// Checks each blob of a tombstone against its share of the bytes that were put.
     fn check_blobs(&mut self, row: &Row, manifest: &Manifest, put: Option<Bytes>, blobs: &Blobs) {
+        // Split blobs follow each other in the order of the manifest.
         let mut rest = put;
         for extent in &manifest.extents {
             let at = rest.as_ref().map_or(0, |rest| {
@@ -380,6 +391,7 @@ impl Monitor {
         put: Option<&Bytes>,
         blobs: &Blobs,
     ) {
+        // The payload of an unfinished blob is not compared.
         let known = self
             .revisions
             .get(&extent.revision)

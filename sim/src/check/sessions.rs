@@ -164,6 +164,7 @@ impl Monitor {
     /// Records the content of each upload that the batch completes.
     pub(super) fn assemble(&mut self, changed: &Changed) {
         for (id, step) in &changed.steps.0 {
+            // Only a batch with a new upload record and a new row can complete an upload.
             let (Some(upload), Some((object, Some(session)))) =
                 (self.uploads.get(id), &step.session)
             else {
@@ -185,6 +186,7 @@ impl Monitor {
                     .find(|part| part.revision == revision)
                     .map(|part| &part.content[..])
             };
+            // Parts may have been uploaded in any order. The manifest defines that of the object.
             let content: Vec<&[u8]> = row.revisions().into_iter().filter_map(content).collect();
             self.contents.entry(of).or_insert(content.concat().into());
         }
@@ -226,6 +228,7 @@ impl Monitor {
                 }
                 (None, _) => {}
             }
+            // The state after this batch: a batch that ends an upload stores no parts.
             let is_open = self
                 .uploads
                 .get(id)
@@ -259,6 +262,7 @@ impl Monitor {
         if !session.is_open() {
             self.violated("sessions", "new upload is not open");
         }
+        // The rules are those of the plan. Another owner of the world may set other limits.
         let lifetime = session.expires_at.saturating_sub(session.initiated);
         if self
             .rules

@@ -25,6 +25,7 @@ pub(crate) fn check_settled(monitor: &mut Monitor, tables: Option<&Tables>, blob
         .flat_map(format::Row::revisions)
         .chain(parts)
         .collect();
+    // The marker is a blob, too, but no revision's.
     monitor.marked(blobs);
     let mut present = BTreeSet::new();
     for path in blobs.paths() {
@@ -77,6 +78,7 @@ pub(crate) fn check_settled(monitor: &mut Monitor, tables: Option<&Tables>, blob
 /// Checks the payload table against the rows and parts that need its entries, and the meta table
 /// against the deleted objects whose last version it keeps.
 fn check_side_tables(monitor: &mut Monitor) {
+    // A separate payload is stored under its operation, block checksums under their revision.
     let mut needed = BTreeSet::new();
     for row in monitor.rows.values() {
         match &row.body {
@@ -103,12 +105,14 @@ fn check_side_tables(monitor: &mut Monitor) {
         );
         monitor.violated("I3", message);
     }
+    // Only a deleted object needs its last version: a live row carries it.
     let floors: BTreeSet<Bytes> = monitor
         .states
         .iter()
         .filter(|(_, states)| states.last().is_some_and(|(_, row)| row.is_none()))
         .map(|(object, _)| format::floor_key(object).into())
         .collect();
+    // The meta table also holds the epoch and the store record.
     let kept: BTreeSet<Bytes> = monitor
         .floors
         .iter()
@@ -134,6 +138,7 @@ fn compare_tables(monitor: &mut Monitor, tables: &Tables) {
         .iter()
         .map(|(key, value)| (key.clone(), format::Row::decode(value)))
         .collect();
+    // A row that can't be decoded compares as `None` and differs.
     let modelled: Vec<_> = monitor
         .rows
         .iter()
@@ -170,6 +175,7 @@ fn compare_sessions(monitor: &mut Monitor, tables: &Tables) {
         .map(|(key, value)| steps.read(key, Some(value)))
         .all(|read| read.is_some());
     let known = |upload: &Upload| upload.session().is_some();
+    // Upload records that were removed remain in the model, so they are not counted.
     is_equal &= steps.0.len()
         == monitor
             .uploads

@@ -34,6 +34,7 @@ pub(super) fn has_trailer(revision: &Revision) -> bool {
 fn trailer_of(path: &str, object: &[u8]) -> Option<Vec<u8>> {
     let revision = format::revision_of_path(path)?;
     let sum = xxh3_64(&[revision.as_bytes(), object].concat());
+    // A row key is `namespace 0x00 key`.
     let key_at = object.iter().position(|&byte| byte == 0)?;
     let lines = [&object[..key_at], b"\n", &object[key_at + 1..]].concat();
     let foot = format!("\n{:04} {sum:016x} cenotaph-1\n", object.len());

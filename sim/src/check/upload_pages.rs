@@ -26,6 +26,7 @@ impl Checker<'_> {
         let (at, answer) = heard;
         match answer {
             Answer::Parts(page, has_next) => {
+                // The page can change only when a part is stored.
                 let mut moments: BTreeSet<Tick> = BTreeSet::from([called.at]);
                 moments.extend(upload.filings.iter().map(|filing| filing.from));
                 moments.retain(|moment| (called.at..at).contains(moment));
@@ -72,6 +73,7 @@ impl Checker<'_> {
                 .values()
                 .flat_map(|upload| &upload.states)
         };
+        // The page can change only when an upload begins or ends.
         let mut moments: BTreeSet<Tick> = BTreeSet::from([called.at]);
         moments.extend(
             states()
@@ -104,6 +106,7 @@ impl Checker<'_> {
             let mut all: Vec<(Bytes, Bytes)> = open
                 .map(|(id, upload)| (upload.object.clone(), id.clone()))
                 .collect();
+            // A listing is ordered by object, then by upload id.
             all.sort();
             let is_cut = all.len() > limit;
             all.truncate(limit);

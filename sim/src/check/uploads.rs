@@ -24,6 +24,7 @@ impl Upload {
         from: Tick,
         to: Tick,
     ) -> Vec<(Tick, Tick, Option<&Session>)> {
+        // Before its first record the upload did not exist.
         let first = self.states.first().map_or(Tick::MAX, |(tick, _)| *tick);
         let mut states = vec![(0, first, None)];
         for (at, (tick, session)) in self.states.iter().enumerate() {
@@ -113,6 +114,7 @@ impl Checker<'_> {
     /// Checks that each stored part and each end of an upload has a call that may have caused it.
     pub(super) fn work_of_somebody(&mut self) {
         let monitor = self.monitor;
+        // Any other answer excludes the call as the cause.
         let may_have = |called: &Called| match &called.answer {
             None
             | Some((
@@ -294,6 +296,8 @@ impl Checker<'_> {
             .states_between(from, to)
             .into_iter()
             .any(|(since, until, session)| {
+                // The engine may have judged the deadline at any moment of the state, so both ends
+                // are tried.
                 let known =
                     |tick| session.filter(|session| session.is_live(self.monitor.time_at(tick)));
                 test(known(since))
@@ -340,6 +344,7 @@ impl Checker<'_> {
         heard: (Tick, &Answer),
     ) {
         let (at, answer) = heard;
+        // A completion without a list accepts any recorded list.
         let same = |parts: &[u8; 32]| listed.is_none_or(|listed| digest(listed) == *parts);
         match answer {
             Answer::Applied { .. } | Answer::Superseded => {
@@ -383,6 +388,7 @@ impl Checker<'_> {
         from: Tick,
         to: Tick,
     ) -> bool {
+        // The parts change only when a part is stored or given up.
         let moments = upload
             .filings
             .iter()

@@ -97,10 +97,12 @@ impl Monitor {
     ) -> String {
         let changed = self.decode(batch, blobs);
         self.together(&changed);
+        // The checks below change the model, so the rows before the batch are read first.
         let before = self.before(&changed);
         let mut words = Vec::new();
         // The content of a completed upload must be known before its row is checked below.
         self.assemble(&changed);
+        // Changes come first: their checks compare with the rows before the batch.
         for (id, recorded) in &changed.changes {
             words.extend(match recorded {
                 Some(change) => Some(self.recorded(*id, change, tick, coverage)),
@@ -120,6 +122,7 @@ impl Monitor {
             );
         }
         self.steps(&changed, &before, tick, blobs, coverage, &mut words);
+        // Orphans come last: the rows and parts must already have given them up.
         for (revision, orphan) in changed.orphans {
             self.orphan(revision, orphan, blobs, coverage, &mut words);
         }
@@ -165,6 +168,7 @@ impl Monitor {
         for ((table, key), value) in last {
             let is_decoded = match table {
                 Table::Rows => {
+                    // A value that can't be decoded is a violation. A missing value is a removal.
                     let row = value.as_ref().map(|value| Row::decode(value));
                     row.as_ref()
                         .is_none_or(Option::is_some)

@@ -61,6 +61,7 @@ impl Checker<'_> {
                     );
                 }
             }
+            // `Indeterminate` allows both outcomes.
             Some((_, Answer::Failed(kind))) if *kind != ErrorKind::Indeterminate => {
                 if !commits.is_empty() {
                     self.violated("I10", called, "committed, but answered that it failed");
@@ -88,6 +89,7 @@ impl Checker<'_> {
                     "committed before the call, or after the next opening of the index",
                 );
             }
+            // The state at the tick of the commit must be the committed row.
             let mut states = states_in(self.monitor, put.object, *tick, tick + 1);
             if !states.any(|(_, state)| state == Some(row)) {
                 self.violated("linearizability", called, "committed another object");
@@ -154,6 +156,7 @@ impl Checker<'_> {
         answer: Option<&(Tick, Answer)>,
     ) {
         for (place, piece) in pieces.iter().enumerate() {
+            // Deletes have no number. They are checked with the removals.
             let Some(write) = piece.write else { continue };
             let demand = if piece.if_absent {
                 Demand::Absent

@@ -88,6 +88,7 @@ impl SimSnapshot {
     /// Returns the tables as of the snapshot. Differs from them only under a planted bug.
     fn seen(&self, frozen: &Tables) -> Tables {
         if self.inner.planted(Bug::SnapshotDropsOverwritten) {
+            // Planted bug: the snapshot drops entries that were overwritten after it was taken.
             return frozen.without_overwritten(&self.inner.gate.machine().disk.tables());
         }
         frozen.clone()

@@ -82,6 +82,8 @@ async fn check_new_work(
     let client = Client::new(world, engine, slots);
     // A client may have switched the namespace off.
     client.switch(false);
+    // The longest inline payload decides the tier: 1 byte goes to the index, `inline + 1` to the
+    // blobs.
     let inline = engine.config().inline_bytes_max as u64;
     let objects = 0..u32::try_from(2 * engine.config().limits.shards).unwrap_or(u32::MAX);
     for (object, bytes) in
@@ -120,6 +122,7 @@ async fn check_close(world: &Controls, engine: &Engine, violated: impl Fn(String
 
 /// Checks that a closed engine refuses every call with `Closed`.
 async fn check_closed(engine: &Engine, violated: impl Fn(String)) {
+    // Both tiers refuse, each on its own path.
     let large = vec![0; engine.config().inline_bytes_max + 1];
     let answers = [
         engine.health().err(),
@@ -190,6 +193,8 @@ pub(super) fn end_uploads(sim: &mut Sim, rules: UploadRules) {
             .monitor
             .violated("liveness", format!("{open} uploads are still open"));
     }
+    // The violations stay in the model. The second quiescence checks that ended uploads left no
+    // blob.
     drop(sim.settle());
 }
 

@@ -59,6 +59,7 @@ impl Work {
         let next = &self.next[client];
         let at;
         let attempt;
+        // An insistent client moves to the next operation in `heard`, not here.
         if self.insistent {
             at = next.load(Ordering::SeqCst);
             attempt = self.attempts[client].fetch_add(1, Ordering::SeqCst);
@@ -66,6 +67,8 @@ impl Work {
             at = next.fetch_add(1, Ordering::SeqCst);
             attempt = 0;
         }
+        // The number contains client, attempt and position, so a repeated operation writes other
+        // bytes.
         let write = (client as u64 + 1) * 1_000_000 + (attempt * ATTEMPTS_APART + at) as u64;
         self.clients[client].get(at).map(|op| (op, write))
     }
@@ -92,6 +95,7 @@ impl Work {
 /// Runs an incarnation: opens the engine, runs every client, and reopens the engine when a client
 /// asks for it or the engine has failed.
 pub(super) async fn live(world: Controls, work: Arc<Work>) {
+    // A crash may have interrupted a reopening in the last incarnation.
     work.reopen.store(false, Ordering::SeqCst);
     work.abandon.store(false, Ordering::SeqCst);
     loop {
@@ -118,6 +122,8 @@ pub(super) async fn live(world: Controls, work: Arc<Work>) {
                 run_client(client, number, Arc::clone(&work)),
             )
         });
+        // All clients are spawned before the first is awaited. Otherwise they would run in
+        // sequence.
         for client in clients.collect::<Vec<_>>() {
             if client.await.is_err() {
                 world
@@ -134,6 +140,7 @@ pub(super) async fn live(world: Controls, work: Arc<Work>) {
                 .state()
                 .coverage
                 .count("run: reopened, the engine was dropped");
+            // The drop is the test: no close precedes the next opening.
             drop(engine);
             continue;
         }
@@ -167,6 +174,7 @@ async fn run_client(client: Client, number: usize, work: Arc<Work>) {
                 .state()
                 .coverage
                 .count("run: reopened by a client");
+            // `abandon` is set before `reopen`, so `live` sees both.
             work.abandon.fetch_or(!close, Ordering::SeqCst);
             work.reopen.store(true, Ordering::SeqCst);
             if *close {
@@ -175,6 +183,8 @@ async fn run_client(client: Client, number: usize, work: Arc<Work>) {
                     .state()
                     .coverage
                     .count("run: closed under its clients");
+                // The other clients are still calling. `Closed` is a correct answer for them from
+                // here on.
                 closing(&client.world);
                 drop(client.engine.close().await);
             }
@@ -211,6 +221,7 @@ fn deaths(world: &Controls) -> u64 {
 
 /// Checks that no actor died without a planned kill or panic.
 async fn check_deaths(world: &Controls, engine: &Engine, before: u64) {
+    // A closed or failed engine has no statistics.
     let Ok(stats) = engine.stats().await else {
         return;
     };

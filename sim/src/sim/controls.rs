@@ -43,6 +43,7 @@ impl Controls {
     /// repeated.
     pub async fn open(&self) -> Result<Engine> {
         let machine = self.gate.machine();
+        // Before the tier is claimed, an opening over an empty tier is legitimate.
         if machine.state().monitor.is_claimed() && machine.strikes(Fault::TierSwapped, String::new)
         {
             self.open_over_another_tier().await?;
@@ -57,6 +58,7 @@ impl Controls {
             .await?;
         {
             let mut state = self.gate.machine().state();
+            // The engine is checked before a client can use it.
             state.monitor.opened();
             state.report_violations();
         }
@@ -71,6 +73,7 @@ impl Controls {
     /// Opens the engine over an empty tier or over the tier of another store. The opening must fail
     /// and must not write to that tier (I11).
     async fn open_over_another_tier(&self) -> Result<()> {
+        // Half of the decoys are empty, half carry the marker of another store.
         let is_foreign = self.gate.machine().below(2) == 0;
         let decoy = Blobs::new();
         if is_foreign {
@@ -78,6 +81,7 @@ impl Controls {
                 StoreId::from_uuid(Uuid::from_u128(self.gate.machine().below(u64::MAX).into()));
             decoy.put(MARKER_PATH, marker::encode(other).into());
         }
+        // The decoy is compared with its state before the opening, which may hold a marker.
         let before = decoy.bytes(MARKER_PATH);
         let builder = Engine::builder("simulated")
             .config(self.config.clone())
@@ -138,6 +142,7 @@ impl Controls {
     pub async fn open_patiently(&self) -> Result<Engine> {
         for _ in 0..600 {
             match self.open().await {
+                // An invalid argument does not become valid by a retry.
                 Err(error) if error.kind() != ErrorKind::Invalid => {
                     // The message of a real index contains the path of a temporary directory, which
                     // would make traces of the same seed differ.
@@ -184,6 +189,7 @@ impl Controls {
                 stats.index.waiting + actors.writes_live as u64 + actors.uploads_live as u64;
             if !is_away
                 && (at_work, actors.changes, actors.orphans) == (0, 0, 0)
+                // A delayed request may still add or delete a blob.
                 && self.gate.machine().blobs.in_flight() == 0
             {
                 return Ok(());
@@ -262,6 +268,7 @@ impl Controls {
         let name = name.into();
         tokio::spawn(async move {
             gate.machine().state().trace.name_lane(name, false);
+            // The first step lets the scheduler decide when the task begins.
             gate.pass("task begins", String::new).await;
             task.await
         })
