@@ -40,8 +40,7 @@ impl Monitor {
         before: &Before,
     ) -> Origin {
         let old = before.get(object);
-        // A service of another owner does not number its writes. Only refreshes can be recognised
-        // then.
+        // A service under test does not number its writes. Then only refreshes can be recognised.
         if row.write.is_none() || self.calls.is_empty() {
             return if self.committed.contains(&row.operation) {
                 Origin::Touched

@@ -155,7 +155,7 @@ impl Monitor {
             .filter(|called| self.may_take_effect(called, upload, ending.tick))
             .collect();
         let is_known = !self.calls.is_empty() && upload.of.is_some();
-        // The record is kept for a fixed time after the end. The end lies between the call and the
+        // The record is kept for a fixed time after the end. The end is between the call and the
         // commit.
         let earliest = about.iter().map(|called| self.time_at(called.at)).min();
         if is_known && self.has_steady_clock() {

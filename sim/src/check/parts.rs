@@ -83,7 +83,7 @@ impl Monitor {
             return;
         };
         let by = self.uploaders(upload, number, &content, tick);
-        // Without recorded calls, as in a world of another owner, any client may have asked.
+        // Without recorded calls, as with a service under test, any client may have asked.
         let is_asked = !by.is_empty() || self.calls.is_empty() || upload.of.is_none();
         if by.iter().any(|&at| is_copy(&self.calls[at])) {
             coverage.count("upload: a part copied");

@@ -2,8 +2,8 @@
 //! durable.
 //!
 //! ```text
-//! Open ──complete──> Completed ──deadline──> removed     parts are stored only while it is Open;
-//!   |`───abort─────> Aborted   ──deadline──> removed      its end removes all of them with it
+//! Open ──complete──> Completed ──deadline──> removed      parts are stored only in Open;
+//!   |`───abort─────> Aborted   ──deadline──> removed      the end removes all of them
 //!    `───deadline──────────────────────────> removed
 //! ```
 //!
@@ -262,7 +262,7 @@ impl Monitor {
         if !session.is_open() {
             self.violated("sessions", "new upload is not open");
         }
-        // The rules are those of the plan. Another owner of the world may set other limits.
+        // The rules are those of the plan. A service under test may set other limits.
         let lifetime = session.expires_at.saturating_sub(session.initiated);
         if self
             .rules

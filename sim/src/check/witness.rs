@@ -100,7 +100,7 @@ impl Monitor {
         // The checks below change the model, so the rows before the batch are read first.
         let before = self.before(&changed);
         let mut words = Vec::new();
-        // The content of a completed upload must be known before its row is checked below.
+        // The content of a completed upload must be in the model before its row is checked below.
         self.assemble(&changed);
         // Changes come first: their checks compare with the rows before the batch.
         for (id, recorded) in &changed.changes {
