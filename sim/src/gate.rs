@@ -105,6 +105,7 @@ impl Gate {
         }
     }
 
+    /// Counts a step, carries out its acts, and returns the decision about its task.
     fn judge(&self, what: &'static str, detail: impl FnOnce() -> String) -> Verdict {
         if self.is_fenced() {
             return Verdict::Stop;
@@ -222,6 +223,7 @@ impl Gate {
         self.fenced.store(true, Ordering::SeqCst);
     }
 
+    /// Returns true after a crash or the end of the incarnation.
     pub(crate) fn is_fenced(&self) -> bool {
         self.fenced.load(Ordering::SeqCst)
     }
@@ -268,6 +270,7 @@ impl Gate {
 }
 
 impl State {
+    /// Draws the number of yields before an effect.
     fn draw_yields(&mut self) -> u64 {
         let most = self.schedule.yields_max;
         if most == 0 {
@@ -277,6 +280,7 @@ impl State {
         }
     }
 
+    /// Draws the sleep before an effect.
     fn draw_delay(&mut self) -> Option<Duration> {
         let odds = self.schedule.delay;
         let most = self.schedule.delay_max;
@@ -301,6 +305,7 @@ fn some_actor(chance: &mut Rng, shards: usize) -> ActorKind {
     }
 }
 
+/// Returns the coverage counter of a kill.
 fn kill_name(kind: ActorKind) -> &'static str {
     match kind {
         ActorKind::Supervisor => "killed: supervisor",

@@ -55,6 +55,7 @@ pub(crate) enum Medium {
 #[derive(Clone)]
 pub(crate) struct SimIndex(Arc<Inner>);
 
+/// State that the index shares with its snapshots and its committer.
 struct Inner {
     gate: Arc<Gate>,
     medium: Medium,
@@ -62,6 +63,7 @@ struct Inner {
     idle: Notify,
 }
 
+/// Batches under way, and the state of the index.
 struct Queue {
     waiting: VecDeque<(Batch, Completion)>,
     in_flight: Vec<(Batch, Completion)>,
@@ -175,6 +177,8 @@ impl Inner {
         Some(batches)
     }
 
+    /// Writes and syncs batches, and completes them. Each stage is a step, so a crash may strike
+    /// before, between and after the stages.
     async fn commit(&self, batches: Vec<Batch>) {
         let changes: usize = batches.iter().map(|batch| batch.changes().len()).sum();
         // Empty batches only keep the order of completions. They need no write and no sync.
@@ -214,6 +218,7 @@ impl Inner {
         self.settle(1);
     }
 
+    /// Appends batches to the simulated disk. They are not yet durable.
     fn write(&self, batches: &[Batch]) {
         if let Medium::Simulated = self.medium {
             batches
@@ -222,6 +227,7 @@ impl Inner {
         }
     }
 
+    /// Makes batches durable and passes them to the commit observer in commit order.
     fn sync(&self, batches: &[Batch]) {
         let machine = self.gate.machine();
         // Real fjall writes and syncs in a single call, so `write` does nothing for it.
@@ -255,6 +261,8 @@ impl Inner {
             .for_each(|(_, completion)| completion(Ok(())));
     }
 
+    /// Fails the index: batches in flight have an unknown outcome, queued batches were not started,
+    /// and every later batch is refused.
     fn poison(&self, why: &str) {
         let reason = Error::new(ErrorKind::Unavailable, "commit", why);
         let mut queue = self.queue();
@@ -322,6 +330,7 @@ impl Inner {
         }
     }
 
+    /// Returns the error of a close after a failed commit.
     fn unknown_end(&self) -> Error {
         let message = "a commit failed, so some submitted batches may not be durable";
         let error = Error::new(ErrorKind::Indeterminate, "close", message);
@@ -430,6 +439,7 @@ impl Index for SimIndex {
         }))
     }
 
+    /// Returns an error while the disk is low on space.
     fn room(&self, bytes: u64) -> Result<()> {
         let machine = self.0.gate.machine();
         // Without this fault, as after `quieten`, a shortage under way is over, too.

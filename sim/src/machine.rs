@@ -91,6 +91,7 @@ struct Clock {
 }
 
 impl Clock {
+    /// Returns the virtual time since the world began.
     fn elapsed(&self) -> Duration {
         self.before
             + self.started.map_or(Duration::ZERO, |started| {
@@ -98,6 +99,7 @@ impl Clock {
             })
     }
 
+    /// Returns the time of day in milliseconds since 1970.
     fn time_of_day_ms(&self) -> u64 {
         let elapsed = u64::try_from(self.elapsed().as_millis()).unwrap_or(u64::MAX);
         DAWN_MS
@@ -227,6 +229,7 @@ impl Machine {
 }
 
 impl State {
+    /// Adds an event to the trace and returns its tick.
     pub(crate) fn note(&mut self, kind: Kind, what: &'static str, detail: String) -> Tick {
         let at = self.clock.elapsed();
         // The model records the time of each tick, for deadlines.
@@ -265,11 +268,13 @@ impl State {
         }
     }
 
+    /// Records that the index was opened and its disk recovered.
     pub(crate) fn replayed(&mut self) {
         let tick = self.trace.tick();
         self.monitor.replayed(tick);
     }
 
+    /// Stops all faults, those by chance and those planned for a step.
     pub(crate) fn quieten(&mut self) {
         self.faults = Faults::default();
         // An outage under way ends, too.
@@ -277,6 +282,7 @@ impl State {
         self.script.clear();
     }
 
+    /// Counts a fault and records it in the trace and the model.
     pub(crate) fn struck(&mut self, fault: Fault, detail: String) {
         self.coverage.count(fault.name());
         let tick = self.note(Kind::Fault, fault.name(), detail);
@@ -297,11 +303,13 @@ impl State {
         self.monitor.was_provoked(self.trace.tick())
     }
 
+    /// Returns the lane of the next upload actor.
     pub(crate) fn next_upload(&mut self) -> usize {
         self.uploads += 1;
         (self.uploads - 1) % UPLOAD_LANES
     }
 
+    /// Moves the time of day. Virtual time since the beginning is not affected.
     pub(crate) fn jump_clock(&mut self, by_ms: i64) {
         self.clock.jumped_ms = self.clock.jumped_ms.saturating_add(by_ms);
     }

@@ -103,6 +103,7 @@ pub fn run(plan: &Plan, options: &Options) -> Report {
     report(sim, &work)
 }
 
+/// Creates the world of a plan.
 fn world(plan: &Plan, options: &Options) -> Sim {
     #[cfg(feature = "planted")]
     let sim = Sim::with_bug(plan.seed, options.bug);
@@ -131,6 +132,7 @@ fn world(plan: &Plan, options: &Options) -> Sim {
     }
 }
 
+/// Checks the history of a finished run and collects its results.
 fn report(sim: Sim, work: &Work) -> Report {
     let machine = Arc::clone(sim.machine());
     let mut state = machine.state();

@@ -72,6 +72,7 @@ pub fn sweep(
     swept
 }
 
+/// Returns the acts that a sweep injects at each step, each in a run of its own.
 fn acts(kind: Sweep, shards: usize) -> Vec<Act> {
     match kind {
         Sweep::Crash | Sweep::CrashAgain => vec![Act::Crash],

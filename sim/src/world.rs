@@ -80,6 +80,7 @@ impl World for SimWorld {
         }))
     }
 
+    /// Names the timeline lane of an actor. A restarted actor continues on its lane.
     fn actor_started(&self, kind: &'static str, number: Option<usize>) {
         let mut state = self.0.machine().state();
         // Uploads are short-lived and many. They share a few lanes in turn, enough to show
@@ -96,6 +97,7 @@ impl World for SimWorld {
     }
 }
 
+/// Returns the name of a sync point in the timeline.
 const fn seam_name(seam: Seam) -> &'static str {
     match seam {
         Seam::UploadBeforeRecord => "upload: before record",

@@ -356,6 +356,7 @@ pub(crate) enum SessionKey {
 }
 
 impl SessionKey {
+    /// Decodes a key. Returns `None` if the key does not match a drawing.
     pub(crate) fn read(key: &[u8]) -> Option<Self> {
         match key {
             [0, rest @ ..] => {

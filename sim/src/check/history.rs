@@ -240,6 +240,7 @@ impl Checker<'_> {
 /// Returns the size of a maximum matching between left nodes, given by their edges, and `right`
 /// right nodes. Uses augmenting paths.
 pub(super) fn matching(edges: &[Vec<usize>], right: usize) -> usize {
+    /// Searches for an augmenting path from a left node and swaps its edges.
     fn augment(
         left: usize,
         edges: &[Vec<usize>],

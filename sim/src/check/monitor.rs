@@ -128,6 +128,7 @@ pub(super) struct Revision {
 }
 
 impl Monitor {
+    /// Records the beginning of an incarnation.
     pub(crate) fn begin_life(&mut self, at: Tick) {
         // No read survives the end of an incarnation.
         self.reading.clear();
@@ -199,10 +200,12 @@ impl Monitor {
         }
     }
 
+    /// Records that an engine begins to close.
     pub(crate) fn closing(&mut self, at: Tick) {
         self.closings.push(at);
     }
 
+    /// Records that a namespace was disabled or enabled.
     pub(crate) fn switched(&mut self, at: Tick, off: bool) {
         self.switches.push((at, off));
     }
@@ -224,10 +227,12 @@ impl Monitor {
                 .any(|(tick, is)| (from..to).contains(tick) && *is == off)
     }
 
+    /// Records the death of a supervisor.
     pub(crate) fn beheaded(&mut self, at: Tick) {
         self.beheaded.push(at);
     }
 
+    /// Records the death of an actor that every upload needs.
     pub(crate) fn uploads_died(&mut self, at: Tick) {
         self.uploads_died.push(at);
     }
@@ -264,6 +269,7 @@ impl Monitor {
             .count()
     }
 
+    /// Records a fault.
     pub(crate) fn struck(&mut self, fault: Fault, tick: Tick) {
         self.struck.push((fault, tick));
     }
@@ -327,6 +333,7 @@ impl Monitor {
             .unwrap_or(0)
     }
 
+    /// Records a violation.
     pub(crate) fn violated(&mut self, checker: &'static str, message: impl Into<String>) {
         self.violations.push(Violation {
             checker,
@@ -338,12 +345,14 @@ impl Monitor {
         &self.violations
     }
 
+    /// Returns the violations found since the last call.
     pub(crate) fn unreported(&mut self) -> Vec<Violation> {
         let new = self.violations[self.reported..].to_vec();
         self.reported = self.violations.len();
         new
     }
 
+    /// Records a call of a client and returns its number.
     pub(crate) fn called(&mut self, at: Tick, call: Call) -> usize {
         self.calls.push(Called {
             call,
@@ -353,6 +362,7 @@ impl Monitor {
         self.calls.len() - 1
     }
 
+    /// Records the answer to a call.
     pub(crate) fn answered(&mut self, at: Tick, call: usize, answer: Answer) {
         // An answered read holds no blobs any more.
         self.reading.remove(&call);

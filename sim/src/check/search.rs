@@ -98,6 +98,7 @@ pub fn linearize<T: Clone + Ord>(
     Search::Violated
 }
 
+/// Returns a set of operations as bits.
 fn mask(bits: impl Iterator<Item = usize>) -> u128 {
     bits.fold(0, |mask, bit| mask | 1 << bit)
 }

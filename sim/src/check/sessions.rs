@@ -100,6 +100,7 @@ impl Steps {
 }
 
 impl Upload {
+    /// Returns the current upload record, or `None` if it was removed.
     pub(super) fn session(&self) -> Option<&Session> {
         self.states.last()?.1.as_ref()
     }
@@ -124,6 +125,7 @@ impl Upload {
         parts
     }
 
+    /// Returns the revisions of the stored parts, in the order of their numbers.
     pub(super) fn revisions(&self) -> Vec<Uuid> {
         self.parts()
             .into_iter()

@@ -84,6 +84,7 @@ impl Work {
         }
     }
 
+    /// Returns the number of openings of the engine so far.
     pub(super) fn opened(&self) -> usize {
         self.opened_at
             .lock()

@@ -174,6 +174,7 @@ impl Controls {
         self.rest(engine, async || ()).await
     }
 
+    /// Waits for quiescence and calls `ask` in each round.
     async fn rest(&self, engine: &Engine, ask: impl AsyncFn()) -> Result<()> {
         let begun = self.elapsed();
         loop {
