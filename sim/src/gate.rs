@@ -138,7 +138,7 @@ impl Gate {
                 }
                 Act::Kill(kind) => {
                     self.kill(kind);
-                    // Without a yield a killed actor would run on until its next await.
+                    // A yield lets a killed actor die at this step, not at its next await.
                     forced = 1;
                 }
                 Act::Panic if is_actor => {

@@ -244,8 +244,7 @@ impl State {
         let touches =
             |batch: &Batch, table: Table| batch.changes().iter().any(|(of, ..)| *of == table);
         // Small writes need a permit of admission. The expirer's removals do not, so a batch that
-        // may
-        // be the expirer's is not counted.
+        // may be the expirer's is not counted.
         let expires = |batch: &Batch| {
             let removes = |wanted: Table| {
                 batch
@@ -325,8 +324,7 @@ impl State {
         self.monitor.at(self.clock.time_of_day_ms());
         let mut text = self.monitor.commit(tick, batch, blobs, &mut self.coverage);
         // The checksum makes every stored byte part of the trace: two runs of a seed with equal
-        // traces
-        // have stored equal bytes.
+        // traces have stored equal bytes.
         text.push_str(&format!(" [{:016x}]", crate::disk::sum(batch)));
         self.note(Kind::Commit, how, text);
         self.report_violations();

@@ -84,8 +84,7 @@ impl World for SimWorld {
     fn actor_started(&self, kind: &'static str, number: Option<usize>) {
         let mut state = self.0.machine().state();
         // Uploads are short-lived and many. They share a few lanes in turn, enough to show
-        // concurrent
-        // ones next to each other.
+        // concurrent ones next to each other.
         let number = number.or_else(|| (kind == "upload").then(|| state.next_upload()));
         let name = number.map_or_else(|| kind.to_owned(), |number| format!("{kind} {number}"));
         state.trace.name_lane(name, true);

@@ -133,8 +133,8 @@ impl Monitor {
             .iter()
             .filter_map(queued)
             .any(|orphan| orphan.landing == Landing::MayLand);
-        // A write that ends by itself has no blob under way. A revision that it recorded in
-        // advance and never wrote needs no orphan entry.
+        // A write that ends by itself has no blob under way. A revision that it recorded in advance
+        // and never wrote needs no orphan entry.
         let is_written = |revision: &Uuid| {
             self.revisions
                 .get(revision)
@@ -211,8 +211,8 @@ impl Monitor {
         for &write in &writes {
             self.superseded.insert(write, tick);
         }
-        // The call of a write too short for its number is not known, so its answer can't be
-        // judged. An object whose deadline has been moved into the past counts as replaced.
+        // The call of a write too short for its number is not known, so its answer can't be judged.
+        // An object whose deadline has been moved into the past counts as replaced.
         let is_live = self
             .rows
             .get(&object)

@@ -48,8 +48,8 @@ impl Monitor {
                 Origin::Written
             };
         }
-        // An idle refresh keeps the operation of the row. `derived` checks which row it changed
-        // and how.
+        // An idle refresh keeps the operation of the row. `derived` checks which row it changed and
+        // how.
         if self.committed.contains(&row.operation) {
             return Origin::Touched;
         }

@@ -8,9 +8,9 @@
 //! ```
 //!
 //! The commit observer makes the check of linearizability cheap. The disk defines the order in
-//! which batches became durable, so each operation is checked against that order, and no order
-//! has to be searched for. On a real disk with real threads there is no observer. There, `search`
-//! looks for an order, within bounds.
+//! which batches became durable, so each operation is checked against that order, and no order has
+//! to be searched for. On a real disk with real threads there is no observer. There, `search` looks
+//! for an order, within bounds.
 
 mod blob_events;
 mod call;

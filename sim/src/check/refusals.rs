@@ -24,8 +24,8 @@ impl Checker<'_> {
         at: Tick,
     ) {
         if let Call::Update { object, .. } = &called.call {
-            // The precondition of an update is the state that it read. Only a write by another
-            // call can break it.
+            // The precondition of an update is the state that it read. Only a write by another call
+            // can break it.
             let changes = states_in(self.monitor, object, called.at, at).count() - 1;
             if changes == 0 && !self.was_absent(object, called.at, at) {
                 self.violated("conflict", called, "conflict without another write");

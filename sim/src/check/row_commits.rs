@@ -321,8 +321,8 @@ impl Monitor {
 
     /// Checks the checksum of a row, and an embedded payload, against the bytes that were put.
     fn check_payload(&mut self, row: &Row, put: Option<&Bytes>, is_assembled: bool) {
-        // Nothing reads an assembled object as a whole when it is completed, so its row may have
-        // no checksum.
+        // Nothing reads an assembled object as a whole when it is completed, so its row may have no
+        // checksum.
         let is_unsummed = is_assembled && row.checksum.is_none();
         if put.is_some_and(|put| row.checksum != Some(xxh3_64(put)) && !is_unsummed) {
             self.violated(

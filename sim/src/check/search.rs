@@ -76,8 +76,8 @@ pub fn linearize<T: Clone + Ord>(
         if attempts > attempts_max {
             return Search::Undecided;
         }
-        // An operation that ended before another began must come first. So no operation that
-        // begins after the earliest pending answer can be the next.
+        // An operation that ended before another began must come first. So no operation that begins
+        // after the earliest pending answer can be the next.
         let pending = || (0..history.len()).filter(|at| done & (1 << at) == 0);
         let horizon = pending()
             .filter(|&at| history[at].2.is_sure())

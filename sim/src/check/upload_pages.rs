@@ -80,8 +80,8 @@ impl Checker<'_> {
                 .map(|(tick, _)| *tick)
                 .filter(|tick| (called.at..at).contains(tick)),
         );
-        // The engine takes the time of day before the snapshot, so moment and
-        // time are varied independently.
+        // The engine takes the time of day before the snapshot, so moment and time are varied
+        // independently.
         let from_ms = self.monitor.time_at(called.at);
         let to_ms = self.monitor.time_at(at);
         let deadlines = states().filter_map(|(_, session)| Some(session.as_ref()?.expires_at));
