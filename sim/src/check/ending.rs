@@ -52,7 +52,7 @@ impl Ending<'_> {
 impl Monitor {
     /// Checks the end of an upload, or the removal of its upload record, and takes it into the
     /// model. Returns the name of the step.
-    pub(super) fn ends(&mut self, ending: &Ending<'_>, coverage: &mut Coverage) -> String {
+    pub(super) fn check_end(&mut self, ending: &Ending<'_>, coverage: &mut Coverage) -> String {
         let found = match self.uploads.get(ending.id) {
             Some(upload) => self.ending(upload, ending),
             None => Vec::new(),
@@ -90,7 +90,7 @@ impl Monitor {
             }
             if !named.contains(&revision) {
                 unlisted += 1;
-                self.given_up(revision, ending.changed, "part of an ended upload");
+                self.check_given_up(revision, ending.changed, "part of an ended upload");
             } else if !self.payloads.contains(&revision.as_bytes()[..]) {
                 self.violated(
                     "I3",
@@ -222,9 +222,9 @@ impl Monitor {
                     old.is_none()
                 };
                 // The record keeps the answer for later completions, so it must match the row.
-                let is_so = completes(ending.now, row) && written.created == created;
+                let is_recorded = completes(ending.now, row) && written.created == created;
                 let is_tombstone = matches!(row.body, Body::Tombstone(_));
-                (!is_so || !is_tombstone)
+                (!is_recorded || !is_tombstone)
                     .then(|| "completion commits another row than recorded".to_owned())
             }
             (Outcome::Applied, None) => Some("applied completion commits no row".to_owned()),

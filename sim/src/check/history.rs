@@ -44,7 +44,7 @@ pub(crate) fn check_history(monitor: &mut Monitor) {
     // These need all calls at once, so they follow the checks of single calls.
     checker.deletes();
     checker.derived();
-    checker.work_of_somebody();
+    checker.check_causes();
     for (name, message) in found {
         monitor.violated(name, message);
     }

@@ -43,7 +43,7 @@ impl Monitor {
 
     /// Checks a part that is stored: its blob is finished and holds the expected bytes, a client
     /// uploaded it, and the part that it replaces is queued.
-    pub(super) fn files(
+    pub(super) fn check_part(
         &mut self,
         id: &Bytes,
         number: u16,
@@ -117,13 +117,13 @@ impl Monitor {
         }
         if let Some(replaced) = replaced {
             coverage.count("upload: a part replaced");
-            self.given_up(replaced, changed, "replaced part");
+            self.check_given_up(replaced, changed, "replaced part");
         }
     }
 
     /// Checks that a revision that nothing names any more is queued as landed and that its block
     /// checksums are removed.
-    pub(super) fn given_up(&mut self, revision: Uuid, changed: &Changed, role: &str) {
+    pub(super) fn check_given_up(&mut self, revision: Uuid, changed: &Changed, role: &str) {
         match changed.queued(&revision).map(|orphan| orphan.landing) {
             Some(Landing::Landed) => {}
             Some(Landing::MayLand) => {

@@ -211,7 +211,7 @@ impl Monitor {
                 (Some((object, Some(session))), None) => {
                     words.push("an upload begins".to_owned());
                     coverage.count("upload: began");
-                    self.begins(id, object, session, tick);
+                    self.check_begin(id, object, session, tick);
                 }
                 (Some((_, now)), Some(Some(was))) => {
                     let ending = Ending {
@@ -222,7 +222,7 @@ impl Monitor {
                         before,
                         tick,
                     };
-                    words.push(self.ends(&ending, coverage));
+                    words.push(self.check_end(&ending, coverage));
                 }
                 (Some((_, now)), Some(None) | None) => {
                     let step = now.as_ref().map_or("is removed", |_| "is restored");
@@ -243,7 +243,7 @@ impl Monitor {
                             "part {number} stored, in blob {}",
                             short(part.extent.revision)
                         ));
-                        self.files(id, number, part, (changed, tick), blobs, coverage);
+                        self.check_part(id, number, part, (changed, tick), blobs, coverage);
                     }
                     Some(_) => self.violated(
                         "sessions",
@@ -260,7 +260,7 @@ impl Monitor {
     }
 
     /// Checks the first upload record of an upload.
-    fn begins(&mut self, id: &Bytes, object: &Bytes, session: &Session, tick: Tick) {
+    fn check_begin(&mut self, id: &Bytes, object: &Bytes, session: &Session, tick: Tick) {
         if !session.is_open() {
             self.violated("sessions", "new upload is not open");
         }

@@ -42,7 +42,7 @@ impl Checker<'_> {
                     let is_open = |session: Option<&Session>| session.is_some_and(Session::is_open);
                     expected == *page
                         && all.next().is_some() == *has_next
-                        && self.was(upload, *moment, moment + 1, is_open)
+                        && self.held_during(upload, *moment, moment + 1, is_open)
                 };
                 if !moments.iter().any(fits) {
                     self.violated(
@@ -52,7 +52,7 @@ impl Checker<'_> {
                     );
                 }
             }
-            Answer::Failed(ErrorKind::Invalid) => self.refused(called, upload, at),
+            Answer::Failed(ErrorKind::Invalid) => self.check_refused(called, upload, at),
             _ => {}
         }
     }

@@ -112,7 +112,7 @@ impl Checker<'_> {
     }
 
     /// Checks that each stored part and each end of an upload has a call that may have caused it.
-    pub(super) fn work_of_somebody(&mut self) {
+    pub(super) fn check_causes(&mut self) {
         let monitor = self.monitor;
         // Any other answer excludes the call as the cause.
         let may_have = |called: &Called| match &called.answer {
@@ -150,7 +150,7 @@ impl Checker<'_> {
                 .completed()
                 .filter(|_| upload.of.is_some() && !monitor.calls.is_empty())
             {
-                self.owned(upload, tick, "completed", |what, answer| {
+                self.check_cause(upload, tick, "completed", |what, answer| {
                     let is_sure = matches!(answer, Answer::Applied { .. } | Answer::Superseded);
                     matches!(what, About::Complete { .. }) && is_sure
                 });
@@ -159,7 +159,7 @@ impl Checker<'_> {
                 .aborted()
                 .filter(|_| upload.of.is_some() && !monitor.calls.is_empty())
             {
-                self.owned(upload, tick, "aborted", |what, answer| {
+                self.check_cause(upload, tick, "aborted", |what, answer| {
                     matches!(what, About::Abort) && *answer == Answer::Done
                 });
             }
@@ -181,7 +181,7 @@ impl Checker<'_> {
 
     /// Checks that a call exists that may have ended the upload at this tick: its answer confirms
     /// the end, or its outcome is unknown.
-    fn owned(
+    fn check_cause(
         &mut self,
         upload: &Upload,
         tick: Tick,
@@ -264,14 +264,14 @@ impl Checker<'_> {
                     self.violated("I9", called, "acknowledged, but not durable");
                 }
             }
-            Answer::Failed(ErrorKind::Invalid) => self.refused(called, upload, at),
+            Answer::Failed(ErrorKind::Invalid) => self.check_refused(called, upload, at),
             _ => {}
         }
     }
 
     /// Checks that the upload took no parts at some moment of a refused call.
-    pub(super) fn refused(&mut self, called: &Called, upload: &Upload, at: Tick) {
-        let took_none = self.was(upload, called.at, at, |session| {
+    pub(super) fn check_refused(&mut self, called: &Called, upload: &Upload, at: Tick) {
+        let took_none = self.held_during(upload, called.at, at, |session| {
             !session.is_some_and(Session::is_open)
         });
         if !took_none {
@@ -285,7 +285,7 @@ impl Checker<'_> {
 
     /// Returns true if the upload record passes a test at some moment of a call. A record counts as
     /// absent after its deadline.
-    pub(super) fn was(
+    pub(super) fn held_during(
         &self,
         upload: &Upload,
         from: Tick,
@@ -360,7 +360,7 @@ impl Checker<'_> {
                 }
             }
             Answer::Failed(ErrorKind::Invalid) => {
-                let was_other = self.was(upload, called.at, at, |session| {
+                let was_other = self.held_during(upload, called.at, at, |session| {
                     match session.map(|session| &session.phase) {
                         Some(Phase::Completed { parts, .. }) => !same(parts),
                         Some(Phase::Aborted) | None => true,
@@ -416,7 +416,7 @@ impl Checker<'_> {
                         None | Some(Phase::Completed { .. }) => true,
                         Some(Phase::Open | Phase::Aborted) => false,
                     };
-                if !self.was(upload, called.at, at, is_over) {
+                if !self.held_during(upload, called.at, at, is_over) {
                     self.violated(
                         "sessions",
                         called,
@@ -434,14 +434,14 @@ impl Checker<'_> {
             Some(Phase::Open | Phase::Completed { .. }) => true,
             Some(Phase::Aborted) | None => false,
         };
-        let is_so = match answer {
-            Answer::Done => self.was(upload, called.at, at, is_known),
+        let was_possible = match answer {
+            Answer::Done => self.held_during(upload, called.at, at, is_known),
             Answer::Failed(ErrorKind::Invalid) => {
-                self.was(upload, called.at, at, |session| !is_known(session))
+                self.held_during(upload, called.at, at, |session| !is_known(session))
             }
             _ => true,
         };
-        if !is_so {
+        if !was_possible {
             self.violated(
                 "sessions",
                 called,

@@ -103,7 +103,8 @@ impl Controls {
                 .monitor
                 .violated("I11", "an engine opens over a foreign blob tier"),
             Err(error) if is_foreign && error.kind() == ErrorKind::Invalid => {}
-            // A fault of the index may strike before the tier is checked.
+            // An empty tier is `Unavailable`. So is a foreign tier if a fault of the index strikes
+            // before the tier is checked.
             Err(error) if error.kind() == ErrorKind::Unavailable => {}
             Err(error) => state.monitor.violated(
                 "I11",
@@ -162,7 +163,7 @@ impl Controls {
     /// [`ErrorKind::Unavailable`] after four hours of virtual time, and any error of
     /// [`Engine::health`] except an outage of the blob tier.
     pub async fn settle(&self, engine: &Engine) -> Result<()> {
-        self.rest(engine, async || drop(engine.settle().await))
+        self.wait_for_quiescence(engine, async || drop(engine.settle().await))
             .await
     }
 
@@ -171,11 +172,11 @@ impl Controls {
     /// # Errors
     /// As [`settle`](Self::settle).
     pub async fn settles_by_itself(&self, engine: &Engine) -> Result<()> {
-        self.rest(engine, async || ()).await
+        self.wait_for_quiescence(engine, async || ()).await
     }
 
     /// Waits for quiescence and calls `ask` in each round.
-    async fn rest(&self, engine: &Engine, ask: impl AsyncFn()) -> Result<()> {
+    async fn wait_for_quiescence(&self, engine: &Engine, ask: impl AsyncFn()) -> Result<()> {
         let begun = self.elapsed();
         loop {
             ask().await;
