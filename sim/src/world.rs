@@ -1,5 +1,5 @@
-//! What answers an [`Env`] in a simulated world: [`SimWorld`]. Time, chance, ids, tasks and
-//! blocking work, all of them functions of the seed.
+//! Implementation of [`World`], the backend of [`Env`], for a simulated world: [`SimWorld`]. Time,
+//! chance, ids, tasks and blocking work are functions of the seed.
 
 use std::io;
 use std::sync::Arc;
@@ -17,14 +17,14 @@ use crate::gate::{Gate, sleep};
 #[cfg(feature = "planted")]
 use crate::mutants;
 
-/// The world of one life.
+/// Backend of the [`Env`] of an incarnation.
 pub(crate) struct SimWorld {
     gate: Arc<Gate>,
     #[cfg(feature = "planted")]
     mutants: mutants::Mutants,
 }
 
-/// An [`Env`] in the world behind this gate.
+/// Creates an [`Env`] over this scheduler.
 pub(crate) fn env(gate: &Arc<Gate>) -> Env {
     Env::new(SimWorld {
         gate: Arc::clone(gate),
@@ -58,10 +58,12 @@ impl World for SimWorld {
         });
     }
 
-    /// Nobody can cancel it, and nobody waits for it but the world.
+    /// Runs blocking work as a task of the world. Like a real blocking call, the work can't be
+    /// cancelled.
     fn blocking(&self, work: Box<dyn FnOnce() + Send>) {
         let gate = Arc::clone(&self.gate);
         self.gate.spawn("blocking work", async move {
+            // The work itself is a single step: it can't be interrupted half-way.
             gate.pass("blocking work", String::new).await;
             work();
         });
@@ -71,8 +73,8 @@ impl World for SimWorld {
         self.spawn(task);
     }
 
-    /// Only real fjall asks for one, and the world waits for it whenever it gives it something to
-    /// do.
+    /// Starts a real thread. Only real fjall asks for threads, and the world waits for each request
+    /// it makes of them.
     #[expect(
         clippy::disallowed_methods,
         reason = "the thread is fjall's, and not part of the world"
@@ -90,9 +92,11 @@ impl World for SimWorld {
         }))
     }
 
+    /// Names the timeline lane of an actor. A restarted actor continues on its lane.
     fn actor_started(&self, kind: &'static str, number: Option<usize>) {
         let mut state = self.gate.machine().state();
-        // Uploads come and go: a few lanes, taken in turn, are enough to see them side by side.
+        // Uploads are short-lived and many. They share a few lanes in turn, enough to show
+        // concurrent ones next to each other.
         let number = number.or_else(|| (kind == "upload").then(|| state.next_upload()));
         let name = number.map_or_else(|| kind.to_owned(), |number| format!("{kind} {number}"));
         state.trace.name_lane(name, true);
@@ -118,6 +122,7 @@ impl World for SimWorld {
     }
 }
 
+/// Returns the name of a sync point in the timeline.
 const fn seam_name(seam: Seam) -> &'static str {
     match seam {
         Seam::UploadBeforeRecord => "upload: before record",
