@@ -185,7 +185,7 @@ impl Context {
     async fn look(&self, cure: Cure) -> Result<Option<Fate>> {
         let is_confirmed = match cure {
             Cure::Mend(object, mend) => {
-                let sight = Reader::of_index(self).sight(&object, &mend).await?;
+                let sight = Reader::of_index(&*self.index).sight(&object, &mend).await?;
                 mend.decide(&object, &sight, self.env.steady_now())
                     .is_some()
             }

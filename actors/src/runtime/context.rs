@@ -106,7 +106,7 @@ impl Context {
 
     /// Returns the durable state of an object.
     pub(crate) async fn standing(&self, id: &ObjectId) -> Result<Standing> {
-        Reader::of_index(self).standing(id).await
+        Reader::of_index(&*self.index).standing(id).await
     }
 
     /// The same, for whoever asks whether the object exists at `now`: one that has expired may have

@@ -10,8 +10,8 @@
 //! the index show every batch that its predecessor submitted. A shard lends its objects to commits
 //! that touch objects of several shards (`lock.rs`).
 
-use cenotaph_storage::decide::{self, Plan, Standing, Swap, SwapReply, SwapView};
-use cenotaph_storage::{ErrorKind, ObjectId, OperationId, Result, Seam, Version};
+use cenotaph_storage::decide::{self, Plan, Swap, SwapReply};
+use cenotaph_storage::{ObjectId, OperationId, Result, Seam};
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 use tokio::sync::oneshot;
 
@@ -133,23 +133,8 @@ impl Shard {
     }
 
     async fn plan_swap(&self, pending: &PendingWrites, swap: &Swap) -> Result<Plan<SwapReply>> {
-        let mut reader = Reader::new(&self.context, pending);
-        let (standing, is_unreadable) = match reader.standing(&swap.id).await {
-            Err(error) if error.kind() == ErrorKind::Corrupt && swap.replaces_unread() => {
-                tracing::warn!(%error, "a row that can't be read is replaced");
-                (Standing::Absent(Version::NONE), true)
-            }
-            standing => (standing?, false),
-        };
-        let change_is_live = match swap.change() {
-            Some(change) => reader.change(change).await?.is_some(),
-            None => true,
-        };
-        let view = SwapView {
-            standing,
-            is_unreadable,
-            change_is_live,
-        };
+        let mut reader = Reader::new(&*self.context.index, pending);
+        let view = reader.swap_view(swap).await?;
         let now = self.context.env.steady_now();
         let mut plan = swap.decide(&view, now);
         self.context.env.tamper_swap(swap, &view, now, &mut plan);
@@ -162,7 +147,7 @@ impl Shard {
         object: &ObjectId,
         change: OperationId,
     ) -> Result<Plan<bool>> {
-        let mut reader = Reader::new(&self.context, pending);
+        let mut reader = Reader::new(&*self.context.index, pending);
         let plan = match reader.change(change).await? {
             Some(recorded) => {
                 let standing = reader.standing(object).await?;
@@ -180,7 +165,7 @@ impl Shard {
         objects: &[ObjectId],
         granted: oneshot::Sender<Result<ShardLock>>,
     ) {
-        let mut reader = Reader::new(&self.context, pending);
+        let mut reader = Reader::new(&*self.context.index, pending);
         let mut standings = Vec::with_capacity(objects.len());
         for object in objects {
             match reader.standing(object).await {

@@ -7,9 +7,10 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use cenotaph_storage::decide::{
-    Mend, ReadSet, ReadValue, Seen, SeenEntry, SeenUpload, Sight, Standing, UploadMend,
+    Mend, ReadSet, ReadValue, Seen, SeenEntry, SeenUpload, Sight, Standing, Swap, SwapView,
+    UploadMend,
 };
-use cenotaph_storage::index::{Range, Table};
+use cenotaph_storage::index::{Index, Range, Table};
 use cenotaph_storage::rows::{
     Change, Filed, Row, Session, floor_key, part_key, parts_prefix, read_floor, read_part_key,
     session_key, write_floor,
@@ -18,7 +19,6 @@ use cenotaph_storage::{
     Error, ErrorKind, ObjectId, OperationId, PartNumber, Result, UploadId, Version,
 };
 
-use crate::runtime::context::Context;
 use crate::shard::pending_writes::PendingWrites;
 
 /// Parts read per page.
@@ -26,7 +26,7 @@ const PARTS_PAGE: usize = 2000;
 
 /// Reader of one decision.
 pub(crate) struct Reader<'a> {
-    context: &'a Context,
+    index: &'a dyn Index,
     /// Batches that are submitted and not durable; `None` where no shard submits any.
     pending: Option<&'a PendingWrites>,
     reads: ReadSet,
@@ -34,18 +34,18 @@ pub(crate) struct Reader<'a> {
 
 impl<'a> Reader<'a> {
     /// Creates a reader over the pending writes of a shard and the index.
-    pub(crate) fn new(context: &'a Context, pending: &'a PendingWrites) -> Self {
+    pub(crate) fn new(index: &'a dyn Index, pending: &'a PendingWrites) -> Self {
         Self {
-            context,
+            index,
             pending: Some(pending),
             reads: ReadSet::default(),
         }
     }
 
     /// Creates a reader over the index alone.
-    pub(crate) fn of_index(context: &'a Context) -> Self {
+    pub(crate) fn of_index(index: &'a dyn Index) -> Self {
         Self {
-            context,
+            index,
             pending: None,
             reads: ReadSet::default(),
         }
@@ -54,6 +54,26 @@ impl<'a> Reader<'a> {
     /// Returns all reads so far.
     pub(crate) fn into_reads(self) -> ReadSet {
         self.reads
+    }
+
+    /// Returns the state that the decision of a swap depends on.
+    pub(crate) async fn swap_view(&mut self, swap: &Swap) -> Result<SwapView> {
+        let (standing, is_unreadable) = match self.standing(&swap.id).await {
+            Err(error) if error.kind() == ErrorKind::Corrupt && swap.replaces_unread() => {
+                tracing::warn!(%error, "a row that can't be read is replaced");
+                (Standing::Absent(Version::NONE), true)
+            }
+            standing => (standing?, false),
+        };
+        let change_is_live = match swap.change() {
+            Some(change) => self.change(change).await?.is_some(),
+            None => true,
+        };
+        Ok(SwapView {
+            standing,
+            is_unreadable,
+            change_is_live,
+        })
     }
 
     /// Returns the state of an object.
@@ -144,7 +164,7 @@ impl<'a> Reader<'a> {
         upload: &UploadId,
     ) -> Result<BTreeMap<Bytes, Bytes>> {
         let prefix = parts_prefix(upload);
-        let snapshot = self.context.index.snapshot()?;
+        let snapshot = self.index.snapshot()?;
         let mut entries: BTreeMap<Bytes, Bytes> = BTreeMap::new();
         let mut range = Range::prefix(&prefix, PARTS_PAGE);
         loop {
@@ -176,7 +196,7 @@ impl<'a> Reader<'a> {
 
     /// Reads a key of the index.
     async fn entry(&mut self, table: Table, key: Bytes) -> Result<Option<Bytes>> {
-        let read = self.context.index.get(table, &key).await;
+        let read = self.index.get(table, &key).await;
         let value = match &read {
             Ok(value) => as_read(value.as_ref()),
             Err(error) if error.kind() == ErrorKind::Corrupt => ReadValue::Unreadable,
@@ -299,3 +319,6 @@ fn broken<T>(error: Error, seen: T) -> Result<T> {
         Err(error)
     }
 }
+
+#[cfg(test)]
+mod tests;

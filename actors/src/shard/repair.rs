@@ -16,7 +16,7 @@ impl Shard {
         object: &ObjectId,
         mend: &Mend,
     ) -> Result<Option<Plan<bool>>> {
-        let mut reader = Reader::new(&self.context, pending);
+        let mut reader = Reader::new(&*self.context.index, pending);
         let sight = reader.sight(object, mend).await?;
         let plan = mend.decide(object, &sight, self.context.env.steady_now());
         Ok(plan.map(|plan| plan.based_on(reader.into_reads())))
@@ -28,7 +28,7 @@ impl Shard {
         (object, upload): (&ObjectId, &UploadId),
         mend: &UploadMend,
     ) -> Result<Option<Plan<bool>>> {
-        let mut reader = Reader::new(&self.context, pending);
+        let mut reader = Reader::new(&*self.context.index, pending);
         let seen = reader.seen_upload((object, upload), mend).await?;
         let plan = mend.decide(object, upload, &seen, self.context.env.steady_now());
         Ok(plan.map(|plan| plan.based_on(reader.into_reads())))

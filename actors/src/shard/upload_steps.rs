@@ -75,7 +75,7 @@ impl Shard {
         pending: &PendingWrites,
         step: &SessionSwap,
     ) -> Result<Plan<Option<Written>>> {
-        let mut reader = Reader::new(&self.context, pending);
+        let mut reader = Reader::new(&*self.context.index, pending);
         let view = view(&mut reader, step).await?;
         let mut plan = step.decide(&view, self.context.env.steady_now());
         self.context.env.tamper_step(step, &view, &mut plan);
@@ -84,7 +84,7 @@ impl Shard {
 }
 
 /// Reads the state that the decision depends on.
-async fn view(reader: &mut Reader<'_>, step: &SessionSwap) -> Result<SessionView> {
+pub(super) async fn view(reader: &mut Reader<'_>, step: &SessionSwap) -> Result<SessionView> {
     let key = session_key(&step.id, &step.upload);
     let is_pending = reader.is_pending_upload(&key);
     let record = reader.upload_entry(key.into()).await?;

@@ -1,0 +1,343 @@
+//! The read set of a decision is everything that its reader asked for.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use cenotaph_storage::decide::{
+    Expected, Mutation, PartRules, Plan, Precondition, Selection, SessionMutation, SessionSwap,
+};
+use cenotaph_storage::index::{Batch, Completion, IndexStats, Page, Snapshot};
+use cenotaph_storage::rows::{
+    Attributes, BlockChecksums, Extent, Manifest, Phase, expiry_key, expiry_value,
+};
+use cenotaph_storage::{Checksum, Epoch, RevisionId, Timestamp};
+use futures::FutureExt;
+use futures::future::BoxFuture;
+
+use super::*;
+use crate::shard::upload_steps::view;
+
+type Entries = BTreeMap<(Table, Bytes), Bytes>;
+type Asked = BTreeMap<(Table, Bytes), Option<Bytes>>;
+
+/// An index in memory that records every read of a key.
+#[derive(Clone, Default)]
+struct Recording {
+    entries: Arc<Mutex<Entries>>,
+    asked: Arc<Mutex<Asked>>,
+}
+
+impl Recording {
+    fn apply(&self, batch: Batch) {
+        let mut entries = self.entries.lock().unwrap();
+        for (table, key, value) in batch.into_changes() {
+            match value {
+                Some(value) => entries.insert((table, key), value),
+                None => entries.remove(&(table, key)),
+            };
+        }
+    }
+
+    fn value(&self, table: Table, key: &[u8]) -> Option<Bytes> {
+        let key = (table, Bytes::copy_from_slice(key));
+        let value = self.entries.lock().unwrap().get(&key).cloned();
+        self.asked.lock().unwrap().insert(key, value.clone());
+        value
+    }
+
+    /// Asserts that the read set holds exactly the keys that were asked for since the last call.
+    fn assert_noted(&self, reads: &ReadSet) -> usize {
+        let asked = std::mem::take(&mut *self.asked.lock().unwrap());
+        let noted: Asked = reads
+            .entries()
+            .iter()
+            .map(|entry| {
+                let value = match &entry.value {
+                    ReadValue::Absent => None,
+                    ReadValue::Value(value) => Some(value.clone()),
+                    ReadValue::Unreadable => panic!("{entry:?}"),
+                };
+                ((entry.table, entry.key.clone()), value)
+            })
+            .collect();
+        assert_eq!(noted, asked);
+        noted.len()
+    }
+}
+
+impl Snapshot for Recording {
+    fn get<'a>(&'a self, table: Table, key: &'a [u8]) -> BoxFuture<'a, Result<Option<Bytes>>> {
+        Box::pin(std::future::ready(Ok(self.value(table, key))))
+    }
+
+    fn scan(&self, table: Table, range: Range) -> BoxFuture<'_, Result<Page>> {
+        let entries = self.entries.lock().unwrap().clone();
+        let within = entries
+            .into_iter()
+            .filter(|((of, key), _)| {
+                *of == table
+                    && std::ops::RangeBounds::contains(
+                        &(range.start.clone(), range.end.clone()),
+                        key,
+                    )
+            })
+            .map(|((_, key), value)| (key, value));
+        let page: Page = within.take(range.limit).collect();
+        for (key, _) in &page {
+            self.value(table, key);
+        }
+        Box::pin(std::future::ready(Ok(page)))
+    }
+}
+
+impl Index for Recording {
+    fn submit(&self, batch: Batch, completion: Completion) {
+        self.apply(batch);
+        completion(Ok(()));
+    }
+
+    fn get<'a>(&'a self, table: Table, key: &'a [u8]) -> BoxFuture<'a, Result<Option<Bytes>>> {
+        Snapshot::get(self, table, key)
+    }
+
+    fn snapshot(&self) -> Result<Box<dyn Snapshot>> {
+        Ok(Box::new(self.clone()))
+    }
+
+    fn watch(&self, _: Duration) {}
+
+    fn poisoned(&self) -> Option<Error> {
+        None
+    }
+
+    fn stats(&self) -> IndexStats {
+        IndexStats::default()
+    }
+
+    fn close(&self) -> BoxFuture<'static, Result<()>> {
+        Box::pin(std::future::ready(Ok(())))
+    }
+}
+
+fn id() -> ObjectId {
+    ObjectId::try_from("k").unwrap()
+}
+
+fn at(millis: u64) -> Timestamp {
+    Timestamp::from_millis(millis)
+}
+
+fn operation(number: u8) -> OperationId {
+    OperationId::from_slice(&[number; 16]).unwrap()
+}
+
+fn revision(number: u8) -> RevisionId {
+    RevisionId::from_slice(&[number; 16]).unwrap()
+}
+
+fn extent(number: u8) -> Extent {
+    Extent {
+        revision: revision(number),
+        bytes: 5,
+        checksum: Checksum::new(1),
+    }
+}
+
+fn swap(number: u8, mutation: Mutation) -> Swap {
+    Swap {
+        id: id(),
+        operation: operation(number),
+        precondition: Precondition::None,
+        mutation,
+    }
+}
+
+fn inline(number: u8) -> Swap {
+    swap(
+        number,
+        Mutation::Inline {
+            payload: Bytes::from_static(b"x"),
+            attributes: Attributes::default(),
+        },
+    )
+}
+
+fn tombstone(number: u8) -> Swap {
+    swap(
+        number,
+        Mutation::Tombstone {
+            manifest: Manifest::of(extent(number)),
+            checksum: None,
+            blocks: vec![BlockChecksums::default()],
+            attributes: Attributes::default(),
+            expected: Expected::NoTombstone,
+        },
+    )
+}
+
+/// Plans a swap on an index without pending writes.
+fn plan(index: &Recording, swap: &Swap) -> Plan<cenotaph_storage::decide::SwapReply> {
+    let mut reader = Reader::of_index(index);
+    let view = reader.swap_view(swap).now_or_never().unwrap().unwrap();
+    swap.decide(&view, at(5)).based_on(reader.into_reads())
+}
+
+#[test]
+fn plan_of_a_swap_holds_every_read() {
+    let index = Recording::default();
+    assert_eq!(
+        index.assert_noted(&plan(&index, &inline(1)).reads),
+        2,
+        "row and last version"
+    );
+    index.apply(plan(&index, &inline(1)).batch);
+    index.asked.lock().unwrap().clear();
+    for (swap, reads) in [
+        (inline(2), 1),
+        (swap(2, Mutation::Delete), 1),
+        (swap(2, Mutation::Expire), 1),
+        (tombstone(2), 2),
+    ] {
+        let plan = plan(&index, &swap);
+        assert_eq!(index.assert_noted(&plan.reads), reads, "{swap:?}");
+    }
+    index.apply(plan(&index, &swap(2, Mutation::Delete)).batch);
+    index.asked.lock().unwrap().clear();
+    assert_eq!(
+        index.assert_noted(&plan(&index, &inline(3)).reads),
+        2,
+        "a deleted object"
+    );
+}
+
+#[test]
+fn pending_writes_are_read_as_the_index_will_hold_them() {
+    for first in [inline(1), tombstone(1), swap(1, Mutation::Delete)] {
+        let index = Recording::default();
+        index.apply(cenotaph_storage::decide::record(
+            operation(1),
+            &Change {
+                epoch: Epoch::new(1),
+                started: at(1),
+                object: id(),
+                revisions: vec![revision(1)],
+            },
+        ));
+        index.apply(plan(&index, &inline(9)).batch);
+        let planned = plan(&index, &first);
+        let mut pending = PendingWrites::default();
+        pending.record(&planned);
+        let second = Swap {
+            operation: operation(1),
+            ..tombstone(2)
+        };
+        let mut reader = Reader::new(&index, &pending);
+        reader.swap_view(&second).now_or_never().unwrap().unwrap();
+        let early = reader.into_reads();
+        // The same reads once the batch is durable.
+        index.apply(planned.batch);
+        let mut reader = Reader::of_index(&index);
+        reader.swap_view(&second).now_or_never().unwrap().unwrap();
+        assert_eq!(early, reader.into_reads(), "{first:?}");
+    }
+}
+
+fn step(number: u8, mutation: SessionMutation) -> SessionSwap {
+    SessionSwap {
+        id: id(),
+        upload: UploadId::new(at(1), [7, 7]),
+        operation: operation(number),
+        mutation,
+    }
+}
+
+fn part(number: u8) -> SessionMutation {
+    SessionMutation::Part {
+        number: PartNumber::new(u32::from(number)).unwrap(),
+        part: cenotaph_storage::rows::Part {
+            extent: extent(number),
+            etag: cenotaph_storage::PartEtag::new(1),
+            uploaded: at(1),
+        },
+        blocks: BlockChecksums::default(),
+    }
+}
+
+#[test]
+fn plan_of_an_upload_step_holds_every_read() {
+    let index = Recording::default();
+    let record = Session {
+        initiated: at(1),
+        expires_at: at(1000),
+        attributes: Attributes::default(),
+        precondition: Precondition::None,
+        phase: Phase::Open,
+    };
+    let complete = SessionMutation::Complete {
+        parts: Selection::All,
+        expected: Expected::NoTombstone,
+        precondition: Precondition::None,
+        rules: PartRules {
+            bytes_min: 0,
+            total_bytes_max: 1000,
+        },
+        kept_for: Duration::from_secs(1),
+    };
+    // Record, row and last version; a part also reads the filed part and its change, an end reads
+    // both parts.
+    let steps = [
+        (step(1, SessionMutation::Initiate(record)), 3),
+        (step(2, part(2)), 5),
+        (step(3, part(3)), 5),
+        (step(4, complete), 5),
+        (step(5, SessionMutation::Expire), 2),
+    ];
+    for (step, expected) in steps {
+        if let SessionMutation::Part { part, .. } = &step.mutation {
+            let change = Change {
+                epoch: Epoch::new(1),
+                started: at(1),
+                object: id(),
+                revisions: vec![part.extent.revision],
+            };
+            index.apply(cenotaph_storage::decide::record(step.operation, &change));
+        }
+        let mut reader = Reader::of_index(&index);
+        let view = view(&mut reader, &step).now_or_never().unwrap().unwrap();
+        let plan = step.decide(&view, at(5)).based_on(reader.into_reads());
+        plan.reply.as_ref().unwrap();
+        assert_eq!(index.assert_noted(&plan.reads), expected, "{step:?}");
+        index.apply(plan.batch);
+    }
+}
+
+#[test]
+fn plan_of_a_repair_holds_every_read() {
+    let index = Recording::default();
+    index.apply(plan(&index, &inline(1)).batch);
+    let mut stray = Batch::new();
+    stray.put(Table::Expiry, expiry_key(at(7), &id()), expiry_value());
+    index.apply(stray);
+    index.asked.lock().unwrap().clear();
+    let repairs = [
+        (Mend::Expiry { deadline: at(7) }, 2),
+        (Mend::Floor, 2),
+        (Mend::Excise, 1),
+    ];
+    for (repair, expected) in repairs {
+        let mut reader = Reader::of_index(&index);
+        let sight = reader
+            .sight(&id(), &repair)
+            .now_or_never()
+            .unwrap()
+            .unwrap();
+        let is_confirmed = repair.decide(&id(), &sight, at(5)).is_some();
+        assert_eq!(is_confirmed, matches!(repair, Mend::Expiry { .. }));
+        assert_eq!(
+            index.assert_noted(&reader.into_reads()),
+            expected,
+            "{repair:?}"
+        );
+    }
+}
