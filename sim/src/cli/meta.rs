@@ -24,9 +24,7 @@ pub(crate) fn meta(seeds: &Seeds) -> io::Result<bool> {
         if second.ok().as_ref() != Some(&first) {
             different += 1;
             progress.suspend(|| {
-                line(format_args!(
-                    "two runs in this process differ: seed={seed}"
-                ));
+                line(format_args!("two runs in this process differ: seed={seed}"));
             });
         }
         here.push_str(&first);
