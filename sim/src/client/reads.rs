@@ -141,7 +141,8 @@ impl Client {
                 let last = page.entries.last().map(|entry| entry.name().to_owned());
                 if page.next.is_some() && page.next != last {
                     return self.contradiction(format!(
-                        "the next page does not start after the last entry: next={:?} last={last:?}",
+                        "the next page does not start after the last entry: next={:?} \
+                         last={last:?}",
                         page.next
                     ));
                 }
