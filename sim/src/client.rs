@@ -65,12 +65,14 @@ impl Client {
 
     /// Performs an operation and returns its answer. `write` is a number that no other call has.
     pub(crate) async fn perform(&self, op: &Op, write: u64) -> Answer {
+        // A batch and a step of an upload record their own calls.
         if let Op::Batch { puts } = op {
             return self.batch(puts, write).await;
         }
         if let Op::Multipart { slot, step } = op {
             return self.step(*slot, step, write).await;
         }
+        // Reading the head for the demand is a call, too, and must end before this call starts.
         let demand = self.demand(op).await;
         let (call, text) = described(
             op,
@@ -99,6 +101,7 @@ impl Client {
                     format!("no answer after {PATIENCE:?}: call={call:?}"),
                 );
                 state.report_violations();
+                // Like a dropped call, it may or may not take effect.
                 Answer::Cancelled
             }
         };
@@ -183,22 +186,16 @@ impl Client {
                     .await
             }
             Op::Atomic { pieces } => self.atomic(pieces, write).await,
-            Op::Copy {
+            &Op::Copy {
                 from,
                 to,
                 if_absent,
-            } => {
-                self.copy(object_id(*from), object_id(*to), *if_absent)
-                    .await
-            }
-            Op::Rename {
+            } => self.copy(object_id(from), object_id(to), if_absent).await,
+            &Op::Rename {
                 from,
                 to,
                 if_absent,
-            } => {
-                self.rename(object_id(*from), object_id(*to), *if_absent)
-                    .await
-            }
+            } => self.rename(object_id(from), object_id(to), if_absent).await,
             Op::Delete {
                 object,
                 dropped_after_ms,
@@ -302,6 +299,7 @@ impl Client {
                 {
                     Some(outcome) => outcome,
                     None => {
+                        // The put future is dropped. From now on, its stream must not be polled.
                         watch.mark_dropped();
                         return Answer::Cancelled;
                     }

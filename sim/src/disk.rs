@@ -148,6 +148,7 @@ impl Disk {
         state.pending.clear();
         let mut tail = std::mem::take(&mut state.tail);
         if !tail.is_empty() {
+            // Every length is possible, including none and all.
             let kept = state.chance.index(tail.len() + 1);
             tail.truncate(kept);
             if kept > 0 && state.chance.hits(DAMAGED) {
@@ -160,6 +161,7 @@ impl Disk {
             .batches
             .iter()
             .for_each(|batch| state.synced.apply(batch));
+        // After the crash, only the surviving batches are visible, with or without the planted bug.
         if state.unsynced.is_some() {
             state.unsynced = Some(state.synced.clone());
         }

@@ -205,6 +205,7 @@ impl Link {
         let flight = machine
             .strikes(Fault::BlobLate, || path.to_owned())
             .then(|| self.fly(path, content.clone()));
+        // Half of the late effects are of calls that time out. The other half race with their call.
         if flight.is_some() && machine.below(2) == 0 {
             self.0.pass("blob close", || path.to_owned()).await;
             return Err(Error::new(
@@ -254,6 +255,7 @@ impl Link {
                 .trace
                 .name_lane("network".to_owned(), false);
             sleep(due.saturating_sub(link.machine().elapsed())).await;
+            // The world may crash here. The flight then continues in the next incarnation.
             link.0.pass("blob lands late", String::new).await;
             link.machine().flight_lands(number);
         });
@@ -263,6 +265,7 @@ impl Link {
     async fn delete(&self, path: &str) -> Result<()> {
         self.request("blob delete", path).await?;
         self.may_hang(path).await;
+        // An empty mount point reports an absent blob, which must not count as deleted.
         if self.is_away(path) {
             return if self.machine().state().strict_deletes {
                 Err(Self::away(ErrorKind::NotFound))
@@ -302,6 +305,7 @@ impl Link {
             return Err(Self::away(ErrorKind::NotFound));
         }
         let machine = self.machine();
+        // A hidden blob stays hidden for a while, so that a retry does not find it at once.
         if machine.blobs.is_hidden(path, machine.elapsed()) {
             machine.state().struck(Fault::BlobNotFound, path.to_owned());
         } else if machine.strikes(Fault::BlobNotFound, || path.to_owned()) {

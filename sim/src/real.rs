@@ -107,6 +107,7 @@ impl RealDisk {
         }
         // The channel ends after the last callback has dropped its sender.
         drop(sender);
+        // Batches commit in order, and none after a failed batch.
         let durable = outcomes
             .into_iter()
             .take_while(std::result::Result::is_ok)

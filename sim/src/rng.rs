@@ -41,7 +41,8 @@ impl Rng {
 
     /// Returns a number below `limit`, or 0 if the limit is 0.
     pub fn below(&mut self, limit: u64) -> u64 {
-        // The bias of at most `limit / 2^64` has no influence on a simulation.
+        // The bias of at most `limit / 2^64` has no influence on a simulation. The upper half of
+        // the product is below the limit, without a division.
         let wide = u128::from(self.next_u64()) * u128::from(limit);
         u64::try_from(wide >> 64).expect("the upper half fits")
     }

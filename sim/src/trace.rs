@@ -165,6 +165,7 @@ impl Trace {
     /// Returns the lane of the current task.
     fn lane(&mut self) -> Lane {
         let Some(task) = task::try_id() else {
+            // Code outside of a task belongs to the world.
             return Lane(0);
         };
         if let Some(&lane) = self.of_task.get(&task) {

@@ -69,6 +69,8 @@ impl BlockHasher {
     /// # Panics
     /// If an earlier block was shorter than [`BLOCK_BYTES`], or if this block is longer.
     pub fn block(&mut self, block: &[u8]) {
+        // A short block before the end would shift the limits of all later blocks, and their
+        // checksums would match no read.
         assert!(
             self.bytes.is_multiple_of(BLOCK_BYTES as u64) && block.len() <= BLOCK_BYTES,
             "only the last block may be short: hashed={} next={}",

@@ -95,6 +95,7 @@ impl FromStr for Digest {
                 bytes_of_hex(hex).map(|bytes| Self::Crc64Nvme(u64::from_be_bytes(bytes)))
             }
             "sha256" => bytes_of_hex(hex).map(Self::Sha256),
+            // `bytes_of_hex` accepts the exact number of digits of the algorithm only.
             _ => None,
         };
         text.split_once(':').and_then(read).ok_or_else(|| {
@@ -115,6 +116,7 @@ pub struct Verifier {
 
 /// State of the running computation.
 enum State {
+    // Boxed, because the states of these hashes are much larger than those of the CRCs.
     Md5(Box<Md5>),
     Crc32c(Crc),
     Crc64Nvme(Crc),

@@ -223,6 +223,7 @@ impl Env {
 
     /// Returns a random duration below `limit`.
     pub fn jitter(&self, limit: Duration) -> Duration {
+        // The remainder is slightly biased, which does not matter for jitter.
         let limit_ns = u64::try_from(limit.as_nanos()).unwrap_or(u64::MAX).max(1);
         Duration::from_nanos(self.random_u64() % limit_ns)
     }
@@ -251,6 +252,7 @@ impl Env {
         let mut random = [0; 10];
         random[..8].copy_from_slice(&self.random_u64().to_le_bytes());
         random[8..].copy_from_slice(&self.random_u64().to_le_bytes()[..2]);
+        // The steady time keeps later ids above earlier ids when the clock is set back.
         uuid::Builder::from_unix_timestamp_millis(self.steady_now().as_millis(), &random)
             .into_uuid()
     }
@@ -286,8 +288,10 @@ impl Env {
     ) -> Result<T> {
         let (sender, receiver) = oneshot::channel();
         self.world.offload(Box::pin(async move {
+            // The send fails if the caller is gone. The task was still carried out.
             let _ = sender.send(task.await);
         }));
+        // The sender is dropped without a value if the task panics or never runs.
         receiver.await.map_err(|_| {
             Error::new(
                 ErrorKind::Unavailable,
@@ -307,6 +311,7 @@ impl Env {
         work: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T> {
         let (sender, receiver) = oneshot::channel();
+        // The send fails if the caller is gone. The work was still carried out.
         self.world
             .blocking(Box::new(move || drop(sender.send(work()))));
         receiver.await.map_err(|_| {
@@ -370,6 +375,7 @@ impl Env {
 
     /// Passes a sync point. See [`World::pass`].
     pub async fn pass(&self, seam: Seam) {
+        // The real world returns `None`, so that a sync point costs no poll.
         if let Some(held) = self.world.pass(seam) {
             held.await;
         }

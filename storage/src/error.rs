@@ -143,6 +143,7 @@ pub enum Reason {
 /// assert!(error.is_retryable());
 /// assert_eq!(error.to_string(), "put: overloaded: too many uploads at once");
 /// ```
+// Boxed, so that a `Result` stays small.
 #[derive(Clone)]
 pub struct Error(Box<Inner>);
 
@@ -153,6 +154,7 @@ struct Inner {
     id: Option<ObjectId>,
     reason: Option<Reason>,
     message: String,
+    // Shared, because the errors of libraries cannot be cloned.
     source: Option<Arc<dyn StdError + Send + Sync + 'static>>,
 }
 
@@ -216,6 +218,8 @@ impl Error {
     /// Returns `true` if the call may be repeated unchanged: nothing was committed, and the cause
     /// may be temporary.
     pub fn is_retryable(&self) -> bool {
+        // Not `Indeterminate`: the write may have been committed, and would be committed twice. Not
+        // `Conflict`: the same precondition fails again.
         matches!(self.0.kind, ErrorKind::Overloaded | ErrorKind::Unavailable)
     }
 }

@@ -65,6 +65,7 @@ impl Namespace {
     pub fn with_scope(mut self, scope: &str, value: &str) -> Result<Self> {
         check_part("scope", scope)?;
         check_part("scope value", value)?;
+        // Every scope adds a slash, and no part contains one.
         if self.0.matches('/').count() == NAMESPACE_SCOPES_MAX {
             return Err(invalid(format!(
                 "too many scopes: max={NAMESPACE_SCOPES_MAX}"
@@ -172,6 +173,7 @@ fn invalid(message: String) -> Error {
 /// ```
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ObjectId {
+    // The first field decides the derived order.
     /// `namespace 0x00 key`, as stored and ordered by the index.
     encoded: Bytes,
     /// Offset of the key in `encoded`.
@@ -281,6 +283,7 @@ impl Serialize for ObjectId {
 
 impl<'de> Deserialize<'de> for ObjectId {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        // Stored bytes are validated like user input, because the index may be damaged.
         let encoded = <Vec<u8>>::deserialize(deserializer)?;
         Self::decode(&encoded).map_err(serde::de::Error::custom)
     }

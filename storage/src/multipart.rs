@@ -46,6 +46,7 @@ impl UploadId {
     pub fn new(now: Timestamp, random: [u64; 2]) -> Self {
         let mut bytes = [0; UPLOAD_ID_BYTES];
         let millis = now.as_millis().min(TIME_MAX_MILLIS);
+        // The clamped time has no bits in its upper two bytes.
         bytes[..TIME_BYTES].copy_from_slice(&millis.to_be_bytes()[8 - TIME_BYTES..]);
         bytes[TIME_BYTES..TIME_BYTES + 8].copy_from_slice(&random[0].to_be_bytes());
         bytes[TIME_BYTES + 8..].copy_from_slice(&random[1].to_be_bytes());
@@ -244,6 +245,7 @@ impl FromStr for PartEtag {
 /// Decodes lower-case hexadecimal digits. Returns `None` if the text has other characters or
 /// another length.
 pub(crate) fn bytes_of_hex<const N: usize>(text: &str) -> Option<[u8; N]> {
+    // Lower case only, so that every value has a single text form.
     let digit = |byte: u8| match byte {
         b'0'..=b'9' => Some(byte - b'0'),
         b'a'..=b'f' => Some(byte - b'a' + 10),

@@ -70,9 +70,11 @@ impl ByteRange {
                 let message = format!("the range ends before it starts: start={start} end={end}");
                 Err(Error::new(ErrorKind::Invalid, "read", message))
             }
+            // An empty range needs a valid offset and no byte.
             Self::Bounded { start, end } if start == end && start <= total => Ok(start..end),
             Self::Bounded { start, end } => starting_at(start, end.min(total), total),
             Self::From(start) => starting_at(start, total, total),
+            // An object with fewer bytes is returned whole.
             Self::Last(bytes) => Ok(total.saturating_sub(bytes)..total),
         }
     }

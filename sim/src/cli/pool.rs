@@ -48,6 +48,7 @@ pub(crate) fn run_all(
         for _ in 0..jobs {
             scope.spawn(|| {
                 while !enough.load(Ordering::Relaxed) {
+                    // Relaxed order suffices: the counter protects no other memory.
                     let seed = next.fetch_add(1, Ordering::Relaxed);
                     if seed >= seeds.end {
                         break;
@@ -69,7 +70,8 @@ pub(crate) fn run_all(
                         continue;
                     };
                     total.add(seed, &report);
-                    // `after` may shrink a failing plan for minutes; the other threads go on.
+                    // `after` may shrink a failing plan, which takes many runs. Other threads must
+                    // not wait for it.
                     drop(total);
                     if !after(seed, &report) {
                         enough.store(true, Ordering::Relaxed);
@@ -79,6 +81,7 @@ pub(crate) fn run_all(
         }
     });
     let mut total = total.into_inner().unwrap_or_else(PoisonError::into_inner);
+    // The threads finish in any order.
     total.failures.sort_by_key(|(seed, _)| *seed);
     total
 }

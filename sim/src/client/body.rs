@@ -63,6 +63,7 @@ pub(super) fn body(write: u64, bytes: u64, shape: Shape, watch: DropWatch) -> Bo
 
 /// Creates a stream of `all` in chunks, each after a pause. Its last item is an error if `fails`.
 fn chunks(all: &Bytes, chunk: u64, pause_ms: u64, fails: bool, watch: DropWatch) -> Body {
+    // At least 1, because a shrunk plan may have chunks of 0 bytes.
     let chunk = usize::try_from(chunk).unwrap_or(usize::MAX).max(1);
     let mut parts: Vec<std::io::Result<Bytes>> = (0..all.len())
         .step_by(chunk)

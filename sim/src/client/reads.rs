@@ -29,6 +29,8 @@ impl Client {
             Ok(None) => return Answer::Absent,
             Err(error) => return failed(&error),
         };
+        // From here until the answer, the model reports the deletion of a blob that this read
+        // needs.
         let opened = {
             let mut state = self.machine.state();
             state.monitor.reads(
@@ -138,6 +140,8 @@ impl Client {
         }
         match list.await {
             Ok(page) => {
+                // The next page must start after the last entry. Otherwise, names are lost or
+                // repeated.
                 let last = page.entries.last().map(|entry| entry.name().to_owned());
                 if page.next.is_some() && page.next != last {
                     return self.contradiction(format!(
@@ -148,6 +152,7 @@ impl Client {
                 }
                 let name = |entry: &Entry| match entry {
                     Entry::Object(head) => (head.id.encoded().clone(), head.version.get()),
+                    // Prefixes have no version. No object has version 0.
                     Entry::Prefix(prefix) => (Bytes::from(format!("default\0{prefix}")), 0),
                 };
                 let entries = page.entries.iter().map(name).collect();
@@ -165,6 +170,7 @@ impl Client {
         match self
             .engine
             .list("")
+            // Small pages, so that other writes run between them.
             .limit(3)
             .stream()
             .try_collect::<Vec<_>>()

@@ -214,6 +214,7 @@ impl Client {
             match initiate.precondition(precondition(&demand)).await {
                 Ok(upload) => {
                     let id = upload.upload_id();
+                    // The slot keeps no upload whose start was not acknowledged: its id is unknown.
                     self.slots.begun(
                         slot,
                         Known {
@@ -266,6 +267,7 @@ impl Client {
         match which {
             Which::Ours => {}
             Which::Forged => {
+                // The id stays well-formed and differs in its last digit.
                 let last = if id.ends_with('0') { "1" } else { "0" };
                 id.replace_range(id.len() - 1.., last);
             }
@@ -445,6 +447,7 @@ impl Client {
                 .engine
                 .list_uploads("")
                 .namespace(namespace)
+                // Small pages, so that aborts change the listing between them.
                 .limit(2)
                 .stream();
             for info in uploads.try_collect::<Vec<_>>().await? {

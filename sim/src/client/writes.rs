@@ -94,6 +94,7 @@ impl Client {
         self.answered(number, answer.clone());
         match (when, answer) {
             (When::Version, Answer::Found(found)) => Demand::Version(found.version),
+            // Version 1 has no predecessor.
             (When::Stale, Answer::Found(found)) if found.version > 1 => {
                 Demand::Version(found.version - 1)
             }
@@ -105,6 +106,7 @@ impl Client {
     /// Updates an object with a function that may pause, decide anything, or fail.
     pub(super) async fn update(&self, id: ObjectId, update: UpdateOf) -> Answer {
         let updated = self.engine.update(id, |current| {
+            // 0 if the object is absent.
             let saw = current.as_ref().map_or(0, |object| object.version().get());
             async move {
                 if update.pause_ms > 0 {
@@ -287,6 +289,7 @@ fn decided(update: UpdateOf, saw: u64) -> Result<Update, std::io::Error> {
     match update.fate {
         Fate::Put => {
             let mut attributes = attributes(update.write, update.lifetime);
+            // A check compares this version with the predecessor of the written version.
             attributes.custom.insert(SAW.to_owned(), saw.to_string());
             let body = Body::from(payload(update.write, update.bytes));
             Ok(Candidate::new(body).attributes(attributes).into())

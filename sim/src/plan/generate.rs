@@ -198,6 +198,7 @@ fn mix(rng: &mut Rng) -> Mix {
         14, 12, 2, 6, 2, 1, 1, 1, 4, 1, 1, 1, 4, 2, 2, 2, 1, 2, 3, 1, 1, 1, 1,
     ]);
     weights[UPLOADS..].copy_from_slice(&uploads::WEIGHTS);
+    // The first two are put and get.
     for weight in weights.iter_mut().skip(2) {
         if rng.below(3) == 0 {
             *weight = 0;

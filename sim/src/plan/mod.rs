@@ -336,6 +336,7 @@ impl Span {
     pub(crate) fn of(self, size: u64) -> Range<u64> {
         match self {
             Self::All => 0..size,
+            // Never ends before its start, even if it is not satisfiable.
             Self::Between(start, end) => start..end.min(size).max(start),
             Self::From(start) => start..size,
             Self::Last(bytes) => size.saturating_sub(bytes)..size,
@@ -347,6 +348,7 @@ impl Span {
         match self {
             Self::All | Self::Last(_) => true,
             Self::Between(start, end) => {
+                // An empty range needs no byte, and an empty object accepts ranges from 0.
                 start < size || (start == end && start <= size) || (start == 0 && size == 0)
             }
             Self::From(start) => start < size || (start == 0 && size == 0),

@@ -105,6 +105,7 @@ impl PlanTree {
     fn without(&self, cut: Cut) -> Option<Plan> {
         let mut plan = self.plan.clone();
         match cut {
+            // The client remains without operations, so that the numbers of others do not change.
             Cut::Client(client) => drop(std::mem::take(plan.clients.get_mut(client)?)),
             Cut::Ops(client, some, end) => {
                 let ops = plan
@@ -118,6 +119,7 @@ impl PlanTree {
             Cut::Fault(fault) => plan.faults.set(fault, Odds::NEVER),
             Cut::Delays => plan.schedule.delay = Odds::NEVER,
         }
+        // A cut without effect needs no run.
         (plan != self.plan).then_some(plan)
     }
 }

@@ -143,6 +143,7 @@ fn quote(out: &mut String, text: &str) {
             '"' => out.push_str("\\\""),
             '\\' => out.push_str("\\\\"),
             '<' | '>' | '&' | '\u{2028}' | '\u{2029}' | '\u{feff}' => spell(out, c),
+            // Also those that JSON allows, such as DEL.
             c if c.is_control() => spell(out, c),
             c => out.push(c),
         }

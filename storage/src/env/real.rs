@@ -113,6 +113,7 @@ struct BlockingThreads(Option<tokio::runtime::Runtime>);
 
 impl BlockingThreads {
     fn new(name: &str, most: usize) -> io::Result<Self> {
+        // This kind of runtime has no worker threads. Only its blocking pool is used.
         let mut builder = tokio::runtime::Builder::new_current_thread();
         builder
             .thread_name(name)
@@ -157,7 +158,8 @@ impl World for Real {
             return Box::pin(tokio::task::yield_now());
         }
         let _within = self.runtime.enter();
-        // A timer panics if the runtime shuts down during the sleep.
+        // A timer panics if the runtime shuts down during the sleep. The sleep then ends early
+        // instead.
         Box::pin(
             AssertUnwindSafe(system::sleep(duration))
                 .catch_unwind()

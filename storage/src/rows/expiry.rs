@@ -52,6 +52,7 @@ fn key(expires_at: Timestamp, of: &[u8]) -> Bytes {
 
 /// Returns the exclusive upper bound of the keys of all entries that are due at `now`.
 pub fn expiry_end(now: Timestamp) -> Bytes {
+    // Entries at `now` itself are due, so that the bound is the next millisecond.
     Bytes::copy_from_slice(&now.as_millis().saturating_add(1).to_be_bytes())
 }
 
@@ -63,6 +64,7 @@ pub fn read_expiry_key(key: &[u8]) -> Result<(Timestamp, Due)> {
     let malformed = || corrupt("expiry entry", "malformed key");
     let (deadline, of) = key.split_at_checked(DEADLINE_BYTES).ok_or_else(malformed)?;
     let millis = u64::from_be_bytes(deadline.try_into().map_err(|_| malformed())?);
+    // No object id begins with this zero byte, because its namespace is not empty.
     let due = if of.first() == Some(&session::TAG) {
         read_session_key(of).map(|(id, upload)| Due::Session(id, upload))
     } else {

@@ -125,6 +125,7 @@ impl Manifest {
     /// first extent is found by binary search.
     pub fn within(&self, range: &Range<u64>) -> impl Iterator<Item = (u64, Extent)> + '_ {
         let end = range.end;
+        // The first extent that ends after the start of the range.
         let first = self.ends.partition_point(|&end| end <= range.start);
         let begins = |at: usize| at.checked_sub(1).map_or(0, |before| self.ends[before]);
         (first..self.extents.len())

@@ -39,6 +39,7 @@ pub async fn begin_epoch(index: &Arc<dyn Index>) -> Result<Epoch> {
         .ok_or_else(|| codec::corrupt("epoch", "at its maximum"))?;
     let mut batch = Batch::new();
     batch.put(Table::Meta, EPOCH, codec::encode(FORMAT, &epoch));
+    // The epoch must be durable before the first change is recorded under it.
     commit(index, batch).await?;
     Ok(Epoch::new(epoch))
 }

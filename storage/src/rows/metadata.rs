@@ -45,6 +45,7 @@ impl Attributes {
     /// the errors of [`Expiration::validate`].
     pub fn validate(&self) -> Result<()> {
         self.expiration.validate()?;
+        // The limit bounds the size of a row, which every `head` and `list` reads.
         let fixed = [
             &self.content_type,
             &self.compression,

@@ -104,6 +104,7 @@ impl Orphan {
             Landing::MayLand => Some(Self {
                 landing: Landing::Landed,
                 not_before: now.after(grace),
+                // The second deletion has its own backoff.
                 attempts: 0,
                 ..self
             }),

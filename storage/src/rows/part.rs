@@ -97,6 +97,7 @@ impl Filed {
     /// [`Corrupt`](crate::ErrorKind::Corrupt) or
     /// [`UnknownFormat`](crate::ErrorKind::UnknownFormat).
     pub fn decode(value: &Bytes) -> Result<Self> {
+        // The mark is no encoding of a part, and is compared before decoding.
         if value[..] == LOST {
             return Ok(Self::Lost);
         }

@@ -128,6 +128,7 @@ impl Row {
             body,
         };
         let mut value = codec::encode(FORMAT, &stored);
+        // The payload is appended without encoding, so that `decode` returns a slice of the value.
         if let Some(payload) = tail {
             value.extend_from_slice(payload);
         }
@@ -143,6 +144,7 @@ impl Row {
         let (stored, tail) = match value.first() {
             Some(&older::WITHOUT_EXPIRY) => older::decode_without_expiry(value)?,
             Some(&older::WITHOUT_VERSION) => older::decode_without_version(value)?,
+            // Refuses unknown versions and the empty value.
             Some(_) | None => codec::decode_with_tail("row", FORMAT, value)?,
         };
         Self::of(stored, tail)

@@ -111,6 +111,7 @@ impl Session {
 /// Returns the key of the record of an upload.
 pub fn session_key(id: &ObjectId, upload: &UploadId) -> Bytes {
     let mut key = session_prefix(id.encoded());
+    // A zero byte that is not followed by 0xff ends the object id.
     key.push(NUL);
     key.extend_from_slice(upload.as_bytes());
     key.into()
@@ -119,6 +120,7 @@ pub fn session_key(id: &ObjectId, upload: &UploadId) -> Bytes {
 /// Returns the prefix of the keys of all upload records of objects whose encoded ids begin with
 /// `encoded`.
 pub fn session_prefix(encoded: &[u8]) -> Vec<u8> {
+    // Capacity for a whole key: tag, terminator and two escaped bytes.
     let mut key = Vec::with_capacity(encoded.len() + UPLOAD_ID_BYTES + 4);
     key.push(TAG);
     for &byte in encoded {

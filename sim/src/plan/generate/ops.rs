@@ -36,6 +36,7 @@ pub(super) fn client(rng: &mut Rng, mix: &Mix, setting: &Setting, operations: u6
 fn op(rng: &mut Rng, mix: &Mix, setting: &Setting) -> Op {
     let total: u64 = mix.weights.iter().sum();
     let mut left = rng.below(total);
+    // The weight of puts is never zero, so that there always is a kind.
     let kind = mix.weights.iter().position(|&weight| {
         let here = left < weight;
         left = left.saturating_sub(weight);
@@ -220,6 +221,7 @@ pub(super) fn lifetime(rng: &mut Rng, mix: &Mix) -> Lifetime {
 /// Generates one to four distinct objects.
 fn distinct(rng: &mut Rng, mix: &Mix) -> Vec<u32> {
     let mut objects = vec![object(rng, mix)];
+    // A repeated object is skipped and not drawn again, so that the number of draws is bounded.
     for _ in 0..1 + rng.below(3) {
         let another = object(rng, mix);
         if !objects.contains(&another) {
@@ -233,6 +235,7 @@ fn distinct(rng: &mut Rng, mix: &Mix) -> Vec<u32> {
 fn other(rng: &mut Rng, mix: &Mix, than: u32) -> u32 {
     let other = object(rng, mix);
     if other == than {
+        // Differs from `than`, if that is hot or cold.
         (than + 1) % HOT
     } else {
         other
@@ -249,6 +252,7 @@ fn atomic(rng: &mut Rng, mix: &Mix, setting: &Setting) -> Op {
             Piece {
                 object,
                 bytes,
+                // A delete has no precondition here.
                 if_absent: bytes.is_some() && rng.below(6) == 0,
             }
         });
