@@ -50,6 +50,7 @@ impl Blobs {
 
     /// Returns the paths of all files.
     fn files(&self) -> Vec<String> {
+        // The memory service never waits, so that its futures need no runtime.
         let entries = self
             .raw
             .list_with("/")

@@ -337,6 +337,7 @@ impl Client {
                 etag: None,
                 created: false,
             } => Answer::Superseded,
+            // `Written` documents no other combination.
             written => self.contradiction(format!("a write returns {written:?}")),
         }
     }
@@ -362,6 +363,7 @@ impl Client {
                 existed: deleted.existed,
             },
             Some(Err(error)) => failed(&error),
+            // The delete may still take effect.
             None => Answer::Cancelled,
         }
     }

@@ -180,6 +180,7 @@ pub(crate) struct Replayed {
 /// Returns a checksum over all changes of a batch.
 pub(crate) fn sum(batch: &Batch) -> u64 {
     batch.changes().iter().fold(0, |sum, (table, key, value)| {
+        // The rotation makes the table a part of the sum.
         let value = value.as_ref().map_or(u64::MAX, |value| xxh3_64(value));
         xxh3_64_with_seed(key, sum ^ value.rotate_left(*table as u32 + 1))
     })

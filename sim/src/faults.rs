@@ -11,6 +11,7 @@ use crate::rng::Odds;
 macro_rules! faults {
     ($($(#[doc = $doc:literal])+ $field:ident $variant:ident $name:literal)+) => {
         /// Odds of each fault at each opportunity. All are zero by default.
+        // A misspelled fault in a plan file is an error and is not ignored.
         #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
         #[serde(default, deny_unknown_fields)]
         pub struct Faults {
@@ -53,6 +54,7 @@ macro_rules! faults {
     };
 }
 
+// Each entry: documentation, field of `Faults`, variant of `Fault`, name.
 faults! {
     /// The whole world crashes at a step.
     crash Crash "crash"

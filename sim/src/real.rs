@@ -40,6 +40,7 @@ impl RealDirectory {
     pub(crate) fn kill(&mut self) -> io::Result<()> {
         let before = self.path();
         self.generation += 1;
+        // A world may crash before its first open.
         if before.exists() {
             copy(&before, &self.path())?;
         }

@@ -15,6 +15,7 @@ impl Rng {
     /// Creates the stream of this name for this seed.
     pub fn new(seed: u64, stream: &str) -> Self {
         let mut state = seed ^ xxhash_rust::xxh3::xxh3_64(stream.as_bytes());
+        // splitmix64
         let mut next = || {
             state = state.wrapping_add(0x9E37_79B9_7F4A_7C15);
             let mut z = state;
@@ -27,6 +28,7 @@ impl Rng {
 
     /// Returns 64 random bits.
     pub fn next_u64(&mut self) -> u64 {
+        // xoshiro256++
         let s = &mut self.0;
         let result = s[0].wrapping_add(s[3]).rotate_left(23).wrapping_add(s[0]);
         let t = s[1] << 17;

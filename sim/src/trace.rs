@@ -143,6 +143,7 @@ impl Trace {
     /// Names the lane of the current task. An existing lane of this name is continued, so that a
     /// restarted shard stays on its lane.
     pub(crate) fn name_lane(&mut self, name: String, is_actor: bool) {
+        // Code outside of a task belongs to the world, which has a name.
         let Some(task) = task::try_id() else { return };
         let known = self.lanes.iter().position(|lane| lane.name == name);
         let lane = known.unwrap_or_else(|| {

@@ -27,6 +27,7 @@ pub(crate) fn bugs(seeds: &Seeds, only: Option<Bug>) -> bool {
             true
         });
         progress.finish_and_clear();
+        // Failures are ordered by seed.
         let found = total
             .failures
             .first()

@@ -23,6 +23,7 @@ pub(crate) fn replay(
 ) -> io::Result<bool> {
     let plan = match file {
         Some(path) => serde_json::from_slice(&fs::read(path)?)?,
+        // The argument parser requires a seed if there is no plan.
         None => Plan::generate(seed.unwrap_or_default(), operations),
     };
     let report = run(&plan, &how.options());

@@ -53,6 +53,7 @@ impl Slots {
         self.0
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
+            // The replaced upload stays open until it expires or the run aborts it.
             .insert(slot, known);
     }
 
@@ -126,6 +127,7 @@ impl Client {
                     shape: *shape,
                     declared: *declared,
                 };
+                // Bytes that do not have the declared checksum are refused like a failed stream.
                 let fails = shape.fails() || *declared == Declared::Wrong;
                 let about = About::Part {
                     number: *number,
@@ -254,6 +256,7 @@ impl Client {
                 .get(id)
                 .cloned()
         };
+        // Handles belong to an incarnation. After a crash, no client has any.
         if held(&known.id).is_none() {
             self.resume(&known, Which::Ours).await;
         }
@@ -351,6 +354,7 @@ impl Client {
         let list = upload.parts().limit(limit);
         let list = match after.map(cenotaph::PartNumber::new) {
             Some(Ok(after)) => list.start_after(after),
+            // A number out of range lists from the first part.
             Some(Err(_)) | None => list,
         };
         match list.await {
@@ -442,6 +446,7 @@ impl Client {
 
     /// Aborts every open upload.
     pub(crate) async fn abort_all(&self) -> Result<(), Error> {
+        // The engine is asked for all uploads, because no slot holds a replaced upload.
         for namespace in [Namespace::default_namespace(), other_namespace()] {
             let uploads = self
                 .engine
@@ -451,6 +456,7 @@ impl Client {
                 .limit(2)
                 .stream();
             for info in uploads.try_collect::<Vec<_>>().await? {
+                // The attributes contain the number of the call that started the upload.
                 let of = super::write_of(&info.attributes.custom).unwrap_or(0);
                 let asked = Asked {
                     object: info.id.encoded().clone(),

@@ -69,6 +69,7 @@ impl Client {
             | Op::Delete { object, when, .. }
             | Op::Amend { object, when }
             | Op::Extend { object, when, .. } => (*object, *when),
+            // Copies, renames and atomic batches demand absence by `if_absent`.
             _ => return Demand::Nothing,
         };
         self.demand_of(object, when).await
@@ -99,6 +100,7 @@ impl Client {
                 Demand::Version(found.version - 1)
             }
             (When::Etag, Answer::Found(found)) => Demand::Etag(found.etag),
+            // The object is absent, has no earlier version, or its head failed.
             _ => Demand::Absent,
         }
     }

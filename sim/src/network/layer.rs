@@ -145,6 +145,7 @@ impl Service for BreakableService {
     }
 
     fn list(&self, ctx: &OperationContext, path: &str, args: OpList) -> Result<Self::Lister> {
+        // This function is not async, so that a listing is no step of its own.
         if self.link.is_away(path) {
             return Err(Link::away(opendal::ErrorKind::NotFound));
         }

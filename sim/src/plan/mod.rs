@@ -38,6 +38,7 @@ pub struct Plan {
     /// Operations of each client, in sequence.
     pub clients: Vec<Vec<Op>>,
     /// `true` if clients repeat every operation until it is acknowledged, also across incarnations.
+    // Fields with a default are newer than the oldest kept plan file.
     #[serde(default)]
     pub insistent: bool,
 }

@@ -115,10 +115,12 @@ fn columns(trace: &Trace) -> Vec<Lane> {
         .lanes()
         .map(|lane| {
             let (family, number) = family(trace.lane_name(lane));
+            // Families are numbered by their first lane.
             let next = families.len();
             (*families.entry(family).or_insert(next), number, lane)
         })
         .collect();
+    // Sorts by family, then by number.
     lanes.sort();
     lanes.into_iter().map(|(_, _, lane)| lane).collect()
 }

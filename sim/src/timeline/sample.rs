@@ -49,7 +49,7 @@ pub(super) fn crash() -> Trace {
         Duration::ZERO,
         0,
         Kind::World,
-        "incarnation starts",
+        "incarnation begins",
         "1".to_owned(),
     );
     let mut trace = INCARNATION_1.into_iter().fold(trace, push);
@@ -65,7 +65,7 @@ pub(super) fn crash() -> Trace {
         Duration::from_millis(1025),
         5,
         Kind::World,
-        "incarnation starts",
+        "incarnation begins",
         "2".to_owned(),
     );
     INCARNATION_2.into_iter().fold(trace, push)

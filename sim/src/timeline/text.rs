@@ -44,6 +44,7 @@ pub(crate) fn text(trace: &Trace) -> String {
 
 /// Returns the widths of the columns.
 fn columns(trace: &Trace) -> Columns {
+    // Widths are in characters, as format strings pad by characters.
     let lane = trace
         .lanes()
         .map(|lane| trace.lane_name(lane).chars().count())
@@ -127,6 +128,7 @@ fn time(at: Duration) -> String {
 
 /// Escapes characters that would break the line or move the cursor.
 fn on_one_line(text: &str) -> String {
+    // The line and paragraph separators are not control characters.
     let breaks = |c: char| c.is_control() || matches!(c, '\u{2028}' | '\u{2029}');
     let mut out = String::with_capacity(text.len());
     for c in text.chars() {
@@ -150,7 +152,7 @@ mod tests {
 => calls   <= answers   ## durable   ~~ blob tier   !! fault   XX violation   ** world   .. step
         time   step inc.  lane          event               detail
 ──── incarnation 1 ─────────────────────────────────────────────────────────────────────────────────────────────────────
-     0.000 s      0    1  world      ** incarnation starts  1
+     0.000 s      0    1  world      ** incarnation begins  1
      0.001 s      1    1  shard 1    .. task starts
      1.023 s      2    1  client 0   => calls               put hot/1
      1.023 s      3    1  index      ## durable             hot/1 = version 1
@@ -158,7 +160,7 @@ mod tests {
      1.025 s      5    1  shard 1    !! fault: crash        at index sync
      1.025 s      5    1  world      ** incarnation ends    crashed
 ──── incarnation 2 ─────────────────────────────────────────────────────────────────────────────────────────────────────
-     1.025 s      5    2  world      ** incarnation starts  2
+     1.025 s      5    2  world      ** incarnation begins  2
      1.025 s      5    2  client 10  ~~ blob deleted        blobs/1
      1.025 s      5    2  client 2   XX I2                  a row names it
 ";

@@ -3,7 +3,7 @@
 //!
 //! ```text
 //! key:   +------+----------------------------+------+-----------+
-//!        | 0x00 | encoded object id, escaped | 0x00 | upload id |  ordered by object, then by start
+//!        | 0x00 | encoded object id, escaped | 0x00 | upload id | ordered by object, then by start
 //!        +------+----------------------------+------+-----------+
 //!          escaped: 0x00 becomes 0x00 0xff, so that no id is a prefix of another
 //! value: +-----------+-----------------------------------------------------------+

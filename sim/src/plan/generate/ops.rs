@@ -14,6 +14,7 @@ const LIFETIMES_MS: [u64; 6] = [1, 20, 300, 2_000, 30_000, 3_600_000];
 pub(super) fn client(rng: &mut Rng, mix: &Mix, setting: &Setting, operations: u64) -> Vec<Op> {
     let mut ahead = VecDeque::new();
     let next = |_| {
+        // The steps of a started upload alternate with other operations, so that these interfere.
         if rng.below(2) == 0
             && let Some(op) = ahead.pop_front()
         {
@@ -92,6 +93,7 @@ fn op(rng: &mut Rng, mix: &Mix, setting: &Setting) -> Op {
             to: other(rng, mix, object),
             if_absent: rng.below(4) == 0,
         },
+        // Cold objects have five digits, so that a prefix has ten objects at most.
         Some(19) => Op::DeletePrefix {
             prefix: format!("cold/000{}", rng.below(7)),
         },
@@ -282,6 +284,7 @@ pub(super) fn object(rng: &mut Rng, mix: &Mix) -> u32 {
 fn size(rng: &mut Rng, mix: &Mix, setting: &Setting) -> u64 {
     let limit = setting.inline_bytes_max;
     if rng.hits(mix.huge) {
+        // Repeated values are more likely.
         return rng.pick(&[
             BLOCK - 1,
             BLOCK,
@@ -310,6 +313,7 @@ fn size(rng: &mut Rng, mix: &Mix, setting: &Setting) -> u64 {
 
 /// Generates the delivery of a payload.
 fn shape(rng: &mut Rng, bytes: u64) -> Shape {
+    // About one to five chunks.
     let chunk = (bytes / (1 + rng.below(5))).max(1);
     match rng.below(20) {
         0..10 => Shape::Bytes,
@@ -331,6 +335,7 @@ pub(super) fn span(rng: &mut Rng, setting: &Setting) -> Span {
         3 => {
             let a = somewhere(rng);
             let b = somewhere(rng);
+            // A range that ends before its start is a different error and is not generated.
             Span::Between(a.min(b), a.max(b))
         }
         4 => Span::From(somewhere(rng)),

@@ -89,6 +89,7 @@ fn rival(rng: &mut Rng, mix: &Mix) -> u32 {
 
 /// Generates a part number.
 fn number(rng: &mut Rng) -> u32 {
+    // Repeated numbers replace parts. 10,000 is the maximum.
     rng.pick(&[1, 1, 2, 2, 3, 4, 10_000])
 }
 
