@@ -1,63 +1,40 @@
-//! Who may touch what, in which order.
+//! The actors: every write, and the background work that follows writes.
 //!
 //! ```text
-//! Supervisor ── restart intensity, backoff; over the limit: fail closed
-//! ├─ Recovery         settles changes of dead owners, before traffic starts and after any upload's death
-//! ├─ Shard × N        sole decider for its objects, sole submitter of their swaps (I3)
-//! ├─ Uploads ── Upload × M   one per large put; bounded; a killed one leaves its change to recovery
-//! ├─ Sweeper          deletes orphans, honours pins, backs off per orphan
-//! └─ Expirer          removes what is due
+//! Supervisor ── restarts actors with a backoff; too many restarts: fails closed
+//! ├─ Recovery                  settles changes of dead owners, before traffic and after the death of an upload
+//! ├─ Shard × N                 sole decider for its objects, sole submitter of their swaps (I3)
+//! ├─ Uploads ── BlobUpload × M one for each large put; a killed upload leaves its change to recovery
+//! ├─ Sweeper                   deletes orphans, honours pins, backs off per orphan
+//! └─ Expirer                   removes expired objects and uploads
 //! ```
 //!
-//! Reading order: [`Limits`], `reply` (how an outcome finds its caller), `messages`, `shared` (what
-//! every actor holds), `shard`, `lease` and `atomic` (one commit for several shards), `upload`,
-//! `recovery`, `sweeper`, `expirer`, `supervisor`, and last [`Tiered`] with its `writes` and its
-//! `mending` (the scrub), the handle that the engine holds. Guards the order of I1, I3, I6, I8 and
-//! I10. Deliberately not here: decisions (`cenotaph_storage::swap` is pure) and reads, which need
-//! no actor.
+//! ```text
+//! handle      requests of the engine: start and close, writes, atomic batches, multipart, scrub
+//!   ├─> shard, upload, background   one actor each
+//!   └─> admission                   permits for operations, bytes and uploads
+//!         └─> runtime               context, messages, replies, locks, timers
+//! ```
+//!
+//! Guards the order of I1, I3, I6, I8 and I10. Decisions are in `cenotaph_storage::decide`.
 
 mod admission;
-mod aftermath;
-mod alarm;
-mod atomic;
-mod backlog;
-mod bucket;
-mod expirer;
-mod health;
-mod horizon;
-mod intensity;
-mod lease;
+mod background;
+mod handle;
 mod limits;
-mod mending;
-mod messages;
-mod multipart;
-mod namespaces;
-mod overlay;
-mod owners;
-mod recovery;
-mod reply;
-mod room;
-mod routes;
-mod session;
+mod runtime;
 mod shard;
-mod shared;
-mod supervisor;
-mod sweeper;
-mod tiered;
-mod touches;
 mod upload;
-mod watched;
-mod writes;
 
-pub use admission::{BudgetUse, Permit};
-pub use atomic::WriteReply;
+pub use admission::namespaces::{NamespaceLimits, NamespacePermit, Namespaces};
+pub use admission::permits::{BudgetUse, Permit};
+pub use handle::atomic::WriteReply;
+pub use handle::multipart::PartIntent;
+pub use handle::scrub::Repair;
+pub use handle::writes::Intent;
+pub use handle::{ActorStats, Tiered};
 pub use limits::{
     ExpiryLimits, Limits, MultipartLimits, QueueLimits, RestartLimits, SplitLimits, SweepLimits,
 };
-pub use mending::Repair;
-pub use messages::{PayloadStream, Source, UploadedPart};
-pub use multipart::PartIntent;
-pub use namespaces::{NamespaceLimits, NamespacePermit, Namespaces};
-pub use routes::ActorKind;
-pub use tiered::{ActorStats, Tiered};
-pub use writes::Intent;
+pub use runtime::messages::{PayloadStream, Source, UploadedPart};
+pub use runtime::registry::ActorKind;

@@ -89,14 +89,14 @@ fn a_doctor_tells_a_tail_from_damage_and_says_where_it_is_kept() {
     let said = world.ok(&["doctor"]);
     assert!(
         said.text()
-            .contains("note: the journal ends in a batch that was never acknowledged"),
+            .contains("note: the journal ends with an unacknowledged batch"),
         "{said}"
     );
     assert_eq!(world.ok(&["ls"]).text().lines().count(), 8);
     let said = world.ok(&["doctor"]);
     assert!(
         said.text()
-            .contains("cut off a journal by an earlier open, and kept: file="),
+            .contains("an earlier open moved the end of a journal to a file: file="),
         "{said}"
     );
 }

@@ -25,9 +25,9 @@ fn a_tier_that_is_not_mounted_is_an_error_and_nothing_is_lost() {
             std::fs::create_dir(world.path("disk")).unwrap();
         }
         for blobs in [&[][..], &["--blobs", &disk][..]] {
-            world.fails(1, "is not there", &[blobs, &["get", "one"]].concat());
-            world.fails(1, "is not there", &[blobs, &["put", "two", "big"]].concat());
-            world.fails(1, "is not there", &[blobs, &["rm", "one"]].concat());
+            world.fails(1, "is missing", &[blobs, &["get", "one"]].concat());
+            world.fails(1, "is missing", &[blobs, &["put", "two", "big"]].concat());
+            world.fails(1, "is missing", &[blobs, &["rm", "one"]].concat());
         }
         assert_eq!(
             world.path("disk").exists(),
@@ -65,7 +65,7 @@ fn a_tier_that_was_moved_is_adopted_on_request() {
     let bytes = large(&world, "big");
     world.ok(&["--blobs", &at(&world, "disk"), "put", "one", "big"]);
     std::fs::rename(world.path("disk"), world.path("moved")).unwrap();
-    world.fails(1, "is not there", &["get", "one"]);
+    world.fails(1, "is missing", &["get", "one"]);
     world.fails(1, "elsewhere", &["--blobs", "fs:moved", "get", "one"]);
     assert!(
         world

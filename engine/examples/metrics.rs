@@ -1,7 +1,7 @@
-//! Serves the metrics of an engine to Prometheus, while it works:
-//! `curl http://127.0.0.1:9464/metrics`. See `docs/metrics.md`. Ends with Ctrl-C.
+//! Serves the metrics of a busy engine to Prometheus. Run `curl http://127.0.0.1:9464/metrics`; end
+//! with Ctrl-C. `docs/metrics.md` lists the metrics.
 
-#![expect(clippy::print_stdout, reason = "an example tells where to look")]
+#![expect(clippy::print_stdout, reason = "an example prints its address")]
 
 use std::time::Duration;
 
@@ -16,8 +16,8 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         .with_http_listener(([127, 0, 0, 1], 9464))
         .install()?;
     let directory = tempfile::tempdir()?;
-    // Below the layer that retries it counts every attempt. In memory here; any service is told of
-    // in the same way.
+    // The metrics layer is below the retry layer, so that it counts every attempt. The blobs are in
+    // memory here; the layers work with any service.
     let blobs = Operator::new(Memory::default())?
         .layer(MetricsLayer::new())
         .layer(RetryLayer::new());
@@ -34,14 +34,12 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     Ok(())
 }
 
-/// Small and large objects come, are read, and go.
+/// Writes, reads and deletes small and large objects, until an error occurs.
 async fn work(engine: &Engine) -> Result<(), Error> {
     let env = Env::real()?;
     for number in 0u64.. {
-        let (small, large) = (
-            format!("small/{}", number % 100),
-            format!("large/{}", number % 5),
-        );
+        let small = format!("small/{}", number % 100);
+        let large = format!("large/{}", number % 5);
         engine
             .put(&small, "value")
             .time_to_live(Duration::from_secs(5))
@@ -50,6 +48,7 @@ async fn work(engine: &Engine) -> Result<(), Error> {
         if let Some(object) = engine.get(&large).await? {
             object.bytes().await?;
         }
+        // The conflict is intended: it shows in the metrics.
         if let Err(error) = engine.put(&small, "other").if_absent().await
             && !matches!(error.kind(), ErrorKind::Conflict { .. })
         {

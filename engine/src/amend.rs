@@ -1,10 +1,11 @@
-//! [`Amend`] and [`ExtendExpiry`]: how an object changes while its bytes stay where they are.
+//! [`Engine::amend`] and [`Engine::extend_expiry`]: changes of metadata and deadlines that leave
+//! the bytes unchanged.
 
 use std::future::IntoFuture;
 use std::time::Duration;
 
+use cenotaph_storage::decide::{Precondition, Written};
 use cenotaph_storage::rows::{Amendment, Deadline, EXPIRATION_MAX, Expiration, Extension};
-use cenotaph_storage::swap::{Precondition, Written};
 use cenotaph_storage::{Error, ErrorKind, ObjectId, Result, Timestamp};
 use futures::future::BoxFuture;
 
@@ -12,9 +13,9 @@ use crate::engine::Engine;
 use crate::observe::{observed, operation_span};
 use crate::setters::precondition_setters;
 
-/// A change of metadata in preparation: `.await` it to run it. See [`Engine::amend`].
+/// Builder of a change of metadata. `.await` it to run the change. See [`Engine::amend`].
 ///
-/// What is not named stays as it is.
+/// Attributes that the builder does not name are unchanged.
 ///
 /// ```
 /// # #[tokio::main]
@@ -22,7 +23,8 @@ use crate::setters::precondition_setters;
 /// # let directory = tempfile::tempdir().unwrap();
 /// # let engine = cenotaph::Engine::builder(directory.path()).open().await?;
 /// engine.put("photo", vec![7u8; 3_000_000]).filename("img1.jpg").custom("album", "pets").await?;
-/// let amended = engine.amend("photo").content_type("image/jpeg").without_custom("album").if_version(1).await?;
+/// let amend = engine.amend("photo").content_type("image/jpeg").without_custom("album");
+/// let amended = amend.if_version(1).await?;
 /// assert_eq!(amended.expect("it is there").version.unwrap().get(), 2);
 /// let attributes = engine.head("photo").await?.unwrap().metadata.attributes;
 /// assert_eq!(attributes.filename.as_deref(), Some("img1.jpg"));
@@ -50,25 +52,25 @@ impl Amend {
         }
     }
 
-    /// Another media type.
+    /// Sets the media type.
     pub fn content_type(mut self, content_type: impl Into<String>) -> Self {
         self.amendment.content_type = Some(Some(content_type.into()));
         self
     }
 
-    /// Another name to save it under.
+    /// Sets the file name.
     pub fn filename(mut self, filename: impl Into<String>) -> Self {
         self.amendment.filename = Some(Some(filename.into()));
         self
     }
 
-    /// Another origin.
+    /// Sets the origin.
     pub fn origin(mut self, origin: impl Into<String>) -> Self {
         self.amendment.origin = Some(Some(origin.into()));
         self
     }
 
-    /// Another encoding. It is stored, not applied.
+    /// Sets the encoding. The engine stores the value and does not apply it.
     pub fn compression(mut self, compression: impl Into<String>) -> Self {
         self.amendment.compression = Some(Some(compression.into()));
         self
@@ -88,14 +90,14 @@ impl Amend {
         self
     }
 
-    /// Another expiration, which begins anew now.
+    /// Sets the expiration. Its time starts now.
     pub fn expiration(mut self, expiration: Expiration) -> Self {
         self.amendment.expiration = Some(expiration);
         self
     }
 
-    /// All changes at once, replacing those named before; also the way to remove one of the fixed
-    /// fields.
+    /// Sets all changes at once, and replaces the changes named before. This is also the way to
+    /// remove a fixed attribute such as the file name.
     pub fn amendment(mut self, amendment: Amendment) -> Self {
         self.amendment = amendment;
         self
@@ -127,7 +129,8 @@ impl IntoFuture for Amend {
     }
 }
 
-/// Another deadline in preparation: name one, then `.await` it. See [`Engine::extend_expiry`].
+/// Builder of a change of deadline. Name a deadline, then `.await` it. See
+/// [`Engine::extend_expiry`].
 ///
 /// ```
 /// # #[tokio::main]
@@ -166,34 +169,34 @@ impl ExtendExpiry {
         }
     }
 
-    /// To this moment.
+    /// Sets the deadline to a point in time.
     pub fn at(self, moment: Timestamp) -> Self {
         self.deadline(Deadline::At(moment))
     }
 
-    /// To so long from now.
+    /// Sets the deadline to `time` from now, at most a hundred years.
     pub fn after_now(self, time: Duration) -> Self {
         self.deadline(Deadline::AfterNow(time))
     }
 
-    /// To so long after the object was created.
+    /// Sets the deadline to `time` after the creation of the object, at most a hundred years.
     pub fn after_creation(self, time: Duration) -> Self {
         self.deadline(Deadline::AfterCreation(time))
     }
 
-    /// To no deadline at all.
+    /// Removes the deadline: the object never expires.
     pub fn never(self) -> Self {
         self.deadline(Deadline::Never)
     }
 
-    /// To this deadline, replacing one named before.
+    /// Sets the deadline, and replaces a deadline named before.
     pub fn deadline(mut self, deadline: Deadline) -> Self {
         self.deadline = Some(deadline);
         self
     }
 
-    /// Takes the deadline even if it comes earlier than the object's. One that has passed removes
-    /// the object at once.
+    /// Also applies a deadline that is earlier than the present deadline of the object. A deadline
+    /// in the past removes the object at once.
     pub fn may_shorten(mut self) -> Self {
         self.may_shorten = true;
         self
@@ -204,11 +207,11 @@ impl ExtendExpiry {
     fn extension(&self) -> Result<Extension> {
         let invalid = |why: &str| Err(Error::new(ErrorKind::Invalid, "extend_expiry", why));
         match self.deadline {
-            None => invalid("name a deadline first"),
+            None => invalid("no deadline named: call at, after_now, after_creation or never"),
             Some(Deadline::AfterNow(time) | Deadline::AfterCreation(time))
                 if time > EXPIRATION_MAX =>
             {
-                invalid("the deadline lies more than a hundred years ahead")
+                invalid("the deadline is more than a hundred years ahead")
             }
             Some(deadline) => Ok(Extension {
                 deadline,
@@ -229,6 +232,7 @@ impl IntoFuture for ExtendExpiry {
         );
         let engine = self.engine.clone();
         observed(engine, "extend_expiry", span, async move {
+            // An invalid id is reported before an invalid deadline, which needs the id.
             let extension = self.extension();
             let id = self.id?;
             let extension = extension.map_err(|error| error.with_id(&id))?;
@@ -244,27 +248,33 @@ impl IntoFuture for ExtendExpiry {
 }
 
 impl Engine {
-    /// Changes what was stated about an object, without reading or writing its bytes. A write like
-    /// any other: it has a version and an etag of its own. None if there is no object.
+    /// Changes the attributes of an object without reading or writing its bytes. Returns `None` if
+    /// the object is absent.
+    ///
+    /// An amendment is a write: the object receives a new version and a new etag.
     ///
     /// # Errors
-    /// As [`put`](Self::put); [`Invalid`](ErrorKind::Invalid) too if the metadata would grow over
-    /// its limit.
+    /// As [`put`](Self::put). Also [`Invalid`](ErrorKind::Invalid) if the metadata would exceed its
+    /// limit.
     ///
-    /// For an example see [`Amend`].
+    /// [`Amend`] contains an example.
     pub fn amend(&self, id: impl crate::IntoObjectId) -> Amend {
         Amend::new(self.clone(), id.into_object_id())
     }
 
-    /// Gives an object another deadline, by default only a later one, without reading or writing
-    /// its bytes. A write like any other if it changes the deadline; otherwise nothing is written,
-    /// and the answer tells the version that stands. None if there is no object. What never expires
-    /// can't be extended, only shortened.
+    /// Changes the deadline of an object without reading or writing its bytes. Returns `None` if
+    /// the object is absent.
+    ///
+    /// By default only a later deadline is applied. If the deadline changes, the change is a write
+    /// with a new version and etag; otherwise nothing is written, and the result contains the
+    /// present version. An object that never expires can't be extended, only
+    /// [shortened](ExtendExpiry::may_shorten).
     ///
     /// # Errors
-    /// As [`put`](Self::put); [`Invalid`](ErrorKind::Invalid) too if no deadline is named.
+    /// As [`put`](Self::put). Also [`Invalid`](ErrorKind::Invalid) if no deadline was named, or if
+    /// it is more than a hundred years ahead.
     ///
-    /// For an example see [`ExtendExpiry`].
+    /// [`ExtendExpiry`] contains an example.
     pub fn extend_expiry(&self, id: impl crate::IntoObjectId) -> ExtendExpiry {
         ExtendExpiry::new(self.clone(), id.into_object_id())
     }

@@ -1,12 +1,12 @@
-//! Batches: many operations in one call ([`Engine::batch`]), and writes that happen all or not at
-//! all ([`Engine::atomic`]).
+//! [`Engine::batch`], which runs many independent operations, and [`Engine::atomic`], which commits
+//! several writes atomically.
 
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use cenotaph_actors::{NamespacePermit, WriteReply};
+use cenotaph_storage::decide::{Deleted, Mutation, Precondition, Written};
 use cenotaph_storage::rows::Attributes;
-use cenotaph_storage::swap::{Deleted, Mutation, Precondition, Written};
 use cenotaph_storage::{Error, ErrorKind, Head, Namespace, ObjectId, Result};
 use futures::{Stream, StreamExt};
 
@@ -16,11 +16,11 @@ use crate::observe::{observe, operation_span};
 use crate::put::Put;
 use crate::setters::{attributes_setters, precondition_setters};
 
-/// Operations of one batch under way at once: they share syncs.
+/// Concurrent operations of a batch. Concurrent operations share syncs of the index.
 const BATCH_AT_ONCE: usize = 256;
 
-/// A put or a delete as part of a batch. Its payload is at hand, and no longer than what stays in
-/// the index.
+/// A put or a delete of a batch. The payload is in memory and within the inline limit
+/// ([`Config::inline_bytes_max`](crate::Config::inline_bytes_max)).
 ///
 /// ```
 /// use cenotaph::Write;
@@ -39,12 +39,12 @@ pub struct Write {
 }
 
 impl Write {
-    /// A put of this payload.
+    /// Creates a put of this payload.
     pub fn put(id: impl IntoObjectId, payload: impl Into<Bytes>) -> Self {
         Self::new(id.into_object_id(), Some(payload.into()))
     }
 
-    /// A delete.
+    /// Creates a delete.
     pub fn delete(id: impl IntoObjectId) -> Self {
         Self::new(id.into_object_id(), None)
     }
@@ -65,18 +65,16 @@ impl Write {
         self.payload.as_ref().map_or(0, Bytes::len)
     }
 
-    /// Checks all that can be checked beforehand.
+    /// Validates the write as far as possible before it reaches a shard.
     fn check(self, engine: &Engine) -> Result<(ObjectId, Mutation, Precondition)> {
         let config = engine.config();
         let payload_max = usize::try_from(config.limits.payload_bytes_max).unwrap_or(usize::MAX);
-        let (bytes, most) = (
-            self.payload_bytes(),
-            config.inline_bytes_max.min(payload_max),
-        );
+        let bytes = self.payload_bytes();
+        let bytes_max = config.inline_bytes_max.min(payload_max);
         let id = self.id?;
-        if bytes > most {
+        if bytes > bytes_max {
             let message = format!(
-                "a payload of a batch is longer than what stays in the index: bytes={bytes} max={most}"
+                "payload over the limit of a batch, use put: bytes={bytes} bytes_max={bytes_max}"
             );
             return Err(Error::new(ErrorKind::Invalid, "batch", message).with_id(&id));
         }
@@ -94,7 +92,7 @@ impl Write {
     }
 }
 
-/// One operation of a batch.
+/// An operation of a batch.
 #[derive(Clone, Debug)]
 #[must_use = "an operation does nothing until its batch is run"]
 pub enum Operation {
@@ -107,12 +105,12 @@ pub enum Operation {
 }
 
 impl Operation {
-    /// A get of a whole object.
+    /// Creates a get of a whole object.
     pub fn get(id: impl IntoObjectId) -> Self {
         Self::Get(id.into_object_id())
     }
 
-    /// A head.
+    /// Creates a head.
     pub fn head(id: impl IntoObjectId) -> Self {
         Self::Head(id.into_object_id())
     }
@@ -124,33 +122,36 @@ impl From<Write> for Operation {
     }
 }
 
-/// What one operation of a batch came to.
+/// Result of an operation of a batch.
 #[derive(Debug)]
 pub enum Reply {
-    /// A put.
+    /// Result of a put.
     Written(Written),
-    /// A delete.
+    /// Result of a delete.
     Deleted(Deleted),
-    /// A get.
+    /// Result of a get.
     Object(Option<Object>),
-    /// A head.
+    /// Result of a head.
     Head(Option<Head>),
 }
 
 impl Engine {
-    /// Runs up to [`Limits::batch_operations_max`](crate::Limits::batch_operations_max) operations,
-    /// 1,000 unless configured, as they come from a stream, up to 256 at once. Each is answered by
-    /// itself, with its place in the batch, in the order in which they end. Nothing is polled from
-    /// `operations` faster than answers are taken.
+    /// Runs the operations of a stream, up to 256 concurrently, and yields the result of each with
+    /// its position in the batch.
     ///
-    /// What it guarantees is what each operation guarantees by itself: no order among them, and no
-    /// atomicity. It saves round trips and shares syncs. See [`atomic`](Self::atomic) for writes
-    /// that happen together.
+    /// A batch has at most [`Limits::batch_operations_max`](crate::Limits::batch_operations_max)
+    /// operations, 1,000 by default. The results are yielded in the order in which the operations
+    /// end. `operations` is polled only as fast as the caller takes results. Writes are bulk work,
+    /// as by [`Put::bulk`](crate::Put::bulk).
+    ///
+    /// The operations are independent: a batch guarantees neither an order nor atomicity. It saves
+    /// round trips and shares syncs. For atomic writes, see [`atomic`](Self::atomic).
     ///
     /// # Errors
-    /// Each operation has its own. [`Invalid`](ErrorKind::Invalid) for a payload that does not stay
-    /// in the index, and for the first operation too many, behind which no more are taken from
-    /// `operations`.
+    /// Each operation has its own result, with the errors of that operation. In addition,
+    /// [`Invalid`](ErrorKind::Invalid) is the result of
+    /// - a put whose payload is over the inline limit, and
+    /// - the first operation over the maximum number; the batch then takes no further operations.
     ///
     /// ```
     /// # #[tokio::main]
@@ -165,7 +166,8 @@ impl Engine {
     /// while let Some((place, outcome)) = answers.next().await {
     ///     outcome.unwrap_or_else(|error| panic!("operation {place}: {error}"));
     /// }
-    /// let mixed = vec![Operation::head("n/7"), Write::delete("n/8").into(), Operation::get("n/9")];
+    /// let delete = Write::delete("n/8").into();
+    /// let mixed = vec![Operation::head("n/7"), delete, Operation::get("n/9")];
     /// assert_eq!(engine.batch(futures::stream::iter(mixed)).count().await, 3);
     /// # drop(answers);
     /// # engine.close().await
@@ -178,7 +180,9 @@ impl Engine {
     where
         S: Stream<Item: Into<Operation>> + Send + 'static,
     {
-        let (engine, most) = (self.clone(), self.config().limits.batch_operations_max);
+        let engine = self.clone();
+        let most = self.config().limits.batch_operations_max;
+        // An operation over the limit is taken to report the error, and the rest is never polled.
         let answers = operations
             .map(Into::into)
             .take(most.saturating_add(1))
@@ -187,7 +191,7 @@ impl Engine {
                 let engine = engine.clone();
                 async move {
                     if place >= most {
-                        let message = format!("a batch has too many operations: max={most}");
+                        let message = format!("too many operations in a batch: max={most}");
                         return (place, Err(Error::new(ErrorKind::Invalid, "batch", message)));
                     }
                     (place, engine.run_operation(operation).await)
@@ -215,6 +219,7 @@ impl Engine {
                             .map(Reply::Written)
                     }
                     _ => {
+                        // Bulk, like the puts of the batch. `Delete` itself has no bulk mode.
                         let _turn = self
                             .tiered()
                             .bulk_turn()
@@ -230,23 +235,28 @@ impl Engine {
         }
     }
 
-    /// Commits all of these writes, or none of them, whichever shards their objects belong to: one
-    /// batch of the index. All preconditions are looked at first, at one moment, and if one does
-    /// not hold nothing is written. When it returns, all of it is durable and visible; a crash
-    /// leaves all or nothing; a listing shows all or nothing, as does any other read that looks
-    /// once. Two gets one after the other are two looks. The answers are in the order of the
-    /// writes.
+    /// Commits all writes or none of them, in a single batch of the index, also across shards. When
+    /// the call returns, all writes are durable and visible.
     ///
-    /// At most [`Limits::batch_operations_max`](crate::Limits::batch_operations_max) writes with
-    /// [`Limits::atomic_bytes_max`](crate::Limits::atomic_bytes_max) of payload together, each
-    /// object once. Shards that are concerned wait for each other for a moment: it costs more than
-    /// as many puts by themselves, and is not for bulk.
+    /// All preconditions are checked first, at the same point in time. If any of them does not
+    /// hold, nothing is written. After a crash, either all writes are present or none. A listing,
+    /// like any other read that looks at the index once, sees either all writes or none; two
+    /// consecutive gets are two separate reads. The results are in the order of the writes.
+    ///
+    /// The batch has at most [`Limits::batch_operations_max`](crate::Limits::batch_operations_max)
+    /// writes with at most [`Limits::atomic_bytes_max`](crate::Limits::atomic_bytes_max) of payload
+    /// in total, and names each object at most once. The shards involved wait for each other
+    /// briefly. An atomic batch therefore costs more than the same number of separate puts, and
+    /// does not suit bulk work.
     ///
     /// # Errors
-    /// [`Conflict`](ErrorKind::Conflict), whose [`id`](Error::id) tells which object stands
-    /// otherwise; [`Invalid`](ErrorKind::Invalid) over the limits, or if an object occurs twice;
-    /// otherwise as [`put`](Self::put). An error other than
-    /// [`Indeterminate`](ErrorKind::Indeterminate) committed nothing of it.
+    /// - [`Conflict`](ErrorKind::Conflict): a precondition does not hold. [`Error::id`] is the
+    ///   object that failed it.
+    /// - [`Invalid`](ErrorKind::Invalid): the batch is over a limit, or names an object twice.
+    /// - Otherwise as [`put`](Self::put).
+    ///
+    /// After an error other than [`Indeterminate`](ErrorKind::Indeterminate), nothing was
+    /// committed.
     ///
     /// ```
     /// # #[tokio::main]
@@ -255,16 +265,20 @@ impl Engine {
     /// # let engine = cenotaph::Engine::builder(directory.path()).open().await?;
     /// use cenotaph::{ErrorKind, Write};
     ///
-    /// engine.atomic([Write::put("from", "90").if_absent(), Write::put("to", "10").if_absent()]).await?;
+    /// let accounts = [Write::put("from", "90").if_absent(), Write::put("to", "10").if_absent()];
+    /// engine.atomic(accounts).await?;
     /// let stale = [Write::put("from", "80").if_version(1), Write::put("to", "20").if_version(7)];
     /// let error = engine.atomic(stale).await.unwrap_err();
     /// assert!(matches!(error.kind(), ErrorKind::Conflict { .. }));
     /// assert_eq!(error.id().unwrap().key(), "to");
-    /// assert_eq!(engine.get("from").await?.unwrap().bytes().await?, "90", "nothing of it was written");
+    /// let from = engine.get("from").await?.unwrap();
+    /// assert_eq!(from.bytes().await?, "90", "nothing was written");
     /// # engine.close().await
     /// # }
     /// ```
     pub async fn atomic(&self, writes: impl IntoIterator<Item = Write>) -> Result<Vec<WriteReply>> {
+        // Taking a write over the limit is enough to detect the excess, and bounds the memory for
+        // an endless iterator.
         let most = self.config().limits.batch_operations_max.saturating_add(1);
         let writes: Vec<Write> = writes.into_iter().take(most).collect();
         observe(
@@ -280,10 +294,10 @@ impl Engine {
         let limits = &self.config().limits;
         let bytes: usize = writes.iter().map(Write::payload_bytes).sum();
         if writes.len() > limits.batch_operations_max || bytes > limits.atomic_bytes_max {
-            let (writes_max, bytes_max) = (limits.batch_operations_max, limits.atomic_bytes_max);
-            let message = format!(
-                "an atomic batch is too large: writes_max={writes_max} bytes_max={bytes_max}"
-            );
+            let writes_max = limits.batch_operations_max;
+            let bytes_max = limits.atomic_bytes_max;
+            let message =
+                format!("atomic batch too large: writes_max={writes_max} bytes_max={bytes_max}");
             return Err(Error::new(ErrorKind::Invalid, "batch", message));
         }
         let mut bytes_within: BTreeMap<Namespace, u64> = BTreeMap::new();
@@ -301,8 +315,9 @@ impl Engine {
         end_together(within, self.tiered().write_atomically(swaps, permit).await)
     }
 
-    /// Within the limits of each namespace the operation counts once, with all its bytes there. If
-    /// one namespace refuses it, no other is charged.
+    /// Begins an operation in several namespaces, with the payload bytes of each. The operation
+    /// counts once in each namespace. If a namespace refuses the operation, the other namespaces
+    /// are not charged.
     pub(crate) fn admit_together(
         &self,
         operation: &'static str,
@@ -317,6 +332,7 @@ impl Engine {
             match permit {
                 Ok(permit) => admitted.push(permit),
                 Err(error) => {
+                    // Namespaces admitted so far get their operation and bytes back.
                     admitted.into_iter().for_each(NamespacePermit::give_back);
                     return Err((namespace, error));
                 }
@@ -326,7 +342,7 @@ impl Engine {
     }
 }
 
-/// Ends an operation of several namespaces with its outcome.
+/// Ends an operation in several namespaces with its outcome.
 pub(crate) fn end_together<T>(permits: Vec<NamespacePermit>, mut outcome: Result<T>) -> Result<T> {
     for permit in permits {
         outcome = permit.end(outcome);

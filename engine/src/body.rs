@@ -1,8 +1,8 @@
-//! The payload of a put: bytes at hand, or a stream; and the peek that decides which tier it goes
-//! to.
+//! [`Body`]: the payload of a put, which is a buffer or a stream; and the peek that selects its
+//! tier.
 //!
-//! No chunk is asked for once the inline limit is passed, and what was buffered is passed on
-//! without a copy, but for chunks under 1 KiB, which are joined.
+//! The peek buffers at most the inline limit plus a single chunk. Buffered chunks are passed on
+//! without a copy, except chunks under 1 KiB, which are joined.
 
 use std::fmt;
 
@@ -13,21 +13,22 @@ use futures::stream::BoxStream;
 use futures::{Stream, StreamExt};
 use tokio::io::{AsyncRead, AsyncReadExt};
 
-/// Bytes asked of a reader at once.
+/// Bytes requested from a reader at once.
 const READ_BYTES: usize = 256 * 1024;
 
-/// Chunks shorter than this are joined while they are peeked at.
+/// Length under which chunks are joined during a peek, in bytes.
 const SHORT_CHUNK_BYTES: usize = 1024;
 
-/// What is put: bytes, or a stream of them.
+/// The payload of a put: a buffer, or a stream of chunks.
 ///
 /// ```
 /// use cenotaph::Body;
 ///
-/// let at_hand: Body = "a few bytes".into();
-/// let streamed = Body::stream(futures::stream::iter([Ok::<_, std::io::Error>("in "), Ok("chunks")]));
+/// let buffer: Body = "a few bytes".into();
+/// let chunks = futures::stream::iter([Ok::<_, std::io::Error>("in "), Ok("chunks")]);
+/// let streamed = Body::stream(chunks);
 /// let read = Body::reader(&b"anything that implements tokio's AsyncRead"[..]);
-/// # drop((at_hand, streamed, read));
+/// # drop((buffer, streamed, read));
 /// ```
 pub struct Body(Inner);
 
@@ -35,7 +36,7 @@ pub struct Body(Inner);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Origin {
     Caller,
-    /// A read of this engine: the blob tier may take its time.
+    /// A read of this engine. It is exempt from the idle limit, because a blob tier may be slow.
     Engine,
 }
 
@@ -45,9 +46,11 @@ enum Inner {
 }
 
 impl Body {
-    /// A stream of chunks of any size. An error in it, a panic, or a pause of more than
-    /// [`Limits::source_idle`](crate::Limits::source_idle) ends the put with [`ErrorKind::Source`],
-    /// and nothing is stored.
+    /// Creates a body from a stream of chunks of any size.
+    ///
+    /// An error or a panic in the stream, or a pause of more than
+    /// [`Limits::source_idle`](crate::Limits::source_idle), ends the put with
+    /// [`ErrorKind::Source`], and nothing is stored.
     pub fn stream<S, C, E>(stream: S) -> Self
     where
         S: Stream<Item = Result<C, E>> + Send + 'static,
@@ -66,7 +69,7 @@ impl Body {
         ))
     }
 
-    /// The bytes of an object that is read, as many as this.
+    /// Creates a body from the stream of an object that is being read. `bytes` is its length.
     pub(crate) fn of_read(stream: BoxStream<'static, Result<Bytes>>, bytes: u64) -> Self {
         let stream = stream.map(|chunk| chunk.map_err(Into::into)).boxed();
         Self(Inner::Stream(
@@ -78,14 +81,13 @@ impl Body {
         ))
     }
 
-    /// Whatever the reader gives until its end.
+    /// Creates a body from all bytes of `reader`, up to its end.
     pub fn reader(reader: impl AsyncRead + Send + Unpin + 'static) -> Self {
         let start = (reader, BytesMut::new());
         Self::stream(futures::stream::try_unfold(
             start,
             |(mut reader, mut buffer)| async move {
-                // One buffer serves many short reads: each chunk keeps no more memory than its
-                // bytes.
+                // A buffer serves many short reads: each chunk keeps no more memory than its bytes.
                 if buffer.capacity() == 0 {
                     buffer.reserve(READ_BYTES);
                 }
@@ -97,16 +99,19 @@ impl Body {
         ))
     }
 
-    /// The same payload, with a promise of its length in bytes: a put of any other length fails
-    /// with [`ErrorKind::Source`], and nothing is stored. Lets a large put begin its upload at
-    /// once, and a small one reserve less.
+    /// Declares the length of the payload in bytes.
+    ///
+    /// A put whose payload has another length fails with [`ErrorKind::Source`], and nothing is
+    /// stored. With a declared length, a large put starts its upload at once, and a small put
+    /// reserves less memory.
     #[must_use]
     pub fn promise(self, bytes: u64) -> Self {
         match self.0 {
-            Inner::Bytes(at_hand) if at_hand.len() as u64 == bytes => Self(Inner::Bytes(at_hand)),
-            Inner::Bytes(at_hand) => {
+            Inner::Bytes(buffer) if buffer.len() as u64 == bytes => Self(Inner::Bytes(buffer)),
+            // A buffer of another length becomes a stream, whose end reports the mismatch.
+            Inner::Bytes(buffer) => {
                 let source = Source {
-                    stream: once(at_hand),
+                    stream: once(buffer),
                     bytes: Some(bytes),
                 };
                 Self(Inner::Stream(source, Origin::Caller))
@@ -121,7 +126,7 @@ impl Body {
         }
     }
 
-    /// The same payload, a stream of a caller watched: see [`Tiered::watched`].
+    /// Applies the idle limit to a stream of a caller. See [`Tiered::watched`].
     pub(crate) fn watched(self, tiered: &Tiered) -> Self {
         match self.0 {
             Inner::Stream(source, Origin::Caller) => {
@@ -131,13 +136,13 @@ impl Body {
         }
     }
 
-    /// As it comes.
+    /// Returns the payload as a stream, without a peek.
     pub(crate) fn into_source(self) -> Source {
         match self.0 {
-            Inner::Bytes(at_hand) => {
-                let bytes = Some(at_hand.len() as u64);
+            Inner::Bytes(buffer) => {
+                let bytes = Some(buffer.len() as u64);
                 Source {
-                    stream: once(at_hand),
+                    stream: once(buffer),
                     bytes,
                 }
             }
@@ -145,10 +150,11 @@ impl Body {
         }
     }
 
-    /// Most bytes that [`peek`](Self::peek) will buffer.
+    /// Returns the maximum number of bytes that [`peek`](Self::peek) buffers.
     pub(crate) fn peek_bytes(&self, inline_bytes_max: usize) -> usize {
         match &self.0 {
-            Inner::Bytes(at_hand) if at_hand.len() <= inline_bytes_max => at_hand.len(),
+            Inner::Bytes(buffer) if buffer.len() <= inline_bytes_max => buffer.len(),
+            // A payload that is known to be large is not buffered.
             Inner::Bytes(_) => 0,
             Inner::Stream(
                 Source {
@@ -164,20 +170,19 @@ impl Body {
         }
     }
 
-    /// Looks at the beginning to see which tier it belongs to: exactly the limit stays inline, one
-    /// byte more does not.
+    /// Reads the beginning of the payload to select its tier. A payload of exactly
+    /// `inline_bytes_max` bytes is inline; a longer payload is large.
     pub(crate) async fn peek(self, inline_bytes_max: usize) -> Result<Peeked> {
         match self.0 {
-            Inner::Bytes(at_hand) if at_hand.len() <= inline_bytes_max => {
-                Ok(Peeked::Inline(at_hand))
-            }
-            Inner::Bytes(at_hand) => {
-                let bytes = Some(at_hand.len() as u64);
+            Inner::Bytes(buffer) if buffer.len() <= inline_bytes_max => Ok(Peeked::Inline(buffer)),
+            Inner::Bytes(buffer) => {
+                let bytes = Some(buffer.len() as u64);
                 Ok(Peeked::Large(Source {
-                    stream: once(at_hand),
+                    stream: once(buffer),
                     bytes,
                 }))
             }
+            // The declared length selects the tier. Nothing is read from the stream.
             Inner::Stream(source, _)
                 if source
                     .bytes
@@ -190,11 +195,11 @@ impl Body {
     }
 }
 
-/// Which tier a payload belongs to.
+/// A payload with its tier.
 pub(crate) enum Peeked {
-    /// It is short, and this is all of it.
+    /// A payload within the inline limit, complete.
     Inline(Bytes),
-    /// It is longer than the limit.
+    /// A payload over the inline limit, including the bytes that were read from it.
     Large(Source),
 }
 
@@ -203,15 +208,21 @@ async fn peek(source: Source, inline_bytes_max: usize) -> Result<Peeked> {
         mut stream,
         bytes: promised,
     } = source;
-    let (mut chunks, mut total) = (Vec::new(), 0usize);
+    let mut chunks = Vec::new();
+    let mut total = 0usize;
     while let Some(chunk) = stream.next().await {
         let chunk = chunk.map_err(|error| source_error("the stream failed").with_source(error))?;
+        // Empty chunks carry no bytes, and would only take memory for their handles.
         if chunk.is_empty() {
             continue;
         }
         total = total.saturating_add(chunk.len());
+        // A declared length over the limit never gets here, so a longer stream fails before its
+        // tier is selected.
         if promised.is_some_and(|promised| total as u64 > promised) {
-            return Err(source_error("the stream is longer than it promised"));
+            return Err(source_error(
+                "the stream is longer than its declared length",
+            ));
         }
         push(&mut chunks, chunk);
         if total > inline_bytes_max {
@@ -225,15 +236,15 @@ async fn peek(source: Source, inline_bytes_max: usize) -> Result<Peeked> {
         }
     }
     match promised {
-        Some(promised) if promised != total as u64 => {
-            Err(source_error("the stream does not have the promised length"))
-        }
+        Some(promised) if promised != total as u64 => Err(source_error(
+            "the stream is shorter than its declared length",
+        )),
         _ => Ok(Peeked::Inline(contiguous(chunks, total))),
     }
 }
 
-/// Keeps a chunk; a short one is joined to what came before, for its handle would take more memory
-/// than its bytes.
+/// Appends a chunk. A short chunk is joined to a short predecessor, because its handle would use
+/// more memory than its bytes.
 fn push(chunks: &mut Vec<Bytes>, chunk: Bytes) {
     match chunks.last_mut() {
         Some(last) if chunk.len() < SHORT_CHUNK_BYTES && last.len() < SHORT_CHUNK_BYTES => {
@@ -245,7 +256,8 @@ fn push(chunks: &mut Vec<Bytes>, chunk: Bytes) {
     }
 }
 
-/// One chunk stays as it is; several must be joined, for a row holds one.
+/// Returns the chunks as a single buffer, because a row holds a single buffer. A single chunk is
+/// not copied.
 fn contiguous(mut chunks: Vec<Bytes>, total: usize) -> Bytes {
     if chunks.len() <= 1 {
         return chunks.pop().unwrap_or_default();
@@ -268,7 +280,7 @@ fn source_error(why: &str) -> Error {
 impl fmt::Debug for Body {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.0 {
-            Inner::Bytes(at_hand) => write!(f, "Body({} bytes)", at_hand.len()),
+            Inner::Bytes(buffer) => write!(f, "Body({} bytes)", buffer.len()),
             Inner::Stream(source, _) => write!(f, "Body(stream of {:?} bytes)", source.bytes),
         }
     }
@@ -281,10 +293,10 @@ impl From<Bytes> for Body {
 }
 
 macro_rules! body_from {
-    ($($at_hand:ty),*) => {$(
-        impl From<$at_hand> for Body {
-            fn from(at_hand: $at_hand) -> Self {
-                Bytes::from(at_hand).into()
+    ($($buffer:ty),*) => {$(
+        impl From<$buffer> for Body {
+            fn from(buffer: $buffer) -> Self {
+                Bytes::from(buffer).into()
             }
         }
     )*};
@@ -311,7 +323,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn exactly_the_limit_stays_inline_and_one_byte_more_does_not() {
+    async fn only_a_payload_over_the_limit_is_large() {
         assert_eq!(inline_bytes(vec![0u8; 10].into(), 10).await, Some(10));
         assert_eq!(inline_bytes(vec![0u8; 11].into(), 10).await, None);
         assert_eq!(inline_bytes(chunks(&[3, 0, 7]), 10).await, Some(10));
@@ -320,14 +332,15 @@ mod tests {
         assert_eq!(
             inline_bytes(chunks(&[3, 7]).promise(11), 10).await,
             None,
-            "the promise alone decides"
+            "the declared length alone selects the tier"
         );
     }
 
     #[tokio::test]
-    async fn what_was_peeked_at_comes_first_and_is_not_copied() {
+    async fn peeked_chunks_come_first_and_are_not_copied() {
         let first = Bytes::from(vec![1u8; 2000]);
-        let (kept, second) = (first.clone(), Bytes::from(vec![2u8; 2000]));
+        let kept = first.clone();
+        let second = Bytes::from(vec![2u8; 2000]);
         let body = Body::stream(futures::stream::iter([
             Ok::<_, std::io::Error>(first),
             Ok(second),
@@ -337,11 +350,15 @@ mod tests {
         };
         let seen: Vec<Bytes> = source.stream.map(|chunk| chunk.unwrap()).collect().await;
         assert_eq!(seen.concat(), [[1u8; 2000], [2; 2000]].concat());
-        assert_eq!(seen[0].as_ptr(), kept.as_ptr(), "the very same bytes");
+        assert_eq!(
+            seen[0].as_ptr(),
+            kept.as_ptr(),
+            "the first chunk was not copied"
+        );
     }
 
     #[tokio::test]
-    async fn what_was_peeked_at_in_single_bytes_takes_few_handles() {
+    async fn peeked_single_bytes_are_joined() {
         let bytes = || (0..=u8::MAX).cycle().take(5000);
         let singles = bytes().map(|byte| Ok::<_, std::io::Error>(vec![byte]));
         let Peeked::Large(source) = Body::stream(futures::stream::iter(singles))
@@ -353,11 +370,14 @@ mod tests {
         };
         let seen: Vec<Bytes> = source.stream.map(|chunk| chunk.unwrap()).collect().await;
         assert!(seen.len() < 5000 - 4000 + 10, "{} chunks", seen.len());
-        assert!(seen.concat().into_iter().eq(bytes()), "in their order");
+        assert!(
+            seen.concat().into_iter().eq(bytes()),
+            "the bytes are in order"
+        );
     }
 
     #[tokio::test]
-    async fn a_broken_promise_of_a_small_stream_is_a_source_error() {
+    async fn small_stream_of_wrong_length_is_a_source_error() {
         let error = chunks(&[3]).promise(4).peek(10).await.err().unwrap();
         assert_eq!(error.kind(), ErrorKind::Source);
     }

@@ -1,4 +1,4 @@
-//! [`Builder`]: how an engine is opened.
+//! [`Builder`]: the options and the steps of opening an engine.
 
 use std::path::{Path, PathBuf};
 use std::pin::pin;
@@ -19,12 +19,12 @@ use crate::engine::{Engine, Parts};
 use crate::namespaces::configured;
 use crate::read_only;
 
-/// Pause before an index is opened again that this process may be closing, and how often that is
-/// tried: 2 seconds in all.
+/// Pause before this process opens an index again that it may still be closing, and the maximum
+/// number of attempts: 2 seconds in total.
 const REOPEN_PAUSE: Duration = Duration::from_millis(20);
 const REOPEN_ATTEMPTS: usize = 100;
 
-/// An engine in preparation. See [`Engine::builder`].
+/// Builder of an engine. See [`Engine::builder`].
 ///
 /// ```
 /// # #[tokio::main]
@@ -64,32 +64,39 @@ impl Builder {
         }
     }
 
-    /// Keeps large objects in this blob tier instead of `blobs` under the data directory. A blob
-    /// tier belongs to one store: a new store marks an empty tier as its own, and only the tier
-    /// with its mark is opened later. Retries, timeouts and tracing are yours to layer onto it.
+    /// Stores large objects in the blob tier `operator` instead of the directory `blobs` under the
+    /// data directory.
     ///
-    /// OpenDAL creates the directory of an operator on `fs` when the operator is made; use
-    /// [`blobs_in`](Self::blobs_in) for a directory.
+    /// A blob tier belongs to exactly one store. A new store writes its mark into the empty tier,
+    /// and later opens accept only the tier with this mark. The caller adds layers for retries,
+    /// timeouts and tracing to the operator.
+    ///
+    /// OpenDAL creates the directory of an `fs` operator as soon as the operator is made. For a
+    /// directory, use [`blobs_in`](Self::blobs_in) instead.
     pub fn blobs(mut self, operator: Operator) -> Self {
         self.blobs = Some(Place::Operator(operator));
         self
     }
 
-    /// Keeps large objects in this directory instead of `blobs` under the data directory, otherwise
-    /// as [`blobs`](Self::blobs). The directory is created for a new store only: where it should be
-    /// and is not, because its disk is not mounted for instance, the store does not open.
+    /// Stores large objects in `directory` instead of the directory `blobs` under the data
+    /// directory. Otherwise as [`blobs`](Self::blobs).
+    ///
+    /// Only a new store creates the directory. An existing store does not open if the directory is
+    /// missing, for example because its disk is not mounted.
     pub fn blobs_in(mut self, directory: impl Into<PathBuf>) -> Self {
         self.blobs = Some(Place::Directory(directory.into()));
         self
     }
 
-    /// Takes the blob tier as this store's, whatever mark it has and whatever it holds, and writes
-    /// the mark anew. For a tier that was restored or copied without its mark, or whose index was
-    /// rebuilt. A store that the tier belonged to until then does not open over it any more.
+    /// Accepts the blob tier as this store's, regardless of its mark and its contents, and writes a
+    /// new mark.
+    ///
+    /// This is for a tier that was restored or copied without its mark, and for a store whose index
+    /// was rebuilt. A store that owned the tier before can no longer open it.
     ///
     /// Objects whose blobs are not in the tier are [`Corrupt`](crate::ErrorKind::Corrupt) from then
-    /// on, and blobs that the index does not know are deleted by a [repairing
-    /// scrub](crate::Scrub::repair).
+    /// on. A [repairing scrub](crate::Scrub::repair) deletes the blobs that the index does not
+    /// know.
     ///
     /// ```
     /// # #[tokio::main]
@@ -112,34 +119,36 @@ impl Builder {
         self
     }
 
-    /// Another configuration than the default one.
+    /// Sets the configuration. The default is [`Config::default`].
     pub fn config(mut self, config: Config) -> Self {
         self.config = config;
         self
     }
 
-    /// Keeps rows in this index instead of fjall under the data directory.
+    /// Stores the rows in `index` instead of an fjall index under the data directory.
     pub fn index(mut self, index: Arc<dyn Index>) -> Self {
         self.index = Some(index);
         self
     }
 
-    /// Opens the store for reads only. Not a byte, name or time of it changes, in the data
-    /// directory and in the blob tier, and no right to write there is needed: a store on a disk
-    /// that is mounted read-only, of another user, or in a backup.
+    /// Opens the store for reads only.
     ///
-    /// `get`, `head`, `list`, `usage`, `list_uploads`, `resume` with its `parts`, `stats`, `health`
-    /// and a `scrub` without repairs work as ever. Whatever would write is
-    /// [`Invalid`](crate::ErrorKind::Invalid) with the reason
-    /// [`ReadOnly`](crate::Reason::ReadOnly), [`settle`](Engine::settle) included. Nothing happens
-    /// by itself either: what a crash left is not settled, what is due is not removed, and a read
-    /// extends no deadline. Reads are right all the same, for the row alone decides: what has
-    /// expired is absent.
+    /// A read-only engine changes no byte, name or time in the data directory or in the blob tier,
+    /// and it needs no permission to write there. It can open a store on a read-only mount, of
+    /// another user, or in a backup.
     ///
-    /// It reads the store as it was last closed, or as a crash left it, and keeps engines that
-    /// write from opening it until it is closed; other engines that only read are welcome. Opening
-    /// copies the journals of the index, some 200 MiB at most, into a [private
-    /// directory](Self::view_in), which closing or dropping the engine removes, and a crash leaves.
+    /// `get`, `head`, `list`, `usage`, `list_uploads`, `resume` with `parts`, `stats`, `health` and
+    /// a `scrub` without repairs work as usual. Every operation that would write, including
+    /// [`settle`](Engine::settle), fails with [`Invalid`](crate::ErrorKind::Invalid) and the reason
+    /// [`ReadOnly`](crate::Reason::ReadOnly). The engine does no background work: it does not
+    /// settle the changes of a crashed engine, it does not remove expired objects, and a read
+    /// extends no deadline. Reads are correct nevertheless, because they depend on the row only: an
+    /// expired object is absent.
+    ///
+    /// The engine reads the store as of its last close or crash. While it is open, no engine that
+    /// writes can open the store; other read-only engines can. Opening copies the journals of the
+    /// index, about 200 MiB at most, into a [private directory](Self::view_in). Closing or dropping
+    /// the engine removes the directory; a crash leaves it.
     ///
     /// ```
     /// # #[tokio::main]
@@ -162,42 +171,45 @@ impl Builder {
         self
     }
 
-    /// Makes the private directory of an engine that is [read-only](Self::read_only) below this one
-    /// instead of the system's directory for temporary files. Its name begins with
-    /// `cenotaph-view-`.
+    /// Creates the private directory of a [read-only](Self::read_only) engine below `directory`
+    /// instead of the system's directory for temporary files. The name of the private directory
+    /// begins with `cenotaph-view-`.
     pub fn view_in(mut self, directory: impl Into<PathBuf>) -> Self {
         self.views = Some(directory.into());
         self
     }
 
-    /// Another world than the real one: for simulations and tests.
+    /// Replaces the real environment (clocks, randomness, threads). For simulations and tests.
     pub fn env(mut self, env: Env) -> Self {
         self.env = Some(env);
         self
     }
 
-    /// Opens the engine, creating what is not there yet. Settles what earlier incarnations left
-    /// behind; deleting their orphans goes on afterwards. Takes time in proportion to unsettled
-    /// changes, not to objects.
+    /// Opens the engine, and creates the store if it does not exist.
+    ///
+    /// Opening settles the changes of earlier incarnations; the engine deletes their orphans
+    /// afterwards in the background. The time is proportional to the number of unsettled changes,
+    /// not to the number of objects.
     ///
     /// # Errors
-    /// - [`AlreadyOpen`](crate::ErrorKind::AlreadyOpen): another engine, in this process or
-    ///   another, has this index open; several engines may if all of them are
-    ///   [read-only](Self::read_only).
+    /// - [`AlreadyOpen`](crate::ErrorKind::AlreadyOpen): another engine, in this or another
+    ///   process, has this index open. Several [read-only](Self::read_only) engines may have it
+    ///   open at once.
     /// - [`Corrupt`](crate::ErrorKind::Corrupt): the index, or the mark of the blob tier, is
-    ///   damaged. Nothing was touched.
-    /// - [`UnknownFormat`](crate::ErrorKind::UnknownFormat): a later build wrote it.
-    /// - [`Invalid`](crate::ErrorKind::Invalid): a setting is out of bounds, the directory holds
-    ///   something else, the blob tier belongs to another store or holds what the index does not
-    ///   know, this is no tokio runtime, or an engine that is read-only was to open a store that is
-    ///   not there.
+    ///   damaged. Opening changed nothing.
+    /// - [`UnknownFormat`](crate::ErrorKind::UnknownFormat): a later build wrote the store.
+    /// - [`Invalid`](crate::ErrorKind::Invalid): a setting is out of bounds; the directory contains
+    ///   something else; the blob tier belongs to another store, or contains blobs that the index
+    ///   does not know; there is no tokio runtime; or a read-only engine was to open a store that
+    ///   does not exist.
     /// - [`Unavailable`](crate::ErrorKind::Unavailable): the disk can't be read or written, or the
-    ///   blob tier is not there: it is not mounted, or is another one without a mark. Nothing was
-    ///   created in its place.
+    ///   blob tier is missing: it is not mounted, or another tier without a mark is in its place.
+    ///   Opening created nothing in its place.
     ///
-    /// An error about the blob tier tells the expected id and the found one. Mount or name the
-    /// right tier; if this is the right one, [`adopt_blobs`](Self::adopt_blobs).
+    /// An error about the blob tier contains the expected and the found store id. Mount or name the
+    /// right tier. If the tier is the right one, open with [`adopt_blobs`](Self::adopt_blobs).
     pub async fn open(self) -> Result<Engine> {
+        // An invalid configuration fails before anything on disk is touched.
         self.config.check()?;
         let env = self.env.map_or_else(Env::real, Ok)?;
         let is_own_index = self.index.is_none();
@@ -215,15 +227,14 @@ impl Builder {
         let place = self
             .blobs
             .unwrap_or_else(|| Place::Directory(self.data.join("blobs")));
-        let (options, timeout) = (self.config.blobs.clone(), self.config.limits.sweep.timeout);
         let claim = Claim {
             index: Arc::clone(&index),
             env,
-            options,
-            timeout,
+            options: self.config.blobs.clone(),
+            timeout: self.config.limits.sweep.timeout,
             adopt: self.adopt,
         };
-        // Of another index nobody knows where it is.
+        // The location of a caller's own index is unknown, so blobs can't share a disk with it.
         let index_path = is_own_index.then(|| self.data.join("index"));
         let started = if self.is_read_only {
             read_only::start(&self.config, claim, place).await
@@ -233,8 +244,8 @@ impl Builder {
         match started {
             Ok(engine) => Ok(engine),
             Err(error) => {
-                // Whoever tries again must find the index free. Its own failure would hide the
-                // first one.
+                // A failed open must release the index, so that the next attempt can open it. The
+                // error of this close is dropped, because it would hide the first error.
                 drop(index.close().await);
                 Err(error)
             }
@@ -242,8 +253,8 @@ impl Builder {
     }
 }
 
-/// What `work` gives, while somebody looks after overdue commits: nobody else does before there are
-/// actors.
+/// Runs `work`, and meanwhile checks the index for overdue commits once per heartbeat. Before the
+/// actors start, nothing else checks them.
 async fn watched<T>(
     index: &Arc<dyn Index>,
     env: &Env,
@@ -252,6 +263,7 @@ async fn watched<T>(
 ) -> T {
     let mut work = pin!(work);
     loop {
+        // A deadline that passes does not drop the pinned work; the next turn polls it again.
         match env.deadline(heartbeat, work.as_mut()).await {
             Some(value) => return value,
             None => index.watch(env.monotonic()),
@@ -260,22 +272,27 @@ async fn watched<T>(
 }
 
 async fn open_index(path: &Path, env: &Env, config: &Config) -> Result<FjallIndex> {
-    let (dir, options) = (path.to_owned(), config.index);
-    open_patiently(path, env, move |env| FjallIndex::open(&dir, env, options)).await
+    let dir = path.to_owned();
+    let options = config.index;
+    open_when_free(path, env, move |env| FjallIndex::open(&dir, env, options)).await
 }
 
-/// Opens the index in `path`. One that this process has just dropped is free in a moment: its
-/// threads end behind it.
-pub(crate) async fn open_patiently(
+/// Opens the index in `path`, with retries while this process still closes an earlier index there.
+/// A dropped index is released only when its threads have ended.
+pub(crate) async fn open_when_free(
     path: &Path,
     env: &Env,
     open: impl Fn(Env) -> Result<FjallIndex> + Clone + Send + 'static,
 ) -> Result<FjallIndex> {
     let mut attempts = 0;
     loop {
-        let (dir, opener, open) = (path.to_owned(), env.clone(), open.clone());
+        let dir = path.to_owned();
+        let opener = env.clone();
+        let open = open.clone();
         let opened = env.blocking(move || {
             let opened = open(opener);
+            // Only an index of this process is released soon. An index that another process holds
+            // is reported at once.
             let is_held = |error: &Error| error.kind() == ErrorKind::AlreadyOpen;
             let may_be_closing =
                 opened.as_ref().err().is_some_and(is_held) && FjallIndex::is_held_here(&dir);
@@ -297,14 +314,17 @@ async fn start(
     index_path: Option<&Path>,
 ) -> Result<Engine> {
     let Claim { index, env, .. } = claim.clone();
+    // The blob tier is claimed before the epoch begins: a refused tier must leave no trace.
     let begin = async { Ok((claim.take(place).await?, begin_epoch(&index).await?)) };
     let (blobs, epoch) = watched(&index, &env, config.limits.heartbeat, begin).await?;
     if index_path.is_some_and(|path| blobs.is_on_disk_of(path)) {
         let index = Arc::clone(&index);
-        // Blobs end before they take what the index still needs. It asks for twice as much as it is
-        // to store, for it writes everything twice; blobs are written once.
+        // Blobs stop growing before they use the space that the index still needs. `room` is asked
+        // with half of the bytes, because it reserves twice its argument: the index writes
+        // everything twice, but a blob is written once.
         blobs.share_disk(Box::new(move |bytes| index.room(bytes / 2)));
     }
+    // Reads and actors share the pins: the sweeper must not delete a blob that a read has open.
     let pins = Pins::new();
     let (reads, namespaces) = reads_and_namespaces(config, &index, &blobs, &pins, &env)?;
     let tiered = Tiered::start(
@@ -327,7 +347,7 @@ async fn start(
     }))
 }
 
-/// The parts of an engine beside its actors.
+/// Creates the components of an engine other than its actors.
 pub(crate) fn reads_and_namespaces(
     config: &Config,
     index: &Arc<dyn Index>,

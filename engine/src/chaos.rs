@@ -1,4 +1,4 @@
-//! Faults for tests of services that must survive them: the feature `chaos`.
+//! Fault injection for tests of services: kills of actors. Requires the feature `chaos`.
 
 use std::sync::Arc;
 
@@ -8,14 +8,15 @@ use cenotaph_storage::Result;
 use crate::engine::{Engine, IntoObjectId};
 
 impl Engine {
-    /// Kills actors of this kind as a fault would; whether there was one. For tests of services
-    /// that must survive it.
+    /// Kills all actors of this kind, as a fault would. Returns `true` if there was at least one.
+    /// For tests of services that must survive such a fault.
     pub fn kill(&self, kind: ActorKind) -> bool {
         self.tiered().kill(kind)
     }
 
-    /// The same as [`kill`](Self::kill), without keeping the engine alive.
+    /// Returns a function like [`kill`](Self::kill) that does not keep the engine alive.
     pub fn killer(&self) -> impl Fn(ActorKind) -> bool + Send + Sync + 'static {
+        // A strong reference would keep the store open for as long as the function exists.
         let engine = Arc::downgrade(&self.0);
         move |kind| {
             engine
@@ -24,10 +25,10 @@ impl Engine {
         }
     }
 
-    /// The number of the shard that decides for an object.
+    /// Returns the number of the shard that decides for an object.
     ///
     /// # Errors
-    /// [`Invalid`](crate::ErrorKind::Invalid) if the id breaks a rule.
+    /// [`Invalid`](crate::ErrorKind::Invalid): the id breaks a rule.
     pub fn shard_of(&self, id: impl IntoObjectId) -> Result<usize> {
         Ok(self.tiered().shard_of(&id.into_object_id()?))
     }

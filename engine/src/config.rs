@@ -1,5 +1,4 @@
-//! Everything about an engine that may be configured, with defaults that suit a service on one
-//! machine.
+//! The configuration of an engine. The defaults suit a service on a single machine.
 
 use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
@@ -12,36 +11,49 @@ use cenotaph_storage::index::fjall::FjallOptions;
 use cenotaph_storage::{Error, ErrorKind, Result};
 use serde::{Deserialize, Serialize};
 
-/// Longest payload that stays in the index by default: 1 MiB. One byte more goes to the blob tier.
+/// Default maximum length of a payload in the index, in bytes: 1 MiB. A longer payload goes to the
+/// blob tier.
 pub const INLINE_BYTES_MAX: usize = 1024 * 1024;
 
-/// What a read makes of an object whose row names a blob that is not in the blob tier.
+const GIB: u64 = 1024 * 1024 * 1024;
+
+/// A hundred years of 366 days, in milliseconds.
+const CENTURY_MS: u64 = 100 * 366 * 24 * 3_600_000;
+
+/// A field, its value, and the bounds of the value. Durations are in milliseconds. The upper bound
+/// `u64::MAX` is no bound.
+type Bound = (&'static str, u64, RangeInclusive<u64>);
+
+/// Treatment of an object whose row names a blob that is not in the blob tier.
 ///
-/// It concerns [`get`](crate::Engine::get), [`copy`](crate::Engine::copy),
+/// The setting applies to [`get`](crate::Engine::get), [`copy`](crate::Engine::copy),
 /// [`part_copy`](crate::Upload::part_copy), [`batch`](crate::Engine::batch) and
-/// [`update`](crate::Engine::update). `head`, `list`, `usage` and preconditions never look at the
-/// blob tier: for them the object exists either way. So does it for a scrub, which reports it.
+/// [`update`](crate::Engine::update). `head`, `list`, `usage` and preconditions never read the blob
+/// tier; for them the object exists with either setting. A scrub reports the missing blob with
+/// either setting.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum MissingBlob {
-    /// An error of kind [`Corrupt`](crate::ErrorKind::Corrupt) with the reason
-    /// [`MissingBlob`](crate::Reason::MissingBlob): bytes that were acknowledged are lost.
+    /// The read fails with [`Corrupt`](crate::ErrorKind::Corrupt) and the reason
+    /// [`MissingBlob`](crate::Reason::MissingBlob): acknowledged bytes are lost.
     #[default]
     Corrupt,
-    /// The object reads as absent; `update` puts or deletes in its place. A read that has begun to
-    /// give bytes still ends with the error. So does every read, as
-    /// [`Unavailable`](crate::ErrorKind::Unavailable), while the blob tier is not there or not this
-    /// store's. Only for callers who rely on a lost blob reading as absent: others take absence for
-    /// a deletion.
+    /// The object reads as absent, and `update` puts or deletes in its place.
+    ///
+    /// A read that has already returned bytes still ends with the error. While the blob tier is
+    /// missing or belongs to another store, every read that needs it fails with
+    /// [`Unavailable`](crate::ErrorKind::Unavailable). Use this setting only in services that
+    /// expect a lost blob to read as absent; others mistake the absence for a deletion.
     Absent,
 }
 
-/// The configuration of an [`Engine`](crate::Engine). Every field has a default, so that a
-/// service's configuration file names only what it changes.
+/// The configuration of an [`Engine`](crate::Engine). Every field has a default, so a configuration
+/// file names only the fields that it changes.
 ///
 /// ```
 /// # fn main() -> Result<(), serde_json::Error> {
-/// let config: cenotaph::Config = serde_json::from_str(r#"{ "inline_bytes_max": 65536, "limits": { "uploads_at_once": 8 } }"#)?;
+/// let json = r#"{ "inline_bytes_max": 65536, "limits": { "uploads_at_once": 8 } }"#;
+/// let config: cenotaph::Config = serde_json::from_str(json)?;
 /// assert_eq!(config.limits.uploads_at_once, 8);
 /// assert_eq!(config.limits.shards, 16);
 /// # Ok(())
@@ -50,192 +62,56 @@ pub enum MissingBlob {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
-    /// Longest payload in bytes that stays in the index; one byte more goes to the blob tier. May
-    /// differ at every open. On a local file system files are faster than inline payloads from
-    /// about 128 KiB; against a remote tier inline wins up to the default.
+    /// Maximum length of a payload in the index, in bytes. A longer payload goes to the blob tier.
+    /// The value may differ at every open.
+    ///
+    /// On a local file system, files are faster than inline payloads from about 128 KiB on. With a
+    /// remote blob tier, inline payloads are faster up to the default of 1 MiB.
     pub inline_bytes_max: usize,
-    /// Limits of the writes.
+    /// Limits of writes and of background work.
     pub limits: Limits,
-    /// Limits of the reads.
+    /// Limits of reads.
     pub reads: ReadLimits,
-    /// How blobs are written.
+    /// Options of the blob tier.
     pub blobs: BlobOptions,
-    /// What a read makes of an object whose blob is gone: an error unless told.
+    /// Treatment of an object whose blob is missing. The default is an error.
     pub missing_blob: MissingBlob,
-    /// The limits that namespaces begin with, by `usecase/scope=value/..`. Each holds for exactly
-    /// that namespace; [`Engine::limit_namespace`](crate::Engine::limit_namespace) changes them
-    /// until the next open.
+    /// Initial limits of namespaces. The key is the name of the namespace,
+    /// `usecase/scope=value/..`. An entry applies to exactly that namespace.
+    /// [`Engine::limit_namespace`](crate::Engine::limit_namespace) changes limits until the engine
+    /// is closed.
     pub namespaces: BTreeMap<String, NamespaceLimits>,
-    /// How the index is kept. Ignored if an index of your own is given.
+    /// Options of the fjall index. Ignored if the builder was given another
+    /// [index](crate::Builder::index).
     pub index: FjallOptions,
 }
 
 impl Config {
-    /// Checks that every value is one that an engine can work with.
-    /// [`Builder::open`](crate::Builder::open) does so first.
+    /// Checks every value against its bounds. [`Builder::open`](crate::Builder::open) calls this
+    /// first.
     ///
     /// # Errors
-    /// [`Invalid`](crate::ErrorKind::Invalid), naming the field, its value and its bounds.
+    /// [`Invalid`](crate::ErrorKind::Invalid): a value is out of bounds. The message contains the
+    /// field, its value and its bounds.
     pub fn check(&self) -> Result<()> {
-        const GIB: u64 = 1024 * 1024 * 1024;
-        const CENTURY_MS: u64 = 100 * 366 * 24 * 3_600_000;
-        let (limits, reads, blobs) = (&self.limits, &self.reads, &self.blobs);
-        let bounds: [(&str, u64, RangeInclusive<u64>); 34] = [
-            (
-                "inline_bytes_max",
-                self.inline_bytes_max as u64,
-                0..=64 * 1024 * 1024,
-            ),
-            ("limits.shards", limits.shards as u64, 1..=4096),
-            (
-                "limits.writes_at_once",
-                limits.writes_at_once as u64,
-                1..=1 << 24,
-            ),
-            (
-                "limits.write_bytes_in_flight",
-                limits.write_bytes_in_flight as u64,
-                1..=256 * GIB,
-            ),
-            (
-                "limits.uploads_at_once",
-                limits.uploads_at_once as u64,
-                1..=1 << 16,
-            ),
-            (
-                "limits.upload_bytes_in_flight",
-                limits.upload_bytes_in_flight as u64,
-                1..=256 * GIB,
-            ),
-            (
-                "limits.heartbeat in ms",
-                millis(limits.heartbeat),
-                1..=3_600_000,
-            ),
-            (
-                "limits.recovery_page",
-                limits.recovery_page as u64,
-                1..=100_000,
-            ),
-            (
-                "limits.sweep.deletes_at_once",
-                limits.sweep.deletes_at_once as u64,
-                1..=1024,
-            ),
-            ("limits.sweep.page", limits.sweep.page as u64, 1..=100_000),
-            (
-                "limits.sweep.backoff_min in ms",
-                millis(limits.sweep.backoff_min),
-                1..=3_600_000,
-            ),
-            (
-                "limits.sweep.backoff_max in ms",
-                millis(limits.sweep.backoff_max),
-                1..=u64::MAX,
-            ),
-            (
-                "limits.sweep.timeout in ms",
-                millis(limits.sweep.timeout),
-                1..=u64::MAX,
-            ),
-            (
-                "limits.restarts.backoff_max in ms",
-                millis(limits.restarts.backoff_max),
-                1..=u64::MAX,
-            ),
-            (
-                "limits.expiry.removals_at_once",
-                limits.expiry.removals_at_once as u64,
-                1..=100_000,
-            ),
-            ("limits.expiry.page", limits.expiry.page as u64, 1..=100_000),
-            (
-                "limits.expiry.interval_max in ms",
-                millis(limits.expiry.interval_max),
-                1..=u64::MAX,
-            ),
-            (
-                "limits.batch_operations_max",
-                limits.batch_operations_max as u64,
-                1..=100_000,
-            ),
-            (
-                "limits.atomic_bytes_max",
-                limits.atomic_bytes_max as u64,
-                1..=GIB,
-            ),
-            (
-                "limits.update_attempts",
-                u64::from(limits.update_attempts),
-                1..=1000,
-            ),
-            (
-                "limits.multipart.part_bytes_max",
-                limits.multipart.part_bytes_max,
-                1..=u64::MAX,
-            ),
-            (
-                "limits.multipart.lifetime in ms",
-                millis(limits.multipart.lifetime),
-                1..=CENTURY_MS,
-            ),
-            (
-                "limits.multipart.parts_ending_at_once",
-                limits.multipart.parts_ending_at_once as u64,
-                1..=1 << 24,
-            ),
-            (
-                "limits.multipart.kept_for in ms",
-                millis(limits.multipart.kept_for),
-                1..=CENTURY_MS,
-            ),
-            (
-                "limits.split.over_bytes",
-                limits.split.over_bytes,
-                1..=u64::MAX,
-            ),
-            (
-                "limits.split.part_bytes",
-                limits.split.part_bytes,
-                1..=u64::MAX,
-            ),
-            (
-                "limits.split.at_once",
-                limits.split.at_once as u64,
-                1..=1024,
-            ),
-            ("reads.attempts", u64::from(reads.attempts), 1..=1024),
-            (
-                "reads.bytes_in_flight",
-                reads.bytes_in_flight,
-                1..=256 * GIB,
-            ),
-            ("reads.read_ahead", reads.read_ahead as u64, 1..=1024),
-            ("reads.unit_blocks", u64::from(reads.unit_blocks), 1..=1024),
-            (
-                "reads.list_page_max",
-                reads.list_page_max as u64,
-                1..=1_000_000,
-            ),
-            (
-                "blobs.chunk_bytes",
-                blobs.chunk_bytes as u64,
-                1024 * 1024..=5 * GIB,
-            ),
-            ("blobs.concurrent", blobs.concurrent as u64, 1..=1024),
-        ];
-        match bounds
+        let bounds = write_bounds(self)
             .into_iter()
-            .find(|(_, value, bounds)| !bounds.contains(value))
-        {
+            .chain(background_bounds(&self.limits))
+            .chain(batch_and_upload_bounds(&self.limits))
+            .chain(tier_bounds(&self.reads, &self.blobs));
+        // The first violation in this order is reported.
+        let mut violations = bounds.filter(|(_, value, bounds)| !bounds.contains(value));
+        match violations.next() {
             None => {
-                blobs.modes.check("blobs.modes")?;
+                // These values have rules of their own instead of numeric bounds.
+                self.blobs.modes.check("blobs.modes")?;
                 crate::namespaces::configured(&self.namespaces).map(drop)
             }
             Some((field, value, bounds)) => {
-                let (min, max) = (bounds.start(), bounds.end());
+                let min = bounds.start();
+                let max = bounds.end();
                 let message = format!(
-                    "a setting is out of bounds: field={field} value={value} min={min} max={max}"
+                    "setting out of bounds: field={field} value={value} min={min} max={max}"
                 );
                 Err(Error::new(ErrorKind::Invalid, "open", message))
             }
@@ -243,6 +119,176 @@ impl Config {
     }
 }
 
+/// Bounds of the writes in progress.
+fn write_bounds(config: &Config) -> [Bound; 8] {
+    let limits = &config.limits;
+    [
+        (
+            "inline_bytes_max",
+            config.inline_bytes_max as u64,
+            0..=64 * 1024 * 1024,
+        ),
+        ("limits.shards", limits.shards as u64, 1..=4096),
+        (
+            "limits.writes_at_once",
+            limits.writes_at_once as u64,
+            1..=1 << 24,
+        ),
+        (
+            "limits.write_bytes_in_flight",
+            limits.write_bytes_in_flight as u64,
+            1..=256 * GIB,
+        ),
+        (
+            "limits.uploads_at_once",
+            limits.uploads_at_once as u64,
+            1..=1 << 16,
+        ),
+        (
+            "limits.upload_bytes_in_flight",
+            limits.upload_bytes_in_flight as u64,
+            1..=256 * GIB,
+        ),
+        (
+            "limits.heartbeat in ms",
+            millis(limits.heartbeat),
+            1..=3_600_000,
+        ),
+        (
+            "limits.recovery_page",
+            limits.recovery_page as u64,
+            1..=100_000,
+        ),
+    ]
+}
+
+/// Bounds of the background work: sweep, restarts, expiry.
+fn background_bounds(limits: &Limits) -> [Bound; 9] {
+    let sweep = &limits.sweep;
+    let expiry = &limits.expiry;
+    [
+        (
+            "limits.sweep.deletes_at_once",
+            sweep.deletes_at_once as u64,
+            1..=1024,
+        ),
+        ("limits.sweep.page", sweep.page as u64, 1..=100_000),
+        (
+            "limits.sweep.backoff_min in ms",
+            millis(sweep.backoff_min),
+            1..=3_600_000,
+        ),
+        (
+            "limits.sweep.backoff_max in ms",
+            millis(sweep.backoff_max),
+            1..=u64::MAX,
+        ),
+        (
+            "limits.sweep.timeout in ms",
+            millis(sweep.timeout),
+            1..=u64::MAX,
+        ),
+        (
+            "limits.restarts.backoff_max in ms",
+            millis(limits.restarts.backoff_max),
+            1..=u64::MAX,
+        ),
+        (
+            "limits.expiry.removals_at_once",
+            expiry.removals_at_once as u64,
+            1..=100_000,
+        ),
+        ("limits.expiry.page", expiry.page as u64, 1..=100_000),
+        (
+            "limits.expiry.interval_max in ms",
+            millis(expiry.interval_max),
+            1..=u64::MAX,
+        ),
+    ]
+}
+
+/// Bounds of batches, updates and multipart uploads.
+fn batch_and_upload_bounds(limits: &Limits) -> [Bound; 10] {
+    [
+        (
+            "limits.batch_operations_max",
+            limits.batch_operations_max as u64,
+            1..=100_000,
+        ),
+        (
+            "limits.atomic_bytes_max",
+            limits.atomic_bytes_max as u64,
+            1..=GIB,
+        ),
+        (
+            "limits.update_attempts",
+            u64::from(limits.update_attempts),
+            1..=1000,
+        ),
+        (
+            "limits.multipart.part_bytes_max",
+            limits.multipart.part_bytes_max,
+            1..=u64::MAX,
+        ),
+        (
+            "limits.multipart.lifetime in ms",
+            millis(limits.multipart.lifetime),
+            1..=CENTURY_MS,
+        ),
+        (
+            "limits.multipart.parts_ending_at_once",
+            limits.multipart.parts_ending_at_once as u64,
+            1..=1 << 24,
+        ),
+        (
+            "limits.multipart.kept_for in ms",
+            millis(limits.multipart.kept_for),
+            1..=CENTURY_MS,
+        ),
+        (
+            "limits.split.over_bytes",
+            limits.split.over_bytes,
+            1..=u64::MAX,
+        ),
+        (
+            "limits.split.part_bytes",
+            limits.split.part_bytes,
+            1..=u64::MAX,
+        ),
+        (
+            "limits.split.at_once",
+            limits.split.at_once as u64,
+            1..=1024,
+        ),
+    ]
+}
+
+/// Bounds of reads and of the blob tier.
+fn tier_bounds(reads: &ReadLimits, blobs: &BlobOptions) -> [Bound; 7] {
+    [
+        ("reads.attempts", u64::from(reads.attempts), 1..=1024),
+        (
+            "reads.bytes_in_flight",
+            reads.bytes_in_flight,
+            1..=256 * GIB,
+        ),
+        ("reads.read_ahead", reads.read_ahead as u64, 1..=1024),
+        ("reads.unit_blocks", u64::from(reads.unit_blocks), 1..=1024),
+        (
+            "reads.list_page_max",
+            reads.list_page_max as u64,
+            1..=1_000_000,
+        ),
+        (
+            "blobs.chunk_bytes",
+            blobs.chunk_bytes as u64,
+            1024 * 1024..=5 * GIB,
+        ),
+        ("blobs.concurrent", blobs.concurrent as u64, 1..=1024),
+    ]
+}
+
+/// Returns a duration in milliseconds. A longer duration than fits is the maximum.
 fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
@@ -266,7 +312,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_default_is_valid_and_a_senseless_value_is_named() {
+    fn default_is_valid_and_a_bad_value_is_named() {
         Config::default().check().unwrap();
         let config = Config {
             limits: Limits {

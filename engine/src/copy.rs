@@ -1,13 +1,13 @@
-//! [`Copy`] and [`Rename`]: one object made of another.
+//! [`Engine::copy`] and [`Engine::rename`] with their builders [`Copy`] and [`Rename`].
 //!
-//! A copy copies: through the blob tier if the object is large, so that every blob belongs to one
-//! object. A rename moves the row and no byte. docs/adr/0008 tells why.
+//! A copy of a large object copies its bytes through the blob tier, so that every blob belongs to
+//! exactly one object. A rename moves the row and copies no byte. docs/adr/0008 gives the reasons.
 
 use std::collections::BTreeMap;
 use std::error::Error as _;
 use std::future::IntoFuture;
 
-use cenotaph_storage::swap::{self, Precondition, Written};
+use cenotaph_storage::decide::{self, Precondition, Written};
 use cenotaph_storage::{ByteRange, Error, ErrorKind, ObjectId, Result, Version};
 use futures::future::BoxFuture;
 
@@ -19,7 +19,7 @@ use crate::observe::{observed, operation_span};
 use crate::put::Put;
 use crate::setters::precondition_setters;
 
-/// A copy in preparation: `.await` it to run it. See [`Engine::copy`]. Preconditions are demands on
+/// Builder of a copy. `.await` it to run the copy. See [`Engine::copy`]. The preconditions apply to
 /// the target.
 #[derive(Debug)]
 #[must_use = "nothing is copied until it is awaited"]
@@ -32,7 +32,8 @@ pub struct Copy {
 }
 
 impl Copy {
-    /// Only if the object that is copied has this version.
+    /// Copies only if the source has this version. Otherwise the copy fails with
+    /// [`Conflict`](crate::ErrorKind::Conflict).
     pub fn if_source_version(mut self, version: impl Into<Version>) -> Self {
         self.source = Some(version.into());
         self
@@ -41,8 +42,11 @@ impl Copy {
     precondition_setters!();
 
     async fn run(self) -> Result<Option<Written>> {
-        let (from, to) = (self.from?, self.to?);
+        let from = self.from?;
+        let to = self.to?;
         self.engine.check_open("copy")?;
+        // Checked before the read: on a read-only engine, a copy of an absent object must fail as
+        // well.
         self.engine.check_writable("copy")?;
         let permit = self.engine.namespaces().begin_on(&from, "copy")?;
         let open = self
@@ -56,27 +60,30 @@ impl Copy {
             .source
             .is_some_and(|version| current.map(|current| current.version) != Some(version))
         {
-            let message = "the object to be copied stands otherwise; nothing was committed";
+            let message = "the source does not have the required version; nothing was committed";
             return Err(Error::new(ErrorKind::Conflict { current }, "copy", message).with_id(&from));
         }
         let Some(object) = object else {
             return Ok(None);
         };
         let metadata = object.metadata();
-        let (attributes, size) = (metadata.attributes.clone(), metadata.size);
-        let body = match object.is_at_hand() {
+        let attributes = metadata.attributes.clone();
+        let size = metadata.size;
+        // Inline bytes are already in memory. A large object streams, and is never in memory whole.
+        let body = match object.is_in_memory() {
             true => Body::from(object.bytes().await?),
             false => Body::of_read(object.stream(), size),
         };
         let put = Put::new(self.engine, Ok(to), body)
             .attributes(attributes)
             .precondition(self.precondition);
-        put.await.map(Some).map_err(of_the_read)
+        put.await.map(Some).map_err(read_error_of)
     }
 }
 
-/// What a put says of a stream that failed is, for a copy, why the object could not be read.
-pub(crate) fn of_the_read(error: Error) -> Error {
+/// Returns the read error behind a failed put of a copy. The put reports its stream as failed
+/// (`Source`), but here the stream is a read of this engine, and its error is the cause.
+pub(crate) fn read_error_of(error: Error) -> Error {
     let read = error
         .source()
         .and_then(|cause| cause.downcast_ref::<Error>())
@@ -101,8 +108,8 @@ impl IntoFuture for Copy {
     }
 }
 
-/// A rename in preparation: `.await` it to run it. See [`Engine::rename`]. Preconditions are
-/// demands on the target.
+/// Builder of a rename. `.await` it to run the rename. See [`Engine::rename`]. The preconditions
+/// apply to the target.
 #[derive(Debug)]
 #[must_use = "nothing is renamed until it is awaited"]
 pub struct Rename {
@@ -114,7 +121,8 @@ pub struct Rename {
 }
 
 impl Rename {
-    /// Only if the object that is renamed has this version.
+    /// Renames only if the source has this version. Otherwise the rename fails with
+    /// [`Conflict`](crate::ErrorKind::Conflict).
     pub fn if_source_version(mut self, version: impl Into<Version>) -> Self {
         self.source = Precondition::Version(version.into());
         self
@@ -123,8 +131,10 @@ impl Rename {
     precondition_setters!();
 
     async fn run(self) -> Result<Option<Written>> {
-        let (from, to) = (self.from?, self.to?);
+        let from = self.from?;
+        let to = self.to?;
         let operation = self.engine.env().operation_id();
+        // Zero bytes: a rename moves no payload. A shared namespace counts the rename once.
         let namespaces = BTreeMap::from([(from.namespace(), 0), (to.namespace(), 0)]);
         let within = self.engine.admit_together("rename", namespaces);
         let within = within.map_err(|(namespace, error)| {
@@ -134,7 +144,7 @@ impl Rename {
                 &to
             })
         })?;
-        let rename = swap::Rename {
+        let rename = decide::Rename {
             from,
             to,
             operation,
@@ -160,14 +170,17 @@ impl IntoFuture for Rename {
 }
 
 impl Engine {
-    /// Copies an object, as one read of it finds it, with all that was stated about it. A time to
-    /// live or idle begins anew, and a deadline set by hand stays behind. A small object costs one
-    /// commit; a large one is copied through the blob tier, as a put of its bytes. An object that
-    /// is there is replaced. None if there is nothing to copy. Within the limits of a namespace it
-    /// counts as a get and a put.
+    /// Copies the object `from`, with its attributes, to `to`. Replaces `to` if it exists. Returns
+    /// `None` if `from` is absent.
+    ///
+    /// A time to live or time to idle starts anew with the copy. A deadline that was set with
+    /// [`extend_expiry`](Self::extend_expiry) is not copied. The copy sees a single version of
+    /// `from`. A small object costs a single commit. A large object is copied through the blob
+    /// tier, at the cost of a put of its bytes. Within the limits of a namespace, a copy counts as
+    /// a get and a put.
     ///
     /// # Errors
-    /// As [`get`](Self::get) of the one and [`put`](Self::put) of the other.
+    /// As [`get`](Self::get) for the source and as [`put`](Self::put) for the target.
     ///
     /// ```
     /// # #[tokio::main]
@@ -176,30 +189,33 @@ impl Engine {
     /// # let engine = cenotaph::Engine::builder(directory.path()).open().await?;
     /// engine.put("draft", vec![7u8; 3_000_000]).content_type("text/plain").await?;
     /// engine.copy("draft", "backup").if_absent().await?.expect("it was there");
-    /// assert_eq!(engine.head("backup").await?.unwrap().metadata.attributes.content_type.as_deref(), Some("text/plain"));
+    /// let attributes = engine.head("backup").await?.unwrap().metadata.attributes;
+    /// assert_eq!(attributes.content_type.as_deref(), Some("text/plain"));
     /// # engine.close().await
     /// # }
     /// ```
     pub fn copy(&self, from: impl IntoObjectId, to: impl IntoObjectId) -> Copy {
-        let (from, to) = (from.into_object_id(), to.into_object_id());
         Copy {
             engine: self.clone(),
-            from,
-            to,
+            from: from.into_object_id(),
+            to: to.into_object_id(),
             source: None,
             precondition: Precondition::None,
         }
     }
 
-    /// Renames an object, with all that was stated about it and its deadline, in one commit; it
-    /// counts as created now, or when the object was that it replaces: at no moment are there two
-    /// of it, or none. Costs the same for any size, for no byte is copied. An object that is there
-    /// is replaced. None if there is nothing to rename.
+    /// Renames the object `from`, with its attributes and its deadline, to `to` in a single commit.
+    /// Replaces `to` if it exists. Returns `None` if `from` is absent.
+    ///
+    /// The rename is atomic: a reader sees the object under exactly one of the two names. The cost
+    /// is independent of the size, because no byte is copied. The time of creation of the renamed
+    /// object is the time of the rename, or that of the object that it replaces.
     ///
     /// # Errors
-    /// [`Invalid`](ErrorKind::Invalid) if both names are the same;
-    /// [`Conflict`](ErrorKind::Conflict), whose [`id`](Error::id) tells which of the two stands
-    /// otherwise; otherwise as [`put`](Self::put).
+    /// - [`Invalid`](ErrorKind::Invalid): both names are equal.
+    /// - [`Conflict`](ErrorKind::Conflict): a precondition does not hold. [`Error::id`] is the
+    ///   object that failed it.
+    /// - Otherwise as [`put`](Self::put).
     ///
     /// ```
     /// # #[tokio::main]
@@ -214,11 +230,10 @@ impl Engine {
     /// # }
     /// ```
     pub fn rename(&self, from: impl IntoObjectId, to: impl IntoObjectId) -> Rename {
-        let (from, to) = (from.into_object_id(), to.into_object_id());
         Rename {
             engine: self.clone(),
-            from,
-            to,
+            from: from.into_object_id(),
+            to: to.into_object_id(),
             source: Precondition::None,
             precondition: Precondition::None,
         }

@@ -1,24 +1,83 @@
-//! [`Delete`] and [`DeletePrefix`]: how objects are deleted.
+//! [`Engine::delete`] and [`Engine::delete_prefix`] with their builders.
 
 use std::future::IntoFuture;
 
+use cenotaph_storage::decide::{Deleted, Precondition};
 use cenotaph_storage::index::UnreadableRange;
-use cenotaph_storage::swap::{Deleted, Precondition};
 use cenotaph_storage::{Entry, Error, ErrorKind, Namespace, ObjectId, Result};
 use futures::future::BoxFuture;
 use futures::stream::BoxStream;
 use futures::{FutureExt, StreamExt, TryStreamExt};
 
-use crate::engine::Engine;
+use crate::engine::{Engine, IntoObjectId};
 use crate::observe::{observed, operation_span};
 use crate::setters::precondition_setters;
 
-/// Deletes at once of [`DeletePrefix`]: they share syncs.
+/// Concurrent deletes of a [`DeletePrefix`]. Concurrent deletes share syncs of the index.
 const DELETES_AT_ONCE: usize = 64;
-/// Keys that [`DeletePrefix`] holds in memory at once.
+/// Keys that a [`DeletePrefix`] holds in memory.
 const PAGE: usize = 1000;
 
-/// A delete in preparation: `.await` it to run it. See [`Engine::delete`].
+impl Engine {
+    /// Deletes an object. When the call returns, the object is durably deleted; its blobs are
+    /// deleted in the background.
+    ///
+    /// Deleting an absent object is not an error: the result says whether the object existed. A
+    /// failing blob tier never fails a delete. An object whose row can't be read is deleted as
+    /// well; its blobs remain until a [scrub](Self::scrub) with repairs finds that no row names
+    /// them.
+    ///
+    /// # Errors
+    /// As [`put`](Self::put), except that a delete also works on a full disk.
+    ///
+    /// ```
+    /// # #[tokio::main]
+    /// # async fn main() -> Result<(), cenotaph::Error> {
+    /// # let directory = tempfile::tempdir().unwrap();
+    /// # let engine = cenotaph::Engine::builder(directory.path()).open().await?;
+    /// engine.put("a", "b").await?;
+    /// assert!(engine.delete("a").await?.existed);
+    /// assert!(!engine.delete("a").await?.existed);
+    /// # engine.close().await
+    /// # }
+    /// ```
+    pub fn delete(&self, id: impl IntoObjectId) -> Delete {
+        Delete::new(self.clone(), id.into_object_id())
+    }
+
+    /// Deletes every object whose key begins with `prefix`, page by page.
+    ///
+    /// Memory use is small and independent of the number of objects. The deletion is not atomic.
+    /// Objects that are written below the prefix meanwhile may be deleted or not. After an error, a
+    /// crash or a drop, call it again; to skip the keys that were already handled, pass the last
+    /// key of the [progress](DeletePrefix::stream) to [`DeletePrefix::start_after`].
+    ///
+    /// # Errors
+    /// As [`list`](Self::list) and [`delete`](Self::delete), except that an overloaded engine does
+    /// not fail the deletion: the deletion waits and tries again. If some rows can't be read, it
+    /// deletes all other objects first and then fails with [`Corrupt`](ErrorKind::Corrupt), which
+    /// names the first unreadable range.
+    ///
+    /// ```
+    /// # #[tokio::main]
+    /// # async fn main() -> Result<(), cenotaph::Error> {
+    /// # let directory = tempfile::tempdir().unwrap();
+    /// # let engine = cenotaph::Engine::builder(directory.path()).open().await?;
+    /// for number in 0..30 {
+    ///     engine.put(format!("tmp/{number}"), "x").await?;
+    /// }
+    /// engine.put("kept", "x").await?;
+    /// assert_eq!(engine.delete_prefix("tmp/").await?.deleted, 30);
+    /// assert_eq!(engine.list("").await?.entries.len(), 1);
+    /// # engine.close().await
+    /// # }
+    /// ```
+    pub fn delete_prefix(&self, prefix: impl Into<String>) -> DeletePrefix {
+        DeletePrefix::new(self.clone(), prefix.into())
+    }
+}
+
+/// Builder of a delete. `.await` it to run the delete. See [`Engine::delete`].
 ///
 /// ```
 /// # #[tokio::main]
@@ -28,7 +87,9 @@ const PAGE: usize = 1000;
 /// let first = engine.put("a", "1").await?;
 /// engine.put("a", "2").await?;
 /// let error = engine.delete("a").if_version(first.version.unwrap()).await.unwrap_err();
-/// let cenotaph::ErrorKind::Conflict { current: Some(current) } = error.kind() else { panic!("{error}") };
+/// let cenotaph::ErrorKind::Conflict { current: Some(current) } = error.kind() else {
+///     panic!("{error}")
+/// };
 /// assert_eq!(current.version.get(), 2);
 /// assert!(engine.delete("a").if_etag(current.etag).await?.existed);
 /// # engine.close().await
@@ -72,7 +133,7 @@ impl IntoFuture for Delete {
     }
 }
 
-/// A deletion of all objects below a prefix, in preparation: `.await` it, or
+/// Builder of a deletion of all objects below a prefix. `.await` it to run the deletion, or
 /// [`stream`](Self::stream) its progress. See [`Engine::delete_prefix`].
 #[derive(Clone, Debug)]
 #[must_use = "a deletion does nothing until it is awaited or streamed"]
@@ -83,13 +144,13 @@ pub struct DeletePrefix {
     start_after: Option<String>,
 }
 
-/// How far a deletion of a prefix has come.
+/// Progress of a deletion of a prefix.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PrefixDeleted {
-    /// Objects deleted since it began.
+    /// Number of objects deleted since the deletion began.
     pub deleted: u64,
-    /// All objects up to this key have been looked at: pass it to [`DeletePrefix::start_after`] to
-    /// go on from here. None if there were none.
+    /// Last key that was handled; pass it to [`DeletePrefix::start_after`] to continue from there.
+    /// `None` if there were no objects.
     pub last: Option<String>,
 }
 
@@ -103,21 +164,21 @@ impl DeletePrefix {
         }
     }
 
-    /// Another namespace than the default one.
+    /// Deletes in `namespace` instead of the default namespace.
     pub fn namespace(mut self, namespace: Namespace) -> Self {
         self.namespace = namespace;
         self
     }
 
-    /// Begins behind this key: the [`last`](PrefixDeleted::last) of a deletion that was
-    /// interrupted.
+    /// Begins after this key, which is the [`last`](PrefixDeleted::last) key of an interrupted
+    /// deletion.
     pub fn start_after(mut self, key: impl Into<String>) -> Self {
         self.start_after = Some(key.into());
         self
     }
 
-    /// Deletes page by page, and tells after each how far it has come. Dropping the stream stops
-    /// after what has begun.
+    /// Deletes page by page, and yields the progress after each page. Dropping the stream stops the
+    /// deletion; deletes that have begun may still commit.
     pub fn stream(self) -> BoxStream<'static, Result<PrefixDeleted>> {
         let done = PrefixDeleted {
             deleted: 0,
@@ -126,10 +187,15 @@ impl DeletePrefix {
         let state = (Some(self), done, None);
         let pages =
             futures::stream::try_unfold(state, |(job, mut done, mut unreadable)| async move {
+                // Unreadable rows do not stop the deletion. The first range is remembered, and
+                // reported after the last page.
                 let Some(job) = job else {
-                    return unreadable.map_or(Ok(None), |range| Err(left(range)));
+                    return unreadable.map_or(Ok(None), |range| Err(rows_unreadable(range)));
                 };
+                // Checked before the listing: without matching objects, a read-only engine must
+                // fail as well.
                 job.engine.check_writable("delete_prefix")?;
+                // A listing refuses a larger page than the configuration allows.
                 let limit = PAGE.min(job.engine.config().reads.list_page_max);
                 let mut list = job
                     .engine
@@ -140,11 +206,14 @@ impl DeletePrefix {
                     list = list.start_after(last.clone());
                 }
                 let list = list.step_over_damage();
-                let page = patiently(&job.engine, || list.clone().into_future()).await?;
+                let page =
+                    retry_while_overloaded(&job.engine, || list.clone().into_future()).await?;
                 unreadable = unreadable.or_else(|| page.unreadable.into_iter().next());
                 let Some(last) = page.entries.last().map(|entry| entry.name().to_owned()) else {
-                    return unreadable.map_or(Ok(None), |range| Err(left(range)));
+                    return unreadable.map_or(Ok(None), |range| Err(rows_unreadable(range)));
                 };
+                // The position moves after the deletes, so that a resumed deletion skips only
+                // deleted keys.
                 done.deleted += job.delete(page.entries).await?;
                 done.last = Some(last);
                 let rest = page.next.is_some().then_some(job);
@@ -153,16 +222,18 @@ impl DeletePrefix {
         pages.boxed()
     }
 
-    /// Deletes these objects, some at once: how many were there.
+    /// Deletes the listed objects, some concurrently, and returns how many existed.
     async fn delete(&self, entries: Vec<Entry>) -> Result<u64> {
         let deletes = entries.into_iter().filter_map(|entry| match entry {
             Entry::Object(head) => Some(self.engine.delete(head.id)),
             Entry::Prefix(_) => None,
         });
         let deletes = deletes.map(|delete| async move {
-            patiently(&self.engine, || {
-                let (engine, delete) = (self.engine.clone(), delete.again());
+            retry_while_overloaded(&self.engine, || {
+                let engine = self.engine.clone();
+                let delete = delete.again();
                 Box::pin(async move {
+                    // A deletion of a prefix is bulk work: it must not crowd out single requests.
                     let _turn = engine.tiered().bulk_turn().await?;
                     delete.await
                 })
@@ -171,33 +242,35 @@ impl DeletePrefix {
         });
         let deleted = futures::stream::iter(deletes).buffer_unordered(DELETES_AT_ONCE);
         deleted
-            .try_fold(0, |deleted, one| async move {
-                Ok(deleted + u64::from(one.existed))
+            .try_fold(0, |deleted, answer| async move {
+                Ok(deleted + u64::from(answer.existed))
             })
             .await
     }
 }
 
-/// The error of a deletion that could not read all there is to be deleted.
-fn left(unreadable: UnreadableRange) -> Error {
-    let message = "all objects were deleted but for those whose rows can't be read";
+/// Returns the error of a deletion that could not read all rows.
+fn rows_unreadable(unreadable: UnreadableRange) -> Error {
+    let message = "some rows can't be read; all other objects were deleted; a scrub names the rows";
     Error::new(ErrorKind::Corrupt, "delete", message).with_source(unreadable.into_error("list"))
 }
 
-/// What is refused because there is too much to do was not started: it waits for its turn.
-async fn patiently<T>(
+/// Runs an operation, and repeats it after a pause for as long as it is `Overloaded`. An overloaded
+/// operation was not started, so the repetition is safe.
+async fn retry_while_overloaded<T>(
     engine: &Engine,
     ask: impl Fn() -> BoxFuture<'static, Result<T>>,
 ) -> Result<T> {
     loop {
         match ask().await {
-            Err(error) if error.kind() == ErrorKind::Overloaded => engine.breathe().await,
+            Err(error) if error.kind() == ErrorKind::Overloaded => engine.pause().await,
             outcome => return outcome,
         }
     }
 }
 
 impl Delete {
+    /// Returns the same delete once more.
     fn again(&self) -> BoxFuture<'static, Result<Deleted>> {
         Self {
             engine: self.engine.clone(),

@@ -1,4 +1,4 @@
-//! The state of a store's index in plain words, found without opening it.
+//! Diagnosis of a store's index, without opening the store.
 
 use std::path::Path;
 
@@ -9,21 +9,21 @@ pub use cenotaph_storage::index::fjall::doctor::{
 
 use crate::Result;
 
-/// Examines the index of the store in the data directory `data`, and changes nothing.
+/// Examines the index of the store in the data directory `data`. Changes nothing.
 ///
-/// Reads the manifests, every table and blob file of the index in whole, the high-water mark and
-/// all journals. For each problem the diagnosis names the file, what is damaged, and what each way
-/// out would lose. Large objects in the blob tier are not looked at; see
-/// [`Engine::scrub`](crate::Engine::scrub). While it runs no engine can open the store.
+/// Reads the manifests, every table and blob file of the index completely, the high-water mark and
+/// all journals. For each problem, the diagnosis names the file, the damage, and the loss that each
+/// way out entails. The blob tier with the large objects is not examined; see
+/// [`Engine::scrub`](crate::Engine::scrub). No engine can open the store during the examination.
 ///
-/// Blocks for the disk, as long as reading the index takes: from async code, call it on a thread
-/// that may block.
+/// The call blocks on the disk for as long as it reads the index. From async code, call it on a
+/// thread that may block.
 ///
 /// # Errors
 /// - [`Invalid`](crate::ErrorKind::Invalid): there is no index.
 /// - [`Unavailable`](crate::ErrorKind::Unavailable): the file system fails.
 ///
-/// Damage is no error. A store that is open gives [`Condition::Open`].
+/// Damage is not an error. For a store that is open, the condition is [`Condition::Open`].
 ///
 /// ```
 /// # #[tokio::main(flavor = "current_thread")] async fn main() -> cenotaph::Result<()> {

@@ -1,4 +1,6 @@
-//! [`Engine`]: what an embedder holds, and all that it may ask.
+//! [`Engine`]: the handle on an open store, with its lifecycle, its statistics and its health.
+//!
+//! The method of each operation is in the file of that operation (`put.rs`, `get.rs`, ..).
 
 use std::fmt;
 use std::path::PathBuf;
@@ -6,24 +8,17 @@ use std::sync::Arc;
 
 use cenotaph_actors::{ActorStats, Namespaces, Tiered};
 use cenotaph_storage::index::{Index, IndexStats, SpaceStats};
-use cenotaph_storage::{
-    Env, Epoch, Error, ErrorKind, Head, ObjectId, ReadStats, ReadUse, Reads, Result,
-};
+use cenotaph_storage::{Env, Epoch, Error, ErrorKind, ObjectId, ReadStats, ReadUse, Reads, Result};
 
-use crate::body::Body;
 use crate::builder::Builder;
 use crate::config::Config;
-use crate::delete::{Delete, DeletePrefix};
-use crate::get::{Get, Object};
-use crate::list::List;
-use crate::observe::{observe, operation_span};
-use crate::put::Put;
+use crate::get::Object;
 use crate::turns::Turns;
 
-/// A tiered object store, embedded in your service.
+/// A tiered object store, embedded in a service.
 ///
-/// A cheap clone of one handle on it; the actors behind it live until [`close`](Self::close), or
-/// until the last clone is dropped.
+/// An `Engine` is a handle. Cloning it is cheap, and all clones refer to the same store. The actors
+/// of the store run until [`close`](Self::close) is called or the last clone is dropped.
 ///
 /// ```
 /// # #[tokio::main]
@@ -53,7 +48,7 @@ pub(crate) struct Inner {
     epoch: Epoch,
 }
 
-/// What an engine is assembled of.
+/// Components from which [`Engine::assemble`] makes an engine.
 pub(crate) struct Parts {
     pub(crate) config: Config,
     pub(crate) env: Env,
@@ -64,28 +59,30 @@ pub(crate) struct Parts {
     pub(crate) epoch: Epoch,
 }
 
-/// What an engine tells about itself.
+/// Statistics of an engine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Stats {
-    /// Which incarnation on its index this is; of an engine that is read-only, the last one that
-    /// wrote.
+    /// Epoch of this engine, which is its incarnation on the index. For a read-only engine: the
+    /// epoch of the last engine that wrote.
     pub epoch: Epoch,
-    /// The index: batches, syncs, waiting.
+    /// Statistics of the index: batches, syncs, waiting commits.
     pub index: IndexStats,
-    /// The disk of the index: what is free, what is needed, what is held in reserve; none if the
-    /// index does not know.
+    /// Disk space of the index: free, needed, and held in reserve, in bytes. `None` if the index
+    /// does not report its space.
     pub space: Option<SpaceStats>,
-    /// The actors: what is unsettled, what was settled, what died.
+    /// Statistics of the actors: unsettled changes, settled orphans, restarts.
     pub actors: ActorStats,
-    /// The reads: blobs that were missing, blocks that were corrupt.
+    /// Statistics of the reads: missing blobs, corrupt blocks.
     pub reads: ReadStats,
-    /// The reads under way: objects that are open, bytes that are held.
+    /// Reads in progress: open objects, and bytes in memory.
     pub reading: ReadUse,
 }
 
 impl Engine {
-    /// An engine that keeps its data in this directory: the index under `index`, and, unless told
-    /// otherwise, the blobs under `blobs`. The directory is created if it is not there.
+    /// Returns a builder of an engine that keeps its data in the directory `data`.
+    ///
+    /// The index is in `data/index`. The blobs are in `data/blobs`, unless the builder names
+    /// another blob tier. Opening creates the directories if they are missing.
     pub fn builder(data: impl Into<PathBuf>) -> Builder {
         Builder::new(data.into())
     }
@@ -113,206 +110,19 @@ impl Engine {
         }))
     }
 
-    /// Writes an object, creating or replacing it. When it returns, the write is durable and
-    /// visible.
+    /// Settles the changes of dead owners, removes expired objects, deletes the orphans that are
+    /// due, and returns the number of remaining orphans.
     ///
-    /// A payload up to [`Config::inline_bytes_max`] goes into the index, a longer one to the blob
-    /// tier. Readers see the old object whole until they see the new one whole. A large put is
-    /// superseded if, while it was under way, the tombstone it began on was replaced or deleted, or
-    /// another large put created one: it counts as overwritten the moment it was made, which is
-    /// [`Outcome::Superseded`](crate::Outcome::Superseded) and not an error. Small puts in between,
-    /// where there was no tombstone, it overwrites.
-    ///
-    /// Dropping the future cancels a large put while its payload is streaming; after that, and for
-    /// a small put from its first poll on, the write may still commit.
+    /// A remaining orphan waits for a reader, for a grace time or for a retry. The engine settles
+    /// in the background without this call. The call is useful in tests and before a shutdown, when
+    /// the caller needs the result at once.
     ///
     /// # Errors
-    /// - [`Invalid`](ErrorKind::Invalid): the id or the metadata break a rule, or the payload is
-    ///   over the limit.
-    /// - [`Conflict`](ErrorKind::Conflict): a [precondition](Put::if_absent) does not hold; tells
-    ///   how the object stands. It is looked at before the first byte is uploaded, and when the
-    ///   write commits.
-    /// - [`Corrupt`](ErrorKind::Corrupt): there is a precondition, and the row can't be read.
-    ///   Without one the put replaces the row, at a version far above any that the object had.
-    /// - [`Overloaded`](ErrorKind::Overloaded): too many writes or bytes in flight, or a limit of
-    ///   the namespace is reached. Nothing was committed; the stream of a large put may have been
-    ///   read to a part.
-    /// - [`Disabled`](ErrorKind::Disabled): the namespace is switched off. Nothing was started.
-    /// - [`Source`](ErrorKind::Source): your stream failed. Nothing was stored.
-    /// - [`Unavailable`](ErrorKind::Unavailable): a tier failed, or its disk is full, which
-    ///   [`Error::reason`] tells as [`NoSpace`](crate::Reason::NoSpace). Nothing was committed.
-    /// - [`Indeterminate`](ErrorKind::Indeterminate): the index failed in the act of committing;
-    ///   read to find out.
+    /// - [`Unavailable`](ErrorKind::Unavailable): a tier failed, the engine has failed, or the blob
+    ///   tier is missing or belongs to another store. In the latter two cases no orphan counts as
+    ///   deleted.
+    /// - [`Invalid`](ErrorKind::Invalid): the engine is read-only.
     /// - [`Closed`](ErrorKind::Closed).
-    ///
-    /// ```
-    /// # #[tokio::main]
-    /// # async fn main() -> Result<(), cenotaph::Error> {
-    /// # let directory = tempfile::tempdir().unwrap();
-    /// # let engine = cenotaph::Engine::builder(directory.path()).open().await?;
-    /// let first = engine.put("report.pdf", vec![0u8; 3_000_000]).filename("Q3.pdf").custom("team", "finance").await?;
-    /// assert!(first.created);
-    /// let second = engine.put("report.pdf", "empty quarter").await?;
-    /// assert_eq!(second.version.unwrap().get(), 2);
-    /// # engine.close().await
-    /// # }
-    /// ```
-    pub fn put(&self, id: impl IntoObjectId, body: impl Into<Body>) -> Put {
-        Put::new(self.clone(), id.into_object_id(), body.into())
-    }
-
-    /// Reads an object, or a range of it; none if it is absent.
-    ///
-    /// # Errors
-    /// - [`Invalid`](ErrorKind::Invalid): the id or the range break a rule.
-    /// - [`RangeNotSatisfiable`](ErrorKind::RangeNotSatisfiable): the range begins beyond the
-    ///   object; tells its size.
-    /// - [`Corrupt`](ErrorKind::Corrupt): stored bytes do not match their checksum, or the object's
-    ///   blob is not in the blob tier (reason [`MissingBlob`](crate::Reason::MissingBlob)).
-    ///   [`Config::missing_blob`] makes the latter read as absent.
-    /// - [`Overloaded`](ErrorKind::Overloaded): a limit of the namespace is reached, [too many
-    ///   objects](crate::ReadLimits::open_at_once) are open, or there was [no
-    ///   room](crate::ReadLimits::bytes_in_flight) for its bytes in time. The object's stream, too,
-    ///   may end so.
-    /// - [`Disabled`](ErrorKind::Disabled): the namespace is switched off.
-    /// - [`Unavailable`](ErrorKind::Unavailable): a tier failed.
-    /// - [`Closed`](ErrorKind::Closed).
-    ///
-    /// ```
-    /// # #[tokio::main]
-    /// # async fn main() -> Result<(), cenotaph::Error> {
-    /// # let directory = tempfile::tempdir().unwrap();
-    /// # let engine = cenotaph::Engine::builder(directory.path()).open().await?;
-    /// engine.put("alphabet", "abcdefghijklmnopqrstuvwxyz").await?;
-    /// let some = engine.get("alphabet").range(2..5).await?.expect("present");
-    /// assert_eq!(some.bytes().await?, "cde");
-    /// let error = engine.get("alphabet").range(26..).await.unwrap_err();
-    /// assert_eq!(error.kind(), cenotaph::ErrorKind::RangeNotSatisfiable { total: 26 });
-    /// assert!(engine.get("no such object").await?.is_none());
-    /// # engine.close().await
-    /// # }
-    /// ```
-    pub fn get(&self, id: impl IntoObjectId) -> Get {
-        Get::new(self.clone(), id.into_object_id())
-    }
-
-    /// What is known about an object without its bytes; none if it is absent. Never touches the
-    /// blob tier.
-    ///
-    /// # Errors
-    /// As [`get`](Self::get).
-    ///
-    /// ```
-    /// # #[tokio::main]
-    /// # async fn main() -> Result<(), cenotaph::Error> {
-    /// # let directory = tempfile::tempdir().unwrap();
-    /// # let engine = cenotaph::Engine::builder(directory.path()).open().await?;
-    /// engine.put("a", "four").await?;
-    /// assert_eq!(engine.head("a").await?.unwrap().metadata.size, 4);
-    /// # engine.close().await
-    /// # }
-    /// ```
-    pub async fn head(&self, id: impl IntoObjectId) -> Result<Option<Head>> {
-        let id = id.into_object_id();
-        let span = operation_span!(
-            "head",
-            object = id.as_ref().ok().map(tracing::field::display)
-        );
-        let head = async {
-            let id = id?;
-            self.check_open("head")?;
-            let _permit = self.namespaces().begin_on(&id, "head")?;
-            self.0.reads.head(&id).await
-        };
-        observe(self, "head", span, head).await
-    }
-
-    /// Deletes an object. When it returns, the object is durably gone; its blobs are deleted
-    /// behind. Deleting what is absent is not an error, and a failing blob tier never fails a
-    /// delete. An object whose row can't be read is deleted too; its blobs then stay until a
-    /// [scrub](Self::scrub) finds that nothing names them.
-    ///
-    /// # Errors
-    /// As [`put`](Self::put), but for a full disk, which takes deletes.
-    ///
-    /// ```
-    /// # #[tokio::main]
-    /// # async fn main() -> Result<(), cenotaph::Error> {
-    /// # let directory = tempfile::tempdir().unwrap();
-    /// # let engine = cenotaph::Engine::builder(directory.path()).open().await?;
-    /// engine.put("a", "b").await?;
-    /// assert!(engine.delete("a").await?.existed);
-    /// assert!(!engine.delete("a").await?.existed);
-    /// # engine.close().await
-    /// # }
-    /// ```
-    pub fn delete(&self, id: impl IntoObjectId) -> Delete {
-        Delete::new(self.clone(), id.into_object_id())
-    }
-
-    /// Deletes every object whose key begins with `prefix`, page by page: with little memory,
-    /// however many there are. It is not atomic. Interrupted by an error, a crash or a drop, it is
-    /// simply begun again; or, where many were deleted already, gone on with behind the last key of
-    /// its [progress](DeletePrefix::stream). Objects written below the prefix meanwhile may be
-    /// deleted or not.
-    ///
-    /// # Errors
-    /// As [`list`](Self::list) and [`delete`](Self::delete). Being overloaded it waits. Where rows
-    /// can't be read it deletes all others first, then fails as [`Corrupt`](ErrorKind::Corrupt) and
-    /// names the first range of them.
-    ///
-    /// ```
-    /// # #[tokio::main]
-    /// # async fn main() -> Result<(), cenotaph::Error> {
-    /// # let directory = tempfile::tempdir().unwrap();
-    /// # let engine = cenotaph::Engine::builder(directory.path()).open().await?;
-    /// for number in 0..30 {
-    ///     engine.put(format!("tmp/{number}"), "x").await?;
-    /// }
-    /// engine.put("kept", "x").await?;
-    /// assert_eq!(engine.delete_prefix("tmp/").await?.deleted, 30);
-    /// assert_eq!(engine.list("").await?.entries.len(), 1);
-    /// # engine.close().await
-    /// # }
-    /// ```
-    pub fn delete_prefix(&self, prefix: impl Into<String>) -> DeletePrefix {
-        DeletePrefix::new(self.clone(), prefix.into())
-    }
-
-    /// Lists the objects whose keys begin with `prefix`, in the order of their keys' bytes.
-    ///
-    /// # Errors
-    /// [`Invalid`](ErrorKind::Invalid) if the limit is out of bounds;
-    /// [`Corrupt`](ErrorKind::Corrupt) if rows can't be read and are not to be [stepped
-    /// over](List::step_over_damage); otherwise as [`head`](Self::head).
-    ///
-    /// ```
-    /// use cenotaph::Entry;
-    /// # #[tokio::main]
-    /// # async fn main() -> Result<(), cenotaph::Error> {
-    /// # let directory = tempfile::tempdir().unwrap();
-    /// # let engine = cenotaph::Engine::builder(directory.path()).open().await?;
-    /// for key in ["a/1", "a/2", "b", "c/1"] {
-    ///     engine.put(key, key).await?;
-    /// }
-    /// let page = engine.list("").delimiter('/').limit(2).await?;
-    /// assert!(matches!(&page.entries[..], [Entry::Prefix(a), Entry::Object(b)] if a == "a/" && b.id.key() == "b"));
-    /// let page = engine.list("").delimiter('/').start_after(page.next.unwrap()).await?;
-    /// assert!(matches!(&page.entries[..], [Entry::Prefix(c)] if c == "c/"));
-    /// # engine.close().await
-    /// # }
-    /// ```
-    pub fn list(&self, prefix: impl Into<String>) -> List {
-        List::new(self.clone(), prefix.into())
-    }
-
-    /// Settles what can be settled now: changes of dead owners, and orphans that are due. Gives the
-    /// number of orphans left, which wait for a reader, a grace time or a retry. The engine does
-    /// all this by itself; this is for whoever wants to see it done.
-    ///
-    /// # Errors
-    /// [`Unavailable`](ErrorKind::Unavailable) if a tier fails or the engine has, or if the blob
-    /// tier is not there or not this store's: nothing counts as deleted then.
     ///
     /// ```
     /// # #[tokio::main]
@@ -332,12 +142,13 @@ impl Engine {
         self.0.tiered.settle().await
     }
 
-    /// What the engine has done, and what is left to do. Its cost grows with the unsettled changes
-    /// and orphans, which it counts.
+    /// Returns the statistics of the engine.
+    ///
+    /// The call counts the unsettled changes and orphans, so its cost grows with their number.
     ///
     /// # Errors
-    /// [`Unavailable`](ErrorKind::Unavailable) if the index can't be read,
-    /// [`Closed`](ErrorKind::Closed).
+    /// - [`Unavailable`](ErrorKind::Unavailable): the index can't be read.
+    /// - [`Closed`](ErrorKind::Closed).
     ///
     /// ```
     /// # #[tokio::main]
@@ -362,16 +173,19 @@ impl Engine {
         })
     }
 
-    /// Returns whether the engine takes on work. A readiness probe: where it says no, close the
-    /// engine and open it again. A full disk is no reason for that: see [`Stats::space`].
+    /// Returns `Ok` if the engine accepts work. Suited as a readiness probe.
+    ///
+    /// On an error other than the blob tier's, close the engine and open it again. A full disk does
+    /// not make the engine unhealthy; see [`Stats::space`].
     ///
     /// # Errors
-    /// [`Unavailable`](ErrorKind::Unavailable) if the engine has failed (a commit of the index
-    /// failed, or its actors died too often): reads still work, no write does; or if its blob tier
-    /// was not there, or not this store's, when it was last looked at (reason
-    /// [`BlobTier`](crate::Reason::BlobTier)): small objects still work, nothing is deleted from
-    /// the tier, and the error ceases by itself once the tier is back.
-    /// [`Closed`](ErrorKind::Closed) once closed.
+    /// - [`Unavailable`](ErrorKind::Unavailable): the engine has failed, because a commit of the
+    ///   index failed or its actors were restarted too often. Reads still work, writes do not.
+    /// - [`Unavailable`](ErrorKind::Unavailable) with the reason
+    ///   [`BlobTier`](crate::Reason::BlobTier): the blob tier was missing or belonged to another
+    ///   store at the last check. Small objects still work, and the engine deletes nothing from the
+    ///   tier. The error ends without a reopen once the tier is back.
+    /// - [`Closed`](ErrorKind::Closed).
     ///
     /// ```
     /// # #[tokio::main]
@@ -388,15 +202,17 @@ impl Engine {
         self.0.tiered.health()
     }
 
-    /// Lets what has begun end, within the configured time, then stops. What is unfinished is
-    /// settled at the next open. Every clone of the engine is closed with it, and reads that are
-    /// still streaming from the index fail. Closing again does nothing.
+    /// Waits for the operations in progress, at most
+    /// [`Limits::close_timeout`](crate::Limits::close_timeout), then stops the engine.
+    ///
+    /// The next open settles unfinished writes. Every clone of the engine is closed too, and reads
+    /// that still stream from the index fail. Closing a closed engine does nothing.
     ///
     /// # Errors
-    /// [`Indeterminate`](ErrorKind::Indeterminate) if the index could not make durable what was
-    /// submitted, which had not been acknowledged; [`Unavailable`](ErrorKind::Unavailable) if the
-    /// runtime it was opened in is gone.
-    ///
+    /// - [`Indeterminate`](ErrorKind::Indeterminate): the index could not make durable a submitted
+    ///   batch that was not yet acknowledged.
+    /// - [`Unavailable`](ErrorKind::Unavailable): the runtime in which the engine was opened has
+    ///   ended.
     /// ```
     /// # #[tokio::main]
     /// # async fn main() -> Result<(), cenotaph::Error> {
@@ -409,11 +225,12 @@ impl Engine {
     /// # }
     /// ```
     pub async fn close(&self) -> Result<()> {
+        // The index closes last: the actors submit batches until they have stopped.
         self.0.tiered.close().await;
         self.0.index.close().await
     }
 
-    /// The configuration it was opened with.
+    /// Returns the configuration that the engine was opened with.
     pub fn config(&self) -> &Config {
         &self.0.config
     }
@@ -442,8 +259,8 @@ impl Engine {
         &self.0.index
     }
 
-    /// An object was read: its deadline is extended if its time to idle says so. Nobody waits for
-    /// it.
+    /// Extends the deadline of an object that was read, if its time to idle requires that. The read
+    /// does not wait for the extension.
     pub(crate) fn was_read(&self, object: &Object) {
         let metadata = object.metadata();
         let policy = metadata.attributes.expiration;
@@ -451,6 +268,7 @@ impl Engine {
             .extended_by_read(metadata.expires_at, self.0.env.steady_now())
             .is_some()
         {
+            // The operation id names the write that was read. A write in between is not refreshed.
             self.0.tiered.touch(object.id(), object.etag().operation());
         }
     }
@@ -475,7 +293,7 @@ impl fmt::Debug for Engine {
     }
 }
 
-/// What can name an object: an [`ObjectId`], or a plain key in the default namespace.
+/// A type that names an object: an [`ObjectId`], or a plain string key in the default namespace.
 ///
 /// ```
 /// # #[tokio::main]
@@ -492,10 +310,10 @@ impl fmt::Debug for Engine {
 /// # }
 /// ```
 pub trait IntoObjectId {
-    /// The id.
+    /// Converts the value into an object id.
     ///
     /// # Errors
-    /// [`Invalid`](ErrorKind::Invalid) if the key is empty or too long.
+    /// [`Invalid`](ErrorKind::Invalid): the key is empty or too long.
     fn into_object_id(self) -> Result<ObjectId>;
 }
 

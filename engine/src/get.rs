@@ -1,4 +1,4 @@
-//! [`Get`] and [`Object`]: how an object is read.
+//! [`Engine::get`] with its builder [`Get`] and its result [`Object`], and [`Engine::head`].
 
 use std::future::IntoFuture;
 use std::ops::Range;
@@ -6,15 +6,86 @@ use std::ops::Range;
 use bytes::Bytes;
 use cenotaph_actors::NamespacePermit;
 use cenotaph_storage::rows::Metadata;
-use cenotaph_storage::{ByteRange, Current, Etag, ObjectId, OpenObject, Result, Version};
+use cenotaph_storage::{ByteRange, Current, Etag, Head, ObjectId, OpenObject, Result, Version};
 use futures::future::BoxFuture;
 use futures::stream::BoxStream;
 
-use crate::engine::Engine;
+use crate::engine::{Engine, IntoObjectId};
 use crate::namespaces::Paced;
-use crate::observe::{observed, operation_span};
+use crate::observe::{observe, observed, operation_span};
 
-/// A get in preparation: `.await` it to run it. See [`Engine::get`].
+impl Engine {
+    /// Reads an object, or a range of it. Returns `None` if the object is absent.
+    ///
+    /// # Errors
+    /// - [`Invalid`](crate::ErrorKind::Invalid): the id or the range break a rule.
+    /// - [`RangeNotSatisfiable`](crate::ErrorKind::RangeNotSatisfiable): the range begins beyond
+    ///   the object. The error contains the size of the object.
+    /// - [`Corrupt`](crate::ErrorKind::Corrupt): stored bytes do not match their checksum, or the
+    ///   object's blob is not in the blob tier (reason
+    ///   [`MissingBlob`](crate::Reason::MissingBlob)). With
+    ///   [`Config::missing_blob`](crate::Config::missing_blob) set accordingly, an object with a
+    ///   missing blob reads as absent instead.
+    /// - [`Overloaded`](crate::ErrorKind::Overloaded): a limit of the namespace is reached, [too
+    ///   many objects](crate::ReadLimits::open_at_once) are open, or the [memory
+    ///   budget](crate::ReadLimits::bytes_in_flight) had no room for the bytes in time. The stream
+    ///   of the object may end with this error too.
+    /// - [`Disabled`](crate::ErrorKind::Disabled): the namespace is switched off.
+    /// - [`Unavailable`](crate::ErrorKind::Unavailable): a tier failed.
+    /// - [`Closed`](crate::ErrorKind::Closed).
+    ///
+    /// ```
+    /// # #[tokio::main]
+    /// # async fn main() -> Result<(), cenotaph::Error> {
+    /// # let directory = tempfile::tempdir().unwrap();
+    /// # let engine = cenotaph::Engine::builder(directory.path()).open().await?;
+    /// engine.put("alphabet", "abcdefghijklmnopqrstuvwxyz").await?;
+    /// let some = engine.get("alphabet").range(2..5).await?.expect("present");
+    /// assert_eq!(some.bytes().await?, "cde");
+    /// let error = engine.get("alphabet").range(26..).await.unwrap_err();
+    /// assert_eq!(error.kind(), cenotaph::ErrorKind::RangeNotSatisfiable { total: 26 });
+    /// assert!(engine.get("no such object").await?.is_none());
+    /// # engine.close().await
+    /// # }
+    /// ```
+    pub fn get(&self, id: impl IntoObjectId) -> Get {
+        Get::new(self.clone(), id.into_object_id())
+    }
+
+    /// Returns the version, etag and metadata of an object without its bytes, or `None` if the
+    /// object is absent. The call never reads the blob tier.
+    ///
+    /// # Errors
+    /// As [`get`](Self::get).
+    ///
+    /// ```
+    /// # #[tokio::main]
+    /// # async fn main() -> Result<(), cenotaph::Error> {
+    /// # let directory = tempfile::tempdir().unwrap();
+    /// # let engine = cenotaph::Engine::builder(directory.path()).open().await?;
+    /// engine.put("a", "four").await?;
+    /// assert_eq!(engine.head("a").await?.unwrap().metadata.size, 4);
+    /// # engine.close().await
+    /// # }
+    /// ```
+    pub async fn head(&self, id: impl IntoObjectId) -> Result<Option<Head>> {
+        let id = id.into_object_id();
+        let span = operation_span!(
+            "head",
+            object = id.as_ref().ok().map(tracing::field::display)
+        );
+        let head = async {
+            let id = id?;
+            self.check_open("head")?;
+            // The permit counts the head among the operations at once of its namespace.
+            let _permit = self.namespaces().begin_on(&id, "head")?;
+            self.reads().head(&id).await
+        };
+        observe(self, "head", span, head).await
+    }
+}
+
+/// Builder of a get. `.await` it to run the get. See [`Engine::get`].
 ///
 /// ```
 /// # #[tokio::main]
@@ -47,9 +118,10 @@ impl Get {
         }
     }
 
-    /// Only these bytes: `a..b`, `a..=b`, `a..`, `..b` or [`ByteRange::Last`]. An end beyond the
-    /// object is clamped; a beginning beyond it is
-    /// [`RangeNotSatisfiable`](crate::ErrorKind::RangeNotSatisfiable), which tells the size.
+    /// Restricts the get to a range of bytes: `a..b`, `a..=b`, `a..`, `..b` or [`ByteRange::Last`].
+    ///
+    /// An end beyond the object is clamped. A start beyond the object is the error
+    /// [`RangeNotSatisfiable`](crate::ErrorKind::RangeNotSatisfiable), which contains the size.
     pub fn range(mut self, range: impl Into<ByteRange>) -> Self {
         self.range = range.into();
         self
@@ -57,12 +129,14 @@ impl Get {
 
     async fn run(self) -> Result<Option<Object>> {
         let id = self.id?;
+        // First, so that a closed engine is not reported as a limit of the namespace.
         self.engine.check_open("get")?;
         let permit = self.engine.namespaces().begin_on(&id, "get")?;
         let Some(open) = self.engine.open_object(&id, self.range).await?.object() else {
             return Ok(None);
         };
         let object = Object::new(open, permit)?;
+        // After the check of the limits: a refused read extends no deadline.
         self.engine.was_read(&object);
         Ok(Some(object))
     }
@@ -82,10 +156,11 @@ impl IntoFuture for Get {
     }
 }
 
-/// An object that is being read: what is known about it, and its bytes as they come.
+/// An object that is open for reading: its metadata, and its bytes as a stream.
 ///
-/// It sees the version that it found to its end, whatever is overwritten or deleted meanwhile (I8):
-/// until it is dropped or read to its end it keeps that version's blobs from being deleted.
+/// The reader sees one version from beginning to end, even if the object is overwritten or deleted
+/// meanwhile (I8). The blobs of that version are not deleted until the `Object` is dropped or read
+/// to its end.
 ///
 /// ```
 /// # #[tokio::main]
@@ -107,13 +182,13 @@ impl IntoFuture for Get {
 pub struct Object(Paced);
 
 impl Object {
-    /// What is read within the limits of its namespace.
+    /// Wraps an open object whose bytes are read within the limits of its namespace.
     pub(crate) fn new(open: OpenObject, permit: NamespacePermit) -> Result<Self> {
         Paced::new(open, permit).map(Self)
     }
 
-    /// Whether all of its bytes are here already.
-    pub(crate) fn is_at_hand(&self) -> bool {
+    /// Returns `true` if all bytes of the object are already in memory.
+    pub(crate) fn is_in_memory(&self) -> bool {
         self.0.is_inline()
     }
 
@@ -124,49 +199,53 @@ impl Object {
         }
     }
 
-    /// Its id.
+    /// Returns the id of the object.
     pub fn id(&self) -> &ObjectId {
         &self.0.head().id
     }
 
-    /// Which committed write of the object this is.
+    /// Returns the version of the object, which counts its committed writes.
     pub fn version(&self) -> Version {
         self.0.head().version
     }
 
-    /// The etag of that write.
+    /// Returns the etag of the write that created this version.
     pub fn etag(&self) -> Etag {
         self.0.head().etag
     }
 
-    /// Everything else that is known about it.
+    /// Returns the metadata: size, times, attributes.
     pub fn metadata(&self) -> &Metadata {
         &self.0.head().metadata
     }
 
-    /// Which bytes of the object come, after clamping.
+    /// Returns the byte range of the object that this read delivers, after clamping.
     pub fn range(&self) -> Range<u64> {
         self.0.range()
     }
 
-    /// The next bytes; none at the end. Waits its turn if the namespace has a limit of bytes a
-    /// second. Nothing is lost with a future that is dropped meanwhile.
+    /// Returns the next chunk of bytes, or `None` at the end.
+    ///
+    /// The call waits if the namespace has a limit of bytes per second. Dropping the future loses
+    /// no bytes; the next call returns the same chunk.
     ///
     /// # Errors
-    /// [`Corrupt`](crate::ErrorKind::Corrupt) if they do not match their checksum or are gone,
-    /// [`Unavailable`](crate::ErrorKind::Unavailable) if the blob tier can't give them,
-    /// [`Overloaded`](crate::ErrorKind::Overloaded) if there was no room for them in time.
+    /// - [`Corrupt`](crate::ErrorKind::Corrupt): the bytes do not match their checksum, or are
+    ///   missing.
+    /// - [`Unavailable`](crate::ErrorKind::Unavailable): the blob tier can't deliver the bytes.
+    /// - [`Overloaded`](crate::ErrorKind::Overloaded): the memory budget had no room for the bytes
+    ///   in time.
     pub async fn chunk(&mut self) -> Result<Option<Bytes>> {
         self.0.next().await
     }
 
-    /// All bytes as a stream of chunks. Read-ahead is bounded; nothing is read that nobody polls
-    /// for.
+    /// Returns all bytes as a stream of chunks. Read-ahead is bounded, and the stream reads nothing
+    /// unless it is polled.
     pub fn stream(self) -> BoxStream<'static, Result<Bytes>> {
         self.0.into_stream()
     }
 
-    /// All bytes in one piece: as much memory as there are.
+    /// Returns all bytes in a single buffer, which needs as much memory as the range is long.
     ///
     /// # Errors
     /// As [`chunk`](Self::chunk).

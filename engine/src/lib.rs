@@ -1,15 +1,15 @@
 //! Cenotaph: an embeddable, actor-based, tiered object store.
 //!
-//! A cenotaph is a tombstone whose body lies elsewhere. So is ours: small objects live inline in an
-//! embedded index; for large ones the index holds a *tombstone* that says which immutable revisions
-//! in the blob tier hold the bytes. Swapping that row is the one commit point, so every object
-//! changes all at once or not at all, whatever crashes.
+//! A cenotaph is a tombstone for a body that is buried elsewhere. Small objects are inline in an
+//! embedded index. For a large object, the index holds a *tombstone*: a row that names the
+//! immutable revisions in the blob tier which hold the bytes. The swap of this row is the only
+//! commit point. Each change of an object is therefore atomic, also across a crash.
 //!
-//! Begin with [`Engine`]. What is promised, and what is not, stands in the README; how it works in
-//! ARCHITECTURE.md.
+//! Start with [`Engine`]. The README and docs/guarantees.md list the guarantees and their limits;
+//! ARCHITECTURE.md explains the design.
 //!
-//! This crate holds the public API. Deliberately not here: I/O (`cenotaph-storage`) and actors
-//! (`cenotaph-actors`).
+//! This crate is the public API. The actors are in `cenotaph-actors`, the storage layer is in
+//! `cenotaph-storage`.
 
 mod amend;
 mod batch;
@@ -61,6 +61,7 @@ pub use cenotaph_actors::{
 pub use cenotaph_storage::blobs::marker::MARKER_PATH;
 pub use cenotaph_storage::blobs::trailer::TRAILER_BYTES_MAX;
 pub use cenotaph_storage::blobs::{BlobOptions, object_of_blob};
+pub use cenotaph_storage::decide::{Deleted, Outcome, Precondition, Written};
 pub use cenotaph_storage::index::fjall::FjallOptions;
 pub use cenotaph_storage::index::{Index, IndexStats, SpaceStats, Table, UnreadableRange};
 pub use cenotaph_storage::rows::{
@@ -70,7 +71,6 @@ pub use cenotaph_storage::salvage::{LostBlob, LostName, LostTable, SalvageReport
 pub use cenotaph_storage::scrub::{
     Damage, Fate, Finding, Looked, RawKey, ScrubDepth, ScrubProgress, ScrubReport,
 };
-pub use cenotaph_storage::swap::{Deleted, Outcome, Precondition, Written};
 pub use cenotaph_storage::{
     ByteRange, Checksum, Current, Digest, Entry, Env, Epoch, Error, ErrorKind, Etag, Head,
     KEY_BYTES_MAX, ListPage, Modes, Namespace, ObjectId, OnDamage, PARTS_MAX, PartEtag, PartInfo,
@@ -81,7 +81,7 @@ pub use cenotaph_storage::{
 pub use bytes;
 pub use opendal::Operator;
 
-/// The README's examples, run as tests.
+/// The examples of the README, run as doc tests.
 #[cfg(doctest)]
 #[doc = include_str!("../../README.md")]
 struct Readme;

@@ -1,4 +1,4 @@
-//! [`List`]: how the objects of a namespace are listed.
+//! [`Engine::list`] and its builder [`List`].
 
 use std::future::IntoFuture;
 
@@ -10,8 +10,40 @@ use futures::{StreamExt, TryStreamExt};
 use crate::engine::Engine;
 use crate::observe::{observed, operation_span};
 
-/// A listing in preparation: `.await` it for one page, or [`stream`](Self::stream) all of it. See
-/// [`Engine::list`].
+impl Engine {
+    /// Lists the objects whose keys begin with `prefix`, in the byte order of their keys.
+    ///
+    /// # Errors
+    /// - [`Invalid`](crate::ErrorKind::Invalid): the limit is out of bounds.
+    /// - [`Corrupt`](crate::ErrorKind::Corrupt): some rows can't be read, and the listing does not
+    ///   [skip them](List::step_over_damage).
+    /// - Otherwise as [`head`](Self::head).
+    ///
+    /// ```
+    /// use cenotaph::Entry;
+    /// # #[tokio::main]
+    /// # async fn main() -> Result<(), cenotaph::Error> {
+    /// # let directory = tempfile::tempdir().unwrap();
+    /// # let engine = cenotaph::Engine::builder(directory.path()).open().await?;
+    /// for key in ["a/1", "a/2", "b", "c/1"] {
+    ///     engine.put(key, key).await?;
+    /// }
+    /// let page = engine.list("").delimiter('/').limit(2).await?;
+    /// let names: Vec<_> = page.entries.iter().map(|entry| entry.name()).collect();
+    /// assert_eq!(names, ["a/", "b"]);
+    /// assert!(matches!(&page.entries[..], [Entry::Prefix(_), Entry::Object(_)]));
+    /// let page = engine.list("").delimiter('/').start_after(page.next.unwrap()).await?;
+    /// assert!(matches!(&page.entries[..], [Entry::Prefix(c)] if c == "c/"));
+    /// # engine.close().await
+    /// # }
+    /// ```
+    pub fn list(&self, prefix: impl Into<String>) -> List {
+        List::new(self.clone(), prefix.into())
+    }
+}
+
+/// Builder of a listing. `.await` it for a single page, or [`stream`](Self::stream) all entries.
+/// See [`Engine::list`].
 ///
 /// ```
 /// # #[tokio::main]
@@ -42,41 +74,46 @@ impl List {
             prefix,
             delimiter: None,
             start_after: None,
+            // The configuration may allow less than the default, and a larger limit is refused.
             limit: engine.config().reads.list_page_max.min(1000),
             on_damage: OnDamage::Fail,
         };
         Self { engine, request }
     }
 
-    /// Another namespace than the default one.
+    /// Lists `namespace` instead of the default namespace.
     pub fn namespace(mut self, namespace: Namespace) -> Self {
         self.request.namespace = namespace;
         self
     }
 
-    /// Groups the keys that share what lies between the prefix and the next delimiter into one
-    /// [`Entry::Prefix`], as a file manager shows a folder. A page costs what it returns, however
-    /// many keys a group has.
+    /// Groups keys into [`Entry::Prefix`] entries, as a file manager shows folders: all keys with
+    /// the same text between `prefix` and the next delimiter form a group.
+    ///
+    /// The cost of a page is proportional to its entries, however many keys a group has.
     pub fn delimiter(mut self, delimiter: char) -> Self {
         self.request.delimiter = Some(delimiter);
         self
     }
 
-    /// Begins behind this key or prefix: the `next` of an earlier page.
+    /// Begins after this key or prefix, which is the `next` of an earlier page.
     pub fn start_after(mut self, key: impl Into<String>) -> Self {
         self.request.start_after = Some(key.into());
         self
     }
 
-    /// Most entries on a page: 1 to the configured `list_page_max`; 1000 unless told.
+    /// Sets the maximum number of entries of a page: 1 to the configured `list_page_max`, 1000 by
+    /// default.
     pub fn limit(mut self, limit: usize) -> Self {
         self.request.limit = limit;
         self
     }
 
-    /// Goes on behind rows that can't be read because a file of the index is damaged. The page then
-    /// names them in [`unreadable`](ListPage::unreadable), and lacks their objects. A listing fails
-    /// there unless told.
+    /// Skips rows that can't be read because a file of the index is damaged.
+    ///
+    /// The page lacks the objects of these rows and names the ranges in
+    /// [`unreadable`](ListPage::unreadable). By default a listing fails at the first unreadable
+    /// row.
     ///
     /// ```
     /// # #[tokio::main]
@@ -97,15 +134,17 @@ impl List {
         self
     }
 
-    /// All entries, page by page. Each page is consistent in itself; what is written between two
-    /// pages may be seen or not, and each is an operation of its own where the namespace has
-    /// limits.
+    /// Returns all entries as a stream that reads page by page.
+    ///
+    /// Each page is a consistent view. Objects that are written between two pages may be seen or
+    /// not. Each page counts as an operation where the namespace has limits.
     ///
     /// # Errors
     /// As [`Engine::list`]. A range of rows that can't be read is an item of kind
-    /// [`Corrupt`](crate::ErrorKind::Corrupt) that names the range, behind the entries of its page;
-    /// the stream goes on after it. Every other error ends the stream.
+    /// [`Corrupt`](crate::ErrorKind::Corrupt), which names the range and follows the entries of its
+    /// page; the stream continues after it. Every other error ends the stream.
     pub fn stream(self) -> BoxStream<'static, Result<Entry>> {
+        // Unreadable ranges become items of the stream, so its pages must not fail at them.
         let pages = futures::stream::try_unfold(Some(self.step_over_damage()), |list| async move {
             let Some(list) = list else { return Ok(None) };
             let page = list.clone().await?;

@@ -1,7 +1,9 @@
-//! [`Upload`]: a large object written in parts, in any order, in parallel, over days.
+//! [`Upload`]: multipart uploads, which write a large object in parts: in any order, in parallel,
+//! over days.
 //!
-//! Reading order: [`Engine::multipart`], which begins one; [`Upload`], the handle on it; `part.rs`
-//! and `complete.rs`, what is asked of the handle; `list.rs`, what there is.
+//! - this file: [`Engine::multipart`], which begins an upload, and the handle [`Upload`]
+//! - `part.rs`, `complete.rs`: the operations of an upload
+//! - `list.rs`: listings of uploads and parts
 
 mod complete;
 mod list;
@@ -11,8 +13,8 @@ use std::fmt;
 use std::future::IntoFuture;
 
 use cenotaph_actors::Intent;
+use cenotaph_storage::decide::Precondition;
 use cenotaph_storage::rows::Attributes;
-use cenotaph_storage::swap::Precondition;
 use cenotaph_storage::{ObjectId, Result, UploadId};
 use futures::future::BoxFuture;
 
@@ -26,20 +28,22 @@ pub use list::{ListParts, ListUploads};
 pub use part::{CopyPart, UploadPart};
 
 impl Engine {
-    /// Begins a multipart upload: an object written in up to 10,000 parts, in any order and in
-    /// parallel, by one process or by many, across crashes and reopens. What is stated here is
-    /// stated about the object once it is completed; until then readers see the old object, or
-    /// none.
+    /// Begins a multipart upload, which writes an object in up to 10,000 parts.
+    ///
+    /// The parts may arrive in any order and in parallel, from several processes, and across
+    /// crashes and reopens. The attributes given here become the attributes of the object when the
+    /// upload completes. Until then, readers see the old object, or none. A time to live starts at
+    /// the completion.
     ///
     /// An upload that is neither completed nor aborted within its lifetime
-    /// ([`MultipartLimits::lifetime`](crate::MultipartLimits::lifetime), 7 days) is given up, and
-    /// its parts are deleted. A time to live begins with the completion.
+    /// ([`MultipartLimits::lifetime`](crate::MultipartLimits::lifetime), 7 days by default) ends,
+    /// and its parts are deleted.
     ///
     /// # Errors
     /// - [`Invalid`](crate::ErrorKind::Invalid): the id or the metadata break a rule.
-    /// - [`Conflict`](crate::ErrorKind::Conflict): a precondition does not hold. It is demanded
-    ///   again when the upload is completed.
-    /// - otherwise as a small [`put`](Self::put).
+    /// - [`Conflict`](crate::ErrorKind::Conflict): a precondition does not hold. The precondition
+    ///   is checked again when the upload completes.
+    /// - Otherwise as a small [`put`](Self::put).
     ///
     /// ```
     /// # #[tokio::main]
@@ -50,28 +54,29 @@ impl Engine {
     /// upload.part(2, "the end").await?;
     /// upload.part(1, "once upon a time .. ").await?;
     /// let written = upload.complete().await?;
-    /// assert_eq!(engine.get("film").await?.unwrap().bytes().await?, "once upon a time .. the end");
-    /// // Completed again, after a crash perhaps, it answers the same.
+    /// let film = engine.get("film").await?.unwrap();
+    /// assert_eq!(film.bytes().await?, "once upon a time .. the end");
+    /// // A repeated completion, for example after a crash, returns the same result.
     /// assert_eq!(upload.complete().await?, written);
     /// # engine.close().await
     /// # }
     /// ```
     pub fn multipart(&self, id: impl IntoObjectId) -> Initiate {
-        let (engine, id) = (self.clone(), id.into_object_id());
         Initiate {
-            engine,
-            id,
+            engine: self.clone(),
+            id: id.into_object_id(),
             attributes: Attributes::default(),
             precondition: Precondition::None,
         }
     }
 
-    /// Goes on with an upload that was begun earlier, by this process or another: open, or
-    /// completed not long ago.
+    /// Returns the handle of an upload that this or another process began earlier, and that is open
+    /// or was completed recently.
     ///
     /// # Errors
-    /// [`Invalid`](crate::ErrorKind::Invalid) if the object has no such upload: the id is forged,
-    /// that of another object's, or of an upload that has ended. Otherwise as [`head`](Self::head).
+    /// - [`Invalid`](crate::ErrorKind::Invalid): the object has no such upload. The upload id is
+    ///   forged, belongs to another object, or names an upload that has ended.
+    /// - Otherwise as [`head`](Self::head).
     ///
     /// ```
     /// # #[tokio::main]
@@ -103,6 +108,7 @@ impl Engine {
         let _within = self.namespaces().begin_on(&id, "resume")?;
         let named = |error: cenotaph_storage::Error| error.with_id(&id);
         let upload_id: UploadId = upload_id.as_ref().parse().map_err(named)?;
+        // A read only, so that a read-only engine can resume an upload and list its parts.
         self.reads()
             .find_upload(&id, &upload_id)
             .await
@@ -114,12 +120,14 @@ impl Engine {
         })
     }
 
-    /// The handle on an upload, asking nothing: each step tells by itself if the object has no such
-    /// upload. For whoever serves requests that name an upload, and may not keep a handle between
-    /// them.
+    /// Returns the handle of an upload without a check that the upload exists. Each later operation
+    /// fails if the object has no such upload.
+    ///
+    /// This suits a server whose requests name an upload, and which keeps no handle between
+    /// requests.
     ///
     /// # Errors
-    /// [`Invalid`](crate::ErrorKind::Invalid) if the id breaks a rule.
+    /// [`Invalid`](crate::ErrorKind::Invalid): the id breaks a rule.
     ///
     /// ```
     /// # #[tokio::main]
@@ -131,7 +139,8 @@ impl Engine {
     /// let text = engine.multipart("film").await?.upload_id().to_string();
     /// let upload_id: UploadId = text.parse()?;
     /// engine.upload("film", upload_id)?.part(1, "take one").await?;
-    /// let error = engine.upload("another film", upload_id)?.part(1, "take one").await.unwrap_err();
+    /// let other = engine.upload("another film", upload_id)?;
+    /// let error = other.part(1, "take one").await.unwrap_err();
     /// assert_eq!(error.reason(), Some(Reason::NoSuchUpload));
     /// # engine.close().await
     /// # }
@@ -144,8 +153,8 @@ impl Engine {
         })
     }
 
-    /// Lists the open uploads to objects whose keys begin with `prefix`, in the order of their
-    /// keys, then of their beginnings.
+    /// Lists the open uploads to objects whose keys begin with `prefix`, in the order of the keys,
+    /// then of the times at which the uploads began.
     ///
     /// # Errors
     /// As [`list`](Self::list).
@@ -168,7 +177,7 @@ impl Engine {
     }
 }
 
-/// A multipart upload about to begin: `.await` it. See [`Engine::multipart`].
+/// Builder of a multipart upload. `.await` it to begin the upload. See [`Engine::multipart`].
 #[derive(Debug)]
 #[must_use = "no upload begins until it is awaited"]
 pub struct Initiate {
@@ -190,6 +199,7 @@ impl Initiate {
             precondition,
         } = self;
         let id = id?;
+        // Invalid attributes fail now, and not after all parts have been uploaded.
         attributes.validate().map_err(|error| error.with_id(&id))?;
         let within = engine.namespaces().begin_on(&id, "multipart")?;
         let intent = Intent {
@@ -220,8 +230,10 @@ impl IntoFuture for Initiate {
     }
 }
 
-/// A multipart upload: [begun](Engine::multipart) or [resumed](Engine::resume). A cheap clone of
-/// one handle on it, which may be used by many tasks at once. Dropping it ends nothing.
+/// Handle of a multipart upload that was [begun](Engine::multipart) or [resumed](Engine::resume).
+///
+/// Cloning is cheap, and many tasks may use the handle at once. Dropping it does not end the
+/// upload.
 #[derive(Clone)]
 pub struct Upload {
     engine: Engine,
@@ -230,31 +242,31 @@ pub struct Upload {
 }
 
 impl Upload {
-    /// The object that it will be.
+    /// Returns the id of the object that the upload writes.
     pub fn id(&self) -> &ObjectId {
         &self.id
     }
 
-    /// What it is [resumed](Engine::resume) by. Whoever knows it, and may call the engine, may
-    /// write the object.
+    /// Returns the upload id, for [`Engine::resume`]. Treat it as a secret: a caller of the engine
+    /// who has it can write the object.
     pub fn upload_id(&self) -> UploadId {
         self.upload_id
     }
 
-    /// Uploads the part with this number, 1 to 10,000. Parts may come in any order and in parallel,
-    /// and numbers may have gaps. When it returns, the part is durable. One that was uploaded under
-    /// this number before is replaced.
+    /// Uploads the part with this number. When the call returns, the part is durable.
     ///
-    /// A part may be empty, and as long as
-    /// [`MultipartLimits::part_bytes_max`](crate::MultipartLimits::part_bytes_max). Dropping the
-    /// future cancels it while its payload is streaming; later the part may still be there.
+    /// Numbers are 1 to 10,000 and may have gaps. Parts may arrive in any order and in parallel. A
+    /// part replaces an earlier part of the same number. A part may be empty, and has at most
+    /// [`MultipartLimits::part_bytes_max`](crate::MultipartLimits::part_bytes_max) bytes. Dropping
+    /// the future cancels the part while its payload is streaming; after that, the part may still
+    /// become durable.
     ///
     /// # Errors
     /// - [`Invalid`](crate::ErrorKind::Invalid): the number is out of bounds, the part is too long,
-    ///   or the upload has ended. Nothing of the part is kept.
-    /// - [`Source`](crate::ErrorKind::Source): your stream failed, or is not what was declared
-    ///   about it. An earlier part of this number is still there.
-    /// - otherwise as a large [`put`](Engine::put).
+    ///   or the upload has ended. Nothing of the part is stored.
+    /// - [`Source`](crate::ErrorKind::Source): the caller's stream failed, or does not match its
+    ///   declared length or checksum. An earlier part of the same number is kept.
+    /// - Otherwise as a large [`put`](Engine::put).
     ///
     /// ```
     /// # #[tokio::main]
@@ -266,7 +278,8 @@ impl Upload {
     /// let upload = engine.multipart("film").await?;
     /// let part = upload.part(1, "hello").length(5).checksum(Digest::md5_of(b"hello")).await?;
     /// assert_eq!(part.etag, PartEtag::of(b"hello"));
-    /// let error = upload.part(2, "hellO").checksum(Digest::crc32c_of(b"hello")).await.unwrap_err();
+    /// let damaged = upload.part(2, "hellO").checksum(Digest::crc32c_of(b"hello"));
+    /// let error = damaged.await.unwrap_err();
     /// assert_eq!(error.kind(), ErrorKind::Source);
     /// # engine.close().await
     /// # }
@@ -275,12 +288,14 @@ impl Upload {
         UploadPart::new(self.clone(), number, body.into())
     }
 
-    /// Makes a part of an object, or of a range of it, as one read of it finds it. The bytes are
-    /// copied within the engine, through the blob tier: every blob belongs to one object
-    /// (docs/adr/0008 tells why). None if there is no such object.
+    /// Uploads a part with the bytes of an object, or of a range of it. Returns `None` if the
+    /// object is absent.
+    ///
+    /// The part contains bytes of a single version of the object. The engine copies the bytes
+    /// through the blob tier, so that every blob belongs to exactly one object (docs/adr/0008).
     ///
     /// # Errors
-    /// As [`get`](Engine::get) of the one and [`part`](Self::part) of the other.
+    /// As [`get`](Engine::get) for the source and as [`part`](Self::part) for the part.
     ///
     /// ```
     /// # #[tokio::main]
@@ -292,7 +307,8 @@ impl Upload {
     /// upload.part_copy(1, "opening").range(..20).await?.expect("it is there");
     /// upload.part(2, "the end").await?;
     /// upload.complete().await?;
-    /// assert_eq!(engine.get("film").await?.unwrap().bytes().await?, "once upon a time .. the end");
+    /// let film = engine.get("film").await?.unwrap();
+    /// assert_eq!(film.bytes().await?, "once upon a time .. the end");
     /// # engine.close().await
     /// # }
     /// ```
@@ -300,11 +316,12 @@ impl Upload {
         CopyPart::new(self.clone(), number, from.into_object_id())
     }
 
-    /// Lists the parts that are uploaded, in the order of their numbers.
+    /// Lists the uploaded parts in the order of their numbers.
     ///
     /// # Errors
-    /// [`Invalid`](crate::ErrorKind::Invalid) if the upload has ended, or the limit is out of
-    /// bounds; otherwise as [`list`](Engine::list).
+    /// - [`Invalid`](crate::ErrorKind::Invalid): the upload has ended, or the limit is out of
+    ///   bounds.
+    /// - Otherwise as [`list`](Engine::list).
     ///
     /// ```
     /// # #[tokio::main]
@@ -326,30 +343,33 @@ impl Upload {
         ListParts::new(self.clone())
     }
 
-    /// Makes the object of the parts: in one commit, without moving a byte, however many and large
-    /// they are. All of them, unless they are [listed](Complete::part). Parts that are not listed
-    /// are deleted.
+    /// Completes the upload: its parts become the object in a single commit that moves no bytes,
+    /// regardless of their number and size.
     ///
-    /// It is idempotent: completed again with the same parts, by a caller who did not hear the
-    /// answer or by two at once, it answers with the first outcome, for as long as that is
-    /// remembered ([`MultipartLimits::kept_for`](crate::MultipartLimits::kept_for), 24 hours).
+    /// By default the object consists of all parts. If parts are [listed](Complete::part), the
+    /// object consists of these parts, and the other parts are deleted.
     ///
-    /// A completion is superseded, as a large put would be, if the object's tombstone is replaced
-    /// or deleted by another write while it is under way; the upload has then ended, and nothing of
-    /// it is kept. With a precondition that is [`Conflict`](crate::ErrorKind::Conflict) instead,
-    /// and the upload goes on. A superseded write has no version and no etag: whoever must give its
-    /// client one gives that of the object as it stands.
+    /// A completion is idempotent. A repeated or concurrent completion with the same parts returns
+    /// the first outcome, for as long as the engine keeps it
+    /// ([`MultipartLimits::kept_for`](crate::MultipartLimits::kept_for), 24 hours by default).
+    ///
+    /// A completion is superseded, like a large put, if another write replaces or deletes the
+    /// object's tombstone while the completion is in progress. The upload has then ended, and none
+    /// of its parts are kept. With a precondition, the result is
+    /// [`Conflict`](crate::ErrorKind::Conflict) instead, and the upload remains open. A superseded
+    /// write has no version and no etag; a server that must return an etag to its client returns
+    /// the etag of the current object.
     ///
     /// # Errors
-    /// [`Error::reason`](crate::Error::reason) tells programs exactly what was refused, and which
-    /// part.
-    /// - [`Invalid`](crate::ErrorKind::Invalid): no parts; numbers that do not ascend; a part that
-    ///   is not there, has another etag, is too small, or was [lost](Engine::scrub) and not
-    ///   uploaded again, which the message names; too many bytes together; the upload was aborted,
-    ///   or completed with other parts. An open upload goes on as it was.
-    /// - [`Conflict`](crate::ErrorKind::Conflict): a precondition of the beginning or of this call
-    ///   does not hold. The upload goes on as it was.
-    /// - otherwise as a small [`put`](Engine::put).
+    /// [`Error::reason`](crate::Error::reason) identifies the refusal, and the part if there is
+    /// one.
+    /// - [`Invalid`](crate::ErrorKind::Invalid): there are no parts; the numbers do not ascend; a
+    ///   part does not exist, has another etag, is too small, or was [lost](Engine::scrub) and not
+    ///   uploaded again (the message names the part); the parts are too large together; the upload
+    ///   was aborted; or it was completed with other parts. An open upload remains unchanged.
+    /// - [`Conflict`](crate::ErrorKind::Conflict): a precondition of [`Engine::multipart`] or of
+    ///   this call does not hold. The upload remains open.
+    /// - Otherwise as a small [`put`](Engine::put).
     ///
     /// ```
     /// # #[tokio::main]
@@ -368,12 +388,13 @@ impl Upload {
         Complete::new(self.clone())
     }
 
-    /// Gives the upload up: its parts are deleted, and nothing can be added to it any more. A part
-    /// that is being uploaded leaves nothing behind. Aborting again does nothing.
+    /// Aborts the upload. Its parts are deleted, and no part can be added.
+    ///
+    /// A part that is being uploaded leaves nothing behind. Aborting again does nothing.
     ///
     /// # Errors
-    /// [`Invalid`](crate::ErrorKind::Invalid) if the upload was completed, or is not known any
-    /// more; otherwise as [`delete`](Engine::delete).
+    /// - [`Invalid`](crate::ErrorKind::Invalid): the upload was completed, or is no longer known.
+    /// - Otherwise as [`delete`](Engine::delete).
     ///
     /// ```
     /// # #[tokio::main]
@@ -404,7 +425,7 @@ impl Upload {
 }
 
 impl fmt::Debug for Upload {
-    /// Without the upload id, which is a secret between the caller and whoever it trusts.
+    /// Omits the upload id, because it is a secret.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Upload")
             .field("id", &self.id)

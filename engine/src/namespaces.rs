@@ -1,7 +1,6 @@
-//! Limits per namespace, as an embedder sets them and as a get keeps to them.
+//! Limits per namespace: their API, and the pacing of gets within them.
 //!
-//! Deliberately not here: what is admitted and how fast bytes may flow
-//! (`cenotaph_actors::Namespaces`).
+//! The admission itself is in `cenotaph_actors::Namespaces`.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -16,16 +15,15 @@ use crate::engine::Engine;
 use crate::observe::Tier;
 
 impl Engine {
-    /// Sets the limits of a namespace, from now on, or removes them: [`NamespaceLimits::default`]
-    /// is no limit.
+    /// Sets the limits of a namespace from now on. [`NamespaceLimits::default`] removes all limits.
     ///
-    /// They hold for exactly this namespace, not for those with further scopes, and until the
-    /// engine is closed: nothing of it is stored. Those of
-    /// [`Config::namespaces`](crate::Config::namespaces) are where each engine begins. What has
-    /// begun ends, whatever is set; streams go on at the new rate.
+    /// The limits apply to exactly this namespace, not to namespaces with further scopes. They hold
+    /// until the engine is closed and are not stored;
+    /// [`Config::namespaces`](crate::Config::namespaces) contains the initial limits of each open.
+    /// Operations in progress finish even under a stricter limit; streams continue at the new rate.
     ///
     /// # Errors
-    /// [`Invalid`](crate::ErrorKind::Invalid) if a limit is zero; nothing has changed then.
+    /// [`Invalid`](crate::ErrorKind::Invalid): a limit is zero. Nothing was changed.
     ///
     /// ```
     /// # #[tokio::main]
@@ -36,10 +34,12 @@ impl Engine {
     ///
     /// let exports = Namespace::new("exports")?.with_scope("org", "17")?;
     /// let report = ObjectId::new(&exports, "report")?;
-    /// engine.limit_namespace(&exports, NamespaceLimits { disabled: true, ..Default::default() })?;
+    /// let disabled = NamespaceLimits { disabled: true, ..Default::default() };
+    /// engine.limit_namespace(&exports, disabled)?;
     /// assert_eq!(engine.put(&report, "figures").await.unwrap_err().kind(), ErrorKind::Disabled);
     ///
-    /// engine.limit_namespace(&exports, NamespaceLimits { bytes_per_second: Some(10_000_000), ..Default::default() })?;
+    /// let slow = NamespaceLimits { bytes_per_second: Some(10_000_000), ..Default::default() };
+    /// engine.limit_namespace(&exports, slow)?;
     /// engine.put(&report, "figures").await?;
     /// # engine.close().await
     /// # }
@@ -48,7 +48,7 @@ impl Engine {
         self.namespaces().set(namespace, limits)
     }
 
-    /// The limits of a namespace, as they are now.
+    /// Returns the present limits of a namespace.
     ///
     /// ```
     /// # #[tokio::main]
@@ -56,11 +56,13 @@ impl Engine {
     /// # let directory = tempfile::tempdir().unwrap();
     /// use cenotaph::{Config, Engine, Namespace};
     ///
-    /// let config = serde_json::from_str(r#"{ "namespaces": { "exports/org=17": { "operations_at_once": 4 } } }"#).unwrap();
+    /// let json = r#"{ "namespaces": { "exports/org=17": { "operations_at_once": 4 } } }"#;
+    /// let config: Config = serde_json::from_str(json).unwrap();
     /// let engine = Engine::builder(directory.path()).config(config).open().await?;
     /// let exports = Namespace::new("exports")?;
     /// assert_eq!(engine.namespace_limits(&exports).operations_at_once, None);
-    /// assert_eq!(engine.namespace_limits(&exports.with_scope("org", "17")?).operations_at_once, Some(4));
+    /// let scoped = exports.with_scope("org", "17")?;
+    /// assert_eq!(engine.namespace_limits(&scoped).operations_at_once, Some(4));
     /// # engine.close().await
     /// # }
     /// ```
@@ -69,7 +71,7 @@ impl Engine {
     }
 }
 
-/// The limits as a configuration spells them.
+/// Parses the namespaces of a configuration, and checks their limits.
 pub(crate) fn configured(
     namespaces: &BTreeMap<String, NamespaceLimits>,
 ) -> Result<Vec<(Namespace, NamespaceLimits)>> {
@@ -79,31 +81,34 @@ pub(crate) fn configured(
             .and_then(|()| namespace.parse())
             .map(|parsed| (parsed, limits.clone()))
             .map_err(|error| {
-                let message = format!("a namespace can't be limited so: namespace={namespace:?}");
+                let message = format!("invalid limits of a namespace: namespace={namespace:?}");
                 Error::new(ErrorKind::Invalid, "open", message).with_source(error)
             })
     });
     parsed.collect()
 }
 
-/// An object that is read no faster than its namespace may.
+/// An open object whose bytes are paced by the limits of its namespace.
 ///
-/// The permit is held until the end has been seen, or it is dropped. A chunk that waits for its
-/// turn waits here, so that nothing is lost with a future that is dropped meanwhile.
+/// The permit of the namespace is held until the end of the bytes or the drop of this value. A
+/// chunk that waits for its turn is stored in `next`, so that dropping the waiting future loses no
+/// bytes.
 #[derive(Debug)]
 pub(crate) struct Paced {
     open: OpenObject,
     permit: Option<NamespacePermit>,
     next: Option<Bytes>,
-    /// How much of the next chunk is not paid for.
+    /// Bytes of the next chunk that are not yet charged.
     owed: u64,
     tier: Tier,
 }
 
 impl Paced {
-    /// What came from the index is paid for at once; what streams is paid for as it flows.
+    /// Creates the paced object. Inline bytes are charged at once; bytes of a blob are charged as
+    /// they flow.
     pub(crate) fn new(open: OpenObject, permit: NamespacePermit) -> Result<Self> {
         let range = open.range();
+        // Inline bytes are already in memory, so they are charged at once.
         let permit = if open.is_inline() {
             permit
                 .charge(range.end - range.start)
@@ -142,15 +147,19 @@ impl Paced {
             let streams = !self.open.is_inline();
             match self.open.next().await {
                 Ok(Some(chunk)) => {
+                    // Inline bytes were charged when the object was opened.
                     self.owed = if streams { chunk.len() as u64 } else { 0 };
                     self.next = Some(chunk);
                 }
                 end @ (Ok(None) | Err(_)) => {
+                    // The get ends here, even if the caller keeps the object.
                     self.permit = None;
                     return end;
                 }
             }
         }
+        // This await may be the last. The chunk is in `next`, and the next call resumes the wait
+        // with the bytes still owed.
         if let Some(permit) = &self.permit {
             permit.pace(&mut self.owed).await;
         }
@@ -167,14 +176,17 @@ impl Paced {
         .boxed()
     }
 
-    /// All that is still to come, in one piece.
+    /// Returns the remaining bytes as a single buffer.
     pub(crate) async fn bytes(mut self) -> Result<Bytes> {
         let is_limited = self
             .permit
             .as_ref()
             .is_some_and(NamespacePermit::is_limited);
+        // Without a rate to keep, all bytes are read at once; but not if a chunk was already taken
+        // from the stream.
         if self.open.is_inline() || !is_limited && self.next.is_none() {
-            let (tier, bytes) = (self.tier, self.open.bytes(usize::MAX).await?);
+            let tier = self.tier;
+            let bytes = self.open.bytes(usize::MAX).await?;
             tier.given(bytes.len() as u64);
             return Ok(bytes);
         }

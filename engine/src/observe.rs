@@ -1,7 +1,5 @@
-//! Each operation has a span with its outcome, and metrics. Their names and meanings are in
-//! `docs/metrics.md`.
-//!
-//! Deliberately not here: metrics of what the engine does by itself (each where it happens).
+//! The tracing span and the metrics of each operation. `docs/metrics.md` lists the names and
+//! meanings.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -15,15 +13,17 @@ use tracing::{Instrument, Span};
 
 use crate::engine::Engine;
 
-/// The span of an operation: its name, what it is about, and, once it has ended, its outcome.
+/// Creates the span of an operation, with its name, its fields, and the outcome to be recorded at
+/// its end.
 macro_rules! operation_span {
     ($name:literal $(, $($fields:tt)+)?) => {
+        // `outcome` is declared empty, because a span records only declared fields.
         tracing::debug_span!($name, outcome = tracing::field::Empty $(, $($fields)+)?)
     };
 }
 pub(crate) use operation_span;
 
-/// Where bytes lie or go.
+/// Tier that holds or receives bytes.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Tier {
     Inline,
@@ -38,37 +38,38 @@ impl Tier {
         }
     }
 
-    /// Counts bytes that an operation took from its caller.
+    /// Counts bytes that an operation received from its caller.
     pub(crate) fn taken(self, bytes: u64) {
         metrics::counter!("cenotaph_bytes_total", "direction" => "in", "tier" => self.name())
             .increment(bytes);
     }
 
-    /// Counts bytes that an operation handed to its caller.
+    /// Counts bytes that an operation returned to its caller.
     pub(crate) fn given(self, bytes: u64) {
         metrics::counter!("cenotaph_bytes_total", "direction" => "out", "tier" => self.name())
             .increment(bytes);
     }
 
-    /// Notes the size of an object that was put.
+    /// Records the size of an object that was put.
     #[expect(clippy::cast_precision_loss, reason = "a histogram is of floats")]
     pub(crate) fn put(self, bytes: u64) {
         metrics::histogram!("cenotaph_object_bytes", "tier" => self.name()).record(bytes as f64);
     }
 }
 
-/// Runs an operation within its span, and tells how long it took and what became of it.
+/// Runs an operation within its span, and records its duration and outcome.
 pub(crate) async fn observe<T>(
     engine: &Engine,
     operation: &'static str,
     span: Span,
     work: impl Future<Output = Result<T>>,
 ) -> Result<T> {
+    // The guard records in its drop, so that a cancelled operation is counted too.
     let observation = Observation::begin(engine.env().clone(), operation, span.clone());
     observation.end(work.instrument(span).await)
 }
 
-/// The same, as what `.await` of an operation in preparation becomes.
+/// As [`observe`], in a box that owns the engine. Builders return it from `into_future`.
 pub(crate) fn observed<T: Send + 'static>(
     engine: Engine,
     operation: &'static str,
@@ -78,7 +79,8 @@ pub(crate) fn observed<T: Send + 'static>(
     Box::pin(async move { observe(&engine, operation, span, work).await })
 }
 
-/// An operation under way. Dropped before its end it tells that its caller has left.
+/// An operation in progress. If dropped before [`end`](Self::end), the outcome is `dropped`: the
+/// caller has cancelled the operation.
 struct Observation {
     env: Env,
     operation: &'static str,
@@ -112,17 +114,18 @@ impl Observation {
 
 impl Drop for Observation {
     fn drop(&mut self) {
-        let (operation, outcome) = (self.operation, self.outcome.unwrap_or("dropped"));
+        let operation = self.operation;
+        let outcome = self.outcome.unwrap_or("dropped");
         self.span.record("outcome", outcome);
         let took = self.env.monotonic().saturating_sub(self.begun);
         metrics::gauge!("cenotaph_operations_live", "operation" => operation).decrement(1);
-        metrics::counter!("cenotaph_operations_total", "operation" => operation, "outcome" => outcome).increment(1);
+        let labels = [("operation", operation), ("outcome", outcome)];
+        metrics::counter!("cenotaph_operations_total", &labels).increment(1);
         metrics::histogram!("cenotaph_operation_seconds", "operation" => operation).record(took);
     }
 }
 
-/// A caller's stream whose bytes are counted as they flow to the blob tier, and how many there
-/// were.
+/// Counts the bytes of a stream as they flow to the blob tier. Also returns the running total.
 pub(crate) fn counted(source: Source) -> (Source, Arc<AtomicU64>) {
     let total = Arc::new(AtomicU64::new(0));
     let so_far = Arc::clone(&total);

@@ -1,7 +1,8 @@
-//! [`Opened`]: what a read of an object finds, as
-//! [`Config::missing_blob`](crate::Config::missing_blob) has it.
+//! [`Opened`]: the result of opening an object, with the setting
+//! [`Config::missing_blob`](crate::Config::missing_blob) applied.
 //!
-//! Every read goes through here, so that a missing blob is the same to all of them.
+//! Invariant: every read of an object's bytes uses [`Engine::open_object`], so that all of them
+//! treat a missing blob alike.
 
 use cenotaph_storage::planted::Bug;
 use cenotaph_storage::{ByteRange, Current, ObjectId, OpenObject, Reason, Result};
@@ -9,19 +10,19 @@ use cenotaph_storage::{ByteRange, Current, ObjectId, OpenObject, Reason, Result}
 use crate::config::MissingBlob;
 use crate::engine::Engine;
 
-/// What a read of an object finds.
+/// Result of opening an object.
 #[expect(clippy::large_enum_variant, reason = "it is taken apart at once")]
 pub(crate) enum Opened {
-    /// The object.
+    /// The object exists and is open.
     Object(OpenObject),
-    /// There is none.
+    /// The object has no live row.
     Absent,
-    /// There is one, whose blob is gone: it reads as absent.
+    /// The object has a row, but its blob is missing. It reads as absent.
     Dangling(Current),
 }
 
 impl Opened {
-    /// The object, if one can be read.
+    /// Returns the open object, if there is one.
     pub(crate) fn object(self) -> Option<OpenObject> {
         match self {
             Self::Object(open) => Some(open),
@@ -38,13 +39,15 @@ impl Engine {
             Err(error) => error,
         };
         match (error.reason(), self.config().missing_blob) {
+            // Bug to be found by the simulator.
             (Some(Reason::MissingBlob { .. }), _)
                 if self.env().planted(Bug::MissingBlobIsAbsent) =>
             {
                 Ok(Opened::Absent)
             }
             (Some(Reason::MissingBlob { current }), MissingBlob::Absent) => {
-                // Of a tier that is away nothing is known.
+                // A blob counts as missing only if the tier itself is present. While the tier is
+                // unmounted, every blob is missing, and no object may read as absent.
                 self.tiered()
                     .check_blobs()
                     .await

@@ -1,11 +1,10 @@
-//! Opening for reads only: the other half of [`Builder`](crate::Builder), and what refuses writes.
+//! Opening of a read-only engine, and the refusal of writes by it.
 //!
 //! ```text
-//! view of the index (storage) -> no batch is taken (storage) -> no actors (actors) -> reads as ever
+//! index: a view, which refuses batches (storage) -> no actors (actors) -> reads as usual
 //! ```
 //!
-//! Deliberately not here: how the index is read without being written to
-//! (`cenotaph_storage::index::fjall`).
+//! Invariant: a read-only engine changes nothing in the data directory or in the blob tier.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -17,37 +16,44 @@ use cenotaph_storage::ownership::{Claim, Place};
 use cenotaph_storage::rows::last_epoch;
 use cenotaph_storage::{Env, Error, ErrorKind, Pins, Result};
 
-use crate::builder::{open_patiently, reads_and_namespaces};
+use crate::builder::{open_when_free, reads_and_namespaces};
 use crate::config::Config;
 use crate::engine::{Engine, Parts};
 
-/// Opens a view of the index in `path`, below `views`.
+/// Opens a view of the index in `path`. The private directory of the view is below `views`.
 pub(crate) async fn open_view(
     path: &Path,
     views: &Path,
     env: &Env,
     config: &Config,
 ) -> Result<FjallIndex> {
-    let (dir, views, options) = (path.to_owned(), views.to_owned(), config.index);
-    open_patiently(path, env, move |env| {
+    let dir = path.to_owned();
+    let views = views.to_owned();
+    let options = config.index;
+    open_when_free(path, env, move |env| {
         FjallIndex::open_view(&dir, &views, env, options)
     })
     .await
 }
 
-/// Starts an engine on this index that writes nothing.
+/// Starts an engine that writes nothing to the index of `claim`.
 pub(crate) async fn start(config: &Config, claim: Claim, place: Place) -> Result<Engine> {
     if claim.adopt {
-        let message = "an engine that is read-only adopts no blob tier: leave out `adopt_blobs` or `read_only`";
+        let message = "a read-only engine can't adopt a blob tier: remove adopt_blobs or read_only";
         return Err(Error::new(ErrorKind::Invalid, "open", message));
     }
+    // A caller's own index may accept writes. The wrapper refuses every batch, so that the promise
+    // holds for any index.
     let index: Arc<dyn Index> = Arc::new(ReadOnlyIndex::new(Arc::clone(&claim.index)));
     let claim = Claim {
         index: Arc::clone(&index),
         ..claim
     };
-    let (blobs, epoch) = (claim.find(place).await?, last_epoch(&*index).await?);
-    let (env, pins) = (claim.env, Pins::new());
+    let blobs = claim.find(place).await?;
+    // A read-only engine begins no epoch, because that would be a write.
+    let epoch = last_epoch(&*index).await?;
+    let env = claim.env;
+    let pins = Pins::new();
     let (reads, namespaces) = reads_and_namespaces(config, &index, &blobs, &pins, &env)?;
     let tiered = Tiered::read_only(
         Arc::clone(&index),
@@ -69,12 +75,14 @@ pub(crate) async fn start(config: &Config, claim: Claim, place: Place) -> Result
 }
 
 impl Engine {
-    /// Returns whether this engine was opened for reads only.
+    /// Returns `true` if the engine was opened with
+    /// [`Builder::read_only`](crate::Builder::read_only).
     pub fn is_read_only(&self) -> bool {
         self.tiered().is_read_only()
     }
 
-    /// Refuses a write before it reads anything, for it may find nothing to write.
+    /// Returns an error if the engine is read-only. An operation calls this before its first read,
+    /// because it may turn out to have nothing to write, and must fail then too.
     pub(crate) fn check_writable(&self, operation: &'static str) -> Result<()> {
         self.tiered().check_writable(operation)
     }

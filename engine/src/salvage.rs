@@ -1,4 +1,5 @@
-//! [`salvage`]: what can be read of a damaged store, copied into a new one.
+//! [`salvage()`] and its builder [`Salvage`]: copies the readable contents of a damaged store into
+//! a new store.
 
 use std::future::IntoFuture;
 use std::path::PathBuf;
@@ -13,7 +14,7 @@ use futures::future::BoxFuture;
 use opendal::Operator;
 use tracing::Instrument;
 
-/// A salvage in preparation: `.await` it to run it. See [`salvage()`].
+/// Builder of a salvage. `.await` it to run the salvage. See [`salvage()`].
 #[derive(Debug)]
 #[must_use = "a salvage does nothing until it is awaited"]
 pub struct Salvage {
@@ -24,41 +25,44 @@ pub struct Salvage {
 }
 
 /// Copies everything that can be read of the store in `old` into a new store in `new`: rows,
-/// payloads, uploads, unsettled writes, orphans, version floors. The way out where a file of the
-/// index is damaged, for such an index stops writing at its next compaction, or does not open.
+/// payloads, uploads, unsettled writes, orphans, last versions.
 ///
-/// Not a byte of `old` is changed, and no engine may have it open. Space is needed for two copies
-/// of its index: one is removed at the end. **Large objects are not copied**: the new store goes on
-/// with the blob tier of the old one. If that is the directory `old/blobs`, open the new store with
-/// it, or move it to `new/blobs` first. Do not open the old store again: both would delete each
-/// other's blobs.
+/// Use it when a file of the index is damaged: the index then stops writing at its next compaction,
+/// or does not open at all.
 ///
-/// Objects whose rows are lost are absent from the new store. Their blobs stay until a
-/// [scrub](crate::Engine::scrub) with repairs finds that nothing names them; the report names these
-/// blobs. The version of an object that is created again begins anew if neither its row nor its
-/// version floor nor a blob of it was found. An object whose inline bytes are lost is in the new
-/// store, and reads as [`Corrupt`](crate::ErrorKind::Corrupt).
+/// - `old` is not changed, and no engine may have it open.
+/// - The disk needs space for two copies of the index. The salvage removes one of them at its end.
+/// - **Large objects are not copied.** The new store uses the blob tier of the old store. If that
+///   is the directory `old/blobs`, open the new store with it, or move it to `new/blobs` first.
+/// - Do not open the old store again: the two stores would delete each other's blobs.
+///
+/// # Losses
+/// - An object whose row is lost is absent from the new store. The report names its blobs, and they
+///   remain until a [scrub](crate::Engine::scrub) with repairs finds that no row names them.
+/// - The version of an object that is created again starts anew if the salvage found neither its
+///   row, nor its last version, nor a blob of it.
+/// - An object whose inline bytes are lost is in the new store, and reads as
+///   [`Corrupt`](crate::ErrorKind::Corrupt).
+/// - From a damaged journal, all intact batches are copied, also batches after the damage and after
+///   a missing journal.
+/// - From a table file with a damaged end, the intact blocks are copied. The keys of damaged blocks
+///   are reported as an unreadable range, and no older value of such a key is copied.
+/// - The keys of a missing table file are unknown. A missing table file or a lost batch may have
+///   written any object. The report states this ([`lost_tables`](SalvageReport::lost_tables),
+///   [`journal_damaged`](SalvageReport::journal_damaged)). Changes and orphans are then not copied,
+///   because their blobs may be needed. An object may come back in an older state, and then
+///   continues at a version that it already had; etags are never used twice.
 ///
 /// # Errors
 /// - [`Invalid`](crate::ErrorKind::Invalid): there is no store in `old`, `new` is not empty, or one
-///   lies in the other.
+///   of the directories contains the other.
 /// - [`AlreadyOpen`](crate::ErrorKind::AlreadyOpen): an engine has `old` open.
-/// - [`Corrupt`](crate::ErrorKind::Corrupt): the record of `old`, or a manifest of its index, is
-///   damaged. They alone say which files count; the error names the one that is damaged.
+/// - [`Corrupt`](crate::ErrorKind::Corrupt): the format record of `old`, or a manifest of its
+///   index, is damaged. Without them the valid files are unknown. The error names the damaged file.
 /// - [`Unavailable`](crate::ErrorKind::Unavailable): the disk can't be read or written, or the blob
 ///   tier can't be listed.
 ///
-/// Where the journal is damaged, all intact batches of it are copied, also those behind the damage
-/// or a missing journal. Where a table file has a damaged end, its intact blocks are copied; keys
-/// that damaged blocks held are reported as an unreadable range, and no older value of them is
-/// copied. Of a table file that is missing it is not known what keys it held. Such a file, and
-/// batches that are lost, may have written any object: the report says so
-/// ([`lost_tables`](SalvageReport::lost_tables),
-/// [`journal_damaged`](SalvageReport::journal_damaged)), and changes and orphans are left out, for
-/// their blobs may be needed. An object that is older than it was goes on at a version that it had;
-/// etags are never used twice.
-///
-/// After an error, and after a drop, it is simply run again.
+/// After an error or a drop, run the salvage again.
 ///
 /// ```
 /// # #[tokio::main]
@@ -88,14 +92,14 @@ pub fn salvage(old: impl Into<PathBuf>, new: impl Into<PathBuf>) -> Salvage {
 }
 
 impl Salvage {
-    /// The blob tier of the old store, if it is not the directory `blobs` under it. It is only
-    /// listed, for names of lost objects.
+    /// Sets the blob tier of the old store, if it is not the directory `blobs` under it. The
+    /// salvage only lists the tier, to find the names of lost objects.
     pub fn blobs(mut self, operator: Operator) -> Self {
         self.blobs = Some(operator);
         self
     }
 
-    /// Another world than the real one: for tests.
+    /// Replaces the real environment (clocks, randomness, threads). For tests.
     pub fn env(mut self, env: Env) -> Self {
         self.env = Some(env);
         self
@@ -103,10 +107,12 @@ impl Salvage {
 
     async fn run(self) -> Result<SalvageReport> {
         let env = self.env.map_or_else(Env::real, Ok)?;
-        let (old, new) = (self.old, self.new);
+        let old = self.old;
+        let new = self.new;
         let directory = env
             .blocking(move || SalvageDirectory::prepare(&old, &new))
             .await??;
+        // Without a blob tier the salvage still works, but can't name lost objects.
         let operator = match (self.blobs, directory.old_blobs()) {
             (Some(operator), _) => Some(operator),
             (None, Some(path)) => Some(env.blocking(move || blobs::local(&path)).await??),
@@ -115,7 +121,9 @@ impl Salvage {
         let blobs =
             operator.map(|operator| BlobTier::new(operator, env.clone(), BlobOptions::default()));
 
-        let (from, to, own) = (directory.clone(), directory.clone(), env.clone());
+        let from = directory.clone();
+        let to = directory.clone();
+        let own = env.clone();
         let copy = env.blocking(move || from.open_old(own)).await??;
         let old = Arc::new(copy.index);
         let losses = Losses {
@@ -126,15 +134,19 @@ impl Salvage {
         let new = match env.blocking(move || to.create_new(own)).await? {
             Ok(new) => new,
             Err(error) => {
+                // An error of this close would hide the first error.
                 drop(old.close().await);
                 return Err(error);
             }
         };
         let copied = salvage::copy_tables(&*old, &new, losses, blobs.as_ref(), &env).await;
+        // Both indexes close before an error is returned, so that a second attempt can open them.
+        // An error of the copy takes precedence over an error of the close.
         let closed = new.close().await;
         drop(old.close().await);
         let report = copied?;
         closed?;
+        // The last step renames the new index into its place. Until then `new` holds no store.
         env.blocking(move || directory.finish()).await??;
         Ok(report)
     }

@@ -1,62 +1,65 @@
-//! What several builders have in common: attributes to state, preconditions to demand. As macros,
-//! so that each builder shows them as methods of its own.
+//! Setters that several builders share: attributes and preconditions. They are macros, so that each
+//! builder documents them as its own methods.
 
 /// Methods that set `self.attributes`.
 macro_rules! attributes_setters {
+    // Types are named by full paths, because the macro expands in modules without these imports.
     () => {
-        /// The media type, such as `image/png`.
+        /// Sets the media type, such as `image/png`.
         pub fn content_type(mut self, content_type: impl Into<String>) -> Self {
             self.attributes.content_type = Some(content_type.into());
             self
         }
 
-        /// The encoding of the payload as given, such as `zstd`. It is stored, not applied.
+        /// Sets the encoding of the payload, such as `zstd`. The engine stores the value and does
+        /// not apply it.
         pub fn compression(mut self, compression: impl Into<String>) -> Self {
             self.attributes.compression = Some(compression.into());
             self
         }
 
-        /// Where the object comes from.
+        /// Sets the origin of the object, such as a URL.
         pub fn origin(mut self, origin: impl Into<String>) -> Self {
             self.attributes.origin = Some(origin.into());
             self
         }
 
-        /// The name a person would save it under.
+        /// Sets the file name under which a user would save the object.
         pub fn filename(mut self, filename: impl Into<String>) -> Self {
             self.attributes.filename = Some(filename.into());
             self
         }
 
-        /// One more custom entry; an earlier one of the same name is replaced.
+        /// Adds a custom entry, and replaces an earlier entry of the same name.
         pub fn custom(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
             self.attributes.custom.insert(name.into(), value.into());
             self
         }
 
-        /// All custom entries at once, replacing earlier ones.
+        /// Sets all custom entries, and replaces earlier entries.
         pub fn custom_map(mut self, custom: std::collections::BTreeMap<String, String>) -> Self {
             self.attributes.custom = custom;
             self
         }
 
-        /// The object exists for so long from this write on: at least 1 ms, at most a hundred
-        /// years. After that it is absent, everywhere at once.
+        /// Sets the time to live, counted from this write: at least 1 ms, at most a hundred years.
+        /// From the deadline on, the object is absent for all operations.
         pub fn time_to_live(mut self, time: std::time::Duration) -> Self {
             self.attributes.expiration = cenotaph_storage::rows::Expiration::TimeToLive(time);
             self
         }
 
-        /// The object exists for so long after it was written or read last, with the bounds of
-        /// [`time_to_live`](Self::time_to_live). Gets count as reads, heads and listings do not; a
-        /// read extends the deadline at most once in a quarter of the time, and at most once a day.
+        /// Sets the time to idle, counted from the last write or read, with the bounds of
+        /// [`time_to_live`](Self::time_to_live).
+        ///
+        /// A get counts as a read; a head or a listing does not. A read extends the deadline at
+        /// most once per quarter of the time to idle, and at most once a day.
         pub fn time_to_idle(mut self, time: std::time::Duration) -> Self {
             self.attributes.expiration = cenotaph_storage::rows::Expiration::TimeToIdle(time);
             self
         }
 
-        /// Everything that may be stated about the object at once, replacing what was stated
-        /// before.
+        /// Sets all attributes, and replaces attributes set before.
         pub fn attributes(mut self, attributes: cenotaph_storage::rows::Attributes) -> Self {
             self.attributes = attributes;
             self
@@ -67,28 +70,33 @@ macro_rules! attributes_setters {
 /// Methods that set `self.precondition`.
 macro_rules! precondition_setters {
     () => {
-        /// Only if the object is absent. Otherwise [`Conflict`](crate::ErrorKind::Conflict), which
-        /// tells how it stands.
+        /// Requires that the object is absent. Otherwise the operation fails with
+        /// [`Conflict`](crate::ErrorKind::Conflict), which contains the current version and etag.
         pub fn if_absent(self) -> Self {
-            self.precondition(cenotaph_storage::swap::Precondition::Absent)
+            self.precondition(cenotaph_storage::decide::Precondition::Absent)
         }
 
-        /// Only if the object has this version. Otherwise [`Conflict`](crate::ErrorKind::Conflict),
-        /// which tells how it stands.
+        /// Requires that the object has this version. Otherwise the operation fails with
+        /// [`Conflict`](crate::ErrorKind::Conflict), which contains the current version and etag,
+        /// if there are any.
         pub fn if_version(self, version: impl Into<cenotaph_storage::Version>) -> Self {
-            self.precondition(cenotaph_storage::swap::Precondition::Version(
+            self.precondition(cenotaph_storage::decide::Precondition::Version(
                 version.into(),
             ))
         }
 
-        /// Only if the object has this etag. Otherwise [`Conflict`](crate::ErrorKind::Conflict),
-        /// which tells how it stands.
+        /// Requires that the object has this etag. Otherwise the operation fails with
+        /// [`Conflict`](crate::ErrorKind::Conflict), which contains the current version and etag,
+        /// if there are any.
         pub fn if_etag(self, etag: cenotaph_storage::Etag) -> Self {
-            self.precondition(cenotaph_storage::swap::Precondition::Etag(etag))
+            self.precondition(cenotaph_storage::decide::Precondition::Etag(etag))
         }
 
-        /// Only if this holds, replacing what was demanded before.
-        pub fn precondition(mut self, precondition: cenotaph_storage::swap::Precondition) -> Self {
+        /// Sets the precondition, and replaces a precondition set before.
+        pub fn precondition(
+            mut self,
+            precondition: cenotaph_storage::decide::Precondition,
+        ) -> Self {
             self.precondition = precondition;
             self
         }

@@ -1,15 +1,17 @@
-//! [`Turns`]: who tries next, where several want to update one object.
+//! [`Turns`]: queues of concurrent updates of the same object.
 //!
 //! ```text
-//! nobody waits for the object     try at once
-//! somebody does, or a try failed  join the line, wait for the turn; at most for a while, then try all the same
-//! a try failed in its turn        others write without asking for a turn: wait a while, keeping it
+//! state of the object's queue     action
+//! ------------------------------- -------------------------------------------------------------
+//! no queue                        try at once
+//! a queue, or an attempt failed   join it; wait for the turn up to a limit, then try regardless
+//! an attempt failed in its turn   other writes take no turns: back off, and keep the turn
 //! ```
 //!
-//! It is no lock and nothing depends on it: the precondition of each commit alone decides (I3), and
-//! who waits too long tries without a turn, so that a slow function of one caller holds up the
-//! others for a moment only. It saves tries that would fail: without it, of many who begin with the
-//! same version one wins and the others have worked in vain.
+//! Turns are not a lock, and correctness does not depend on them: the precondition of each commit
+//! decides (I3). A caller whose wait times out tries without a turn, so a slow function delays
+//! other callers only briefly. Turns save attempts that would fail: without them, of many updates
+//! that read the same version a single one commits and the work of the others is lost.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -18,17 +20,17 @@ use std::time::Duration;
 use cenotaph_storage::{Env, ObjectId};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-/// The lines of all objects that somebody waits for. Cheap to clone; clones share them.
+/// Queues of all objects for which an update waits. Cheap to clone; clones share the queues.
 #[derive(Clone, Default)]
 pub(crate) struct Turns(Arc<Mutex<BTreeMap<ObjectId, Line>>>);
 
 struct Line {
     turn: Arc<Semaphore>,
-    /// Who waits, and who has the turn.
+    /// Number of waiters, including the holder of the turn.
     places: usize,
 }
 
-/// A place in a line. Dropping it lets the next one have its turn.
+/// Membership in a queue. Dropping it passes the turn to the next waiter.
 pub(crate) struct Place {
     turns: Turns,
     id: ObjectId,
@@ -37,7 +39,7 @@ pub(crate) struct Place {
 }
 
 impl Turns {
-    /// A place in the line of an object.
+    /// Joins the queue of an object, and creates the queue if necessary.
     pub(crate) fn join(&self, id: &ObjectId) -> Place {
         let mut lines = self.lines();
         let line = lines.entry(id.clone()).or_insert_with(|| Line {
@@ -53,23 +55,25 @@ impl Turns {
         }
     }
 
-    /// A place in the line of an object, if there is one.
-    pub(crate) fn join_line(&self, id: &ObjectId) -> Option<Place> {
-        let stands = self.lines().contains_key(id);
-        stands.then(|| self.join(id))
+    /// Joins the queue of an object, if it has one.
+    pub(crate) fn join_existing(&self, id: &ObjectId) -> Option<Place> {
+        // The queue may end between the check and the join; `join` then creates it anew.
+        let exists = self.lines().contains_key(id);
+        exists.then(|| self.join(id))
     }
 
-    /// No code that can panic leaves it half changed, so that it is whole even if the lock says
-    /// otherwise.
+    /// A poisoned lock is used as it is: no code that can panic runs while the map is in an
+    /// inconsistent state.
     fn lines(&self) -> MutexGuard<'_, BTreeMap<ObjectId, Line>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Place {
-    /// Waits for the turn, first come first served, but no longer than this.
+    /// Waits for the turn, in the order of arrival, at most for `limit`.
     pub(crate) async fn wait(&mut self, env: &Env, limit: Duration) {
         if self.turn.is_none() {
+            // tokio's semaphore is fair, so the turns go round in the order of arrival.
             self.turn = env
                 .deadline(limit, Arc::clone(&self.line).acquire_owned())
                 .await
@@ -77,7 +81,7 @@ impl Place {
         }
     }
 
-    /// Whether it has its turn.
+    /// Returns `true` if the waiter has its turn.
     pub(crate) fn has_turn(&self) -> bool {
         self.turn.is_some()
     }
@@ -88,6 +92,7 @@ impl Drop for Place {
         let mut lines = self.turns.lines();
         if let Some(line) = lines.get_mut(&self.id) {
             line.places -= 1;
+            // Without this the map would grow with every object ever updated.
             if line.places == 0 {
                 lines.remove(&self.id);
             }
@@ -103,26 +108,22 @@ mod tests {
     const PATIENCE: Duration = Duration::from_secs(60);
 
     #[tokio::test]
-    async fn turns_go_round_in_order_and_a_line_ends_with_its_last_place() {
-        let (env, turns, id) = (
-            Env::real().unwrap(),
-            Turns::default(),
-            ObjectId::try_from("k").unwrap(),
-        );
-        assert!(turns.join_line(&id).is_none(), "nobody waits");
+    async fn turns_go_round_in_order_and_an_empty_queue_ends() {
+        let env = Env::real().unwrap();
+        let turns = Turns::default();
+        let id = ObjectId::try_from("k").unwrap();
+        assert!(turns.join_existing(&id).is_none(), "there is no queue yet");
         let [mut first, mut second, mut third] = [(); 3].map(|()| turns.join(&id));
         first.wait(&env, PATIENCE).await;
         assert!(first.has_turn());
         second.wait(&env, MOMENT).await;
-        assert!(!second.has_turn(), "it tries without");
-        let (waits, goes) = (third.wait(&env, PATIENCE), async { drop(first) });
-        futures::join!(waits, goes);
+        assert!(!second.has_turn(), "the wait timed out");
+        let waits = third.wait(&env, PATIENCE);
+        let ends = async { drop(first) };
+        futures::join!(waits, ends);
         assert!(third.has_turn());
-        assert!(
-            turns
-                .join_line(&ObjectId::try_from("other").unwrap())
-                .is_none()
-        );
+        let other = ObjectId::try_from("other").unwrap();
+        assert!(turns.join_existing(&other).is_none());
         drop((second, third));
         assert!(turns.lines().is_empty());
     }

@@ -1,16 +1,20 @@
-//! [`Update`] and [`Updated`]: how an object is read, changed and written back without losing what
-//! others write meanwhile.
+//! [`Engine::update`]: reads an object, changes it and writes it back, without losing concurrent
+//! writes.
 //!
-//! Optimistic: nothing is locked while the caller's function runs. What it gives is committed under
-//! the precondition that the object still stands as it was read; if it does not, the object is read
-//! afresh and the function asked again. Those who want the same object take turns where they can
-//! (`turns.rs`), which decides nothing.
+//! Updates are optimistic. Nothing is locked while the caller's function runs:
+//! 1. Read the object, and derive the precondition from the version that was read.
+//! 2. Call the function.
+//! 3. Commit its result under the precondition.
+//! 4. On `Conflict`, wait for a turn (`turns.rs`) or back off, then start again.
+//!
+//! Invariant: the precondition alone prevents lost updates (I3). The turns only save failing
+//! attempts.
 
 use std::time::Duration;
 
+use cenotaph_storage::decide::{Deleted, Precondition, Written};
 use cenotaph_storage::planted::Bug;
 use cenotaph_storage::rows::Attributes;
-use cenotaph_storage::swap::{Deleted, Precondition, Written};
 use cenotaph_storage::{ByteRange, Error, ErrorKind, ObjectId, Result};
 
 use crate::body::Body;
@@ -22,25 +26,26 @@ use crate::put::Put;
 use crate::setters::attributes_setters;
 use crate::turns::Place;
 
-/// Delay after the first conflict, doubled for each further one, and as much again at random.
+/// Delay after the first conflict. Each further conflict doubles the delay, and a random delay of
+/// up to the same length is added.
 const BACKOFF_MIN: Duration = Duration::from_micros(500);
 const BACKOFF_MAX: Duration = Duration::from_millis(100);
-/// Longest wait for a turn, and as much again at random.
+/// Maximum wait for a turn. A random wait of up to the same length is added.
 const TURN_MAX: Duration = Duration::from_millis(100);
 
-/// What becomes of the object that an [`Engine::update`] has read.
+/// Result of the function of an [`Engine::update`]: the change to make.
 #[derive(Debug)]
 pub enum Update {
-    /// It is written anew.
+    /// Replace the object, or create it.
     Put(Candidate),
-    /// It is deleted.
+    /// Delete the object.
     Delete,
-    /// It stays as it is.
+    /// Keep the object unchanged.
     Keep,
 }
 
 impl Update {
-    /// It is written anew, with these bytes and nothing stated about them.
+    /// Returns an update that writes these bytes, without attributes.
     pub fn put(body: impl Into<Body>) -> Self {
         Self::Put(Candidate::new(body))
     }
@@ -52,16 +57,17 @@ impl From<Candidate> for Update {
     }
 }
 
-/// What an [`Update`] writes. It is checked before anything of it is committed.
+/// New content and attributes of an object, to be written by an [`Update`]. They are validated
+/// before the write commits.
 #[derive(Debug)]
-#[must_use = "a candidate is nothing until an update gives it"]
+#[must_use = "a candidate does nothing until an update returns it"]
 pub struct Candidate {
     body: Body,
     attributes: Attributes,
 }
 
 impl Candidate {
-    /// These bytes, with nothing stated about them.
+    /// Creates a candidate with these bytes and without attributes.
     pub fn new(body: impl Into<Body>) -> Self {
         Self {
             body: body.into(),
@@ -72,36 +78,39 @@ impl Candidate {
     attributes_setters!();
 }
 
-/// What an update came to.
+/// Result of an update.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Updated {
     /// The object was written.
     Written(Written),
-    /// It was deleted, or there was nothing to delete.
+    /// The object was deleted, or was already absent.
     Deleted(Deleted),
-    /// It was left as it is.
+    /// The object was kept unchanged.
     Kept,
 }
 
 impl Engine {
-    /// Reads an object, has `f` say what becomes of it, and commits that if the object still stands
-    /// as it was read. If not, it is read afresh and `f` is asked again:
-    /// [`Limits::update_attempts`](crate::Limits::update_attempts) times in all, 5 unless
-    /// configured. Updates that want the same object wait for each other before they try again, for
-    /// a moment; where it is others who write, there is a pause that grows and is jittered.
+    /// Reads an object, calls `f` to decide its change, and commits the change if nobody else wrote
+    /// the object meanwhile.
     ///
-    /// `f` sees the object, or none, and may read its bytes; nothing is locked while it runs. It
-    /// may be called several times, so that what it does beside its result happens as often. What
-    /// it gives may be of any size; metadata that breaks a limit is refused, and an object is never
-    /// replaced by what is refused.
+    /// If the object was written meanwhile, the update reads it again and calls `f` again, up to
+    /// [`Limits::update_attempts`](crate::Limits::update_attempts) attempts in total (5 by
+    /// default). Concurrent updates of an object take turns for a short time before they retry. If
+    /// other writes cause the conflicts, the update backs off with growing, jittered pauses.
     ///
-    /// Within the limits of a namespace it counts as a get, until the object is read or dropped,
-    /// and then as what it commits.
+    /// `f` receives the object, or `None` if it is absent, and may read its bytes. No lock is held
+    /// while `f` runs. `f` may be called several times, so its side effects may be repeated. The
+    /// new payload may have any size. Metadata over a limit is refused, and the object is then not
+    /// replaced.
+    ///
+    /// Within the limits of a namespace, an update counts as a get until the object is read to its
+    /// end or dropped, and then as the write that it commits.
     ///
     /// # Errors
-    /// - [`Source`](ErrorKind::Source): `f` gave an error, which is the source of this one. Nothing
-    ///   was committed.
-    /// - [`Conflict`](ErrorKind::Conflict): others were faster each time. Nothing was committed.
+    /// - [`Source`](ErrorKind::Source): `f` returned an error, which is the source of this error.
+    ///   Nothing was committed.
+    /// - [`Conflict`](ErrorKind::Conflict): other writes caused a conflict at every attempt.
+    ///   Nothing was committed.
     /// - Otherwise as [`get`](Self::get) and [`put`](Self::put).
     ///
     /// ```
@@ -113,8 +122,11 @@ impl Engine {
     /// for _ in 0..3 {
     ///     engine
     ///         .update("counter", |current| async move {
-    ///             let count = match current {
-    ///                 Some(object) => u64::from_le_bytes(object.bytes().await?[..].try_into().expect("eight bytes")),
+    ///             let count: u64 = match current {
+    ///                 Some(object) => {
+    ///                     let bytes = object.bytes().await?;
+    ///                     u64::from_le_bytes(bytes[..].try_into().expect("eight bytes"))
+    ///                 }
     ///                 None => 0,
     ///             };
     ///             Ok::<_, Error>(Update::put((count + 1).to_le_bytes().to_vec()))
@@ -150,7 +162,8 @@ impl Engine {
     {
         let attempts = self.config().limits.update_attempts.max(1);
         let mut attempt = 0;
-        let mut place = self.turns().join_line(&id);
+        // An update without competitors takes no turn: only an existing queue is joined.
+        let mut place = self.turns().join_existing(&id);
         self.wait_for_turn(place.as_mut()).await;
         loop {
             let (current, precondition) = self.read_for_update(&id).await?;
@@ -158,7 +171,7 @@ impl Engine {
                 Error::new(
                     ErrorKind::Source,
                     "update",
-                    "the function failed; nothing was committed",
+                    "the update function failed; nothing was committed",
                 )
                 .with_id(&id)
                 .with_source(error)
@@ -171,6 +184,8 @@ impl Engine {
                         return Err(error);
                     }
                     metrics::counter!("cenotaph_update_retries_total").increment(1);
+                    // A conflict within the turn comes from a write that takes no turns, so only
+                    // waiting helps. The turn is kept meanwhile.
                     match &place {
                         Some(place) if place.has_turn() => self.back_off(attempt).await,
                         Some(_) | None => {
@@ -184,19 +199,22 @@ impl Engine {
         }
     }
 
-    /// The object, and what must still hold when it is written back.
+    /// Returns the object, and the precondition for writing it back.
     async fn read_for_update(&self, id: &ObjectId) -> Result<(Option<Object>, Precondition)> {
         self.check_open("update")?;
+        // Checked before the read: on a read-only engine, an update that keeps the object must fail
+        // as well.
         self.check_writable("update")?;
         let permit = self.namespaces().begin_on(id, "update")?;
         let open = match self.open_object(id, ByteRange::Full).await? {
             Opened::Object(open) => open,
             Opened::Absent => return Ok((None, Precondition::Absent)),
-            // Its row is there, whatever is read of it: what takes its place must replace exactly
-            // that row.
+            // The row exists although its blob is missing. The write must replace exactly that row,
+            // so its precondition is the version and not absence.
             Opened::Dangling(current) => return Ok((None, Precondition::Version(current.version))),
         };
         let object = Object::new(open, permit)?;
+        // An update counts as a read, even if it keeps the object.
         self.was_read(&object);
         let precondition = Precondition::Version(object.version());
         Ok((Some(object), precondition))
@@ -208,6 +226,7 @@ impl Engine {
         update: Update,
         precondition: Precondition,
     ) -> Result<Updated> {
+        // Bug to be found by the simulator.
         let precondition = if self.env().planted(Bug::UpdateWithoutPrecondition) {
             Precondition::None
         } else {
@@ -227,6 +246,7 @@ impl Engine {
         }
     }
 
+    /// Waits for the turn of a waiter, if there is one.
     async fn wait_for_turn(&self, place: Option<&mut Place>) {
         if let Some(place) = place {
             place
@@ -235,15 +255,17 @@ impl Engine {
         }
     }
 
+    /// Waits before the next attempt, longer after each attempt.
     async fn back_off(&self, attempt: u32) {
+        // 16 bounds the shift; 500 µs doubled 8 times already exceeds `BACKOFF_MAX`.
         let delay = BACKOFF_MIN
             .saturating_mul(1 << attempt.min(16))
             .min(BACKOFF_MAX);
         self.env().sleep(delay + self.env().jitter(delay)).await;
     }
 
-    /// A moment for others, before something that was refused is tried again.
-    pub(crate) async fn breathe(&self) {
+    /// Waits a short, jittered time before a refused operation is tried again.
+    pub(crate) async fn pause(&self) {
         self.back_off(2).await;
     }
 }

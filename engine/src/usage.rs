@@ -1,4 +1,4 @@
-//! [`Usage`]: what is stored, counted by looking at every row.
+//! [`Engine::usage`]: counts of objects and bytes, from a scan of all rows.
 
 use cenotaph_storage::index::{Range, Table};
 use cenotaph_storage::rows::{Body, Row};
@@ -9,30 +9,31 @@ use crate::engine::Engine;
 /// Rows per read of the index.
 const PAGE: usize = 1000;
 
-/// What is stored.
+/// Numbers of objects and bytes in the store.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Usage {
-    /// Objects, in both tiers.
+    /// Number of objects in both tiers.
     pub objects: u64,
-    /// Objects whose bytes lie in the index.
+    /// Number of objects whose bytes are in the index.
     pub inline_objects: u64,
-    /// Their payload bytes.
+    /// Payload bytes in the index.
     pub inline_bytes: u64,
-    /// Objects whose bytes lie in the blob tier.
+    /// Number of objects whose bytes are in the blob tier.
     pub blob_objects: u64,
-    /// Their payload bytes; those of open uploads are not among them.
+    /// Payload bytes in the blob tier, without the parts of open uploads.
     pub blob_bytes: u64,
-    /// Objects that have expired and are not removed yet. They count as nothing else.
+    /// Number of expired objects that are not yet removed. No other field counts them.
     pub expired: u64,
-    /// Ranges of rows that could not be read, for a file of the index is damaged. The objects in
-    /// them count as nothing. A [scrub](Engine::scrub) names the ranges.
+    /// Number of ranges of rows that can't be read because a file of the index is damaged. No field
+    /// counts their objects. A [scrub](Engine::scrub) names the ranges.
     pub unreadable_ranges: u64,
-    /// When the object was written last that has not been written for the longest time.
+    /// Time of the least recent last write among all objects.
     pub oldest: Option<Timestamp>,
 }
 
 impl Usage {
     fn add(&mut self, row: &Row, now: Timestamp) {
+        // An expired row remains in the index until its removal, but no read sees its object.
         if !row.is_live(now) {
             self.expired += 1;
             return;
@@ -54,15 +55,17 @@ impl Usage {
 }
 
 impl Engine {
-    /// Counts objects and bytes of all namespaces by looking at every row, a page at a time: it
-    /// costs time in proportion to the objects, and little memory. What is written meanwhile may be
-    /// counted or not. The parts of open uploads are no object's bytes and are not counted, though
-    /// the blob tier holds them: [`stats`](Self::stats) tells how many uploads are open.
+    /// Counts the objects and bytes of all namespaces.
+    ///
+    /// The call scans all rows page by page: the time is proportional to the number of objects, and
+    /// the memory is small. Concurrent writes may be counted or not. The parts of open uploads
+    /// occupy the blob tier but are not counted; [`stats`](Self::stats) contains the number of open
+    /// uploads.
     ///
     /// # Errors
-    /// [`Unavailable`](crate::ErrorKind::Unavailable) if the index can't be read,
-    /// [`Corrupt`](crate::ErrorKind::Corrupt) if a row can't be decoded,
-    /// [`Closed`](crate::ErrorKind::Closed).
+    /// - [`Unavailable`](crate::ErrorKind::Unavailable): the index can't be read.
+    /// - [`Corrupt`](crate::ErrorKind::Corrupt): a row can't be decoded.
+    /// - [`Closed`](crate::ErrorKind::Closed).
     ///
     /// ```
     /// # #[tokio::main]
@@ -78,9 +81,11 @@ impl Engine {
     /// ```
     pub async fn usage(&self) -> Result<Usage> {
         self.check_open("usage")?;
-        let (mut usage, mut range, now) =
-            (Usage::default(), Range::all(PAGE), self.env().steady_now());
+        let mut usage = Usage::default();
+        let mut range = Range::all(PAGE);
+        let now = self.env().steady_now();
         loop {
+            // A new snapshot for each page: a long-lived snapshot keeps deleted data on disk.
             let page = self
                 .index()
                 .snapshot()?
@@ -90,7 +95,7 @@ impl Engine {
                 usage.add(&Row::decode(value)?, now);
             }
             if let Some(range) = page.unreadable {
-                tracing::error!(%range, "objects are not counted");
+                tracing::error!(%range, "objects not counted: their rows can't be read");
                 usage.unreadable_ranges += 1;
             }
             match page.rest {

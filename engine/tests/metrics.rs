@@ -1,5 +1,5 @@
-//! The metrics of an engine as Prometheus scrapes them. A process of its own, for there is one
-//! recorder in each.
+//! The metrics of an engine as Prometheus scrapes them. This is a test binary of its own, because a
+//! process has a single recorder.
 
 #![expect(clippy::unwrap_used, reason = "a test panics")]
 
@@ -11,7 +11,7 @@ use cenotaph::{Body, Config, Engine, Update};
 use futures::stream;
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 
-/// The value of a line, or 0 if it is not there.
+/// Returns the value of a line, or 0 if the line is missing.
 fn value(scraped: &str, line: &str) -> f64 {
     let value = scraped
         .lines()
@@ -19,6 +19,7 @@ fn value(scraped: &str, line: &str) -> f64 {
     value.map_or(0.0, |value| value.parse().unwrap())
 }
 
+/// Returns the number of operations with an outcome.
 fn operations(scraped: &str, operation: &str, outcome: &str) -> f64 {
     value(
         scraped,
@@ -26,18 +27,15 @@ fn operations(scraped: &str, operation: &str, outcome: &str) -> f64 {
     )
 }
 
-#[tokio::test]
-async fn operations_bytes_and_sizes_are_told() {
-    let recorder: PrometheusHandle = PrometheusBuilder::new().install_recorder().unwrap();
-    let directory = tempfile::tempdir().unwrap();
-    let mut config = Config::default();
-    config.limits.heartbeat = Duration::from_millis(5);
-    let engine = Engine::builder(directory.path())
-        .config(config)
-        .open()
-        .await
-        .unwrap();
+/// Asserts the value of each line, given as a name with labels.
+fn assert_values(scraped: &str, expected: &[(&str, f64)]) {
+    for &(line, expected) in expected {
+        assert_eq!(value(scraped, line), expected, "{line}\n{scraped}");
+    }
+}
 
+/// Writes a small and a large object, and cancels a put whose stream stalls.
+async fn put_objects(engine: &Engine, recorder: &PrometheusHandle) {
     engine.put("small", vec![1; 100]).await.unwrap();
     engine
         .put("small", vec![1; 100])
@@ -45,39 +43,27 @@ async fn operations_bytes_and_sizes_are_told() {
         .await
         .unwrap_err();
     engine.put("large", vec![1; 3_000_000]).await.unwrap();
-    let mut stalled = Box::pin(
-        engine
-            .put(
-                "stalled",
-                Body::stream(stream::pending::<std::io::Result<Vec<u8>>>()),
-            )
-            .into_future(),
-    );
+    let endless = Body::stream(stream::pending::<std::io::Result<Vec<u8>>>());
+    let mut stalled = Box::pin(engine.put("stalled", endless).into_future());
     assert!(futures::poll!(&mut stalled).is_pending());
-    assert_eq!(
-        value(
-            &recorder.render(),
-            "cenotaph_operations_live{operation=\"put\"}"
-        ),
-        1.0
-    );
+    let live = "cenotaph_operations_live{operation=\"put\"}";
+    assert_eq!(value(&recorder.render(), live), 1.0);
     drop(stalled);
+}
+
+/// Reads both objects, and returns the length of the only chunk that is read of the large object.
+async fn read_objects(engine: &Engine, recorder: &PrometheusHandle) -> usize {
     let mut large = engine.get("large").await.unwrap().unwrap();
     let first = large.chunk().await.unwrap().unwrap().len();
     assert_eq!(value(&recorder.render(), "cenotaph_reads_open"), 1.0);
     drop(large);
-    assert_eq!(
-        engine
-            .get("small")
-            .await
-            .unwrap()
-            .unwrap()
-            .bytes()
-            .await
-            .unwrap()
-            .len(),
-        100
-    );
+    let small = engine.get("small").await.unwrap().unwrap();
+    assert_eq!(small.bytes().await.unwrap().len(), 100);
+    first
+}
+
+/// Runs each of the other operations once.
+async fn run_other_operations(engine: &Engine) {
     engine.copy("small", "copy").await.unwrap();
     engine
         .update("small", async |_| Ok::<_, std::io::Error>(Update::Delete))
@@ -93,13 +79,31 @@ async fn operations_bytes_and_sizes_are_told() {
     upload.part(1, "a take").await.unwrap();
     upload.abort().await.unwrap();
     engine.settle().await.unwrap();
+}
+
+#[tokio::test]
+async fn operations_bytes_and_sizes_are_counted() {
+    let recorder: PrometheusHandle = PrometheusBuilder::new().install_recorder().unwrap();
+    let directory = tempfile::tempdir().unwrap();
+    let mut config = Config::default();
+    config.limits.heartbeat = Duration::from_millis(5);
+    let engine = Engine::builder(directory.path())
+        .config(config)
+        .open()
+        .await
+        .unwrap();
+
+    put_objects(&engine, &recorder).await;
+    let first = read_objects(&engine, &recorder).await;
+    run_other_operations(&engine).await;
+    // Gauges of budgets are set at a heartbeat.
     while value(&recorder.render(), "cenotaph_writes_max") == 0.0 {
         tokio::task::yield_now().await;
     }
 
     let scraped = recorder.render();
     for (operation, outcome, count) in [
-        ("put", "ok", 3.0),
+        ("put", "ok", 3.0), // two puts and the put of the copy
         ("put", "conflict", 1.0),
         ("put", "dropped", 1.0),
         ("get", "ok", 2.0),
@@ -119,60 +123,45 @@ async fn operations_bytes_and_sizes_are_told() {
             "{operation} {outcome}\n{scraped}"
         );
     }
-    assert_eq!(
-        value(&scraped, "cenotaph_operations_live{operation=\"put\"}"),
-        0.0
+    let bytes_in_inline = "cenotaph_bytes_total{direction=\"in\",tier=\"inline\"}";
+    let bytes_in_blob = "cenotaph_bytes_total{direction=\"in\",tier=\"blob\"}";
+    let bytes_out_blob = "cenotaph_bytes_total{direction=\"out\",tier=\"blob\"}";
+    assert_values(
+        &scraped,
+        &[
+            ("cenotaph_operations_live{operation=\"put\"}", 0.0),
+            ("cenotaph_operation_seconds_count{operation=\"put\"}", 5.0),
+            // 100 bytes each: two puts, one of them refused, and a copy.
+            (bytes_in_inline, 300.0),
+            // An object and a part of 6 bytes.
+            (bytes_in_blob, 3_000_006.0),
+            (bytes_out_blob, first as f64),
+            ("cenotaph_object_bytes_sum{tier=\"inline\"}", 200.0),
+            ("cenotaph_object_bytes_sum{tier=\"blob\"}", 3_000_000.0),
+            ("cenotaph_reads_open", 0.0),
+            ("cenotaph_read_bytes_held", 0.0),
+            ("cenotaph_writes_max", 4096.0),
+        ],
     );
-    assert_eq!(
-        value(
-            &scraped,
-            "cenotaph_operation_seconds_count{operation=\"put\"}"
-        ),
-        5.0
-    );
-    let bytes = |direction: &str, tier: &str| {
-        value(
-            &scraped,
-            &format!("cenotaph_bytes_total{{direction=\"{direction}\",tier=\"{tier}\"}}"),
-        )
-    };
-    assert_eq!(
-        bytes("in", "inline"),
-        300.0,
-        "twice a put, of which one was refused, and a copy"
-    );
-    assert_eq!(bytes("in", "blob"), 3_000_006.0, "an object and a part");
-    assert_eq!(bytes("out", "blob"), first as f64);
-    assert_eq!(
-        value(&scraped, "cenotaph_object_bytes_sum{tier=\"inline\"}"),
-        200.0
-    );
-    assert_eq!(
-        value(&scraped, "cenotaph_object_bytes_sum{tier=\"blob\"}"),
-        3_000_000.0
-    );
-    assert_eq!(value(&scraped, "cenotaph_reads_open"), 0.0);
-    assert_eq!(value(&scraped, "cenotaph_read_bytes_held"), 0.0);
-    assert_eq!(value(&scraped, "cenotaph_writes_max"), 4096.0);
     engine.close().await.unwrap();
 }
 
-/// All names in string literals of these sources.
-fn told(directory: &Path, names: &mut BTreeSet<String>) {
+/// Collects the names of metrics in the string literals of all sources below a directory.
+fn collect_names(directory: &Path, names: &mut BTreeSet<String>) {
     for entry in std::fs::read_dir(directory)
         .unwrap()
         .map(|entry| entry.unwrap().path())
     {
         if entry.is_dir() {
-            told(&entry, names);
+            collect_names(&entry, names);
         } else if entry.extension().is_some_and(|extension| extension == "rs") {
-            names.extend(named(&std::fs::read_to_string(entry).unwrap(), '"'));
+            names.extend(names_between(&std::fs::read_to_string(entry).unwrap(), '"'));
         }
     }
 }
 
-/// The names of metrics between two of these marks.
-fn named(text: &str, mark: char) -> impl Iterator<Item = String> {
+/// Returns the names of metrics that are enclosed in `mark`.
+fn names_between(text: &str, mark: char) -> impl Iterator<Item = String> {
     let is_name = |text: &&str| {
         text.starts_with("cenotaph_")
             && text
@@ -183,13 +172,13 @@ fn named(text: &str, mark: char) -> impl Iterator<Item = String> {
 }
 
 #[test]
-fn every_metric_is_documented_and_every_documented_one_exists() {
+fn metrics_and_their_documentation_agree() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
     let mut names = BTreeSet::new();
     for room in ["storage", "actors", "engine"] {
-        told(&root.join(room).join("src"), &mut names);
+        collect_names(&root.join(room).join("src"), &mut names);
     }
-    let documented: BTreeSet<String> = named(
+    let documented: BTreeSet<String> = names_between(
         &std::fs::read_to_string(root.join("docs/metrics.md")).unwrap(),
         '`',
     )

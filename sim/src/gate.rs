@@ -1,13 +1,13 @@
-//! The gate: every seam of a life passes it, and nothing durable happens without.
+//! Scheduler of an incarnation: every sync point and every tier request passes it before it has an
+//! effect.
 //!
 //! ```text
 //! fence ─> step + 1, trace ─> planned crash, kill or panic ─> yields, delay ─> fence ─> the effect
 //! ```
 //!
-//! Fence: once the world has crashed, nothing passes any more; whatever still runs waits for ever
-//! at its next seam. So a crash stops the world at one step, whatever order a runtime drops its
-//! tasks in. Only steps change durable state, so crashing at each of them in turn is complete for
-//! its schedule. Deliberately not here: what a step does.
+//! After a crash the fence is closed. A task that is still running waits for ever at its next step.
+//! So a crash stops the world at a single step, in whatever order a runtime drops its tasks. Only
+//! steps change durable state, so crashing at each step in turn is complete for a schedule.
 
 use std::panic::AssertUnwindSafe;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -23,26 +23,26 @@ use crate::machine::{Act, Machine, State};
 use crate::rng::Rng;
 use crate::trace::Kind;
 
-/// How far the time of day may jump, in milliseconds.
+/// Largest jump of the time of day in either direction, in milliseconds.
 const JUMP_MS_MAX: u64 = 10 * 60 * 1000;
 
-/// The gate of one life.
+/// Scheduler and fence of an incarnation.
 pub(crate) struct Gate {
     machine: Arc<Machine>,
     fenced: AtomicBool,
     crash: Notify,
-    /// Who can be killed.
+    /// Actors that can be killed. `None` before an engine has opened.
     victims: Mutex<Option<Victims>>,
 }
 
-/// The actors of an engine.
+/// Means to kill the actors of an engine.
 #[derive(Clone)]
 pub(crate) struct Victims {
     pub(crate) kill: Arc<dyn Fn(ActorKind) -> bool + Send + Sync>,
     pub(crate) shards: usize,
 }
 
-/// What becomes of a step.
+/// Decision about a step.
 enum Verdict {
     Stop,
     Panic,
@@ -70,17 +70,18 @@ impl Gate {
         Arc::clone(&self.machine)
     }
 
-    /// One step. Returns when it may be taken, which after a crash is never.
+    /// Takes a step. Returns when its effect may happen, which is never after a crash.
     pub(crate) async fn pass(&self, what: &'static str, detail: impl FnOnce() -> String) {
         match self.judge(what, detail) {
             Verdict::Stop => std::future::pending().await,
-            // Not by `panic!`, which would print what is no news.
+            // `panic!` would print a message and a backtrace for a planned event.
             Verdict::Panic => std::panic::resume_unwind(Box::new("a planned panic")),
             Verdict::Go { yields, delay } => self.idle(yields, delay).await,
         }
     }
 
-    /// A while on the way back: what was read is not yet heard. No step, for nothing changes.
+    /// Delays a response between a read and its caller. Takes no step, because no durable state
+    /// changes.
     pub(crate) async fn linger(&self) {
         let (yields, delay) = {
             let mut state = self.machine.state();
@@ -89,7 +90,7 @@ impl Gate {
         self.idle(yields, delay).await;
     }
 
-    /// Lets others go first, then stands behind the fence.
+    /// Yields and sleeps, then waits for ever if the world has crashed in the meantime.
     async fn idle(&self, yields: u64, delay: Option<Duration>) {
         for _ in 0..yields {
             tokio::task::yield_now().await;
@@ -97,23 +98,26 @@ impl Gate {
         if let Some(delay) = delay {
             sleep(delay).await;
         }
+        // The caller's effect follows. The world may have crashed while this task yielded or slept,
+        // so the fence is checked a second time.
         if self.is_fenced() {
             std::future::pending::<()>().await;
         }
     }
 
+    /// Counts a step, carries out its acts, and returns the decision about its task.
     fn judge(&self, what: &'static str, detail: impl FnOnce() -> String) -> Verdict {
         if self.is_fenced() {
             return Verdict::Stop;
         }
         let mut state = self.machine.state();
+        // The step is counted and traced before any act, so the trace names the step that crashed.
         state.step += 1;
         state.note(Kind::Step, what, detail());
         if state.is_exhausted() {
-            state.monitor.violated(
-                "liveness",
-                "the world takes more steps than it may: it runs in circles",
-            );
+            state
+                .monitor
+                .violated("liveness", "the world exceeds its step limit");
             state.report_violations();
             drop(state);
             self.crash("too many steps");
@@ -123,6 +127,7 @@ impl Gate {
         let yields = state.draw_yields();
         let delay = state.draw_delay();
         let is_actor = state.trace.is_actor();
+        // The acts below lock the state themselves.
         drop(state);
         let mut forced = 0;
         for act in acts {
@@ -133,17 +138,19 @@ impl Gate {
                 }
                 Act::Kill(kind) => {
                     self.kill(kind);
-                    // So that whoever is killed dies here and not at its next wait.
+                    // A yield lets a killed actor die at this step, not at its next await.
                     forced = 1;
                 }
                 Act::Panic if is_actor => {
                     let mut state = self.machine.state();
                     state.struck(Fault::Panic, what.to_owned());
+                    // `tick` is that of the next event. The death is the event before it.
                     let tick = state.trace.tick();
                     state.monitor.uploads_died(tick.saturating_sub(1));
                     drop(state);
                     return Verdict::Panic;
                 }
+                // No actor takes this step, so nothing panics.
                 Act::Panic => {}
             }
         }
@@ -153,7 +160,7 @@ impl Gate {
         }
     }
 
-    /// What was planned for this step, and what chance adds.
+    /// Returns the acts planned for this step and those drawn by chance.
     fn acts(&self, state: &mut State) -> Vec<Act> {
         let step = state.step;
         let mut acts = state.script.remove(&step).unwrap_or_default();
@@ -178,8 +185,8 @@ impl Gate {
         acts
     }
 
-    /// Runs a task of the engine. A panic in it is a violation: nobody but its runtime would ever
-    /// hear of it.
+    /// Spawns a task of the engine. A panic in the task is a violation, because no caller awaits
+    /// the task.
     #[expect(
         clippy::disallowed_methods,
         reason = "the simulated world spawns what lives in it"
@@ -199,21 +206,24 @@ impl Gate {
         });
     }
 
-    /// The world crashes, here and now.
+    /// Crashes the world at this step.
     pub(crate) fn crash(&self, at: &str) {
+        // Only the first crash of an incarnation is recorded.
         if !self.fenced.swap(true, Ordering::SeqCst) {
             self.machine
                 .state()
                 .struck(Fault::Crash, format!("at {at}"));
+            // `notify_one` stores a permit, so a crash before `crashed` is polled is not lost.
             self.crash.notify_one();
         }
     }
 
-    /// Lets nothing pass any more.
+    /// Closes the fence: no further step is taken.
     pub(crate) fn fence(&self) {
         self.fenced.store(true, Ordering::SeqCst);
     }
 
+    /// Returns true after a crash or the end of the incarnation.
     pub(crate) fn is_fenced(&self) -> bool {
         self.fenced.load(Ordering::SeqCst)
     }
@@ -223,7 +233,7 @@ impl Gate {
         self.crash.notified().await;
     }
 
-    /// Kills actors of this kind, if there are any.
+    /// Kills the actors of this kind. Returns false if there are none.
     pub(crate) fn kill(&self, kind: ActorKind) -> bool {
         let killed = self.victims().is_some_and(|victims| (victims.kill)(kind));
         if killed {
@@ -234,6 +244,7 @@ impl Gate {
                 kind,
                 ActorKind::Uploads | ActorKind::EveryUpload | ActorKind::Supervisor
             ) {
+                // `tick` is that of the next event. The kill is the event before it.
                 let tick = state.trace.tick();
                 state.monitor.uploads_died(tick.saturating_sub(1));
             }
@@ -245,7 +256,7 @@ impl Gate {
         killed
     }
 
-    /// From now on these are the ones that can be killed.
+    /// Sets the actors that can be killed from now on.
     pub(crate) fn expose(&self, victims: Victims) {
         *self.victims.lock().unwrap_or_else(PoisonError::into_inner) = Some(victims);
     }
@@ -259,6 +270,7 @@ impl Gate {
 }
 
 impl State {
+    /// Draws the number of yields before an effect.
     fn draw_yields(&mut self) -> u64 {
         let most = self.schedule.yields_max;
         if most == 0 {
@@ -268,8 +280,11 @@ impl State {
         }
     }
 
+    /// Draws the sleep before an effect.
     fn draw_delay(&mut self) -> Option<Duration> {
-        let (odds, most) = (self.schedule.delay, self.schedule.delay_max);
+        let odds = self.schedule.delay;
+        let most = self.schedule.delay_max;
+        // The range is 1..=delay_max, because a delay of zero would be no delay.
         let most_ms = u64::try_from(most.as_millis()).unwrap_or(u64::MAX);
         self.scheduling
             .hits(odds)
@@ -277,7 +292,7 @@ impl State {
     }
 }
 
-/// A victim. The supervisor is a rare one: its death ends the engine.
+/// Draws an actor to kill. The supervisor is drawn rarely, because its death ends the engine.
 fn some_actor(chance: &mut Rng, shards: usize) -> ActorKind {
     match chance.below(40) {
         0 => ActorKind::Supervisor,
@@ -290,6 +305,7 @@ fn some_actor(chance: &mut Rng, shards: usize) -> ActorKind {
     }
 }
 
+/// Returns the coverage counter of a kill.
 fn kill_name(kind: ActorKind) -> &'static str {
     match kind {
         ActorKind::Supervisor => "killed: supervisor",
@@ -302,6 +318,7 @@ fn kill_name(kind: ActorKind) -> &'static str {
     }
 }
 
+/// Sleeps in virtual time.
 #[expect(
     clippy::disallowed_methods,
     reason = "tokio's clock is paused: this is virtual time"

@@ -1,25 +1,25 @@
-//! The simulated index: [`SimIndex`], an implementation of [`Index`] over the simulated disk, or
-//! over real fjall.
+//! The simulated index: [`SimIndex`], an [`Index`] over the simulated disk or over real fjall.
 //!
 //! ```text
-//! submit ──> queue ──gather some──> write ──> sync ──> the witness hears the order ──> completions: Ok
-//!                                     │         ├─ fails ──────────> poisoned: Unknown, the queue NotStarted
-//!                                     └─ no space                 └─ hangs ──> overdue: the same; durable after all
+//! submit ──> queue ──gather──> write ──> sync ──> commit observer ──> completions: Ok
+//!                                │         ├─ fails ──> poisoned: in flight Unknown, queued NotStarted
+//!                                │         └─ hangs ──> overdue: the same; durable later after all
+//!                                └─ no space ───────> poisoned: the same
 //! ```
 //!
-//! The committer is a task of the world and no actor: a commit outlives the actor that asked for
-//! it, as a blocking call does. Guards the same contract as any index, which its tests run.
-//! Deliberately not here: what survives a crash (`disk.rs`).
+//! The committer is a task of the world and no actor. A commit outlives the actor that asked for
+//! it, as a blocking call does. The index keeps the contract of every [`Index`], and the contract
+//! tests run on it.
+
+mod reads;
 
 use std::collections::VecDeque;
-use std::ops::Bound;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
 use cenotaph_storage::index::{
-    Batch, CommitError, Completion, Index, IndexStats, Page, Range, Snapshot, StallWatch, Table,
-    no_space,
+    Batch, CommitError, Completion, Index, IndexStats, Snapshot, StallWatch, Table, no_space,
 };
 use cenotaph_storage::planted::Bug;
 use cenotaph_storage::{Error, ErrorKind, Result};
@@ -27,27 +27,27 @@ use futures::FutureExt;
 use futures::future::BoxFuture;
 use tokio::sync::Notify;
 
-use crate::disk::Tables;
+use self::reads::{SimSnapshot, SnapshotState};
 use crate::faults::Fault;
 use crate::gate::{Gate, sleep};
 use crate::real::RealDisk;
 use crate::rng::Odds;
 
-/// A commit under way for longer is overdue.
+/// Age from which a commit under way is overdue.
 const DEADLINE: Duration = Duration::from_secs(30);
-/// How often one who waits for the end looks whether the last commit is overdue.
+/// Interval at which [`Index::close`] checks whether the last commit is overdue.
 const WATCH_INTERVAL: Duration = Duration::from_millis(100);
-/// How long a slow sync takes at most.
+/// Longest delay of a slow sync, in milliseconds.
 const SLOW_MS_MAX: u64 = 2_000;
 
-/// How long the disk stays low on space at most.
+/// Longest time for which the disk stays low on space, in milliseconds.
 const LOW_MS_MAX: u64 = 2_000;
 
-/// What lies under an index.
+/// Storage below an index.
 pub(crate) enum Medium {
     /// The simulated disk of the machine.
     Simulated,
-    /// A real database.
+    /// A real fjall database.
     Fjall(RealDisk),
 }
 
@@ -55,6 +55,7 @@ pub(crate) enum Medium {
 #[derive(Clone)]
 pub(crate) struct SimIndex(Arc<Inner>);
 
+/// State that the index shares with its snapshots and its committer.
 struct Inner {
     gate: Arc<Gate>,
     medium: Medium,
@@ -62,15 +63,17 @@ struct Inner {
     idle: Notify,
 }
 
+/// Batches under way, and the state of the index.
 struct Queue {
     waiting: VecDeque<(Batch, Completion)>,
     in_flight: Vec<(Batch, Completion)>,
     stall: StallWatch,
-    /// Until when the disk is low on space.
+    /// End of the current shortage of space, in virtual time.
     low_until: Duration,
+    /// True while the committer task exists. There is never a second one.
     running: bool,
     closed: bool,
-    /// Closed while a commit hung: whoever ends it lets go of the disk.
+    /// True if `close` gave up a hanging commit. The end of that commit then unlocks the disk.
     abandoned: bool,
     released: bool,
     poison: Option<Error>,
@@ -95,10 +98,10 @@ impl Default for Queue {
 }
 
 impl SimIndex {
-    /// Opens the index, whatever its last life left of it.
+    /// Opens the index on the disk as the last incarnation left it.
     ///
     /// # Errors
-    /// [`ErrorKind::AlreadyOpen`] while another one is open, or hangs in its last commit.
+    /// [`ErrorKind::AlreadyOpen`] while another index is open or hangs in its last commit.
     pub(crate) fn open(gate: Arc<Gate>, medium: Medium) -> Result<Self> {
         if let Medium::Simulated = medium {
             if !gate.machine().disk.lock() {
@@ -128,7 +131,7 @@ impl Inner {
         self.gate.machine().is_planted(bug)
     }
 
-    /// The committer: runs while there is something to commit.
+    /// Spawns the committer, which runs until the queue is empty or the index is poisoned.
     fn start(self: &Arc<Self>) {
         let inner = Arc::clone(self);
         self.gate.spawn("the index", async move {
@@ -145,7 +148,8 @@ impl Inner {
         });
     }
 
-    /// Takes some of what is waiting; none if nothing is, or nothing may be committed any more.
+    /// Takes a random number of batches off the queue. Returns `None`, and marks the committer as
+    /// stopped, if the queue is empty or the index is poisoned.
     fn gather(&self) -> Option<Vec<Batch>> {
         let mut queue = self.queue();
         if queue.waiting.is_empty() || queue.poison.is_some() {
@@ -153,6 +157,8 @@ impl Inner {
             return None;
         }
         let waiting = queue.waiting.len() as u64;
+        // A batch alone is not drawn: a draw would change the schedule of every single-batch
+        // commit.
         let some = if waiting == 1 {
             1
         } else {
@@ -164,14 +170,18 @@ impl Inner {
             let Some((batch, completion)) = queue.waiting.pop_front() else {
                 break;
             };
+            // A clone remains in flight, for its completion or for the list of unknown outcomes.
             queue.in_flight.push((batch.clone(), completion));
             batches.push(batch);
         }
         Some(batches)
     }
 
+    /// Writes and syncs batches, and completes them. Each stage is a step, so a crash may strike
+    /// before, between and after the stages.
     async fn commit(&self, batches: Vec<Batch>) {
         let changes: usize = batches.iter().map(|batch| batch.changes().len()).sum();
+        // Empty batches only keep the order of completions. They need no write and no sync.
         if changes == 0 {
             return self.settle(0);
         }
@@ -181,7 +191,9 @@ impl Inner {
         if machine.strikes(Fault::IndexNoSpace, size) {
             return self.poison("no space left on the disk");
         }
+        // From here on a crash may keep any prefix of these batches.
         self.write(&batches);
+        // Planted bug: acknowledges a batch that a crash can still lose.
         if self.planted(Bug::AckBeforeSync) {
             self.settle(1);
         }
@@ -192,6 +204,8 @@ impl Inner {
         if machine.strikes(Fault::IndexSyncHangs, size) {
             sleep(DEADLINE.saturating_mul(2)).await;
         }
+        // The sleeps above are no sync points. After a crash during a sleep nothing may become
+        // durable.
         if self.gate.is_fenced() {
             return std::future::pending().await;
         }
@@ -199,11 +213,12 @@ impl Inner {
             return self.poison("the sync failed");
         }
         self.sync(&batches);
-        // It is durable, and nobody has heard of it: a crash may strike here.
+        // The batches are durable and not yet acknowledged. A crash may strike in between.
         self.gate.pass("index synced", size).await;
         self.settle(1);
     }
 
+    /// Appends batches to the simulated disk. They are not yet durable.
     fn write(&self, batches: &[Batch]) {
         if let Medium::Simulated = self.medium {
             batches
@@ -212,8 +227,10 @@ impl Inner {
         }
     }
 
+    /// Makes batches durable and passes them to the commit observer in commit order.
     fn sync(&self, batches: &[Batch]) {
         let machine = self.gate.machine();
+        // Real fjall writes and syncs in a single call, so `write` does nothing for it.
         let durable = match &self.medium {
             Medium::Simulated => machine.disk.sync(),
             Medium::Fjall(real) => real.commit(batches),
@@ -223,7 +240,8 @@ impl Inner {
         }
     }
 
-    /// Answers what is in flight, unless it was overdue and has been answered.
+    /// Completes the batches in flight. Does nothing if the commit was overdue and has been
+    /// answered.
     fn settle(&self, syncs: u64) {
         let mut queue = self.queue();
         if queue.poison.is_some() {
@@ -236,12 +254,15 @@ impl Inner {
             .iter()
             .filter(|(batch, _)| !batch.is_empty())
             .count() as u64;
+        // A completion may submit the next batch, so the queue is unlocked first.
         drop(queue);
         durable
             .into_iter()
             .for_each(|(_, completion)| completion(Ok(())));
     }
 
+    /// Fails the index: batches in flight have an unknown outcome, queued batches were not started,
+    /// and every later batch is refused.
     fn poison(&self, why: &str) {
         let reason = Error::new(ErrorKind::Unavailable, "commit", why);
         let mut queue = self.queue();
@@ -250,6 +271,7 @@ impl Inner {
         }
         queue.stall.end();
         queue.poison = Some(reason.clone());
+        // A batch in flight may be durable. A queued batch was never written.
         let unknown = std::mem::take(&mut queue.in_flight);
         let not_started = std::mem::take(&mut queue.waiting);
         drop(queue);
@@ -268,9 +290,10 @@ impl Inner {
             .for_each(|(_, completion)| completion(Err(CommitError::not_started(&reason))));
     }
 
-    /// Refuses everything from now on, and lets go of the disk once nothing is under way.
+    /// Waits until no commit is under way, then unlocks the disk.
     async fn close(self: Arc<Self>) -> Result<()> {
         loop {
+            // The waiter registers before the check, so a notification in between is not lost.
             let idle = self.idle.notified();
             let (running, overdue) = {
                 let queue = self.queue();
@@ -279,11 +302,12 @@ impl Inner {
             if !running {
                 break;
             }
-            // A commit that hangs is not waited for. It keeps the disk locked until it returns.
+            // A hanging commit is not awaited. It keeps the disk locked until it returns.
             if overdue {
                 self.queue().abandoned = true;
                 return Err(self.unknown_end());
             }
+            // No actor watches the commits any more while the engine closes.
             self.watch(self.gate.machine().elapsed());
             tokio::select! {
                 biased;
@@ -291,6 +315,7 @@ impl Inner {
                 () = sleep(WATCH_INTERVAL) => {}
             }
         }
+        // Close and drop may both come here. Only the first unlocks the disk.
         let (first, poison) = self.release();
         if first {
             match &self.medium {
@@ -305,8 +330,9 @@ impl Inner {
         }
     }
 
+    /// Returns the error of a close after a failed commit.
     fn unknown_end(&self) -> Error {
-        let message = "a commit failed: not all that was submitted is known to be durable";
+        let message = "a commit failed, so some submitted batches may not be durable";
         let error = Error::new(ErrorKind::Indeterminate, "close", message);
         match self.queue().poison.clone() {
             Some(reason) => error.with_source(reason),
@@ -327,7 +353,7 @@ impl Inner {
         }
     }
 
-    /// Nothing is under way any more: a disk that a hanging commit kept locked is free.
+    /// Ends the committer. Unlocks a disk that an abandoned commit kept locked.
     fn end(&self) {
         self.idle.notify_waiters();
         let abandoned = self.queue().abandoned;
@@ -341,7 +367,8 @@ impl Inner {
         }
     }
 
-    /// Whether the disk has still to be let go of, and why the index is poisoned.
+    /// Marks the disk as released. Returns true if it was still held, and the reason if the index
+    /// is poisoned.
     fn release(&self) -> (bool, Option<Error>) {
         let mut queue = self.queue();
         (
@@ -349,60 +376,11 @@ impl Inner {
             queue.poison.clone(),
         )
     }
-
-    /// A read: a step, that may fail.
-    async fn read(&self, what: &'static str, table: Table) -> Result<()> {
-        self.open()?;
-        self.gate.pass(what, || table.name().to_owned()).await;
-        self.open()?;
-        if self
-            .gate
-            .machine()
-            .strikes(Fault::IndexReadFails, || table.name().to_owned())
-        {
-            return Err(Error::new(
-                ErrorKind::Unavailable,
-                "read",
-                "a planned failure of the index",
-            ));
-        }
-        Ok(())
-    }
-
-    /// A value as it arrives. Only what has a checksum may rot: half of that the index finds
-    /// itself, as fjall does.
-    fn arrived(&self, table: Table, value: Option<Bytes>) -> Result<Option<Bytes>> {
-        let machine = self.gate.machine();
-        let Some(value) = value else { return Ok(None) };
-        if table != Table::Payloads
-            || value.len() < 2
-            || !machine.strikes(Fault::IndexBitRot, || table.name().to_owned())
-        {
-            return Ok(Some(value));
-        }
-        let mut bytes = value.to_vec();
-        let at = 1 + usize::try_from(machine.below(bytes.len() as u64 - 1)).unwrap_or(0);
-        if at.is_multiple_of(2) {
-            return Err(Error::new(
-                ErrorKind::Corrupt,
-                "get",
-                "a checksum does not match",
-            ));
-        }
-        bytes[at] ^= 1;
-        Ok(Some(bytes.into()))
-    }
-
-    fn open(&self) -> Result<()> {
-        if self.queue().closed {
-            return Err(Error::new(ErrorKind::Closed, "read", "the index is closed"));
-        }
-        Ok(())
-    }
 }
 
 impl Drop for Inner {
-    /// As for real: the last one to let go of an index that nobody closed lets go of the disk.
+    /// Unlocks the disk of an index that was dropped without a close, as the operating system does
+    /// for a real disk.
     fn drop(&mut self) {
         let (is_held, _) = self.release();
         if is_held && matches!(self.medium, Medium::Simulated) && !self.gate.is_fenced() {
@@ -415,6 +393,7 @@ impl Index for SimIndex {
     fn submit(&self, batch: Batch, completion: Completion) {
         let mut queue = self.0.queue();
         let closed = || Error::new(ErrorKind::Closed, "close", "the index was closed before");
+        // Checked under the lock of the queue: no batch is queued after a close.
         let refusal = queue.closed.then(closed).or_else(|| queue.poison.clone());
         if let Some(reason) = refusal {
             drop(queue);
@@ -460,14 +439,17 @@ impl Index for SimIndex {
         }))
     }
 
+    /// Returns an error while the disk is low on space.
     fn room(&self, bytes: u64) -> Result<()> {
         let machine = self.0.gate.machine();
+        // Without this fault, as after `quieten`, a shortage under way is over, too.
         if machine.state().faults.of(Fault::IndexLow) == Odds::NEVER {
             return Ok(());
         }
         let now = machine.elapsed();
+        // A shortage lasts for a while, so that retries meet it, too.
         if self.0.queue().low_until <= now {
-            if !machine.strikes(Fault::IndexLow, || format!("{bytes} bytes wanted")) {
+            if !machine.strikes(Fault::IndexLow, || format!("{bytes} bytes requested")) {
                 return Ok(());
             }
             let low = Duration::from_millis(machine.below(LOW_MS_MAX));
@@ -492,80 +474,9 @@ impl Index for SimIndex {
         }
     }
 
-    /// A commit that hangs is given up when it is overdue; the index then stays locked until it
-    /// returns.
+    /// Closes the index. An overdue commit is given up, and the disk stays locked until it returns.
     fn close(&self) -> BoxFuture<'static, Result<()>> {
         self.0.queue().closed = true;
         Arc::clone(&self.0).close().boxed()
     }
-}
-
-struct SimSnapshot {
-    inner: Arc<Inner>,
-    state: SnapshotState,
-}
-
-enum SnapshotState {
-    Simulated(Tables),
-    Fjall(Box<dyn Snapshot>),
-}
-
-impl SimSnapshot {
-    /// The state of its moment, but for a planted bug.
-    fn seen(&self, frozen: &Tables) -> Tables {
-        if self.inner.planted(Bug::SnapshotDropsOverwritten) {
-            return frozen.without_overwritten(&self.inner.gate.machine().disk.tables());
-        }
-        frozen.clone()
-    }
-}
-
-impl Snapshot for SimSnapshot {
-    fn get<'a>(&'a self, table: Table, key: &'a [u8]) -> BoxFuture<'a, Result<Option<Bytes>>> {
-        async move {
-            self.inner.read("index snapshot get", table).await?;
-            match &self.state {
-                SnapshotState::Simulated(tables) => {
-                    let value = self.seen(tables).of(table).get(key).cloned();
-                    self.inner.arrived(table, value)
-                }
-                SnapshotState::Fjall(snapshot) => snapshot.get(table, key).await,
-            }
-        }
-        .boxed()
-    }
-
-    fn scan(&self, table: Table, range: Range) -> BoxFuture<'_, Result<Page>> {
-        async move {
-            self.inner.read("index scan", table).await?;
-            let page = match &self.state {
-                SnapshotState::Simulated(tables) => Ok(page(&self.seen(tables), table, range)),
-                SnapshotState::Fjall(snapshot) => snapshot.scan(table, range).await,
-            };
-            self.inner.gate.linger().await;
-            page
-        }
-        .boxed()
-    }
-}
-
-fn page(tables: &Tables, table: Table, range: Range) -> Page {
-    let inhabited = match (&range.start, &range.end) {
-        (Bound::Unbounded, _) | (_, Bound::Unbounded) => true,
-        (Bound::Included(low), Bound::Included(high)) => low <= high,
-        (
-            Bound::Included(low) | Bound::Excluded(low),
-            Bound::Included(high) | Bound::Excluded(high),
-        ) => low < high,
-    };
-    if !inhabited {
-        return Page::new();
-    }
-    let entries = tables
-        .of(table)
-        .range((range.start, range.end))
-        .take(range.limit);
-    entries
-        .map(|(key, value)| (key.clone(), value.clone()))
-        .collect()
 }

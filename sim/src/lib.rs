@@ -1,14 +1,14 @@
-//! Cenotaph inside a world that is a function of one seed.
+//! Deterministic simulator for Cenotaph and for services that embed it.
 //!
-//! The real engine, with the same actors, the same decisions and the same public API, over a
-//! simulated index and a simulated blob tier, under a virtual clock, with interleavings and
-//! failures drawn from a seed. A run is replayed byte for byte by its seed. It is our strongest
-//! test, and yours: put your own service over a simulated Cenotaph, crash it at any step, and
-//! replay what went wrong.
+//! The real engine (the same actors, decisions and public API) runs over a simulated index and a
+//! simulated blob tier, under a virtual clock. Interleavings and failures are drawn from one seed,
+//! so a run is replayed byte for byte by its seed. The simulator is Cenotaph's strongest test. It
+//! can test your own service, too: run the service over a simulated Cenotaph, crash the world at
+//! any step, and replay the failure.
 //!
 //! Begin with [`Sim`] for a service of your own, or with [`Plan`] and [`run`] for the workload that
-//! tests Cenotaph itself; the binary `cenotaph-sim` does the latter from a shell.
-//! `docs/simulation.md` tells what is simulated, what is checked, and what is not.
+//! tests Cenotaph itself. The binary `cenotaph-sim` runs that workload from a shell.
+//! `docs/simulation.md` lists the parts that are simulated, the checks, and the gaps.
 //!
 //! # A service and its test
 //!
@@ -16,7 +16,7 @@
 //! use cenotaph::{Engine, Result};
 //! use cenotaph_sim::{Faults, Life, Odds, Sim};
 //!
-//! /// A guest book: an entry is a row of its own, so that signing never reads what others write.
+//! /// A guest book. Each entry is a row of its own, so signing never reads other entries.
 //! #[derive(Clone)]
 //! struct GuestBook(Engine);
 //!
@@ -31,15 +31,19 @@
 //! }
 //!
 //! for seed in 0..20 {
-//!     let faults = Faults { kill: Odds::in_ten_thousand(100), crash: Odds::in_ten_thousand(50), ..Faults::default() };
+//!     let faults = Faults {
+//!         kill: Odds::in_ten_thousand(100),
+//!         crash: Odds::in_ten_thousand(50),
+//!         ..Faults::default()
+//!     };
 //!     let mut sim = Sim::new(seed).faults(faults);
 //!     let mut signed = 0;
 //!     while signed < 10 {
-//!         // One life after the other: each ends with a crash, an engine that has failed, or the work done.
+//!         // Each incarnation ends with a crash, a failed engine, or all the work done.
 //!         sim.run(async |world| {
 //!             let book = GuestBook(world.open_patiently().await.unwrap());
 //!             while signed < 10 && book.0.health().is_ok() {
-//!                 // An actor may die under us; but an acknowledgement is a promise.
+//!                 // An actor may die during the call, but an acknowledged write is durable.
 //!                 if book.sign(&format!("{signed:02}"), "lovely").await.is_ok() {
 //!                     signed += 1;
 //!                 }
@@ -47,7 +51,9 @@
 //!         });
 //!     }
 //!     sim.quieten();
-//!     let guests = sim.run(async |world| GuestBook(world.open().await.unwrap()).guests().await.unwrap());
+//!     let guests = sim.run(async |world| {
+//!         GuestBook(world.open().await.unwrap()).guests().await.unwrap()
+//!     });
 //!     assert_eq!(guests, Life::Ended(10), "seed {seed}:\n{}", sim.timeline());
 //!     sim.settle().unwrap_or_else(|found| panic!("seed {seed}: {found:?}"));
 //! }
@@ -62,6 +68,8 @@ mod faults;
 mod gate;
 mod index;
 mod machine;
+#[cfg(feature = "planted")]
+mod mutants;
 mod network;
 mod payload;
 mod plan;

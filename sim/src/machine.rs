@@ -1,16 +1,14 @@
-//! The machine: all that outlives a life. Both tiers, the clock, chance, the trace, and the monitor
-//! that watches.
+//! Durable state of a simulated world: [`Machine`] outlives every incarnation of the engine.
 //!
 //! ```text
-//! Machine ──┬─ Disk, Blobs          what survives a crash
-//!           ├─ streams of chance    schedule, faults, ids
-//!           ├─ clock                virtual; the time of day may jump, the time since the beginning never does
-//!           ├─ trace, coverage      what happened, how often
-//!           └─ monitor              checks what can be checked while it happens
+//! Machine ──┬─ Disk, Blobs          state that survives a crash
+//!           ├─ random streams       schedule, faults, ids
+//!           ├─ clock                virtual; the time of day may jump, the elapsed time never does
+//!           ├─ trace, coverage      events and their counts
+//!           └─ model                checks each event when it happens
 //! ```
 //!
-//! Everything runs on one thread, so that the lock is never waited for. Deliberately not here: what
-//! stops a life (`gate.rs`).
+//! A world runs on a single thread, so its lock is never contended.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -30,24 +28,24 @@ use crate::faults::{Fault, Faults, Schedule};
 use crate::rng::Rng;
 use crate::trace::{Kind, Tick, Trace};
 
-/// The first moment of every world: 2026-01-01 UTC, in milliseconds since 1970.
+/// Time of day at the start of every world: 2026-01-01 UTC, in milliseconds since 1970.
 const DAWN_MS: u64 = 1_767_225_600_000;
 
-/// Lanes that uploads share.
+/// Number of timeline lanes that upload actors share.
 const UPLOAD_LANES: usize = 8;
 
-/// Something that happens at a step chosen beforehand.
+/// Event that is planned for a certain step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Act {
     /// The whole world crashes.
     Crash,
-    /// Actors of this kind are killed.
+    /// The actors of this kind are killed.
     Kill(ActorKind),
-    /// The actor that takes the step panics. Nothing happens if it is no actor's step.
+    /// The actor that takes the step panics. Has no effect on a step that no actor takes.
     Panic,
 }
 
-/// See the head of this file.
+/// Durable tiers and mutable state of a world. Shared by all its incarnations.
 pub(crate) struct Machine {
     state: Mutex<State>,
     pub(crate) disk: Disk,
@@ -55,7 +53,7 @@ pub(crate) struct Machine {
     planted: Option<Bug>,
 }
 
-/// What changes in a machine, but for its tiers.
+/// Mutable state of a machine except its tiers.
 pub(crate) struct State {
     pub(crate) schedule: Schedule,
     pub(crate) faults: Faults,
@@ -65,32 +63,35 @@ pub(crate) struct State {
     pub(crate) trace: Trace,
     pub(crate) coverage: Coverage,
     pub(crate) monitor: Monitor,
-    /// What happens at which step, counted from the world's beginning.
+    /// Planned acts by step. Steps are counted from the start of the world.
     pub(crate) script: BTreeMap<u64, Vec<Act>>,
     pub(crate) step: u64,
     pub(crate) steps_max: u64,
-    /// A deletion of what is not there says so, as some services do. That is no fault, and does not
-    /// cease.
+    /// True if a deletion of an absent blob returns an error, as some services do. This is a
+    /// property of the service and no fault, so `quieten` does not reset it.
     pub(crate) strict_deletes: bool,
-    /// Until when the blob tier is away, in virtual time.
+    /// End of the current outage of the blob tier, in virtual time.
     pub(crate) tier_away_until: Duration,
-    /// Most small writes at once, where the engine is set up by a plan.
+    /// Largest number of small writes that may wait at once. `None` if no plan configures the
+    /// engine.
     pub(crate) writes_max: Option<usize>,
     uploads: usize,
     clock: Clock,
 }
 
+/// Virtual clock of a world.
 #[derive(Default)]
 struct Clock {
-    /// Virtual time of all earlier lives.
+    /// Virtual time of all earlier incarnations.
     before: Duration,
-    /// When this life began.
+    /// Start of the current incarnation.
     started: Option<Instant>,
-    /// How far the time of day has been moved, in milliseconds.
+    /// Sum of all jumps of the time of day, in milliseconds.
     jumped_ms: i64,
 }
 
 impl Clock {
+    /// Returns the virtual time since the world began.
     fn elapsed(&self) -> Duration {
         self.before
             + self.started.map_or(Duration::ZERO, |started| {
@@ -98,6 +99,7 @@ impl Clock {
             })
     }
 
+    /// Returns the time of day in milliseconds since 1970.
     fn time_of_day_ms(&self) -> u64 {
         let elapsed = u64::try_from(self.elapsed().as_millis()).unwrap_or(u64::MAX);
         DAWN_MS
@@ -119,6 +121,8 @@ impl Machine {
         let state = State {
             schedule: Schedule::default(),
             faults: Faults::default(),
+            // Each stream is independent: an additional fault does not change the schedule or the
+            // ids.
             scheduling: Rng::new(seed, "schedule"),
             faulting: Rng::new(seed, "faults"),
             ids: Rng::new(seed, "ids"),
@@ -150,11 +154,16 @@ impl Machine {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    #[cfg(feature = "planted")]
+    pub(crate) fn planted(&self) -> Option<Bug> {
+        self.planted
+    }
+
     pub(crate) fn is_planted(&self, bug: Bug) -> bool {
         self.planted == Some(bug)
     }
 
-    /// Whether this fault strikes now. If it does, it is noted.
+    /// Draws whether this fault strikes now, and records it if it does.
     pub(crate) fn strikes(&self, fault: Fault, detail: impl FnOnce() -> String) -> bool {
         let mut state = self.state();
         let odds = state.faults.of(fault);
@@ -165,7 +174,7 @@ impl Machine {
         true
     }
 
-    /// A number below `limit`, from the stream of faults.
+    /// Returns a number below `limit` from the stream of faults.
     pub(crate) fn below(&self, limit: u64) -> u64 {
         self.state().faulting.below(limit)
     }
@@ -186,26 +195,28 @@ impl Machine {
         self.state().note(kind, what, detail)
     }
 
-    /// A life begins. Must be called within its runtime.
+    /// Begins an incarnation and returns its number. Must be called within its runtime.
     pub(crate) fn begin_life(&self) -> u32 {
         let mut state = self.state();
         state.clock.started = Some(now());
         state.trace.begin_life();
         let life = state.trace.life();
-        let tick = state.note(Kind::World, "a life begins", format!("{life}"));
+        let tick = state.note(Kind::World, "incarnation begins", format!("{life}"));
         state.monitor.begin_life(tick);
         life
     }
 
-    /// A life ends. Must be called within its runtime.
+    /// Ends the incarnation. Must be called within its runtime.
     pub(crate) fn end_life(&self, how: &'static str) {
         let mut state = self.state();
-        state.note(Kind::World, "the life ends", how.to_owned());
+        state.note(Kind::World, "incarnation ends", how.to_owned());
+        // Time passes only within incarnations.
         state.clock.before = state.clock.elapsed();
         state.clock.started = None;
     }
 
-    /// What survives of a write that was not synced when the life ended.
+    /// Recovers the disk. Every unsynced batch that survived the end of the last incarnation is now
+    /// durable.
     pub(crate) fn replay_disk(&self) {
         let replayed = self.disk.replay();
         if replayed.is_torn {
@@ -223,18 +234,22 @@ impl Machine {
 }
 
 impl State {
+    /// Adds an event to the trace and returns its tick.
     pub(crate) fn note(&mut self, kind: Kind, what: &'static str, detail: String) -> Tick {
         let at = self.clock.elapsed();
+        // The model records the time of each tick, for deadlines.
         self.monitor.passes(self.clock.time_of_day_ms());
         self.trace.push(at, self.step, kind, what, detail)
     }
 
-    /// These batches wait for their commit: no more small writes among them than are admitted.
+    /// Checks that the batches that wait for their commit contain at most `writes_max` small
+    /// writes.
     pub(crate) fn waiting<'a>(&mut self, batches: impl Iterator<Item = &'a Batch>) {
         let Some(most) = self.writes_max else { return };
         let touches =
             |batch: &Batch, table: Table| batch.changes().iter().any(|(of, ..)| *of == table);
-        // What may be the expirer's work needs no leave.
+        // Small writes need a permit of admission. The expirer's removals do not, so a batch that
+        // may be the expirer's is not counted.
         let expires = |batch: &Batch| {
             let removes = |wanted: Table| {
                 batch
@@ -251,23 +266,27 @@ impl State {
         if waiting > most {
             self.monitor.violated(
                 "admission",
-                format!("{waiting} small writes wait at once, of {most} admitted"),
+                format!("too many small writes wait: waiting={waiting} admitted={most}"),
             );
             self.report_violations();
         }
     }
 
+    /// Records that the index was opened and its disk recovered.
     pub(crate) fn replayed(&mut self) {
         let tick = self.trace.tick();
         self.monitor.replayed(tick);
     }
 
+    /// Stops all faults, those by chance and those planned for a step.
     pub(crate) fn quieten(&mut self) {
         self.faults = Faults::default();
+        // An outage under way ends, too.
         self.tier_away_until = Duration::ZERO;
         self.script.clear();
     }
 
+    /// Counts a fault and records it in the trace and the model.
     pub(crate) fn struck(&mut self, fault: Fault, detail: String) {
         self.coverage.count(fault.name());
         let tick = self.note(Kind::Fault, fault.name(), detail);
@@ -278,41 +297,45 @@ impl State {
         self.clock.elapsed()
     }
 
-    /// Whether the world has come to its last step.
+    /// Returns true if the world has used all its steps.
     pub(crate) const fn is_exhausted(&self) -> bool {
         self.step > self.steps_max
     }
 
-    /// Whether something has gone wrong in this life that may make an operation, or an engine,
-    /// fail.
+    /// Returns true if a fault in this incarnation may make an operation, or an engine, fail.
     pub(crate) fn was_provoked(&self) -> bool {
         self.monitor.was_provoked(self.trace.tick())
     }
 
+    /// Returns the lane of the next upload actor.
     pub(crate) fn next_upload(&mut self) -> usize {
         self.uploads += 1;
         (self.uploads - 1) % UPLOAD_LANES
     }
 
+    /// Moves the time of day. Virtual time since the beginning is not affected.
     pub(crate) fn jump_clock(&mut self, by_ms: i64) {
         self.clock.jumped_ms = self.clock.jumped_ms.saturating_add(by_ms);
     }
 
-    /// The witness: a batch has become durable, in this order and no other.
+    /// Passes a batch that has just become durable to the commit observer. Calls are made in commit
+    /// order.
     pub(crate) fn commit(&mut self, batch: &Batch, blobs: &Blobs, how: &'static str) {
+        // An empty batch is a barrier and changes nothing.
         if batch.is_empty() {
             return;
         }
         let tick = self.trace.tick();
         self.monitor.at(self.clock.time_of_day_ms());
         let mut text = self.monitor.commit(tick, batch, blobs, &mut self.coverage);
-        // Every stored byte is part of the trace.
+        // The checksum makes every stored byte part of the trace: two runs of a seed with equal
+        // traces have stored equal bytes.
         text.push_str(&format!(" [{:016x}]", crate::disk::sum(batch)));
         self.note(Kind::Commit, how, text);
         self.report_violations();
     }
 
-    /// Writes into the trace what the monitor has found since the last time.
+    /// Writes the violations found since the last call into the trace.
     pub(crate) fn report_violations(&mut self) {
         for violation in self.monitor.unreported() {
             self.note(Kind::Violation, violation.checker, violation.message);

@@ -1,7 +1,4 @@
-//! The binary `cenotaph-sim`: the simulator from a shell. Its exit code tells whether all is well.
-//!
-//! Deliberately not here: anything about the simulated world. The commands only run plans, many at
-//! a time, and print.
+//! Entry point of the binary `cenotaph-sim`. The exit code reports whether a violation was found.
 
 use std::process::ExitCode;
 

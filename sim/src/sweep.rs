@@ -1,5 +1,6 @@
-//! Sweeps: the same plan again and again, with one thing going wrong at every step in turn. And
-//! [`shrink`], which makes a plan that fails small.
+//! Fault sweeps over a plan, and [`shrink`], which reduces a failing plan.
+//!
+//! A sweep runs the plan once for every step and injects a fault at that step.
 
 use cenotaph::ActorKind;
 use proptest::strategy::ValueTree;
@@ -10,45 +11,50 @@ use crate::machine::Act;
 use crate::plan::{Plan, PlanTree};
 use crate::run::{Options, run};
 
-/// What goes wrong at every step in turn.
+/// Kind of fault that a sweep injects at every step in turn.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Sweep {
     /// The world crashes.
     Crash,
-    /// The world crashes, and once more at every step of the opening that follows.
+    /// The world crashes, and crashes once more at every step of the opening that follows.
     CrashAgain,
-    /// Each kind of actor is killed.
+    /// Each kind of actor is killed, in a run of its own.
     Kill,
     /// The actor that takes the step panics.
     Panic,
 }
 
-/// What a sweep found.
+/// Result of a sweep.
 #[derive(Debug, Default)]
 pub struct Swept {
-    /// Runs.
+    /// Number of runs.
     pub runs: u64,
-    /// Plans that violated something, and what.
+    /// Plans with violations, and the violations of each.
     pub failures: Vec<(Plan, Vec<Violation>)>,
-    /// How often each thing happened, over all runs.
+    /// Number of occurrences of each event over all runs.
     pub coverage: Coverage,
 }
 
-/// Runs the sweep of a plan, whose own faults are left out so that its steps are the same each
-/// time. `progress` hears of each run: how many there were, and how many there will be at least.
+/// Runs a sweep of a plan. The faults of the plan itself are removed, so that its steps are the
+/// same in each run. `progress` is called after each run with the number of runs so far and the
+/// least total number of runs.
 pub fn sweep(
     kind: Sweep,
     plan: &Plan,
     options: &Options,
     mut progress: impl FnMut(u64, u64),
 ) -> Swept {
+    // Random faults would draw differently after the injected fault and shift the steps.
     let plan = plan.clone().without_faults();
+    // Steps after the last client belong to the checks of the run, which are the same everywhere.
     let steps = run(&plan, options).steps_of_clients;
     let mut swept = Swept::default();
     for step in 1..=steps {
         for act in acts(kind, plan.setting.shards) {
             let (opened, crashed_at) = swept.run(&plan, &[(step, act)], options);
             if kind == Sweep::CrashAgain {
+                // The second crash is swept up to the first opening after the first crash. If no
+                // engine opened again, there is no step to sweep.
                 let end = opened
                     .into_iter()
                     .find(|&opened| opened > crashed_at)
@@ -66,6 +72,7 @@ pub fn sweep(
     swept
 }
 
+/// Returns the acts that a sweep injects at each step, each in a run of its own.
 fn acts(kind: Sweep, shards: usize) -> Vec<Act> {
     match kind {
         Sweep::Crash | Sweep::CrashAgain => vec![Act::Crash],
@@ -89,7 +96,8 @@ fn acts(kind: Sweep, shards: usize) -> Vec<Act> {
 }
 
 impl Swept {
-    /// Runs the plan with these acts; at which steps it opened, and the step of the first act.
+    /// Runs the plan with these acts. Returns the steps at which an engine opened, and the step of
+    /// the first act.
     fn run(&mut self, plan: &Plan, acts: &[(u64, Act)], options: &Options) -> (Vec<u64>, u64) {
         let plan = Plan {
             acts: acts.to_vec(),
@@ -105,7 +113,7 @@ impl Swept {
     }
 }
 
-/// A smaller plan that still fails, found within so many attempts.
+/// Returns a smaller plan that still fails, found within this number of attempts.
 pub fn shrink(plan: Plan, attempts_max: usize, mut fails: impl FnMut(&Plan) -> bool) -> Plan {
     let mut best = plan.clone();
     let mut tree = PlanTree::new(plan);
@@ -114,6 +122,7 @@ pub fn shrink(plan: Plan, attempts_max: usize, mut fails: impl FnMut(&Plan) -> b
         if !more {
             break;
         }
+        // As in proptest: simplify while the plan fails, complicate when it no longer does.
         let candidate = tree.current();
         if fails(&candidate) {
             best = candidate;

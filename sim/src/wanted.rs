@@ -1,10 +1,10 @@
-//! What must have happened in a large enough set of runs: [`wanted`]. A harness that never sees a
-//! thing is blind to it.
+//! Expected coverage: counters that must be above zero after a large enough set of runs. A workload
+//! that never produces an event can't find a bug in its handling.
 
 use crate::faults::Fault;
 
-/// What must have happened in a large enough set of runs, or they are blind: every fault, every
-/// path of recovery, every answer.
+/// Returns the names of all expected coverage counters: every fault, every recovery path, every
+/// kind of answer.
 pub fn wanted() -> impl Iterator<Item = &'static str> {
     Fault::ALL
         .iter()
@@ -12,7 +12,7 @@ pub fn wanted() -> impl Iterator<Item = &'static str> {
         .chain(PATHS.iter().copied())
 }
 
-/// What is no fault.
+/// Expected counters that are no faults.
 const PATHS: &[&str] = &[
     "blob: landed late",
     "change: recorded again",

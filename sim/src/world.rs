@@ -1,5 +1,5 @@
-//! What answers an [`Env`] in a simulated world: [`SimWorld`]. Time, chance, ids, tasks and
-//! blocking work, all of them functions of the seed.
+//! Implementation of [`World`], the backend of [`Env`], for a simulated world: [`SimWorld`]. Time,
+//! chance, ids, tasks and blocking work are functions of the seed.
 
 use std::io;
 use std::sync::Arc;
@@ -7,31 +7,43 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 #[cfg(feature = "planted")]
-use cenotaph_storage::planted::Bug;
+use cenotaph_storage::decide::{Plan, SwapReply, Written};
+#[cfg(feature = "planted")]
+use cenotaph_storage::planted::{Bug, DecidedStep, DecidedSwap};
 use cenotaph_storage::{Env, Seam, Timestamp, World};
 use futures::future::BoxFuture;
 
 use crate::gate::{Gate, sleep};
+#[cfg(feature = "planted")]
+use crate::mutants;
 
-/// The world of one life.
-pub(crate) struct SimWorld(Arc<Gate>);
+/// Backend of the [`Env`] of an incarnation.
+pub(crate) struct SimWorld {
+    gate: Arc<Gate>,
+    #[cfg(feature = "planted")]
+    mutants: mutants::Mutants,
+}
 
-/// An [`Env`] in the world behind this gate.
+/// Creates an [`Env`] over this scheduler.
 pub(crate) fn env(gate: &Arc<Gate>) -> Env {
-    Env::new(SimWorld(Arc::clone(gate)))
+    Env::new(SimWorld {
+        gate: Arc::clone(gate),
+        #[cfg(feature = "planted")]
+        mutants: mutants::Mutants::default(),
+    })
 }
 
 impl World for SimWorld {
     fn now(&self) -> Timestamp {
-        Timestamp::from_millis(self.0.machine().time_of_day_ms())
+        Timestamp::from_millis(self.gate.machine().time_of_day_ms())
     }
 
     fn monotonic(&self) -> Duration {
-        self.0.machine().elapsed()
+        self.gate.machine().elapsed()
     }
 
     fn random_u64(&self) -> u64 {
-        self.0.machine().random_id()
+        self.gate.machine().random_id()
     }
 
     fn sleep(&self, duration: Duration) -> BoxFuture<'static, ()> {
@@ -39,17 +51,19 @@ impl World for SimWorld {
     }
 
     fn spawn(&self, task: BoxFuture<'static, ()>) {
-        let gate = Arc::clone(&self.0);
-        self.0.spawn("a task", async move {
+        let gate = Arc::clone(&self.gate);
+        self.gate.spawn("a task", async move {
             gate.pass("task begins", String::new).await;
             task.await;
         });
     }
 
-    /// Nobody can cancel it, and nobody waits for it but the world.
+    /// Runs blocking work as a task of the world. Like a real blocking call, the work can't be
+    /// cancelled.
     fn blocking(&self, work: Box<dyn FnOnce() + Send>) {
-        let gate = Arc::clone(&self.0);
-        self.0.spawn("blocking work", async move {
+        let gate = Arc::clone(&self.gate);
+        self.gate.spawn("blocking work", async move {
+            // The work itself is a single step: it can't be interrupted half-way.
             gate.pass("blocking work", String::new).await;
             work();
         });
@@ -59,8 +73,8 @@ impl World for SimWorld {
         self.spawn(task);
     }
 
-    /// Only real fjall asks for one, and the world waits for it whenever it gives it something to
-    /// do.
+    /// Starts a real thread. Only real fjall asks for threads, and the world waits for each request
+    /// it makes of them.
     #[expect(
         clippy::disallowed_methods,
         reason = "the thread is fjall's, and not part of the world"
@@ -72,15 +86,17 @@ impl World for SimWorld {
     }
 
     fn pass(&self, seam: Seam) -> Option<BoxFuture<'static, ()>> {
-        let gate = Arc::clone(&self.0);
+        let gate = Arc::clone(&self.gate);
         Some(Box::pin(async move {
             gate.pass(seam_name(seam), String::new).await;
         }))
     }
 
+    /// Names the timeline lane of an actor. A restarted actor continues on its lane.
     fn actor_started(&self, kind: &'static str, number: Option<usize>) {
-        let mut state = self.0.machine().state();
-        // Uploads come and go: a few lanes, taken in turn, are enough to see them side by side.
+        let mut state = self.gate.machine().state();
+        // Uploads are short-lived and many. They share a few lanes in turn, enough to show
+        // concurrent ones next to each other.
         let number = number.or_else(|| (kind == "upload").then(|| state.next_upload()));
         let name = number.map_or_else(|| kind.to_owned(), |number| format!("{kind} {number}"));
         state.trace.name_lane(name, true);
@@ -88,10 +104,25 @@ impl World for SimWorld {
 
     #[cfg(feature = "planted")]
     fn planted(&self, bug: Bug) -> bool {
-        self.0.machine().is_planted(bug)
+        self.gate.machine().is_planted(bug)
+    }
+
+    #[cfg(feature = "planted")]
+    fn tamper_swap(&self, decided: DecidedSwap<'_>, plan: &mut Plan<SwapReply>) {
+        if let Some(bug) = self.gate.machine().planted() {
+            self.mutants.tamper_swap(bug, decided, plan);
+        }
+    }
+
+    #[cfg(feature = "planted")]
+    fn tamper_step(&self, decided: DecidedStep<'_>, plan: &mut Plan<Option<Written>>) {
+        if let Some(bug) = self.gate.machine().planted() {
+            mutants::tamper_step(bug, decided, plan);
+        }
     }
 }
 
+/// Returns the name of a sync point in the timeline.
 const fn seam_name(seam: Seam) -> &'static str {
     match seam {
         Seam::UploadBeforeRecord => "upload: before record",

@@ -1,10 +1,10 @@
-//! The simulator, tested: its index keeps the contract of any index, its worlds are functions of
-//! their seeds, its workload finds what is planted, and nothing where nothing is.
+//! Tests of the simulator: its index keeps the contract of every index, its worlds are functions of
+//! their seeds, and its workload finds every planted bug and nothing else.
 
 #![expect(
     clippy::unwrap_used,
     clippy::print_stdout,
-    reason = "a failure is what a test is for, and it may speak"
+    reason = "a test may panic, and its output explains a failure"
 )]
 
 #[path = "main/binary.rs"]

@@ -1,25 +1,27 @@
-//! Syncs of directories, which some file systems refuse.
+//! Syncs directories, also on file systems that do not support it.
 //!
-//! Guards that a store on a share (SMB, some FUSE) works: where a directory can't be synced, its
-//! entries are as durable as that file system makes them, and there is nothing to be done about it.
-//! Files are synced without this.
+//! Lets a store work on a share (SMB, some FUSE) whose directories cannot be synced. Directory
+//! entries there are as durable as the file system makes them. Files are synced without this
+//! module.
 
 use std::fs::File;
 use std::io;
 use std::path::Path;
 
-/// Makes the entries of a directory durable, as far as its file system can.
+/// Makes the entries of a directory durable, if its file system supports it.
 ///
 /// # Errors
-/// Those of the sync, but for EINVAL and ENOTSUP: the file system has no sync of directories.
+/// The errors of the sync, except EINVAL and ENOTSUP, by which a file system reports that it cannot
+/// sync directories.
 pub(crate) fn sync_directory(opened: &File) -> io::Result<()> {
     match opened.sync_all() {
+        // Tolerated for directories only: on anything else these errors indicate a bug.
         Err(error) if has_no_directory_sync(&error) && opened.metadata()?.is_dir() => Ok(()),
         synced => synced,
     }
 }
 
-/// As [`sync_directory`], of the directory at this path.
+/// Syncs the directory at this path, as [`sync_directory`] does.
 pub(crate) fn sync_directory_at(path: &Path) -> io::Result<()> {
     sync_directory(&File::open(path)?)
 }
@@ -36,7 +38,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_a_refusal_is_tolerated() {
+    fn only_missing_support_is_tolerated() {
         for (errno, is_tolerated) in [(22, true), (95, true), (5, false), (28, false)] {
             assert_eq!(
                 has_no_directory_sync(&io::Error::from_raw_os_error(errno)),
@@ -49,7 +51,7 @@ mod tests {
         assert!(sync_directory_at(&dir.path().join("missing")).is_err());
         assert!(
             sync_directory_at(Path::new("/dev/null")).is_err(),
-            "it refuses a sync, and is no directory"
+            "the device cannot be synced and is not a directory"
         );
     }
 }

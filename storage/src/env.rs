@@ -16,6 +16,7 @@ use futures::future::BoxFuture;
 use tokio::sync::oneshot;
 use uuid::Uuid;
 
+use crate::decide::{Plan, SessionSwap, SessionView, Swap, SwapReply, SwapView, Written};
 use crate::error::{Error, ErrorKind, Result};
 use crate::multipart::UploadId;
 use crate::word::{OperationId, RevisionId, StoreId, Timestamp};
@@ -81,6 +82,22 @@ pub trait World: Send + Sync + 'static {
     fn planted(&self, bug: crate::planted::Bug) -> bool {
         let _ = bug;
         false
+    }
+
+    /// Changes the plan of a swap, to plant a [`Bug`](crate::planted::Bug) in it.
+    #[cfg(feature = "planted")]
+    fn tamper_swap(&self, decided: crate::planted::DecidedSwap<'_>, plan: &mut Plan<SwapReply>) {
+        let _ = (decided, plan);
+    }
+
+    /// Changes the plan of a step of an upload, to plant a [`Bug`](crate::planted::Bug) in it.
+    #[cfg(feature = "planted")]
+    fn tamper_step(
+        &self,
+        decided: crate::planted::DecidedStep<'_>,
+        plan: &mut Plan<Option<Written>>,
+    ) {
+        let _ = (decided, plan);
     }
 }
 
@@ -371,6 +388,36 @@ impl Env {
     #[cfg(not(feature = "planted"))]
     pub const fn planted(&self, _: crate::planted::Bug) -> bool {
         false
+    }
+
+    /// Lets the world change the plan of a swap. Does nothing without the feature `planted`.
+    pub fn tamper_swap(
+        &self,
+        swap: &Swap,
+        view: &SwapView,
+        now: Timestamp,
+        plan: &mut Plan<SwapReply>,
+    ) {
+        #[cfg(feature = "planted")]
+        self.world
+            .tamper_swap(crate::planted::DecidedSwap { swap, view, now }, plan);
+        #[cfg(not(feature = "planted"))]
+        let _ = (swap, view, now, plan);
+    }
+
+    /// Lets the world change the plan of a step of an upload. Does nothing without the feature
+    /// `planted`.
+    pub fn tamper_step(
+        &self,
+        step: &SessionSwap,
+        view: &SessionView,
+        plan: &mut Plan<Option<Written>>,
+    ) {
+        #[cfg(feature = "planted")]
+        self.world
+            .tamper_step(crate::planted::DecidedStep { step, view }, plan);
+        #[cfg(not(feature = "planted"))]
+        let _ = (step, view, plan);
     }
 
     /// Passes a sync point. See [`World::pass`].

@@ -1,8 +1,8 @@
 //! The storage layer of Cenotaph: basic types, stored values, pure decisions, and the two tiers.
 //!
 //! Reading order: `id` and `word` (basic types), [`env`](crate::Env) (time, randomness, tasks and
-//! threads), `rows` (stored values), `swap` (pure decisions), `index` and `blobs` (the two tiers),
-//! `read` (lookup and reading of objects), `scrub` (verification of all stored data).
+//! threads), `rows` (stored values), `decide` (pure decisions), `index` and `blobs` (the two
+//! tiers), `read` (lookup and reading of objects), `scrub` (verification of all stored data).
 //!
 //! Guards the storage half of I1 to I9; ARCHITECTURE.md has the table of invariants. Actors and
 //! their tasks are in the crate `actors`. The only long-lived thread of this crate is the committer
@@ -10,6 +10,7 @@
 
 pub mod blobs;
 mod checksum;
+pub mod decide;
 mod digest;
 mod directory_sync;
 mod env;
@@ -27,7 +28,6 @@ mod read;
 pub mod rows;
 pub mod salvage;
 pub mod scrub;
-pub mod swap;
 mod uploads;
 mod word;
 

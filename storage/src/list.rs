@@ -1,14 +1,14 @@
-//! Listings: [`Reads::list`], one page of a namespace's objects in the order of their keys.
+//! Lists the objects of a namespace in the order of their keys, page by page: [`Reads::list`].
 //!
 //! ```text
-//! keys       a/1  a/2  b  c/1  c/2  d      prefix "", delimiter '/'
-//! entries    a/        b  c/        d      objects and common prefixes, ordered by name
-//! scan       a/1 ─seek─> b  c/1 ─seek─> d  a common prefix costs one seek, however many keys it holds
+//! keys       a/1  a/2  b  c/1  c/2  d       prefix "", delimiter '/'
+//! entries    a/        b  c/        d       objects and common prefixes, ordered by name
+//! scan       a/1 ─seek─> b  c/1 ─seek─> d   a common prefix costs a single seek
 //! ```
 //!
-//! A page is read from one snapshot, so that it shows one state (I7). Two pages are two snapshots:
-//! what is written between them shows up if its name lies behind the last page's. Deliberately not
-//! here: payloads, which a listing never reads.
+//! A page is read from a single snapshot, so it shows a consistent state (I7). Each page has its
+//! own snapshot: an object written between two pages is listed if its name follows the last name of
+//! the earlier page. A listing never reads payloads.
 
 use std::ops::Bound;
 
@@ -21,57 +21,58 @@ use crate::read::{Head, Reads};
 use crate::rows::Row;
 use crate::word::Timestamp;
 
-/// Most rows that one scan brings: what a page holds in memory beside its entries.
+/// Most rows that a scan reads. Limits the memory that a page takes besides its entries.
 const CHUNK_ROWS_MAX: usize = 256;
-/// Rows that the first scan after a seek brings. Each further one brings twice as many, so that a
-/// listing of common prefixes reads few rows in vain, and one of objects needs few scans.
+/// Number of rows that the first scan after a seek reads. Each further scan reads twice as many. So
+/// a listing of common prefixes reads few useless rows, and a listing of objects needs few scans.
 const CHUNK_ROWS_AFTER_SEEK: usize = 4;
 
-/// What to list.
+/// Parameters of a page of a listing.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ListRequest {
-    /// Of which namespace.
+    /// Namespace to list.
     pub namespace: Namespace,
-    /// Only keys that begin with this. All of them if it is empty.
+    /// Prefix of the keys to list; all keys if it is empty.
     pub prefix: String,
-    /// Where a key has this after the prefix, it is not listed itself: all keys that are the same
-    /// up to and including it are listed as one [`Entry::Prefix`].
+    /// Delimiter of common prefixes. Keys that contain the delimiter behind `prefix` are not listed
+    /// themselves. Instead, all keys that are equal up to and including the delimiter are listed as
+    /// a single [`Entry::Prefix`].
     pub delimiter: Option<char>,
-    /// Only entries whose [name](Entry::name) is greater than this, in the order of bytes. A common
-    /// prefix is an entry like any other: one that is equal to this, or that this begins with, is
-    /// not greater, and neither it nor any of its keys is listed.
+    /// Lower bound, exclusive: only entries whose [name](Entry::name) is greater in the order of
+    /// bytes are listed. This applies to common prefixes, too: a common prefix that equals
+    /// `start_after`, or with which `start_after` begins, is not listed, and neither are its keys.
     pub start_after: Option<String>,
     /// Most entries in the page, 1 to
     /// [`ReadLimits::list_page_max`](crate::ReadLimits::list_page_max).
     pub limit: usize,
-    /// What happens where a file of the index is damaged.
+    /// Behavior if a file of the index is damaged.
     pub on_damage: OnDamage,
 }
 
-/// What a listing does where a file of the index is damaged, so that a range of rows can't be read.
+/// Behavior of a listing if a file of the index is damaged and a range of rows cannot be read.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum OnDamage {
-    /// It fails: no caller gets fewer objects without an error.
+    /// The listing fails. No caller receives an incomplete listing without an error.
     #[default]
     Fail,
-    /// It goes on behind the range, which is in [`ListPage::unreadable`].
+    /// The listing continues behind the range and adds it to [`ListPage::unreadable`].
     StepOver,
 }
 
-/// Some entries, in the order of their names.
+/// A page of entries, in the order of their names.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ListPage {
-    /// The entries.
+    /// Entries of the page.
     pub entries: Vec<Entry>,
-    /// The `start_after` that gives the next page: the last entry's name. None if there are no more
-    /// entries.
+    /// Value of `start_after` for the next page: the name of the last entry. `None` on the last
+    /// page.
     pub next: Option<String>,
-    /// Rows that could not be read, and whose objects are not among the entries. Always empty
-    /// unless the listing was asked to [step over](OnDamage::StepOver) them.
+    /// Ranges of rows that could not be read; their objects are missing in `entries`. Always empty
+    /// unless the listing [steps over](OnDamage::StepOver) them.
     pub unreadable: Vec<UnreadableRange>,
 }
 
-/// What a listing is made of.
+/// An entry of a listing.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[expect(
     clippy::large_enum_variant,
@@ -80,13 +81,13 @@ pub struct ListPage {
 pub enum Entry {
     /// An object.
     Object(Head),
-    /// What the keys of some objects begin with, up to and including the delimiter.
+    /// Common prefix of the keys of some objects, up to and including the delimiter.
     Prefix(String),
 }
 
 impl Entry {
-    /// Its name: the object's key, or the common prefix. Entries are ordered by it, and no two
-    /// share one.
+    /// Returns the name of the entry: the key of the object, or the common prefix. Entries are
+    /// ordered by name, and names are unique.
     pub fn name(&self) -> &str {
         match self {
             Self::Object(head) => head.id.key(),
@@ -96,16 +97,17 @@ impl Entry {
 }
 
 impl Reads {
-    /// One page of a listing.
+    /// Returns a page of a listing.
     ///
-    /// It costs what it returns, and what has expired between and is not removed yet: a common
-    /// prefix is one seek, whatever it holds. What was deleted costs the first scan that crosses it
-    /// some 0.7 µs for each key, and later ones nothing.
+    /// The cost is proportional to the entries returned, plus expired objects between them that are
+    /// not removed yet. A common prefix costs a single seek, however many keys it has. Deleted keys
+    /// cost the first scan that crosses them about 0.7 µs each, and later scans nothing.
     ///
     /// # Errors
-    /// [`ErrorKind::Invalid`] if the limit is 0 or too high, [`ErrorKind::Corrupt`] or
-    /// [`ErrorKind::UnknownFormat`] if a row can't be decoded, [`ErrorKind::Corrupt`] if rows can't
-    /// be read and are not to be stepped over, and whatever the index says.
+    /// - [`ErrorKind::Invalid`] if the limit is 0 or too high.
+    /// - [`ErrorKind::Corrupt`] or [`ErrorKind::UnknownFormat`] if a row cannot be decoded.
+    /// - [`ErrorKind::Corrupt`] if rows cannot be read and [`OnDamage::Fail`] is set.
+    /// - The errors of the index.
     pub async fn list(&self, request: ListRequest) -> Result<ListPage> {
         self.check_limit(request.limit)?;
         let Some(mut listing) = Listing::new(&request) else {
@@ -115,13 +117,15 @@ impl Reads {
                 unreadable: Vec::new(),
             });
         };
-        // One moment for the whole page: what expires together is listed together.
+        // The same time for the whole page, so that objects that expire together are listed
+        // together.
         let now = self.now();
         listing.run(&*self.index().snapshot()?, now).await?;
         if listing.passed_over
             && let Some(again) = Listing::new(&request)
         {
-            // What has expired may have been extended in time, and not be durable yet.
+            // The deadline of an expired object may have been extended in time by a batch that is
+            // not durable yet. So the page is read again after all submitted batches are durable.
             self.let_settle().await;
             listing = again;
             listing.run(&*self.index().snapshot()?, now).await?;
@@ -130,27 +134,28 @@ impl Reads {
     }
 }
 
-/// A page in the making.
+/// State of a page that is being read.
 struct Listing {
-    /// What the encoded id of every listed key begins with: the namespace's bytes, then the prefix.
+    /// Common beginning of the encoded ids to list: the namespace, then the key prefix.
     prefix: Bytes,
-    /// Where in an encoded id the key begins.
+    /// Offset of the key in an encoded id.
     key_at: usize,
     delimiter: Option<Vec<u8>>,
-    /// What is still to be scanned.
+    /// Start of the rows that have not been scanned.
     start: Bound<Bytes>,
+    /// End of the rows to scan.
     end: Bound<Bytes>,
     entries: Vec<Entry>,
     on_damage: OnDamage,
     unreadable: Vec<UnreadableRange>,
-    /// Whether there were rows that had expired.
+    /// True if expired rows were skipped.
     passed_over: bool,
-    /// One more than the page holds: it tells whether there is a next one.
+    /// Number of entries to read: the limit of the page plus 1, to find out if there are more.
     wanted: usize,
 }
 
 impl Listing {
-    /// None if no key can match.
+    /// Creates the state of a request, or returns `None` if no key can match.
     fn new(request: &ListRequest) -> Option<Self> {
         if request.prefix.len() > KEY_BYTES_MAX {
             return None;
@@ -179,9 +184,11 @@ impl Listing {
         }
     }
 
-    /// Moves the start behind every entry whose name is at most `name`. False if none is left.
+    /// Moves the start behind all entries whose name is at most `name`. Returns false if no entry
+    /// can remain.
     fn begin_after(&mut self, name: &str) -> bool {
-        // No key is longer than this, so that cutting the rest off moves no key to the other side.
+        // No key is longer than `KEY_BYTES_MAX`, so truncating `name` does not change which keys
+        // are greater.
         let name = &name.as_bytes()[..name.len().min(KEY_BYTES_MAX)];
         let after: Bytes = [&self.prefix[..self.key_at], name].concat().into();
         if after < self.prefix {
@@ -199,7 +206,8 @@ impl Listing {
         }
     }
 
-    /// Moves the start behind every key that begins with `common`. False if none is left.
+    /// Moves the start behind all keys that begin with `common`. Returns false if no key can
+    /// remain.
     fn skip(&mut self, common: &[u8]) -> bool {
         match successor(common) {
             Some(next) => {
@@ -210,8 +218,8 @@ impl Listing {
         }
     }
 
-    /// The part of an encoded id up to and including the first delimiter after the prefix; none if
-    /// it has none.
+    /// Returns the part of an encoded id up to and including the first delimiter behind the prefix,
+    /// or `None` if there is no delimiter.
     fn common_prefix(&self, encoded: &Bytes) -> Option<Bytes> {
         let delimiter = self.delimiter.as_deref()?;
         let at = encoded
@@ -221,7 +229,9 @@ impl Listing {
         Some(encoded.slice(..self.prefix.len() + at + delimiter.len()))
     }
 
+    /// Scans rows until the page is full or the range ends.
     async fn run(&mut self, snapshot: &dyn Snapshot, now: Timestamp) -> Result<()> {
+        // Without a delimiter there are no seeks, so the scans are large from the beginning.
         let mut chunk_rows = if self.delimiter.is_some() {
             CHUNK_ROWS_AFTER_SEEK
         } else {
@@ -252,11 +262,15 @@ impl Listing {
         Ok(())
     }
 
-    /// Notes rows that can't be read, and moves the start behind them.
+    /// Records rows that cannot be read, and moves the start behind them.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Corrupt`] if [`OnDamage::Fail`] is set.
     fn step_over(&mut self, unreadable: UnreadableRange) -> Result<()> {
         if self.on_damage == OnDamage::Fail {
             return Err(unreadable.into_error("list"));
         }
+        // The start may already be behind the range, if a common prefix was skipped.
         let is_behind = |to: &Bytes| match &self.start {
             Bound::Included(start) | Bound::Excluded(start) => to > start,
             Bound::Unbounded => true,
@@ -268,7 +282,8 @@ impl Listing {
         Ok(())
     }
 
-    /// Turns scanned rows into entries and moves the start behind them. None if nothing can follow.
+    /// Converts scanned rows into entries and moves the start behind them. Returns `None` if no row
+    /// can follow.
     fn take(&mut self, rows: Vec<(Bytes, Bytes)>, now: Timestamp) -> Result<Option<Seek>> {
         let mut within: Option<Bytes> = None;
         for (key, value) in rows {
@@ -301,14 +316,15 @@ impl Listing {
         })
     }
 
-    /// A common prefix as text. It ends behind a whole character of a key, which is text.
+    /// Converts a common prefix into text.
     fn name(&self, common: &Bytes) -> Result<String> {
-        // A common prefix is never empty and no longer than its key: it is itself an encoded id.
+        // A common prefix is itself a valid encoded id: it is not empty, not longer than its key,
+        // and ends behind a whole character.
         ObjectId::decode(common)
             .map(|id| id.key().to_owned())
             .map_err(|error| {
-                Error::new(ErrorKind::Corrupt, "list", "a row's key is no object id")
-                    .with_source(error)
+                let message = "the key of a row is not an object id";
+                Error::new(ErrorKind::Corrupt, "list", message).with_source(error)
             })
     }
 
@@ -317,7 +333,7 @@ impl Listing {
         self.entries.truncate(limit);
         let last = self.entries.last().filter(|_| has_next);
         if let Some(last) = last {
-            // What lies behind the last entry is on the next page.
+            // Ranges behind the last entry are reported by the next page.
             let end = [&self.prefix[..self.key_at], last.name().as_bytes()].concat();
             let is_group = matches!(last, Entry::Prefix(_));
             self.unreadable
@@ -332,11 +348,11 @@ impl Listing {
     }
 }
 
-/// Where the scan goes on.
+/// Position at which the scan continues.
 enum Seek {
-    /// At the next row.
+    /// The next row.
     Next,
-    /// Behind a common prefix, whose keys may be many.
+    /// The first row behind a common prefix, which may have many keys.
     Behind,
 }
 

@@ -1,4 +1,4 @@
-//! Claims about listings, most of them against a naive model.
+//! Tests of listings, most of them against a naive model.
 
 use std::collections::BTreeSet;
 
@@ -24,7 +24,7 @@ fn request(
     }
 }
 
-/// Must be called within a runtime.
+/// Creates a store with these keys. Must be called within a runtime.
 fn store<'a>(keys: impl IntoIterator<Item = &'a str>) -> Store {
     let store = Store::new(ReadLimits {
         list_page_max: 1000,
@@ -50,7 +50,8 @@ async fn names(store: &Store, request: ListRequest) -> Vec<String> {
         .collect()
 }
 
-/// Names of all entries: grouping every key on its own, then sorting out.
+/// Returns the names of all entries, and true for common prefixes. The naive model: groups each key
+/// by itself, then filters.
 fn model(
     keys: &BTreeSet<String>,
     prefix: &str,
@@ -72,7 +73,7 @@ fn model(
         .collect()
 }
 
-/// Walks all pages, with limits taken in turn from `limits`.
+/// Reads all pages, with the limits in turn.
 async fn walk(store: &Store, first: ListRequest, limits: &[usize]) -> Vec<(String, bool)> {
     let mut walked = Vec::new();
     let mut request = first;
@@ -110,7 +111,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(400))]
 
     #[test]
-    fn walking_pages_of_any_size_gives_what_grouping_gives(
+    fn pages_of_any_size_match_the_model(
         keys in proptest::collection::btree_set("[a-b/é]{1,5}", 0..40),
         prefix in "[a-b/é]{0,2}",
         delimiter in prop_oneof![Just(None), Just(Some('/')), Just(Some('a')), Just(Some('é'))],
@@ -126,7 +127,7 @@ proptest! {
 }
 
 #[tokio::test]
-async fn a_common_prefix_is_listed_once_and_never_again() {
+async fn common_prefix_is_listed_once() {
     let store = store(["a", "a/1", "a/2", "a/b/3", "b/1", "c"]);
     assert_eq!(
         names(&store, request("", Some('/'), None, 9)).await,
@@ -151,7 +152,7 @@ async fn a_common_prefix_is_listed_once_and_never_again() {
 }
 
 #[tokio::test]
-async fn a_page_tells_whether_there_is_another() {
+async fn page_names_the_next_page_if_there_are_more_entries() {
     let store = store(["a", "b/1", "b/2"]);
     let next = async |limit| {
         store
@@ -165,13 +166,13 @@ async fn a_page_tells_whether_there_is_another() {
     assert_eq!(
         next(2).await,
         None,
-        "a page that is just full is the last one"
+        "a page that is exactly full is the last page"
     );
     assert_eq!(next(3).await, None);
 }
 
 #[tokio::test]
-async fn a_listing_stays_within_its_namespace() {
+async fn listing_stays_within_its_namespace() {
     let store = store(["k"]);
     let other = Namespace::new("default")
         .unwrap()
@@ -193,7 +194,7 @@ async fn a_listing_stays_within_its_namespace() {
 }
 
 #[tokio::test]
-async fn a_common_prefix_costs_one_seek_whatever_it_holds() {
+async fn common_prefix_costs_one_seek() {
     let keys: Vec<_> = (0..50)
         .flat_map(|group| (0..100).map(move |n| format!("{group:02}/{n:03}")))
         .collect();
@@ -210,7 +211,7 @@ async fn a_common_prefix_costs_one_seek_whatever_it_holds() {
 }
 
 #[tokio::test]
-async fn a_page_of_objects_reads_hardly_more_rows_than_it_returns() {
+async fn page_of_objects_reads_one_row_more_than_it_returns() {
     let keys: Vec<_> = (0..900).map(|n| format!("{n:03}")).collect();
     for delimiter in [None, Some('/')] {
         let store = store(keys.iter().map(String::as_str));
@@ -223,7 +224,7 @@ async fn a_page_of_objects_reads_hardly_more_rows_than_it_returns() {
 }
 
 #[tokio::test]
-async fn limits_outside_of_the_allowed_are_invalid() {
+async fn limits_out_of_range_are_invalid() {
     let store = store(["a"]);
     for limit in [0, 1001] {
         let error = store
@@ -243,7 +244,7 @@ async fn limits_outside_of_the_allowed_are_invalid() {
 }
 
 #[tokio::test]
-async fn names_longer_than_any_key_are_no_trouble() {
+async fn names_longer_than_any_key_are_accepted() {
     let longest = "k".repeat(KEY_BYTES_MAX);
     let store = store([longest.as_str(), "l"]);
     assert!(
@@ -274,7 +275,7 @@ async fn names_longer_than_any_key_are_no_trouble() {
 }
 
 #[tokio::test]
-async fn a_row_that_cannot_be_decoded_fails_the_page_and_is_named() {
+async fn row_that_cannot_be_decoded_fails_the_page() {
     let store = store(["a"]);
     let id = ObjectId::try_from("b").unwrap();
     let mut batch = crate::index::Batch::new();

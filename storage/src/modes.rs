@@ -1,13 +1,13 @@
-//! Permission bits of the directories and files that a store creates.
+//! Permission bits of the directories and files that a store creates: [`Modes`].
 //!
 //! ```text
-//! created here            the mode goes with the call that creates it, so that no moment has a wider one
-//! created by a library    fjall's first files: narrowed before the new index is there under its name
-//!                         blobs: created here, empty, and filled by OpenDAL
+//! created by this crate   the creating call sets the mode, so no file ever has a wider mode
+//! created by a library    fjall's first files: narrowed before the new index gets its name
+//!                         blobs: created empty by this crate, then filled by OpenDAL
 //! ```
 //!
-//! As for every file that is created, the umask of the process takes further bits away; it is never
-//! changed. Whatever is there already keeps its mode. Outside of Unix nothing of this applies.
+//! The umask of the process, which this crate never changes, removes further bits. Existing files
+//! keep their modes. Modes have no effect on platforms other than Unix.
 
 use std::fs::{self, DirBuilder, OpenOptions};
 use std::io;
@@ -17,11 +17,12 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, ErrorKind, Result};
 
-/// Permission bits of new directories and files. In a configuration file they are octal texts:
-/// `"0700"`.
+/// Permission bits of new directories and files. In a configuration they are strings of octal
+/// digits, such as `"0700"`.
 ///
 /// ```
-/// let modes: cenotaph_storage::Modes = serde_json::from_str(r#"{ "directory": "0750", "file": "0640" }"#)?;
+/// let json = r#"{ "directory": "0750", "file": "0640" }"#;
+/// let modes: cenotaph_storage::Modes = serde_json::from_str(json)?;
 /// assert_eq!((modes.directory, modes.file), (0o750, 0o640));
 /// assert_eq!(cenotaph_storage::Modes::default().directory, 0o700);
 /// # Ok::<(), serde_json::Error>(())
@@ -29,11 +30,11 @@ use crate::error::{Error, ErrorKind, Result};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Modes {
-    /// Bits of a new directory, `0o700` to `0o777`. `0o700` by default: nobody but the owner gets
-    /// at anything below it.
+    /// Bits of a new directory, `0o700` to `0o777`. The default `0o700` gives access to the owner
+    /// only.
     #[serde(with = "octal")]
     pub directory: u32,
-    /// Bits of a new file, `0o600` to `0o666`. `0o600` by default.
+    /// Bits of a new file, `0o600` to `0o666`. Default `0o600`.
     #[serde(with = "octal")]
     pub file: u32,
 }
@@ -48,13 +49,14 @@ impl Default for Modes {
 }
 
 impl Modes {
-    /// Checks that the owner can use what is created, and that the bits are permissions of their
-    /// kind. `field` names the setting.
+    /// Checks that the owner has access, and that the bits are valid permissions of a directory and
+    /// a file. `field` is the name of the setting in the error.
     ///
     /// # Errors
-    /// [`ErrorKind::Invalid`].
+    /// [`ErrorKind::Invalid`] if a mode is out of its range.
     pub fn check(&self, field: &str) -> Result<()> {
         let wrong = |name: &str, mode: u32, least: u32, most: u32| {
+            // The owner needs all bits of `least`, and bits outside of `most` are not permissions.
             let is_wrong = mode & least != least || mode & !most != 0;
             is_wrong.then(|| {
                 format!("{field}.{name} must be from 0{least:o} to 0{most:o}: {name}=0{mode:o}")
@@ -67,7 +69,7 @@ impl Modes {
         }
     }
 
-    /// Creates a directory and those above it that are missing.
+    /// Creates a directory and its missing parents.
     ///
     /// # Errors
     /// Errors of the file system.
@@ -78,12 +80,12 @@ impl Modes {
     /// Creates a directory.
     ///
     /// # Errors
-    /// Errors of the file system, absence of the parent and presence of the directory included.
+    /// Errors of the file system; also if the parent is missing or the directory exists.
     pub(crate) fn create_dir(self, path: &Path) -> io::Result<()> {
         self.directories().create(path)
     }
 
-    /// Options with which a new file gets its mode.
+    /// Returns options that create a file with its mode.
     #[cfg_attr(not(unix), expect(clippy::unused_self, reason = "there are no modes"))]
     pub(crate) fn file_options(self) -> OpenOptions {
         let mut options = OpenOptions::new();
@@ -92,7 +94,7 @@ impl Modes {
         options
     }
 
-    /// Creates a file, or empties the one that is there, and opens it for writing.
+    /// Creates a file or truncates an existing file, and opens it for writing.
     ///
     /// # Errors
     /// Errors of the file system.
@@ -104,14 +106,15 @@ impl Modes {
             .open(path)
     }
 
-    /// Takes from a directory that was just created, and from all below it, the bits that they
-    /// should not have.
+    /// Removes excess permission bits from a directory that was just created and from everything
+    /// below it.
     ///
     /// # Errors
-    /// Errors of the file system. That it keeps no modes is none.
+    /// Errors of the file system. A file system without permission bits is not an error.
     pub(crate) fn narrow_tree(self, dir: &Path) -> io::Result<()> {
         for entry in fs::read_dir(dir)? {
             let entry = entry?;
+            // Symbolic links are skipped: their targets may be outside of the directory.
             let kind = entry.file_type()?;
             if kind.is_dir() {
                 self.narrow_tree(&entry.path())?;
@@ -139,16 +142,18 @@ fn narrow(path: &Path, mode: u32) -> io::Result<()> {
     if found & 0o777 & !mode == 0 {
         return Ok(());
     }
+    // The bits above 0o777 (setuid, setgid, sticky) are kept.
     permissions.set_mode(found & (mode | 0o7000));
     match fs::set_permissions(path, permissions) {
-        // FAT and many shares keep no modes: what they show is a setting of the mount.
+        // FAT and many network shares store no modes; they report a mode of the mount options.
         Err(error)
             if matches!(
                 error.kind(),
                 io::ErrorKind::PermissionDenied | io::ErrorKind::Unsupported
             ) =>
         {
-            tracing::warn!(%error, path = %path.display(), "the file system does not keep permission bits");
+            let path = path.display();
+            tracing::warn!(%error, %path, "the file system does not store permission bits");
             Ok(())
         }
         narrowed => narrowed,
@@ -160,7 +165,7 @@ fn narrow(_: &Path, _: u32) -> io::Result<()> {
     Ok(())
 }
 
-/// Modes as people write them.
+/// Serialization of modes as strings of octal digits.
 mod octal {
     use serde::de::Error;
     use serde::{Deserialize, Deserializer, Serializer};
@@ -174,6 +179,7 @@ mod octal {
     }
 
     pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u32, D::Error> {
+        // Both `0700` and `0o700` are accepted.
         let text = std::borrow::Cow::<'de, str>::deserialize(deserializer)?;
         u32::from_str_radix(text.trim_start_matches("0o"), 8).map_err(|_| {
             D::Error::custom(format_args!(
@@ -191,14 +197,14 @@ mod tests {
 
     fn mode(path: &Path) -> u32 {
         fs::metadata(path)
-            .expect("it was made")
+            .expect("the path exists")
             .permissions()
             .mode()
             & 0o777
     }
 
     #[test]
-    fn modes_that_lock_the_owner_out_or_are_none_are_invalid() {
+    fn modes_without_owner_access_are_invalid() {
         Modes::default().check("index.modes").unwrap();
         Modes {
             directory: 0o777,
@@ -233,13 +239,11 @@ mod tests {
     }
 
     #[test]
-    fn narrowing_takes_bits_and_gives_none() {
+    fn narrowing_removes_bits_and_adds_none() {
         let dir = tempfile::tempdir().unwrap();
-        let (inner, wide, close) = (
-            dir.path().join("inner"),
-            dir.path().join("inner/wide"),
-            dir.path().join("close"),
-        );
+        let inner = dir.path().join("inner");
+        let wide = dir.path().join("inner/wide");
+        let close = dir.path().join("close");
         fs::create_dir(&inner).unwrap();
         fs::write(&wide, b"").unwrap();
         fs::write(&close, b"").unwrap();
@@ -259,7 +263,7 @@ mod tests {
     }
 
     #[test]
-    fn modes_are_octal_in_a_configuration() {
+    fn modes_are_octal_in_configurations() {
         let modes = Modes {
             directory: 0o750,
             ..Modes::default()

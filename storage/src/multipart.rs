@@ -2,7 +2,7 @@
 //! [`PartEtag`].
 //!
 //! The stored records are in `rows/session.rs` and `rows/part.rs`, the transitions of an upload in
-//! `swap/session.rs`.
+//! `decide/session.rs`.
 
 use std::fmt;
 use std::str::FromStr;

@@ -1,30 +1,32 @@
-//! Whether a blob tier belongs to the store that is opened over it: the decision `decide`, and
-//! [`Claim`], which carries it out before any blob is read or deleted.
+//! Checks that a blob tier belongs to the store that is opened over it: [`Claim`], and `decide`,
+//! which it carries out before any blob is read or deleted.
 //!
 //! ```text
-//! the index has         marker in the tier     the tier is             otherwise
-//! Claimed(id)           id                     opened
-//! Claimed(id)           none                   -                       Unavailable: is its disk mounted?
-//! Pending(id)           id                     opened
-//! Pending(id)           none, or unfinished    taken if plausible      Invalid; Unavailable if it is empty
-//! no record             none                   taken if plausible      Invalid; Unavailable if it is empty
-//! anything              of another store       -                       Invalid
-//! anything              unreadable             -                       Corrupt, UnknownFormat
+//! record in the index   marker in the tier    decision             error
+//! Claimed(id)           id                    open
+//! Claimed(id)           none                  refuse               Unavailable (not mounted?)
+//! Pending(id)           id                    open, write record
+//! Pending(id)           none, or unfinished   take if plausible    otherwise (1)
+//! none                  none                  take if plausible    otherwise (1)
+//! any                   of another store      refuse               Invalid
+//! any                   unreadable            refuse               Corrupt, UnknownFormat
+//!
+//! (1) Invalid if the tier contains files, Unavailable if it is empty
 //! ```
 //!
-//! Plausible is a tier that holds a blob which the index knows, or an empty one if the index names
-//! no blob: so is the empty tier of a new index, and the tier of an index that a build without
-//! store ids wrote.
+//! A tier is plausible if it contains a blob that the index names, or if it is empty and the index
+//! names no blob. So the empty tier of a new index is plausible, and so is the tier of an index
+//! that was written by a build without store ids.
 //!
 //! A tier is taken in three steps, each durable before the next: the record `Pending` in the index,
-//! the marker in the tier, the record `Claimed`. A crash between them leaves a state of the table.
-//! Whoever adopts a tier takes the place of every refusal. A directory is made only for a tier that
-//! is taken.
+//! the marker in the tier, the record `Claimed`. A crash between them results in a row of the
+//! table. Adopting a tier replaces every refusal. A directory is created only for a tier that is
+//! taken.
 //!
-//! A reader ([`Claim::find`]) decides by the same table, and takes and makes nothing.
+//! A reader ([`Claim::find`]) decides by the same table, but neither takes nor creates a tier.
 //!
-//! Guards I11. Deliberately not here: the bytes of the marker (`blobs/marker.rs`) and of the record
-//! (`rows/store.rs`).
+//! Guards I11. The bytes of the marker are in `blobs/marker.rs`, those of the record in
+//! `rows/store.rs`.
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -41,86 +43,90 @@ use crate::index::{Index, Range, Table};
 use crate::rows::{Change, Row, StoreRecord, TierState, all_parts_prefix};
 use crate::word::{RevisionId, StoreId};
 
-/// Rows and changes read at once.
+/// Number of rows or changes that a scan reads at a time.
 const PAGE: usize = 1000;
-/// What an error about a tier says at its end.
+/// Way out at the end of every refusal.
 const WAY_OUT: &str =
     "open the tier that belongs to this store, or adopt this one if you are sure that it does";
 
-/// Where a blob tier is.
+/// Location of a blob tier.
 #[derive(Clone, Debug)]
 pub enum Place {
-    /// Behind an operator.
+    /// Tier of an OpenDAL operator.
     Operator(Operator),
-    /// In a directory of this machine, which is made for a new store, and only then.
+    /// Local directory. It is created for a new store only.
     Directory(PathBuf),
 }
 
-/// A tier that an opening is about to take.
+/// Parameters of opening a blob tier for a store.
 #[derive(Clone)]
 pub struct Claim {
-    /// The index of the store.
+    /// Index of the store.
     pub index: Arc<dyn Index>,
-    /// The world.
+    /// Environment of the store.
     pub env: Env,
-    /// How blobs are written.
+    /// Settings for writing blobs.
     pub options: BlobOptions,
-    /// Longest wait for the mark.
+    /// Longest wait for the marker to be read.
     pub timeout: Duration,
-    /// True if a tier is taken that would be refused.
+    /// True if a tier that would be refused is taken.
     pub adopt: bool,
 }
 
-/// What the index knows of its tier.
+/// Record of the tier in the index.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Known {
-    /// Nothing: it is new, or a build without store ids wrote it.
+    /// No record: the index is new, or was written by a build without store ids.
     Nothing,
-    /// This.
+    /// The record.
     Record(StoreRecord),
 }
 
-/// The marks that are there before anything is decided.
+/// State of the index and the tier before the decision.
 struct Sight {
     known: Known,
+    /// The tier; `None` if its directory does not exist.
     tier: Option<BlobTier>,
     marker: Marker,
+    /// Location of the tier, for messages.
     text: String,
 }
 
-/// What becomes of the tier.
+/// Decision about a tier.
 #[derive(Clone, Debug)]
 enum Decision {
-    /// It is this store's.
+    /// The tier belongs to this store.
     Open(StoreId),
-    /// It carries the marker, and the index does not know yet.
+    /// The tier has the marker of this store, but the record is still `Pending`.
     Note(StoreId),
-    /// It is taken if it is plausible.
+    /// The tier is taken if it is plausible.
     IfPlausible,
-    /// It is taken, whatever it holds.
+    /// The tier is taken regardless of its contents.
     Adopt,
-    /// It is not this store's.
+    /// The tier is refused with this error.
     Refuse(Error),
 }
 
 impl Claim {
-    /// The tier at this place, if it belongs to the store. Nothing is written or made if it does
-    /// not, and costs one small read if it is known to.
+    /// Returns the tier at this place if it belongs to the store, after taking it if necessary. A
+    /// refused tier is not changed, and no directory is created for it. If the tier was taken
+    /// before, the check costs a small read.
     ///
     /// # Errors
-    /// - [`ErrorKind::Invalid`] if it belongs to another store, or holds blobs and no marker;
-    /// - [`ErrorKind::Unavailable`] if the marker should be there and is not, or the tier can't be
-    ///   read or written now;
-    /// - [`ErrorKind::Corrupt`] and [`ErrorKind::UnknownFormat`] if the marker or the record can't
-    ///   be read;
-    /// - as committing to the index.
+    /// - [`ErrorKind::Invalid`] if the tier belongs to another store, or contains blobs but no
+    ///   marker.
+    /// - [`ErrorKind::Unavailable`] if the expected marker is missing, or the tier cannot be read
+    ///   or written now.
+    /// - [`ErrorKind::Corrupt`] and [`ErrorKind::UnknownFormat`] if the marker or the record cannot
+    ///   be decoded.
+    /// - The errors of committing to the index.
     pub async fn take(&self, place: Place) -> Result<BlobTier> {
         let Sight {
             known,
             tier,
             marker,
             text,
-        } = self.sight(&place).await?;
+        } = self.inspect(&place).await?;
         let id = match decide(known, &marker, self.adopt, &text) {
             Decision::Refuse(error) => return Err(error),
             Decision::Open(id) => id,
@@ -134,29 +140,29 @@ impl Claim {
                 id
             }
             Decision::Adopt => {
-                tracing::warn!(tier = text, ?marker, "the blob tier is adopted");
-                return self.mark(known, tier, place).await;
+                tracing::warn!(tier = text, ?marker, "adopting the blob tier");
+                return self.take_over(known, tier, place).await;
             }
             Decision::IfPlausible => {
                 self.check_plausible(tier.as_ref(), &marker, &text).await?;
-                return self.mark(known, tier, place).await;
+                return self.take_over(known, tier, place).await;
             }
         };
         owned(tier, id, &text).await
     }
 
-    /// The tier at this place, to be read only. Nothing is written or made: a tier that an opening
-    /// would take is read as it is.
+    /// Returns the tier at this place for reading, without writing or creating anything. A tier
+    /// that [`take`](Self::take) would take is returned as it is, without a marker.
     ///
     /// # Errors
-    /// As [`take`](Self::take), but for writing.
+    /// As [`take`](Self::take), except the errors of writing.
     pub async fn find(&self, place: Place) -> Result<BlobTier> {
         let Sight {
             known,
             tier,
             marker,
             text,
-        } = self.sight(&place).await?;
+        } = self.inspect(&place).await?;
         match decide(known, &marker, false, &text) {
             Decision::Refuse(error) => Err(error),
             Decision::Open(id) | Decision::Note(id) => owned(tier, id, &text).await,
@@ -165,23 +171,29 @@ impl Claim {
                 match (tier, place) {
                     (Some(tier), _) => Ok(tier),
                     (None, Place::Operator(operator)) => Ok(self.tier(operator)),
-                    // Nothing names a blob, and OpenDAL would make the directory.
+                    // The index names no blob, so an empty tier in memory is equivalent. OpenDAL
+                    // would create the directory.
                     (None, Place::Directory(_)) => Ok(self.tier(blobs::nothing()?)),
                 }
             }
         }
     }
 
-    async fn sight(&self, place: &Place) -> Result<Sight> {
+    /// Reads the record and the marker.
+    async fn inspect(&self, place: &Place) -> Result<Sight> {
         let known = StoreRecord::read(&*self.index)
             .await?
             .map_or(Known::Nothing, Known::Record);
-        let (tier, text) = self.look(place).await?;
+        let (tier, text) = self.resolve(place).await?;
         let marker = match &tier {
             Some(tier) => {
                 let read = self.env.deadline(self.timeout, tier.read_marker()).await;
                 read.unwrap_or_else(|| {
-                    Err(refusal(ErrorKind::Unavailable, "does not answer", &text))
+                    Err(refusal(
+                        ErrorKind::Unavailable,
+                        "did not respond in time",
+                        &text,
+                    ))
                 })?
             }
             None => Marker::Absent,
@@ -194,25 +206,26 @@ impl Claim {
         })
     }
 
-    /// The tier, unless its directory is not there; and what it is called.
-    async fn look(&self, place: &Place) -> Result<(Option<BlobTier>, String)> {
+    /// Returns the tier, or `None` if its directory does not exist, and its location for messages.
+    async fn resolve(&self, place: &Place) -> Result<(Option<BlobTier>, String)> {
         let operator = match place {
             Place::Operator(operator) => operator.clone(),
             Place::Directory(path) => {
                 let text = path.display().to_string();
-                let (path, shown) = (path.clone(), text.clone());
-                let looked = move || match path.try_exists() {
-                    // OpenDAL makes the directory that it is given.
+                let path = path.clone();
+                let shown = text.clone();
+                let open = move || match path.try_exists() {
+                    // Only an existing directory: OpenDAL would create a missing root.
                     Ok(true) => blobs::local(&path).map(Some),
                     Ok(false) => Ok(None),
                     Err(error) => {
                         Err(
-                            refusal(ErrorKind::Unavailable, "can't be looked for", &shown)
+                            refusal(ErrorKind::Unavailable, "cannot be accessed", &shown)
                                 .with_source(error),
                         )
                     }
                 };
-                match self.env.blocking_on_blobs(looked).await?? {
+                match self.env.blocking_on_blobs(open).await?? {
                     Some(operator) => operator,
                     None => return Ok((None, text)),
                 }
@@ -227,8 +240,14 @@ impl Claim {
         BlobTier::new(operator, self.env.clone(), self.options.clone())
     }
 
-    /// Takes the tier: the three steps.
-    async fn mark(&self, known: Known, tier: Option<BlobTier>, place: Place) -> Result<BlobTier> {
+    /// Takes the tier in the three steps of the file head, each durable before the next.
+    async fn take_over(
+        &self,
+        known: Known,
+        tier: Option<BlobTier>,
+        place: Place,
+    ) -> Result<BlobTier> {
+        // Step 1: the record `Pending`. An existing record keeps its id.
         let id = match known {
             Known::Record(record) => record.id,
             Known::Nothing => {
@@ -254,7 +273,9 @@ impl Claim {
                 )
             }
         };
+        // Step 2: the marker.
         tier.write_marker(id).await?;
+        // Step 3: the record `Claimed`.
         StoreRecord {
             id,
             tier: TierState::Claimed,
@@ -266,6 +287,7 @@ impl Claim {
         Ok(tier)
     }
 
+    /// Checks that a tier without a valid marker is plausible.
     async fn check_plausible(
         &self,
         tier: Option<&BlobTier>,
@@ -276,33 +298,34 @@ impl Claim {
             Some(tier) => tier.contents().await?,
             None => Contents::default(),
         };
+        // The marker was absent when it was read: it was created since, or reads are inconsistent.
         if has_marker && matches!(marker, Marker::Absent) {
             return Err(refusal(
                 ErrorKind::Unavailable,
-                "has a marker that can't be read now",
+                "has a marker that cannot be read now",
                 text,
             ));
         }
         match sample.first() {
-            Some(_) if self.knows_one_of(&sample).await? => Ok(()),
+            Some(_) if self.names_any_of(&sample).await? => Ok(()),
             Some(first) => {
-                let what = format!(
-                    "holds files, none of which the index knows: file={}",
+                let cause = format!(
+                    "contains files, but no blob that the index names: file={}",
                     first.path
                 );
-                Err(refusal(ErrorKind::Invalid, &what, text))
+                Err(refusal(ErrorKind::Invalid, &cause, text))
             }
             None if self.names_a_blob().await? => Err(refusal(
                 ErrorKind::Unavailable,
-                "is empty or not there, and the index names blobs",
+                "is empty or missing, but the index names blobs",
                 text,
             )),
             None => Ok(()),
         }
     }
 
-    /// Returns whether one of these blobs is a row's, a part's, an orphan's or a change's.
-    async fn knows_one_of(&self, sample: &[FoundBlob]) -> Result<bool> {
+    /// Returns whether a row, a part, an orphan or a change names any of these blobs.
+    async fn names_any_of(&self, sample: &[FoundBlob]) -> Result<bool> {
         let listed: BTreeSet<RevisionId> = sample.iter().filter_map(|blob| blob.revision).collect();
         for revision in &listed {
             for table in [Table::Payloads, Table::Orphans] {
@@ -311,7 +334,7 @@ impl Claim {
                 }
             }
         }
-        let names_one = |value: &Bytes| {
+        let names_any = |value: &Bytes| {
             let change = Change::decode(value);
             change.is_ok_and(|change| {
                 change
@@ -320,13 +343,13 @@ impl Claim {
                     .any(|revision| listed.contains(revision))
             })
         };
-        self.any(Table::Changes, names_one).await
+        self.any(Table::Changes, names_any).await
     }
 
-    /// Returns whether a row or a part of an upload names a blob. Reads every row of a store that
-    /// has no blob: once, at its first opening by a build with store ids.
+    /// Returns whether a row or a part of an upload names a blob. Reads all rows of a store without
+    /// blobs. This happens once, when the store is first opened by a build with store ids.
     async fn names_a_blob(&self) -> Result<bool> {
-        // A row that can't be read may name one.
+        // A row that cannot be decoded may name a blob.
         let by_row =
             |value: &Bytes| Row::decode(value).map_or(true, |row| !row.revisions().is_empty());
         if self.any(Table::Rows, by_row).await? {
@@ -341,11 +364,12 @@ impl Claim {
             .is_empty())
     }
 
-    async fn any(&self, table: Table, is_it: impl Fn(&Bytes) -> bool) -> Result<bool> {
+    /// Returns whether any value of a table matches.
+    async fn any(&self, table: Table, matches: impl Fn(&Bytes) -> bool) -> Result<bool> {
         let mut range = Range::all(PAGE);
         loop {
             let page = self.index.snapshot()?.scan(table, range.clone()).await?;
-            if page.iter().any(|(_, value)| is_it(value)) {
+            if page.iter().any(|(_, value)| matches(value)) {
                 return Ok(true);
             }
             match page.last() {
@@ -356,16 +380,16 @@ impl Claim {
     }
 }
 
-/// The tier, which carries the marker of this store.
+/// Returns a tier that has the marker of this store, after checking its place.
 async fn owned(tier: Option<BlobTier>, id: StoreId, text: &str) -> Result<BlobTier> {
-    let tier = tier.ok_or_else(|| refusal(ErrorKind::Unavailable, "is not there", text))?;
+    let tier = tier.ok_or_else(|| refusal(ErrorKind::Unavailable, "is missing", text))?;
     tier.belongs_to(id);
-    // The marker was read by its path: that path must name the directory that is held open.
+    // The marker was read by path, so the path must still name the directory that is held open.
     tier.check_owner().await?;
     Ok(tier)
 }
 
-/// What becomes of a tier: the table in the file's head. Pure.
+/// Decides about a tier by the table in the file head. Pure function.
 fn decide(known: Known, marker: &Marker, adopt: bool, place: &str) -> Decision {
     use TierState::{Claimed, Pending};
     let decision = match (known, marker) {
@@ -376,30 +400,31 @@ fn decide(known: Known, marker: &Marker, adopt: bool, place: &str) -> Decision {
             }
         }
         (Known::Record(StoreRecord { id, .. }), Marker::Of(found)) => {
-            let what = format!("belongs to another store: expected={id} found={found}");
-            Decision::Refuse(refusal(ErrorKind::Invalid, &what, place))
+            let cause = format!("belongs to another store: expected={id} found={found}");
+            Decision::Refuse(refusal(ErrorKind::Invalid, &cause, place))
         }
         (Known::Nothing, Marker::Of(found)) => {
-            let what = format!("belongs to another store: found={found}");
-            Decision::Refuse(refusal(ErrorKind::Invalid, &what, place))
+            let cause = format!("belongs to another store: found={found}");
+            Decision::Refuse(refusal(ErrorKind::Invalid, &cause, place))
         }
         (Known::Record(StoreRecord { id, tier: Pending }), Marker::Unreadable(bytes, _))
             if marker::is_unfinished(bytes, id) =>
         {
+            // A crash while this store wrote its marker.
             Decision::IfPlausible
         }
         (Known::Nothing | Known::Record(_), Marker::Unreadable(_, error)) => {
-            let refusal = refusal(error.kind(), "has a marker that can't be read", place);
+            let refusal = refusal(error.kind(), "has an unreadable marker", place);
             Decision::Refuse(refusal.with_source(error.clone()))
         }
         (Known::Nothing | Known::Record(StoreRecord { tier: Pending, .. }), Marker::Absent) => {
             Decision::IfPlausible
         }
         (Known::Record(StoreRecord { id, tier: Claimed }), Marker::Absent) => {
-            let what = format!(
-                "is not there, or is another one (is its disk mounted?): expected={id} found=none"
+            let cause = format!(
+                "is missing or is another tier (is its disk mounted?): expected={id} found=none"
             );
-            Decision::Refuse(refusal(ErrorKind::Unavailable, &what, place))
+            Decision::Refuse(refusal(ErrorKind::Unavailable, &cause, place))
         }
     };
     match decision {
@@ -408,11 +433,12 @@ fn decide(known: Known, marker: &Marker, adopt: bool, place: &str) -> Decision {
     }
 }
 
-fn refusal(kind: ErrorKind, what: &str, place: &str) -> Error {
+/// Returns the error of a refusal. `cause` continues the sentence "the blob tier ..".
+fn refusal(kind: ErrorKind, cause: &str, place: &str) -> Error {
     Error::new(
         kind,
         "open",
-        format!("the blob tier {what} tier={place}; {WAY_OUT}"),
+        format!("the blob tier {cause} tier={place}; {WAY_OUT}"),
     )
 }
 

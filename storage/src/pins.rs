@@ -1,15 +1,14 @@
-//! Which revisions are being read right now: [`Pins`], asked by the sweeper before it deletes a
+//! Counts the readers of each revision: [`Pins`], which the sweeper checks before it deletes a
 //! blob.
 //!
 //! ```text
-//! reader: read row ──> pin ──> read row again: same? ──> read blobs ──> unpin
-//! sweeper:    read orphan ──> pinned? later : delete blob
+//! reader     read row ──> pin ──> read row again, unchanged? ──> read blobs ──> unpin
+//! sweeper    read orphan ──> pinned? yes: try again later, no: delete the blob
 //! ```
 //!
-//! Guards I8. An orphan is visible no earlier than the row that stopped naming it, so of the two
-//! only one can win: either the reader's second look shows a row that no longer names the revision,
-//! or the sweeper sees the pin. Deliberately not here: the second look (`read.rs`), and what a
-//! sweeper does meanwhile. Pins are not durable: a reader does not outlive its process.
+//! Guards I8. An orphan becomes visible together with the row that no longer names its revision. So
+//! either the reader finds that the row has changed, or the sweeper finds the pin. `read.rs` reads
+//! the row again. Pins are not durable, because readers end with their process.
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
@@ -21,7 +20,7 @@ use tokio::sync::Notify;
 
 use crate::word::RevisionId;
 
-/// The revisions that are being read, counted. Cheap to clone; clones share what is pinned.
+/// The pinned revisions, with a count per revision. Cheap to clone; clones share the pins.
 #[derive(Clone, Default)]
 pub struct Pins(Arc<Shared>);
 
@@ -32,12 +31,12 @@ struct Shared {
 }
 
 impl Pins {
-    /// Nothing pinned.
+    /// Creates an empty set of pins.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Pins a revision until the returned guard is dropped. Pins of one revision add up.
+    /// Pins a revision until the returned guard is dropped. A revision may be pinned several times.
     pub fn pin(&self, revision: RevisionId) -> Pin {
         self.counts()
             .entry(revision)
@@ -49,23 +48,23 @@ impl Pins {
         }
     }
 
-    /// Whether at least one pin on this revision is held.
+    /// Returns whether any pin on this revision is held.
     pub fn is_pinned(&self, revision: RevisionId) -> bool {
         self.counts().contains_key(&revision)
     }
 
-    /// How many revisions are pinned.
+    /// Returns the number of pinned revisions.
     pub fn len(&self) -> usize {
         self.counts().len()
     }
 
-    /// Whether no revision is pinned.
+    /// Returns whether no revision is pinned.
     pub fn is_empty(&self) -> bool {
         self.counts().is_empty()
     }
 
-    /// Resolves when some revision has lost its last pin since the previous call resolved; at once
-    /// if that has happened already. For one waiter: the sweeper.
+    /// Resolves when a revision has lost its last pin since the previous call resolved; immediately
+    /// if this has already happened. Supports a single waiter, the sweeper.
     pub async fn released(&self) {
         self.0.released.notified().await;
     }
@@ -79,15 +78,16 @@ impl Pins {
             Some(fewer) => *held.get_mut() = fewer,
             None => {
                 held.remove();
+                // The lock is released first, so that the woken sweeper does not wait for it.
                 drop(counts);
                 self.0.released.notify_one();
             }
         }
     }
 
-    /// No code that can panic runs under the lock, so that the map is whole even if the lock says
-    /// otherwise.
     fn counts(&self) -> MutexGuard<'_, BTreeMap<RevisionId, NonZeroUsize>> {
+        // A poisoned lock is harmless: no code that can panic runs while it is held, so the map is
+        // consistent.
         self.0.counts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -98,7 +98,7 @@ impl fmt::Debug for Pins {
     }
 }
 
-/// Keeps one revision from being swept while it lives (I8).
+/// Guard that keeps the sweeper from deleting a revision until it is dropped (I8).
 #[must_use = "the revision is pinned only while this lives"]
 pub struct Pin {
     pins: Pins,
@@ -106,7 +106,7 @@ pub struct Pin {
 }
 
 impl Pin {
-    /// The pinned revision.
+    /// Returns the pinned revision.
     pub fn revision(&self) -> RevisionId {
         self.revision
     }
@@ -137,7 +137,9 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_revision_is_pinned_while_any_of_its_pins_is_held(steps in proptest::collection::vec((0..4u8, any::<Option<usize>>()), 0..60)) {
+        fn revision_is_pinned_while_any_pin_is_held(
+            steps in proptest::collection::vec((0..4u8, any::<Option<usize>>()), 0..60),
+        ) {
             let pins = Pins::new();
             let mut held: Vec<Pin> = Vec::new();
             for (n, release) in steps {
@@ -156,9 +158,10 @@ mod tests {
     }
 
     #[test]
-    fn a_release_is_heard_even_if_nobody_waited_yet() {
+    fn release_before_the_wait_is_not_lost() {
         let pins = Pins::new();
-        let (first, second) = (pins.pin(revision(1)), pins.pin(revision(1)));
+        let first = pins.pin(revision(1));
+        let second = pins.pin(revision(1));
         drop(first);
         assert!(
             pins.released().now_or_never().is_none(),
@@ -168,12 +171,12 @@ mod tests {
         assert!(pins.released().now_or_never().is_some());
         assert!(
             pins.released().now_or_never().is_none(),
-            "it was heard once"
+            "a release resolves a single call"
         );
     }
 
     #[test]
-    fn a_waiting_sweeper_is_woken_by_the_last_release() {
+    fn last_release_wakes_a_waiting_sweeper() {
         let pins = Pins::new();
         let pin = pins.pin(revision(1));
         let mut waiting = Box::pin(pins.released());

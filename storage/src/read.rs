@@ -1,23 +1,32 @@
-//! How an object is found and read: [`Reads`].
+//! Finds and reads objects: [`Reads`].
 //!
 //! ```text
-//! open:  1  read the row                               absent: none
-//!        2  inline: its payload, whole, verified       payload gone: row and payload in one snapshot; gone there too: the
-//!                                                       row again; replaced: 1; unchanged: Corrupt
-//!        3  tombstone: pin what the range touches
-//!        4  one snapshot: the row again, and           replaced: unpin, 1
-//!           the block checksums
-//!        5  fetch the first unit                       blob gone, row replaced: 1; row still there: Corrupt, logged, counted
-//! next:  6  the other units, some of them ahead        blob gone or wrong bytes: Corrupt
+//! step                                            other outcomes
+//! open:  1  read the row                          absent -> None
+//!        2  inline: read and verify the payload   payload missing -> 2a; wrong bytes -> Corrupt
+//!        2a read row and payload from a           row replaced -> 1
+//!           single snapshot                       payload missing, and the newest row names
+//!                                                 it -> Corrupt; otherwise -> 1
+//!        3  tombstone: pin the revisions
+//!           that the range touches
+//!        4  single snapshot: read the row again   row replaced -> unpin, 1
+//!           and the block checksums               checksums missing, row unchanged -> Corrupt
+//!        5  fetch the first unit                  blob missing, row replaced -> 1
+//!                                                 blob missing, row unchanged -> Corrupt,
+//!                                                 logged and counted
+//! next:  6  fetch the other units,                blob missing, row replaced -> Unavailable
+//!           some of them ahead                    blob missing, row unchanged, or wrong
+//!                                                 bytes -> Corrupt
 //! ```
 //!
-//! Guards I8 (3 and 4: what is pinned before the second look is never swept under a reader), I7 (it
-//! reads the index, which shows only what is durable) and "never wrong bytes" (DESIGN §6).
-//! Deliberately not here: which blocks hold a range (`read/plan.rs`), how bytes flow
-//! (`read/fetch.rs`, `read/open.rs`), and listings (`list.rs`).
+//! Guards I8 (steps 3 and 4: a revision that is pinned before the row is read again is not swept
+//! during the read), I7 (the index returns durable rows only) and "never wrong bytes". The blocks
+//! of a range are computed in `read/plan.rs`, fetched in `read/fetch.rs` and returned in
+//! `read/open.rs`.
 
 mod budget;
 mod fetch;
+mod head;
 mod limits;
 mod open;
 mod plan;
@@ -35,15 +44,15 @@ use bytes::Bytes;
 
 use crate::blobs::BlobTier;
 use crate::checksum::Checksum;
+use crate::decide::revision_key;
 use crate::env::Env;
 use crate::error::{Error, ErrorKind, Reason, Result};
 use crate::id::ObjectId;
 use crate::index::{Index, Snapshot, Table};
 use crate::pins::Pins;
 use crate::range::ByteRange;
-use crate::rows::{BlockChecksums, Body, Manifest, Metadata, Row};
-use crate::swap::revision_key;
-use crate::word::{Current, Etag, OperationId, RevisionId, Timestamp, Version};
+use crate::rows::{BlockChecksums, Body, Manifest, Row};
+use crate::word::{Current, OperationId, RevisionId, Timestamp};
 
 use budget::ReadBudget;
 use fetch::{Fetcher, Source};
@@ -51,46 +60,12 @@ use plan::Piece;
 use stats::Counters;
 
 pub use budget::ReadUse;
+pub use head::Head;
 pub use limits::ReadLimits;
 pub use open::OpenObject;
 pub use stats::ReadStats;
 
-/// What is known about an object without its bytes.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Head {
-    /// The object.
-    pub id: ObjectId,
-    /// Which committed write of it this is.
-    pub version: Version,
-    /// The public spelling of that write.
-    pub etag: Etag,
-    /// Everything else.
-    pub metadata: Metadata,
-}
-
-impl Head {
-    fn of(id: ObjectId, row: Row) -> Self {
-        Self {
-            id,
-            version: row.version,
-            etag: row.etag(),
-            metadata: row.metadata,
-        }
-    }
-
-    /// From an entry of the row table.
-    ///
-    /// # Errors
-    /// [`ErrorKind::Corrupt`] or [`ErrorKind::UnknownFormat`].
-    pub(crate) fn decode(key: &[u8], row: Row) -> Result<Self> {
-        let id = ObjectId::decode(key).map_err(|error| {
-            Error::new(ErrorKind::Corrupt, "read", "a row's key is no object id").with_source(error)
-        })?;
-        Ok(Self::of(id, row))
-    }
-}
-
-/// The read side of a store. Cheap to clone; clones share limits, pins and statistics.
+/// Reader of the objects of a store. Cheap to clone; clones share limits, pins and statistics.
 #[derive(Clone)]
 pub struct Reads(Arc<Inner>);
 
@@ -105,20 +80,20 @@ struct Inner {
     counters: Arc<Counters>,
 }
 
-/// What one attempt to open an object came to.
+/// Outcome of an attempt to open an object.
 #[expect(
     clippy::large_enum_variant,
-    reason = "it is taken apart at once; a box would cost every small read an allocation"
+    reason = "short-lived value; a box would cost every small read an allocation"
 )]
 enum Attempt {
-    /// The object, or that there is none.
+    /// The object, or `None` if it is absent.
     Done(Option<OpenObject>),
-    /// Another write replaced the row meanwhile: look afresh.
+    /// A write replaced the row during the attempt. The caller tries again.
     Replaced,
 }
 
 impl Reads {
-    /// Reads from these two tiers. `pins` is shared with whoever sweeps them.
+    /// Creates a reader of these two tiers. `pins` must be the pins that the sweeper checks.
     pub fn new(
         index: Arc<dyn Index>,
         blobs: BlobTier,
@@ -141,57 +116,58 @@ impl Reads {
         }))
     }
 
-    /// What is known about an object; none if it is absent. Never touches the blob tier.
+    /// Returns the head of an object, or `None` if it is absent. Never accesses the blob tier.
     ///
     /// # Errors
-    /// [`ErrorKind::Corrupt`] or [`ErrorKind::UnknownFormat`] if the row can't be decoded, and
-    /// whatever the index says.
+    /// [`ErrorKind::Corrupt`] or [`ErrorKind::UnknownFormat`] if the row cannot be decoded, and the
+    /// errors of the index.
     pub async fn head(&self, id: &ObjectId) -> Result<Option<Head>> {
         let row = self.row(id).await.map_err(|error| error.with_id(id))?;
         Ok(row.map(|row| Head::of(id.clone(), row)))
     }
 
-    /// An object, to read `range` of it; none if it is absent. When this returns, the first bytes
-    /// are there and verified, and whatever is written, deleted or swept later, the read goes on
-    /// with what it found (I8).
+    /// Opens an object to read `range` of it. Returns `None` if the object is absent. When this
+    /// returns, the first bytes are fetched and verified. Later writes, deletions and sweeps do not
+    /// affect the open object (I8).
     ///
     /// # Errors
-    /// [`ErrorKind::Invalid`] and [`ErrorKind::RangeNotSatisfiable`] as [`ByteRange::resolve`];
-    /// [`ErrorKind::Corrupt`] if what is stored does not match its checksums, or a blob is gone
-    /// although the row names it ([`Reason::MissingBlob`]), which is logged and counted;
-    /// [`ErrorKind::Unavailable`] if the object was replaced again and again while it was being
-    /// opened; [`ErrorKind::Overloaded`] if [too many objects](ReadLimits::open_at_once) are open,
-    /// or there was no room for its bytes for [`ReadLimits::budget_wait`]; and whatever the two
-    /// tiers say.
+    /// - [`ErrorKind::Invalid`] and [`ErrorKind::RangeNotSatisfiable`] as [`ByteRange::resolve`].
+    /// - [`ErrorKind::Corrupt`] if stored bytes do not match their checksums, or a blob that the
+    ///   row names is missing ([`Reason::MissingBlob`]). A missing blob is logged and counted.
+    /// - [`ErrorKind::Unavailable`] if the object was replaced during each of
+    ///   [`ReadLimits::attempts`] attempts.
+    /// - [`ErrorKind::Overloaded`] if [too many objects](ReadLimits::open_at_once) are open, or the
+    ///   memory budget had no room for the first bytes for [`ReadLimits::budget_wait`].
+    /// - The errors of the index and of the blob tier.
     pub async fn open(&self, id: &ObjectId, range: ByteRange) -> Result<Option<OpenObject>> {
         let attempts = self.0.limits.attempts.max(1);
-        let leave = self.0.budget.open().map_err(|error| error.with_id(id))?;
+        let permit = self.0.budget.open().map_err(|error| error.with_id(id))?;
         for _ in 0..attempts {
             match self
                 .attempt(id, range)
                 .await
                 .map_err(|error| error.with_id(id))?
             {
-                Attempt::Done(found) => return Ok(found.map(|object| object.with_leave(leave))),
+                Attempt::Done(found) => return Ok(found.map(|object| object.with_permit(permit))),
                 Attempt::Replaced => {}
             }
         }
         let message =
-            format!("the object was replaced each time it was looked at: attempts={attempts}");
+            format!("the object was replaced during every attempt to read it: attempts={attempts}");
         Err(Error::new(ErrorKind::Unavailable, "read", message).with_id(id))
     }
 
-    /// What has been met so far.
+    /// Returns counters of the damage that reads have found so far.
     pub fn stats(&self) -> ReadStats {
         self.0.counters.snapshot()
     }
 
-    /// The reads under way, and what they hold.
+    /// Returns the number of open objects and the memory that they hold.
     pub fn usage(&self) -> ReadUse {
         self.0.budget.usage()
     }
 
-    /// The limits it was made with.
+    /// Returns the limits of the reader.
     pub fn limits(&self) -> &ReadLimits {
         &self.0.limits
     }
@@ -200,16 +176,15 @@ impl Reads {
         &*self.0.index
     }
 
-    /// The row of an object that exists: one that has expired does not.
-    ///
-    /// The moment is taken before the row is read: later, a deadline that was extended meanwhile
-    /// would be missed, and the object be absent at a moment at which it never was. For the same
-    /// reason a row that has expired is read again once all that was submitted is durable: a shard
-    /// may have extended it in time, and the disk not have it yet.
+    /// Returns the row of an object, or `None` if the object is absent or has expired.
     async fn row(&self, id: &ObjectId) -> Result<Option<Row>> {
+        // The time is taken before the row is read. If it were taken later, an extension of the
+        // deadline in between could be missed, and an object that never expired would be absent.
         let now = self.now();
         match self.any_row(id).await? {
             Some(row) if !row.is_live(now) => {
+                // A shard may have extended the deadline in time in a batch that is not durable
+                // yet. So the row is read again after all submitted batches are durable.
                 self.let_settle().await;
                 Ok(self.any_row(id).await?.filter(|row| row.is_live(now)))
             }
@@ -217,6 +192,7 @@ impl Reads {
         }
     }
 
+    /// Returns the row of an object, even if it has expired.
     async fn any_row(&self, id: &ObjectId) -> Result<Option<Row>> {
         self.index()
             .get(Table::Rows, id.encoded())
@@ -226,19 +202,20 @@ impl Reads {
             .transpose()
     }
 
-    /// Waits until all that was submitted is durable. An index that has failed acknowledges nothing
-    /// of it any more, so that what it shows is what counts.
+    /// Waits until all submitted batches are durable.
     pub(crate) async fn let_settle(&self) {
+        // A failed index acknowledges none of the pending batches, so its present rows count.
         if let Err(error) = self.index().barrier().await {
-            tracing::debug!(%error, "reads go on over an index that has failed");
+            tracing::debug!(%error, "reads continue although the index has failed");
         }
     }
 
-    /// The moment at which an object must be live to be seen.
+    /// Returns the time at which an object must be live to be visible.
     pub(crate) fn now(&self) -> Timestamp {
         self.0.env.steady_now()
     }
 
+    /// Runs steps 1 to 5 of the file head once.
     async fn attempt(&self, id: &ObjectId, range: ByteRange) -> Result<Attempt> {
         let Some(mut row) = self.row(id).await? else {
             return Ok(Attempt::Done(None));
@@ -268,11 +245,15 @@ impl Reads {
             .is_none_or(|checksum| Checksum::of(payload) == checksum);
         let (Ok(start), Ok(end)) = (usize::try_from(range.start), usize::try_from(range.end))
         else {
-            return Err(corrupt("an inline payload is larger than memory"));
+            return Err(corrupt(
+                "the inline payload is larger than the address space",
+            ));
         };
         if !intact || payload.len() as u64 != head.metadata.size || end > payload.len() {
             self.0.counters.corrupt();
-            return Err(corrupt("the inline payload does not match its checksum"));
+            return Err(corrupt(
+                "the inline payload does not match its checksum or its size",
+            ));
         }
         Ok(Attempt::Done(Some(OpenObject::inline(
             head,
@@ -281,11 +262,9 @@ impl Reads {
         ))))
     }
 
-    /// Reads the row and its payload from one snapshot: the payload of the row that was read before
-    /// is gone. However often the object is overwritten, the snapshot holds the payload of its own
-    /// row.
-    ///
-    /// A payload that is missing there too counts as damage only if the newest row still names it.
+    /// Reads the row and its payload from a single snapshot, after the payload of the row that was
+    /// read before was missing (step 2a). A snapshot contains the payload of its row, however often
+    /// the object is overwritten.
     async fn separate(&self, id: &ObjectId, range: ByteRange) -> Result<Attempt> {
         let now = self.now();
         let snapshot = self.index().snapshot()?;
@@ -308,8 +287,9 @@ impl Reads {
                 let range = range.resolve(row.metadata.size)?;
                 self.inline(Head::of(id.clone(), row), &bytes, range)
             }
+            // The newest row is checked, too: only a payload that is still named is damage.
             None if self.names_payload(id, payload).await? => {
-                Err(corrupt("the row's payload is not in the index"))
+                Err(corrupt("the payload of the row is missing in the index"))
             }
             None => Ok(Attempt::Replaced),
         }
@@ -331,6 +311,8 @@ impl Reads {
         range: Range<u64>,
     ) -> Result<Attempt> {
         let pieces = plan::pieces(manifest, &range);
+        // Pinned before the row is read again in `sources` (I8): the sweeper deletes a revision
+        // only if the row no longer names it and it is not pinned.
         let pins: Vec<_> = pieces
             .iter()
             .map(|piece| self.0.pins.pin(piece.extent.revision))
@@ -343,7 +325,7 @@ impl Reads {
         let first = match units.next().await.transpose()? {
             Some(Ok(first)) => Some(units.keep(first)),
             Some(Err(revision)) => {
-                self.gone(&head, seen, revision).await?;
+                self.check_missing_blob(&head, seen, revision).await?;
                 return Ok(Attempt::Replaced);
             }
             None => None,
@@ -359,11 +341,8 @@ impl Reads {
         ))))
     }
 
-    /// The second look: the blobs to read with their block checksums, or none if the row has been
-    /// replaced.
-    ///
-    /// A write that replaces the row removes the checksums in the same batch, so that both are read
-    /// from one snapshot, now and not when the bytes flow.
+    /// Reads the row again (step 4) and returns the blobs to read with their block checksums, or
+    /// `None` if the row has been replaced.
     async fn sources(
         &self,
         id: &ObjectId,
@@ -371,6 +350,8 @@ impl Reads {
         written_as: &ObjectId,
         pieces: Vec<Piece>,
     ) -> Result<Option<Vec<Source>>> {
+        // A write that replaces the row removes the checksums in the same batch. So both are read
+        // from a single snapshot, and all checksums now rather than with the bytes.
         let snapshot = self.index().snapshot()?;
         if !names_operation(&*snapshot, id, seen).await? {
             return Ok(None);
@@ -383,6 +364,7 @@ impl Reads {
         for (piece, value) in pieces.into_iter().zip(values) {
             let revision = piece.extent.revision;
             let Some(value) = value else {
+                // Only checksums that the newest row still needs are damage.
                 if self
                     .any_row(id)
                     .await?
@@ -391,13 +373,15 @@ impl Reads {
                     return Ok(None);
                 }
                 return Err(corrupt(format!(
-                    "the block checksums are not in the index: revision={revision}"
+                    "the block checksums are missing in the index: revision={revision}"
                 )));
             };
             let BlockChecksums(checksums) = BlockChecksums::decode(&value)?;
             if checksums.len() as u64 != piece.extent.block_count() {
                 return Err(corrupt(format!(
-                    "the revision has another number of blocks: revision={revision}"
+                    "wrong number of block checksums: revision={revision} expected={} found={}",
+                    piece.extent.block_count(),
+                    checksums.len()
                 )));
             }
             let reader = self.0.blobs.reader(&revision_key(written_as, revision));
@@ -411,13 +395,18 @@ impl Reads {
         Ok(Some(sources))
     }
 
-    /// A blob that the row named, and that is pinned, is not there: fine if the row has been
-    /// replaced since.
+    /// Handles a missing blob that is pinned. Returns `Ok` if the row has been replaced in the
+    /// meantime.
     ///
     /// # Errors
-    /// [`ErrorKind::Corrupt`] if it has not: no sweep has deleted the blob, for it was pinned while
-    /// the row named it.
-    async fn gone(&self, head: &Head, seen: OperationId, revision: RevisionId) -> Result<()> {
+    /// [`ErrorKind::Corrupt`] if the row still names the blob. The sweeper has not deleted the
+    /// blob, which was pinned while the row named it.
+    async fn check_missing_blob(
+        &self,
+        head: &Head,
+        seen: OperationId,
+        revision: RevisionId,
+    ) -> Result<()> {
         if self
             .row(&head.id)
             .await?
@@ -427,14 +416,14 @@ impl Reads {
         }
         self.0.counters.missing(&head.id);
         let message = format!(
-            "missing blob: the row names it and the blob tier does not have it: revision={revision}"
+            "missing blob: the row names it, but it is not in the blob tier: revision={revision}"
         );
         let current = Current {
             version: head.version,
             etag: head.etag,
         };
         let error = corrupt(message).with_reason(Reason::MissingBlob { current });
-        // Where no blob is there, that is worth knowing.
+        // If the whole tier is missing or foreign, that is the cause of the missing blob.
         Err(match self.0.blobs.find_owner().await {
             Ok(()) => error,
             Err(cause) => error.with_source(cause),
@@ -451,8 +440,8 @@ impl fmt::Debug for Reads {
     }
 }
 
-/// Whether the object's row is still the one that this operation committed. No two commits share
-/// one.
+/// Returns whether the row in the snapshot was committed by this operation. Operation ids are
+/// unique per commit.
 async fn names_operation(
     snapshot: &dyn Snapshot,
     id: &ObjectId,
@@ -473,5 +462,7 @@ fn corrupt(message: impl Into<String>) -> Error {
 
 #[cfg(test)]
 mod budget_tests;
+#[cfg(test)]
+mod damage_tests;
 #[cfg(test)]
 mod tests;

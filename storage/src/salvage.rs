@@ -1,30 +1,31 @@
-//! Salvage: everything that can be read of a damaged index, copied into a new one.
+//! Salvage: copies everything that can be read of a damaged index into a new index.
 //!
 //! ```text
-//! 1 payloads  as they are, with the block checksums
-//! 2 rows      as they are; a row whose payload was not copied is reported      expiry entries are built anew
-//! 3 sessions  as they are, with the parts                                      expiry entries are built anew
-//! 4 changes   as they are                                                      not if tables are of different moments
-//! 5 orphans   as they are, but for revisions that a copied row or part names    not if tables are of different moments
-//! 6 meta      as it is: epoch, version floors, the store's id
-//! 7 blobs     are only listed: a blob whose object's row could not be read is reported, and its version floor is raised
+//! 1 payloads  copied, with the block checksums
+//! 2 rows      copied, and their expiry entries built again; reported if the payload is missing
+//! 3 sessions  copied: upload records and parts; their expiry entries built again
+//! 4 changes   copied if the tables are consistent
+//! 5 orphans   copied if the tables are consistent and no copied row or part names them
+//! 6 meta      copied: epoch, last versions, the store's id
+//! 7 blobs     only listed: a blob of an object whose row could not be read is reported, and the
+//!             last version of the object is raised
 //! ```
 //!
-//! The blob tier is not touched, and stays the blob tier of the new index. What only lost rows
-//! named is named by nothing in the new index: the sweeper never deletes it, a scrub with repairs
-//! does. Where batches of the journal or a table file are lost, tables are of different moments: a
-//! change may be of a write that was acknowledged, and an orphan may have been named since. They
-//! are left out then, and their blobs are named by nothing. Guards I5 the safe way round (5: no
-//! orphan is queued that something still names), and "versions are never reused" for every lost
-//! object whose name is known (7). Deliberately not here: the directories (`index/fjall/copy.rs`,
-//! `directory.rs`).
+//! The blob tier is not changed, and becomes the blob tier of the new index. No entry of the new
+//! index names the blobs that only lost rows named: the sweeper never deletes them, a scrub with
+//! repairs does. If batches of the journal or a table file are lost, the tables are inconsistent:
+//! they reflect different moments. A change may then belong to an acknowledged write, and a row may
+//! have named an orphan since. Therefore changes and orphans are left out, and no entry names their
+//! blobs. Guards I5 on the safe side (step 5: no orphan is queued that an entry still names), and
+//! that versions are never reused, for every lost object with a known name (step 7). The
+//! directories are in `index/fjall/copy.rs` and `directory.rs`.
 
 use std::collections::BTreeSet;
 
 use futures::StreamExt;
-use serde::Serialize;
 
 use crate::blobs::{BlobName, BlobTier};
+use crate::decide::unreached;
 use crate::env::Env;
 use crate::error::{ErrorKind, Result};
 use crate::id::ObjectId;
@@ -34,144 +35,37 @@ use crate::rows::{
     Body, Change, Filed, Row, Session, epoch_entry, expiry_key, expiry_value, floor_key,
     read_part_key, read_session_key, session_expiry_key, write_floor,
 };
-use crate::scrub::RawKey;
-use crate::swap::unreached;
 use crate::word::{Epoch, RevisionId};
 
 mod directory;
+mod report;
 mod writer;
 
 pub use directory::SalvageDirectory;
+use report::NAMED_MAX;
+pub use report::{LostBlob, LostName, LostTable, SalvageReport, Unread};
 use writer::Writer;
 
-/// Entries read at once.
+/// Entries per read.
 const PAGE: usize = 1000;
-/// Names and ranges that a report holds. It counts all of them.
-const NAMED_MAX: usize = 10_000;
 
-/// What a salvage copied, and what it could not read.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
-pub struct SalvageReport {
-    /// Rows copied, one for each object.
-    pub rows: u64,
-    /// Payloads and block checksums copied.
-    pub payloads: u64,
-    /// Sessions and parts of multipart uploads copied.
-    pub sessions: u64,
-    /// Changes copied: writes that were under way.
-    pub changes: u64,
-    /// Orphans copied: blobs that were to be deleted.
-    pub orphans: u64,
-    /// Orphans left out, for something that was copied names their blobs.
-    pub orphans_kept: u64,
-    /// Other entries copied, most of them version floors of deleted objects.
-    pub meta: u64,
-    /// Expiry entries built anew.
-    pub expiry: u64,
-    /// Changes and orphans left out, for batches of the journal or a table file are lost, and their
-    /// blobs may be needed.
-    pub held_back: u64,
-    /// True if batches of the journal are lost that had been acknowledged: objects may be missing,
-    /// or be older than they were, and nobody knows which.
-    pub journal_damaged: bool,
-    /// Table files that are lost in part or as a whole, and of which it is not known what keys they
-    /// held: such entries may be missing, or be older than they were.
-    pub lost_tables: Vec<LostTable>,
-    /// Unreadable ranges of keys, counted.
-    pub unreadable: u64,
-    /// The first 10,000 of these ranges.
-    pub unreadable_ranges: Vec<Unread>,
-    /// Objects whose inline bytes could not be read, counted. Their rows were copied.
-    pub without_payload: u64,
-    /// The first 10,000 of these objects.
-    pub objects_without_payload: Vec<LostName>,
-    /// Blobs of objects whose rows could not be read, or may be in lost batches, counted. Nothing
-    /// is known of lost objects that had no blob.
-    pub lost_blobs: u64,
-    /// The first 10,000 of these blobs.
-    pub lost_objects: Vec<LostBlob>,
-}
-
-/// A table file of which it is not known what keys it held.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct LostTable {
-    /// The table.
-    pub table: &'static str,
-    /// The file, from the directory of the database on.
-    pub file: String,
-    /// The damage.
-    pub why: String,
-}
-
-/// A range of keys that could not be read.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Unread {
-    /// The table.
-    pub table: &'static str,
-    /// The first key of the range. Empty for the beginning of the table.
-    pub from: RawKey,
-    /// The first key behind the range. None for the end of the table.
-    pub to: Option<RawKey>,
-    /// The error of the index.
-    pub why: String,
-}
-
-/// An object of which something is lost.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct LostName {
-    /// Its namespace.
-    pub namespace: String,
-    /// Its key.
-    pub key: String,
-}
-
-/// A blob that belongs to an object whose row could not be read.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct LostBlob {
-    /// The object that the blob was written for, which may have been renamed since. None if the
-    /// name is long and the trailer of the blob can't be read: the path holds the beginning of the
-    /// name.
-    #[serde(flatten)]
-    pub object: Option<LostName>,
-    /// The revision.
-    pub revision: RevisionId,
-    /// The path of the blob in the blob tier.
-    pub path: String,
-    /// The length in bytes, if the blob tier tells.
-    pub bytes: Option<u64>,
-}
-
-impl SalvageReport {
-    /// Returns whether everything could be read.
-    pub fn is_complete(&self) -> bool {
-        let is_all_read =
-            self.unreadable == 0 && self.lost_tables.is_empty() && !self.journal_damaged;
-        is_all_read && self.without_payload == 0 && self.lost_blobs == 0
-    }
-}
-
-impl LostName {
-    fn of(object: &ObjectId) -> Self {
-        Self {
-            namespace: object.namespace_str().to_owned(),
-            key: object.key().to_owned(),
-        }
-    }
-}
-
-/// The losses that are known before anything is read.
+/// Losses known before the tables are read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Losses {
-    /// True if the journals held all that was acknowledged.
+    /// True if the journals contained all acknowledged batches.
     pub has_whole_journals: bool,
-    /// Files of which it is not known what keys they held.
+    /// Lost table files with unknown keys.
     pub files: Vec<LostFile>,
 }
 
 impl Losses {
-    /// Returns whether the tables that can be read are of one moment.
-    fn leave_one_moment(&self) -> bool {
-        self.has_whole_journals && self.files.iter().all(|lost| !is_of_a_moment(lost.table))
+    /// Returns whether the readable tables are consistent with each other.
+    fn keep_tables_consistent(&self) -> bool {
+        self.has_whole_journals
+            && self
+                .files
+                .iter()
+                .all(|lost| !affects_other_tables(lost.table))
     }
 
     fn into_report(self) -> SalvageReport {
@@ -195,24 +89,23 @@ impl Losses {
     }
 }
 
-/// Returns whether a lost entry of this table can make others wrong. A payload is written once, and
-/// expiry entries are built anew.
-fn is_of_a_moment(table: Table) -> bool {
+/// Returns whether a lost entry of this table can contradict other entries. A payload is written
+/// only once, and expiry entries are built again.
+fn affects_other_tables(table: Table) -> bool {
     match table {
         Table::Rows | Table::Changes | Table::Orphans | Table::Sessions | Table::Meta => true,
         Table::Payloads | Table::Expiry => false,
     }
 }
 
-/// Copies all tables of `old` that can be read into `new`, which is empty, and lists `blobs`, if it
-/// is given, for what is known of lost objects. Holds 16 bytes in memory for each revision that a
-/// row or part names.
+/// Copies all readable entries of `old` into `new`, which is empty. If `blobs` is given, lists the
+/// blob tier to find lost objects. Uses 16 bytes of memory per revision that a row or part names.
 ///
-/// `losses` are those of the [`IndexCopy`](crate::index::fjall::IndexCopy).
+/// `losses` are the losses of the [`IndexCopy`](crate::index::fjall::IndexCopy).
 ///
 /// # Errors
-/// [`ErrorKind::Unavailable`] if `old` can't be read at all, `new` can't be written, or `blobs`
-/// can't be listed or read.
+/// [`ErrorKind::Unavailable`] if `old` cannot be read at all, `new` cannot be written, or `blobs`
+/// cannot be listed or read.
 pub async fn copy_tables(
     old: &dyn Index,
     new: &dyn Index,
@@ -226,7 +119,7 @@ pub async fn copy_tables(
         env,
     };
     let mut known = Known {
-        is_of_one_moment: losses.leave_one_moment(),
+        are_tables_consistent: losses.keep_tables_consistent(),
         ..Known::default()
     };
     let mut report = losses.into_report();
@@ -237,12 +130,12 @@ pub async fn copy_tables(
     salvage.orphans(&mut report, &mut known).await?;
     salvage.meta(&mut report, &known).await?;
     if let Some(blobs) = blobs {
-        salvage.lost(blobs, &mut report, &known).await?;
+        salvage.lost_objects(blobs, &mut report, &known).await?;
     }
     Ok(report)
 }
 
-/// What has been learnt from what was copied.
+/// Facts collected from the copied entries.
 #[derive(Default)]
 struct Known {
     /// Revisions that rows and parts name.
@@ -251,12 +144,12 @@ struct Known {
     unsettled: BTreeSet<RevisionId>,
     /// Ranges of rows that could not be read.
     rows_unread: Vec<UnreadableRange>,
-    /// True if no table is older than another.
-    is_of_one_moment: bool,
+    /// True if the tables are consistent with each other.
+    are_tables_consistent: bool,
     epoch: Option<Epoch>,
 }
 
-/// One salvage.
+/// A running salvage.
 struct Salvage<'a> {
     old: Box<dyn Snapshot>,
     new: &'a dyn Index,
@@ -264,9 +157,11 @@ struct Salvage<'a> {
 }
 
 impl Salvage<'_> {
-    /// Keys first, and each value by itself: one that can't be read hides no other.
+    /// Copies the payloads. Reads each value separately, so that an unreadable value does not hide
+    /// others.
     async fn payloads(&self, report: &mut SalvageReport) -> Result<()> {
-        let (mut writer, mut next) = (Writer::new(self.new), Some(Range::all(PAGE)));
+        let mut writer = Writer::new(self.new);
+        let mut next = Some(Range::all(PAGE));
         while let Some(range) = next {
             let page = self.old.keys_over(Table::Payloads, range).await?;
             for key in page.entries {
@@ -276,7 +171,7 @@ impl Salvage<'_> {
                         report.payloads += 1;
                     }
                     Ok(None) => {}
-                    // The row that names it is reported.
+                    // The walk over the rows reports the row without its payload.
                     Err(error) if error.kind() == ErrorKind::Corrupt => {}
                     Err(error) => return Err(error),
                 }
@@ -287,9 +182,11 @@ impl Salvage<'_> {
         writer.flush().await
     }
 
+    /// Copies the rows, and builds their expiry entries.
     async fn rows(&self, report: &mut SalvageReport, known: &mut Known) -> Result<()> {
         let copied = self.new.snapshot()?;
-        let (mut writer, mut next) = (Writer::new(self.new), Some(Range::all(PAGE)));
+        let mut writer = Writer::new(self.new);
+        let mut next = Some(Range::all(PAGE));
         while let Some(range) = next {
             let page = self.old.scan_over(Table::Rows, range).await?;
             for (key, value) in page.entries {
@@ -298,6 +195,7 @@ impl Salvage<'_> {
                     self.row(&object, &row, &*copied, &mut writer, report)
                         .await?;
                 }
+                // Undecodable rows, too: a scrub of the new store reports them.
                 writer.put(Table::Rows, key, value).await?;
                 report.rows += 1;
             }
@@ -308,6 +206,7 @@ impl Salvage<'_> {
         writer.flush().await
     }
 
+    /// Builds the expiry entry of a row, and reports a missing payload.
     async fn row(
         &self,
         object: &ObjectId,
@@ -334,8 +233,10 @@ impl Salvage<'_> {
         Ok(())
     }
 
+    /// Copies the upload records and parts, and builds the expiry entries of the uploads.
     async fn sessions(&self, report: &mut SalvageReport, known: &mut Known) -> Result<()> {
-        let (mut writer, mut next) = (Writer::new(self.new), Some(Range::all(PAGE)));
+        let mut writer = Writer::new(self.new);
+        let mut next = Some(Range::all(PAGE));
         while let Some(range) = next {
             let page = self.old.scan_over(Table::Sessions, range).await?;
             for (key, value) in page.entries {
@@ -360,16 +261,19 @@ impl Salvage<'_> {
         writer.flush().await
     }
 
+    /// Copies the changes, unless the tables are inconsistent.
     async fn changes(&self, report: &mut SalvageReport, known: &mut Known) -> Result<()> {
-        let (mut writer, mut next) = (Writer::new(self.new), Some(Range::all(PAGE)));
+        let mut writer = Writer::new(self.new);
+        let mut next = Some(Range::all(PAGE));
         while let Some(range) = next {
             let page = self.old.scan_over(Table::Changes, range).await?;
             for (key, value) in page.entries {
                 if let Ok(change) = Change::decode(&value) {
                     known.unsettled.extend(change.revisions);
+                    // Used if the epoch entry itself is unreadable.
                     known.epoch = known.epoch.max(Some(change.epoch));
                 }
-                if !known.is_of_one_moment {
+                if !known.are_tables_consistent {
                     report.held_back += 1;
                     continue;
                 }
@@ -382,17 +286,20 @@ impl Salvage<'_> {
         writer.flush().await
     }
 
+    /// Copies the orphans that no copied row or part names, unless the tables are inconsistent.
     async fn orphans(&self, report: &mut SalvageReport, known: &mut Known) -> Result<()> {
-        let (mut writer, mut next) = (Writer::new(self.new), Some(Range::all(PAGE)));
+        let mut writer = Writer::new(self.new);
+        let mut next = Some(Range::all(PAGE));
         while let Some(range) = next {
             let page = self.old.scan_over(Table::Orphans, range).await?;
             for (key, value) in page.entries {
                 let revision = RevisionId::from_slice(&key);
                 if revision.is_some_and(|revision| known.named.contains(&revision)) {
+                    // The deletion of the blob would lose a copied object (I5).
                     report.orphans_kept += 1;
                     continue;
                 }
-                if !known.is_of_one_moment {
+                if !known.are_tables_consistent {
                     report.held_back += 1;
                     continue;
                 }
@@ -406,9 +313,11 @@ impl Salvage<'_> {
         writer.flush().await
     }
 
+    /// Copies the meta table.
     async fn meta(&self, report: &mut SalvageReport, known: &Known) -> Result<()> {
-        let (mut writer, mut next) = (Writer::new(self.new), Some(Range::all(PAGE)));
-        // Overwritten by the epoch itself, if that can be read.
+        let mut writer = Writer::new(self.new);
+        let mut next = Some(Range::all(PAGE));
+        // A minimum. The copied epoch entry overwrites it, if the entry is readable.
         let (key, value) = epoch_entry(known.epoch.unwrap_or(Epoch::new(0)));
         writer.put(Table::Meta, key, value).await?;
         while let Some(range) = next {
@@ -423,14 +332,15 @@ impl Salvage<'_> {
         writer.flush().await
     }
 
-    /// What blobs tell of objects whose rows could not be read.
-    async fn lost(
+    /// Reports the blobs of objects whose rows could not be read, and raises the last versions of
+    /// these objects.
+    async fn lost_objects(
         &self,
         blobs: &BlobTier,
         report: &mut SalvageReport,
         known: &Known,
     ) -> Result<()> {
-        if known.rows_unread.is_empty() && known.is_of_one_moment {
+        if known.rows_unread.is_empty() && known.are_tables_consistent {
             return Ok(());
         }
         let copied = self.new.snapshot()?;
@@ -441,14 +351,14 @@ impl Salvage<'_> {
             let Some(revision) = blob.revision else {
                 continue;
             };
-            // The swap of a change may be in a lost batch.
-            let is_unsettled = known.unsettled.contains(&revision) && known.is_of_one_moment;
+            // In a lost batch, the swap of a change may have been committed.
+            let is_unsettled = known.unsettled.contains(&revision) && known.are_tables_consistent;
             if known.named.contains(&revision) || is_unsettled {
                 continue;
             }
             let object = match blobs.name_of(&blob).await? {
                 BlobName::Of(key) => Some(key.object),
-                // One that was never finished, most likely.
+                // Most likely a blob that was never finished.
                 BlobName::Unknown if known.unsettled.contains(&revision) => continue,
                 BlobName::Unknown => None,
                 BlobName::Gone => continue,
@@ -461,11 +371,14 @@ impl Salvage<'_> {
                         .iter()
                         .any(|range| range.contains(encoded))
                 };
-                let may_be_lost = !known.is_of_one_moment || is_in_unread();
+                let may_be_lost = !known.are_tables_consistent || is_in_unread();
+                // The state of the object was copied: the blob is an earlier revision, not a loss.
                 if !may_be_lost || copied.get(Table::Rows, encoded).await?.is_some() {
                     continue;
                 }
                 if copied.get(Table::Meta, &floor_key(object)).await?.is_none() {
+                    // Higher than every version that the lost row can have had: versions are never
+                    // reused.
                     let floor = write_floor(unreached(self.env.steady_now()));
                     writer.put(Table::Meta, floor_key(object), floor).await?;
                 }
@@ -482,29 +395,5 @@ impl Salvage<'_> {
             }
         }
         writer.flush().await
-    }
-}
-
-impl SalvageReport {
-    fn unread(&mut self, range: Option<UnreadableRange>) {
-        let Some(UnreadableRange {
-            table,
-            from,
-            to,
-            why,
-        }) = range
-        else {
-            return;
-        };
-        self.unreadable += 1;
-        if self.unreadable_ranges.len() < NAMED_MAX {
-            let (from, to) = (RawKey(from), to.map(RawKey));
-            self.unreadable_ranges.push(Unread {
-                table: table.name(),
-                from,
-                to,
-                why,
-            });
-        }
     }
 }

@@ -1,26 +1,29 @@
-//! The scrub: verify everything against everything, and say what could be done about what is wrong.
-//! [`Scrub`] walks, [`ScrubReport`] says what came of it.
+//! The scrub: verifies all entries of the index and all blobs against each other, and proposes
+//! repairs. [`Scrub`] is the walk, [`ScrubReport`] its result.
 //!
 //! ```text
-//! 1 rows      each can be read, and has its expiry entry                            a snapshot for each page
-//! 2 sessions  each can be read, has its expiry entry, and all parts have theirs     a snapshot for each page
-//! 3 entries   expiry entries, changes, orphans, version floors: each makes sense    a snapshot for each page
-//! 4 payloads  each is named by a row or a part                                      one snapshot: keys, then all of those
-//! 5 bytes     what each row names is there, and is what was written                 pinned, the row read again (I8)
-//! 6 parts     the same for the parts of open uploads                                pinned, the part read again (I8)
-//! 7 blobs     each is named by a row, a part, a change or an orphan                 listed first, then one snapshot
+//! walk                                                                 reads from
+//! 1 rows      each is readable and has its expiry entry                snapshot per page
+//! 2 uploads   each upload record is readable and has its expiry entry; snapshot per page
+//!             each part is readable and belongs to an open upload
+//! 3 entries   expiry entries, changes, orphans and last versions are   snapshot per page
+//!             valid
+//! 4 payloads  each is named by a row or a part                         one snapshot for all
+//! 5 bytes     the bytes that each row names exist and are intact       pinned, row read again (I8)
+//! 6 parts     the same for the parts of open uploads                   pinned, part read again (I8)
+//! 7 blobs     each is named by a row, a part, a change or an orphan    list, then one snapshot
 //! ```
 //!
-//! What must be seen together is seen in one snapshot, and is looked at again on the newest state
-//! before it counts (`second.rs`, and the shards). Keys that can't be read are stepped over, and
-//! are findings. An expired object that is not removed yet is no damage: it is absent, and the
-//! expirer's. Memory is bounded, whatever there is: pages, [`ScrubOptions`], and the byte budget
-//! that all reads share.
+//! Related entries are read from one snapshot. A finding is confirmed on the newest state before it
+//! counts (`second.rs`, and the shards). Keys that cannot be read are skipped, and are findings. An
+//! expired object that is not removed yet is not damage: the object counts as absent, and the
+//! expirer removes it. Memory is bounded by pages, by [`ScrubOptions`], and by the byte budget that
+//! all reads share.
 //!
-//! Guards I5 (4 and 7) and the promise that damage is found before somebody needs the bytes.
-//! Deliberately not here: carrying out what is proposed. Whoever drives the walk does so after each
-//! [`step`](Scrub::step), so that what a repair lays open is found by a later one: the payload of a
-//! row that was given up, then its blob.
+//! Guards I5 (walks 4 and 7), and the promise that damage is found before a read needs the bytes.
+//! The driver of the walk carries out the proposed repairs after each [`step`](Scrub::step).
+//! Therefore a later step finds the damage that a repair uncovers: the payload of a row that was
+//! given up, then its blob.
 
 mod blob;
 mod blobs;
@@ -53,26 +56,26 @@ use payloads::Strays;
 use report::{Listener, Tally};
 use sessions::Sessions;
 
-/// How far a scrub looks at the bytes.
+/// Extent to which a scrub verifies payload bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum ScrubDepth {
-    /// Whether they are there: one question for each blob.
+    /// Existence and length only: one request per blob.
     Presence,
-    /// All of them, compared with their checksums.
+    /// All bytes, compared with their checksums.
     #[default]
     Bytes,
 }
 
-/// How a scrub looks.
+/// Options of a scrub.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ScrubOptions {
-    /// How far it looks at the bytes.
+    /// Extent to which payload bytes are verified.
     pub depth: ScrubDepth,
-    /// Blobs that were begun within this time are not yet called unknown.
+    /// Minimum age of a blob to be reported as unknown. Younger blobs are skipped.
     pub grace: Duration,
-    /// Objects, or parts, whose bytes are looked at together.
+    /// Number of objects, or of parts, whose bytes are verified concurrently.
     pub objects_at_once: usize,
-    /// Findings that the report names; it counts all of them.
+    /// Maximum number of findings that the report lists. All findings are counted.
     pub findings_max: usize,
 }
 
@@ -88,17 +91,18 @@ impl Default for ScrubOptions {
     }
 }
 
-/// One walk over both tiers.
+/// A walk over both tiers.
 pub struct Scrub {
     reads: Reads,
     options: ScrubOptions,
     tally: Arc<Tally>,
     stage: Stage,
-    /// Rows that can't be read may be all that is known of some blobs.
+    /// True if a range of rows is unreadable: these rows may be the only entries that name some
+    /// blobs.
     rows_are_unreadable: bool,
 }
 
-/// Where the walk is; each but the last says what is still to be looked at.
+/// Current walk, with the range that remains.
 enum Stage {
     Rows(Range),
     Sessions(Box<Sessions>),
@@ -111,8 +115,8 @@ enum Stage {
 }
 
 impl Scrub {
-    /// A walk over what these reads read. `listener` is told how far it has come, from time to
-    /// time.
+    /// Creates a scrub of the store behind `reads`. `listener` is called with the progress from
+    /// time to time.
     pub fn new(
         reads: Reads,
         options: ScrubOptions,
@@ -128,27 +132,29 @@ impl Scrub {
         }
     }
 
-    /// How it looks.
+    /// Returns the options.
     pub fn options(&self) -> &ScrubOptions {
         &self.options
     }
 
-    /// What it has looked at so far.
+    /// Returns the counts so far.
     pub fn looked(&self) -> Looked {
         self.tally.looked()
     }
 
-    /// Looks at some more: what is wrong with it, or none at the end. After a step that failed or
-    /// was dropped, begin anew.
+    /// Verifies the next page. Returns its damage, or `None` at the end of the scrub. A scrub whose
+    /// step failed or was dropped must be started again.
     ///
     /// # Errors
-    /// [`Unavailable`](crate::ErrorKind::Unavailable) if the index can't be read or the blob tier
-    /// can't be listed. Damage is a finding, also where the index itself is damaged, and so is a
-    /// blob that can't be read.
+    /// [`Unavailable`](crate::ErrorKind::Unavailable) if the index cannot be read or the blob tier
+    /// cannot be listed. Damage is a finding, not an error, also if the index itself is damaged or
+    /// a blob cannot be read.
     pub async fn step(&mut self) -> Result<Option<Vec<Found>>> {
-        let (reads, tally) = (&self.reads, &*self.tally);
+        let reads = &self.reads;
+        let tally = &*self.tally;
         let pace = Pace {
             depth: self.options.depth,
+            // 0 would never make progress.
             at_once: self.options.objects_at_once.max(1),
         };
         let (found, next) = match &mut self.stage {
@@ -156,6 +162,7 @@ impl Scrub {
                 let (found, rest) = rows::page(reads.index(), range.clone(), tally).await?;
                 let is_range =
                     |found: &Found| matches!(found.damage, Damage::UnreadableRange { .. });
+                // Kept until the walk over blobs: see `Listing::new`.
                 self.rows_are_unreadable |= found.iter().any(is_range);
                 (
                     found,
@@ -164,7 +171,7 @@ impl Scrub {
             }
             Stage::Sessions(sessions) => match sessions.page(reads.index(), tally).await? {
                 Some(found) => {
-                    tally.tell();
+                    tally.notify();
                     return Ok(Some(found));
                 }
                 None => (
@@ -178,7 +185,7 @@ impl Scrub {
                 let table = *table;
                 (
                     found,
-                    rest.map_or_else(|| behind(table), |rest| Stage::Entries(table, rest)),
+                    rest.map_or_else(|| stage_after(table), |rest| Stage::Entries(table, rest)),
                 )
             }
             Stage::Payloads(strays) => match strays.page(reads.index(), tally).await? {
@@ -194,33 +201,36 @@ impl Scrub {
             }
             Stage::Parts(range) => {
                 let (found, rest) = parts::page(reads, pace, range.clone(), tally).await?;
-                let suspects_filed = self.rows_are_unreadable;
-                let listing = || {
-                    Stage::Blobs(Box::new(Listing::new(
-                        reads,
-                        self.options.grace,
-                        suspects_filed,
-                    )))
-                };
-                (found, rest.map_or_else(listing, Stage::Parts))
+                let grace = self.options.grace;
+                let blobs = || Stage::blobs(reads, grace, self.rows_are_unreadable);
+                (found, rest.map_or_else(blobs, Stage::Parts))
             }
             Stage::Blobs(listing) => match listing.page(reads, tally).await? {
                 Some(found) => {
-                    tally.tell();
+                    tally.notify();
                     return Ok(Some(found));
                 }
                 None => (Vec::new(), Stage::Done),
             },
             Stage::Done => return Ok(None),
         };
-        self.tally.tell();
+        self.tally.notify();
         self.stage = next;
         Ok(Some(found))
     }
 }
 
-/// What comes after the entries of a table.
-fn behind(table: Table) -> Stage {
+impl Stage {
+    /// Begins the walk over blobs.
+    fn blobs(reads: &Reads, grace: Duration, rows_are_unreadable: bool) -> Self {
+        // A lost row may leave block checksums behind, so that they do not prove a row.
+        let suspects_filed = rows_are_unreadable;
+        Self::Blobs(Box::new(Listing::new(reads, grace, suspects_filed)))
+    }
+}
+
+/// Returns the stage after the entries of a table.
+fn stage_after(table: Table) -> Stage {
     match table {
         Table::Expiry => Stage::Entries(Table::Changes, Range::all(entries::PAGE)),
         Table::Changes => Stage::Entries(Table::Orphans, Range::all(entries::PAGE)),
@@ -233,5 +243,5 @@ fn behind(table: Table) -> Stage {
     }
 }
 
-/// Damage found on a page, and what is left to be looked at; none if it was the last.
+/// Damage found on a page, and the remaining range, or `None` after the last page.
 type Paged = (Vec<Found>, Option<Range>);

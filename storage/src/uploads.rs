@@ -1,7 +1,6 @@
-//! Listings of multipart uploads: the open ones of a namespace, and the parts of one.
+//! Lists the open multipart uploads of a namespace, and the parts of an upload.
 //!
-//! A page is read from one snapshot, so that it shows one state (I7). Deliberately not here:
-//! listings of objects (`list.rs`), and what may become of an upload (`swap/session.rs`).
+//! A page is read from a single snapshot, so it shows a consistent state (I7).
 
 use bytes::Bytes;
 
@@ -17,61 +16,61 @@ use crate::rows::{
 };
 use crate::word::Timestamp;
 
-/// Most sessions that one scan brings.
+/// Most upload records that a scan reads.
 const CHUNK_SESSIONS_MAX: usize = 256;
-/// Most scans for one page: uploads that ended lately are passed over, and there may be many of
+/// Most scans for a page. Records of uploads that have ended are skipped, and there may be many of
 /// them.
 const SCANS_MAX: usize = 16;
 
-/// Which uploads to list.
+/// Parameters of a page of open uploads.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct UploadsRequest {
-    /// Of which namespace.
+    /// Namespace to list.
     pub namespace: Namespace,
-    /// Only to keys that begin with this. To all of them if it is empty.
+    /// Prefix of the keys whose uploads are listed; all keys if it is empty.
     pub prefix: String,
-    /// Only what comes after this one, in the order of keys, then of beginnings.
+    /// Lower bound, exclusive, in the order of keys, then of start times.
     pub start_after: Option<UploadMarker>,
     /// Most uploads in the page, 1 to
     /// [`ReadLimits::list_page_max`](crate::ReadLimits::list_page_max).
     pub limit: usize,
-    /// Behaviour where a file of the index is damaged.
+    /// Behavior if a file of the index is damaged.
     pub on_damage: OnDamage,
 }
 
-/// The parts of an upload to list.
+/// Parameters of a page of the parts of an upload.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PartsRequest {
-    /// Only parts with a higher number than this.
+    /// Lower bound of the part numbers, exclusive.
     pub start_after: Option<PartNumber>,
     /// Most parts in the page, 1 to
     /// [`ReadLimits::list_page_max`](crate::ReadLimits::list_page_max).
     pub limit: usize,
-    /// Behaviour where a file of the index is damaged.
+    /// Behavior if a file of the index is damaged.
     pub on_damage: OnDamage,
 }
 
-/// Where in a listing of uploads a page ended.
+/// Position in a listing of uploads, at which a page ends.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct UploadMarker {
-    /// The object's key.
+    /// Key of the object.
     pub key: String,
-    /// The upload.
+    /// Id of the upload.
     pub upload_id: UploadId,
 }
 
-/// An upload that takes parts.
+/// An open upload.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct UploadInfo {
-    /// The object.
+    /// Id of the object.
     pub id: ObjectId,
-    /// The upload.
+    /// Id of the upload.
     pub upload_id: UploadId,
-    /// When it was begun.
+    /// Time at which the upload was started.
     pub initiated: Timestamp,
-    /// When it will be given up if it is not completed.
+    /// Time at which the upload expires if it is not completed.
     pub expires_at: Timestamp,
-    /// What the object will be said to be.
+    /// Attributes that the object will have.
     pub attributes: Attributes,
 }
 
@@ -85,55 +84,57 @@ impl UploadMarker {
     }
 }
 
-/// Some uploads, in the order of keys, then of beginnings.
+/// A page of open uploads, in the order of keys, then of start times.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct UploadPage {
-    /// The uploads.
+    /// Uploads of the page.
     pub uploads: Vec<UploadInfo>,
-    /// The `start_after` that gives the next page. None if there are no more uploads. A page may be
-    /// shorter than asked for, or empty, and still have a next one: uploads that ended lately are
-    /// passed over, so many for one page and no more.
+    /// Value of `start_after` for the next page; `None` on the last page. A page may have fewer
+    /// uploads than its limit, or none, and still have a next page: a page skips a limited number
+    /// of uploads that have ended.
     pub next: Option<UploadMarker>,
-    /// Keys of the index that could not be read, and whose uploads are not in the page. Always
-    /// empty unless the listing [steps over](OnDamage::StepOver) them.
+    /// Ranges of keys of the index that could not be read; their uploads are missing in the page.
+    /// Always empty unless the listing [steps over](OnDamage::StepOver) them.
     pub unreadable: Vec<UnreadableRange>,
 }
 
 /// A part of an open upload.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PartInfo {
-    /// Its number.
+    /// Number of the part.
     pub number: PartNumber,
-    /// The hash of its bytes.
+    /// Hash of the bytes.
     pub etag: PartEtag,
-    /// Its length in bytes.
+    /// Length in bytes.
     pub bytes: u64,
-    /// When it was uploaded.
+    /// Time at which the part was uploaded.
     pub uploaded: Timestamp,
 }
 
-/// Some parts, in the order of their numbers.
+/// A page of parts, in the order of their numbers.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PartPage {
-    /// The parts.
+    /// Parts of the page.
     pub parts: Vec<PartInfo>,
-    /// The `start_after` that gives the next page: the number where this one ends. None if there
-    /// are no more parts; otherwise the listing was truncated.
+    /// Value of `start_after` for the next page: the number of the last part that was read. `None`
+    /// on the last page.
     pub next: Option<PartNumber>,
-    /// Keys of the index that could not be read, and whose parts are not in the page. Always empty
-    /// unless the listing [steps over](OnDamage::StepOver) them.
+    /// Ranges of keys of the index that could not be read; their parts are missing in the page.
+    /// Always empty unless the listing [steps over](OnDamage::StepOver) them.
     pub unreadable: Vec<UnreadableRange>,
 }
 
 impl Reads {
-    /// Whether the object has this upload, open or completed.
+    /// Checks that the object has this upload, open or completed.
     ///
     /// # Errors
-    /// [`ErrorKind::Invalid`] if it has not, or it was aborted.
+    /// [`ErrorKind::Invalid`] if the object has no such upload, or the upload was aborted;
+    /// otherwise the errors of the index.
     pub async fn find_upload(&self, id: &ObjectId, upload: &UploadId) -> Result<()> {
         let mut session = self.session(&*self.index().snapshot()?, id, upload).await;
         if session.is_err() {
-            // It may have been completed in time, and not be durable yet.
+            // The upload may have been completed in time by a batch that is not durable yet. So the
+            // record is read again after all submitted batches are durable.
             self.let_settle().await;
             session = self.session(&*self.index().snapshot()?, id, upload).await;
         }
@@ -144,7 +145,7 @@ impl Reads {
         }
     }
 
-    /// One page of the open uploads of a namespace.
+    /// Returns a page of the open uploads of a namespace.
     ///
     /// # Errors
     /// As [`list`](Self::list).
@@ -157,6 +158,7 @@ impl Reads {
             on_damage,
         } = request;
         self.check_limit(limit)?;
+        // No key can match, and the encoded prefix would exceed the limit of an id.
         if prefix.len() > KEY_BYTES_MAX {
             return Ok(UploadPage {
                 uploads: Vec::new(),
@@ -168,6 +170,7 @@ impl Reads {
         let mut range = Range::prefix(&below, CHUNK_SESSIONS_MAX);
         if let Some(UploadMarker { key, upload_id }) = start_after {
             let marker = session_key(&ObjectId::new(&namespace, &key)?, &upload_id);
+            // A marker before the prefix excludes nothing.
             if marker[..] > below[..] {
                 range = range.after(marker);
             }
@@ -182,11 +185,11 @@ impl Reads {
         .await
     }
 
-    /// One page of the parts of an open upload.
+    /// Returns a page of the parts of an open upload.
     ///
     /// # Errors
-    /// [`ErrorKind::Invalid`] if the object has no such upload or it has ended; otherwise as
-    /// [`list`](Self::list).
+    /// [`ErrorKind::Invalid`] if the object has no such upload or the upload has ended; otherwise
+    /// as [`list`](Self::list).
     pub async fn parts(
         &self,
         id: &ObjectId,
@@ -205,19 +208,24 @@ impl Reads {
         if let Some(number) = start_after {
             range = range.after(part_key(upload, number));
         }
-        let (mut entries, mut unreadable, mut rest) = (Vec::new(), Vec::new(), Some(range));
+        // An entry more than the limit is read, to find out if there is a next page.
+        let mut entries = Vec::new();
+        let mut unreadable = Vec::new();
+        let mut rest = Some(range);
         while let Some(range) = rest.filter(|_| entries.len() <= limit) {
             let page = snapshot.scan_over(Table::Sessions, range).await?;
             entries.extend(page.entries);
-            unreadable.extend(noted(page.unreadable, on_damage)?);
+            unreadable.extend(checked(page.unreadable, on_damage)?);
             rest = page.rest;
         }
         let is_truncated = entries.len() > limit;
         entries.truncate(limit);
         if let Some((last, _)) = entries.last().filter(|_| is_truncated) {
+            // Ranges behind the last entry are reported by the next page.
             unreadable.retain(|range| range.from <= *last);
         }
-        let (mut parts, mut last) = (Vec::new(), None);
+        let mut parts = Vec::new();
+        let mut last = None;
         for entry in &entries {
             let (number, info) = part_info(entry)?;
             last = Some(number);
@@ -230,6 +238,11 @@ impl Reads {
         })
     }
 
+    /// Returns the live record of an upload.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Invalid`] if there is no record, or it has expired; otherwise the errors of the
+    /// index.
     async fn session(
         &self,
         snapshot: &dyn Snapshot,
@@ -245,7 +258,10 @@ impl Reads {
             .ok_or_else(no_such_upload)
     }
 
-    /// Whether a page may be so long.
+    /// Checks the limit of a page.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Invalid`] if the limit is 0 or too high.
     pub(crate) fn check_limit(&self, limit: usize) -> Result<()> {
         let most = self.limits().list_page_max;
         if limit == 0 || limit > most {
@@ -256,7 +272,7 @@ impl Reads {
     }
 }
 
-/// One page of the open uploads within a range of keys.
+/// Reads a page of the open uploads within a range of keys.
 async fn uploads_page(
     snapshot: &dyn Snapshot,
     mut range: Range,
@@ -264,7 +280,9 @@ async fn uploads_page(
     on_damage: OnDamage,
     now: Timestamp,
 ) -> Result<UploadPage> {
-    let (mut uploads, mut unreadable, mut last) = (Vec::new(), Vec::new(), None);
+    let mut uploads = Vec::new();
+    let mut unreadable = Vec::new();
+    let mut last = None;
     let mut scans = 0;
     let end = loop {
         let PartialPage {
@@ -276,7 +294,7 @@ async fn uploads_page(
             uploads.extend(open_upload(&key, &value, now)?);
             last = Some(key);
         }
-        unreadable.extend(noted(gap, on_damage)?);
+        unreadable.extend(checked(gap, on_damage)?);
         scans += 1;
         if uploads.len() > limit {
             uploads.truncate(limit);
@@ -286,13 +304,13 @@ async fn uploads_page(
         }
         match rest {
             None => break None,
-            // A page ends behind a key: without one it goes on.
+            // A page ends behind a key that was read. Without such a key the scan continues.
             Some(_) if scans >= SCANS_MAX && last.is_some() => break last,
             Some(rest) => range = rest,
         }
     };
     if let Some(end) = &end {
-        // The next page meets the others, and reports them.
+        // Ranges behind the last key are reported by the next page.
         unreadable.retain(|range| range.from <= *end);
     }
     let next = end.map(|key| UploadMarker::decode(&key)).transpose()?;
@@ -303,8 +321,8 @@ async fn uploads_page(
     })
 }
 
-/// The range, unless the listing fails there.
-fn noted(
+/// Returns the unreadable range, or its error if [`OnDamage::Fail`] is set.
+fn checked(
     unreadable: Option<UnreadableRange>,
     on_damage: OnDamage,
 ) -> Result<Option<UnreadableRange>> {
@@ -314,7 +332,7 @@ fn noted(
     }
 }
 
-/// The upload, if it is open.
+/// Decodes an upload record. Returns `None` if the upload is not open.
 fn open_upload(key: &[u8], value: &Bytes, now: Timestamp) -> Result<Option<UploadInfo>> {
     let (id, upload_id) = read_session_key(key)?;
     let session = Session::decode(value).map_err(|error| error.with_id(&id))?;
@@ -334,7 +352,7 @@ fn open_upload(key: &[u8], value: &Bytes, now: Timestamp) -> Result<Option<Uploa
     }))
 }
 
-/// A part, unless it was lost.
+/// Decodes an entry of a part: its number, and the part unless it was lost.
 fn part_info((key, value): &(Bytes, Bytes)) -> Result<(PartNumber, Option<PartInfo>)> {
     let (_, number) = read_part_key(key)?;
     let info = |Part {

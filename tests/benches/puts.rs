@@ -1,9 +1,9 @@
-//! What a durable 4 KiB put costs, at 1, 16 and 64 at once.
+//! Cost of a durable 4 KiB put with 1, 16 and 64 concurrent clients.
 //!
-//! Four contenders take turns in each of five rounds, so that a machine whose speed drifts is the
-//! same for all; medians are printed. Read the ratios, not the figures: `raw` is what the disk
-//! gives to one appender, `fjall each` is a sync for every write, `committer` is the least code
-//! that groups commits on bare fjall, and `cenotaph` is the engine.
+//! Four contenders take turns in each of five rounds, so that a drift of the machine's speed
+//! affects all of them; medians are printed. Compare the ratios, not the figures: `raw` is the
+//! speed of the disk for a single appender, `fjall each` syncs every write, `committer` is the
+//! smallest group commit over bare fjall, and `cenotaph` is the engine.
 
 #![expect(clippy::disallowed_methods, reason = "a bench measures the real world")]
 #![expect(clippy::print_stdout, reason = "a bench prints")]
@@ -23,7 +23,7 @@ const PAYLOAD_BYTES: usize = 4096;
 const ROUNDS: usize = 5;
 const CONTENDERS: [&str; 4] = ["raw", "fjall each", "committer", "cenotaph"];
 
-/// What one run of one contender gave.
+/// Result of one run of a contender.
 #[derive(Clone, Default)]
 struct Run {
     puts_per_s: f64,
@@ -44,7 +44,8 @@ fn main() {
         .build()
         .unwrap();
     println!(
-        "durable puts of {PAYLOAD_BYTES} bytes, median of {ROUNDS} interleaved rounds of {seconds} s"
+        "durable puts of {PAYLOAD_BYTES} bytes, median of {ROUNDS} interleaved rounds of \
+         {seconds} s"
     );
     for clients in [1, 16, 64] {
         let mut runs: Vec<Vec<Run>> = vec![Vec::new(); CONTENDERS.len()];
@@ -80,7 +81,8 @@ fn report(clients: usize, runs: &[Vec<Run>]) {
         median(&mut ratios)
     };
     println!(
-        "cenotaph / committer: {:.2} of the puts/s; cenotaph / fjall each: {:.2} of the puts/s, {:.2} of the p50",
+        "cenotaph / committer: {:.2} of the puts/s; cenotaph / fjall each: {:.2} of the puts/s, \
+         {:.2} of the p50",
         ratio(3, 2, |run| run.puts_per_s),
         ratio(3, 1, |run| run.puts_per_s),
         ratio(3, 1, |run| run.p50_us),
@@ -117,7 +119,9 @@ fn summarize(mut latencies: Vec<Duration>, syncs: u64, elapsed: Duration) -> Run
 
 fn raw(directory: &Path, length: Duration) -> Run {
     let mut file = std::fs::File::create(directory.join("log")).unwrap();
-    let (payload, begun, mut latencies) = ([7u8; PAYLOAD_BYTES], Instant::now(), Vec::new());
+    let payload = [7u8; PAYLOAD_BYTES];
+    let begun = Instant::now();
+    let mut latencies = Vec::new();
     while begun.elapsed() < length {
         let put = Instant::now();
         file.write_all(&payload).unwrap();
@@ -128,9 +132,9 @@ fn raw(directory: &Path, length: Duration) -> Run {
     summarize(latencies, syncs, begun.elapsed())
 }
 
-/// A database as a service has it after its first start: opened, not just created. fjall allocates
-/// its first journal ahead and cuts it at the next open, which makes every later sync dearer;
-/// comparing with a fresh one would compare with a state that no service keeps.
+/// Returns a database that has been closed and opened again, as a service has it after its first
+/// start. fjall preallocates its first journal and truncates it at the next open. Later syncs are
+/// slower after that, and a fresh database would hide this cost.
 fn database(directory: &Path) -> (Database, Keyspace) {
     let open = || {
         let database = Database::builder(directory.join("fjall"))
@@ -151,9 +155,11 @@ fn fjall_each(directory: &Path, clients: usize, length: Duration) -> Run {
     let begun = Instant::now();
     let threads: Vec<_> = (0..clients)
         .map(|client| {
-            let (database, keyspace) = (database.clone(), keyspace.clone());
+            let database = database.clone();
+            let keyspace = keyspace.clone();
             std::thread::spawn(move || {
-                let (payload, mut latencies) = ([7u8; PAYLOAD_BYTES], Vec::new());
+                let payload = [7u8; PAYLOAD_BYTES];
+                let mut latencies = Vec::new();
                 while begun.elapsed() < length {
                     let put = Instant::now();
                     let mut batch = database.batch().durability(Some(PersistMode::SyncData));
@@ -224,7 +230,7 @@ async fn cenotaph(directory: &Path, clients: usize, length: Duration) -> Run {
     summarize(run.0, syncs, run.1)
 }
 
-/// So many clients, each putting one payload after another until the time is over.
+/// Runs `clients` tasks that each put a payload after another until `length` has passed.
 async fn drive<F>(
     clients: usize,
     length: Duration,
@@ -233,13 +239,12 @@ async fn drive<F>(
 where
     F: Future<Output = ()> + Send + 'static,
 {
-    let (begun, payload) = (
-        Instant::now(),
-        bytes::Bytes::from_static(&[7u8; PAYLOAD_BYTES]),
-    );
+    let begun = Instant::now();
+    let payload = bytes::Bytes::from_static(&[7u8; PAYLOAD_BYTES]);
     let tasks: Vec<_> = (0..clients)
         .map(|client| {
-            let (put, payload) = (put.clone(), payload.clone());
+            let put = put.clone();
+            let payload = payload.clone();
             tokio::spawn(async move {
                 let mut latencies = Vec::new();
                 while begun.elapsed() < length {

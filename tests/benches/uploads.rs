@@ -1,11 +1,11 @@
-//! What a completion costs, of 1, 100 and 10,000 parts, beside that of a server that speaks S3
-//! (Ceph's gateway, else moto; none, and that is said, where neither is here); and what it costs,
-//! or gains, to cut a large put into several blobs, on a local disk and on that server.
+//! Cost of completing an upload of 1, 100 and 10,000 parts, compared with an S3 server (Ceph's
+//! gateway, else moto; skipped with a message if neither is installed), and cost or gain of
+//! splitting a large put into several blobs, on a local disk and on that server.
 //!
-//! All contenders take turns in each round, so that a machine whose speed drifts is the same for
-//! all; medians are printed. Read the ratios, not the figures. The server is asked over HTTP, keeps
-//! all in memory and syncs nothing; Cenotaph is called in this process, and its completion is
-//! durable on this machine's disk.
+//! All contenders take turns in each round, so that a drift of the machine's speed affects all of
+//! them; medians are printed. Compare the ratios, not the figures. The server is called over HTTP,
+//! keeps its data in memory and syncs nothing; Cenotaph is called in this process, and its
+//! completion is durable on the disk of this machine.
 
 #![expect(clippy::disallowed_methods, reason = "a bench measures the real world")]
 #![expect(clippy::print_stdout, reason = "a bench prints")]
@@ -19,13 +19,13 @@ use cenotaph_tests::servers::s3::S3;
 use futures::{StreamExt, TryStreamExt, stream};
 
 const ROUNDS: usize = 5;
-/// Rounds with a server that takes long to be given its parts.
+/// Rounds with a server whose uploads take longer than [`SLOW`].
 const ROUNDS_SLOW: usize = 3;
-/// How long that is.
+/// Limit over which finding the largest accepted upload makes a server slow.
 const SLOW: Duration = Duration::from_secs(20);
 const PARTS_MAX: u32 = 10_000;
 const PARTS: [u32; 2] = [1, 100];
-/// Requests to a server under way together.
+/// Concurrent requests to a server.
 const AT_ONCE: usize = 8;
 const MIB: u64 = 1024 * 1024;
 const LOCAL_PUT_BYTES: u64 = 512 * MIB;
@@ -40,7 +40,7 @@ fn main() {
     runtime.block_on(async {
         let rival = Rival::start().await;
         let rival = rival
-            .inspect_err(|error| println!("SKIPPED: no server that speaks S3 is here: {error}"))
+            .inspect_err(|error| println!("SKIPPED: no S3 server is installed: {error}"))
             .ok();
         completions(rival.as_ref()).await;
         if let Some(rival) = &rival {
@@ -51,7 +51,7 @@ fn main() {
     });
 }
 
-/// A server that completes uploads, too.
+/// An S3 server to compare with.
 struct Rival {
     name: &'static str,
     server: S3,
@@ -61,11 +61,11 @@ struct Rival {
 const BUCKET: &str = "bucket";
 
 impl Rival {
-    /// The best that is here. Its parts may have one byte.
+    /// Starts Ceph if it is installed, else moto. A part may be as small as a byte.
     async fn start() -> io::Result<Self> {
-        let (name, server) = match S3::ceph_is_here() {
+        let (name, server) = match S3::find_ceph() {
             Ok(()) => ("Ceph RGW", S3::ceph(1).await),
-            Err(_) => ("moto", S3::moto(S3::moto_is_here()?, 1).await),
+            Err(_) => ("moto", S3::moto(S3::find_moto()?, 1).await),
         };
         let bucket = server.bucket(BUCKET).await;
         Ok(Self {
@@ -75,9 +75,11 @@ impl Rival {
         })
     }
 
-    /// Uploads so many small parts, and takes the time of their completion; none if it is refused.
+    /// Uploads `parts` small parts and returns the time of their completion, or `None` if the
+    /// server refuses it.
     async fn completion(&self, parts: u32) -> Option<Duration> {
-        let (server, key) = (&self.server, "k");
+        let server = &self.server;
+        let key = "k";
         let upload = server.begin_upload(BUCKET, key).await;
         let uploads = stream::iter(1..=parts).map(|number| {
             let part =
@@ -89,7 +91,7 @@ impl Rival {
         let begun = Instant::now();
         let answer = server.complete_upload(BUCKET, key, &upload, &listed).await;
         let took = begun.elapsed();
-        // Servers name their answer differently; only one to a success has the etag of the whole.
+        // The answers of the servers differ; only a successful one has the etag of the object.
         let is_complete = answer.is_success() && answer.body.contains("<ETag>");
         if !is_complete {
             println!("{} refuses {parts} parts: {answer:?}", self.name);
@@ -98,16 +100,17 @@ impl Rival {
         assert_eq!(
             self.bucket.stat(key).await.unwrap().content_length(),
             4 * u64::from(parts),
-            "it is all there"
+            "size of the completed object"
         );
         self.bucket.delete(key).await.unwrap();
         Some(took)
     }
 
-    /// The most parts that it takes, by halves, and none if it takes not even one; and how long it
-    /// took to find out.
+    /// Returns the largest number of parts that the server accepts, found by halving (0 if it
+    /// accepts none), and the time that this took.
     async fn most(&self) -> (u32, Duration) {
-        let (begun, mut parts) = (Instant::now(), PARTS_MAX);
+        let begun = Instant::now();
+        let mut parts = PARTS_MAX;
         while parts > 0 && self.completion(parts).await.is_none() {
             parts /= 2;
         }
@@ -115,7 +118,7 @@ impl Rival {
     }
 }
 
-/// The times of both for one number of parts; the server's are none where it does not take as many.
+/// Times of both for a number of parts. `theirs` is empty if the server does not accept as many.
 struct Row {
     parts: u32,
     ours: Vec<Duration>,
@@ -156,7 +159,7 @@ async fn completions(rival: Option<&Rival>) {
                     rival
                         .completion(row.parts)
                         .await
-                        .expect("it has taken more"),
+                        .expect("the server has accepted more parts"),
                 );
             }
         }
@@ -167,7 +170,8 @@ async fn completions(rival: Option<&Rival>) {
 
 fn report(rival: Option<&Rival>, rounds: usize, rows: &mut [Row]) {
     println!(
-        "completion of an upload, median of {rounds} interleaved rounds; the blob tier is memory, never asked"
+        "completion of an upload, median of {rounds} interleaved rounds; the blob tier is memory \
+         and is not used"
     );
     let theirs = rival.map_or("no server", |rival| rival.name);
     println!(
@@ -200,7 +204,7 @@ fn report(rival: Option<&Rival>, rounds: usize, rows: &mut [Row]) {
     }
 }
 
-/// Uploads so many small parts, and takes the time of their completion.
+/// Uploads `parts` small parts and returns the time of their completion.
 async fn completion(engine: &Engine, parts: u32) -> Duration {
     let upload = engine.multipart("k").await.unwrap();
     let uploads = stream::iter(1..=parts).map(|number| {
@@ -257,9 +261,11 @@ async fn local_puts() {
 }
 
 async fn remote_puts(rival: &Rival) {
-    let (mib, name) = (REMOTE_PUT_BYTES / MIB, rival.name);
+    let mib = REMOTE_PUT_BYTES / MIB;
+    let name = rival.name;
     println!(
-        "\nput of {mib} MiB to {name}, median of {ROUNDS_SLOW} interleaved rounds; a blob has 4 requests at once"
+        "\nput of {mib} MiB to {name}, median of {ROUNDS_SLOW} interleaved rounds; a blob has 4 \
+         requests at once"
     );
     let contenders = [("one blob", u64::MAX, 1), ("split, 4 at once", MIB, 4)];
     let mut times: [Vec<Duration>; 2] = Default::default();
@@ -271,7 +277,7 @@ async fn remote_puts(rival: &Rival) {
                 part_bytes: REMOTE_PUT_BYTES / 4,
             };
             let took = put(Some(rival.bucket.clone()), split, REMOTE_PUT_BYTES).await;
-            // The first of all is for the server to warm up.
+            // Round 0 warms the server up and is not counted.
             times.extend((round > 0).then_some(took));
         }
     }
@@ -285,7 +291,7 @@ async fn remote_puts(rival: &Rival) {
     println!("split / one blob: {ratio:.2} of the MiB/s");
 }
 
-/// The time that a put takes with these limits, to this blob tier or a local disk.
+/// Returns the time of a put with these limits to this blob tier, or to a local disk if `None`.
 async fn put(blobs: Option<Operator>, split: SplitLimits, bytes: u64) -> Duration {
     let directory = tempfile::tempdir().unwrap();
     let mut config = Config::default();
@@ -320,7 +326,7 @@ fn median(times: &mut [Duration]) -> Duration {
     times[times.len() / 2]
 }
 
-/// The median of the ratios of two contenders' times, round by round.
+/// Returns the median of the ratios of two contenders, round by round.
 fn ratio(a: &[Duration], b: &[Duration]) -> f64 {
     let mut ratios: Vec<f64> = a
         .iter()

@@ -1,5 +1,4 @@
-//! An index that counts: how many entries of each table are scanned, and how many are put. All else
-//! is the index's own.
+//! An index decorator that counts scanned and written entries per table and forwards every call.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -10,30 +9,30 @@ use cenotaph::{Error, Index, IndexStats, Result};
 use cenotaph_storage::index::{Batch, Completion, Page, Range, Snapshot, Table};
 use futures::future::BoxFuture;
 
-/// What has been counted. Cheap to clone; clones share it.
+/// Counters of a [`Counting`] index. Clones share the counters.
 #[derive(Clone, Default)]
 pub struct Counts(Arc<[[AtomicU64; 2]; Table::ALL.len()]>);
 
 impl Counts {
-    /// Entries of this table that scans have given so far.
+    /// Returns the number of entries of this table that scans have returned so far.
     pub fn scanned(&self, table: Table) -> u64 {
         self.0[table as usize][0].load(Ordering::SeqCst)
     }
 
-    /// Entries of this table that submitted batches have put so far.
+    /// Returns the number of entries of this table that submitted batches have written so far.
     pub fn put(&self, table: Table) -> u64 {
         self.0[table as usize][1].load(Ordering::SeqCst)
     }
 }
 
-/// The index that counts.
+/// Index decorator that counts scanned and written entries.
 pub struct Counting {
     inner: Arc<dyn Index>,
     counts: Counts,
 }
 
 impl Counting {
-    /// Counts what is asked of this index.
+    /// Wraps an index with counters at zero.
     pub fn new(inner: Arc<dyn Index>) -> Self {
         Self {
             inner,
@@ -41,7 +40,7 @@ impl Counting {
         }
     }
 
-    /// What has been counted.
+    /// Returns a shared handle to the counters.
     pub fn counts(&self) -> Counts {
         self.counts.clone()
     }
@@ -76,6 +75,7 @@ impl Snapshot for CountingSnapshot {
 
 impl Index for Counting {
     fn submit(&self, batch: Batch, completion: Completion) {
+        // Removals are not counted.
         for (table, _, _) in batch
             .changes()
             .iter()

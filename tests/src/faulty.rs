@@ -1,9 +1,8 @@
-//! A blob tier that can be broken: an OpenDAL layer whose faults a test switches on and off while
-//! the engine runs.
+//! An OpenDAL layer whose faults a test switches on and off while the engine runs.
 //!
-//! It can fail before the effect, *after* it (a lost response), hold an operation until the test
-//! lets go, say "not found", and flip a bit. Deliberately not here: chance. A test says what
-//! breaks, and when.
+//! An operation can fail before its effect, fail *after* its effect (a lost response), wait until
+//! the test releases it, return "not found", or flip a bit. Faults are never random: each test
+//! sets the operation and the moment.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -17,10 +16,10 @@ use opendal::{
 };
 use tokio::sync::watch;
 
-/// What can be broken.
+/// Operation of the blob tier that a fault applies to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Op {
-    /// One write of some bytes.
+    /// Writing a chunk of a blob.
     Write,
     /// Closing a blob.
     Close,
@@ -28,28 +27,28 @@ pub enum Op {
     Delete,
     /// Reading some bytes.
     Read,
-    /// Giving up a blob that is not closed.
+    /// Aborting a blob that is not closed.
     Abort,
 }
 
-/// How it breaks.
+/// Kind of failure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {
-    /// It fails, and nothing has happened.
+    /// The operation fails without any effect.
     Before,
-    /// It happens, and then it fails: the response is lost.
+    /// The operation takes effect and then fails: the response is lost.
     After,
-    /// The blob is said to be missing.
+    /// The operation fails with "not found".
     NotFound,
 }
 
-/// The switches. Cheap to clone; clones share them.
+/// Fault switches. Clones share them.
 #[derive(Clone, Default)]
 pub struct Faults(Arc<Inner>);
 
 #[derive(Default)]
 struct Inner {
-    /// What is to fail, and how often still; `u64::MAX` is for ever.
+    /// Planned faults and their remaining repetitions; `u64::MAX` means no limit.
     planned: Mutex<BTreeMap<Op, (Fault, u64)>>,
     holds: Mutex<BTreeMap<Op, watch::Receiver<bool>>>,
     counts: [AtomicU64; 5],
@@ -57,62 +56,66 @@ struct Inner {
     flip: AtomicBool,
 }
 
-/// Operations held until this is dropped.
-pub struct Hold(#[expect(dead_code, reason = "its drop is what counts")] watch::Sender<bool>);
+/// Guard that holds operations until it is dropped.
+pub struct Hold(#[expect(dead_code, reason = "only its drop is used")] watch::Sender<bool>);
 
 impl Faults {
-    /// The next `times` operations of this kind fail in this way.
+    /// Lets the next `times` operations of this kind fail.
     pub fn fail(&self, op: Op, fault: Fault, times: u64) {
         self.0.planned.lock().unwrap().insert(op, (fault, times));
     }
 
-    /// All operations of this kind fail in this way, until [`heal`](Self::heal).
+    /// Lets all operations of this kind fail until [`heal`](Self::heal).
     pub fn fail_always(&self, op: Op, fault: Fault) {
         self.fail(op, fault, u64::MAX);
     }
 
-    /// Nothing fails any more.
+    /// Removes all planned faults.
     pub fn heal(&self) {
         self.0.planned.lock().unwrap().clear();
         self.flip(false);
     }
 
-    /// Operations of this kind wait until the hold is dropped.
+    /// Lets operations of this kind wait until the returned guard is dropped.
     pub fn hold(&self, op: Op) -> Hold {
         let (sender, receiver) = watch::channel(false);
         self.0.holds.lock().unwrap().insert(op, receiver);
         Hold(sender)
     }
 
-    /// Whether reads flip the lowest bit of their first byte.
+    /// Switches on or off that reads flip the lowest bit of their first byte.
     pub fn flip(&self, flip: bool) {
         self.0.flip.store(flip, Ordering::SeqCst);
     }
 
-    /// Operations of this kind so far.
+    /// Returns the number of operations of this kind so far.
     pub fn count(&self, op: Op) -> u64 {
         self.0.counts[op as usize].load(Ordering::SeqCst)
     }
 
-    /// Operations of this kind that are held now.
+    /// Returns the number of operations of this kind that are held now.
     pub fn held(&self, op: Op) -> u64 {
         self.0.waiting[op as usize].load(Ordering::SeqCst)
     }
 
-    /// Runs an operation as planned.
+    /// Runs an operation under the holds and faults planned for it.
     async fn run<T>(&self, op: Op, work: impl Future<Output = Result<T>>) -> Result<T> {
+        // Counted before the hold, so that a test can wait for the attempt.
         self.0.counts[op as usize].fetch_add(1, Ordering::SeqCst);
         let hold = self.0.holds.lock().unwrap().get(&op).cloned();
         if let Some(mut hold) = hold {
             self.0.waiting[op as usize].fetch_add(1, Ordering::SeqCst);
+            // An error means that the guard was dropped, which is the release.
             let _ = hold.changed().await;
             self.0.waiting[op as usize].fetch_sub(1, Ordering::SeqCst);
         }
+        // Decided after the hold: a test may plan the fault while the operation is held.
         match self.take(op) {
             None => work.await,
             Some(Fault::Before) => Err(Error::new(ErrorKind::Unexpected, "planned fault")),
             Some(Fault::NotFound) => Err(Error::new(ErrorKind::NotFound, "planned absence")),
             Some(Fault::After) => {
+                // A real error of the operation is more useful than the planned one.
                 work.await?;
                 Err(Error::new(
                     ErrorKind::Unexpected,
@@ -125,6 +128,7 @@ impl Faults {
     fn take(&self, op: Op) -> Option<Fault> {
         let mut planned = self.0.planned.lock().unwrap();
         let (fault, times) = planned.get_mut(&op).filter(|(_, times)| *times > 0)?;
+        // `u64::MAX` is never used up.
         if *times != u64::MAX {
             *times -= 1;
         }
@@ -138,11 +142,11 @@ impl fmt::Debug for Faults {
     }
 }
 
-/// The layer.
+/// OpenDAL layer that injects the planned faults.
 #[derive(Clone, Debug)]
 pub struct Faulty(Faults);
 
-/// A layer that these switches break.
+/// Creates a layer that is controlled by these switches.
 pub fn layer(faults: &Faults) -> Faulty {
     Faulty(faults.clone())
 }
@@ -205,7 +209,7 @@ impl Service for FaultyService {
 
     fn read(&self, ctx: &OperationContext, path: &str, args: OpRead) -> Result<Self::Reader> {
         let inner = self.inner.read(ctx, path, args)?;
-        // What breaks are blobs, and not the mark of the tier.
+        // Faults apply to blobs only: without its marker file the tier would refuse to open.
         let faults = if path == MARKER_PATH {
             Faults::default()
         } else {

@@ -1,6 +1,5 @@
-//! Shared pieces of the tests: a store that can be opened, broken and inspected, a stage on which
-//! actors can be stopped at any await boundary, and servers of object storage. Deliberately not
-//! here: the tests themselves (`tests/`).
+//! Test kit: a store that tests can open, break and inspect, a test environment that pauses actors
+//! at sync points, and real object storage servers.
 
 pub mod counting;
 pub mod faulty;

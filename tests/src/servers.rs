@@ -1,9 +1,7 @@
-//! Servers that a test or a bench starts for itself on this machine, and that end with it; and what
-//! is asked of them past OpenDAL.
+//! Object storage servers that a test or a benchmark starts on this machine and that end with it.
 //!
-//! Reading order: `launch` (how a server is started, and ended whatever happens), `http` (one
-//! request, one answer), `s3` (moto and Ceph's gateway). Deliberately not here: what an engine is
-//! asked on them, and Azurite, which only one test needs (`tests/main/servers.rs`).
+//! Reading order: `launch` (start and guaranteed end of a server), `http` (requests that bypass
+//! OpenDAL), `s3` (moto and Ceph's gateway).
 
 pub mod http;
 pub mod launch;
@@ -14,11 +12,11 @@ use std::time::Duration;
 use cenotaph::Operator;
 use opendal::layers::{RetryLayer, TimeoutLayer};
 
-/// Longest time that one transfer of a part may take.
+/// Time limit of the transfer of a part.
 const IO_TIMEOUT: Duration = Duration::from_secs(120);
 
-/// What a remote tier is given in production: a way to speak HTTP, a limit on every attempt, and
-/// retries around it.
+/// Adds the layers of a remote tier in production: the HTTP transport, a timeout for each attempt,
+/// and retries.
 pub fn layered(operator: Operator) -> Operator {
     opendal::install_default();
     operator

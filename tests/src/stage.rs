@@ -1,6 +1,7 @@
-//! The stage: a real world in which a test may stop work at a [`Seam`], look, kill its actor, and
-//! let go. Its time of day may be taken over by the test, too, and with it the time since the
-//! beginning; timers go on as they do.
+//! A real environment in which a test can pause work at a [`Seam`], kill its actor, and resume.
+//!
+//! The test can also control both clocks, the time of day and the monotonic time. Timers always
+//! run in real time.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -14,7 +15,7 @@ use futures::FutureExt;
 use futures::future::BoxFuture;
 use tokio::sync::oneshot;
 
-/// The real world with seams that can be held. Cheap to clone.
+/// The real environment with sync points that a test can hold. Clones share the state.
 #[derive(Clone)]
 pub struct Stage(Arc<Inner>);
 
@@ -22,44 +23,44 @@ struct Inner {
     real: Real,
     armed: Mutex<BTreeMap<Seam, Armed>>,
     clock: Mutex<Clock>,
-    /// Nothing passes a seam any more.
+    /// Set once work may no longer pass any sync point.
     fenced: AtomicBool,
 }
 
-/// The time of day, as the test wants it.
+/// Clock state under control of the test.
 #[derive(Clone, Copy, Default)]
 struct Clock {
-    /// What it shows; none if it is the real one.
+    /// Time of day set by the test, or `None` for the real time.
     shows: Option<Timestamp>,
-    /// How far it moves each time somebody looks at it.
+    /// Step by which the time of day moves on at each reading.
     step: Duration,
-    /// The time since the beginning while the time of day is the test's: only `advance` moves it.
+    /// Monotonic time while the time of day is stopped; only `advance` moves it.
     monotonic: Duration,
 }
 
-/// What tells that work has arrived, and what lets it go on.
+/// Sender that reports the arrival of work, and receiver that waits for its release.
 type Armed = (oneshot::Sender<()>, oneshot::Receiver<()>);
 
-/// One piece of work held at a seam. Dropping it lets the work go on.
+/// Work held at a sync point. Dropping this value releases the work.
 pub struct Held {
     arrived: Option<oneshot::Receiver<()>>,
     _release: oneshot::Sender<()>,
 }
 
 impl Held {
-    /// Resolves when work has arrived at the seam.
+    /// Resolves when work has arrived at the sync point.
     pub async fn arrived(&mut self) {
         if let Some(arrived) = self.arrived.take() {
-            arrived.await.expect("the stage outlives its seams");
+            arrived.await.expect("the environment outlives held work");
         }
     }
 
-    /// Lets the work go on.
+    /// Releases the work.
     pub fn release(self) {}
 }
 
 impl Stage {
-    /// A stage in the current tokio runtime.
+    /// Creates a test environment in the current tokio runtime.
     pub fn new() -> Self {
         let real = Real::current().expect("tests run within a runtime");
         Self(Arc::new(Inner {
@@ -70,7 +71,7 @@ impl Stage {
         }))
     }
 
-    /// Holds the next work that passes this seam.
+    /// Holds the next work that reaches this sync point.
     pub fn hold(&self, seam: Seam) -> Held {
         let (arrived, arrival) = oneshot::channel();
         let (release, released) = oneshot::channel();
@@ -85,17 +86,18 @@ impl Stage {
         }
     }
 
-    /// From now on work that comes to a seam waits there for ever, as if the process had ended: no
-    /// actor acts on the death of another.
+    /// Blocks all work that reaches a sync point from now on, as if the process had ended: no
+    /// actor reacts to the death of another.
     pub fn fence(&self) {
         self.0.fenced.store(true, Ordering::SeqCst);
     }
 
-    /// Stops the time of day and the time since the beginning: from now on only the test moves
-    /// them.
+    /// Stops both clocks: from now on only the test moves them.
     pub fn stop_clock(&self) -> Timestamp {
+        // Read before the lock is taken: `now` takes it, too.
         let now = self.now();
         let mut clock = self.0.clock.lock().unwrap();
+        // Only the first call: later ones keep the time to which the test has advanced.
         if clock.shows.is_none() {
             clock.monotonic = self.0.real.monotonic();
         }
@@ -103,14 +105,14 @@ impl Stage {
         now
     }
 
-    /// Sets the time of day, either way, as an administrator does: it stops there, and no time has
-    /// passed.
+    /// Sets the time of day, forward or back, as an administrator does. The time of day stops
+    /// there, and the monotonic time does not move.
     pub fn set_clock(&self, shows: Timestamp) {
         self.stop_clock();
         self.0.clock.lock().unwrap().shows = Some(shows);
     }
 
-    /// Lets time pass, on both clocks.
+    /// Moves both clocks forward.
     pub fn advance(&self, by: Duration) {
         let shows = self.stop_clock();
         let mut clock = self.0.clock.lock().unwrap();
@@ -118,7 +120,7 @@ impl Stage {
         clock.monotonic = clock.monotonic.saturating_add(by);
     }
 
-    /// From now on the stopped time of day moves on by this each time somebody looks at it.
+    /// Lets the stopped time of day move on by `step` at each reading.
     pub fn tick(&self, step: Duration) {
         self.stop_clock();
         self.0.clock.lock().unwrap().step = step;
@@ -176,13 +178,17 @@ impl World for Stage {
 
     fn pass(&self, seam: Seam) -> Option<BoxFuture<'static, ()>> {
         if self.0.fenced.load(Ordering::SeqCst) {
+            // Never resolves: the task waits until its runtime drops it.
             return Some(Box::pin(std::future::pending()));
         }
+        // Removed, so that a hold stops a single piece of work.
         let (arrived, mut released) = self.0.armed.lock().unwrap().remove(&seam)?;
         let mut arrived = Some(arrived);
-        // It waits before it says so: whatever the test does then, the work is polled from its
-        // beginning again, and sees it before it goes on.
+        // Poll the release before the arrival is reported: `released` then has the waker of the
+        // task. The release wakes the task, whose poll starts at its outermost future. A kill that
+        // the test sent in between is therefore noticed before the work continues.
         Some(Box::pin(std::future::poll_fn(move |context| {
+            // An error means that the test dropped its hold, which is the release.
             let released = released.poll_unpin(context).map(drop);
             if let Some(arrived) = arrived.take() {
                 let _ = arrived.send(());

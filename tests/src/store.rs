@@ -1,5 +1,4 @@
-//! A store for tests: an engine over real fjall and a blob tier that can be broken, whose both
-//! tiers can be inspected.
+//! A store for tests: an engine over real fjall files and a blob tier with fault injection.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -23,26 +22,26 @@ use crate::tables::{Uploads, assert_beside_rows};
 /// Payloads longer than this go to the blob tier of a test store.
 pub const INLINE: usize = 1000;
 
-/// An engine under test, with all that is needed to break it and to look behind it.
+/// An engine under test, with access to its index, its blob tier and its sync points.
 pub struct Store {
     /// The engine.
     pub engine: Engine,
-    /// Where its work can be stopped.
+    /// Environment that pauses work at sync points.
     pub stage: Stage,
-    /// How its blob tier can be broken.
+    /// Fault switches of the blob tier.
     pub faults: Faults,
-    /// Its index, for looking.
+    /// Index, for inspection.
     pub index: Arc<dyn Index>,
-    /// What has been asked of that index.
+    /// Counters of scanned and written index entries.
     pub counts: Counts,
-    /// How long its index took to open, and how long the engine over it.
+    /// Time it took to open the index, and time it took to open the engine over it.
     pub opening: [Duration; 2],
-    /// Its blob tier without the faults, for looking.
+    /// Blob tier without the faults, for inspection.
     pub blobs: BlobTier,
     directory: Arc<TempDir>,
 }
 
-/// A configuration with short delays, so that tests need not wait.
+/// Returns a configuration with short delays, so that tests do not wait.
 pub fn quick() -> Config {
     Config {
         inline_bytes_max: INLINE,
@@ -68,28 +67,31 @@ pub fn quick() -> Config {
 }
 
 impl Store {
-    /// A fresh store with short delays.
+    /// Creates a store with short delays.
     pub async fn new() -> Self {
         Self::with(quick()).await
     }
 
-    /// A fresh store.
+    /// Creates a store with this configuration.
     pub async fn with(config: Config) -> Self {
         Self::open(Arc::new(TempDir::new().unwrap()), config).await
     }
 
-    /// Closes this store and opens it again, with a new stage and no faults.
+    /// Closes this store and opens it again, with a new environment and no faults.
     pub async fn reopen(self) -> Self {
         self.engine.close().await.unwrap();
         let config = self.engine.config().clone();
         Self::open(self.directory, config).await
     }
 
-    /// Stops this store as a crash of the process would, as far as that can be done from within:
-    /// nothing is settled.
+    /// Stops this store as a crash of the process would, as far as possible within one process:
+    /// nothing is settled. Opens it again.
     pub async fn crash(self) -> Self {
+        // Fence first: otherwise other actors would settle the work of the killed ones.
         self.stage.fence();
+        // All actors are children of the supervisor and stop with it.
         self.engine.kill(cenotaph::ActorKind::Supervisor);
+        // The lock of the index must be free before the store is opened again.
         self.index.close().await.unwrap();
         let config = self.engine.config().clone();
         let Self {
@@ -105,12 +107,15 @@ impl Store {
         let root = directory.path().join("blobs");
         let plain = cenotaph_storage::blobs::local(&root).unwrap();
         let faults = Faults::default();
+        // The engine uses the faulty tier; inspections use the plain one.
         let operator: Operator = plain.clone().layer(faulty::layer(&faults));
-        let (path, began) = (directory.path().join("index"), env.monotonic());
+        let path = directory.path().join("index");
+        let began = env.monotonic();
         let index = Counting::new(Arc::new(
             FjallIndex::open(&path, env.clone(), FjallOptions::default()).unwrap(),
         ));
-        let (counts, index_opened) = (index.counts(), env.monotonic());
+        let counts = index.counts();
+        let index_opened = env.monotonic();
         let index: Arc<dyn Index> = Arc::new(index);
         let engine = Engine::builder(directory.path())
             .config(config)
@@ -134,12 +139,12 @@ impl Store {
         }
     }
 
-    /// The directory that holds it all.
+    /// Returns the directory of the index and the blob tier.
     pub fn path(&self) -> &Path {
         self.directory.path()
     }
 
-    /// Waits until nothing is left to settle, and asserts I5; see [`assert_settled`].
+    /// Waits until nothing remains to settle, and asserts I5 and I3; see [`assert_settled`].
     pub async fn assert_settled(&self) {
         assert_settled(
             &self.engine,
@@ -150,7 +155,7 @@ impl Store {
         .await;
     }
 
-    /// The bytes of an object; none if it is absent.
+    /// Returns the bytes of an object, or `None` if it is absent.
     pub async fn bytes(&self, key: &str) -> Option<bytes::Bytes> {
         match self.engine.get(key).await.unwrap() {
             Some(object) => Some(object.bytes().await.unwrap()),
@@ -159,9 +164,10 @@ impl Store {
     }
 }
 
-/// Waits until an engine has nothing left to settle, and asserts I5: its blob tier holds exactly
-/// the revisions that rows and the parts of open uploads name. With it I3: beside the rows lies
-/// what they need, and nothing else.
+/// Waits until an engine has nothing to settle, then asserts I5 and I3.
+///
+/// I5: the blob tier contains exactly the revisions that rows and the parts of open uploads name.
+/// I3: the dependent tables contain exactly the entries that the rows need.
 pub async fn assert_settled(engine: &Engine, env: &Env, index: &dyn Index, tier: &BlobTier) {
     settle(engine, env).await;
     assert_eq!(
@@ -172,12 +178,14 @@ pub async fn assert_settled(engine: &Engine, env: &Env, index: &dyn Index, tier:
     assert_beside_rows(index).await;
 }
 
-/// Waits until an engine has nothing left to settle.
+/// Waits until an engine has nothing to settle.
 pub async fn settle(engine: &Engine, env: &Env) {
     let patience = Duration::from_secs(20);
     let settled = env.deadline(patience, async {
+        // Repeated: a failed or delayed deletion is tried again in a later pass.
         loop {
             engine.settle().await.unwrap();
+            // `settle` returns the number of orphans only, and an upload may still have a change.
             let actors = engine.stats().await.unwrap().actors;
             if (actors.changes, actors.orphans) == (0, 0) {
                 return;
@@ -190,20 +198,20 @@ pub async fn settle(engine: &Engine, env: &Env) {
     }
 }
 
-/// The revisions in a blob tier.
+/// Returns the revisions in a blob tier.
 pub async fn blobs(tier: &BlobTier) -> BTreeSet<RevisionKey> {
     let found: Vec<_> = tier.list().try_collect().await.unwrap();
     let mut keys = BTreeSet::new();
     for blob in found {
         match tier.name_of(&blob).await.unwrap() {
             BlobName::Of(key) => keys.insert(key),
-            BlobName::Unknown | BlobName::Gone => panic!("not one of ours: {}", blob.path),
+            BlobName::Unknown | BlobName::Gone => panic!("unknown blob: path={}", blob.path),
         };
     }
     keys
 }
 
-/// The revisions that the rows of an index name, and the parts of its open uploads.
+/// Returns the revisions that rows and the parts of open uploads name.
 pub async fn named(index: &dyn Index) -> BTreeSet<RevisionKey> {
     let snapshot = index.snapshot().unwrap();
     let rows = snapshot
@@ -219,9 +227,12 @@ pub async fn named(index: &dyn Index) -> BTreeSet<RevisionKey> {
         .collect()
 }
 
-/// A payload of so many bytes, different for each seed.
+/// Returns a payload of `bytes` bytes that differs for each seed.
 pub fn payload(seed: u64, bytes: usize) -> bytes::Bytes {
+    // xorshift64. The factor, 2^64 divided by the golden ratio, makes neighbouring seeds differ in
+    // many bits; a state of 0 would stay 0.
     let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
+    // The last step may exceed the length by up to 7 bytes.
     let mut out = Vec::with_capacity(bytes + 8);
     while out.len() < bytes {
         state ^= state << 13;

@@ -1,6 +1,8 @@
-//! What must stand beside the rows and the uploads, and nothing else (I3): payloads, block
-//! checksums, expiry entries, version floors. It comes and goes with its row, session or part, so
-//! that this holds in every snapshot, whatever is under way or has just crashed.
+//! Check of invariant I3: payloads, block checksums, expiry entries and last versions match the
+//! rows and uploads.
+//!
+//! These entries change in the same batch as their row, upload record or part, so the invariant
+//! holds in every snapshot, also during writes and right after a crash.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -13,14 +15,14 @@ use cenotaph_storage::rows::{
 };
 use cenotaph_storage::{RevisionKey, UploadId};
 
-/// The uploads of an index.
+/// Uploads of an index.
 pub struct Uploads {
     sessions: BTreeMap<UploadId, (ObjectId, Session)>,
     parts: Vec<(UploadId, Part)>,
 }
 
 impl Uploads {
-    /// What the session table holds.
+    /// Reads all upload records and parts.
     pub async fn of(snapshot: &dyn Snapshot) -> Self {
         let mut uploads = Self {
             sessions: BTreeMap::new(),
@@ -45,13 +47,13 @@ impl Uploads {
         uploads
     }
 
-    /// The revisions that their parts name.
+    /// Returns the revisions that the parts name.
     pub fn revisions(&self) -> impl Iterator<Item = RevisionKey> + '_ {
         self.parts.iter().map(|(upload, part)| {
             let (object, session) = self
                 .sessions
                 .get(upload)
-                .expect("I3: parts come and go with their session");
+                .expect("I3: parts come and go with their upload record");
             assert_eq!(
                 session.phase,
                 Phase::Open,
@@ -64,7 +66,7 @@ impl Uploads {
         })
     }
 
-    /// How many of them are open.
+    /// Returns the number of open uploads.
     pub fn open(&self) -> usize {
         self.sessions
             .values()
@@ -79,7 +81,7 @@ impl Uploads {
     }
 }
 
-/// Asserts that the tables beside the rows and sessions hold exactly what these need.
+/// Asserts that the dependent tables contain exactly the entries that rows and upload records need.
 pub async fn assert_beside_rows(index: &dyn Index) {
     let snapshot = index.snapshot().unwrap();
     let rows: Vec<(ObjectId, Row)> = scan(&*snapshot, Table::Rows)
@@ -102,10 +104,11 @@ pub async fn assert_beside_rows(index: &dyn Index) {
         .chain(of_parts)
         .collect();
     let needed: BTreeSet<Bytes> = belongings.iter().cloned().collect();
+    // Checked first: the set below would hide a shared entry.
     assert_eq!(
         belongings.len(),
         needed.len(),
-        "I3: what lies beside a row is no other row's"
+        "I3: two rows or parts share an entry"
     );
     assert_same(
         keys(&*snapshot, Table::Payloads).await,
@@ -120,23 +123,19 @@ pub async fn assert_beside_rows(index: &dyn Index) {
         due.chain(uploads.due()).collect(),
         "expiry entries come and go with their rows",
     );
+    // A live row carries its version itself.
     let meta = keys(&*snapshot, Table::Meta).await;
     let floored = rows.iter().find(|(id, _)| meta.contains(&floor_key(id)));
-    assert_eq!(
-        floored, None,
-        "I3: a version floor goes when its object is back"
-    );
+    assert_eq!(floored, None, "I3: a last version remains beside a row");
 }
 
-fn assert_same(found: BTreeSet<Bytes>, needed: BTreeSet<Bytes>, what: &str) {
-    let (too_many, missing) = (
-        found.difference(&needed).count(),
-        needed.difference(&found).count(),
-    );
+fn assert_same(found: BTreeSet<Bytes>, needed: BTreeSet<Bytes>, claim: &str) {
+    let surplus = found.difference(&needed).count();
+    let missing = needed.difference(&found).count();
     assert_eq!(
-        (too_many, missing),
+        (surplus, missing),
         (0, 0),
-        "I3: {what}: (too many, missing) of {}",
+        "I3: {claim}: (surplus, missing), needed={}",
         needed.len()
     );
 }
@@ -150,5 +149,6 @@ async fn keys(snapshot: &dyn Snapshot, table: Table) -> BTreeSet<Bytes> {
 }
 
 async fn scan(snapshot: &dyn Snapshot, table: Table) -> Page {
+    // A limit far above the size of any test store.
     snapshot.scan(table, Range::all(10_000_000)).await.unwrap()
 }

@@ -18,12 +18,12 @@ use std::sync::Arc;
 use cenotaph_storage::{Error, ErrorKind, Result};
 use tokio::sync::OwnedSemaphorePermit;
 
-use crate::admission::{BEGINNING_BYTES, Beginning, Permit};
-use crate::shared::Shared;
+use crate::admission::permits::{BEGINNING_BYTES, Beginning, Permit};
+use crate::runtime::context::SharedContext;
 
 /// See the head of this file.
 pub(super) struct BlobMemory {
-    shared: Shared,
+    context: SharedContext,
     /// Most bytes that the blob holds.
     most_bytes: usize,
     /// True if its share counts in the budget of bulk work as well.
@@ -43,9 +43,14 @@ enum Held {
 
 impl BlobMemory {
     /// `peeked` is the leave for what of its payload is in memory already.
-    pub(super) fn new(shared: &Shared, most_bytes: usize, peeked: Permit, is_bulk: bool) -> Self {
+    pub(super) fn new(
+        context: &SharedContext,
+        most_bytes: usize,
+        peeked: Permit,
+        is_bulk: bool,
+    ) -> Self {
         Self {
-            shared: Arc::clone(shared),
+            context: Arc::clone(context),
             most_bytes,
             is_bulk,
             held: Held::Peeked { _permit: peeked },
@@ -54,7 +59,7 @@ impl BlobMemory {
 
     /// That of the next blob of the same payload.
     pub(super) fn next(&self, most_bytes: usize) -> Self {
-        Self::new(&self.shared, most_bytes, Permit::free(), self.is_bulk)
+        Self::new(&self.context, most_bytes, Permit::free(), self.is_bulk)
     }
 
     /// Waits for the share before more is read of the stream, if the blob holds so many bytes that
@@ -64,7 +69,7 @@ impl BlobMemory {
     /// # Errors
     /// As [`make_room`](Self::make_room).
     pub(super) async fn before_read(&mut self, bytes: usize) -> Result<()> {
-        let admission = &self.shared.admission;
+        let admission = &self.context.admission;
         let has_room = admission.upload_bytes().has_room(self.most_bytes)
             && (!self.is_bulk || admission.bulk_upload_bytes().has_room(self.most_bytes));
         if has_room {
@@ -78,7 +83,7 @@ impl BlobMemory {
     /// # Errors
     /// [`ErrorKind::Overloaded`] after [`budget_wait`](crate::Limits::budget_wait).
     pub(super) async fn make_room(&mut self, bytes: usize) -> Result<()> {
-        let admission = &self.shared.admission;
+        let admission = &self.context.admission;
         match &self.held {
             Held::Share { .. } => return Ok(()),
             Held::Beginning(_) if bytes <= BEGINNING_BYTES => return Ok(()),
@@ -109,8 +114,8 @@ impl BlobMemory {
                 of_bulk,
             )
         };
-        let wait = self.shared.limits.budget_wait;
-        let Some((rest, of_bulk)) = self.shared.env.deadline(wait, rest).await else {
+        let wait = self.context.limits.budget_wait;
+        let Some((rest, of_bulk)) = self.context.env.deadline(wait, rest).await else {
             let message = format!(
                 "the memory of all uploads is in use; nothing was committed: waited={wait:?}"
             );

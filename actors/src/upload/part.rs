@@ -1,17 +1,17 @@
 //! A part of a multipart upload: steps 1 and 5 of an upload whose revision is filed in a session.
 
+use cenotaph_storage::decide::{SessionMutation, SessionSwap, Written};
 use cenotaph_storage::rows::Part;
-use cenotaph_storage::swap::{SessionMutation, SessionSwap};
 use cenotaph_storage::{Digest, ObjectId, OperationId, PartNumber, Result, Seam, UploadId};
 use tokio::sync::oneshot;
 
-use super::ledger::Ledger;
+use super::change_recorder::ChangeRecorder;
 use super::memory::BlobMemory;
-use super::pump::{Pump, check_promise};
+use super::source_reader::{SourceReader, check_promise};
 use super::{Finished, Upload};
-use crate::admission::Permit;
-use crate::messages::{Source, UploadedPart};
-use crate::reply::{Caller, Reply, SessionAnswer, stepped};
+use crate::admission::permits::Permit;
+use crate::runtime::messages::{Source, UploadedPart};
+use crate::runtime::reply::{Caller, Reply};
 
 /// A part, but for its payload.
 pub(super) struct PartUpload {
@@ -31,34 +31,39 @@ impl Upload {
         source: Source,
         mut caller_gone: oneshot::Receiver<()>,
     ) -> Result<()> {
-        let shared = &self.shared;
-        let most = shared.limits.multipart.part_bytes_max;
+        let context = &self.context;
+        let most = context.limits.multipart.part_bytes_max;
         check_promise(&source, most)?;
         let memory = BlobMemory::new(
-            shared,
-            shared.blobs.upload_buffer_bytes(source.bytes),
+            context,
+            context.blobs.upload_buffer_bytes(source.bytes),
             Permit::free(),
             false,
         );
-        shared.env.pass(Seam::UploadBeforeRecord).await;
+        context.env.pass(Seam::UploadBeforeRecord).await;
 
-        shared.check_upload(&part.id, &part.upload).await?;
-        let mut ledger = Ledger::open(shared.clone(), part.id.clone(), part.operation, 1).await?;
-        shared.env.pass(Seam::UploadAfterRecord).await;
+        context.check_upload(&part.id, &part.upload).await?;
+        let mut recorder =
+            ChangeRecorder::open(context.clone(), part.id.clone(), part.operation, 1).await?;
+        context.env.pass(Seam::UploadAfterRecord).await;
 
-        let mut pump = Pump::new(source, most, &part.declared);
-        let revision = ledger.next().await?;
+        let mut reader = SourceReader::new(source, most, &part.declared);
+        let revision = recorder.next().await?;
         let finished = self
-            .stream_one(&part.id, revision, &mut pump, memory, &mut caller_gone)
+            .stream_one(&part.id, revision, &mut reader, memory, &mut caller_gone)
             .await?;
-        ledger.record_late().await?;
-        shared.env.pass(Seam::UploadAfterClose).await;
+        context.env.pass(Seam::UploadAfterClose).await;
 
-        self.file(part, finished, ledger).await
+        self.file(part, finished, recorder).await
     }
 
     /// Step 5.
-    async fn file(&self, part: PartUpload, finished: Finished, ledger: Ledger) -> Result<()> {
+    async fn file(
+        &self,
+        part: PartUpload,
+        finished: Finished,
+        recorder: ChangeRecorder,
+    ) -> Result<()> {
         let PartUpload {
             id,
             operation,
@@ -81,7 +86,7 @@ impl Upload {
         let part = Part {
             extent,
             etag,
-            uploaded: self.shared.env.steady_now(),
+            uploaded: self.context.env.steady_now(),
         };
         let swap = SessionSwap {
             id,
@@ -93,16 +98,16 @@ impl Upload {
                 blocks,
             },
         };
-        let owner = ledger.owner();
+        let owner = recorder.owner();
         // As the commit of a put.
-        let listen = move |ours: Reply<SessionAnswer>| -> Reply<SessionAnswer> {
+        let listen = move |ours: Reply<Option<Written>>| -> Reply<Option<Written>> {
             let (caller, owner) = (caller.clone(), owner.clone());
-            Box::new(move |answer: Result<SessionAnswer>| {
-                caller.answer(answer.clone().and_then(stepped).map(|_| answered));
+            Box::new(move |answer: Result<Option<Written>>| {
+                caller.answer(answer.clone().map(|_| answered));
                 drop(owner);
                 ours(answer);
             })
         };
-        self.shared.step(swap, &permit, listen).await.map(drop)
+        self.context.step(swap, &permit, listen).await.map(drop)
     }
 }

@@ -2,21 +2,23 @@
 
 use std::sync::atomic::Ordering;
 
+use cenotaph_storage::decide::{
+    self, Expected, Mutation, Precondition, Standing, Swap, SwapReply, Written, conflict,
+};
 use cenotaph_storage::planted::Bug;
 use cenotaph_storage::rows::{Attributes, Manifest};
-use cenotaph_storage::swap::{self, Expected, Mutation, Precondition, Standing, Swap, Written};
 use cenotaph_storage::{Checksum, ErrorKind, ObjectId, OperationId, Result, Seam, Version};
 use tokio::sync::oneshot;
 
-use super::ledger::Ledger;
-use super::pump::check_promise;
+use super::change_recorder::ChangeRecorder;
+use super::source_reader::check_promise;
 use super::split::Split;
 use super::stream::Cut;
 use super::{Finished, Upload};
-use crate::admission::Permit;
-use crate::messages::Source;
-use crate::owners::Owner;
-use crate::reply::{Answer, Caller, Reply, conflict, written};
+use crate::admission::permits::Permit;
+use crate::runtime::live_writes::WriteGuard;
+use crate::runtime::messages::Source;
+use crate::runtime::reply::{Caller, Reply};
 
 /// A large put, but for its payload.
 pub(super) struct Put {
@@ -36,17 +38,17 @@ impl Upload {
         mut caller_gone: oneshot::Receiver<()>,
         (peeked, is_bulk): (Permit, bool),
     ) -> Result<()> {
-        let shared = &self.shared;
-        check_promise(&source, shared.limits.payload_bytes_max)?;
-        let split = Split::of(&shared.limits.split, source.bytes);
+        let context = &self.context;
+        check_promise(&source, context.limits.payload_bytes_max)?;
+        let split = Split::of(&context.limits.split, source.bytes);
         let buffer_bytes = match &split {
-            Some(split) => split.buffer_bytes(&shared.blobs),
-            None => shared.blobs.upload_buffer_bytes(source.bytes),
+            Some(split) => split.buffer_bytes(&context.blobs),
+            None => context.blobs.upload_buffer_bytes(source.bytes),
         };
-        shared.env.pass(Seam::UploadBeforeRecord).await;
+        context.env.pass(Seam::UploadBeforeRecord).await;
 
-        let now = shared.env.steady_now();
-        let standing = match shared.standing_at(&put.id, now).await {
+        let now = context.env.steady_now();
+        let standing = match context.standing_at(&put.id, now).await {
             // Its swap replaces a row that can't be read, if there is no precondition to be read in
             // it.
             Err(error)
@@ -57,15 +59,16 @@ impl Upload {
             standing => standing?,
         };
         if let Err(current) = put.precondition.check(standing.live(now)) {
-            shared.counters.conflicts.fetch_add(1, Ordering::Relaxed);
+            context.counters.conflicts.fetch_add(1, Ordering::Relaxed);
             return Err(conflict("put", current));
         }
         let expected = standing.expectation(now);
         let most = split
             .as_ref()
             .map_or(1, |split| split.blobs_max(source.bytes));
-        let mut ledger = Ledger::open(shared.clone(), put.id.clone(), put.operation, most).await?;
-        shared.env.pass(Seam::UploadAfterRecord).await;
+        let mut recorder =
+            ChangeRecorder::open(context.clone(), put.id.clone(), put.operation, most).await?;
+        context.env.pass(Seam::UploadAfterRecord).await;
 
         let cut = Cut {
             split: split.as_ref(),
@@ -74,12 +77,11 @@ impl Upload {
             is_bulk,
         };
         let (parts, checksum) = self
-            .stream(&put.id, &mut ledger, source, cut, &mut caller_gone)
+            .stream(&put.id, &mut recorder, source, cut, &mut caller_gone)
             .await?;
-        ledger.record_late().await?;
-        shared.env.pass(Seam::UploadAfterClose).await;
+        context.env.pass(Seam::UploadAfterClose).await;
 
-        self.commit(put, parts, checksum, expected, ledger.owner())
+        self.commit(put, parts, checksum, expected, recorder.owner())
             .await
     }
 
@@ -90,7 +92,7 @@ impl Upload {
         parts: Vec<Finished>,
         checksum: Option<Checksum>,
         expected: Expected,
-        owner: Owner,
+        owner: WriteGuard,
     ) -> Result<()> {
         let Put {
             id,
@@ -100,15 +102,15 @@ impl Upload {
             caller,
             permit,
         } = put;
-        if self.shared.env.planted(Bug::BlobDeletedBeforeSwap)
+        if self.context.env.planted(Bug::BlobDeletedBeforeSwap)
             && let Expected::Tombstone {
                 first: Some(old), ..
             } = expected
         {
             drop(
-                self.shared
+                self.context
                     .blobs
-                    .delete(&swap::revision_key(&id, old))
+                    .delete(&decide::revision_key(&id, old))
                     .await,
             );
         }
@@ -126,19 +128,13 @@ impl Upload {
         };
         // Every delivery carries the caller and the owner: whatever happens to this actor, the
         // commit answers the one, and recovery waits for the other.
-        let listen = move |ours: Reply<Answer>| -> Reply<Answer> {
+        let listen = move |ours: Reply<SwapReply>| -> Reply<SwapReply> {
             let (caller, owner) = (caller.clone(), owner.clone());
-            Box::new(move |answer: Result<Answer>| {
-                caller.answer(answer.clone().and_then(written));
+            Box::new(move |answer: Result<SwapReply>| {
+                caller.answer(answer.clone().map(SwapReply::written));
                 drop(owner);
                 ours(answer);
             })
-        };
-        let unminded = self.shared.env.planted(Bug::PreconditionAtBeginOnly);
-        let precondition = if unminded {
-            Precondition::None
-        } else {
-            precondition
         };
         let swap = Swap {
             id,
@@ -146,7 +142,7 @@ impl Upload {
             precondition,
             mutation,
         };
-        self.shared
+        self.context
             .compare_and_write(swap, &permit, listen)
             .await
             .map(drop)

@@ -2,7 +2,7 @@
 //! ones.
 //!
 //! ```text
-//! caller's stream ──Pump──> blob 1 ──────┐ finishing
+//! caller's stream ──SourceReader──> blob 1 ──────┐ finishing
 //!                           blob 2 ──────┼─┐            some at once; each has requests of its own under way
 //!                           blob 3  <──  │ │
 //!                                        v v
@@ -19,21 +19,21 @@ use std::pin::pin;
 use std::time::Duration;
 
 use cenotaph_storage::blobs::BlobWriter;
+use cenotaph_storage::decide;
 use cenotaph_storage::rows::{BlockChecksums, Extent};
-use cenotaph_storage::swap;
 use cenotaph_storage::{Checksum, Error, ErrorKind, ObjectId, Reason, Result, RevisionId, Seam};
 use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
 use futures::{FutureExt, StreamExt};
 use tokio::sync::oneshot;
 
-use super::ledger::Ledger;
+use super::change_recorder::ChangeRecorder;
 use super::memory::BlobMemory;
-use super::pump::Pump;
+use super::source_reader::SourceReader;
 use super::split::Split;
 use super::{Finished, Upload, not_named, unless_gone};
-use crate::admission::Permit;
-use crate::messages::Source;
+use crate::admission::permits::Permit;
+use crate::runtime::messages::Source;
 
 /// How long a failed upload may take to tell the blob tier so.
 const ABANDON_TIMEOUT: Duration = Duration::from_secs(5);
@@ -43,48 +43,48 @@ impl Upload {
     pub(super) async fn stream(
         &self,
         id: &ObjectId,
-        ledger: &mut Ledger,
+        recorder: &mut ChangeRecorder,
         source: Source,
         cut: Cut<'_>,
         caller_gone: &mut oneshot::Receiver<()>,
     ) -> Result<(Vec<Finished>, Option<Checksum>)> {
-        let mut pump = Pump::new(source, self.shared.limits.payload_bytes_max, &[]);
+        let mut reader = SourceReader::new(source, self.context.limits.payload_bytes_max, &[]);
         let Some(split) = cut.split else {
-            let memory = BlobMemory::new(&self.shared, cut.buffer_bytes, cut.peeked, cut.is_bulk);
+            let memory = BlobMemory::new(&self.context, cut.buffer_bytes, cut.peeked, cut.is_bulk);
             let finished = self
-                .stream_one(id, ledger.next().await?, &mut pump, memory, caller_gone)
+                .stream_one(id, recorder.next().await?, &mut reader, memory, caller_gone)
                 .await?;
             let checksum = finished.extent.checksum;
             return Ok((vec![finished], Some(checksum)));
         };
-        let mut pump = pump.hashing();
-        let mut beside = Beside {
+        let mut reader = reader.hashing();
+        let mut in_flight = InFlightBlobs {
             finishing: FuturesUnordered::new(),
             finished: BTreeMap::new(),
         };
-        let memory = BlobMemory::new(&self.shared, cut.buffer_bytes, cut.peeked, cut.is_bulk);
+        let memory = BlobMemory::new(&self.context, cut.buffer_bytes, cut.peeked, cut.is_bulk);
         let streamed = self
             .stream_many(
                 id,
-                ledger,
-                &mut pump,
+                recorder,
+                &mut reader,
                 (split, memory),
                 caller_gone,
-                &mut beside,
+                &mut in_flight,
             )
             .await;
         if let Err(error) = streamed {
             // What is let end leaves nothing with a remote tier that nobody can delete; but nobody
             // waits for it for ever.
-            self.shared
+            self.context
                 .env
-                .deadline(ABANDON_TIMEOUT, beside.end())
+                .deadline(ABANDON_TIMEOUT, in_flight.end())
                 .await;
             return Err(error);
         }
-        beside.end().await?;
-        let parts = beside.finished.into_values().collect();
-        Ok((parts, pump.checksum()))
+        in_flight.end().await?;
+        let parts = in_flight.finished.into_values().collect();
+        Ok((parts, reader.checksum()))
     }
 
     /// Steps 3 and 4 for one blob: all that the pump brings.
@@ -92,18 +92,21 @@ impl Upload {
         &self,
         id: &ObjectId,
         revision: RevisionId,
-        pump: &mut Pump,
+        reader: &mut SourceReader,
         mut memory: BlobMemory,
         caller_gone: &mut oneshot::Receiver<()>,
     ) -> Result<Finished> {
-        let mut writer = self.shared.blobs.writer(&swap::revision_key(id, revision));
+        let mut writer = self
+            .context
+            .blobs
+            .writer(&decide::revision_key(id, revision));
         let filled = unless_gone(
             caller_gone,
-            self.fill(&mut writer, &mut memory, pump, u64::MAX),
+            self.fill(&mut writer, &mut memory, reader, u64::MAX),
         )
         .await
         .flatten();
-        match filled.and_then(|_| pump.check()) {
+        match filled.and_then(|_| reader.check()) {
             Ok(()) => self.finish(id, revision, writer).await,
             Err(error) => self
                 .abandon(writer, error)
@@ -115,38 +118,41 @@ impl Upload {
     async fn stream_many<'a>(
         &'a self,
         id: &'a ObjectId,
-        ledger: &mut Ledger,
-        pump: &mut Pump,
+        recorder: &mut ChangeRecorder,
+        reader: &mut SourceReader,
         (split, mut memory): (&Split, BlobMemory),
         caller_gone: &mut oneshot::Receiver<()>,
-        beside: &mut Beside<'a>,
+        in_flight: &mut InFlightBlobs<'a>,
     ) -> Result<()> {
         for number in 0.. {
-            let revision = ledger.next().await?;
-            let mut writer = self.shared.blobs.writer(&swap::revision_key(id, revision));
+            let revision = recorder.next().await?;
+            let mut writer = self
+                .context
+                .blobs
+                .writer(&decide::revision_key(id, revision));
             let filling = unless_gone(
                 caller_gone,
-                self.fill(&mut writer, &mut memory, pump, split.bytes(number)),
+                self.fill(&mut writer, &mut memory, reader, split.bytes(number)),
             );
-            let is_over = match beside.go_on_while(filling).await.flatten().flatten() {
+            let is_over = match in_flight.go_on_while(filling).await.flatten().flatten() {
                 Ok(Filled::Whole) => Ok(false),
-                Ok(Filled::Over) => pump.check().map(|()| true),
+                Ok(Filled::Over) => reader.check().map(|()| true),
                 Err(error) => Err(error),
             };
             match is_over {
                 Ok(is_over) => {
-                    let next = memory.next(split.buffer_bytes(&self.shared.blobs));
+                    let next = memory.next(split.buffer_bytes(&self.context.blobs));
                     let memory = std::mem::replace(&mut memory, next);
                     // It holds its memory until it is finished. From here on it is let end whatever
                     // happens: a blob that is dropped half-way stays with a remote tier.
-                    beside.finishing.push(
+                    in_flight.finishing.push(
                         async move {
                             let _memory = memory;
                             Ok((number, self.finish(id, revision, writer).await?))
                         }
                         .boxed(),
                     );
-                    beside.make_room(split.at_once).await?;
+                    in_flight.make_room(split.at_once).await?;
                     if is_over {
                         break;
                     }
@@ -167,13 +173,13 @@ impl Upload {
         &self,
         writer: &mut BlobWriter,
         memory: &mut BlobMemory,
-        pump: &mut Pump,
+        reader: &mut SourceReader,
         mut room: u64,
     ) -> Result<Filled> {
         loop {
             let held = usize::try_from(writer.bytes_so_far()).unwrap_or(usize::MAX);
             memory.before_read(held).await?;
-            let Some(chunk) = pump.next(room).await? else {
+            let Some(chunk) = reader.next(room).await? else {
                 return Ok(Filled::Over);
             };
             room -= chunk.len() as u64;
@@ -189,9 +195,9 @@ impl Upload {
                 )
                 .with_source(error)
             })?;
-            self.shared.env.pass(Seam::UploadMidStream).await;
+            self.context.env.pass(Seam::UploadMidStream).await;
             if room == 0 {
-                return Ok(if pump.has_more().await? {
+                return Ok(if reader.has_more().await? {
                     Filled::Whole
                 } else {
                     Filled::Over
@@ -206,12 +212,12 @@ impl Upload {
         revision: RevisionId,
         writer: BlobWriter,
     ) -> Result<Finished> {
-        self.shared.env.pass(Seam::UploadBeforeClose).await;
+        self.context.env.pass(Seam::UploadBeforeClose).await;
         let blob = writer
             .finish()
             .await
             .map_err(|error| not_named(&error, id))?;
-        self.shared.env.pass(Seam::UploadAfterBlob).await;
+        self.context.env.pass(Seam::UploadAfterBlob).await;
         let extent = Extent {
             revision,
             bytes: blob.bytes,
@@ -226,7 +232,7 @@ impl Upload {
 
     /// Frees what a remote tier keeps of an unfinished blob, if it can; recovery sees to the rest.
     async fn abandon<T>(&self, writer: BlobWriter, error: Error) -> Result<T> {
-        self.shared
+        self.context
             .env
             .deadline(ABANDON_TIMEOUT, writer.abandon())
             .await;
@@ -255,12 +261,12 @@ pub(super) struct Cut<'a> {
 type Finishing<'a> = BoxFuture<'a, Result<(usize, Finished)>>;
 
 /// The blobs of a payload that are being finished, and those that are.
-struct Beside<'a> {
+struct InFlightBlobs<'a> {
     finishing: FuturesUnordered<Finishing<'a>>,
     finished: BTreeMap<usize, Finished>,
 }
 
-impl Beside<'_> {
+impl InFlightBlobs<'_> {
     /// What `work` gives, unless one of the blobs fails first.
     async fn go_on_while<T>(&mut self, work: impl Future<Output = T>) -> Result<T> {
         let mut work = pin!(work);

@@ -1,8 +1,8 @@
-//! [`Complete`]: how parts become an object.
+//! [`Complete`]: the builder of a completion.
 
 use std::future::IntoFuture;
 
-use cenotaph_storage::swap::{Precondition, Selection, Written};
+use cenotaph_storage::decide::{Precondition, Selection, Written};
 use cenotaph_storage::{PartEtag, PartNumber, Result};
 use futures::future::BoxFuture;
 
@@ -10,7 +10,7 @@ use super::Upload;
 use crate::observe::{observed, operation_span};
 use crate::setters::precondition_setters;
 
-/// A completion in preparation: `.await` it to run it. See [`Upload::complete`].
+/// Builder of a completion. `.await` it to complete the upload. See [`Upload::complete`].
 #[derive(Debug)]
 #[must_use = "nothing is completed until it is awaited"]
 pub struct Complete {
@@ -28,14 +28,16 @@ impl Complete {
         }
     }
 
-    /// Lists a part, with the etag that its upload was answered with. Parts are listed in ascending
-    /// order; those that are not listed are deleted. Without a list, all parts become the object.
+    /// Adds a part to the list of parts, with the etag that [`Upload::part`] returned.
+    ///
+    /// Parts are listed in ascending order. The completion deletes parts that are not listed.
+    /// Without a list, all parts become the object.
     pub fn part(mut self, number: u32, etag: PartEtag) -> Self {
         self.parts.get_or_insert_default().push((number, etag));
         self
     }
 
-    /// Lists exactly these parts, as [`part`](Self::part) does one.
+    /// Sets the list of parts. See [`part`](Self::part).
     pub fn parts(mut self, parts: impl IntoIterator<Item = (u32, PartEtag)>) -> Self {
         self.parts = Some(parts.into_iter().collect());
         self
@@ -54,6 +56,7 @@ impl Complete {
             parts,
             precondition,
         } = self;
+        // The order of the list is checked by the shard, together with the parts that exist.
         let numbered = |(number, etag)| PartNumber::new(number).map(|number| (number, etag));
         let parts = match parts {
             Some(parts) => {

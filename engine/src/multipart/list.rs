@@ -1,4 +1,4 @@
-//! [`ListUploads`] and [`ListParts`]: what there is of uploads and parts.
+//! [`ListUploads`] and [`ListParts`]: the builders of listings of uploads and parts.
 
 use std::future::IntoFuture;
 
@@ -14,11 +14,11 @@ use super::Upload;
 use crate::engine::Engine;
 use crate::observe::{observed, operation_span};
 
-/// Entries of a page unless told.
+/// Default number of entries of a page.
 const PAGE: usize = 1000;
 
-/// A listing of uploads in preparation: `.await` it for one page, or [`stream`](Self::stream) all
-/// of it. See [`Engine::list_uploads`].
+/// Builder of a listing of uploads. `.await` it for a single page, or [`stream`](Self::stream) all
+/// uploads. See [`Engine::list_uploads`].
 #[derive(Clone, Debug)]
 #[must_use = "a listing does nothing until it is awaited or streamed"]
 pub struct ListUploads {
@@ -28,6 +28,7 @@ pub struct ListUploads {
 
 impl ListUploads {
     pub(super) fn new(engine: Engine, prefix: String) -> Self {
+        // The configuration may allow less than the default, and a larger limit is refused.
         let limit = engine.config().reads.list_page_max.min(PAGE);
         let namespace = Namespace::default_namespace();
         let on_damage = OnDamage::default();
@@ -43,32 +44,34 @@ impl ListUploads {
         }
     }
 
-    /// Another namespace than the default one.
+    /// Lists `namespace` instead of the default namespace.
     pub fn namespace(mut self, namespace: Namespace) -> Self {
         self.request.namespace = namespace;
         self
     }
 
-    /// Begins behind this one: the `next` of an earlier page.
+    /// Begins after this marker, which is the `next` of an earlier page.
     pub fn start_after(mut self, marker: UploadMarker) -> Self {
         self.request.start_after = Some(marker);
         self
     }
 
-    /// Most uploads on a page: 1 to the configured `list_page_max`; 1000 unless told.
+    /// Sets the maximum number of uploads of a page: 1 to the configured `list_page_max`, 1000 by
+    /// default.
     pub fn limit(mut self, limit: usize) -> Self {
         self.request.limit = limit;
         self
     }
 
-    /// Goes on behind keys of the index that can't be read because a file is damaged, as
+    /// Skips keys that can't be read because a file of the index is damaged, as
     /// [`List::step_over_damage`](crate::List::step_over_damage).
     pub fn step_over_damage(mut self) -> Self {
         self.request.on_damage = OnDamage::StepOver;
         self
     }
 
-    /// All uploads, page by page, as [`List::stream`](crate::List::stream).
+    /// Returns all uploads as a stream that reads page by page, as
+    /// [`List::stream`](crate::List::stream).
     pub fn stream(self) -> BoxStream<'static, Result<UploadInfo>> {
         let pages = futures::stream::try_unfold(Some(self.step_over_damage()), |list| async move {
             let Some(list) = list else { return Ok(None) };
@@ -105,8 +108,8 @@ impl IntoFuture for ListUploads {
     }
 }
 
-/// A listing of parts in preparation: `.await` it for one page, or [`stream`](Self::stream) all of
-/// it. See [`Upload::parts`].
+/// Builder of a listing of parts. `.await` it for a single page, or [`stream`](Self::stream) all
+/// parts. See [`Upload::parts`].
 #[derive(Clone, Debug)]
 #[must_use = "a listing does nothing until it is awaited or streamed"]
 pub struct ListParts {
@@ -127,26 +130,28 @@ impl ListParts {
         }
     }
 
-    /// Begins behind this number: the `next` of an earlier page.
+    /// Begins after this number, which is the `next` of an earlier page.
     pub fn start_after(mut self, number: PartNumber) -> Self {
         self.request.start_after = Some(number);
         self
     }
 
-    /// Most parts on a page: 1 to the configured `list_page_max`; 1000 unless told.
+    /// Sets the maximum number of parts of a page: 1 to the configured `list_page_max`, 1000 by
+    /// default.
     pub fn limit(mut self, limit: usize) -> Self {
         self.request.limit = limit;
         self
     }
 
-    /// Goes on behind keys of the index that can't be read because a file is damaged, as
+    /// Skips keys that can't be read because a file of the index is damaged, as
     /// [`List::step_over_damage`](crate::List::step_over_damage).
     pub fn step_over_damage(mut self) -> Self {
         self.request.on_damage = OnDamage::StepOver;
         self
     }
 
-    /// All parts, page by page, as [`List::stream`](crate::List::stream).
+    /// Returns all parts as a stream that reads page by page, as
+    /// [`List::stream`](crate::List::stream).
     pub fn stream(self) -> BoxStream<'static, Result<PartInfo>> {
         let pages = futures::stream::try_unfold(Some(self.step_over_damage()), |list| async move {
             let Some(list) = list else { return Ok(None) };

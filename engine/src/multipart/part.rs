@@ -1,9 +1,9 @@
-//! [`UploadPart`] and [`CopyPart`]: where the bytes of a part come from.
+//! [`UploadPart`] and [`CopyPart`]: the builders of parts, from a payload or from an object.
 
 use std::future::IntoFuture;
 
 use cenotaph_actors::{PartIntent, UploadedPart};
-use cenotaph_storage::swap::Precondition;
+use cenotaph_storage::decide::Precondition;
 use cenotaph_storage::{
     ByteRange, Digest, Error, ErrorKind, Etag, ObjectId, PartNumber, Result, Version,
 };
@@ -11,11 +11,11 @@ use futures::future::BoxFuture;
 
 use super::Upload;
 use crate::body::Body;
-use crate::copy::of_the_read;
+use crate::copy::read_error_of;
 use crate::get::Object;
 use crate::observe::{counted, observed, operation_span};
 
-/// A part about to be uploaded: `.await` it. See [`Upload::part`].
+/// Builder of an upload of a part. `.await` it to upload the part. See [`Upload::part`].
 #[derive(Debug)]
 #[must_use = "nothing is uploaded until it is awaited"]
 pub struct UploadPart {
@@ -35,15 +35,15 @@ impl UploadPart {
         }
     }
 
-    /// Declares its length in bytes: as [`Body::promise`].
+    /// Declares the length of the part in bytes, as [`Body::promise`].
     pub fn length(mut self, bytes: u64) -> Self {
         self.body = self.body.promise(bytes);
         self
     }
 
-    /// Declares a checksum of its bytes: a part that has another one is
-    /// [`Source`](ErrorKind::Source), and nothing of it is kept. May be called for several
-    /// algorithms.
+    /// Declares a checksum of the part. If the payload has another checksum, the upload fails with
+    /// [`Source`](ErrorKind::Source), and nothing of it is stored. Several checksums of different
+    /// algorithms may be declared.
     pub fn checksum(mut self, declared: Digest) -> Self {
         self.declared.push(declared);
         self
@@ -69,6 +69,7 @@ impl UploadPart {
             number,
             declared,
         };
+        // A part is never inline, so there is no peek.
         let source = body.watched(engine.tiered()).into_source();
         let (source, _) = counted(within.paced(source));
         within.end(engine.tiered().upload_part(part, source).await)
@@ -86,7 +87,7 @@ impl IntoFuture for UploadPart {
     }
 }
 
-/// A part about to be made of an object: `.await` it. See [`Upload::part_copy`].
+/// Builder of a part that is copied from an object. `.await` it to copy. See [`Upload::part_copy`].
 #[derive(Debug)]
 #[must_use = "nothing is copied until it is awaited"]
 pub struct CopyPart {
@@ -108,20 +109,20 @@ impl CopyPart {
         }
     }
 
-    /// Only these bytes of the object, as for [`Get::range`](crate::Get::range).
+    /// Copies only a range of the object. See [`Get::range`](crate::Get::range).
     pub fn range(mut self, range: impl Into<ByteRange>) -> Self {
         self.range = range.into();
         self
     }
 
-    /// Only if the object that is copied has this version. Otherwise
+    /// Copies only if the source object has this version. Otherwise the copy fails with
     /// [`Conflict`](ErrorKind::Conflict).
     pub fn if_source_version(mut self, version: impl Into<Version>) -> Self {
         self.source = Precondition::Version(version.into());
         self
     }
 
-    /// Only if the object that is copied has this etag. Otherwise
+    /// Copies only if the source object has this etag. Otherwise the copy fails with
     /// [`Conflict`](ErrorKind::Conflict).
     pub fn if_source_etag(mut self, etag: Etag) -> Self {
         self.source = Precondition::Etag(etag);
@@ -136,7 +137,9 @@ impl CopyPart {
             range,
             source,
         } = self;
-        let (engine, from) = (&upload.engine, from?);
+        let engine = &upload.engine;
+        let from = from?;
+        // Everything that can be refused is refused before the source is opened.
         PartNumber::new(number).map_err(|error| error.with_id(&upload.id))?;
         engine.check_open("part_copy")?;
         engine.check_writable("part_copy")?;
@@ -145,7 +148,7 @@ impl CopyPart {
         let object = open.map(|open| Object::new(open, permit)).transpose()?;
         let current = object.as_ref().map(Object::current);
         if !source.holds(current) {
-            let message = "the object to be copied stands otherwise; nothing was uploaded";
+            let message = "the source does not satisfy the precondition; nothing was uploaded";
             return Err(
                 Error::new(ErrorKind::Conflict { current }, "part_copy", message).with_id(&from),
             );
@@ -154,14 +157,14 @@ impl CopyPart {
             return Ok(None);
         };
         let bytes = object.range().end - object.range().start;
-        let body = match object.is_at_hand() {
+        let body = match object.is_in_memory() {
             true => Body::from(object.bytes().await?),
             false => Body::of_read(object.stream(), bytes),
         };
         UploadPart::new(upload, number, body)
             .await
             .map(Some)
-            .map_err(of_the_read)
+            .map_err(read_error_of)
     }
 }
 

@@ -1,5 +1,4 @@
-//! What clients ask and hear, as the checkers know it. Deliberately not here: who asks
-//! (`client.rs`), and what may be heard when (`history.rs`).
+//! Calls of clients and their answers, as the checkers record them.
 
 use bytes::Bytes;
 use cenotaph::ErrorKind;
@@ -8,44 +7,44 @@ use super::format::Row;
 use crate::plan::{Fate, Span};
 use crate::trace::Tick;
 
-/// What a client asked. Objects go by their key in the row table.
+/// Call of a client. Objects are named by their row keys.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Call {
-    /// A put, of a payload that nobody else puts. `fails` if its stream does.
+    /// Put of a payload that no other write has. `fails` is true if its stream fails.
     Put {
         object: Bytes,
         write: u64,
         fails: bool,
         bytes: u64,
-        /// Whether it goes to the blob tier.
+        /// True if the payload goes to the blob tier.
         large: bool,
         demand: Demand,
     },
-    /// An update that writes such a payload, or deletes, or neither.
+    /// Update that writes such a payload, deletes the object, or does neither.
     Update {
         object: Bytes,
         write: u64,
         fate: Fate,
         bytes: u64,
     },
-    /// A change that leaves the bytes alone.
+    /// Change without new bytes.
     Change {
         object: Bytes,
         how: Change,
         demand: Demand,
     },
-    /// A copy or a rename.
+    /// Copy or rename.
     Move {
         from: Bytes,
         to: Bytes,
         how: Moving,
         if_absent: bool,
     },
-    /// Writes that happen together: objects, and what is put, or none for a delete.
+    /// Writes that commit together.
     Atomic {
         pieces: Vec<AtomicPiece>,
     },
-    /// A read of all or some bytes, or of the head alone.
+    /// Read of all bytes, of a range, or of the head alone.
     Read {
         object: Bytes,
         kind: Reading,
@@ -55,17 +54,17 @@ pub(crate) enum Call {
         object: Bytes,
         demand: Demand,
     },
-    /// A deletion of everything below a prefix.
+    /// Deletion of every object below a prefix.
     DeletePrefix {
         prefix: Bytes,
     },
-    /// A page of keys after `after`, below `prefix`.
+    /// Page of keys after `after`, below `prefix`.
     List {
         prefix: Bytes,
         after: Option<Bytes>,
         limit: usize,
     },
-    /// A page of keys grouped by `delimiter`. A group has version 0.
+    /// Page of keys grouped by `delimiter`. A group has version 0.
     ListGroups {
         prefix: Bytes,
         delimiter: char,
@@ -76,64 +75,58 @@ pub(crate) enum Call {
     ListAll {
         prefix: Bytes,
     },
-    /// Something about a multipart upload.
+    /// Call that concerns a multipart upload.
     Multipart(Asked),
-    /// Whatever else may be asked.
+    /// Any other call.
     Other,
 }
 
-/// Something about a multipart upload.
+/// Call that concerns a multipart upload.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Asked {
     pub(crate) object: Bytes,
-    /// Which upload: the number of the call that began it.
+    /// Upload, by the number of the call that began it.
     pub(crate) of: u64,
     pub(crate) what: About,
 }
 
-/// What is asked about an upload.
+/// Request about an upload.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum About {
-    /// It begins.
-    Begin {
-        demand: Demand,
-    },
-    /// A part with the payload of this write. `fails` if its stream does, or it is not what was
-    /// declared.
+    /// Begins the upload.
+    Begin { demand: Demand },
+    /// Uploads a part with the payload of this write. `fails` is true if its stream fails or its
+    /// bytes are not those declared.
     Part {
         number: u32,
         write: u64,
         bytes: u64,
         fails: bool,
     },
-    /// A part with bytes of an object.
+    /// Copies bytes of an object into a part.
     PartOf {
         number: u32,
         from: Bytes,
         span: Span,
     },
-    /// It becomes the object: of these parts and etags, or of all if none are listed.
+    /// Completes the upload with the listed parts and etags, or with all parts if none are listed.
     Complete {
         listed: Option<Vec<(u32, u128)>>,
         demand: Demand,
     },
+    /// Aborts the upload.
     Abort,
-    /// It is taken up again.
+    /// Resumes the upload.
     Resume,
-    /// One that there is not is taken up.
+    /// Resumes an upload that does not exist.
     ResumeOther,
-    Parts {
-        after: Option<u32>,
-        limit: usize,
-    },
-    /// The open uploads to objects below a prefix. `of` and the object say nothing.
-    Uploads {
-        prefix: Bytes,
-        limit: usize,
-    },
+    /// Lists the stored parts.
+    Parts { after: Option<u32>, limit: usize },
+    /// Lists the open uploads to objects below a prefix. `of` and the object have no meaning here.
+    Uploads { prefix: Bytes, limit: usize },
 }
 
-/// A write of an atomic batch.
+/// Write of an atomic batch: a put, or a delete if `write` is `None`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct AtomicPiece {
     pub(crate) object: Bytes,
@@ -141,22 +134,23 @@ pub(crate) struct AtomicPiece {
     pub(crate) if_absent: bool,
 }
 
-/// A change that leaves the bytes alone.
+/// Change without new bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Change {
-    /// Of the metadata; with a number that no other call has.
+    /// Change of the metadata, with a number that no other call has.
     Amend(u64),
-    /// Of the deadline.
+    /// Change of the deadline.
     Extend,
 }
 
+/// Kind of move.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Moving {
     Copy,
     Rename,
 }
 
-/// What a call demands of its object.
+/// Precondition of a call on its object.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) enum Demand {
     #[default]
@@ -167,7 +161,7 @@ pub(crate) enum Demand {
 }
 
 impl Demand {
-    /// Whether it is met by an object that stands so; none if it is absent.
+    /// Returns true if an object with this row meets the precondition. `None` is an absent object.
     pub(crate) fn is_met(&self, row: Option<&Row>) -> bool {
         match self {
             Self::Nothing => true,
@@ -178,13 +172,14 @@ impl Demand {
     }
 }
 
+/// Part of an object that is read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Reading {
     Head,
     Bytes,
 }
 
-/// What it heard.
+/// Answer to a call.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Answer {
     Applied {
@@ -193,28 +188,28 @@ pub(crate) enum Answer {
         created: bool,
     },
     Superseded,
-    /// A precondition did not hold: of which object, if it says so, and its version and etag, if it
-    /// is there.
+    /// The precondition was not met. Contains the object, if the answer names it, and its version
+    /// and etag, if it exists.
     Conflict {
         of: Option<Bytes>,
         current: Option<(u64, String)>,
     },
-    /// What writes that happened together came to, one by one.
+    /// Answers of the writes of an atomic batch, in order.
     Together(Vec<Answer>),
-    /// A scrub found this damage.
+    /// Damage that a scrub found.
     Scrubbed {
         damage: Vec<String>,
-        /// Findings that its shards did not confirm.
+        /// Number of findings that the shards did not confirm.
         unconfirmed: u64,
     },
-    /// An update left the object as it is.
+    /// An update kept the object.
     Kept,
     Deleted {
         existed: bool,
     },
     Found(Found),
     Absent,
-    /// The range begins beyond the object's end.
+    /// The range begins after the end of the object.
     NotSatisfiable {
         size: u64,
     },
@@ -223,32 +218,34 @@ pub(crate) enum Answer {
     Began {
         upload: Bytes,
     },
-    /// A part is filed.
+    /// A part is stored.
     Filed {
         etag: u128,
         bytes: u64,
     },
-    /// Numbers, etags and lengths of parts, and whether there are more.
+    /// Numbers, etags and lengths of parts. True if there are more.
     Parts(Vec<(u32, u128, u64)>, bool),
-    /// Uploads, by their objects and ids, and whether there are more.
+    /// Uploads by object and id. True if there are more.
     Uploads(Vec<(Bytes, Bytes)>, bool),
     Failed(ErrorKind),
-    /// The client gave up and dropped the call.
+    /// The client dropped the call.
     Cancelled,
     Done,
 }
 
+/// Object that a read found.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Found {
     pub(crate) version: u64,
     pub(crate) etag: String,
     pub(crate) size: u64,
     pub(crate) write: Option<u64>,
-    /// When the head was there; the bytes may have come later.
+    /// Tick at which the head arrived. The bytes may have arrived later.
     pub(crate) opened: Tick,
     pub(crate) content: Content,
 }
 
+/// Result of the read of the bytes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Content {
     NotAsked,
@@ -259,14 +256,15 @@ pub(crate) enum Content {
     Failed(ErrorKind),
 }
 
+/// Page of a listing.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Listed {
-    /// Keys and versions, in the order in which they came.
+    /// Keys and versions, in the order of the page.
     pub(crate) entries: Vec<(Bytes, u64)>,
     pub(crate) has_next: bool,
 }
 
-/// One call of a client, and what came of it.
+/// Call of a client and its answer.
 pub(super) struct Called {
     pub(super) call: Call,
     pub(super) at: Tick,

@@ -1,9 +1,8 @@
-//! Changes as the witness sees them: recorded before the first blob, and settled in the batch that
-//! ends them.
+//! Changes in the model: a change is recorded before its first blob and settled in the batch that
+//! ends it.
 //!
-//! Named checkers: I4 (a revision is fresh), I3 (what is settled is named or queued, all of it),
-//! `superseded`, `epoch`. Deliberately not here: what the rows of the same batch say
-//! (`witness.rs`), and the parts that it files (`sessions.rs`).
+//! Named checkers: I3 (each revision of a settled change is named or queued), I4 (a revision is
+//! fresh), `superseded`, `epoch`.
 
 use std::collections::BTreeSet;
 
@@ -22,8 +21,8 @@ use crate::payload::write_of;
 use crate::trace::Tick;
 
 impl Monitor {
-    /// The revision of the tombstone that an upload may have seen when it began: how its object
-    /// stood from its call on until its change was durable.
+    /// Returns the first revisions that an upload may have seen in its object's row when it began.
+    /// They are those of the rows from its call until its change was durable.
     pub(super) fn seen_by(
         &self,
         change: Uuid,
@@ -37,6 +36,7 @@ impl Monitor {
             .get(object)
             .map(Vec::as_slice)
             .unwrap_or_default();
+        // The state right before the call counts, too: the upload may have read it first.
         let first = states.partition_point(|(tick, _)| *tick < from);
         let before = first.checked_sub(1).and_then(|at| states[at].1.as_ref());
         let within = states[first..]
@@ -49,7 +49,8 @@ impl Monitor {
             .collect()
     }
 
-    /// A change is recorded. In words.
+    /// Checks a change that is recorded and takes it into the model. Returns a description for the
+    /// trace.
     pub(super) fn recorded(
         &mut self,
         id: Uuid,
@@ -59,18 +60,20 @@ impl Monitor {
     ) -> String {
         if change.epoch != self.epoch {
             let message = format!(
-                "change {id} is of epoch {}, and it is {} now",
+                "change has the epoch of another engine: change={id} epoch={} current={}",
                 change.epoch, self.epoch
             );
             self.violated("epoch", message);
         }
-        // An upload that needs more revisions than it knew of records its change again, with more
-        // of them.
+        // An upload that needs more revisions than it has recorded records its change again, with
+        // the new ones appended.
         let before = self
             .changes
             .get(&id)
             .map(|change| change.revisions.as_slice())
             .unwrap_or_default();
+        // A new list that does not begin with the old one yields no fresh revision, which is a
+        // violation.
         let fresh = change.revisions.strip_prefix(before).unwrap_or_default();
         if !before.is_empty() {
             coverage.count("change: recorded again");
@@ -79,7 +82,7 @@ impl Monitor {
         if self.ended.contains(&id) || fresh.is_empty() || fresh.iter().any(is_known) {
             self.violated(
                 "I4",
-                format!("change {id} is recorded again, or for a revision that is not fresh"),
+                format!("change is recorded again, or its revision is not fresh: change={id}"),
             );
         }
         for &revision in fresh {
@@ -94,12 +97,15 @@ impl Monitor {
             );
             self.fate.insert(revision, id);
         }
+        // The first record counts: from then on the upload may begin.
         self.recorded.entry(id).or_insert(tick);
         self.changes.insert(id, change.clone());
         format!("change {} recorded", short(id))
     }
 
-    /// A change is settled, if it was there. In words, where no row and no part tells of it.
+    /// Checks a change that is settled and removes it from the model. Returns a description for the
+    /// trace if no row and no part of the batch describes the change. A change that is already gone
+    /// is not checked.
     pub(super) fn settled(
         &mut self,
         id: Uuid,
@@ -108,6 +114,7 @@ impl Monitor {
         blobs: &Blobs,
         coverage: &mut Coverage,
     ) -> Option<String> {
+        // Recovery and the write itself may both settle a change. The second removal has no effect.
         let change = self.changes.remove(&id)?;
         self.ended.insert(id);
         let queued = |revision: &Uuid| changed.queued(revision);
@@ -120,13 +127,14 @@ impl Monitor {
             .or(self.rows.get(&change.object[..]))
             .map(Row::revisions)
             .unwrap_or_default();
+        // A dead owner may still have a blob under way, so recovery queues it as one that may land.
         let may_land = change
             .revisions
             .iter()
             .filter_map(queued)
             .any(|orphan| orphan.landing == Landing::MayLand);
-        // A write that comes to its end by itself has no blob under way: what it recorded in
-        // advance and never wrote is nothing.
+        // A write that ends by itself has no blob under way. A revision that it recorded in advance
+        // and never wrote needs no orphan entry.
         let is_written = |revision: &Uuid| {
             self.revisions
                 .get(revision)
@@ -140,7 +148,10 @@ impl Monitor {
         if let Some(lost) = change.revisions.iter().find(|lost| !is_kept(lost)) {
             self.violated(
                 "I3",
-                format!("change {id} is settled, and its revision {lost} neither named nor queued"),
+                format!(
+                    "revision of a settled change is neither named nor queued: change={id} \
+                     revision={lost}"
+                ),
             );
         }
         if committed.is_some()
@@ -160,8 +171,8 @@ impl Monitor {
         Some(format!("change {} superseded", short(id)))
     }
 
-    /// A change is settled and came to nothing: it was superseded, or in conflict, or the part of
-    /// an upload that has ended.
+    /// Checks a change that its own write settled without a commit: superseded, in conflict, or the
+    /// part of an ended upload.
     fn superseded(
         &mut self,
         id: Uuid,
@@ -170,6 +181,7 @@ impl Monitor {
         blobs: &Blobs,
         coverage: &mut Coverage,
     ) {
+        // The payload names its write, which the change itself does not.
         let payloads = change
             .revisions
             .iter()
@@ -180,7 +192,8 @@ impl Monitor {
             .rows
             .get(&object)
             .and_then(|row| row.revisions().first().copied());
-        // A copy brings the payload of another write; one that demanded something was in conflict.
+        // A copy carries the payload of another write. A put with a precondition was in conflict,
+        // not superseded.
         let of_this = |write: &u64| match self
             .writer(Some(*write), &object)
             .map(|called| &called.call)
@@ -198,8 +211,8 @@ impl Monitor {
         for &write in &writes {
             self.superseded.insert(write, tick);
         }
-        // The call of a probe, or of a write too short to tell its number, is not known: nothing
-        // can be said then. One whose deadline was moved to before now stands no more.
+        // The call of a write too short for its number is not known, so its answer can't be judged.
+        // An object whose deadline has been moved into the past counts as replaced.
         let is_live = self
             .rows
             .get(&object)
@@ -210,7 +223,7 @@ impl Monitor {
         {
             self.violated(
                 "superseded",
-                format!("change {id} is superseded, and what it saw stands still"),
+                format!("change is superseded, but its object is unchanged: change={id}"),
             );
         }
     }

@@ -1,10 +1,10 @@
-//! Commits that bring no new bytes: changes of metadata and deadlines, reads that extend, copies,
-//! renames, and batches that change several rows. What kind of commit each is, what must be true of
-//! it when it becomes durable, and at the end: whether somebody asked for it.
+//! Metadata commits, which bring no new bytes: changes of metadata and deadlines, idle refreshes,
+//! copies, renames; and batches that change several rows. Determines the kind of each commit,
+//! checks it when it becomes durable, and checks at the end that a call asked for it.
 //!
-//! Named checkers: `idle` (a read extends the version that it read, seldom, and nothing else),
-//! `rename`, `metadata`, `update` (nothing is lost between reading and writing), `atomic` (all or
-//! nothing), `linearizability`.
+//! Named checkers: `idle` (an idle refresh extends the deadline of the version that was read,
+//! seldom, and changes nothing else), `rename`, `metadata`, `update` (no lost update), `atomic`
+//! (all or nothing), I3, I9, `linearizability`.
 
 use std::time::Duration;
 
@@ -19,11 +19,11 @@ use super::witness::{Before, Changed};
 use crate::coverage::Coverage;
 use crate::trace::Tick;
 
-/// Reads extend a deadline at most so often.
+/// Upper limit of the minimum step by which an idle refresh extends a deadline.
 const IDLE_STEP_MAX: Duration = Duration::from_secs(24 * 3600);
 
 impl Monitor {
-    /// The rows of a batch's objects before it.
+    /// Returns the rows of the batch's objects before the batch.
     pub(super) fn before(&self, changed: &Changed) -> Before {
         let objects = changed.rows.iter().map(|(object, _)| object);
         objects
@@ -31,7 +31,7 @@ impl Monitor {
             .collect()
     }
 
-    /// Where a row comes from.
+    /// Returns the kind of write that a row comes from.
     pub(super) fn origin(
         &self,
         object: &Bytes,
@@ -40,6 +40,7 @@ impl Monitor {
         before: &Before,
     ) -> Origin {
         let old = before.get(object);
+        // A service under test does not number its writes. Then only refreshes can be recognised.
         if row.write.is_none() || self.calls.is_empty() {
             return if self.committed.contains(&row.operation) {
                 Origin::Touched
@@ -47,11 +48,12 @@ impl Monitor {
                 Origin::Written
             };
         }
-        // A read brings no operation of its own; what it may change, and of which row, is looked at
-        // later.
+        // An idle refresh keeps the operation of the row. `derived` checks which row it changed and
+        // how.
         if self.committed.contains(&row.operation) {
             return Origin::Touched;
         }
+        // A rename removes a row with the same write and writes it under another name.
         let gone = changed.rows.iter().find(|(other, now)| {
             let was = before.get(other);
             now.is_none() && was.is_some_and(|was| was.write == row.write && was.amend == row.amend)
@@ -59,6 +61,7 @@ impl Monitor {
         if let Some((from, _)) = gone {
             return Origin::Renamed(from.clone());
         }
+        // The first commit of a numbered write is the write itself. Later ones carry its bytes on.
         let fresh = row
             .write
             .is_some_and(|write| !self.commits.contains_key(&write));
@@ -67,7 +70,7 @@ impl Monitor {
         }
         match old {
             Some(old) if old.write == row.write && self.amends(object, row) => Origin::Amended,
-            // So is a copy of the same bytes: whoever looks for the call looks for both.
+            // A copy of the same bytes looks like an extension. `may_be` accepts the calls of both.
             Some(old)
                 if (old.write, old.amend) == (row.write, row.amend) && old.body == row.body =>
             {
@@ -77,7 +80,7 @@ impl Monitor {
         }
     }
 
-    /// Whether it is the first row with a change of metadata that was asked of this object.
+    /// Returns true if this is the first row with a change of metadata that a call asked for.
     fn amends(&self, object: &Bytes, row: &Row) -> bool {
         let asked = self.calls.iter().any(|called| match &called.call {
             Call::Change {
@@ -88,13 +91,14 @@ impl Monitor {
             _ => false,
         });
         asked
+            // A second row with the same number is a copy of the first.
             && !self
                 .derived
                 .iter()
-                .any(|one| one.object == *object && one.row.amend == row.amend)
+                .any(|derived| derived.object == *object && derived.row.amend == row.amend)
     }
 
-    /// A batch that changes several rows is a rename, or all of one atomic batch.
+    /// Checks a batch that changes several rows: it is a rename, or a complete atomic batch.
     pub(super) fn together(&mut self, changed: &Changed) {
         let put = |write: u64, object: &Bytes| {
             changed.rows.iter().any(|(at, row)| {
@@ -140,22 +144,53 @@ impl Monitor {
         };
         let is_atomic = atomic.is_some();
         if broken {
-            self.violated(
-                "atomic",
-                "a batch commits some of what must happen together, and not all",
-            );
+            self.violated("atomic", "batch commits only a part of an atomic batch");
         }
         let removed = changed.rows.iter().filter(|(_, row)| row.is_none()).count();
+        // A rename changes two rows: it removes the source and writes the target.
         let is_rename = (changed.rows.len(), removed) == (2, 1);
         if changed.rows.len() > 1 && !is_atomic && !is_rename && !self.calls.is_empty() {
             self.violated(
                 "I3",
-                format!("one batch changes {} rows", changed.rows.len()),
+                format!("batch changes several rows: count={}", changed.rows.len()),
             );
         }
     }
 
-    /// What must be true of a row that is not simply written.
+    /// Checks that an update replaces the version that its function read. Version 0 is an absent
+    /// object.
+    fn check_update(&mut self, name: &str, row: &Row, old: Option<&Row>, tick: Tick) {
+        let is_lost = row.saw.is_some_and(|saw| match old {
+            Some(old) if saw == 0 => old.is_live(self.time_at(tick)),
+            Some(old) => old.version != saw,
+            None => saw != 0,
+        });
+        if is_lost {
+            self.violated(
+                "update",
+                format!("lost update: object={name} read={:?}", row.saw),
+            );
+        }
+    }
+
+    /// Checks that an idle refresh extends the deadline of the current version and changes nothing
+    /// else.
+    fn check_idle_refresh(&mut self, name: &str, row: &Row, old: &Row) {
+        if old.operation != row.operation {
+            let version = row.version;
+            self.violated(
+                "idle",
+                format!("idle refresh restores a version: object={name} version={version}"),
+            );
+        } else if !is_touch(old, row) {
+            self.violated(
+                "idle",
+                format!("idle refresh changes other fields or is too early: object={name}"),
+            );
+        }
+    }
+
+    /// Checks a row by the kind of its write, and records it if it is a metadata commit.
     pub(super) fn derived(
         &mut self,
         object: &Bytes,
@@ -170,37 +205,10 @@ impl Monitor {
             (bytes_of(a), a.size, a.checksum) == (bytes_of(b), b.size, b.checksum)
         };
         match (origin, before.get(object)) {
-            (Origin::Written, old) => {
-                let lost = row.saw.is_some_and(|saw| match old {
-                    Some(old) if saw == 0 => old.is_live(self.time_at(tick)),
-                    Some(old) => old.version != saw,
-                    None => saw != 0,
-                });
-                if lost {
-                    self.violated(
-                        "update",
-                        format!(
-                            "{name}: an update of version {:?} overwrites another",
-                            row.saw
-                        ),
-                    );
-                }
-                return;
-            }
+            (Origin::Written, old) => return self.check_update(&name, row, old, tick),
             (Origin::Touched, Some(old)) => {
                 coverage.count("swap: read, and extended");
-                if old.operation != row.operation {
-                    self.violated(
-                        "idle",
-                        format!("{name}: a read brings back version {}", row.version),
-                    );
-                } else if !is_touch(old, row) {
-                    self.violated(
-                        "idle",
-                        format!("{name}: a read changes more than a deadline, or too often"),
-                    );
-                }
-                return;
+                return self.check_idle_refresh(&name, row, old);
             }
             (Origin::Amended | Origin::Extended, Some(old)) => {
                 let amends = *origin == Origin::Amended;
@@ -212,12 +220,13 @@ impl Monitor {
                 if !same(old, row) || amends && old.expires_at != row.expires_at {
                     self.violated(
                         "metadata",
-                        format!("{name}: a change of one thing changes another"),
+                        format!("change affects other fields: object={name}"),
                     );
                 }
             }
             (Origin::Renamed(from), _) => {
                 coverage.count("swap: renamed");
+                // The removal of the source must not be matched with a delete.
                 self.renamed_away.insert((from.clone(), tick));
                 let same = before.get(from).is_some_and(|was| {
                     same(was, row)
@@ -226,7 +235,7 @@ impl Monitor {
                 if !same {
                     self.violated(
                         "rename",
-                        format!("{name}: what is renamed becomes something else"),
+                        format!("rename changes the object: object={name}"),
                     );
                 }
             }
@@ -234,21 +243,20 @@ impl Monitor {
             (Origin::Touched | Origin::Amended | Origin::Extended, None) => {
                 self.violated(
                     "idle",
-                    format!("{name}: a read, or a change, brings back what was gone"),
+                    format!("idle refresh or change restores an absent object: object={name}"),
                 );
             }
         }
-        let (object, row, origin) = (object.clone(), row.clone(), origin.clone());
         self.derived.push(Derived {
             tick,
-            object,
-            row,
-            origin,
+            object: object.clone(),
+            row: row.clone(),
+            origin: origin.clone(),
         });
     }
 }
 
-/// Where a row's bytes lie, whatever it is called.
+/// Returns the place of a row's bytes, independent of the name of the object.
 fn bytes_of(row: &Row) -> (Vec<Uuid>, Option<Uuid>, Option<Vec<u8>>) {
     match &row.body {
         Body::Embedded(bytes) => (Vec::new(), None, Some(bytes.clone())),
@@ -257,11 +265,13 @@ fn bytes_of(row: &Row) -> (Vec<Uuid>, Option<Uuid>, Option<Vec<u8>>) {
     }
 }
 
-/// Whether a row is the old one but for a deadline that a read may have extended.
+/// Returns true if a row differs from the old one only in a deadline that an idle refresh may have
+/// extended.
 fn is_touch(old: &Row, row: &Row) -> bool {
     let Expiration::TimeToIdle(idle) = old.expiration else {
         return false;
     };
+    // The minimum step is a quarter of the idle time, between 1 ms and the limit.
     let step = (idle / 4).min(IDLE_STEP_MAX).max(Duration::from_millis(1));
     let step_ms = u64::try_from(step.as_millis()).unwrap_or(u64::MAX);
     let extends = match (old.expires_at, row.expires_at) {
@@ -276,8 +286,8 @@ fn is_touch(old: &Row, row: &Row) -> bool {
 }
 
 impl Checker<'_> {
-    /// Each commit that brought no new bytes belongs to one call, and each call that says it
-    /// committed to one commit.
+    /// Matches the metadata commits with their calls. Each commit belongs to one call, and each
+    /// acknowledged call to one commit.
     pub(super) fn derived(&mut self) {
         let monitor = self.monitor;
         let calls: Vec<&Called> = monitor
@@ -294,17 +304,18 @@ impl Checker<'_> {
                     .collect()
             })
             .collect();
+        // A greedy assignment could fail where a matching exists: a call may fit several commits.
         if matching(&edges, calls.len()) < edges.len() {
             let ticks: Vec<Tick> = monitor
                 .derived
                 .iter()
                 .zip(&edges)
                 .filter(|(_, edges)| edges.is_empty())
-                .map(|(one, _)| one.tick)
+                .map(|(commit, _)| commit.tick)
                 .collect();
             self.found.push((
                 "linearizability",
-                format!("changes, copies or renames that nobody asked for: at {ticks:?}"),
+                format!("changes, copies or renames without a call: ticks={ticks:?}"),
             ));
         }
         for called in calls {
@@ -312,7 +323,7 @@ impl Checker<'_> {
         }
     }
 
-    /// Whether this call may have made this commit.
+    /// Returns true if this call may have made this commit.
     fn may_be(&self, commit: &Derived, called: &Called) -> bool {
         let fits = match (&called.call, &commit.origin) {
             (
@@ -372,19 +383,20 @@ impl Checker<'_> {
         fits && (called.at..until).contains(&commit.tick)
     }
 
+    /// Returns true if a precondition was met right before this commit.
     fn was_met(&self, demand: &super::call::Demand, commit: &Derived) -> bool {
         demand.is_met(standing(self.monitor, &commit.object, commit.tick))
     }
 
-    /// Whether there was no object, or one that had expired.
+    /// Returns true if the object was absent or expired right before this commit.
     fn was_free(&self, commit: &Derived) -> bool {
         let now = self.monitor.time_at(commit.tick);
         standing(self.monitor, &commit.object, commit.tick).is_none_or(|row| !row.is_live(now))
     }
 
-    /// What a change, a copy or a rename says of itself.
+    /// Checks that an acknowledged change, copy or rename has its commit.
     fn changed(&mut self, called: &Called) {
-        let (object, may_stand) = match &called.call {
+        let (object, may_keep) = match &called.call {
             Call::Change { object, how, .. } => (object, *how == Change::Extend),
             Call::Move { to, .. } => (to, false),
             _ => return,
@@ -392,19 +404,19 @@ impl Checker<'_> {
         let Some((at, Answer::Applied { version, etag, .. })) = &called.answer else {
             return;
         };
-        let committed = self.monitor.derived.iter().any(|one| {
-            one.object == *object
-                && one.row.etag() == *etag
-                && one.row.version == *version
-                && one.tick < *at
+        let committed = self.monitor.derived.iter().any(|derived| {
+            derived.object == *object
+                && derived.row.etag() == *etag
+                && derived.row.version == *version
+                && derived.tick < *at
         });
-        // An extension that extends nothing tells the version that stands.
-        let stood = may_stand
+        // An extension without an effect returns the current version.
+        let was_kept = may_keep
             && states_in(self.monitor, object, called.at, *at).any(|(_, row)| {
                 row.is_some_and(|row| row.etag() == *etag && row.version == *version)
             });
-        if !committed && !stood {
-            self.violated("I9", called, "it was acknowledged, and is not durable");
+        if !committed && !was_kept {
+            self.violated("I9", called, "acknowledged, but not durable");
         }
     }
 }

@@ -1,8 +1,8 @@
-//! What is stored, read a second time: decoders written from the drawings in `storage/src/rows/`,
-//! not from its code.
+//! Second decoders of stored values, written from the drawings in `storage/src/rows/` and not from
+//! its code.
 //!
-//! The checkers must not believe the engine's own reading of its rows. So each value has a second
-//! reader here, and a format that drifts from its drawing is found.
+//! The checkers must not rely on the engine's own decoders. So a format that differs from its
+//! drawing is detected here.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -13,52 +13,55 @@ use serde::de::DeserializeOwned;
 use uuid::Uuid;
 use xxhash_rust::xxh3::xxh3_64;
 
-/// The custom attribute in which a workload says which of its writes this is.
+/// Custom attribute with the number of the write of the workload.
 pub(crate) const WRITE: &str = "cenotaph-sim:write";
 
-/// The custom attribute in which a change of metadata says which one it is.
+/// Custom attribute with the number of the change of metadata.
 pub(crate) const AMEND: &str = "cenotaph-sim:amend";
-/// The custom attribute in which an update says which version it read; 0 if there was no object.
+/// Custom attribute with the version that an update read, or 0 if there was no object.
 pub(crate) const SAW: &str = "cenotaph-sim:saw";
 
-/// A row: `version=2 | postcard | embedded payload`.
+/// Row of an object: `version=2 | postcard | embedded payload`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Row {
     pub(crate) version: u64,
     pub(crate) operation: Uuid,
     pub(crate) size: u64,
-    /// Over the whole payload.
+    /// xxh3 of the whole payload.
     pub(crate) checksum: Option<u64>,
     pub(crate) created: u64,
     pub(crate) modified: u64,
     pub(crate) expires_at: Option<u64>,
     pub(crate) expiration: Expiration,
-    /// Which write of the workload it is, if it says so.
+    /// Number of the write of the workload, if the row names it.
     pub(crate) write: Option<u64>,
-    /// Which change of metadata was the last.
+    /// Number of the last change of metadata.
     pub(crate) amend: Option<u64>,
-    /// Which version the update read that wrote it.
+    /// Version that the update which wrote the row had read.
     pub(crate) saw: Option<u64>,
     pub(crate) body: Body,
 }
 
-/// Where a row's bytes are.
+/// Place of a row's payload.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Body {
+    /// In the row itself.
     Embedded(Vec<u8>),
-    /// Beside the row, under the operation that wrote it.
+    /// In the payload table, under the operation that wrote it.
     Separate(Uuid),
+    /// In the blob tier.
     Tombstone(Manifest),
 }
 
+/// Ordered list of the blobs of a tombstone.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 pub(crate) struct Manifest {
     pub(crate) extents: Vec<Extent>,
-    /// The row's key of the object under whose name the blobs lie, if it was renamed.
+    /// Row key of the object under whose name the blobs are stored, if the object was renamed.
     pub(crate) written_as: Option<Vec<u8>>,
 }
 
-/// When an object expires by itself.
+/// Rule by which an object expires.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 pub(crate) enum Expiration {
     Manual,
@@ -66,14 +69,16 @@ pub(crate) enum Expiration {
     TimeToIdle(Duration),
 }
 
+/// Blob in a manifest.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 pub(crate) struct Extent {
     pub(crate) revision: Uuid,
     pub(crate) bytes: u64,
-    /// Over all of it.
+    /// xxh3 of the whole blob.
     pub(crate) checksum: u64,
 }
 
+/// Postcard part of a row.
 #[derive(Deserialize)]
 struct Head {
     version: u64,
@@ -89,6 +94,7 @@ struct Head {
     body: Kind,
 }
 
+/// Place of the payload, as stored in the row.
 #[derive(Deserialize)]
 enum Kind {
     Embedded,
@@ -97,6 +103,7 @@ enum Kind {
 }
 
 impl Row {
+    /// Returns the revisions that the row names, in order.
     pub(crate) fn revisions(&self) -> Vec<Uuid> {
         match &self.body {
             Body::Embedded(_) | Body::Separate(_) => Vec::new(),
@@ -108,7 +115,7 @@ impl Row {
         }
     }
 
-    /// Those that hold some of these bytes.
+    /// Returns the revisions that hold any of these bytes.
     pub(crate) fn revisions_of(&self, range: &Range<u64>) -> Vec<Uuid> {
         let Body::Tombstone(manifest) = &self.body else {
             return Vec::new();
@@ -125,26 +132,27 @@ impl Row {
         of_range
     }
 
-    /// Whether the object exists at this time of day.
+    /// Returns true if the object exists at this time of day.
     pub(crate) fn is_live(&self, now_ms: u64) -> bool {
         self.expires_at.is_none_or(|deadline| now_ms < deadline)
     }
 
-    /// The public spelling of the operation.
+    /// Returns the public form of the operation.
     pub(crate) fn etag(&self) -> String {
         self.operation.simple().to_string()
     }
 
+    /// Decodes a row. Returns `None` if the value does not match the drawing.
     pub(crate) fn decode(value: &[u8]) -> Option<Self> {
         let (head, tail) = postcard::take_from_bytes::<Head>(versioned(value, 2)?).ok()?;
         let body = match head.body {
             Kind::Embedded => Body::Embedded(tail.to_vec()),
+            // Only an embedded payload follows the head.
             Kind::Separate(operation) if tail.is_empty() => Body::Separate(operation),
             Kind::Tombstone(manifest) if tail.is_empty() => Body::Tombstone(manifest),
             Kind::Separate(_) | Kind::Tombstone(_) => return None,
         };
         let number = |name: &str| head.custom.get(name).and_then(|text| text.parse().ok());
-        let (write, amend, saw) = (number(WRITE), number(AMEND), number(SAW));
         let Head {
             version,
             operation,
@@ -165,15 +173,15 @@ impl Row {
             modified,
             expires_at,
             expiration,
-            write,
-            amend,
-            saw,
+            write: number(WRITE),
+            amend: number(AMEND),
+            saw: number(SAW),
             body,
         })
     }
 }
 
-/// A change: `version=1 | postcard: epoch, started, object, revisions`.
+/// Change: `version=1 | postcard: epoch, started, object, revisions`.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 pub(crate) struct Change {
     pub(crate) epoch: u64,
@@ -183,9 +191,10 @@ pub(crate) struct Change {
     pub(crate) revisions: Vec<Uuid>,
 }
 
-/// An orphan: `version=1 | postcard: object, since, not_before, attempts, landing`.
+/// Orphan: `version=1 | postcard: object, since, not_before, attempts, landing`.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 pub(crate) struct Orphan {
+    /// Row key of the object.
     pub(crate) object: Vec<u8>,
     _since: u64,
     _not_before: u64,
@@ -193,13 +202,14 @@ pub(crate) struct Orphan {
     pub(crate) landing: Landing,
 }
 
+/// State of an orphan's blob: finished, or perhaps still under way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 pub(crate) enum Landing {
     Landed,
     MayLand,
 }
 
-/// A change, an orphan, a session, a part, or a floor (a `u64`).
+/// Decodes a change, an orphan, an upload record, a part, or a last version (a `u64`).
 pub(crate) fn decode<T: DeserializeOwned>(value: &[u8]) -> Option<T> {
     match postcard::take_from_bytes(versioned(value, 1)?) {
         Ok((decoded, [])) => Some(decoded),
@@ -207,6 +217,7 @@ pub(crate) fn decode<T: DeserializeOwned>(value: &[u8]) -> Option<T> {
     }
 }
 
+/// Returns the value without its version byte, if that is the expected version.
 fn versioned(value: &[u8], version: u8) -> Option<&[u8]> {
     match value {
         [found, body @ ..] if *found == version => Some(body),
@@ -214,34 +225,34 @@ fn versioned(value: &[u8], version: u8) -> Option<&[u8]> {
     }
 }
 
-/// The revision whose blob lies at a path: `.../name@uuid`.
+/// Returns the revision whose blob has this path: `.../name@uuid`.
 pub(crate) fn revision_of_path(path: &str) -> Option<Uuid> {
     Uuid::try_parse(path.rsplit_once('@')?.1).ok()
 }
 
-/// The entry of the meta table that names the store: `version=1 | postcard: id, tier`.
+/// Key of the store record in the meta table: `version=1 | postcard: id, tier`.
 pub(crate) const STORE: &[u8] = b"store";
 
-/// The store that a marker names: `CENOTAPH | version=1 | id, 16 bytes | xxh3, little endian`.
+/// Returns the store id of a marker: `CENOTAPH | version=1 | id, 16 bytes | xxh3, little endian`.
 pub(crate) fn store_of_marker(marker: &[u8]) -> Option<Uuid> {
     let rest = marker.strip_prefix(b"CENOTAPH\x01")?;
     let sum = xxh3_64(marker.get(..25)?).to_le_bytes();
+    // The id and the checksum, and nothing after them.
     (rest.len() == 24 && rest[16..] == sum).then(|| Uuid::from_slice(&rest[..16]).ok())?
 }
 
-/// The key of an object's version floor.
+/// Returns the key of an object's last version in the meta table.
 pub(crate) fn floor_key(object: &[u8]) -> Vec<u8> {
     [b"floor\0", object].concat()
 }
 
-/// An expiry entry, `deadline in ms, u64 big endian | the row's key`: its value is the version
-/// alone.
+/// Returns the key of an expiry entry: `deadline in ms, u64 big endian | row key`. Its value is the
+/// version byte alone.
 pub(crate) fn expiry_key(deadline_ms: u64, object: &[u8]) -> Vec<u8> {
     [&deadline_ms.to_be_bytes()[..], object].concat()
 }
 
-/// An upload's session: `version=1 | postcard: initiated, expires_at, attributes, precondition,
-/// phase`.
+/// Upload record: `version=1 | postcard: initiated, expires_at, attributes, precondition, phase`.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 pub(crate) struct Session {
     pub(crate) initiated: u64,
@@ -252,7 +263,7 @@ pub(crate) struct Session {
 }
 
 impl Session {
-    /// Whether anybody knows it at this time of day.
+    /// Returns true if the upload exists at this time of day.
     pub(crate) fn is_live(&self, now_ms: u64) -> bool {
         now_ms < self.expires_at
     }
@@ -261,7 +272,7 @@ impl Session {
         self.phase == Phase::Open
     }
 
-    /// The number of the call that began it, if it says so.
+    /// Returns the number of the call that began the upload, if the record names it.
     pub(crate) fn of(&self) -> Option<u64> {
         self.attributes
             .custom
@@ -270,7 +281,7 @@ impl Session {
     }
 }
 
-/// What is stated about an object, as a session keeps it.
+/// Attributes of the future object, as an upload record stores them.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 pub(crate) struct Attributes {
     texts: [Option<String>; 4],
@@ -279,7 +290,7 @@ pub(crate) struct Attributes {
 }
 
 impl Attributes {
-    /// Whether nothing is stated.
+    /// Returns true if no attribute is set.
     pub(crate) fn is_empty(&self) -> bool {
         self.texts.iter().all(Option::is_none)
             && self.custom.is_empty()
@@ -287,6 +298,7 @@ impl Attributes {
     }
 }
 
+/// Precondition of an upload.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 pub(crate) enum Precondition {
     None,
@@ -295,18 +307,19 @@ pub(crate) enum Precondition {
     Etag(String),
 }
 
+/// State of an upload.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 pub(crate) enum Phase {
     Open,
     Completed {
-        /// SHA-256 over the numbers and etags, big endian.
+        /// SHA-256 digest of the part numbers and etags, in big endian.
         parts: [u8; 32],
         written: Written,
     },
     Aborted,
 }
 
-/// What came of a completion.
+/// Result of a completion.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 pub(crate) struct Written {
     pub(crate) outcome: Outcome,
@@ -315,13 +328,14 @@ pub(crate) struct Written {
     pub(crate) created: bool,
 }
 
+/// Outcome of a completion.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 pub(crate) enum Outcome {
     Applied,
     Superseded,
 }
 
-/// A part: `version=1 | postcard: extent, etag, uploaded`.
+/// Part: `version=1 | postcard: extent, etag, uploaded`.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 pub(crate) struct Part {
     pub(crate) extent: Extent,
@@ -329,28 +343,31 @@ pub(crate) struct Part {
     _uploaded: u64,
 }
 
-/// Bytes of an upload id.
+/// Length of an upload id, in bytes.
 const UPLOAD_BYTES: usize = 22;
 
-/// What a key of the session table names.
+/// Key in the session table.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum SessionKey {
-    /// `0x00 | the row's key, each 0x00 followed by 0xff | 0x00 | upload id`.
+    /// Upload record: `0x00 | row key, each 0x00 followed by 0xff | 0x00 | upload id`.
     Session { object: Vec<u8>, upload: Vec<u8> },
-    /// `0x01 | upload id | number, u16 big endian`.
+    /// Part: `0x01 | upload id | number, u16 big endian`.
     Part { upload: Vec<u8>, number: u16 },
 }
 
 impl SessionKey {
+    /// Decodes a key. Returns `None` if the key does not match a drawing.
     pub(crate) fn read(key: &[u8]) -> Option<Self> {
         match key {
             [0, rest @ ..] => {
+                // The upload id has a fixed length, so it is split off from the end.
                 let (object, upload) =
                     rest.split_at_checked(rest.len().checked_sub(UPLOAD_BYTES)?)?;
                 let escaped = object.strip_suffix(&[0])?;
                 let mut object = Vec::new();
                 let mut bytes = escaped.iter();
                 while let Some(&byte) = bytes.next() {
+                    // A zero byte of the key is escaped, so a bare zero byte ends it.
                     if byte == 0 && bytes.next() != Some(&0xff) {
                         return None;
                     }
@@ -374,7 +391,7 @@ impl SessionKey {
     }
 }
 
-/// Where the session of an upload lies.
+/// Returns the key of an upload record.
 pub(crate) fn session_key(object: &[u8], upload: &[u8]) -> Vec<u8> {
     let escaped = object
         .iter()

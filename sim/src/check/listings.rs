@@ -1,7 +1,8 @@
-//! Listings: a page shows one moment, and what was live at one moment.
+//! Listings: each page must show the objects of a single moment that were live at a single time of
+//! day.
 //!
-//! The engine takes the time first and the snapshot afterwards, so that the two moments may differ
-//! by what the call took. Named checker: `linearizability`.
+//! The engine takes the time of day first and the snapshot afterwards, so the two moments may
+//! differ by the duration of the call. Named checker: `linearizability`.
 
 use std::collections::BTreeSet;
 
@@ -13,7 +14,7 @@ use super::history::{Checker, standing, states_in};
 use crate::trace::Tick;
 
 impl Checker<'_> {
-    /// A page is the listing of one moment.
+    /// Checks that a page shows the state of a single moment.
     pub(super) fn list(
         &mut self,
         called: &Called,
@@ -28,6 +29,7 @@ impl Checker<'_> {
                 .keys()
                 .filter(|object| object.starts_with(prefix))
         };
+        // The page can change only when an object of the prefix changes.
         let mut moments: BTreeSet<Tick> = BTreeSet::from([called.at]);
         for object in objects() {
             moments.extend(
@@ -35,8 +37,8 @@ impl Checker<'_> {
             );
         }
         let fits = |moment: &Tick, now_ms: u64| {
-            let there = objects().filter(|object| after.is_none_or(|after| *object > after));
-            let mut all = there.filter_map(|object| {
+            let candidates = objects().filter(|object| after.is_none_or(|after| *object > after));
+            let mut all = candidates.filter_map(|object| {
                 let row =
                     standing(self.monitor, object, moment + 1).filter(|row| row.is_live(now_ms))?;
                 Some((object.clone(), row.version))
@@ -52,12 +54,12 @@ impl Checker<'_> {
             self.violated(
                 "linearizability",
                 called,
-                "at no moment of the call the listing was so",
+                "at no moment of the call the objects were as listed",
             );
         }
     }
 
-    /// A page of groups is the listing of one moment.
+    /// Checks that a page of groups shows the state of a single moment.
     pub(super) fn list_groups(
         &mut self,
         called: &Called,
@@ -78,7 +80,7 @@ impl Checker<'_> {
                 states_in(self.monitor, object, called.at, at).map(|(tick, _)| tick.max(called.at)),
             );
         }
-        // The delimiters of a workload are ASCII.
+        // The delimiters of a workload are ASCII, so a byte is a character.
         let group = |object: &Bytes| {
             let end = object[prefix.len()..]
                 .iter()
@@ -97,6 +99,7 @@ impl Checker<'_> {
                 })
                 .filter(|(name, _)| after.is_none_or(|after| name > after))
                 .collect();
+            // Keys of a group are adjacent, because all of them share its prefix.
             all.dedup();
             let has_next = all.len() > limit;
             all.truncate(limit);
@@ -110,13 +113,13 @@ impl Checker<'_> {
             self.violated(
                 "linearizability",
                 called,
-                "at no moment of the call the listing was so",
+                "at no moment of the call the objects were as listed",
             );
         }
     }
 
-    /// Pages of several moments: each entry is of some moment of the call, and what was there all
-    /// along is in it.
+    /// Checks a listing of several pages, each of a moment of its own. Each entry existed at some
+    /// moment of the call, and each object that existed throughout is listed.
     pub(super) fn list_all(
         &mut self,
         called: &Called,
@@ -128,6 +131,7 @@ impl Checker<'_> {
             self.violated("linearizability", called, "the listing is out of order");
         }
         for (object, version) in entries {
+            // An entry must have been live when the call began, or have come later.
             let asked_ms = self.monitor.time_at(called.at);
             let fits = |row: Option<&Row>| {
                 row.is_some_and(|row| row.version == *version && row.is_live(asked_ms))
@@ -136,7 +140,7 @@ impl Checker<'_> {
                 self.violated(
                     "linearizability",
                     called,
-                    "an entry that was there at no moment of the call",
+                    "lists an object that existed at no moment of the call",
                 );
             }
         }
@@ -147,23 +151,25 @@ impl Checker<'_> {
             .filter(|object| object.starts_with(prefix));
         for object in objects {
             let end_ms = self.monitor.time_at(at);
-            let is_there = |row: Option<&Row>| row.is_some_and(|row| row.is_live(end_ms));
+            let is_live = |row: Option<&Row>| row.is_some_and(|row| row.is_live(end_ms));
+            // A page may miss an object that was absent or expired at any moment of the call.
             let always =
-                states_in(self.monitor, object, called.at, at).all(|(_, row)| is_there(row));
+                states_in(self.monitor, object, called.at, at).all(|(_, row)| is_live(row));
             if always && !entries.iter().any(|(entry, _)| entry == object) {
                 self.violated(
                     "linearizability",
                     called,
-                    "an object is missing that was there all along",
+                    "misses an object that existed throughout the call",
                 );
             }
         }
     }
 
-    /// The moments at which what is listed may have been judged: the beginning of the call, and
-    /// each deadline in it.
+    /// Returns the times of day that may decide whether an object is live: the beginning of the
+    /// call and each deadline in it.
     fn times_between(&self, from: Tick, to: Tick) -> BTreeSet<u64> {
-        let (from_ms, to_ms) = (self.monitor.time_at(from), self.monitor.time_at(to));
+        let from_ms = self.monitor.time_at(from);
+        let to_ms = self.monitor.time_at(to);
         let states = self.monitor.states.values().flatten();
         let deadlines = states.filter_map(|(_, row)| row.as_ref()?.expires_at);
         let mut times: BTreeSet<u64> = deadlines

@@ -1,16 +1,18 @@
-//! The checkers: what must be true of any run, whatever went wrong in it. They share no code with
-//! the engine.
+//! Checkers: claims that hold for every run, whichever faults strike. They share no code with the
+//! engine.
 //!
 //! ```text
-//! witness (sync points, blob effects) ──> Monitor ──mid-flight──> I1 I2 I3 I4 I6 I8, versions
-//! clients (calls, answers) ─────────────> history ──at the end──> I7 I9 I10, linearizability
-//! both tiers at rest ───────────────────> settled ──at the end──> I5
+//! sync points, blob effects ──> commit observer ──> Model ──mid-flight──> I1 I2 I3 I4 I6 I8
+//! clients (calls, answers) ────> history ──at the end──> I7 I9 I10, linearizability
+//! both tiers at rest ──────────> quiescence ──at the end──> I5
 //! ```
 //!
-//! The witness makes linearizability cheap: the disk says in which order batches became durable, so
-//! that each operation is checked against that one order instead of searching for one. Where there
-//! is no witness (a real disk, real threads), `search` looks for an order, within bounds.
+//! The commit observer makes the check of linearizability cheap. The disk defines the order in
+//! which batches became durable, so each operation is checked against that order, and no order has
+//! to be searched for. On a real disk with real threads there is no observer. There, `search` looks
+//! for an order, within bounds.
 
+mod blob_events;
 mod call;
 mod changes;
 mod derived;
@@ -20,15 +22,21 @@ mod history;
 mod listings;
 mod monitor;
 mod ownership;
+mod parts;
 mod provoked;
+mod reads;
+mod refusals;
 mod removals;
+mod row_commits;
 mod search;
 mod sessions;
 mod settled;
 mod trailers;
+mod upload_pages;
 mod uploads;
 mod witness;
 mod words;
+mod writes;
 
 pub(crate) use call::{
     About, Answer, Asked, AtomicPiece, Call, Change, Content, Demand, Found, Listed, Moving,
@@ -40,12 +48,13 @@ pub(crate) use monitor::Monitor;
 pub use search::{Operation, Search, linearize};
 pub(crate) use settled::check_settled;
 
-/// Something that must never be.
+/// A violated claim.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Violation {
-    /// Which checker found it: an invariant of DESIGN by its number, or another claim by its name.
+    /// Checker that found the violation: the number of an invariant in DESIGN, or the name of
+    /// another claim.
     pub checker: &'static str,
-    /// What it found.
+    /// Description of the violation.
     pub message: String,
 }
 

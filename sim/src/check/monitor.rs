@@ -1,8 +1,5 @@
-//! The monitor: what the checkers know of a world. A model of both tiers, the calls of clients, the
-//! faults that struck, and what has been found.
-//!
-//! Deliberately not here: what becomes durable, and what must be true then (`witness.rs`); what
-//! clients may hear (`history.rs`); what must be true at rest (`settled.rs`).
+//! Model of a world: both tiers, the calls of clients, the faults that struck, and the violations
+//! found so far. The checkers read and extend it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
@@ -20,31 +17,31 @@ use crate::payload::payload;
 use crate::plan::UploadRules;
 use crate::trace::Tick;
 
-/// See the head of this file.
+/// Model of both tiers and of all that has happened in a world.
 #[derive(Default)]
 pub(crate) struct Monitor {
     pub(super) rows: BTreeMap<Bytes, Row>,
-    /// The last version that each object ever had.
+    /// Last version that each object ever had.
     pub(super) versions: BTreeMap<Bytes, u64>,
-    /// How each object stood from which moment on.
+    /// Row of each object from each tick on.
     pub(super) states: BTreeMap<Bytes, Vec<(Tick, Option<Row>)>>,
     pub(super) changes: BTreeMap<Uuid, Change>,
     /// Changes that have ended: committed, superseded or fenced.
     pub(super) ended: BTreeSet<Uuid>,
     pub(super) committed: BTreeSet<Uuid>,
-    /// Writes whose change was settled without a commit, by themselves: superseded, and when.
+    /// Writes whose own change was settled without a commit, and the tick of that.
     pub(super) superseded: BTreeMap<u64, Tick>,
     pub(super) orphans: BTreeMap<Uuid, Orphan>,
     /// Every revision that ever was an orphan.
     pub(super) orphaned: BTreeSet<Uuid>,
     pub(super) payloads: BTreeSet<Bytes>,
-    /// The keys of the expiry index.
+    /// Keys of the expiry index.
     pub(super) expiry: BTreeSet<Bytes>,
-    /// Commits that brought no new bytes: changes, copies, renames.
+    /// Metadata commits: changes, copies and renames.
     pub(super) derived: Vec<Derived>,
     /// Removals that were renames.
     pub(super) renamed_away: BTreeSet<(Bytes, Tick)>,
-    /// The time of day at each tick.
+    /// Time of day at each tick.
     times_ms: Vec<u64>,
     now_ms: u64,
     pub(super) floors: BTreeSet<Bytes>,
@@ -55,33 +52,33 @@ pub(crate) struct Monitor {
     pub(super) lives: Vec<Tick>,
     pub(super) calls: Vec<Called>,
     pub(super) reading: BTreeMap<usize, Reader>,
-    /// Every multipart upload that ever was, by its id.
+    /// Every multipart upload that ever existed, by its id.
     pub(super) uploads: BTreeMap<Bytes, Upload>,
-    /// What was assembled of parts, by the number of the call that began the upload.
+    /// Content of each completed upload, by the number of the call that began it.
     pub(super) contents: BTreeMap<u64, Bytes>,
-    /// The change that each revision was recorded with.
+    /// Change with which each revision was recorded.
     pub(super) fate: BTreeMap<Uuid, Uuid>,
-    /// Limits of uploads, where the engine is set up by a plan.
+    /// Limits of uploads. `None` if no plan configures the engine.
     pub(crate) rules: Option<UploadRules>,
-    /// Longest inline payload, where the engine is set up by a plan.
+    /// Longest inline payload, in bytes. `None` if no plan configures the engine.
     pub(crate) inline_bytes_max: Option<u64>,
-    /// The store that the index holds, and whether its tier is claimed.
+    /// Store that the index names, and true if its tier is claimed.
     pub(super) store: Option<(Uuid, bool)>,
-    /// The newest durable epoch.
+    /// Newest durable epoch.
     pub(super) epoch: u64,
-    /// The epoch of the engine that opened last.
+    /// Epoch of the engine that opened last.
     opened: u64,
-    /// When an index was opened, and what was left of its last life was replayed.
+    /// Ticks at which an index was opened and the rest of its last incarnation was recovered.
     replays: Vec<Tick>,
-    /// When the namespace of every seventh object was switched off, or on.
+    /// Ticks at which the namespace of every seventh object was disabled (true) or enabled.
     switches: Vec<(Tick, bool)>,
-    /// When an engine began to close.
+    /// Ticks at which an engine began to close.
     closings: Vec<Tick>,
-    /// When a supervisor was killed.
+    /// Ticks at which a supervisor was killed.
     pub(super) beheaded: Vec<Tick>,
-    /// When an actor died that no upload can do without.
+    /// Ticks at which an actor died that every upload needs.
     pub(super) uploads_died: Vec<Tick>,
-    /// When each change was recorded.
+    /// Tick at which each change was recorded first.
     pub(super) recorded: BTreeMap<Uuid, Tick>,
     /// Writes that were under way when the index failed.
     pub(super) unknown: BTreeSet<u64>,
@@ -89,15 +86,15 @@ pub(crate) struct Monitor {
     reported: usize,
 }
 
-/// A client that reads on.
+/// Client with an open read.
 pub(super) struct Reader {
     pub(super) object: Bytes,
     pub(super) version: u64,
-    /// Which bytes of it.
+    /// Bytes of the object that are read.
     pub(super) range: Range<u64>,
 }
 
-/// A commit that brought no new bytes.
+/// Metadata commit: a commit without new bytes.
 pub(super) struct Derived {
     pub(super) tick: Tick,
     pub(super) object: Bytes,
@@ -105,46 +102,46 @@ pub(super) struct Derived {
     pub(super) origin: Origin,
 }
 
-/// Where a row comes from.
+/// Kind of write that a row comes from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Origin {
     /// A put or an update wrote it.
     Written,
-    /// The same bytes with other metadata.
+    /// Change of metadata: the same bytes with other attributes.
     Amended,
-    /// The same bytes with another deadline.
+    /// Change of the deadline: the same bytes with another deadline.
     Extended,
-    /// The same version, read.
+    /// Idle refresh: the same version with a later deadline.
     Touched,
-    /// The bytes of another object, which is still there.
+    /// Copy of another object, which still exists.
     Copied,
-    /// The bytes of this object, which is gone.
+    /// Rename of this object, which no longer exists.
     Renamed(Bytes),
 }
 
-/// One revision's blob, as far as it has come.
+/// Blob of a revision, as far as it has been written.
 pub(super) struct Revision {
-    /// The row's key of the object that it was recorded for.
+    /// Row key of the object that the revision was recorded for.
     pub(super) object: Vec<u8>,
     pub(super) path: String,
     pub(super) is_whole: bool,
 }
 
 impl Monitor {
+    /// Records the beginning of an incarnation.
     pub(crate) fn begin_life(&mut self, at: Tick) {
+        // No read survives the end of an incarnation.
         self.reading.clear();
         self.lives.push(at);
     }
 
-    /// An engine has opened: it has an epoch of its own, and no change of an older one is left.
+    /// Checks an engine that has opened: it has an epoch of its own, and no change of an older
+    /// epoch remains (I6).
     pub(crate) fn opened(&mut self) {
         if self.epoch <= self.opened {
             self.violated(
                 "epoch",
-                format!(
-                    "an engine has opened, and epoch {} was that of an earlier one",
-                    self.epoch
-                ),
+                format!("engine opened without a new epoch: epoch={}", self.epoch),
             );
         }
         self.opened = self.epoch;
@@ -156,23 +153,24 @@ impl Monitor {
         if left > 0 {
             self.violated(
                 "I6",
-                format!("an engine has opened, and {left} changes of dead epochs are not fenced"),
+                format!("engine opened with unfenced changes of dead epochs: count={left}"),
             );
         }
     }
 
-    /// An event is about to happen, at this time of day.
+    /// Records the time of day of the next event.
     pub(crate) fn passes(&mut self, now_ms: u64) {
         self.now_ms = now_ms;
         self.times_ms.push(now_ms);
     }
 
-    /// A batch is about to be looked at, at this time of day.
+    /// Sets the time of day before a batch is checked.
     pub(crate) fn at(&mut self, now_ms: u64) {
         self.now_ms = now_ms;
     }
 
-    /// The time of day at a tick.
+    /// Returns the time of day at a tick, or the current time of day if the tick is not yet
+    /// recorded.
     pub(super) fn time_at(&self, tick: Tick) -> u64 {
         usize::try_from(tick)
             .ok()
@@ -181,35 +179,41 @@ impl Monitor {
             .unwrap_or(self.now_ms)
     }
 
-    /// Rows and sessions that expired so long ago, or longer, and are still there.
+    /// Returns the number of rows and upload records whose deadline passed at least `for_ms` ago.
     pub(crate) fn overdue(&self, for_ms: u64) -> usize {
         let then = self.now_ms.saturating_sub(for_ms);
+        // Upload records expire like rows.
         let sessions = self.uploads.values().filter_map(Upload::session);
         self.rows.values().filter(|row| !row.is_live(then)).count()
             + sessions.filter(|session| !session.is_live(then)).count()
     }
 
-    /// The bytes of this write, put at once or in parts. None for parts that nobody has assembled.
+    /// Returns the bytes of this write, put at once or in parts. Returns `None` for an upload that
+    /// was not completed.
     pub(crate) fn content(&self, write: u64, bytes: u64) -> Option<Bytes> {
         let is_upload = |upload: &Upload| upload.of == Some(write);
         match self.contents.get(&write) {
             Some(content) => Some(content.clone()).filter(|content| content.len() as u64 == bytes),
+            // The content of an open upload is not yet decided.
             None if self.uploads.values().any(is_upload) => None,
             None => Some(payload(write, bytes)),
         }
     }
 
+    /// Records that an engine begins to close.
     pub(crate) fn closing(&mut self, at: Tick) {
         self.closings.push(at);
     }
 
+    /// Records that a namespace was disabled or enabled.
     pub(crate) fn switched(&mut self, at: Tick, off: bool) {
         self.switches.push((at, off));
     }
 
-    /// Whether a namespace was switched off, or on, or the one of the two all along, at or after
-    /// `from` and before `to`. A new engine begins with all of them on.
+    /// Returns true if the namespace had this state at some moment of the window. A new engine
+    /// begins with every namespace enabled.
     pub(super) fn was_switched(&self, off: bool, from: Tick, to: Tick) -> bool {
+        // Switches are not durable, so those of earlier engines do not count.
         let from_engine = self.engine_of(from);
         let before = self
             .switches
@@ -223,15 +227,17 @@ impl Monitor {
                 .any(|(tick, is)| (from..to).contains(tick) && *is == off)
     }
 
+    /// Records the death of a supervisor.
     pub(crate) fn beheaded(&mut self, at: Tick) {
         self.beheaded.push(at);
     }
 
+    /// Records the death of an actor that every upload needs.
     pub(crate) fn uploads_died(&mut self, at: Tick) {
         self.uploads_died.push(at);
     }
 
-    /// These batches were under way when the index failed: of these and no others the outcome is
+    /// Records the batches that were under way when the index failed. Only their outcome is
     /// unknown.
     pub(crate) fn unknown<'a>(&mut self, batches: impl Iterator<Item = &'a Batch>) {
         let changes = batches.flat_map(Batch::changes);
@@ -242,12 +248,12 @@ impl Monitor {
             .extend(rows.filter_map(|value| Row::decode(value)?.write));
     }
 
-    /// Whether an engine began to close at or after `from` and before `to`.
+    /// Returns true if an engine began to close at or after `from` and before `to`.
     pub(super) fn closed_between(&self, from: Tick, to: Tick) -> bool {
         self.closings.iter().any(|tick| (from..to).contains(tick))
     }
 
-    /// Deaths at or after `from` and before `to` that were wanted.
+    /// Returns the number of planned deaths at or after `from` and before `to`.
     pub(super) fn deaths_between(&self, from: Tick, to: Tick) -> usize {
         let deaths = |(fault, tick): &&(Fault, Tick)| {
             matches!(fault, Fault::Kill | Fault::Panic) && (from..to).contains(tick)
@@ -255,7 +261,7 @@ impl Monitor {
         self.struck.iter().filter(deaths).count()
     }
 
-    /// Orphans that nothing hinders from being deleted.
+    /// Returns the number of orphans that are due for deletion.
     pub(crate) fn landed_orphans(&self) -> usize {
         self.orphans
             .values()
@@ -263,18 +269,19 @@ impl Monitor {
             .count()
     }
 
+    /// Records a fault.
     pub(crate) fn struck(&mut self, fault: Fault, tick: Tick) {
         self.struck.push((fault, tick));
     }
 
-    /// Whether one of these faults struck at or after `from` and before `to`.
+    /// Returns true if any of these faults struck at or after `from` and before `to`.
     pub(super) fn struck_between(&self, faults: &[Fault], from: Tick, to: Tick) -> bool {
         self.struck
             .iter()
             .any(|(fault, tick)| (from..to).contains(tick) && faults.contains(fault))
     }
 
-    /// How often this fault struck at or after `from` and before `to`.
+    /// Returns the number of strikes of this fault at or after `from` and before `to`.
     pub(super) fn strikes_between(&self, fault: Fault, from: Tick, to: Tick) -> usize {
         self.struck
             .iter()
@@ -282,19 +289,20 @@ impl Monitor {
             .count()
     }
 
-    /// Whether something has gone wrong in the life of this moment that may make an operation, or
-    /// an engine, fail.
+    /// Returns true if a fault in the current incarnation may make an operation, or an engine,
+    /// fail.
     pub(crate) fn was_provoked(&self, at: Tick) -> bool {
         self.struck_between(&PROVOKING, self.life_of(at), at)
     }
 
-    /// What the disk had left of its last life has become durable, or is gone for ever.
+    /// Records that the disk was recovered. Every unsynced batch of the last incarnation is now
+    /// durable or gone for ever.
     pub(crate) fn replayed(&mut self, at: Tick) {
         self.replays.push(at);
     }
 
-    /// Until when a write called at this moment may still become durable, if nobody heard of its
-    /// outcome.
+    /// Returns the tick until which a write called at this tick may still become durable if its
+    /// outcome is unknown.
     pub(super) fn sealed(&self, called: Tick) -> Tick {
         self.replays
             .iter()
@@ -303,8 +311,8 @@ impl Monitor {
             .unwrap_or(Tick::MAX)
     }
 
-    /// When the index was opened that this moment belongs to: what struck before does not excuse
-    /// it.
+    /// Returns the tick at which the engine of this tick opened its index. A fault before that tick
+    /// is no excuse.
     pub(super) fn engine_of(&self, tick: Tick) -> Tick {
         self.replays
             .iter()
@@ -315,7 +323,7 @@ impl Monitor {
             .max(self.life_of(tick))
     }
 
-    /// When the life began that this moment lies in.
+    /// Returns the tick at which the incarnation of this tick began.
     pub(super) fn life_of(&self, tick: Tick) -> Tick {
         self.lives
             .iter()
@@ -325,6 +333,7 @@ impl Monitor {
             .unwrap_or(0)
     }
 
+    /// Records a violation.
     pub(crate) fn violated(&mut self, checker: &'static str, message: impl Into<String>) {
         self.violations.push(Violation {
             checker,
@@ -336,12 +345,14 @@ impl Monitor {
         &self.violations
     }
 
+    /// Returns the violations found since the last call.
     pub(crate) fn unreported(&mut self) -> Vec<Violation> {
         let new = self.violations[self.reported..].to_vec();
         self.reported = self.violations.len();
         new
     }
 
+    /// Records a call of a client and returns its number.
     pub(crate) fn called(&mut self, at: Tick, call: Call) -> usize {
         self.calls.push(Called {
             call,
@@ -351,12 +362,14 @@ impl Monitor {
         self.calls.len() - 1
     }
 
+    /// Records the answer to a call.
     pub(crate) fn answered(&mut self, at: Tick, call: usize, answer: Answer) {
+        // An answered read holds no blobs any more.
         self.reading.remove(&call);
         self.calls[call].answer = Some((at, answer));
     }
 
-    /// A client has opened an object and reads on.
+    /// Records that a client has opened an object and reads on.
     pub(crate) fn reads(&mut self, call: usize, object: Bytes, version: u64, range: Range<u64>) {
         self.reading.insert(
             call,
@@ -368,12 +381,12 @@ impl Monitor {
         );
     }
 
-    /// Every object that ever was.
+    /// Returns the keys of all objects that ever existed.
     pub(crate) fn objects(&self) -> Vec<Bytes> {
         self.states.keys().cloned().collect()
     }
 
-    /// Calls of clients so far.
+    /// Returns the number of calls of clients so far.
     pub(crate) fn calls_made(&self) -> u64 {
         self.calls.len() as u64
     }

@@ -1,4 +1,4 @@
-//! Whose tier it is (I11): the store in the index and the mark in the blob tier.
+//! Ownership of the blob tier (I11): the store record in the index and the marker in the blob tier.
 
 use cenotaph::MARKER_PATH;
 use uuid::Uuid;
@@ -8,16 +8,17 @@ use super::monitor::Monitor;
 use crate::blobs::Blobs;
 
 impl Monitor {
-    /// Returns whether the tier of the store carries its mark, durably, and the index knows.
+    /// Returns true if the store record durably claims the tier.
     pub(crate) fn is_claimed(&self) -> bool {
         self.store.is_some_and(|(_, is_claimed)| is_claimed)
     }
 
-    /// The index names its store: it never becomes another one, and the tier is claimed only once
-    /// it carries the mark.
+    /// Checks the store record: the store id never changes, and the tier is claimed only while it
+    /// carries the marker.
     pub(super) fn claims(&mut self, record: Option<(Uuid, u32)>, blobs: &Blobs) {
+        // 0 is an unclaimed tier, 1 a claimed tier.
         let Some((id, tier @ 0..=1)) = record else {
-            return self.violated("format", "the store record can't be read, or is gone");
+            return self.violated("format", "store record is removed or can't be decoded");
         };
         let is_claimed = tier == 1;
         if self
@@ -27,32 +28,33 @@ impl Monitor {
             self.violated(
                 "I11",
                 format!(
-                    "the store becomes another one, or its tier unclaimed: {:?}",
+                    "store record changes its id or gives up its tier: before={:?}",
                     self.store
                 ),
             );
         }
         self.store = Some((id, is_claimed));
-        if is_claimed && mark(blobs) != Some(id) {
-            self.violated("I11", "the tier is claimed, and does not carry the mark");
+        if is_claimed && marker_of(blobs) != Some(id) {
+            self.violated("I11", "claimed tier does not carry the marker");
         }
     }
 
-    /// The mark is in the tier: it is that of the store that the index holds already.
+    /// Checks that a marker in the tier is that of the store in the index.
     pub(crate) fn marked(&mut self, blobs: &Blobs) {
-        if self.store.map(|(id, _)| id) != mark(blobs) {
+        if self.store.map(|(id, _)| id) != marker_of(blobs) {
             self.violated(
                 "I11",
                 format!(
-                    "the tier carries the mark of another store: {:?}",
-                    mark(blobs)
+                    "tier carries the marker of another store: found={:?}",
+                    marker_of(blobs)
                 ),
             );
         }
     }
 }
 
-fn mark(blobs: &Blobs) -> Option<Uuid> {
+/// Returns the store id of the marker in the tier.
+fn marker_of(blobs: &Blobs) -> Option<Uuid> {
     blobs
         .bytes(MARKER_PATH)
         .and_then(|marker| format::store_of_marker(&marker))

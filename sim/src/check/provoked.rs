@@ -1,6 +1,6 @@
-//! Excuses of a failed call: faults that had struck, and objects that were replaced too often.
+//! Excuses of a failed call: faults before its answer, and objects that were replaced too often.
 //!
-//! An error without an excuse is a violation of `unprovoked` (`history.rs`).
+//! An error without an excuse is a violation of `unprovoked` (`refusals.rs`).
 
 use super::call::{About, Asked, Call, Called, Reading};
 use super::history::{Checker, states_in};
@@ -14,13 +14,12 @@ impl Checker<'_> {
     /// Returns true if a fault before `at` excuses a failure of this call.
     pub(super) fn was_provoked(&self, called: &Called, at: Tick) -> bool {
         let monitor = self.monitor;
-        let life = monitor.engine_of(called.at);
+        let engine = monitor.engine_of(called.at);
         let read_failed = monitor.struck_between(&[Fault::IndexReadFails], called.at, at);
-        let commit_failed = monitor.struck_between(&COMMIT_FAULTS, life, at);
-        // It refuses what stores something, and nothing else: no delete, no abort.
-        let was_low = monitor.struck_between(&[Fault::IndexLow], life, at);
+        // A full disk refuses calls that store something. It refuses no delete and no abort.
+        let was_low = monitor.struck_between(&[Fault::IndexLow], engine, at);
         match &called.call {
-            // No actor stands between a reader and the tiers, and nothing that is over.
+            // These calls read the index without an actor, so nothing else can fail them.
             Call::List { .. }
             | Call::ListGroups { .. }
             | Call::ListAll { .. }
@@ -37,35 +36,17 @@ impl Checker<'_> {
                 kind: Reading::Bytes,
                 ..
             } => read_failed || monitor.struck_between(&BLOB_READ_FAULTS, called.at, at),
-            // What the blob tier does is no matter here, and one death is made good.
+            // The blob tier is not involved here.
             Call::Delete { .. }
             | Call::Multipart(Asked {
                 what: About::Abort, ..
-            }) => {
-                read_failed
-                    || commit_failed
-                    || monitor.deaths_between(life, at) > 1
-                    || monitor
-                        .beheaded
-                        .iter()
-                        .any(|tick| (life..at).contains(tick))
-            }
+            }) => read_failed || self.shard_failed(engine, at),
             Call::Put { large: false, .. }
             | Call::Change { .. }
             | Call::Multipart(Asked {
                 what: About::Begin { .. } | About::Complete { .. },
                 ..
-            }) => {
-                read_failed
-                    || was_low
-                    || commit_failed
-                    || monitor.deaths_between(life, at) > 1
-                    || monitor
-                        .beheaded
-                        .iter()
-                        .any(|tick| (life..at).contains(tick))
-            }
-            // It needs both tiers and its own actors; one death of another is made good.
+            }) => read_failed || was_low || self.shard_failed(engine, at),
             Call::Put { .. }
             | Call::Multipart(Asked {
                 what: About::Part { .. },
@@ -73,15 +54,10 @@ impl Checker<'_> {
             }) => {
                 read_failed
                     || was_low
-                    || commit_failed
                     || monitor.struck_between(&BLOB_WRITE_FAULTS, called.at, at)
-                    || monitor.deaths_between(life, at) > 1
-                    || monitor
-                        .uploads_died
-                        .iter()
-                        .any(|tick| (life..at).contains(tick))
+                    || self.upload_failed(engine, at)
             }
-            // Of several steps, or of several shards.
+            // These calls take several steps or involve several shards.
             Call::Update { .. }
             | Call::Move { .. }
             | Call::Atomic { .. }
@@ -90,17 +66,33 @@ impl Checker<'_> {
                 what: About::PartOf { .. },
                 ..
             })
-            | Call::Other => monitor.struck_between(&PROVOKING, life, at),
+            | Call::Other => monitor.struck_between(&PROVOKING, engine, at),
         }
+    }
+
+    /// Returns true if a commit failed in this engine before `at`, or actors died that a call to a
+    /// shard needs. The engine makes up for a single death, except that of the supervisor.
+    fn shard_failed(&self, engine: Tick, at: Tick) -> bool {
+        let mut beheaded = self.monitor.beheaded.iter();
+        self.monitor.struck_between(&COMMIT_FAULTS, engine, at)
+            || self.monitor.deaths_between(engine, at) > 1
+            || beheaded.any(|tick| (engine..at).contains(tick))
+    }
+
+    /// Returns true if a commit failed in this engine before `at`, or actors died that an upload
+    /// needs. The engine makes up for a single death, except those recorded in `uploads_died`.
+    fn upload_failed(&self, engine: Tick, at: Tick) -> bool {
+        let mut died = self.monitor.uploads_died.iter();
+        self.monitor.struck_between(&COMMIT_FAULTS, engine, at)
+            || self.monitor.deaths_between(engine, at) > 1
+            || died.any(|tick| (engine..at).contains(tick))
     }
 
     /// Returns true if its object was replaced so often that a read may give up.
     pub(super) fn was_busy(&self, called: &Called, at: Tick) -> bool {
         match &called.call {
-            Call::Read { object, .. } => {
-                states_in(self.monitor, object, called.at, at).count() > READ_ATTEMPTS
-            }
-            Call::Update { object, .. }
+            Call::Read { object, .. }
+            | Call::Update { object, .. }
             | Call::Move { from: object, .. }
             | Call::Multipart(Asked {
                 what: About::PartOf { from: object, .. },

@@ -1,6 +1,6 @@
-//! Removals: deletes leave no name in what they commit, so each removal of a row must belong to a
-//! call that may have made it, or to the expirer if the row had expired; and each call that says it
-//! removed something to one removal.
+//! Removals at the end of a run. The commit of a delete does not name its call. So each removal of
+//! a row must match a call that may have made it, or the expirer if the row had expired. Each call
+//! that reports a removal must match one removal.
 
 use bytes::Bytes;
 use cenotaph::ErrorKind;
@@ -11,21 +11,23 @@ use super::history::{Checker, matching, standing, states_in};
 use crate::plan::Fate;
 use crate::trace::Tick;
 
-/// A call that may have removed an object.
+/// Call that may have removed an object.
 struct Deleter {
-    /// From when ..
+    /// First tick at which it may have.
     from: Tick,
-    /// .. until when it may have.
+    /// Tick before which it must have.
     until: Tick,
-    /// Whether it says so.
+    /// True if its answer reports the removal.
     is_sure: bool,
     demand: Demand,
 }
 
 impl Checker<'_> {
+    /// Checks all removals of every object, and every answer that reports an absent object.
     pub(super) fn deletes(&mut self) {
         let monitor = self.monitor;
         for (object, states) in &monitor.states {
+            // A rename also removes a row, but it is checked as a metadata commit.
             let removals: Vec<Tick> = states
                 .iter()
                 .filter(|(tick, row)| {
@@ -45,7 +47,7 @@ impl Checker<'_> {
         }
     }
 
-    /// What this call may have done to this object.
+    /// Returns the removal of this object that this call may have made.
     fn deleter(&self, called: &Called, object: &Bytes) -> Option<Deleter> {
         let answer = called.answer.as_ref().map(|(at, answer)| (*at, answer));
         let (demand, answer) = match &called.call {
@@ -66,8 +68,8 @@ impl Checker<'_> {
                 (Demand::Nothing, own)
             }
             Call::DeletePrefix { prefix } if object.starts_with(prefix) => {
-                // It says how many it removed, and not which; one that failed may have removed
-                // some.
+                // The answer contains the number of removed objects, not their names. A call that
+                // failed may have removed some.
                 let until = match answer {
                     Some((at, Answer::Done)) => at,
                     Some(_) | None => self.monitor.sealed(called.at),
@@ -83,12 +85,12 @@ impl Checker<'_> {
         };
         let (until, is_sure) = match answer {
             Some((at, Answer::Deleted { existed: true })) => (at, true),
-            // Dropped by its caller, lost with a crash, or unknown: it may have happened, then or
-            // later.
+            // The call was dropped, lost in a crash, or has an unknown outcome. The removal may
+            // have become durable during the call or later.
             None | Some((_, Answer::Cancelled | Answer::Failed(ErrorKind::Indeterminate))) => {
                 (self.monitor.sealed(called.at), false)
             }
-            // It found nothing, but may have cleared away what had expired.
+            // The delete found no live object, but it may have removed an expired row.
             Some((at, Answer::Deleted { existed: false })) => (at, false),
             Some(_) => return None,
         };
@@ -100,12 +102,14 @@ impl Checker<'_> {
         })
     }
 
+    /// Matches the removals of an object with the calls that may have made them, both ways.
     fn removals_of(&mut self, object: &Bytes, removals: &[Tick], deleters: &[Deleter]) {
         let monitor = self.monitor;
         let may = |deleter: &Deleter, removal: Tick| {
             let removed = standing(monitor, object, removal);
             (deleter.from..deleter.until).contains(&removal) && deleter.demand.is_met(removed)
         };
+        // An expired row may be removed by the expirer, without a call.
         let was_live = |&removal: &Tick| {
             standing(monitor, object, removal)
                 .is_none_or(|row| row.is_live(monitor.time_at(removal)))
@@ -121,9 +125,10 @@ impl Checker<'_> {
             .collect();
         if matching(&edges, deleters.len()) < edges.len() {
             let message =
-                format!("removals of {object:?} at {removals:?} are not the work of any delete");
+                format!("removals without a delete: object={object:?} ticks={removals:?}");
             self.found.push(("linearizability", message));
         }
+        // The other direction: an acknowledged removal must exist, live or expired.
         let sure: Vec<Vec<usize>> = deleters
             .iter()
             .filter(|deleter| deleter.is_sure)
@@ -135,13 +140,15 @@ impl Checker<'_> {
             .collect();
         if matching(&sure, removals.len()) < sure.len() {
             let message = format!(
-                "more calls say that they removed {object:?} than the removals at {removals:?}"
+                "more deletes were acknowledged than removed something: object={object:?} \
+                 ticks={removals:?}"
             );
             self.found.push(("I9", message));
         }
     }
 
-    /// Whoever says that there was nothing: there was a moment at which that was so.
+    /// Checks an answer that reports an absent object: the object was absent at some moment of the
+    /// call.
     fn nothing_to_delete(&mut self, called: &Called) {
         let Some((at, answer)) = &called.answer else {
             return;
@@ -181,8 +188,8 @@ impl Checker<'_> {
         }
     }
 
-    /// Whether an object that could only be absent because it had expired is extended afterwards,
-    /// as if it had not.
+    /// Returns true if an object that could be absent only by expiry is extended afterwards, as if
+    /// it had not expired.
     pub(super) fn comes_back(&self, object: &Bytes, from: Tick, to: Tick) -> bool {
         let Some(expired) = states_in(self.monitor, object, from, to)
             .last()
@@ -196,16 +203,18 @@ impl Checker<'_> {
             .states
             .get(object)
             .and_then(|states| states.iter().find(|(tick, _)| *tick >= to));
+        // An extension keeps the write and the time of creation.
         let is_same = |row: &Row| {
             (row.write, row.created) == (expired.write, expired.created) && row.write.is_some()
         };
         !was_removed && next.is_some_and(|(_, row)| row.as_ref().is_some_and(is_same))
     }
 
-    /// Whether there was a moment at which the object was absent, or had expired.
+    /// Returns true if the object was absent, or had expired, at some moment of the window.
     pub(super) fn was_absent(&self, object: &Bytes, from: Tick, to: Tick) -> bool {
         let states: Vec<_> = states_in(self.monitor, object, from, to).collect();
         states.iter().enumerate().any(|(at, (_, row))| {
+            // Expiry is monotonic while a row lasts, so the end of each state decides.
             let end = states.get(at + 1).map_or(to, |(next, _)| *next);
             row.is_none_or(|row| !row.is_live(self.monitor.time_at(end)))
         })

@@ -1,56 +1,58 @@
-//! A search for an order: whether a short history of one object can be explained at all.
+//! Search for an order that explains a short history of an object: [`linearize`].
 //!
-//! Where there is no witness, as with a real disk and real threads, an order must be looked for:
-//! Wing and Gong's search ("Testing and verifying concurrent objects", 1993) with Lowe's memory of
-//! what was tried ("Testing for linearizability", 2017). It is exponential in what overlaps, so it
-//! is bounded, and a history that is too hard is told apart from a wrong one.
+//! Used where no commit observer records the order, as with a real disk and real threads. The
+//! algorithm is Wing and Gong's search ("Testing and verifying concurrent objects", 1993) with
+//! Lowe's cache of visited states ("Testing for linearizability", 2017). The search is exponential
+//! in the number of overlapping operations, so it is bounded. A history that exceeds the bound is
+//! reported as undecided, not as wrong.
 
 use std::collections::BTreeSet;
 
-/// What one client did to the object. `T` names what was written: no two writes write the same.
+/// Operation of a client on the object. `T` identifies the written value: no two writes write the
+/// same value.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Operation<T> {
-    /// It wrote this.
+    /// Wrote this value.
     Write(T),
-    /// It may have written this: its outcome is unknown.
+    /// May have written this value: the outcome is unknown.
     MayWrite(T),
-    /// It deleted; whether there was something is none where the outcome is unknown.
+    /// Deleted the object and reported this existence. `None` if the outcome is unknown.
     Delete(Option<bool>),
-    /// It read this.
+    /// Read this value, or found no object.
     Read(Option<T>),
 }
 
 impl<T> Operation<T> {
-    /// Whether it must have happened.
+    /// Returns true if the operation must have happened.
     const fn is_sure(&self) -> bool {
         !matches!(self, Self::MayWrite(_) | Self::Delete(None))
     }
 }
 
-/// What a search finds.
+/// Result of a search.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Search {
-    /// There is an order.
+    /// An order exists.
     Linearizable,
-    /// There is none.
+    /// No order exists.
     Violated,
-    /// It was too hard to tell.
+    /// The bound was reached.
     Undecided,
 }
 
-/// Most operations that a search looks at.
+/// Largest number of operations in a history.
 const OPERATIONS_MAX: usize = 128;
 
-/// Looks for an order of these operations, each with the moments of its call and its answer (none
-/// if it heard none), that explains them all. Gives up after `attempts_max` steps.
+/// Searches for an order that explains all these operations, each given with the moments of its
+/// call and its answer (`None` without an answer). Gives up after `attempts_max` steps.
 ///
 /// ```
 /// use cenotaph_sim::{Operation, Search, linearize};
 ///
 /// let history = [
 ///     (0, Some(3), Operation::Write("a")),
-///     (1, Some(2), Operation::Read(Some("a"))),  // overlaps the write: it may have seen it
-///     (4, Some(5), Operation::Read(None)),       // after the write: it can't miss it
+///     (1, Some(2), Operation::Read(Some("a"))),  // overlaps the write, so it may see the value
+///     (4, Some(5), Operation::Read(None)),       // after the write, so it must see the value
 /// ];
 /// assert_eq!(linearize(&history[..2], 1000), Search::Linearizable);
 /// assert_eq!(linearize(&history, 1000), Search::Violated);
@@ -74,8 +76,8 @@ pub fn linearize<T: Clone + Ord>(
         if attempts > attempts_max {
             return Search::Undecided;
         }
-        // What must come first ends first: nothing that begins after the earliest pending answer
-        // can be next.
+        // An operation that ended before another began must come first. So no operation that begins
+        // after the earliest pending answer can be the next.
         let pending = || (0..history.len()).filter(|at| done & (1 << at) == 0);
         let horizon = pending()
             .filter(|&at| history[at].2.is_sure())
@@ -86,6 +88,8 @@ pub fn linearize<T: Clone + Ord>(
                 continue;
             };
             let step = (done | 1 << at, next);
+            // The same set of operations in the same state has the same continuations, whatever the
+            // order.
             if tried.insert(step.clone()) {
                 open.push(step);
             }
@@ -94,11 +98,13 @@ pub fn linearize<T: Clone + Ord>(
     Search::Violated
 }
 
+/// Returns a set of operations as bits.
 fn mask(bits: impl Iterator<Item = usize>) -> u128 {
     bits.fold(0, |mask, bit| mask | 1 << bit)
 }
 
-/// The state after an operation; none if it can't have happened in this one.
+/// Returns the state after an operation. Returns the outer `None` if the operation is impossible in
+/// this state.
 fn apply<T: Clone + Ord>(state: &Option<T>, operation: &Operation<T>) -> Option<Option<T>> {
     match operation {
         Operation::Write(value) | Operation::MayWrite(value) => Some(Some(value.clone())),
@@ -115,7 +121,7 @@ mod tests {
     use proptest::prelude::*;
 
     #[test]
-    fn an_unknown_write_may_have_happened_or_not_but_not_before_its_call() {
+    fn unknown_write_may_happen_only_after_its_call() {
         let history = |read| {
             [
                 (5, None, Operation::MayWrite(1)),
@@ -132,7 +138,7 @@ mod tests {
     }
 
     #[test]
-    fn a_read_that_goes_back_in_time_is_found() {
+    fn stale_read_is_a_violation() {
         let history = [
             (0, Some(1), Operation::Write(1)),
             (2, Some(3), Operation::Write(2)),
@@ -143,7 +149,7 @@ mod tests {
     }
 
     #[test]
-    fn two_deletes_cannot_both_have_removed_the_one_object() {
+    fn two_deletes_of_one_object_are_a_violation() {
         let both = [
             (0, Some(1), Operation::Write(1)),
             (2, Some(5), Operation::Delete(Some(true))),
@@ -153,10 +159,11 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever really happened one after the other is explained, however far calls and answers
-        /// are apart.
+        /// A sequential history is linearizable, however far its calls and answers are apart.
         #[test]
-        fn a_real_order_is_always_found(steps in proptest::collection::vec((0..3u8, 0..4u64, 0..4u64), 1..12)) {
+        fn sequential_history_is_linearizable(
+            steps in proptest::collection::vec((0..3u8, 0..4u64, 0..4u64), 1..12),
+        ) {
             let mut state = None;
             let mut history = Vec::new();
             for (number, (kind, before, after)) in steps.into_iter().enumerate() {

@@ -1,4 +1,7 @@
-//! What must be true at rest, when every write has ended and everything has settled (I5).
+//! Checks at quiescence: every write has ended and every orphan is settled, so the blob tier holds
+//! exactly the named revisions (I5).
+//!
+//! Named checkers: I3, I5, I9, `versions`, `expiry`.
 
 use std::collections::BTreeSet;
 
@@ -12,8 +15,8 @@ use crate::blobs::Blobs;
 use crate::disk::Tables;
 use cenotaph_storage::index::Table;
 
-/// Checks both tiers at rest, and that the monitor's model is what the disk has, where that can be
-/// seen.
+/// Checks both tiers at quiescence. Compares the model with the tables on the disk, unless the
+/// index is real fjall.
 pub(crate) fn check_settled(monitor: &mut Monitor, tables: Option<&Tables>, blobs: &Blobs) {
     let parts = monitor.uploads.values().flat_map(Upload::revisions);
     let named: BTreeSet<Uuid> = monitor
@@ -22,34 +25,35 @@ pub(crate) fn check_settled(monitor: &mut Monitor, tables: Option<&Tables>, blob
         .flat_map(format::Row::revisions)
         .chain(parts)
         .collect();
+    // The marker is a blob, too, but no revision's.
     monitor.marked(blobs);
-    let mut there = BTreeSet::new();
+    let mut present = BTreeSet::new();
     for path in blobs.paths() {
         match format::revision_of_path(&path) {
-            Some(revision) => drop(there.insert(revision)),
-            None => monitor.violated("I5", format!("no revision's blob lies at {path}")),
+            Some(revision) => drop(present.insert(revision)),
+            None => monitor.violated(
+                "I5",
+                format!("blob is not at the path of a revision: path={path}"),
+            ),
         }
     }
-    for revision in there.difference(&named) {
+    for revision in present.difference(&named) {
         monitor.violated(
             "I5",
-            format!("blob {revision} is there, and neither a row nor a part names it"),
+            format!("blob is named by no row and no part: revision={revision}"),
         );
     }
-    for revision in named.difference(&there) {
-        monitor.violated(
-            "I5",
-            format!("a row or a part names blob {revision}, and it is not there"),
-        );
+    for revision in named.difference(&present) {
+        monitor.violated("I5", format!("named blob is missing: revision={revision}"));
     }
     let left = (monitor.changes.len(), monitor.orphans.len());
     if left != (0, 0) {
         monitor.violated(
             "I5",
-            format!("not settled: changes={} orphans={}", left.0, left.1),
+            format!("no quiescence: changes={} orphans={}", left.0, left.1),
         );
     }
-    beside_the_rows(monitor);
+    check_side_tables(monitor);
     let rows = monitor.rows.iter();
     let rows =
         rows.filter_map(|(object, row)| Some(format::expiry_key(row.expires_at?, object).into()));
@@ -59,18 +63,22 @@ pub(crate) fn check_settled(monitor: &mut Monitor, tables: Option<&Tables>, blob
         .filter_map(|(id, upload)| Some(entry(&upload.object, id, upload.session()?)));
     let due: BTreeSet<Bytes> = rows.chain(sessions).collect();
     if due != monitor.expiry {
-        let (due, entries) = (due.len(), monitor.expiry.len());
-        let message =
-            format!("{due} rows and sessions have a deadline, the expiry index has {entries}");
+        let message = format!(
+            "expiry index does not match the deadlines: deadlines={} entries={}",
+            due.len(),
+            monitor.expiry.len()
+        );
         monitor.violated("expiry", message);
     }
     if let Some(tables) = tables {
-        as_modelled(monitor, tables);
+        compare_tables(monitor, tables);
     }
 }
 
-/// The payload table holds what the rows need, and the meta table the floors of what is absent.
-fn beside_the_rows(monitor: &mut Monitor) {
+/// Checks the payload table against the rows and parts that need its entries, and the meta table
+/// against the deleted objects whose last version it keeps.
+fn check_side_tables(monitor: &mut Monitor) {
+    // A separate payload is stored under its operation, block checksums under their revision.
     let mut needed = BTreeSet::new();
     for row in monitor.rows.values() {
         match &row.body {
@@ -91,18 +99,20 @@ fn beside_the_rows(monitor: &mut Monitor) {
     needed.extend(parts.map(|revision| Bytes::copy_from_slice(revision.as_bytes())));
     if needed != monitor.payloads {
         let message = format!(
-            "rows and parts need {} entries beside them, there are {}",
+            "payload table does not match the rows and parts: needed={} found={}",
             needed.len(),
             monitor.payloads.len()
         );
         monitor.violated("I3", message);
     }
+    // Only a deleted object needs its last version: a live row carries it.
     let floors: BTreeSet<Bytes> = monitor
         .states
         .iter()
         .filter(|(_, states)| states.last().is_some_and(|(_, row)| row.is_none()))
         .map(|(object, _)| format::floor_key(object).into())
         .collect();
+    // The meta table also holds the epoch and the store record.
     let kept: BTreeSet<Bytes> = monitor
         .floors
         .iter()
@@ -113,7 +123,7 @@ fn beside_the_rows(monitor: &mut Monitor) {
         monitor.violated(
             "versions",
             format!(
-                "{} objects are deleted, {} floors are kept",
+                "last versions do not match the deleted objects: deleted={} kept={}",
                 floors.len(),
                 kept.len()
             ),
@@ -121,24 +131,23 @@ fn beside_the_rows(monitor: &mut Monitor) {
     }
 }
 
-fn as_modelled(monitor: &mut Monitor, tables: &Tables) {
+/// Compares the tables on the disk with the model.
+fn compare_tables(monitor: &mut Monitor, tables: &Tables) {
     let rows: Vec<_> = tables
         .of(Table::Rows)
         .iter()
         .map(|(key, value)| (key.clone(), format::Row::decode(value)))
         .collect();
+    // A row that can't be decoded compares as `None` and differs.
     let modelled: Vec<_> = monitor
         .rows
         .iter()
         .map(|(key, row)| (key.clone(), Some(row.clone())))
         .collect();
     if rows != modelled {
-        monitor.violated(
-            "I9",
-            "the rows on the disk are not those that were committed",
-        );
+        monitor.violated("I9", "rows on the disk differ from the committed ones");
     }
-    sessions_as_modelled(monitor, tables);
+    compare_sessions(monitor, tables);
     let left = (
         tables.of(Table::Changes).len(),
         tables.of(Table::Orphans).len(),
@@ -153,26 +162,27 @@ fn as_modelled(monitor: &mut Monitor, tables: &Tables) {
     {
         monitor.violated(
             "I9",
-            "what lies beside the rows on the disk is not what was committed",
+            "other tables on the disk differ from the committed entries",
         );
     }
 }
 
-/// The sessions and parts on the disk are those that the witness saw.
-fn sessions_as_modelled(monitor: &mut Monitor, tables: &Tables) {
+/// Compares the upload records and parts on the disk with the model.
+fn compare_sessions(monitor: &mut Monitor, tables: &Tables) {
     let mut steps = Steps::default();
     let entries = tables.of(Table::Sessions).iter();
-    let mut is_so = entries
+    let mut is_equal = entries
         .map(|(key, value)| steps.read(key, Some(value)))
         .all(|read| read.is_some());
     let known = |upload: &Upload| upload.session().is_some();
-    is_so &= steps.0.len()
+    // Upload records that were removed remain in the model, so they are not counted.
+    is_equal &= steps.0.len()
         == monitor
             .uploads
             .values()
             .filter(|upload| known(upload))
             .count();
-    is_so &= steps.0.iter().all(|(id, step)| {
+    is_equal &= steps.0.iter().all(|(id, step)| {
         let Some(upload) = monitor.uploads.get(id) else {
             return false;
         };
@@ -190,10 +200,10 @@ fn sessions_as_modelled(monitor: &mut Monitor, tables: &Tables) {
             .map(|filing| (filing.number, Some(filing.revision)));
         session == Some((&upload.object, upload.session())) && parts.eq(filed)
     });
-    if !is_so {
+    if !is_equal {
         monitor.violated(
             "I9",
-            "the sessions and parts on the disk are not those that were committed",
+            "upload records or parts on the disk differ from the committed ones",
         );
     }
 }

@@ -1,5 +1,7 @@
-//! Payloads and trailers of blobs, read a second time: a trailer names an object with a long name.
-//! Written from the drawing in `storage/src/blobs/trailer.rs`, not from its code.
+//! Second decoder of blob payloads and trailers. A trailer contains the whole name of an object
+//! whose name is too long for a path.
+//!
+//! Written from the drawing in `storage/src/blobs/trailer.rs`, independent of its code.
 
 use bytes::Bytes;
 use xxhash_rust::xxh3::xxh3_64;
@@ -8,7 +10,8 @@ use super::format;
 use super::monitor::Revision;
 use crate::blobs::Blobs;
 
-/// The payload of a blob. None if it is not there, or should tell whose it is and does not.
+/// Returns the payload of a blob. Returns `None` if the blob is absent, or lacks a trailer that it
+/// should have.
 pub(super) fn payload_in(revision: &Revision, blobs: &Blobs) -> Option<Bytes> {
     let blob = blobs.bytes(&revision.path)?;
     if !has_trailer(revision) {
@@ -19,7 +22,7 @@ pub(super) fn payload_in(revision: &Revision, blobs: &Blobs) -> Option<Bytes> {
         .then(|| blob.slice(..blob.len() - trailer.len()))
 }
 
-/// Returns whether the path of a blob holds the beginning of a name only.
+/// Returns true if the path of a blob contains only the beginning of the object's name.
 pub(super) fn has_trailer(revision: &Revision) -> bool {
     revision
         .path
@@ -27,9 +30,11 @@ pub(super) fn has_trailer(revision: &Revision) -> bool {
         .is_some_and(|(name, _)| name.ends_with('~'))
 }
 
+/// Returns the expected trailer of a blob.
 fn trailer_of(path: &str, object: &[u8]) -> Option<Vec<u8>> {
     let revision = format::revision_of_path(path)?;
     let sum = xxh3_64(&[revision.as_bytes(), object].concat());
+    // A row key is `namespace 0x00 key`.
     let key_at = object.iter().position(|&byte| byte == 0)?;
     let lines = [&object[..key_at], b"\n", &object[key_at + 1..]].concat();
     let foot = format!("\n{:04} {sum:016x} cenotaph-1\n", object.len());

@@ -1,11 +1,9 @@
-//! Multipart uploads at the end of a run: what clients heard of them is what the witness saw.
+//! Multipart uploads at the end of a run: the answers of clients against the steps that the commit
+//! observer has recorded.
 //!
-//! Named checkers: I9 (acknowledged, not durable), I10 (what was answered is what happened),
-//! `sessions` (refused without a reason, or answered otherwise than before), `linearizability` (a
-//! listing of parts or uploads shows one moment). Deliberately not here: what becomes durable
-//! (`sessions.rs`, `ending.rs`).
-
-use std::collections::BTreeSet;
+//! Named checkers: I9 (acknowledged, not durable), I10 (the answer matches the outcome), I3 (a call
+//! stores at most one part), `sessions` (refused without a reason, or answered otherwise than
+//! before), `linearizability`.
 
 use bytes::Bytes;
 use cenotaph::ErrorKind;
@@ -19,23 +17,28 @@ use crate::plan::Span;
 use crate::trace::Tick;
 
 impl Upload {
-    /// How it stood at `from`, and at every change of it until `to`: from when, until when, and
-    /// how.
-    fn stood(&self, from: Tick, to: Tick) -> Vec<(Tick, Tick, Option<&Session>)> {
+    /// Returns the states of the upload in a window, each with the part of the window for which it
+    /// lasted.
+    pub(super) fn states_between(
+        &self,
+        from: Tick,
+        to: Tick,
+    ) -> Vec<(Tick, Tick, Option<&Session>)> {
+        // Before its first record the upload did not exist.
         let first = self.states.first().map_or(Tick::MAX, |(tick, _)| *tick);
-        let mut stood = vec![(0, first, None)];
+        let mut states = vec![(0, first, None)];
         for (at, (tick, session)) in self.states.iter().enumerate() {
             let until = self.states.get(at + 1).map_or(Tick::MAX, |(next, _)| *next);
-            stood.push((*tick, until, session.as_ref()));
+            states.push((*tick, until, session.as_ref()));
         }
-        stood.retain(|(since, until, _)| *since < to && *until > from);
-        stood
+        states.retain(|(since, until, _)| *since < to && *until > from);
+        states
             .into_iter()
             .map(|(since, until, session)| (since.max(from), until.min(to), session))
             .collect()
     }
 
-    /// What came of its completion, and when.
+    /// Returns the result of the completion and its tick.
     fn completed(&self) -> Option<(Tick, &[u8; 32], &Written)> {
         self.states.iter().find_map(|(tick, session)| {
             match session.as_ref().map(|session| &session.phase) {
@@ -45,6 +48,7 @@ impl Upload {
         })
     }
 
+    /// Returns the tick at which the upload was aborted.
     fn aborted(&self) -> Option<Tick> {
         let is_aborted = |session: &Session| session.phase == Phase::Aborted;
         let mut states = self.states.iter();
@@ -55,7 +59,7 @@ impl Upload {
 }
 
 impl Checker<'_> {
-    /// What a client heard about an upload.
+    /// Checks a call that concerns an upload.
     pub(super) fn multipart(&mut self, number: usize, called: &Called, asked: &Asked) {
         let heard = called.answer.as_ref();
         if let About::Uploads { prefix, limit } = &asked.what {
@@ -77,11 +81,7 @@ impl Checker<'_> {
                     Answer::Cancelled | Answer::Conflict { .. } | Answer::Failed(_)
                 ))
             ) {
-                self.violated(
-                    "I9",
-                    called,
-                    "it was answered, and there never was such an upload",
-                );
+                self.violated("I9", called, "answered for an upload that never existed");
             }
             return;
         };
@@ -98,11 +98,7 @@ impl Checker<'_> {
             About::Resume => self.resumed(called, upload, *at, answer),
             About::ResumeOther => {
                 if *answer == Answer::Done {
-                    self.violated(
-                        "sessions",
-                        called,
-                        "an upload is taken up that is not there",
-                    );
+                    self.violated("sessions", called, "resumed an upload that does not exist");
                 }
             }
             About::Parts { after, limit } => {
@@ -115,9 +111,10 @@ impl Checker<'_> {
         }
     }
 
-    /// Each part and each end is the work of somebody who does not say that it failed.
-    pub(super) fn work_of_somebody(&mut self) {
+    /// Checks that each stored part and each end of an upload has a call that may have caused it.
+    pub(super) fn check_causes(&mut self) {
         let monitor = self.monitor;
+        // Any other answer excludes the call as the cause.
         let may_have = |called: &Called| match &called.answer {
             None
             | Some((
@@ -130,13 +127,15 @@ impl Checker<'_> {
             for filing in upload.filings.iter().filter(|filing| !filing.by.is_empty()) {
                 if !filing.by.iter().any(|&call| may_have(&monitor.calls[call])) {
                     let message = format!(
-                        "part {} is filed, and whoever uploaded it heard otherwise",
+                        "part is stored, but its calls were answered otherwise: part={}",
                         filing.number
                     );
                     self.found.push(("I10", message));
                 }
             }
             let twice = upload.filings.iter().enumerate().any(|(at, filing)| {
+                // A payload of fewer than 8 bytes is too short for the number of its write, so its
+                // call is not certain.
                 let is_sure = filing.by.len() == 1 && filing.content.len() >= 8;
                 is_sure
                     && upload.filings[..at]
@@ -145,13 +144,13 @@ impl Checker<'_> {
             });
             if twice && !upload.filings.iter().any(|filing| self.is_part_of(filing)) {
                 self.found
-                    .push(("I3", "one call files two parts".to_owned()));
+                    .push(("I3", "one call stored two parts".to_owned()));
             }
             if let Some((tick, ..)) = upload
                 .completed()
                 .filter(|_| upload.of.is_some() && !monitor.calls.is_empty())
             {
-                self.owned(upload, tick, "completed", |what, answer| {
+                self.check_cause(upload, tick, "completed", |what, answer| {
                     let is_sure = matches!(answer, Answer::Applied { .. } | Answer::Superseded);
                     matches!(what, About::Complete { .. }) && is_sure
                 });
@@ -160,13 +159,14 @@ impl Checker<'_> {
                 .aborted()
                 .filter(|_| upload.of.is_some() && !monitor.calls.is_empty())
             {
-                self.owned(upload, tick, "aborted", |what, answer| {
+                self.check_cause(upload, tick, "aborted", |what, answer| {
                     matches!(what, About::Abort) && *answer == Answer::Done
                 });
             }
         }
     }
 
+    /// Returns true if a part may be a copy of bytes of an object.
     fn is_part_of(&self, filing: &Filing) -> bool {
         filing.by.iter().any(|&call| {
             matches!(
@@ -179,14 +179,14 @@ impl Checker<'_> {
         })
     }
 
-    /// What happened to an upload at this moment is the work of a call that says so, or that does
-    /// not know.
-    fn owned(
+    /// Checks that a call exists that may have ended the upload at this tick: its answer confirms
+    /// the end, or its outcome is unknown.
+    fn check_cause(
         &mut self,
         upload: &Upload,
         tick: Tick,
-        what: &str,
-        says_so: impl Fn(&About, &Answer) -> bool,
+        end: &str,
+        confirms: impl Fn(&About, &Answer) -> bool,
     ) {
         let monitor = self.monitor;
         let mut calls = monitor
@@ -198,42 +198,53 @@ impl Checker<'_> {
                 Call::Multipart(_),
                 None | Some((_, Answer::Cancelled | Answer::Failed(ErrorKind::Indeterminate))),
             ) => true,
-            (Call::Multipart(asked), Some((_, answer))) => says_so(&asked.what, answer),
+            (Call::Multipart(asked), Some((_, answer))) => confirms(&asked.what, answer),
             _ => false,
         };
         if !calls.any(fits) {
             let message = format!(
-                "an upload to {:?} is {what}, and nobody who asked for it heard so",
+                "upload is {end}, but its calls were answered otherwise: object={:?}",
                 upload.object
             );
             self.found.push(("I10", message));
         }
     }
 
+    /// Checks the answer of a call that began an upload.
     fn began(&mut self, called: &Called, begun: (&Bytes, &Upload), at: Tick, answer: &Answer) {
-        let ((id, upload), first) = (begun, begun.1.states.first().map_or(0, |(tick, _)| *tick));
+        let (id, upload) = begun;
+        let first = upload.states.first().map_or(0, |(tick, _)| *tick);
         match answer {
-            Answer::Began { upload: told } => {
-                if told != id || first >= at || first < called.at {
+            Answer::Began { upload: answered } => {
+                if answered != id || first >= at || first < called.at {
                     self.violated(
                         "I9",
                         called,
-                        "an upload began that is another, or not durable",
+                        "answered with another upload, or before it was durable",
                     );
                 }
             }
             Answer::Cancelled | Answer::Failed(ErrorKind::Indeterminate) => {}
-            _ => self.violated("I10", called, "it says that no upload began, and one did"),
+            _ => self.violated(
+                "I10",
+                called,
+                "an upload began, but the call was answered otherwise",
+            ),
         }
         let asked = match &called.call {
             Call::Multipart(asked) => &asked.object,
             _ => return,
         };
         if *asked != upload.object || first >= self.monitor.sealed(called.at) {
-            self.violated("sessions", called, "another upload began, or too late");
+            self.violated(
+                "sessions",
+                called,
+                "began an upload to another object, or too late",
+            );
         }
     }
 
+    /// Checks the answer of a call that uploads or copies a part.
     fn filed(
         &mut self,
         number: usize,
@@ -250,31 +261,31 @@ impl Checker<'_> {
                         && (called.at..at).contains(&filing.from)
                 };
                 if !upload.filings.iter().any(|filing| is_it(&filing)) {
-                    self.violated("I9", called, "it was acknowledged, and is not durable");
+                    self.violated("I9", called, "acknowledged, but not durable");
                 }
             }
-            Answer::Failed(ErrorKind::Invalid) => self.refused(called, upload, at),
+            Answer::Failed(ErrorKind::Invalid) => self.check_refused(called, upload, at),
             _ => {}
         }
     }
 
-    /// Whether an upload took no parts at some moment of a call.
-    fn refused(&mut self, called: &Called, upload: &Upload, at: Tick) {
-        let took_none = self.was(upload, called.at, at, |session| {
+    /// Checks that the upload took no parts at some moment of a refused call.
+    pub(super) fn check_refused(&mut self, called: &Called, upload: &Upload, at: Tick) {
+        let took_none = self.held_during(upload, called.at, at, |session| {
             !session.is_some_and(Session::is_open)
         });
         if !took_none {
             self.violated(
                 "sessions",
                 called,
-                "it is refused, and the upload was open all along",
+                "refused although the upload was open throughout",
             );
         }
     }
 
-    /// Whether at some moment of a call this was true of the session, as it is known then: none
-    /// once its time has passed.
-    fn was(
+    /// Returns true if the upload record passes a test at some moment of a call. A record counts as
+    /// absent after its deadline.
+    pub(super) fn held_during(
         &self,
         upload: &Upload,
         from: Tick,
@@ -282,17 +293,22 @@ impl Checker<'_> {
         test: impl Fn(Option<&Session>) -> bool,
     ) -> bool {
         upload
-            .stood(from, to)
+            .states_between(from, to)
             .into_iter()
             .any(|(since, until, session)| {
+                // The engine may have judged the deadline at any moment of the state, so both ends
+                // are tried.
                 let known =
                     |tick| session.filter(|session| session.is_live(self.monitor.time_at(tick)));
                 test(known(since))
                     || test(known(until))
+                    // After a jump of the clock no deadline can be judged.
                     || !self.monitor.has_steady_clock() && test(session)
             })
     }
 
+    /// Checks the answer of a call that copies bytes of an object into a part, as far as that
+    /// object is concerned.
     fn part_of(&mut self, called: &Called, from: &Bytes, span: Span, at: Tick, answer: &Answer) {
         let fits = |size: u64, row: Option<&Row>| {
             row.is_some_and(|row| row.size == size && !span.fits(row.size))
@@ -312,13 +328,14 @@ impl Checker<'_> {
                 self.violated(
                     "linearizability",
                     called,
-                    "at no moment of the call the object was so short",
+                    "at no moment of the call the object was too short for the range",
                 );
             }
             _ => {}
         }
     }
 
+    /// Checks the answer of a completion.
     fn complete(
         &mut self,
         called: &Called,
@@ -327,22 +344,23 @@ impl Checker<'_> {
         heard: (Tick, &Answer),
     ) {
         let (at, answer) = heard;
+        // A completion without a list accepts any recorded list.
         let same = |parts: &[u8; 32]| listed.is_none_or(|listed| digest(listed) == *parts);
         match answer {
             Answer::Applied { .. } | Answer::Superseded => {
-                let told = upload
+                let recorded = upload
                     .completed()
                     .filter(|(tick, parts, _)| *tick < at && same(parts));
-                match told {
-                    Some((_, _, written)) if tells(answer, written) => {}
+                match recorded {
+                    Some((_, _, written)) if is_recorded(answer, written) => {}
                     Some(_) => {
-                        self.violated("sessions", called, "it is answered otherwise than before");
+                        self.violated("sessions", called, "answered otherwise than recorded");
                     }
-                    None => self.violated("I9", called, "it was acknowledged, and is not durable"),
+                    None => self.violated("I9", called, "acknowledged, but not durable"),
                 }
             }
             Answer::Failed(ErrorKind::Invalid) => {
-                let was_other = self.was(upload, called.at, at, |session| {
+                let was_other = self.held_during(upload, called.at, at, |session| {
                     match session.map(|session| &session.phase) {
                         Some(Phase::Completed { parts, .. }) => !same(parts),
                         Some(Phase::Aborted) | None => true,
@@ -353,7 +371,7 @@ impl Checker<'_> {
                     self.violated(
                         "sessions",
                         called,
-                        "it is refused, and the upload could be completed all along",
+                        "refused although the upload could be completed throughout",
                     );
                 }
             }
@@ -361,7 +379,8 @@ impl Checker<'_> {
         }
     }
 
-    /// Whether at some moment the parts of an open upload were not as listed, or broke a rule.
+    /// Returns true if at some moment of the call the list did not name stored parts in order, or
+    /// broke the rule on sizes.
     fn was_unlawful(
         &self,
         upload: &Upload,
@@ -369,6 +388,7 @@ impl Checker<'_> {
         from: Tick,
         to: Tick,
     ) -> bool {
+        // The parts change only when a part is stored or given up.
         let moments = upload
             .filings
             .iter()
@@ -384,10 +404,11 @@ impl Checker<'_> {
         })
     }
 
+    /// Checks the answer of an abort.
     fn abort(&mut self, called: &Called, upload: &Upload, at: Tick, answer: &Answer) {
         match answer {
             Answer::Done if upload.aborted().is_none_or(|tick| tick >= at) => {
-                self.violated("I9", called, "it was acknowledged, and is not durable");
+                self.violated("I9", called, "acknowledged, but not durable");
             }
             Answer::Failed(ErrorKind::Invalid) => {
                 let is_over =
@@ -395,11 +416,11 @@ impl Checker<'_> {
                         None | Some(Phase::Completed { .. }) => true,
                         Some(Phase::Open | Phase::Aborted) => false,
                     };
-                if !self.was(upload, called.at, at, is_over) {
+                if !self.held_during(upload, called.at, at, is_over) {
                     self.violated(
                         "sessions",
                         called,
-                        "it is refused, and the upload could be aborted all along",
+                        "refused although the upload could be aborted throughout",
                     );
                 }
             }
@@ -407,132 +428,31 @@ impl Checker<'_> {
         }
     }
 
+    /// Checks the answer of a call that resumes an upload.
     fn resumed(&mut self, called: &Called, upload: &Upload, at: Tick, answer: &Answer) {
         let is_known = |session: Option<&Session>| match session.map(|session| &session.phase) {
             Some(Phase::Open | Phase::Completed { .. }) => true,
             Some(Phase::Aborted) | None => false,
         };
-        let is_so = match answer {
-            Answer::Done => self.was(upload, called.at, at, is_known),
+        let was_possible = match answer {
+            Answer::Done => self.held_during(upload, called.at, at, is_known),
             Answer::Failed(ErrorKind::Invalid) => {
-                self.was(upload, called.at, at, |session| !is_known(session))
+                self.held_during(upload, called.at, at, |session| !is_known(session))
             }
             _ => true,
         };
-        if !is_so {
+        if !was_possible {
             self.violated(
                 "sessions",
                 called,
-                "at no moment of the call the upload stood so",
-            );
-        }
-    }
-
-    /// A page of parts is that of one moment.
-    fn parts(
-        &mut self,
-        called: &Called,
-        upload: &Upload,
-        query: (Option<u32>, usize),
-        heard: (Tick, &Answer),
-    ) {
-        let ((after, limit), (at, answer)) = (query, heard);
-        match answer {
-            Answer::Parts(page, has_next) => {
-                let mut moments: BTreeSet<Tick> = BTreeSet::from([called.at]);
-                moments.extend(upload.filings.iter().map(|filing| filing.from));
-                moments.retain(|moment| (called.at..at).contains(moment));
-                let fits = |moment: &Tick| {
-                    let parts = upload.parts_at(*moment).into_iter();
-                    let entry = |part: &Filing| {
-                        (u32::from(part.number), part.etag, part.content.len() as u64)
-                    };
-                    let mut all = parts
-                        .map(entry)
-                        .filter(|part| after.is_none_or(|after| part.0 > after));
-                    let expected: Vec<_> = all.by_ref().take(limit).collect();
-                    let stood = |session: Option<&Session>| session.is_some_and(Session::is_open);
-                    expected == *page
-                        && all.next().is_some() == *has_next
-                        && self.was(upload, *moment, moment + 1, stood)
-                };
-                if !moments.iter().any(fits) {
-                    self.violated(
-                        "linearizability",
-                        called,
-                        "at no moment of the call the parts were so",
-                    );
-                }
-            }
-            Answer::Failed(ErrorKind::Invalid) => self.refused(called, upload, at),
-            _ => {}
-        }
-    }
-
-    /// A page of uploads is that of one moment.
-    fn uploads(
-        &mut self,
-        called: &Called,
-        query: (&Bytes, usize),
-        at: Tick,
-        page: (&[(Bytes, Bytes)], bool),
-    ) {
-        let ((prefix, limit), (page, has_next)) = (query, page);
-        let states = || {
-            self.monitor
-                .uploads
-                .values()
-                .flat_map(|upload| &upload.states)
-        };
-        let mut moments: BTreeSet<Tick> = BTreeSet::from([called.at]);
-        moments.extend(
-            states()
-                .map(|(tick, _)| *tick)
-                .filter(|tick| (called.at..at).contains(tick)),
-        );
-        let (from_ms, to_ms) = (self.monitor.time_at(called.at), self.monitor.time_at(at));
-        let deadlines = states().filter_map(|(_, session)| Some(session.as_ref()?.expires_at));
-        let mut times: BTreeSet<u64> = deadlines
-            .filter(|deadline| (from_ms..=to_ms).contains(deadline))
-            .collect();
-        times.insert(from_ms);
-        let fits = |moment: Tick, now_ms: u64| {
-            let stands = |upload: &Upload| {
-                let stood = upload.stood(moment, moment + 1);
-                stood
-                    .last()
-                    .and_then(|(.., session)| *session)
-                    .is_some_and(|now| now.is_open() && now.is_live(now_ms))
-            };
-            let uploads = self
-                .monitor
-                .uploads
-                .iter()
-                .filter(|(_, upload)| upload.object.starts_with(prefix));
-            let open = uploads.filter(|(_, upload)| stands(upload));
-            let mut all: Vec<(Bytes, Bytes)> = open
-                .map(|(id, upload)| (upload.object.clone(), id.clone()))
-                .collect();
-            all.sort();
-            let is_cut = all.len() > limit;
-            all.truncate(limit);
-            all == page && is_cut == has_next
-        };
-        if !moments
-            .iter()
-            .any(|&moment| times.iter().any(|&now_ms| fits(moment, now_ms)))
-        {
-            self.violated(
-                "linearizability",
-                called,
-                "at no moment of the call the uploads were so",
+                "at no moment of the call the upload was in this state",
             );
         }
     }
 }
 
-/// Whether an answer is what is remembered of a completion.
-fn tells(answer: &Answer, written: &Written) -> bool {
+/// Returns true if an answer is the recorded result of a completion.
+fn is_recorded(answer: &Answer, written: &Written) -> bool {
     match (answer, written.outcome) {
         (
             Answer::Applied {

@@ -1,16 +1,16 @@
-//! What the witness says of a commit: words for a person, names for the counters.
+//! Texts about a commit: descriptions for the trace and names of coverage counters.
 
 use uuid::Uuid;
 
 use super::format::{Body, Row};
 
-/// The last digits: the first are the time.
+/// Returns the last six digits of an id. The first digits encode the time and are alike.
 pub(super) fn short(id: Uuid) -> String {
     let text = id.simple().to_string();
     text[text.len() - 6..].to_owned()
 }
 
-/// A row, in words.
+/// Returns a description of a row.
 pub(super) fn described(row: &Row) -> String {
     let write = row
         .write
@@ -26,7 +26,7 @@ pub(super) fn described(row: &Row) -> String {
     }
 }
 
-/// The counter of what a commit makes of a row.
+/// Returns the coverage counter of a change of a row.
 pub(super) fn transition(old: Option<&Row>, new: Option<&Row>) -> &'static str {
     let is_tombstone = |row: &Row| matches!(row.body, Body::Tombstone(_));
     match (old.map(is_tombstone), new.map(is_tombstone)) {

@@ -1,4 +1,4 @@
-//! The binary: its exit code tells, and its traces are the same in every process.
+//! The binary `cenotaph-sim`: exit codes, output, and traces that are the same in every process.
 
 use std::process::{Command, Output};
 
@@ -9,42 +9,46 @@ fn sim(arguments: &[&str]) -> Output {
         .expect("the binary runs")
 }
 
-fn said(output: &Output) -> String {
+fn stdout(output: &Output) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
 #[test]
-fn two_hundred_seeds_have_the_same_traces_in_one_process_and_in_two() {
+fn traces_are_equal_within_and_across_processes() {
     let output = sim(&["meta", "--seeds", "200"]);
-    assert!(output.status.success(), "{}", said(&output));
+    assert!(output.status.success(), "{}", stdout(&output));
     assert!(
-        said(&output).contains("200 seeds") && said(&output).contains(" 0 differences"),
+        stdout(&output).contains("200 seeds") && stdout(&output).contains(" 0 differences"),
         "{}",
-        said(&output)
+        stdout(&output)
     );
 }
 
 #[test]
-fn a_run_tells_rates_and_coverage() {
+fn run_prints_rates_and_coverage() {
     let output = sim(&["run", "--seeds", "20", "--ops", "50", "--jobs", "1"]);
-    assert!(output.status.success(), "{}", said(&output));
+    assert!(output.status.success(), "{}", stdout(&output));
     for part in [
         "heard: applied",
         "runs/s",
         "operations/s",
         "0 of 20 runs violated something",
     ] {
-        assert!(said(&output).contains(part), "{part}: {}", said(&output));
+        assert!(
+            stdout(&output).contains(part),
+            "{part}: {}",
+            stdout(&output)
+        );
     }
 }
 
 #[test]
-fn a_replay_prints_a_timeline_or_draws_it() {
+fn replay_prints_a_timeline_or_writes_a_page() {
     let output = sim(&["replay", "7"]);
-    assert!(output.status.success(), "{}", said(&output));
+    assert!(output.status.success(), "{}", stdout(&output));
     assert!(
-        said(&output).contains("shard: before decide"),
-        "who, what, when"
+        stdout(&output).contains("shard: before decide"),
+        "the timeline contains a step"
     );
     let directory = tempfile::tempdir().unwrap();
     let page = directory.path().join("page.html");
@@ -56,12 +60,12 @@ fn a_replay_prints_a_timeline_or_draws_it() {
     let page = std::fs::read_to_string(page).unwrap();
     assert!(
         page.contains("shard 0") && page.contains("client 0") && !page.contains("https://"),
-        "self-contained"
+        "the page contains all lanes and loads nothing"
     );
 }
 
 #[test]
-fn a_sweep_and_a_hunt_that_find_nothing_succeed() {
+fn sweep_and_hunt_without_a_failure_succeed() {
     assert!(sim(&["sweep", "crash", "5", "--ops", "6"]).status.success());
     let directory = tempfile::tempdir().unwrap();
     let out = directory.path().join("failures");
@@ -74,12 +78,12 @@ fn a_sweep_and_a_hunt_that_find_nothing_succeed() {
         "--out",
         out.to_str().unwrap(),
     ]);
-    assert!(output.status.success(), "{}", said(&output));
-    assert!(!out.exists(), "no failure, no file");
+    assert!(output.status.success(), "{}", stdout(&output));
+    assert!(!out.exists(), "a hunt without a failure writes no file");
 }
 
 #[test]
-fn a_hunt_writes_down_what_it_finds_small_and_replayable() {
+fn hunt_writes_a_small_replayable_plan() {
     let directory = tempfile::tempdir().unwrap();
     let out = directory.path().to_str().unwrap();
     let output = sim(&[
@@ -95,7 +99,7 @@ fn a_hunt_writes_down_what_it_finds_small_and_replayable() {
         "--out",
         out,
     ]);
-    assert_eq!(output.status.code(), Some(1), "{}", said(&output));
+    assert_eq!(output.status.code(), Some(1), "{}", stdout(&output));
     let plans = std::fs::read_dir(directory.path())
         .unwrap()
         .map(|entry| entry.unwrap().path());
@@ -105,11 +109,14 @@ fn a_hunt_writes_down_what_it_finds_small_and_replayable() {
         .expect("a plan");
     let text = std::fs::read_to_string(plan.with_extension("txt")).unwrap();
     assert!(
-        text.contains("versions: version 1 follows version 1"),
+        text.contains("versions: unexpected version: version=1 last=1"),
         "{text}"
     );
     let small: cenotaph_sim::Plan = serde_json::from_slice(&std::fs::read(&plan).unwrap()).unwrap();
-    assert!(small.operations() <= 3, "put, delete, put: {small:?}");
+    assert!(
+        small.operations() <= 3,
+        "a put, a delete and a put are enough: {small:?}"
+    );
     let again = sim(&[
         "replay",
         "--plan",
@@ -117,21 +124,21 @@ fn a_hunt_writes_down_what_it_finds_small_and_replayable() {
         "--bug",
         "version-reuse",
     ]);
-    assert_eq!(again.status.code(), Some(1), "{}", said(&again));
+    assert_eq!(again.status.code(), Some(1), "{}", stdout(&again));
     assert!(
         sim(&["replay", "--plan", plan.to_str().unwrap()])
             .status
             .success(),
-        "with the bug out, nothing is reported"
+        "without the bug nothing is reported"
     );
 }
 
 #[test]
-fn a_bug_that_does_not_exist_is_an_error() {
+fn unknown_bug_is_an_error() {
     let output = sim(&["bugs", "--bug", "no-such"]);
     assert_eq!(output.status.code(), Some(2));
     assert!(
         String::from_utf8_lossy(&output.stderr).contains("no-barrier"),
-        "it says which there are"
+        "the error lists the known bugs"
     );
 }

@@ -1,11 +1,11 @@
-//! Every planted bug is found, within a stated number of seeds, by a checker that should find it.
+//! Every planted bug is found within a stated number of seeds by a checker that should find it.
 //!
-//! `docs/simulation.md` has the table of how many seeds it takes; the bounds here leave room for
-//! plans to change.
+//! `docs/simulation.md` has a table of the seeds that each bug takes. The bounds here are larger,
+//! so that plans can change.
 
 use cenotaph_sim::{Bug, Options, Plan, run};
 
-/// A bug, how many seeds find it at the latest, and which checkers should.
+/// A bug, the number of seeds within which it must be found, and the checkers that should find it.
 struct Planted {
     bug: Bug,
     within: u64,
@@ -170,19 +170,19 @@ fn assert_found(planted: &Planted) {
         }
     }
     panic!(
-        "{} is not found within {} seeds",
+        "planted bug not found: bug={} seeds={}",
         planted.bug.name(),
         planted.within
     );
 }
 
 #[test]
-fn every_planted_bug_is_found_by_the_checker_that_should() {
+fn planted_bugs_are_found_by_their_checkers() {
     PLANTED.iter().for_each(assert_found);
 }
 
 #[test]
-fn every_bug_is_planted_in_a_test() {
+fn every_bug_has_a_test() {
     let tested: std::collections::BTreeSet<_> = PLANTED.iter().map(|planted| planted.bug).collect();
     assert_eq!(tested.into_iter().collect::<Vec<_>>(), Bug::ALL);
 }

@@ -1,4 +1,4 @@
-//! The simulated index keeps the contract that fjall keeps, under many interleavings.
+//! The simulated index keeps the contract of every index, under many interleavings.
 
 use std::sync::Arc;
 
@@ -20,7 +20,7 @@ async fn keeps_the_contract(world: Controls) {
 }
 
 #[test]
-fn the_simulated_index_keeps_the_contract_of_every_index() {
+fn simulated_index_keeps_the_contract() {
     for seed in 0..20 {
         assert_eq!(
             Sim::new(seed).run(keeps_the_contract),
@@ -31,7 +31,7 @@ fn the_simulated_index_keeps_the_contract_of_every_index() {
 }
 
 #[test]
-fn real_fjall_in_a_simulated_world_keeps_it_too() {
+fn real_fjall_in_a_simulated_world_keeps_the_contract() {
     let life = Sim::new(0).on_fjall().unwrap().run(keeps_the_contract);
     assert_eq!(life, Life::Ended(()));
 }

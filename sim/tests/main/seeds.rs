@@ -1,7 +1,7 @@
-//! Many seeds, and one thing going wrong at every step: nothing is violated, and everything has
-//! been seen.
+//! Many seeds, and sweeps with a fault at every step: no claim is violated, and every expected
+//! event occurs.
 //!
-//! `CENOTAPH_SIM_SEEDS` says how many seeds; 500 unless told.
+//! `CENOTAPH_SIM_SEEDS` sets the number of seeds. The default is 500.
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -11,9 +11,10 @@ use cenotaph_sim::{
     Span, Step, Sweep, UploadRules, When, run, sweep, wanted,
 };
 
-/// Runs the plans of these seeds on two threads; what they have seen.
+/// Runs the plans of these seeds on two threads. Returns their coverage.
 fn run_seeds(seeds: u64, options: &Options) -> Coverage {
-    let (next, seen) = (AtomicU64::new(0), Mutex::new(Coverage::default()));
+    let next = AtomicU64::new(0);
+    let seen = Mutex::new(Coverage::default());
     std::thread::scope(|scope| {
         for _ in 0..2 {
             scope.spawn(|| {
@@ -37,18 +38,22 @@ fn run_seeds(seeds: u64, options: &Options) -> Coverage {
 }
 
 #[test]
-fn no_seed_violates_anything_and_together_they_see_everything() {
+fn no_seed_violates_a_claim_and_coverage_is_complete() {
     let seeds = std::env::var("CENOTAPH_SIM_SEEDS")
         .ok()
         .and_then(|text| text.parse().ok())
         .unwrap_or(500);
     let seen = run_seeds(seeds, &Options::default());
     println!("{seen}");
-    assert_eq!(seen.missing(wanted()), [""; 0], "the harness is blind");
+    assert_eq!(
+        seen.missing(wanted()),
+        [""; 0],
+        "expected events that no seed has produced"
+    );
 }
 
 #[test]
-fn no_seed_violates_anything_on_real_fjall() {
+fn no_seed_violates_a_claim_on_real_fjall() {
     let seen = run_seeds(
         40,
         &Options {
@@ -90,7 +95,7 @@ fn delete(object: u32) -> Op {
     }
 }
 
-/// Both tiers, every transition, rivals, slow readers, a caller that leaves.
+/// Both tiers, every transition of a row, concurrent writers, slow readers, a dropped call.
 fn rivals() -> Vec<Vec<Op>> {
     vec![
         vec![
@@ -117,15 +122,16 @@ fn rivals() -> Vec<Vec<Op>> {
     ]
 }
 
-/// Demands, deadlines, and what touches several objects, one thing after the other: a crash of each
-/// is a crash between any two of them.
+/// Preconditions, deadlines, and operations on several objects, in sequence. A crash during an
+/// operation is then a crash between two others.
 fn demands() -> Vec<Vec<Op>> {
     let piece = |object, bytes| Piece {
         object,
         bytes,
         if_absent: false,
     };
-    let (when, lifetime) = (When::Absent, Lifetime::Live(30));
+    let when = When::Absent;
+    let lifetime = Lifetime::Live(30);
     vec![vec![
         Op::Put {
             object: 5,
@@ -169,8 +175,8 @@ fn demands() -> Vec<Vec<Op>> {
     ]]
 }
 
-/// An upload from its beginning to its end: parts in reverse order, one overwritten, completed
-/// twice, then overwritten itself.
+/// An upload from its beginning to its end: parts in reverse order, one of them replaced, completed
+/// twice, then overwritten by a put.
 fn upload() -> Vec<Vec<Op>> {
     let of = |step| Op::Multipart { slot: 0, step };
     let part = |number, bytes| {
@@ -203,7 +209,7 @@ fn upload() -> Vec<Vec<Op>> {
     ]]
 }
 
-/// A plan of these clients, without faults of its own.
+/// Returns a plan of these clients without faults of its own.
 fn plan(clients: Vec<Vec<Op>>) -> Plan {
     let setting = Setting {
         shards: 2,
@@ -223,6 +229,7 @@ fn plan(clients: Vec<Vec<Op>>) -> Plan {
     }
 }
 
+/// Runs a sweep over all three plans, which must violate nothing. Returns its coverage.
 fn swept_clean(kind: Sweep) -> Coverage {
     let mut seen = Coverage::default();
     for (name, clients) in [
@@ -266,14 +273,14 @@ fn swept_clean(kind: Sweep) -> Coverage {
 }
 
 #[test]
-fn a_crash_at_any_step_is_survived() {
+fn crash_at_any_step_violates_nothing() {
     let seen = swept_clean(Sweep::Crash);
     assert!(seen.of("fault: crash") > 100, "{seen}");
     assert!(seen.of("recovery: a change fenced") > 0, "{seen}");
 }
 
 #[test]
-fn an_upload_survives_a_crash_at_any_step_and_ends_as_if_there_had_been_none() {
+fn upload_survives_a_crash_at_any_step() {
     let plan = Plan {
         insistent: true,
         ..plan(upload())
@@ -291,10 +298,13 @@ fn an_upload_survives_a_crash_at_any_step_and_ends_as_if_there_had_been_none() {
             let object = world.open().await.unwrap().get("cold/00005").await.unwrap();
             object.map(|object| (object.metadata().size, object.version().get()))
         });
-        let (size, version) = last.ended().unwrap().expect("it was put");
+        let (size, version) = last
+            .ended()
+            .unwrap()
+            .expect("the last put was acknowledged");
         assert_eq!(size, SMALL, "a crash at step {step}");
-        // The upload commits once, however often it is completed; the put may have committed before
-        // it was heard.
+        // The upload commits once, however often it is completed. The put may have committed before
+        // the crash and again after it.
         assert!(
             (2..=3).contains(&version),
             "a crash at step {step}: version {version}"
@@ -307,13 +317,13 @@ fn an_upload_survives_a_crash_at_any_step_and_ends_as_if_there_had_been_none() {
 }
 
 #[test]
-fn a_second_crash_at_any_step_of_recovery_is_survived() {
+fn second_crash_at_any_step_of_recovery_violates_nothing() {
     let seen = swept_clean(Sweep::CrashAgain);
     assert!(seen.of("run: crashed while it opened") > 50, "{seen}");
 }
 
 #[test]
-fn every_actor_killed_at_any_step_is_survived() {
+fn kill_of_any_actor_at_any_step_violates_nothing() {
     let seen = swept_clean(Sweep::Kill);
     for killed in [
         "shard",
@@ -332,7 +342,7 @@ fn every_actor_killed_at_any_step_is_survived() {
 }
 
 #[test]
-fn an_actor_that_panics_at_any_step_is_survived() {
+fn panic_of_an_actor_at_any_step_violates_nothing() {
     let seen = swept_clean(Sweep::Panic);
     assert!(seen.of("fault: panic") > 50, "{seen}");
 }

@@ -1,23 +1,23 @@
-//! What a world promises its owner: the same seed, the same run; crashes, kills, faults and time at
-//! its command.
+//! Guarantees of a world to its owner: the same seed is the same run, and crashes, kills, faults
+//! and time follow its commands.
 
 use std::time::Duration;
 
 use cenotaph::{ActorKind, Error, ErrorKind, Reason};
 use cenotaph_sim::{Act, Faults, Life, Odds, Options, Plan, Schedule, Sim, run};
 
-/// A little of everything, for a trace.
+/// Runs some of everything, for a trace.
 async fn some_life(world: cenotaph_sim::Controls) {
     let Ok(engine) = world.open_patiently().await else {
         return;
     };
     for number in 0..20u8 {
         let other = engine.clone();
-        let beside = world.spawn("beside", async move {
+        let reader = world.spawn("reader", async move {
             other.get("k").await.map(|found| found.is_some())
         });
         drop(engine.put("k", vec![number; 1 << (number % 21)]).await);
-        drop(beside.await);
+        drop(reader.await);
         drop(engine.delete(format!("k{number}")).await);
     }
 }
@@ -36,13 +36,13 @@ fn trace(seed: u64) -> String {
 }
 
 #[test]
-fn the_same_seed_is_the_same_run_and_another_is_another() {
+fn runs_are_equal_exactly_for_equal_seeds() {
     assert_eq!(trace(1), trace(1));
     assert_ne!(trace(1), trace(2));
 }
 
 #[test]
-fn the_same_seed_on_real_fjall_is_the_same_run() {
+fn runs_of_a_seed_on_real_fjall_are_equal() {
     let options = Options {
         on_fjall: true,
         ..Options::default()
@@ -54,7 +54,7 @@ fn the_same_seed_on_real_fjall_is_the_same_run() {
 }
 
 #[test]
-fn a_crash_at_a_chosen_step_strikes_there_and_nowhere_else() {
+fn planned_crash_strikes_at_its_step() {
     for step in [1, 2, 20, 57] {
         let mut sim = Sim::new(9).at_step(step, Act::Crash);
         assert_eq!(sim.run(some_life), Life::Crashed);
@@ -64,7 +64,7 @@ fn a_crash_at_a_chosen_step_strikes_there_and_nowhere_else() {
 }
 
 #[test]
-fn time_passes_only_when_it_is_told_to() {
+fn time_passes_only_on_request() {
     let mut sim = Sim::new(1);
     let life = sim.run(async |world| {
         let before = (world.elapsed(), world.env().now());
@@ -82,7 +82,7 @@ fn time_passes_only_when_it_is_told_to() {
 }
 
 #[test]
-fn an_engine_without_a_supervisor_says_so_and_opens_again() {
+fn engine_without_a_supervisor_fails_and_reopens() {
     let mut sim = Sim::new(4);
     let life = sim.run(async |world| {
         let engine = world.open().await?;
@@ -100,7 +100,7 @@ fn an_engine_without_a_supervisor_says_so_and_opens_again() {
             engine
                 .get("k")
                 .await?
-                .expect("it was acknowledged")
+                .expect("the put was acknowledged")
                 .bytes()
                 .await?,
             "v"
@@ -112,7 +112,7 @@ fn an_engine_without_a_supervisor_says_so_and_opens_again() {
 }
 
 #[test]
-fn a_failing_disk_poisons_the_engine_and_the_outcome_is_said_to_be_unknown() {
+fn failing_disk_poisons_the_engine_with_unknown_outcome() {
     let always = Odds::ALWAYS;
     for faults in [
         Faults {
@@ -144,7 +144,7 @@ fn a_failing_disk_poisons_the_engine_and_the_outcome_is_said_to_be_unknown() {
             let bytes = engine
                 .get("k")
                 .await?
-                .expect("it was acknowledged")
+                .expect("the put was acknowledged")
                 .bytes()
                 .await?;
             assert!(bytes == "old" || bytes == "new", "{bytes:?}");
@@ -155,10 +155,10 @@ fn a_failing_disk_poisons_the_engine_and_the_outcome_is_said_to_be_unknown() {
     }
 }
 
-/// Found by a swarm seed, whose like is in `tests/plans`: the supervisor restarted nobody once
-/// closing had begun, so that what was due stayed behind.
+/// Found by a swarm seed, with a similar plan in `tests/plans`. The supervisor restarted no actor
+/// after `close` had begun, so orphans that were due remained.
 #[test]
-fn an_actor_that_is_dead_when_the_engine_closes_is_brought_back() {
+fn actor_dead_at_close_is_restarted() {
     let mut sim = Sim::new(8).schedule(Schedule {
         delay: Odds::NEVER,
         ..Schedule::default()
@@ -176,15 +176,15 @@ fn an_actor_that_is_dead_when_the_engine_closes_is_brought_back() {
     assert_eq!(
         life.ended().unwrap().unwrap(),
         0,
-        "closing has left nothing to sweep"
+        "the close has swept every orphan"
     );
     sim.settle().unwrap();
 }
 
-/// Nobody looked after overdue commits before the actors had started: a hung first commit hung the
-/// opening with it.
+/// Overdue commits were not watched before the actors had started, so a hanging first commit
+/// blocked the opening.
 #[test]
-fn an_opening_whose_first_commit_hangs_gives_up_when_it_is_overdue() {
+fn opening_with_a_hanging_first_commit_gives_up() {
     let mut sim = Sim::new(8);
     let life = sim.run(async |world| {
         world.set_faults(Faults {
@@ -201,10 +201,10 @@ fn an_opening_whose_first_commit_hangs_gives_up_when_it_is_overdue() {
     sim.settle().unwrap();
 }
 
-/// A tier that is away for a while: nothing counts as deleted, and all of it is settled once the
-/// tier is back.
+/// During an outage of the blob tier no blob counts as deleted. After the outage every orphan is
+/// settled.
 #[test]
-fn a_tier_that_is_away_settles_nothing_until_it_is_back() {
+fn outage_of_the_blob_tier_settles_nothing() {
     let mut sim = Sim::new(6);
     let life = sim.run(async |world| {
         let engine = world.open().await?;
@@ -234,7 +234,7 @@ fn a_tier_that_is_away_settles_nothing_until_it_is_back() {
         engine
             .get("l")
             .await?
-            .expect("it was acknowledged")
+            .expect("the put was acknowledged")
             .bytes()
             .await
     });
@@ -242,9 +242,9 @@ fn a_tier_that_is_away_settles_nothing_until_it_is_back() {
     sim.settle().unwrap();
 }
 
-/// An engine that meets another tier where its own should be does not open, and touches nothing.
+/// An engine over a foreign blob tier does not open and does not write to the tier.
 #[test]
-fn another_tier_at_an_opening_is_refused_and_not_touched() {
+fn foreign_blob_tier_is_refused_and_not_touched() {
     let mut sim = Sim::new(7);
     let life = sim.run(async |world| {
         world.set_faults(Faults {
@@ -264,9 +264,9 @@ fn another_tier_at_an_opening_is_refused_and_not_touched() {
     sim.settle().unwrap();
 }
 
-/// Plans that once found a bug, shrunk; the name says what was wrong.
+/// Shrunk plans that once found a bug. The file name describes the bug.
 #[test]
-fn plans_that_once_found_a_bug_find_none() {
+fn plans_that_found_a_bug_violate_nothing() {
     let directory = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/plans");
     let plans: Vec<_> = std::fs::read_dir(directory)
         .unwrap()
@@ -285,7 +285,7 @@ fn plans_that_once_found_a_bug_find_none() {
 }
 
 #[test]
-fn a_second_engine_on_the_same_index_is_refused() {
+fn second_engine_on_the_same_index_is_refused() {
     let mut sim = Sim::new(6);
     let life = sim.run(async |world| {
         let first = world.open().await.unwrap();
@@ -298,8 +298,8 @@ fn a_second_engine_on_the_same_index_is_refused() {
 }
 
 #[test]
-fn a_row_that_names_a_lost_blob_is_found_at_rest() {
-    // The checkers themselves: a blob that vanishes behind the engine's back must not go unnoticed.
+fn row_that_names_a_lost_blob_is_a_violation() {
+    // Tests the checkers: they must notice a blob that was deleted without the engine.
     let mut sim = Sim::new(7);
     sim.run(async |world| {
         let engine = world.open().await.unwrap();

@@ -1,21 +1,20 @@
-//! Chunks of any size in, whole blocks out: the same for what is written and what is read.
-//!
-//! Deliberately not here: checksums (`writer.rs` makes them, `reader.rs` verifies them).
+//! Cuts a sequence of chunks of any size into blocks, for the writer and the reader of a blob.
 
 use bytes::{Bytes, BytesMut};
 
 use crate::checksum::BLOCK_BYTES;
 
-/// Assembles blocks of [`BLOCK_BYTES`]. Holds less than one block.
+/// Assembler of blocks of [`BLOCK_BYTES`]. Buffers less than a block.
 #[derive(Default)]
 pub(super) struct Assembly {
     partial: BytesMut,
 }
 
 impl Assembly {
-    /// Takes bytes from the front of `chunk`; a block, as soon as there is a whole one. If there is
-    /// none, `chunk` is used up.
+    /// Takes bytes from the front of `chunk` and returns the next whole block. Returns `None` if
+    /// `chunk` is used up before a block is whole.
     pub(super) fn take(&mut self, chunk: &mut Bytes) -> Option<Bytes> {
+        // A block that is in a single chunk is split off without a copy.
         if self.partial.is_empty() && chunk.len() >= BLOCK_BYTES {
             return Some(chunk.split_to(BLOCK_BYTES));
         }
@@ -31,12 +30,12 @@ impl Assembly {
         (self.partial.len() == BLOCK_BYTES).then(|| self.partial.split().freeze())
     }
 
-    /// The last, short block; none if nothing is left over.
+    /// Returns the last, short block, or `None` if no bytes are buffered.
     pub(super) fn rest(&mut self) -> Option<Bytes> {
         (!self.partial.is_empty()).then(|| self.partial.split().freeze())
     }
 
-    /// Bytes held.
+    /// Returns the number of buffered bytes.
     pub(super) fn bytes(&self) -> usize {
         self.partial.len()
     }

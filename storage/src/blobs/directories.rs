@@ -1,122 +1,120 @@
-//! Durable directory entries on the `fs` service.
+//! Makes directory entries on the `fs` service durable: [`Directories`].
 //!
-//! OpenDAL syncs the file that it closes, and no directory: after a power cut the bytes would be
-//! there and the name would not. [`Directories`] syncs the directory of a new blob, and every
-//! parent whose own entry is not known to be durable. Guards I2 (a revision is finished only when
-//! its name is durable too) and I5 (a removal is settled only when it is durable).
+//! OpenDAL syncs the file that it closes, but no directory: after a power cut the bytes might exist
+//! without the name. [`Directories`] syncs the directory of a new blob, and every parent whose own
+//! entry is not known to be durable. Guards I2 (a revision is finished only when its name is
+//! durable) and I5 (a removal is settled only when it is durable).
 //!
-//! Syncs are shared, per directory:
+//! Callers share syncs, per directory:
 //! 1. A caller takes a ticket after its file is closed (or removed).
-//! 2. It waits for the directory's turn, which one sync holds at a time.
-//! 3. If a sync that began after its ticket was taken has succeeded meanwhile, it is done. If one
-//!    has failed: error.
-//! 4. Else it syncs for all tickets taken so far. The sync records its own outcome, so that it
-//!    counts even if the caller is gone.
+//! 2. The caller waits for the directory's turn, a lock that is held during a sync.
+//! 3. If a sync that began after the ticket was taken has succeeded, the caller is done. If a sync
+//!    of the directory has ever failed, the caller receives its error.
+//! 4. Otherwise the caller syncs for all tickets taken so far. The sync itself records its outcome,
+//!    so that it counts even if the caller was dropped.
 //!
-//! After a failed sync the kernel may have dropped what it could not write and call the next sync a
-//! success. So a directory that failed to sync once is never believed again by this process.
+//! After a failed sync the kernel may have dropped the data that it could not write, and the next
+//! sync may succeed without writing it. So every later sync of that directory fails, until the
+//! process ends.
 //!
-//! The root is held open, and its directories are opened relative to it: a root that is moved, or
-//! whose path names another directory since (a mount that came or went), is synced and looked into
-//! all the same, and the other one is not (I11).
+//! The root is held open, and its directories are opened relative to it. If the root is moved, or
+//! its path names another directory (a mount that appeared or disappeared), syncs and checks still
+//! reach the directory that was opened, and never the other directory (I11).
 //!
-//! New files and their directories are created here too, for OpenDAL would give them other modes.
+//! New files and their directories are created here, because OpenDAL would create them with the
+//! default modes.
 //!
-//! The fan-out is made as a whole before the first blob, so that the number of directories does not
-//! depend on what is written. No directory is removed under a writer, which is why "known to be
-//! durable" stays true: only those that earlier builds made for long names are removed, once they
-//! are empty, and no build that opens this store writes there.
+//! The fan-out is created as a whole before the first blob, so the number of directories does not
+//! depend on the objects. A directory that may contain a file being written is never removed, so a
+//! directory entry that is known to be durable remains durable. Only empty directories that earlier
+//! builds created for long names are removed; no build that opens this store writes to them.
 
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
-use std::io;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use futures::{StreamExt, TryStreamExt};
-use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags};
-use rustix::io::Errno;
 
 use super::failure::failed_on_disk;
-use super::path::fan_out;
-use crate::directory_sync::sync_directory;
 use crate::env::Env;
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, Result};
 use crate::modes::Modes;
 
-/// Most directories remembered; beyond it those that nobody is syncing are forgotten, and synced
-/// afresh when they return. The fan-out takes 256, blobs of earlier builds with long names take
-/// more.
+mod on_disk;
+
+/// Most directories whose state is kept in memory. Beyond this number, directories that no caller
+/// is syncing are forgotten, and synced again when they are used. The fan-out has 256 directories.
+/// Blobs of earlier builds with long names are in further directories.
 const DIRECTORIES_MAX: usize = 1024;
-/// Directories that one call syncs at a time.
+/// Most directories that a call syncs at the same time.
 const CONCURRENT_SYNCS: usize = 8;
 
-/// Makes directory entries under one root durable. Cheap to clone.
+/// The directories under a root, and the durability of their entries. Cheap to clone.
 #[derive(Clone)]
 pub struct Directories(Arc<Inner>);
 
 struct Inner {
     root: PathBuf,
-    /// The root itself, from the first use on.
+    /// The open root directory; empty before the first use.
     held: OnceLock<File>,
     env: Env,
     known: Mutex<BTreeMap<PathBuf, Arc<Directory>>>,
+    /// Number of directory syncs.
     syncs: AtomicU64,
-    /// True from the first call on that makes the fan-out.
+    /// True from the first call that creates the fan-out.
     fan_out_is_made: AtomicBool,
 }
 
-/// What is known of one directory.
+/// Sync state of a directory.
 #[derive(Default)]
 struct Directory {
-    /// Its own entry in its parent is durable.
+    /// True if the entry of the directory in its parent is durable.
     entered: AtomicBool,
-    /// Tickets taken.
+    /// Number of tickets taken.
     tickets: AtomicU64,
-    /// Every ticket up to this one is covered by a sync that succeeded.
+    /// Highest ticket that a successful sync covers.
     synced: AtomicU64,
-    /// Why its syncs are no longer believed.
+    /// Error of the first failed sync, which all later syncs return.
     failed: OnceLock<Error>,
-    /// Held by the sync under way.
+    /// Lock held during a sync.
     turn: Arc<tokio::sync::Mutex<()>>,
 }
 
-/// What a missing directory means.
+/// Outcome of a sync whose directory does not exist.
 #[derive(Clone, Copy)]
 enum IfMissing {
-    /// The entry that was to be made durable is gone.
+    /// An error: the entry that the sync should make durable does not exist.
     Fail,
-    /// So is everything that was removed from it.
+    /// Success: the removed entries do not exist either.
     Ignore,
 }
 
 impl Directories {
-    /// The directories under `root`, which must exist.
+    /// Creates a handle of the directories under `root`, which must exist.
     pub fn new(root: PathBuf, env: Env) -> Self {
-        let (held, known, syncs) = (OnceLock::new(), Mutex::default(), AtomicU64::new(0));
         Self(Arc::new(Inner {
             root,
-            held,
+            held: OnceLock::new(),
             env,
-            known,
-            syncs,
+            known: Mutex::default(),
+            syncs: AtomicU64::new(0),
             fan_out_is_made: AtomicBool::new(false),
         }))
     }
 
-    /// Where they are.
+    /// Returns the path of the root.
     pub fn root(&self) -> &Path {
         &self.0.root
     }
 
-    /// Returns whether the path of the root still names the directory that is held open; it is from
-    /// the first call on.
+    /// Returns whether the path of the root still names the directory that is held open. The root
+    /// is opened by the first method that accesses it.
     ///
     /// # Errors
-    /// [`ErrorKind::Unavailable`] if the root can't be opened.
+    /// [`ErrorKind::Unavailable`](crate::ErrorKind::Unavailable) if the root cannot be opened.
     pub async fn is_in_place(&self) -> Result<bool> {
         let inner = self.0.clone();
         self.0
@@ -125,26 +123,29 @@ impl Directories {
             .await?
     }
 
-    /// Returns whether a file of this length lies there, in the directory that is held open. `path`
+    /// Returns whether a file of this length exists at `path` in the root that is held open. `path`
     /// is relative to the root.
     ///
     /// # Errors
-    /// [`ErrorKind::Unavailable`] if the root can't be opened or the file system fails.
+    /// [`ErrorKind::Unavailable`](crate::ErrorKind::Unavailable) if the root cannot be opened or
+    /// the file system fails.
     pub async fn contains(&self, path: &str, bytes: u64) -> Result<bool> {
-        let (inner, path) = (self.0.clone(), path.to_owned());
+        let inner = self.0.clone();
+        let path = path.to_owned();
         self.0
             .env
             .blocking_on_blobs(move || inner.contains(&path, bytes))
             .await?
     }
 
-    /// Creates an empty file, and the directories that it lacks, in the directory that is held
-    /// open. A file that is there stays as it is. `path` is relative to the root.
+    /// Creates an empty file and its missing directories in the root that is held open. An existing
+    /// file is not changed. `path` is relative to the root.
     ///
     /// # Errors
-    /// [`ErrorKind::Unavailable`] if the file system fails.
+    /// [`ErrorKind::Unavailable`](crate::ErrorKind::Unavailable) if the file system fails.
     pub async fn create_file(&self, path: &str, modes: Modes) -> Result<()> {
-        let (inner, path) = (self.0.clone(), path.to_owned());
+        let inner = self.0.clone();
+        let path = path.to_owned();
         let work = move || inner.create_file(Path::new(&path), modes);
         self.0
             .env
@@ -153,11 +154,12 @@ impl Directories {
             .map_err(|error| failed_on_disk("write", error))
     }
 
-    /// Makes what is missing of the fan-out, at the first call. What can't be made is no error: a
-    /// file makes its directory, or fails.
+    /// Creates the missing directories of the fan-out on the first call. A directory that cannot be
+    /// created is logged only: creating a file in it creates the directory or fails.
     ///
     /// # Errors
-    /// [`ErrorKind::Unavailable`] if no work can be done any more.
+    /// [`ErrorKind::Unavailable`](crate::ErrorKind::Unavailable) if the environment runs no more
+    /// work.
     pub async fn make_fan_out(&self, modes: Modes) -> Result<()> {
         if self.0.fan_out_is_made.swap(true, Ordering::AcqRel) {
             return Ok(());
@@ -169,26 +171,26 @@ impl Directories {
             .blocking_on_blobs(move || inner.make_fan_out(modes))
             .await?;
         if let Err(error) = made {
-            tracing::debug!(%error, "the fan-out of the blob tier could not be made");
+            tracing::debug!(%error, "the fan-out of the blob tier could not be created");
         }
         Ok(())
     }
 
-    /// Makes the directory entry of a closed file durable, and those of its directories. `path` is
+    /// Makes the directory entries of a closed file and of its directories durable. `path` is
     /// relative to the root.
     ///
-    /// Dropping the returned future is safe: it has then promised nothing.
+    /// Dropping the returned future is safe. The entries may or may not be durable then.
     ///
     /// # Errors
-    /// [`ErrorKind::Unavailable`] if a directory can't be synced: the entry may or may not be
-    /// durable.
+    /// [`ErrorKind::Unavailable`](crate::ErrorKind::Unavailable) if a directory cannot be synced.
+    /// The entries may or may not be durable then.
     pub async fn sync_file_entry(&self, path: &str) -> Result<()> {
         let Some(mut parent) = Path::new(path).parent() else {
             return Ok(());
         };
         self.sync(parent, IfMissing::Fail).await?;
-        // Upwards, until an entry is known to be durable: whoever found that out has synced all
-        // that lies above.
+        // Upwards, until an entry is known to be durable. A caller marks an entry only after it has
+        // synced all directories above.
         let mut entered = Vec::new();
         loop {
             let directory = self.directory(parent);
@@ -212,8 +214,8 @@ impl Directories {
     /// Makes the removal of these files durable. Paths are relative to the root.
     ///
     /// # Errors
-    /// [`ErrorKind::Unavailable`] if a directory can't be synced: the removals in it may be undone
-    /// by a power cut.
+    /// [`ErrorKind::Unavailable`](crate::ErrorKind::Unavailable) if a directory cannot be synced. A
+    /// power cut may undo the removals in it then.
     pub async fn sync_removed(
         &self,
         paths: impl IntoIterator<Item = impl AsRef<str>>,
@@ -227,18 +229,19 @@ impl Directories {
         self.sync_all(parents).await
     }
 
-    /// Removes the directories of these files, from the lowest up to the fan-out, as far as they
-    /// are empty. Makes the removal of the files from those that stay durable. Paths are relative
-    /// to the root. No file may be written to such a directory.
+    /// Removes the empty directories of these files, from the lowest up to the fan-out, which
+    /// stays. In directories that are not empty, makes the removal of the files durable. Paths are
+    /// relative to the root. No file may be written to these directories.
     ///
     /// # Errors
-    /// [`ErrorKind::Unavailable`] if the root can't be opened, or a directory that stays can't be
-    /// synced.
+    /// [`ErrorKind::Unavailable`](crate::ErrorKind::Unavailable) if the root cannot be opened, or a
+    /// remaining directory cannot be synced.
     pub async fn remove_emptied(&self, paths: &[String]) -> Result<()> {
         if paths.is_empty() {
             return Ok(());
         }
-        let (inner, paths) = (self.0.clone(), paths.to_vec());
+        let inner = self.0.clone();
+        let paths = paths.to_vec();
         let work = move || {
             paths
                 .iter()
@@ -257,18 +260,19 @@ impl Directories {
             .await
     }
 
-    /// Checks that none of these files lies in the directory that is held open. Paths are relative
-    /// to the root.
+    /// Checks that none of these files exists in the root that is held open. Paths are relative to
+    /// the root.
     ///
     /// # Errors
-    /// [`ErrorKind::Unavailable`] if one does, or the file system fails.
+    /// [`ErrorKind::Unavailable`](crate::ErrorKind::Unavailable) if a file exists, or the file
+    /// system fails.
     pub async fn check_removed(&self, paths: Vec<String>) -> Result<()> {
         let inner = self.0.clone();
         let work = move || paths.iter().try_for_each(|path| inner.check_removed(path));
         self.0.env.blocking_on_blobs(work).await?
     }
 
-    /// Directory syncs done so far.
+    /// Returns the number of directory syncs so far.
     pub fn syncs(&self) -> u64 {
         self.0.syncs.load(Ordering::Relaxed)
     }
@@ -277,24 +281,28 @@ impl Directories {
         let directory = self.directory(path);
         let ticket = directory.tickets.fetch_add(1, Ordering::AcqRel) + 1;
         let turn = directory.turn.clone().lock_owned().await;
+        // Checked after the wait: a sync that began after the ticket was taken covers this caller.
         if directory.synced.load(Ordering::Acquire) >= ticket {
             return Ok(());
         }
         if let Some(error) = directory.failed.get() {
             return Err(error.clone());
         }
-        let (inner, path) = (self.0.clone(), path.to_owned());
+        let inner = self.0.clone();
+        let path = path.to_owned();
         let work = move || {
-            // The turn is over when the sync is, not when its caller has lost interest.
+            // The turn is held until the sync ends, even if its caller is dropped before.
             let _turn = turn;
             inner.sync_now(&directory, &path, if_missing)
         };
         self.0.env.blocking_on_blobs(work).await?
     }
 
-    /// The root was made by somebody else, and nobody may have synced its entry, or its parents'.
+    /// Syncs the directories above the root. The root was created elsewhere, so its entry and those
+    /// of its parents may not be durable.
     async fn sync_above_root(&self) -> Result<()> {
-        let (inner, root) = (self.0.clone(), self.directory(Path::new("")));
+        let inner = self.0.clone();
+        let root = self.directory(Path::new(""));
         let work = move || {
             inner
                 .root
@@ -308,7 +316,8 @@ impl Directories {
     fn directory(&self, path: &Path) -> Arc<Directory> {
         let mut known = self.0.known();
         if known.len() >= DIRECTORIES_MAX && !known.contains_key(path) {
-            // One that failed stays, however long it is idle: it must not be believed again.
+            // A directory whose sync failed is kept: forgetting the failure would allow a later
+            // sync to succeed.
             known.retain(|_, directory| {
                 Arc::strong_count(directory) > 1 || directory.failed.get().is_some()
             });
@@ -327,184 +336,7 @@ impl Directories {
 
 impl Inner {
     fn known(&self) -> MutexGuard<'_, BTreeMap<PathBuf, Arc<Directory>>> {
-        // The map is whole even if a holder panicked: each of its changes is a single call.
+        // The map is consistent even if a holder panicked: each change is a single call.
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
-
-    /// The root, opened once: everything below it is reached through this handle.
-    fn held(&self) -> io::Result<&File> {
-        if let Some(held) = self.held.get() {
-            return Ok(held);
-        }
-        let opened = File::open(&self.root)?;
-        Ok(self.held.get_or_init(|| opened))
-    }
-
-    fn open(&self, directory: &Path) -> io::Result<File> {
-        let flags = OFlags::RDONLY | OFlags::CLOEXEC;
-        let path = if directory.as_os_str().is_empty() {
-            Path::new(".")
-        } else {
-            directory
-        };
-        Ok(rustix::fs::openat(self.held()?, path, flags, Mode::empty())?.into())
-    }
-
-    fn make_fan_out(&self, modes: Modes) -> io::Result<()> {
-        let held = self.held()?;
-        let mut missing: BTreeSet<String> = fan_out().collect();
-        for entry in Dir::read_from(held)? {
-            if let Ok(name) = entry?.file_name().to_str() {
-                missing.remove(name);
-            }
-        }
-        for name in missing {
-            match rustix::fs::mkdirat(held, name, mode(modes.directory)) {
-                Ok(()) | Err(Errno::EXIST) => {}
-                Err(error) => return Err(error.into()),
-            }
-        }
-        Ok(())
-    }
-
-    fn is_in_place(&self) -> Result<bool> {
-        let held = self
-            .held()
-            .and_then(File::metadata)
-            .map_err(|error| unreadable(&self.root, error))?;
-        match std::fs::metadata(&self.root) {
-            Ok(named) => Ok((named.dev(), named.ino()) == (held.dev(), held.ino())),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
-            Err(error) => Err(unreadable(&self.root, error)),
-        }
-    }
-
-    fn contains(&self, path: &str, bytes: u64) -> Result<bool> {
-        let held = self.held().map_err(|error| unreadable(&self.root, error))?;
-        match rustix::fs::statat(held, path, AtFlags::empty()) {
-            Ok(found) => Ok(
-                FileType::from_raw_mode(found.st_mode) == FileType::RegularFile
-                    && u64::try_from(found.st_size) == Ok(bytes),
-            ),
-            Err(Errno::NOENT | Errno::NOTDIR) => Ok(false),
-            Err(error) => Err(unreadable(&self.root.join(path), error.into())),
-        }
-    }
-
-    fn create_file(&self, path: &Path, modes: Modes) -> io::Result<()> {
-        let held = self.held()?;
-        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::CLOEXEC;
-        let create = || rustix::fs::openat(held, path, flags, mode(modes.file)).map(drop);
-        match create() {
-            Err(Errno::NOENT) => {}
-            created => return Ok(created?),
-        }
-        let missing: Vec<&Path> = path
-            .ancestors()
-            .skip(1)
-            .filter(|above| !above.as_os_str().is_empty())
-            .collect();
-        for directory in missing.into_iter().rev() {
-            match rustix::fs::mkdirat(held, directory, mode(modes.directory)) {
-                Ok(()) | Err(Errno::EXIST) => {}
-                Err(error) => return Err(error.into()),
-            }
-        }
-        Ok(create()?)
-    }
-
-    /// The lowest directory of this file that is there and not empty, the fan-out left out.
-    fn remove_emptied(&self, path: &str) -> Result<Option<PathBuf>> {
-        let held = self.held().map_err(|error| unreadable(&self.root, error))?;
-        let is_fan_out = |directory: &Path| {
-            directory
-                .parent()
-                .is_none_or(|above| above.as_os_str().is_empty())
-        };
-        for directory in Path::new(path)
-            .ancestors()
-            .skip(1)
-            .take_while(|directory| !is_fan_out(directory))
-        {
-            match rustix::fs::unlinkat(held, directory, AtFlags::REMOVEDIR) {
-                Ok(()) | Err(Errno::NOENT) => {}
-                // Not empty, or not ours to remove, which is no reason to keep the orphan.
-                Err(_) => return Ok(Some(directory.to_owned())),
-            }
-        }
-        Ok(None)
-    }
-
-    fn check_removed(&self, path: &str) -> Result<()> {
-        let held = self.held().map_err(|error| unreadable(&self.root, error))?;
-        match rustix::fs::statat(held, path, AtFlags::SYMLINK_NOFOLLOW) {
-            Err(Errno::NOENT | Errno::NOTDIR) => Ok(()),
-            Err(error) => Err(unreadable(&self.root.join(path), error.into())),
-            Ok(_) => {
-                let message = format!("a deleted file is still in the blob tier: path={path}");
-                Err(Error::new(ErrorKind::Unavailable, "delete", message))
-            }
-        }
-    }
-
-    fn sync_now(&self, directory: &Directory, path: &Path, if_missing: IfMissing) -> Result<()> {
-        let covered = directory.tickets.load(Ordering::Acquire);
-        let opened = self.open(path);
-        let path = &self.root.join(path);
-        match (opened, if_missing) {
-            (Ok(opened), IfMissing::Fail | IfMissing::Ignore) => {
-                self.syncs.fetch_add(1, Ordering::Relaxed);
-                if let Err(error) = sync_directory(&opened) {
-                    return Err(directory
-                        .failed
-                        .get_or_init(|| unsynced(path, error))
-                        .clone());
-                }
-            }
-            (Err(error), IfMissing::Ignore) if error.kind() == io::ErrorKind::NotFound => {
-                return Ok(());
-            }
-            (Err(error), IfMissing::Fail | IfMissing::Ignore) => return Err(unsynced(path, error)),
-        }
-        directory.synced.fetch_max(covered, Ordering::AcqRel);
-        Ok(())
-    }
-
-    /// A directory above the root that we may not read is none that our user's processes made.
-    fn sync_above(&self, root: &Directory, path: &Path) -> Result<()> {
-        match File::open(path) {
-            Ok(opened) => {
-                self.syncs.fetch_add(1, Ordering::Relaxed);
-                match sync_directory(&opened) {
-                    Err(error) if error.kind() != io::ErrorKind::ReadOnlyFilesystem => {
-                        Err(root.failed.get_or_init(|| unsynced(path, error)).clone())
-                    }
-                    Ok(()) | Err(_) => Ok(()),
-                }
-            }
-            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Ok(()),
-            Err(error) => Err(unsynced(path, error)),
-        }
-    }
-}
-
-/// Permission bits as the operating system takes them: 16 of them on some.
-fn mode(bits: u32) -> Mode {
-    Mode::from_raw_mode(u16::try_from(bits).unwrap_or(0o700).into())
-}
-
-fn unreadable(path: &Path, error: io::Error) -> Error {
-    let message = format!(
-        "the directory of the blob tier can't be read: path={}",
-        path.display()
-    );
-    Error::new(ErrorKind::Unavailable, "open", message).with_source(error)
-}
-
-fn unsynced(path: &Path, error: io::Error) -> Error {
-    let message = format!(
-        "a directory of the blob tier can't be synced: path={}",
-        path.display()
-    );
-    Error::new(ErrorKind::Unavailable, "sync", message).with_source(error)
 }

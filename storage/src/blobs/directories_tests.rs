@@ -1,5 +1,5 @@
-//! Claims about durable directory entries. The world of these tests does blocking work only when
-//! told to, so that who waits for whom is decided by the test.
+//! Tests of durable directory entries. The world of these tests runs blocking work on request, so
+//! that each test controls the order of syncs and waiting callers.
 
 use std::path::Path;
 use std::sync::{Arc, Mutex};
@@ -13,7 +13,7 @@ use crate::env::{Env, World};
 use crate::error::ErrorKind;
 use crate::word::Timestamp;
 
-/// A world whose blocking work waits until it is let go.
+/// World that queues blocking work while the gate is closed.
 #[derive(Clone, Default)]
 struct Gate(Arc<Mutex<Waiting>>);
 
@@ -28,7 +28,7 @@ impl Gate {
         self.0.lock().unwrap().closed = true;
     }
 
-    /// Does the work that waits, and all that comes later at once.
+    /// Runs the queued work. Later work runs immediately.
     fn open(&self) {
         let tasks = {
             let mut waiting = self.0.lock().unwrap();
@@ -88,7 +88,8 @@ struct Scene {
 
 impl Scene {
     fn new() -> Self {
-        let (gate, root) = (Gate::default(), TempDir::new().unwrap());
+        let gate = Gate::default();
+        let root = TempDir::new().unwrap();
         let directories =
             Directories::new(root.path().canonicalize().unwrap(), Env::new(gate.clone()));
         Self {
@@ -105,7 +106,7 @@ impl Scene {
         path.to_owned()
     }
 
-    /// Syncs done by `work`.
+    /// Runs `work` and returns its result and the number of syncs.
     async fn syncs<T>(&self, work: impl Future<Output = T>) -> (T, u64) {
         let before = self.directories.syncs();
         let value = work.await;
@@ -114,7 +115,7 @@ impl Scene {
 }
 
 #[tokio::test]
-async fn parents_are_synced_once_and_the_directory_of_the_file_each_time() {
+async fn parents_are_synced_once_and_the_directory_every_time() {
     let scene = Scene::new();
     let above_root = scene.directories.root().ancestors().skip(1).count() as u64;
     for (path, syncs) in [
@@ -132,7 +133,7 @@ async fn parents_are_synced_once_and_the_directory_of_the_file_each_time() {
 }
 
 #[tokio::test]
-async fn callers_that_come_while_a_sync_runs_share_the_next_one() {
+async fn callers_during_a_sync_share_the_next_sync() {
     let scene = Scene::new();
     scene
         .directories
@@ -151,7 +152,11 @@ async fn callers_that_come_while_a_sync_runs_share_the_next_one() {
             .map(|path| scene.directories.sync_file_entry(path)),
     ));
     assert!(futures::poll!(&mut callers).is_pending());
-    assert_eq!(scene.gate.waiting(), 1, "one leads, the others wait");
+    assert_eq!(
+        scene.gate.waiting(),
+        1,
+        "the first caller syncs, the others wait"
+    );
     scene.gate.open();
     callers
         .await
@@ -160,19 +165,20 @@ async fn callers_that_come_while_a_sync_runs_share_the_next_one() {
     assert_eq!(
         scene.directories.syncs() - before,
         1,
-        "the tickets of all were taken before the sync began"
+        "all tickets were taken before the sync began"
     );
 }
 
 #[tokio::test]
-async fn a_finished_sync_does_not_cover_a_later_caller() {
+async fn finished_sync_does_not_cover_a_later_caller() {
     let scene = Scene::new();
     scene
         .directories
         .sync_file_entry(&scene.file("aa/0"))
         .await
         .unwrap();
-    let (first, second) = (scene.file("aa/1"), scene.file("aa/2"));
+    let first = scene.file("aa/1");
+    let second = scene.file("aa/2");
     scene.directories.sync_file_entry(&first).await.unwrap();
     let (outcome, done) = scene
         .syncs(scene.directories.sync_file_entry(&second))
@@ -182,14 +188,15 @@ async fn a_finished_sync_does_not_cover_a_later_caller() {
 }
 
 #[tokio::test]
-async fn a_sync_whose_caller_is_gone_still_counts_and_still_holds_the_turn() {
+async fn sync_of_a_dropped_caller_counts_and_holds_the_turn() {
     let scene = Scene::new();
     scene
         .directories
         .sync_file_entry(&scene.file("aa/0"))
         .await
         .unwrap();
-    let (gone, waiter) = (scene.file("aa/1"), scene.file("aa/2"));
+    let gone = scene.file("aa/1");
+    let waiter = scene.file("aa/2");
 
     scene.gate.close();
     let before = scene.directories.syncs();
@@ -202,7 +209,7 @@ async fn a_sync_whose_caller_is_gone_still_counts_and_still_holds_the_turn() {
     assert_eq!(
         scene.gate.waiting(),
         1,
-        "no second sync beside the one under way"
+        "no second sync runs at the same time"
     );
     scene.gate.open();
     waiting.await.unwrap();
@@ -210,7 +217,7 @@ async fn a_sync_whose_caller_is_gone_still_counts_and_still_holds_the_turn() {
 }
 
 #[tokio::test]
-async fn a_caller_dropped_while_waiting_harms_nobody() {
+async fn dropped_waiting_caller_does_not_affect_others() {
     let scene = Scene::new();
     scene
         .directories
@@ -238,7 +245,7 @@ async fn a_caller_dropped_while_waiting_harms_nobody() {
 }
 
 #[tokio::test]
-async fn an_entry_whose_directory_is_gone_is_not_durable_and_its_removal_is() {
+async fn removal_in_a_missing_directory_is_durable_an_entry_is_not() {
     let scene = Scene::new();
     let error = scene
         .directories
@@ -251,7 +258,7 @@ async fn an_entry_whose_directory_is_gone_is_not_durable_and_its_removal_is() {
         .sync_removed(["aa/never", "bb/never"])
         .await
         .unwrap();
-    // A directory that could not be opened has not failed to sync: it is believed again.
+    // Failing to open a directory is not a failed sync, so later syncs count.
     scene
         .directories
         .sync_file_entry(&scene.file("aa/now"))
@@ -272,7 +279,7 @@ async fn removals_sync_each_directory_once() {
 }
 
 #[tokio::test]
-async fn idle_directories_are_forgotten_before_they_are_too_many() {
+async fn idle_directories_are_forgotten_at_the_limit() {
     let scene = Scene::new();
     for number in 0..1500 {
         let path = scene.file(&format!("aa/{number}/x"));
@@ -286,9 +293,9 @@ async fn idle_directories_are_forgotten_before_they_are_too_many() {
 
 #[cfg(unix)]
 #[tokio::test]
-async fn a_directory_that_failed_to_sync_is_never_believed_again() {
+async fn directory_that_failed_to_sync_fails_forever() {
     let scene = Scene::new();
-    // It can be opened, and refuses to sync.
+    // The device can be opened but not synced.
     let place = scene.root.path().join("aa");
     std::os::unix::fs::symlink("/dev/null", &place).unwrap();
     let failed = scene.directories.sync_removed(["aa/1"]).await.unwrap_err();

@@ -1,8 +1,8 @@
-//! What OpenDAL's errors mean to us, in one place.
+//! Converts errors of OpenDAL and of the operating system into errors of this crate.
 //!
-//! Guards I10: an error of the blob tier is never taken for an outcome. It says that the call could
-//! not be done now; some of it may have happened all the same, which is what the change and the
-//! sweeper are for. Deliberately not here: what to do about it.
+//! Guards I10: an error of the blob tier is never taken for an outcome. It means that the call was
+//! not completed. A part of the call may have taken effect, which the change and the sweeper clean
+//! up.
 
 use std::io;
 
@@ -10,18 +10,18 @@ use crate::error::{Error, ErrorKind, Reason};
 use crate::id::ObjectId;
 use crate::word::RevisionKey;
 
-/// What an OpenDAL error is about.
+/// Cause of an OpenDAL error, as far as callers distinguish it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Cause {
-    /// There is no such blob.
+    /// The blob does not exist.
     Gone,
-    /// The blob ends before the range that was asked for.
+    /// The blob ends before the requested range.
     TooShort,
-    /// Anything else.
+    /// Any other error.
     Other,
 }
 
-/// What this error is about.
+/// Returns the cause of an error.
 pub(super) fn cause(error: &opendal::Error) -> Cause {
     use opendal::ErrorKind as Kind;
     match error.kind() {
@@ -38,13 +38,13 @@ pub(super) fn cause(error: &opendal::Error) -> Cause {
         | Kind::IsSameFile
         | Kind::ConditionNotMatch
         | Kind::Conflict => Cause::Other,
-        // OpenDAL may add kinds; none of them can mean more than "not done now".
+        // OpenDAL's enum is non-exhaustive. A new kind means "not completed", as those above do.
         _ => Cause::Other,
     }
 }
 
-/// "The blob tier could not do it": [`ErrorKind::Unavailable`], which keeps OpenDAL's error as the
-/// source.
+/// Returns [`ErrorKind::Unavailable`] for a failed call that concerns an object. OpenDAL's error is
+/// the source.
 pub(super) fn unavailable(
     operation: &'static str,
     object: &ObjectId,
@@ -53,7 +53,7 @@ pub(super) fn unavailable(
     failed(operation, error).with_id(object)
 }
 
-/// The same, where no one object is concerned.
+/// Returns [`ErrorKind::Unavailable`] for a failed call that concerns no particular object.
 pub(super) fn failed(operation: &'static str, error: opendal::Error) -> Error {
     if is_out_of_space(&error) {
         return no_space(operation).with_source(error);
@@ -62,7 +62,7 @@ pub(super) fn failed(operation: &'static str, error: opendal::Error) -> Error {
     Error::new(ErrorKind::Unavailable, operation, message).with_source(error)
 }
 
-/// The same for an error of the operating system.
+/// Returns [`ErrorKind::Unavailable`] for an error of the operating system.
 pub(super) fn failed_on_disk(operation: &'static str, error: io::Error) -> Error {
     if is_full(&error) {
         return no_space(operation).with_source(error);
@@ -73,11 +73,12 @@ pub(super) fn failed_on_disk(operation: &'static str, error: io::Error) -> Error
 
 fn no_space(operation: &'static str) -> Error {
     let message =
-        "no space: the disk of the blob tier is full: delete objects, or free space on it";
+        "no space on the disk of the blob tier: delete objects, or free space on the disk";
     Error::new(ErrorKind::Unavailable, operation, message).with_reason(Reason::NoSpace)
 }
 
 fn is_out_of_space(error: &opendal::Error) -> bool {
+    // OpenDAL wraps the error of the operating system, at a depth that depends on the service.
     let first: &(dyn std::error::Error + 'static) = error;
     let mut causes = std::iter::successors(Some(first), |cause| cause.source());
     causes.any(|cause| cause.downcast_ref::<io::Error>().is_some_and(is_full))
@@ -90,8 +91,8 @@ fn is_full(error: &io::Error) -> bool {
     )
 }
 
-/// "What is stored is not what was written": [`ErrorKind::Corrupt`].
-pub(super) fn corrupt(key: &RevisionKey, what: &str) -> Error {
-    let message = format!("the blob is damaged: {what} revision={}", key.revision);
+/// Returns [`ErrorKind::Corrupt`] for a blob that does not contain the bytes that were written.
+pub(super) fn corrupt(key: &RevisionKey, cause: &str) -> Error {
+    let message = format!("the blob is damaged: {cause} revision={}", key.revision);
     Error::new(ErrorKind::Corrupt, "read", message).with_id(&key.object)
 }

@@ -1,5 +1,5 @@
-//! Claims about blobs of objects with long names: each in a fixed fan-out, with its whole id in its
-//! trailer, and those that an earlier build wrote at their older paths.
+//! Tests of blobs of objects with long names: in the fan-out with the whole id in the trailer, and
+//! at the older paths of earlier builds.
 
 use bytes::Bytes;
 use futures::TryStreamExt;
@@ -20,7 +20,7 @@ use crate::id::{
 };
 use crate::word::{RevisionId, RevisionKey};
 
-/// Directories of a local tier, whatever is in there.
+/// Number of directories of a local tier, which does not depend on its contents.
 const FAN_OUT: usize = 256;
 
 fn tier(operator: Operator) -> BlobTier {
@@ -72,8 +72,8 @@ async fn delete(tier: &BlobTier, key: &RevisionKey) {
         .unwrap();
 }
 
-/// Moves a blob to where an earlier build would have put it, without the trailer that it would not
-/// have had.
+/// Moves a blob to the path of an earlier build and removes its trailer, which earlier builds did
+/// not write.
 async fn make_older(tier: &BlobTier, key: &RevisionKey) {
     let operator = tier.operator();
     let blob = operator.read(&path(key)).await.unwrap().to_bytes();
@@ -118,7 +118,7 @@ fn valid_ids() -> Vec<ObjectId> {
 }
 
 #[tokio::test]
-async fn every_valid_id_is_put_in_every_tier() {
+async fn every_valid_id_is_written_to_every_tier() {
     let root = TempDir::new().unwrap();
     for tier in tiers(&root) {
         tier.check_root().unwrap();
@@ -134,7 +134,7 @@ async fn every_valid_id_is_put_in_every_tier() {
         }
         for blob in found(&tier).await {
             let BlobName::Of(key) = tier.name_of(&blob).await.unwrap() else {
-                panic!("nameless: {blob:?}")
+                panic!("blob without a name: {blob:?}")
             };
             assert_eq!(path(&key), blob.path);
             delete(&tier, &key).await;
@@ -144,7 +144,7 @@ async fn every_valid_id_is_put_in_every_tier() {
 }
 
 #[test]
-fn every_path_fits_under_a_long_root_in_a_bucket() {
+fn every_path_fits_below_a_long_root_in_a_bucket() {
     for object in valid_ids() {
         let key = RevisionKey {
             object,
@@ -172,7 +172,7 @@ async fn long_names_leave_no_directory_behind() {
 }
 
 #[tokio::test]
-async fn a_long_blob_holds_its_bytes_and_its_trailer() {
+async fn long_blob_contains_its_bytes_and_its_trailer() {
     let root = TempDir::new().unwrap();
     for tier in tiers(&root) {
         for (number, bytes) in [0, 1, BLOCK_BYTES, 4 * BLOCK_BYTES, 5 * BLOCK_BYTES + 3]
@@ -196,9 +196,10 @@ async fn a_long_blob_holds_its_bytes_and_its_trailer() {
 }
 
 #[tokio::test]
-async fn a_long_blob_that_is_too_short_is_corrupt() {
+async fn long_blob_that_is_too_short_is_corrupt() {
     let root = TempDir::new().unwrap();
-    let (key, payload) = (long(1), Bytes::from(vec![b'p'; BLOCK_BYTES + 7]));
+    let key = long(1);
+    let payload = Bytes::from(vec![b'p'; BLOCK_BYTES + 7]);
     for tier in tiers(&root) {
         let blob = write(&tier, &key, &payload).await;
         let whole = tier.operator().read(&path(&key)).await.unwrap().to_bytes();
@@ -218,7 +219,7 @@ async fn a_long_blob_that_is_too_short_is_corrupt() {
             );
             assert_ne!(tier.stat(&key).await.unwrap(), Some(blob.bytes));
         }
-        // Without its trailer it has the bytes of the object still.
+        // Without its trailer, the blob still contains the bytes of the object.
         tier.operator()
             .write(&path(&key), payload.clone())
             .await
@@ -229,9 +230,10 @@ async fn a_long_blob_that_is_too_short_is_corrupt() {
 }
 
 #[tokio::test]
-async fn only_an_intact_trailer_at_its_own_path_names_a_blob() {
+async fn only_an_intact_trailer_at_its_path_names_a_blob() {
     let root = TempDir::new().unwrap();
-    let (key, other) = (long(1), long(2));
+    let key = long(1);
+    let other = long(2);
     for tier in tiers(&root) {
         write(&tier, &key, &"payload".into()).await;
         let blob = found(&tier).await.remove(0);
@@ -239,12 +241,12 @@ async fn only_an_intact_trailer_at_its_own_path_names_a_blob() {
             tier.name_of(&blob).await.unwrap(),
             BlobName::Of(key.clone())
         );
-        let untold = FoundBlob {
+        let unknown_length = FoundBlob {
             bytes: None,
             ..blob.clone()
         };
         assert_eq!(
-            tier.name_of(&untold).await.unwrap(),
+            tier.name_of(&unknown_length).await.unwrap(),
             BlobName::Of(key.clone())
         );
 
@@ -264,19 +266,23 @@ async fn only_an_intact_trailer_at_its_own_path_names_a_blob() {
             .write(&path(&key), whole.slice(..whole.len() - 1))
             .await
             .unwrap();
-        assert_eq!(tier.name_of(&untold).await.unwrap(), BlobName::Unknown);
+        assert_eq!(
+            tier.name_of(&unknown_length).await.unwrap(),
+            BlobName::Unknown
+        );
         tier.delete(&key).await.unwrap();
-        assert_eq!(tier.name_of(&untold).await.unwrap(), BlobName::Gone);
+        assert_eq!(tier.name_of(&unknown_length).await.unwrap(), BlobName::Gone);
         tier.delete(&other).await.unwrap();
     }
 }
 
 #[tokio::test]
-async fn a_blob_at_its_older_path_is_read_named_and_deleted() {
+async fn blob_at_its_older_path_is_read_named_and_deleted() {
     let root = TempDir::new().unwrap();
     let payload = Bytes::from(vec![b'p'; 2 * BLOCK_BYTES + 3]);
     for tier in tiers(&root) {
-        let (key, missing) = (long(1), long(2));
+        let key = long(1);
+        let missing = long(2);
         let blob = write(&tier, &key, &payload).await;
         make_older(&tier, &key).await;
         assert_eq!(tier.stat(&key).await.unwrap(), Some(blob.bytes));
@@ -310,10 +316,11 @@ async fn a_blob_at_its_older_path_is_read_named_and_deleted() {
 }
 
 #[tokio::test]
-async fn an_older_file_is_read_to_its_end_although_it_is_deleted_meanwhile() {
+async fn open_older_file_is_readable_after_its_deletion() {
     let root = TempDir::new().unwrap();
     let tier = tier(local(root.path()).unwrap());
-    let (key, payload) = (long(1), Bytes::from(vec![b'p'; 2 * BLOCK_BYTES]));
+    let key = long(1);
+    let payload = Bytes::from(vec![b'p'; 2 * BLOCK_BYTES]);
     let blob = write(&tier, &key, &payload).await;
     make_older(&tier, &key).await;
     let reader = tier.reader(&key);
@@ -333,14 +340,12 @@ async fn an_older_file_is_read_to_its_end_although_it_is_deleted_meanwhile() {
 }
 
 #[tokio::test]
-async fn an_older_directory_goes_with_its_last_blob() {
+async fn older_directory_is_removed_with_its_last_blob() {
     let root = TempDir::new().unwrap();
     let tier = tier(local(root.path()).unwrap());
-    // The same name and fan-out: they lie in the same directories.
-    let (one, two) = (
-        revision(&"漢".repeat(100), 0x0107),
-        revision(&"漢".repeat(100), 0x0207),
-    );
+    // Both have the same name and fan-out, so they are in the same directories.
+    let one = revision(&"漢".repeat(100), 0x0107);
+    let two = revision(&"漢".repeat(100), 0x0207);
     for key in [&one, &two] {
         write(&tier, key, &"x".into()).await;
         make_older(&tier, key).await;

@@ -1,15 +1,15 @@
-//! The marker: a small object in the blob tier that names the store whose blobs these are.
+//! Encodes the marker: a small object in the blob tier that names the store to which it belongs.
 //!
 //! ```text
-//! path "cenotaph-store"   a revision's path has a `/` and an `@`, so that no blob ever lies there
+//! path "cenotaph-store"   never the path of a blob, which contains `/` and `@`
 //!
 //! 0          8        9          25              33
 //! | magic    | format | store id | xxh3 of 0..25 |
 //! | CENOTAPH | 1      | 16 bytes | little endian |
 //! ```
 //!
-//! Guards I11. Deliberately not here: when the marker is written and what a wrong one means
-//! (`ownership.rs`).
+//! Guards I11. `ownership.rs` decides when the marker is written, and whether a store may be opened
+//! with a marker.
 
 use bytes::Bytes;
 use xxhash_rust::xxh3::xxh3_64;
@@ -22,12 +22,14 @@ pub const MARKER_PATH: &str = "cenotaph-store";
 
 const MAGIC: &[u8; 8] = b"CENOTAPH";
 const FORMAT: u8 = 1;
-/// Where the id begins, and where the checksum does.
+/// Offset of the store id.
 const ID_AT: usize = MAGIC.len() + 1;
+/// Offset of the checksum.
 const SUM_AT: usize = ID_AT + 16;
+/// Length of a marker in bytes.
 const BYTES: usize = SUM_AT + 8;
 
-/// The marker of a store.
+/// Returns the marker of a store.
 pub fn encode(id: StoreId) -> Bytes {
     let mut marker = Vec::with_capacity(BYTES);
     marker.extend_from_slice(MAGIC);
@@ -38,19 +40,20 @@ pub fn encode(id: StoreId) -> Bytes {
     marker.into()
 }
 
-/// The store that a marker names.
+/// Returns the store that a marker names.
 ///
 /// # Errors
-/// [`ErrorKind::UnknownFormat`] if a later build wrote it, [`ErrorKind::Corrupt`] if it is damaged
-/// or no marker at all.
+/// [`ErrorKind::UnknownFormat`] if a later build wrote the marker, [`ErrorKind::Corrupt`] if the
+/// bytes are damaged or not a marker.
 pub fn decode(marker: &[u8]) -> Result<StoreId> {
-    let corrupt = |what: &str| {
-        let message = format!("the marker of the blob tier is damaged: {what} path={MARKER_PATH}");
+    let corrupt = |cause: &str| {
+        let message = format!("the marker of the blob tier is damaged: {cause} path={MARKER_PATH}");
         Error::new(ErrorKind::Corrupt, "open", message)
     };
     let Some((&format, _)) = marker.strip_prefix(MAGIC).and_then(<[u8]>::split_first) else {
-        return Err(corrupt("it does not begin as one"));
+        return Err(corrupt("wrong magic"));
     };
+    // The format is checked before the checksum, whose place a later format may change.
     if format != FORMAT {
         let message = format!(
             "the marker of the blob tier has an unknown format: found={format} known={FORMAT}"
@@ -63,16 +66,14 @@ pub fn decode(marker: &[u8]) -> Result<StoreId> {
         .and_then(|sum| <[u8; 8]>::try_from(sum).ok());
     match (id, sum) {
         (Some(id), Some(sum)) if u64::from_le_bytes(sum) == xxh3_64(&marker[..SUM_AT]) => Ok(id),
-        (Some(_), Some(_)) => Err(corrupt("it does not match its checksum")),
-        (_, _) => Err(corrupt(&format!(
-            "its length is wrong: bytes={}",
-            marker.len()
-        ))),
+        (Some(_), Some(_)) => Err(corrupt("checksum mismatch")),
+        // Also matches a marker with bytes behind the checksum, whose `sum` is not 8 bytes.
+        (_, _) => Err(corrupt(&format!("wrong length: bytes={}", marker.len()))),
     }
 }
 
-/// Returns whether this is what a crash may leave of writing the marker of this store: its
-/// beginning, or zeros.
+/// Returns whether a crash while the marker of this store was written may have produced these
+/// bytes: a beginning of the marker, or zeros.
 pub fn is_unfinished(found: &[u8], id: StoreId) -> bool {
     found.len() <= BYTES && (encode(id).starts_with(found) || found.iter().all(|&byte| byte == 0))
 }
@@ -88,7 +89,7 @@ mod tests {
     }
 
     #[test]
-    fn the_stored_form_of_a_marker_is_stable() {
+    fn stored_form_of_a_marker_is_stable() {
         let marker = encode(id(0x0102_0304_0506_0708_090a_0b0c_0d0e_0f10));
         let hex: String = marker.iter().map(|byte| format!("{byte:02x}")).collect();
         assert_eq!(
@@ -102,7 +103,7 @@ mod tests {
     }
 
     #[test]
-    fn no_damaged_marker_is_taken_for_a_store() {
+    fn damaged_marker_names_no_store() {
         let marker = encode(id(7));
         for at in 0..marker.len() {
             for bit in 0..8 {
@@ -129,7 +130,7 @@ mod tests {
     }
 
     #[test]
-    fn a_torn_marker_is_told_from_a_damaged_or_foreign_one() {
+    fn torn_marker_is_neither_damaged_nor_foreign() {
         let marker = encode(id(7));
         for end in 0..marker.len() {
             assert!(is_unfinished(&marker[..end], id(7)));
@@ -144,7 +145,7 @@ mod tests {
     }
 
     #[test]
-    fn no_revision_lies_where_the_marker_does() {
+    fn path_of_the_marker_is_no_revisions_path() {
         assert!(from_path(MARKER_PATH).is_err());
     }
 }

@@ -1,12 +1,13 @@
 //! The blob tier (long-term tier): immutable blobs in any OpenDAL service, one per revision.
 //!
-//! Reading order: [`BlobTier`] here, [`path`] (where a blob lies) and [`trailer`] (what follows its
-//! bytes), [`BlobWriter`] and [`BlobReader`], [`directories`] (durable names on `fs`), `failure`
-//! (what OpenDAL's errors mean). This is the only room that calls OpenDAL.
+//! Reading order: [`BlobTier`] in this file, [`path`] (names of blobs), [`trailer`] (the object id
+//! behind the bytes of a blob), [`BlobWriter`] and [`BlobReader`], [`directories`] (durable
+//! directory entries on `fs`), `failure` (conversion of OpenDAL's errors). No other module calls
+//! OpenDAL.
 //!
-//! Guards I2 (a finished blob is durable), I4 (written once) and "never wrong bytes". An error or a
-//! condition of the blob tier is never taken for an outcome (I10). Deliberately not here: changes,
-//! orphans, pins, retries and time limits: a blob tier knows revisions and nothing about rows.
+//! Guards I2 (a finished blob is durable), I4 (a blob is written once), I10 (an error of the blob
+//! tier is never taken for an outcome) and "never wrong bytes". The blob tier handles revisions
+//! only: changes, orphans, pins, retries and time limits are the callers' concern.
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, OnceLock};
@@ -53,33 +54,34 @@ pub use room::Room;
 use room::{Claim, SharedRoom};
 pub use writer::{BlobWriter, FinishedBlob};
 
-/// Blocks that go to the `fs` service in one write.
+/// Number of blocks that one write to the `fs` service contains.
 const LOCAL_UNIT_BLOCKS: usize = 4;
-/// Longest path that the operating system takes, root and all.
+/// Longest path that the operating system accepts, in bytes, including the root.
+// PATH_MAX without the terminating NUL: 4096 on Linux, 1024 on macOS and BSD.
 const LOCAL_PATH_BYTES_MAX: usize = if cfg!(target_os = "linux") {
     4095
 } else {
     1023
 };
-/// Longest key that S3, GCS and Azure take, root and all.
+/// Longest key that S3, GCS and Azure accept, in bytes, including the root.
 const REMOTE_PATH_BYTES_MAX: usize = 1024;
 const _: () =
     assert!(PATH_BYTES_MAX < LOCAL_PATH_BYTES_MAX && PATH_BYTES_MAX < REMOTE_PATH_BYTES_MAX);
 
-/// How blobs are written to services other than `fs`.
+/// Settings for writing blobs.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct BlobOptions {
-    /// Bytes per request of an upload; at least one block of 1 MiB. S3 allows 10,000 requests per
-    /// upload, so that the default of 8 MiB bounds a blob there to 78 GiB. Not used on `fs`, which
-    /// writes 4 MiB at a time.
+    /// Bytes per request of an upload; at least 1 MiB (a block). S3 allows 10,000 requests per
+    /// upload, so the default of 8 MiB limits a blob there to 78 GiB. Not used on `fs`, where each
+    /// write has 4 MiB.
     pub chunk_bytes: usize,
-    /// Requests of one upload under way at a time, at least 1. Not used on `fs`, where more than
-    /// one gains nothing.
+    /// Concurrent requests of an upload, at least 1. Not used on `fs`, where concurrent writes are
+    /// not faster.
     pub concurrent: usize,
-    /// Permission bits of the directories and files of a tier on `fs`, where they are created. The
-    /// directory of an operator of your own is created by OpenDAL when the operator is made, with
-    /// the bits that the umask leaves it.
+    /// Permission bits of the directories and files that are created in a tier on `fs`. If the
+    /// caller supplies the operator, OpenDAL creates its root directory, with the default bits
+    /// minus the umask.
     pub modes: Modes,
 }
 
@@ -93,18 +95,19 @@ impl Default for BlobOptions {
     }
 }
 
-/// What a listing finds.
+/// An entry of a listing of the blob tier.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FoundBlob {
-    /// Where it lies, relative to the root.
+    /// Path of the blob, relative to the root.
     pub path: String,
-    /// The revision whose blob it is; none if no revision's blob lies there.
+    /// Revision to which the blob belongs; `None` if the path is not a revision's path.
     pub revision: Option<RevisionId>,
-    /// Its length, with its trailer if it has one; none if the service does not tell.
+    /// Length of the blob in bytes, including its trailer; `None` if the service does not report
+    /// lengths in listings.
     pub bytes: Option<u64>,
 }
 
-/// The blob tier. Cheap to clone.
+/// Handle of the blob tier. Cheap to clone.
 #[derive(Clone)]
 pub struct BlobTier(Arc<Inner>);
 
@@ -112,17 +115,18 @@ struct Inner {
     operator: Operator,
     env: Env,
     options: BlobOptions,
-    /// On `fs` only.
+    /// Directories of the root; `None` unless the service is `fs`.
     directories: Option<Directories>,
-    /// The store whose blobs these are, once that has been checked.
+    /// Store to which the tier belongs; empty until the ownership check has passed.
     owner: OnceLock<StoreId>,
-    /// Why the tier was not the store's when it was last checked; none if it was.
+    /// Error of the last ownership check; `None` if the check passed.
     trouble: Mutex<Option<Error>>,
-    /// Only where the blobs share a disk with the index.
+    /// Free-space check; set only if the blobs share a disk with the index.
     room: OnceLock<SharedRoom>,
 }
 
-/// An operator on a local directory, which is created if it is not there, for its owner only.
+/// Returns an operator on a local directory. Creates a missing directory, accessible to its owner
+/// only.
 ///
 /// # Errors
 /// [`ErrorKind::Unavailable`] if the directory can't be made, [`ErrorKind::Invalid`] if its path is
@@ -131,7 +135,8 @@ pub fn local(root: &Path) -> Result<Operator> {
     local_new(root, Modes::default())
 }
 
-/// As [`local`], where a directory that is not there gets other modes.
+/// Returns an operator on a local directory, as [`local`] does. Creates a missing directory with
+/// these modes.
 ///
 /// # Errors
 /// As [`local`].
@@ -144,28 +149,30 @@ pub(crate) fn local_new(root: &Path, modes: Modes) -> Result<Operator> {
         ));
     };
     if !root.exists() {
-        // OpenDAL would create it with other modes.
+        // OpenDAL would create the directory with the default modes.
         modes
             .create_dir_all(root)
             .map_err(|error| failure::failed_on_disk("open", error))?;
     }
-    // No `atomic_write_dir`: it renames without syncing the directory. Our paths are unique and
-    // unnamed until finished.
+    // `atomic_write_dir` is not set: OpenDAL renames without syncing the directory. An atomic
+    // rename is not needed, because each path is used once and no row names it before the blob is
+    // finished.
     Operator::new(opendal::services::Fs::default().root(text))
         .map_err(|error| failure::failed("open", error))
 }
 
-/// An operator on an empty tier in memory, in place of a directory that is not there and must not
-/// be made.
+/// Returns an operator on an empty tier in memory. It replaces a missing directory that must not be
+/// created.
 ///
 /// # Errors
-/// [`ErrorKind::Unavailable`], in theory.
+/// [`ErrorKind::Unavailable`] if OpenDAL cannot build the operator, which has not been observed.
 pub(crate) fn nothing() -> Result<Operator> {
     Operator::new(opendal::services::Memory::default())
         .map_err(|error| failure::failed("open", error))
 }
 
-/// The number of the file system that holds this path; none if nothing is there.
+/// Returns the device number of the file system that contains this path, or `None` if the path
+/// does not exist.
 #[cfg(unix)]
 fn device(path: &Path) -> Option<u64> {
     path.metadata()
@@ -179,29 +186,29 @@ fn device(_: &Path) -> Option<u64> {
 }
 
 impl BlobTier {
-    /// The blobs under the operator's root. Nothing else should be there.
+    /// Creates a blob tier under the operator's root. The root should contain nothing else.
     pub fn new(operator: Operator, env: Env, mut options: BlobOptions) -> Self {
         let info = operator.info();
         let directories = (info.scheme() == "fs")
             .then(|| Directories::new(PathBuf::from(info.root()), env.clone()));
         options.chunk_bytes = options.chunk_bytes.max(BLOCK_BYTES);
         options.concurrent = options.concurrent.max(1);
-        let (owner, trouble, room) = (OnceLock::new(), Mutex::default(), OnceLock::new());
         Self(Arc::new(Inner {
             operator,
             env,
             options,
             directories,
-            owner,
-            trouble,
-            room,
+            owner: OnceLock::new(),
+            trouble: Mutex::default(),
+            room: OnceLock::new(),
         }))
     }
 
-    /// From now on the blobs are on a disk that others need too: before each write `room` is asked,
-    /// and its error ends the write. The first call counts.
+    /// Declares that the blobs share their disk with the index. From then on `room` is called
+    /// before each write, and an error of `room` fails the write. Calls after the first have no
+    /// effect.
     pub fn share_disk(&self, room: Room) {
-        // A second room would be the same disk's.
+        // Ignoring a second room is correct: it would check the same disk.
         let _ = self.0.room.set(SharedRoom::new(room));
     }
 
@@ -218,24 +225,25 @@ impl BlobTier {
             && device(Path::new(&info.root())).is_some_and(|found| device(path) == Some(found))
     }
 
-    /// The operator underneath.
+    /// Returns the operator of the blob tier.
     pub fn operator(&self) -> &Operator {
         &self.0.operator
     }
 
-    /// Whether the blobs are files of this machine: the scheme is `fs`.
+    /// Returns whether the blobs are local files, that is, whether the scheme is `fs`.
     pub fn is_local(&self) -> bool {
         self.0.directories.is_some()
     }
 
-    /// Most bytes of memory that one upload holds, its caller's own chunk and the trailer aside.
+    /// Returns the most bytes of memory that an upload of `expected` bytes holds, not counting the
+    /// caller's chunk and the trailer.
     pub fn upload_buffer_bytes(&self, expected: Option<u64>) -> usize {
         let BlobOptions {
             chunk_bytes,
             concurrent,
             ..
         } = self.0.options;
-        // On fs OpenDAL keeps one unit back while the next one is assembled.
+        // On fs, OpenDAL buffers a unit while the next unit is assembled, hence 2.
         let units = if self.is_local() {
             2 * LOCAL_UNIT_BLOCKS * BLOCK_BYTES
         } else {
@@ -252,8 +260,9 @@ impl BlobTier {
             .map_or(most, |bytes| bytes.min(most))
     }
 
-    /// Checks that the service takes the paths of blobs under the operator's root. All have the
-    /// same limit, so that this depends on no object. Ask before a change is recorded.
+    /// Checks that the service accepts blob paths under the operator's root. All blob paths have
+    /// the same maximum length, so the result does not depend on the object. Callers check this
+    /// before they record a change.
     ///
     /// # Errors
     /// [`ErrorKind::Invalid`] if the root is too long.
@@ -272,29 +281,30 @@ impl BlobTier {
         path_bytes_max(self.0.operator.info().scheme())
     }
 
-    /// Bytes in front of a path.
+    /// Returns the number of bytes that the root adds to a path.
     fn root_bytes(&self) -> usize {
         self.0.operator.info().root().len() + "/".len()
     }
 
-    /// Returns the path at which an earlier build may have put this revision's blob, or `None` if
-    /// that is no other path, or too long for the service.
+    /// Returns the path at which an earlier build may have written this revision's blob. `None` if
+    /// that path equals the present path or is too long for the service.
     fn older_path(&self, key: &RevisionKey) -> Option<String> {
         path::older_path(key).filter(|path| self.root_bytes() + path.len() <= self.path_bytes_max())
     }
 
-    /// Writes a revision's blob. Nothing happens in the blob tier before the first write.
+    /// Returns a writer for a revision's blob. The blob tier is not accessed before the first
+    /// write.
     pub fn writer(&self, key: &RevisionKey) -> BlobWriter {
         BlobWriter::new(self.clone(), key.clone())
     }
 
-    /// Reads a revision's blob. Nothing happens in the blob tier before the first read.
+    /// Returns a reader of a revision's blob. The blob tier is not accessed before the first read.
     pub fn reader(&self, key: &RevisionKey) -> BlobReader {
         BlobReader::new(self.clone(), key.clone())
     }
 
-    /// Returns the length of a revision's blob without its trailer, or `None` if the blob is not
-    /// there.
+    /// Returns the length of a revision's blob in bytes without its trailer, or `None` if the blob
+    /// does not exist.
     ///
     /// # Errors
     /// [`ErrorKind::Unavailable`] if the blob tier fails.
@@ -317,13 +327,13 @@ impl BlobTier {
         }
     }
 
-    /// Deletes a revision's blob; a missing one is deleted already. On `fs` a power cut may undo it
-    /// until [`settle_deletes`](Self::settle_deletes).
+    /// Deletes a revision's blob. Deleting a missing blob succeeds. On `fs` a power cut may undo
+    /// the deletion until [`settle_deletes`](Self::settle_deletes) returns.
     ///
     /// # Errors
-    /// [`ErrorKind::Unavailable`] if the blob tier fails: the blob may be there or not.
+    /// [`ErrorKind::Unavailable`] if the blob tier fails. The blob may or may not exist then.
     pub async fn delete(&self, key: &RevisionKey) -> Result<()> {
-        // Both: a service does not say whether there was something to delete.
+        // Both paths are deleted: a service does not report whether the first blob existed.
         for path in [Some(path::path(key)), self.older_path(key)]
             .into_iter()
             .flatten()
@@ -337,13 +347,14 @@ impl BlobTier {
         Ok(())
     }
 
-    /// Makes the deletes of these revisions' blobs durable, and on `fs` makes sure that they took
-    /// place in this tier. Removes the directories of long names there, which earlier builds made,
-    /// once they are empty.
+    /// Makes the deletions of these revisions' blobs durable. On `fs` it also checks that the
+    /// deletions happened in this tier, and removes empty directories that earlier builds created
+    /// for long names.
     ///
     /// # Errors
-    /// [`ErrorKind::Unavailable`] if a directory can't be synced, or a blob is still there.
+    /// [`ErrorKind::Unavailable`] if a directory cannot be synced, or a blob still exists.
     pub async fn settle_deletes(&self, keys: &[RevisionKey]) -> Result<()> {
+        // Deletions in a remote service are durable when they return.
         let Some(directories) = self.directories() else {
             return Ok(());
         };
@@ -355,8 +366,9 @@ impl BlobTier {
         directories.check_removed(paths).await
     }
 
-    /// Every blob, in no particular order, the marker left out. Blobs that appear or vanish
-    /// meanwhile may be in it or not. It ends after an error, which is [`ErrorKind::Unavailable`].
+    /// Lists all blobs in no particular order, without the marker. A blob that is created or
+    /// deleted during the listing may be missing or included. The stream ends after an error, which
+    /// is [`ErrorKind::Unavailable`].
     pub fn list(&self) -> BoxStream<'static, Result<FoundBlob>> {
         let operator = self.0.operator.clone();
         let lister = async move { operator.lister_with("/").recursive(true).await };
@@ -377,7 +389,7 @@ impl BlobTier {
         &self.0.env
     }
 
-    /// Blocks that are handed to OpenDAL at a time.
+    /// Returns the number of blocks that are passed to OpenDAL in one write.
     fn unit_blocks(&self) -> usize {
         if self.is_local() {
             LOCAL_UNIT_BLOCKS
@@ -386,7 +398,7 @@ impl BlobTier {
         }
     }
 
-    /// Claims room for a write; none if the disk is no matter.
+    /// Claims room for a write. Returns `None` if the blobs do not share a disk with the index.
     fn claim(&self, bytes: usize) -> Result<Option<Claim>> {
         self.0
             .room
@@ -395,7 +407,8 @@ impl BlobTier {
             .transpose()
     }
 
-    /// Creates a file and its directories, on `fs`: OpenDAL would give them other modes.
+    /// Creates a file and its directories on `fs`. OpenDAL would create them with the default
+    /// modes.
     async fn create_local(&self, path: &str) -> Result<()> {
         match self.directories() {
             Some(directories) => directories.create_file(path, self.0.options.modes).await,
@@ -406,7 +419,8 @@ impl BlobTier {
     async fn open_writer(&self, key: &RevisionKey) -> Result<opendal::Writer> {
         self.check_root()
             .map_err(|error| error.with_id(&key.object))?;
-        // OpenDAL makes the directories of a file: not where the tier has been.
+        // OpenDAL creates missing directories of a file. This check prevents that at a path from
+        // which the tier was moved or unmounted.
         self.check_place()
             .await
             .map_err(|error| error.with_id(&key.object))?;
@@ -439,7 +453,7 @@ impl BlobTier {
     }
 }
 
-/// Longest path that a service takes, root and all.
+/// Returns the longest path that a service accepts, in bytes, including the root.
 fn path_bytes_max(scheme: &str) -> usize {
     match scheme {
         "memory" => usize::MAX,
@@ -448,7 +462,7 @@ fn path_bytes_max(scheme: &str) -> usize {
     }
 }
 
-/// An entry of a listing; none if it is a directory.
+/// Converts an entry of a listing. Returns `None` for a directory.
 fn found(entry: opendal::Entry) -> Option<FoundBlob> {
     let (path, metadata) = entry.into_parts();
     let bytes = metadata.is_file().then(|| metadata.content_length());

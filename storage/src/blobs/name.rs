@@ -1,11 +1,12 @@
-//! The object of a blob, found in the blob tier alone: [`BlobName`].
+//! Derives the object of a blob from the blob tier alone, without the index: [`BlobName`].
 //!
 //! ```text
-//! the path holds the whole name            that is the id                               no read
-//! the path holds the beginning of it       the id in the trailer, if its path is this   one read of at most 3.3 KB
+//! path contains the whole name     object id from the path                         no read
+//! path contains its beginning      object id from the trailer, if the path of      a read of at
+//!                                  that id equals the path of the blob             most 3.3 KB
 //! ```
 //!
-//! Guards the promise that a blob tells whose bytes it holds. A trailer is believed only if it is
+//! Guards the promise that a blob identifies its object. A trailer is accepted only if it is
 //! intact and the path of its id is the path of the blob.
 
 use super::failure::{self, Cause};
@@ -15,27 +16,30 @@ use crate::error::Result;
 use crate::id::ObjectId;
 use crate::word::RevisionKey;
 
-/// The name of a blob, as the blob itself gives it.
+/// The name of a blob, derived from its path or its trailer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum BlobName {
     /// The blob of this revision.
     Of(RevisionKey),
-    /// Not given: no revision's blob, a blob that was never finished, or a damaged trailer.
+    /// Not derivable: the path is not a revision's path, the blob was never finished, or its
+    /// trailer is damaged.
     Unknown,
-    /// Not there any more.
+    /// The blob no longer exists.
     Gone,
 }
 
-/// Returns the object of a blob, and the length of the trailer at its end. `path` is relative to
-/// the root of the blob tier, `tail` the last [`TRAILER_BYTES_MAX`] bytes of the blob, or all of a
-/// shorter one. `None` if the two do not name an object.
+/// Returns the object of a blob, and the length of the trailer at its end in bytes. `path` is
+/// relative to the root of the blob tier. `tail` is the last [`TRAILER_BYTES_MAX`] bytes of the
+/// blob, or the whole blob if it is shorter. Returns `None` if path and tail do not name an object.
 ///
 /// ```
 /// use cenotaph_storage::blobs::object_of_blob;
 ///
 /// let path = "7f/photos!holidays%2f2026.jpg@0198c5a2-1f00-7abc-8def-00000000007f";
 /// let (object, trailer_bytes) = object_of_blob(path, b"").unwrap();
-/// assert_eq!((object.namespace_str(), object.key(), trailer_bytes), ("photos", "holidays/2026.jpg", 0));
+/// assert_eq!(object.namespace_str(), "photos");
+/// assert_eq!(object.key(), "holidays/2026.jpg");
+/// assert_eq!(trailer_bytes, 0);
 /// ```
 pub fn object_of_blob(path: &str, tail: &[u8]) -> Option<(ObjectId, u64)> {
     if let Ok(key) = path::from_path(path) {
@@ -44,6 +48,8 @@ pub fn object_of_blob(path: &str, tail: &[u8]) -> Option<(ObjectId, u64)> {
     let revision = path::revision_at(path)?;
     let object = trailer::decode(tail, revision)?;
     let key = RevisionKey { object, revision };
+    // The checksum of a trailer does not cover the path. A blob that was moved to the path of
+    // another object must not be named.
     (path::path(&key) == path).then(|| {
         let trailer_bytes = trailer::length(&key.object);
         (key.object, trailer_bytes)
@@ -76,8 +82,8 @@ impl BlobTier {
         }))
     }
 
-    /// Returns whether the blob of a revision, which is there, gives its name. A blob at its older
-    /// path does so by the path.
+    /// Returns whether the name of an existing blob of this revision can be derived. A blob at its
+    /// older path has the whole name in its path. A blob that no longer exists counts as named.
     ///
     /// # Errors
     /// As [`name_of`](Self::name_of).
@@ -102,7 +108,7 @@ impl BlobTier {
         )
     }
 
-    /// The end of a blob, as long as the longest trailer.
+    /// Reads the last [`TRAILER_BYTES_MAX`] bytes of a blob.
     async fn tail(&self, found: &FoundBlob) -> opendal::Result<Vec<u8>> {
         let bytes = match found.bytes {
             Some(bytes) => bytes,

@@ -1,14 +1,17 @@
-//! Whose blobs these are: reading, writing and checking the marker, and the place of a local tier.
+//! Reads, writes and checks the marker of a blob tier, and checks the place of a local tier.
 //!
 //! ```text
-//! remote   check_owner = the marker names this store
-//! local    check_owner = the root's path still names the directory that is held open, and its marker names this store
-//!          check_place = the first half of it: two calls of the operating system, before each blob is begun
-//!          make_durable: the finished blob lies in the directory that is held open, whatever its path names by now
+//! remote   check_owner    the marker names this store
+//! local    check_owner    the root's path names the directory that is held open,
+//!                         and its marker names this store
+//!          check_place    the root's path names the directory that is held open:
+//!                         two system calls, before each blob is begun
+//!          make_durable   the finished blob is in the directory that is held open,
+//!                         even if the root's path names another directory by now
 //! ```
 //!
-//! Guards I11, and I9 where a directory is moved or unmounted under an open engine. Deliberately
-//! not here: what an opening makes of a marker (`ownership.rs`).
+//! Guards I11, and I9 if a directory is moved or unmounted under an open engine. `ownership.rs`
+//! decides whether a store may be opened with a marker.
 
 use std::sync::PoisonError;
 
@@ -21,28 +24,28 @@ use crate::error::{Error, ErrorKind, Reason, Result};
 use crate::planted::Bug;
 use crate::word::StoreId;
 
-/// Entries of a blob tier that are listed to find out whose it is.
+/// Most entries of a blob tier that are listed to find the store to which it belongs.
 const SAMPLE: usize = 1000;
-/// What a file system makes in its own root, and lets nobody read.
+/// Directory that some file systems create in their root, readable for root only.
 const OF_FILE_SYSTEM: &str = "lost+found/";
 
-/// What lies at the place of the marker.
+/// The object at [`MARKER_PATH`].
 #[derive(Clone, Debug)]
 pub enum Marker {
-    /// Nothing.
+    /// No object exists there.
     Absent,
-    /// The marker of this store.
+    /// An intact marker, of this store.
     Of(StoreId),
-    /// Something that can't be read as a marker, and why.
+    /// Bytes that are not a valid marker, and the decoding error.
     Unreadable(Vec<u8>, Error),
 }
 
-/// What else lies in a blob tier.
+/// Files in a blob tier.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Contents {
-    /// True if the marker is among it.
+    /// True if the marker was listed.
     pub has_marker: bool,
-    /// Some of the other files, at most 1,000.
+    /// Sample of the other files, at most 1,000.
     pub sample: Vec<FoundBlob>,
 }
 
@@ -50,7 +53,7 @@ impl BlobTier {
     /// Reads the marker.
     ///
     /// # Errors
-    /// [`ErrorKind::Unavailable`] if the blob tier can't be read now.
+    /// [`ErrorKind::Unavailable`] if the blob tier cannot be read now.
     pub async fn read_marker(&self) -> Result<Marker> {
         match self.operator().read(MARKER_PATH).await {
             Ok(found) => {
@@ -65,17 +68,19 @@ impl BlobTier {
         }
     }
 
-    /// Writes the marker of this store, whatever lies there, durably. Reads it back: a tier that is
-    /// written to by two new stores at once belongs to one of them.
+    /// Writes the marker of this store durably, replacing an existing object. Then reads it back:
+    /// of two new stores that write to a tier at the same time, only one may own it.
     ///
     /// # Errors
-    /// [`ErrorKind::Unavailable`] if the blob tier fails or another store's marker is there by now:
-    /// the marker may be written or not.
+    /// [`ErrorKind::Unavailable`] if the blob tier fails or the marker of another store is read
+    /// back. The marker of this store may or may not be written then.
     pub async fn write_marker(&self, id: StoreId) -> Result<()> {
-        let (operator, bytes) = (self.operator().clone(), marker::encode(id));
+        let operator = self.operator().clone();
+        let bytes = marker::encode(id);
         let length = bytes.len() as u64;
         let write = async move { operator.write(MARKER_PATH, bytes).await };
-        // On fs, OpenDAL syncs the file on the thread that polls it.
+        // On fs, OpenDAL syncs the file on the thread that polls this future, which would block a
+        // worker of the runtime.
         self.create_local(MARKER_PATH).await?;
         let written = if self.is_local() {
             self.env().offload(write).await?
@@ -90,10 +95,10 @@ impl BlobTier {
         }
     }
 
-    /// Looks at what lies in the tier.
+    /// Lists a sample of the files in the tier.
     ///
     /// # Errors
-    /// [`ErrorKind::Unavailable`] if the blob tier can't be listed now.
+    /// [`ErrorKind::Unavailable`] if the blob tier cannot be listed now.
     pub async fn contents(&self) -> Result<Contents> {
         self.sample()
             .await
@@ -102,7 +107,8 @@ impl BlobTier {
 
     async fn sample(&self) -> Result<Contents, opendal::Error> {
         let mut contents = Contents::default();
-        // Directory by directory where there are some: one of them may not be ours to look into.
+        // Directory by directory on fs, because a recursive listing fails at a directory that may
+        // not be read (`lost+found`).
         let mut directories = vec!["/".to_owned()];
         while let Some(directory) = directories.pop() {
             let recursive = !self.is_local();
@@ -127,18 +133,19 @@ impl BlobTier {
         Ok(contents)
     }
 
-    /// From now on this is the tier of this store, and is checked to be.
+    /// Records that the tier belongs to this store. Ownership checks have an effect from then on.
     pub(crate) fn belongs_to(&self, id: StoreId) {
-        // Set once, by the one opening.
+        // Ignoring a second id is correct: a tier handle belongs to a single opening.
         let _ = self.0.owner.set(id);
     }
 
-    /// Checks that the tier is there and belongs to this store, before it is believed that a blob
-    /// is not there. That it is not is remembered until the next check: see
+    /// Checks that the tier exists and belongs to this store. Callers check this before they accept
+    /// that a blob does not exist. A failed check is recorded until the next check: see
     /// [`trouble`](Self::trouble).
     ///
     /// # Errors
-    /// [`ErrorKind::Unavailable`] if it is not (reason [`Reason::BlobTier`]), or can't be read now.
+    /// [`ErrorKind::Unavailable`] with reason [`Reason::BlobTier`] if the tier is missing or
+    /// belongs to another store, and without that reason if it cannot be read now.
     pub async fn check_owner(&self) -> Result<()> {
         let found = self.find_owner().await;
         match &found {
@@ -146,13 +153,13 @@ impl BlobTier {
             Err(error) if error.reason() == Some(Reason::BlobTier) => {
                 self.note(Some(error.clone()));
             }
-            // Nothing was found out.
+            // The tier could not be read, so the state of the last check is kept.
             Err(_) => {}
         }
         found
     }
 
-    /// The same, and nothing is remembered.
+    /// Checks the owner as [`check_owner`](Self::check_owner) does, without recording the result.
     pub(crate) async fn find_owner(&self) -> Result<()> {
         let Some(&id) = self.0.owner.get() else {
             return Ok(());
@@ -167,7 +174,7 @@ impl BlobTier {
         }
     }
 
-    /// Why the blob tier was not this store's when it was last checked; none if it was.
+    /// Returns the error of the last ownership check, or `None` if the check passed.
     pub fn trouble(&self) -> Option<Error> {
         self.0
             .trouble
@@ -176,7 +183,8 @@ impl BlobTier {
             .clone()
     }
 
-    /// Checks that a local tier is where it was opened. Cheap: no file is read.
+    /// Checks that the root of a local tier still names the directory that was opened. Cheap: reads
+    /// no file.
     pub(super) async fn check_place(&self) -> Result<()> {
         let found = self.place_is_ours().await;
         if let Err(error) = found.as_ref()
@@ -187,13 +195,15 @@ impl BlobTier {
         found
     }
 
-    /// Makes the name of a finished file durable, and makes sure that the file is in this tier.
+    /// Makes the directory entries of a finished file durable, and checks that the file is in this
+    /// tier.
     pub(super) async fn make_durable(&self, path: &str, bytes: u64) -> Result<()> {
         let Some(directories) = self.directories() else {
             return Ok(());
         };
         if let Err(error) = directories.sync_file_entry(path).await {
-            // A directory that is not there may be in another one of the same name.
+            // If the root was moved or replaced, that is the better error: the directory may be
+            // missing because OpenDAL created it under the new root.
             self.check_place().await?;
             return Err(error);
         }
@@ -202,7 +212,7 @@ impl BlobTier {
         }
         self.check_place().await?;
         let message = format!(
-            "the file is not where it was written: path={path} bytes={bytes} tier={}",
+            "a finished file is missing in the blob tier: path={path} bytes={bytes} tier={}",
             self.place()
         );
         Err(Error::new(ErrorKind::Unavailable, "write", message))
@@ -212,8 +222,8 @@ impl BlobTier {
         match self.directories() {
             Some(directories) if !directories.is_in_place().await? => {
                 let message = format!(
-                    "the directory of the blob tier was moved or replaced while the store was open; put it back, or \
-                     open the store where it is now: tier={}",
+                    "the directory of the blob tier was moved or replaced while the store was \
+                     open; put it back, or open the store with its present path: tier={}",
                     self.place()
                 );
                 Err(Error::new(ErrorKind::Unavailable, "check", message)
@@ -231,26 +241,26 @@ impl BlobTier {
             .unwrap_or_else(PoisonError::into_inner);
         match (&*noted, &trouble) {
             (None, Some(error)) => {
-                tracing::error!(%error, "the blob tier is not this store's, or is not there");
+                tracing::error!(%error, "the blob tier is missing or belongs to another store");
             }
-            (Some(_), None) => tracing::info!("the blob tier is there again"),
+            (Some(_), None) => tracing::info!("the blob tier is available again"),
             (None, None) | (Some(_), Some(_)) => {}
         }
         *noted = trouble;
     }
 
-    /// Where the tier is, for a message: scheme, bucket and root, which hold no secret.
+    /// Returns the location of the tier for a message: scheme, bucket and root. None of them is
+    /// secret.
     pub(crate) fn place(&self) -> String {
         let info = self.operator().info();
-        let (scheme, name) = (info.scheme(), info.name());
         match self.directories() {
             Some(directories) => directories.root().display().to_string(),
-            None => format!("{scheme}://{name}{}", info.root()),
+            None => format!("{}://{}{}", info.scheme(), info.name(), info.root()),
         }
     }
 }
 
-/// What is at the place of the marker is not the marker of this store.
+/// Returns the error for a tier whose marker is not the marker of this store.
 pub(crate) fn not_ours(expected: StoreId, found: &Marker, place: &str) -> Error {
     let found = match found {
         Marker::Absent => "none".to_owned(),
@@ -258,7 +268,8 @@ pub(crate) fn not_ours(expected: StoreId, found: &Marker, place: &str) -> Error 
         Marker::Unreadable(_, error) => format!("({error})"),
     };
     let message = format!(
-        "the blob tier does not belong to this store: expected={expected} found={found} tier={place}"
+        "the blob tier does not belong to this store: expected={expected} found={found} \
+         tier={place}"
     );
     Error::new(ErrorKind::Unavailable, "check", message).with_reason(Reason::BlobTier)
 }

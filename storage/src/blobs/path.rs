@@ -1,4 +1,5 @@
-//! Paths of blobs: [`path`], and the way back, [`from_path`] and [`revision_at`]. Pure functions.
+//! Paths of blobs: [`path`] encodes them, [`from_path`] and [`revision_at`] decode them. Pure
+//! functions.
 //!
 //! ```text
 //! 7f/photos%2forg=17!holidays%2f2026.jpg@0198c5a2-1f00-7abc-8def-00000000007f
@@ -9,18 +10,18 @@
 //! 7f/default!aaaa..aaaa~@0198c5a2-1f00-7abc-8def-00000000007f     a long name: its beginning
 //! ```
 //!
-//! Namespace and key are escaped: `a-z 0-9 - _ . =` stand for themselves, every other byte is `%`
-//! and two lowercase hexadecimal digits. So no path holds an uppercase letter, and a file system
-//! that folds case folds nothing. A name of 180 escaped bytes or more is *long*. Its path holds the
-//! beginning of the name, cut between two characters, and `~`, which no escaped name contains. The
-//! whole id of such a blob is in its [trailer](super::trailer).
+//! Namespace and key are escaped: the characters `a-z 0-9 - _ . =` are copied, every other byte
+//! becomes `%` and two lowercase hexadecimal digits. So paths contain no uppercase letters and stay
+//! distinct on a case-insensitive file system. A name of 180 escaped bytes or more is *long*. Its
+//! path contains the beginning of the name, cut between two characters, and `~`, which no escaped
+//! name contains. The whole id of a long name is in the [trailer](super::trailer) of the blob.
 //!
-//! Earlier builds cut a long name into directories of 180 bytes: [`older_path`]. No blob is written
-//! there any more.
+//! Earlier builds cut a long name into directories of 180 bytes: [`older_path`]. Blobs are still
+//! read at these paths, but no longer written.
 //!
-//! Guards I4 (a path is never shared by two revisions) and the promise that a blob tells whose
-//! bytes it holds. Every path has the same limit, [`PATH_BYTES_MAX`], so that each valid id is
-//! valid in every blob tier.
+//! Guards I4 (two revisions never share a path) and the promise that a blob identifies its object.
+//! All paths have the same limit, [`PATH_BYTES_MAX`], so every valid id is valid in every blob
+//! tier.
 
 use std::fmt::Write;
 
@@ -30,32 +31,33 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::id::ObjectId;
 use crate::word::{RevisionId, RevisionKey};
 
-/// Fewest bytes of an escaped name that is long.
+/// Length from which an escaped name is long, in bytes.
 const LONG_NAME_BYTES: usize = 180;
-/// Separates namespace and key.
+/// Separator of namespace and key.
 const NAMESPACE_END: char = '!';
-/// Ends the beginning of a long name.
+/// Mark behind the beginning of a long name.
 const CUT: char = '~';
-/// Separates the name of the object and the revision id.
+/// Separator of object name and revision id.
 const NAME_END: char = '@';
 
-/// Longest path of a blob, in bytes. Its segments are a fan-out of 2 bytes and a file name of at
-/// most 216.
+/// Longest path of a blob, in bytes: a fan-out of 2 bytes, `/`, and a file name of at most 216
+/// bytes.
 pub const PATH_BYTES_MAX: usize =
     "ff/".len() + LONG_NAME_BYTES - 1 + "@".len() + uuid::fmt::Hyphenated::LENGTH;
 
-/// The path of a revision's blob, relative to the root of the blob tier.
+/// Returns the path of a revision's blob, relative to the root of the blob tier.
 pub fn path(key: &RevisionKey) -> String {
     let mut name = escaped_name(&key.object);
     if name.len() >= LONG_NAME_BYTES {
         name.truncate(cut_at(&name));
         name.push(CUT);
     }
-    spelled(&name, key.revision)
+    format_path(&name, key.revision)
 }
 
-/// The path at which earlier builds put a revision's blob, if that is another one: directories of
-/// exactly 180 bytes each are cut off the front of a long name.
+/// Returns the path at which earlier builds wrote a revision's blob, or `None` if that path equals
+/// the present path. Earlier builds cut directories of exactly 180 bytes each off the front of a
+/// long name.
 pub fn older_path(key: &RevisionKey) -> Option<String> {
     let name = escaped_name(&key.object);
     if name.len() < LONG_NAME_BYTES {
@@ -77,24 +79,24 @@ pub fn older_path(key: &RevisionKey) -> Option<String> {
     Some(path)
 }
 
-/// Returns whether the paths of this object's blobs hold the beginning of its name only.
+/// Returns whether the paths of this object's blobs contain only the beginning of its name.
 pub fn is_long(object: &ObjectId) -> bool {
     escaped_name(object).len() >= LONG_NAME_BYTES
 }
 
-/// The revision whose blob lies there, if its path holds the whole name: the inverse of [`path`]
-/// for names that are not long, and of [`older_path`].
+/// Returns the revision of a path that contains the whole name. This is the inverse of [`path`] for
+/// names that are not long, and of [`older_path`].
 ///
 /// # Errors
-/// [`ErrorKind::Invalid`] if neither gives this for any revision.
+/// [`ErrorKind::Invalid`] if neither function returns this path for any revision.
 pub fn from_path(text: &str) -> Result<RevisionKey> {
-    let is_spelled_so = |key: &RevisionKey| match older_path(key) {
+    let is_canonical = |key: &RevisionKey| match older_path(key) {
         Some(older) => older == text,
         None => path(key) == text,
     };
-    // Whatever the parser let through, only the exact spelling is accepted: two paths never mean
-    // the same revision.
-    parse(text).filter(is_spelled_so).ok_or_else(|| {
+    // The parser is lenient, so the path is encoded again and compared: two different paths never
+    // decode to the same revision.
+    parse(text).filter(is_canonical).ok_or_else(|| {
         Error::new(
             ErrorKind::Invalid,
             "from_path",
@@ -103,9 +105,9 @@ pub fn from_path(text: &str) -> Result<RevisionKey> {
     })
 }
 
-/// The id of the revision whose blob lies there, or `None` if it is no revision's path. The
-/// beginning of a long name is not compared with any id: [`path`] of the id in the trailer must be
-/// this path.
+/// Returns the revision id of a path, or `None` if the path is not a revision's path. For a long
+/// name this does not identify the object. The caller must check that [`path`] of the id in the
+/// trailer is this path.
 pub fn revision_at(text: &str) -> Option<RevisionId> {
     from_path(text)
         .map(|key| key.revision)
@@ -133,24 +135,25 @@ fn parse_cut(text: &str) -> Option<RevisionId> {
     let (namespace, key) = beginning
         .split_once(NAMESPACE_END)
         .unwrap_or((beginning, ""));
-    let mut spelling = String::with_capacity(name.len());
-    escape(&unescape(namespace)?, &mut spelling);
+    let mut canonical = String::with_capacity(name.len());
+    escape(&unescape(namespace)?, &mut canonical);
     if beginning.contains(NAMESPACE_END) {
-        spelling.push(NAMESPACE_END);
-        escape(&unescape(key)?, &mut spelling);
+        canonical.push(NAMESPACE_END);
+        escape(&unescape(key)?, &mut canonical);
     }
-    // A cut loses less than one character, which has at most 12 bytes.
-    let is_cut_so = (LONG_NAME_BYTES - 13..LONG_NAME_BYTES - 1).contains(&beginning.len())
-        && spelling == beginning;
-    (is_cut_so && spelled(name, revision) == text).then_some(revision)
+    // A cut drops less than a character beyond the limit. An escaped character has at most 12
+    // bytes: 4 bytes of UTF-8, each escaped to 3.
+    let is_valid_cut = (LONG_NAME_BYTES - 13..LONG_NAME_BYTES - 1).contains(&beginning.len())
+        && canonical == beginning;
+    (is_valid_cut && format_path(name, revision) == text).then_some(revision)
 }
 
-/// The directories of the fan-out: each blob lies in one of them.
+/// Returns the names of the 256 fan-out directories. Every blob is in a fan-out directory.
 pub fn fan_out() -> impl Iterator<Item = String> {
     (0..=u8::MAX).map(|fan| format!("{fan:02x}"))
 }
 
-fn spelled(name: &str, revision: RevisionId) -> String {
+fn format_path(name: &str, revision: RevisionId) -> String {
     format!(
         "{:02x}/{name}{NAME_END}{}",
         fan(revision),
@@ -158,14 +161,15 @@ fn spelled(name: &str, revision: RevisionId) -> String {
     )
 }
 
-/// The place at which a long name is cut: before the last character that does not fit, whose
-/// escaped bytes may be several.
+/// Returns the length to which a long name is cut: the longest prefix that ends between two
+/// characters and has room for [`CUT`]. An escaped character may have several bytes.
 fn cut_at(name: &str) -> usize {
     let bytes = name.as_bytes();
-    // `CUT` needs a byte too.
+    // `CUT` itself takes a byte.
     let mut at = LONG_NAME_BYTES - 1 - CUT.len_utf8();
     let is_within = |at: usize| {
         let is_in_escape = bytes[at - 1] == b'%' || bytes[at - 2] == b'%';
+        // Escapes %80 to %bf are continuation bytes of UTF-8.
         let continues_character =
             bytes[at] == b'%' && matches!(bytes[at + 1], b'8' | b'9' | b'a' | b'b');
         is_in_escape || continues_character
@@ -176,7 +180,8 @@ fn cut_at(name: &str) -> usize {
     at
 }
 
-/// The last byte of a version 7 uuid is random: revisions spread evenly over 256 directories.
+/// Returns the number of a revision's fan-out directory: the last byte of its id. In a version 7
+/// uuid that byte is random, so revisions are spread evenly over 256 directories.
 fn fan(revision: RevisionId) -> u8 {
     revision.as_bytes()[15]
 }
@@ -200,9 +205,9 @@ fn escape(plain: &[u8], into: &mut String) {
     }
 }
 
-/// The bytes that `escaped` stands for, whatever directories it is cut into; none if an escape is
-/// cut short.
+/// Returns the bytes that `escaped` encodes, or `None` if an escape is invalid or incomplete.
 fn unescape(escaped: &str) -> Option<Vec<u8>> {
+    // Older paths have a `/` every 180 bytes. An escaped name never contains a `/` of its own.
     let mut bytes = escaped.bytes().filter(|&byte| byte != b'/');
     let mut plain = Vec::with_capacity(escaped.len());
     while let Some(byte) = bytes.next() {

@@ -1,4 +1,4 @@
-//! Claims about blob paths.
+//! Tests of blob paths.
 
 use std::collections::BTreeMap;
 
@@ -44,14 +44,14 @@ fn keys() -> impl Strategy<Value = String> {
         }
         key
     });
-    // Few characters, so that keys differ by case, by dots and slashes, and by what escaping and
-    // cutting use themselves.
+    // A small alphabet yields keys that differ by case, by dots and slashes, and by the characters
+    // that escaping and cutting add.
     prop_oneof![any_text, "[aA./!@%2f=-]{1,12}", "[a-c./]{150,200}"]
 }
 
 proptest! {
     #[test]
-    fn a_path_tells_whose_bytes_it_holds(namespace in namespaces(), key in keys(), uuid: u128) {
+    fn path_identifies_its_revision(namespace in namespaces(), key in keys(), uuid: u128) {
         let revision = revision_of(&namespace, &key, uuid);
         let path = path(&revision);
         prop_assert_eq!(revision_at(&path), Some(revision.revision));
@@ -67,17 +67,28 @@ proptest! {
     }
 
     #[test]
-    fn every_path_is_a_fan_out_and_a_harmless_name(namespace in namespaces(), key in keys(), uuid: u128) {
+    fn path_has_a_fan_out_and_safe_characters(
+        namespace in namespaces(),
+        key in keys(),
+        uuid: u128,
+    ) {
         let path = path(&revision_of(&namespace, &key, uuid));
-        let harmless = |c: char| matches!(c, 'a'..='z' | '0'..='9' | '-' | '_' | '.' | '=' | '%' | '!' | '@' | '~');
+        let is_safe = |c: char| {
+            c.is_ascii_lowercase() || c.is_ascii_digit() || "-_.=%!@~".contains(c)
+        };
         let (fan, file) = path.split_once('/').unwrap();
         prop_assert!(path.len() <= PATH_BYTES_MAX && PATH_BYTES_MAX == 219);
-        prop_assert!(fan.len() == 2 && (37..=216).contains(&file.len()) && file.matches('@').count() == 1);
-        prop_assert!(file.chars().all(harmless));
+        prop_assert_eq!(fan.len(), 2);
+        prop_assert!((37..=216).contains(&file.len()));
+        prop_assert_eq!(file.matches('@').count(), 1);
+        prop_assert!(file.chars().all(is_safe));
     }
 
     #[test]
-    fn a_long_name_is_cut_between_two_characters(key in "\\PC{170,300}|[aé漢😀/]{100,300}", uuid: u128) {
+    fn long_name_is_cut_between_two_characters(
+        key in "\\PC{170,300}|[aé漢😀/]{100,300}",
+        uuid: u128,
+    ) {
         let revision = revision_of(&Namespace::default_namespace(), &key, uuid);
         prop_assume!(is_long(&revision.object));
         let path = path(&revision);
@@ -86,25 +97,28 @@ proptest! {
         prop_assert!(whole.starts_with(beginning));
         let plain = unescaped(beginning);
         prop_assert!(key.starts_with(std::str::from_utf8(&plain).unwrap()), "{:?}", plain);
-        // It holds as many characters as fit.
+        // The beginning has as many characters as fit.
         let next = key[plain.len()..].chars().next().unwrap();
         prop_assert!("default!".len() + beginning.len() + 3 * next.len_utf8() >= 178);
     }
 
     #[test]
-    fn two_revisions_never_share_a_path_even_if_case_is_folded(
+    fn paths_differ_even_if_case_is_folded(
         revisions in proptest::collection::vec((keys(), 0_u128..3), 2..20)
     ) {
         let mut owners = BTreeMap::new();
         for (key, uuid) in revisions {
             let revision = revision_of(&Namespace::default_namespace(), &key, uuid);
-            let owner = owners.entry(path(&revision).to_ascii_lowercase()).or_insert(revision.clone());
+            let folded = path(&revision).to_ascii_lowercase();
+            let owner = owners.entry(folded).or_insert(revision.clone());
             prop_assert_eq!(owner, &revision);
         }
     }
 
     #[test]
-    fn whatever_is_read_as_a_path_is_one(text in "[0-9a-f]{2}/[a-f/!@%0-9.]{0,40}@[0-9a-f-]{36}|\\PC{0,80}") {
+    fn decoded_paths_encode_to_themselves(
+        text in "[0-9a-f]{2}/[a-f/!@%0-9.]{0,40}@[0-9a-f-]{36}|\\PC{0,80}",
+    ) {
         match from_path(&text) {
             Ok(key) => prop_assert_eq!(older_path(&key).unwrap_or_else(|| path(&key)), text),
             Err(error) => prop_assert_eq!(error.kind(), ErrorKind::Invalid),
@@ -112,7 +126,11 @@ proptest! {
     }
 
     #[test]
-    fn a_damaged_path_is_another_path_or_none(key in keys(), at: proptest::sample::Index, with in any::<char>()) {
+    fn damaged_path_is_another_path_or_none(
+        key in keys(),
+        at: proptest::sample::Index,
+        with in any::<char>(),
+    ) {
         let whole = path(&revision(&key));
         let mut chars: Vec<char> = whole.chars().collect();
         let place = at.index(chars.len());
@@ -120,7 +138,7 @@ proptest! {
         let damaged: String = chars.into_iter().collect();
         match from_path(&damaged) {
             Ok(key) => prop_assert_eq!(older_path(&key).unwrap_or_else(|| path(&key)), damaged),
-            // The beginning of a long name may be another one's.
+            // The result may be the beginning of another long name.
             Err(_) if damaged.contains("~@") => {}
             Err(_) => prop_assert_eq!(revision_at(&damaged), None),
         }
@@ -138,20 +156,27 @@ fn unescaped(text: &str) -> Vec<u8> {
 }
 
 #[test]
-fn paths_are_spelled_as_ever() {
+fn stored_form_of_paths_is_stable() {
     let scoped = Namespace::new("Photos")
         .unwrap()
         .with_scope("org", "17")
         .unwrap();
     let fixtures = [
-        (revision("a"), "7f/default!a@0198c5a2-1f00-7abc-8def-00000000007f".to_owned()),
+        (
+            revision("a"),
+            "7f/default!a@0198c5a2-1f00-7abc-8def-00000000007f".to_owned(),
+        ),
         (
             revision("../..//Ä b\n@!%.txt"),
-            "7f/default!..%2f..%2f%2f%c3%84%20b%0a%40%21%25.txt@0198c5a2-1f00-7abc-8def-00000000007f".to_owned(),
+            "7f/default!..%2f..%2f%2f%c3%84%20b%0a%40%21%25.txt\
+             @0198c5a2-1f00-7abc-8def-00000000007f"
+                .to_owned(),
         ),
         (
             revision_of(&scoped, "holidays/2026/Beach.jpg", UUID - 1),
-            "7e/%50hotos%2forg=17!holidays%2f2026%2f%42each.jpg@0198c5a2-1f00-7abc-8def-00000000007e".to_owned(),
+            "7e/%50hotos%2forg=17!holidays%2f2026%2f%42each.jpg\
+             @0198c5a2-1f00-7abc-8def-00000000007e"
+                .to_owned(),
         ),
     ];
     for (key, literal) in fixtures {
@@ -161,10 +186,10 @@ fn paths_are_spelled_as_ever() {
 }
 
 #[test]
-fn paths_of_long_names_are_spelled_as_ever() {
+fn stored_form_of_long_paths_is_stable() {
     let uuid = "0198c5a2-1f00-7abc-8def-00000000007f";
     let fixtures = [
-        // One byte more than fits.
+        // A byte longer than the longest name that is not long.
         (
             "k".repeat(172),
             format!("7f/default!{}~@{uuid}", "k".repeat(170)),
@@ -205,7 +230,7 @@ fn paths_of_long_names_are_spelled_as_ever() {
 }
 
 #[test]
-fn other_spellings_of_a_long_path_are_refused() {
+fn other_spellings_of_a_long_path_are_invalid() {
     let good = path(&revision(&"k".repeat(200)));
     assert!(revision_at(&good).is_some());
     let spellings = [
@@ -229,7 +254,7 @@ fn other_spellings_of_a_long_path_are_refused() {
 }
 
 #[test]
-fn other_spellings_of_a_path_are_refused() {
+fn other_spellings_of_a_path_are_invalid() {
     let good = path(&revision("a"));
     let spellings = [
         String::new(),

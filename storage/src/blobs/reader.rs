@@ -1,8 +1,7 @@
-//! One blob being read: [`BlobReader`].
+//! Reads a blob in verified blocks: [`BlobReader`].
 //!
-//! Guards "never wrong bytes" (DESIGN §6): no block leaves here that does not match its checksum.
-//! Deliberately not here: the pin that keeps the blob from the sweeper (I8), cutting blocks to the
-//! range a caller asked for, and reading ahead.
+//! Guards "never wrong bytes": a block is returned only if it matches its checksum. The caller
+//! holds the pin that keeps the sweeper from deleting the blob (I8).
 
 use std::sync::{Arc, OnceLock};
 
@@ -17,15 +16,15 @@ use crate::checksum::{BLOCK_BYTES, BlockHasher, Checksum};
 use crate::error::{Error, Result};
 use crate::word::RevisionKey;
 
-/// Reads verified blocks of one blob. Cheap to clone; clones share what is open.
+/// Reader of verified blocks of a blob. Cheap to clone; clones share the open file or connection.
 ///
-/// On fs the file stays open from the first read on, so that it can be read to the end even if it
-/// is unlinked meanwhile.
+/// On `fs` the file stays open from the first read on. It can be read to the end even if it is
+/// unlinked meanwhile.
 #[derive(Clone)]
 pub struct BlobReader {
     tier: BlobTier,
     key: RevisionKey,
-    /// Where it was found, from the first read that found it on.
+    /// Reader at the path of the blob; empty before the first successful read.
     found: Arc<OnceLock<opendal::Reader>>,
 }
 
@@ -38,15 +37,15 @@ impl BlobReader {
         }
     }
 
-    /// `count` whole blocks from the `first_block` on, or as many of them as there are, in one
-    /// ranged read, each verified; none if the blob is gone.
+    /// Reads `count` blocks from `first_block` on, in a single ranged read, and verifies each of
+    /// them. Returns fewer blocks if the revision has fewer, and `None` if the blob does not exist.
     ///
-    /// `revision_bytes` and `checksums` are those of the whole revision, as its
-    /// [`FinishedBlob`](super::FinishedBlob) had them.
+    /// `revision_bytes` and `checksums` are the length and the block checksums of the whole
+    /// revision, as in its [`FinishedBlob`](super::FinishedBlob).
     ///
     /// # Errors
     /// [`ErrorKind::Corrupt`](crate::ErrorKind::Corrupt) if the blob is too short, if a block does
-    /// not match its checksum, or if there is not exactly one checksum per block.
+    /// not match its checksum, or if the number of checksums is not the number of blocks.
     /// [`ErrorKind::Unavailable`](crate::ErrorKind::Unavailable) if the blob tier fails.
     pub async fn blocks(
         &self,
@@ -57,7 +56,7 @@ impl BlobReader {
     ) -> Result<Option<Vec<Bytes>>> {
         if checksums.len() as u64 != revision_bytes.div_ceil(BLOCK_BYTES as u64) {
             return Err(self.corrupt(&format!(
-                "{} checksums for {revision_bytes} bytes",
+                "wrong number of block checksums: checksums={} bytes={revision_bytes}",
                 checksums.len()
             )));
         }
@@ -66,10 +65,8 @@ impl BlobReader {
                 .saturating_mul(BLOCK_BYTES as u64)
                 .min(revision_bytes)
         };
-        let (start, end) = (
-            byte_at(first_block),
-            byte_at(first_block.saturating_add(count)),
-        );
+        let start = byte_at(first_block);
+        let end = byte_at(first_block.saturating_add(count));
         if start >= end {
             return Ok(Some(Vec::new()));
         }
@@ -81,9 +78,9 @@ impl BlobReader {
         }
     }
 
-    /// Hashes the whole blob, a block at a time; none if it is gone. The one way to learn block
-    /// checksums that are lost: whoever asks compares the checksum of the whole with the one that
-    /// the row has. No byte is handed out.
+    /// Hashes the whole blob, a block at a time. Returns `None` if the blob does not exist, and
+    /// never returns bytes. This is the only way to restore lost block checksums. The caller
+    /// compares the checksum of the whole blob with the checksum in the row.
     ///
     /// # Errors
     /// As [`blocks`](Self::blocks).
@@ -97,7 +94,7 @@ impl BlobReader {
                 Err(error) => return self.explain(error, revision_bytes).await,
             };
             if buffer.len() as u64 != end - start {
-                return Err(self.corrupt("it ends too early"));
+                return Err(self.corrupt("too short"));
             }
             into_blocks(buffer)
                 .iter()
@@ -110,6 +107,7 @@ impl BlobReader {
         if let Some(reader) = self.found.get() {
             return reader.read(start..end).await;
         }
+        // The present path is read first: only blobs of earlier builds are at the older path.
         let gone = match self.find(&path(&self.key), start, end).await {
             Err(error) if failure::cause(&error) == Cause::Gone => error,
             read => return read,
@@ -122,8 +120,10 @@ impl BlobReader {
 
     async fn find(&self, path: &str, start: u64, end: u64) -> Result<Buffer, opendal::Error> {
         let reader = self.tier.operator().reader(path).await?;
+        // The reader is stored only after a successful read, which proves that the blob is at this
+        // path.
         let buffer = reader.read(start..end).await?;
-        // A clone may have been faster: its reader stays.
+        // A concurrent read of a clone may have set a reader first. That reader stays.
         let _ = self.found.set(reader);
         Ok(buffer)
     }
@@ -137,7 +137,7 @@ impl BlobReader {
     ) -> Result<Vec<Bytes>> {
         if buffer.len() as u64 != expected_bytes {
             return Err(self.corrupt(&format!(
-                "{} bytes where {expected_bytes} should be",
+                "wrong length of a read: expected={expected_bytes} found={}",
                 buffer.len()
             )));
         }
@@ -147,18 +147,21 @@ impl BlobReader {
                 if checksums.get(number) == Some(&Checksum::of(&block)) {
                     Ok(block)
                 } else {
-                    Err(self.corrupt(&format!("block {number} does not match its checksum")))
+                    Err(self.corrupt(&format!("checksum mismatch: block={number}")))
                 }
             });
         verified.collect()
     }
 
-    /// What a failed read means. Services say it in different ways that a blob is too short, its
-    /// length says it in one.
+    /// Converts the error of a failed read. Returns `Ok(None)` if the blob does not exist,
+    /// [`ErrorKind::Corrupt`](crate::ErrorKind::Corrupt) if it is too short, and
+    /// [`ErrorKind::Unavailable`](crate::ErrorKind::Unavailable) otherwise.
     async fn explain<T>(&self, error: opendal::Error, revision_bytes: u64) -> Result<Option<T>> {
         let too_short = match failure::cause(&error) {
             Cause::Gone => return Ok(None),
             Cause::TooShort => true,
+            // Services report a range behind the end by different errors, so the length of the
+            // blob decides.
             Cause::Other => match self.tier.stat(&self.key).await {
                 Ok(Some(bytes)) => bytes < revision_bytes,
                 Ok(None) => return Ok(None),
@@ -166,18 +169,18 @@ impl BlobReader {
             },
         };
         if too_short {
-            return Err(self.corrupt("it ends too early").with_source(error));
+            return Err(self.corrupt("too short").with_source(error));
         }
         Err(failure::unavailable("read", &self.key.object, error))
     }
 
-    fn corrupt(&self, what: &str) -> Error {
-        failure::corrupt(&self.key, what)
+    fn corrupt(&self, cause: &str) -> Error {
+        failure::corrupt(&self.key, cause)
     }
 }
 
-/// The blocks of a buffer. What lies in one piece is not copied: a copy of the whole would be held
-/// beside it, and whoever bounds the memory of reads counts it once.
+/// Cuts a buffer into blocks. A block that is in a single chunk of the buffer is not copied: the
+/// memory budget of reads counts the bytes once, and a copy would hold them twice.
 fn into_blocks(buffer: Buffer) -> Vec<Bytes> {
     let mut assembly = Assembly::default();
     let mut blocks = Vec::with_capacity(buffer.len().div_ceil(BLOCK_BYTES));

@@ -1,24 +1,25 @@
-//! Room on a disk that blobs share with the index: [`Claim`].
+//! Claims of disk space by writers whose blobs share a disk with the index: [`Claim`].
 //!
-//! Many uploads at once would each find room for their next write, and together take what the index
-//! still needs. So each claims what it is about to write, for as long as the disk may not count it
-//! as used. Guards no invariant. Deliberately not here: how much the index needs (`index`).
+//! Without claims, concurrent uploads would each find room for their next write, and together use
+//! the space that the index needs. So each writer claims the bytes of its next write, until the
+//! file system counts them as used. The amount that the index needs is defined in `index`.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::error::Result;
 
-/// True if a disk has room for so many more bytes.
+/// Free-space check of a disk: returns an error if the disk has no room for this many more bytes.
 pub type Room = Box<dyn Fn(u64) -> Result<()> + Send + Sync>;
 
-/// Room that all writers of a tier share.
+/// Free-space check and claims that all writers of a tier share.
 pub(super) struct SharedRoom {
     room: Room,
+    /// Sum of the claims that are held, in bytes.
     claimed: Arc<AtomicU64>,
 }
 
-/// Bytes that are about to be written. Dropping it ends the claim.
+/// Claim of bytes that are about to be written. Dropping it ends the claim.
 pub(super) struct Claim {
     bytes: u64,
     claimed: Arc<AtomicU64>,
@@ -32,11 +33,13 @@ impl SharedRoom {
         }
     }
 
-    /// Claims room for so many bytes beside all that is claimed already.
+    /// Claims this many bytes in addition to the claims that are held.
     ///
     /// # Errors
-    /// As the room says.
+    /// The error of [`Room`] if the disk has no room for all claims.
     pub(super) fn claim(&self, bytes: u64) -> Result<Claim> {
+        // The bytes are added before the check, so that concurrent claims count each other. On an
+        // error, dropping the claim subtracts them.
         let before = self.claimed.fetch_add(bytes, Ordering::AcqRel);
         let claim = Claim {
             bytes,

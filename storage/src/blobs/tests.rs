@@ -1,4 +1,4 @@
-//! Claims about the blob tier, each held by the memory and by the fs service.
+//! Tests of the blob tier on the memory service and on the fs service.
 
 use bytes::Bytes;
 use futures::TryStreamExt;
@@ -17,7 +17,7 @@ use crate::id::ObjectId;
 use crate::multipart::PartEtag;
 use crate::word::{RevisionId, RevisionKey};
 
-/// One of each service; the directory lives as long as they do.
+/// A tier of each service, and the directory of the fs tier.
 struct Tiers {
     memory: BlobTier,
     fs: BlobTier,
@@ -48,7 +48,7 @@ fn revision(key: &str, number: u128) -> RevisionKey {
     }
 }
 
-/// Bytes of which no two blocks are equal.
+/// Returns bytes in which no two blocks are equal.
 fn payload(bytes: usize) -> Bytes {
     (0..bytes)
         .map(|at| (at ^ (at >> 8) ^ (at >> 16).wrapping_mul(31)).to_le_bytes()[0])
@@ -86,7 +86,7 @@ async fn found(tier: &BlobTier) -> Vec<FoundBlob> {
     found
 }
 
-/// `payload` cut into chunks of these lengths, over and over.
+/// Cuts `payload` into chunks of these lengths, which repeat.
 fn cut<'a>(payload: &'a Bytes, lengths: &'a [usize]) -> impl Iterator<Item = Bytes> + 'a {
     let mut rest = payload.clone();
     let mut lengths = lengths.iter().cycle();
@@ -104,7 +104,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(24))]
 
     #[test]
-    fn any_chunking_gives_the_same_blob(
+    fn any_chunking_writes_the_same_blob(
         bytes in 0..5 * BLOCK_BYTES,
         lengths in proptest::collection::vec(
             prop_oneof![4096..BLOCK_BYTES, Just(BLOCK_BYTES), BLOCK_BYTES..3 * BLOCK_BYTES], 1..6
@@ -123,7 +123,8 @@ proptest! {
             for tier in tiers.all() {
                 let blob = write(tier, &key, cut(&payload, &lengths)).await;
                 assert_eq!(blob, expected);
-                assert_eq!(tier.operator().read(&path::path(&key)).await.unwrap().to_bytes(), payload);
+                let stored = tier.operator().read(&path::path(&key)).await.unwrap();
+                assert_eq!(stored.to_bytes(), payload);
                 let blocks = read(tier, &key, &blob).await.unwrap().unwrap();
                 assert!(blocks.iter().map(|block| &block[..]).eq(payload.chunks(BLOCK_BYTES)));
             }
@@ -132,7 +133,7 @@ proptest! {
 }
 
 #[tokio::test]
-async fn every_length_around_a_block_border_comes_back() {
+async fn lengths_around_a_block_boundary_are_read_back() {
     let tiers = Tiers::new();
     for tier in tiers.all() {
         for (number, bytes) in [
@@ -167,7 +168,7 @@ async fn every_length_around_a_block_border_comes_back() {
 }
 
 #[tokio::test]
-async fn a_range_of_blocks_is_read_without_the_others() {
+async fn range_of_blocks_is_read_alone() {
     let tiers = Tiers::new();
     let key = revision("range", 1);
     let payload = payload(4 * BLOCK_BYTES + 3);
@@ -191,7 +192,7 @@ async fn a_range_of_blocks_is_read_without_the_others() {
 }
 
 #[tokio::test]
-async fn a_flipped_bit_is_corrupt_in_its_block_and_nowhere_else() {
+async fn flipped_bit_is_corrupt_in_its_block_only() {
     let tiers = Tiers::new();
     let key = revision("flipped", 1);
     let payload = payload(3 * BLOCK_BYTES + 5);
@@ -225,7 +226,7 @@ async fn a_flipped_bit_is_corrupt_in_its_block_and_nowhere_else() {
 }
 
 #[tokio::test]
-async fn a_truncated_blob_is_corrupt() {
+async fn truncated_blob_is_corrupt() {
     let tiers = Tiers::new();
     let key = revision("truncated", 1);
     let payload = payload(2 * BLOCK_BYTES + 5);
@@ -246,7 +247,7 @@ async fn a_truncated_blob_is_corrupt() {
 }
 
 #[tokio::test]
-async fn checksums_that_do_not_fit_the_length_are_corrupt() {
+async fn wrong_number_of_checksums_is_corrupt() {
     let tiers = Tiers::new();
     let key = revision("unfitting", 1);
     for tier in tiers.all() {
@@ -263,7 +264,7 @@ async fn checksums_that_do_not_fit_the_length_are_corrupt() {
 }
 
 #[tokio::test]
-async fn a_missing_blob_reads_as_none_and_deletes_as_done() {
+async fn missing_blob_reads_as_none_and_deletes_as_ok() {
     let tiers = Tiers::new();
     let key = revision("missing", 1);
     for tier in tiers.all() {
@@ -279,7 +280,7 @@ async fn a_missing_blob_reads_as_none_and_deletes_as_done() {
 }
 
 #[tokio::test]
-async fn an_open_file_is_read_to_its_end_although_it_is_deleted_meanwhile() {
+async fn open_file_is_readable_after_its_deletion() {
     let tiers = Tiers::new();
     let key = revision("unlinked", 1);
     let payload = payload(2 * BLOCK_BYTES);
@@ -301,7 +302,7 @@ async fn an_open_file_is_read_to_its_end_although_it_is_deleted_meanwhile() {
 }
 
 #[tokio::test]
-async fn a_listing_finds_what_was_written_and_names_it() {
+async fn listing_returns_and_names_written_blobs() {
     let tiers = Tiers::new();
     let keys = [
         revision("a", 1),
@@ -340,7 +341,7 @@ async fn a_listing_finds_what_was_written_and_names_it() {
 }
 
 #[tokio::test]
-async fn a_listing_goes_on_although_files_vanish_meanwhile() {
+async fn listing_survives_files_that_vanish() {
     let tiers = Tiers::new();
     let keys: Vec<_> = (0..300)
         .map(|number| revision("vanishing", number))
@@ -366,7 +367,7 @@ async fn a_listing_goes_on_although_files_vanish_meanwhile() {
 }
 
 #[tokio::test]
-async fn nothing_touches_the_blob_tier_before_bytes_do() {
+async fn writer_touches_no_blob_before_a_unit_is_full() {
     let tiers = Tiers::new();
     for tier in tiers.all() {
         let mut writer = tier.writer(&revision("lazy", 1));
@@ -377,7 +378,7 @@ async fn nothing_touches_the_blob_tier_before_bytes_do() {
 }
 
 #[tokio::test]
-async fn a_dropped_writer_leaves_nothing_that_a_delete_does_not_remove() {
+async fn delete_removes_the_rest_of_a_dropped_writer() {
     let tiers = Tiers::new();
     let key = revision("dropped", 1);
     for tier in tiers.all() {
@@ -395,7 +396,7 @@ async fn a_dropped_writer_leaves_nothing_that_a_delete_does_not_remove() {
 }
 
 #[tokio::test]
-async fn an_upload_holds_no_more_than_its_length_or_the_bound() {
+async fn upload_buffer_is_bounded_by_length_and_limit() {
     let tiers = Tiers::new();
     assert_eq!(tiers.fs.upload_buffer_bytes(None), 9 * BLOCK_BYTES);
     assert_eq!(
@@ -416,7 +417,7 @@ async fn an_upload_holds_no_more_than_its_length_or_the_bound() {
 }
 
 #[test]
-fn options_have_defaults_and_refuse_what_they_do_not_know() {
+fn options_have_defaults_and_refuse_unknown_fields() {
     let options: BlobOptions = serde_json::from_str("{\"concurrent\":2}").unwrap();
     assert_eq!(
         options,

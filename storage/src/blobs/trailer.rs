@@ -1,17 +1,21 @@
-//! The trailer: the whole id of an object with a long name, behind the bytes of each of its blobs.
+//! Encodes the trailer of a blob: the whole id of an object with a long name, behind the payload.
 //!
 //! ```text
-//! | payload | "\ncenotaph-object\n" | namespace "\n" key | "\n" | "0123" | " " | 16 hex digits | " cenotaph-1\n" |
-//!           |      17 bytes         |     n bytes        |      |  = n   |     | xxh3 of revision id, namespace, 0x00, key
+//! | payload | "\ncenotaph-object\n" | namespace "\n" key | "\n" | "0123" | " " | checksum | END |
+//!           |      17 bytes         |     n bytes        |      |  = n   |     | 16 hex   |
+//!
+//! checksum   xxh3 of revision id, namespace, 0x00, key; 16 hexadecimal digits
+//! END        " cenotaph-1\n"
 //! ```
 //!
-//! A trailer is text, so that `tail` shows a person whose bytes a blob holds. Its end has a fixed
-//! length, so that it is found from the end of the blob. Rows know the length of a payload: no read
-//! of an object asks for a byte of the trailer, and no checksum of the payload covers it.
+//! A trailer is text, so `tail` shows the object of a blob. The part behind the id has a fixed
+//! length, so the trailer is found from the end of the blob. Rows contain the length of the
+//! payload: reads of an object never fetch the trailer, and checksums of the payload do not cover
+//! it.
 //!
-//! Guards the promise that a blob tells whose bytes it holds, without the index. The checksum
-//! covers the revision id, so that a payload which ends with the trailer of another blob is not
-//! taken for one of its own.
+//! Guards the promise that a blob identifies its object without the index. The checksum covers the
+//! revision id. So a payload that ends with the trailer of another blob is not decoded as the
+//! trailer of its own blob.
 
 use bytes::Bytes;
 
@@ -21,22 +25,25 @@ use crate::id::{ID_BYTES_MAX, Namespace, ObjectId};
 use crate::word::{RevisionId, RevisionKey};
 
 const HEAD: &str = "\ncenotaph-object\n";
+/// Format number, and the end of every blob with a trailer.
 const END: &str = " cenotaph-1\n";
 const LENGTH_DIGITS: usize = 4;
 const SUM_DIGITS: usize = 16;
-/// Bytes behind the id.
+/// Number of bytes behind the id.
 const FOOT_BYTES: usize = "\n".len() + LENGTH_DIGITS + " ".len() + SUM_DIGITS + END.len();
 
 /// Longest trailer, in bytes.
 pub const TRAILER_BYTES_MAX: usize = HEAD.len() + ID_BYTES_MAX + FOOT_BYTES;
 
-/// The trailer of a revision's blob; none if the name of the object is not long.
+/// Returns the trailer of a revision's blob, or `None` if the name of the object is not long.
 pub fn encode(key: &RevisionKey) -> Option<Bytes> {
     let RevisionKey { object, revision } = key;
     if !path::is_long(object) {
         return None;
     }
-    let (namespace, id, length) = (object.namespace_str(), object.key(), object.encoded().len());
+    let namespace = object.namespace_str();
+    let id = object.key();
+    let length = object.encoded().len();
     let sum = checksum(*revision, object);
     Some(
         format!("{HEAD}{namespace}\n{id}\n{length:0LENGTH_DIGITS$} {sum:0SUM_DIGITS$x}{END}")
@@ -44,7 +51,7 @@ pub fn encode(key: &RevisionKey) -> Option<Bytes> {
     )
 }
 
-/// Bytes of the trailer of every blob of this object.
+/// Returns the length of the trailer of this object's blobs, in bytes; 0 if the name is not long.
 pub fn length(object: &ObjectId) -> u64 {
     let is_long = path::is_long(object);
     if is_long {
@@ -54,10 +61,11 @@ pub fn length(object: &ObjectId) -> u64 {
     }
 }
 
-/// The object that a trailer names. `tail` is the end of the blob of `revision`: its last
-/// [`TRAILER_BYTES_MAX`] bytes, or all of a shorter blob. `None` if it does not end with the
-/// trailer of this revision.
+/// Returns the object that a trailer names. `tail` is the end of the blob of `revision`: its last
+/// [`TRAILER_BYTES_MAX`] bytes, or the whole blob if it is shorter. Returns `None` if `tail` does
+/// not end with an intact trailer of this revision.
 pub fn decode(tail: &[u8], revision: RevisionId) -> Option<ObjectId> {
+    // Decoded from the end: the foot has a fixed length and contains the length of the id.
     let (rest, foot) = tail.split_at_checked(tail.len().checked_sub(FOOT_BYTES)?)?;
     let foot = std::str::from_utf8(foot)
         .ok()?
@@ -67,6 +75,7 @@ pub fn decode(tail: &[u8], revision: RevisionId) -> Option<ObjectId> {
     let (head, id) = rest.split_at_checked(rest.len().checked_sub(length.parse().ok()?)?)?;
     let (namespace, key) = std::str::from_utf8(id).ok()?.split_once('\n')?;
     let object = ObjectId::new(&namespace.parse::<Namespace>().ok()?, key).ok()?;
+    // `tail` may begin with a part of the payload, so only the end of `head` is compared.
     let is_whole = head.ends_with(HEAD.as_bytes())
         && u64::from_str_radix(sum, 16) == Ok(checksum(revision, &object));
     is_whole.then_some(object)
@@ -95,7 +104,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_trailer_names_its_object(key in "\\PC{180,250}|[\n\0a]{180,1024}", payload: Vec<u8>) {
+        fn trailer_names_its_object(key in "\\PC{180,250}|[\n\0a]{180,1024}", payload: Vec<u8>) {
             let key = revision(&key);
             let trailer = encode(&key).unwrap();
             prop_assert_eq!(trailer.len() as u64, length(&key.object));
@@ -107,14 +116,18 @@ mod tests {
         }
 
         #[test]
-        fn whatever_is_read_as_a_trailer_never_panics(tail: Vec<u8>, foot in "\n[0-9 ]{4} [0-9a-f]{16} cenotaph-1\n") {
-            prop_assert_eq!(decode(&tail, revision("k").revision), None);
-            prop_assert_eq!(decode(&[&tail[..], foot.as_bytes()].concat(), revision("k").revision), None);
+        fn decoding_of_any_bytes_never_panics(
+            tail: Vec<u8>,
+            foot in "\n[0-9 ]{4} [0-9a-f]{16} cenotaph-1\n",
+        ) {
+            let revision = revision("k").revision;
+            prop_assert_eq!(decode(&tail, revision), None);
+            prop_assert_eq!(decode(&[&tail[..], foot.as_bytes()].concat(), revision), None);
         }
     }
 
     #[test]
-    fn no_damaged_trailer_names_an_object() {
+    fn damaged_trailer_names_no_object() {
         let key = revision(&"k".repeat(200));
         let trailer = encode(&key).unwrap();
         for at in 0..trailer.len() {
@@ -127,7 +140,7 @@ mod tests {
     }
 
     #[test]
-    fn a_trailer_is_spelled_as_ever() {
+    fn stored_form_of_a_trailer_is_stable() {
         let key = revision(&format!("{}é", "k".repeat(180)));
         let expected = format!(
             "\ncenotaph-object\ndefault\n{}é\n0190 1a6518899e5eb566 cenotaph-1\n",

@@ -1,14 +1,14 @@
-//! One blob being written: [`BlobWriter`], and the [`FinishedBlob`] it becomes.
+//! Writes a blob: [`BlobWriter`], whose result is a [`FinishedBlob`].
 //!
 //! ```text
-//! chunks of any size --> blocks of 1 MiB, hashed --> units --> OpenDAL writer --> close --> directory entries (fs)
-//!                        trailer, not hashed ------> the last unit
+//! chunks of any size --> blocks of 1 MiB, hashed --> units --> OpenDAL writer --> close
+//!                        trailer, not hashed ------> last unit             --> sync names (fs)
 //! ```
 //!
-//! Guards I2: a [`FinishedBlob`] exists only of a blob that is closed and durable, name and all.
-//! Guards I1 in that nothing touches the blob tier before the first unit is full or the writer is
-//! flushed. Deliberately not here: the change that must be durable by then, and what becomes of a
-//! blob that is never finished: it is an orphan of that change.
+//! Guards I2: a [`FinishedBlob`] exists only for a blob that is closed and durable, including its
+//! directory entries. Guards I1: the blob tier is not accessed before the first unit is full or the
+//! writer is flushed. The caller has made the change durable by then. A blob that is never finished
+//! is an orphan of that change.
 
 use bytes::Bytes;
 use opendal::Buffer;
@@ -22,20 +22,20 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::multipart::PartEtag;
 use crate::word::RevisionKey;
 
-/// A blob that is closed and durable: what a tombstone may name (I2).
+/// A closed and durable blob. Only such a blob may be named by a tombstone (I2).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FinishedBlob {
-    /// Its length, its trailer left out.
+    /// Length in bytes, without the trailer.
     pub bytes: u64,
-    /// Over all of it.
+    /// Checksum of the whole blob, without the trailer.
     pub checksum: Checksum,
-    /// Over each of its blocks.
+    /// Checksums of the blocks, in order.
     pub blocks: Vec<Checksum>,
-    /// Over all of it too: what it is known by if it is a part.
+    /// Etag of the blob as a part of a multipart upload; covers the whole blob, too.
     pub etag: PartEtag,
 }
 
-/// Where a writer stands.
+/// State of a writer.
 ///
 /// ```text
 /// Open --flush--> Flushed --finish--> (gone)
@@ -44,57 +44,58 @@ pub struct FinishedBlob {
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
-    /// Takes bytes.
+    /// Accepts bytes.
     Open,
-    /// The last block is with OpenDAL.
+    /// All bytes were passed to OpenDAL.
     Flushed,
-    /// A call failed or was dropped half-way: which bytes the blob tier has is not known.
+    /// A call failed or was cancelled. The bytes in the blob tier are unknown.
     Broken,
 }
 
-/// Writes one blob, once (I4).
+/// Writer of a blob, which is written once (I4).
 ///
-/// Dropping it at any point is safe. It leaves at most part of a blob, which is an orphan of its
-/// change; some services may still complete a call under way, so that it appears later than the
-/// drop.
+/// Dropping the writer at any point is safe. At most a part of a blob remains, which is an orphan
+/// of its change. Some services may still complete a call in progress, so the blob may appear after
+/// the drop.
 pub struct BlobWriter {
     tier: BlobTier,
     key: RevisionKey,
     inner: Option<opendal::Writer>,
     assembly: Assembly,
+    /// Blocks of the next write to OpenDAL.
     unit: Vec<Bytes>,
     hasher: BlockHasher,
     phase: Phase,
+    /// Disk space claimed for the last two units.
     claims: [Option<Claim>; 2],
 }
 
 impl BlobWriter {
     pub(super) fn new(tier: BlobTier, key: RevisionKey) -> Self {
-        let (assembly, unit, hasher) = (Assembly::default(), Vec::new(), BlockHasher::default());
         Self {
             tier,
             key,
             inner: None,
-            assembly,
-            unit,
-            hasher,
+            assembly: Assembly::default(),
+            unit: Vec::new(),
+            hasher: BlockHasher::default(),
             phase: Phase::Open,
             claims: [None, None],
         }
     }
 
-    /// Bytes taken so far.
+    /// Returns the number of bytes written so far.
     pub fn bytes_so_far(&self) -> u64 {
         self.hasher.bytes() + self.assembly.bytes() as u64
     }
 
-    /// Takes the next bytes, in chunks of any size. Returns when there is room for more.
+    /// Appends bytes, in chunks of any size. Returns when the writer accepts more.
     ///
     /// # Errors
     /// [`ErrorKind::Unavailable`] if the blob tier fails, [`ErrorKind::Invalid`] if its root is too
-    /// long. The writer is of no use then.
+    /// long. After an error every further call fails.
     pub async fn write(&mut self, mut bytes: Bytes) -> Result<()> {
-        self.leave(Phase::Open)?;
+        self.begin(Phase::Open)?;
         while let Some(block) = self.assembly.take(&mut bytes) {
             self.push(block);
             if self.unit.len() == self.tier.unit_blocks() {
@@ -105,31 +106,36 @@ impl BlobWriter {
         Ok(())
     }
 
-    /// Hands what is left over to the blob tier. No bytes can follow.
+    /// Writes the buffered bytes and the trailer to the blob tier. No bytes can follow.
     ///
     /// # Errors
     /// As [`write`](Self::write).
     pub async fn flush(&mut self) -> Result<()> {
-        self.leave(Phase::Open)?;
+        self.begin(Phase::Open)?;
         if let Some(block) = self.assembly.rest() {
             self.push(block);
         }
         self.unit.extend(trailer::encode(&self.key));
+        // The unit is written even if it is empty: the write opens the OpenDAL writer, and an empty
+        // blob must exist.
         self.write_unit().await?;
         self.phase = Phase::Flushed;
         Ok(())
     }
 
-    /// Flushes if need be, closes the blob, and makes it durable. A blob without bytes is legal.
+    /// Flushes unless [`flush`](Self::flush) was called, closes the blob, and makes it durable. An
+    /// empty blob is allowed.
     ///
     /// # Errors
     /// As [`write`](Self::write). After an error, or if the returned future is dropped, the blob
-    /// may exist, now or later.
+    /// may exist or appear later.
     pub async fn finish(mut self) -> Result<FinishedBlob> {
         if self.phase == Phase::Open {
             self.flush().await?;
         }
-        self.leave(Phase::Flushed)?;
+        self.begin(Phase::Flushed)?;
+        // Closed first: OpenDAL syncs the file on close, then the directory entries are synced
+        // (I2).
         self.close().await?;
         let bytes = self.hasher.bytes();
         let file_bytes = bytes + trailer::length(&self.key.object);
@@ -147,9 +153,9 @@ impl BlobWriter {
         })
     }
 
-    /// Gives the blob up, and tells the blob tier where that frees what a mere drop would leave:
-    /// the parts of an S3 multipart upload, for one. Its failure changes nothing: the blob stays an
-    /// orphan of its change.
+    /// Abandons the blob and aborts the upload in the blob tier. This frees resources that a drop
+    /// would not, such as the parts of an S3 multipart upload. A failure of the abort is logged
+    /// only: the blob is an orphan of its change in any case.
     pub async fn abandon(mut self) {
         if let Some(inner) = &mut self.inner
             && let Err(error) = inner.abort().await
@@ -158,15 +164,15 @@ impl BlobWriter {
         }
     }
 
-    /// Leaves a phase; whoever gets through sets the next one. Who does not, or is dropped on the
-    /// way, leaves it broken.
-    fn leave(&mut self, expected: Phase) -> Result<()> {
+    /// Begins a call that requires this phase. The call sets the next phase when it succeeds.
+    fn begin(&mut self, expected: Phase) -> Result<()> {
         if self.phase != expected {
-            let message = format!("the blob writer can't go on: phase={:?}", self.phase);
+            let message = format!("the blob writer cannot continue: phase={:?}", self.phase);
             return Err(
                 Error::new(ErrorKind::Unavailable, "write", message).with_id(&self.key.object)
             );
         }
+        // Broken until the call succeeds: the call may fail or be cancelled at any await.
         self.phase = Phase::Broken;
         Ok(())
     }
@@ -178,7 +184,7 @@ impl BlobWriter {
 
     async fn write_unit(&mut self) -> Result<()> {
         let unit = Buffer::from(std::mem::take(&mut self.unit));
-        // OpenDAL may keep a unit back until it has the next one: two are claimed at a time.
+        // OpenDAL may buffer a unit until it receives the next unit, so the last two are claimed.
         let claim = self
             .tier
             .claim(unit.len())
@@ -200,7 +206,8 @@ impl BlobWriter {
             .take()
             .expect("flush opens it, even for a blob without bytes");
         let close = async move { inner.close().await };
-        // On fs, OpenDAL syncs the file on the thread that polls it.
+        // On fs, OpenDAL syncs the file on the thread that polls this future, which would block a
+        // worker of the runtime.
         let closed = if self.tier.is_local() {
             self.tier
                 .env()

@@ -1,21 +1,15 @@
-//! Group commit: many submitted batches, one durable write, one thread.
-//!
-//! Holds [`Committer`] and the [`Sink`] it feeds. Guards I9 (an `Ok` completion means durable) and
-//! I10 (each completion is fired exactly once, with what is known). Deliberately not here: any
-//! particular store (`fjall.rs` brings the sink) and admission (the queue is bounded by those who
-//! submit).
+//! Group commit: [`Committer`] merges submitted batches into one durable write, on one thread.
 //!
 //! ```text
-//!  submit ──> queue ──gather──> in flight ──sink──> Ok      ──> completions: Ok
-//!               │                   │   └─────────> Err     ──> completions: Unknown     ┐
-//!               │                   │   └─────────> panic   ──> completions: Unknown     ├ poisoned: the queue and
-//!               │                   └── watch: overdue      ──> completions: Unknown     ┘ all later: NotStarted
-//!               └── closed: later ones NotStarted(Closed), the queue is still committed
+//!  submit ─> queue ─gather─> in flight ─sink─> Ok    ─> completions: Ok
+//!              │                 │   └───────> Err   ─> completions: Unknown ┐ poisoned: the queue
+//!              │                 │   └───────> panic ─> completions: Unknown ├ and later batches
+//!              │                 └── watch: overdue  ─> completions: Unknown ┘ are NotStarted
+//!              └── closed: later batches are NotStarted(Closed), the queue still commits
 //! ```
 //!
-//! Completions in flight live in the shared state and not on the thread, so that whoever watches
-//! can answer them while the thread hangs in the sink. No lock is held while a completion or the
-//! sink runs.
+//! Guards I9 (an `Ok` completion means durable) and I10 (each completion fires exactly once, with
+//! the known outcome). Callers bound the queue: the committer itself admits everything.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
@@ -31,33 +25,32 @@ use super::{Batch, CommitError, Completion, IndexStats, StallWatch, Table};
 use crate::env::Env;
 use crate::error::{Error, ErrorKind, Result};
 
-/// How often one who waits for the end looks whether the last commit is overdue.
+/// Interval at which [`Committer::wait`] checks whether the last commit is overdue.
 const WATCH_INTERVAL: Duration = Duration::from_millis(100);
 
-/// What one commit changes: a value to set, or none to remove the key. Each key once, for a store
-/// may give all changes of one write the same sequence number and could then not tell which is the
-/// last.
+/// Writes of one commit: `Some` sets a value, `None` removes the key.
+// A map, so that each key occurs once: a store may give all writes of a commit the same sequence
+// number, and could then not order two writes of a key.
 pub(crate) type Changes = BTreeMap<(Table, Bytes), Option<Bytes>>;
 
-/// Where commits go.
+/// Destination of commits: the store.
 pub(crate) trait Sink: Send + 'static {
-    /// Applies all changes or none of them. They are durable and visible when it returns.
+    /// Applies all writes or none of them. They are durable and visible when the method returns.
     ///
     /// # Errors
-    /// Whatever the store says; the outcome then counts as unknown and the sink is never called
-    /// again.
+    /// Every error of the store. The outcome is then unknown, and the sink is never called again.
     fn commit(&mut self, changes: Changes) -> Result<()>;
 }
 
-/// The limits of a [`Committer`].
+/// Limits of a [`Committer`].
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct CommitterOptions {
-    /// A commit under way for longer is overdue: see [`StallWatch`].
+    /// Longest duration of a commit. A longer commit is overdue: see [`StallWatch`].
     pub(crate) deadline: Duration,
-    /// Most bytes of keys and values merged into one commit. A larger single batch is a commit of
-    /// its own.
+    /// Maximal size of keys and values merged into one commit, in bytes. A larger batch commits
+    /// alone.
     pub(crate) merge_bytes_max: usize,
-    /// Most changes merged into one commit. A larger single batch is a commit of its own.
+    /// Maximal number of writes merged into one commit. A larger batch commits alone.
     pub(crate) merge_changes_max: usize,
 }
 
@@ -71,17 +64,17 @@ impl Default for CommitterOptions {
     }
 }
 
-/// How a committer ended.
+/// State of the thread after [`Committer::wait`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Ended {
-    /// Its thread has let go of the sink and is gone.
+    /// The thread has dropped the sink and ended.
     Joined,
-    /// Its thread hangs in an overdue commit, or is the one that asks: it lets go of the sink when
-    /// it can.
+    /// The thread hangs in an overdue commit, or is the calling thread. It drops the sink when it
+    /// can.
     Detached,
 }
 
-/// Merges what is submitted and commits it on a thread of its own.
+/// Queue of submitted batches, and the thread that merges and commits them.
 pub(crate) struct Committer {
     shared: Arc<Shared>,
     thread: Mutex<Option<JoinHandle<()>>>,
@@ -91,7 +84,7 @@ impl Committer {
     /// Starts the thread.
     ///
     /// # Errors
-    /// [`ErrorKind::Unavailable`] if the operating system gives no thread.
+    /// [`ErrorKind::Unavailable`] if the operating system can't start a thread.
     pub(crate) fn start(env: &Env, options: CommitterOptions, sink: impl Sink) -> Result<Self> {
         let shared = Arc::new(Shared {
             env: env.clone(),
@@ -103,8 +96,8 @@ impl Committer {
         let thread = env.thread("cenotaph-commit", {
             let shared = shared.clone();
             move || {
-                // The sink is dropped before the end is announced: who waits for the end may want
-                // to reopen the store.
+                // `run` drops the sink before `end` reports the end: a caller that waits for the
+                // end may reopen the store.
                 if catch_unwind(AssertUnwindSafe(|| shared.run(sink))).is_err() {
                     shared.poison(&panicked());
                 }
@@ -115,7 +108,7 @@ impl Committer {
             Error::new(
                 ErrorKind::Unavailable,
                 "open",
-                "the commit thread could not be started",
+                "the commit thread can't be started",
             )
             .with_source(error)
         })?;
@@ -125,35 +118,36 @@ impl Committer {
         })
     }
 
-    /// Queues a batch; see [`Index::submit`](super::Index::submit).
+    /// Queues a batch: see [`Index::submit`](super::Index::submit).
     pub(crate) fn submit(&self, batch: Batch, completion: Completion) {
         let mut state = self.shared.lock();
         if let Some(reason) = state.refusal() {
+            // No lock is held while a completion runs: it may call the committer.
             drop(state);
             return fire(completion, Err(CommitError::not_started(&reason)));
         }
         state.queue.push_back((batch, completion));
         let wake = mem::take(&mut state.idle);
         drop(state);
-        // A wake-up is a system call: only the first of those who find the thread asleep pays for
-        // it.
+        // A wake-up is a system call. `idle` is taken under the lock, so that only the first caller
+        // that finds the thread asleep pays for it.
         if wake {
             self.shared.work.notify_one();
         }
     }
 
-    /// Poisons if the commit in flight is overdue at `now`; see
+    /// Poisons the committer if the commit in flight is overdue at `now`: see
     /// [`Index::watch`](super::Index::watch).
     pub(crate) fn watch(&self, now: Duration) {
         self.shared.watch(now);
     }
 
-    /// Why it is poisoned; none if it is not.
+    /// Returns the reason why the committer is poisoned, or `None` if it is not poisoned.
     pub(crate) fn poisoned(&self) -> Option<Error> {
         self.shared.lock().poison.clone()
     }
 
-    /// What has been done so far.
+    /// Returns the counters of the committer.
     pub(crate) fn stats(&self) -> IndexStats {
         let state = self.shared.lock();
         let waiting = (state.queue.len() + state.in_flight.len()) as u64;
@@ -164,14 +158,14 @@ impl Committer {
         }
     }
 
-    /// Refuses what is submitted from now on. What is queued is still committed. Does not wait.
+    /// Refuses later batches. Queued batches still commit. Does not wait.
     pub(crate) fn close(&self) {
         self.shared.lock().closing = true;
         self.shared.work.notify_one();
     }
 
-    /// Waits until the thread is gone, or hangs beyond its deadline. Blocks: call it off the async
-    /// workers, after [`close`](Self::close).
+    /// Waits until the thread has ended, or hangs beyond its deadline. Blocks: call it after
+    /// [`close`](Self::close), and not on an async worker.
     pub(crate) fn wait(&self) -> Ended {
         if self.is_current_thread() {
             return Ended::Detached;
@@ -180,7 +174,8 @@ impl Committer {
         while !state.ended && !state.hung {
             let waited = self.shared.ended.wait_timeout(state, WATCH_INTERVAL);
             drop(waited.unwrap_or_else(PoisonError::into_inner));
-            // Nobody else may be left to watch.
+            // The owner may have stopped calling `watch`. Without this check a hung commit would
+            // block the caller forever.
             self.shared.watch(self.shared.env.monotonic());
             state = self.shared.lock();
         }
@@ -196,7 +191,7 @@ impl Committer {
         if let Some(thread) = thread
             && thread.join().is_err()
         {
-            tracing::error!("the commit thread panicked at its end");
+            tracing::error!("commit thread panicked at its end");
         }
         Ended::Joined
     }
@@ -210,8 +205,8 @@ impl Committer {
 }
 
 impl Drop for Committer {
-    /// Commits what is queued and joins the thread. The last owner may be a completion, which runs
-    /// on that very thread: then the thread ends by itself.
+    /// Commits the queued batches and joins the thread. A completion may drop the last reference,
+    /// on the commit thread itself. The thread then ends without a join.
     fn drop(&mut self) {
         self.close();
         self.wait();
@@ -230,23 +225,25 @@ struct Shared {
     env: Env,
     options: CommitterOptions,
     state: Mutex<State>,
-    /// Signals the thread: there is something to do.
+    /// Signals the thread that the queue is not empty, or that the committer is closing.
     work: Condvar,
-    /// Signals who waits for the end.
+    /// Signals [`Committer::wait`] that the thread has ended or hangs.
     ended: Condvar,
 }
 
 struct State {
     queue: VecDeque<(Batch, Completion)>,
+    // Part of the shared state and not of the thread, so that `watch` can fire these completions
+    // while the thread hangs in the sink.
     in_flight: Vec<Completion>,
-    /// How many of those in flight change anything.
+    /// Number of non-empty batches in flight.
     in_flight_batches: u64,
     stall: StallWatch,
     poison: Option<Error>,
-    /// Poisoned because a commit is overdue: the thread may never return.
+    /// True if an overdue commit has poisoned the committer: the thread may never return.
     hung: bool,
     closing: bool,
-    /// The thread sleeps and nobody has woken it yet.
+    /// True while the thread sleeps and has not been woken.
     idle: bool,
     ended: bool,
     batches: u64,
@@ -281,9 +278,10 @@ impl State {
         self.poison.clone()
     }
 
-    /// Moves as many queued batches in flight as fit into one merge, but always the first.
+    /// Moves queued batches in flight, as many as fit into one merge, but at least one.
     fn gather(&mut self, options: &CommitterOptions, now: Duration) -> Vec<Batch> {
-        let (mut bytes, mut changes) = (0, 0);
+        let mut bytes = 0;
+        let mut changes = 0;
         let mut batches = Vec::new();
         while let Some((batch, _)) = self.queue.front() {
             bytes += batch.bytes();
@@ -293,7 +291,10 @@ impl State {
             {
                 break;
             }
-            let (batch, completion) = self.queue.pop_front().expect("it has a front");
+            let (batch, completion) = self
+                .queue
+                .pop_front()
+                .expect("front() has returned an entry, and the lock is held");
             self.in_flight_batches += u64::from(!batch.is_empty());
             self.in_flight.push(completion);
             batches.push(batch);
@@ -308,7 +309,7 @@ impl Shared {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The life of the thread.
+    /// Runs the commit thread until the committer is poisoned, or closed and its queue empty.
     fn run(&self, mut sink: impl Sink) {
         while let Some(batches) = self.next() {
             match commit(&mut sink, batches) {
@@ -318,7 +319,8 @@ impl Shared {
         }
     }
 
-    /// Waits for something to commit; none when poisoned, or closed and done.
+    /// Waits for batches to commit. Returns `None` if the committer is poisoned, or closed with an
+    /// empty queue.
     fn next(&self) -> Option<Vec<Batch>> {
         let mut state = self.lock();
         loop {
@@ -340,9 +342,11 @@ impl Shared {
         }
     }
 
-    /// The commit in flight is durable: answers it, unless it was overdue and has been answered.
+    /// Completes the commit in flight with `Ok`, unless it was overdue and has completed before.
     fn settle(&self, syncs: u64) {
         let mut state = self.lock();
+        // `watch` has already fired these completions with `Unknown`. A late success is not
+        // reported.
         if state.poison.is_some() {
             return;
         }
@@ -350,6 +354,7 @@ impl Shared {
         state.syncs += syncs;
         state.batches += mem::take(&mut state.in_flight_batches);
         let completions = mem::take(&mut state.in_flight);
+        // Completions run without the lock, because they may submit the next batch.
         drop(state);
         for completion in completions {
             fire(completion, Ok(()));
@@ -365,10 +370,7 @@ impl Shared {
             return;
         };
         state.hung = true;
-        let message = format!(
-            "a commit is overdue: under_way_ms={}",
-            under_way.as_millis()
-        );
+        let message = format!("commit overdue: under_way_ms={}", under_way.as_millis());
         self.poison_locked(
             state,
             &Error::new(ErrorKind::Unavailable, "commit", message),
@@ -382,14 +384,14 @@ impl Shared {
         }
     }
 
-    /// Nothing is handed to the sink any more. Answers everything.
+    /// Poisons the committer and fires all completions. The sink is not called again.
     fn poison_locked(&self, mut state: MutexGuard<'_, State>, reason: &Error) {
         state.stall.end();
         state.poison = Some(reason.clone());
         let unknown = mem::take(&mut state.in_flight);
         let not_started = mem::take(&mut state.queue);
         drop(state);
-        tracing::error!(error = ?reason, "a commit failed: the index is poisoned and must be reopened");
+        tracing::error!(error = ?reason, "commit failed: index is poisoned and must be reopened");
         for completion in unknown {
             fire(completion, Err(CommitError::unknown(reason)));
         }
@@ -405,21 +407,21 @@ impl Shared {
     }
 }
 
-/// Merges and commits; gives the number of syncs it took.
+/// Merges and commits batches. Returns the number of syncs: 0 if the batches are empty, else 1.
 fn commit(sink: &mut impl Sink, batches: Vec<Batch>) -> Result<u64> {
     let changes = merge(batches);
     if changes.is_empty() {
         return Ok(0);
     }
-    // The sink is not called again after a panic, so that whatever it left half done is seen by
-    // nobody.
+    // Unwind safe: the sink is not called again after a panic, so that nothing reads its broken
+    // state.
     match catch_unwind(AssertUnwindSafe(|| sink.commit(changes))) {
         Ok(outcome) => outcome.map(|()| 1),
         Err(_) => Err(panicked()),
     }
 }
 
-/// The last change of each key wins, across all batches.
+/// Merges batches in order. The last write of each key wins.
 fn merge(batches: Vec<Batch>) -> Changes {
     let changes = batches.into_iter().flat_map(Batch::into_changes);
     changes
@@ -427,11 +429,10 @@ fn merge(batches: Vec<Batch>) -> Changes {
         .collect()
 }
 
-/// A completion that panics is its owner's bug: it must not take the other completions, or the
-/// thread, with it.
+/// Fires a completion and catches its panic, so that the thread and the other completions continue.
 fn fire(completion: Completion, outcome: Result<(), CommitError>) {
     if catch_unwind(AssertUnwindSafe(|| completion(outcome))).is_err() {
-        tracing::error!("a completion panicked");
+        tracing::error!("completion panicked");
     }
 }
 

@@ -1,23 +1,27 @@
 //! The contract of [`Index`], as tests that run against any implementation.
 //!
-//! Holds one public function for each claim, named by it, and [`all`]. A function opens the
-//! subject, panics where the claim does not hold, and closes the subject again; each keeps to keys
-//! of its own, so they may share one store. Guards the storage half of I3, I7, I9 and I10 in
-//! whatever stands behind the trait. Deliberately not here: crashes and failing disks, which need a
-//! store that can be made to fail.
+//! Each public function tests the claim in its name; [`all`] runs every function. A function opens
+//! the subject, panics if the claim does not hold, and closes the subject. Each function uses its
+//! own keys, so that they may share one store. Guards the storage half of I3, I7, I9 and I10 in any
+//! implementation. Crashes and failing disks need a store that can be made to fail, and have tests
+//! of their own.
 //!
 //! ```
 //! use std::sync::Arc;
 //! use cenotaph_storage::{Env, Result};
-//! use cenotaph_storage::index::{Index, contract::{self, Subject}, fjall::{FjallIndex, FjallOptions}};
+//! use cenotaph_storage::index::contract::{self, Subject};
+//! use cenotaph_storage::index::{Index, fjall::{FjallIndex, FjallOptions}};
 //! use futures::future::BoxFuture;
 //!
 //! struct OnDisk(Env, tempfile::TempDir);
 //!
 //! impl Subject for OnDisk {
 //!     fn open(&self) -> BoxFuture<'_, Result<Arc<dyn Index>>> {
-//!         let open = || Ok(Arc::new(FjallIndex::open(self.1.path(), self.0.clone(), FjallOptions::default())?) as _);
-//!         Box::pin(async move { open() })
+//!         Box::pin(async move {
+//!             let Self(env, dir) = self;
+//!             let index = FjallIndex::open(dir.path(), env.clone(), FjallOptions::default())?;
+//!             Ok(Arc::new(index) as Arc<dyn Index>)
+//!         })
 //!     }
 //! }
 //!
@@ -42,35 +46,39 @@ use super::{Batch, CommitError, Index, IndexStats, KEY_BYTES_MAX, Range, Snapsho
 use crate::error::{ErrorKind, Result};
 
 mod reads;
+mod scans;
 
 pub use reads::{
-    keys_may_hold_any_byte_up_to_the_longest, reads_see_everything_acknowledged,
-    scans_are_ordered_bounded_and_paged, scans_see_what_comes_and_goes, snapshots_are_stable,
-    snapshots_keep_what_they_saw, snapshots_never_see_half_a_batch, values_of_every_size_come_back,
+    reads_see_everything_acknowledged, snapshots_are_stable, snapshots_keep_what_they_saw,
+    snapshots_never_see_half_a_batch, values_of_every_size_come_back,
+};
+pub use scans::{
+    keys_may_hold_any_byte_up_to_the_longest, scans_are_ordered_bounded_and_paged,
+    scans_see_what_comes_and_goes,
 };
 
-/// Batches submitted back to back where a claim is about many.
+/// Number of batches that a claim about many batches submits in a row.
 const MANY: usize = 500;
 
-/// What is tested.
+/// Store under test.
 pub trait Subject: Send + Sync {
-    /// Opens the store: an empty one the first time, the same again whenever it has been closed.
+    /// Opens the store. The first call creates an empty store, later calls reopen it after a close.
     fn open(&self) -> BoxFuture<'_, Result<Arc<dyn Index>>>;
 
-    /// Makes the open store reorganise its files, as it does by itself after many writes: flush,
-    /// compact, collect. A store that has nothing to reorganise does nothing.
+    /// Forces the open store to reorganise its files (flush, compact, collect), as it does after
+    /// many writes. Does nothing if the store never reorganises files.
     fn reorganise(&self) -> BoxFuture<'_, ()> {
         Box::pin(std::future::ready(()))
     }
 
-    /// Overwrites that a claim about overwrites makes. A store that reorganises its files needs
-    /// some hundred to be caught.
+    /// Returns the number of overwrites in claims about overwrites. A store that reorganises its
+    /// files needs some hundred for a test to detect an error.
     fn overwrites(&self) -> usize {
         40
     }
 }
 
-/// Every claim, one after the other.
+/// Tests every claim in sequence.
 pub async fn all(subject: &dyn Subject) {
     batches_are_applied_whole(subject).await;
     order_is_kept(subject).await;
@@ -93,7 +101,8 @@ pub async fn all(subject: &dyn Subject) {
     reopening_finds_everything_acknowledged(subject).await;
 }
 
-/// One batch may change every table; all of it is there once it is acknowledged.
+/// Checks that a batch may change every table, and that all its writes are readable when it is
+/// acknowledged.
 pub async fn batches_are_applied_whole(subject: &dyn Subject) {
     let index = open(subject).await;
     let mut batch = Batch::new();
@@ -119,10 +128,11 @@ pub async fn batches_are_applied_whole(subject: &dyn Subject) {
     close(index).await;
 }
 
-/// Completions fire in the order of submission, and the last submission is what remains.
+/// Checks that completions fire in the order of submission, and that the last submission wins.
 pub async fn order_is_kept(subject: &dyn Subject) {
     let index = open(subject).await;
-    let (sender, heard) = std::sync::mpsc::channel();
+    // Unbounded, because a completion must not block.
+    let (sender, outcomes) = std::sync::mpsc::channel();
     for number in 0..MANY {
         let sender = sender.clone();
         let completion = Box::new(move |outcome: Result<(), CommitError>| {
@@ -132,7 +142,9 @@ pub async fn order_is_kept(subject: &dyn Subject) {
     }
     index.barrier().await.expect("the barrier is passed");
     assert!(
-        heard.try_iter().eq((0..MANY).map(|number| (number, true))),
+        outcomes
+            .try_iter()
+            .eq((0..MANY).map(|number| (number, true))),
         "out of order, or not all acknowledged"
     );
     assert_eq!(
@@ -142,7 +154,8 @@ pub async fn order_is_kept(subject: &dyn Subject) {
     close(index).await;
 }
 
-/// Put after put, removal after put, put after removal: the last one counts.
+/// Checks a put after a put, a removal after a put, and a put after a removal: the last write
+/// counts.
 pub async fn the_last_change_of_a_key_wins_within_a_batch(subject: &dyn Subject) {
     let index = open(subject).await;
     commit(&index, put("within/gone", "old"))
@@ -167,12 +180,13 @@ pub async fn the_last_change_of_a_key_wins_within_a_batch(subject: &dyn Subject)
     close(index).await;
 }
 
-/// The same holds for batches that may be merged into one write.
+/// Checks the same for batches that the index may merge into one write.
 pub async fn the_last_change_of_a_key_wins_across_batches(subject: &dyn Subject) {
     let index = open(subject).await;
     for round in 0..MANY {
         let mut batch = put("across/a", &round.to_string());
         batch.put(Table::Orphans, "across/a", round.to_string());
+        // Each round removes the key that the round before has put.
         let (removed, here) = if round % 2 == 1 {
             ("across/b", "across/c")
         } else {
@@ -180,6 +194,7 @@ pub async fn the_last_change_of_a_key_wins_across_batches(subject: &dyn Subject)
         };
         batch.put(Table::Rows, here, "here");
         batch.remove(Table::Rows, removed);
+        // Not awaited, so that the index may merge the batches.
         index.submit(batch, Box::new(|_| {}));
     }
     index.barrier().await.expect("the barrier is passed");
@@ -194,13 +209,14 @@ pub async fn the_last_change_of_a_key_wins_across_batches(subject: &dyn Subject)
     close(index).await;
 }
 
-/// Not less and not more, before a close, during it and after it.
+/// Checks that every completion fires exactly once, before, during and after a close.
 pub async fn completions_fire_exactly_once(subject: &dyn Subject) {
     let index = open(subject).await;
     let counts: Arc<Vec<AtomicU32>> = Arc::new((0..MANY).map(|_| AtomicU32::new(0)).collect());
     let mut closing = None;
     for number in 0..MANY {
         if number == MANY / 2 {
+            // The rest of the batches is submitted during and after the close.
             closing = Some(index.close());
         }
         let counts = counts.clone();
@@ -210,9 +226,9 @@ pub async fn completions_fire_exactly_once(subject: &dyn Subject) {
         index.submit(put("once", &number.to_string()), completion);
     }
     closing
-        .expect("it was closed half-way")
+        .expect("the loop closes the index half-way")
         .await
-        .expect("all that was submitted is durable");
+        .expect("all submitted batches are durable");
     drop(index);
     let counts: Vec<_> = counts
         .iter()
@@ -221,12 +237,12 @@ pub async fn completions_fire_exactly_once(subject: &dyn Subject) {
     assert!(counts.iter().all(|&count| count == 1), "{counts:?}");
 }
 
-/// An empty batch is acknowledged after all that was submitted before it.
+/// Checks that an empty batch is acknowledged after all batches submitted before it.
 pub async fn empty_batches_complete_in_their_turn(subject: &dyn Subject) {
     let index = open(subject).await;
     commit(&index, Batch::new())
         .await
-        .expect("nothing is soon durable");
+        .expect("the empty batch is durable");
     let mut first = submit(&index, put("empty", "1"));
     let empty = submit(&index, Batch::new());
     empty
@@ -234,13 +250,14 @@ pub async fn empty_batches_complete_in_their_turn(subject: &dyn Subject) {
         .expect("the completion fires")
         .expect("the empty batch is durable");
     assert!(
+        // Without waiting: the first completion must have fired before the second.
         matches!(first.try_recv(), Ok(Ok(()))),
         "the batch before it is acknowledged first"
     );
     close(index).await;
 }
 
-/// A barrier resolves when all that was submitted before it is readable.
+/// Checks that a barrier resolves when all batches submitted before it are readable.
 pub async fn barriers_wait(subject: &dyn Subject) {
     let index = open(subject).await;
     let key = |number: usize| format!("barrier/{number}");
@@ -255,11 +272,12 @@ pub async fn barriers_wait(subject: &dyn Subject) {
     close(index).await;
 }
 
-/// Batches are counted when they are durable; each took at most one sync.
+/// Checks that the index counts durable batches, and at most one sync for each.
 pub async fn stats_count_what_was_done(subject: &dyn Subject) {
     let index = open(subject).await;
     assert_eq!(index.stats(), IndexStats::default());
     assert!(index.poisoned().is_none());
+    // Concurrent, so that batches may share a sync.
     join_all((0..MANY).map(|number| commit(&index, put("stats", &number.to_string())))).await;
     let stats = index.stats();
     assert_eq!((stats.batches, stats.waiting), (MANY as u64, 0));
@@ -267,19 +285,19 @@ pub async fn stats_count_what_was_done(subject: &dyn Subject) {
     close(index).await;
 }
 
-/// Reads, scans, submissions, barriers and snapshots, also those taken before. Closing again is
-/// fine.
+/// Checks that a closed index refuses reads, scans, submissions, barriers and snapshots, also
+/// through snapshots taken before the close. A second close succeeds.
 pub async fn a_closed_index_refuses_everything(subject: &dyn Subject) {
     let index = open(subject).await;
     commit(&index, put("closed", "1"))
         .await
         .expect("the batch is durable");
-    let snapshot = index.snapshot().expect("it is open");
+    let snapshot = index.snapshot().expect("the index is open");
     index
         .close()
         .await
-        .expect("all that was submitted is durable");
-    index.close().await.expect("closing again does nothing");
+        .expect("all submitted batches are durable");
+    index.close().await.expect("a second close succeeds");
     let outcome = commit(&index, put("closed", "2")).await;
     assert!(
         matches!(outcome, Err(CommitError::NotStarted(error)) if error.kind() == ErrorKind::Closed)
@@ -301,7 +319,7 @@ pub async fn a_closed_index_refuses_everything(subject: &dyn Subject) {
             "{table:?}"
         );
     }
-    // The old index and its snapshot linger: they must not keep the store.
+    // The old index and its snapshot still exist. They must not keep the store open.
     let reopened = open(subject).await;
     assert_eq!(
         get(&reopened, Table::Rows, "closed").await,
@@ -311,6 +329,7 @@ pub async fn a_closed_index_refuses_everything(subject: &dyn Subject) {
     assert_eq!(read.map_err(|error| error.kind()), Err(ErrorKind::Closed));
     let read = snapshot.scan(Table::Rows, Range::all(1)).await;
     assert_eq!(read.map_err(|error| error.kind()), Err(ErrorKind::Closed));
+    // Through the closed index, while another index has the store open.
     assert!(matches!(
         commit(&index, put("closed", "3")).await,
         Err(CommitError::NotStarted(_))
@@ -318,7 +337,7 @@ pub async fn a_closed_index_refuses_everything(subject: &dyn Subject) {
     close(reopened).await;
 }
 
-/// What is queued when an index is closed is still made durable and acknowledged.
+/// Checks that a close makes all queued batches durable and acknowledges them.
 pub async fn closing_commits_what_was_submitted(subject: &dyn Subject) {
     let index = open(subject).await;
     let key = |number: usize| format!("closing/{number}");
@@ -328,11 +347,11 @@ pub async fn closing_commits_what_was_submitted(subject: &dyn Subject) {
     index
         .close()
         .await
-        .expect("all that was submitted is durable");
+        .expect("all submitted batches are durable");
     for mut outcome in outcomes {
         assert!(
             matches!(outcome.try_recv(), Ok(Ok(()))),
-            "a close ends after the last completion"
+            "a close resolves after the last completion"
         );
     }
     let index = open(subject).await;
@@ -345,7 +364,8 @@ pub async fn closing_commits_what_was_submitted(subject: &dyn Subject) {
     close(index).await;
 }
 
-/// In every table; also what was removed stays removed.
+/// Checks for every table that a reopen finds acknowledged writes, and that removed keys stay
+/// removed.
 pub async fn reopening_finds_everything_acknowledged(subject: &dyn Subject) {
     for round in 0..3 {
         let index = open(subject).await;
@@ -371,6 +391,7 @@ pub async fn reopening_finds_everything_acknowledged(subject: &dyn Subject) {
         commit(&index, batch).await.expect("the removal is durable");
         close(index).await;
     }
+    // Removes the keys, because the claim may run again on the same store.
     let index = open(subject).await;
     let mut batch = Batch::new();
     Table::ALL
@@ -388,10 +409,10 @@ async fn close(index: Arc<dyn Index>) {
     index
         .close()
         .await
-        .expect("all that was submitted is durable");
+        .expect("all submitted batches are durable");
 }
 
-/// A batch that puts one row.
+/// Creates a batch that puts one row.
 fn put(key: &str, value: &str) -> Batch {
     let mut batch = Batch::new();
     batch.put(Table::Rows, key.to_owned(), value.to_owned());
@@ -412,7 +433,7 @@ async fn commit(index: &Arc<dyn Index>, batch: Batch) -> Result<(), CommitError>
         .expect("a completion is never dropped")
 }
 
-/// What a read finds; a snapshot of the same moment must find it too.
+/// Returns the value of a key, and checks that a new snapshot returns the same value.
 async fn get(index: &Arc<dyn Index>, table: Table, key: &str) -> Option<Bytes> {
     let value = index
         .get(table, key.as_bytes())

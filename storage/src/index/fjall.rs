@@ -1,14 +1,4 @@
-//! The index on fjall, an embedded log-structured store.
-//!
-//! Holds [`FjallIndex`] and [`FjallOptions`]. Guards the storage half of I3 (one fjall batch is one
-//! commit), of I7 (every read goes through a published snapshot, see `fjall/published.rs`) and I9
-//! (`SyncData` before a completion). Deliberately not here: the thread that commits
-//! (`committer.rs`), the directory (`fjall/creation.rs`), how fjall is tuned (`fjall/database.rs`),
-//! and the check of what fjall would read (`fjall/check.rs`).
-//!
-//! What blocks: `get` of `payloads` and every scan go through [`Env::blocking`]. `get` of the other
-//! tables runs inline: 2.5 µs when cached, 30 µs from the disk, less than the way to another thread
-//! and back.
+//! The index on fjall, an embedded log-structured store: [`FjallIndex`].
 //!
 //! ```text
 //! FjallIndex ──> Committer ── thread ──> FjallSink ──┐
@@ -16,18 +6,23 @@
 //! FjallSnapshot ──┘                                      └─ the published snapshot
 //! ```
 //!
-//! fjall can be reopened only when every handle is gone, so nobody but the sink holds the store for
-//! longer than one read.
+//! Guards the storage half of I3 (one fjall batch is one commit), of I7 (every read uses a
+//! published snapshot, see `fjall/published.rs`) and I9 (`SyncData` before a completion).
+//!
+//! `get` of `payloads` and every scan run through [`Env::blocking`]. `get` of the other tables runs
+//! inline: it takes 2.5 µs when cached and 30 µs from the disk, less than a switch to another
+//! thread and back.
+//!
+//! fjall can be reopened only when every handle is dropped. Only the sink therefore holds the store
+//! for longer than one read.
 
 use std::fmt;
-use std::ops::Bound;
 use std::path::Path;
 use std::sync::mpsc;
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, RwLock};
 use std::time::Duration;
 
 use bytes::Bytes;
-use fjall::{Database, Readable};
 use futures::future::BoxFuture;
 
 use super::committer::{Committer, CommitterOptions, Ended};
@@ -62,13 +57,13 @@ mod reserve;
 mod seal;
 mod sink;
 mod space;
+mod store;
 mod tidier;
 mod view;
 mod walk;
 
 pub use copy::IndexCopy;
-use database::Tables;
-use failure::{caught, failed};
+use failure::caught;
 use gaps::Gaps;
 use marker::{LastMark, Marker};
 pub use mend::LostFile;
@@ -77,6 +72,7 @@ use options::MIB;
 use published::{Published, State};
 use sink::FjallSink;
 use space::Space;
+use store::{Gone, Opened, Slot, Store};
 use tidier::Tidier;
 use view::Held;
 use walk::Walker;
@@ -92,25 +88,26 @@ pub struct FjallIndex {
 }
 
 impl FjallIndex {
-    /// Returns whether the index in `dir` was last opened by this process. It may be closing then:
-    /// the threads of an engine that was dropped end behind it. Blocks for the disk.
+    /// Returns whether this process was the last to open the index in `dir`. The index may then
+    /// still be closing, because the threads of a dropped engine end asynchronously. Blocks on the
+    /// disk.
     pub fn is_held_here(dir: &Path) -> bool {
         creation::is_held_here(dir)
     }
 
-    /// Opens the index in `dir`, and creates it if there is none. Blocks for the disk, tenths of a
-    /// second for a new one: call it through [`Env::blocking`].
+    /// Opens the index in `dir`, or creates it if it does not exist. Blocks on the disk, for tenths
+    /// of a second if the index is new: call it through [`Env::blocking`].
     ///
     /// # Errors
-    /// - [`ErrorKind::AlreadyOpen`] if it is open, in this process or another;
-    /// - [`ErrorKind::Invalid`] if an option is out of bounds, or the directory holds something
-    ///   else, which is not touched;
-    /// - [`ErrorKind::Corrupt`] if part of it is missing or damaged; what can be seen from the
-    ///   outside is refused before anything is touched;
-    /// - [`ErrorKind::UnknownFormat`] if another version wrote it;
-    /// - [`ErrorKind::Unavailable`] if the file system fails, or has no room for a new index, or
-    ///   the system's clock is before 1970. On a full disk an index that is there opens, as long
-    ///   as the reserve or the disk has some 100 KiB left.
+    /// - [`ErrorKind::AlreadyOpen`] if the index is open, in this process or another;
+    /// - [`ErrorKind::Invalid`] if an option is out of bounds, or the directory holds foreign
+    ///   files, which remain untouched;
+    /// - [`ErrorKind::Corrupt`] if part of the index is missing or damaged. Damage that is visible
+    ///   from the outside is detected before any file changes;
+    /// - [`ErrorKind::UnknownFormat`] if another version wrote the index;
+    /// - [`ErrorKind::Unavailable`] if the file system fails or has no room for a new index, or the
+    ///   system clock is before 1970. An existing index opens on a full disk as long as the reserve
+    ///   or the disk has some 100 KiB left.
     pub fn open(dir: &Path, env: Env, options: FjallOptions) -> Result<Self> {
         options.check()?;
         Self::open_with(dir, env, options, options.worker_threads)
@@ -128,28 +125,29 @@ impl FjallIndex {
             options.reserve_bytes,
             options.modes,
         ));
-        // Opening writes a little itself, and so does the first commit.
+        // The open and the first commit write a little themselves.
         space.make_way(0, 0)?;
         let existing = creation::create_or_check(dir, &lock, options.modes, |path| {
             database::build(path, &options)
         })?;
         let open = || database::open(&existing.database, &options, workers, &existing.keyspaces);
         let (mut tables, mut database) = open()?;
-        // Without workers nothing is flushed.
+        // Without worker threads fjall flushes nothing, and a sealed journal would stay.
         let is_sealed = workers > 0
             && seal::is_wanted(&existing.database, &space, || {
                 caught("open", || reclaim::unflushed(&tables))
             });
         if is_sealed {
+            // fjall reopens only when every handle is dropped.
             drop((tables, database));
-            // No journal more is no harm: fjall then opens as before.
+            // A failure does no harm: fjall then opens with the same journals as before.
             if let Err(error) = seal::seal(&existing.database, options.modes) {
-                tracing::warn!(%error, "the journals are not sealed");
+                tracing::warn!(%error, "journals not sealed");
             }
             (tables, database) = open()?;
         }
         lock.note_holder();
-        // fjall has synced the journals: what the check has seen in them is durable.
+        // fjall has synced the journals, so that the batches found by the check are durable.
         let last = existing.checked.last_seqno;
         let marker = existing
             .checked
@@ -232,17 +230,16 @@ impl Index for FjallIndex {
     fn get<'a>(&'a self, table: Table, key: &'a [u8]) -> BoxFuture<'a, Result<Option<Bytes>>> {
         if reads_inline(table) {
             return Box::pin(async move {
-                // A loop of reads that never wait must not starve its neighbours.
+                // An inline read never waits. Without this line a loop of reads would starve other
+                // tasks.
                 tokio::task::coop::consume_budget().await;
                 let store = self.slot.store()?;
                 store.get(&self.env, &store.published.latest(), table, key)
             });
         }
-        let (env, slot, key) = (
-            self.env.clone(),
-            self.slot.clone(),
-            Bytes::copy_from_slice(key),
-        );
+        let env = self.env.clone();
+        let slot = self.slot.clone();
+        let key = Bytes::copy_from_slice(key);
         let read = move || {
             let store = slot.store()?;
             store.get(&env, &store.published.latest(), table, &key)
@@ -259,11 +256,12 @@ impl Index for FjallIndex {
         }))
     }
 
-    /// Also asks for a high-water mark of the journals, about once a second.
+    /// Also requests a high-water mark of the journals, about once a second.
     fn watch(&self, now: Duration) {
         self.committer.watch(now);
         if let Some(marker) = self.marker.clone().filter(|marker| marker.due(now)) {
-            // On the thread that commits, so that no batch is under way.
+            // A completion runs on the commit thread, so that no batch is in flight during the
+            // write.
             let write = move |outcome: Result<(), CommitError>| {
                 if outcome.is_ok() {
                     marker.write();
@@ -276,7 +274,7 @@ impl Index for FjallIndex {
 
     fn room(&self, bytes: u64) -> Result<()> {
         check_clock("commit")?;
-        // A closed index says so itself when it is asked for something.
+        // A closed index returns its error from the next call.
         let Ok(store) = self.slot.store() else {
             return Ok(());
         };
@@ -284,8 +282,9 @@ impl Index for FjallIndex {
     }
 
     fn reclaim(&self) -> BoxFuture<'static, ()> {
-        let (env, tidier) = (self.env.clone(), self.tidier());
-        // Also where somebody else is at it, who is then waited for.
+        let env = self.env.clone();
+        let tidier = self.tidier();
+        // `tidy` also waits for a reclaim that another thread has started.
         Box::pin(async move { drop(env.blocking(move || tidier.tidy()).await) })
     }
 
@@ -302,16 +301,15 @@ impl Index for FjallIndex {
         self.committer.stats()
     }
 
-    /// Waits for reads under way too, for they hold the store. A commit that hangs is given up when
-    /// it is overdue; the directory then stays locked until it returns, for it might still write.
+    /// Also waits for reads in progress, because they hold the store. Gives up a hung commit when
+    /// it is overdue. The directory then stays locked until the commit returns, because it might
+    /// still write.
     fn close(&self) -> BoxFuture<'static, Result<()>> {
         self.committer.close();
-        let (env, committer, slot, gone) = (
-            self.env.clone(),
-            self.committer.clone(),
-            self.slot.clone(),
-            self.gone.clone(),
-        );
+        let env = self.env.clone();
+        let committer = self.committer.clone();
+        let slot = self.slot.clone();
+        let gone = self.gone.clone();
         Box::pin(async move {
             env.blocking(move || {
                 let ended = committer.wait();
@@ -320,13 +318,12 @@ impl Index for FjallIndex {
                     Ended::Joined => gone.wait(),
                     Ended::Detached => {
                         tracing::error!(
-                            "the index is closed while a commit hangs: it stays locked"
+                            "index closed while a commit hangs: the directory stays locked"
                         );
                     }
                 }
                 committer.poisoned().map_or(Ok(()), |reason| {
-                    let message =
-                        "a commit failed: not all that was submitted is known to be durable";
+                    let message = "a commit failed: submitted batches may not be durable";
                     Err(Error::new(ErrorKind::Indeterminate, "close", message).with_source(reason))
                 })
             })
@@ -336,7 +333,8 @@ impl Index for FjallIndex {
 }
 
 impl Drop for FjallIndex {
-    /// As [`close`](Index::close), but blocks, and does not wait for reads under way.
+    /// Closes the index like [`close`](Index::close), but blocks, and does not wait for reads in
+    /// progress.
     fn drop(&mut self) {
         self.committer.close();
         self.committer.wait();
@@ -352,7 +350,7 @@ impl fmt::Debug for FjallIndex {
     }
 }
 
-/// One state of the index. It does not keep the store open: after a close it answers
+/// Snapshot of the index. It does not keep the store open: after a close every read returns
 /// [`ErrorKind::Closed`].
 struct FjallSnapshot {
     env: Env,
@@ -361,13 +359,15 @@ struct FjallSnapshot {
 }
 
 impl FjallSnapshot {
-    /// Reads on another thread. The store is asked for there: a read that waits for its turn must
-    /// not keep the store open.
+    /// Runs a read through [`Env::blocking`].
     fn read<T: Send + 'static>(
         &self,
         read: impl FnOnce(Walker<'_>) -> Result<T> + Send + 'static,
     ) -> BoxFuture<'_, Result<T>> {
-        let (env, slot, state) = (self.env.clone(), self.slot.clone(), self.state.clone());
+        let env = self.env.clone();
+        let slot = self.slot.clone();
+        let state = self.state.clone();
+        // The closure takes the store when it runs: a queued read must not keep the store open.
         let read = move || {
             read(Walker {
                 store: &*slot.store()?,
@@ -411,16 +411,18 @@ impl Snapshot for FjallSnapshot {
     }
 }
 
-/// fjall panics where it writes down the time at which a table was made.
+/// Returns an error if the system clock is before 1970.
 fn check_clock(operation: &'static str) -> Result<()> {
+    // fjall panics at such a time when it records the creation time of a table.
     if env::is_system_clock_set() {
         return Ok(());
     }
-    let message = "the system's clock is before 1970: set it, then try again";
+    let message = "the system clock is before 1970: set it, then try again";
     Err(Error::new(ErrorKind::Unavailable, operation, message))
 }
 
-/// Whether a `get` is short enough for an async worker: these values are small, and mostly cached.
+/// Returns whether a `get` is short enough for an async worker: the values are small and mostly
+/// cached.
 fn reads_inline(table: Table) -> bool {
     match table {
         Table::Rows
@@ -430,120 +432,6 @@ fn reads_inline(table: Table) -> bool {
         | Table::Expiry
         | Table::Meta => true,
         Table::Payloads => false,
-    }
-}
-
-/// The store while it is open.
-#[derive(Clone)]
-struct Slot(Arc<RwLock<Option<Arc<Store>>>>);
-
-impl Slot {
-    fn store(&self) -> Result<Arc<Store>> {
-        let store = self
-            .0
-            .read()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone();
-        store.ok_or_else(|| Error::new(ErrorKind::Closed, "read", "the index is closed"))
-    }
-
-    fn clear(&self) {
-        // Dropped after the guard: letting go of the store takes its time.
-        let store = self
-            .0
-            .write()
-            .unwrap_or_else(PoisonError::into_inner)
-            .take();
-        drop(store);
-    }
-}
-
-/// A database that was opened, and what goes with it.
-struct Opened {
-    tables: Tables,
-    database: Database,
-    marker: Option<Arc<Marker>>,
-    held: Held,
-    space: Arc<Space>,
-}
-
-/// Everything fjall, and the lock. Its fields are dropped in this order.
-struct Store {
-    published: Published,
-    gaps: Gaps,
-    /// A step of a scan that takes as long is remembered as a gap.
-    slow_step: Duration,
-    tables: Tables,
-    database: Database,
-    marker: Option<Arc<Marker>>,
-    _last_mark: LastMark,
-    _held: Held,
-    /// Dropped last, which tells [`Gone`].
-    _gone: mpsc::Sender<()>,
-}
-
-/// Tells when the last holder has let go of the store.
-struct Gone(Mutex<mpsc::Receiver<()>>);
-
-impl Gone {
-    fn wait(&self) {
-        let receiver = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        // Nothing is ever sent: it fails when the sender is dropped.
-        let _ = receiver.recv();
-    }
-}
-
-impl Store {
-    fn get(&self, env: &Env, state: &State, table: Table, key: &[u8]) -> Result<Option<Bytes>> {
-        // fjall panics at a key that is empty or too long. None such was ever put.
-        if !(1..=KEY_BYTES_MAX).contains(&key.len()) {
-            return Ok(None);
-        }
-        let got = caught("get", || {
-            let value = state
-                .snapshot
-                .get(self.tables.of(table), key)
-                .map_err(|error| failed("get", error))?;
-            Ok(value.map(Bytes::from))
-        });
-        got.or_else(|error| {
-            self.get_by_range(
-                &Walker {
-                    store: self,
-                    state,
-                    env,
-                },
-                table,
-                key,
-                error,
-            )
-        })
-    }
-
-    /// A second way to the value of a key: a range reads no filter, so that a damaged one hides no
-    /// entry.
-    fn get_by_range(
-        &self,
-        walker: &Walker<'_>,
-        table: Table,
-        key: &[u8],
-        error: Error,
-    ) -> Result<Option<Bytes>> {
-        if error.kind() != ErrorKind::Corrupt {
-            return Err(error);
-        }
-        let key = Bytes::copy_from_slice(key);
-        let only = Range {
-            start: Bound::Included(key.clone()),
-            end: Bound::Included(key),
-            limit: 1,
-        };
-        let page = walker.scan(table, only).map_err(|_| error)?;
-        tracing::warn!(
-            table = table.name(),
-            "a filter of the index is damaged: the key was read without it"
-        );
-        Ok(page.into_iter().next().map(|(_, value)| value))
     }
 }
 

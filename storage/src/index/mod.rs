@@ -1,9 +1,8 @@
-//! The index (high-volume tier): the ordered, durable store of rows, seen through one trait.
+//! The index (high-volume tier): the ordered, durable store of rows, as the trait [`Index`].
 //!
-//! Holds [`Index`], its [`Batch`] and its [`Snapshot`]. Guards the storage half of I3 (a batch is
-//! all or nothing), of I7 (readers see only what is durable) and of I10 (a completion is fired
-//! exactly once, with the truth). Deliberately not here: what a row means (`rows/`), who may submit
-//! what (the actors), and any particular store (`fjall.rs`).
+//! Guards the storage half of I3 (a batch is all or nothing), of I7 (a read returns durable data
+//! only) and of I10 (a completion fires exactly once, with the true outcome). `rows/` defines the
+//! meaning of a row.
 
 use std::ops::Bound;
 use std::time::Duration;
@@ -33,18 +32,18 @@ pub enum Table {
     /// Encoded object id -> [`Row`](crate::rows::Row).
     Rows,
     /// Operation id -> inline payload, or revision id ->
-    /// [`BlockChecksums`](crate::rows::BlockChecksums): what belongs to a row and is read only with
-    /// the bytes.
+    /// [`BlockChecksums`](crate::rows::BlockChecksums): data of a row that is read only together
+    /// with the object's bytes.
     Payloads,
     /// Operation id -> [`Change`](crate::rows::Change).
     Changes,
     /// Revision id -> [`Orphan`](crate::rows::Orphan).
     Orphans,
-    /// Upload sessions.
+    /// Upload records: the stored rows of multipart uploads.
     Sessions,
-    /// What is due when.
+    /// Deadlines of objects and uploads, ordered by time.
     Expiry,
-    /// Format version, epoch, and the version floors of deleted objects.
+    /// Format version, epoch, and the last versions of deleted objects.
     Meta,
 }
 
@@ -60,7 +59,7 @@ impl Table {
         Self::Meta,
     ];
 
-    /// Its name on disk.
+    /// Returns the name of the table on disk.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Rows => "rows",
@@ -74,12 +73,12 @@ impl Table {
     }
 }
 
-/// Longest key of any table, in bytes: what every store we know of accepts.
+/// Longest key of any table, in bytes. Every candidate store accepts keys of this length.
 pub const KEY_BYTES_MAX: usize = 16 * 1024;
 
-/// Changes of several tables that become durable and visible together, or not at all.
+/// Writes to several tables that become durable and visible together, or not at all.
 ///
-/// Within a batch the last change of a key wins.
+/// Within a batch the last write of a key wins.
 #[derive(Clone, Debug, Default)]
 pub struct Batch {
     changes: Vec<(Table, Bytes, Option<Bytes>)>,
@@ -87,7 +86,7 @@ pub struct Batch {
 }
 
 impl Batch {
-    /// An empty batch.
+    /// Creates an empty batch.
     pub fn new() -> Self {
         Self::default()
     }
@@ -97,42 +96,45 @@ impl Batch {
         self.push(table, key.into(), Some(value.into()));
     }
 
-    /// Removes a key; nothing happens if it is absent.
+    /// Removes a key. Removing an absent key has no effect.
     pub fn remove(&mut self, table: Table, key: impl Into<Bytes>) {
         self.push(table, key.into(), None);
     }
 
     fn push(&mut self, table: Table, key: Bytes, value: Option<Bytes>) {
+        // A panic and not an error: the length of ids is checked before, so that this is a bug.
         assert!(
             (1..=KEY_BYTES_MAX).contains(&key.len()),
-            "ids are bounded at the border, so that no key is empty or too long: bytes={}",
+            "key length out of bounds: bytes={}",
             key.len()
         );
         self.bytes += key.len() + value.as_ref().map_or(0, Bytes::len);
         self.changes.push((table, key, value));
     }
 
-    /// Adds all changes of another batch, after its own.
+    /// Appends all writes of another batch.
     pub fn append(&mut self, other: Self) {
         self.bytes += other.bytes;
         self.changes.extend(other.changes);
     }
 
-    /// Whether it changes nothing.
+    /// Returns whether the batch contains no write.
     pub fn is_empty(&self) -> bool {
         self.changes.is_empty()
     }
 
-    /// Bytes of its keys and values.
+    /// Returns the total size of all keys and values, in bytes.
     pub fn bytes(&self) -> usize {
         self.bytes
     }
 
-    /// Returns whether it releases space rather than taking some: it stores no row, no payload and
-    /// no change, and begins no upload. Orphans, version floors, the epoch and the ends of uploads
-    /// are small and lead to removals, so that a full disk must still take them.
+    /// Returns whether the batch releases space rather than taking some: it stores no row, no
+    /// payload and no change, and starts no upload. Orphans, last versions, the epoch and the ends
+    /// of uploads are small and lead to removals. A full disk must therefore still accept them.
     pub fn releases(&self) -> bool {
-        let ends_something = self
+        // The end of an upload may rewrite its upload record, but always removes the old deadline.
+        // The start of an upload and a new part remove none.
+        let removes_deadline = self
             .changes
             .iter()
             .any(|(table, _, value)| *table == Table::Expiry && value.is_none());
@@ -141,43 +143,44 @@ impl Batch {
             .filter(|(.., value)| value.is_some())
             .all(|(table, ..)| match table {
                 Table::Rows | Table::Payloads | Table::Changes => false,
-                Table::Sessions | Table::Expiry => ends_something,
+                Table::Sessions | Table::Expiry => removes_deadline,
                 Table::Orphans | Table::Meta => true,
             })
     }
 
-    /// Its changes in order: a value to set, or none to remove the key.
+    /// Returns the writes in order. `Some` sets a value, `None` removes the key.
     pub fn changes(&self) -> &[(Table, Bytes, Option<Bytes>)] {
         &self.changes
     }
 
-    /// Its changes in order, by value.
+    /// Returns the writes in order, by value.
     pub fn into_changes(self) -> Vec<(Table, Bytes, Option<Bytes>)> {
         self.changes
     }
 }
 
-/// Why a submitted batch is not known to be durable.
+/// Reason why a submitted batch is not known to be durable.
 #[derive(Clone, Debug)]
 pub enum CommitError {
-    /// It was never handed to the store, and never will be: nothing of it is or becomes durable.
+    /// The batch did not reach the store and never will. Nothing of it is or becomes durable.
     NotStarted(Error),
-    /// The store failed or is overdue: it may be durable, now, later or never. Only a reopen can
-    /// tell.
+    /// The store failed or is overdue. The batch may be durable now, become durable later, or
+    /// never. Only a reopen shows the outcome.
     Unknown(Error),
 }
 
 impl CommitError {
-    /// As the caller of a write hears it.
+    /// Returns the error for the caller of the write.
     pub fn into_error(self) -> Error {
         match self {
             Self::NotStarted(error) | Self::Unknown(error) => error,
         }
     }
 
-    /// As every index says that it does not take a batch on: it is closed, or has failed for this
-    /// reason.
+    /// Creates the outcome of a batch that an index does not accept, because the index is closed or
+    /// has failed for this reason.
     pub fn not_started(reason: &Error) -> Self {
+        // The reason may have any kind. Callers distinguish only "closed" and "reopen the index".
         let kind = if reason.kind() == ErrorKind::Closed {
             ErrorKind::Closed
         } else {
@@ -191,7 +194,8 @@ impl CommitError {
         Self::NotStarted(Error::new(kind, "commit", message).with_source(reason.clone()))
     }
 
-    /// As every index says that it does not know what became of a batch, for this reason.
+    /// Creates the outcome of a batch whose commit failed for this reason and may or may not be
+    /// durable.
     pub fn unknown(reason: &Error) -> Self {
         Self::Unknown(
             Error::new(
@@ -204,26 +208,27 @@ impl CommitError {
     }
 }
 
-/// Called exactly once, when it is known what became of a submitted batch. Must be short and must
-/// not block: it runs on the thread that commits.
+/// Callback for the outcome of a submitted batch. The index calls it exactly once: on the thread
+/// that commits, or on the thread of a caller that submits to, watches or closes a failed index.
+/// The callback must be short and must not block.
 pub type Completion = Box<dyn FnOnce(Result<(), CommitError>) + Send>;
 
-/// A page of a scan: keys and values in order.
+/// Page of a scan: keys and values in key order.
 pub type Page = Vec<(Bytes, Bytes)>;
 
-/// Which keys a scan visits, and how many at most.
+/// Key range of a scan, and the maximal number of entries.
 #[derive(Clone, Debug)]
 pub struct Range {
-    /// Where it begins.
+    /// Lower bound.
     pub start: Bound<Bytes>,
-    /// Where it ends.
+    /// Upper bound.
     pub end: Bound<Bytes>,
-    /// Most entries in the page.
+    /// Maximal number of entries in the page.
     pub limit: usize,
 }
 
 impl Range {
-    /// Every key, up to `limit` of them.
+    /// Returns the range of all keys, limited to `limit` entries.
     pub fn all(limit: usize) -> Self {
         Self {
             start: Bound::Unbounded,
@@ -232,7 +237,7 @@ impl Range {
         }
     }
 
-    /// The keys that begin with `prefix`, up to `limit` of them.
+    /// Returns the range of all keys with this prefix, limited to `limit` entries.
     pub fn prefix(prefix: &[u8], limit: usize) -> Self {
         let end = successor(prefix).map_or(Bound::Unbounded, Bound::Excluded);
         Self {
@@ -242,7 +247,7 @@ impl Range {
         }
     }
 
-    /// The same range, from just after `key` on.
+    /// Returns the same range, starting directly after `key`.
     #[must_use]
     pub fn after(mut self, key: Bytes) -> Self {
         self.start = Bound::Excluded(key);
@@ -250,27 +255,29 @@ impl Range {
     }
 }
 
-/// The smallest key above every key that begins with `prefix`; none if there is none.
+/// Returns the smallest key above all keys with this prefix, or `None` if the prefix is empty or
+/// consists of 0xff bytes.
 pub fn successor(prefix: &[u8]) -> Option<Bytes> {
+    // A byte 0xff can't be incremented. The last smaller byte is, and the rest is cut off.
     let last = prefix.iter().rposition(|&byte| byte != u8::MAX)?;
     let mut end = prefix[..=last].to_vec();
     end[last] += 1;
     Some(end.into())
 }
 
-/// One consistent state of an index: batches are wholly in it or not at all.
+/// Consistent state of an index. Contains each batch completely or not at all.
 ///
-/// It may hold back space while it lives: keep it short.
+/// A snapshot may prevent the index from freeing space. Drop it soon.
 pub trait Snapshot: Send + Sync {
-    /// The value of a key.
+    /// Returns the value of a key, or `None` if it is absent.
     ///
     /// # Errors
-    /// [`ErrorKind::Unavailable`] if the store can't be read, [`ErrorKind::Corrupt`] if what it
-    /// holds is damaged.
+    /// [`ErrorKind::Unavailable`] if the store can't be read, [`ErrorKind::Corrupt`] if the stored
+    /// data is damaged.
     fn get<'a>(&'a self, table: Table, key: &'a [u8]) -> BoxFuture<'a, Result<Option<Bytes>>>;
 
-    /// The values of several keys, in the order in which they are asked for. An index that has
-    /// something to do for each question does it once.
+    /// Returns the values of several keys, in the order of `keys`. An index with a fixed cost per
+    /// call pays it only once.
     ///
     /// # Errors
     /// As [`get`](Self::get).
@@ -288,14 +295,14 @@ pub trait Snapshot: Send + Sync {
         })
     }
 
-    /// A page of entries in key order.
+    /// Returns a page of entries in key order.
     ///
     /// # Errors
     /// As [`get`](Self::get).
     fn scan(&self, table: Table, range: Range) -> BoxFuture<'_, Result<Page>>;
 
-    /// A page of keys in order, without their values. An index that can tell keys without reading
-    /// values does so: it is asked of tables whose values are large.
+    /// Returns a page of keys in order, without their values. An index that can read keys without
+    /// values does so, because callers scan tables with large values this way.
     ///
     /// # Errors
     /// As [`get`](Self::get).
@@ -311,47 +318,48 @@ pub trait Snapshot: Send + Sync {
     }
 }
 
-/// What an index tells about itself.
+/// Counters of an index.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct IndexStats {
-    /// Batches that became durable since it was opened.
+    /// Batches that became durable since the index was opened.
     pub batches: u64,
-    /// Syncs that made them so: group commit makes this the smaller number.
+    /// Syncs for these batches. Group commit makes this the smaller number.
     pub syncs: u64,
-    /// Batches submitted and not yet answered.
+    /// Batches that were submitted and whose completion has not fired.
     pub waiting: u64,
 }
 
-/// An ordered, durable store with atomic batches.
+/// Ordered, durable store with atomic batches.
 ///
 /// The contract, which [`contract`](crate::index) tests on any implementation:
 ///
 /// 1. Batches become durable in the order in which they were submitted, each all or nothing.
-/// 2. A completion is fired exactly once. `Ok` means durable; a crash right after cannot take it
-///    back (I9).
-/// 3. A read sees only what is durable (I7), and everything whose completion has been fired with
-///    `Ok`.
-/// 4. After a failed or overdue commit the index is poisoned: nothing later is acknowledged, every
-///    later submission completes with [`CommitError::NotStarted`], reads go on.
-/// 5. No call blocks for the disk, but for reads that the implementation documents.
+/// 2. A completion fires exactly once. `Ok` means durable: the batch survives a crash right after
+///    it (I9).
+/// 3. A read returns durable data only (I7), and all data whose completion has fired with `Ok`.
+/// 4. After a failed or overdue commit the index is poisoned: no later batch is acknowledged, every
+///    later submission completes with [`CommitError::NotStarted`], and reads continue to work.
+/// 5. No call blocks on the disk, except reads where the implementation documents it.
 pub trait Index: Send + Sync + 'static {
-    /// Queues a batch. Its completion is called when it is durable or known not to be. An empty
-    /// batch is durable when everything submitted before it is.
+    /// Queues a batch. Its completion fires when the batch is durable or has failed. An empty batch
+    /// completes when all batches submitted before it are durable.
     fn submit(&self, batch: Batch, completion: Completion);
 
-    /// Resolves when all that was submitted before is durable, or has failed.
+    /// Resolves when all batches submitted before are durable, or have failed.
     ///
     /// # Errors
-    /// As the failed commit's: the index is poisoned or closed then.
+    /// The error of the failed commit. The index is then poisoned or closed.
     fn barrier(&self) -> BoxFuture<'static, Result<()>> {
         let (sender, receiver) = tokio::sync::oneshot::channel();
         self.submit(
             Batch::new(),
+            // The send fails if the caller has dropped the future. The outcome is then of no use.
             Box::new(move |outcome| drop(sender.send(outcome))),
         );
         Box::pin(async move {
             match receiver.await {
                 Ok(outcome) => outcome.map_err(CommitError::into_error),
+                // An implementation that drops a completion violates the contract.
                 Err(_) => Err(Error::new(
                     ErrorKind::Indeterminate,
                     "barrier",
@@ -361,60 +369,61 @@ pub trait Index: Send + Sync + 'static {
         })
     }
 
-    /// The durable value of a key.
+    /// Returns the durable value of a key, or `None` if it is absent.
     ///
     /// # Errors
-    /// As [`Snapshot::get`]; [`ErrorKind::Closed`] once closed.
+    /// As [`Snapshot::get`]; [`ErrorKind::Closed`] after a close.
     fn get<'a>(&'a self, table: Table, key: &'a [u8]) -> BoxFuture<'a, Result<Option<Bytes>>>;
 
-    /// The durable state of this moment.
+    /// Returns a snapshot of the current durable state.
     ///
     /// # Errors
-    /// [`ErrorKind::Closed`] once closed.
+    /// [`ErrorKind::Closed`] after a close.
     fn snapshot(&self) -> Result<Box<dyn Snapshot>>;
 
-    /// Poisons the index if a commit has been under way for longer than the index allows; a
-    /// [`StallWatch`] tells a hung disk from a paused process. `now` is
-    /// [`Env::monotonic`](crate::Env::monotonic). Somebody must call this from time to time: a hung
-    /// disk can't tell by itself.
+    /// Poisons the index if a commit takes longer than the index allows. A [`StallWatch`]
+    /// distinguishes a hung disk from a paused process. `now` is
+    /// [`Env::monotonic`](crate::Env::monotonic). The owner must call this method periodically,
+    /// because a hung commit cannot report itself.
     fn watch(&self, now: Duration);
 
-    /// Why the index is poisoned; none if it is not.
+    /// Returns the reason why the index is poisoned, or `None` if it is not poisoned.
     fn poisoned(&self) -> Option<Error>;
 
-    /// What has been done so far.
+    /// Returns the counters of this index.
     fn stats(&self) -> IndexStats;
 
-    /// Returns whether there is room for a batch that stores so many bytes, or for as many bytes of
-    /// other files on the same disk. Whoever submits asks first, unless the batch
-    /// [releases](Batch::releases) space: a batch that has been submitted is never refused for want
-    /// of space. Does not block.
+    /// Checks that the disk has room for a batch that stores `bytes`, or for as many bytes of other
+    /// files on the same disk. Callers check before they submit, unless the batch
+    /// [releases](Batch::releases) space: a submitted batch is never refused for lack of space.
+    /// Does not block.
     ///
     /// # Errors
     /// [`ErrorKind::Unavailable`] with [`Reason::NoSpace`](crate::Reason::NoSpace) if the disk is
     /// full, or so full that the index might soon be unable to commit deletes.
     fn room(&self, bytes: u64) -> Result<()> {
+        // The default suits an index that does not share a disk.
         let _ = bytes;
         Ok(())
     }
 
-    /// Gives space back to the disk where [`room`](Self::room) has been refused and something was
-    /// removed since: what was removed may still take space. Does nothing otherwise. Resolves when
-    /// it is done, and never fails.
+    /// Returns space of removed entries to the disk, if [`room`](Self::room) has refused a batch
+    /// and entries were removed since. Removed entries may still take space until then. Does
+    /// nothing otherwise. Resolves when the work is done, and never fails.
     fn reclaim(&self) -> BoxFuture<'static, ()> {
         Box::pin(std::future::ready(()))
     }
 
-    /// The space of its disk; none if it is not known.
+    /// Returns the space of the disk under the index, or `None` if it is unknown.
     fn space(&self) -> Option<SpaceStats> {
         None
     }
 
-    /// Makes durable what was submitted, then lets go of the store. Later calls fail with
-    /// [`ErrorKind::Closed`]. Calling it again does nothing.
+    /// Commits all submitted batches, then releases the store. Later calls fail with
+    /// [`ErrorKind::Closed`]. A second close has no effect.
     ///
     /// # Errors
-    /// [`ErrorKind::Indeterminate`] if what was submitted could not all be made durable.
+    /// [`ErrorKind::Indeterminate`] if a submitted batch could not be made durable.
     fn close(&self) -> BoxFuture<'static, Result<()>>;
 }
 
@@ -423,7 +432,8 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    /// A batch that puts into these tables and removes from those.
+    /// Creates a batch that puts a key into each table of `puts` and removes a key from each table
+    /// of `removes`.
     fn batch(puts: &[Table], removes: &[Table]) -> Batch {
         let mut batch = Batch::new();
         puts.iter().for_each(|&table| batch.put(table, "k", "v"));
@@ -432,44 +442,41 @@ mod tests {
     }
 
     #[test]
-    fn batches_that_end_something_release_space() {
+    fn batches_that_end_an_object_or_upload_release_space() {
         use Table::{Changes, Expiry, Meta, Orphans, Payloads, Rows, Sessions};
-        assert!(batch(&[], &[]).releases(), "a barrier");
-        assert!(batch(&[Meta], &[]).releases(), "an epoch");
+        assert!(batch(&[], &[]).releases(), "barrier");
+        assert!(batch(&[Meta], &[]).releases(), "epoch");
         assert!(
             batch(&[Meta, Orphans], &[Rows, Payloads, Expiry]).releases(),
-            "a delete"
+            "delete"
         );
-        assert!(batch(&[Orphans], &[Changes]).releases(), "a fence");
+        assert!(batch(&[Orphans], &[Changes]).releases(), "fence");
         assert!(
             batch(&[Sessions, Expiry, Orphans], &[Sessions, Expiry]).releases(),
-            "an abort"
+            "abort"
         );
-        assert!(
-            !batch(&[Changes], &[]).releases(),
-            "the beginning of a large put"
-        );
+        assert!(!batch(&[Changes], &[]).releases(), "begin of a large put");
         assert!(
             !batch(&[Rows, Payloads], &[Meta, Changes]).releases(),
-            "a put"
+            "put"
         );
         assert!(
             !batch(&[Rows, Expiry], &[Expiry]).releases(),
-            "another deadline"
+            "new deadline"
         );
         assert!(
             !batch(&[Sessions, Expiry], &[]).releases(),
-            "the beginning of an upload"
+            "begin of an upload"
         );
-        assert!(
-            !batch(&[Sessions, Payloads], &[Changes]).releases(),
-            "a part"
-        );
+        assert!(!batch(&[Sessions, Payloads], &[Changes]).releases(), "part");
     }
 
     proptest! {
         #[test]
-        fn the_successor_bounds_exactly_the_prefix(prefix in proptest::collection::vec(any::<u8>(), 0..6), key in proptest::collection::vec(any::<u8>(), 0..8)) {
+        fn successor_bounds_exactly_the_prefix(
+            prefix in proptest::collection::vec(any::<u8>(), 0..6),
+            key in proptest::collection::vec(any::<u8>(), 0..8),
+        ) {
             let below = successor(&prefix).is_none_or(|end| key[..] < end[..]);
             prop_assert_eq!(key[..] >= prefix[..] && below, key.starts_with(&prefix));
         }

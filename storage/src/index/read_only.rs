@@ -1,8 +1,7 @@
-//! An index that nothing can be committed to: [`ReadOnlyIndex`].
+//! An index that accepts no commit: [`ReadOnlyIndex`].
 //!
-//! Guards that a read-only engine writes nothing, whatever is asked of it: a batch is refused here
-//! too, behind every check of the actors. Deliberately not here: how the files of an index are read
-//! without writing to them (`fjall/view.rs`).
+//! Guards that a read-only engine writes nothing: the index refuses a batch even if every check of
+//! the actors failed to. `fjall/view.rs` reads the files of an index without writing to them.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,17 +12,19 @@ use futures::future::BoxFuture;
 use super::{Batch, CommitError, Completion, Index, IndexStats, Snapshot, Table};
 use crate::error::{Error, ErrorKind, Reason, Result};
 
-/// The error of a write that a read-only engine or index is asked for.
+/// Returns the error of a write to a read-only engine or index.
 pub fn read_only(operation: &'static str) -> Error {
-    let message = "the engine is read-only, and nothing was changed; open the store without `read_only` to write to it";
+    let message = "the engine is read-only, and nothing was changed; \
+                   open the store without `read_only` to write to it";
     Error::new(ErrorKind::Invalid, operation, message).with_reason(Reason::ReadOnly)
 }
 
-/// Another index, for reads only. It takes no batch but an empty one, and asks for no upkeep.
+/// Wrapper of another index, for reads only. Refuses every batch except an empty one, and never
+/// requests maintenance.
 pub struct ReadOnlyIndex(Arc<dyn Index>);
 
 impl ReadOnlyIndex {
-    /// Reads of this index.
+    /// Wraps an index.
     pub fn new(index: Arc<dyn Index>) -> Self {
         Self(index)
     }
@@ -31,7 +32,7 @@ impl ReadOnlyIndex {
 
 impl Index for ReadOnlyIndex {
     fn submit(&self, batch: Batch, completion: Completion) {
-        // Nothing was submitted before an empty one.
+        // An empty batch waits for the batches before it, and there are none.
         let outcome = if batch.is_empty() {
             Ok(())
         } else {
@@ -48,6 +49,7 @@ impl Index for ReadOnlyIndex {
         self.0.snapshot()
     }
 
+    // No commit is ever in flight.
     fn watch(&self, _: Duration) {}
 
     fn poisoned(&self) -> Option<Error> {
@@ -78,7 +80,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn batch_is_refused_and_reads_are_answered() {
+    async fn batch_is_refused_and_reads_work() {
         let dir = tempfile::tempdir().unwrap();
         let options = FjallOptions {
             reserve_bytes: 0,

@@ -1,26 +1,27 @@
-//! Space of the disk under an index: [`SpaceStats`], and the error of a write that finds none.
+//! Space of the disk under an index: [`SpaceStats`], and the error of a write without space.
 
 use crate::error::{Error, ErrorKind, Reason};
 
 /// Space of the file system that holds an index, in bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct SpaceStats {
-    /// Free space that is open to this process. The reserve is not part of it.
+    /// Free space that this process may use. The reserve is not part of it.
     pub free_bytes: u64,
-    /// Free space without which the index takes no batch that stores something: what it has still
-    /// to write for batches that it has taken, and a margin for batches that release space.
+    /// Free space below which the index refuses a batch that stores data. Covers the pending writes
+    /// of accepted batches, and a margin for batches that release space.
     pub needed_bytes: u64,
-    /// Size of the reserve: a file without content that is given up to commit deletes on a full
-    /// disk. Zero if it is used up, or has not been built yet.
+    /// Size of the reserve: a file without content. The index shrinks it to commit deletes on a
+    /// full disk. Zero if it is used up or not built yet.
     pub reserve_bytes: u64,
-    /// True if batches that store something are refused now.
+    /// True if the index currently refuses batches that store data.
     pub is_low: bool,
 }
 
-/// The error of a write that the disk has no room for. Nothing was started.
+/// Returns the error of a write that does not fit on the disk. The write was not started.
 pub fn no_space(operation: &'static str, free_bytes: u64, needed_bytes: u64) -> Error {
     let message = format!(
-        "no space: delete objects, or free space on the disk: free_bytes={free_bytes} needed_bytes={needed_bytes}"
+        "no space: delete objects, or free space on the disk: \
+         free_bytes={free_bytes} needed_bytes={needed_bytes}"
     );
     Error::new(ErrorKind::Unavailable, operation, message).with_reason(Reason::NoSpace)
 }

@@ -6,14 +6,14 @@
 //! step over a  b  c, unreadable ["c\0", "f\0"), the rest from "f\0" on
 //! ```
 //!
-//! 1. scan; a `Corrupt` halves the limit, until a scan of one entry fails
-//! 2. gallop to a key from which a scan of one entry works; bisect back to the first such key
-//! 3. bisect for the last key up to which a scan works: entries before the damage that a longer
-//!    scan hides
+//! 1. scan; a `Corrupt` halves the limit, until a scan of a single entry fails
+//! 2. gallop to a key from which a scan of one entry succeeds; bisect back to the first such key
+//! 3. bisect for the last key up to which a scan succeeds, to find readable entries before the
+//!    damage that a longer scan misses
 //!
-//! A key that is stored in several files is read in none of them within an unreadable range, so
-//! that no older value of it is returned. Guards "never fewer objects without an error": the
-//! unreadable range is part of the page.
+//! A key in an unreadable range is read from none of the files that hold it, so that no older value
+//! is returned. Guards that a scan never misses an object without an error: the unreadable range is
+//! part of the page.
 
 use std::ops::Bound;
 
@@ -23,25 +23,26 @@ use futures::future::BoxFuture;
 use super::{Range, Snapshot, Table};
 use crate::error::{Error, ErrorKind, Result};
 
-/// Most reads for one end of an unreadable range: 8 for each byte of a key of 1,024 bytes. The
-/// range is reported larger than it is where that is not enough.
+/// Maximal number of reads to find one end of an unreadable range: 8 for each byte of a key of
+/// 1,024 bytes. If they do not suffice, the reported range is larger than the damage.
 const PROBES_MAX: usize = 8 * 1024;
-/// Bytes by which an end of an unreadable range may be longer than the longest key that was read.
+/// Maximal difference in length between an end of an unreadable range and the longest key read, in
+/// bytes.
 const MARGIN_BYTES: usize = 16;
-/// Most readable stretches that are looked for within one unreadable range.
+/// Maximal number of searches for readable keys within one unreadable range.
 const ISLANDS_MAX: usize = 64;
 
-/// Keys of one table that could not be read. Of [`Table::Rows`] a key is the namespace, a zero byte
-/// and the key of the object.
+/// Range of keys of one table that can't be read. A key of [`Table::Rows`] consists of the
+/// namespace, a zero byte and the key of the object.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct UnreadableRange {
-    /// The table.
+    /// Table of the keys.
     pub table: Table,
-    /// The first key of the range. Empty for the beginning of the table.
+    /// First key of the range. Empty for the start of the table.
     pub from: Bytes,
-    /// The first key behind the range. None for the end of the table.
+    /// First key after the range. `None` for the end of the table.
     pub to: Option<Bytes>,
-    /// The error of the index.
+    /// Error of the index.
     pub why: String,
 }
 
@@ -51,7 +52,7 @@ impl UnreadableRange {
         key >= &self.from[..] && self.to.as_ref().is_none_or(|to| key < &to[..])
     }
 
-    /// The error for a caller that asked for all entries.
+    /// Converts the range to an error, for a caller that needs all entries.
     pub fn into_error(self, operation: &'static str) -> Error {
         Error::new(ErrorKind::Corrupt, operation, self.to_string())
     }
@@ -73,23 +74,23 @@ impl std::fmt::Display for UnreadableRange {
     }
 }
 
-/// Some entries, and the keys behind them that could not be read.
+/// Page of entries, and the unreadable keys after them.
 #[derive(Clone, Debug)]
 #[must_use = "keys of the range may be unreadable"]
 pub struct PartialPage<T> {
-    /// The entries, in order. All of them lie before `unreadable`.
+    /// Entries in order. All of them precede `unreadable`.
     pub entries: Vec<T>,
-    /// The unreadable keys behind the entries.
+    /// Unreadable keys after the entries.
     pub unreadable: Option<UnreadableRange>,
-    /// The range that gives the next page. None at the end.
+    /// Range of the next page. `None` at the end.
     pub rest: Option<Range>,
 }
 
 impl dyn Snapshot + '_ {
-    /// A page of entries in key order, which ends before the first keys that can't be read.
+    /// Returns a page of entries in key order, which ends before the first unreadable key.
     ///
     /// # Errors
-    /// As [`Snapshot::scan`], but for [`ErrorKind::Corrupt`], which is in the page.
+    /// As [`Snapshot::scan`], except [`ErrorKind::Corrupt`], which the page contains.
     pub async fn scan_over(
         &self,
         table: Table,
@@ -107,10 +108,10 @@ impl dyn Snapshot + '_ {
         .await
     }
 
-    /// A page of keys in order, which ends before the first keys that can't be read.
+    /// Returns a page of keys in order, which ends before the first unreadable key.
     ///
     /// # Errors
-    /// As [`Snapshot::keys`], but for [`ErrorKind::Corrupt`], which is in the page.
+    /// As [`Snapshot::keys`], except [`ErrorKind::Corrupt`], which the page contains.
     pub async fn keys_over(&self, table: Table, range: Range) -> Result<PartialPage<Bytes>> {
         let entry = |key, _| key;
         Scan {
@@ -125,7 +126,7 @@ impl dyn Snapshot + '_ {
     }
 }
 
-/// How a table is read.
+/// Scan of a table: the function that reads a range, and the conversions of its entries.
 struct Scan<'a, R, T> {
     snapshot: &'a (dyn Snapshot + 'a),
     table: Table,
@@ -135,9 +136,11 @@ struct Scan<'a, R, T> {
 }
 
 impl<'a, T: 'a, R: Fn(Range) -> BoxFuture<'a, Result<Vec<T>>>> Scan<'a, R, T> {
-    /// Step 1.
+    /// Carries out step 1.
     async fn page(&self, range: Range) -> Result<PartialPage<T>> {
-        let (mut rest, mut entries, mut limit) = (range.clone(), Vec::new(), range.limit);
+        let mut rest = range.clone();
+        let mut entries = Vec::new();
+        let mut limit = range.limit;
         loop {
             rest.limit = limit.min(range.limit - entries.len());
             match (self.read)(rest.clone()).await {
@@ -165,13 +168,14 @@ impl<'a, T: 'a, R: Fn(Range) -> BoxFuture<'a, Result<Vec<T>>>> Scan<'a, R, T> {
                     }
                 }
                 Err(error) if error.kind() != ErrorKind::Corrupt => return Err(error),
+                // A failed scan returns none of the entries before the damage. A shorter one does.
                 Err(_) if rest.limit > 1 => limit = rest.limit / 2,
                 Err(error) => return self.gap(range, rest, entries, &error).await,
             }
         }
     }
 
-    /// Steps 2 and 3: `rest` begins with the damage.
+    /// Carries out steps 2 and 3. The first entry of `rest` can't be read.
     async fn gap(
         &self,
         range: Range,
@@ -216,8 +220,8 @@ impl<'a, T: 'a, R: Fn(Range) -> BoxFuture<'a, Result<Vec<T>>>> Scan<'a, R, T> {
         })
     }
 
-    /// Returns the length of the key of the first entry from this key on, 0 if there is none, or
-    /// `None` if it can't be read. Past the end of the range there is none to be read.
+    /// Returns the key length of the first entry at or after this key: 0 if there is no entry, or
+    /// `None` if it can't be read. A key past the end of the range counts as no entry.
     async fn key_bytes(&self, range: &Range, from: &Bytes) -> Result<Option<usize>> {
         let one = Range {
             start: Bound::Included(from.clone()),
@@ -231,6 +235,7 @@ impl<'a, T: 'a, R: Fn(Range) -> BoxFuture<'a, Result<Vec<T>>>> Scan<'a, R, T> {
         Ok(read.map(|page| page.first().map_or(0, |entry| (self.key)(entry).len())))
     }
 
+    /// Reads a range. Returns `None` if it is damaged.
     async fn try_read(&self, range: Range) -> Result<Option<Vec<T>>> {
         match (self.read)(range).await {
             Ok(page) => Ok(Some(page)),
@@ -239,10 +244,13 @@ impl<'a, T: 'a, R: Fn(Range) -> BoxFuture<'a, Result<Vec<T>>>> Scan<'a, R, T> {
         }
     }
 
-    /// The first key behind the damage; none if it reaches to the end of the table.
+    /// Returns the first key after the damage, or `None` if the damage reaches the end of the
+    /// table.
     async fn behind(&self, range: &Range, from: &Bytes) -> Result<Option<Bytes>> {
-        let (mut damaged, mut readable) = (from.clone(), None);
-        // Between two neighbouring keys there are longer ones, without end.
+        let mut damaged = from.clone();
+        let mut readable = None;
+        // Longer and longer keys fit between two neighbouring keys: without a limit the bisection
+        // would not end.
         let mut bytes_max = from.len() + MARGIN_BYTES;
         for key in farther(from) {
             if let Some(bytes) = self.key_bytes(range, &key).await? {
@@ -260,7 +268,7 @@ impl<'a, T: 'a, R: Fn(Range) -> BoxFuture<'a, Result<Vec<T>>>> Scan<'a, R, T> {
             (damaged, readable) = self
                 .border(range, damaged, readable, &mut bytes_max)
                 .await?;
-            // There may be damage beyond readable keys, which the search has jumped over.
+            // The gallop may have skipped readable keys with more damage after them.
             let Some(island) = self.island(range, from, &damaged).await? else {
                 break;
             };
@@ -272,8 +280,8 @@ impl<'a, T: 'a, R: Fn(Range) -> BoxFuture<'a, Result<Vec<T>>>> Scan<'a, R, T> {
         }))
     }
 
-    /// The two keys between which damage ends. `bytes_max` grows to the longest key that is read,
-    /// and a margin.
+    /// Returns the two keys between which the damage ends. Raises `bytes_max` to the length of the
+    /// longest key read, plus the margin.
     async fn border(
         &self,
         range: &Range,
@@ -297,7 +305,7 @@ impl<'a, T: 'a, R: Fn(Range) -> BoxFuture<'a, Result<Vec<T>>>> Scan<'a, R, T> {
         Ok((damaged, readable))
     }
 
-    /// A key before the end of some damage from which on an entry can be read.
+    /// Returns a key between `from` and `damaged` at which an entry can be read, or `None`.
     async fn island(&self, range: &Range, from: &Bytes, damaged: &Bytes) -> Result<Option<Bytes>> {
         for key in nearer(damaged).filter(|key| key > from) {
             if self.key_bytes(range, &key).await?.is_some() {
@@ -307,7 +315,7 @@ impl<'a, T: 'a, R: Fn(Range) -> BoxFuture<'a, Result<Vec<T>>>> Scan<'a, R, T> {
         Ok(None)
     }
 
-    /// The first key of the damage, and the entries before it.
+    /// Returns the first damaged key, and the entries before it.
     async fn before(
         &self,
         range: &Range,
@@ -344,8 +352,8 @@ impl<'a, T: 'a, R: Fn(Range) -> BoxFuture<'a, Result<Vec<T>>>> Scan<'a, R, T> {
                 .map_or(readable, |last| after((self.key)(last)));
             return Ok((next, found));
         }
-        // The last entry before the damage can be read, but no scan returns it: the damage is met
-        // before that.
+        // A scan returns an entry only after it has read the next one, so that the last entry
+        // before the damage is missing. A `get` finds it.
         match self.snapshot.get(self.table, &damaged).await {
             Ok(Some(value)) => {
                 found.push((self.entry)(damaged.clone(), value));
@@ -357,11 +365,12 @@ impl<'a, T: 'a, R: Fn(Range) -> BoxFuture<'a, Result<Vec<T>>>> Scan<'a, R, T> {
     }
 }
 
-/// The smallest key above this one.
+/// Returns the smallest key above this key.
 fn after(key: &Bytes) -> Bytes {
     [&key[..], &[0]].concat().into()
 }
 
+/// Returns the smallest key that this lower bound admits.
 fn first_key(start: &Bound<Bytes>) -> Bytes {
     match start {
         Bound::Included(key) => key.clone(),
@@ -370,7 +379,7 @@ fn first_key(start: &Bound<Bytes>) -> Bytes {
     }
 }
 
-/// The first key behind the range.
+/// Returns the first key after the range, or `None` if the range is unbounded.
 fn end_key(end: &Bound<Bytes>) -> Option<Bytes> {
     match end {
         Bound::Included(key) => Some(after(key)),
@@ -379,11 +388,12 @@ fn end_key(end: &Bound<Bytes>) -> Option<Bytes> {
     }
 }
 
+/// Returns whether the bounds of a range admit a key.
 fn may_hold_keys(range: &Range) -> bool {
     end_key(&range.end).is_none_or(|end| first_key(&range.start) < end)
 }
 
-/// Keys above this one, in order, each about twice as far away as the one before.
+/// Returns ascending keys above this key. The distance roughly doubles with each step.
 fn farther(from: &[u8]) -> impl Iterator<Item = Bytes> {
     let lengths = (0..from.len().max(1)).rev();
     lengths.flat_map(move |at| {
@@ -399,7 +409,7 @@ fn farther(from: &[u8]) -> impl Iterator<Item = Bytes> {
     })
 }
 
-/// Keys below this one, in descending order, each about twice as far away as the one before.
+/// Returns descending keys below this key. The distance roughly doubles with each step.
 fn nearer(to: &[u8]) -> impl Iterator<Item = Bytes> {
     (0..to.len()).rev().flat_map(move |at| {
         let steps = (0..8).map_while(move |power| u32::from(to[at]).checked_sub(1 << power));
@@ -411,7 +421,7 @@ fn nearer(to: &[u8]) -> impl Iterator<Item = Bytes> {
     })
 }
 
-/// A key between these two, about half-way; none if there is none.
+/// Returns a key about half-way between these two keys, or `None` if no key lies between them.
 fn between(low: &[u8], high: &[u8]) -> Option<Bytes> {
     let at = low
         .iter()
@@ -419,7 +429,7 @@ fn between(low: &[u8], high: &[u8]) -> Option<Bytes> {
         .take_while(|(low, high)| low == high)
         .count();
     let ceiling = u16::from(*high.get(at)?);
-    // One more than the byte, so that the end of a key comes before every byte.
+    // Bytes are shifted by 1, so that 0 is the end of a key, which sorts before every byte.
     let floor = low.get(at).map_or(0, |&byte| u16::from(byte) + 1);
     let key = |prefix: &[u8], above: u16, below: u16| {
         let middle = u8::try_from((above + below) / 2).unwrap_or(u8::MAX);
@@ -435,7 +445,7 @@ fn between(low: &[u8], high: &[u8]) -> Option<Bytes> {
         // `high` is the smallest key above `low`.
         return None;
     }
-    // The bytes at `at` are neighbours: a key that is longer than `low`, or greater behind `at`.
+    // The bytes at `at` are neighbours. A key between is longer than `low`, or greater after `at`.
     let raised = (at + 1..low.len())
         .find(|&at| low[at] < u8::MAX)
         .unwrap_or(low.len());

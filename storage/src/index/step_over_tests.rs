@@ -1,4 +1,4 @@
-//! Stepping over unreadable keys, on an index whose blocks can be damaged.
+//! Tests of scans over unreadable keys, on a model of an index with damaged blocks.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -8,8 +8,8 @@ use crate::index::Page;
 use futures::FutureExt;
 use proptest::prelude::*;
 
-/// A sorted table in blocks. As in fjall, a scan that reaches a damaged block fails and returns
-/// nothing, and an entry is returned only once the next one of its table has been read.
+/// Model of sorted tables in blocks. As in fjall, a scan that reaches a damaged block fails and
+/// returns nothing, and an entry is returned only after the next entry of its table has been read.
 struct Blocks {
     tables: Vec<Vec<(Vec<Bytes>, bool)>>,
     reads: AtomicUsize,
@@ -28,7 +28,8 @@ impl Blocks {
         let mut merged: BTreeMap<Bytes, Option<bool>> = BTreeMap::new();
         for table in &self.tables {
             for (block, is_damaged) in table {
-                let (first, last) = (&block[0], &block[block.len() - 1]);
+                let first = &block[0];
+                let last = &block[block.len() - 1];
                 let previous = table
                     .iter()
                     .map(|(block, _)| &block[block.len() - 1])
@@ -39,7 +40,7 @@ impl Blocks {
                     && end_key(&range.end)
                         .is_none_or(|end| previous.is_none_or(|last| after(last) < end));
                 if *is_damaged && wanted {
-                    // It is met where the entry before it is handed out.
+                    // The scan fails at the entry before the block.
                     let met = previous
                         .filter(|last| **last >= start)
                         .cloned()
@@ -77,7 +78,7 @@ impl Snapshot for Blocks {
         let blocks = || self.tables.iter().flatten();
         let holds = |block: &Vec<Bytes>| block[0] <= key && key <= block[block.len() - 1];
         let is_damaged = blocks().any(|(block, is_damaged)| *is_damaged && holds(block));
-        let is_there = blocks().any(|(block, _)| block.iter().any(|there| there == key));
+        let is_present = blocks().any(|(block, _)| block.iter().any(|present| present == key));
         Box::pin(async move {
             if is_damaged {
                 return Err(Error::new(
@@ -86,7 +87,7 @@ impl Snapshot for Blocks {
                     "a checksum does not match",
                 ));
             }
-            Ok(is_there.then(|| Bytes::copy_from_slice(key)))
+            Ok(is_present.then(|| Bytes::copy_from_slice(key)))
         })
     }
 
@@ -101,9 +102,11 @@ impl Snapshot for Blocks {
     }
 }
 
-/// All keys that are returned, and all unreadable ranges.
+/// Returns all keys that the pages contain, and all unreadable ranges.
 fn walk(blocks: &Blocks, limit: usize) -> (Vec<Bytes>, Vec<UnreadableRange>) {
-    let (mut keys, mut unreadable, mut next) = (Vec::new(), Vec::new(), Some(Range::all(limit)));
+    let mut keys = Vec::new();
+    let mut unreadable = Vec::new();
+    let mut next = Some(Range::all(limit));
     let snapshot: &dyn Snapshot = blocks;
     while let Some(range) = next {
         let page = snapshot
@@ -126,7 +129,7 @@ fn numbered(numbers: std::ops::Range<u32>) -> Vec<Bytes> {
 }
 
 #[test]
-fn exactly_the_damaged_block_is_stepped_over() {
+fn only_the_damaged_block_is_skipped() {
     let blocks = Blocks::of(vec![
         (numbered(0..10), false),
         (numbered(10..14), true),
@@ -154,7 +157,7 @@ fn exactly_the_damaged_block_is_stepped_over() {
 }
 
 #[test]
-fn damage_at_both_ends_of_a_table_is_stepped_over() {
+fn damage_at_both_ends_of_a_table_is_skipped() {
     let blocks = Blocks::of(vec![
         (numbered(0..5), true),
         (numbered(5..8), false),
@@ -168,8 +171,8 @@ fn damage_at_both_ends_of_a_table_is_stepped_over() {
 }
 
 #[test]
-fn damage_beyond_the_end_of_a_range_costs_a_bounded_number_of_reads() {
-    // The border is the end of the range: keys below it are damaged, however long they are.
+fn damage_past_the_end_of_a_range_costs_bounded_reads() {
+    // The end of the range lies in the damage: all keys below it are damaged, at any length.
     let blocks = Blocks::of(vec![
         (numbered(0..10), false),
         (numbered(10..30), true),
@@ -189,21 +192,27 @@ fn damage_beyond_the_end_of_a_range_costs_a_bounded_number_of_reads() {
 }
 
 #[test]
-fn a_table_without_damage_is_read_as_by_a_plain_scan() {
+fn table_without_damage_is_read_as_by_a_plain_scan() {
     let blocks = Blocks::of(vec![(numbered(0..50), false)]);
     assert_eq!(walk(&blocks, 7), (numbered(0..50), Vec::new()));
 }
 
 proptest! {
     #[test]
-    fn every_key_is_returned_or_lies_in_an_unreadable_range(
-        keys in proptest::collection::btree_set(proptest::collection::vec(any::<u8>(), 1..5), 1..40),
+    fn every_key_is_returned_or_unreadable(
+        keys in proptest::collection::btree_set(
+            proptest::collection::vec(any::<u8>(), 1..5),
+            1..40,
+        ),
         damaged in proptest::collection::vec(proptest::bool::weighted(0.2), 40),
         size in 1..6usize,
         limit in 1..9usize,
     ) {
         let keys: Vec<Bytes> = keys.into_iter().map(Bytes::from).collect();
-        let table = keys.chunks(size).zip(damaged).map(|(block, is_damaged)| (block.to_vec(), is_damaged)).collect::<Vec<_>>();
+        let blocks = keys.chunks(size).zip(damaged);
+        let table: Vec<_> = blocks
+            .map(|(block, is_damaged)| (block.to_vec(), is_damaged))
+            .collect();
         let (found, unreadable) = walk(&Blocks::of(table.clone()), limit);
         for key in &keys {
             let is_unreadable = unreadable.iter().any(|range| range.contains(key));
@@ -217,9 +226,12 @@ proptest! {
     }
 
     #[test]
-    fn a_key_between_two_lies_between_them(one in proptest::collection::vec(any::<u8>(), 0..6), other in proptest::collection::vec(any::<u8>(), 0..6)) {
-        prop_assume!(one != other);
-        let (low, high) = if one < other { (one, other) } else { (other, one) };
+    fn key_between_two_keys_lies_between_them(
+        first in proptest::collection::vec(any::<u8>(), 0..6),
+        second in proptest::collection::vec(any::<u8>(), 0..6),
+    ) {
+        prop_assume!(first != second);
+        let (low, high) = if first < second { (first, second) } else { (second, first) };
         match between(&low, &high) {
             Some(middle) => prop_assert!(low[..] < middle[..] && middle[..] < high[..]),
             None => prop_assert_eq!(after(&Bytes::from(low)), high),

@@ -1,5 +1,5 @@
-//! Claims about whose tier a tier is: every state that a crash, an older build or a wrong tier can
-//! leave.
+//! Tests of the ownership of blob tiers: all states that a crash, an older build or a wrong tier
+//! results in.
 
 use opendal::services::Memory;
 use tempfile::TempDir;
@@ -12,7 +12,7 @@ use crate::read::ReadLimits;
 use crate::read::fixture::{MemoryIndex, Store};
 use crate::rows::begin_epoch;
 
-/// An index and a tier, each of which may be replaced.
+/// An index and a tier that tests replace independently.
 struct Scene {
     index: Arc<MemoryIndex>,
     operator: Operator,
@@ -35,11 +35,10 @@ impl Scene {
     }
 
     fn claim(&self, adopt: bool) -> Claim {
-        let (env, options) = (Env::real().unwrap(), BlobOptions::default());
         Claim {
             index: self.index.clone(),
-            env,
-            options,
+            env: Env::real().unwrap(),
+            options: BlobOptions::default(),
             timeout: std::time::Duration::from_secs(60),
             adopt,
         }
@@ -63,27 +62,28 @@ impl Scene {
             .await
     }
 
-    /// Refused with this, and neither tier is touched.
+    /// Asserts that the tier is refused with this error, and that index and tier are unchanged.
     async fn refused(&self, kind: ErrorKind, with: &str) {
-        let (record, files) = (self.record().await, self.files().await);
+        let record = self.record().await;
+        let files = self.files().await;
         let error = self.find().await.err().expect("a reader is refused");
         assert!(
             error.kind() == kind && error.to_string().contains(with),
             "{error}"
         );
-        let error = self.open().await.err().expect("it is refused");
+        let error = self.open().await.err().expect("an opening is refused");
         assert!(
             error.kind() == kind && error.to_string().contains(with),
             "{error}"
         );
         assert!(
             error.to_string().contains("adopt"),
-            "it names the way out: {error}"
+            "the error names the way out: {error}"
         );
         assert_eq!(
             (self.record().await, self.files().await),
             (record, files),
-            "nothing was touched"
+            "index and tier are unchanged"
         );
     }
 
@@ -115,7 +115,7 @@ impl Scene {
 }
 
 #[tokio::test]
-async fn a_new_store_marks_its_tier_and_finds_it_again() {
+async fn new_store_marks_its_tier_and_reopens_it() {
     let scene = Scene::new();
     let tier = scene.open().await.unwrap();
     let record = scene.record().await.unwrap();
@@ -126,7 +126,7 @@ async fn a_new_store_marks_its_tier_and_finds_it_again() {
     assert_eq!(
         scene.record().await.unwrap(),
         record,
-        "its id never changes"
+        "the store id never changes"
     );
     use futures::TryStreamExt;
     assert!(
@@ -135,12 +135,12 @@ async fn a_new_store_marks_its_tier_and_finds_it_again() {
             .await
             .unwrap()
             .is_empty(),
-        "the marker is no blob"
+        "the marker is not listed as a blob"
     );
 }
 
 #[tokio::test]
-async fn a_creation_that_was_interrupted_anywhere_is_finished() {
+async fn interrupted_creation_is_finished() {
     let store = id(7);
     let leftovers = [
         vec![],
@@ -159,12 +159,13 @@ async fn a_creation_that_was_interrupted_anywhere_is_finished() {
         if let Some(left) = left {
             scene.write(MARKER_PATH, left).await;
         }
-        let (record, files) = (scene.record().await, scene.files().await);
+        let record = scene.record().await;
+        let files = scene.files().await;
         scene.find().await.unwrap();
         assert_eq!(
             (scene.record().await, scene.files().await),
             (record, files),
-            "a reader finishes nothing"
+            "a reader writes nothing"
         );
         scene.open().await.unwrap();
         assert_eq!(
@@ -179,9 +180,10 @@ async fn a_creation_that_was_interrupted_anywhere_is_finished() {
 }
 
 #[tokio::test]
-async fn reader_makes_no_directory_for_a_tier() {
+async fn reader_creates_no_directory_for_a_tier() {
     use futures::TryStreamExt;
-    let (scene, dir) = (Scene::new(), TempDir::new().unwrap());
+    let scene = Scene::new();
+    let dir = TempDir::new().unwrap();
     let absent = dir.path().join("blobs");
     let find = || async {
         scene
@@ -209,7 +211,7 @@ async fn reader_makes_no_directory_for_a_tier() {
 }
 
 #[tokio::test]
-async fn a_tier_without_its_marker_is_refused() {
+async fn tier_without_its_marker_is_refused() {
     let scene = Scene::new();
     scene.open().await.unwrap();
     scene.operator.delete(MARKER_PATH).await.unwrap();
@@ -219,7 +221,7 @@ async fn a_tier_without_its_marker_is_refused() {
 }
 
 #[tokio::test]
-async fn a_tier_of_another_store_is_refused() {
+async fn tier_of_another_store_is_refused() {
     for record in [None, Some(TierState::Pending), Some(TierState::Claimed)] {
         let scene = Scene::new();
         scene
@@ -235,13 +237,13 @@ async fn a_tier_of_another_store_is_refused() {
 }
 
 #[tokio::test]
-async fn a_marker_that_is_damaged_is_refused() {
+async fn damaged_marker_is_refused() {
     let scene = Scene::new();
     let tier = scene.open().await.unwrap();
     let mut marker = encode(scene.record().await.unwrap().id).to_vec();
     marker[12] ^= 1;
     scene.write(MARKER_PATH, marker.clone()).await;
-    scene.refused(ErrorKind::Corrupt, "can't be read").await;
+    scene.refused(ErrorKind::Corrupt, "unreadable marker").await;
     assert_eq!(
         tier.check_owner().await.unwrap_err().kind(),
         ErrorKind::Unavailable
@@ -249,14 +251,14 @@ async fn a_marker_that_is_damaged_is_refused() {
     marker[8] = 9;
     scene.write(MARKER_PATH, marker).await;
     scene
-        .refused(ErrorKind::UnknownFormat, "can't be read")
+        .refused(ErrorKind::UnknownFormat, "unreadable marker")
         .await;
     scene.adopt().await.unwrap();
     tier.check_owner().await.unwrap();
 }
 
 #[tokio::test]
-async fn a_new_index_is_not_opened_over_blobs_that_it_does_not_know() {
+async fn new_index_is_not_opened_over_unknown_blobs() {
     for record in [
         None,
         Some(StoreRecord {
@@ -279,7 +281,7 @@ async fn a_new_index_is_not_opened_over_blobs_that_it_does_not_know() {
 }
 
 #[tokio::test]
-async fn a_store_without_an_id_gets_one_over_its_own_tier_only() {
+async fn store_without_an_id_takes_only_its_own_tier() {
     let scene = Scene::new();
     let store = Store::on(scene.operator.clone(), ReadLimits::default());
     let scene = Scene {
@@ -295,13 +297,13 @@ async fn a_store_without_an_id_gets_one_over_its_own_tier_only() {
         operator: memory(),
     };
     elsewhere
-        .refused(ErrorKind::Unavailable, "is empty or not there")
+        .refused(ErrorKind::Unavailable, "is empty or missing")
         .await;
     elsewhere
         .write("7f/default!k@0198c5a2-1f00-7abc-8def-00000000007f", "x")
         .await;
     elsewhere
-        .refused(ErrorKind::Invalid, "none of which the index knows")
+        .refused(ErrorKind::Invalid, "no blob that the index names")
         .await;
     scene.open().await.unwrap();
     assert!(scene.files().await.contains(&MARKER_PATH.to_owned()));
@@ -309,7 +311,7 @@ async fn a_store_without_an_id_gets_one_over_its_own_tier_only() {
 }
 
 #[tokio::test]
-async fn a_store_without_an_id_and_without_blobs_takes_an_empty_tier() {
+async fn store_without_id_and_blobs_takes_an_empty_tier() {
     let scene = Scene::new();
     let index: Arc<dyn Index> = scene.index.clone();
     begin_epoch(&index).await.unwrap();
@@ -318,9 +320,11 @@ async fn a_store_without_an_id_and_without_blobs_takes_an_empty_tier() {
 }
 
 #[tokio::test]
-async fn no_directory_is_made_where_a_tier_should_be() {
-    let (scene, root) = (Scene::new(), TempDir::new().unwrap());
-    let (path, away) = (root.path().join("blobs"), root.path().join("away"));
+async fn no_directory_is_created_in_place_of_a_missing_tier() {
+    let scene = Scene::new();
+    let root = TempDir::new().unwrap();
+    let path = root.path().join("blobs");
+    let away = root.path().join("away");
     let open = async || {
         scene
             .claim(false)
@@ -336,7 +340,7 @@ async fn no_directory_is_made_where_a_tier_should_be() {
         ErrorKind::Unavailable
     );
     assert!(tier.trouble().is_some());
-    assert!(!path.exists(), "nothing was made");
+    assert!(!path.exists(), "no directory is created");
     std::fs::create_dir(&path).unwrap();
     assert_eq!(
         open().await.err().unwrap().kind(),
@@ -348,8 +352,8 @@ async fn no_directory_is_made_where_a_tier_should_be() {
         ErrorKind::Unavailable
     );
     assert_eq!(std::fs::read_dir(&path).unwrap().count(), 0);
-    // A copy of the marker does not make another directory of the same name the one that was
-    // opened.
+    // Another directory of the same name is refused even with a copy of the marker: the path must
+    // name the directory that was opened.
     std::fs::copy(away.join(MARKER_PATH), path.join(MARKER_PATH)).unwrap();
     assert_eq!(
         tier.check_owner().await.unwrap_err().kind(),
@@ -363,10 +367,11 @@ async fn no_directory_is_made_where_a_tier_should_be() {
 }
 
 #[tokio::test]
-async fn the_root_of_a_fresh_file_system_is_an_empty_tier() {
-    let (scene, root) = (Scene::new(), TempDir::new().unwrap());
+async fn root_of_a_fresh_file_system_is_an_empty_tier() {
+    let scene = Scene::new();
+    let root = TempDir::new().unwrap();
     std::fs::create_dir(root.path().join("lost+found")).unwrap();
-    std::fs::write(root.path().join("lost+found/x"), "nobody may look").unwrap();
+    std::fs::write(root.path().join("lost+found/x"), "unreadable").unwrap();
     scene
         .claim(false)
         .take(Place::Directory(root.path().to_owned()))
@@ -375,9 +380,11 @@ async fn the_root_of_a_fresh_file_system_is_an_empty_tier() {
 }
 
 #[tokio::test]
-async fn a_blob_that_is_written_elsewhere_is_not_finished() {
-    let (scene, root) = (Scene::new(), TempDir::new().unwrap());
-    let (path, away) = (root.path().join("blobs"), root.path().join("away"));
+async fn blob_written_outside_the_tier_is_not_finished() {
+    let scene = Scene::new();
+    let root = TempDir::new().unwrap();
+    let path = root.path().join("blobs");
+    let away = root.path().join("away");
     let tier = scene
         .claim(false)
         .take(Place::Directory(path.clone()))
@@ -394,8 +401,11 @@ async fn a_blob_that_is_written_elsewhere_is_not_finished() {
     let mut late = tier.writer(&key());
     let failed = late.write(vec![1; 5 << 20].into()).await.unwrap_err();
     assert_eq!(failed.kind(), ErrorKind::Unavailable);
-    assert!(!path.exists(), "nothing was made in the tier's old place");
-    // What was begun in the tier goes where the tier has gone, and is in it.
+    assert!(
+        !path.exists(),
+        "nothing is created at the old path of the tier"
+    );
+    // A blob that was begun before the move is in the moved tier.
     begun.finish().await.unwrap();
     assert!(away.join(crate::blobs::path::path(&key_of_begun)).exists());
     std::fs::create_dir(&path).unwrap();
@@ -406,9 +416,11 @@ async fn a_blob_that_is_written_elsewhere_is_not_finished() {
 }
 
 #[tokio::test]
-async fn a_blob_that_is_deleted_elsewhere_does_not_count_as_deleted() {
-    let (scene, root) = (Scene::new(), TempDir::new().unwrap());
-    let (path, away) = (root.path().join("blobs"), root.path().join("away"));
+async fn blob_deleted_outside_the_tier_is_not_deleted() {
+    let scene = Scene::new();
+    let root = TempDir::new().unwrap();
+    let path = root.path().join("blobs");
+    let away = root.path().join("away");
     let tier = scene
         .claim(false)
         .take(Place::Directory(path.clone()))
@@ -423,7 +435,7 @@ async fn a_blob_that_is_deleted_elsewhere_does_not_count_as_deleted() {
     std::fs::rename(&path, &away).unwrap();
     tier.delete(&key).await.unwrap();
     std::fs::rename(&away, &path).unwrap();
-    // The tier is there again before anybody looks at its mark.
+    // The tier is back in its place before the next check of its marker.
     tier.check_owner().await.unwrap();
     assert_eq!(
         tier.settle_deletes(std::slice::from_ref(&key))
@@ -437,7 +449,7 @@ async fn a_blob_that_is_deleted_elsewhere_does_not_count_as_deleted() {
 }
 
 #[test]
-fn adopting_takes_the_place_of_every_refusal() {
+fn adopting_replaces_every_refusal() {
     let unreadable = || Marker::Unreadable(vec![1], Error::new(ErrorKind::Corrupt, "open", "x"));
     let records = [TierState::Pending, TierState::Claimed]
         .map(|tier| Known::Record(StoreRecord { id: id(1), tier }));
@@ -457,7 +469,7 @@ fn adopting_takes_the_place_of_every_refusal() {
                 Decision::IfPlausible | Decision::Refuse(_) => {
                     assert!(matches!(adopted, Decision::Adopt), "{plain:?}");
                 }
-                Decision::Adopt => panic!("nobody asked for it: {known:?} {marker:?}"),
+                Decision::Adopt => panic!("adopted without a request: {known:?} {marker:?}"),
             }
         }
     }

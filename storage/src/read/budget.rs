@@ -1,14 +1,17 @@
-//! The memory of reads: [`ReadBudget`].
+//! Limits the memory of reads: [`ReadBudget`].
 //!
 //! ```text
-//! bytes_in_flight:   1/4   on demand: a reader waits for these bytes. Held while they are fetched, by a task that is running,
-//!                          and for a second more at the most, if nothing is left to hold them until they are taken.
-//!                    3/4   held: fetched ahead, or not taken yet. Taken at once or not at all; travels with the bytes.
+//! share of
+//! bytes_in_flight   pool     bytes                          a permit is
+//! 1/4               demand   for which a reader waits       waited for; kept during the fetch, and
+//!                                                           at most a second longer if no held
+//!                                                           permit is available
+//! 3/4               held     fetched ahead, or fetched      taken at once or not at all; kept
+//!                            and not taken by the reader    until the reader takes the bytes
 //! ```
 //!
-//! A task that waits for a permit holds none, and bytes that wait for their reader keep no other
-//! reader from going on for longer than that second. So slow readers cost the others their
-//! read-ahead and no more. Deliberately not here: what is fetched (`fetch.rs`).
+//! A task that waits for a permit holds no other permit, and bytes that wait for their reader block
+//! other readers for at most that second. So slow readers cost other readers only their read-ahead.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -20,28 +23,31 @@ use super::limits::ReadLimits;
 use crate::env::Env;
 use crate::error::{Error, ErrorKind, Result};
 
-/// Bytes that one permit stands for; tokio counts permits of one acquisition in 32 bits.
+/// Bytes per permit of the semaphores. Tokio acquires at most `u32::MAX` permits at a time, too few
+/// for a permit per byte.
 const PERMIT_BYTES: u32 = 1024;
 const BYTES_GAUGE: &str = "cenotaph_read_bytes_held";
+/// Most permits of a pool.
 const PERMITS_MAX: u64 = (u32::MAX >> 4) as u64;
 
-/// Reads under way, and the bytes that they hold.
+/// Open objects, and the memory that they hold.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ReadUse {
-    /// Objects that are open. Metric: `cenotaph_reads_open`.
+    /// Number of open objects. Metric: `cenotaph_reads_open`.
     pub open: usize,
-    /// The limit.
+    /// Limit of `open`.
     pub open_max: usize,
-    /// Bytes being fetched, fetched ahead, or not taken by their reader yet, to the next KiB.
-    /// Metric: `cenotaph_read_bytes_held`.
+    /// Bytes being fetched, fetched ahead, or not taken by their reader yet; each unit is rounded
+    /// up to 1 KiB. Metric: `cenotaph_read_bytes_held`.
     pub bytes: u64,
-    /// The limit.
+    /// Limit of `bytes`.
     pub bytes_max: u64,
-    /// Reads that wait for leave to fetch. Metric: `cenotaph_read_waits`.
+    /// Number of reads that wait for memory to fetch. Metric: `cenotaph_read_waits`.
     pub waiting: usize,
 }
 
-/// See the head of this file. Cheap to clone; clones share it.
+/// Memory budget of all reads, and the limit of open objects. Cheap to clone; clones share the
+/// budget.
 #[derive(Clone)]
 pub(super) struct ReadBudget {
     demand: Pool,
@@ -51,24 +57,25 @@ pub(super) struct ReadBudget {
     wait: Duration,
 }
 
-/// Permits, and how many there are in all.
+/// A pool of permits, and its gauge.
 #[derive(Clone)]
 struct Pool {
     permits: Arc<Semaphore>,
+    /// Number of permits, free and taken.
     max: u32,
     gauge: &'static str,
-    /// The amount that one permit adds to the gauge.
+    /// Amount that a permit adds to the gauge.
     unit: u32,
 }
 
-/// Leave that is given back when it is dropped.
+/// Permits of a pool, released when they are dropped.
 #[derive(Debug)]
 pub(super) struct Leave {
     _permits: OwnedSemaphorePermit,
     _gauged: Gauged,
 }
 
-/// Adds to a gauge until it is dropped.
+/// Amount added to a gauge, which is subtracted on drop.
 #[derive(Debug)]
 struct Gauged(&'static str, u32);
 
@@ -85,7 +92,7 @@ impl Drop for Gauged {
     }
 }
 
-/// A wait that is counted until it is dropped.
+/// A waiting read, counted until it is dropped.
 struct Waiting {
     count: Arc<AtomicUsize>,
     _gauged: Gauged,
@@ -109,6 +116,7 @@ impl Drop for Waiting {
 
 impl Pool {
     fn of(max: u64, gauge: &'static str, unit: u32) -> Self {
+        // A pool without permits would block all reads, so each has at least 1.
         let max = u32::try_from(max.clamp(1, PERMITS_MAX)).unwrap_or(1);
         Self {
             permits: Arc::new(Semaphore::new(max as usize)),
@@ -122,10 +130,10 @@ impl Pool {
         Arc::clone(&self.permits)
             .try_acquire_many_owned(count)
             .ok()
-            .map(|permits| self.leave(permits))
+            .map(|permits| self.gauged(permits))
     }
 
-    fn leave(&self, permits: OwnedSemaphorePermit) -> Leave {
+    fn gauged(&self, permits: OwnedSemaphorePermit) -> Leave {
         let count = u32::try_from(permits.num_permits()).unwrap_or(u32::MAX);
         Leave {
             _permits: permits,
@@ -150,28 +158,27 @@ impl ReadBudget {
         }
     }
 
-    /// Leave for one more open object.
+    /// Takes the permit of an open object.
     ///
     /// # Errors
-    /// [`ErrorKind::Overloaded`] if as many are open as may be.
+    /// [`ErrorKind::Overloaded`] if [`open_at_once`](ReadLimits::open_at_once) objects are open.
     pub(super) fn open(&self) -> Result<Leave> {
         self.open.try_take(1).ok_or_else(|| {
-            Error::new(
-                ErrorKind::Overloaded,
-                "read",
-                "too many objects are being read",
-            )
+            let message = format!("too many open objects: max={}", self.open.max);
+            Error::new(ErrorKind::Overloaded, "read", message)
         })
     }
 
-    /// Leave to hold so many bytes until their reader takes them, at once or not at all.
+    /// Takes a held permit for this many bytes, or returns `None` if it is not available now.
     pub(super) fn hold(&self, bytes: u64) -> Option<Leave> {
         let permits = u32::try_from(bytes.div_ceil(u64::from(PERMIT_BYTES))).ok()?;
+        // Never waits: a task that waits here with a demand permit could deadlock with other
+        // readers.
         self.held.try_take(permits)
     }
 
-    /// Leave to fetch so many bytes, first come first served. More than there may be take all there
-    /// is.
+    /// Waits for a demand permit for this many bytes, first come first served. A request larger
+    /// than the pool takes the whole pool.
     ///
     /// # Errors
     /// [`ErrorKind::Overloaded`] after [`budget_wait`](ReadLimits::budget_wait).
@@ -179,18 +186,19 @@ impl ReadBudget {
         let permits = u32::try_from(bytes.div_ceil(u64::from(PERMIT_BYTES)))
             .unwrap_or(u32::MAX)
             .min(self.demand.max);
+        // Counted by a guard, so that a dropped future does not count as waiting.
         let _waiting = Waiting::count(&self.waiting);
         let acquire = Arc::clone(&self.demand.permits).acquire_many_owned(permits);
         match env.deadline(self.wait, acquire).await {
-            Some(Ok(permits)) => Ok(self.demand.leave(permits)),
-            Some(Err(closed)) => {
-                Err(
-                    Error::new(ErrorKind::Closed, "read", "the read side is closed")
-                        .with_source(closed),
-                )
-            }
+            Some(Ok(permits)) => Ok(self.demand.gauged(permits)),
+            Some(Err(closed)) => Err(
+                Error::new(ErrorKind::Closed, "read", "the reader is closed").with_source(closed),
+            ),
             None => {
-                let message = format!("the memory of all reads is in use: waited={:?}", self.wait);
+                let message = format!(
+                    "the memory budget of reads is used up: waited={:?}",
+                    self.wait
+                );
                 Err(Error::new(ErrorKind::Overloaded, "read", message))
             }
         }

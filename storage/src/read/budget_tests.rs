@@ -1,4 +1,4 @@
-//! Claims about the memory of reads: slow readers cost others nothing but their read-ahead, and all
+//! Tests of the memory budget of reads: slow readers cost others only their read-ahead, and all
 //! waits end.
 
 use std::time::Duration;
@@ -9,8 +9,11 @@ use super::tests::{BLOCK, read};
 use super::*;
 use crate::checksum::BLOCK_BYTES;
 
+/// The budget has room for a single unit. Readers that never take their unit must not keep it. The
+/// blobs are on a local file system, where a fetch waits for its bytes. So the next fetch is in the
+/// queue for permits when its stream is last polled.
 #[tokio::test]
-async fn slow_readers_hold_no_budget() {
+async fn slow_readers_do_not_block_other_readers() {
     let limits = ReadLimits {
         read_ahead: 3,
         unit_blocks: 1,
@@ -44,11 +47,13 @@ async fn slow_readers_hold_no_budget() {
         .env
         .deadline(Duration::from_secs(30), everything)
         .await
-        .expect("no two readers wait for each other");
+        .expect("no deadlock between readers");
 }
 
+/// Any number of slow readers stays within the budget. Some of them have taken nothing yet, others
+/// a block.
 #[tokio::test]
-async fn slow_readers_hold_no_more_than_the_budget() {
+async fn slow_readers_stay_within_the_budget() {
     let limits = ReadLimits {
         bytes_in_flight: 8 * BLOCK,
         ..ReadLimits::default()
@@ -79,7 +84,7 @@ async fn slow_readers_hold_no_more_than_the_budget() {
         let held: usize = slow.iter().map(OpenObject::bytes_at_hand).sum();
         assert!(
             held as u64 <= 6 * BLOCK,
-            "{held} bytes are held, three quarters of the budget are for them"
+            "{held} bytes are held, more than three quarters of the budget"
         );
         for (nth, object) in slow.into_iter().enumerate() {
             let expected = if nth % 2 == 0 {
@@ -97,7 +102,7 @@ async fn slow_readers_hold_no_more_than_the_budget() {
         .env
         .deadline(Duration::from_secs(30), everything)
         .await
-        .expect("no two readers wait for each other");
+        .expect("no deadlock between readers");
     assert_eq!(
         (store.reads.usage().open, store.reads.usage().bytes),
         (0, 0)
@@ -105,7 +110,7 @@ async fn slow_readers_hold_no_more_than_the_budget() {
 }
 
 #[tokio::test]
-async fn one_open_object_too_many_is_overloaded_until_one_ends() {
+async fn too_many_open_objects_are_overloaded() {
     let store = Store::new(ReadLimits {
         open_at_once: 2,
         ..ReadLimits::default()
@@ -125,7 +130,7 @@ async fn one_open_object_too_many_is_overloaded_until_one_ends() {
     );
     assert!(
         store.reads.head(&id("inline")).await.unwrap().is_some(),
-        "who asks for no bytes opens nothing"
+        "a read of the head opens no object"
     );
     small.next().await.unwrap();
     let _empty = open("empty").await.unwrap();
@@ -136,8 +141,9 @@ async fn one_open_object_too_many_is_overloaded_until_one_ends() {
     drop(again);
 }
 
+/// If the blob tier does not respond, reads that wait for the memory of another read fail in time.
 #[tokio::test]
-async fn a_wait_for_room_ends_as_overloaded() {
+async fn wait_for_memory_ends_as_overloaded() {
     let limits = ReadLimits {
         bytes_in_flight: 1,
         budget_wait: Duration::from_millis(50),
@@ -161,8 +167,9 @@ async fn a_wait_for_room_ends_as_overloaded() {
     assert!(read(&store, "a", ..).await.is_ok());
 }
 
+/// Any poll of a read may be the last poll before the future is dropped.
 #[tokio::test]
-async fn a_call_that_is_dropped_half_way_loses_no_bytes() {
+async fn dropped_call_loses_no_bytes() {
     let limits = ReadLimits {
         bytes_in_flight: 4 * BLOCK,
         ..ReadLimits::default()
@@ -179,7 +186,8 @@ async fn a_call_that_is_dropped_half_way_loses_no_bytes() {
         .await
         .unwrap()
         .unwrap();
-    let (mut read, mut dropped) = (Vec::new(), 0);
+    let mut read = Vec::new();
+    let mut dropped = 0;
     loop {
         match futures::poll!(Box::pin(object.next())) {
             std::task::Poll::Pending => {
@@ -193,8 +201,10 @@ async fn a_call_that_is_dropped_half_way_loses_no_bytes() {
     assert!(read == bytes && dropped > 0, "dropped={dropped}");
 }
 
+/// Readers request a unit and then do nothing. The fetch for which they wait progresses, and its
+/// bytes are within the budget or are dropped.
 #[tokio::test]
-async fn what_was_fetched_on_demand_and_is_not_taken_is_within_the_budget() {
+async fn untaken_bytes_fetched_on_demand_stay_within_the_budget() {
     let limits = ReadLimits {
         bytes_in_flight: 8 * BLOCK,
         ..ReadLimits::default()
@@ -219,7 +229,7 @@ async fn what_was_fetched_on_demand_and_is_not_taken_is_within_the_budget() {
     for object in &mut slow {
         drop(futures::poll!(Box::pin(object.next())));
     }
-    // All of them have fetched, two at a time, and none has come back for it.
+    // All readers have fetched, two at a time, and no reader has taken its bytes.
     store.env.sleep(Duration::from_secs(2)).await;
     while store.reads.usage().waiting > 0 {
         store.env.sleep(Duration::from_millis(50)).await;
@@ -239,7 +249,7 @@ async fn what_was_fetched_on_demand_and_is_not_taken_is_within_the_budget() {
 }
 
 #[tokio::test]
-async fn a_scrub_that_finds_no_room_finds_no_damage() {
+async fn scrub_without_memory_reports_no_damage() {
     let limits = ReadLimits {
         bytes_in_flight: 1,
         budget_wait: Duration::from_millis(20),
@@ -272,7 +282,7 @@ async fn a_scrub_that_finds_no_room_finds_no_damage() {
 }
 
 #[tokio::test]
-async fn a_unit_larger_than_the_budget_is_fetched_all_the_same() {
+async fn unit_larger_than_the_budget_is_fetched() {
     let store = Store::new(ReadLimits {
         bytes_in_flight: 1,
         ..ReadLimits::default()

@@ -1,16 +1,18 @@
-//! Bytes come out of the blob tier here: [`Fetcher`] turns planned pieces into verified units, some
-//! of them ahead.
+//! Fetches planned pieces from the blob tier as verified units, some of them ahead of the reader:
+//! [`Fetcher`].
 //!
 //! ```text
-//! reader ──next──> a unit ahead is under way   its task reads and verifies it under leave to hold it, which travels with it
-//!                  none is                     a task waits for leave on demand, for one block; the leave ends with the fetch
+//! the reader calls `next`    memory permit of the task that fetches and verifies
+//! a unit is under way        a held permit, taken before the task starts; released when the
+//!                            reader has taken the bytes
+//! no unit is under way       a demand permit for a single block, for which the task waits;
+//!                            released when the fetch ends
 //! ```
 //!
-//! Each unit is fetched by a task of its own, so that it goes on while its reader does something
-//! else: whoever waits for leave holds none, so that no two streams wait for each other. A task
-//! whose reader is gone ends at once. Guards "never wrong bytes" and the bound on memory (DESIGN
-//! §6, §16; `budget.rs`). Deliberately not here: what a missing blob means (`read.rs`,
-//! `read/open.rs`).
+//! Each unit is fetched by a task of its own, which progresses while its reader is busy elsewhere.
+//! A task that waits for a permit holds no other permit, so two streams never wait for each other.
+//! A task ends when its reader is dropped. Guards "never wrong bytes" and the memory limit
+//! (`budget.rs`). The callers handle missing blobs (`read.rs`, `read/open.rs`).
 
 use std::collections::VecDeque;
 use std::ops::Range;
@@ -32,16 +34,18 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::id::ObjectId;
 use crate::word::RevisionId;
 
-/// The time that a block on demand waits for its reader where there is no leave to hold it.
+/// Longest time for which a block fetched on demand waits for its reader, if no held permit is
+/// available.
 pub(super) const TAKEN_WITHIN: Duration = Duration::from_secs(1);
 
-/// The asked bytes of a unit's blocks, each verified and never empty, until their reader has taken
-/// them.
+/// The requested bytes of a unit, block by block. The blocks are verified and not empty.
 #[derive(Default)]
 pub(crate) struct Blocks {
     blocks: vec::IntoIter<Bytes>,
-    leave: Option<Leave>,
-    /// The unit to fetch again, if there is no leave to hold its blocks.
+    /// Held permit of the bytes, released when the reader has taken the last block.
+    permit: Option<Leave>,
+    /// The unit itself, set if the blocks have no held permit. It is fetched again if they have to
+    /// be dropped.
     origin: Option<Wanted>,
 }
 
@@ -58,31 +62,31 @@ impl Iterator for Blocks {
     fn next(&mut self) -> Option<Bytes> {
         let block = self.blocks.next();
         if self.blocks.as_slice().is_empty() {
-            self.leave = None;
+            self.permit = None;
         }
         block
     }
 }
 
-/// What became of one unit: its blocks, or the revision whose blob is gone.
+/// Outcome of fetching a unit: its blocks, or the revision whose blob is missing.
 pub(crate) type Fetched = Result<Blocks, RevisionId>;
 
-/// A unit of a source.
+/// A unit to fetch, and its source.
 type Wanted = (Arc<Source>, Unit);
 
-/// A piece to read, with all that reading it takes.
+/// A piece to read, with the reader and the checksums of its blob.
 pub(super) struct Source {
-    /// The object whose bytes these are.
+    /// Object to which the bytes belong.
     pub(super) id: ObjectId,
-    /// The part of an extent.
+    /// Part of an extent to read.
     pub(super) piece: Piece,
-    /// The extent's blob.
+    /// Reader of the blob of the extent.
     pub(super) reader: BlobReader,
-    /// The checksums of all its blocks.
+    /// Checksums of all blocks of the extent.
     pub(super) checksums: Arc<[Checksum]>,
 }
 
-/// Fetches units. Cheap to clone; clones share the byte budget.
+/// Creator of fetch tasks. Cheap to clone; clones share the byte budget.
 #[derive(Clone)]
 pub(super) struct Fetcher {
     env: Env,
@@ -92,34 +96,35 @@ pub(super) struct Fetcher {
     counters: Arc<Counters>,
 }
 
-/// The units of a stream in order. Nothing is fetched before the first one is asked for.
+/// The units of a stream in order. Fetching begins with the first call of [`next`](Self::next).
 pub(crate) struct Units {
     fetcher: Fetcher,
     sources: VecDeque<Arc<Source>>,
-    /// The next block of the first source; none is its first one.
+    /// Next block to plan of the first source; `None` before its first block.
     block: Option<u64>,
-    /// Comes before all that is under way.
+    /// Unit whose bytes were dropped. It precedes all units under way.
     again: Option<Wanted>,
     under_way: VecDeque<Fetching>,
 }
 
-/// A unit that is being fetched, or is fetched ahead.
+/// A unit that a task is fetching or has fetched.
 struct Fetching {
     wanted: Wanted,
     done: oneshot::Receiver<()>,
-    /// The unit once it is fetched; none before, and once it was dropped.
+    /// The fetched unit; `None` before the fetch ends, and after the bytes were dropped.
     slot: Slot,
-    /// Dropped when it is taken, or its reader is gone.
+    /// Ends the task when it is dropped: the unit was taken, or its reader was dropped.
     _reader: oneshot::Sender<()>,
 }
 
 type Slot = Arc<Mutex<Option<Result<Fetched>>>>;
 
-/// A unit that a task has fetched, and the leave on demand if there is no other.
+/// A fetched unit, and its demand permit if it has no held permit.
 type Work = (Result<Fetched>, Option<Leave>);
 
 impl Units {
-    /// The next unit; none after the last one. Dropping the future loses nothing.
+    /// Returns the next unit, or `None` after the last unit. Cancel safe: dropping the future loses
+    /// no unit.
     pub(crate) async fn next(&mut self) -> Option<Result<Fetched>> {
         loop {
             self.fetch_ahead();
@@ -129,18 +134,19 @@ impl Units {
                 let wanted = self.take(1)?;
                 self.under_way.push_back(self.fetcher.on_demand(wanted));
             }
+            // The entry is removed after the await, so that a dropped future loses no unit.
             let is_done = (&mut self.under_way.front_mut()?.done).await.is_ok();
             let Fetching { wanted, slot, .. } = self.under_way.pop_front()?;
             let fetched = slot.lock().unwrap_or_else(PoisonError::into_inner).take();
             let fetched = match fetched {
                 Some(fetched) => fetched,
                 None if is_done => {
-                    // It was not taken for too long.
+                    // The bytes were dropped, because the reader did not take them in time.
                     self.again = Some(wanted);
                     continue;
                 }
                 None => {
-                    let message = "the task that fetched the bytes did not finish";
+                    let message = "the task that fetches the bytes ended without a result";
                     Err(Error::new(ErrorKind::Unavailable, "read", message))
                 }
             };
@@ -153,37 +159,37 @@ impl Units {
         }
     }
 
-    /// Blocks that their reader may not take soon. Where there is no leave to hold them they are
-    /// fetched again, when they are asked for.
+    /// Keeps blocks that their reader may take much later. Blocks for which no held permit is
+    /// available are dropped, and fetched again when the reader requests them.
     pub(super) fn keep(&mut self, mut blocks: Blocks) -> Blocks {
         let Some(wanted) = blocks.origin.take() else {
             return blocks;
         };
-        blocks.leave = self.fetcher.budget.hold(wanted.1.bytes);
-        if blocks.leave.is_some() {
+        blocks.permit = self.fetcher.budget.hold(wanted.1.bytes);
+        if blocks.permit.is_some() {
             return blocks;
         }
         self.again = Some(wanted);
         Blocks::default()
     }
 
-    /// Fetches ahead as much as there is leave to hold.
+    /// Starts fetching units ahead, up to `read_ahead` units and as many as have a held permit.
     fn fetch_ahead(&mut self) {
         while self.under_way.len() < self.fetcher.read_ahead {
             let Some((source, unit)) = self.take(self.fetcher.unit_blocks) else {
                 return;
             };
-            let Some(leave) = self.fetcher.budget.hold(unit.bytes) else {
-                // It stays the next one.
+            let Some(permit) = self.fetcher.budget.hold(unit.bytes) else {
+                // Undoes `take`: the unit remains the next unit to plan.
                 self.block = Some(unit.blocks.start);
                 return;
             };
             self.under_way
-                .push_back(self.fetcher.ahead((source, unit), leave));
+                .push_back(self.fetcher.ahead((source, unit), permit));
         }
     }
 
-    /// The next unit that is planned, of so many blocks at the most.
+    /// Returns the next unit to fetch, of at most this many blocks, or `None` after the last unit.
     fn take(&mut self, blocks: u64) -> Option<Wanted> {
         loop {
             let source = self.sources.front()?;
@@ -214,7 +220,7 @@ impl Fetcher {
         }
     }
 
-    /// All units of these sources, in order.
+    /// Returns all units of these sources, in order.
     pub(super) fn units(&self, sources: Vec<Source>) -> Units {
         let sources = sources.into_iter().map(Arc::new).collect();
         Units {
@@ -226,35 +232,38 @@ impl Fetcher {
         }
     }
 
-    /// Fetches a unit that nobody has asked for yet.
-    fn ahead(&self, wanted: Wanted, leave: Leave) -> Fetching {
+    /// Starts fetching a unit that the reader has not requested yet.
+    fn ahead(&self, wanted: Wanted, permit: Leave) -> Fetching {
         self.spawn(wanted, async move |(source, unit)| {
             let fetched = fetch(&source, &unit).await;
             let held = |blocks: Vec<Bytes>| Blocks {
                 blocks: blocks.into_iter(),
-                leave: Some(leave),
+                permit: Some(permit),
                 origin: None,
             };
             (fetched.map(|fetched| fetched.map(held)), None)
         })
     }
 
-    /// Fetches a unit that its reader waits for.
+    /// Starts fetching a unit for which the reader waits.
     fn on_demand(&self, wanted: Wanted) -> Fetching {
-        let (budget, env) = (self.budget.clone(), self.env.clone());
+        let budget = self.budget.clone();
+        let env = self.env.clone();
         self.spawn(wanted, async move |wanted| {
             let demand = match budget.demand(&env, wanted.1.bytes).await {
-                Ok(leave) => leave,
+                Ok(permit) => permit,
                 Err(error) => return (Err(error), None),
             };
             match fetch(&wanted.0, &wanted.1).await {
                 Ok(Ok(blocks)) => {
                     let blocks = blocks.into_iter();
+                    // The demand permit is exchanged for a held permit if possible, so that a slow
+                    // reader does not block the demand of others.
                     match budget.hold(wanted.1.bytes) {
-                        Some(leave) => (
+                        Some(permit) => (
                             Ok(Ok(Blocks {
                                 blocks,
-                                leave: Some(leave),
+                                permit: Some(permit),
                                 origin: None,
                             })),
                             None,
@@ -262,7 +271,7 @@ impl Fetcher {
                         None => (
                             Ok(Ok(Blocks {
                                 blocks,
-                                leave: None,
+                                permit: None,
                                 origin: Some(wanted),
                             })),
                             Some(demand),
@@ -275,7 +284,7 @@ impl Fetcher {
         })
     }
 
-    /// In a task of its own, which ends once its reader is gone.
+    /// Spawns a task that fetches a unit. The task ends when its reader is dropped.
     fn spawn<W>(&self, wanted: Wanted, work: impl FnOnce(Wanted) -> W) -> Fetching
     where
         W: Future<Output = Work> + Send + 'static,
@@ -283,7 +292,9 @@ impl Fetcher {
         let (done_sender, done) = oneshot::channel();
         let (reader, mut taken) = oneshot::channel::<()>();
         let slot = Slot::default();
-        let (work, env, filled) = (work(wanted.clone()), self.env.clone(), Arc::clone(&slot));
+        let work = work(wanted.clone());
+        let env = self.env.clone();
+        let filled = Arc::clone(&slot);
         self.env.spawn(async move {
             let (fetched, demand) = tokio::select! {
                 biased;
@@ -291,6 +302,8 @@ impl Fetcher {
                 work = work => work,
             };
             *filled.lock().unwrap_or_else(PoisonError::into_inner) = Some(fetched);
+            // Without a held permit, the bytes keep the demand permit for a limited time only.
+            // After that the reader has to fetch the unit again.
             if done_sender.send(()).is_ok()
                 && demand.is_some()
                 && env.deadline(TAKEN_WITHIN, taken).await.is_none()
@@ -307,11 +320,11 @@ impl Fetcher {
     }
 }
 
-/// The asked bytes of a unit, or the revision whose blob is gone.
+/// Fetches the requested bytes of a unit, or returns the revision whose blob is missing.
 async fn fetch(source: &Source, unit: &Unit) -> Result<Result<Vec<Bytes>, RevisionId>> {
     let extent = &source.piece.extent;
-    // Whoever made the source has checked that there is a checksum in memory for each block, so
-    // that this fits.
+    // Never saturates: the creator of the source has checked that each block has a checksum in
+    // memory, so block numbers fit into a usize.
     let [first, end] = [unit.blocks.start, unit.blocks.end]
         .map(|block| usize::try_from(block).unwrap_or(usize::MAX));
     let fetched = source
@@ -324,20 +337,21 @@ async fn fetch(source: &Source, unit: &Unit) -> Result<Result<Vec<Bytes>, Revisi
     let bytes: usize = blocks.iter().map(Bytes::len).sum();
     if bytes as u64 != unit.bytes {
         let message = format!(
-            "a blob is too short: revision={} bytes={bytes}",
-            extent.revision
+            "the blob is too short: revision={} expected={} found={bytes}",
+            extent.revision, unit.bytes
         );
         return Err(Error::new(ErrorKind::Corrupt, "read", message));
     }
     Ok(Ok(trimmed(blocks, &unit.trim)))
 }
 
-/// What lies within `trim`, counted from the first block's beginning, without a copy.
+/// Returns the bytes within `trim`, counted from the beginning of the first block. Does not copy.
 fn trimmed(blocks: Vec<Bytes>, trim: &Range<usize>) -> Vec<Bytes> {
     let mut begins = 0;
     let within = |block: Bytes| {
         let ends = begins + block.len();
-        let (from, to) = (trim.start.max(begins), trim.end.min(ends));
+        let from = trim.start.max(begins);
+        let to = trim.end.min(ends);
         let part = (from < to).then(|| block.slice(from - begins..to - begins));
         begins = ends;
         part

@@ -1,5 +1,5 @@
-//! What tests of the read side stand on: a [`Store`] over an index in memory that lets a test step
-//! in between two reads.
+//! Test fixture of the read side: a [`Store`] over an index in memory. A test can apply a batch
+//! between two reads of the index.
 
 use std::collections::BTreeMap;
 use std::ops::Bound;
@@ -13,26 +13,26 @@ use futures::future::BoxFuture;
 
 use super::{ReadLimits, Reads};
 use crate::blobs::{BlobOptions, BlobTier, FinishedBlob};
+use crate::decide::{Mutation, Precondition, Standing, Swap, SwapView, revision_key};
 use crate::env::Env;
 use crate::error::{Error, Result};
 use crate::id::ObjectId;
 use crate::index::{Batch, Completion, Index, IndexStats, Page, Range, Snapshot, Table};
 use crate::pins::Pins;
 use crate::rows::{Attributes, BlockChecksums, Extent, Manifest, Row};
-use crate::swap::{Mutation, Precondition, Standing, Swap, revision_key};
 use crate::word::{RevisionId, Version};
 
 type Tables = BTreeMap<(Table, Bytes), Bytes>;
 type Intruder = Box<dyn FnMut(u64) -> Option<Batch> + Send>;
 
-/// An index in memory. A batch is durable at once.
+/// An index in memory. A submitted batch is durable immediately.
 #[derive(Default)]
 pub(crate) struct MemoryIndex {
     tables: Mutex<Tables>,
     rows_scanned: Arc<AtomicU64>,
     reads: AtomicU64,
     intruder: Mutex<Option<Intruder>>,
-    /// Submitted, and durable only with whatever is submitted next.
+    /// Submitted batch that becomes durable with the next batch.
     late: Mutex<Option<Batch>>,
 }
 
@@ -47,26 +47,26 @@ impl MemoryIndex {
         }
     }
 
-    /// Rows that scans have brought so far.
+    /// Returns the number of rows that scans have returned so far.
     pub(crate) fn rows_scanned(&self) -> u64 {
         self.rows_scanned.load(Ordering::Relaxed)
     }
 
-    /// This batch is on its way: it becomes durable with the next one, or with a barrier.
+    /// Submits a batch that becomes durable with the next batch or barrier.
     pub(crate) fn delay(&self, batch: Batch) {
         *self.late.lock().unwrap() = Some(batch);
     }
 
-    /// From now on calls `intruder` before each read and each snapshot, numbered from 0, and
-    /// applies the batch it gives.
+    /// Calls `intruder` before each later read and snapshot, numbered from 0, and applies the batch
+    /// that it returns.
     pub(crate) fn intrude(&self, intruder: impl FnMut(u64) -> Option<Batch> + Send + 'static) {
         self.reads.store(0, Ordering::Relaxed);
         *self.intruder.lock().unwrap() = Some(Box::new(intruder));
     }
 
-    fn let_in(&self) {
+    fn run_intruder(&self) {
         let nth = self.reads.fetch_add(1, Ordering::Relaxed);
-        // Taken out while it runs, so that it may itself look at the store.
+        // Taken out of the mutex while it runs, so that it can read the store itself.
         let Some(mut intruder) = self.intruder.lock().unwrap().take() else {
             return;
         };
@@ -95,14 +95,14 @@ impl Index for MemoryIndex {
 
     fn get<'a>(&'a self, table: Table, key: &'a [u8]) -> BoxFuture<'a, Result<Option<Bytes>>> {
         async move {
-            self.let_in();
+            self.run_intruder();
             Ok(self.value(table, key))
         }
         .boxed()
     }
 
     fn snapshot(&self) -> Result<Box<dyn Snapshot>> {
-        self.let_in();
+        self.run_intruder();
         let tables = self.tables.lock().unwrap().clone();
         Ok(Box::new(MemorySnapshot {
             tables,
@@ -177,7 +177,7 @@ pub(crate) struct Store {
 }
 
 impl Store {
-    /// Must be called within a runtime.
+    /// Creates an empty store with blobs in memory. Must be called within a runtime.
     pub(crate) fn new(limits: ReadLimits) -> Self {
         Self::on(
             opendal::Operator::new(opendal::services::Memory::default()).unwrap(),
@@ -185,10 +185,11 @@ impl Store {
         )
     }
 
-    /// The same, with blobs wherever this operator puts them.
+    /// Creates an empty store with the blob tier of this operator.
     pub(crate) fn on(operator: opendal::Operator, limits: ReadLimits) -> Self {
         let index = Arc::new(MemoryIndex::default());
-        let (pins, env) = (Pins::new(), Env::real().unwrap());
+        let pins = Pins::new();
+        let env = Env::real().unwrap();
         let blobs = BlobTier::new(operator, env.clone(), BlobOptions::default());
         let reads = Reads::new(
             index.clone(),
@@ -212,7 +213,7 @@ impl Store {
             .map(|value| Row::decode(&value).unwrap())
     }
 
-    /// The batch that makes the object what `mutation` says, decided against what stands now.
+    /// Returns the batch of a mutation, decided against the present row.
     pub(crate) fn batch(&self, id: &ObjectId, mutation: Mutation) -> Batch {
         let swap = Swap {
             id: id.clone(),
@@ -223,24 +224,30 @@ impl Store {
         let standing = self.row(id).map_or(Standing::Absent(Version::NONE), |row| {
             Standing::Present(Box::new(row))
         });
-        let decision = swap.decide(&standing, true, self.env.now()).unwrap();
-        swap.batch(&standing, &decision, self.env.now())
+        let view = SwapView {
+            standing,
+            is_unreadable: false,
+            change_is_live: true,
+        };
+        swap.decide(&view, self.env.now()).batch
     }
 
     pub(crate) fn apply(&self, id: &ObjectId, mutation: Mutation) {
         self.index.apply(self.batch(id, mutation));
     }
 
-    /// An object of these parts in the blob tier, one revision each.
+    /// Puts an object of these parts into the blob tier, a revision per part. Returns the
+    /// revisions.
     pub(crate) async fn put_parts(&self, id: &ObjectId, parts: &[Bytes]) -> Vec<RevisionId> {
         let mutation = self.parts(id, parts).await;
         self.apply(id, mutation);
         self.row(id).unwrap().revisions()
     }
 
-    /// Writes these parts to the blob tier, and gives what would make a tombstone of them.
+    /// Writes these parts to the blob tier, and returns the mutation that commits their tombstone.
     pub(crate) async fn parts(&self, id: &ObjectId, parts: &[Bytes]) -> Mutation {
-        let (mut extents, mut blocks) = (Vec::new(), Vec::new());
+        let mut extents = Vec::new();
+        let mut blocks = Vec::new();
         for part in parts {
             let revision = self.env.revision_id();
             let blob = self.write_blob(id, revision, part.clone()).await;
@@ -293,7 +300,7 @@ pub(crate) fn inline(payload: impl Into<Bytes>) -> Mutation {
     }
 }
 
-/// Bytes that differ from place to place, and from seed to seed.
+/// Returns bytes that differ between positions and between seeds.
 pub(crate) fn payload(bytes: usize, seed: u64) -> Bytes {
     let words = (0..).map(|n: u64| {
         (n ^ seed << 40)

@@ -1,36 +1,37 @@
-//! The limits of the read side.
+//! Limits of reads and listings: [`ReadLimits`].
 
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-/// Limits of reads and listings. Fields that a configuration leaves out have their default.
+/// Limits of reads and listings. Fields that a configuration omits have their default.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct ReadLimits {
-    /// Units that one stream fetches or has fetched ahead of its reader, while there is room for
-    /// them; 0 fetches only what is asked for. Default 3.
+    /// Number of units that a stream fetches or has fetched ahead of its reader, if the memory
+    /// budget has room; 0 disables fetching ahead. Default 3.
     pub read_ahead: usize,
-    /// Blocks of 1 MiB in one unit, which is one ranged read of the blob tier; at least 1. More are
-    /// worth it where a request takes long. Default 1.
+    /// Blocks of 1 MiB per unit, which is fetched by a single ranged read of the blob tier; at
+    /// least
+    /// 1. Larger units pay off if requests to the blob tier are slow. Default 1.
     pub unit_blocks: u32,
-    /// Bytes of blobs in memory, over all streams: being fetched, fetched ahead, or not taken by
-    /// their reader yet. A quarter of them is for what readers wait for, so that slow readers cost
-    /// others their read-ahead and no more; under such pressure one block is fetched at a time, and
-    /// what [`Reads::open`](super::Reads::open) has verified is fetched again when it is asked for.
-    /// A unit that is larger is fetched alone. Default 256 MiB.
+    /// Memory budget of all streams, in bytes of blobs: being fetched, fetched ahead, or not yet
+    /// taken by their reader. A quarter is reserved for bytes for which readers wait, so that slow
+    /// readers cost others only their read-ahead. When the rest is used up, streams fetch a single
+    /// block at a time, and fetch the bytes that [`Reads::open`](super::Reads::open) has verified
+    /// again. A unit that is larger than the reserve is fetched alone. Default 256 MiB.
     pub bytes_in_flight: u64,
-    /// Longest wait for room to fetch what is asked for. Then the read is `Overloaded`. Default 30
-    /// s.
+    /// Longest wait for memory to fetch the next bytes. After that the read is `Overloaded`.
+    /// Default 30 s.
     pub budget_wait: Duration,
-    /// Objects that are being read at once: opened, and neither read to the end nor dropped. One
-    /// more is `Overloaded`. Each that is inline holds its payload beside the bytes in flight.
+    /// Most open objects: opened, and neither read to the end nor dropped. Further reads are
+    /// `Overloaded`. The payload of an open inline object does not count in `bytes_in_flight`.
     /// Default 4096.
     pub open_at_once: usize,
-    /// How often a read looks at an object that is replaced under its eyes, before it gives up; at
-    /// least 1. Default 16.
+    /// Most attempts to open an object that is replaced during each attempt; at least 1. Default
+    /// 16.
     pub attempts: u32,
-    /// Most entries in one page of a listing. Default 10 000.
+    /// Most entries in a page of a listing. Default 10 000.
     pub list_page_max: usize,
 }
 
@@ -53,7 +54,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_a_configuration_leaves_out_has_its_default() {
+    fn omitted_fields_have_their_default() {
         let limits: ReadLimits = serde_json::from_str(r#"{ "read_ahead": 7 }"#).unwrap();
         assert_eq!(
             limits,

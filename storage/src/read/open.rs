@@ -1,13 +1,13 @@
-//! An object that is being read: [`OpenObject`].
+//! Returns the bytes of an open object: [`OpenObject`].
 //!
 //! ```text
-//! Inline ─────────────────────────────> Done
-//! Streamed ──┬─ last unit, or dropped ─> Done      the pins are released
-//!            └─ an error ──────────────> Failed    the pins are released; the same error from then on
+//! Inline ──── bytes returned ────────────────> Done
+//! Streamed ──┬── last unit, or dropped ──────> Done      releases the pins
+//!            └── error ──────────────────────> Failed    releases the pins; repeats the error
 //! ```
 //!
-//! Guards I8: it holds the pins of all it may still read. A stream that failed never looks like one
-//! that ended. Deliberately not here: fetching (`read/fetch.rs`).
+//! Guards I8: an open object holds the pins of all revisions that it may still read. A failed read
+//! never ends like a complete read.
 
 use std::fmt;
 use std::ops::Range;
@@ -22,39 +22,42 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::pins::Pin;
 use crate::word::{OperationId, RevisionId};
 
-/// An object, and the bytes of a range of it as they flow. It sees one revision to its end (I8).
+/// An open object, and the bytes of a range of it as a stream. Reads the same revision until the
+/// end (I8).
 pub struct OpenObject {
     head: Head,
     range: Range<u64>,
     content: Content,
-    /// Given back at its end.
-    leave: Option<Leave>,
+    /// Permit of an open object, released at the end of the bytes.
+    permit: Option<Leave>,
 }
 
+/// Bytes that have not been returned yet.
 enum Content {
-    /// All of it is here.
+    /// All bytes are in memory.
     Inline(Bytes),
-    /// Some is here, the rest comes from the blob tier.
+    /// A part of the bytes is in memory, the rest is in the blob tier.
     Streamed(Box<Streamed>),
-    /// It could not be read to its end.
+    /// The read failed with this error.
     Failed(Error),
-    /// All of it has been handed over.
+    /// All bytes have been returned.
     Done,
 }
 
-/// Bytes as they flow.
+/// Bytes of an object in the blob tier.
 struct Streamed {
+    /// Verified bytes in memory.
     ready: Blocks,
     source: Source,
-    /// A blob that was found missing, until it is known what that means: a call that asks may be
-    /// dropped half-way.
+    /// Revision whose blob is missing, until the row has been read again. Kept here because the
+    /// future that reads the row may be dropped.
     missing: Option<RevisionId>,
 }
 
-/// Where the bytes come from that are not here yet.
+/// Units that have not been fetched yet, and the pins of their revisions.
 pub(super) struct Source {
     pub(super) reads: Reads,
-    /// The write that the object's row was found to be.
+    /// Operation that committed the row of the object.
     pub(super) seen: OperationId,
     pub(super) rest: Units,
     pub(super) pins: Vec<Pin>,
@@ -71,11 +74,12 @@ impl OpenObject {
             head,
             range,
             content,
-            leave: None,
+            permit: None,
         }
     }
 
-    /// `first` is the first unit; none if the range is empty.
+    /// Opens an object in the blob tier. `first` is the first unit, or `None` if the range is
+    /// empty.
     pub(super) fn streamed(
         head: Head,
         range: Range<u64>,
@@ -94,7 +98,7 @@ impl OpenObject {
             head,
             range,
             content,
-            leave: None,
+            permit: None,
         }
     }
 
@@ -107,42 +111,46 @@ impl OpenObject {
         }
     }
 
-    /// Counts it as open until its end.
-    pub(super) fn with_leave(mut self, leave: Leave) -> Self {
+    /// Attaches the permit that counts the object as open. An object without bytes to return does
+    /// not count.
+    pub(super) fn with_permit(mut self, permit: Leave) -> Self {
         if !matches!(self.content, Content::Done) {
-            self.leave = Some(leave);
+            self.permit = Some(permit);
         }
         self
     }
 
-    /// Nothing more comes.
+    /// Ends the read with a final content, and releases the pins and the permit.
     fn end(&mut self, content: Content) {
         self.content = content;
-        self.leave = None;
+        self.permit = None;
     }
 
-    /// What is known about the object without its bytes. Its size is that of the whole object.
+    /// Returns the head of the object. Its size is the size of the whole object, not of the range.
     pub fn head(&self) -> &Head {
         &self.head
     }
 
-    /// The bytes of the object that are read: what was asked for, within `0..size`.
+    /// Returns the range that is read: the requested range, limited to `0..size`.
     pub fn range(&self) -> Range<u64> {
         self.range.clone()
     }
 
-    /// Whether all that comes is here already, because it came from the index.
+    /// Returns whether all bytes are in memory because the object is inline.
     pub fn is_inline(&self) -> bool {
         matches!(self.content, Content::Inline(_))
     }
 
-    /// The next bytes of the range, never empty; none at its end. What it gives is verified.
+    /// Returns the next bytes of the range, verified and never empty, or `None` at the end.
     ///
     /// # Errors
-    /// [`ErrorKind::Corrupt`] if stored bytes do not match their checksum or a blob is gone that
-    /// the row still names, [`ErrorKind::Unavailable`] if a blob can't be read now, or is gone and
-    /// the object was replaced meanwhile, [`ErrorKind::Overloaded`] if there was no room for its
-    /// bytes in time. Once it has failed, it fails the same way again.
+    /// - [`ErrorKind::Corrupt`] if stored bytes do not match their checksum, or a blob that the row
+    ///   still names is missing.
+    /// - [`ErrorKind::Unavailable`] if a blob cannot be read now, or is missing and the object was
+    ///   replaced in the meantime.
+    /// - [`ErrorKind::Overloaded`] if the memory budget had no room for the bytes in time.
+    ///
+    /// After an error, every further call returns the same error.
     pub async fn next(&mut self) -> Result<Option<Bytes>> {
         let next = match &mut self.content {
             Content::Inline(bytes) => {
@@ -154,6 +162,7 @@ impl OpenObject {
             Content::Failed(error) => return Err(error.clone()),
             Content::Done => return Ok(None),
         };
+        // The content changes after the await only, so a dropped future repeats the same step.
         match &next {
             Ok(Some(_)) => {}
             Ok(None) => self.end(Content::Done),
@@ -162,7 +171,7 @@ impl OpenObject {
         next
     }
 
-    /// The bytes as a stream, which ends after its first error.
+    /// Converts the object into a stream of its bytes, which ends after the first error.
     pub fn into_stream(self) -> BoxStream<'static, Result<Bytes>> {
         stream::try_unfold(self, |mut object| async move {
             Ok(object.next().await?.map(|bytes| (bytes, object)))
@@ -170,30 +179,33 @@ impl OpenObject {
         .boxed()
     }
 
-    /// All bytes that are still to come, in one piece; without a copy if they are in one piece
-    /// already.
+    /// Returns all remaining bytes in a single buffer. Does not copy them if a single block
+    /// contains them.
     ///
     /// # Errors
-    /// [`ErrorKind::Invalid`] if the range has more than `bytes_max`, and as [`next`](Self::next).
+    /// [`ErrorKind::Invalid`] if the range has more than `bytes_max` bytes, and as
+    /// [`next`](Self::next).
     pub async fn bytes(mut self, bytes_max: usize) -> Result<Bytes> {
-        let asked = self.range.end - self.range.start;
-        let Some(asked) = usize::try_from(asked)
+        let range_bytes = self.range.end - self.range.start;
+        let Some(capacity) = usize::try_from(range_bytes)
             .ok()
             .filter(|&bytes| bytes <= bytes_max)
         else {
             let message =
-                format!("the range is too large to collect: bytes={asked} max={bytes_max}");
+                format!("the range is too large to collect: bytes={range_bytes} max={bytes_max}");
             return Err(Error::new(ErrorKind::Invalid, "read", message).with_id(&self.head.id));
         };
+        // The first block is returned as it is unless a second block follows.
         let Some(first) = self.next().await? else {
             return Ok(Bytes::new());
         };
         let Some(second) = self.next().await? else {
             return Ok(first);
         };
-        let mut all = BytesMut::with_capacity(asked);
+        let mut all = BytesMut::with_capacity(capacity);
         all.extend_from_slice(&first);
         all.extend_from_slice(&second);
+        // Both are copied: their memory is released before more is fetched.
         drop((first, second));
         while let Some(more) = self.next().await? {
             all.extend_from_slice(&more);
@@ -210,13 +222,16 @@ impl Streamed {
             missing,
         } = self;
         loop {
+            // Checked first and not cleared: if the future is dropped while the row is read, the
+            // next call does it again instead of skipping the missing unit.
             if let Some(revision) = *missing {
                 source
                     .reads
-                    .gone(head, source.seen, revision)
+                    .check_missing_blob(head, source.seen, revision)
                     .await
                     .map_err(|error| error.with_id(&head.id))?;
-                let message = "the blob disappeared while it was being read, and the object has been replaced";
+                let message =
+                    "the object was replaced and its blob deleted during the read; read it again";
                 return Err(Error::new(ErrorKind::Unavailable, "read", message).with_id(&head.id));
             }
             if let Some(bytes) = ready.next() {

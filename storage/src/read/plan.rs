@@ -1,16 +1,18 @@
-//! Which blocks of which revisions hold a range of an object: pure functions from a manifest to the
-//! ranged reads to make.
+//! Computes the ranged reads for a range of an object from its manifest. Pure functions.
 //!
 //! ```text
-//! object   |----------- extent 0 -----------|- extent 1 -|------ extent 2 ------|
-//! blocks   |  0  |  1  |  2  |  3  |  4  | 5|  0  |  1  |  0  |  1  |  2  |  3  |   each extent counts its own
-//! range                    |====================================|
-//! pieces                   |=== of extent 0 |== of extent 1 ====|               |   never two extents in one
-//! units                 |  2  |  3  |  4  | 5|  0  |  1  |  0  |  1  |              whole blocks, some at a time, trimmed at the ends
+//! object   |----------- extent 0 -----------|-extent 1 -|------ extent 2 -------|
+//! blocks   |  0  |  1  |  2  |  3  |  4  |5 |  0  |  1  |  0  |  1  |  2  |  3  |   (1)
+//! range                   |======================================|
+//! pieces                  |=== extent 0 ====|=extent 1 =|=ext. 2=|                  (2)
+//! units                |  2  |  3  |  4  |5 |  0  |  1  |  0  |  1  |               (3)
+//!
+//! (1) numbered within their extent
+//! (2) never cross the border of an extent
+//! (3) whole blocks, here a block per unit; trimmed at the ends of the range
 //! ```
 //!
-//! Blocks are read whole, because their checksums cover whole blocks. Guards "never wrong bytes"
-//! (DESIGN §6). Deliberately not here: reading.
+//! Blocks are read whole, because their checksums cover whole blocks. Guards "never wrong bytes".
 
 use std::ops::Range;
 
@@ -19,33 +21,31 @@ use crate::rows::{Extent, Manifest};
 
 const BLOCK: u64 = BLOCK_BYTES as u64;
 
-/// The part of one extent that a range asks for. Never empty.
+/// The part of an extent that is within a range. Never empty.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Piece {
-    /// The extent.
+    /// Extent to read.
     pub(super) extent: Extent,
-    /// Which of its bytes, counted from its own beginning.
+    /// Bytes to read, counted from the beginning of the extent.
     pub(super) bytes: Range<u64>,
 }
 
-/// One ranged read: some whole blocks of an extent, and what of them is asked for.
+/// A ranged read: whole blocks of an extent, and the requested bytes within them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Unit {
-    /// The blocks, counted from the extent's own beginning.
+    /// Blocks to read, counted from the beginning of the extent.
     pub(super) blocks: Range<u64>,
-    /// The bytes of the asked range, counted from the first block's beginning.
+    /// Requested bytes, counted from the beginning of the first block.
     pub(super) trim: Range<usize>,
-    /// Bytes of all the blocks together.
+    /// Length of all blocks together, in bytes.
     pub(super) bytes: u64,
 }
 
-/// The pieces that hold `range` of the object, in order; none for an empty range.
+/// Returns the pieces of `range` in order; no piece for an empty range.
 pub(super) fn pieces(manifest: &Manifest, range: &Range<u64>) -> Vec<Piece> {
     let piece = |(begins, extent): (u64, Extent)| {
-        let (from, to) = (
-            range.start.max(begins),
-            range.end.min(begins.saturating_add(extent.bytes)),
-        );
+        let from = range.start.max(begins);
+        let to = range.end.min(begins.saturating_add(extent.bytes));
         (from < to).then(|| Piece {
             extent,
             bytes: from - begins..to - begins,
@@ -55,17 +55,21 @@ pub(super) fn pieces(manifest: &Manifest, range: &Range<u64>) -> Vec<Piece> {
 }
 
 impl Piece {
-    /// The read that brings it from this block on, or from its beginning, of at most `unit_blocks`
-    /// blocks (at least one); none at its end.
+    /// Returns the read of the next blocks of the piece, from `first_block` on or from the
+    /// beginning of the piece. Reads at most `unit_blocks` blocks, at least 1. Returns `None` at
+    /// the end of the piece.
     pub(super) fn unit(&self, first_block: Option<u64>, unit_blocks: u64) -> Option<Unit> {
         let Self { extent, bytes } = self;
-        let (start, end) = (bytes.start / BLOCK, bytes.end.div_ceil(BLOCK));
+        let start = bytes.start / BLOCK;
+        let end = bytes.end.div_ceil(BLOCK);
         let first = first_block.unwrap_or(start).max(start);
         let last = end.min(first.saturating_add(unit_blocks.max(1)));
         if first >= last {
             return None;
         }
-        let (begins, ends) = (first * BLOCK, last.saturating_mul(BLOCK).min(extent.bytes));
+        let begins = first * BLOCK;
+        // The last block of an extent may be short.
+        let ends = last.saturating_mul(BLOCK).min(extent.bytes);
         let trim = offset(bytes.start.saturating_sub(begins))..offset(bytes.end.min(ends) - begins);
         Some(Unit {
             blocks: first..last,
@@ -75,8 +79,9 @@ impl Piece {
     }
 }
 
-/// An offset within a unit, which is held in memory as a whole.
+/// Converts an offset within a unit into a `usize`.
 fn offset(bytes: u64) -> usize {
+    // Never saturates in practice: a unit is in memory as a whole.
     usize::try_from(bytes).unwrap_or(usize::MAX)
 }
 
@@ -102,7 +107,7 @@ mod tests {
         std::iter::successors(piece.unit(None, unit_blocks), next).collect()
     }
 
-    /// Every wanted byte range of the object that the plan reads, joined where they touch.
+    /// Returns the requested byte ranges that the plan reads, with adjacent ranges merged.
     fn bytes_read(manifest: &Manifest, range: &Range<u64>, unit_blocks: u64) -> Vec<Range<u64>> {
         let mut begins = std::collections::BTreeMap::new();
         manifest.extents().iter().fold(0, |at, extent| {
@@ -123,7 +128,7 @@ mod tests {
                 );
                 assert!(
                     unit.trim.start < BLOCK_BYTES,
-                    "no block is read for nothing"
+                    "the first block contains requested bytes"
                 );
                 let at = begins[&piece.extent.revision] + unit.blocks.start * BLOCK;
                 let read = at + unit.trim.start as u64..at + unit.trim.end as u64;
@@ -138,13 +143,16 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_plan_reads_exactly_the_range(
-            sizes in proptest::collection::vec(prop_oneof![Just(0), 1..5 * BLOCK, (1..4u64).prop_map(|n| n * BLOCK)], 0..6),
+        fn plan_reads_exactly_the_range(
+            sizes in proptest::collection::vec(
+                prop_oneof![Just(0), 1..5 * BLOCK, (1..4u64).prop_map(|n| n * BLOCK)], 0..6
+            ),
             ends in any::<(prop::sample::Index, prop::sample::Index)>(),
             unit_blocks in 1..5u64,
         ) {
             let total = sizes.iter().sum::<u64>();
-            let picks = [ends.0, ends.1].map(|end| end.index(usize::try_from(total).unwrap() + 1) as u64);
+            let end_count = usize::try_from(total).unwrap() + 1;
+            let picks = [ends.0, ends.1].map(|end| end.index(end_count) as u64);
             let range = picks[0].min(picks[1])..picks[0].max(picks[1]);
             let expected = if range.is_empty() { Vec::new() } else { vec![range.clone()] };
             prop_assert_eq!(bytes_read(&manifest(&sizes), &range, unit_blocks), expected);
@@ -152,7 +160,7 @@ mod tests {
     }
 
     #[test]
-    fn only_extents_within_the_range_are_touched() {
+    fn only_extents_within_the_range_are_read() {
         let manifest = manifest(&[10, 0, 20, 30]);
         let touched: Vec<_> = pieces(&manifest, &(10..31))
             .iter()
@@ -163,7 +171,7 @@ mod tests {
     }
 
     #[test]
-    fn the_first_and_the_last_block_are_trimmed() {
+    fn first_and_last_block_are_trimmed() {
         let piece = &pieces(&manifest(&[5 * BLOCK + 7]), &(BLOCK + 1..5 * BLOCK + 3))[0];
         let units = units(piece, 4);
         assert_eq!(units.len(), 2);

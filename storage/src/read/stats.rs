@@ -1,16 +1,16 @@
-//! What reads have met that should not be: counted here, for [`ReadStats`] and for the `metrics`
-//! facade alike.
+//! Counts the damage that reads find, for [`ReadStats`] and for the `metrics` facade.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::id::ObjectId;
 
-/// What reads have met since the store was opened. Both are 0 in a healthy store.
+/// Damage that reads have found since the store was opened. Both counters are 0 in a healthy store.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ReadStats {
-    /// Reads that found a blob gone although it was named. Metric: `cenotaph_missing_blobs_total`.
+    /// Number of reads that found the blob of a row missing. Metric:
+    /// `cenotaph_missing_blobs_total`.
     pub missing_blobs: u64,
-    /// Reads that found a block or an inline payload not matching its checksum. Metric:
+    /// Number of reads of a block or an inline payload that did not match its checksum. Metric:
     /// `cenotaph_corrupt_blocks_total`.
     pub corrupt_blocks: u64,
 }
@@ -22,15 +22,15 @@ pub(super) struct Counters {
 }
 
 impl Counters {
-    /// A blob is gone that is pinned and named. Nobody but an operator can act on it, so this is
-    /// where it is logged.
+    /// Counts a missing blob that is pinned and named by a row.
     pub(super) fn missing(&self, id: &ObjectId) {
-        tracing::error!(object = %id, "a blob is gone although the object's row names it");
+        // Logged here as well as returned, because only an operator can repair it.
+        tracing::error!(object = %id, "a blob that the row of an object names is missing");
         metrics::counter!("cenotaph_missing_blobs_total").increment(1);
         self.missing_blobs.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Stored bytes do not match their checksum. The reader hears it as an error.
+    /// Counts stored bytes that do not match their checksum. The reader receives an error.
     pub(super) fn corrupt(&self) {
         metrics::counter!("cenotaph_corrupt_blocks_total").increment(1);
         self.corrupt_blocks.fetch_add(1, Ordering::Relaxed);

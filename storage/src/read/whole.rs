@@ -1,6 +1,7 @@
-//! What a scrub needs of the read side: its tiers, its pins, and whole extents through the one
-//! fetcher, so that a scrub and all other reads share one budget of memory. Deliberately not here:
-//! what to make of it (`scrub`).
+//! Access of a scrub to the tiers, the pins and whole extents.
+//!
+//! Extents are read by the fetcher of [`Reads`], so a scrub shares the memory budget of all other
+//! reads.
 
 use std::sync::Arc;
 
@@ -24,13 +25,14 @@ impl Reads {
         &self.0.env
     }
 
-    /// Keeps a revision from being swept; whoever asks looks at the row again afterwards (I8).
+    /// Pins a revision, so that the sweeper does not delete it. The caller must read the row again
+    /// afterwards (I8).
     pub(crate) fn pin(&self, revision: RevisionId) -> Pin {
         self.0.pins.pin(revision)
     }
 
-    /// All of an extent, in units of verified blocks; or, for a unit, the revision if its blob is
-    /// gone. There must be a checksum for each block.
+    /// Returns the units of a whole extent. A unit is its verified blocks, or the revision if its
+    /// blob is missing. `checksums` must contain a checksum per block.
     pub(crate) fn extent(
         &self,
         id: &ObjectId,

@@ -2,7 +2,7 @@
 //! test.
 //!
 //! Every value begins with a format version byte. A value of an unknown version is refused with
-//! [`ErrorKind::UnknownFormat`](crate::ErrorKind). The rules for changing a value are in `swap.rs`.
+//! [`ErrorKind::UnknownFormat`](crate::ErrorKind). The rules for changing a value are in `decide/`.
 
 mod change;
 mod codec;

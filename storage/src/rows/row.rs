@@ -11,7 +11,7 @@
 //!
 //! Rows of older formats are read (`row/older.rs`) and never written.
 //!
-//! Guards I2 together with `swap.rs`, which alone creates tombstones. The row contains the
+//! Guards I2 together with `decide/`, which alone creates tombstones. The row contains the
 //! operation that committed it: a repeated swap is recognised by this id, and the etag is derived
 //! from it.
 

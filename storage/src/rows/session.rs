@@ -16,7 +16,7 @@
 //! ```
 //!
 //! Every upload record has an entry in the expiry index, as a row with a deadline does
-//! (`expiry.rs`). The rules of the transitions are in `swap/session.rs`.
+//! (`expiry.rs`). The rules of the transitions are in `decide/session.rs`.
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -24,10 +24,10 @@ use serde::{Deserialize, Serialize};
 use super::codec::{self, corrupt};
 use super::expiration;
 use super::metadata::Attributes;
+use crate::decide::{Precondition, Written};
 use crate::error::{Error, ErrorKind, Reason, Result};
 use crate::id::ObjectId;
 use crate::multipart::{UPLOAD_ID_BYTES, UploadId};
-use crate::swap::{Precondition, Written};
 use crate::word::Timestamp;
 
 const FORMAT: u8 = 1;
@@ -175,8 +175,8 @@ fn unescaped(escaped: &[u8]) -> Option<Vec<u8>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::decide::Outcome;
     use crate::rows::codec::fixture::{assert_golden, assert_later_format_refused, assert_robust};
-    use crate::swap::Outcome;
     use crate::word::{Etag, OperationId, Version};
     use proptest::prelude::*;
     use uuid::Uuid;

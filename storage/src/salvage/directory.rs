@@ -1,13 +1,13 @@
-//! The directories of a salvage.
+//! Directories of a salvage.
 //!
 //! ```text
 //! OLD/index               read, never written
-//! NEW/salvaging/copy      a copy of it, removed at the end
-//! NEW/salvaging/index     the new index in the making
-//! NEW/index               the new index: renamed when everything is in it
+//! NEW/salvaging/copy      a copy of OLD/index, removed at the end
+//! NEW/salvaging/index     the unfinished new index
+//! NEW/index               the new index, renamed to this path when it is complete
 //! ```
 //!
-//! Guards that a salvage that was cut short leaves no index behind: it is simply run again.
+//! Guards that an interrupted salvage leaves no incomplete index: the salvage can be run again.
 
 use std::fs;
 use std::io;
@@ -22,8 +22,7 @@ use crate::modes::Modes;
 const INDEX: &str = "index";
 const SALVAGING: &str = "salvaging";
 
-/// The directories of one salvage. Its calls block for the disk: make them through
-/// [`Env::blocking`].
+/// Directories of a salvage. All methods block on the disk: call them through [`Env::blocking`].
 #[derive(Clone, Debug)]
 pub struct SalvageDirectory {
     old: PathBuf,
@@ -31,12 +30,12 @@ pub struct SalvageDirectory {
 }
 
 impl SalvageDirectory {
-    /// Checks that there is a store in `old` and none in `new`, and makes `new`.
+    /// Checks that `old` contains a store and `new` contains none, and creates `new`.
     ///
     /// # Errors
-    /// [`ErrorKind::Invalid`] if there is no index in `old`, `new` holds files that are not a
-    /// salvage's, or one directory lies in the other; [`ErrorKind::Unavailable`] if the file system
-    /// fails.
+    /// [`ErrorKind::Invalid`] if `old` contains no index, `new` contains files other than those of
+    /// a salvage, or one of the directories contains the other; [`ErrorKind::Unavailable`] if the
+    /// file system fails.
     pub fn prepare(old: &Path, new: &Path) -> Result<Self> {
         let invalid = |message: String| Err(Error::new(ErrorKind::Invalid, "salvage", message));
         if !old.join(INDEX).is_dir() {
@@ -47,10 +46,11 @@ impl SalvageDirectory {
             .map_err(|error| failed("create", new, error))?;
         let canonical =
             |path: &Path| fs::canonicalize(path).map_err(|error| failed("find", path, error));
-        let (old, new) = (canonical(old)?, canonical(new)?);
+        let old = canonical(old)?;
+        let new = canonical(new)?;
         if new.starts_with(&old) || old.starts_with(&new) {
             return invalid(format!(
-                "the stores lie in one another: old={} new={}",
+                "one directory contains the other: old={} new={}",
                 old.display(),
                 new.display()
             ));
@@ -68,16 +68,17 @@ impl SalvageDirectory {
                 return invalid(message);
             }
         }
+        // The remains of an interrupted salvage.
         remove(&new.join(SALVAGING))?;
         Ok(Self { old, new })
     }
 
-    /// The blob tier of the old store, if it is the directory under it.
+    /// Returns the blob tier of the old store, if it is a directory in `old`.
     pub fn old_blobs(&self) -> Option<PathBuf> {
         Some(self.old.join("blobs")).filter(|blobs| blobs.is_dir())
     }
 
-    /// Opens a copy of the old index for reads.
+    /// Opens a copy of the old index for reads only.
     ///
     /// # Errors
     /// As [`FjallIndex::open_copy`].
@@ -101,13 +102,15 @@ impl SalvageDirectory {
         )
     }
 
-    /// Puts the new index, which is closed, in its place, and removes the copy of the old one.
+    /// Moves the closed new index to its final path, and removes the copy of the old index.
     ///
     /// # Errors
     /// [`ErrorKind::Unavailable`] if the file system fails.
     pub fn finish(&self) -> Result<()> {
-        let (made, index) = (self.new.join(SALVAGING).join(INDEX), self.new.join(INDEX));
+        let made = self.new.join(SALVAGING).join(INDEX);
+        let index = self.new.join(INDEX);
         fs::rename(&made, &index).map_err(|error| failed("rename", &made, error))?;
+        // The index must be durable under its final name before the copy is removed.
         sync_directory_at(&self.new).map_err(|error| failed("sync", &self.new, error))?;
         remove(&self.new.join(SALVAGING))
     }
@@ -121,6 +124,6 @@ fn remove(path: &Path) -> Result<()> {
 }
 
 fn failed(verb: &str, path: &Path, error: io::Error) -> Error {
-    let message = format!("could not {verb}: path={}", path.display());
+    let message = format!("failed to {verb}: path={}", path.display());
     Error::new(ErrorKind::Unavailable, "salvage", message).with_source(error)
 }

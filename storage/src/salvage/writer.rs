@@ -1,16 +1,16 @@
-//! Entries on their way into the new index, many in one commit.
+//! Writes entries to the new index, many per commit.
 
 use bytes::Bytes;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::index::{Batch, CommitError, Index, Table};
 
-/// Bytes of one commit, about.
+/// Approximate maximum size of a commit, in bytes.
 const BATCH_BYTES: usize = 4 * 1024 * 1024;
-/// Entries of one commit.
+/// Maximum number of entries of a commit.
 const BATCH_ENTRIES: usize = 4096;
 
-/// Collects entries, and commits them.
+/// Collects entries and commits them in batches.
 pub(super) struct Writer<'a> {
     index: &'a dyn Index,
     batch: Batch,
@@ -24,6 +24,7 @@ impl<'a> Writer<'a> {
         }
     }
 
+    /// Adds an entry. Commits the collected entries when a limit is reached.
     pub(super) async fn put(&mut self, table: Table, key: Bytes, value: Bytes) -> Result<()> {
         self.batch.put(table, key, value);
         if self.batch.bytes() >= BATCH_BYTES || self.batch.changes().len() >= BATCH_ENTRIES {
@@ -32,7 +33,7 @@ impl<'a> Writer<'a> {
         Ok(())
     }
 
-    /// Makes durable what was put.
+    /// Commits all collected entries. They are durable when it returns.
     pub(super) async fn flush(&mut self) -> Result<()> {
         let (sender, receiver) = tokio::sync::oneshot::channel();
         let batch = std::mem::take(&mut self.batch);
@@ -40,6 +41,7 @@ impl<'a> Writer<'a> {
             .submit(batch, Box::new(move |outcome| drop(sender.send(outcome))));
         match receiver.await {
             Ok(outcome) => outcome.map_err(CommitError::into_error),
+            // The index has dropped the callback without an outcome.
             Err(_) => Err(Error::new(
                 ErrorKind::Unavailable,
                 "salvage",

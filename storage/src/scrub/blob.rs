@@ -1,9 +1,8 @@
-//! How a scrub looks at one blob: whether it is there, and is what was written.
+//! Verifies that a blob exists and is intact.
 //!
-//! Bytes come through the fetcher of all reads, within their budget. Lost block checksums are
-//! learnt anew from a blob that matches the checksum of the whole. A damaged trailer costs its
-//! object nothing, and is reported by itself. Deliberately not here: whose blob it is, and what is
-//! done about it.
+//! Bytes are read through the shared fetcher, within its budget. Lost block checksums are computed
+//! again from a blob that matches its checksum. A damaged trailer does not affect the object, and
+//! is a finding of its own.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,7 +19,7 @@ use crate::read::Reads;
 use crate::rows::{BlockChecksums, Extent};
 use crate::word::RevisionKey;
 
-/// The blob tier, as a scrub looks at it.
+/// Access of a scrub to the blob tier.
 #[derive(Clone, Copy)]
 pub(super) struct Blobs<'a> {
     pub(super) reads: &'a Reads,
@@ -28,25 +27,29 @@ pub(super) struct Blobs<'a> {
     pub(super) depth: ScrubDepth,
 }
 
-/// The pause before a scrub asks again where there is no room.
-const BREATH: Duration = Duration::from_millis(50);
+/// Pause before a scrub retries a read that exceeded the byte budget.
+const RETRY_PAUSE: Duration = Duration::from_millis(50);
 
-/// What became of one blob.
+/// Outcome of the verification of a blob.
 pub(super) enum Blob {
+    /// The blob is intact.
     Whole,
-    /// The bytes are what was written; their block checksums are not there, and should be these.
+    /// The bytes are intact, but their block checksums are lost. Contains the computed block
+    /// checksums.
     WithoutChecksums(BlockChecksums),
-    /// The bytes are what was written; the trailer that names the object is damaged.
+    /// The bytes are intact, but the trailer that names the object is damaged.
     Nameless,
+    /// The blob does not exist.
     Missing,
 }
 
 impl Blobs<'_> {
-    /// Looks at the blob of an extent, which has these block checksums in the index.
+    /// Verifies the blob of an extent. `checksums` is the stored entry of its block checksums.
     ///
     /// # Errors
-    /// [`ErrorKind::Corrupt`] if it is not what was written; otherwise nothing is known about it.
-    pub(super) async fn look(
+    /// [`ErrorKind::Corrupt`] if the blob differs from the bytes written. After any other error its
+    /// state is unknown.
+    pub(super) async fn verify(
         &self,
         object: &ObjectId,
         extent: &Extent,
@@ -58,17 +61,20 @@ impl Blobs<'_> {
         let blocks: Option<Arc<[Checksum]>> = blocks.map(|blocks| blocks.0.into());
         let looked = loop {
             let looked = match blocks.clone() {
-                None => self.learn(extent, key).await,
+                None => self.compute_checksums(extent, key).await,
                 Some(blocks) => self.compare(object, extent, key, blocks).await,
             };
             match looked {
-                // Readers have all the room there is. That is no damage, and a scrub has time.
+                // Readers use the whole byte budget. This is not damage, and a scrub is not urgent:
+                // retry.
                 Err(error) if error.kind() == ErrorKind::Overloaded => {
-                    self.reads.env().sleep(BREATH).await;
+                    self.reads.env().sleep(RETRY_PAUSE).await;
                 }
                 looked => break looked,
             }
         };
+        // A corrupt blob exists, too. `named_blobs` decides whether the blob tier belongs to this
+        // index.
         let is_there = match &looked {
             Ok(Blob::Whole | Blob::WithoutChecksums(_) | Blob::Nameless) => true,
             Ok(Blob::Missing) => false,
@@ -80,6 +86,7 @@ impl Blobs<'_> {
         looked
     }
 
+    /// Verifies a blob with known block checksums, to the depth of the scrub.
     async fn compare(
         &self,
         object: &ObjectId,
@@ -89,8 +96,8 @@ impl Blobs<'_> {
     ) -> Result<Blob> {
         if self.depth == ScrubDepth::Presence || extent.bytes == 0 {
             match self.stat(extent, key).await {
-                // The length alone does not tell whether bytes of the object are missing, or some
-                // of the trailer.
+                // By the length alone, missing bytes of the object cannot be distinguished from a
+                // missing trailer. Read the bytes.
                 Err(error)
                     if error.kind() == ErrorKind::Corrupt
                         && is_long(&key.object)
@@ -101,12 +108,13 @@ impl Blobs<'_> {
             }
         }
         match self.read(object, extent, key, checksums).await? {
+            // Checked last: damaged bytes are the more serious finding.
             Blob::Whole if !self.reads.blobs().tells_name(key).await? => Ok(Blob::Nameless),
             looked => Ok(looked),
         }
     }
 
-    /// All blocks, each compared with its checksum, and the whole with its own.
+    /// Reads all blocks, and compares each block and the whole blob with their checksums.
     async fn read(
         &self,
         object: &ObjectId,
@@ -127,25 +135,26 @@ impl Blobs<'_> {
         }
         if hasher.finish().0 != extent.checksum {
             return Err(corrupt(
-                "its blocks match their checksums, but all of it does not match the checksum of the whole",
+                "the blocks match their checksums, but the blob does not match its checksum",
             ));
         }
         Ok(Blob::Whole)
     }
 
+    /// Compares only the length of a blob.
     async fn stat(&self, extent: &Extent, key: &RevisionKey) -> Result<Blob> {
         match self.reads.blobs().stat(key).await? {
             None => Ok(Blob::Missing),
             Some(bytes) if bytes != extent.bytes => Err(corrupt(&format!(
-                "it has {bytes} bytes where {} should be",
+                "the blob has the wrong length: bytes={bytes} expected={}",
                 extent.bytes
             ))),
             Some(_) => Ok(Blob::Whole),
         }
     }
 
-    /// The block checksums that are lost, if the blob is the one that was written.
-    async fn learn(&self, extent: &Extent, key: &RevisionKey) -> Result<Blob> {
+    /// Computes the lost block checksums, if the blob matches its checksum.
+    async fn compute_checksums(&self, extent: &Extent, key: &RevisionKey) -> Result<Blob> {
         if extent.bytes == 0 && self.reads.blobs().stat(key).await?.is_none() {
             return Ok(Blob::Missing);
         }
@@ -158,7 +167,7 @@ impl Blobs<'_> {
                 Ok(Blob::WithoutChecksums(BlockChecksums(blocks)))
             }
             (_, _) => Err(corrupt(
-                "its block checksums are lost, and it does not match the checksum of the whole",
+                "the block checksums are lost, and the blob does not match its checksum",
             )),
         }
     }

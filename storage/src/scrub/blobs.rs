@@ -1,18 +1,19 @@
-//! The seventh walk: each blob is named by a row, a part, a change or an orphan.
+//! Walk 7: each blob is named by a row, a part, a change or an orphan.
 //!
 //! ```text
-//! list ─> younger than the grace time? passed over
-//!      ─> block checksums or an orphan under its id? known                    one look-up each
-//!      ─> suspects ─> one snapshot: all rows, parts, changes, orphans         once, at the end, and only if there are any
-//!                  ─> the same on a newer one                                 the second look
-//!                  ─> whose is it? unknown                                    gone: swept since, it was an orphan
+//! list ─> younger than the grace time: skip
+//!      ─> block checksums or an orphan with its id: known                one lookup each
+//!      ─> suspects ─> one snapshot: all rows, parts, changes, orphans    at the end
+//!                  ─> the same on a newer snapshot                       confirmation
+//!                  ─> read the name of the blob: unknown blob            gone: swept since
 //! ```
 //!
 //! The snapshot is taken after the listing, and a revision is recorded before its blob is begun
-//! (I1); so one that nothing names then will never be named, and whoever finds it may queue it:
-//! nobody waits for it, reads it or commits it. That holds for this index alone. Where not one blob
-//! that a row or part names was found, the tier may be another store's, or the index may be a new
-//! one: then its blobs go only if whoever asks says that losses are meant.
+//! (I1). Therefore a revision that no entry names in the snapshot will never be named, and its blob
+//! may be queued for deletion: no operation waits for it, reads it or commits it. This holds only
+//! for this index. If the scrub found no blob that a row or part names, the blob tier may belong to
+//! another store, or the index may be new. Then its blobs are deleted only if the caller permits
+//! losses.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -28,19 +29,19 @@ use super::report::Tally;
 use super::second::{contains, entry, newest, readable, visit};
 use super::sessions::visit_parts;
 use crate::blobs::{BlobName, FoundBlob};
+use crate::decide::SeenEntry;
 use crate::error::Result;
 use crate::index::{Batch, Range, Snapshot, Table};
 use crate::planted::Bug;
 use crate::read::Reads;
 use crate::rows::{Change, Landing, Orphan};
-use crate::swap::SeenEntry;
 use crate::word::{RevisionId, RevisionKey, Timestamp};
 
-/// Blobs looked at together.
+/// Blobs per page.
 const PAGE: usize = 1000;
-/// Suspects that are looked at together: some hundred bytes each.
+/// Maximum number of suspects before all rows are read: some hundred bytes each.
 const SUSPECTS_MAX: usize = 50_000;
-/// Changes read at once.
+/// Changes per read.
 const CHANGES_PAGE: usize = 1000;
 
 /// The walk over the blob tier.
@@ -48,13 +49,13 @@ pub(super) struct Listing {
     blobs: BoxStream<'static, Result<FoundBlob>>,
     born_before: Timestamp,
     suspects: Suspects,
-    /// True if block checksums in the index do not make a blob known: the row that names it may be
-    /// lost.
+    /// True if block checksums in the index are no proof that a row names the blob, because the row
+    /// may be lost.
     suspects_filed: bool,
     is_over: bool,
 }
 
-/// Blobs that nothing has been found to name.
+/// Blobs without a known entry that names them.
 type Suspects = BTreeMap<RevisionId, FoundBlob>;
 
 impl Listing {
@@ -76,7 +77,7 @@ impl Listing {
         }
     }
 
-    /// What is wrong with some more of the blobs; or that this was all.
+    /// Verifies the next page of blobs. Returns its damage, or `None` at the end of the walk.
     pub(super) async fn page(
         &mut self,
         reads: &Reads,
@@ -92,8 +93,9 @@ impl Listing {
             listed.push(blob?);
         }
         tally.blobs(listed.len());
+        // A short page is the last page: the stream has ended.
         self.is_over = listed.len() < PAGE;
-        let mut found = self.sort(&*reads.index().snapshot()?, listed).await?;
+        let mut found = self.classify(&*reads.index().snapshot()?, listed).await?;
         if self.suspects.len() >= SUSPECTS_MAX || self.is_over && !self.suspects.is_empty() {
             let suspects = std::mem::take(&mut self.suspects);
             found.extend(unknown(reads, suspects, tally).await?);
@@ -101,8 +103,9 @@ impl Listing {
         Ok(Some(found))
     }
 
-    /// Sorts out what is no blob of ours, and what is known at first sight.
-    async fn sort(
+    /// Returns the foreign blobs of a page, and adds the blobs without known entries to the
+    /// suspects.
+    async fn classify(
         &mut self,
         snapshot: &dyn Snapshot,
         listed: Vec<FoundBlob>,
@@ -113,11 +116,11 @@ impl Listing {
                 found.push(foreign(blob));
                 continue;
             };
-            // One without a birth was not written by any engine that goes on writing.
+            // A revision without a start time is old: no running engine writes it.
             if revision.born().is_some_and(|born| born > self.born_before) {
                 continue;
             }
-            // What can't be read may be the entry that names the blob.
+            // An unreadable entry may be the entry that names the blob, and counts as present.
             let filed = contains(
                 snapshot,
                 Table::Payloads,
@@ -133,7 +136,7 @@ impl Listing {
     }
 }
 
-/// Those of the suspects that nothing names at all.
+/// Returns the suspects that no entry names, as unknown blobs.
 async fn unknown(reads: &Reads, mut suspects: Suspects, tally: &Tally) -> Result<Vec<Found>> {
     let forgets = reads.env().planted(Bug::ScrubForgetsChanges);
     let mut all_read = remove_named(&*reads.index().snapshot()?, &mut suspects, forgets).await?;
@@ -150,7 +153,8 @@ async fn unknown(reads: &Reads, mut suspects: Suspects, tally: &Tally) -> Result
         }
         let key = match reads.blobs().name_of(&blob).await? {
             BlobName::Of(key) => key,
-            // Nobody can tell by which path to delete what is unfinished, or has a damaged trailer.
+            // The blob is unfinished or has a damaged trailer: its object, and so its key, is
+            // unknown.
             BlobName::Unknown => {
                 found.push(foreign(blob));
                 continue;
@@ -164,6 +168,7 @@ async fn unknown(reads: &Reads, mut suspects: Suspects, tally: &Tally) -> Result
         }
         let bytes = match reads.blobs().stat(&key).await {
             Ok(Some(bytes)) => bytes,
+            // Swept since the listing.
             Ok(None) => continue,
             Err(error) => {
                 let RevisionKey { object, revision } = key;
@@ -182,6 +187,7 @@ async fn unknown(reads: &Reads, mut suspects: Suspects, tally: &Tally) -> Result
         let cure = Cure::Commit(queue(&key, reads.env().steady_now()));
         let remedy = match tally.looked().named_blobs {
             _ if may_be_needed => Remedy::Withheld,
+            // No named blob was found: the blob tier may belong to another store.
             0 => Remedy::Lossy(cure),
             1.. => Remedy::Safe(cure),
         };
@@ -197,6 +203,7 @@ async fn unknown(reads: &Reads, mut suspects: Suspects, tally: &Tally) -> Result
     Ok(found)
 }
 
+/// Returns the damage of a foreign blob.
 fn foreign(blob: FoundBlob) -> Found {
     Found {
         damage: Damage::ForeignBlob { path: blob.path },
@@ -204,6 +211,7 @@ fn foreign(blob: FoundBlob) -> Found {
     }
 }
 
+/// Returns the batch that makes a revision an orphan.
 fn queue(key: &RevisionKey, now: Timestamp) -> Batch {
     let mut batch = Batch::new();
     let orphan = Orphan::new(key.object.clone(), now, Landing::Landed);
@@ -215,12 +223,13 @@ fn queue(key: &RevisionKey, now: Timestamp) -> Batch {
     batch
 }
 
-/// Returns whether it is an orphan, or may be one.
+/// Returns whether the revision is, or may be, an orphan.
 async fn is_orphan(snapshot: &dyn Snapshot, revision: RevisionId) -> Result<bool> {
     Ok(entry(snapshot, Table::Orphans, revision.as_bytes()).await? != SeenEntry::Absent)
 }
 
-/// Removes the suspects that a row, a part or a change names; whether all of these could be read.
+/// Removes the suspects that a row, a part or a change names. Returns whether all of these entries
+/// were readable.
 async fn remove_named(
     snapshot: &dyn Snapshot,
     suspects: &mut Suspects,

@@ -1,14 +1,16 @@
-//! The fifth walk: what each row names is there, and is what was written.
+//! Walk 5: the bytes that each row names exist and are intact.
 //!
 //! ```text
-//! read the row ─> pin its revisions ─> one snapshot: the row again, its payload or block checksums ─> read and compare
-//!                                       it names others: look afresh
+//! 1. read the row
+//! 2. pin its revisions
+//! 3. one snapshot: row, payload or block checksums    the revisions have changed: back to 1
+//! 4. read the bytes and compare the checksums
 //! ```
 //!
-//! Guards I8 towards the sweeper: what is pinned before the second look is not swept under a scrub,
-//! so that a blob that is missing then is lost. Bytes come through the fetcher of all reads, within
-//! their budget. An object that has expired is absent, and is passed over. Deliberately not here:
-//! how a blob is looked at (`blob.rs`).
+//! Guards I8 against the sweeper: a blob pinned before the second read of its row is not swept
+//! during the verification, so a missing blob is lost. Bytes are read through the shared fetcher,
+//! within its budget. An expired object counts as absent and is skipped. The verification of a blob
+//! is in `blob.rs`.
 
 use bytes::Bytes;
 use futures::stream::{self, StreamExt};
@@ -19,31 +21,31 @@ use super::finding::{Cure, Found, Remedy};
 use super::report::Tally;
 use super::second::{contains, entry, readable};
 use super::{Paged, ScrubDepth};
+use crate::decide::{Lost, Mend, SeenEntry, is_as_written};
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::ObjectId;
 use crate::index::{Range, Snapshot, Table};
 use crate::pins::Pin;
 use crate::read::Reads;
 use crate::rows::{Body, Extent, Row};
-use crate::swap::{Lost, Mend, SeenEntry, is_as_written};
 use crate::word::RevisionKey;
 
-/// Objects on a page.
+/// Objects per page.
 pub(super) const PAGE: usize = 256;
-/// How often a row that is replaced under the scrub's eyes is looked at, before it is left to the
-/// next scrub.
+/// Maximum number of attempts for a row that is replaced during the scrub. After them the next
+/// scrub verifies the row.
 const LOOKS_MAX: usize = 16;
 
-/// How the bytes are looked at.
+/// Depth and concurrency of the verification.
 #[derive(Clone, Copy)]
 pub(super) struct Pace {
     pub(super) depth: ScrubDepth,
     pub(super) at_once: usize,
 }
 
-/// The bytes of a page of objects, some at once.
+/// Verifies the bytes of a page of objects, several at a time.
 pub(super) async fn page(reads: &Reads, pace: Pace, range: Range, tally: &Tally) -> Result<Paged> {
-    // The walk over the rows has reported what can't be read.
+    // The walk over the rows has reported the unreadable entries.
     let page = reads
         .index()
         .snapshot()?
@@ -69,21 +71,21 @@ pub(super) async fn page(reads: &Reads, pace: Pace, range: Range, tally: &Tally)
     });
     let mut looks = stream::iter(looks).buffered(pace.at_once);
     let mut found = Vec::new();
-    while let Some(one) = looks.next().await {
-        found.extend(one?);
+    while let Some(damages) = looks.next().await {
+        found.extend(damages?);
         tally.object_done();
     }
     Ok((found, page.rest))
 }
 
-/// A look at one object.
+/// Verification of an object.
 struct Look<'a> {
     reads: &'a Reads,
     blobs: Blobs<'a>,
     object: ObjectId,
 }
 
-/// An object's row, what belongs to it, and the pins that keep its blobs.
+/// The row of an object, its entries in the payload table, and the pins of its blobs.
 struct Sight {
     row: Row,
     belongings: Vec<SeenEntry<Bytes>>,
@@ -91,6 +93,7 @@ struct Sight {
 }
 
 impl Look<'_> {
+    /// Verifies the bytes of the object, by the steps in the module documentation.
     async fn object(&self) -> Result<Vec<Found>> {
         for _ in 0..LOOKS_MAX {
             let seen = match readable(self.row(None).await)? {
@@ -98,6 +101,8 @@ impl Look<'_> {
                 Ok(None) => return Ok(Vec::new()),
                 Err(error) => return Ok(vec![unreadable_row(&self.object, &error)]),
             };
+            // Pinned before the second read: if the row still names the revisions then, the sweeper
+            // has not deleted the blobs.
             let pins = seen
                 .revisions()
                 .into_iter()
@@ -109,6 +114,7 @@ impl Look<'_> {
                 Ok(None) => return Ok(Vec::new()),
                 Ok(Some(row)) if row.revisions() == seen.revisions() => {
                     let belongings = self.belongings(&*snapshot, &row).await?;
+                    // A held snapshot keeps old versions in the index, and the blobs may be large.
                     drop(snapshot);
                     return self
                         .check(Sight {
@@ -118,14 +124,18 @@ impl Look<'_> {
                         })
                         .await;
                 }
+                // Replaced between the two reads: the pins are of the old revisions. Try again.
                 Ok(Some(_)) => {}
             }
         }
-        tracing::debug!(object = %self.object, "a scrub passes over an object that is replaced again and again");
+        tracing::debug!(
+            object = %self.object,
+            "the scrub skips an object that is replaced repeatedly"
+        );
         Ok(Vec::new())
     }
 
-    /// The row of an object that exists and whose row can be read.
+    /// Returns the row of the object if it exists, is decodable, and has not expired.
     async fn row(&self, snapshot: Option<&dyn Snapshot>) -> Result<Option<Row>> {
         let now = self.reads.now();
         let value = match snapshot {
@@ -142,8 +152,8 @@ impl Look<'_> {
             .filter(|row| row.is_live(now)))
     }
 
-    /// What belongs to the row in the payload table. Of an inline payload that need not be read, an
-    /// empty value.
+    /// Reads the entries of the row in the payload table. At [`ScrubDepth::Presence`] an inline
+    /// payload is not read: its value is empty.
     async fn belongings(
         &self,
         snapshot: &dyn Snapshot,
@@ -168,6 +178,7 @@ impl Look<'_> {
         Ok(values)
     }
 
+    /// Returns the damage to the bytes of the object.
     async fn check(&self, sight: Sight) -> Result<Vec<Found>> {
         let row = &sight.row;
         match &row.body {
@@ -210,7 +221,9 @@ impl Look<'_> {
         }
     }
 
+    /// Returns the damage to an inline payload.
     fn inline(&self, row: &Row, payload: &Bytes) -> Vec<Found> {
+        // The payload was not read, so there is nothing to compare.
         if self.blobs.depth == ScrubDepth::Presence {
             return Vec::new();
         }
@@ -226,16 +239,17 @@ impl Look<'_> {
         )]
     }
 
-    /// What is wrong with one extent's blob, if anything is.
+    /// Returns the damage to the blob of an extent.
     async fn extent(
         &self,
         extent: &Extent,
         key: &RevisionKey,
         checksums: Option<&Bytes>,
     ) -> Option<Found> {
-        let (object, revision) = (self.object.clone(), extent.revision);
+        let object = self.object.clone();
+        let revision = extent.revision;
         let lost = Lost::Blob(revision);
-        match self.blobs.look(&object, extent, key, checksums).await {
+        match self.blobs.verify(&object, extent, key, checksums).await {
             Ok(Blob::Whole) => None,
             Ok(Blob::WithoutChecksums(blocks)) => {
                 let cure = Cure::Mend(object.clone(), Mend::Checksums { revision, blocks });
@@ -269,7 +283,7 @@ impl Look<'_> {
         }
     }
 
-    /// Damage that only giving the object up removes.
+    /// Returns a damage that can be repaired only by giving up the object.
     fn lost(&self, lost: Lost, damage: Damage) -> Found {
         Found {
             damage,
@@ -278,7 +292,7 @@ impl Look<'_> {
     }
 }
 
-/// An object that is known by name, and whose row the index can't read.
+/// Returns the damage of an object with a known id whose row the index cannot read.
 pub(super) fn unreadable_row(object: &ObjectId, error: &Error) -> Found {
     let damage = Damage::BrokenRow {
         key: RawKey(object.encoded().clone()),

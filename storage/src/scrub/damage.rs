@@ -1,8 +1,7 @@
-//! What may be wrong: [`Damage`], each kind with what it means and which repair it has.
+//! The kinds of damage that a scrub reports, with their meaning and repair: [`Damage`].
 //!
-//! The id of an upload that is open is not told, for whoever knows it may write its object: of
-//! several uploads to one object the moment at which they began tells which. Deliberately not here:
-//! what can be done about it (`finding.rs`).
+//! Guards that no report contains the id of an open upload, because its holder may write the
+//! object. The start time distinguishes several uploads to the same object.
 
 use std::fmt;
 
@@ -15,234 +14,239 @@ use crate::index::{Table, UnreadableRange};
 use crate::multipart::PartNumber;
 use crate::word::{RevisionId, Timestamp};
 
-/// Something that is not as it should be.
+mod text;
+
+/// A damage in the index or in the blob tier.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(tag = "damage", rename_all = "kebab-case")]
 #[non_exhaustive]
 pub enum Damage {
-    /// A dangling tombstone: its row names a blob that is not there. Reads of the object fail.
-    /// Given up on request only: the blob may be in a backup, or the blob tier may be the wrong
-    /// one.
+    /// A dangling tombstone: a row names a blob that does not exist. Reads of the object fail. The
+    /// object is given up only on request: the blob may be in a backup, or the configured blob tier
+    /// may be the wrong one.
     MissingBlob {
-        /// The object.
+        /// Affected object.
         #[serde(serialize_with = "named")]
         object: ObjectId,
-        /// The revision.
+        /// Affected revision.
         revision: RevisionId,
     },
-    /// A blob's bytes are not those that were written. Given up on request only.
+    /// The bytes of a blob differ from the bytes written. The object is given up only on request.
     CorruptBlob {
-        /// The object.
+        /// Affected object.
         #[serde(serialize_with = "named")]
         object: ObjectId,
-        /// The revision.
+        /// Affected revision.
         revision: RevisionId,
-        /// What is wrong with it.
+        /// Description of the damage.
         why: String,
     },
-    /// A blob could not be read now. Nothing is known about it.
+    /// A blob cannot be read at present. Its state is unknown.
     UnreadableBlob {
-        /// The object.
+        /// Affected object.
         #[serde(serialize_with = "named")]
         object: ObjectId,
-        /// The revision.
+        /// Affected revision.
         revision: RevisionId,
-        /// Why not.
+        /// Error of the read.
         why: String,
     },
-    /// The block checksums of an intact blob are lost or damaged. Repaired from its bytes, which
-    /// match the checksum of the whole.
+    /// The block checksums of an intact blob are lost or damaged. They are computed again from its
+    /// bytes, which match the checksum of the blob.
     MissingChecksums {
-        /// The object.
+        /// Affected object.
         #[serde(serialize_with = "named")]
         object: ObjectId,
-        /// The revision.
+        /// Affected revision.
         revision: RevisionId,
     },
-    /// The bytes of a blob are what was written, and the trailer that names their object is
-    /// damaged: without the index the blob does not tell whose it is. Never repaired: write or copy
-    /// the object anew.
+    /// The bytes of a blob are intact, but the trailer that names their object is damaged: without
+    /// the index the object of the blob is unknown. Never repaired: write or copy the object again.
     DamagedTrailer {
-        /// The object.
+        /// Affected object.
         #[serde(serialize_with = "named")]
         object: ObjectId,
-        /// The revision.
+        /// Affected revision.
         revision: RevisionId,
     },
-    /// The bytes of an inline object are not in the index. Given up on request only.
+    /// The bytes of an inline object are missing in the index. The object is given up only on
+    /// request.
     MissingPayload {
-        /// The object.
+        /// Affected object.
         #[serde(serialize_with = "named")]
         object: ObjectId,
     },
-    /// The bytes of an inline object are not those that were written. Given up on request only.
+    /// The bytes of an inline object differ from the bytes written. The object is given up only on
+    /// request.
     CorruptPayload {
-        /// The object.
+        /// Affected object.
         #[serde(serialize_with = "named")]
         object: ObjectId,
     },
-    /// A row is damaged, or its key is no object's. Given up on request only.
+    /// A row is damaged, or its key is not the key of an object. The row is given up only on
+    /// request.
     BrokenRow {
-        /// Its key.
+        /// Key of the row.
         key: RawKey,
-        /// What is wrong with it.
+        /// Description of the damage.
         why: String,
     },
-    /// A range of keys of the index can't be read: a file of it is damaged. The entries in the
-    /// range are lost or hidden, and the next compaction of the file ends all writing. Never
-    /// repaired: salvage the store into a new one.
+    /// A range of keys of the index cannot be read, because a file of the index is damaged. The
+    /// entries in the range are lost or hidden, and the next compaction of the file ends all
+    /// writes. Never repaired: salvage the store into a new one.
     UnreadableRange {
-        /// The table.
+        /// Table of the index.
         #[serde(serialize_with = "table_name")]
         table: Table,
-        /// The first key of the range. Empty for the beginning of the table.
+        /// First key of the range. Empty for the start of the table.
         from: RawKey,
-        /// The first key behind the range. None for the end of the table.
+        /// First key behind the range, or `None` for the end of the table.
         to: Option<RawKey>,
-        /// The error of the index.
+        /// Error of the index.
         why: String,
     },
-    /// Something was written in a format that this build does not know, by a later one perhaps.
-    /// Never repaired.
+    /// An entry in an unknown format, possibly written by a later build. Never repaired.
     UnknownFormat {
-        /// The table.
+        /// Table of the index.
         #[serde(serialize_with = "table_name")]
         table: Table,
-        /// The key.
+        /// Key of the entry.
         key: RawKey,
     },
-    /// An object has a deadline, and no entry that has it removed then. Repaired.
+    /// An object with a deadline has no expiry entry, so that it would never be removed. Repaired.
     RowWithoutExpiry {
-        /// The object.
+        /// Affected object.
         #[serde(serialize_with = "named")]
         object: ObjectId,
-        /// Its deadline.
+        /// Deadline of the object or upload.
         deadline: Timestamp,
     },
-    /// An expiry entry whose object is absent or has another deadline. Repaired.
+    /// The object of an expiry entry is absent or has a different deadline. Repaired.
     ExpiryWithoutRow {
-        /// The object.
+        /// Affected object.
         #[serde(serialize_with = "named")]
         object: ObjectId,
-        /// The deadline of the entry.
+        /// Deadline of the expiry entry.
         deadline: Timestamp,
     },
-    /// A payload, or the block checksums of a revision, that no row and no part names. Repaired.
+    /// No row and no part names a payload, or the block checksums of a revision. Repaired.
     PayloadWithoutRow {
-        /// Its key.
+        /// Key of the entry.
         key: RawKey,
     },
-    /// A session is damaged: its upload can be neither completed nor aborted. Given up on request
-    /// only: the upload ends, and its parts with it.
+    /// An upload record is damaged: its upload can be neither completed nor aborted. Given up only
+    /// on request: the upload and its parts are removed.
     BrokenSession {
-        /// The object.
+        /// Affected object.
         #[serde(serialize_with = "named")]
         object: ObjectId,
-        /// When the upload began.
+        /// Start time of the upload.
         begun: Timestamp,
-        /// What is wrong with it.
+        /// Description of the damage.
         why: String,
     },
     /// The entry of a part of an open upload is damaged: the upload can be neither completed nor
-    /// aborted. Given up on request only: the upload then goes on, and the part must be uploaded
-    /// again.
+    /// aborted. The part is given up only on request: the upload then continues, and the part must
+    /// be uploaded again.
     BrokenPart {
-        /// The object.
+        /// Affected object.
         #[serde(serialize_with = "named")]
         object: ObjectId,
-        /// When the upload began.
+        /// Start time of the upload.
         begun: Timestamp,
-        /// Which part.
+        /// Number of the part.
         part: PartNumber,
-        /// What is wrong with it.
+        /// Description of the damage.
         why: String,
     },
-    /// A part of an open upload names a blob that is not there. Given up on request only, as a
-    /// dangling tombstone: the upload then goes on, and the part must be uploaded again.
+    /// A part of an open upload names a blob that does not exist. Like a dangling tombstone, the
+    /// part is given up only on request: the upload then continues, and the part must be uploaded
+    /// again.
     MissingPart {
-        /// The object.
+        /// Affected object.
         #[serde(serialize_with = "named")]
         object: ObjectId,
-        /// When the upload began.
+        /// Start time of the upload.
         begun: Timestamp,
-        /// Which part.
+        /// Number of the part.
         part: PartNumber,
-        /// The revision.
+        /// Affected revision.
         revision: RevisionId,
     },
-    /// The bytes of a part of an open upload are not those that were written. Given up on request
-    /// only: the upload then goes on, and the part must be uploaded again.
+    /// The bytes of a part of an open upload differ from the bytes written. The part is given up
+    /// only on request: the upload then continues, and the part must be uploaded again.
     CorruptPart {
-        /// The object.
+        /// Affected object.
         #[serde(serialize_with = "named")]
         object: ObjectId,
-        /// When the upload began.
+        /// Start time of the upload.
         begun: Timestamp,
-        /// Which part.
+        /// Number of the part.
         part: PartNumber,
-        /// The revision.
+        /// Affected revision.
         revision: RevisionId,
-        /// What is wrong with it.
+        /// Description of the damage.
         why: String,
     },
-    /// A part of an upload that is not open. Repaired: its entry is removed. What it named and
-    /// nothing else does is found by itself, as a payload without its row and an unknown blob.
+    /// A part belongs to an upload that is not open. Repaired: its entry is removed. A payload or
+    /// blob that only this part named is found separately, as a payload without a row or an unknown
+    /// blob.
     PartWithoutSession {
-        /// Its key.
+        /// Key of the entry.
         key: RawKey,
     },
-    /// An upload has no entry that has it given up, or forgotten, at its deadline. Repaired.
+    /// An upload has no expiry entry, so that it would never be given up or forgotten. Repaired.
     SessionWithoutExpiry {
-        /// The object.
+        /// Affected object.
         #[serde(serialize_with = "named")]
         object: ObjectId,
-        /// When the upload began.
+        /// Start time of the upload.
         begun: Timestamp,
-        /// Its deadline.
+        /// Deadline of the object or upload.
         deadline: Timestamp,
     },
-    /// An expiry entry whose upload is not known or has another deadline. Repaired.
+    /// The upload of an expiry entry is unknown or has a different deadline. Repaired.
     ExpiryWithoutSession {
-        /// The object.
+        /// Affected object.
         #[serde(serialize_with = "named")]
         object: ObjectId,
-        /// When the upload began.
+        /// Start time of the upload.
         begun: Timestamp,
-        /// The deadline of the entry.
+        /// Deadline of the expiry entry.
         deadline: Timestamp,
     },
-    /// A version floor beside a row. Repaired.
+    /// An object has both a row and a stored last version. Repaired.
     FloorBesideRow {
-        /// The object.
+        /// Affected object.
         #[serde(serialize_with = "named")]
         object: ObjectId,
     },
-    /// An entry of another table than the rows' is damaged. Repaired: what it was about is found by
-    /// other means. But one of the session table whose key is that of no session and no part is
-    /// given up on request only: it may hold a part's bytes.
+    /// An entry outside the rows table is damaged. Repaired by its removal: the data that it
+    /// described is found by other means. An entry of the sessions table that is neither an upload
+    /// record nor a part is given up only on request: it may hold the bytes of a part.
     BrokenEntry {
-        /// The table.
+        /// Table of the index.
         #[serde(serialize_with = "table_name")]
         table: Table,
-        /// The key.
+        /// Key of the entry.
         key: RawKey,
     },
-    /// A blob of ours that no row, no part, no change and no orphan names. Repaired: it becomes an
+    /// No row, part, change or orphan names a blob of this store. Repaired: the blob becomes an
     /// orphan.
     UnknownBlob {
-        /// The object that it was written for.
+        /// Object that the blob was written for.
         #[serde(serialize_with = "named")]
         object: ObjectId,
-        /// The revision.
+        /// Affected revision.
         revision: RevisionId,
-        /// Its length.
+        /// Length of the blob in bytes.
         bytes: u64,
     },
-    /// Something in the blob tier that is no blob of ours, or does not tell whose: a blob that
-    /// nothing names, whose name is long and whose trailer is damaged. Never repaired: somebody put
-    /// it there.
+    /// A file in the blob tier that is not a blob of this store, or a blob that no entry names and
+    /// whose object is unknown, because its name is long and its trailer is damaged. Never
+    /// repaired.
     ForeignBlob {
-        /// Where it lies.
+        /// Path in the blob tier.
         path: String,
     },
 }
@@ -264,138 +268,12 @@ impl From<UnreadableRange> for Damage {
     }
 }
 
-impl Damage {
-    /// Its name, as in the JSON form.
-    pub fn name(&self) -> &'static str {
-        match self {
-            Self::MissingBlob { .. } => "missing-blob",
-            Self::CorruptBlob { .. } => "corrupt-blob",
-            Self::UnreadableBlob { .. } => "unreadable-blob",
-            Self::MissingChecksums { .. } => "missing-checksums",
-            Self::DamagedTrailer { .. } => "damaged-trailer",
-            Self::MissingPayload { .. } => "missing-payload",
-            Self::CorruptPayload { .. } => "corrupt-payload",
-            Self::BrokenRow { .. } => "broken-row",
-            Self::UnreadableRange { .. } => "unreadable-range",
-            Self::UnknownFormat { .. } => "unknown-format",
-            Self::RowWithoutExpiry { .. } => "row-without-expiry",
-            Self::ExpiryWithoutRow { .. } => "expiry-without-row",
-            Self::PayloadWithoutRow { .. } => "payload-without-row",
-            Self::BrokenSession { .. } => "broken-session",
-            Self::BrokenPart { .. } => "broken-part",
-            Self::MissingPart { .. } => "missing-part",
-            Self::CorruptPart { .. } => "corrupt-part",
-            Self::PartWithoutSession { .. } => "part-without-session",
-            Self::SessionWithoutExpiry { .. } => "session-without-expiry",
-            Self::ExpiryWithoutSession { .. } => "expiry-without-session",
-            Self::FloorBesideRow { .. } => "floor-beside-row",
-            Self::BrokenEntry { .. } => "broken-entry",
-            Self::UnknownBlob { .. } => "unknown-blob",
-            Self::ForeignBlob { .. } => "foreign-blob",
-        }
-    }
-}
-
-impl fmt::Display for Damage {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: ", self.name())?;
-        match self {
-            Self::MissingBlob { object, revision }
-            | Self::MissingChecksums { object, revision }
-            | Self::DamagedTrailer { object, revision }
-            | Self::UnknownBlob {
-                object, revision, ..
-            } => write!(f, "object={object} revision={revision}"),
-            Self::CorruptBlob {
-                object,
-                revision,
-                why,
-            }
-            | Self::UnreadableBlob {
-                object,
-                revision,
-                why,
-            } => {
-                write!(f, "object={object} revision={revision}: {why}")
-            }
-            Self::MissingPayload { object }
-            | Self::CorruptPayload { object }
-            | Self::FloorBesideRow { object }
-            | Self::RowWithoutExpiry { object, .. }
-            | Self::ExpiryWithoutRow { object, .. } => write!(f, "object={object}"),
-            Self::BrokenRow { key, why } => write!(f, "key={key}: {why}"),
-            Self::UnreadableRange {
-                table,
-                from,
-                to,
-                why,
-            } => {
-                let to = to
-                    .as_ref()
-                    .map_or("the end".to_owned(), ToString::to_string);
-                write!(f, "table={} from={from} to={to}: {why}", table.name())
-            }
-            Self::UnknownFormat { table, key } | Self::BrokenEntry { table, key } => {
-                write!(f, "table={} key={key}", table.name())
-            }
-            Self::BrokenSession { object, begun, why } => {
-                write!(f, "object={object} begun_ms={}: {why}", begun.as_millis())
-            }
-            Self::BrokenPart {
-                object,
-                begun,
-                part,
-                why,
-            } => {
-                write!(
-                    f,
-                    "object={object} begun_ms={} part={part}: {why}",
-                    begun.as_millis()
-                )
-            }
-            Self::MissingPart {
-                object,
-                begun,
-                part,
-                revision,
-            } => {
-                write!(
-                    f,
-                    "object={object} begun_ms={} part={part} revision={revision}",
-                    begun.as_millis()
-                )
-            }
-            Self::CorruptPart {
-                object,
-                begun,
-                part,
-                revision,
-                why,
-            } => {
-                write!(
-                    f,
-                    "object={object} begun_ms={} part={part} revision={revision}: {why}",
-                    begun.as_millis()
-                )
-            }
-            Self::SessionWithoutExpiry { object, begun, .. }
-            | Self::ExpiryWithoutSession { object, begun, .. } => {
-                write!(f, "object={object} begun_ms={}", begun.as_millis())
-            }
-            Self::PayloadWithoutRow { key } | Self::PartWithoutSession { key } => {
-                write!(f, "key={key}")
-            }
-            Self::ForeignBlob { path } => write!(f, "path={path:?}"),
-        }
-    }
-}
-
-/// A key as it stands in the index, which may be no key that we would write.
+/// A key of the index in its stored form, which may be a key that this store never writes.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct RawKey(pub Bytes);
 
 impl fmt::Display for RawKey {
-    /// A version 7 uuid as such, all else as text with escapes.
+    /// Formats a version 7 UUID as a UUID, and every other key as text with escapes.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match Uuid::from_slice(&self.0) {
             Ok(uuid) if uuid.get_version_num() == 7 && uuid.get_variant() == Variant::RFC4122 => {
@@ -418,7 +296,8 @@ impl Serialize for RawKey {
     }
 }
 
-/// For scripts: a key may hold anything, so that no one string names an object.
+/// Serializes an object id as namespace and key: a key may contain any character, so a single
+/// string would be ambiguous.
 fn named<S: Serializer>(id: &ObjectId, serializer: S) -> Result<S::Ok, S::Error> {
     #[derive(Serialize)]
     struct Name<'a> {
@@ -442,7 +321,7 @@ mod tests {
     use crate::scrub::{Fate, Finding};
 
     #[test]
-    fn damage_is_named_alike_for_people_and_for_scripts() {
+    fn text_and_json_use_the_same_damage_name() {
         let object = ObjectId::try_from("a/b").unwrap();
         let damage = Damage::CorruptPayload { object };
         let finding = Finding {
@@ -451,18 +330,18 @@ mod tests {
         };
         let json = serde_json::to_value(&finding).unwrap();
         let expected = serde_json::json!({
-            "damage": "corrupt-payload", "object": { "namespace": "default", "key": "a/b" }, "fate": "left"
+            "damage": "corrupt-payload",
+            "object": { "namespace": "default", "key": "a/b" },
+            "fate": "left"
         });
         assert_eq!(json, expected);
         assert_eq!(damage.to_string(), "corrupt-payload: object=a/b");
     }
 
     #[test]
-    fn damage_to_an_upload_tells_when_it_began_and_not_its_id() {
-        let (object, part) = (
-            ObjectId::try_from("a/b").unwrap(),
-            PartNumber::new(7).unwrap(),
-        );
+    fn upload_damage_names_its_start_time_and_not_its_id() {
+        let object = ObjectId::try_from("a/b").unwrap();
+        let part = PartNumber::new(7).unwrap();
         let begun = Timestamp::from_millis(1000);
         let damage = Damage::BrokenPart {
             object,
@@ -476,14 +355,17 @@ mod tests {
         );
         let json = serde_json::to_value(&damage).unwrap();
         let expected = serde_json::json!({
-            "damage": "broken-part", "object": { "namespace": "default", "key": "a/b" }, "begun": 1000, "part": 7,
+            "damage": "broken-part",
+            "object": { "namespace": "default", "key": "a/b" },
+            "begun": 1000,
+            "part": 7,
             "why": "no part"
         });
         assert_eq!(json, expected);
     }
 
     #[test]
-    fn a_raw_key_is_readable_whatever_it_is() {
+    fn any_raw_key_is_readable() {
         let uuid = "0198c5a2-1f00-7abc-8def-00000000007f";
         let key = |bytes: &[u8]| RawKey(Bytes::copy_from_slice(bytes)).to_string();
         assert_eq!(key(Uuid::try_parse(uuid).unwrap().as_bytes()), uuid);

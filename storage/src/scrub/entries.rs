@@ -1,16 +1,17 @@
-//! The third walk: expiry entries, changes, orphans and version floors each make sense.
+//! Walk 3: expiry entries, changes, orphans and last versions are each valid.
 //!
 //! ```text
-//! expiry entry    names a row or session with exactly its         else ExpiryWithoutRow, ExpiryWithoutSession;
-//!                 deadline                                        unreadable: BrokenEntry
-//! change, orphan  can be read                                     else BrokenEntry: it is removed, and if there is a blob
-//!                                                                 of it, the last walk finds that by its own name
-//! version floor   can be read, and its object has no row          else BrokenEntry, FloorBesideRow
+//! entry           valid if                                      damage otherwise
+//! expiry entry    its row or upload record has this deadline    ExpiryWithoutRow,
+//!                                                               ExpiryWithoutSession, BrokenEntry
+//! change, orphan  readable                                      BrokenEntry: removed; walk 7 finds
+//!                                                               its blob by the name of the blob
+//! last version    readable, and its object has no row           BrokenEntry, FloorBesideRow
 //! ```
 //!
-//! A change that can't be read never commits, for its shard can't read it either; so removing it
-//! takes nothing from anybody. Where a row or a session can't be read, nothing is said about its
-//! entries.
+//! An unreadable change never commits, because its shard cannot read it either. Therefore its
+//! removal loses nothing. If a row or an upload record is unreadable, its expiry entries are not
+//! judged.
 
 use bytes::Bytes;
 
@@ -20,6 +21,7 @@ use super::damage::{Damage, RawKey};
 use super::finding::{Cure, Found, Remedy};
 use super::report::Tally;
 use super::second::{self, is_still, readable};
+use crate::decide::{Mend, UploadMend};
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::ObjectId;
 use crate::index::{Batch, Index, Range, Snapshot, Table};
@@ -28,13 +30,12 @@ use crate::rows::{
     Change, Due, Orphan, Row, Session, check_expiry_value, floor_object, read_expiry_key,
     read_floor, session_key,
 };
-use crate::swap::{Mend, UploadMend};
 use crate::word::{OperationId, RevisionId};
 
-/// Entries on a page.
+/// Entries per page.
 pub(super) const PAGE: usize = 1000;
 
-/// A page of the entries of one of these tables.
+/// Verifies a page of entries of a table.
 pub(super) async fn page(
     index: &dyn Index,
     table: Table,
@@ -50,18 +51,21 @@ pub(super) async fn page(
     tally.entries(page.len());
     let mut found = Vec::new();
     for (key, value) in &page {
-        let Some(one) = check(&*snapshot, table, key, value).await? else {
+        let Some(damage) = check(&*snapshot, table, key, value).await? else {
             continue;
         };
-        let confirms_itself = matches!(one.remedy, Remedy::None | Remedy::Safe(Cure::Commit(_)));
+        // A shard confirms the other findings. These have no shard, so the walk reads the entry
+        // again.
+        let confirms_itself = matches!(damage.remedy, Remedy::None | Remedy::Safe(Cure::Commit(_)));
         if !confirms_itself || is_still(index, table, key, |newest| newest == value).await? {
-            found.push(one);
+            found.push(damage);
         }
     }
     found.extend(unreadable);
     Ok((found, rest))
 }
 
+/// Returns the damage of an entry.
 async fn check(
     snapshot: &dyn Snapshot,
     table: Table,
@@ -76,18 +80,20 @@ async fn check(
         Table::Changes | Table::Orphans => Some(Error::new(
             ErrorKind::Corrupt,
             "scrub",
-            "its key is malformed",
+            "the key is malformed",
         )),
         Table::Rows | Table::Payloads | Table::Sessions => None,
     };
     Ok(broken.map(|error| unreadable(table, key, &error)))
 }
 
+/// Returns the damage of an expiry entry.
 async fn expiry(snapshot: &dyn Snapshot, key: &Bytes, value: &Bytes) -> Result<Option<Found>> {
     let (deadline, due) = match read_expiry_key(key) {
         Ok(read) => read,
         Err(error) => return Ok(Some(unreadable(Table::Expiry, key, &error))),
     };
+    // Only the shard may change expiry entries: a concurrent write may set this deadline again.
     let mend = Remedy::Safe(match &due {
         Due::Object(object) => Cure::Mend(object.clone(), Mend::Expiry { deadline }),
         Due::Session(object, upload) => {
@@ -113,8 +119,9 @@ async fn expiry(snapshot: &dyn Snapshot, key: &Bytes, value: &Bytes) -> Result<O
     let damage = match due {
         Due::Object(object) => match row(snapshot, &object).await? {
             Held::Row(row) if row.metadata.expires_at == Some(deadline) => None,
+            // The deadline in an undecodable row is unknown.
             Held::Broken => None,
-            // The entry names an object in an unreadable range.
+            // The index cannot read the row: report the row, not the expiry entry.
             Held::Unreadable(error) => return Ok(Some(unreadable_row(&object, &error))),
             Held::Row(_) | Held::Nothing => Some(Damage::ExpiryWithoutRow { object, deadline }),
         },
@@ -134,6 +141,7 @@ async fn expiry(snapshot: &dyn Snapshot, key: &Bytes, value: &Bytes) -> Result<O
     }))
 }
 
+/// Reads an upload record. Returns the error if the record cannot be read or decoded.
 async fn session(
     snapshot: &dyn Snapshot,
     object: &ObjectId,
@@ -151,6 +159,7 @@ async fn session(
     )
 }
 
+/// Returns the damage of a stored last version.
 async fn floor(snapshot: &dyn Snapshot, key: &Bytes, value: &Bytes) -> Result<Option<Found>> {
     let object = match floor_object(key) {
         Ok(object) => object,
@@ -180,7 +189,8 @@ async fn floor(snapshot: &dyn Snapshot, key: &Bytes, value: &Bytes) -> Result<Op
     }
 }
 
-/// An entry that can't be read: removed, unless a later build may have written it.
+/// Returns the damage of an undecodable entry. Its repair is the removal, unless a later build may
+/// have written the entry.
 fn unreadable(table: Table, key: &Bytes, error: &Error) -> Found {
     let raw = RawKey(key.clone());
     if error.kind() == ErrorKind::UnknownFormat {
@@ -197,16 +207,19 @@ fn unreadable(table: Table, key: &Bytes, error: &Error) -> Found {
     }
 }
 
-/// What an object has for a row.
+/// State of the row of an object.
 enum Held {
+    /// The row is readable.
     Row(Box<Row>),
-    /// One that the walk over the rows has reported.
+    /// The row cannot be decoded. The walk over the rows has reported it.
     Broken,
-    /// One that the index can't read.
+    /// The index cannot read the row.
     Unreadable(Error),
+    /// The object has no row.
     Nothing,
 }
 
+/// Returns the state of the row of an object.
 async fn row(snapshot: &dyn Snapshot, object: &ObjectId) -> Result<Held> {
     let value = match readable(snapshot.get(Table::Rows, object.encoded()).await)? {
         Ok(value) => value,

@@ -1,76 +1,74 @@
-//! What a scrub finds, and what can be done about it: [`Found`], [`Remedy`], and the [`Finding`]
-//! that is reported.
+//! A found damage and its repair: [`Found`], [`Remedy`], and the reported [`Finding`].
 //!
-//! Guards that a repair loses nothing unless it is told to: the remedy says which of the two it is,
-//! and one that something unreadable may need is withheld. Guards too that a finding is confirmed
-//! on the newest state before it is reported or acted on (docs/adr/0015): by the walk itself where
-//! nothing can change any more, else by the object's shard. Deliberately not here: what may be
-//! wrong (`damage.rs`), looking (the walk), and carrying a remedy out (the actors).
+//! Guards two rules. A repair loses data only on request: the remedy names the loss, and a repair
+//! whose target may belong to an unreadable entry is withheld. A finding is confirmed on the newest
+//! state before it is reported or repaired (docs/adr/0015): by the walk if the entry can no longer
+//! change, otherwise by the object's shard. The kinds of damage are in `damage.rs`.
 
 use serde::Serialize;
 
 use super::damage::Damage;
+use crate::decide::{Mend, UploadMend};
 use crate::id::ObjectId;
 use crate::index::Batch;
 use crate::multipart::UploadId;
-use crate::swap::{Mend, UploadMend};
 
-/// Damage as the walk hands it over.
+/// Damage found by the walk, with its repair.
 #[derive(Clone, Debug)]
 pub struct Found {
-    /// What it is.
+    /// The damage.
     pub damage: Damage,
-    /// What can be done about it.
+    /// The possible repair.
     pub remedy: Remedy,
 }
 
-/// What can be done about some damage.
+/// Possible repair of a damage.
 #[derive(Clone, Debug)]
 pub enum Remedy {
-    /// Nothing. The walk has confirmed the damage.
+    /// No repair. The walk has confirmed the damage.
     None,
-    /// Nothing either. The shard confirms the damage: this is what it would mend if it could.
+    /// No repair. The shard must confirm the damage: the cure describes the entry to check.
     Beyond(Cure),
-    /// Nothing for now: as long as a row, a part or a change can't be read, it may be the one that
-    /// needs this.
+    /// No repair yet: an unreadable row, part or change may name the entry that the repair would
+    /// remove.
     Withheld,
-    /// This, and nothing is lost by it that was not lost before.
+    /// A repair that loses no further data.
     Safe(Cure),
-    /// This, and what a person might still rescue is lost by it.
+    /// A repair that loses data which might still be rescued by hand.
     Lossy(Cure),
 }
 
 /// A repair.
 #[derive(Clone, Debug)]
 pub enum Cure {
-    /// Commit this, whoever does it: the walk has confirmed the damage, and nothing that is
-    /// committed later can name what it touches.
+    /// A batch to commit. The walk has confirmed the damage, and no later commit can name the
+    /// entries that the batch changes.
     Commit(Batch),
-    /// Have the object's shard look again and mend it (I3).
+    /// A repair by the object's shard, which confirms the damage first (I3).
     Mend(ObjectId, Mend),
-    /// Have the object's shard look again at this upload to it and mend that (I3).
+    /// A repair of an upload by the object's shard, which confirms the damage first (I3).
     MendUpload(ObjectId, UploadId, UploadMend),
 }
 
-/// Damage, and what has become of it.
+/// A reported damage and its outcome.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Finding {
-    /// What it is.
+    /// The damage.
     #[serde(flatten)]
     pub damage: Damage,
-    /// What has become of it.
+    /// Outcome of the repair.
     pub fate: Fate,
 }
 
-/// What has become of some damage.
+/// Outcome of the repair of a damage.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Fate {
-    /// It is still there: nothing was asked for that repairs it, or nothing does.
+    /// The damage remains: no repair was requested, or no repair exists.
     Left,
-    /// It is gone.
+    /// The damage is repaired.
     Repaired,
-    /// It is still there, because something that can't be read may need it. Repair or give up that
-    /// first.
+    /// The damage remains, because an unreadable entry may need the affected data. Repair or give
+    /// up that entry first.
     Withheld,
 }

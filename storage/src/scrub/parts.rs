@@ -1,15 +1,17 @@
-//! The sixth walk: what each part of an open upload names is there, and is what was written.
+//! Walk 6: the blob that each part of an open upload names exists and is intact.
 //!
 //! ```text
-//! read the part ─> pin its revision ─> one snapshot: session and part again, its block checksums ─> look at the blob
-//!                                       it names another: look afresh                                    │ damage?
-//!                                                        the part is still there ─> damage               v
-//!                                       replaced, completed, aborted, expired ─> none <─ one more look at the part
+//! 1. read the part
+//! 2. pin its revision
+//! 3. one snapshot: upload record, part, block checksums    the revision has changed: back to 1
+//! 4. verify the blob                                       intact: end
+//! 5. read the part again                                   it still names the revision: damage
+//!                                                          replaced, or the upload has ended: none
 //! ```
 //!
-//! Guards I8 towards the sweeper, as the walk over the bytes of objects does. The parts of an
-//! upload that has ended are nobody's, or an object's by now. Deliberately not here: how a blob is
-//! looked at (`blob.rs`).
+//! Guards I8 against the sweeper, like the walk over the bytes of objects. Parts of an ended upload
+//! are skipped: they belong to no object, or already to an object. The verification of a blob is in
+//! `blob.rs`.
 
 use bytes::Bytes;
 use futures::stream::{self, StreamExt};
@@ -21,6 +23,7 @@ use super::damage::Damage;
 use super::finding::{Cure, Found, Remedy};
 use super::report::Tally;
 use super::second::{entry, readable};
+use crate::decide::{SeenEntry, UploadMend, revision_key};
 use crate::error::{ErrorKind, Result};
 use crate::id::ObjectId;
 use crate::index::{Range, Snapshot, Table};
@@ -30,20 +33,19 @@ use crate::rows::{
     Filed, Part, Phase, Session, part_key, parts_prefix, read_part_key, read_session_key,
     session_key,
 };
-use crate::swap::{SeenEntry, UploadMend, revision_key};
 use crate::word::RevisionId;
 
-/// Uploads on a page, with all of their parts.
+/// Uploads per page, each with all of its parts.
 pub(super) const PAGE: usize = 16;
-/// Parts read at once.
+/// Parts per read.
 const PARTS_PAGE: usize = 256;
-/// How often a part that is replaced under the scrub's eyes is looked at, before it is left to the
-/// next scrub.
+/// Maximum number of attempts for a part that is replaced during the scrub. After them the next
+/// scrub verifies the part.
 const LOOKS_MAX: usize = 16;
 
-/// The bytes of the parts of a page of uploads, some at once.
+/// Verifies the blobs of all parts of a page of uploads, several at a time.
 pub(super) async fn page(reads: &Reads, pace: Pace, range: Range, tally: &Tally) -> Result<Paged> {
-    // The walk over sessions and parts has reported what can't be read.
+    // The walk over uploads has reported the unreadable entries.
     let sessions = reads
         .index()
         .snapshot()?
@@ -57,6 +59,7 @@ pub(super) async fn page(reads: &Reads, pace: Pace, range: Range, tally: &Tally)
     let mut found = Vec::new();
     for (key, value) in &sessions.entries {
         if let Ok((object, upload)) = read_session_key(key)
+            // An ended upload has no parts, or its parts belong to an object already.
             && is_open(value, reads)
         {
             let look = Look {
@@ -70,13 +73,13 @@ pub(super) async fn page(reads: &Reads, pace: Pace, range: Range, tally: &Tally)
     Ok((found, sessions.rest))
 }
 
-/// Whether a session can be read, and takes parts.
+/// Returns whether an upload record is readable and its upload accepts parts.
 fn is_open(value: &Bytes, reads: &Reads) -> bool {
     Session::decode(value)
         .is_ok_and(|session| session.phase == Phase::Open && session.is_live(reads.now()))
 }
 
-/// A look at one upload.
+/// Verification of an upload.
 #[derive(Clone, Copy)]
 struct Look<'a> {
     blobs: Blobs<'a>,
@@ -85,6 +88,7 @@ struct Look<'a> {
 }
 
 impl Look<'_> {
+    /// Verifies the blobs of all parts of the upload.
     async fn parts(&self, at_once: usize) -> Result<Vec<Found>> {
         let mut range = Range::prefix(&parts_prefix(&self.upload), PARTS_PAGE);
         let mut found = Vec::new();
@@ -105,8 +109,8 @@ impl Look<'_> {
             let mut looks = stream::iter(numbers)
                 .map(|number| self.part(number))
                 .buffered(at_once);
-            while let Some(one) = looks.next().await {
-                found.extend(one?);
+            while let Some(damage) = looks.next().await {
+                found.extend(damage?);
             }
             match keys.rest {
                 Some(rest) => range = rest,
@@ -115,12 +119,15 @@ impl Look<'_> {
         }
     }
 
+    /// Verifies the blob of a part, by the steps in the module documentation.
     async fn part(&self, number: PartNumber) -> Result<Option<Found>> {
         let reads = self.blobs.reads;
         for _ in 0..LOOKS_MAX {
             let Some(seen) = self.filed(&*reads.index().snapshot()?, number).await? else {
                 return Ok(None);
             };
+            // Pinned before the second read: if the part still names the revision then, the sweeper
+            // has not deleted the blob.
             let _pin = reads.pin(seen.extent.revision);
             let snapshot = reads.index().snapshot()?;
             let Some(part) = self.filed(&*snapshot, number).await? else {
@@ -134,20 +141,26 @@ impl Look<'_> {
                     SeenEntry::Whole(value) => Some(value),
                     SeenEntry::Absent | SeenEntry::Broken => None,
                 };
+            // A held snapshot keeps old versions in the index, and the blob may be large.
             drop(snapshot);
             let Some(found) = self.check(number, &part, checksums.as_ref()).await else {
                 return Ok(None);
             };
+            // The upload may have ended during the verification, and its blobs with it.
             let still = self.filed(&*reads.index().snapshot()?, number).await?;
             return Ok(still
                 .filter(|still| still.extent.revision == part.extent.revision)
                 .map(|_| found));
         }
-        tracing::debug!(object = %self.object, part = %number, "a scrub passes over a part that is replaced again and again");
+        tracing::debug!(
+            object = %self.object,
+            part = %number,
+            "the scrub skips a part that is replaced repeatedly"
+        );
         Ok(None)
     }
 
-    /// The part, if its upload is open and it can be read.
+    /// Returns the part if it is readable and its upload is open.
     async fn filed(&self, snapshot: &dyn Snapshot, number: PartNumber) -> Result<Option<Part>> {
         let session = snapshot
             .get(Table::Sessions, &session_key(self.object, &self.upload))
@@ -171,17 +184,19 @@ impl Look<'_> {
             .and_then(Filed::part))
     }
 
-    /// What is wrong with a part's blob, if anything is.
+    /// Returns the damage to the blob of a part.
     async fn check(
         &self,
         number: PartNumber,
         part: &Part,
         checksums: Option<&Bytes>,
     ) -> Option<Found> {
-        let (object, extent) = (self.object.clone(), &part.extent);
-        let (revision, begun) = (extent.revision, self.upload.begun());
+        let object = self.object.clone();
+        let extent = &part.extent;
+        let revision = extent.revision;
+        let begun = self.upload.begun();
         let key = revision_key(&object, revision);
-        match self.blobs.look(&object, extent, &key, checksums).await {
+        match self.blobs.verify(&object, extent, &key, checksums).await {
             Ok(Blob::Whole) => None,
             Ok(Blob::WithoutChecksums(blocks)) => {
                 let mend = UploadMend::Checksums {
@@ -236,7 +251,7 @@ impl Look<'_> {
         }
     }
 
-    /// Damage that only giving the part up removes.
+    /// Returns a damage that can be repaired only by giving up the part.
     fn lost(&self, number: PartNumber, revision: RevisionId, damage: Damage) -> Found {
         let mend = UploadMend::GiveUp {
             number,

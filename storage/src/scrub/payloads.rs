@@ -1,14 +1,14 @@
-//! The fourth walk: each payload, and each revision's block checksums, is named by a row or a part.
+//! Walk 4: each payload, and the block checksums of each revision, are named by a row or a part.
 //!
 //! ```text
-//! one snapshot: some keys of payloads ─> minus those that any row or part names ─> suspects
-//! a newer one:  those that are still there ─> minus those that any row or part names ─> strays
+//! one snapshot:     payload keys ─> minus all keys that a row or part names ─> suspects
+//! newer snapshot:   suspects that still exist ─> minus all keys that a row or part names ─> strays
 //! ```
 //!
-//! Nothing leads from a payload to its row, so that all rows are read for each million payloads. A
-//! payload is filed under an id that is fresh for each write, put in the batch of the row or part
-//! that names it, and handed on from part to row and from row to row; so one that neither names in
-//! some snapshot is never named again, and whoever finds it may remove it.
+//! A payload does not refer to its row, so all rows are read for each million payloads. The id of a
+//! payload is unique per write. Its entry is put in the batch of the row or part that names it, and
+//! ownership passes only from part to row or from row to row. Therefore a payload that no row or
+//! part names in some snapshot is never named again, and may be removed.
 
 use std::collections::BTreeSet;
 use std::vec;
@@ -20,45 +20,45 @@ use super::finding::{Cure, Found, Remedy};
 use super::report::Tally;
 use super::second::{contains, newest, visit};
 use super::sessions::visit_parts;
+use crate::decide::SeenEntry;
 use crate::error::Result;
 use crate::index::{Batch, Index, Range, Snapshot, Table};
 use crate::rows::Row;
-use crate::swap::SeenEntry;
 
-/// Payloads looked at together: 16 bytes each, and the tree that holds them.
+/// Number of payload keys per pass over all rows: 16 bytes each, plus the tree.
 const PARTITION: usize = 1_000_000;
-/// Keys read at once.
+/// Keys per read.
 const KEYS_PAGE: usize = 10_000;
-/// Rows read at once.
+/// Rows per read.
 const ROWS_PAGE: usize = 1000;
-/// Strays handed over at once.
+/// Strays returned per step.
 const STRAYS_PAGE: usize = 1000;
 
 /// The walk over the payloads.
 pub(super) struct Strays {
-    /// What is still to be read.
+    /// Range that remains, or `None` at the end.
     rest: Option<Range>,
-    /// Found, and not yet handed over.
+    /// Strays not yet returned.
     waiting: vec::IntoIter<Bytes>,
-    /// Keys that can't be read, and are not yet handed over.
+    /// Unreadable ranges of keys not yet returned.
     unreadable: Vec<Found>,
+    /// True if a row or part was unreadable: it may name the strays.
     may_be_needed: bool,
 }
 
 impl Default for Strays {
     fn default() -> Self {
-        let (waiting, unreadable) = (Vec::new().into_iter(), Vec::new());
         Self {
             rest: Some(Range::all(KEYS_PAGE)),
-            waiting,
-            unreadable,
+            waiting: Vec::new().into_iter(),
+            unreadable: Vec::new(),
             may_be_needed: false,
         }
     }
 }
 
 impl Strays {
-    /// Some strays, perhaps none; or that this was all.
+    /// Returns the next strays, possibly none, or `None` at the end of the walk.
     pub(super) async fn page(
         &mut self,
         index: &dyn Index,
@@ -81,6 +81,7 @@ impl Strays {
         Ok(Some(found))
     }
 
+    /// Reads the next group of payload keys, and keeps the keys that no row or part names.
     async fn partition(
         &mut self,
         index: &dyn Index,
@@ -88,8 +89,9 @@ impl Strays {
         tally: &Tally,
     ) -> Result<()> {
         let snapshot = index.snapshot()?;
-        // What is no id is named by nothing.
-        let (mut ids, mut strays) = (BTreeSet::new(), Vec::new());
+        // A key that is not an id is never named by a row or part.
+        let mut ids = BTreeSet::new();
+        let mut strays = Vec::new();
         loop {
             let page = snapshot.keys_over(Table::Payloads, range).await?;
             tally.entries(page.entries.len());
@@ -114,9 +116,10 @@ impl Strays {
             }
         }
         let mut all_read = remove_named(&*snapshot, &mut ids).await?;
+        // The confirmation needs a newer snapshot; two held snapshots would keep more old versions.
         drop(snapshot);
         if !ids.is_empty() || !strays.is_empty() {
-            // The second look.
+            // Confirm on the newest state, before the payloads may be removed (docs/adr/0015).
             let snapshot = newest(index).await?;
             all_read &= remove_named(&*snapshot, &mut ids).await?;
             strays.extend(ids.into_iter().map(|id| Bytes::copy_from_slice(&id)));
@@ -128,7 +131,7 @@ impl Strays {
     }
 }
 
-/// Removes the ids that a row or a part names; whether all rows and parts could be read.
+/// Removes the ids that a row or a part names. Returns whether all rows and parts were readable.
 async fn remove_named(snapshot: &dyn Snapshot, ids: &mut BTreeSet<[u8; 16]>) -> Result<bool> {
     let rows_read = visit_rows(snapshot, |row| {
         for key in row.belongings() {
@@ -143,9 +146,11 @@ async fn remove_named(snapshot: &dyn Snapshot, ids: &mut BTreeSet<[u8; 16]>) -> 
     Ok(rows_read && parts_read)
 }
 
+/// Returns the keys that still exist.
 async fn still_there(snapshot: &dyn Snapshot, keys: Vec<Bytes>) -> Result<Vec<Bytes>> {
     let mut there = Vec::new();
     for key in keys {
+        // An unreadable key is reported as a range, not as a stray.
         if contains(snapshot, Table::Payloads, &key).await? == SeenEntry::Whole(()) {
             there.push(key);
         }
@@ -153,6 +158,7 @@ async fn still_there(snapshot: &dyn Snapshot, keys: Vec<Bytes>) -> Result<Vec<By
     Ok(there)
 }
 
+/// Returns the damage of a payload without a row, with its removal as the repair.
 fn stray(key: Bytes, may_be_needed: bool) -> Found {
     let damage = Damage::PayloadWithoutRow {
         key: RawKey(key.clone()),
@@ -171,7 +177,7 @@ fn stray(key: Bytes, may_be_needed: bool) -> Found {
     }
 }
 
-/// Shows every row that can be read; whether all of them can.
+/// Calls `show` for every readable row. Returns whether all rows are readable.
 pub(super) async fn visit_rows(
     snapshot: &dyn Snapshot,
     mut show: impl FnMut(&Row),

@@ -1,4 +1,4 @@
-//! What a scrub came to: [`ScrubReport`], and how far it has come: [`ScrubProgress`].
+//! Result of a scrub: [`ScrubReport`], and its progress: [`ScrubProgress`].
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -8,42 +8,42 @@ use serde::Serialize;
 use super::damage::Damage;
 use super::finding::{Fate, Finding};
 
-/// What a scrub looked at, what it found, and what has become of that.
+/// Counts and findings of a scrub.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct ScrubReport {
-    /// What was looked at.
+    /// Counts of verified entries and bytes.
     #[serde(flatten)]
     pub looked: Looked,
-    /// How much is not as it should be, or was not.
+    /// Number of confirmed damages, including repaired ones.
     pub found: u64,
-    /// How much of it is repaired.
+    /// Number of repaired damages.
     pub repaired: u64,
-    /// Findings of the walk that the shards did not confirm, and that are not counted as found.
-    /// Beside overwrites of damaged objects there may be some. On a sound store there are none:
-    /// else the index shows states that never were.
+    /// Number of findings of the walk that the shards did not confirm, and that `found` does not
+    /// include. Concurrent overwrites of damaged objects may cause some. On an intact store the
+    /// number is 0: otherwise the index returns states that never existed.
     pub unconfirmed: u64,
-    /// The first of it, as many as were asked for.
+    /// The first findings, at most [`findings_max`](super::ScrubOptions::findings_max).
     pub findings: Vec<Finding>,
 }
 
-/// What a scrub looked at.
+/// Counts of entries and bytes that a scrub verified.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Looked {
-    /// Objects.
+    /// Number of objects.
     pub objects: u64,
-    /// Other entries of the index: sessions, parts, payloads, changes, orphans, expiry entries,
-    /// version floors.
+    /// Number of other entries of the index: upload records, parts, payloads, changes, orphans,
+    /// expiry entries, last versions.
     pub entries: u64,
-    /// Blobs that rows or parts name and that are there.
+    /// Number of blobs that rows or parts name and that exist.
     pub named_blobs: u64,
-    /// Payload bytes read and compared with their checksums.
+    /// Number of payload bytes that were compared with their checksums.
     pub bytes: u64,
-    /// Blobs in the blob tier, whoever names them.
+    /// Number of all blobs in the blob tier.
     pub blobs: u64,
 }
 
 impl ScrubReport {
-    /// Notes a finding; only the first `findings_max` are kept.
+    /// Adds a finding. Counts every finding, and keeps the first `findings_max`.
     pub fn take(&mut self, damage: Damage, fate: Fate, findings_max: usize) {
         self.found += 1;
         self.repaired += u64::from(fate == Fate::Repaired);
@@ -52,32 +52,32 @@ impl ScrubReport {
         }
     }
 
-    /// How much is still not as it should be.
+    /// Returns the number of damages that remain.
     pub fn left(&self) -> u64 {
         self.found - self.repaired
     }
 
-    /// Whether nothing was found.
+    /// Returns whether no damage was found.
     pub fn is_clean(&self) -> bool {
         self.found == 0
     }
 }
 
-/// How far a scrub has come.
+/// Progress of a scrub.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ScrubProgress {
-    /// What was looked at.
+    /// Counts so far.
     pub looked: Looked,
-    /// Objects whose bytes have been looked at.
+    /// Number of objects whose bytes were verified.
     pub objects_done: u64,
-    /// The bytes of all objects and parts; none before all of these have been counted.
+    /// Total bytes of all objects and parts, or `None` until all of them are counted.
     pub bytes_total: Option<u64>,
 }
 
-/// Whom to tell.
+/// Callback for the progress.
 pub(super) type Listener = Arc<dyn Fn(ScrubProgress) + Send + Sync>;
 
-/// Counts what is looked at, and tells whoever wants to know.
+/// Counters of a scrub, which report the progress to the listener.
 pub(super) struct Tally {
     objects: AtomicU64,
     entries: AtomicU64,
@@ -106,18 +106,19 @@ impl Tally {
         }
     }
 
-    /// A row that can be read.
+    /// Counts a readable row with an object of `bytes`.
     pub(super) fn row(&self, bytes: u64) {
+        // Relaxed: these are counters, and no other memory access depends on them.
         self.objects.fetch_add(1, Ordering::Relaxed);
         self.bytes_total.fetch_add(bytes, Ordering::Relaxed);
     }
 
-    /// A part that can be read.
+    /// Counts a readable part of `bytes`.
     pub(super) fn part(&self, bytes: u64) {
         self.bytes_total.fetch_add(bytes, Ordering::Relaxed);
     }
 
-    /// There are no more rows and parts.
+    /// Records that all rows and parts are counted.
     pub(super) fn all_counted(&self) {
         self.all_counted.store(true, Ordering::Relaxed);
     }
@@ -132,7 +133,7 @@ impl Tally {
 
     pub(super) fn bytes(&self, count: u64) {
         self.bytes.fetch_add(count, Ordering::Relaxed);
-        self.tell();
+        self.notify();
     }
 
     pub(super) fn blobs(&self, count: usize) {
@@ -141,7 +142,7 @@ impl Tally {
 
     pub(super) fn object_done(&self) {
         self.objects_done.fetch_add(1, Ordering::Relaxed);
-        self.tell();
+        self.notify();
     }
 
     pub(super) fn looked(&self) -> Looked {
@@ -155,7 +156,8 @@ impl Tally {
         }
     }
 
-    pub(super) fn tell(&self) {
+    /// Reports the progress to the listener.
+    pub(super) fn notify(&self) {
         if let Some(listener) = &self.listener {
             let bytes_total = self.bytes_total.load(Ordering::Relaxed);
             listener(ScrubProgress {

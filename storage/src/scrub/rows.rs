@@ -1,7 +1,7 @@
-//! The first walk: each row can be read, and has its expiry entry.
+//! Walk 1: each row is readable and has its expiry entry.
 //!
-//! What a row names is looked at later (`bytes.rs`), when rows that can't be read have been given
-//! up or not.
+//! The payloads and blobs that the rows name are verified later (`bytes.rs`), after the decisions
+//! about unreadable rows.
 
 use bytes::Bytes;
 
@@ -10,16 +10,16 @@ use super::damage::{Damage, RawKey};
 use super::finding::{Cure, Found, Remedy};
 use super::report::Tally;
 use super::second::{self, contains, is_still};
+use crate::decide::{Mend, SeenEntry};
 use crate::error::{ErrorKind, Result};
 use crate::id::ObjectId;
 use crate::index::{Batch, Index, Range, Snapshot, Table};
 use crate::rows::{Row, expiry_key};
-use crate::swap::{Mend, SeenEntry};
 
-/// Rows on a page.
+/// Rows per page.
 pub(super) const PAGE: usize = 500;
 
-/// A page of rows.
+/// Verifies a page of rows.
 pub(super) async fn page(index: &dyn Index, range: Range, tally: &Tally) -> Result<Paged> {
     let second::Entries {
         snapshot,
@@ -35,6 +35,8 @@ pub(super) async fn page(index: &dyn Index, range: Range, tally: &Tally) -> Resu
                 found.extend(without_expiry(&*snapshot, id, &row).await?);
             }
             Err(broken) => {
+                // A shard confirms the other findings. These have no shard, so the walk reads the
+                // row again.
                 let confirms_itself =
                     matches!(broken.remedy, Remedy::None | Remedy::Lossy(Cure::Commit(_)));
                 if !confirms_itself
@@ -45,19 +47,20 @@ pub(super) async fn page(index: &dyn Index, range: Range, tally: &Tally) -> Resu
             }
         }
     }
+    // The unreadable range lies behind the entries of the page.
     found.extend(unreadable);
     Ok((found, rest))
 }
 
-/// The row and its object, or what is wrong with it.
+/// Decodes a row and its object, or returns the damage.
 fn read(key: &Bytes, value: &Bytes) -> Result<(ObjectId, Row), Box<Found>> {
     let raw = RawKey(key.clone());
     let Ok(id) = ObjectId::decode(key) else {
-        // No object has this name, so that no shard decides about it and nothing else ever touches
-        // it.
+        // No object has this key. No shard decides about the row, and no other operation ever
+        // changes it.
         let damage = Damage::BrokenRow {
             key: raw,
-            why: "its key is no object's".to_owned(),
+            why: "the key is not an object id".to_owned(),
         };
         let mut batch = Batch::new();
         batch.remove(Table::Rows, key.clone());
@@ -91,6 +94,7 @@ fn read(key: &Bytes, value: &Bytes) -> Result<(ObjectId, Row), Box<Found>> {
     }
 }
 
+/// Returns the damage of a row with a deadline and without an expiry entry.
 async fn without_expiry(
     snapshot: &dyn Snapshot,
     object: ObjectId,
@@ -99,6 +103,7 @@ async fn without_expiry(
     let Some(deadline) = row.metadata.expires_at else {
         return Ok(None);
     };
+    // An expiry entry that cannot be read counts as present.
     if contains(snapshot, Table::Expiry, &expiry_key(deadline, &object)).await? != SeenEntry::Absent
     {
         return Ok(None);

@@ -1,17 +1,17 @@
-//! The second look: how a walk reads what may be damaged, and confirms it on the newest state.
+//! Reads of entries that may be damaged, and their confirmation on the newest state.
 //!
-//! A read of one key that fails as [`Corrupt`](ErrorKind::Corrupt) is a finding about that key, a
-//! scan that does is one about a range. Every other error ends the walk. What a shard can confirm
-//! is left to the shard.
+//! A read of a key that fails with [`Corrupt`](ErrorKind::Corrupt) is a finding about the key, a
+//! scan that fails so is a finding about a range. Every other error ends the walk. A finding that a
+//! shard can confirm is not confirmed here.
 
 use bytes::Bytes;
 
 use super::finding::{Found, Remedy};
+use crate::decide::SeenEntry;
 use crate::error::{Error, ErrorKind, Result};
 use crate::index::{Index, Page, Range, Snapshot, Table};
-use crate::swap::SeenEntry;
 
-/// A page of entries as one snapshot has them, and what is wrong with the keys behind them.
+/// A page of entries from one snapshot, and the damage to the keys behind them.
 pub(super) struct Entries {
     pub(super) snapshot: Box<dyn Snapshot>,
     pub(super) page: Page,
@@ -19,11 +19,12 @@ pub(super) struct Entries {
     pub(super) rest: Option<Range>,
 }
 
-/// A page of entries. Keys that can't be read are tried a second time.
+/// Reads a page of entries. If a range is unreadable, reads the page again from the newest state.
 pub(super) async fn entries(index: &dyn Index, table: Table, range: Range) -> Result<Entries> {
     let mut snapshot = index.snapshot()?;
     let mut page = snapshot.scan_over(table, range.clone()).await?;
     if page.unreadable.is_some() {
+        // The first snapshot may be at fault, not the index (docs/adr/0015).
         snapshot = newest(index).await?;
         page = snapshot.scan_over(table, range).await?;
     }
@@ -43,16 +44,17 @@ pub(super) async fn entries(index: &dyn Index, table: Table, range: Range) -> Re
     })
 }
 
-/// A state of the index that has all that was submitted before. One that has failed makes nothing
-/// durable any more, so that what it shows is the newest state.
+/// Returns a snapshot that contains all batches submitted before. A failed index makes no further
+/// batch durable, so that its current state is already the newest.
 pub(super) async fn newest(index: &dyn Index) -> Result<Box<dyn Snapshot>> {
     if let Err(error) = index.barrier().await {
-        tracing::debug!(%error, "a scrub goes on over an index that has failed");
+        tracing::debug!(%error, "the index has failed: the scrub continues on its last state");
     }
     index.snapshot()
 }
 
-/// Returns whether the newest value of a key is still wrong.
+/// Returns whether the newest value of a key is still wrong. A value that cannot be read is wrong,
+/// a missing value is not.
 pub(super) async fn is_still(
     index: &dyn Index,
     table: Table,
@@ -67,7 +69,8 @@ pub(super) async fn is_still(
     Ok(is_still)
 }
 
-/// What was read, or why it is damaged. All other errors are errors.
+/// Returns the result of a read, with [`ErrorKind::Corrupt`] as the inner error. Other errors are
+/// passed through.
 pub(super) fn readable<T>(read: Result<T>) -> Result<Result<T, Error>> {
     match read {
         Err(error) if error.kind() == ErrorKind::Corrupt => Ok(Err(error)),
@@ -75,7 +78,7 @@ pub(super) fn readable<T>(read: Result<T>) -> Result<Result<T, Error>> {
     }
 }
 
-/// The value of a key as far as it can be read.
+/// Reads the value of a key.
 pub(super) async fn entry(
     snapshot: &dyn Snapshot,
     table: Table,
@@ -88,7 +91,7 @@ pub(super) async fn entry(
     })
 }
 
-/// Returns whether a key is there, as far as that can be read.
+/// Returns whether a key exists. Reads no value.
 pub(super) async fn contains(
     snapshot: &dyn Snapshot,
     table: Table,
@@ -98,6 +101,7 @@ pub(super) async fn contains(
     let only = Range {
         start: Included(key.clone()),
         end: Included(key.clone()),
+        // A scan of keys reads no value, which may be large.
         limit: 1,
     };
     Ok(match readable(snapshot.keys(table, only).await)? {
@@ -107,7 +111,8 @@ pub(super) async fn contains(
     })
 }
 
-/// Shows every entry that can be read; whether all of them can.
+/// Calls `visit` for every readable entry. Returns whether all entries are readable and every call
+/// returned `Ok`.
 pub(super) async fn visit(
     snapshot: &dyn Snapshot,
     table: Table,
@@ -118,6 +123,7 @@ pub(super) async fn visit(
     loop {
         let page = snapshot.scan_over(table, range).await?;
         for (key, value) in &page.entries {
+            // An undecodable entry may name anything: the caller must then withhold its repairs.
             all_read &= visit(key, value).is_ok();
         }
         all_read &= page.unreadable.is_none();

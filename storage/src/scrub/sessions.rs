@@ -1,21 +1,21 @@
-//! The second walk: each session can be read, and has its expiry entry; each part can be read, and
-//! is one of an open upload.
+//! Walk 2: each upload record is readable and has its expiry entry; each part is readable and
+//! belongs to an open upload.
 //!
 //! ```text
-//! entry ─> session? read, and its expiry entry looked up in the same snapshot
-//!       ─> part? read, and its upload noted                       some hundred thousand uploads at once
-//!                └─> one snapshot: all sessions ─> uploads that none of them has open ─> strays: their parts are removed
+//! entry ─> upload record: decode, and look up its expiry entry in the same snapshot
+//!       ─> part: decode, and collect its upload id             up to 200,000 uploads at a time
+//!            └─> one snapshot: all upload records ─> the uploads that are not open are strays:
+//!                                                    their parts are removed
 //! ```
 //!
-//! Nothing leads from a part to its session, so that all sessions are read for each so many uploads
-//! with parts. An upload's id is fresh, and its session goes no later than its parts; so one that
-//! has no open session in some snapshot never has one again, and whoever finds a part of it may
-//! remove that. Only the entry: what it names may be a row's by now, and what is nobody's is found
-//! by the walks over payloads and blobs.
+//! A part does not refer to its upload record, so all upload records are read for each group of
+//! uploads with parts. An upload id is never reused, and an upload record is removed no later than
+//! its parts. Therefore an upload without an open record in some snapshot never has an open record
+//! again, and its parts may be removed. Only the entry of a part is removed: a row may already name
+//! its blob. Blobs and payloads that no entry names are found by the walks over payloads and blobs.
 //!
-//! What is done about a part of an open upload that can't be read: it is given up on request only.
-//! Its bytes are still there, somebody may have been told that they are safe, and with the entry
-//! they would go.
+//! An unreadable part of an open upload is given up only on request. Its bytes still exist, their
+//! upload may have been acknowledged, and the removal of the entry would lose them.
 
 use std::collections::BTreeMap;
 use std::vec;
@@ -26,6 +26,7 @@ use super::damage::{Damage, RawKey};
 use super::finding::{Cure, Found, Remedy};
 use super::report::Tally;
 use super::second::{self, contains, is_still, newest, readable, visit};
+use crate::decide::{SeenEntry, UploadMend};
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::ObjectId;
 use crate::index::{Batch, Index, Range, Snapshot, Table};
@@ -34,41 +35,40 @@ use crate::rows::{
     Filed, Part, Phase, Session, all_parts_prefix, all_sessions_prefix, part_key, parts_prefix,
     read_part_key, read_session_key, session_expiry_key,
 };
-use crate::swap::{SeenEntry, UploadMend};
 
-/// Entries on a page.
+/// Entries per page.
 const PAGE: usize = 1000;
-/// Uploads that are looked at together: some ten bytes each, and the tree that holds them.
+/// Maximum number of uploads collected before all upload records are read: some ten bytes each,
+/// plus the tree.
 const UPLOADS_MAX: usize = 200_000;
 
-/// The walk over sessions and parts.
+/// The walk over upload records and parts.
 pub(super) struct Sessions {
-    /// What is still to be read.
+    /// Range that remains, or `None` at the end.
     rest: Option<Range>,
     uploads: Uploads,
-    /// Uploads that have parts and no session, not yet handed over.
+    /// Uploads with parts but without an open upload record, not yet returned.
     strays: vec::IntoIter<UploadId>,
-    /// A session that can't be told may be theirs.
+    /// True if an upload record was unreadable: the strays may belong to this upload record.
     may_be_needed: bool,
 }
 
 impl Default for Sessions {
     fn default() -> Self {
-        let (uploads, strays) = (Uploads::new(), Vec::new().into_iter());
         Self {
             rest: Some(Range::all(PAGE)),
-            uploads,
-            strays,
+            uploads: Uploads::new(),
+            strays: Vec::new().into_iter(),
             may_be_needed: false,
         }
     }
 }
 
-/// Uploads that have parts, and which of these can't be read.
+/// Uploads with parts, and the numbers of their undecodable parts.
 type Uploads = BTreeMap<UploadId, Vec<PartNumber>>;
 
 impl Sessions {
-    /// What is wrong with some more of them, perhaps nothing; or that this was all.
+    /// Verifies the next page. Returns its damage, possibly none, or `None` at the end of the walk.
     pub(super) async fn page(
         &mut self,
         index: &dyn Index,
@@ -86,12 +86,12 @@ impl Sessions {
             }
             rest => {
                 self.rest = rest;
-                self.sort(index).await.map(Some)
+                self.check_uploads(index).await.map(Some)
             }
         }
     }
 
-    /// A page of entries.
+    /// Verifies a page of entries.
     async fn entries(
         &mut self,
         index: &dyn Index,
@@ -107,16 +107,18 @@ impl Sessions {
         tally.entries(page.len());
         let mut found = Vec::new();
         for (key, value) in &page {
-            let one = match Kind::of(key) {
+            let damage = match Kind::of(key) {
                 Kind::Session => session(&*snapshot, key, value).await?,
                 Kind::Part => self.part(key, value, tally),
                 Kind::Unknown => Some(unknown(key)),
             };
-            let Some(one) = one else { continue };
+            let Some(damage) = damage else { continue };
+            // A shard confirms the other findings. These have no shard, so the walk reads the entry
+            // again.
             let confirms_itself =
-                matches!(one.remedy, Remedy::None | Remedy::Lossy(Cure::Commit(_)));
+                matches!(damage.remedy, Remedy::None | Remedy::Lossy(Cure::Commit(_)));
             if !confirms_itself || is_still(index, Table::Sessions, key, |_| true).await? {
-                found.push(one);
+                found.push(damage);
             }
         }
         found.extend(unreadable);
@@ -127,7 +129,7 @@ impl Sessions {
         Ok(found)
     }
 
-    /// Notes a part, or what is wrong with its entry by itself.
+    /// Collects the upload of a part, or returns the damage to the entry.
     fn part(&mut self, key: &Bytes, value: &Bytes, tally: &Tally) -> Option<Found> {
         let Ok((upload, number)) = read_part_key(key) else {
             return Some(misfiled(key));
@@ -146,10 +148,12 @@ impl Sessions {
         }
     }
 
-    /// Sorts out the uploads that are open, with what is wrong with their parts. The others are
-    /// strays.
-    async fn sort(&mut self, index: &dyn Index) -> Result<Vec<Found>> {
+    /// Removes the open uploads from the collected ones, and returns the damage to their parts. The
+    /// remaining uploads are strays.
+    async fn check_uploads(&mut self, index: &dyn Index) -> Result<Vec<Found>> {
         let mut uploads = std::mem::take(&mut self.uploads);
+        // Newer than all pages: an upload record is written before its parts, so the snapshot
+        // contains the record of every collected part whose upload is still open.
         let snapshot = index.snapshot()?;
         let mut broken = Vec::new();
         self.may_be_needed = !open_uploads(&*snapshot, |object, upload| {
@@ -167,7 +171,7 @@ impl Sessions {
             found.extend(broken_part(&*snapshot, &object, upload, number).await?);
         }
         if !uploads.is_empty() {
-            // The second look.
+            // Confirm on the newest state, before the parts may be removed (docs/adr/0015).
             let all_read = open_uploads(&*newest(index).await?, |_, upload| {
                 drop(uploads.remove(&upload));
             })
@@ -179,8 +183,8 @@ impl Sessions {
     }
 }
 
-/// Shows every upload whose session is open, or is damaged and may be; whether every session could
-/// be told.
+/// Calls `show` for every upload whose record is open, or is damaged and may be open. Returns
+/// whether every upload record was readable.
 async fn open_uploads(
     snapshot: &dyn Snapshot,
     mut show: impl FnMut(&ObjectId, UploadId),
@@ -188,6 +192,7 @@ async fn open_uploads(
     visit(snapshot, Table::Sessions, all(PAGE), |key, value| {
         let (object, upload) = read_session_key(key)?;
         match Session::decode(value).map(|session| session.phase) {
+            // A damaged upload record may be open: keep the parts.
             Ok(Phase::Open) | Err(_) => show(&object, upload),
             Ok(Phase::Completed { .. } | Phase::Aborted) => {}
         }
@@ -196,16 +201,16 @@ async fn open_uploads(
     .await
 }
 
-/// The range of all sessions.
+/// Returns the range of all upload records.
 pub(super) fn all(limit: usize) -> Range {
     Range::prefix(&all_sessions_prefix(), limit)
 }
 
-/// What an entry of the session table is, by its key.
+/// Kind of an entry of the sessions table, by its key.
 enum Kind {
     Session,
     Part,
-    /// What no build up to this one writes.
+    /// Not written by this build or by earlier builds.
     Unknown,
 }
 
@@ -221,7 +226,7 @@ impl Kind {
     }
 }
 
-/// What is wrong with a session, if anything is.
+/// Returns the damage to an upload record.
 async fn session(snapshot: &dyn Snapshot, key: &Bytes, value: &Bytes) -> Result<Option<Found>> {
     let Ok((object, upload)) = read_session_key(key) else {
         return Ok(Some(misfiled(key)));
@@ -264,7 +269,7 @@ async fn session(snapshot: &dyn Snapshot, key: &Bytes, value: &Bytes) -> Result<
     }))
 }
 
-/// A part that could not be read, if it still can't.
+/// Returns the damage to an undecodable part, if the part is still undecodable in this snapshot.
 async fn broken_part(
     snapshot: &dyn Snapshot,
     object: &ObjectId,
@@ -291,20 +296,19 @@ async fn broken_part(
             named: None,
         },
     );
-    let (object, begun, why) = (object.clone(), upload.begun(), error.to_string());
     Ok(Some(Found {
         damage: Damage::BrokenPart {
-            object,
-            begun,
+            object: object.clone(),
+            begun: upload.begun(),
             part: number,
-            why,
+            why: error.to_string(),
         },
         remedy: Remedy::Lossy(cure),
     }))
 }
 
-/// The parts of an upload that has no open session, those aside that a later build may have
-/// written.
+/// Returns the damage of the parts of an upload without an open record. Skips parts that a later
+/// build may have written.
 async fn stray(
     snapshot: &dyn Snapshot,
     upload: &UploadId,
@@ -339,7 +343,7 @@ async fn stray(
     Ok(found)
 }
 
-/// An entry whose key is that of no session and no part: nobody will ever look for it there.
+/// Returns the damage of an entry whose key is malformed: no read ever uses this key.
 fn misfiled(key: &Bytes) -> Found {
     let damage = Damage::BrokenEntry {
         table: Table::Sessions,
@@ -351,6 +355,7 @@ fn misfiled(key: &Bytes) -> Found {
     }
 }
 
+/// Returns the damage of an entry in an unknown format.
 fn unknown(key: &Bytes) -> Found {
     let damage = Damage::UnknownFormat {
         table: Table::Sessions,
@@ -362,13 +367,15 @@ fn unknown(key: &Bytes) -> Found {
     }
 }
 
+/// Returns the repair that removes an entry.
 fn removal(key: Bytes) -> Cure {
     let mut batch = Batch::new();
     batch.remove(Table::Sessions, key);
     Cure::Commit(batch)
 }
 
-/// Shows every part that can be read; whether all that may name a revision can.
+/// Calls `show` for every readable part. Returns whether all entries that may name a revision are
+/// readable.
 pub(super) async fn visit_parts(
     snapshot: &dyn Snapshot,
     mut show: impl FnMut(&Part),
@@ -378,19 +385,20 @@ pub(super) async fn visit_parts(
         Table::Sessions,
         Range::all(PAGE),
         |key, value| match Kind::of(key) {
-            // A session names nothing; what a later build has it name is unknown.
+            // An upload record names no revision. In a format of a later build it may.
             Kind::Session => Session::decode(value).map(drop).or_else(unless_later),
             Kind::Part => Filed::decode(value).map(|filed| filed.part().iter().for_each(&mut show)),
             Kind::Unknown => Err(Error::new(
                 ErrorKind::UnknownFormat,
                 "scrub",
-                "nobody knows what it names",
+                "the kind of the entry is unknown",
             )),
         },
     )
     .await
 }
 
+/// Ignores a damaged upload record, and passes the error of a later format through.
 fn unless_later(error: Error) -> Result<()> {
     if error.kind() == ErrorKind::UnknownFormat {
         Err(error)

@@ -1,5 +1,6 @@
-# Ceph's S3 gateway on one disk in memory: arguments are a directory, the ports of the gateway and of the monitor, the key
-# and the secret of its one user, the fewest bytes of a part. Nothing is authenticated within; nothing listens beyond this machine.
+# Starts Ceph's S3 gateway over one disk in memory. Arguments: a directory, the ports of the gateway and of the monitor,
+# the key and the secret of the only user, the minimum size of a part. The daemons do not authenticate each other, and
+# listen on this machine only.
 set -eu
 cd "$1"
 mkdir mon osd gateway
@@ -14,7 +15,7 @@ ms_bind_ipv6 = false
 auth_cluster_required = none
 auth_service_required = none
 auth_client_required = none
-# The gateway asks for encryption, which there is none of without authentication.
+# The gateway requires encryption by default, which needs authentication.
 ms_mon_client_mode = crc
 run_dir = $1
 crash_dir = $1
@@ -35,7 +36,7 @@ osd_pool_default_pgp_num = 4
 osd_pool_default_pg_autoscale_mode = off
 mon_allow_pool_size_one = true
 mon_max_pg_per_osd = 1000
-# Of the disk that the monitor lies on; how full that is, is none of its business here.
+# The monitor would refuse to start on a disk that is nearly full.
 mon_data_avail_crit = 0
 mon_data_avail_warn = 0
 rgw_frontends = beast endpoint=127.0.0.1:$2
@@ -45,7 +46,7 @@ export CEPH_CONF="$1/ceph.conf"
 monmaptool --create --fsid 6a1f0b9e-53a0-4f5d-9a59-0c7d1f3e2b11 --addv a "[v2:127.0.0.1:$3]" monmap
 ceph-mon --mkfs -i a --monmap monmap
 ceph-mon -i a -f &
-# The monitor must know the disk by the id that the disk has, else it never lets it in.
+# The monitor and the disk must use the same id, or the disk never joins.
 read -r disk < /proc/sys/kernel/random/uuid
 ceph osd new "$disk"
 ceph-osd -i 0 --mkfs --osd-uuid "$disk"

@@ -1,7 +1,7 @@
-//! What is asked of a server itself, past OpenDAL: one request, and the whole answer to it.
+//! HTTP requests to a server that bypass OpenDAL.
 //!
-//! HTTP/1.0, so that the end of the connection ends the answer. Deliberately not here: signatures,
-//! which are part of the target, and streams: what is sent and what comes back fit into memory.
+//! The protocol is HTTP/1.0, so that the end of the connection ends the answer. Request and answer
+//! are kept in memory. Signatures are part of the target.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -9,20 +9,20 @@ use std::time::Duration;
 
 use cenotaph::Env;
 
-/// How long a server may take to answer.
+/// Time limit for an answer.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// What a server has answered.
+/// Answer of a server.
 #[derive(Debug)]
 pub struct Answer {
-    /// Its first line, and its headers.
+    /// Status line and headers.
     pub head: String,
-    /// All of it after the headers.
+    /// Body.
     pub body: String,
 }
 
 impl Answer {
-    /// Whether its status begins with `2`.
+    /// Returns `true` if the status begins with `2`.
     pub fn is_success(&self) -> bool {
         self.head
             .split(' ')
@@ -30,7 +30,7 @@ impl Answer {
             .is_some_and(|code| code.starts_with('2'))
     }
 
-    /// The value of a header. Names are compared without regard to case.
+    /// Returns the value of a header. Names are compared without regard to case.
     pub fn header(&self, name: &str) -> Option<&str> {
         let mut headers = self
             .head
@@ -43,8 +43,7 @@ impl Answer {
     }
 }
 
-/// Asks the server on this port without a body, and insists on success: an error answers no
-/// question.
+/// Sends a request without a body to this port. Panics unless the answer is a success.
 pub async fn ask(port: u16, method: &'static str, target: String) -> Answer {
     let question = target.clone();
     let answer = send(port, method, target, Vec::new()).await;
@@ -52,8 +51,9 @@ pub async fn ask(port: u16, method: &'static str, target: String) -> Answer {
     answer
 }
 
-/// Sends this body to the server on this port; whatever it answers.
+/// Sends a request with this body to this port and returns the answer, error or not.
 pub async fn send(port: u16, method: &'static str, target: String, body: Vec<u8>) -> Answer {
+    // Blocking sockets: a request runs on a thread for blocking work.
     Env::real()
         .unwrap()
         .blocking(move || exchange(port, method, &target, &body))
@@ -69,9 +69,10 @@ fn exchange(port: u16, method: &str, target: &str, body: &[u8]) -> Answer {
     let head = format!(
         "{method} {target} HTTP/1.0\r\nHost: 127.0.0.1:{port}\r\nContent-Length: {length}\r\n\r\n"
     );
-    // In one piece: a server that has answered after the head may close before the rest arrives.
+    // A single write: a server that answers after the head may close before the rest arrives.
     stream.write_all(&[head.as_bytes(), body].concat()).unwrap();
     let mut answer = Vec::new();
+    // HTTP/1.0: the server closes the connection after its answer.
     stream.read_to_end(&mut answer).unwrap();
     let answer = String::from_utf8_lossy(&answer);
     let (head, body) = answer
@@ -83,7 +84,7 @@ fn exchange(port: u16, method: &str, target: &str, body: &[u8]) -> Answer {
     }
 }
 
-/// A value within a query: what Base64 has beyond letters and digits, escaped.
+/// Escapes the characters `+`, `/` and `=` of Base64 for use in a query.
 pub fn escaped(base64: &str) -> String {
     base64
         .replace('+', "%2B")
@@ -91,7 +92,7 @@ pub fn escaped(base64: &str) -> String {
         .replace('=', "%3D")
 }
 
-/// Whatever stands between these two, each time they occur.
+/// Returns the text between each occurrence of `from` and the following `to`.
 pub fn between<'a>(text: &'a str, from: &'a str, to: &'a str) -> impl Iterator<Item = &'a str> {
     text.split(from)
         .skip(1)

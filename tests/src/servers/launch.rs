@@ -1,14 +1,14 @@
-//! A server that a test or a bench starts for itself, and that ends with it.
+//! A server process that a test or a benchmark starts, and that ends with the test.
 //!
 //! ```text
-//! the test --starts--> sh, leader of a process group of its own --becomes--> the server, and whatever that starts
-//!     |                 `--> a watcher in that group, reading a pipe that only the test holds the other end of
-//!     `-- drops it, or dies of whatever cause --> the pipe ends --> the watcher kills the whole group, itself as well
+//! test --starts--> sh, leader of its own process group --exec--> server and its children
+//!     |                 `--> watcher in that group, blocked on a pipe; only the test holds
+//!     |                      the write end
+//!     `-- drops `Running` or dies --> the pipe closes --> the watcher kills the whole group
 //! ```
 //!
-//! A second pipe is held by every process of the group: it ends when the last of them is gone. Only
-//! then is the directory removed in which the server has kept what it had to keep. Deliberately not
-//! here: which servers there are.
+//! Every process of the group holds a second pipe, which closes when the last process is gone. The
+//! directory of the server is removed only after that.
 
 use std::fs::{self, File};
 use std::io::{self, Read};
@@ -21,72 +21,73 @@ use std::time::Duration;
 use cenotaph::Env;
 use tempfile::TempDir;
 
-/// How long a server may take until it listens.
+/// Time limit until a server listens.
 const PATIENCE: Duration = Duration::from_secs(120);
-/// Between two looks at whether it does.
+/// Interval between two connection attempts.
 const LOOK: Duration = Duration::from_millis(20);
-/// Servers that may end before they listen: somebody else may have taken the port that was free.
+/// Number of starts before giving up: another process may take the free port first.
 const ATTEMPTS: usize = 3;
-/// How much of what a server has said is shown when its test fails.
+/// Bytes of the server log that a failed test prints.
 const SHOWN_BYTES: usize = 4000;
 
-/// Becomes its arguments, with the watcher beside it. What they say goes to the log, which is its
-/// standard error.
+/// Shell script that starts the watcher and then executes its arguments. The output of both goes
+/// to standard error, which is the log file.
 const WATCHED: &str = r#"
+# 3: pipe to the test; 4: pipe that ends with the group. Output goes to the log.
 exec 3<&0 4>&1 0</dev/null 1>&2
+# The watcher: `read` returns when the test closes its end.
 (read -r _ <&3; kill -KILL 0) &
 exec 3<&-
 exec "$@"
 "#;
 
-/// A server that runs. Dropping it ends it.
+/// A running server. Dropping this value ends the server.
 pub struct Running {
     name: &'static str,
     port: u16,
     child: Child,
-    /// Ends when the last process of the group is gone.
+    /// Pipe that closes when the last process of the group is gone.
     last: ChildStdout,
     directory: TempDir,
 }
 
 impl Running {
-    /// Starts a server and waits until it listens. `order` is given a command, the port to listen
-    /// on and a directory that is the server's own, and says how the server is run.
+    /// Starts a server and waits until it listens. `order` receives a command, the port to listen
+    /// on and a directory for the server's files, and adds the arguments of the server.
     pub async fn start(name: &'static str, order: impl Fn(&mut Command, u16, &Path)) -> Self {
         let env = Env::real().unwrap();
         for _ in 0..ATTEMPTS {
             let mut running = Self::spawn(name, &order);
             match env.deadline(PATIENCE, running.listens(&env)).await {
                 Some(true) => return running,
-                Some(false) => eprintln!(
-                    "{name} has ended before it listened: {}",
-                    running.complaints()
-                ),
+                Some(false) => eprintln!("{name} ended before it listened: {}", running.log_tail()),
                 None => panic!(
                     "{name} does not listen after {PATIENCE:?}: {}",
-                    running.complaints()
+                    running.log_tail()
                 ),
             }
         }
-        panic!("{name} has ended {ATTEMPTS} times before it listened");
+        panic!("{name} ended {ATTEMPTS} times before it listened");
     }
 
-    /// The port on localhost that it listens on.
+    /// Returns the port on localhost on which the server listens.
     pub fn port(&self) -> u16 {
         self.port
     }
 
-    /// The directory that is its own.
+    /// Returns the directory of the server.
     pub fn directory(&self) -> &Path {
         self.directory.path()
     }
 
     fn spawn(name: &'static str, order: &impl Fn(&mut Command, u16, &Path)) -> Self {
-        let (directory, port) = (TempDir::new().unwrap(), free_port());
+        let directory = TempDir::new().unwrap();
+        let port = free_port();
         let mut command = Command::new("sh");
         command.args(["-c", WATCHED, name]);
         order(&mut command, port, directory.path());
         let log = File::create(log(directory.path())).unwrap();
+        // Its own group: the watcher's `kill 0` must not reach the test.
         command.current_dir(directory.path()).process_group(0);
         let mut child = command
             .stdin(Stdio::piped())
@@ -104,9 +105,11 @@ impl Running {
         }
     }
 
-    /// Whether it listens, once that is known: it has ended if not.
+    /// Waits until the server listens. Returns `false` if the server ends before that.
     async fn listens(&mut self, env: &Env) -> bool {
         loop {
+            // Connect before asking if the process has ended: if another process has taken the
+            // port, the connection succeeds, but the server has ended.
             let connected = TcpStream::connect(("127.0.0.1", self.port)).is_ok();
             if self.child.try_wait().unwrap().is_some() {
                 return false;
@@ -118,30 +121,31 @@ impl Running {
         }
     }
 
-    /// The end of what it has said.
-    fn complaints(&self) -> String {
-        let said = fs::read(log(self.directory.path())).unwrap_or_default();
-        String::from_utf8_lossy(&said[said.len().saturating_sub(SHOWN_BYTES)..]).into_owned()
+    /// Returns the end of the server log.
+    fn log_tail(&self) -> String {
+        let bytes = fs::read(log(self.directory.path())).unwrap_or_default();
+        String::from_utf8_lossy(&bytes[bytes.len().saturating_sub(SHOWN_BYTES)..]).into_owned()
     }
 }
 
 impl Drop for Running {
     fn drop(&mut self) {
+        // Closes the pipe of the watcher, which then kills the group.
         drop(self.child.stdin.take());
+        // Returns when the last process of the group has closed its end.
         let _ = self.last.read_to_end(&mut Vec::new());
+        // Removes the zombie.
         let _ = self.child.wait();
         if std::thread::panicking() {
-            eprintln!(
-                "the last that {} has said: {}",
-                self.name,
-                self.complaints()
-            );
+            eprintln!("end of the log of {}: {}", self.name, self.log_tail());
         }
     }
 }
 
-/// A port on which nobody listens.
+/// Returns a free port.
 pub fn free_port() -> u16 {
+    // The kernel assigns a free port. It may be taken again before the server binds it; see
+    // `ATTEMPTS`.
     TcpListener::bind(("127.0.0.1", 0))
         .unwrap()
         .local_addr()
@@ -149,10 +153,10 @@ pub fn free_port() -> u16 {
         .port()
 }
 
-/// The program of this name: on the path, or where `.ci/servers` installs it.
+/// Finds a program by its name on the path or where `.ci/servers` installs it.
 ///
 /// # Errors
-/// That it is in none of those places.
+/// `NotFound` if the program is in none of these places.
 pub fn find(program: &str) -> io::Result<PathBuf> {
     let mut places: Vec<PathBuf> = std::env::var_os("PATH")
         .iter()

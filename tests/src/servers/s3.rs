@@ -1,10 +1,9 @@
-//! Servers that speak S3: moto, and the gateway of Ceph, which is the real thing on a disk in
-//! memory.
+//! Servers that speak S3: moto, and Ceph's gateway over one disk in memory.
 //!
-//! Buckets are made, and multipart uploads listed and completed, with a query that is signed once
-//! and for all (version 2 of Amazon's signatures:
-//! <https://docs.aws.amazon.com/AmazonS3/latest/userguide/RESTAuthentication.html>), so that no
-//! clock and no header takes part in it.
+//! Requests that bypass OpenDAL (create a bucket, list and complete multipart uploads) carry a
+//! presigned query (version 2 of Amazon's signatures:
+//! <https://docs.aws.amazon.com/AmazonS3/latest/userguide/RESTAuthentication.html>). The signature
+//! covers neither the current time nor any header.
 
 use std::fmt::Write;
 use std::io;
@@ -19,33 +18,33 @@ use super::layered;
 
 const KEY: &str = "key";
 const SECRET: &str = "secret";
-/// When signed queries end: in the year 2100.
+/// Expiry of signed queries, in Unix seconds: the year 2100.
 const EXPIRES: &str = "4102444800";
-/// How Ceph is brought up: a monitor, one disk in memory, a user, the gateway.
+/// Script that starts Ceph: a monitor, a disk in memory, a user, the gateway.
 const CEPH: &str = include_str!("ceph.sh");
-/// Fewest bytes of a part, the last one aside, as Amazon has it.
+/// Smallest size of a part except the last, in bytes (Amazon's limit).
 pub const PART_BYTES_MIN: u64 = 5 * 1024 * 1024;
 
 /// A server that speaks S3.
 pub struct S3(Running);
 
 impl S3 {
-    /// Whether moto is here.
+    /// Finds the program of moto.
     ///
     /// # Errors
-    /// That it is not.
-    pub fn moto_is_here() -> io::Result<PathBuf> {
+    /// `NotFound` if moto is not installed.
+    pub fn find_moto() -> io::Result<PathBuf> {
         find("moto_server")
     }
 
-    /// Starts moto. It takes parts of so many bytes or more.
+    /// Starts moto with this minimum size of a part.
     pub async fn moto(program: PathBuf, part_bytes_min: u64) -> Self {
         let moto = Running::start("moto", |command, port, _| {
             command
                 .arg(&program)
                 .args(["-H", "127.0.0.1", "-p", &port.to_string()]);
             command.env("S3_UPLOAD_PART_MIN_SIZE", part_bytes_min.to_string());
-            // What it derives from that, and could become negative.
+            // moto derives this value from the minimum above; the result could be negative.
             command.env(
                 "MOTO_S3_DEFAULT_KEY_BUFFER_SIZE",
                 (PART_BYTES_MIN - 1024).to_string(),
@@ -54,11 +53,11 @@ impl S3 {
         Self(moto.await)
     }
 
-    /// Whether all programs are here that Ceph consists of.
+    /// Checks that all programs of Ceph are installed.
     ///
     /// # Errors
-    /// Which one is not.
-    pub fn ceph_is_here() -> io::Result<()> {
+    /// `NotFound` with the name of the first missing program.
+    pub fn find_ceph() -> io::Result<()> {
         let programs = [
             "ceph",
             "ceph-mon",
@@ -72,7 +71,7 @@ impl S3 {
             .try_for_each(|program| find(program).map(drop))
     }
 
-    /// Starts Ceph. It takes parts of so many bytes or more.
+    /// Starts Ceph with this minimum size of a part.
     pub async fn ceph(part_bytes_min: u64) -> Self {
         let ceph = Running::start("ceph", |command, port, directory| {
             let ports = [port, free_port()].map(|port| port.to_string());
@@ -85,7 +84,7 @@ impl S3 {
         Self(ceph.await)
     }
 
-    /// Makes a bucket, and gives access to it.
+    /// Creates a bucket and returns an operator on it.
     pub async fn bucket(&self, name: &str) -> Operator {
         ask(self.0.port(), "PUT", signed("PUT", &format!("/{name}"))).await;
         let builder = opendal::services::S3::default()
@@ -99,8 +98,9 @@ impl S3 {
         layered(Operator::new(builder).unwrap())
     }
 
-    /// The keys to which something is uploaded in parts that are not put together yet.
+    /// Returns the keys of all multipart uploads that are still open.
     pub async fn open_uploads(&self, bucket: &str) -> Vec<String> {
+        // The test lists few uploads; more than a page would be truncated, which is asserted.
         let answer = ask(
             self.0.port(),
             "GET",
@@ -117,7 +117,7 @@ impl S3 {
             .collect()
     }
 
-    /// Begins an upload in parts; its id.
+    /// Begins a multipart upload and returns its id.
     pub async fn begin_upload(&self, bucket: &str, key: &str) -> String {
         let answer = ask(
             self.0.port(),
@@ -132,7 +132,7 @@ impl S3 {
             .to_owned()
     }
 
-    /// Uploads a part; its etag.
+    /// Uploads a part and returns its etag.
     pub async fn upload_part(
         &self,
         bucket: &str,
@@ -154,8 +154,8 @@ impl S3 {
             .to_owned()
     }
 
-    /// Puts an object together from these parts; whatever is answered. A refusal may come with a
-    /// status of success.
+    /// Completes a multipart upload and returns the answer. The body of an answer with a success
+    /// status may contain an error.
     pub async fn complete_upload(
         &self,
         bucket: &str,
@@ -168,7 +168,7 @@ impl S3 {
             let part =
                 format_args!("<Part><PartNumber>{number}</PartNumber><ETag>{etag}</ETag></Part>");
             list.write_fmt(part)
-                .expect("a string takes what it is given");
+                .expect("writing to a string cannot fail");
         }
         list.push_str("</CompleteMultipartUpload>");
         let target = signed("POST", &format!("/{bucket}/{key}?uploadId={upload}"));
@@ -176,9 +176,10 @@ impl S3 {
     }
 }
 
-/// A target with a signature. Of its query, what is no sub-resource must not be there, and the
-/// others are in order.
+/// Returns a target with a signature. The query must contain sub-resources only, in alphabetical
+/// order.
 fn signed(method: &str, resource: &str) -> String {
+    // The two empty lines are the headers Content-MD5 and Content-Type.
     let text = format!("{method}\n\n\n{EXPIRES}\n{resource}");
     let signature = escaped(&base64_hmac_sha1(SECRET.as_bytes(), text.as_bytes()));
     let separator = if resource.contains('?') { '&' } else { '?' };

@@ -1,21 +1,22 @@
-//! Bit rot: each byte of a small store is changed, one at a time, and everything is read.
+//! Bit rot: the bytes of a small store are changed, one at a time, and everything is read.
 //!
 //! ```text
 //! made      a store with every kind of file, closed
-//! child     for each flip: change a byte, open, read everything, judge; a line before and a line after
-//! parent    a child that dies or falls silent is a violation of the flip it was at; another goes on behind
+//! child     for each flip: change a byte, open, read everything, print the judgement
+//! parent    a child that dies or prints nothing for too long is a violation of its current flip;
+//!           another child continues with the next flip
 //! ```
 //!
-//! | outcome | means |
+//! | outcome | meaning |
 //! |---|---|
-//! | right | everything is there and equals what was put |
-//! | error | what could not be read is a clear error; everything else is right |
-//! | violation | wrong bytes, fewer objects without an error, a panic that nobody caught, an abort, a hang |
+//! | right | everything is present and equals what was put |
+//! | error | unreadable data is a clear error; everything else is right |
+//! | violation | wrong bytes, missing objects without an error, a panic, an abort, a hang |
 //!
-//! By default some hundred places are tried. `CENOTAPH_BITROT=full` changes every byte once, in the
-//! first byte bit 0, in the next one bit 1, and so on; `CENOTAPH_BITROT=16` changes every sixteenth
-//! byte in two ways. A child may not have more than 4 GiB of address space: an allocation that
-//! trusts a damaged length ends it.
+//! By default some hundred places are tried. `CENOTAPH_BITROT=full` changes every byte once: bit 0
+//! of the first byte, bit 1 of the next, and so on. `CENOTAPH_BITROT=16` changes every sixteenth
+//! byte in two ways. The address space of a child is limited to 4 GiB: an allocation that trusts a
+//! damaged length ends the child.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -32,19 +33,19 @@ mod made;
 use flips::{Flip, Kind};
 use look::{Judgement, Orders};
 
-const TEST: &str = "bitrot::no_changed_byte_gives_wrong_data_or_less_of_it_in_silence";
+const TEST: &str = "bitrot::no_changed_byte_gives_silently_wrong_or_missing_data";
 const ORDERS: &str = "CENOTAPH_BITROT_ORDERS";
 const MODE: &str = "CENOTAPH_BITROT";
 
-/// How long a child may be silent.
+/// Time limit without a line from a child.
 const PATIENCE: Duration = Duration::from_secs(90);
-/// Children at once.
+/// Concurrent children.
 const CHILDREN: usize = 2;
 const ADDRESS_SPACE_KIB: u64 = 4 << 20;
 
 #[test]
-fn no_changed_byte_gives_wrong_data_or_less_of_it_in_silence() {
-    // Wake-ups of other threads would be most of the cost.
+fn no_changed_byte_gives_silently_wrong_or_missing_data() {
+    // A single thread: wake-ups of other threads would dominate the time.
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -57,10 +58,10 @@ fn no_changed_byte_gives_wrong_data_or_less_of_it_in_silence() {
         if mode == "full" {
             1
         } else {
-            mode.parse().expect("full, or a step")
+            mode.parse().expect("CENOTAPH_BITROT is \"full\" or a step")
         }
     });
-    // Nothing here tests syncs: in memory they are free.
+    // The test does not depend on syncs, and in memory they are free.
     let memory = Path::new("/dev/shm");
     let root = if memory.is_dir() {
         tempfile::tempdir_in(memory)
@@ -86,7 +87,9 @@ fn no_changed_byte_gives_wrong_data_or_less_of_it_in_silence() {
             .enumerate()
             .map(|(number, flips)| {
                 let scratch = root.path().join(format!("scratch-{number}"));
-                let (golden, expected, flips) = (golden.clone(), expected.clone(), flips.to_vec());
+                let golden = golden.clone();
+                let expected = expected.clone();
+                let flips = flips.to_vec();
                 let orders = Orders {
                     golden,
                     scratch,
@@ -122,7 +125,7 @@ fn judge_all(mut orders: Orders, path: &Path) -> Vec<Judgement> {
     judgements
 }
 
-/// Runs one child for as long as it lives and speaks; returns how it ended.
+/// Runs a child until it ends or prints nothing for too long. Returns the reason of the end.
 fn run_child(orders: &Path, judgements: &mut Vec<Judgement>) -> String {
     let complaints = orders.with_extension("complaints");
     let exe = std::env::current_exe().unwrap();
@@ -151,8 +154,8 @@ fn run_child(orders: &Path, judgements: &mut Vec<Judgement>) -> String {
         });
         loop {
             match lines.recv_timeout(PATIENCE) {
-                Ok(line) => judgements.extend(Judgement::heard(&line)),
-                Err(mpsc::RecvTimeoutError::Timeout) => return format!("silent for {PATIENCE:?}"),
+                Ok(line) => judgements.extend(Judgement::parse(&line)),
+                Err(mpsc::RecvTimeoutError::Timeout) => return format!("no line for {PATIENCE:?}"),
                 Err(mpsc::RecvTimeoutError::Disconnected) => {
                     return child.0.wait().unwrap().to_string();
                 }
@@ -162,12 +165,12 @@ fn run_child(orders: &Path, judgements: &mut Vec<Judgement>) -> String {
     let complaints = fs::read_to_string(complaints).unwrap_or_default();
     let tail: Vec<&str> = complaints.lines().rev().take(5).collect();
     format!(
-        "{listener}; it complains of: {}",
+        "{listener}, stderr: {}",
         tail.into_iter().rev().collect::<Vec<_>>().join(" | ")
     )
 }
 
-/// A process that does not outlive this.
+/// A process that is killed when this value is dropped.
 struct Reaped(Child);
 
 impl Drop for Reaped {
@@ -194,10 +197,10 @@ fn report(flips: &[Flip], judgements: &[Judgement]) {
         match judgement {
             Judgement::Right => count.right += 1,
             Judgement::Error(_) => count.errors += 1,
-            Judgement::Violation(what) => {
+            Judgement::Violation(violation) => {
                 count.violations += 1;
                 violations.push(format!(
-                    "{} byte {} ^ {:#04x}: {what}",
+                    "{} byte {} ^ {:#04x}: {violation}",
                     flip.file, flip.at, flip.with
                 ));
             }
@@ -219,7 +222,10 @@ fn report(flips: &[Flip], judgements: &[Judgement]) {
         println!("| {kind} | {flips} | {right} | {errors} | {violations} |");
     }
     for kind in Kind::ALL {
-        assert!(counts.contains_key(&kind), "the store has no {kind}");
+        assert!(
+            counts.contains_key(&kind),
+            "no file of the store is of the kind {kind}"
+        );
     }
     let first: Vec<_> = violations.iter().take(20).collect();
     assert!(
@@ -228,5 +234,5 @@ fn report(flips: &[Flip], judgements: &[Judgement]) {
         violations.len()
     );
     let errors = counts.values().map(|count| count.errors).sum::<u64>();
-    assert!(errors > 0, "no change was noticed");
+    assert!(errors > 0, "no change was detected");
 }

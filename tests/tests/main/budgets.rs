@@ -1,4 +1,4 @@
-//! Budgets: a caller that sends nothing holds up nobody, and every wait for a share is bounded.
+//! Memory budgets: a stalled caller blocks no other, and every wait for a share is bounded.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use tokio::task::JoinSet;
 
 const MIB: usize = 1 << 20;
 
-/// Remote as far as budgets go: OpenDAL holds several requests of a blob in memory.
+/// Opens an engine whose blob tier counts as remote: OpenDAL buffers several requests of a blob.
 async fn open(config: Config) -> (TempDir, Engine) {
     let dir = tempfile::tempdir().unwrap();
     let operator = Operator::new(opendal::services::Memory::default()).unwrap();
@@ -31,7 +31,7 @@ fn config(budget: usize, wait: Duration, idle: Duration) -> Config {
     config
 }
 
-/// So many chunks of 1 MiB, then nothing for ever.
+/// Returns a stream of `sent` chunks of 1 MiB that never ends.
 fn stalled(sent: usize) -> Body {
     let sent = stream::iter((0..sent).map(|_| Ok::<_, std::io::Error>(vec![0u8; MIB])));
     Body::stream(sent.chain(stream::pending()))
@@ -43,7 +43,7 @@ fn chunks(count: usize) -> Body {
     ))
 }
 
-/// Puts whose callers have sent so many MiB and stalled, when all of them have begun.
+/// Starts puts that stall after `sent` MiB, and waits until all of them have begun.
 async fn stall(engine: &Engine, count: usize, sent: usize) -> JoinSet<ErrorKind> {
     let mut puts = JoinSet::new();
     for number in 0..count {
@@ -66,14 +66,14 @@ async fn stalled_uploads_that_sent_little_hold_no_share() {
         engine.put("healthy", chunks(12)).await
     });
     put.await
-        .expect("a share is 49 MiB, the budget is 128 MiB, and nobody holds a share of it")
+        .expect("no share is held: a share is 49 MiB of the budget of 128 MiB")
         .unwrap();
     drop(stalled);
     engine.close().await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn stalled_uploads_of_bulk_work_leave_a_share_to_others() {
+async fn stalled_bulk_uploads_leave_a_share_to_others() {
     let minute = Duration::from_secs(60);
     let (_dir, engine) = open(config(128 * MIB, minute, minute)).await;
     let mut bulk = JoinSet::new();
@@ -89,18 +89,18 @@ async fn stalled_uploads_of_bulk_work_leave_a_share_to_others() {
         engine.put("healthy", chunks(12)).await
     });
     put.await
-        .expect("half of the budget is not for bulk work, and a share is 49 MiB of 128")
+        .expect("bulk work may use half of the budget; a share is 49 of 128 MiB")
         .unwrap();
     drop(bulk);
     engine.close().await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn bulk_puts_that_have_hardly_begun_leave_payload_bytes_to_single_ones() {
+async fn stalled_bulk_puts_leave_payload_bytes_to_single_puts() {
     let mut config = Config::default();
     config.limits.write_bytes_in_flight = 4 * MIB;
     let (_dir, engine) = open(config).await;
-    // Each reserves what may stay in the index, for nobody knows how long it is.
+    // The length is unknown, so each put reserves the largest inline size.
     let mut bulk: Vec<_> = (0..4)
         .map(|n| {
             engine
@@ -118,7 +118,7 @@ async fn bulk_puts_that_have_hardly_begun_leave_payload_bytes_to_single_ones() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_batch_and_a_deletion_leave_room_for_single_requests() {
+async fn batch_and_deletion_leave_room_for_single_requests() {
     let mut config = Config::default();
     config.limits.writes_at_once = 8;
     let (_dir, engine) = open(config).await;
@@ -135,7 +135,7 @@ async fn a_batch_and_a_deletion_leave_room_for_single_requests() {
             engine
                 .put(format!("single/{name}/{n}"), "value")
                 .await
-                .expect("half of the writes are not for bulk work");
+                .expect("bulk work may use half of the writes");
         }
     };
     let (deleted, ..) = futures::join!(bulk, single(0), single(1), single(2), single(3));
@@ -144,7 +144,7 @@ async fn a_batch_and_a_deletion_leave_room_for_single_requests() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn uploads_that_wait_for_each_other_all_end() {
+async fn competing_uploads_all_end() {
     let minute = Duration::from_secs(60);
     let (_dir, engine) = open(config(4 * MIB, minute, minute)).await;
     let mut puts = JoinSet::new();
@@ -156,7 +156,7 @@ async fn uploads_that_wait_for_each_other_all_end() {
         .unwrap()
         .deadline(Duration::from_secs(50), puts.join_all())
         .await;
-    for put in ended.expect("nobody waits who holds a share") {
+    for put in ended.expect("an upload with a share does not wait") {
         put.unwrap();
     }
     assert_eq!(engine.stats().await.unwrap().actors.upload_bytes.bytes, 0);
@@ -164,14 +164,14 @@ async fn uploads_that_wait_for_each_other_all_end() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_wait_for_memory_ends_as_overloaded_and_an_idle_stream_as_source() {
+async fn memory_wait_ends_overloaded_and_idle_stream_as_source() {
     let (_dir, engine) = open(config(
         4 * MIB,
         Duration::from_millis(300),
         Duration::from_secs(5),
     ))
     .await;
-    // The share of one is all there is; the others wait for it, and give up.
+    // One upload gets the only share; the others wait for it and time out.
     let stalled = stall(&engine, 3, 3).await;
     while engine.stats().await.unwrap().actors.upload_bytes.bytes < 4 * MIB {
         tokio::task::yield_now().await;
@@ -189,7 +189,7 @@ async fn a_wait_for_memory_ends_as_overloaded_and_an_idle_stream_as_source() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_stream_that_panics_fails_its_put_alone() {
+async fn panicking_stream_fails_its_put_alone() {
     let (_dir, engine) = open(Config::default()).await;
     for sent in [0, 3] {
         let begun = stream::iter((0..sent).map(|_| Ok::<_, std::io::Error>(vec![0u8; MIB])));
@@ -204,7 +204,7 @@ async fn a_stream_that_panics_fails_its_put_alone() {
     assert_eq!(
         (stats.restarts, stats.uploads_live),
         (0, 0),
-        "no actor has died"
+        "no actor died"
     );
     engine.close().await.unwrap();
 }

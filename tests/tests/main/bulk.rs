@@ -1,5 +1,5 @@
-//! Many objects in one call: deleted below a prefix, in batches, and all at once. What goes wrong
-//! with one says so, and takes no other with it; what must happen together does.
+//! Many objects in one call: prefix deletion, batches, and atomic batches. In a batch an operation
+//! fails alone; an atomic batch commits whole or not at all.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -18,13 +18,13 @@ const LARGE: usize = 3 * INLINE;
 
 #[expect(
     clippy::disallowed_methods,
-    reason = "the test itself is not part of the world under test"
+    reason = "the rule applies to code under test only"
 )]
-fn beside<T: Send + 'static>(work: impl Future<Output = T> + Send + 'static) -> JoinHandle<T> {
+fn spawn<T: Send + 'static>(work: impl Future<Output = T> + Send + 'static) -> JoinHandle<T> {
     tokio::spawn(work)
 }
 
-/// Puts so many objects; every hundredth is a large one.
+/// Puts `count` objects; every hundredth is large.
 async fn fill(engine: &Engine, prefix: &str, count: u64) {
     for first in (0..count).step_by(1000) {
         let keys = (first..count.min(first + 1000)).map(|number| format!("{prefix}{number:05}"));
@@ -50,14 +50,14 @@ async fn count(engine: &Engine, prefix: &str) -> u64 {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_prefix_deleted_halfway_goes_on_where_it_stopped_and_takes_no_neighbour() {
+async fn interrupted_prefix_deletion_resumes_and_spares_neighbours() {
     let store = Store::new().await;
     let engine = &store.engine;
     fill(engine, "tmp/", 5000).await;
     for neighbour in ["tmp", "tmp.", "tmp0", "tm", "u"] {
         engine.put(neighbour, "x").await.unwrap();
     }
-    // Dropped between two pages ..
+    // The deletion is dropped between two pages ..
     let mut job = engine.delete_prefix("tmp/").stream();
     let first = job.try_next().await.unwrap().unwrap();
     let second = job.try_next().await.unwrap().unwrap();
@@ -67,10 +67,10 @@ async fn a_prefix_deleted_halfway_goes_on_where_it_stopped_and_takes_no_neighbou
         (1000, 2000, Some("tmp/01999"))
     );
     assert_eq!(count(engine, "tmp/").await, 3000);
-    // .. and in the midst of one, which says nothing of how far it has come.
+    // .. and within a page, which reports no progress.
     let mut held = store.stage.hold(Seam::ShardBeforeDecide);
     let job = engine.delete_prefix("tmp/").start_after("tmp/01999");
-    let job = beside(async move { job.await });
+    let job = spawn(async move { job.await });
     held.arrived().await;
     job.abort();
     drop(job.await);
@@ -80,7 +80,7 @@ async fn a_prefix_deleted_halfway_goes_on_where_it_stopped_and_takes_no_neighbou
     let left = count(engine, "tmp/").await;
     assert!(
         (2000..=3000).contains(&left),
-        "a page is a thousand: {left}"
+        "at most a page of 1,000 is deleted: {left}"
     );
     let rest = engine
         .delete_prefix("tmp/")
@@ -103,7 +103,7 @@ async fn a_prefix_deleted_halfway_goes_on_where_it_stopped_and_takes_no_neighbou
     );
 }
 
-/// Runs a batch: what came of each operation, by its place.
+/// Runs a batch and returns the outcome of each operation by its position.
 async fn run(
     engine: &Engine,
     operations: Vec<Operation>,
@@ -112,13 +112,13 @@ async fn run(
     let answers: Vec<_> = engine.batch(stream::iter(operations)).collect().await;
     let places = answers.len();
     let by_place: BTreeMap<_, _> = answers.into_iter().collect();
-    assert_eq!(by_place.len(), places, "each is answered once");
+    assert_eq!(by_place.len(), places, "each operation is answered once");
     assert_eq!(by_place.len(), count.min(1001));
     by_place
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn one_operation_of_a_batch_that_fails_takes_no_other_with_it() {
+async fn failed_operation_of_a_batch_fails_alone() {
     let store = Store::new().await;
     store.engine.put("k00500", "old").await.unwrap();
     let wrongs = |number: usize| match number {
@@ -166,14 +166,14 @@ async fn one_operation_of_a_batch_that_fails_takes_no_other_with_it() {
             Reply::Deleted(deleted) => {
                 assert_eq!((place % 3, deleted.existed), (2, there), "{place}")
             }
-            Reply::Written(written) => panic!("nothing was put: {written:?}"),
+            Reply::Written(written) => panic!("unexpected put: {written:?}"),
         }
     }
     store.assert_settled().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_operation_too_many_is_refused_and_nothing_behind_it_is_asked_for() {
+async fn operation_over_the_limit_is_refused_and_ends_the_batch() {
     let store = Store::new().await;
     let asked = Arc::new(AtomicUsize::new(0));
     let counting = Arc::clone(&asked);
@@ -193,9 +193,10 @@ async fn the_operation_too_many_is_refused_and_nothing_behind_it_is_asked_for() 
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_thousand_writes_over_all_shards_are_there_all_at_once() {
+async fn thousand_writes_in_all_shards_become_visible_at_once() {
     let store = Store::new().await;
-    let (engine, env) = (&store.engine, Env::new(store.stage.clone()));
+    let engine = &store.engine;
+    let env = Env::new(store.stage.clone());
     let keys: Vec<String> = (0..1000).map(|number| format!("all/{number:03}")).collect();
     let shards: BTreeSet<_> = keys
         .iter()
@@ -204,28 +205,31 @@ async fn a_thousand_writes_over_all_shards_are_there_all_at_once() {
     assert_eq!(
         shards.len(),
         engine.config().limits.shards,
-        "every shard is concerned"
+        "the batch covers every shard"
     );
     let over = Arc::new(AtomicBool::new(false));
-    let (looker, told) = (engine.clone(), Arc::clone(&over));
-    let looks = beside(async move {
-        let mut looks = 0;
-        while !told.load(Ordering::SeqCst) {
-            let sizes: BTreeSet<u64> = match looker.list("all/").await.unwrap().entries {
+    let reader = engine.clone();
+    let ended = Arc::clone(&over);
+    let listings = spawn(async move {
+        let mut listings = 0;
+        while !ended.load(Ordering::SeqCst) {
+            let sizes: BTreeSet<u64> = match reader.list("all/").await.unwrap().entries {
                 entries if entries.is_empty() => BTreeSet::new(),
                 entries => {
-                    assert_eq!(entries.len(), 1000, "a part is visible");
+                    assert_eq!(entries.len(), 1000, "part of a batch is visible");
                     let size = |entry: &cenotaph::Entry| match entry {
                         cenotaph::Entry::Object(head) => head.metadata.size,
-                        cenotaph::Entry::Prefix(_) => unreachable!("nobody has asked for prefixes"),
+                        cenotaph::Entry::Prefix(_) => {
+                            unreachable!("a flat listing has no prefixes")
+                        }
                     };
                     entries.iter().map(size).collect()
                 }
             };
             assert!(sizes.len() <= 1, "parts of two batches: {sizes:?}");
-            looks += 1;
+            listings += 1;
         }
-        looks
+        listings
     });
     let began = env.monotonic();
     for round in 1..=10 {
@@ -246,15 +250,15 @@ async fn a_thousand_writes_over_all_shards_are_there_all_at_once() {
     let took = env.monotonic() - began;
     over.store(true, Ordering::SeqCst);
     println!(
-        "1000 writes in one commit: {:?} each time, {} looks meanwhile",
+        "1000 writes in one commit: {:?} each time, {} listings meanwhile",
         took / 10,
-        looks.await.unwrap()
+        listings.await.unwrap()
     );
     store.assert_settled().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_is_too_much_to_happen_at_once_is_refused_whole() {
+async fn oversized_atomic_batch_is_refused_whole() {
     let store = Store::new().await;
     let engine = &store.engine;
     let many = |count: usize| (0..count).map(|number| Write::put(format!("k{number}"), "x"));
@@ -303,7 +307,7 @@ async fn what_is_too_much_to_happen_at_once_is_refused_whole() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_batch_asks_for_no_more_operations_than_it_runs_at_once() {
+async fn batch_polls_no_more_operations_than_run_at_once() {
     let store = Store::new().await;
     let asked = Arc::new(AtomicUsize::new(0));
     let counting = Arc::clone(&asked);
@@ -316,13 +320,13 @@ async fn a_batch_asks_for_no_more_operations_than_it_runs_at_once() {
     let first = asked.load(Ordering::SeqCst);
     assert!(
         first <= 256,
-        "{first} were asked for before one answer was taken"
+        "operations polled before the first answer was taken: {first}"
     );
     assert_eq!(answers.count().await, 999);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_deletion_of_a_prefix_goes_on_where_it_is_refused_for_a_moment() {
+async fn prefix_deletion_retries_after_overload() {
     let store = Store::new().await;
     let namespace: Namespace = "limited".parse().unwrap();
     for number in 0..30 {

@@ -1,10 +1,10 @@
-//! Actors killed at random under load, on real threads, real fjall and real files: every caller
-//! hears the truth (I10), and in the end nothing is lost and nothing is left (I5, I9).
+//! Random kills of actors under load, with real threads and real files: every caller receives the
+//! true outcome (I10), and in the end nothing is lost and nothing remains (I5, I9).
 //!
-//! Once each client has keys of its own, so that it knows after every answer what its object must
-//! be: `Applied` means the new value, an error that is not `Indeterminate` the old one. And once
-//! all want the same keys, and what they heard must have an order. `CENOTAPH_CHAOS_SECONDS` says
-//! for how long; 3 unless told.
+//! In the first test each client has its own key and knows after every answer the value of its
+//! object: the new value after `Applied`, the old one after an error that is not `Indeterminate`.
+//! In the second test all clients use the same keys, and their answers must be linearizable.
+//! `CENOTAPH_CHAOS_SECONDS` sets the duration of each test; 3 by default.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -18,7 +18,7 @@ use cenotaph_tests::store::{INLINE, Store, payload, quick};
 const CLIENTS: u64 = 8;
 const SIZES: [usize; 5] = [0, 10, INLINE, 20 * INLINE, 2_000_000];
 
-/// What one client has seen.
+/// Counters of a client.
 #[derive(Debug, Default)]
 struct Seen {
     applied: u64,
@@ -28,10 +28,10 @@ struct Seen {
 }
 
 fn seconds() -> Duration {
-    let told = std::env::var("CENOTAPH_CHAOS_SECONDS")
+    let set = std::env::var("CENOTAPH_CHAOS_SECONDS")
         .ok()
         .and_then(|text| text.parse().ok());
-    Duration::from_secs(told.unwrap_or(3))
+    Duration::from_secs(set.unwrap_or(3))
 }
 
 async fn store() -> Store {
@@ -40,7 +40,7 @@ async fn store() -> Store {
     Store::with(config).await
 }
 
-/// Kills somebody every few milliseconds; how often there was somebody to kill.
+/// Kills a random actor every few milliseconds and returns the number of kills that hit an actor.
 async fn kill_at_random(engine: &Engine, env: &Env, until: Duration) -> u64 {
     let shards = engine.config().limits.shards;
     let mut kills = 0;
@@ -59,7 +59,7 @@ async fn kill_at_random(engine: &Engine, env: &Env, until: Duration) -> u64 {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn actors_killed_at_random_under_load_lose_nothing_and_lie_to_nobody() {
+async fn random_kills_lose_no_acknowledged_write() {
     let store = store().await;
     let env = Env::new(store.stage.clone());
     let until = env.monotonic() + seconds();
@@ -67,7 +67,7 @@ async fn actors_killed_at_random_under_load_lose_nothing_and_lie_to_nobody() {
         futures::future::join_all((0..CLIENTS).map(|number| client(&store, &env, number, until)));
     let (seen, kills) = futures::join!(clients, kill_at_random(&store.engine, &env, until));
     println!("{kills} kills; {seen:?}");
-    assert!(kills > 20, "{kills} kills are not chaos");
+    assert!(kills > 20, "only {kills} kills");
     assert!(seen.iter().all(|seen| seen.applied > 0), "{seen:?}");
     assert!(seen.iter().any(|seen| seen.in_parts > 0), "{seen:?}");
     store.assert_settled().await;
@@ -75,7 +75,9 @@ async fn actors_killed_at_random_under_load_lose_nothing_and_lie_to_nobody() {
 
 async fn client(store: &Store, env: &Env, number: u64, until: Duration) -> Seen {
     let key = format!("client/{number}");
-    let (mut expected, mut seen, mut round) = (None, Seen::default(), 0);
+    let mut expected = None;
+    let mut seen = Seen::default();
+    let mut round = 0;
     while env.monotonic() < until {
         round += 1;
         let seed = number * 1_000_000 + round;
@@ -104,7 +106,7 @@ async fn client(store: &Store, env: &Env, number: u64, until: Duration) -> Seen 
                     assert_eq!(
                         written.outcome,
                         Outcome::Applied,
-                        "nobody else writes {key}"
+                        "no other client writes {key}"
                     );
                     assert_eq!(written.created, expected.is_none(), "{key} round {round}");
                     expected = Some(body);
@@ -118,12 +120,13 @@ async fn client(store: &Store, env: &Env, number: u64, until: Duration) -> Seen 
     seen
 }
 
-/// As a put, in three parts; an upload that does not get to its end stays open.
+/// Puts an object in three parts. An upload that fails stays open.
 async fn put_in_parts(engine: &Engine, key: &str, body: &Bytes) -> cenotaph::Result<Written> {
     let upload = engine.multipart(key).await?;
-    let (first, rest) = (body.len() / 3, body.len() / 2);
+    let first = body.len() / 3;
+    let rest = body.len() / 2;
     for (number, part) in [(3, rest..body.len()), (1, 0..first), (2, first..rest)] {
-        // A part may be sent again as often as one likes: its number is its place.
+        // Sending a part again is safe: the part number is the identity.
         let mut attempts = 0;
         while let Err(error) = upload.part(number, body.slice(part.clone())).await {
             assert_eq!(error.kind(), ErrorKind::Unavailable, "{error:?}");
@@ -146,28 +149,30 @@ fn assert_refused(error: &cenotaph::Error, seen: &mut Seen) {
     seen.refused += 1;
 }
 
-/// What was asked of one object and heard, with the moments of call and answer.
+/// Operations on an object, with the times of their call and their answer.
 type History = Vec<(u64, Option<u64>, Operation<u64>)>;
 
-/// Clients that want the same object at once.
+/// Concurrent clients of an object.
 const RIVALS: u64 = 4;
-/// What each of them asks: few enough that an order can be looked for.
+/// Operations of each of them: few enough to search for an order.
 const ASKED: u64 = 8;
-/// Steps that a search may take.
+/// Limit on the steps of a search.
 const SEARCH_MAX: usize = 2_000_000;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[expect(
     clippy::disallowed_methods,
-    reason = "rivals on threads of their own are the point"
+    reason = "the clients run on several threads"
 )]
-async fn what_rivals_hear_about_one_object_while_actors_die_has_an_order() {
+async fn answers_of_rivals_are_linearizable_under_kills() {
     let store = store().await;
     let env = Env::new(store.stage.clone());
     let until = env.monotonic() + seconds();
-    let (engine, killing) = (store.engine.clone(), env.clone());
+    let engine = store.engine.clone();
+    let killing = env.clone();
     let killer = tokio::spawn(async move { kill_at_random(&engine, &killing, until).await });
-    let (mut rounds, mut undecided) = (0u64, 0);
+    let mut rounds = 0u64;
+    let mut undecided = 0;
     while env.monotonic() < until {
         let moments = Arc::new(AtomicU64::new(0));
         let rivals = (0..RIVALS).map(|number| {
@@ -186,21 +191,21 @@ async fn what_rivals_hear_about_one_object_while_actors_die_has_an_order() {
         match linearize(&history, SEARCH_MAX) {
             Search::Linearizable => {}
             Search::Undecided => undecided += 1,
-            Search::Violated => panic!("round {rounds} has no order: {history:#?}"),
+            Search::Violated => panic!("round {rounds} is not linearizable: {history:#?}"),
         }
         rounds += 1;
     }
     let kills = killer.await.unwrap();
-    println!("{kills} kills, {rounds} rounds of {RIVALS} x {ASKED}, {undecided} too hard to tell");
-    assert!(kills > 20, "{kills} kills are not chaos");
+    println!("{kills} kills, {rounds} rounds of {RIVALS} x {ASKED}, {undecided} undecided");
+    assert!(kills > 20, "only {kills} kills");
     assert!(
         rounds > 20 && undecided * 10 < rounds,
-        "{undecided} of {rounds} rounds could not be told"
+        "undecided rounds: {undecided} of {rounds}"
     );
     store.assert_settled().await;
 }
 
-/// One of several who want the same object.
+/// One of several clients of the same object.
 struct Rival {
     engine: Engine,
     env: Env,
@@ -216,8 +221,9 @@ impl Rival {
     async fn ask(self, key: String) -> History {
         let mut history = History::new();
         for round in 0..ASKED {
-            let (called, value) = (self.moment(), 1 + self.number * ASKED + round);
-            let heard = match self.env.random_u64() % 4 {
+            let called = self.moment();
+            let value = 1 + self.number * ASKED + round;
+            let operation = match self.env.random_u64() % 4 {
                 0 => self.delete(&key).await,
                 1 => self.read(&key).await,
                 kind => {
@@ -226,17 +232,17 @@ impl Rival {
                 }
             };
             let answered = self.moment();
-            if let Some(operation) = heard {
-                // An outcome that is unknown may still come to pass.
-                let sure = !matches!(operation, Operation::MayWrite(_) | Operation::Delete(None));
-                history.push((called, sure.then_some(answered), operation));
+            if let Some(operation) = operation {
+                // An operation with an unknown outcome may still take effect later.
+                let known = !matches!(operation, Operation::MayWrite(_) | Operation::Delete(None));
+                history.push((called, known.then_some(answered), operation));
             }
         }
         history
     }
 
-    /// None if nothing was committed. A superseded write was overwritten the moment it was made:
-    /// nobody ever sees it.
+    /// Returns `None` if nothing was committed. A superseded write counts as overwritten at once:
+    /// no reader sees it.
     async fn write(&self, key: &str, value: u64, bytes: usize) -> Option<Operation<u64>> {
         match self
             .engine
@@ -281,7 +287,7 @@ impl Rival {
                 );
                 Some(Operation::Read(Some(value)))
             }
-            // Replaced under its eyes again and again.
+            // The object was replaced during every attempt of the read.
             Err(error) => {
                 assert_eq!(error.kind(), ErrorKind::Unavailable, "{error:?}");
                 None

@@ -1,7 +1,7 @@
-//! The contended counter: many tasks update one object while shards die, and every increment counts
-//! once.
+//! A contended counter: many tasks update one object while shards are killed, and every increment
+//! counts once.
 //!
-//! `CENOTAPH_COUNTER_INCREMENTS` says how many each task makes; 40 unless told, 2,000 for figures.
+//! `CENOTAPH_COUNTER_INCREMENTS` sets the increments of each task; 40 by default, 2,000 to measure.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -19,23 +19,23 @@ fn increments() -> u64 {
         .unwrap_or(40)
 }
 
-/// What the tasks of one run have met.
+/// Counters of all tasks of a run.
 #[derive(Default)]
 struct Tally {
-    /// How often the function was asked.
+    /// Calls of the update function.
     asked: AtomicU64,
-    /// Updates that gave up: others were faster each time.
+    /// Updates that lost to other writers in every attempt.
     conflicts: AtomicU64,
-    /// Updates that were refused, for a shard was away too long.
+    /// Updates that were refused because a shard was down too long.
     refused: AtomicU64,
 }
 
-/// What one run gave.
+/// Result of a run.
 struct Run {
     per_second: f64,
-    /// Attempts in vain, per increment.
+    /// Lost attempts per increment.
     lost: f64,
-    /// Conflicts heard, per increment.
+    /// Conflicts returned per increment.
     conflicts: f64,
     refused: u64,
 }
@@ -45,7 +45,7 @@ async fn value(engine: &Engine, key: &str) -> u64 {
     u64::from_le_bytes(object.bytes().await.unwrap()[..].try_into().unwrap())
 }
 
-/// Adds one, however often it must be tried.
+/// Adds 1 and repeats the update until it succeeds.
 async fn increment(engine: &Engine, key: &str, tally: &Tally) {
     let most = engine.config().limits.update_attempts;
     loop {
@@ -72,7 +72,10 @@ async fn increment(engine: &Engine, key: &str, tally: &Tally) {
         match outcome {
             Ok(_) => return,
             Err(error) if matches!(error.kind(), ErrorKind::Conflict { .. }) => {
-                assert_eq!(asked, most, "it gives up after its last attempt: {error:?}");
+                assert_eq!(
+                    asked, most,
+                    "a conflict follows the last attempt: {error:?}"
+                );
                 tally.conflicts.fetch_add(1, Ordering::Relaxed);
             }
             Err(error) => {
@@ -83,15 +86,18 @@ async fn increment(engine: &Engine, key: &str, tally: &Tally) {
     }
 }
 
-/// All tasks, each on the key that it is given.
+/// Runs all tasks, each on the key that `key` returns for it.
 #[expect(
     clippy::disallowed_methods,
-    reason = "tasks on threads of their own are the point"
+    reason = "the tasks run on several threads"
 )]
 async fn run(engine: &Engine, env: &Env, tasks: u64, key: impl Fn(u64) -> String) -> Run {
-    let (tally, began) = (Arc::new(Tally::default()), env.monotonic());
+    let tally = Arc::new(Tally::default());
+    let began = env.monotonic();
     let running = (0..tasks).map(|task| {
-        let (engine, key, tally) = (engine.clone(), key(task), Arc::clone(&tally));
+        let engine = engine.clone();
+        let key = key(task);
+        let tally = Arc::clone(&tally);
         tokio::spawn(async move {
             for _ in 0..increments() {
                 increment(&engine, &key, &tally).await;
@@ -101,7 +107,8 @@ async fn run(engine: &Engine, env: &Env, tasks: u64, key: impl Fn(u64) -> String
     for task in running.collect::<Vec<_>>() {
         task.await.unwrap();
     }
-    let (committed, took) = (tasks * increments(), env.monotonic() - began);
+    let committed = tasks * increments();
+    let took = env.monotonic() - began;
     let [asked, given_up, refused] =
         [&tally.asked, &tally.conflicts, &tally.refused].map(|count| count.load(Ordering::Relaxed));
     let each = |count: u64| count as f64 / committed as f64;
@@ -114,7 +121,7 @@ async fn run(engine: &Engine, env: &Env, tasks: u64, key: impl Fn(u64) -> String
     }
 }
 
-fn tell(name: &str, run: &Run) {
+fn print(name: &str, run: &Run) {
     let Run {
         per_second,
         lost,
@@ -122,41 +129,42 @@ fn tell(name: &str, run: &Run) {
         refused,
     } = run;
     println!(
-        "{name:<28} {per_second:>7.0}/s, per increment {lost:.3} attempts lost and {conflicts:.4} conflicts heard, {refused} refused"
+        "{name:<28} {per_second:>7.0}/s, per increment {lost:.3} attempts lost and \
+         {conflicts:.4} conflicts, {refused} refused"
     );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[expect(clippy::disallowed_methods, reason = "a killer beside the test")]
-async fn every_increment_of_a_contended_counter_counts_once_while_shards_die() {
+#[expect(clippy::disallowed_methods, reason = "a task kills actors meanwhile")]
+async fn each_increment_counts_once_while_shards_die() {
     let mut config = quick();
     config.limits.restarts.max = usize::MAX;
     let store = Store::with(config).await;
-    let (engine, env) = (&store.engine, Env::new(store.stage.clone()));
+    let engine = &store.engine;
+    let env = Env::new(store.stage.clone());
     println!("{TASKS} tasks, {} updates each", increments());
-    tell(
+    print(
         "each its own object",
         &run(engine, &env, TASKS, |task| format!("own/{task}")).await,
     );
-    tell(
+    print(
         "one task alone",
         &run(engine, &env, 1, |_| "alone".to_owned()).await,
     );
-    tell(
+    print(
         "all one object",
         &run(engine, &env, TASKS, |_| "one".to_owned()).await,
     );
 
-    let (over, killer, killing) = (
-        Arc::new(AtomicBool::new(false)),
-        engine.killer(),
-        env.clone(),
-    );
-    let (told, shards) = (Arc::clone(&over), engine.config().limits.shards as u64);
+    let over = Arc::new(AtomicBool::new(false));
+    let killer = engine.killer();
+    let killing = env.clone();
+    let ended = Arc::clone(&over);
+    let shards = engine.config().limits.shards as u64;
     let hot = engine.shard_of("dying").unwrap();
     let kills = tokio::spawn(async move {
         let mut kills = 0u64;
-        while !told.load(Ordering::SeqCst) {
+        while !ended.load(Ordering::SeqCst) {
             let shard = if kills.is_multiple_of(2) {
                 hot
             } else {
@@ -172,7 +180,7 @@ async fn every_increment_of_a_contended_counter_counts_once_while_shards_die() {
     let dying = run(engine, &env, TASKS, |_| "dying".to_owned()).await;
     over.store(true, Ordering::SeqCst);
     let kills = kills.await.unwrap();
-    tell(&format!("all one object, {kills} kills"), &dying);
+    print(&format!("all one object, {kills} kills"), &dying);
 
     for key in (0..TASKS).map(|task| format!("own/{task}")) {
         assert_eq!(value(engine, &key).await, increments());
@@ -183,7 +191,7 @@ async fn every_increment_of_a_contended_counter_counts_once_while_shards_die() {
         assert_eq!(
             head.version.get(),
             TASKS * increments(),
-            "{key}: each increment is one version"
+            "{key}: each increment is a version"
         );
     }
     assert!(kills > 3, "{kills} kills");

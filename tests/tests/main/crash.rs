@@ -1,18 +1,18 @@
-//! I9 and I5, and with them I1, I2 and I3: real crashes. A process that writes is killed with
-//! SIGKILL at random moments; then its store is opened again, and everything is where it must be.
+//! Crash test of I9 and I5, and with them I1, I2 and I3: a writing process is killed with SIGKILL
+//! at random moments, and its store is opened again and checked.
 //!
 //! ```text
-//! round    a victim works and is killed; maybe another one is killed while it recovers from that, and another
-//!          look behind: what is on disk is accounted for (I1, I2, I3, remains.rs)
-//!          open: no change is left, each that was found is fenced
+//! round    a victim writes and is killed; sometimes another is killed during its recovery
+//!          inspect the files: every blob is accounted for (I1, I2, I3, remains.rs)
+//!          open: no change remains, each change found is fenced
 //!          judge every key (I9, model.rs), settle, blobs == named revisions (I5)
-//! 10 rounds in one directory, so that one crash stands on the remains of the last
+//! 10 rounds in one directory, so that a crash also follows the remains of earlier ones
 //! ```
 //!
-//! `CENOTAPH_CRASH_ROUNDS` says how many rounds, `CENOTAPH_CRASH_SEED` what is written and when is
-//! killed; the machine's scheduling stays chance. A failure tells the seed and keeps the directory.
-//! Deliberately not here: power cuts. What a killed process has written the kernel keeps, synced or
-//! not.
+//! `CENOTAPH_CRASH_ROUNDS` sets the number of rounds. `CENOTAPH_CRASH_SEED` determines the writes
+//! and the moments of the kills; thread scheduling remains random. A failure prints the seed and
+//! keeps the directory. Power cuts are not simulated: the kernel keeps everything that a killed
+//! process has written, synced or not.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -42,14 +42,14 @@ use model::{Found, Model};
 use victim::{Again, Moment};
 
 const AGAIN: Again = Again {
-    test: "crash::a_process_killed_at_any_moment_loses_nothing_acknowledged_and_leaves_nothing_behind",
+    test: "crash::killed_process_loses_no_acknowledged_write",
     orders: "CENOTAPH_CRASH_ORDERS",
 };
 const ROUNDS: u64 = 50;
 const ROUNDS_PER_DIRECTORY: u64 = 10;
 
 #[test]
-fn a_process_killed_at_any_moment_loses_nothing_acknowledged_and_leaves_nothing_behind() {
+fn killed_process_loses_no_acknowledged_write() {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
@@ -58,8 +58,8 @@ fn a_process_killed_at_any_moment_loses_nothing_acknowledged_and_leaves_nothing_
     if let Ok(orders) = std::env::var(AGAIN.orders) {
         return runtime.block_on(load::run(serde_json::from_str(&orders).unwrap()));
     }
-    let rounds = told("CENOTAPH_CRASH_ROUNDS").unwrap_or(ROUNDS);
-    let seed = told("CENOTAPH_CRASH_SEED")
+    let rounds = env_number("CENOTAPH_CRASH_ROUNDS").unwrap_or(ROUNDS);
+    let seed = env_number("CENOTAPH_CRASH_SEED")
         .unwrap_or_else(|| runtime.block_on(async { Env::real().unwrap().random_u64() }));
     let mut chance = Chance::new(seed);
     let mut seen = Seen::default();
@@ -75,7 +75,7 @@ fn a_process_killed_at_any_moment_loses_nothing_acknowledged_and_leaves_nothing_
     }
 }
 
-fn told(variable: &str) -> Option<u64> {
+fn env_number(variable: &str) -> Option<u64> {
     let value = std::env::var(variable).ok()?;
     Some(
         value
@@ -84,27 +84,27 @@ fn told(variable: &str) -> Option<u64> {
     )
 }
 
-/// What has happened at all: a test that kills nobody in the act proves nothing.
+/// Events seen so far: a test in which no kill hits a running operation proves nothing.
 #[derive(Debug, Default)]
 struct Seen {
     rounds: u64,
     kills: u64,
-    /// .. before the engine was open.
+    /// Kills before the engine was open.
     kills_opening: u64,
-    /// .. before it was open, with an earlier crash to recover from.
+    /// Kills before the engine was open, during recovery from an earlier crash.
     kills_recovering: u64,
     acks: u64,
     superseded: u64,
-    /// Operations that were under way at a kill.
+    /// Operations that were running at a kill.
     unanswered: u64,
-    /// Unanswered puts that surely had committed, and that surely had not.
+    /// Unanswered puts that certainly had committed, and that certainly had not.
     kept: u64,
     lost: u64,
-    /// Crashes that left changes, orphans, blobs that no row names.
+    /// Rounds whose crash left changes, orphans, or blobs that no row names.
     rounds_with_changes: u64,
     rounds_with_orphans: u64,
     rounds_with_unnamed_blobs: u64,
-    /// .. and uploads that were under way.
+    /// Rounds whose crash left open uploads.
     rounds_with_open_uploads: u64,
     fenced: u64,
     swept: u64,
@@ -112,7 +112,7 @@ struct Seen {
 }
 
 impl Seen {
-    /// What is certain to happen in so many rounds, if the test is any good.
+    /// Asserts that every event that is certain over many rounds has happened.
     fn assert_enough(&self) {
         let enough = [
             self.kills_opening,
@@ -129,17 +129,17 @@ impl Seen {
         ];
         assert!(
             enough.iter().all(|&count| count > 0),
-            "something was never tested: {self:#?}"
+            "an event never happened: {self:#?}"
         );
     }
 
-    fn add(&mut self, heard: &[Line], unanswered: usize, again: bool) {
-        let opened = heard.iter().any(|line| matches!(line, Line::Open { .. }));
+    fn add(&mut self, lines: &[Line], unanswered: usize, again: bool) {
+        let opened = lines.iter().any(|line| matches!(line, Line::Open { .. }));
         self.kills += 1;
         self.kills_opening += u64::from(!opened);
         self.kills_recovering += u64::from(!opened && again);
         self.unanswered += unanswered as u64;
-        for line in heard {
+        for line in lines {
             if let Line::Ack { answer, .. } = line {
                 self.acks += 1;
                 self.superseded += u64::from(*answer == Answer::Superseded);
@@ -148,15 +148,15 @@ impl Seen {
     }
 }
 
-/// One directory, its story so far, and what must be in it.
+/// A directory, the model of its contents, and the source of random decisions.
 struct Scene {
     directory: Option<TempDir>,
-    /// Of the whole test.
+    /// Seed of the whole test.
     seed: u64,
     chance: Chance,
     model: Model,
     incarnations: u32,
-    /// How long an engine took to open, lately.
+    /// Time that the last engine took to open.
     opening: Duration,
 }
 
@@ -182,14 +182,14 @@ impl Scene {
         }
     }
 
-    /// The kills of a round: one at work, and maybe some while the next incarnations open. The
-    /// first round may begin with a kill in the midst of creation.
+    /// Chooses the kills of a round: one during writes, and up to two while the next incarnations
+    /// open. The first round may begin with a kill during the creation of the store.
     fn moments(&mut self, round: u64) -> Vec<Moment> {
         let mut moments = Vec::new();
         if round == 1 && self.chance.below(2) == 0 {
             moments.push(self.while_opening());
         }
-        // As many as a power of two, so that the early moments have their share.
+        // A random power of two as the limit, so that early moments are as frequent as late ones.
         let scale = self.chance.below(10);
         let acks = usize::try_from(self.chance.below(1 << scale)).unwrap();
         moments.push(Moment::SinceAcks(
@@ -217,27 +217,28 @@ impl Scene {
             seed: self.chance.number(),
         };
         self.incarnations += 1;
-        let heard = victim::run_and_kill(AGAIN, &orders, moment);
-        for line in &heard {
+        let lines = victim::run_and_kill(AGAIN, &orders, moment);
+        for line in &lines {
             if let Line::Open { took_us } = line {
                 self.opening = Duration::from_micros(*took_us);
             }
-            self.model.hear(line).unwrap_or_else(|why| panic!("{why}"));
+            self.model.apply(line).unwrap_or_else(|why| panic!("{why}"));
         }
-        seen.add(&heard, self.model.crash(), again);
+        seen.add(&lines, self.model.crash(), again);
     }
 
     fn data(&self) -> PathBuf {
         self.directory
             .as_ref()
-            .expect("it is there until the end")
+            .expect("the directory is taken in `drop` only")
             .path()
             .join("data")
     }
 
-    /// Opens what is left, and sees whether all is well. The last time every object is read.
+    /// Opens the store and checks it. In the last round every object is read.
     async fn examine(&mut self, last: bool, seen: &mut Seen) {
-        let (env, data) = (Env::real().unwrap(), self.data());
+        let env = Env::real().unwrap();
+        let data = self.data();
         let index =
             FjallIndex::open(&data.join("index"), env.clone(), FjallOptions::default()).unwrap();
         let index: Arc<dyn Index> = Arc::new(index);
@@ -262,7 +263,7 @@ impl Scene {
         assert_eq!(
             (actors.changes, actors.fenced),
             (0, remains.changes),
-            "open settles every change that it finds"
+            "open settles every change"
         );
         self.judge(&engine, last, seen).await;
         if last {
@@ -291,7 +292,7 @@ impl Scene {
             .into_iter()
             .map(|entry| match entry {
                 Entry::Object(head) => (head.id.key().to_owned(), head.version),
-                Entry::Prefix(prefix) => panic!("nobody has asked for prefixes: {prefix}"),
+                Entry::Prefix(prefix) => panic!("unexpected prefix in a flat listing: {prefix}"),
             })
             .collect();
         let keys: BTreeSet<String> = self
@@ -302,11 +303,11 @@ impl Scene {
             .collect();
         for key in keys {
             let version = listed.get(&key).copied();
-            if let Some(stood) = self.model.untouched(&key).filter(|_| !last) {
+            if let Some(last) = self.model.untouched(&key).filter(|_| !last) {
                 assert_eq!(
                     version,
-                    stood.map(|stood| stood.version),
-                    "{key} was not touched"
+                    last.map(|last| last.version),
+                    "{key} was not written since the last check"
                 );
                 continue;
             }
@@ -314,7 +315,7 @@ impl Scene {
             assert_eq!(
                 found.map(|found| found.version),
                 version,
-                "{key} is listed and read alike"
+                "{key}: listing and read differ"
             );
             let verdict = self
                 .model
@@ -339,7 +340,7 @@ impl Drop for Scene {
     }
 }
 
-/// Aborts what was under way, so that nothing but rows names anything.
+/// Aborts all open uploads, so that rows alone name revisions.
 async fn give_up_uploads(engine: &Engine) {
     let uploads: Vec<_> = engine
         .list_uploads("")
@@ -358,13 +359,15 @@ async fn give_up_uploads(engine: &Engine) {
     }
 }
 
-/// The object, all of it, whole and by one author.
+/// Reads an object and asserts that its content is whole and was written by one operation.
 async fn read(engine: &Engine, key: &str) -> Option<Found> {
     let object = engine.get(key).await.unwrap()?;
-    let (version, metadata) = (object.version(), object.metadata().clone());
+    let version = object.version();
+    let metadata = object.metadata().clone();
     let bytes = object.bytes().await.unwrap();
-    let number = load::author(&bytes)
-        .unwrap_or_else(|| panic!("{key} {version} is not whole: {metadata:?}"));
+    let number = load::author(&bytes).unwrap_or_else(|| {
+        panic!("content is not whole: key={key} version={version} {metadata:?}")
+    });
     assert_eq!(metadata.size, bytes.len() as u64, "{key} {version}");
     assert_eq!(
         metadata.attributes.custom.get("number"),

@@ -1,5 +1,5 @@
-//! Damage to files of the index: one flipped byte is a finding, hides nothing else, and has a way
-//! out.
+//! Damage to files of the index: a flipped byte is reported, affects no other object, and the
+//! report names the way out.
 
 mod lost_files;
 mod salvage;
@@ -19,7 +19,7 @@ use futures::{StreamExt, TryStreamExt};
 use tempfile::TempDir;
 
 const OBJECTS: u64 = 400;
-/// Longest payload of these stores that stays in the index.
+/// Largest payload that stays in the index of these stores, in bytes.
 const INLINE: usize = 500;
 
 /// A store whose index can be flushed.
@@ -69,7 +69,7 @@ impl Opened {
     }
 }
 
-/// The largest file in such a directory of a keyspace: 1 holds rows, 2 payloads.
+/// Returns the largest file in a directory of a keyspace: 1 contains rows, 2 payloads.
 fn largest(data: &Path, keyspace: u32, directory: &str) -> PathBuf {
     let path = data.join(format!(
         "index/store/database/keyspaces/{keyspace}/{directory}"
@@ -82,7 +82,7 @@ fn largest(data: &Path, keyspace: u32, directory: &str) -> PathBuf {
         .unwrap()
 }
 
-/// Flips a byte after so many hundredths of the file.
+/// Flips a bit after `percent` hundredths of the file.
 fn flip(file: &Path, percent: u64) {
     let file = std::fs::File::options()
         .read(true)
@@ -99,7 +99,7 @@ fn key(number: u64) -> String {
     format!("k{number:04}")
 }
 
-/// Every fifth object is in the blob tier.
+/// Returns the content of an object. Every fifth object is in the blob tier.
 fn bytes_of(number: u64) -> bytes::Bytes {
     payload(
         number,
@@ -111,7 +111,7 @@ fn bytes_of(number: u64) -> bytes::Bytes {
     )
 }
 
-/// A store of small objects, one block of whose rows is damaged.
+/// Creates a store of small objects with one damaged block of rows.
 async fn with_damaged_rows(data: &Path) {
     let store = open(data, small()).await;
     let puts = (0..OBJECTS).map(|number| store.engine.put(key(number), bytes_of(number)));
@@ -125,7 +125,7 @@ async fn with_damaged_rows(data: &Path) {
     flip(&largest(data, 1, "tables"), 40);
 }
 
-/// Gets every object: the numbers of those that can be read. All others must be `Corrupt`.
+/// Gets every object and returns the numbers of the readable ones. All others must be `Corrupt`.
 async fn readable(engine: &Engine) -> BTreeSet<u64> {
     let mut readable = BTreeSet::new();
     for number in 0..OBJECTS {
@@ -161,7 +161,7 @@ fn names(report: &ScrubReport) -> BTreeMap<(&'static str, &'static str), usize> 
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn one_flipped_byte_of_a_payload_is_a_finding_about_its_object() {
+async fn flipped_payload_byte_is_a_finding_about_its_object() {
     let data = TempDir::new().unwrap();
     let store = open(data.path(), Config::default()).await;
     for number in 0..20 {
@@ -216,7 +216,7 @@ async fn one_flipped_byte_of_a_payload_is_a_finding_about_its_object() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn listings_and_usage_step_over_unreadable_rows_and_say_so() {
+async fn listings_and_usage_report_unreadable_rows() {
     let data = TempDir::new().unwrap();
     with_damaged_rows(data.path()).await;
     let engine = open(data.path(), small()).await.engine;
@@ -228,7 +228,9 @@ async fn listings_and_usage_step_over_unreadable_rows_and_say_so() {
     assert_eq!(error.kind(), ErrorKind::Corrupt);
     assert!(error.to_string().contains("table=rows"), "{error}");
     for limit in [7, 1000] {
-        let (mut listed, mut ranges, mut after) = (Vec::new(), 0, None::<String>);
+        let mut listed = Vec::new();
+        let mut ranges = 0;
+        let mut after = None::<String>;
         loop {
             let mut list = engine.list("").limit(limit).step_over_damage();
             if let Some(after) = after {
@@ -265,13 +267,13 @@ async fn listings_and_usage_step_over_unreadable_rows_and_say_so() {
     assert_eq!(
         (page.entries.len(), page.unreadable.len()),
         (0, 1),
-        "all that can be read is deleted"
+        "every readable object is deleted"
     );
     engine.close().await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_scrub_names_unreadable_rows_and_deletes_no_blob_they_may_name() {
+async fn scrub_of_unreadable_rows_deletes_no_blob_they_may_name() {
     let data = TempDir::new().unwrap();
     with_damaged_rows(data.path()).await;
     let engine = open(data.path(), small()).await.engine;
@@ -280,7 +282,7 @@ async fn a_scrub_names_unreadable_rows_and_deletes_no_blob_they_may_name() {
         .into_iter()
         .filter(|number| number.is_multiple_of(5))
         .count();
-    assert!(large > 0, "a blob names one of the lost objects");
+    assert!(large > 0, "some lost objects have blobs that name them");
     let scrub = || engine.scrub().grace(Duration::ZERO);
     let expected = |fate| {
         BTreeMap::from([
@@ -298,7 +300,7 @@ async fn a_scrub_names_unreadable_rows_and_deletes_no_blob_they_may_name() {
     assert_eq!(
         self::readable(&engine).await,
         readable,
-        "it is none the worse for it"
+        "a repair affects no object"
     );
 
     let report = scrub().drop_damaged().await.unwrap();
@@ -310,12 +312,12 @@ async fn a_scrub_names_unreadable_rows_and_deletes_no_blob_they_may_name() {
     for number in lost(&readable) {
         let head = engine.head(key(number)).await;
         if number.is_multiple_of(5) {
-            assert!(head.unwrap().is_none(), "it is given up");
+            assert!(head.unwrap().is_none(), "the object is dropped");
         } else {
             assert_eq!(
                 head.unwrap_err().kind(),
                 ErrorKind::Corrupt,
-                "nobody knows its name"
+                "the name of the object is lost"
             );
         }
     }
@@ -323,7 +325,7 @@ async fn a_scrub_names_unreadable_rows_and_deletes_no_blob_they_may_name() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_object_whose_row_is_unreadable_can_be_replaced_and_deleted() {
+async fn object_with_an_unreadable_row_can_be_replaced() {
     let data = TempDir::new().unwrap();
     with_damaged_rows(data.path()).await;
     let store = open(data.path(), small()).await;
@@ -337,19 +339,19 @@ async fn an_object_whose_row_is_unreadable_can_be_replaced_and_deleted() {
     assert_eq!(
         error.kind(),
         ErrorKind::Corrupt,
-        "a precondition is in the row"
+        "a precondition needs the row"
     );
     let amended = engine.amend(key(lost[0])).filename("a").await;
     assert_eq!(
         amended.map(drop).unwrap_err().kind(),
         ErrorKind::Corrupt,
-        "a change needs the row"
+        "an amendment needs the row"
     );
     for (number, bytes) in [(lost[0], 10), (lost[1], INLINE + 1)] {
         let written = engine.put(key(number), payload(1, bytes)).await.unwrap();
         assert!(
             written.version.unwrap().get() > 1 << 32,
-            "no version is used again: {written:?}"
+            "no version is reused: {written:?}"
         );
         assert_eq!(
             engine
@@ -381,7 +383,7 @@ async fn an_object_whose_row_is_unreadable_can_be_replaced_and_deleted() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_failed_compaction_names_the_damage_and_the_way_out() {
+async fn failed_compaction_reports_damage_and_way_out() {
     let data = TempDir::new().unwrap();
     with_damaged_rows(data.path()).await;
     let store = open(data.path(), small()).await;
@@ -396,7 +398,7 @@ async fn a_failed_compaction_names_the_damage_and_the_way_out() {
             }
         }
         let index = Arc::clone(&store.index);
-        // It fails once fjall has stopped.
+        // The flush fails after fjall has stopped.
         drop(Env::real().unwrap().blocking(move || index.flush()).await);
     }
     let failed = format!(
@@ -404,17 +406,17 @@ async fn a_failed_compaction_names_the_damage_and_the_way_out() {
         failed.expect("fjall has compacted the damaged table")
     );
     let health = store.engine.health().unwrap_err().to_string();
-    for said in [failed, health] {
-        assert!(said.contains("cenotaph salvage OLD NEW"), "{said}");
+    for text in [failed, health] {
+        assert!(text.contains("cenotaph salvage OLD NEW"), "{text}");
         assert!(
-            said.contains("table=rows") && said.contains("ChecksumMismatch"),
-            "{said}"
+            text.contains("table=rows") && text.contains("ChecksumMismatch"),
+            "{text}"
         );
     }
     let report = store.engine.scrub().await.unwrap();
     assert!(
         names(&report).contains_key(&("unreadable-range", "left")),
-        "a scrub still looks: {report:?}"
+        "a scrub still works: {report:?}"
     );
     store.engine.close().await.unwrap_err();
 }

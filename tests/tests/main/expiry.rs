@@ -1,12 +1,12 @@
-//! An expired object is absent everywhere at once, whether the expirer has come by or not; the
-//! expirer takes what is due, and nothing else, whatever dies and whichever way the clock jumps.
+//! Expiry: an expired object is absent to every operation at once, before the expirer removes it.
+//! The expirer removes exactly what is due, despite kills and clock jumps.
 
 use std::time::Duration;
 
 use cenotaph::{
-    ActorKind, Config, Engine, Env, ErrorKind, Operation, Reply, Timestamp, Update, Updated, Write,
+    ActorKind, Config, Engine, Env, ErrorKind, Etag, Operation, Reply, Result, Timestamp, Update,
+    Updated, Write, WriteReply, Written,
 };
-use cenotaph::{Result, WriteReply};
 use cenotaph_storage::Seam;
 use cenotaph_storage::index::Table;
 use cenotaph_tests::stage::Held;
@@ -18,10 +18,10 @@ mod scale;
 
 const HOUR: Duration = Duration::from_secs(3600);
 const INSTANT: Duration = Duration::from_millis(1);
-/// In the row, beside it, in the blob tier.
+/// Payload sizes, in bytes: inside the row, as a separate payload, in the blob tier.
 const KINDS: [usize; 3] = [10, 6000, 20_000];
 
-/// A store whose clock stands still, with an expirer that removes one object after the other.
+/// Creates a store with a stopped clock and an expirer that removes objects one by one.
 async fn store() -> Store {
     let mut config = Config {
         inline_bytes_max: 8192,
@@ -33,21 +33,21 @@ async fn store() -> Store {
     store
 }
 
-/// Lets some time pass, and holds the expirer before the first object that is due.
+/// Advances the clock and holds the expirer before the first due object.
 async fn later(store: &Store, time: Duration) -> (Held, JoinHandle<Result<u64>>) {
     let mut held = store.stage.hold(Seam::ExpirerBeforeRemove);
     store.stage.advance(time);
     let engine = store.engine.clone();
     #[expect(
         clippy::disallowed_methods,
-        reason = "the test itself is not part of the world under test"
+        reason = "the rule applies to code under test only"
     )]
     let settling = tokio::spawn(async move { engine.settle().await });
     held.arrived().await;
     (held, settling)
 }
 
-/// Kills the expirer where it is held; its successor removes all that is due.
+/// Kills the held expirer. Its successor removes everything that is due.
 async fn kill_expirer(store: &Store, (held, settling): (Held, JoinHandle<Result<u64>>)) {
     assert!(store.engine.kill(ActorKind::Expirer));
     settling.await.unwrap().unwrap();
@@ -78,7 +78,7 @@ fn assert_conflict_with_none<T: std::fmt::Debug>(outcome: Result<T>) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_object_is_there_until_its_deadline_and_no_reader_sees_it_from_then_on() {
+async fn expired_object_is_absent_to_every_read() {
     for bytes in KINDS {
         let store = store().await;
         let engine = &store.engine;
@@ -114,7 +114,7 @@ async fn an_object_is_there_until_its_deadline_and_no_reader_sees_it_from_then_o
         assert_eq!(
             (usage.objects, usage.expired),
             (1, 3),
-            "they are still stored"
+            "expired objects are still stored"
         );
         assert_eq!(engine.delete_prefix("gone/").await.unwrap().deleted, 0);
         kill_expirer(&store, expirer).await;
@@ -133,7 +133,7 @@ async fn an_object_is_there_until_its_deadline_and_no_reader_sees_it_from_then_o
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn for_every_write_an_object_that_has_expired_and_is_not_removed_is_absent() {
+async fn expired_object_is_absent_to_every_write() {
     for bytes in KINDS {
         let store = store().await;
         let engine = &store.engine;
@@ -153,103 +153,117 @@ async fn for_every_write_an_object_that_has_expired_and_is_not_removed_is_absent
         engine.put("live/2", payload(3, bytes)).await.unwrap();
         let expirer = later(&store, HOUR).await;
 
-        assert_conflict_with_none(engine.put("version", "x").if_version(1).await);
-        assert_conflict_with_none(
-            engine
-                .put("version", payload(1, 20_000))
-                .if_version(1)
-                .await,
-        );
-        assert_conflict_with_none(engine.put("version", "x").if_etag(etag).await);
-        assert_conflict_with_none(engine.delete("version").if_version(1).await);
-        assert_conflict_with_none(engine.amend("version").filename("x").if_etag(etag).await);
-        assert_conflict_with_none(engine.extend_expiry("version").never().if_version(1).await);
-        assert_conflict_with_none(
-            engine
-                .atomic([Write::put("version", "x").if_version(1)])
-                .await,
-        );
-        assert_conflict_with_none(engine.rename("version", "other").if_source_version(1).await);
-        assert_conflict_with_none(engine.copy("version", "other").if_source_version(1).await);
-        assert_conflict_with_none(engine.rename("live/1", "version").if_version(1).await);
-        assert_eq!(engine.amend("amend").filename("x").await.unwrap(), None);
-        assert_eq!(engine.extend_expiry("amend").never().await.unwrap(), None);
-        assert_eq!(engine.copy("copy", "other").await.unwrap(), None);
-        assert_eq!(engine.rename("rename", "other").await.unwrap(), None);
-        assert!(!engine.delete("delete").await.unwrap().existed);
-        assert!(!engine.delete("delete").await.unwrap().existed);
-        let batch: Vec<_> = engine
-            .batch(futures::stream::iter([Write::delete("batch")]))
-            .collect()
-            .await;
-        assert!(
-            matches!(&batch[0].1, Ok(Reply::Deleted(deleted)) if !deleted.existed),
-            "{batch:?}"
-        );
-
-        let mut written = vec![
-            engine.put("put", "x").await.unwrap(),
-            engine.put("absent", "x").if_absent().await.unwrap(),
-            engine
-                .put("large", payload(4, 20_000))
-                .if_absent()
-                .await
-                .unwrap(),
-            engine
-                .rename("live/1", "to/1")
-                .if_absent()
-                .await
-                .unwrap()
-                .unwrap(),
-            engine
-                .copy("live/2", "to/2")
-                .if_absent()
-                .await
-                .unwrap()
-                .unwrap(),
-        ];
-        let updated = engine.update("update", async |current| {
-            assert!(current.is_none());
-            Ok::<_, cenotaph::Error>(Update::put("x"))
-        });
-        match updated.await.unwrap() {
-            Updated::Written(updated) => written.push(updated),
-            other => panic!("{other:?}"),
-        }
-        let replies = engine
-            .atomic([
-                Write::put("atomic/1", "x").if_absent(),
-                Write::delete("atomic/2"),
-            ])
-            .await
-            .unwrap();
-        let [WriteReply::Written(put), WriteReply::Deleted(deleted)] = &replies[..] else {
-            panic!("{replies:?}")
-        };
-        assert!(!deleted.existed);
-        written.push(put.clone());
-        for written in written {
+        assert_conditions_conflict(engine, etag).await;
+        assert_nothing_to_change(engine).await;
+        for written in write_over_expired(engine).await {
             assert_eq!(
                 (written.created, written.version.unwrap().get()),
                 (true, 2),
-                "created, and no version twice"
+                "created with the next version"
             );
         }
-        let stand = [
+        let remaining = [
             "absent", "atomic/1", "large", "live/2", "put", "to/1", "to/2", "update",
         ];
-        assert_eq!(names(engine, None).await, stand);
+        assert_eq!(names(engine, None).await, remaining);
         kill_expirer(&store, expirer).await;
         assert_eq!(
             names(engine, None).await,
-            stand,
-            "what was written since has no deadline"
+            remaining,
+            "the new objects have no deadline"
         );
     }
 }
 
+/// Asserts that every conditional write on the expired object `version` is a conflict.
+async fn assert_conditions_conflict(engine: &Engine, etag: Etag) {
+    assert_conflict_with_none(engine.put("version", "x").if_version(1).await);
+    assert_conflict_with_none(
+        engine
+            .put("version", payload(1, 20_000))
+            .if_version(1)
+            .await,
+    );
+    assert_conflict_with_none(engine.put("version", "x").if_etag(etag).await);
+    assert_conflict_with_none(engine.delete("version").if_version(1).await);
+    assert_conflict_with_none(engine.amend("version").filename("x").if_etag(etag).await);
+    assert_conflict_with_none(engine.extend_expiry("version").never().if_version(1).await);
+    assert_conflict_with_none(
+        engine
+            .atomic([Write::put("version", "x").if_version(1)])
+            .await,
+    );
+    assert_conflict_with_none(engine.rename("version", "other").if_source_version(1).await);
+    assert_conflict_with_none(engine.copy("version", "other").if_source_version(1).await);
+    assert_conflict_with_none(engine.rename("live/1", "version").if_version(1).await);
+}
+
+/// Asserts that every change of an expired object finds it absent.
+async fn assert_nothing_to_change(engine: &Engine) {
+    assert_eq!(engine.amend("amend").filename("x").await.unwrap(), None);
+    assert_eq!(engine.extend_expiry("amend").never().await.unwrap(), None);
+    assert_eq!(engine.copy("copy", "other").await.unwrap(), None);
+    assert_eq!(engine.rename("rename", "other").await.unwrap(), None);
+    assert!(!engine.delete("delete").await.unwrap().existed);
+    assert!(!engine.delete("delete").await.unwrap().existed);
+    let batch: Vec<_> = engine
+        .batch(futures::stream::iter([Write::delete("batch")]))
+        .collect()
+        .await;
+    assert!(
+        matches!(&batch[0].1, Ok(Reply::Deleted(deleted)) if !deleted.existed),
+        "{batch:?}"
+    );
+}
+
+/// Writes over expired objects by every operation that creates an object.
+async fn write_over_expired(engine: &Engine) -> Vec<Written> {
+    let mut written = vec![
+        engine.put("put", "x").await.unwrap(),
+        engine.put("absent", "x").if_absent().await.unwrap(),
+        engine
+            .put("large", payload(4, 20_000))
+            .if_absent()
+            .await
+            .unwrap(),
+        engine
+            .rename("live/1", "to/1")
+            .if_absent()
+            .await
+            .unwrap()
+            .unwrap(),
+        engine
+            .copy("live/2", "to/2")
+            .if_absent()
+            .await
+            .unwrap()
+            .unwrap(),
+    ];
+    let updated = engine.update("update", async |current| {
+        assert!(current.is_none());
+        Ok::<_, cenotaph::Error>(Update::put("x"))
+    });
+    match updated.await.unwrap() {
+        Updated::Written(updated) => written.push(updated),
+        other => panic!("{other:?}"),
+    }
+    let replies = engine
+        .atomic([
+            Write::put("atomic/1", "x").if_absent(),
+            Write::delete("atomic/2"),
+        ])
+        .await
+        .unwrap();
+    let [WriteReply::Written(put), WriteReply::Deleted(deleted)] = &replies[..] else {
+        panic!("{replies:?}")
+    };
+    assert!(!deleted.existed);
+    written.push(put.clone());
+    written
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_object_that_is_written_while_the_expirer_comes_for_it_stays() {
+async fn object_written_during_its_removal_stays() {
     for bytes in KINDS {
         let store = store().await;
         store
@@ -275,24 +289,24 @@ async fn an_object_that_is_written_while_the_expirer_comes_for_it_stays() {
         assert_eq!(
             store.engine.usage().await.unwrap(),
             cenotaph::Usage::default(),
-            "and goes when it is due"
+            "the new object is removed at its own deadline"
         );
         assert!(blobs(&store.blobs).await.is_empty());
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn nothing_comes_back_or_waits_when_the_clock_is_set_back() {
+async fn clock_set_back_revives_and_delays_nothing() {
     let store = store().await;
     let began = store.stage.stop_clock();
     store.engine.put("k", "x").time_to_live(HOUR).await.unwrap();
     let (held, settling) = later(&store, HOUR).await;
     assert!(store.engine.get("k").await.unwrap().is_none());
     store.stage.set_clock(began);
-    for look in 0..3 {
+    for attempt in 0..3 {
         assert!(
             store.engine.head("k").await.unwrap().is_none(),
-            "look {look}"
+            "attempt {attempt}"
         );
         assert_conflict_with_none(store.engine.delete("k").if_version(1).await);
         assert!(names(&store.engine, None).await.is_empty());
@@ -310,7 +324,7 @@ async fn nothing_comes_back_or_waits_when_the_clock_is_set_back() {
     assert_eq!(
         store.bytes("k").await,
         Some("y".into()),
-        "it lives an hour from the latest time there was"
+        "the lifetime counts from the latest time ever read"
     );
     store.stage.advance(HOUR - 3 * INSTANT);
     assert_eq!(store.bytes("k").await, Some("y".into()));
@@ -318,15 +332,19 @@ async fn nothing_comes_back_or_waits_when_the_clock_is_set_back() {
     assert_eq!(
         store.stage.stop_clock(),
         began.after(HOUR + 2 * INSTANT),
-        "the clock has not caught up"
+        "the clock is still behind the latest time"
     );
-    assert_eq!(store.bytes("k").await, None, "and nothing waits for it");
+    assert_eq!(
+        store.bytes("k").await,
+        None,
+        "expiry does not wait for the clock"
+    );
     store.assert_settled().await;
     assert_eq!(store.engine.usage().await.unwrap().expired, 0);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_deadline_set_to_the_past_removes_the_object_although_the_expirer_has_looked_there() {
+async fn past_deadline_removes_the_object_behind_the_cursor() {
     let store = store().await;
     store
         .engine
@@ -352,33 +370,33 @@ async fn a_deadline_set_to_the_past_removes_the_object_although_the_expirer_has_
         assert_eq!(
             store.engine.usage().await.unwrap().expired,
             0,
-            "{bytes} bytes are given back"
+            "the {bytes} bytes are freed"
         );
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn objects_with_one_deadline_vanish_from_a_listing_together_however_the_clock_runs_while_it_looks()
- {
+async fn objects_with_one_deadline_leave_listings_together() {
     let store = store().await;
     let writes = (0..50).map(|n| Write::put(format!("k{n}"), "x").time_to_live(HOUR));
     store.engine.atomic(writes).await.unwrap();
     store.stage.advance(HOUR - 120 * INSTANT);
     store.stage.tick(INSTANT);
-    let (mut pages, mut left) = (0, 50);
+    let mut pages = 0;
+    let mut left = 50;
     while left > 0 {
         left = names(&store.engine, None).await.len();
         assert!(
             left == 50 || left == 0,
-            "{left} of 50 objects that were written together and expire together"
+            "{left} of 50 objects with the same deadline"
         );
         pages += 1;
     }
-    assert!(pages > 1, "the first page came before the deadline");
+    assert!(pages > 1, "the first page precedes the deadline");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_expirer_by_itself_removes_what_is_due_soon_after_its_deadline() {
+async fn expirer_removes_objects_soon_after_their_deadlines() {
     let store = Store::new().await;
     let env = Env::new(store.stage.clone());
     for (key, millis) in [("later", 150), ("sooner", 50), ("latest", 250)] {
@@ -396,17 +414,17 @@ async fn an_expirer_by_itself_removes_what_is_due_soon_after_its_deadline() {
             env.sleep(INSTANT).await;
         }
     });
-    gone.await.expect("the expirer wakes by itself");
+    gone.await.expect("the expirer wakes on its own");
     assert!(
         store.counts.scanned(Table::Expiry) < 20,
-        "it reads what is due: {}",
+        "the expirer scans due entries only: {}",
         store.counts.scanned(Table::Expiry)
     );
     store.assert_settled().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_time_after_creation_counts_from_the_first_write_and_not_from_the_last() {
+async fn time_after_creation_counts_from_the_first_write() {
     let store = store().await;
     store.engine.put("k", "first").await.unwrap();
     let created = store
@@ -435,7 +453,7 @@ async fn a_time_after_creation_counts_from_the_first_write_and_not_from_the_last
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_renamed_object_keeps_its_deadline_and_a_copy_begins_anew() {
+async fn rename_keeps_the_deadline_and_copy_restarts_it() {
     for bytes in KINDS {
         let store = store().await;
         store

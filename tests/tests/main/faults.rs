@@ -1,4 +1,4 @@
-//! An index that fails, a world that is cramped, settings that make no sense: the engine says so,
+//! Failing and hanging commits, scarce threads, and invalid settings: the engine returns an error
 //! and never hangs.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -14,13 +14,12 @@ use futures::future::BoxFuture;
 
 const LARGE: usize = 10 * INLINE;
 
-/// A real index whose commits can be made to fail or to wait, and that counts how often it is
-/// watched.
+/// A real index whose commits a test can fail or hold, and that counts calls of `watch`.
 struct Meddled {
     inner: FjallIndex,
     broken: AtomicBool,
     watches: AtomicU64,
-    /// What has been submitted while commits wait; none if they do not.
+    /// Submitted batches while commits are held, else `None`.
     waiting: Mutex<Option<Vec<(Batch, Completion)>>>,
 }
 
@@ -40,7 +39,7 @@ impl Meddled {
         })
     }
 
-    /// An engine over it.
+    /// Opens an engine over this index.
     async fn engine(self: &Arc<Self>, directory: &std::path::Path, config: Config) -> Engine {
         let index = Arc::clone(self) as Arc<dyn Index>;
         Engine::builder(directory)
@@ -51,17 +50,17 @@ impl Meddled {
             .unwrap()
     }
 
-    /// From now on what is submitted waits.
+    /// Holds all batches submitted from now on.
     fn hold(&self) {
         *self.waiting.lock().unwrap() = Some(Vec::new());
     }
 
-    /// Batches that wait, the barriers of shards that start among them.
+    /// Returns the number of held batches, including the empty barriers of starting shards.
     fn held(&self) -> usize {
         self.waiting.lock().unwrap().as_ref().map_or(0, Vec::len)
     }
 
-    /// Batches among them that change something.
+    /// Returns the number of held batches that are not empty.
     fn held_writes(&self) -> usize {
         let waiting = self.waiting.lock().unwrap();
         waiting.as_ref().map_or(0, |waiting| {
@@ -72,7 +71,7 @@ impl Meddled {
         })
     }
 
-    /// Submits what has waited, in order, and all that comes.
+    /// Submits the held batches in order and stops holding.
     fn release(&self) {
         let mut waiting = self.waiting.lock().unwrap();
         for (batch, completion) in waiting.take().into_iter().flatten() {
@@ -80,8 +79,7 @@ impl Meddled {
         }
     }
 
-    /// The first write that has waited fails and may be durable or not; nothing behind it was ever
-    /// begun.
+    /// Fails all held batches: the first write with an unknown outcome, later ones as not started.
     fn poison(&self) {
         self.broken.store(true, Ordering::SeqCst);
         let waiting = self.waiting.lock().unwrap().take().into_iter().flatten();
@@ -146,8 +144,7 @@ impl Index for Meddled {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_failed_commit_is_indeterminate_and_from_then_on_the_engine_says_that_it_must_be_reopened()
- {
+async fn failed_commit_is_indeterminate_and_requires_a_reopen() {
     for bytes in [10, LARGE] {
         let directory = tempfile::tempdir().unwrap();
         let index = Meddled::open(directory.path()).await;
@@ -155,7 +152,7 @@ async fn a_failed_commit_is_indeterminate_and_from_then_on_the_engine_says_that_
         engine.put("old", "kept").await.unwrap();
         index.broken.store(true, Ordering::SeqCst);
         let first = engine.put("k", payload(1, bytes)).await.unwrap_err();
-        // A large put fails at recording its change: nothing named its revision, so nothing was
+        // A large put fails at recording its change: no row names its revision yet, so nothing was
         // committed.
         let expected = if bytes == 10 {
             ErrorKind::Indeterminate
@@ -176,7 +173,7 @@ async fn a_failed_commit_is_indeterminate_and_from_then_on_the_engine_says_that_
                 .await
                 .unwrap(),
             "kept",
-            "reads go on"
+            "reads still work"
         );
         engine.close().await.unwrap();
         let engine = Engine::builder(directory.path())
@@ -190,7 +187,7 @@ async fn a_failed_commit_is_indeterminate_and_from_then_on_the_engine_says_that_
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_hung_commit_is_watched_for_however_busy_the_readers_are() {
+async fn watch_of_a_hung_commit_is_not_starved_by_readers() {
     let directory = tempfile::tempdir().unwrap();
     let index = Meddled::open(directory.path()).await;
     let mut config = quick();
@@ -219,7 +216,7 @@ async fn a_hung_commit_is_watched_for_however_busy_the_readers_are() {
             return engine.close().await.unwrap();
         }
     }
-    panic!("readers have kept the watch from its work");
+    panic!("busy readers starve the watch");
 }
 
 #[test]
@@ -251,13 +248,13 @@ fn more_large_puts_than_blocking_threads_all_end() {
             None => false,
         }
     });
-    // Threads that wait for each other would keep it from ending.
+    // A normal shutdown would wait for blocked threads forever.
     runtime.shutdown_background();
-    assert!(all_ended, "the puts wait for each other's threads");
+    assert!(all_ended, "the puts block each other's threads");
 }
 
 #[test]
-fn an_engine_may_be_closed_from_outside_of_its_runtime() {
+fn engine_closes_from_outside_its_runtime() {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
@@ -272,7 +269,7 @@ fn an_engine_may_be_closed_from_outside_of_its_runtime() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_setting_that_makes_no_sense_is_refused_before_anything_is_created() {
+async fn invalid_setting_is_refused_before_anything_is_created() {
     let directory = tempfile::tempdir().unwrap();
     let data = directory.path().join("data");
     let mut config = Config::default();
@@ -288,7 +285,7 @@ async fn a_setting_that_makes_no_sense_is_refused_before_anything_is_created() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_endless_backoff_or_timeout_is_no_panic() {
+async fn endless_backoff_or_timeout_does_not_panic() {
     let directory = tempfile::tempdir().unwrap();
     let mut config = quick();
     config.limits.restarts.backoff_max = Duration::MAX;
@@ -326,7 +323,7 @@ async fn slow_streams_do_not_starve_small_puts() {
         let put = engine.put(format!("slow{number}"), cenotaph::Body::stream(stream));
         #[expect(
             clippy::disallowed_methods,
-            reason = "the test itself is not part of the world under test"
+            reason = "the rule applies to code under test only"
         )]
         puts.push(tokio::spawn(async move { put.await }));
     }
@@ -342,20 +339,20 @@ async fn slow_streams_do_not_starve_small_puts() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_restarted_shard_decides_nothing_before_what_its_predecessor_submitted_is_durable() {
+async fn restarted_shard_waits_for_its_predecessors_batches() {
     let directory = tempfile::tempdir().unwrap();
     let index = Meddled::open(directory.path()).await;
     let engine = index.engine(directory.path(), quick()).await;
     #[expect(
         clippy::disallowed_methods,
-        reason = "the test itself is not part of the world under test"
+        reason = "the rule applies to code under test only"
     )]
     let start = |body: &'static str| {
         let put = engine.put("k", body);
         tokio::spawn(async move { put.await })
     };
-    // A shard that has decided something has started, and its own barrier does not wait before the
-    // first put.
+    // A put in the same shard first: the shard has then started, and its own barrier is not among
+    // the held batches.
     let shard = engine.shard_of("k").unwrap();
     let neighbour = (0..)
         .map(|n| n.to_string())
@@ -370,16 +367,14 @@ async fn a_restarted_shard_decides_nothing_before_what_its_predecessor_submitted
     let before = index.held();
     assert!(engine.kill(cenotaph::ActorKind::Shard(shard)));
     let second = start("second");
-    // The successor's barrier waits behind the first put. Whatever it decided without it would wait
-    // there too.
+    // The barrier of the successor waits behind the first put. A decision made too early would be
+    // held there, too.
     while index.held() == before {
         tokio::task::yield_now().await;
     }
     index.release();
-    let (first, second) = (
-        first.await.unwrap().unwrap(),
-        second.await.unwrap().unwrap(),
-    );
+    let first = first.await.unwrap().unwrap();
+    let second = second.await.unwrap().unwrap();
     assert_eq!((first.version.unwrap().get(), first.created), (1, true));
     assert_eq!((second.version.unwrap().get(), second.created), (2, false));
     assert_eq!(
@@ -399,10 +394,9 @@ async fn a_restarted_shard_decides_nothing_before_what_its_predecessor_submitted
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[expect(
     clippy::disallowed_methods,
-    reason = "the test itself is not part of the world under test"
+    reason = "the rule applies to code under test only"
 )]
-async fn who_repeats_the_end_of_an_upload_whose_commit_fails_is_not_told_that_nothing_was_committed()
- {
+async fn repeated_upload_end_with_a_failed_commit_is_indeterminate() {
     for aborts in [false, true] {
         let directory = tempfile::tempdir().unwrap();
         let index = Meddled::open(directory.path()).await;
@@ -426,9 +420,9 @@ async fn who_repeats_the_end_of_an_upload_whose_commit_fails_is_not_told_that_no
             tokio::task::yield_now().await;
         }
         index.poison();
-        for told in [first, second] {
+        for task in [first, second] {
             assert_eq!(
-                told.await.unwrap().unwrap_err().kind(),
+                task.await.unwrap().unwrap_err().kind(),
                 ErrorKind::Indeterminate,
                 "I10"
             );

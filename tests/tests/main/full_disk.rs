@@ -1,5 +1,5 @@
-//! Full disks: puts end, and everything else goes on; space that comes back is used without a
-//! reopen. On real files, on a disk of a few MiB (a tmpfs: SKIPPED where nobody may mount one).
+//! Full disks: puts fail, everything else works, and freed space is used without a reopen. The
+//! tests use real files on a tmpfs of a few MiB; they are SKIPPED without the right to mount it.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ mod disk;
 
 use disk::SmallDisk;
 
-/// A payload that can't be compressed, and differs from others.
+/// Returns an incompressible payload that differs for each number.
 fn payload(number: usize, bytes: usize) -> Vec<u8> {
     let mut state = number as u64 + 1;
     let mut next = || {
@@ -38,7 +38,7 @@ fn assert_no_space(error: &Error) {
     assert!(error.to_string().contains("no space"), "{error:?}");
 }
 
-/// Puts objects of this size until one is refused: how many were put.
+/// Puts objects of this size until one is refused. Returns the number of objects.
 async fn fill(engine: &Engine, prefix: &str, bytes: usize) -> usize {
     for number in 0..10_000 {
         match engine
@@ -52,7 +52,7 @@ async fn fill(engine: &Engine, prefix: &str, bytes: usize) -> usize {
             }
         }
     }
-    panic!("a small disk is never full");
+    panic!("the disk never becomes full");
 }
 
 async fn assert_reads(
@@ -66,7 +66,7 @@ async fn assert_reads(
             .get(format!("{prefix}{number:05}"))
             .await
             .unwrap()
-            .expect("it was acknowledged");
+            .expect("the put was acknowledged");
         assert_eq!(
             object.bytes().await.unwrap(),
             payload(number, bytes),
@@ -75,7 +75,7 @@ async fn assert_reads(
     }
 }
 
-/// Everything but puts: reads, listings, counts, scrubs, statistics, health.
+/// Asserts that everything but puts works: listings, usage, scrub, statistics, health.
 async fn assert_serves(engine: &Engine, objects: usize) {
     engine.health().unwrap();
     assert_eq!(
@@ -91,10 +91,10 @@ async fn assert_serves(engine: &Engine, objects: usize) {
         .await
         .unwrap()
         .space
-        .expect("fjall knows its disk");
+        .expect("fjall measures its disk");
 }
 
-/// Every orphan goes, also what a failed put left.
+/// Waits until every orphan is deleted, including those of failed puts.
 async fn assert_settles(engine: &Engine) {
     for _ in 0..500 {
         if engine.settle().await.unwrap() == 0 {
@@ -102,21 +102,18 @@ async fn assert_settles(engine: &Engine) {
         }
         Env::real().unwrap().sleep(Duration::from_millis(10)).await;
     }
-    panic!(
-        "orphans are left: {:?}",
-        engine.stats().await.unwrap().actors
-    );
+    panic!("orphans remain: {:?}", engine.stats().await.unwrap().actors);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn full_disk_takes_deletes_and_loses_nothing() {
+async fn full_disk_accepts_deletes_and_loses_nothing() {
     const BYTES: usize = 60_000;
     let Some(disk) = SmallDisk::new(96) else {
         return;
     };
     let engine = open(&disk).await;
     let count = fill(&engine, "k", BYTES).await;
-    assert!(count > 400, "half of the disk is of use: count={count}");
+    assert!(count > 400, "half of the disk is usable: count={count}");
     assert_serves(&engine, count).await;
     assert_reads(&engine, "k", 0..3, BYTES).await;
     assert!(engine.delete("k00000").await.unwrap().existed);
@@ -158,7 +155,7 @@ async fn deleting_everything_makes_room_for_the_next_put() {
             engine.delete_prefix("k").await.unwrap().deleted,
             count as u64
         );
-        // The very next one, and on the same engine.
+        // The next put on the same engine succeeds.
         engine.put("next", payload(round, BYTES)).await.unwrap();
         assert!(engine.delete("next").await.unwrap().existed);
         engine.close().await.unwrap();
@@ -166,7 +163,7 @@ async fn deleting_everything_makes_room_for_the_next_put() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn each_opening_of_a_small_disk_makes_more_room() {
+async fn each_open_of_a_small_disk_frees_space() {
     const BYTES: usize = 600_000;
     let Some(disk) = SmallDisk::new(24) else {
         return;
@@ -183,7 +180,7 @@ async fn each_opening_of_a_small_disk_makes_more_room() {
             Err(error) => break assert_no_space(&error),
         }
     }
-    assert!(count > 20, "24 MiB hold more: count={count}");
+    assert!(count > 20, "24 MiB must hold more: count={count}");
     let engine = open(&disk).await;
     assert_reads(&engine, "k", 0..count, BYTES).await;
     engine.delete_prefix("k").await.unwrap();
@@ -194,7 +191,7 @@ async fn each_opening_of_a_small_disk_makes_more_room() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn large_puts_that_run_out_of_space_leave_nothing_behind() {
+async fn large_puts_without_space_leave_no_orphan() {
     const BYTES: usize = 9_000_000;
     let Some(disk) = SmallDisk::new(60) else {
         return;
@@ -244,7 +241,7 @@ async fn large_puts_that_run_out_of_space_leave_nothing_behind() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn disk_that_others_fill_takes_deletes_and_recovers_by_itself() {
+async fn disk_filled_by_others_accepts_deletes_and_recovers() {
     const BYTES: usize = 100_000;
     let Some(disk) = SmallDisk::new(64) else {
         return;
@@ -272,7 +269,7 @@ async fn disk_that_others_fill_takes_deletes_and_recovers_by_itself() {
     assert!(engine.stats().await.unwrap().space.unwrap().is_low);
     engine.close().await.unwrap();
 
-    // Not a byte is free, but for the reserve.
+    // Only the reserve is left.
     disk.fill();
     let engine = open(&disk).await;
     assert_serves(&engine, 30).await;
@@ -289,7 +286,7 @@ async fn disk_that_others_fill_takes_deletes_and_recovers_by_itself() {
         Env::real().unwrap().sleep(Duration::from_millis(20)).await;
     }
     panic!(
-        "the reserve is not built again: {:?}",
+        "the reserve is not restored: {:?}",
         engine.stats().await.unwrap().space
     );
 }

@@ -1,4 +1,5 @@
-//! Reads that extend a time to idle: seldom, and never what was deleted or overwritten meanwhile.
+//! Idle refresh: reads extend a time to idle, rarely, and never for an object that was deleted or
+//! overwritten meanwhile.
 
 use std::time::Duration;
 
@@ -10,7 +11,7 @@ use tokio::task::JoinHandle;
 
 const HOUR: Duration = Duration::from_secs(3600);
 const INSTANT: Duration = Duration::from_millis(1);
-/// In the row, beside it, in the blob tier.
+/// Payload sizes, in bytes: inside the row, as a separate payload, in the blob tier.
 const KINDS: [usize; 3] = [10, 6000, 20_000];
 
 async fn store() -> Store {
@@ -25,47 +26,44 @@ async fn store() -> Store {
 
 #[expect(
     clippy::disallowed_methods,
-    reason = "the test itself is not part of the world under test"
+    reason = "the rule applies to code under test only"
 )]
-fn beside<T: Send + 'static>(work: impl Future<Output = T> + Send + 'static) -> JoinHandle<T> {
+fn spawn<T: Send + 'static>(work: impl Future<Output = T> + Send + 'static) -> JoinHandle<T> {
     tokio::spawn(work)
 }
 
-/// So many readers at once, on threads of their own.
+/// Starts `count` concurrent readers.
 fn readers(engine: &Engine, key: &str, count: usize) -> Vec<JoinHandle<()>> {
     let reader = |_| {
         let get = engine.get(key);
-        beside(async move { drop(get.await.unwrap()) })
+        spawn(async move { drop(get.await.unwrap()) })
     };
     (0..count).map(reader).collect()
 }
 
-/// Waits until no write is under way: what the readers have asked for is decided.
-async fn drained(store: &Store) {
+/// Waits until no write is running: all idle refreshes that reads have requested are decided.
+async fn wait_for_refreshes(store: &Store) {
     let env = Env::new(store.stage.clone());
     let drained = env.deadline(Duration::from_secs(20), async {
         while store.engine.stats().await.unwrap().actors.writes_live > 0 {
             env.sleep(INSTANT).await;
         }
     });
-    drained
-        .await
-        .expect("what readers have asked for is decided soon");
+    drained.await.expect("idle refreshes are decided soon");
 }
 
-/// Rows written while that many readers look at an object.
+/// Returns the number of rows written while `count` readers read an object.
 async fn written_by_reading(store: &Store, count: usize) -> u64 {
     let before = store.counts.put(Table::Rows);
     for reader in readers(&store.engine, "k", count) {
         reader.await.unwrap();
     }
-    drained(store).await;
+    wait_for_refreshes(store).await;
     store.counts.put(Table::Rows) - before
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_read_object_lives_on_and_is_written_once_in_a_quarter_of_its_time_however_many_read_it()
-{
+async fn reads_refresh_an_object_once_per_quarter_of_its_idle_time() {
     for bytes in KINDS {
         let store = store().await;
         store
@@ -80,21 +78,21 @@ async fn a_read_object_lives_on_and_is_written_once_in_a_quarter_of_its_time_how
             assert_eq!(
                 written_by_reading(&store, 40).await,
                 0,
-                "round {round}: too soon"
+                "round {round}: before a quarter has passed"
             );
             store.stage.advance(INSTANT);
             assert_eq!(written_by_reading(&store, 40).await, 1, "round {round}");
             assert_eq!(
                 written_by_reading(&store, 40).await,
                 0,
-                "round {round}: again"
+                "round {round}: refreshed just now"
             );
         }
         let read = store.engine.head("k").await.unwrap().unwrap();
         assert_eq!(
             (read.version, read.etag),
             (put.version, put.etag),
-            "nothing has changed for anybody"
+            "a refresh changes neither version nor etag"
         );
         assert_eq!(
             read.metadata.expires_at,
@@ -102,11 +100,11 @@ async fn a_read_object_lives_on_and_is_written_once_in_a_quarter_of_its_time_how
                 .expires_at
                 .map(|deadline| deadline.after(6 * HOUR))
         );
-        // Heads and listings are no reads.
+        // Heads and listings do not refresh.
         store.stage.advance(4 * HOUR - INSTANT);
         assert!(store.engine.head("k").await.unwrap().is_some());
         assert_eq!(store.engine.list("").await.unwrap().entries.len(), 1);
-        drained(&store).await;
+        wait_for_refreshes(&store).await;
         store.stage.advance(INSTANT);
         assert_eq!(store.bytes("k").await, None);
         store.assert_settled().await;
@@ -115,7 +113,7 @@ async fn a_read_object_lives_on_and_is_written_once_in_a_quarter_of_its_time_how
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_object_with_a_long_time_to_idle_is_written_once_a_day() {
+async fn long_idle_time_is_refreshed_once_a_day() {
     let store = store().await;
     let day = 24 * HOUR;
     store
@@ -132,7 +130,7 @@ async fn an_object_with_a_long_time_to_idle_is_written_once_a_day() {
     }
 }
 
-/// What happens to an object while others read it.
+/// Change of an object during reads.
 #[derive(Clone, Copy, Debug)]
 enum End {
     Deleted,
@@ -158,7 +156,7 @@ async fn end(engine: Engine, end: End) {
                 .rename("k", "other")
                 .await
                 .unwrap()
-                .expect("it is there"),
+                .expect("the object exists"),
         ),
         End::DeletedTogether => drop(
             engine
@@ -172,15 +170,16 @@ async fn end(engine: Engine, end: End) {
                 .never()
                 .await
                 .unwrap()
-                .expect("it is there"),
+                .expect("the object exists"),
         ),
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_read_never_brings_back_what_was_deleted_overwritten_or_renamed_while_it_looked() {
+async fn idle_refresh_never_revives_a_replaced_object() {
     let store = store().await;
-    let (mut rounds, mut touched) = (0, 0);
+    let mut rounds = 0;
+    let mut refreshes = 0;
     for round in 0..24 {
         for how in ENDS {
             let bytes = KINDS[round % 3];
@@ -190,18 +189,18 @@ async fn a_read_never_brings_back_what_was_deleted_overwritten_or_renamed_while_
                 .time_to_idle(4 * HOUR)
                 .await
                 .unwrap();
-            // From now on the next read extends it.
+            // From now on a read requests a refresh.
             store.stage.advance(HOUR);
             let before = store.engine.stats().await.unwrap().actors.touches;
             let mut tasks = readers(&store.engine, "k", 3);
-            tasks.push(beside(end(store.engine.clone(), how)));
+            tasks.push(spawn(end(store.engine.clone(), how)));
             tasks.extend(readers(&store.engine, "k", 3));
             for task in tasks {
                 task.await.unwrap();
             }
-            drained(&store).await;
-            touched += store.engine.stats().await.unwrap().actors.touches - before;
-            let stands = store
+            wait_for_refreshes(&store).await;
+            refreshes += store.engine.stats().await.unwrap().actors.touches - before;
+            let found = store
                 .engine
                 .head("k")
                 .await
@@ -212,23 +211,23 @@ async fn a_read_never_brings_back_what_was_deleted_overwritten_or_renamed_while_
                 End::Overwritten => Some((3, None)),
                 End::Amended => Some((bytes as u64, None)),
             };
-            assert_eq!(stands, expected, "round {round}: {how:?} {bytes} bytes");
+            assert_eq!(found, expected, "round {round}: {how:?} {bytes} bytes");
             rounds += 1;
         }
         if round % 8 == 0 {
             store.assert_settled().await;
         }
     }
-    println!("{rounds} rounds, {touched} reads asked to extend");
+    println!("{rounds} rounds, {refreshes} refreshes requested");
     assert!(
-        touched > rounds / 4,
-        "reads that ask for nothing race with nobody: {touched} in {rounds} rounds"
+        refreshes > rounds / 4,
+        "too few refreshes for a race: {refreshes} in {rounds} rounds"
     );
     store.assert_settled().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_read_extends_what_it_has_read_and_not_what_was_decided_before_it_is_heard() {
+async fn idle_refresh_applies_to_the_version_that_was_read() {
     let store = store().await;
     let shard = store.engine.shard_of("k").unwrap();
     let other = (0..)
@@ -243,10 +242,11 @@ async fn a_read_extends_what_it_has_read_and_not_what_was_decided_before_it_is_h
             .await
             .unwrap();
         store.stage.advance(2 * HOUR);
-        // The shard stands still; what is asked of it is decided in the order in which it comes.
+        // The shard is held; it handles its messages in the order of their arrival.
         let mut held = store.stage.hold(Seam::ShardBeforeDecide);
-        let (engine, key) = (store.engine.clone(), other.clone());
-        let standing_still = beside(async move { engine.put(&key, "x").await });
+        let engine = store.engine.clone();
+        let key = other.clone();
+        let held_put = spawn(async move { engine.put(&key, "x").await });
         held.arrived().await;
         let engine = store.engine.clone();
         let mut write = std::pin::pin!(async move {
@@ -265,17 +265,17 @@ async fn a_read_extends_what_it_has_read_and_not_what_was_decided_before_it_is_h
         });
         assert!(
             futures::poll!(write.as_mut()).is_pending(),
-            "it has been asked"
+            "the message is sent"
         );
         assert_eq!(
             store.bytes("k").await,
             Some("x".into()),
-            "the read comes before the decision, its wish after it"
+            "the read precedes the decision; its refresh follows it"
         );
         held.release();
         write.await;
-        standing_still.await.unwrap().unwrap();
-        drained(&store).await;
+        held_put.await.unwrap().unwrap();
+        wait_for_refreshes(&store).await;
         let deadline = store
             .engine
             .head("k")

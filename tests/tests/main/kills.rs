@@ -1,5 +1,5 @@
-//! Every kind of actor, killed at every await boundary of its work: callers get the right outcome,
-//! the engine goes on, and I5 holds.
+//! Kills of every kind of actor at every sync point: callers receive the right outcome, the engine
+//! continues, and I5 holds.
 
 use bytes::Bytes;
 use cenotaph::{ActorKind, ErrorKind, Limits, Outcome, RestartLimits, Result, Written};
@@ -11,27 +11,28 @@ use tokio::task::JoinHandle;
 
 const LARGE: usize = 10 * INLINE;
 
-/// Starts a put beside the test.
+/// Starts a put in a task of its own.
 #[expect(
     clippy::disallowed_methods,
-    reason = "the test itself is not part of the world under test"
+    reason = "the rule applies to code under test only"
 )]
 fn start(store: &Store, key: &str, body: Bytes) -> JoinHandle<Result<Written>> {
     let put = store.engine.put(key, body);
     tokio::spawn(async move { put.await })
 }
 
-/// Kills an actor that is held at a seam. It is never let go: its parent may need a moment to take
-/// it down.
+/// Kills an actor that is held at a sync point. The caller keeps the returned hold: the supervisor
+/// may need a moment to stop the actor, which must not run meanwhile.
 async fn kill_at(store: &Store, mut held: Held, kind: ActorKind) -> Held {
     held.arrived().await;
-    assert!(store.engine.kill(kind), "there is a {kind:?} to kill");
+    assert!(store.engine.kill(kind), "no {kind:?} to kill");
     held
 }
 
-/// The engine still serves both tiers, and everything settles.
-async fn goes_on(store: &Store) {
-    let (small, large) = (payload(91, 10), payload(92, LARGE));
+/// Asserts that the engine serves both tiers and that everything settles.
+async fn assert_still_works(store: &Store) {
+    let small = payload(91, 10);
+    let large = payload(92, LARGE);
     store
         .engine
         .put("after/small", small.clone())
@@ -48,7 +49,7 @@ async fn goes_on(store: &Store) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_upload_killed_before_its_commit_leaves_the_old_object_and_nothing_else() {
+async fn upload_killed_before_its_commit_keeps_the_old_object() {
     let seams = [
         Seam::UploadBeforeRecord,
         Seam::UploadAfterRecord,
@@ -67,28 +68,27 @@ async fn an_upload_killed_before_its_commit_leaves_the_old_object_and_nothing_el
             let error = put.await.unwrap().unwrap_err();
             assert_eq!(error.kind(), ErrorKind::Unavailable, "{seam:?} {kind:?}");
             assert_eq!(store.bytes("k").await, Some(old), "{seam:?} {kind:?}");
-            goes_on(&store).await;
+            assert_still_works(&store).await;
         }
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_upload_killed_after_its_commit_has_committed() {
+async fn upload_killed_after_its_commit_has_committed() {
     let store = Store::new().await;
     let held = store.stage.hold(Seam::UploadAfterCommit);
     let put = start(&store, "k", payload(1, LARGE));
     let _held = kill_at(&store, held, ActorKind::EveryUpload).await;
     assert_eq!(put.await.unwrap().unwrap().outcome, Outcome::Applied);
     assert_eq!(store.bytes("k").await, Some(payload(1, LARGE)));
-    goes_on(&store).await;
+    assert_still_works(&store).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_upload_killed_while_its_shard_decides_still_hears_the_outcome() {
+async fn upload_killed_while_its_shard_decides_gets_the_outcome() {
     let store = Store::new().await;
-    let finished = store.stage.hold(Seam::UploadAfterClose);
+    let mut finished = store.stage.hold(Seam::UploadAfterClose);
     let put = start(&store, "k", payload(1, LARGE));
-    let mut finished = finished;
     finished.arrived().await;
     let mut deciding = store.stage.hold(Seam::ShardBeforeDecide);
     finished.release();
@@ -98,14 +98,14 @@ async fn an_upload_killed_while_its_shard_decides_still_hears_the_outcome() {
     assert_eq!(
         put.await.unwrap().unwrap().outcome,
         Outcome::Applied,
-        "the commit answers, not the upload (I10)"
+        "the commit answers the caller, not the upload (I10)"
     );
     assert_eq!(store.bytes("k").await, Some(payload(1, LARGE)));
-    goes_on(&store).await;
+    assert_still_works(&store).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_upload_and_its_shard_killed_before_the_decision_have_committed_nothing() {
+async fn upload_and_shard_killed_before_deciding_commit_nothing() {
     let store = Store::new().await;
     let mut finished = store.stage.hold(Seam::UploadAfterClose);
     let put = start(&store, "k", payload(1, LARGE));
@@ -124,17 +124,16 @@ async fn an_upload_and_its_shard_killed_before_the_decision_have_committed_nothi
         ErrorKind::Unavailable
     );
     assert_eq!(store.bytes("k").await, None);
-    goes_on(&store).await;
+    assert_still_works(&store).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_upload_whose_change_is_gone_never_commits() {
+async fn upload_whose_change_is_removed_never_commits() {
     let store = Store::new().await;
     let mut finished = store.stage.hold(Seam::UploadAfterClose);
     let put = start(&store, "k", payload(1, LARGE));
     finished.arrived().await;
-    // As a fence leaves it, but for the orphan: the change is removed behind the upload's back
-    // (I6).
+    // Remove the change while the upload runs, as a fence does, but without adding the orphan (I6).
     let changes = store
         .index
         .snapshot()
@@ -156,7 +155,7 @@ async fn an_upload_whose_change_is_gone_never_commits() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_shard_killed_at_any_point_commits_every_write_exactly_once() {
+async fn shard_killed_at_any_point_commits_each_write_once() {
     for seam in [Seam::ShardBeforeDecide, Seam::ShardAfterSubmit] {
         for bytes in [10, LARGE] {
             let store = Store::new().await;
@@ -175,13 +174,13 @@ async fn a_shard_killed_at_any_point_commits_every_write_exactly_once() {
                 Some(payload(1, bytes)),
                 "{seam:?} {bytes}"
             );
-            goes_on(&store).await;
+            assert_still_works(&store).await;
         }
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_restarted_shard_counts_on_from_what_its_predecessor_submitted() {
+async fn restarted_shard_continues_its_predecessors_versions() {
     let store = Store::new().await;
     let shard = ActorKind::Shard(store.engine.shard_of("k").unwrap());
     for round in 1..=30u64 {
@@ -192,11 +191,11 @@ async fn a_restarted_shard_counts_on_from_what_its_predecessor_submitted() {
         held.release();
         assert_eq!(put.await.unwrap().unwrap().version.unwrap().get(), round);
     }
-    goes_on(&store).await;
+    assert_still_works(&store).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn recovery_killed_at_any_point_is_taken_up_again() {
+async fn killed_recovery_resumes() {
     for seam in [Seam::RecoveryBeforeFence, Seam::RecoveryAfterFence] {
         let store = Store::new().await;
         let uploading = store.stage.hold(Seam::UploadAfterClose);
@@ -209,12 +208,12 @@ async fn recovery_killed_at_any_point_is_taken_up_again() {
             ErrorKind::Unavailable
         );
         assert_eq!(store.bytes("k").await, None);
-        goes_on(&store).await;
+        assert_still_works(&store).await;
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_sweeper_killed_at_any_point_is_taken_up_again() {
+async fn killed_sweeper_resumes() {
     for seam in [Seam::SweeperBeforeDelete, Seam::SweeperAfterDelete] {
         let store = Store::new().await;
         store.engine.put("k", payload(1, LARGE)).await.unwrap();
@@ -222,12 +221,12 @@ async fn a_sweeper_killed_at_any_point_is_taken_up_again() {
         store.engine.put("k", payload(2, 10)).await.unwrap();
         let _sweeping = kill_at(&store, sweeping, ActorKind::Sweeper).await;
         assert_eq!(store.bytes("k").await, Some(payload(2, 10)));
-        goes_on(&store).await;
+        assert_still_works(&store).await;
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn without_its_supervisor_the_engine_fails_closed_and_a_reopen_heals_it() {
+async fn engine_without_its_supervisor_fails_closed_until_reopen() {
     let store = Store::new().await;
     store.engine.put("k", payload(1, LARGE)).await.unwrap();
     assert!(store.engine.kill(ActorKind::Supervisor));
@@ -245,11 +244,11 @@ async fn without_its_supervisor_the_engine_fails_closed_and_a_reopen_heals_it() 
     );
     let store = store.crash().await;
     assert_eq!(store.bytes("k").await, Some(payload(1, LARGE)));
-    goes_on(&store).await;
+    assert_still_works(&store).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_actor_that_dies_too_often_fails_the_engine_closed() {
+async fn actor_that_dies_too_often_fails_the_engine_closed() {
     let mut config = quick();
     config.limits = Limits {
         restarts: RestartLimits {
@@ -269,11 +268,11 @@ async fn an_actor_that_dies_too_often_fails_the_engine_closed() {
     assert_eq!(error.kind(), ErrorKind::Unavailable);
     assert_eq!(store.engine.stats().await.unwrap().actors.restarts, 3);
     let store = store.crash().await;
-    goes_on(&store).await;
+    assert_still_works(&store).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_crash_with_uploads_at_every_stage_is_settled_by_the_next_open() {
+async fn crash_during_uploads_is_settled_at_the_next_open() {
     let store = Store::new().await;
     let seams = [
         Seam::UploadAfterRecord,
@@ -291,7 +290,7 @@ async fn a_crash_with_uploads_at_every_stage_is_settled_by_the_next_open() {
     assert_eq!(
         store.engine.stats().await.unwrap().actors.changes,
         4,
-        "each has recorded its change"
+        "each upload has recorded its change"
     );
     let store = store.crash().await;
     for number in 0..seams.len() {
@@ -301,7 +300,7 @@ async fn a_crash_with_uploads_at_every_stage_is_settled_by_the_next_open() {
     assert_eq!(
         (actors.fenced, actors.changes),
         (4, 0),
-        "the fence pass ends before the engine opens"
+        "all changes are fenced before the engine opens"
     );
-    goes_on(&store).await;
+    assert_still_works(&store).await;
 }

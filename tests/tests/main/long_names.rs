@@ -1,5 +1,5 @@
 //! Objects with long names: the limit of a key depends neither on size nor on tier, their blobs
-//! leave nothing behind, and what an earlier build wrote is served, scrubbed and deleted.
+//! leave no directory behind, and blobs of earlier builds are read, scrubbed and deleted.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -46,14 +46,12 @@ fn file(store: &Store, path: &str) -> PathBuf {
     store.path().join("blobs").join(path)
 }
 
-/// Moves the blobs of an object to where an earlier build put them, without the trailers that it
-/// did not write.
+/// Moves the blobs of an object to the paths of an earlier build and removes their trailers, which
+/// that build did not write.
 async fn make_older(store: &Store, key: &str) {
     for key in revisions(store, key).await {
-        let (from, to) = (
-            file(store, &path::path(&key)),
-            file(store, &path::older_path(&key).unwrap()),
-        );
+        let from = file(store, &path::path(&key));
+        let to = file(store, &path::older_path(&key).unwrap());
         std::fs::create_dir_all(to.parent().unwrap()).unwrap();
         std::fs::rename(from, &to).unwrap();
         let opened = std::fs::File::options().write(true).open(to).unwrap();
@@ -64,7 +62,7 @@ async fn make_older(store: &Store, key: &str) {
     }
 }
 
-/// Removes what the index has of an object, behind the engine's back.
+/// Removes the row and the payload entry of an object directly from the index.
 async fn forget(store: &Store, key: &RevisionKey) {
     let mut batch = Batch::new();
     batch.remove(Table::Rows, key.object.encoded().clone());
@@ -130,7 +128,7 @@ async fn every_valid_key_is_valid_for_every_size_and_tier() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_blob_of_a_long_name_tells_whose_it_is_without_the_index() {
+async fn blob_with_a_long_name_contains_its_object_id() {
     let store = Store::new().await;
     let key = long("a");
     store
@@ -154,9 +152,11 @@ async fn a_blob_of_a_long_name_tells_whose_it_is_without_the_index() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_older_blob_is_read_scrubbed_copied_and_deleted() {
+async fn older_blob_is_read_scrubbed_copied_and_deleted() {
     let store = Store::new().await;
-    let (old, kept, renamed) = (long("old"), long("kept"), long("renamed"));
+    let old = long("old");
+    let kept = long("kept");
+    let renamed = long("renamed");
     for (key, seed) in [(&old, 1), (&kept, 2)] {
         store
             .engine
@@ -219,7 +219,7 @@ async fn an_older_blob_is_read_scrubbed_copied_and_deleted() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_unknown_blob_of_a_long_name_is_found_and_deleted() {
+async fn unknown_blob_with_a_long_name_is_found_and_deleted() {
     for is_older in [false, true] {
         let store = Store::new().await;
         let key = long("a");
@@ -255,7 +255,7 @@ async fn an_unknown_blob_of_a_long_name_is_found_and_deleted() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_unknown_blob_that_does_not_tell_whose_it_is_stays() {
+async fn unknown_blob_with_a_damaged_trailer_is_kept() {
     let store = Store::new().await;
     let key = long("a");
     store
@@ -266,7 +266,7 @@ async fn an_unknown_blob_that_does_not_tell_whose_it_is_stays() {
     let revision = revisions(&store, &key).await.remove(0);
     let file = file(&store, &path::path(&revision));
     std::fs::write(&file, payload(1, LARGE)).unwrap();
-    // Its object is whole: nothing that a scrub may do costs it its bytes.
+    // The object is readable, so no scrub may delete its blob.
     for depth in [ScrubDepth::Bytes, ScrubDepth::Presence] {
         let dropped = store
             .engine
@@ -293,10 +293,12 @@ async fn an_unknown_blob_that_does_not_tell_whose_it_is_stays() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_salvage_names_lost_objects_with_long_names() {
+async fn salvage_names_lost_objects_with_long_names() {
     let store = Store::new().await;
-    let (kept, lost, older, nameless) =
-        (long("kept"), long("lost"), long("older"), long("nameless"));
+    let kept = long("kept");
+    let lost = long("lost");
+    let older = long("older");
+    let nameless = long("nameless");
     for (seed, key) in (1..).zip([&kept, &lost, &older, &nameless]) {
         store
             .engine

@@ -1,4 +1,4 @@
-//! The tests that need a whole engine: one binary, one link.
+//! Tests of the whole engine, in a single binary so that it is linked once.
 
 mod bitrot;
 mod budgets;

@@ -1,5 +1,5 @@
-//! Peak memory of streaming, measured in a process of its own: this test runs itself again as a
-//! child and reads what the kernel says of it (`VmHWM`). Linux only; elsewhere it says so.
+//! Peak memory of streaming, measured in a child process: the test runs itself again and reads the
+//! peak from the kernel (`VmHWM`). Skipped with a message on systems other than Linux.
 
 use std::process::Command;
 
@@ -10,7 +10,7 @@ use futures::stream;
 const MIB: u64 = 1024 * 1024;
 const CHILD: &str = "CENOTAPH_MEMORY_CHILD";
 
-/// What a child does, and how far above idle it may rise.
+/// Transfers of a child, and the limit on its memory above idle.
 struct Load {
     objects: usize,
     object_mib: u64,
@@ -18,15 +18,15 @@ struct Load {
     rise_max_mib: u64,
 }
 
-/// One 1 GiB object in and out.
+/// A single object of 1 GiB, written and read.
 const ONE: Load = Load {
     objects: 1,
     object_mib: 1024,
     in_flight_mib: 256,
     rise_max_mib: 64,
 };
-/// 32 at once: what is in flight is bounded by 64 MiB in and 64 MiB out. The rest is what the index
-/// and the allocator take.
+/// 32 concurrent objects. The bytes in flight are bounded by 64 MiB each way; the rest of the limit
+/// covers the index and the allocator.
 const MANY: Load = Load {
     objects: 32,
     object_mib: 64,
@@ -44,15 +44,15 @@ fn one_gibibyte_in_and_out_stays_under_64_mib_above_idle() {
 }
 
 #[test]
-fn many_at_once_are_bounded_by_the_bytes_in_flight() {
+fn concurrent_streams_are_bounded_by_the_bytes_in_flight() {
     run(
         "many",
         &MANY,
-        "memory::many_at_once_are_bounded_by_the_bytes_in_flight",
+        "memory::concurrent_streams_are_bounded_by_the_bytes_in_flight",
     );
 }
 
-/// As the child: streams, and prints how far it rose. As the parent: runs the child, and judges.
+/// In the child: streams and prints the memory. In the parent: runs the child and checks its peak.
 fn run(name: &str, load: &Load, test: &str) {
     if std::env::var(CHILD).as_deref() == Ok(name) {
         let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -65,7 +65,7 @@ fn run(name: &str, load: &Load, test: &str) {
         return;
     }
     if !cfg!(target_os = "linux") {
-        eprintln!("SKIPPED: peak memory is read from /proc, which this system does not have");
+        eprintln!("SKIPPED: peak memory is read from /proc, which this system lacks");
         return;
     }
     let child = Command::new(std::env::current_exe().unwrap())
@@ -82,7 +82,7 @@ fn run(name: &str, load: &Load, test: &str) {
     let line = output
         .lines()
         .find_map(|line| line.strip_prefix("memory-kib "))
-        .expect("the child tells");
+        .expect("the child prints its memory");
     let (idle, peak) = line
         .split_once(' ')
         .map(|(a, b)| (a.parse::<u64>().unwrap(), b.parse::<u64>().unwrap()))
@@ -110,7 +110,7 @@ async fn stream_in_and_out(load: &Load) -> (u64, u64) {
         .open()
         .await
         .unwrap();
-    let idle = kernel_says("VmHWM:");
+    let idle = status_kib("VmHWM:");
     let puts = (0..load.objects).map(|number| {
         engine
             .put(format!("k{number}"), body(load.object_mib))
@@ -119,12 +119,12 @@ async fn stream_in_and_out(load: &Load) -> (u64, u64) {
     futures::future::try_join_all(puts).await.unwrap();
     let gets = (0..load.objects).map(|number| drain(&engine, number, load.object_mib));
     futures::future::join_all(gets).await;
-    let peak = kernel_says("VmHWM:");
+    let peak = status_kib("VmHWM:");
     engine.close().await.unwrap();
     (idle, peak)
 }
 
-/// A payload in chunks of 64 KiB, all of them the same memory.
+/// Returns a payload in chunks of 64 KiB that share their memory.
 fn body(mebibytes: u64) -> Body {
     let chunk = Bytes::from(vec![7u8; 64 * 1024]);
     Body::stream(stream::iter(
@@ -141,12 +141,12 @@ async fn drain(engine: &Engine, number: usize, mebibytes: u64) {
     assert_eq!(bytes, mebibytes * MIB);
 }
 
-/// A figure of /proc/self/status, in KiB.
-fn kernel_says(what: &str) -> u64 {
+/// Returns a field of /proc/self/status, in KiB.
+fn status_kib(field: &str) -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap();
     let line = status
         .lines()
-        .find_map(|line| line.strip_prefix(what))
+        .find_map(|line| line.strip_prefix(field))
         .unwrap();
     line.split_whitespace().next().unwrap().parse().unwrap()
 }

@@ -1,5 +1,5 @@
-//! An object whose row names a blob that is not in the blob tier: an error to every read that needs
-//! its bytes, or, if so configured, absent to every one of them.
+//! Missing blobs: every read that needs the bytes of the object is an error, or, if configured so,
+//! every read finds it absent.
 
 use cenotaph::{
     Config, Engine, Error, ErrorKind, MissingBlob, Operation, Outcome, Reason, Reply, Update,
@@ -10,7 +10,7 @@ use futures::{StreamExt, stream};
 
 const LARGE: usize = 20_000;
 
-/// A store with the object `k`, whose blob is gone, and nothing else.
+/// Creates a store with a single object, `k`, whose blob is missing.
 async fn store(missing_blob: MissingBlob) -> Store {
     let store = Store::with(Config {
         missing_blob,
@@ -22,26 +22,29 @@ async fn store(missing_blob: MissingBlob) -> Store {
     store
 }
 
-/// Loses every blob.
+/// Deletes every blob.
 async fn lose(store: &Store) {
     for key in blobs(&store.blobs).await {
         store.blobs.delete(&key).await.unwrap();
     }
 }
 
-fn assert_missing<T: std::fmt::Debug>(what: &str, outcome: Result<T, Error>) {
-    let error = outcome.expect_err(what);
-    assert_eq!(error.kind(), ErrorKind::Corrupt, "{what}: {error}");
+fn assert_missing<T: std::fmt::Debug>(operation: &str, outcome: Result<T, Error>) {
+    let error = outcome.expect_err(operation);
+    assert_eq!(error.kind(), ErrorKind::Corrupt, "{operation}: {error}");
     assert!(
         matches!(error.reason(), Some(Reason::MissingBlob { .. })),
-        "{what}: {error}"
+        "{operation}: {error}"
     );
     assert!(
         error.to_string().contains("missing blob") && error.to_string().contains("revision="),
-        "{what}: {error}"
+        "{operation}: {error}"
     );
-    assert!(error.to_string().contains("object=k"), "{what}: {error}");
-    assert!(!error.is_retryable(), "{what}");
+    assert!(
+        error.to_string().contains("object=k"),
+        "{operation}: {error}"
+    );
+    assert!(!error.is_retryable(), "{operation}");
 }
 
 async fn part_copy(engine: &Engine) -> Result<Option<cenotaph::UploadedPart>, Error> {
@@ -58,7 +61,7 @@ async fn one_of_a_batch(engine: &Engine, operation: Operation) -> Result<Reply, 
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_missing_blob_is_corrupt_to_every_read() {
+async fn missing_blob_is_corrupt_to_every_read() {
     let store = store(MissingBlob::Corrupt).await;
     let engine = &store.engine;
     assert_missing("get", engine.get("k").await);
@@ -78,26 +81,26 @@ async fn a_missing_blob_is_corrupt_to_every_read() {
     assert_missing("update", updated.await);
     assert!(
         !asked.into_inner(),
-        "the function of an update is not asked"
+        "the function of the update is not called"
     );
 
     assert!(engine.head("k").await.unwrap().is_some());
     let refused = engine.put("k", "x").if_absent().await.unwrap_err();
     assert!(
         matches!(refused.kind(), ErrorKind::Conflict { current: Some(_) }),
-        "as head has it: {refused}"
+        "the condition uses the row, as head does: {refused}"
     );
     assert_eq!(engine.stats().await.unwrap().reads.missing_blobs, 6);
     assert_eq!(
         engine.put("k", payload(2, LARGE)).await.unwrap().outcome,
         Outcome::Applied,
-        "and it can be replaced"
+        "a put replaces the object"
     );
     assert_eq!(store.bytes("k").await, Some(payload(2, LARGE)));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_missing_blob_is_absent_to_every_read_if_so_configured() {
+async fn missing_blob_is_absent_to_every_read_if_configured() {
     let store = store(MissingBlob::Absent).await;
     let engine = &store.engine;
     assert!(engine.get("k").await.unwrap().is_none());
@@ -113,25 +116,26 @@ async fn a_missing_blob_is_absent_to_every_read_if_so_configured() {
         Ok::<_, Error>(Update::Keep)
     });
     assert_eq!(kept.await.unwrap(), Updated::Kept);
-    // What never looks at the blob tier has the row.
+    // Operations that do not read the blob tier use the row.
     let head = engine.head("k").await.unwrap().unwrap();
     assert_eq!(engine.list("k").await.unwrap().entries.len(), 1);
     let refused = engine.put("k", "x").if_absent().await.unwrap_err();
-    assert!(
-        matches!(refused.kind(), ErrorKind::Conflict { current: Some(current) } if current.version == head.version)
-    );
+    assert!(matches!(
+        refused.kind(),
+        ErrorKind::Conflict { current: Some(current) } if current.version == head.version
+    ));
 
     let updated = engine.update("k", async |object| {
         assert!(object.is_none());
         Ok::<_, Error>(Update::put("fresh"))
     });
     let Updated::Written(written) = updated.await.unwrap() else {
-        panic!("it is written")
+        panic!("not written")
     };
     assert_eq!(
         written.version,
         Some(head.version.next()),
-        "it takes the place of the row"
+        "the put replaces the row"
     );
     assert_eq!(store.bytes("k").await.unwrap(), "fresh");
 
@@ -146,9 +150,10 @@ async fn a_missing_blob_is_absent_to_every_read_if_so_configured() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_tier_that_is_away_is_absent_to_nobody() {
+async fn unavailable_tier_is_not_absence() {
     let store = store(MissingBlob::Absent).await;
-    let (blobs, away) = (store.path().join("blobs"), store.path().join("away"));
+    let blobs = store.path().join("blobs");
+    let away = store.path().join("away");
     std::fs::rename(&blobs, &away).unwrap();
     assert_eq!(
         store.engine.get("k").await.unwrap_err().kind(),
@@ -163,7 +168,7 @@ async fn a_tier_that_is_away_is_absent_to_nobody() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_missing_blob_is_no_obstacle_to_what_needs_no_bytes() {
+async fn operations_without_bytes_ignore_a_missing_blob() {
     let store = store(MissingBlob::Corrupt).await;
     let engine = &store.engine;
     engine.amend("k").filename("f").await.unwrap().unwrap();

@@ -1,4 +1,4 @@
-//! Permission bits of what a store creates: on the real files, with the umask that the test has.
+//! Permission bits of the files and directories that a store creates, under the umask of the test.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -35,7 +35,7 @@ impl Found {
         }
     }
 
-    /// Files that are not fjall's.
+    /// Returns the files that fjall has not created.
     fn own_files(&self) -> impl Iterator<Item = (&PathBuf, &u32)> {
         self.files
             .iter()
@@ -48,16 +48,14 @@ fn bits(path: &Path) -> u32 {
 }
 
 fn configured(modes: Modes) -> Config {
-    let (index, blobs) = (
-        FjallOptions {
-            modes,
-            ..FjallOptions::default()
-        },
-        BlobOptions {
-            modes,
-            ..BlobOptions::default()
-        },
-    );
+    let index = FjallOptions {
+        modes,
+        ..FjallOptions::default()
+    };
+    let blobs = BlobOptions {
+        modes,
+        ..BlobOptions::default()
+    };
     Config {
         index,
         blobs,
@@ -65,7 +63,7 @@ fn configured(modes: Modes) -> Config {
     }
 }
 
-/// Makes a store of both tiers, with a long name that has directories of its own, and closes it.
+/// Creates a store with objects in both tiers and a long name, and closes it.
 async fn make(data: &Path, config: Config) {
     let engine = Engine::builder(data).config(config).open().await.unwrap();
     for number in 0..4 {
@@ -87,14 +85,14 @@ async fn make(data: &Path, config: Config) {
     engine.close().await.unwrap();
 }
 
-/// The umask allows others to read: what is found below is what the store did.
+/// Asserts that the umask allows others to read, so that the modes found are set by the store.
 fn assert_umask_is_open(dir: &Path) {
     let probe = dir.join("probe");
     fs::write(&probe, b"").unwrap();
     assert_ne!(
         bits(&probe) & 0o044,
         0,
-        "run this test with an umask such as 022"
+        "run this test with a umask such as 022"
     );
     fs::remove_file(probe).unwrap();
 }
@@ -105,7 +103,7 @@ async fn new_store_is_for_its_owner_only() {
     assert_umask_is_open(dir.path());
     let data = dir.path().join("deep/data");
     make(&data, quick()).await;
-    // Again, with files that fjall makes while it is open, and the marks of a second life.
+    // Open the store again: fjall creates further files, and the store updates its own.
     make(&data, quick()).await;
     let found = Found::below(&dir.path().join("deep"));
     assert!(
@@ -190,9 +188,10 @@ async fn configured_modes_hold_for_directories_and_files() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_there_keeps_its_modes() {
+async fn existing_files_keep_their_modes() {
     let dir = TempDir::new().unwrap();
-    let (data, blobs) = (dir.path().join("data"), dir.path().join("blobs"));
+    let data = dir.path().join("data");
+    let blobs = dir.path().join("blobs");
     for existing in [&data, &data.join("index"), &blobs] {
         fs::create_dir_all(existing).unwrap();
         fs::set_permissions(existing, fs::Permissions::from_mode(0o755)).unwrap();
@@ -242,9 +241,10 @@ async fn what_is_there_keeps_its_modes() {
 #[tokio::test(flavor = "multi_thread")]
 async fn salvaged_store_is_for_its_owner_only() {
     let dir = TempDir::new().unwrap();
-    let (old, new) = (dir.path().join("old"), dir.path().join("new"));
+    let old = dir.path().join("old");
+    let new = dir.path().join("new");
     make(&old, quick()).await;
-    // As a store of an earlier build is.
+    // Files of a store from an earlier build.
     for (path, _) in Found::below(&old).files {
         fs::set_permissions(path, fs::Permissions::from_mode(0o644)).unwrap();
     }

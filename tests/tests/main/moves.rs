@@ -1,21 +1,20 @@
-//! Renames and copies of objects of every kind over objects of every kind: the bytes are where they
-//! must be, nothing is left behind in either tier or beside the rows (I3, I5), before and after a
-//! reopen.
+//! Renames and copies of objects of every kind over objects of every kind: the bytes are correct,
+//! and nothing else remains in either tier (I3, I5), before and after a reopen.
 
 use bytes::Bytes;
 use cenotaph::{ErrorKind, Written};
 use cenotaph_storage::index::Table;
 use cenotaph_tests::store::{INLINE, Store, blobs, payload, quick};
 
-/// What is put: nothing, a payload in the row, one beside it, one in the blob tier.
+/// Payload sizes, in bytes: absent, inside the row, as a separate payload, in the blob tier.
 const KINDS: [Option<usize>; 4] = [None, Some(10), Some(6000), Some(20_000)];
 
-/// A store in which all three kinds of payloads can be had.
+/// Creates a store that supports all three kinds of payloads.
 async fn store() -> Store {
     const {
         assert!(
             INLINE < 4096,
-            "the usual test store has no payloads beside their rows"
+            "the usual test store has no separate payloads"
         )
     };
     Store::with(cenotaph::Config {
@@ -38,50 +37,48 @@ async fn put(
     ))
 }
 
-/// All pairs of a kind to move and a kind to move it over.
+/// Returns all pairs of a source and a target.
 fn pairs() -> impl Iterator<Item = (Option<usize>, Option<usize>)> {
     KINDS
         .into_iter()
         .flat_map(|from| KINDS.into_iter().map(move |to| (from, to)))
 }
 
-async fn assert_bytes(store: &Store, key: &str, expected: Option<&Bytes>, what: &str) {
+async fn assert_bytes(store: &Store, key: &str, expected: Option<&Bytes>, case: &str) {
     let found = store.bytes(key).await;
     assert!(
         found.as_ref() == expected,
-        "{what}: {key} has {:?} bytes",
+        "{case}: {key} has {:?} bytes",
         found.map(|bytes| bytes.len())
     );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_rename_moves_any_kind_over_any_other_and_leaves_nothing_behind() {
+async fn rename_moves_any_kind_over_any_other_without_orphans() {
     let mut store = store().await;
     for (from, to) in pairs() {
-        let what = format!("{from:?} renamed over {to:?}");
-        let (source, target) = (
-            put(&store, "a", 1, from).await,
-            put(&store, "b", 2, to).await,
-        );
+        let case = format!("{from:?} renamed over {to:?}");
+        let source = put(&store, "a", 1, from).await;
+        let target = put(&store, "b", 2, to).await;
         let written = store.counts.put(Table::Payloads);
         let renamed = store.engine.rename("a", "b").await.unwrap();
         assert_eq!(
             store.counts.put(Table::Payloads),
             written,
-            "{what}: no byte is copied"
+            "{case}: no byte is copied"
         );
         assert_eq!(
             renamed.as_ref().map(|renamed| renamed.created),
             source.as_ref().map(|_| target.is_none()),
-            "{what}"
+            "{case}"
         );
-        let stands = source.as_ref().or(target.as_ref()).map(|(bytes, _)| bytes);
+        let expected = source.as_ref().or(target.as_ref()).map(|(bytes, _)| bytes);
         for reopened in [false, true] {
             if reopened {
                 store = store.reopen().await;
             }
-            assert_bytes(&store, "a", None, &what).await;
-            assert_bytes(&store, "b", stands, &what).await;
+            assert_bytes(&store, "a", None, &case).await;
+            assert_bytes(&store, "b", expected, &case).await;
             store.assert_settled().await;
         }
         if let (Some(renamed), Some((_, written))) = (renamed, &source) {
@@ -89,74 +86,72 @@ async fn a_rename_moves_any_kind_over_any_other_and_leaves_nothing_behind() {
             assert_eq!(
                 head.metadata.attributes.content_type.as_deref(),
                 Some("a"),
-                "{what}: it is the same object"
+                "{case}: the object keeps its metadata"
             );
             assert_eq!(
                 (Some(head.version), Some(head.etag)),
                 (renamed.version, renamed.etag),
-                "{what}"
+                "{case}"
             );
             assert_ne!(
                 renamed.etag, written.etag,
-                "{what}: a rename is a write of its own"
+                "{case}: a rename has its own etag"
             );
         }
         store.engine.delete("b").await.unwrap();
         store.assert_settled().await;
         assert!(
             blobs(&store.blobs).await.is_empty(),
-            "{what}: a delete after it leaves nothing"
+            "{case}: a later delete leaves no blob"
         );
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_copy_of_any_kind_over_any_other_stands_by_itself() {
+async fn copy_of_any_kind_is_independent_of_its_source() {
     let mut store = store().await;
     for (from, to) in pairs() {
-        let what = format!("{from:?} copied over {to:?}");
-        let (source, target) = (
-            put(&store, "a", 1, from).await,
-            put(&store, "b", 2, to).await,
-        );
+        let case = format!("{from:?} copied over {to:?}");
+        let source = put(&store, "a", 1, from).await;
+        let target = put(&store, "b", 2, to).await;
         let copied = store.engine.copy("a", "b").await.unwrap();
         assert_eq!(
             copied.map(|copied| copied.created),
             source.as_ref().map(|_| target.is_none()),
-            "{what}"
+            "{case}"
         );
-        let stands = source.as_ref().or(target.as_ref()).map(|(bytes, _)| bytes);
+        let expected = source.as_ref().or(target.as_ref()).map(|(bytes, _)| bytes);
         store.assert_settled().await;
         store = store.reopen().await;
-        assert_bytes(&store, "a", source.as_ref().map(|(bytes, _)| bytes), &what).await;
+        assert_bytes(&store, "a", source.as_ref().map(|(bytes, _)| bytes), &case).await;
         store.engine.delete("a").await.unwrap();
         store.assert_settled().await;
-        assert_bytes(&store, "b", stands, &what).await;
+        assert_bytes(&store, "b", expected, &case).await;
         store.engine.delete("b").await.unwrap();
         store.assert_settled().await;
-        assert!(blobs(&store.blobs).await.is_empty(), "{what}");
+        assert!(blobs(&store.blobs).await.is_empty(), "{case}");
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_object_renamed_in_a_circle_is_the_same_and_a_write_to_any_name_on_the_way_is_its_own() {
+async fn object_renamed_in_a_circle_keeps_its_content() {
     let mut store = store().await;
     for kind in KINDS.into_iter().flatten() {
         let (bytes, _) = put(&store, "a", 1, Some(kind)).await.unwrap();
         for (from, to) in [("a", "b"), ("b", "c"), ("c", "a"), ("a", "b")] {
             store.engine.rename(from, to).await.unwrap().unwrap();
-            // The name that was left is taken, and given up again, while the other one stands.
+            // Another object takes the old name and is deleted while the renamed one exists.
             let (other, _) = put(&store, from, 2, Some(20_000)).await.unwrap();
             store.assert_settled().await;
             assert_bytes(&store, to, Some(&bytes), "renamed").await;
-            assert_bytes(&store, from, Some(&other), "put where it was").await;
+            assert_bytes(&store, from, Some(&other), "new object under the old name").await;
             store = store.reopen().await;
             assert_bytes(&store, to, Some(&bytes), "reopened").await;
             store.engine.delete(from).await.unwrap();
             store.assert_settled().await;
-            assert_bytes(&store, to, Some(&bytes), "the other is gone").await;
+            assert_bytes(&store, to, Some(&bytes), "after the delete of the other").await;
         }
-        // Overwritten, amended and copied where it does not lie under its own name.
+        // Amend, copy and overwrite an object whose blobs are stored under another name.
         store
             .engine
             .amend("b")
@@ -178,9 +173,10 @@ async fn an_object_renamed_in_a_circle_is_the_same_and_a_write_to_any_name_on_th
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_reader_of_either_name_sees_what_it_began_with_to_its_end() {
+async fn readers_of_both_names_see_one_version_during_a_rename() {
     let store = store().await;
-    let (moved, replaced) = (payload(1, 9_000_000), payload(2, 9_000_000));
+    let moved = payload(1, 9_000_000);
+    let replaced = payload(2, 9_000_000);
     store.engine.put("a", moved.clone()).await.unwrap();
     store.engine.put("b", replaced.clone()).await.unwrap();
     let readers = [
@@ -200,13 +196,14 @@ async fn a_reader_of_either_name_sees_what_it_began_with_to_its_end() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn demands_on_either_side_of_a_move_are_kept() {
+async fn conditions_on_source_and_target_of_a_move_hold() {
     let store = store().await;
     for kind in KINDS.into_iter().flatten() {
         let (from, _) = put(&store, "a", 1, Some(kind)).await.unwrap();
         let (to, there) = put(&store, "b", 2, Some(kind)).await.unwrap();
         let engine = &store.engine;
-        let (version, etag) = (there.version.unwrap(), there.etag.unwrap());
+        let version = there.version.unwrap();
+        let etag = there.etag.unwrap();
         let refused = [
             engine.rename("a", "b").if_absent().await.unwrap_err(),
             engine
@@ -267,7 +264,7 @@ async fn demands_on_either_side_of_a_move_are_kept() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_was_stated_about_an_object_goes_with_it() {
+async fn rename_and_copy_keep_the_attributes() {
     let store = store().await;
     for bytes in [10, 6000, 20_000] {
         let put = store

@@ -1,4 +1,4 @@
-//! Rows that older formats wrote, in a real index: read, changed, moved and deleted as today's are.
+//! Rows of older formats in a real index: they are read, changed, moved and deleted like new ones.
 
 use bytes::Bytes;
 use cenotaph::{Config, Error, ObjectId, Update, Updated, Write};
@@ -6,12 +6,12 @@ use cenotaph_storage::index::{Batch, Table};
 use cenotaph_storage::rows::{Body, Row};
 use cenotaph_tests::store::{Store, blobs, payload, quick};
 
-/// In the row, beside it, in the blob tier.
+/// Payload sizes, in bytes: inside the row, as a separate payload, in the blob tier.
 const KINDS: [usize; 3] = [10, 6000, 20_000];
-/// Without version, and without expiry.
+/// Formats: without version, and without expiry.
 const FORMATS: [u8; 2] = [0, 1];
 
-/// postcard's numbers: seven bits to a byte, the lowest first.
+/// Appends a number in postcard's encoding: seven bits per byte, the lowest first.
 fn number(mut value: u64, into: &mut Vec<u8>) {
     while value > 127 {
         into.push(value as u8 | 128);
@@ -25,7 +25,7 @@ fn text(value: &str, into: &mut Vec<u8>) {
     into.extend_from_slice(value.as_bytes());
 }
 
-/// A row as an older build would have written it.
+/// Encodes a row as an older build did.
 fn aged(row: &Row, format: u8) -> Bytes {
     let mut out = vec![format];
     if format == 1 {
@@ -76,7 +76,7 @@ fn aged(row: &Row, format: u8) -> Bytes {
     out.into()
 }
 
-/// A store in which `k` lies as an older build has left it.
+/// Creates a store whose object `k` has a row of an older format.
 async fn store(format: u8, bytes: usize) -> Store {
     let store = Store::with(Config {
         inline_bytes_max: 8192,
@@ -87,7 +87,7 @@ async fn store(format: u8, bytes: usize) -> Store {
     store.reopen().await
 }
 
-/// Puts an object, and leaves its row as an older build would have. The oldest have no versions.
+/// Puts an object and replaces its row by one of an older format. Format 0 has no version.
 async fn age(store: &Store, key: &str, bytes: usize, format: u8) {
     store
         .engine
@@ -110,7 +110,7 @@ async fn age(store: &Store, key: &str, bytes: usize, format: u8) {
     if format == 0 {
         row.version = 1.into();
     }
-    assert_eq!(Row::decode(&old).unwrap(), row, "the same row");
+    assert_eq!(Row::decode(&old).unwrap(), row, "both rows are equal");
     let mut batch = Batch::new();
     batch.put(Table::Rows, id.encoded().clone(), old);
     store
@@ -125,23 +125,23 @@ fn all() -> impl Iterator<Item = (u8, usize)> {
         .flat_map(|format| KINDS.into_iter().map(move |bytes| (format, bytes)))
 }
 
-/// All is settled, `key` has this content, and a delete of it leaves nothing.
-async fn ends_well(store: Store, key: &str, expected: Bytes, what: &str) {
+/// Asserts that everything settles, that `key` has this content, and that its delete removes all.
+async fn assert_intact_and_deletable(store: Store, key: &str, expected: Bytes, case: &str) {
     store.assert_settled().await;
     let store = store.reopen().await;
-    assert!(store.bytes(key).await == Some(expected), "{what}");
-    assert!(store.engine.delete(key).await.unwrap().existed, "{what}");
+    assert!(store.bytes(key).await == Some(expected), "{case}");
+    assert!(store.engine.delete(key).await.unwrap().existed, "{case}");
     store.assert_settled().await;
     assert_eq!(
         store.engine.list("").await.unwrap().entries.len(),
         0,
-        "{what}"
+        "{case}"
     );
-    assert!(blobs(&store.blobs).await.is_empty(), "{what}");
+    assert!(blobs(&store.blobs).await.is_empty(), "{case}");
     assert_eq!(
         store.engine.usage().await.unwrap(),
         cenotaph::Usage::default(),
-        "{what}"
+        "{case}"
     );
 }
 
@@ -149,26 +149,26 @@ async fn ends_well(store: Store, key: &str, expected: Bytes, what: &str) {
 async fn rows_of_older_formats_are_read_in_every_way() {
     for (format, bytes) in all() {
         let store = store(format, bytes).await;
-        let what = format!("format {format}, {bytes} bytes");
+        let case = format!("format {format}, {bytes} bytes");
         let head = store.engine.head("k").await.unwrap().unwrap();
         assert_eq!(
             (head.version.get(), head.metadata.expires_at),
             (1, None),
-            "{what}"
+            "{case}"
         );
-        assert_eq!(head.metadata.attributes.custom["a"], "b", "{what}");
+        assert_eq!(head.metadata.attributes.custom["a"], "b", "{case}");
         let some = store.engine.get("k").range(3..7).await.unwrap().unwrap();
         assert_eq!(
             some.bytes().await.unwrap(),
             payload(1, bytes).slice(3..7),
-            "{what}"
+            "{case}"
         );
         assert_eq!(
             store.engine.list("").await.unwrap().entries,
             [cenotaph::Entry::Object(head)],
-            "{what}"
+            "{case}"
         );
-        ends_well(store, "k", payload(1, bytes), &what).await;
+        assert_intact_and_deletable(store, "k", payload(1, bytes), &case).await;
     }
 }
 
@@ -177,27 +177,27 @@ async fn rows_of_older_formats_are_overwritten_updated_and_amended() {
     for (format, bytes) in all() {
         let over = store(format, bytes).await;
         for (place, next) in KINDS.into_iter().enumerate() {
-            let what = format!("format {format}, {bytes} bytes put over by {next}");
+            let case = format!("format {format}, {bytes} bytes put over by {next}");
             if place > 0 {
                 age(&over, "k", bytes, format).await;
             }
-            let stands = over.engine.head("k").await.unwrap().unwrap().version;
+            let current = over.engine.head("k").await.unwrap().unwrap().version;
             let written = over
                 .engine
                 .put("k", payload(2, next))
-                .if_version(stands)
+                .if_version(current)
                 .await
                 .unwrap();
             assert_eq!(
                 (written.version.unwrap(), written.created),
-                (stands.next(), false),
-                "{what}"
+                (current.next(), false),
+                "{case}"
             );
             over.assert_settled().await;
-            assert!(over.bytes("k").await == Some(payload(2, next)), "{what}");
+            assert!(over.bytes("k").await == Some(payload(2, next)), "{case}");
         }
         let store = store(format, bytes).await;
-        let what = format!("format {format}, {bytes} bytes amended");
+        let case = format!("format {format}, {bytes} bytes amended");
         let amended = store
             .engine
             .amend("k")
@@ -206,7 +206,7 @@ async fn rows_of_older_formats_are_overwritten_updated_and_amended() {
             .await
             .unwrap()
             .unwrap();
-        assert_eq!(amended.version.unwrap().get(), 2, "{what}");
+        assert_eq!(amended.version.unwrap().get(), 2, "{case}");
         let hour = std::time::Duration::from_secs(3600);
         let extended = store
             .engine
@@ -216,25 +216,25 @@ async fn rows_of_older_formats_are_overwritten_updated_and_amended() {
             .await
             .unwrap()
             .unwrap();
-        assert_eq!(extended.version.unwrap().get(), 3, "{what}");
+        assert_eq!(extended.version.unwrap().get(), 3, "{case}");
         store.assert_settled().await;
         let whole = store.bytes("k").await.unwrap();
         let updated = store.engine.update("k", async |object| {
-            let bytes = object.expect("it is there").bytes().await?;
+            let bytes = object.expect("the object exists").bytes().await?;
             Ok::<_, Error>(Update::put([&bytes[..], b"!"].concat()))
         });
         assert!(
             matches!(updated.await.unwrap(), Updated::Written(_)),
-            "{what}"
+            "{case}"
         );
-        ends_well(store, "k", [&whole[..], b"!"].concat().into(), &what).await;
+        assert_intact_and_deletable(store, "k", [&whole[..], b"!"].concat().into(), &case).await;
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn rows_of_older_formats_are_renamed_copied_and_deleted_together() {
+async fn rows_of_older_formats_are_renamed_copied_and_deleted() {
     for (format, bytes) in all() {
-        let what = format!("format {format}, {bytes} bytes");
+        let case = format!("format {format}, {bytes} bytes");
         let moved = store(format, bytes).await;
         moved.engine.put("to", payload(2, 20_000)).await.unwrap();
         let renamed = moved
@@ -244,10 +244,10 @@ async fn rows_of_older_formats_are_renamed_copied_and_deleted_together() {
             .await
             .unwrap()
             .unwrap();
-        assert_eq!(renamed.version.unwrap().get(), 2, "{what}");
+        assert_eq!(renamed.version.unwrap().get(), 2, "{case}");
         moved.engine.put("k", payload(3, 20_000)).await.unwrap();
         moved.engine.delete("k").await.unwrap();
-        ends_well(moved, "to", payload(1, bytes), &what).await;
+        assert_intact_and_deletable(moved, "to", payload(1, bytes), &case).await;
 
         let copied = store(format, bytes).await;
         copied
@@ -265,9 +265,9 @@ async fn rows_of_older_formats_are_renamed_copied_and_deleted_together() {
                 .await
                 .unwrap()
                 .existed,
-            "{what}"
+            "{case}"
         );
-        ends_well(copied, "to", payload(1, bytes), &what).await;
+        assert_intact_and_deletable(copied, "to", payload(1, bytes), &case).await;
 
         let over = store(format, bytes).await;
         over.engine.put("from", payload(2, bytes)).await.unwrap();
@@ -277,7 +277,7 @@ async fn rows_of_older_formats_are_renamed_copied_and_deleted_together() {
             .await
             .unwrap()
             .unwrap();
-        ends_well(over, "k", payload(2, bytes), &what).await;
+        assert_intact_and_deletable(over, "k", payload(2, bytes), &case).await;
 
         let together = store(format, bytes).await;
         together
@@ -295,9 +295,9 @@ async fn rows_of_older_formats_are_renamed_copied_and_deleted_together() {
                 .unwrap()
                 .get(),
             2,
-            "{what}"
+            "{case}"
         );
         together.engine.delete("k").await.unwrap();
-        ends_well(together, "to", "x".into(), &what).await;
+        assert_intact_and_deletable(together, "to", "x".into(), &case).await;
     }
 }

@@ -17,11 +17,11 @@ const WRITERS: usize = 2;
 const READERS: usize = 3;
 const KIB: usize = 1024;
 
-/// What the writers do, and how many bytes an object has.
+/// Operations of the writers and sizes of the objects.
 #[derive(Clone, Copy)]
 struct Load {
     sizes: &'static [usize],
-    /// Also deletes, updates and copies.
+    /// Writers also delete, update and copy.
     is_mixed: bool,
 }
 
@@ -80,13 +80,12 @@ struct World {
 async fn run(load: Load) {
     let dir = tempfile::tempdir().unwrap();
     let engine = Engine::builder(dir.path()).open().await.unwrap();
-    let counts = (AtomicU64::new(0), AtomicU64::new(0));
     let world = Arc::new(World {
         engine,
         load,
         has_ended: AtomicBool::new(false),
-        reads: counts.0,
-        writes: counts.1,
+        reads: AtomicU64::new(0),
+        writes: AtomicU64::new(0),
     });
     for object in 0..OBJECTS {
         world
@@ -108,10 +107,8 @@ async fn run(load: Load) {
         .await;
     world.has_ended.store(true, Ordering::Relaxed);
     let wrong = clients.join_all().await.concat();
-    let (reads, writes) = (
-        world.reads.load(Ordering::Relaxed),
-        world.writes.load(Ordering::Relaxed),
-    );
+    let reads = world.reads.load(Ordering::Relaxed);
+    let writes = world.writes.load(Ordering::Relaxed);
     println!(
         "sizes={:?} mixed={} reads={reads} writes={writes}",
         load.sizes, load.is_mixed
@@ -122,33 +119,36 @@ async fn run(load: Load) {
         wrong.len(),
         &wrong[..wrong.len().min(5)]
     );
-    assert!(reads > 0 && writes > 0, "nothing was done");
+    assert!(reads > 0 && writes > 0, "no read or no write was done");
     world.engine.close().await.unwrap();
 }
 
-/// A key whose object always exists.
+/// Returns a key whose object always exists.
 fn steady(object: usize) -> String {
     format!("steady/{}", object % OBJECTS)
 }
 
-/// A key whose object comes and goes.
+/// Returns a key whose object is deleted at times.
 fn fleeting(object: usize) -> String {
     format!("fleeting/{}", object % OBJECTS)
 }
 
 impl World {
-    fn goes_on(&self) -> bool {
+    fn is_running(&self) -> bool {
         !self.has_ended.load(Ordering::Relaxed)
     }
 
-    /// Bytes that are all the same, as many as one of the sizes.
+    /// Returns a payload of equal bytes with one of the sizes.
     fn body(&self, turn: usize) -> Vec<u8> {
         vec![turn.to_le_bytes()[0]; self.load.sizes[turn % self.load.sizes.len()]]
     }
 
     async fn write(self: Arc<Self>, number: usize) -> Vec<String> {
         let mut wrong = Vec::new();
-        for turn in (number..).step_by(WRITERS).take_while(|_| self.goes_on()) {
+        for turn in (number..)
+            .step_by(WRITERS)
+            .take_while(|_| self.is_running())
+        {
             self.writes.fetch_add(1, Ordering::Relaxed);
             let written = match turn / WRITERS % 6 {
                 1 if self.load.is_mixed => self.engine.delete(fleeting(turn)).await.map(drop),
@@ -180,7 +180,7 @@ impl World {
         wrong
     }
 
-    /// A conflict is a fair end of an update: the other writer was faster each time.
+    /// Updates an object. A conflict is a valid outcome: other writers were faster each time.
     async fn update(&self, turn: usize) -> Result<(), Error> {
         let updated = self.engine.update(steady(turn), |current| {
             let body = self.body(turn);
@@ -201,7 +201,7 @@ impl World {
 
     async fn read(self: Arc<Self>, number: usize) -> Vec<String> {
         let mut wrong = Vec::new();
-        for turn in (number..).take_while(|_| self.goes_on()) {
+        for turn in (number..).take_while(|_| self.is_running()) {
             self.reads.fetch_add(1, Ordering::Relaxed);
             let read = match turn % 8 {
                 7 => self.list().await,
@@ -242,7 +242,7 @@ impl World {
     }
 }
 
-/// One version of an object: one of the sizes, and the same byte throughout.
+/// Checks that the bytes are of a single version: a valid size, and the same byte throughout.
 fn check(bytes: &[u8], sizes: &[usize]) -> Result<(), Error> {
     let is_whole = sizes.contains(&bytes.len()) && bytes.iter().all(|byte| *byte == bytes[0]);
     let mixed = || {

@@ -1,5 +1,5 @@
-//! A store never touches a blob tier that is not its own (I11): a tier that is away, empty or
-//! another store's, at an opening and under an open engine; directories that are moved.
+//! Ownership (I11): a store never touches a blob tier that is not its own. The tier is missing,
+//! empty or of another store, at an open and under an open engine, or its directory is moved.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -14,7 +14,7 @@ use tempfile::TempDir;
 
 const LARGE: usize = 2_000_000;
 
-/// A store in a directory, whose blob tier can be taken away.
+/// A store in a directory with a blob tier that can be moved away.
 struct Scene {
     root: TempDir,
 }
@@ -50,7 +50,7 @@ impl Scene {
         std::fs::rename(self.path("away"), self.path("data/blobs")).unwrap();
     }
 
-    /// The files of a tier, the mark left out.
+    /// Returns the number of files in a tier without the marker.
     fn blobs(&self, tier: &str) -> usize {
         let tier = self.path(tier);
         files(&tier) - usize::from(tier.join(MARKER_PATH).exists())
@@ -78,7 +78,7 @@ fn kind<T>(outcome: Result<T, cenotaph::Error>) -> Option<ErrorKind> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_store_whose_tier_is_away_does_not_open_and_loses_nothing() {
+async fn store_without_its_tier_does_not_open_and_loses_nothing() {
     let scene = Scene::new();
     let engine = scene.engine().await;
     for key in ["a", "b"] {
@@ -96,7 +96,7 @@ async fn a_store_whose_tier_is_away_does_not_open_and_loses_nothing() {
     );
     assert!(
         !scene.path("data/blobs").exists(),
-        "nothing is created where the tier should be"
+        "no directory is created in place of the tier"
     );
     std::fs::create_dir(scene.path("data/blobs")).unwrap();
     assert_eq!(
@@ -124,8 +124,9 @@ async fn a_store_whose_tier_is_away_does_not_open_and_loses_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_tier_belongs_to_one_store() {
-    let (one, other) = (Scene::new(), Scene::new());
+async fn tier_belongs_to_a_single_store() {
+    let one = Scene::new();
+    let other = Scene::new();
     let engine = one.engine().await;
     engine.put("k", payload(1, LARGE)).await.unwrap();
     engine.close().await.unwrap();
@@ -148,7 +149,7 @@ async fn a_tier_belongs_to_one_store() {
     );
     let engine = over(true).open().await.unwrap();
     engine.close().await.unwrap();
-    assert_eq!(one.blobs("data/blobs"), 1, "no blob is touched by that");
+    assert_eq!(one.blobs("data/blobs"), 1, "adoption deletes no blob");
     let error = one.open().await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Invalid, "{error}");
     let engine = Engine::builder(one.path("data"))
@@ -161,20 +162,20 @@ async fn a_tier_belongs_to_one_store() {
     engine.close().await.unwrap();
 }
 
-/// Waits until this holds.
-async fn until(what: &str, holds: impl AsyncFn() -> bool) {
+/// Waits until this condition holds.
+async fn until(claim: &str, holds: impl AsyncFn() -> bool) {
     let env = Env::real().unwrap();
     let waited = env.deadline(Duration::from_secs(20), async {
         while !holds().await {
             env.sleep(Duration::from_millis(5)).await;
         }
     });
-    assert!(waited.await.is_some(), "{what}");
+    assert!(waited.await.is_some(), "{claim}");
 }
 
-/// A tier that goes away under an open engine: nothing counts as deleted, nothing is acknowledged
+/// Moves the tier away under an open engine: no blob counts as deleted, and no put is acknowledged
 /// into its place.
-async fn goes_away(leaves_a_directory: bool) {
+async fn lose_tier(leaves_a_directory: bool) {
     let scene = Scene::new();
     let engine = scene.engine().await;
     for key in ["a", "b"] {
@@ -184,40 +185,11 @@ async fn goes_away(leaves_a_directory: bool) {
     if leaves_a_directory {
         std::fs::create_dir(scene.path("data/blobs")).unwrap();
     }
-    assert!(
-        engine.delete("b").await.unwrap().existed,
-        "a failing blob tier fails no delete"
-    );
-    assert_eq!(kind(engine.settle().await), Some(ErrorKind::Unavailable));
-    assert_eq!(
-        engine.stats().await.unwrap().actors.orphans,
-        1,
-        "its blob does not count as deleted"
-    );
-    assert_eq!(kind(engine.health()), Some(ErrorKind::Unavailable));
-    assert_eq!(
-        kind(engine.get("a").await),
-        Some(ErrorKind::Corrupt),
-        "and never absent"
-    );
-    assert_eq!(
-        kind(engine.put("c", payload(3, LARGE)).await),
-        Some(ErrorKind::Unavailable)
-    );
-    assert_eq!(kind(engine.copy("a", "d").await), Some(ErrorKind::Corrupt));
-    assert_eq!(
-        kind(engine.scrub().drop_damaged().await),
-        Some(ErrorKind::Unavailable)
-    );
-    assert!(
-        engine.head("a").await.unwrap().is_some(),
-        "a scrub drops nothing"
-    );
-    engine.put("small", payload(4, INLINE)).await.unwrap();
+    assert_works_without_tier(&engine).await;
     assert_eq!(
         leaves_a_directory,
         scene.path("data/blobs").exists(),
-        "nothing is made in its place"
+        "no directory is created in place of the tier"
     );
     if leaves_a_directory {
         assert_eq!(
@@ -226,8 +198,11 @@ async fn goes_away(leaves_a_directory: bool) {
         );
     }
     scene.mount();
-    until("it is healthy by itself", async || engine.health().is_ok()).await;
-    until("its orphans go by themselves", async || {
+    until("the engine becomes healthy", async || {
+        engine.health().is_ok()
+    })
+    .await;
+    until("all orphans are deleted", async || {
         engine.stats().await.unwrap().actors.orphans == 0
     })
     .await;
@@ -250,30 +225,64 @@ async fn goes_away(leaves_a_directory: bool) {
     engine.close().await.unwrap();
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_tier_that_goes_away_under_an_open_engine_loses_nothing() {
-    goes_away(false).await;
+/// Asserts that every operation that needs the tier fails, and that nothing is lost by that.
+async fn assert_works_without_tier(engine: &Engine) {
+    assert!(
+        engine.delete("b").await.unwrap().existed,
+        "a delete does not need the blob tier"
+    );
+    assert_eq!(kind(engine.settle().await), Some(ErrorKind::Unavailable));
+    assert_eq!(
+        engine.stats().await.unwrap().actors.orphans,
+        1,
+        "the blob does not count as deleted"
+    );
+    assert_eq!(kind(engine.health()), Some(ErrorKind::Unavailable));
+    assert_eq!(
+        kind(engine.get("a").await),
+        Some(ErrorKind::Corrupt),
+        "the object is not absent"
+    );
+    assert_eq!(
+        kind(engine.put("c", payload(3, LARGE)).await),
+        Some(ErrorKind::Unavailable)
+    );
+    assert_eq!(kind(engine.copy("a", "d").await), Some(ErrorKind::Corrupt));
+    assert_eq!(
+        kind(engine.scrub().drop_damaged().await),
+        Some(ErrorKind::Unavailable)
+    );
+    assert!(
+        engine.head("a").await.unwrap().is_some(),
+        "a scrub drops nothing"
+    );
+    engine.put("small", payload(4, INLINE)).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_tier_that_an_empty_directory_replaces_loses_nothing() {
-    goes_away(true).await;
+async fn tier_lost_under_an_open_engine_loses_no_object() {
+    lose_tier(false).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn nothing_acknowledged_is_lost_when_the_data_directory_moves() {
+async fn tier_replaced_by_an_empty_directory_loses_no_object() {
+    lose_tier(true).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn moved_data_directory_loses_no_acknowledged_write() {
     let scene = Scene::new();
     let engine = scene.engine().await;
     engine.put("old", payload(1, LARGE)).await.unwrap();
     std::fs::rename(scene.path("data"), scene.path("after")).unwrap();
     assert!(
         !matches!(engine.get("old").await, Ok(None)),
-        "what is there never reads as absent"
+        "the object is not absent"
     );
     let put = engine.put("new", payload(2, LARGE)).await;
     assert!(
         !scene.path("data/blobs").exists(),
-        "nothing is made where the tier was"
+        "no directory is created in place of the tier"
     );
     drop(engine.close().await);
     drop(engine);
@@ -286,9 +295,9 @@ async fn nothing_acknowledged_is_lost_when_the_data_directory_moves() {
     let found = bytes(&engine, "new").await;
     assert!(
         put.is_err() || found == Some(payload(2, LARGE)),
-        "an acknowledged put is there: {put:?}"
+        "an acknowledged put is present: {put:?}"
     );
-    until("what the failed put left is settled", async || {
+    until("the remains of the failed put are settled", async || {
         engine.settle().await.unwrap() == 0
     })
     .await;
@@ -299,7 +308,7 @@ async fn nothing_acknowledged_is_lost_when_the_data_directory_moves() {
     engine.close().await.unwrap();
 }
 
-/// Makes a store what a build without store ids has left.
+/// Turns a store into one of a build without store ids.
 async fn age(scene: &Scene) {
     let index = FjallIndex::open(
         &scene.path("data/index"),
@@ -316,7 +325,7 @@ async fn age(scene: &Scene) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_store_of_an_older_build_opens_over_its_own_tier_only() {
+async fn store_of_an_older_build_opens_over_its_own_tier_only() {
     for bytes_put in [10, LARGE] {
         let scene = Scene::new();
         let engine = scene.engine().await;
@@ -340,7 +349,7 @@ async fn a_store_of_an_older_build_opens_over_its_own_tier_only() {
         assert_eq!(
             kind(scene.open().await),
             Some(ErrorKind::Unavailable),
-            "from now on it is looked for"
+            "the marker is required from now on"
         );
     }
 }

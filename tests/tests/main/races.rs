@@ -1,5 +1,5 @@
-//! Writes that demand how an object stands: of many that race one wins, and what is over never
-//! comes true again.
+//! Conditional writes: of many concurrent writers one wins, and a condition on an old version never
+//! holds again.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -26,14 +26,15 @@ fn body(seed: u64, bytes: usize, streamed: bool) -> Body {
     Body::stream(stream::iter(chunks))
 }
 
-/// All create the same object at once, trying again when they are told that nothing was committed.
+/// Lets all rivals create the same object and repeat retryable errors. Returns the outcomes.
 #[expect(
     clippy::disallowed_methods,
-    reason = "rivals on threads of their own are the point"
+    reason = "the rivals run on several threads"
 )]
 async fn race(engine: &Engine, key: &str, bytes: usize) -> Vec<(u64, Result<Written>)> {
     let rivals = (0..RIVALS).map(|seed| {
-        let (engine, key) = (engine.clone(), key.to_owned());
+        let engine = engine.clone();
+        let key = key.to_owned();
         tokio::spawn(async move {
             loop {
                 match engine
@@ -54,7 +55,8 @@ async fn race(engine: &Engine, key: &str, bytes: usize) -> Vec<(u64, Result<Writ
     outcomes
 }
 
-/// One has won; all others have heard of it. Which one, and what it wrote.
+/// Asserts that one rival has won and that all others received its version. Returns the number of
+/// the winner and the version.
 fn winner(outcomes: Vec<(u64, Result<Written>)>, version: u64) -> (u64, Current) {
     let (won, lost): (Vec<_>, Vec<_>) = outcomes
         .into_iter()
@@ -84,7 +86,7 @@ fn winner(outcomes: Vec<(u64, Result<Written>)>, version: u64) -> (u64, Current)
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn of_many_that_create_an_object_one_wins_and_all_others_hear_of_its_version() {
+async fn one_of_many_creators_wins_and_others_get_its_version() {
     let store = Store::new().await;
     for bytes in [10, LARGE] {
         let key = format!("k{bytes}");
@@ -99,7 +101,7 @@ async fn of_many_that_create_an_object_one_wins_and_all_others_hear_of_its_versi
             assert_eq!(
                 blobs(&store.blobs).await.len(),
                 usize::from(bytes == LARGE),
-                "no orphan stays"
+                "no orphan remains"
             );
             assert!(
                 store
@@ -116,14 +118,12 @@ async fn of_many_that_create_an_object_one_wins_and_all_others_hear_of_its_versi
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn one_wins_although_shards_and_uploads_die() {
+async fn one_creator_wins_while_shards_and_uploads_die() {
     let mut config = quick();
     config.limits.restarts.max = usize::MAX;
     let store = Store::with(config).await;
-    let (env, shard) = (
-        Env::new(store.stage.clone()),
-        ActorKind::Shard(store.engine.shard_of("k").unwrap()),
-    );
+    let env = Env::new(store.stage.clone());
+    let shard = ActorKind::Shard(store.engine.shard_of("k").unwrap());
     for round in 1..=8 {
         let killing = async {
             for kill in 0..10 {
@@ -145,11 +145,11 @@ async fn one_wins_although_shards_and_uploads_die() {
         );
         store.engine.delete("k").await.unwrap();
         store.assert_settled().await;
-        assert!(blobs(&store.blobs).await.is_empty(), "no orphan stays");
+        assert!(blobs(&store.blobs).await.is_empty(), "no orphan remains");
     }
 }
 
-/// Every kind of write that can demand a version or an etag, demanding one that is over.
+/// Asserts that every kind of conditional write conflicts on these old versions and etags.
 async fn assert_never_again(
     engine: &Engine,
     key: &str,
@@ -202,14 +202,14 @@ async fn assert_never_again(
             assert_eq!(
                 error.kind(),
                 conflict,
-                "demand {place} of version {version}: {error:?}"
+                "write {place} on version {version}: {error:?}"
             );
         }
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_an_object_was_before_it_was_deleted_is_never_true_again() {
+async fn old_versions_never_match_again_after_a_delete() {
     let mut store = Store::new().await;
     store.engine.put("source", "s").await.unwrap();
     let mut over: Vec<(Version, Etag)> = Vec::new();
@@ -256,7 +256,7 @@ async fn what_an_object_was_before_it_was_deleted_is_never_true_again() {
     assert_eq!(
         (versions.len(), etags.len()),
         (6, 6),
-        "none was given twice"
+        "no version and no etag is used twice"
     );
     assert!(
         store
@@ -271,7 +271,7 @@ async fn what_an_object_was_before_it_was_deleted_is_never_true_again() {
     assert_eq!(
         store.engine.head("beside").await.unwrap(),
         None,
-        "nothing of a refused batch is there"
+        "a refused batch writes nothing"
     );
 }
 

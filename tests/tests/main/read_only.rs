@@ -1,4 +1,6 @@
-//! Engines that only read: what they read, what they refuse, and that nothing of the store changes.
+//! Read-only engines: they read everything, refuse every write, and change no file of the store.
+
+mod refusals;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -6,15 +8,15 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use cenotaph::{ActorKind, Config, Engine, Entry, ErrorKind, Operation, Reason, Write};
+use cenotaph::{Config, Engine, Entry, ErrorKind};
 use cenotaph_tests::store::{payload, quick};
 use futures::{StreamExt, TryStreamExt};
 use tempfile::TempDir;
 
 const LARGE: usize = 2_500_000;
 
-/// Every directory entry below a directory, itself included: kind, mode, time of the last change in
-/// nanoseconds, time of the last change of the inode, bytes.
+/// Every entry below a directory, itself included: kind, mode, times of the last change of the
+/// content and of the inode (seconds and nanoseconds), bytes.
 type Picture = BTreeMap<PathBuf, (bool, u32, [i64; 4], Vec<u8>)>;
 
 fn picture(dir: &Path) -> Picture {
@@ -55,7 +57,7 @@ fn assert_unchanged(before: &Picture, dir: &Path) {
     }
 }
 
-/// A store on disk, the directory for views beside it, and what there is in the store.
+/// A store on disk, the directory for views beside it, and the id of its open upload.
 struct Written {
     temporary: TempDir,
     upload: String,
@@ -87,7 +89,7 @@ impl Written {
             .await
     }
 
-    /// A store with small and large objects, an open upload, orphans, one object that is due, and
+    /// Creates a store with small and large objects, an open upload, orphans, a due object, and
     /// tables on disk.
     async fn new(end: End) -> Self {
         let temporary = TempDir::new().unwrap();
@@ -108,7 +110,7 @@ impl Written {
                 .await
                 .unwrap();
         }
-        // An orphan is left: somebody reads what is replaced.
+        // Reading a replaced object keeps its blob as an orphan.
         let mut held = engine.get("large/2").await.unwrap().unwrap().stream();
         assert!(held.next().await.unwrap().is_ok());
         engine.put("large/2", payload(7, LARGE)).await.unwrap();
@@ -127,8 +129,8 @@ impl Written {
         upload.part(1, payload(1, 2000)).await.unwrap();
         let id = upload.upload_id().to_string();
         if end == End::Unclean {
-            // As a crash leaves it: with the journal of a live store, and its lock file, which
-            // nobody holds.
+            // Copy the files as a crash leaves them: with the journal of a live store and a lock
+            // file that no process has locked.
             copy(&work, &temporary.path().join("data"));
         }
         engine.close().await.unwrap();
@@ -149,7 +151,7 @@ enum End {
     Unclean,
 }
 
-/// Rows and payloads that lie in tables and blob files, and not only in the journal.
+/// Fills a store so that rows and payloads are in tables and blob files, not only in the journal.
 async fn fill_tables(work: &Path, config: &Config) {
     let config = Config {
         inline_bytes_max: 1 << 20,
@@ -168,10 +170,8 @@ async fn fill_tables(work: &Path, config: &Config) {
 fn copy(from: &Path, to: &Path) {
     fs::create_dir_all(to).unwrap();
     for entry in fs::read_dir(from).unwrap() {
-        let (source, target) = (
-            entry.as_ref().unwrap().path(),
-            to.join(entry.unwrap().file_name()),
-        );
+        let source = entry.as_ref().unwrap().path();
+        let target = to.join(entry.unwrap().file_name());
         if source.is_dir() {
             copy(&source, &target);
         } else {
@@ -180,7 +180,7 @@ fn copy(from: &Path, to: &Path) {
     }
 }
 
-/// Files of the index that are not in its journals.
+/// Returns the number of table and blob files of the index.
 fn tables(data: &Path) -> usize {
     let index = picture(&data.join("index/store/database/keyspaces"));
     let is_table = |path: &PathBuf| {
@@ -190,7 +190,29 @@ fn tables(data: &Path) -> usize {
     index.keys().filter(|path| is_table(path)).count()
 }
 
+/// Asserts that a reader reads all that [`Written::new`] has written.
 async fn assert_reads(reader: &Engine, upload: &str) {
+    assert_reads_objects(reader).await;
+    assert_lists(reader, upload).await;
+    assert!(reader.is_read_only() && reader.health().is_ok());
+    let stats = reader.stats().await.unwrap();
+    assert_eq!(
+        (
+            stats.epoch.get(),
+            stats.actors.sessions,
+            stats.index.batches
+        ),
+        (2, 1, 0)
+    );
+    assert!(
+        stats.actors.orphans == 1,
+        "the orphan is counted, and not deleted: {stats:?}"
+    );
+    let report = reader.scrub().await.unwrap();
+    assert!(report.is_clean(), "{report:?}");
+}
+
+async fn assert_reads_objects(reader: &Engine) {
     let bytes = async |key: &str| {
         reader
             .get(key)
@@ -207,7 +229,7 @@ async fn assert_reads(reader: &Engine, upload: &str) {
     assert_eq!(
         bytes("large/2").await,
         payload(7, LARGE),
-        "the last version"
+        "the newest version"
     );
     let range = reader
         .get("large/1")
@@ -223,26 +245,21 @@ async fn assert_reads(reader: &Engine, upload: &str) {
         reader.get("small/19").await.unwrap().is_none()
             && reader.head("due").await.unwrap().is_none()
     );
-    let before = reader
-        .head("idle")
-        .await
-        .unwrap()
-        .unwrap()
-        .metadata
-        .expires_at;
-    assert_eq!(bytes("idle").await, "here");
-    assert_eq!(
+    let deadline = async || {
         reader
             .head("idle")
             .await
             .unwrap()
             .unwrap()
             .metadata
-            .expires_at,
-        before,
-        "a read extends no deadline"
-    );
+            .expires_at
+    };
+    let before = deadline().await;
+    assert_eq!(bytes("idle").await, "here");
+    assert_eq!(deadline().await, before, "a read extends no deadline");
+}
 
+async fn assert_lists(reader: &Engine, upload: &str) {
     let page = reader.list("").delimiter('/').await.unwrap();
     assert_eq!(
         page.entries.iter().map(Entry::name).collect::<Vec<_>>(),
@@ -277,23 +294,6 @@ async fn assert_reads(reader: &Engine, upload: &str) {
         .await
         .unwrap();
     assert_eq!(parts.parts.len(), 1);
-
-    assert!(reader.is_read_only() && reader.health().is_ok());
-    let stats = reader.stats().await.unwrap();
-    assert_eq!(
-        (
-            stats.epoch.get(),
-            stats.actors.sessions,
-            stats.index.batches
-        ),
-        (2, 1, 0)
-    );
-    assert!(
-        stats.actors.orphans == 1,
-        "they are counted, and left: {stats:?}"
-    );
-    let report = reader.scrub().await.unwrap();
-    assert!(report.is_clean(), "{report:?}");
 }
 
 async fn assert_everything_is_read(end: End) {
@@ -318,7 +318,7 @@ async fn assert_everything_is_read(end: End) {
     );
     assert!(reader.is_read_only());
 
-    // Dropped instead of closed, with a body that is still read.
+    // A reader that is dropped instead of closed, while a body is still read.
     let reader = store.reader().await;
     let mut body = reader.get("large/1").await.unwrap().unwrap().stream();
     assert!(body.next().await.unwrap().is_ok());
@@ -342,7 +342,7 @@ async fn assert_everything_is_read(end: End) {
     assert_eq!(
         writer.stats().await.unwrap().epoch.get(),
         3,
-        "no reader has raised it"
+        "no reader has raised the epoch"
     );
     writer.close().await.unwrap();
 }
@@ -365,7 +365,7 @@ async fn store_after_a_crash_is_read_and_unchanged() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn torn_journal_is_read_without_cutting_it() {
+async fn torn_journal_is_read_without_truncating_it() {
     let store = Written::new(End::Unclean).await;
     let database = store.data().join("index/store/database");
     let journal = fs::read_dir(&database)
@@ -377,7 +377,7 @@ async fn torn_journal_is_read_without_cutting_it() {
         .unwrap();
     let mut bytes = fs::read(&journal).unwrap();
     let end = bytes.iter().rposition(|&byte| byte != 0).unwrap() + 1;
-    // The beginning of a batch: a write that was under way.
+    // Append the beginning of a batch, as a write that a crash interrupted.
     bytes.truncate(end);
     bytes.extend([1, 2, 0, 0, 0]);
     fs::write(&journal, bytes).unwrap();
@@ -390,7 +390,7 @@ async fn torn_journal_is_read_without_cutting_it() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn damaged_journal_is_an_error_of_a_reader_too() {
+async fn damaged_journal_is_an_error_for_a_reader() {
     let store = Written::new(End::Unclean).await;
     let journal = store.data().join("index/store/database/0.jnl");
     let mut bytes = fs::read(&journal).unwrap();
@@ -398,162 +398,6 @@ async fn damaged_journal_is_an_error_of_a_reader_too() {
     fs::write(&journal, bytes).unwrap();
     let before = picture(&store.data());
     assert_eq!(store.open().await.unwrap_err().kind(), ErrorKind::Corrupt);
-    assert_unchanged(&before, &store.data());
-    assert_eq!(store.views_left(), 0);
-}
-
-/// The error of a write that was refused.
-#[track_caller]
-fn refused<T: std::fmt::Debug>(operation: &str, outcome: cenotaph::Result<T>) {
-    match outcome {
-        Err(error) => {
-            let seen = (error.kind(), error.reason());
-            assert_eq!(
-                seen,
-                (ErrorKind::Invalid, Some(Reason::ReadOnly)),
-                "{operation}: {error}"
-            );
-        }
-        Ok(done) => panic!("{operation} is not refused: {done:?}"),
-    }
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn every_write_is_refused_and_changes_nothing() {
-    let store = Written::new(End::Unclean).await;
-    let before = picture(&store.data());
-    let reader = store.reader().await;
-    refused("put", reader.put("new", "x").await);
-    refused("large put", reader.put("new", payload(1, LARGE)).await);
-    refused("conditional put", reader.put("idle", "x").if_absent().await);
-    refused("delete", reader.delete("idle").await);
-    refused("delete of nothing", reader.delete("absent").await);
-    refused("delete_prefix", reader.delete_prefix("small/").await);
-    refused(
-        "delete_prefix of nothing",
-        reader.delete_prefix("absent/").await,
-    );
-    refused(
-        "amend",
-        reader.amend("idle").content_type("text/plain").await,
-    );
-    refused(
-        "extend_expiry",
-        reader
-            .extend_expiry("idle")
-            .after_now(Duration::from_secs(9))
-            .await,
-    );
-    refused("copy", reader.copy("idle", "copy").await);
-    refused("copy of nothing", reader.copy("absent", "copy").await);
-    refused("rename", reader.rename("idle", "moved").await);
-    refused("atomic", reader.atomic([Write::put("new", "x")]).await);
-    let keep = async |_| Ok::<_, std::io::Error>(cenotaph::Update::Keep);
-    refused("update", reader.update("idle", keep).await);
-    refused("multipart", reader.multipart("other").await);
-    let upload = reader.resume("parts", store.upload.as_str()).await.unwrap();
-    refused("part", upload.part(2, "x").await);
-    refused("part_copy", upload.part_copy(2, "idle").await);
-    refused("part_copy of nothing", upload.part_copy(2, "absent").await);
-    refused("complete", upload.complete().await);
-    refused("abort", upload.abort().await);
-    refused("settle", reader.settle().await);
-    refused("scrub with repairs", reader.scrub().repair().await);
-    refused("scrub that drops", reader.scrub().drop_damaged().await);
-    let operations = [
-        Operation::head("idle"),
-        Write::put("new", "x").into(),
-        Operation::get("idle"),
-    ];
-    let mut replies: Vec<_> = reader
-        .batch(futures::stream::iter(operations))
-        .collect()
-        .await;
-    replies.sort_by_key(|(place, _)| *place);
-    let mut replies = replies.into_iter().map(|(_, reply)| reply);
-    assert!(replies.next().unwrap().is_ok());
-    refused("put of a batch", replies.next().unwrap());
-    assert!(replies.next().unwrap().is_ok());
-
-    assert!(!reader.kill(ActorKind::Supervisor), "there are no actors");
-    assert_reads(&reader, &store.upload).await;
-    reader.close().await.unwrap();
-    assert_unchanged(&before, &store.data());
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn readers_and_a_writer_keep_each_other_out() {
-    let store = Written::new(End::Clean).await;
-    let (one, two) = (store.reader().await, store.reader().await);
-    assert_eq!(store.views_left(), 2);
-    for view in fs::read_dir(store.views()).unwrap() {
-        let view = fs::File::open(view.unwrap().path()).unwrap();
-        assert!(
-            view.try_lock().is_err(),
-            "a cleaner of temporary directories may age it"
-        );
-    }
-    let writer = || Engine::builder(store.data()).config(quick()).open();
-    assert_eq!(writer().await.unwrap_err().kind(), ErrorKind::AlreadyOpen);
-    one.close().await.unwrap();
-    assert_eq!(writer().await.unwrap_err().kind(), ErrorKind::AlreadyOpen);
-    two.close().await.unwrap();
-    let writer = writer().await.unwrap();
-    assert_eq!(
-        store.open().await.unwrap_err().kind(),
-        ErrorKind::AlreadyOpen
-    );
-    writer.close().await.unwrap();
-    store.reader().await.close().await.unwrap();
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn store_that_is_not_there_is_an_error_and_not_made() {
-    let dir = TempDir::new().unwrap();
-    let data = dir.path().join("data");
-    let open = || {
-        Engine::builder(&data)
-            .read_only()
-            .view_in(dir.path())
-            .open()
-    };
-    let error = open().await.unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::Invalid);
-    assert!(
-        error.to_string().contains("there is no store here"),
-        "{error}"
-    );
-    fs::create_dir(&data).unwrap();
-    assert_eq!(open().await.unwrap_err().kind(), ErrorKind::Invalid);
-    assert_eq!(picture(dir.path()).len(), 2, "nothing was made");
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn tier_that_is_not_there_is_an_error_and_not_made() {
-    let store = Written::new(End::Clean).await;
-    let (blobs, away) = (
-        store.data().join("blobs"),
-        store.temporary.path().join("away"),
-    );
-    fs::rename(&blobs, &away).unwrap();
-    let error = store.open().await.unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::Unavailable);
-    assert!(!blobs.exists());
-    // A tier without a mark, as a build without store ids left it, is not this store's either once
-    // it was marked.
-    fs::rename(&away, &blobs).unwrap();
-    fs::remove_file(blobs.join(cenotaph::MARKER_PATH)).unwrap();
-    let before = picture(&store.data());
-    assert_eq!(
-        store.open().await.unwrap_err().kind(),
-        ErrorKind::Unavailable
-    );
-    let adopting = Engine::builder(store.data())
-        .read_only()
-        .view_in(store.views())
-        .adopt_blobs()
-        .open();
-    assert_eq!(adopting.await.unwrap_err().kind(), ErrorKind::Invalid);
     assert_unchanged(&before, &store.data());
     assert_eq!(store.views_left(), 0);
 }

@@ -1,5 +1,4 @@
-//! I8: a reader sees the version that it began with to its end, whatever happens to the object
-//! meanwhile.
+//! I8: a reader sees a single version from beginning to end, even if the object changes meanwhile.
 
 use bytes::Bytes;
 use cenotaph::Body;
@@ -8,7 +7,7 @@ use futures::stream;
 
 const MIB: usize = 1024 * 1024;
 
-/// A payload of so many MiB, made as it flows, and the checksum of it all.
+/// Returns a stream of `mebibytes` MiB, generated chunk by chunk, and its checksum.
 fn large(seed: u64, mebibytes: usize) -> (Body, u64) {
     let block = move |number: usize| payload(seed * 10_000 + number as u64, MIB);
     let mut whole = xxhash_rust::xxh3::Xxh3Default::new();
@@ -19,20 +18,22 @@ fn large(seed: u64, mebibytes: usize) -> (Body, u64) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_slow_reader_of_256_mib_gets_the_bytes_it_began_with_through_overwrites_and_a_delete() {
+async fn slow_reader_of_256_mib_sees_one_version() {
     let store = Store::with(quick()).await;
     let (body, expected) = large(1, 256);
     store.engine.put("k", body).await.unwrap();
     let mut object = store.engine.get("k").await.unwrap().unwrap();
 
-    let (mut whole, mut bytes, mut chunks) = (xxhash_rust::xxh3::Xxh3Default::new(), 0u64, 0);
+    let mut whole = xxhash_rust::xxh3::Xxh3Default::new();
+    let mut bytes = 0u64;
+    let mut chunks = 0;
     while let Some(chunk) = object.chunk().await.unwrap() {
         whole.update(&chunk);
         bytes += chunk.len() as u64;
         chunks += 1;
         match chunks {
-            // Between two of its chunks the object is replaced by a large one, by a small one, and
-            // deleted, and each time all that may be deleted is.
+            // Between two chunks the object is replaced by a large one, replaced by a small one,
+            // and deleted. After each of these all orphans without a reader are deleted.
             2 => drop(store.engine.put("k", large(2, 3).0).await.unwrap()),
             4 => drop(store.engine.put("k", "small").await.unwrap()),
             6 => drop(store.engine.delete("k").await.unwrap()),
@@ -56,12 +57,12 @@ async fn a_slow_reader_of_256_mib_gets_the_bytes_it_began_with_through_overwrite
     store.assert_settled().await;
     assert!(
         blobs(&store.blobs).await.is_empty(),
-        "with its last reader the last blob goes"
+        "the last blob is deleted after its last reader"
     );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_reader_that_is_dropped_midway_lets_the_sweeper_on_by_itself() {
+async fn dropped_reader_lets_the_sweeper_continue() {
     let store = Store::with(quick()).await;
     store.engine.put("k", large(1, 20).0).await.unwrap();
     let mut object = store.engine.get("k").await.unwrap().unwrap();
@@ -70,7 +71,7 @@ async fn a_reader_that_is_dropped_midway_lets_the_sweeper_on_by_itself() {
     assert_eq!(
         store.engine.settle().await.unwrap(),
         1,
-        "one orphan waits for its reader"
+        "an orphan waits for its reader"
     );
     drop(object);
     while !blobs(&store.blobs).await.is_empty() {
@@ -100,9 +101,9 @@ async fn readers_racing_overwrites_see_whole_versions_only() {
                 .get("k")
                 .await
                 .unwrap()
-                .expect("it is never absent");
+                .expect("the object is never absent");
             let version = object.version().get();
-            assert!(version >= last, "versions never go back");
+            assert!(version >= last, "versions never decrease");
             last = version;
             let seed = version - 1;
             assert_eq!(

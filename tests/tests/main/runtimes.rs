@@ -1,5 +1,5 @@
-//! Runtimes that end before the engine, that have no timers, and whose blocking threads are all in
-//! use.
+//! Runtimes that end before the engine, that have no timers, or whose blocking threads are all
+//! busy.
 
 use std::sync::{Arc, Barrier};
 use std::time::Duration;
@@ -14,7 +14,7 @@ fn open(runtime: &Runtime) -> (tempfile::TempDir, Engine) {
 }
 
 #[test]
-fn after_the_end_of_its_runtime_every_call_is_an_error() {
+fn calls_after_the_end_of_the_runtime_are_errors() {
     let first = Runtime::new().unwrap();
     let (dir, engine) = open(&first);
     first.block_on(async { engine.put("k", "v").await.unwrap() });
@@ -74,7 +74,7 @@ fn after_the_end_of_its_runtime_every_call_is_an_error() {
 }
 
 #[test]
-fn a_runtime_without_timers_is_refused() {
+fn runtime_without_timers_is_refused() {
     let runtime = Builder::new_current_thread().build().unwrap();
     let dir = tempfile::tempdir().unwrap();
     let error = runtime.block_on(async { Engine::builder(dir.path()).open().await.unwrap_err() });
@@ -95,11 +95,9 @@ fn callers_on_every_blocking_thread_do_not_wait_for_each_other() {
     let barrier = Arc::new(Barrier::new(THREADS));
     let gets: Vec<_> = (0..THREADS)
         .map(|_| {
-            let (engine, barrier, handle) = (
-                engine.clone(),
-                Arc::clone(&barrier),
-                runtime.handle().clone(),
-            );
+            let engine = engine.clone();
+            let barrier = Arc::clone(&barrier);
+            let handle = runtime.handle().clone();
             runtime.spawn_blocking(move || {
                 barrier.wait();
                 handle.block_on(async {
@@ -121,7 +119,7 @@ fn callers_on_every_blocking_thread_do_not_wait_for_each_other() {
             .unwrap()
             .deadline(Duration::from_secs(30), futures::future::join_all(gets))
             .await;
-        for got in all.expect("they wait for each other") {
+        for got in all.expect("the readers wait for each other") {
             assert_eq!(got.unwrap(), 10_000);
         }
         engine.close().await.unwrap();
@@ -129,7 +127,7 @@ fn callers_on_every_blocking_thread_do_not_wait_for_each_other() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_store_can_be_opened_again_right_after_its_last_clone_was_dropped() {
+async fn store_reopens_right_after_its_last_clone_is_dropped() {
     let dir = tempfile::tempdir().unwrap();
     for round in 0..20 {
         let engine = Engine::builder(dir.path())
@@ -143,7 +141,7 @@ async fn a_store_can_be_opened_again_right_after_its_last_clone_was_dropped() {
     assert_eq!(
         error.kind(),
         ErrorKind::AlreadyOpen,
-        "one that is not dropped stays open"
+        "an engine that is not dropped stays open"
     );
     assert_eq!(
         engine

@@ -1,18 +1,16 @@
-//! One suite against every blob tier that can be had on this machine: memory, a directory, and real
-//! servers that speak S3 and Azure's protocol.
+//! One suite of cases on every blob tier of this machine: memory, a directory, and real servers
+//! that speak S3 and Azure's protocol.
 //!
-//! The servers are programs that a developer may have or not (CONTRIBUTING.md tells how to get
-//! them). Where one is missing, its test says so and passes; with `CENOTAPH_SERVERS=required` it
-//! fails, but for Ceph, which few will have.
+//! The servers are optional programs (CONTRIBUTING.md describes their installation). The test of a
+//! missing server prints `SKIPPED` and passes. With `CENOTAPH_SERVERS=required` it fails, except
+//! for Ceph, which is rarely installed.
 //!
-//! Reading order: `suite` (what is run on each, and what must be true afterwards), `cases` (what an
-//! engine is asked), `remains` (what is in a bucket, and what should be), then where it is run:
-//! `s3`, `azurite`, `local`. How servers are started is in the library of this crate
-//! (`src/servers.rs`).
+//! Reading order: `suite` (execution and checks of a case), `cases` (the cases), `remains`
+//! (expected and found blobs of a bucket), then the blob tiers: `s3`, `azurite`, `local`. The start
+//! of servers is in the library of this crate (`src/servers.rs`).
 //!
-//! Shows I5 where it is hardest to keep: on services that assemble blobs from parts, answer late,
-//! and list what they like. Deliberately not here: faults of the blob tier (`faults.rs`), which a
-//! good server does not have.
+//! The suite checks I5 on services that assemble blobs from parts, answer late, and list blobs in
+//! their own ways. Faults of the blob tier are tested elsewhere (`faults.rs`).
 
 mod azurite;
 mod cases;
@@ -30,26 +28,27 @@ use cenotaph_tests::servers::s3::{PART_BYTES_MIN, S3};
 use local::{Directory, Memory};
 use suite::assert_passes;
 
-/// The variable that makes a missing server a failure.
+/// Variable that turns a missing server into a failure.
 const REQUIRED: &str = "CENOTAPH_SERVERS";
 
-/// What is needed to start a server; none, said loudly, if it is not here.
-fn here<T>(server: &str, found: io::Result<T>) -> Option<T> {
+/// Returns the programs of a server, or prints `SKIPPED` and returns `None`.
+fn installed<T>(server: &str, found: io::Result<T>) -> Option<T> {
     match found {
         Ok(found) => Some(found),
         Err(error) => {
-            // Past the test's own capture: whoever runs the suite should know what was not run.
-            let _ = writeln!(io::stderr(), "SKIPPED: {server} is not here: {error}");
+            // Written directly to stderr: `eprintln!` is captured by the test harness, and a
+            // skipped server must be visible.
+            let _ = writeln!(io::stderr(), "SKIPPED: {server} is not installed: {error}");
             None
         }
     }
 }
 
-/// The same of a server that may be required.
-fn demanded<T>(server: &str, found: io::Result<T>) -> Option<T> {
-    let required = std::env::var(REQUIRED).is_ok_and(|value| value == "required");
-    match here(server, found) {
-        None if required => panic!("{REQUIRED}=required, and {server} is not here"),
+/// Does the same, but panics if servers are required.
+fn required<T>(server: &str, found: io::Result<T>) -> Option<T> {
+    let is_required = std::env::var(REQUIRED).is_ok_and(|value| value == "required");
+    match installed(server, found) {
+        None if is_required => panic!("{server} is not installed: {REQUIRED}=required"),
         found => found,
     }
 }
@@ -66,7 +65,7 @@ async fn every_case_passes_in_a_directory() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_case_passes_on_moto() {
-    let Some(program) = demanded("moto", S3::moto_is_here()) else {
+    let Some(program) = required("moto", S3::find_moto()) else {
         return;
     };
     assert_passes(&S3::moto(program, PART_BYTES_MIN).await).await;
@@ -74,7 +73,7 @@ async fn every_case_passes_on_moto() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_case_passes_on_azurite() {
-    let Some(program) = demanded("azurite", Azurite::is_here()) else {
+    let Some(program) = required("azurite", Azurite::find()) else {
         return;
     };
     assert_passes(&Azurite::start(program).await).await;
@@ -82,7 +81,7 @@ async fn every_case_passes_on_azurite() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_case_passes_on_ceph() {
-    let Some(()) = here("ceph", S3::ceph_is_here()) else {
+    let Some(()) = installed("ceph", S3::find_ceph()) else {
         return;
     };
     assert_passes(&S3::ceph(PART_BYTES_MIN).await).await;

@@ -1,4 +1,4 @@
-//! Sweeping beside deletions that hang, and over a blob tier that refuses them.
+//! The sweeper when deletions hang or fail.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use cenotaph_tests::store::{INLINE, Store, payload, quick};
 const LARGE: usize = 2 * INLINE;
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// Deletes so many large objects.
+/// Writes and deletes `count` large objects.
 async fn orphan(store: &Store, count: u64) {
     for number in 0..count {
         store
@@ -22,8 +22,8 @@ async fn orphan(store: &Store, count: u64) {
     store.engine.delete_prefix("").await.unwrap();
 }
 
-/// Waits until exactly this many orphans are left.
-async fn are_left(store: &Store, orphans: u64) {
+/// Waits until exactly `orphans` orphans remain.
+async fn wait_for_orphans(store: &Store, orphans: u64) {
     let env = Env::new(store.stage.clone());
     let left = async {
         while store.engine.stats().await.unwrap().actors.orphans != orphans {
@@ -37,8 +37,8 @@ async fn are_left(store: &Store, orphans: u64) {
     );
 }
 
-/// Waits until sweeping pauses, or goes on.
-async fn is_paused(store: &Store, paused: bool) {
+/// Waits until sweeping is paused, or no longer paused.
+async fn wait_for_pause(store: &Store, paused: bool) {
     let env = Env::new(store.stage.clone());
     let turns = async {
         while store.engine.stats().await.unwrap().actors.sweep_paused != paused {
@@ -52,19 +52,19 @@ async fn is_paused(store: &Store, paused: bool) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_deletion_that_hangs_holds_up_no_other() {
+async fn hanging_deletion_blocks_no_other() {
     let store = Store::new().await;
     let mut hanging = store.stage.hold(Seam::SweeperBeforeDelete);
     orphan(&store, 40).await;
     hanging.arrived().await;
-    are_left(&store, 1).await;
+    wait_for_orphans(&store, 1).await;
     hanging.release();
-    are_left(&store, 0).await;
+    wait_for_orphans(&store, 0).await;
     store.assert_settled().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_tier_that_refuses_deletions_gets_a_pause_as_a_whole() {
+async fn failing_deletions_pause_the_whole_tier() {
     let mut config: Config = quick();
     config.limits.sweep.deletes_at_once = 4;
     config.limits.sweep.backoff_min = Duration::from_secs(2);
@@ -72,9 +72,12 @@ async fn a_tier_that_refuses_deletions_gets_a_pause_as_a_whole() {
     let store = Store::with(config).await;
     store.faults.fail_always(Op::Delete, Fault::Before);
     orphan(&store, 100).await;
-    is_paused(&store, true).await;
+    wait_for_pause(&store, true).await;
     let attempts = store.faults.count(Op::Delete);
-    assert!(attempts <= 8, "one pass of 4 at once: attempts={attempts}");
+    assert!(
+        attempts <= 8,
+        "one pass of 4 concurrent deletions: attempts={attempts}"
+    );
     // More orphans do not end the pause.
     store
         .engine
@@ -85,13 +88,13 @@ async fn a_tier_that_refuses_deletions_gets_a_pause_as_a_whole() {
     let stats = store.engine.stats().await.unwrap().actors;
     assert!(stats.sweep_paused && stats.orphans == 101, "{stats:?}");
     store.faults.heal();
-    are_left(&store, 0).await;
-    is_paused(&store, false).await;
+    wait_for_orphans(&store, 0).await;
+    wait_for_pause(&store, false).await;
     store.assert_settled().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_was_swept_is_counted() {
+async fn swept_blobs_are_counted() {
     let store = Store::new().await;
     orphan(&store, 7).await;
     store.assert_settled().await;
@@ -99,19 +102,19 @@ async fn what_was_swept_is_counted() {
     assert_eq!(
         store.faults.count(Op::Delete),
         7,
-        "a blob that is finished lands no more: one deletion each"
+        "the blob was finished, so a single deletion is enough"
     );
 }
 
-/// The upload died, and what it had sent may still land.
+/// A write of the dead upload may still arrive after the first deletion.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_blob_that_recovery_gave_up_is_deleted_twice() {
+async fn fenced_blob_is_deleted_twice() {
     let store = Store::new().await;
     let mut streaming = store.stage.hold(Seam::UploadAfterBlob);
     let put = store.engine.put("k", payload(1, LARGE)).into_future();
     #[expect(
         clippy::disallowed_methods,
-        reason = "the test itself is not part of the world under test"
+        reason = "the rule applies to code under test only"
     )]
     let put = tokio::spawn(put);
     streaming.arrived().await;
@@ -123,9 +126,9 @@ async fn a_blob_that_recovery_gave_up_is_deleted_twice() {
     assert_eq!(store.engine.stats().await.unwrap().actors.fenced, 1);
 }
 
-/// A tier that refuses is asked less and less often: each pause is twice as long as the one before.
+/// Each pause is twice as long as the one before.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn pauses_of_a_tier_that_refuses_grow() {
+async fn pauses_of_a_failing_tier_grow() {
     let mut config: Config = quick();
     config.limits.sweep.deletes_at_once = 1;
     config.limits.sweep.backoff_min = Duration::from_millis(10);
@@ -145,10 +148,11 @@ async fn pauses_of_a_tier_that_refuses_grow() {
     };
     assert!(
         env.deadline(PATIENCE, six).await.is_some(),
-        "it is asked again and again"
+        "the deletion is repeated"
     );
-    // Pauses of 10, 20, 40, 80 and 160 ms and more; without growth they were 10 each.
-    let (first, last) = (attempts[0], attempts[5]);
+    // Pauses of at least 10, 20, 40, 80 and 160 ms; without growth they would be 10 ms each.
+    let first = attempts[0];
+    let last = attempts[5];
     assert!(last - first >= Duration::from_millis(300), "{attempts:?}");
     store.faults.heal();
 }

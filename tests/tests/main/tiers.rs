@@ -1,14 +1,14 @@
-//! Every case of tiered storage: which tier, what replaces what, who loses a race, and what is left
-//! when the blob tier fails.
+//! Tiered storage: the choice of the tier, replacement across tiers, lost races, streams and
+//! metadata.
 
-use std::time::Duration;
+mod close;
+mod failures;
 
 use bytes::Bytes;
-use cenotaph::{Body, Engine, Env, ErrorKind, Limits, Outcome, Result, Written};
+use cenotaph::{Body, Engine, ErrorKind, Outcome, Result, Written};
 use cenotaph_storage::Seam;
 use cenotaph_storage::blobs::path;
-use cenotaph_tests::faulty::{Fault, Op};
-use cenotaph_tests::store::{INLINE, Store, blobs, named, payload, quick};
+use cenotaph_tests::store::{INLINE, Store, blobs, payload, quick};
 use futures::stream;
 use tokio::task::JoinHandle;
 
@@ -16,7 +16,7 @@ const LARGE: usize = 10 * INLINE;
 
 #[expect(
     clippy::disallowed_methods,
-    reason = "the test itself is not part of the world under test"
+    reason = "the rule applies to code under test only"
 )]
 fn start(store: &Store, key: &str, body: Bytes) -> JoinHandle<Result<Written>> {
     let put = store.engine.put(key, body);
@@ -28,7 +28,7 @@ async fn put(store: &Store, key: &str, seed: u64, bytes: usize) -> Written {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn exactly_the_limit_stays_inline_and_one_byte_more_goes_to_the_blob_tier() {
+async fn payload_at_the_inline_limit_stays_inline() {
     let store = Store::new().await;
     for (bytes, expected) in [(0, 0), (INLINE, 0), (INLINE + 1, 1)] {
         let key = format!("k{bytes}");
@@ -40,7 +40,7 @@ async fn exactly_the_limit_stays_inline_and_one_byte_more_goes_to_the_blob_tier(
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_default_limit_is_one_mebibyte() {
+async fn default_inline_limit_is_one_mebibyte() {
     let config = cenotaph::Config {
         inline_bytes_max: cenotaph::INLINE_BYTES_MAX,
         ..quick()
@@ -55,7 +55,7 @@ async fn the_default_limit_is_one_mebibyte() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn any_size_replaces_any_other_and_leaves_nothing_behind() {
+async fn any_size_replaces_any_other_without_orphans() {
     let store = Store::new().await;
     let sizes = [10, 5000.min(INLINE), LARGE, 3 * LARGE];
     let mut version = 0;
@@ -90,7 +90,7 @@ async fn any_size_replaces_any_other_and_leaves_nothing_behind() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn versions_go_on_across_delete_and_reopen() {
+async fn versions_increase_across_delete_and_reopen() {
     let store = Store::new().await;
     put(&store, "k", 1, 10).await;
     put(&store, "k", 2, 10).await;
@@ -101,7 +101,7 @@ async fn versions_go_on_across_delete_and_reopen() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_loser_of_a_race_hears_superseded_and_leaves_nothing() {
+async fn lost_swap_is_superseded_and_leaves_no_orphan() {
     let store = Store::new().await;
     let mut finished = store.stage.hold(Seam::UploadAfterClose);
     let loser = start(&store, "k", payload(1, LARGE));
@@ -118,7 +118,7 @@ async fn the_loser_of_a_race_hears_superseded_and_leaves_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_delete_or_a_small_put_over_the_replaced_tombstone_supersedes_a_large_put() {
+async fn delete_or_small_put_supersedes_a_large_put() {
     for small in [false, true] {
         let store = Store::new().await;
         put(&store, "k", 1, LARGE).await;
@@ -138,7 +138,7 @@ async fn a_delete_or_a_small_put_over_the_replaced_tombstone_supersedes_a_large_
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_commit_whose_reply_is_lost_has_committed_once() {
+async fn put_whose_caller_left_commits_once() {
     for bytes in [10, LARGE] {
         let store = Store::new().await;
         let mut submitted = store.stage.hold(Seam::ShardAfterSubmit);
@@ -153,14 +153,14 @@ async fn a_commit_whose_reply_is_lost_has_committed_once() {
             .head("k")
             .await
             .unwrap()
-            .expect("the commit went on without its caller");
+            .expect("the commit does not depend on its caller");
         assert_eq!(head.version.get(), 1);
         store.assert_settled().await;
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_caller_that_leaves_after_its_blob_is_written_does_not_stop_the_commit() {
+async fn put_dropped_after_its_blob_is_written_commits() {
     let store = Store::new().await;
     let mut finished = store.stage.hold(Seam::UploadAfterClose);
     let mut committed = store.stage.hold(Seam::UploadAfterCommit);
@@ -176,7 +176,7 @@ async fn a_caller_that_leaves_after_its_blob_is_written_does_not_stop_the_commit
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_caller_that_leaves_while_its_payload_streams_cancels_the_put() {
+async fn put_dropped_while_streaming_is_cancelled() {
     let store = Store::new().await;
     let (sender, receiver) = futures::channel::mpsc::unbounded::<Result<Bytes, std::io::Error>>();
     sender.unbounded_send(Ok(payload(1, LARGE))).unwrap();
@@ -184,7 +184,7 @@ async fn a_caller_that_leaves_while_its_payload_streams_cancels_the_put() {
     let put = store.engine.put("k", Body::stream(receiver));
     #[expect(
         clippy::disallowed_methods,
-        reason = "the test itself is not part of the world under test"
+        reason = "the rule applies to code under test only"
     )]
     let put = tokio::spawn(async move { put.await });
     streaming.arrived().await;
@@ -196,106 +196,13 @@ async fn a_caller_that_leaves_while_its_payload_streams_cancels_the_put() {
     assert_eq!(
         store.engine.stats().await.unwrap().actors.uploads_live,
         0,
-        "its permit is given back"
+        "the permit is returned"
     );
     drop(sender);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_blob_tier_that_fails_at_write_or_close_commits_nothing_and_keeps_the_old_object() {
-    let faults = [
-        (Op::Write, Fault::Before),
-        (Op::Write, Fault::After),
-        (Op::Close, Fault::Before),
-        (Op::Close, Fault::After),
-    ];
-    for (op, fault) in faults {
-        let store = Store::new().await;
-        put(&store, "k", 1, LARGE).await;
-        store.faults.fail(op, fault, 1);
-        let error = store.engine.put("k", payload(2, LARGE)).await.unwrap_err();
-        assert_eq!(error.kind(), ErrorKind::Unavailable, "{op:?} {fault:?}");
-        assert!(error.is_retryable());
-        assert_eq!(store.bytes("k").await, Some(payload(1, LARGE)));
-        store.assert_settled().await;
-        put(&store, "k", 3, LARGE).await;
-        assert_eq!(store.bytes("k").await, Some(payload(3, LARGE)));
-        store.assert_settled().await;
-    }
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_failing_blob_delete_never_fails_a_delete_and_is_made_good_later() {
-    let store = Store::new().await;
-    put(&store, "k", 1, LARGE).await;
-    put(&store, "other", 1, LARGE).await;
-    store.faults.fail_always(Op::Delete, Fault::Before);
-    assert!(store.engine.delete("k").await.unwrap().existed);
-    assert_eq!(store.bytes("k").await, None);
-    store.engine.settle().await.unwrap();
-    let actors = store.engine.stats().await.unwrap().actors;
-    assert_eq!(actors.orphans, 1);
-    assert!(actors.sweep_failures > 0);
-    store.faults.heal();
-    store.assert_settled().await;
-    assert_eq!(store.bytes("other").await, Some(payload(1, LARGE)));
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn one_blob_that_cannot_be_deleted_blocks_no_other() {
-    let store = Store::new().await;
-    for key in ["a", "b", "c"] {
-        put(&store, key, 1, LARGE).await;
-    }
-    store.faults.fail(Op::Delete, Fault::Before, 1);
-    for key in ["a", "b", "c"] {
-        store.engine.delete(key).await.unwrap();
-    }
-    store.assert_settled().await;
-    assert!(blobs(&store.blobs).await.is_empty());
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_missing_blob_counts_as_deleted() {
-    let store = Store::new().await;
-    put(&store, "k", 1, LARGE).await;
-    let key = blobs(&store.blobs).await.pop_first().unwrap();
-    store.blobs.delete(&key).await.unwrap();
-    store.engine.delete("k").await.unwrap();
-    store.assert_settled().await;
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_tombstone_whose_blob_is_gone_is_corrupt_and_is_counted() {
-    let store = Store::new().await;
-    put(&store, "k", 1, LARGE).await;
-    let key = blobs(&store.blobs).await.pop_first().unwrap();
-    store.blobs.delete(&key).await.unwrap();
-    assert_eq!(
-        store.engine.get("k").await.unwrap_err().kind(),
-        ErrorKind::Corrupt
-    );
-    assert_eq!(store.engine.stats().await.unwrap().reads.missing_blobs, 1);
-    assert!(
-        store.engine.head("k").await.unwrap().is_some(),
-        "the row is still there for a scrub to find"
-    );
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_flipped_bit_is_an_error_and_never_wrong_bytes() {
-    let store = Store::new().await;
-    put(&store, "k", 1, LARGE).await;
-    store.faults.flip(true);
-    let error = store.engine.get("k").await.unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::Corrupt);
-    assert!(error.to_string().contains("object=k"), "{error}");
-    store.faults.flip(false);
-    assert_eq!(store.bytes("k").await, Some(payload(1, LARGE)));
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn chunks_of_a_stream_are_stored_in_their_order() {
+async fn chunks_of_a_stream_are_stored_in_order() {
     let store = Store::new().await;
     let whole = payload(7, 3_000_000);
     for chunk_bytes in [999, 65_536, 1 << 20] {
@@ -329,7 +236,7 @@ async fn chunks_of_a_stream_are_stored_in_their_order() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_stream_that_fails_midway_stores_nothing() {
+async fn stream_that_fails_midway_stores_nothing() {
     let store = Store::new().await;
     for good in [0, INLINE / 2, LARGE] {
         let chunks = [
@@ -361,7 +268,7 @@ async fn a_stream_that_fails_midway_stores_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_payload_over_the_limit_is_invalid_and_stores_nothing() {
+async fn payload_over_the_limit_is_invalid() {
     let mut config = quick();
     config.limits.payload_bytes_max = LARGE as u64;
     let store = Store::with(config).await;
@@ -397,155 +304,7 @@ async fn a_payload_over_the_limit_is_invalid_and_stores_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn close_waits_for_uploads_and_cleanup() {
-    let store = Store::new().await;
-    put(&store, "k", 1, LARGE).await;
-    let deleting = store.faults.hold(Op::Delete);
-    store.engine.delete("k").await.unwrap();
-    let mut streaming = store.stage.hold(Seam::UploadMidStream);
-    let upload = start(&store, "other", payload(2, LARGE));
-    streaming.arrived().await;
-    let engine = store.engine.clone();
-    #[expect(
-        clippy::disallowed_methods,
-        reason = "the test itself is not part of the world under test"
-    )]
-    let closing = tokio::spawn(async move { engine.close().await });
-    while !matches!(store.engine.put("late", "x").await, Err(error) if error.kind() == ErrorKind::Closed)
-    {
-    }
-    assert!(
-        !closing.is_finished(),
-        "an upload and a deletion are under way"
-    );
-    streaming.release();
-    drop(deleting);
-    closing.await.unwrap().unwrap();
-    assert_eq!(
-        upload.await.unwrap().unwrap().outcome,
-        Outcome::Applied,
-        "what had begun could end"
-    );
-    let store = store.reopen().await;
-    assert_eq!(blobs(&store.blobs).await, named(&*store.index).await);
-    assert_eq!(
-        store.engine.stats().await.unwrap().actors.swept,
-        0,
-        "nothing was left to the next open"
-    );
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn close_is_bounded_and_leaves_the_rest_to_the_next_open() {
-    let mut config = quick();
-    config.limits = Limits {
-        close_timeout: Duration::from_millis(50),
-        ..config.limits
-    };
-    let store = Store::with(config).await;
-    put(&store, "k", 1, LARGE).await;
-    let _deleting = store.faults.hold(Op::Delete);
-    store.engine.delete("k").await.unwrap();
-    let mut streaming = store.stage.hold(Seam::UploadMidStream);
-    let upload = start(&store, "other", payload(2, LARGE));
-    streaming.arrived().await;
-    // 50 ms for what is under way, and a second for the actors.
-    let closed = Env::real()
-        .unwrap()
-        .deadline(Duration::from_secs(10), store.engine.close())
-        .await;
-    closed.expect("closing is bounded").unwrap();
-    assert_eq!(
-        upload.await.unwrap().unwrap_err().kind(),
-        ErrorKind::Unavailable
-    );
-    let store = store.reopen().await;
-    assert_eq!(store.bytes("k").await, None);
-    assert_eq!(store.bytes("other").await, None);
-    store.assert_settled().await;
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_second_close_waits_for_the_first() {
-    let store = Store::new().await;
-    put(&store, "k", 1, LARGE).await;
-    let deleting = store.faults.hold(Op::Delete);
-    store.engine.delete("k").await.unwrap();
-    let closing = [store.engine.clone(), store.engine.clone()].map(|engine| {
-        #[expect(
-            clippy::disallowed_methods,
-            reason = "the test itself is not part of the world under test"
-        )]
-        tokio::spawn(async move { engine.close().await })
-    });
-    while store.faults.held(Op::Delete) == 0 {
-        tokio::task::yield_now().await;
-    }
-    assert!(
-        store
-            .index
-            .get(cenotaph_storage::index::Table::Meta, b"epoch")
-            .await
-            .is_ok(),
-        "the index is still open"
-    );
-    drop(deleting);
-    for closing in closing {
-        closing.await.unwrap().unwrap();
-    }
-    let store = store.reopen().await;
-    assert!(blobs(&store.blobs).await.is_empty());
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn over_a_limit_is_overloaded_at_once_and_passes_again_later() {
-    let mut config = quick();
-    config.limits.uploads_at_once = 1;
-    let store = Store::with(config).await;
-    let mut streaming = store.stage.hold(Seam::UploadMidStream);
-    let first = start(&store, "a", payload(1, LARGE));
-    streaming.arrived().await;
-    let error = store.engine.put("b", payload(2, LARGE)).await.unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::Overloaded);
-    streaming.release();
-    first.await.unwrap().unwrap();
-    // The permit follows the answer.
-    while let Err(error) = store.engine.put("b", payload(2, LARGE)).await {
-        assert_eq!(error.kind(), ErrorKind::Overloaded);
-        tokio::task::yield_now().await;
-    }
-    store.assert_settled().await;
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn opening_the_same_index_twice_is_a_clear_error() {
-    let store = Store::new().await;
-    let error = Engine::builder(store.path()).open().await.unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::AlreadyOpen);
-    store.engine.close().await.unwrap();
-    let again = Engine::builder(store.path()).open().await.unwrap();
-    again.close().await.unwrap();
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_closed_engine_says_so_and_closing_twice_is_fine() {
-    let store = Store::new().await;
-    put(&store, "k", 1, 10).await;
-    store.engine.close().await.unwrap();
-    store.engine.close().await.unwrap();
-    let kinds = [
-        store.engine.put("k", "x").await.unwrap_err().kind(),
-        store.engine.get("k").await.unwrap_err().kind(),
-        store.engine.head("k").await.unwrap_err().kind(),
-        store.engine.delete("k").await.unwrap_err().kind(),
-        store.engine.list("").await.unwrap_err().kind(),
-        store.engine.stats().await.unwrap_err().kind(),
-    ];
-    assert_eq!(kinds, [ErrorKind::Closed; 6]);
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn awkward_names_of_large_objects_are_all_different_blobs() {
+async fn awkward_names_of_large_objects_are_distinct_blobs() {
     let store = Store::new().await;
     let long = "x".repeat(1024);
     let keys = [
@@ -583,7 +342,7 @@ async fn awkward_names_of_large_objects_are_all_different_blobs() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_tier_that_is_no_file_system_serves_as_well_and_survives_the_engine() {
+async fn memory_blob_tier_outlives_the_engine() {
     let directory = tempfile::tempdir().unwrap();
     let operator = cenotaph::Operator::new(opendal::services::Memory::default()).unwrap();
     let open = || {
@@ -629,7 +388,7 @@ async fn a_tier_that_is_no_file_system_serves_as_well_and_survives_the_engine() 
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn metadata_comes_back_as_it_was_stated_from_either_tier() {
+async fn metadata_round_trips_in_both_tiers() {
     let store = Store::new().await;
     for bytes in [10, LARGE] {
         let put = store

@@ -1,5 +1,5 @@
-//! Commits of several objects at once, with shards killed at every await boundary: all of it
-//! happens or nothing does, the caller hears which, no listing shows a part, and everything settles
+//! Commits of several objects with shards killed at every sync point: all of a batch commits or
+//! nothing does, the caller receives the outcome, no listing shows a part, and everything settles
 //! (I3, I5, I10).
 
 use std::collections::BTreeSet;
@@ -14,12 +14,12 @@ use tokio::task::JoinHandle;
 
 const LARGE: usize = 10 * INLINE;
 
-/// A task beside the test.
+/// Spawns a task.
 #[expect(
     clippy::disallowed_methods,
-    reason = "the test itself is not part of the world under test"
+    reason = "the rule applies to code under test only"
 )]
-fn beside<T: Send + 'static>(work: impl Future<Output = T> + Send + 'static) -> JoinHandle<T> {
+fn spawn<T: Send + 'static>(work: impl Future<Output = T> + Send + 'static) -> JoinHandle<T> {
     tokio::spawn(work)
 }
 
@@ -29,12 +29,12 @@ async fn store() -> Store {
     Store::with(config).await
 }
 
-/// Two fresh keys of different shards, in the order of their shards: the first shard lends first.
-fn apart(store: &Store, what: &str) -> [(String, ActorKind); 2] {
+/// Returns two new keys of different shards, ordered by shard: the first shard is locked first.
+fn apart(store: &Store, prefix: &str) -> [(String, ActorKind); 2] {
     let shard = |key: &String| store.engine.shard_of(key).unwrap();
-    let first = format!("{what}/0");
+    let first = format!("{prefix}/0");
     let second = (1..)
-        .map(|n| format!("{what}/{n}"))
+        .map(|n| format!("{prefix}/{n}"))
         .find(|key| shard(key) != shard(&first))
         .unwrap();
     let mut keys = [first, second];
@@ -45,30 +45,29 @@ fn apart(store: &Store, what: &str) -> [(String, ActorKind); 2] {
 fn atomic(store: &Store, keys: [&str; 2], value: u64) -> JoinHandle<Result<Vec<WriteReply>>> {
     let engine = store.engine.clone();
     let writes = keys.map(|key| Write::put(key, value.to_string()));
-    beside(async move { engine.atomic(writes).await })
+    spawn(async move { engine.atomic(writes).await })
 }
 
 fn versions(replies: &[WriteReply]) -> Vec<u64> {
     let version = |reply: &WriteReply| match reply {
         WriteReply::Written(written) => written.version.unwrap().get(),
-        WriteReply::Deleted(_) => panic!("nothing was deleted"),
+        WriteReply::Deleted(_) => panic!("unexpected delete"),
     };
     replies.iter().map(version).collect()
 }
 
-/// How the killed shard's objects stand on: both counted once, and the next write goes on from
-/// there.
-async fn assert_committed_once(store: &Store, keys: [&str; 2], value: u64, what: &str) {
+/// Asserts that both objects were written exactly once: the next batch gets the next version.
+async fn assert_committed_once(store: &Store, keys: [&str; 2], value: u64, case: &str) {
     for key in keys {
-        assert_eq!(store.bytes(key).await.unwrap(), value.to_string(), "{what}");
+        assert_eq!(store.bytes(key).await.unwrap(), value.to_string(), "{case}");
     }
     let next = atomic(store, keys, value + 1).await.unwrap().unwrap();
-    assert_eq!(versions(&next), [value + 1; 2], "{what}: committed once");
+    assert_eq!(versions(&next), [value + 1; 2], "{case}: committed once");
     store.assert_settled().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_atomic_batch_whose_shard_is_killed_at_any_seam_commits_once_and_whole() {
+async fn batch_commits_once_although_its_shard_is_killed() {
     let store = store().await;
     for seam in [
         Seam::ShardLent,
@@ -76,27 +75,27 @@ async fn an_atomic_batch_whose_shard_is_killed_at_any_seam_commits_once_and_whol
         Seam::AtomicAfterSubmit,
     ] {
         for victim in [0, 1] {
-            let what = format!("shard {victim} killed at {seam:?}");
-            let [(a, first), (b, second)] = apart(&store, &what);
+            let case = format!("shard {victim} killed at {seam:?}");
+            let [(a, first), (b, second)] = apart(&store, &case);
             let keys = [a.as_str(), b.as_str()];
             atomic(&store, keys, 1).await.unwrap().unwrap();
             let mut held = store.stage.hold(seam);
             let batch = atomic(&store, keys, 2);
             held.arrived().await;
-            assert!(store.engine.kill([first, second][victim]), "{what}");
+            assert!(store.engine.kill([first, second][victim]), "{case}");
             held.release();
-            assert_eq!(versions(&batch.await.unwrap().unwrap()), [2; 2], "{what}");
-            assert_committed_once(&store, keys, 2, &what).await;
+            assert_eq!(versions(&batch.await.unwrap().unwrap()), [2; 2], "{case}");
+            assert_committed_once(&store, keys, 2, &case).await;
         }
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_shard_killed_while_it_still_holds_what_it_lent_leaves_what_was_committed() {
+async fn shard_killed_after_lending_keeps_the_commit() {
     let store = store().await;
     let [(a, first), (b, _)] = apart(&store, "pair");
     let keys = [a.as_str(), b.as_str()];
-    // The first shard stands still behind its lease, which the commit needs nothing more of.
+    // The first shard is held after it has lent its lock; the commit does not need the shard.
     let mut lent = store.stage.hold(Seam::ShardLent);
     let batch = atomic(&store, keys, 1);
     lent.arrived().await;
@@ -107,7 +106,7 @@ async fn a_shard_killed_while_it_still_holds_what_it_lent_leaves_what_was_commit
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_caller_that_leaves_holds_up_no_shard() {
+async fn dropped_caller_blocks_no_shard() {
     let store = store().await;
     for seam in [
         Seam::ShardLent,
@@ -125,20 +124,20 @@ async fn a_caller_that_leaves_holds_up_no_shard() {
         let next = versions(&atomic(&store, keys, 2).await.unwrap().unwrap());
         assert!(
             next == [2; 2] || next == [1; 2],
-            "{seam:?}: all of the first or nothing: {next:?}"
+            "{seam:?}: the first batch commits whole or not at all: {next:?}"
         );
         store.engine.put(&a, "x").await.unwrap();
         store.assert_settled().await;
         assert_eq!(
             store.engine.stats().await.unwrap().actors.writes_live,
             0,
-            "{seam:?}: its permits are given back"
+            "{seam:?}: the permits are returned"
         );
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_rename_whose_shard_is_killed_at_any_seam_happens_once() {
+async fn rename_happens_once_although_its_shard_is_killed() {
     let store = store().await;
     for seam in [
         Seam::ShardLent,
@@ -146,26 +145,26 @@ async fn a_rename_whose_shard_is_killed_at_any_seam_happens_once() {
         Seam::AtomicAfterSubmit,
     ] {
         for (victim, bytes) in [(0, 10), (1, LARGE), (0, LARGE), (1, 10)] {
-            let what = format!("shard {victim} killed at {seam:?} renaming {bytes} bytes");
-            let [(a, first), (b, second)] = apart(&store, &what);
+            let case = format!("shard {victim} killed at {seam:?} renaming {bytes} bytes");
+            let [(a, first), (b, second)] = apart(&store, &case);
             store.engine.put(&a, payload(1, bytes)).await.unwrap();
             store.engine.put(&b, payload(2, LARGE)).await.unwrap();
             let mut held = store.stage.hold(seam);
             let rename = store.engine.rename(&a, &b);
-            let rename = beside(async move { rename.await });
+            let rename = spawn(async move { rename.await });
             held.arrived().await;
-            assert!(store.engine.kill([first, second][victim]), "{what}");
+            assert!(store.engine.kill([first, second][victim]), "{case}");
             held.release();
-            let renamed = rename.await.unwrap().unwrap().expect("it was there");
+            let renamed = rename.await.unwrap().unwrap().expect("the source exists");
             assert_eq!(
                 (renamed.version.unwrap().get(), renamed.created),
                 (2, false),
-                "{what}"
+                "{case}"
             );
             assert_eq!(
                 (store.bytes(&a).await, store.bytes(&b).await),
                 (None, Some(payload(1, bytes))),
-                "{what}"
+                "{case}"
             );
             store.assert_settled().await;
             assert_eq!(
@@ -178,14 +177,14 @@ async fn a_rename_whose_shard_is_killed_at_any_seam_happens_once() {
                     .unwrap()
                     .get(),
                 2,
-                "{what}"
+                "{case}"
             );
         }
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_atomic_batch_with_one_failing_demand_writes_nothing_whoever_dies() {
+async fn batch_with_a_failed_condition_writes_nothing_despite_kills() {
     let store = store().await;
     for seam in [Seam::ShardLent, Seam::AtomicBeforeDecide] {
         let [(a, first), (b, _)] = apart(&store, &format!("{seam:?}"));
@@ -196,7 +195,7 @@ async fn an_atomic_batch_with_one_failing_demand_writes_nothing_whoever_dies() {
             Write::put(&a, "new").if_absent(),
             Write::put(&b, "new").if_version(7),
         ];
-        let batch = beside(async move { engine.atomic(writes).await });
+        let batch = spawn(async move { engine.atomic(writes).await });
         held.arrived().await;
         assert!(store.engine.kill(first));
         held.release();
@@ -220,7 +219,7 @@ async fn an_atomic_batch_with_one_failing_demand_writes_nothing_whoever_dies() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_the_successor_of_a_killed_shard_decides_meanwhile_is_never_overwritten_unseen() {
+async fn batch_sees_writes_of_a_restarted_shard() {
     let store = store().await;
     let [(a, first), (b, _)] = apart(&store, "pair");
     let keys = [a.as_str(), b.as_str()];
@@ -233,23 +232,23 @@ async fn what_the_successor_of_a_killed_shard_decides_meanwhile_is_never_overwri
     assert_eq!(
         between.version.unwrap().get(),
         2,
-        "the successor serves while the batch still believes in its lease"
+        "the successor serves although the batch still has the old shard lock"
     );
     held.release();
     assert_eq!(
         versions(&batch.await.unwrap().unwrap()),
         [3, 2],
-        "it begins again, and sees what was put between"
+        "the batch starts over and sees the put"
     );
 
     let mut held = store.stage.hold(Seam::AtomicBeforeDecide);
     let rename = store.engine.rename(&a, &b);
-    let rename = beside(async move { rename.await });
+    let rename = spawn(async move { rename.await });
     held.arrived().await;
     assert!(store.engine.kill(first));
     store.engine.put(&a, payload(1, LARGE)).await.unwrap();
     held.release();
-    rename.await.unwrap().unwrap().expect("it is there");
+    rename.await.unwrap().unwrap().expect("the source exists");
     assert_eq!(
         (store.bytes(&a).await, store.bytes(&b).await),
         (None, Some(payload(1, LARGE)))
@@ -258,7 +257,7 @@ async fn what_the_successor_of_a_killed_shard_decides_meanwhile_is_never_overwri
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn batches_and_puts_of_one_object_that_are_under_way_at_once_share_no_version() {
+async fn concurrent_batches_and_puts_share_no_version() {
     let store = store().await;
     let [(a, _), (b, _)] = apart(&store, "pair");
     for round in 0..20 {
@@ -275,23 +274,23 @@ async fn batches_and_puts_of_one_object_that_are_under_way_at_once_share_no_vers
         }
         assert!(
             given.into_iter().eq(round * 40 + 1..=round * 40 + 40),
-            "round {round}: one for each, and none twice"
+            "round {round}: each write has its own version"
         );
     }
     store.assert_settled().await;
 }
 
-/// Objects that are written together.
+/// Objects in each batch.
 const TOGETHER: u64 = 6;
 
 fn seconds() -> Duration {
-    let told = std::env::var("CENOTAPH_CHAOS_SECONDS")
+    let set = std::env::var("CENOTAPH_CHAOS_SECONDS")
         .ok()
         .and_then(|text| text.parse().ok());
-    Duration::from_secs(told.unwrap_or(3))
+    Duration::from_secs(set.unwrap_or(3))
 }
 
-/// What happens until it is told to stop.
+/// State of the clients, which run until `over` is set.
 struct Scene {
     engine: Engine,
     env: Env,
@@ -302,11 +301,11 @@ struct Scene {
 }
 
 impl Scene {
-    fn goes_on(&self) -> bool {
+    fn is_running(&self) -> bool {
         !self.over.load(Ordering::SeqCst)
     }
 
-    fn heard<T>(&self, outcome: Result<T>) -> Option<T> {
+    fn count<T>(&self, outcome: Result<T>) -> Option<T> {
         match outcome {
             Ok(value) => {
                 self.committed.fetch_add(1, Ordering::SeqCst);
@@ -320,32 +319,33 @@ impl Scene {
         }
     }
 
-    /// Writes the same value to all objects, and knows after each answer what all must be.
+    /// Writes the same value to all objects and checks the versions after each commit.
     async fn write_together(&self) {
-        let (mut value, mut stands) = (0u64, 0);
-        while self.goes_on() {
+        let mut value = 0u64;
+        let mut version = 0;
+        while self.is_running() {
             value += 1;
             let write = |n| {
                 Write::put(format!("all/{n}"), value.to_string()).custom("value", value.to_string())
             };
-            if let Some(replies) = self.heard(self.engine.atomic((0..TOGETHER).map(write)).await) {
-                stands += 1;
+            if let Some(replies) = self.count(self.engine.atomic((0..TOGETHER).map(write)).await) {
+                version += 1;
                 assert_eq!(
                     versions(&replies),
-                    vec![stands; replies.len()],
-                    "each commits once, all at once"
+                    vec![version; replies.len()],
+                    "each batch commits once"
                 );
             }
         }
     }
 
-    /// Moves one object from name to name, over another that stands in its way now and then.
+    /// Renames an object in a circle of three names.
     async fn rename_around(&self, number: u64, bytes: usize) {
         let name = |place: u64| format!("walk/{number}/{}", place % 3);
         let mut place = 0;
-        while self.goes_on() {
+        while self.is_running() {
             if self
-                .heard(self.engine.rename(name(place), name(place + 1)).await)
+                .count(self.engine.rename(name(place), name(place + 1)).await)
                 .is_some()
             {
                 place += 1;
@@ -355,14 +355,15 @@ impl Scene {
                 .get(name(place))
                 .await
                 .unwrap()
-                .expect("it is where it was renamed to");
+                .expect("the object has its new name");
             assert!(found.bytes().await.unwrap() == payload(number, bytes));
         }
     }
 
-    /// Looks at single pages: all or nothing of a batch, one and only one of a renamed object.
-    async fn look(&self) {
-        while self.goes_on() {
+    /// Checks single pages of listings: a batch is visible whole or not at all, and a renamed
+    /// object under exactly one name.
+    async fn check_listings(&self) {
+        while self.is_running() {
             let page = self.engine.list("all/").await.unwrap();
             let values: Vec<_> = page.entries.iter().map(value).collect();
             assert!(
@@ -371,13 +372,13 @@ impl Scene {
             );
             assert!(
                 values.windows(2).all(|pair| pair[0] == pair[1]),
-                "a part of a batch is visible: {values:?}"
+                "part of a batch is visible: {values:?}"
             );
             for number in 0..3 {
                 let page = self.engine.list(format!("walk/{number}/")).await.unwrap();
                 assert!(
                     page.entries.len() == 1,
-                    "a rename shows {} objects",
+                    "the renamed object is listed {} times",
                     page.entries.len()
                 );
             }
@@ -386,7 +387,8 @@ impl Scene {
     }
 
     async fn kill(&self, until: Duration) -> u64 {
-        let (shards, mut kills) = (self.engine.config().limits.shards as u64, 0);
+        let shards = self.engine.config().limits.shards as u64;
+        let mut kills = 0;
         while self.env.monotonic() < until {
             let shard = usize::try_from(self.env.random_u64() % shards).unwrap();
             kills += u64::from(self.engine.kill(ActorKind::Shard(shard)));
@@ -402,13 +404,12 @@ impl Scene {
 fn value(entry: &Entry) -> String {
     match entry {
         Entry::Object(head) => head.metadata.attributes.custom["value"].clone(),
-        Entry::Prefix(prefix) => panic!("nobody has asked for prefixes: {prefix}"),
+        Entry::Prefix(prefix) => panic!("unexpected prefix in a flat listing: {prefix}"),
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn while_shards_die_no_listing_shows_a_part_of_a_batch_nor_two_nor_none_of_a_renamed_object()
-{
+async fn listings_show_whole_batches_and_renames_despite_kills() {
     let store = store().await;
     let env = Env::new(store.stage.clone());
     let scene = Arc::new(Scene {
@@ -419,7 +420,7 @@ async fn while_shards_die_no_listing_shows_a_part_of_a_batch_nor_two_nor_none_of
         refused: AtomicU64::new(0),
         pages: AtomicU64::new(0),
     });
-    // The walkers stand somewhere before anybody looks.
+    // The objects exist before the first listing.
     for (number, bytes) in [(0, 10), (1, INLINE), (2, LARGE)] {
         scene
             .engine
@@ -430,15 +431,15 @@ async fn while_shards_die_no_listing_shows_a_part_of_a_batch_nor_two_nor_none_of
     let mut tasks = Vec::new();
     for (number, bytes) in [(0, 10), (1, INLINE), (2, LARGE)] {
         let scene = Arc::clone(&scene);
-        tasks.push(beside(
+        tasks.push(spawn(
             async move { scene.rename_around(number, bytes).await },
         ));
     }
-    for looks in [true, true, false] {
+    for lists in [true, true, false] {
         let scene = Arc::clone(&scene);
-        tasks.push(beside(async move {
-            if looks {
-                scene.look().await
+        tasks.push(spawn(async move {
+            if lists {
+                scene.check_listings().await
             } else {
                 scene.write_together().await
             }
@@ -450,10 +451,10 @@ async fn while_shards_die_no_listing_shows_a_part_of_a_batch_nor_two_nor_none_of
     }
     let [committed, refused, pages] =
         [&scene.committed, &scene.refused, &scene.pages].map(|c| c.load(Ordering::SeqCst));
-    println!("{kills} kills, {committed} commits, {refused} refused, {pages} looks");
+    println!("{kills} kills, {committed} commits, {refused} refused, {pages} listings");
     assert!(
         kills > 20 && committed > 20 && pages > 20,
-        "{kills} kills, {committed} commits, {pages} looks"
+        "{kills} kills, {committed} commits, {pages} listings"
     );
     store.assert_settled().await;
 }

@@ -1,5 +1,5 @@
-//! An update that fails its validation leaves the stored object as it is, whatever dies meanwhile
-//! and whoever writes.
+//! Updates: a refused result keeps the stored object, also when actors are killed and other
+//! tasks write meanwhile.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -16,9 +16,9 @@ use futures::stream;
 use tokio::task::JoinHandle;
 
 const LARGE: usize = 10 * INLINE;
-/// Payloads may be no longer than this.
+/// Limit on the payload size, in bytes.
 const PAYLOAD_MAX: usize = 2 * LARGE;
-/// What can be wrong with what a function gives.
+/// All defects of an update.
 const WRONGS: [Wrong; 7] = [
     Wrong::Function,
     Wrong::Metadata,
@@ -29,13 +29,14 @@ const WRONGS: [Wrong; 7] = [
     Wrong::Promise,
 ];
 
+/// A defect of the result of an update function.
 #[derive(Clone, Copy, Debug)]
 enum Wrong {
-    /// It fails.
+    /// The function fails.
     Function,
-    /// More than 16 KiB are stated about the object.
+    /// The metadata exceed 16 KiB.
     Metadata,
-    /// It would live for no time at all.
+    /// The time to live is zero.
     TimeToLive,
     /// The payload is over the limit.
     TooLong,
@@ -58,8 +59,8 @@ impl Wrong {
             Self::TimeToLive => Candidate::new(payload(1, LARGE))
                 .time_to_live(Duration::ZERO)
                 .into(),
-            // Of a length that nobody knows: a promise that can't be kept is refused before
-            // anything is begun.
+            // A stream of unknown length: a promised length over the limit would be refused before
+            // the upload begins.
             Self::TooLong => Update::put(stream(vec![Ok(payload(1, PAYLOAD_MAX + 1))])),
             Self::StreamFails { after } => {
                 Update::put(stream(vec![Ok(payload(1, after)), Err(hung_up())]))
@@ -77,7 +78,7 @@ impl Wrong {
         }
     }
 
-    /// Whether an upload begins before it shows.
+    /// Returns `true` if an upload begins before the defect is detected.
     fn uploads(self) -> bool {
         matches!(
             self,
@@ -95,19 +96,19 @@ async fn store() -> Store {
 
 #[expect(
     clippy::disallowed_methods,
-    reason = "the test itself is not part of the world under test"
+    reason = "the rule applies to code under test only"
 )]
-fn beside<T: Send + 'static>(work: impl Future<Output = T> + Send + 'static) -> JoinHandle<T> {
+fn spawn<T: Send + 'static>(work: impl Future<Output = T> + Send + 'static) -> JoinHandle<T> {
     tokio::spawn(work)
 }
 
 fn start(engine: &Engine, wrong: Wrong) -> JoinHandle<Result<Updated>> {
     let engine = engine.clone();
-    beside(async move { engine.update("k", async |_| wrong.update()).await })
+    spawn(async move { engine.update("k", async |_| wrong.update()).await })
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_is_refused_replaces_nothing_of_any_kind() {
+async fn refused_update_keeps_the_old_object() {
     for bytes in [None, Some(10), Some(LARGE)] {
         let store = store().await;
         if let Some(bytes) = bytes {
@@ -142,14 +143,14 @@ async fn what_is_refused_replaces_nothing_of_any_kind() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_is_refused_replaces_nothing_although_its_upload_or_shard_dies_on_the_way() {
+async fn refused_update_keeps_the_object_despite_kills_and_rivals() {
     for wrong in WRONGS.into_iter().filter(|wrong| wrong.uploads()) {
         for seam in [
             Seam::UploadBeforeRecord,
             Seam::UploadAfterRecord,
             Seam::UploadMidStream,
         ] {
-            // One chunk that is too long is refused before anything of it is written.
+            // A single chunk over the limit is refused before any of it is written.
             if matches!((wrong, seam), (Wrong::TooLong, Seam::UploadMidStream)) {
                 continue;
             }
@@ -159,12 +160,12 @@ async fn what_is_refused_replaces_nothing_although_its_upload_or_shard_dies_on_t
                 let mut held = store.stage.hold(seam);
                 let update = start(&store.engine, wrong);
                 held.arrived().await;
-                // A killed one is never let go: its parent may need a moment to take it down.
+                // A killed upload stays held: the supervisor may need a moment to stop it.
                 let _held = if kills {
                     assert!(store.engine.kill(ActorKind::EveryUpload));
                     Some(held)
                 } else {
-                    // Others write meanwhile; that it would lose to them does not make it right.
+                    // Another write commits meanwhile. Losing to it does not make the update valid.
                     store.engine.put("k", payload(8, 10)).await.unwrap();
                     held.release();
                     None
@@ -180,14 +181,14 @@ async fn what_is_refused_replaces_nothing_although_its_upload_or_shard_dies_on_t
                     error.kind() == expected || lost,
                     "{wrong:?} at {seam:?}: {error:?}"
                 );
-                let stands = if kills {
+                let expected = if kills {
                     payload(7, LARGE)
                 } else {
                     payload(8, 10)
                 };
                 assert_eq!(
                     store.bytes("k").await,
-                    Some(stands),
+                    Some(expected),
                     "{wrong:?} at {seam:?}"
                 );
                 store.assert_settled().await;
@@ -197,13 +198,15 @@ async fn what_is_refused_replaces_nothing_although_its_upload_or_shard_dies_on_t
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_conflict_has_the_function_asked_again_about_what_stands_then() {
+async fn conflict_repeats_the_function_on_the_new_state() {
     let store = store().await;
     store.engine.put("k", payload(1, LARGE)).await.unwrap();
-    let (mut seen, engine) = (Vec::new(), store.engine.clone());
+    let mut seen = Vec::new();
+    let engine = store.engine.clone();
     let updated = store.engine.update("k", |current| {
         seen.push(current.map(|object| object.version().get()));
-        let (engine, rival) = (engine.clone(), seen.len());
+        let engine = engine.clone();
+        let rival = seen.len();
         async move {
             match rival {
                 1 => _ = engine.put("k", payload(2, 10)).await?,
@@ -215,7 +218,7 @@ async fn a_conflict_has_the_function_asked_again_about_what_stands_then() {
         }
     });
     let Updated::Written(written) = updated.await.unwrap() else {
-        panic!("it was written")
+        panic!("not written")
     };
     assert_eq!(seen, [Some(1), Some(2), None, Some(3)]);
     assert_eq!(
@@ -227,9 +230,10 @@ async fn a_conflict_has_the_function_asked_again_about_what_stands_then() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_update_that_loses_each_time_is_a_conflict_after_its_last_attempt() {
+async fn update_conflicts_after_its_last_attempt() {
     let store = store().await;
-    let (mut asked, engine) = (0u64, store.engine.clone());
+    let mut asked = 0u64;
+    let engine = store.engine.clone();
     let outcome = store.engine.update("k", |_| {
         asked += 1;
         let put = engine.put("k", payload(asked, 10));
@@ -247,21 +251,21 @@ async fn an_update_that_loses_each_time_is_a_conflict_after_its_last_attempt() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_slow_function_holds_up_nobody_who_wants_the_same_object() {
+async fn slow_function_does_not_block_other_updates() {
     let store = store().await;
     store.engine.put("k", "0").await.unwrap();
-    // It has lost once, so that it has its turn, and then it does not come to an end.
+    // The function waits in its second call: the update has then lost once and has its turn.
     let (entered, has_entered) = tokio::sync::oneshot::channel();
-    let (engine, mut entered, mut asked) = (store.engine.clone(), Some(entered), 0);
-    let slow = beside(async move {
+    let engine = store.engine.clone();
+    let mut entered = Some(entered);
+    let mut asked = 0;
+    let slow = spawn(async move {
         let inner = engine.clone();
         engine
             .update("k", |_| {
                 asked += 1;
-                let (inner, entered) = (
-                    inner.clone(),
-                    if asked == 2 { entered.take() } else { None },
-                );
+                let inner = inner.clone();
+                let entered = if asked == 2 { entered.take() } else { None };
                 async move {
                     if asked == 1 {
                         inner.put("k", "1").await?;
@@ -284,7 +288,7 @@ async fn a_slow_function_holds_up_nobody_who_wants_the_same_object() {
         let updated = env
             .deadline(Duration::from_secs(20), update)
             .await
-            .expect("it goes on without its turn")
+            .expect("an update does not need its turn")
             .unwrap();
         assert!(matches!(updated, Updated::Written(_)), "{updated:?}");
     }
@@ -293,19 +297,18 @@ async fn a_slow_function_holds_up_nobody_who_wants_the_same_object() {
     assert_eq!(store.bytes("k").await, Some("2".into()));
 }
 
-/// Tasks whose every update is wrong, beside two who write.
+/// Tasks that each try one kind of defective update, concurrent with two writers and with kills.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn among_rivals_and_kills_only_what_was_acknowledged_is_ever_there() {
+async fn only_acknowledged_updates_are_visible_despite_kills() {
     let store = store().await;
-    let (env, over, applied) = (
-        Env::new(store.stage.clone()),
-        Arc::new(AtomicBool::new(false)),
-        Arc::default(),
-    );
+    let env = Env::new(store.stage.clone());
+    let over = Arc::new(AtomicBool::new(false));
+    let applied = Arc::default();
     let mut tasks = Vec::new();
     for wrong in WRONGS {
-        let (engine, over) = (store.engine.clone(), Arc::clone(&over));
-        tasks.push(beside(async move {
+        let engine = store.engine.clone();
+        let over = Arc::clone(&over);
+        tasks.push(spawn(async move {
             while !over.load(Ordering::SeqCst) {
                 let error = engine
                     .update("k", async |_| wrong.update())
@@ -318,12 +321,10 @@ async fn among_rivals_and_kills_only_what_was_acknowledged_is_ever_there() {
         }));
     }
     for rival in 0..2u64 {
-        let (engine, over, applied) = (
-            store.engine.clone(),
-            Arc::clone(&over),
-            Arc::clone(&applied),
-        );
-        tasks.push(beside(async move {
+        let engine = store.engine.clone();
+        let over = Arc::clone(&over);
+        let applied = Arc::clone(&applied);
+        tasks.push(spawn(async move {
             write(&engine, rival, &over, &applied).await
         }));
     }
@@ -337,13 +338,11 @@ async fn among_rivals_and_kills_only_what_was_acknowledged_is_ever_there() {
         });
         let object = store.engine.get("k").await.unwrap();
         if let Some(object) = object {
-            let (bytes, seed) = (
-                object.metadata().size,
-                object.metadata().attributes.custom["seed"].parse().unwrap(),
-            );
+            let bytes = object.metadata().size;
+            let seed = object.metadata().attributes.custom["seed"].parse().unwrap();
             assert!(
                 object.bytes().await.unwrap() == payload(seed, usize::try_from(bytes).unwrap()),
-                "a rival's, whole"
+                "the object of a writer, whole"
             );
         }
         env.sleep(env.jitter(Duration::from_millis(20))).await;
@@ -358,22 +357,20 @@ async fn among_rivals_and_kills_only_what_was_acknowledged_is_ever_there() {
         .head("k")
         .await
         .unwrap()
-        .expect("somebody wrote")
+        .expect("at least one write committed")
         .version
         .get();
-    assert_eq!(version, applied, "every version is an acknowledged write's");
+    assert_eq!(version, applied, "each version is an acknowledged write");
     store.assert_settled().await;
 }
 
-/// Updates rightly until it is told to stop, counting what was committed.
+/// Makes valid updates until `over` is set and counts the commits.
 async fn write(engine: &Engine, rival: u64, over: &AtomicBool, applied: &AtomicU64) {
     let mut round = 0;
     while !over.load(Ordering::SeqCst) {
         round += 1;
-        let (seed, bytes) = (
-            rival * 1_000_000 + round,
-            if round % 3 == 0 { LARGE } else { 10 },
-        );
+        let seed = rival * 1_000_000 + round;
+        let bytes = if round % 3 == 0 { LARGE } else { 10 };
         let candidate = || Candidate::new(payload(seed, bytes)).custom("seed", seed.to_string());
         match engine
             .update("k", async |_| Ok::<_, Error>(candidate().into()))
@@ -383,7 +380,7 @@ async fn write(engine: &Engine, rival: u64, over: &AtomicBool, applied: &AtomicU
                 assert_eq!(
                     written.outcome,
                     Outcome::Applied,
-                    "with a demand there is nothing to supersede"
+                    "a conditional write is never superseded"
                 );
                 applied.fetch_add(1, Ordering::SeqCst);
             }

@@ -1,44 +1,43 @@
-//! The committer with a sink that does what the test says. The sink blocks on channels; nobody
-//! sleeps.
+//! Tests of the committer with a sink that the test controls through channels. No test sleeps.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 
 use super::*;
 
-/// What the sink does with one commit.
+/// Behaviour of the sink in one commit.
 enum Order {
     Succeed,
     Fail,
     Panic,
 }
 
-/// Tells the test of each commit, then does as it is told.
-struct Told {
+/// Sink that reports each commit to the test, then waits for an order.
+struct TestSink {
     seen: Sender<Changes>,
     orders: Receiver<Order>,
 }
 
-impl Sink for Told {
+impl Sink for TestSink {
     fn commit(&mut self, changes: Changes) -> Result<()> {
         let _ = self.seen.send(changes);
         match self.orders.recv() {
             Ok(Order::Succeed) | Err(_) => Ok(()),
-            Ok(Order::Fail) => Err(Error::new(ErrorKind::Unavailable, "commit", "as told")),
-            Ok(Order::Panic) => panic!("as told"),
+            Ok(Order::Fail) => Err(Error::new(ErrorKind::Unavailable, "commit", "ordered")),
+            Ok(Order::Panic) => panic!("ordered"),
         }
     }
 }
 
 type Outcome = (usize, Result<(), CommitError>);
 
-/// A committer, what its sink sees, what its sink is told, and what its completions heard.
+/// Committer with the channels of its sink (commits seen, orders) and of its completions.
 struct Bench {
     committer: Arc<Committer>,
     seen: Receiver<Changes>,
     orders: Sender<Order>,
-    heard: Receiver<Outcome>,
-    hear: Sender<Outcome>,
+    outcomes: Receiver<Outcome>,
+    outcome_sender: Sender<Outcome>,
 }
 
 fn bench() -> Bench {
@@ -48,9 +47,9 @@ fn bench() -> Bench {
 fn bench_with(options: CommitterOptions) -> Bench {
     let (seen_sender, seen) = channel();
     let (orders, orders_receiver) = channel();
-    let (hear, heard) = channel();
+    let (outcome_sender, outcomes) = channel();
     let env = Env::real().expect("the test runs in a runtime");
-    let sink = Told {
+    let sink = TestSink {
         seen: seen_sender,
         orders: orders_receiver,
     };
@@ -58,50 +57,52 @@ fn bench_with(options: CommitterOptions) -> Bench {
         committer: Arc::new(Committer::start(&env, options, sink).unwrap()),
         seen,
         orders,
-        heard,
-        hear,
+        outcomes,
+        outcome_sender,
     }
 }
 
 impl Bench {
     fn submit(&self, number: usize, batch: Batch) {
-        let hear = self.hear.clone();
+        let sender = self.outcome_sender.clone();
         self.committer.submit(
             batch,
-            Box::new(move |outcome| drop(hear.send((number, outcome)))),
+            Box::new(move |outcome| drop(sender.send((number, outcome)))),
         );
     }
 
-    /// Submits a first batch, and returns once the sink is busy with it.
+    /// Submits a first batch, and returns when the sink has received it.
     fn occupy(&self) {
         self.submit(0, put("first", "1"));
         self.seen.recv().unwrap();
     }
 
-    fn heard(&self, count: usize) -> Vec<Outcome> {
-        (0..count).map(|_| self.heard.recv().unwrap()).collect()
+    /// Waits for the next `count` completions.
+    fn outcomes(&self, count: usize) -> Vec<Outcome> {
+        (0..count).map(|_| self.outcomes.recv().unwrap()).collect()
     }
 
     fn order(&self, order: Order) {
         self.orders.send(order).unwrap();
     }
 
-    /// Closes, and asserts that nothing was heard twice and that the sink saw nothing more.
-    fn nothing_more(self) {
+    /// Closes the committer, and asserts that no completion fires twice and no commit follows.
+    fn assert_nothing_more(self) {
         let Self {
             committer,
             seen,
             orders,
-            heard,
-            hear,
+            outcomes,
+            outcome_sender,
         } = self;
-        drop((orders, hear));
+        drop(orders);
+        drop(outcome_sender);
         committer.close();
         assert_eq!(committer.wait(), Ended::Joined);
         assert_eq!(committer.stats().waiting, 0);
         drop(committer);
-        assert!(heard.recv().is_err(), "a completion fired twice");
-        assert!(seen.recv().is_err(), "the sink saw another commit");
+        assert!(outcomes.recv().is_err(), "a completion fired twice");
+        assert!(seen.recv().is_err(), "the sink received another commit");
     }
 }
 
@@ -112,7 +113,10 @@ fn put(key: &str, value: &str) -> Batch {
 }
 
 fn is_unknown(outcome: &Outcome) -> bool {
-    matches!(&outcome.1, Err(CommitError::Unknown(error)) if error.kind() == ErrorKind::Indeterminate)
+    match &outcome.1 {
+        Err(CommitError::Unknown(error)) => error.kind() == ErrorKind::Indeterminate,
+        Ok(()) | Err(CommitError::NotStarted(_)) => false,
+    }
 }
 
 fn is_not_started(outcome: &Outcome, kind: ErrorKind) -> bool {
@@ -120,7 +124,7 @@ fn is_not_started(outcome: &Outcome, kind: ErrorKind) -> bool {
 }
 
 #[tokio::test]
-async fn what_waits_is_merged_and_the_last_change_of_a_key_wins() {
+async fn queued_batches_merge_and_the_last_write_wins() {
     let bench = bench();
     bench.occupy();
     let mut twice = put("a", "1");
@@ -137,7 +141,7 @@ async fn what_waits_is_merged_and_the_last_change_of_a_key_wins() {
     let expected =
         expected.map(|(key, value)| ((Table::Rows, Bytes::from(key)), value.map(Bytes::from)));
     assert_eq!(merged, Changes::from(expected));
-    let heard = bench.heard(4);
+    let heard = bench.outcomes(4);
     assert!(heard.iter().all(|(_, outcome)| outcome.is_ok()));
     assert!(
         heard.iter().map(|(number, _)| *number).eq(0..4),
@@ -151,11 +155,11 @@ async fn what_waits_is_merged_and_the_last_change_of_a_key_wins() {
             waiting: 0
         }
     );
-    bench.nothing_more();
+    bench.assert_nothing_more();
 }
 
 #[tokio::test]
-async fn a_merge_is_bounded_but_takes_at_least_one_batch() {
+async fn merge_is_bounded_but_takes_at_least_one_batch() {
     let bench = bench_with(CommitterOptions {
         merge_bytes_max: 10,
         merge_changes_max: 2,
@@ -171,35 +175,35 @@ async fn a_merge_is_bounded_but_takes_at_least_one_batch() {
         bench.submit(1, batch);
     }
     (0..4).for_each(|_| bench.order(Order::Succeed));
-    bench.heard(5);
+    bench.outcomes(5);
     let sizes: Vec<_> = bench.seen.try_iter().map(|changes| changes.len()).collect();
     assert_eq!(sizes, [1, 2, 1]);
-    bench.nothing_more();
+    bench.assert_nothing_more();
 }
 
 #[tokio::test]
-async fn barriers_pass_without_the_sink_but_in_order() {
+async fn barrier_completes_in_order_without_a_commit() {
     let bench = bench();
     bench.submit(0, Batch::new());
-    assert!(bench.heard(1)[0].1.is_ok());
+    assert!(bench.outcomes(1)[0].1.is_ok());
     assert_eq!(bench.committer.stats(), IndexStats::default());
     bench.occupy();
     bench.submit(1, Batch::new());
     assert_eq!(bench.committer.stats().waiting, 2);
     bench.order(Order::Fail);
-    let heard = bench.heard(2);
+    let heard = bench.outcomes(2);
     assert!(is_unknown(&heard[0]));
     assert!(is_not_started(&heard[1], ErrorKind::Unavailable));
-    bench.nothing_more();
+    bench.assert_nothing_more();
 }
 
-fn a_bad_commit_poisons(order: Order) {
+fn assert_commit_poisons(order: Order) {
     let bench = bench();
     bench.occupy();
     bench.submit(1, put("queued", "1"));
     assert!(bench.committer.poisoned().is_none());
     bench.order(order);
-    let heard = bench.heard(2);
+    let heard = bench.outcomes(2);
     assert!(is_unknown(&heard[0]), "{heard:?}");
     assert!(
         is_not_started(&heard[1], ErrorKind::Unavailable),
@@ -209,7 +213,7 @@ fn a_bad_commit_poisons(order: Order) {
     bench.submit(3, Batch::new());
     assert!(
         bench
-            .heard(2)
+            .outcomes(2)
             .iter()
             .all(|outcome| is_not_started(outcome, ErrorKind::Unavailable))
     );
@@ -218,31 +222,31 @@ fn a_bad_commit_poisons(order: Order) {
         Some(ErrorKind::Unavailable)
     );
     assert_eq!(bench.committer.stats(), IndexStats::default());
-    bench.nothing_more();
+    bench.assert_nothing_more();
 }
 
 #[tokio::test]
-async fn a_failed_commit_poisons() {
-    a_bad_commit_poisons(Order::Fail);
+async fn failed_commit_poisons() {
+    assert_commit_poisons(Order::Fail);
 }
 
 #[tokio::test]
-async fn a_panicking_commit_poisons() {
-    a_bad_commit_poisons(Order::Panic);
+async fn panicking_commit_poisons() {
+    assert_commit_poisons(Order::Panic);
 }
 
 #[tokio::test]
-async fn an_overdue_commit_poisons_and_its_late_success_is_not_acknowledged() {
+async fn late_success_of_an_overdue_commit_is_not_acknowledged() {
     let bench = bench();
     let env = Env::real().unwrap();
     bench.committer.watch(Duration::MAX);
-    assert!(bench.committer.poisoned().is_none(), "nothing is under way");
+    assert!(bench.committer.poisoned().is_none(), "no commit in flight");
     bench.occupy();
     bench.submit(1, put("queued", "1"));
     bench.committer.watch(env.monotonic());
     assert!(
         bench.committer.poisoned().is_none(),
-        "it is not overdue yet"
+        "the commit is not overdue yet"
     );
     let now = env.monotonic();
     bench.committer.watch(now + Duration::from_secs(3600));
@@ -255,8 +259,8 @@ async fn an_overdue_commit_poisons_and_its_late_success_is_not_acknowledged() {
             .committer
             .watch(now + Duration::from_secs(3600 + second));
     });
-    // The sink still hangs: whoever watches has fired them.
-    let heard: Vec<_> = bench.heard.try_iter().collect();
+    // The sink still hangs: `watch` has fired the completions.
+    let heard: Vec<_> = bench.outcomes.try_iter().collect();
     assert!(heard.len() == 2 && is_unknown(&heard[0]), "{heard:?}");
     assert!(
         is_not_started(&heard[1], ErrorKind::Unavailable),
@@ -266,21 +270,21 @@ async fn an_overdue_commit_poisons_and_its_late_success_is_not_acknowledged() {
     assert_eq!(
         bench.committer.wait(),
         Ended::Detached,
-        "nobody waits for a commit that hangs"
+        "wait() gives up a hung commit"
     );
     bench.order(Order::Succeed);
-    // It sees its sender dropped when the thread, back from the sink, has let go of it.
+    // The channel closes when the thread returns from the sink and drops it.
     assert!(
         bench.seen.recv().is_err(),
-        "nothing later is handed to the sink"
+        "the sink receives no later commit"
     );
     bench.submit(2, put("later", "1"));
-    assert!(is_not_started(&bench.heard(1)[0], ErrorKind::Closed));
+    assert!(is_not_started(&bench.outcomes(1)[0], ErrorKind::Closed));
     assert_eq!(bench.committer.stats(), IndexStats::default());
 }
 
 #[tokio::test]
-async fn a_waiter_watches_by_itself() {
+async fn wait_checks_the_deadline_itself() {
     let bench = bench_with(CommitterOptions {
         deadline: Duration::from_millis(1),
         ..CommitterOptions::default()
@@ -288,13 +292,13 @@ async fn a_waiter_watches_by_itself() {
     bench.occupy();
     bench.committer.close();
     assert_eq!(bench.committer.wait(), Ended::Detached);
-    assert!(is_unknown(&bench.heard(1)[0]));
+    assert!(is_unknown(&bench.outcomes(1)[0]));
     bench.order(Order::Succeed);
     assert!(bench.seen.recv().is_err());
 }
 
 #[tokio::test]
-async fn closing_commits_what_is_queued_and_refuses_what_is_not() {
+async fn close_commits_queued_batches_and_refuses_later_ones() {
     let bench = bench();
     bench.occupy();
     bench.submit(1, put("queued", "1"));
@@ -302,35 +306,35 @@ async fn closing_commits_what_is_queued_and_refuses_what_is_not() {
     bench.submit(2, put("late", "1"));
     bench.order(Order::Succeed);
     bench.order(Order::Succeed);
-    let mut heard = bench.heard(3);
+    let mut heard = bench.outcomes(3);
     heard.sort_by_key(|(number, _)| *number);
     assert!(heard[0].1.is_ok() && heard[1].1.is_ok(), "{heard:?}");
     assert!(is_not_started(&heard[2], ErrorKind::Closed), "{heard:?}");
     assert_eq!(bench.seen.recv().unwrap().len(), 1);
-    bench.nothing_more();
+    bench.assert_nothing_more();
 }
 
 #[tokio::test]
-async fn dropping_commits_what_is_queued() {
+async fn drop_commits_queued_batches() {
     let Bench {
         committer,
         seen,
         orders,
-        heard,
-        hear,
+        outcomes,
+        outcome_sender,
     } = bench();
     committer.submit(
         put("a", "1"),
-        Box::new(move |outcome| drop(hear.send((0, outcome)))),
+        Box::new(move |outcome| drop(outcome_sender.send((0, outcome)))),
     );
     drop(orders);
     drop(committer);
     assert_eq!(seen.try_iter().count(), 1);
-    assert!(heard.try_recv().unwrap().1.is_ok());
+    assert!(outcomes.try_recv().unwrap().1.is_ok());
 }
 
 #[tokio::test]
-async fn a_completion_may_panic_without_harm_to_others() {
+async fn panic_of_a_completion_does_not_affect_others() {
     let bench = bench();
     bench.occupy();
     let fired = Arc::new(AtomicUsize::new(0));
@@ -339,45 +343,46 @@ async fn a_completion_may_panic_without_harm_to_others() {
         put("a", "1"),
         Box::new(move |_| {
             count.fetch_add(1, Ordering::SeqCst);
-            panic!("a completion's own bug");
+            panic!("bug in a completion");
         }),
     );
     bench.submit(1, put("b", "1"));
     (0..3).for_each(|_| bench.order(Order::Succeed));
-    assert!(bench.heard(2).iter().all(|(_, outcome)| outcome.is_ok()));
+    assert!(bench.outcomes(2).iter().all(|(_, outcome)| outcome.is_ok()));
     assert_eq!(bench.seen.recv().unwrap().len(), 2);
     bench.submit(2, put("c", "1"));
-    assert!(bench.heard(1)[0].1.is_ok(), "the thread goes on");
+    assert!(bench.outcomes(1)[0].1.is_ok(), "the thread continues");
     assert_eq!(bench.seen.recv().unwrap().len(), 1);
     assert_eq!(fired.load(Ordering::SeqCst), 1);
     assert!(bench.committer.poisoned().is_none());
-    bench.nothing_more();
+    bench.assert_nothing_more();
 }
 
 #[tokio::test]
-async fn a_completion_may_submit_and_may_be_the_last_owner() {
+async fn completion_may_submit_and_drop_the_committer() {
     let Bench {
         committer,
         seen,
         orders,
-        heard,
-        hear,
+        outcomes,
+        outcome_sender,
     } = bench();
-    let (own, inner) = (committer.clone(), hear.clone());
+    let own = committer.clone();
+    let inner = outcome_sender.clone();
     let completion: Completion = Box::new(move |_| {
         own.submit(
             put("b", "1"),
             Box::new(move |outcome| drop(inner.send((1, outcome)))),
         );
-        // The last owner goes on the thread that it would have to join.
+        // The last reference drops on the thread that the drop would have to join.
         drop(own);
-        drop(hear.send((0, Ok(()))));
+        drop(outcome_sender.send((0, Ok(()))));
     });
     committer.submit(put("a", "1"), completion);
     drop(committer);
     drop(orders);
     assert!(
-        heard
+        outcomes
             .iter()
             .map(|(number, outcome)| (number, outcome.is_ok()))
             .eq([(0, true), (1, true)])
@@ -386,17 +391,17 @@ async fn a_completion_may_submit_and_may_be_the_last_owner() {
 }
 
 #[tokio::test]
-async fn every_completion_fires_once_whatever_ends_the_committer() {
+async fn every_completion_fires_once_however_the_committer_ends() {
     for order in [Order::Succeed, Order::Fail, Order::Panic] {
         let bench = bench();
-        let hear = bench.hear.clone();
+        let sender = bench.outcome_sender.clone();
         let committer = bench.committer.clone();
         let submitter = Env::real().unwrap().thread("submitter", move || {
             for number in 0..1000 {
-                let hear = hear.clone();
+                let sender = sender.clone();
                 committer.submit(
                     put("a", "1"),
-                    Box::new(move |outcome| drop(hear.send((number, outcome)))),
+                    Box::new(move |outcome| drop(sender.send((number, outcome)))),
                 );
             }
         });
@@ -405,15 +410,16 @@ async fn every_completion_fires_once_whatever_ends_the_committer() {
         let Bench {
             committer,
             orders,
-            heard,
-            hear,
+            outcomes,
+            outcome_sender,
             ..
         } = bench;
-        drop((orders, hear));
+        drop(orders);
+        drop(outcome_sender);
         committer.close();
         committer.wait();
         submitter.unwrap().join().unwrap();
-        let mut numbers: Vec<_> = heard.iter().map(|(number, _)| number).collect();
+        let mut numbers: Vec<_> = outcomes.iter().map(|(number, _)| number).collect();
         numbers.sort_unstable();
         assert!(numbers.into_iter().eq(0..1000));
     }

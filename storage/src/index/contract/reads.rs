@@ -1,14 +1,13 @@
-//! The claims about what reads, scans and snapshots see.
+//! Claims about reads and snapshots.
 //!
-//! Guards the storage half of I7 and I3: what is acknowledged is seen, and a snapshot sees batches
-//! whole or not at all. Deliberately not here: durability and order (`contract.rs`).
+//! Guards the storage half of I7 and I3: a read returns acknowledged data, and a snapshot contains
+//! each batch completely or not at all.
 
-use std::collections::{BTreeSet, VecDeque};
-use std::ops::Bound;
+use std::collections::VecDeque;
 
 use super::*;
 
-/// At once after the completion: by `get`, by a snapshot and by a scan.
+/// Checks that `get`, a snapshot and a scan return a write directly after its completion.
 pub async fn reads_see_everything_acknowledged(subject: &dyn Subject) {
     let index = open(subject).await;
     for number in 0..50 {
@@ -44,7 +43,7 @@ pub async fn reads_see_everything_acknowledged(subject: &dyn Subject) {
     close(index).await;
 }
 
-/// A snapshot goes on showing its moment, whatever is overwritten, removed or added later.
+/// Checks that a snapshot does not change when keys are overwritten, removed or added later.
 pub async fn snapshots_are_stable(subject: &dyn Subject) {
     let index = open(subject).await;
     for table in Table::ALL {
@@ -106,8 +105,8 @@ pub async fn snapshots_are_stable(subject: &dyn Subject) {
     close(index).await;
 }
 
-/// While batches land that change two tables alike, every snapshot finds the two alike, and none
-/// goes back in time.
+/// Checks snapshots while batches commit that write the same value to several tables. Every
+/// snapshot contains one value in all tables, and no older value than an earlier read.
 pub async fn snapshots_never_see_half_a_batch(subject: &dyn Subject) {
     const READS_MAX: usize = 20_000;
     let index = open(subject).await;
@@ -115,7 +114,8 @@ pub async fn snapshots_never_see_half_a_batch(subject: &dyn Subject) {
     for number in 0..4 * MANY {
         let value = Bytes::from(format!("{number:08}"));
         let mut batch = Batch::new();
-        // The first and the last in every order of tables, with much between them.
+        // The first and the last key of the batch, in any order of tables, with many keys between
+        // them.
         Table::ALL
             .iter()
             .for_each(|&table| batch.put(table, "half/a", value.clone()));
@@ -125,9 +125,10 @@ pub async fn snapshots_never_see_half_a_batch(subject: &dyn Subject) {
             .for_each(|&table| batch.put(table, "half/z", value.clone()));
         pending = Some(submit(&index, batch));
     }
-    let mut pending = pending.expect("some were submitted");
+    let mut pending = pending.expect("the loop submits batches");
     let mut newest = None;
     for _ in 0..READS_MAX {
+        // Asked before the read, so that the read after the last commit returns the last value.
         let done = pending.try_recv();
         let row = index
             .get(Table::Rows, b"half/z")
@@ -136,7 +137,7 @@ pub async fn snapshots_never_see_half_a_batch(subject: &dyn Subject) {
         let seen = seen_by(&*index.snapshot().expect("the index is open")).await;
         assert!(
             newest <= row && row <= seen,
-            "back in time: before={newest:?} get={row:?} snapshot={seen:?}"
+            "a read returned an older value: before={newest:?} get={row:?} snapshot={seen:?}"
         );
         newest = seen;
         if let Ok(outcome) = done {
@@ -153,10 +154,10 @@ pub async fn snapshots_never_see_half_a_batch(subject: &dyn Subject) {
     close(index).await;
 }
 
-/// Objects are overwritten while the store reorganises its files: a row and a payload of its own
-/// each time, the payload before removed in the same batch. No read finds a key absent that always
-/// exists, a snapshot finds each row's payload and no other, and what it has seen once it sees
-/// again.
+/// Checks reads while objects are overwritten and the store reorganises its files. Each overwrite
+/// writes a row and a new payload, and removes the old payload in the same batch. No read misses a
+/// key that always exists. A snapshot contains the payload of each row and no other, and returns
+/// the same data again later.
 pub async fn snapshots_keep_what_they_saw(subject: &dyn Subject) {
     const OBJECTS: usize = 4;
     const HELD_MAX: usize = 4;
@@ -169,7 +170,8 @@ pub async fn snapshots_keep_what_they_saw(subject: &dyn Subject) {
             .await
             .expect("the batch is durable");
     }
-    let mut held = std::collections::VecDeque::new();
+    // Snapshots of earlier rounds, with the data that they contained.
+    let mut held = VecDeque::new();
     for round in (OBJECTS..overwrites).step_by(WRITES_PER_ROUND) {
         let write = async {
             for number in round..overwrites.min(round + WRITES_PER_ROUND) {
@@ -188,11 +190,13 @@ pub async fn snapshots_keep_what_they_saw(subject: &dyn Subject) {
                 );
                 let snapshot = index.snapshot().expect("the index is open");
                 let seen = rows_with_payloads(&*snapshot, OBJECTS).await;
+                // Held while the store drops old versions of the rows.
                 if turn == 0 {
                     held.push_back((snapshot, seen));
                 }
             }
         };
+        // Concurrent: a flush or compaction may end in the middle of a commit.
         futures::join!(write, subject.reorganise(), read);
         if held.len() > HELD_MAX {
             held.pop_front();
@@ -222,7 +226,7 @@ fn overwriting(number: usize) -> String {
     format!("overwriting/{number:08}")
 }
 
-/// The batch that makes an object name this payload instead of the one before.
+/// Creates the batch that replaces the payload of an object.
 fn overwrite(object: usize, before: Option<usize>, number: usize) -> Batch {
     const PAYLOAD_BYTES: usize = 100_000;
     let mut batch = Batch::new();
@@ -238,7 +242,7 @@ fn overwrite(object: usize, before: Option<usize>, number: usize) -> Batch {
     batch
 }
 
-/// What the rows name, each with the first byte of its payload.
+/// Returns the payload key in each row, with the first byte of the payload.
 async fn rows_with_payloads(snapshot: &dyn Snapshot, objects: usize) -> Vec<(Bytes, u8)> {
     let mut seen = Vec::new();
     for object in 0..objects {
@@ -262,7 +266,7 @@ async fn rows_with_payloads(snapshot: &dyn Snapshot, objects: usize) -> Vec<(Byt
         rows.iter()
             .map(|(_, row)| row)
             .eq(seen.iter().map(|(row, _)| row)),
-        "a scan finds other rows"
+        "a scan returns other rows than get"
     );
     let keys = snapshot
         .keys(Table::Payloads, Range::prefix(b"overwriting/", 100))
@@ -272,12 +276,12 @@ async fn rows_with_payloads(snapshot: &dyn Snapshot, objects: usize) -> Vec<(Byt
     named.sort();
     assert_eq!(
         keys, named,
-        "a scan finds other payloads than the rows name"
+        "a scan returns other payloads than the rows name"
     );
     seen
 }
 
-/// The one value that a snapshot finds everywhere.
+/// Returns the value of all keys of the claim in a snapshot, and checks that all are equal.
 async fn seen_by(snapshot: &dyn Snapshot) -> Option<Bytes> {
     let seen = snapshot
         .get(Table::Meta, b"half/z")
@@ -303,161 +307,8 @@ async fn seen_by(snapshot: &dyn Snapshot) -> Option<Bytes> {
     seen
 }
 
-/// Order, each kind of bound, limits, prefixes, pages, and ranges that hold nothing; in every
-/// table.
-pub async fn scans_are_ordered_bounded_and_paged(subject: &dyn Subject) {
-    let index = open(subject).await;
-    let keys: Vec<_> = (0..=u8::MAX)
-        .map(|byte| Bytes::from(vec![b's', b'c', byte]))
-        .collect();
-    let at = |position: usize| keys[position].clone();
-    for table in Table::ALL {
-        let mut batch = Batch::new();
-        keys.iter()
-            .rev()
-            .for_each(|key| batch.put(table, key.clone(), key.clone()));
-        batch.put(table, "sb", "before");
-        batch.put(table, "sd", "after");
-        commit(&index, batch).await.expect("the batch is durable");
-        let snapshot = index.snapshot().expect("the index is open");
-        let scan =
-            async |start, end, limit| scanned(&*snapshot, table, Range { start, end, limit }).await;
-
-        assert_eq!(
-            scanned(&*snapshot, table, Range::prefix(b"sc", 1000)).await,
-            keys
-        );
-        assert_eq!(
-            scan(Bound::Included(at(2)), Bound::Included(at(4)), 9).await,
-            keys[2..=4]
-        );
-        assert_eq!(
-            scan(Bound::Excluded(at(2)), Bound::Excluded(at(4)), 9).await,
-            keys[3..4]
-        );
-        assert_eq!(
-            scan(Bound::Included(at(2)), Bound::Unbounded, 3).await,
-            keys[2..5]
-        );
-        assert_eq!(
-            scan(Bound::Included(at(250)), Bound::Excluded("sd".into()), 9).await,
-            keys[250..]
-        );
-        let all = scanned(&*snapshot, table, Range::all(usize::MAX)).await;
-        assert!(all.is_sorted() && keys.iter().all(|key| all.contains(key)));
-        assert_eq!(scanned(&*snapshot, table, Range::all(7)).await, all[..7]);
-
-        let nothing = Vec::<Bytes>::new();
-        assert_eq!(
-            scanned(&*snapshot, table, Range::prefix(b"sc", 0)).await,
-            nothing,
-            "no limit, no entries"
-        );
-        assert_eq!(
-            scan(Bound::Included(at(4)), Bound::Included(at(2)), 9).await,
-            nothing,
-            "the wrong way round"
-        );
-        assert_eq!(
-            scan(Bound::Excluded(at(4)), Bound::Excluded(at(4)), 9).await,
-            nothing
-        );
-        assert_eq!(
-            scan(Bound::Included(at(4)), Bound::Excluded(at(4)), 9).await,
-            nothing
-        );
-        assert_eq!(
-            scan(Bound::Included(at(4)), Bound::Included(at(4)), 9).await,
-            keys[4..=4]
-        );
-        assert_eq!(
-            scanned(&*snapshot, table, Range::prefix(b"sc\0\0", 9)).await,
-            nothing
-        );
-        assert_eq!(
-            scanned(&*snapshot, table, Range::prefix(b"sc\xff", 9)).await,
-            keys[255..]
-        );
-
-        let mut paged = Vec::new();
-        let mut page = scanned(&*snapshot, table, Range::prefix(b"sc", 100)).await;
-        while let Some(last) = page.last().cloned() {
-            paged.append(&mut page);
-            page = scanned(&*snapshot, table, Range::prefix(b"sc", 100).after(last)).await;
-        }
-        assert_eq!(paged, keys, "{table:?}");
-    }
-    close(index).await;
-}
-
-/// Keys come and go, and each state has exactly its own ones: where most were removed, where all
-/// were, where some came back, and in a snapshot from before.
-pub async fn scans_see_what_comes_and_goes(subject: &dyn Subject) {
-    const KEYS: u64 = 24;
-    let index = open(subject).await;
-    let key = |number: u64| Bytes::from(format!("come/{number:02}"));
-    let (mut model, mut states) = (BTreeSet::new(), VecDeque::new());
-    // Numbers of a linear congruential generator (Knuth's MMIX): the same at every run.
-    let mut random = 1u64;
-    let mut draw = |below: u64| {
-        random = random
-            .wrapping_mul(6_364_136_223_846_793_005)
-            .wrapping_add(1_442_695_040_888_963_407);
-        (random >> 33) % below
-    };
-    for _ in 0..400 {
-        let mut batch = Batch::new();
-        let (from, count) = (draw(KEYS), draw(KEYS));
-        for number in from..KEYS.min(from + count) {
-            // Runs of removals, and single keys that come.
-            match draw(4) {
-                0 => {
-                    batch.put(Table::Rows, key(number), "value");
-                    model.insert(key(number));
-                }
-                _ => {
-                    batch.remove(Table::Rows, key(number));
-                    model.remove(&key(number));
-                }
-            }
-        }
-        commit(&index, batch).await.expect("the batch is durable");
-        states.push_back((index.snapshot().expect("the index is open"), model.clone()));
-        states.drain(..states.len().saturating_sub(4));
-        for (snapshot, model) in &states {
-            let mut range =
-                Range::prefix(b"come/", 1 + usize::try_from(draw(KEYS)).expect("a few"));
-            range.start = Bound::Included(key(draw(KEYS)));
-            let Bound::Included(start) = range.start.clone() else {
-                unreachable!("set above")
-            };
-            let expected: Vec<Bytes> = model.range(start..).take(range.limit).cloned().collect();
-            assert_eq!(
-                scanned(&**snapshot, Table::Rows, range.clone()).await,
-                expected
-            );
-            assert_eq!(
-                snapshot
-                    .keys(Table::Rows, range)
-                    .await
-                    .expect("the scan succeeds"),
-                expected
-            );
-        }
-    }
-    drop(states);
-    close(index).await;
-}
-
-async fn scanned(snapshot: &dyn Snapshot, table: Table, range: Range) -> Vec<Bytes> {
-    let page = snapshot
-        .scan(table, range)
-        .await
-        .expect("the scan succeeds");
-    page.into_iter().map(|(key, _)| key).collect()
-}
-
-/// Empty, 4 KiB and its neighbours, 1 MiB and one byte more: byte for byte, also after a reopen.
+/// Checks values of 0 bytes, 1 byte, about 4 KiB, 64 KiB, 1 MiB and 1 MiB + 1 byte, also after a
+/// reopen.
 pub async fn values_of_every_size_come_back(subject: &dyn Subject) {
     const KIB: usize = 1024;
     let sizes = [
@@ -487,7 +338,7 @@ pub async fn values_of_every_size_come_back(subject: &dyn Subject) {
         };
         for table in [Table::Rows, Table::Payloads] {
             for size in sizes {
-                // Not assert_eq: nobody wants to read a megabyte.
+                // Not `assert_eq!`, which would print a megabyte.
                 assert!(
                     get(&opened, table, &key(size)).await == Some(value(size)),
                     "{round}: {table:?} size={size}"
@@ -496,79 +347,4 @@ pub async fn values_of_every_size_come_back(subject: &dyn Subject) {
         }
         close(opened).await;
     }
-}
-
-/// 0x00 and 0xff, alone and among others; the longest keys that there are; and reads of keys that
-/// can't be.
-pub async fn keys_may_hold_any_byte_up_to_the_longest(subject: &dyn Subject) {
-    let index = open(subject).await;
-    let longest = |last: u8| {
-        let mut key = vec![b'k'; KEY_BYTES_MAX];
-        key[KEY_BYTES_MAX - 1] = last;
-        key
-    };
-    let mut keys = vec![
-        vec![0],
-        vec![0, 0],
-        vec![0, 0xff],
-        b"k\0".to_vec(),
-        b"k\0\0k".to_vec(),
-        b"k\xff\0".to_vec(),
-    ];
-    keys.extend([
-        longest(0),
-        longest(0xff),
-        vec![0xff],
-        vec![0xff; 3],
-        vec![0xff; KEY_BYTES_MAX],
-    ]);
-    for table in [Table::Rows, Table::Payloads, Table::Meta] {
-        let mut batch = Batch::new();
-        keys.iter()
-            .for_each(|key| batch.put(table, key.clone(), key[..1].to_vec()));
-        commit(&index, batch).await.expect("the batch is durable");
-        let snapshot = index.snapshot().expect("the index is open");
-        for key in &keys {
-            let value = index.get(table, key).await.expect("the read succeeds");
-            assert_eq!(
-                value.as_deref(),
-                Some(&key[..1]),
-                "{table:?} key_bytes={}",
-                key.len()
-            );
-            let page = scanned(&*snapshot, table, Range::prefix(key, 1)).await;
-            assert_eq!(
-                page,
-                [Bytes::from(key.clone())],
-                "a key is the first with itself as prefix"
-            );
-        }
-        let too_long = [longest(0), vec![0; 60_000]].concat();
-        for key in [&[][..], &too_long] {
-            assert_eq!(
-                index.get(table, key).await.expect("the read succeeds"),
-                None
-            );
-        }
-        let above = Range {
-            start: Bound::Included(too_long.clone().into()),
-            end: Bound::Unbounded,
-            limit: 1,
-        };
-        let next = scanned(&*snapshot, table, above).await;
-        assert!(next[0][..] > too_long[..] && next[0].len() <= KEY_BYTES_MAX);
-        let below = Range {
-            start: Bound::Included(longest(0).into()),
-            end: Bound::Excluded(too_long.into()),
-            limit: 9,
-        };
-        assert_eq!(
-            scanned(&*snapshot, table, below).await,
-            [Bytes::from(longest(0))]
-        );
-        let mut batch = Batch::new();
-        keys.iter().for_each(|key| batch.remove(table, key.clone()));
-        commit(&index, batch).await.expect("the removal is durable");
-    }
-    close(index).await;
 }

@@ -1,15 +1,16 @@
-//! The container of fjall's manifests, tables and blob files: sections, a table of contents, a
-//! trailer.
+//! The container format of fjall's manifests, tables and blob files: sections, a table of contents,
+//! a trailer.
 //!
 //! ```text
-//! sections | toc | trailer                                                                       little-endian
-//! toc      "TOC!" | sections u32 | position u64, length u64, name length u16, name, for each section
-//! trailer  "SFA!" | 01 | 00 | xxh3 of the toc u128 | position of the toc u64 | length of the toc u64     38 bytes
+//! sections | toc | trailer                                             little-endian
+//! toc      "TOC!" | sections u32 | position u64, length u64, name length u16, name (each section)
+//! trailer  "SFA!" | 01 | 00 | xxh3 of the toc u128 | position u64 and length u64 of the toc
+//!          38 bytes
 //! ```
 //!
-//! fjall allocates what the table of contents says before it compares the checksum: a damaged count
-//! aborts the process. [`contents`] trusts nothing before the checksum holds, and reads the end of
-//! the file only.
+//! Guards against aborts: fjall allocates memory for the counts in a table of contents before it
+//! compares the checksum, so that a damaged count aborts the process. [`contents`] uses no value
+//! before the checksum matches, and reads only the end of the file.
 
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
@@ -20,10 +21,10 @@ use xxhash_rust::xxh3::{Xxh3, xxh3_128};
 const TRAILER_BYTES: u64 = 38;
 const TRAILER_MAGIC: &[u8] = b"SFA!\x01\x00";
 const TOC_MAGIC: &[u8] = b"TOC!";
-/// fjall writes about ten sections, with short names.
+/// Maximal size of a table of contents. fjall writes about ten sections, with short names.
 const TOC_BYTES_MAX: u64 = 64 * 1024;
 
-/// One section of an archive.
+/// Section of an archive.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Section {
     pub(super) name: Vec<u8>,
@@ -31,7 +32,7 @@ pub(super) struct Section {
     pub(super) length: u64,
 }
 
-/// Reads the table of contents of an archive; `Err` in `Ok` describes the damage.
+/// Reads the table of contents of an archive. An inner `Err` describes the damage.
 ///
 /// # Errors
 /// Errors of the file system.
@@ -45,10 +46,13 @@ pub(super) fn contents(file: &mut File) -> io::Result<Result<Vec<Section>, Strin
     if fields.take(TRAILER_MAGIC.len()) != Some(TRAILER_MAGIC) {
         return Ok(Err("the trailer of the file is damaged".to_owned()));
     }
-    let (checksum, toc_at, toc_length) = (fields.u128(), fields.u64(), fields.u64());
+    let checksum = fields.u128();
+    let toc_at = fields.u64();
+    let toc_length = fields.u64();
     let (Some(checksum), Some(toc_at), Some(toc_length)) = (checksum, toc_at, toc_length) else {
         return Ok(Err("the trailer of the file is damaged".to_owned()));
     };
+    // The length is not covered by the checksum: it is bounded before the allocation.
     if toc_at.checked_add(toc_length) != Some(trailer_at) || toc_length > TOC_BYTES_MAX {
         return Ok(Err("the trailer of the file is damaged".to_owned()));
     }
@@ -67,18 +71,21 @@ fn sections(toc: &[u8], toc_at: u64) -> Option<Vec<Section>> {
         return None;
     }
     let count = fields.u32()?;
+    // No capacity from `count`: memory grows only with sections that exist.
     let mut sections = Vec::new();
     for _ in 0..count {
-        let (at, length) = (fields.u64()?, fields.u64()?);
+        let at = fields.u64()?;
+        let length = fields.u64()?;
         let name = usize::from(fields.u16()?);
         let name = fields.take(name)?.to_vec();
+        // All sections precede the table of contents.
         at.checked_add(length).filter(|&end| end <= toc_at)?;
         sections.push(Section { name, at, length });
     }
     Some(sections)
 }
 
-/// The bytes of a section, none if it is absent or longer than `bytes_max`.
+/// Returns the bytes of a section, or `None` if it is absent or longer than `bytes_max`.
 ///
 /// # Errors
 /// Errors of the file system.
@@ -96,20 +103,22 @@ pub(super) fn section(
     }
 }
 
-/// The end of an archive with these sections, which begins at `at`.
+/// Returns the table of contents, which begins at `at`, and the trailer of an archive with these
+/// sections.
 pub(super) fn end(sections: &[Section], at: u64) -> Vec<u8> {
     let mut toc = TOC_MAGIC.to_vec();
-    let count = u32::try_from(sections.len()).expect("an archive of ours has about ten sections");
+    let count = u32::try_from(sections.len()).expect("an archive has about ten sections");
     toc.extend(count.to_le_bytes());
     for section in sections {
         toc.extend(section.at.to_le_bytes());
         toc.extend(section.length.to_le_bytes());
         let name_bytes =
-            u16::try_from(section.name.len()).expect("a name that was read had such a length");
+            u16::try_from(section.name.len()).expect("the name was read with a length of 16 bits");
         toc.extend(name_bytes.to_le_bytes());
         toc.extend(&section.name);
     }
-    let (checksum, length) = (xxh3_128(&toc), toc.len() as u64);
+    let checksum = xxh3_128(&toc);
+    let length = toc.len() as u64;
     toc.extend(TRAILER_MAGIC);
     toc.extend(checksum.to_le_bytes());
     toc.extend(at.to_le_bytes());
@@ -117,7 +126,7 @@ pub(super) fn end(sections: &[Section], at: u64) -> Vec<u8> {
     toc
 }
 
-/// The xxh3 of a whole file, as manifests have it.
+/// Returns the xxh3 of a whole file, as manifests contain it.
 ///
 /// # Errors
 /// Errors of the file system.
@@ -135,12 +144,13 @@ pub(super) fn checksum(path: &Path) -> io::Result<u128> {
 
 fn read_at(file: &mut File, at: u64, length: u64) -> io::Result<Vec<u8>> {
     file.seek(SeekFrom::Start(at))?;
+    // `read_to_end` grows the buffer with the bytes read, so that a wrong length allocates nothing.
     let mut bytes = Vec::new();
     file.take(length).read_to_end(&mut bytes)?;
     Ok(bytes)
 }
 
-/// Takes numbers off the front of some bytes; none where they end.
+/// Reader of numbers from a byte slice. Each method returns `None` if too few bytes are left.
 pub(super) struct Fields<'a>(pub(super) &'a [u8]);
 
 impl<'a> Fields<'a> {

@@ -1,14 +1,14 @@
-//! The check of what fjall would read, before it reads it.
+//! The check of an index's files before fjall opens them.
 //!
-//! 1. every manifest and the end of every file that it names: on damage Corrupt, and nothing was
-//!    touched
-//! 2. the high-water mark and all journals (`journals.rs`): on damage Corrupt, and nothing was
-//!    touched
-//! 3. a tail that was never acknowledged: copy it aside, cut it off, sync
-//! 4. the mark, durably: a life has begun
+//! 1. check every manifest and the end of every file that it names; damage is Corrupt, and no file
+//!    changes
+//! 2. check the high-water mark and all journals (`journals.rs`); damage is Corrupt, and no file
+//!    changes
+//! 3. copy an unacknowledged tail aside, cut it off, sync
+//! 4. write the mark durably: the index is open
 //!
-//! Guards I9: fjall drops in silence what follows the first byte that it cannot read, and aborts at
-//! some damage.
+//! Guards I9: without the check, fjall silently drops all batches after the first unreadable byte,
+//! and aborts at some kinds of damage.
 
 use std::fs::{self, File};
 use std::io::{self, Read, Seek, SeekFrom};
@@ -23,38 +23,40 @@ use crate::directory_sync::sync_directory_at;
 use crate::error::{Error, ErrorKind, Result};
 use crate::modes::Modes;
 
+/// File name of the high-water mark.
 pub(super) const HIGH_WATER: &str = "high-water";
+/// Directory of the tails that were cut off.
 pub(super) const TAILS: &str = "tails";
 
-/// Most tails that are kept. The oldest go first.
+/// Maximal number of kept tails. The oldest are deleted first.
 const TAILS_MAX: usize = 8;
 
-/// What the check leaves to whoever opens fjall.
+/// Results of the check that the open of fjall needs.
 #[derive(Debug)]
 pub(super) struct Checked {
-    /// The mark; none if the disk has no room for one.
+    /// File of the high-water mark. `None` if the disk has no room for it.
     pub(super) marks: Option<MarkFile>,
     /// Sequence number of the last batch in the journals.
     pub(super) last_seqno: Option<u64>,
 }
 
-/// A store that has passed the check, and was not touched.
+/// Unchanged store that has passed the check.
 #[derive(Debug)]
 pub(super) struct Looked {
     mark: Option<Mark>,
-    /// The journals, in order.
+    /// Journals, in order.
     pub(super) scanned: Vec<Scanned>,
-    /// A tail that was never acknowledged, and its journal.
+    /// Unacknowledged tail and the number of its journal.
     tail: Option<(u64, Gap)>,
 }
 
-/// Checks a store, and cuts off a tail that was never acknowledged. `keyspaces` are the names of
-/// their directories.
+/// Checks a store, and cuts off an unacknowledged tail. `keyspaces` are the numbers of the keyspace
+/// directories.
 ///
 /// # Errors
 /// [`ErrorKind::Corrupt`] if acknowledged data is or may be damaged, [`ErrorKind::UnknownFormat`]
-/// if a later build wrote the mark; nothing was touched then. [`ErrorKind::Unavailable`] if the
-/// file system fails.
+/// if a later build wrote the mark; no file changes then. [`ErrorKind::Unavailable`] if the file
+/// system fails.
 pub(super) fn before_open(
     store: &Path,
     database: &Path,
@@ -66,16 +68,19 @@ pub(super) fn before_open(
         scanned,
         tail,
     } = look(store, database, keyspaces)?;
+    // Cut before the mark is written: a crash in between leaves the old mark, which claims
+    // acknowledged batches only.
     if let Some((id, gap)) = tail {
-        cut(store, database, id, gap, modes)?;
+        cut_tail(store, database, id, gap, modes)?;
     }
     let last_seqno = scanned
         .iter()
         .filter_map(|scanned| scanned.journal.last_seqno())
         .max();
-    let marks = begin(
+    let marks = write_mark(
         &store.join(HIGH_WATER),
         &Mark {
+            // Stays false until a clean close writes the next mark.
             closed: false,
             ..mark.unwrap_or_default()
         },
@@ -84,7 +89,7 @@ pub(super) fn before_open(
     Ok(Checked { marks, last_seqno })
 }
 
-/// Checks a store without touching it.
+/// Checks a store without changing a file.
 ///
 /// # Errors
 /// As [`before_open`].
@@ -103,7 +108,7 @@ pub(super) fn look(store: &Path, database: &Path, keyspaces: &[u64]) -> Result<L
     }
     let mark = read_mark(&store.join(HIGH_WATER))?;
     let scanned =
-        journals::scan(database, mark.as_ref()).map_err(|error| unlisted(database, error))?;
+        journals::scan(database, mark.as_ref()).map_err(|error| scan_error(database, error))?;
     let tail = match journals::judge(&scanned, mark.as_ref()) {
         Verdict::Sound => None,
         Verdict::Tail { id, gap } => Some((id, gap)),
@@ -121,16 +126,17 @@ pub(super) fn look(store: &Path, database: &Path, keyspaces: &[u64]) -> Result<L
     })
 }
 
-/// How to go on after an error.
-pub(super) const WAYS_OUT: &str = "(`cenotaph doctor DIR` explains the damage, `cenotaph salvage OLD NEW` copies what can be read)";
+/// Remedies that an error message names.
+pub(super) const WAYS_OUT: &str = "(`cenotaph doctor DIR` explains the damage, \
+    `cenotaph salvage OLD NEW` copies what can be read)";
 
-/// A verdict as a message.
+/// Returns the message of a verdict.
 pub(super) fn told(verdict: &Verdict, database: &Path) -> String {
     let file = |id: u64| journals::path(database, id).display().to_string();
     match *verdict {
         Verdict::Sound => "the journals are sound".to_owned(),
         Verdict::Tail { id, gap } => format!(
-            "the journal ends in a batch that was never acknowledged: {}: file={} at={} bytes={}",
+            "the journal ends with an unacknowledged batch: {}: file={} at={} bytes={}",
             gap.defect,
             file(id),
             gap.start,
@@ -143,9 +149,10 @@ pub(super) fn told(verdict: &Verdict, database: &Path) -> String {
             gap.start,
             gap.end - gap.start
         ),
-        Verdict::Missing { id } => format!("a journal is missing: file={}", file(id)),
+        Verdict::Missing { id } => format!("journal missing: file={}", file(id)),
         Verdict::Short { id, found, claimed } => format!(
-            "the journal is older or shorter than it was: file={} last_batch={} expected_batch={claimed}",
+            "the journal is older or shorter than it was: \
+             file={} last_batch={} expected_batch={claimed}",
             file(id),
             found.map_or("none".to_owned(), |found| found.to_string())
         ),
@@ -156,13 +163,15 @@ pub(super) fn told(verdict: &Verdict, database: &Path) -> String {
             high,
         } => {
             format!(
-                "the sequence number of a batch is damaged: file={} found={found} expected={low}..{high}",
+                "the sequence number of a batch is damaged: \
+                 file={} found={found} expected={low}..{high}",
                 file(id)
             )
         }
     }
 }
 
+/// Reads the high-water mark. Returns `None` if the file is absent.
 fn read_mark(path: &Path) -> Result<Option<Mark>> {
     match mark::read(path).map_err(|error| unavailable("read", path, error))? {
         Reading::Absent => Ok(None),
@@ -171,12 +180,16 @@ fn read_mark(path: &Path) -> Result<Option<Mark>> {
             other_damaged,
         } => {
             if other_damaged {
-                tracing::warn!(path = %path.display(), "a slot of the high-water mark is damaged; the other one counts");
+                tracing::warn!(
+                    path = %path.display(),
+                    "a slot of the high-water mark is damaged; the other slot is used"
+                );
             }
             Ok(Some(mark))
         }
         Reading::Damaged => Err(corrupt(format!(
-            "the high-water mark is damaged: file={} (removing the file gives up the check of the end of the journal)",
+            "the high-water mark is damaged: file={} \
+             (removing the file gives up the check of the end of the journal)",
             path.display()
         ))),
         Reading::Unknown(format) => {
@@ -189,24 +202,30 @@ fn read_mark(path: &Path) -> Result<Option<Mark>> {
     }
 }
 
-fn begin(path: &Path, mark: &Mark, modes: Modes) -> Result<Option<MarkFile>> {
+/// Writes the mark of an open index. Returns `None` if it can't be written, for example on a full
+/// disk.
+fn write_mark(path: &Path, mark: &Mark, modes: Modes) -> Result<Option<MarkFile>> {
     let error = match MarkFile::open(path, mark, modes) {
         Ok(marks) => return Ok(Some(marks)),
         Err(error) => error,
     };
-    // A mark that says "closed" must not outlive the next change of the journals.
+    // An old mark may say "closed". It must not outlive the next change of the journals.
     match fs::remove_file(path) {
         Ok(()) => {}
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
         Err(error) => return Err(unavailable("remove", path, error)),
     }
-    tracing::warn!(%error, path = %path.display(), "there is no high-water mark in this life: it can't be written");
+    tracing::warn!(
+        %error, path = %path.display(),
+        "can't write the high-water mark: the journals are unchecked at the next open"
+    );
     Ok(None)
 }
 
-fn cut(store: &Path, database: &Path, id: u64, gap: Gap, modes: Modes) -> Result<()> {
+/// Copies a tail aside and cuts it off its journal.
+fn cut_tail(store: &Path, database: &Path, id: u64, gap: Gap, modes: Modes) -> Result<()> {
     let path = journals::path(database, id);
-    let kept = keep(store, &path, id, gap, modes);
+    let kept = keep_tail(store, &path, id, gap, modes);
     let kept = match kept {
         Ok(kept) => kept.display().to_string(),
         // The tail was never acknowledged, and a full disk must not stop the store from opening.
@@ -216,7 +235,7 @@ fn cut(store: &Path, database: &Path, id: u64, gap: Gap, modes: Modes) -> Result
                 io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
             ) =>
         {
-            "nowhere, for the disk is full".to_owned()
+            "nowhere: the disk is full".to_owned()
         }
         Err(error) => return Err(unavailable("copy the end of", &path, error)),
     };
@@ -227,14 +246,15 @@ fn cut(store: &Path, database: &Path, id: u64, gap: Gap, modes: Modes) -> Result
     };
     cut().map_err(|error| unavailable("cut", &path, error))?;
     tracing::warn!(
-        path = %path.display(), at = gap.start, bytes = gap.end - gap.start, defect = %gap.defect, kept,
-        "the journal ended in a batch that was never acknowledged: it was cut off"
+        path = %path.display(), at = gap.start, bytes = gap.end - gap.start,
+        defect = %gap.defect, kept,
+        "cut off an unacknowledged batch at the end of the journal"
     );
     Ok(())
 }
 
-/// Copies a tail to a file of its own.
-fn keep(store: &Path, journal: &Path, id: u64, gap: Gap, modes: Modes) -> io::Result<PathBuf> {
+/// Copies a tail to a new file in the directory of tails, and deletes the oldest tails there.
+fn keep_tail(store: &Path, journal: &Path, id: u64, gap: Gap, modes: Modes) -> io::Result<PathBuf> {
     let dir = store.join(TAILS);
     modes.create_dir_all(&dir)?;
     let mut kept: Vec<(u64, PathBuf)> = Vec::new();
@@ -246,7 +266,9 @@ fn keep(store: &Path, journal: &Path, id: u64, gap: Gap, modes: Modes) -> io::Re
             .and_then(|name| name.split('-').next()?.parse().ok());
         kept.extend(number.map(|number| (number, entry.path())));
     }
+    // By number and not by name: "10-…" follows "9-…".
     kept.sort();
+    // One less than the limit: the new tail is the last.
     for (_, old) in kept.iter().rev().skip(TAILS_MAX - 1) {
         fs::remove_file(old)?;
     }
@@ -254,12 +276,14 @@ fn keep(store: &Path, journal: &Path, id: u64, gap: Gap, modes: Modes) -> io::Re
     let path = dir.join(format!("{number}-of-{id}.jnl-at-{}", gap.start));
     let mut from = File::open(journal)?;
     from.seek(SeekFrom::Start(gap.start))?;
+    // The copy is durable before the caller cuts the journal.
     let copied = modes.create_file(&path).and_then(|mut to| {
         io::copy(&mut from.take(gap.end - gap.start), &mut to)?;
         to.sync_all()?;
         sync_directory_at(&dir)?;
         sync_directory_at(store)
     });
+    // A partial copy must not count as a kept tail.
     if let Err(error) = copied {
         let _ = fs::remove_file(&path);
         return Err(error);
@@ -267,7 +291,8 @@ fn keep(store: &Path, journal: &Path, id: u64, gap: Gap, modes: Modes) -> io::Re
     Ok(path)
 }
 
-fn unlisted(database: &Path, error: io::Error) -> Error {
+/// Converts an error of the scan of all journals.
+fn scan_error(database: &Path, error: io::Error) -> Error {
     if error.kind() == io::ErrorKind::InvalidData {
         return corrupt(format!(
             "the journals can't be listed: path={} {WAYS_OUT}",

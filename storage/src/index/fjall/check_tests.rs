@@ -1,4 +1,4 @@
-//! Damage to the files of a real store: each is refused, or does no harm.
+//! Tests of damage to the files of a real store: an open refuses it, or no data is lost.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -8,7 +8,7 @@ use super::*;
 
 const KEYS: u8 = 8;
 
-/// A store that was closed, each of whose keys was put by a batch of its own.
+/// Creates a closed store in which each key was put by its own batch.
 async fn closed() -> OnDisk {
     let on_disk = OnDisk::new();
     let index = on_disk.open().unwrap();
@@ -30,7 +30,7 @@ fn put(key: u8) -> Batch {
     batch
 }
 
-/// The keys that are there, each with its value.
+/// Returns all keys, and checks their values.
 async fn keys(index: &FjallIndex) -> Vec<u8> {
     let page = index
         .snapshot()
@@ -56,7 +56,7 @@ fn high_water(on_disk: &OnDisk) -> PathBuf {
     on_disk.store().join("high-water")
 }
 
-/// The journal without the zeros at its end, as it is after it was opened once more.
+/// Cuts the zeros at the end of a journal, as an open does. Returns the rest.
 fn trim(path: &Path) -> Vec<u8> {
     let mut bytes = fs::read(path).unwrap();
     bytes.truncate(
@@ -69,7 +69,7 @@ fn trim(path: &Path) -> Vec<u8> {
     bytes
 }
 
-/// Moves what a running store has written to a place of its own, as a killed process leaves it.
+/// Copies the files of a running store, as a killed process leaves them.
 fn killed(on_disk: &OnDisk) -> OnDisk {
     let copy = OnDisk::new();
     for (path, _) in tree(&on_disk.path()) {
@@ -85,7 +85,7 @@ fn killed(on_disk: &OnDisk) -> OnDisk {
 }
 
 #[tokio::test]
-async fn no_changed_byte_of_a_journal_loses_a_batch_in_silence() {
+async fn changed_byte_of_a_journal_loses_no_batch_silently() {
     let on_disk = closed().await;
     let path = journal(&on_disk, 0);
     let bytes = trim(&path);
@@ -109,7 +109,7 @@ async fn no_changed_byte_of_a_journal_loses_a_batch_in_silence() {
                 assert_eq!(
                     fs::read(&path).unwrap(),
                     changed,
-                    "a refusal touches nothing"
+                    "a refusal changes no file"
                 );
                 refused += 1;
             }
@@ -120,11 +120,11 @@ async fn no_changed_byte_of_a_journal_loses_a_batch_in_silence() {
 }
 
 #[tokio::test]
-async fn a_torn_tail_is_kept_aside_and_cut() {
+async fn torn_tail_is_kept_aside_and_cut() {
     let on_disk = OnDisk::new();
     let index = on_disk.open().unwrap();
     fill(&index).await;
-    // Killed before the first mark.
+    // Copied before the first mark is written.
     let copy = killed(&on_disk);
     drop(index);
     let path = journal(&copy, 0);
@@ -150,7 +150,7 @@ async fn a_torn_tail_is_kept_aside_and_cut() {
 }
 
 #[tokio::test]
-async fn damage_before_intact_batches_is_refused_without_a_mark_too() {
+async fn damage_before_intact_batches_is_refused_without_a_mark() {
     let on_disk = closed().await;
     fs::remove_file(high_water(&on_disk)).unwrap();
     let path = journal(&on_disk, 0);
@@ -169,7 +169,7 @@ async fn damage_before_intact_batches_is_refused_without_a_mark_too() {
 }
 
 #[tokio::test]
-async fn a_journal_that_is_older_shorter_or_missing_is_refused() {
+async fn older_shorter_or_missing_journal_is_refused() {
     let on_disk = closed().await;
     let path = journal(&on_disk, 0);
     let bytes = trim(&path);
@@ -201,14 +201,14 @@ async fn a_journal_that_is_older_shorter_or_missing_is_refused() {
 }
 
 #[tokio::test]
-async fn a_running_store_writes_a_mark_about_every_second() {
+async fn running_store_writes_a_mark_about_every_second() {
     let on_disk = OnDisk::new();
     let index = on_disk.open().unwrap();
     fill(&index).await;
     index.watch(Duration::from_secs(1));
     index.barrier().await.unwrap();
     commit(&index, put(KEYS)).await;
-    // Too early for another.
+    // Too early for the next mark.
     index.watch(Duration::from_millis(1500));
     index.barrier().await.unwrap();
     let copy = killed(&on_disk);
@@ -229,7 +229,7 @@ async fn a_running_store_writes_a_mark_about_every_second() {
 }
 
 #[tokio::test]
-async fn a_store_without_a_mark_opens_and_gets_one() {
+async fn store_without_a_mark_opens_and_writes_a_mark() {
     let on_disk = closed().await;
     fs::remove_file(high_water(&on_disk)).unwrap();
     drop(on_disk.open().unwrap());
@@ -238,7 +238,7 @@ async fn a_store_without_a_mark_opens_and_gets_one() {
         other_damaged,
     } = mark::read(&high_water(&on_disk)).unwrap()
     else {
-        panic!("a mark is there");
+        panic!("the mark is absent or damaged");
     };
     assert!(mark.closed && mark.claims() && !other_damaged, "{mark:?}");
     fs::write(high_water(&on_disk), "damaged").unwrap();
@@ -247,7 +247,7 @@ async fn a_store_without_a_mark_opens_and_gets_one() {
     assert!(message.contains("removing the file"), "{message}");
 }
 
-/// Flushed, so that each kind of file is there.
+/// Creates a closed store with files of each kind.
 async fn flushed() -> OnDisk {
     let on_disk = OnDisk::new();
     let index = on_disk.open().unwrap();
@@ -265,7 +265,7 @@ async fn flushed() -> OnDisk {
 }
 
 #[tokio::test]
-async fn no_changed_byte_of_a_manifest_is_believed() {
+async fn changed_byte_of_a_manifest_is_refused() {
     let on_disk = flushed().await;
     let mut tried = 0;
     let keyspace = on_disk.store().join("database/keyspaces/2");
@@ -277,7 +277,7 @@ async fn no_changed_byte_of_a_manifest_is_believed() {
             let mut changed = bytes.clone();
             changed[at] ^= 0x10;
             fs::write(&path, &changed).unwrap();
-            let error = on_disk.open().expect_err("it must be refused");
+            let error = on_disk.open().expect_err("a damaged manifest");
             assert_eq!(
                 error.kind(),
                 ErrorKind::Corrupt,
@@ -294,13 +294,13 @@ async fn no_changed_byte_of_a_manifest_is_believed() {
 }
 
 #[tokio::test]
-async fn a_table_or_blob_file_that_is_missing_cut_or_has_no_contents_is_refused() {
+async fn missing_cut_or_empty_table_or_blob_file_is_refused() {
     let on_disk = flushed().await;
     let mut kinds = Vec::new();
     for kind in ["tables", "blobs"] {
         for (path, length) in tree(&on_disk.store().join("database/keyspaces/2").join(kind)) {
             let bytes = fs::read(&path).unwrap();
-            // The count of sections, for which fjall would allocate 160 GB.
+            // The count of sections. fjall would allocate 160 GB for it.
             let toc = bytes
                 .windows(4)
                 .rposition(|bytes| bytes == b"TOC!")
@@ -312,7 +312,7 @@ async fn a_table_or_blob_file_that_is_missing_cut_or_has_no_contents_is_refused(
                 assert_eq!(
                     on_disk.refused().0,
                     ErrorKind::Corrupt,
-                    "{kind}, of {length} bytes"
+                    "kind={kind} bytes={length}"
                 );
             }
             fs::remove_file(&path).unwrap();
@@ -328,7 +328,7 @@ async fn a_table_or_blob_file_that_is_missing_cut_or_has_no_contents_is_refused(
 }
 
 #[tokio::test]
-async fn a_deep_check_finds_every_changed_byte_of_a_table() {
+async fn deep_check_finds_every_changed_byte_of_a_table() {
     let on_disk = flushed().await;
     let keyspace = on_disk.store().join("database/keyspaces/2");
     let flaws = || {

@@ -1,11 +1,10 @@
-//! A copy of an index, opened to be read: what a salvage reads of a damaged one.
+//! A repaired copy of a damaged index, opened for reads: the source of a salvage
+//! (`crate::salvage`).
 //!
-//! 1. lock the original and copy every file of it; not a byte of it is written
-//! 2. journals: of each the intact batches, so that fjall reads all of them; numbers without gaps
-//! 3. tables, blob files and manifests: what fjall can open (`mend.rs`)
-//! 4. open the copy without background threads: a compaction would meet the damage and stop it
-//!
-//! Deliberately not here: what is copied out of it (`crate::salvage`).
+//! 1. lock the original and copy all its files; no byte of the original changes
+//! 2. journals: keep the intact batches, so that fjall reads all of them; number without gaps
+//! 3. tables, blob files and manifests: repair them so that fjall can open them (`mend.rs`)
+//! 4. open the copy without background threads: damage would stop a compaction
 
 use std::fs::{self, File, TryLockError};
 use std::io::{self, Read, Seek, SeekFrom};
@@ -23,29 +22,29 @@ use crate::env::Env;
 use crate::error::{Error, ErrorKind, Result};
 use crate::modes::Modes;
 
-/// A copy of an index, open for reads.
+/// Copy of an index, open for reads.
 pub struct IndexCopy {
-    /// The copy.
+    /// The opened copy.
     pub index: FjallIndex,
-    /// True if the journals held all that was acknowledged. Else tables of the index may be of
-    /// different moments.
+    /// True if the journals contain all acknowledged batches. Otherwise the tables of the index may
+    /// have states of different times.
     pub has_whole_journals: bool,
-    /// Files of which it is not known what keys they held: such keys may be absent in the copy, or
-    /// have older values.
+    /// Lost files with unknown keys. Their keys may be absent in the copy, or have older values.
     pub lost_files: Vec<LostFile>,
 }
 
 impl FjallIndex {
     /// Copies the index in `dir` to the directory `to`, which must not exist, and opens the copy
-    /// for reads. It needs as much space as the original. Blocks for the disk: call it through
+    /// for reads. The copy takes as much space as the original. Blocks on the disk: call it through
     /// [`Env::blocking`].
     ///
     /// # Errors
-    /// - [`ErrorKind::Invalid`] if there is no index in `dir`;
-    /// - [`ErrorKind::AlreadyOpen`] if an engine has it open;
-    /// - [`ErrorKind::Corrupt`] if it is so damaged that its tables can't be found;
+    /// - [`ErrorKind::Invalid`] if `dir` contains no index;
+    /// - [`ErrorKind::AlreadyOpen`] if an engine has the index open;
+    /// - [`ErrorKind::Corrupt`] if the damage hides the tables of the index;
     /// - [`ErrorKind::Unavailable`] if the file system fails.
     pub fn open_copy(dir: &Path, to: &Path, env: Env) -> Result<IndexCopy> {
+        // Held until the copy is open: no engine may write to the original meanwhile.
         let _lock = lock(dir)?;
         let modes = Modes::default();
         copy_tree(dir, to, modes).map_err(|error| {
@@ -56,11 +55,12 @@ impl FjallIndex {
             );
             Error::new(ErrorKind::Unavailable, "salvage", message).with_source(error)
         })?;
-        let has_whole_journals = mend_journals(to).map_err(|error| {
+        let has_whole_journals = repair_journals(to).map_err(|error| {
             let message = format!("the journals can't be read: dir={}", dir.display());
             Error::new(ErrorKind::Unavailable, "salvage", message).with_source(error)
         })?;
-        let lost_files = mend_keyspaces(dir, to)?;
+        let lost_files = repair_keyspaces(dir, to)?;
+        // Repairs create files with the modes of the umask.
         modes.narrow_tree(to).map_err(|error| {
             let message = format!("the modes of the copy can't be set: to={}", to.display());
             Error::new(ErrorKind::Unavailable, "salvage", message).with_source(error)
@@ -74,8 +74,8 @@ impl FjallIndex {
     }
 }
 
-/// Makes the keyspaces of a copy of `dir` ones that fjall can open; the files that are lost.
-fn mend_keyspaces(dir: &Path, copy: &Path) -> Result<Vec<LostFile>> {
+/// Repairs the keyspaces of a copy of `dir`, so that fjall can open them. Returns the lost files.
+fn repair_keyspaces(dir: &Path, copy: &Path) -> Result<Vec<LostFile>> {
     let unreadable = |error| {
         let message = format!("the tables can't be read: dir={}", dir.display());
         Error::new(ErrorKind::Unavailable, "salvage", message).with_source(error)
@@ -89,7 +89,7 @@ fn mend_keyspaces(dir: &Path, copy: &Path) -> Result<Vec<LostFile>> {
         };
         let losses = match mend::keyspace(&creation::keyspace(&database, id)).map_err(unreadable)? {
             Ok(losses) => losses,
-            Err(flaw) => return Err(unmendable(&flaw, &database, &creation::database(dir))),
+            Err(flaw) => return Err(unrepairable(&flaw, &database, &creation::database(dir))),
         };
         lost.extend(losses.into_iter().map(|(file, why)| {
             let file = PathBuf::from(format!("keyspaces/{id}/tables/{file}"));
@@ -99,30 +99,35 @@ fn mend_keyspaces(dir: &Path, copy: &Path) -> Result<Vec<LostFile>> {
     let own = creation::keyspace(&database, FJALL_META_KEYSPACE);
     let checked = manifest::flaws(&own, Depth::Whole).map_err(unreadable)?;
     if let Some(flaw) = checked.flaws.first() {
-        tracing::warn!(file = %flaw.path.display(), what = flaw.what, "fjall's own keyspace is made anew");
-        renew_own(copy, &own, &keyspaces)?;
+        tracing::warn!(
+            file = %flaw.path.display(), what = flaw.what,
+            "replacing the damaged meta keyspace of fjall"
+        );
+        replace_meta_keyspace(copy, &own, &keyspaces)?;
     }
     Ok(lost)
 }
 
-/// Names the file of the original.
-fn unmendable(flaw: &Flaw, copied: &Path, original: &Path) -> Error {
+/// Returns the error of a keyspace that can't be repaired. It names the file in the original.
+fn unrepairable(flaw: &Flaw, copied: &Path, original: &Path) -> Error {
     let path = flaw
         .path
         .strip_prefix(copied)
         .map_or_else(|_| flaw.path.clone(), |path| original.join(path));
     let what = &flaw.what;
     corrupt(format!(
-        "{what}: file={} (no other file says which tables count: restore a backup)",
+        "{what}: file={} (no other file lists the valid tables: restore a backup)",
         path.display()
     ))
 }
 
-/// Replaces the keyspace in which fjall keeps the names of the others by that of a new database. It
-/// is the same in every database that has the same keyspaces.
-fn renew_own(copy: &Path, own: &Path, keyspaces: &creation::Keyspaces) -> Result<()> {
+/// Replaces the keyspace in which fjall stores the names of all keyspaces by that of a new
+/// database.
+// Its contents are the same in every database with the same keyspaces.
+fn replace_meta_keyspace(copy: &Path, own: &Path, keyspaces: &creation::Keyspaces) -> Result<()> {
     let new = copy.join("renewed");
     let built = database::build(&new, &FjallOptions::default())?;
+    // The new keyspace is of use only if it has the same names and numbers.
     if built != *keyspaces {
         return Err(corrupt(format!(
             "fjall's own keyspace is damaged: path={}",
@@ -130,7 +135,7 @@ fn renew_own(copy: &Path, own: &Path, keyspaces: &creation::Keyspaces) -> Result
         )));
     }
     let replace = || {
-        fs::remove_dir_all(own).or_else(absent_is_fine)?;
+        fs::remove_dir_all(own).or_else(ignore_not_found)?;
         fs::rename(creation::keyspace(&new, FJALL_META_KEYSPACE), own)?;
         fs::remove_dir_all(&new)
     };
@@ -143,7 +148,8 @@ fn renew_own(copy: &Path, own: &Path, keyspaces: &creation::Keyspaces) -> Result
     })
 }
 
-fn absent_is_fine(error: io::Error) -> io::Result<()> {
+/// Converts "not found" to success.
+fn ignore_not_found(error: io::Error) -> io::Result<()> {
     if error.kind() == io::ErrorKind::NotFound {
         Ok(())
     } else {
@@ -151,13 +157,11 @@ fn absent_is_fine(error: io::Error) -> io::Result<()> {
     }
 }
 
-/// Leaves the intact batches in the journals of a copy; whether nothing that was acknowledged is
-/// missing.
-fn mend_journals(dir: &Path) -> io::Result<bool> {
-    let (mark_path, database) = (
-        creation::store(dir).join(HIGH_WATER),
-        creation::database(dir),
-    );
+/// Cuts damage out of the journals of a copy. Returns whether they contain all acknowledged
+/// batches.
+fn repair_journals(dir: &Path) -> io::Result<bool> {
+    let mark_path = creation::store(dir).join(HIGH_WATER);
+    let database = creation::database(dir);
     let (mark, mark_is_sound) = match mark::read(&mark_path)? {
         Reading::Absent => (None, true),
         Reading::Sound { mark, .. } => (Some(mark), true),
@@ -175,20 +179,21 @@ fn mend_journals(dir: &Path) -> io::Result<bool> {
         .iter()
         .filter(|scanned| !scanned.journal.gaps.is_empty())
     {
-        keep_runs(&journals::path(&database, scanned.id), &scanned.journal)?;
+        keep_intact_batches(&journals::path(&database, scanned.id), &scanned.journal)?;
     }
-    close_ranks(&database, &scanned)?;
-    // It claims what is not there any more.
-    fs::remove_file(&mark_path).or_else(absent_is_fine)?;
-    // An index that is in order has at least one.
+    renumber(&database, &scanned)?;
+    // The mark claims batches that the copy may no longer contain.
+    fs::remove_file(&mark_path).or_else(ignore_not_found)?;
+    // An undamaged index has at least one journal.
     Ok(is_whole && !scanned.is_empty())
 }
 
-/// Numbers the journals without gaps, up to the newest, and makes an empty one if there is none.
-fn close_ranks(database: &Path, scanned: &[Scanned]) -> io::Result<()> {
+/// Numbers the journals without gaps, up to the newest. Creates an empty journal if none exists.
+fn renumber(database: &Path, scanned: &[Scanned]) -> io::Result<()> {
     let Some(newest) = scanned.last() else {
         return File::create_new(journals::path(database, 0)).map(drop);
     };
+    // From the newest down, so that no rename hits an existing journal.
     for (number, scanned) in (0..=newest.id).rev().zip(scanned.iter().rev()) {
         if number != scanned.id {
             fs::rename(
@@ -200,10 +205,11 @@ fn close_ranks(database: &Path, scanned: &[Scanned]) -> io::Result<()> {
     Ok(())
 }
 
-/// Leaves the intact batches of a journal, back to back.
-fn keep_runs(path: &Path, journal: &Journal) -> io::Result<()> {
+/// Replaces a journal by its intact batches.
+fn keep_intact_batches(path: &Path, journal: &Journal) -> io::Result<()> {
     let kept = path.with_extension("kept");
-    let (mut from, mut to) = (File::open(path)?, File::create(&kept)?);
+    let mut from = File::open(path)?;
+    let mut to = File::create(&kept)?;
     for run in &journal.runs {
         from.seek(SeekFrom::Start(run.start))?;
         io::copy(&mut (&mut from).take(run.end - run.start), &mut to)?;
@@ -211,10 +217,10 @@ fn keep_runs(path: &Path, journal: &Journal) -> io::Result<()> {
     fs::rename(kept, path)
 }
 
-/// Keeps engines away from an index while its files are read.
+/// Locks an index against engines while its files are read. Returns `None` if it has no lock file.
 fn lock(dir: &Path) -> Result<Option<File>> {
     if !creation::is_index(dir)? {
-        let message = format!("there is no index here: dir={}", dir.display());
+        let message = format!("no index in the directory: dir={}", dir.display());
         return Err(Error::new(ErrorKind::Invalid, "salvage", message));
     }
     let file = match File::open(dir.join(LOCK)) {
@@ -226,7 +232,7 @@ fn lock(dir: &Path) -> Result<Option<File>> {
         Ok(()) => Ok(Some(file)),
         Err(TryLockError::WouldBlock) => {
             let message = format!(
-                "an engine has the index open: close it first: dir={}",
+                "the index is open in an engine: close the engine first: dir={}",
                 dir.display()
             );
             Err(Error::new(ErrorKind::AlreadyOpen, "salvage", message))
@@ -244,7 +250,8 @@ fn copy_tree(from: &Path, to: &Path, modes: Modes) -> io::Result<()> {
     modes.create_dir_all(to)?;
     for entry in fs::read_dir(from)? {
         let entry = entry?;
-        let (source, target) = (entry.path(), to.join(entry.file_name()));
+        let source = entry.path();
+        let target = to.join(entry.file_name());
         if entry.file_type()?.is_dir() {
             copy_tree(&source, &target, modes)?;
         } else {

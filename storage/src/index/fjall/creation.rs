@@ -1,20 +1,20 @@
-//! The directory of the index: its lock, its record, and how it comes to be.
+//! The directory of the index: its lock, its record, and its creation.
 //!
 //! ```text
-//! {dir}/reserve           space that is given up on a full disk (`reserve.rs`)
-//! {dir}/lock              held while the index is open, shared by readers (`view.rs`); never renamed, never removed
-//! {dir}/store/record.json what must be there
-//! {dir}/store/database/   what fjall keeps
-//! {dir}/store/high-water  what the journals hold at least (`mark.rs`)
+//! {dir}/reserve           space that is released on a full disk (`reserve.rs`)
+//! {dir}/lock              locked while the index is open, shared by readers (`view.rs`);
+//!                         never renamed, never removed
+//! {dir}/store/record.json keyspaces and version marker of the database
+//! {dir}/store/database/   files of fjall
+//! {dir}/store/high-water  lower bound of the journals' contents (`mark.rs`)
 //! {dir}/store/tails/      ends of journals that were cut off (`check.rs`)
-//! {dir}/store.creating/   a creation that was interrupted; removed by the next
+//! {dir}/store.creating/   an interrupted creation; the next open removes it
 //! ```
 //!
-//! Guards I9 at the edges of a life: a crash during creation leaves nothing or everything, and a
-//! damaged directory is refused before fjall sees it, for fjall deletes a keyspace that lacks its
-//! `current` file, creates anew where its version marker is missing, and panics at a directory name
-//! it does not know. Deliberately not here: fjall itself (`fjall.rs`), and damage to the contents
-//! of files (`check.rs`).
+//! Guards I9 when an index is created and opened: a crash during creation leaves nothing or a
+//! complete store, and a damaged directory is refused before fjall opens it. fjall deletes a
+//! keyspace without a `current` file, creates a new database if its version marker is missing, and
+//! panics at an unknown directory name. `check.rs` finds damage inside files.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File, TryLockError};
@@ -36,77 +36,77 @@ const CREATING: &str = "store.creating";
 const RECORD: &str = "record.json";
 const DATABASE: &str = "database";
 
-/// The version of [`Record`] that this build writes, and the only one it knows.
+/// Version of [`Record`] that this build writes. It reads no other version.
 const RECORD_FORMAT: u32 = 1;
 
-/// fjall's own names: what is looked for before it is let in.
+// Names of fjall's files, which are checked before fjall opens the directory.
 pub(super) const FJALL_MARKER: &str = "version";
 const FJALL_KEYSPACES: &str = "keyspaces";
 pub(super) const FJALL_META_KEYSPACE: u64 = 0;
 const FJALL_CURRENT: &str = "current";
 const FJALL_JOURNAL: &str = "jnl";
 
-/// The name of each keyspace and the directory in which fjall keeps it.
+/// Name of each keyspace, and the number of its directory.
 pub(super) type Keyspaces = BTreeMap<String, u64>;
 
-/// What must be in a store, written once at its creation.
+/// Expected contents of a store, written once at its creation.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Record {
     format: u32,
-    /// The contents of fjall's version marker.
+    /// Contents of fjall's version marker.
     fjall_marker: Vec<u8>,
     keyspaces: Keyspaces,
 }
 
 impl Record {
-    /// The directories of all keyspaces, fjall's own included.
+    /// Returns the directories of all keyspaces, including fjall's own keyspace.
     pub(super) fn directories(&self) -> Vec<u64> {
         std::iter::once(FJALL_META_KEYSPACE)
             .chain(self.keyspaces.values().copied())
             .collect()
     }
 
-    /// The keyspaces but for fjall's own.
+    /// Returns all keyspaces except fjall's own.
     pub(super) fn keyspaces(&self) -> &Keyspaces {
         &self.keyspaces
     }
 }
 
-/// What every version of [`Record`] has.
+/// Field that every version of [`Record`] has.
 #[derive(Debug, Deserialize)]
 struct RecordFormat {
     format: u32,
 }
 
-/// Keeps everybody else out of a directory, in this process and in others, until it is dropped.
+/// Lock of a directory against other engines, in this process and others. A drop releases it.
 #[derive(Debug)]
 pub(super) struct Lock(File);
 
 impl Lock {
-    /// Writes the id of this process into the lock file, once the index is open: what is refused is
-    /// not touched. It is only a hint: on a full disk it is left out.
+    /// Writes the id of this process into the lock file. Called after the index is open, because a
+    /// refused directory must not change. The id is only a hint: on a full disk it is missing.
     pub(super) fn note_holder(&self) {
         let mut file = &self.0;
         let noted = file
             .set_len(0)
             .and_then(|()| file.write_all(std::process::id().to_string().as_bytes()));
         if let Err(error) = noted {
-            tracing::debug!(%error, "the lock file does not name its holder");
+            tracing::debug!(%error, "can't write the process id to the lock file");
         }
     }
 }
 
 impl Drop for Lock {
     fn drop(&mut self) {
-        // Closing the file would do, but for a child process that was forked and has not replaced
-        // itself yet.
+        // A close alone would not release the lock while a forked child process, before its exec,
+        // still has a copy of the file descriptor.
         if let Err(error) = self.0.unlock() {
-            tracing::warn!(%error, "the lock of the index could not be released; closing the file does it");
+            tracing::warn!(%error, "can't unlock the index; closing the file releases the lock");
         }
     }
 }
 
-/// Returns whether there is a store in `dir`, whole or not.
+/// Returns whether `dir` contains a store, complete or not.
 ///
 /// # Errors
 /// [`ErrorKind::Unavailable`] if the file system fails.
@@ -114,13 +114,14 @@ pub(super) fn is_created(dir: &Path) -> Result<bool> {
     exists(&dir.join(STORE))
 }
 
-/// Takes `dir` for us, and creates it if it is absent. A directory of somebody else is not touched.
+/// Locks `dir`, and creates it if it is absent. A foreign directory remains untouched.
 ///
 /// # Errors
-/// [`ErrorKind::Invalid`] if it holds files but no record of ours, [`ErrorKind::AlreadyOpen`] if
-/// another holds it, [`ErrorKind::Unavailable`] if the file system fails.
+/// [`ErrorKind::Invalid`] if it holds files but no record of an index, [`ErrorKind::AlreadyOpen`]
+/// if another engine holds the lock, [`ErrorKind::Unavailable`] if the file system fails.
 pub(super) fn lock(dir: &Path, modes: Modes) -> Result<Lock> {
     create_dir_durably(dir, modes).map_err(|error| unavailable("create", dir, error))?;
+    // Before the lock file is created, so that a foreign directory remains untouched.
     refuse_foreign(dir)?;
     let path = dir.join(LOCK);
     let file = modes
@@ -128,28 +129,34 @@ pub(super) fn lock(dir: &Path, modes: Modes) -> Result<Lock> {
         .read(true)
         .write(true)
         .create(true)
+        // The file names the last holder until the open succeeds.
         .truncate(false)
         .open(&path);
     let file = file.map_err(|error| unavailable("open", &path, error))?;
     locked(file.try_lock(), dir)?;
     let lock = Lock(file);
-    // What was seen before the lock may have been another's creation, half done.
+    // Checked again under the lock: before it, the directory may have shown a half-done creation by
+    // another engine.
     refuse_foreign(dir)?;
     Ok(lock)
 }
 
-/// Shares the index in `dir` with other readers: no engine that writes gets it meanwhile. None if
-/// there is no lock file, for a reader makes none: nobody is kept out then.
+/// Locks the index in `dir` for readers: other readers may share the lock, a writing engine may not
+/// take it. Returns `None` if the directory has no lock file, because a reader creates none.
+/// Writers are then not excluded.
 ///
 /// # Errors
-/// [`ErrorKind::AlreadyOpen`] if an engine holds it, [`ErrorKind::Unavailable`] if the file system
-/// fails.
+/// [`ErrorKind::AlreadyOpen`] if an engine holds the lock, [`ErrorKind::Unavailable`] if the file
+/// system fails.
 pub(super) fn lock_shared(dir: &Path) -> Result<Option<Lock>> {
     let path = dir.join(LOCK);
     let file = match File::open(&path) {
         Ok(file) => file,
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            tracing::warn!(dir = %dir.display(), "the index has no lock file: an engine that opens it is not kept out");
+            tracing::warn!(
+                dir = %dir.display(),
+                "the index has no lock file: an engine may open it at the same time"
+            );
             return Ok(None);
         }
         Err(error) => return Err(unavailable("open", &path, error)),
@@ -158,6 +165,7 @@ pub(super) fn lock_shared(dir: &Path) -> Result<Option<Lock>> {
     Ok(Some(Lock(file)))
 }
 
+/// Converts the outcome of a lock call.
 fn locked(outcome: Result<(), TryLockError>, dir: &Path) -> Result<()> {
     match outcome {
         Ok(()) => Ok(()),
@@ -177,7 +185,7 @@ pub(super) fn is_held_here(dir: &Path) -> bool {
     fs::read_to_string(dir.join(LOCK)).is_ok_and(|holder| holder == std::process::id().to_string())
 }
 
-/// A store that has passed the check.
+/// Store that has passed the check.
 #[derive(Debug)]
 pub(super) struct Existing {
     pub(super) database: PathBuf,
@@ -185,21 +193,21 @@ pub(super) struct Existing {
     pub(super) checked: Checked,
 }
 
-/// Creates the store if there is none, and gives the path of its database once all that must be
-/// there is.
+/// Creates the store if it does not exist, checks it, and returns the path of its database.
 ///
-/// `build` makes a database at a path, lets go of it, and tells its keyspaces.
+/// `build` creates a database at a path, closes it, and returns its keyspaces.
 ///
-/// 1. remove what an interrupted creation left
+/// 1. remove an interrupted creation
 /// 2. build under a temporary name, write the record, set the modes, sync every file and directory
-/// 3. rename, sync the parent: now it exists
-/// 4. check the record against the directory: on any doubt Error, and nothing was touched
-/// 5. check what fjall would read (`check.rs`): on damage Error, and nothing was touched
+/// 3. rename, sync the parent: from here on the store exists
+/// 4. compare the record with the directory; any difference is an error, and no file changes
+/// 5. check the files that fjall would read (`check.rs`); damage is an error, and no file changes
 ///
 /// # Errors
-/// What `build` says; [`ErrorKind::UnknownFormat`] for a record of another version,
-/// [`ErrorKind::Corrupt`] if something is missing or too much, [`ErrorKind::Unavailable`] if the
-/// file system fails.
+/// Errors of `build`; [`ErrorKind::UnknownFormat`] for a record of another version,
+/// [`ErrorKind::Corrupt`] if an expected file is missing or an unexpected keyspace exists,
+/// [`ErrorKind::Invalid`] if a foreign directory lies among the keyspaces,
+/// [`ErrorKind::Unavailable`] if the file system fails.
 pub(super) fn create_or_check(
     dir: &Path,
     _lock: &Lock,
@@ -215,7 +223,8 @@ pub(super) fn create_or_check(
         modes
             .create_dir(&creating)
             .map_err(|error| unavailable("create", &creating, error))?;
-        // What a failure leaves would take space on a disk that may be full.
+        // Removed on failure, because a half-built database would take space on a possibly full
+        // disk.
         let built = build(&creating.join(DATABASE))
             .and_then(|keyspaces| write_record(&creating, keyspaces));
         if let Err(error) = built {
@@ -225,6 +234,7 @@ pub(super) fn create_or_check(
         modes
             .narrow_tree(&creating)
             .map_err(|error| unavailable("set the modes in", &creating, error))?;
+        // All files are durable before the rename makes the store visible.
         sync_tree(&creating).map_err(|error| unavailable("sync", &creating, error))?;
         fs::rename(&creating, &store).map_err(|error| unavailable("rename", &creating, error))?;
         sync_directory_at(dir).map_err(|error| unavailable("sync", dir, error))?;
@@ -238,7 +248,8 @@ pub(super) fn create_or_check(
     })
 }
 
-/// The database in a directory, and the record, if what it names is there; touches nothing.
+/// Returns the path of the database and its record, after a comparison with the directory. Changes
+/// no file.
 ///
 /// # Errors
 /// As [`create_or_check`].
@@ -250,7 +261,7 @@ pub(super) fn recorded(dir: &Path) -> Result<(PathBuf, Record)> {
     Ok((database, record))
 }
 
-/// The database in a directory, and the name and number of each keyspace; touches nothing.
+/// Returns the path of the database, and the name and number of each keyspace. Changes no file.
 ///
 /// # Errors
 /// As [`create_or_check`].
@@ -263,7 +274,7 @@ pub(super) fn inspect(dir: &Path) -> Result<(PathBuf, Vec<(String, u64)>)> {
     ))
 }
 
-/// The name and number of each keyspace, as the record has them; looks at nothing else.
+/// Returns the name and number of each keyspace from the record, without a comparison.
 ///
 /// # Errors
 /// As [`create_or_check`].
@@ -271,23 +282,23 @@ pub(super) fn recorded_keyspaces(dir: &Path) -> Result<Keyspaces> {
     read_record(&store(dir).join(RECORD)).map(|record| record.keyspaces)
 }
 
-/// The directory of a keyspace.
+/// Returns the directory of a keyspace.
 pub(super) fn keyspace(database: &Path, id: u64) -> PathBuf {
     database.join(FJALL_KEYSPACES).join(id.to_string())
 }
 
-/// Where the store is in a directory.
+/// Returns the path of the store in a directory.
 pub(super) fn store(dir: &Path) -> PathBuf {
     dir.join(STORE)
 }
 
-/// Where the database is in a directory.
+/// Returns the path of the database in a directory.
 pub(super) fn database(dir: &Path) -> PathBuf {
     dir.join(STORE).join(DATABASE)
 }
 
-/// Files, but no record: not ours. An empty directory, our lock, a reserve and an interrupted
-/// creation are.
+/// Refuses a directory that contains files but no record. A lock file, a reserve and an interrupted
+/// creation are no foreign files.
 fn refuse_foreign(dir: &Path) -> Result<()> {
     if exists(&dir.join(STORE).join(RECORD))? {
         return Ok(());
@@ -304,7 +315,7 @@ fn refuse_foreign(dir: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Returns whether there is an index, however damaged.
+/// Returns whether the directory contains an index, damaged or not.
 pub(super) fn is_index(dir: &Path) -> Result<bool> {
     exists(&dir.join(STORE).join(RECORD))
 }
@@ -329,6 +340,7 @@ fn read_record(path: &Path) -> Result<Record> {
         corrupt(format!("the record is damaged: path={}", path.display())).with_source(error)
     };
     let json = fs::read(path).map_err(|error| unavailable("read", path, error))?;
+    // The format is read first, because a record of another version may have other fields.
     let RecordFormat { format } = serde_json::from_slice(&json).map_err(damaged)?;
     if format != RECORD_FORMAT {
         let message = format!(
@@ -349,6 +361,7 @@ fn check_tables(record: &Record) -> Result<()> {
             "the record lacks a keyspace: keyspace={}",
             table.name()
         ))),
+        // No table is missing, so that any further keyspace is unknown.
         None if record.keyspaces.len() > Table::ALL.len() => {
             Err(corrupt("the record has an unknown keyspace"))
         }
@@ -356,7 +369,8 @@ fn check_tables(record: &Record) -> Result<()> {
     }
 }
 
-/// Reads names and the marker only; touches nothing.
+/// Compares the database with its record. Reads only names and the version marker, and changes no
+/// file.
 fn check_database(database: &Path, record: &Record) -> Result<()> {
     let marker = database.join(FJALL_MARKER);
     if !exists(&marker)? {
@@ -405,18 +419,18 @@ fn check_database(database: &Path, record: &Record) -> Result<()> {
         .filter(|name| !expected.contains_key(name))
         .try_for_each(|name| {
             let path = keyspaces.join(&name);
-            // fjall passes over files, and panics at directories that it does not know.
+            // fjall ignores files, and panics at unknown directories.
             if !path.is_dir() {
                 return Ok(());
             }
             if name.parse::<u64>().is_ok() {
                 return Err(corrupt(format!(
-                    "an unknown keyspace: path={}",
+                    "unknown keyspace: path={}",
                     path.display()
                 )));
             }
             let message = format!(
-                "a directory that is not the index's lies in it: move it away: path={}",
+                "foreign directory in the index: move it away: path={}",
                 path.display()
             );
             Err(Error::new(ErrorKind::Invalid, "open", message))
@@ -438,7 +452,7 @@ fn exists(path: &Path) -> Result<bool> {
         .map_err(|error| unavailable("look for", path, error))
 }
 
-/// Creates a directory and its parents so that a power cut can't take them back.
+/// Creates a directory and its parents durably, with a sync of each parent.
 fn create_dir_durably(dir: &Path, modes: Modes) -> io::Result<()> {
     let dir = std::path::absolute(dir)?;
     let absent: Vec<_> = dir

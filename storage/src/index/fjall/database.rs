@@ -1,8 +1,7 @@
-//! The fjall database: its keyspaces, how they are tuned, how it is made and opened.
+//! The fjall database: its keyspaces ([`Tables`]), their tuning, its creation and its open.
 //!
-//! Holds [`Tables`]. Guards no invariant of its own; the figures behind the tuning were measured
-//! against the pinned version of fjall. Deliberately not here: the directory around the database
-//! (`creation.rs`), reads and commits (`../fjall.rs`).
+//! The figures behind the tuning were measured with the pinned version of fjall. `creation.rs`
+//! manages the directory around the database.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
@@ -14,13 +13,13 @@ use super::failure::failed;
 use super::{FjallOptions, MIB, Table};
 use crate::error::{Error, ErrorKind, Result};
 
-/// Payloads from this size on are kept apart from their keys, so that compaction does not rewrite
-/// them.
+/// Minimal size of a payload that is stored apart from its key, so that a compaction does not
+/// rewrite it, in bytes.
 const PAYLOAD_SEPARATION_BYTES: u32 = 4 * 1024;
 const PAYLOAD_FILE_BYTES: u64 = 32 * MIB;
 const PAYLOAD_MEMTABLE_BYTES: u64 = 16 * MIB;
 
-/// A keyspace for each table.
+/// Keyspaces of all tables.
 pub(super) struct Tables {
     rows: Keyspace,
     payloads: Keyspace,
@@ -57,7 +56,7 @@ impl Tables {
     }
 }
 
-/// Makes a new database with every keyspace, and lets go of it.
+/// Creates a database with every keyspace, and closes it. Returns the number of each keyspace.
 pub(super) fn build(path: &Path, options: &FjallOptions) -> Result<Keyspaces> {
     let database = open_database(path, options, options.worker_threads)?;
     let tables = Tables::open(|table| keyspace(&database, table))?;
@@ -67,10 +66,9 @@ pub(super) fn build(path: &Path, options: &FjallOptions) -> Result<Keyspaces> {
         .collect()
 }
 
-/// Opens a database that has passed the check, and compares what fjall found with what must be
-/// there.
+/// Opens a database that has passed the check, and compares its keyspaces with the expected ones.
 ///
-/// With no workers nothing is flushed or compacted, and nothing may be written.
+/// Without workers fjall neither flushes nor compacts, and the caller must not write.
 pub(super) fn open(
     path: &Path,
     options: &FjallOptions,
@@ -79,15 +77,15 @@ pub(super) fn open(
 ) -> Result<(Tables, Database)> {
     let database = open_database(path, options, workers)?;
     let tables = Tables::open(|table| {
-        // Asked for by name, fjall would create one that it has lost.
+        // `Database::keyspace` would create a lost keyspace as an empty one.
         if !database.keyspace_exists(table.name()) {
-            let message = format!("fjall has lost a keyspace: keyspace={}", table.name());
+            let message = format!("keyspace missing in fjall: keyspace={}", table.name());
             return Err(Error::new(ErrorKind::Corrupt, "open", message));
         }
         let keyspace = keyspace(&database, table)?;
         if expected.get(table.name()) != Some(&directory_id(&keyspace)?) {
             let message = format!(
-                "a keyspace is not where the record has it: keyspace={}",
+                "keyspace in another directory than in the record: keyspace={}",
                 table.name()
             );
             return Err(Error::new(ErrorKind::Corrupt, "open", message));
@@ -102,9 +100,9 @@ fn open_database(path: &Path, options: &FjallOptions, workers: usize) -> Result<
         .cache_size(options.cache_bytes)
         .max_journaling_size(options.journal_bytes_max)
         .worker_threads_unchecked(workers)
-        // Costs more than it saves, up to five times for large values.
+        // Compression costs more time than it saves: a factor of up to five for large values.
         .journal_compression(CompressionType::None)
-        // Every batch says itself how durable it is.
+        // Every batch requests its own sync.
         .manual_journal_persist(true);
     // fjall panics at some kinds of damage.
     match catch_unwind(AssertUnwindSafe(|| builder.open())) {
@@ -112,7 +110,7 @@ fn open_database(path: &Path, options: &FjallOptions, workers: usize) -> Result<
         Err(_) => Err(Error::new(
             ErrorKind::Corrupt,
             "open",
-            "fjall panicked at what it found",
+            "fjall panicked at damaged files",
         )),
     }
 }
@@ -137,7 +135,8 @@ fn keyspace(database: &Database, table: Table) -> Result<Keyspace> {
         .map_err(|error| failed("open", error))
 }
 
-/// Measured: twice the throughput and half the space of keeping large payloads with their keys.
+/// Returns the options for payloads that are stored apart from their keys.
+// Measured: twice the throughput and half the space, compared with payloads next to their keys.
 fn payload_separation() -> KvSeparationOptions {
     KvSeparationOptions::default()
         .separation_threshold(PAYLOAD_SEPARATION_BYTES)
@@ -147,7 +146,7 @@ fn payload_separation() -> KvSeparationOptions {
         .compression(CompressionType::None)
 }
 
-/// fjall names the directory of a keyspace by a number.
+/// Returns the number by which fjall names the directory of a keyspace.
 fn directory_id(keyspace: &Keyspace) -> Result<u64> {
     let id = keyspace
         .path()

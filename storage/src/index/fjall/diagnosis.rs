@@ -1,8 +1,8 @@
-//! Why fjall has stopped writing.
+//! Search for the damage that has stopped fjall's writes.
 //!
-//! fjall answers `Poisoned` to every commit once a flush or a compaction has failed, and keeps the
-//! reason to itself. The damage that stopped a compaction stops a read as well, so the tables are
-//! read until one fails. Guards "an error names the way out". Deliberately not here: repairs.
+//! fjall returns `Poisoned` for every commit after a flush or compaction has failed, without the
+//! reason. Damage that stops a compaction also stops a read. [`explain`] therefore reads the tables
+//! until a read fails. Guards that the error names the way out.
 
 use std::time::Duration;
 
@@ -14,30 +14,31 @@ use crate::env::Env;
 use crate::error::{Error, ErrorKind};
 use crate::index::Table;
 
-/// How long the damage is looked for: the callers of the failed commit wait meanwhile.
+/// Maximal duration of the search. The callers of the failed commit wait for it.
 const TIME_MAX: Duration = Duration::from_secs(5);
 
-/// The error of a failed commit, with the damage behind it if that is found.
+/// Returns the error of a failed commit, with the damage as its source if the search finds it.
 pub(super) fn explain(store: &Store, env: &Env, error: fjall::Error) -> Error {
     if !matches!(error, fjall::Error::Poisoned) {
         return failed("commit", error);
     }
-    // fjall panics at some damage.
+    // fjall panics at some kinds of damage. A caught panic counts as found damage.
     match caught("commit", || Ok(find(store, env))).unwrap_or_else(Some) {
         Some(damage) => {
-            let message = "fjall has stopped, for a file of the index is damaged; salvage the store into a new one \
-                           (`cenotaph salvage OLD NEW`)";
+            let message = "fjall has stopped because a file of the index is damaged; \
+                           salvage the store into a new store (`cenotaph salvage OLD NEW`)";
             Error::new(ErrorKind::Unavailable, "commit", message).with_source(damage)
         }
         None => {
-            let message = "fjall has stopped after an error in the background; reopen, and see its log for the reason";
+            let message = "fjall has stopped after an error in the background; \
+                           reopen the index, and see its log for the reason";
             Error::new(ErrorKind::Unavailable, "commit", message).with_source(error)
         }
     }
 }
 
-/// The first damage that a read of the tables meets within the time. Payloads come last: they are
-/// the largest.
+/// Reads the tables, and returns the first damage found within the time. Payloads come last,
+/// because they are the largest table.
 fn find(store: &Store, env: &Env) -> Option<Error> {
     let begun = env.monotonic();
     let state = store.published.latest();
@@ -53,7 +54,7 @@ fn find(store: &Store, env: &Env) -> Option<Error> {
                 Err(error) => {
                     let behind = last.map_or(String::new(), |key| key.escape_ascii().to_string());
                     let message = format!(
-                        "the keys behind one can't be read: table={} key=\"{behind}\"",
+                        "the keys after a key can't be read: table={} key=\"{behind}\"",
                         table.name()
                     );
                     return Some(
@@ -62,6 +63,7 @@ fn find(store: &Store, env: &Env) -> Option<Error> {
                     );
                 }
             }
+            // Checked after each entry, because a table may take longer than the limit.
             if env.monotonic().saturating_sub(begun) > TIME_MAX {
                 return None;
             }

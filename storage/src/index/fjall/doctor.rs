@@ -1,8 +1,9 @@
-//! The state of an index directory in plain words, found without changing it.
+//! Examines the directory of an index without changing it, and describes each damage with its
+//! repairs.
 //!
-//! Reads the record, every manifest, every table and blob file in whole, the high-water mark and
-//! all journals. It holds the lock of the directory for readers meanwhile, so that no engine opens
-//! what is being looked at.
+//! The examination reads the record, all manifests, all tables and blob files in full, the
+//! high-water mark and all journals. It holds the shared lock of the directory, so that no engine
+//! opens the index during the examination.
 
 use std::fs::{File, TryLockError};
 use std::path::Path;
@@ -18,14 +19,14 @@ mod diagnosis;
 
 pub use diagnosis::{Condition, Diagnosis, JournalSeen, Problem, WayOut};
 
-/// Examines the index in `dir`, and changes nothing in it. Blocks for the disk, as long as reading
+/// Examines the index in `dir` without changing it. Blocks on disk reads for as long as reading
 /// every file takes: call it through [`Env::blocking`](crate::Env::blocking).
 ///
 /// # Errors
 /// - [`ErrorKind::Invalid`] if there is no index in the directory;
 /// - [`ErrorKind::Unavailable`] if the file system fails.
 ///
-/// Damage is no error, and neither is a store that is open: both are told by the [`Diagnosis`].
+/// Damage is not an error, and neither is an open store: the [`Diagnosis`] reports both.
 pub fn examine(dir: &Path) -> Result<Diagnosis> {
     let store = creation::store(dir);
     if !store.is_dir() {
@@ -33,6 +34,7 @@ pub fn examine(dir: &Path) -> Result<Diagnosis> {
         return Err(Error::new(ErrorKind::Invalid, "doctor", message));
     }
     let mut diagnosis = Diagnosis::new(dir);
+    // An open engine changes its files, so they are not read.
     let Some(_lock) = lock_shared(dir)? else {
         diagnosis.condition = Condition::Open;
         return Ok(diagnosis);
@@ -42,9 +44,11 @@ pub fn examine(dir: &Path) -> Result<Diagnosis> {
             files(&database, &keyspaces, &mut diagnosis)?;
             database
         }
+        // A failing file system is not damage.
         Err(error) if error.kind() == ErrorKind::Unavailable => return Err(error),
         Err(error) => {
-            diagnosis.problems.push(of_record(&store, &error));
+            // Without the record the keyspaces are unknown. The journals can still be read.
+            diagnosis.problems.push(record_problem(&store, &error));
             creation::database(dir)
         }
     };
@@ -55,7 +59,8 @@ pub fn examine(dir: &Path) -> Result<Diagnosis> {
     Ok(diagnosis)
 }
 
-/// The lock, shared with other readers; none if an engine holds it. It is not created.
+/// Takes the shared lock of the directory. Returns `None` if an engine holds the lock, and
+/// `Some(None)` if the lock file is absent: the file is not created.
 fn lock_shared(dir: &Path) -> Result<Option<Option<File>>> {
     let path = dir.join(creation::LOCK);
     let file = match File::open(&path) {
@@ -70,18 +75,20 @@ fn lock_shared(dir: &Path) -> Result<Option<Option<File>>> {
     }
 }
 
-fn of_record(store: &Path, error: &Error) -> Problem {
+/// Returns the problem of a record that cannot be read.
+fn record_problem(store: &Path, error: &Error) -> Problem {
     Problem {
         file: store.to_owned(),
         at: None,
         what: error.to_string(),
         ways_out: vec![
             WayOut::restore(),
-            WayOut::salvage("what belongs to a keyspace that can't be found"),
+            WayOut::salvage("the entries of keyspaces that can't be found"),
         ],
     }
 }
 
+/// Checks all files of all keyspaces, and adds their damage to the diagnosis.
 fn files(database: &Path, keyspaces: &[(String, u64)], diagnosis: &mut Diagnosis) -> Result<()> {
     for (name, id) in keyspaces {
         let keyspace = database.join("keyspaces").join(id.to_string());
@@ -90,14 +97,15 @@ fn files(database: &Path, keyspaces: &[(String, u64)], diagnosis: &mut Diagnosis
         diagnosis.files += checked.files;
         diagnosis.bytes += checked.bytes;
         for flaw in checked.flaws {
+            // fjall's own keyspace contains only the names and ids of the others, which the record
+            // holds, too.
             let lost = if *id == FJALL_META_KEYSPACE {
-                "nothing: it is made anew".to_owned()
+                "nothing: the salvage writes this keyspace again".to_owned()
             } else if flaw.whole_keyspace {
-                "nothing, if the manifest can be told without the damaged bytes; else it refuses to guess".to_owned()
+                "nothing, if the other files identify the manifest; else the salvage fails"
+                    .to_owned()
             } else {
-                format!(
-                    "those entries of the keyspace {name} that lie in damaged blocks of this file"
-                )
+                format!("the entries of the keyspace {name} in damaged blocks of this file")
             };
             let ways_out = vec![WayOut::restore(), WayOut::salvage(&lost)];
             diagnosis.problems.push(Problem {
@@ -111,6 +119,7 @@ fn files(database: &Path, keyspaces: &[(String, u64)], diagnosis: &mut Diagnosis
     Ok(())
 }
 
+/// Checks the journals against the high-water mark, and adds the result to the diagnosis.
 fn journals(store: &Path, database: &Path, diagnosis: &mut Diagnosis) -> Result<()> {
     let mark = mark(&store.join(HIGH_WATER), diagnosis)?;
     let scanned = match journals::scan(database, mark.as_ref()) {
@@ -135,7 +144,7 @@ fn journals(store: &Path, database: &Path, diagnosis: &mut Diagnosis) -> Result<
     };
     diagnosis.journals = scanned
         .iter()
-        .map(|scanned| seen(database, scanned))
+        .map(|scanned| journal_summary(database, scanned))
         .collect();
     diagnosis.bytes += scanned
         .iter()
@@ -146,7 +155,9 @@ fn journals(store: &Path, database: &Path, diagnosis: &mut Diagnosis) -> Result<
     match &verdict {
         Verdict::Sound => {}
         Verdict::Tail { .. } => {
-            let way = "the next open copies these bytes to `store/tails` and cuts them off: nothing acknowledged is lost";
+            // Not a problem: the next open repairs the tail without loss.
+            let way = "the next open moves these bytes to `store/tails`: \
+                       no acknowledged batch is lost";
             diagnosis
                 .notes
                 .push(format!("{}; {way}", check::told(&verdict, database)));
@@ -157,20 +168,20 @@ fn journals(store: &Path, database: &Path, diagnosis: &mut Diagnosis) -> Result<
         | Verdict::Renumbered { .. } => {
             diagnosis
                 .problems
-                .push(of_journals(&verdict, &scanned, database));
+                .push(journal_problem(&verdict, &scanned, database));
         }
     }
+    // The directory exists only if an open has cut a journal.
     if let Ok(tails) = std::fs::read_dir(store.join(TAILS)) {
         let tails = tails.filter_map(|entry| Some(entry.ok()?.path().display().to_string()));
-        diagnosis
-            .notes
-            .extend(tails.map(|tail| {
-                format!("cut off a journal by an earlier open, and kept: file={tail}")
-            }));
+        diagnosis.notes.extend(tails.map(|tail| {
+            format!("an earlier open moved the end of a journal to a file: file={tail}")
+        }));
     }
     Ok(())
 }
 
+/// Reads the high-water mark. Returns `None` if there is no mark or if it cannot be read.
 fn mark(path: &Path, diagnosis: &mut Diagnosis) -> Result<Option<Mark>> {
     let problem = |what: &str| Problem {
         file: path.to_owned(),
@@ -178,7 +189,7 @@ fn mark(path: &Path, diagnosis: &mut Diagnosis) -> Result<Option<Mark>> {
         what: what.to_owned(),
         ways_out: vec![WayOut {
             how: "remove the file and open the store".to_owned(),
-            loses: "the check of the end of the journal; no data, if the journal is whole"
+            loses: "the check of the end of the journal; no data, if the journal is intact"
                 .to_owned(),
         }],
     };
@@ -195,7 +206,7 @@ fn mark(path: &Path, diagnosis: &mut Diagnosis) -> Result<Option<Mark>> {
         } => {
             if other_damaged {
                 diagnosis.notes.push(
-                    "a slot of the high-water mark is damaged; the other one counts".to_owned(),
+                    "a slot of the high-water mark is damaged: the other slot is used".to_owned(),
                 );
             }
             Ok(Some(mark))
@@ -215,7 +226,8 @@ fn mark(path: &Path, diagnosis: &mut Diagnosis) -> Result<Option<Mark>> {
     }
 }
 
-fn seen(database: &Path, scanned: &Scanned) -> JournalSeen {
+/// Returns the summary of a scanned journal.
+fn journal_summary(database: &Path, scanned: &Scanned) -> JournalSeen {
     let runs = &scanned.journal.runs;
     JournalSeen {
         file: journals::path(database, scanned.id),
@@ -230,7 +242,8 @@ fn seen(database: &Path, scanned: &Scanned) -> JournalSeen {
     }
 }
 
-fn of_journals(verdict: &Verdict, scanned: &[Scanned], database: &Path) -> Problem {
+/// Returns the problem of a verdict on the journals, with its repairs.
+fn journal_problem(verdict: &Verdict, scanned: &[Scanned], database: &Path) -> Problem {
     let (id, at) = match *verdict {
         Verdict::Damaged { id, gap } | Verdict::Tail { id, gap } => (id, Some(gap.start)),
         Verdict::Missing { id } | Verdict::Short { id, .. } | Verdict::Renumbered { id, .. } => {
@@ -238,13 +251,14 @@ fn of_journals(verdict: &Verdict, scanned: &[Scanned], database: &Path) -> Probl
         }
         Verdict::Sound => (0, None),
     };
+    // The repair that cuts the journal also loses the intact batches behind the damage.
     let behind = batches_behind(scanned, id, at.unwrap_or_default());
     let mut ways_out = vec![WayOut::restore()];
     let lost = match *verdict {
         Verdict::Damaged { gap, .. } => {
             format!("the batches in {} damaged bytes", gap.end - gap.start)
         }
-        Verdict::Missing { .. } => "what was only in the missing journal".to_owned(),
+        Verdict::Missing { .. } => "the batches that only the missing journal holds".to_owned(),
         Verdict::Short { found, claimed, .. } => {
             format!(
                 "the batches above number {} up to at least {claimed}",
@@ -252,7 +266,7 @@ fn of_journals(verdict: &Verdict, scanned: &[Scanned], database: &Path) -> Probl
             )
         }
         Verdict::Renumbered { .. } | Verdict::Tail { .. } | Verdict::Sound => {
-            "nothing that can be read".to_owned()
+            "no batch that can be read".to_owned()
         }
     };
     ways_out.push(WayOut::salvage(&lost));
@@ -260,11 +274,13 @@ fn of_journals(verdict: &Verdict, scanned: &[Scanned], database: &Path) -> Probl
         let file = journals::path(database, id);
         ways_out.push(WayOut {
             how: format!(
-                "copy the directory, then cut the journal there and give up the mark: `truncate -s {at} {}`, remove every \
+                "copy the directory, cut the journal with `truncate -s {at} {}`, then remove every \
                  later journal and the file `{HIGH_WATER}`",
                 file.display()
             ),
-            loses: format!("the damaged batches and the {behind} intact ones behind them, deletes included"),
+            loses: format!(
+                "the damaged batches and {behind} intact batches behind them, deletes included"
+            ),
         });
     }
     Problem {
@@ -275,7 +291,7 @@ fn of_journals(verdict: &Verdict, scanned: &[Scanned], database: &Path) -> Probl
     }
 }
 
-/// Number of intact batches behind a place.
+/// Returns the number of intact batches behind position `at` of journal `id`.
 fn batches_behind(scanned: &[Scanned], id: u64, at: u64) -> u64 {
     let runs = scanned
         .iter()

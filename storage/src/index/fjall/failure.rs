@@ -1,27 +1,28 @@
-//! What fjall's errors mean to us.
+//! Conversion of fjall's errors and panics to errors of the index.
 //!
-//! Guards I10 in part: a kind says what the caller must do, and the source is kept. Deliberately
-//! not here: the outcome of a failed commit, which is unknown whatever fjall says (`committer.rs`).
+//! Guards I10 in part: the kind of an error determines the caller's reaction, and the original
+//! error is its source. `committer.rs` treats the outcome of every failed commit as unknown, for
+//! any error of fjall.
 
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use crate::error::{Error, ErrorKind, Result};
 
-/// Runs a read of fjall's, which panics at some kinds of damage.
+/// Runs a read of fjall, and converts its panic to [`ErrorKind::Corrupt`]. fjall panics at some
+/// kinds of damage.
 pub(super) fn caught<T>(operation: &'static str, read: impl FnOnce() -> Result<T>) -> Result<T> {
-    // What a panic may leave half done is fjall's cache of blocks, which takes a block whole or not
-    // at all.
+    // Unwind safe: a read changes only fjall's block cache, which inserts complete blocks.
     catch_unwind(AssertUnwindSafe(read)).unwrap_or_else(|_| {
         Err(Error::new(
             ErrorKind::Corrupt,
             operation,
-            "fjall panicked at what it found",
+            "fjall panicked at damaged files",
         ))
     })
 }
 
-/// Our error for fjall's, met by `operation`.
+/// Converts an error of fjall in `operation`.
 pub(super) fn failed(operation: &'static str, error: fjall::Error) -> Error {
     let (kind, message) = match &error {
         fjall::Error::Storage(error) => tree(error),
@@ -37,17 +38,18 @@ pub(super) fn failed(operation: &'static str, error: fjall::Error) -> Error {
         }
         fjall::Error::Poisoned => (
             ErrorKind::Unavailable,
-            "fjall has failed before and must be reopened",
+            "fjall has failed before: reopen the index",
         ),
         fjall::Error::KeyspaceDeleted => (ErrorKind::Corrupt, "a keyspace was deleted"),
         fjall::Error::Locked => (ErrorKind::AlreadyOpen, "fjall's own lock is held"),
         fjall::Error::Unrecoverable => (ErrorKind::Corrupt, "fjall can't recover the database"),
-        // fjall keeps the right to add some.
+        // The enum is `#[non_exhaustive]`.
         _ => (ErrorKind::Unavailable, "fjall failed"),
     };
     Error::new(kind, operation, message).with_source(error)
 }
 
+/// Returns the kind and message for an error of a table tree.
 fn tree(error: &fjall::LsmError) -> (ErrorKind, &'static str) {
     use fjall::LsmError as Tree;
     match error {
@@ -62,11 +64,12 @@ fn tree(error: &fjall::LsmError) -> (ErrorKind, &'static str) {
         Tree::InvalidTag(_) | Tree::InvalidTrailer | Tree::InvalidHeader(_) | Tree::Utf8(_) => {
             (ErrorKind::Corrupt, "a table file is damaged")
         }
-        // fjall keeps the right to add some.
+        // The enum is `#[non_exhaustive]`.
         _ => (ErrorKind::Unavailable, "fjall failed"),
     }
 }
 
+/// Returns the kind and message for an error of the file system.
 fn file(error: &io::Error) -> (ErrorKind, &'static str) {
     match error.kind() {
         io::ErrorKind::UnexpectedEof | io::ErrorKind::InvalidData => {

@@ -1,12 +1,12 @@
-//! Flushes on demand, for tests of what happens to files.
+//! Flushes on demand, for tests of files.
 
 use super::failure::failed;
 use super::{FjallIndex, Table};
 use crate::error::Result;
 
 impl FjallIndex {
-    /// Writes everything that is in memory to tables, as fjall does by itself after some megabytes.
-    /// Blocks.
+    /// Writes all data in memory to tables, as fjall does itself after some megabytes. Blocks on
+    /// the disk.
     ///
     /// # Errors
     /// As a commit.

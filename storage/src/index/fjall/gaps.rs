@@ -1,23 +1,23 @@
-//! Ranges of keys that are known to hold nothing: [`Gaps`].
+//! Cache of key ranges that contain only removed entries: [`Gaps`].
 //!
-//! fjall keeps an entry for each key that was removed until a compaction drops it, and a scan steps
-//! over them one by one, at some 0.7 µs each: 140 ms to the first object behind 200,000 consumed
-//! ones. So a step of a scan that took long is remembered here, and later scans leave it out:
+//! fjall keeps an entry for each removed key until a compaction drops it. A scan steps over each of
+//! these entries, in some 0.7 µs: 140 ms to the first object after 200,000 consumed ones. The range
+//! of a slow step is therefore remembered as a gap, and later scans skip it:
 //!
 //! ```text
-//! keys        a  x  x  x  x  x  x  x  b  x  c        x: removed
-//! gaps           [a\0 ............. b)
-//! a scan      a ─────────────────────> b  x  c
-//! a put of x3          cuts it in two
+//! keys         a  x  x  x  x  x  x  x  b  x  c        x: removed
+//! gaps            [a\0 ............. b)
+//! scan         a ─────────────────────> b  x  c
+//! put of x3           cuts the gap in two
 //! ```
 //!
-//! A gap found in the state after commit n holds for every later state until a key within it is
-//! put: `committing` cuts it before that state is published. A scan of an older state finds nothing
-//! here. A scan that ends after a put was committed, and began before, has its gaps cut by what was
-//! put meanwhile, which is noted for that; if too much was put meanwhile to be noted, its gaps are
-//! forgotten. Guards that no key is ever left out of a scan.
+//! A gap found in the state after commit n is valid for every later state until a key within it is
+//! put. `committing` cuts the gap before that state is published. A scan of an older state ignores
+//! the gap. A scan may begin before a put commits and end after it. Its gaps are therefore cut by
+//! all keys put since its state, which `noted` contains. If `noted` no longer contains all of them,
+//! its gaps are dropped. Guards that no scan skips a key.
 //!
-//! Nothing of it is durable: a store that was opened anew finds its gaps again, one slow step each.
+//! Gaps are not durable: after an open each gap costs a slow step again.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -27,52 +27,52 @@ use bytes::Bytes;
 
 use crate::index::Table;
 
-/// Gaps of one table at the most. The cheapest ones are forgotten, and found again.
+/// Maximal number of gaps per table. The cheapest gaps are dropped, and found again by later scans.
 const GAPS_MAX: usize = 256;
-/// Keys that were put last and are noted.
+/// Maximal number of recent puts that are noted.
 const NOTED_MAX: usize = 16 * 1024;
 
-/// See the head of this file.
+/// Gaps of all tables of an index.
 pub(super) struct Gaps(Mutex<Known>);
 
 #[derive(Default)]
 struct Known {
-    /// By table, then by the first key of the gap.
+    /// Gaps by table and first key.
     gaps: BTreeMap<Table, BTreeMap<Bytes, Gap>>,
-    /// Keys that were put, with the commit that put them, in order.
+    /// Recent puts in order: commit, table and key.
     noted: VecDeque<(u64, Table, Bytes)>,
-    /// Of this commit and all before it not all is noted any more.
+    /// Last commit with a put that is no longer noted.
     forgotten: u64,
 }
 
-/// A gap without its first key.
+/// Gap without its first key.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Gap {
-    /// The first key behind it; none if there is no end to it.
+    /// First key after the gap. `None` if the gap has no end.
     to: Option<Bytes>,
-    /// The commit after which it was seen.
+    /// Commit of the state in which the gap was found.
     since: u64,
-    /// The time that crossing it took.
+    /// Duration of the step over the gap.
     took: Duration,
 }
 
-/// Keys between which nothing was found.
+/// Empty key range that a scan has found.
 #[derive(Clone, Debug)]
 pub(super) struct Found {
-    /// The first one.
+    /// First key of the range.
     pub(super) from: Bytes,
-    /// The first one behind them; none if there is no end to them.
+    /// First key after the range. `None` if the range has no end.
     pub(super) to: Option<Bytes>,
-    /// The time that crossing them took.
+    /// Duration of the step over the range.
     pub(super) took: Duration,
 }
 
-/// A stretch of a scan that crosses no gap.
+/// Part of a scan up to the next gap.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Stretch {
-    /// Where it begins; none if nothing more is there.
+    /// First key of the part. `None` if no key is left.
     pub(super) from: Option<Bytes>,
-    /// Where the next gap begins.
+    /// First key of the next gap. `None` if no gap follows.
     pub(super) gap: Option<Bytes>,
 }
 
@@ -82,11 +82,11 @@ impl Gaps {
     }
 
     fn known(&self) -> MutexGuard<'_, Known> {
-        // Each change of it is complete when nothing panics in between, and nothing does.
+        // A poisoned lock is safe: no code under the lock panics between two related changes.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The stretch to scan of the state after this commit, from a key on and up to the next gap.
+    /// Returns the part of a scan of the state after this commit, from a key to the next gap.
     pub(super) fn stretch(&self, table: Table, from: Bytes, commit: u64) -> Stretch {
         let known = self.known();
         let Some(gaps) = known.gaps.get(&table) else {
@@ -95,6 +95,7 @@ impl Gaps {
                 gap: None,
             };
         };
+        // A gap may end where the next gap begins.
         let mut from = from;
         while let Some((_, gap)) = gaps
             .range(..=from.clone())
@@ -111,6 +112,7 @@ impl Gaps {
                 }
             }
         }
+        // A gap of a later state may contain keys that this state still has.
         let next = gaps
             .range(from.clone()..)
             .find(|(_, gap)| gap.since <= commit);
@@ -120,12 +122,14 @@ impl Gaps {
         }
     }
 
-    /// Remembers what a scan of the state after this commit has found.
+    /// Remembers the empty ranges that a scan of the state after this commit has found.
     pub(super) fn remember(&self, table: Table, found: Vec<Found>, commit: u64) {
         let mut known = self.known();
+        // Puts after the scan's state may be missing in `noted`: the ranges may not be empty now.
         if commit < known.forgotten || !is_followed(table) {
             return;
         }
+        // Newest first: the loop ends at the first put that the scanned state contains.
         let put: Vec<Bytes> = known
             .noted
             .iter()
@@ -146,6 +150,7 @@ impl Gaps {
                 },
             );
         }
+        // The ranges were empty in the scanned state. Keys put since are cut out.
         put.iter().for_each(|key| cut(gaps, key));
         while gaps.len() > GAPS_MAX {
             let cheapest = gaps
@@ -156,7 +161,8 @@ impl Gaps {
         }
     }
 
-    /// A commit with this number puts these keys. Called before the state behind it is published.
+    /// Cuts the keys that a commit puts out of the gaps, and notes them. Must be called before the
+    /// state after the commit is published.
     pub(super) fn committing<'a>(
         &self,
         commit: u64,
@@ -177,19 +183,21 @@ impl Gaps {
     }
 }
 
-/// Payloads are put with each write, and scanned by a scrub only.
+/// Returns whether the gaps of a table are remembered. Payloads are excluded: every write puts
+/// them, and only a scrub scans them.
 fn is_followed(table: Table) -> bool {
     table != Table::Payloads
 }
 
 impl Gap {
-    /// Returns whether a key from its first one on lies in it, in the state after this commit.
+    /// Returns whether a key lies in the gap in the state after this commit. The key must not
+    /// precede the first key of the gap.
     fn holds(&self, key: &Bytes, commit: u64) -> bool {
         self.since <= commit && self.to.as_ref().is_none_or(|to| key < to)
     }
 }
 
-/// Joins it with those that it touches.
+/// Inserts a gap, and merges it with the gaps that it touches.
 fn insert(gaps: &mut BTreeMap<Bytes, Gap>, mut from: Bytes, mut new: Gap) {
     let reaches = |gap: &Gap, key: &Bytes| gap.to.as_ref().is_none_or(|to| key <= to);
     if let Some((first, _)) = gaps
@@ -206,6 +214,7 @@ fn insert(gaps: &mut BTreeMap<Bytes, Gap>, mut from: Bytes, mut new: Gap) {
     {
         let first = first.clone();
         if let Some(old) = gaps.remove(&first) {
+            // The merged gap is valid only in states in which both parts are.
             new.since = new.since.max(old.since);
             new.took = new.took.saturating_add(old.took);
             new.to = new.to.zip(old.to).map(|(new, old)| new.max(old));
@@ -214,7 +223,7 @@ fn insert(gaps: &mut BTreeMap<Bytes, Gap>, mut from: Bytes, mut new: Gap) {
     gaps.insert(from, new);
 }
 
-/// Takes a key out of the gap that holds it.
+/// Cuts a key out of the gap that contains it.
 fn cut(gaps: &mut BTreeMap<Bytes, Gap>, key: &Bytes) {
     let within = |gap: &Gap| gap.to.as_ref().is_none_or(|to| key < to);
     let Some((first, _)) = gaps
@@ -243,7 +252,7 @@ fn cut(gaps: &mut BTreeMap<Bytes, Gap>, key: &Bytes) {
     }
 }
 
-/// The smallest key above this one.
+/// Returns the smallest key above this key.
 pub(super) fn behind(key: &Bytes) -> Bytes {
     [&key[..], &[0]].concat().into()
 }

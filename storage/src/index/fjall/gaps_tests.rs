@@ -1,4 +1,4 @@
-//! Claims about gaps: no key that is there is ever left out, and what is known is left out.
+//! Tests of gaps: a scan skips no existing key, and skips every known gap.
 
 use std::collections::BTreeSet;
 
@@ -10,10 +10,12 @@ fn key(number: u8) -> Bytes {
     Bytes::copy_from_slice(&[b'k', number])
 }
 
-/// The findings of a scan that leaves out the known gaps, and the number of its steps over keys
-/// that are not there.
+/// Returns the keys that a scan finds outside of the known gaps, and the number of its steps over
+/// absent keys.
 fn scan(gaps: &Gaps, state: &BTreeSet<u8>, from: u8, commit: u64) -> (Vec<u8>, usize) {
-    let (mut found, mut steps, mut at) = (Vec::new(), 0, key(from));
+    let mut found = Vec::new();
+    let mut steps = 0;
+    let mut at = key(from);
     loop {
         let stretch = gaps.stretch(Table::Rows, at, commit);
         let Some(from) = stretch.from else {
@@ -43,7 +45,7 @@ fn gap(from: Bytes, to: Option<Bytes>) -> Found {
     }
 }
 
-/// The gaps that a scan from a key on learns: all that lies between its findings.
+/// Returns the gaps that a scan from a key finds: all ranges between its keys.
 fn learn(state: &BTreeSet<u8>, from: u8) -> Vec<Found> {
     let mut at = key(from);
     let mut found = Vec::new();
@@ -61,12 +63,12 @@ fn learn(state: &BTreeSet<u8>, from: u8) -> Vec<Found> {
 enum Step {
     Put(u8),
     Remove(u8),
-    /// Scans the state of so many commits ago.
+    /// Scans the state of `back` commits ago.
     Scan {
         back: usize,
         from: u8,
     },
-    /// Remembers what a scan of the state of so many commits ago found.
+    /// Remembers the gaps of a scan of the state of `back` commits ago.
     Learn {
         back: usize,
         from: u8,
@@ -84,7 +86,7 @@ fn step() -> impl Strategy<Value = Step> {
 
 proptest! {
     #[test]
-    fn no_scan_of_any_state_misses_a_key(steps in proptest::collection::vec(step(), 1..120)) {
+    fn scan_of_any_state_misses_no_key(steps in proptest::collection::vec(step(), 1..120)) {
         let gaps = Gaps::new();
         let mut states = vec![BTreeSet::new()];
         for step in steps {
@@ -93,7 +95,8 @@ proptest! {
                 Step::Put(number) => {
                     let mut next = states[commit].clone();
                     next.insert(number);
-                    gaps.committing(commit as u64 + 1, std::iter::once((Table::Rows, &key(number))));
+                    let key = key(number);
+                    gaps.committing(commit as u64 + 1, std::iter::once((Table::Rows, &key)));
                     states.push(next);
                 }
                 Step::Remove(number) => {
@@ -117,7 +120,7 @@ proptest! {
 }
 
 #[test]
-fn what_is_known_is_stepped_over_no_more() {
+fn known_gap_is_skipped() {
     let gaps = Gaps::new();
     let state = BTreeSet::from([0, 100, 200]);
     assert_eq!(scan(&gaps, &state, 0, 5), (vec![0, 100, 200], 253));
@@ -126,12 +129,12 @@ fn what_is_known_is_stepped_over_no_more() {
     assert_eq!(
         scan(&gaps, &state, 50, 9),
         (vec![100, 200], 0),
-        "from within a gap, and later"
+        "from within a gap, in a later state"
     );
     assert_eq!(
         scan(&gaps, &state, 0, 4).1,
         253,
-        "an earlier state may have held what is removed"
+        "an earlier state may contain the removed keys"
     );
     assert_eq!(
         gaps.stretch(Table::Meta, key(1), 5),
@@ -139,12 +142,12 @@ fn what_is_known_is_stepped_over_no_more() {
             from: Some(key(1)),
             gap: None
         },
-        "of another table"
+        "another table"
     );
 }
 
 #[test]
-fn a_put_cuts_its_key_out_and_a_removal_adds_to_what_is_known() {
+fn put_cuts_a_gap_and_a_later_scan_closes_it() {
     let gaps = Gaps::new();
     gaps.remember(Table::Rows, learn(&BTreeSet::new(), 0), 1);
     gaps.committing(2, std::iter::once((Table::Rows, &key(7))));
@@ -152,19 +155,19 @@ fn a_put_cuts_its_key_out_and_a_removal_adds_to_what_is_known() {
     assert_eq!(
         scan(&gaps, &BTreeSet::new(), 0, 3),
         (vec![], 1),
-        "removed again: one step, until that is known too"
+        "removed again: one step, until a scan remembers it"
     );
     gaps.remember(Table::Rows, vec![gap(key(7), Some(behind(&key(7))))], 3);
     assert_eq!(scan(&gaps, &BTreeSet::new(), 0, 3), (vec![], 0));
     assert_eq!(
         gaps.known().gaps[&Table::Rows].len(),
         1,
-        "they are one again"
+        "the parts are merged"
     );
 }
 
 #[test]
-fn a_scan_that_ended_late_is_cut_by_what_was_put_meanwhile() {
+fn gaps_of_a_late_scan_are_cut_by_newer_puts() {
     let gaps = Gaps::new();
     gaps.committing(2, std::iter::once((Table::Rows, &key(7))));
     gaps.remember(Table::Rows, learn(&BTreeSet::new(), 0), 1);
@@ -172,7 +175,7 @@ fn a_scan_that_ended_late_is_cut_by_what_was_put_meanwhile() {
 }
 
 #[test]
-fn what_is_noted_and_known_is_bounded() {
+fn notes_and_gaps_are_bounded() {
     let gaps = Gaps::new();
     for commit in 2..2 + NOTED_MAX as u64 + 1 {
         gaps.committing(commit, std::iter::once((Table::Rows, &key(7))));
@@ -182,7 +185,7 @@ fn what_is_noted_and_known_is_bounded() {
     assert_eq!(
         scan(&gaps, &BTreeSet::from([7]), 0, 3).0,
         [7],
-        "it may not know of all that was put meanwhile"
+        "notes of puts since the scan are missing"
     );
     assert!(gaps.known().gaps.is_empty());
 
@@ -196,7 +199,7 @@ fn what_is_noted_and_known_is_bounded() {
 }
 
 #[test]
-fn noise_does_not_drive_out_what_took_long() {
+fn cheap_gaps_do_not_evict_an_expensive_gap() {
     let gaps = Gaps::new();
     let at =
         |number: u64, offset: u64| Bytes::copy_from_slice(&(3 * number + offset).to_be_bytes());

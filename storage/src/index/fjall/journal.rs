@@ -1,21 +1,22 @@
-//! fjall's journals, read without fjall and without changing them.
+//! Reads fjall's journals without fjall and without changing them.
 //!
 //! A journal is a file `N.jnl` of batches, back to back. A new file is preallocated: zeros follow
 //! the last batch. All numbers are little-endian.
 //!
 //! ```text
 //! batch   start item{count} end
-//! start   01 | count u32 | sequence number u64                                     not under the checksum
-//! item    02 | type u8 | compression u8 | keyspace u64 | key length u16 | value length u32 | stored length u32
-//!            | key | value                                                         type 0: put, 1: remove
+//! start   01 | count u32 | sequence number u64                        not covered by the checksum
+//! item    02 | type u8 | compression u8 | keyspace u64 | key length u16 | value length u32
+//!            | stored length u32 | key | value                        type 0: put, 1: remove
 //! end     03 | xxh3 of the items u64 | "FJL" 03
 //! ```
 //!
 //! [`scan`] divides a file into *runs* of intact batches and *gaps* of other bytes. A batch is
-//! intact if it has exactly `count` items, its checksum holds, and its sequence number is above
-//! that of every batch before it: the checksum leaves out the start, and our one committer makes
-//! sequence numbers rise. Behind a gap the scan looks for the next intact batch at every byte.
-//! Memory is bounded, and no length is trusted before it is compared with the file.
+//! intact if it has exactly `count` items, its checksum matches, and its sequence number is higher
+//! than the sequence number of every earlier batch. The sequence number needs a check of its own,
+//! because the checksum does not cover the start of a batch. It rises, because a single thread
+//! commits. Behind a gap the scan tries to read a batch at every byte. Memory is bounded, and every
+//! length is compared with the length of the file before use.
 
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom, Write};
@@ -30,30 +31,32 @@ use batch::{BatchHead, read_batch};
 pub(super) use batch::{START_BYTES, start};
 use source::Source;
 
-/// The first byte of a batch.
+/// First byte of a batch.
 const TAG_START: u8 = 1;
 
-/// The furthest a sequence number may lie above the one before it. Flushes and compactions take
-/// some in between.
+/// Largest difference between the sequence numbers of consecutive batches. Flushes and compactions
+/// take sequence numbers in between.
 const SEQNO_STEP_MAX: u64 = 1 << 40;
 
-/// The highest sequence number that a store can have reached.
+/// Highest sequence number that a store can reach.
 const SEQNO_MAX: u64 = 1 << 56;
 
-/// Most runs of one file. A file in more pieces is not described further.
+/// Maximum number of runs of a file. Behind the last of these runs, the scan treats the rest of the
+/// file as a single gap.
 const RUNS_MAX: usize = 1024;
 
-/// Bytes that a search may read for each byte of the file, in attempts to read a batch where there
-/// is none. An attempt that ends within [`SEARCH_FREE`] bytes costs nothing.
+/// Bytes that the searches may read per byte of the file, in attempts to read a batch. Bounds the
+/// time for files with many false starts of batches.
 const SEARCH_FACTOR: u64 = 8;
+/// Bytes of an attempt that do not count against this budget.
 const SEARCH_FREE: u64 = 64;
 
-/// Intact batches without anything between them.
+/// A sequence of intact batches without other bytes between them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Run {
-    /// Where the first batch begins.
+    /// Offset of the first batch.
     pub(crate) start: u64,
-    /// Where the last batch ends.
+    /// End of the last batch.
     pub(crate) end: u64,
     /// Number of batches, at least 1.
     pub(crate) batches: u64,
@@ -63,44 +66,44 @@ pub(crate) struct Run {
     pub(crate) last_seqno: u64,
 }
 
-/// Bytes that are neither intact batches nor the zeros at the end.
+/// A range of bytes that are neither intact batches nor the zeros at the end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Gap {
-    /// The first of them.
+    /// Offset of the first byte.
     pub(crate) start: u64,
-    /// The end of them: the next run, or the end of the last byte that is not zero.
+    /// End of the range: the start of the next run, or the end of the last nonzero byte.
     pub(crate) end: u64,
-    /// Why there is no batch at `start`.
+    /// Reason why no intact batch begins at `start`.
     pub(crate) defect: Defect,
 }
 
-/// The contents of one journal.
+/// Contents of a journal.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Journal {
-    /// Length of the file in bytes, zeros at the end included.
+    /// Length of the file in bytes, including the zeros at its end.
     pub(crate) bytes: u64,
-    /// Intact batches, in order.
+    /// Intact batches, in file order.
     pub(crate) runs: Vec<Run>,
-    /// Damage, in order.
+    /// Damaged ranges, in file order.
     pub(crate) gaps: Vec<Gap>,
-    /// The first sequence number that is not below [`Mode::witness`].
+    /// First sequence number that is at least [`Mode::witness`].
     pub(crate) witness: Option<u64>,
-    /// True if the search for intact batches was given up in the last gap: some may lie in it.
+    /// True if the search in the last gap exceeded its budget: the gap may contain intact batches.
     pub(crate) undecided: bool,
 }
 
 impl Journal {
-    /// Sequence number of the last intact batch.
+    /// Returns the sequence number of the last intact batch.
     pub(crate) fn last_seqno(&self) -> Option<u64> {
         self.runs.last().map(|run| run.last_seqno)
     }
 
-    /// Sequence number of the first intact batch.
+    /// Returns the sequence number of the first intact batch.
     pub(crate) fn first_seqno(&self) -> Option<u64> {
         self.runs.first().map(|run| run.first_seqno)
     }
 
-    /// The gap that no intact batch follows, and that a torn write can have left.
+    /// Returns the gap at the end, if a torn write can be its cause: no intact batch follows it.
     pub(crate) fn damaged_tail(&self) -> Option<Gap> {
         let torn = |gap: &Gap| !self.undecided && !matches!(gap.defect, Defect::Seqno(_));
         let gap = self.gaps.last().copied().filter(torn)?;
@@ -110,26 +113,26 @@ impl Journal {
             .then_some(gap)
     }
 
-    /// The first gap that an intact batch follows, or may follow.
+    /// Returns the first gap that an intact batch follows or may follow.
     pub(crate) fn damaged_middle(&self) -> Option<Gap> {
         let tail = usize::from(self.damaged_tail().is_some());
         self.gaps[..self.gaps.len() - tail].first().copied()
     }
 }
 
-/// What is known before a journal is read.
+/// Input of a scan from outside the journal.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Mode {
-    /// Sequence number of the last batch of the journals before it.
+    /// Sequence number of the last batch of the earlier journals.
     pub(crate) after: Option<u64>,
-    /// A sequence number of which the caller wants to know the next one that is there.
+    /// Lower bound of the sequence number that [`Journal::witness`] reports.
     pub(crate) witness: Option<u64>,
 }
 
-/// Reads a journal from its beginning to its end.
+/// Reads a whole journal.
 ///
 /// # Errors
-/// Errors of the file system. Damage is no error.
+/// Errors of the file system. Damage is not an error.
 pub(crate) fn scan(path: &Path, mode: Mode) -> io::Result<Journal> {
     let mut source = Source::new(File::open(path)?)?;
     let mut journal = Journal {
@@ -141,8 +144,9 @@ pub(crate) fn scan(path: &Path, mode: Mode) -> io::Result<Journal> {
     let mut at = 0;
     while at < source.len() {
         let defect = match read_batch(&mut source, at, None)? {
+            // The batch is whole, so the scan continues at its end. Its number makes it damage.
             Ok(head) if !bounds(last).contains(&head.seqno) => {
-                misnumber(&mut journal.gaps, at, head);
+                add_misnumbered(&mut journal.gaps, at, head);
                 at = head.end;
                 continue;
             }
@@ -153,15 +157,19 @@ pub(crate) fn scan(path: &Path, mode: Mode) -> io::Result<Journal> {
                 {
                     journal.witness = Some(head.seqno);
                 }
-                (at, last) = (head.end, Some(head.seqno));
+                at = head.end;
+                last = Some(head.seqno);
                 continue;
             }
             Err(defect) => defect,
         };
+        // fjall preallocates journals: only zeros up to the end of the file are no damage.
         let used = source.used_end(at)?;
         if used == at {
             break;
         }
+        // A torn batch is followed by nothing. An intact batch behind the gap means that
+        // acknowledged batches are damaged.
         let found = match search(&mut source, at + 1, used, &bounds(last), &mut budget)? {
             Search::Found(next) if journal.runs.len() < RUNS_MAX => Some(next),
             Search::Found(_) | Search::GivenUp => {
@@ -180,7 +188,7 @@ pub(crate) fn scan(path: &Path, mode: Mode) -> io::Result<Journal> {
     Ok(journal)
 }
 
-/// Copies the intact batches of a journal to `to`, one behind the other, and nothing else.
+/// Copies only the intact batches of a journal to `to`, in order.
 ///
 /// # Errors
 /// Errors of the file system.
@@ -189,6 +197,7 @@ pub(crate) fn copy_intact(path: &Path, journal: &Journal, to: &mut impl Write) -
     for run in &journal.runs {
         file.seek(SeekFrom::Start(run.start))?;
         let copied = io::copy(&mut (&file).take(run.end - run.start), to)?;
+        // The file was cut after the scan.
         if copied < run.end - run.start {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
@@ -196,7 +205,7 @@ pub(crate) fn copy_intact(path: &Path, journal: &Journal, to: &mut impl Write) -
     Ok(())
 }
 
-/// What sequence number the next batch may have.
+/// Returns the valid sequence numbers of the batch that follows sequence number `last`.
 fn bounds(last: Option<u64>) -> RangeInclusive<u64> {
     match last {
         Some(last) => last.saturating_add(1)..=last.saturating_add(SEQNO_STEP_MAX),
@@ -204,6 +213,7 @@ fn bounds(last: Option<u64>) -> RangeInclusive<u64> {
     }
 }
 
+/// Adds a batch to the last run if it follows directly, or begins a new run.
 fn extend(runs: &mut Vec<Run>, at: u64, head: BatchHead) {
     match runs.last_mut() {
         Some(run) if run.end == at => {
@@ -212,20 +222,20 @@ fn extend(runs: &mut Vec<Run>, at: u64, head: BatchHead) {
             run.last_seqno = head.seqno;
         }
         Some(_) | None => {
-            let (first_seqno, last_seqno) = (head.seqno, head.seqno);
             runs.push(Run {
                 start: at,
                 end: head.end,
                 batches: 1,
-                first_seqno,
-                last_seqno,
+                first_seqno: head.seqno,
+                last_seqno: head.seqno,
             });
         }
     }
 }
 
-/// No torn write leaves a whole batch with a wrong number, so that such a gap is never a tail.
-fn misnumber(gaps: &mut Vec<Gap>, at: u64, head: BatchHead) {
+/// Adds a whole batch with a wrong sequence number to the gaps. [`Journal::damaged_tail`] never
+/// returns this gap: a torn write does not produce a whole batch with a wrong number.
+fn add_misnumbered(gaps: &mut Vec<Gap>, at: u64, head: BatchHead) {
     match gaps.last_mut() {
         Some(gap) if gap.end == at && matches!(gap.defect, Defect::Seqno(_)) => gap.end = head.end,
         Some(_) | None => gaps.push(Gap {
@@ -236,13 +246,17 @@ fn misnumber(gaps: &mut Vec<Gap>, at: u64, head: BatchHead) {
     }
 }
 
+/// Outcome of a [`search`].
 enum Search {
+    /// Offset of the intact batch.
     Found(u64),
+    /// No intact batch.
     Nothing,
+    /// The budget is used up.
     GivenUp,
 }
 
-/// Looks for an intact batch at every byte from `from` on.
+/// Searches for the first intact batch in `from..end`, starting at every byte.
 fn search(
     source: &mut Source,
     from: u64,
@@ -256,6 +270,8 @@ fn search(
         if read_batch(source, candidate, Some(seqnos))?.is_ok() {
             return Ok(Search::Found(candidate));
         }
+        // Each `01` byte may be a false start of a batch of any length. The budget keeps the scan
+        // linear.
         match budget.checked_sub((source.bytes_read() - before).saturating_sub(SEARCH_FREE)) {
             Some(left) => *budget = left,
             None => return Ok(Search::GivenUp),

@@ -1,22 +1,22 @@
-//! All journals of a database against each other and against the high-water mark, before fjall
-//! reads them.
+//! Checks all journals of a database against each other and against the high-water mark, before
+//! fjall reads them.
 //!
-//! fjall numbers its journals, removes the oldest first, and syncs one before it begins the next.
-//! Our one committer syncs each batch before it writes another. Hence damage that an intact batch
-//! follows is damage to acknowledged history. Damage that nothing follows is a batch that was never
-//! acknowledged, unless the mark says otherwise.
+//! fjall numbers its journals, removes the oldest first, and syncs a journal before it begins the
+//! next. Our committer is a single thread, and syncs each batch before it writes the next.
+//! Therefore damage before an intact batch affects acknowledged batches. Damage behind the last
+//! intact batch is a batch that was never acknowledged, unless the mark contradicts.
 //!
 //! | found | verdict |
 //! |---|---|
-//! | intact batches to the end, and all that the mark claims | sound |
-//! | one gap, nothing intact behind it, and all that the mark claims before it | cut the tail |
-//! | a gap with an intact batch behind it, or more than one gap | damaged |
-//! | a number missing between two journals | missing |
-//! | less than the mark claims | short, older or missing |
+//! | intact batches to the end, and every batch that the mark claims | sound |
+//! | one gap behind the last batch, and every batch that the mark claims before it | tail: cut |
+//! | a gap with an intact batch behind it, or several gaps | damaged |
+//! | a gap in the numbers of the journals | missing |
+//! | fewer batches than the mark claims | short, renumbered or missing |
 //!
-//! Guards I9: no acknowledged batch is lost in silence. What stays undetected: damage to what was
-//! written after the last mark, if nothing follows it; the oldest of several journals removed after
-//! a crash; the mark and the end of the journal taken back together.
+//! Guards I9: no acknowledged batch is lost without an error. Undetected: damage behind the last
+//! mark at the end of the journals; the removal of the oldest of several journals after a crash; a
+//! mark and an end of the journals that were both replaced by older copies.
 
 use std::ffi::OsStr;
 use std::fs;
@@ -28,34 +28,34 @@ use super::mark::Mark;
 
 const EXTENSION: &str = "jnl";
 
-/// A journal, and what is in it.
+/// A journal and its contents.
 #[derive(Clone, Debug)]
 pub(crate) struct Scanned {
-    /// Its number: fjall counts them.
+    /// Number of the journal, assigned by fjall in ascending order.
     pub(crate) id: u64,
-    /// Its contents.
+    /// Contents of the journal.
     pub(crate) journal: Journal,
 }
 
-/// What the check says.
+/// Result of the check of all journals.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Verdict {
-    /// Nothing is wrong.
+    /// All acknowledged batches are present and intact.
     Sound,
-    /// A batch that was never acknowledged is torn or damaged. It may be cut off.
+    /// Only a batch that was never acknowledged is torn or damaged. The gap may be cut off.
     Tail { id: u64, gap: Gap },
-    /// Acknowledged batches are damaged, or may be.
+    /// Acknowledged batches are, or may be, damaged.
     Damaged { id: u64, gap: Gap },
-    /// A journal is not there.
+    /// A journal is missing.
     Missing { id: u64 },
-    /// An acknowledged batch is not there: the last one found, and that which the mark claims at
-    /// least.
+    /// An acknowledged batch is missing. `found` is the last sequence number found, `claimed` the
+    /// lowest sequence number that the mark claims.
     Short {
         id: u64,
         found: Option<u64>,
         claimed: u64,
     },
-    /// A batch has another sequence number than the mark says.
+    /// A batch has a sequence number outside `low..high`, the range that the mark claims.
     Renumbered {
         id: u64,
         found: u64,
@@ -64,15 +64,16 @@ pub(crate) enum Verdict {
     },
 }
 
-/// The path of a journal.
+/// Returns the path of a journal.
 pub(crate) fn path(database: &Path, id: u64) -> PathBuf {
     database.join(format!("{id}.{EXTENSION}"))
 }
 
-/// The numbers of all journals, ascending.
+/// Returns the numbers of all journals, ascending.
 ///
 /// # Errors
-/// Errors of the file system; [`io::ErrorKind::InvalidData`] if a journal has no number.
+/// Errors of the file system; [`io::ErrorKind::InvalidData`] if the name of a journal is not a
+/// number.
 pub(crate) fn list(database: &Path) -> io::Result<Vec<u64>> {
     let mut ids = Vec::new();
     for entry in fs::read_dir(database)? {
@@ -86,11 +87,12 @@ pub(crate) fn list(database: &Path) -> io::Result<Vec<u64>> {
                 .file_stem()
                 .and_then(OsStr::to_str)
                 .and_then(|stem| stem.parse().ok());
+            // `007.jnl` also parses as 7, but fjall never writes this name.
             let id = id.filter(|&id: &u64| name == Path::new(&format!("{id}.{EXTENSION}")));
             let wrong = || {
                 io::Error::new(
                     io::ErrorKind::InvalidData,
-                    format!("a journal has no number: {name:?}"),
+                    format!("the name of a journal is not a number: name={name:?}"),
                 )
             };
             ids.push(id.ok_or_else(wrong)?);
@@ -100,10 +102,10 @@ pub(crate) fn list(database: &Path) -> io::Result<Vec<u64>> {
     Ok(ids)
 }
 
-/// Reads all journals, the oldest first.
+/// Reads all journals, oldest first.
 ///
 /// # Errors
-/// As [`list`].
+/// Same as [`list`].
 pub(crate) fn scan(database: &Path, mark: Option<&Mark>) -> io::Result<Vec<Scanned>> {
     let mut last = None;
     let mut scanned = Vec::new();
@@ -122,8 +124,9 @@ pub(crate) fn scan(database: &Path, mark: Option<&Mark>) -> io::Result<Vec<Scann
     Ok(scanned)
 }
 
-/// Decides.
+/// Returns the verdict on all journals, by the table in the module documentation.
 pub(crate) fn judge(scanned: &[Scanned], mark: Option<&Mark>) -> Verdict {
+    // fjall removes only the oldest journals: their numbers are contiguous.
     for pair in scanned.windows(2) {
         if pair[0].id + 1 != pair[1].id {
             return Verdict::Missing { id: pair[0].id + 1 };
@@ -134,6 +137,8 @@ pub(crate) fn judge(scanned: &[Scanned], mark: Option<&Mark>) -> Verdict {
         .flat_map(|Scanned { id, journal }| journal.gaps.iter().map(|&gap| (*id, gap)));
     let gap = gaps.next();
     if let Some((id, gap)) = gap {
+        // Batches in later journals follow the gap, too: fjall syncs a journal before it begins the
+        // next.
         let behind = scanned
             .iter()
             .filter(|later| later.id > id)
@@ -145,10 +150,10 @@ pub(crate) fn judge(scanned: &[Scanned], mark: Option<&Mark>) -> Verdict {
         }
     }
     if let Some(mark) = mark.filter(|mark| mark.claims())
-        && let Some(verdict) = against(scanned, mark)
+        && let Some(verdict) = contradiction(scanned, mark)
     {
         return match (verdict, gap) {
-            // The batch that the mark claims is the damaged one.
+            // The damaged batch is the batch that the mark claims, hence an acknowledged batch.
             (Verdict::Short { .. }, Some((id, gap))) => Verdict::Damaged { id, gap },
             (verdict, _) => verdict,
         };
@@ -156,8 +161,8 @@ pub(crate) fn judge(scanned: &[Scanned], mark: Option<&Mark>) -> Verdict {
     gap.map_or(Verdict::Sound, |(id, gap)| Verdict::Tail { id, gap })
 }
 
-/// What is less than the mark claims.
-fn against(scanned: &[Scanned], mark: &Mark) -> Option<Verdict> {
+/// Returns the first contradiction between the journals and the mark.
+fn contradiction(scanned: &[Scanned], mark: &Mark) -> Option<Verdict> {
     let claimed = mark.newest()?;
     let Some(newest) = scanned.last() else {
         return Some(Verdict::Missing { id: claimed });
@@ -188,6 +193,7 @@ fn against(scanned: &[Scanned], mark: &Mark) -> Option<Verdict> {
             }
         }
     }
+    // The batch that the mark claims must exist, with a sequence number in `low..high`.
     let last = scanned
         .iter()
         .filter_map(|scanned| scanned.journal.last_seqno())
@@ -212,12 +218,13 @@ fn against(scanned: &[Scanned], mark: &Mark) -> Option<Verdict> {
             }),
         };
     }
-    // fjall removes a journal when its tables hold all that is in it.
+    // fjall removes a journal when its tables hold all batches of the journal, so the journal of
+    // the mark may be absent.
     oldest_missing(mark, oldest, last)
 }
 
-/// After an orderly end all journals are there, unless a build without marks has used the store
-/// since.
+/// Checks that the oldest journal is present. After an orderly close all journals are present,
+/// unless a build without marks has used the store since.
 fn oldest_missing(mark: &Mark, oldest: u64, last: Option<u64>) -> Option<Verdict> {
     let untouched = mark.closed && last.is_none_or(|last| last < mark.high);
     (untouched && oldest > mark.oldest).then_some(Verdict::Missing { id: mark.oldest })

@@ -1,4 +1,4 @@
-//! The manifests of fjall's keyspaces, and the files that they name, checked before fjall reads
+//! Checks the manifests of fjall's keyspaces, and the files that they name, before fjall reads
 //! them.
 //!
 //! ```text
@@ -10,9 +10,9 @@
 //! keyspaces/N/tables/I, keyspaces/N/blobs/I   archives
 //! ```
 //!
-//! fjall compares none of these checksums, removes files that the manifest does not name, and
-//! aborts or panics at some damage. The cost is a manifest and two short reads for each file; a
-//! deep check reads whole files.
+//! fjall verifies none of these checksums, removes files that the manifest does not name, and
+//! aborts or panics at some kinds of damage. A check with [`Depth::Ends`] reads the manifest and
+//! two short ranges of each file. A check with [`Depth::Whole`] reads all files in full.
 
 use std::fs::{self, File};
 use std::io;
@@ -21,38 +21,39 @@ use std::path::{Path, PathBuf};
 use super::archive::{self, Fields};
 
 const CURRENT: &str = "current";
+/// version u64 | xxh3 u128 | 00
 const CURRENT_BYTES: usize = 25;
-/// 37 bytes for each of some hundred thousand tables.
+/// Maximum size of the list of files in bytes: room for some hundred thousand tables of 37 bytes.
 const LIST_BYTES_MAX: u64 = 16 * 1024 * 1024;
 
-/// Damage to a file that can be seen without fjall.
+/// Damage to a file, detected without fjall.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Flaw {
-    /// The file.
+    /// Path of the damaged file.
     pub(crate) path: PathBuf,
-    /// What is wrong with it.
+    /// Description of the damage.
     pub(crate) what: String,
-    /// True if it hides all other files of its keyspace.
+    /// True if no other file of the keyspace could be checked because of this damage.
     pub(crate) whole_keyspace: bool,
 }
 
-/// What a check of a keyspace has seen.
+/// Result of the check of a keyspace.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Checked {
-    /// Damage.
+    /// Damage that was found.
     pub(crate) flaws: Vec<Flaw>,
-    /// Number of files that the manifest names.
+    /// Number of files that the manifest names and that exist.
     pub(crate) files: u64,
-    /// Their length in bytes.
+    /// Total length of these files, in bytes.
     pub(crate) bytes: u64,
 }
 
-/// How much of the files is read.
+/// Extent of a check.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Depth {
-    /// Whole manifests, and the end of the other files.
+    /// Reads whole manifests, and the ends of the other files.
     Ends,
-    /// Everything.
+    /// Reads all files in full.
     Whole,
 }
 
@@ -62,12 +63,12 @@ pub(super) struct Named {
     pub(super) id: u64,
     pub(super) path: PathBuf,
     checksum: u128,
-    /// The sequence number of all entries of a table that was added as a whole, which none of ours
-    /// is.
+    /// Sequence number of all entries of a table that was ingested as a whole. 0 for all of our
+    /// tables.
     pub(super) seqno: u64,
 }
 
-/// The kinds of files that a manifest names.
+/// Kind of a file that a manifest names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum FileKind {
     Table,
@@ -75,7 +76,7 @@ pub(super) enum FileKind {
 }
 
 impl FileKind {
-    /// The sections that fjall takes for granted.
+    /// Returns the sections without which fjall panics.
     fn sections(self) -> &'static [&'static [u8]] {
         match self {
             Self::Table => &[b"tli", b"meta"],
@@ -84,7 +85,7 @@ impl FileKind {
     }
 }
 
-/// All damage to one keyspace.
+/// Returns all damage to a keyspace.
 ///
 /// # Errors
 /// Errors of the file system, but for absence.
@@ -100,7 +101,7 @@ pub(crate) fn flaws(keyspace: &Path, depth: Depth) -> io::Result<Checked> {
     };
     let mut checked = Checked::default();
     for file in named {
-        let what = present(&file.path, |path| {
+        let what = check_present(&file.path, |path| {
             checked.files += 1;
             checked.bytes += fs::metadata(path)?.len();
             damage(path, &file, depth)
@@ -116,14 +117,14 @@ pub(crate) fn flaws(keyspace: &Path, depth: Depth) -> io::Result<Checked> {
     Ok(checked)
 }
 
-/// The files that the manifest of a keyspace names, or what is wrong with it.
+/// Returns the files that the current manifest of a keyspace names, or the damage to the manifest.
 ///
 /// # Errors
 /// Errors of the file system, but for absence.
 pub(super) fn manifest(keyspace: &Path) -> io::Result<Result<Vec<Named>, Flaw>> {
     let current = keyspace.join(CURRENT);
     let mut pointer = None;
-    let what = present(&current, |path| {
+    let what = check_present(&current, |path| {
         let bytes = fs::read(path)?;
         pointer = decode_current(&bytes);
         Ok(pointer
@@ -139,7 +140,8 @@ pub(super) fn manifest(keyspace: &Path) -> io::Result<Result<Vec<Named>, Flaw>> 
     };
     let path = version_path(keyspace, version);
     let mut named = None;
-    let what = present(&path, |path| {
+    let what = check_present(&path, |path| {
+        // Before decoding: fjall removes every file that a damaged manifest does not name.
         if archive::checksum(path)? != checksum {
             let what = format!(
                 "the checksum of the manifest does not match: pointer={}",
@@ -159,28 +161,32 @@ pub(super) fn manifest(keyspace: &Path) -> io::Result<Result<Vec<Named>, Flaw>> 
     }))
 }
 
+/// Returns the path of a version of the manifest.
 pub(super) fn version_path(keyspace: &Path, version: u64) -> PathBuf {
     keyspace.join(format!("v{version}"))
 }
 
-/// The version and the checksum of the current manifest.
+/// Decodes the pointer to the current manifest: its version and its checksum.
 pub(super) fn decode_current(bytes: &[u8]) -> Option<(u64, u128)> {
     let mut fields = Fields(bytes);
-    let (version, checksum, kind) = (fields.u64()?, fields.u128()?, fields.u8()?);
+    let version = fields.u64()?;
+    let checksum = fields.u128()?;
+    let kind = fields.u8()?;
     (bytes.len() == CURRENT_BYTES && kind == 0).then_some((version, checksum))
 }
 
-/// Makes this version of the manifest the current one.
+/// Points the keyspace to this version of the manifest.
 ///
 /// # Errors
 /// Errors of the file system.
 pub(super) fn point_to(keyspace: &Path, version: u64) -> io::Result<()> {
     let checksum = archive::checksum(&version_path(keyspace, version))?;
+    // Used for salvage copies only, so that a torn write or a missing sync is harmless.
     let bytes = [&version.to_le_bytes()[..], &checksum.to_le_bytes(), &[0]].concat();
     fs::write(keyspace.join(CURRENT), bytes)
 }
 
-/// The files that this manifest names. None if it can't be decoded.
+/// Returns the files that a manifest names, or `None` if the manifest cannot be decoded.
 ///
 /// # Errors
 /// Errors of the file system.
@@ -220,11 +226,15 @@ fn decode_blobs(bytes: &[u8], dir: &Path) -> Option<Vec<Named>> {
     for _ in 0..fields.u32()? {
         named.push(decode_file(&mut fields, FileKind::Blob, dir)?);
     }
+    // Remaining bytes mean an unknown format: reject the list rather than miss files.
     fields.0.is_empty().then_some(named)
 }
 
 fn decode_file(fields: &mut Fields<'_>, kind: FileKind, dir: &Path) -> Option<Named> {
-    let (id, checksum_type, checksum) = (fields.u64()?, fields.u8()?, fields.u128()?);
+    let id = fields.u64()?;
+    let checksum_type = fields.u8()?;
+    let checksum = fields.u128()?;
+    // 0 is xxh3, the only type that fjall writes.
     (checksum_type == 0).then(|| Named {
         kind,
         id,
@@ -234,6 +244,7 @@ fn decode_file(fields: &mut Fields<'_>, kind: FileKind, dir: &Path) -> Option<Na
     })
 }
 
+/// Returns the damage to a file that the manifest names.
 fn damage(path: &Path, named: &Named, depth: Depth) -> io::Result<Option<String>> {
     let sections = match archive::contents(&mut File::open(path)?)? {
         Ok(sections) => sections,
@@ -247,19 +258,22 @@ fn damage(path: &Path, named: &Named, depth: Depth) -> io::Result<Option<String>
             )));
         }
     }
+    // The sections above guarantee only that fjall does not panic. Damage inside of them needs a
+    // full read.
     let differs = depth == Depth::Whole && archive::checksum(path)? != named.checksum;
     Ok(differs.then(|| "the checksum of the file does not match".to_owned()))
 }
 
-/// What `look` finds wrong, or that the file is missing.
-fn present(
+/// Returns the damage that `check` finds. A missing file is damage, too.
+fn check_present(
     path: &Path,
-    look: impl FnOnce(&Path) -> io::Result<Option<String>>,
+    check: impl FnOnce(&Path) -> io::Result<Option<String>>,
 ) -> io::Result<Option<String>> {
-    match look(path) {
+    // A missing file is a flaw of the index. Every other error means that nothing is known.
+    match check(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             Ok(Some("the file is missing".to_owned()))
         }
-        looked => looked,
+        checked => checked,
     }
 }

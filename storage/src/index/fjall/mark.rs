@@ -1,19 +1,22 @@
-//! The high-water mark: what the journals hold at least, kept outside of them.
+//! The high-water mark: a lower bound of the contents of the journals, stored outside of them.
 //!
 //! ```text
 //! {store}/high-water   8192 bytes: a slot at 0, a slot at 4096, zeros between
 //!
-//! slot     "CHWM" | format u8 = 1 | closed u8 | journals u8 | 0 | generation u64 | low u64 | high u64 | oldest u64
-//!          | 24 times: journal u64, first u64 | zeros | xxh3 of the 504 bytes before u64           little-endian
-//! low, high  the last acknowledged batch has a sequence number in low..high; 0..0: nothing is known
-//! journals   number of journals that are listed: the newest ones, each with the sequence number of its first batch
+//! slot     "CHWM" | format u8 = 1 | closed u8 | journals u8 | 0 | generation u64 | low u64
+//!          | high u64 | oldest u64 | 24 times: journal u64, first u64 | zeros
+//!          | xxh3 of the 504 bytes before u64                    all numbers are little-endian
+//!
+//! low, high  the last acknowledged batch has a sequence number in low..high; 0..0: unknown
+//! journals   number of listed journals: the newest ones, each with the sequence number of its
+//!            first batch
 //! oldest     number of the oldest journal
-//! closed     1: written behind the last change of a life. The journals from `oldest` on are all there
+//! closed     1: no change followed until the index was closed. All journals from `oldest` on exist
 //! ```
 //!
-//! The slot with the higher generation counts; a torn write leaves the other one. A mark claims
-//! only acknowledged, hence durable batches, so that it may reach the disk whenever the operating
-//! system likes.
+//! The intact slot with the higher generation is valid. Writes alternate between the slots, so a
+//! torn write never damages the other slot. A mark claims only acknowledged, hence durable batches.
+//! Therefore the operating system may write a mark to the disk at any time.
 
 use std::fs::{self, File};
 use std::io::{self, Read, Seek, SeekFrom, Write};
@@ -27,45 +30,49 @@ use xxhash_rust::xxh3::xxh3_64;
 const MAGIC: [u8; 4] = *b"CHWM";
 const FORMAT: u8 = 1;
 const SLOT_BYTES: usize = 512;
+// The slots are in different 4 KiB pages: a torn page write damages one slot only.
 const SLOT_OFFSETS: [usize; 2] = [0, 4096];
 const FILE_BYTES: usize = 8192;
+/// Offset of the checksum in a slot.
 const SUM_AT: usize = SLOT_BYTES - 8;
+/// Offset of the list of journals in a slot.
 const LIST_AT: usize = 40;
 const ENTRY_BYTES: usize = 16;
 
-/// Most journals that a mark lists.
+/// Maximum number of journals in a mark.
 pub(super) const JOURNALS_MAX: usize = 24;
 
-/// What the journals hold at least.
+/// A lower bound of the contents of the journals.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Mark {
-    /// Counts the writes of the file.
+    /// Number of this write of the file.
     pub(crate) generation: u64,
-    /// True if nothing was changed after it was written.
+    /// True if no change followed this mark.
     pub(crate) closed: bool,
-    /// The last acknowledged batch has this sequence number or a higher one,
+    /// Lower bound (inclusive) of the sequence number of the last acknowledged batch.
     pub(crate) low: u64,
-    /// and a lower one than this.
+    /// Upper bound (exclusive) of the sequence number of the last acknowledged batch.
     pub(crate) high: u64,
     /// Number of the oldest journal.
     pub(crate) oldest: u64,
-    /// Journals with acknowledged batches, ascending, at most [`JOURNALS_MAX`]: number, sequence
-    /// number of the first batch.
+    /// Newest journals with acknowledged batches, ascending, at most [`JOURNALS_MAX`]: number of
+    /// the journal, sequence number of its first batch.
     pub(crate) journals: Vec<(u64, u64)>,
 }
 
 impl Mark {
-    /// Returns whether it claims anything.
+    /// Returns whether the mark claims an acknowledged batch.
     pub(crate) fn claims(&self) -> bool {
         self.high > self.low
     }
 
-    /// The journal that holds the last acknowledged batch.
+    /// Returns the number of the journal that holds the last acknowledged batch.
     pub(crate) fn newest(&self) -> Option<u64> {
         self.journals.last().map(|&(id, _)| id)
     }
 
     fn encode(&self) -> [u8; SLOT_BYTES] {
+        // The newest journals: fjall removes the oldest first.
         let journals = &self.journals[self.journals.len().saturating_sub(JOURNALS_MAX)..];
         let count = u8::try_from(journals.len()).expect("at most 24");
         let mut slot = [0; SLOT_BYTES];
@@ -125,27 +132,30 @@ impl Mark {
     }
 }
 
+/// Contents of a slot.
 enum Slot {
     Sound(Mark),
+    /// All bytes are zero.
     Unused,
     Damaged,
+    /// A slot in a later format.
     Unknown(u8),
 }
 
-/// What a file of marks says.
+/// Result of reading the file of marks.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Reading {
-    /// There is no file: an older build wrote the store, or somebody has removed it.
+    /// The file does not exist: an older build wrote the store, or the file was removed.
     Absent,
-    /// The newest mark that can be read, and whether another slot is damaged.
+    /// The newest intact mark. `other_damaged` is true if the other slot is damaged.
     Sound { mark: Mark, other_damaged: bool },
-    /// No slot can be read.
+    /// No slot is intact.
     Damaged,
-    /// A later build wrote it, in this format.
+    /// A later build wrote the file in this format.
     Unknown(u8),
 }
 
-/// Reads the newest mark.
+/// Reads the newest intact mark.
 ///
 /// # Errors
 /// Errors of the file system, but for absence.
@@ -163,10 +173,12 @@ fn parse(bytes: &[u8]) -> Reading {
     let mut marks = Vec::new();
     let mut damaged = false;
     for at in SLOT_OFFSETS {
+        // A slot behind the end of a short file counts as damaged, not as unused.
         match Mark::decode(bytes.get(at..at + SLOT_BYTES).unwrap_or(&[1])) {
             Slot::Sound(mark) => marks.push(mark),
             Slot::Unused => {}
             Slot::Damaged => damaged = true,
+            // Never fall back to the older slot: the unknown slot may be newer.
             Slot::Unknown(format) => return Reading::Unknown(format),
         }
     }
@@ -179,7 +191,7 @@ fn parse(bytes: &[u8]) -> Reading {
     }
 }
 
-/// The file, open for writing.
+/// The file of marks, open for writing.
 #[derive(Debug)]
 pub(super) struct MarkFile {
     file: File,
@@ -187,9 +199,9 @@ pub(super) struct MarkFile {
 }
 
 impl MarkFile {
-    /// Opens the file and durably replaces what it says by `mark`. If there is none of the right
-    /// size, a new one takes its place in full, so that later writes need no space and a crash
-    /// leaves no half of it.
+    /// Opens the file and durably replaces its marks by `mark`. If no file of the right size
+    /// exists, a complete new file is renamed into place: later writes need no more disk space, and
+    /// a crash leaves no partial file.
     ///
     /// # Errors
     /// Errors of the file system.
@@ -203,6 +215,7 @@ impl MarkFile {
                 file,
                 generation: mark.generation,
             };
+            // Both slots: an older mark in a slot would be used if the other slot is damaged later.
             marks.write_twice(mark)?;
             marks.file.sync_all()?;
             return Ok(marks);
@@ -217,15 +230,16 @@ impl MarkFile {
         marks.file.sync_all()?;
         fs::rename(&new, path)?;
         if let Some(parent) = path.parent() {
+            // The rename must be durable before the first batch relies on the mark.
             sync_directory_at(parent)?;
         }
         Ok(marks)
     }
 
-    /// Writes a mark over the older slot, without a sync.
+    /// Overwrites the older slot with a mark, without a sync.
     ///
     /// # Errors
-    /// Errors of the file system; the other slot is untouched.
+    /// Errors of the file system. The other slot is unchanged.
     pub(super) fn write(&mut self, mark: &Mark) -> io::Result<()> {
         self.generation += 1;
         let slot = Mark {
@@ -233,16 +247,18 @@ impl MarkFile {
             ..mark.clone()
         }
         .encode();
+        // The parity of the generation selects the slot, so consecutive writes never overwrite the
+        // newest mark.
         let offset = SLOT_OFFSETS[usize::from(self.generation % 2 == 1)];
         self.file.seek(SeekFrom::Start(offset as u64))?;
         self.file.write_all(&slot)
     }
 
-    /// Writes a mark over both slots, one after the other: where one is damaged later, the other
-    /// says the same.
+    /// Overwrites both slots with the same mark, one after the other, so that later damage to a
+    /// slot loses nothing.
     ///
     /// # Errors
-    /// As [`write`](Self::write).
+    /// Same as [`write`](Self::write).
     pub(super) fn write_twice(&mut self, mark: &Mark) -> io::Result<()> {
         self.write(mark)?;
         self.write(mark)
@@ -273,7 +289,7 @@ mod tests {
     }
 
     #[test]
-    fn the_bytes_of_a_slot_are_pinned() {
+    fn slot_bytes_are_pinned() {
         let slot = Mark {
             generation: 7,
             ..mark()
@@ -289,7 +305,7 @@ mod tests {
     }
 
     #[test]
-    fn the_newest_mark_counts_and_a_torn_write_leaves_the_one_before() {
+    fn torn_write_keeps_the_previous_mark() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("high-water");
         assert_eq!(read(&path).unwrap(), Reading::Absent);
@@ -322,7 +338,7 @@ mod tests {
     }
 
     #[test]
-    fn a_changed_byte_never_makes_another_mark() {
+    fn changed_byte_never_forges_a_mark() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("high-water");
         drop(MarkFile::open(&path, &mark(), Modes::default()).unwrap());

@@ -1,9 +1,9 @@
-//! Keeps the high-water mark while the store is open.
+//! Writes the high-water mark while the store is open.
 //!
-//! The committer notes each acknowledged commit, which costs two loads and a lock. About once a
-//! second, when something was committed, the mark is written between two commits, without a sync;
-//! once more when fjall has let go of its files. A mark that can't be written is only older: it
-//! fails no commit.
+//! The committer records each acknowledged commit, at the cost of two loads and a lock. If commits
+//! were recorded, it writes the mark about once per second, between two commits and without a sync.
+//! The last mark is written after fjall has released its files. A failed write of the mark fails no
+//! commit: the mark on disk is only older.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -16,10 +16,10 @@ use super::journal;
 use super::journals;
 use super::mark::{JOURNALS_MAX, Mark, MarkFile};
 
-/// Time between two marks.
+/// Minimum time between two marks.
 const INTERVAL: Duration = Duration::from_secs(1);
 
-/// The file of the mark, and what the next one will claim.
+/// The writer of the high-water mark.
 #[derive(Debug)]
 pub(super) struct Marker {
     database: PathBuf,
@@ -29,17 +29,18 @@ pub(super) struct Marker {
 #[derive(Debug)]
 struct State {
     file: MarkFile,
-    /// The last acknowledged batch has a sequence number from the first to below the second.
+    /// Range `low..high` of the sequence number of the last acknowledged batch.
     acknowledged: Option<(u64, u64)>,
-    /// True if something was acknowledged since the last mark.
+    /// True if a batch was acknowledged since the last mark.
     changed: bool,
+    /// Time of the last mark that was due.
     asked: Option<Duration>,
-    /// Sequence numbers of the first batches of journals, which do not change.
+    /// Sequence number of the first batch of each journal. These numbers never change.
     firsts: BTreeMap<u64, u64>,
 }
 
 impl Marker {
-    /// `last` is the sequence number of the last batch that the journals hold durably.
+    /// Creates the writer. `last` is the sequence number of the last durable batch in the journals.
     pub(super) fn new(database: &Path, file: MarkFile, last: Option<u64>) -> Self {
         let state = State {
             file,
@@ -54,15 +55,15 @@ impl Marker {
         }
     }
 
-    /// Notes that a batch is durable. `low` was the next sequence number before its commit, `high`
-    /// the next one after.
+    /// Records a durable batch. `low` was the next sequence number before its commit, and `high` is
+    /// the next sequence number after its commit.
     pub(super) fn acknowledged(&self, low: u64, high: u64) {
         let mut state = self.lock();
         state.acknowledged = Some((low, high));
         state.changed = true;
     }
 
-    /// Returns whether a mark should be written now; says so once in an interval.
+    /// Returns whether a mark must be written now. Returns true at most once per [`INTERVAL`].
     pub(super) fn due(&self, now: Duration) -> bool {
         let mut state = self.lock();
         let due = state.changed
@@ -75,15 +76,16 @@ impl Marker {
         due
     }
 
-    /// Writes a mark, between two commits: on the thread that commits.
+    /// Writes a mark. Must be called on the committing thread, between two commits.
     pub(super) fn write(&self) {
         let mut state = self.lock();
         if let Err(error) = state
             .mark(&self.database, false)
             .and_then(|mark| state.file.write(&mark))
         {
-            tracing::warn!(%error, "the high-water mark of the journals could not be written");
+            tracing::warn!(%error, "failed to write the high-water mark of the journals");
         }
+        // Also after an error: the next commit sets the flag again.
         state.changed = false;
     }
 
@@ -91,9 +93,10 @@ impl Marker {
         let mut state = self.lock();
         if let Err(error) = state
             .mark(&self.database, true)
+            // No later write repairs a damaged slot of the last mark, so both slots receive it.
             .and_then(|mark| state.file.write_twice(&mark))
         {
-            tracing::warn!(%error, "the last high-water mark of the journals could not be written");
+            tracing::warn!(%error, "failed to write the last high-water mark of the journals");
         }
     }
 
@@ -103,9 +106,11 @@ impl Marker {
 }
 
 impl State {
+    /// Builds the mark of the current state.
     fn mark(&mut self, database: &Path, closed: bool) -> io::Result<Mark> {
         let (low, high) = self.acknowledged.unwrap_or_default();
         let ids = journals::list(database)?;
+        // Forget the journals that fjall has removed.
         self.firsts.retain(|id, _| ids.contains(id));
         for &id in &ids {
             if !self.firsts.contains_key(&id)
@@ -114,8 +119,8 @@ impl State {
                 self.firsts.insert(id, first);
             }
         }
-        // A journal that begins above holds nothing that is acknowledged yet, and may not even be
-        // durable itself.
+        // A journal that begins at or above `high` contains no acknowledged batch yet. The journal
+        // itself may not be durable.
         let listed = self
             .firsts
             .iter()
@@ -135,21 +140,22 @@ impl State {
     }
 }
 
-/// Sequence number of the first batch of a journal, if it has any.
+/// Returns the sequence number of the first batch of a journal, or `None` if the journal is empty
+/// or absent.
 fn first_seqno(path: &Path) -> io::Result<Option<u64>> {
     let mut start = Vec::new();
     match File::open(path) {
         Ok(file) => file
             .take(journal::START_BYTES as u64)
             .read_to_end(&mut start)?,
-        // fjall has removed it meanwhile.
+        // fjall has removed the journal since it was listed.
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(error),
     };
     Ok(journal::start(&start).map(|(_, seqno)| seqno))
 }
 
-/// Writes the last mark of a life when it is dropped: after the database, before the lock.
+/// Writes the last mark when it is dropped: after the database, before the lock.
 #[derive(Debug)]
 pub(super) struct LastMark(pub(super) Option<std::sync::Arc<Marker>>);
 

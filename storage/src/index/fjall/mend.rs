@@ -1,14 +1,14 @@
-//! The files of a copy of an index, made such that fjall opens them.
+//! Repairs the files of a copy of an index, so that fjall can open them.
 //!
-//! | damaged or missing | made of it |
+//! | damaged or missing | repair |
 //! |---|---|
-//! | the end of a table | a new end: index and properties from the blocks (`mend/table.rs`) |
-//! | a table that is missing, or has no intact block and no properties | no longer named by the manifest |
-//! | the end of a blob file, or the whole of it | a new end, or an empty file (`mend/blob_file.rs`) |
-//! | the pointer to the manifest | a new one, if there is no doubt which manifest is meant (`mend/manifest.rs`) |
-//! | the manifest | nothing: only the manifest names the tables that count, and which of them is newer |
+//! | end of a table | a new end: index and properties from the blocks (`mend/table.rs`) |
+//! | whole table: file, or all blocks and properties | removed from the manifest |
+//! | blob file, or its end | a new end, or an empty file (`mend/blob_file.rs`) |
+//! | pointer to the manifest | a new pointer, if a manifest qualifies (`mend/manifest.rs`) |
+//! | manifest | none: only the manifest names the valid tables and their order of age |
 //!
-//! Nothing here is run on an index that is in use, or on the original of a copy.
+//! These repairs must never run on an index in use, or on the original of a copy.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -24,19 +24,19 @@ mod table;
 
 use table::Mended;
 
-/// A table file that is lost in part or as a whole, and of which it is not known what keys it held.
+/// A table file that is lost in part or in full, with an unknown set of keys.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LostFile {
-    /// The table of the index.
+    /// Table of the index.
     pub table: Table,
-    /// The file, from the directory of the database on.
+    /// Path of the file, relative to the directory of the database.
     pub file: PathBuf,
-    /// The damage.
+    /// Description of the damage.
     pub why: String,
 }
 
-/// Makes a keyspace of a copy one that fjall can open: the table files that are lost, and why. A
-/// flaw that is returned is one that can't be mended.
+/// Repairs a keyspace of a copy, so that fjall can open it. Returns the ids of the table files that
+/// lost keys, with the reason. Returns a flaw that cannot be repaired as `Err`.
 ///
 /// # Errors
 /// Errors of the file system, but for absence.
@@ -45,7 +45,8 @@ pub(super) fn keyspace(keyspace: &Path) -> io::Result<Result<Vec<(u64, String)>,
         Ok(named) => named,
         Err(flaw) => return Ok(Err(flaw)),
     };
-    let (mut losses, mut lost) = (Vec::new(), Vec::new());
+    let mut losses = Vec::new();
+    let mut lost = Vec::new();
     for file in named {
         match file.kind {
             FileKind::Table => match table::mend(&file.path, file.id)? {
@@ -59,6 +60,7 @@ pub(super) fn keyspace(keyspace: &Path) -> io::Result<Result<Vec<(u64, String)>,
             FileKind::Blob => blob_file::mend(&file.path, file.id)?,
         }
     }
+    // fjall does not open a keyspace whose manifest names a missing table.
     if !lost.is_empty() {
         manifest::forget(keyspace, &lost)?;
     }

@@ -1,5 +1,5 @@
-//! Options of fjall: [`FjallOptions`] and their bounds. Guards that fjall sees no option at which
-//! it panics.
+//! Options of fjall, [`FjallOptions`], and their bounds. Guards that fjall receives no option at
+//! which it panics.
 
 use serde::{Deserialize, Serialize};
 
@@ -8,32 +8,32 @@ use crate::modes::Modes;
 
 pub(super) const MIB: u64 = 1024 * 1024;
 
-/// Options of fjall. What shapes the files is fixed when they are created and is no option.
+/// Options of fjall. Parameters that are fixed at the creation of the files are no options.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct FjallOptions {
-    /// Memory for blocks that were read, in bytes, at least 1 MiB. 32 MiB by default.
+    /// Memory for cached blocks, in bytes, at least 1 MiB. 32 MiB by default.
     pub cache_bytes: u64,
-    /// Size of the journals from which fjall flushes tables to be rid of them, in bytes, at least
-    /// 64 MiB. Opening after a crash reads as much. 128 MiB by default.
+    /// Size of the journals at which fjall flushes tables to delete journals, in bytes, at least 64
+    /// MiB. An open after a crash reads as much. 128 MiB by default.
     pub journal_bytes_max: u64,
-    /// Threads that flush and compact, 1 or 2. 2 by default.
+    /// Number of threads that flush and compact, 1 or 2. 2 by default.
     pub worker_threads: usize,
-    /// A commit under way for longer poisons the index, in milliseconds, at least 1. 30,000 by
+    /// Duration after which a commit poisons the index, in milliseconds, at least 1. 30,000 by
     /// default.
     pub commit_deadline_ms: u64,
-    /// Size of the reserve in bytes, at most 1 GiB: a file that takes space on the disk of the
-    /// index for as long as there is some, and is given up to commit deletes when the disk is full.
-    /// It takes a sixteenth of the disk at most. As much again is left free by the index itself,
-    /// which takes only deletes from then on. 16 MiB by default; 0 for neither.
+    /// Size of the reserve in bytes, at most 1 GiB. The reserve is a file that takes space on the
+    /// disk of the index. When the disk is full, the index shrinks it to commit deletes. It takes
+    /// at most a sixteenth of the disk. The index also leaves as much space free: it refuses all
+    /// batches except deletes from there on. 16 MiB by default; 0 disables both.
     pub reserve_bytes: u64,
-    /// A step of a scan that takes longer than this, in microseconds, crosses entries that were
-    /// removed, and is remembered in memory, so that later scans leave it out. 200 by default; 0
-    /// remembers each step.
+    /// Duration of a slow step of a scan, in microseconds. A slower step crosses removed entries.
+    /// The index remembers it in memory, so that later scans skip it. 200 by default; 0 remembers
+    /// every step.
     pub slow_step_us: u64,
-    /// Permission bits of the data directory, the directory of the index and everything in it,
-    /// where they are created. The files that fjall creates later have what the umask leaves them:
-    /// the directories above keep others away from them.
+    /// Permission bits of the data directory, the directory of the index and all files in it at
+    /// their creation. Files that fjall creates later have the permissions of the umask, and are
+    /// protected by the directories above them.
     pub modes: Modes,
 }
 
@@ -52,7 +52,7 @@ impl Default for FjallOptions {
 }
 
 impl FjallOptions {
-    /// fjall panics at some of what this refuses.
+    /// Checks all bounds. fjall panics at some values out of bounds.
     pub(super) fn check(&self) -> Result<()> {
         let wrong = if self.cache_bytes < MIB {
             format!(

@@ -1,42 +1,41 @@
-//! The published snapshot: the state that all reads of the index see.
+//! The published snapshot, [`Published`]: the state that all reads of the index use.
 //!
-//! Holds [`Published`]. Guards I3 and I7 on the read side: a read sees every batch whole or not at
-//! all.
+//! Guards I3 and I7 for reads: a read sees each batch completely or not at all.
 //!
-//! `Database::snapshot` does not. A commit takes its sequence number first and applies its changes
-//! to the memtables one by one after its sync; the end of a flush or of a compaction meanwhile
-//! takes the next number and publishes it. A snapshot taken then has the batch below its number,
-//! and sees each of its changes as soon as it is applied:
+//! `Database::snapshot` does not guarantee this. A commit first takes its sequence number, and
+//! applies its writes to the memtables one by one after its sync. Meanwhile the end of a flush or
+//! compaction takes the next number and publishes it. A snapshot taken then has a number above the
+//! batch, and sees each of its writes as soon as it is applied:
 //!
 //! ```text
-//! committer    number 70 ── journal, sync ──────────────── rows ── payloads ── visible = 71
-//! flush                        number 71, visible = 72
-//! a reader's snapshot                              72: the old row ──────── the old row's payload is removed
+//! committer    number 70 ── journal, sync ─────────── rows ── payloads ── visible = 71
+//! flush                 number 71, visible = 72
+//! reader's snapshot                        72: the old row ──── the old payload is removed
 //! ```
 //!
-//! A snapshot that the committing thread takes between two commits has no batch in flight below its
-//! number, and none can come to lie there later, for the numbers only rise. It also keeps what it
-//! saw: fjall keeps the state of a tree from before a flush or compaction for every snapshot with a
-//! lower number. (So lsm-tree issue 321, in which a compaction drops a version that a snapshot
-//! still needs, does not reach our reads.) `snapshots_keep_what_they_saw` of the contract suite
-//! shows both.
+//! When the commit thread takes a snapshot between two commits, no batch with a lower number is in
+//! flight, and later batches have higher numbers. The snapshot also never changes: for each
+//! snapshot with a lower number, fjall keeps the state of a tree from before a flush or compaction.
+//! (lsm-tree issue 321, in which a compaction drops a version that a snapshot still needs,
+//! therefore does not affect these reads.) `snapshots_keep_what_they_saw` of the contract suite
+//! tests both.
 
 use std::sync::{Arc, PoisonError, RwLock};
 
 use fjall::{Database, Snapshot};
 
-/// The state behind a commit.
+/// State of the index after a commit.
 pub(super) struct State {
     pub(super) snapshot: Snapshot,
-    /// The number of commits since the opening.
+    /// Number of commits since the open.
     pub(super) commit: u64,
 }
 
-/// The snapshot taken behind the last commit.
+/// Snapshot after the last commit.
 pub(super) struct Published(RwLock<Arc<State>>);
 
 impl Published {
-    /// The state of a database that nobody writes to yet.
+    /// Publishes the state of a new database, before its first commit.
     pub(super) fn new(database: &Database) -> Self {
         Self(RwLock::new(Arc::new(State {
             snapshot: database.snapshot(),
@@ -44,12 +43,12 @@ impl Published {
         })))
     }
 
-    /// The state behind the last commit.
+    /// Returns the state after the last commit.
     pub(super) fn latest(&self) -> Arc<State> {
         Arc::clone(&self.0.read().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Publishes the state of now, behind this commit. Only the thread that commits may call it,
+    /// Publishes the current state, after this commit. Only the commit thread may call this method,
     /// and only between two commits.
     pub(super) fn advance(&self, database: &Database, commit: u64) {
         let next = Arc::new(State {
@@ -60,7 +59,7 @@ impl Published {
             &mut *self.0.write().unwrap_or_else(PoisonError::into_inner),
             next,
         );
-        // Dropped behind the lock: the last holder of a snapshot tells fjall so.
+        // Dropped after the lock is released: the drop of a snapshot calls fjall.
         drop(last);
     }
 }

@@ -1,16 +1,16 @@
-//! Giving space back to the disk, where it is low and something was removed.
+//! Reclaims the space of removed entries when the disk is almost full.
 //!
 //! ```text
-//! 1 is there anything to gain, and does what is written for it fit?
-//! 2 commit a tiny batch     so that no snapshot of ours holds back what was removed before it
-//! 3 flush every table       values that were removed meanwhile are not written
-//! 4 compact                 entries that were removed go, and blob files that an earlier compaction found dead
-//! 5 steps 2 and 3 again     fjall deletes the files of older states as it rotates
-//!   again from 2            until nothing is left to gain, or nothing is gained any more
+//! 1 stop if nothing can be gained, or the writes of a compaction do not fit
+//! 2 commit a no-op         no published snapshot keeps the entries removed before it
+//! 3 flush every table      removed values are not written
+//! 4 compact                drops removed entries, and blob files without live values
+//! 5 steps 2 and 3 again    fjall deletes files of older states when it rotates a memtable
+//!   again from 2           until nothing is left to gain, or several rounds gain nothing
 //! ```
 //!
-//! Only where the disk is low: steady reclamation is another matter. Every step may fail or be left
-//! out, and nothing is lost by it. Deliberately not here: when this is done (`../fjall.rs`).
+//! Runs only when the disk is almost full: steady reclamation is a different task. Every step may
+//! fail or be skipped without loss of data. `tidier.rs` decides when to reclaim.
 
 use std::thread;
 use std::time::Duration;
@@ -19,41 +19,43 @@ use fjall::{AbstractTree, AnyTree, PersistMode};
 
 use super::Store;
 use super::database::Tables;
+use super::failure::failed;
 use super::space::Space;
 use crate::error::{Error, ErrorKind, Result};
 use crate::index::{Batch, Table};
 
-/// How long fjall, or a reader, is waited for at a time.
+/// Pause before the next check of fjall, or of a reader.
 const PAUSE: Duration = Duration::from_millis(10);
-/// How many times a flush is waited for.
+/// Maximal number of pauses for a flush.
 const FLUSH_PAUSES_MAX: u32 = 1_000;
-/// Rounds at the most, and rounds in a row that gained nothing: a compaction of fjall's own, or a
-/// reader, may be in the way.
+/// Maximal number of rounds.
 const ROUNDS_MAX: u32 = 40;
+/// Maximal number of rounds in a row without gain. A compaction of fjall itself or a reader may
+/// delay the gain of a round.
 const ROUNDS_IN_VAIN_MAX: u32 = 10;
-/// Less is not worth it.
+/// Minimal gain that is worth the work, in bytes.
 const GAIN_BYTES_MIN: u64 = 64 * 1024;
-/// Tables beyond this size are left to fjall: compacting them takes too long.
+/// Maximal size of a table that is compacted here, in bytes. A larger table takes too long.
 const COMPACTED_BYTES_MAX: u64 = 1024 * 1024 * 1024;
-/// Bytes that a removed entry takes in a table, key and all, about.
+/// Approximate size of a removed entry in a table, including its key.
 const ENTRY_BYTES: u64 = 128;
-/// Values are counted up to this many.
+/// Maximal number of values that are counted.
 const SCANNED_MAX: usize = 200_000;
-/// A compaction is not expected to write more than this beyond what it deletes.
+/// Maximal expected size of the files that a compaction writes beyond those that it deletes.
 const COMPACTING_BYTES_MAX: u64 = 128 * 1024 * 1024;
 
-/// Carries out the steps above. `commit` makes a batch durable. Blocks for the disk.
+/// Carries out the steps above. `commit` makes a batch durable. Blocks on the disk.
 ///
 /// # Errors
-/// Whatever the disk says. What has been done stays done.
+/// Errors of the disk. The completed steps remain in effect.
 pub(super) fn reclaim(
     store: &Store,
     space: &Space,
     commit: impl Fn(Batch) -> Result<()>,
 ) -> Result<()> {
     let mut gain_before = gain(store)?;
-    // Each flush takes space at first, and brings fjall's own compactions nearer: one that finds
-    // none ends all writing.
+    // Each flush first takes space, and brings fjall's own next compaction nearer. If that
+    // compaction finds no space, fjall stops all writes.
     if gain_before.is_some_and(|gain| gain < GAIN_BYTES_MIN)
         || !fits(store, space, Table::Payloads)?
     {
@@ -61,8 +63,9 @@ pub(super) fn reclaim(
     }
     let mut rounds_in_vain = 0;
     for round in 0..ROUNDS_MAX {
-        commit(tiny())?;
+        commit(noop_batch())?;
         flush(store, space)?;
+        // Other tables contain no blob files: the first compaction reclaims all their space.
         let tables = if round == 0 {
             &Table::ALL[..]
         } else {
@@ -71,16 +74,11 @@ pub(super) fn reclaim(
         tables
             .iter()
             .try_for_each(|&table| compact(store, space, table))?;
-        commit(tiny())?;
+        commit(noop_batch())?;
         flush(store, space)?;
-        let (gain, older_states) = (
-            gain(store)?,
-            store
-                .tables
-                .of(Table::Payloads)
-                .tree
-                .version_free_list_len(),
-        );
+        let gain = gain(store)?;
+        let payloads = store.tables.of(Table::Payloads);
+        let older_states = payloads.tree.version_free_list_len();
         rounds_in_vain = if gain == gain_before {
             rounds_in_vain + 1
         } else {
@@ -96,11 +94,11 @@ pub(super) fn reclaim(
     Ok(())
 }
 
-/// Most bytes that a flush of everything in memory writes, while nobody reads: values that were
-/// removed are not written.
+/// Returns the maximal size of a flush of all memtables without concurrent readers, in bytes. A
+/// flush does not write removed values.
 ///
 /// # Errors
-/// As reading.
+/// Errors of a read.
 pub(super) fn unflushed(tables: &Tables) -> Result<u64> {
     let mut sum = 0_u64;
     for table in Table::ALL {
@@ -112,7 +110,7 @@ pub(super) fn unflushed(tables: &Tables) -> Result<u64> {
     Ok(sum)
 }
 
-/// Waits for fjall to drop the journals that were sealed before it opened.
+/// Waits until fjall has dropped the journals that were sealed before the open.
 ///
 /// # Errors
 /// As [`reclaim`].
@@ -126,8 +124,8 @@ pub(super) fn drop_journals(
             return Ok(());
         }
         if store.database.outstanding_flushes() == 0 {
-            // fjall looks at its journals when it flushes something.
-            commit(tiny())?;
+            // fjall drops journals only after a flush, so that a write is needed.
+            commit(noop_batch())?;
             flush(store, space)?;
         }
         thread::park_timeout(PAUSE);
@@ -135,7 +133,8 @@ pub(super) fn drop_journals(
     Ok(())
 }
 
-/// Bytes that removed and replaced values take, about; none if there are too many to count.
+/// Returns the approximate space of removed and replaced values, in bytes, or `None` if there are
+/// too many values to count.
 fn gain(store: &Store) -> Result<Option<u64>> {
     let mut sum = 0_u64;
     for table in [Table::Rows, Table::Payloads] {
@@ -151,7 +150,7 @@ fn gain(store: &Store) -> Result<Option<u64>> {
     Ok(Some(sum))
 }
 
-/// Bytes that a compaction may write before it deletes its input.
+/// Returns the number of bytes that a compaction may write before it deletes its input.
 pub(super) fn compacting(store: &Store) -> u64 {
     let of_one = |table| {
         let Transient { tables, values } = transient(store, table);
@@ -163,21 +162,21 @@ pub(super) fn compacting(store: &Store) -> u64 {
         .fold(0, u64::saturating_add)
 }
 
-/// A batch that changes nothing: no key is empty but for this byte.
-fn tiny() -> Batch {
+/// Creates a batch without effect: it removes a key that never exists.
+fn noop_batch() -> Batch {
     let mut batch = Batch::new();
     batch.remove(Table::Changes, vec![0]);
     batch
 }
 
-/// Has fjall write everything that lies in memory, and waits for it.
+/// Flushes all memtables, and waits for the end of the flush.
 fn flush(store: &Store, space: &Space) -> Result<()> {
     space.make_way_for_flush(store.database.write_buffer_size())?;
     for table in Table::ALL {
         let keyspace = store.tables.of(table);
         keyspace
             .rotate_memtable()
-            .map_err(|error| super::failed("flush", error))?;
+            .map_err(|error| failed("flush", error))?;
     }
     for _ in 0..FLUSH_PAUSES_MAX {
         if Table::ALL
@@ -186,35 +185,35 @@ fn flush(store: &Store, space: &Space) -> Result<()> {
         {
             return Ok(());
         }
-        // A flush that failed has poisoned fjall, and would be waited for in vain.
+        // A failed flush poisons fjall and never ends. `persist` returns the error in that case.
         store
             .database
             .persist(PersistMode::Buffer)
-            .map_err(|error| super::failed("flush", error))?;
+            .map_err(|error| failed("flush", error))?;
         thread::park_timeout(PAUSE);
     }
     Err(Error::new(
         ErrorKind::Unavailable,
         "flush",
-        "the tables were not written in time",
+        "flush not finished in time",
     ))
 }
 
-/// Compacts a table into its last level, if what that writes fits.
+/// Compacts a table into its last level, if the disk has room for the new files.
 fn compact(store: &Store, space: &Space, table: Table) -> Result<()> {
     let keyspace = store.tables.of(table);
-    // Without a table there may still be blob files that the last compaction found dead.
+    // A keyspace without tables may still have blob files that the last compaction found dead.
     let is_empty = keyspace.table_count() == 0 && keyspace.blob_file_count() == 0;
     if is_empty || !fits(store, space, table)? {
         return Ok(());
     }
     keyspace
         .major_compact()
-        .map_err(|error| super::failed("compact", error))
+        .map_err(|error| failed("compact", error))
 }
 
-/// Returns whether there is room for what a compaction of this table writes, and it takes no long
-/// time.
+/// Returns whether the disk has room for the files of a compaction of this table, and the table is
+/// small enough for a short compaction.
 fn fits(store: &Store, space: &Space, table: Table) -> Result<bool> {
     let room = space
         .free_now()
@@ -224,13 +223,14 @@ fn fits(store: &Store, space: &Space, table: Table) -> Result<bool> {
     if tables.saturating_add(values) <= room {
         return Ok(true);
     }
-    // What was removed and is not yet compacted still counts there as live.
+    // `transient` counts removed values as live until they are compacted: count the live ones.
     let live = live_bytes(&store.tables, table, room)?.unwrap_or(u64::MAX);
     Ok(tables.saturating_add(values.min(live)) <= room)
 }
 
-/// Bytes of the keys and values of a table, or a little more than `most`; none if there are too
-/// many to count. Reads no value that lies apart from its key.
+/// Returns the size of all keys and values of a table, in bytes. Stops at the first size above
+/// `most`. Returns `None` if there are too many values to count. Reads no value that is stored
+/// apart from its key.
 fn live_bytes(tables: &Tables, table: Table, most: u64) -> Result<Option<u64>> {
     let mut bytes = 0_u64;
     for (scanned, entry) in tables.of(table).iter().enumerate() {
@@ -240,19 +240,20 @@ fn live_bytes(tables: &Tables, table: Table, most: u64) -> Result<Option<u64>> {
         if bytes > most {
             break;
         }
-        bytes += u64::from(entry.size().map_err(|error| super::failed("scan", error))?);
+        bytes += u64::from(entry.size().map_err(|error| failed("scan", error))?);
     }
     Ok(Some(bytes))
 }
 
-/// What a compaction may write before it deletes its input, in bytes.
+/// Bytes that a compaction may write before it deletes its input.
 struct Transient {
     tables: u64,
     values: u64,
 }
 
-/// The tables themselves are written anew. Blob files are too, from a fifth of dead values on
-/// (`database.rs`): so four live bytes go with each dead one at the most.
+/// Returns the bytes that a compaction of a table may write.
+// A compaction rewrites all tables. It rewrites a blob file when a fifth of its values is dead
+// (`database.rs`): at most four live bytes for each dead byte.
 fn transient(store: &Store, table: Table) -> Transient {
     let keyspace = store.tables.of(table);
     match &keyspace.tree {

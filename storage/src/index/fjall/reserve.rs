@@ -1,8 +1,7 @@
-//! The reserve: a file whose space is allocated and whose content means nothing.
+//! The reserve: a file that allocates space on the disk of the index, without meaningful content.
 //!
-//! `{dir}/reserve` lies beside the store. Shrinking it gives space to whoever writes next on the
-//! same disk. Losing it, in a crash or by hand, loses nothing: it is built again when there is
-//! room. Guards no invariant.
+//! `{dir}/reserve` is beside the store. Shrinking it frees space for the next writer on the disk. A
+//! crash or a user may delete it without harm: the index builds it again when the disk has room.
 
 use std::fs::{self, File};
 use std::io;
@@ -11,21 +10,22 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::modes::Modes;
 
-/// Its name in the directory of the index.
+/// Name of the file in the directory of the index.
 pub(super) const RESERVE: &str = "reserve";
 
-/// File systems allocate whole pages.
+/// Unit of allocation of file systems, in bytes.
 const PAGE_BYTES: u64 = 4096;
 
-/// See the head of this file.
+/// Reserve file of an index.
 pub(super) struct Reserve {
     path: PathBuf,
     modes: Modes,
+    /// Size in bytes. Locked during each change of the file.
     held: Mutex<u64>,
 }
 
 impl Reserve {
-    /// The reserve of the index in this directory, as large as it was left.
+    /// Opens the reserve of the index in this directory, with the current size of its file.
     pub(super) fn open(dir: &Path, modes: Modes) -> Self {
         let path = dir.join(RESERVE);
         let held = fs::metadata(&path).map_or(0, |metadata| metadata.len());
@@ -36,24 +36,24 @@ impl Reserve {
         }
     }
 
-    /// Its size in bytes.
+    /// Returns the size in bytes.
     pub(super) fn held(&self) -> u64 {
         *self.lock()
     }
 
-    /// Gives up this much of it, or all there is.
+    /// Frees this many bytes of the reserve, or all of it if it is smaller.
     pub(super) fn shrink_by(&self, bytes: u64) {
         let mut held = self.lock();
         let left = held.saturating_sub(bytes) / PAGE_BYTES * PAGE_BYTES;
         match self.resize(left) {
             Ok(()) => *held = left,
             Err(error) => {
-                tracing::warn!(%error, path = %self.path.display(), "the reserve could not be given up");
+                tracing::warn!(%error, path = %self.path.display(), "can't shrink the reserve");
             }
         }
     }
 
-    /// Allocates what it lacks to this size.
+    /// Grows the reserve to this size.
     pub(super) fn grow_to(&self, bytes: u64) {
         let mut held = self.lock();
         let bytes = bytes / PAGE_BYTES * PAGE_BYTES;
@@ -63,17 +63,18 @@ impl Reserve {
         match self.allocate(bytes) {
             Ok(()) => *held = bytes,
             Err(error) => {
-                tracing::debug!(%error, path = %self.path.display(), "the reserve could not be built");
-                // What was allocated of it before the error is given back.
+                tracing::debug!(%error, path = %self.path.display(), "can't grow the reserve");
+                // Frees the part that was allocated before the error.
                 drop(self.resize(*held));
             }
         }
     }
 
-    /// The sync lets a journalling file system give the blocks to others at once.
+    /// Sets the size of the file.
     fn resize(&self, bytes: u64) -> io::Result<()> {
         let file = File::options().write(true).open(&self.path)?;
         file.set_len(bytes)?;
+        // A journalling file system frees the blocks for other files only after the sync.
         file.sync_all()
     }
 
@@ -88,7 +89,7 @@ impl Reserve {
             .open(&self.path)?;
         match rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::empty(), 0, bytes) {
             Ok(()) => Ok(()),
-            // A file system that can't allocate gets zeros written.
+            // The file system does not support allocation: write zeros.
             Err(rustix::io::Errno::OPNOTSUPP) => fill(file, bytes),
             Err(error) => Err(error.into()),
         }
@@ -134,15 +135,15 @@ mod tests {
             let blocks = fs::metadata(dir.path().join(RESERVE)).unwrap().blocks();
             assert!(
                 blocks * 512 >= 100 * PAGE_BYTES,
-                "it is no hole: blocks={blocks}"
+                "the file is sparse: blocks={blocks}"
             );
         }
         reserve.shrink_by(PAGE_BYTES + 1);
-        assert_eq!(reserve.held(), 98 * PAGE_BYTES, "whole pages");
+        assert_eq!(reserve.held(), 98 * PAGE_BYTES, "in whole pages");
         assert_eq!(
             Reserve::open(dir.path(), Modes::default()).held(),
             98 * PAGE_BYTES,
-            "it is as it was left"
+            "a reopen keeps the size"
         );
         reserve.shrink_by(u64::MAX);
         assert_eq!(reserve.held(), 0);

@@ -1,13 +1,13 @@
-//! Sealing journals before fjall opens, where the disk is nearly full.
+//! Seals journals before fjall opens, if the disk is nearly full.
 //!
-//! fjall drops a journal once everything in it lies in tables, but it begins a new journal only
-//! when the old one has 64 MB. On a small or full disk the journal itself is then what fills it. An
-//! empty journal with the next number makes fjall treat the older ones as sealed when it opens: it
-//! flushes what they hold and deletes them. Nothing is deleted here. Guards I9: a crash in between
-//! leaves the same batches in the same order.
+//! fjall removes a journal when its tables contain all batches of the journal, but it begins a new
+//! journal only when the old journal has 64 MB. On a small or full disk the journal itself fills
+//! the disk. An empty journal with the next number makes fjall treat the older journals as sealed
+//! at the next open: fjall flushes their contents and removes them. This file removes nothing.
+//! Guards I9: a crash in between preserves the same batches in the same order.
 //!
 //! ```text
-//! open ──> how much of the journals is in no table yet? ── worth it, and fits ──> close, seal, open again, wait
+//! open ──> measure the unflushed bytes ── scarce space, and they fit ──> close, seal, reopen, wait
 //! ```
 
 use std::fs;
@@ -19,63 +19,68 @@ use crate::directory_sync::sync_directory_at;
 use crate::error::{Error, ErrorKind, Result};
 use crate::modes::Modes;
 
-/// Journals with less are not worth it.
+/// Minimum size of the journals for which sealing is worthwhile, in bytes.
 const BYTES_MIN: u64 = 256 * 1024;
 
-/// Returns whether the journals of this database should be sealed. Makes way for it. `unflushed`
-/// counts the bytes of them that are in no table yet; it is asked only where space is scarce, and
-/// an error of it means no.
+/// Returns whether to seal the journals of this database, and releases a part of the reserve for
+/// it. `unflushed` returns the bytes of the journals that no table contains yet. It is called only
+/// if space is scarce. If it fails, the result is false.
 pub(super) fn is_wanted(
     database: &Path,
     space: &Space,
     unflushed: impl FnOnce() -> Result<u64>,
 ) -> bool {
+    // Sealing is optional: the open itself reports an unreadable directory.
     let Ok((_, bytes)) = journals(database) else {
         return false;
     };
-    let (free, share) = (space.free_now(), space.share());
+    let free = space.free_now();
+    let share = space.share();
     if !is_scarce(bytes, free, share) {
         return false;
     }
     let Ok(unflushed) = unflushed() else {
         return false;
     };
+    // The flush must fit, because fjall fails permanently if it does not.
     fits(unflushed, free, space.reserved(), share) && space.make_way_for_flush(unflushed).is_ok()
 }
 
-/// Seals the journals of this database, which is closed.
+/// Seals the journals of a closed database.
 ///
 /// # Errors
-/// [`ErrorKind::Unavailable`] if the directory can't be read or written.
+/// [`ErrorKind::Unavailable`] if the directory cannot be read or written.
 pub(super) fn seal(database: &Path, modes: Modes) -> Result<()> {
     let (newest, bytes) = journals(database).map_err(|error| unavailable(database, error))?;
     let Some(newest) = newest else { return Ok(()) };
     begin(database, newest + 1, modes).map_err(|error| unavailable(database, error))?;
-    tracing::info!(path = %database.display(), journal_bytes = bytes, "the journals are sealed, to free space");
+    tracing::info!(
+        path = %database.display(),
+        journal_bytes = bytes,
+        "sealed the journals to free disk space"
+    );
     Ok(())
 }
 
-/// Returns whether the journals take much of what is free.
+/// Returns whether the journals are large compared with the free space.
 fn is_scarce(journals: u64, free: u64, share: u64) -> bool {
     journals >= BYTES_MIN && free < journals.saturating_mul(3).saturating_add(2 * share)
 }
 
-/// Returns whether what is in no table yet fits into one.
+/// Returns whether the tables for the unflushed bytes fit on the disk.
 fn fits(unflushed: u64, free: u64, reserve: u64, share: u64) -> bool {
     free.saturating_add(reserve) >= unflushed.saturating_add(share / 4)
 }
 
 fn unavailable(database: &Path, error: io::Error) -> Error {
-    let message = format!(
-        "the journals could not be sealed: path={}",
-        database.display()
-    );
+    let message = format!("failed to seal the journals: path={}", database.display());
     Error::new(ErrorKind::Unavailable, "open", message).with_source(error)
 }
 
-/// The highest number of a journal, and the bytes that all of them take.
+/// Returns the highest number of a journal, and the allocated bytes of all journals.
 fn journals(database: &Path) -> io::Result<(Option<u64>, u64)> {
-    let (mut newest, mut bytes) = (None, 0);
+    let mut newest = None;
+    let mut bytes = 0;
     for entry in fs::read_dir(database)? {
         let entry = entry?;
         let number = entry
@@ -90,7 +95,7 @@ fn journals(database: &Path) -> io::Result<(Option<u64>, u64)> {
     Ok((newest, bytes))
 }
 
-/// A journal is mostly a hole at first.
+/// Returns the allocated bytes of a file. A new journal is mostly a hole.
 #[cfg(unix)]
 fn allocated(metadata: &fs::Metadata) -> u64 {
     std::os::unix::fs::MetadataExt::blocks(metadata).saturating_mul(512)
@@ -101,11 +106,13 @@ fn allocated(metadata: &fs::Metadata) -> u64 {
     metadata.len()
 }
 
+/// Creates the empty journal with this number, durably.
 fn begin(database: &Path, number: u64, modes: Modes) -> io::Result<()> {
     let path = database.join(format!("{number}.jnl"));
     modes
         .file_options()
         .write(true)
+        // An existing journal must never be truncated.
         .create_new(true)
         .open(path)?
         .sync_all()?;
@@ -117,14 +124,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn journals_are_sealed_only_where_space_is_scarce_and_suffices() {
+    fn journals_are_sealed_only_if_space_is_scarce_and_suffices() {
         const MIB: u64 = 1024 * 1024;
         assert!(is_scarce(8 * MIB, 14 * MIB, MIB));
-        assert!(!is_scarce(8 * MIB, 1 << 40, MIB), "there is plenty");
-        assert!(!is_scarce(BYTES_MIN - 1, 0, MIB), "there is little to gain");
+        assert!(!is_scarce(8 * MIB, 1 << 40, MIB), "space is plentiful");
+        assert!(!is_scarce(BYTES_MIN - 1, 0, MIB), "the journals are small");
         assert!(fits(8 * MIB, 14 * MIB, MIB, MIB));
         assert!(!fits(8 * MIB, 2 * MIB, MIB, MIB));
-        assert!(fits(8 * MIB, 2 * MIB, 7 * MIB, MIB), "with the reserve");
-        assert!(fits(0, MIB, 0, MIB), "all of it lies in tables");
+        assert!(
+            fits(8 * MIB, 2 * MIB, 7 * MIB, MIB),
+            "the reserve is included"
+        );
+        assert!(fits(0, MIB, 0, MIB), "no byte is unflushed");
     }
 }

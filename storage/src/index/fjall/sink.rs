@@ -1,11 +1,12 @@
-//! What the thread that commits does for each group of batches.
+//! Commits a group of batches to fjall, on the committing thread.
 //!
-//! 1. make way on the disk
-//! 2. cut what is put out of the gaps (`gaps.rs`); one fjall batch, written and synced
-//! 3. publish the snapshot behind it (`published.rs`), note the high-water mark (`marker.rs`)
+//! 1. ensure disk space
+//! 2. remove the keys of all puts from the gaps (`gaps.rs`); write and sync one fjall batch
+//! 3. publish the snapshot of the new state (`published.rs`)
+//! 4. record the high-water mark (`marker.rs`)
 //!
-//! Guards I9: what it returns `Ok` for is durable. Whatever fails counts as unknown, and nothing is
-//! committed after it.
+//! Guards I9: a group is durable when `commit` returns `Ok`. After an error the outcome is unknown,
+//! and no further group is committed.
 
 use std::sync::Arc;
 
@@ -19,7 +20,7 @@ use crate::error::Result;
 use crate::index::Table;
 use crate::index::committer::{Changes, Sink};
 
-/// Writes a merge as one fjall batch.
+/// Writes a group of batches as one fjall batch.
 pub(super) struct FjallSink {
     pub(super) store: Arc<Store>,
     pub(super) env: Env,
@@ -36,6 +37,8 @@ impl Sink for FjallSink {
         self.space
             .make_way(bytes, self.store.database.write_buffer_size())?;
         let commit = self.store.published.latest().commit + 1;
+        // Before the new state is published: no scan of this state may skip a key that the commit
+        // puts.
         let put = changes.iter().filter(|(_, value)| value.is_some());
         self.store
             .gaps
@@ -49,12 +52,14 @@ impl Sink for FjallSink {
                 None => batch.remove(keyspace, key),
             }
         }
+        // Read before and after the commit: the sequence number of the batch is in between.
         let low = self.store.database.seqno();
         let explain = |error| {
             self.space
                 .explain(diagnosis::explain(&self.store, &self.env, error))
         };
         batch.commit().map_err(explain)?;
+        // Only after the sync: readers never see a state that a crash could undo.
         self.store.published.advance(&self.store.database, commit);
         if let Some(marker) = &self.store.marker {
             marker.acknowledged(low, self.store.database.seqno());

@@ -1,23 +1,24 @@
-//! Space on the disk of the index: which batches there is room for, and when the reserve is given
-//! up.
+//! Accounts for the disk space of the index: decides which batches are accepted, and when the
+//! reserve is released.
 //!
 //! ```text
-//! free, without the reserve:   0 ────────┬───────────────────────┬────────────────────────> all of it
-//!                              the reserve is given up   no batch that stores       every batch is taken
-//!                              for batches that release  something is taken: low
+//! free, without the reserve:   0 ────────┬───────────────────────┬────────────────────────> total
+//!                              the reserve is released   batches that store         every batch is
+//!                              for batches that free     data are refused: low      accepted
+//!                              space
 //!
-//! a batch that stores something needs, in bytes:
+//! a batch that stores data needs, in bytes:
 //!     2 x (batch + queued)   the journal now, a table later
-//!   + buffered               tables for what lies in memory
-//!   + compacting             what a compaction writes before it deletes its input
-//!   + margin                 batches that release space
-//!   + missing                what the reserve lacks
+//!   + buffered               tables for the memtables
+//!   + compacting             output of a compaction before it deletes its input
+//!   + margin                 batches that free space
+//!   + missing                missing bytes of the reserve
 //! ```
 //!
-//! fjall fails for good when a write of its own finds no space. So puts end before it comes to
-//! that, and what they leave is for deletes. Guards I10 in part: a batch is refused before it is
-//! submitted or not at all, for others may already be decided on it. Deliberately not here: the
-//! file (`reserve.rs`), and giving space back (`reclaim.rs`).
+//! fjall fails permanently when one of its own writes finds no space. Therefore puts are refused
+//! earlier, and the remaining space is kept for deletes. Guards I10 in part: a batch is refused
+//! before it is submitted or not at all, because other decisions may already depend on a submitted
+//! batch. The reserve file is in `reserve.rs`, the reclaiming of space in `reclaim.rs`.
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -30,15 +31,15 @@ use crate::index::{SpaceStats, no_space};
 use crate::modes::Modes;
 
 const MIB: u64 = 1024 * 1024;
-/// The reserve and the margin are each at most this part of the disk.
+/// Divisor of the disk size: the reserve and the margin are each at most this fraction of the disk.
 const SHARE_OF_DISK: u64 = 16;
-/// How long a look at the disk is believed while there is plenty of space.
-const LOOK_MS: u64 = 100;
-/// Others that write to the disk are expected to write less than this in that time.
+/// Time for which a measurement of the disk is reused while space is plentiful, in milliseconds.
+const MEASURE_MS: u64 = 100;
+/// Assumed maximum that other processes write to the disk in [`MEASURE_MS`], in bytes.
 const AMPLE_BYTES: u64 = 64 * MIB;
-/// Space for the files that a commit may lead fjall to touch, beside what the commit itself writes.
+/// Space for other files that fjall may write because of a commit, in bytes.
 const SLACK_BYTES: u64 = MIB / 16;
-/// Least free space for a new index: its files take some 100 KiB.
+/// Minimum free space for a new index, in bytes. Its files take about 100 KiB.
 const NEW_BYTES_MIN: u64 = MIB;
 
 /// Sizes of a file system, in bytes.
@@ -48,7 +49,7 @@ pub(super) struct Disk {
     pub(super) free: u64,
 }
 
-/// The file system that holds this path; none if it can't be asked.
+/// Returns the sizes of the file system of this path, or `None` if the call fails.
 #[cfg(unix)]
 pub(super) fn disk(path: &Path) -> Option<Disk> {
     let found = rustix::fs::statvfs(path).ok()?;
@@ -59,18 +60,19 @@ pub(super) fn disk(path: &Path) -> Option<Disk> {
     })
 }
 
-/// The file system that holds this path; none if it can't be asked.
+/// Returns `None`: the sizes of the file system are unknown.
 #[cfg(not(unix))]
 pub(super) fn disk(_: &Path) -> Option<Disk> {
     None
 }
 
-/// Size of the reserve, and of the margin, on a disk of this size.
+/// Returns the size of the reserve, which is also the size of the margin, on a disk of this size.
 pub(super) fn share(limit: u64, total: u64) -> u64 {
     limit.min(total / SHARE_OF_DISK)
 }
 
-/// What must be free, beside what a batch itself needs.
+/// Bytes that must be free in addition to the bytes of a batch. The terms are in the module
+/// documentation.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Demand {
     pub(super) queued: u64,
@@ -81,7 +83,7 @@ pub(super) struct Demand {
 }
 
 impl Demand {
-    /// Free bytes without which a batch that stores so many is refused.
+    /// Returns the free bytes required to accept a batch that stores `bytes`.
     pub(super) fn needed(&self, bytes: u64) -> u64 {
         let twice = bytes.saturating_add(self.queued).saturating_mul(2);
         [self.buffered, self.compacting, self.margin, self.missing]
@@ -90,15 +92,16 @@ impl Demand {
     }
 }
 
-/// How much of the reserve is given up before a commit of so many bytes. What is buffered counts
-/// only if there is then room for all of it, for a flush of a part is of no use. The last quarter
-/// of the full size is kept until a commit could not be written at all without it, so that the next
-/// open finds something too.
+/// Returns the bytes of the reserve to release before a commit of `bytes`. The buffered bytes count
+/// only if all of them would then fit, because a partial flush is useless. The last quarter of the
+/// full reserve is kept until the commit itself could not be written without it, so that the next
+/// open has space, too.
 pub(super) fn give_up(free: u64, held: u64, bytes: u64, buffered: u64, share: u64) -> u64 {
     let must = bytes.saturating_mul(2).saturating_add(SLACK_BYTES);
     let should = must.saturating_add(buffered).saturating_add(share / 4);
     let last = share / 4;
     let lacking = should.saturating_sub(free);
+    // A smaller release would not let the flush fit, and would be wasted.
     let early = if lacking <= held.saturating_sub(last) {
         lacking
     } else {
@@ -108,29 +111,37 @@ pub(super) fn give_up(free: u64, held: u64, bytes: u64, buffered: u64, share: u6
     early.max(late)
 }
 
-/// The space of one index while it is open.
+/// Disk space accounting of an open index.
 pub(super) struct Space {
     env: Env,
     dir: PathBuf,
     limit: u64,
     reserve: Reserve,
+    /// Size of the disk at the last measurement.
     total: AtomicU64,
+    /// Free bytes at the last measurement.
     free: AtomicU64,
-    looked_ms: AtomicU64,
-    /// Bytes written since that look.
+    /// Monotonic time of the last measurement.
+    measured_ms: AtomicU64,
+    /// Estimated bytes written since the last measurement.
     written: AtomicU64,
+    /// Bytes of submitted batches that are not committed yet.
     queued: AtomicU64,
+    /// Bytes that a compaction may write before it deletes its input.
     compacting: AtomicU64,
     is_low: AtomicBool,
-    /// A batch was refused since something was reclaimed.
+    /// True if a batch was refused since the last reclaim.
     has_refused: AtomicBool,
+
+    /// True if keys were removed whose space may not be reclaimed yet.
     has_removed: AtomicBool,
     is_tidying: AtomicBool,
+    /// Held while space is reclaimed and the reserve rebuilt.
     tidying: Mutex<()>,
 }
 
 impl Space {
-    /// The space of the index in this directory, which is there.
+    /// Opens the accounting of the existing index in this directory.
     pub(super) fn open(dir: &Path, env: Env, limit: u64, modes: Modes) -> Self {
         let space = Self {
             env,
@@ -139,25 +150,25 @@ impl Space {
             reserve: Reserve::open(dir, modes),
             total: AtomicU64::new(0),
             free: AtomicU64::new(u64::MAX),
-            looked_ms: AtomicU64::new(0),
+            measured_ms: AtomicU64::new(0),
             written: AtomicU64::new(0),
             queued: AtomicU64::new(0),
             compacting: AtomicU64::new(0),
             is_low: AtomicBool::new(false),
             has_refused: AtomicBool::new(false),
-            // Whatever an earlier life removed may still take space.
+            // Keys removed before the last close may still occupy space.
             has_removed: AtomicBool::new(true),
             is_tidying: AtomicBool::new(false),
             tidying: Mutex::default(),
         };
-        space.look();
+        space.measure();
         space
     }
 
-    /// Returns whether there is room for a new index at this path, which may be absent.
+    /// Checks the free space for a new index at this path, which may be absent.
     ///
     /// # Errors
-    /// [`Unavailable`](crate::ErrorKind::Unavailable) if there is not.
+    /// [`Unavailable`](crate::ErrorKind::Unavailable) if the free space is too small.
     pub(super) fn check_new(dir: &Path) -> Result<()> {
         let existing = dir
             .ancestors()
@@ -171,28 +182,32 @@ impl Space {
         }
     }
 
-    /// Returns whether a batch that stores so many bytes may be taken, while so many are buffered
-    /// in memory.
+    /// Checks the free space for a batch that stores `bytes`, while `buffered` bytes are in
+    /// memtables.
     ///
     /// # Errors
-    /// [`Unavailable`](crate::ErrorKind::Unavailable) if not: the disk is low.
+    /// [`Unavailable`](crate::ErrorKind::Unavailable) if the batch must be refused.
     pub(super) fn room(&self, bytes: u64, buffered: u64) -> Result<()> {
         let needed = self.demand(buffered).needed(bytes);
         let free = self.free(needed);
         if free >= needed {
             return Ok(());
         }
+        // A refused batch requests a reclaim, even if the disk is not low for smaller batches.
         self.has_refused.store(true, Ordering::Relaxed);
+        // The disk is low only if even an empty batch is refused. A large batch alone proves
+        // nothing.
         let least = self.demand(buffered).needed(0);
-        self.note(free < least, free, least);
+        self.update_low(free < least, free, least);
         Err(no_space("commit", free, needed))
     }
 
-    /// Makes way for a commit that has been taken: gives up some of the reserve where it must.
+    /// Ensures space for a commit that was already accepted: releases a part of the reserve if
+    /// required.
     ///
     /// # Errors
-    /// [`Unavailable`](crate::ErrorKind::Unavailable) if the commit can't be written even so.
-    /// Nothing of it has been.
+    /// [`Unavailable`](crate::ErrorKind::Unavailable) if the commit still does not fit. No part of
+    /// it was written.
     pub(super) fn make_way(&self, bytes: u64, buffered: u64) -> Result<()> {
         let share = self.share();
         let enough = bytes
@@ -207,8 +222,9 @@ impl Space {
         if given > 0 {
             self.reserve.shrink_by(given);
         }
-        let free = self.look();
-        self.note(true, free, enough);
+        // Measure again: the file system may return fewer blocks than were released.
+        let free = self.measure();
+        self.update_low(true, free, enough);
         if free < bytes {
             Err(no_space("commit", free, bytes))
         } else {
@@ -216,14 +232,16 @@ impl Space {
         }
     }
 
-    /// Makes way for a flush of so many bytes.
+    /// Ensures space for a flush of `buffered` bytes.
     ///
     /// # Errors
-    /// [`Unavailable`](crate::ErrorKind::Unavailable) if it would not fit even so: fjall would fail
-    /// for good.
+    /// [`Unavailable`](crate::ErrorKind::Unavailable) if the flush still does not fit: fjall would
+    /// fail permanently.
     pub(super) fn make_way_for_flush(&self, buffered: u64) -> Result<()> {
         self.make_way(0, buffered)?;
-        let (free, needed) = (self.look(), buffered.saturating_add(SLACK_BYTES));
+        // The release may be smaller than the flush requires.
+        let free = self.measure();
+        let needed = buffered.saturating_add(SLACK_BYTES);
         if free < needed {
             Err(no_space("flush", free, needed))
         } else {
@@ -231,10 +249,12 @@ impl Space {
         }
     }
 
-    /// The same error, or what it comes from if that is the full disk: fjall says only that it has
-    /// failed.
+    /// Returns the error, with the full disk named as its cause if the disk is full: fjall reports
+    /// only that it has failed.
     pub(super) fn explain(&self, error: Error) -> Error {
-        let (free, share) = (self.look(), self.share());
+        let free = self.measure();
+        let share = self.share();
+        // An error with a reason is already explained.
         if error.kind() != ErrorKind::Unavailable || error.reason().is_some() || free >= share {
             return error;
         }
@@ -246,91 +266,96 @@ impl Space {
             .with_source(error)
     }
 
-    /// A batch of so many bytes waits for its commit.
+    /// Records a batch of `bytes` that waits for its commit.
     pub(super) fn queue(&self, bytes: u64) {
         self.queued.fetch_add(bytes, Ordering::Relaxed);
     }
 
-    /// So many bytes of batches have been committed; whether they removed something.
+    /// Records the commit of `bytes`. `has_removed` is true if a key was removed.
     pub(super) fn committed(&self, bytes: u64, has_removed: bool) {
         let less = |queued: u64| Some(queued.saturating_sub(bytes));
         let _ = self
             .queued
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, less);
         self.written
+            // Twice: the journal now, a table later.
             .fetch_add(bytes.saturating_mul(2), Ordering::Relaxed);
         if has_removed {
             self.has_removed.store(true, Ordering::Relaxed);
         }
     }
 
-    /// Looks at the disk again, and whether it is low while so many bytes are buffered and a
-    /// compaction may write so many.
+    /// Measures the disk again and updates the low state, with `buffered` bytes in memtables and at
+    /// most `compacting` bytes of compaction output.
     pub(super) fn refresh(&self, buffered: u64, compacting: u64) {
         self.compacting.store(compacting, Ordering::Relaxed);
-        let (free, needed) = (self.look(), self.demand(buffered).needed(0));
-        self.note(free < needed, free, needed);
+        let free = self.measure();
+        let needed = self.demand(buffered).needed(0);
+        self.update_low(free < needed, free, needed);
         metrics::gauge!("cenotaph_index_free_bytes").set(free as f64);
         metrics::gauge!("cenotaph_index_reserve_bytes").set(self.reserve.held() as f64);
         metrics::gauge!("cenotaph_index_low").set(if free < needed { 1.0 } else { 0.0 });
     }
 
-    /// Returns whether space is wanted, and something was removed that may still take some. The
-    /// question is answered once: whoever hears yes reclaims.
+    /// Returns whether space is scarce and removed keys may still occupy some. Returns true only
+    /// once: the caller must then reclaim.
     pub(super) fn take_garbage(&self) -> bool {
         let has_garbage = self.has_garbage();
         self.has_refused.store(false, Ordering::Relaxed);
+        // The swap lets exactly one caller reclaim.
         has_garbage && self.has_removed.swap(false, Ordering::Relaxed)
     }
 
-    /// Returns whether space is wanted, and something was removed that may still take some.
+    /// Returns whether space is scarce and removed keys may still occupy some.
     pub(super) fn has_garbage(&self) -> bool {
         self.is_wanted() && self.has_removed.load(Ordering::Relaxed)
     }
 
-    /// Returns whether the disk is low, or a batch was refused.
+    /// Returns whether the disk is low or a batch was refused.
     pub(super) fn is_wanted(&self) -> bool {
         self.is_low.load(Ordering::Relaxed) || self.has_refused.load(Ordering::Relaxed)
     }
 
-    /// Returns whether the reserve lacks something, and there is room for it.
+    /// Returns whether the reserve is incomplete and its missing bytes fit on the disk.
     pub(super) fn may_rebuild(&self, buffered: u64) -> bool {
         let demand = self.demand(buffered);
         demand.missing > 0 && self.free(demand.needed(0)) >= demand.needed(0)
     }
 
-    /// Builds what the reserve lacks, if there is room for it. Blocks for the disk.
+    /// Extends the reserve to its full size, if the missing bytes fit on the disk. Blocks on the
+    /// disk.
     pub(super) fn rebuild(&self, buffered: u64) {
+        // Checked again: the free space may have changed since the caller decided.
         if self.may_rebuild(buffered) {
             self.reserve.grow_to(self.share());
-            self.look();
+            self.measure();
         }
     }
 
-    /// Keeps others from tidying up; waits for those that do.
+    /// Locks the reclaiming of space. Waits for the current holder.
     pub(super) fn tidying(&self) -> MutexGuard<'_, ()> {
         self.tidying.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Begins tidying up, unless that is under way.
+    /// Returns true and marks reclaiming as running, unless it is already running.
     pub(super) fn begin_tidying(&self) -> bool {
         !self.is_tidying.swap(true, Ordering::AcqRel)
     }
 
-    /// Tidying up has ended.
+    /// Marks reclaiming as ended.
     pub(super) fn end_tidying(&self) {
         self.is_tidying.store(false, Ordering::Release);
     }
 
-    /// Free bytes, as last seen and less what was written since.
+    /// Measures the free bytes.
     pub(super) fn free_now(&self) -> u64 {
-        self.look()
+        self.measure()
     }
 
-    /// What there is to tell.
+    /// Returns the statistics of the space.
     pub(super) fn stats(&self, buffered: u64) -> SpaceStats {
         let needed_bytes = self.demand(buffered).needed(0);
-        let free_bytes = self.look();
+        let free_bytes = self.measure();
         let is_low = free_bytes < needed_bytes;
         SpaceStats {
             free_bytes,
@@ -340,12 +365,12 @@ impl Space {
         }
     }
 
-    /// Size of the reserve and of the margin.
+    /// Returns the full size of the reserve, which is also the size of the margin.
     pub(super) fn share(&self) -> u64 {
         share(self.limit, self.total.load(Ordering::Relaxed))
     }
 
-    /// Bytes that the reserve holds.
+    /// Returns the bytes that the reserve holds.
     pub(super) fn reserved(&self) -> u64 {
         self.reserve.held()
     }
@@ -361,24 +386,26 @@ impl Space {
         }
     }
 
-    /// Free bytes. The last look is believed for a while if it leaves plenty beyond `needed`.
+    /// Returns the free bytes. Reuses the last measurement for [`MEASURE_MS`] if it exceeds
+    /// `needed` by [`AMPLE_BYTES`].
     fn free(&self, needed: u64) -> u64 {
         let age_ms = self
             .now_ms()
-            .saturating_sub(self.looked_ms.load(Ordering::Relaxed));
+            .saturating_sub(self.measured_ms.load(Ordering::Relaxed));
         let free = self
             .free
             .load(Ordering::Relaxed)
             .saturating_sub(self.written.load(Ordering::Relaxed));
-        if age_ms < LOOK_MS && free >= needed.saturating_add(AMPLE_BYTES) {
+        if age_ms < MEASURE_MS && free >= needed.saturating_add(AMPLE_BYTES) {
             free
         } else {
-            self.look()
+            self.measure()
         }
     }
 
-    /// A disk that can't be asked counts as empty: then fjall alone finds out.
-    fn look(&self) -> u64 {
+    /// Measures the free bytes. If the measurement fails, the free space counts as unlimited,
+    /// and only fjall detects a full disk.
+    fn measure(&self) -> u64 {
         let disk = disk(&self.dir).unwrap_or(Disk {
             total: 0,
             free: u64::MAX,
@@ -386,7 +413,7 @@ impl Space {
         self.total.store(disk.total, Ordering::Relaxed);
         self.free.store(disk.free, Ordering::Relaxed);
         self.written.store(0, Ordering::Relaxed);
-        self.looked_ms.store(self.now_ms(), Ordering::Relaxed);
+        self.measured_ms.store(self.now_ms(), Ordering::Relaxed);
         disk.free
     }
 
@@ -394,70 +421,24 @@ impl Space {
         u64::try_from(self.env.monotonic().as_millis()).unwrap_or(u64::MAX)
     }
 
-    fn note(&self, is_low: bool, free_bytes: u64, needed_bytes: u64) {
+    /// Updates the low state, and logs each change of it.
+    fn update_low(&self, is_low: bool, free_bytes: u64, needed_bytes: u64) {
         let was_low = self.is_low.swap(is_low, Ordering::Relaxed);
-        let (dir, reserve_bytes) = (self.dir.display(), self.reserve.held());
+        let dir = self.dir.display();
+        let reserve_bytes = self.reserve.held();
         if is_low && !was_low {
-            tracing::warn!(%dir, free_bytes, needed_bytes, reserve_bytes, "no space: only deletes are taken");
+            tracing::warn!(
+                %dir, free_bytes, needed_bytes, reserve_bytes,
+                "no space: puts are refused, deletes are accepted"
+            );
         } else if was_low && !is_low {
-            tracing::info!(%dir, free_bytes, needed_bytes, reserve_bytes, "there is space again: puts are taken");
+            tracing::info!(
+                %dir, free_bytes, needed_bytes, reserve_bytes,
+                "enough space again: puts are accepted"
+            );
         }
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn needed_space_covers_journal_table_buffer_compaction_and_margin() {
-        let demand = Demand {
-            queued: 10,
-            buffered: 100,
-            compacting: 1_000,
-            margin: 10_000,
-            missing: 100_000,
-        };
-        assert_eq!(demand.needed(5), 2 * 15 + 111_100);
-        assert_eq!(
-            Demand {
-                buffered: u64::MAX,
-                ..demand
-            }
-            .needed(5),
-            u64::MAX,
-            "it saturates"
-        );
-    }
-
-    #[test]
-    fn reserve_is_a_bounded_share_of_the_disk() {
-        assert_eq!(share(16 * MIB, 24 * MIB), 24 * MIB / 16);
-        assert_eq!(share(16 * MIB, 1 << 50), 16 * MIB);
-        assert_eq!(share(16 * MIB, 0), 0, "the disk is not known");
-    }
-
-    #[test]
-    fn reserve_is_given_up_step_by_step_and_its_end_last() {
-        let share = 16 * MIB;
-        assert_eq!(
-            give_up(1 << 40, share, 1000, 8 * MIB, share),
-            0,
-            "there is plenty"
-        );
-        // A flush of what is buffered would not fit: three quarters may go for that, if they
-        // suffice.
-        assert_eq!(give_up(0, share, 0, 4 * MIB, share), SLACK_BYTES + 8 * MIB);
-        assert_eq!(
-            give_up(0, share, 0, 64 * MIB, share),
-            SLACK_BYTES,
-            "as for a commit alone"
-        );
-        // Without the last quarter the commit itself would not fit.
-        assert_eq!(
-            give_up(0, share / 4, MIB / 2, 64 * MIB, share),
-            MIB + SLACK_BYTES
-        );
-        assert_eq!(give_up(0, 100, MIB, 0, share), 100, "no more than there is");
-    }
-}
+mod tests;

@@ -1,4 +1,4 @@
-//! Space on real files: what comes back, and what a full disk stops.
+//! Tests on real files: removed data frees disk space.
 
 #![cfg(unix)]
 
@@ -12,7 +12,7 @@ const PAYLOAD_BYTES: usize = 600_000;
 fn store(number: u32, bytes: usize) -> Batch {
     let mut batch = Batch::new();
     batch.put(Table::Rows, format!("k{number:05}"), "row");
-    // Not compressible, and different.
+    // Incompressible, and different for each number.
     let words = (0..bytes / 8)
         .map(|at| (at as u64 ^ u64::from(number) << 32).wrapping_mul(0x9E37_79B9_7F4A_7C15));
     let payload: Vec<u8> = words.flat_map(u64::to_le_bytes).collect();
@@ -39,25 +39,25 @@ async fn commit(index: &FjallIndex, batch: Batch) -> Result<()> {
     outcome.await.unwrap().map_err(CommitError::into_error)
 }
 
-/// Bytes that the files below a directory take, holes not counted.
+/// Returns the allocated bytes of all files below a directory, without holes.
 fn taken(dir: &Path) -> u64 {
     use std::os::unix::fs::MetadataExt;
     let entries = fs::read_dir(dir).unwrap().map(|entry| entry.unwrap());
-    let of_one = |entry: fs::DirEntry| match entry.metadata().unwrap() {
+    let allocated = |entry: fs::DirEntry| match entry.metadata().unwrap() {
         metadata if metadata.is_dir() => taken(&entry.path()),
         metadata => metadata.blocks() * 512,
     };
-    entries.map(of_one).sum()
+    entries.map(allocated).sum()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn removed_payloads_give_their_space_back() {
+async fn removed_payloads_free_their_space() {
     let dir = tempfile::tempdir().unwrap();
     let open =
         || FjallIndex::open(dir.path(), Env::real().unwrap(), FjallOptions::default()).unwrap();
     let index = open();
     let blobs = dir.path().join("store/database/keyspaces");
-    // Some in blob files, some in memory.
+    // Some payloads are in blob files, the others in memtables.
     for number in 0..40 {
         commit(&index, store(number, PAYLOAD_BYTES)).await.unwrap();
     }

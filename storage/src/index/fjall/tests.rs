@@ -1,10 +1,11 @@
-//! The contract on fjall, and the directory: what is opened, what is refused, and that a refusal
-//! touches nothing.
+//! Tests of the contract on fjall, and of the directory: which directories open, which are refused,
+//! and that a refusal changes no file.
 
 use std::fs;
 use std::path::PathBuf;
 use std::sync::Weak;
 
+use super::failure::failed;
 use super::*;
 use crate::index::contract::{self, Subject};
 
@@ -24,7 +25,7 @@ impl OnDisk {
     }
 
     pub(super) fn path(&self) -> PathBuf {
-        // A directory that is absent at first, and its parent too.
+        // The directory and its parent do not exist at first.
         self.dir.path().join("data").join("index")
     }
 
@@ -32,7 +33,7 @@ impl OnDisk {
         FjallIndex::open(&self.path(), Env::real()?, self.options)
     }
 
-    /// As it is after a first engine has come and gone.
+    /// Creates a store that was opened and closed once.
     fn used() -> Self {
         let on_disk = Self::new();
         drop(on_disk.open().unwrap());
@@ -41,8 +42,8 @@ impl OnDisk {
 
     pub(super) fn refused(&self) -> (ErrorKind, String) {
         let before = tree(&self.path());
-        let error = self.open().expect_err("it must be refused");
-        assert_eq!(tree(&self.path()), before, "a refusal touches nothing");
+        let error = self.open().expect_err("a refused directory");
+        assert_eq!(tree(&self.path()), before, "a refusal changes no file");
         (error.kind(), error.to_string())
     }
 
@@ -96,7 +97,7 @@ impl Subject for OnDisk {
     }
 }
 
-/// Every path under a directory with its size.
+/// Returns every path under a directory, with its size.
 pub(super) fn tree(dir: &Path) -> Vec<(PathBuf, u64)> {
     let mut found = Vec::new();
     for entry in fs::read_dir(dir).unwrap().map(|entry| entry.unwrap()) {
@@ -125,11 +126,11 @@ pub(super) async fn commit(index: &dyn Index, batch: Batch) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_contract_holds() {
+async fn contract_holds() {
     contract::all(&OnDisk::new()).await;
 }
 
-/// Every step of every scan is remembered.
+/// Creates a store whose index remembers every step of every scan.
 fn remembering() -> OnDisk {
     let options = FjallOptions {
         slow_step_us: 0,
@@ -142,12 +143,12 @@ fn remembering() -> OnDisk {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_contract_holds_where_every_gap_is_remembered() {
+async fn contract_holds_where_every_gap_is_remembered() {
     contract::all(&remembering()).await;
 }
 
 #[tokio::test]
-async fn what_was_removed_is_stepped_over_once() {
+async fn removed_keys_are_stepped_over_once() {
     let index = remembering().open().unwrap();
     let numbered = |number: u32| format!("q/{number:05}");
     let mut batch = Batch::new();
@@ -175,14 +176,14 @@ async fn what_was_removed_is_stepped_over_once() {
     };
     assert_eq!(next(), "q/");
     assert_eq!(first().await, numbered(1999));
-    assert_eq!(next(), numbered(1999), "the next scan begins there");
+    assert_eq!(next(), numbered(1999), "the next scan begins after the gap");
     commit(&index, put(&numbered(1000))).await;
     assert_eq!(first().await, numbered(1000));
 }
 
-/// Scans on other threads, while keys come and go between those that stay.
+/// Scans on other threads, while keys are put and removed between permanent keys.
 #[tokio::test(flavor = "multi_thread", worker_threads = 3)]
-async fn no_scan_misses_a_key_that_stays() {
+async fn scans_miss_no_permanent_key() {
     let index = Arc::new(remembering().open().unwrap());
     let numbered = |number: u32| Bytes::from(format!("k/{number:03}"));
     let mut batch = Batch::new();
@@ -191,7 +192,8 @@ async fn no_scan_misses_a_key_that_stays() {
         .for_each(|number| batch.put(Table::Rows, numbered(number), "stays"));
     commit(&*index, batch).await;
     let scans = (0..2).map(|_| {
-        let (index, (ended, scan)) = (Arc::clone(&index), tokio::sync::oneshot::channel());
+        let index = Arc::clone(&index);
+        let (ended, scan) = tokio::sync::oneshot::channel();
         index.env.clone().spawn(async move {
             for _ in 0..1500 {
                 let page = index
@@ -228,7 +230,7 @@ async fn no_scan_misses_a_key_that_stays() {
             .unwrap();
         assert!(
             page.iter().any(|(key, _)| *key == numbered(number)),
-            "what was acknowledged is there: {number}"
+            "an acknowledged key is missing: number={number}"
         );
         let mut batch = Batch::new();
         batch.remove(Table::Rows, numbered(number));
@@ -241,10 +243,10 @@ async fn no_scan_misses_a_key_that_stays() {
 }
 
 #[tokio::test]
-async fn a_second_open_is_refused_until_the_first_is_closed() {
+async fn second_open_is_refused_until_the_first_is_closed() {
     let on_disk = OnDisk::new();
     let first = on_disk.open().unwrap();
-    let error = on_disk.open().expect_err("it is open");
+    let error = on_disk.open().expect_err("the first is open");
     assert_eq!(error.kind(), ErrorKind::AlreadyOpen);
     assert!(
         error
@@ -266,7 +268,7 @@ async fn a_second_open_is_refused_until_the_first_is_closed() {
 }
 
 #[tokio::test]
-async fn dropping_without_a_close_makes_durable_what_was_submitted() {
+async fn drop_without_a_close_commits_submitted_batches() {
     let on_disk = OnDisk::new();
     let index = on_disk.open().unwrap();
     let snapshot = index.snapshot().unwrap();
@@ -281,14 +283,14 @@ async fn dropping_without_a_close_makes_durable_what_was_submitted() {
 }
 
 #[tokio::test]
-async fn a_completion_may_be_the_last_owner() {
+async fn completion_may_drop_the_last_reference() {
     let on_disk = OnDisk::new();
     let index = Arc::new(on_disk.open().unwrap());
     let (sender, receiver) = std::sync::mpsc::channel::<()>();
     let (done, finished) = tokio::sync::oneshot::channel();
     let own = index.clone();
     let completion: Completion = Box::new(move |outcome| {
-        // Held until the test has let go of its own.
+        // Held until the test has dropped its own reference.
         let _ = receiver.recv();
         drop(own);
         drop(done.send(outcome));
@@ -300,19 +302,20 @@ async fn a_completion_may_be_the_last_owner() {
 }
 
 #[tokio::test]
-async fn an_interrupted_creation_is_started_again() {
+async fn interrupted_creation_is_started_again() {
     let on_disk = OnDisk::new();
-    // At its beginning, half-way, and just before the rename.
+    // Interrupted half-way.
     let creating = on_disk.path().join("store.creating");
     fs::create_dir_all(creating.join("database/keyspaces/1")).unwrap();
     fs::write(creating.join("database/0.jnl"), "torn").unwrap();
     drop(on_disk.open().unwrap());
     assert!(!creating.exists());
+    // Interrupted just before the rename.
     fs::rename(on_disk.store(), &creating).unwrap();
     let index = on_disk.open().unwrap();
     commit(&index, put("a")).await;
     drop(index);
-    // One that lost against a store that is there.
+    // Remains beside an existing store.
     fs::create_dir(&creating).unwrap();
     let index = on_disk.open().unwrap();
     assert!(index.get(Table::Rows, b"a").await.unwrap().is_some());
@@ -320,7 +323,7 @@ async fn an_interrupted_creation_is_started_again() {
 }
 
 #[tokio::test]
-async fn a_keyspace_without_its_current_file_is_refused() {
+async fn keyspace_without_its_current_file_is_refused() {
     let on_disk = OnDisk::used();
     for id in 0..=Table::ALL.len() {
         let current = on_disk
@@ -342,7 +345,7 @@ async fn a_keyspace_without_its_current_file_is_refused() {
 }
 
 #[tokio::test]
-async fn what_fjall_would_delete_or_create_anew_is_refused() {
+async fn missing_or_unknown_files_of_fjall_are_refused() {
     let on_disk = OnDisk::used();
     let database = on_disk.store().join("database");
     for (name, away) in [
@@ -368,7 +371,7 @@ async fn what_fjall_would_delete_or_create_anew_is_refused() {
 }
 
 #[tokio::test]
-async fn files_that_a_file_manager_leaves_are_passed_over() {
+async fn files_of_a_file_manager_are_ignored() {
     let on_disk = OnDisk::used();
     let database = on_disk.store().join("database");
     let keyspaces = database.join("keyspaces");
@@ -385,7 +388,7 @@ async fn files_that_a_file_manager_leaves_are_passed_over() {
 }
 
 #[tokio::test]
-async fn a_directory_of_somebody_else_is_refused() {
+async fn foreign_directory_is_refused() {
     let on_disk = OnDisk::new();
     fs::create_dir_all(on_disk.path()).unwrap();
     fs::write(on_disk.path().join("letters.txt"), "theirs").unwrap();
@@ -399,7 +402,7 @@ async fn a_directory_of_somebody_else_is_refused() {
 }
 
 #[tokio::test]
-async fn an_unknown_or_damaged_record_is_refused() {
+async fn unknown_or_damaged_record_is_refused() {
     let on_disk = OnDisk::used();
     on_disk.rewrite_record("\"format\": 1", "\"format\": 2");
     assert_eq!(on_disk.refused().0, ErrorKind::UnknownFormat);
@@ -413,7 +416,7 @@ async fn an_unknown_or_damaged_record_is_refused() {
 }
 
 #[tokio::test]
-async fn options_out_of_bounds_are_refused_before_anything_is_created() {
+async fn options_out_of_bounds_create_nothing() {
     let on_disk = OnDisk::new();
     let good = FjallOptions::default;
     for options in [
@@ -443,7 +446,7 @@ async fn options_out_of_bounds_are_refused_before_anything_is_created() {
         },
     ] {
         let error = FjallIndex::open(&on_disk.path(), Env::real().unwrap(), options)
-            .expect_err("it is out of bounds");
+            .expect_err("an option out of bounds");
         assert_eq!(error.kind(), ErrorKind::Invalid, "{error}");
     }
     assert!(!on_disk.path().exists());

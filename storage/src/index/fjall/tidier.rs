@@ -1,13 +1,13 @@
-//! Looks after the space of the disk while the index is open: [`Tidier`].
+//! Reclaims disk space and rebuilds the reserve while the index is open: [`Tidier`].
 //!
 //! ```text
-//! open    journals were sealed: wait for fjall to drop them ──┐
-//! watch   something to reclaim, or a reserve to build ────────┼──> reclaim (`reclaim.rs`), then build the reserve
-//! refused put (`Index::reclaim`) ─────────────────────────────┘
+//! open    journals were sealed: wait until fjall drops them ──┐
+//! watch   space to reclaim, or a reserve to rebuild ──────────┼──> reclaim (`reclaim.rs`),
+//! refused put (`Index::reclaim`) ─────────────────────────────┘    then rebuild the reserve
 //! ```
 //!
-//! One at a time. Guards no invariant: whatever fails here is left for later. Deliberately not
-//! here: how much space is needed (`space.rs`).
+//! At most one run at a time. Guards no invariant: work that fails is retried later. The required
+//! space is computed in `space.rs`.
 
 use std::sync::Arc;
 use std::sync::mpsc;
@@ -21,10 +21,10 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::index::committer::Committer;
 use crate::index::{Batch, CommitError};
 
-/// How long a commit is waited for. While the index opens, nobody else watches it.
+/// Time limit for a commit. While the index opens, no other component detects a stuck commit.
 const COMMIT_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Looks after the space of the disk: gives back what was removed, and builds the reserve again.
+/// Reclaims the disk space of removed keys, and rebuilds the reserve.
 pub(super) struct Tidier {
     pub(super) slot: Slot,
     pub(super) committer: Arc<Committer>,
@@ -32,7 +32,8 @@ pub(super) struct Tidier {
 }
 
 impl Tidier {
-    /// Tidies up as part of opening. `is_sealed`: journals were sealed for it.
+    /// Reclaims space while the index opens. `is_sealed` is true if the journals were sealed
+    /// before.
     pub(super) fn tidy_first(&self, is_sealed: bool) {
         if is_sealed
             && let Ok(store) = self.slot.store()
@@ -40,17 +41,18 @@ impl Tidier {
                 reclaim::drop_journals(&store, &self.space, |batch| self.commit(batch))
             })
         {
-            tracing::warn!(%error, "the sealed journals could not be dropped");
+            tracing::warn!(%error, "failed to drop the sealed journals");
         }
         self.tidy();
     }
 
-    /// Looks at the disk, and tidies up on a thread of its own if that is of use. Does not block
-    /// for the disk.
+    /// Measures the disk, and reclaims space on a separate thread if that is useful. Does not block
+    /// on the disk.
     pub(super) fn watch(self, env: &Env) {
         let Ok(store) = self.slot.store() else { return };
         let buffered = store.database.write_buffer_size();
         self.space.refresh(buffered, reclaim::compacting(&store));
+        // The thread takes the store again: an index that closes meanwhile is not kept open.
         drop(store);
         let is_wanted = self.space.has_garbage() || self.space.may_rebuild(buffered);
         if !is_wanted || !self.space.begin_tidying() {
@@ -62,14 +64,17 @@ impl Tidier {
             self.space.end_tidying();
         };
         if let Err(error) = env.thread("cenotaph-tidy", tidying) {
-            tracing::warn!(%error, "no thread to tidy up the index");
+            tracing::warn!(%error, "failed to start the thread that reclaims space");
+            // The closure did not run, so the flag is reset here.
             space.end_tidying();
         }
     }
 
-    /// Blocks for the disk. The store stays open until it is done.
+    /// Reclaims space, then rebuilds the reserve. Blocks on the disk, and keeps the store open
+    /// until it returns.
     pub(super) fn tidy(&self) {
         let Ok(store) = self.slot.store() else { return };
+        // A refused put may call this while the watch thread runs.
         let _alone = self.space.tidying();
         let buffered = || store.database.write_buffer_size();
         self.space.refresh(buffered(), reclaim::compacting(&store));
@@ -78,13 +83,14 @@ impl Tidier {
                 reclaim::reclaim(&store, &self.space, |batch| self.commit(batch))
             });
             if let Err(error) = reclaimed {
-                tracing::warn!(%error, "not all space that was freed could be given back to the disk");
+                tracing::warn!(%error, "failed to reclaim all freed space");
             }
             self.space.refresh(buffered(), reclaim::compacting(&store));
         }
         self.space.rebuild(buffered());
     }
 
+    /// Commits a batch, and waits for its outcome for at most [`COMMIT_TIMEOUT`].
     pub(super) fn commit(&self, batch: Batch) -> Result<()> {
         let (sender, outcome) = mpsc::channel();
         self.space.queue(batch.bytes() as u64);
@@ -95,7 +101,7 @@ impl Tidier {
             Err(_) => Err(Error::new(
                 ErrorKind::Unavailable,
                 "commit",
-                "the commit is not done in time",
+                "the commit timed out",
             )),
         }
     }

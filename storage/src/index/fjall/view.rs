@@ -1,24 +1,24 @@
-//! A view of an index: what is opened for reads only, because fjall writes whenever it opens.
+//! A view of an index: a directory of copies and links that is opened for reads only, because fjall
+//! writes whenever it opens.
 //!
 //! ```text
-//! {parent}/cenotaph-view-{random}/      mode 0700, locked, removed when the last holder lets go of the index
-//!   version, lock                       a copy; a new one
-//!   {number}.jnl                        a copy of the intact batches, without a tail that was never acknowledged
+//! {parent}/cenotaph-view-{random}/      mode 0700, locked, removed with the last index handle
+//!   version, lock                       a copy; a new file
+//!   {number}.jnl                        a copy of the intact batches, without a torn tail
 //!   keyspaces/{id}/current, v{number}   copies
 //!   keyspaces/{id}/tables/, blobs/      symbolic links to the files of the index
 //! ```
 //!
-//! 1. share the lock of the index, where it has one: its engine is kept out as long as the view
-//!    lives
-//! 2. check record, manifests, mark and journals as an engine does (`check.rs`); nothing is cut or
-//!    written
+//! 1. take the shared lock of the index, if it has a lock file: no engine opens the index while the
+//!    view exists
+//! 2. check record, manifests, mark and journals as an engine does (`check.rs`), without any write
 //! 3. copy and link
-//! 4. open the view without workers: nothing is flushed or compacted
+//! 4. open the view without workers: fjall neither flushes nor compacts
 //!
-//! Guards that no byte, name or time of the index changes. fjall cuts journals, and removes files
-//! that no manifest names: here these are copies and links, and removing a link leaves its file. It
-//! opens tables and blob files for reading only. Deliberately not here: refusing batches
-//! (`../read_only.rs`).
+//! Guards that no byte, name or timestamp of the index changes. fjall cuts journals, and removes
+//! files that no manifest names. In the view these files are copies and links, and removing a link
+//! keeps its file. fjall opens tables and blob files only for reading. Batches are refused in
+//! `../read_only.rs`.
 
 use std::fs::{self, File};
 use std::io::{self, Write};
@@ -34,43 +34,45 @@ use crate::env::Env;
 use crate::error::{Error, ErrorKind, Result};
 use crate::modes::Modes;
 
-/// The beginning of the name of a view's directory.
+/// Prefix of the name of a view's directory.
 const PREFIX: &str = "cenotaph-view-";
-/// fjall's own lock file: it opens none that is not there.
+/// fjall's own lock file. fjall opens no database without it.
 const FJALL_LOCK: &str = "lock";
-/// Directories of a keyspace whose files are written once.
+/// Directories of a keyspace whose files never change after they are written.
 const WRITTEN_ONCE: [&str; 2] = ["tables", "blobs"];
 
 impl FjallIndex {
     /// Opens the index in `dir` for reads only, through a view in a new directory below `parent`.
-    /// Nothing in `dir` is written, created, removed or touched, and no right to write there is
-    /// needed. The view takes as much space as the batches in the journals, at most
-    /// [`journal_bytes_max`](FjallOptions::journal_bytes_max) and a journal more. Blocks for the
-    /// disk: call it through [`Env::blocking`].
+    /// The call changes nothing in `dir` and needs no write permission there. The view takes as
+    /// much space as the batches in the journals: at most
+    /// [`journal_bytes_max`](FjallOptions::journal_bytes_max) plus one journal. Blocks on the disk:
+    /// call it through [`Env::blocking`].
     ///
-    /// Other readers may have the index open. A batch that is submitted would be lost with the
-    /// view: wrap it in a [`ReadOnlyIndex`](crate::index::ReadOnlyIndex).
+    /// Other readers may have the index open. A submitted batch would be lost with the view: wrap
+    /// the index in a [`ReadOnlyIndex`](crate::index::ReadOnlyIndex).
     ///
     /// # Errors
-    /// As [`open`](Self::open), but [`ErrorKind::Invalid`] if there is no index in `dir`, and
-    /// [`ErrorKind::AlreadyOpen`] only if an engine that may write has it open.
+    /// As [`open`](Self::open), but [`ErrorKind::Invalid`] if `dir` contains no index, and
+    /// [`ErrorKind::AlreadyOpen`] only if an engine with write access has the index open.
     pub fn open_view(dir: &Path, parent: &Path, env: Env, options: FjallOptions) -> Result<Self> {
         options.check()?;
         if !creation::is_index(dir)? {
             let message = format!("there is no store here: dir={}", dir.display());
             return Err(Error::new(ErrorKind::Invalid, "open", message));
         }
+        // Held as long as the view: no engine may change the files that the view links to.
         let lock = creation::lock_shared(dir)?;
         let (original, record) = creation::recorded(dir)?;
         let looked = check::look(&creation::store(dir), &original, &record.directories())?;
         let view = View::create(parent, &env)?;
         fill(&view.path, &original, &record.directories(), &looked).map_err(|error| {
             let message = format!(
-                "the view of the index can't be made: view={}",
+                "failed to create the view of the index: view={}",
                 view.path.display()
             );
             Error::new(ErrorKind::Unavailable, "open", message).with_source(error)
         })?;
+        // 0 workers: fjall neither flushes nor compacts.
         let (tables, database) = database::open(&view.path, &options, 0, record.keyspaces())?;
         let space = Arc::new(Space::open(&view.path, env.clone(), 0, Modes::default()));
         let held = Held {
@@ -91,8 +93,8 @@ impl FjallIndex {
     }
 }
 
-/// The lock that keeps an open index from others, and, for reads only, the directory that goes with
-/// it. Dropped in this order.
+/// The lock of an open index, and the directory of its view if it is open for reads only. The view
+/// is dropped before the lock.
 #[derive(Debug)]
 pub(super) struct Held {
     _view: Option<View>,
@@ -100,7 +102,7 @@ pub(super) struct Held {
 }
 
 impl Held {
-    /// An index of which this is the only engine.
+    /// Creates the value for an index with a single engine.
     pub(super) fn alone(lock: Lock) -> Self {
         Self {
             _view: None,
@@ -109,12 +111,12 @@ impl Held {
     }
 }
 
-/// The directory of a view, removed when it is dropped.
+/// The directory of a view. Removed on drop.
 #[derive(Debug)]
 struct View {
     path: PathBuf,
-    /// Holds a shared BSD lock, which keeps cleaners of temporary directories (systemd-tmpfiles)
-    /// from ageing the view.
+    /// A shared BSD lock, which prevents cleaners of temporary directories (systemd-tmpfiles) from
+    /// removing files of the view by age.
     _lock: Option<File>,
 }
 
@@ -129,7 +131,10 @@ impl View {
         let lock =
             File::open(&path).and_then(|directory| directory.lock_shared().map(|()| directory));
         if let Err(error) = &lock {
-            tracing::debug!(%error, "a view can't be locked: cleaners of temporary directories may age it");
+            tracing::debug!(
+                %error,
+                "failed to lock a view: cleaners of temporary directories may remove its files"
+            );
         }
         Ok(Self {
             path,
@@ -140,28 +145,38 @@ impl View {
 
 impl Drop for View {
     fn drop(&mut self) {
-        // It follows no link.
+        // `remove_dir_all` does not follow links: the files of the index remain.
         if let Err(error) = fs::remove_dir_all(&self.path) {
-            tracing::warn!(%error, path = %self.path.display(), "the view of an index could not be removed");
+            tracing::warn!(
+                %error,
+                path = %self.path.display(),
+                "failed to remove the view of an index"
+            );
         }
     }
 }
 
+/// Copies the journals and the small files of the database to the view, and links the others.
 fn fill(view: &Path, original: &Path, keyspaces: &[u64], looked: &Looked) -> io::Result<()> {
     let modes = Modes::default();
+    // A link with a relative target would be resolved from the view.
     let original = &fs::canonicalize(original)?;
     copy(
         &original.join(creation::FJALL_MARKER),
         &view.join(creation::FJALL_MARKER),
     )?;
+    // A new file: a link would lock the file of the index itself.
     modes.create_file(&view.join(FJALL_LOCK))?;
     for scanned in &looked.scanned {
         let mut to = modes.create_file(&journals::path(view, scanned.id))?;
         let path = journals::path(original, scanned.id);
-        // A writer may have died before its sync: what is shown must be on the disk (I7). This
-        // changes no byte and no time.
+        // A writer may have died before its sync. Data that a reader receives must be durable (I7).
+        // A sync changes no byte and no timestamp.
         if let Err(error) = File::open(&path)?.sync_data() {
-            tracing::warn!(%error, "a journal can't be synced; a power cut may take back what is read");
+            tracing::warn!(
+                %error,
+                "failed to sync a journal: a power cut may undo data that was read"
+            );
         }
         copy_intact(&path, &scanned.journal, &mut to)?;
         to.flush()?;
@@ -175,6 +190,7 @@ fn fill(view: &Path, original: &Path, keyspaces: &[u64], looked: &Looked) -> io:
     Ok(())
 }
 
+/// Copies the manifests of a keyspace to the view, and links its tables and blob files.
 fn fill_keyspace(view: &Path, original: &Path) -> io::Result<()> {
     let modes = Modes::default();
     modes.create_dir_all(view)?;
@@ -185,14 +201,16 @@ fn fill_keyspace(view: &Path, original: &Path) -> io::Result<()> {
         }
     }
     for name in WRITTEN_ONCE {
-        let (from, to) = (original.join(name), view.join(name));
+        let from = original.join(name);
+        let to = view.join(name);
         if !from.is_dir() {
             continue;
         }
         modes.create_dir(&to)?;
         for entry in fs::read_dir(&from)? {
             let entry = entry?;
-            // fjall refuses names that are no numbers; such a file is not its own.
+            // fjall refuses a directory with names that are not numbers. Such a file is not a file
+            // of fjall.
             if entry
                 .file_name()
                 .to_str()
@@ -218,7 +236,7 @@ fn link(file: &Path, link: &Path) -> io::Result<()> {
     std::os::unix::fs::symlink(file, link)
 }
 
-/// Where links need a privilege, files are copied.
+/// Copies the file: on these systems links may need a privilege.
 #[cfg(not(unix))]
 fn link(file: &Path, link: &Path) -> io::Result<()> {
     copy(file, link)

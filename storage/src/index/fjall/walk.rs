@@ -1,6 +1,5 @@
-//! Scans of a table: pages of entries, or of keys. They leave out the gaps that are known
-//! (`gaps.rs`), and remember the steps that took long. Deliberately not here: what a damaged range
-//! becomes (`step_over.rs`).
+//! Scans of a table, which return pages of entries or of keys. A scan skips the known gaps
+//! (`gaps.rs`) and records slow steps. Damaged ranges are handled in `step_over.rs`.
 
 use std::ops::Bound;
 
@@ -15,7 +14,7 @@ use crate::env::Env;
 use crate::error::Result;
 use crate::index::{Page, Range, Table};
 
-/// A state of the index, and the means to scan it.
+/// Scanner of one state of the index.
 pub(super) struct Walker<'a> {
     pub(super) store: &'a Store,
     pub(super) state: &'a State,
@@ -23,6 +22,7 @@ pub(super) struct Walker<'a> {
 }
 
 impl Walker<'_> {
+    /// Returns a page of entries.
     pub(super) fn scan(&self, table: Table, range: Range) -> Result<Page> {
         self.walk("scan", table, range, |entry| {
             let (key, value) = entry.into_inner()?;
@@ -31,7 +31,7 @@ impl Walker<'_> {
         })
     }
 
-    /// Values that lie apart from their keys are not read.
+    /// Returns a page of keys. Does not read values that are stored apart from their keys.
     pub(super) fn keys(&self, table: Table, range: Range) -> Result<Vec<Bytes>> {
         self.walk("keys", table, range, |entry| {
             let key = Bytes::from(entry.key()?);
@@ -39,6 +39,7 @@ impl Walker<'_> {
         })
     }
 
+    /// Reads up to `range.limit` entries, stretch by stretch between the gaps.
     fn walk<T>(
         &self,
         operation: &'static str,
@@ -49,13 +50,15 @@ impl Walker<'_> {
         let Some((mut at, end)) = bounds(range.start, range.end) else {
             return Ok(Vec::new());
         };
-        let (mut page, mut slow) = (Vec::new(), Vec::new());
+        let mut page = Vec::new();
+        let mut slow = Vec::new();
         caught(operation, || {
             while page.len() < range.limit {
                 let stretch = self.store.gaps.stretch(table, at, self.state.commit);
                 let Some(from) = stretch.from.filter(|from| is_before(from, end.as_ref())) else {
                     break;
                 };
+                // A gap behind the end of the range does not concern this scan.
                 let gap = stretch.gap.filter(|gap| is_before(gap, end.as_ref()));
                 let to = gap.clone().or_else(|| end.clone());
                 let stretch = (from, to);
@@ -74,7 +77,7 @@ impl Walker<'_> {
         Ok(page)
     }
 
-    /// Up to `limit` entries of a stretch that crosses no gap, and the steps that took long.
+    /// Reads a stretch without gaps until the page has `limit` entries. Adds slow steps to `slow`.
     fn walk_stretch<T>(
         &self,
         table: Table,
@@ -95,6 +98,8 @@ impl Walker<'_> {
             let step = entries.next().map(&read).transpose()?;
             let now = self.env.monotonic();
             let took = now.saturating_sub(begun);
+            // A step is slow if fjall passes over many deleted entries. A later scan skips their
+            // range.
             if took >= self.store.slow_step {
                 let from = last.as_ref().map_or_else(|| from.clone(), behind);
                 let to = step
@@ -107,7 +112,8 @@ impl Walker<'_> {
             }
             let Some((key, item)) = step else { break };
             page.push(item);
-            (last, begun) = (Some(key), now);
+            last = Some(key);
+            begun = now;
         }
         Ok(())
     }
@@ -117,17 +123,17 @@ fn is_before(key: &Bytes, end: Option<&Bytes>) -> bool {
     end.is_none_or(|end| key < end)
 }
 
-/// The first key of a range, and the first one behind it, as fjall bears them; none if no key lies
-/// in it.
+/// Returns the first key of a range and the first key behind it, within the key length limit of
+/// fjall. Returns `None` if the range is empty.
 fn bounds(start: Bound<Bytes>, end: Bound<Bytes>) -> Option<(Bytes, Option<Bytes>)> {
-    // No key is longer than KEY_BYTES_MAX, so those above a longer bound are those above its first
-    // bytes.
+    // No key is longer than KEY_BYTES_MAX. Hence the keys above a longer bound are the keys above
+    // its first KEY_BYTES_MAX bytes.
     let start = match start {
         Bound::Included(key) | Bound::Excluded(key) if key.len() > KEY_BYTES_MAX => {
             behind(&key.slice(..KEY_BYTES_MAX))
         }
         Bound::Excluded(key) => behind(&key),
-        // No key is empty.
+        // fjall has no empty key.
         Bound::Included(key) if key.is_empty() => Bytes::from_static(&[0]),
         Bound::Included(key) => key,
         Bound::Unbounded => Bytes::from_static(&[0]),

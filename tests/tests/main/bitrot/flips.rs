@@ -1,4 +1,4 @@
-//! Which bytes are changed, and what kind of file each is in.
+//! The changes of bytes, and the kind of the file of each.
 
 use std::fmt;
 use std::fs;
@@ -6,27 +6,27 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-/// Two bits of a byte, and all of them.
+/// Changes of a byte: a single bit, and all bits.
 const CHANGES: [u8; 2] = [0x10, 0xff];
 
-/// Files up to this size are changed at every fourth byte by default, larger ones at so many
-/// places.
+/// Size up to which files are changed at every fourth byte by default. Larger files are changed at
+/// a fixed number of places.
 const SMALL_BYTES: usize = 64;
 const PLACES: usize = 14;
 const PLACES_JOURNAL: usize = 80;
 
-/// One byte of one file, changed.
+/// A change of one byte of a file.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct Flip {
     pub(super) kind: Kind,
     /// Relative to the data directory.
     pub(super) file: String,
     pub(super) at: usize,
-    /// What the byte is combined with, by exclusive or.
+    /// Mask that is combined with the byte by exclusive or.
     pub(super) with: u8,
 }
 
-/// What a file is.
+/// Kind of a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub(super) enum Kind {
     Journal,
@@ -77,7 +77,7 @@ impl fmt::Display for Kind {
     }
 }
 
-/// Every byte that is so far from the one before, in each way.
+/// Returns changes of every `step`th byte, each in two ways.
 pub(super) fn every(dir: &Path, step: usize) -> Vec<Flip> {
     of_files(
         dir,
@@ -86,7 +86,7 @@ pub(super) fn every(dir: &Path, step: usize) -> Vec<Flip> {
     )
 }
 
-/// Every byte, one bit of each.
+/// Returns a change of one bit for every byte.
 pub(super) fn all(dir: &Path) -> Vec<Flip> {
     let mut flips = of_files(dir, |_, length| (0..length).collect(), &CHANGES[..1]);
     for flip in &mut flips {
@@ -95,7 +95,8 @@ pub(super) fn all(dir: &Path) -> Vec<Flip> {
     flips
 }
 
-/// Places in every file: its ends, and steps between them that no structure has.
+/// Returns changes at the ends of every file and at odd steps between them, which match no record
+/// size.
 pub(super) fn some(dir: &Path) -> Vec<Flip> {
     let places = |kind: Kind, length: usize| {
         let places = if kind == Kind::Journal {
@@ -137,7 +138,7 @@ fn of_files(dir: &Path, places: impl Fn(Kind, usize) -> Vec<usize>, changes: &[u
     flips
 }
 
-/// The files below a directory, in order.
+/// Returns the files below a directory, sorted.
 pub(super) fn files(root: &Path, under: &str) -> Vec<String> {
     let mut found = Vec::new();
     for entry in fs::read_dir(root.join(under)).unwrap() {

@@ -1,4 +1,4 @@
-//! One flip after the other: change, open, read everything, judge.
+//! The work of a child, for each flip: change a byte, open, read everything, judge.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -13,7 +13,7 @@ use tokio::runtime::Runtime;
 use super::flips::{self, Flip};
 use super::made::{self, Expected};
 
-/// What a child is to do.
+/// Parameters of a child.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct Orders {
     pub(super) golden: PathBuf,
@@ -24,7 +24,7 @@ pub(super) struct Orders {
     pub(super) from: usize,
 }
 
-/// What came of a flip.
+/// Judgement of a flip.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) enum Judgement {
     Right,
@@ -35,25 +35,25 @@ pub(super) enum Judgement {
 const MARKER: &str = "judged ";
 
 impl Judgement {
-    /// What a line of a child says; none if it is somebody else's.
-    pub(super) fn heard(line: &str) -> Option<Self> {
+    /// Parses a line of a child, or returns `None` if the test harness printed it.
+    pub(super) fn parse(line: &str) -> Option<Self> {
         let at = line.find(MARKER)?;
         Some(serde_json::from_str(&line[at + MARKER.len()..]).unwrap())
     }
 }
 
-/// Panics of threads that nobody watches over.
+/// Panics of fjall's own threads.
 static PANICS: Mutex<Vec<String>> = Mutex::new(Vec::new());
 
 fn panics() -> Vec<String> {
     std::mem::take(&mut *PANICS.lock().unwrap_or_else(PoisonError::into_inner))
 }
 
-/// The life of a child.
+/// Runs a child.
 pub(super) fn run(runtime: &Runtime, orders: &Orders) {
     std::panic::set_hook(Box::new(|info| {
         let thread = std::thread::current();
-        // Our own catch what fjall does on them.
+        // Panics of fjall on our threads are caught there and become errors.
         if thread.name().is_some_and(|name| name.starts_with("fjall")) {
             PANICS
                 .lock()
@@ -91,7 +91,7 @@ fn copy_afresh(from: &Path, to: &Path) {
     }
 }
 
-/// Collects errors, and stops at what must not be.
+/// Errors and violations of a flip.
 #[derive(Default)]
 struct Found {
     errors: Vec<String>,
@@ -99,21 +99,21 @@ struct Found {
 }
 
 impl Found {
-    fn check(&mut self, what: &str, right: bool) {
+    fn check(&mut self, claim: &str, right: bool) {
         if !right {
-            self.wrong.push(what.to_owned());
+            self.wrong.push(claim.to_owned());
         }
     }
 
-    /// The value, or its error is noted.
-    fn read<T>(&mut self, what: &str, read: cenotaph::Result<T>) -> Option<T> {
+    /// Returns the value, or records the error.
+    fn read<T>(&mut self, operation: &str, read: cenotaph::Result<T>) -> Option<T> {
         match read {
             Ok(value) => Some(value),
             Err(error) => {
                 if error.to_string().is_empty() || error.kind() == ErrorKind::Closed {
-                    self.wrong.push(format!("{what}: {error:?}"));
+                    self.wrong.push(format!("{operation}: {error:?}"));
                 }
-                self.errors.push(format!("{what}: {error}"));
+                self.errors.push(format!("{operation}: {error}"));
                 None
             }
         }
@@ -127,7 +127,7 @@ impl Found {
     }
 }
 
-/// Opens and reads everything; whether it could be opened.
+/// Opens the store and reads everything. Also returns `true` if the store could be opened.
 async fn judge(dir: &Path, expected: &Expected) -> (Judgement, bool) {
     let mut found = Found::default();
     let Some(engine) = found.read("open", made::open(dir).await) else {
@@ -173,7 +173,7 @@ async fn objects(engine: &Engine, expected: &Expected, found: &mut Found) {
     }
     let read = engine.head("gone").await;
     if let Some(read) = found.read("head gone", read) {
-        found.check("a deleted object is back", read.is_none());
+        found.check("a deleted object exists again", read.is_none());
     }
 }
 
@@ -196,7 +196,7 @@ async fn listings(engine: &Engine, expected: &Expected, found: &mut Found) {
         );
     }
     if let Some(usage) = found.read("usage", engine.usage().await) {
-        // Less is no error here if it says so.
+        // A smaller count is valid if the usage reports unreadable ranges.
         let less = format!("usage: unreadable ranges: {}", usage.unreadable_ranges);
         found
             .errors
@@ -214,13 +214,13 @@ async fn uploads(engine: &Engine, expected: &Expected, found: &mut Found) {
     let Some(listed) = found.read("list uploads", listed) else {
         return;
     };
-    let said: Vec<String> = listed.iter().map(|upload| format!("{upload:?}")).collect();
+    let shown: Vec<String> = listed.iter().map(|upload| format!("{upload:?}")).collect();
     let wanted: Vec<String> = expected
         .uploads
         .values()
         .map(|(upload, _)| upload.clone())
         .collect();
-    found.check(&format!("list uploads: {said:?}"), said == wanted);
+    found.check(&format!("list uploads: {shown:?}"), shown == wanted);
     for upload in listed {
         let key = upload.id.key().to_owned();
         let Some((_, parts)) = expected.uploads.get(&key) else {
@@ -241,7 +241,7 @@ async fn uploads(engine: &Engine, expected: &Expected, found: &mut Found) {
             engine
                 .get(key.as_str())
                 .await?
-                .expect("it was completed")
+                .expect("the upload is completed")
                 .bytes()
                 .await
         };

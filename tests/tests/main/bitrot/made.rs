@@ -1,4 +1,4 @@
-//! The store that rots: every kind of object, in every kind of file, small.
+//! The store under test: every kind of object in every kind of file, small.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -9,23 +9,24 @@ use cenotaph_tests::store::{payload, quick};
 use futures::TryStreamExt;
 use serde::{Deserialize, Serialize};
 
-/// What must be read from it.
+/// Expected content of the store.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(super) struct Expected {
-    /// Key: seed and length of the payload, and all that a head says.
+    /// Seed and length of the payload and the head of each object, by key.
     pub(super) objects: BTreeMap<String, (u64, usize, String)>,
-    /// Keys of uploads, with all that listings say of them and their parts.
+    /// Listings of each upload and of its parts, by key.
     pub(super) uploads: BTreeMap<String, (String, String)>,
 }
 
-/// In the row, beside it, separate from the keys of the index, in the blob tier.
+/// Payload sizes, in bytes: inside the row, as a separate payload, in a blob file of the index, in
+/// the blob tier.
 const SIZES: [usize; 4] = [10, 1100, 4100, 4200];
 const INLINE_BYTES_MAX: usize = 4150;
 const PART_BYTES: usize = 300;
 const HOUR: Duration = Duration::from_secs(3600);
 
 pub(super) fn config() -> Config {
-    // A reserve of one page: nothing in it is ever read, and each change costs a copy of it.
+    // A reserve of one page: it is never read, and each change would copy a larger one.
     let index = FjallOptions {
         reserve_bytes: 4096,
         ..FjallOptions::default()
@@ -41,10 +42,10 @@ pub(super) async fn open(dir: &Path) -> cenotaph::Result<Engine> {
     Engine::builder(dir).config(config()).open().await
 }
 
-/// Makes it, and closes it.
+/// Creates the store and closes it.
 pub(super) async fn make(dir: &Path) -> Expected {
     let mut expected = Expected::default();
-    // Three lives, two of which end in tables: the last one is in the journal.
+    // The store is opened three times. The first two lives end in tables, the last in the journal.
     for life in 0..3 {
         let engine = open(dir).await.unwrap();
         fill(&engine, life, &mut expected).await;
@@ -54,7 +55,7 @@ pub(super) async fn make(dir: &Path) -> Expected {
             flush(dir);
         }
     }
-    // Journals get their final length.
+    // Opening and closing the store again gives the journals their final length.
     let engine = open(dir).await.unwrap();
     for (key, object) in &mut expected.objects {
         object.2 = format!("{:?}", engine.head(key.as_str()).await.unwrap().unwrap());
@@ -92,7 +93,7 @@ async fn fill(engine: &Engine, life: u64, expected: &mut Expected) {
         .unwrap();
         expected.objects.insert(key, (seed, bytes, String::new()));
     }
-    // Overwritten and deleted in each life.
+    // This object is overwritten, and another one deleted, in each life.
     engine
         .put("over", payload(100 + life, SIZES[2]))
         .await
@@ -112,7 +113,7 @@ async fn fill(engine: &Engine, life: u64, expected: &mut Expected) {
     engine.settle().await.unwrap();
 }
 
-/// What the parts of an upload hold together.
+/// Returns the content of a completed upload.
 pub(super) fn uploaded(key: &str) -> Vec<u8> {
     let life: u64 = key.rsplit('-').next().unwrap().parse().unwrap();
     (1..=2)
@@ -120,10 +121,10 @@ pub(super) fn uploaded(key: &str) -> Vec<u8> {
         .collect()
 }
 
-/// Writes tables, as fjall does when its memory is full.
+/// Flushes all tables to disk.
 fn flush(dir: &Path) {
     let store = dir.join("index/store");
-    // fjall alone is an older build: it knows nothing of the mark.
+    // This test uses fjall directly, which does not update the high-water mark.
     let _ = std::fs::remove_file(store.join("high-water"));
     let database = fjall::Database::builder(store.join("database"))
         .worker_threads(1)

@@ -1,7 +1,6 @@
-//! Chance that a seed decides: SplitMix64 (<https://prng.di.unimi.it/splitmix64.c>). Deliberately
-//! not here: what it is used for.
+//! Pseudorandom numbers from a seed: SplitMix64 (<https://prng.di.unimi.it/splitmix64.c>).
 
-/// A sequence of numbers that looks random, and is the same for the same seed.
+/// A pseudorandom sequence that is the same for the same seed.
 pub(super) struct Chance(u64);
 
 impl Chance {
@@ -16,12 +15,12 @@ impl Chance {
         mixed ^ (mixed >> 31)
     }
 
-    /// A number below `limit`, or 0.
+    /// Returns a number below `limit`; 0 if `limit` is 0.
     pub(super) fn below(&mut self, limit: u64) -> u64 {
         self.number() % limit.max(1)
     }
 
-    /// A number of `from..=to`.
+    /// Returns a number of `from..=to`.
     pub(super) fn between(&mut self, from: usize, to: usize) -> usize {
         from + usize::try_from(self.below((to - from + 1) as u64)).unwrap()
     }

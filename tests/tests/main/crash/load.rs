@@ -1,9 +1,9 @@
-//! The victim: a process that writes until it is killed, and says what it does (`log.rs`).
+//! The victim: a process that writes until it is killed and reports each operation (`log.rs`).
 //!
-//! Eight clients at once put small, medium and large objects (in the row, beside it, in the blob
-//! tier, there in one blob or several), some of them in parts, overwrite them and delete them. Most
-//! of that happens to a few keys, so that they race. Any error ends the process: nothing but the
-//! kill is supposed to fail here. Deliberately not here: who kills it (`victim.rs`).
+//! Eight concurrent clients put small, medium and large objects (inside the row, as a separate
+//! payload, in the blob tier as one or several blobs), some of them in parts, overwrite them and
+//! delete them. Most operations go to a few keys, so that they race. Any error ends the process:
+//! nothing but the kill may fail here.
 
 use std::cell::Cell;
 use std::path::PathBuf;
@@ -21,24 +21,24 @@ const CLIENTS: u64 = 8;
 const HOT_KEYS: u64 = 12;
 const COLD_KEYS: u64 = 500;
 const KIB: usize = 1024;
-/// What content is made of, at a time.
+/// Size of a block of content, in bytes.
 const BLOCK_BYTES: usize = 4 * KIB;
-/// Content begins with its number and its length.
+/// Bytes of the head of content: its number and its length.
 const HEAD_BYTES: usize = 16;
 
-/// What a victim is told.
+/// Parameters of a victim.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct Orders {
-    /// Where its engine keeps everything.
+    /// Directory of its engine.
     pub(super) data: PathBuf,
-    /// How often an engine has been opened there before by a victim.
+    /// Number of victims that have run in this directory before.
     pub(super) incarnation: u32,
-    /// What it writes.
+    /// Seed of its writes.
     pub(super) seed: u64,
 }
 
-/// Short delays; small objects up to 4 KiB, medium ones up to 64 KiB, and those of more than 1 MiB
-/// in several blobs.
+/// Returns the configuration of a victim: short delays, small objects up to 4 KiB, medium ones up
+/// to 64 KiB, and objects of more than 1 MiB in several blobs.
 pub(super) fn config() -> Config {
     let mut config = Config {
         inline_bytes_max: 64 * KIB,
@@ -52,11 +52,11 @@ pub(super) fn config() -> Config {
     config
 }
 
-/// Opens the engine and writes for ever.
+/// Opens the engine and writes until the process is killed.
 pub(super) async fn run(orders: Orders) {
     let env = Env::real().unwrap();
     let began = env.monotonic();
-    Line::Opening.say();
+    Line::Opening.print();
     let engine = Engine::builder(&orders.data)
         .config(config())
         .open()
@@ -66,7 +66,7 @@ pub(super) async fn run(orders: Orders) {
     Line::Open {
         took_us: u64::try_from(took.as_micros()).unwrap(),
     }
-    .say();
+    .print();
     let next = Cell::new(u64::from(orders.incarnation) << 32);
     let mut chance = Chance::new(orders.seed);
     let clients = (0..CLIENTS).map(|_| client(&engine, &next, Chance::new(chance.number())));
@@ -76,7 +76,8 @@ pub(super) async fn run(orders: Orders) {
 async fn client(engine: &Engine, next: &Cell<u64>, mut chance: Chance) {
     loop {
         let number = Number(next.replace(next.get() + 1));
-        let (key, action) = (any_key(&mut chance), any_action(&mut chance));
+        let key = any_key(&mut chance);
+        let action = any_action(&mut chance);
         let begin = Line::Begin {
             number,
             key: key.clone(),
@@ -84,7 +85,7 @@ async fn client(engine: &Engine, next: &Cell<u64>, mut chance: Chance) {
         };
         let answer = match action {
             Action::Put { bytes } => {
-                begin.say();
+                begin.print();
                 let written = match chance.below(4) {
                     0 => in_parts(engine, &key, number, bytes, &mut chance).await,
                     _ => {
@@ -105,7 +106,7 @@ async fn client(engine: &Engine, next: &Cell<u64>, mut chance: Chance) {
                 }
             }
             Action::Delete => {
-                begin.say();
+                begin.print();
                 engine
                     .delete(&key)
                     .await
@@ -113,11 +114,11 @@ async fn client(engine: &Engine, next: &Cell<u64>, mut chance: Chance) {
                 Answer::Deleted
             }
         };
-        Line::Ack { number, answer }.say();
+        Line::Ack { number, answer }.print();
     }
 }
 
-/// The same object as a put would write, in parts: from the last to the first, one of them twice.
+/// Writes the same object as a put, in parts: from the last to the first, the first part twice.
 async fn in_parts(
     engine: &Engine,
     key: &str,
@@ -153,7 +154,10 @@ async fn in_parts(
     let complete = upload.complete().parts(listed);
     let written = complete.await?;
     let again = upload.complete().await?;
-    assert_eq!(again, written, "what is repeated is answered alike");
+    assert_eq!(
+        again, written,
+        "a repeated completion gives the same answer"
+    );
     Ok(written)
 }
 
@@ -169,14 +173,14 @@ fn any_action(chance: &mut Chance) -> Action {
         0..35 => chance.between(HEAD_BYTES, 4 * KIB),
         35..50 => chance.between(5 * KIB, 60 * KIB),
         50..80 => chance.between(100 * KIB, 3 * KIB * KIB),
-        // More than is written at a time: a kill may leave some of it.
+        // More than a single write: a kill may leave a part of it.
         80..82 => chance.between(4 * KIB * KIB, 6 * KIB * KIB),
         _ => return Action::Delete,
     };
     Action::Put { bytes }
 }
 
-/// The content at hand, or in chunks.
+/// Returns the content in memory or as a stream of chunks.
 fn body(content: Bytes, chance: &mut Chance) -> Body {
     if chance.below(3) == 0 {
         return content.into();
@@ -191,8 +195,8 @@ fn body(content: Bytes, chance: &mut Chance) -> Body {
     ))
 }
 
-/// What an operation writes: no other one writes the same, no two of its blocks are alike, and its
-/// head tells its number.
+/// Returns the content of an operation: unique, no two blocks alike, and with the number of the
+/// operation in its head.
 pub(super) fn content(number: Number, bytes: usize) -> Bytes {
     assert!(bytes >= HEAD_BYTES);
     let block = payload(number.0, BLOCK_BYTES);
@@ -207,7 +211,7 @@ pub(super) fn content(number: Number, bytes: usize) -> Bytes {
     whole.into()
 }
 
-/// Whose content this is; none unless it is whole.
+/// Returns the number of the operation that wrote this content, or `None` if it is not whole.
 pub(super) fn author(bytes: &Bytes) -> Option<Number> {
     let number = Number(u64::from_le_bytes(bytes.get(..8)?.try_into().unwrap()));
     (bytes.len() >= HEAD_BYTES && content(number, bytes.len()) == bytes).then_some(number)

@@ -1,10 +1,8 @@
-//! What a victim says: one line for each thing that it is about to do, and one for each answer that
-//! it got.
+//! Protocol of a victim: a line before each operation and a line after each answer.
 //!
-//! A line is one `write` to a pipe, of less than `PIPE_BUF` bytes: it is there as a whole or not at
-//! all, whenever its writer is killed. Lines stand in the order in which they were written, so that
-//! an operation whose `Begin` stands behind another one's `Ack` did begin after that
-//! acknowledgement. Deliberately not here: what follows from it (`model.rs`).
+//! A line is a single `write` of less than `PIPE_BUF` bytes to a pipe: it arrives whole or not at
+//! all, whenever its writer is killed. Lines arrive in the order of their writes, so an operation
+//! whose `Begin` follows the `Ack` of another began after that acknowledgement.
 
 use std::fmt;
 use std::io::Write;
@@ -12,36 +10,36 @@ use std::io::Write;
 use cenotaph::Version;
 use serde::{Deserialize, Serialize};
 
-/// Names one operation, once in the life of a directory.
+/// Number of an operation, unique in a directory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub(super) struct Number(pub(super) u64);
 
-/// What an operation does.
+/// Kind of an operation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum Action {
-    /// Puts the content of its number, so many bytes long.
+    /// Puts the content of its number, `bytes` bytes long.
     Put { bytes: usize },
-    /// Deletes.
+    /// Deletes the object.
     Delete,
 }
 
-/// How it was acknowledged.
+/// Acknowledged result of an operation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum Answer {
     /// The put committed this version.
     Applied { version: Version },
-    /// The put counts as overwritten.
+    /// The put was superseded.
     Superseded,
     /// The object is absent.
     Deleted,
 }
 
-/// One line.
+/// A line of the protocol.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum Line {
     /// The engine is about to be opened.
     Opening,
-    /// It is open.
+    /// The engine is open.
     Open { took_us: u64 },
     /// An operation is about to begin.
     Begin {
@@ -49,33 +47,32 @@ pub(super) enum Line {
         key: String,
         action: Action,
     },
-    /// It was acknowledged.
+    /// The operation was acknowledged.
     Ack { number: Number, answer: Answer },
 }
 
 impl Line {
-    /// Says it. Fails if nobody listens any more, which ends the victim.
-    pub(super) fn say(&self) {
+    /// Prints the line. Panics if the pipe is closed, which ends the victim.
+    pub(super) fn print(&self) {
         let line = format!("\n{}\n", serde_json::to_string(self).unwrap());
         std::io::stdout()
             .lock()
             .write_all(line.as_bytes())
-            .expect("somebody listens");
+            .expect("the test reads the pipe");
     }
 
-    /// The line, unless it is one of the test harness.
-    pub(super) fn heard(line: &str) -> Option<Self> {
+    /// Parses a line, or returns `None` if the test harness printed it.
+    pub(super) fn parse(line: &str) -> Option<Self> {
         let line = line.trim();
         let ours = line.starts_with(['{', '"']);
         ours.then(|| {
-            serde_json::from_str(line)
-                .unwrap_or_else(|error| panic!("a torn line: {error}: {line}"))
+            serde_json::from_str(line).unwrap_or_else(|error| panic!("torn line: {error}: {line}"))
         })
     }
 }
 
 impl fmt::Display for Number {
-    /// The incarnation of the engine, and the place in it.
+    /// Prints the incarnation of the engine and the sequence number in it.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}.{}", self.0 >> 32, self.0 & u64::from(u32::MAX))
     }

@@ -1,25 +1,25 @@
-//! What may be found after a crash, judged from what victims have said (I9).
+//! Contents allowed after a crash, derived from the lines that victims printed (I9).
 //!
 //! ```text
-//! operation X is overtaken by Y   Y took effect, and either began after X had ended,
-//!                                 or both were puts and Y's version is higher
-//!   X ended                       when it was acknowledged; at the kill if it was not
-//!   Y took effect                 it was acknowledged, as applied or as deleted
+//! X is overtaken by Y     Y took effect, and either began after X had ended,
+//!                         or both were puts and Y's version is higher
+//!   X ended               when it was acknowledged; at the kill if it was not
+//!   Y took effect         it was acknowledged, as applied or as deleted
 //!
-//! found                allowed if
-//! -------------------- --------------------------------------------------------------------------------------
-//! nothing              a delete, acknowledged or not, is not overtaken;
-//!                      or nothing was there before, and that is not overtaken
-//! what X put, whole    X is not overtaken, and
-//!   X was applied      .. it has the version that was acknowledged
-//!   X has no answer    .. it has a version that nobody has heard of, higher than all that were
-//!   X was superseded   never
-//! what was there       not overtaken, and of the same version
+//! found                   allowed if
+//! ----------------------- --------------------------------------------------------------
+//! nothing                 a delete, acknowledged or not, is not overtaken;
+//!                         or nothing was found before, and that is not overtaken
+//! content of X, whole     X is not overtaken, and
+//!   X was applied         it has the version that was acknowledged
+//!   X was not answered    its version is new and higher than all known before
+//!   X was superseded      never
+//! content found before    it is not overtaken, and has the same version
 //! ```
 //!
-//! Besides: no version twice, none lower than one acknowledged before its operation began, and none
-//! left out that no unanswered put can have taken. Pure: whether bytes are whole is seen elsewhere
-//! (`load.rs`), and so is what the tiers hold (`remains.rs`).
+//! Also: no version is used twice, none is lower than a version acknowledged before its operation
+//! began, and none is skipped unless an unanswered put can have taken it. This module is pure:
+//! `load.rs` checks that content is whole, and `remains.rs` checks the tiers.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -27,50 +27,50 @@ use cenotaph::Version;
 
 use super::log::{Action, Answer, Line, Number};
 
-/// What is wrong.
+/// Description of a violation.
 pub(super) type Violation = String;
 
-/// An object as it was found.
+/// An object found after a crash.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Found {
-    /// Whose content it has, all of it.
+    /// Number of the operation whose content it has.
     pub(super) number: Number,
     pub(super) bytes: usize,
     pub(super) version: Version,
 }
 
-/// What became of the puts that were never answered.
+/// Outcome of the puts that were never answered.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Verdict {
-    /// Surely committed.
+    /// Puts that certainly committed.
     pub(super) kept: u64,
-    /// Surely not.
+    /// Puts that certainly did not commit.
     pub(super) lost: u64,
 }
 
-/// All that is known about a directory.
+/// Model of the objects in a directory.
 #[derive(Default)]
 pub(super) struct Model {
-    /// Lines so far.
+    /// Number of lines so far.
     clock: u64,
     histories: BTreeMap<String, History>,
-    /// The keys of operations that are under way.
+    /// Keys of running operations.
     under_way: BTreeMap<Number, String>,
 }
 
-/// What is known about one key.
+/// Model of one key.
 #[derive(Debug, Default)]
 struct History {
-    /// What was found when it was last looked at.
-    stood: Option<Found>,
-    /// What was done since.
+    /// Object found at the last check.
+    last_found: Option<Found>,
+    /// Operations since the last check.
     operations: Vec<Operation>,
-    /// Who has which version, as far as that is known.
+    /// Known versions and the operations that committed them.
     versions: BTreeMap<Version, Number>,
-    /// Versions below the highest that were nobody's when it was last looked at.
+    /// Versions below the highest that had no known operation at the last check.
     missing: u64,
-    /// Puts that may have taken versions above the highest without anybody having heard: possible
-    /// only while nothing is there.
+    /// Unanswered puts that may have taken versions above the highest known one: possible only
+    /// while the object is absent.
     hidden: u64,
 }
 
@@ -79,16 +79,16 @@ struct Operation {
     number: Number,
     action: Action,
     begun: u64,
-    /// None while it is under way.
+    /// Clock of the end, or `None` while the operation runs.
     ended: Option<u64>,
     answer: Option<Answer>,
-    /// The highest version known when it began.
+    /// Highest version known when the operation began.
     floor: Version,
 }
 
 impl Model {
-    /// Takes in what a victim said.
-    pub(super) fn hear(&mut self, line: &Line) -> Result<(), Violation> {
+    /// Applies a line of a victim.
+    pub(super) fn apply(&mut self, line: &Line) -> Result<(), Violation> {
         self.clock += 1;
         match line {
             Line::Opening | Line::Open { .. } => Ok(()),
@@ -109,45 +109,53 @@ impl Model {
                     .under_way
                     .remove(number)
                     .ok_or(format!("{number} is answered twice"))?;
-                let history = self.histories.get_mut(&key).expect("it has begun");
+                let history = self
+                    .histories
+                    .get_mut(&key)
+                    .expect("`Begin` creates the history");
                 history
                     .end(*number, *answer, self.clock)
-                    .map_err(|why| history.tell(&key, &why))
+                    .map_err(|why| history.describe(&key, &why))
             }
         }
     }
 
-    /// The victim is dead: what is under way ends, unanswered. How much that was.
+    /// Ends all running operations unanswered, as the kill did, and returns their number.
     pub(super) fn crash(&mut self) -> usize {
         self.clock += 1;
         let under_way = std::mem::take(&mut self.under_way);
         for (number, key) in &under_way {
-            let history = self.histories.get_mut(key).expect("it has begun");
+            let history = self
+                .histories
+                .get_mut(key)
+                .expect("`Begin` creates the history");
             history.operation(*number).ended = Some(self.clock);
         }
         under_way.len()
     }
 
-    /// Every key that was ever written to.
+    /// Returns every key that was ever written.
     pub(super) fn keys(&self) -> BTreeSet<String> {
         self.histories.keys().cloned().collect()
     }
 
-    /// What must still stand there, if nothing has been done there since it was last looked at.
+    /// Returns the object found at the last check if no operation on the key began since.
     pub(super) fn untouched(&self, key: &str) -> Option<Option<Found>> {
         self.histories
             .get(key)
             .filter(|history| history.operations.is_empty())
-            .map(|history| history.stood)
+            .map(|history| history.last_found)
     }
 
-    /// Judges what was found, and goes on from there.
+    /// Checks an object found after a crash and makes it the new starting point.
     pub(super) fn judge(&mut self, key: &str, found: Option<Found>) -> Result<Verdict, Violation> {
         let history = self
             .histories
             .get_mut(key)
             .ok_or(format!("{key} was never written to: {found:?}"))?;
-        history.judge(found).map_err(|why| history.tell(key, &why))
+        history
+            .judge(found)
+            .map_err(|why| history.describe(key, &why))
     }
 }
 
@@ -166,22 +174,23 @@ impl History {
 
     fn end(&mut self, number: Number, answer: Answer, clock: u64) -> Result<(), Violation> {
         let operation = self.operation(number);
-        (operation.ended, operation.answer) = (Some(clock), Some(answer));
+        operation.ended = Some(clock);
+        operation.answer = Some(answer);
         let operation = *operation;
         match (operation.action, answer) {
             (Action::Put { .. }, Answer::Applied { version }) if version <= operation.floor => Err(
-                format!("{number} was given version {version}, which is not above an earlier one"),
+                format!("{number} got version {version}, which is not above an earlier version"),
             ),
             (Action::Put { .. }, Answer::Applied { version }) => self.assign(version, number),
             (Action::Put { .. }, Answer::Superseded) | (Action::Delete, Answer::Deleted) => Ok(()),
-            (action, answer) => Err(format!("{number}, {action:?}, was answered as {answer:?}")),
+            (action, answer) => Err(format!("{number}: {action:?} was answered by {answer:?}")),
         }
     }
 
     fn assign(&mut self, version: Version, number: Number) -> Result<(), Violation> {
         match self.versions.insert(version, number) {
             Some(other) if other != number => {
-                Err(format!("version {version} is {other}'s and {number}'s"))
+                Err(format!("version {version} belongs to {other} and {number}"))
             }
             _ => Ok(()),
         }
@@ -191,17 +200,17 @@ impl History {
         self.operations
             .iter_mut()
             .find(|operation| operation.number == number)
-            .expect("it has begun")
+            .expect("the operation has begun")
     }
 
-    /// The highest version that is known.
+    /// Returns the highest known version.
     fn highest(&self) -> Version {
         self.versions
             .last_key_value()
             .map_or(Version::NONE, |(version, _)| *version)
     }
 
-    /// Versions that nobody is known to have.
+    /// Returns the number of versions without a known operation.
     fn gaps(&self) -> u64 {
         self.highest().get() - self.versions.len() as u64
     }
@@ -221,17 +230,19 @@ impl History {
         }
         let open_puts = self.operations.iter().filter(|it| it.is_open_put()).count() as u64;
         let unheard = open_puts - u64::from(kept.is_some());
-        let (taken, takers) = (self.gaps() - self.missing, self.hidden + unheard);
+        let taken = self.gaps() - self.missing;
+        let takers = self.hidden + unheard;
         if taken > takers {
             return Err(format!(
-                "{taken} versions are nobody's, and {takers} puts can have taken them"
+                "{taken} versions have no owner, but only {takers} puts can have taken them"
             ));
         }
         self.missing = self.gaps();
-        // What is found has the highest version there is: whoever took one unheard is counted by
-        // now.
+        // The object found has the highest version of all, so every version that an unanswered put
+        // has taken is counted by now.
         self.hidden = if found.is_some() { 0 } else { takers - taken };
-        (self.stood, self.operations) = (found, Vec::new());
+        self.last_found = found;
+        self.operations = Vec::new();
         let lost = if found.is_some() && taken == 0 {
             unheard
         } else {
@@ -248,36 +259,42 @@ impl History {
             .operations
             .iter()
             .any(|it| it.action == Action::Delete && !self.overtaken(it));
-        if deleted || (self.stood.is_none() && !self.operations.iter().any(Operation::took_effect))
+        if deleted
+            || (self.last_found.is_none() && !self.operations.iter().any(Operation::took_effect))
         {
             return Ok(());
         }
-        Err("an acknowledged write is lost: nothing is there".into())
+        Err("acknowledged write lost: the object is absent".into())
     }
 
     fn judge_present(&self, found: &Found) -> Result<(), Violation> {
         let highest = self.highest();
-        if let Some(stood) = self.stood.filter(|stood| stood.number == found.number) {
-            let changed = stood != *found || self.operations.iter().any(Operation::took_effect);
+        if let Some(last_found) = self
+            .last_found
+            .filter(|last_found| last_found.number == found.number)
+        {
+            let changed =
+                last_found != *found || self.operations.iter().any(Operation::took_effect);
             return if changed {
-                Err("an acknowledged write is lost: the old one stands".into())
+                Err("acknowledged write lost: found the object of the last check".into())
             } else {
                 Ok(())
             };
         }
         let Some(operation) = self.operations.iter().find(|it| it.number == found.number) else {
-            return Err("what is there was written neither here nor lately".into());
+            return Err("no recent operation on this key wrote this content".into());
         };
         if operation.action != (Action::Put { bytes: found.bytes }) {
-            return Err("what is there is not whole".into());
+            return Err("the content is not whole".into());
         }
         match operation.answer {
-            Some(Answer::Superseded | Answer::Deleted) => Err("a superseded write is there".into()),
+            Some(Answer::Superseded | Answer::Deleted) => Err("found a superseded write".into()),
             _ if self.overtaken(operation) => {
-                Err("an acknowledged write is lost: an earlier one stands".into())
+                Err("acknowledged write lost: found an earlier one".into())
             }
             Some(Answer::Applied { version }) if version != found.version => Err(format!(
-                "version {version} was acknowledged, another one is there"
+                "found version {}, but version {version} was acknowledged",
+                found.version
             )),
             Some(Answer::Applied { .. }) => Ok(()),
             None if found.version <= highest => {
@@ -293,16 +310,16 @@ impl History {
             .any(|later| later.took_effect() && later.overtakes(earlier))
     }
 
-    /// The whole story, for whoever must find out.
-    fn tell(&self, key: &str, why: &str) -> Violation {
+    /// Formats a violation with the history of the key.
+    fn describe(&self, key: &str, why: &str) -> Violation {
         let operations: Vec<_> = self
             .operations
             .iter()
             .map(|operation| format!("  {operation:?}"))
             .collect();
         format!(
-            "{key}: {why}\nstood: {:?}, highest {}\n{}",
-            self.stood,
+            "{key}: {why}\nlast found: {:?}, highest version: {}\n{}",
+            self.last_found,
             self.highest(),
             operations.join("\n")
         )
@@ -310,12 +327,12 @@ impl History {
 }
 
 impl Operation {
-    /// Whether it surely made the object what it says, for a moment at least.
+    /// Returns `true` if the operation certainly took effect, at least for a moment.
     fn took_effect(&self) -> bool {
         matches!(self.answer, Some(Answer::Applied { .. } | Answer::Deleted))
     }
 
-    /// A put that was never answered.
+    /// Returns `true` for a put that was never answered.
     fn is_open_put(&self) -> bool {
         self.answer.is_none() && matches!(self.action, Action::Put { .. })
     }

@@ -1,10 +1,10 @@
-//! The judge, judged: stories with a wrong end are told from those with a right one.
+//! Tests of the crash model: it accepts valid histories and rejects invalid ones.
 
 use super::*;
 
 const K: &str = "k";
 
-/// A story of one key, told operation by operation.
+/// A history of one key, built operation by operation.
 #[derive(Default)]
 struct Story(Model);
 
@@ -21,7 +21,7 @@ impl Story {
 
     fn begin(&mut self, number: u64, action: Action) {
         self.0
-            .hear(&Line::Begin {
+            .apply(&Line::Begin {
                 number: Number(number),
                 key: K.into(),
                 action,
@@ -31,7 +31,7 @@ impl Story {
 
     fn answer(mut self, number: u64, answer: Answer) -> Result<Self, Violation> {
         self.0
-            .hear(&Line::Ack {
+            .apply(&Line::Ack {
                 number: Number(number),
                 answer,
             })
@@ -61,7 +61,7 @@ impl Story {
         self
     }
 
-    /// A crash, and what is found then.
+    /// Crashes and checks the object found.
     fn finds(self, found: Option<(u64, u64)>) -> Result<(Self, Verdict), Violation> {
         let mut story = self.crash();
         let found = found.map(|(number, version)| Found {
@@ -73,110 +73,110 @@ impl Story {
         Ok((story, verdict))
     }
 
-    fn goes_on(self, found: Option<(u64, u64)>) -> Self {
+    fn accepts(self, found: Option<(u64, u64)>) -> Self {
         self.finds(found)
             .map(|(story, _)| story)
             .unwrap_or_else(|why| panic!("{why}"))
     }
 
-    fn refuses(self, found: Option<(u64, u64)>, why: &str) {
-        let told = self
+    fn rejects(self, found: Option<(u64, u64)>, why: &str) {
+        let violation = self
             .finds(found)
             .err()
-            .unwrap_or_else(|| panic!("{found:?} was allowed, but {why}"));
-        assert!(told.contains(why), "{told}");
+            .unwrap_or_else(|| panic!("{found:?} was accepted, expected: {why}"));
+        assert!(violation.contains(why), "{violation}");
     }
 }
 
-/// A story to which nothing has happened yet.
+/// Returns an empty history.
 fn story() -> Story {
     Story::default()
 }
 
 #[test]
-fn an_acknowledged_write_that_is_gone_is_told() {
+fn lost_acknowledged_write_is_a_violation() {
     let applied = || story().put(1).applied(1, 1);
-    applied().goes_on(Some((1, 1)));
-    applied().refuses(None, "nothing is there");
+    applied().accepts(Some((1, 1)));
+    applied().rejects(None, "the object is absent");
     applied()
-        .goes_on(Some((1, 1)))
-        .refuses(None, "nothing is there");
+        .accepts(Some((1, 1)))
+        .rejects(None, "the object is absent");
     let overwritten = || applied().put(2).applied(2, 2);
-    overwritten().goes_on(Some((2, 2)));
-    overwritten().refuses(Some((1, 1)), "an earlier one stands");
+    overwritten().accepts(Some((2, 2)));
+    overwritten().rejects(Some((1, 1)), "found an earlier one");
     applied()
-        .goes_on(Some((1, 1)))
+        .accepts(Some((1, 1)))
         .put(2)
         .applied(2, 2)
-        .refuses(Some((1, 1)), "the old one stands");
+        .rejects(Some((1, 1)), "found the object of the last check");
     applied()
-        .goes_on(Some((1, 1)))
+        .accepts(Some((1, 1)))
         .delete(2)
         .deleted(2)
-        .refuses(Some((1, 1)), "the old one stands");
+        .rejects(Some((1, 1)), "found the object of the last check");
     applied()
         .delete(2)
         .deleted(2)
-        .refuses(Some((1, 1)), "an earlier one stands");
+        .rejects(Some((1, 1)), "found an earlier one");
 }
 
 #[test]
-fn an_unanswered_write_may_be_there_or_not_but_only_as_the_newest() {
+fn unanswered_write_is_the_newest_or_absent() {
     let asked = || story().put(1).applied(1, 1).put(2);
     let verdicts = [Some((1, 1)), Some((2, 2))].map(|found| asked().finds(found).unwrap().1);
     assert_eq!(
         verdicts,
         [Verdict { kept: 0, lost: 1 }, Verdict { kept: 1, lost: 0 }]
     );
-    asked().refuses(Some((2, 1)), "version 1 was acknowledged before");
-    asked().refuses(None, "nothing is there");
-    story().put(1).applied(1, 1).delete(2).goes_on(None);
-    story().put(1).applied(1, 1).delete(2).goes_on(Some((1, 1)));
-    // It ended with its process: a later one cannot have been overtaken by it.
+    asked().rejects(Some((2, 1)), "version 1 was acknowledged before");
+    asked().rejects(None, "the object is absent");
+    story().put(1).applied(1, 1).delete(2).accepts(None);
+    story().put(1).applied(1, 1).delete(2).accepts(Some((1, 1)));
+    // Operation 2 ended with its process, so it cannot overtake operation 3.
     asked()
         .crash()
         .put(3)
         .applied(3, 2)
-        .refuses(Some((2, 3)), "an earlier one stands");
-    // Unheard it has taken version 2, and 3 is the newest.
+        .rejects(Some((2, 3)), "found an earlier one");
+    // The unanswered put has taken version 2, and 3 is the newest.
     let verdict = asked().put(3).applied(3, 3).finds(Some((3, 3))).unwrap().1;
     assert_eq!(
         verdict,
         Verdict::default(),
-        "whether it had committed is not known"
+        "it is unknown if the unanswered put committed"
     );
 }
 
 #[test]
-fn of_writes_at_once_any_may_be_the_last_unless_versions_say_otherwise() {
+fn any_concurrent_write_may_be_last_unless_versions_decide() {
     let at_once = || story().put(1).put(2).applied(1, 2).applied(2, 1);
-    at_once().goes_on(Some((1, 2)));
-    at_once().refuses(Some((2, 1)), "an earlier one stands");
+    at_once().accepts(Some((1, 2)));
+    at_once().rejects(Some((2, 1)), "found an earlier one");
     let with_delete = || story().put(1).delete(2).applied(1, 1).deleted(2);
-    with_delete().goes_on(None);
-    with_delete().goes_on(Some((1, 1)));
+    with_delete().accepts(None);
+    with_delete().accepts(Some((1, 1)));
     with_delete()
         .put(3)
         .applied(3, 2)
-        .refuses(None, "nothing is there");
+        .rejects(None, "the object is absent");
 }
 
 #[test]
-fn a_superseded_write_is_never_there() {
+fn visible_superseded_write_is_a_violation() {
     let lost = || story().put(1).put(2).applied(2, 1).superseded(1);
-    lost().goes_on(Some((2, 1)));
-    lost().refuses(Some((1, 2)), "a superseded write is there");
+    lost().accepts(Some((2, 1)));
+    lost().rejects(Some((1, 2)), "found a superseded write");
 }
 
 #[test]
-fn versions_are_never_reused_lowered_or_left_out() {
+fn reused_lower_or_skipped_version_is_a_violation() {
     let deleted = || {
         story()
             .put(1)
             .applied(1, 1)
             .delete(2)
             .deleted(2)
-            .goes_on(None)
+            .accepts(None)
     };
     let again = |version| {
         deleted().put(3).answer(
@@ -186,11 +186,11 @@ fn versions_are_never_reused_lowered_or_left_out() {
             },
         )
     };
-    assert!(again(1).is_err(), "version 1 was given before");
-    again(2).unwrap().goes_on(Some((3, 2)));
-    again(3).unwrap().refuses(
+    assert!(again(1).is_err(), "version 1 was used before");
+    again(2).unwrap().accepts(Some((3, 2)));
+    again(3).unwrap().rejects(
         Some((3, 3)),
-        "1 versions are nobody's, and 0 puts can have taken them",
+        "1 versions have no owner, but only 0 puts can have taken them",
     );
     assert!(
         story()
@@ -205,32 +205,32 @@ fn versions_are_never_reused_lowered_or_left_out() {
             )
             .is_err()
     );
-    story()
-        .put(1)
-        .applied(1, 1)
-        .refuses(Some((1, 2)), "another one is there");
-    // Version 2 may have been taken by the put that was never answered, and deleted again.
-    let hidden = || story().put(1).applied(1, 1).put(2).delete(3).goes_on(None);
-    hidden().put(4).applied(4, 3).goes_on(Some((4, 3)));
+    story().put(1).applied(1, 1).rejects(
+        Some((1, 2)),
+        "found version 2, but version 1 was acknowledged",
+    );
+    // The unanswered put may have taken version 2 before the object was deleted again.
+    let hidden = || story().put(1).applied(1, 1).put(2).delete(3).accepts(None);
+    hidden().put(4).applied(4, 3).accepts(Some((4, 3)));
     hidden()
         .put(4)
         .applied(4, 4)
-        .refuses(Some((4, 4)), "can have taken them");
+        .rejects(Some((4, 4)), "can have taken them");
 }
 
 #[test]
-fn what_nobody_wrote_there_or_only_half_is_told() {
+fn foreign_or_partial_content_is_a_violation() {
     story()
         .put(1)
         .applied(1, 1)
-        .refuses(Some((9, 1)), "written neither here nor lately");
+        .rejects(Some((9, 1)), "no recent operation");
     story()
         .put(1)
         .applied(1, 1)
         .put(2)
         .applied(2, 2)
-        .goes_on(Some((2, 2)))
-        .refuses(Some((1, 1)), "neither here nor");
+        .accepts(Some((2, 2)))
+        .rejects(Some((1, 1)), "no recent operation");
     let mut half = story().put(1).applied(1, 1).crash();
     let found = Found {
         number: Number(1),

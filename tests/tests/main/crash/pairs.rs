@@ -1,17 +1,19 @@
-//! Crashes in the midst of demands, atomic batches and renames: another victim than `load.rs`, with
-//! stories so simple that the judge needs no model.
+//! Crashes during conditional puts, atomic batches and renames. The histories of this victim are
+//! so simple that no model is needed.
 //!
 //! ```text
-//! story      each client, one step after the other                 found after a crash, `n` acknowledged last
-//! ---------- ----------------------------------------------------- ------------------------------------------
-//! pair       atomic: both objects get the next number, demanding   both alike: n or n + 1
-//!            the versions of the step before
-//! walk       rename to the next of three names                     at one name alone: that of n or n + 1, whole
-//! count      put the next content, of any size, demanding an etag  n or n + 1, whole
+//! client  each step, in sequence                          found after a crash; n: last ack
+//! ------- ----------------------------------------------- --------------------------------
+//! pair    atomic: both objects get the next number, with  both n, or both n + 1
+//!         the versions of the step before as conditions
+//! walk    rename to the next of three names               at one name only: n or n + 1,
+//!                                                         whole
+//! count   put the next content, of any size, with an      n or n + 1, whole
+//!         etag as condition
 //! ```
 //!
-//! A step is acknowledged by its number: a line of `log.rs` whose `number` is the client's in the
-//! upper half, the step's in the lower. The next victim reads where it is and goes on from there.
+//! An acknowledgement is a line of `log.rs` whose `number` has the client in its upper half and the
+//! step in its lower half. The next victim reads the last step and continues from there.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -29,21 +31,21 @@ use super::chance::Chance;
 use super::load::{Orders, config};
 use super::log::{Answer, Line, Number};
 use super::victim::{self, Again, Moment};
-use super::{remains, told};
+use super::{env_number, remains};
 
 const AGAIN: Again = Again {
-    test: "crash::pairs::a_process_killed_amid_demands_batches_and_renames_leaves_each_step_done_or_not",
+    test: "crash::pairs::killed_process_leaves_each_step_whole_or_undone",
     orders: "CENOTAPH_PAIRS_ORDERS",
 };
 const ROUNDS: u64 = 12;
 
-/// Clients: so many of each story.
+/// Number of clients of each kind.
 const EACH: u64 = 3;
-/// What a walker carries: in the row, beside it, in the blob tier.
+/// Payload sizes, in bytes: inside the row, as a separate payload, in the blob tier.
 const LOADS: [usize; EACH as usize] = [100, 20_000, 300_000];
 
 #[test]
-fn a_process_killed_amid_demands_batches_and_renames_leaves_each_step_done_or_not() {
+fn killed_process_leaves_each_step_whole_or_undone() {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
@@ -52,12 +54,13 @@ fn a_process_killed_amid_demands_batches_and_renames_leaves_each_step_done_or_no
     if let Ok(orders) = std::env::var(AGAIN.orders) {
         return runtime.block_on(run(serde_json::from_str(&orders).unwrap()));
     }
-    let rounds = told("CENOTAPH_CRASH_ROUNDS").unwrap_or(ROUNDS);
-    let seed = told("CENOTAPH_CRASH_SEED")
+    let rounds = env_number("CENOTAPH_CRASH_ROUNDS").unwrap_or(ROUNDS);
+    let seed = env_number("CENOTAPH_CRASH_SEED")
         .unwrap_or_else(|| runtime.block_on(async { Env::real().unwrap().random_u64() }));
     println!("seed {seed}");
-    let (directory, mut chance, mut seen) =
-        (TempDir::new().unwrap(), Chance::new(seed), Seen::default());
+    let directory = TempDir::new().unwrap();
+    let mut chance = Chance::new(seed);
+    let mut seen = Seen::default();
     let data = directory.path().join("data");
     for round in 0..rounds {
         let orders = Orders {
@@ -70,55 +73,52 @@ fn a_process_killed_amid_demands_batches_and_renames_leaves_each_step_done_or_no
             0 if round > 0 => Moment::SinceOpening(linger * 4),
             _ => Moment::SinceAcks(chance.between(1, 600), linger),
         };
-        let heard = victim::run_and_kill(AGAIN, &orders, moment);
-        seen.take(&heard);
+        let lines = victim::run_and_kill(AGAIN, &orders, moment);
+        seen.take(&lines);
         runtime.block_on(examine(&data, &mut seen));
     }
     println!("{rounds} rounds: {seen:?}");
     let enough = [seen.kept, seen.lost, seen.changes + seen.orphans];
     assert!(
         seen.steps > rounds && enough.iter().all(|&count| count > 0),
-        "something was never tested: {seen:?}"
+        "an event never happened: {seen:?}"
     );
 }
 
-/// What has been seen so far.
+/// Events seen so far.
 #[derive(Debug, Default)]
 struct Seen {
-    /// Where each client is, by what was acknowledged or found.
+    /// Last step of each client that was acknowledged or found.
     stands: BTreeMap<u64, u64>,
-    /// Steps acknowledged.
+    /// Acknowledged steps.
     steps: u64,
-    /// Steps under way at a kill that were there afterwards, and that were not.
+    /// Steps running at a kill that were found afterwards, and that were not.
     kept: u64,
     lost: u64,
-    /// What a crash has left to settle.
+    /// Changes and orphans that crashes left.
     changes: u64,
     orphans: u64,
 }
 
 impl Seen {
-    /// Takes in what a victim has acknowledged: each client's steps in order.
-    fn take(&mut self, heard: &[Line]) {
-        for line in heard {
+    /// Counts the acknowledged steps and asserts that each client's steps are in sequence.
+    fn take(&mut self, lines: &[Line]) {
+        for line in lines {
             if let Line::Ack {
                 number: Number(number),
                 ..
             } = line
             {
-                let (client, step) = (number >> 32, number & u64::from(u32::MAX));
+                let client = number >> 32;
+                let step = number & u64::from(u32::MAX);
                 let before = self.stands.insert(client, step).unwrap_or(0);
-                assert_eq!(
-                    step,
-                    before + 1,
-                    "client {client}: steps come one after the other"
-                );
+                assert_eq!(step, before + 1, "client {client}: steps are in sequence");
                 self.steps += 1;
             }
         }
     }
 
-    /// Judges what is found: the step that was acknowledged last, or the one that was under way.
+    /// Checks the step found: the last acknowledged or the running one.
     fn judge(&mut self, client: Client, found: &Stand) {
         let acknowledged = self.stands.insert(client.number(), found.step).unwrap_or(0);
         match found.step.checked_sub(acknowledged) {
@@ -158,7 +158,7 @@ async fn examine(data: &Path, seen: &mut Seen) {
     engine.close().await.unwrap();
 }
 
-/// One client: its story, and which of those it is.
+/// A client: its kind and its number within the kind.
 #[derive(Clone, Copy, Debug)]
 enum Client {
     Pair(u64),
@@ -166,7 +166,7 @@ enum Client {
     Count(u64),
 }
 
-/// Where a client is.
+/// Position of a client.
 #[derive(Clone, Debug, Default)]
 struct Stand {
     step: u64,
@@ -183,15 +183,15 @@ fn clients() -> impl Iterator<Item = Client> {
     })
 }
 
-/// Opens the engine and goes on with all stories, for ever.
+/// Opens the engine and continues all clients until the process is killed.
 async fn run(orders: Orders) {
-    Line::Opening.say();
+    Line::Opening.print();
     let engine = Engine::builder(&orders.data)
         .config(config())
         .open()
         .await
         .unwrap();
-    Line::Open { took_us: 0 }.say();
+    Line::Open { took_us: 0 }.print();
     let stories = clients().map(|client| {
         let engine = &engine;
         async move {
@@ -205,7 +205,7 @@ async fn run(orders: Orders) {
                     number: Number(client.number() << 32 | stand.step),
                     answer,
                 }
-                .say();
+                .print();
             }
         }
     });
@@ -221,7 +221,7 @@ impl Client {
         }
     }
 
-    /// Where this client is, asserting that it is in one place, and whole.
+    /// Returns the position of this client, and asserts that its objects are whole.
     async fn find(self, engine: &Engine) -> Stand {
         let mut stand = Stand::default();
         let mut seen = Vec::new();
@@ -240,7 +240,7 @@ impl Client {
             Self::Pair(_) => {
                 assert!(
                     seen.len() == 2 && seen[0].1 == seen[1].1,
-                    "{self:?}: a part of a batch: {seen:?}"
+                    "{self:?}: part of a batch: {seen:?}"
                 );
                 assert_eq!(
                     (&seen[0].2, &seen[1].2),
@@ -252,14 +252,14 @@ impl Client {
             }
             Self::Walk(which) => {
                 let names: Vec<_> = seen.iter().map(|(key, ..)| key).collect();
-                assert_eq!(names.len(), 1, "{self:?} is in one place: {names:?}");
+                assert_eq!(names.len(), 1, "{self:?} has one name: {names:?}");
                 let place = self.keys().iter().position(|key| key == names[0]).unwrap() as u64;
                 assert!(
                     seen[0].2 == payload(which, LOADS[which as usize]),
-                    "{self:?} carries what it began with"
+                    "{self:?} keeps its content"
                 );
-                // Renaming changes nothing that is stated: its version tells how often it has been
-                // here, and so how far it has come.
+                // A rename changes no metadata. The version counts the visits to this name, which
+                // gives the number of steps.
                 stand.step = 3 * (stand.versions[0].0.get() - 1) + place + 1;
             }
             Self::Count(_) => assert!(seen[0].2 == counted(stand.step), "{self:?} is whole"),
@@ -277,9 +277,10 @@ impl Client {
         }
     }
 
-    /// The next step, demanding that everything is as it was left.
+    /// Takes the next step under the condition that nothing has changed since the last.
     async fn step(self, engine: &Engine, stand: Stand) -> Stand {
-        let (keys, step) = (self.keys(), stand.step + 1);
+        let keys = self.keys();
+        let step = stand.step + 1;
         let put = |key: &String| Write::put(key, step.to_string()).custom("step", step.to_string());
         match self {
             Self::Pair(_) => {
@@ -306,14 +307,15 @@ impl Client {
                 assert_eq!(put.outcome, Outcome::Applied);
             }
             Self::Walk(_) => {
-                let (from, to) = ((stand.step - 1) % 3, stand.step % 3);
+                let from = (stand.step - 1) % 3;
+                let to = stand.step % 3;
                 let rename = engine
                     .rename(&keys[from as usize], &keys[to as usize])
                     .if_absent();
                 let renamed = rename.if_source_version(stand.versions[0].0).await;
                 renamed
                     .unwrap_or_else(|error| panic!("{self:?} step {step}: {error:?}"))
-                    .expect("it is there");
+                    .expect("the source exists");
             }
             Self::Count(_) => {
                 let put = engine
@@ -331,7 +333,7 @@ impl Client {
     }
 }
 
-/// What is put at this step: of each size in turn.
+/// Returns the content of this step: of each size in turn.
 fn counted(step: u64) -> Bytes {
     payload(step, LOADS[(step % EACH) as usize])
 }

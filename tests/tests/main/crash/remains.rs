@@ -1,12 +1,9 @@
-//! What a crash has left on disk, before anybody settles it. I1, I2 and I3 hold at every moment, so
-//! they hold here:
+//! Check of a crashed store before anything is settled. I1, I2 and I3 hold at every moment, so they
+//! hold here:
 //!
-//! - every blob is named by a row or a part, by a change or by an orphan, and none by one of the
-//!   first and one of the others
-//! - what a row or a part names is there
-//! - beside the rows and uploads lies what they need, and nothing else (`cenotaph_tests::tables`)
-//!
-//! Deliberately not here: whether the objects are the right ones (`model.rs`).
+//! - Every blob is named by a row or a part, or by a change or an orphan, but not by both groups.
+//! - Every blob that a row or a part names exists.
+//! - The dependent tables match the rows and uploads (`cenotaph_tests::tables`).
 
 use std::collections::BTreeSet;
 
@@ -18,19 +15,19 @@ use cenotaph_storage::rows::Change;
 use cenotaph_tests::store;
 use cenotaph_tests::tables::{Uploads, assert_beside_rows};
 
-/// What is left to settle.
+/// Work that remains to be settled.
 pub(super) struct Remains {
-    /// Changes without an owner.
+    /// Changes of dead owners.
     pub(super) changes: u64,
     /// Orphans.
     pub(super) orphans: u64,
-    /// Blobs that no row and no part names, whole or not.
+    /// Blobs, complete or not, that no row and no part names.
     pub(super) unnamed_blobs: u64,
     /// Uploads that were neither completed nor aborted.
     pub(super) open_uploads: u64,
 }
 
-/// Looks behind a store that nobody has open.
+/// Checks the files of a store that is not open.
 pub(super) async fn inspect(index: &dyn Index, tier: &BlobTier) -> Remains {
     let changes: Vec<_> = table(index, Table::Changes)
         .await
@@ -63,17 +60,17 @@ pub(super) async fn inspect(index: &dyn Index, tier: &BlobTier) -> Remains {
     assert_eq!(
         named.difference(&there).next(),
         None,
-        "I2: what a row or a part names is there"
+        "I2: every blob that a row or a part names exists"
     );
     assert_eq!(
         unnamed.difference(&listed).next(),
         None,
-        "I1: what nothing names is in a change or an orphan"
+        "I1: every other blob is named by a change or an orphan"
     );
     assert_eq!(
         named.intersection(&listed).next(),
         None,
-        "I3: a row or a part takes over what it names, all at once"
+        "I3: a row or a part takes over all its revisions in one batch"
     );
 
     assert_beside_rows(index).await;

@@ -1,7 +1,7 @@
-//! Running a victim, and killing it with SIGKILL at a moment that chance has chosen.
+//! Start of a victim, and its end by SIGKILL at a random moment.
 //!
-//! A victim that ends by itself, falls silent or complains fails the test, with what it has
-//! complained of. Deliberately not here: what a victim does (`load.rs`).
+//! A victim that ends early, prints nothing for too long or writes to standard error fails the
+//! test, which then prints its standard error.
 
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader};
@@ -13,58 +13,59 @@ use std::time::Duration;
 use super::load::Orders;
 use super::log::Line;
 
-/// How long a victim may be silent. It never is when all is well.
+/// Time limit without a line from the victim. It is never reached when the engine works.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// When to kill.
+/// Moment of a kill.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Moment {
-    /// This long after it has begun to open its engine, wherever that takes it.
+    /// This long after the victim has begun to open its engine.
     SinceOpening(Duration),
-    /// This long after so many acknowledgements.
+    /// This long after a number of acknowledgements.
     SinceAcks(usize, Duration),
 }
 
-/// How a test runs itself again.
+/// Parameters with which a test starts itself as a victim.
 #[derive(Clone, Copy)]
 pub(super) struct Again {
-    /// The name of the test.
+    /// Name of the test.
     pub(super) test: &'static str,
-    /// The variable that holds a victim's orders.
+    /// Environment variable for the parameters of a victim.
     pub(super) orders: &'static str,
 }
 
-/// A process that does not outlive this.
+/// A process that is killed when this value is dropped.
 struct Victim {
     child: Child,
     complaints: PathBuf,
 }
 
-/// Runs a victim until that moment and kills it; all that it has said.
+/// Runs a victim, kills it at this moment, and returns all lines that it printed.
 pub(super) fn run_and_kill(again: Again, orders: &Orders, moment: Moment) -> Vec<Line> {
     let (mut victim, stdout) = Victim::start(again, orders);
-    // The scope owns the victim: if the test fails, it dies before its listener is waited for.
+    // The closure owns the victim: if the test fails, the victim is killed before the scope joins
+    // the listener, which ends only with the victim's output.
     std::thread::scope(move |scope| {
         let (sender, lines) = mpsc::channel();
         scope.spawn(move || listen(stdout, &sender));
-        let mut heard = Vec::new();
-        while !moment.has_come(&heard) {
+        let mut seen = Vec::new();
+        while !moment.has_come(&seen) {
             match lines.recv_timeout(PATIENCE) {
-                Ok(line) => heard.push(line),
-                Err(error) => victim.fail(&format!("{error}, before {moment:?}; heard {heard:?}")),
+                Ok(line) => seen.push(line),
+                Err(error) => victim.fail(&format!("{error}, before {moment:?}; lines: {seen:?}")),
             }
         }
         moment.linger();
         victim.kill();
-        // What was written before it died counts.
-        heard.extend(lines);
-        heard
+        // Lines written before the kill count.
+        seen.extend(lines);
+        seen
     })
 }
 
 fn listen(stdout: ChildStdout, sender: &mpsc::Sender<Line>) {
     for line in BufReader::new(stdout).lines() {
-        if let Some(line) = Line::heard(&line.unwrap())
+        if let Some(line) = Line::parse(&line.unwrap())
             && sender.send(line).is_err()
         {
             return;
@@ -93,13 +94,13 @@ impl Victim {
         self.child.kill().unwrap();
         let status = self.child.wait().unwrap();
         if status.code().is_some() || fs::metadata(&self.complaints).unwrap().len() > 0 {
-            self.fail(&format!("did not go quietly: {status}"));
+            self.fail(&format!("unexpected end or output: {status}"));
         }
     }
 
     fn fail(&self, why: &str) -> ! {
         let complaints = fs::read_to_string(&self.complaints).unwrap_or_default();
-        panic!("the victim {why}. It complains of: {complaints}");
+        panic!("victim: {why}, stderr: {complaints}");
     }
 }
 
@@ -111,12 +112,11 @@ impl Drop for Victim {
 }
 
 impl Moment {
-    fn has_come(&self, heard: &[Line]) -> bool {
+    fn has_come(&self, seen: &[Line]) -> bool {
         match self {
-            Self::SinceOpening(_) => heard.contains(&Line::Opening),
+            Self::SinceOpening(_) => seen.contains(&Line::Opening),
             Self::SinceAcks(acks, _) => {
-                heard
-                    .iter()
+                seen.iter()
                     .filter(|line| matches!(line, Line::Ack { .. }))
                     .count()
                     >= *acks
@@ -126,7 +126,7 @@ impl Moment {
 
     #[expect(
         clippy::disallowed_methods,
-        reason = "the moment of a kill is chance: nothing is waited for"
+        reason = "the moment of the kill is random; nothing is waited for"
     )]
     fn linger(&self) {
         let (Self::SinceOpening(delay) | Self::SinceAcks(_, delay)) = self;

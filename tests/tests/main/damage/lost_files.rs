@@ -1,5 +1,5 @@
-//! Salvage of a store whose table files, blob files, journals or manifests fjall can't open: all
-//! the rest is copied.
+//! Salvage of a store with table files, blob files, journals or manifests that fjall cannot open:
+//! everything else is copied.
 
 use cenotaph::SalvageReport;
 use cenotaph_storage::index::{Batch, Table};
@@ -11,12 +11,13 @@ const KEYS: u64 = 240;
 const UPLOADS: usize = 150;
 const SESSIONS: u32 = 5;
 
-/// Every second object was replaced, in a table file of its own.
+/// Returns the current content of an object. Every second object was replaced, in a table file of
+/// its own.
 fn current(number: u64) -> bytes::Bytes {
     content(number, number.is_multiple_of(2))
 }
 
-/// In the row, in a payload table, or in a blob file of one.
+/// Returns a content: inside the row, in a payload table, or in a blob file.
 fn content(number: u64, is_new: bool) -> bytes::Bytes {
     let bytes = [300, 3000, 9000][usize::try_from(number % 3).unwrap()];
     payload(number + if is_new { KEYS } else { 0 }, bytes)
@@ -32,7 +33,7 @@ async fn put_all(engine: &Engine, is_new: bool) {
         .unwrap();
 }
 
-/// A store of two table files for each table; all that is in its journals is in them.
+/// Creates a store with two table files for each table that contain everything in the journals.
 async fn with_two_tables(data: &Path) {
     let store = open(data, Config::default()).await;
     put_all(&store.engine, false).await;
@@ -51,14 +52,14 @@ async fn with_two_tables(data: &Path) {
         .await;
     store.flush().await;
     store.close().await;
-    // fjall removes journals when it gets to it.
+    // fjall may not have removed its journals yet.
     let journals = journals(data);
     for journal in &journals {
         std::fs::remove_file(journal).unwrap();
     }
     std::fs::File::create(&journals[0]).unwrap();
     std::fs::remove_file(data.join("index/store/high-water")).unwrap();
-    // It is large, and need not be copied in each case.
+    // The reserve is large; without it each case copies less.
     std::fs::remove_file(data.join("index/reserve")).unwrap();
 }
 
@@ -83,19 +84,19 @@ fn copy_tree(from: &Path, to: &Path) {
     }
 }
 
-/// A store, its copy that is damaged, and the store that a salvage makes of that.
+/// An intact store, and a directory for its damaged copy and the salvaged store.
 struct Case {
     directory: TempDir,
     intact: PathBuf,
 }
 
-/// The outcome of a salvage.
+/// Outcome of a salvage.
 #[derive(Debug)]
 struct Salvaged {
     report: SalvageReport,
-    /// Objects that are absent or can't be read.
+    /// Objects that are absent or unreadable.
     lost: Vec<u64>,
-    /// Objects that are as they were before they were replaced.
+    /// Objects with the content from before they were replaced.
     older: Vec<u64>,
     uploads: usize,
 }
@@ -112,12 +113,10 @@ impl Case {
         self.try_salvage(damage).await.unwrap()
     }
 
-    /// Salvages a damaged copy.
+    /// Salvages a damaged copy and opens the result.
     async fn try_salvage(&self, damage: impl FnOnce(&Path)) -> Result<Salvaged, cenotaph::Error> {
-        let (old, new) = (
-            self.directory.path().join("old"),
-            self.directory.path().join("new"),
-        );
+        let old = self.directory.path().join("old");
+        let new = self.directory.path().join("new");
         for left in [&old, &new] {
             drop(std::fs::remove_dir_all(left));
         }
@@ -125,11 +124,12 @@ impl Case {
         damage(&old);
         let before = tree(&old);
         let report = cenotaph::salvage(&old, &new).await;
-        assert!(tree(&old) == before, "the old store is as it was");
+        assert!(tree(&old) == before, "the old store is unchanged");
         let report = report?;
         std::fs::rename(old.join("blobs"), new.join("blobs")).unwrap();
         let engine = Engine::builder(&new).open().await.unwrap();
-        let (mut lost, mut older) = (Vec::new(), Vec::new());
+        let mut lost = Vec::new();
+        let mut older = Vec::new();
         for number in 0..KEYS {
             match engine.get(key(number)).await {
                 Ok(Some(object)) => {
@@ -169,7 +169,7 @@ fn keyspace(data: &Path, keyspace: u32) -> PathBuf {
     data.join(format!("index/store/database/keyspaces/{keyspace}"))
 }
 
-/// The newest file in a directory of a keyspace.
+/// Returns the newest file in a directory of a keyspace.
 fn newest(data: &Path, number: u32, directory: &str) -> PathBuf {
     let files = std::fs::read_dir(keyspace(data, number).join(directory)).unwrap();
     let id = |path: &PathBuf| {
@@ -186,7 +186,7 @@ fn newest(data: &Path, number: u32, directory: &str) -> PathBuf {
         .unwrap()
 }
 
-/// Where each section of one of fjall's archives begins, and how long it is.
+/// Returns the offset and the length of each section of a fjall archive.
 fn sections(file: &Path) -> BTreeMap<String, (usize, usize)> {
     let bytes = std::fs::read(file).unwrap();
     let number = |at: usize, length: usize| {
@@ -196,7 +196,8 @@ fn sections(file: &Path) -> BTreeMap<String, (usize, usize)> {
             .fold(0, |number, &byte| number << 8 | u64::from(byte));
         usize::try_from(number).unwrap()
     };
-    let (trailer, toc) = (bytes.len() - 38, number(bytes.len() - 16, 8));
+    let trailer = bytes.len() - 38;
+    let toc = number(bytes.len() - 16, 8);
     let mut sections = BTreeMap::from([
         ("trailer".to_owned(), (trailer, 38)),
         ("toc".to_owned(), (toc, trailer - toc)),
@@ -211,7 +212,7 @@ fn sections(file: &Path) -> BTreeMap<String, (usize, usize)> {
     sections
 }
 
-/// Flips a byte at so many hundredths of a section.
+/// Flips a bit after `percent` hundredths of a section.
 fn flip_in(file: &Path, section: &str, percent: usize) {
     let (at, length) = sections(file)[section];
     flip_at(file, at + length * percent / 100);
@@ -233,7 +234,7 @@ fn is_within(report: &SalvageReport, number: u64) -> bool {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_damaged_end_of_a_table_file_loses_nothing() {
+async fn damaged_end_of_a_table_file_loses_nothing() {
     let case = Case::new().await;
     for (section, percent) in [
         ("trailer", 20),
@@ -255,7 +256,7 @@ async fn a_damaged_end_of_a_table_file_loses_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn damaged_block_and_index_bring_nothing_older_back() {
+async fn damaged_block_and_index_restore_no_older_version() {
     let case = Case::new().await;
     for (percent, section, bounded) in [
         (0, "tli", true),
@@ -296,7 +297,7 @@ async fn damaged_block_and_index_bring_nothing_older_back() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_damaged_block_of_uploads_under_a_damaged_index_is_reported() {
+async fn damaged_block_of_uploads_is_reported() {
     let case = Case::new().await;
     let damage = |old: &Path| {
         flip_in(&newest(old, SESSIONS, "tables"), "data", 20);
@@ -322,7 +323,7 @@ async fn a_damaged_block_of_uploads_under_a_damaged_index_is_reported() {
     assert!((1..UPLOADS).contains(&uploads), "{uploads}");
 }
 
-/// Puts an orphan into the index.
+/// Adds an orphan to the index.
 fn add_orphan(data: &Path) {
     let index = FjallIndex::open(
         &data.join("index"),
@@ -387,7 +388,7 @@ async fn missing_table_file_is_reported_and_holds_orphans_back() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_blob_file_of_payloads_loses_no_more_than_its_payloads() {
+async fn damaged_blob_file_loses_only_its_payloads() {
     let case = Case::new().await;
     let file = |old: &Path| newest(old, 2, "blobs");
     for (section, percent) in [("trailer", 20), ("toc", 50), ("meta", 2), ("meta", 60)] {
@@ -420,7 +421,7 @@ async fn a_blob_file_of_payloads_loses_no_more_than_its_payloads() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn damaged_pointer_is_mended_and_no_manifest_is_guessed() {
+async fn damaged_pointer_is_repaired_and_no_manifest_is_guessed() {
     let case = Case::new().await;
     for at in [0, 9, 24] {
         case.loses_nothing("pointer", |old| {
@@ -461,7 +462,7 @@ async fn damaged_pointer_is_mended_and_no_manifest_is_guessed() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_keyspace_in_which_fjall_keeps_names_is_made_anew() {
+async fn keyspace_with_names_is_rebuilt() {
     let case = Case::new().await;
     case.loses_nothing("pointer", |old| {
         flip_at(&keyspace(old, 0).join("current"), 3)
@@ -478,7 +479,7 @@ async fn the_keyspace_in_which_fjall_keeps_names_is_made_anew() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_store_without_its_journals_is_salvaged_from_its_tables() {
+async fn store_without_journals_is_salvaged_from_tables() {
     let case = Case::new().await;
     let salvaged = case
         .salvage(|old| {

@@ -1,15 +1,15 @@
-//! Salvage: everything else is in the new store, byte for byte, and nothing of the old one is
-//! changed.
+//! Salvage: everything readable is in the new store, byte for byte, and the old store is unchanged.
 
 use std::time::SystemTime;
 
 use super::*;
 
-/// Every file below a directory, with its bytes and when it was modified.
+/// Returns every file below a directory with its bytes and its modification time.
 pub(super) fn tree(directory: &Path) -> BTreeMap<PathBuf, (Vec<u8>, SystemTime)> {
     let mut found = BTreeMap::new();
     for entry in std::fs::read_dir(directory).unwrap().map(Result::unwrap) {
-        let (path, metadata) = (entry.path(), entry.metadata().unwrap());
+        let path = entry.path();
+        let metadata = entry.metadata().unwrap();
         if metadata.is_dir() {
             found.extend(tree(&path));
         }
@@ -24,31 +24,16 @@ pub(super) fn tree(directory: &Path) -> BTreeMap<PathBuf, (Vec<u8>, SystemTime)>
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_salvage_copies_all_that_can_be_read_and_names_the_rest() {
+async fn salvage_copies_everything_readable_and_names_the_rest() {
     let directory = TempDir::new().unwrap();
-    let (old, new) = (directory.path().join("old"), directory.path().join("new"));
+    let old = directory.path().join("old");
+    let new = directory.path().join("new");
     std::fs::create_dir(&old).unwrap();
     with_damaged_rows(&old).await;
-    let readable = {
-        let store = open(&old, small()).await;
-        store.engine.put("late", "in the journal").await.unwrap();
-        store
-            .engine
-            .put("mortal", "soon gone")
-            .time_to_live(Duration::from_secs(3600))
-            .await
-            .unwrap();
-        store.engine.put("gone", "x").await.unwrap();
-        store.engine.delete("gone").await.unwrap();
-        let upload = store.engine.multipart("film").await.unwrap();
-        upload.part(1, payload(7, 1000)).await.unwrap();
-        let readable = readable(&store.engine).await;
-        store.close().await;
-        readable
-    };
+    let readable = fill(&old).await;
     let before = tree(&old);
     let report = cenotaph::salvage(&old, &new).await.unwrap();
-    assert!(tree(&old) == before, "the old store is as it was");
+    assert!(tree(&old) == before, "the old store is unchanged");
     assert_eq!(
         (report.rows, report.unreadable, report.sessions),
         (readable.len() as u64 + 2, 1, 2),
@@ -68,65 +53,25 @@ async fn a_salvage_copies_all_that_can_be_read_and_names_the_rest() {
     named.sort();
     assert_eq!(
         named, large,
-        "blobs name the large ones of the lost objects"
+        "blobs name the large objects among the lost ones"
     );
 
     std::fs::rename(old.join("blobs"), new.join("blobs")).unwrap();
     let store = open(&new, small()).await;
     let engine = &store.engine;
-    for number in 0..OBJECTS {
-        let object = engine.get(key(number)).await.unwrap();
-        assert_eq!(object.is_some(), readable.contains(&number), "{number}");
-        if let Some(object) = object {
-            assert_eq!(object.bytes().await.unwrap(), bytes_of(number));
-        }
-    }
-    assert_eq!(
-        engine
-            .get("late")
-            .await
-            .unwrap()
-            .unwrap()
-            .bytes()
-            .await
-            .unwrap(),
-        "in the journal"
-    );
-    assert!(
-        engine
-            .head("mortal")
-            .await
-            .unwrap()
-            .unwrap()
-            .metadata
-            .expires_at
-            .is_some()
-    );
-    assert_eq!(
-        engine
-            .put("gone", "y")
-            .await
-            .unwrap()
-            .version
-            .unwrap()
-            .get(),
-        2,
-        "its version floor was copied"
-    );
-    assert_eq!(engine.list_uploads("").await.unwrap().uploads.len(), 1);
+    assert_salvaged(engine, &readable).await;
     let created = engine.put(large[0].as_str(), "again").await.unwrap();
     assert!(
         created.version.unwrap().get() > 1 << 32,
-        "the version of a lost object whose name is known"
+        "no version of a lost object is reused"
     );
-
     engine.settle().await.unwrap();
     let scrubbed = engine.scrub().grace(Duration::ZERO).await.unwrap();
     let left = BTreeMap::from([(("payload-without-row", "left"), large.len())]);
     assert_eq!(
         names(&scrubbed),
         left,
-        "the checksums of lost blobs were copied: {scrubbed:?}"
+        "the checksums of lost blobs are copied: {scrubbed:?}"
     );
     assert!(
         report
@@ -143,10 +88,57 @@ async fn a_salvage_copies_all_that_can_be_read_and_names_the_rest() {
     store.close().await;
 }
 
+/// Adds objects of several kinds and an upload to a damaged store. Returns the readable objects.
+async fn fill(old: &Path) -> BTreeSet<u64> {
+    let store = open(old, small()).await;
+    store.engine.put("late", "in the journal").await.unwrap();
+    store
+        .engine
+        .put("mortal", "soon gone")
+        .time_to_live(Duration::from_secs(3600))
+        .await
+        .unwrap();
+    store.engine.put("gone", "x").await.unwrap();
+    store.engine.delete("gone").await.unwrap();
+    let upload = store.engine.multipart("film").await.unwrap();
+    upload.part(1, payload(7, 1000)).await.unwrap();
+    let readable = readable(&store.engine).await;
+    store.close().await;
+    readable
+}
+
+/// Asserts that the new store contains all readable objects and what [`fill`] has added.
+async fn assert_salvaged(engine: &Engine, readable: &BTreeSet<u64>) {
+    for number in 0..OBJECTS {
+        let object = engine.get(key(number)).await.unwrap();
+        assert_eq!(object.is_some(), readable.contains(&number), "{number}");
+        if let Some(object) = object {
+            assert_eq!(object.bytes().await.unwrap(), bytes_of(number));
+        }
+    }
+    let late = engine.get("late").await.unwrap().unwrap();
+    assert_eq!(late.bytes().await.unwrap(), "in the journal");
+    let mortal = engine.head("mortal").await.unwrap().unwrap();
+    assert!(mortal.metadata.expires_at.is_some());
+    assert_eq!(
+        engine
+            .put("gone", "y")
+            .await
+            .unwrap()
+            .version
+            .unwrap()
+            .get(),
+        2,
+        "the last version is copied"
+    );
+    assert_eq!(engine.list_uploads("").await.unwrap().uploads.len(), 1);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_object_whose_payload_is_lost_is_named_and_stays_corrupt() {
+async fn object_with_a_lost_payload_is_named_and_stays_corrupt() {
     let directory = TempDir::new().unwrap();
-    let (old, new) = (directory.path().join("old"), directory.path().join("new"));
+    let old = directory.path().join("old");
+    let new = directory.path().join("new");
     let store = open(&old, Config::default()).await;
     for number in 0..20 {
         store
@@ -183,14 +175,15 @@ async fn an_object_whose_payload_is_lost_is_named_and_stays_corrupt() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_salvage_refuses_what_it_would_harm_and_begins_anew_after_a_crash() {
+async fn salvage_refuses_unsafe_targets_and_restarts_after_a_crash() {
     let directory = TempDir::new().unwrap();
-    let (old, new) = (directory.path().join("old"), directory.path().join("new"));
+    let old = directory.path().join("old");
+    let new = directory.path().join("new");
     let kind = async |old: &Path, new: &Path| cenotaph::salvage(old, new).await.unwrap_err().kind();
     assert_eq!(
         kind(&old, &new).await,
         ErrorKind::Invalid,
-        "there is no store"
+        "no store to salvage"
     );
     let store = open(&old, small()).await;
     store.engine.put("a", "b").await.unwrap();
@@ -203,19 +196,20 @@ async fn a_salvage_refuses_what_it_would_harm_and_begins_anew_after_a_crash() {
     assert_eq!(
         cenotaph::salvage(&old, &new).await.unwrap().rows,
         1,
-        "what a crash left is removed"
+        "the remains of a crashed salvage are removed"
     );
     assert_eq!(
         kind(&old, &new).await,
         ErrorKind::Invalid,
-        "there is a store already"
+        "the target is a store"
     );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_intact_batches_of_a_damaged_journal_are_copied() {
+async fn intact_batches_of_a_damaged_journal_are_copied() {
     let directory = TempDir::new().unwrap();
-    let (old, new) = (directory.path().join("old"), directory.path().join("new"));
+    let old = directory.path().join("old");
+    let new = directory.path().join("new");
     let store = open(&old, small()).await;
     for number in 0..100 {
         store
@@ -227,7 +221,7 @@ async fn the_intact_batches_of_a_damaged_journal_are_copied() {
     store.engine.delete(key(0)).await.unwrap();
     store.close().await;
     let journal = old.join("index/store/database/0.jnl");
-    // In the payload of one object, which lies in the row.
+    // Damage the payload of an object that is inside its row.
     let row = format!("default\0{}", key(51));
     let at = std::fs::read(&journal)
         .unwrap()
@@ -260,7 +254,7 @@ async fn the_intact_batches_of_a_damaged_journal_are_copied() {
     let store = open(&new, small()).await;
     assert!(
         store.engine.head(key(0)).await.unwrap().is_none(),
-        "its delete lies behind the damage"
+        "the delete after the damage is copied"
     );
     let mut lost = Vec::new();
     for number in 1..100 {
@@ -274,7 +268,7 @@ async fn the_intact_batches_of_a_damaged_journal_are_copied() {
     store.close().await;
 }
 
-/// Cuts a journal behind some of its batches.
+/// Splits a journal into `parts` pieces that each end with a batch.
 fn cut(journal: &[u8], parts: usize) -> Vec<&[u8]> {
     let ends: Vec<_> = (4..=journal.len())
         .filter(|&end| &journal[end - 4..end] == b"FJL\x03")
@@ -290,9 +284,10 @@ fn cut(journal: &[u8], parts: usize) -> Vec<&[u8]> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_journals_around_a_missing_one_are_read() {
+async fn journals_around_a_missing_one_are_read() {
     let directory = TempDir::new().unwrap();
-    let (old, new) = (directory.path().join("old"), directory.path().join("new"));
+    let old = directory.path().join("old");
+    let new = directory.path().join("new");
     let store = open(&old, small()).await;
     for number in 0..90 {
         store
@@ -311,7 +306,7 @@ async fn the_journals_around_a_missing_one_are_read() {
     std::fs::remove_file(database.join("1.jnl")).unwrap();
     let before = tree(&old);
     let report = cenotaph::salvage(&old, &new).await.unwrap();
-    assert!(tree(&old) == before, "the old store is as it was");
+    assert!(tree(&old) == before, "the old store is unchanged");
     assert!(
         report.journal_damaged && !report.is_complete(),
         "{report:?}"

@@ -1,4 +1,4 @@
-//! Listings of uploads and of parts over unreadable keys of their table.
+//! Listings of uploads and parts with unreadable keys.
 
 use std::collections::BTreeSet;
 
@@ -8,15 +8,15 @@ use super::*;
 
 const UPLOADS: u64 = 120;
 const PARTS: u16 = 120;
-/// Keyspace of the table that holds uploads and parts.
+/// Keyspace of the table of uploads and parts.
 const SESSIONS: u32 = 5;
 
 fn film(number: u64) -> String {
     format!("film{number:04}")
 }
 
-/// A store with open uploads, the last of which has many parts. Two blocks of their table are
-/// damaged: one holds uploads, the other holds parts.
+/// Creates a store with open uploads, the last of which has many parts. Two blocks of their table
+/// are damaged: one contains uploads, the other parts.
 async fn with_damaged_uploads(data: &Path) -> cenotaph::UploadId {
     let store = open(data, small()).await;
     for number in 0..UPLOADS {
@@ -43,9 +43,11 @@ async fn with_damaged_uploads(data: &Path) -> cenotaph::UploadId {
     upload_id
 }
 
-/// The numbers of the parts that can be listed, page by page, and the number of unreadable ranges.
+/// Lists the parts page by page. Returns the numbers of the readable parts and the number of
+/// unreadable ranges.
 async fn listed_parts(upload: &Upload, limit: usize) -> (BTreeSet<u16>, usize) {
-    let (mut numbers, mut ranges) = (BTreeSet::new(), 0);
+    let mut numbers = BTreeSet::new();
+    let mut ranges = 0;
     let mut list = upload.parts().limit(limit).step_over_damage();
     loop {
         let page = list.clone().await.unwrap();
@@ -53,6 +55,23 @@ async fn listed_parts(upload: &Upload, limit: usize) -> (BTreeSet<u16>, usize) {
         ranges += page.unreadable.len();
         let Some(next) = page.next else {
             return (numbers, ranges);
+        };
+        list = list.start_after(next);
+    }
+}
+
+/// Lists the uploads page by page. Returns the number of readable uploads and the number of
+/// unreadable ranges.
+async fn listed_uploads(engine: &Engine, limit: usize) -> (u64, usize) {
+    let mut list = engine.list_uploads("film").limit(limit).step_over_damage();
+    let mut count = 0;
+    let mut ranges = 0;
+    loop {
+        let page = list.clone().await.unwrap();
+        count += page.uploads.len() as u64;
+        ranges += page.unreadable.len();
+        let Some(next) = page.next else {
+            return (count, ranges);
         };
         list = list.start_after(next);
     }
@@ -90,24 +109,16 @@ async fn listings_of_uploads_and_parts_step_over_unreadable_keys() {
             "{key} is listed twice"
         );
     }
-    let (first, last) = (*missing.first().unwrap(), *missing.last().unwrap());
+    let first = *missing.first().unwrap();
+    let last = *missing.last().unwrap();
     assert_eq!(
         last - first + 1,
         missing.len() as u64,
-        "one block is missing: {missing:?}"
+        "a single block is missing: {missing:?}"
     );
     for limit in [1, 7, 1000] {
-        let mut list = engine.list_uploads("film").limit(limit).step_over_damage();
-        let (mut count, mut ranges) = (0, Vec::new());
-        loop {
-            let page = list.clone().await.unwrap();
-            count += page.uploads.len() as u64;
-            ranges.extend(page.unreadable);
-            let Some(next) = page.next else { break };
-            list = list.start_after(next);
-        }
         assert_eq!(
-            (count, ranges.len()),
+            listed_uploads(&engine, limit).await,
             (UPLOADS - missing.len() as u64, 1),
             "limit={limit}"
         );

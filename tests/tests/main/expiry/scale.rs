@@ -1,8 +1,8 @@
-//! Expiry with many objects: opening and idling look at what is due, not at what there is; the
-//! expirer keeps up.
+//! Expiry with many objects: opening and idling scan due entries only, and the expirer keeps up.
 //!
-//! `CENOTAPH_EXPIRY_OBJECTS` says how many; 20,000 unless told. They are written straight into the
-//! index, a thousand rows with their expiry entries to a batch: what is measured is how they go.
+//! `CENOTAPH_EXPIRY_OBJECTS` sets their number; 20,000 by default. The test writes them directly to
+//! the index, in batches of a thousand rows with their expiry entries, because only their removal
+//! is measured.
 
 use std::time::Duration;
 
@@ -22,18 +22,16 @@ fn objects() -> u64 {
         .unwrap_or(20_000)
 }
 
-/// A row that expires then.
+/// Creates a row with this deadline.
 fn row(env: &Env, expires_at: Timestamp) -> Row {
     let payload = bytes::Bytes::from_static(b"session");
     let attributes = Attributes {
         expiration: Expiration::TimeToLive(DAY),
         ..Attributes::default()
     };
-    let (size, checksum, now) = (
-        payload.len() as u64,
-        Some(Checksum::of(&payload)),
-        env.now(),
-    );
+    let size = payload.len() as u64;
+    let checksum = Some(Checksum::of(&payload));
+    let now = env.now();
     let metadata = Metadata {
         size,
         checksum,
@@ -50,7 +48,7 @@ fn row(env: &Env, expires_at: Timestamp) -> Row {
     }
 }
 
-/// Writes so many objects, with these deadlines.
+/// Writes `count` objects with the deadlines that `due` returns.
 async fn fill(
     index: &dyn Index,
     env: &Env,
@@ -79,16 +77,17 @@ async fn expired(store: &Store) -> u64 {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn opening_looks_at_no_object_that_is_not_due_and_the_expirer_keeps_up_with_what_is() {
+async fn opening_scans_due_objects_only_and_the_expirer_keeps_up() {
     let config = || Config {
         limits: cenotaph::Limits::default(),
         ..quick()
     };
-    let (count, empty) = (objects(), Store::with(config()).await.reopen().await);
+    let count = objects();
+    let empty = Store::with(config()).await.reopen().await;
     let store = Store::with(config()).await;
     let env = Env::new(store.stage.clone());
     let tomorrow = env.now().after(DAY);
-    // Spread over a day, beginning tomorrow.
+    // The deadlines are spread over one day, beginning tomorrow.
     let spread = move |number: u64| {
         tomorrow.after(DAY * u32::try_from(number * 1000 / count).unwrap() / 1000)
     };
@@ -97,18 +96,19 @@ async fn opening_looks_at_no_object_that_is_not_due_and_the_expirer_keeps_up_wit
     let store = store.reopen().await;
     store.engine.settle().await.unwrap();
     let scanned = store.counts.scanned(Table::Expiry) + store.counts.scanned(Table::Rows);
-    let ([index, engine], [_, beside]) = (store.opening, empty.opening);
+    let [index, engine] = store.opening;
+    let [_, empty_engine] = empty.opening;
     println!("{count} objects, none due: {scanned} entries scanned");
     println!(
-        "opened in {engine:?}, an empty one in {beside:?} (besides, fjall replays its journals: {index:?})"
+        "opened in {engine:?}, an empty store in {empty_engine:?}; journals replayed in {index:?}"
     );
     assert!(
         scanned <= 3,
-        "each pass looks at what is due and one more: {scanned}"
+        "each pass scans the due entries and one more: {scanned}"
     );
     assert!(
-        engine < beside + SECOND / 4,
-        "opening takes {engine:?}, and {beside:?} where there is nothing"
+        engine < empty_engine + SECOND / 4,
+        "opening takes {engine:?}, and {empty_engine:?} for an empty store"
     );
 
     let store = all_at_once(store, count / 2).await;
@@ -121,11 +121,11 @@ async fn opening_looks_at_no_object_that_is_not_due_and_the_expirer_keeps_up_wit
     assert_eq!(
         (usage.objects, usage.expired),
         (count - count / 2, 0),
-        "exactly what was due is gone"
+        "exactly the due objects are removed"
     );
 }
 
-/// Half of the objects have become due while nobody was looking.
+/// Makes half of the objects due at once and measures their removal.
 async fn all_at_once(store: Store, due: u64) -> Store {
     let env = Env::new(store.stage.clone());
     store.stage.advance(DAY + DAY * 499 / 1000);
@@ -137,11 +137,11 @@ async fn all_at_once(store: Store, due: u64) -> Store {
         "{due} due at once: {:.0} removed per second",
         due as f64 / took.as_secs_f64()
     );
-    // The clock of the next engine is the real one again: what is left is due tomorrow.
+    // The next engine uses the real clock again: the rest is due tomorrow.
     store.reopen().await
 }
 
-/// So many become due, 10,000 in each second.
+/// Writes `count` objects that become due at 10,000 per second and measures their removal.
 async fn as_they_come(store: &Store, count: u64) {
     let env = Env::new(store.stage.clone());
     let begin = env.now().after(SECOND * 2);
@@ -152,19 +152,17 @@ async fn as_they_come(store: &Store, count: u64) {
     fill(&*store.index, &env, "live", count, due).await;
     assert!(
         env.now() < begin,
-        "they were written before the first is due"
+        "all objects are written before the first is due"
     );
-    // Written behind the expirer's back: a put of its own has it look.
+    // The expirer does not notice direct writes to the index; a put wakes it.
     store
         .engine
         .put("wake", "x")
         .time_to_live(Duration::from_millis(1))
         .await
         .unwrap();
-    let (mut backlog, limit) = (
-        0,
-        SECOND * 60 + SECOND * u32::try_from(count / DUE_PER_SECOND).unwrap(),
-    );
+    let mut backlog = 0;
+    let limit = SECOND * 60 + SECOND * u32::try_from(count / DUE_PER_SECOND).unwrap();
     let last = due(count - 1);
     let all_gone = env.deadline(limit, async {
         loop {
@@ -177,9 +175,9 @@ async fn as_they_come(store: &Store, count: u64) {
             env.sleep(Duration::from_millis(10)).await;
         }
     });
-    all_gone.await.expect("all are removed");
+    all_gone.await.expect("all objects are removed");
     let late = env.now().since(last);
     println!(
-        "{count} due at {DUE_PER_SECOND}/s: most behind {backlog}, the last removed {late:?} after its deadline"
+        "{count} due at {DUE_PER_SECOND}/s: largest backlog {backlog}, last one {late:?} too late"
     );
 }

@@ -1,4 +1,4 @@
-//! A disk of a given size: a tmpfs, which root may mount.
+//! A disk of a given size: a tmpfs, whose mount needs root.
 
 use std::fs::{self, File};
 use std::io::Write;
@@ -7,11 +7,11 @@ use std::process::Command;
 
 use tempfile::TempDir;
 
-/// Unmounted when it is dropped.
+/// A mounted tmpfs. Dropping this value unmounts it.
 pub(super) struct SmallDisk(TempDir);
 
 impl SmallDisk {
-    /// A disk of so many MiB; none, loudly, where nobody may mount one.
+    /// Mounts a disk, or returns `None` with a message if mounting is not permitted.
     pub(super) fn new(mib: u32) -> Option<Self> {
         let disk = Self(TempDir::new().unwrap());
         let mounted = mount(
@@ -20,7 +20,7 @@ impl SmallDisk {
         );
         if !mounted {
             eprintln!("SKIPPED: a full disk needs a mount, which needs root");
-            // Nothing is mounted: nothing may be unmounted.
+            // Nothing was mounted, so `drop` must not unmount.
             disk.forget();
             return None;
         }
@@ -31,17 +31,17 @@ impl SmallDisk {
         self.0.path()
     }
 
-    /// Where the store is.
+    /// Returns the directory for the store.
     pub(super) fn store(&self) -> PathBuf {
         self.path().join("store")
     }
 
-    /// Makes it as large as this.
+    /// Changes the size of the disk.
     pub(super) fn resize(&self, mib: u32) {
         assert!(mount(&["-o", &format!("remount,size={mib}m")], self.path()));
     }
 
-    /// Fills it with a file of somebody else, to the last byte.
+    /// Fills the disk to the last byte with a foreign file.
     pub(super) fn fill(&self) {
         let mut file = File::create(self.path().join("theirs")).unwrap();
         let chunk = vec![7; 64 * 1024];
@@ -54,7 +54,7 @@ impl SmallDisk {
         }
     }
 
-    /// Removes that file.
+    /// Removes the foreign file.
     pub(super) fn empty(&self) {
         fs::remove_file(self.path().join("theirs")).unwrap();
     }
@@ -67,7 +67,7 @@ impl SmallDisk {
 
 impl Drop for SmallDisk {
     fn drop(&mut self) {
-        // Lazily: a failed test may still have files open.
+        // Lazy unmount: a failed test may still have files open.
         drop(Command::new("umount").arg("-l").arg(self.path()).status());
     }
 }

@@ -1,5 +1,5 @@
 //! Parts, completions and aborts that race each other and newer writes, with actors killed at every
-//! await boundary: one outcome, heard by all, and nothing is left.
+//! sync point: all callers receive one outcome, and nothing remains.
 
 use std::time::Duration;
 
@@ -9,12 +9,12 @@ use cenotaph_tests::store::{Store, blobs, payload, quick};
 use tokio::task::JoinHandle;
 
 const BYTES: usize = 5000;
-/// How long a test waits for what must come.
+/// Time limit of a wait.
 const PATIENCE: Duration = Duration::from_secs(20);
 
 #[expect(
     clippy::disallowed_methods,
-    reason = "the test itself is not part of the world under test"
+    reason = "the rule applies to code under test only"
 )]
 fn start_part(upload: &Upload, number: u32) -> JoinHandle<Result<UploadedPart>> {
     let part = upload.part(number, payload(u64::from(number), BYTES));
@@ -23,14 +23,14 @@ fn start_part(upload: &Upload, number: u32) -> JoinHandle<Result<UploadedPart>> 
 
 #[expect(
     clippy::disallowed_methods,
-    reason = "the test itself is not part of the world under test"
+    reason = "the rule applies to code under test only"
 )]
 fn start_completion(upload: &Upload) -> JoinHandle<Result<Written>> {
     let complete = upload.complete();
     tokio::spawn(async move { complete.await })
 }
 
-/// A store with an upload that has one part.
+/// Creates a store with an open upload of one part.
 async fn begun() -> (Store, Upload) {
     let store = Store::new().await;
     let begun = store.engine.multipart("k").await.unwrap();
@@ -39,7 +39,7 @@ async fn begun() -> (Store, Upload) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_part_that_races_the_end_of_its_upload_leaves_nothing() {
+async fn part_that_loses_to_the_end_of_its_upload_leaves_no_blob() {
     for is_abort in [true, false] {
         let (store, begun) = begun().await;
         let mut finished = store.stage.hold(Seam::UploadAfterClose);
@@ -62,7 +62,7 @@ async fn a_part_that_races_the_end_of_its_upload_leaves_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn of_two_completions_at_once_both_hear_one_outcome() {
+async fn concurrent_completions_get_one_outcome() {
     let (store, begun) = begun().await;
     let mut deciding = store.stage.hold(Seam::ShardBeforeDecide);
     let first = start_completion(&begun);
@@ -76,13 +76,13 @@ async fn of_two_completions_at_once_both_hear_one_outcome() {
     assert_eq!(
         store.engine.head("k").await.unwrap().unwrap().version.get(),
         1,
-        "one commit"
+        "a single commit"
     );
     store.assert_settled().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_completion_that_loses_to_a_newer_write_is_superseded_and_keeps_nothing() {
+async fn completion_that_loses_to_a_newer_write_is_superseded() {
     let (store, begun) = begun().await;
     let mut read = store.stage.hold(Seam::CompleteBeforeSwap);
     let losing = start_completion(&begun);
@@ -98,7 +98,7 @@ async fn a_completion_that_loses_to_a_newer_write_is_superseded_and_keeps_nothin
     assert_eq!(
         begun.complete().await.unwrap(),
         written,
-        "it is told the same again"
+        "a repeated completion gives the same answer"
     );
     store.assert_settled().await;
     assert_eq!(blobs(&store.blobs).await.len(), 1);
@@ -106,7 +106,7 @@ async fn a_completion_that_loses_to_a_newer_write_is_superseded_and_keeps_nothin
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_completion_overwrites_what_was_written_before_it_began() {
+async fn completion_overwrites_earlier_writes() {
     let (store, begun) = begun().await;
     store.engine.put("k", payload(9, BYTES)).await.unwrap();
     assert_eq!(begun.complete().await.unwrap().outcome, Outcome::Applied);
@@ -115,7 +115,7 @@ async fn a_completion_overwrites_what_was_written_before_it_began() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_part_killed_before_its_commit_leaves_the_upload_as_it_was() {
+async fn part_killed_before_its_commit_changes_nothing() {
     let seams = [
         Seam::UploadBeforeRecord,
         Seam::UploadAfterRecord,
@@ -144,7 +144,7 @@ async fn a_part_killed_before_its_commit_leaves_the_upload_as_it_was() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_step_whose_shard_is_killed_is_delivered_again_or_has_been_done() {
+async fn step_of_a_killed_shard_takes_effect_once() {
     for seam in [Seam::ShardBeforeDecide, Seam::ShardAfterSubmit] {
         let (store, begun) = begun().await;
         let shard = ActorKind::Shard(store.engine.shard_of("k").unwrap());
@@ -169,7 +169,7 @@ async fn a_step_whose_shard_is_killed_is_delivered_again_or_has_been_done() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_dropped_caller_stops_a_part_that_streams_and_no_completion() {
+async fn dropped_caller_cancels_a_part_but_no_completion() {
     let (store, begun) = begun().await;
     let mut streaming = store.stage.hold(Seam::UploadMidStream);
     let part = start_part(&begun, 2);
@@ -185,23 +185,23 @@ async fn a_dropped_caller_stops_a_part_that_streams_and_no_completion() {
     assert!(completion.await.unwrap_err().is_cancelled());
     deciding.release();
     let env = cenotaph::Env::new(store.stage.clone());
-    let stands = env.deadline(PATIENCE, async {
+    let committed = env.deadline(PATIENCE, async {
         while store.bytes("k").await.is_none() {
             env.sleep(Duration::from_millis(1)).await;
         }
     });
-    assert!(stands.await.is_some(), "it was not stopped");
+    assert!(committed.await.is_some(), "the completion continues");
     assert!(store.bytes("k").await.unwrap() == payload(1, BYTES));
     assert_eq!(
         begun.complete().await.unwrap().version.unwrap().get(),
         1,
-        "who did not hear asks again"
+        "a repeated completion gives the answer"
     );
     store.assert_settled().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn of_completions_at_once_with_different_parts_one_wins_and_the_others_are_told() {
+async fn one_of_different_concurrent_completions_wins() {
     let (store, begun) = begun().await;
     let second = begun.part(2, payload(2, BYTES)).await.unwrap();
     let mut deciding = store.stage.hold(Seam::ShardBeforeDecide);
@@ -210,11 +210,12 @@ async fn of_completions_at_once_with_different_parts_one_wins_and_the_others_are
     let other = begun.complete().part(2, second.etag);
     #[expect(
         clippy::disallowed_methods,
-        reason = "the test itself is not part of the world under test"
+        reason = "the rule applies to code under test only"
     )]
     let other = tokio::spawn(async move { other.await });
     deciding.release();
-    let (first, other) = (first.await.unwrap(), other.await.unwrap());
+    let first = first.await.unwrap();
+    let other = other.await.unwrap();
     let (won, lost) = if first.is_ok() {
         (first, other)
     } else {
@@ -226,7 +227,7 @@ async fn of_completions_at_once_with_different_parts_one_wins_and_the_others_are
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_upload_whose_time_passes_under_a_part_or_a_completion_ends_and_leaves_nothing() {
+async fn upload_that_expires_during_a_step_leaves_nothing() {
     for completes in [false, true] {
         let (store, begun) = begun().await;
         store.stage.stop_clock();
@@ -245,7 +246,7 @@ async fn an_upload_whose_time_passes_under_a_part_or_a_completion_ends_and_leave
         let reason = match (part, completion) {
             (Some(part), _) => part.await.unwrap().unwrap_err().reason(),
             (None, Some(completion)) => completion.await.unwrap().unwrap_err().reason(),
-            (None, None) => unreachable!("one of them was started"),
+            (None, None) => unreachable!("a part or a completion was started"),
         };
         assert_eq!(reason, Some(Reason::NoSuchUpload), "completes={completes}");
         assert_eq!(store.bytes("k").await, None);
@@ -255,7 +256,7 @@ async fn an_upload_whose_time_passes_under_a_part_or_a_completion_ends_and_leave
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn uploads_that_end_at_once_take_turns() {
+async fn concurrently_ending_uploads_take_turns() {
     let mut config = quick();
     config.limits.multipart.parts_ending_at_once = 2;
     let store = Store::with(config).await;
@@ -278,7 +279,7 @@ async fn uploads_that_end_at_once_take_turns() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_a_crash_interrupts_is_settled_at_the_next_open_and_the_upload_goes_on() {
+async fn upload_continues_after_a_crash() {
     let (store, begun) = begun().await;
     let mut finished = store.stage.hold(Seam::UploadAfterClose);
     let _part = start_part(&begun, 2);
@@ -291,7 +292,7 @@ async fn what_a_crash_interrupts_is_settled_at_the_next_open_and_the_upload_goes
     assert_eq!(
         resumed.parts().await.unwrap().parts.len(),
         1,
-        "what was acknowledged is there, and nothing else"
+        "exactly the acknowledged part remains"
     );
     resumed.part(2, "again").await.unwrap();
     resumed.complete().await.unwrap();

@@ -14,7 +14,7 @@ const PARTS: u32 = 10_000;
 const PART: usize = 32;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn ten_thousand_parts_are_completed_in_one_commit_and_read_as_one_object() {
+async fn ten_thousand_parts_complete_in_one_commit() {
     let directory = tempfile::tempdir().unwrap();
     let env = Env::real().unwrap();
     let fjall = FjallIndex::open(
@@ -52,8 +52,8 @@ async fn ten_thousand_parts_are_completed_in_one_commit_and_read_as_one_object()
         .collect();
     listed.sort_unstable();
     let written = upload.complete().parts(listed.clone()).await.unwrap();
-    assert_eq!(index.stats().batches - before, 1, "one commit");
-    assert_eq!(counts.put(Table::Orphans), 0, "nothing is given up");
+    assert_eq!(index.stats().batches - before, 1, "a single commit");
+    assert_eq!(counts.put(Table::Orphans), 0, "no orphan is added");
     assert_eq!(upload.complete().parts(listed).await.unwrap(), written);
 
     let some = engine

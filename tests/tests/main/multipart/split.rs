@@ -1,5 +1,5 @@
-//! Large puts that are cut into several blobs: the same object, and as little left of one that
-//! fails.
+//! Large puts that are split into several blobs: they read as one object, and a failed put leaves
+//! little behind.
 
 use bytes::Bytes;
 use cenotaph::{ActorKind, Body, Checksum, ErrorKind, Outcome, SplitLimits};
@@ -31,7 +31,7 @@ fn streamed(whole: &Bytes, chunk: usize) -> Body {
     Body::stream(stream::iter(chunks))
 }
 
-/// How long the blobs of an object are.
+/// Returns the lengths of the blobs of an object.
 async fn extents(store: &Store, key: &str) -> Vec<u64> {
     let id = cenotaph::ObjectId::try_from(key).unwrap();
     let row = Row::decode(
@@ -44,7 +44,7 @@ async fn extents(store: &Store, key: &str) -> Vec<u64> {
     )
     .unwrap();
     let RowBody::Tombstone(manifest) = row.body else {
-        panic!("it is large")
+        panic!("the object is not in the blob tier")
     };
     manifest
         .extents()
@@ -54,7 +54,7 @@ async fn extents(store: &Store, key: &str) -> Vec<u64> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_payload_over_the_limit_becomes_several_blobs_and_reads_as_one() {
+async fn payload_over_the_split_limit_reads_as_one_object() {
     let store = store().await;
     let part = PART as u64;
     for (bytes, known, unknown) in [
@@ -91,7 +91,7 @@ async fn a_payload_over_the_limit_becomes_several_blobs_and_reads_as_one() {
                 assert_eq!(
                     head.metadata.checksum,
                     Some(Checksum::of(&whole)),
-                    "of the whole, although it is in parts"
+                    "the checksum covers the whole object"
                 );
             }
         }
@@ -100,7 +100,7 @@ async fn a_payload_over_the_limit_becomes_several_blobs_and_reads_as_one() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_long_stream_of_unknown_length_names_more_revisions_as_it_goes() {
+async fn long_stream_records_more_revisions_as_it_grows() {
     let store = store().await;
     let whole = payload(1, OVER + 60 * PART);
     store
@@ -110,15 +110,16 @@ async fn a_long_stream_of_unknown_length_names_more_revisions_as_it_goes() {
         .unwrap();
     assert_eq!(extents(&store, "k").await.len(), 61);
     assert!(store.bytes("k").await.unwrap() == whole);
-    // 1, then 8 more, 9, 18 and 36: each recorded before it is written to (I1).
+    // 1, then 8, 9, 18 and 36 more revisions: each is recorded before its blob is written (I1).
     assert_eq!(store.counts.put(Table::Changes), 5);
     store.assert_settled().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_fails_or_is_killed_between_two_blobs_leaves_the_old_object_and_nothing_else() {
+async fn failure_between_two_blobs_keeps_the_old_object() {
     let store = store().await;
-    let (old, new) = (payload(1, OVER + 5 * PART), payload(2, OVER + 5 * PART));
+    let old = payload(1, OVER + 5 * PART);
+    let new = payload(2, OVER + 5 * PART);
     store.engine.put("k", old.clone()).await.unwrap();
     let promised = new.len() as u64;
     let cut_short = streamed(&new.slice(..OVER + PART), 1000).promise(promised);
@@ -148,7 +149,7 @@ async fn what_fails_or_is_killed_between_two_blobs_leaves_the_old_object_and_not
         let put = store.engine.put("k", new.clone());
         #[expect(
             clippy::disallowed_methods,
-            reason = "the test itself is not part of the world under test"
+            reason = "the rule applies to code under test only"
         )]
         let put = tokio::spawn(async move { put.await });
         held.arrived().await;
@@ -171,7 +172,7 @@ async fn what_fails_or_is_killed_between_two_blobs_leaves_the_old_object_and_not
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_blob_that_was_begun_is_closed_or_given_up_whatever_fails_beside_it() {
+async fn every_begun_blob_is_closed_or_aborted() {
     for at_once in [1, 2, 3] {
         let mut config = quick();
         config.limits.split = SplitLimits {
@@ -191,14 +192,14 @@ async fn a_blob_that_was_begun_is_closed_or_given_up_whatever_fails_beside_it() 
         assert_eq!(
             begun,
             closed + given_up,
-            "at_once={at_once}: each of these blobs takes one write"
+            "at_once={at_once}: each of these blobs takes a single write"
         );
         store.assert_settled().await;
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_stream_that_promises_much_and_breaks_off_leaves_few_orphans() {
+async fn broken_promise_leaves_few_orphans() {
     let store = store().await;
     let promised = 10_000 * PART as u64;
     let body = streamed(&payload(1, OVER), 1000).promise(promised);
@@ -207,7 +208,7 @@ async fn a_stream_that_promises_much_and_breaks_off_leaves_few_orphans() {
         ErrorKind::Source
     );
     store.assert_settled().await;
-    // 1, then 8: an orphan each, put again when it is deleted for the first time.
+    // 1, then 8 revisions. Each becomes an orphan and is written again after its first deletion.
     assert!(
         store.counts.put(Table::Orphans) <= 2 * 9,
         "{}",
@@ -218,17 +219,17 @@ async fn a_stream_that_promises_much_and_breaks_off_leaves_few_orphans() {
     assert_eq!(
         store.engine.put("k", body).await.unwrap_err().kind(),
         ErrorKind::Invalid,
-        "it can't be kept"
+        "a promise over the limit"
     );
     assert_eq!(
         store.counts.put(Table::Changes),
         changes,
-        "nothing was begun"
+        "no upload was begun"
     );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn cut_puts_that_share_little_memory_do_not_wait_for_each_other() {
+async fn split_puts_with_little_memory_do_not_deadlock() {
     let mut config = quick();
     config.limits.split = SplitLimits {
         over_bytes: OVER as u64,

@@ -1,10 +1,19 @@
-//! Scrubs beside everything else: writes and uploads under way, actors that die, callers that
-//! leave.
+//! Scrubs during other work: writes and uploads, killed actors, dropped callers.
 
-use super::*;
+use std::time::Duration;
+
+use cenotaph::Config;
+use cenotaph_storage::Seam;
+use cenotaph_storage::index::Table;
+use cenotaph_storage::rows::expiry_key;
+use cenotaph_tests::store::{Store, payload, quick};
+
+use super::{
+    EMBEDDED, LARGE, Mode, SEPARATE, assert_clean, id, plant, row, scrub, spawn_put, store,
+};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_is_under_way_is_no_damage() {
+async fn running_work_is_no_damage() {
     let store = store().await;
     let mut finished = store.stage.hold(Seam::UploadAfterClose);
     let upload = spawn_put(&store, "uploading");
@@ -20,7 +29,7 @@ async fn what_is_under_way_is_no_damage() {
     let mut sweeping = store.stage.hold(Seam::SweeperBeforeDelete);
     store.engine.put("large", payload(3, 10)).await.unwrap();
     sweeping.arrived().await;
-    let report = scrub(&store, May::Drop).await;
+    let report = scrub(&store, Mode::Drop).await;
     assert!(
         report.is_clean(),
         "an upload, an expired object and an orphan: {report:?}"
@@ -32,18 +41,19 @@ async fn what_is_under_way_is_no_damage() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn beside_writes_renames_uploads_and_deletes_there_is_no_false_alarm() {
+async fn concurrent_writes_cause_no_false_finding() {
     let store = store().await;
     let mut writers = Vec::new();
     for writer in 0..4u64 {
         let engine = store.engine.clone();
         #[expect(
             clippy::disallowed_methods,
-            reason = "the test itself is not part of the world under test"
+            reason = "the rule applies to code under test only"
         )]
         writers.push(tokio::spawn(async move {
             for round in 0..u64::MAX {
-                let (a, z) = (format!("a{writer}"), format!("z{writer}"));
+                let a = format!("a{writer}");
+                let z = format!("z{writer}");
                 let bytes = [EMBEDDED, SEPARATE, 50_000][round as usize % 3];
                 let put = engine.put(a.as_str(), payload(round, bytes));
                 put.time_to_live(Duration::from_secs(3600)).await.unwrap();
@@ -65,7 +75,7 @@ async fn beside_writes_renames_uploads_and_deletes_there_is_no_false_alarm() {
         }));
     }
     for round in 0..25 {
-        let report = scrub(&store, May::Drop).await;
+        let report = scrub(&store, Mode::Drop).await;
         assert!(report.is_clean(), "round {round}: {report:?}");
     }
     writers.iter().for_each(tokio::task::JoinHandle::abort);
@@ -76,7 +86,7 @@ async fn beside_writes_renames_uploads_and_deletes_there_is_no_false_alarm() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_shard_that_is_killed_while_it_repairs_repairs_after_all() {
+async fn shard_killed_during_a_repair_repairs_later() {
     for seam in [Seam::ShardBeforeDecide, Seam::ShardAfterSubmit] {
         for key in ["mortal", "large"] {
             let store = store().await;
@@ -96,7 +106,7 @@ async fn a_shard_that_is_killed_while_it_repairs_repairs_after_all() {
             let engine = store.engine.clone();
             #[expect(
                 clippy::disallowed_methods,
-                reason = "the test itself is not part of the world under test"
+                reason = "the rule applies to code under test only"
             )]
             let scrubbing = tokio::spawn(async move {
                 engine
@@ -122,7 +132,7 @@ async fn a_shard_that_is_killed_while_it_repairs_repairs_after_all() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_scrub_that_is_dropped_half_way_does_no_harm() {
+async fn dropped_scrub_does_no_harm() {
     let store = store().await;
     plant(&store, |batch| {
         batch.put(Table::Rows, id("large").encoded().clone(), "\x02")
@@ -131,19 +141,19 @@ async fn a_scrub_that_is_dropped_half_way_does_no_harm() {
     let mut repairing = store.stage.hold(Seam::ShardBeforeDecide);
     let scrubbing = store.engine.scrub().grace(Duration::ZERO).drop_damaged();
     tokio::select! {
-        _ = scrubbing => panic!("its shard is held"),
+        _ = scrubbing => panic!("the shard is held"),
         () = repairing.arrived() => {}
     }
     drop(repairing);
-    // The shard still repairs. A scrub that read the row before that is durable would take the blob
-    // for a named one.
+    // The shard still repairs. Wait for its batch: a scrub that read the old row would find the
+    // blob of a row that is removed meanwhile.
     drop(store.engine.amend("large").custom("a", "b").await);
     store.index.barrier().await.unwrap();
-    scrub(&store, May::Drop).await;
+    scrub(&store, Mode::Drop).await;
     assert_clean(&store).await;
 }
 
-/// Sizes of payloads that make the index flush and compact often.
+/// Payload sizes, in bytes, that let the index flush and compact often.
 const OVERWRITTEN: [usize; 3] = [5_000, 300_000, 1 << 20];
 
 fn sized(turn: u64) -> Vec<u8> {
@@ -155,11 +165,14 @@ async fn overwrite(engine: &cenotaph::Engine, turn: u64) {
     let key = format!("k{}", turn % 4);
     if !turn.is_multiple_of(5) {
         let written = engine.put(key, sized(turn)).await.unwrap();
-        assert!(!written.created, "nobody has deleted it");
+        assert!(!written.created, "the object is never deleted");
         return;
     }
     let updated = engine.update(key, |current| async move {
-        let current = current.expect("nobody has deleted it").bytes().await?;
+        let current = current
+            .expect("the object is never deleted")
+            .bytes()
+            .await?;
         assert!(
             current.iter().all(|byte| *byte == current[0]),
             "two versions in one"
@@ -167,13 +180,13 @@ async fn overwrite(engine: &cenotaph::Engine, turn: u64) {
         Ok::<_, cenotaph::Error>(cenotaph::Update::put(sized(turn)))
     });
     match updated.await {
-        // The other writer was faster each time.
+        // The other writer was faster in every attempt.
         Err(error) if matches!(error.kind(), cenotaph::ErrorKind::Conflict { .. }) => {}
         updated => drop(updated.unwrap()),
     }
 }
 
-/// Copies, puts and deletes objects beside those that stay.
+/// Copies, puts and deletes other objects.
 async fn come_and_go(engine: &cenotaph::Engine, turn: u64) {
     let key = format!("fleeting{}", turn / 3 % 4);
     match turn / 3 % 3 {
@@ -189,10 +202,10 @@ async fn come_and_go(engine: &cenotaph::Engine, turn: u64) {
     }
 }
 
-/// Objects that are overwritten, updated, copied and deleted while the index flushes and compacts
-/// under the scrub.
+/// Overwrites, updates, copies and deletes objects while the index flushes and compacts during the
+/// scrub.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn beside_overwrites_a_scrub_gives_up_no_live_object() {
+async fn scrub_during_overwrites_drops_no_live_object() {
     let seconds = std::env::var("CENOTAPH_SCRUB_SECONDS")
         .ok()
         .and_then(|text| text.parse().ok())
@@ -214,7 +227,7 @@ async fn beside_overwrites_a_scrub_gives_up_no_live_object() {
         let engine = store.engine.clone();
         #[expect(
             clippy::disallowed_methods,
-            reason = "the test itself is not part of the world under test"
+            reason = "the rule applies to code under test only"
         )]
         writers.push(tokio::spawn(async move {
             for turn in (writer..).step_by(2) {
@@ -226,9 +239,10 @@ async fn beside_overwrites_a_scrub_gives_up_no_live_object() {
         }));
     }
     let env = cenotaph::Env::real().unwrap();
-    let (begun, mut scrubs) = (env.monotonic(), 0);
+    let begun = env.monotonic();
+    let mut scrubs = 0;
     while scrubs < 3 || (env.monotonic() - begun).as_secs() < seconds {
-        let report = scrub(&store, May::Drop).await;
+        let report = scrub(&store, Mode::Drop).await;
         assert!(report.is_clean(), "scrub {scrubs}: {report:?}");
         scrubs += 1;
     }

@@ -1,27 +1,29 @@
-//! Scrubs beside uploads that go on: each step of one, held wherever it can be held, is no damage,
-//! and no repair harms it.
+//! Scrubs during uploads: an upload held at any of its steps is no damage, and no repair harms it.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
-use cenotaph::{Error, ErrorKind, Upload};
-use cenotaph_tests::faulty::Hold;
+use cenotaph::{Error, ErrorKind, ScrubReport, Upload};
+use cenotaph_storage::Seam;
+use cenotaph_tests::faulty::{Hold, Op};
 use cenotaph_tests::stage::Held;
+use cenotaph_tests::store::{Store, blobs, payload};
 use tokio::task::JoinHandle;
 
-use super::*;
+use super::{LARGE, Mode, assert_clean, file, flip, scrub};
 
 const PART: usize = 60_000;
 
 #[expect(
     clippy::disallowed_methods,
-    reason = "the test itself is not part of the world under test"
+    reason = "the rule applies to code under test only"
 )]
-fn beside<T: Send + 'static>(work: impl Future<Output = T> + Send + 'static) -> JoinHandle<T> {
+fn spawn<T: Send + 'static>(work: impl Future<Output = T> + Send + 'static) -> JoinHandle<T> {
     tokio::spawn(work)
 }
 
-/// An upload with two parts.
+/// Begins an upload and uploads two parts.
 async fn begun(store: &Store, key: &str) -> Upload {
     let upload = store.engine.multipart(key).await.unwrap();
     upload.part(1, payload(1, PART)).await.unwrap();
@@ -29,9 +31,9 @@ async fn begun(store: &Store, key: &str) -> Upload {
     upload
 }
 
-/// Every scrub that may do everything finds nothing to do.
+/// Asserts that a scrub with all permissions finds nothing.
 async fn assert_harmless(store: &Store) {
-    let report = scrub(store, May::Drop).await;
+    let report = scrub(store, Mode::Drop).await;
     assert!(report.is_clean(), "{report:?}");
 }
 
@@ -39,12 +41,12 @@ async fn assert_whole(store: &Store, key: &str, seeds: &[u64]) {
     let whole: Vec<u8> = seeds.iter().flat_map(|&seed| payload(seed, PART)).collect();
     assert!(
         store.bytes(key).await.unwrap() == whole,
-        "{key} has other bytes"
+        "{key} has the wrong content"
     );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_part_at_each_of_its_steps_is_no_damage() {
+async fn uploading_part_is_no_damage_at_any_step() {
     let seams = [
         Seam::UploadBeforeRecord,
         Seam::UploadAfterRecord,
@@ -57,12 +59,12 @@ async fn a_part_at_each_of_its_steps_is_no_damage() {
     for seam in seams {
         let store = Store::new().await;
         let upload = begun(&store, "film").await;
-        // One that is new, and one that replaces another.
+        // A new part, and a part that replaces another.
         for number in [3, 2] {
             let mut held = store.stage.hold(seam);
             let part = upload.clone();
             let uploading =
-                beside(async move { part.part(number, payload(7, PART)).await.map(drop) });
+                spawn(async move { part.part(number, payload(7, PART)).await.map(drop) });
             held.arrived().await;
             assert_harmless(&store).await;
             held.release();
@@ -79,7 +81,7 @@ async fn a_part_at_each_of_its_steps_is_no_damage() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_completion_or_abort_at_each_of_its_steps_is_no_damage() {
+async fn completion_or_abort_is_no_damage_at_any_step() {
     for seam in [
         Seam::CompleteBeforeSwap,
         Seam::ShardBeforeDecide,
@@ -89,7 +91,7 @@ async fn a_completion_or_abort_at_each_of_its_steps_is_no_damage() {
         let upload = begun(&store, "film").await;
         let mut held = store.stage.hold(seam);
         let completing = upload.clone();
-        let completing = beside(async move { completing.complete().await });
+        let completing = spawn(async move { completing.complete().await });
         held.arrived().await;
         assert_harmless(&store).await;
         held.release();
@@ -105,7 +107,7 @@ async fn a_completion_or_abort_at_each_of_its_steps_is_no_damage() {
         let store = Store::new().await;
         let upload = begun(&store, "film").await;
         let mut held = store.stage.hold(seam);
-        let aborting = beside(async move { upload.abort().await });
+        let aborting = spawn(async move { upload.abort().await });
         held.arrived().await;
         assert_harmless(&store).await;
         held.release();
@@ -114,19 +116,19 @@ async fn a_completion_or_abort_at_each_of_its_steps_is_no_damage() {
     }
 }
 
-/// A scrub that is reading the blob of the only part of an upload, and what lets it read on.
+/// Starts a scrub and holds it while it reads the blob of the only part of an upload.
 async fn reading(store: &Store) -> (JoinHandle<ScrubReport>, Hold) {
     let reading = store.faults.hold(Op::Read);
     let engine = store.engine.clone();
     let scrub = engine.scrub().grace(Duration::ZERO).drop_damaged();
-    let scrubbing = beside(async move { scrub.await.unwrap() });
+    let scrubbing = spawn(async move { scrub.await.unwrap() });
     while store.faults.held(Op::Read) < 1 {
         tokio::task::yield_now().await;
     }
     (scrubbing, reading)
 }
 
-/// What may become of a part while a scrub reads its blob.
+/// Change of a part while a scrub reads its blob.
 #[derive(Clone, Copy, Debug)]
 enum Meanwhile {
     Replaced,
@@ -135,7 +137,7 @@ enum Meanwhile {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_part_that_goes_while_a_scrub_reads_it_stays_until_it_is_read_and_is_no_damage() {
+async fn part_ended_during_its_scrub_stays_until_it_is_read() {
     for meanwhile in [
         Meanwhile::Replaced,
         Meanwhile::Completed,
@@ -160,7 +162,7 @@ async fn a_part_that_goes_while_a_scrub_reads_it_stays_until_it_is_read_and_is_n
             assert_eq!(
                 store.engine.settle().await.unwrap(),
                 pinned,
-                "its blob is being read (I8)"
+                "the scrub reads the blob (I8)"
             );
             assert!(blobs(&store.blobs).await.contains(&blob));
             drop(held);
@@ -172,7 +174,7 @@ async fn a_part_that_goes_while_a_scrub_reads_it_stays_until_it_is_read_and_is_n
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_repair_that_comes_too_late_for_its_part_leaves_the_new_one_alone() {
+async fn late_repair_spares_the_replacing_part() {
     let store = Store::new().await;
     let upload = begun(&store, "film").await;
     std::fs::remove_file(file(
@@ -183,9 +185,9 @@ async fn a_repair_that_comes_too_late_for_its_part_leaves_the_new_one_alone() {
     store.engine.put("kept", payload(9, LARGE)).await.unwrap();
     let mut filing = store.stage.hold(Seam::ShardBeforeDecide);
     let part = upload.clone();
-    let again = beside(async move { part.part(1, payload(1, PART)).await.map(drop) });
+    let again = spawn(async move { part.part(1, payload(1, PART)).await.map(drop) });
     filing.arrived().await;
-    // The shard has the new part before it, and decides about any repair after that.
+    // The shard decides about the new part first, and about any repair after that.
     let (sender, found) = tokio::sync::oneshot::channel();
     let sender = std::sync::Mutex::new(Some(sender));
     let scrub = store
@@ -200,14 +202,14 @@ async fn a_repair_that_comes_too_late_for_its_part_leaves_the_new_one_alone() {
                 sender.send(()).unwrap();
             }
         });
-    let scrubbing = beside(async move { scrub.await.unwrap() });
+    let scrubbing = spawn(async move { scrub.await.unwrap() });
     found.await.unwrap();
     filing.release();
     again.await.unwrap().unwrap();
     let report = scrubbing.await.unwrap();
     assert!(
         report.is_clean(),
-        "what its shard does not confirm is not reported: {report:?}"
+        "a finding that the shard does not confirm is not reported: {report:?}"
     );
     upload.complete().await.unwrap();
     assert_whole(&store, "film", &[1, 2]).await;
@@ -215,7 +217,7 @@ async fn a_repair_that_comes_too_late_for_its_part_leaves_the_new_one_alone() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_shard_that_is_killed_while_it_gives_a_part_up_gives_it_up_after_all() {
+async fn shard_killed_while_dropping_a_part_drops_it_later() {
     for seam in [Seam::ShardBeforeDecide, Seam::ShardAfterSubmit] {
         let store = Store::new().await;
         let upload = begun(&store, "film").await;
@@ -226,7 +228,7 @@ async fn a_shard_that_is_killed_while_it_gives_a_part_up_gives_it_up_after_all()
         .unwrap();
         let mut repairing: Held = store.stage.hold(seam);
         let scrub = store.engine.scrub().grace(Duration::ZERO).drop_damaged();
-        let scrubbing = beside(async move { scrub.await.unwrap() });
+        let scrubbing = spawn(async move { scrub.await.unwrap() });
         repairing.arrived().await;
         assert!(store.engine.kill(cenotaph::ActorKind::Shard(
             store.engine.shard_of("film").unwrap()
@@ -239,8 +241,8 @@ async fn a_shard_that_is_killed_while_it_gives_a_part_up_gives_it_up_after_all()
     }
 }
 
-/// One round of uploads: begun, uploaded, some parts twice, then completed, aborted, or left for a
-/// while.
+/// Runs one upload: some parts are uploaded twice; then the upload is aborted, completed, or
+/// completed with a subset of its parts.
 async fn round(engine: &cenotaph::Engine, key: &str, round: u64) -> Result<(), Error> {
     let upload = engine.multipart(key).await?;
     for number in [2, 1, 2] {
@@ -255,8 +257,14 @@ async fn round(engine: &cenotaph::Engine, key: &str, round: u64) -> Result<(), E
             let whole: Vec<u8> = (1..=2)
                 .flat_map(|number| payload(round + number, PART))
                 .collect();
-            let object = engine.get(key).await?.expect("nobody else writes it");
-            assert!(object.bytes().await? == whole, "{key} has other bytes");
+            let object = engine
+                .get(key)
+                .await?
+                .expect("no other task writes the key");
+            assert!(
+                object.bytes().await? == whole,
+                "{key} has the wrong content"
+            );
             Ok(())
         }
         _ => {
@@ -270,14 +278,15 @@ async fn round(engine: &cenotaph::Engine, key: &str, round: u64) -> Result<(), E
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn beside_running_uploads_there_is_no_false_alarm_and_no_harm() {
+async fn concurrent_uploads_cause_no_false_finding() {
     let store = Store::new().await;
     store.engine.put("kept", payload(9, LARGE)).await.unwrap();
     let stops = Arc::new(AtomicBool::new(false));
     let uploaders: Vec<_> = (0..4)
         .map(|uploader| {
-            let (engine, stops) = (store.engine.clone(), Arc::clone(&stops));
-            beside(async move {
+            let engine = store.engine.clone();
+            let stops = Arc::clone(&stops);
+            spawn(async move {
                 let mut rounds = 0;
                 while !stops.load(Ordering::Relaxed) {
                     match round(&engine, &format!("film{uploader}"), rounds).await {
@@ -291,12 +300,12 @@ async fn beside_running_uploads_there_is_no_false_alarm_and_no_harm() {
         })
         .collect();
     for round in 0..25 {
-        let report = scrub(&store, May::Drop).await;
+        let report = scrub(&store, Mode::Drop).await;
         assert!(report.is_clean(), "round {round}: {report:?}");
     }
     stops.store(true, Ordering::Relaxed);
     for uploader in uploaders {
-        assert!(uploader.await.unwrap() > 3, "it got somewhere");
+        assert!(uploader.await.unwrap() > 3, "too few rounds");
     }
     assert_clean(&store).await;
 }

@@ -1,10 +1,9 @@
-//! Azurite, which speaks Azure's blob service.
+//! Azurite, which speaks the protocol of Azure's blob service.
 //!
-//! Containers are made with a query that is signed once and for all (a shared access signature of
-//! the account: <https://learn.microsoft.com/rest/api/storageservices/create-account-sas>), so that
-//! no clock and no header takes part in it. An upload that is left open is a blob of blocks that
-//! were never committed: invisible, but for listings that ask for it, and here gone with a delete
-//! of the blob.
+//! Containers are created with a presigned query (a shared access signature of the account:
+//! <https://learn.microsoft.com/rest/api/storageservices/create-account-sas>). The signature covers
+//! neither the current time nor any header. An open upload is a blob of uncommitted blocks: only
+//! listings that ask for them show it, and on Azurite a delete of the blob removes them.
 
 use std::collections::BTreeSet;
 use std::io;
@@ -19,15 +18,15 @@ use reqsign_core::hash::{base64_decode, base64_hmac_sha256};
 use super::suite::Server;
 
 const ACCOUNT: &str = "cenotaph";
-/// In Base64, as Azure has them.
+/// Account key, in Base64 as Azure's keys are.
 const KEY: &str = "Y2Vub3RhcGg=";
 
 /// Azurite.
 pub(super) struct Azurite(Running);
 
 impl Azurite {
-    /// Whether it is here.
-    pub(super) fn is_here() -> io::Result<PathBuf> {
+    /// Finds the program of Azurite.
+    pub(super) fn find() -> io::Result<PathBuf> {
         find("azurite-blob")
     }
 
@@ -44,7 +43,7 @@ impl Azurite {
         Self(azurite.await)
     }
 
-    /// Begins an upload in blocks, and leaves it so.
+    /// Begins an upload in blocks and leaves it open.
     pub(super) async fn leave_upload_open(&self, container: &str, blob: &str) {
         ask(
             self.0.port(),
@@ -54,7 +53,7 @@ impl Azurite {
         .await;
     }
 
-    /// The names in a listing of a container, as they are written there.
+    /// Returns the names in a listing of a container, still escaped.
     async fn names(&self, container: &str, include: &str) -> BTreeSet<String> {
         let resource = format!("/{container}?restype=container&comp=list{include}");
         let answer = ask(self.0.port(), "GET", Self::signed(&resource))
@@ -62,17 +61,20 @@ impl Azurite {
             .body;
         assert!(
             answer.contains("<NextMarker/>"),
-            "one page holds them all: {answer}"
+            "the listing has a single page: {answer}"
         );
         between(&answer, "<Name>", "</Name>")
             .map(str::to_owned)
             .collect()
     }
 
-    /// A target with a signature that allows everything. The query must have begun.
+    /// Returns a target with a signature that permits everything. The query must not be empty.
     fn signed(resource: &str) -> String {
-        let (version, service, kinds, permissions, end) =
-            ("2018-11-09", "b", "sco", "rwdlac", "2100-01-01");
+        let version = "2018-11-09";
+        let service = "b";
+        let kinds = "sco";
+        let permissions = "rwdlac";
+        let end = "2100-01-01";
         let text = [
             ACCOUNT,
             permissions,
@@ -91,7 +93,8 @@ impl Azurite {
             text.as_bytes(),
         ));
         format!(
-            "/{ACCOUNT}{resource}&sv={version}&ss={service}&srt={kinds}&sp={permissions}&se={end}&sig={signature}"
+            "/{ACCOUNT}{resource}&sv={version}&ss={service}&srt={kinds}&sp={permissions}\
+             &se={end}&sig={signature}"
         )
     }
 }

@@ -1,9 +1,9 @@
-//! The cases: what an engine is asked on every server, and what it must answer.
+//! The cases that run on every server.
 //!
-//! A case is `async fn case(engine: &Engine)` in one of the rooms below, and a line in [`ALL`]. It
-//! is given an empty engine with short delays, whose blobs are sent in parts of 5 MiB, and whose
-//! longest puts are several blobs. What it leaves behind is looked at by `suite.rs`, and is best
-//! not nothing. It keeps to the default namespace, or tidies up in the others.
+//! A case is `async fn case(engine: &Engine)` in a module below and a line in [`ALL`]. It receives
+//! an empty engine with short delays, whose blobs are sent in parts of 5 MiB, and whose longest
+//! puts are split into several blobs. `suite.rs` checks the objects that the case leaves behind, so
+//! it should leave some. A case uses the default namespace or deletes its objects in others.
 
 use bytes::Bytes;
 use cenotaph::{Body, Engine, Env, ScrubDepth, Written};
@@ -22,11 +22,11 @@ mod reads;
 mod split;
 mod writes;
 
-/// Something that is asked of an engine.
+/// A case.
 pub(super) struct Case {
-    /// Its claim.
+    /// Name, which states the claim.
     pub(super) name: &'static str,
-    /// Asks, and asserts.
+    /// Function that runs the case.
     pub(super) run: fn(&Engine) -> BoxFuture<'_, ()>,
 }
 
@@ -36,45 +36,46 @@ macro_rules! cases {
     };
 }
 
-/// All of them, the simple ones first.
+/// All cases, simple ones first.
 pub(super) const ALL: &[Case] = cases![
-    writes::a_small_object_stays_in_the_index,
-    writes::a_large_object_comes_back_whole,
+    writes::small_object_stays_in_the_index,
+    writes::large_object_round_trips,
     writes::any_size_replaces_any_other,
-    writes::a_precondition_that_does_not_hold_changes_nothing,
-    writes::of_many_that_create_an_object_one_does,
-    writes::of_many_that_replace_an_object_the_last_one_stands,
-    writes::a_stream_that_fails_stores_nothing,
-    writes::a_caller_that_leaves_stores_nothing,
-    reads::ranges_reach_across_blocks_and_parts,
-    reads::a_reader_sees_to_its_end_what_it_began_with,
-    moves::a_copy_is_an_object_of_its_own,
-    moves::a_renamed_object_is_the_same,
-    names::awkward_names_are_all_different_blobs,
-    names::namespaces_keep_their_objects_apart,
-    ends::a_deleted_object_is_gone_and_its_versions_go_on,
-    ends::a_prefix_is_deleted_and_nothing_beside_it,
-    ends::what_has_expired_is_removed,
-    multipart::parts_of_any_order_are_the_object_in_the_order_of_their_numbers,
-    multipart::an_upload_that_is_aborted_leaves_nothing,
-    multipart::an_upload_goes_on_by_its_id,
-    multipart::a_part_may_be_made_of_a_range_of_an_object,
-    multipart::a_part_that_is_not_what_was_declared_is_not_kept,
-    multipart::what_was_completed_is_copied_renamed_and_deleted_as_any_object,
-    split::a_long_put_is_several_blobs_and_reads_as_one,
-    split::a_long_put_that_fails_leaves_nothing,
-    split::a_caller_that_leaves_a_long_put_stores_nothing,
+    writes::failed_precondition_changes_nothing,
+    writes::one_of_many_creators_wins,
+    writes::highest_version_of_many_replacements_wins,
+    writes::failed_stream_stores_nothing,
+    writes::dropped_caller_stores_nothing,
+    reads::ranges_cross_blocks_and_parts,
+    reads::reader_sees_one_version,
+    moves::copy_is_independent_of_its_source,
+    moves::renamed_object_keeps_its_content,
+    names::awkward_names_are_distinct_blobs,
+    names::namespaces_separate_objects,
+    ends::versions_continue_after_a_delete,
+    ends::prefix_deletion_spares_neighbours,
+    ends::expired_objects_are_removed,
+    multipart::parts_become_the_object_in_number_order,
+    multipart::aborted_upload_leaves_nothing,
+    multipart::upload_resumes_by_its_id,
+    multipart::part_copies_a_range_of_an_object,
+    multipart::part_that_differs_from_its_declaration_is_dropped,
+    multipart::completed_upload_behaves_like_any_object,
+    split::long_put_is_split_and_reads_as_one_object,
+    split::failed_long_put_leaves_nothing,
+    split::dropped_long_put_stores_nothing,
 ];
 
-/// More than two parts, and neither whole parts nor whole blocks. A whole block follows the second
-/// part: OpenDAL begins an upload in parts when it sees that there is more than one, and so it has
-/// when a stream of these bytes fails. It is also the longest payload that is one blob.
+/// Payload of more than two parts that ends neither with a part nor with a block. It has a whole
+/// block after the second part: OpenDAL begins a multipart upload once it has more than one part,
+/// so an upload is open when a stream of these bytes fails. It is also the largest payload that is
+/// stored as a single blob.
 pub(super) const LARGE: usize = 2 * PART_BYTES + BLOCK_BYTES + BLOCK_BYTES / 2 + 1;
-/// Bytes of each blob of a longer one: it is sent in parts, too.
+/// Size of each blob of a longer payload, which is sent in parts, too.
 pub(super) const SPLIT_BYTES: usize = PART_BYTES + BLOCK_BYTES / 2;
-/// Enough for the blob tier, in one request.
+/// Payload for the blob tier that is sent in a single request.
 const MEDIUM: usize = 20 * INLINE;
-/// Little enough for the index.
+/// Payload that stays in the index.
 const SMALL: usize = 10;
 
 async fn put(engine: &Engine, key: &str, seed: u64, bytes: usize) -> Written {
@@ -88,19 +89,19 @@ async fn bytes(engine: &Engine, key: &str) -> Option<Bytes> {
     }
 }
 
-/// Asserts that an object has this payload. What it has instead may be too long to be shown.
+/// Asserts that an object has this payload. A wrong payload is not printed because of its length.
 async fn assert_holds(engine: &Engine, key: &str, seed: u64, expected: usize) {
     let found = bytes(engine, key)
         .await
         .unwrap_or_else(|| panic!("absent: {key:?}"));
     assert!(
         found == payload(seed, expected),
-        "{key:?} holds other bytes than {expected} of {seed}: {}",
+        "{key:?} does not hold {expected} bytes of seed {seed}: bytes={}",
         found.len()
     );
 }
 
-/// Asserts that ranges around these borders, and from one to the next, hold what they should.
+/// Asserts that ranges around these borders, and between them, have the right bytes.
 async fn assert_ranges(
     engine: &Engine,
     key: &str,
@@ -109,7 +110,8 @@ async fn assert_ranges(
 ) {
     let mut last = 0;
     for border in borders {
-        let (before, after) = (border.saturating_sub(1), (border + 1).min(whole.len()));
+        let before = border.saturating_sub(1);
+        let after = (border + 1).min(whole.len());
         for range in [
             before..border,
             before..after,
@@ -121,7 +123,7 @@ async fn assert_ranges(
                 .get(key)
                 .range(range.start as u64..range.end as u64)
                 .await;
-            // From the very end there is nothing to be read, and that is said.
+            // A range that begins at the very end is an error.
             let Ok(object) = object else {
                 assert_eq!(range.start, whole.len(), "{range:?} of {key:?}: {object:?}");
                 continue;
@@ -135,7 +137,7 @@ async fn assert_ranges(
     }
 }
 
-/// How many blobs there are once all is settled.
+/// Waits until everything is settled and returns the number of blobs.
 async fn blobs(engine: &Engine) -> u64 {
     store::settle(engine, &Env::real().unwrap()).await;
     engine
@@ -147,7 +149,7 @@ async fn blobs(engine: &Engine) -> u64 {
         .blobs
 }
 
-/// A payload that comes in chunks.
+/// Returns a payload as a stream of chunks.
 fn streamed(whole: &Bytes, chunk_bytes: usize) -> Body {
     let chunks: Vec<_> = whole
         .chunks(chunk_bytes)

@@ -1,5 +1,5 @@
-//! The harness itself: a bucket that is not as it should be is noticed, and a server ends with
-//! whoever started it.
+//! Tests of the harness: wrong contents of a bucket are detected, and a server ends with the test
+//! that started it.
 
 use std::cell::RefCell;
 use std::collections::BTreeSet;
@@ -21,17 +21,16 @@ use tempfile::TempDir;
 
 use super::azurite::Azurite;
 use super::cases::LARGE;
-use super::demanded;
 use super::local::{Directory, Memory};
 use super::remains::Differences;
+use super::required;
 use super::suite::{Server, Tiers};
 
 const CHILD: &str = "CENOTAPH_SERVERS_CHILD";
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// Asserts that the last check sees what should not be in a bucket of this server, and what should
-/// be and is not.
-async fn assert_differences_are_told(server: &impl Server, strays: &[&str]) {
+/// Asserts that the check of a bucket on this server detects stray and missing blobs.
+async fn assert_differences_are_detected(server: &impl Server, strays: &[&str]) {
     let operator = server.bucket("bucket").await;
     let tiers = Tiers::open(Arc::new(TempDir::new().unwrap()), operator.clone()).await;
     tiers.engine.put("k", payload(1, 20_000)).await.unwrap();
@@ -64,27 +63,27 @@ async fn assert_differences_are_told(server: &impl Server, strays: &[&str]) {
             missing: BTreeSet::from([ours.clone()])
         }
     );
-    let told = differences.to_string();
+    let shown = differences.to_string();
     assert!(
-        strays.iter().chain([ours]).all(|path| told.contains(path)),
-        "{told}"
+        strays.iter().chain([ours]).all(|path| shown.contains(path)),
+        "{shown}"
     );
     tiers.engine.close().await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_is_stray_in_a_bucket_and_what_is_missing_is_told() {
-    assert_differences_are_told(&Memory, &["not/ours"]).await;
-    assert_differences_are_told(&Directory::new(), &["not/ours"]).await;
+async fn stray_and_missing_blobs_are_detected() {
+    assert_differences_are_detected(&Memory, &["not/ours"]).await;
+    assert_differences_are_detected(&Directory::new(), &["not/ours"]).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_is_left_in_a_container_is_told_and_so_are_blocks_that_are_never_committed() {
-    let Some(program) = demanded("azurite", Azurite::is_here()) else {
+async fn strays_and_open_uploads_on_azurite_are_detected() {
+    let Some(program) = required("azurite", Azurite::find()) else {
         return;
     };
     let azurite = Azurite::start(program).await;
-    assert_differences_are_told(&azurite, &["not/ours", "a directory/", "root/sub/"]).await;
+    assert_differences_are_detected(&azurite, &["not/ours", "a directory/", "root/sub/"]).await;
     for blob in ["first", "second/third"] {
         azurite.leave_upload_open("bucket", blob).await;
     }
@@ -95,12 +94,12 @@ async fn what_is_left_in_a_container_is_told_and_so_are_blocks_that_are_never_co
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_is_left_in_an_s3_bucket_is_told_and_so_is_an_upload_that_is_left_open() {
-    let Some(program) = demanded("moto", S3::moto_is_here()) else {
+async fn strays_and_open_uploads_on_s3_are_detected() {
+    let Some(program) = required("moto", S3::find_moto()) else {
         return;
     };
     let moto = S3::moto(program, PART_BYTES_MIN).await;
-    assert_differences_are_told(&moto, &["not/ours", "a directory/", "root/sub/"]).await;
+    assert_differences_are_detected(&moto, &["not/ours", "a directory/", "root/sub/"]).await;
     for key in ["first", "second/third"] {
         moto.begin_upload("bucket", key).await;
     }
@@ -108,14 +107,12 @@ async fn what_is_left_in_an_s3_bucket_is_told_and_so_is_an_upload_that_is_left_o
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_upload_in_parts_is_open_until_its_caller_leaves_and_not_after() {
-    let Some(program) = demanded("moto", S3::moto_is_here()) else {
+async fn dropped_put_leaves_no_open_upload() {
+    let Some(program) = required("moto", S3::find_moto()) else {
         return;
     };
-    let (env, moto) = (
-        Env::real().unwrap(),
-        S3::moto(program, PART_BYTES_MIN).await,
-    );
+    let env = Env::real().unwrap();
+    let moto = S3::moto(program, PART_BYTES_MIN).await;
     let tiers = Tiers::open(
         Arc::new(TempDir::new().unwrap()),
         moto.bucket("bucket").await,
@@ -131,7 +128,7 @@ async fn an_upload_in_parts_is_open_until_its_caller_leaves_and_not_after() {
     });
     match env.deadline(PATIENCE, select(put, opened)).await {
         Some(Either::Right(((), put))) => drop(put),
-        Some(Either::Left((outcome, _))) => panic!("its stream has not ended: {outcome:?}"),
+        Some(Either::Left((outcome, _))) => panic!("the stream never ends: {outcome:?}"),
         None => panic!("no upload is open after {PATIENCE:?}"),
     }
     let (differences, held) = tiers.settled().await;
@@ -144,18 +141,18 @@ async fn an_upload_in_parts_is_open_until_its_caller_leaves_and_not_after() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[should_panic(expected = "has ended 3 times before it listened")]
-async fn a_server_that_can_not_start_is_not_waited_for() {
+#[should_panic(expected = "ended 3 times before it listened")]
+async fn server_that_cannot_start_is_not_waited_for() {
     let start = Running::start("nothing", |command, _, _| {
         command.args(["sh", "-c", "echo can not start; exit 1"]);
     });
     start.await;
 }
 
-/// Something that is taken for a server: two processes, and a port on which this process listens in
-/// its stead.
+/// Starts a substitute for a server: two processes, and a port on which this process listens.
 async fn pretended() -> (Running, [u32; 2]) {
-    let (env, listener) = (Env::real().unwrap(), RefCell::new(None));
+    let env = Env::real().unwrap();
+    let listener = RefCell::new(None);
     let start = Running::start("pretended", |command, port, _| {
         *listener.borrow_mut() = Some(TcpListener::bind(("127.0.0.1", port)).unwrap());
         command.args([
@@ -177,7 +174,7 @@ async fn pretended() -> (Running, [u32; 2]) {
     (running, pids.try_into().unwrap())
 }
 
-/// Whether a process runs; one that has ended and that nobody has asked after does not.
+/// Returns `true` if a process runs; zombies do not.
 fn runs(pid: &u32) -> bool {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     stat.rsplit(") ")
@@ -185,8 +182,7 @@ fn runs(pid: &u32) -> bool {
         .is_some_and(|rest| !rest.is_empty() && !rest.starts_with(['Z', 'X']))
 }
 
-/// Asserts that none of these processes runs. One that holds nothing any more may take a moment to
-/// be gone.
+/// Asserts that none of these processes runs. A killed process may take a moment to disappear.
 async fn assert_gone(pids: &[u32]) {
     let env = Env::real().unwrap();
     let gone = env.deadline(PATIENCE, async {
@@ -194,11 +190,11 @@ async fn assert_gone(pids: &[u32]) {
             env.sleep(Duration::from_millis(1)).await;
         }
     });
-    assert!(gone.await.is_some(), "{pids:?} run on");
+    assert!(gone.await.is_some(), "still running: {pids:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_server_that_is_dropped_is_gone_with_all_that_it_has_started_and_all_that_it_has_kept() {
+async fn dropped_server_leaves_no_process_and_no_file() {
     let (running, pids) = pretended().await;
     let directory = running.directory().to_owned();
     assert!(directory.join("pids").exists());
@@ -209,18 +205,18 @@ async fn a_server_that_is_dropped_is_gone_with_all_that_it_has_started_and_all_t
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_server_does_not_outlive_a_test_that_is_killed() {
+async fn server_does_not_outlive_a_killed_test() {
     if std::env::var_os(CHILD).is_some() {
         let (_running, [leader, other]) = pretended().await;
         println!("pids {leader} {other}");
         std::future::pending::<()>().await;
     }
     if !cfg!(target_os = "linux") {
-        eprintln!("SKIPPED: what runs is read from /proc, which this system does not have");
+        eprintln!("SKIPPED: running processes are read from /proc, which this system lacks");
         return;
     }
-    let test = "servers::harness::a_server_does_not_outlive_a_test_that_is_killed";
-    // What the child can't tidy up goes with this.
+    let test = "servers::harness::server_does_not_outlive_a_killed_test";
+    // Files that the killed child cannot remove are removed with this directory.
     let directory = TempDir::new().unwrap();
     let mut child = Command::new(std::env::current_exe().unwrap());
     child

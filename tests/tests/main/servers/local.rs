@@ -1,11 +1,11 @@
-//! The two places that need no server: memory, and a directory of this machine.
+//! The blob tiers without a server: memory, and a directory of this machine.
 
 use cenotaph::Operator;
 use tempfile::TempDir;
 
 use super::suite::Server;
 
-/// Memory.
+/// Blob tier in memory.
 pub(super) struct Memory;
 
 impl Server for Memory {
@@ -14,7 +14,7 @@ impl Server for Memory {
     }
 }
 
-/// A directory of this machine.
+/// Blob tier in a directory of this machine.
 pub(super) struct Directory(TempDir);
 
 impl Directory {

@@ -1,7 +1,7 @@
-//! What a bucket holds, and what it should hold: exactly the revisions that rows name (I5).
+//! Contents of a bucket, compared with its expected contents: exactly the revisions that rows name
+//! (I5).
 //!
-//! Both as paths: what is no revision of ours is found as well. Deliberately not here: whether the
-//! bytes are the right ones, which a scrub tells.
+//! Both are sets of paths, so that foreign blobs are found, too.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -10,31 +10,31 @@ use cenotaph::{Index, MARKER_PATH, Operator};
 use cenotaph_storage::blobs::path;
 use cenotaph_tests::store;
 
-/// What a bucket holds.
+/// Contents of a bucket.
 #[derive(Default)]
 pub(super) struct Held {
-    /// The paths of all blobs.
+    /// Paths of all blobs.
     pub(super) paths: BTreeSet<String>,
-    /// How many of them were put together from parts; zero where the service does not tell.
+    /// Number of blobs assembled from parts; 0 if the service does not report it.
     pub(super) of_parts: usize,
 }
 
-/// How a bucket differs from what it should hold.
+/// Differences between the contents of a bucket and the rows.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Differences {
-    /// In the bucket, and in no row.
+    /// Paths in the bucket that no row names.
     pub(super) stray: BTreeSet<String>,
-    /// In a row, and not in the bucket.
+    /// Paths that a row names and that are missing in the bucket.
     pub(super) missing: BTreeSet<String>,
 }
 
-/// Lists a bucket, the mark of the store left out.
+/// Lists a bucket without the marker of the store.
 pub(super) async fn held(operator: &Operator) -> Held {
     let has_directories = ["fs", "memory"].contains(&operator.info().scheme());
     let mut held = Held::default();
     for entry in operator.list_with("").recursive(true).await.unwrap() {
         let metadata = entry.metadata();
-        // Where there are no directories, what is listed as one is a blob with a slash at its end.
+        // A service without directories lists a blob whose name ends with a slash as a directory.
         if metadata.is_dir() && (has_directories || entry.path() == "/") {
             continue;
         }
@@ -51,12 +51,12 @@ pub(super) async fn held(operator: &Operator) -> Held {
     held
 }
 
-/// The paths of the revisions that rows name.
+/// Returns the paths of the revisions that rows name.
 pub(super) async fn named(index: &dyn Index) -> BTreeSet<String> {
     store::named(index).await.iter().map(path::path).collect()
 }
 
-/// What is in the one and not in the other.
+/// Compares the named with the found paths.
 pub(super) fn differences(named: &BTreeSet<String>, held: &BTreeSet<String>) -> Differences {
     Differences {
         stray: held.difference(named).cloned().collect(),
@@ -70,7 +70,7 @@ impl fmt::Display for Differences {
             writeln!(f, "{title}: {}", paths.len())?;
             paths.iter().try_for_each(|path| writeln!(f, "  {path}"))
         };
-        list("in the bucket, and in no row", &self.stray)?;
-        list("in a row, and not in the bucket", &self.missing)
+        list("in the bucket, but in no row", &self.stray)?;
+        list("in a row, but not in the bucket", &self.missing)
     }
 }

@@ -1,5 +1,5 @@
-//! Servers that speak S3, as places where the cases are run. How they are started and asked is in
-//! the library of this crate.
+//! S3 servers as blob tiers of the suite. Their start and requests are in the
+//! library of this crate.
 
 use cenotaph::Operator;
 use cenotaph_tests::servers::s3::S3;

@@ -1,14 +1,13 @@
-//! How the cases are run on a server: each on a bucket and an engine of its own, and what must be
-//! true after each.
+//! Execution of the cases on a server: each with its own bucket and engine, and the checks after
+//! each.
 //!
-//! 1. The case runs, and asserts what it claims.
-//! 2. All is settled: the bucket holds exactly the revisions that rows name (I5), no upload is left
-//!    open, beside the rows lies what they need (I3), a scrub that reads every byte finds nothing.
-//! 3. The engine is closed and opened again: every object stands as it stood, to the byte, and 2
-//!    holds again.
-//! 4. Everything is deleted: the bucket is empty.
-//!
-//! Deliberately not here: what the cases do (`cases.rs`).
+//! 1. The case runs and checks its claim.
+//! 2. Everything is settled. The bucket contains exactly the revisions that rows name (I5), no
+//!    upload is open, the dependent tables match the rows (I3), and a scrub of every byte finds
+//!    nothing.
+//! 3. The engine is closed and opened again. Every object is unchanged, and the checks of step 2
+//!    pass again.
+//! 4. Everything is deleted. The bucket is empty.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -27,21 +26,20 @@ use xxhash_rust::xxh3::xxh3_64;
 use super::cases::{self, Case};
 use super::remains::{Differences, Held, differences, held, named};
 
-/// Bytes of one part of a blob: the least that S3 takes.
+/// Size of a part of a blob, in bytes: the minimum of S3.
 pub(super) const PART_BYTES: usize = 5 * BLOCK_BYTES;
 
-/// Where buckets can be made.
+/// A service with buckets.
 pub(super) trait Server {
-    /// A fresh bucket.
+    /// Creates a bucket.
     async fn bucket(&self, name: &str) -> Operator;
 
-    /// What is being uploaded to a bucket in parts that are not put together yet; nothing where
-    /// there is no such thing.
+    /// Returns the keys of all open multipart uploads; none if the service has no such uploads.
     async fn open_uploads(&self, _bucket: &str) -> Vec<String> {
         Vec::new()
     }
 
-    /// Whether its listings tell which blobs were put together from parts.
+    /// Returns `true` if listings show which blobs were assembled from parts.
     fn cuts_blobs_into_parts(&self) -> bool {
         false
     }
@@ -49,14 +47,15 @@ pub(super) trait Server {
 
 /// Asserts that all cases pass on this server.
 pub(super) async fn assert_passes(server: &impl Server) {
-    let (env, mut seen) = (Env::real().unwrap(), Held::default());
+    let env = Env::real().unwrap();
+    let mut seen = Held::default();
     for (number, case) in cases::ALL.iter().enumerate() {
         let began = env.monotonic();
-        eprintln!("{} ..", case.name);
+        eprintln!("{} started", case.name);
         let bucket = format!("bucket{number}");
         let left = run(server, &bucket, case).await;
         eprintln!(
-            "{} passed in {:?}, and left {} blobs",
+            "{} passed in {:?}, blobs left: {}",
             case.name,
             env.monotonic() - began,
             left.paths.len()
@@ -66,16 +65,16 @@ pub(super) async fn assert_passes(server: &impl Server) {
     }
     assert!(
         seen.paths.len() >= cases::ALL.len(),
-        "the cases leave blobs for the checks to look at"
+        "the cases leave blobs to check"
     );
     assert_eq!(
         seen.of_parts > 0,
         server.cuts_blobs_into_parts(),
-        "some of them are uploaded in parts"
+        "some blobs are uploaded in parts"
     );
 }
 
-/// One case, and all that must be true after it; what it has left.
+/// Runs a case and all checks. Returns the blobs that the case has left.
 async fn run(server: &impl Server, bucket: &str, case: &Case) -> Held {
     let operator = server.bucket(bucket).await;
     let tiers = Tiers::open(Arc::new(TempDir::new().unwrap()), operator).await;
@@ -84,29 +83,21 @@ async fn run(server: &impl Server, bucket: &str, case: &Case) -> Held {
     let before = tiers.objects().await;
 
     let tiers = tiers.reopen().await;
-    assert_eq!(
-        tiers.objects().await,
-        before,
-        "what stood before the engine was closed stands when it is open again"
-    );
+    assert_eq!(tiers.objects().await, before, "a reopen changes no object");
     assert_eq!(
         tiers.assert_whole(server, bucket).await.paths,
         left.paths,
-        "opening neither adds nor removes a blob"
+        "a reopen neither adds nor removes a blob"
     );
 
     tiers.engine.delete_prefix("").await.unwrap();
     let rest = tiers.assert_whole(server, bucket).await;
-    assert!(
-        rest.paths.is_empty(),
-        "where nothing is named, nothing is held: {:?}",
-        rest.paths
-    );
+    assert!(rest.paths.is_empty(), "no row, no blob: {:?}", rest.paths);
     tiers.engine.close().await.unwrap();
     left
 }
 
-/// An engine over a bucket, and what is needed to look behind it.
+/// An engine over a bucket, with access to its index and its bucket.
 pub(super) struct Tiers {
     pub(super) engine: Engine,
     index: Arc<dyn Index>,
@@ -114,7 +105,7 @@ pub(super) struct Tiers {
     directory: Arc<TempDir>,
 }
 
-/// How an object stands: all that a reader can tell of it.
+/// State of an object: version, etag, size, checksum of its bytes.
 type Standing = (Version, Etag, u64, u64);
 
 impl Tiers {
@@ -133,7 +124,8 @@ impl Tiers {
             part_bytes: cases::SPLIT_BYTES as u64,
             at_once: 3,
         };
-        let (path, env) = (directory.path().join("index"), Env::real().unwrap());
+        let path = directory.path().join("index");
+        let env = Env::real().unwrap();
         let index: Arc<dyn Index> =
             Arc::new(FjallIndex::open(&path, env, FjallOptions::default()).unwrap());
         let builder = Engine::builder(directory.path())
@@ -160,24 +152,24 @@ impl Tiers {
         Self::open(directory, operator).await
     }
 
-    /// How the bucket differs from what rows name, once all is settled; and what it holds.
+    /// Waits until everything is settled, then compares the bucket with the rows.
     pub(super) async fn settled(&self) -> (Differences, Held) {
         store::settle(&self.engine, &Env::real().unwrap()).await;
         let held = held(&self.operator).await;
         (differences(&named(&*self.index).await, &held.paths), held)
     }
 
-    /// Asserts what must be true whenever all is settled; what the bucket holds.
+    /// Asserts everything that holds once all is settled. Returns the contents of the bucket.
     async fn assert_whole(&self, server: &impl Server, bucket: &str) -> Held {
         let (differences, held) = self.settled().await;
         assert!(
             differences == Differences::default(),
-            "I5: the bucket holds what rows name\n{differences}"
+            "I5: blobs == revisions named by rows\n{differences}"
         );
         assert_eq!(
             server.open_uploads(bucket).await,
             Vec::<String>::new(),
-            "no upload is left open"
+            "no upload is open"
         );
         assert_beside_rows(&*self.index).await;
         let report = self.engine.scrub().grace(Duration::ZERO).await.unwrap();
@@ -185,12 +177,12 @@ impl Tiers {
         assert_eq!(
             report.looked.blobs,
             held.paths.len() as u64,
-            "the scrub lists what we list"
+            "the scrub counts the blobs of the bucket"
         );
         held
     }
 
-    /// Every object, to the byte.
+    /// Reads every object and returns its state.
     async fn objects(&self) -> BTreeMap<String, Standing> {
         let entries: Vec<Entry> = self.engine.list("").stream().try_collect().await.unwrap();
         let mut objects = BTreeMap::new();
@@ -200,8 +192,10 @@ impl Tiers {
                 .get(key)
                 .await
                 .unwrap()
-                .expect("what is listed is there");
-            let (version, etag, size) = (object.version(), object.etag(), object.metadata().size);
+                .expect("a listed object exists");
+            let version = object.version();
+            let etag = object.etag();
+            let size = object.metadata().size;
             let bytes = object.bytes().await.unwrap();
             assert_eq!(bytes.len() as u64, size, "{key}");
             objects.insert(key.to_owned(), (version, etag, size, xxh3_64(&bytes)));

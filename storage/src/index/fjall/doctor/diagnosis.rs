@@ -1,31 +1,31 @@
-//! What an examination has found, and its text.
+//! The result of an examination and its text form.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
-/// The state of an index directory. Its text is for people; it serializes for programs.
+/// State of an index directory. Its `Display` text is for people, its serialized form for programs.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct Diagnosis {
-    /// The directory.
+    /// Directory of the index.
     pub dir: PathBuf,
-    /// The state as one word.
+    /// Summary of the state.
     pub condition: Condition,
-    /// Number of files that were read.
+    /// Number of files read.
     pub files: u64,
-    /// Their length in bytes.
+    /// Total length of these files, in bytes.
     pub bytes: u64,
-    /// The journals, the oldest first.
+    /// Journals, oldest first.
     pub journals: Vec<JournalSeen>,
-    /// Damage. The store does not open, or gives errors for some objects.
+    /// Damage. The store does not open, or operations on some objects fail.
     pub problems: Vec<Problem>,
     /// Findings that need no action.
     pub notes: Vec<String>,
 }
 
-/// The state of an index directory as one word.
+/// Summary of the state of an index directory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Condition {
@@ -33,49 +33,50 @@ pub enum Condition {
     Healthy,
     /// Damage was found.
     Damaged,
-    /// An engine has the store open, so that its files can't be judged.
+    /// An engine has the store open. Its files were not read.
     Open,
 }
 
-/// The contents of one journal.
+/// Contents of a journal.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct JournalSeen {
-    /// The file.
+    /// Path of the journal.
     pub file: PathBuf,
     /// Number of intact batches.
     pub batches: u64,
-    /// Bytes of intact batches.
+    /// Total length of the intact batches, in bytes.
     pub bytes: u64,
-    /// Begin and end of each damaged range.
+    /// Start and end offset of each damaged range.
     pub damaged: Vec<(u64, u64)>,
 }
 
-/// Damage to one file.
+/// Damage to a file.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct Problem {
-    /// The file, or the directory if no file can be named.
+    /// Path of the damaged file, or of the directory if the damaged file is unknown.
     pub file: PathBuf,
-    /// The first damaged byte, where that is known.
+    /// Offset of the first damaged byte, if known.
     pub at: Option<u64>,
-    /// What is damaged.
+    /// Description of the damage.
     pub what: String,
-    /// What can be done, the least loss first.
+    /// Possible repairs, the least loss first.
     pub ways_out: Vec<WayOut>,
 }
 
-/// Something that can be done about a problem.
+/// A possible repair of a problem.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct WayOut {
-    /// What to do.
+    /// Instructions of the repair.
     pub how: String,
-    /// What is lost by it.
+    /// Data that the repair loses.
     pub loses: String,
 }
 
 impl WayOut {
+    /// Returns the repair by a backup.
     pub(super) fn restore() -> Self {
         Self {
             how: "restore the whole directory from a backup".to_owned(),
@@ -83,15 +84,17 @@ impl WayOut {
         }
     }
 
+    /// Returns the repair by a salvage that loses `loses`.
     pub(super) fn salvage(loses: &str) -> Self {
         Self {
-            how: "`cenotaph salvage OLD NEW`, which leaves this directory as it is".to_owned(),
+            how: "`cenotaph salvage OLD NEW`, which does not change this directory".to_owned(),
             loses: loses.to_owned(),
         }
     }
 }
 
 impl Diagnosis {
+    /// Creates the diagnosis of an index without damage.
     pub(super) fn new(dir: &Path) -> Self {
         Self {
             dir: dir.to_owned(),
@@ -112,7 +115,7 @@ impl fmt::Display for Diagnosis {
             Condition::Open => {
                 return write!(
                     f,
-                    "an engine has the store open; close it to have it examined: dir={dir}"
+                    "an engine has the store open: close the store, then examine it: dir={dir}"
                 );
             }
             Condition::Healthy => writeln!(f, "no damage was found: dir={dir}")?,
@@ -134,7 +137,9 @@ impl fmt::Display for Diagnosis {
             writeln!(f, "note: {note}")?;
         }
         for journal in &self.journals {
-            let (file, batches, bytes) = (journal.file.display(), journal.batches, journal.bytes);
+            let file = journal.file.display();
+            let batches = journal.batches;
+            let bytes = journal.bytes;
             writeln!(
                 f,
                 "journal: file={file} intact_batches={batches} bytes={bytes}"

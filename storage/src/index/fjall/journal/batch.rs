@@ -1,4 +1,4 @@
-//! One batch of a journal, read and judged. The byte map is in the head of `../journal.rs`.
+//! Reads and checks one batch of a journal. The byte map is in `../journal.rs`.
 
 use std::fmt;
 use std::io;
@@ -13,33 +13,33 @@ const TAG_ITEM: u8 = 2;
 const TAG_END: u8 = 3;
 const TRAILER: [u8; 4] = *b"FJL\x03";
 
-/// Length of the start of a batch.
+/// Length of the start of a batch, in bytes.
 pub(in super::super) const START_BYTES: usize = 13;
 const ITEM_HEAD_BYTES: usize = 21;
 const END_BYTES: usize = 13;
 
-/// What is known of an intact batch.
+/// Sequence number and end offset of an intact batch.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct BatchHead {
     pub(super) seqno: u64,
     pub(super) end: u64,
 }
 
-/// Why the bytes at some place are no intact batch.
+/// Reason why the bytes at an offset are not an intact batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Defect {
-    /// No batch begins there.
+    /// The bytes are not the start of a batch.
     NoStart,
     /// The file ends within the batch.
     Truncated,
-    /// The batch is whole, but its sequence number is not above those of earlier batches, or too
-    /// far above.
+    /// The batch is whole, but its sequence number is outside the valid range: not higher than all
+    /// earlier sequence numbers, or too much higher.
     Seqno(u64),
-    /// An item has an impossible header, or there is none where one should be.
+    /// The header of an item is invalid or missing.
     Item,
-    /// The batch has no end behind its last item.
+    /// The end of the batch is missing behind its last item.
     NoEnd,
-    /// The items do not have their checksum.
+    /// The checksum of the items does not match.
     Checksum,
 }
 
@@ -56,18 +56,19 @@ impl fmt::Display for Defect {
     }
 }
 
-/// The number of items and the sequence number that the start of a batch states.
+/// Decodes the start of a batch: the number of its items and its sequence number.
 pub(in super::super) fn start(bytes: &[u8]) -> Option<(u32, u64)> {
     let &[tag, c0, c1, c2, c3, ref seqno @ ..] = bytes else {
         return None;
     };
     let seqno = u64::from_le_bytes(seqno.try_into().ok()?);
     let count = u32::from_le_bytes([c0, c1, c2, c3]);
+    // fjall writes no empty batch. A `01` byte followed by zeros is not a start.
     (tag == TAG_START && count > 0).then_some((count, seqno))
 }
 
-/// Reads the batch at `at`, to its end. Its sequence number must be among `seqnos`, if they are
-/// given.
+/// Reads the batch at `at` to its end. If `seqnos` is given, a sequence number outside this range
+/// is a [`Defect::Seqno`].
 pub(super) fn read_batch(
     source: &mut Source,
     at: u64,
@@ -84,6 +85,7 @@ pub(super) fn read_batch(
     let Some((count, seqno)) = self::start(&start) else {
         return Ok(Err(Defect::NoStart));
     };
+    // A search checks the range before it reads the items: most false starts end here.
     if seqnos.is_some_and(|seqnos| !seqnos.contains(&seqno)) {
         return Ok(Err(Defect::Seqno(seqno)));
     }
@@ -111,7 +113,7 @@ pub(super) fn read_batch(
     }))
 }
 
-/// Reads the item at `at`; returns where it ends.
+/// Reads the item at `at`, and returns its end offset.
 fn read_item(source: &mut Source, at: u64, hash: &mut Xxh3) -> io::Result<Result<u64, Defect>> {
     let Some(head) = source.bytes::<ITEM_HEAD_BYTES>(at)? else {
         return Ok(Err(Defect::Truncated));
@@ -142,7 +144,7 @@ fn read_item(source: &mut Source, at: u64, hash: &mut Xxh3) -> io::Result<Result
     let key = u16::from_le_bytes([k0, k1]);
     let value = u32::from_le_bytes([v0, v1, v2, v3]);
     let stored = u32::from_le_bytes([s0, s1, s2, s3]);
-    // We put and remove, with no compression: for other types fjall panics.
+    // Our batches contain only puts and removes without compression. fjall panics at other types.
     if tag != TAG_ITEM || kind > 1 || compression != 0 || key == 0 || value != stored {
         return Ok(Err(Defect::Item));
     }

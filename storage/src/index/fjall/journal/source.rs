@@ -1,19 +1,21 @@
-//! A file read through one window of bounded size, at any place.
+//! Reads a file at any offset through a window of bounded size.
 
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
 
 use xxhash_rust::xxh3::Xxh3;
 
+/// Size of the window in bytes.
 const WINDOW_BYTES: usize = 128 * 1024;
 static ZEROS: [u8; WINDOW_BYTES] = [0; WINDOW_BYTES];
 
-/// The file, the window, and the number of bytes that were asked for.
+/// A file with a read window.
 pub(super) struct Source {
     file: File,
     len: u64,
     window: Vec<u8>,
     window_start: u64,
+    /// Bytes requested through [`bytes`](Self::bytes) and [`hash`](Self::hash).
     bytes_read: u64,
 }
 
@@ -29,17 +31,19 @@ impl Source {
         })
     }
 
-    /// Length of the file in bytes. Shorter than at first if the file has been cut meanwhile.
+    /// Returns the length of the file in bytes. The value drops if the file is cut while it is
+    /// read.
     pub(super) fn len(&self) -> u64 {
         self.len
     }
 
-    /// Number of bytes that [`bytes`](Self::bytes) and [`hash`](Self::hash) were asked for.
+    /// Returns the number of bytes requested through [`bytes`](Self::bytes) and
+    /// [`hash`](Self::hash).
     pub(super) fn bytes_read(&self) -> u64 {
         self.bytes_read
     }
 
-    /// The `N` bytes at `at`; none if the file ends before.
+    /// Returns the `N` bytes at `at`, or `None` if the file ends before them.
     pub(super) fn bytes<const N: usize>(&mut self, at: u64) -> io::Result<Option<[u8; N]>> {
         self.bytes_read += N as u64;
         let mut bytes = [0; N];
@@ -56,7 +60,7 @@ impl Source {
         Ok(Some(bytes))
     }
 
-    /// Feeds `length` bytes from `at` on to a hash. False if the file ends before.
+    /// Feeds the `length` bytes at `at` to a hash. Returns false if the file ends before them.
     pub(super) fn hash(&mut self, at: u64, length: u64, hash: &mut Xxh3) -> io::Result<bool> {
         let Some(end) = at.checked_add(length).filter(|&end| end <= self.len) else {
             return Ok(false);
@@ -74,7 +78,7 @@ impl Source {
         Ok(true)
     }
 
-    /// The first place of a byte in `at..end`.
+    /// Returns the first offset of `byte` in `at..end`.
     pub(super) fn find(&mut self, byte: u8, at: u64, end: u64) -> io::Result<Option<u64>> {
         let mut at = at;
         while at < end {
@@ -90,7 +94,7 @@ impl Source {
         Ok(None)
     }
 
-    /// The end of the last byte from `at` on that is not zero; `at` if there is none.
+    /// Returns the end of the last nonzero byte at or behind `at`, or `at` if all bytes are zero.
     pub(super) fn used_end(&mut self, at: u64) -> io::Result<u64> {
         let mut used = at;
         let mut at = at;
@@ -99,8 +103,8 @@ impl Source {
             if chunk.is_empty() {
                 return Ok(used);
             }
-            // A new journal ends in 64 MiB of zeros: compared as a whole, they cost little more
-            // than reading them.
+            // A new journal ends in 64 MiB of zeros. Comparing whole chunks costs little more than
+            // reading them.
             if chunk != &ZEROS[..chunk.len()]
                 && let Some(place) = chunk.iter().rposition(|&byte| byte != 0)
             {
@@ -110,7 +114,7 @@ impl Source {
         }
     }
 
-    /// Some bytes from `at` on, as many as are at hand; none at the end of the file.
+    /// Returns the bytes of the window from `at` on. Empty only at the end of the file.
     fn chunk(&mut self, at: u64) -> io::Result<&[u8]> {
         let window_end = self.window_start + self.window.len() as u64;
         if !(self.window_start..window_end).contains(&at) {
@@ -119,6 +123,7 @@ impl Source {
             self.file.seek(SeekFrom::Start(at))?;
             let wanted = self.len.saturating_sub(at).min(WINDOW_BYTES as u64);
             (&self.file).take(wanted).read_to_end(&mut self.window)?;
+            // The file was cut after its length was read.
             if (self.window.len() as u64) < wanted {
                 self.len = at + self.window.len() as u64;
             }
@@ -128,6 +133,7 @@ impl Source {
     }
 }
 
+/// Returns at most `length` bytes of a chunk.
 fn bounded(chunk: &[u8], length: u64) -> &[u8] {
     &chunk[..chunk
         .len()

@@ -1,4 +1,4 @@
-//! Journals as fjall writes them, torn at every place and with every byte changed.
+//! Journals in fjall's format, torn at every offset and with every byte changed.
 
 use std::fs;
 
@@ -9,14 +9,15 @@ use super::*;
 
 const FLIPS: [u8; 2] = [0x10, 0xff];
 
-/// Keyspace, key, and the value if it is put.
+/// Keyspace, key, and the value of a put, or `None` of a remove.
 type Item<'a> = (u64, &'a [u8], Option<&'a [u8]>);
 
-/// One batch as fjall encodes it.
+/// Encodes a batch in fjall's format.
 fn batch(seqno: u64, items: &[Item<'_>]) -> Vec<u8> {
     let mut encoded = Vec::new();
     for (keyspace, key, value) in items {
-        let (kind, value) = (u8::from(value.is_none()), value.unwrap_or_default());
+        let kind = u8::from(value.is_none());
+        let value = value.unwrap_or_default();
         let length = u32::try_from(value.len()).unwrap().to_le_bytes();
         encoded.extend([2, kind, 0]);
         encoded.extend(keyspace.to_le_bytes());
@@ -64,7 +65,7 @@ fn scanned_after(bytes: &[u8], after: Option<u64>) -> Journal {
 }
 
 #[test]
-fn a_journal_of_fjall_is_one_run() {
+fn journal_of_fjall_is_one_run() {
     let dir = tempfile::tempdir().unwrap();
     let database = fjall::Database::builder(dir.path())
         .worker_threads(1)
@@ -90,7 +91,7 @@ fn a_journal_of_fjall_is_one_run() {
 }
 
 #[test]
-fn zeros_at_the_end_are_no_damage() {
+fn zeros_at_the_end_are_not_damage() {
     let (bytes, [_, _, end]) = three();
     let run = Run {
         start: 0,
@@ -112,7 +113,7 @@ fn zeros_at_the_end_are_no_damage() {
 }
 
 #[test]
-fn a_torn_batch_is_a_damaged_tail() {
+fn torn_batch_is_a_damaged_tail() {
     let (bytes, ends) = three();
     for length in 0..bytes.len() {
         for zeros in [0, 5000] {
@@ -134,7 +135,7 @@ fn a_torn_batch_is_a_damaged_tail() {
 }
 
 #[test]
-fn every_changed_byte_before_the_last_batch_is_damage_in_the_middle() {
+fn changed_byte_before_the_last_batch_is_middle_damage() {
     let (bytes, ends) = three();
     let last = usize::try_from(ends[1]).unwrap();
     let mut found = 0;
@@ -150,7 +151,7 @@ fn every_changed_byte_before_the_last_batch_is_damage_in_the_middle() {
             .unwrap_or(0);
         let seqno = (5..13).contains(&(at as u64 - start));
         match journal.damaged_middle() {
-            // Where a number is too high, it is the next batch that is out of order.
+            // If the changed number is too high, the next batch is out of order.
             Some(gap) => {
                 assert!(
                     seqno || gap.start <= at as u64 && (at as u64) < gap.end,
@@ -158,7 +159,7 @@ fn every_changed_byte_before_the_last_batch_is_damage_in_the_middle() {
                 );
                 found += 1;
             }
-            // Another number in the same order is no loss.
+            // A changed number that preserves the order is not detected.
             None => assert!(
                 seqno && journal.gaps.is_empty(),
                 "byte {at} ^ {flip}: {journal:?}"
@@ -169,7 +170,7 @@ fn every_changed_byte_before_the_last_batch_is_damage_in_the_middle() {
 }
 
 #[test]
-fn what_begins_behind_a_damaged_start_is_found() {
+fn batches_behind_a_damaged_start_are_found() {
     let (mut bytes, ends) = three();
     bytes[0] = 0;
     let journal = scanned(&bytes);
@@ -229,16 +230,16 @@ fn lengths_are_not_trusted() {
     let journal = scanned(&head);
     assert_eq!(journal.runs, []);
     assert!(journal.damaged_tail().is_some());
-    // Each of these bytes could be the start of a batch.
+    // Each of these bytes may be the start of a batch.
     let journal = scanned(&vec![TAG_START; 1 << 19]);
     assert_eq!(journal.damaged_tail().map(|gap| gap.start), Some(0));
 }
 
 #[test]
-fn a_search_that_costs_too_much_is_undecided() {
-    // Every 35th byte begins a batch of almost everything that follows, and none has an end.
-    let one = &batch(1, &[(1, b"k", Some(b""))])[..35];
-    let mut bytes = one.repeat(4000);
+fn search_beyond_its_budget_is_undecided() {
+    // Every 35th byte begins a batch of almost all bytes that follow, and no batch has an end.
+    let false_start = &batch(1, &[(1, b"k", Some(b""))])[..35];
+    let mut bytes = false_start.repeat(4000);
     for at in (0..bytes.len()).step_by(35) {
         let rest = u32::try_from(bytes.len() - at - 35).unwrap().to_le_bytes();
         bytes[at + 1..at + 5].copy_from_slice(&2_u32.to_le_bytes());
@@ -253,7 +254,7 @@ fn a_search_that_costs_too_much_is_undecided() {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
     #[test]
-    fn no_bytes_make_a_scan_fail(bytes in proptest::collection::vec(0_u8..5, 0..2000)) {
+    fn scan_accepts_any_bytes(bytes in proptest::collection::vec(0_u8..5, 0..2000)) {
         let journal = scanned(&bytes);
         for gap in &journal.gaps {
             prop_assert!(gap.start < gap.end && gap.end <= journal.bytes);

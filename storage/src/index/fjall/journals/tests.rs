@@ -1,4 +1,4 @@
-//! The decision, on journals that are only described.
+//! The verdict on described journals, without files.
 
 use super::super::journal::{Defect, Run};
 use super::*;
@@ -33,7 +33,7 @@ fn scanned(id: u64, runs: &[Run], gaps: &[Gap]) -> Scanned {
     }
 }
 
-/// With what a scan would note about this mark.
+/// Returns the verdict, with the witness that a scan would find for this mark.
 fn judged(journals: &[Scanned], mark: &Mark) -> Verdict {
     let mut journals = journals.to_vec();
     for scanned in &mut journals {
@@ -69,7 +69,7 @@ fn intact_journals_are_sound() {
     assert_eq!(judge(&two(), None), Verdict::Sound);
     assert_eq!(judged(&two(), &closed()), Verdict::Sound);
     assert_eq!(judged(&two(), &Mark::default()), Verdict::Sound);
-    // More was committed after the mark.
+    // Further batches were committed after the mark.
     assert_eq!(
         judged(
             &two(),
@@ -95,7 +95,7 @@ fn intact_journals_are_sound() {
 }
 
 #[test]
-fn damage_that_nothing_follows_is_a_tail() {
+fn damage_behind_the_last_batch_is_a_tail() {
     let torn = [two()[0].clone(), scanned(4, &[run(0, 20, 29)], &[gap(100)])];
     assert_eq!(
         judge(&torn, None),
@@ -111,8 +111,7 @@ fn damage_that_nothing_follows_is_a_tail() {
             gap: gap(100)
         }
     );
-    // A disk that was full: the journal was sealed behind a torn batch, and nothing was written to
-    // the next.
+    // The disk was full: the journal was sealed behind a torn batch, and the next journal is empty.
     let sealed = [
         scanned(3, &[run(0, 10, 19)], &[gap(100)]),
         scanned(4, &[], &[]),
@@ -127,7 +126,7 @@ fn damage_that_nothing_follows_is_a_tail() {
 }
 
 #[test]
-fn damage_with_a_batch_behind_it_is_refused() {
+fn damage_before_a_batch_is_refused() {
     let middle = [scanned(4, &[run(0, 20, 22), run(110, 27, 29)], &[gap(100)])];
     assert_eq!(
         judge(&middle, None),
@@ -167,7 +166,7 @@ fn damage_with_a_batch_behind_it_is_refused() {
 }
 
 #[test]
-fn a_damaged_batch_that_the_mark_claims_is_no_tail() {
+fn damaged_batch_that_the_mark_claims_is_not_a_tail() {
     let torn = [two()[0].clone(), scanned(4, &[run(0, 20, 28)], &[gap(100)])];
     assert_eq!(
         judge(&torn, None),
@@ -191,7 +190,7 @@ fn a_damaged_batch_that_the_mark_claims_is_no_tail() {
 }
 
 #[test]
-fn a_missing_journal_is_refused() {
+fn missing_journal_is_refused() {
     let [three, four] = two();
     let five = scanned(5, &[run(0, 30, 39)], &[]);
     assert_eq!(
@@ -207,7 +206,7 @@ fn a_missing_journal_is_refused() {
         Verdict::Missing { id: 3 }
     );
     assert_eq!(judged(&[], &closed()), Verdict::Missing { id: 4 });
-    // Not after a crash: fjall removes the oldest itself.
+    // After a crash the journal may be absent: fjall removes the oldest journal.
     assert_eq!(
         judged(
             std::slice::from_ref(&four),
@@ -218,13 +217,13 @@ fn a_missing_journal_is_refused() {
         ),
         Verdict::Sound
     );
-    // Not after an older build, which has committed something.
+    // An older build without marks has committed batches since: the journal may be absent.
     let older = scanned(4, &[run(0, 20, 29), run(100, 33, 35)], &[]);
     assert_eq!(judged(&[older, five], &closed()), Verdict::Sound);
 }
 
 #[test]
-fn a_short_or_renumbered_journal_is_refused() {
+fn short_or_renumbered_journal_is_refused() {
     let [three, four] = two();
     let short = scanned(4, &[run(0, 20, 25)], &[]);
     let verdict = Verdict::Short {

@@ -1,7 +1,7 @@
-//! A blob file of a copy whose end is damaged: its values get new properties.
+//! Repairs a blob file with a damaged end: writes new properties behind its values.
 //!
-//! A value is found by its position, and has a checksum of its own. One that is damaged, or whose
-//! file is missing, is an error of the one read.
+//! Readers find a value by its position, and each value has a checksum. A damaged or missing value
+//! is therefore an error of the single read.
 
 use std::fs;
 use std::io;
@@ -15,7 +15,7 @@ use super::end::NewEnd;
 
 const PROPERTIES_MAGIC: &[u8] = b"META";
 
-/// Makes a blob file one that fjall can open; an empty one if it is missing.
+/// Repairs a blob file, so that fjall can open it. Creates an empty file if it is missing.
 ///
 /// # Errors
 /// Errors of the file system, but for absence.
@@ -27,12 +27,14 @@ pub(super) fn mend(path: &Path, id: u64) -> io::Result<()> {
             }
             blocks.len()
         }
+        // The values are lost, but fjall opens the keyspace only if the file exists.
         Err(error) if error.kind() == io::ErrorKind::NotFound => 0,
         Err(error) => return Err(error),
     };
     if let Some(directory) = path.parent() {
         fs::create_dir_all(directory)?;
     }
+    // The damaged end becomes a part of the data: no key refers to its bytes.
     let data = Section {
         name: b"data".to_vec(),
         at: 0,
@@ -43,6 +45,7 @@ pub(super) fn mend(path: &Path, id: u64) -> io::Result<()> {
     end.finish()
 }
 
+/// Returns whether the table of contents and the properties are intact.
 fn is_whole(blocks: &mut Blocks) -> io::Result<bool> {
     let Ok(sections) = archive::contents(blocks.file())? else {
         return Ok(false);
@@ -54,6 +57,7 @@ fn is_whole(blocks: &mut Blocks) -> io::Result<bool> {
     if section.length <= magic || blocks.read(section.at, magic)? != PROPERTIES_MAGIC {
         return Ok(false);
     }
-    let (at, end) = (section.at + magic, section.at + section.length);
+    let at = section.at + magic;
+    let end = section.at + section.length;
     Ok(blocks.entries_block(at, end, BlockType::Meta)?.is_some())
 }

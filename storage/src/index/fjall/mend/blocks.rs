@@ -1,12 +1,13 @@
-//! The blocks of one of fjall's files, read without its index.
+//! Reads the blocks of one of fjall's files without its index.
 //!
 //! ```text
 //! block   header | data
-//! header  "LSM" 03 | type u8 | xxh3 of the data u128 | length u32 | length u32 | xxh3 of the header u32       33 bytes
+//! header  "LSM" 03 | type u8 | xxh3 of the data u128 | length u32 | length u32
+//!         | xxh3 of the header u32                                              33 bytes
 //! ```
 //!
-//! No length is trusted before it is compared with the file, and nothing of a block is decoded
-//! before its checksum holds.
+//! Every length is compared with the length of the file before use, and no block is decoded before
+//! its checksum matches.
 
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
@@ -21,12 +22,14 @@ use xxhash_rust::xxh3::xxh3_128;
 
 const MAGIC: &[u8] = b"LSM\x03";
 const HEADER_BYTES: u64 = 33;
-/// A block of entries ends in a trailer of this length.
+/// Length of the trailer of a block of entries, in bytes.
 const TRAILER_BYTES: usize = 31;
-/// fjall cuts blocks at 4 KiB; an index of a table of 64 MiB has some MiB.
+/// Maximum length of a block in bytes. fjall cuts blocks at 4 KiB; the index of a 64 MiB table has
+/// several MiB.
 const BLOCK_BYTES_MAX: u32 = 64 * 1024 * 1024;
+/// Bytes per read of a search for the magic number.
 const SEARCH_BYTES: u64 = 64 * 1024;
-/// Headers that are tried behind damaged ones, for each file.
+/// Maximum number of headers to try behind damaged headers, per file. Bounds the time of a search.
 const CANDIDATES_MAX: u32 = 1024;
 
 /// A version of a key.
@@ -36,7 +39,7 @@ pub(super) struct Version {
     pub(super) seqno: u64,
 }
 
-/// The entries of an intact block.
+/// Summary of the entries of an intact block.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Entries {
     pub(super) first: Version,
@@ -45,12 +48,12 @@ pub(super) struct Entries {
     pub(super) count: u64,
 }
 
-/// A block of entries, or the bytes up to the next one if it is damaged.
+/// A block of entries, or the bytes up to the next block if the block is damaged.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Piece {
     pub(super) at: u64,
     pub(super) bytes: u64,
-    /// None if it is damaged.
+    /// `None` if the block is damaged.
     pub(super) entries: Option<Entries>,
 }
 
@@ -58,6 +61,7 @@ pub(super) struct Piece {
 pub(super) struct Blocks {
     file: File,
     length: u64,
+    /// Remaining headers to try, of [`CANDIDATES_MAX`].
     candidates: u32,
 }
 
@@ -87,24 +91,25 @@ impl Blocks {
         Ok(read)
     }
 
-    /// The header at `at`, if it is intact and its block ends before `end`.
+    /// Returns the header at `at` if it is intact and its block ends at or before `end`.
     fn header(&mut self, at: u64, end: u64) -> io::Result<Option<Header>> {
         if at.checked_add(HEADER_BYTES).is_none_or(|data| data > end) {
             return Ok(None);
         }
         let bytes = self.read(at, HEADER_BYTES)?;
+        // The header has a checksum of its own, which `decode_from` verifies.
         let header = Header::decode_from(&mut &bytes[..]).ok();
         Ok(header
             .filter(|header| header.data_length <= BLOCK_BYTES_MAX && at + length(header) <= end))
     }
 
-    /// The data of a block, if its checksum holds.
+    /// Returns the data of a block if its checksum matches.
     fn data(&mut self, at: u64, header: &Header) -> io::Result<Option<Vec<u8>>> {
         let data = self.read(at + HEADER_BYTES, u64::from(header.data_length))?;
         Ok(Some(data).filter(|data| xxh3_128(data) == header.checksum.into_u128()))
     }
 
-    /// Returns whether the bytes from `at` to `end` are intact blocks of this type.
+    /// Returns whether the bytes `at..end` are intact blocks of this type.
     pub(super) fn are_intact(
         &mut self,
         mut at: u64,
@@ -123,7 +128,7 @@ impl Blocks {
         Ok(true)
     }
 
-    /// The intact block from `at` to `end`, if it is such a one.
+    /// Returns the block that fills `at..end`, if it is intact and of this type.
     pub(super) fn entries_block(
         &mut self,
         at: u64,
@@ -143,7 +148,7 @@ impl Blocks {
             .map(|data| entries_block(header, data)))
     }
 
-    /// The first intact block of this type from `from` on.
+    /// Returns the start and end of the first intact block of this type at or behind `from`.
     pub(super) fn find(
         &mut self,
         block_type: BlockType,
@@ -162,11 +167,12 @@ impl Blocks {
         Ok(None)
     }
 
-    /// The blocks of entries, which begin with the file, and their end. They end at the first block
-    /// of another type if `end` is not known.
+    /// Returns the blocks of entries, which begin at offset 0, and their end. If `end` is unknown,
+    /// they end at the first block of another type.
     pub(super) fn walk(&mut self, end: Option<u64>) -> io::Result<(Vec<Piece>, u64)> {
         let limit = end.unwrap_or(self.length);
-        let (mut pieces, mut at) = (Vec::<Piece>::new(), 0);
+        let mut pieces = Vec::<Piece>::new();
+        let mut at = 0;
         let mut last = None;
         while at < limit {
             let (bytes, entries) = match self.header(at, limit)? {
@@ -174,6 +180,7 @@ impl Blocks {
                     return Ok((pieces, at));
                 }
                 Some(header) => {
+                    // An intact header leads to the next block even if the data is damaged.
                     let data = self
                         .data(at, &header)?
                         .filter(|_| header.block_type == BlockType::Data);
@@ -184,11 +191,12 @@ impl Blocks {
                     None,
                 ),
             };
-            // A block that is out of order is not of this table.
+            // A block whose keys are out of order does not belong to this table.
             let entries = entries.filter(|entries| {
                 last.as_ref()
                     .is_none_or(|last| is_behind(&entries.first, last))
             });
+            // Damaged blocks keep the last key, so that the order is checked across them.
             last = entries
                 .as_ref()
                 .map(|entries| entries.last.clone())
@@ -199,11 +207,12 @@ impl Blocks {
         Ok((pieces, limit))
     }
 
-    /// The next block behind a damaged header. Values may contain what looks like a block: only a
-    /// header from which others lead to the end counts.
+    /// Returns the next block behind a damaged header. A value may contain bytes of another table.
+    /// Therefore a header counts only if the headers that follow it lead to the end of the blocks.
     fn next(&mut self, from: u64, limit: u64, is_end: bool) -> io::Result<Option<u64>> {
         let mut at = from;
         while let Some(found) = self.magic(at, limit)? {
+            // Without this limit a file full of false headers takes quadratic time.
             let Some(left) = self.candidates.checked_sub(1) else {
                 return Ok(None);
             };
@@ -216,6 +225,7 @@ impl Blocks {
         Ok(None)
     }
 
+    /// Returns whether the block at `at` and all blocks behind it have intact headers.
     fn leads_to_end(&mut self, mut at: u64, limit: u64, is_end: bool) -> io::Result<bool> {
         while at < limit {
             match self.header(at, limit)? {
@@ -227,6 +237,7 @@ impl Blocks {
         Ok(is_end)
     }
 
+    /// Returns the offset of the next magic number in `from..end`.
     fn magic(&mut self, from: u64, end: u64) -> io::Result<Option<u64>> {
         let mut at = from;
         while at + MAGIC.len() as u64 <= end {
@@ -237,18 +248,20 @@ impl Blocks {
             {
                 return Ok(Some(at + found as u64));
             }
+            // Chunks overlap by three bytes, so that a magic number across their border is found.
             at += (bytes.len().saturating_sub(MAGIC.len() - 1) as u64).max(1);
         }
         Ok(None)
     }
 }
 
-/// The length of a block with its header.
+/// Returns the length of a block with its header.
 fn length(header: &Header) -> u64 {
     HEADER_BYTES + u64::from(header.data_length)
 }
 
-/// The order of entries: by key, and of one key the newest first.
+/// Returns whether a version follows `last` in the order of entries: by key, and the newest version
+/// of a key first.
 fn is_behind(version: &Version, last: &Version) -> bool {
     version.key > last.key || (version.key == last.key && version.seqno < last.seqno)
 }
@@ -260,8 +273,8 @@ fn entries_block(header: Header, data: Vec<u8>) -> DataBlock {
     })
 }
 
-/// The entries of a block whose checksum holds. None if it is compressed, which no block of this
-/// build is.
+/// Returns the summary of a block whose checksum matches, or `None` if the block is compressed,
+/// which no block of this build is.
 fn entries(header: Header, data: Vec<u8>) -> Option<Entries> {
     if header.data_length != header.uncompressed_length || data.len() <= TRAILER_BYTES {
         return None;
@@ -290,7 +303,8 @@ fn entries(header: Header, data: Vec<u8>) -> Option<Entries> {
             }
             last = Some(item);
         }
-        let (mut read, last) = (read?, last?);
+        let mut read = read?;
+        let last = last?;
         let prefix = last.prefix.as_ref().map_or(&[][..], key);
         read.last = Version {
             key: [prefix, key(&last.key)].concat(),
@@ -298,5 +312,6 @@ fn entries(header: Header, data: Vec<u8>) -> Option<Entries> {
         };
         Some(read)
     };
+    // lsm-tree panics at blocks that it did not write, even if their checksum matches.
     catch_unwind(AssertUnwindSafe(read)).ok().flatten()
 }

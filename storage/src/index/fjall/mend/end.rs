@@ -1,11 +1,12 @@
-//! The ends of fjall's files, written anew behind what is in them.
+//! Appends new ends to fjall's files, behind their contents.
 //!
 //! ```text
 //! table      blocks of entries | .. | index | properties | toc | trailer
 //! blob file  values            | .. | "META" properties  | toc | trailer
 //! ```
 //!
-//! Readers follow the trailer, so that a new end counts, and all before it stays where it was.
+//! Readers follow the trailer at the end of the file. The new end replaces the old one, and all
+//! contents keep their offsets.
 
 use std::fs::File;
 use std::io::{self, Seek, SeekFrom, Write};
@@ -17,7 +18,7 @@ use lsm_tree::{CompressionType, InternalValue, ValueType};
 
 use super::super::archive::{self, Section};
 
-/// The properties of a new table.
+/// Properties of a table.
 pub(super) struct TableProperties {
     pub(super) id: u64,
     pub(super) key_min: Vec<u8>,
@@ -28,7 +29,7 @@ pub(super) struct TableProperties {
     pub(super) bytes: u64,
 }
 
-/// A file that gets a new end.
+/// Writer of the new end of a file.
 pub(super) struct NewEnd {
     file: File,
     at: u64,
@@ -36,7 +37,7 @@ pub(super) struct NewEnd {
 }
 
 impl NewEnd {
-    /// Keeps these sections of a file, which is created if it is missing.
+    /// Opens a file for a new end that keeps these sections. Creates the file if it is missing.
     pub(super) fn open(path: &Path, sections: Vec<Section>) -> io::Result<Self> {
         let mut file = File::options()
             .create(true)
@@ -47,6 +48,7 @@ impl NewEnd {
         Ok(Self { file, at, sections })
     }
 
+    /// Appends a section.
     fn append(&mut self, name: &[u8], bytes: &[u8]) -> io::Result<()> {
         self.file.write_all(bytes)?;
         let length = bytes.len() as u64;
@@ -59,7 +61,7 @@ impl NewEnd {
         Ok(())
     }
 
-    /// Appends the index of a table, which has at least one block.
+    /// Appends the index of a table with at least one block.
     pub(super) fn index(&mut self, blocks: &[KeyedBlockHandle]) -> io::Result<()> {
         let index = IndexBlock::encode_into_vec(blocks).map_err(io::Error::other)?;
         self.append(b"tli", &block(&index, BlockType::Index)?)
@@ -69,6 +71,7 @@ impl NewEnd {
     pub(super) fn table_properties(&mut self, table: &TableProperties) -> io::Result<()> {
         let entries = [
             entry("block_count#data", &table.blocks.to_le_bytes()),
+            // Without filters fjall only reads more blocks.
             entry("block_count#filter", &0_u64.to_le_bytes()),
             entry("block_count#index", &1_u64.to_le_bytes()),
             entry("checksum_type", &[0]),
@@ -90,7 +93,8 @@ impl NewEnd {
             entry("restart_interval#data", &[16]),
             entry("restart_interval#index", &[1]),
             entry("seqno#max", &table.seqno_max.to_le_bytes()),
-            // fjall looks for no older version in a table. A damaged block may hold any.
+            // fjall skips a table for versions below this minimum. A damaged block may contain any
+            // version.
             entry("seqno#min", &0_u64.to_le_bytes()),
             entry("table_id", &table.id.to_le_bytes()),
             entry("table_version", &[3]),
@@ -120,21 +124,24 @@ impl NewEnd {
         self.append(b"meta", &[b"META", &properties(&entries)?[..]].concat())
     }
 
-    /// Writes the table of contents.
+    /// Appends the table of contents and the trailer.
     pub(super) fn finish(mut self) -> io::Result<()> {
         self.file.write_all(&archive::end(&self.sections, self.at))
     }
 }
 
+/// Returns a property.
 fn entry(name: &str, value: &[u8]) -> InternalValue {
     InternalValue::from_components(name, value, 0, ValueType::Value)
 }
 
+/// Encodes a block of properties.
 fn properties(entries: &[InternalValue]) -> io::Result<Vec<u8>> {
     let bytes = DataBlock::encode_into_vec(entries, 1, 0.0).map_err(io::Error::other)?;
     block(&bytes, BlockType::Meta)
 }
 
+/// Encodes a block with its header.
 fn block(data: &[u8], block_type: BlockType) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     Block::write_into(&mut bytes, data, block_type, CompressionType::None)

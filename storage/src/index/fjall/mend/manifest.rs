@@ -1,4 +1,5 @@
-//! The manifest of a keyspace of a copy: found without its pointer, and rid of lost tables.
+//! Repairs the manifest of a keyspace of a copy: restores its pointer, and removes lost tables from
+//! it.
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};
@@ -8,12 +9,13 @@ use std::path::{Path, PathBuf};
 use super::super::archive::{self, Fields, Section};
 use super::super::manifest::{self, Flaw, Named};
 
-/// A manifest has about eight short sections.
+/// Maximum length of a section in bytes. A manifest has about eight short sections.
 const SECTION_BYTES_MAX: u64 = 16 * 1024 * 1024;
 /// id u64 | 00 | xxh3 of the file u128 | sequence number u64
 const TABLE_BYTES: usize = 33;
 
-/// The files that the manifest names. If the pointer to it is damaged, it is found without.
+/// Returns the files that the manifest names. If the pointer to the manifest is damaged, the
+/// manifest is identified without the pointer, and the pointer is written again.
 ///
 /// # Errors
 /// Errors of the file system, but for absence.
@@ -22,11 +24,11 @@ pub(super) fn current(keyspace: &Path) -> io::Result<Result<Vec<Named>, Flaw>> {
         Ok(named) => return Ok(Ok(named)),
         Err(flaw) => flaw,
     };
-    let Some((version, named)) = undoubted(keyspace)? else {
+    let Some((version, named)) = identify(keyspace)? else {
         return Ok(Err(flaw));
     };
-    // Nothing but the pointer has a checksum of the manifest. fjall trusts the number of these
-    // statistics.
+    // Only the pointer contains a checksum of the manifest. The garbage statistics are emptied,
+    // because fjall trusts the count that they begin with.
     rewrite(keyspace, version, |name, content| match name {
         b"blob_gc_stats" => Some(0_u32.to_le_bytes().to_vec()),
         _ => Some(content),
@@ -34,10 +36,10 @@ pub(super) fn current(keyspace: &Path) -> io::Result<Result<Vec<Named>, Flaw>> {
     Ok(Ok(named))
 }
 
-/// The manifest, if there is no doubt which it is: the pointer has its checksum; or the pointer
-/// names no other, and it names exactly the files that are there. Two that do so hold the same
-/// entries, and the newer one is taken.
-fn undoubted(keyspace: &Path) -> io::Result<Option<(u64, Vec<Named>)>> {
+/// Returns the manifest if it can be identified: the pointer contains its checksum; or the pointer
+/// names no other manifest, and the manifest names exactly the existing files. Two such manifests
+/// contain the same entries, and the newer manifest is taken.
+fn identify(keyspace: &Path) -> io::Result<Option<(u64, Vec<Named>)>> {
     let mut versions: Vec<u64> = Vec::new();
     for name in names(keyspace)? {
         versions.extend(
@@ -47,15 +49,16 @@ fn undoubted(keyspace: &Path) -> io::Result<Option<(u64, Vec<Named>)>> {
     }
     versions.sort_unstable();
     let pointer = manifest::decode_current(&read(&keyspace.join("current"))?);
-    let mut there = BTreeSet::new();
+    let mut existing = BTreeSet::new();
     for directory in ["tables", "blobs"] {
         let directory = keyspace.join(directory);
-        there.extend(
+        existing.extend(
             names(&directory)?
                 .into_iter()
                 .map(|name| directory.join(name)),
         );
     }
+    // The newest version first: of equal manifests the newer one is taken.
     for version in versions.into_iter().rev() {
         let path = manifest::version_path(keyspace, version);
         let Some(named) = manifest::names(keyspace, &mut File::open(&path)?)? else {
@@ -69,7 +72,8 @@ fn undoubted(keyspace: &Path) -> io::Result<Option<(u64, Vec<Named>)>> {
             None => true,
         };
         let expected: BTreeSet<PathBuf> = named.iter().map(|named| named.path.clone()).collect();
-        if is_pointed_to && there == expected && named.iter().all(|named| named.seqno == 0) {
+        // No table of this build has a sequence number of its own. If one does, do not guess.
+        if is_pointed_to && existing == expected && named.iter().all(|named| named.seqno == 0) {
             return Ok(Some((version, named)));
         }
     }
@@ -79,8 +83,8 @@ fn undoubted(keyspace: &Path) -> io::Result<Option<(u64, Vec<Named>)>> {
 /// Removes these tables from the current manifest.
 ///
 /// # Errors
-/// Errors of the file system; [`io::ErrorKind::InvalidData`] if the manifest can't be decoded,
-/// which it was before.
+/// Errors of the file system; [`io::ErrorKind::InvalidData`] if the manifest cannot be decoded,
+/// which was possible before.
 pub(super) fn forget(keyspace: &Path, lost: &[u64]) -> io::Result<()> {
     let pointer = manifest::decode_current(&read(&keyspace.join("current"))?);
     let (version, _) = pointer.ok_or_else(|| io::Error::from(io::ErrorKind::InvalidData))?;
@@ -90,7 +94,7 @@ pub(super) fn forget(keyspace: &Path, lost: &[u64]) -> io::Result<()> {
     })
 }
 
-/// Writes a manifest anew, and points to it.
+/// Rewrites a manifest with edited sections, and points the keyspace to it.
 fn rewrite(
     keyspace: &Path,
     version: u64,
@@ -100,7 +104,8 @@ fn rewrite(
     let path = manifest::version_path(keyspace, version);
     let mut file = File::open(&path)?;
     let old = archive::contents(&mut file)?.map_err(|_| wrong())?;
-    let (mut bytes, mut sections) = (Vec::new(), Vec::new());
+    let mut bytes = Vec::new();
+    let mut sections = Vec::new();
     for Section { name, .. } in &old {
         let content =
             archive::section(&mut file, &old, name, SECTION_BYTES_MAX)?.ok_or_else(wrong)?;
@@ -114,11 +119,13 @@ fn rewrite(
     }
     let at = bytes.len() as u64;
     bytes.extend(archive::end(&sections, at));
+    // Only in a copy: the copy is discarded if the salvage is interrupted here.
     fs::write(&path, bytes)?;
     manifest::point_to(keyspace, version)
 }
 
-/// A list of tables without the lost ones. fjall takes no run that is empty.
+/// Returns the list of tables without the lost tables. Empty runs are removed, because fjall
+/// rejects them.
 fn without(tables: &[u8], lost: &[u64]) -> Option<Vec<u8>> {
     let mut fields = Fields(tables);
     let levels = fields.u8()?;
@@ -143,7 +150,7 @@ fn without(tables: &[u8], lost: &[u64]) -> Option<Vec<u8>> {
     fields.0.is_empty().then_some(kept)
 }
 
-/// The names of the files in a directory; none if there is none.
+/// Returns the names of the files in a directory. Empty if the directory is absent.
 fn names(directory: &Path) -> io::Result<Vec<String>> {
     match fs::read_dir(directory) {
         Ok(entries) => entries
@@ -154,6 +161,7 @@ fn names(directory: &Path) -> io::Result<Vec<String>> {
     }
 }
 
+/// Reads a file. Returns no bytes if the file is absent.
 fn read(path: &Path) -> io::Result<Vec<u8>> {
     match fs::read(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),

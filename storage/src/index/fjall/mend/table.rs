@@ -1,17 +1,18 @@
-//! A table of a copy whose end is damaged: its blocks get a new index.
+//! Repairs a table with a damaged end: writes a new index of its blocks.
 //!
 //! ```text
-//! found intact                      new
+//! intact                            written
 //! index and properties              the table of contents, without the filters
-//! properties, or none               the index, from the blocks themselves; properties from the old ones or the blocks
+//! properties                        an index of the blocks
+//! blocks                            an index of the blocks, and properties from the blocks
 //! no block, no properties           nothing: the table is lost
 //! ```
 //!
-//! A damaged block stays where it is, and the new index leads to it for every key that it can hold:
-//! a read of such a key is an error, and returns no older value from another table. Its keys lie
-//! between those of its neighbours; at the ends of a table they are bounded by the properties
-//! alone. Guards "no older value is copied without a report": where a bound is unknown, the outcome
-//! is [`Mended::Unbounded`].
+//! A damaged block remains in the file, and the new index refers to it for every key that it may
+//! contain. A read of such a key fails, and never returns an older value from another table. The
+//! keys of a damaged block lie between the keys of its neighbours. At the start and end of a table
+//! only the properties bound them. Guards that no older value is copied without a report: if a
+//! bound is unknown, the outcome is [`Mended::Unbounded`].
 
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -25,18 +26,18 @@ use super::blocks::{Blocks, Piece, Version};
 use super::end::{NewEnd, TableProperties};
 use crate::index::KEY_BYTES_MAX;
 
-/// The outcome for one table.
+/// Outcome of the repair of a table.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Mended {
-    /// fjall can open it, or can now.
+    /// fjall can open the table. No key is absent without an error.
     Whole,
-    /// fjall can open it. Some keys of it are lost, and it is not known which.
+    /// fjall can open the table. An unknown set of its keys is lost, as described.
     Unbounded(String),
-    /// Nothing of it can be read, and its keys are not known.
+    /// No entry of the table can be read, and its keys are unknown.
     Lost(String),
 }
 
-/// Makes a table one that fjall can open, if anything of it can be read.
+/// Repairs a table, so that fjall can open it, unless no part of it can be read.
 ///
 /// # Errors
 /// Errors of the file system, but for absence.
@@ -61,10 +62,10 @@ pub(super) fn mend(path: &Path, id: u64) -> io::Result<Mended> {
         None => None,
     };
     if properties.is_none() && pieces.iter().all(|piece| piece.entries.is_none()) {
-        return Ok(Mended::Lost("no block of it is intact".to_owned()));
+        return Ok(Mended::Lost("the file contains no intact block".to_owned()));
     }
     let mut new = NewIndex::of(&pieces, properties.as_ref());
-    // Nothing behind the last block says that it is the last one.
+    // The file ends with a block: the blocks behind it may be cut off.
     let is_cut = sections.is_none() && properties.is_none() && data_end == blocks.len();
     if is_cut && pieces.last().is_some_and(|piece| piece.entries.is_some()) {
         new.lose(format!(
@@ -76,6 +77,7 @@ pub(super) fn mend(path: &Path, id: u64) -> io::Result<Mended> {
     Ok(new.unbounded.map_or(Mended::Whole, Mended::Unbounded))
 }
 
+/// Appends the new end of a table: the index and the properties, unless they are intact.
 fn write(
     path: &Path,
     id: u64,
@@ -110,11 +112,12 @@ fn write(
     end.finish()
 }
 
+/// Returns the section with this name.
 fn find<'a>(sections: Option<&'a [Section]>, name: &[u8]) -> Option<&'a Section> {
     sections?.iter().find(|section| section.name == name)
 }
 
-/// The intact parts of the end of a table.
+/// Intact parts of the end of a table.
 struct Surviving {
     index: Option<Vec<Section>>,
     properties: Option<Properties>,
@@ -169,7 +172,7 @@ enum Part {
     Absent,
 }
 
-/// The properties of a table.
+/// The properties of a table, and their section.
 struct Properties {
     section: Section,
     key_max: Vec<u8>,
@@ -181,7 +184,7 @@ impl Properties {
     fn read(blocks: &mut Blocks, section: Section, id: u64) -> io::Result<Option<Self>> {
         let block =
             blocks.entries_block(section.at, section.at + section.length, BlockType::Meta)?;
-        // lsm-tree panics at what it does not expect.
+        // lsm-tree panics at unexpected contents.
         Ok(block.and_then(|block| {
             catch_unwind(AssertUnwindSafe(|| Self::decode(&block, section, id)))
                 .ok()
@@ -197,7 +200,8 @@ impl Properties {
         };
         let number = |name: &[u8]| value(name)?.try_into().ok().map(u64::from_le_bytes);
         let key_max = value(b"key#max")?;
-        let (items, keys) = (number(b"item_count")?, number(b"key_count")?);
+        let items = number(b"item_count")?;
+        let keys = number(b"key_count")?;
         (number(b"table_id")? == id).then_some(Self {
             section,
             key_max,
@@ -206,7 +210,7 @@ impl Properties {
         })
     }
 
-    /// Looks for the properties behind the blocks of entries.
+    /// Searches for the properties behind the blocks of entries.
     fn search(blocks: &mut Blocks, from: u64, id: u64) -> io::Result<Option<Self>> {
         let Some((at, end)) = blocks.find(BlockType::Meta, from)? else {
             return Ok(None);
@@ -223,7 +227,7 @@ impl Properties {
     }
 }
 
-/// An index of all blocks, damaged ones included.
+/// An index of all blocks, including damaged blocks.
 #[derive(Default)]
 struct NewIndex {
     blocks: Vec<KeyedBlockHandle>,
@@ -251,6 +255,8 @@ impl NewIndex {
             .next_back()
             .map(|entries| entries.last.key.clone())
             .unwrap_or_default();
+        // If the intact blocks contain all items, damaged bytes between them are not blocks of the
+        // table.
         let is_complete = properties.is_some_and(|properties| properties.items == new.items);
         for (at, piece) in pieces.iter().enumerate() {
             if let Some(entries) = &piece.entries {
@@ -274,7 +280,7 @@ impl NewIndex {
             .push(KeyedBlockHandle::new(last.key.into(), last.seqno, handle));
     }
 
-    /// Leads all keys between the neighbours of damaged blocks to them.
+    /// Adds an index entry that refers all keys between the intact neighbours to the damaged block.
     fn damaged(
         &mut self,
         piece: &Piece,
@@ -287,11 +293,12 @@ impl NewIndex {
                 let key = self.key_min.escape_ascii().to_string();
                 return self.lose(format!("the keys before \"{key}\" are lost"));
             }
+            // Each key has one version, so the damaged block holds no version of the next key.
             (Some(behind), Some(properties)) if properties.items == properties.keys => Version {
-                key: before(&behind.key),
+                key: predecessor(&behind.key),
                 seqno: 0,
             },
-            // Newer versions of that key may be in the damaged block.
+            // The damaged block may contain newer versions of this key.
             (Some(behind), _) => Version {
                 key: behind.key.clone(),
                 seqno: behind.seqno.saturating_add(1),
@@ -305,7 +312,8 @@ impl NewIndex {
                 return self.lose(format!("the keys behind \"{key}\" are lost"));
             }
         };
-        // A block that is cut short has no checksum that holds, whatever is in it.
+        // One byte less than the block: its checksum never matches, even if the damage is only in
+        // the header.
         let bytes = piece.bytes.min(DAMAGED_BYTES_MAX) - 1;
         self.push(
             &Piece {
@@ -316,6 +324,7 @@ impl NewIndex {
         );
     }
 
+    /// Records that an unknown set of keys is lost.
     fn lose(&mut self, what: String) {
         self.unbounded = Some(match self.unbounded.take() {
             Some(before) => format!("{before}, {what}"),
@@ -324,11 +333,12 @@ impl NewIndex {
     }
 }
 
-/// Bytes of a damaged stretch that a read of it looks at.
+/// Maximum length of the index entry of a damaged block, in bytes: a read of the block reads this
+/// much.
 const DAMAGED_BYTES_MAX: u64 = 64 * 1024;
 
-/// The greatest key below this one.
-fn before(key: &[u8]) -> Vec<u8> {
+/// Returns the greatest key below `key`.
+fn predecessor(key: &[u8]) -> Vec<u8> {
     match key.split_last() {
         Some((0, shorter)) => shorter.to_vec(),
         Some((last, shorter)) => {

@@ -1,4 +1,4 @@
-//! Tables of lsm-tree with damage at every place: no key that they hold is absent without a report.
+//! Tables of lsm-tree with damage at every offset: no key of a table is absent without a report.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -16,7 +16,7 @@ fn key(number: u64) -> Vec<u8> {
     format!("default\0k{number:04}").into_bytes()
 }
 
-/// A table, of which each key has so many versions.
+/// A table file, its original bytes, and the newest value of each key.
 struct Case {
     _directory: TempDir,
     path: PathBuf,
@@ -24,7 +24,7 @@ struct Case {
     values: Vec<Vec<u8>>,
 }
 
-/// Entries in order, as a table file.
+/// Writes a table file with these entries, which are in order, and returns its bytes.
 fn table(path: &Path, entries: impl IntoIterator<Item = (Vec<u8>, u64, Vec<u8>)>) -> Vec<u8> {
     write(
         Writer::new(path.to_owned(), ID, 0)
@@ -79,8 +79,8 @@ impl Case {
         )
     }
 
-    /// Mends the table with these bytes: the outcome, and of each key whether it can be read, or
-    /// none if it is absent.
+    /// Repairs a table with these bytes. Returns the outcome, and for each key whether it can be
+    /// read, or `None` if it is absent.
     fn mended(&self, bytes: &[u8]) -> (Mended, Vec<Option<bool>>) {
         fs::write(&self.path, bytes).unwrap();
         let mended = mend(&self.path, ID).unwrap();
@@ -90,12 +90,10 @@ impl Case {
         assert_eq!(
             mend(&self.path, ID).unwrap(),
             Mended::Whole,
-            "a second time there is nothing to do"
+            "a second repair changes nothing"
         );
-        let (cache, checksum) = (
-            Arc::new(Cache::with_capacity_bytes(1024 * 1024)),
-            Checksum::from_raw(0),
-        );
+        let cache = Arc::new(Cache::with_capacity_bytes(1024 * 1024));
+        let checksum = Checksum::from_raw(0);
         let table =
             Opened::recover(self.path.clone(), checksum, 0, 0, cache, None, true, true).unwrap();
         let read = (0..).zip(&self.values).map(|(number, value)| {
@@ -163,7 +161,7 @@ fn one_flipped_byte_loses_one_block_at_most() {
 }
 
 #[test]
-fn one_flipped_byte_of_a_table_of_a_deep_level_loses_one_block_at_most() {
+fn one_flipped_byte_of_a_deep_table_loses_one_block_at_most() {
     let mut case = Case::small(1);
     fs::remove_file(&case.path).unwrap();
     let writer = Writer::new(case.path.clone(), ID, 0)
@@ -187,7 +185,7 @@ fn one_flipped_byte_of_a_table_of_a_deep_level_loses_one_block_at_most() {
 }
 
 #[test]
-fn two_flipped_bytes_leave_no_key_absent_unless_reported() {
+fn two_flipped_bytes_lose_no_key_without_a_report() {
     for versions in [1, 3] {
         let case = Case::small(versions);
         let ends = ["tli", "meta", "filter"].map(|section| case.find(section));
@@ -212,7 +210,7 @@ fn two_flipped_bytes_leave_no_key_absent_unless_reported() {
 }
 
 #[test]
-fn a_table_that_is_cut_keeps_its_first_blocks() {
+fn cut_table_keeps_its_first_blocks() {
     let case = Case::small(1);
     for length in 0..case.bytes.len() {
         let (mended, read) = case.mended(&case.bytes[..length]);
@@ -233,9 +231,9 @@ fn a_table_that_is_cut_keeps_its_first_blocks() {
 }
 
 #[test]
-fn a_value_that_contains_a_table_is_not_mistaken_for_blocks() {
+fn table_inside_a_value_is_not_taken_for_blocks() {
     let directory = TempDir::new().unwrap();
-    // Its keys would be in order.
+    // The keys of the inner table fit into the order of the outer table.
     let within = |number: u8| [&key(20)[..], &[number]].concat();
     let inner = (1..60_u8).map(|number| (within(number), 0, vec![number; 60]));
     let inner = table(&directory.path().join("inner"), inner);

@@ -1,4 +1,4 @@
-//! How objects end: deleted, one or many, and expired.
+//! The end of objects: deletes, prefix deletions, expiry.
 
 use std::time::Duration;
 
@@ -9,10 +9,10 @@ use super::{LARGE, MEDIUM, SMALL, assert_holds, bytes, put};
 
 const HOUR: Duration = Duration::from_secs(3600);
 const INSTANT: Duration = Duration::from_millis(1);
-/// How long the expirer may take.
+/// Time limit for the expirer.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-pub(super) async fn a_deleted_object_is_gone_and_its_versions_go_on(engine: &Engine) {
+pub(super) async fn versions_continue_after_a_delete(engine: &Engine) {
     for length in [SMALL, MEDIUM, LARGE] {
         let key = format!("k{length}");
         put(engine, &key, 1, length).await;
@@ -30,7 +30,7 @@ pub(super) async fn a_deleted_object_is_gone_and_its_versions_go_on(engine: &Eng
     }
 }
 
-pub(super) async fn a_prefix_is_deleted_and_nothing_beside_it(engine: &Engine) {
+pub(super) async fn prefix_deletion_spares_neighbours(engine: &Engine) {
     let sizes = [SMALL, MEDIUM, LARGE];
     for (number, length) in (0..30u64).zip(sizes.into_iter().cycle().take(27).chain([SMALL; 3])) {
         let length = if number > 6 {
@@ -52,7 +52,7 @@ pub(super) async fn a_prefix_is_deleted_and_nothing_beside_it(engine: &Engine) {
     }
 }
 
-pub(super) async fn what_has_expired_is_removed(engine: &Engine) {
+pub(super) async fn expired_objects_are_removed(engine: &Engine) {
     let sizes = [SMALL, MEDIUM, LARGE];
     for length in sizes {
         engine
@@ -82,7 +82,7 @@ pub(super) async fn what_has_expired_is_removed(engine: &Engine) {
     assert_eq!(
         engine.usage().await.unwrap().expired,
         0,
-        "they are removed, not hidden"
+        "expired objects are removed, not just hidden"
     );
     for length in sizes {
         assert_eq!(bytes(engine, &format!("mortal/{length}")).await, None);

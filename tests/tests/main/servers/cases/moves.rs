@@ -1,13 +1,14 @@
-//! Copies, which copy, and renames, which move no byte.
+//! Copies and renames.
 
 use cenotaph::{Engine, ErrorKind};
 use cenotaph_tests::store::payload;
 
 use super::{LARGE, MEDIUM, SMALL, assert_holds, bytes, put};
 
-pub(super) async fn a_copy_is_an_object_of_its_own(engine: &Engine) {
+pub(super) async fn copy_is_independent_of_its_source(engine: &Engine) {
     for length in [SMALL, MEDIUM, LARGE] {
-        let (from, to) = (format!("from/{length}"), format!("to/{length}"));
+        let from = format!("from/{length}");
+        let to = format!("to/{length}");
         engine
             .put(&from, payload(1, length))
             .content_type("image/png")
@@ -43,10 +44,10 @@ pub(super) async fn a_copy_is_an_object_of_its_own(engine: &Engine) {
         .metadata
         .attributes
         .content_type;
-    assert_eq!(types, None, "the second object had none");
+    assert_eq!(types, None, "the second source has no content type");
 }
 
-pub(super) async fn a_renamed_object_is_the_same(engine: &Engine) {
+pub(super) async fn renamed_object_keeps_its_content(engine: &Engine) {
     for length in [SMALL, MEDIUM, LARGE] {
         let [a, b, c] = ["a", "b", "c"].map(|name| format!("{name}/{length}"));
         engine
@@ -57,7 +58,7 @@ pub(super) async fn a_renamed_object_is_the_same(engine: &Engine) {
         put(engine, &c, 2, length).await;
         engine.rename(&a, &b).if_absent().await.unwrap().unwrap();
         assert_eq!(bytes(engine, &a).await, None);
-        // The name that was left is taken, while the bytes lie where it is written on them.
+        // Another object takes the old name, which is still part of the path of the renamed blobs.
         put(engine, &a, 3, length).await;
         engine.rename(&b, &c).await.unwrap().unwrap();
         engine.settle().await.unwrap();

@@ -1,9 +1,8 @@
-//! Uploads in parts that the engine assembles itself: what is completed is the parts that are
-//! listed, in order; of what is not, nothing stays with the server.
+//! Multipart uploads that the engine assembles itself: a completed object consists of the listed
+//! parts in order, and nothing else remains on the server.
 //!
-//! Every case ends all of its uploads, so that what stands after it is named by rows alone.
-//! Deliberately not here: long puts, which the engine cuts by itself (`split.rs`), and what a crash
-//! leaves of an upload (`multipart/`).
+//! Every case ends all of its uploads, so that rows alone name the remaining blobs. Long puts,
+//! which the engine splits, are in `split.rs`; crashes during uploads are in `multipart/`.
 
 use bytes::Bytes;
 use cenotaph::{Body, Digest, Engine, ErrorKind, Outcome, Reason, Result, Upload};
@@ -17,7 +16,7 @@ use super::{
     LARGE, MEDIUM, PART_BYTES, SMALL, assert_holds, assert_ranges, blobs, bytes, put, streamed,
 };
 
-/// Asserts that a request was refused for this reason, and how it is called.
+/// Asserts that a request was refused with this kind and reason.
 fn assert_refused<T: std::fmt::Debug>(outcome: Result<T>, kind: ErrorKind, reason: Reason) {
     let error = outcome.unwrap_err();
     assert_eq!(
@@ -27,7 +26,7 @@ fn assert_refused<T: std::fmt::Debug>(outcome: Result<T>, kind: ErrorKind, reaso
     );
 }
 
-/// Uploads a part whose bytes its number tells.
+/// Uploads a part whose content depends on its number.
 async fn part(upload: &Upload, number: u32, length: usize) {
     upload
         .part(number, payload(u64::from(number), length))
@@ -35,7 +34,7 @@ async fn part(upload: &Upload, number: u32, length: usize) {
         .unwrap();
 }
 
-/// These parts, one after the other.
+/// Returns the concatenated content of these parts.
 fn whole(parts: &[(u32, usize)]) -> Bytes {
     parts
         .iter()
@@ -43,16 +42,14 @@ fn whole(parts: &[(u32, usize)]) -> Bytes {
         .collect()
 }
 
-pub(super) async fn parts_of_any_order_are_the_object_in_the_order_of_their_numbers(
-    engine: &Engine,
-) {
+pub(super) async fn parts_become_the_object_in_number_order(engine: &Engine) {
     put(engine, "k", 100, LARGE).await;
     let upload = engine
         .multipart("k")
         .content_type("video/mp4")
         .await
         .unwrap();
-    // One of them is itself sent in parts, one is empty; no border is one of a block.
+    // One part is itself sent in parts, and one is empty. No border is that of a block.
     let listed = [
         (1, PART_BYTES + 1),
         (2, MEDIUM),
@@ -61,21 +58,12 @@ pub(super) async fn parts_of_any_order_are_the_object_in_the_order_of_their_numb
         (10_000, SMALL),
     ];
     upload.part(2, payload(200, LARGE)).await.unwrap();
-    let unlisted = [(3, LARGE), (7, MEDIUM)];
-    let sent = listed
-        .iter()
-        .chain(&unlisted)
-        .rev()
-        .map(|&(number, length)| {
-            let body = streamed(&payload(u64::from(number), length), 700_001);
-            upload.part(number, body).into_future()
-        });
-    try_join_all(sent).await.unwrap();
+    upload_reversed(&upload, &[&listed[..], &[(3, LARGE), (7, MEDIUM)]].concat()).await;
     assert_holds(engine, "k", 100, LARGE).await;
     assert_eq!(
         blobs(engine).await,
         1 + 7,
-        "I5: the old object, and each part once: what was replaced is gone"
+        "I5: the old object, and each part once"
     );
 
     let parts: Vec<_> = upload.parts().stream().try_collect().await.unwrap();
@@ -96,7 +84,7 @@ pub(super) async fn parts_of_any_order_are_the_object_in_the_order_of_their_numb
     assert_eq!(
         upload.complete().parts(parts.clone()).await.unwrap(),
         written,
-        "completed again, it answers the same"
+        "a repeated completion gives the same answer"
     );
     assert_refused(
         upload.complete().parts(parts[1..].to_vec()).await,
@@ -119,11 +107,20 @@ pub(super) async fn parts_of_any_order_are_the_object_in_the_order_of_their_numb
     assert_eq!(
         blobs(engine).await,
         5,
-        "I5: what is not listed is gone, and so is the old object"
+        "I5: neither unlisted parts nor the old object"
     );
 }
 
-pub(super) async fn an_upload_that_is_aborted_leaves_nothing(engine: &Engine) {
+/// Uploads these parts concurrently, starting with the last.
+async fn upload_reversed(upload: &Upload, parts: &[(u32, usize)]) {
+    let sent = parts.iter().rev().map(|&(number, length)| {
+        let body = streamed(&payload(u64::from(number), length), 700_001);
+        upload.part(number, body).into_future()
+    });
+    try_join_all(sent).await.unwrap();
+}
+
+pub(super) async fn aborted_upload_leaves_nothing(engine: &Engine) {
     put(engine, "k", 100, MEDIUM).await;
     let upload = engine.multipart("k").await.unwrap();
     for (number, length) in [(1, MEDIUM), (2, LARGE), (3, 0)] {
@@ -144,28 +141,28 @@ pub(super) async fn an_upload_that_is_aborted_leaves_nothing(engine: &Engine) {
     assert_eq!(
         blobs(engine).await,
         1 + 3,
-        "I5: the part that was there is there, and nothing of the one that was to be"
+        "I5: the earlier part remains, and nothing of the failed one"
     );
 
-    // One more is under way while the upload ends: it has all its bytes but the last.
+    // Another part is uploading while the upload ends: all but its last byte have been sent.
     let (arrived, arrival) = oneshot::channel();
-    let (go_on, told) = oneshot::channel();
+    let (release, released) = oneshot::channel();
     let last = stream::once(async move {
         let _ = arrived.send(());
-        told.await.unwrap();
+        released.await.unwrap();
         Ok(payload(4, 1))
     });
     let late = stream::iter([Ok::<_, std::io::Error>(payload(4, LARGE))]).chain(last);
     let late = upload.part(4, Body::stream(late)).into_future();
     let late = match future::select(late, arrival).await {
-        Either::Left((outcome, _)) => panic!("its stream has not ended: {outcome:?}"),
-        Either::Right((told, late)) => {
-            told.unwrap();
+        Either::Left((outcome, _)) => panic!("the stream has not ended: {outcome:?}"),
+        Either::Right((arrived, late)) => {
+            arrived.unwrap();
             late
         }
     };
     upload.abort().await.unwrap();
-    go_on.send(()).unwrap();
+    release.send(()).unwrap();
     assert_refused(late.await, ErrorKind::Invalid, Reason::UploadAborted);
     upload.abort().await.unwrap();
     assert_refused(
@@ -177,7 +174,7 @@ pub(super) async fn an_upload_that_is_aborted_leaves_nothing(engine: &Engine) {
     assert_holds(engine, "k", 100, MEDIUM).await;
 }
 
-pub(super) async fn an_upload_goes_on_by_its_id(engine: &Engine) {
+pub(super) async fn upload_resumes_by_its_id(engine: &Engine) {
     let begun = engine.multipart("films/k").if_absent().await.unwrap();
     part(&begun, 1, LARGE).await;
     let noted = begun.upload_id().to_string();
@@ -212,7 +209,7 @@ pub(super) async fn an_upload_goes_on_by_its_id(engine: &Engine) {
     assert_eq!(engine.list_uploads("").await.unwrap().uploads.len(), 0);
 }
 
-pub(super) async fn a_part_may_be_made_of_a_range_of_an_object(engine: &Engine) {
+pub(super) async fn part_copies_a_range_of_an_object(engine: &Engine) {
     put(engine, "from", 1, LARGE).await;
     put(engine, "little", 2, SMALL).await;
     let upload = engine.multipart("k").await.unwrap();
@@ -232,11 +229,12 @@ pub(super) async fn a_part_may_be_made_of_a_range_of_an_object(engine: &Engine) 
         .unwrap()
         .unwrap();
     assert_eq!(upload.part_copy(4, "absent").await.unwrap(), None);
-    // What is copied is copied: it outlives where it came from.
+    // A copied part does not depend on its source.
     engine.delete("from").await.unwrap();
     assert_eq!(blobs(engine).await, 3);
     upload.complete().await.unwrap();
-    let (from, little) = (payload(1, LARGE), payload(2, SMALL));
+    let from = payload(1, LARGE);
+    let little = payload(2, SMALL);
     let whole = [&from[inner.clone()], &little, &from[LARGE - MEDIUM..]].concat();
     assert!(bytes(engine, "k").await.unwrap() == whole);
     assert_ranges(
@@ -248,7 +246,7 @@ pub(super) async fn a_part_may_be_made_of_a_range_of_an_object(engine: &Engine) 
     .await;
 }
 
-pub(super) async fn a_part_that_is_not_what_was_declared_is_not_kept(engine: &Engine) {
+pub(super) async fn part_that_differs_from_its_declaration_is_dropped(engine: &Engine) {
     let upload = engine.multipart("k").await.unwrap();
     let algorithms: [fn(&[u8]) -> Digest; 4] = [
         Digest::md5_of,
@@ -258,7 +256,8 @@ pub(super) async fn a_part_that_is_not_what_was_declared_is_not_kept(engine: &En
     ];
     for (number, digest) in (1..).zip(algorithms) {
         let length = [MEDIUM, LARGE][number as usize % 2];
-        let (right, wrong) = (payload(u64::from(number), length), payload(100, length));
+        let right = payload(u64::from(number), length);
+        let wrong = payload(100, length);
         let kept = upload
             .part(number, right.clone())
             .checksum(digest(&right))
@@ -283,15 +282,13 @@ pub(super) async fn a_part_that_is_not_what_was_declared_is_not_kept(engine: &En
             .await;
         assert_refused(refused, ErrorKind::Source, Reason::Length);
     }
-    assert_eq!(blobs(engine).await, 4, "I5: the right ones");
+    assert_eq!(blobs(engine).await, 4, "I5: the valid parts only");
     upload.complete().await.unwrap();
     let parts = [(1, LARGE), (2, MEDIUM), (3, LARGE), (4, MEDIUM)];
     assert!(bytes(engine, "k").await.unwrap() == whole(&parts));
 }
 
-pub(super) async fn what_was_completed_is_copied_renamed_and_deleted_as_any_object(
-    engine: &Engine,
-) {
+pub(super) async fn completed_upload_behaves_like_any_object(engine: &Engine) {
     let parts = [(1, LARGE), (2, MEDIUM)];
     for key in ["a", "b"] {
         let upload = engine.multipart(key).await.unwrap();
@@ -301,14 +298,14 @@ pub(super) async fn what_was_completed_is_copied_renamed_and_deleted_as_any_obje
         assert!(upload.complete().if_absent().await.unwrap().created);
     }
     engine.rename("a", "c").await.unwrap().unwrap();
-    // The name that was left is taken, while the blobs lie where it is written on them.
+    // Another object takes the old name, which is still part of the path of the renamed blobs.
     put(engine, "a", 100, MEDIUM).await;
     engine.copy("c", "d").await.unwrap().unwrap();
     assert!(engine.delete("b").await.unwrap().existed);
     assert_eq!(
         blobs(engine).await,
         2 + 1 + 3,
-        "I5: two parts, what took their name, and a copy that was itself cut"
+        "I5: two parts, the new object, and a copy that was split"
     );
     assert!(bytes(engine, "c").await.unwrap() == whole(&parts));
     assert!(engine.delete("c").await.unwrap().existed);

@@ -1,11 +1,11 @@
-//! Names that a server may escape, fold, split or sign in a way of its own.
+//! Names that a server may escape, fold, split or sign differently.
 
 use cenotaph::{Engine, KEY_BYTES_MAX, Namespace, ObjectId};
 use cenotaph_tests::store::payload;
 
 use super::{LARGE, MEDIUM, assert_holds, put};
 
-pub(super) async fn awkward_names_are_all_different_blobs(engine: &Engine) {
+pub(super) async fn awkward_names_are_distinct_blobs(engine: &Engine) {
     let [long, longest, longest_escaped] = [
         "x".repeat(800),
         "é".repeat(KEY_BYTES_MAX / 2),
@@ -55,14 +55,14 @@ pub(super) async fn awkward_names_are_all_different_blobs(engine: &Engine) {
         engine.usage().await.unwrap().blob_objects,
         keys.len() as u64
     );
-    // In parts, too: the name is said again in each of several requests.
+    // Blobs in parts: each request repeats the name.
     for (seed, key) in (100..).zip(["a?b=c&d", "日本語", &longest]) {
         put(engine, key, seed, LARGE).await;
         assert_holds(engine, key, seed, LARGE).await;
     }
 }
 
-pub(super) async fn namespaces_keep_their_objects_apart(engine: &Engine) {
+pub(super) async fn namespaces_separate_objects(engine: &Engine) {
     let photos = Namespace::new("photos")
         .unwrap()
         .with_scope("org", "17")

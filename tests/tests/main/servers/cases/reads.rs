@@ -1,4 +1,4 @@
-//! Gets: any range of any object, and readers that outlive what they read.
+//! Gets: ranges of objects, and readers of replaced objects.
 
 use std::ops::Range;
 
@@ -8,7 +8,7 @@ use cenotaph_tests::store::payload;
 
 use super::{LARGE, MEDIUM, PART_BYTES, SMALL, bytes, put};
 
-pub(super) async fn ranges_reach_across_blocks_and_parts(engine: &Engine) {
+pub(super) async fn ranges_cross_blocks_and_parts(engine: &Engine) {
     for total in [SMALL, MEDIUM, PART_BYTES, LARGE] {
         put(engine, "k", total as u64, total).await;
         let whole = payload(total as u64, total);
@@ -31,8 +31,8 @@ pub(super) async fn ranges_reach_across_blocks_and_parts(engine: &Engine) {
     }
 }
 
-/// Ranges that begin and end before, on and behind each border, as far as there are bytes; and
-/// which bytes they mean.
+/// Returns ranges that begin and end before, on and after each border, with the bytes that each
+/// selects.
 fn ranges(total: u64) -> Vec<(ByteRange, Range<u64>)> {
     let borders =
         [0, BLOCK_BYTES, 3 * BLOCK_BYTES, PART_BYTES, 2 * PART_BYTES].map(|border| border as u64);
@@ -46,8 +46,7 @@ fn ranges(total: u64) -> Vec<(ByteRange, Range<u64>)> {
         .flat_map(|&start| [bounded(start, start), bounded(start, start + 1)])
         .collect();
     for (nth, &start) in points.iter().enumerate() {
-        // Up to the next points, one after the other, and not to all of them: that would be too
-        // many.
+        // Ends at the next three points only: all pairs would be too many.
         ranges.extend(
             points[nth + 1..]
                 .iter()
@@ -69,7 +68,7 @@ fn ranges(total: u64) -> Vec<(ByteRange, Range<u64>)> {
     ranges
 }
 
-pub(super) async fn a_reader_sees_to_its_end_what_it_began_with(engine: &Engine) {
+pub(super) async fn reader_sees_one_version(engine: &Engine) {
     put(engine, "k", 1, LARGE).await;
     let mut object = engine.get("k").await.unwrap().unwrap();
     let mut read = object.chunk().await.unwrap().unwrap().to_vec();
@@ -81,6 +80,6 @@ pub(super) async fn a_reader_sees_to_its_end_what_it_began_with(engine: &Engine)
     while let Some(chunk) = object.chunk().await.unwrap() {
         read.extend_from_slice(&chunk);
     }
-    assert!(read == payload(1, LARGE), "I8: another object's bytes");
+    assert!(read == payload(1, LARGE), "I8: bytes of another version");
     put(engine, "k", 4, MEDIUM).await;
 }

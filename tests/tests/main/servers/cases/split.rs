@@ -1,7 +1,5 @@
-//! Long puts, which the engine cuts into several blobs, some of them under way together: one
-//! object, or nothing at all.
-//!
-//! Deliberately not here: uploads whose parts the caller cuts (`multipart.rs`).
+//! Long puts, which the engine splits into several blobs, some of them uploaded concurrently: the
+//! whole object is stored, or nothing.
 
 use cenotaph::{Body, Engine, ErrorKind, Outcome};
 use cenotaph_storage::BLOCK_BYTES;
@@ -13,11 +11,11 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use super::{LARGE, SPLIT_BYTES, assert_holds, assert_ranges, blobs, bytes, put, streamed};
 
-/// More than three blobs; of a stream that does not say how long it is, a first one of `LARGE` and
-/// two more.
+/// Payload of more than three blobs. A stream of unknown length has a first blob of `LARGE` bytes
+/// and two more.
 const LONG: usize = 3 * SPLIT_BYTES + BLOCK_BYTES + 7;
 
-pub(super) async fn a_long_put_is_several_blobs_and_reads_as_one(engine: &Engine) {
+pub(super) async fn long_put_is_split_and_reads_as_one_object(engine: &Engine) {
     let whole = payload(1, LONG);
     for (key, promised, cut) in [("known", true, SPLIT_BYTES), ("unknown", false, LARGE)] {
         let body = streamed(&whole, 700_001);
@@ -46,17 +44,17 @@ pub(super) async fn a_long_put_is_several_blobs_and_reads_as_one(engine: &Engine
     assert_eq!(
         blobs(engine).await,
         4 + 4,
-        "I5: nothing of what was replaced, and nothing of what was deleted"
+        "I5: neither the replaced nor the deleted object"
     );
     assert_holds(engine, "renamed", 1, LONG).await;
     assert_holds(engine, "unknown", 3, LONG).await;
 }
 
-pub(super) async fn a_long_put_that_fails_leaves_nothing(engine: &Engine) {
+pub(super) async fn failed_long_put_leaves_nothing(engine: &Engine) {
     put(engine, "there", 1, LONG).await;
     let error = || std::io::Error::other("the client hung up");
-    // It breaks within the first blob, between two, and with the last byte, which is of another
-    // number.
+    // The stream fails within the first blob, between two blobs, and before the last byte. The
+    // number of its blobs depends on the promise.
     for good in [SPLIT_BYTES - 1, LARGE, LARGE + BLOCK_BYTES, LONG - 1] {
         for promised in [true, false] {
             let body = Body::stream(stream::iter([Ok(payload(2, good)), Err(error())]));
@@ -77,17 +75,17 @@ pub(super) async fn a_long_put_that_fails_leaves_nothing(engine: &Engine) {
             }
         }
     }
-    assert_eq!(blobs(engine).await, 4, "I5: what was there");
+    assert_eq!(blobs(engine).await, 4, "I5: the old object only");
     assert_holds(engine, "there", 1, LONG).await;
     assert_eq!(bytes(engine, "absent").await, None);
 }
 
-pub(super) async fn a_caller_that_leaves_a_long_put_stores_nothing(engine: &Engine) {
+pub(super) async fn dropped_long_put_stores_nothing(engine: &Engine) {
     put(engine, "there", 1, LONG).await;
     for promised in [true, false] {
         let (arrived, arrival) = oneshot::channel();
         let good = stream::iter([Ok::<_, std::io::Error>(payload(2, LONG - 1))]);
-        // Asked for its second chunk, it tells, and never answers.
+        // The second poll reports its arrival and never yields a chunk.
         let waits = stream::once(async move {
             let _ = arrived.send(());
             future::pending().await
@@ -99,10 +97,10 @@ pub(super) async fn a_caller_that_leaves_a_long_put_stores_nothing(engine: &Engi
             body
         };
         match future::select(engine.put("there", body).into_future(), arrival).await {
-            Either::Left((outcome, _)) => panic!("its stream has not ended: {outcome:?}"),
-            Either::Right((told, put)) => drop((told.unwrap(), put)),
+            Either::Left((outcome, _)) => panic!("the stream never ends: {outcome:?}"),
+            Either::Right((arrived, put)) => drop((arrived.unwrap(), put)),
         }
     }
-    assert_eq!(blobs(engine).await, 4, "I5: what was there");
+    assert_eq!(blobs(engine).await, 4, "I5: the old object only");
     assert_holds(engine, "there", 1, LONG).await;
 }

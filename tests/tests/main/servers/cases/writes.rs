@@ -1,4 +1,4 @@
-//! Puts: which tier, what replaces what, who loses, and what is left of those that fail.
+//! Puts: the choice of the tier, replacement, preconditions, races, and failed puts.
 
 use cenotaph::{Body, Engine, ErrorKind, Outcome, Precondition};
 use cenotaph_tests::store::{INLINE, payload};
@@ -8,7 +8,7 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use super::{LARGE, MEDIUM, PART_BYTES, SMALL, assert_holds, bytes, put, streamed};
 
-pub(super) async fn a_small_object_stays_in_the_index(engine: &Engine) {
+pub(super) async fn small_object_stays_in_the_index(engine: &Engine) {
     for length in [0, SMALL, INLINE] {
         let key = format!("small/{length}");
         engine
@@ -39,7 +39,7 @@ pub(super) async fn a_small_object_stays_in_the_index(engine: &Engine) {
     assert_eq!(engine.usage().await.unwrap().blob_objects, 1);
 }
 
-pub(super) async fn a_large_object_comes_back_whole(engine: &Engine) {
+pub(super) async fn large_object_round_trips(engine: &Engine) {
     let lengths = [
         INLINE + 1,
         PART_BYTES - 1,
@@ -85,7 +85,7 @@ pub(super) async fn a_large_object_comes_back_whole(engine: &Engine) {
 }
 
 pub(super) async fn any_size_replaces_any_other(engine: &Engine) {
-    // Each size follows each.
+    // Each size follows each other size and itself.
     let sizes = [
         SMALL, SMALL, MEDIUM, MEDIUM, LARGE, LARGE, SMALL, LARGE, MEDIUM, SMALL, LARGE,
     ];
@@ -99,7 +99,7 @@ pub(super) async fn any_size_replaces_any_other(engine: &Engine) {
     }
 }
 
-pub(super) async fn a_precondition_that_does_not_hold_changes_nothing(engine: &Engine) {
+pub(super) async fn failed_precondition_changes_nothing(engine: &Engine) {
     for length in [SMALL, MEDIUM, LARGE] {
         let key = format!("k{length}");
         let first = engine
@@ -163,7 +163,7 @@ pub(super) async fn a_precondition_that_does_not_hold_changes_nothing(engine: &E
     assert!(engine.head("absent").await.unwrap().is_none());
 }
 
-pub(super) async fn of_many_that_create_an_object_one_does(engine: &Engine) {
+pub(super) async fn one_of_many_creators_wins(engine: &Engine) {
     let puts = (0..8).map(|seed| {
         engine
             .put("k", payload(seed, PART_BYTES + 1))
@@ -186,7 +186,7 @@ pub(super) async fn of_many_that_create_an_object_one_does(engine: &Engine) {
     assert_holds(engine, "k", winners[0], PART_BYTES + 1).await;
 }
 
-pub(super) async fn of_many_that_replace_an_object_the_last_one_stands(engine: &Engine) {
+pub(super) async fn highest_version_of_many_replacements_wins(engine: &Engine) {
     put(engine, "k", 100, MEDIUM).await;
     let puts = (0..12).map(|seed| {
         engine
@@ -211,7 +211,7 @@ pub(super) async fn of_many_that_replace_an_object_the_last_one_stands(engine: &
     assert_holds(engine, "k", last, MEDIUM + last as usize).await;
 }
 
-pub(super) async fn a_stream_that_fails_stores_nothing(engine: &Engine) {
+pub(super) async fn failed_stream_stores_nothing(engine: &Engine) {
     put(engine, "there", 1, LARGE).await;
     for good in [0, SMALL, MEDIUM, LARGE] {
         for key in ["there", "absent"] {
@@ -230,12 +230,12 @@ pub(super) async fn a_stream_that_fails_stores_nothing(engine: &Engine) {
     assert_eq!(bytes(engine, "absent").await, None);
 }
 
-pub(super) async fn a_caller_that_leaves_stores_nothing(engine: &Engine) {
+pub(super) async fn dropped_caller_stores_nothing(engine: &Engine) {
     put(engine, "there", 1, MEDIUM).await;
     for key in ["there", "absent"] {
         let (arrived, arrival) = oneshot::channel();
         let good = stream::iter([Ok::<_, std::io::Error>(payload(2, LARGE))]);
-        // Asked for its second chunk, it tells, and never answers.
+        // The second poll reports its arrival and never yields a chunk.
         let waits = stream::once(async move {
             let _ = arrived.send(());
             future::pending().await
@@ -245,8 +245,8 @@ pub(super) async fn a_caller_that_leaves_stores_nothing(engine: &Engine) {
             .precondition(Precondition::None)
             .into_future();
         match future::select(put, arrival).await {
-            Either::Left((outcome, _)) => panic!("its stream has not ended: {outcome:?}"),
-            Either::Right((told, put)) => drop((told.unwrap(), put)),
+            Either::Left((outcome, _)) => panic!("the stream never ends: {outcome:?}"),
+            Either::Right((arrived, put)) => drop((arrived.unwrap(), put)),
         }
     }
     assert_holds(engine, "there", 1, MEDIUM).await;

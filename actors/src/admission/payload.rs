@@ -1,0 +1,99 @@
+//! Streams of callers, watched: an idle stream and one that panics end with an error, like any
+//! stream that fails.
+//!
+//! Guards that no caller keeps a share of the engine for ever, and that no caller's panic kills an
+//! actor.
+
+use std::panic::AssertUnwindSafe;
+use std::time::Duration;
+
+use cenotaph_storage::Env;
+use futures::StreamExt;
+
+use crate::runtime::messages::{PayloadStream, Source};
+
+impl Source {
+    /// The same payload, but a stream that gives nothing for `idle` while it is waited for, or
+    /// panics, ends with an error.
+    pub(crate) fn watched(self, env: &Env, idle: Duration) -> Self {
+        Self {
+            stream: watched(env.clone(), self.stream, idle),
+            ..self
+        }
+    }
+}
+
+fn watched(env: Env, stream: PayloadStream, idle: Duration) -> PayloadStream {
+    let stream = AssertUnwindSafe(stream).catch_unwind();
+    let chunks = futures::stream::unfold(Some((env, stream)), move |state| async move {
+        let (env, mut stream) = state?;
+        match env.deadline(idle, stream.next()).await {
+            Some(Some(Ok(chunk @ Ok(_)))) => Some((chunk, Some((env, stream)))),
+            Some(Some(Ok(Err(error)))) => Some((Err(error), None)),
+            Some(Some(Err(panic))) => Some((
+                Err(format!("the stream panicked: {}", message(&*panic)).into()),
+                None,
+            )),
+            Some(None) => None,
+            None => Some((
+                Err(format!("the stream gave nothing for too long: idle={idle:?}").into()),
+                None,
+            )),
+        }
+    });
+    chunks.boxed()
+}
+
+fn message(panic: &(dyn std::any::Any + Send)) -> &str {
+    let text = panic.downcast_ref::<&str>().copied();
+    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str))
+        .unwrap_or("no message")
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use futures::stream;
+
+    use super::*;
+
+    async fn end_of(stream: PayloadStream) -> (usize, Option<String>) {
+        let source = Source {
+            stream,
+            bytes: None,
+        };
+        let watched = source.watched(&Env::real().unwrap(), Duration::from_millis(20));
+        let (mut chunks, mut error) = (0, None);
+        for chunk in watched.stream.collect::<Vec<_>>().await {
+            match chunk {
+                Ok(_) => chunks += 1,
+                Err(failed) => error = Some(failed.to_string()),
+            }
+        }
+        (chunks, error)
+    }
+
+    fn two()
+    -> impl stream::Stream<Item = Result<Bytes, Box<dyn std::error::Error + Send + Sync>>> + Send
+    {
+        stream::iter([Ok(Bytes::from_static(b"a")), Ok(Bytes::from_static(b"b"))])
+    }
+
+    #[tokio::test]
+    async fn a_stream_that_ends_is_passed_on_whole() {
+        assert_eq!(end_of(two().boxed()).await, (2, None));
+    }
+
+    #[tokio::test]
+    async fn an_idle_stream_ends_with_an_error() {
+        let (chunks, error) = end_of(two().chain(stream::pending()).boxed()).await;
+        assert!(chunks == 2 && error.unwrap().contains("idle=20ms"));
+    }
+
+    #[tokio::test]
+    async fn a_panic_ends_the_stream_with_an_error() {
+        let panics = stream::once(async { panic!("out of {}", "luck") });
+        let (chunks, error) = end_of(two().chain(panics).boxed()).await;
+        assert!(chunks == 2 && error.unwrap().contains("out of luck"));
+    }
+}

@@ -1,0 +1,7 @@
+//! Background work: recovery of changes, deletion of orphans, expiry.
+
+pub(crate) mod expirer;
+pub(crate) mod expiry_cursor;
+pub(crate) mod idle_refresh;
+pub(crate) mod recovery;
+pub(crate) mod sweeper;

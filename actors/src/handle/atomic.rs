@@ -1,0 +1,309 @@
+//! One commit for objects of several shards: atomic batches and renames.
+//!
+//! ```text
+//! 1 a task of its own, so that a caller who stops polling holds up no shard
+//! 2 ask each shard, in the order of their numbers, to lend its objects          a lost request: give back, begin again
+//! 3 decide everything against how all of them stand (pure)                      one conflict: nothing of it happens
+//! 4 one batch, submitted under all locks at once                               a shard has died: begin again
+//! 5 the completion answers the caller (I10), the locks end
+//! ```
+//!
+//! Guards I3: one batch, decided while no other decision about these objects can be made. Every
+//! borrower takes shards in the same order, so that none waits for another in a circle.
+//! Deliberately not here: how a lock ends (`lock.rs`), and what is decided about each object
+//! (`cenotaph_storage::decide`).
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use cenotaph_storage::decide::{
+    Deleted, Effect, Mutation, Plan, ReadSet, Rename, Standing, Swap, SwapReply, SwapView, Written,
+};
+use cenotaph_storage::{Error, ErrorKind, ObjectId, Result, Seam};
+use tokio::sync::oneshot;
+
+use crate::admission::permits::Permit;
+use crate::handle::Tiered;
+use crate::runtime::context::{Context, SharedContext};
+use crate::runtime::messages::ShardMessage;
+use crate::runtime::post_commit::PostCommit;
+use crate::runtime::reply::{Reply, reply};
+use crate::runtime::shard_lock::{self, ShardLock};
+use crate::shard::{completion, guarded};
+
+/// What one write of an atomic batch came to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum WriteReply {
+    /// A put.
+    Written(Written),
+    /// A delete.
+    Deleted(Deleted),
+}
+
+impl Tiered {
+    /// Commits all of these swaps, or none. Each object may occur once.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Conflict`] if one of the preconditions does not hold: the error names its
+    /// object; [`ErrorKind::Invalid`] if an object occurs twice; otherwise as
+    /// [`put_inline`](Self::put_inline), for all of them together.
+    pub async fn write_atomically(
+        &self,
+        swaps: Vec<Swap>,
+        permit: Permit,
+    ) -> Result<Vec<WriteReply>> {
+        self.context().health.check("batch")?;
+        if swaps
+            .iter()
+            .any(|swap| !matches!(swap.mutation, Mutation::Delete))
+        {
+            self.make_room(swaps.iter().map(Swap::stored_bytes).sum())
+                .await?;
+        }
+        let objects: Vec<ObjectId> = swaps.iter().map(|swap| swap.id.clone()).collect();
+        let permit = permit.and(self.context().admission.writes(swaps.len()).await?);
+        let decide = move |standings: &BTreeMap<ObjectId, Standing>, common: &Context| {
+            decide(&swaps, standings, common)
+        };
+        self.commit_together(objects, permit, decide).await
+    }
+
+    /// Renames an object, in one commit. No byte is copied. None if there is no object to rename.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Conflict`] if one of the preconditions does not hold: the error names its
+    /// object; otherwise as [`put_inline`](Self::put_inline).
+    pub async fn rename(&self, rename: Rename) -> Result<Option<Written>> {
+        self.context().health.check("rename")?;
+        self.make_room(0).await?;
+        let permit = self.context().admission.writes(2).await?;
+        let objects = vec![rename.from.clone(), rename.to.clone()];
+        let decide = move |standings: &BTreeMap<ObjectId, Standing>, common: &Context| {
+            let now = common.env.steady_now();
+            rename.decide(&standings[&rename.from], &standings[&rename.to], now)
+        };
+        self.commit_together(objects, permit, decide).await
+    }
+
+    async fn commit_together<T: Send + 'static>(
+        &self,
+        mut objects: Vec<ObjectId>,
+        permit: Permit,
+        decide: impl Fn(&BTreeMap<ObjectId, Standing>, &Context) -> Plan<T> + Send + 'static,
+    ) -> Result<T> {
+        objects.sort_unstable();
+        if let Some(twice) = objects.windows(2).find(|pair| pair[0] == pair[1]) {
+            let message = "an object occurs twice in what must happen at once";
+            return Err(Error::new(ErrorKind::Invalid, "batch", message).with_id(&twice[0]));
+        }
+        let (reply, answer) = reply();
+        let context = Arc::clone(self.context());
+        self.context().env.spawn(async move {
+            CrossShardCommit {
+                context,
+                objects,
+                permit,
+            }
+            .run(decide, reply)
+            .await;
+        });
+        answer.await.unwrap_or_else(|| {
+            Err(Error::new(
+                ErrorKind::Unavailable,
+                "batch",
+                "its task has ended; nothing was committed",
+            ))
+        })
+    }
+}
+
+/// The task that holds the locks.
+struct CrossShardCommit {
+    context: SharedContext,
+    objects: Vec<ObjectId>,
+    permit: Permit,
+}
+
+impl CrossShardCommit {
+    async fn run<T: Send + 'static>(
+        self,
+        decide: impl Fn(&BTreeMap<ObjectId, Standing>, &Context) -> Plan<T>,
+        reply: Reply<T>,
+    ) {
+        let mut reply = Some(reply);
+        for attempt in 0..=self.context.limits.deliveries_max {
+            match self.lock_all().await {
+                Ok(Some(locked)) => {
+                    self.context.env.pass(Seam::AtomicBeforeDecide).await;
+                    let plan = decide(&locked.standings(), &self.context);
+                    let plan = plan.based_on(locked.reads());
+                    if plan.effect == Effect::Known {
+                        return answer(reply, plan.reply);
+                    }
+                    if let Err(error) = self.context.admit(&plan.batch) {
+                        return answer(reply, Err(error));
+                    }
+                    reply = self.commit(locked, plan, reply);
+                    if reply.is_none() {
+                        return self.context.env.pass(Seam::AtomicAfterSubmit).await;
+                    }
+                }
+                Ok(None) => {}
+                Err(error) => return answer(reply, Err(error)),
+            }
+            if let Err(error) = self.context.health.check_failed("batch") {
+                return answer(reply, Err(error));
+            }
+            self.context.back_off(attempt).await;
+        }
+        let message = "a shard does not run; nothing was committed";
+        let error = Error::new(ErrorKind::Unavailable, "batch", message);
+        answer(reply, Err(error));
+    }
+
+    /// All objects, shard by shard; none if a request was lost.
+    async fn lock_all(&self) -> Result<Option<LockedObjects>> {
+        let mut by_shard: BTreeMap<usize, Vec<ObjectId>> = BTreeMap::new();
+        for object in &self.objects {
+            by_shard
+                .entry(self.context.routes.shard_number(object))
+                .or_default()
+                .push(object.clone());
+        }
+        let mut locked = LockedObjects {
+            locks: Vec::new(),
+            objects: Vec::new(),
+        };
+        for (shard, objects) in by_shard {
+            let (granted, grant) = oneshot::channel();
+            self.context.routes.shards[shard].send(ShardMessage::Lock {
+                objects: objects.clone(),
+                granted,
+            });
+            let Ok(lock) = grant.await else {
+                return Ok(None);
+            };
+            locked.locks.push(lock?);
+            locked.objects.push(objects);
+        }
+        Ok(Some(locked))
+    }
+
+    /// Submits the plan under all locks; returns the reply if a lock is void.
+    fn commit<T: Send + 'static>(
+        &self,
+        locked: LockedObjects,
+        plan: Plan<T>,
+        mut reply: Option<Reply<T>>,
+    ) -> Option<Reply<T>> {
+        let LockedObjects { locks, objects } = locked;
+        let rows: BTreeMap<ObjectId, Standing> = plan.rows.into_iter().collect();
+        let next = objects.into_iter().map(|objects| {
+            let changed = |object: ObjectId| {
+                let standing = rows.get(&object).cloned();
+                standing.map(|standing| (object, standing))
+            };
+            objects.into_iter().filter_map(changed).collect()
+        });
+        let reached: Vec<_> = locks
+            .iter()
+            .map(|lock| (lock.ticket, lock.durable.clone()))
+            .collect();
+        shard_lock::commit(&locks, next.collect(), || {
+            let Some(reply) = reply.take() else { return };
+            self.context.count(plan.event);
+            let reply = guarded(plan.effect, reply);
+            let after = PostCommit::of(&plan.batch);
+            let permit = Some(self.permit.clone());
+            let completion = completion(&self.context, after, reached, permit, move |committed| {
+                reply(committed.and(plan.reply));
+            });
+            self.context.index.submit(plan.batch, completion);
+        });
+        reply
+    }
+}
+
+/// The objects of one commit.
+struct LockedObjects {
+    locks: Vec<ShardLock>,
+    objects: Vec<Vec<ObjectId>>,
+}
+
+impl LockedObjects {
+    fn reads(&self) -> ReadSet {
+        let mut reads = ReadSet::default();
+        for lock in &self.locks {
+            reads.extend(lock.reads.clone());
+        }
+        reads
+    }
+
+    fn standings(&self) -> BTreeMap<ObjectId, Standing> {
+        let of_one = |(lock, objects): (&ShardLock, &Vec<ObjectId>)| {
+            objects
+                .iter()
+                .cloned()
+                .zip(lock.standings.iter().cloned())
+                .collect::<Vec<_>>()
+        };
+        self.locks
+            .iter()
+            .zip(&self.objects)
+            .flat_map(of_one)
+            .collect()
+    }
+}
+
+fn answer<T>(reply: Option<Reply<T>>, answer: Result<T>) {
+    if let Some(reply) = reply {
+        reply(answer);
+    }
+}
+
+/// Decides all swaps; a plan that only fails if one of them can't commit.
+fn decide(
+    swaps: &[Swap],
+    standings: &BTreeMap<ObjectId, Standing>,
+    context: &Context,
+) -> Plan<Vec<WriteReply>> {
+    let now = context.env.steady_now();
+    let mut replies = Vec::with_capacity(swaps.len());
+    let mut plans = Vec::with_capacity(swaps.len());
+    for swap in swaps {
+        let view = SwapView {
+            standing: standings[&swap.id].clone(),
+            is_unreadable: false,
+            change_is_live: false,
+        };
+        let plan = swap.decide(&view, now);
+        match &plan.reply {
+            Ok(reply) => replies.push(write_reply(swap, *reply)),
+            Err(error) => return plan_failure(error, &swap.id),
+        }
+        plans.push(plan);
+    }
+    Plan::together(plans, replies)
+}
+
+/// Plans the failure of a batch because of one object.
+fn plan_failure<T>(error: &Error, id: &ObjectId) -> Plan<T> {
+    let mut plan = match error.kind() {
+        ErrorKind::Conflict { current } => Plan::conflict("batch", current),
+        _ => Plan::known(Err(error.clone())),
+    };
+    plan.reply = plan.reply.map_err(|error| error.with_id(id));
+    plan
+}
+
+fn write_reply(swap: &Swap, reply: SwapReply) -> WriteReply {
+    match swap.mutation {
+        Mutation::Delete => WriteReply::Deleted(reply.deleted()),
+        Mutation::Inline { .. }
+        | Mutation::Tombstone { .. }
+        | Mutation::Amend(_)
+        | Mutation::Extend(_)
+        | Mutation::Touch { .. }
+        | Mutation::Expire => WriteReply::Written(reply.written()),
+    }
+}

@@ -1,0 +1,234 @@
+//! Multipart uploads: what may be asked of [`Tiered`] about one, and what the caller hears.
+//!
+//! ```text
+//! initiate                     one commit: the session                                    (through the shard)
+//! upload_part, any, any order  change, blob, one commit: the part                         (upload.rs, then the shard)
+//! complete                     1 read the row: what this write means to replace
+//!                              2 the shard: rules, then one commit: row, session, orphans
+//! abort                        one commit: session, orphans                               (through the shard)
+//! ```
+//!
+//! No byte is moved by a completion, and nothing is assembled in the blob tier, so that there is no
+//! reply of it to lose. Guards I10 as `writes.rs` does: an answer is the commit's own. Deliberately
+//! not here: what is decided (`cenotaph_storage::decide`), and listings, which ask no actor.
+
+use cenotaph_storage::decide::{
+    PartRules, Precondition, Selection, SessionMutation, SessionSwap, Written,
+};
+use cenotaph_storage::index::Table;
+use cenotaph_storage::rows::{Phase, Session, session_key};
+use cenotaph_storage::{
+    Digest, Error, ErrorKind, ObjectId, PartNumber, Result, Seam, UploadId, no_such_upload,
+};
+use tokio::sync::oneshot;
+
+use crate::admission::permits::Permit;
+use crate::handle::Tiered;
+use crate::handle::writes::Intent;
+use crate::runtime::context::Context;
+use crate::runtime::messages::{Job, Purpose, Source, UploadedPart};
+use crate::runtime::reply::Caller;
+
+/// A part, but for its payload.
+#[derive(Clone, Debug)]
+pub struct PartIntent {
+    /// The object.
+    pub id: ObjectId,
+    /// The upload to it.
+    pub upload: UploadId,
+    /// Which part.
+    pub number: PartNumber,
+    /// Checksums that its bytes must have.
+    pub declared: Vec<Digest>,
+}
+
+impl Tiered {
+    /// Begins an upload.
+    ///
+    /// # Errors
+    /// As [`put_inline`](Self::put_inline); [`Invalid`](cenotaph_storage::ErrorKind::Invalid) also
+    /// if the root of the blob tier is too long.
+    pub async fn initiate(&self, intent: Intent) -> Result<UploadId> {
+        let Intent {
+            id,
+            attributes,
+            precondition,
+        } = intent;
+        self.context()
+            .blobs
+            .check_root()
+            .map_err(|error| error.with_id(&id))?;
+        self.make_room(0)
+            .await
+            .map_err(|error| error.with_id(&id))?;
+        let initiated = self.context().env.steady_now();
+        let expires_at = initiated.after(self.context().limits.multipart.lifetime);
+        let session = Session {
+            initiated,
+            expires_at,
+            attributes,
+            precondition,
+            phase: Phase::Open,
+        };
+        let upload = self.context().env.upload_id();
+        self.step(&id, upload, SessionMutation::Initiate(session))
+            .await
+            .map(|_| upload)
+    }
+
+    /// Uploads a part. One that has its number already is replaced the moment this one is durable.
+    /// As [`put_stream`](Self::put_stream) about dropping the future.
+    ///
+    /// # Errors
+    /// [`Invalid`](cenotaph_storage::ErrorKind::Invalid) if the object has no such upload, or it
+    /// has ended, or the part is too large; [`Source`](cenotaph_storage::ErrorKind::Source) if the
+    /// payload fails, or is not what was declared; otherwise as [`put_stream`](Self::put_stream).
+    pub async fn upload_part(&self, part: PartIntent, source: Source) -> Result<UploadedPart> {
+        let PartIntent {
+            id,
+            upload,
+            number,
+            declared,
+        } = part;
+        self.context().health.check("multipart")?;
+        self.make_blob_room(source.bytes)
+            .await
+            .map_err(|error| error.with_id(&id))?;
+        let permit = self
+            .context()
+            .admission
+            .upload(false)
+            .await
+            .map_err(|error| error.with_id(&id))?;
+        let (caller, answer) = Caller::new();
+        let (_present, caller_gone) = oneshot::channel();
+        let operation = self.context().env.operation_id();
+        let purpose = Purpose::Part {
+            upload,
+            number,
+            declared,
+            caller,
+        };
+        let job = Job {
+            id: id.clone(),
+            operation,
+            purpose,
+            source,
+            caller_gone,
+            permit,
+            peeked: Permit::free(),
+            is_bulk: false,
+        };
+        self.upload(job, answer)
+            .await
+            .map_err(|error| error.with_id(&id))
+    }
+
+    /// Makes an object of the parts of an upload. Idempotent: completed again with the same parts
+    /// it answers the same, for as long as that is remembered.
+    ///
+    /// # Errors
+    /// [`Invalid`](cenotaph_storage::ErrorKind::Invalid) if the object has no such upload, if it
+    /// was aborted, if it was completed with other parts, or if a part breaks a rule: the upload
+    /// then goes on as it was. [`Conflict`](cenotaph_storage::ErrorKind::Conflict) if a
+    /// precondition does not hold: the same. Otherwise as [`put_inline`](Self::put_inline).
+    pub async fn complete(
+        &self,
+        id: &ObjectId,
+        upload: UploadId,
+        parts: Selection,
+        precondition: Precondition,
+    ) -> Result<Written> {
+        let context = self.context();
+        context.health.check("multipart")?;
+        parts.check().map_err(|error| error.with_id(id))?;
+        let now = context.env.steady_now();
+        let expected = context
+            .standing_at(id, now)
+            .await
+            .map_err(|error| error.with_id(id))?
+            .expectation(now);
+        context.env.pass(Seam::CompleteBeforeSwap).await;
+        let limits = &context.limits;
+        let rules = PartRules {
+            bytes_min: limits.multipart.part_bytes_min,
+            total_bytes_max: limits.payload_bytes_max,
+        };
+        let kept_for = limits.multipart.kept_for;
+        let completion = SessionMutation::Complete {
+            parts,
+            expected,
+            precondition,
+            rules,
+            kept_for,
+        };
+        let written = self.step(id, upload, completion).await?;
+        written.ok_or_else(|| {
+            let message = "the completion has no result; complete the upload again";
+            Error::new(ErrorKind::Unavailable, "multipart", message).with_id(id)
+        })
+    }
+
+    /// Gives an upload up, and all of its parts. Aborting it again does nothing.
+    ///
+    /// # Errors
+    /// [`Invalid`](cenotaph_storage::ErrorKind::Invalid) if the object has no such upload, or it
+    /// has been completed; otherwise as [`put_inline`](Self::put_inline).
+    pub async fn abort(&self, id: &ObjectId, upload: UploadId) -> Result<()> {
+        let kept_for = self.context().limits.multipart.kept_for;
+        self.step(id, upload, SessionMutation::Abort { kept_for })
+            .await
+            .map(drop)
+    }
+
+    async fn step(
+        &self,
+        id: &ObjectId,
+        upload: UploadId,
+        mutation: SessionMutation,
+    ) -> Result<Option<Written>> {
+        let context = self.context();
+        context.health.check("multipart")?;
+        let permit = context
+            .admission
+            .write()
+            .await
+            .map_err(|error| error.with_id(id))?;
+        let swap = SessionSwap {
+            id: id.clone(),
+            upload,
+            operation: context.env.operation_id(),
+            mutation,
+        };
+        let answer = match swap.mutation {
+            SessionMutation::Complete { .. }
+            | SessionMutation::Abort { .. }
+            | SessionMutation::Expire => {
+                context
+                    .end(swap, permit, Some(context.limits.budget_wait))
+                    .await
+            }
+            SessionMutation::Initiate(_) | SessionMutation::Part { .. } => {
+                context.step(swap, &permit, |reply| reply).await
+            }
+        };
+        answer.map_err(|error| error.with_id(id))
+    }
+}
+
+impl Context {
+    /// Whether an upload is there and takes parts: asked before the first byte goes out, so that
+    /// nothing is uploaded in vain.
+    pub(crate) async fn check_upload(&self, id: &ObjectId, upload: &UploadId) -> Result<()> {
+        let value = self
+            .index
+            .get(Table::Sessions, &session_key(id, upload))
+            .await?;
+        let session = value.map(|value| Session::decode(&value)).transpose()?;
+        let now = self.env.steady_now();
+        session
+            .filter(|session| session.is_live(now))
+            .ok_or_else(no_such_upload)?
+            .check_open()
+    }
+}

@@ -1,0 +1,150 @@
+//! Carrying out a plan: the only way from a decision to the index.
+//!
+//! ```text
+//! plan ──> 1 admit: is there space for the batch?         no: the caller receives the error, nothing is decided
+//!          2 record rows, settled changes and upload entries as pending
+//!          3 count the event
+//!          4 submit the batch; the shard continues with its next message
+//!          5 durable: trim the pending writes, wake sweeper and expirer, reply
+//! ```
+//!
+//! Guards I3 (the pending writes are exactly those of submitted batches), I7 (a reply that depends on
+//! pending state waits behind an empty batch), I10 (the completion replies, even if this actor has
+//! died since).
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use cenotaph_storage::decide::{Effect, Event, Plan};
+use cenotaph_storage::index::{CommitError, Completion};
+use cenotaph_storage::planted::Bug;
+use cenotaph_storage::{Error, ErrorKind, Result};
+
+use crate::admission::permits::Permit;
+use crate::runtime::context::{Context, SharedContext};
+use crate::runtime::post_commit::PostCommit;
+use crate::runtime::reply::Reply;
+use crate::shard::Shard;
+use crate::shard::pending_writes::{Durable, PendingWrites, Ticket};
+
+impl Shard {
+    /// Carries out a planned request, or replies with the error of its reads.
+    ///
+    /// A request of a caller holds a permit and is refused if the index has no space for it.
+    pub(super) fn carry_out<T: Send + 'static>(
+        &self,
+        pending: &mut PendingWrites,
+        planned: Result<Plan<T>>,
+        permit: Option<Permit>,
+        reply: Reply<T>,
+    ) {
+        match planned {
+            Ok(plan) => self.apply(pending, plan, permit, reply),
+            Err(error) => reply(Err(error)),
+        }
+    }
+
+    fn apply<T: Send + 'static>(
+        &self,
+        pending: &mut PendingWrites,
+        plan: Plan<T>,
+        permit: Option<Permit>,
+        reply: Reply<T>,
+    ) {
+        if plan.effect == Effect::Known {
+            return reply(plan.reply);
+        }
+        let space = match permit {
+            Some(_) => self.context.admit(&plan.batch),
+            None => Ok(()),
+        };
+        if let Err(error) = &space
+            && !self.context.env.planted(Bug::RoomAskedLate)
+        {
+            return reply(Err(error.clone()));
+        }
+        let ticket = pending.record(&plan);
+        if let Err(error) = space {
+            return reply(Err(error));
+        }
+        self.context.count(plan.event);
+        let after = PostCommit::of(&plan.batch);
+        let reached = vec![(ticket, pending.durable())];
+        let reply = guarded(plan.effect, reply);
+        let completion = completion(&self.context, after, reached, permit, move |committed| {
+            reply(committed.and(plan.reply));
+        });
+        self.context.index.submit(plan.batch, completion);
+    }
+}
+
+/// Returns the completion of a batch that holds these places in the order of its shards.
+pub(crate) fn completion(
+    context: &SharedContext,
+    after: PostCommit,
+    reached: Vec<(Ticket, Durable)>,
+    permit: Option<Permit>,
+    reply: impl FnOnce(Result<()>) + Send + 'static,
+) -> Completion {
+    let context = Arc::clone(context);
+    Box::new(move |outcome| {
+        match &outcome {
+            Ok(()) => {
+                for (ticket, durable) in &reached {
+                    durable.reached(*ticket);
+                }
+                after.tell(&context);
+            }
+            // The pending writes of this batch never become durable: the index has failed, and no
+            // further decision is made on them.
+            Err(error) => after.failed(&context, error),
+        }
+        // Before the reply: a caller that receives it may send its next request at once.
+        drop(permit);
+        reply(outcome.map_err(CommitError::into_error));
+    })
+}
+
+/// Returns the reply of a plan with this effect: it corrects the error of a failed commit (I10).
+pub(crate) fn guarded<T: Send + 'static>(effect: Effect, reply: Reply<T>) -> Reply<T> {
+    match effect {
+        Effect::Commits | Effect::Known => reply,
+        Effect::Nothing => Box::new(move |outcome| {
+            reply(outcome.map_err(|error| match error.kind() {
+                ErrorKind::Indeterminate => {
+                    let message = "the index failed before the state of the object was durable; \
+                                   nothing was committed";
+                    Error::new(ErrorKind::Unavailable, "commit", message).with_source(error)
+                }
+                _ => error,
+            }));
+        }),
+        Effect::Repeats => Box::new(move |outcome| {
+            reply(outcome.map_err(|error| {
+                let message = "the index failed while it committed the repeated step, which may or \
+                               may not be durable";
+                Error::new(ErrorKind::Indeterminate, "multipart", message).with_source(error)
+            }));
+        }),
+    }
+}
+
+impl Context {
+    /// Counts the event of a plan.
+    pub(crate) fn count(&self, event: Option<Event>) {
+        match event {
+            Some(Event::Conflict) => {
+                self.counters.conflicts.fetch_add(1, Ordering::Relaxed);
+                metrics::counter!("cenotaph_conflicts_total").increment(1);
+            }
+            Some(Event::Superseded) => {
+                self.counters.superseded.fetch_add(1, Ordering::Relaxed);
+                metrics::counter!("cenotaph_superseded_total").increment(1);
+            }
+            Some(Event::UploadForgotten) => {
+                metrics::counter!("cenotaph_uploads_forgotten_total").increment(1);
+            }
+            None => {}
+        }
+    }
+}

@@ -1,0 +1,202 @@
+//! The shard: sole decider for its objects, sole submitter of their swaps (I3).
+//!
+//! ```text
+//! message ──> read: pending writes, then the index ──> decide (pure) ──> apply the plan ──> next message
+//!                                                                          └─ durable ──> trim, reply
+//! ```
+//!
+//! A shard never waits for the disk to write: the completion replies to the caller, even if the
+//! actor has died since (I10). A restarted shard first passes the index's barrier: only then does
+//! the index show every batch that its predecessor submitted. A shard lends its objects to commits
+//! that touch objects of several shards (`lock.rs`).
+
+use cenotaph_storage::decide::{self, Plan, Standing, Swap, SwapReply, SwapView};
+use cenotaph_storage::{ErrorKind, ObjectId, OperationId, Result, Seam, Version};
+use ractor::{Actor, ActorProcessingErr, ActorRef};
+use tokio::sync::oneshot;
+
+use crate::runtime::context::SharedContext;
+use crate::runtime::messages::ShardMessage;
+use crate::runtime::shard_lock::ShardLock;
+use crate::shard::pending_writes::PendingWrites;
+
+mod apply;
+pub(crate) mod pending_writes;
+mod reader;
+mod repair;
+mod upload_steps;
+
+pub(crate) use apply::{completion, guarded};
+pub(crate) use reader::Reader;
+
+/// One shard.
+pub(crate) struct Shard {
+    pub(crate) context: SharedContext,
+    pub(crate) number: usize,
+}
+
+impl Actor for Shard {
+    type Msg = ShardMessage;
+    type State = PendingWrites;
+    type Arguments = ();
+
+    async fn pre_start(
+        &self,
+        _: ActorRef<Self::Msg>,
+        (): (),
+    ) -> Result<PendingWrites, ActorProcessingErr> {
+        Ok(PendingWrites::default())
+    }
+
+    async fn post_start(
+        &self,
+        _: ActorRef<Self::Msg>,
+        _: &mut PendingWrites,
+    ) -> Result<(), ActorProcessingErr> {
+        self.context.env.actor_started("shard", Some(self.number));
+        // A poisoned index fails the barrier, too. It refuses every submission, so serving on is
+        // safe.
+        if let Err(error) = self.context.index.barrier().await {
+            tracing::warn!(%error, "a shard starts on an index that has failed");
+        }
+        Ok(())
+    }
+
+    async fn handle(
+        &self,
+        _: ActorRef<Self::Msg>,
+        message: ShardMessage,
+        pending: &mut PendingWrites,
+    ) -> Result<(), ActorProcessingErr> {
+        self.context.env.pass(Seam::ShardBeforeDecide).await;
+        pending.trim();
+        if let Err(error) = self.context.health.check_failed("commit") {
+            message.refuse(error);
+            return Ok(());
+        }
+        self.decide(message, pending).await;
+        self.context.env.pass(Seam::ShardAfterSubmit).await;
+        Ok(())
+    }
+}
+
+impl Shard {
+    async fn decide(&self, message: ShardMessage, pending: &mut PendingWrites) {
+        match message {
+            ShardMessage::Swap {
+                swap,
+                permit,
+                reply,
+            } => {
+                let planned = self.plan_swap(pending, &swap).await;
+                self.carry_out(pending, planned, Some(permit), reply);
+            }
+            ShardMessage::Session {
+                swap,
+                permit,
+                reply,
+            } => {
+                let planned = self.plan_step(pending, &swap).await;
+                self.carry_out(pending, planned, Some(permit), reply);
+            }
+            ShardMessage::Mend {
+                object,
+                mend,
+                act,
+                reply,
+            } => {
+                let planned = self.plan_repair(pending, &object, &mend).await;
+                self.repair(pending, planned, act, reply);
+            }
+            ShardMessage::MendUpload {
+                object,
+                upload,
+                mend,
+                act,
+                reply,
+            } => {
+                let planned = self
+                    .plan_upload_repair(pending, (&object, &upload), &mend)
+                    .await;
+                self.repair(pending, planned, act, reply);
+            }
+            ShardMessage::Fence {
+                object,
+                change,
+                reply,
+            } => {
+                let planned = self.plan_fence(pending, &object, change).await;
+                self.carry_out(pending, planned, None, reply);
+            }
+            ShardMessage::Lock { objects, granted } => self.lock(pending, &objects, granted).await,
+        }
+    }
+
+    async fn plan_swap(&self, pending: &PendingWrites, swap: &Swap) -> Result<Plan<SwapReply>> {
+        let mut reader = Reader::new(&self.context, pending);
+        let (standing, is_unreadable) = match reader.standing(&swap.id).await {
+            Err(error) if error.kind() == ErrorKind::Corrupt && swap.replaces_unread() => {
+                tracing::warn!(%error, "a row that can't be read is replaced");
+                (Standing::Absent(Version::NONE), true)
+            }
+            standing => (standing?, false),
+        };
+        let change_is_live = match swap.change() {
+            Some(change) => reader.change(change).await?.is_some(),
+            None => true,
+        };
+        let view = SwapView {
+            standing,
+            is_unreadable,
+            change_is_live,
+        };
+        let now = self.context.env.steady_now();
+        let mut plan = swap.decide(&view, now);
+        self.context.env.tamper_swap(swap, &view, now, &mut plan);
+        Ok(plan.based_on(reader.into_reads()))
+    }
+
+    async fn plan_fence(
+        &self,
+        pending: &PendingWrites,
+        object: &ObjectId,
+        change: OperationId,
+    ) -> Result<Plan<bool>> {
+        let mut reader = Reader::new(&self.context, pending);
+        let plan = match reader.change(change).await? {
+            Some(recorded) => {
+                let standing = reader.standing(object).await?;
+                decide::fence(change, &recorded, &standing, self.context.env.steady_now())
+            }
+            None => decide::not_fenced(),
+        };
+        Ok(plan.based_on(reader.into_reads()))
+    }
+
+    /// Lends objects to a commit of several shards, and decides nothing until the lock has ended.
+    async fn lock(
+        &self,
+        pending: &mut PendingWrites,
+        objects: &[ObjectId],
+        granted: oneshot::Sender<Result<ShardLock>>,
+    ) {
+        let mut reader = Reader::new(&self.context, pending);
+        let mut standings = Vec::with_capacity(objects.len());
+        for object in objects {
+            match reader.standing(object).await {
+                Ok(standing) => standings.push(standing),
+                Err(error) => return drop(granted.send(Err(error))),
+            }
+        }
+        let reads = reader.into_reads();
+        let ticket = pending.next_ticket();
+        let (lock, held) = ShardLock::new(standings, reads, ticket, pending.durable());
+        if granted.send(Ok(lock)).is_err() {
+            return;
+        }
+        self.context.env.pass(Seam::ShardLent).await;
+        for (object, standing) in held.ended().await.unwrap_or_default() {
+            pending.stand(ticket, &object, standing);
+        }
+    }
+}

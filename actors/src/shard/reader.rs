@@ -1,0 +1,301 @@
+//! Reads of a decision: pending writes first, then the index.
+//!
+//! A shard decides on the newest state, which includes batches that are not durable yet. Guards I3:
+//! every read of a decision goes through here and is recorded in the plan's read set.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use cenotaph_storage::decide::{
+    Mend, ReadSet, ReadValue, Seen, SeenEntry, SeenUpload, Sight, Standing, UploadMend,
+};
+use cenotaph_storage::index::{Range, Table};
+use cenotaph_storage::rows::{
+    Change, Filed, Row, Session, floor_key, part_key, parts_prefix, read_floor, read_part_key,
+    session_key, write_floor,
+};
+use cenotaph_storage::{
+    Error, ErrorKind, ObjectId, OperationId, PartNumber, Result, UploadId, Version,
+};
+
+use crate::runtime::context::Context;
+use crate::shard::pending_writes::PendingWrites;
+
+/// Parts read per page.
+const PARTS_PAGE: usize = 2000;
+
+/// Reader of one decision.
+pub(crate) struct Reader<'a> {
+    context: &'a Context,
+    /// Batches that are submitted and not durable; `None` where no shard submits any.
+    pending: Option<&'a PendingWrites>,
+    reads: ReadSet,
+}
+
+impl<'a> Reader<'a> {
+    /// Creates a reader over the pending writes of a shard and the index.
+    pub(crate) fn new(context: &'a Context, pending: &'a PendingWrites) -> Self {
+        Self {
+            context,
+            pending: Some(pending),
+            reads: ReadSet::default(),
+        }
+    }
+
+    /// Creates a reader over the index alone.
+    pub(crate) fn of_index(context: &'a Context) -> Self {
+        Self {
+            context,
+            pending: None,
+            reads: ReadSet::default(),
+        }
+    }
+
+    /// Returns all reads so far.
+    pub(crate) fn into_reads(self) -> ReadSet {
+        self.reads
+    }
+
+    /// Returns the state of an object.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Corrupt`] or [`ErrorKind::UnknownFormat`] if its entry can't be read.
+    pub(crate) async fn standing(&mut self, id: &ObjectId) -> Result<Standing> {
+        match self.pending_state(id) {
+            Some(standing) => Ok(standing),
+            None => self.durable_state(id).await,
+        }
+    }
+
+    fn pending_state(&mut self, id: &ObjectId) -> Option<Standing> {
+        let standing = self.pending?.standing(id)?.clone();
+        let row = match &standing {
+            Standing::Present(row) => ReadValue::Value(row.encode()),
+            Standing::Absent(_) => ReadValue::Absent,
+        };
+        self.reads.note(Table::Rows, id.encoded().clone(), row);
+        if let Standing::Absent(last) = standing {
+            let value = match last {
+                Version::NONE => ReadValue::Absent,
+                last => ReadValue::Value(write_floor(last)),
+            };
+            self.reads.note(Table::Meta, floor_key(id), value);
+        }
+        Some(standing)
+    }
+
+    async fn durable_state(&mut self, id: &ObjectId) -> Result<Standing> {
+        if let Some(value) = self.entry(Table::Rows, id.encoded().clone()).await? {
+            let row = Row::decode(&value).map_err(|error| error.with_id(id))?;
+            return Ok(Standing::Present(Box::new(row)));
+        }
+        let last = match self.entry(Table::Meta, floor_key(id)).await? {
+            Some(value) => read_floor(&value).map_err(|error| error.with_id(id))?,
+            None => Version::NONE,
+        };
+        Ok(Standing::Absent(last))
+    }
+
+    /// Returns a change, `None` if it has been settled.
+    pub(crate) async fn change(&mut self, change: OperationId) -> Result<Option<Change>> {
+        let key = Bytes::copy_from_slice(change.as_bytes());
+        if self
+            .pending
+            .is_some_and(|pending| pending.is_settled(change))
+        {
+            self.reads.note(Table::Changes, key, ReadValue::Absent);
+            return Ok(None);
+        }
+        let value = self.entry(Table::Changes, key).await?;
+        value.map(|value| Change::decode(&value)).transpose()
+    }
+
+    /// Returns whether a batch about this key of the upload table is on its way to the disk.
+    pub(crate) fn is_pending_upload(&self, key: &[u8]) -> bool {
+        self.pending
+            .is_some_and(|pending| pending.session(key).is_some())
+    }
+
+    /// Returns the value of a key in the upload table.
+    pub(crate) async fn upload_entry(&mut self, key: Bytes) -> Result<Option<Bytes>> {
+        let Some(value) = self.pending.and_then(|pending| pending.session(&key)) else {
+            return self.entry(Table::Sessions, key).await;
+        };
+        let value = value.cloned();
+        self.reads
+            .note(Table::Sessions, key, as_read(value.as_ref()));
+        Ok(value)
+    }
+
+    /// Returns the entry of a part, if there is one.
+    pub(crate) async fn part_entry(
+        &mut self,
+        upload: &UploadId,
+        number: PartNumber,
+    ) -> Result<BTreeMap<Bytes, Bytes>> {
+        let key = part_key(upload, number);
+        let value = self.upload_entry(key.clone()).await?;
+        Ok(value.map(|value| (key, value)).into_iter().collect())
+    }
+
+    /// Returns the entries of all parts of an upload.
+    pub(crate) async fn part_entries(
+        &mut self,
+        upload: &UploadId,
+    ) -> Result<BTreeMap<Bytes, Bytes>> {
+        let prefix = parts_prefix(upload);
+        let snapshot = self.context.index.snapshot()?;
+        let mut entries: BTreeMap<Bytes, Bytes> = BTreeMap::new();
+        let mut range = Range::prefix(&prefix, PARTS_PAGE);
+        loop {
+            let page = snapshot.scan(Table::Sessions, range.clone()).await?;
+            let last = page.last().map(|(key, _)| key.clone());
+            let is_full = page.len() == PARTS_PAGE;
+            entries.extend(page);
+            match last {
+                Some(last) if is_full => range = range.after(last),
+                Some(_) | None => break,
+            }
+        }
+        for (key, value) in self
+            .pending
+            .iter()
+            .flat_map(|pending| pending.sessions_below(&prefix))
+        {
+            match value {
+                Some(value) => entries.insert(key.clone(), value.clone()),
+                None => entries.remove(key),
+            };
+        }
+        for (key, value) in &entries {
+            let value = ReadValue::Value(value.clone());
+            self.reads.note(Table::Sessions, key.clone(), value);
+        }
+        Ok(entries)
+    }
+
+    /// Reads a key of the index.
+    async fn entry(&mut self, table: Table, key: Bytes) -> Result<Option<Bytes>> {
+        let read = self.context.index.get(table, &key).await;
+        let value = match &read {
+            Ok(value) => as_read(value.as_ref()),
+            Err(error) if error.kind() == ErrorKind::Corrupt => ReadValue::Unreadable,
+            Err(_) => return read,
+        };
+        self.reads.note(table, key, value);
+        read
+    }
+}
+
+/// Reads for repairs, which accept damaged entries.
+impl Reader<'_> {
+    /// Returns the newest state of an object for a repair.
+    pub(crate) async fn sight(&mut self, id: &ObjectId, mend: &Mend) -> Result<Sight> {
+        let pending = self.pending_state(id);
+        let is_pending = pending.is_some();
+        let seen = match pending {
+            Some(standing) => Seen::Whole(standing),
+            None => self.seen(id).await?,
+        };
+        let entry = self.maybe_broken(mend.reads(id, &seen)).await?;
+        Ok(Sight {
+            seen,
+            entry,
+            is_pending,
+        })
+    }
+
+    async fn seen(&mut self, id: &ObjectId) -> Result<Seen> {
+        let row = self.entry(Table::Rows, id.encoded().clone()).await;
+        match decoded(row, Row::decode)? {
+            SeenEntry::Whole(row) => return Ok(Seen::Whole(Standing::Present(Box::new(row)))),
+            SeenEntry::Broken => return Ok(Seen::BrokenRow),
+            SeenEntry::Absent => {}
+        }
+        let last = self.entry(Table::Meta, floor_key(id)).await;
+        Ok(match decoded(last, read_floor)? {
+            SeenEntry::Whole(last) => Seen::Whole(Standing::Absent(last)),
+            SeenEntry::Broken => Seen::BrokenFloor,
+            SeenEntry::Absent => Seen::Whole(Standing::Absent(Version::NONE)),
+        })
+    }
+
+    /// Returns the newest state of an upload for a repair.
+    pub(crate) async fn seen_upload(
+        &mut self,
+        (object, upload): (&ObjectId, &UploadId),
+        mend: &UploadMend,
+    ) -> Result<SeenUpload> {
+        let key = session_key(object, upload);
+        let mut is_pending = self.is_pending_upload(&key);
+        let session = decoded(self.upload_entry(key).await, Session::decode)?;
+        let mut parts = BTreeMap::new();
+        match mend {
+            UploadMend::Expiry { .. } => {}
+            UploadMend::Excise => {
+                let filed = match self.part_entries(upload).await {
+                    // Unreadable parts are left: they become parts without an upload record.
+                    Err(error) => broken(error, BTreeMap::new())?,
+                    Ok(filed) => filed,
+                };
+                for (key, value) in filed {
+                    // An entry without a valid number is a finding of its own.
+                    let Ok((_, number)) = read_part_key(&key) else {
+                        continue;
+                    };
+                    parts.insert(number, decoded(Ok(Some(value)), Filed::decode)?);
+                }
+            }
+            UploadMend::GiveUp { number, .. } | UploadMend::Checksums { number, .. } => {
+                let key = part_key(upload, *number);
+                is_pending |= self.is_pending_upload(&key);
+                let part = self.upload_entry(key).await;
+                parts.insert(*number, decoded(part, Filed::decode)?);
+            }
+        }
+        let entry = self.maybe_broken(mend.reads(object, upload)).await?;
+        Ok(SeenUpload {
+            session,
+            parts,
+            entry,
+            is_pending,
+        })
+    }
+
+    /// Returns the durable value of a key, as far as it can be read.
+    async fn maybe_broken(&mut self, key: Option<(Table, Bytes)>) -> Result<SeenEntry<Bytes>> {
+        match key {
+            Some((table, key)) => {
+                let value = self.entry(table, key).await;
+                decoded(value, |value| Ok(value.clone()))
+            }
+            None => Ok(SeenEntry::Absent),
+        }
+    }
+}
+
+fn as_read(value: Option<&Bytes>) -> ReadValue {
+    value.map_or(ReadValue::Absent, |value| ReadValue::Value(value.clone()))
+}
+
+/// Decodes an entry. Maps `Corrupt` to [`SeenEntry::Broken`] and passes other errors through.
+fn decoded<T>(
+    read: Result<Option<Bytes>>,
+    decode: impl Fn(&Bytes) -> Result<T>,
+) -> Result<SeenEntry<T>> {
+    let entry = read.and_then(|value| match value {
+        Some(value) => decode(&value).map(SeenEntry::Whole),
+        None => Ok(SeenEntry::Absent),
+    });
+    entry.or_else(|error| broken(error, SeenEntry::Broken))
+}
+
+/// Maps `Corrupt` to `seen` and passes other errors through: an entry that a later build may have
+/// written is not touched.
+fn broken<T>(error: Error, seen: T) -> Result<T> {
+    if error.kind() == ErrorKind::Corrupt {
+        Ok(seen)
+    } else {
+        Err(error)
+    }
+}

@@ -1,0 +1,51 @@
+//! Repairs: a shard confirms a finding of a scrub on the newest state, and repairs it in the same
+//! turn (I3).
+
+use cenotaph_storage::decide::{Mend, Plan, UploadMend};
+use cenotaph_storage::{ObjectId, Result, UploadId};
+
+use super::{Reader, Shard};
+use crate::runtime::messages::Act;
+use crate::runtime::reply::Reply;
+use crate::shard::pending_writes::PendingWrites;
+
+impl Shard {
+    pub(super) async fn plan_repair(
+        &self,
+        pending: &PendingWrites,
+        object: &ObjectId,
+        mend: &Mend,
+    ) -> Result<Option<Plan<bool>>> {
+        let mut reader = Reader::new(&self.context, pending);
+        let sight = reader.sight(object, mend).await?;
+        let plan = mend.decide(object, &sight, self.context.env.steady_now());
+        Ok(plan.map(|plan| plan.based_on(reader.into_reads())))
+    }
+
+    pub(super) async fn plan_upload_repair(
+        &self,
+        pending: &PendingWrites,
+        (object, upload): (&ObjectId, &UploadId),
+        mend: &UploadMend,
+    ) -> Result<Option<Plan<bool>>> {
+        let mut reader = Reader::new(&self.context, pending);
+        let seen = reader.seen_upload((object, upload), mend).await?;
+        let plan = mend.decide(object, upload, &seen, self.context.env.steady_now());
+        Ok(plan.map(|plan| plan.based_on(reader.into_reads())))
+    }
+
+    /// Replies with whether the damage is confirmed, after the repair if `act` says so.
+    pub(super) fn repair(
+        &self,
+        pending: &mut PendingWrites,
+        planned: Result<Option<Plan<bool>>>,
+        act: Act,
+        reply: Reply<bool>,
+    ) {
+        match planned {
+            Ok(Some(plan)) if act == Act::Mend => self.carry_out(pending, Ok(plan), None, reply),
+            Ok(plan) => reply(Ok(plan.is_some())),
+            Err(error) => reply(Err(error)),
+        }
+    }
+}

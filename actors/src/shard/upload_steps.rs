@@ -1,0 +1,133 @@
+//! Steps of multipart uploads: requests to the shard, and its plans.
+//!
+//! A step that ends an upload reads all parts in the shard, between two decisions: no part can be
+//! filed between the read and the decision, and nothing has to be retried (docs/adr/0012).
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use cenotaph_storage::decide::{Plan, SessionMutation, SessionSwap, SessionView, Written};
+use cenotaph_storage::index::{Range, Table};
+use cenotaph_storage::rows::{Filed, Phase, Session, parts_prefix, read_part_key, session_key};
+use cenotaph_storage::{Error, ErrorKind, PARTS_MAX, Result};
+
+use super::{Reader, Shard};
+use crate::admission::permits::Permit;
+use crate::runtime::context::Context;
+use crate::runtime::messages::ShardMessage;
+use crate::runtime::reply::Reply;
+use crate::shard::pending_writes::PendingWrites;
+
+impl Context {
+    /// Delivers a step of an upload to the object's shard, and returns the reply. Idempotent, as
+    /// [`compare_and_write`](Self::compare_and_write).
+    pub(crate) async fn step(
+        &self,
+        swap: SessionSwap,
+        permit: &Permit,
+        listen: impl Fn(Reply<Option<Written>>) -> Reply<Option<Written>>,
+    ) -> Result<Option<Written>> {
+        let id = swap.id.clone();
+        self.deliver(&id, |reply| ShardMessage::Session {
+            swap: Box::new(swap.clone()),
+            permit: permit.clone(),
+            reply: listen(reply),
+        })
+        .await
+    }
+
+    /// Ends an upload. The number of parts that end at once is bounded, so an upload waits for its
+    /// turn.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Overloaded`] if its turn does not come within `wait`.
+    pub(crate) async fn end(
+        &self,
+        swap: SessionSwap,
+        permit: Permit,
+        wait: Option<Duration>,
+    ) -> Result<Option<Written>> {
+        let parts = Range::prefix(&parts_prefix(&swap.upload), usize::from(PARTS_MAX));
+        let parts = self
+            .index
+            .snapshot()?
+            .keys_over(Table::Sessions, parts)
+            .await?
+            .entries
+            .len();
+        let turn = self.admission.end(parts);
+        let turn = match wait {
+            Some(wait) => self.env.deadline(wait, turn).await,
+            None => Some(turn.await),
+        };
+        let Some(turn) = turn else {
+            let message = "too many parts of uploads are ending at once; nothing was committed";
+            return Err(Error::new(ErrorKind::Overloaded, "admit", message).with_id(&swap.id));
+        };
+        let permit = permit.and(turn);
+        self.step(swap, &permit, |reply| reply).await
+    }
+}
+
+impl Shard {
+    pub(super) async fn plan_step(
+        &self,
+        pending: &PendingWrites,
+        step: &SessionSwap,
+    ) -> Result<Plan<Option<Written>>> {
+        let mut reader = Reader::new(&self.context, pending);
+        let view = view(&mut reader, step).await?;
+        let mut plan = step.decide(&view, self.context.env.steady_now());
+        self.context.env.tamper_step(step, &view, &mut plan);
+        Ok(plan.based_on(reader.into_reads()))
+    }
+}
+
+/// Reads the state that the decision depends on.
+async fn view(reader: &mut Reader<'_>, step: &SessionSwap) -> Result<SessionView> {
+    let key = session_key(&step.id, &step.upload);
+    let is_pending = reader.is_pending_upload(&key);
+    let record = reader.upload_entry(key.into()).await?;
+    let session = record.map(|value| Session::decode(&value)).transpose()?;
+    let is_open = session
+        .as_ref()
+        .is_some_and(|session| session.phase == Phase::Open);
+    let filed = match &step.mutation {
+        SessionMutation::Initiate(_) => BTreeMap::new(),
+        SessionMutation::Part { number, .. } => reader.part_entry(&step.upload, *number).await?,
+        SessionMutation::Complete { .. }
+        | SessionMutation::Abort { .. }
+        | SessionMutation::Expire
+            if is_open =>
+        {
+            reader.part_entries(&step.upload).await?
+        }
+        SessionMutation::Complete { .. }
+        | SessionMutation::Abort { .. }
+        | SessionMutation::Expire => BTreeMap::new(),
+    };
+    let mut parts = BTreeMap::new();
+    let mut lost = BTreeSet::new();
+    for (key, value) in filed {
+        let (_, number) = read_part_key(&key)?;
+        match Filed::decode(&value)? {
+            Filed::Part(part) => drop(parts.insert(number, part)),
+            Filed::Lost => drop(lost.insert(number)),
+        }
+    }
+    let change_is_live = match step.mutation {
+        SessionMutation::Part { .. } => reader.change(step.operation).await?.is_some(),
+        SessionMutation::Initiate(_)
+        | SessionMutation::Complete { .. }
+        | SessionMutation::Abort { .. }
+        | SessionMutation::Expire => true,
+    };
+    Ok(SessionView {
+        session,
+        parts,
+        lost,
+        standing: reader.standing(&step.id).await?,
+        change_is_live,
+        is_pending,
+    })
+}

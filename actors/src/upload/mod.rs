@@ -1,0 +1,228 @@
+//! Uploads: one actor per large put or part, and their parent.
+//!
+//! ```text
+//! 1 read the row: what this write means to replace;  error, or a precondition that does not hold: the caller hears it,
+//!   or the session that the part is for              nothing recorded
+//! 2 record the change, durable (I1)                  error: NotStarted or Indeterminate; recovery settles it
+//! 3 stream the payload into fresh revisions (I4),    error, dropped caller, kill, no memory in time: the change stays,
+//!   each chunk once there is memory for it           recovery settles it
+//! 4 finish the blobs: closed and durable (I2)        error: they may exist all the same; recovery settles it
+//! 5 compare-and-write through the shard (I3, I6)     the commit itself answers the caller (I10)
+//! ```
+//!
+//! From step 5 on a dropped caller stops nothing. Steps 1 and 5 are in `put.rs` and `part.rs`, step
+//! 2 in `ledger.rs`, steps 3 and 4 in `stream.rs`, with `pump.rs` (a caller's stream), `memory.rs`
+//! (the memory of a blob) and `split.rs` (the cut). Deliberately not here: what the swap decides
+//! (`cenotaph_storage::decide`), and cleaning up (recovery's).
+
+use std::sync::Arc;
+
+use cenotaph_storage::rows::{BlockChecksums, Extent};
+use cenotaph_storage::{Error, ErrorKind, ObjectId, PartEtag, Reason, Result, Seam};
+use ractor::{Actor, ActorProcessingErr, ActorRef, SupervisionEvent};
+use tokio::sync::oneshot;
+
+use crate::runtime::context::SharedContext;
+use crate::runtime::messages::{Job, Purpose, UploadsMessage};
+
+mod change_recorder;
+mod memory;
+mod part;
+mod put;
+mod source_reader;
+mod split;
+mod stream;
+
+/// The parent of the uploads: it starts them and outlives their deaths.
+pub(crate) struct Uploads {
+    pub(crate) context: SharedContext,
+}
+
+impl Actor for Uploads {
+    type Msg = UploadsMessage;
+    type State = ();
+    type Arguments = ();
+
+    async fn pre_start(&self, _: ActorRef<Self::Msg>, (): ()) -> Result<(), ActorProcessingErr> {
+        Ok(())
+    }
+
+    async fn post_start(
+        &self,
+        _: ActorRef<Self::Msg>,
+        (): &mut (),
+    ) -> Result<(), ActorProcessingErr> {
+        self.context.env.actor_started("uploads", None);
+        Ok(())
+    }
+
+    async fn handle(
+        &self,
+        myself: ActorRef<Self::Msg>,
+        message: UploadsMessage,
+        (): &mut (),
+    ) -> Result<(), ActorProcessingErr> {
+        let UploadsMessage::Start { job, started } = message;
+        let Some(job) = job.take() else { return Ok(()) };
+        let _ = started.send(());
+        let upload = Upload {
+            context: Arc::clone(&self.context),
+        };
+        let (child, _) = Actor::spawn_linked(None, upload, job, myself.get_cell()).await?;
+        // An upload that is dead already has dropped its job, which tells its caller.
+        drop(child.send_message(UploadMessage::Run));
+        Ok(())
+    }
+
+    async fn handle_supervisor_evt(
+        &self,
+        _: ActorRef<Self::Msg>,
+        event: SupervisionEvent,
+        (): &mut (),
+    ) -> Result<(), ActorProcessingErr> {
+        // The event may carry the dead upload's state: dropping it here gives its permits back and
+        // wakes recovery.
+        if let SupervisionEvent::ActorFailed(_, error) = event {
+            tracing::error!(%error, "an upload died; recovery settles its change");
+        }
+        Ok(())
+    }
+}
+
+/// What an upload is told.
+pub(crate) enum UploadMessage {
+    /// Do it.
+    Run,
+}
+
+/// One upload.
+pub(crate) struct Upload {
+    context: SharedContext,
+}
+
+impl Actor for Upload {
+    type Msg = UploadMessage;
+    type State = Option<Box<Job>>;
+    type Arguments = Box<Job>;
+
+    async fn pre_start(
+        &self,
+        _: ActorRef<Self::Msg>,
+        job: Box<Job>,
+    ) -> Result<Self::State, ActorProcessingErr> {
+        Ok(Some(job))
+    }
+
+    async fn post_start(
+        &self,
+        _: ActorRef<Self::Msg>,
+        _: &mut Self::State,
+    ) -> Result<(), ActorProcessingErr> {
+        self.context.env.actor_started("upload", None);
+        Ok(())
+    }
+
+    async fn handle(
+        &self,
+        myself: ActorRef<Self::Msg>,
+        _: UploadMessage,
+        job: &mut Self::State,
+    ) -> Result<(), ActorProcessingErr> {
+        if let Some(job) = job.take() {
+            let refuse = job.purpose.refusal();
+            if let Err(error) = self.run(*job).await {
+                refuse(error);
+                if self.context.blobs.trouble().is_some() {
+                    // It looks again, until the blob tier is there.
+                    self.context.wake_sweeper();
+                }
+            }
+            self.context.env.pass(Seam::UploadAfterCommit).await;
+        }
+        myself.stop(None);
+        Ok(())
+    }
+}
+
+/// A blob that is finished, and what is needed to name it.
+struct Finished {
+    extent: Extent,
+    blocks: BlockChecksums,
+    etag: PartEtag,
+}
+
+impl Upload {
+    async fn run(&self, job: Job) -> Result<()> {
+        let Job {
+            id,
+            operation,
+            purpose,
+            source,
+            caller_gone,
+            permit,
+            peeked,
+            is_bulk,
+        } = job;
+        match purpose {
+            Purpose::Put {
+                attributes,
+                precondition,
+                caller,
+            } => {
+                let put = put::Put {
+                    id,
+                    operation,
+                    attributes,
+                    precondition,
+                    caller,
+                    permit,
+                };
+                self.put(put, source, caller_gone, (peeked, is_bulk)).await
+            }
+            Purpose::Part {
+                upload,
+                number,
+                declared,
+                caller,
+            } => {
+                let part = part::PartUpload {
+                    id,
+                    operation,
+                    upload,
+                    number,
+                    declared,
+                    caller,
+                    permit,
+                };
+                self.part(part, source, caller_gone).await
+            }
+        }
+    }
+}
+
+/// What `work` gives, unless the caller drops its future first.
+async fn unless_gone<T>(
+    caller_gone: &mut oneshot::Receiver<()>,
+    work: impl Future<Output = T>,
+) -> Result<T> {
+    tokio::select! {
+        biased;
+        _ = caller_gone => Err(Error::new(ErrorKind::Unavailable, "put", "the caller is gone; nothing was committed")),
+        value = work => Ok(value),
+    }
+}
+
+/// What failed before anything could name the revision: nothing was committed, whatever became of
+/// the change or the blob.
+fn not_named(error: &Error, id: &ObjectId) -> Error {
+    if error.reason() == Some(Reason::NoSpace) {
+        return error.clone().with_id(id);
+    }
+    let kind = match error.kind() {
+        ErrorKind::Indeterminate => ErrorKind::Unavailable,
+        kind => kind,
+    };
+    Error::new(kind, "put", "the upload failed; nothing was committed")
+        .with_id(id)
+        .with_source(error.clone())
+}

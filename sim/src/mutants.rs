@@ -1,0 +1,192 @@
+//! Planted bugs: changes to the plans of the engine and to its index, to see that the checkers find
+//! them.
+//!
+//! ```text
+//! bug of a decision       a changed plan             tamper_swap, tamper_step
+//! bug of the index        a decorator of the index   mutants/index.rs
+//! bug of another place    a fail point               Env::planted, in production code
+//! ```
+
+use std::collections::BTreeMap;
+use std::sync::{Mutex, PoisonError};
+
+use bytes::Bytes;
+use cenotaph_storage::decide::{
+    Effect, Event, Mutation, Plan, Precondition, SessionMutation, Standing, Swap, SwapReply,
+    Written, revision_key,
+};
+use cenotaph_storage::index::{Batch, Table};
+use cenotaph_storage::planted::{Bug, DecidedStep, DecidedSwap};
+use cenotaph_storage::rows::{
+    Landing, Orphan, Row, expiry_key, expiry_value, part_key, session_expiry_key,
+};
+use cenotaph_storage::{Error, ErrorKind, OperationId};
+
+pub(crate) mod index;
+
+/// Memory of the planted bugs of one engine.
+#[derive(Default)]
+pub(crate) struct Mutants {
+    /// Rows by the operation that wrote them, for a refresh that writes back the row it read.
+    rows: Mutex<BTreeMap<OperationId, Box<Row>>>,
+}
+
+impl Mutants {
+    pub(crate) fn tamper_swap(
+        &self,
+        bug: Bug,
+        decided: DecidedSwap<'_>,
+        plan: &mut Plan<SwapReply>,
+    ) {
+        let DecidedSwap { swap, view, now } = decided;
+        let is_commit = !plan.rows.is_empty();
+        let old = view.standing.row();
+        match bug {
+            Bug::OldRevisionNotQueued if is_commit => forget_orphans(&mut plan.batch),
+            Bug::ExpiredTombstoneNotQueued
+                if is_commit
+                    && view.standing.live(now).is_none()
+                    && !matches!(swap.mutation, Mutation::Expire) =>
+            {
+                forget_orphans(&mut plan.batch);
+            }
+            Bug::SupersededAsConflict if plan.event == Some(Event::Superseded) => {
+                let message = "recovery has given this write up; nothing was committed";
+                plan.reply = Err(Error::new(ErrorKind::Unavailable, "put", message));
+            }
+            Bug::PreconditionAtBeginOnly if swap.change().is_some() => {
+                let unconditional = Swap {
+                    precondition: Precondition::None,
+                    ..swap.clone()
+                };
+                *plan = unconditional.decide(view, now);
+            }
+            Bug::ExpirerTrustsItsEntry if matches!(swap.mutation, Mutation::Expire) => {
+                let delete = Swap {
+                    mutation: Mutation::Delete,
+                    ..swap.clone()
+                };
+                *plan = delete.decide(view, now);
+            }
+            Bug::TouchResurrects => {
+                if let Mutation::Touch { seen } = swap.mutation
+                    && old.is_none_or(|row| row.operation != seen)
+                {
+                    self.resurrect(seen, decided, plan);
+                }
+                let mut rows = self.rows.lock().unwrap_or_else(PoisonError::into_inner);
+                for (_, standing) in &plan.rows {
+                    if let Standing::Present(row) = standing {
+                        rows.insert(row.operation, row.clone());
+                    }
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// Writes back the row that was read, although it was overwritten or deleted since.
+    fn resurrect(
+        &self,
+        seen: OperationId,
+        DecidedSwap { swap, view, now }: DecidedSwap<'_>,
+        plan: &mut Plan<SwapReply>,
+    ) {
+        let rows = self.rows.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(mut row) = rows.get(&seen).cloned() else {
+            return;
+        };
+        let old = row.metadata.expires_at;
+        let policy = row.metadata.attributes.expiration;
+        let Some(deadline) = policy.extended_by_read(old, now) else {
+            return;
+        };
+        row.metadata.expires_at = Some(deadline);
+        let id = &swap.id;
+        let replaced = view.standing.row().and_then(|row| row.metadata.expires_at);
+        if let Some(replaced) = replaced {
+            plan.batch.remove(Table::Expiry, expiry_key(replaced, id));
+        }
+        plan.batch
+            .put(Table::Rows, id.encoded().clone(), row.encode());
+        plan.batch
+            .put(Table::Expiry, expiry_key(deadline, id), expiry_value());
+        plan.rows.push((id.clone(), Standing::Present(row)));
+        plan.effect = Effect::Commits;
+    }
+}
+
+pub(crate) fn tamper_step(
+    bug: Bug,
+    DecidedStep { step, view }: DecidedStep<'_>,
+    plan: &mut Plan<Option<Written>>,
+) {
+    let is_part = |revision: &[u8]| {
+        let mut parts = view.parts.values();
+        parts.any(|part| part.extent.revision.as_bytes() == revision)
+    };
+    let is_commit = !plan.rows.is_empty();
+    match (bug, &step.mutation) {
+        (
+            Bug::PartAfterEnd,
+            SessionMutation::Part {
+                number,
+                part,
+                blocks,
+            },
+        ) if plan.reply.is_err() && view.change_is_live => {
+            forget_orphans(&mut plan.batch);
+            plan.batch.put(
+                Table::Sessions,
+                part_key(&step.upload, *number),
+                part.encode(),
+            );
+            let revision = part.extent.revision.as_bytes().to_vec();
+            plan.batch.put(Table::Payloads, revision, blocks.encode());
+            plan.reply = Ok(None);
+            plan.effect = Effect::Commits;
+        }
+        (Bug::EndQueuesEveryPart, SessionMutation::Complete { .. }) if is_commit => {
+            for part in view.parts.values() {
+                let key = revision_key(&step.id, part.extent.revision);
+                let orphan = Orphan::new(key.object, part.uploaded, Landing::Landed);
+                let revision = part.extent.revision.as_bytes().to_vec();
+                plan.batch.put(Table::Orphans, revision, orphan.encode());
+            }
+        }
+        (Bug::CompleteTwice, SessionMutation::Complete { .. }) if is_commit => {
+            let entry = view.session.as_ref().map(|session| {
+                Bytes::from(session_expiry_key(
+                    session.expires_at,
+                    &step.id,
+                    &step.upload,
+                ))
+            });
+            let row_expiry = plan.rows[0].1.row().and_then(|row| row.metadata.expires_at);
+            let kept = row_expiry.map(|deadline| Bytes::from(expiry_key(deadline, &step.id)));
+            retain(&mut plan.batch, |table, key, value| match table {
+                Table::Sessions => false,
+                Table::Expiry if value.is_some() => Some(key) == kept.as_ref(),
+                Table::Expiry => Some(key) != entry.as_ref(),
+                Table::Orphans => !is_part(key),
+                Table::Payloads => value.is_some() || !is_part(key),
+                Table::Rows | Table::Changes | Table::Meta => true,
+            });
+        }
+        _ => {}
+    }
+}
+
+fn forget_orphans(batch: &mut Batch) {
+    retain(batch, |table, _, _| table != Table::Orphans);
+}
+
+fn retain(batch: &mut Batch, keep: impl Fn(Table, &Bytes, Option<&Bytes>) -> bool) {
+    for (table, key, value) in std::mem::take(batch).into_changes() {
+        match value {
+            value if !keep(table, &key, value.as_ref()) => {}
+            Some(value) => batch.put(table, key, value),
+            None => batch.remove(table, key),
+        }
+    }
+}

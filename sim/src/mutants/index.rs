@@ -1,0 +1,164 @@
+//! An index with a planted bug, around the simulated index.
+
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use cenotaph_storage::index::{
+    Batch, CommitError, Completion, Index, IndexStats, Snapshot, SpaceStats, Table,
+};
+use cenotaph_storage::planted::Bug;
+use cenotaph_storage::rows::floors_prefix;
+use cenotaph_storage::{Error, Result};
+use futures::future::BoxFuture;
+
+use crate::gate::Gate;
+
+/// Index that behaves wrongly, if the bug is a bug of indexes.
+pub(crate) struct MutantIndex {
+    inner: Arc<dyn Index>,
+    gate: Arc<Gate>,
+    bug: Bug,
+    /// Changes that recovery has fenced in vain.
+    spared: Mutex<BTreeSet<Bytes>>,
+}
+
+impl MutantIndex {
+    /// Wraps an index.
+    pub(crate) fn wrap(inner: Arc<dyn Index>, gate: Arc<Gate>, bug: Bug) -> Arc<dyn Index> {
+        Arc::new(Self {
+            inner,
+            gate,
+            bug,
+            spared: Mutex::default(),
+        })
+    }
+
+    /// Submits a batch later, when its submitter may have died.
+    fn submit_late(&self, batch: Batch, completion: Completion) {
+        let inner = Arc::clone(&self.inner);
+        let gate = Arc::clone(&self.gate);
+        self.gate.spawn("a late batch", async move {
+            gate.pass("a late batch", String::new).await;
+            inner.submit(batch, completion);
+        });
+    }
+
+    /// Returns the batch without the removal of a change, the first time that recovery fences it.
+    fn unfenced(&self, batch: Batch) -> Batch {
+        let ops = batch.changes();
+        let settles = ops.iter().any(|(table, ..)| *table == Table::Changes);
+        let is_fence = settles
+            && ops
+                .iter()
+                .all(|(table, ..)| matches!(table, Table::Changes | Table::Orphans));
+        if !is_fence {
+            return batch;
+        }
+        let mut spared = self.spared.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut unfenced = Batch::new();
+        for (table, key, value) in batch.into_changes() {
+            match value {
+                Some(value) => unfenced.put(table, key, value),
+                None if spared.insert(key.clone()) => {}
+                None => unfenced.remove(table, key),
+            }
+        }
+        unfenced
+    }
+}
+
+impl Index for MutantIndex {
+    fn submit(&self, batch: Batch, completion: Completion) {
+        let count = |wanted| {
+            let ops = batch.changes().iter();
+            ops.filter(|(table, ..)| *table == wanted).count()
+        };
+        match self.bug {
+            Bug::ZombieCommit if !batch.is_empty() => self.submit_late(batch, completion),
+            Bug::UploadWithoutChange
+                if count(Table::Changes) == 1 && batch.changes().len() == 1 =>
+            {
+                // Removals are late, too, and stay behind their own record.
+                self.submit_late(batch, Box::new(drop));
+                completion(Ok(()));
+            }
+            Bug::AtomicInTwoBatches if count(Table::Rows) > 1 => {
+                let ops = batch.into_changes();
+                let half = ops.len() / 2;
+                let mut first = Batch::new();
+                let mut second = Batch::new();
+                for (at, (table, key, value)) in ops.into_iter().enumerate() {
+                    let into = if at < half { &mut first } else { &mut second };
+                    match value {
+                        Some(value) => into.put(table, key, value),
+                        None => into.remove(table, key),
+                    }
+                }
+                self.inner.submit(first, Box::new(drop));
+                self.inner.submit(second, completion);
+            }
+            Bug::RecoveryWithoutFence => self.inner.submit(self.unfenced(batch), completion),
+            Bug::UnknownTreatedAsFailed => self.inner.submit(
+                batch,
+                Box::new(move |outcome| {
+                    completion(match outcome {
+                        Err(CommitError::Unknown(error)) => Err(CommitError::not_started(&error)),
+                        outcome => outcome,
+                    });
+                }),
+            ),
+            _ => self.inner.submit(batch, completion),
+        }
+    }
+
+    fn barrier(&self) -> BoxFuture<'static, Result<()>> {
+        if self.bug == Bug::NoBarrier {
+            return Box::pin(std::future::ready(Ok(())));
+        }
+        self.inner.barrier()
+    }
+
+    fn get<'a>(&'a self, table: Table, key: &'a [u8]) -> BoxFuture<'a, Result<Option<Bytes>>> {
+        if self.bug == Bug::VersionReuse
+            && table == Table::Meta
+            && key.starts_with(&floors_prefix())
+        {
+            return Box::pin(std::future::ready(Ok(None)));
+        }
+        self.inner.get(table, key)
+    }
+
+    fn snapshot(&self) -> Result<Box<dyn Snapshot>> {
+        self.inner.snapshot()
+    }
+
+    fn watch(&self, now: Duration) {
+        self.inner.watch(now);
+    }
+
+    fn poisoned(&self) -> Option<Error> {
+        self.inner.poisoned()
+    }
+
+    fn stats(&self) -> IndexStats {
+        self.inner.stats()
+    }
+
+    fn room(&self, bytes: u64) -> Result<()> {
+        self.inner.room(bytes)
+    }
+
+    fn reclaim(&self) -> BoxFuture<'static, ()> {
+        self.inner.reclaim()
+    }
+
+    fn space(&self) -> Option<SpaceStats> {
+        self.inner.space()
+    }
+
+    fn close(&self) -> BoxFuture<'static, Result<()>> {
+        self.inner.close()
+    }
+}

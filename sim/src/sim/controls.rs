@@ -1,0 +1,303 @@
+//! Control of a world from within an incarnation: [`Controls`] opens engines, injects faults and
+//! moves the clock.
+
+use std::fmt;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use cenotaph::{
+    ActorKind, Config, Engine, Env, Error, ErrorKind, Index, MARKER_PATH, Reason, Result,
+};
+use cenotaph_storage::StoreId;
+use cenotaph_storage::blobs::marker;
+use tokio::task::JoinHandle;
+use uuid::Uuid;
+
+use crate::blobs::Blobs;
+use crate::faults::{Fault, Faults};
+use crate::gate::{Gate, Victims, sleep};
+use crate::index::{Medium, SimIndex};
+use crate::machine::Machine;
+#[cfg(feature = "planted")]
+use crate::mutants::index::MutantIndex;
+use crate::network;
+use crate::real::RealDisk;
+use crate::trace::Kind;
+use crate::world;
+
+/// Longest wait for quiescence, in virtual time.
+const SETTLE_PATIENCE: Duration = Duration::from_secs(4 * 3600);
+
+/// Control of a world from within an incarnation. Cheap to clone.
+#[derive(Clone)]
+pub struct Controls {
+    pub(super) gate: Arc<Gate>,
+    pub(super) config: Config,
+    pub(super) real: Option<Arc<Path>>,
+}
+
+impl Controls {
+    /// Opens the engine on the disks of this world.
+    ///
+    /// # Errors
+    /// As [`Builder::open`](cenotaph::Builder::open). Under faults the call may fail and may be
+    /// repeated.
+    pub async fn open(&self) -> Result<Engine> {
+        let machine = self.gate.machine();
+        // Before the tier is claimed, an opening over an empty tier is legitimate.
+        if machine.state().monitor.is_claimed() && machine.strikes(Fault::TierSwapped, String::new)
+        {
+            self.open_over_another_tier().await?;
+        }
+        let index = self.open_index()?;
+        let engine = Engine::builder("simulated")
+            .config(self.config.clone())
+            .env(self.env())
+            .index(index)
+            .blobs(network::operator(&self.gate))
+            .open()
+            .await?;
+        {
+            let mut state = self.gate.machine().state();
+            // The engine is checked before a client can use it.
+            state.monitor.opened();
+            state.report_violations();
+        }
+        let kill = Arc::new(engine.killer());
+        self.gate.expose(Victims {
+            kill,
+            shards: self.config.limits.shards,
+        });
+        Ok(engine)
+    }
+
+    /// Opens the engine over an empty tier or over the tier of another store. The opening must fail
+    /// and must not write to that tier (I11).
+    async fn open_over_another_tier(&self) -> Result<()> {
+        // Half of the decoys are empty, half carry the marker of another store.
+        let is_foreign = self.gate.machine().below(2) == 0;
+        let decoy = Blobs::new();
+        if is_foreign {
+            let other =
+                StoreId::from_uuid(Uuid::from_u128(self.gate.machine().below(u64::MAX).into()));
+            decoy.put(MARKER_PATH, marker::encode(other).into());
+        }
+        // The decoy is compared with its state before the opening, which may hold a marker.
+        let before = decoy.bytes(MARKER_PATH);
+        let builder = Engine::builder("simulated")
+            .config(self.config.clone())
+            .env(self.env());
+        let opened = builder
+            .index(self.open_index()?)
+            .blobs(decoy.operator())
+            .open()
+            .await;
+        let machine = self.gate.machine();
+        let mut state = machine.state();
+        state.coverage.count(if is_foreign {
+            "open: another store's tier"
+        } else {
+            "open: an empty tier"
+        });
+        match opened {
+            Ok(_) => state
+                .monitor
+                .violated("I11", "an engine opens over a foreign blob tier"),
+            Err(error) if is_foreign && error.kind() == ErrorKind::Invalid => {}
+            // An empty tier is `Unavailable`. So is a foreign tier if a fault of the index strikes
+            // before the tier is checked.
+            Err(error) if error.kind() == ErrorKind::Unavailable => {}
+            Err(error) => state.monitor.violated(
+                "I11",
+                format!("unexpected error over a foreign blob tier: {error:?}"),
+            ),
+        }
+        if decoy.bytes(MARKER_PATH) != before || !decoy.paths().is_empty() {
+            state
+                .monitor
+                .violated("I11", "an opening writes to a foreign blob tier");
+        }
+        state.report_violations();
+        Ok(())
+    }
+
+    /// Opens the index alone, for tests of the layers below the engine.
+    ///
+    /// # Errors
+    /// [`ErrorKind::AlreadyOpen`] while another index is open on the disk of this world.
+    pub fn open_index(&self) -> Result<Arc<dyn Index>> {
+        let medium = match &self.real {
+            Some(path) => {
+                let real = RealDisk::open(path, self.env())?;
+                self.gate.machine().state().replayed();
+                Medium::Fjall(real)
+            }
+            None => Medium::Simulated,
+        };
+        let index = SimIndex::open(Arc::clone(&self.gate), medium)?;
+        #[cfg(feature = "planted")]
+        if let Some(bug) = self.gate.machine().planted() {
+            let index = Arc::new(index);
+            return Ok(MutantIndex::wrap(index, Arc::clone(&self.gate), bug));
+        }
+        Ok(Arc::new(index))
+    }
+
+    /// Opens the engine and retries while that fails.
+    ///
+    /// # Errors
+    /// The last error, after ten minutes of virtual time.
+    pub async fn open_patiently(&self) -> Result<Engine> {
+        for _ in 0..600 {
+            match self.open().await {
+                // An invalid argument does not become valid by a retry.
+                Err(error) if error.kind() != ErrorKind::Invalid => {
+                    // The message of a real index contains the path of a temporary directory, which
+                    // would make traces of the same seed differ.
+                    self.note(format!("opening failed: {}", error.kind()));
+                    sleep(Duration::from_secs(1)).await;
+                }
+                outcome => return outcome,
+            }
+        }
+        self.open().await
+    }
+
+    /// Waits for quiescence: no live write, no upload, no unsettled change, no orphan. Asks the
+    /// engine to settle in each round.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Unavailable`] after four hours of virtual time, and any error of
+    /// [`Engine::health`] except an outage of the blob tier.
+    pub async fn settle(&self, engine: &Engine) -> Result<()> {
+        self.wait_for_quiescence(engine, async || drop(engine.settle().await))
+            .await
+    }
+
+    /// Waits for quiescence without asking the engine to settle.
+    ///
+    /// # Errors
+    /// As [`settle`](Self::settle).
+    pub async fn settles_by_itself(&self, engine: &Engine) -> Result<()> {
+        self.wait_for_quiescence(engine, async || ()).await
+    }
+
+    /// Waits for quiescence and calls `ask` in each round.
+    async fn wait_for_quiescence(&self, engine: &Engine, ask: impl AsyncFn()) -> Result<()> {
+        let begun = self.elapsed();
+        loop {
+            ask().await;
+            let stats = engine.stats().await?;
+            // An outage of the blob tier is temporary, so it does not end the wait.
+            let is_away = match engine.health() {
+                Err(error) if error.reason() != Some(Reason::BlobTier) => return Err(error),
+                health => health.is_err(),
+            };
+            let actors = &stats.actors;
+            let at_work =
+                stats.index.waiting + actors.writes_live as u64 + actors.uploads_live as u64;
+            if !is_away
+                && (at_work, actors.changes, actors.orphans) == (0, 0, 0)
+                // A delayed request may still add or delete a blob.
+                && self.gate.machine().blobs.in_flight() == 0
+            {
+                return Ok(());
+            }
+            if self.elapsed() - begun > SETTLE_PATIENCE {
+                return Err(Error::new(
+                    ErrorKind::Unavailable,
+                    "settle",
+                    format!("no quiescence: {stats:?}"),
+                ));
+            }
+            sleep(Duration::from_secs(10)).await;
+        }
+    }
+
+    /// Crashes the world. The call never returns.
+    pub async fn crash(&self) -> ! {
+        self.gate.crash("a crash on request");
+        std::future::pending().await
+    }
+
+    /// Kills the actors of this kind. Returns false if there are none.
+    pub fn kill(&self, kind: ActorKind) -> bool {
+        self.gate.kill(kind)
+    }
+
+    /// Sets the faults that strike by chance from now on.
+    pub fn set_faults(&self, faults: Faults) {
+        self.gate.machine().state().faults = faults;
+    }
+
+    /// Stops all faults, those by chance and those planned for a step.
+    pub fn quieten(&self) {
+        self.gate.machine().state().quieten();
+    }
+
+    /// Advances virtual time. Takes no real time.
+    pub async fn advance(&self, by: Duration) {
+        sleep(by).await;
+    }
+
+    /// Moves the time of day by this number of milliseconds, in either direction. Sleeps are not
+    /// affected.
+    pub fn jump_clock(&self, by_ms: i64) {
+        let mut state = self.gate.machine().state();
+        state.struck(Fault::ClockJump, format!("by {by_ms} ms"));
+        state.jump_clock(by_ms);
+    }
+
+    /// Deletes every blob without the engine's knowledge.
+    pub fn lose_blobs(&self) {
+        self.gate.machine().lose_blobs();
+    }
+
+    /// Returns the virtual time since the world began.
+    pub fn elapsed(&self) -> Duration {
+        self.gate.machine().elapsed()
+    }
+
+    /// Returns the [`Env`] of this world, for use by your own service.
+    pub fn env(&self) -> Env {
+        world::env(&self.gate)
+    }
+
+    /// Spawns a task on a timeline lane of this name.
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "the simulated world spawns what lives in it"
+    )]
+    pub fn spawn<T: Send + 'static>(
+        &self,
+        name: impl Into<String>,
+        task: impl Future<Output = T> + Send + 'static,
+    ) -> JoinHandle<T> {
+        let gate = Arc::clone(&self.gate);
+        let name = name.into();
+        tokio::spawn(async move {
+            gate.machine().state().trace.name_lane(name, false);
+            // The first step lets the scheduler decide when the task begins.
+            gate.pass("task begins", String::new).await;
+            task.await
+        })
+    }
+
+    /// Writes a line into the timeline.
+    pub fn note(&self, text: impl Into<String>) {
+        self.gate.machine().note(Kind::World, "note", text.into());
+    }
+
+    pub(crate) fn machine(&self) -> Arc<Machine> {
+        self.gate.shared_machine()
+    }
+}
+
+impl fmt::Debug for Controls {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Controls")
+            .field("elapsed", &self.elapsed())
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,50 @@
+//! Preconditions of writes.
+
+use serde::{Deserialize, Serialize};
+
+use crate::rows::Row;
+use crate::word::{Current, Etag, Version};
+
+/// State that an object must be in for a write to commit. An expired object counts as absent.
+///
+/// Versions and etags are never reused, so a precondition that names one holds for exactly one
+/// committed write.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Precondition {
+    /// Any state.
+    #[default]
+    None,
+    /// The object must be absent.
+    Absent,
+    /// The object must have this version.
+    Version(Version),
+    /// The object must have this etag.
+    Etag(Etag),
+}
+
+impl Precondition {
+    /// Checks the precondition against the live row of an object, `None` if it is absent.
+    ///
+    /// # Errors
+    /// The current version and etag if the precondition does not hold; `None` if the object is
+    /// absent.
+    pub fn check(self, live: Option<&Row>) -> Result<(), Option<Current>> {
+        let current = live.map(Row::current);
+        if self.holds(current) {
+            Ok(())
+        } else {
+            Err(current)
+        }
+    }
+
+    /// Returns whether the precondition holds for an object whose newest write is `current`, `None`
+    /// if it is absent.
+    pub fn holds(self, current: Option<Current>) -> bool {
+        match self {
+            Self::None => true,
+            Self::Absent => current.is_none(),
+            Self::Version(version) => current.is_some_and(|current| current.version == version),
+            Self::Etag(etag) => current.is_some_and(|current| current.etag == etag),
+        }
+    }
+}

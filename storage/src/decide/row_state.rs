@@ -1,0 +1,84 @@
+//! The state of an object's row, and the state that an upload expects at its commit.
+
+use crate::rows::{Body, Row};
+use crate::word::{RevisionId, Timestamp, Version};
+
+/// State of an object: its row, or the last version that it had.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// The object has a row, which may have expired.
+    Present(Box<Row>),
+    /// The object has no row. Its last version was this; [`Version::NONE`] if it never existed.
+    Absent(Version),
+}
+
+impl Standing {
+    /// Returns the row if the object exists at `now`; an expired object does not exist.
+    pub fn live(&self, now: Timestamp) -> Option<&Row> {
+        self.row().filter(|row| row.is_live(now))
+    }
+
+    /// Returns the row, expired or not.
+    pub fn row(&self) -> Option<&Row> {
+        match self {
+            Self::Present(row) => Some(row),
+            Self::Absent(_) => None,
+        }
+    }
+
+    /// Returns the last version of the object.
+    pub fn version(&self) -> Version {
+        match self {
+            Self::Present(row) => row.version,
+            Self::Absent(last) => *last,
+        }
+    }
+
+    /// Returns the state that an upload which begins now expects at its commit.
+    pub fn expectation(&self, now: Timestamp) -> Expected {
+        let live = self.live(now);
+        match live.map(|row| (&row.body, row.metadata.expires_at)) {
+            Some((Body::Tombstone(manifest), expires_at)) => Expected::Tombstone {
+                first: manifest.revisions().next(),
+                expires_at,
+            },
+            Some((Body::Embedded(_) | Body::Separate(_), _)) | None => Expected::NoTombstone,
+        }
+    }
+}
+
+/// Row that a large put or a completion expects to replace.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Expected {
+    /// No live tombstone: no row, an inline row, or an expired row.
+    NoTombstone,
+    /// A tombstone.
+    Tombstone {
+        /// First revision of the tombstone.
+        first: Option<RevisionId>,
+        /// Deadline of the tombstone when the upload began.
+        expires_at: Option<Timestamp>,
+    },
+}
+
+impl Expected {
+    /// Returns whether the object is in the expected state. Expiry in the meantime does not count
+    /// as a conflicting write.
+    pub(super) fn is_met(self, state: &Standing, now: Timestamp) -> bool {
+        let live = match state.live(now).map(|row| &row.body) {
+            Some(Body::Tombstone(manifest)) => Some(manifest.revisions().next()),
+            Some(Body::Embedded(_) | Body::Separate(_)) | None => None,
+        };
+        match self {
+            Self::NoTombstone => live.is_none(),
+            Self::Tombstone {
+                first: seen,
+                expires_at,
+            } => {
+                let has_expired =
+                    live.is_none() && expires_at.is_some_and(|deadline| deadline <= now);
+                live == Some(seen) || has_expired
+            }
+        }
+    }
+}

@@ -1,0 +1,474 @@
+//! The decision of a write to one object.
+//!
+//! ```text
+//! swap                     the shard reads                       plan
+//! ------------------------ ------------------------------------- --------------------------------------------------
+//! any                      its own operation in the row          repeat the reply of the first time
+//! Tombstone, change gone   anything                              fenced: never commits (I6)
+//! any, with precondition   a state the precondition excludes     conflict; a tombstone's change is settled, its own
+//!                                                                revisions: orphans
+//! Inline                   anything                              commit; a replaced tombstone's revisions: orphans
+//! Tombstone                the state its upload expects          commit; settles the change; replaced: orphans
+//!  without precondition    a tombstone it does not expect        superseded; settles the change; its own: orphans
+//!                          no tombstone, but it expects one      the same; if the expected one has expired: commit
+//! Delete                   a row                                 commit; keeps the last version; revisions: orphans
+//!                          no row                                nothing
+//! Amend, Extend            a live row                            commit; the payload stays in place
+//!                          none                                  nothing
+//! Touch                    the live row that was read, idle      commit; only its deadline changes
+//!                          anything else                         nothing
+//! Expire                   an expired row                        commit; as a delete
+//!                          anything else                         nothing
+//! Inline, Tombstone,       an unreadable row, no precondition    as for an absent object, and the row is removed;
+//!  Delete                                                        its last version is one that was never reached
+//! ```
+//!
+//! An expired row counts as no row, but its revisions become orphans with it. Guards I3: the batch
+//! of the plan holds everything that the swap changes.
+
+use bytes::Bytes;
+
+use super::plan::fenced;
+use super::results::SwapReply;
+use super::transition::{self, Transition};
+use super::{Effect, Event, Expected, Plan, Precondition, Standing, mend};
+use crate::checksum::Checksum;
+use crate::error::Result;
+use crate::id::ObjectId;
+use crate::index::{Batch, Table};
+use crate::rows::{
+    Amendment, Attributes, BlockChecksums, Body, EMBEDDED_BYTES_MAX, Extension, Landing, Manifest,
+    Metadata, Row,
+};
+use crate::word::{OperationId, RevisionKey, Timestamp};
+
+/// Change that a swap makes to the row.
+#[derive(Clone, Debug)]
+pub enum Mutation {
+    /// Stores an inline row.
+    Inline {
+        /// Payload.
+        payload: Bytes,
+        /// Attributes that the caller gave.
+        attributes: Attributes,
+    },
+    /// Stores a tombstone that names finished, durable revisions (I2). The operation of the swap is
+    /// the id of its change.
+    Tombstone {
+        /// The revisions.
+        manifest: Manifest,
+        /// Checksum of the whole payload.
+        checksum: Option<Checksum>,
+        /// Block checksums of the revisions, in the same order.
+        blocks: Vec<BlockChecksums>,
+        /// Attributes that the caller gave.
+        attributes: Attributes,
+        /// Row that the upload expects to replace.
+        expected: Expected,
+    },
+    /// Removes the row.
+    Delete,
+    /// Changes attributes of the row.
+    Amend(Amendment),
+    /// Changes the deadline of the row.
+    Extend(Extension),
+    /// Extends the deadline of a row that was read; version and etag stay.
+    Touch {
+        /// Operation in the row that was read.
+        seen: OperationId,
+    },
+    /// Removes the row if it has expired.
+    Expire,
+}
+
+impl Mutation {
+    /// Name of the operation in errors.
+    fn operation(&self) -> &'static str {
+        match self {
+            Self::Inline { .. } | Self::Tombstone { .. } | Self::Touch { .. } => "put",
+            Self::Delete | Self::Expire => "delete",
+            Self::Amend(_) => "amend",
+            Self::Extend(_) => "extend_expiry",
+        }
+    }
+
+    fn removes(&self) -> bool {
+        match self {
+            Self::Delete | Self::Expire => true,
+            Self::Inline { .. }
+            | Self::Tombstone { .. }
+            | Self::Amend(_)
+            | Self::Extend(_)
+            | Self::Touch { .. } => false,
+        }
+    }
+}
+
+/// One compare-and-swap on one row.
+#[derive(Clone, Debug)]
+pub struct Swap {
+    /// Object.
+    pub id: ObjectId,
+    /// Operation; the same for every delivery of the same swap.
+    pub operation: OperationId,
+    /// State that the object must be in.
+    pub precondition: Precondition,
+    /// Change to the row.
+    pub mutation: Mutation,
+}
+
+/// Everything that the decision of a swap depends on.
+#[derive(Clone, Debug)]
+pub struct SwapView {
+    /// State of the object.
+    pub standing: Standing,
+    /// True if the row is unreadable and the swap replaces it ([`Swap::replaces_unread`]).
+    /// `standing` is then ignored.
+    pub is_unreadable: bool,
+    /// True if the change of the swap exists; matters to tombstones only.
+    pub change_is_live: bool,
+}
+
+impl Swap {
+    /// Returns whether the swap may replace a row that can't be read: it depends on nothing in the
+    /// row, and its caller means to lose the content of the row.
+    pub fn replaces_unread(&self) -> bool {
+        match self.mutation {
+            Mutation::Inline { .. } | Mutation::Tombstone { .. } | Mutation::Delete => {
+                self.precondition == Precondition::None
+            }
+            Mutation::Amend(_)
+            | Mutation::Extend(_)
+            | Mutation::Touch { .. }
+            | Mutation::Expire => false,
+        }
+    }
+
+    /// Returns the change that the swap settles, if it has one.
+    pub fn change(&self) -> Option<OperationId> {
+        match self.mutation {
+            Mutation::Tombstone { .. } => Some(self.operation),
+            Mutation::Inline { .. }
+            | Mutation::Delete
+            | Mutation::Amend(_)
+            | Mutation::Extend(_)
+            | Mutation::Touch { .. }
+            | Mutation::Expire => None,
+        }
+    }
+
+    /// Bytes of the payload that the swap stores in the index.
+    pub fn stored_bytes(&self) -> u64 {
+        match &self.mutation {
+            Mutation::Inline { payload, .. } => payload.len() as u64,
+            Mutation::Tombstone { .. }
+            | Mutation::Delete
+            | Mutation::Amend(_)
+            | Mutation::Extend(_)
+            | Mutation::Touch { .. }
+            | Mutation::Expire => 0,
+        }
+    }
+
+    /// Decides.
+    ///
+    /// The reply is [`Conflict`](crate::ErrorKind::Conflict) if the precondition does not hold,
+    /// [`Unavailable`](crate::ErrorKind::Unavailable) if the swap is fenced, and
+    /// [`Invalid`](crate::ErrorKind::Invalid) if amended attributes exceed a limit.
+    pub fn decide(&self, view: &SwapView, now: Timestamp) -> Plan<SwapReply> {
+        if !view.is_unreadable {
+            return self.decide_readable(&view.standing, view.change_is_live, now);
+        }
+        let (removal, last) = mend::remove_unreadable_row(&self.id, now);
+        let absent = Standing::Absent(last);
+        let mut plan = self.decide_readable(&absent, view.change_is_live, now);
+        if self.mutation.removes() {
+            // An object existed, although its version is unknown.
+            plan.reply = Ok(SwapReply::without_row(true));
+            plan.effect = Effect::Commits;
+        }
+        let mut batch = removal;
+        batch.append(std::mem::take(&mut plan.batch));
+        plan.batch = batch;
+        if plan.rows.is_empty() {
+            plan.rows.push((self.id.clone(), absent));
+        }
+        plan
+    }
+
+    fn decide_readable(
+        &self,
+        standing: &Standing,
+        change_is_live: bool,
+        now: Timestamp,
+    ) -> Plan<SwapReply> {
+        let operation = self.mutation.operation();
+        if standing
+            .row()
+            .is_some_and(|row| row.operation == self.operation)
+        {
+            return Plan::new(Batch::new(), Ok(self.unchanged(standing)), Effect::Commits);
+        }
+        if self.change().is_some() && !change_is_live {
+            return Plan::new(Batch::new(), Err(fenced(operation)), Effect::Commits);
+        }
+        if let Err(current) = self.precondition.check(standing.live(now)) {
+            return self.lost(Plan::conflict(operation, current), now);
+        }
+        if let Mutation::Tombstone { expected, .. } = &self.mutation
+            && self.precondition == Precondition::None
+            && !expected.is_met(standing, now)
+        {
+            let superseded = Plan {
+                event: Some(Event::Superseded),
+                ..Plan::new(Batch::new(), Ok(SwapReply::SUPERSEDED), Effect::Commits)
+            };
+            return self.lost(superseded, now);
+        }
+        match self.next(standing, now) {
+            Ok(Next::Row(row)) => self.commit(standing, Standing::Present(row), now),
+            Ok(Next::NoRow) => self.commit(standing, Standing::Absent(standing.version()), now),
+            Ok(Next::Unchanged) => Plan::nothing(Ok(self.unchanged(standing))),
+            Ok(Next::Absent) => Plan::nothing(Ok(SwapReply::without_row(false))),
+            Err(error) => Plan::known(Err(error)),
+        }
+    }
+
+    /// Completes the plan of a swap that does not commit: its change is settled, and its own
+    /// revisions become orphans.
+    fn lost(&self, mut plan: Plan<SwapReply>, now: Timestamp) -> Plan<SwapReply> {
+        self.settle(&mut plan, &self.own_revisions(), now);
+        plan
+    }
+
+    fn commit(&self, standing: &Standing, next: Standing, now: Timestamp) -> Plan<SwapReply> {
+        let transition = [Transition {
+            id: &self.id,
+            before: standing,
+            after: &next,
+        }];
+        let mut batch = Batch::new();
+        transition::put_rows(&mut batch, &transition);
+        self.put_payload(&mut batch);
+        let orphans = transition::orphans(&transition);
+        let existed = standing.live(now).is_some();
+        // The expirer counts the objects that it removes. For other callers an expired object did
+        // not exist.
+        let reply = if self.mutation.removes() {
+            SwapReply::without_row(existed || matches!(self.mutation, Mutation::Expire))
+        } else {
+            SwapReply::applied(&next, existed)
+        };
+        let mut plan = Plan::new(batch, Ok(reply), Effect::Commits);
+        self.settle(&mut plan, &orphans, now);
+        plan.rows.push((self.id.clone(), next));
+        plan
+    }
+
+    /// Reply of a swap that leaves the object in its state.
+    fn unchanged(&self, standing: &Standing) -> SwapReply {
+        if self.mutation.removes() {
+            SwapReply::without_row(false)
+        } else {
+            SwapReply::applied(standing, true)
+        }
+    }
+
+    fn settle(&self, plan: &mut Plan<SwapReply>, orphans: &[RevisionKey], now: Timestamp) {
+        if let Some(change) = self.change() {
+            plan.batch
+                .remove(Table::Changes, change.as_bytes().to_vec());
+            plan.settled.push(change);
+        }
+        transition::put_orphans(&mut plan.batch, orphans, now, Landing::Landed);
+    }
+
+    /// Returns the row after the swap, if nothing prevents it.
+    fn next(&self, standing: &Standing, now: Timestamp) -> Result<Next> {
+        let live = standing.live(now);
+        Ok(match &self.mutation {
+            Mutation::Inline {
+                payload,
+                attributes,
+            } => {
+                let body = if payload.len() <= EMBEDDED_BYTES_MAX {
+                    Body::Embedded(payload.clone())
+                } else {
+                    Body::Separate(self.operation)
+                };
+                let content = Content {
+                    body,
+                    size: payload.len() as u64,
+                    checksum: Some(Checksum::of(payload)),
+                };
+                Next::Row(content.row(self.operation, standing, attributes, now))
+            }
+            Mutation::Tombstone {
+                manifest,
+                checksum,
+                attributes,
+                ..
+            } => {
+                let content = Content {
+                    body: Body::Tombstone(manifest.clone()),
+                    size: manifest.bytes().unwrap_or(u64::MAX),
+                    checksum: *checksum,
+                };
+                Next::Row(content.row(self.operation, standing, attributes, now))
+            }
+            Mutation::Delete if standing.row().is_some() => Next::NoRow,
+            Mutation::Delete => Next::Absent,
+            Mutation::Amend(amendment) => match live {
+                Some(row) => Next::Row(Box::new(self.amended(row, amendment, now)?)),
+                None => Next::Absent,
+            },
+            Mutation::Extend(extension) => match live {
+                Some(row) => self.extended(row, *extension, now),
+                None => Next::Absent,
+            },
+            Mutation::Touch { seen } => touched(live.filter(|row| row.operation == *seen), now),
+            Mutation::Expire if standing.row().is_some() && live.is_none() => Next::NoRow,
+            Mutation::Expire => Next::Unchanged,
+        })
+    }
+
+    fn amended(&self, row: &Row, amendment: &Amendment, now: Timestamp) -> Result<Row> {
+        let attributes = amendment.apply(&row.metadata.attributes);
+        attributes.validate()?;
+        let expires_at = match amendment.expiration {
+            Some(expiration) => expiration.deadline(now),
+            None => row.metadata.expires_at,
+        };
+        let metadata = Metadata {
+            modified: now,
+            expires_at,
+            attributes,
+            ..row.metadata.clone()
+        };
+        Ok(self.rewritten(row, metadata))
+    }
+
+    fn extended(&self, row: &Row, extension: Extension, now: Timestamp) -> Next {
+        let expires_at = extension.of(row.metadata.expires_at, row.metadata.created, now);
+        if expires_at == row.metadata.expires_at {
+            return Next::Unchanged;
+        }
+        let metadata = Metadata {
+            modified: now,
+            expires_at,
+            ..row.metadata.clone()
+        };
+        Next::Row(Box::new(self.rewritten(row, metadata)))
+    }
+
+    /// Returns the next version of a row, with the same payload.
+    fn rewritten(&self, row: &Row, metadata: Metadata) -> Row {
+        Row {
+            version: row.version.next(),
+            operation: self.operation,
+            metadata,
+            body: row.body.clone(),
+        }
+    }
+
+    /// Returns the revisions that the swap would commit.
+    fn own_revisions(&self) -> Vec<RevisionKey> {
+        match &self.mutation {
+            Mutation::Tombstone { manifest, .. } => manifest.keys(&self.id).collect(),
+            Mutation::Inline { .. }
+            | Mutation::Delete
+            | Mutation::Amend(_)
+            | Mutation::Extend(_)
+            | Mutation::Touch { .. }
+            | Mutation::Expire => Vec::new(),
+        }
+    }
+
+    fn put_payload(&self, batch: &mut Batch) {
+        match &self.mutation {
+            Mutation::Inline { payload, .. } if payload.len() > EMBEDDED_BYTES_MAX => {
+                batch.put(
+                    Table::Payloads,
+                    self.operation.as_bytes().to_vec(),
+                    payload.clone(),
+                );
+            }
+            Mutation::Tombstone {
+                manifest, blocks, ..
+            } => {
+                for (revision, blocks) in manifest.revisions().zip(blocks) {
+                    batch.put(
+                        Table::Payloads,
+                        revision.as_bytes().to_vec(),
+                        blocks.encode(),
+                    );
+                }
+            }
+            Mutation::Inline { .. }
+            | Mutation::Delete
+            | Mutation::Amend(_)
+            | Mutation::Extend(_)
+            | Mutation::Touch { .. }
+            | Mutation::Expire => {}
+        }
+    }
+}
+
+/// Row after a swap.
+enum Next {
+    Row(Box<Row>),
+    NoRow,
+    Unchanged,
+    Absent,
+}
+
+/// New content of an object.
+pub(super) struct Content {
+    pub(super) body: Body,
+    /// Size of the payload, in bytes.
+    pub(super) size: u64,
+    pub(super) checksum: Option<Checksum>,
+}
+
+impl Content {
+    /// Returns the row that this content makes of an object in this state.
+    pub(super) fn row(
+        self,
+        operation: OperationId,
+        standing: &Standing,
+        attributes: &Attributes,
+        now: Timestamp,
+    ) -> Box<Row> {
+        let metadata = Metadata {
+            size: self.size,
+            checksum: self.checksum,
+            created: standing.live(now).map_or(now, |row| row.metadata.created),
+            modified: now,
+            expires_at: attributes.expiration.deadline(now),
+            attributes: attributes.clone(),
+        };
+        Box::new(Row {
+            version: standing.version().next(),
+            operation,
+            metadata,
+            body: self.body,
+        })
+    }
+}
+
+/// Returns the row that was read with a later deadline, if reads extend it.
+fn touched(read: Option<&Row>, now: Timestamp) -> Next {
+    let extended = read.and_then(|row| {
+        let policy = row.metadata.attributes.expiration;
+        let expires_at = policy.extended_by_read(row.metadata.expires_at, now)?;
+        let metadata = Metadata {
+            expires_at: Some(expires_at),
+            ..row.metadata.clone()
+        };
+        Some(Box::new(Row {
+            metadata,
+            ..row.clone()
+        }))
+    });
+    extended.map_or(Next::Unchanged, Next::Row)
+}

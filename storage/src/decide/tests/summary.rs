@@ -1,0 +1,182 @@
+//! Plans in a form that assertions can name.
+
+use super::*;
+
+/// Summary of a swap's plan.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Decision {
+    Commit {
+        next: Standing,
+        orphans: Vec<RevisionKey>,
+        existed: bool,
+    },
+    Supersede {
+        orphans: Vec<RevisionKey>,
+    },
+    Conflict {
+        current: Option<Current>,
+        orphans: Vec<RevisionKey>,
+    },
+    Already,
+    Absent,
+    Unchanged,
+    Fenced,
+}
+
+/// Summary of the plan of a step of an upload.
+#[derive(Debug)]
+pub(super) enum Verdict {
+    Begin,
+    File,
+    Complete {
+        next: Standing,
+        orphans: Vec<RevisionKey>,
+        session: Session,
+        written: Written,
+    },
+    Supersede {
+        orphans: Vec<RevisionKey>,
+        written: Written,
+    },
+    Replay(Written),
+    End {
+        orphans: Vec<RevisionKey>,
+        session: Option<Session>,
+    },
+    Unchanged,
+    Conflict(Option<Current>),
+    Refuse {
+        error: Error,
+        orphans: Vec<RevisionKey>,
+    },
+    Fenced,
+}
+
+pub(super) fn plan(
+    swap: &Swap,
+    standing: &Standing,
+    change_is_live: bool,
+    now: Timestamp,
+) -> Plan<SwapReply> {
+    let view = SwapView {
+        standing: standing.clone(),
+        is_unreadable: false,
+        change_is_live,
+    };
+    swap.decide(&view, now)
+}
+
+pub(super) fn decision(
+    swap: &Swap,
+    standing: &Standing,
+    change_is_live: bool,
+    now: Timestamp,
+) -> Decision {
+    let plan = plan(swap, standing, change_is_live, now);
+    let orphans = orphans(&plan.batch);
+    let settles = matches!(swap.mutation, Mutation::Tombstone { .. });
+    match (&plan.reply, plan.event, plan.effect) {
+        (Err(error), Some(Event::Conflict), Effect::Nothing) => {
+            let ErrorKind::Conflict { current } = error.kind() else {
+                panic!("{error}")
+            };
+            assert_eq!(plan.settled.len(), usize::from(settles));
+            Decision::Conflict { current, orphans }
+        }
+        (Err(error), None, Effect::Commits) => {
+            assert_eq!(error.kind(), ErrorKind::Unavailable);
+            assert!(plan.batch.is_empty() && plan.settled.is_empty());
+            Decision::Fenced
+        }
+        (Ok(reply), Some(Event::Superseded), Effect::Commits) => {
+            assert_eq!(reply.written(), Written::SUPERSEDED);
+            assert_eq!(plan.settled, [swap.operation]);
+            Decision::Supersede { orphans }
+        }
+        (Ok(reply), None, Effect::Commits) if !plan.batch.is_empty() => {
+            assert_eq!(plan.settled.len(), usize::from(settles));
+            let [(id, next)] = &plan.rows[..] else {
+                panic!("a swap changes one row: {:?}", plan.rows)
+            };
+            assert_eq!(*id, swap.id);
+            let next = next.clone();
+            let existed = match swap.mutation {
+                // The reply counts what the expirer removed.
+                Mutation::Expire => false,
+                _ => reply.existed,
+            };
+            Decision::Commit {
+                next,
+                orphans,
+                existed,
+            }
+        }
+        (Ok(_), None, Effect::Commits) => Decision::Already,
+        (Ok(reply), None, Effect::Nothing) => {
+            assert!(plan.batch.is_empty() && plan.rows.is_empty());
+            let is_expiry = matches!(swap.mutation, Mutation::Expire);
+            match reply.existed {
+                false if !is_expiry => Decision::Absent,
+                true | false => Decision::Unchanged,
+            }
+        }
+        _ => panic!("{plan:?}"),
+    }
+}
+
+pub(super) fn verdict(swap: &SessionSwap, view: &SessionView, now: Timestamp) -> Verdict {
+    let plan = swap.decide(view, now);
+    let orphans = orphans(&plan.batch);
+    let put = |wanted: &[u8]| {
+        let ops = plan.batch.changes().iter();
+        let mut values = ops.filter(|(table, key, _)| *table == Table::Sessions && key == wanted);
+        values.next_back().and_then(|(.., value)| value.clone())
+    };
+    let session =
+        put(&session_key(&swap.id, &swap.upload)).map(|value| Session::decode(&value).unwrap());
+    match (plan.reply, plan.event, plan.effect) {
+        (Err(error), Some(Event::Conflict), Effect::Nothing) => match error.kind() {
+            ErrorKind::Conflict { current } => Verdict::Conflict(current),
+            _ => panic!("{error}"),
+        },
+        (Err(_), None, Effect::Commits) => Verdict::Fenced,
+        (Err(error), None, Effect::Nothing) => Verdict::Refuse { error, orphans },
+        (Ok(Some(written)), Some(Event::Superseded), Effect::Commits) => {
+            Verdict::Supersede { orphans, written }
+        }
+        (Ok(Some(written)), None, Effect::Commits) => Verdict::Complete {
+            next: plan.rows[0].1.clone(),
+            orphans,
+            session: session.unwrap(),
+            written,
+        },
+        (Ok(reply), None, Effect::Known | Effect::Repeats) => {
+            assert!(plan.batch.is_empty());
+            reply.map_or(Verdict::Unchanged, Verdict::Replay)
+        }
+        (Ok(None), event, Effect::Commits) => match &swap.mutation {
+            SessionMutation::Initiate(_) => Verdict::Begin,
+            SessionMutation::Part { .. } => Verdict::File,
+            SessionMutation::Abort { .. } | SessionMutation::Expire => {
+                assert_eq!(event.is_some(), session.is_none());
+                Verdict::End { orphans, session }
+            }
+            SessionMutation::Complete { .. } => panic!("a completion has a result"),
+        },
+        other => panic!("{other:?}"),
+    }
+}
+
+/// Returns the revisions that a batch queues.
+fn orphans(batch: &Batch) -> Vec<RevisionKey> {
+    let queued = batch
+        .changes()
+        .iter()
+        .filter(|(table, ..)| *table == Table::Orphans);
+    queued
+        .map(|(_, key, value)| RevisionKey {
+            object: Orphan::decode(value.as_ref().unwrap()).unwrap().object,
+            revision: RevisionId::from_slice(key).unwrap(),
+        })
+        .collect()
+}

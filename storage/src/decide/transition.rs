@@ -1,0 +1,119 @@
+//! The state of an object before and after a commit, and the batch entries between both.
+//!
+//! Guards I3: everything that belongs to a row (payload or block checksums, expiry entry, last
+//! version, orphans) is written and removed in the batch of the row. Several transitions may share
+//! a batch: an entry that one object gives up and another takes over is neither removed nor
+//! orphaned.
+
+use std::collections::BTreeSet;
+
+use bytes::Bytes;
+
+use super::Standing;
+use crate::id::ObjectId;
+use crate::index::{Batch, Table};
+use crate::rows::{Landing, Orphan, Row, expiry_key, expiry_value, floor_key, write_floor};
+use crate::word::{RevisionKey, Timestamp, Version};
+
+/// State of an object before and after a commit.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Transition<'a> {
+    pub(super) id: &'a ObjectId,
+    pub(super) before: &'a Standing,
+    pub(super) after: &'a Standing,
+}
+
+/// Returns the revisions that the rows name before and not after.
+pub(super) fn orphans(transitions: &[Transition<'_>]) -> Vec<RevisionKey> {
+    let named = |standing: &Standing, id| {
+        standing
+            .row()
+            .map(|row| row.revision_keys(id))
+            .unwrap_or_default()
+    };
+    let kept: BTreeSet<RevisionKey> = transitions
+        .iter()
+        .flat_map(|transition| named(transition.after, transition.id))
+        .collect();
+    transitions
+        .iter()
+        .flat_map(|transition| named(transition.before, transition.id))
+        .filter(|key| !kept.contains(key))
+        .collect()
+}
+
+/// Puts rows, last versions and expiry entries, and removes the entries that belonged to the old
+/// rows only.
+pub(super) fn put_rows(batch: &mut Batch, transitions: &[Transition<'_>]) {
+    let belongings = |standing: &Standing| standing.row().map(Row::belongings).unwrap_or_default();
+    let kept: BTreeSet<Bytes> = transitions
+        .iter()
+        .flat_map(|transition| belongings(transition.after))
+        .collect();
+    for transition in transitions {
+        for key in belongings(transition.before) {
+            if !kept.contains(&key) {
+                batch.remove(Table::Payloads, key);
+            }
+        }
+        put_row(batch, transition);
+        put_expiry(batch, transition);
+    }
+}
+
+fn put_row(batch: &mut Batch, Transition { id, before, after }: &Transition<'_>) {
+    match after {
+        Standing::Present(row) => {
+            batch.put(Table::Rows, id.encoded().clone(), row.encode());
+            if let Standing::Absent(last) = before
+                && *last != Version::NONE
+            {
+                batch.remove(Table::Meta, floor_key(id));
+            }
+        }
+        Standing::Absent(last) => {
+            batch.remove(Table::Rows, id.encoded().clone());
+            batch.put(Table::Meta, floor_key(id), write_floor(*last));
+        }
+    }
+}
+
+fn put_expiry(batch: &mut Batch, Transition { id, before, after }: &Transition<'_>) {
+    let deadline = |standing: &Standing| standing.row().and_then(|row| row.metadata.expires_at);
+    let old = deadline(before);
+    let new = deadline(after);
+    if old == new {
+        return;
+    }
+    if let Some(old) = old {
+        batch.remove(Table::Expiry, expiry_key(old, id));
+    }
+    if let Some(new) = new {
+        batch.put(Table::Expiry, expiry_key(new, id), expiry_value());
+    }
+}
+
+/// Queues revisions that no row names any more.
+pub(super) fn put_orphans(
+    batch: &mut Batch,
+    revisions: &[RevisionKey],
+    now: Timestamp,
+    landing: Landing,
+) {
+    for key in revisions {
+        let orphan = Orphan::new(key.object.clone(), now, landing);
+        batch.put(
+            Table::Orphans,
+            key.revision.as_bytes().to_vec(),
+            orphan.encode(),
+        );
+    }
+}
+
+/// Queues revisions and removes their block checksums.
+pub(super) fn give_up(batch: &mut Batch, revisions: &[RevisionKey], now: Timestamp) {
+    for key in revisions {
+        batch.remove(Table::Payloads, key.revision.as_bytes().to_vec());
+    }
+    put_orphans(batch, revisions, now, Landing::Landed);
+}

@@ -1,0 +1,210 @@
+//! The decisions of repairs to uploads, against every sight that matters.
+
+use super::*;
+use crate::checksum::Checksum;
+use crate::decide::Precondition;
+use crate::multipart::PartEtag;
+use crate::rows::{Attributes, Extent};
+use uuid::Uuid;
+
+fn id() -> ObjectId {
+    ObjectId::try_from("k").unwrap()
+}
+
+fn at(millis: u64) -> Timestamp {
+    Timestamp::from_millis(millis)
+}
+
+fn upload() -> UploadId {
+    UploadId::new(at(1), [2, 3])
+}
+
+fn revision(number: u128) -> RevisionId {
+    RevisionId::from_uuid(Uuid::from_u128(number))
+}
+
+fn number(number: u32) -> PartNumber {
+    PartNumber::new(number).unwrap()
+}
+
+fn session(phase: Phase) -> SeenEntry<Session> {
+    let (precondition, attributes) = (Precondition::None, Attributes::default());
+    SeenEntry::Whole(Session {
+        initiated: at(1),
+        expires_at: at(500),
+        attributes,
+        precondition,
+        phase,
+    })
+}
+
+fn part(named: u128) -> SeenEntry<Filed> {
+    let extent = Extent {
+        revision: revision(named),
+        bytes: 5,
+        checksum: Checksum::new(1),
+    };
+    SeenEntry::Whole(Filed::Part(Part {
+        extent,
+        etag: PartEtag::new(1),
+        uploaded: at(1),
+    }))
+}
+
+fn seen(session: SeenEntry<Session>, parts: &[(u32, SeenEntry<Filed>)]) -> SeenUpload {
+    let parts = parts
+        .iter()
+        .map(|(at, entry)| (number(*at), entry.clone()))
+        .collect();
+    SeenUpload {
+        session,
+        parts,
+        entry: SeenEntry::Absent,
+        is_pending: false,
+    }
+}
+
+/// What the batch does, table by table: whether it puts.
+fn does(mend: &UploadMend, seen: &SeenUpload) -> Option<Vec<(Table, bool)>> {
+    let plan = mend.decide(&id(), &upload(), seen, at(1_700_000_000_000))?;
+    Some(
+        plan.batch
+            .changes()
+            .iter()
+            .map(|(table, _, value)| (*table, value.is_some()))
+            .collect(),
+    )
+}
+
+#[test]
+fn an_expiry_entry_is_there_exactly_if_the_session_has_its_deadline() {
+    let mend = |deadline| UploadMend::Expiry {
+        deadline: at(deadline),
+    };
+    let filed = |seen: SeenUpload| SeenUpload {
+        entry: SeenEntry::Whole(expiry_value()),
+        ..seen
+    };
+    for phase in [Phase::Open, Phase::Aborted] {
+        assert_eq!(
+            does(&mend(500), &seen(session(phase.clone()), &[])),
+            Some(vec![(Table::Expiry, true)])
+        );
+        assert_eq!(
+            does(&mend(500), &filed(seen(session(phase.clone()), &[]))),
+            None,
+            "it is there"
+        );
+        let pending = SeenUpload {
+            is_pending: true,
+            ..seen(session(phase), &[])
+        };
+        assert_eq!(does(&mend(500), &pending), None, "it may be on its way");
+    }
+    for (deadline, session) in [(501, session(Phase::Open)), (500, SeenEntry::Absent)] {
+        let stray = seen(session.clone(), &[]);
+        assert_eq!(does(&mend(deadline), &stray), None, "it is gone");
+        assert_eq!(
+            does(&mend(deadline), &filed(stray)),
+            Some(vec![(Table::Expiry, false)])
+        );
+    }
+    assert_eq!(
+        does(&mend(500), &seen(SeenEntry::Broken, &[])),
+        None,
+        "nobody knows its deadline"
+    );
+}
+
+#[test]
+fn a_session_is_excised_only_if_it_can_not_be_read_and_its_parts_go_with_it() {
+    let parts = [
+        (1, part(7)),
+        (2, SeenEntry::Broken),
+        (3, SeenEntry::Whole(Filed::Lost)),
+    ];
+    let expected = [
+        (Table::Sessions, false),
+        (Table::Sessions, false),
+        (Table::Sessions, false),
+        (Table::Sessions, false),
+        (Table::Payloads, false),
+        (Table::Orphans, true),
+    ];
+    assert_eq!(
+        does(&UploadMend::Excise, &seen(SeenEntry::Broken, &parts)).unwrap(),
+        expected
+    );
+    for session in [
+        session(Phase::Open),
+        session(Phase::Aborted),
+        SeenEntry::Absent,
+    ] {
+        assert_eq!(does(&UploadMend::Excise, &seen(session, &parts)), None);
+    }
+}
+
+#[test]
+fn a_part_is_given_up_only_if_it_is_still_the_one_that_was_found() {
+    let mend = |named: Option<u128>| UploadMend::GiveUp {
+        number: number(1),
+        named: named.map(revision),
+    };
+    let open = |entry| seen(session(Phase::Open), &[(1, entry)]);
+    let whole = [
+        (Table::Payloads, false),
+        (Table::Orphans, true),
+        (Table::Sessions, true),
+    ];
+    assert_eq!(does(&mend(Some(7)), &open(part(7))).unwrap(), whole);
+    assert_eq!(
+        does(&mend(None), &open(SeenEntry::Broken)).unwrap(),
+        [(Table::Sessions, true)]
+    );
+    for (mend, entry) in [
+        (mend(Some(7)), part(8)),
+        (mend(Some(7)), SeenEntry::Broken),
+        (mend(Some(7)), SeenEntry::Whole(Filed::Lost)),
+        (mend(None), part(7)),
+        (mend(None), SeenEntry::Whole(Filed::Lost)),
+    ] {
+        assert_eq!(
+            does(&mend, &open(entry.clone())),
+            None,
+            "{mend:?} {entry:?}"
+        );
+    }
+    assert_eq!(does(&mend(Some(7)), &seen(session(Phase::Open), &[])), None);
+    for session in [
+        session(Phase::Aborted),
+        SeenEntry::Absent,
+        SeenEntry::Broken,
+    ] {
+        assert_eq!(does(&mend(Some(7)), &seen(session, &[(1, part(7))])), None);
+    }
+}
+
+#[test]
+fn block_checksums_are_put_only_for_the_part_that_names_the_revision() {
+    let mend = UploadMend::Checksums {
+        number: number(1),
+        revision: revision(7),
+        blocks: BlockChecksums::default(),
+    };
+    assert_eq!(
+        does(&mend, &seen(session(Phase::Open), &[(1, part(7))])),
+        Some(vec![(Table::Payloads, true)])
+    );
+    assert_eq!(
+        does(&mend, &seen(session(Phase::Open), &[(1, part(8))])),
+        None
+    );
+    assert_eq!(
+        does(&mend, &seen(session(Phase::Open), &[(2, part(7))])),
+        None
+    );
+    assert_eq!(
+        does(&mend, &seen(session(Phase::Aborted), &[(1, part(7))])),
+        None
+    );
+}
