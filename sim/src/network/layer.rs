@@ -216,7 +216,10 @@ impl oio::Read for Download {
 
 impl oio::ReadStream for Stream {
     async fn read(&mut self) -> Result<Buffer> {
-        self.link.0.pass("blob read next", || self.path.clone()).await;
+        self.link
+            .0
+            .pass("blob read next", || self.path.clone())
+            .await;
         let buffer = self.inner.read_dyn().await?;
         Ok(self.link.arrived(&self.path, buffer))
     }
