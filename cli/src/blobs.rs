@@ -1,31 +1,42 @@
-//! `--blobs`: where the blob tier is, and the OpenDAL operator for it.
+//! Parser of the `--blobs` URI, and the OpenDAL operator of a blob tier.
 //!
-//! A remote tier gets a time limit on every attempt and retries around it, in this order: a limit
-//! around the retries would cut them off. The URI is never shown: it may hold credentials.
+//! | URI | cargo feature |
+//! |---|---|
+//! | `fs:`, `fs:PATH` | none |
+//! | `s3://BUCKET/ROOT` | `s3` |
+//! | `gcs://BUCKET/ROOT` | `gcs` |
+//! | `azblob://CONTAINER/ROOT` | `azblob` |
+//!
+//! Invariant: no message contains the URI, because it may contain credentials.
 
 use std::path::{Path, PathBuf};
+#[cfg(feature = "_remote")]
 use std::time::Duration;
 
 use cenotaph::Operator;
-use opendal::layers::{RetryLayer, TimeoutLayer};
 
 use crate::failure::{Failure, one_line};
 
-/// Longest time that one transfer of a block may take.
+/// Longest time for the transfer of a block to or from a remote tier.
+#[cfg(feature = "_remote")]
 const IO_TIMEOUT: Duration = Duration::from_secs(120);
 
-/// Where blobs lie.
+/// Place of the blob tier.
 #[derive(Clone, PartialEq, Eq)]
 pub(crate) enum BlobPlace {
     /// `blobs` under the data directory.
     UnderData,
-    /// A directory of its own.
+    /// Another directory.
     Directory(PathBuf),
-    /// Whatever OpenDAL makes of this URI.
+    /// A remote service, as a URI of OpenDAL.
     Remote(String),
 }
 
-/// Reads a URI.
+/// Parses a URI.
+///
+/// # Errors
+/// [`Failure::Usage`] if the URI is invalid, or if this build lacks the cargo feature of its
+/// scheme.
 pub(crate) fn parse(uri: &str) -> Result<BlobPlace, Failure> {
     let usage = |message: String| Err(Failure::Usage(format!("--blobs: {message}")));
     let Some((scheme, rest)) = uri.split_once(':') else {
@@ -40,15 +51,21 @@ pub(crate) fn parse(uri: &str) -> Result<BlobPlace, Failure> {
             Ok(BlobPlace::Remote(uri.to_owned()))
         }
         (_, Some(true)) => usage(format!("expected {scheme}://NAME/ROOT")),
-        (_, Some(false)) => {
-            let message = format!("this build has no {scheme}: build with `--features {scheme}`");
-            Err(Failure::Failed(message))
-        }
+        (_, Some(false)) => Err(missing_feature(scheme)),
         (_, None) => usage("known schemes are fs, s3, gcs and azblob".to_owned()),
     }
 }
 
-/// Whether this build has the scheme; none if no build has.
+/// Returns the error of a scheme whose cargo feature is not part of this build. The message
+/// contains the scheme only, not the URI.
+fn missing_feature(scheme: &str) -> Failure {
+    Failure::Usage(format!(
+        "--blobs: this build does not support {scheme}: feature={scheme}; install the tool with \
+         `cargo install cenotaph-cli --features cloud`"
+    ))
+}
+
+/// Returns whether this build includes the scheme, or `None` if the scheme is unknown.
 fn is_built_in(scheme: &str) -> Option<bool> {
     match scheme {
         "s3" => Some(cfg!(feature = "s3")),
@@ -58,7 +75,7 @@ fn is_built_in(scheme: &str) -> Option<bool> {
     }
 }
 
-/// `fs:///path` is `fs:/path`.
+/// Removes the empty authority of a path: `fs:///path` becomes `fs:/path`.
 fn without_empty_authority(path: &str) -> &str {
     if path.starts_with("///") {
         &path[2..]
@@ -67,7 +84,7 @@ fn without_empty_authority(path: &str) -> &str {
     }
 }
 
-/// The operator on a directory that is there.
+/// Returns the operator of an existing directory.
 pub(crate) fn directory(dir: &Path) -> Result<Operator, Failure> {
     let failed = |error| {
         Failure::io(
@@ -78,7 +95,7 @@ pub(crate) fn directory(dir: &Path) -> Result<Operator, Failure> {
     let root = dir.canonicalize().map_err(failed)?;
     let Some(root) = root.to_str() else {
         return Err(Failure::Failed(format!(
-            "the blob directory's name is not UTF-8: path={}",
+            "the path of the blob directory is not UTF-8: path={}",
             dir.display()
         )));
     };
@@ -86,8 +103,11 @@ pub(crate) fn directory(dir: &Path) -> Result<Operator, Failure> {
         .map_err(|error| Failure::Failed(one_line(&error)))
 }
 
-/// The operator on a remote tier.
+/// Returns the operator of a remote tier, with timeouts and retries.
+#[cfg(feature = "_remote")]
 pub(crate) fn remote(uri: &str) -> Result<Operator, Failure> {
+    use opendal::layers::{RetryLayer, TimeoutLayer};
+
     opendal::install_default();
     let operator = Operator::from_uri(uri).map_err(|error| {
         Failure::Failed(format!(
@@ -95,9 +115,18 @@ pub(crate) fn remote(uri: &str) -> Result<Operator, Failure> {
             one_line(&error)
         ))
     })?;
+    // The timeout applies to each attempt, the retry surrounds it. In the other order the timeout
+    // would cut the retries off.
     Ok(operator
         .layer(TimeoutLayer::new().with_io_timeout(IO_TIMEOUT))
         .layer(RetryLayer::new().with_jitter()))
+}
+
+/// Returns the usage error of a build without remote tiers.
+#[cfg(not(feature = "_remote"))]
+pub(crate) fn remote(uri: &str) -> Result<Operator, Failure> {
+    // `parse` has refused the scheme already.
+    Err(missing_feature(uri.split(':').next().unwrap_or_default()))
 }
 
 #[cfg(test)]
@@ -105,7 +134,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_form_of_the_uri_is_understood() {
+    fn every_form_of_the_uri_is_parsed() {
         assert!(parse("fs:").is_ok_and(|place| place == BlobPlace::UnderData));
         for (uri, path) in [
             ("fs:/a/b", "/a/b"),
@@ -123,16 +152,20 @@ mod tests {
     }
 
     #[test]
-    fn a_scheme_that_is_not_built_in_says_how_to_get_it() {
+    fn missing_feature_is_a_usage_error_that_names_it() {
         for scheme in ["s3", "gcs", "azblob"] {
-            match parse(&format!("{scheme}://bucket/root")) {
-                Ok(place) => assert!(place == BlobPlace::Remote(format!("{scheme}://bucket/root"))),
-                Err(failure) => assert!(
-                    failure
-                        .to_string()
-                        .contains(&format!("--features {scheme}"))
-                ),
+            let uri = format!("{scheme}://me:s3cret@bucket/root");
+            let parsed = parse(&uri);
+            if is_built_in(scheme) == Some(true) {
+                assert!(parsed.is_ok_and(|place| place == BlobPlace::Remote(uri)));
+                continue;
             }
+            let Err(Failure::Usage(message)) = parsed else {
+                panic!("{scheme} is accepted, or refused with another exit code");
+            };
+            assert!(message.contains(&format!("feature={scheme}")), "{message}");
+            assert!(message.contains("--features cloud"), "{message}");
+            assert!(!message.contains("s3cret"), "{message}");
         }
     }
 }

@@ -1,4 +1,4 @@
-//! `cp`, `mv`, `extend`, `amend`: what changes an object without its bytes coming from outside.
+//! `cp`, `mv`, `extend`, `amend`: changes of objects without new bytes.
 
 use cenotaph::{Amendment, Deadline, ObjectId, Written};
 use serde_json::json;
@@ -10,12 +10,14 @@ use crate::report::Report;
 use crate::retry::retrying;
 use crate::store::Store;
 
+/// Runs `cp`.
 pub(crate) async fn copy(
     store: &Store,
     report: &Report,
     options: &CopyArgs,
 ) -> Result<(), Failure> {
-    let (from, to) = (store.id(&options.from)?, store.id(&options.to)?);
+    let from = store.id(&options.from)?;
+    let to = store.id(&options.to)?;
     let precondition = options.condition.precondition();
     let copied = retrying(&store.env, async || {
         store
@@ -25,15 +27,17 @@ pub(crate) async fn copy(
             .await
     })
     .await?;
-    tell(report, &from, &to, copied)
+    print_changed(report, &from, &to, copied)
 }
 
+/// Runs `mv`.
 pub(crate) async fn rename(
     store: &Store,
     report: &Report,
     options: &CopyArgs,
 ) -> Result<(), Failure> {
-    let (from, to) = (store.id(&options.from)?, store.id(&options.to)?);
+    let from = store.id(&options.from)?;
+    let to = store.id(&options.to)?;
     if from == to {
         return Err(Failure::Usage(format!(
             "an object can't be renamed to its own key: key={from}"
@@ -47,9 +51,10 @@ pub(crate) async fn rename(
             .precondition(precondition)
             .await
     });
-    tell(report, &from, &to, renamed.await?)
+    print_changed(report, &from, &to, renamed.await?)
 }
 
+/// Runs `extend`.
 pub(crate) async fn extend(
     store: &Store,
     report: &Report,
@@ -69,9 +74,10 @@ pub(crate) async fn extend(
             extension.await
         }
     });
-    tell(report, &id, &id, extended.await?)
+    print_changed(report, &id, &id, extended.await?)
 }
 
+/// Runs `amend`.
 pub(crate) async fn amend(
     store: &Store,
     report: &Report,
@@ -87,7 +93,7 @@ pub(crate) async fn amend(
         content_type: options.content_type.clone().map(Some),
         filename: options.filename.clone().map(Some),
         custom: set.chain(unset).collect(),
-        expiration: options.expiration.stated(),
+        expiration: options.expiration.policy(),
         ..Amendment::default()
     };
     let amended = retrying(&store.env, async || {
@@ -98,26 +104,29 @@ pub(crate) async fn amend(
             .precondition(options.condition.precondition())
             .await
     });
-    tell(report, &id, &id, amended.await?)
+    print_changed(report, &id, &id, amended.await?)
 }
 
-/// What became of an object; that there is none is a failure.
-fn tell(
+/// Prints the result of a change, or returns [`Failure::NotFound`] if `from` does not exist.
+fn print_changed(
     report: &Report,
     from: &ObjectId,
     to: &ObjectId,
     written: Option<Written>,
 ) -> Result<(), Failure> {
     let Some(written) = written else {
-        return Err(Failure::NotFound(format!(
-            "there is no such object: key={from}"
-        )));
+        return Err(Failure::NotFound(format!("no such object: key={from}")));
     };
     let version = written.version.map(cenotaph::Version::get);
     report.result(
         || {
-            let (created, etag) = (written.created, written.etag);
-            json!({ "key": to.key(), "from": from.key(), "version": version, "etag": etag, "created": created })
+            json!({
+                "key": to.key(),
+                "from": from.key(),
+                "version": version,
+                "etag": written.etag,
+                "created": written.created,
+            })
         },
         || match version {
             Some(version) => format!("{} version {version}", human::key(to.key())),

@@ -1,11 +1,10 @@
-//! How long things took: [`Stopwatch`]. Time is asked of the engine's [`Env`], so that no call here
-//! needs the system's clock.
+//! [`Stopwatch`], which measures elapsed time with the clock of the engine's [`Env`].
 
 use std::time::Duration;
 
 use cenotaph::Env;
 
-/// Measures from its start.
+/// Timer that runs from its creation.
 #[derive(Clone)]
 pub(crate) struct Stopwatch {
     env: Env,
@@ -13,7 +12,7 @@ pub(crate) struct Stopwatch {
 }
 
 impl Stopwatch {
-    /// Starts now.
+    /// Starts a stopwatch.
     pub(crate) fn start(env: &Env) -> Self {
         Self {
             env: env.clone(),
@@ -21,7 +20,7 @@ impl Stopwatch {
         }
     }
 
-    /// Time since the start.
+    /// Returns the time since the start.
     pub(crate) fn elapsed(&self) -> Duration {
         self.env.monotonic().saturating_sub(self.started)
     }

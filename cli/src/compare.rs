@@ -1,4 +1,4 @@
-//! Is an object the same as a file? [`compare`] looks at every byte of both, in pieces.
+//! [`compare`], which compares every byte of an object with a file, in pieces.
 
 use std::fmt;
 use std::fs::File;
@@ -13,25 +13,25 @@ use crate::report::Bar;
 use crate::retry::{Retryable, retrying};
 use crate::store::Store;
 
-/// Bytes of a file that are read at once.
+/// Number of bytes per read of the file.
 const PIECE_BYTES: usize = 1024 * 1024;
 
-/// What a comparison says.
+/// Result of a comparison.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Verdict {
-    /// Every byte is the same.
+    /// All bytes are equal.
     Same,
-    /// They are not equally long.
+    /// The lengths differ.
     Size { object: u64, file: u64 },
-    /// This byte is the first that differs.
+    /// Offset of the first byte that differs.
     Byte(u64),
-    /// There is no such object.
+    /// The object does not exist.
     Missing,
-    /// There is no such file.
+    /// The file does not exist, or is no regular file.
     NoFile,
 }
 
-/// Why there is no verdict.
+/// Error of a comparison.
 #[derive(Debug)]
 pub(crate) enum Unreadable {
     /// The object can't be read.
@@ -64,7 +64,7 @@ impl Retryable for Unreadable {
     }
 }
 
-/// Compares an object with a file; again if the store could not give it for the moment.
+/// Compares an object with a file. Transient errors of the store are retried.
 pub(crate) async fn compare(
     store: &Store,
     id: &ObjectId,
@@ -73,7 +73,8 @@ pub(crate) async fn compare(
 ) -> Result<Verdict, Unreadable> {
     retrying(&store.env, async || {
         let mut counted = 0;
-        let result = once(store, id, path, bar, &mut counted).await;
+        let result = compare_once(store, id, path, bar, &mut counted).await;
+        // The next attempt reads the object from its start again.
         if result.is_err() {
             bar.take_back(counted);
         }
@@ -82,7 +83,8 @@ pub(crate) async fn compare(
     .await
 }
 
-async fn once(
+/// Makes a single attempt at a comparison, and adds the compared bytes to `counted`.
+async fn compare_once(
     store: &Store,
     id: &ObjectId,
     path: &Path,
@@ -112,9 +114,11 @@ async fn once(
         *counted += bytes;
         bar.add(bytes);
     }
+    // A file without a size may be longer than the object. For other files the sizes were compared.
     if !file.is_sized && !file.has_ended(&store.env).await? {
         return Ok(Verdict::Byte(size));
     }
+    // The stream of the object may end before its size: the byte counts decide.
     Ok(if file.at == size {
         Verdict::Same
     } else {
@@ -125,28 +129,31 @@ async fn once(
     })
 }
 
-/// A file that is read beside the store, on threads that may block.
+/// Open file of a comparison. Reads run on threads for blocking calls.
 struct Reader {
     file: File,
+    /// Size of the file.
     bytes: u64,
-    /// Not so for files of /proc, which have bytes although their size is 0.
+    /// True if the size is the length. Files of /proc have bytes although their size is 0.
     is_sized: bool,
+    /// Number of bytes that have been read.
     at: u64,
 }
 
 impl Reader {
-    /// None if there is no regular file.
+    /// Opens a file, or returns `None` if there is no regular file at `path`.
     async fn open(env: &Env, path: &Path) -> Result<Option<Self>, Unreadable> {
         let path = path.to_owned();
         let open = move || {
-            // Not followed: a link is no file that an import would have taken, and a pipe would
-            // block for ever.
+            // A link is not followed, because an import skips links. Opening a pipe would block
+            // until a writer appears.
             if !std::fs::symlink_metadata(&path)?.is_file() {
                 return Ok(None);
             }
             let file = File::open(&path)?;
             let bytes = file.metadata()?.len();
             let is_sized = bytes > 0 || (&file).read(&mut [0])? == 0;
+            // Opened again after the probe, which has consumed a byte.
             let file = if is_sized { file } else { File::open(&path)? };
             Ok::<_, io::Error>(Some(Self {
                 file,
@@ -165,14 +172,15 @@ impl Reader {
         }
     }
 
-    /// Returns whether no byte is left.
+    /// Returns whether all bytes have been read.
     async fn has_ended(&self, env: &Env) -> Result<bool, Unreadable> {
         let file = self.file.try_clone().map_err(Unreadable::File)?;
         let look = move || Ok::<_, io::Error>((&file).read(&mut [0])? == 0);
         env.blocking(look).await?.map_err(Unreadable::File)
     }
 
-    /// Reads as much as `expected` has; the first byte that differs, if one does.
+    /// Reads as many bytes as `expected` has. Returns the offset of the first byte that differs, if
+    /// any.
     async fn differs(
         mut self,
         env: &Env,
@@ -184,7 +192,8 @@ impl Reader {
                 let piece = &mut piece[..expected.len()];
                 match self.file.read_exact(piece) {
                     Ok(()) => {}
-                    // It has shrunk: the first byte that is not there differs.
+                    // The file has shrunk. The offset is that of the unread piece: the place in the
+                    // piece is unknown.
                     Err(error) if error.kind() == ErrorKind::UnexpectedEof => {
                         let at = self.at;
                         return Ok((self, Some(at)));
@@ -195,7 +204,7 @@ impl Reader {
                     let same = piece
                         .iter()
                         .zip(expected)
-                        .take_while(|(one, other)| one == other)
+                        .take_while(|(left, right)| left == right)
                         .count();
                     let at = self.at + same as u64;
                     return Ok((self, Some(at)));

@@ -1,14 +1,14 @@
-//! `demo`: everything that is promised, seen to happen, in a temporary store.
+//! `demo`: shows the guarantees of the store in a temporary store.
 //!
 //! ```text
-//! generate ─> child imports ─SIGKILL─> reopen, recover ─> every acknowledged file is there?
-//!   ─> resume ─> [flip a byte] ─> verify every byte, both ways ─> delete some ─> recheck ─> blobs == named revisions?
-//! ─> table
+//! generate ─> child imports ─SIGKILL─> reopen, recover ─> acknowledged files complete?
+//!   ─> resume ─> [flip a byte] ─> verify every byte, both ways ─> delete some ─> recheck
+//!   ─> blobs == revisions that rows name? ─> table
 //! ```
 //!
-//! Guards that the promises hold in the tool as it is built: I9 (what was acknowledged is there),
-//! I5 (no blob but those that rows name). It knows the store only through the public API, and the
-//! blob tier only as a directory of files.
+//! Checks I9 (acknowledged writes survive a crash) and I5 (the blob tier contains only blobs that
+//! rows name) with the built tool. The demo uses the public API of the engine, and reads the blob
+//! tier as a directory of files.
 
 mod checks;
 pub(crate) mod child;
@@ -32,18 +32,20 @@ use crate::store::{Access, Store};
 use crate::tree::{Root, Total};
 use crate::verify::verify;
 
-/// Longest payload in the demo's index: so short that a checkout has files on either side.
+/// Largest inline payload of the demo, in bytes. Small, so that the files of a checkout are in both
+/// tiers.
 const INLINE_MAX: usize = 4 * 1024;
-/// Files at once.
+/// Number of files that are processed at once.
 const JOBS: usize = 16;
-/// Names that a checkout has and nobody wants to import.
+/// Names in a checkout that the demo does not import.
 const EXCLUDE: [&str; 2] = ["target", ".git"];
 
+/// Runs `demo`.
 pub(crate) async fn run(report: &Report, env: &Env, options: &DemoArgs) -> Result<(), Failure> {
     let mut temporary = tempfile::Builder::new()
         .prefix("cenotaph-demo-")
         .tempdir()
-        .map_err(|error| Failure::io("there is no temporary directory", &error))?;
+        .map_err(|error| Failure::io("the temporary directory can't be created", &error))?;
     if options.keep {
         temporary.disable_cleanup(true);
         report.note(&format!("kept: {}", temporary.path().display()));
@@ -55,11 +57,13 @@ pub(crate) async fn run(report: &Report, env: &Env, options: &DemoArgs) -> Resul
         work: temporary.path().to_owned(),
         steps: Vec::new(),
     };
-    let result = demo.play().await;
-    demo.show()?;
+    // The table of a failed demo shows the steps that succeeded.
+    let result = demo.run_steps().await;
+    demo.print()?;
     result
 }
 
+/// A running demo.
 struct Demo<'a> {
     report: &'a Report,
     env: &'a Env,
@@ -68,7 +72,7 @@ struct Demo<'a> {
     steps: Vec<Row>,
 }
 
-/// One row of the table.
+/// Row of the table: a completed step.
 struct Row {
     name: &'static str,
     what: String,
@@ -76,21 +80,22 @@ struct Row {
     rate: String,
 }
 
-/// The trees of the demo, on disk.
+/// Trees on disk that the demo imports.
 #[derive(Clone)]
 pub(crate) struct Material {
-    /// A real tree.
+    /// Existing tree.
     tree: PathBuf,
-    /// The directory of the generated file.
+    /// Directory of the generated file.
     generated: PathBuf,
 }
 
 impl Material {
-    /// How they correspond to the store.
+    /// Returns the trees with their prefixes in the store.
     fn roots(&self) -> Result<Vec<Root>, Failure> {
         let generated = Root::new(&self.generated, "generated", &[], &[])?;
         let mut tree = Root::new(&self.tree, "tree", &EXCLUDE.map(str::to_owned), &[])?;
-        // The demo's own directory may lie in the tree, and a checkout's own store may be in use.
+        // The directory of the demo may lie in the tree. A checkout may have a store, whose files
+        // change during the demo if it is in use.
         let work = generated.dir.parent().map(Path::to_owned);
         let data = Some(tree.dir.join("data")).filter(|data| data.join("index").is_dir());
         for own in work.into_iter().chain(data) {
@@ -101,13 +106,15 @@ impl Material {
 }
 
 impl Demo<'_> {
-    async fn play(&mut self) -> Result<(), Failure> {
+    /// Runs all steps, up to the first failure.
+    async fn run_steps(&mut self) -> Result<(), Failure> {
         let material = self.generate().await?;
         let killed = self.import_and_kill(&material).await?;
         let store = self.reopen(&killed.data).await?;
-        let result = self.with_store(&store, &material, &killed).await;
+        let result = self.recover_and_resume(&store, &material, &killed).await;
         let closed = store.close().await;
         result.and(closed)?;
+        // With the store closed: a blob is changed behind the back of the engine.
         if self.options.corrupt {
             self.corrupt(&killed.data).await?;
         }
@@ -117,13 +124,15 @@ impl Demo<'_> {
             self.env.clone(),
         )
         .await?;
-        let result = self.second_act(&store, &material, &killed.data).await;
+        let result = self
+            .verify_and_delete(&store, &material, &killed.data)
+            .await;
         let closed = store.close().await;
         result.and(closed)
     }
 
-    /// Recovered, acknowledged files checked, resumed.
-    async fn with_store(
+    /// Runs the steps before the corruption: recover, check acknowledged files, resume.
+    async fn recover_and_resume(
         &mut self,
         store: &Store,
         material: &Material,
@@ -136,8 +145,8 @@ impl Demo<'_> {
         self.resume(store, roots, killed.acknowledged.len()).await
     }
 
-    /// Verified, some deleted, the blob tier compared.
-    async fn second_act(
+    /// Runs the steps after the corruption: verify, delete, recheck, compare the blob tier.
+    async fn verify_and_delete(
         &mut self,
         store: &Store,
         material: &Material,
@@ -154,6 +163,7 @@ impl Demo<'_> {
         self.blob_tier(store, data).await
     }
 
+    /// Generates the large file, and chooses the tree.
     async fn generate(&mut self) -> Result<Material, Failure> {
         let watch = Stopwatch::start(self.env);
         let generated = self.work.join("generated");
@@ -175,6 +185,7 @@ impl Demo<'_> {
         Ok(Material { tree, generated })
     }
 
+    /// Kills a child during its import.
     async fn import_and_kill(&mut self, material: &Material) -> Result<child::Killed, Failure> {
         let stage = child::Stage {
             report: self.report,
@@ -206,6 +217,7 @@ impl Demo<'_> {
         Ok(killed)
     }
 
+    /// Opens the store of the killed child, which fences its interrupted writes.
     async fn reopen(&mut self, data: &Path) -> Result<Store, Failure> {
         let watch = Stopwatch::start(self.env);
         let store = Store::open(&store_args(data), Access::Existing, self.env.clone()).await?;
@@ -218,9 +230,11 @@ impl Demo<'_> {
         Ok(store)
     }
 
+    /// Settles all changes. An unsettled change is a failure.
     async fn recover(&mut self, store: &Store) -> Result<(), Failure> {
         let recovered = settle(store).await?;
-        let (changes, swept) = (recovered.stats.actors.changes, recovered.stats.actors.swept);
+        let changes = recovered.stats.actors.changes;
+        let swept = recovered.stats.actors.swept;
         if changes > 0 {
             return Err(Failure::Failed(format!(
                 "recovery left {} unsettled",
@@ -239,6 +253,7 @@ impl Demo<'_> {
         Ok(())
     }
 
+    /// Compares every acknowledged file with its object.
     async fn acknowledged(
         &mut self,
         store: &Store,
@@ -248,7 +263,7 @@ impl Demo<'_> {
         let watch = Stopwatch::start(self.env);
         let total = checks::acknowledged(store, self.report, roots, keys).await?;
         let what = format!(
-            "all {} acknowledged before the kill are there, byte for byte",
+            "all {} acknowledged before the kill are stored, byte for byte",
             human::counted(total.files, "file")
         );
         let took = watch.elapsed();
@@ -256,6 +271,7 @@ impl Demo<'_> {
         Ok(())
     }
 
+    /// Imports the rest. Acknowledged files must count as unchanged.
     async fn resume(
         &mut self,
         store: &Store,
@@ -273,13 +289,13 @@ impl Demo<'_> {
         imported.success()?;
         if imported.unchanged < acknowledged as u64 {
             let message = format!(
-                "the resumed import took {} of {acknowledged} acknowledged files for done",
+                "the resumed import skipped only {} of {acknowledged} acknowledged files",
                 imported.unchanged
             );
             return Err(Failure::Failed(message));
         }
         let what = format!(
-            "{} imported, {}; {} were there",
+            "{} imported, {}; {} were already stored",
             human::counted(imported.files, "file"),
             human::bytes(imported.bytes),
             human::grouped(imported.unchanged),
@@ -289,6 +305,7 @@ impl Demo<'_> {
         Ok(())
     }
 
+    /// Flips a random bit of a random blob.
     async fn corrupt(&mut self, data: &Path) -> Result<(), Failure> {
         let watch = Stopwatch::start(self.env);
         let (blob, at) = material::flip_one_byte(self.env, &data.join("blobs")).await?;
@@ -297,6 +314,7 @@ impl Demo<'_> {
         Ok(())
     }
 
+    /// Compares the store with the trees.
     async fn verify(&mut self, store: &Store, roots: &[Root]) -> Result<(), Failure> {
         let watch = Stopwatch::start(self.env);
         let verified = verify(store, self.report, roots, JOBS).await?;
@@ -306,7 +324,7 @@ impl Demo<'_> {
             bytes: verified.bytes,
         };
         let what = format!(
-            "{}, {}, every byte the same; {}",
+            "{}, {}, every byte equal; {}",
             human::counted(verified.files, "file"),
             human::bytes(verified.bytes),
             human::counted(verified.problems, "problem"),
@@ -315,6 +333,7 @@ impl Demo<'_> {
         verified.success()
     }
 
+    /// Deletes some objects. Returns their keys.
     async fn delete(&mut self, store: &Store) -> Result<BTreeSet<String>, Failure> {
         let watch = Stopwatch::start(self.env);
         let (deleted, total) = checks::delete_some(store, INLINE_MAX as u64, JOBS).await?;
@@ -333,6 +352,8 @@ impl Demo<'_> {
         Ok(deleted)
     }
 
+    /// Compares the remaining objects with their files, and checks that the deleted objects are
+    /// gone.
     async fn recheck(
         &mut self,
         store: &Store,
@@ -344,19 +365,20 @@ impl Demo<'_> {
         let took = watch.elapsed();
         let gone = human::grouped(deleted.len() as u64);
         let what = format!(
-            "all {} kept are the same, all {gone} deleted are gone",
+            "all {} kept are equal, all {gone} deleted are gone",
             human::counted(kept.files, "object")
         );
         self.step("recheck", what, took, human::byte_rate(kept.bytes, took));
         Ok(())
     }
 
+    /// Compares the blob tier with the remaining objects.
     async fn blob_tier(&mut self, store: &Store, data: &Path) -> Result<(), Failure> {
         let watch = Stopwatch::start(self.env);
         let recovered = settle(store).await?;
         if recovered.stats.actors.changes > 0 {
             return Err(Failure::Failed(
-                "changes are left when nothing is under way".to_owned(),
+                "changes remain although no write is running".to_owned(),
             ));
         }
         let total =
@@ -370,6 +392,7 @@ impl Demo<'_> {
         Ok(())
     }
 
+    /// Adds a row to the table.
     fn step(&mut self, name: &'static str, what: String, took: Duration, rate: String) {
         self.steps.push(Row {
             name,
@@ -379,14 +402,21 @@ impl Demo<'_> {
         });
     }
 
-    fn show(&self) -> Result<(), Failure> {
+    /// Prints the table.
+    fn print(&self) -> Result<(), Failure> {
         if self.report.is_json() {
             return self.steps.iter().try_for_each(|row| {
                 let elapsed_ms = u64::try_from(row.took.as_millis()).unwrap_or(u64::MAX);
-                let Row { name, what, rate, .. } = row;
-                self.report.json(
-                    &json!({ "event": "step", "step": name, "what": what, "elapsed_ms": elapsed_ms, "rate": rate }),
-                )
+                let Row {
+                    name, what, rate, ..
+                } = row;
+                self.report.json(&json!({
+                    "event": "step",
+                    "step": name,
+                    "what": what,
+                    "elapsed_ms": elapsed_ms,
+                    "rate": rate,
+                }))
             });
         }
         let head = ["step", "time", "rate", "what"].map(str::to_owned);
@@ -406,7 +436,7 @@ impl Demo<'_> {
     }
 }
 
-/// The demo's store.
+/// Returns the options of the demo's store.
 fn store_args(data: &Path) -> StoreArgs {
     StoreArgs {
         data: data.to_owned(),

@@ -1,4 +1,4 @@
-//! `doctor`: the state of a store in plain words, without opening it.
+//! `doctor`: explains the state of a store's index without opening it.
 
 use std::path::{Path, PathBuf};
 
@@ -9,7 +9,7 @@ use crate::args::DoctorArgs;
 use crate::failure::Failure;
 use crate::report::Report;
 
-/// Examines the store in the directory that is named, or else in `data`.
+/// Runs `doctor` on the given directory, or else on `data`.
 pub(crate) async fn run(
     report: &Report,
     env: &Env,
@@ -30,7 +30,7 @@ pub(crate) async fn run(
             diagnosis.problems.len()
         ))),
         Condition::Open => Err(Failure::Failed(
-            "the store is open, and was not examined".to_owned(),
+            "the store is open and was not examined".to_owned(),
         )),
     }
 }

@@ -1,16 +1,16 @@
-//! `export`: every object as a file, with the mode and time that an import kept.
-//!
-//! A key that means no path below the directory, such as `../a`, is refused and named; so is a file
-//! that is there and differs, unless it may be overwritten. Each file appears when it is whole.
+//! Export of objects to files, with the mode and modification time that an import stored.
 //!
 //! ```text
-//! what is there                       without --overwrite      with it
-//! nothing                             written                  written
+//! existing target                     without --overwrite      with --overwrite
+//! none                                written                  written
 //! same size, time and mode            unchanged                unchanged
-//! same size, same bytes               unchanged                unchanged, gets time and mode
+//! same size and bytes                 unchanged                unchanged, gets time and mode
 //! another file, or a link             failed                   replaced
 //! a device, a pipe or a socket        failed                   failed
 //! ```
+//!
+//! Invariants: no file is written outside of the directory, because a key without a path below it,
+//! such as `../a`, fails; a file appears only when it is complete.
 
 use std::collections::BTreeSet;
 use std::fs::File;
@@ -35,15 +35,21 @@ use crate::stamp::Stamp;
 use crate::store::Store;
 use crate::tree;
 
-pub(crate) async fn run(
+/// Exports the objects of the command's prefix.
+///
+/// # Errors
+/// [`Failure::Usage`] if the directory belongs to the store. [`Failure::Failed`] if the directory
+/// can't be used, the objects can't be listed, or an object could not be exported; the other
+/// objects are exported all the same.
+pub(crate) async fn export(
     store: &Store,
     report: &Report,
     options: &ExportArgs,
 ) -> Result<(), Failure> {
     let dir = &options.tree.dir;
     let prefix = tree::key_prefix(&options.tree.prefix);
-    let made = std::fs::create_dir_all(dir).and_then(|()| dir.canonicalize());
-    let dir = made.map_err(|error| {
+    let created = std::fs::create_dir_all(dir).and_then(|()| dir.canonicalize());
+    let dir = created.map_err(|error| {
         Failure::io(
             format!("the directory can't be used: path={}", dir.display()),
             &error,
@@ -59,16 +65,14 @@ pub(crate) async fn run(
     let bar = report
         .bar("export", total_bytes(store, report, &prefix).await?)
         .of_files(None);
-    let (overwrite, special_bits, cleaned) =
-        (options.overwrite, options.special_bits, Cleaned::default());
     let job = Job {
         store,
         dir: &dir,
         prefix: &prefix,
-        overwrite,
-        special_bits,
+        overwrite: options.overwrite,
+        special_bits: options.special_bits,
         bar: &bar,
-        cleaned,
+        cleaned: Cleaned::default(),
     };
     let listed = store
         .engine
@@ -78,7 +82,7 @@ pub(crate) async fn run(
     let exports = listed.map_ok(|entry| async {
         let name = entry.name().to_owned();
         let outcome = match entry {
-            Entry::Object(head) => Some(job.one(head).await),
+            Entry::Object(head) => Some(job.export_object(head).await),
             Entry::Prefix(_) => None,
         };
         Ok((name, outcome))
@@ -86,12 +90,12 @@ pub(crate) async fn run(
     let mut outcomes = exports.try_buffer_unordered(options.tree.jobs);
     let mut exported = Exported::default();
     while let Some((key, outcome)) = outcomes.try_next().await? {
-        bar.one_done();
+        bar.item_done();
         if let Some(outcome) = outcome {
             exported.take(report, &key, outcome)?;
         }
     }
-    exported.tell(report, watch.elapsed())?;
+    exported.print(report, watch.elapsed())?;
     match exported.failed {
         0 => Ok(()),
         failed => Err(Failure::Failed(format!(
@@ -101,6 +105,7 @@ pub(crate) async fn run(
     }
 }
 
+/// Sums the sizes of the objects for the progress bar, or returns `None` if no bar is visible.
 async fn total_bytes(store: &Store, report: &Report, prefix: &str) -> Result<Option<u64>, Failure> {
     if !report.shows_progress() {
         return Ok(None);
@@ -119,13 +124,17 @@ async fn total_bytes(store: &Store, report: &Report, prefix: &str) -> Result<Opt
     Ok(Some(bytes))
 }
 
-/// What became of an object.
+/// Result of the export of an object.
 enum Outcome {
+    /// The file was written and has this many bytes.
     Written(u64),
+    /// The file was up to date and has this many bytes.
     Unchanged(u64),
+    /// The export failed for this reason.
     Failed(String),
 }
 
+/// Parameters of an export, shared by the exports of its objects.
 struct Job<'a> {
     store: &'a Store,
     dir: &'a Path,
@@ -137,14 +146,15 @@ struct Job<'a> {
 }
 
 impl Job<'_> {
-    async fn one(&self, head: Head) -> Outcome {
+    /// Exports an object.
+    async fn export_object(&self, head: Head) -> Outcome {
         let relative = head
             .id
             .key()
             .strip_prefix(self.prefix)
             .and_then(tree::path_of);
         let Some(path) = relative.map(|relative| self.dir.join(relative)) else {
-            return Outcome::Failed("the key means no file below the directory".to_owned());
+            return Outcome::Failed("the key has no path below the directory".to_owned());
         };
         let stamp = self.stamp(&head);
         let existing = match self.plan(&head, &path, stamp).await {
@@ -158,8 +168,11 @@ impl Job<'_> {
         }
     }
 
+    /// Returns the mode and time that the file of this object gets.
     fn stamp(&self, head: &Head) -> Stamp {
         let stamp = Stamp::from_custom(&head.metadata.attributes.custom);
+        // Dropped by default: anybody who can write to the store could otherwise plant a setuid
+        // program.
         if self.special_bits {
             stamp
         } else {
@@ -167,8 +180,8 @@ impl Job<'_> {
         }
     }
 
-    /// Decides what to do by what is there: its bytes are compared where its size fits and its time
-    /// or mode does not.
+    /// Decides whether to write the file; see the table at the head of this file. Bytes are
+    /// compared only if the sizes are equal and time or mode differs.
     async fn plan(&self, head: &Head, path: &Path, stamp: Stamp) -> Result<Plan, String> {
         let failed = |error| Failure::io(path.display(), &error).to_string();
         let found = self
@@ -178,7 +191,10 @@ impl Job<'_> {
         let is_same = match found {
             Found::Nothing => return Ok(Plan::Write(Existing::Refuse)),
             Found::Special => {
-                return Err(format!("a special file is there: path={}", path.display()));
+                return Err(format!(
+                    "the target is a special file: path={}",
+                    path.display()
+                ));
             }
             Found::Same => {
                 self.bar.add(head.metadata.size);
@@ -186,7 +202,7 @@ impl Job<'_> {
             }
             Found::SameSize => match compare(self.store, &head.id, path, self.bar).await {
                 Ok(verdict) => verdict == Verdict::Same,
-                // Its owner may replace a file that can't be read.
+                // An unreadable file can't be compared, but its directory may permit a replacement.
                 Err(Unreadable::File(_)) if self.overwrite => false,
                 Err(unreadable) => return Err(unreadable.to_string()),
             },
@@ -201,15 +217,16 @@ impl Job<'_> {
             (true, false) => Ok(Plan::Keep),
             (false, true) => Ok(Plan::Write(Existing::Replace)),
             (false, false) => Err(format!(
-                "a file that differs is there: path={}",
+                "the target is another file; give --overwrite to replace it: path={}",
                 path.display()
             )),
         }
     }
 
-    /// Returns the state of the path, and creates its directory.
+    /// Returns the state of the target, and creates its directory if the target is absent.
     async fn found(&self, path: &Path, bytes: u64, stamp: Stamp) -> io::Result<Found> {
-        let (path, cleaned) = (path.to_owned(), self.cleaned.clone());
+        let path = path.to_owned();
+        let cleaned = self.cleaned.clone();
         let look = move || {
             path.parent().inspect(|dir| cleaned.clean(dir));
             match std::fs::symlink_metadata(&path) {
@@ -221,8 +238,8 @@ impl Job<'_> {
                         Found::SameSize
                     })
                 }
-                // A directory makes the write fail, as it should; a link is replaced, never
-                // followed.
+                // A directory makes the rename fail with a fitting error. A link is replaced, never
+                // followed: it may lead out of the tree.
                 Ok(there) if there.is_file() || there.is_dir() || there.is_symlink() => {
                     Ok(Found::Other)
                 }
@@ -237,12 +254,13 @@ impl Job<'_> {
         blocking(&self.store.env, look).await
     }
 
-    /// Gives a file that is there the mode and time of the object.
+    /// Sets mode and time of an existing file.
     async fn restamp(&self, path: &Path, stamp: Stamp) -> io::Result<()> {
         let path = path.to_owned();
         blocking(&self.store.env, move || stamp.apply(&File::open(path)?)).await
     }
 
+    /// Writes an object to a file. Returns its number of bytes.
     async fn write(
         &self,
         head: &Head,
@@ -259,7 +277,9 @@ impl Job<'_> {
         let env = &self.store.env;
         let found = retrying(env, async || self.store.engine.get(&head.id).await).await?;
         let Some(mut object) = found else {
-            return Err(Failure::Failed("it was deleted meanwhile".to_owned()));
+            return Err(Failure::Failed(
+                "the object was deleted during the export".to_owned(),
+            ));
         };
         let mut output = Output::at(env, path).await.map_err(failed)?;
         let mut written = 0;
@@ -274,13 +294,14 @@ impl Job<'_> {
     }
 }
 
-/// Directories that are looked through for what killed exports left: each once.
+/// Directories from which the remnants of killed exports have been removed.
 #[derive(Clone, Default)]
 struct Cleaned(Arc<Mutex<BTreeSet<PathBuf>>>);
 
 impl Cleaned {
-    /// Looks through it, unless that was done before.
+    /// Removes the remnants in a directory, once per directory.
     fn clean(&self, dir: &Path) {
+        // Once, because reading a large directory for each of its files would be quadratic.
         if self
             .0
             .lock()
@@ -292,25 +313,29 @@ impl Cleaned {
     }
 }
 
-/// What is at the place of a file that is to be written.
+/// State of the target of an export.
 enum Found {
+    /// The target does not exist.
     Nothing,
     /// A file of the same size, time and mode.
     Same,
     /// A file of the same size.
     SameSize,
+    /// Another file, a link, or a directory.
     Other,
     /// A device, a pipe or a socket.
     Special,
 }
 
-/// The work to be done for an object.
+/// Decision on an object.
 enum Plan {
+    /// Write the file.
     Write(Existing),
+    /// Keep the existing file.
     Keep,
 }
 
-/// What an export came to.
+/// Counts of an export.
 #[derive(Default)]
 struct Exported {
     files: u64,
@@ -320,6 +345,7 @@ struct Exported {
 }
 
 impl Exported {
+    /// Counts and prints the result of an object.
     fn take(&mut self, report: &Report, key: &str, outcome: Outcome) -> Result<(), Failure> {
         let file = |bytes: u64, outcome: &str| match report.is_json() {
             true => report
@@ -347,7 +373,8 @@ impl Exported {
         }
     }
 
-    fn tell(&self, report: &Report, took: Duration) -> Result<(), Failure> {
+    /// Prints the summary.
+    fn print(&self, report: &Report, took: Duration) -> Result<(), Failure> {
         report.result(
             || {
                 json!({
@@ -360,9 +387,10 @@ impl Exported {
                 })
             },
             || {
-                let (files, bytes) = (human::counted(self.files, "file"), human::bytes(self.bytes));
-                let (unchanged, failed) =
-                    (human::grouped(self.unchanged), human::grouped(self.failed));
+                let files = human::counted(self.files, "file");
+                let bytes = human::bytes(self.bytes);
+                let unchanged = human::grouped(self.unchanged);
+                let failed = human::grouped(self.failed);
                 format!(
                     "exported {files}, {bytes}, in {}; unchanged {unchanged}, failed {failed}",
                     human::duration(took)

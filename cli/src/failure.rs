@@ -1,38 +1,38 @@
-//! Why the tool ends without success: [`Failure`], its exit code, and its one line.
+//! [`Failure`], the error of the tool: its exit code and its message of one line.
 //!
-//! Guards that no credential is ever shown: whatever a library says passes [`one_line`], which cuts
-//! user, password and query off every URL.
+//! Invariant: no message contains a credential. The text of every library error passes
+//! [`one_line`], which removes user, password and query from every URL.
 
 use std::error::Error;
 use std::fmt;
 use std::io;
 
-/// Why a command did not succeed.
+/// Error of a command.
 #[derive(Debug)]
 pub(crate) enum Failure {
-    /// The command line asks for what can't be.
+    /// The command line is invalid.
     Usage(String),
-    /// There is no such object.
+    /// The object or upload does not exist.
     NotFound(String),
-    /// The object does not stand as it was demanded.
+    /// The precondition does not hold.
     Conflict(String),
-    /// A salvage copied all that can be read, and something is lost.
+    /// A salvage copied everything readable, and something is lost.
     Incomplete(String),
-    /// It was tried and failed.
+    /// The command failed.
     Failed(String),
-    /// The reader of standard output has gone.
+    /// The reader of standard output has closed the pipe.
     BrokenPipe,
-    /// A signal to stop.
+    /// A signal stopped the command.
     Interrupted,
 }
 
 impl Failure {
-    /// A failure of the operating system.
-    pub(crate) fn io(what: impl fmt::Display, error: &io::Error) -> Self {
-        Self::Failed(format!("{what}: {}", one_line(error)))
+    /// Returns a failure of the operating system, with a message that begins with `context`.
+    pub(crate) fn io(context: impl fmt::Display, error: &io::Error) -> Self {
+        Self::Failed(format!("{context}: {}", one_line(error)))
     }
 
-    /// The exit code.
+    /// Returns the exit code.
     pub(crate) fn code(&self) -> u8 {
         match self {
             Self::Failed(_) | Self::BrokenPipe | Self::Interrupted => 1,
@@ -53,7 +53,7 @@ impl fmt::Display for Failure {
             | Self::Incomplete(message)
             | Self::Failed(message) => f.write_str(message),
             Self::BrokenPipe => {
-                f.write_str("standard output can't be written: its reader has gone")
+                f.write_str("standard output can't be written: the reader has closed the pipe")
             }
             Self::Interrupted => f.write_str("interrupted"),
         }
@@ -69,22 +69,23 @@ impl From<cenotaph::Error> for Failure {
     }
 }
 
-/// The error and what caused it, on one line, without secrets.
+/// Formats an error and its causes as a single line without secrets.
 pub(crate) fn one_line(error: &(dyn Error + 'static)) -> String {
     let mut line = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {
-        let said = error.to_string();
-        if !line.contains(&said) {
+        let message = error.to_string();
+        // Some libraries repeat the message of the cause in their own.
+        if !line.contains(&message) {
             line.push_str(": ");
-            line.push_str(&said);
+            line.push_str(&message);
         }
         cause = error.source();
     }
     redact(&line.split_whitespace().collect::<Vec<_>>().join(" "))
 }
 
-/// Cuts user, password and query off every URL: any of them may hold a secret.
+/// Removes user, password and query from every URL: each may contain a secret.
 fn redact(text: &str) -> String {
     let mut clean = String::with_capacity(text.len());
     let mut rest = text;
@@ -95,6 +96,7 @@ fn redact(text: &str) -> String {
             .find(|c: char| c.is_whitespace() || "\"'`<>(){},".contains(c))
             .unwrap_or(url.len());
         let (url, after) = url.split_at(end);
+        // A fragment may contain the rest of a query whose value was not escaped.
         let (place, query) = match url.find(['?', '#']) {
             Some(query) => (&url[..query], "?.."),
             None => (url, ""),
@@ -118,17 +120,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn no_secret_of_a_url_survives() {
-        let said = "sending (https://me:s3cret@host.net/a/b?sig=s3cret&x=1), then s3://k:s3cret@bucket failed at 7:30";
+    fn secrets_of_urls_are_removed() {
+        let message = "sending (https://me:s3cret@host.net/a/b?sig=s3cret&x=1), \
+            then s3://k:s3cret@bucket failed at 7:30";
         assert_eq!(
-            redact(said),
+            redact(message),
             "sending (https://host.net/a/b?..), then s3://bucket failed at 7:30"
         );
         assert_eq!(redact("nothing to hide"), "nothing to hide");
     }
 
     #[test]
-    fn a_chain_is_one_line_and_says_nothing_twice() {
+    fn causes_are_on_one_line_without_repetition() {
         let inner = io::Error::other("disk\n  on fire");
         let error =
             cenotaph::Error::new(cenotaph::ErrorKind::Unavailable, "put", "no").with_source(inner);

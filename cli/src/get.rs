@@ -1,4 +1,4 @@
-//! `get`: one object, streamed to standard output or a file.
+//! `get`: streams an object to standard output or to a file.
 
 use std::path::Path;
 
@@ -13,12 +13,14 @@ use crate::stamp::Stamp;
 use crate::standard;
 use crate::store::Store;
 
+/// Runs `get`.
 pub(crate) async fn run(store: &Store, report: &Report, options: GetArgs) -> Result<(), Failure> {
     let id = store.id(&options.key)?;
     let file = options
         .output
         .as_deref()
         .filter(|path| *path != Path::new("-"));
+    // Before the read: bytes written to a closed output would be lost without an error.
     if file.is_none() {
         standard::require_output()?;
     }
@@ -28,9 +30,7 @@ pub(crate) async fn run(store: &Store, report: &Report, options: GetArgs) -> Res
     })
     .await?;
     let Some(object) = found else {
-        return Err(Failure::NotFound(format!(
-            "there is no such object: key={id}"
-        )));
+        return Err(Failure::NotFound(format!("no such object: key={id}")));
     };
     match file {
         Some(path) => to_file(store, report, object, path).await,
@@ -38,6 +38,7 @@ pub(crate) async fn run(store: &Store, report: &Report, options: GetArgs) -> Res
     }
 }
 
+/// Prints the bytes of an object.
 async fn to_stdout(report: &Report, mut object: Object) -> Result<(), Failure> {
     while let Some(chunk) = object.chunk().await? {
         report.bytes(chunk)?;
@@ -45,6 +46,7 @@ async fn to_stdout(report: &Report, mut object: Object) -> Result<(), Failure> {
     Ok(())
 }
 
+/// Writes the bytes of an object to the file at `path`.
 async fn to_file(
     store: &Store,
     report: &Report,

@@ -1,4 +1,4 @@
-//! Numbers as people read them: bytes, durations, rates, moments; and tables whose columns line up.
+//! Formatting of output for people: bytes, durations, rates, dates, keys and tables.
 
 use std::fmt::Write;
 use std::time::Duration;
@@ -8,10 +8,12 @@ use serde_json::Value;
 
 const UNITS: [&str; 5] = ["B", "KiB", "MiB", "GiB", "TiB"];
 
-/// `1.5 MiB`.
+/// Formats a number of bytes: `1.5 MiB`.
 #[expect(clippy::cast_precision_loss, reason = "three digits are shown")]
 pub(crate) fn bytes(bytes: u64) -> String {
-    let (mut value, mut unit) = (bytes as f64, 0);
+    let mut value = bytes as f64;
+    let mut unit = 0;
+    // 1023.95 and above would be rounded to `1024.0`.
     while value >= 1023.95 && unit + 1 < UNITS.len() {
         value /= 1024.0;
         unit += 1;
@@ -23,7 +25,7 @@ pub(crate) fn bytes(bytes: u64) -> String {
     }
 }
 
-/// `12 ms`, `3.45 s`, `2 min 5 s`.
+/// Formats a duration: `12 ms`, `3.45 s`, `2 min 5 s`.
 pub(crate) fn duration(duration: Duration) -> String {
     match duration.as_secs() {
         0 => format!("{} ms", duration.as_millis()),
@@ -32,14 +34,14 @@ pub(crate) fn duration(duration: Duration) -> String {
     }
 }
 
-/// `312.0 MiB/s`; nothing where there is nothing to divide.
+/// Formats a rate of bytes: `312.0 MiB/s`. Empty if the count or the time is 0.
 pub(crate) fn byte_rate(count: u64, within: Duration) -> String {
     per_second(count, within).map_or_else(String::new, |rate| format!("{}/s", bytes(rate)))
 }
 
-/// `5,120 files/s`.
-pub(crate) fn rate(count: u64, what: &str, within: Duration) -> String {
-    per_second(count, within).map_or_else(String::new, |rate| format!("{} {what}/s", grouped(rate)))
+/// Formats a rate of items: `5,120 files/s`. Empty if the count or the time is 0.
+pub(crate) fn rate(count: u64, noun: &str, within: Duration) -> String {
+    per_second(count, within).map_or_else(String::new, |rate| format!("{} {noun}/s", grouped(rate)))
 }
 
 fn per_second(count: u64, within: Duration) -> Option<u64> {
@@ -50,7 +52,7 @@ fn per_second(count: u64, within: Duration) -> Option<u64> {
     u64::try_from(u128::from(count) * 1_000_000 / micros).ok()
 }
 
-/// `1,234,567`.
+/// Formats a number with groups of three digits: `1,234,567`.
 pub(crate) fn grouped(number: u64) -> String {
     let digits = number.to_string();
     let mut text = String::with_capacity(digits.len() + digits.len() / 3);
@@ -63,23 +65,26 @@ pub(crate) fn grouped(number: u64) -> String {
     text
 }
 
-/// `1 file`, `2 files`.
-pub(crate) fn counted(number: u64, what: &str) -> String {
+/// Formats a count with its noun: `1 file`, `2 files`.
+pub(crate) fn counted(number: u64, noun: &str) -> String {
     format!(
-        "{} {what}{}",
+        "{} {noun}{}",
         grouped(number),
         if number == 1 { "" } else { "s" }
     )
 }
 
-/// `2026-11-21T07:01:25Z`.
+/// Formats a timestamp in UTC: `2026-11-21T07:01:25Z`.
 pub(crate) fn moment(moment: Timestamp) -> String {
     let seconds = moment.as_millis() / 1000;
-    let (days, second) = (seconds / 86_400, seconds % 86_400);
-    // Years of 365.2425 days that begin in March:
-    // http://howardhinnant.github.io/date_algorithms.html
+    let days = seconds / 86_400;
+    let second = seconds % 86_400;
+    // The algorithm `civil_from_days` of http://howardhinnant.github.io/date_algorithms.html. Its
+    // years begin in March, so that the leap day is the last day of a year. 719,468 days lie
+    // between 0000-03-01 and 1970-01-01; an era has 400 years, which are 146,097 days.
     let shifted = days + 719_468;
-    let (era, day_of_era) = (shifted / 146_097, shifted % 146_097);
+    let era = shifted / 146_097;
+    let day_of_era = shifted % 146_097;
     let year_of_era =
         (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
     let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
@@ -91,11 +96,13 @@ pub(crate) fn moment(moment: Timestamp) -> String {
         march_month - 9
     };
     let year = era * 400 + year_of_era + u64::from(month <= 2);
-    let (hour, minute, second) = (second / 3600, second / 60 % 60, second % 60);
+    let hour = second / 3600;
+    let minute = second / 60 % 60;
+    let second = second % 60;
     format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}Z")
 }
 
-/// A key on one line: control characters are escaped.
+/// Escapes the control characters of a key or a line. The result is a single line.
 pub(crate) fn key(key: &str) -> String {
     let mut text = String::with_capacity(key.len());
     for c in key.chars() {
@@ -108,16 +115,16 @@ pub(crate) fn key(key: &str) -> String {
     text
 }
 
-/// Text of several lines: all control characters but line ends are escaped.
+/// Escapes the control characters of a text except its line ends.
 pub(crate) fn lines(text: &str) -> String {
     text.split('\n').map(key).collect::<Vec<_>>().join("\n")
 }
 
-/// JSON on one line, and its end. Those control characters are escaped too that JSON lets pass, DEL
-/// and 80 to 9f.
+/// Formats a value as a line of JSON, with its line end and without control characters.
 pub(crate) fn json_line(value: &Value) -> String {
     let mut line = String::new();
     for c in value.to_string().chars() {
+        // JSON permits DEL and U+0080 to U+009F in strings; terminals interpret some of them.
         let _ = if c.is_control() {
             write!(line, "\\u{:04x}", u32::from(c))
         } else {
@@ -127,17 +134,19 @@ pub(crate) fn json_line(value: &Value) -> String {
     line + "\n"
 }
 
-/// Which side of its column a cell stands on.
+/// Alignment of a column.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Align {
-    /// Text.
+    /// Left-aligned, for text.
     Left,
-    /// Numbers.
+    /// Right-aligned, for numbers.
     Right,
 }
 
-/// The rows, each column as wide as its widest cell, and no cell with a control character.
+/// Formats rows as a table. Each column is as wide as its widest cell; control characters of cells
+/// are escaped.
 pub(crate) fn table<const N: usize>(align: [Align; N], rows: &[[String; N]]) -> String {
+    // Escaped before the widths are computed: an escape is longer than its character.
     let rows: Vec<[String; N]> = rows
         .iter()
         .map(|row| row.each_ref().map(|cell| key(cell)))
@@ -170,7 +179,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn numbers_read_as_people_write_them() {
+    fn numbers_have_units_and_groups() {
         assert_eq!(
             [bytes(0), bytes(1023), bytes(1024), bytes(1 << 30)],
             ["0 B", "1023 B", "1.0 KiB", "1.0 GiB"]
@@ -184,7 +193,7 @@ mod tests {
     }
 
     #[test]
-    fn moments_are_calendar_dates() {
+    fn timestamps_are_calendar_dates() {
         assert_eq!(moment(Timestamp::from_millis(0)), "1970-01-01T00:00:00Z");
         assert_eq!(
             moment(Timestamp::from_millis(951_827_696_000)),
@@ -197,7 +206,7 @@ mod tests {
     }
 
     #[test]
-    fn no_control_character_is_left_and_no_other_is_changed() {
+    fn only_control_characters_are_escaped() {
         let name = "a\u{1b}[2J\r\n\t\u{7f}\u{9b}ü🗿\\";
         assert_eq!(key(name), r"a\u{1b}[2J\r\n\t\u{7f}\u{9b}ü🗿\");
         assert_eq!(key(&key(name)), key(name));
@@ -213,7 +222,7 @@ mod tests {
     }
 
     #[test]
-    fn columns_line_up() {
+    fn table_columns_are_aligned() {
         let rows = [
             ["step".to_owned(), "time".to_owned()],
             ["open".to_owned(), "1 ms".to_owned()],

@@ -1,14 +1,14 @@
-//! `import`: a directory tree into the store, many files at once, resumable.
+//! Import of directory trees into the store: concurrent and resumable.
 //!
 //! ```text
-//! walk ──> unchanged?  head: same size, time and mode (or --checksum: same bytes)   yes: skip
+//! walk ──> unchanged?  object has same size, time and mode (--checksum: same bytes)   yes: skip
 //!             │ no
-//!             └──> put, with the file's mode and time as they were before it was read
+//!             └──> put, with the mode and time that the file had before the read
 //! ```
 //!
-//! A file that changes while it is read breaks its promised length, and is looked at afresh once.
-//! One that changes without changing its length is imported with its earlier time, so that the next
-//! run takes it again.
+//! Invariant: a file that changes during the import is imported again by the next run. A change of
+//! the length fails the put, and the file is read afresh, once. A change without a new length is
+//! stored with the earlier modification time, which differs from that of the file.
 
 use std::path::Path;
 use std::time::Duration;
@@ -30,10 +30,11 @@ use crate::stated::{PutError, Stated};
 use crate::store::Store;
 use crate::tree::{self, Found, Root, Step};
 
-/// Files in a row that the store could not take before the import gives up: it is the store then,
-/// not the files.
+/// Number of consecutive files refused by the store after which the import gives up: the cause is
+/// the store then, not the files.
 const STORE_FAILURES_MAX: u32 = 32;
 
+/// Runs `import`.
 pub(crate) async fn run(
     store: &Store,
     report: &Report,
@@ -58,73 +59,77 @@ pub(crate) async fn run(
         tells: Tells::Everything,
     };
     let imported = import(store, report, &plan).await?;
-    imported.tell(report, watch.elapsed())?;
+    imported.print(report, watch.elapsed())?;
     imported.success()
 }
 
-/// How it is decided that a file need not be imported again.
+/// Criterion for files that need no import.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Unchanged {
-    /// Its size, time and mode.
+    /// Size, time and mode are equal.
     ByStamp,
-    /// All of its bytes.
+    /// All bytes are equal.
     ByContent,
 }
 
-/// Whether the import speaks of single files.
+/// Output of an import about single files.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Tells {
-    /// Each file as a line of JSON, if that is wanted, and each failure.
+    /// Each file with `--json`, each skipped entry, and each failure.
     Everything,
     /// Failures only.
     Failures,
 }
 
-/// What to import.
+/// Parameters of an import.
 pub(crate) struct Plan {
-    /// The trees.
+    /// Trees to import.
     pub(crate) roots: Vec<Root>,
-    /// Files at once.
+    /// Number of files that are imported at once.
     pub(crate) jobs: usize,
-    /// What to skip.
+    /// Criterion for files that are skipped.
     pub(crate) by: Unchanged,
-    /// What to say.
+    /// Output about single files.
     pub(crate) tells: Tells,
 }
 
-/// What an import came to.
+/// Counts of an import.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Imported {
-    /// Files that were put.
+    /// Number of files that were put.
     pub(crate) files: u64,
-    /// Their bytes.
+    /// Bytes of these files.
     pub(crate) bytes: u64,
-    /// Files that were there already.
+    /// Number of files that were already imported.
     pub(crate) unchanged: u64,
-    /// What is no regular file.
+    /// Number of entries that are no regular files.
     pub(crate) skipped: u64,
-    /// What should have been imported and was not.
+    /// Number of files whose import failed.
     pub(crate) failed: u64,
 }
 
-/// What became of one step of the walk.
+/// Result of a step of the walk.
 enum Outcome {
+    /// The file was put.
     Put(Found),
+    /// The file was already imported.
     Unchanged(Found),
-    Skipped {
-        path: String,
-        why: &'static str,
-    },
+    /// The entry is no regular file.
+    Skipped { path: String, why: &'static str },
+    /// The import of the file failed.
     Failed {
         path: String,
         why: String,
         is_of_store: bool,
     },
-    /// The store will take nothing more.
+    /// The store accepts no more writes.
     Over(String),
 }
 
 /// Imports the trees.
+///
+/// # Errors
+/// [`Failure::Failed`] if the store accepts no more files. Failures of single files are counted.
 pub(crate) async fn import(
     store: &Store,
     report: &Report,
@@ -139,10 +144,11 @@ pub(crate) async fn import(
         .bar("import", total.map(|total| total.bytes))
         .of_files(total.map(|total| total.files));
     let outcomes = tree::walk(&store.env, &plan.roots)
-        .map(|step| one(store, plan.by, step, &bar))
+        .map(|step| import_step(store, plan.by, step, &bar))
         .buffer_unordered(plan.jobs);
     let mut outcomes = std::pin::pin!(outcomes);
-    let (mut imported, mut failures_in_a_row) = (Imported::default(), 0);
+    let mut imported = Imported::default();
+    let mut failures_in_a_row = 0;
     while let Some(outcome) = outcomes.next().await {
         match &outcome {
             Outcome::Failed {
@@ -150,22 +156,24 @@ pub(crate) async fn import(
             } => failures_in_a_row += 1,
             Outcome::Over(_) => failures_in_a_row = STORE_FAILURES_MAX,
             Outcome::Put(_) | Outcome::Unchanged(_) => failures_in_a_row = 0,
+            // These do not reach the store, so they neither confirm nor refute its failure.
             Outcome::Skipped { .. } | Outcome::Failed { .. } => {}
         }
-        bar.one_done();
+        bar.item_done();
         imported.take(report, plan.tells, outcome)?;
         if failures_in_a_row == STORE_FAILURES_MAX {
             return Err(Failure::Failed(
-                "the store takes no more files; run the import again to resume it".to_owned(),
+                "the store accepts no more files; run the import again to resume it".to_owned(),
             ));
         }
     }
     Ok(imported)
 }
 
-async fn one(store: &Store, by: Unchanged, step: Step, bar: &Bar) -> Outcome {
+/// Imports a step of the walk.
+async fn import_step(store: &Store, by: Unchanged, step: Step, bar: &Bar) -> Outcome {
     match step {
-        Step::File(found) => file(store, by, found, bar).await,
+        Step::File(found) => import_file(store, by, found, bar).await,
         Step::Skipped { path, why } => Outcome::Skipped {
             path: path.display().to_string(),
             why,
@@ -178,7 +186,8 @@ async fn one(store: &Store, by: Unchanged, step: Step, bar: &Bar) -> Outcome {
     }
 }
 
-async fn file(store: &Store, by: Unchanged, found: Found, bar: &Bar) -> Outcome {
+/// Imports a file unless it is unchanged.
+async fn import_file(store: &Store, by: Unchanged, found: Found, bar: &Bar) -> Outcome {
     let failed = |why: String, is_of_store| Outcome::Failed {
         path: found.path.display().to_string(),
         why,
@@ -194,18 +203,22 @@ async fn file(store: &Store, by: Unchanged, found: Found, bar: &Bar) -> Outcome 
         Err(error) => return failed(one_line(&error), true),
     }
     let mut current = found.clone();
+    // A file that changes during the read gets a second attempt with fresh metadata. There is no
+    // third: a file that is written all the time would never be done.
     for is_last in [false, true] {
         let source = Source {
             path: current.path.clone(),
             bytes: current.bytes,
         };
-        let stated = Stated {
+        let put_options = Stated {
+            // Taken before the read: if the file changes meanwhile, its time differs from the
+            // stored time, and the next import reads it again.
             custom: current.stamp.to_custom(),
             ..Stated::default()
         };
-        match put_file(store, &id, &source, &stated, bar).await {
+        match put_file(store, &id, &source, &put_options, bar).await {
             Ok(_) => return Outcome::Put(current),
-            Err(error) if error.is_of_source() && !is_last => match look_again(&current).await {
+            Err(error) if error.is_of_source() && !is_last => match refresh(&current).await {
                 Ok(again) => current = again,
                 Err(error) => return failed(PutError::File(error).message(), false),
             },
@@ -218,12 +231,13 @@ async fn file(store: &Store, by: Unchanged, found: Found, bar: &Bar) -> Outcome 
     failed(PutError::Changed.message(), false)
 }
 
-/// Whether the engine can't go on after this error, whatever it is asked.
+/// Returns whether the engine fails all later calls after this error.
 fn is_over(error: &cenotaph::Error) -> bool {
     matches!(error.kind(), ErrorKind::Closed | ErrorKind::Indeterminate)
 }
 
-async fn look_again(found: &Found) -> std::io::Result<Found> {
+/// Reads the metadata of a file again.
+async fn refresh(found: &Found) -> std::io::Result<Found> {
     let metadata = tokio::fs::symlink_metadata(&found.path).await?;
     Ok(Found {
         bytes: metadata.len(),
@@ -232,6 +246,7 @@ async fn look_again(found: &Found) -> std::io::Result<Found> {
     })
 }
 
+/// Returns whether the object of a file is up to date.
 async fn is_unchanged(
     store: &Store,
     by: Unchanged,
@@ -254,7 +269,7 @@ async fn is_unchanged(
             }
             Ok(is_same)
         }
-        // An object that can't be read is imported again, which mends it.
+        // An unreadable object counts as changed: the import replaces it.
         Unchanged::ByContent => Ok(matches!(
             compare(store, id, Path::new(&found.path), bar).await,
             Ok(Verdict::Same)
@@ -263,15 +278,17 @@ async fn is_unchanged(
 }
 
 impl Imported {
+    /// Counts and prints the result of a step.
     fn take(&mut self, report: &Report, tells: Tells, outcome: Outcome) -> Result<(), Failure> {
         let is_json = report.is_json() && tells == Tells::Everything;
-        let file = |found: &Found, outcome: &str| {
-            match is_json {
-            true => {
-                report.json(&json!({ "event": "file", "key": found.key, "bytes": found.bytes, "outcome": outcome }))
-            }
+        let file = |found: &Found, outcome: &str| match is_json {
+            true => report.json(&json!({
+                "event": "file",
+                "key": found.key,
+                "bytes": found.bytes,
+                "outcome": outcome,
+            })),
             false => Ok(()),
-        }
         };
         match outcome {
             Outcome::Put(found) => {
@@ -307,7 +324,8 @@ impl Imported {
         }
     }
 
-    fn tell(&self, report: &Report, took: Duration) -> Result<(), Failure> {
+    /// Prints the summary.
+    fn print(&self, report: &Report, took: Duration) -> Result<(), Failure> {
         report.result(
             || {
                 json!({
@@ -322,7 +340,8 @@ impl Imported {
             },
             || {
                 let files = human::counted(self.files, "file");
-                let (bytes, took) = (human::bytes(self.bytes), human::duration(took));
+                let bytes = human::bytes(self.bytes);
+                let took = human::duration(took);
                 format!(
                     "imported {files}, {bytes}, in {took}; unchanged {}, skipped {}, failed {}",
                     human::grouped(self.unchanged),
@@ -333,7 +352,7 @@ impl Imported {
         )
     }
 
-    /// An error if anything failed.
+    /// Returns an error if a file failed.
     pub(crate) fn success(&self) -> Result<(), Failure> {
         match self.failed {
             0 => Ok(()),

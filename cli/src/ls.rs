@@ -1,4 +1,4 @@
-//! `ls`: the keys under a prefix, page by page.
+//! `ls`: lists the objects of a prefix, page by page.
 
 use std::time::Duration;
 
@@ -12,9 +12,10 @@ use crate::report::Report;
 use crate::retry::retrying;
 use crate::store::Store;
 
-/// Entries on one page.
+/// Number of entries per page.
 const PAGE: usize = 1000;
 
+/// Runs `ls`.
 pub(crate) async fn run(store: &Store, report: &Report, options: LsArgs) -> Result<(), Failure> {
     let mut left = options.limit.unwrap_or(usize::MAX);
     let mut unreadable = 0u64;
@@ -25,6 +26,7 @@ pub(crate) async fn run(store: &Store, report: &Report, options: LsArgs) -> Resu
             .list(&options.prefix)
             .namespace(store.namespace.clone())
             .limit(left.min(PAGE));
+        // A damaged range is reported and skipped, so that the objects after it are listed.
         let mut list = list.step_over_damage();
         if let Some(delimiter) = options.delimiter {
             list = list.delimiter(delimiter);
@@ -47,13 +49,13 @@ pub(crate) async fn run(store: &Store, report: &Report, options: LsArgs) -> Resu
     if unreadable > 0 {
         let ranges = human::counted(unreadable, "range");
         return Err(Failure::Failed(format!(
-            "{ranges} of keys can't be read and not all objects are listed; see `salvage`"
+            "{ranges} of keys can't be read, so the listing is incomplete; see `salvage`"
         )));
     }
     Ok(())
 }
 
-/// A page at once: one write, and one table whose columns line up.
+/// Formats a page, so that it is printed by a single write and as a single table.
 fn show(entries: &[Entry], is_json: bool, is_long: bool) -> String {
     if is_json {
         return entries
@@ -74,6 +76,7 @@ fn show(entries: &[Entry], is_json: bool, is_long: bool) -> String {
         .collect()
 }
 
+/// Returns the row of an entry in the long format: size, time, version, name.
 fn long(entry: &Entry) -> [String; 4] {
     let name = human::key(entry.name());
     match entry {
@@ -90,6 +93,7 @@ fn long(entry: &Entry) -> [String; 4] {
     }
 }
 
+/// Returns an entry for scripts.
 fn in_json(entry: &Entry) -> Value {
     match entry {
         Entry::Object(head) => head_in_json(head),
@@ -97,9 +101,10 @@ fn in_json(entry: &Entry) -> Value {
     }
 }
 
-/// All that is known about an object, for scripts.
+/// Returns the metadata of an object for scripts.
 pub(crate) fn head_in_json(head: &Head) -> Value {
-    let (metadata, attributes) = (&head.metadata, &head.metadata.attributes);
+    let metadata = &head.metadata;
+    let attributes = &metadata.attributes;
     json!({
         "key": head.id.key(),
         "namespace": head.id.namespace_str(),
@@ -119,9 +124,12 @@ pub(crate) fn head_in_json(head: &Head) -> Value {
     })
 }
 
-/// When an object stops existing by itself, for scripts.
+/// Returns an expiration policy for scripts.
 pub(crate) fn expiration_in_json(expiration: Expiration) -> Value {
-    let policy = |name: &str, time: Duration| json!({ "policy": name, "ms": u64::try_from(time.as_millis()).ok() });
+    let policy = |name: &str, time: Duration| {
+        let ms = u64::try_from(time.as_millis()).ok();
+        json!({ "policy": name, "ms": ms })
+    };
     match expiration {
         Expiration::Manual => json!({ "policy": "manual" }),
         Expiration::TimeToLive(time) => policy("time-to-live", time),

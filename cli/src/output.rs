@@ -1,18 +1,20 @@
-//! A file in the making: [`Output`] writes beside the target and renames, so that the target is the
-//! old file or the whole new one.
+//! [`Output`], a file that replaces its target atomically where the file system permits it.
 //!
 //! ```text
-//! target                                    what is written
-//! no file                                   a new file beside it, renamed
-//! a file                                    the same; it gets the old one's mode and owner
-//! a file whose owner can't be kept, or      the file itself
-//! in a directory that can't be written
-//! a device or a pipe                        the device or the pipe itself
-//! a link                                    what it leads to, as above; a link of /proc: the open file itself
+//! target                                written file
+//! absent                                a temporary file in the directory, renamed at the end
+//! regular file                          the same; it gets the mode and owner of the old file
+//! regular file whose owner can't be     the target itself
+//!   kept, or whose directory is
+//!   not writable
+//! device or pipe                        the target itself
+//! symbolic link                         its destination, as above
+//! link of /proc to an open file         the open file itself
 //! ```
 //!
-//! A file in the making is locked by its writer. One that nobody has locked was left by a process
-//! that was killed, and is removed by the next that writes in its directory ([`unfinished`]).
+//! Invariant: with a temporary file the target is the old file or the complete new file. A writer
+//! locks its temporary file. An unlocked temporary file is a remnant of a killed process; the next
+//! writer in the directory removes it ([`unfinished`]).
 
 pub(crate) mod unfinished;
 
@@ -27,45 +29,48 @@ use tempfile::NamedTempFile;
 use crate::stamp::Stamp;
 use crate::standard;
 
-/// Links that are followed one after the other, as many as Linux follows.
+/// Longest chain of symbolic links that is followed; the limit of Linux.
 const LINKS_MAX: usize = 40;
 
-/// Whether a file that is there already is replaced.
+/// Treatment of an existing target.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Existing {
-    /// It is.
+    /// The target is replaced.
     Replace,
-    /// It is an error.
+    /// An existing target is an error.
     Refuse,
 }
 
-/// A file in the making. Dropped unfinished, it leaves nothing behind.
+/// A file that is being written. If it is dropped before [`finish`](Self::finish), its temporary
+/// file is removed.
 pub(crate) struct Output {
     target: PathBuf,
     writing: Writing,
 }
 
+/// Destination of the bytes.
 enum Writing {
-    /// To a file beside the target.
+    /// A temporary file in the directory of the target.
     Beside(NamedTempFile),
-    /// To the target itself.
+    /// The target itself.
     Through(File),
 }
 
 impl Output {
-    /// Begins the file that this path leads to, in a directory that is there.
+    /// Begins a file at `path`, whose directory must exist. Symbolic links are followed.
     pub(crate) async fn to(env: &Env, path: &Path) -> io::Result<Self> {
         let path = path.to_owned();
         blocking(env, move || Self::open(path)).await
     }
 
-    /// Begins a file at this path itself, in a directory that is there. A link is not followed, but
-    /// replaced.
+    /// Begins a file at `path`, whose directory must exist. A symbolic link is replaced, not
+    /// followed.
     pub(crate) async fn at(env: &Env, path: &Path) -> io::Result<Self> {
         let path = path.to_owned();
         blocking(env, move || Self::beside(path)).await
     }
 
+    /// Begins the file that `path` leads to.
     fn open(path: PathBuf) -> io::Result<Self> {
         let target = match follow(path)? {
             Place::Path(target) => target,
@@ -80,7 +85,7 @@ impl Output {
         match std::fs::metadata(&target) {
             Ok(there) if there.is_file() => Self::replacing(target, &there),
             Ok(there) if !there.is_dir() => Self::through(target, File::options().write(true)),
-            // The rename over a directory fails, as it should.
+            // The target is a directory: the rename at the end fails with a fitting error.
             Ok(_) => Self::beside(target),
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 unfinished::remove_abandoned(directory(&target));
@@ -90,29 +95,33 @@ impl Output {
         }
     }
 
-    /// Writes beside a file that is there. The file itself where that is not allowed, or its owner
-    /// can't be kept.
-    fn replacing(target: PathBuf, there: &Metadata) -> io::Result<Self> {
+    /// Begins the replacement of an existing regular file.
+    fn replacing(target: PathBuf, existing: &Metadata) -> io::Result<Self> {
         unfinished::remove_abandoned(directory(&target));
-        let keeps = match unfinished::create(directory(&target)) {
-            Ok(file) => take_after(file.as_file(), there).is_ok().then_some(file),
+        let temporary = match unfinished::create(directory(&target)) {
+            Ok(file) => copy_owner_and_mode(file.as_file(), existing)
+                .is_ok()
+                .then_some(file),
             Err(error) if error.kind() == io::ErrorKind::PermissionDenied => None,
             Err(error) => return Err(error),
         };
-        match keeps {
+        match temporary {
             Some(file) => Ok(Self {
                 target,
                 writing: Writing::Beside(file),
             }),
+            // Not atomic, but the only way that keeps the owner of the file.
             None => Self::through(target, File::options().write(true).truncate(true)),
         }
     }
 
-    fn through(target: PathBuf, how: &OpenOptions) -> io::Result<Self> {
-        let writing = Writing::Through(how.open(&target)?);
+    /// Begins a write to the target itself.
+    fn through(target: PathBuf, options: &OpenOptions) -> io::Result<Self> {
+        let writing = Writing::Through(options.open(&target)?);
         Ok(Self { target, writing })
     }
 
+    /// Begins a write to a temporary file in the directory of the target.
     fn beside(target: PathBuf) -> io::Result<Self> {
         let file = unfinished::create(directory(&target))?;
         Ok(Self {
@@ -121,8 +130,10 @@ impl Output {
         })
     }
 
-    /// Appends.
+    /// Appends bytes and returns the file.
     pub(crate) async fn write(self, env: &Env, bytes: Bytes) -> io::Result<Self> {
+        // Moved into the closure and back: if the caller is cancelled, the write still finishes and
+        // the temporary file is removed afterwards.
         blocking(env, move || {
             let mut output = self;
             match &mut output.writing {
@@ -134,7 +145,7 @@ impl Output {
         .await
     }
 
-    /// Lets the file appear, with this mode and time.
+    /// Sets mode and time of a temporary file, and renames it to the target.
     pub(crate) async fn finish(
         self,
         env: &Env,
@@ -145,6 +156,7 @@ impl Output {
             let Writing::Beside(file) = self.writing else {
                 return Ok(());
             };
+            // Before the rename, so that the target never appears with another mode or time.
             stamp.apply(file.as_file())?;
             let persisted = match existing {
                 Existing::Replace => file.persist(&self.target),
@@ -156,20 +168,26 @@ impl Output {
     }
 }
 
-/// Where a path leads.
+/// Destination of a path.
 enum Place {
-    /// To this path, which is no link.
+    /// A path that is not a symbolic link.
     Path(PathBuf),
-    /// Over a link of /proc to a file that is open, and may have no name.
+    /// A link of /proc to an open file, which may have no name.
     Open(PathBuf),
 }
 
+/// Follows symbolic links up to a path that is none, or up to a link of /proc.
+///
+/// # Errors
+/// An error after [`LINKS_MAX`] links, and errors of reading a link.
 fn follow(mut path: PathBuf) -> io::Result<Place> {
     for _ in 0..LINKS_MAX {
         if !std::fs::symlink_metadata(&path).is_ok_and(|metadata| metadata.is_symlink()) {
             return Ok(Place::Path(path));
         }
         let dir = directory(&path).canonicalize()?;
+        // The text of such a link may be no path (`pipe:[..]`); only an open of the link itself
+        // reaches the file.
         if dir.starts_with("/proc") {
             return Ok(Place::Open(dir.join(path.file_name().unwrap_or_default())));
         }
@@ -178,7 +196,7 @@ fn follow(mut path: PathBuf) -> io::Result<Place> {
     Err(io::Error::other(format!("too many links: max={LINKS_MAX}")))
 }
 
-/// Opens a file of /proc/self/fd. Nothing is cut off: others may be writing to it.
+/// Opens a file of /proc/self/fd without truncating it: other processes may be writing to it.
 fn open_again(path: &Path) -> io::Result<File> {
     let own = Path::new("/proc/self/fd/1");
     if path.file_name() == own.file_name()
@@ -188,37 +206,39 @@ fn open_again(path: &Path) -> io::Result<File> {
                 .and_then(|dir| dir.canonicalize().ok())
                 .as_deref()
     {
-        // Opened again it would have a position of its own, and overwrite what others write there.
+        // A second open would have a position of its own, and overwrite the output of other
+        // processes. A duplicate shares the position.
         return standard::duplicate();
     }
     let is_file = std::fs::metadata(path)?.is_file();
     File::options().write(true).append(is_file).open(path)
 }
 
+/// Returns the directory of a path; `.` for a plain name.
 fn directory(path: &Path) -> &Path {
     path.parent()
         .filter(|dir| !dir.as_os_str().is_empty())
         .unwrap_or(Path::new("."))
 }
 
-/// Gives a new file the owner and the mode of the one that it replaces. Bits such as setuid are not
-/// kept: other bytes are another program.
+/// Copies owner and permission bits of the replaced file to the new file.
 #[cfg(unix)]
-fn take_after(file: &File, there: &Metadata) -> io::Result<()> {
+fn copy_owner_and_mode(file: &File, existing: &Metadata) -> io::Result<()> {
     use std::os::unix::fs::{MetadataExt, PermissionsExt};
     let own = file.metadata()?;
-    if (own.uid(), own.gid()) != (there.uid(), there.gid()) {
-        std::os::unix::fs::fchown(file, Some(there.uid()), Some(there.gid()))?;
+    if (own.uid(), own.gid()) != (existing.uid(), existing.gid()) {
+        std::os::unix::fs::fchown(file, Some(existing.uid()), Some(existing.gid()))?;
     }
-    file.set_permissions(std::fs::Permissions::from_mode(there.mode() & 0o777))
+    // Setuid, setgid and sticky bits are dropped: the new bytes are not the program that got them.
+    file.set_permissions(std::fs::Permissions::from_mode(existing.mode() & 0o777))
 }
 
 #[cfg(not(unix))]
-fn take_after(_file: &File, _there: &Metadata) -> io::Result<()> {
+fn copy_owner_and_mode(_file: &File, _existing: &Metadata) -> io::Result<()> {
     Ok(())
 }
 
-/// Runs what may block where that stalls nobody.
+/// Runs blocking work on a thread for blocking calls.
 pub(crate) async fn blocking<T: Send + 'static>(
     env: &Env,
     work: impl FnOnce() -> io::Result<T> + Send + 'static,

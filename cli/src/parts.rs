@@ -1,15 +1,14 @@
-//! A large file, put as an upload in parts: several at once, and resumable however it ends.
+//! Put of a large file as an upload in parts: concurrent and resumable.
 //!
-//! 1. Open the file, and note its length and time.
-//! 2. Begin an upload, or find the one to go on with and which of its parts are the file's. Say its
-//!    id.
-//! 3. Send what is missing, `parallel` parts at once, each read at its own offset.
-//! 4. Ask the file whether it has changed. If so: an error.
-//! 5. Complete with exactly the parts of this file; what else there was of the upload is deleted.
+//! 1. Open the file, and note its length and modification time.
+//! 2. Begin an upload, or find the upload to resume and its parts that match the file. Print the id.
+//! 3. Send the missing parts, `parallel` at once, each read at its own offset.
+//! 4. Check length and modification time of the file again. A change is an error.
+//! 5. Complete the upload with exactly the parts of this file. Its other parts are deleted.
 //!
-//! A failure anywhere leaves the upload open, and nothing of it is ever aborted here: what has
-//! taken hours to send is given up by whoever says `abort`, or at the end of its lifetime. What
-//! fails or is interrupted says how to go on.
+//! Invariant: a failure at any step leaves the upload open, because its parts may have taken hours
+//! to send. Only `abort` and the end of the upload's lifetime discard it. The error message names
+//! the commands that resume and discard it.
 
 mod cut;
 mod file;
@@ -29,58 +28,66 @@ use crate::failure::Failure;
 use crate::human;
 use crate::report::{Bar, Report};
 use crate::retry::retrying;
-use crate::stated::{PutError, Stated, tell};
+use crate::stated::{PutError, Stated, print_written};
 use crate::store::Store;
 use cut::{Cut, PART_BYTES};
 use file::Opened;
 use resume::{Found, Search, There};
 
-/// A file of more bytes is put in parts although nothing says so.
+/// Largest file, in bytes, that is put in one piece by default.
 pub(crate) const OVER_BYTES: u64 = 256 * 1024 * 1024;
 
-/// Parts at once unless told.
+/// Default number of parts that are sent at once.
 const PARALLEL: usize = 4;
 
-/// What is put, and where.
+/// Put of a file in parts.
 pub(crate) struct InParts<'a> {
     pub(crate) store: &'a Store,
     pub(crate) report: &'a Report,
     pub(crate) id: &'a ObjectId,
     pub(crate) path: &'a Path,
-    pub(crate) stated: &'a Stated,
+    pub(crate) put_options: &'a Stated,
     pub(crate) options: PartsArgs,
 }
 
-/// An upload that has begun.
+/// A new or resumed upload.
 struct Begun {
     upload: Upload,
     cut: Cut,
+    /// Parts that are stored already and match the file.
     there: BTreeMap<u32, PartEtag>,
     is_resumed: bool,
 }
 
 impl InParts<'_> {
-    /// Puts it.
+    /// Puts the file.
+    ///
+    /// # Errors
+    /// [`Failure::Failed`] if the file is too large, can't be read, or changes during the upload,
+    /// or if the store fails; [`Failure::Conflict`] if the precondition does not hold;
+    /// [`Failure::NotFound`] if the upload to resume does not exist.
     pub(crate) async fn put(&self) -> Result<(), Failure> {
         let unreadable = |error| PutError::File(error).failure(self.path);
         let file = Opened::open(&self.store.env, self.path)
             .await
             .map_err(unreadable)?;
-        let most = Limits::default().payload_bytes_max;
-        if file.bytes() > most {
-            let (bytes, path) = (file.bytes(), self.path.display());
+        let path = self.path.display();
+        let bytes = file.bytes();
+        let max = Limits::default().payload_bytes_max;
+        if bytes > max {
             return Err(Failure::Failed(format!(
-                "the file is too large: bytes={bytes} max={most} path={path}"
+                "the file is too large: bytes={bytes} max={max} path={path}"
             )));
         }
+        // The offsets of the parts are computed from the size, so the size must be the length.
         if file.is_longer().await.map_err(unreadable)? {
-            let (bytes, path) = (file.bytes(), self.path.display());
             let why = "the file has more bytes than its size says, and can't be put in parts";
             return Err(Failure::Failed(format!("{why}: size={bytes} path={path}")));
         }
         let begun = self.begin(&file).await?;
-        self.say_begun(&begun)?;
+        self.print_begun(&begun)?;
         let sent = self.send_missing(&begun, &file).await?;
+        // After the last part was read: a change at any time before it is seen.
         if file.has_changed().await.map_err(unreadable)? {
             return Err(PutError::Changed.failure(self.path));
         }
@@ -90,34 +97,37 @@ impl InParts<'_> {
             there,
             is_resumed,
         } = begun;
-        let (there_before, sent_now) = (there.len(), sent.len());
+        let stored_before = there.len();
+        let sent_now = sent.len();
         let mut parts = there;
         parts.extend(sent);
         let written = self.complete(&upload, &parts).await?;
+        // The upload no longer exists, so a later failure must not advise to resume it.
         self.report.advise(None);
         if is_resumed && !self.report.is_json() {
             let all = human::counted(cut.parts().into(), "part");
             self.report.text(&format!(
-                "{there_before} of {all} were there already, sent {sent_now}\n"
+                "{stored_before} of {all} were already stored, sent {sent_now}\n"
             ))?;
         }
         let about_parts = json!({
             "event": "summary",
             "upload_id": upload.upload_id(),
             "parts": cut.parts(),
-            "there": there_before,
+            "there": stored_before,
             "sent": sent_now,
         });
-        tell(self.report, self.id, &written, about_parts)
+        print_written(self.report, self.id, &written, about_parts)
     }
 
+    /// Returns the number of parts that are sent at once.
     fn parallel(&self) -> usize {
         self.options.parallel.unwrap_or(PARALLEL)
     }
 
-    /// Begins an upload, or finds the one to go on with.
+    /// Begins an upload, or finds the upload to resume.
     async fn begin(&self, file: &Opened) -> Result<Begun, Failure> {
-        let attributes = self.stated.attributes();
+        let attributes = self.put_options.attributes();
         let search = Search {
             store: self.store,
             report: self.report,
@@ -131,7 +141,7 @@ impl InParts<'_> {
             Resume::Newest => search.newest().await?,
             Resume::Named(upload_id) => Some(search.named(upload_id).await?),
         };
-        let afresh = || Cut::new(file.bytes(), self.options.part_size.unwrap_or(PART_BYTES));
+        let fresh_cut = || Cut::new(file.bytes(), self.options.part_size.unwrap_or(PART_BYTES));
         if let Some(Found {
             upload,
             there: There { cut, parts },
@@ -139,39 +149,41 @@ impl InParts<'_> {
         {
             return Ok(Begun {
                 upload,
-                cut: cut.unwrap_or_else(afresh),
+                cut: cut.unwrap_or_else(fresh_cut),
                 there: parts,
                 is_resumed: true,
             });
         }
-        let (engine, precondition) = (&self.store.engine, self.stated.precondition);
         let begin = async || {
-            engine
+            self.store
+                .engine
                 .multipart(self.id)
                 .attributes(attributes.clone())
-                .precondition(precondition)
+                .precondition(self.put_options.precondition)
                 .await
         };
         let upload = retrying(&self.store.env, begin).await?;
         Ok(Begun {
             upload,
-            cut: afresh(),
+            cut: fresh_cut(),
             there: BTreeMap::new(),
             is_resumed: false,
         })
     }
 
-    /// Says the id at once, and what to do with it if the rest fails.
-    fn say_begun(&self, begun: &Begun) -> Result<(), Failure> {
+    /// Prints the id of the upload, and sets the advice for a failure of the rest.
+    fn print_begun(&self, begun: &Begun) -> Result<(), Failure> {
         let Begun {
             upload,
             cut,
             there,
             is_resumed,
         } = begun;
-        let (upload_id, key) = (upload.upload_id(), human::key(self.id.key()));
+        let upload_id = upload.upload_id();
+        let key = human::key(self.id.key());
         self.report.advise(Some(format!(
-            "the upload stays open: the same command with --resume={upload_id} goes on with it, `abort {key} {upload_id}` gives it up"
+            "the upload stays open: repeat the command with --resume={upload_id} to resume it, \
+             or run `abort {key} {upload_id}` to discard it"
         )));
         if self.report.is_json() {
             return self.event(&json!({
@@ -188,7 +200,7 @@ impl InParts<'_> {
         let parts = human::counted(cut.parts().into(), "part");
         self.report.note(&match is_resumed {
             true => format!(
-                "upload {upload_id}: resumed, {} of {parts} are there",
+                "upload {upload_id}: resumed, {} of {parts} are already stored",
                 there.len()
             ),
             false => format!(
@@ -199,7 +211,7 @@ impl InParts<'_> {
         Ok(())
     }
 
-    /// Sends the parts that are not there.
+    /// Sends the parts that are not stored. Returns their etags.
     async fn send_missing(
         &self,
         begun: &Begun,
@@ -228,7 +240,7 @@ impl InParts<'_> {
         sent
     }
 
-    /// Sends a part. Tries again while the store asks for it.
+    /// Sends a part. Transient errors are retried.
     async fn send(
         &self,
         upload: &Upload,
@@ -242,6 +254,7 @@ impl InParts<'_> {
         let sent = retrying(&self.store.env, async || {
             let counted = Arc::new(AtomicU64::new(0));
             let body = Body::stream(file.stream(range.clone(), bar, &counted));
+            // With the length the engine refuses a part that is cut short by a shrunk file.
             let result = upload.part(number, body).length(bytes).await;
             if result.is_err() {
                 bar.take_back(counted.load(Ordering::Relaxed));
@@ -250,6 +263,8 @@ impl InParts<'_> {
         });
         let etag = match sent.await {
             Ok(part) => part.etag,
+            // A short part is an error of the source. Its cause is the change of the file, which is
+            // the better message.
             Err(error)
                 if error.kind() == ErrorKind::Source
                     && file.has_changed().await.unwrap_or(false) =>
@@ -258,23 +273,28 @@ impl InParts<'_> {
             }
             Err(error) => return Err(PutError::Store(error).failure(self.path)),
         };
-        bar.one_done();
+        bar.item_done();
         if self.report.is_json() {
-            self.event(&json!({ "event": "part", "number": number, "bytes": bytes, "etag": etag.to_string() }))?;
+            self.event(&json!({
+                "event": "part",
+                "number": number,
+                "bytes": bytes,
+                "etag": etag.to_string(),
+            }))?;
         }
         Ok((number, etag))
     }
 
-    /// What has happened, for scripts. That nobody reads it any more does not end an upload.
+    /// Prints an event for scripts.
     fn event(&self, event: &Value) -> Result<(), Failure> {
         match self.report.json(event) {
+            // A reader that has closed the pipe must not end an upload of hours.
             Err(Failure::BrokenPipe) => Ok(()),
             result => result,
         }
     }
 
-    /// Makes the object of exactly these parts. It may be asked again: a completion answers the
-    /// same twice.
+    /// Completes the upload with exactly these parts.
     async fn complete(
         &self,
         upload: &Upload,
@@ -285,9 +305,10 @@ impl InParts<'_> {
             upload
                 .complete()
                 .parts(parts())
-                .precondition(self.stated.precondition)
+                .precondition(self.put_options.precondition)
                 .await
         };
+        // Safe to retry: a repeated completion returns the result of the first.
         Ok(retrying(&self.store.env, complete).await?)
     }
 }

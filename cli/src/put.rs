@@ -1,5 +1,4 @@
-//! `put`, which decides how (a large file goes by `parts.rs`), and what `import` shares with it:
-//! [`put_file`], one file into the store.
+//! `put`: writes an object from a file, a pipe or standard input. A large file is put in parts.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -19,18 +18,19 @@ use crate::parts::{self, InParts};
 use crate::report::{Bar, Report};
 use crate::retry::retrying;
 use crate::standard;
-use crate::stated::{PutError, Stated, tell};
+use crate::stated::{PutError, Stated, print_written};
 use crate::store::Store;
 
-/// Files up to this size are read in one go.
+/// Largest file, in bytes, that is read at once. Larger files are streamed.
 const WHOLE_BYTES_MAX: u64 = 1024 * 1024;
 
+/// Runs `put`.
 pub(crate) async fn run(store: &Store, report: &Report, options: PutArgs) -> Result<(), Failure> {
     let id = &store.id(&options.key)?;
-    let stated = &Stated {
+    let put_options = &Stated {
         content_type: options.content_type,
         custom: options.meta.into_iter().collect(),
-        expiration: options.expiration.stated().unwrap_or_default(),
+        expiration: options.expiration.policy().unwrap_or_default(),
         precondition: options.condition.precondition(),
     };
     let input = Input::of(options.file.as_deref()).await?;
@@ -42,52 +42,53 @@ pub(crate) async fn run(store: &Store, report: &Report, options: PutArgs) -> Res
                 report,
                 id,
                 path,
-                stated,
+                put_options,
                 options: options.parts,
             }
             .put()
             .await;
         }
         Input::Pipe(_) | Input::Stdin if options.parts.is_given() => {
-            let message = "only a regular file is put in parts (--parallel, --part-size, --resume)";
+            let message =
+                "only a regular file can be put in parts (--parallel, --part-size, --resume)";
             return Err(Failure::Usage(message.to_owned()));
         }
         Input::File(_) | Input::Pipe(_) | Input::Stdin => {}
     }
     let bar = report.bar("put", None);
     let written = match input {
-        Input::File(file) => put_file(store, id, &file, stated, &bar)
+        Input::File(file) => put_file(store, id, &file, put_options, &bar)
             .await
             .map_err(|error| error.failure(&file.path))?,
         Input::Pipe(path) => {
             let pipe = tokio::fs::File::open(&path)
                 .await
                 .map_err(|error| PutError::File(error).failure(&path))?;
-            put_body(store, id, Body::reader(Counted::new(pipe, &bar)), stated).await?
+            // Not retried: the bytes of a pipe can be read only once.
+            let body = Body::reader(Counted::new(pipe, &bar));
+            put_body(store, id, body, put_options).await?
         }
         Input::Stdin => {
-            put_body(
-                store,
-                id,
-                Body::reader(Counted::new(tokio::io::stdin(), &bar)),
-                stated,
-            )
-            .await?
+            let body = Body::reader(Counted::new(tokio::io::stdin(), &bar));
+            put_body(store, id, body, put_options).await?
         }
     };
     bar.end();
-    tell(report, id, &written, json!({}))
+    print_written(report, id, &written, json!({}))
 }
 
-/// What is put.
+/// Source of the bytes of a put.
 enum Input {
+    /// A regular file.
     File(Source),
-    /// A file that is no regular one: its length is not known.
+    /// A device or a pipe, of unknown length.
     Pipe(PathBuf),
+    /// Standard input.
     Stdin,
 }
 
 impl Input {
+    /// Returns the input at `path`; standard input if the path is absent or `-`.
     async fn of(path: Option<&Path>) -> Result<Self, Failure> {
         let Some(path) = path.filter(|path| *path != Path::new("-")) else {
             standard::require_input()?;
@@ -108,41 +109,44 @@ impl Input {
     }
 }
 
-/// A regular file, and how long it is said to be.
+/// A regular file with its expected size.
 #[derive(Clone, Debug)]
 pub(crate) struct Source {
-    /// Where it is.
+    /// Path of the file.
     pub(crate) path: PathBuf,
-    /// Its size; that it has another by the time it is read is an error.
+    /// Size in bytes. A file of another size at the time of the read is an error.
     pub(crate) bytes: u64,
 }
 
-async fn put_body(
+/// Puts a body in one piece.
+pub(crate) async fn put_body(
     store: &Store,
     id: &ObjectId,
     body: Body,
-    stated: &Stated,
+    put_options: &Stated,
 ) -> cenotaph::Result<Written> {
     store
         .engine
         .put(id, body)
-        .attributes(stated.attributes())
-        .precondition(stated.precondition)
+        .attributes(put_options.attributes())
+        .precondition(put_options.precondition)
         .await
 }
 
-/// Puts a file: a small one read whole, a large one streamed. Tries again while the store asks for
-/// it.
+/// Puts a file in one piece. A small file is read at once, a large file is streamed. Transient
+/// errors are retried.
 pub(crate) async fn put_file(
     store: &Store,
     id: &ObjectId,
     file: &Source,
-    stated: &Stated,
+    put_options: &Stated,
     bar: &Bar,
 ) -> Result<Written, PutError> {
     retrying(&store.env, async || {
+        // Bytes of this attempt. If it fails, the bar must lose them: the next attempt reads the
+        // file again.
         let counted = Arc::new(AtomicU64::new(0));
-        let result = put_once(store, id, file, stated, bar, &counted).await;
+        let result = put_once(store, id, file, put_options, bar, &counted).await;
         if result.is_err() {
             bar.take_back(counted.load(Ordering::Relaxed));
         }
@@ -151,11 +155,12 @@ pub(crate) async fn put_file(
     .await
 }
 
+/// Makes a single attempt to put a file.
 async fn put_once(
     store: &Store,
     id: &ObjectId,
     file: &Source,
-    stated: &Stated,
+    put_options: &Stated,
     bar: &Bar,
     counted: &Arc<AtomicU64>,
 ) -> Result<Written, PutError> {
@@ -181,6 +186,8 @@ async fn put_once(
                 counted: Arc::clone(counted),
             };
             let body = Body::reader(reader);
+            // With a promised length the engine fails the put if the file changes its length. The
+            // size of a file in /proc or /sys is no length, and can't be promised.
             if whole == Whole::Longer {
                 body.promise(file.bytes)
             } else {
@@ -188,29 +195,30 @@ async fn put_once(
             }
         }
     };
-    put_body(store, id, body, stated)
+    put_body(store, id, body, put_options)
         .await
         .map_err(PutError::Store)
 }
 
-/// The outcome of reading a file in one go.
+/// Result of reading a file at once.
 #[derive(PartialEq, Eq)]
 enum Whole {
-    /// All of it.
+    /// All bytes of the file.
     All(Vec<u8>),
-    /// More than is read in one go.
+    /// The file is larger than [`WHOLE_BYTES_MAX`].
     Longer,
-    /// The same, of a file whose size says nothing about its length.
+    /// The file is longer than [`WHOLE_BYTES_MAX`], and its size is not its length.
     Unsized,
-    /// It has another size by now.
+    /// The size of the file has changed.
     Changed,
 }
 
-/// Reads a small file. One that has more or fewer bytes than its size says, and still has that
-/// size, is not a changed one: the sizes of files in /proc and /sys are not their lengths.
+/// Reads a small file at once.
 async fn read_whole(store: &Store, file: &Source) -> Result<Whole, PutError> {
-    let (path, bytes) = (file.path.clone(), file.bytes);
+    let path = file.path.clone();
+    let bytes = file.bytes;
     let read = move || {
+        // A spare byte, so that the last read, which returns 0, does not grow the buffer.
         let mut whole = Vec::with_capacity(usize::try_from(bytes).unwrap_or(0).saturating_add(1));
         let opened = std::fs::File::open(path)?;
         io::Read::read_to_end(
@@ -218,6 +226,8 @@ async fn read_whole(store: &Store, file: &Source) -> Result<Whole, PutError> {
             &mut whole,
         )?;
         let read = whole.len() as u64;
+        // More or fewer bytes with an unchanged size are no change: the sizes of files in /proc and
+        // /sys are not their lengths.
         Ok(match read == bytes || opened.metadata()?.len() == bytes {
             false => Whole::Changed,
             true if read > WHOLE_BYTES_MAX => Whole::Unsized,
@@ -227,15 +237,16 @@ async fn read_whole(store: &Store, file: &Source) -> Result<Whole, PutError> {
     blocking(&store.env, read).await.map_err(PutError::File)
 }
 
-/// A reader whose bytes move a bar.
-struct Counted<R> {
+/// Reader that counts its bytes and advances a progress bar.
+pub(crate) struct Counted<R> {
     reader: R,
     bar: Bar,
     counted: Arc<AtomicU64>,
 }
 
 impl<R> Counted<R> {
-    fn new(reader: R, bar: &Bar) -> Self {
+    /// Wraps a reader.
+    pub(crate) fn new(reader: R, bar: &Bar) -> Self {
         Self {
             reader,
             bar: bar.clone(),

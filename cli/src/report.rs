@@ -1,9 +1,8 @@
-//! What the tool says, and where: results on standard output, progress and messages on standard
-//! error.
+//! Output of the tool: results on standard output, progress bars and messages on standard error.
 //!
-//! Everything that is printed passes here, so that bars and lines never mix, nothing panics when a
-//! reader has gone, `--json` means JSON alone, and no control character of a name reaches a
-//! terminal. Deliberately not here: how numbers look (`human.rs`).
+//! Invariants, which hold because all output passes through [`Report`]: progress bars and lines
+//! never mix, a closed pipe is an error and not a panic, `--json` prints nothing but JSON, and no
+//! control character of a name reaches the terminal.
 
 use std::io::{self, IsTerminal, Write};
 use std::process::ExitCode;
@@ -20,7 +19,7 @@ use crate::failure::Failure;
 use crate::human;
 use crate::standard::{Interrupt, Stdout};
 
-/// Where results and messages go.
+/// Writer of results, messages and progress bars.
 pub(crate) struct Report {
     json: bool,
     stdout: Stdout,
@@ -30,7 +29,10 @@ pub(crate) struct Report {
 }
 
 impl Report {
-    /// `json`: results as JSON lines. `quiet`: no bars.
+    /// Creates the report. `json` prints results as JSON lines; `quiet` hides progress bars.
+    ///
+    /// # Errors
+    /// [`Failure::Failed`] if standard output can't be used.
     pub(crate) fn new(env: &Env, json: bool, quiet: bool) -> Result<Self, Failure> {
         let is_visible = !quiet && io::stderr().is_terminal();
         let target = if is_visible {
@@ -53,27 +55,27 @@ impl Report {
         self.stdout.interrupt()
     }
 
-    /// Whether results are JSON.
+    /// Returns whether results are printed as JSON.
     pub(crate) fn is_json(&self) -> bool {
         self.json
     }
 
-    /// Whether anybody sees progress: what it needs is counted only then.
+    /// Returns whether progress bars are visible. Totals are counted only in this case.
     pub(crate) fn shows_progress(&self) -> bool {
         self.is_visible
     }
 
-    /// A result for scripts: one line of JSON, flushed.
+    /// Prints a result for scripts: a line of JSON, flushed.
     pub(crate) fn json(&self, value: &Value) -> Result<(), Failure> {
         self.text(&human::json_line(value))
     }
 
-    /// A result for people, of any number of lines.
+    /// Prints a result for people, of any number of lines.
     pub(crate) fn text(&self, text: &str) -> Result<(), Failure> {
         self.bars.suspend(|| self.bytes(human::lines(text).into()))
     }
 
-    /// A result in one of the two forms; `text` is one line, and gets its end here.
+    /// Prints a result as JSON or as text. `text` is a single line without its line end.
     pub(crate) fn result(
         &self,
         value: impl FnOnce() -> Value,
@@ -86,31 +88,32 @@ impl Report {
         }
     }
 
-    /// Bytes of an object.
+    /// Prints bytes of an object, unchanged.
     pub(crate) fn bytes(&self, bytes: Bytes) -> Result<(), Failure> {
         self.stdout.write(bytes)
     }
 
-    /// A message of one line on standard error. That it can't be written is no reason to stop.
+    /// Prints a message of one line on standard error.
     pub(crate) fn note(&self, message: &str) {
         self.bars.suspend(|| {
+            // A closed standard error must not stop the command.
             let _ = writeln!(io::stderr().lock(), "cenotaph: {}", human::key(message));
         });
     }
 
-    /// What to do, from now on, if the command ends without success: said behind the reason.
+    /// Sets the advice that follows the error message if the command fails; `None` removes it.
     pub(crate) fn advise(&self, advice: Option<String>) {
         *self.advice.lock().unwrap_or_else(PoisonError::into_inner) = advice;
     }
 
-    /// A bar over so many bytes, if anybody sees it.
-    pub(crate) fn bar(&self, what: &'static str, total_bytes: Option<u64>) -> Bar {
+    /// Creates a progress bar over this number of bytes, or a spinner if the total is unknown.
+    pub(crate) fn bar(&self, label: &'static str, total_bytes: Option<u64>) -> Bar {
         let bar = total_bytes.map_or_else(ProgressBar::new_spinner, ProgressBar::new);
-        // Drawn by all bars' common target, which is hidden if nobody sees it.
+        // All bars share a draw target. A hidden target keeps invisible bars from drawing.
         let bar = self.bars.add(bar);
         if self.is_visible {
             bar.set_style(style(total_bytes.is_some()));
-            bar.set_prefix(what);
+            bar.set_prefix(label);
             bar.enable_steady_tick(Duration::from_millis(200));
         }
         Bar {
@@ -121,7 +124,7 @@ impl Report {
         }
     }
 
-    /// Says how it ended, and with which code.
+    /// Prints the error and the advice of a failed command, and returns the exit code.
     pub(crate) fn end(&self, result: Result<(), Failure>) -> ExitCode {
         match result {
             Ok(()) => ExitCode::SUCCESS,
@@ -132,6 +135,7 @@ impl Report {
                     .unwrap_or_else(PoisonError::into_inner)
                     .take();
                 match (&failure, advice) {
+                    // Interrupted commands without advice of their own can be repeated as they are.
                     (Failure::Interrupted, None) => {
                         self.note(&format!("{failure}; run it again to resume"));
                     }
@@ -144,7 +148,7 @@ impl Report {
     }
 }
 
-/// Says why the tool ends before anything was begun, and with which code.
+/// Prints the error of a start that failed before a [`Report`] existed, and returns the exit code.
 pub(crate) fn end_without_report(failure: &Failure) -> ExitCode {
     let _ = writeln!(
         io::stderr().lock(),
@@ -154,6 +158,7 @@ pub(crate) fn end_without_report(failure: &Failure) -> ExitCode {
     ExitCode::from(failure.code())
 }
 
+/// Returns the style of a bar with or without a known total.
 fn style(is_bounded: bool) -> ProgressStyle {
     let template = if is_bounded {
         "{prefix:>9} [{bar:30}] {bytes}/{total_bytes} {binary_bytes_per_sec} {msg} eta {eta}"
@@ -165,7 +170,8 @@ fn style(is_bounded: bool) -> ProgressStyle {
         .progress_chars("=> ")
 }
 
-/// Progress of one long work. Cheap to clone; vanishes with [`end`](Self::end) or its last clone.
+/// Progress bar of a long operation. Cheap to clone; removed by [`end`](Self::end) or by the drop
+/// of the last clone.
 #[derive(Clone)]
 pub(crate) struct Bar {
     bar: ProgressBar,
@@ -175,37 +181,39 @@ pub(crate) struct Bar {
 }
 
 impl Bar {
-    /// The same bar, which counts files too.
+    /// Counts files, too; `total` is their number if known.
     pub(crate) fn of_files(mut self, total: Option<u64>) -> Self {
         self.items_total = total;
         self
     }
 
-    /// The same bar, which counts parts too.
+    /// Counts parts, too.
     pub(crate) fn of_parts(mut self, total: u64) -> Self {
-        (self.noun, self.items_total) = ("parts", Some(total));
+        self.noun = "parts";
+        self.items_total = Some(total);
         self
     }
 
-    /// So many bytes more.
+    /// Adds processed bytes.
     pub(crate) fn add(&self, bytes: u64) {
         self.bar.inc(bytes);
     }
 
-    /// So many bytes were counted in vain.
+    /// Subtracts the bytes of a failed attempt.
     pub(crate) fn take_back(&self, bytes: u64) {
         self.bar.dec(bytes);
     }
 
-    /// So much was done before: it counts, but not for how fast it goes.
+    /// Starts with the bytes and items of an earlier run.
     pub(crate) fn begin_with(&self, bytes: u64, items: u64) {
         self.bar.set_position(bytes);
+        // The earlier bytes took no time in this run: they must not count for the speed.
         self.bar.reset_eta();
         self.items.store(items, Ordering::Relaxed);
     }
 
-    /// One file more, or one part.
-    pub(crate) fn one_done(&self) {
+    /// Adds a file or a part.
+    pub(crate) fn item_done(&self) {
         let done = self.items.fetch_add(1, Ordering::Relaxed) + 1;
         if !self.bar.is_hidden() {
             self.bar.set_message(match self.items_total {
@@ -215,7 +223,7 @@ impl Bar {
         }
     }
 
-    /// So much has been looked at: bytes, of so many if that is known, and objects.
+    /// Sets the number of processed bytes and objects. `total_bytes` is `None` if unknown.
     pub(crate) fn at(
         &self,
         bytes: u64,
@@ -235,12 +243,12 @@ impl Bar {
             .set_message(format!("{objects}/{objects_total} objects"));
     }
 
-    /// Says this beside what it shows.
-    pub(crate) fn say(&self, message: String) {
+    /// Sets the message next to the bar.
+    pub(crate) fn set_message(&self, message: String) {
         self.bar.set_message(message);
     }
 
-    /// Takes the bar away.
+    /// Removes the bar.
     pub(crate) fn end(&self) {
         self.bar.finish_and_clear();
     }
@@ -248,6 +256,7 @@ impl Bar {
 
 impl Drop for Bar {
     fn drop(&mut self) {
+        // `items` is shared by all clones, so a count of 1 means that this is the last clone.
         if Arc::strong_count(&self.items) == 1 {
             self.bar.finish_and_clear();
         }

@@ -1,23 +1,23 @@
-//! Calls that may be made again: backs off and retries, a bounded number of times.
+//! Retries of engine calls with exponential backoff, bounded in number.
 
 use std::time::Duration;
 
 use cenotaph::{Env, ErrorKind};
 
-/// Attempts of a call that finds a limit reached: the tool's own calls reach it, and it passes when
-/// some of them end.
+/// Attempts of a call that fails with `Overloaded`. The concurrent calls of the tool itself reach
+/// the limit, and free it when they end.
 const OVERLOADED_ATTEMPTS_MAX: u32 = 8;
-/// Attempts of a call that finds a tier unavailable. Few, for a remote tier has been tried again
-/// below already.
+/// Attempts of a call that fails with `Unavailable`. Few, because the operator of a remote tier
+/// retries as well.
 const UNAVAILABLE_ATTEMPTS_MAX: u32 = 3;
-/// First delay; doubled for each further one.
+/// First delay. Each further delay is twice as long.
 const BACKOFF_MIN: Duration = Duration::from_millis(20);
 /// Longest delay.
 const BACKOFF_MAX: Duration = Duration::from_secs(2);
 
-/// An error that says how often the same call may be made.
+/// Error with a limit of attempts.
 pub(crate) trait Retryable {
-    /// Attempts in all; 1 if making the call again is no use, or not safe.
+    /// Returns the largest number of attempts; 1 if a retry is useless or unsafe.
     fn attempts_max(&self) -> u32;
 }
 
@@ -31,15 +31,17 @@ impl Retryable for cenotaph::Error {
     }
 }
 
-/// What the call gives, or its last error.
+/// Makes a call until it succeeds or its attempts are used up. Returns the last result.
 pub(crate) async fn retrying<T, E: Retryable>(
     env: &Env,
     mut call: impl AsyncFnMut() -> Result<T, E>,
 ) -> Result<T, E> {
-    let (mut attempt, mut backoff) = (1, BACKOFF_MIN);
+    let mut attempt = 1;
+    let mut backoff = BACKOFF_MIN;
     loop {
         match call().await {
             Err(error) if attempt < error.attempts_max() => {
+                // Jitter, so that concurrent calls do not come back together.
                 env.sleep(backoff / 2 + env.jitter(backoff)).await;
             }
             result => return result,
@@ -55,7 +57,7 @@ mod tests {
     use cenotaph::Error;
 
     #[tokio::test]
-    async fn only_what_may_pass_is_tried_again_and_not_for_ever() {
+    async fn only_transient_errors_are_retried_and_boundedly() {
         let env = Env::real().unwrap();
         let cases = [
             (ErrorKind::Overloaded, 8),

@@ -1,4 +1,4 @@
-//! `rm`: deletes objects, named one by one or by what their keys begin with.
+//! `rm`: deletes objects by key or by prefix.
 
 use cenotaph::{ObjectId, Precondition};
 use futures::TryStreamExt;
@@ -11,7 +11,9 @@ use crate::report::Report;
 use crate::retry::retrying;
 use crate::store::Store;
 
+/// Runs `rm`.
 pub(crate) async fn run(store: &Store, report: &Report, options: RmArgs) -> Result<(), Failure> {
+    // All arguments are checked before the first object is deleted.
     let ids: Vec<ObjectId> = options
         .keys
         .iter()
@@ -20,7 +22,7 @@ pub(crate) async fn run(store: &Store, report: &Report, options: RmArgs) -> Resu
     let precondition = options.condition.precondition();
     if precondition != Precondition::None && ids.len() != 1 {
         return Err(Failure::Usage(
-            "a condition is on one object: name one key".to_owned(),
+            "a precondition applies to a single object: name one key".to_owned(),
         ));
     }
     let prefix = prefix(options.recursive, options.all)?;
@@ -38,14 +40,18 @@ pub(crate) async fn run(store: &Store, report: &Report, options: RmArgs) -> Resu
     }
 }
 
-/// The prefix to delete by, if any. An empty one means every object, which must be asked for by
-/// name: a variable that is not set in a script gives an empty one too.
+/// Returns the prefix of the objects to delete, if any.
+///
+/// # Errors
+/// [`Failure::Usage`] if the prefix is empty and `--all` is not given, or if both are given with
+/// a prefix that is not empty.
 fn prefix(recursive: Option<String>, all: bool) -> Result<Option<String>, Failure> {
     match recursive {
         None => Ok(all.then(String::new)),
         Some(prefix) if !prefix.is_empty() && all => Err(Failure::Usage(format!(
-            "--all deletes every object, not those below a prefix: prefix={prefix}"
+            "--all deletes every object, not only those of a prefix: prefix={prefix}"
         ))),
+        // A script with an unset variable passes an empty prefix. It must not delete everything.
         Some(prefix) if prefix.is_empty() && !all => Err(Failure::Usage(
             "an empty prefix means every object of the namespace: give --all to delete them all"
                 .to_owned(),
@@ -54,7 +60,7 @@ fn prefix(recursive: Option<String>, all: bool) -> Result<Option<String>, Failur
     }
 }
 
-/// Deletes one; whether there was one.
+/// Deletes an object. Returns whether it existed.
 async fn remove(
     store: &Store,
     report: &Report,
@@ -69,10 +75,12 @@ async fn remove(
     Ok(existed)
 }
 
-/// Deletes all below a prefix: how many that were. What is tried again goes on where it was.
+/// Deletes the objects of a prefix. Returns their number.
 async fn remove_prefix(store: &Store, report: &Report, prefix: &str) -> Result<u64, Failure> {
     let bar = report.bar("rm", None);
-    let (mut deleted, mut last) = (0, None);
+    let mut deleted = 0;
+    // Last key that is done. A retry continues after it.
+    let mut last = None;
     let remove = async || {
         let mut deletion = store
             .engine
@@ -81,11 +89,13 @@ async fn remove_prefix(store: &Store, report: &Report, prefix: &str) -> Result<u
         if let Some(last) = &last {
             deletion = deletion.start_after(String::clone(last));
         }
-        let (before, mut progress) = (deleted, deletion.stream());
+        // The stream counts from 0 in each attempt.
+        let before = deleted;
+        let mut progress = deletion.stream();
         while let Some(done) = progress.try_next().await? {
             deleted = before + done.deleted;
             last = done.last;
-            bar.say(human::counted(deleted, "object"));
+            bar.set_message(human::counted(deleted, "object"));
         }
         Ok::<_, cenotaph::Error>(())
     };

@@ -1,5 +1,5 @@
-//! `salvage`: what can be read of a damaged store, copied into a new one. An exit code of its own
-//! if something is lost.
+//! `salvage`: copies everything readable of a damaged store into a new store. The exit code is 5 if
+//! something is lost.
 
 use cenotaph::SalvageReport;
 use serde_json::{Value, json};
@@ -11,6 +11,7 @@ use crate::human;
 use crate::report::Report;
 use crate::tier::Location;
 
+/// Runs `salvage`. `blobs` is the value of `--blobs`.
 pub(crate) async fn run(
     report: &Report,
     options: &SalvageArgs,
@@ -26,12 +27,13 @@ pub(crate) async fn run(
     };
     let place = match place {
         BlobPlace::UnderData => {
+            // The salvage reads this directory by default. It is absent if all objects are inline.
             let place = options.old.join("blobs");
             place.is_dir().then(|| format!("fs:{}", place.display()))
         }
         BlobPlace::Directory(dir) if !dir.is_dir() => {
             return Err(Failure::Failed(format!(
-                "there is no blob tier here: path={}",
+                "the blob directory does not exist: path={}",
                 dir.display()
             )));
         }
@@ -39,9 +41,9 @@ pub(crate) async fn run(
             salvage = salvage.blobs(blobs::directory(&dir)?);
             Some(format!("fs:{}", dir.display()))
         }
-        // The URI may hold credentials.
         BlobPlace::Remote(uri) => {
             salvage = salvage.blobs(blobs::remote(&uri)?);
+            // Not the URI itself: it may contain credentials.
             Some("URI, as given here".to_owned())
         }
     };
@@ -55,7 +57,8 @@ pub(crate) async fn run(
     }
     if let Some(place) = place {
         report.note(&format!(
-            "large objects were not copied: use the new store with --data {} --blobs {place}, and the old one no more",
+            "large objects were not copied: use the new store with --data {} --blobs {place}, and \
+             do not use the old store any more",
             options.new.display()
         ));
     }
@@ -68,19 +71,21 @@ pub(crate) async fn run(
     )))
 }
 
+/// Returns the report for scripts.
 fn in_json(salvaged: &SalvageReport) -> Value {
     let mut value = json!(salvaged);
     value["complete"] = json!(salvaged.is_complete());
     value
 }
 
+/// Formats the report for people: a line per loss, and a summary. Names are escaped.
 fn in_text(salvaged: &SalvageReport) -> String {
     let mut lines = Vec::new();
     for lost in &salvaged.lost_tables {
-        let said = format!("table={} file={}: {}", lost.table, lost.file, lost.why);
+        let table = format!("table={} file={}: {}", lost.table, lost.file, lost.why);
         lines.push(format!(
-            "lost-table {} (entries may be missing, or older than they were)",
-            human::key(&said)
+            "lost-table {} (entries may be missing or outdated)",
+            human::key(&table)
         ));
     }
     for range in &salvaged.unreadable_ranges {
@@ -88,11 +93,11 @@ fn in_text(salvaged: &SalvageReport) -> String {
             .to
             .as_ref()
             .map_or("the end".to_owned(), ToString::to_string);
-        let said = format!(
+        let range = format!(
             "table={} from={} to={to}: {}",
             range.table, range.from, range.why
         );
-        lines.push(format!("unreadable {}", human::key(&said)));
+        lines.push(format!("unreadable {}", human::key(&range)));
     }
     for object in &salvaged.objects_without_payload {
         lines.push(format!(
@@ -109,8 +114,7 @@ fn in_text(salvaged: &SalvageReport) -> String {
     }
     if salvaged.journal_damaged {
         lines.push(
-            "lost-batches the journal is damaged: objects may be missing, or older than they were"
-                .to_owned(),
+            "lost-batches the journal is damaged: objects may be missing or outdated".to_owned(),
         );
     }
     lines.push(format!(

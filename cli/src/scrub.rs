@@ -1,5 +1,5 @@
-//! `scrub`: both tiers against each other, every byte of them, and repairs on request. Not zero if
-//! anything is left.
+//! `scrub`: checks every byte of both tiers, and repairs problems on request. The exit code is not
+//! 0 if a problem remains.
 
 use std::time::Duration;
 
@@ -13,9 +13,10 @@ use crate::human;
 use crate::report::Report;
 use crate::store::Store;
 
-/// Findings that are named; all are counted.
+/// Largest number of findings that are printed. All findings are counted.
 const FINDINGS_MAX: usize = 10_000;
 
+/// Runs `scrub`.
 pub(crate) async fn run(
     store: &Store,
     report: &Report,
@@ -42,19 +43,21 @@ pub(crate) async fn run(
     }
     let shown = bar.clone();
     let show = move |at: ScrubProgress| {
+        // A scrub of presence reads no bytes, so the total would never be reached.
         let total = at.bytes_total.filter(|_| depth == ScrubDepth::Bytes);
         shown.at(at.looked.bytes, total, at.objects_done, at.looked.objects);
     };
     let scrubbed = scrub.on_progress(show).await?;
     bar.end();
     for finding in &scrubbed.findings {
-        tell(report, finding)?;
+        print_finding(report, finding)?;
     }
-    summarise(report, &scrubbed, watch.elapsed())?;
+    print_summary(report, &scrubbed, watch.elapsed())?;
     success(&scrubbed)
 }
 
-fn tell(report: &Report, finding: &Finding) -> Result<(), Failure> {
+/// Prints a finding.
+fn print_finding(report: &Report, finding: &Finding) -> Result<(), Failure> {
     report.result(
         || with_event("finding", json!(finding)),
         || {
@@ -67,6 +70,7 @@ fn tell(report: &Report, finding: &Finding) -> Result<(), Failure> {
     )
 }
 
+/// Returns the outcome of a finding as a word.
 fn fate(fate: Fate) -> &'static str {
     match fate {
         Fate::Left => "left",
@@ -75,12 +79,14 @@ fn fate(fate: Fate) -> &'static str {
     }
 }
 
+/// Adds the field `event` to a JSON object.
 fn with_event(event: &str, mut value: Value) -> Value {
     value["event"] = json!(event);
     value
 }
 
-fn summarise(report: &Report, scrubbed: &ScrubReport, took: Duration) -> Result<(), Failure> {
+/// Prints the counts of the scrub.
+fn print_summary(report: &Report, scrubbed: &ScrubReport, took: Duration) -> Result<(), Failure> {
     let unnamed = scrubbed.found - scrubbed.findings.len() as u64;
     report.result(
         || {
@@ -93,34 +99,31 @@ fn summarise(report: &Report, scrubbed: &ScrubReport, took: Duration) -> Result<
             value
         },
         || {
-            let looked = &scrubbed.looked;
-            let (objects, blobs) = (
-                human::counted(looked.objects, "object"),
-                human::counted(looked.blobs, "blob"),
-            );
+            let counts = &scrubbed.looked;
+            let objects = human::counted(counts.objects, "object");
+            let blobs = human::counted(counts.blobs, "blob");
+            let problems = human::counted(scrubbed.found, "problem");
             let found = match unnamed {
-                0 => human::counted(scrubbed.found, "problem"),
-                _ => format!(
-                    "{}, {} of them not named here",
-                    human::counted(scrubbed.found, "problem"),
-                    human::grouped(unnamed)
-                ),
+                0 => problems,
+                _ => format!("{problems}, {} of them not listed", human::grouped(unnamed)),
             };
-            let (bytes, took) = (human::bytes(looked.bytes), human::duration(took));
+            let bytes = human::bytes(counts.bytes);
+            let took = human::duration(took);
             format!(
-                "looked at {objects}, {blobs}, {bytes} in {took}; {found}, {} repaired",
+                "checked {objects}, {blobs}, {bytes} in {took}; {found}, {} repaired",
                 human::grouped(scrubbed.repaired)
             )
         },
     )
 }
 
-/// An error if anything is left.
+/// Returns an error if a problem remains.
 fn success(scrubbed: &ScrubReport) -> Result<(), Failure> {
     if scrubbed.left() == 0 {
         return Ok(());
     }
     let left = human::counted(scrubbed.left(), "problem");
+    // The first remaining problem may be beyond the listed findings.
     match scrubbed
         .findings
         .iter()

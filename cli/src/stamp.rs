@@ -1,26 +1,23 @@
-//! What an import keeps of a file beside its bytes: [`Stamp`], mode and modification time, as two
-//! custom entries.
+//! [`Stamp`], the metadata of a file that an import stores as custom entries of its object.
 //!
 //! ```text
-//! cenotaph.mode   100644 octal, without the file type: "644"        only where the system has modes
-//! cenotaph.mtime  seconds since 1970, nine digits behind the point:  "1700000000.123456789"; may be negative
+//! cenotaph.mode   octal, without the file type           "644"                   Unix only
+//! cenotaph.mtime  seconds since 1970, nine decimals      "1700000000.123456789"  may be negative
 //! ```
 //!
-//! Guards that nothing else is taken for a stamp: the names are reserved, and a value counts only
-//! if it is spelled exactly as an import spells it.
+//! Invariant: only entries of an import are accepted. The names are reserved, and a value is
+//! ignored unless it has exactly the spelling that an import writes.
 
 use std::collections::BTreeMap;
 use std::fs::{File, Metadata};
 use std::io;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-/// Prefix of the names of custom entries that are the tool's own.
-pub(crate) const RESERVED: &str = "cenotaph.";
 const MODE: &str = "cenotaph.mode";
 const MTIME: &str = "cenotaph.mtime";
-/// All bits of a mode that are no file type.
+/// Bits of a mode without the file type.
 const MODE_BITS: u32 = 0o7777;
-/// Those of them that are permissions; the others are setuid, setgid and sticky.
+/// Permission bits of a mode, without setuid, setgid and sticky.
 const PERMISSION_BITS: u32 = 0o777;
 
 /// Mode and modification time of a file.
@@ -31,7 +28,7 @@ pub(crate) struct Stamp {
 }
 
 impl Stamp {
-    /// Of a file on disk.
+    /// Returns the metadata of a file on disk.
     pub(crate) fn of(metadata: &Metadata) -> Self {
         #[cfg(unix)]
         let mode =
@@ -44,7 +41,7 @@ impl Stamp {
         }
     }
 
-    /// As an import kept it.
+    /// Parses the custom entries of an import. Invalid entries are ignored.
     pub(crate) fn from_custom(custom: &BTreeMap<String, String>) -> Self {
         let mode = custom.get(MODE).and_then(|mode| parse_mode(mode));
         Self {
@@ -53,7 +50,7 @@ impl Stamp {
         }
     }
 
-    /// The same without setuid, setgid and sticky bit.
+    /// Removes the setuid, setgid and sticky bits.
     pub(crate) fn without_special_bits(self) -> Self {
         Self {
             mode: self.mode.map(|mode| mode & PERMISSION_BITS),
@@ -61,7 +58,7 @@ impl Stamp {
         }
     }
 
-    /// As an import keeps it.
+    /// Returns the custom entries that an import stores.
     pub(crate) fn to_custom(self) -> BTreeMap<String, String> {
         let mode = self.mode.map(|mode| (MODE.to_owned(), format_mode(mode)));
         let mtime = self
@@ -70,12 +67,13 @@ impl Stamp {
         mode.into_iter().chain(mtime).collect()
     }
 
-    /// Whether it says so much that an equal one means the same file.
+    /// Returns whether the modification time is known. Without it equal metadata does not imply an
+    /// unchanged file.
     pub(crate) fn has_mtime(self) -> bool {
         self.mtime.is_some()
     }
 
-    /// Gives an open file this mode and time.
+    /// Sets mode and modification time of an open file.
     pub(crate) fn apply(self, file: &File) -> io::Result<()> {
         if let Some(mtime) = self.mtime {
             file.set_modified(mtime)?;
@@ -88,17 +86,22 @@ impl Stamp {
     }
 }
 
+/// Formats a mode as octal digits.
 fn format_mode(mode: u32) -> String {
     format!("{mode:o}")
 }
 
+/// Parses a mode, or returns `None` if the text is not exactly what [`format_mode`] writes.
 fn parse_mode(text: &str) -> Option<u32> {
     let mode = u32::from_str_radix(text, 8).ok()?;
+    // The round trip refuses other spellings, such as `+644` and `0644`.
     (mode <= MODE_BITS && format_mode(mode) == text).then_some(mode)
 }
 
+/// Formats a time as seconds since 1970 with nine decimal places.
 fn format_mtime(mtime: SystemTime) -> String {
-    // The part behind the point counts up from the second before, as the system's own numbers do.
+    // The decimals count up from the second before, as in `struct timespec`: -0.25 s is written as
+    // `-1.750000000`.
     let (seconds, nanos) = match mtime.duration_since(UNIX_EPOCH) {
         Ok(after) => (i128::from(after.as_secs()), after.subsec_nanos()),
         Err(before) => match (
@@ -112,6 +115,7 @@ fn format_mtime(mtime: SystemTime) -> String {
     format!("{seconds}.{nanos:09}")
 }
 
+/// Parses a time, or returns `None` if the text is not exactly what [`format_mtime`] writes.
 fn parse_mtime(text: &str) -> Option<SystemTime> {
     let (seconds, nanos) = text.split_once('.')?;
     let seconds: i64 = seconds.parse().ok()?;
@@ -131,15 +135,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_stamp_survives_being_kept() {
-        let around = [
+    fn metadata_survives_the_round_trip() {
+        let times = [
             (0, 0),
             (1_700_000_000, 123_456_789),
             (-1, 0),
             (-1, 999_999_999),
             (-100, 1),
         ];
-        for (seconds, nanos) in around {
+        for (seconds, nanos) in times {
             let text = format!("{seconds}.{nanos:09}");
             let mtime = parse_mtime(&text).unwrap();
             assert_eq!(format_mtime(mtime), text);
@@ -152,7 +156,7 @@ mod tests {
     }
 
     #[test]
-    fn what_somebody_else_put_there_is_no_stamp() {
+    fn other_spellings_are_ignored() {
         let custom = [(MODE, "rwx"), (MTIME, "yesterday")]
             .map(|(name, value)| (name.to_owned(), value.to_owned()));
         assert_eq!(Stamp::from_custom(&custom.into()), Stamp::default());

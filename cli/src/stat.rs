@@ -1,4 +1,4 @@
-//! `stat`: what is known about one object.
+//! `stat`: prints the metadata of an object.
 
 use std::time::Duration;
 
@@ -12,19 +12,20 @@ use crate::report::Report;
 use crate::retry::retrying;
 use crate::store::Store;
 
+/// Runs `stat`.
 pub(crate) async fn run(store: &Store, report: &Report, options: &StatArgs) -> Result<(), Failure> {
     let id = store.id(&options.key)?;
     match retrying(&store.env, async || store.engine.head(&id).await).await? {
         Some(head) if report.is_json() => report.json(&head_in_json(&head)),
         Some(head) => report.text(&in_words(&head)),
-        None => Err(Failure::NotFound(format!(
-            "there is no such object: key={id}"
-        ))),
+        None => Err(Failure::NotFound(format!("no such object: key={id}"))),
     }
 }
 
+/// Formats the metadata of an object as a table. Absent attributes have no row.
 fn in_words(head: &Head) -> String {
-    let (metadata, attributes) = (&head.metadata, &head.metadata.attributes);
+    let metadata = &head.metadata;
+    let attributes = &metadata.attributes;
     let row = |name: &str, value: String| [name.to_owned(), human::key(&value)];
     let mut rows = vec![
         row("key", head.id.key().to_owned()),
@@ -46,14 +47,14 @@ fn in_words(head: &Head) -> String {
             .checksum
             .map(|checksum| row("checksum", checksum.to_string())),
     );
-    let stated = [
+    let optional = [
         ("content type", &attributes.content_type),
         ("compression", &attributes.compression),
         ("origin", &attributes.origin),
         ("filename", &attributes.filename),
     ];
     rows.extend(
-        stated
+        optional
             .into_iter()
             .filter_map(|(name, value)| Some(row(name, value.clone()?))),
     );
@@ -66,13 +67,14 @@ fn in_words(head: &Head) -> String {
     human::table([Align::Left, Align::Left], &rows)
 }
 
+/// Formats an expiration policy, or returns `None` if the object does not expire by itself.
 fn policy(expiration: Expiration) -> Option<String> {
     let time = |time: Duration| humantime::format_duration(time).to_string();
     match expiration {
         Expiration::Manual => None,
-        Expiration::TimeToLive(live) => Some(format!("{} after it was written", time(live))),
+        Expiration::TimeToLive(live) => Some(format!("{} after the write", time(live))),
         Expiration::TimeToIdle(idle) => {
-            Some(format!("{} after it was written or read last", time(idle)))
+            Some(format!("{} after the last write or read", time(idle)))
         }
     }
 }

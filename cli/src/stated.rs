@@ -1,7 +1,4 @@
-//! What is stated about an object that is put, why it was not, and what is said when it was: the
-//! same for a put in one piece and one in parts.
-//!
-//! Deliberately not here: putting it (`put.rs`, `parts.rs`).
+//! Options, errors and output that a put in one piece and a put in parts share.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -15,21 +12,21 @@ use crate::human;
 use crate::report::Report;
 use crate::retry::Retryable;
 
-/// What is stated about an object.
+/// Attributes and precondition of a put.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Stated {
-    /// Its media type.
+    /// Media type.
     pub(crate) content_type: Option<String>,
-    /// Its custom entries.
+    /// Custom entries.
     pub(crate) custom: BTreeMap<String, String>,
-    /// When it stops existing by itself.
+    /// Expiration policy.
     pub(crate) expiration: Expiration,
-    /// How it must stand.
+    /// Precondition of the write.
     pub(crate) precondition: Precondition,
 }
 
 impl Stated {
-    /// The same as the engine says it, but for how it must stand.
+    /// Returns the attributes for the engine.
     pub(crate) fn attributes(&self) -> Attributes {
         let Self {
             content_type,
@@ -46,19 +43,19 @@ impl Stated {
     }
 }
 
-/// Why a file was not put.
+/// Error of the put of a file.
 #[derive(Debug)]
 pub(crate) enum PutError {
-    /// It can't be read.
+    /// The file can't be read.
     File(io::Error),
-    /// It has not as many bytes as it was said to have.
+    /// The file has another length than at the start.
     Changed,
-    /// The store could not take it.
+    /// The store refused the object.
     Store(cenotaph::Error),
 }
 
 impl PutError {
-    /// One line that says so; whose file it is, the caller says.
+    /// Returns a message of one line, without the path of the file.
     pub(crate) fn message(&self) -> String {
         match self {
             Self::File(error) => format!("the file can't be read: {}", one_line(error)),
@@ -67,9 +64,10 @@ impl PutError {
         }
     }
 
-    /// Why the tool ends; a condition that does not hold is told apart.
+    /// Converts the error to a [`Failure`] that names the file.
     pub(crate) fn failure(self, path: &Path) -> Failure {
         match self {
+            // A failed precondition has an exit code of its own, and is not the fault of the file.
             Self::Store(error) if matches!(error.kind(), ErrorKind::Conflict { .. }) => {
                 error.into()
             }
@@ -79,7 +77,8 @@ impl PutError {
         }
     }
 
-    /// Whether the file may be another one by now, so that looking at it again is worth it.
+    /// Returns whether the file may have changed, so that another attempt with fresh metadata may
+    /// succeed.
     pub(crate) fn is_of_source(&self) -> bool {
         match self {
             Self::Changed => true,
@@ -98,22 +97,22 @@ impl Retryable for PutError {
     }
 }
 
-/// Says what was written, and for scripts this too.
-pub(crate) fn tell(
+/// Prints the result of a put. `fields` are additional fields of the JSON object.
+pub(crate) fn print_written(
     report: &Report,
     id: &ObjectId,
     written: &Written,
-    mut more: Value,
+    mut fields: Value,
 ) -> Result<(), Failure> {
     let version = written.version.map(cenotaph::Version::get);
     report.result(
         || {
-            more["key"] = json!(id.key());
-            more["version"] = json!(version);
-            more["etag"] = json!(written.etag);
-            more["created"] = json!(written.created);
-            more["superseded"] = json!(written.outcome == Outcome::Superseded);
-            more
+            fields["key"] = json!(id.key());
+            fields["version"] = json!(version);
+            fields["etag"] = json!(written.etag);
+            fields["created"] = json!(written.created);
+            fields["superseded"] = json!(written.outcome == Outcome::Superseded);
+            fields
         },
         || match version {
             Some(version) => format!("{} version {version}", human::key(id.key())),

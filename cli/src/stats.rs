@@ -1,4 +1,4 @@
-//! `stats` and `recover`: what the engine tells about itself.
+//! `stats`: prints the contents of the store and the counters of the engine.
 
 use std::time::Duration;
 
@@ -12,7 +12,8 @@ use crate::human::{self, Align};
 use crate::report::Report;
 use crate::store::Store;
 
-pub(crate) async fn stats(
+/// Runs `stats`.
+pub(crate) async fn run(
     store: &Store,
     report: &Report,
     options: &StatsArgs,
@@ -34,24 +35,26 @@ pub(crate) async fn stats(
         rows.extend(in_rows(&stats).map(|(name, value)| [name.to_owned(), value]));
         report.text(&human::table([Align::Left, Align::Right], &rows))?;
     }
+    // Printed first, failed then: the counts of the readable rows are still useful.
     match usage.map_or(0, |usage| usage.unreadable_ranges) {
         0 => Ok(()),
         ranges => {
             let ranges = human::counted(ranges, "range");
             Err(Failure::Failed(format!(
-                "{ranges} of rows can't be read and not all objects are counted; see `scrub`"
+                "{ranges} of rows can't be read, so the counts are incomplete; run `scrub`"
             )))
         }
     }
 }
 
-/// What is stored; none if a row is damaged, which must not hide the rest.
+/// Counts objects and bytes, or returns `None` and prints a message if a row is damaged. The damage
+/// must not hide the counters of the engine.
 async fn usage(store: &Store, report: &Report) -> Result<Option<Usage>, Failure> {
     match store.engine.usage().await {
         Ok(usage) => Ok(Some(usage)),
         Err(error) if error.kind() == ErrorKind::Corrupt => {
             report.note(&format!(
-                "the objects can't be counted; see `scrub`: {}",
+                "the objects can't be counted; run `scrub`: {}",
                 one_line(&error)
             ));
             Ok(None)
@@ -60,6 +63,7 @@ async fn usage(store: &Store, report: &Report) -> Result<Option<Usage>, Failure>
     }
 }
 
+/// Returns the fields of the usage for scripts, `null` if it is unknown.
 fn usage_in_json(usage: Option<&Usage>) -> [(&'static str, serde_json::Value); 9] {
     [
         ("objects", json!(usage.map(|usage| usage.objects))),
@@ -90,6 +94,7 @@ fn usage_in_json(usage: Option<&Usage>) -> [(&'static str, serde_json::Value); 9
     ]
 }
 
+/// Returns the rows of the usage for people.
 fn usage_in_rows(usage: &Usage) -> Vec<[String; 2]> {
     let row = |name: &str, value: String| [name.to_owned(), value];
     vec![
@@ -107,12 +112,16 @@ fn usage_in_rows(usage: &Usage) -> Vec<[String; 2]> {
     ]
 }
 
+/// Formats an optional timestamp; `-` if absent.
 fn moment(moment: Option<Timestamp>) -> String {
     moment.map_or_else(|| "-".to_owned(), human::moment)
 }
 
+/// Returns the counters of the engine for scripts.
 fn in_json(stats: &Stats) -> serde_json::Value {
-    let (index, actors, reads) = (&stats.index, &stats.actors, &stats.reads);
+    let index = &stats.index;
+    let actors = &stats.actors;
+    let reads = &stats.reads;
     json!({
         "epoch": stats.epoch.get(),
         "changes": actors.changes,
@@ -140,6 +149,7 @@ fn in_json(stats: &Stats) -> serde_json::Value {
     })
 }
 
+/// Returns the rows of the engine's counters for people.
 fn in_rows(stats: &Stats) -> [(&'static str, String); 15] {
     let actors = &stats.actors;
     let of_disk = |bytes: fn(&SpaceStats) -> u64| {
@@ -176,7 +186,7 @@ fn in_rows(stats: &Stats) -> [(&'static str, String); 15] {
         (
             "  state",
             if is_low {
-                "no space: only deletes are taken"
+                "no space: only deletes are accepted"
             } else {
                 "ok"
             }
@@ -185,17 +195,17 @@ fn in_rows(stats: &Stats) -> [(&'static str, String); 15] {
     ]
 }
 
-/// What recovery came to.
+/// Result of a recovery.
 pub(crate) struct Recovered {
-    /// What the engine says after it.
+    /// Counters of the engine after the recovery.
     pub(crate) stats: Stats,
-    /// Orphans that may not be deleted yet.
+    /// Number of orphans that may not be deleted yet.
     pub(crate) left: u64,
-    /// How long settling took. Opening, which settles dead changes, comes before.
+    /// Duration of the settling. Does not include the open, which settles dead changes.
     pub(crate) took: Duration,
 }
 
-/// Settles what can be settled now.
+/// Settles all changes and orphans that can be settled now.
 pub(crate) async fn settle(store: &Store) -> Result<Recovered, Failure> {
     let watch = Stopwatch::start(&store.env);
     let left = store.engine.settle().await?;
@@ -206,6 +216,7 @@ pub(crate) async fn settle(store: &Store) -> Result<Recovered, Failure> {
     })
 }
 
+/// Runs `recover`. The open of the store has fenced the changes of dead owners already.
 pub(crate) async fn recover(store: &Store, report: &Report) -> Result<(), Failure> {
     let recovered = settle(store).await?;
     let actors = recovered.stats.actors;
@@ -226,7 +237,7 @@ pub(crate) async fn recover(store: &Store, report: &Report) -> Result<(), Failur
             let fenced = human::counted(actors.fenced, "interrupted write");
             let swept = human::counted(actors.swept, "blob");
             let left = human::counted(recovered.left, "blob");
-            format!("fenced {fenced}, swept {swept}, left {left} to a later moment")
+            format!("fenced {fenced}, swept {swept}, left {left} for later")
         },
     )
 }

@@ -1,10 +1,8 @@
-//! Signals that ask the tool to stop: [`Stop`]. One that comes while nobody waits is not lost: the
-//! next wait sees it.
+//! [`Stop`], the handler of the signals that stop the tool.
 //!
-//! 1. The first signal drops the work, and ends a write to standard output that waits for its
-//!    reader.
-//! 2. The store is closed, for 10 s at most.
-//! 3. After [`END_AFTER_SIGNAL`] the process ends, whatever it waits for.
+//! 1. The first signal drops the running command, and interrupts a write to standard output.
+//! 2. The store is closed, within 10 s.
+//! 3. After [`END_AFTER_SIGNAL`] the process exits, whatever it waits for.
 
 use std::future::Future;
 use std::sync::mpsc;
@@ -15,11 +13,12 @@ use cenotaph::Env;
 use crate::failure::Failure;
 use crate::standard::Interrupt;
 
-/// Longest time from the first signal to the end of the process: what closing the store may take,
-/// and a margin.
+/// Longest time from the first signal to the end of the process: the limit for closing the store,
+/// and a margin of 2 s.
 const END_AFTER_SIGNAL: Duration = Duration::from_secs(12);
 
-/// Ctrl-C, and where there is such a thing the request to terminate.
+/// Listener of SIGINT and, on Unix, SIGTERM. A signal that arrives while no caller waits is kept
+/// for the next wait.
 pub(crate) struct Stop {
     #[cfg(unix)]
     interrupt: tokio::signal::unix::Signal,
@@ -28,12 +27,12 @@ pub(crate) struct Stop {
 }
 
 impl Stop {
-    /// Listens from now on.
+    /// Installs the signal handlers.
     pub(crate) fn new() -> Result<Self, Failure> {
         #[cfg(unix)]
         {
             use tokio::signal::unix::{SignalKind, signal};
-            let failed = |error| Failure::io("signals can't be heard", &error);
+            let failed = |error| Failure::io("the signal handlers can't be installed", &error);
             let interrupt = signal(SignalKind::interrupt()).map_err(failed)?;
             Ok(Self {
                 interrupt,
@@ -44,15 +43,17 @@ impl Stop {
         Ok(Self {})
     }
 
-    /// Sees to it that the process ends after a signal even if it waits where a signal is not seen:
-    /// for whoever reads standard output, or messages.
+    /// Bounds the time from a signal to the end of the process. The process also ends if it blocks
+    /// where it can't see a signal: in a write to standard output or standard error.
     pub(crate) fn bound(env: &Env, interrupt: Interrupt) -> Result<(), Failure> {
-        let (mut stop, runner) = (Self::new()?, env.clone());
+        let mut stop = Self::new()?;
+        let runner = env.clone();
         env.spawn(async move {
             stop.signal().await;
             interrupt.send();
-            // A thread, for the runtime is shut down before the last message is written.
+            // A thread and not a task: the runtime is shut down before the last message is written.
             let started = runner.thread("end-after-signal", || {
+                // Nothing is ever sent: `recv_timeout` serves as a sleep.
                 let (_open, never) = mpsc::channel::<()>();
                 let _ = never.recv_timeout(END_AFTER_SIGNAL);
                 std::process::exit(1);
@@ -62,13 +63,14 @@ impl Stop {
         Ok(())
     }
 
-    /// What the work gives, unless a signal comes first: the work is then dropped, which cancels
-    /// what it has under way.
+    /// Returns the result of `work`, or [`Failure::Interrupted`] if a signal arrives first. The
+    /// signal drops `work`, which cancels its pending operations.
     pub(crate) async fn or<T>(
         &mut self,
         work: impl Future<Output = Result<T, Failure>>,
     ) -> Result<T, Failure> {
         tokio::select! {
+            // A finished command wins over a signal that arrives at the same time.
             biased;
             result = work => result,
             () = self.signal() => Err(Failure::Interrupted),

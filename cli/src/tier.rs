@@ -1,14 +1,14 @@
-//! Where the blob tier of a store is, as the tool remembers it: `tier.json` in the data directory.
+//! The remembered location of a store's blob tier: the file `tier.json` in the data directory.
 //!
 //! ```text
-//! {"format":1,"blobs":"fs:"}                                      `blobs` under the data directory
-//! {"format":1,"blobs":"fs:/disk/blobs"}                           an absolute path
-//! {"format":1,"blobs":"s3://bucket/root?region=eu&endpoint=.."}   scheme, bucket, root, and options that are no secrets
+//! {"format":1,"blobs":"fs:"}                                     `blobs` under the data directory
+//! {"format":1,"blobs":"fs:/disk/blobs"}                          an absolute path
+//! {"format":1,"blobs":"s3://bucket/root?region=eu&endpoint=.."}  scheme, bucket, root, options
 //! ```
 //!
-//! Guards that no credential is stored: user, password, and every option that is not known to be
-//! none, are left out and come from the environment. It decides nothing about whose tier it is: the
-//! mark in the tier does.
+//! Invariant: no credential is stored. User and password are removed, and so is every option that
+//! is not on the list of harmless options; they come from the environment. The file does not prove
+//! ownership of the tier: the mark in the tier does.
 
 use std::fs::{self, File};
 use std::io::{self, Write};
@@ -21,10 +21,10 @@ use crate::failure::Failure;
 
 const FILE: &str = "tier.json";
 const FORMAT: u64 = 1;
-/// Its permission bits, as those of the rest of the store.
+/// Permission bits of the file, equal to those of the other files of the store.
 #[cfg(unix)]
 const MODE: u32 = 0o600;
-/// Options of OpenDAL's services that are no secrets and without which a tier may not be found.
+/// Options of OpenDAL's services that contain no secrets and may be needed to find the tier.
 const KEPT: [&str; 12] = [
     "account_name",
     "allow_anonymous",
@@ -40,12 +40,15 @@ const KEPT: [&str; 12] = [
     "skip_signature",
 ];
 
-/// Where a blob tier is, without secrets.
+/// Location of a blob tier in the form of `--blobs`, without secrets.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Location(String);
 
 impl Location {
-    /// Of a place.
+    /// Returns the location of a place. A directory becomes an absolute path.
+    ///
+    /// # Errors
+    /// [`Failure::Failed`] if the path of the directory can't be made absolute or is not UTF-8.
     pub(crate) fn of(place: &BlobPlace) -> Result<Self, Failure> {
         match place {
             BlobPlace::UnderData => Ok(Self("fs:".to_owned())),
@@ -60,7 +63,7 @@ impl Location {
                 let text = absolute.to_str();
                 let not_text = || {
                     Failure::Failed(format!(
-                        "the blob directory's name is not UTF-8: path={}",
+                        "the path of the blob directory is not UTF-8: path={}",
                         dir.display()
                     ))
                 };
@@ -70,12 +73,12 @@ impl Location {
         }
     }
 
-    /// As `--blobs` would say it.
+    /// Returns the URI, in the form of `--blobs`.
     pub(crate) fn uri(&self) -> &str {
         &self.0
     }
 
-    /// Returns whether both are the same place; options beside it may differ.
+    /// Returns whether both locations name the same place. Their options may differ.
     fn is_same_place(&self, other: &Self, data: &Path) -> bool {
         let place = |location: &Self| {
             location
@@ -91,11 +94,16 @@ impl Location {
             Some(path) => Path::new(path).canonicalize().ok(),
             None => None,
         };
+        // Different spellings may lead to the same directory: relative paths, links, or the default
+        // directory given as a path.
         place(self) == place(other)
-            || directory(self).is_some_and(|one| Some(one) == directory(other))
+            || directory(self).is_some_and(|dir| Some(dir) == directory(other))
     }
 
-    /// Where the blob tier of this store was the last time; none if nobody has said so yet.
+    /// Reads the remembered location of a store, or `None` if none is remembered.
+    ///
+    /// # Errors
+    /// [`Failure::Failed`] if the file can't be read, is damaged, or has a newer format.
     pub(crate) fn remembered(data: &Path) -> Result<Option<Self>, Failure> {
         let path = data.join(FILE);
         let text = match fs::read(&path) {
@@ -109,9 +117,10 @@ impl Location {
             }
         };
         let damaged = || {
-            let (path, way_out) = (path.display(), "remove the file and give --blobs once");
             Failure::Failed(format!(
-                "where the blob tier is can't be read: path={path}; {way_out}"
+                "the location of the blob tier is damaged: path={}; remove the file and give \
+                 --blobs once",
+                path.display()
             ))
         };
         let value: serde_json::Value = serde_json::from_slice(&text).map_err(|_| damaged())?;
@@ -120,7 +129,7 @@ impl Location {
             (Some(FORMAT) | None, _) => Err(damaged()),
             (Some(later), _) => {
                 let message = format!(
-                    "a newer cenotaph wrote this: path={} format={later}",
+                    "the file was written by a newer version of cenotaph: path={} format={later}",
                     path.display()
                 );
                 Err(Failure::Failed(message))
@@ -128,34 +137,37 @@ impl Location {
         }
     }
 
-    /// Refuses another place than the remembered one.
+    /// Returns an error unless this is the remembered place.
     pub(crate) fn check(&self, remembered: &Self, data: &Path) -> Result<(), Failure> {
         if self.is_same_place(remembered, data) {
             return Ok(());
         }
         Err(Failure::Failed(format!(
-            "this store keeps its blobs elsewhere: expected={} found={}; leave --blobs out, or, if all of its blobs are at \
-             the other place now, say `cenotaph adopt --blobs {}`",
+            "this store uses another blob tier: expected={} found={}; omit --blobs, or, if all \
+             blobs were moved there, run `cenotaph adopt --blobs {}`",
             remembered.0, self.0, self.0
         )))
     }
 
-    /// Remembers it from now on, durably.
+    /// Remembers this location durably.
     pub(crate) fn remember(&self, data: &Path) -> io::Result<()> {
-        let (path, fresh) = (data.join(FILE), data.join(format!("{FILE}.new")));
+        let path = data.join(FILE);
+        let fresh = data.join(format!("{FILE}.new"));
         let mut options = File::options();
         options.write(true).create(true).truncate(true);
         #[cfg(unix)]
         std::os::unix::fs::OpenOptionsExt::mode(&mut options, MODE);
         let mut file = options.open(&fresh)?;
         writeln!(file, "{}", json!({ "format": FORMAT, "blobs": self.0 }))?;
+        // The bytes are synced before the rename, so that a crash leaves the old file or the whole
+        // new file. The sync of the directory makes the rename durable.
         file.sync_all()?;
         fs::rename(&fresh, &path)?;
         File::open(data)?.sync_all()
     }
 }
 
-/// Leaves out all that may be a secret.
+/// Removes all parts of a URI that may contain a secret.
 fn without_secrets(uri: &str) -> String {
     let (scheme, rest) = uri.split_once("://").unwrap_or(("", uri));
     let (place, query) = rest.split_once('?').unwrap_or((rest, ""));
@@ -165,6 +177,7 @@ fn without_secrets(uri: &str) -> String {
         .map_or(authority, |(_secret, name)| name);
     let is_kept = |option: &&str| {
         let (key, value) = option.split_once('=').unwrap_or((option, ""));
+        // The value of a harmless option such as `endpoint` may be a URL with user and password.
         KEPT.contains(&key) && !value.contains('@') && !value.to_ascii_lowercase().contains("%40")
     };
     let options: Vec<&str> = query.split('&').filter(is_kept).collect();
@@ -178,7 +191,8 @@ mod tests {
 
     #[test]
     fn no_secret_is_remembered() {
-        let uri = "s3://me:s3cret@bucket/a/b?region=eu&access_key_id=s3cret&secret_access_key=s3cret&endpoint=http://h:1";
+        let uri = "s3://me:s3cret@bucket/a/b?region=eu&access_key_id=s3cret\
+            &secret_access_key=s3cret&endpoint=http://h:1";
         assert_eq!(
             without_secrets(uri),
             "s3://bucket/a/b?region=eu&endpoint=http://h:1"
@@ -195,20 +209,23 @@ mod tests {
     }
 
     #[test]
-    fn what_is_remembered_is_read_again_and_another_place_is_refused() {
+    fn remembered_location_is_read_back_and_other_places_refused() {
         let dir = tempfile::tempdir().unwrap();
         assert!(Location::remembered(dir.path()).unwrap().is_none());
         let location = |uri: &str| Location(uri.to_owned());
-        let one = location("s3://bucket/root?region=eu");
-        one.remember(dir.path()).unwrap();
+        let remembered = location("s3://bucket/root?region=eu");
+        remembered.remember(dir.path()).unwrap();
         assert_eq!(
             fs::read_to_string(dir.path().join(FILE)).unwrap(),
             "{\"blobs\":\"s3://bucket/root?region=eu\",\"format\":1}\n"
         );
-        assert_eq!(Location::remembered(dir.path()).unwrap(), Some(one.clone()));
+        assert_eq!(
+            Location::remembered(dir.path()).unwrap(),
+            Some(remembered.clone())
+        );
         assert!(
             location("s3://bucket/root/?region=us")
-                .check(&one, dir.path())
+                .check(&remembered, dir.path())
                 .is_ok()
         );
         for other in [
@@ -219,7 +236,7 @@ mod tests {
             "gcs://bucket/root",
         ] {
             let refused = location(other)
-                .check(&one, dir.path())
+                .check(&remembered, dir.path())
                 .unwrap_err()
                 .to_string();
             assert!(

@@ -1,7 +1,7 @@
-//! A directory tree: [`walk`] finds its files, [`key_of`] and [`path_of`] relate paths and keys.
+//! Walk over the files of directory trees, and the mapping between paths and keys.
 //!
-//! Paths are found lazily, one directory's names in memory at a time, and handed over a short
-//! channel: a slow reader slows the walk down. Deliberately not here: what is done with a file.
+//! The walk is lazy: it holds the names of the current directories only, and sends its steps
+//! through a bounded channel, so a slow consumer slows it down.
 
 use std::collections::BTreeSet;
 use std::ffi::OsString;
@@ -19,48 +19,52 @@ use crate::failure::{Failure, one_line};
 use crate::output::unfinished;
 use crate::stamp::Stamp;
 
-/// Files found ahead of whoever takes them.
+/// Number of steps that a walk is ahead of its consumer.
 const AHEAD: usize = 256;
 
-/// A tree, and which objects it corresponds to.
+/// A directory tree and the prefix of its keys.
 #[derive(Clone, Debug)]
 pub(crate) struct Root {
-    /// The directory, without links.
+    /// Canonical path of the directory.
     pub(crate) dir: PathBuf,
-    /// What every key begins with: empty, or ends with `/`.
+    /// Prefix of all keys: empty, or with a `/` at the end.
     pub(crate) prefix: String,
-    /// Names that are left out.
+    /// Names of files and directories that are skipped.
     exclude: BTreeSet<OsString>,
-    /// Directories that are left out.
+    /// Directories that are skipped.
     own_dirs: Vec<PathBuf>,
 }
 
-/// A regular file.
+/// A regular file found by a walk.
 #[derive(Clone, Debug)]
 pub(crate) struct Found {
-    /// The key of its object.
+    /// Key of its object.
     pub(crate) key: String,
-    /// Where it is.
+    /// Path of the file.
     pub(crate) path: PathBuf,
-    /// How long it was when it was found.
+    /// Size at the time of the walk, in bytes.
     pub(crate) bytes: u64,
-    /// Its mode and time then.
+    /// Mode and modification time at the time of the walk.
     pub(crate) stamp: Stamp,
 }
 
-/// What a walk comes across.
+/// Step of a walk.
 #[derive(Clone, Debug)]
 pub(crate) enum Step {
     /// A regular file.
     File(Found),
-    /// Something that is no regular file, or not meant.
+    /// An entry that is no regular file, or is excluded.
     Skipped { path: PathBuf, why: &'static str },
-    /// Something that should have been taken and can't be.
+    /// An entry that can't be read.
     Failed { path: String, why: String },
 }
 
 impl Root {
-    /// The tree at `dir`, which must be there and not within the store itself.
+    /// Returns the tree at `dir`.
+    ///
+    /// # Errors
+    /// [`Failure::Failed`] if `dir` can't be read or is no directory; [`Failure::Usage`] if it lies
+    /// in a directory of the store.
     pub(crate) fn new(
         dir: &Path,
         prefix: &str,
@@ -95,25 +99,27 @@ impl Root {
         })
     }
 
-    /// The same tree without this directory either.
+    /// Skips this directory, too.
     pub(crate) fn without(mut self, dir: PathBuf) -> Self {
         self.own_dirs.push(dir);
         self
     }
 
-    /// Whether the object of this key is left out by name.
+    /// Returns whether an excluded name is part of this key.
     pub(crate) fn excludes(&self, key: &str) -> bool {
         let path = key.strip_prefix(&self.prefix).unwrap_or(key);
         path.split('/')
             .any(|name| self.exclude.contains(std::ffi::OsStr::new(name)))
     }
 
-    /// Goes through it, in the order of names. Blocks for the disk.
+    /// Walks the tree in the order of names. Blocks on the file system.
     fn steps(&self) -> impl Iterator<Item = Step> {
         let mut walk = WalkDir::new(&self.dir).sort_by_file_name().into_iter();
         std::iter::from_fn(move || {
             loop {
                 match walk.next()? {
+                    // Depth 0 is the root itself: an excluded name does not exclude a directory
+                    // that the command line names.
                     Ok(entry) if entry.depth() > 0 && self.exclude.contains(entry.file_name()) => {
                         if entry.file_type().is_dir() {
                             walk.skip_current_dir();
@@ -141,6 +147,7 @@ impl Root {
         })
     }
 
+    /// Classifies an entry that is no directory.
     fn step(&self, entry: &DirEntry) -> Step {
         if let Some(why) = special(entry.file_type()) {
             return Step::Skipped {
@@ -177,6 +184,7 @@ impl Root {
     }
 }
 
+/// Returns the reason to skip a file of this type, or `None` for a regular file.
 fn special(file_type: FileType) -> Option<&'static str> {
     if file_type.is_file() {
         None
@@ -187,16 +195,19 @@ fn special(file_type: FileType) -> Option<&'static str> {
     }
 }
 
-/// Goes through the trees one after the other, where blocking stalls nobody, and ends when the
-/// stream is dropped. A walk that breaks off ends with a failed step: it never looks like a whole
-/// one.
+/// Walks the trees one after the other on a thread for blocking calls. The walk ends when the
+/// stream is dropped. A walk that ends early, for example by a panic, yields a failed step at the
+/// end: it never looks complete.
 pub(crate) fn walk(env: &Env, roots: &[Root]) -> impl Stream<Item = Step> + use<> {
     let (sender, steps) = mpsc::channel(AHEAD);
     let is_whole = Arc::new(AtomicBool::new(false));
-    let (roots, runner, reached_end) = (roots.to_vec(), env.clone(), Arc::clone(&is_whole));
+    let roots = roots.to_vec();
+    let runner = env.clone();
+    let reached_end = Arc::clone(&is_whole);
     let run = async move {
         for root in &roots {
             for step in root.steps() {
+                // The stream was dropped: no consumer needs the rest.
                 if sender.send(step).await.is_err() {
                     return;
                 }
@@ -208,27 +219,27 @@ pub(crate) fn walk(env: &Env, roots: &[Root]) -> impl Stream<Item = Step> + use<
     futures::stream::unfold((steps, is_whole), |(mut steps, is_whole)| async move {
         let step = match steps.recv().await {
             Some(step) => step,
-            // Said once: the next time it counts as whole.
+            // The swap makes the failed step appear once: the next call finds the flag set.
             None if is_whole.swap(true, Ordering::AcqRel) => return None,
             None => Step::Failed {
                 path: "the tree".to_owned(),
-                why: "the walk broke off".to_owned(),
+                why: "the walk ended early".to_owned(),
             },
         };
         Some((step, (steps, is_whole)))
     })
 }
 
-/// How much there is.
+/// Number and bytes of files.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Total {
-    /// Regular files.
+    /// Number of regular files.
     pub(crate) files: u64,
-    /// Their bytes.
+    /// Bytes of these files.
     pub(crate) bytes: u64,
 }
 
-/// Counts the files of these trees.
+/// Counts the files of the trees.
 pub(crate) async fn count(env: &Env, roots: &[Root]) -> Result<Total, Failure> {
     let roots = roots.to_vec();
     let count = move || {
@@ -246,7 +257,7 @@ pub(crate) async fn count(env: &Env, roots: &[Root]) -> Result<Total, Failure> {
     Ok(env.blocking(count).await?)
 }
 
-/// A prefix as keys begin with it.
+/// Normalizes a prefix: empty, or with exactly one `/` at the end.
 pub(crate) fn key_prefix(prefix: &str) -> String {
     match prefix.trim_end_matches('/') {
         "" => String::new(),
@@ -254,7 +265,7 @@ pub(crate) fn key_prefix(prefix: &str) -> String {
     }
 }
 
-/// The key of a relative path; none if it is not UTF-8.
+/// Returns the key of a relative path, or `None` if the path is not UTF-8.
 fn key_of(relative: &Path) -> Option<String> {
     let names: Option<Vec<&str>> = relative
         .components()
@@ -263,13 +274,15 @@ fn key_of(relative: &Path) -> Option<String> {
     names.map(|names| names.join("/"))
 }
 
-/// The relative path of a key; none if the key means no file below the directory it is taken in,
-/// such as `../a` or `a//b`.
+/// Returns the relative path of a key, or `None` if the key has no path below a directory, such as
+/// `../a` or `a//b`.
 pub(crate) fn path_of(key: &str) -> Option<PathBuf> {
     let path = PathBuf::from(key);
     let is_plain = path
         .components()
         .all(|component| matches!(component, Component::Normal(_)));
+    // The round trip refuses keys that the components normalize, such as `a//b`, `a/` and `a/./b`:
+    // two keys must not have the same file.
     (is_plain && !key.is_empty() && !key.contains('\0') && key_of(&path).as_deref() == Some(key))
         .then_some(path)
 }
@@ -279,7 +292,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_key_that_leaves_the_directory_has_no_path() {
+    fn key_that_leaves_the_directory_has_no_path() {
         for key in [
             "..", "../a", "a/../b", "/a", "a//b", "a/", "./a", "a/.", "a/./b", "", "a\0b",
         ] {
@@ -294,7 +307,7 @@ mod tests {
     }
 
     #[test]
-    fn a_prefix_ends_with_one_slash_or_is_empty() {
+    fn prefix_is_empty_or_ends_with_a_single_slash() {
         assert_eq!(
             ["", "/", "a", "a/", "a/b//"].map(key_prefix),
             ["", "", "a/", "a/", "a/b/"]

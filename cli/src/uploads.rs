@@ -1,5 +1,4 @@
-//! `uploads` and `abort`: what is open of uploads in parts, and how one ends without an object.
-//! Deliberately not here: how one is begun, resumed and completed (`parts.rs`).
+//! `uploads`: lists open uploads in parts.
 
 use cenotaph::{ErrorKind, ObjectId, Upload, UploadId, UploadInfo};
 use futures::TryStreamExt;
@@ -13,10 +12,11 @@ use crate::report::Report;
 use crate::retry::retrying;
 use crate::store::Store;
 
-/// Uploads on one page.
+/// Number of uploads per page.
 const PAGE: usize = 1000;
 
-pub(crate) async fn list(
+/// Runs `uploads`.
+pub(crate) async fn run(
     store: &Store,
     report: &Report,
     options: &UploadsArgs,
@@ -45,24 +45,28 @@ pub(crate) async fn list(
     }
 }
 
+/// Runs `abort`.
 pub(crate) async fn abort(
     store: &Store,
     report: &Report,
     options: &AbortArgs,
 ) -> Result<(), Failure> {
     let id = store.id(&options.key)?;
-    let upload = named(store, &id, options.upload_id).await?;
+    let upload = open_upload(store, &id, options.upload_id).await?;
     retrying(&store.env, async || upload.abort().await)
         .await
-        .map_err(|error| not_open(error, upload.upload_id()))?;
+        .map_err(|error| upload_failure(error, upload.upload_id()))?;
     report.result(
         || json!({ "key": id.key(), "upload_id": options.upload_id, "aborted": true }),
         || format!("{} aborted {}", human::key(id.key()), options.upload_id),
     )
 }
 
-/// The upload that the command line names. That there is none is told apart from other failures.
-pub(crate) async fn named(
+/// Returns the open upload of this id.
+///
+/// # Errors
+/// [`Failure::NotFound`] if the object has no such upload, or if the upload has ended.
+pub(crate) async fn open_upload(
     store: &Store,
     id: &ObjectId,
     upload: UploadId,
@@ -71,19 +75,18 @@ pub(crate) async fn named(
         store.engine.resume(id, upload.to_string()).await
     })
     .await;
-    found.map_err(|error| not_open(error, upload))
+    found.map_err(|error| upload_failure(error, upload))
 }
 
-/// Why an upload that was named can't be gone on with: it is told apart that there is none, or that
-/// it has ended.
-pub(crate) fn not_open(error: cenotaph::Error, upload: UploadId) -> Failure {
+/// Converts the error of a call on an upload. An absent or ended upload is [`Failure::NotFound`].
+pub(crate) fn upload_failure(error: cenotaph::Error, upload: UploadId) -> Failure {
     match error.kind() {
         ErrorKind::Invalid => Failure::NotFound(format!("{error} upload={upload}")),
         _ => error.into(),
     }
 }
 
-/// What there is of an upload.
+/// Number and bytes of the stored parts of an upload.
 #[derive(Clone, Copy, Debug, Default)]
 struct Sum {
     parts: u64,
@@ -91,7 +94,7 @@ struct Sum {
 }
 
 impl Sum {
-    /// Of this upload; none if it has ended since it was listed.
+    /// Sums the parts of an upload, or returns `None` if the upload has ended since it was listed.
     async fn of(store: &Store, info: &UploadInfo) -> cenotaph::Result<Option<Self>> {
         let counted = async {
             let upload = store
@@ -118,7 +121,7 @@ impl Sum {
     }
 }
 
-/// A page at once, as `ls` shows one.
+/// Formats a page.
 fn show(uploads: &[(UploadInfo, Sum)], is_json: bool) -> String {
     if is_json {
         return uploads
@@ -150,6 +153,7 @@ fn show(uploads: &[(UploadInfo, Sum)], is_json: bool) -> String {
     )
 }
 
+/// Returns an upload for scripts.
 fn in_json(info: &UploadInfo, sum: Sum) -> Value {
     json!({
         "key": info.id.key(),

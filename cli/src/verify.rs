@@ -1,8 +1,9 @@
-//! `verify`: the store against a tree, every byte of both, in both directions.
+//! Comparison of the store with directory trees: every byte of both, in both directions.
 //!
 //! ```text
-//! every file of the tree    its object is there and has the same bytes    else: missing, differs, unreadable
-//! every object of the store its file is there                             else: extra
+//! check                                                     problem if it fails
+//! each file of the tree has an object with the same bytes   missing, differs, damaged, unreadable
+//! each object of the store has a file                       extra
 //! ```
 
 use std::path::Path;
@@ -22,9 +23,10 @@ use crate::report::{Bar, Report};
 use crate::store::Store;
 use crate::tree::{self, Found, Root, Step};
 
-/// Keys that are looked up in the tree at once.
+/// Number of keys that are looked up in the tree by a single blocking call.
 const KEYS_AT_ONCE: usize = 256;
 
+/// Runs `verify`.
 pub(crate) async fn run(
     store: &Store,
     report: &Report,
@@ -38,37 +40,37 @@ pub(crate) async fn run(
     )?;
     let watch = Stopwatch::start(&store.env);
     let verified = verify(store, report, &[root], options.tree.jobs).await?;
-    verified.tell(report, watch.elapsed())?;
+    verified.print(report, watch.elapsed())?;
     verified.success()
 }
 
-/// Something that is not as it should be.
+/// Difference between the store and a tree.
 #[derive(Clone, Debug)]
 pub(crate) struct Problem {
-    /// The object's key, or the file's path where there is no key.
+    /// Key of the object, or path of the file if it has no key.
     pub(crate) name: String,
-    /// Which kind of problem, in one word.
+    /// Kind of the problem, as a single word.
     pub(crate) kind: &'static str,
-    /// What exactly.
+    /// Details for people.
     pub(crate) detail: String,
 }
 
-/// What a comparison came to.
+/// Result of a comparison.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Verified {
-    /// Files that are the same as their objects.
+    /// Number of files that are equal to their objects.
     pub(crate) files: u64,
-    /// Their bytes.
+    /// Bytes of these files.
     pub(crate) bytes: u64,
-    /// What is no regular file.
+    /// Number of entries that are no regular files.
     pub(crate) skipped: u64,
-    /// How much is not as it should be.
+    /// Number of problems.
     pub(crate) problems: u64,
-    /// The first of it.
+    /// The first problem.
     pub(crate) first: Option<Problem>,
 }
 
-/// Compares the trees with the store, and says each problem as it is found.
+/// Compares the trees with the store. Each problem is printed as soon as it is found.
 pub(crate) async fn verify(
     store: &Store,
     report: &Report,
@@ -89,7 +91,7 @@ pub(crate) async fn verify(
         .buffer_unordered(jobs);
     let mut checks = std::pin::pin!(checks);
     while let Some(checked) = checks.next().await {
-        bar.one_done();
+        bar.item_done();
         verified.take(report, checked)?;
     }
     for root in roots {
@@ -98,13 +100,17 @@ pub(crate) async fn verify(
     Ok(verified)
 }
 
-/// What one step of the walk came to.
+/// Result of a step of the walk.
 enum Checked {
+    /// The file is equal to its object and has this many bytes.
     Same(u64),
+    /// The entry is no regular file.
     Skipped,
+    /// File and object differ, or can't be compared.
     Wrong(Problem),
 }
 
+/// Checks a step of the walk.
 async fn check(store: &Store, step: Step, bar: &Bar) -> Checked {
     match step {
         Step::File(found) => match check_file(store, &found, bar).await {
@@ -120,7 +126,7 @@ async fn check(store: &Store, step: Step, bar: &Bar) -> Checked {
     }
 }
 
-/// What is wrong with the object of a file, if anything is.
+/// Compares a file with its object. Returns the problem, or `None` if both are equal.
 pub(crate) async fn check_file(store: &Store, found: &Found, bar: &Bar) -> Option<Problem> {
     let problem = |kind, detail| {
         Some(Problem {
@@ -131,6 +137,7 @@ pub(crate) async fn check_file(store: &Store, found: &Found, bar: &Bar) -> Optio
     };
     let id = match store.id(&found.key) {
         Ok(id) => id,
+        // No object can have an invalid key.
         Err(failure) => return problem("missing", failure.to_string()),
     };
     match compare(store, &id, Path::new(&found.path), bar).await {
@@ -141,7 +148,7 @@ pub(crate) async fn check_file(store: &Store, found: &Found, bar: &Bar) -> Optio
         ),
         Ok(Verdict::Byte(at)) => problem("differs", format!("first at byte {at}")),
         Ok(Verdict::Missing) => problem("missing", "the store has no such object".to_owned()),
-        Ok(Verdict::NoFile) => problem("differs", "the file went away".to_owned()),
+        Ok(Verdict::NoFile) => problem("differs", "the file was removed".to_owned()),
         Err(Unreadable::Object(error)) if error.kind() == cenotaph::ErrorKind::Corrupt => {
             problem("damaged", one_line(&error))
         }
@@ -149,7 +156,7 @@ pub(crate) async fn check_file(store: &Store, found: &Found, bar: &Bar) -> Optio
     }
 }
 
-/// Looks for objects without a file.
+/// Finds objects without a file.
 async fn extras(
     store: &Store,
     report: &Report,
@@ -196,14 +203,15 @@ async fn extras(
     Ok(())
 }
 
-/// Whether the object of this key has a file. One that can't be looked at has been reported by the
-/// walk.
+/// Returns whether the object of this key has a file.
 fn has_file(root: &Root, key: &str) -> bool {
     let Some(relative) = key.strip_prefix(&root.prefix).and_then(tree::path_of) else {
         return false;
     };
     match std::fs::symlink_metadata(root.dir.join(relative)) {
         Ok(metadata) => metadata.is_file(),
+        // Other errors, such as a lack of permission, do not show that the file is absent. The walk
+        // has reported them.
         Err(error) => !matches!(
             error.kind(),
             std::io::ErrorKind::NotFound | std::io::ErrorKind::NotADirectory
@@ -212,6 +220,7 @@ fn has_file(root: &Root, key: &str) -> bool {
 }
 
 impl Verified {
+    /// Counts the result of a step. A problem is printed.
     fn take(&mut self, report: &Report, checked: Checked) -> Result<(), Failure> {
         match checked {
             Checked::Same(bytes) => {
@@ -221,14 +230,15 @@ impl Verified {
             Checked::Skipped => self.skipped += 1,
             Checked::Wrong(problem) => {
                 self.problems += 1;
-                problem.tell(report)?;
+                problem.print(report)?;
                 self.first.get_or_insert(problem);
             }
         }
         Ok(())
     }
 
-    fn tell(&self, report: &Report, took: Duration) -> Result<(), Failure> {
+    /// Prints the summary.
+    pub(crate) fn print(&self, report: &Report, took: Duration) -> Result<(), Failure> {
         report.result(
             || {
                 json!({
@@ -241,26 +251,25 @@ impl Verified {
                 })
             },
             || {
-                let (files, bytes) = (human::counted(self.files, "file"), human::bytes(self.bytes));
+                let files = human::counted(self.files, "file");
+                let bytes = human::bytes(self.bytes);
                 let problems = human::counted(self.problems, "problem");
                 let skipped = human::grouped(self.skipped);
                 format!(
-                    "the same {files}, {bytes}, in {}; skipped {skipped}; {problems}",
+                    "equal {files}, {bytes}, in {}; skipped {skipped}; {problems}",
                     human::duration(took)
                 )
             },
         )
     }
 
-    /// An error if anything is wrong.
+    /// Returns an error that names the first problem, if any.
     pub(crate) fn success(&self) -> Result<(), Failure> {
         match &self.first {
             None => Ok(()),
             Some(first) => {
-                let (problems, name) = (
-                    human::counted(self.problems, "problem"),
-                    human::key(&first.name),
-                );
+                let problems = human::counted(self.problems, "problem");
+                let name = human::key(&first.name);
                 Err(Failure::Failed(format!(
                     "{problems}; the first: {} {name}: {}",
                     first.kind, first.detail
@@ -271,9 +280,17 @@ impl Verified {
 }
 
 impl Problem {
-    pub(crate) fn tell(&self, report: &Report) -> Result<(), Failure> {
+    /// Prints the problem.
+    fn print(&self, report: &Report) -> Result<(), Failure> {
         report.result(
-            || json!({ "event": "problem", "problem": self.kind, "name": self.name, "detail": self.detail }),
+            || {
+                json!({
+                    "event": "problem",
+                    "problem": self.kind,
+                    "name": self.name,
+                    "detail": self.detail,
+                })
+            },
             || format!("{} {}: {}", self.kind, human::key(&self.name), self.detail),
         )
     }

@@ -1,5 +1,5 @@
-//! What the demo checks, each against the tree on disk or the blob tier's files, never against the
-//! engine's own word.
+//! Checks of the demo. Each compares the store with the tree on disk or with the files of the blob
+//! tier, never with statements of the engine about itself.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
@@ -18,7 +18,7 @@ use crate::store::Store;
 use crate::tree::{self, Found, Root, Step, Total};
 use crate::verify::check_file;
 
-/// Every acknowledged file is in the store, byte for byte.
+/// Checks that every acknowledged file is in the store, byte for byte.
 pub(super) async fn acknowledged(
     store: &Store,
     report: &Report,
@@ -29,6 +29,7 @@ pub(super) async fn acknowledged(
         keys.contains(&found.key)
     })
     .await?;
+    // The walk finds files, so an acknowledged key without a file shows only in the count.
     if total.files != keys.len() as u64 {
         let message = format!(
             "only {} of {} acknowledged files are in the tree",
@@ -40,7 +41,8 @@ pub(super) async fn acknowledged(
     Ok(total)
 }
 
-/// Every file that was not deleted is in the store, byte for byte, and every one that was is not.
+/// Checks that the objects of `deleted` are absent, and that every other file is in the store, byte
+/// for byte.
 pub(super) async fn recheck(
     store: &Store,
     report: &Report,
@@ -52,7 +54,7 @@ pub(super) async fn recheck(
         let id = store.id(key)?;
         if store.engine.get(&id).await?.is_some() {
             return Err(Failure::Failed(format!(
-                "a deleted object is still there: key={id}"
+                "a deleted object still exists: key={id}"
             )));
         }
     }
@@ -62,13 +64,13 @@ pub(super) async fn recheck(
     .await
 }
 
-/// Compares those files that are wanted. The first that is not the same is an error which names it.
+/// Compares the selected files with their objects. The first difference is an error.
 async fn same(
     store: &Store,
     report: &Report,
     roots: &[Root],
     jobs: usize,
-    is_wanted: impl Fn(&Found) -> bool,
+    is_selected: impl Fn(&Found) -> bool,
 ) -> Result<Total, Failure> {
     let bar = report.bar("check", None);
     let files = tree::walk(&store.env, roots).filter_map(|step| {
@@ -76,8 +78,8 @@ async fn same(
             Step::File(found) => Some(found),
             Step::Skipped { .. } | Step::Failed { .. } => None,
         };
-        let wanted = found.filter(|found| is_wanted(found));
-        async { wanted }
+        let selected = found.filter(|found| is_selected(found));
+        async { selected }
     });
     let checks = files
         .map(|found| async { (check_file(store, &found, &bar).await, found) })
@@ -98,14 +100,15 @@ async fn same(
     Ok(total)
 }
 
-/// Deletes every third object, and one large one at least if there are two.
+/// Deletes every third object, and at least one large object if there are two. Returns the keys.
 pub(super) async fn delete_some(
     store: &Store,
     inline_max: u64,
     jobs: usize,
 ) -> Result<(BTreeSet<String>, Total), Failure> {
     let heads = heads(store).await?;
-    let first_large = heads
+    // The second large object, so that a large object remains for the recheck.
+    let second_large = heads
         .iter()
         .filter(|head| head.metadata.size > inline_max)
         .nth(1)
@@ -113,7 +116,7 @@ pub(super) async fn delete_some(
     let chosen: Vec<&Head> = heads
         .iter()
         .enumerate()
-        .filter(|(number, head)| number % 3 == 2 || first_large.as_ref() == Some(&head.id))
+        .filter(|(number, head)| number % 3 == 2 || second_large.as_ref() == Some(&head.id))
         .map(|(_, head)| head)
         .collect();
     let mut deletions = futures::stream::iter(&chosen)
@@ -124,7 +127,7 @@ pub(super) async fn delete_some(
     while let Some(deleted) = deletions.try_next().await? {
         if !deleted.existed {
             return Err(Failure::Failed(
-                "a listed object was not there to be deleted".to_owned(),
+                "a listed object did not exist at its deletion".to_owned(),
             ));
         }
     }
@@ -139,8 +142,8 @@ pub(super) async fn delete_some(
     ))
 }
 
-/// The files of the blob tier are one for each object over the limit, of its size and under its
-/// name, and no other (I5).
+/// Checks that the blob tier has exactly one file per object over the inline limit, with its size
+/// and name, and no other file (I5).
 pub(super) async fn blobs_are_what_rows_name(
     store: &Store,
     dir: &Path,
@@ -162,6 +165,7 @@ pub(super) async fn blobs_are_what_rows_name(
             ))
         };
         let key = key.as_ref().ok_or_else(unknown)?;
+        // A second blob of the same key is an orphan, too.
         if named.get(key) != Some(bytes) || stored.insert(key, *bytes).is_some() {
             return Err(unknown());
         }
@@ -178,7 +182,7 @@ pub(super) async fn blobs_are_what_rows_name(
     }
 }
 
-/// Bytes in the blob tier.
+/// Sums the bytes in the blob tier.
 pub(super) async fn blob_bytes(env: &Env, dir: &Path) -> Result<u64, Failure> {
     Ok(blob_files(env, dir)
         .await?
@@ -189,14 +193,16 @@ pub(super) async fn blob_bytes(env: &Env, dir: &Path) -> Result<u64, Failure> {
 
 /// A file of the blob tier.
 pub(super) struct BlobFile {
+    /// Path of the file.
     pub(super) path: PathBuf,
-    /// The key of its object; none if it does not tell.
+    /// Key of its object, or `None` if the file does not contain it.
     key: Option<String>,
-    /// Its length, its trailer left out.
+    /// Length without the trailer, in bytes.
     pub(super) bytes: u64,
 }
 
-/// The files of the blob tier, the mark left out. One that goes away meanwhile is none of them.
+/// Lists the files of the blob tier without the mark. Files that disappear during the listing are
+/// skipped.
 pub(super) async fn blob_files(env: &Env, dir: &Path) -> Result<Vec<BlobFile>, Failure> {
     let dir = dir.to_owned();
     let list = move || {
@@ -232,13 +238,15 @@ pub(super) async fn blob_files(env: &Env, dir: &Path) -> Result<Vec<BlobFile>, F
     env.blocking(list).await?
 }
 
-/// The key of a short name is read from the path, that of a long one from the end of the file.
+/// Reads key and length of a blob. A short key is part of the path; a long key is in the trailer of
+/// the file.
 fn blob_file(dir: &Path, path: PathBuf, bytes: u64) -> io::Result<BlobFile> {
     let relative = path
         .strip_prefix(dir)
         .unwrap_or(&path)
         .to_string_lossy()
         .into_owned();
+    // `~@` marks a name that was shortened.
     if !relative.contains("~@") {
         return Ok(BlobFile {
             path,
@@ -246,7 +254,8 @@ fn blob_file(dir: &Path, path: PathBuf, bytes: u64) -> io::Result<BlobFile> {
             bytes,
         });
     }
-    let (mut file, mut tail) = (File::open(&path)?, Vec::new());
+    let mut file = File::open(&path)?;
+    let mut tail = Vec::new();
     file.seek(SeekFrom::Start(
         bytes.saturating_sub(TRAILER_BYTES_MAX as u64),
     ))?;
@@ -262,6 +271,7 @@ fn blob_file(dir: &Path, path: PathBuf, bytes: u64) -> io::Result<BlobFile> {
     })
 }
 
+/// Lists the metadata of all objects.
 async fn heads(store: &Store) -> Result<Vec<Head>, Failure> {
     let listed = store
         .engine
@@ -277,7 +287,8 @@ async fn heads(store: &Store) -> Result<Vec<Head>, Failure> {
     Ok(heads.try_collect().await?)
 }
 
-/// The key in the name of a blob, `fan/namespace!key@revision`, where bytes are escaped as `%2f`.
+/// Returns the key in the name of a blob, `fan/namespace!key@revision`, whose bytes are escaped as
+/// `%2f`. Written independently of the engine, because the demo checks the engine.
 fn key_of_blob(path: &str) -> Option<String> {
     let (_fan, name) = path.split_once('/')?;
     let (object, _revision) = name.rsplit_once('@')?;
@@ -301,7 +312,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_name_of_a_blob_tells_its_object() {
+    fn key_is_read_from_the_name_of_a_blob() {
         let path = "7f/photos%2forg=17!holidays%2f2026%20.jpg@0198c5a2-1f00-7abc-8def-00000000007f";
         assert_eq!(key_of_blob(path).as_deref(), Some("holidays/2026 .jpg"));
         for other in ["README", "7f/x", "7f/ns!%2", "7f/ns!%zz@1"] {

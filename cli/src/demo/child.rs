@@ -1,10 +1,14 @@
-//! The child process that imports, and the parent that kills it: [`run`] is the one, [`Stage`] the
-//! other.
+//! The child process that imports ([`run`]), and the parent that kills it ([`Stage`]).
 //!
-//! The child says each file on standard output once it is durable, one line of JSON, flushed. The
-//! parent reads along and kills at a moment drawn at random: after so many files, or after so many
-//! bytes in the blob tier, which hits large writes under way. What stands in the pipe by then was
-//! acknowledged before the kill, and counts.
+//! ```text
+//! child                                  parent
+//! file durable ── line of JSON ────────> reads lines, polls the bytes of the blob tier
+//!                                        random number of files or bytes reached
+//!              <──────── SIGKILL ─────── reads the rest of the pipe
+//! ```
+//!
+//! Invariant: a file counts as acknowledged if its line is in the pipe at the kill. The child
+//! prints and flushes a line only after the file is durable.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -25,12 +29,12 @@ use crate::report::Report;
 use crate::store::Store;
 use crate::tree::Total;
 
-/// Fresh stores tried until a child is killed before it has finished.
+/// Largest number of children, each with a fresh store, until one is killed before it finishes.
 const TRIES_MAX: usize = 10;
-/// How often the blob tier is looked at.
+/// Interval of the polls of the blob tier.
 const TICK: Duration = Duration::from_millis(3);
 
-/// The child.
+/// Runs the child: imports the trees.
 pub(crate) async fn run(
     store: &Store,
     report: &Report,
@@ -50,52 +54,61 @@ pub(crate) async fn run(
     import(store, report, &plan).await?.success()
 }
 
-/// What is left of a child.
+/// State that a killed child leaves behind.
 pub(crate) struct Killed {
-    /// Its store.
+    /// Data directory of its store.
     pub(crate) data: PathBuf,
-    /// The files that it said were imported.
+    /// Keys of the acknowledged files.
     pub(crate) acknowledged: BTreeSet<String>,
-    /// What it was to import.
+    /// Files to import.
     pub(crate) total: Total,
-    /// What the blob tier had by then.
+    /// Bytes in the blob tier after the kill.
     pub(crate) blob_bytes: u64,
-    /// How long it lived.
+    /// Time from start to kill.
     pub(crate) took: Duration,
 }
 
-/// Where children are started and killed.
+/// Parent of the children.
 pub(crate) struct Stage<'a> {
+    /// Report for the progress.
     pub(crate) report: &'a Report,
+    /// Environment with clock, randomness and threads.
     pub(crate) env: &'a Env,
+    /// Directory of the stores.
     pub(crate) work: &'a Path,
+    /// Trees to import.
     pub(crate) material: &'a Material,
 }
 
-/// When to kill.
+/// Condition on which a child is killed.
 #[derive(Clone, Copy, Debug)]
 enum Moment {
-    /// When so many files are acknowledged.
+    /// This many files are acknowledged.
     Files(u64),
-    /// When the blob tier has so many bytes.
+    /// The blob tier has this many bytes.
     BlobBytes(u64),
 }
 
-/// How a child ended.
+/// End of a child.
 enum Ended {
+    /// The child was killed during its import.
     Killed(Killed),
+    /// The child finished before the kill, after this time.
     Finished(Duration),
 }
 
 impl Stage<'_> {
-    /// Lets children import until one is killed amid it. Gives the times of those that had finished
-    /// before.
+    /// Runs children until one is killed during its import. Also returns the times of the children
+    /// that finished before.
+    ///
+    /// # Errors
+    /// [`Failure::Failed`] if a child fails, or if [`TRIES_MAX`] children finish.
     pub(crate) async fn until_killed(&self) -> Result<(Killed, Vec<Duration>), Failure> {
         let mut early = Vec::new();
         let total = crate::tree::count(self.env, &self.material.roots()?).await?;
         for number in 1..=TRIES_MAX {
             let data = self.work.join(format!("store-{number}"));
-            match self.once(data.clone(), total).await? {
+            match self.run_child(data.clone(), total).await? {
                 Ended::Killed(killed) => return Ok((killed, early)),
                 Ended::Finished(took) => early.push(took),
             }
@@ -106,11 +119,12 @@ impl Stage<'_> {
                 .map_err(|error| Failure::io("the finished store can't be removed", &error))?;
         }
         Err(Failure::Failed(format!(
-            "no child was still at work when it was to be killed: tries={TRIES_MAX}"
+            "every child finished before the kill: tries={TRIES_MAX}"
         )))
     }
 
-    async fn once(&self, data: PathBuf, total: Total) -> Result<Ended, Failure> {
+    /// Runs a child on a fresh store, and kills it at a random moment.
+    async fn run_child(&self, data: PathBuf, total: Total) -> Result<Ended, Failure> {
         let moment = self.moment(total);
         let watch = Stopwatch::start(self.env);
         let (mut child, mut lines) = self.spawn(&data)?;
@@ -119,18 +133,20 @@ impl Stage<'_> {
             .bar("import", Some(total.bytes))
             .of_files(Some(total.files));
         let mut acknowledged = BTreeSet::new();
-        let (mut blob_bytes, mut shown) = (0, 0);
+        let mut blob_bytes = 0;
+        let mut shown = 0;
         let is_over = |acknowledged: &BTreeSet<String>, blob_bytes| match moment {
             Moment::Files(files) => acknowledged.len() as u64 >= files,
             Moment::BlobBytes(bytes) => blob_bytes >= bytes,
         };
         while !is_over(&acknowledged, blob_bytes) {
             tokio::select! {
+                // Lines first: the count of files is exact then, that of bytes is polled anyway.
                 biased;
-                line = lines.next_line() => match line.map_err(|error| unheard(&error))? {
+                line = lines.next_line() => match line.map_err(|error| unreadable(&error))? {
                     Some(line) => {
                         acknowledged.extend(key_of(&line));
-                        bar.one_done();
+                        bar.item_done();
                     }
                     None => return finished(&mut child, &watch).await,
                 },
@@ -145,14 +161,20 @@ impl Stage<'_> {
             .start_kill()
             .map_err(|error| Failure::io("the child can't be killed", &error))?;
         let took = watch.elapsed();
-        while let Some(line) = lines.next_line().await.map_err(|error| unheard(&error))? {
+        // The lines that are in the pipe were written before the kill.
+        while let Some(line) = lines
+            .next_line()
+            .await
+            .map_err(|error| unreadable(&error))?
+        {
             acknowledged.extend(key_of(&line));
         }
         let status = child
             .wait()
             .await
             .map_err(|error| Failure::io("the child can't be waited for", &error))?;
-        // It may have ended by itself between the decision and the signal.
+        // A killed process has no exit code. With a code the child has ended by itself between the
+        // decision and the signal.
         if status.code().is_some() {
             return finished(&mut child, &watch).await;
         }
@@ -166,9 +188,10 @@ impl Stage<'_> {
         }))
     }
 
-    /// Half of the time by files, half of the time by bytes; from the beginning until almost the
-    /// end.
+    /// Draws the moment of the kill: by files or by bytes, at 2 % to 89 % of the import.
     fn moment(&self, total: Total) -> Moment {
+        // By bytes hits large writes in progress; by files hits any moment of a tree of small
+        // files.
         let share = |whole: u64| whole.saturating_mul(2 + self.env.random_u64() % 88) / 100;
         match self.env.random_u64() % 2 {
             0 => Moment::Files(share(total.files).max(1)),
@@ -176,6 +199,7 @@ impl Stage<'_> {
         }
     }
 
+    /// Starts a child whose output is piped.
     fn spawn(&self, data: &Path) -> Result<(Child, Lines<BufReader<ChildStdout>>), Failure> {
         let failed = |error| Failure::io("the child can't be started", &error);
         let mut child = Command::new(std::env::current_exe().map_err(failed)?)
@@ -200,7 +224,7 @@ impl Stage<'_> {
     }
 }
 
-/// A child that ended by itself: well, or not.
+/// Returns the end of a child that has ended by itself, or an error if it failed.
 async fn finished(child: &mut Child, watch: &Stopwatch) -> Result<Ended, Failure> {
     let status = child
         .wait()
@@ -212,12 +236,13 @@ async fn finished(child: &mut Child, watch: &Stopwatch) -> Result<Ended, Failure
     Err(Failure::Failed(format!("the child failed: {status}")))
 }
 
-fn unheard(error: &std::io::Error) -> Failure {
-    Failure::io("the child can't be heard", error)
+/// Returns the failure of reading the output of a child.
+fn unreadable(error: &std::io::Error) -> Failure {
+    Failure::io("the output of the child can't be read", error)
 }
 
-/// The key of an acknowledged file; none if the line says something else, or was cut off by the
-/// kill.
+/// Returns the key of an acknowledged file, or `None` if the line is another event or was cut off
+/// by the kill.
 fn key_of(line: &str) -> Option<String> {
     let value: Value = serde_json::from_str(line).ok()?;
     let is_file = value["event"] == "file" && value["outcome"] == "imported";
@@ -229,7 +254,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_whole_lines_about_files_count_as_acknowledged() {
+    fn only_complete_file_lines_are_acknowledged() {
         let line = r#"{"bytes":1,"event":"file","key":"a","outcome":"imported"}"#;
         assert_eq!(key_of(line).as_deref(), Some("a"));
         for other in [

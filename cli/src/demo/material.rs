@@ -1,4 +1,4 @@
-//! What the demo works on: the generated file, the tree, and the damage.
+//! Inputs of the demo: the generated file, the tree, and the flipped byte.
 
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom, Write};
@@ -10,18 +10,19 @@ use super::checks;
 use crate::failure::Failure;
 use crate::report::{Bar, Report};
 
-/// Bytes generated at once.
+/// Number of bytes per write.
 const PIECE_BYTES: usize = 1024 * 1024;
-/// Files in a generated tree.
+/// Number of files in a generated tree.
 const TREE_FILES: u64 = 300;
-/// Largest of them.
+/// Size of the largest of them, in bytes.
 const TREE_FILE_BYTES_MAX: u64 = 2 * 1024 * 1024;
 
-/// Deterministic bytes that no compression shortens: splitmix64 (Steele, Lea, Flood: Fast
-/// splittable pseudorandom number generators).
+/// Deterministic, incompressible bytes: splitmix64 (Steele, Lea, Flood: Fast splittable
+/// pseudorandom number generators).
 struct Noise(u64);
 
 impl Noise {
+    /// Returns the next number.
     fn next(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -29,6 +30,7 @@ impl Noise {
         mixed ^ (mixed >> 31)
     }
 
+    /// Fills a buffer.
     fn fill(&mut self, piece: &mut [u8]) {
         for word in piece.chunks_mut(8) {
             let noise = self.next().to_le_bytes();
@@ -36,7 +38,7 @@ impl Noise {
         }
     }
 
-    /// Writes so many bytes, one piece in memory at a time.
+    /// Writes a file of this size, with a single piece in memory at a time.
     fn write(&mut self, path: &Path, bytes: u64, bar: Option<&Bar>) -> io::Result<()> {
         let mut file = File::create(path)?;
         let mut piece = vec![0; PIECE_BYTES];
@@ -56,14 +58,15 @@ impl Noise {
     }
 }
 
-/// Makes the one large file, in a directory of its own.
+/// Generates the large file in a directory of its own.
 pub(super) async fn generate_file(
     env: &Env,
     report: &Report,
     dir: &Path,
     bytes: u64,
 ) -> Result<(), Failure> {
-    let (bar, dir) = (report.bar("generate", Some(bytes)), dir.to_owned());
+    let bar = report.bar("generate", Some(bytes));
+    let dir = dir.to_owned();
     let generate = move || {
         std::fs::create_dir_all(&dir)?;
         Noise(1).write(&dir.join("random.bin"), bytes, Some(&bar))
@@ -73,7 +76,7 @@ pub(super) async fn generate_file(
         .map_err(|error| Failure::io("the large file can't be generated", &error))
 }
 
-/// The tree to import: the one asked for; the checkout; or else one that is generated at
+/// Returns the tree to import: `asked`, or else the checkout, or else a tree generated at
 /// `fallback`.
 pub(super) async fn tree(
     env: &Env,
@@ -83,6 +86,7 @@ pub(super) async fn tree(
     if let Some(asked) = asked {
         return Ok(asked.to_owned());
     }
+    // An installed tool may run on another machine than the build, without that directory.
     let built_from = Path::new(env!("CARGO_MANIFEST_DIR"))
         .parent()
         .map(Path::to_owned);
@@ -101,7 +105,7 @@ pub(super) async fn tree(
         .map_err(|error| Failure::io("the tree can't be generated", &error))
 }
 
-/// Files of 0 bytes to 2 MiB, most of them small, in nested directories.
+/// Generates files of 0 bytes to 2 MiB, most of them small, in nested directories.
 fn generate_tree(dir: &Path) -> io::Result<()> {
     let mut noise = Noise(2);
     for number in 0..TREE_FILES {
@@ -109,7 +113,7 @@ fn generate_tree(dir: &Path) -> io::Result<()> {
             .join(format!("{}", number % 10))
             .join(format!("{}", number % 7));
         std::fs::create_dir_all(&parent)?;
-        // A size of up to 2^21 bytes, every power of two as likely as the next.
+        // Sizes up to 2^21 bytes. Every power of two is equally likely, so that most are small.
         let bytes = match number {
             0 => 0,
             1 => TREE_FILE_BYTES_MAX,
@@ -120,9 +124,10 @@ fn generate_tree(dir: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Flips one bit of one byte of one blob, both drawn at random; which.
+/// Flips a bit of a random byte of a random blob. Returns the blob and the offset of the byte.
 pub(super) async fn flip_one_byte(env: &Env, blobs: &Path) -> Result<(PathBuf, u64), Failure> {
     let mut files = checks::blob_files(env, blobs).await?;
+    // An empty blob has no byte to flip.
     files.retain(|file| file.bytes > 0);
     let count = files.len() as u64;
     let chosen = usize::try_from(env.random_u64() % count.max(1)).unwrap_or(0);

@@ -1,5 +1,5 @@
-//! Files in the making by their names, `.cenotaph-XXXXXX.part`: created, recognised, and removed
-//! where a killed process left them.
+//! Temporary files of unfinished outputs, named `.cenotaph-XXXXXX.part`: creation, recognition, and
+//! removal after a killed process.
 
 use std::ffi::OsStr;
 use std::fs::{File, TryLockError};
@@ -10,12 +10,13 @@ use tempfile::NamedTempFile;
 
 const PREFIX: &str = ".cenotaph-";
 const SUFFIX: &str = ".part";
-/// Characters between them.
+/// Number of random characters between prefix and suffix.
 const RANDOM: usize = 6;
 
-/// Creates one, and locks it.
+/// Creates a temporary file and locks it.
 pub(super) fn create(dir: &Path) -> io::Result<NamedTempFile> {
     let mut builder = tempfile::Builder::new();
+    // The mode of a newly created file, reduced by the umask. tempfile's default is 0600.
     #[cfg(unix)]
     builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
     let file = builder
@@ -24,15 +25,16 @@ pub(super) fn create(dir: &Path) -> io::Result<NamedTempFile> {
         .rand_bytes(RANDOM)
         .tempfile_in(dir)?;
     match file.as_file().try_lock() {
-        // A file system without locks: nobody can lock it, and nobody removes it.
+        // On a file system without locks no process can lock the file, so none removes it.
         Ok(()) | Err(TryLockError::Error(_)) => Ok(file),
+        // Another process removes the file in this moment: see `remove_abandoned`.
         Err(TryLockError::WouldBlock) => Err(io::Error::other(
             "the new file is locked by another process",
         )),
     }
 }
 
-/// Returns whether a file of this name is one in the making.
+/// Returns whether this is the name of a temporary file.
 pub(crate) fn is_unfinished(name: &OsStr) -> bool {
     let random = name
         .to_str()
@@ -42,8 +44,8 @@ pub(crate) fn is_unfinished(name: &OsStr) -> bool {
     })
 }
 
-/// Removes those of a directory that nobody writes any more. One that can't be removed is left to
-/// the next.
+/// Removes the temporary files of a directory that no process writes any more. Errors are ignored:
+/// the next call tries again.
 pub(crate) fn remove_abandoned(dir: &Path) {
     let Ok(entries) = std::fs::read_dir(dir) else {
         return;
@@ -52,7 +54,8 @@ pub(crate) fn remove_abandoned(dir: &Path) {
         .flatten()
         .filter(|entry| is_unfinished(&entry.file_name()));
     for entry in abandoned.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_file())) {
-        // Locked until it is removed: its writer, if it begins just now, finds it locked and fails.
+        // The lock is held until the file is removed. A writer that has created the file but not
+        // locked it yet finds it locked and fails, instead of writing to a removed file.
         let file = File::options().write(true).open(entry.path());
         if let Ok(file) = file
             && file.try_lock().is_ok()
@@ -67,10 +70,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_names_as_they_are_made_count_as_unfinished() {
+    fn only_generated_names_count_as_unfinished() {
         let dir = tempfile::tempdir().unwrap();
-        let made = create(dir.path()).unwrap();
-        assert!(is_unfinished(made.path().file_name().unwrap()));
+        let created = create(dir.path()).unwrap();
+        assert!(is_unfinished(created.path().file_name().unwrap()));
         for other in [
             ".cenotaph-.part",
             ".cenotaph-abcdefg.part",
@@ -83,13 +86,13 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_is_being_written_is_not_removed() {
+    fn locked_file_is_not_removed() {
         let dir = tempfile::tempdir().unwrap();
-        let made = create(dir.path()).unwrap();
+        let locked = create(dir.path()).unwrap();
         let (_, abandoned) = create(dir.path()).unwrap().keep().unwrap();
         std::fs::write(dir.path().join("other.part"), b"x").unwrap();
         remove_abandoned(dir.path());
-        assert!(made.path().exists() && !abandoned.exists());
+        assert!(locked.path().exists() && !abandoned.exists());
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 2);
     }
 }

@@ -1,5 +1,5 @@
-//! How a file is cut into parts: [`Cut`], and how one is told from the parts that an interrupted
-//! upload has left. Lengths in, lengths out; nothing is read here.
+//! [`Cut`], the division of a file into parts, and its reconstruction from the parts of an
+//! interrupted upload. Pure functions of lengths.
 
 use std::ops::Range;
 
@@ -7,11 +7,11 @@ use cenotaph::{PARTS_MAX, PartInfo};
 
 const MIB: u64 = 1024 * 1024;
 
-/// Bytes of a part unless told.
+/// Default size of a part, in bytes.
 pub(crate) const PART_BYTES: u64 = 64 * MIB;
 
-/// Parts of equal length but the last, which may be shorter. There is always one, and never more
-/// than an upload may have.
+/// Division of a file into parts of equal length; only the last may be shorter. Has at least 1 part
+/// and at most [`PARTS_MAX`] parts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Cut {
     file_bytes: u64,
@@ -20,7 +20,8 @@ pub(crate) struct Cut {
 }
 
 impl Cut {
-    /// Into parts of this size; into larger ones, of whole MiB, if there would be too many.
+    /// Divides a file into parts of this size, or into larger parts of whole MiB if there would be
+    /// too many parts.
     pub(crate) fn new(file_bytes: u64, part_bytes: u64) -> Self {
         let enough = file_bytes
             .div_ceil(u64::from(PARTS_MAX))
@@ -33,7 +34,8 @@ impl Cut {
         })
     }
 
-    /// Into parts of exactly this size; none if there would be too many.
+    /// Divides a file into parts of exactly this size, or returns `None` if there would be too
+    /// many.
     fn exactly(file_bytes: u64, part_bytes: u64) -> Option<Self> {
         let part_bytes = part_bytes.max(1);
         let parts = u16::try_from(file_bytes.div_ceil(part_bytes).max(1)).ok()?;
@@ -44,14 +46,13 @@ impl Cut {
         })
     }
 
-    /// What the upload that these parts are of may have been cut into, the likeliest first: the
-    /// cuts that have one of them at least.
-    ///
-    /// Any part but the file's last is as long as all others, so the longest tells it. If there is
-    /// but one it may be the last: then its number and length tell, if the file is still as long as
-    /// it was.
+    /// Returns the possible divisions of the upload that has these parts, the most likely first.
+    /// Each contains at least one of the parts.
     pub(crate) fn likely(file_bytes: u64, parts: &[PartInfo]) -> Vec<Self> {
+        // Every part except the last of the file has the full size, so of two parts the longer has.
         let longest = parts.iter().map(|part| part.bytes).max();
+        // A single part may be the last of the file. Its number and length then determine the size
+        // of the parts before it, if the file still has the same length.
         let of_last = if let [last] = parts {
             Self::before(file_bytes, last)
         } else {
@@ -67,31 +68,29 @@ impl Cut {
         cuts
     }
 
-    /// Bytes of each part before the last, if they are as long as each other.
+    /// Returns the size of the parts before the last part, or `None` if no common size fits.
     fn before(file_bytes: u64, last: &PartInfo) -> Option<u64> {
-        let (before, rest) = (
-            u64::from(last.number.get()) - 1,
-            file_bytes.checked_sub(last.bytes)?,
-        );
+        let before = u64::from(last.number.get()) - 1;
+        let rest = file_bytes.checked_sub(last.bytes)?;
         (before > 0 && rest.is_multiple_of(before)).then(|| rest / before)
     }
 
-    /// How many parts there are.
+    /// Returns the number of parts.
     pub(crate) fn parts(&self) -> u32 {
         u32::from(self.parts)
     }
 
-    /// Bytes of each part but the last.
+    /// Returns the size of every part except the last, in bytes.
     pub(crate) fn part_bytes(&self) -> u64 {
         self.part_bytes
     }
 
-    /// Bytes of the file.
+    /// Returns the size of the file, in bytes.
     pub(crate) fn file_bytes(&self) -> u64 {
         self.file_bytes
     }
 
-    /// Where in the file the part of this number lies; numbers begin with 1.
+    /// Returns the range of a part in the file. Numbers begin with 1.
     pub(crate) fn range(&self, number: u32) -> Range<u64> {
         let at = |number: u32| {
             self.part_bytes
@@ -101,7 +100,7 @@ impl Cut {
         at(number.saturating_sub(1))..at(number)
     }
 
-    /// Whether the part has a number and a length of this cut.
+    /// Returns whether this division contains a part of this number and length.
     pub(crate) fn has(&self, part: &PartInfo) -> bool {
         let range = self.range(part.number.into());
         part.number.get() <= self.parts && range.end - range.start == part.bytes
@@ -114,17 +113,16 @@ mod tests {
     use cenotaph::{PartEtag, PartNumber, Timestamp};
 
     fn part(number: u32, bytes: u64) -> PartInfo {
-        let (number, uploaded) = (PartNumber::new(number).unwrap(), Timestamp::from_millis(0));
         PartInfo {
-            number,
+            number: PartNumber::new(number).unwrap(),
             etag: PartEtag::new(0),
             bytes,
-            uploaded,
+            uploaded: Timestamp::from_millis(0),
         }
     }
 
     #[test]
-    fn the_parts_of_a_cut_are_the_file_without_gap_or_overlap() {
+    fn parts_cover_the_file_without_gap_or_overlap() {
         for (file_bytes, part_bytes, parts) in [
             (0, 7, 1),
             (1, 7, 1),
@@ -151,7 +149,7 @@ mod tests {
     }
 
     #[test]
-    fn parts_grow_where_there_would_be_too_many() {
+    fn parts_grow_if_there_would_be_too_many() {
         assert_eq!(Cut::new(10_000 * MIB, MIB).part_bytes(), MIB);
         let one_more = Cut::new(10_000 * MIB + 1, MIB);
         assert_eq!((one_more.part_bytes(), one_more.parts()), (2 * MIB, 5001));
@@ -163,7 +161,7 @@ mod tests {
     }
 
     #[test]
-    fn any_parts_that_are_left_tell_the_cut() {
+    fn every_subset_of_parts_determines_the_cut() {
         for (file_bytes, part_bytes) in
             [(100, 7), (98, 7), (99, 7), (5, 7), (7, 7), (0, 7), (64, 32)]
         {
@@ -179,11 +177,11 @@ mod tests {
                     .map(|(_, p)| *p)
                     .collect();
                 let cuts = Cut::likely(file_bytes, &left);
-                let is_told = cuts.iter().any(|told| {
-                    (1..=cut.parts()).all(|number| told.range(number) == cut.range(number))
+                let is_found = cuts.iter().any(|found| {
+                    (1..=cut.parts()).all(|number| found.range(number) == cut.range(number))
                 });
                 assert!(
-                    is_told
+                    is_found
                         && cuts
                             .iter()
                             .take(1)
@@ -195,7 +193,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_cut_of_the_file_is_not_taken_for_one() {
+    fn parts_of_another_file_yield_no_cut() {
         assert_eq!(Cut::likely(100, &[]), []);
         assert_eq!(
             Cut::likely(10, &[part(3, 7), part(4, 7)]),
@@ -211,7 +209,7 @@ mod tests {
         assert_eq!(
             grown,
             [Cut::new(100, 7)],
-            "the last part of a shorter file is not one of this"
+            "the last part of a shorter file is not part of this file"
         );
     }
 }

@@ -1,5 +1,5 @@
-//! The file that is uploaded in parts: [`Opened`], read at offsets by many at once, and asked at
-//! the end whether it is still what it was.
+//! [`Opened`], a file that is uploaded in parts: concurrent reads at offsets, and detection of
+//! changes.
 
 use std::fs::{File, Metadata};
 use std::io;
@@ -17,11 +17,11 @@ use xxhash_rust::xxh3::Xxh3Default;
 use crate::output::blocking;
 use crate::report::Bar;
 
-/// Bytes read at once.
+/// Number of bytes per read.
 const READ_BYTES: usize = 1024 * 1024;
 
-/// A regular file, held open: all its parts are of one file, whatever becomes of its name. A cheap
-/// clone.
+/// An open regular file. All parts are read from the same file, even if its path is replaced. Cheap
+/// to clone.
 #[derive(Clone)]
 pub(crate) struct Opened {
     env: Env,
@@ -29,7 +29,7 @@ pub(crate) struct Opened {
     state: State,
 }
 
-/// What tells that a file has changed.
+/// Length and modification time, which reveal a change of the file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct State {
     bytes: u64,
@@ -46,7 +46,7 @@ impl State {
 }
 
 impl Opened {
-    /// Opens it, and notes how it stands.
+    /// Opens a file, and notes its length and modification time.
     pub(crate) async fn open(env: &Env, path: &Path) -> io::Result<Self> {
         let path = PathBuf::from(path);
         let open = move || {
@@ -62,29 +62,31 @@ impl Opened {
         })
     }
 
-    /// How long it was.
+    /// Returns the length at the open, in bytes.
     pub(crate) fn bytes(&self) -> u64 {
         self.state.bytes
     }
 
-    /// Returns whether there are bytes behind its length: it grows, or it is a file of /proc, whose
-    /// size is no length.
+    /// Returns whether the file has bytes after its length: it is growing, or it is a file of
+    /// /proc, whose size is not its length.
     pub(crate) async fn is_longer(&self) -> io::Result<bool> {
-        let (file, end) = (Arc::clone(&self.file), self.state.bytes);
+        let file = Arc::clone(&self.file);
+        let end = self.state.bytes;
         blocking(&self.env, move || {
             Ok(!read_chunk(&file, &(end..end.saturating_add(1)))?.is_empty())
         })
         .await
     }
 
-    /// Whether it has another length or time by now.
+    /// Returns whether length or modification time have changed since the open.
     pub(crate) async fn has_changed(&self) -> io::Result<bool> {
-        let (file, state) = (Arc::clone(&self.file), self.state);
+        let file = Arc::clone(&self.file);
+        let state = self.state;
         blocking(&self.env, move || Ok(State::of(&file.metadata()?) != state)).await
     }
 
-    /// These bytes of it, which move the bar and are counted. Fewer, if the file has become
-    /// shorter.
+    /// Streams a range of the file. The bytes advance the bar and are added to `counted`. The
+    /// stream is shorter than the range if the file has shrunk.
     pub(crate) fn stream(
         &self,
         range: Range<u64>,
@@ -93,7 +95,8 @@ impl Opened {
     ) -> impl Stream<Item = io::Result<Bytes>> + Send + use<> {
         let start = (self.clone(), range, bar.clone(), Arc::clone(counted));
         futures::stream::try_unfold(start, |(opened, rest, bar, counted)| async move {
-            let (file, next) = (Arc::clone(&opened.file), rest.clone());
+            let file = Arc::clone(&opened.file);
+            let next = rest.clone();
             let chunk = blocking(&opened.env, move || read_chunk(&file, &next)).await?;
             let bytes = chunk.len() as u64;
             bar.add(bytes);
@@ -105,9 +108,10 @@ impl Opened {
         })
     }
 
-    /// The etag that a part of these bytes has. As they are read they move the bar.
+    /// Computes the etag of a part with this range of bytes. The bytes advance the bar.
     pub(crate) async fn etag(&self, range: Range<u64>, bar: &Bar) -> io::Result<PartEtag> {
-        let (file, bar) = (Arc::clone(&self.file), bar.clone());
+        let file = Arc::clone(&self.file);
+        let bar = bar.clone();
         blocking(&self.env, move || {
             hash(&file, range, |bytes| bar.add(bytes))
         })
@@ -115,8 +119,8 @@ impl Opened {
     }
 }
 
-/// The etag of these bytes, or of as many as there are: as [`PartEtag::of`], of which no more than
-/// a chunk is in memory.
+/// Computes the etag of a range, or of its existing bytes if the file is shorter. Equal to
+/// [`PartEtag::of`], but with a single chunk in memory.
 fn hash(file: &File, mut rest: Range<u64>, mut progress: impl FnMut(u64)) -> io::Result<PartEtag> {
     let mut hasher = Xxh3Default::new();
     loop {
@@ -130,7 +134,8 @@ fn hash(file: &File, mut rest: Range<u64>, mut progress: impl FnMut(u64)) -> io:
     }
 }
 
-/// The first of these bytes; empty at the end of them, or of the file.
+/// Reads the first bytes of a range, at most [`READ_BYTES`]. Empty if the range is empty or begins
+/// at the end of the file.
 fn read_chunk(file: &File, range: &Range<u64>) -> io::Result<Bytes> {
     let most = usize::try_from(range.end.saturating_sub(range.start))
         .unwrap_or(READ_BYTES)
@@ -180,7 +185,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn any_range_is_read_and_hashed_as_it_stands() {
+    async fn any_range_is_streamed_and_hashed() {
         let bytes = bytes();
         let (_file, opened, bar) = written(&bytes).await;
         let chunk = READ_BYTES;
@@ -192,7 +197,8 @@ mod tests {
             chunk..2 * chunk,
             5..2 * chunk + 5,
         ] {
-            let (wide, counted) = (range.start as u64..range.end as u64, Arc::default());
+            let wide = range.start as u64..range.end as u64;
+            let counted = Arc::default();
             let read: Vec<Bytes> = opened
                 .stream(wide.clone(), &bar, &counted)
                 .try_collect()
@@ -212,16 +218,16 @@ mod tests {
             .try_collect()
             .await
             .unwrap();
-        assert!(read.concat() == bytes[5..], "as much as there is");
+        assert!(read.concat() == bytes[5..], "up to the end of the file");
     }
 
     #[tokio::test]
-    async fn a_change_of_the_file_is_noticed_and_one_of_its_name_is_not_one() {
+    async fn changes_of_the_file_are_detected_not_of_its_path() {
         let (file, opened, _bar) = written(b"bytes").await;
         assert!(!opened.has_changed().await.unwrap());
-        let beside = file.path().with_extension("beside");
-        std::fs::write(&beside, b"another file").unwrap();
-        std::fs::rename(&beside, file.path()).unwrap();
+        let other = file.path().with_extension("other");
+        std::fs::write(&other, b"another file").unwrap();
+        std::fs::rename(&other, file.path()).unwrap();
         assert!(!opened.has_changed().await.unwrap());
 
         let (mut file, opened, _bar) = written(b"bytes").await;

@@ -1,7 +1,8 @@
-//! Which upload a put goes on with, and what of it is there already: [`named`] and [`newest`].
+//! [`Search`] for the upload that a put resumes, and for its parts that match the file.
 //!
-//! What is there is believed to be the file's only where its etag is that of the file's own bytes.
-//! How long parts are is taken from the parts themselves, not from today's options.
+//! Invariant: a stored part is reused only if its etag is that of the bytes of the file at its
+//! place. The size of the parts is derived from the stored parts, not from the options of the
+//! command.
 
 use std::collections::BTreeMap;
 use std::future::ready;
@@ -19,51 +20,61 @@ use crate::stated::PutError;
 use crate::store::Store;
 use crate::uploads;
 
-/// An upload to go on with.
+/// Upload to resume.
 pub(crate) struct Found {
-    /// The handle on it.
+    /// Handle of the upload.
     pub(crate) upload: Upload,
-    /// What of the file it has, and how the file is cut.
+    /// Parts of the file that the upload has.
     pub(crate) there: There,
 }
 
-/// What of a file an upload has.
+/// Parts of a file that an upload has.
 pub(crate) struct There {
-    /// How the file is cut; none if no part tells.
+    /// Division of the file, or `None` if no part determines it.
     pub(crate) cut: Option<Cut>,
-    /// The parts that hold what the file holds in their place.
+    /// Parts with the bytes of the file at their places.
     pub(crate) parts: BTreeMap<u32, PartEtag>,
 }
 
-/// Where to look for an upload, and for what.
+/// Search for an upload to resume.
 pub(crate) struct Search<'a> {
+    /// Store with the uploads.
     pub(crate) store: &'a Store,
+    /// Report for the progress of the checks.
     pub(crate) report: &'a Report,
-    /// The object that it is to be.
+    /// Object of the upload.
     pub(crate) id: &'a ObjectId,
-    /// What is stated about it; nothing, or what was stated when the upload began.
+    /// Attributes of the command line: the default, or those of the upload.
     pub(crate) attributes: &'a Attributes,
+    /// File to upload.
     pub(crate) file: &'a Opened,
-    /// Parts that are read at once.
+    /// Number of parts that are read at once.
     pub(crate) parallel: usize,
 }
 
 impl Search<'_> {
-    /// This upload, whatever it has.
+    /// Returns the upload of this id with its parts that match the file.
+    ///
+    /// # Errors
+    /// [`Failure::NotFound`] if the upload is not open. [`Failure::Usage`] if the command line has
+    /// other attributes than the upload.
     pub(crate) async fn named(&self, upload_id: UploadId) -> Result<Found, Failure> {
-        let upload = uploads::named(self.store, self.id, upload_id).await?;
+        let upload = uploads::open_upload(self.store, self.id, upload_id).await?;
         let parts = self.parts(&upload).await?;
+        // The handle does not return the attributes of the upload; the list does.
         let info = self
             .open_uploads()
             .await?
             .into_iter()
             .find(|info| info.upload_id == upload_id);
-        if info.is_some_and(|info| !self.states_the_same(&info)) {
+        if info.is_some_and(|info| !self.has_matching_attributes(&info)) {
             let message = format!(
-                "the upload was begun with other metadata; leave it out: upload={upload_id}"
+                "the upload was begun with other metadata; omit the metadata options: \
+                 upload={upload_id}"
             );
             return Err(Failure::Usage(message));
         }
+        // The division with the most matching parts saves the most bytes.
         let mut best = There {
             cut: None,
             parts: BTreeMap::new(),
@@ -89,8 +100,8 @@ impl Search<'_> {
         })
     }
 
-    /// The newest open upload all of whose parts are the file's; one that has parts, if there is
-    /// one.
+    /// Returns the newest open upload all of whose parts match the file. Uploads with parts precede
+    /// those without.
     pub(crate) async fn newest(&self) -> Result<Option<Found>, Failure> {
         let mut without_parts = None;
         for info in self
@@ -98,9 +109,9 @@ impl Search<'_> {
             .await?
             .iter()
             .rev()
-            .filter(|info| self.states_the_same(info))
+            .filter(|info| self.has_matching_attributes(info))
         {
-            let upload = uploads::named(self.store, self.id, info.upload_id).await?;
+            let upload = uploads::open_upload(self.store, self.id, info.upload_id).await?;
             let parts = self.parts(&upload).await?;
             if parts.is_empty() {
                 let there = There {
@@ -111,6 +122,7 @@ impl Search<'_> {
                 continue;
             }
             for cut in Cut::likely(self.file.bytes(), &parts) {
+                // Lengths first: they rule out most other files without a read.
                 if parts.iter().all(|part| cut.has(part))
                     && self
                         .checked(cut, &parts)
@@ -130,7 +142,8 @@ impl Search<'_> {
         Ok(without_parts)
     }
 
-    /// The parts that this cut has, and whether they hold what the file holds there.
+    /// Returns the parts that this division contains, each with the result of the comparison with
+    /// the file.
     fn checked(
         &self,
         cut: Cut,
@@ -141,11 +154,9 @@ impl Search<'_> {
             .report
             .bar("check", Some(parts.iter().map(|part| part.bytes).sum()));
         let check = move |part: PartInfo| {
-            let (file, bar, range) = (
-                self.file.clone(),
-                bar.clone(),
-                cut.range(part.number.into()),
-            );
+            let file = self.file.clone();
+            let bar = bar.clone();
+            let range = cut.range(part.number.into());
             async move { Ok((part, file.etag(range, &bar).await? == part.etag)) }
         };
         let unreadable = |error: io::Error| Failure::Failed(PutError::File(error).message());
@@ -155,16 +166,16 @@ impl Search<'_> {
             .map_err(unreadable)
     }
 
+    /// Lists the parts of an upload.
     async fn parts(&self, upload: &Upload) -> Result<Vec<PartInfo>, Failure> {
         let parts = retrying(&self.store.env, async || {
             upload.parts().stream().try_collect().await
         })
         .await;
-        parts.map_err(|error| uploads::not_open(error, upload.upload_id()))
+        parts.map_err(|error| uploads::upload_failure(error, upload.upload_id()))
     }
 
-    /// The open uploads to the object, as they were begun. Listed in the order of keys, they come
-    /// before those to longer ones.
+    /// Lists the open uploads of the object, oldest first.
     async fn open_uploads(&self) -> Result<Vec<UploadInfo>, Failure> {
         let list = async || {
             let all = self
@@ -173,6 +184,8 @@ impl Search<'_> {
                 .list_uploads(self.id.key())
                 .namespace(self.store.namespace.clone())
                 .stream();
+            // The key is used as a prefix. In the order of keys its own uploads precede those of
+            // longer keys.
             all.try_take_while(|info| ready(Ok(info.id == *self.id)))
                 .try_collect()
                 .await
@@ -180,11 +193,13 @@ impl Search<'_> {
         Ok(retrying(&self.store.env, list).await?)
     }
 
-    fn states_the_same(&self, info: &UploadInfo) -> bool {
+    /// Returns whether the command line has no attributes, or those of the upload.
+    fn has_matching_attributes(&self, info: &UploadInfo) -> bool {
         *self.attributes == Attributes::default() || *self.attributes == info.attributes
     }
 }
 
+/// Returns the etags of parts by part number.
 fn by_number(parts: &[PartInfo]) -> BTreeMap<u32, PartEtag> {
     parts
         .iter()
