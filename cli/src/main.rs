@@ -9,53 +9,27 @@
 //! after a signal or an error. The tool uses the public API of the engine only.
 
 mod args;
-mod blobs;
+mod blob_location;
+mod blob_uri;
+mod commands;
 mod store;
-
-mod change;
-mod demo;
-mod doctor;
-mod export;
-mod get;
-mod import;
-mod ls;
-mod put;
-mod rm;
-mod salvage;
-mod scrub;
-mod stat;
-mod stats;
-mod uploads;
-mod verify;
-
-mod clock;
-mod compare;
-mod failure;
-mod human;
-mod output;
-mod parts;
-mod report;
-mod retry;
-mod stamp;
-mod standard;
-mod stated;
-mod stop;
-mod tier;
-mod tree;
+mod transfer;
+mod ui;
 
 use std::process::ExitCode;
 use std::time::Duration;
 
 use cenotaph::Env;
 use clap::Parser;
-use serde_json::json;
 use tokio::runtime::Runtime;
 
 use args::{Cli, Command, Resume};
-use failure::Failure;
-use report::Report;
-use stop::Stop;
+use commands::{demo, dispatch, doctor, salvage};
 use store::{Access, Store};
+use ui::failure::Failure;
+use ui::report::Report;
+use ui::signals::Signals;
+use ui::{human, report};
 
 /// Longest time to close the engine after a signal.
 const CLOSE_AFTER_SIGNAL: Duration = Duration::from_secs(10);
@@ -107,22 +81,22 @@ fn start(cli: &Cli) -> Result<(Runtime, Env, Report), Failure> {
 }
 
 async fn run(cli: Cli, env: Env, report: &Report) -> Result<(), Failure> {
-    let mut stop = Stop::new()?;
-    Stop::bound(&env, report.interrupt())?;
+    let mut signals = Signals::new()?;
+    Signals::bound(&env, report.interrupt())?;
     if let Some(name) = cli.command.writes().filter(|_| cli.store.read_only) {
         return Err(Failure::Usage(format!(
             "--read-only is for commands that only read a store: `{name}` writes"
         )));
     }
     let (access, options) = match &cli.command {
-        Command::Demo(options) => return stop.or(demo::run(report, &env, options)).await,
+        Command::Demo(options) => return signals.or(demo::run(report, &env, options)).await,
         Command::Doctor(options) => {
-            return stop
+            return signals
                 .or(doctor::run(report, &env, &cli.store.data, options))
                 .await;
         }
         Command::Salvage(options) => {
-            return stop
+            return signals
                 .or(salvage::run(report, options, cli.store.blobs.as_deref()))
                 .await;
         }
@@ -149,45 +123,15 @@ async fn run(cli: Cli, env: Env, report: &Report) -> Result<(), Failure> {
         | Command::Stats(_)
         | Command::Recover => (Access::Existing, cli.store),
     };
-    let store = stop.or(Store::open(&options, access, env)).await?;
-    let result = stop.or(dispatch(cli.command, &store, report)).await;
+    let store = signals.or(Store::open(&options, access, env)).await?;
+    let result = signals.or(dispatch(cli.command, &store, report)).await;
     // The first signal dropped the command; the close gets a deadline then, because the process is
     // expected to end soon. A second signal drops the close, too.
     let closed = match &result {
-        Err(Failure::Interrupted) => stop.or(close_after_signal(&store)).await,
-        Ok(()) | Err(_) => stop.or(store.close()).await,
+        Err(Failure::Interrupted) => signals.or(close_after_signal(&store)).await,
+        Ok(()) | Err(_) => signals.or(store.close()).await,
     };
     result.and(closed)
-}
-
-async fn dispatch(command: Command, store: &Store, report: &Report) -> Result<(), Failure> {
-    match command {
-        Command::Put(options) => put::run(store, report, options).await,
-        Command::Get(options) => get::run(store, report, options).await,
-        Command::Ls(options) => ls::run(store, report, options).await,
-        Command::Stat(options) => stat::run(store, report, &options).await,
-        Command::Rm(options) => rm::run(store, report, options).await,
-        Command::Uploads(options) => uploads::run(store, report, &options).await,
-        Command::Abort(options) => uploads::abort(store, report, &options).await,
-        Command::Cp(options) => change::copy(store, report, &options).await,
-        Command::Mv(options) => change::rename(store, report, &options).await,
-        Command::Extend(options) => change::extend(store, report, &options).await,
-        Command::Amend(options) => change::amend(store, report, &options).await,
-        Command::Scrub(options) => scrub::run(store, report, &options).await,
-        Command::Import(options) => import::run(store, report, &options).await,
-        Command::Export(options) => export::export(store, report, &options).await,
-        Command::Verify(options) => verify::run(store, report, &options).await,
-        Command::Stats(options) => stats::run(store, report, &options).await,
-        Command::Recover => stats::recover(store, report).await,
-        Command::Adopt => report.result(
-            || json!({ "event": "adopted", "blobs": store.tier }),
-            || format!("adopted {}", store.tier),
-        ),
-        Command::DemoChild(options) => demo::child::run(store, report, &options).await,
-        Command::Demo(_) | Command::Doctor(_) | Command::Salvage(_) => {
-            Err(Failure::Failed("this command opens no store".to_owned()))
-        }
-    }
 }
 
 async fn close_after_signal(store: &Store) -> Result<(), Failure> {

@@ -5,10 +5,10 @@ use std::path::{Path, PathBuf};
 use cenotaph::{Config, Engine, Env, ErrorKind, Namespace, ObjectId};
 
 use crate::args::StoreArgs;
-use crate::blobs::{self, BlobPlace};
-use crate::failure::{Failure, one_line};
-use crate::human;
-use crate::tier::Location;
+use crate::blob_location::Location;
+use crate::blob_uri::{self, BlobPlace};
+use crate::ui::failure::{Failure, one_line};
+use crate::ui::human;
 
 /// Requirement on the store directory at open.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -64,7 +64,7 @@ impl Store {
                 builder = builder.blobs_in(&dir);
                 own_dirs.push(dir);
             }
-            BlobPlace::Remote(uri) => builder = builder.blobs(blobs::remote(&uri)?),
+            BlobPlace::Remote(uri) => builder = builder.blobs(blob_uri::remote(&uri)?),
         }
         if access == Access::Adopt {
             builder = builder.adopt_blobs();
@@ -125,7 +125,7 @@ fn place(
     access: Access,
 ) -> Result<(BlobPlace, Location, Option<Location>), Failure> {
     let remembered = Location::remembered(&args.data);
-    let given = args.blobs.as_deref().map(blobs::parse).transpose()?;
+    let given = args.blobs.as_deref().map(blob_uri::parse).transpose()?;
     let remembered = match remembered {
         // `adopt --blobs` replaces the remembered location, so a damaged file does not matter.
         Err(_) if access == Access::Adopt && given.is_some() => None,
@@ -133,7 +133,7 @@ fn place(
     };
     let place = match (given, &remembered) {
         (Some(given), _) => given,
-        (None, Some(remembered)) => blobs::parse(remembered.uri())?,
+        (None, Some(remembered)) => blob_uri::parse(remembered.uri())?,
         (None, None) => BlobPlace::UnderData,
     };
     let location = Location::of(&place)?;

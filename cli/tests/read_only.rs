@@ -151,8 +151,8 @@ fn store_without_write_permission_is_readable() {
     let ran = |arguments: &[&str]| {
         let mut command = world.command(arguments);
         if is_root() {
-            // Permissions do not apply to root, so another user runs the tool. That user may have no
-            // access to the build directory, and runs a copy.
+            // Permissions do not apply to root, so another user runs the tool. That user may have
+            // no access to the build directory, and runs a copy.
             std::fs::set_permissions(world.path(""), std::fs::Permissions::from_mode(0o755))
                 .unwrap();
             let copy = world.path("cenotaph");

@@ -180,7 +180,8 @@ impl std::fmt::Display for Said {
     }
 }
 
-/// Waits for the end of a child, for at most 30 s. A stalled child must not block the test for ever.
+/// Waits for the end of a child, for at most 30 s. A stalled child must not block the test for
+/// ever.
 #[track_caller]
 #[expect(
     clippy::disallowed_methods,

@@ -6,7 +6,7 @@ use std::time::Duration;
 use bytesize::ByteSize;
 use cenotaph::{ByteRange, EXPIRATION_MAX, UploadId};
 
-use crate::human;
+use crate::ui::human;
 
 /// Prefix of the names of custom entries that only an import may write.
 const RESERVED: &str = "cenotaph.";
