@@ -39,6 +39,7 @@ pub(crate) enum BlobPlace {
 /// scheme.
 pub(crate) fn parse(uri: &str) -> Result<BlobPlace, Failure> {
     let usage = |message: String| Err(Failure::Usage(format!("--blobs: {message}")));
+    // Messages quote at most the scheme, and only a known one: other text may be a credential.
     let Some((scheme, rest)) = uri.split_once(':') else {
         return usage("expected fs:PATH, s3://.., gcs://.. or azblob://..".to_owned());
     };
@@ -110,6 +111,7 @@ pub(crate) fn remote(uri: &str) -> Result<Operator, Failure> {
 
     opendal::install_default();
     let operator = Operator::from_uri(uri).map_err(|error| {
+        // `one_line` removes credentials: the error may quote the URI.
         Failure::Failed(format!(
             "the blob tier can't be set up: {}",
             one_line(&error)

@@ -58,11 +58,13 @@ pub(crate) async fn dispatch(
         Command::Verify(options) => verify::run(store, report, &options).await,
         Command::Stats(options) => stats::run(store, report, &options).await,
         Command::Recover => recover::run(store, report).await,
+        // The open has adopted and remembered the tier already.
         Command::Adopt => report.result(
             || json!({ "event": "adopted", "blobs": store.tier }),
             || format!("adopted {}", store.tier),
         ),
         Command::DemoChild(options) => demo::child::run(store, report, &options).await,
+        // Handled in `main`, before a store is opened.
         Command::Demo(_) | Command::Doctor(_) | Command::Salvage(_) => {
             Err(Failure::Failed("this command opens no store".to_owned()))
         }

@@ -36,6 +36,7 @@ const CLOSE_AFTER_SIGNAL: Duration = Duration::from_secs(10);
 
 fn main() -> ExitCode {
     let cli = Cli::try_parse().unwrap_or_else(|error| escaped(error).exit());
+    // Errors only by default: the tool prints the failure of a command itself.
     let filter = tracing_subscriber::EnvFilter::try_from_default_env()
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("error"));
     tracing_subscriber::fmt()
@@ -67,6 +68,7 @@ fn escaped(error: clap::Error) -> clap::Error {
     Cli::try_parse_from(arguments).err().unwrap_or(error)
 }
 
+/// Creates the runtime, the environment and the report.
 fn start(cli: &Cli) -> Result<(Runtime, Env, Report), Failure> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
@@ -80,6 +82,7 @@ fn start(cli: &Cli) -> Result<(Runtime, Env, Report), Failure> {
     Ok((runtime, env, report))
 }
 
+/// Runs the command, up to the close of the store.
 async fn run(cli: Cli, env: Env, report: &Report) -> Result<(), Failure> {
     let mut signals = Signals::new()?;
     Signals::bound(&env, report.interrupt())?;
@@ -89,6 +92,7 @@ async fn run(cli: Cli, env: Env, report: &Report) -> Result<(), Failure> {
         )));
     }
     let (access, options) = match &cli.command {
+        // These three work without an open store, or open stores of their own.
         Command::Demo(options) => return signals.or(demo::run(report, &env, options)).await,
         Command::Doctor(options) => {
             return signals
@@ -131,9 +135,11 @@ async fn run(cli: Cli, env: Env, report: &Report) -> Result<(), Failure> {
         Err(Failure::Interrupted) => signals.or(close_after_signal(&store)).await,
         Ok(()) | Err(_) => signals.or(store.close()).await,
     };
+    // The failure of the command, if any, is the more useful message.
     result.and(closed)
 }
 
+/// Closes the store within [`CLOSE_AFTER_SIGNAL`].
 async fn close_after_signal(store: &Store) -> Result<(), Failure> {
     let closed = store.env.deadline(CLOSE_AFTER_SIGNAL, store.close()).await;
     closed.unwrap_or_else(|| {

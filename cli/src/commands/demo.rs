@@ -46,6 +46,7 @@ pub(crate) async fn run(report: &Report, env: &Env, options: &DemoArgs) -> Resul
         .prefix("cenotaph-demo-")
         .tempdir()
         .map_err(|error| Failure::io("the temporary directory can't be created", &error))?;
+    // Before the first step, so that the path is printed even if the demo fails or is killed.
     if options.keep {
         temporary.disable_cleanup(true);
         report.note(&format!("kept: {}", temporary.path().display()));
@@ -166,6 +167,7 @@ impl Demo<'_> {
     /// Generates the large file, and chooses the tree.
     async fn generate(&mut self) -> Result<Material, Failure> {
         let watch = Stopwatch::start(self.env);
+        // A directory of its own, so that the import sees nothing but the file.
         let generated = self.work.join("generated");
         let bytes = self.options.size_mib * 1024 * 1024;
         material::generate_file(self.env, self.report, &generated, bytes).await?;
@@ -330,6 +332,7 @@ impl Demo<'_> {
             human::counted(verified.problems, "problem"),
         );
         self.step("verify", what, took, human::byte_rate(total.bytes, took));
+        // After the row: the table also shows a verification that found problems.
         verified.success()
     }
 
@@ -440,6 +443,7 @@ impl Demo<'_> {
 fn store_args(data: &Path) -> StoreArgs {
     StoreArgs {
         data: data.to_owned(),
+        // Explicit, because the checks read this directory.
         blobs: Some("fs:".to_owned()),
         namespace: None,
         inline_max: INLINE_MAX,

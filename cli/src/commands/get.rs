@@ -25,6 +25,7 @@ pub(crate) async fn run(store: &Store, report: &Report, options: GetArgs) -> Res
         standard::require_output()?;
     }
     let range = options.range.unwrap_or(ByteRange::Full);
+    // Only the start of the read is retried: bytes that were printed can't be taken back.
     let found = retrying(&store.env, async || {
         store.engine.get(&id).range(range).await
     })

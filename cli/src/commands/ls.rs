@@ -34,6 +34,7 @@ pub(crate) async fn run(store: &Store, report: &Report, options: LsArgs) -> Resu
         if let Some(after) = &after {
             list = list.start_after(after);
         }
+        // Each page is printed before the next is read, so that memory stays bounded.
         let page = retrying(&store.env, async || list.clone().await).await?;
         left -= page.entries.len().min(left);
         report.text(&show(&page.entries, report.is_json(), options.long))?;

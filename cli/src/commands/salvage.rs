@@ -20,6 +20,7 @@ pub(crate) async fn run(
     let mut salvage = cenotaph::salvage(&options.old, &options.new);
     let place = match blobs {
         Some(given) => blob_uri::parse(given)?,
+        // As in other commands, the remembered tier is the default, here that of the old store.
         None => match Location::remembered(&options.old)? {
             Some(remembered) => blob_uri::parse(remembered.uri())?,
             None => BlobPlace::UnderData,

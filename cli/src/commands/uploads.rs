@@ -34,6 +34,7 @@ pub(crate) async fn run(
         let page = retrying(&store.env, async || list.clone().await).await?;
         let mut shown = Vec::with_capacity(page.uploads.len());
         for info in page.uploads {
+            // The list has no sums, so the parts of each upload are listed.
             let sum = retrying(&store.env, async || Sum::of(store, &info).await).await?;
             shown.extend(sum.map(|sum| (info, sum)));
         }

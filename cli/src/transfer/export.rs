@@ -79,6 +79,7 @@ pub(crate) async fn export(
         .list(prefix.as_str())
         .namespace(store.namespace.clone())
         .stream();
+    // Objects are exported in any order, so that a large object does not hold up the others.
     let exports = listed.map_ok(|entry| async {
         let name = entry.name().to_owned();
         let outcome = match entry {
@@ -201,6 +202,8 @@ impl Job<'_> {
                     path.display()
                 ));
             }
+            // Size, time and mode suffice here: an export sets the time of every file it writes,
+            // and a later change of the file changes its time.
             Found::Same => {
                 self.bar.add(head.metadata.size);
                 return Ok(Plan::Keep);

@@ -112,6 +112,7 @@ pub(crate) async fn import(
     let bar = report
         .bar("import", total.map(|total| total.bytes))
         .of_files(total.map(|total| total.files));
+    // Files are imported in any order, so that a large file does not hold up the others.
     let outcomes = tree::walk(&store.env, &plan.roots)
         .map(|step| import_step(store, plan.by, step, &bar))
         .buffer_unordered(plan.jobs);
@@ -123,6 +124,7 @@ pub(crate) async fn import(
             Outcome::Failed {
                 is_of_store: true, ..
             } => failures_in_a_row += 1,
+            // All later files would fail as well.
             Outcome::Over(_) => failures_in_a_row = STORE_FAILURES_MAX,
             Outcome::Put(_) | Outcome::Unchanged(_) => failures_in_a_row = 0,
             // These do not reach the store, so they neither confirm nor refute its failure.

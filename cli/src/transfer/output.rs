@@ -160,6 +160,7 @@ impl Output {
             file_metadata.apply(file.as_file())?;
             let persisted = match existing {
                 Existing::Replace => file.persist(&self.target),
+                // Fails if a file has appeared at the target since the caller checked it.
                 Existing::Refuse => file.persist_noclobber(&self.target),
             };
             persisted.map(drop).map_err(|error| error.error)

@@ -232,6 +232,7 @@ impl InParts<'_> {
         bar.begin_with(lengths.sum(), there.len() as u64);
         let missing = (1..=cut.parts()).filter(|number| !there.contains_key(number));
         let send = |number| self.send(upload, *cut, number, file, &bar);
+        // The first failure drops the other sends. The parts that are already stored stay.
         let sent = futures::stream::iter(missing)
             .map(send)
             .buffer_unordered(self.parallel())

@@ -213,8 +213,10 @@ pub(crate) fn walk(env: &Env, roots: &[Root]) -> impl Stream<Item = Step> + use<
                 }
             }
         }
+        // Set only at the regular end. A panic leaves the flag unset.
         reached_end.store(true, Ordering::Release);
     };
+    // The result is dropped: the missing flag reports a panic of the walk.
     env.spawn(async move { drop(runner.offload(run).await) });
     futures::stream::unfold((steps, is_whole), |(mut steps, is_whole)| async move {
         let step = match steps.recv().await {

@@ -168,6 +168,7 @@ pub(crate) fn table<const N: usize>(align: [Align; N], rows: &[[String; N]]) -> 
                 Align::Right => write!(line, "{gap}{cell:>width$}", width = widths[column]),
             };
         }
+        // The padding of the last column is no output.
         text.push_str(line.trim_end());
         text.push('\n');
     }

@@ -114,6 +114,7 @@ impl Report {
         if self.is_visible {
             bar.set_style(style(total_bytes.is_some()));
             bar.set_prefix(label);
+            // The rate and the spinner also move while no bytes arrive.
             bar.enable_steady_tick(Duration::from_millis(200));
         }
         Bar {

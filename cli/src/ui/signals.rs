@@ -46,6 +46,7 @@ impl Signals {
     /// Bounds the time from a signal to the end of the process. The process also ends if it blocks
     /// where it can't see a signal: in a write to standard output or standard error.
     pub(crate) fn bound(env: &Env, interrupt: Interrupt) -> Result<(), Failure> {
+        // A listener of its own. Every listener receives each signal.
         let mut signals = Self::new()?;
         let runner = env.clone();
         env.spawn(async move {

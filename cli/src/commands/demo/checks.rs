@@ -221,6 +221,7 @@ pub(super) async fn blob_files(env: &Env, dir: &Path) -> Result<Vec<BlobFile>, F
                     }
                 }
                 Ok(_) => {}
+                // While the child imports, files may disappear during the listing.
                 Err(error)
                     if error
                         .io_error()

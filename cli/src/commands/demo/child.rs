@@ -112,6 +112,7 @@ impl Stage<'_> {
                 Ended::Killed(killed) => return Ok((killed, early)),
                 Ended::Finished(took) => early.push(took),
             }
+            // Frees the space for the next try.
             let remove = move || std::fs::remove_dir_all(data);
             self.env
                 .blocking(remove)
@@ -213,6 +214,7 @@ impl Stage<'_> {
             .arg(&self.material.generated)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
+            // An interrupted demo must not leave a child that writes to a removed directory.
             .kill_on_drop(true)
             .spawn()
             .map_err(failed)?;

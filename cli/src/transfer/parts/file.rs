@@ -143,6 +143,7 @@ fn read_chunk(file: &File, range: &Range<u64>) -> io::Result<Bytes> {
     let mut chunk = vec![0; most];
     loop {
         match read_at(file, &mut chunk, range.start) {
+            // A short read is passed on as it is: the next call reads the rest.
             Ok(bytes) => chunk.truncate(bytes),
             Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
             Err(error) => return Err(error),
@@ -151,6 +152,7 @@ fn read_chunk(file: &File, range: &Range<u64>) -> io::Result<Bytes> {
     }
 }
 
+// Reads at an offset, because the concurrent reads of parts must not share a file position.
 #[cfg(unix)]
 fn read_at(file: &File, buffer: &mut [u8], at: u64) -> io::Result<usize> {
     std::os::unix::fs::FileExt::read_at(file, buffer, at)

@@ -90,6 +90,7 @@ impl Search<'_> {
             if there.parts.len() > best.parts.len() {
                 best = there;
             }
+            // All parts match: no other division can be better.
             if best.parts.len() == parts.len() {
                 break;
             }
@@ -113,6 +114,7 @@ impl Search<'_> {
         {
             let upload = open_upload(self.store, self.id, info.upload_id).await?;
             let parts = self.parts(&upload).await?;
+            // Only a fallback: an older upload with matching parts saves more.
             if parts.is_empty() {
                 let there = There {
                     cut: None,
