@@ -202,6 +202,7 @@ impl Command {
             | Self::Verify(_)
             | Self::Stats(_)
             | Self::Doctor(_) => None,
+            // A scrub only reads unless it repairs.
             Self::Scrub(options) => (options.repair || options.drop_damaged)
                 .then_some("scrub with --repair or --drop-damaged"),
             Self::Put(_) => Some("put"),

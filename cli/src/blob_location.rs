@@ -127,6 +127,7 @@ impl Location {
         match (value["format"].as_u64(), value["blobs"].as_str()) {
             (Some(FORMAT), Some(blobs)) => Ok(Some(Self(blobs.to_owned()))),
             (Some(FORMAT) | None, _) => Err(damaged()),
+            // Not damage: the advice to remove the file would lose the location.
             (Some(later), _) => {
                 let message = format!(
                     "the file was written by a newer version of cenotaph: path={} format={later}",

@@ -44,6 +44,7 @@ impl Store {
     /// store is absent, open elsewhere, has another blob tier, or can't be opened.
     pub(crate) async fn open(args: &StoreArgs, access: Access, env: Env) -> Result<Self, Failure> {
         let namespace = namespace(args.namespace.as_deref())?;
+        let given = args.blobs.as_deref().map(blob_uri::parse).transpose()?;
         // The builder of the engine creates an absent store, so the check precedes it.
         if access != Access::Create && !args.data.join("index").is_dir() {
             return Err(Failure::Failed(format!(
@@ -51,7 +52,7 @@ impl Store {
                 args.data.display()
             )));
         }
-        let (place, location, remembered) = place(args, access)?;
+        let (place, location, remembered) = place(given, &args.data, access)?;
         let config = Config {
             inline_bytes_max: args.inline_max,
             ..Config::default()
@@ -114,19 +115,19 @@ impl Store {
 
 /// Returns the place of the blob tier, its location, and the remembered location.
 ///
-/// The place is that of `--blobs`, or else the remembered place, or else `blobs` under the data
-/// directory.
+/// The place is the given place, which is that of `--blobs`, or else the remembered place, or else
+/// `blobs` under the data directory.
 ///
 /// # Errors
-/// [`Failure::Usage`] if `--blobs` is invalid. [`Failure::Failed`] if the remembered location can't
-/// be read, or is another place than that of `--blobs` (unless the tier is adopted).
+/// [`Failure::Failed`] if the remembered location can't be read, or is another place than the given
+/// place (unless the tier is adopted). [`Failure::Usage`] if this build does not support the
+/// remembered place.
 fn place(
-    args: &StoreArgs,
+    given: Option<BlobPlace>,
+    data: &Path,
     access: Access,
 ) -> Result<(BlobPlace, Location, Option<Location>), Failure> {
-    let remembered = Location::remembered(&args.data);
-    let given = args.blobs.as_deref().map(blob_uri::parse).transpose()?;
-    let remembered = match remembered {
+    let remembered = match Location::remembered(data) {
         // `adopt --blobs` replaces the remembered location, so a damaged file does not matter.
         Err(_) if access == Access::Adopt && given.is_some() => None,
         remembered => remembered?,
@@ -138,7 +139,7 @@ fn place(
     };
     let location = Location::of(&place)?;
     if let Some(remembered) = remembered.as_ref().filter(|_| access != Access::Adopt) {
-        location.check(remembered, &args.data)?;
+        location.check(remembered, data)?;
     }
     Ok((place, location, remembered))
 }

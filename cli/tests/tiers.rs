@@ -149,11 +149,13 @@ fn cloud_tier_without_its_feature_is_a_usage_error() {
             assert!(!said.errors.contains("hush"), "{said}");
         }
         let empty = World::new();
-        empty.fails(
-            2,
-            "--features cloud",
-            &["--blobs", &uri, "put", "a", "/dev/null"],
-        );
+        for arguments in [&["put", "a", "/dev/null"][..], &["ls"]] {
+            empty.fails(
+                2,
+                "--features cloud",
+                &[&["--blobs", &uri], arguments].concat(),
+            );
+        }
         assert!(!empty.path("data").exists(), "a store was created");
     }
     assert!(!world.path("new").exists(), "a store was salvaged");

@@ -25,6 +25,7 @@ pub(crate) async fn run(store: &Store, report: &Report, options: PutArgs) -> Res
     };
     let input = Input::of(options.file.as_deref()).await?;
     match &input {
+        // The options force parts for a small file. A large file needs no option.
         Input::File(file) if options.parts.is_given() || file.bytes > parts::OVER_BYTES => {
             let path = &file.path;
             return InParts {

@@ -75,6 +75,7 @@ impl Sum {
         };
         match counted.await {
             Ok(sum) => Ok(Some(sum)),
+            // The upload was completed or aborted since the page was read.
             Err(error) if error.kind() == ErrorKind::Invalid => Ok(None),
             Err(error) => Err(error),
         }

@@ -25,6 +25,7 @@ pub(crate) async fn open_upload(
 /// Converts the error of a call on an upload. An absent or ended upload is [`Failure::NotFound`].
 pub(crate) fn upload_failure(error: cenotaph::Error, upload: UploadId) -> Failure {
     match error.kind() {
+        // The id was parsed before, so it is valid: the engine knows no such open upload.
         ErrorKind::Invalid => Failure::NotFound(format!("{error} upload={upload}")),
         _ => error.into(),
     }

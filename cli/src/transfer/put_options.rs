@@ -92,6 +92,7 @@ impl Retryable for PutError {
     fn attempts_max(&self) -> u32 {
         match self {
             Self::Store(error) => error.attempts_max(),
+            // The same call would read the same file.
             Self::File(_) | Self::Changed => 1,
         }
     }

@@ -156,6 +156,7 @@ async fn extras(
                 Entry::Object(head) => Some(head.id.key().to_owned()),
                 Entry::Prefix(_) => None,
             })
+            // The walk skips files of these names, so their objects would look extra.
             .filter(|key| !root.excludes(key))
             .collect();
         let root = root.clone();
