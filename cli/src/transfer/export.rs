@@ -9,8 +9,8 @@
 //! a device, a pipe or a socket        failed                   failed
 //! ```
 //!
-//! Invariants: no file is written outside of the directory, because a key without a path below it,
-//! such as `../a`, fails; a file appears only when it is complete.
+//! Invariants: no key leads out of the directory, because a key without a path below it, such as
+//! `../a`, fails; a file appears only when it is complete.
 
 use std::collections::BTreeSet;
 use std::fs::File;
