@@ -78,6 +78,7 @@ impl Signals {
         }
     }
 
+    /// Waits for a signal.
     #[cfg(unix)]
     async fn signal(&mut self) {
         tokio::select! {
@@ -86,6 +87,7 @@ impl Signals {
         }
     }
 
+    /// Waits for a signal.
     #[cfg(not(unix))]
     async fn signal(&mut self) {
         drop(tokio::signal::ctrl_c().await);
