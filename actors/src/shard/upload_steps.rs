@@ -87,7 +87,7 @@ impl Shard {
 pub(super) async fn view(reader: &mut Reader<'_>, step: &SessionSwap) -> Result<SessionView> {
     let key = session_key(&step.id, &step.upload);
     let is_pending = reader.is_pending_upload(&key);
-    let record = reader.upload_entry(key.into()).await?;
+    let record = reader.upload_entry(key).await?;
     let session = record.map(|value| Session::decode(&value)).transpose()?;
     let is_open = session
         .as_ref()
