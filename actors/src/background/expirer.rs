@@ -1,15 +1,14 @@
-//! The expirer: removes what is due.
+//! The expirer: removes expired objects and uploads.
 //!
 //! ```text
-//! scan the expiry index up to now -> ask each object's shard to remove it, or to end the upload to it, some at once
-//!                                 -> sleep until the next is due
+//! read the expiry index up to now -> request removal from each object's shard, some at once
+//!                                 -> sleep until the next entry is due
 //! ```
 //!
-//! It decides nothing: the shard looks at the row and removes it only if it has expired, as a
-//! delete would, with its revisions queued in the same batch. An object is absent from its deadline
-//! on, whether this actor has come by or not; it only gives the space back. It reads what is due
-//! and one entry more, whatever else there is. Deliberately not here: what has expired
-//! (`cenotaph_storage::rows::is_live`), and where it looks (`horizon.rs`).
+//! The expirer decides nothing. The shard reads the row and removes the object only if it has
+//! expired, as a delete would, with its orphans in the same batch. An object is absent from its
+//! deadline on, removed or not: the expirer only frees space. A pass reads the due entries and one
+//! more.
 
 use std::ops::Bound;
 use std::sync::atomic::Ordering;
@@ -31,19 +30,19 @@ use crate::runtime::messages::ExpirerMessage;
 use crate::runtime::restart_policy::backoff;
 use crate::runtime::timer::Timer;
 
-/// The expirer actor.
+/// The expirer.
 pub(crate) struct Expirer {
     pub(crate) context: SharedContext,
 }
 
-/// What the expirer remembers between passes.
+/// State of the expirer between passes.
 #[derive(Default)]
 pub(crate) struct WorkerState {
-    alarm: Timer,
+    timer: Timer,
     failures: u32,
 }
 
-/// What a pass has done and seen.
+/// Result of a pass.
 struct Passed {
     removed: u64,
     next_due: Option<Timestamp>,
@@ -68,9 +67,10 @@ impl Actor for Expirer {
         _: &mut WorkerState,
     ) -> Result<(), ActorProcessingErr> {
         self.context.env.actor_started("expirer", None);
-        // A wake-up that was lost with its predecessor is made good by the one that the supervisor
-        // sends.
-        self.context.expiry_wanted.store(false, Ordering::Release);
+        // The supervisor sends a wake-up to replace any that was lost with the predecessor.
+        self.context
+            .expiry_requested
+            .store(false, Ordering::Release);
         self.context.expiry_cursor.begin_anew();
         Ok(())
     }
@@ -79,19 +79,21 @@ impl Actor for Expirer {
         &self,
         myself: ActorRef<Self::Msg>,
         message: ExpirerMessage,
-        rhythm: &mut WorkerState,
+        state: &mut WorkerState,
     ) -> Result<(), ActorProcessingErr> {
         let reply = match message {
             ExpirerMessage::Wake => None,
-            ExpirerMessage::Due(setting) if rhythm.alarm.is_current(setting) => None,
+            ExpirerMessage::Due(setting) if state.timer.is_current(setting) => None,
             ExpirerMessage::Due(_) => return Ok(()),
             ExpirerMessage::Pass(reply) => Some(reply),
         };
-        self.context.expiry_wanted.store(false, Ordering::Release);
+        self.context
+            .expiry_requested
+            .store(false, Ordering::Release);
         let passed = self.pass().await;
-        if let Some(due) = self.next_pass(&passed, rhythm) {
+        if let Some(due) = self.next_pass(&passed, state) {
             let ring = move |setting| drop(myself.send_message(ExpirerMessage::Due(setting)));
-            rhythm.alarm.set(&self.context.env, due, ring);
+            state.timer.set(&self.context.env, due, ring);
         }
         if let Some(reply) = reply {
             reply(passed.map(|passed| passed.removed));
@@ -101,31 +103,32 @@ impl Actor for Expirer {
 }
 
 impl Expirer {
-    /// When the next pass is due by itself: with the next object, or a while after a failure.
-    fn next_pass(&self, passed: &Result<Passed>, rhythm: &mut WorkerState) -> Option<Timestamp> {
-        let (now, limits) = (self.context.env.steady_now(), &self.context.limits);
+    /// Returns the time of the next pass: when the next entry is due, or after a backoff.
+    fn next_pass(&self, passed: &Result<Passed>, state: &mut WorkerState) -> Option<Timestamp> {
+        let now = self.context.env.steady_now();
+        let limits = &self.context.limits;
         match passed {
             Ok(passed) => {
-                rhythm.failures = 0;
+                state.failures = 0;
                 passed
                     .next_due
                     .map(|due| due.min(now.after(limits.expiry.interval_max)))
             }
             Err(error) if self.context.health.is_running() => {
-                tracing::warn!(%error, "removing what has expired failed; trying again");
+                tracing::warn!(%error, "removing expired objects failed; trying again");
                 let delay = backoff(
                     limits.sweep.backoff_min,
                     limits.sweep.backoff_max,
-                    rhythm.failures,
+                    state.failures,
                 );
-                rhythm.failures = rhythm.failures.saturating_add(1);
+                state.failures = state.failures.saturating_add(1);
                 Some(now.after(delay))
             }
             Err(_) => None,
         }
     }
 
-    /// Removes all that is due now, a page at a time.
+    /// Removes everything that is due now, page by page.
     async fn pass(&self) -> Result<Passed> {
         let begin = self.context.expiry_cursor.begin();
         let now = self.context.env.steady_now();
@@ -163,7 +166,7 @@ impl Expirer {
         Ok(Passed { removed, next_due })
     }
 
-    /// Tells for how long the first entry that is still there has been due.
+    /// Sets the gauge of how long the first remaining entry has been due.
     fn gauge_lag(&self, first: Option<&(Bytes, Bytes)>) {
         let due = first
             .and_then(|(key, _)| read_expiry_key(key).ok())
@@ -175,7 +178,7 @@ impl Expirer {
         metrics::gauge!("cenotaph_expiry_lag_seconds").set(lag.as_secs_f64());
     }
 
-    /// When the first object behind this key is due.
+    /// Returns the due time of the first entry from this key on.
     async fn next_due(&self, end: Bytes) -> Result<Option<Timestamp>> {
         let mut behind = Range {
             start: Bound::Included(end),
@@ -190,6 +193,7 @@ impl Expirer {
                 .scan_over(Table::Expiry, behind)
                 .await?;
             match (page.entries.first(), page.rest) {
+                // An unreadable range without readable entries: continue behind it.
                 (None, Some(rest)) => behind = rest,
                 (first, _) => {
                     return Ok(first
@@ -200,7 +204,7 @@ impl Expirer {
         }
     }
 
-    /// Has the shards remove these objects, some at once: how many were removed.
+    /// Requests the removal of these entries, some at once. Returns the number of objects removed.
     async fn remove(&self, entries: Vec<Bytes>) -> Result<u64> {
         let removals = entries.into_iter().map(|key| self.remove_one(key));
         let at_once = self.context.limits.expiry.removals_at_once.max(1);
@@ -217,8 +221,8 @@ impl Expirer {
         Ok(removed)
     }
 
-    /// Removes one object or session, if it has expired; whether it had. What can't be read is left
-    /// for a scrub: it must not hold up the others.
+    /// Removes an object or ends an upload, if it has expired. Returns whether an object was
+    /// removed.
     async fn remove_one(&self, key: Bytes) -> Result<bool> {
         let due = match read_expiry_key(&key) {
             Ok((_, due)) => due,
@@ -233,15 +237,16 @@ impl Expirer {
             Due::Session(object, upload) => self.end_session(object, upload).await.map(|()| false),
         };
         match removed {
+            // A scrub handles unreadable rows: they must not hold up the others.
             Err(error) if matches!(error.kind(), ErrorKind::Corrupt | ErrorKind::UnknownFormat) => {
-                tracing::error!(%error, "what may have expired can't be read");
+                tracing::error!(%error, "an object or upload that may have expired can't be read");
                 Ok(false)
             }
             removed => removed,
         }
     }
 
-    /// Ends an upload, if its time has come.
+    /// Ends an upload, if it has expired.
     async fn end_session(&self, id: ObjectId, upload: UploadId) -> Result<()> {
         let operation = self.context.env.operation_id();
         let swap = SessionSwap {

@@ -1,4 +1,4 @@
-//! Background work: recovery of changes, deletion of orphans, expiry.
+//! Background work: recovery of changes, deletion of orphans, expiry of objects and uploads.
 
 pub(crate) mod expirer;
 pub(crate) mod expiry_cursor;

@@ -2,16 +2,16 @@
 //!
 //! ```text
 //! for each change whose owner is dead:
-//!   ask its object's shard to fence it: one batch removes the change and queues what the row does not name (I6, I3)
+//!   its object's shard fences it: one batch removes the change and queues orphans (I6, I3)
 //! ```
 //!
-//! A pass looks at the changes that the backlog names. It scans the table at open, on request, and
+//! A pass reads the changes that the backlog names. It scans the table at open, on request, and
 //! after a commit of unknown outcome.
 //!
-//! A change of an older epoch is dead, for an epoch begins with no owners; one of this epoch is
-//! dead when nothing holds its owner any more. It never redoes a write, trusts the row alone, and
-//! may die and begin again at any point. The first pass of an engine ends before traffic starts.
-//! Deliberately not here: deleting (the sweeper's).
+//! A change of an older epoch is dead, because an epoch begins without owners. A change of this
+//! epoch is dead when its last [`WriteGuard`](crate::runtime::live_writes::WriteGuard) is dropped.
+//! Recovery never redoes a write, trusts the row alone, and may be killed and restarted at any
+//! point. The first pass of an engine ends before traffic starts.
 
 use std::sync::atomic::Ordering;
 
@@ -27,10 +27,10 @@ use crate::runtime::context::SharedContext;
 use crate::runtime::messages::{RecoveryMessage, ShardMessage};
 use crate::runtime::timer::Timer;
 
-/// Fences at once: they share syncs.
+/// Number of fences at once, which share syncs.
 const FENCES_AT_ONCE: usize = 64;
 
-/// The recovery actor.
+/// Recovery.
 pub(crate) struct Recovery {
     pub(crate) context: SharedContext,
 }
@@ -50,9 +50,10 @@ impl Actor for Recovery {
         _: &mut Timer,
     ) -> Result<(), ActorProcessingErr> {
         self.context.env.actor_started("recovery", None);
-        // A wake-up that was lost with its predecessor is made good by the one that the supervisor
-        // sends.
-        self.context.recovery_wanted.store(false, Ordering::Release);
+        // The supervisor sends a wake-up to replace any that was lost with the predecessor.
+        self.context
+            .recovery_requested
+            .store(false, Ordering::Release);
         Ok(())
     }
 
@@ -60,18 +61,20 @@ impl Actor for Recovery {
         &self,
         myself: ActorRef<Self::Msg>,
         message: RecoveryMessage,
-        alarm: &mut Timer,
+        timer: &mut Timer,
     ) -> Result<(), ActorProcessingErr> {
         let reply = match message {
             RecoveryMessage::Wake => None,
-            RecoveryMessage::Again(setting) if alarm.is_current(setting) => None,
+            RecoveryMessage::Again(setting) if timer.is_current(setting) => None,
             RecoveryMessage::Again(_) => return Ok(()),
             RecoveryMessage::Pass(reply) => {
-                self.context.backlog.want_scan_of_changes();
+                self.context.backlog.request_scan_of_changes();
                 Some(reply)
             }
         };
-        self.context.recovery_wanted.store(false, Ordering::Release);
+        self.context
+            .recovery_requested
+            .store(false, Ordering::Release);
         let outcome = self.pass().await;
         if let Err(error) = &outcome
             && self.context.health.is_running()
@@ -82,7 +85,7 @@ impl Actor for Recovery {
                 .env
                 .steady_now()
                 .after(self.context.limits.restarts.backoff_max);
-            alarm.set(&self.context.env, due, move |setting| {
+            timer.set(&self.context.env, due, move |setting| {
                 drop(myself.send_message(RecoveryMessage::Again(setting)));
             });
         }
@@ -94,7 +97,7 @@ impl Actor for Recovery {
 }
 
 impl Recovery {
-    /// Fences every dead change; how many there were.
+    /// Fences every dead change, and returns their number.
     async fn pass(&self) -> Result<u64> {
         let Some(scan) = self.context.backlog.scan_of_changes() else {
             return self.settle_known().await;
@@ -104,7 +107,7 @@ impl Recovery {
         Ok(fenced)
     }
 
-    /// Looks at every change in the index.
+    /// Fences the dead changes of the whole table.
     async fn scan(&self) -> Result<u64> {
         let mut range = Range::all(self.context.limits.recovery_page.max(1));
         let mut fenced = 0;
@@ -115,8 +118,8 @@ impl Recovery {
                 .snapshot()?
                 .scan_over(Table::Changes, range)
                 .await?;
-            // What unreadable changes name stays: a scrub withholds its repair while a change can't
-            // be read.
+            // The orphans of unreadable changes remain: a scrub withholds their repair as long as a
+            // change can't be read.
             self.context.note_unreadable(page.unreadable);
             let entries = page.entries.into_iter();
             let found: Vec<_> = entries
@@ -134,7 +137,7 @@ impl Recovery {
         }
     }
 
-    /// Looks at the changes of dead owners that the backlog names.
+    /// Fences the dead changes that the backlog names.
     async fn settle_known(&self) -> Result<u64> {
         let changes = self.context.backlog.changes().into_iter();
         let dead = changes.filter(|id| !self.has_owner(*id));
@@ -145,7 +148,7 @@ impl Recovery {
         match self.context.index.get(Table::Changes, id.as_bytes()).await {
             Ok(Some(value)) => self.settle(id, value).await,
             Ok(None) => {
-                // Its owner is dead, so that no commit can still record it.
+                // The owner is dead, so no commit can still record the change.
                 self.context.backlog.forget_change(id);
                 Ok(false)
             }
@@ -158,11 +161,11 @@ impl Recovery {
     }
 
     fn has_owner(&self, id: OperationId) -> bool {
-        self.context.owners.is_alive(id) && !self.context.env.planted(Bug::RecoveryWithoutFence)
+        self.context.live_writes.is_alive(id)
+            && !self.context.env.planted(Bug::RecoveryWithoutFence)
     }
 
-    /// Fences one change, if its owner is dead; whether it was. A damaged entry is left for a
-    /// scrub: it must not hold up the others.
+    /// Fences a change if its owner is dead. Returns whether the change was fenced.
     async fn settle(&self, id: OperationId, value: Bytes) -> Result<bool> {
         if self.has_owner(id) {
             return Ok(false);
@@ -172,6 +175,7 @@ impl Recovery {
             Err(error) => Err(error),
         };
         match outcome {
+            // A scrub handles damaged changes: they must not hold up the others.
             Err(error) if matches!(error.kind(), ErrorKind::Corrupt | ErrorKind::UnknownFormat) => {
                 tracing::error!(change = %id, %error, "a change can't be settled");
                 Ok(false)
@@ -191,7 +195,11 @@ impl Recovery {
         let fenced = self.context.deliver(object, fence).await?;
         self.context.env.pass(Seam::RecoveryAfterFence).await;
         if fenced {
-            tracing::info!(change = %id, object = %object, "recovery settled the change of a dead owner");
+            tracing::info!(
+                change = %id,
+                object = %object,
+                "recovery settled the change of a dead owner"
+            );
             self.context.counters.fenced.fetch_add(1, Ordering::Relaxed);
             metrics::counter!("cenotaph_fenced_changes_total").increment(1);
         }
@@ -199,7 +207,8 @@ impl Recovery {
     }
 }
 
-/// Runs fences, some at once; how many fenced a change, or the first error when all have ended.
+/// Runs fences, some at once. Returns the number of changes fenced, or the first error after all
+/// fences have ended.
 async fn in_order(fences: impl Iterator<Item = impl Future<Output = Result<bool>>>) -> Result<u64> {
     let outcomes: Vec<_> = stream::iter(fences)
         .buffered(FENCES_AT_ONCE)

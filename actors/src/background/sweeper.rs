@@ -1,17 +1,19 @@
-//! The sweeper: deletes orphans.
+//! The sweeper: deletes the blobs of orphans.
 //!
 //! ```text
-//! 1 take an orphan that is due from the backlog       pinned: it waits for its reader (I8)
-//! 2 read its entry                                    gone: forgotten; another moment than it should have: stored so
-//! 3 delete its blob, some at once, in any order       late or failed: due again after a pause of its own
-//! 4 make the deletions of a group durable             failed: as 3
-//! 5 check that the blob tier is this store's (I11)    not: nothing is settled, for "not found" proves nothing there
-//! 6 settle the group: one batch (I5)                  a blob that may still land is deleted twice, a grace time apart
+//! 1 take a due orphan from the backlog              pinned: it waits for the end of the read (I8)
+//! 2 read its entry                                  gone: forgotten; another due time: corrected
+//! 3 delete its blob, some at once, in any order     late or failed: due again after a backoff
+//! 4 make the deletions of a group durable           failed: as 3
+//! 5 check that the blob tier is this store's (I11)  if not, nothing is settled: "not found" in
+//!                                                   another tier proves nothing
+//! 6 settle the group: one batch (I5)                a blob that a late write may still create is
+//!                                                   deleted twice, a grace time apart
 //! ```
 //!
-//! The blob tier is checked before anything is deleted in it, too. One deletion that hangs holds up
-//! no other: a group is settled when it is full, or when nothing more has ended for a while. Where
-//! deletions fail one after the other, the whole tier gets a pause, longer each time.
+//! The blob tier is also checked before the first deletion. A deletion that hangs blocks no other
+//! deletion: a group is settled when it is full, or when nothing more has ended for a while. If
+//! deletions fail one after the other, the sweeper pauses, longer each time.
 
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -30,40 +32,40 @@ use crate::runtime::messages::{Left, SweeperMessage};
 use crate::runtime::restart_policy::backoff;
 use crate::runtime::timer::Timer;
 
-/// An orphan that is being swept.
+/// An orphan with the key of its blob.
 type Sweeping = (RevisionKey, Orphan);
 
-/// The sweeper actor.
+/// The sweeper.
 pub(crate) struct Sweeper {
     pub(crate) context: SharedContext,
 }
 
-/// Longest time that a group of deletions waits for more of them to end.
+/// Maximum time that a group of deletions waits for more deletions to end.
 const SETTLE_AFTER: Duration = Duration::from_millis(100);
 
 /// State of the sweeper between passes.
 #[derive(Default)]
 pub(crate) struct WorkerState {
-    alarm: Timer,
-    /// Passes in a row that failed.
+    timer: Timer,
+    /// Failed passes in a row.
     failures: u32,
-    /// No pass begins by itself before this moment.
+    /// End of the pause, before which no pass begins by itself.
     paused_until: Option<Timestamp>,
-    /// True if the pause began because the blob tier was away.
+    /// True if the pause began because the blob tier was unavailable.
     is_tier_away: bool,
-    /// Deletions that failed since the last one that did not, in this pass or an earlier one.
+    /// Failed deletions since the last successful deletion, over all passes.
     failed_in_a_row: usize,
 }
 
-/// The end of one attempt to delete an orphan.
+/// Outcome of an attempt to delete an orphan.
 enum Attempt {
-    /// Its blob is deleted.
+    /// The blob is deleted.
     Deleted(Sweeping),
-    /// Its blob may be there.
+    /// The blob may exist.
     Failed(Sweeping, Error),
-    /// Its entry gets another moment.
+    /// The entry gets a new due time.
     Restated(Sweeping),
-    /// There is nothing to be done about it now.
+    /// Nothing is to be done now.
     Passed,
 }
 
@@ -83,19 +85,20 @@ impl Group {
     }
 }
 
-/// The course of one pass.
+/// Progress of a pass.
 #[derive(Default)]
 struct Course {
     failed: u64,
-    /// Failures since the last success.
+    /// Failed deletions since the last successful deletion.
     in_a_row: usize,
     error: Option<Error>,
     taken: u64,
-    /// Most orphans that this pass takes: it ends, however many are added meanwhile.
+    /// Maximum number of orphans that this pass takes: the pass ends, however many are added
+    /// meanwhile.
     taken_max: u64,
     /// Orphans that were pinned when they were taken.
     pinned: Vec<RevisionId>,
-    /// Monotonic time until which the pass goes on beside deletions that hang.
+    /// Monotonic time until which the pass continues beside deletions that hang.
     until: Duration,
 }
 
@@ -118,9 +121,8 @@ impl Actor for Sweeper {
         _: &mut WorkerState,
     ) -> Result<(), ActorProcessingErr> {
         self.context.env.actor_started("sweeper", None);
-        // A wake-up that was lost with its predecessor is made good by the one that the supervisor
-        // sends.
-        self.context.sweep_wanted.store(false, Ordering::Release);
+        // The supervisor sends a wake-up to replace any that was lost with the predecessor.
+        self.context.sweep_requested.store(false, Ordering::Release);
         Ok(())
     }
 
@@ -128,31 +130,31 @@ impl Actor for Sweeper {
         &self,
         myself: ActorRef<Self::Msg>,
         message: SweeperMessage,
-        rhythm: &mut WorkerState,
+        state: &mut WorkerState,
     ) -> Result<(), ActorProcessingErr> {
         let reply = match message {
-            SweeperMessage::Wake if self.is_paused(rhythm).await => {
-                self.context.sweep_wanted.store(false, Ordering::Release);
+            SweeperMessage::Wake if self.is_paused(state).await => {
+                self.context.sweep_requested.store(false, Ordering::Release);
                 return Ok(());
             }
             SweeperMessage::Wake => None,
-            SweeperMessage::Due(setting) if !rhythm.alarm.is_current(setting) => return Ok(()),
-            // It was set before the pause began.
+            SweeperMessage::Due(setting) if !state.timer.is_current(setting) => return Ok(()),
+            // The timer was set before the pause began.
             SweeperMessage::Due(_)
-                if rhythm
+                if state
                     .paused_until
                     .is_some_and(|until| self.context.env.steady_now() < until) =>
             {
-                self.set_alarm(rhythm, rhythm.paused_until, myself);
+                self.set_timer(state, state.paused_until, myself);
                 return Ok(());
             }
             SweeperMessage::Due(_) => None,
             SweeperMessage::Pass(reply) => Some(reply),
         };
-        self.context.sweep_wanted.store(false, Ordering::Release);
-        let left = self.pass(rhythm.failed_in_a_row).await;
-        let due = self.next_pass(&left, rhythm);
-        self.set_alarm(rhythm, due, myself);
+        self.context.sweep_requested.store(false, Ordering::Release);
+        let left = self.pass(state.failed_in_a_row).await;
+        let due = self.next_pass(&left, state);
+        self.set_timer(state, due, myself);
         if let Some(reply) = reply {
             reply(left);
         }
@@ -161,33 +163,32 @@ impl Actor for Sweeper {
 }
 
 impl Sweeper {
-    fn set_alarm(
+    fn set_timer(
         &self,
-        rhythm: &mut WorkerState,
+        state: &mut WorkerState,
         due: Option<Timestamp>,
         myself: ActorRef<SweeperMessage>,
     ) {
         if let Some(due) = due {
             let ring = move |setting| drop(myself.send_message(SweeperMessage::Due(setting)));
-            rhythm.alarm.set(&self.context.env, due, ring);
+            state.timer.set(&self.context.env, due, ring);
         }
     }
 
-    /// Returns whether a wake-up changes nothing. A blob tier that was away ends the pause as soon
-    /// as it is back.
-    async fn is_paused(&self, rhythm: &WorkerState) -> bool {
+    /// Returns whether a wake-up is ignored. A blob tier that is available again ends the pause.
+    async fn is_paused(&self, state: &WorkerState) -> bool {
         let now = self.context.env.steady_now();
-        rhythm.paused_until.is_some_and(|until| now < until)
-            && (!rhythm.is_tier_away || self.check_tier().await.is_err())
+        state.paused_until.is_some_and(|until| now < until)
+            && (!state.is_tier_away || self.check_tier().await.is_err())
     }
 
-    /// When the next pass is due by itself: with the next orphan, or a while after a failure.
-    fn next_pass(&self, left: &Result<Left>, rhythm: &mut WorkerState) -> Option<Timestamp> {
+    /// Returns the time of the next pass: when the next orphan is due, or after a backoff.
+    fn next_pass(&self, left: &Result<Left>, state: &mut WorkerState) -> Option<Timestamp> {
         let limits = &self.context.limits.sweep;
         let has_failed = match left {
             Ok(left) => {
-                // After a pause one failure more is enough for the next one.
-                rhythm.failed_in_a_row = left.failed_in_a_row.min(self.at_once() - 1);
+                // After a pause, one more failed deletion is enough for the next pause.
+                state.failed_in_a_row = left.failed_in_a_row.min(self.at_once() - 1);
                 left.is_refused
             }
             Err(error) => {
@@ -204,14 +205,14 @@ impl Sweeper {
             .store(has_failed, Ordering::Relaxed);
         metrics::gauge!("cenotaph_sweep_paused").set(f64::from(u8::from(has_failed)));
         if !has_failed {
-            (rhythm.failures, rhythm.paused_until) = (0, None);
+            (state.failures, state.paused_until) = (0, None);
             return left.as_ref().ok().and_then(|left| left.next_due);
         }
-        let delay = backoff(limits.backoff_min, limits.backoff_max, rhythm.failures);
-        rhythm.failures = rhythm.failures.saturating_add(1);
-        rhythm.is_tier_away = self.context.blobs.trouble().is_some();
-        rhythm.paused_until = Some(self.context.env.steady_now().after(delay));
-        rhythm.paused_until
+        let delay = backoff(limits.backoff_min, limits.backoff_max, state.failures);
+        state.failures = state.failures.saturating_add(1);
+        state.is_tier_away = self.context.blobs.trouble().is_some();
+        state.paused_until = Some(self.context.env.steady_now().after(delay));
+        state.paused_until
     }
 
     /// Deletes every orphan that is due.
@@ -253,12 +254,12 @@ impl Sweeper {
 
     async fn left(&self, course: &Course) -> Result<Left> {
         if let Some(error) = &course.error {
-            tracing::warn!(%error, failed = course.failed, "blobs could not be deleted; trying again");
+            tracing::warn!(%error, failed = course.failed, "deleting blobs failed; trying again");
         }
         let is_refused = course.is_refused(self.at_once());
         let waiting = match self.context.backlog.tally_orphans() {
             Some(tally) => tally.count,
-            // More of them than are in memory.
+            // More orphans exist than are in memory.
             None => self.context.backlog.known_orphans().saturating_add(1),
         };
         let next_due = self.context.backlog.next_due();
@@ -270,7 +271,7 @@ impl Sweeper {
         })
     }
 
-    /// Fills the backlog with the orphans of the index, as many as fit in.
+    /// Fills the backlog with the orphans of the index, as many as fit.
     async fn scan(&self) -> Result<()> {
         let mut range = Range::all(self.context.limits.sweep.page.max(1));
         loop {
@@ -293,13 +294,13 @@ impl Sweeper {
         }
     }
 
-    /// Deletes what is due of the backlog, some at once, and settles it in groups; whether anything
-    /// was due.
+    /// Deletes due orphans of the backlog, some at once, and settles them in groups. Returns
+    /// whether any were due.
     async fn delete_due(&self, course: &mut Course) -> Result<bool> {
         let (mut under_way, mut group) = (FuturesUnordered::new(), Group::default());
         let (mut is_checked, mut was_due) = (false, false);
         loop {
-            while under_way.len() < self.at_once() && course.goes_on(self.at_once()) {
+            while under_way.len() < self.at_once() && course.takes_more(self.at_once()) {
                 let now = self.context.env.steady_now();
                 let Some(revision) = self.context.backlog.take_due(now, self.longest_wait()) else {
                     break;
@@ -332,7 +333,7 @@ impl Sweeper {
                     group.len() >= self.context.limits.sweep.page.max(1)
                 }
                 None => {
-                    self.go_on_beside(course);
+                    self.extend_pass(course);
                     true
                 }
             };
@@ -342,10 +343,9 @@ impl Sweeper {
         }
     }
 
-    /// A deletion that hangs keeps the pass from its end: the pass goes on with orphans that were
-    /// added, or released by their readers, since it began. It does so for as long as a deletion
-    /// may take, so that it ends.
-    fn go_on_beside(&self, course: &mut Course) {
+    /// Extends the pass while a deletion hangs: the pass continues with orphans that were added, or
+    /// unpinned, since it began. It does so for the time limit of a deletion, so that it ends.
+    fn extend_pass(&self, course: &mut Course) {
         if self.context.env.monotonic() < course.until {
             self.context
                 .backlog
@@ -354,7 +354,7 @@ impl Sweeper {
         }
     }
 
-    /// Steps 2 and 3.
+    /// Reads the entry of an orphan and deletes its blob (steps 2 and 3).
     async fn attempt(&self, revision: RevisionId) -> Result<Attempt> {
         let value = match self
             .context
@@ -383,7 +383,7 @@ impl Sweeper {
         match orphan.due(self.context.env.steady_now(), self.longest_wait()) {
             OrphanDue::Now => Ok(self.delete(key, orphan).await),
             OrphanDue::At(_) => {
-                // The backlog had an older moment.
+                // The backlog had an older due time.
                 self.context.backlog.found_orphan(revision, &value);
                 Ok(Attempt::Passed)
             }
@@ -398,7 +398,7 @@ impl Sweeper {
             Err(Error::new(
                 ErrorKind::Unavailable,
                 "delete",
-                "the blob tier does not answer",
+                "the blob tier did not answer in time",
             ))
         };
         let deleted = self
@@ -409,14 +409,19 @@ impl Sweeper {
         match deleted.unwrap_or_else(late) {
             Ok(()) => Attempt::Deleted((key, orphan)),
             Err(error) => {
-                tracing::debug!(%error, revision = %key, attempts = orphan.attempts + 1, "an orphan could not be deleted");
+                tracing::debug!(
+                    %error,
+                    revision = %key,
+                    attempts = orphan.attempts + 1,
+                    "deleting an orphan failed"
+                );
                 Attempt::Failed((key, orphan), error)
             }
         }
     }
 
-    /// The longest time that an orphan waits for its next attempt: the grace time, or the longest
-    /// pause between two attempts with its jitter.
+    /// Returns the maximum time that an orphan waits for its next attempt: the grace time, or the
+    /// maximum backoff with its jitter.
     fn longest_wait(&self) -> Duration {
         let limits = &self.context.limits.sweep;
         limits
@@ -424,7 +429,7 @@ impl Sweeper {
             .max(limits.backoff_max.saturating_add(limits.backoff_max / 4))
     }
 
-    /// Returns whether the blob tier is there and this store's.
+    /// Checks that the blob tier is available and belongs to this store.
     async fn check_tier(&self) -> Result<()> {
         let checked = self
             .context
@@ -438,25 +443,26 @@ impl Sweeper {
             Err(Error::new(
                 ErrorKind::Unavailable,
                 "sweep",
-                "the blob tier does not answer",
+                "the blob tier did not answer in time",
             ))
         })
     }
 
-    /// Whether somebody reads it. If so, the end of a read wakes this actor: that is said before
-    /// the pin is looked at for the last time, so that no end is missed.
+    /// Returns whether a read holds the revision. If so, the end of a read wakes this actor.
     fn is_pinned(&self, revision: RevisionId) -> bool {
         if !self.context.pins.is_pinned(revision)
             || self.context.env.planted(Bug::SweeperIgnoresPins)
         {
             return false;
         }
+        // The flag is set before the pin is checked again: a read that ends in between wakes the
+        // sweeper.
         self.context.pinned_left.store(true, Ordering::SeqCst);
         self.context.pins.is_pinned(revision)
     }
 
-    /// Makes deletions durable, together if that works, one by one if not; what can't be made
-    /// durable counts as failed.
+    /// Makes deletions durable, together if possible, one by one otherwise. Those that can't be
+    /// made durable count as failed.
     async fn make_durable(&self, deleted: Vec<Sweeping>, group: &mut Group) -> Vec<Sweeping> {
         let keys: Vec<RevisionKey> = deleted.iter().map(|(key, _)| key.clone()).collect();
         if self.context.blobs.settle_deletes(&keys).await.is_ok() {
@@ -472,7 +478,7 @@ impl Sweeper {
             {
                 Ok(()) => durable.push((key, orphan)),
                 Err(error) => {
-                    tracing::debug!(%error, revision = %key, "a deletion could not be made durable");
+                    tracing::debug!(%error, revision = %key, "making a deletion durable failed");
                     group.failed.push((key, orphan));
                     group.error = Some(error);
                 }
@@ -481,7 +487,7 @@ impl Sweeper {
         durable
     }
 
-    /// Steps 4 to 6.
+    /// Settles a group (steps 4 to 6).
     async fn settle(&self, mut group: Group, course: &mut Course) -> Result<()> {
         if group.len() == 0 {
             return Ok(());
@@ -497,7 +503,7 @@ impl Sweeper {
         if !group.restated.is_empty() {
             tracing::warn!(
                 orphans = group.restated.len(),
-                "the clock was set back: orphans get a new moment"
+                "the clock was set back: correcting the due times of orphans"
             );
         }
         self.context.env.pass(Seam::SweeperAfterDelete).await;
@@ -550,11 +556,11 @@ impl Course {
         self.in_a_row >= at_once
     }
 
-    fn goes_on(&self, at_once: usize) -> bool {
+    fn takes_more(&self, at_once: usize) -> bool {
         !self.is_refused(at_once) && self.taken < self.taken_max
     }
 
-    /// Files the end of an attempt.
+    /// Records the outcome of an attempt.
     fn note(&mut self, attempt: Attempt, group: &mut Group) {
         match attempt {
             Attempt::Deleted(sweeping) => {
@@ -572,7 +578,7 @@ impl Course {
     }
 }
 
-/// A damaged entry is left for a scrub: it holds up no other.
+/// Reports a damaged entry, which a scrub handles: it must not hold up the others.
 fn unreadable(revision: RevisionId, error: &Error) -> Attempt {
     tracing::error!(%revision, %error, "an orphan can't be read");
     Attempt::Passed

@@ -1,14 +1,14 @@
 //! The shard: sole decider for its objects, sole submitter of their swaps (I3).
 //!
 //! ```text
-//! message ──> read: pending writes, then the index ──> decide (pure) ──> apply the plan ──> next message
-//!                                                                          └─ durable ──> trim, reply
+//! message ──> read: pending writes, then index ──> decide (pure) ──> apply plan ──> next message
+//!                                                                        └─ durable ──> reply
 //! ```
 //!
-//! A shard never waits for the disk to write: the completion replies to the caller, even if the
-//! actor has died since (I10). A restarted shard first passes the index's barrier: only then does
-//! the index show every batch that its predecessor submitted. A shard lends its objects to commits
-//! that touch objects of several shards (`lock.rs`).
+//! A shard never waits for the disk to write. The completion replies to the caller, even if the
+//! actor has died since (I10). A restarted shard first passes the index's barrier, because only
+//! then the index shows every batch that its predecessor submitted. Commits on several shards lock
+//! objects of each (`runtime/shard_lock.rs`).
 
 use cenotaph_storage::decide::{self, Plan, Standing, Swap, SwapReply, SwapView};
 use cenotaph_storage::{ErrorKind, ObjectId, OperationId, Result, Seam, Version};
@@ -29,7 +29,7 @@ mod upload_steps;
 pub(crate) use apply::{completion, guarded};
 pub(crate) use reader::Reader;
 
-/// One shard.
+/// The actor of a shard.
 pub(crate) struct Shard {
     pub(crate) context: SharedContext,
     pub(crate) number: usize,
@@ -54,10 +54,10 @@ impl Actor for Shard {
         _: &mut PendingWrites,
     ) -> Result<(), ActorProcessingErr> {
         self.context.env.actor_started("shard", Some(self.number));
-        // A poisoned index fails the barrier, too. It refuses every submission, so serving on is
-        // safe.
+        // A poisoned index fails the barrier, too. The index then refuses every submission, so that
+        // serving requests is safe.
         if let Err(error) = self.context.index.barrier().await {
-            tracing::warn!(%error, "a shard starts on an index that has failed");
+            tracing::warn!(%error, "a shard starts on a failed index");
         }
         Ok(())
     }
@@ -135,8 +135,10 @@ impl Shard {
     async fn plan_swap(&self, pending: &PendingWrites, swap: &Swap) -> Result<Plan<SwapReply>> {
         let mut reader = Reader::new(&self.context, pending);
         let (standing, is_unreadable) = match reader.standing(&swap.id).await {
+            // The caller replaces the object without a precondition, so its old row does not
+            // matter.
             Err(error) if error.kind() == ErrorKind::Corrupt && swap.replaces_unread() => {
-                tracing::warn!(%error, "a row that can't be read is replaced");
+                tracing::warn!(%error, "replacing an unreadable row");
                 (Standing::Absent(Version::NONE), true)
             }
             standing => (standing?, false),
@@ -156,6 +158,7 @@ impl Shard {
         Ok(plan.based_on(reader.into_reads()))
     }
 
+    /// Plans the end of a dead change: its removal, and the orphans that it leaves.
     async fn plan_fence(
         &self,
         pending: &PendingWrites,
@@ -173,7 +176,7 @@ impl Shard {
         Ok(plan.based_on(reader.into_reads()))
     }
 
-    /// Lends objects to a commit of several shards, and decides nothing until the lock has ended.
+    /// Grants a lock on objects, and decides nothing until the lock has ended.
     async fn lock(
         &self,
         pending: &mut PendingWrites,
@@ -189,14 +192,16 @@ impl Shard {
             }
         }
         let reads = reader.into_reads();
+        // The ticket is taken before the lock is granted: later batches of this shard are ordered
+        // after the commit.
         let ticket = pending.next_ticket();
-        let (lock, held) = ShardLock::new(standings, reads, ticket, pending.durable());
+        let (lock, locked) = ShardLock::new(standings, reads, ticket, pending.durable());
         if granted.send(Ok(lock)).is_err() {
             return;
         }
         self.context.env.pass(Seam::ShardLent).await;
-        for (object, standing) in held.ended().await.unwrap_or_default() {
-            pending.stand(ticket, &object, standing);
+        for (object, standing) in locked.ended().await.unwrap_or_default() {
+            pending.set_state(ticket, &object, standing);
         }
     }
 }

@@ -24,7 +24,7 @@ use crate::shard::pending_writes::PendingWrites;
 /// Parts read per page.
 const PARTS_PAGE: usize = 2000;
 
-/// Reader of one decision.
+/// Reader of a decision.
 pub(crate) struct Reader<'a> {
     context: &'a Context,
     /// Batches that are submitted and not durable; `None` where no shard submits any.
@@ -110,7 +110,7 @@ impl<'a> Reader<'a> {
         value.map(|value| Change::decode(&value)).transpose()
     }
 
-    /// Returns whether a batch about this key of the upload table is on its way to the disk.
+    /// Returns whether a pending batch writes this key of the upload table.
     pub(crate) fn is_pending_upload(&self, key: &[u8]) -> bool {
         self.pending
             .is_some_and(|pending| pending.session(key).is_some())
@@ -127,7 +127,7 @@ impl<'a> Reader<'a> {
         Ok(value)
     }
 
-    /// Returns the entry of a part, if there is one.
+    /// Returns the entry of a part, if any.
     pub(crate) async fn part_entry(
         &mut self,
         upload: &UploadId,
@@ -157,6 +157,7 @@ impl<'a> Reader<'a> {
                 Some(_) | None => break,
             }
         }
+        // Pending values replace durable ones: the snapshot may be older.
         for (key, value) in self
             .pending
             .iter()
