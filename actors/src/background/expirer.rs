@@ -11,7 +11,7 @@
 //! more.
 
 use std::ops::Bound;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -22,114 +22,38 @@ use cenotaph_storage::index::{Range, Table};
 use cenotaph_storage::rows::{Due, expiry_end, read_expiry_key};
 use cenotaph_storage::{ErrorKind, ObjectId, Result, Seam, Timestamp, UploadId};
 use futures::stream::{self, StreamExt};
-use ractor::{Actor, ActorProcessingErr, ActorRef};
 
 use crate::admission::permits::Permit;
+use crate::background::worker::{BackgroundWorker, NextPass};
 use crate::runtime::context::SharedContext;
-use crate::runtime::messages::ExpirerMessage;
-use crate::runtime::restart_policy::backoff;
-use crate::runtime::timer::Timer;
+use crate::runtime::messages::ExpiryOutcome;
 
 /// The expirer.
 pub(crate) struct Expirer {
     pub(crate) context: SharedContext,
 }
 
-/// State of the expirer between passes.
-#[derive(Default)]
-pub(crate) struct WorkerState {
-    timer: Timer,
-    failures: u32,
-}
+impl BackgroundWorker for Expirer {
+    const NAME: &'static str = "expirer";
+    const FAILED: &'static str = "removing expired objects failed; trying again";
+    type Outcome = ExpiryOutcome;
+    type Memory = ();
 
-/// Result of a pass.
-struct Passed {
-    removed: u64,
-    next_due: Option<Timestamp>,
-}
-
-impl Actor for Expirer {
-    type Msg = ExpirerMessage;
-    type State = WorkerState;
-    type Arguments = ();
-
-    async fn pre_start(
-        &self,
-        _: ActorRef<Self::Msg>,
-        (): (),
-    ) -> Result<WorkerState, ActorProcessingErr> {
-        Ok(WorkerState::default())
+    fn context(&self) -> &SharedContext {
+        &self.context
     }
 
-    async fn post_start(
-        &self,
-        _: ActorRef<Self::Msg>,
-        _: &mut WorkerState,
-    ) -> Result<(), ActorProcessingErr> {
-        self.context.env.actor_started("expirer", None);
-        // The supervisor sends a wake-up to replace any that was lost with the predecessor.
-        self.context
-            .expiry_requested
-            .store(false, Ordering::Release);
-        self.context.expiry_cursor.begin_anew();
-        Ok(())
+    fn requested(&self) -> &AtomicBool {
+        &self.context.expiry_requested
     }
 
-    async fn handle(
-        &self,
-        myself: ActorRef<Self::Msg>,
-        message: ExpirerMessage,
-        state: &mut WorkerState,
-    ) -> Result<(), ActorProcessingErr> {
-        let reply = match message {
-            ExpirerMessage::Wake => None,
-            ExpirerMessage::Due(setting) if state.timer.is_current(setting) => None,
-            ExpirerMessage::Due(_) => return Ok(()),
-            ExpirerMessage::Pass(reply) => Some(reply),
-        };
-        self.context
-            .expiry_requested
-            .store(false, Ordering::Release);
-        let passed = self.pass().await;
-        if let Some(due) = self.next_pass(&passed, state) {
-            let ring = move |setting| drop(myself.send_message(ExpirerMessage::Due(setting)));
-            state.timer.set(&self.context.env, due, ring);
-        }
-        if let Some(reply) = reply {
-            reply(passed.map(|passed| passed.removed));
-        }
-        Ok(())
-    }
-}
-
-impl Expirer {
-    /// Returns the time of the next pass: when the next entry is due, or after a backoff.
-    fn next_pass(&self, passed: &Result<Passed>, state: &mut WorkerState) -> Option<Timestamp> {
-        let now = self.context.env.steady_now();
-        let limits = &self.context.limits;
-        match passed {
-            Ok(passed) => {
-                state.failures = 0;
-                passed
-                    .next_due
-                    .map(|due| due.min(now.after(limits.expiry.interval_max)))
-            }
-            Err(error) if self.context.health.is_running() => {
-                tracing::warn!(%error, "removing expired objects failed; trying again");
-                let delay = backoff(
-                    limits.sweep.backoff_min,
-                    limits.sweep.backoff_max,
-                    state.failures,
-                );
-                state.failures = state.failures.saturating_add(1);
-                Some(now.after(delay))
-            }
-            Err(_) => None,
-        }
+    fn backoff_limits(&self) -> (Duration, Duration) {
+        let limits = &self.context.limits.sweep;
+        (limits.backoff_min, limits.backoff_max)
     }
 
     /// Removes everything that is due now, page by page.
-    async fn pass(&self) -> Result<Passed> {
+    async fn pass(&self, (): &()) -> Result<ExpiryOutcome> {
         let begin = self.context.expiry_cursor.begin();
         let now = self.context.env.steady_now();
         let start = Bound::Included(Bytes::copy_from_slice(&begin.as_millis().to_be_bytes()));
@@ -163,9 +87,25 @@ impl Expirer {
             .context
             .expiry_cursor
             .end(now, self.next_due(end).await?);
-        Ok(Passed { removed, next_due })
+        Ok(ExpiryOutcome { removed, next_due })
     }
 
+    fn next_pass(&self, outcome: &ExpiryOutcome, (): &mut ()) -> NextPass {
+        let now = self.context.env.steady_now();
+        // Entries are due by the time of day: a clock that is set forward must be noticed.
+        let latest = now.after(self.context.limits.expiry.interval_max);
+        match outcome.next_due {
+            Some(due) => NextPass::At(due.min(latest)),
+            None => NextPass::OnWakeUp,
+        }
+    }
+
+    fn begin(&self) {
+        self.context.expiry_cursor.begin_anew();
+    }
+}
+
+impl Expirer {
     /// Sets the gauge of how long the first remaining entry has been due.
     fn gauge_lag(&self, first: Option<&(Bytes, Bytes)>) {
         let due = first

@@ -5,3 +5,4 @@ pub(crate) mod expiry_cursor;
 pub(crate) mod idle_refresh;
 pub(crate) mod recovery;
 pub(crate) mod sweeper;
+pub(crate) mod worker;

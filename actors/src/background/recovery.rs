@@ -13,7 +13,8 @@
 //! Recovery never redoes a write, trusts the row alone, and may be killed and restarted at any
 //! point. The first pass of an engine ends before traffic starts.
 
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use bytes::Bytes;
 use cenotaph_storage::index::{Range, Table};
@@ -21,11 +22,10 @@ use cenotaph_storage::planted::Bug;
 use cenotaph_storage::rows::Change;
 use cenotaph_storage::{ErrorKind, OperationId, Result, Seam};
 use futures::stream::{self, StreamExt};
-use ractor::{Actor, ActorProcessingErr, ActorRef};
 
+use crate::background::worker::{BackgroundWorker, NextPass};
 use crate::runtime::context::SharedContext;
-use crate::runtime::messages::{RecoveryMessage, ShardMessage};
-use crate::runtime::timer::Timer;
+use crate::runtime::messages::ShardMessage;
 
 /// Number of fences at once, which share syncs.
 const FENCES_AT_ONCE: usize = 64;
@@ -35,70 +35,28 @@ pub(crate) struct Recovery {
     pub(crate) context: SharedContext,
 }
 
-impl Actor for Recovery {
-    type Msg = RecoveryMessage;
-    type State = Timer;
-    type Arguments = ();
+impl BackgroundWorker for Recovery {
+    const NAME: &'static str = "recovery";
+    const FAILED: &'static str = "recovery could not settle every dead change; trying again";
+    /// Number of changes fenced.
+    type Outcome = u64;
+    type Memory = ();
 
-    async fn pre_start(&self, _: ActorRef<Self::Msg>, (): ()) -> Result<Timer, ActorProcessingErr> {
-        Ok(Timer::default())
+    fn context(&self) -> &SharedContext {
+        &self.context
     }
 
-    async fn post_start(
-        &self,
-        _: ActorRef<Self::Msg>,
-        _: &mut Timer,
-    ) -> Result<(), ActorProcessingErr> {
-        self.context.env.actor_started("recovery", None);
-        // The supervisor sends a wake-up to replace any that was lost with the predecessor.
-        self.context
-            .recovery_requested
-            .store(false, Ordering::Release);
-        Ok(())
+    fn requested(&self) -> &AtomicBool {
+        &self.context.recovery_requested
     }
 
-    async fn handle(
-        &self,
-        myself: ActorRef<Self::Msg>,
-        message: RecoveryMessage,
-        timer: &mut Timer,
-    ) -> Result<(), ActorProcessingErr> {
-        let reply = match message {
-            RecoveryMessage::Wake => None,
-            RecoveryMessage::Again(setting) if timer.is_current(setting) => None,
-            RecoveryMessage::Again(_) => return Ok(()),
-            RecoveryMessage::Pass(reply) => {
-                self.context.backlog.request_scan_of_changes();
-                Some(reply)
-            }
-        };
-        self.context
-            .recovery_requested
-            .store(false, Ordering::Release);
-        let outcome = self.pass().await;
-        if let Err(error) = &outcome
-            && self.context.health.is_running()
-        {
-            tracing::warn!(%error, "recovery could not settle every dead change; trying again");
-            let due = self
-                .context
-                .env
-                .steady_now()
-                .after(self.context.limits.restarts.backoff_max);
-            timer.set(&self.context.env, due, move |setting| {
-                drop(myself.send_message(RecoveryMessage::Again(setting)));
-            });
-        }
-        if let Some(reply) = reply {
-            reply(outcome);
-        }
-        Ok(())
+    fn backoff_limits(&self) -> (Duration, Duration) {
+        let delay = self.context.limits.restarts.backoff_max;
+        (delay, delay)
     }
-}
 
-impl Recovery {
-    /// Fences every dead change, and returns their number.
-    async fn pass(&self) -> Result<u64> {
+    /// Fences every dead change.
+    async fn pass(&self, (): &()) -> Result<u64> {
         let Some(scan) = self.context.backlog.scan_of_changes() else {
             return self.settle_known().await;
         };
@@ -107,6 +65,17 @@ impl Recovery {
         Ok(fenced)
     }
 
+    fn next_pass(&self, _: &u64, (): &mut ()) -> NextPass {
+        NextPass::OnWakeUp
+    }
+
+    fn begin_requested(&self) {
+        // A caller that requests a pass expects all changes to be settled, known or not.
+        self.context.backlog.request_scan_of_changes();
+    }
+}
+
+impl Recovery {
     /// Fences the dead changes of the whole table.
     async fn scan(&self) -> Result<u64> {
         let mut range = Range::all(self.context.limits.recovery_page.max(1));

@@ -15,40 +15,28 @@
 //! deletion: a group is settled when it is full, or when nothing more has ended for a while. If
 //! deletions fail one after the other, the sweeper pauses, longer each time.
 
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use bytes::Bytes;
-use cenotaph_storage::index::{Batch, Range, Table};
-use cenotaph_storage::planted::Bug;
-use cenotaph_storage::rows::{Orphan, OrphanDue};
-use cenotaph_storage::{Error, ErrorKind, Result, RevisionId, RevisionKey, Seam, Timestamp};
-use futures::StreamExt;
-use futures::stream::FuturesUnordered;
-use ractor::{Actor, ActorProcessingErr, ActorRef};
+use cenotaph_storage::index::{Range, Table};
+use cenotaph_storage::{Error, ErrorKind, Result, RevisionId, Timestamp};
 
+use crate::background::worker::{BackgroundWorker, NextPass};
 use crate::runtime::context::SharedContext;
-use crate::runtime::messages::{Left, SweeperMessage};
-use crate::runtime::restart_policy::backoff;
-use crate::runtime::timer::Timer;
+use crate::runtime::messages::SweepOutcome;
 
-/// An orphan with the key of its blob.
-type Sweeping = (RevisionKey, Orphan);
+mod deletion;
+
+use deletion::Course;
 
 /// The sweeper.
 pub(crate) struct Sweeper {
     pub(crate) context: SharedContext,
 }
 
-/// Maximum time that a group of deletions waits for more deletions to end.
-const SETTLE_AFTER: Duration = Duration::from_millis(100);
-
 /// State of the sweeper between passes.
 #[derive(Default)]
-pub(crate) struct WorkerState {
-    timer: Timer,
-    /// Failed passes in a row.
-    failures: u32,
+pub(crate) struct SweeperMemory {
     /// End of the pause, before which no pass begins by itself.
     paused_until: Option<Timestamp>,
     /// True if the pause began because the blob tier was unavailable.
@@ -57,166 +45,27 @@ pub(crate) struct WorkerState {
     failed_in_a_row: usize,
 }
 
-/// Outcome of an attempt to delete an orphan.
-enum Attempt {
-    /// The blob is deleted.
-    Deleted(Sweeping),
-    /// The blob may exist.
-    Failed(Sweeping, Error),
-    /// The entry gets a new due time.
-    Restated(Sweeping),
-    /// Nothing is to be done now.
-    Passed,
-}
+impl BackgroundWorker for Sweeper {
+    const NAME: &'static str = "sweeper";
+    const FAILED: &'static str = "sweeping failed; trying again";
+    type Outcome = SweepOutcome;
+    type Memory = SweeperMemory;
 
-/// Deletions that have ended and are not settled.
-#[derive(Default)]
-struct Group {
-    deleted: Vec<Sweeping>,
-    failed: Vec<Sweeping>,
-    restated: Vec<Sweeping>,
-    /// The last failure.
-    error: Option<Error>,
-}
-
-impl Group {
-    fn len(&self) -> usize {
-        self.deleted.len() + self.failed.len() + self.restated.len()
-    }
-}
-
-/// Progress of a pass.
-#[derive(Default)]
-struct Course {
-    failed: u64,
-    /// Failed deletions since the last successful deletion.
-    in_a_row: usize,
-    error: Option<Error>,
-    taken: u64,
-    /// Maximum number of orphans that this pass takes: the pass ends, however many are added
-    /// meanwhile.
-    taken_max: u64,
-    /// Orphans that were pinned when they were taken.
-    pinned: Vec<RevisionId>,
-    /// Monotonic time until which the pass continues beside deletions that hang.
-    until: Duration,
-}
-
-impl Actor for Sweeper {
-    type Msg = SweeperMessage;
-    type State = WorkerState;
-    type Arguments = ();
-
-    async fn pre_start(
-        &self,
-        _: ActorRef<Self::Msg>,
-        (): (),
-    ) -> Result<WorkerState, ActorProcessingErr> {
-        Ok(WorkerState::default())
+    fn context(&self) -> &SharedContext {
+        &self.context
     }
 
-    async fn post_start(
-        &self,
-        _: ActorRef<Self::Msg>,
-        _: &mut WorkerState,
-    ) -> Result<(), ActorProcessingErr> {
-        self.context.env.actor_started("sweeper", None);
-        // The supervisor sends a wake-up to replace any that was lost with the predecessor.
-        self.context.sweep_requested.store(false, Ordering::Release);
-        Ok(())
+    fn requested(&self) -> &AtomicBool {
+        &self.context.sweep_requested
     }
 
-    async fn handle(
-        &self,
-        myself: ActorRef<Self::Msg>,
-        message: SweeperMessage,
-        state: &mut WorkerState,
-    ) -> Result<(), ActorProcessingErr> {
-        let reply = match message {
-            SweeperMessage::Wake if self.is_paused(state).await => {
-                self.context.sweep_requested.store(false, Ordering::Release);
-                return Ok(());
-            }
-            SweeperMessage::Wake => None,
-            SweeperMessage::Due(setting) if !state.timer.is_current(setting) => return Ok(()),
-            // The timer was set before the pause began.
-            SweeperMessage::Due(_)
-                if state
-                    .paused_until
-                    .is_some_and(|until| self.context.env.steady_now() < until) =>
-            {
-                self.set_timer(state, state.paused_until, myself);
-                return Ok(());
-            }
-            SweeperMessage::Due(_) => None,
-            SweeperMessage::Pass(reply) => Some(reply),
-        };
-        self.context.sweep_requested.store(false, Ordering::Release);
-        let left = self.pass(state.failed_in_a_row).await;
-        let due = self.next_pass(&left, state);
-        self.set_timer(state, due, myself);
-        if let Some(reply) = reply {
-            reply(left);
-        }
-        Ok(())
-    }
-}
-
-impl Sweeper {
-    fn set_timer(
-        &self,
-        state: &mut WorkerState,
-        due: Option<Timestamp>,
-        myself: ActorRef<SweeperMessage>,
-    ) {
-        if let Some(due) = due {
-            let ring = move |setting| drop(myself.send_message(SweeperMessage::Due(setting)));
-            state.timer.set(&self.context.env, due, ring);
-        }
-    }
-
-    /// Returns whether a wake-up is ignored. A blob tier that is available again ends the pause.
-    async fn is_paused(&self, state: &WorkerState) -> bool {
-        let now = self.context.env.steady_now();
-        state.paused_until.is_some_and(|until| now < until)
-            && (!state.is_tier_away || self.check_tier().await.is_err())
-    }
-
-    /// Returns the time of the next pass: when the next orphan is due, or after a backoff.
-    fn next_pass(&self, left: &Result<Left>, state: &mut WorkerState) -> Option<Timestamp> {
+    fn backoff_limits(&self) -> (Duration, Duration) {
         let limits = &self.context.limits.sweep;
-        let has_failed = match left {
-            Ok(left) => {
-                // After a pause, one more failed deletion is enough for the next pause.
-                state.failed_in_a_row = left.failed_in_a_row.min(self.at_once() - 1);
-                left.is_refused
-            }
-            Err(error) => {
-                if !self.context.health.is_running() {
-                    return None;
-                }
-                tracing::warn!(%error, "sweeping failed; trying again");
-                true
-            }
-        };
-        self.context
-            .counters
-            .sweep_paused
-            .store(has_failed, Ordering::Relaxed);
-        metrics::gauge!("cenotaph_sweep_paused").set(f64::from(u8::from(has_failed)));
-        if !has_failed {
-            (state.failures, state.paused_until) = (0, None);
-            return left.as_ref().ok().and_then(|left| left.next_due);
-        }
-        let delay = backoff(limits.backoff_min, limits.backoff_max, state.failures);
-        state.failures = state.failures.saturating_add(1);
-        state.is_tier_away = self.context.blobs.trouble().is_some();
-        state.paused_until = Some(self.context.env.steady_now().after(delay));
-        state.paused_until
+        (limits.backoff_min, limits.backoff_max)
     }
 
     /// Deletes every orphan that is due.
-    async fn pass(&self, failed_in_a_row: usize) -> Result<Left> {
+    async fn pass(&self, memory: &SweeperMemory) -> Result<SweepOutcome> {
         if self.context.blobs.trouble().is_some() {
             self.check_tier().await?;
         }
@@ -226,7 +75,7 @@ impl Sweeper {
             .monotonic()
             .saturating_add(self.context.limits.sweep.timeout);
         let mut course = Course {
-            in_a_row: failed_in_a_row,
+            in_a_row: memory.failed_in_a_row,
             until,
             ..Course::default()
         };
@@ -245,14 +94,54 @@ impl Sweeper {
                 break;
             }
         }
-        self.left(&course).await
+        self.outcome(&course)
+    }
+
+    fn next_pass(&self, outcome: &SweepOutcome, memory: &mut SweeperMemory) -> NextPass {
+        // After a pause, one more failed deletion is enough for the next pause.
+        memory.failed_in_a_row = outcome.failed_in_a_row.min(self.at_once() - 1);
+        if outcome.is_refused {
+            return NextPass::AfterBackoff;
+        }
+        self.set_paused(false);
+        memory.paused_until = None;
+        outcome.next_due.map_or(NextPass::OnWakeUp, NextPass::At)
+    }
+
+    /// Returns whether a wake-up comes during a pause. A blob tier that is available again ends the
+    /// pause.
+    async fn ignores_wake_up(&self, memory: &SweeperMemory) -> bool {
+        let now = self.context.env.steady_now();
+        memory.paused_until.is_some_and(|until| now < until)
+            && (!memory.is_tier_away || self.check_tier().await.is_err())
+    }
+
+    fn paused_until(&self, memory: &SweeperMemory) -> Option<Timestamp> {
+        let is_ahead = |until: &Timestamp| self.context.env.steady_now() < *until;
+        memory.paused_until.filter(is_ahead)
+    }
+
+    fn back_off(&self, until: Timestamp, memory: &mut SweeperMemory) {
+        self.set_paused(true);
+        memory.is_tier_away = self.context.blobs.trouble().is_some();
+        memory.paused_until = Some(until);
+    }
+}
+
+impl Sweeper {
+    fn set_paused(&self, is_paused: bool) {
+        self.context
+            .counters
+            .sweep_paused
+            .store(is_paused, Ordering::Relaxed);
+        metrics::gauge!("cenotaph_sweep_paused").set(f64::from(u8::from(is_paused)));
     }
 
     fn at_once(&self) -> usize {
         self.context.limits.sweep.deletes_at_once.max(1)
     }
 
-    async fn left(&self, course: &Course) -> Result<Left> {
+    fn outcome(&self, course: &Course) -> Result<SweepOutcome> {
         if let Some(error) = &course.error {
             tracing::warn!(%error, failed = course.failed, "deleting blobs failed; trying again");
         }
@@ -263,7 +152,7 @@ impl Sweeper {
             None => self.context.backlog.known_orphans().saturating_add(1),
         };
         let next_due = self.context.backlog.next_due();
-        Ok(Left {
+        Ok(SweepOutcome {
             waiting,
             next_due,
             is_refused,
@@ -290,132 +179,6 @@ impl Sweeper {
             match page.rest.filter(|_| !self.context.backlog.has_overflowed()) {
                 Some(rest) => range = rest,
                 None => return Ok(()),
-            }
-        }
-    }
-
-    /// Deletes due orphans of the backlog, some at once, and settles them in groups. Returns
-    /// whether any were due.
-    async fn delete_due(&self, course: &mut Course) -> Result<bool> {
-        let (mut under_way, mut group) = (FuturesUnordered::new(), Group::default());
-        let (mut is_checked, mut was_due) = (false, false);
-        loop {
-            while under_way.len() < self.at_once() && course.takes_more(self.at_once()) {
-                let now = self.context.env.steady_now();
-                let Some(revision) = self.context.backlog.take_due(now, self.longest_wait()) else {
-                    break;
-                };
-                course.taken += 1;
-                if self.is_pinned(revision) {
-                    course.pinned.push(revision);
-                    continue;
-                }
-                was_due = true;
-                if !std::mem::replace(&mut is_checked, true) {
-                    self.check_tier().await?;
-                }
-                under_way.push(self.attempt(revision));
-            }
-            if under_way.is_empty() {
-                self.settle(std::mem::take(&mut group), course).await?;
-                return Ok(was_due);
-            }
-            let is_full = match self
-                .context
-                .env
-                .deadline(SETTLE_AFTER, under_way.next())
-                .await
-            {
-                Some(ended) => {
-                    if let Some(attempt) = ended.transpose()? {
-                        course.note(attempt, &mut group);
-                    }
-                    group.len() >= self.context.limits.sweep.page.max(1)
-                }
-                None => {
-                    self.extend_pass(course);
-                    true
-                }
-            };
-            if is_full {
-                self.settle(std::mem::take(&mut group), course).await?;
-            }
-        }
-    }
-
-    /// Extends the pass while a deletion hangs: the pass continues with orphans that were added, or
-    /// unpinned, since it began. It does so for the time limit of a deletion, so that it ends.
-    fn extend_pass(&self, course: &mut Course) {
-        if self.context.env.monotonic() < course.until {
-            self.context
-                .backlog
-                .put_back(std::mem::take(&mut course.pinned));
-            course.taken_max = course.taken + self.context.backlog.known_orphans();
-        }
-    }
-
-    /// Reads the entry of an orphan and deletes its blob (steps 2 and 3).
-    async fn attempt(&self, revision: RevisionId) -> Result<Attempt> {
-        let value = match self
-            .context
-            .index
-            .get(Table::Orphans, revision.as_bytes())
-            .await
-        {
-            Ok(Some(value)) => value,
-            Ok(None) => {
-                self.context.backlog.forget_orphan(revision);
-                return Ok(Attempt::Passed);
-            }
-            Err(error) if error.kind() == ErrorKind::Corrupt => {
-                return Ok(unreadable(revision, &error));
-            }
-            Err(error) => return Err(error),
-        };
-        let orphan = match Orphan::decode(&value) {
-            Ok(orphan) => orphan,
-            Err(error) => return Ok(unreadable(revision, &error)),
-        };
-        let key = RevisionKey {
-            object: orphan.object.clone(),
-            revision,
-        };
-        match orphan.due(self.context.env.steady_now(), self.longest_wait()) {
-            OrphanDue::Now => Ok(self.delete(key, orphan).await),
-            OrphanDue::At(_) => {
-                // The backlog had an older due time.
-                self.context.backlog.found_orphan(revision, &value);
-                Ok(Attempt::Passed)
-            }
-            OrphanDue::Restated(orphan) => Ok(Attempt::Restated((key, orphan))),
-        }
-    }
-
-    async fn delete(&self, key: RevisionKey, orphan: Orphan) -> Attempt {
-        self.context.env.pass(Seam::SweeperBeforeDelete).await;
-        let timeout = self.context.limits.sweep.timeout;
-        let late = || {
-            Err(Error::new(
-                ErrorKind::Unavailable,
-                "delete",
-                "the blob tier did not answer in time",
-            ))
-        };
-        let deleted = self
-            .context
-            .env
-            .deadline(timeout, self.context.blobs.delete(&key))
-            .await;
-        match deleted.unwrap_or_else(late) {
-            Ok(()) => Attempt::Deleted((key, orphan)),
-            Err(error) => {
-                tracing::debug!(
-                    %error,
-                    revision = %key,
-                    attempts = orphan.attempts + 1,
-                    "deleting an orphan failed"
-                );
-                Attempt::Failed((key, orphan), error)
             }
         }
     }
@@ -447,139 +210,4 @@ impl Sweeper {
             ))
         })
     }
-
-    /// Returns whether a read holds the revision. If so, the end of a read wakes this actor.
-    fn is_pinned(&self, revision: RevisionId) -> bool {
-        if !self.context.pins.is_pinned(revision)
-            || self.context.env.planted(Bug::SweeperIgnoresPins)
-        {
-            return false;
-        }
-        // The flag is set before the pin is checked again: a read that ends in between wakes the
-        // sweeper.
-        self.context.pinned_left.store(true, Ordering::SeqCst);
-        self.context.pins.is_pinned(revision)
-    }
-
-    /// Makes deletions durable, together if possible, one by one otherwise. Those that can't be
-    /// made durable count as failed.
-    async fn make_durable(&self, deleted: Vec<Sweeping>, group: &mut Group) -> Vec<Sweeping> {
-        let keys: Vec<RevisionKey> = deleted.iter().map(|(key, _)| key.clone()).collect();
-        if self.context.blobs.settle_deletes(&keys).await.is_ok() {
-            return deleted;
-        }
-        let mut durable = Vec::with_capacity(deleted.len());
-        for (key, orphan) in deleted {
-            match self
-                .context
-                .blobs
-                .settle_deletes(std::slice::from_ref(&key))
-                .await
-            {
-                Ok(()) => durable.push((key, orphan)),
-                Err(error) => {
-                    tracing::debug!(%error, revision = %key, "making a deletion durable failed");
-                    group.failed.push((key, orphan));
-                    group.error = Some(error);
-                }
-            }
-        }
-        durable
-    }
-
-    /// Settles a group (steps 4 to 6).
-    async fn settle(&self, mut group: Group, course: &mut Course) -> Result<()> {
-        if group.len() == 0 {
-            return Ok(());
-        }
-        let ended = std::mem::take(&mut group.deleted);
-        let attempts = ended.len();
-        let deleted = self.make_durable(ended, &mut group).await;
-        if deleted.is_empty() {
-            course.in_a_row += attempts;
-        } else {
-            self.check_tier().await?;
-        }
-        if !group.restated.is_empty() {
-            tracing::warn!(
-                orphans = group.restated.len(),
-                "the clock was set back: correcting the due times of orphans"
-            );
-        }
-        self.context.env.pass(Seam::SweeperAfterDelete).await;
-        course.failed += group.failed.len() as u64;
-        course.error = group.error.take().or_else(|| course.error.take());
-        self.commit(deleted, group).await
-    }
-
-    async fn commit(&self, deleted: Vec<Sweeping>, group: Group) -> Result<()> {
-        let (limits, now) = (&self.context.limits.sweep, self.context.env.steady_now());
-        let (mut batch, mut settled, failures) = (Batch::new(), 0, group.failed.len() as u64);
-        let row = |key: &RevisionKey| Bytes::copy_from_slice(key.revision.as_bytes());
-        for (key, orphan) in deleted {
-            match orphan.deleted(now, limits.grace) {
-                Some(again) => batch.put(Table::Orphans, row(&key), again.encode()),
-                None => {
-                    settled += 1;
-                    batch.remove(Table::Orphans, row(&key));
-                }
-            }
-        }
-        for (key, orphan) in group.failed {
-            let delay = backoff(limits.backoff_min, limits.backoff_max, orphan.attempts);
-            let later = orphan.failed(
-                now,
-                delay.saturating_add(self.context.env.jitter(delay / 4)),
-            );
-            batch.put(Table::Orphans, row(&key), later.encode());
-        }
-        for (key, orphan) in group.restated {
-            batch.put(Table::Orphans, row(&key), orphan.encode());
-        }
-        self.context.commit(batch, ()).await?;
-        self.context
-            .counters
-            .swept
-            .fetch_add(settled, Ordering::Relaxed);
-        self.context
-            .counters
-            .sweep_failures
-            .fetch_add(failures, Ordering::Relaxed);
-        metrics::counter!("cenotaph_swept_total").increment(settled);
-        metrics::counter!("cenotaph_sweep_failures_total").increment(failures);
-        Ok(())
-    }
-}
-
-impl Course {
-    fn is_refused(&self, at_once: usize) -> bool {
-        self.in_a_row >= at_once
-    }
-
-    fn takes_more(&self, at_once: usize) -> bool {
-        !self.is_refused(at_once) && self.taken < self.taken_max
-    }
-
-    /// Records the outcome of an attempt.
-    fn note(&mut self, attempt: Attempt, group: &mut Group) {
-        match attempt {
-            Attempt::Deleted(sweeping) => {
-                self.in_a_row = 0;
-                group.deleted.push(sweeping);
-            }
-            Attempt::Failed(sweeping, error) => {
-                self.in_a_row += 1;
-                group.failed.push(sweeping);
-                group.error = Some(error);
-            }
-            Attempt::Restated(sweeping) => group.restated.push(sweeping),
-            Attempt::Passed => {}
-        }
-    }
-}
-
-/// Reports a damaged entry, which a scrub handles: it must not hold up the others.
-fn unreadable(revision: RevisionId, error: &Error) -> Attempt {
-    tracing::error!(%revision, %error, "an orphan can't be read");
-    Attempt::Passed
 }

@@ -7,7 +7,9 @@ use tokio::sync::{OnceCell, oneshot};
 
 use crate::handle::supervisor::SupervisorMessage;
 use crate::runtime::context::SharedContext;
-use crate::runtime::messages::{ExpirerMessage, Left, RecoveryMessage, SweeperMessage};
+use crate::runtime::messages::{
+    ExpirerMessage, ExpiryOutcome, RecoveryMessage, SweepOutcome, SweeperMessage,
+};
 use crate::runtime::registry::ActorKind;
 use crate::runtime::reply::{Reply, reply};
 
@@ -110,13 +112,11 @@ impl Tiered {
     /// # Errors
     /// As [`recover`](Self::recover).
     pub async fn expire(&self) -> Result<u64> {
-        self.ask(|reply| {
-            self.context
-                .registry
-                .expirer
-                .send(ExpirerMessage::Pass(reply))
-        })
-        .await
+        let expirer = &self.context.registry.expirer;
+        let outcome: ExpiryOutcome = self
+            .ask(|reply| expirer.send(ExpirerMessage::Pass(reply)))
+            .await?;
+        Ok(outcome.removed)
     }
 
     /// Settles the changes of dead owners, removes expired objects, then deletes the orphans that
@@ -132,15 +132,11 @@ impl Tiered {
 
     /// Deletes the orphans that are due, and returns the number of remaining orphans.
     pub(crate) async fn sweep(&self) -> Result<u64> {
-        let left: Left = self
-            .ask(|reply| {
-                self.context
-                    .registry
-                    .sweeper
-                    .send(SweeperMessage::Pass(reply))
-            })
+        let sweeper = &self.context.registry.sweeper;
+        let outcome: SweepOutcome = self
+            .ask(|reply| sweeper.send(SweeperMessage::Pass(reply)))
             .await?;
-        Ok(left.waiting)
+        Ok(outcome.waiting)
     }
 
     /// Sends a request to an actor that may be restarting, again if the request is lost.

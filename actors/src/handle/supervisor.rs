@@ -19,8 +19,10 @@ use ractor::{Actor, ActorCell, ActorId, ActorProcessingErr, ActorRef, SpawnErr, 
 use crate::background::expirer::Expirer;
 use crate::background::recovery::Recovery;
 use crate::background::sweeper::Sweeper;
+use crate::background::worker::{BackgroundWorker, Worker};
 use crate::runtime::context::SharedContext;
-use crate::runtime::messages::{ExpirerMessage, RecoveryMessage, SweeperMessage};
+use crate::runtime::messages::WorkerMessage;
+use crate::runtime::registry::ActorSlot;
 use crate::runtime::restart_policy::RestartPolicy;
 use crate::shard::Shard;
 use crate::upload::Uploads;
@@ -157,27 +159,10 @@ impl Supervisor {
                 uploads.get_cell()
             }
             Child::Recovery => {
-                let (recovery, _) =
-                    Actor::spawn_linked(None, Recovery { context }, (), parent).await?;
-                registry.recovery.set(Some(recovery.clone()));
-                // A pass replaces the wake-ups that were lost with the predecessor.
-                registry.recovery.send(RecoveryMessage::Wake);
-                recovery.get_cell()
+                start_worker(Recovery { context }, &registry.recovery, parent).await?
             }
-            Child::Sweeper => {
-                let (sweeper, _) =
-                    Actor::spawn_linked(None, Sweeper { context }, (), parent).await?;
-                registry.sweeper.set(Some(sweeper.clone()));
-                registry.sweeper.send(SweeperMessage::Wake);
-                sweeper.get_cell()
-            }
-            Child::Expirer => {
-                let (expirer, _) =
-                    Actor::spawn_linked(None, Expirer { context }, (), parent).await?;
-                registry.expirer.set(Some(expirer.clone()));
-                registry.expirer.send(ExpirerMessage::Wake);
-                expirer.get_cell()
-            }
+            Child::Sweeper => start_worker(Sweeper { context }, &registry.sweeper, parent).await?,
+            Child::Expirer => start_worker(Expirer { context }, &registry.expirer, parent).await?,
         };
         children.alive.insert(cell.get_id(), child);
         Ok(())
@@ -221,4 +206,17 @@ impl Supervisor {
             drop(myself.send_message(SupervisorMessage::Restart(child)));
         });
     }
+}
+
+/// Starts a background worker, sets its slot, and wakes it.
+async fn start_worker<W: BackgroundWorker>(
+    worker: W,
+    slot: &ActorSlot<WorkerMessage<W::Outcome>>,
+    parent: ActorCell,
+) -> Result<ActorCell, SpawnErr> {
+    let (actor, _) = Actor::spawn_linked(None, Worker(worker), (), parent).await?;
+    slot.set(Some(actor.clone()));
+    // This pass replaces the wake-ups that were lost with the predecessor.
+    slot.send(WorkerMessage::Wake);
+    Ok(actor.get_cell())
 }

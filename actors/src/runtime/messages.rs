@@ -87,47 +87,45 @@ impl ShardMessage {
     }
 }
 
-/// A message to recovery.
-pub(crate) enum RecoveryMessage {
-    /// Runs a pass: a change may have lost its owner.
+/// A message to a background worker whose passes have the outcome `T`.
+pub(crate) enum WorkerMessage<T> {
+    /// Runs a pass: there may be new work.
     Wake,
-    /// Runs a pass: the timer that a failed pass set has expired.
-    Again(TimerToken),
-    /// Runs a pass over all changes, and replies with the number of changes fenced.
-    Pass(Reply<u64>),
+    /// Runs a pass: the timer has expired.
+    Due(TimerToken),
+    /// Runs a pass, and replies with its outcome.
+    Pass(Reply<T>),
 }
+
+/// A message to recovery, whose outcome is the number of changes fenced.
+pub(crate) type RecoveryMessage = WorkerMessage<u64>;
 
 /// A message to the sweeper.
-pub(crate) enum SweeperMessage {
-    /// Runs a pass: there may be new orphans, or fewer pins.
-    Wake,
-    /// Runs a pass: the timer has expired.
-    Due(TimerToken),
-    /// Runs a pass, and replies with the orphans that remain.
-    Pass(Reply<Left>),
-}
+pub(crate) type SweeperMessage = WorkerMessage<SweepOutcome>;
 
 /// A message to the expirer.
-pub(crate) enum ExpirerMessage {
-    /// Runs a pass: an object may be due before the timer expires.
-    Wake,
-    /// Runs a pass: the timer has expired.
-    Due(TimerToken),
-    /// Runs a pass, and replies with the number of objects removed.
-    Pass(Reply<u64>),
-}
+pub(crate) type ExpirerMessage = WorkerMessage<ExpiryOutcome>;
 
-/// Result of a pass of the sweeper.
+/// Outcome of a pass of the sweeper.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Left {
+pub(crate) struct SweepOutcome {
     /// Orphans that wait for the end of a read, a grace time or a backoff.
     pub(crate) waiting: u64,
     /// Time at which the next of them is due.
     pub(crate) next_due: Option<Timestamp>,
-    /// True if the pass ended early because the blob tier refused one deletion after the other.
+    /// True if the pass ended early because the blob tier refused deletion after deletion.
     pub(crate) is_refused: bool,
     /// Failed deletions since the last successful deletion.
     pub(crate) failed_in_a_row: usize,
+}
+
+/// Outcome of a pass of the expirer.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct ExpiryOutcome {
+    /// Objects removed.
+    pub(crate) removed: u64,
+    /// Time at which the next entry is due.
+    pub(crate) next_due: Option<Timestamp>,
 }
 
 /// A payload as a stream of chunks of any size. An error ends the stream.
