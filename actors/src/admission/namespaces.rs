@@ -13,18 +13,18 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::num::{NonZeroU32, NonZeroU64};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
-use std::time::Duration;
+use std::sync::{Arc, PoisonError, RwLock};
 
-use bytes::Bytes;
 use cenotaph_storage::{Env, Error, ErrorKind, Namespace, ObjectId, Reason, Result};
 use futures::StreamExt;
 use serde::{Deserialize, Serialize};
 
-use crate::admission::token_bucket::TokenBucket;
-use crate::runtime::messages::{PayloadStream, Source};
+use crate::runtime::messages::Source;
+
+mod limited;
+
+use limited::{Limited, paced};
 
 /// Limits on the objects of a namespace together. The default is no limit.
 ///
@@ -178,6 +178,7 @@ impl Namespaces {
     }
 
     fn limited(&self, namespace: &str) -> Option<Arc<Limited>> {
+        // The common case: no namespace has limits, and no lock is taken.
         if !self.0.any.load(Ordering::Acquire) {
             return None;
         }
@@ -258,6 +259,7 @@ impl NamespacePermit {
     pub fn paced(&self, source: Source) -> Source {
         match &self.0 {
             Some(slot) => {
+                // Set by the first item that the stream yields, not by the first poll.
                 let has_begun = Arc::clone(&slot.has_begun);
                 let stream = source
                     .stream
@@ -304,202 +306,6 @@ impl Drop for Slot {
     fn drop(&mut self) {
         self.limited.state().live -= 1;
     }
-}
-
-/// A namespace with limits.
-struct Limited {
-    namespace: String,
-    env: Env,
-    state: Mutex<State>,
-}
-
-#[derive(Default)]
-struct State {
-    limits: NamespaceLimits,
-    live: usize,
-    operations: Option<TokenBucket>,
-    bytes: Option<TokenBucket>,
-}
-
-impl Limited {
-    fn new(namespace: &str, env: Env) -> Self {
-        Self {
-            namespace: namespace.to_owned(),
-            env,
-            state: Mutex::default(),
-        }
-    }
-
-    fn set(&self, limits: NamespaceLimits) {
-        let mut state = self.state();
-        if limits.operations_per_second != state.limits.operations_per_second {
-            let rate = limits.operations_per_second.and_then(NonZeroU32::new);
-            state.operations = rate.map(|rate| TokenBucket::of_operations(&self.env, rate));
-        }
-        if limits.bytes_per_second != state.limits.bytes_per_second {
-            let rate = limits.bytes_per_second.and_then(NonZeroU64::new);
-            state.bytes = rate.map(|rate| TokenBucket::of_bytes(&self.env, rate));
-        }
-        state.limits = limits;
-    }
-
-    fn begin(limited: Arc<Self>, operation: &'static str) -> Result<NamespacePermit> {
-        limited
-            .state()
-            .begin()
-            .map_err(|refusal| limited.refused(refusal, operation))?;
-        Ok(NamespacePermit(Some(Slot {
-            limited,
-            operation,
-            charged_bytes: 0,
-            has_begun: Arc::default(),
-        })))
-    }
-
-    fn charge(&self, bytes: u64, operation: &'static str) -> Result<()> {
-        self.state()
-            .charge(bytes)
-            .map_err(|refusal| self.refused(refusal, operation))
-    }
-
-    async fn pace(&self, owed: &mut u64) {
-        loop {
-            let paid = self.state().pay(owed);
-            match paid {
-                Ok(()) => return,
-                // With jitter: otherwise the same waiting stream would be first each time.
-                Err(wait) => {
-                    self.env
-                        .sleep(wait.saturating_add(self.env.jitter(wait)))
-                        .await;
-                }
-            }
-        }
-    }
-
-    /// Counts a refusal by its reason, and returns its error. The namespace is not a label, because
-    /// the number of namespaces is unbounded.
-    fn refused(&self, refusal: Refusal, operation: &'static str) -> Error {
-        let (kind, reason, why) = match refusal {
-            Refusal::Disabled => (
-                ErrorKind::Disabled,
-                "disabled",
-                "the namespace is switched off",
-            ),
-            Refusal::Concurrency => (
-                ErrorKind::Overloaded,
-                "concurrency",
-                "too many operations at once",
-            ),
-            Refusal::Operations => (
-                ErrorKind::Overloaded,
-                "operations",
-                "too many operations per second",
-            ),
-            Refusal::Bytes => (ErrorKind::Overloaded, "bytes", "too many bytes per second"),
-        };
-        metrics::counter!("cenotaph_namespace_refused_total", "reason" => reason).increment(1);
-        Error::new(
-            kind,
-            operation,
-            format!("{why}: namespace={}", self.namespace),
-        )
-    }
-
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// Reason for refusing an operation.
-#[derive(Clone, Copy)]
-enum Refusal {
-    Disabled,
-    Concurrency,
-    Operations,
-    Bytes,
-}
-
-impl State {
-    fn begin(&mut self) -> Result<(), Refusal> {
-        if self.limits.disabled {
-            return Err(Refusal::Disabled);
-        }
-        if self
-            .limits
-            .operations_at_once
-            .is_some_and(|max| self.live >= max)
-        {
-            return Err(Refusal::Concurrency);
-        }
-        if let Some(operations) = &mut self.operations {
-            operations.take(1).map_err(|_| Refusal::Operations)?;
-        }
-        self.live += 1;
-        Ok(())
-    }
-
-    fn charge(&mut self, bytes: u64) -> Result<(), Refusal> {
-        let Some(bucket) = &mut self.bytes else {
-            return Ok(());
-        };
-        if bucket.take(bytes).is_ok() {
-            return Ok(());
-        }
-        // The operation is refused as a whole: `begin` has charged it already.
-        if let Some(operations) = &mut self.operations {
-            operations.give_back(1);
-        }
-        Err(Refusal::Bytes)
-    }
-
-    /// Refunds an operation and its bytes.
-    fn give_back(&mut self, bytes: u64) {
-        if let Some(operations) = &mut self.operations {
-            operations.give_back(1);
-        }
-        if let Some(bucket) = &mut self.bytes {
-            bucket.give_back(bytes);
-        }
-    }
-
-    /// Returns the maximum number of bytes of a piece of a stream.
-    fn step(&self) -> u64 {
-        self.bytes.as_ref().map_or(u64::MAX, TokenBucket::step)
-    }
-
-    /// Pays as many bytes as possible, step by step, or returns the wait for the next step.
-    fn pay(&mut self, owed: &mut u64) -> Result<(), Duration> {
-        let Some(bucket) = &mut self.bytes else {
-            *owed = 0;
-            return Ok(());
-        };
-        while *owed > 0 {
-            let step = bucket.step().min(*owed);
-            bucket.take(step)?;
-            *owed -= step;
-        }
-        Ok(())
-    }
-}
-
-/// Splits a stream into pieces of at most a step, and yields each piece once it is paid, so that
-/// large chunks flow, too.
-fn paced(limited: Arc<Limited>, stream: PayloadStream) -> PayloadStream {
-    let start = (limited, stream, Bytes::new());
-    let pieces = futures::stream::unfold(start, |(limited, mut stream, mut chunk)| async move {
-        while chunk.is_empty() {
-            match stream.next().await? {
-                Ok(next) => chunk = next,
-                Err(error) => return Some((Err(error), (limited, stream, chunk))),
-            }
-        }
-        let step = limited.state().step();
-        let piece = chunk.split_to(usize::try_from(step).unwrap_or(usize::MAX).min(chunk.len()));
-        limited.pace(&mut (piece.len() as u64)).await;
-        Some((Ok(piece), (limited, stream, chunk)))
-    });
-    pieces.boxed()
 }
 
 #[cfg(test)]

@@ -23,6 +23,7 @@ impl Source {
 }
 
 fn watched(env: Env, stream: PayloadStream, idle: Duration) -> PayloadStream {
+    // Sound: the stream is dropped after a panic and never polled again.
     let stream = AssertUnwindSafe(stream).catch_unwind();
     let chunks = futures::stream::unfold(Some((env, stream)), move |state| async move {
         let (env, mut stream) = state?;

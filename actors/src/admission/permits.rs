@@ -91,12 +91,15 @@ impl Beginning {
 impl Admission {
     /// Creates the budgets of an engine. `share_bytes` is the maximum memory of a blob under way.
     pub(crate) fn new(limits: &Limits, share_bytes: usize, env: Env) -> Self {
+        // tokio's semaphores hold at most `usize::MAX >> 3` permits, acquired by `u32`.
         let permits = |limit: usize| u32::try_from(limit).unwrap_or(u32::MAX).min(u32::MAX >> 4);
         let writes_max = permits(limits.writes_at_once);
         let uploads_max = permits(limits.uploads_at_once);
         let ending_parts_max = permits(limits.multipart.parts_ending_at_once.max(1));
         let upload_bytes = limits.upload_bytes_in_flight;
         let percent = usize::from(limits.bulk_percent.clamp(1, 100));
+        // Divided first, so that large limits do not overflow. At least one, so that bulk work
+        // runs.
         let of_bulk = |limit: usize| (limit / 100 * percent + limit % 100 * percent / 100).max(1);
         // A blob that holds a beginning waits for the rest of its share: without the space for one
         // whole share, blobs with beginnings would wait for each other.
@@ -190,6 +193,7 @@ impl Admission {
                 .one_of(&self.uploads, 1, "too many uploads at once")
                 .await;
         }
+        // The turn first: bulk work that waits must not hold an upload.
         let turn = self.turn(&self.bulk_uploads, 1).await?;
         Ok(self
             .one_of(&self.uploads, 1, "too many uploads at once")
@@ -227,6 +231,7 @@ impl Admission {
         if let Ok(permit) = Arc::clone(of).try_acquire_many_owned(count) {
             return Ok(Permit::of(permit));
         }
+        // The place is held during the wait and returned with it.
         let Ok(_place) = self.queue.try_acquire() else {
             return Err(overloaded(why));
         };
@@ -280,6 +285,7 @@ impl Admission {
 
     /// Waits until no upload and no write holds a permit.
     pub(crate) async fn work_ended(&self) {
+        // All permits: they are granted once every write has returned its own.
         let _writes = self.writes.acquire_many(self.writes_max).await;
         let _uploads = self.uploads.acquire_many(self.uploads_max).await;
     }

@@ -60,6 +60,7 @@ impl TokenBucket {
     }
 
     fn new(env: &Env, burst: NonZeroU32, unit: u64) -> Self {
+        // Rounded up: the rate is never exceeded.
         let interval_ns = 1_000_000_000u64.div_ceil(u64::from(burst.get()));
         let quota = Quota::with_period(Duration::from_nanos(interval_ns))
             .expect("an interval is at least 1 ns");
@@ -148,6 +149,7 @@ impl StateStore for Arrival {
         F: Fn(Option<Nanos>) -> Result<(T, Nanos), E>,
     {
         let before = self.0.load(Ordering::Relaxed);
+        // Zero means that nothing was taken yet: governor then starts at the current time.
         let (outcome, after) = decide((before > 0).then(|| before.into()))?;
         self.0.store(after.into(), Ordering::Relaxed);
         Ok(outcome)

@@ -54,6 +54,7 @@ impl BackgroundWorker for Expirer {
 
     /// Removes everything that is due now, page by page.
     async fn pass(&self, (): &()) -> Result<ExpiryOutcome> {
+        // The cursor first: deadlines that become durable from here on belong to the next pass.
         let begin = self.context.expiry_cursor.begin();
         let now = self.context.env.steady_now();
         let start = Bound::Included(Bytes::copy_from_slice(&begin.as_millis().to_be_bytes()));
@@ -148,6 +149,7 @@ impl Expirer {
     async fn remove(&self, entries: Vec<Bytes>) -> Result<u64> {
         let removals = entries.into_iter().map(|key| self.remove_one(key));
         let at_once = self.context.limits.expiry.removals_at_once.max(1);
+        // All removals end before the first error is returned: none is cut short.
         let outcomes: Vec<_> = stream::iter(removals).buffered(at_once).collect().await;
         let mut removed = 0;
         for outcome in outcomes {
@@ -174,6 +176,7 @@ impl Expirer {
         self.context.env.pass(Seam::ExpirerBeforeRemove).await;
         let removed = match due {
             Due::Object(object) => self.expire(object).await.map(|removed| removed.existed),
+            // Uploads are not objects: they do not count.
             Due::Session(object, upload) => self.end_session(object, upload).await.map(|()| false),
         };
         match removed {

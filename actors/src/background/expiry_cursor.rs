@@ -48,6 +48,7 @@ impl ExpiryCursor {
         );
         match state.next_pass {
             Some(next) if deadline < next => {
+                // Cleared, so that later deadlines do not wake the expirer a second time.
                 state.next_pass = None;
                 true
             }
@@ -74,6 +75,7 @@ impl ExpiryCursor {
         let mut state = self.state();
         state.read_to = read_to;
         let due = [next_due, state.earliest].into_iter().flatten().min();
+        // Without any entry every new deadline is early enough to wake the expirer.
         state.next_pass = Some(due.unwrap_or(Timestamp::from_millis(u64::MAX)));
         due
     }

@@ -61,6 +61,7 @@ impl BackgroundWorker for Recovery {
             return self.settle_known().await;
         };
         let fenced = self.scan().await?;
+        // Only now: a scan whose actor dies is requested again.
         self.context.backlog.scanned_changes(scan);
         Ok(fenced)
     }
@@ -95,6 +96,7 @@ impl Recovery {
                 .filter_map(|(key, value)| Some((OperationId::from_slice(&key)?, value)))
                 .collect();
             for (id, value) in &found {
+                // Noted before the fences: a fence that fails leaves the change known.
                 self.context.backlog.found_change(*id, value);
             }
             let fences = found.into_iter().map(|(id, value)| self.settle(id, value));
@@ -136,6 +138,7 @@ impl Recovery {
 
     /// Fences a change if its owner is dead. Returns whether the change was fenced.
     async fn settle(&self, id: OperationId, value: Bytes) -> Result<bool> {
+        // Checked again: a scan also lists changes of living owners.
         if self.has_owner(id) {
             return Ok(false);
         }
@@ -163,6 +166,7 @@ impl Recovery {
         };
         let fenced = self.context.deliver(object, fence).await?;
         self.context.env.pass(Seam::RecoveryAfterFence).await;
+        // False if the change was settled meanwhile, for example by its own swap.
         if fenced {
             tracing::info!(
                 change = %id,

@@ -66,6 +66,7 @@ impl BackgroundWorker for Sweeper {
 
     /// Deletes every orphan that is due.
     async fn pass(&self, memory: &SweeperMemory) -> Result<SweepOutcome> {
+        // Without this check every orphan would be attempted against a tier known to be away.
         if self.context.blobs.trouble().is_some() {
             self.check_tier().await?;
         }
@@ -79,6 +80,7 @@ impl BackgroundWorker for Sweeper {
             until,
             ..Course::default()
         };
+        // Orphans that a dead predecessor, or a failed pass, has taken.
         self.context.backlog.put_back_all();
         while !course.is_refused(self.at_once()) {
             let scan = self.context.backlog.scan_of_orphans();
@@ -87,6 +89,7 @@ impl BackgroundWorker for Sweeper {
                 self.context.backlog.scanned_orphans(scan);
             }
             let is_scanned = scan.is_some();
+            // A scan may have found more orphans than the backlog held at the beginning.
             if is_scanned || course.taken_max == 0 {
                 course.taken_max = course.taken + self.context.backlog.known_orphans();
             }
@@ -176,6 +179,7 @@ impl Sweeper {
                     self.context.backlog.found_orphan(revision, value);
                 }
             }
+            // More would not fit: a later scan finds the rest.
             match page.rest.filter(|_| !self.context.backlog.has_overflowed()) {
                 Some(rest) => range = rest,
                 None => return Ok(()),

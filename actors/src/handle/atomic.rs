@@ -91,6 +91,7 @@ impl Tiered {
         permit: Permit,
         decide: impl Fn(&BTreeMap<ObjectId, Standing>, &Context) -> Plan<T> + Send + 'static,
     ) -> Result<T> {
+        // Sorted, so that duplicates are neighbours.
         objects.sort_unstable();
         if let Some(twice) = objects.windows(2).find(|pair| pair[0] == pair[1]) {
             let message = "an object occurs twice in an atomic batch";
@@ -98,6 +99,7 @@ impl Tiered {
         }
         let (reply, answer) = reply();
         let context = Arc::clone(self.context());
+        // A caller that stops polling its future must not hold locks.
         self.context().env.spawn(async move {
             CrossShardCommit {
                 context,
@@ -138,9 +140,11 @@ impl CrossShardCommit {
                     self.context.env.pass(Seam::AtomicBeforeDecide).await;
                     let plan = decide(&locked.standings(), &self.context);
                     let plan = plan.based_on(locked.reads());
+                    // Nothing to commit: dropping the locks releases the objects.
                     if plan.effect == Effect::Known {
                         return answer(reply, plan.reply);
                     }
+                    // Before the commit: later decisions may rest on it.
                     if let Err(error) = self.context.admit(&plan.batch) {
                         return answer(reply, Err(error));
                     }
@@ -182,6 +186,7 @@ impl CrossShardCommit {
                 objects: objects.clone(),
                 granted,
             });
+            // The shard died with the request. The locks taken so far are released by their drop.
             let Ok(lock) = grant.await else {
                 return Ok(None);
             };
@@ -217,6 +222,7 @@ impl CrossShardCommit {
             self.context.count(plan.event);
             let reply = guarded(plan.effect, reply);
             let after = PostCommit::of(&plan.batch);
+            // The permit is held until the batch is durable, not until the task ends.
             let permit = Some(self.permit.clone());
             let completion = completion(&self.context, after, reached, permit, move |committed| {
                 reply(committed.and(plan.reply));

@@ -125,6 +125,7 @@ impl Tiered {
     /// # Errors
     /// As [`recover`](Self::recover).
     pub async fn settle(&self) -> Result<u64> {
+        // In this order: recovery and expiry create orphans that the sweep then deletes.
         self.recover().await?;
         self.expire().await?;
         self.sweep().await
@@ -163,6 +164,7 @@ impl Tiered {
         let registry = &self.context.registry;
         let cell = match kind {
             ActorKind::Supervisor => {
+                // Children first, in a fixed order: ractor would kill them in a random one.
                 registry.kill_all();
                 self.supervisor
                     .as_ref()

@@ -102,6 +102,7 @@ impl Tiered {
             .await
             .map_err(|error| error.with_id(&id))?;
         let (caller, answer) = Caller::new();
+        // Dropped with this future: the upload then sees that the caller is gone.
         let (_present, caller_gone) = oneshot::channel();
         let operation = self.context().env.operation_id();
         let purpose = Purpose::Part {
@@ -165,6 +166,7 @@ impl Tiered {
             rules,
             kept_for,
         };
+        // Not tied to this future: a completion that is submitted commits without its caller.
         let written = self.step(id, upload, completion).await?;
         written.ok_or_else(|| {
             let message = "the completion has no result; complete the upload again";

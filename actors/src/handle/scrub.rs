@@ -69,6 +69,7 @@ impl Tiered {
                     let fate = self.context().remedy(remedy, repair).await;
                     (damage, fate)
                 });
+            // In order, so that the report does not depend on the speed of repairs.
             let mut repairs = stream::iter(repairs).buffered(REPAIRS_AT_ONCE);
             while let Some((damage, fate)) = repairs.next().await {
                 match fate? {
@@ -148,6 +149,7 @@ impl Context {
             Cure::Commit(batch) => {
                 let after = PostCommit::of(&batch);
                 self.commit(batch, ()).await?;
+                // `commit` has noted the batch in the backlog.
                 after.wake(self);
                 Ok(Some(Fate::Repaired))
             }
@@ -163,6 +165,7 @@ impl Context {
                     }
                 };
                 let fate = mended(self.deliver(&object, request).await, act)?;
+                // The restored entry may be due already.
                 if fate == Some(Fate::Repaired) {
                     self.expire_if_due(&object, &mend).await?;
                 }
@@ -269,6 +272,7 @@ fn mended(answer: Result<bool>, act: Act) -> Result<Option<Fate>> {
         Ok(false) => Ok(None),
         Ok(true) if act == Act::Mend => Ok(Some(Fate::Repaired)),
         Ok(true) => Ok(Some(Fate::Left)),
+        // An entry of a later build is not damage: it is not touched.
         Err(error) if error.kind() == ErrorKind::UnknownFormat && act == Act::Mend => {
             Ok(Some(Fate::Withheld))
         }

@@ -31,6 +31,7 @@ impl Context {
     /// [`Unavailable`](cenotaph_storage::ErrorKind::Unavailable) if not. A batch that releases
     /// space is always admitted.
     pub(crate) fn admit(&self, batch: &Batch) -> Result<()> {
+        // Deletes must succeed on a full disk, or it stays full.
         let is_exempt = batch.releases() && !self.env.planted(Bug::DeletesNeedSpace);
         if is_exempt {
             Ok(())
@@ -56,6 +57,7 @@ impl Tiered {
         let Some(_turn) = Turn::take(&context.making_room) else {
             return Err(refused);
         };
+        // Deleting blobs frees space of the index only if both are on one disk.
         if context.blobs.shares_disk() {
             drop(context.env.deadline(SWEEP_TIMEOUT, self.sweep()).await);
         }

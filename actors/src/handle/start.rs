@@ -59,6 +59,7 @@ impl Tiered {
         })?;
         let watched = Watched(Arc::clone(&context));
         context.env.spawn(async move {
+            // Moved into the task as a whole: its drop reports a runtime that shuts down.
             let watched = watched;
             drop(ended.await);
             watched.0.health.fail("its supervisor has died");
@@ -69,6 +70,7 @@ impl Tiered {
             supervisor: Some(supervisor),
             closed: OnceCell::new(),
         };
+        // Before the first request: no write meets a change of a dead epoch.
         tiered.recover().await?;
         Ok(tiered)
     }
@@ -113,6 +115,7 @@ impl Tiered {
             return self.context.health.closed();
         };
         let finish = async {
+            // A failed engine has no actors that could settle anything.
             if had_failed {
                 return Err(Error::new(
                     ErrorKind::Unavailable,
@@ -120,6 +123,7 @@ impl Tiered {
                     "the engine had failed",
                 ));
             }
+            // Writes without a caller hold permits, too.
             self.context.admission.work_ended().await;
             self.settle().await
         };
@@ -167,6 +171,7 @@ fn context(
         let requested = Arc::clone(&recovery_requested);
         let backlog = Arc::clone(&backlog);
         LiveWrites::new(move |change| {
+            // A change that is settled already needs no recovery: the common case.
             if backlog.may_hold(change) {
                 wake(&requested, &registry.recovery, RecoveryMessage::Wake);
             }
@@ -217,6 +222,7 @@ fn spawn_housekeeping(context: &SharedContext) -> oneshot::Sender<()> {
         loop {
             tokio::select! {
                 biased;
+                // Polled first (`biased`), so that the task ends with the handle.
                 _ = &mut dropped => return,
                 () = &mut beat => {
                     context.index.watch(context.env.monotonic());
@@ -226,6 +232,7 @@ fn spawn_housekeeping(context: &SharedContext) -> oneshot::Sender<()> {
                     beat = context.env.sleep(context.limits.heartbeat);
                 }
                 () = context.pins.released() => {
+                    // Most reads pin no orphan: the sweeper is woken only if it has skipped one.
                     if context.pinned_left.swap(false, Ordering::SeqCst) {
                         context.wake_sweeper();
                     }

@@ -97,6 +97,7 @@ impl Tiered {
             Ok(_) => Counted::No,
             Err(_) => Counted::Broken,
         };
+        // From memory if possible: counting by a scan is slow where many entries were removed.
         let changes = self.tally_changes().await?;
         let orphans = self.tally_orphans().await?;
         let of_sessions = Range::prefix(&all_sessions_prefix(), COUNT_PAGE);
@@ -173,6 +174,7 @@ impl Tiered {
                         count += 1;
                         oldest = oldest.into_iter().chain([moment]).min();
                     }
+                    // A damaged entry is work left to do, of unknown age.
                     Counted::Broken => count += 1,
                 }
             }

@@ -66,6 +66,7 @@ impl Actor for Supervisor {
         (): (),
     ) -> Result<Children, ActorProcessingErr> {
         let mut children = Children::default();
+        // Shards first: all other actors send to them.
         for number in 0..self.context.registry.shards.len() {
             self.start(&myself, Child::Shard(number), &mut children)
                 .await?;
@@ -101,6 +102,7 @@ impl Actor for Supervisor {
             && let Err(error) = self.start(&myself, child, children).await
         {
             tracing::error!(?child, %error, "an actor could not be started");
+            // A failed start counts as a death: the restart policy bounds the attempts.
             self.restart_later(&myself, child, children);
         }
         Ok(())
@@ -190,6 +192,7 @@ impl Supervisor {
         let now = self.context.env.monotonic();
         let Some(delay) = children.policy.restart(now, &self.context.limits.restarts) else {
             self.context.health.fail("its actors die too often");
+            // No actor may serve requests of a failed engine.
             self.context.registry.kill_all();
             myself.stop(None);
             return;

@@ -85,6 +85,7 @@ impl Tiered {
             precondition,
         } = intent;
         self.context().health.check("put")?;
+        // Before the permit: a write that waits for space must not hold a place of others.
         self.make_room(payload.len() as u64)
             .await
             .map_err(|error| error.with_id(&id))?;
@@ -147,6 +148,7 @@ impl Tiered {
             .await
             .map_err(|error| error.with_id(&id))?;
         let (caller, answer) = Caller::new();
+        // Dropped with this future: the upload then sees that the caller is gone.
         let (_present, caller_gone) = oneshot::channel();
         let operation = self.context().env.operation_id();
         let purpose = Purpose::Put {
@@ -183,6 +185,7 @@ impl Tiered {
                 "the upload died; nothing was committed",
             ))
         };
+        // No holder of the `Caller` is left, so no batch was submitted (`runtime/reply.rs`).
         answer.await.unwrap_or_else(died)
     }
 
@@ -296,9 +299,11 @@ impl Tiered {
         let Some(refresh) = context.idle_refreshes.begin(id, most) else {
             return;
         };
+        // Without waiting: reads never take a place from writes.
         let Some(permit) = context.admission.try_write() else {
             return;
         };
+        // Checked under the permit: `close` first stops the engine, then waits for all permits.
         if !context.health.is_running() {
             return;
         }

@@ -203,6 +203,7 @@ impl Backlog {
     /// Returns whether a change may be unsettled.
     pub(crate) fn may_hold(&self, change: OperationId) -> bool {
         let state = self.state();
+        // Before a scan has ended, the backlog may lack changes that exist.
         state.scan_changes.is_requested() || state.changes.contains_key(&change)
     }
 
@@ -355,6 +356,7 @@ impl Backlog {
 impl State {
     fn queue(&mut self, id: RevisionId, queued: Queued, orphans_max: usize) {
         self.forget(id);
+        // The orphan stays in the index, where a later scan finds it.
         if self.orphans.len() >= orphans_max {
             self.has_overflowed = true;
             return;

@@ -122,6 +122,7 @@ impl Context {
         if standing.row().is_none_or(|row| row.is_live(now)) {
             return Ok(standing);
         }
+        // Behind the barrier the index shows every batch submitted before this read.
         self.index.barrier().await?;
         self.standing(id).await
     }
@@ -138,6 +139,7 @@ impl Context {
                 match &outcome {
                     Ok(()) => backlog.note(&update),
                     Err(CommitError::Unknown(_)) => backlog.doubt(&update),
+                    // Nothing was written, so the backlog is still exact.
                     Err(CommitError::NotStarted(_)) => {}
                 }
                 reply(outcome.map_err(CommitError::into_error));
@@ -193,6 +195,7 @@ impl Context {
             if let Some(answer) = answer.await {
                 return answer.map_err(|error| error.with_id(id));
             }
+            // A failed engine does not restart its shards: delivering again is useless.
             self.health.check_failed("commit")?;
             self.back_off(attempt).await;
         }

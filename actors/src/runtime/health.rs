@@ -127,6 +127,7 @@ impl Health {
     /// Marks the engine as failed, unless it is closing already.
     pub(crate) fn fail(&self, why: &str) {
         let mut state = self.state();
+        // The first failure counts, and an engine that closes reports no failure.
         if *state == State::Running {
             tracing::error!(why, "the engine has failed and must be reopened");
             *state = State::Failed(why.to_owned());

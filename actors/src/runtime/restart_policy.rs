@@ -25,6 +25,7 @@ impl RestartPolicy {
         if self.restarts.len() >= limits.max {
             return None;
         }
+        // Each recent restart doubles the delay.
         let doublings = u32::try_from(self.restarts.len()).unwrap_or(u32::MAX);
         self.restarts.push_back(now);
         Some(backoff(limits.backoff_min, limits.backoff_max, doublings))

@@ -111,6 +111,7 @@ pub(crate) fn commit(
     // In the order of the shards, as every other commit does: no deadlock.
     let mut states: Vec<MutexGuard<'_, State>> =
         locks.iter().map(|lock| locked(&lock.state)).collect();
+    // All or none: checked under all mutexes before any state changes.
     if !states.iter().all(|state| matches!(**state, State::Held)) {
         return false;
     }

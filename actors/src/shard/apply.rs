@@ -55,6 +55,7 @@ impl Shard {
             // No write, no dependency on pending state: the reply need not wait.
             return reply(plan.reply);
         }
+        // Fences and repairs hold no permit and are not refused for lack of space.
         let space = match permit {
             Some(_) => self.context.admit(&plan.batch),
             None => Ok(()),

@@ -69,7 +69,9 @@ impl Actor for Shard {
         pending: &mut PendingWrites,
     ) -> Result<(), ActorProcessingErr> {
         self.context.env.pass(Seam::ShardBeforeDecide).await;
+        // Before the decision: durable writes are read from the index.
         pending.trim();
+        // After a failed commit the pending writes are not trustworthy: nothing is decided on them.
         if let Err(error) = self.context.health.check_failed("commit") {
             message.refuse(error);
             return Ok(());
@@ -154,6 +156,7 @@ impl Shard {
         };
         let now = self.context.env.steady_now();
         let mut plan = swap.decide(&view, now);
+        // Test hook of planted bugs: without the feature it does nothing.
         self.context.env.tamper_swap(swap, &view, now, &mut plan);
         Ok(plan.based_on(reader.into_reads()))
     }
@@ -196,6 +199,7 @@ impl Shard {
         // after the commit.
         let ticket = pending.next_ticket();
         let (lock, locked) = ShardLock::new(standings, reads, ticket, pending.durable());
+        // The task is gone: the lock has been dropped unused.
         if granted.send(Ok(lock)).is_err() {
             return;
         }

@@ -74,6 +74,7 @@ impl<'a> Reader<'a> {
             Standing::Absent(_) => ReadValue::Absent,
         };
         self.reads.note(Table::Rows, id.encoded().clone(), row);
+        // The decision rests on the last version, too, which is an entry of its own.
         if let Standing::Absent(last) = standing {
             let value = match last {
                 Version::NONE => ReadValue::Absent,
@@ -144,6 +145,7 @@ impl<'a> Reader<'a> {
         upload: &UploadId,
     ) -> Result<BTreeMap<Bytes, Bytes>> {
         let prefix = parts_prefix(upload);
+        // One snapshot for all pages: parts of one moment.
         let snapshot = self.context.index.snapshot()?;
         let mut entries: BTreeMap<Bytes, Bytes> = BTreeMap::new();
         let mut range = Range::prefix(&prefix, PARTS_PAGE);
@@ -181,6 +183,7 @@ impl<'a> Reader<'a> {
         let value = match &read {
             Ok(value) => as_read(value.as_ref()),
             Err(error) if error.kind() == ErrorKind::Corrupt => ReadValue::Unreadable,
+            // Failed reads are no part of the read set: the plan fails with them.
             Err(_) => return read,
         };
         self.reads.note(table, key, value);

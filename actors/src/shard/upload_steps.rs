@@ -55,6 +55,7 @@ impl Context {
             .await?
             .entries
             .len();
+        // The count is a snapshot: parts may be added meanwhile, which the budget tolerates.
         let turn = self.admission.end(parts);
         let turn = match wait {
             Some(wait) => self.env.deadline(wait, turn).await,
@@ -64,6 +65,7 @@ impl Context {
             let message = "too many parts of uploads are ending at once; nothing was committed";
             return Err(Error::new(ErrorKind::Overloaded, "admit", message).with_id(&swap.id));
         };
+        // Held until the end of the upload is durable.
         let permit = permit.and(turn);
         self.step(swap, &permit, |reply| reply).await
     }
@@ -88,7 +90,7 @@ impl Shard {
 async fn view(reader: &mut Reader<'_>, step: &SessionSwap) -> Result<SessionView> {
     let key = session_key(&step.id, &step.upload);
     let is_pending = reader.is_pending_upload(&key);
-    let record = reader.upload_entry(key.into()).await?;
+    let record = reader.upload_entry(key).await?;
     let session = record.map(|value| Session::decode(&value)).transpose()?;
     let is_open = session
         .as_ref()

@@ -36,6 +36,7 @@ impl ChangeRecorder {
         operation: OperationId,
         most: usize,
     ) -> Result<Self> {
+        // Claimed before the change is recorded: recovery must never find it without an owner.
         let guard = context.live_writes.claim(operation);
         let mut recorder = Self {
             context,
@@ -66,6 +67,8 @@ impl ChangeRecorder {
 
     async fn name(&mut self, more: usize) -> Result<()> {
         let more = more
+            // Revisions beyond the need would be orphans. At least one is named, or the stream
+            // could not go on.
             .min(self.most.saturating_sub(self.revisions.len()))
             .max(1);
         self.revisions
@@ -82,6 +85,7 @@ impl ChangeRecorder {
             revisions: self.revisions.clone(),
         };
         let batch = record(self.operation, &change);
+        // A full disk is reported before any byte goes out.
         self.context
             .admit(&batch)
             .map_err(|error| error.with_id(&self.id))?;

@@ -71,6 +71,7 @@ impl BlobMemory {
     /// As [`make_room`](Self::make_room).
     pub(super) async fn before_read(&mut self, bytes: usize) -> Result<()> {
         let admission = &self.context.admission;
+        // Only a check. Taking the share here would let an idle caller hold it.
         let has_room = admission.upload_bytes().has_room(self.most_bytes)
             && (!self.is_bulk || admission.bulk_upload_bytes().has_room(self.most_bytes));
         if has_room {
@@ -89,6 +90,7 @@ impl BlobMemory {
             Held::Share { .. } => return Ok(()),
             Held::Beginning(_) if bytes <= BEGINNING_BYTES => return Ok(()),
             Held::Peeked { .. } if bytes <= BEGINNING_BYTES => {
+                // Without a free beginning the blob waits for its share, as a longer blob would.
                 if let Some(beginning) = admission.beginning() {
                     self.held = Held::Beginning(beginning);
                     return Ok(());
@@ -96,6 +98,7 @@ impl BlobMemory {
             }
             Held::Peeked { .. } | Held::Beginning(_) => {}
         }
+        // A beginning is part of the share, so only the rest is acquired.
         let begun = if matches!(self.held, Held::Beginning(_)) {
             BEGINNING_BYTES
         } else {
@@ -103,6 +106,8 @@ impl BlobMemory {
         };
         let rest = async {
             let _waiting = admission.waiting();
+            // The bulk budget first: bulk work that waits there holds no share of the common
+            // budget.
             let of_bulk = match self.is_bulk {
                 true => Some(admission.bulk_upload_bytes().acquire(self.most_bytes).await),
                 false => None,
@@ -116,6 +121,7 @@ impl BlobMemory {
             )
         };
         let wait = self.context.limits.budget_wait;
+        // Bounded: a caller that never gets memory must not hold its connection forever.
         let Some((rest, of_bulk)) = self.context.env.deadline(wait, rest).await else {
             let message =
                 format!("upload memory is exhausted; nothing was committed: waited={wait:?}");

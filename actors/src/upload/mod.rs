@@ -62,6 +62,7 @@ impl Actor for Uploads {
     ) -> Result<(), ActorProcessingErr> {
         let UploadsMessage::Start { job, started } = message;
         let Some(job) = job.take() else { return Ok(()) };
+        // Before the spawn: from here on the job is not offered again.
         let _ = started.send(());
         let upload = Upload {
             context: Arc::clone(&self.context),
@@ -127,6 +128,8 @@ impl Actor for Upload {
         job: &mut Self::State,
     ) -> Result<(), ActorProcessingErr> {
         if let Some(job) = job.take() {
+            // Made before the job is consumed. After a commit it has no effect: the first answer
+            // counts.
             let refuse = job.purpose.refusal();
             if let Err(error) = self.run(*job).await {
                 refuse(error);
@@ -204,6 +207,7 @@ async fn unless_gone<T>(
     work: impl Future<Output = T>,
 ) -> Result<T> {
     tokio::select! {
+        // Not in random order: a simulated run is a function of its seed.
         biased;
         _ = caller_gone => Err(Error::new(
             ErrorKind::Unavailable,
@@ -217,6 +221,7 @@ async fn unless_gone<T>(
 /// Maps an error that came before anything could name the revision. Nothing was committed, so that
 /// `Indeterminate` about the change or the blob becomes `Unavailable`.
 fn nothing_named(error: &Error, id: &ObjectId) -> Error {
+    // Passed through: the caller must see that space is the reason.
     if error.reason() == Some(Reason::NoSpace) {
         return error.clone().with_id(id);
     }

@@ -58,10 +58,13 @@ impl Upload {
             }
             standing => standing?,
         };
+        // Checked here to fail early, and again by the shard, which decides.
         if let Err(current) = put.precondition.check(standing.live(now)) {
             context.counters.conflicts.fetch_add(1, Ordering::Relaxed);
             return Err(conflict("put", current));
         }
+        // The swap compares with this row: a write that commits while bytes flow supersedes the
+        // put.
         let expected = standing.expectation(now);
         let most = split
             .as_ref()

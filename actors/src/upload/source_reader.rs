@@ -85,6 +85,7 @@ impl SourceReader {
 
     fn take(&mut self, chunk: Bytes) -> Result<()> {
         self.total = self.total.saturating_add(chunk.len() as u64);
+        // The promise is checked first: a longer stream is the caller's fault, whatever the limit.
         if self.promised.is_some_and(|promised| self.total > promised) {
             return Err(
                 source_error("the stream is longer than promised").with_reason(Reason::Length)
@@ -100,6 +101,8 @@ impl SourceReader {
     /// Returns whether the stream has more bytes.
     pub(super) async fn has_more(&mut self) -> Result<bool> {
         while self.ahead.is_empty() {
+            // Zero bytes: reads a chunk ahead and leaves it for the next blob. Empty chunks are
+            // skipped.
             match self.next(0).await? {
                 Some(_) => {}
                 None => return Ok(false),

@@ -41,6 +41,7 @@ impl Split {
                     at_once,
                 })
             }
+            // Splitting is switched off.
             None if limits.over_bytes == u64::MAX => None,
             None => {
                 let first_bytes = limits.over_bytes.max(1);
@@ -62,6 +63,7 @@ impl Split {
             _ if self.is_known => self.part_bytes,
             _ => self
                 .part_bytes
+                // At most 2^32: the shift must not overflow.
                 .saturating_mul(1 << (number / DOUBLE_AFTER).min(32)),
         }
     }

@@ -98,12 +98,16 @@ impl Upload {
             .context
             .blobs
             .writer(&decide::revision_key(id, revision));
+        // The caller can cancel only while its bytes flow. A blob that is complete is finished
+        // without it.
         let filled = unless_gone(
             caller_gone,
             self.fill(&mut writer, &mut memory, reader, u64::MAX),
         )
         .await
         .flatten();
+        // Checked before the blob is finished: a payload of the wrong length or digest is never
+        // closed.
         match filled.and_then(|_| reader.check()) {
             Ok(()) => self.finish(id, revision, writer).await,
             Err(error) => self
@@ -132,6 +136,7 @@ impl Upload {
                 caller_gone,
                 self.fill(&mut writer, &mut memory, reader, split.bytes(number)),
             );
+            // A failed blob of this put ends the put at once, not at the end of its stream.
             let is_over = match in_flight.run_alongside(filling).await.flatten().flatten() {
                 Ok(Filled::Whole) => Ok(false),
                 Ok(Filled::Over) => reader.check().map(|()| true),
@@ -139,6 +144,8 @@ impl Upload {
             };
             match is_over {
                 Ok(is_over) => {
+                    // Each blob has its own memory, because this one holds its own until it is
+                    // finished.
                     let next = memory.next(split.buffer_bytes(&self.context.blobs));
                     let memory = std::mem::replace(&mut memory, next);
                     // The blob keeps its memory until it is finished. It is finished even if the
@@ -150,6 +157,7 @@ impl Upload {
                         }
                         .boxed(),
                     );
+                    // Bounds the blobs of this put that are finished in parallel.
                     in_flight.make_room(split.at_once).await?;
                     if is_over {
                         break;
@@ -176,6 +184,7 @@ impl Upload {
     ) -> Result<Filled> {
         loop {
             let held = usize::try_from(writer.bytes_so_far()).unwrap_or(usize::MAX);
+            // Before the read: a chunk that has no memory must not be taken from the caller.
             memory.before_read(held).await?;
             let Some(chunk) = reader.next(room).await? else {
                 return Ok(Filled::Over);
@@ -183,6 +192,7 @@ impl Upload {
             room -= chunk.len() as u64;
             memory.make_room(held.saturating_add(chunk.len())).await?;
             writer.write(chunk).await.map_err(|error| {
+                // Passed through: the caller must see that space is the reason.
                 if error.reason() == Some(Reason::NoSpace) {
                     return error;
                 }
@@ -195,6 +205,7 @@ impl Upload {
             })?;
             self.context.env.pass(Seam::UploadMidStream).await;
             if room == 0 {
+                // Read ahead: a payload that ends here must not get an empty blob after this one.
                 return Ok(if reader.has_more().await? {
                     Filled::Whole
                 } else {

@@ -1,7 +1,10 @@
 //! Namespace limits on a clock that the tests advance, and that advances when all tasks sleep.
 
+use std::sync::Mutex;
 use std::sync::atomic::AtomicU64;
+use std::time::Duration;
 
+use bytes::Bytes;
 use cenotaph_storage::{Real, Timestamp, World};
 use futures::FutureExt;
 use futures::future::BoxFuture;

@@ -81,10 +81,12 @@ impl Sweeper {
                 };
                 course.taken += 1;
                 if self.is_pinned(revision) {
+                    // Stays taken until the pass ends, so that the loop does not take it again.
                     course.pinned.push(revision);
                     continue;
                 }
                 was_due = true;
+                // Only if there is something to delete: the check is a request to the blob tier.
                 if !std::mem::replace(&mut is_checked, true) {
                     self.check_tier().await?;
                 }
@@ -130,6 +132,7 @@ impl Sweeper {
 
     /// Reads the entry of an orphan and deletes its blob (steps 2 and 3).
     async fn attempt(&self, revision: RevisionId) -> Result<Attempt> {
+        // Read again: the backlog may be older than the entry.
         let value = match self
             .context
             .index
@@ -138,6 +141,7 @@ impl Sweeper {
         {
             Ok(Some(value)) => value,
             Ok(None) => {
+                // Another pass or a batch has removed it. The index decides.
                 self.context.backlog.forget_orphan(revision);
                 return Ok(Attempt::Passed);
             }
@@ -178,6 +182,7 @@ impl Sweeper {
         let deleted = self
             .context
             .env
+            // A deletion that exceeds the limit may still succeed: deleting twice is harmless.
             .deadline(timeout, self.context.blobs.delete(&key))
             .await;
         match deleted.unwrap_or_else(late) {
@@ -242,8 +247,11 @@ impl Sweeper {
         let attempts = ended.len();
         let deleted = self.make_durable(ended, &mut group).await;
         if deleted.is_empty() {
+            // The tier accepts deletions and loses them: as bad as refusing each.
             course.in_a_row += attempts;
         } else {
+            // After the deletions: if the tier was replaced meanwhile, `not found` proves nothing
+            // (I11).
             self.check_tier().await?;
         }
         if !group.restated.is_empty() {
@@ -267,6 +275,7 @@ impl Sweeper {
         let row = |key: &RevisionKey| Bytes::copy_from_slice(key.revision.as_bytes());
         for (key, orphan) in deleted {
             match orphan.deleted(now, limits.grace) {
+                // A late write may still create the blob: the entry stays for a second deletion.
                 Some(again) => batch.put(Table::Orphans, row(&key), again.encode()),
                 None => {
                     settled += 1;
@@ -278,6 +287,7 @@ impl Sweeper {
             let delay = backoff(limits.backoff_min, limits.backoff_max, orphan.attempts);
             let later = orphan.failed(
                 now,
+                // Jitter spreads the attempts of orphans that failed together.
                 delay.saturating_add(self.context.env.jitter(delay / 4)),
             );
             batch.put(Table::Orphans, row(&key), later.encode());
