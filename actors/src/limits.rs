@@ -251,7 +251,7 @@ pub struct SplitLimits {
     /// Maximum length of a payload that is a single blob.
     pub over_bytes: u64,
     /// Number of bytes of each blob of a longer payload. The memory of a blob's requests under way
-    /// (see `BlobOptions`) is the best value: more of it is not uploaded beside the next blob.
+    /// (see `BlobOptions`) is the best value: larger blobs finish with less overlap.
     pub part_bytes: u64,
     /// Number of blobs of a put under way at a time.
     pub at_once: usize,

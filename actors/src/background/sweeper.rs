@@ -27,7 +27,7 @@ use crate::runtime::messages::SweepOutcome;
 
 mod deletion;
 
-use deletion::Course;
+use deletion::PassProgress;
 
 /// The sweeper.
 pub(crate) struct Sweeper {
@@ -75,14 +75,14 @@ impl BackgroundWorker for Sweeper {
             .env
             .monotonic()
             .saturating_add(self.context.limits.sweep.timeout);
-        let mut course = Course {
+        let mut progress = PassProgress {
             in_a_row: memory.failed_in_a_row,
             until,
-            ..Course::default()
+            ..PassProgress::default()
         };
         // Orphans that a dead predecessor, or a failed pass, has taken.
         self.context.backlog.put_back_all();
-        while !course.is_refused(self.at_once()) {
+        while !progress.is_refused(self.at_once()) {
             let scan = self.context.backlog.scan_of_orphans();
             if let Some(scan) = scan {
                 self.scan().await?;
@@ -90,14 +90,14 @@ impl BackgroundWorker for Sweeper {
             }
             let is_scanned = scan.is_some();
             // A scan may have found more orphans than the backlog held at the beginning.
-            if is_scanned || course.taken_max == 0 {
-                course.taken_max = course.taken + self.context.backlog.known_orphans();
+            if is_scanned || progress.taken_max == 0 {
+                progress.taken_max = progress.taken + self.context.backlog.known_orphans();
             }
-            if !self.delete_due(&mut course).await? && !is_scanned {
+            if !self.delete_due(&mut progress).await? && !is_scanned {
                 break;
             }
         }
-        self.outcome(&course)
+        self.outcome(&progress)
     }
 
     fn next_pass(&self, outcome: &SweepOutcome, memory: &mut SweeperMemory) -> NextPass {
@@ -144,11 +144,11 @@ impl Sweeper {
         self.context.limits.sweep.deletes_at_once.max(1)
     }
 
-    fn outcome(&self, course: &Course) -> Result<SweepOutcome> {
-        if let Some(error) = &course.error {
-            tracing::warn!(%error, failed = course.failed, "deleting blobs failed; trying again");
+    fn outcome(&self, progress: &PassProgress) -> Result<SweepOutcome> {
+        if let Some(error) = &progress.error {
+            tracing::warn!(%error, failed = progress.failed, "deleting blobs failed; trying again");
         }
-        let is_refused = course.is_refused(self.at_once());
+        let is_refused = progress.is_refused(self.at_once());
         let waiting = match self.context.backlog.tally_orphans() {
             Some(tally) => tally.count,
             // More orphans exist than are in memory.
@@ -159,7 +159,7 @@ impl Sweeper {
             waiting,
             next_due,
             is_refused,
-            failed_in_a_row: course.in_a_row,
+            failed_in_a_row: progress.in_a_row,
         })
     }
 

@@ -190,7 +190,7 @@ fn context(
         backlog,
         health,
         counters: Counters::default(),
-        pinned_left: AtomicBool::new(false),
+        pinned_skipped: AtomicBool::new(false),
         sweep_requested: Arc::default(),
         recovery_requested,
         expiry_requested: Arc::default(),
@@ -233,7 +233,7 @@ fn spawn_housekeeping(context: &SharedContext) -> oneshot::Sender<()> {
                 }
                 () = context.pins.released() => {
                     // Most reads pin no orphan: the sweeper is woken only if it has skipped one.
-                    if context.pinned_left.swap(false, Ordering::SeqCst) {
+                    if context.pinned_skipped.swap(false, Ordering::SeqCst) {
                         context.wake_sweeper();
                     }
                 }

@@ -40,7 +40,7 @@ pub(crate) struct Context {
     pub(crate) health: Health,
     pub(crate) counters: Counters,
     /// True if the sweeper has skipped a pinned orphan. The end of a read then wakes the sweeper.
-    pub(crate) pinned_left: AtomicBool,
+    pub(crate) pinned_skipped: AtomicBool,
     /// True while a wake-up is on its way to the sweeper.
     pub(crate) sweep_requested: Arc<AtomicBool>,
     /// True while a wake-up is on its way to recovery.

@@ -17,10 +17,10 @@
 //!     upload dies: its WriteGuard is dropped, recovery fences the change; no blob exists
 //! 4 upload actor  streams the payload, finishes the blobs (I2)               upload/stream.rs
 //!     caller drops while bytes flow: the blob is aborted, the put ends, recovery fences the change
-//!     caller drops after the last byte: the put goes on without it
+//!     caller drops after the last byte: the put continues
 //!     upload dies: recovery fences the change, the revisions become orphans
 //! 5 upload actor  delivers the swap to the object's shard                    runtime/context.rs
-//!     upload dies: the message holds Caller and WriteGuard, the commit goes on
+//!     upload dies: the message holds Caller and WriteGuard, the commit proceeds
 //!     shard dies before it submits: the reply is dropped, the swap is delivered again
 //!     both die: the Caller is dropped, the handle returns `Unavailable`, recovery fences
 //! 6 shard         decides, records pending writes, submits one batch (I3)    shard/apply.rs

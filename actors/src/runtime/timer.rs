@@ -30,7 +30,7 @@ impl Timer {
         self.due = Some(due);
         self.token = TimerToken(self.token.0.wrapping_add(1));
         let token = self.token;
-        // One millisecond more: the work is due when the actor looks, and the timer never spins.
+        // One millisecond more: the work is due when the pass begins, and the timer never spins.
         let delay = due.since(env.steady_now()) + std::time::Duration::from_millis(1);
         let sleeper = env.clone();
         env.spawn(async move {

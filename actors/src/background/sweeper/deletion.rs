@@ -15,7 +15,7 @@ use super::Sweeper;
 use crate::runtime::restart_policy::backoff;
 
 /// An orphan with the key of its blob.
-type Sweeping = (RevisionKey, Orphan);
+type DueOrphan = (RevisionKey, Orphan);
 
 /// Maximum time that a group of deletions waits for more deletions to end.
 const SETTLE_AFTER: Duration = Duration::from_millis(100);
@@ -23,11 +23,11 @@ const SETTLE_AFTER: Duration = Duration::from_millis(100);
 /// Outcome of an attempt to delete an orphan.
 enum Attempt {
     /// The blob is deleted.
-    Deleted(Sweeping),
+    Deleted(DueOrphan),
     /// The blob may exist.
-    Failed(Sweeping, Error),
+    Failed(DueOrphan, Error),
     /// The entry gets a new due time.
-    Restated(Sweeping),
+    Restated(DueOrphan),
     /// Nothing is to be done now.
     Passed,
 }
@@ -35,9 +35,9 @@ enum Attempt {
 /// Deletions that have ended and are not settled.
 #[derive(Default)]
 struct Group {
-    deleted: Vec<Sweeping>,
-    failed: Vec<Sweeping>,
-    restated: Vec<Sweeping>,
+    deleted: Vec<DueOrphan>,
+    failed: Vec<DueOrphan>,
+    restated: Vec<DueOrphan>,
     /// The last failure.
     error: Option<Error>,
 }
@@ -50,7 +50,7 @@ impl Group {
 
 /// Progress of a pass.
 #[derive(Default)]
-pub(super) struct Course {
+pub(super) struct PassProgress {
     pub(super) failed: u64,
     /// Failed deletions since the last successful deletion.
     pub(super) in_a_row: usize,
@@ -68,21 +68,21 @@ pub(super) struct Course {
 impl Sweeper {
     /// Deletes due orphans of the backlog, some at once, and settles them in groups. Returns
     /// whether any were due.
-    pub(super) async fn delete_due(&self, course: &mut Course) -> Result<bool> {
+    pub(super) async fn delete_due(&self, progress: &mut PassProgress) -> Result<bool> {
         let mut under_way = FuturesUnordered::new();
         let mut group = Group::default();
         let mut is_checked = false;
         let mut was_due = false;
         loop {
-            while under_way.len() < self.at_once() && course.takes_more(self.at_once()) {
+            while under_way.len() < self.at_once() && progress.takes_more(self.at_once()) {
                 let now = self.context.env.steady_now();
                 let Some(revision) = self.context.backlog.take_due(now, self.longest_wait()) else {
                     break;
                 };
-                course.taken += 1;
+                progress.taken += 1;
                 if self.is_pinned(revision) {
                     // Stays taken until the pass ends, so that the loop does not take it again.
-                    course.pinned.push(revision);
+                    progress.pinned.push(revision);
                     continue;
                 }
                 was_due = true;
@@ -93,7 +93,7 @@ impl Sweeper {
                 under_way.push(self.attempt(revision));
             }
             if under_way.is_empty() {
-                self.settle(std::mem::take(&mut group), course).await?;
+                self.settle(std::mem::take(&mut group), progress).await?;
                 return Ok(was_due);
             }
             let is_full = match self
@@ -104,29 +104,29 @@ impl Sweeper {
             {
                 Some(ended) => {
                     if let Some(attempt) = ended.transpose()? {
-                        course.note(attempt, &mut group);
+                        progress.note(attempt, &mut group);
                     }
                     group.len() >= self.context.limits.sweep.page.max(1)
                 }
                 None => {
-                    self.extend_pass(course);
+                    self.extend_pass(progress);
                     true
                 }
             };
             if is_full {
-                self.settle(std::mem::take(&mut group), course).await?;
+                self.settle(std::mem::take(&mut group), progress).await?;
             }
         }
     }
 
     /// Extends the pass while a deletion hangs: the pass continues with orphans that were added, or
     /// unpinned, since it began. It does so for the time limit of a deletion, so that it ends.
-    fn extend_pass(&self, course: &mut Course) {
-        if self.context.env.monotonic() < course.until {
+    fn extend_pass(&self, progress: &mut PassProgress) {
+        if self.context.env.monotonic() < progress.until {
             self.context
                 .backlog
-                .put_back(std::mem::take(&mut course.pinned));
-            course.taken_max = course.taken + self.context.backlog.known_orphans();
+                .put_back(std::mem::take(&mut progress.pinned));
+            progress.taken_max = progress.taken + self.context.backlog.known_orphans();
         }
     }
 
@@ -208,13 +208,13 @@ impl Sweeper {
         }
         // The flag is set before the pin is checked again: a read that ends in between wakes the
         // sweeper.
-        self.context.pinned_left.store(true, Ordering::SeqCst);
+        self.context.pinned_skipped.store(true, Ordering::SeqCst);
         self.context.pins.is_pinned(revision)
     }
 
     /// Makes deletions durable, together if possible, one by one otherwise. Those that can't be
     /// made durable count as failed.
-    async fn make_durable(&self, deleted: Vec<Sweeping>, group: &mut Group) -> Vec<Sweeping> {
+    async fn make_durable(&self, deleted: Vec<DueOrphan>, group: &mut Group) -> Vec<DueOrphan> {
         let keys: Vec<RevisionKey> = deleted.iter().map(|(key, _)| key.clone()).collect();
         if self.context.blobs.settle_deletes(&keys).await.is_ok() {
             return deleted;
@@ -239,7 +239,7 @@ impl Sweeper {
     }
 
     /// Settles a group (steps 4 to 6).
-    async fn settle(&self, mut group: Group, course: &mut Course) -> Result<()> {
+    async fn settle(&self, mut group: Group, progress: &mut PassProgress) -> Result<()> {
         if group.len() == 0 {
             return Ok(());
         }
@@ -248,7 +248,7 @@ impl Sweeper {
         let deleted = self.make_durable(ended, &mut group).await;
         if deleted.is_empty() {
             // The tier accepts deletions and loses them: as bad as refusing each.
-            course.in_a_row += attempts;
+            progress.in_a_row += attempts;
         } else {
             // After the deletions: if the tier was replaced meanwhile, `not found` proves nothing
             // (I11).
@@ -261,12 +261,12 @@ impl Sweeper {
             );
         }
         self.context.env.pass(Seam::SweeperAfterDelete).await;
-        course.failed += group.failed.len() as u64;
-        course.error = group.error.take().or_else(|| course.error.take());
+        progress.failed += group.failed.len() as u64;
+        progress.error = group.error.take().or_else(|| progress.error.take());
         self.commit(deleted, group).await
     }
 
-    async fn commit(&self, deleted: Vec<Sweeping>, group: Group) -> Result<()> {
+    async fn commit(&self, deleted: Vec<DueOrphan>, group: Group) -> Result<()> {
         let limits = &self.context.limits.sweep;
         let now = self.context.env.steady_now();
         let mut batch = Batch::new();
@@ -310,7 +310,7 @@ impl Sweeper {
     }
 }
 
-impl Course {
+impl PassProgress {
     pub(super) fn is_refused(&self, at_once: usize) -> bool {
         self.in_a_row >= at_once
     }
@@ -322,16 +322,16 @@ impl Course {
     /// Records the outcome of an attempt.
     fn note(&mut self, attempt: Attempt, group: &mut Group) {
         match attempt {
-            Attempt::Deleted(sweeping) => {
+            Attempt::Deleted(orphan) => {
                 self.in_a_row = 0;
-                group.deleted.push(sweeping);
+                group.deleted.push(orphan);
             }
-            Attempt::Failed(sweeping, error) => {
+            Attempt::Failed(orphan, error) => {
                 self.in_a_row += 1;
-                group.failed.push(sweeping);
+                group.failed.push(orphan);
                 group.error = Some(error);
             }
-            Attempt::Restated(sweeping) => group.restated.push(sweeping),
+            Attempt::Restated(orphan) => group.restated.push(orphan),
             Attempt::Passed => {}
         }
     }
