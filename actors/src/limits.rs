@@ -220,8 +220,9 @@ pub struct MultipartLimits {
     /// longer exists, and its parts are deleted.
     pub lifetime: Duration,
     /// Maximum number of parts of uploads that end at once, by completion, abort or expiry. An
-    /// upload ends with a single commit about all of its parts, which takes some 800 bytes of memory per
-    /// part. The end of an upload waits for its turn; an upload with more parts ends alone.
+    /// upload ends with a single commit about all of its parts, which takes some 800 bytes of
+    /// memory per part. The end of an upload waits for its turn; an upload with more parts ends
+    /// alone.
     pub parts_ending_at_once: usize,
     /// Retention of the result of an upload: a repeated completion receives the same result.
     pub kept_for: Duration,
