@@ -17,9 +17,9 @@ use tokio::sync::oneshot;
 use uuid::Uuid;
 
 use crate::decide::{Plan, PutResult, Swap, SwapReply, SwapView, UploadStep, UploadView};
-use crate::types::UploadId;
-use crate::types::{Error, ErrorKind, Result};
-use crate::types::{OperationId, RevisionId, StoreId, Timestamp};
+use crate::types::{
+    Error, ErrorKind, OperationId, Result, RevisionId, StoreId, Timestamp, UploadId, WallTime,
+};
 
 mod real;
 
@@ -29,7 +29,7 @@ pub(crate) use real::is_system_clock_set;
 /// Implementation of an [`Env`]: the real world, a simulated world, or that of a test.
 pub trait World: Send + Sync + 'static {
     /// Returns the wall time. It may jump in both directions.
-    fn now(&self) -> Timestamp;
+    fn wall_time(&self) -> WallTime;
 
     /// Returns the time since a fixed point. It never decreases.
     fn monotonic(&self) -> Duration;
@@ -189,8 +189,8 @@ impl Env {
     }
 
     /// Returns the wall time.
-    pub fn now(&self) -> Timestamp {
-        self.world.now()
+    pub fn wall_time(&self) -> WallTime {
+        self.world.wall_time()
     }
 
     /// Returns the steady time: the wall time without steps back.
@@ -202,7 +202,7 @@ impl Env {
         // The wall time is read first. A pause between the two reads then makes the difference too
         // small, and the maximum so far replaces it. In the other order, the difference would be
         // too large, and the steady time would be ahead by the pause forever.
-        let now_ms = self.world.now().as_millis();
+        let now_ms = self.world.wall_time().as_millis();
         let monotonic = self.world.monotonic();
         let whole_ms = i64::try_from(monotonic.as_millis()).unwrap_or(i64::MAX);
         // The monotonic time is rounded up, so that the difference is never too large and the

@@ -30,14 +30,9 @@ pub use read::list_uploads::{
 };
 pub use read::pins::{Pin, Pins};
 pub use read::{ObjectMeta, OpenObject, ReadLimits, ReadStats, ReadUse, Reads};
-pub use types::ByteRange;
-pub use types::{BLOCK_BYTES, BlockHasher, Checksum, Hasher};
-pub use types::{Digest, Verifier};
 pub use types::{
-    Epoch, Etag, ObjectVersion, OperationId, RevisionId, RevisionKey, StoreId, Timestamp, Version,
-};
-pub use types::{Error, ErrorKind, Reason, Result};
-pub use types::{
+    BLOCK_BYTES, BlockHasher, ByteRange, Checksum, Digest, Epoch, Error, ErrorKind, Etag, Hasher,
     KEY_BYTES_MAX, NAMESPACE_PART_BYTES_MAX, NAMESPACE_SCOPES_MAX, Namespace, ObjectId,
+    ObjectVersion, OperationId, PARTS_MAX, PartEtag, PartNumber, Reason, Result, RevisionId,
+    RevisionKey, StoreId, Timestamp, UploadId, Verifier, Version, WallTime, no_such_upload,
 };
-pub use types::{PARTS_MAX, PartEtag, PartNumber, UploadId, no_such_upload};

@@ -40,8 +40,7 @@ use crate::blobs::{self, BlobOptions, BlobTier, Contents, FoundBlob, Marker, mar
 use crate::env::Env;
 use crate::index::{Index, Range, Table};
 use crate::records::{Change, Row, StoreRecord, TierState, all_parts_prefix};
-use crate::types::{Error, ErrorKind, Result};
-use crate::types::{RevisionId, StoreId};
+use crate::types::{Error, ErrorKind, Result, RevisionId, StoreId};
 
 /// Number of rows or changes that a scan reads at a time.
 const PAGE: usize = 1000;

@@ -51,11 +51,10 @@ use crate::env::Env;
 use crate::index::{Index, Snapshot, Table};
 use crate::read::pins::Pins;
 use crate::records::{BlockChecksums, Body, Manifest, Row};
-use crate::types::ByteRange;
-use crate::types::Checksum;
-use crate::types::ObjectId;
-use crate::types::{Error, ErrorKind, Reason, Result};
-use crate::types::{ObjectVersion, OperationId, RevisionId, Timestamp};
+use crate::types::{
+    ByteRange, Checksum, Error, ErrorKind, ObjectId, ObjectVersion, OperationId, Reason, Result,
+    RevisionId, Timestamp,
+};
 
 use budget::ReadBudget;
 use fetch::{Fetcher, Source};

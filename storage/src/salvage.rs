@@ -33,9 +33,7 @@ use crate::records::{
     Body, Change, Filed, Row, UploadRecord, decode_upload_record_key, encode_last_version,
     epoch_entry, expiry_key, expiry_value, last_version_key, read_part_key, upload_expiry_key,
 };
-use crate::types::ObjectId;
-use crate::types::{Epoch, RevisionId};
-use crate::types::{ErrorKind, Result};
+use crate::types::{Epoch, ErrorKind, ObjectId, Result, RevisionId};
 
 mod directory;
 mod report;

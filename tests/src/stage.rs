@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use cenotaph_storage::{Real, SyncPoint, Timestamp, World};
+use cenotaph_storage::{Real, SyncPoint, Timestamp, WallTime, World};
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use tokio::sync::oneshot;
@@ -94,8 +94,8 @@ impl Stage {
 
     /// Stops both clocks: from now on only the test moves them.
     pub fn stop_clock(&self) -> Timestamp {
-        // Read before the lock is taken: `now` takes it, too.
-        let now = self.now();
+        // Read before the lock is taken: `wall_time` takes it, too.
+        let now = Timestamp::from_millis(self.wall_time().as_millis());
         let mut clock = self.0.clock.lock().unwrap();
         // Only the first call: later ones keep the time to which the test has advanced.
         if clock.shows.is_none() {
@@ -134,13 +134,13 @@ impl Default for Stage {
 }
 
 impl World for Stage {
-    fn now(&self) -> Timestamp {
+    fn wall_time(&self) -> WallTime {
         let mut clock = self.0.clock.lock().unwrap();
         let Some(shows) = clock.shows else {
-            return self.0.real.now();
+            return self.0.real.wall_time();
         };
         clock.shows = Some(shows.after(clock.step));
-        shows
+        WallTime::from_millis(shows.as_millis())
     }
 
     fn monotonic(&self) -> Duration {

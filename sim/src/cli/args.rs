@@ -73,6 +73,9 @@ pub(super) enum Command {
         /// Stops after this many seconds.
         #[arg(long = "for")]
         seconds: Option<u64>,
+        /// Stops after this many failures.
+        #[arg(long)]
+        failures: Option<usize>,
         #[command(flatten)]
         how: How,
     },

@@ -5,6 +5,7 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::Mutex;
 use std::sync::PoisonError;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use cenotaph_sim::{Plan, Violation, run, shrink};
@@ -23,6 +24,7 @@ pub(crate) struct Hunt {
     pub(crate) operations: usize,
     pub(crate) out: PathBuf,
     pub(crate) seconds: Option<u64>,
+    pub(crate) failures: Option<usize>,
     pub(crate) how: How,
 }
 
@@ -36,6 +38,7 @@ impl Hunt {
         let progress = spinner();
         let first_error = Mutex::new(None);
         let options = self.how.options();
+        let found = AtomicUsize::new(0);
         let total = run_all(
             self.from..u64::MAX,
             self.operations,
@@ -45,8 +48,15 @@ impl Hunt {
                 progress.inc(1);
                 if let Some(first) = report.violations.first() {
                     match self.write(&Plan::generate(seed, self.operations), &report.violations) {
-                        Ok(name) => progress
-                            .suspend(|| line(format_args!("seed {seed}: {first} -> {name}"))),
+                        Ok(name) => {
+                            progress.suspend(|| {
+                                line(format_args!("seed {seed}: {first} -> {name}"));
+                            });
+                            let found = found.fetch_add(1, Ordering::Relaxed) + 1;
+                            if self.failures.is_some_and(|failures| found >= failures) {
+                                return false;
+                            }
+                        }
                         // Without its file a failure is lost, so that there is no point in going
                         // on.
                         Err(error) => {

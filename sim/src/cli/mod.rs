@@ -40,6 +40,7 @@ impl Args {
                 ops,
                 out,
                 seconds,
+                failures,
                 how,
             } => hunt::Hunt {
                 jobs,
@@ -47,6 +48,7 @@ impl Args {
                 operations: ops,
                 out,
                 seconds,
+                failures,
                 how,
             }
             .run(),

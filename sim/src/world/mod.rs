@@ -14,7 +14,7 @@ use std::time::Duration;
 use cenotaph_storage::decide::{Plan, PutResult, SwapReply};
 #[cfg(feature = "planted")]
 use cenotaph_storage::planted::{Bug, DecidedStep, DecidedSwap};
-use cenotaph_storage::{Env, SyncPoint, Timestamp, World};
+use cenotaph_storage::{Env, SyncPoint, WallTime, World};
 use futures::future::BoxFuture;
 
 #[cfg(feature = "planted")]
@@ -38,8 +38,8 @@ pub(crate) fn env(scheduler: &Arc<Scheduler>) -> Env {
 }
 
 impl World for SimWorld {
-    fn now(&self) -> Timestamp {
-        Timestamp::from_millis(self.scheduler.durable_state().time_of_day_ms())
+    fn wall_time(&self) -> WallTime {
+        WallTime::from_millis(self.scheduler.durable_state().time_of_day_ms())
     }
 
     fn monotonic(&self) -> Duration {

@@ -89,7 +89,9 @@ fn hunt_writes_a_small_replayable_plan() {
     let output = sim(&[
         "hunt",
         "--for",
-        "2",
+        "300",
+        "--failures",
+        "1",
         "--ops",
         "60",
         "--jobs",

@@ -10,8 +10,7 @@ use tempfile::TempDir;
 
 use super::directories::Directories;
 use crate::env::{Env, World};
-use crate::types::ErrorKind;
-use crate::types::Timestamp;
+use crate::types::{ErrorKind, WallTime};
 
 /// World that queues blocking work while the gate is closed.
 #[derive(Clone, Default)]
@@ -44,8 +43,8 @@ impl Gate {
 }
 
 impl World for Gate {
-    fn now(&self) -> Timestamp {
-        Timestamp::from_millis(0)
+    fn wall_time(&self) -> WallTime {
+        WallTime::from_millis(0)
     }
     fn monotonic(&self) -> Duration {
         Duration::ZERO

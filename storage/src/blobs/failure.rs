@@ -6,9 +6,7 @@
 
 use std::io;
 
-use crate::types::ObjectId;
-use crate::types::RevisionKey;
-use crate::types::{Error, ErrorKind, Reason};
+use crate::types::{Error, ErrorKind, ObjectId, Reason, RevisionKey};
 
 /// Cause of an OpenDAL error, as far as callers distinguish it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -13,12 +13,10 @@ use super::{
     BlobName, BlobOptions, BlobTier, FinishedBlob, FoundBlob, local, path_bytes_max, trailer,
 };
 use crate::env::Env;
-use crate::types::BLOCK_BYTES;
-use crate::types::ErrorKind;
 use crate::types::{
-    KEY_BYTES_MAX, NAMESPACE_PART_BYTES_MAX, NAMESPACE_SCOPES_MAX, Namespace, ObjectId,
+    BLOCK_BYTES, ErrorKind, KEY_BYTES_MAX, NAMESPACE_PART_BYTES_MAX, NAMESPACE_SCOPES_MAX,
+    Namespace, ObjectId, RevisionId, RevisionKey,
 };
-use crate::types::{RevisionId, RevisionKey};
 
 /// Number of directories of a local tier, which does not depend on its contents.
 const FAN_OUT: usize = 256;

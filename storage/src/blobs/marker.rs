@@ -14,8 +14,7 @@
 use bytes::Bytes;
 use xxhash_rust::xxh3::xxh3_64;
 
-use crate::types::StoreId;
-use crate::types::{Error, ErrorKind, Result};
+use crate::types::{Error, ErrorKind, Result, StoreId};
 
 /// Path of the marker, relative to the root of the blob tier.
 pub const MARKER_PATH: &str = "cenotaph-store";

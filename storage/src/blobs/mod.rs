@@ -19,9 +19,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::env::Env;
 use crate::modes::Modes;
-use crate::types::BLOCK_BYTES;
-use crate::types::{Error, ErrorKind, Result};
-use crate::types::{RevisionId, RevisionKey, StoreId};
+use crate::types::{BLOCK_BYTES, Error, ErrorKind, Result, RevisionId, RevisionKey, StoreId};
 
 mod assembly;
 pub mod directories;

@@ -12,9 +12,7 @@
 use super::failure::{self, Cause};
 use super::trailer::{self, TRAILER_BYTES_MAX};
 use super::{BlobTier, FoundBlob, path};
-use crate::types::ObjectId;
-use crate::types::Result;
-use crate::types::RevisionKey;
+use crate::types::{ObjectId, Result, RevisionKey};
 
 /// The name of a blob, derived from its path or its trailer.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -21,8 +21,7 @@ use super::failure::{self, Cause};
 use super::marker::{self, MARKER_PATH};
 use super::{BlobTier, FoundBlob, found};
 use crate::planted::Bug;
-use crate::types::StoreId;
-use crate::types::{Error, ErrorKind, Reason, Result};
+use crate::types::{Error, ErrorKind, Reason, Result, StoreId};
 
 /// Most entries of a blob tier that are listed to find the store to which it belongs.
 const SAMPLE: usize = 1000;

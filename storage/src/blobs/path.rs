@@ -27,9 +27,7 @@ use std::fmt::Write;
 
 use uuid::Uuid;
 
-use crate::types::ObjectId;
-use crate::types::{Error, ErrorKind, Result};
-use crate::types::{RevisionId, RevisionKey};
+use crate::types::{Error, ErrorKind, ObjectId, Result, RevisionId, RevisionKey};
 
 /// Length from which an escaped name is long, in bytes.
 const LONG_NAME_BYTES: usize = 180;

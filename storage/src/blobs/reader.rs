@@ -12,9 +12,7 @@ use super::BlobTier;
 use super::assembly::Assembly;
 use super::failure::{self, Cause};
 use super::path::path;
-use crate::types::RevisionKey;
-use crate::types::{BLOCK_BYTES, BlockHasher, Checksum};
-use crate::types::{Error, Result};
+use crate::types::{BLOCK_BYTES, BlockHasher, Checksum, Error, Result, RevisionKey};
 
 /// Reader of verified blocks of a blob. Cheap to clone; clones share the open file or connection.
 ///

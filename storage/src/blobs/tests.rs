@@ -11,11 +11,9 @@ use uuid::Uuid;
 
 use super::{BlobName, BlobOptions, BlobTier, FinishedBlob, FoundBlob, local, path, trailer};
 use crate::env::Env;
-use crate::types::ObjectId;
-use crate::types::PartEtag;
-use crate::types::{BLOCK_BYTES, Checksum};
-use crate::types::{ErrorKind, Result};
-use crate::types::{RevisionId, RevisionKey};
+use crate::types::{
+    BLOCK_BYTES, Checksum, ErrorKind, ObjectId, PartEtag, Result, RevisionId, RevisionKey,
+};
 
 /// A tier of each service, and the directory of the fs tier.
 struct Tiers {

@@ -20,9 +20,7 @@
 use bytes::Bytes;
 
 use super::path;
-use crate::types::Hasher;
-use crate::types::{ID_BYTES_MAX, Namespace, ObjectId};
-use crate::types::{RevisionId, RevisionKey};
+use crate::types::{Hasher, ID_BYTES_MAX, Namespace, ObjectId, RevisionId, RevisionKey};
 
 const HEAD: &str = "\ncenotaph-object\n";
 /// Format number, and the end of every blob with a trailer.

@@ -17,10 +17,7 @@ use super::assembly::Assembly;
 use super::path::path;
 use super::room::Claim;
 use super::{BlobTier, failure, trailer};
-use crate::types::PartEtag;
-use crate::types::RevisionKey;
-use crate::types::{BlockHasher, Checksum};
-use crate::types::{Error, ErrorKind, Result};
+use crate::types::{BlockHasher, Checksum, Error, ErrorKind, PartEtag, Result, RevisionKey};
 
 /// A closed and durable blob. Only such a blob may be named by a tombstone (I2).
 #[derive(Clone, Debug, PartialEq, Eq)]

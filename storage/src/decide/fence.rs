@@ -3,8 +3,7 @@
 use super::{Effect, Plan, RowState, transition};
 use crate::index::{Batch, Table};
 use crate::records::{Change, LateWrite};
-use crate::types::ObjectId;
-use crate::types::{OperationId, RevisionId, RevisionKey, Timestamp};
+use crate::types::{ObjectId, OperationId, RevisionId, RevisionKey, Timestamp};
 
 /// Returns the batch that records a change (I1).
 pub fn record(change_id: OperationId, change: &Change) -> Batch {

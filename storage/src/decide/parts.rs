@@ -8,8 +8,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::UploadView;
 use crate::records::{Manifest, Part, PartsDigest};
-use crate::types::{Error, ErrorKind, Reason, Result};
-use crate::types::{PartEtag, PartNumber};
+use crate::types::{Error, ErrorKind, PartEtag, PartNumber, Reason, Result};
 
 /// Parts of an upload that become the object.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -12,9 +12,7 @@ use bytes::Bytes;
 
 use super::RowState;
 use crate::index::{Batch, Table};
-use crate::types::ObjectId;
-use crate::types::{Error, ErrorKind, Result};
-use crate::types::{ObjectVersion, OperationId};
+use crate::types::{Error, ErrorKind, ObjectId, ObjectVersion, OperationId, Result};
 
 /// Everything that follows from one decision.
 #[derive(Clone, Debug)]

@@ -17,8 +17,7 @@ use super::transition::{self, Transition};
 use super::{Effect, Plan, Precondition, PutResult, RowState, SwapReply};
 use crate::index::Batch;
 use crate::records::{Body, LateWrite, Metadata, Row};
-use crate::types::ObjectId;
-use crate::types::{OperationId, Timestamp};
+use crate::types::{ObjectId, OperationId, Timestamp};
 
 /// One rename.
 #[derive(Clone, Debug)]

@@ -28,9 +28,7 @@ use crate::records::{
     BlockChecksums, Body, LateWrite, Row, check_expiry_value, encode_last_version, expiry_key,
     expiry_value, last_version_key,
 };
-use crate::types::Checksum;
-use crate::types::ObjectId;
-use crate::types::{RevisionId, Timestamp, Version};
+use crate::types::{Checksum, ObjectId, RevisionId, Timestamp, Version};
 
 /// A repair of the entries of one object.
 #[derive(Clone, Debug, PartialEq, Eq)]

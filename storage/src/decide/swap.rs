@@ -37,10 +37,7 @@ use crate::records::{
     Amendment, Attributes, BlockChecksums, Body, EMBEDDED_BYTES_MAX, Extension, LateWrite,
     Manifest, Metadata, Row,
 };
-use crate::types::Checksum;
-use crate::types::ObjectId;
-use crate::types::Result;
-use crate::types::{OperationId, RevisionKey, Timestamp};
+use crate::types::{Checksum, ObjectId, OperationId, Result, RevisionKey, Timestamp};
 
 /// Change that a swap makes to the row.
 #[derive(Clone, Debug)]

@@ -12,10 +12,10 @@ use crate::records::{
     Amendment, Attributes, BlockChecksums, Body, Change, Extension, Extent, Manifest, Orphan, Row,
     UploadRecord, upload_record_key,
 };
-use crate::types::Checksum;
-use crate::types::ObjectId;
-use crate::types::{Error, ErrorKind};
-use crate::types::{Etag, ObjectVersion, OperationId, RevisionId, RevisionKey, Timestamp, Version};
+use crate::types::{
+    Checksum, Error, ErrorKind, Etag, ObjectId, ObjectVersion, OperationId, RevisionId,
+    RevisionKey, Timestamp, Version,
+};
 
 mod conditional;
 mod expiring;

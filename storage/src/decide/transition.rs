@@ -14,8 +14,7 @@ use crate::index::{Batch, Table};
 use crate::records::{
     LateWrite, Orphan, Row, encode_last_version, expiry_key, expiry_value, last_version_key,
 };
-use crate::types::ObjectId;
-use crate::types::{RevisionKey, Timestamp, Version};
+use crate::types::{ObjectId, RevisionKey, Timestamp, Version};
 
 /// State of an object before and after a commit.
 #[derive(Clone, Copy, Debug)]

@@ -30,9 +30,7 @@ use crate::records::{
     BlockChecksums, Filed, Part, Phase, UploadRecord, check_expiry_value, expiry_value, part_key,
     upload_expiry_key, upload_record_key,
 };
-use crate::types::ObjectId;
-use crate::types::{PartNumber, UploadId};
-use crate::types::{RevisionId, Timestamp};
+use crate::types::{ObjectId, PartNumber, RevisionId, Timestamp, UploadId};
 
 /// A repair of the entries of one upload.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -41,10 +41,10 @@ use crate::records::{
     Attributes, BlockChecksums, Body, Part, Phase, UploadRecord, expiry_value, part_key,
     upload_expiry_key, upload_record_key,
 };
-use crate::types::ObjectId;
-use crate::types::{OperationId, RevisionId, RevisionKey, Timestamp};
-use crate::types::{PartNumber, UploadId, no_such_upload};
-use crate::types::{Reason, Result};
+use crate::types::{
+    ObjectId, OperationId, PartNumber, Reason, Result, RevisionId, RevisionKey, Timestamp,
+    UploadId, no_such_upload,
+};
 
 /// One step of an upload.
 #[derive(Clone, Debug)]

@@ -15,8 +15,7 @@ use futures::future::BoxFuture;
 use tokio::sync::oneshot;
 
 use super::World;
-use crate::types::Timestamp;
-use crate::types::{Error, ErrorKind, Result};
+use crate::types::{Error, ErrorKind, Result, WallTime};
 
 /// Returns `true` if the system clock reads 1970 or later. Some libraries panic otherwise.
 pub(crate) fn is_system_clock_set() -> bool {
@@ -139,8 +138,8 @@ impl Drop for BlockingThreads {
 }
 
 impl World for Real {
-    fn now(&self) -> Timestamp {
-        Timestamp::from_millis(system::unix_millis())
+    fn wall_time(&self) -> WallTime {
+        WallTime::from_millis(system::unix_millis())
     }
 
     fn monotonic(&self) -> Duration {

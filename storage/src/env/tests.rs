@@ -43,8 +43,8 @@ impl Clocks {
 }
 
 impl World for Clocks {
-    fn now(&self) -> Timestamp {
-        Timestamp::from_millis(self.read().wall_ms)
+    fn wall_time(&self) -> WallTime {
+        WallTime::from_millis(self.read().wall_ms)
     }
 
     fn monotonic(&self) -> Duration {

@@ -29,10 +29,7 @@ use super::plan::{Piece, Unit};
 use super::stats::Counters;
 use crate::blobs::BlobReader;
 use crate::env::Env;
-use crate::types::Checksum;
-use crate::types::ObjectId;
-use crate::types::RevisionId;
-use crate::types::{Error, ErrorKind, Result};
+use crate::types::{Checksum, Error, ErrorKind, ObjectId, Result, RevisionId};
 
 /// Longest time for which a block fetched on demand waits for its reader, if no held permit is
 /// available.

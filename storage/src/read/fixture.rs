@@ -18,9 +18,7 @@ use crate::env::Env;
 use crate::index::{Batch, Completion, Index, IndexStats, Page, Range, Snapshot, Table};
 use crate::read::pins::Pins;
 use crate::records::{Attributes, BlockChecksums, Extent, Manifest, Row};
-use crate::types::ObjectId;
-use crate::types::{Error, Result};
-use crate::types::{RevisionId, Version};
+use crate::types::{Error, ObjectId, Result, RevisionId, Version};
 
 type Tables = BTreeMap<(Table, Bytes), Bytes>;
 type Intruder = Box<dyn FnMut(u64) -> Option<Batch> + Send>;
@@ -229,7 +227,7 @@ impl Store {
             is_unreadable: false,
             change_is_live: true,
         };
-        swap.decide(&view, self.env.now()).batch
+        swap.decide(&view, self.env.steady_now()).batch
     }
 
     pub(crate) fn apply(&self, id: &ObjectId, mutation: Mutation) {
@@ -266,7 +264,7 @@ impl Store {
             checksum: None,
             blocks,
             attributes: Attributes::default(),
-            expected: expected.expectation(self.env.now()),
+            expected: expected.expectation(self.env.steady_now()),
         }
     }
 

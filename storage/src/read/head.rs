@@ -1,9 +1,7 @@
 //! The head of an object: its id, version, etag and metadata, without its bytes.
 
 use crate::records::{Metadata, Row};
-use crate::types::ObjectId;
-use crate::types::{Error, ErrorKind, Result};
-use crate::types::{Etag, Version};
+use crate::types::{Error, ErrorKind, Etag, ObjectId, Result, Version};
 
 /// An object without its bytes: its id, version, etag and metadata.
 #[derive(Clone, Debug, PartialEq, Eq)]

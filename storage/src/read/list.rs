@@ -17,9 +17,7 @@ use bytes::Bytes;
 use crate::index::{Range, Snapshot, Table, UnreadableRange, successor};
 use crate::read::{ObjectMeta, Reads};
 use crate::records::Row;
-use crate::types::Timestamp;
-use crate::types::{Error, ErrorKind, Result};
-use crate::types::{KEY_BYTES_MAX, Namespace, ObjectId};
+use crate::types::{Error, ErrorKind, KEY_BYTES_MAX, Namespace, ObjectId, Result, Timestamp};
 
 /// Most rows that a scan reads. Limits the memory that a page takes besides its entries.
 const CHUNK_ROWS_MAX: usize = 256;

@@ -11,10 +11,10 @@ use crate::records::{
     Attributes, Filed, Part, Phase, UploadRecord, decode_upload_record_key, part_key, parts_prefix,
     read_part_key, session_prefix, upload_record_key,
 };
-use crate::types::Timestamp;
-use crate::types::{Error, ErrorKind, Result};
-use crate::types::{KEY_BYTES_MAX, Namespace, ObjectId};
-use crate::types::{PartEtag, PartNumber, UploadId, no_such_upload};
+use crate::types::{
+    Error, ErrorKind, KEY_BYTES_MAX, Namespace, ObjectId, PartEtag, PartNumber, Result, Timestamp,
+    UploadId, no_such_upload,
+};
 
 /// Most upload records that a scan reads.
 const CHUNK_SESSIONS_MAX: usize = 256;

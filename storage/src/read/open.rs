@@ -19,8 +19,7 @@ use super::budget::Leave;
 use super::fetch::{Blocks, Units};
 use super::{ObjectMeta, Reads};
 use crate::read::pins::Pin;
-use crate::types::{Error, ErrorKind, Result};
-use crate::types::{OperationId, RevisionId};
+use crate::types::{Error, ErrorKind, OperationId, Result, RevisionId};
 
 /// An open object, and the bytes of a range of it as a stream. Reads the same revision until the
 /// end (I8).

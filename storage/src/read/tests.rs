@@ -9,8 +9,7 @@ use super::fixture::{Store, id, inline, payload};
 use super::*;
 use crate::decide::Mutation;
 use crate::index::Batch;
-use crate::types::BLOCK_BYTES;
-use crate::types::Version;
+use crate::types::{BLOCK_BYTES, Version};
 
 pub(super) const BLOCK: u64 = BLOCK_BYTES as u64;
 
@@ -311,7 +310,7 @@ async fn object_replaced_at_every_attempt_is_unavailable() {
             unreachable!()
         };
         let row_state = crate::decide::RowState::Present(Box::new(writer.row(&id("a")).unwrap()));
-        let expected = row_state.expectation(writer.env.now());
+        let expected = row_state.expectation(writer.env.steady_now());
         Some(writer.batch(
             &id("a"),
             Mutation::Tombstone {
@@ -376,7 +375,7 @@ async fn open_object_can_be_sent_to_another_task() {
 async fn deadline_extended_in_a_pending_batch_counts() {
     let store = Store::new(ReadLimits::default());
     store.apply(&id("a"), inline(payload(10, 1)));
-    let now = store.env.now();
+    let now = store.env.steady_now();
     let with_deadline = |deadline| {
         let mut row = store.row(&id("a")).unwrap();
         row.metadata.expires_at = Some(deadline);

@@ -12,9 +12,7 @@ use crate::blobs::BlobTier;
 use crate::env::Env;
 use crate::read::pins::Pin;
 use crate::records::Extent;
-use crate::types::Checksum;
-use crate::types::ObjectId;
-use crate::types::{RevisionId, RevisionKey};
+use crate::types::{Checksum, ObjectId, RevisionId, RevisionKey};
 
 impl Reads {
     pub(crate) fn blobs(&self) -> &BlobTier {

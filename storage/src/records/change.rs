@@ -15,9 +15,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use super::codec;
-use crate::types::ObjectId;
-use crate::types::Result;
-use crate::types::{Epoch, RevisionId, Timestamp};
+use crate::types::{Epoch, ObjectId, Result, RevisionId, Timestamp};
 
 const FORMAT: u8 = 1;
 

@@ -8,8 +8,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::types::Timestamp;
-use crate::types::{Error, ErrorKind, Result};
+use crate::types::{Error, ErrorKind, Result, Timestamp};
 
 /// Longest time to live or to idle: a hundred years.
 pub const EXPIRATION_MAX: Duration = Duration::from_secs(100 * 365 * 24 * 3600);

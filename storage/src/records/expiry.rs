@@ -17,10 +17,7 @@ use bytes::Bytes;
 
 use super::codec::corrupt;
 use super::upload_record::{self, decode_upload_record_key, upload_record_key};
-use crate::types::ObjectId;
-use crate::types::Timestamp;
-use crate::types::UploadId;
-use crate::types::{Error, ErrorKind, Result};
+use crate::types::{Error, ErrorKind, ObjectId, Result, Timestamp, UploadId};
 
 const FORMAT: u8 = 1;
 const DEADLINE_BYTES: usize = 8;

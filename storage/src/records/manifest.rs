@@ -12,9 +12,7 @@ use std::ops::Range;
 
 use serde::{Deserialize, Serialize};
 
-use crate::types::ObjectId;
-use crate::types::{BLOCK_BYTES, Checksum};
-use crate::types::{RevisionId, RevisionKey};
+use crate::types::{BLOCK_BYTES, Checksum, ObjectId, RevisionId, RevisionKey};
 
 /// Section of a payload that a whole revision holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -16,9 +16,7 @@ use bytes::Bytes;
 
 use super::codec;
 use crate::index::{Batch, CommitError, Index, Table};
-use crate::types::ObjectId;
-use crate::types::Result;
-use crate::types::{Epoch, Version};
+use crate::types::{Epoch, ObjectId, Result, Version};
 
 const FORMAT: u8 = 1;
 const EPOCH: &[u8] = b"epoch";

@@ -9,9 +9,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::expiration::{self, Expiration};
-use crate::types::Checksum;
-use crate::types::Timestamp;
-use crate::types::{Error, ErrorKind, Result};
+use crate::types::{Checksum, Error, ErrorKind, Result, Timestamp};
 
 /// Maximum size of the attributes of an object in bytes: fixed fields, and names and values of
 /// custom entries.

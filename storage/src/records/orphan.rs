@@ -23,9 +23,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use super::codec;
-use crate::types::ObjectId;
-use crate::types::Result;
-use crate::types::Timestamp;
+use crate::types::{ObjectId, Result, Timestamp};
 
 const FORMAT: u8 = 1;
 

@@ -24,9 +24,7 @@ use serde::{Deserialize, Serialize};
 
 use super::codec::{self, corrupt};
 use super::manifest::Extent;
-use crate::types::Result;
-use crate::types::Timestamp;
-use crate::types::{PartEtag, PartNumber, UPLOAD_ID_BYTES, UploadId};
+use crate::types::{PartEtag, PartNumber, Result, Timestamp, UPLOAD_ID_BYTES, UploadId};
 
 const FORMAT: u8 = 1;
 const TAG: u8 = 1;

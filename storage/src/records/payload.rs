@@ -15,8 +15,7 @@
 use bytes::Bytes;
 
 use super::codec::corrupt;
-use crate::types::Checksum;
-use crate::types::{Error, ErrorKind, Result};
+use crate::types::{Checksum, Error, ErrorKind, Result};
 
 const FORMAT: u8 = 1;
 

@@ -21,9 +21,9 @@ use serde::{Deserialize, Serialize};
 use super::codec;
 use super::manifest::Manifest;
 use super::metadata::Metadata;
-use crate::types::ObjectId;
-use crate::types::Result;
-use crate::types::{Etag, ObjectVersion, OperationId, RevisionId, RevisionKey, Timestamp, Version};
+use crate::types::{
+    Etag, ObjectId, ObjectVersion, OperationId, Result, RevisionId, RevisionKey, Timestamp, Version,
+};
 
 mod older;
 

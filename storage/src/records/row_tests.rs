@@ -3,8 +3,7 @@
 use super::*;
 use crate::records::codec::fixture::{assert_golden, assert_later_format_refused, assert_robust};
 use crate::records::{Attributes, Expiration, Extent};
-use crate::types::Checksum;
-use crate::types::Timestamp;
+use crate::types::{Checksum, Timestamp};
 use proptest::prelude::*;
 use std::time::Duration;
 use uuid::Uuid;

@@ -17,8 +17,7 @@ use serde::{Deserialize, Serialize};
 use super::codec;
 use super::meta::commit;
 use crate::index::{Batch, Index, Table};
-use crate::types::Result;
-use crate::types::StoreId;
+use crate::types::{Result, StoreId};
 
 const FORMAT: u8 = 1;
 

@@ -25,10 +25,9 @@ use super::codec::{self, corrupt};
 use super::expiration;
 use super::metadata::Attributes;
 use crate::decide::{Precondition, PutResult};
-use crate::types::ObjectId;
-use crate::types::Timestamp;
-use crate::types::{Error, ErrorKind, Reason, Result};
-use crate::types::{UPLOAD_ID_BYTES, UploadId};
+use crate::types::{
+    Error, ErrorKind, ObjectId, Reason, Result, Timestamp, UPLOAD_ID_BYTES, UploadId,
+};
 
 const FORMAT: u8 = 1;
 /// First byte of the key of an upload record. The key of a part has another first byte.

@@ -4,8 +4,7 @@ use serde::Serialize;
 
 use crate::index::UnreadableRange;
 use crate::scrub::RawKey;
-use crate::types::ObjectId;
-use crate::types::RevisionId;
+use crate::types::{ObjectId, RevisionId};
 
 /// Maximum number of names and of ranges that a report lists. All of them are counted.
 pub(super) const NAMED_MAX: usize = 10_000;

@@ -14,10 +14,7 @@ use super::report::Tally;
 use crate::blobs::path::is_long;
 use crate::read::Reads;
 use crate::records::{BlockChecksums, Extent};
-use crate::types::ObjectId;
-use crate::types::RevisionKey;
-use crate::types::{BlockHasher, Checksum};
-use crate::types::{Error, ErrorKind, Result};
+use crate::types::{BlockHasher, Checksum, Error, ErrorKind, ObjectId, Result, RevisionKey};
 
 /// Access of a scrub to the blob tier.
 #[derive(Clone, Copy)]

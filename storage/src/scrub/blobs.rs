@@ -34,8 +34,7 @@ use crate::index::{Batch, Range, Snapshot, Table};
 use crate::planted::Bug;
 use crate::read::Reads;
 use crate::records::{Change, LateWrite, Orphan};
-use crate::types::Result;
-use crate::types::{RevisionId, RevisionKey, Timestamp};
+use crate::types::{Result, RevisionId, RevisionKey, Timestamp};
 
 /// Blobs per page.
 const PAGE: usize = 1000;

@@ -26,9 +26,7 @@ use crate::index::{Range, Snapshot, Table};
 use crate::read::Reads;
 use crate::read::pins::Pin;
 use crate::records::{Body, Extent, Row};
-use crate::types::ObjectId;
-use crate::types::RevisionKey;
-use crate::types::{Error, ErrorKind, Result};
+use crate::types::{Error, ErrorKind, ObjectId, Result, RevisionKey};
 
 /// Objects per page.
 pub(super) const PAGE: usize = 256;

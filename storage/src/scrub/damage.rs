@@ -10,9 +10,7 @@ use serde::{Serialize, Serializer};
 use uuid::{Uuid, Variant};
 
 use crate::index::{Table, UnreadableRange};
-use crate::types::ObjectId;
-use crate::types::PartNumber;
-use crate::types::{RevisionId, Timestamp};
+use crate::types::{ObjectId, PartNumber, RevisionId, Timestamp};
 
 mod text;
 

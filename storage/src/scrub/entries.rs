@@ -27,10 +27,7 @@ use crate::records::{
     Change, Due, Orphan, Row, UploadRecord, check_expiry_value, decode_last_version, floor_object,
     read_expiry_key, upload_record_key,
 };
-use crate::types::ObjectId;
-use crate::types::UploadId;
-use crate::types::{Error, ErrorKind, Result};
-use crate::types::{OperationId, RevisionId};
+use crate::types::{Error, ErrorKind, ObjectId, OperationId, Result, RevisionId, UploadId};
 
 /// Entries per page.
 pub(super) const PAGE: usize = 1000;

@@ -10,8 +10,7 @@ use serde::Serialize;
 use super::damage::Damage;
 use crate::decide::{Repair, UploadRepair};
 use crate::index::Batch;
-use crate::types::ObjectId;
-use crate::types::UploadId;
+use crate::types::{ObjectId, UploadId};
 
 /// Damage found by the walk, with its repair.
 #[derive(Clone, Debug)]

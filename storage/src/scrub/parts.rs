@@ -30,10 +30,7 @@ use crate::records::{
     Filed, Part, Phase, UploadRecord, decode_upload_record_key, part_key, parts_prefix,
     read_part_key, upload_record_key,
 };
-use crate::types::ObjectId;
-use crate::types::RevisionId;
-use crate::types::{ErrorKind, Result};
-use crate::types::{PartNumber, UploadId};
+use crate::types::{ErrorKind, ObjectId, PartNumber, Result, RevisionId, UploadId};
 
 /// Uploads per page, each with all of its parts.
 pub(super) const PAGE: usize = 16;

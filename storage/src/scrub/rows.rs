@@ -13,8 +13,7 @@ use super::second::{self, contains, is_still};
 use crate::decide::{Repair, SeenEntry};
 use crate::index::{Batch, Index, Range, Snapshot, Table};
 use crate::records::{Row, expiry_key};
-use crate::types::ObjectId;
-use crate::types::{ErrorKind, Result};
+use crate::types::{ErrorKind, ObjectId, Result};
 
 /// Rows per page.
 pub(super) const PAGE: usize = 500;

@@ -32,9 +32,7 @@ use crate::records::{
     Filed, Part, Phase, UploadRecord, all_parts_prefix, all_sessions_prefix,
     decode_upload_record_key, part_key, parts_prefix, read_part_key, upload_expiry_key,
 };
-use crate::types::ObjectId;
-use crate::types::{Error, ErrorKind, Result};
-use crate::types::{PartNumber, UploadId};
+use crate::types::{Error, ErrorKind, ObjectId, PartNumber, Result, UploadId};
 
 /// Entries per page.
 const PAGE: usize = 1000;

@@ -11,8 +11,7 @@ use crc_fast::{CrcAlgorithm, Digest as Crc};
 use md5::Md5;
 use sha2::{Digest as _, Sha256};
 
-use crate::types::bytes_of_hex;
-use crate::types::{Error, ErrorKind, Reason, Result};
+use crate::types::{Error, ErrorKind, Reason, Result, bytes_of_hex};
 
 /// Checksum that a caller declares, by algorithm.
 ///

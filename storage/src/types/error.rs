@@ -11,9 +11,7 @@ use std::error::Error as StdError;
 use std::fmt;
 use std::sync::Arc;
 
-use crate::types::ObjectId;
-use crate::types::ObjectVersion;
-use crate::types::PartNumber;
+use crate::types::{ObjectId, ObjectVersion, PartNumber};
 
 /// Result of the fallible calls of Cenotaph.
 pub type Result<T, E = Error> = std::result::Result<T, E>;

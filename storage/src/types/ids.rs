@@ -8,8 +8,7 @@ use super::Timestamp;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use crate::types::ObjectId;
-use crate::types::{Error, ErrorKind, Result};
+use crate::types::{Error, ErrorKind, ObjectId, Result};
 
 /// Per-object counter of committed writes. The first write has version 1, and each write increments
 /// it. A version is never reused, not even across delete and re-create.

@@ -9,8 +9,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-use crate::types::Timestamp;
-use crate::types::{Error, ErrorKind, Reason, Result};
+use crate::types::{Error, ErrorKind, Reason, Result, Timestamp};
 
 /// Maximum number of a part, and therefore maximum count of parts of an upload. The limit is that
 /// of S3.

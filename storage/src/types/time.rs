@@ -1,12 +1,34 @@
-//! Points in time, as they are stored and as callers receive them.
+//! Points in time of both clocks.
 
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-/// Point in time, in milliseconds since 1970-01-01 UTC.
+/// Point in the steady time, in milliseconds since 1970-01-01 UTC.
+///
+/// All stored times and deadlines are of this clock, which never goes back
+/// ([`Env::steady_now`](crate::Env::steady_now)).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Timestamp(u64);
+
+/// Point in the wall time, in milliseconds since 1970-01-01 UTC.
+///
+/// The wall time may jump in both directions, so it is a type of its own: it can't be compared with
+/// a [`Timestamp`], nor stored in its place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct WallTime(u64);
+
+impl WallTime {
+    /// Creates a wall time from milliseconds since 1970-01-01 UTC.
+    pub const fn from_millis(millis: u64) -> Self {
+        Self(millis)
+    }
+
+    /// Returns milliseconds since 1970-01-01 UTC.
+    pub const fn as_millis(self) -> u64 {
+        self.0
+    }
+}
 
 impl Timestamp {
     /// Creates a timestamp from milliseconds since 1970-01-01 UTC.

@@ -275,7 +275,7 @@ async fn stats_show_the_age_of_the_oldest_change_and_orphan() {
     let store = store().await;
     let settled = store.engine.stats().await.unwrap().actors;
     assert_eq!((settled.oldest_change, settled.oldest_orphan), (None, None));
-    let before = cenotaph::Env::new(store.stage.clone()).now();
+    let before = cenotaph::Env::new(store.stage.clone()).steady_now();
     let mut finished = store.stage.hold(SyncPoint::UploadAfterClose);
     let upload = spawn_put(&store, "uploading");
     finished.arrived().await;

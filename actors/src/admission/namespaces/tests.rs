@@ -5,7 +5,7 @@ use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use bytes::Bytes;
-use cenotaph_storage::{Real, Timestamp, World};
+use cenotaph_storage::{Real, WallTime, World};
 use futures::FutureExt;
 use futures::future::BoxFuture;
 
@@ -52,8 +52,8 @@ struct ClockworkWorld {
 }
 
 impl World for ClockworkWorld {
-    fn now(&self) -> Timestamp {
-        self.real.now()
+    fn wall_time(&self) -> WallTime {
+        self.real.wall_time()
     }
 
     fn monotonic(&self) -> Duration {

@@ -2,8 +2,7 @@
 
 use super::*;
 use crate::records::{Body, Expiration, Extent, Manifest, Metadata, Row};
-use crate::types::Checksum;
-use crate::types::OperationId;
+use crate::types::{Checksum, OperationId};
 use uuid::Uuid;
 
 fn id() -> ObjectId {

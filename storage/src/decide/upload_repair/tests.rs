@@ -3,8 +3,7 @@
 use super::*;
 use crate::decide::Precondition;
 use crate::records::{Attributes, Extent};
-use crate::types::Checksum;
-use crate::types::PartEtag;
+use crate::types::{Checksum, PartEtag};
 use uuid::Uuid;
 
 fn id() -> ObjectId {

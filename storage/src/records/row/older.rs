@@ -15,9 +15,7 @@ use serde::Deserialize;
 use super::{Stored, StoredBody};
 use crate::records::codec;
 use crate::records::{Attributes, Expiration, Extent, Manifest, Metadata};
-use crate::types::Checksum;
-use crate::types::Result;
-use crate::types::{OperationId, Timestamp, Version};
+use crate::types::{Checksum, OperationId, Result, Timestamp, Version};
 
 /// Format without expiration.
 pub(super) const WITHOUT_EXPIRY: u8 = 1;

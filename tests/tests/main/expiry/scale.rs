@@ -31,7 +31,7 @@ fn row(env: &Env, expires_at: Timestamp) -> Row {
     };
     let size = payload.len() as u64;
     let checksum = Some(Checksum::of(&payload));
-    let now = env.now();
+    let now = env.steady_now();
     let metadata = Metadata {
         size,
         checksum,
@@ -86,7 +86,7 @@ async fn opening_scans_due_objects_only_and_the_expirer_keeps_up() {
     let empty = Store::with(config()).await.reopen().await;
     let store = Store::with(config()).await;
     let env = Env::new(store.stage.clone());
-    let tomorrow = env.now().after(DAY);
+    let tomorrow = env.steady_now().after(DAY);
     // The deadlines are spread over one day, beginning tomorrow.
     let spread = move |number: u64| {
         tomorrow.after(DAY * u32::try_from(number * 1000 / count).unwrap() / 1000)
@@ -144,14 +144,14 @@ async fn all_at_once(store: Store, due: u64) -> Store {
 /// Writes `count` objects that become due at 10,000 per second and measures their removal.
 async fn as_they_come(store: &Store, count: u64) {
     let env = Env::new(store.stage.clone());
-    let begin = env.now().after(SECOND * 2);
+    let begin = env.steady_now().after(SECOND * 2);
     let due = |number: u64| {
         begin
             .after(SECOND * u32::try_from(number).unwrap() / u32::try_from(DUE_PER_SECOND).unwrap())
     };
     fill(&*store.index, &env, "live", count, due).await;
     assert!(
-        env.now() < begin,
+        env.steady_now() < begin,
         "all objects are written before the first is due"
     );
     // The expirer does not notice direct writes to the index; a put wakes it.
@@ -166,7 +166,7 @@ async fn as_they_come(store: &Store, count: u64) {
     let last = due(count - 1);
     let all_gone = env.deadline(limit, async {
         loop {
-            let so_far = env.now().since(begin).as_millis() as u64 * DUE_PER_SECOND / 1000;
+            let so_far = env.steady_now().since(begin).as_millis() as u64 * DUE_PER_SECOND / 1000;
             let gone = expired(store).await.saturating_sub(1);
             backlog = backlog.max(so_far.min(count).saturating_sub(gone));
             if gone == count {
@@ -176,7 +176,7 @@ async fn as_they_come(store: &Store, count: u64) {
         }
     });
     all_gone.await.expect("all objects are removed");
-    let late = env.now().since(last);
+    let late = env.steady_now().since(last);
     println!(
         "{count} due at {DUE_PER_SECOND}/s: largest backlog {backlog}, last one {late:?} too late"
     );
