@@ -4,7 +4,7 @@
 //! Supervisor ── restarts actors with a backoff; fails closed after too many restarts
 //! ├─ Recovery                  settles changes of dead owners, at open and after uploads die
 //! ├─ Shard × N                 sole decider for its objects, sole submitter of their swaps (I3)
-//! ├─ Uploads ── BlobUpload × M one per large put or part; recovery settles a killed upload
+//! ├─ Uploads ── Upload × M     one per large put or part; recovery settles a killed upload
 //! ├─ Sweeper                   deletes orphans, honours pins, backs off per orphan
 //! └─ Expirer                   removes expired objects and uploads
 //! ```

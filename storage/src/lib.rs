@@ -1,7 +1,7 @@
 //! The storage layer of Cenotaph: basic types, stored values, pure decisions, and the two tiers.
 //!
-//! Reading order: `id` and `word` (basic types), [`env`](crate::Env) (time, randomness, tasks and
-//! threads), `records` (stored values), `decide` (pure decisions), `index` and `blobs` (the two
+//! Reading order: `types` (names, ids, times, errors), [`env`](crate::Env) (time, randomness, tasks
+//! and threads), `records` (stored values), `decide` (pure decisions), `index` and `blobs` (the two
 //! tiers), `read` (lookup and reading of objects), `scrub` (verification of all stored data).
 //!
 //! Guards the storage half of I1 to I9; ARCHITECTURE.md has the table of invariants. Actors and

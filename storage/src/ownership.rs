@@ -26,7 +26,7 @@
 //! A reader ([`Claim::find`]) decides by the same table, but neither takes nor creates a tier.
 //!
 //! Guards I11. The bytes of the marker are in `blobs/marker.rs`, those of the record in
-//! `rows/store.rs`.
+//! `records/store.rs`.
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;

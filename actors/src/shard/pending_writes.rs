@@ -18,7 +18,7 @@ use cenotaph_storage::{ObjectId, OperationId};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Ticket(u64);
 
-/// Progress of a shard: the newest durable ticket. PutResult by completions, read by the shard.
+/// Progress of a shard: the newest durable ticket. Raised by completions, read by the shard.
 #[derive(Clone, Default)]
 pub(crate) struct Durable(Arc<AtomicU64>);
 

@@ -5,7 +5,7 @@
 //! 1. Read the object, and derive the precondition from the version that was read.
 //! 2. Call the function.
 //! 3. Commit its result under the precondition.
-//! 4. On `Conflict`, wait for a turn (`turns.rs`) or back off, then start again.
+//! 4. On `Conflict`, wait for a turn (`update_queue.rs`) or back off, then start again.
 //!
 //! Invariant: the precondition alone prevents lost updates (I3). The turns only save failing
 //! attempts.

@@ -1,5 +1,5 @@
-//! Second decoders of stored values, written from the drawings in `storage/src/rows/` and not from
-//! its code.
+//! Second decoders of stored values, written from the drawings in `storage/src/records/` and not
+//! from its code.
 //!
 //! The checkers must not rely on the engine's own decoders. So a format that differs from its
 //! drawing is detected here.

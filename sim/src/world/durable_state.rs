@@ -2,10 +2,10 @@
 //!
 //! ```text
 //! DurableState ──┬─ Disk, Blobs          state that survives a crash
-//!           ├─ random streams       schedule, faults, ids
-//!           ├─ clock                virtual; the time of day may jump, the elapsed time never does
-//!           ├─ trace, coverage      events and their counts
-//!           └─ model                checks each event when it happens
+//!                ├─ random streams       schedule, faults, ids
+//!                ├─ clock                virtual; the time of day may jump, the elapsed time never does
+//!                ├─ trace, coverage      events and their counts
+//!                └─ model                checks each event when it happens
 //! ```
 //!
 //! A world runs on a single thread, so its lock is never contended.

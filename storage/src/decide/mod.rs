@@ -5,9 +5,9 @@
 //! ------------------------- -------------- ---------------------------------------------------
 //! put, delete, amend, ..    Swap           row or last version, change of a large put
 //! rename                    Rename         both rows
-//! step of an upload         UploadStep    upload record, its parts, row, change of a part
+//! step of an upload         UploadStep     upload record, its parts, row, change of a part
 //! repair of an object       Repair           row or last version, one more entry
-//! repair of an upload       UploadRepair     upload record, its parts, one more entry
+//! repair of an upload       UploadRepair   upload record, its parts, one more entry
 //! settlement by recovery    fence          change, row
 //! ```
 //!

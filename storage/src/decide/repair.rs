@@ -6,9 +6,9 @@
 //! Expiry       a row with exactly this deadline, no valid entry     the expiry entry is put
 //!              a row with another one, or no row, and an entry      the expiry entry is removed
 //! Checksums    a tombstone that names the revision, no checksums    its block checksums are put
-//! LastVersion        a row, and a last version                            the last version is removed
+//! LastVersion  a row, and a last version                            the last version is removed
 //!              no row, and a last version that can't be read        it is set to a version that was never reached
-//! RemoveRow       a row that can't be read                             the row is removed, the last version set likewise
+//! RemoveRow    a row that can't be read                             the row is removed, the last version set likewise
 //!              a row that a later build may have written            nothing: it is not damage
 //! GiveUp       a row whose payload is missing or not as written,    the object is deleted
 //!              or that names the lost revision

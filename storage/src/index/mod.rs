@@ -1,8 +1,8 @@
 //! The index (high-volume tier): the ordered, durable store of rows, as the trait [`Index`].
 //!
 //! Guards the storage half of I3 (a batch is all or nothing), of I7 (a read returns durable data
-//! only) and of I10 (a completion fires exactly once, with the true outcome). `rows/` defines the
-//! meaning of a row.
+//! only) and of I10 (a completion fires exactly once, with the true outcome). `records/` defines
+//! the meaning of a row.
 
 use std::ops::Bound;
 use std::time::Duration;

@@ -1,6 +1,7 @@
 //! The row: the index entry of an object. An object exists if and only if it has a live row.
 //!
 //! ```text
+//! key: namespace 0x00 object key (`types/object_id.rs`)
 //! +-----------+--------------------------------------------------------+------------------+
 //! | version=2 | postcard: version, operation, metadata, body kind      | embedded payload |
 //! | 1 byte    |   body kind 0 = embedded, 1 = separate, 2 = tombstone  | (kind 0 only)    |

@@ -16,7 +16,7 @@
 //! ```
 //!
 //! Every upload record has an entry in the expiry index, as a row with a deadline does
-//! (`expiry.rs`). The rules of the transitions are in `decide/session.rs`.
+//! (`expiry.rs`). The rules of the transitions are in `decide/upload_step.rs`.
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};

@@ -1,5 +1,5 @@
 //! Newtypes of numbers and uuids: versions, epochs, timestamps, etags, and the ids of operations,
-//! revisions and stores. Ids that users choose are in `id.rs`.
+//! revisions and stores. Ids that users choose are in `object_id.rs`.
 
 use std::fmt;
 use std::str::FromStr;

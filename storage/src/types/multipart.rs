@@ -1,8 +1,8 @@
 //! Newtypes of multipart uploads, validated by their constructors: [`UploadId`], [`PartNumber`] and
 //! [`PartEtag`].
 //!
-//! The stored records are in `rows/session.rs` and `rows/part.rs`, the transitions of an upload in
-//! `decide/session.rs`.
+//! The stored records are in `records/upload_record.rs` and `records/part.rs`, the transitions of an
+//! upload in `decide/upload_step.rs`.
 
 use std::fmt;
 use std::str::FromStr;
@@ -21,7 +21,7 @@ const TIME_BYTES: usize = 6;
 /// Latest time in an upload id: about the year 10,889.
 ///
 /// The first byte of an upload id is never 0xff. In the key of an upload record, it follows a zero
-/// byte, and 0x00 0xff is an escaped byte of the object id (`rows/session.rs`).
+/// byte, and 0x00 0xff is an escaped byte of the object id (`records/upload_record.rs`).
 const TIME_MAX_MILLIS: u64 = (0xff << 40) - 1;
 
 /// Id of a multipart upload. It cannot be guessed, and is valid only for the object of the upload.

@@ -1,7 +1,7 @@
 //! Conversion of fjall's errors and panics to errors of the index.
 //!
 //! Guards I10 in part: the kind of an error determines the caller's reaction, and the original
-//! error is its source. `committer.rs` treats the outcome of every failed commit as unknown, for
+//! error is its source. `group_commit.rs` treats the outcome of every failed commit as unknown, for
 //! any error of fjall.
 
 use std::io;
