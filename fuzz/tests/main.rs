@@ -1,1 +1,10 @@
-//! x
+//! Targets of the public decoders. Targets of private decoders are unit tests beside them.
+
+mod main {
+    mod blobs;
+    mod config;
+    mod contract;
+    mod keys;
+    mod names;
+    mod records;
+}
