@@ -41,14 +41,15 @@ impl Usage {
         self.objects += 1;
         let modified = row.metadata.modified;
         self.oldest = Some(self.oldest.map_or(modified, |oldest| oldest.min(modified)));
+        // A damaged row may have any size.
         match &row.body {
             Body::Embedded(_) | Body::Separate(_) => {
                 self.inline_objects += 1;
-                self.inline_bytes += row.metadata.size;
+                self.inline_bytes = self.inline_bytes.saturating_add(row.metadata.size);
             }
             Body::Tombstone(_) => {
                 self.blob_objects += 1;
-                self.blob_bytes += row.metadata.size;
+                self.blob_bytes = self.blob_bytes.saturating_add(row.metadata.size);
             }
         }
     }

@@ -23,6 +23,11 @@ impl Version {
     /// "Never written": what stands before the first version.
     pub const NONE: Self = Self(0);
 
+    /// The highest version that a stored record may have: a higher one is damage. A writer that
+    /// commits a thousand million versions a second needs 292 years to reach it, and the next
+    /// version of every version that was read exists.
+    pub const STORED_MAX: Self = Self(u64::MAX / 2);
+
     /// The version with this number.
     pub const fn new(number: u64) -> Self {
         Self(number)

@@ -409,7 +409,7 @@ impl Sweeper {
         match deleted.unwrap_or_else(late) {
             Ok(()) => Attempt::Deleted((key, orphan)),
             Err(error) => {
-                tracing::debug!(%error, revision = %key, attempts = orphan.attempts + 1, "an orphan could not be deleted");
+                tracing::debug!(%error, revision = %key, attempts = orphan.attempts.saturating_add(1), "an orphan could not be deleted");
                 Attempt::Failed((key, orphan), error)
             }
         }

@@ -13,6 +13,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::word::Version;
 
 /// `version`, then the body.
 pub(super) fn encode(version: u8, body: &impl Serialize) -> Vec<u8> {
@@ -49,6 +50,14 @@ pub(super) fn decode<T: DeserializeOwned>(
         (body, tail) if tail.is_empty() => Ok(body),
         _ => Err(corrupt(what, "trailing bytes")),
     }
+}
+
+/// Refuses a version that no committed write has. The next write would have to raise it.
+pub(super) fn check_version(what: &'static str, version: Version) -> Result<()> {
+    if version > Version::STORED_MAX {
+        return Err(corrupt(what, "its version is too high"));
+    }
+    Ok(())
 }
 
 pub(super) fn corrupt(what: &'static str, why: &str) -> Error {

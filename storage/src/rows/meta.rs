@@ -104,12 +104,15 @@ pub fn write_floor(floor: Version) -> Bytes {
 /// # Errors
 /// [`Corrupt`](crate::ErrorKind::Corrupt) or [`UnknownFormat`](crate::ErrorKind::UnknownFormat).
 pub fn read_floor(value: &Bytes) -> Result<Version> {
-    codec::decode("version floor", FORMAT, value)
+    let floor = codec::decode("version floor", FORMAT, value)?;
+    codec::check_version("version floor", floor)?;
+    Ok(floor)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::error::ErrorKind;
     use crate::rows::codec::fixture::{assert_golden, assert_later_format_refused, assert_robust};
 
     #[test]
@@ -125,5 +128,14 @@ mod tests {
         let id = ObjectId::try_from("k").unwrap();
         assert_eq!(floor_object(&floor_key(&id)).unwrap(), id);
         assert!(floor_key(&id).starts_with(&floors_prefix()) && floor_object(EPOCH).is_err());
+    }
+    #[test]
+    fn last_version_that_cannot_be_raised_is_damage() {
+        let highest = write_floor(Version::STORED_MAX);
+        assert_eq!(read_floor(&highest).unwrap(), Version::STORED_MAX);
+        for too_high in [Version::STORED_MAX.next(), Version::new(u64::MAX)] {
+            let error = read_floor(&write_floor(too_high)).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Corrupt);
+        }
     }
 }

@@ -148,6 +148,7 @@ impl Row {
     }
 
     fn of(stored: Stored, tail: Bytes) -> Result<Self> {
+        codec::check_version("row", stored.version)?;
         let size = stored.metadata.size;
         let body = match stored.body {
             StoredBody::Embedded if tail.len() as u64 == size => Body::Embedded(tail),

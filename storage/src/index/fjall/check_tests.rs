@@ -248,7 +248,7 @@ async fn store_without_a_mark_opens_and_writes_a_mark() {
 }
 
 /// Creates a closed store with files of each kind.
-async fn flushed() -> OnDisk {
+pub(super) async fn flushed() -> OnDisk {
     let on_disk = OnDisk::new();
     let index = on_disk.open().unwrap();
     let mut batch = Batch::new();

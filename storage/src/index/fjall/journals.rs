@@ -181,7 +181,7 @@ fn contradiction(scanned: &[Scanned], mark: &Mark) -> Option<Verdict> {
                     id,
                     found,
                     low: first,
-                    high: first + 1,
+                    high: first.saturating_add(1),
                 });
             }
             None => {
