@@ -106,3 +106,34 @@ impl Engine {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use cenotaph_storage::rows::{Attributes, Metadata};
+    use cenotaph_storage::{OperationId, Version};
+
+    #[test]
+    fn sizes_of_damaged_rows_do_not_overflow() {
+        let operation = OperationId::from_slice(&[7; 16]).unwrap();
+        let row = Row {
+            version: Version::new(1),
+            operation,
+            metadata: Metadata {
+                size: u64::MAX,
+                checksum: None,
+                created: Timestamp::from_millis(1),
+                modified: Timestamp::from_millis(1),
+                expires_at: None,
+                attributes: Attributes::default(),
+            },
+            body: Body::Separate(operation),
+        };
+        let mut usage = Usage::default();
+        for _ in 0..2 {
+            let row = Row::decode(&row.encode()).unwrap();
+            usage.add(&row, Timestamp::from_millis(2));
+        }
+        assert_eq!((usage.objects, usage.inline_bytes), (2, u64::MAX));
+    }
+}

@@ -8,7 +8,7 @@
 //! | extend | appends zeros, any bytes, or the end again |
 //! | repeat | inserts a copy of a range |
 //! | splice | takes the beginning of one encoding and the end of another |
-//! | varint | overwrites or inserts a number of seven-bit groups, at and around its bounds |
+//! | varint | replaces or inserts a number of seven-bit groups, at and around its bounds |
 //! | integer | overwrites a little- or big-endian number of 2, 4 or 8 bytes with a bound |
 //! | digits | replaces a number in decimal digits by a bound |
 //! | random | replaces all but the first byte by any bytes |
@@ -24,6 +24,8 @@ use crate::random::Random;
 pub(crate) const MUTATIONS_MAX: usize = 5;
 /// Maximum number of bytes that a mutation adds.
 const ADDED_BYTES_MAX: usize = 64;
+/// Length of the beginning of an encoding, which has a third of the mutations, in bytes.
+const HEAD_BYTES: usize = 24;
 /// Numbers at which decoders fail.
 const EXTREMES: [u64; 14] = [
     0,
@@ -74,7 +76,11 @@ impl Mutation {
     ];
 
     fn apply(self, bytes: &mut Vec<u8>, corpus: &[Vec<u8>], random: &mut Random) {
-        let at = random.below(bytes.len());
+        // Lengths, counts and formats are at the beginning.
+        let at = match random.below(3) {
+            0 => random.below(bytes.len().min(HEAD_BYTES)),
+            _ => random.below(bytes.len()),
+        };
         match self {
             Self::Flip => {
                 let bit = 1 << random.below(8);
@@ -118,10 +124,11 @@ impl Mutation {
             }
             Self::Varint => {
                 let number = varint(extreme(bytes.len(), random), random.below(3) == 0);
-                if random.below(2) == 0 {
-                    bytes.drain(at..(at + number.len()).min(bytes.len()));
-                }
-                insert(bytes, at, &number);
+                let is_group = |byte: &u8| byte & 0x80 != 0;
+                let groups = bytes[at..].iter().take_while(|byte| is_group(byte)).count() + 1;
+                let replaced = *random.pick(&[0, groups, groups, number.len()]);
+                let end = (at + replaced).min(bytes.len());
+                bytes.splice(at..end, number);
             }
             Self::Integer => {
                 let width = *random.pick(&[2, 4, 8]);

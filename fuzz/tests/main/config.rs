@@ -1,6 +1,7 @@
 //! The configuration of an engine, with its namespaces: JSON from outside.
 
 use cenotaph::{Config, Env, Namespace, NamespaceLimits};
+use cenotaph_actors::Namespaces;
 use cenotaph_fuzz::Target;
 
 use super::contract::assert_typed;
@@ -38,7 +39,12 @@ fn limits_of_a_namespace() {
     let limits =
         r#"{ "operations_at_once": 4, "operations_per_second": 50, "bytes_per_second": 1 }"#;
     let default = serde_json::to_string(&NamespaceLimits::default()).unwrap();
-    let namespaces = cenotaph_actors::Namespaces::new(Env::real().unwrap());
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_time()
+        .build()
+        .unwrap();
+    let _context = runtime.enter();
+    let namespaces = Namespaces::new(Env::real().unwrap());
     let exports = Namespace::new("exports").unwrap();
     let target = Target::new("limits of a namespace", [limits.to_owned(), default]);
     target.buffers(BUFFERS).run_text(|text| {

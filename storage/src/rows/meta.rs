@@ -50,10 +50,14 @@ pub async fn begin_epoch(index: &Arc<dyn Index>) -> Result<Epoch> {
 /// As [`begin_epoch`], but for committing.
 pub async fn last_epoch(index: &dyn Index) -> Result<Epoch> {
     let last = match index.get(Table::Meta, EPOCH).await? {
-        Some(value) => codec::decode::<u64>("epoch", FORMAT, &value)?,
+        Some(value) => read_epoch(&value)?,
         None => 0,
     };
     Ok(Epoch::new(last))
+}
+
+fn read_epoch(value: &Bytes) -> Result<u64> {
+    codec::decode("epoch", FORMAT, value)
 }
 
 /// Makes a batch durable, before there are actors.
@@ -114,6 +118,7 @@ mod tests {
     use super::*;
     use crate::error::ErrorKind;
     use crate::rows::codec::fixture::{assert_golden, assert_later_format_refused, assert_robust};
+    use cenotaph_fuzz::Target;
 
     #[test]
     fn the_stored_form_of_a_floor_is_stable() {
@@ -137,5 +142,22 @@ mod tests {
             let error = read_floor(&write_floor(too_high)).unwrap_err();
             assert_eq!(error.kind(), ErrorKind::Corrupt);
         }
+    }
+    #[test]
+    fn mutated_epoch_is_refused_or_encodes_again() {
+        let encode = |epoch: u64| epoch_entry(Epoch::new(epoch)).1;
+        Target::new("epoch", [encode(3), encode(300)]).run(|input| {
+            match read_epoch(&Bytes::copy_from_slice(input)) {
+                Ok(epoch) => {
+                    assert_eq!(read_epoch(&encode(epoch)).unwrap(), epoch);
+                    true
+                }
+                Err(error) => {
+                    let kinds = [ErrorKind::Corrupt, ErrorKind::UnknownFormat];
+                    assert!(kinds.contains(&error.kind()), "{error:?}");
+                    false
+                }
+            }
+        });
     }
 }

@@ -24,6 +24,13 @@ const BUFFERS: u64 = 1024 * 1024;
 /// Length of the trailer of an archive, in bytes.
 const TRAILER_BYTES: usize = 38;
 
+/// Creates a directory in memory, if the system has such a place: a case writes several files.
+fn scratch_directory() -> TempDir {
+    tempfile::tempdir_in("/dev/shm")
+        .or_else(|_| tempfile::tempdir())
+        .unwrap()
+}
+
 /// A file whose contents are replaced by each input.
 struct Scratch {
     _directory: TempDir,
@@ -32,7 +39,7 @@ struct Scratch {
 
 impl Scratch {
     fn new() -> Self {
-        let directory = tempfile::tempdir().unwrap();
+        let directory = scratch_directory();
         let path = directory.path().join("input");
         Self {
             _directory: directory,
@@ -244,8 +251,9 @@ async fn mutated_journal_is_divided_into_batches_and_damage() {
 
 #[tokio::test]
 async fn mutated_record_is_refused_or_names_keyspaces() {
-    let on_disk = flushed().await;
-    let path = on_disk.store().join("record.json");
+    let (on_disk, scratch) = (flushed().await, scratch_directory());
+    copy(&on_disk.path(), scratch.path());
+    let path = scratch.path().join("store/record.json");
     let target = Target::new("record of an index", [fs::read(&path).unwrap()]).buffers(BUFFERS);
     target.run(|input| {
         fs::write(&path, input).unwrap();
@@ -255,13 +263,13 @@ async fn mutated_record_is_refused_or_names_keyspaces() {
                 ErrorKind::Corrupt | ErrorKind::UnknownFormat | ErrorKind::Invalid
             )
         };
-        let compared = creation::recorded(&on_disk.path());
+        let compared = creation::recorded(scratch.path());
         assert!(
             compared.as_ref().err().is_none_or(refused),
             "{:?}",
             compared.err()
         );
-        match creation::recorded_keyspaces(&on_disk.path()) {
+        match creation::recorded_keyspaces(scratch.path()) {
             Ok(_) => true,
             Err(error) => {
                 assert!(refused(&error) && compared.is_err(), "{error:?}");
@@ -287,7 +295,7 @@ fn copy(from: &Path, to: &Path) {
 /// Repairs a copy of the keyspace in which one file is replaced by mutated bytes. `prepare` is
 /// called with the copy before the repair.
 fn run_repair(name: &'static str, keyspace: &Path, file: &Path, prepare: impl Fn(&Path, &[u8])) {
-    let scratch = tempfile::tempdir().unwrap();
+    let scratch = scratch_directory();
     let mutated = scratch.path().join(file.strip_prefix(keyspace).unwrap());
     let target = Target::new(name, [fs::read(file).unwrap()]).sealed(seal_archive);
     target.buffers(8 * BUFFERS).run(|input| {
