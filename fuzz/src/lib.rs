@@ -145,11 +145,11 @@ impl<'a> Target<'a> {
         check: &impl Fn(&[u8]) -> bool,
     ) -> Result<Run, Box<Failure>> {
         for (origin, bytes) in self.corpus.iter().enumerate() {
-            let all = (0..MUTATIONS_MAX).collect::<Vec<_>>();
             let judged = self.judge(bytes, check);
             let unchanged = || Case {
+                bytes: bytes.clone(),
+                mutations: Vec::new(),
                 origin,
-                ..Case::new(&self.corpus, seed, &all)
             };
             let accepted = judged.map_err(|what| self.failure(seed, what, unchanged(), false))?;
             assert!(
@@ -165,6 +165,7 @@ impl<'a> Target<'a> {
         };
         while started.elapsed() < time {
             let seed = seed.wrapping_add(run.cases);
+            SEED.set(seed);
             match self.judge(
                 &self.input(&Case::new(&self.corpus, seed, &[]), seed),
                 check,
@@ -289,8 +290,13 @@ fn variable<T: std::str::FromStr>(name: &str) -> Option<T> {
 
 thread_local! {
     static IS_QUIET: Cell<bool> = const { Cell::new(false) };
+    /// Seed of the present case.
+    static SEED: Cell<u64> = const { Cell::new(0) };
     static LAST_PLACE: RefCell<String> = const { RefCell::new(String::new()) };
 }
+
+/// Parts of the messages of panics that abort the process.
+const ABORTS: [&str; 3] = ["unsafe precondition", "cannot unwind", "in a destructor"];
 
 /// Runs `work` without messages of its panics. Their places are kept for the description.
 fn quietly<T>(work: impl FnOnce() -> T) -> T {
@@ -298,7 +304,18 @@ fn quietly<T>(work: impl FnOnce() -> T) -> T {
     HOOK.call_once(|| {
         let loud = std::panic::take_hook();
         std::panic::set_hook(Box::new(move |panic| {
-            if !IS_QUIET.get() {
+            let is_abort = ABORTS
+                .iter()
+                .any(|abort| text(panic.payload()).contains(abort));
+            if is_abort && IS_QUIET.get() {
+                // The process ends behind this hook, without another word.
+                let seed = SEED.get();
+                drop(writeln!(
+                    std::io::stderr(),
+                    "fuzz: abort, CENOTAPH_FUZZ_SEED={seed}"
+                ));
+            }
+            if is_abort || !IS_QUIET.get() {
                 return loud(panic);
             }
             let place = panic.location().map(ToString::to_string);
@@ -313,12 +330,17 @@ fn quietly<T>(work: impl FnOnce() -> T) -> T {
 
 /// Returns the message and the place of the last panic of this thread.
 fn described(panic: &(dyn Any + Send)) -> String {
-    let message = panic
+    let message = text(panic);
+    LAST_PLACE.with_borrow(|place| format!("panic at {place}: {message}"))
+}
+
+/// Returns the message of a panic.
+fn text(panic: &(dyn Any + Send)) -> &str {
+    panic
         .downcast_ref::<String>()
         .map(String::as_str)
         .or_else(|| panic.downcast_ref::<&str>().copied())
-        .unwrap_or("a value that is not text");
-    LAST_PLACE.with_borrow(|place| format!("panic at {place}: {message}"))
+        .unwrap_or("a value that is not text")
 }
 
 #[cfg(test)]
