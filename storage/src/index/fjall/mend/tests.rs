@@ -263,6 +263,18 @@ fn table_inside_a_value_is_not_taken_for_blocks() {
 }
 
 #[test]
+fn table_without_its_blocks_is_lost() {
+    let case = Case::small(1);
+    let sections = super::super::archive::contents(&mut fs::File::open(&case.path).unwrap());
+    let sections = sections.unwrap().unwrap();
+    let index = sections.iter().find(|section| section.name == b"tli");
+    let start = usize::try_from(index.unwrap().at).unwrap();
+    // Index and properties are intact, and the first block is not a block of entries.
+    fs::write(&case.path, &case.bytes[start..]).unwrap();
+    assert!(matches!(mend(&case.path, ID).unwrap(), Mended::Lost(_)));
+}
+
+#[test]
 fn mutated_table_of_many_blocks_is_repaired_or_lost() {
     let corpus = [Case::small(1), Case::small(3)].map(|case| case.bytes);
     let scratch = scratch_directory();
