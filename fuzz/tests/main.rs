@@ -1,6 +1,6 @@
 //! Targets of the public decoders. Targets of private decoders are unit tests beside them.
 
-mod main {
+mod mutated {
     mod blobs;
     mod config;
     mod contract;
