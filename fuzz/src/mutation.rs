@@ -61,7 +61,10 @@ pub(crate) enum Mutation {
 }
 
 impl Mutation {
-    const ALL: [Self; 11] = [
+    /// All kinds. Numbers are drawn more often: they need the right place and the right value.
+    const ALL: [Self; 13] = [
+        Self::Varint,
+        Self::Integer,
         Self::Flip,
         Self::Byte,
         Self::Truncate,
@@ -205,6 +208,8 @@ fn extreme(length: usize, random: &mut Random) -> u64 {
             .wrapping_add(random.next() % 5)
             .wrapping_sub(2),
         1 => random.next() >> random.below(64),
+        // Where sums and successors overflow.
+        2 => u64::MAX,
         _ => *random.pick(&EXTREMES),
     }
 }
