@@ -88,7 +88,7 @@ fn archives(keyspace: &Path) -> [PathBuf; 3] {
 /// The checksums of the blocks behind it stay as they are. lsm-tree trusts a block whose checksum
 /// matches, and reads beyond the end of a crafted block without a check, in a salvage as in every
 /// read of fjall: only the checksum of 128 bits is between damage and this.
-pub(super) fn seal_archive(bytes: &mut Vec<u8>) {
+pub(super) fn seal_archive(bytes: &mut [u8]) {
     let Some(trailer_at) = bytes.len().checked_sub(TRAILER_BYTES) else {
         return;
     };
@@ -112,7 +112,7 @@ async fn mutated_archive_is_refused_or_encodes_again() {
     let scratch = Scratch::new();
     let corpus = archives(&keyspace(&on_disk)).map(|path| fs::read(path).unwrap());
     let target = Target::new("archive", corpus)
-        .sealed(seal_archive)
+        .sealed(|bytes| seal_archive(bytes))
         .buffers(BUFFERS);
     target.run(|input| {
         let mut file = File::open(scratch.with(input)).unwrap();
@@ -145,7 +145,7 @@ async fn mutated_manifest_is_refused_or_names_files() {
     let scratch = Scratch::new();
     let manifest = fs::read(manifest_of(&keyspace)).unwrap();
     let target = Target::new("manifest of fjall", [manifest])
-        .sealed(seal_archive)
+        .sealed(|bytes| seal_archive(bytes))
         .buffers(BUFFERS);
     target.run(|input| {
         let mut file = File::open(scratch.with(input)).unwrap();
@@ -248,7 +248,7 @@ async fn mutated_journal_is_divided_into_batches_and_damage() {
         let journal = journal::scan(path, mode).unwrap();
         check_journal(&journal, path, &copy);
         let scanned = [journals::Scanned { id: 3, journal }];
-        drop(journals::judge(&scanned, None));
+        let _ = journals::judge(&scanned, None);
         !scanned[0].journal.runs.is_empty()
     });
 }
@@ -301,7 +301,7 @@ fn copy(from: &Path, to: &Path) {
 fn run_repair(name: &'static str, keyspace: &Path, file: &Path, prepare: impl Fn(&Path, &[u8])) {
     let scratch = scratch_directory();
     let mutated = scratch.path().join(file.strip_prefix(keyspace).unwrap());
-    let target = Target::new(name, [fs::read(file).unwrap()]).sealed(seal_archive);
+    let target = Target::new(name, [fs::read(file).unwrap()]).sealed(|bytes| seal_archive(bytes));
     target.buffers(8 * BUFFERS).run(|input| {
         for directory in ["tables", "blobs"] {
             drop(fs::remove_dir_all(scratch.path().join(directory)));

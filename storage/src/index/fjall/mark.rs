@@ -372,7 +372,7 @@ mod tests {
         assert!(matches!(&reading, Reading::Sound { mark: read, .. } if *read == mark));
         assert!(matches!(Mark::decode(&mark.encode()), Slot::Sound(again) if again == mark));
         for scanned in [&[], scanned] {
-            drop(judge(scanned, Some(&mark)));
+            let _ = judge(scanned, Some(&mark));
         }
         true
     }

@@ -279,7 +279,7 @@ fn mutated_table_of_many_blocks_is_repaired_or_lost() {
     let corpus = [Case::small(1), Case::small(3)].map(|case| case.bytes);
     let scratch = scratch_directory();
     let path = scratch.path().join(ID.to_string());
-    let target = Target::new("repair of many blocks", corpus).sealed(seal_archive);
+    let target = Target::new("repair of many blocks", corpus).sealed(|bytes| seal_archive(bytes));
     target.buffers(1024 * 1024).run(|input| {
         fs::write(&path, input).unwrap();
         let mended = mend(&path, ID).unwrap();
