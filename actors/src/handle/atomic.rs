@@ -1,25 +1,24 @@
-//! One commit for objects of several shards: atomic batches and renames.
+//! Commits on objects of several shards: atomic batches and renames.
 //!
 //! ```text
-//! 1 a task of its own, so that a caller who stops polling holds up no shard
-//! 2 ask each shard, in the order of their numbers, to lend its objects          a lost request: give back, begin again
-//! 3 decide everything against how all of them stand (pure)                      one conflict: nothing of it happens
-//! 4 one batch, submitted under all locks at once                               a shard has died: begin again
+//! 1 spawn a task, so that a caller that stops polling blocks no shard
+//! 2 lock the objects of each shard, in the order of shard numbers   lost request: release, retry
+//! 3 decide everything on the states of all objects (pure)           one conflict: nothing happens
+//! 4 submit one batch under all locks at once                        a shard has died: retry
 //! 5 the completion answers the caller (I10), the locks end
 //! ```
 //!
-//! Guards I3: one batch, decided while no other decision about these objects can be made. Every
-//! borrower takes shards in the same order, so that none waits for another in a circle.
-//! Deliberately not here: how a lock ends (`lock.rs`), and what is decided about each object
-//! (`cenotaph_storage::decide`).
+//! Guards I3: one batch, decided while no other decision about these objects can be made. All
+//! commits lock shards in the same order, so that there is no deadlock.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use cenotaph_storage::decide::{
-    Deleted, Effect, Mutation, Plan, ReadSet, Rename, Standing, Swap, SwapReply, SwapView, Written,
+    Deleted, Effect, Mutation, Plan, PutResult, ReadSet, Rename, RowState, Swap, SwapReply,
+    SwapView,
 };
-use cenotaph_storage::{Error, ErrorKind, ObjectId, Result, Seam};
+use cenotaph_storage::{Error, ErrorKind, ObjectId, Result, SyncPoint};
 use tokio::sync::oneshot;
 
 use crate::admission::permits::Permit;
@@ -31,11 +30,11 @@ use crate::runtime::reply::{Reply, reply};
 use crate::runtime::shard_lock::{self, ShardLock};
 use crate::shard::{completion, guarded};
 
-/// What one write of an atomic batch came to.
+/// Result of a write of an atomic batch.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum WriteReply {
     /// A put.
-    Written(Written),
+    Written(PutResult),
     /// A delete.
     Deleted(Deleted),
 }
@@ -44,9 +43,9 @@ impl Tiered {
     /// Commits all of these swaps, or none. Each object may occur once.
     ///
     /// # Errors
-    /// [`ErrorKind::Conflict`] if one of the preconditions does not hold: the error names its
-    /// object; [`ErrorKind::Invalid`] if an object occurs twice; otherwise as
-    /// [`put_inline`](Self::put_inline), for all of them together.
+    /// [`ErrorKind::Conflict`] if a precondition does not hold: the error names its object;
+    /// [`ErrorKind::Invalid`] if an object occurs twice; otherwise as
+    /// [`put_inline`](Self::put_inline), for all swaps together.
     pub async fn write_atomically(
         &self,
         swaps: Vec<Swap>,
@@ -62,42 +61,46 @@ impl Tiered {
         }
         let objects: Vec<ObjectId> = swaps.iter().map(|swap| swap.id.clone()).collect();
         let permit = permit.and(self.context().admission.writes(swaps.len()).await?);
-        let decide = move |standings: &BTreeMap<ObjectId, Standing>, common: &Context| {
-            decide(&swaps, standings, common)
+        let decide = move |row_states: &BTreeMap<ObjectId, RowState>, context: &Context| {
+            decide(&swaps, row_states, context)
         };
         self.commit_together(objects, permit, decide).await
     }
 
-    /// Renames an object, in one commit. No byte is copied. None if there is no object to rename.
+    /// Renames an object in one commit, without copying its bytes. Returns `None` if there is no
+    /// object to rename.
     ///
     /// # Errors
-    /// [`ErrorKind::Conflict`] if one of the preconditions does not hold: the error names its
-    /// object; otherwise as [`put_inline`](Self::put_inline).
-    pub async fn rename(&self, rename: Rename) -> Result<Option<Written>> {
+    /// [`ErrorKind::Conflict`] if a precondition does not hold: the error names its object;
+    /// otherwise as [`put_inline`](Self::put_inline).
+    pub async fn rename(&self, rename: Rename) -> Result<Option<PutResult>> {
         self.context().health.check("rename")?;
         self.make_room(0).await?;
         let permit = self.context().admission.writes(2).await?;
         let objects = vec![rename.from.clone(), rename.to.clone()];
-        let decide = move |standings: &BTreeMap<ObjectId, Standing>, common: &Context| {
-            let now = common.env.steady_now();
-            rename.decide(&standings[&rename.from], &standings[&rename.to], now)
+        let decide = move |row_states: &BTreeMap<ObjectId, RowState>, context: &Context| {
+            let now = context.env.steady_now();
+            rename.decide(&row_states[&rename.from], &row_states[&rename.to], now)
         };
         self.commit_together(objects, permit, decide).await
     }
 
+    /// Runs the commit in a task of its own, and returns its reply.
     async fn commit_together<T: Send + 'static>(
         &self,
         mut objects: Vec<ObjectId>,
         permit: Permit,
-        decide: impl Fn(&BTreeMap<ObjectId, Standing>, &Context) -> Plan<T> + Send + 'static,
+        decide: impl Fn(&BTreeMap<ObjectId, RowState>, &Context) -> Plan<T> + Send + 'static,
     ) -> Result<T> {
+        // Sorted, so that duplicates are neighbours.
         objects.sort_unstable();
         if let Some(twice) = objects.windows(2).find(|pair| pair[0] == pair[1]) {
-            let message = "an object occurs twice in what must happen at once";
+            let message = "an object occurs twice in an atomic batch";
             return Err(Error::new(ErrorKind::Invalid, "batch", message).with_id(&twice[0]));
         }
         let (reply, answer) = reply();
         let context = Arc::clone(self.context());
+        // A caller that stops polling its future must not hold locks.
         self.context().env.spawn(async move {
             CrossShardCommit {
                 context,
@@ -111,13 +114,13 @@ impl Tiered {
             Err(Error::new(
                 ErrorKind::Unavailable,
                 "batch",
-                "its task has ended; nothing was committed",
+                "the task of the batch has ended; nothing was committed",
             ))
         })
     }
 }
 
-/// The task that holds the locks.
+/// The task of a commit, which holds the locks.
 struct CrossShardCommit {
     context: SharedContext,
     objects: Vec<ObjectId>,
@@ -125,27 +128,30 @@ struct CrossShardCommit {
 }
 
 impl CrossShardCommit {
+    /// Locks, decides and submits, until the batch is submitted or the request fails.
     async fn run<T: Send + 'static>(
         self,
-        decide: impl Fn(&BTreeMap<ObjectId, Standing>, &Context) -> Plan<T>,
+        decide: impl Fn(&BTreeMap<ObjectId, RowState>, &Context) -> Plan<T>,
         reply: Reply<T>,
     ) {
         let mut reply = Some(reply);
         for attempt in 0..=self.context.limits.deliveries_max {
             match self.lock_all().await {
                 Ok(Some(locked)) => {
-                    self.context.env.pass(Seam::AtomicBeforeDecide).await;
-                    let plan = decide(&locked.standings(), &self.context);
+                    self.context.env.pass(SyncPoint::AtomicBeforeDecide).await;
+                    let plan = decide(&locked.row_states(), &self.context);
                     let plan = plan.based_on(locked.reads());
+                    // Nothing to commit: dropping the locks releases the objects.
                     if plan.effect == Effect::Known {
                         return answer(reply, plan.reply);
                     }
+                    // Before the commit: later decisions may rest on it.
                     if let Err(error) = self.context.admit(&plan.batch) {
                         return answer(reply, Err(error));
                     }
                     reply = self.commit(locked, plan, reply);
                     if reply.is_none() {
-                        return self.context.env.pass(Seam::AtomicAfterSubmit).await;
+                        return self.context.env.pass(SyncPoint::AtomicAfterSubmit).await;
                     }
                 }
                 Ok(None) => {}
@@ -156,18 +162,19 @@ impl CrossShardCommit {
             }
             self.context.back_off(attempt).await;
         }
-        let message = "a shard does not run; nothing was committed";
+        let message = "a shard is not running; nothing was committed";
         let error = Error::new(ErrorKind::Unavailable, "batch", message);
         answer(reply, Err(error));
     }
 
-    /// All objects, shard by shard; none if a request was lost.
+    /// Locks all objects, shard by shard. Returns `None` if a request was lost.
     async fn lock_all(&self) -> Result<Option<LockedObjects>> {
         let mut by_shard: BTreeMap<usize, Vec<ObjectId>> = BTreeMap::new();
         for object in &self.objects {
             by_shard
-                .entry(self.context.routes.shard_number(object))
+                .entry(self.context.registry.shard_number(object))
                 .or_default()
+                // A `BTreeMap`: shards are locked in the order of their numbers.
                 .push(object.clone());
         }
         let mut locked = LockedObjects {
@@ -176,10 +183,11 @@ impl CrossShardCommit {
         };
         for (shard, objects) in by_shard {
             let (granted, grant) = oneshot::channel();
-            self.context.routes.shards[shard].send(ShardMessage::Lock {
+            self.context.registry.shards[shard].send(ShardMessage::Lock {
                 objects: objects.clone(),
                 granted,
             });
+            // The shard died with the request. The locks taken so far are released by their drop.
             let Ok(lock) = grant.await else {
                 return Ok(None);
             };
@@ -189,7 +197,7 @@ impl CrossShardCommit {
         Ok(Some(locked))
     }
 
-    /// Submits the plan under all locks; returns the reply if a lock is void.
+    /// Submits the plan under all locks. Returns the reply if a lock is void.
     fn commit<T: Send + 'static>(
         &self,
         locked: LockedObjects,
@@ -197,11 +205,11 @@ impl CrossShardCommit {
         mut reply: Option<Reply<T>>,
     ) -> Option<Reply<T>> {
         let LockedObjects { locks, objects } = locked;
-        let rows: BTreeMap<ObjectId, Standing> = plan.rows.into_iter().collect();
+        let rows: BTreeMap<ObjectId, RowState> = plan.rows.into_iter().collect();
         let next = objects.into_iter().map(|objects| {
             let changed = |object: ObjectId| {
-                let standing = rows.get(&object).cloned();
-                standing.map(|standing| (object, standing))
+                let row_state = rows.get(&object).cloned();
+                row_state.map(|row_state| (object, row_state))
             };
             objects.into_iter().filter_map(changed).collect()
         });
@@ -209,11 +217,13 @@ impl CrossShardCommit {
             .iter()
             .map(|lock| (lock.ticket, lock.durable.clone()))
             .collect();
+        // No `.await` here: the locks' states are held until the batch is submitted.
         shard_lock::commit(&locks, next.collect(), || {
             let Some(reply) = reply.take() else { return };
             self.context.count(plan.event);
             let reply = guarded(plan.effect, reply);
             let after = PostCommit::of(&plan.batch);
+            // The permit is held until the batch is durable, not until the task ends.
             let permit = Some(self.permit.clone());
             let completion = completion(&self.context, after, reached, permit, move |committed| {
                 reply(committed.and(plan.reply));
@@ -224,7 +234,7 @@ impl CrossShardCommit {
     }
 }
 
-/// The objects of one commit.
+/// The locked objects of a commit.
 struct LockedObjects {
     locks: Vec<ShardLock>,
     objects: Vec<Vec<ObjectId>>,
@@ -239,12 +249,12 @@ impl LockedObjects {
         reads
     }
 
-    fn standings(&self) -> BTreeMap<ObjectId, Standing> {
+    fn row_states(&self) -> BTreeMap<ObjectId, RowState> {
         let of_one = |(lock, objects): (&ShardLock, &Vec<ObjectId>)| {
             objects
                 .iter()
                 .cloned()
-                .zip(lock.standings.iter().cloned())
+                .zip(lock.row_states.iter().cloned())
                 .collect::<Vec<_>>()
         };
         self.locks
@@ -261,10 +271,10 @@ fn answer<T>(reply: Option<Reply<T>>, answer: Result<T>) {
     }
 }
 
-/// Decides all swaps; a plan that only fails if one of them can't commit.
+/// Decides all swaps. Returns a plan that only fails if one of them cannot commit.
 fn decide(
     swaps: &[Swap],
-    standings: &BTreeMap<ObjectId, Standing>,
+    row_states: &BTreeMap<ObjectId, RowState>,
     context: &Context,
 ) -> Plan<Vec<WriteReply>> {
     let now = context.env.steady_now();
@@ -272,7 +282,7 @@ fn decide(
     let mut plans = Vec::with_capacity(swaps.len());
     for swap in swaps {
         let view = SwapView {
-            standing: standings[&swap.id].clone(),
+            row_state: row_states[&swap.id].clone(),
             is_unreadable: false,
             change_is_live: false,
         };
@@ -286,7 +296,7 @@ fn decide(
     Plan::together(plans, replies)
 }
 
-/// Plans the failure of a batch because of one object.
+/// Plans the failure of a batch because of an object.
 fn plan_failure<T>(error: &Error, id: &ObjectId) -> Plan<T> {
     let mut plan = match error.kind() {
         ErrorKind::Conflict { current } => Plan::conflict("batch", current),

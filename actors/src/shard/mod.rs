@@ -1,17 +1,17 @@
 //! The shard: sole decider for its objects, sole submitter of their swaps (I3).
 //!
 //! ```text
-//! message ──> read: pending writes, then the index ──> decide (pure) ──> apply the plan ──> next message
-//!                                                                          └─ durable ──> trim, reply
+//! message ──> read: pending writes, then index ──> decide (pure) ──> apply plan ──> next message
+//!                                                                        └─ durable ──> reply
 //! ```
 //!
-//! A shard never waits for the disk to write: the completion replies to the caller, even if the
-//! actor has died since (I10). A restarted shard first passes the index's barrier: only then does
-//! the index show every batch that its predecessor submitted. A shard lends its objects to commits
-//! that touch objects of several shards (`lock.rs`).
+//! A shard never waits for the disk to write. The completion replies to the caller, even if the
+//! actor has died since (I10). A restarted shard first passes the index's barrier, because only
+//! then the index shows every batch that its predecessor submitted. Commits on several shards lock
+//! objects of each (`runtime/shard_lock.rs`).
 
 use cenotaph_storage::decide::{self, Plan, Swap, SwapReply};
-use cenotaph_storage::{ObjectId, OperationId, Result, Seam};
+use cenotaph_storage::{ObjectId, OperationId, Result, SyncPoint};
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 use tokio::sync::oneshot;
 
@@ -29,7 +29,7 @@ mod upload_steps;
 pub(crate) use apply::{completion, guarded};
 pub(crate) use reader::Reader;
 
-/// One shard.
+/// The actor of a shard.
 pub(crate) struct Shard {
     pub(crate) context: SharedContext,
     pub(crate) number: usize,
@@ -54,10 +54,10 @@ impl Actor for Shard {
         _: &mut PendingWrites,
     ) -> Result<(), ActorProcessingErr> {
         self.context.env.actor_started("shard", Some(self.number));
-        // A poisoned index fails the barrier, too. It refuses every submission, so serving on is
-        // safe.
+        // A poisoned index fails the barrier, too. The index then refuses every submission, so that
+        // serving requests is safe.
         if let Err(error) = self.context.index.barrier().await {
-            tracing::warn!(%error, "a shard starts on an index that has failed");
+            tracing::warn!(%error, "a shard starts on a failed index");
         }
         Ok(())
     }
@@ -68,14 +68,16 @@ impl Actor for Shard {
         message: ShardMessage,
         pending: &mut PendingWrites,
     ) -> Result<(), ActorProcessingErr> {
-        self.context.env.pass(Seam::ShardBeforeDecide).await;
+        self.context.env.pass(SyncPoint::ShardBeforeDecide).await;
+        // Before the decision: durable writes are read from the index.
         pending.trim();
+        // After a failed commit the pending writes are not trustworthy: nothing is decided on them.
         if let Err(error) = self.context.health.check_failed("commit") {
             message.refuse(error);
             return Ok(());
         }
         self.decide(message, pending).await;
-        self.context.env.pass(Seam::ShardAfterSubmit).await;
+        self.context.env.pass(SyncPoint::ShardAfterSubmit).await;
         Ok(())
     }
 }
@@ -91,7 +93,7 @@ impl Shard {
                 let planned = self.plan_swap(pending, &swap).await;
                 self.carry_out(pending, planned, Some(permit), reply);
             }
-            ShardMessage::Session {
+            ShardMessage::UploadStep {
                 swap,
                 permit,
                 reply,
@@ -99,24 +101,24 @@ impl Shard {
                 let planned = self.plan_step(pending, &swap).await;
                 self.carry_out(pending, planned, Some(permit), reply);
             }
-            ShardMessage::Mend {
+            ShardMessage::Repair {
                 object,
-                mend,
+                repair,
                 act,
                 reply,
             } => {
-                let planned = self.plan_repair(pending, &object, &mend).await;
+                let planned = self.plan_repair(pending, &object, &repair).await;
                 self.repair(pending, planned, act, reply);
             }
-            ShardMessage::MendUpload {
+            ShardMessage::RepairUpload {
                 object,
                 upload,
-                mend,
+                repair,
                 act,
                 reply,
             } => {
                 let planned = self
-                    .plan_upload_repair(pending, (&object, &upload), &mend)
+                    .plan_upload_repair(pending, (&object, &upload), &repair)
                     .await;
                 self.repair(pending, planned, act, reply);
             }
@@ -137,10 +139,12 @@ impl Shard {
         let view = reader.swap_view(swap).await?;
         let now = self.context.env.steady_now();
         let mut plan = swap.decide(&view, now);
+        // Test hook of planted bugs: without the feature it does nothing.
         self.context.env.tamper_swap(swap, &view, now, &mut plan);
         Ok(plan.based_on(reader.into_reads()))
     }
 
+    /// Plans the end of a dead change: its removal, and the orphans that it leaves.
     async fn plan_fence(
         &self,
         pending: &PendingWrites,
@@ -150,15 +154,15 @@ impl Shard {
         let mut reader = Reader::new(&*self.context.index, pending);
         let plan = match reader.change(change).await? {
             Some(recorded) => {
-                let standing = reader.standing(object).await?;
-                decide::fence(change, &recorded, &standing, self.context.env.steady_now())
+                let row_state = reader.row_state(object).await?;
+                decide::fence(change, &recorded, &row_state, self.context.env.steady_now())
             }
             None => decide::not_fenced(),
         };
         Ok(plan.based_on(reader.into_reads()))
     }
 
-    /// Lends objects to a commit of several shards, and decides nothing until the lock has ended.
+    /// Grants a lock on objects, and decides nothing until the lock has ended.
     async fn lock(
         &self,
         pending: &mut PendingWrites,
@@ -166,22 +170,25 @@ impl Shard {
         granted: oneshot::Sender<Result<ShardLock>>,
     ) {
         let mut reader = Reader::new(&*self.context.index, pending);
-        let mut standings = Vec::with_capacity(objects.len());
+        let mut row_states = Vec::with_capacity(objects.len());
         for object in objects {
-            match reader.standing(object).await {
-                Ok(standing) => standings.push(standing),
+            match reader.row_state(object).await {
+                Ok(row_state) => row_states.push(row_state),
                 Err(error) => return drop(granted.send(Err(error))),
             }
         }
         let reads = reader.into_reads();
+        // The ticket is taken before the lock is granted: later batches of this shard are ordered
+        // after the commit.
         let ticket = pending.next_ticket();
-        let (lock, held) = ShardLock::new(standings, reads, ticket, pending.durable());
+        let (lock, locked) = ShardLock::new(row_states, reads, ticket, pending.durable());
+        // The task is gone: the lock has been dropped unused.
         if granted.send(Ok(lock)).is_err() {
             return;
         }
-        self.context.env.pass(Seam::ShardLent).await;
-        for (object, standing) in held.ended().await.unwrap_or_default() {
-            pending.stand(ticket, &object, standing);
+        self.context.env.pass(SyncPoint::ShardLent).await;
+        for (object, row_state) in locked.ended().await.unwrap_or_default() {
+            pending.set_state(ticket, &object, row_state);
         }
     }
 }

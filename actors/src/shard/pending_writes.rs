@@ -1,113 +1,115 @@
-//! The overlay: what a shard has decided and the index has not yet made durable.
+//! [`PendingWrites`]: the writes that a shard has submitted and the index has not made durable yet.
 //!
-//! Shards never wait for the disk: they decide against the overlay first, the durable state second.
-//! Every entry carries the ticket of the batch it stands in; batches become durable in order, so
-//! one number says which entries are no longer needed. Guards I3 against deciding twice on the same
-//! state. Nobody but its shard reads it (I7).
+//! A shard decides against the pending writes first, the durable state second. Every entry carries
+//! the ticket of its batch. Batches become durable in order, so that one number separates the
+//! entries still needed from the others. Guards I3: no two decisions rest on the same state. Only
+//! the shard reads its pending writes (I7).
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
-use cenotaph_storage::decide::{Plan, Standing};
+use cenotaph_storage::decide::{Plan, RowState};
 use cenotaph_storage::index::Table;
 use cenotaph_storage::{ObjectId, OperationId};
 
-/// The place of a batch in the order of its shard's submissions.
+/// Position of a batch in the order of its shard's submissions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Ticket(u64);
 
-/// How far a shard's batches are durable. Written by completions, read by the shard.
+/// Progress of a shard: the newest durable ticket. PutResult by completions, read by the shard.
 #[derive(Clone, Default)]
 pub(crate) struct Durable(Arc<AtomicU64>);
 
 impl Durable {
-    /// All up to this ticket is durable.
+    /// Notes that all batches up to this ticket are durable.
     pub(crate) fn reached(&self, ticket: Ticket) {
+        // A maximum: the progress never goes back.
         self.0.fetch_max(ticket.0, Ordering::AcqRel);
     }
 }
 
-/// What is decided and not yet durable.
+/// The writes of a shard that are submitted and not yet durable.
 #[derive(Default)]
 pub(crate) struct PendingWrites {
     last: u64,
     durable: Durable,
-    standings: BTreeMap<Bytes, (Ticket, Standing)>,
+    row_states: BTreeMap<Bytes, (Ticket, RowState)>,
     settled: BTreeMap<OperationId, Ticket>,
     sessions: BTreeMap<Bytes, (Ticket, Option<Bytes>)>,
     order: VecDeque<(Ticket, Entry)>,
 }
 
 enum Entry {
-    Standing(Bytes),
+    RowState(Bytes),
     Settled(OperationId),
-    Session(Bytes),
+    UploadRecord(Bytes),
 }
 
 impl PendingWrites {
-    /// Where completions say how far the batches are durable.
+    /// Returns the progress of this shard, to be updated by completions.
     pub(crate) fn durable(&self) -> Durable {
         self.durable.clone()
     }
 
-    /// Begins the next batch.
+    /// Returns the ticket of the next batch.
     pub(crate) fn next_ticket(&mut self) -> Ticket {
         self.last += 1;
         self.ticket()
     }
 
-    /// The ticket of the batch begun last.
+    /// Returns the ticket of the newest batch.
     pub(crate) fn ticket(&self) -> Ticket {
         Ticket(self.last)
     }
 
-    /// How an object stands, if that is not yet durable.
-    pub(crate) fn standing(&self, id: &ObjectId) -> Option<&Standing> {
-        self.standings
+    /// Returns the pending state of an object, if any.
+    pub(crate) fn row_state(&self, id: &ObjectId) -> Option<&RowState> {
+        self.row_states
             .get(id.encoded())
-            .map(|(_, standing)| standing)
+            .map(|(_, row_state)| row_state)
     }
 
-    /// Whether this change has been settled or fenced by a batch that is not yet durable.
+    /// Returns whether a pending batch has settled or fenced this change.
     pub(crate) fn is_settled(&self, change: OperationId) -> bool {
         self.settled.contains_key(&change)
     }
 
-    /// Notes that an object stands so once this batch is durable.
-    pub(crate) fn stand(&mut self, ticket: Ticket, id: &ObjectId, standing: Standing) {
-        self.standings
-            .insert(id.encoded().clone(), (ticket, standing));
+    /// Sets the state of an object as of this batch.
+    pub(crate) fn set_state(&mut self, ticket: Ticket, id: &ObjectId, row_state: RowState) {
+        self.row_states
+            .insert(id.encoded().clone(), (ticket, row_state));
         self.order
-            .push_back((ticket, Entry::Standing(id.encoded().clone())));
+            .push_back((ticket, Entry::RowState(id.encoded().clone())));
     }
 
     /// Records a plan that is about to be submitted, and returns the ticket of its batch.
     pub(crate) fn record<T>(&mut self, plan: &Plan<T>) -> Ticket {
         let ticket = self.next_ticket();
-        for (id, standing) in &plan.rows {
-            self.stand(ticket, id, standing.clone());
+        for (id, row_state) in &plan.rows {
+            self.set_state(ticket, id, row_state.clone());
         }
         for &change in &plan.settled {
             self.settled.insert(change, ticket);
             self.order.push_back((ticket, Entry::Settled(change)));
         }
-        let uploads = plan.batch.changes().iter();
-        for (_, key, value) in uploads.filter(|(table, ..)| *table == Table::Sessions) {
+        let uploads = plan.batch.ops().iter();
+        for (_, key, value) in uploads.filter(|(table, ..)| *table == Table::Uploads) {
             self.sessions.insert(key.clone(), (ticket, value.clone()));
-            self.order.push_back((ticket, Entry::Session(key.clone())));
+            self.order
+                .push_back((ticket, Entry::UploadRecord(key.clone())));
         }
         ticket
     }
 
-    /// What the session table will hold under this key, if that is not yet durable: a value, or
-    /// nothing.
+    /// Returns the pending value of a key of the upload table: a value, or `Some(None)` for a
+    /// pending removal.
     pub(crate) fn session(&self, key: &[u8]) -> Option<Option<&Bytes>> {
         self.sessions.get(key).map(|(_, value)| value.as_ref())
     }
 
-    /// The same for all keys that begin so, in order.
+    /// Returns the pending values of all keys with this prefix, in key order.
     pub(crate) fn sessions_below<'a>(
         &'a self,
         prefix: &'a [u8],
@@ -117,7 +119,7 @@ impl PendingWrites {
             .map(|(key, (_, value))| (key, value.as_ref()))
     }
 
-    /// Forgets what has become durable.
+    /// Forgets the writes that have become durable.
     pub(crate) fn trim(&mut self) {
         let durable = Ticket(self.durable.0.load(Ordering::Acquire));
         while self
@@ -129,18 +131,19 @@ impl PendingWrites {
                 return;
             };
             match entry {
-                Entry::Standing(key)
+                // An entry is removed only by its own ticket: a later batch may have replaced it.
+                Entry::RowState(key)
                     if self
-                        .standings
+                        .row_states
                         .get(&key)
                         .is_some_and(|(newest, _)| *newest == ticket) =>
                 {
-                    self.standings.remove(&key);
+                    self.row_states.remove(&key);
                 }
                 Entry::Settled(change) if self.settled.get(&change) == Some(&ticket) => {
                     self.settled.remove(&change);
                 }
-                Entry::Session(key)
+                Entry::UploadRecord(key)
                     if self
                         .sessions
                         .get(&key)
@@ -148,7 +151,7 @@ impl PendingWrites {
                 {
                     self.sessions.remove(&key);
                 }
-                Entry::Standing(_) | Entry::Settled(_) | Entry::Session(_) => {}
+                Entry::RowState(_) | Entry::Settled(_) | Entry::UploadRecord(_) => {}
             }
         }
     }
@@ -159,32 +162,33 @@ mod tests {
     use super::*;
     use cenotaph_storage::Version;
 
-    fn absent(version: u64) -> Standing {
-        Standing::Absent(Version::new(version))
+    fn absent(version: u64) -> RowState {
+        RowState::Absent(Version::new(version))
     }
 
     #[test]
-    fn only_what_is_durable_is_forgotten_and_the_newest_counts() {
+    fn durable_writes_are_forgotten_and_the_newest_counts() {
         let id = ObjectId::try_from("k").unwrap();
         let mut pending = PendingWrites::default();
-        let (first, second) = (pending.next_ticket(), pending.next_ticket());
-        pending.stand(first, &id, absent(1));
-        pending.stand(second, &id, absent(2));
+        let first = pending.next_ticket();
+        let second = pending.next_ticket();
+        pending.set_state(first, &id, absent(1));
+        pending.set_state(second, &id, absent(2));
         pending.trim();
         assert_eq!(
-            pending.standing(&id),
+            pending.row_state(&id),
             Some(&absent(2)),
             "nothing is durable yet"
         );
         pending.durable().reached(first);
         pending.trim();
         assert_eq!(
-            pending.standing(&id),
+            pending.row_state(&id),
             Some(&absent(2)),
-            "the newest is not durable yet"
+            "the newest write is not durable yet"
         );
         pending.durable().reached(second);
         pending.trim();
-        assert_eq!(pending.standing(&id), None);
+        assert_eq!(pending.row_state(&id), None);
     }
 }

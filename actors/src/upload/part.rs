@@ -1,19 +1,19 @@
-//! A part of a multipart upload: steps 1 and 5 of an upload whose revision is filed in a session.
+//! A part: steps 1 and 5 of an upload whose revision becomes a part of a multipart upload.
 
-use cenotaph_storage::decide::{SessionMutation, SessionSwap, Written};
-use cenotaph_storage::rows::Part;
-use cenotaph_storage::{Digest, ObjectId, OperationId, PartNumber, Result, Seam, UploadId};
+use cenotaph_storage::decide::{PutResult, UploadMutation, UploadStep};
+use cenotaph_storage::records::Part;
+use cenotaph_storage::{Digest, ObjectId, OperationId, PartNumber, Result, SyncPoint, UploadId};
 use tokio::sync::oneshot;
 
 use super::change_recorder::ChangeRecorder;
 use super::memory::BlobMemory;
-use super::source_reader::{SourceReader, check_promise};
+use super::source_reader::{SourceReader, check_promised_length};
 use super::{Finished, Upload};
 use crate::admission::permits::Permit;
 use crate::runtime::messages::{Source, UploadedPart};
 use crate::runtime::reply::{Caller, Reply};
 
-/// A part, but for its payload.
+/// A part without its payload.
 pub(super) struct PartUpload {
     pub(super) id: ObjectId,
     pub(super) operation: OperationId,
@@ -25,6 +25,7 @@ pub(super) struct PartUpload {
 }
 
 impl Upload {
+    /// Uploads a part.
     pub(super) async fn part(
         &self,
         part: PartUpload,
@@ -33,31 +34,32 @@ impl Upload {
     ) -> Result<()> {
         let context = &self.context;
         let most = context.limits.multipart.part_bytes_max;
-        check_promise(&source, most)?;
+        check_promised_length(&source, most)?;
         let memory = BlobMemory::new(
             context,
             context.blobs.upload_buffer_bytes(source.bytes),
             Permit::free(),
             false,
         );
-        context.env.pass(Seam::UploadBeforeRecord).await;
+        context.env.pass(SyncPoint::UploadBeforeRecord).await;
 
+        // Checked before the first byte is uploaded, and again by the shard in step 5.
         context.check_upload(&part.id, &part.upload).await?;
         let mut recorder =
             ChangeRecorder::open(context.clone(), part.id.clone(), part.operation, 1).await?;
-        context.env.pass(Seam::UploadAfterRecord).await;
+        context.env.pass(SyncPoint::UploadAfterRecord).await;
 
         let mut reader = SourceReader::new(source, most, &part.declared);
         let revision = recorder.next().await?;
         let finished = self
             .stream_one(&part.id, revision, &mut reader, memory, &mut caller_gone)
             .await?;
-        context.env.pass(Seam::UploadAfterClose).await;
+        context.env.pass(SyncPoint::UploadAfterClose).await;
 
         self.file(part, finished, recorder).await
     }
 
-    /// Step 5.
+    /// Step 5: delivers the step that adds the part to the upload.
     async fn file(
         &self,
         part: PartUpload,
@@ -78,7 +80,7 @@ impl Upload {
             blocks,
             etag,
         } = finished;
-        let answered = UploadedPart {
+        let uploaded = UploadedPart {
             number,
             etag,
             bytes: extent.bytes,
@@ -88,26 +90,27 @@ impl Upload {
             etag,
             uploaded: self.context.env.steady_now(),
         };
-        let swap = SessionSwap {
+        let swap = UploadStep {
             id,
             upload,
             operation,
-            mutation: SessionMutation::Part {
+            mutation: UploadMutation::Part {
                 number,
                 part,
                 blocks,
             },
         };
-        let owner = recorder.owner();
-        // As the commit of a put.
-        let listen = move |ours: Reply<Option<Written>>| -> Reply<Option<Written>> {
-            let (caller, owner) = (caller.clone(), owner.clone());
-            Box::new(move |answer: Result<Option<Written>>| {
-                caller.answer(answer.clone().map(|_| answered));
-                drop(owner);
-                ours(answer);
+        let guard = recorder.guard();
+        // Every delivery carries the caller and the guard, as the commit of a put.
+        let wrap = move |reply: Reply<Option<PutResult>>| -> Reply<Option<PutResult>> {
+            let caller = caller.clone();
+            let guard = guard.clone();
+            Box::new(move |answer: Result<Option<PutResult>>| {
+                caller.answer(answer.clone().map(|_| uploaded));
+                drop(guard);
+                reply(answer);
             })
         };
-        self.context.step(swap, &permit, listen).await.map(drop)
+        self.context.step(swap, &permit, wrap).await.map(drop)
     }
 }

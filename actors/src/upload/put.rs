@@ -3,15 +3,15 @@
 use std::sync::atomic::Ordering;
 
 use cenotaph_storage::decide::{
-    self, Expected, Mutation, Precondition, Standing, Swap, SwapReply, Written, conflict,
+    self, ExpectedRow, Mutation, Precondition, PutResult, RowState, Swap, SwapReply, conflict,
 };
 use cenotaph_storage::planted::Bug;
-use cenotaph_storage::rows::{Attributes, Manifest};
-use cenotaph_storage::{Checksum, ErrorKind, ObjectId, OperationId, Result, Seam, Version};
+use cenotaph_storage::records::{Attributes, Manifest};
+use cenotaph_storage::{Checksum, ErrorKind, ObjectId, OperationId, Result, SyncPoint, Version};
 use tokio::sync::oneshot;
 
 use super::change_recorder::ChangeRecorder;
-use super::source_reader::check_promise;
+use super::source_reader::check_promised_length;
 use super::split::Split;
 use super::stream::Cut;
 use super::{Finished, Upload};
@@ -20,17 +20,18 @@ use crate::runtime::live_writes::WriteGuard;
 use crate::runtime::messages::Source;
 use crate::runtime::reply::{Caller, Reply};
 
-/// A large put, but for its payload.
+/// A large put without its payload.
 pub(super) struct Put {
     pub(super) id: ObjectId,
     pub(super) operation: OperationId,
     pub(super) attributes: Attributes,
     pub(super) precondition: Precondition,
-    pub(super) caller: Caller<Written>,
+    pub(super) caller: Caller<PutResult>,
     pub(super) permit: Permit,
 }
 
 impl Upload {
+    /// Runs a large put.
     pub(super) async fn put(
         &self,
         put: Put,
@@ -39,36 +40,38 @@ impl Upload {
         (peeked, is_bulk): (Permit, bool),
     ) -> Result<()> {
         let context = &self.context;
-        check_promise(&source, context.limits.payload_bytes_max)?;
+        check_promised_length(&source, context.limits.payload_bytes_max)?;
         let split = Split::of(&context.limits.split, source.bytes);
         let buffer_bytes = match &split {
             Some(split) => split.buffer_bytes(&context.blobs),
             None => context.blobs.upload_buffer_bytes(source.bytes),
         };
-        context.env.pass(Seam::UploadBeforeRecord).await;
+        context.env.pass(SyncPoint::UploadBeforeRecord).await;
 
         let now = context.env.steady_now();
-        let standing = match context.standing_at(&put.id, now).await {
-            // Its swap replaces a row that can't be read, if there is no precondition to be read in
-            // it.
+        let row_state = match context.row_state_at(&put.id, now).await {
+            // Without a precondition the swap replaces an unreadable row.
             Err(error)
                 if error.kind() == ErrorKind::Corrupt && put.precondition == Precondition::None =>
             {
-                Standing::Absent(Version::NONE)
+                RowState::Absent(Version::NONE)
             }
-            standing => standing?,
+            row_state => row_state?,
         };
-        if let Err(current) = put.precondition.check(standing.live(now)) {
+        // Checked here to fail early, and again by the shard, which decides.
+        if let Err(current) = put.precondition.check(row_state.live(now)) {
             context.counters.conflicts.fetch_add(1, Ordering::Relaxed);
             return Err(conflict("put", current));
         }
-        let expected = standing.expectation(now);
+        // The swap compares with this row: a write that commits while bytes flow supersedes the
+        // put.
+        let expected = row_state.expectation(now);
         let most = split
             .as_ref()
             .map_or(1, |split| split.blobs_max(source.bytes));
         let mut recorder =
             ChangeRecorder::open(context.clone(), put.id.clone(), put.operation, most).await?;
-        context.env.pass(Seam::UploadAfterRecord).await;
+        context.env.pass(SyncPoint::UploadAfterRecord).await;
 
         let cut = Cut {
             split: split.as_ref(),
@@ -79,20 +82,20 @@ impl Upload {
         let (parts, checksum) = self
             .stream(&put.id, &mut recorder, source, cut, &mut caller_gone)
             .await?;
-        context.env.pass(Seam::UploadAfterClose).await;
+        context.env.pass(SyncPoint::UploadAfterClose).await;
 
-        self.commit(put, parts, checksum, expected, recorder.owner())
+        self.commit(put, parts, checksum, expected, recorder.guard())
             .await
     }
 
-    /// Step 5.
+    /// Step 5: delivers the swap that names the revisions.
     async fn commit(
         &self,
         put: Put,
         parts: Vec<Finished>,
         checksum: Option<Checksum>,
-        expected: Expected,
-        owner: WriteGuard,
+        expected: ExpectedRow,
+        guard: WriteGuard,
     ) -> Result<()> {
         let Put {
             id,
@@ -103,7 +106,7 @@ impl Upload {
             permit,
         } = put;
         if self.context.env.planted(Bug::BlobDeletedBeforeSwap)
-            && let Expected::Tombstone {
+            && let ExpectedRow::Tombstone {
                 first: Some(old), ..
             } = expected
         {
@@ -126,14 +129,16 @@ impl Upload {
             attributes,
             expected,
         };
-        // Every delivery carries the caller and the owner: whatever happens to this actor, the
-        // commit answers the one, and recovery waits for the other.
-        let listen = move |ours: Reply<SwapReply>| -> Reply<SwapReply> {
-            let (caller, owner) = (caller.clone(), owner.clone());
+        // Every delivery carries the caller and the guard. If this actor dies, the commit still
+        // answers the caller, and recovery still waits for the guard.
+        let wrap = move |reply: Reply<SwapReply>| -> Reply<SwapReply> {
+            let caller = caller.clone();
+            let guard = guard.clone();
             Box::new(move |answer: Result<SwapReply>| {
                 caller.answer(answer.clone().map(SwapReply::written));
-                drop(owner);
-                ours(answer);
+                // The answer comes first: recovery may run as soon as the guard is dropped.
+                drop(guard);
+                reply(answer);
             })
         };
         let swap = Swap {
@@ -143,7 +148,7 @@ impl Upload {
             mutation,
         };
         self.context
-            .compare_and_write(swap, &permit, listen)
+            .compare_and_write(swap, &permit, wrap)
             .await
             .map(drop)
     }

@@ -4,9 +4,9 @@ use std::fmt::Debug;
 
 use bytes::Bytes;
 use cenotaph_fuzz::Target;
-use cenotaph_storage::rows::{
-    Due, expiry_key, floor_key, floor_object, part_key, read_expiry_key, read_part_key,
-    read_session_key, session_expiry_key, session_key,
+use cenotaph_storage::records::{
+    Due, decode_upload_record_key, expiry_key, floor_object, last_version_key, part_key,
+    read_expiry_key, read_part_key, upload_expiry_key, upload_record_key,
 };
 use cenotaph_storage::{
     Namespace, ObjectId, OperationId, PartNumber, Result, RevisionId, StoreId, Timestamp, UploadId,
@@ -63,20 +63,20 @@ fn object_id() {
 fn key_of_a_last_version() {
     run_key(
         "key of a last version",
-        ids().map(|id| floor_key(&id)),
+        ids().map(|id| last_version_key(&id)),
         floor_object,
-        floor_key,
+        last_version_key,
     );
 }
 
 #[test]
 fn key_of_an_upload_record() {
-    let keys = ids().map(|id| session_key(&id, &upload()));
+    let keys = ids().map(|id| upload_record_key(&id, &upload()));
     run_key(
         "key of an upload record",
         keys,
-        read_session_key,
-        |(id, upload)| session_key(id, upload),
+        decode_upload_record_key,
+        |(id, upload)| upload_record_key(id, upload),
     );
 }
 
@@ -99,14 +99,14 @@ fn key_of_an_expiry_entry() {
     let at = Timestamp::from_millis(0x1234);
     let keys = ids()
         .into_iter()
-        .flat_map(|id| [expiry_key(at, &id), session_expiry_key(at, &id, &upload())]);
+        .flat_map(|id| [expiry_key(at, &id), upload_expiry_key(at, &id, &upload())]);
     run_key(
         "key of an expiry entry",
         keys,
         read_expiry_key,
         |(at, due)| match due {
             Due::Object(id) => expiry_key(*at, id),
-            Due::Session(id, upload) => session_expiry_key(*at, id, upload),
+            Due::Upload(id, upload) => upload_expiry_key(*at, id, upload),
         },
     );
 }

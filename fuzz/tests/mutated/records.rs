@@ -3,10 +3,11 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use cenotaph_storage::decide::{Outcome, Precondition, Written};
-use cenotaph_storage::rows::{
-    Attributes, BlockChecksums, Body, Change, Filed, Orphan, PartsDigest, Phase, Row, Session,
-    StoreRecord, check_expiry_value, expiry_value, is_live, read_floor, write_floor,
+use cenotaph_storage::decide::{Outcome, Precondition, PutResult};
+use cenotaph_storage::records::{
+    Attributes, BlockChecksums, Body, Change, Filed, Orphan, PartsDigest, Phase, Row, StoreRecord,
+    UploadRecord, check_expiry_value, decode_last_version, encode_last_version, expiry_value,
+    is_live,
 };
 use cenotaph_storage::{Etag, ObjectId, OperationId, Timestamp, Version};
 use uuid::Uuid;
@@ -104,13 +105,13 @@ fn orphan() {
 
 #[test]
 fn upload_record() {
-    let written = Written {
+    let written = PutResult {
         outcome: Outcome::Applied,
         version: Some(Version::new(8)),
         etag: Some(Etag::of(&OperationId::from_uuid(Uuid::from_u128(9)))),
         created: true,
     };
-    let completed = Session {
+    let completed = UploadRecord {
         initiated: Timestamp::from_millis(1000),
         expires_at: Timestamp::from_millis(2000),
         attributes: Attributes::default(),
@@ -123,7 +124,7 @@ fn upload_record() {
     let fixtures = [
         hex("01 e807 d00f 01 03 612f62 00 00 00 00 00 02 07 00"),
         completed.encode().to_vec(),
-        Session {
+        UploadRecord {
             phase: Phase::Aborted,
             precondition: Precondition::Absent,
             ..completed
@@ -134,11 +135,11 @@ fn upload_record() {
     run_record(
         "upload record",
         fixtures,
-        Session::encode,
-        Session::decode,
-        |session| {
-            let _ = session.is_live(Timestamp::from_millis(0));
-            if let Err(error) = session.check_open() {
+        UploadRecord::encode,
+        UploadRecord::decode,
+        |record| {
+            let _ = record.is_live(Timestamp::from_millis(0));
+            if let Err(error) = record.check_open() {
                 assert_typed(&error);
             }
         },
@@ -191,12 +192,12 @@ fn store_record() {
 
 #[test]
 fn last_version() {
-    let encode = |version: &Version| write_floor(*version);
+    let encode = |version: &Version| encode_last_version(*version);
     run_record(
         "last version",
         [hex("01 ac02")],
         encode,
-        read_floor,
+        decode_last_version,
         |version| {
             let _ = version.next();
         },

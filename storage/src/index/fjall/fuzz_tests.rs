@@ -15,7 +15,7 @@ use super::check_tests::flushed;
 use super::creation;
 use super::journal::{self, Journal, Mode};
 use super::manifest::{self, Depth};
-use super::mend;
+use super::repair;
 use super::tests::OnDisk;
 use super::*;
 
@@ -310,7 +310,7 @@ fn run_repair(name: &'static str, keyspace: &Path, file: &Path, prepare: impl Fn
         fs::write(&mutated, input).unwrap();
         prepare(scratch.path(), input);
         let before = manifest::flaws(scratch.path(), Depth::Whole).unwrap().flaws;
-        let repaired = mend::keyspace(scratch.path()).unwrap();
+        let repaired = repair::keyspace(scratch.path()).unwrap();
         let after = manifest::flaws(scratch.path(), Depth::Ends).unwrap().flaws;
         match &repaired {
             Ok(_) => assert!(

@@ -1,0 +1,210 @@
+//! The trace of a run: an ordered list of [`Event`]s, each on the lane of its task.
+//!
+//! A trace is a function of the seed, byte for byte. It therefore contains nothing of the process:
+//! no actor ids, task ids, addresses or real time. The length of the trace is the *tick* of the
+//! world, the logical time that the checks compare.
+
+#![expect(
+    clippy::disallowed_types,
+    reason = "the map of tasks is looked up in and never iterated"
+)]
+
+use std::collections::HashMap;
+use std::fmt;
+use std::time::Duration;
+
+use tokio::task;
+
+/// Logical time: the number of events before.
+pub type Tick = u64;
+
+/// Kind of an event.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Kind {
+    /// Step of a task that the scheduler has admitted.
+    Step,
+    /// Call of a client.
+    Call,
+    /// Answer to a client.
+    Answer,
+    /// Durable commit of the index.
+    Commit,
+    /// Change of the blob tier.
+    Effect,
+    /// Injected fault.
+    Fault,
+    /// Start, end or crash of the world, or an action of the test that owns it.
+    World,
+    /// Violation found by a check.
+    Violation,
+}
+
+impl Kind {
+    /// Returns the name of the kind.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Step => "step",
+            Self::Call => "call",
+            Self::Answer => "answer",
+            Self::Commit => "commit",
+            Self::Effect => "effect",
+            Self::Fault => "FAULT",
+            Self::World => "world",
+            Self::Violation => "VIOLATION",
+        }
+    }
+}
+
+/// Lane of an actor, a client, or other tasks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Lane(u32);
+
+/// Event of a run.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Event {
+    /// Virtual time since the start of the world.
+    pub at: Duration,
+    /// Number of steps so far.
+    pub step: u64,
+    /// Number of the incarnation, from 1.
+    pub life: u32,
+    /// Lane of the task.
+    pub lane: Lane,
+    /// Kind of the event.
+    pub kind: Kind,
+    /// Name of the event.
+    pub what: &'static str,
+    /// Details. May be empty.
+    pub detail: String,
+}
+
+struct LaneName {
+    name: String,
+    is_actor: bool,
+}
+
+/// Ordered events of a run.
+pub struct Trace {
+    events: Vec<Event>,
+    lanes: Vec<LaneName>,
+    /// Lanes of the tasks of this incarnation.
+    of_task: HashMap<task::Id, Lane>,
+    life: u32,
+}
+
+impl Trace {
+    /// Creates an empty trace. Its first lane is that of the world.
+    pub(crate) fn new() -> Self {
+        let lanes = vec![LaneName {
+            name: "world".to_owned(),
+            is_actor: false,
+        }];
+        Self {
+            events: Vec::with_capacity(1024),
+            lanes,
+            of_task: HashMap::new(),
+            life: 0,
+        }
+    }
+
+    /// Returns all events in order.
+    pub fn events(&self) -> &[Event] {
+        &self.events
+    }
+
+    /// Returns the name of a lane.
+    pub fn lane_name(&self, lane: Lane) -> &str {
+        &self.lanes[lane.0 as usize].name
+    }
+
+    /// Iterates over all lanes in the order of their first event.
+    pub fn lanes(&self) -> impl Iterator<Item = Lane> {
+        (0..self.lanes.len())
+            .map(|lane| Lane(u32::try_from(lane).expect("fewer lanes than events")))
+    }
+
+    /// Returns the tick of the next event.
+    pub(crate) fn tick(&self) -> Tick {
+        self.events.len() as Tick
+    }
+
+    /// Starts the next incarnation.
+    pub(crate) fn begin_life(&mut self) {
+        self.life += 1;
+        // The tasks of the earlier incarnation were dropped with its runtime.
+        self.of_task.clear();
+    }
+
+    /// Returns the number of the incarnation.
+    pub(crate) fn life(&self) -> u32 {
+        self.life
+    }
+
+    /// Names the lane of the current task. An existing lane of this name is continued, so that a
+    /// restarted shard stays on its lane.
+    pub(crate) fn name_lane(&mut self, name: String, is_actor: bool) {
+        // Code outside of a task belongs to the world, which has a name.
+        let Some(task) = task::try_id() else { return };
+        let known = self.lanes.iter().position(|lane| lane.name == name);
+        let lane = known.unwrap_or_else(|| {
+            self.lanes.push(LaneName { name, is_actor });
+            self.lanes.len() - 1
+        });
+        self.of_task.insert(
+            task,
+            Lane(u32::try_from(lane).expect("fewer lanes than events")),
+        );
+    }
+
+    /// Returns `true` if the current task is an actor.
+    pub(crate) fn is_actor(&self) -> bool {
+        task::try_id()
+            .and_then(|task| self.of_task.get(&task))
+            .is_some_and(|lane| self.lanes[lane.0 as usize].is_actor)
+    }
+
+    /// Returns the lane of the current task.
+    fn lane(&mut self) -> Lane {
+        let Some(task) = task::try_id() else {
+            // Code outside of a task belongs to the world.
+            return Lane(0);
+        };
+        if let Some(&lane) = self.of_task.get(&task) {
+            return lane;
+        }
+        // All unnamed, short-lived tasks share a lane.
+        self.name_lane("tasks".to_owned(), false);
+        self.of_task[&task]
+    }
+
+    /// Adds an event on the lane of the current task and returns its tick.
+    pub(crate) fn push(
+        &mut self,
+        at: Duration,
+        step: u64,
+        kind: Kind,
+        what: &'static str,
+        detail: String,
+    ) -> Tick {
+        let lane = self.lane();
+        let life = self.life;
+        self.events.push(Event {
+            at,
+            step,
+            life,
+            lane,
+            kind,
+            what,
+            detail,
+        });
+        self.events.len() as Tick - 1
+    }
+}
+
+impl fmt::Debug for Trace {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Trace")
+            .field("events", &self.events.len())
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,143 @@
+//! The simulated blob tier: the memory service of OpenDAL, whose blobs outlive an incarnation, and
+//! the late effects that have not reached it. Requests and their faults are in `network.rs`.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use cenotaph::MARKER_PATH;
+use futures::FutureExt;
+use opendal::{Buffer, Operator};
+
+/// The blobs.
+pub(crate) struct Blobs {
+    raw: Operator,
+    flights: Mutex<BTreeMap<u64, Flight>>,
+    next_flight: AtomicU64,
+    /// Hidden blobs, with the end of their absence in virtual time.
+    missing: Mutex<BTreeMap<String, Duration>>,
+}
+
+/// Late effect: a blob that appears after its call has ended.
+#[derive(Clone)]
+pub(crate) struct Flight {
+    pub(crate) path: String,
+    pub(crate) content: Buffer,
+    /// Time of the effect in virtual time.
+    pub(crate) due: Duration,
+}
+
+impl Blobs {
+    pub(crate) fn new() -> Self {
+        let raw = Operator::new(opendal::services::Memory::default())
+            .expect("memory needs no configuration");
+        Self {
+            raw,
+            flights: Mutex::default(),
+            next_flight: AtomicU64::new(0),
+            missing: Mutex::default(),
+        }
+    }
+
+    /// Returns the paths of all blobs, without the marker.
+    pub(crate) fn paths(&self) -> Vec<String> {
+        let mut paths = self.files();
+        paths.retain(|path| path != MARKER_PATH);
+        paths
+    }
+
+    /// Returns the paths of all files.
+    fn files(&self) -> Vec<String> {
+        // The memory service never waits, so that its futures need no runtime.
+        let entries = self
+            .raw
+            .list_with("/")
+            .recursive(true)
+            .into_future()
+            .now_or_never();
+        let entries = entries
+            .expect("memory never waits")
+            .expect("memory never fails");
+        entries
+            .into_iter()
+            .filter(|entry| entry.metadata().is_file())
+            .map(|entry| entry.path().to_owned())
+            .collect()
+    }
+
+    /// Returns the bytes of a blob, or `None` if it is absent.
+    pub(crate) fn bytes(&self, path: &str) -> Option<Bytes> {
+        let read = self
+            .raw
+            .read(path)
+            .now_or_never()
+            .expect("memory never waits");
+        read.ok().map(|buffer| buffer.to_bytes())
+    }
+
+    /// Returns the number of flights.
+    pub(crate) fn in_flight(&self) -> usize {
+        self.flights().len()
+    }
+
+    /// Adds a flight and returns its number.
+    pub(crate) fn take_off(&self, flight: Flight) -> u64 {
+        let number = self.next_flight.fetch_add(1, Ordering::Relaxed);
+        self.flights().insert(number, flight);
+        number
+    }
+
+    /// Returns all flights with their due times.
+    pub(crate) fn due(&self) -> Vec<(u64, Duration)> {
+        self.flights()
+            .iter()
+            .map(|(&number, flight)| (number, flight.due))
+            .collect()
+    }
+
+    /// Removes and returns a flight, or returns `None` if it has arrived before.
+    pub(crate) fn arrive(&self, number: u64) -> Option<Flight> {
+        self.flights().remove(&number)
+    }
+
+    /// Hides a blob until this virtual time.
+    pub(crate) fn hide(&self, path: &str, until: Duration) {
+        self.missing().insert(path.to_owned(), until);
+    }
+
+    /// Returns `true` if a blob is hidden at `now`.
+    pub(crate) fn is_hidden(&self, path: &str, now: Duration) -> bool {
+        self.missing().get(path).is_some_and(|&until| now < until)
+    }
+
+    /// Returns the operator of the service, without faults.
+    pub(crate) fn operator(&self) -> Operator {
+        self.raw.clone()
+    }
+
+    fn flights(&self) -> MutexGuard<'_, BTreeMap<u64, Flight>> {
+        self.flights.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn missing(&self) -> MutexGuard<'_, BTreeMap<String, Duration>> {
+        self.missing.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Writes a blob at once.
+    pub(crate) fn put(&self, path: &str, content: Buffer) {
+        let written = self.raw.write(path, content).now_or_never();
+        written
+            .expect("memory never waits")
+            .expect("memory never fails");
+    }
+
+    /// Deletes a blob at once.
+    pub(crate) fn remove(&self, path: &str) {
+        let deleted = self.raw.delete(path).now_or_never();
+        deleted
+            .expect("memory never waits")
+            .expect("memory never fails");
+    }
+}
