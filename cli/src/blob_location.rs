@@ -266,6 +266,7 @@ mod tests {
                 .contains("newer")
         );
     }
+
     #[test]
     fn mutated_uri_is_refused_or_remembered_without_secrets() {
         let uris = [

@@ -139,6 +139,7 @@ mod tests {
         }
         assert_eq!(part_size("1").unwrap_err(), "from 1.0 MiB to 5.0 GiB");
     }
+
     #[test]
     fn mutated_value_of_an_argument_is_refused_or_within_its_bounds() {
         let values = [

@@ -184,6 +184,7 @@ mod tests {
             [0, 0o644, 0o4755].map(Some)
         );
     }
+
     #[test]
     fn mutated_file_metadata_is_ignored_or_spelled_so_again() {
         let texts = [

@@ -141,6 +141,7 @@ mod tests {
                 && floor_object(EPOCH).is_err()
         );
     }
+
     #[test]
     fn last_version_that_cannot_be_raised_is_damage() {
         let highest = encode_last_version(Version::STORED_MAX);
