@@ -133,16 +133,7 @@ impl Mutation {
                 let end = (at + replaced).min(bytes.len());
                 bytes.splice(at..end, number);
             }
-            Self::Integer => {
-                let width = *random.pick(&[2, 4, 8]);
-                let mut number = extreme(bytes.len(), random).to_le_bytes()[..width].to_vec();
-                if random.below(2) == 0 {
-                    number.reverse();
-                }
-                for (to, from) in bytes.iter_mut().skip(at).zip(number) {
-                    *to = from;
-                }
-            }
+            Self::Integer => overwrite_integer(bytes, at, random),
             Self::Digits => {
                 let number = extreme(bytes.len(), random).to_string();
                 let digits = digits_at(bytes, at);
@@ -195,6 +186,18 @@ fn range(end: usize, random: &mut Random) -> Range<usize> {
     let start = random.below(end);
     let longest = *random.pick(&[4, ADDED_BYTES_MAX, end]);
     start..(start + random.below(longest + 1)).min(end)
+}
+
+/// Overwrites the bytes at `at` with a number of 2, 4 or 8 bytes.
+fn overwrite_integer(bytes: &mut [u8], at: usize, random: &mut Random) {
+    let width = *random.pick(&[2, 4, 8]);
+    let mut number = extreme(bytes.len(), random).to_le_bytes()[..width].to_vec();
+    if random.below(2) == 0 {
+        number.reverse();
+    }
+    for (to, from) in bytes.iter_mut().skip(at).zip(number) {
+        *to = from;
+    }
 }
 
 fn insert(bytes: &mut Vec<u8>, at: usize, inserted: &[u8]) {
