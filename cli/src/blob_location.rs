@@ -189,6 +189,7 @@ fn without_secrets(uri: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use cenotaph_fuzz::Target;
 
     #[test]
     fn no_secret_is_remembered() {
@@ -264,5 +265,57 @@ mod tests {
                 .to_string()
                 .contains("newer")
         );
+    }
+
+    #[test]
+    fn mutated_uri_is_refused_or_remembered_without_secrets() {
+        let uris = [
+            "fs:",
+            "fs:///disk/blobs",
+            "s3://me:s3cret@bucket/a/b?region=eu&access_key_id=s3cret&endpoint=http://h:1",
+            "azblob://c?endpoint=http://u:s3cret%40h&x#s3cret",
+            "gcs://bucket/root",
+        ];
+        Target::new("blob URI", uris).run_text(|uri| {
+            // A build without the feature of a scheme refuses it, and must know its secrets too.
+            let place = match crate::blob_uri::parse(uri) {
+                Ok(place) => place,
+                Err(_) if uri.contains("://") => BlobPlace::Remote(uri.to_owned()),
+                Err(_) => return false,
+            };
+            let Ok(location) = Location::of(&place) else {
+                return false;
+            };
+            if matches!(place, BlobPlace::Remote(_)) {
+                let again = Location::of(&BlobPlace::Remote(location.uri().to_owned()));
+                assert!(again.is_ok_and(|again| again == location), "{location:?}");
+            }
+            let rest = location
+                .uri()
+                .split_once("://")
+                .map_or("", |(_, rest)| rest);
+            let authority = rest.split(['/', '?']).next().unwrap_or_default();
+            let is_remote = matches!(place, BlobPlace::Remote(_));
+            assert!(!is_remote || !authority.contains('@'), "{location:?}");
+            true
+        });
+    }
+
+    #[test]
+    fn mutated_record_of_the_tier_is_refused_or_read() {
+        let dir = tempfile::tempdir_in("/dev/shm")
+            .or_else(|_| tempfile::tempdir())
+            .unwrap();
+        let record = "{\"blobs\":\"s3://bucket/root?region=eu\",\"format\":1}\n";
+        Target::new("record of the tier", [record]).run(|input| {
+            fs::write(dir.path().join(FILE), input).unwrap();
+            match Location::remembered(dir.path()) {
+                Ok(location) => location.is_some(),
+                Err(failure) => {
+                    assert!(failure.to_string().contains(FILE), "{failure}");
+                    false
+                }
+            }
+        });
     }
 }

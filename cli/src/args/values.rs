@@ -91,6 +91,7 @@ pub(super) fn byte_range(text: &str) -> Result<ByteRange, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use cenotaph_fuzz::Target;
 
     #[test]
     fn ranges_include_both_ends() {
@@ -137,5 +138,37 @@ mod tests {
             assert!(part_size(wrong).is_err(), "{wrong:?}");
         }
         assert_eq!(part_size("1").unwrap_err(), "from 1.0 MiB to 5.0 GiB");
+    }
+
+    #[test]
+    fn mutated_value_of_an_argument_is_refused_or_within_its_bounds() {
+        let values = [
+            "0-99", "7-", "-7", "90s", "1h 30m", "100y", "64MiB", "1.5 gb", "16", "a=b",
+        ];
+        Target::new("values of arguments", values).run_text(|text| {
+            let range = byte_range(text);
+            if let Ok(ByteRange::Bounded { start, end }) = range {
+                assert!(start <= end, "{start} {end}");
+            }
+            let lifetime = lifetime(text);
+            assert!(
+                lifetime.as_ref().is_ok_and(|time| *time <= EXPIRATION_MAX) || lifetime.is_err()
+            );
+            let size = part_size(text);
+            assert!(size.as_ref().is_ok_and(|size| PART_BYTES.contains(size)) || size.is_err());
+            let jobs = jobs(text);
+            assert!(jobs.as_ref().is_ok_and(|jobs| JOBS.contains(jobs)) || jobs.is_err());
+            let pair = pair(text);
+            assert!(pair.as_ref().is_ok_and(|(name, _)| !name.is_empty()) || pair.is_err());
+            let accepted = [
+                range.is_ok(),
+                lifetime.is_ok(),
+                size.is_ok(),
+                jobs.is_ok(),
+                pair.is_ok(),
+            ];
+            drop((time(text), upload_id(text)));
+            accepted.contains(&true)
+        });
     }
 }

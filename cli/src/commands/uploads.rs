@@ -63,7 +63,7 @@ impl Sum {
                 .await?;
             let count = |sum: Self, bytes| Self {
                 parts: sum.parts + 1,
-                bytes: sum.bytes + bytes,
+                bytes: sum.bytes.saturating_add(bytes),
             };
             upload
                 .parts()

@@ -116,10 +116,11 @@ async fn total_bytes(store: &Store, report: &Report, prefix: &str) -> Result<Opt
         .list(prefix)
         .namespace(store.namespace.clone())
         .stream();
-    let mut bytes = 0;
+    let mut bytes = 0_u64;
     while let Some(entry) = listed.try_next().await? {
         if let Entry::Object(head) = entry {
-            bytes += head.metadata.size;
+            // A damaged row may have any size.
+            bytes = bytes.saturating_add(head.metadata.size);
         }
     }
     Ok(Some(bytes))

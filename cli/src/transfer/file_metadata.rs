@@ -133,6 +133,7 @@ fn parse_mtime(text: &str) -> Option<SystemTime> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use cenotaph_fuzz::Target;
 
     #[test]
     fn metadata_survives_the_round_trip() {
@@ -182,5 +183,28 @@ mod tests {
             ["0", "644", "4755"].map(parse_mode),
             [0, 0o644, 0o4755].map(Some)
         );
+    }
+
+    #[test]
+    fn mutated_file_metadata_is_ignored_or_spelled_so_again() {
+        let texts = [
+            "100644 1700000000.123456789",
+            "644 -1.999999999",
+            "4755 0.000000000",
+        ];
+        Target::new("file metadata", texts).run_text(|text| {
+            let (mode, mtime) = text.split_once(' ').unwrap_or((text, ""));
+            let custom = [(MODE, mode), (MTIME, mtime)]
+                .map(|(name, value)| (name.to_owned(), value.to_owned()));
+            let custom = BTreeMap::from(custom);
+            let metadata = FileMetadata::from_custom(&custom);
+            let kept = metadata.to_custom();
+            assert!(
+                kept.iter()
+                    .all(|(name, value)| custom.get(name) == Some(value)),
+                "{kept:?}"
+            );
+            metadata.has_mtime()
+        });
     }
 }

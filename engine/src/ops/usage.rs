@@ -41,14 +41,15 @@ impl Usage {
         self.objects += 1;
         let modified = row.metadata.modified;
         self.oldest = Some(self.oldest.map_or(modified, |oldest| oldest.min(modified)));
+        // A damaged row may have any size.
         match &row.body {
             Body::Embedded(_) | Body::Separate(_) => {
                 self.inline_objects += 1;
-                self.inline_bytes += row.metadata.size;
+                self.inline_bytes = self.inline_bytes.saturating_add(row.metadata.size);
             }
             Body::Tombstone(_) => {
                 self.blob_objects += 1;
-                self.blob_bytes += row.metadata.size;
+                self.blob_bytes = self.blob_bytes.saturating_add(row.metadata.size);
             }
         }
     }
@@ -103,5 +104,36 @@ impl Engine {
                 None => return Ok(usage),
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use cenotaph_storage::records::{Attributes, Metadata};
+    use cenotaph_storage::{OperationId, Version};
+
+    #[test]
+    fn sizes_of_damaged_rows_do_not_overflow() {
+        let operation = OperationId::from_slice(&[7; 16]).unwrap();
+        let row = Row {
+            version: Version::new(1),
+            operation,
+            metadata: Metadata {
+                size: u64::MAX,
+                checksum: None,
+                created: Timestamp::from_millis(1),
+                modified: Timestamp::from_millis(1),
+                expires_at: None,
+                attributes: Attributes::default(),
+            },
+            body: Body::Separate(operation),
+        };
+        let mut usage = Usage::default();
+        for _ in 0..2 {
+            let row = Row::decode(&row.encode()).unwrap();
+            usage.add(&row, Timestamp::from_millis(2));
+        }
+        assert_eq!((usage.objects, usage.inline_bytes), (2, u64::MAX));
     }
 }

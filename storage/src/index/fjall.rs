@@ -438,6 +438,8 @@ fn reads_inline(table: Table) -> bool {
 #[cfg(test)]
 mod check_tests;
 #[cfg(test)]
+mod fuzz_tests;
+#[cfg(test)]
 mod space_tests;
 #[cfg(test)]
 mod tests;

@@ -12,7 +12,7 @@ use bytes::Bytes;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::types::{Error, ErrorKind, Result};
+use crate::types::{Error, ErrorKind, Result, Version};
 
 /// Encodes the version byte and then the body.
 pub(super) fn encode(version: u8, body: &impl Serialize) -> Vec<u8> {
@@ -50,6 +50,14 @@ pub(super) fn decode<T: DeserializeOwned>(
         (body, tail) if tail.is_empty() => Ok(body),
         _ => Err(corrupt(kind, "trailing bytes")),
     }
+}
+
+/// Refuses a version that no committed write has. The next write would have to raise it.
+pub(super) fn check_version(kind: &'static str, version: Version) -> Result<()> {
+    if version > Version::STORED_MAX {
+        return Err(corrupt(kind, "its version is too high"));
+    }
+    Ok(())
 }
 
 /// Returns a [`Corrupt`](ErrorKind::Corrupt) error about a stored value of this kind.

@@ -48,10 +48,14 @@ pub async fn begin_epoch(index: &Arc<dyn Index>) -> Result<Epoch> {
 /// Those of [`begin_epoch`], except for errors of committing.
 pub async fn last_epoch(index: &dyn Index) -> Result<Epoch> {
     let last = match index.get(Table::Meta, EPOCH).await? {
-        Some(value) => codec::decode::<u64>("epoch", FORMAT, &value)?,
+        Some(value) => decode_epoch(&value)?,
         None => 0,
     };
     Ok(Epoch::new(last))
+}
+
+fn decode_epoch(value: &Bytes) -> Result<u64> {
+    codec::decode("epoch", FORMAT, value)
 }
 
 /// Commits a batch durably. For use while an index is opened, before the actors run.
@@ -104,7 +108,9 @@ pub fn encode_last_version(floor: Version) -> Bytes {
 /// # Errors
 /// [`Corrupt`](crate::ErrorKind::Corrupt) or [`UnknownFormat`](crate::ErrorKind::UnknownFormat).
 pub fn decode_last_version(value: &Bytes) -> Result<Version> {
-    codec::decode("last version", FORMAT, value)
+    let version = codec::decode("last version", FORMAT, value)?;
+    codec::check_version("last version", version)?;
+    Ok(version)
 }
 
 #[cfg(test)]
@@ -113,6 +119,8 @@ mod tests {
     use crate::records::codec::fixture::{
         assert_golden, assert_later_format_refused, assert_robust,
     };
+    use crate::types::ErrorKind;
+    use cenotaph_fuzz::Target;
 
     #[test]
     fn the_stored_form_of_a_last_version_is_stable() {
@@ -130,5 +138,33 @@ mod tests {
             last_version_key(&id).starts_with(&last_versions_prefix())
                 && floor_object(EPOCH).is_err()
         );
+    }
+
+    #[test]
+    fn last_version_that_cannot_be_raised_is_damage() {
+        let highest = encode_last_version(Version::STORED_MAX);
+        assert_eq!(decode_last_version(&highest).unwrap(), Version::STORED_MAX);
+        for too_high in [Version::STORED_MAX.next(), Version::new(u64::MAX)] {
+            let error = decode_last_version(&encode_last_version(too_high)).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Corrupt);
+        }
+    }
+
+    #[test]
+    fn mutated_epoch_is_refused_or_encodes_again() {
+        let encode = |epoch: u64| epoch_entry(Epoch::new(epoch)).1;
+        Target::new("epoch", [encode(3), encode(300)]).run(|input| {
+            match decode_epoch(&Bytes::copy_from_slice(input)) {
+                Ok(epoch) => {
+                    assert_eq!(decode_epoch(&encode(epoch)).unwrap(), epoch);
+                    true
+                }
+                Err(error) => {
+                    let kinds = [ErrorKind::Corrupt, ErrorKind::UnknownFormat];
+                    assert!(kinds.contains(&error.kind()), "{error:?}");
+                    false
+                }
+            }
+        });
     }
 }

@@ -152,6 +152,7 @@ impl Row {
     }
 
     fn of(stored: Stored, tail: Bytes) -> Result<Self> {
+        codec::check_version("row", stored.version)?;
         let size = stored.metadata.size;
         // A size that does not match the body would make reads return truncated payloads.
         let body = match stored.body {

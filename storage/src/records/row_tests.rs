@@ -153,11 +153,28 @@ fn a_row_whose_size_does_not_match_its_body_is_corrupt() {
     );
 }
 
+#[test]
+fn row_with_a_version_that_cannot_be_raised_is_damage() {
+    let with_version = |version| Row {
+        version,
+        ..embedded()
+    };
+    let highest = with_version(Version::STORED_MAX);
+    assert_eq!(Row::decode(&highest.encode()).unwrap(), highest);
+    let too_high = with_version(Version::new(u64::MAX)).encode();
+    let older = [&[1][..], &too_high[1..11], &bytes(EMBEDDED_1)[3..]].concat();
+    for damaged in [too_high, older.into()] {
+        let error = Row::decode(&damaged).unwrap_err();
+        assert_eq!(error.kind(), crate::ErrorKind::Corrupt);
+        assert!(error.to_string().contains("version"), "{error}");
+    }
+}
+
 proptest! {
     #[test]
     fn a_row_survives_its_encoding(
         payload in proptest::collection::vec(any::<u8>(), 0..100),
-        version in 1u64..,
+        version in 1..=Version::STORED_MAX.get(),
         separate in any::<bool>(),
     ) {
         let mut original = if separate {

@@ -19,6 +19,11 @@ impl Version {
     /// Version of an object that was never written.
     pub const NONE: Self = Self(0);
 
+    /// Highest version that a stored record may have: a higher version is damage. A writer that
+    /// commits a thousand million versions a second needs 292 years to reach it. The successor of
+    /// every version that was read exists.
+    pub const STORED_MAX: Self = Self(u64::MAX / 2);
+
     /// Creates a version from its number.
     pub const fn new(number: u64) -> Self {
         Self(number)

@@ -191,7 +191,7 @@ impl Sweeper {
                 tracing::debug!(
                     %error,
                     revision = %key,
-                    attempts = orphan.attempts + 1,
+                    attempts = orphan.attempts.saturating_add(1),
                     "deleting an orphan failed"
                 );
                 Attempt::Failed((key, orphan), error)

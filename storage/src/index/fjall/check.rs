@@ -263,7 +263,9 @@ fn keep_tail(store: &Path, journal: &Path, id: u64, gap: Gap, modes: Modes) -> i
         let number = entry
             .file_name()
             .to_str()
-            .and_then(|name| name.split('-').next()?.parse().ok());
+            .and_then(|name| name.split('-').next()?.parse().ok())
+            // No tail can follow it, so this build did not write it.
+            .filter(|&number| number < u64::MAX);
         kept.extend(number.map(|number| (number, entry.path())));
     }
     // By number and not by name: "10-…" follows "9-…".

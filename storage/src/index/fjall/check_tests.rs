@@ -150,6 +150,31 @@ async fn torn_tail_is_kept_aside_and_cut() {
 }
 
 #[tokio::test]
+async fn file_with_the_highest_number_is_refused_or_ignored() {
+    let on_disk = OnDisk::new();
+    let index = on_disk.open().unwrap();
+    fill(&index).await;
+    let copy = killed(&on_disk);
+    drop(index);
+    let path = journal(&copy, 0);
+    let bytes = trim(&path);
+    fs::write(&path, [&bytes[..], &bytes[..20]].concat()).unwrap();
+    // No tail can follow it, and it is not the next tail.
+    let tails = copy.store().join("tails");
+    fs::create_dir_all(&tails).unwrap();
+    fs::write(tails.join(format!("{}-of-0.jnl-at-7", u64::MAX)), "tail").unwrap();
+    let index = copy.open().unwrap();
+    assert_eq!(keys(&index).await, all());
+    index.close().await.unwrap();
+    assert_eq!(tree(&tails).len(), 2);
+    // No journal can follow it.
+    fs::write(journal(&copy, u64::MAX), "").unwrap();
+    let (kind, message) = copy.refused();
+    assert_eq!(kind, ErrorKind::Corrupt);
+    assert!(message.contains("listed"), "{message}");
+}
+
+#[tokio::test]
 async fn damage_before_intact_batches_is_refused_without_a_mark() {
     let on_disk = closed().await;
     fs::remove_file(high_water(&on_disk)).unwrap();
@@ -248,7 +273,7 @@ async fn store_without_a_mark_opens_and_writes_a_mark() {
 }
 
 /// Creates a closed store with files of each kind.
-async fn flushed() -> OnDisk {
+pub(super) async fn flushed() -> OnDisk {
     let on_disk = OnDisk::new();
     let index = on_disk.open().unwrap();
     let mut batch = Batch::new();

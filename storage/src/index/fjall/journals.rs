@@ -89,6 +89,8 @@ pub(crate) fn list(database: &Path) -> io::Result<Vec<u64>> {
                 .and_then(|stem| stem.parse().ok());
             // `007.jnl` also parses as 7, but fjall never writes this name.
             let id = id.filter(|&id: &u64| name == Path::new(&format!("{id}.{EXTENSION}")));
+            // No journal could follow it.
+            let id = id.filter(|&id| id < u64::MAX);
             let wrong = || {
                 io::Error::new(
                     io::ErrorKind::InvalidData,
@@ -181,7 +183,7 @@ fn contradiction(scanned: &[Scanned], mark: &Mark) -> Option<Verdict> {
                     id,
                     found,
                     low: first,
-                    high: first + 1,
+                    high: first.saturating_add(1),
                 });
             }
             None => {

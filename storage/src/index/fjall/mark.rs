@@ -267,7 +267,10 @@ impl MarkFile {
 
 #[cfg(test)]
 mod tests {
+    use super::super::journal::{Journal, Run};
+    use super::super::journals::{Scanned, judge};
     use super::*;
+    use cenotaph_fuzz::Target;
 
     fn mark() -> Mark {
         let journals = vec![(3, 40), (4, 90)];
@@ -357,5 +360,53 @@ mod tests {
         }
         assert_eq!(parse(&[0; 8192]), Reading::Damaged);
         assert_eq!(parse(&bytes[..100]), Reading::Damaged);
+    }
+    /// Decodes a slot, alone and in a file. A mark survives its encoding, and has a verdict.
+    fn check_slot(slot: &[u8], scanned: &[Scanned]) -> bool {
+        let file = [slot, &vec![0; FILE_BYTES.saturating_sub(slot.len())]].concat();
+        let reading = parse(&file);
+        let Slot::Sound(mark) = Mark::decode(slot) else {
+            assert!(!matches!(reading, Reading::Sound { .. }) || slot.len() != SLOT_BYTES);
+            return false;
+        };
+        assert!(matches!(&reading, Reading::Sound { mark: read, .. } if *read == mark));
+        assert!(matches!(Mark::decode(&mark.encode()), Slot::Sound(again) if again == mark));
+        for scanned in [&[], scanned] {
+            let _ = judge(scanned, Some(&mark));
+        }
+        true
+    }
+
+    #[test]
+    fn mutated_slot_is_refused_or_encodes_again() {
+        let seal = |slot: &mut Vec<u8>| {
+            slot.resize(SLOT_BYTES, 0);
+            let sum = xxh3_64(&slot[..SUM_AT]);
+            slot[SUM_AT..].copy_from_slice(&sum.to_le_bytes());
+        };
+        let run = |first_seqno| Run {
+            start: 0,
+            end: 100,
+            batches: 1,
+            first_seqno,
+            last_seqno: first_seqno,
+        };
+        let scanned = [(3, 40), (4, 90)].map(|(id, first)| Scanned {
+            id,
+            journal: Journal {
+                bytes: 100,
+                runs: vec![run(first)],
+                ..Journal::default()
+            },
+        });
+        let full = Mark {
+            journals: (0..24).map(|id| (id, 10 * id)).collect(),
+            ..mark()
+        };
+        let slots = [mark(), full, Mark::default()].map(|mark| mark.encode());
+        let target = Target::new("slot of the high-water mark", slots).sealed(seal);
+        target
+            .buffers(64 * 1024)
+            .run(|slot| check_slot(slot, &scanned));
     }
 }

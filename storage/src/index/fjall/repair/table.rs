@@ -5,7 +5,8 @@
 //! index and properties              the table of contents, without the filters
 //! properties                        an index of the blocks
 //! blocks                            an index of the blocks, and properties from the blocks
-//! no block, no properties           nothing: the table is lost
+//! no block, or no intact block
+//! and no properties                 nothing: the table is lost
 //! ```
 //!
 //! A damaged block remains in the file, and the new index refers to it for every key that it may
@@ -65,6 +66,12 @@ pub(super) fn repair(path: &Path, id: u64) -> io::Result<Mended> {
         return Ok(Mended::Lost("the file contains no intact block".to_owned()));
     }
     let mut new = NewIndex::of(&pieces, properties.as_ref());
+    // The properties survived alone. lsm-tree panics at an index without blocks.
+    if end.index.is_none() && new.blocks.is_empty() {
+        return Ok(Mended::Lost(
+            "the file contains no block of entries".to_owned(),
+        ));
+    }
     // The file ends with a block: the blocks behind it may be cut off.
     let is_cut = sections.is_none() && properties.is_none() && data_end == blocks.len();
     if is_cut && pieces.last().is_some_and(|piece| piece.entries.is_some()) {

@@ -4,10 +4,12 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use cenotaph_fuzz::Target;
 use lsm_tree::table::{Table as Opened, Writer};
 use lsm_tree::{Cache, Checksum, InternalValue, Slice, ValueType};
 use tempfile::TempDir;
 
+use super::super::fuzz_tests::{scratch_directory, seal_archive};
 use super::table::{Mended, repair};
 
 const ID: u64 = 7;
@@ -258,4 +260,34 @@ fn table_inside_a_value_is_not_taken_for_blocks() {
             "{header}: {read:?}"
         );
     }
+}
+
+#[test]
+fn table_without_its_blocks_is_lost() {
+    let case = Case::small(1);
+    let sections = super::super::archive::contents(&mut fs::File::open(&case.path).unwrap());
+    let sections = sections.unwrap().unwrap();
+    let index = sections.iter().find(|section| section.name == b"tli");
+    let start = usize::try_from(index.unwrap().at).unwrap();
+    // Index and properties are intact, and the first block is not a block of entries.
+    fs::write(&case.path, &case.bytes[start..]).unwrap();
+    assert!(matches!(repair(&case.path, ID).unwrap(), Mended::Lost(_)));
+}
+
+#[test]
+fn mutated_table_of_many_blocks_is_repaired_or_lost() {
+    let corpus = [Case::small(1), Case::small(3)].map(|case| case.bytes);
+    let scratch = scratch_directory();
+    let path = scratch.path().join(ID.to_string());
+    let target = Target::new("repair of many blocks", corpus).sealed(|bytes| seal_archive(bytes));
+    target.buffers(1024 * 1024).run(|input| {
+        fs::write(&path, input).unwrap();
+        let mended = repair(&path, ID).unwrap();
+        let is_kept = !matches!(mended, Mended::Lost(_));
+        if is_kept {
+            let again = repair(&path, ID).unwrap();
+            assert_eq!(again, Mended::Whole, "a second repair changes nothing");
+        }
+        is_kept
+    });
 }
