@@ -1,22 +1,23 @@
-//! The actors: every write, and the background work that follows writes.
+//! The actors of an engine: every write, and the background work that follows writes.
 //!
 //! ```text
-//! Supervisor ── restarts actors with a backoff; too many restarts: fails closed
-//! ├─ Recovery                  settles changes of dead owners, before traffic and after the death of an upload
+//! Supervisor ── restarts actors with a backoff; fails closed after too many restarts
+//! ├─ Recovery                  settles changes of dead owners, at open and after uploads die
 //! ├─ Shard × N                 sole decider for its objects, sole submitter of their swaps (I3)
-//! ├─ Uploads ── BlobUpload × M one for each large put; a killed upload leaves its change to recovery
+//! ├─ Uploads ── BlobUpload × M one per large put or part; recovery settles a killed upload
 //! ├─ Sweeper                   deletes orphans, honours pins, backs off per orphan
 //! └─ Expirer                   removes expired objects and uploads
 //! ```
 //!
 //! ```text
 //! handle      requests of the engine: start and close, writes, atomic batches, multipart, scrub
-//!   ├─> shard, upload, background   one actor each
+//!   ├─> shard, upload, background   the actors
 //!   └─> admission                   permits for operations, bytes and uploads
 //!         └─> runtime               context, messages, replies, locks, timers
 //! ```
 //!
-//! Guards the order of I1, I3, I6, I8 and I10. Decisions are in `cenotaph_storage::decide`.
+//! Guards the order of I1, I3, I6, I8 and I10. Decisions are in `cenotaph_storage::decide`. The
+//! path of a large put to its answer is drawn in `runtime/reply.rs`.
 
 mod admission;
 mod background;
@@ -28,11 +29,12 @@ mod upload;
 
 pub use admission::namespaces::{NamespaceLimits, NamespacePermit, Namespaces};
 pub use admission::permits::{BudgetUse, Permit};
+pub use handle::Tiered;
 pub use handle::atomic::WriteReply;
 pub use handle::multipart::PartIntent;
 pub use handle::scrub::Repair;
+pub use handle::stats::ActorStats;
 pub use handle::writes::Intent;
-pub use handle::{ActorStats, Tiered};
 pub use limits::{
     ExpiryLimits, Limits, MultipartLimits, QueueLimits, RestartLimits, SplitLimits, SweepLimits,
 };

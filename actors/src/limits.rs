@@ -1,10 +1,10 @@
-//! Every limit of this room, in one struct. Over a limit is `Overloaded`, never unbounded memory.
+//! [`Limits`]: every limit of this crate. Over a limit is `Overloaded`, never unbounded memory.
 
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-/// What the actors may use. All limits are per engine.
+/// Resources that the actors may use. All limits are per engine.
 ///
 /// ```
 /// let limits = cenotaph_actors::Limits { uploads_at_once: 32, ..Default::default() };
@@ -13,63 +13,64 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Limits {
-    /// Shards: serialisation domains. May differ at every open; nothing stored depends on it.
+    /// Number of shards, the serialisation domains. May differ at every open, because nothing
+    /// stored depends on it.
     pub shards: usize,
-    /// Small puts and deletes that may wait for their commit at once. One more is `Overloaded`.
+    /// Maximum number of small puts and deletes that wait for their commit. Over it is
+    /// `Overloaded`.
     pub writes_at_once: usize,
-    /// Payload bytes that those writes, and puts whose beginning is still being read or waits for a
-    /// share of [`upload_bytes_in_flight`](Self::upload_bytes_in_flight), may hold together. One
-    /// more is `Overloaded`. A stream of unknown length reserves the inline limit until its tier is
-    /// known.
+    /// Maximum number of payload bytes that those writes hold together. Puts whose beginning is
+    /// being read, or waits for a share of
+    /// [`upload_bytes_in_flight`](Self::upload_bytes_in_flight), count too. Over it is
+    /// `Overloaded`. A stream of unknown length reserves the inline limit until its tier is known.
     pub write_bytes_in_flight: usize,
-    /// Large puts and parts at once, streaming or waiting for a share of the bytes in flight. One
-    /// more is `Overloaded`.
+    /// Maximum number of large puts and parts that stream or wait for memory. Over it is
+    /// `Overloaded`.
     pub uploads_at_once: usize,
-    /// Payload bytes that all uploads may buffer together. An upload that has sent no more than 2
-    /// MiB holds so much of it, while half of it is free for such beginnings; any other waits,
-    /// without reading its stream, for the share of its blob: for
-    /// [`budget_wait`](Self::budget_wait) at the most.
+    /// Maximum number of payload bytes that all uploads buffer together. An upload that has sent at
+    /// most 2 MiB holds only those bytes; half of the budget may be used so. Any other upload waits
+    /// for the share of its blob without reading its stream, for at most
+    /// [`budget_wait`](Self::budget_wait).
     pub upload_bytes_in_flight: usize,
-    /// The queue where a limit of the work under way at once is reached. It has no place, unless
-    /// configured.
+    /// The queue in front of the limits on work under way. It is disabled by default.
     pub queue: QueueLimits,
-    /// The part of the work under way at once, and of the bytes, that bulk work may take, in
-    /// percent, 1 to 100: batches that are not atomic, deletions of a prefix, and puts that say so.
-    /// What needs more by itself is let through alone. Bulk work waits for its turn within it, for
-    /// [`budget_wait`](Self::budget_wait) at the most.
+    /// Share of the limits on work under way and on bytes that bulk work may use, in percent, 1 to
+    /// 100. Bulk work is batches that are not atomic, deletions of a prefix, and puts marked as
+    ///   bulk. A single operation over the share runs alone. Bulk work waits for its turn within
+    ///   the share, for at most [`budget_wait`](Self::budget_wait).
     pub bulk_percent: u8,
-    /// Longest wait for a share of a budget. Then the operation is `Overloaded`, and nothing was
-    /// committed.
+    /// Maximum wait for a share of a budget. After it the operation is `Overloaded`, and nothing
+    /// was committed.
     pub budget_wait: Duration,
-    /// Longest time that a caller's stream may give nothing while it is waited for. Then the put
-    /// fails with kind `Source`.
+    /// Maximum time that a caller's stream may be idle while it is awaited. After it the put fails
+    /// with kind `Source`.
     pub source_idle: Duration,
-    /// Longest payload of one put, in bytes. A longer stream is `Invalid`.
+    /// Maximum length of the payload of a put, in bytes. A longer stream is `Invalid`.
     pub payload_bytes_max: u64,
-    /// How often a request that did not reach its shard is delivered again before it is
-    /// `Unavailable`.
+    /// Maximum number of repeated deliveries of a request that did not reach its actor. After them
+    /// the request is `Unavailable`.
     pub deliveries_max: u32,
-    /// How often an actor may be restarted.
+    /// Limits of actor restarts.
     pub restarts: RestartLimits,
-    /// Changes that recovery looks at per read of the index.
+    /// Number of changes that recovery reads per page of the index.
     pub recovery_page: usize,
-    /// How orphans are deleted.
+    /// Deletion of orphans.
     pub sweep: SweepLimits,
-    /// How expired objects are removed.
+    /// Removal of expired objects.
     pub expiry: ExpiryLimits,
     /// Multipart uploads.
     pub multipart: MultipartLimits,
-    /// How large puts are uploaded as several blobs at once.
+    /// Division of large puts into blobs.
     pub split: SplitLimits,
-    /// Most operations of one batch, atomic or not.
+    /// Maximum number of operations of a batch, atomic or not.
     pub batch_operations_max: usize,
-    /// Most payload bytes of one atomic batch together.
+    /// Maximum number of payload bytes of an atomic batch together.
     pub atomic_bytes_max: usize,
-    /// How often an update is tried before it is a conflict.
+    /// Number of attempts of an update before it is a conflict.
     pub update_attempts: u32,
-    /// How often the index is checked for an overdue commit.
+    /// Interval of the checks for an overdue commit.
     pub heartbeat: Duration,
-    /// How long `close` may take. What is unfinished then is left to the next open.
+    /// Time limit of `close`. The next open settles the work that is unfinished then.
     pub close_timeout: Duration,
 }
 
@@ -108,9 +109,10 @@ impl Default for Limits {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct QueueLimits {
-    /// Operations that may wait. One more is `Overloaded` at once. 0 by default: nobody waits.
+    /// Maximum number of waiting operations. Over it is `Overloaded` at once. 0 by default: no
+    /// operation waits.
     pub places: usize,
-    /// Longest wait. Then the operation is `Overloaded`, and nothing was started. 1 second by
+    /// Maximum wait. After it the operation is `Overloaded`, and nothing was started. 1 second by
     /// default.
     pub wait: Duration,
 }
@@ -124,18 +126,18 @@ impl Default for QueueLimits {
     }
 }
 
-/// How often actors may be restarted: the intensity of Erlang's supervisors
-/// (<https://www.erlang.org/doc/system/sup_princ.html>). Beyond it the engine fails closed.
+/// Limits of actor restarts: the intensity of Erlang's supervisors
+/// (<https://www.erlang.org/doc/system/sup_princ.html>). Beyond them the engine fails closed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct RestartLimits {
-    /// Most restarts, of all actors together, ..
+    /// Maximum number of restarts of all actors together within [`within`](Self::within).
     pub max: usize,
-    /// .. within this time.
+    /// Window in which restarts are counted.
     pub within: Duration,
-    /// Delay before the first restart; doubled for each further one within the time.
+    /// Delay before the first restart; doubled for each further restart within the window.
     pub backoff_min: Duration,
-    /// Longest delay.
+    /// Maximum delay.
     pub backoff_max: Duration,
 }
 
@@ -150,21 +152,21 @@ impl Default for RestartLimits {
     }
 }
 
-/// How orphans are deleted.
+/// Deletion of orphans.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct SweepLimits {
-    /// Deletions at once.
+    /// Number of deletions at once.
     pub deletes_at_once: usize,
-    /// Orphans settled by one commit.
+    /// Maximum number of orphans settled by one commit.
     pub page: usize,
-    /// How long after its first deletion a blob that may still land is deleted again.
+    /// Delay between the two deletions of a blob that a late write may still create.
     pub grace: Duration,
-    /// How long one deletion may take before it counts as failed.
+    /// Time limit of a deletion, after which it counts as failed.
     pub timeout: Duration,
-    /// Delay after the first failed deletion of an orphan; doubled for each further one.
+    /// Delay after the first failed deletion of an orphan; doubled for each further failure.
     pub backoff_min: Duration,
-    /// Longest such delay.
+    /// Maximum delay.
     pub backoff_max: Duration,
 }
 
@@ -181,16 +183,16 @@ impl Default for SweepLimits {
     }
 }
 
-/// How expired objects are removed. They are absent from their deadline on, removed or not.
+/// Removal of expired objects. An object is absent from its deadline on, removed or not.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct ExpiryLimits {
-    /// Removals at once: they share syncs.
+    /// Number of removals at once, which share syncs.
     pub removals_at_once: usize,
-    /// Entries per read of the expiry index.
+    /// Number of entries per page of the expiry index.
     pub page: usize,
-    /// Longest time until the next look for what is due: how late a clock that was set forward is
-    /// noticed.
+    /// Maximum time between two passes. A clock that was set forward is noticed at the latest after
+    /// it.
     pub interval_max: Duration,
 }
 
@@ -204,24 +206,25 @@ impl Default for ExpiryLimits {
     }
 }
 
-/// Multipart uploads. The parts of an upload together may have [`Limits::payload_bytes_max`], and
-/// each part under way counts among [`Limits::uploads_at_once`].
+/// Multipart uploads. All parts of an upload together are limited by [`Limits::payload_bytes_max`],
+/// and each part under way counts in [`Limits::uploads_at_once`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct MultipartLimits {
-    /// Fewest bytes of each part but the last; looked at when the upload is completed. S3 wants 5
-    /// MiB.
+    /// Minimum number of bytes of each part except the last, checked by the completion. S3 requires
+    /// 5 MiB.
     pub part_bytes_min: u64,
-    /// Most bytes of a part.
+    /// Maximum number of bytes of a part.
     pub part_bytes_max: u64,
-    /// How long an upload may take from its beginning to its completion. Later nobody knows it any
-    /// more, and its parts are deleted.
+    /// Maximum time from the initiation of an upload to its completion. After it the upload no
+    /// longer exists, and its parts are deleted.
     pub lifetime: Duration,
-    /// Parts of uploads that may be ending at once, by completion, abort or expiry: what ends an
-    /// upload is one commit about all of its parts, some 800 bytes of memory each while it is under
-    /// way. An end waits for its turn; one with more parts than this takes all there is.
+    /// Maximum number of parts of uploads that end at once, by completion, abort or expiry. An
+    /// upload ends with a single commit about all of its parts, which takes some 800 bytes of
+    /// memory per part. The end of an upload waits for its turn; an upload with more parts ends
+    /// alone.
     pub parts_ending_at_once: usize,
-    /// For how long it is remembered what came of an upload: a repeated completion hears the same.
+    /// Retention of the result of an upload: a repeated completion receives the same result.
     pub kept_for: Duration,
 }
 
@@ -238,21 +241,20 @@ impl Default for MultipartLimits {
     }
 }
 
-/// How large puts are uploaded as several blobs at once, so that one stream can use the whole
-/// network: a payload of more than [`over_bytes`](Self::over_bytes) is cut into blobs, some of them
-/// under way together, that one tombstone names.
+/// Division of large puts into several blobs, so that one stream can use the whole network.
 ///
-/// A stream that does not say how long it is has a first blob of `over_bytes`. A payload that would
-/// need more than 10,000 blobs has larger ones.
+/// A payload of more than [`over_bytes`](Self::over_bytes) is cut into blobs that are uploaded in
+/// parallel and named by one tombstone. A stream of unknown length has a first blob of
+/// `over_bytes`. A payload that would need more than 10,000 blobs has larger blobs.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct SplitLimits {
-    /// Longest payload that is one blob.
+    /// Maximum length of a payload that is a single blob.
     pub over_bytes: u64,
-    /// Bytes of each blob of a longer one. As much as a blob's requests under way hold (see
-    /// `BlobOptions`) is best: more of it is not uploaded beside the next one.
+    /// Number of bytes of each blob of a longer payload. The memory of a blob's requests under way
+    /// (see `BlobOptions`) is the best value: larger blobs finish with less overlap.
     pub part_bytes: u64,
-    /// Blobs of one put under way at a time.
+    /// Number of blobs of a put under way at a time.
     pub at_once: usize,
 }
 

@@ -1,6 +1,12 @@
-//! What may be said on the command line, and what it means: the commands, and the arguments of
-//! those that are about the whole store. `objects.rs`, `uploads.rs` and `trees.rs` have those of
-//! the others, `values.rs` how single values are spelled. Deliberately not here: doing any of it.
+//! The command line: global options, the list of commands, and the arguments of commands on the
+//! whole store.
+//!
+//! | file | contents |
+//! |---|---|
+//! | `objects.rs` | arguments of commands on single objects |
+//! | `trees.rs` | arguments of commands on directory trees |
+//! | `uploads.rs` | arguments of uploads in parts |
+//! | `values.rs` | parsers of single values |
 
 mod objects;
 mod trees;
@@ -31,145 +37,152 @@ pub(crate) struct Cli {
 }
 
 const AFTER_HELP: &str = "\
-Exit codes: 0 ok, 1 failed, 2 usage, 3 not found (get, stat, cp, mv, extend, amend, abort, put --resume=..),
-4 an --if-.. condition does not hold, 5 something is lost (salvage).
+Exit codes:
+  0  success
+  1  failure
+  2  usage error
+  3  not found (get, stat, cp, mv, extend, amend, abort, put --resume=..)
+  4  an --if-.. condition does not hold
+  5  incomplete salvage
 
-Times are given as 90s, 15m, 12h, 30d, or several of them together.
+Times: 90s, 15m, 12h, 30d, or a combination such as \"1h 30m\".
 
---blobs is needed once: where the blob tier is, is remembered in the data directory, without credentials. Another --blobs
-is refused later on; `adopt` takes a blob tier that was moved. Its forms:
+--blobs is needed once. The tool remembers the location of the blob tier in the data directory,
+without credentials, and refuses another --blobs afterwards; `adopt` accepts a blob tier that was
+moved. Forms:
   fs:                                   `blobs` under the data directory (the default)
-  fs:PATH                               a directory of its own
+  fs:PATH                               another directory
   s3://BUCKET/ROOT?region=..&endpoint=..
   gcs://BUCKET/ROOT
   azblob://CONTAINER/ROOT?endpoint=..
-Any option of OpenDAL's service may stand behind the `?`. Give credentials in the environment (AWS_ACCESS_KEY_ID, ..), for
-other users of this machine can see a command line.
+The query accepts every option of OpenDAL's service. Pass credentials in the environment
+(AWS_ACCESS_KEY_ID, ..): other users of this machine can see command lines. s3, gcs and azblob
+need a build with the cargo feature of that name; the feature `cloud` enables all three.
 
-RUST_LOG=debug shows what the engine does.";
+RUST_LOG=debug shows the log of the engine.";
 
-/// Which store.
+/// Location and options of the store.
 #[derive(Clone, Debug, Args)]
 pub(crate) struct StoreArgs {
     /// Directory of the index.
     #[arg(long, global = true, value_name = "DIR", default_value = "data")]
     pub(crate) data: PathBuf,
-    /// Where large objects lie, the first time; see below.
+    /// Location of the blob tier, which holds large objects. Needed once; see below.
     #[arg(long, global = true, value_name = "URI")]
     pub(crate) blobs: Option<String>,
     /// Namespace of the objects: a use case and its scopes.
     #[arg(long, global = true, value_name = "USECASE/SCOPE=VALUE/..")]
     pub(crate) namespace: Option<String>,
-    /// Longest payload in bytes that stays in the index. May differ from call to call.
+    /// Largest payload, in bytes, that is stored in the index. May differ from call to call.
     #[arg(long, global = true, value_name = "BYTES", default_value_t = cenotaph::INLINE_BYTES_MAX)]
     pub(crate) inline_max: usize,
-    /// Change nothing of the store, not even by opening it: no right to write to it is needed. For
-    /// commands that only read.
+    /// Open the store without changing any file of it. Needs no write permission. Only for commands
+    /// that read.
     #[arg(long, global = true)]
     pub(crate) read_only: bool,
 }
 
-/// How to say it.
+/// Format of the output.
 #[derive(Clone, Copy, Debug, Args)]
 pub(crate) struct OutputArgs {
-    /// One JSON object per line on standard output, for scripts.
+    /// Print one JSON object per line on standard output, for scripts.
     #[arg(long, global = true)]
     pub(crate) json: bool,
-    /// No progress bars.
+    /// Show no progress bars.
     #[arg(long, short, global = true)]
     pub(crate) quiet: bool,
 }
 
+/// Commands of the tool. Their doc comments are the help texts.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Write one object, from a file or standard input. An interrupted upload of a large file is
-    /// resumed with --resume.
+    /// Write an object from a file or standard input. Resume an interrupted upload with --resume.
     ///
-    /// A regular file of more than 256 MiB is uploaded in parts, several at once; a smaller one is
-    /// if --parallel, --part-size or --resume is given. Such an upload is named by an id, which is
-    /// shown when it begins. However the command ends without success, killed even, the upload
-    /// stays open for 7 days with the parts that were sent, and nothing of it is seen by readers:
-    /// --resume goes on with it, `uploads` lists it, `abort` gives it up. A file that changes while
-    /// it is uploaded is an error; --resume then sends the parts that have become others.
+    /// A regular file of more than 256 MiB is uploaded in parts, several at once; a smaller file
+    /// only with --parallel, --part-size or --resume. The command prints the id of such an upload
+    /// when it begins. If the command fails, is interrupted or is killed, the upload stays open for
+    /// 7 days with the parts that were sent, and readers see nothing of it. --resume continues the
+    /// upload, `uploads` lists it, `abort` discards it. A file that changes during the upload is an
+    /// error; --resume then sends the parts that have changed.
     Put(PutArgs),
-    /// Read one object, to standard output or a file.
+    /// Read an object to standard output or a file.
     Get(GetArgs),
     /// List objects in the order of their keys.
     Ls(LsArgs),
-    /// Show what is known about an object.
+    /// Show the metadata of an object.
     Stat(StatArgs),
-    /// Delete objects. Deleting what is not there is fine.
+    /// Delete objects. Deleting an absent object is no error.
     Rm(RmArgs),
-    /// List the uploads that are open: begun by `put`, and neither completed nor aborted.
+    /// List open uploads: begun by `put`, and neither completed nor aborted.
     Uploads(UploadsArgs),
-    /// Give an open upload up, and delete its parts.
+    /// Discard an open upload and delete its parts.
     Abort(AbortArgs),
-    /// Copy an object, within the store.
+    /// Copy an object within the store.
     Cp(CopyArgs),
-    /// Rename an object. No byte is copied, whatever its size.
+    /// Rename an object. Copies no byte, whatever the size.
     Mv(CopyArgs),
-    /// Give an object another deadline.
+    /// Change the deadline of an object.
     Extend(ExtendArgs),
-    /// Change what was stated about an object, and leave its bytes where they are.
+    /// Change the metadata of an object without rewriting its bytes.
     Amend(AmendArgs),
     /// Import a directory tree. Run it again to resume.
     ///
-    /// Every regular file becomes an object, its path the key, its mode and modification time
-    /// custom entries `cenotaph.mode` and `cenotaph.mtime`. A file is skipped if its object has the
-    /// same size, time and mode, so that an interrupted import is resumed by running it again.
-    /// Symbolic links, special files and the store's own directories are skipped, and empty
-    /// directories are not kept.
+    /// Every regular file becomes an object: its path is the key, and its mode and modification
+    /// time become the custom entries `cenotaph.mode` and `cenotaph.mtime`. A file is skipped if
+    /// its object has the same size, time and mode; so an interrupted import is resumed by running
+    /// it again. Symbolic links, special files and the directories of the store are skipped. Empty
+    /// directories are not stored.
     Import(ImportArgs),
     /// Write all objects to a directory tree. Run it again to resume.
     ///
-    /// Files get the mode and modification time that an import kept, but no setuid, setgid or
-    /// sticky bit unless --special-bits is given. A file that has its object's size, time and mode,
-    /// or its size and bytes, is taken for done; any other that is there is left alone and
-    /// reported, unless --overwrite is given. Files named `.cenotaph-XXXXXX.part` that a killed
-    /// export left are removed, and no import takes them.
+    /// Files get the mode and modification time that an import stored, but no setuid, setgid or
+    /// sticky bit unless --special-bits is given. A file with the size, time and mode of its
+    /// object, or with its size and bytes, counts as exported. Any other existing file is kept and
+    /// reported, unless --overwrite is given. Files named `.cenotaph-XXXXXX.part` of a killed
+    /// export are removed; imports skip them.
     Export(ExportArgs),
     /// Compare the store with a directory tree, byte by byte.
     ///
-    /// Names every file without its object (missing), every object without its file (extra), and
-    /// every pair that differs or whose object is damaged.
+    /// Names every file without an object (missing), every object without a file (extra), and every
+    /// pair that differs or whose object is damaged.
     Verify(VerifyArgs),
-    /// Show what is stored, in all namespaces, what the engine has done and what is left to do.
+    /// Show the contents of all namespaces, the work of the engine, and its pending work.
     Stats(StatsArgs),
-    /// Verify everything against everything, in both tiers and all namespaces; repair on request.
+    /// Check both tiers of all namespaces against each other; repair on request.
     ///
-    /// Finds rows that can't be read, blobs and payloads that are missing or damaged, what nothing
-    /// names, and expiry entries that do not fit. Ends with 1 if anything is left.
+    /// Finds unreadable rows, missing or damaged blobs and payloads, blobs and payloads that
+    /// nothing refers to, and wrong expiry entries. Exits with 1 if a problem remains.
     Scrub(ScrubArgs),
-    /// Explain the state of a store's index without opening or changing it.
+    /// Explain the state of the index of a store without opening or changing it.
     ///
-    /// Reads every file of the index. For each problem it names the file, what is damaged, and what
-    /// each way out would lose. Ends with 0 if no damage was found, and with 1 if there is some or
-    /// the store is open. The blob tier is not looked at; see `scrub`.
+    /// Reads every file of the index. For each problem the report names the file, the damage, and
+    /// the loss that each way out would cause. Exits with 0 if no damage was found, and with 1 if
+    /// the index is damaged or the store is open. Does not read the blob tier; see `scrub`.
     Doctor(DoctorArgs),
-    /// Open the store, settle what a crash left behind, and report it.
+    /// Open the store, settle the changes of a crash, and report them.
     Recover,
-    /// Copy everything that can be read of a damaged store into a new one.
+    /// Copy everything readable of a damaged store into a new store.
     ///
-    /// The way out where a file of the index is damaged: such an index stops writing at its next
-    /// compaction, again after each opening. The old store is not changed, and must not be open. It
-    /// takes space for two copies of its index for a while. Large objects are not copied: the new
-    /// store goes on with the blob tier of the old one, which --blobs names if it is neither
-    /// remembered nor `blobs` under OLD. Reports what could not be read, and the names of lost
-    /// objects where blobs tell them. Ends with 0 if everything was copied, with 5 if everything
-    /// that can be read was copied and something is lost, and with 1 if there is no new store.
+    /// The way out if a file of the index is damaged: such an index stops writing at its next
+    /// compaction, after each open again. The old store is not changed, and must not be open. The
+    /// copy temporarily needs space for two copies of the index. Large objects are not copied: the
+    /// new store uses the blob tier of the old store. Give --blobs if that tier is neither
+    /// remembered nor `blobs` under OLD. Reports everything that could not be read, and the names
+    /// of lost objects where their blobs contain them. Exits with 0 if everything was copied, with
+    /// 5 if everything readable was copied and something is lost, and with 1 if no new store was
+    /// created.
     Salvage(SalvageArgs),
-    /// Take the blob tier that --blobs names as this store's, whatever mark it has, and remember
-    /// it.
+    /// Make the blob tier of --blobs the tier of this store, whatever its mark, and remember it.
     ///
-    /// For a tier that was moved, or restored without its mark. The blobs are not moved: they must
-    /// be there already. An object whose blob is not there is damaged from then on, and a store
-    /// that the tier belonged to does not open over it any more. See with `scrub` what is missing.
+    /// For a tier that was moved, or restored without its mark. Moves no blob: the blobs must
+    /// already be there. An object whose blob is missing is damaged afterwards, and a store that
+    /// owned the tier before no longer opens with it. Run `scrub` to find missing blobs.
     Adopt,
-    /// Import, crash, recover, verify: see it work, in a temporary store.
+    /// Import, crash, recover and verify in a temporary store.
     ///
-    /// Needs about three times the generated file's 256 MiB under the directory for temporary files
-    /// (TMPDIR), and removes what it made there. The tree is read where it is: files edited
-    /// meanwhile differ, and the demo says so.
+    /// Needs about three times the 256 MiB of the generated file in the directory for temporary
+    /// files (TMPDIR), and removes its files afterwards. The tree is read in place: files edited
+    /// during the demo differ, and the demo reports them.
     Demo(DemoArgs),
     /// The process that the demo kills.
     #[command(hide = true)]
@@ -177,7 +190,8 @@ pub(crate) enum Command {
 }
 
 impl Command {
-    /// The name of a command that writes to a store; none of one that only reads.
+    /// Returns the name of a command that writes to a store, or `None` for a command that only
+    /// reads.
     pub(crate) fn writes(&self) -> Option<&'static str> {
         match self {
             Self::Get(_)
@@ -188,6 +202,7 @@ impl Command {
             | Self::Verify(_)
             | Self::Stats(_)
             | Self::Doctor(_) => None,
+            // A scrub only reads unless it repairs.
             Self::Scrub(options) => (options.repair || options.drop_damaged)
                 .then_some("scrub with --repair or --drop-damaged"),
             Self::Put(_) => Some("put"),
@@ -207,65 +222,80 @@ impl Command {
     }
 }
 
+/// Arguments of `stats`.
 #[derive(Debug, Args)]
 pub(crate) struct StatsArgs {
-    /// Leave out the objects: counting them reads every row.
+    /// Do not count objects. Counting reads every row.
     #[arg(long)]
     pub(crate) no_count: bool,
 }
 
+/// Arguments of `scrub`.
 #[derive(Debug, Args)]
 pub(crate) struct ScrubArgs {
-    /// Repair what can be repaired without losing anything that is not lost already.
+    /// Repair problems, but only where the repair loses no data.
     #[arg(long)]
     pub(crate) repair: bool,
-    /// Repair, and delete the objects that can't be: whose bytes or rows are missing or damaged.
-    /// What they held is lost, also where a backup could bring it back.
+    /// Repair, and delete objects that can't be repaired: their bytes or rows are missing or
+    /// damaged. Their contents are lost, even if a backup could restore them.
     #[arg(long)]
     pub(crate) drop_damaged: bool,
-    /// See whether blobs and payloads are there, and do not read them.
+    /// Check only that blobs and payloads exist; do not read them.
     #[arg(long)]
     pub(crate) shallow: bool,
-    /// Pass over blobs that were begun within this time.
+    /// Ignore blobs that were begun within this time.
     #[arg(long, value_name = "TIME", value_parser = values::time, default_value = "24h")]
     pub(crate) grace: Duration,
 }
 
+/// Arguments of `doctor`.
 #[derive(Debug, Args)]
 pub(crate) struct DoctorArgs {
-    /// The directory of the store; that of --data unless told.
+    /// Directory of the store [default: that of --data].
     #[arg(value_name = "DIR")]
     pub(crate) dir: Option<PathBuf>,
 }
 
+/// Arguments of `salvage`.
 #[derive(Debug, Args)]
 pub(crate) struct SalvageArgs {
     /// Directory of the damaged store.
     pub(crate) old: PathBuf,
-    /// Directory of the new store: one that is empty or not there.
+    /// Directory of the new store: empty or absent.
     pub(crate) new: PathBuf,
 }
 
+/// Arguments of `demo`.
 #[derive(Debug, Args)]
 pub(crate) struct DemoArgs {
-    /// The tree to import; the checkout unless told.
+    /// Tree to import [default: the checkout].
     #[arg(long, value_name = "DIR")]
     pub(crate) tree: Option<PathBuf>,
-    /// Flip one byte of one blob after the import: the demo must find it, name the object and fail.
+    /// Flip a byte of a random blob after the import: the demo must find it, name the object and
+    /// fail.
     #[arg(long)]
     pub(crate) corrupt: bool,
-    /// Keep the temporary store and say where it is.
+    /// Keep the temporary store and print its path.
     #[arg(long)]
     pub(crate) keep: bool,
     /// Size of the generated file, in MiB.
-    #[arg(long, value_name = "N", default_value_t = 256, hide = true, value_parser = clap::value_parser!(u64).range(1..=4096))]
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = 256,
+        hide = true,
+        value_parser = clap::value_parser!(u64).range(1..=4096)
+    )]
     pub(crate) size_mib: u64,
 }
 
+/// Arguments of the hidden command `demo-child`.
 #[derive(Debug, Args)]
 pub(crate) struct DemoChildArgs {
+    /// Tree to import.
     #[arg(long)]
     pub(crate) tree: PathBuf,
+    /// Directory of the generated file.
     #[arg(long)]
     pub(crate) generated: PathBuf,
 }

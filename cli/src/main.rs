@@ -1,68 +1,42 @@
-//! `cenotaph`: the store from a shell. Arguments in, a command run on an open engine, an exit code
-//! out.
+//! Entry point of `cenotaph`, the command-line tool of the store.
 //!
 //! ```text
 //! args -> store (open) -> one file per command -> store (close) -> exit code
 //! ```
 //!
-//! Exit codes: 0 ok, 1 failed, 2 usage, 3 not found, 4 a condition does not hold, 5 an incomplete
-//! salvage. However a command ends, the engine is closed, within bounded time. Deliberately not
-//! here: anything that touches the engine's inside; the tool uses the public API only.
+//! Exit codes: 0 success, 1 failure, 2 usage error, 3 not found, 4 failed precondition, 5
+//! incomplete salvage. Every command that opens the engine closes it within bounded time, also
+//! after a signal or an error. The tool uses the public API of the engine only.
 
 mod args;
-mod blobs;
+mod blob_location;
+mod blob_uri;
+mod commands;
 mod store;
-
-mod change;
-mod demo;
-mod doctor;
-mod export;
-mod get;
-mod import;
-mod ls;
-mod put;
-mod rm;
-mod salvage;
-mod scrub;
-mod stat;
-mod stats;
-mod uploads;
-mod verify;
-
-mod clock;
-mod compare;
-mod failure;
-mod human;
-mod output;
-mod parts;
-mod report;
-mod retry;
-mod stamp;
-mod standard;
-mod stated;
-mod stop;
-mod tier;
-mod tree;
+mod transfer;
+mod ui;
 
 use std::process::ExitCode;
 use std::time::Duration;
 
 use cenotaph::Env;
 use clap::Parser;
-use serde_json::json;
 use tokio::runtime::Runtime;
 
 use args::{Cli, Command, Resume};
-use failure::Failure;
-use report::Report;
-use stop::Stop;
+use commands::{demo, dispatch, doctor, salvage};
 use store::{Access, Store};
+use ui::failure::Failure;
+use ui::report::Report;
+use ui::signals::Signals;
+use ui::{human, report};
 
-/// How long the engine may take to close after a signal.
+/// Longest time to close the engine after a signal.
 const CLOSE_AFTER_SIGNAL: Duration = Duration::from_secs(10);
 
 fn main() -> ExitCode {
     let cli = Cli::try_parse().unwrap_or_else(|error| escaped(error).exit());
+    // Errors only by default: the tool prints the failure of a command itself.
     let filter = tracing_subscriber::EnvFilter::try_from_default_env()
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("error"));
     tracing_subscriber::fmt()
@@ -75,26 +49,32 @@ fn main() -> ExitCode {
     };
     let may_lose_reader = matches!(cli.command, Command::Get(_) | Command::Ls(_));
     let result = match runtime.block_on(run(cli, env, &report)) {
-        // As with `cat` and `ls`: the reader has what it wanted, and nothing else was to be done.
+        // These commands only print. A reader that closes the pipe early, such as `head`, has read
+        // all it needs, so the exit code is 0, as that of `cat` would be.
         Err(Failure::BrokenPipe) if may_lose_reader => Ok(()),
         result => result,
     };
-    // A read of standard input can't be interrupted: it would hold up the exit.
+    // Tokio can't cancel a blocking read of standard input. A normal shutdown of the runtime would
+    // wait for it.
     runtime.shutdown_background();
     report.end(result)
 }
 
-/// The same error about arguments whose control characters are escaped: it quotes them.
+/// Parses the command line again with escaped control characters and returns the error of that.
+///
+/// clap quotes arguments in its messages. Control characters in them must not reach the terminal.
 fn escaped(error: clap::Error) -> clap::Error {
     let arguments = std::env::args_os().map(|argument| human::key(&argument.to_string_lossy()));
     Cli::try_parse_from(arguments).err().unwrap_or(error)
 }
 
+/// Creates the runtime, the environment and the report.
 fn start(cli: &Cli) -> Result<(Runtime, Env, Report), Failure> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build();
     let runtime = runtime.map_err(|error| Failure::io("the runtime can't start", &error))?;
+    // `Env::real` needs the handle of a running runtime.
     let entered = runtime.enter();
     let env = Env::real()?;
     let report = Report::new(&env, cli.output.json, cli.output.quiet)?;
@@ -102,27 +82,30 @@ fn start(cli: &Cli) -> Result<(Runtime, Env, Report), Failure> {
     Ok((runtime, env, report))
 }
 
+/// Runs the command, up to the close of the store.
 async fn run(cli: Cli, env: Env, report: &Report) -> Result<(), Failure> {
-    let mut stop = Stop::new()?;
-    Stop::bound(&env, report.interrupt())?;
+    let mut signals = Signals::new()?;
+    Signals::bound(&env, report.interrupt())?;
     if let Some(name) = cli.command.writes().filter(|_| cli.store.read_only) {
         return Err(Failure::Usage(format!(
             "--read-only is for commands that only read a store: `{name}` writes"
         )));
     }
     let (access, options) = match &cli.command {
-        Command::Demo(options) => return stop.or(demo::run(report, &env, options)).await,
+        // These three work without an open store, or open stores of their own.
+        Command::Demo(options) => return signals.or(demo::run(report, &env, options)).await,
         Command::Doctor(options) => {
-            return stop
+            return signals
                 .or(doctor::run(report, &env, &cli.store.data, options))
                 .await;
         }
         Command::Salvage(options) => {
-            return stop
+            return signals
                 .or(salvage::run(report, options, cli.store.blobs.as_deref()))
                 .await;
         }
-        // The upload that is named is in a store that is there.
+        // A named upload can only exist in an existing store. Creating a store here would hide a
+        // mistyped --data.
         Command::Put(options) if matches!(options.parts.resume(), Resume::Named(_)) => {
             (Access::Existing, cli.store)
         }
@@ -144,50 +127,24 @@ async fn run(cli: Cli, env: Env, report: &Report) -> Result<(), Failure> {
         | Command::Stats(_)
         | Command::Recover => (Access::Existing, cli.store),
     };
-    let store = stop.or(Store::open(&options, access, env)).await?;
-    let result = stop.or(dispatch(cli.command, &store, report)).await;
+    let store = signals.or(Store::open(&options, access, env)).await?;
+    let result = signals.or(dispatch(cli.command, &store, report)).await;
+    // The first signal dropped the command; the close gets a deadline then, because the process is
+    // expected to end soon. A second signal drops the close, too.
     let closed = match &result {
-        Err(Failure::Interrupted) => stop.or(close_after_signal(&store)).await,
-        Ok(()) | Err(_) => stop.or(store.close()).await,
+        Err(Failure::Interrupted) => signals.or(close_after_signal(&store)).await,
+        Ok(()) | Err(_) => signals.or(store.close()).await,
     };
+    // The failure of the command, if any, is the more useful message.
     result.and(closed)
 }
 
-async fn dispatch(command: Command, store: &Store, report: &Report) -> Result<(), Failure> {
-    match command {
-        Command::Put(options) => put::run(store, report, options).await,
-        Command::Get(options) => get::run(store, report, options).await,
-        Command::Ls(options) => ls::run(store, report, options).await,
-        Command::Stat(options) => stat::run(store, report, &options).await,
-        Command::Rm(options) => rm::run(store, report, options).await,
-        Command::Uploads(options) => uploads::list(store, report, &options).await,
-        Command::Abort(options) => uploads::abort(store, report, &options).await,
-        Command::Cp(options) => change::copy(store, report, &options).await,
-        Command::Mv(options) => change::rename(store, report, &options).await,
-        Command::Extend(options) => change::extend(store, report, &options).await,
-        Command::Amend(options) => change::amend(store, report, &options).await,
-        Command::Scrub(options) => scrub::run(store, report, &options).await,
-        Command::Import(options) => import::run(store, report, &options).await,
-        Command::Export(options) => export::run(store, report, &options).await,
-        Command::Verify(options) => verify::run(store, report, &options).await,
-        Command::Stats(options) => stats::stats(store, report, &options).await,
-        Command::Recover => stats::recover(store, report).await,
-        Command::Adopt => report.result(
-            || json!({ "event": "adopted", "blobs": store.tier }),
-            || format!("adopted {}", store.tier),
-        ),
-        Command::DemoChild(options) => demo::child::run(store, report, &options).await,
-        Command::Demo(_) | Command::Doctor(_) | Command::Salvage(_) => {
-            Err(Failure::Failed("this command opens no store".to_owned()))
-        }
-    }
-}
-
+/// Closes the store within [`CLOSE_AFTER_SIGNAL`].
 async fn close_after_signal(store: &Store) -> Result<(), Failure> {
     let closed = store.env.deadline(CLOSE_AFTER_SIGNAL, store.close()).await;
     closed.unwrap_or_else(|| {
         Err(Failure::Failed(
-            "the store did not close in time; the next open settles it".to_owned(),
+            "the store did not close in time; the next open recovers it".to_owned(),
         ))
     })
 }

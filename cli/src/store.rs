@@ -1,51 +1,58 @@
-//! The engine, opened as the command line says.
+//! The store of a command: the engine, opened with the options of the command line.
 
 use std::path::{Path, PathBuf};
 
 use cenotaph::{Config, Engine, Env, ErrorKind, Namespace, ObjectId};
 
 use crate::args::StoreArgs;
-use crate::blobs::{self, BlobPlace};
-use crate::failure::{Failure, one_line};
-use crate::human;
-use crate::tier::Location;
+use crate::blob_location::Location;
+use crate::blob_uri::{self, BlobPlace};
+use crate::ui::failure::{Failure, one_line};
+use crate::ui::human;
 
-/// Whether a store that is not there is created.
+/// Requirement on the store directory at open.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Access {
-    /// It is.
+    /// Creates an absent store.
     Create,
-    /// It is an error: a mistyped directory must not look like an empty store.
+    /// Refuses an absent store: a mistyped directory must not look like an empty store.
     Existing,
-    /// So it is, and the blob tier is taken, whatever mark it has.
+    /// Refuses an absent store, and adopts the blob tier, whatever its mark.
     Adopt,
 }
 
-/// An open store, and the part of it that the command speaks of.
+/// An open store, with the namespace of the command.
 pub(crate) struct Store {
     /// The engine.
     pub(crate) engine: Engine,
     /// The namespace of all keys.
     pub(crate) namespace: Namespace,
-    /// The real world.
+    /// The environment of the engine: clocks, randomness, threads.
     pub(crate) env: Env,
-    /// Where its blob tier is, as `--blobs` would say it.
+    /// The location of the blob tier, in the form of `--blobs`.
     pub(crate) tier: String,
-    /// Its directories on this machine: no import may read them, no export write into them.
+    /// Local directories of the store. Imports do not read them; exports do not write to them.
     pub(crate) own_dirs: Vec<PathBuf>,
 }
 
 impl Store {
-    /// Opens it, which settles what earlier incarnations left behind unless it is for reads only.
+    /// Opens the store. Unless the store is read-only, this settles the changes of earlier
+    /// incarnations and remembers the location of the blob tier.
+    ///
+    /// # Errors
+    /// [`Failure::Usage`] if the namespace or `--blobs` is invalid. [`Failure::Failed`] if the
+    /// store is absent, open elsewhere, has another blob tier, or can't be opened.
     pub(crate) async fn open(args: &StoreArgs, access: Access, env: Env) -> Result<Self, Failure> {
         let namespace = namespace(args.namespace.as_deref())?;
+        let given = args.blobs.as_deref().map(blob_uri::parse).transpose()?;
+        // The builder of the engine creates an absent store, so the check precedes it.
         if access != Access::Create && !args.data.join("index").is_dir() {
             return Err(Failure::Failed(format!(
                 "there is no store here: data={}",
                 args.data.display()
             )));
         }
-        let (place, location, remembered) = place(args, access)?;
+        let (place, location, remembered) = place(given, &args.data, access)?;
         let config = Config {
             inline_bytes_max: args.inline_max,
             ..Config::default()
@@ -58,7 +65,7 @@ impl Store {
                 builder = builder.blobs_in(&dir);
                 own_dirs.push(dir);
             }
-            BlobPlace::Remote(uri) => builder = builder.blobs(blobs::remote(&uri)?),
+            BlobPlace::Remote(uri) => builder = builder.blobs(blob_uri::remote(&uri)?),
         }
         if access == Access::Adopt {
             builder = builder.adopt_blobs();
@@ -70,9 +77,12 @@ impl Store {
             .open()
             .await
             .map_err(|error| explain(error, &args.data))?;
+        // Only after the open: it has checked that the tier belongs to this store.
         if remembered.as_ref() != Some(&location) && !args.read_only {
             remember(&location, &args.data);
         }
+        // Canonical paths, because trees are compared with them by prefix. The directories exist
+        // since the open.
         let own_dirs = own_dirs
             .iter()
             .filter_map(|dir| dir.canonicalize().ok())
@@ -86,59 +96,69 @@ impl Store {
         })
     }
 
-    /// The object of this key. A key that breaks a rule is a mistake on the command line.
+    /// Returns the id of the object of this key. An invalid key is a usage error.
     pub(crate) fn id(&self, key: &str) -> Result<ObjectId, Failure> {
         ObjectId::new(&self.namespace, key).map_err(|error| Failure::Usage(error.to_string()))
     }
 
-    /// Lets what has begun end, within the engine's own limit, and closes it.
+    /// Waits for running operations, within the limit of the engine, and closes the engine.
     pub(crate) async fn close(&self) -> Result<(), Failure> {
         Ok(self.engine.close().await?)
     }
 
-    /// Whether this directory, whose path has no links, is one of the store's own or within one.
+    /// Returns whether this canonical directory is a directory of the store, or within such a
+    /// directory.
     pub(crate) fn owns(&self, canonical: &Path) -> bool {
         self.own_dirs.iter().any(|own| canonical.starts_with(own))
     }
 }
 
-/// Where the blob tier is: as the command line says, or else as the last one said; where that is,
-/// to be remembered; and what is remembered.
+/// Returns the place of the blob tier, its location, and the remembered location.
+///
+/// The place is the given place, which is that of `--blobs`, or else the remembered place, or else
+/// `blobs` under the data directory.
+///
+/// # Errors
+/// [`Failure::Failed`] if the remembered location can't be read, or is another place than the given
+/// place (unless the tier is adopted). [`Failure::Usage`] if this build does not support the
+/// remembered place.
 fn place(
-    args: &StoreArgs,
+    given: Option<BlobPlace>,
+    data: &Path,
     access: Access,
 ) -> Result<(BlobPlace, Location, Option<Location>), Failure> {
-    let remembered = Location::remembered(&args.data);
-    let given = args.blobs.as_deref().map(blobs::parse).transpose()?;
-    let remembered = match remembered {
-        // Whoever adopts says where it is.
+    let remembered = match Location::remembered(data) {
+        // `adopt --blobs` replaces the remembered location, so a damaged file does not matter.
         Err(_) if access == Access::Adopt && given.is_some() => None,
         remembered => remembered?,
     };
     let place = match (given, &remembered) {
         (Some(given), _) => given,
-        (None, Some(remembered)) => blobs::parse(remembered.uri())?,
+        (None, Some(remembered)) => blob_uri::parse(remembered.uri())?,
         (None, None) => BlobPlace::UnderData,
     };
     let location = Location::of(&place)?;
     if let Some(remembered) = remembered.as_ref().filter(|_| access != Access::Adopt) {
-        location.check(remembered, &args.data)?;
+        location.check(remembered, data)?;
     }
     Ok((place, location, remembered))
 }
 
-/// That it can't be remembered must not keep anybody from a store on a full disk.
+/// Remembers the location, or prints a warning.
 fn remember(location: &Location, data: &Path) {
+    // Not an error: a store on a full disk must stay usable.
     if let Err(error) = location.remember(data) {
         let why = one_line(&error);
         let data = data.display();
         let message = format!(
-            "where the blob tier is can't be remembered; give --blobs next time: data={data} cause={why}"
+            "the location of the blob tier can't be saved; give --blobs next time: data={data} \
+             cause={why}"
         );
         eprintln!("cenotaph: {}", human::key(&message));
     }
 }
 
+/// Converts an error of the open. An open store is reported with its directory.
 fn explain(error: cenotaph::Error, data: &Path) -> Failure {
     if error.kind() == ErrorKind::AlreadyOpen {
         return Failure::Failed(format!(
@@ -149,6 +169,7 @@ fn explain(error: cenotaph::Error, data: &Path) -> Failure {
     error.into()
 }
 
+/// Parses `--namespace`: `USECASE/SCOPE=VALUE/..`, or the default namespace if absent.
 fn namespace(text: Option<&str>) -> Result<Namespace, Failure> {
     let Some(text) = text else {
         return Ok(Namespace::default_namespace());
@@ -159,7 +180,7 @@ fn namespace(text: Option<&str>) -> Result<Namespace, Failure> {
     parts.try_fold(usecase, |namespace, pair| match pair.split_once('=') {
         Some((scope, value)) => namespace.with_scope(scope, value).map_err(usage),
         None => Err(Failure::Usage(format!(
-            "--namespace: expected SCOPE=VALUE behind each `/`: found={pair:?}"
+            "--namespace: expected SCOPE=VALUE after each `/`: found={pair:?}"
         ))),
     })
 }

@@ -1,9 +1,9 @@
-//! Conditions, deadlines, and what changes an object in place: put, rm, cp, mv, extend, amend.
+//! Preconditions, deadlines and changes of objects: put, rm, cp, mv, extend, amend.
 
 use crate::world::{World, noise};
 
 #[test]
-fn a_condition_that_does_not_hold_changes_nothing_and_has_a_code_of_its_own() {
+fn failed_precondition_changes_nothing_and_exits_with_4() {
     let world = World::new();
     world.write("file", b"first");
     world.write("large", &noise(2_000_000));
@@ -50,7 +50,7 @@ fn a_condition_that_does_not_hold_changes_nothing_and_has_a_code_of_its_own() {
 }
 
 #[test]
-fn objects_are_copied_and_renamed_within_the_store() {
+fn objects_are_copied_and_renamed() {
     let world = World::new();
     for (key, payload) in [("small", b"small".to_vec()), ("large", noise(2_000_000))] {
         world.write("file", &payload);
@@ -78,7 +78,7 @@ fn objects_are_copied_and_renamed_within_the_store() {
 }
 
 #[test]
-fn deadlines_are_stated_shown_and_changed() {
+fn deadlines_are_set_shown_and_changed() {
     let world = World::new();
     world.write("file", b"x");
     let deadline =
@@ -101,7 +101,7 @@ fn deadlines_are_stated_shown_and_changed() {
         world
             .ok(&["stat", "a"])
             .text()
-            .contains("1h 30m after it was written")
+            .contains("1h 30m after the write")
     );
 
     let first = deadline("a").unwrap();
@@ -116,12 +116,12 @@ fn deadlines_are_stated_shown_and_changed() {
     world.fails(2, "--ttl", &["put", "a", "file", "--ttl", "for ever"]);
 
     world.ok(&["put", "brief", "file", "--tti", "1ms"]);
-    // To close a store and open it again takes longer than that.
+    // Closing and opening the store takes longer than 1 ms.
     world.fails(3, "no such object", &["get", "brief"]);
 }
 
 #[test]
-fn a_lifetime_of_a_hundred_years_is_taken_and_no_longer_one() {
+fn longest_lifetime_is_100_years() {
     let world = World::new();
     world.write("file", b"x");
     world.ok(&["put", "a", "file", "--ttl", "100y"]);
@@ -139,7 +139,7 @@ fn a_lifetime_of_a_hundred_years_is_taken_and_no_longer_one() {
 }
 
 #[test]
-fn an_object_is_not_renamed_to_itself() {
+fn rename_to_the_same_key_is_refused() {
     let world = World::new();
     world.put("a", b"x");
     world.fails(
@@ -153,7 +153,7 @@ fn an_object_is_not_renamed_to_itself() {
 }
 
 #[test]
-fn everything_is_deleted_only_when_all_is_said() {
+fn deleting_everything_needs_the_option_all() {
     let world = World::new();
     world.put("a", b"x");
     world.put("b", b"x");
@@ -178,7 +178,7 @@ fn everything_is_deleted_only_when_all_is_said() {
 }
 
 #[test]
-fn what_was_stated_is_amended_without_the_bytes() {
+fn amend_changes_metadata_and_keeps_the_bytes() {
     let world = World::new();
     world.write("file", &noise(2_000_000));
     world.ok(&["put", "a", "file", "--meta", "old=1", "--meta", "kept=2"]);
@@ -220,7 +220,7 @@ fn what_was_stated_is_amended_without_the_bytes() {
 }
 
 #[test]
-fn a_prefix_is_deleted_and_nothing_else() {
+fn deletion_of_a_prefix_keeps_other_objects() {
     let world = World::new();
     for number in 0..1100 {
         world.write(&format!("tree/a/{number}"), b"x");

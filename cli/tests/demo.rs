@@ -1,8 +1,8 @@
-//! The demo, small: it kills a child, recovers, and believes no one.
+//! A small run of the demo: it kills a child, recovers, and detects a corrupted blob.
 
 use crate::world::{Said, World, noise};
 
-/// A tree with files on either side of the demo's inline limit.
+/// Writes a tree with files below and above the inline limit of the demo.
 fn small_tree(world: &World) {
     for number in 0..120 {
         world.write(
@@ -12,6 +12,7 @@ fn small_tree(world: &World) {
     }
 }
 
+/// Runs the demo, which must remove its temporary files.
 fn demo(world: &World, arguments: &[&str]) -> Said {
     std::fs::create_dir(world.path("temporary")).unwrap();
     let mut command = world.command(&["demo", "--size-mib", "32", "--tree", "tree"]);
@@ -24,12 +25,12 @@ fn demo(world: &World, arguments: &[&str]) -> Said {
     let left: Vec<_> = std::fs::read_dir(world.path("temporary"))
         .unwrap()
         .collect();
-    assert!(left.is_empty(), "{left:?} is left of the demo: {said}");
+    assert!(left.is_empty(), "remnants of the demo: {left:?}: {said}");
     said
 }
 
 #[test]
-fn the_demo_recovers_from_a_killed_import_and_finds_every_byte() {
+fn demo_recovers_a_killed_import_completely() {
     let world = World::new();
     small_tree(&world);
     world.write("tree/also large", &noise(100_000));
@@ -57,12 +58,12 @@ fn the_demo_recovers_from_a_killed_import_and_finds_every_byte() {
 }
 
 #[test]
-fn a_corrupted_blob_fails_the_demo_and_is_named() {
+fn demo_names_the_object_of_a_corrupted_blob() {
     let world = World::new();
     small_tree(&world);
     let said = demo(&world, &["--corrupt"]);
     assert_eq!(said.code, Some(1), "{said}");
-    // The blob that was chosen, at random: the step says its path, and only verify the object.
+    // The blob is random. The demo prints its path, which contains the key.
     let path = said
         .text()
         .split_once("of one blob: ")

@@ -1,11 +1,11 @@
-//! `doctor`: what it says of a damaged store, and that it changes nothing.
+//! `doctor`: its report on a damaged store. It changes no file.
 
 use std::fs;
 use std::path::PathBuf;
 
 use crate::world::{World, files, noise};
 
-/// A store whose objects were put by one process each.
+/// Creates a store with 8 objects, each put by a process of its own.
 fn world() -> World {
     let world = World::new();
     for key in 0..8 {
@@ -14,6 +14,7 @@ fn world() -> World {
     world
 }
 
+/// Returns the path of the journal.
 fn journal(world: &World) -> PathBuf {
     let database = world.path("data/index/store/database");
     let mut journals: Vec<_> = fs::read_dir(database)
@@ -24,6 +25,7 @@ fn journal(world: &World) -> PathBuf {
     journals.pop().unwrap()
 }
 
+/// Changes the byte at an offset. Returns the original bytes.
 fn flip(path: &PathBuf, at: usize) -> Vec<u8> {
     let bytes = fs::read(path).unwrap();
     let mut changed = bytes.clone();
@@ -33,7 +35,7 @@ fn flip(path: &PathBuf, at: usize) -> Vec<u8> {
 }
 
 #[test]
-fn a_doctor_finds_a_healthy_store_healthy_and_changes_nothing() {
+fn doctor_reports_a_healthy_store_and_changes_nothing() {
     let world = world();
     let before = files(&world.path("data"));
     let said = world.ok(&["doctor"]);
@@ -52,7 +54,7 @@ fn a_doctor_finds_a_healthy_store_healthy_and_changes_nothing() {
 }
 
 #[test]
-fn a_doctor_explains_a_damaged_journal_and_what_each_way_out_loses() {
+fn doctor_explains_a_damaged_journal_and_the_ways_out() {
     let world = world();
     let path = journal(&world);
     let bytes = flip(&path, 6000);
@@ -73,7 +75,7 @@ fn a_doctor_explains_a_damaged_journal_and_what_each_way_out_loses() {
         "{problem}"
     );
     assert_eq!(problem["file"], path.to_str().unwrap());
-    // What the doctor explains, the open refuses, and neither changes anything.
+    // The open refuses the same damage. Neither changes a file.
     world.fails(1, "cenotaph doctor", &["ls"]);
     assert_eq!(files(&world.path("data")), before);
     fs::write(&path, bytes).unwrap();
@@ -81,7 +83,7 @@ fn a_doctor_explains_a_damaged_journal_and_what_each_way_out_loses() {
 }
 
 #[test]
-fn a_doctor_tells_a_tail_from_damage_and_says_where_it_is_kept() {
+fn doctor_distinguishes_an_unacknowledged_tail_from_damage() {
     let world = world();
     let path = journal(&world);
     let bytes = fs::read(&path).unwrap();
@@ -102,9 +104,9 @@ fn a_doctor_tells_a_tail_from_damage_and_says_where_it_is_kept() {
 }
 
 #[test]
-fn a_doctor_names_a_damaged_manifest_mark_and_record() {
+fn doctor_names_a_damaged_manifest_high_water_mark_and_record() {
     let world = world();
-    for (file, at, what) in [
+    for (file, at, message) in [
         (
             "data/index/store/database/keyspaces/1/current",
             9,
@@ -116,7 +118,7 @@ fn a_doctor_names_a_damaged_manifest_mark_and_record() {
         let bytes = flip(&path, at);
         let said = world.fails(1, "the store is damaged", &["doctor"]);
         assert!(
-            said.text().contains(what) && said.text().contains("loses:"),
+            said.text().contains(message) && said.text().contains("loses:"),
             "{said}"
         );
         fs::write(&path, bytes).unwrap();

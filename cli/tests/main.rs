@@ -1,5 +1,5 @@
-//! The tool as a script sees it: the binary, its output, its exit codes. Every test has directories
-//! of its own.
+//! Tests of the binary: its output, its exit codes, and its effects on files. Every test has
+//! directories of its own.
 
 #![expect(clippy::unwrap_used, reason = "in a test a panic is the message")]
 

@@ -1,4 +1,4 @@
-//! Single objects: put, get, ls, stat, rm, and how they end.
+//! Commands on single objects: put, get, ls, stat, rm, and their exit codes.
 
 use std::fs::Permissions;
 use std::io::Write;
@@ -10,7 +10,7 @@ use cenotaph::Engine;
 use crate::world::{Said, World, noise};
 
 #[test]
-fn what_was_put_comes_back_whole_in_ranges_and_into_a_file() {
+fn objects_are_read_whole_by_range_and_into_a_file() {
     let world = World::new();
     for bytes in [0, 1, 1024 * 1024, 1024 * 1024 + 1, 3_000_000] {
         let payload = noise(bytes);
@@ -50,11 +50,11 @@ fn what_was_put_comes_back_whole_in_ranges_and_into_a_file() {
         .unwrap()
         .map(|entry| entry.unwrap().file_name())
         .collect();
-    assert_eq!(left.len(), 3, "no unfinished file is left: {left:?}");
+    assert_eq!(left.len(), 3, "an unfinished file remains: {left:?}");
 }
 
 #[test]
-fn a_get_into_a_device_writes_through_it() {
+fn get_into_a_device_does_not_replace_it() {
     let world = World::new();
     world.put("a", b"bytes");
     world.ok(&["get", "a", "-o", "/dev/null"]);
@@ -64,7 +64,7 @@ fn a_get_into_a_device_writes_through_it() {
 }
 
 #[test]
-fn a_get_follows_a_link_and_keeps_what_it_leads_to() {
+fn get_follows_links_and_keeps_mode_and_owner() {
     let world = World::new();
     world.put("a", b"bytes");
     world.write("dir/target", b"old, and longer than the new");
@@ -105,7 +105,7 @@ fn a_get_follows_a_link_and_keeps_what_it_leads_to() {
 }
 
 #[test]
-fn a_get_to_the_name_of_an_open_file_writes_to_that_file() {
+fn get_to_a_name_of_an_open_file_writes_to_that_file() {
     let world = World::new();
     world.put("a", b"bytes,");
     symlink("/proc/self/fd/1", world.path("link")).unwrap();
@@ -129,14 +129,14 @@ fn a_get_to_the_name_of_an_open_file_writes_to_that_file() {
 }
 
 #[test]
-fn a_get_into_a_device_that_is_full_is_an_error() {
+fn get_into_a_full_device_is_an_error() {
     let world = World::new();
     world.put("a", b"bytes");
     world.fails(1, "No space", &["get", "a", "-o", "/dev/full"]);
 }
 
 #[test]
-fn no_control_character_of_a_name_reaches_the_terminal() {
+fn no_control_character_of_a_name_is_printed() {
     const EVIL: &str = "\u{1b}[2J\r\u{7f}\u{9b}31mx\nfake: all is well";
     let world = World::new();
     let evil = |name: &str| format!("{name}{EVIL}");
@@ -190,9 +190,10 @@ fn no_control_character_of_a_name_reaches_the_terminal() {
 
 #[test]
 #[cfg(target_os = "linux")]
-fn a_file_whose_size_is_no_length_is_put_as_it_is_read() {
+fn files_whose_size_is_not_their_length_are_put_completely() {
     let world = World::new();
-    // Sizes of 0, and 4096 for less; the last has more than is read in one go, where it is there.
+    // Sizes of 0, and of 4096 for fewer bytes. The last, where it exists, is larger than the limit
+    // of a read at once.
     let files = [
         "/proc/version",
         "/sys/devices/system/cpu/online",
@@ -213,7 +214,7 @@ fn a_file_whose_size_is_no_length_is_put_as_it_is_read() {
     );
     assert_eq!(world.ok(&["uploads"]).text(), "");
     world.ok(&["rm", "a"]);
-    // These two are other ones each time.
+    // The two excluded files differ at each read.
     let tree = [
         "/proc/sys/kernel/random",
         "--exclude",
@@ -232,7 +233,7 @@ fn a_file_whose_size_is_no_length_is_put_as_it_is_read() {
 }
 
 #[test]
-fn names_of_the_tools_own_entries_are_refused() {
+fn reserved_names_of_custom_entries_are_refused() {
     let world = World::new();
     world.put("a", b"x");
     world.write("file", b"x");
@@ -250,7 +251,7 @@ fn names_of_the_tools_own_entries_are_refused() {
 }
 
 #[test]
-fn stat_tells_what_was_stated() {
+fn stat_shows_the_metadata_of_the_put() {
     let world = World::new();
     world.put("a/b", b"hello");
     world.write("file", b"hello, again");
@@ -280,7 +281,7 @@ fn stat_tells_what_was_stated() {
 }
 
 #[test]
-fn a_listing_shows_every_key_once_in_order_over_many_pages() {
+fn listing_over_pages_has_every_key_once_in_order() {
     let world = World::new();
     for number in 0..1205 {
         world.write(&format!("tree/{}/{number:04}", number % 3), b"x");
@@ -315,7 +316,7 @@ fn a_listing_shows_every_key_once_in_order_over_many_pages() {
 }
 
 #[test]
-fn what_was_removed_is_gone_and_nothing_else() {
+fn deleted_objects_are_gone_and_others_stay() {
     let world = World::new();
     for key in ["a/1", "a/2", "b"] {
         world.put(key, b"x");
@@ -333,11 +334,11 @@ fn what_was_removed_is_gone_and_nothing_else() {
         "deleted 3 objects\n"
     );
     assert_eq!(world.ok(&["ls"]).text(), "");
-    assert_eq!(world.blobs(), 0, "a blob outlives its object");
+    assert_eq!(world.blobs(), 0, "the blob of a deleted object remains");
 }
 
 #[test]
-fn exit_codes_tell_absence_misuse_and_failure_apart() {
+fn exit_codes_distinguish_absence_usage_and_failure() {
     let world = World::new();
     world.fails(1, "there is no store here", &["ls"]);
     world.put("a", b"x");
@@ -355,7 +356,7 @@ fn exit_codes_tell_absence_misuse_and_failure_apart() {
 }
 
 #[test]
-fn a_store_that_is_open_already_is_refused_with_its_name() {
+fn open_store_is_refused_with_its_directory() {
     let world = World::new();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
@@ -375,7 +376,7 @@ fn a_store_that_is_open_already_is_refused_with_its_name() {
 }
 
 #[test]
-fn namespaces_and_blob_places_are_kept_apart() {
+fn namespaces_and_blob_directories_are_separate() {
     let world = World::new();
     let payload = noise(2_000_000);
     world.write("file", &payload);
@@ -387,7 +388,7 @@ fn namespaces_and_blob_places_are_kept_apart() {
 }
 
 #[test]
-fn stats_and_recover_speak_json() {
+fn stats_and_recover_print_json() {
     let world = World::new();
     world.put("a", b"12345");
     let stats = world.ok(&["stats", "--json"]).json().remove(0);
@@ -404,7 +405,7 @@ fn stats_and_recover_speak_json() {
 }
 
 #[test]
-fn an_interrupted_put_leaves_nothing_behind() {
+fn interrupted_put_leaves_nothing_behind() {
     let world = World::new();
     world.put("a", b"before");
     assert!(
@@ -415,7 +416,7 @@ fn an_interrupted_put_leaves_nothing_behind() {
             .success()
     );
     let child = world.command(&["put", "a", "fifo"]).spawn().unwrap();
-    // Opens when the tool does: its store is open by then.
+    // This open returns when the tool opens the other end. Its store is open by then.
     let mut fifo = std::fs::File::options()
         .write(true)
         .open(world.path("fifo"))
@@ -438,7 +439,7 @@ fn an_interrupted_put_leaves_nothing_behind() {
 }
 
 #[test]
-fn credentials_in_a_uri_are_never_shown() {
+fn credentials_of_a_uri_are_never_printed() {
     let world = World::new();
     for uri in [
         "s3://me:hush@bucket/root?secret_access_key=hush",

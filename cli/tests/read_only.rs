@@ -1,4 +1,5 @@
-//! `--read-only`: what reads is answered, what writes is refused, and nothing of the store changes.
+//! `--read-only`: commands that read succeed, commands that write are refused, and no file of the
+//! store changes.
 
 use std::collections::BTreeMap;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
@@ -8,9 +9,10 @@ use std::process::Command;
 
 use crate::world::{Said, World, noise};
 
-/// Everything below a directory: mode, times of the last change of content and inode, bytes.
+/// Entries below a directory: mode, times of the last change of content and inode, bytes.
 type Picture = BTreeMap<PathBuf, (u32, [i64; 4], Vec<u8>)>;
 
+/// Reads the entries below a directory.
 fn picture(dir: &Path) -> Picture {
     let seen = |entry: walkdir::Result<walkdir::DirEntry>| {
         let entry = entry.unwrap();
@@ -43,7 +45,7 @@ fn assert_unchanged(before: &Picture, dir: &Path) {
     }
 }
 
-/// A store of a small tree, and a directory for temporary files.
+/// Creates a store with a small tree, and a directory for temporary files.
 fn filled() -> World {
     let world = World::new();
     world.tree();
@@ -52,7 +54,7 @@ fn filled() -> World {
     world
 }
 
-/// Runs it with its own directory for temporary files, which is empty at the end.
+/// Runs the tool, which must leave no temporary files.
 fn run(world: &World, arguments: &[&str]) -> Said {
     let said = Said::from(
         world
@@ -64,7 +66,7 @@ fn run(world: &World, arguments: &[&str]) -> Said {
     assert_eq!(
         std::fs::read_dir(world.path("tmp")).unwrap().count(),
         0,
-        "{arguments:?} leaves nothing: {said}"
+        "{arguments:?} left temporary files: {said}"
     );
     said
 }
@@ -132,7 +134,7 @@ fn commands_that_write_are_refused() {
 }
 
 #[test]
-fn store_that_may_not_be_written_is_read() {
+fn store_without_write_permission_is_readable() {
     let world = filled();
     for entry in walkdir::WalkDir::new(world.path("data")) {
         let entry = entry.unwrap();
@@ -149,8 +151,8 @@ fn store_that_may_not_be_written_is_read() {
     let ran = |arguments: &[&str]| {
         let mut command = world.command(arguments);
         if is_root() {
-            // Permissions do not hold for root: another user runs a copy, for the build may be out
-            // of that user's reach.
+            // Permissions do not apply to root, so another user runs the tool. That user may have
+            // no access to the build directory, and runs a copy.
             std::fs::set_permissions(world.path(""), std::fs::Permissions::from_mode(0o755))
                 .unwrap();
             let copy = world.path("cenotaph");
@@ -171,7 +173,7 @@ fn store_that_may_not_be_written_is_read() {
     assert_eq!(
         writing.code,
         Some(1),
-        "without the option it needs to write: {writing}"
+        "without the option the tool must write: {writing}"
     );
     for arguments in [&["ls"][..], &["stats"], &["scrub"], &["verify", "tree"]] {
         let said = ran(&[&["--read-only"], arguments].concat());
@@ -186,7 +188,7 @@ fn is_root() -> bool {
 }
 
 #[test]
-fn store_that_is_not_there_is_not_made() {
+fn absent_store_is_not_created() {
     let world = World::new();
     world.fails(1, "there is no store here", &["--read-only", "ls"]);
     std::fs::create_dir_all(world.path("data/index")).unwrap();
@@ -195,12 +197,12 @@ fn store_that_is_not_there_is_not_made() {
 }
 
 #[test]
-fn store_of_the_tool_is_for_its_owner_only() {
+fn store_files_are_accessible_to_their_owner_only() {
     let world = filled();
     let seen = picture(&world.path("data"));
     assert!(seen.contains_key(&world.path("data/tier.json")));
     for (path, (mode, ..)) in seen {
-        // The files that fjall makes later are behind its directories.
+        // Files that fjall creates later are protected by the modes of their directories.
         let is_fjalls =
             path.components().any(|part| part.as_os_str() == "database") && !path.is_dir();
         assert!(

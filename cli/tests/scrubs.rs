@@ -1,4 +1,4 @@
-//! `scrub` and `stats`: what they say, and with which code they end.
+//! `scrub`, `stats` and `salvage`: their output and exit codes.
 
 use std::path::PathBuf;
 
@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use crate::world::{World, noise};
 
-/// A store with an object in each tier.
+/// Creates a store with objects in both tiers.
 fn world() -> World {
     let world = World::new();
     world.put("small", b"small");
@@ -15,7 +15,7 @@ fn world() -> World {
     world
 }
 
-/// The blob of an object.
+/// Returns the path of the blob of an object.
 fn blob(world: &World, key: &str) -> PathBuf {
     let blobs = walkdir::WalkDir::new(world.path("data/blobs"))
         .into_iter()
@@ -26,6 +26,7 @@ fn blob(world: &World, key: &str) -> PathBuf {
         .unwrap()
 }
 
+/// Returns the damage and the fate of each finding.
 fn damages(lines: &[Value]) -> Vec<(&str, &str)> {
     let findings = lines.iter().filter(|line| line["event"] == "finding");
     findings
@@ -39,12 +40,12 @@ fn damages(lines: &[Value]) -> Vec<(&str, &str)> {
 }
 
 #[test]
-fn a_scrub_of_a_healthy_store_says_so() {
+fn scrub_of_a_healthy_store_finds_nothing() {
     let world = world();
     let said = world.ok(&["scrub"]);
     assert!(
         said.text()
-            .starts_with("looked at 3 objects, 2 blobs, 3.8 MiB in "),
+            .starts_with("checked 3 objects, 2 blobs, 3.8 MiB in "),
         "{said}"
     );
     assert!(said.text().ends_with("0 problems, 0 repaired\n"), "{said}");
@@ -64,7 +65,7 @@ fn a_scrub_of_a_healthy_store_says_so() {
 }
 
 #[test]
-fn damage_is_named_repaired_on_request_and_gone_in_a_second_run() {
+fn damage_is_named_and_repaired_on_request() {
     let world = world();
     std::fs::remove_file(blob(&world, "large")).unwrap();
     let unknown = "7f/default!nobody@019b76da-d800-7abc-8def-00000000007f";
@@ -101,7 +102,7 @@ fn damage_is_named_repaired_on_request_and_gone_in_a_second_run() {
     );
     assert!(
         !world.path("data/blobs").join(unknown).exists(),
-        "what a repair queues is deleted before the tool ends"
+        "a blob queued by the repair must be deleted before the tool exits"
     );
 
     let dropped = world.ok(&["scrub", "--drop-damaged"]);
@@ -114,9 +115,9 @@ fn damage_is_named_repaired_on_request_and_gone_in_a_second_run() {
 }
 
 #[test]
-fn an_unknown_blob_has_a_grace_time() {
+fn unknown_blob_within_the_grace_time_is_ignored() {
     let world = world();
-    // Born in the year 2286.
+    // The time of its revision is in the year 2286.
     world.write(
         "data/blobs/7f/default!nobody@0915a7a4-8000-7abc-8def-00000000007f",
         b"nobody's",
@@ -131,7 +132,7 @@ fn an_unknown_blob_has_a_grace_time() {
 }
 
 #[test]
-fn a_flipped_byte_is_found_by_a_scrub_and_not_by_a_shallow_one() {
+fn flipped_byte_is_found_except_by_a_shallow_scrub() {
     let world = world();
     let file = blob(&world, "large");
     let mut bytes = std::fs::read(&file).unwrap();
@@ -144,7 +145,7 @@ fn a_flipped_byte_is_found_by_a_scrub_and_not_by_a_shallow_one() {
 }
 
 #[test]
-fn stats_count_both_tiers_and_tell_the_oldest() {
+fn stats_count_both_tiers_and_show_the_oldest() {
     let world = world();
     let stats = world.ok(&["stats", "--json"]).json().remove(0);
     let counted = [
@@ -194,16 +195,18 @@ fn stats_count_both_tiers_and_tell_the_oldest() {
 }
 
 #[test]
-fn a_salvage_that_loses_something_ends_with_a_code_of_its_own() {
+fn incomplete_salvage_exits_with_5() {
     let world = world();
-    let (data, old, new) = (world.path("data"), world.path("old"), world.path("new"));
-    std::fs::rename(&data, &old).unwrap();
+    let old = world.path("old");
+    let new = world.path("new");
+    std::fs::rename(world.path("data"), &old).unwrap();
     let database = old.join("index/store/database");
     let journal = std::fs::read(database.join("0.jnl")).unwrap();
-    // As if the numbers between had been lost.
+    // A gap in the numbers of the journals: `1.jnl` is missing.
     std::fs::write(database.join("2.jnl"), "").unwrap();
     std::fs::remove_file(old.join("index/store/high-water")).unwrap();
-    let (old, new) = (old.to_str().unwrap(), new.to_str().unwrap());
+    let old = old.to_str().unwrap();
+    let new = new.to_str().unwrap();
     let said = world.fails(5, "not everything could be copied", &["salvage", old, new]);
     assert!(
         said.text().contains("lost-batches") && said.text().contains("copied 3 objects"),
@@ -219,11 +222,14 @@ fn a_salvage_that_loses_something_ends_with_a_code_of_its_own() {
 }
 
 #[test]
-fn a_salvage_copies_a_store_and_says_how_to_go_on() {
+fn salvage_copies_a_store_and_explains_its_use() {
     let world = world();
-    let (data, old, new) = (world.path("data"), world.path("old"), world.path("new"));
+    let data = world.path("data");
+    let old = world.path("old");
+    let new = world.path("new");
     std::fs::rename(&data, &old).unwrap();
-    let (old, new) = (old.to_str().unwrap(), new.to_str().unwrap());
+    let old = old.to_str().unwrap();
+    let new = new.to_str().unwrap();
     let said = world.ok(&["salvage", old, new]);
     assert!(said.text().starts_with("copied 3 objects, "), "{said}");
     let blobs = format!("fs:{old}/blobs");

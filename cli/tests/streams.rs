@@ -1,19 +1,20 @@
-//! Standard input and output that are closed, have lost their reader, or stall.
+//! Standard input and output that are closed, lose their reader, or stall.
 
 use std::io::Read;
 
 use crate::world::{Said, World, ends, noise, signal};
 
-/// More files than the lines about them fit into a pipe.
+/// Number of files whose lines do not fit into a pipe.
 const FILES: usize = 600;
 
+/// Writes the files.
 fn many_files(world: &World) {
     for number in 0..FILES {
         world.write(&format!("tree/{number:0200}"), b"x");
     }
 }
 
-/// Runs it, and stops reading what it says after the first bytes.
+/// Runs the tool, and closes the pipe after the first bytes.
 fn read_a_little(world: &World, arguments: &[&str]) -> Said {
     let mut child = world.command(arguments).spawn().unwrap();
     child
@@ -26,7 +27,7 @@ fn read_a_little(world: &World, arguments: &[&str]) -> Said {
 }
 
 #[test]
-fn get_and_ls_end_well_when_their_reader_has_enough() {
+fn get_and_ls_succeed_if_their_reader_stops() {
     let world = World::new();
     world.put("large", &noise(8_000_000));
     many_files(&world);
@@ -42,7 +43,7 @@ fn get_and_ls_end_well_when_their_reader_has_enough() {
 }
 
 #[test]
-fn work_that_lost_its_reader_is_no_success() {
+fn other_commands_fail_if_their_reader_stops() {
     let world = World::new();
     many_files(&world);
     let fails = |arguments: &[&str]| {
@@ -63,7 +64,7 @@ fn work_that_lost_its_reader_is_no_success() {
 }
 
 #[test]
-fn a_signal_ends_a_command_whose_reader_stalls() {
+fn signal_ends_a_command_with_a_stalled_reader() {
     let world = World::new();
     world.put("large", &noise(8_000_000));
     many_files(&world);
@@ -74,7 +75,7 @@ fn a_signal_ends_a_command_whose_reader_stalls() {
         (&["import", "tree", "--json"], "-TERM"),
     ] {
         let mut child = world.command(arguments).spawn().unwrap();
-        // It writes by then, and is not read on.
+        // The command is writing by then, and blocks because nothing more is read.
         child
             .stdout
             .as_mut()
@@ -90,7 +91,7 @@ fn a_signal_ends_a_command_whose_reader_stalls() {
 }
 
 #[test]
-fn nothing_is_put_from_a_closed_standard_input() {
+fn put_from_a_closed_standard_input_is_an_error() {
     let world = World::new();
     world.put("a", b"before");
     for script in [r#""$@" <&-"#, r#""$@" 0>empty"#] {
@@ -113,7 +114,7 @@ fn nothing_is_put_from_a_closed_standard_input() {
 }
 
 #[test]
-fn a_get_into_a_closed_standard_output_is_an_error() {
+fn get_into_a_closed_standard_output_is_an_error() {
     let world = World::new();
     world.put("a", b"bytes");
     for script in [r#""$@" >&-"#, r#""$@" 1< /dev/null"#] {

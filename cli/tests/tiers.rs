@@ -1,20 +1,21 @@
-//! The tool and its blob tier: remembered, looked for, and taken over only on request.
+//! Location of the blob tier: remembered, checked, and changed only by `adopt`.
 
 use crate::world::{World, noise};
 
+/// Writes a file that is too large for the index. Returns its bytes.
 fn large(world: &World, name: &str) -> Vec<u8> {
     let bytes = noise(2_000_000);
     world.write(name, &bytes);
     bytes
 }
 
-/// `fs:` and a directory of this world.
+/// Returns the URI of a directory of this world.
 fn at(world: &World, name: &str) -> String {
     format!("fs:{}", world.path(name).display())
 }
 
 #[test]
-fn a_tier_that_is_not_mounted_is_an_error_and_nothing_is_lost() {
+fn unmounted_tier_is_an_error_and_loses_nothing() {
     let world = World::new();
     let bytes = large(&world, "big");
     let disk = at(&world, "disk");
@@ -32,7 +33,7 @@ fn a_tier_that_is_not_mounted_is_an_error_and_nothing_is_lost() {
         assert_eq!(
             world.path("disk").exists(),
             makes_mount_point,
-            "nothing is created in its place"
+            "a directory was created in place of the tier"
         );
     }
     assert_eq!(std::fs::read_dir(world.path("disk")).unwrap().count(), 0);
@@ -43,7 +44,7 @@ fn a_tier_that_is_not_mounted_is_an_error_and_nothing_is_lost() {
 }
 
 #[test]
-fn the_tier_is_named_once_and_another_one_is_refused() {
+fn tier_is_remembered_and_another_tier_refused() {
     let world = World::new();
     let bytes = large(&world, "big");
     world.ok(&["--blobs", &at(&world, "disk"), "put", "one", "big"]);
@@ -51,7 +52,7 @@ fn the_tier_is_named_once_and_another_one_is_refused() {
     assert!(world.ok(&["get", "one"]).bytes == bytes);
     assert!(
         world.ok(&["--blobs", "fs:disk", "get", "one"]).bytes == bytes,
-        "however it is spelled"
+        "a relative path to the same tier"
     );
     for other in ["fs:", "fs:elsewhere", "fs:/nowhere/at/all"] {
         world.fails(1, "adopt", &["--blobs", other, "get", "one"]);
@@ -60,13 +61,17 @@ fn the_tier_is_named_once_and_another_one_is_refused() {
 }
 
 #[test]
-fn a_tier_that_was_moved_is_adopted_on_request() {
+fn moved_tier_is_adopted_on_request() {
     let world = World::new();
     let bytes = large(&world, "big");
     world.ok(&["--blobs", &at(&world, "disk"), "put", "one", "big"]);
     std::fs::rename(world.path("disk"), world.path("moved")).unwrap();
     world.fails(1, "is missing", &["get", "one"]);
-    world.fails(1, "elsewhere", &["--blobs", "fs:moved", "get", "one"]);
+    world.fails(
+        1,
+        "this store uses another blob tier",
+        &["--blobs", "fs:moved", "get", "one"],
+    );
     assert!(
         world
             .ok(&["--blobs", "fs:moved", "adopt"])
@@ -78,8 +83,9 @@ fn a_tier_that_was_moved_is_adopted_on_request() {
 }
 
 #[test]
-fn a_tier_of_another_store_is_refused() {
-    let (world, other) = (World::new(), World::new());
+fn tier_of_another_store_is_refused() {
+    let world = World::new();
+    let other = World::new();
     large(&world, "big");
     large(&other, "big");
     world.ok(&["put", "one", "big"]);
@@ -93,7 +99,7 @@ fn a_tier_of_another_store_is_refused() {
 }
 
 #[test]
-fn a_missing_blob_fails_every_command_that_reads_it() {
+fn missing_blob_fails_every_command_that_reads_it() {
     let world = World::new();
     large(&world, "tree/big");
     world.ok(&["import", "tree"]);
@@ -121,4 +127,47 @@ fn a_missing_blob_fails_every_command_that_reads_it() {
         "{verified}"
     );
     world.fails(3, "no such", &["get", "copy"]);
+}
+
+/// Needs a build without the features: with them the tool would contact the services.
+#[test]
+#[cfg(not(any(feature = "s3", feature = "gcs", feature = "azblob")))]
+fn cloud_tier_without_its_feature_is_a_usage_error() {
+    let world = World::new();
+    world.put("a", b"bytes");
+    let remembered = std::fs::read(world.path("data/tier.json")).unwrap();
+    for scheme in ["s3", "gcs", "azblob"] {
+        let uri = format!("{scheme}://me:hush@bucket/root?key=hush");
+        let commands = [&["get", "a"][..], &["adopt"], &["salvage", "data", "new"]];
+        for arguments in commands {
+            let said = world.fails(
+                2,
+                "cargo install cenotaph-cli --features cloud",
+                &[&["--blobs", &uri], arguments].concat(),
+            );
+            assert!(said.errors.contains(&format!("feature={scheme}")), "{said}");
+            assert!(!said.errors.contains("hush"), "{said}");
+        }
+        let empty = World::new();
+        for arguments in [&["put", "a", "/dev/null"][..], &["ls"]] {
+            empty.fails(
+                2,
+                "--features cloud",
+                &[&["--blobs", &uri], arguments].concat(),
+            );
+        }
+        assert!(!empty.path("data").exists(), "a store was created");
+    }
+    assert!(!world.path("new").exists(), "a store was salvaged");
+    assert_eq!(
+        std::fs::read(world.path("data/tier.json")).unwrap(),
+        remembered
+    );
+    // A store that another build put on such a tier.
+    std::fs::write(
+        world.path("data/tier.json"),
+        r#"{"format":1,"blobs":"s3://bucket/root"}"#,
+    )
+    .unwrap();
+    world.fails(2, "--features cloud", &["get", "a"]);
 }

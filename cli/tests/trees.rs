@@ -1,4 +1,4 @@
-//! Whole trees: import, verify, export.
+//! Commands on directory trees: import, verify, export.
 
 use std::fs::{File, Permissions};
 use std::os::unix::fs::PermissionsExt;
@@ -7,7 +7,7 @@ use std::time::{Duration, UNIX_EPOCH};
 use crate::world::{World, files};
 
 #[test]
-fn a_tree_comes_back_identical_with_modes_and_times() {
+fn exported_tree_equals_the_imported_tree() {
     let world = World::new();
     world.tree();
     std::fs::set_permissions(world.path("tree/small"), Permissions::from_mode(0o750)).unwrap();
@@ -40,7 +40,8 @@ fn a_tree_comes_back_identical_with_modes_and_times() {
         (&9.into(), &0.into())
     );
     world.ok(&["export", "copy"]);
-    let (tree, copy) = (files(&world.path("tree")), files(&world.path("copy")));
+    let tree = files(&world.path("tree"));
+    let copy = files(&world.path("copy"));
     assert_eq!(tree.len(), 9);
     assert!(tree == copy, "the trees differ");
     let again = world.ok(&["export", "copy", "--json"]).summary();
@@ -51,7 +52,7 @@ fn a_tree_comes_back_identical_with_modes_and_times() {
 }
 
 #[test]
-fn verify_names_what_changed_is_missing_or_extra() {
+fn verify_names_changed_missing_and_extra_files() {
     let world = World::new();
     world.tree();
     world.ok(&["import", "tree"]);
@@ -87,7 +88,7 @@ fn verify_names_what_changed_is_missing_or_extra() {
 }
 
 #[test]
-fn a_resumed_import_takes_only_what_is_new_or_changed() {
+fn resumed_import_puts_only_new_or_changed_files() {
     let world = World::new();
     world.tree();
     world.ok(&["import", "tree"]);
@@ -108,7 +109,7 @@ fn a_resumed_import_takes_only_what_is_new_or_changed() {
 }
 
 #[test]
-fn by_checksum_only_content_decides() {
+fn import_by_checksum_ignores_times() {
     let world = World::new();
     world.tree();
     world.ok(&["import", "tree"]);
@@ -147,7 +148,7 @@ fn by_checksum_only_content_decides() {
 }
 
 #[test]
-fn a_name_that_is_not_utf8_fails_by_name_and_the_rest_goes_on() {
+fn file_name_that_is_not_utf8_fails_alone() {
     let world = World::new();
     world.write("tree/good", b"x");
     let bad = std::os::unix::ffi::OsStrExt::as_bytes(std::ffi::OsStr::new("bad"))
@@ -168,7 +169,7 @@ fn a_name_that_is_not_utf8_fails_by_name_and_the_rest_goes_on() {
 }
 
 #[test]
-fn links_are_skipped_counted_and_told() {
+fn links_are_skipped_and_reported() {
     let world = World::new();
     world.write("tree/file", b"x");
     std::os::unix::fs::symlink("file", world.path("tree/link")).unwrap();
@@ -186,7 +187,7 @@ fn links_are_skipped_counted_and_told() {
 }
 
 #[test]
-fn the_store_never_imports_itself_nor_is_exported_into() {
+fn store_directories_are_neither_imported_nor_exported_to() {
     let world = World::new();
     world.write("file", b"x");
     world.write("target/built", b"x");
@@ -203,7 +204,7 @@ fn the_store_never_imports_itself_nor_is_exported_into() {
 }
 
 #[test]
-fn a_prefix_holds_one_tree_beside_others() {
+fn prefixes_separate_trees() {
     let world = World::new();
     world.write("one/a", b"1");
     world.write("two/a", b"2");
@@ -221,7 +222,7 @@ fn a_prefix_holds_one_tree_beside_others() {
 }
 
 #[test]
-fn an_export_stays_in_its_directory_and_replaces_nothing_unasked() {
+fn export_stays_in_its_directory_and_keeps_other_files() {
     let world = World::new();
     for key in ["../outside", "/rooted", "a//b", "fine"] {
         world.put(key, b"new");
@@ -229,7 +230,7 @@ fn an_export_stays_in_its_directory_and_replaces_nothing_unasked() {
     world.write("out/fine", b"old");
     let said = world.fails(1, "4 objects could not be exported", &["export", "out"]);
     assert!(
-        said.errors.contains("../outside") && said.errors.contains("a file that differs is there"),
+        said.errors.contains("../outside") && said.errors.contains("the target is another file"),
         "{said}"
     );
     assert_eq!(std::fs::read(world.path("out/fine")).unwrap(), b"old");
@@ -239,13 +240,13 @@ fn an_export_stays_in_its_directory_and_replaces_nothing_unasked() {
 }
 
 #[test]
-fn a_file_of_the_same_bytes_is_exported_already() {
+fn file_with_equal_bytes_counts_as_exported() {
     let world = World::new();
     world.put("plain", b"put, not imported");
     world.write("tree/file", b"imported");
     world.ok(&["import", "tree"]);
     world.ok(&["export", "out"]);
-    // What a file system with times of whole seconds does.
+    // As on a file system with times of whole seconds.
     let whole = UNIX_EPOCH + Duration::from_secs(1_000_000_000);
     let set_times = |name: &str| {
         File::options()
@@ -271,7 +272,7 @@ fn a_file_of_the_same_bytes_is_exported_already() {
             .modified()
             .unwrap()
     };
-    assert_eq!(exported(), whole, "left alone");
+    assert_eq!(exported(), whole, "the time was changed");
     assert_eq!(
         world
             .ok(&["export", "out", "--overwrite", "--json"])
@@ -290,7 +291,7 @@ fn a_file_of_the_same_bytes_is_exported_already() {
 }
 
 #[test]
-fn no_entry_of_an_object_sets_special_bits_unasked() {
+fn special_bits_are_set_only_on_request() {
     let world = World::new();
     world.write("file", b"x");
     for mode in ["33204", "4755", "2755", "755", "0"] {
@@ -333,7 +334,7 @@ fn no_entry_of_an_object_sets_special_bits_unasked() {
 }
 
 #[test]
-fn what_a_killed_export_left_is_no_object_and_is_removed_by_the_next() {
+fn remnants_of_a_killed_export_are_skipped_and_removed() {
     let world = World::new();
     world.write("tree/a/file", b"x");
     world.ok(&["import", "tree"]);
@@ -360,7 +361,7 @@ fn what_a_killed_export_left_is_no_object_and_is_removed_by_the_next() {
 }
 
 #[test]
-fn an_export_replaces_a_link_and_never_a_device() {
+fn export_replaces_links_and_never_special_files() {
     let world = World::new();
     world.put("link", b"new");
     world.put("pipe", b"new");
@@ -378,13 +379,16 @@ fn an_export_replaces_a_link_and_never_a_device() {
         "1 object could not be exported",
         &["export", "out", "--overwrite"],
     );
-    assert!(said.errors.contains("a special file is there"), "{said}");
+    assert!(
+        said.errors.contains("the target is a special file"),
+        "{said}"
+    );
     assert!(!world.path("out/link").is_symlink());
     assert_eq!(std::fs::read(world.path("out/target")).unwrap(), b"old");
 }
 
 #[test]
-fn what_is_not_there_can_not_be_imported() {
+fn absent_directory_is_not_imported() {
     let world = World::new();
     world.write("file", b"x");
     world.fails(1, "can't be read", &["import", "nowhere"]);

@@ -1,4 +1,4 @@
-//! A temporary world for the binary: a data directory, a tree, and what the tool said.
+//! A temporary directory for the binary, with helpers to run it and to check its output.
 
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
@@ -7,31 +7,36 @@ use std::time::Duration;
 use serde_json::Value;
 use tempfile::TempDir;
 
-/// Directories that go away with it.
+/// Temporary directory of a test, removed when it is dropped.
 pub(crate) struct World {
     temporary: TempDir,
 }
 
-/// What the tool said, and how it ended.
+/// Output and exit code of the tool.
 #[derive(Debug)]
 pub(crate) struct Said {
+    /// Exit code, or `None` if a signal killed the tool.
     pub(crate) code: Option<i32>,
+    /// Standard output.
     pub(crate) bytes: Vec<u8>,
+    /// Standard error.
     pub(crate) errors: String,
 }
 
 impl World {
+    /// Creates an empty directory.
     pub(crate) fn new() -> Self {
         Self {
             temporary: tempfile::tempdir().unwrap(),
         }
     }
 
+    /// Returns the path of a name in the directory.
     pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.temporary.path().join(name)
     }
 
-    /// The binary on this world's store, about to be run.
+    /// Returns the command of the tool with the store of this world.
     pub(crate) fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_cenotaph"));
         command
@@ -47,12 +52,12 @@ impl World {
         command
     }
 
-    /// Runs it, however it ends.
+    /// Runs the tool, whatever its exit code.
     pub(crate) fn run(&self, arguments: &[&str]) -> Said {
         self.command(arguments).output().unwrap().into()
     }
 
-    /// Runs it, and it succeeds.
+    /// Runs the tool, which must succeed.
     #[track_caller]
     pub(crate) fn ok(&self, arguments: &[&str]) -> Said {
         let said = self.run(arguments);
@@ -60,19 +65,19 @@ impl World {
         said
     }
 
-    /// Runs it, and it ends with this code and says this on standard error.
+    /// Runs the tool, which must exit with this code and print this message on standard error.
     #[track_caller]
     pub(crate) fn fails(&self, code: i32, message: &str, arguments: &[&str]) -> Said {
         let said = self.run(arguments);
         assert_eq!(said.code, Some(code), "{arguments:?}: {said}");
         assert!(
             said.errors.contains(message),
-            "{arguments:?} does not say {message:?}: {said}"
+            "{arguments:?} does not print {message:?}: {said}"
         );
         said
     }
 
-    /// Runs it under a shell, which has its command line as `"$@"`.
+    /// Runs a shell script that has the command line of the tool as `"$@"`.
     pub(crate) fn shell(&self, script: &str, arguments: &[&str]) -> Said {
         let tool = self.command(arguments);
         let mut shell = Command::new("bash");
@@ -89,7 +94,7 @@ impl World {
             .into()
     }
 
-    /// Puts an object, whose bytes come by standard input.
+    /// Puts an object from standard input.
     #[track_caller]
     pub(crate) fn put(&self, key: &str, bytes: &[u8]) {
         let mut child = self
@@ -102,14 +107,14 @@ impl World {
         assert_eq!(said.code, Some(0), "put {key}: {said}");
     }
 
-    /// Writes a file, and the directories it lies in.
+    /// Writes a file, and creates its directories.
     pub(crate) fn write(&self, name: &str, bytes: &[u8]) {
         let path = self.path(name);
         std::fs::create_dir_all(path.parent().unwrap()).unwrap();
         std::fs::write(path, bytes).unwrap();
     }
 
-    /// Files of the blob tier, the mark left out.
+    /// Returns the number of files of the blob tier, without the mark.
     pub(crate) fn blobs(&self) -> usize {
         let files = walkdir::WalkDir::new(self.path("data/blobs"))
             .into_iter()
@@ -119,7 +124,7 @@ impl World {
             .count()
     }
 
-    /// A tree of empty, small and large files, nested, with names from several scripts.
+    /// Writes a tree of empty, small and large files, nested, with names in several scripts.
     pub(crate) fn tree(&self) {
         self.write("tree/empty", b"");
         self.write("tree/small", b"small");
@@ -134,11 +139,12 @@ impl World {
 }
 
 impl Said {
+    /// Returns standard output as text.
     pub(crate) fn text(&self) -> &str {
         std::str::from_utf8(&self.bytes).unwrap()
     }
 
-    /// Every line, each of which is JSON.
+    /// Parses every line of standard output as JSON.
     #[track_caller]
     pub(crate) fn json(&self) -> Vec<Value> {
         let parse = |line: &str| {
@@ -147,7 +153,7 @@ impl Said {
         self.text().lines().map(parse).collect()
     }
 
-    /// The last line, which is a summary.
+    /// Parses the last line, which must be a summary.
     #[track_caller]
     pub(crate) fn summary(&self) -> Value {
         let last = self.json().pop().unwrap();
@@ -174,8 +180,8 @@ impl std::fmt::Display for Said {
     }
 }
 
-/// Waits for the end of a child, half a minute at the most: a stalled one would hold up the test
-/// for ever.
+/// Waits for the end of a child, for at most 30 s. A stalled child must not block the test for
+/// ever.
 #[track_caller]
 #[expect(
     clippy::disallowed_methods,
@@ -189,10 +195,10 @@ pub(crate) fn ends(child: &mut Child) -> ExitStatus {
         std::thread::sleep(Duration::from_millis(10));
     }
     child.kill().unwrap();
-    panic!("it did not end");
+    panic!("the child did not end within 30 s");
 }
 
-/// Sends a signal.
+/// Sends a signal to a child.
 pub(crate) fn signal(child: &Child, name: &str) {
     let id = child.id().to_string();
     assert!(
@@ -204,7 +210,7 @@ pub(crate) fn signal(child: &Child, name: &str) {
     );
 }
 
-/// Bytes that differ from place to place.
+/// Returns deterministic pseudorandom bytes.
 pub(crate) fn noise(bytes: usize) -> Vec<u8> {
     let mut state = 0x2545_f491_4f6c_dd1d_u64 ^ bytes as u64;
     let step = |_| {
@@ -216,7 +222,7 @@ pub(crate) fn noise(bytes: usize) -> Vec<u8> {
     (0..bytes).map(step).collect()
 }
 
-/// All files below a directory: relative path, bytes, mode, modification time.
+/// Returns all files below a directory: relative path, bytes, mode, modification time.
 pub(crate) fn files(dir: &Path) -> Vec<(String, Vec<u8>, u32, std::time::SystemTime)> {
     let mut files = Vec::new();
     for entry in walkdir::WalkDir::new(dir).sort_by_file_name() {

@@ -1,7 +1,5 @@
-//! The simulated blob tier: OpenDAL's memory service, whose blobs outlive a life, and what is on
-//! its way there.
-//!
-//! Deliberately not here: how requests reach it, and what goes wrong with them (`network.rs`).
+//! The simulated blob tier: the memory service of OpenDAL, whose blobs outlive an incarnation, and
+//! the late effects that have not reached it. Requests and their faults are in `network.rs`.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -13,20 +11,21 @@ use cenotaph::MARKER_PATH;
 use futures::FutureExt;
 use opendal::{Buffer, Operator};
 
-/// The blobs themselves.
+/// The blobs.
 pub(crate) struct Blobs {
     raw: Operator,
     flights: Mutex<BTreeMap<u64, Flight>>,
     next_flight: AtomicU64,
+    /// Hidden blobs, with the end of their absence in virtual time.
     missing: Mutex<BTreeMap<String, Duration>>,
 }
 
-/// An effect that is under way and that nobody waits for.
+/// Late effect: a blob that appears after its call has ended.
 #[derive(Clone)]
 pub(crate) struct Flight {
     pub(crate) path: String,
     pub(crate) content: Buffer,
-    /// When it takes place, in virtual time.
+    /// Time of the effect in virtual time.
     pub(crate) due: Duration,
 }
 
@@ -42,15 +41,16 @@ impl Blobs {
         }
     }
 
-    /// Every blob's path, the mark left out.
+    /// Returns the paths of all blobs, without the marker.
     pub(crate) fn paths(&self) -> Vec<String> {
         let mut paths = self.files();
         paths.retain(|path| path != MARKER_PATH);
         paths
     }
 
-    /// Every file's path.
+    /// Returns the paths of all files.
     fn files(&self) -> Vec<String> {
+        // The memory service never waits, so that its futures need no runtime.
         let entries = self
             .raw
             .list_with("/")
@@ -67,7 +67,7 @@ impl Blobs {
             .collect()
     }
 
-    /// The bytes of a blob, if there is one.
+    /// Returns the bytes of a blob, or `None` if it is absent.
     pub(crate) fn bytes(&self, path: &str) -> Option<Bytes> {
         let read = self
             .raw
@@ -77,19 +77,19 @@ impl Blobs {
         read.ok().map(|buffer| buffer.to_bytes())
     }
 
-    /// Effects under way.
+    /// Returns the number of flights.
     pub(crate) fn in_flight(&self) -> usize {
         self.flights().len()
     }
 
-    /// A new flight; its number.
+    /// Adds a flight and returns its number.
     pub(crate) fn take_off(&self, flight: Flight) -> u64 {
         let number = self.next_flight.fetch_add(1, Ordering::Relaxed);
         self.flights().insert(number, flight);
         number
     }
 
-    /// Every flight, and when it is due.
+    /// Returns all flights with their due times.
     pub(crate) fn due(&self) -> Vec<(u64, Duration)> {
         self.flights()
             .iter()
@@ -97,22 +97,22 @@ impl Blobs {
             .collect()
     }
 
-    /// A flight comes to its end, if it is still under way.
+    /// Removes and returns a flight, or returns `None` if it has arrived before.
     pub(crate) fn arrive(&self, number: u64) -> Option<Flight> {
         self.flights().remove(&number)
     }
 
-    /// Hides a blob until then.
+    /// Hides a blob until this virtual time.
     pub(crate) fn hide(&self, path: &str, until: Duration) {
         self.missing().insert(path.to_owned(), until);
     }
 
-    /// Whether a blob is hidden at this moment.
+    /// Returns `true` if a blob is hidden at `now`.
     pub(crate) fn is_hidden(&self, path: &str, now: Duration) -> bool {
         self.missing().get(path).is_some_and(|&until| now < until)
     }
 
-    /// The service with its blobs.
+    /// Returns the operator of the service, without faults.
     pub(crate) fn operator(&self) -> Operator {
         self.raw.clone()
     }
@@ -125,6 +125,7 @@ impl Blobs {
         self.missing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Writes a blob at once.
     pub(crate) fn put(&self, path: &str, content: Buffer) {
         let written = self.raw.write(path, content).now_or_never();
         written
@@ -132,6 +133,7 @@ impl Blobs {
             .expect("memory never fails");
     }
 
+    /// Deletes a blob at once.
     pub(crate) fn remove(&self, path: &str) {
         let deleted = self.raw.delete(path).now_or_never();
         deleted

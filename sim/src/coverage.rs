@@ -1,27 +1,30 @@
-//! Coverage: how often each thing happened that must happen *sometimes*, or the harness is blind.
+//! Coverage: counters of events that must happen in some runs. If an event never happens, the
+//! simulator does not test its consequences.
 
 use std::collections::BTreeMap;
 use std::fmt;
 
-/// Counters by name, in the order of their names.
+/// Counters, ordered by name.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Coverage(BTreeMap<&'static str, u64>);
 
 impl Coverage {
+    /// Increments a counter.
     pub(crate) fn count(&mut self, name: &'static str) {
         self.add(name, 1);
     }
 
+    /// Adds to a counter.
     pub(crate) fn add(&mut self, name: &'static str, times: u64) {
         *self.0.entry(name).or_default() += times;
     }
 
-    /// How often it happened.
+    /// Returns the value of a counter.
     pub fn of(&self, name: &str) -> u64 {
         self.0.get(name).copied().unwrap_or(0)
     }
 
-    /// Adds what another run has seen.
+    /// Adds the counters of another run.
     pub fn merge(&mut self, other: &Self) {
         other
             .0
@@ -29,14 +32,14 @@ impl Coverage {
             .for_each(|(name, times)| self.add(name, *times));
     }
 
-    /// Every counter.
+    /// Iterates over all counters.
     pub fn iter(&self) -> impl Iterator<Item = (&'static str, u64)> + '_ {
         self.0.iter().map(|(name, times)| (*name, *times))
     }
 
-    /// Which of these never happened.
-    pub fn missing<'a>(&self, wanted: impl IntoIterator<Item = &'a str>) -> Vec<&'a str> {
-        wanted
+    /// Returns the expected counters that are zero.
+    pub fn missing<'a>(&self, expected: impl IntoIterator<Item = &'a str>) -> Vec<&'a str> {
+        expected
             .into_iter()
             .filter(|name| self.of(name) == 0)
             .collect()

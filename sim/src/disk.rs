@@ -1,15 +1,14 @@
-//! The simulated disk under the index: what is synced, and a journal tail that is not.
+//! The simulated disk under the index: synced tables and an unsynced tail of the journal. Syncs and
+//! their faults are in `index.rs`.
 //!
 //! ```text
-//! append: batch ──encode──> tail      visible to nobody
-//! sync:   tail ──apply──> tables      durable, visible to readers (I7)
-//! crash:  tail cut at any byte, perhaps damaged ──> whole records before the first bad one survive
+//! append: batch ──encode──> tail    not visible
+//! sync:   tail ──apply──> tables    durable, visible to readers (I7)
+//! crash:  tail cut at any byte, maybe damaged ──> whole records before the first bad byte survive
 //!
-//! record: | length u32 | xxh3 u64 | changes: table u8, kind u8, key length u32, key, value length u32, value |
+//! record: | length u32 | xxh3 u64 | body |
+//! body:   for each change: table u8 | kind u8 | key length u32 | key | value length u32 | value
 //! ```
-//!
-//! Guards nothing of the engine: it is the world that the engine must survive. Deliberately not
-//! here: who may sync, and when that fails (`index.rs`).
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -20,19 +19,20 @@ use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
 
 use crate::rng::{Odds, Rng};
 
-/// How often the last bytes before a cut are damaged too.
+/// Odds that the last bytes before the cut are damaged, too.
 const DAMAGED: Odds = Odds::in_ten_thousand(2000);
 
-/// One ordered map for each table.
+/// An ordered map for each table.
 #[derive(Clone, Default)]
 pub(crate) struct Tables([Arc<BTreeMap<Bytes, Bytes>>; Table::ALL.len()]);
 
 impl Tables {
+    /// Returns the map of a table.
     pub(crate) fn of(&self, table: Table) -> &BTreeMap<Bytes, Bytes> {
         &self.0[table as usize]
     }
 
-    /// The same without the entries that are no longer so in `newest`.
+    /// Returns the tables without the entries that are changed or absent in `newest`.
     pub(crate) fn without_overwritten(&self, newest: &Self) -> Self {
         let kept = |table: Table| {
             let newest = newest.of(table);
@@ -49,8 +49,10 @@ impl Tables {
         Self(Table::ALL.map(kept))
     }
 
+    /// Applies a batch.
     fn apply(&mut self, batch: &Batch) {
         for (table, key, value) in batch.changes() {
+            // Snapshots share the map, and keep the old one.
             let map = Arc::make_mut(&mut self.0[*table as usize]);
             match value {
                 Some(value) => map.insert(key.clone(), value.clone()),
@@ -60,26 +62,28 @@ impl Tables {
     }
 }
 
-/// See the head of this file.
+/// Simulated disk of an index. It outlives an incarnation.
 pub(crate) struct Disk(Mutex<State>);
 
 struct State {
     chance: Rng,
     synced: Tables,
-    /// What readers see, if they see what is not synced: a planted bug.
+    /// Tables with unsynced batches, which readers see if this bug is planted.
     unsynced: Option<Tables>,
+    /// Unsynced batches, in order.
     pending: Vec<Batch>,
+    /// Encoded unsynced batches.
     tail: Vec<u8>,
     locked: bool,
 }
 
 impl Disk {
+    /// Creates an empty disk. `shows_unsynced` plants the bug that readers see unsynced batches.
     pub(crate) fn new(chance: Rng, shows_unsynced: bool) -> Self {
-        let (synced, unsynced) = (Tables::default(), shows_unsynced.then(Tables::default));
         Self(Mutex::new(State {
             chance,
-            synced,
-            unsynced,
+            synced: Tables::default(),
+            unsynced: shows_unsynced.then(Tables::default),
             pending: Vec::new(),
             tail: Vec::new(),
             locked: false,
@@ -90,21 +94,23 @@ impl Disk {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes the lock of the directory; whether it was free.
+    /// Locks the directory. Returns `false` if it is locked.
     pub(crate) fn lock(&self) -> bool {
         !std::mem::replace(&mut self.state().locked, true)
     }
 
+    /// Unlocks the directory.
     pub(crate) fn unlock(&self) {
         self.state().locked = false;
     }
 
-    /// What readers see: what is synced.
+    /// Returns the tables that readers see: those of synced batches.
     pub(crate) fn tables(&self) -> Tables {
         let state = self.state();
         state.unsynced.as_ref().unwrap_or(&state.synced).clone()
     }
 
+    /// Returns the value of a key that readers see.
     pub(crate) fn get(&self, table: Table, key: &[u8]) -> Option<Bytes> {
         let state = self.state();
         state
@@ -116,7 +122,7 @@ impl Disk {
             .cloned()
     }
 
-    /// Writes a batch, not synced.
+    /// Appends a batch to the journal without syncing it.
     pub(crate) fn append(&self, batch: &Batch) {
         let mut state = self.state();
         if let Some(unsynced) = &mut state.unsynced {
@@ -126,7 +132,7 @@ impl Disk {
         state.pending.push(batch.clone());
     }
 
-    /// Makes durable what was appended, in order.
+    /// Makes all appended batches durable and returns them in order.
     pub(crate) fn sync(&self) -> Vec<Batch> {
         let mut state = self.state();
         state.tail.clear();
@@ -135,13 +141,14 @@ impl Disk {
         batches
     }
 
-    /// Whatever was not synced is cut off somewhere; the whole batches before the cut survive, in
-    /// order.
+    /// Replays the journal after a crash. The unsynced tail is cut at a random byte and may be
+    /// damaged before the cut. Whole batches before the first bad byte become durable, in order.
     pub(crate) fn replay(&self) -> Replayed {
         let mut state = self.state();
         state.pending.clear();
         let mut tail = std::mem::take(&mut state.tail);
         if !tail.is_empty() {
+            // Every length is possible, including none and all.
             let kept = state.chance.index(tail.len() + 1);
             tail.truncate(kept);
             if kept > 0 && state.chance.hits(DAMAGED) {
@@ -154,6 +161,7 @@ impl Disk {
             .batches
             .iter()
             .for_each(|batch| state.synced.apply(batch));
+        // After the crash, only the surviving batches are visible, with or without the planted bug.
         if state.unsynced.is_some() {
             state.unsynced = Some(state.synced.clone());
         }
@@ -161,28 +169,31 @@ impl Disk {
     }
 }
 
-/// What a journal's tail holds.
+/// Result of replaying a journal tail.
 pub(crate) struct Replayed {
     /// Whole batches, in order.
     pub(crate) batches: Vec<Batch>,
-    /// Whether something that is no whole batch follows them.
+    /// `true` if bytes of an incomplete or damaged batch follow.
     pub(crate) is_torn: bool,
 }
 
-/// Over all that a batch changes.
+/// Returns a checksum over all changes of a batch.
 pub(crate) fn sum(batch: &Batch) -> u64 {
     batch.changes().iter().fold(0, |sum, (table, key, value)| {
+        // The rotation makes the table a part of the sum.
         let value = value.as_ref().map_or(u64::MAX, |value| xxh3_64(value));
         xxh3_64_with_seed(key, sum ^ value.rotate_left(*table as u32 + 1))
     })
 }
 
+/// Encodes a length.
 fn length(bytes: usize) -> [u8; 4] {
     u32::try_from(bytes)
         .expect("batches are smaller than 4 GiB")
         .to_le_bytes()
 }
 
+/// Appends the record of a batch.
 fn encode(batch: &Batch, into: &mut Vec<u8>) {
     let mut body = Vec::with_capacity(batch.bytes() + 16 * batch.changes().len());
     for (table, key, value) in batch.changes() {
@@ -199,7 +210,7 @@ fn encode(batch: &Batch, into: &mut Vec<u8>) {
     into.append(&mut body);
 }
 
-/// The records before the first that is cut short or damaged.
+/// Decodes the records before the first incomplete or damaged record.
 fn decode(mut tail: Bytes) -> Replayed {
     let mut batches = Vec::new();
     while let Some(body) = next_record(&mut tail) {
@@ -211,12 +222,12 @@ fn decode(mut tail: Bytes) -> Replayed {
     }
 }
 
+/// Removes the next record from the tail and returns its body, or `None` if it is incomplete or
+/// damaged.
 fn next_record(tail: &mut Bytes) -> Option<Bytes> {
     let mut rest = tail.clone();
-    let (length, sum) = (
-        rest.try_get_u32_le().ok()? as usize,
-        rest.try_get_u64_le().ok()?,
-    );
+    let length = rest.try_get_u32_le().ok()? as usize;
+    let sum = rest.try_get_u64_le().ok()?;
     let body = (rest.len() >= length)
         .then(|| rest.split_to(length))
         .filter(|body| xxh3_64(body) == sum)?;
@@ -224,10 +235,12 @@ fn next_record(tail: &mut Bytes) -> Option<Bytes> {
     Some(body)
 }
 
+/// Decodes the body of a record, whose checksum has been verified.
 fn decode_body(mut body: Bytes) -> Batch {
     let mut batch = Batch::new();
     while body.has_remaining() {
-        let (table, is_put) = (Table::ALL[usize::from(body.get_u8())], body.get_u8() == 1);
+        let table = Table::ALL[usize::from(body.get_u8())];
+        let is_put = body.get_u8() == 1;
         let length = body.get_u32_le() as usize;
         let key = body.split_to(length);
         if is_put {
@@ -260,14 +273,14 @@ mod tests {
     }
 
     #[test]
-    fn a_crash_keeps_what_was_synced_and_some_prefix_of_the_rest() {
+    fn a_crash_keeps_synced_batches_and_a_prefix_of_the_rest() {
         let mut survived = [0; 4];
         for seed in 0..200 {
             let disk = Disk::new(Rng::new(seed, "disk"), false);
             disk.append(&batch(0));
             disk.sync();
             (1..4).for_each(|number| disk.append(&batch(number)));
-            assert_eq!(keys(&disk), [0], "what is not synced is not seen");
+            assert_eq!(keys(&disk), [0], "unsynced batches are not visible");
             let survivors = disk.replay().batches.len();
             assert_eq!(
                 keys(&disk),
@@ -277,7 +290,7 @@ mod tests {
         }
         assert!(
             survived.iter().all(|&times| times > 0),
-            "every prefix comes up: {survived:?}"
+            "every prefix occurs: {survived:?}"
         );
     }
 

@@ -1,6 +1,6 @@
-//! What may go wrong in a world: [`Faults`], how likely each is; [`Schedule`], how its tasks are
-//! interleaved; [`Fault`], what did go wrong, by name. Both lists come of one table, so that no
-//! fault is missing in either.
+//! Faults of a simulated world: [`Fault`] (their kinds), [`Faults`] (their odds), and [`Schedule`]
+//! (the interleaving of tasks). Kinds and odds are generated from the same table, so that neither
+//! lacks a fault.
 
 use std::time::Duration;
 
@@ -10,24 +10,25 @@ use crate::rng::Odds;
 
 macro_rules! faults {
     ($($(#[doc = $doc:literal])+ $field:ident $variant:ident $name:literal)+) => {
-        /// How likely each fault is, each time it could happen. None by default.
+        /// Odds of each fault at each opportunity. All are zero by default.
+        // A misspelled fault in a plan file is an error and is not ignored.
         #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
         #[serde(default, deny_unknown_fields)]
         pub struct Faults {
             $($(#[doc = $doc])+ pub $field: Odds,)+
         }
 
-        /// What went wrong.
+        /// Kind of a fault.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
         pub enum Fault {
             $($(#[doc = $doc])+ $variant,)+
         }
 
         impl Fault {
-            /// Every fault, in a fixed order.
+            /// All faults, in a fixed order.
             pub const ALL: &'static [Self] = &[$(Self::$variant,)+];
 
-            /// Its name in a timeline and among the coverage counters.
+            /// Returns the name of the fault in timelines and coverage counters.
             pub const fn name(self) -> &'static str {
                 match self {
                     $(Self::$variant => concat!("fault: ", $name),)+
@@ -36,14 +37,14 @@ macro_rules! faults {
         }
 
         impl Faults {
-            /// How likely this one is.
+            /// Returns the odds of a fault.
             pub const fn of(&self, fault: Fault) -> Odds {
                 match fault {
                     $(Fault::$variant => self.$field,)+
                 }
             }
 
-            /// Makes this one so likely.
+            /// Sets the odds of a fault.
             pub const fn set(&mut self, fault: Fault, odds: Odds) {
                 match fault {
                     $(Fault::$variant => self.$field = odds,)+
@@ -53,67 +54,68 @@ macro_rules! faults {
     };
 }
 
+// Each entry: documentation, field of `Faults`, variant of `Fault`, name.
 faults! {
-    /// At a step: the whole world crashes.
+    /// The whole world crashes at a step.
     crash Crash "crash"
-    /// At a step: some actor is killed.
+    /// A random actor is killed at a step.
     kill Kill "kill"
-    /// At a step of an actor: it panics.
+    /// An actor panics at one of its steps.
     panic Panic "panic"
-    /// At a step: the time of day jumps, either way. Sleeps are not affected.
+    /// The wall time jumps forwards or backwards at a step. Sleeps are not affected.
     clock_jump ClockJump "clock jump"
-    /// A write to the index finds no space: nothing of it is written.
+    /// A write to the index fails for lack of space. Nothing of it is written.
     index_no_space IndexNoSpace "index, no space"
-    /// The disk of the index is nearly full for a while: it takes nothing but what releases space.
+    /// The disk of the index is nearly full for a while and accepts only writes that release space.
     index_low IndexLow "index, low on space"
-    /// A sync of the index fails: what was written may survive a reopen, or not.
+    /// A sync of the index fails. The unsynced writes may or may not survive a reopen.
     index_sync_fails IndexSyncFails "index, sync fails"
-    /// A sync of the index takes longer than any commit may, and succeeds after all.
+    /// A sync of the index takes longer than the timeout of a commit, and then succeeds.
     index_sync_hangs IndexSyncHangs "index, sync hangs"
     /// A sync of the index is slow.
     index_sync_slow IndexSyncSlow "index, sync slow"
     /// A read of the index fails.
     index_read_fails IndexReadFails "index, read fails"
-    /// A payload, or the checksums of a blob, come from the index with a flipped bit, or can't be
-    /// read for it.
+    /// A payload or the checksums of a blob are read from the index with a flipped bit, or their
+    /// read fails because of it.
     index_bit_rot IndexBitRot "index, bit rot"
     /// A request to the blob tier fails before it has any effect.
     blob_fails BlobFails "blob, fails"
-    /// A request to the blob tier has its effect, and its response is lost.
+    /// A request to the blob tier takes effect, and its response is lost.
     blob_response_lost BlobResponseLost "blob, response lost"
     /// A request to the blob tier is slow.
     blob_slow BlobSlow "blob, slow"
     /// A request to the blob tier stalls for minutes.
     blob_stalls BlobStalls "blob, stalls"
-    /// What is written so far is visible as a partial blob, and is left behind if the write ends
+    /// The bytes written so far are visible as a partial blob, which remains if the write ends
     /// there.
     blob_partial BlobPartial "blob, partial"
-    /// A close that its caller gives up takes effect later all the same.
+    /// A close takes effect after its caller has dropped it.
     blob_late BlobLate "blob, late effect"
-    /// A blob is said to be missing for a while.
+    /// An existing blob is reported as not found for a while.
     blob_not_found BlobNotFound "blob, not found for a while"
-    /// A deletion, or giving up an upload, never ends.
+    /// A deletion, or the abort of a write, never ends.
     blob_hangs BlobHangs "blob, hangs"
-    /// A delete arrives twice.
+    /// A deletion is performed twice.
     blob_deleted_twice BlobDeletedTwice "blob, deleted twice"
-    /// A read brings a flipped bit.
+    /// A read returns a flipped bit.
     blob_bit_rot BlobBitRot "blob, bit rot"
-    /// The blob tier is away for a while: nothing is found in it, what is deleted there counts as
-    /// gone, writes fail.
+    /// The blob tier is away for a while: reads find nothing, writes fail, and deletions report
+    /// that the blob is absent.
     tier_away TierAway "tier, away for a while"
-    /// An engine is opened over an empty tier, or another store's, in place of its own.
+    /// An engine is opened with an empty tier, or the tier of another store, instead of its own.
     tier_swapped TierSwapped "tier, another one at an opening"
 }
 
-/// How tasks are interleaved. Without yields and delays every seed explores the one
-/// first-in-first-out schedule.
+/// Interleaving of tasks. Without yields and delays, every seed has the same first-in-first-out
+/// schedule.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Schedule {
-    /// Most times a task yields to the others at a step.
+    /// Maximum number of times that a task yields at a step.
     pub yields_max: u64,
-    /// At a step: the task sleeps for a while.
+    /// Odds that a task sleeps at a step.
     pub delay: Odds,
-    /// Longest such sleep.
+    /// Maximum duration of such a sleep.
     pub delay_max: Duration,
 }
 
@@ -148,7 +150,7 @@ pub(crate) const PROVOKING: [Fault; 17] = [
     Fault::TierAway,
 ];
 
-/// Faults after which the bytes of a blob can't be read; only while they strike.
+/// Faults during which the bytes of a blob can't be read.
 pub(crate) const BLOB_READ_FAULTS: [Fault; 7] = [
     Fault::BlobFails,
     Fault::BlobResponseLost,
@@ -159,7 +161,7 @@ pub(crate) const BLOB_READ_FAULTS: [Fault; 7] = [
     Fault::TierAway,
 ];
 
-/// Faults after which a blob can't be written; only while they strike.
+/// Faults during which a blob can't be written.
 pub(crate) const BLOB_WRITE_FAULTS: [Fault; 6] = [
     Fault::BlobFails,
     Fault::BlobResponseLost,
@@ -169,8 +171,8 @@ pub(crate) const BLOB_WRITE_FAULTS: [Fault; 6] = [
     Fault::TierAway,
 ];
 
-/// Faults that damage what is read, or hide it: a blob that is not there although its row names it
-/// is damage.
+/// Faults that damage or hide stored data. A blob that a row names and that is not found counts as
+/// damage.
 pub(crate) const ROT: [Fault; 4] = [
     Fault::BlobBitRot,
     Fault::IndexBitRot,
@@ -178,7 +180,7 @@ pub(crate) const ROT: [Fault; 4] = [
     Fault::TierAway,
 ];
 
-/// Faults after which nobody can know what became of a commit.
+/// Faults after which the outcome of a commit is unknown.
 pub(crate) const COMMIT_FAULTS: [Fault; 3] = [
     Fault::IndexNoSpace,
     Fault::IndexSyncFails,

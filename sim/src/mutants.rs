@@ -155,15 +155,12 @@ pub(crate) fn tamper_step(
             }
         }
         (Bug::CompleteTwice, SessionMutation::Complete { .. }) if is_commit => {
-            let entry = view.session.as_ref().map(|session| {
-                Bytes::from(session_expiry_key(
-                    session.expires_at,
-                    &step.id,
-                    &step.upload,
-                ))
-            });
+            let entry = view
+                .session
+                .as_ref()
+                .map(|session| session_expiry_key(session.expires_at, &step.id, &step.upload));
             let row_expiry = plan.rows[0].1.row().and_then(|row| row.metadata.expires_at);
-            let kept = row_expiry.map(|deadline| Bytes::from(expiry_key(deadline, &step.id)));
+            let kept = row_expiry.map(|deadline| expiry_key(deadline, &step.id));
             retain(&mut plan.batch, |table, key, value| match table {
                 Table::Sessions => false,
                 Table::Expiry if value.is_some() => Some(key) == kept.as_ref(),

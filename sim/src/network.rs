@@ -1,17 +1,15 @@
-//! The way to the simulated blob tier: a layer on OpenDAL's memory service, through which every
-//! request of a life goes, and where it may break.
+//! The network to the simulated blob tier: faults of the requests of an incarnation.
 //!
 //! ```text
-//! write  ──gate──> fails | taken, perhaps visible as a partial blob | taken, response lost
-//! close  ──gate──> fails | landed | landed, response lost | failed or given up, and lands later: a flight
-//! delete ──gate──> fails | gone | gone, response lost | gone, asked for twice
+//! write  ──gate──> fails | accepted, maybe visible as a partial blob | accepted, response lost
+//! close  ──gate──> fails | done | done, response lost | fails or is dropped, done later (a flight)
+//! delete ──gate──> fails | done | done, response lost | done twice
 //! read   ──gate──> fails | bytes | bytes with a flipped bit | "not found" for a while
-//! any    ──gate──> the tier is away for a while: nothing is found, nothing is written, deletes say that it is gone
+//! any    ──gate──> tier is away: reads find nothing, writes fail, deletes report absence
 //! ```
 //!
-//! Guards nothing of the engine: it is the world that the engine must survive. What changes in the
-//! blob tier is told to the monitor at the moment it happens. Deliberately not here: the blobs
-//! themselves (`blobs.rs`), and OpenDAL's raw API (`network/layer.rs`).
+//! Every change of the blob tier is reported to the model at the same step. The blobs are in
+//! `blobs.rs`, and the OpenDAL layer is in `network/layer.rs`.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -27,32 +25,34 @@ use crate::trace::Kind;
 
 mod layer;
 
-/// How long a slow request takes at most.
+/// Maximum duration of a slow request in milliseconds.
 const SLOW_MS_MAX: u64 = 3_000;
-/// How long a request stalls at most.
+/// Maximum duration of a stalled request in milliseconds.
 const STALL_MS_MAX: u64 = 5 * 60 * 1_000;
-/// How much later than its call an effect may come. Less than the grace time of a simulated engine:
-/// an effect that comes later still is one that nobody could clean up.
+/// Maximum delay of a late effect in milliseconds. It is below the grace time of a simulated
+/// engine, because an engine cannot clean up an effect after the grace time.
 pub(crate) const LATE_MS_MAX: u64 = 20_000;
-/// How long a blob may be said to be missing.
+/// Maximum time for which a blob is reported as not found, in milliseconds.
 const MISSING_MS_MAX: u64 = 2_000;
-/// How long the whole tier is away: longer than it may take the sweeper from a deletion to its next
-/// look at the mark. Of an outage that ends in between a remote tier leaves no trace.
+/// Minimum duration of an outage of the tier in milliseconds. It is longer than the time between a
+/// deletion of the sweeper and its next check of the marker: a remote tier leaves no trace of an
+/// outage that ends in between.
 const AWAY_MS_MIN: u64 = 150_000;
+/// Maximum duration of an outage of the tier in milliseconds.
 const AWAY_MS_MAX: u64 = 200_000;
 
 impl Machine {
-    /// A blob appears, whole or not.
+    /// Writes a blob, whole or in part.
     fn blob_lands(&self, path: &str, content: Buffer, is_whole: bool) {
         let bytes = content.len();
         self.blobs.put(path, content);
         let mut state = self.state();
-        let what = if is_whole {
+        let event = if is_whole {
             "blob written"
         } else {
             "blob written in part"
         };
-        let tick = state.note(Kind::Effect, what, format!("{path} {bytes} bytes"));
+        let tick = state.note(Kind::Effect, event, format!("{path} {bytes} bytes"));
         match path {
             MARKER_PATH => state.monitor.marked(&self.blobs),
             path => state.monitor.blob_written(tick, path, is_whole),
@@ -60,6 +60,7 @@ impl Machine {
         state.report_violations();
     }
 
+    /// Deletes a blob.
     fn blob_goes(&self, path: &str) {
         self.blobs.remove(path);
         let mut state = self.state();
@@ -68,6 +69,7 @@ impl Machine {
         state.report_violations();
     }
 
+    /// Deletes all blobs except the marker.
     pub(crate) fn lose_blobs(&self) {
         self.blobs
             .paths()
@@ -75,7 +77,7 @@ impl Machine {
             .for_each(|path| self.blob_goes(path));
     }
 
-    /// An effect that nobody waits for takes place, if it still is under way.
+    /// Applies a late effect, if it has not been applied.
     fn flight_lands(&self, flight: u64) {
         let Some(Flight { path, content, .. }) = self.blobs.arrive(flight) else {
             return;
@@ -85,7 +87,7 @@ impl Machine {
     }
 }
 
-/// A life's way to the blobs.
+/// Connection of an incarnation to the blob tier.
 #[derive(Clone)]
 struct Link(Arc<Gate>);
 
@@ -95,8 +97,7 @@ impl std::fmt::Debug for Link {
     }
 }
 
-/// An operator on the blobs, for one life. Effects that are still under way from an earlier one go
-/// on.
+/// Returns the operator on the blobs for an incarnation.
 pub(crate) fn operator(gate: &Arc<Gate>) -> Operator {
     gate.machine()
         .blobs
@@ -104,7 +105,7 @@ pub(crate) fn operator(gate: &Arc<Gate>) -> Operator {
         .layer(layer::Breakable(Link(Arc::clone(gate))))
 }
 
-/// Effects that were under way when the last life ended take place in this one.
+/// Schedules the late effects of earlier incarnations in this incarnation.
 pub(crate) fn resume_flights(gate: &Arc<Gate>) {
     let link = Link(Arc::clone(gate));
     gate.machine()
@@ -119,10 +120,10 @@ impl Link {
         self.0.machine()
     }
 
-    /// A request reaches the blob tier, or fails, after some time.
-    async fn request(&self, what: &'static str, path: &str) -> Result<()> {
+    /// Sends a request. It reaches the blob tier or fails after some time.
+    async fn request(&self, step: &'static str, path: &str) -> Result<()> {
         let detail = || path.to_owned();
-        self.0.pass(what, detail).await;
+        self.0.pass(step, detail).await;
         let machine = self.machine();
         if machine.strikes(Fault::BlobSlow, detail) {
             sleep(Duration::from_millis(machine.below(SLOW_MS_MAX))).await;
@@ -138,7 +139,7 @@ impl Link {
         Ok(())
     }
 
-    /// Returns whether the whole tier is away at this moment. If it is, that is noted.
+    /// Returns `true` if the whole tier is away, and counts the fault.
     fn is_away(&self, path: &str) -> bool {
         let machine = self.machine();
         let now = machine.elapsed();
@@ -155,21 +156,22 @@ impl Link {
         false
     }
 
+    /// Returns the error of a request to a tier that is away.
     fn away(kind: ErrorKind) -> Error {
         Error::new(kind, "the tier is away")
     }
 
-    /// After a wait: nothing may happen once the world has crashed.
+    /// Waits forever if the world has crashed. Called after every sleep, because nothing may happen
+    /// after the crash.
     async fn fence(&self) {
         if self.0.is_fenced() {
             std::future::pending::<()>().await;
         }
     }
 
-    /// The response of a request that had its effect: it may be lost, and its way back takes time
-    /// too.
-    async fn response(&self, what: &'static str, path: &str) -> Result<()> {
-        self.0.pass(what, || path.to_owned()).await;
+    /// Returns the response of a request after its effect. The response takes time and may be lost.
+    async fn response(&self, step: &'static str, path: &str) -> Result<()> {
+        self.0.pass(step, || path.to_owned()).await;
         if self
             .machine()
             .strikes(Fault::BlobResponseLost, || path.to_owned())
@@ -182,6 +184,7 @@ impl Link {
         Ok(())
     }
 
+    /// Writes a chunk. The bytes so far may be visible as a partial blob.
     async fn write(&self, path: &str, so_far: &[Buffer]) -> Result<()> {
         self.request("blob write", path).await?;
         if self.is_away(path) {
@@ -196,20 +199,22 @@ impl Link {
         self.response("blob write done", path).await
     }
 
+    /// Closes a blob, which makes it visible as a whole, now or later.
     async fn close(&self, path: &str, content: Buffer) -> Result<()> {
         let machine = self.machine();
         let flight = machine
             .strikes(Fault::BlobLate, || path.to_owned())
             .then(|| self.fly(path, content.clone()));
+        // Half of the late effects are of calls that time out. The other half race with their call.
         if flight.is_some() && machine.below(2) == 0 {
             self.0.pass("blob close", || path.to_owned()).await;
             return Err(Error::new(
                 ErrorKind::Unexpected,
-                "a planned time-out: it lands later",
+                "a planned timeout: the blob appears later",
             ));
         }
         self.request("blob close", path).await?;
-        // What has gone out already takes effect.
+        // A flight was sent before the tier went away, and takes effect.
         if flight.is_none() && self.is_away(path) {
             return Err(Self::away(ErrorKind::NotFound));
         }
@@ -218,14 +223,17 @@ impl Link {
             Some(number) if machine.blobs.arrive(number).is_some() => {
                 machine.blob_lands(path, content, true);
             }
-            // It has been faster.
+            // The flight has arrived on its own.
             Some(_) => {}
         }
         self.response("blob close done", path).await
     }
 
-    /// The effect takes place later, whoever waits for it, unless its caller stays until it takes
-    /// place in time.
+    /// Sends the content of a blob on a flight and returns its number. The flight arrives later
+    /// even if its caller is gone. A caller that is still there takes it earlier
+    /// ([`Blobs::arrive`]).
+    ///
+    /// [`Blobs::arrive`]: crate::blobs::Blobs::arrive
     fn fly(&self, path: &str, content: Buffer) -> u64 {
         let machine = self.machine();
         let due = machine.elapsed() + Duration::from_millis(machine.below(LATE_MS_MAX));
@@ -238,6 +246,7 @@ impl Link {
         number
     }
 
+    /// Spawns the task that applies a flight when it is due.
     fn launch(&self, number: u64, due: Duration) {
         let link = self.clone();
         self.0.spawn("the network", async move {
@@ -246,14 +255,17 @@ impl Link {
                 .trace
                 .name_lane("network".to_owned(), false);
             sleep(due.saturating_sub(link.machine().elapsed())).await;
+            // The world may crash here. The flight then continues in the next incarnation.
             link.0.pass("blob lands late", String::new).await;
             link.machine().flight_lands(number);
         });
     }
 
+    /// Deletes a blob, maybe twice.
     async fn delete(&self, path: &str) -> Result<()> {
         self.request("blob delete", path).await?;
         self.may_hang(path).await;
+        // An empty mount point reports an absent blob, which must not count as deleted.
         if self.is_away(path) {
             return if self.machine().state().strict_deletes {
                 Err(Self::away(ErrorKind::NotFound))
@@ -266,10 +278,7 @@ impl Link {
                 .state()
                 .coverage
                 .count("blob: a deletion found nothing");
-            return Err(Error::new(
-                ErrorKind::NotFound,
-                "there is nothing to delete",
-            ));
+            return Err(Error::new(ErrorKind::NotFound, "nothing to delete"));
         }
         self.machine().blob_goes(path);
         if self
@@ -282,20 +291,21 @@ impl Link {
         self.response("blob delete done", path).await
     }
 
-    /// Some requests never end, and whoever waits for them must not wait for ever.
+    /// Waits forever if the request hangs. The engine must not wait for it without a timeout.
     async fn may_hang(&self, path: &str) {
         if self.machine().strikes(Fault::BlobHangs, || path.to_owned()) {
             std::future::pending::<()>().await;
         }
     }
 
-    /// Whether a blob that is there may be seen.
-    async fn look(&self, what: &'static str, path: &str) -> Result<()> {
-        self.request(what, path).await?;
+    /// Sends a request that reads. An existing blob may be reported as not found.
+    async fn look(&self, step: &'static str, path: &str) -> Result<()> {
+        self.request(step, path).await?;
         if self.is_away(path) {
             return Err(Self::away(ErrorKind::NotFound));
         }
         let machine = self.machine();
+        // A hidden blob stays hidden for a while, so that a retry does not find it at once.
         if machine.blobs.is_hidden(path, machine.elapsed()) {
             machine.state().struck(Fault::BlobNotFound, path.to_owned());
         } else if machine.strikes(Fault::BlobNotFound, || path.to_owned()) {
@@ -307,7 +317,7 @@ impl Link {
         Err(Error::new(ErrorKind::NotFound, "a planned absence"))
     }
 
-    /// The bytes as they arrive.
+    /// Returns read bytes, maybe with a flipped bit.
     fn arrived(&self, path: &str, buffer: Buffer) -> Buffer {
         if buffer.is_empty()
             || !self
@@ -323,7 +333,7 @@ impl Link {
     }
 }
 
-/// In one piece, so that whoever looks at it later need not copy it.
+/// Joins buffers into a contiguous buffer, so that later reads of the blob do not copy it.
 fn joined(parts: &[Buffer]) -> Buffer {
     let whole: Buffer = parts.iter().flat_map(|part| part.clone()).collect();
     whole.to_bytes().into()

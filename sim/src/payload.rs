@@ -1,13 +1,14 @@
-//! Payloads of a workload: each write has its own bytes, which anybody can make again from its
-//! number.
+//! Payloads of a workload. The bytes of a write are a function of its number, so that a check can
+//! generate them again.
 
 use bytes::Bytes;
 
-/// Bytes that are made at a time: the rest of a long payload is copied, which is much faster.
+/// Size of the generated piece in bytes. A longer payload repeats the piece, which is much faster
+/// than generating all bytes.
 const PIECE: usize = 1024;
 
-/// The bytes of this write: its number, then whatever follows from that. No two pieces of a payload
-/// are the same.
+/// Returns the payload of a write: its number, followed by bytes that are derived from it. No two
+/// pieces of a payload are equal.
 pub(crate) fn payload(write: u64, bytes: u64) -> Bytes {
     let length = usize::try_from(bytes).expect("payloads fit into memory");
     let mut piece = Vec::with_capacity(PIECE);
@@ -19,6 +20,7 @@ pub(crate) fn payload(write: u64, bytes: u64) -> Bytes {
     let mut out = Vec::with_capacity(length + PIECE);
     let mut number = write;
     while out.len() < length {
+        // The first 8 bytes of every piece differ, so that swapped blocks are detected.
         out.extend_from_slice(&number.to_le_bytes());
         out.extend_from_slice(&piece[8.min(piece.len())..]);
         number = number.wrapping_add(1 << 32);
@@ -27,7 +29,7 @@ pub(crate) fn payload(write: u64, bytes: u64) -> Bytes {
     out.into()
 }
 
-/// The number of the write whose payload this is; none if it is too short to tell.
+/// Returns the number of the write of a payload, or `None` if the payload is shorter than 8 bytes.
 pub(crate) fn write_of(payload: &[u8]) -> Option<u64> {
     payload
         .first_chunk()
@@ -39,13 +41,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn payloads_tell_whose_they_are_and_no_two_are_alike() {
+    fn payloads_contain_their_number_and_differ() {
         for bytes in [0, 1, 7, 8, 9, 1023, 1024, 1025, 5000] {
-            let (one, other) = (payload(7, bytes), payload(8, bytes));
-            assert_eq!(one.len() as u64, bytes);
-            assert_eq!(one, payload(7, bytes));
-            assert_eq!(one == other, bytes == 0);
-            assert_eq!(write_of(&one), (bytes >= 8).then_some(7));
+            let seventh = payload(7, bytes);
+            assert_eq!(seventh.len() as u64, bytes);
+            assert_eq!(seventh, payload(7, bytes));
+            assert_eq!(seventh == payload(8, bytes), bytes == 0);
+            assert_eq!(write_of(&seventh), (bytes >= 8).then_some(7));
         }
         let long = payload(7, 10 * PIECE as u64);
         let pieces: std::collections::BTreeSet<_> = long.chunks(PIECE).collect();

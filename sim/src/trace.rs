@@ -1,9 +1,8 @@
-//! What happened, in order: [`Trace`], a list of [`Event`]s, each on the lane of the task it
-//! happened on.
+//! The trace of a run: an ordered list of [`Event`]s, each on the lane of its task.
 //!
-//! A trace is a function of the seed, byte for byte. So nothing in it may come from the process: no
-//! actor ids, no task ids, no addresses, no real time. Its length is the simulated world's *tick*:
-//! the moments that checkers compare.
+//! A trace is a function of the seed, byte for byte. It therefore contains nothing of the process:
+//! no actor ids, task ids, addresses or real time. The length of the trace is the *tick* of the
+//! world, the logical time that the checks compare.
 
 #![expect(
     clippy::disallowed_types,
@@ -16,32 +15,32 @@ use std::time::Duration;
 
 use tokio::task;
 
-/// A moment: how many events there were before.
+/// Logical time: the number of events before.
 pub type Tick = u64;
 
-/// What kind of thing an event is.
+/// Kind of an event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Kind {
-    /// A step that the gate let through.
+    /// Step of a task that the scheduler has admitted.
     Step,
-    /// A client calls.
+    /// Call of a client.
     Call,
-    /// A client hears an answer.
+    /// Answer to a client.
     Answer,
-    /// The index made something durable.
+    /// Durable commit of the index.
     Commit,
-    /// The blob tier changed.
+    /// Change of the blob tier.
     Effect,
-    /// Something went wrong, on purpose.
+    /// Injected fault.
     Fault,
-    /// The world began, ended, crashed, or its owner did something to it.
+    /// Start, end or crash of the world, or an action of the test that owns it.
     World,
-    /// A checker found something.
+    /// Violation found by a check.
     Violation,
 }
 
 impl Kind {
-    /// One word.
+    /// Returns the name of the kind.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Step => "step",
@@ -56,26 +55,26 @@ impl Kind {
     }
 }
 
-/// Where an event happened: one lane per actor, client, or other task.
+/// Lane of an actor, a client, or other tasks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Lane(u32);
 
-/// One thing that happened.
+/// Event of a run.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Event {
-    /// Virtual time since the world began.
+    /// Virtual time since the start of the world.
     pub at: Duration,
-    /// Steps so far.
+    /// Number of steps so far.
     pub step: u64,
-    /// Which incarnation, from 1 on.
+    /// Number of the incarnation, from 1.
     pub life: u32,
-    /// Where.
+    /// Lane of the task.
     pub lane: Lane,
-    /// What kind of thing.
+    /// Kind of the event.
     pub kind: Kind,
-    /// What.
+    /// Name of the event.
     pub what: &'static str,
-    /// More of it; may be empty.
+    /// Details. May be empty.
     pub detail: String,
 }
 
@@ -84,16 +83,17 @@ struct LaneName {
     is_actor: bool,
 }
 
-/// All that happened.
+/// Ordered events of a run.
 pub struct Trace {
     events: Vec<Event>,
     lanes: Vec<LaneName>,
+    /// Lanes of the tasks of this incarnation.
     of_task: HashMap<task::Id, Lane>,
     life: u32,
 }
 
 impl Trace {
-    /// Nothing yet. The first lane is the world's own.
+    /// Creates an empty trace. Its first lane is that of the world.
     pub(crate) fn new() -> Self {
         let lanes = vec![LaneName {
             name: "world".to_owned(),
@@ -107,39 +107,43 @@ impl Trace {
         }
     }
 
-    /// What happened, in order.
+    /// Returns all events in order.
     pub fn events(&self) -> &[Event] {
         &self.events
     }
 
-    /// The name of a lane.
+    /// Returns the name of a lane.
     pub fn lane_name(&self, lane: Lane) -> &str {
         &self.lanes[lane.0 as usize].name
     }
 
-    /// Every lane, in the order of their first event.
+    /// Iterates over all lanes in the order of their first event.
     pub fn lanes(&self) -> impl Iterator<Item = Lane> {
         (0..self.lanes.len())
             .map(|lane| Lane(u32::try_from(lane).expect("fewer lanes than events")))
     }
 
-    /// The next event's tick.
+    /// Returns the tick of the next event.
     pub(crate) fn tick(&self) -> Tick {
         self.events.len() as Tick
     }
 
+    /// Starts the next incarnation.
     pub(crate) fn begin_life(&mut self) {
         self.life += 1;
+        // The tasks of the earlier incarnation were dropped with its runtime.
         self.of_task.clear();
     }
 
+    /// Returns the number of the incarnation.
     pub(crate) fn life(&self) -> u32 {
         self.life
     }
 
-    /// Names the current task's lane. One that was here before under the same name is gone on with:
-    /// a restarted shard stays on its lane.
+    /// Names the lane of the current task. An existing lane of this name is continued, so that a
+    /// restarted shard stays on its lane.
     pub(crate) fn name_lane(&mut self, name: String, is_actor: bool) {
+        // Code outside of a task belongs to the world, which has a name.
         let Some(task) = task::try_id() else { return };
         let known = self.lanes.iter().position(|lane| lane.name == name);
         let lane = known.unwrap_or_else(|| {
@@ -152,26 +156,28 @@ impl Trace {
         );
     }
 
-    /// Whether the current task is an actor.
+    /// Returns `true` if the current task is an actor.
     pub(crate) fn is_actor(&self) -> bool {
         task::try_id()
             .and_then(|task| self.of_task.get(&task))
             .is_some_and(|lane| self.lanes[lane.0 as usize].is_actor)
     }
 
+    /// Returns the lane of the current task.
     fn lane(&mut self) -> Lane {
         let Some(task) = task::try_id() else {
+            // Code outside of a task belongs to the world.
             return Lane(0);
         };
         if let Some(&lane) = self.of_task.get(&task) {
             return lane;
         }
-        // Short-lived tasks that nobody named share a lane.
+        // All unnamed, short-lived tasks share a lane.
         self.name_lane("tasks".to_owned(), false);
         self.of_task[&task]
     }
 
-    /// Adds an event on the current task's lane.
+    /// Adds an event on the lane of the current task and returns its tick.
     pub(crate) fn push(
         &mut self,
         at: Duration,

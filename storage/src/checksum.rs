@@ -1,32 +1,32 @@
-//! Checksums of payloads: one over the whole, one per fixed block, so that a ranged read can be
-//! verified too.
+//! Checksums of payloads: over the whole payload, and over each block of fixed size, so that a
+//! ranged read can be verified, too.
 //!
-//! xxh3, 64 bit (Collet, <https://xxhash.com>): it finds accidents, not forgers. Guards "never
-//! wrong bytes" (DESIGN §6).
+//! The algorithm is xxh3, 64 bit (Collet, <https://xxhash.com>). It detects accidental damage, not
+//! forgery. Guards "never wrong bytes" (DESIGN §6).
 
 use crate::multipart::PartEtag;
 use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::{Xxh3Default, xxh3_64};
 
-/// Bytes of payload under one block checksum. The last block of a revision may be shorter.
+/// Size of a block with its own checksum, in bytes. The last block of a revision may be shorter.
 pub const BLOCK_BYTES: usize = 1024 * 1024;
 
-/// The xxh3 hash of some bytes.
+/// xxh3 hash of a byte string.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Checksum(u64);
 
 impl Checksum {
-    /// The checksum of these bytes.
+    /// Computes the checksum of these bytes.
     pub fn of(bytes: &[u8]) -> Self {
         Self(xxh3_64(bytes))
     }
 
-    /// The checksum with this value.
+    /// Creates a checksum from its value.
     pub const fn new(value: u64) -> Self {
         Self(value)
     }
 
-    /// Its value.
+    /// Returns the value.
     pub const fn get(self) -> u64 {
         self.0
     }
@@ -38,23 +38,23 @@ impl std::fmt::Display for Checksum {
     }
 }
 
-/// Hashes a payload as it flows by, in pieces of any size.
+/// Incremental checksum of a payload in pieces of any size.
 #[derive(Clone, Default)]
 pub struct Hasher(Xxh3Default);
 
 impl Hasher {
-    /// Takes in the next bytes.
+    /// Adds the next bytes.
     pub fn update(&mut self, bytes: &[u8]) {
         self.0.update(bytes);
     }
 
-    /// The checksum of all of them.
+    /// Returns the checksum of all added bytes.
     pub fn finish(self) -> Checksum {
         Checksum(self.0.digest())
     }
 }
 
-/// Hashes a payload as it flows by, block by block.
+/// Incremental checksums of a payload and of its blocks.
 #[derive(Clone, Default)]
 pub struct BlockHasher {
     whole: Xxh3Default,
@@ -63,8 +63,14 @@ pub struct BlockHasher {
 }
 
 impl BlockHasher {
-    /// Takes in one block: [`BLOCK_BYTES`] of payload, fewer only for the last one.
+    /// Adds the next block. Every block has [`BLOCK_BYTES`] bytes, except the last, which may be
+    /// shorter.
+    ///
+    /// # Panics
+    /// If an earlier block was shorter than [`BLOCK_BYTES`], or if this block is longer.
     pub fn block(&mut self, block: &[u8]) {
+        // A short block before the end would shift the limits of all later blocks, and their
+        // checksums would match no read.
         assert!(
             self.bytes.is_multiple_of(BLOCK_BYTES as u64) && block.len() <= BLOCK_BYTES,
             "only the last block may be short: hashed={} next={}",
@@ -76,17 +82,18 @@ impl BlockHasher {
         self.bytes += block.len() as u64;
     }
 
-    /// Bytes so far.
+    /// Returns the number of added bytes.
     pub fn bytes(&self) -> u64 {
         self.bytes
     }
 
-    /// The etag of a part with this payload.
+    /// Returns the etag of a part with this payload.
     pub fn part_etag(&self) -> PartEtag {
+        // The 64-bit and the 128-bit xxh3 hash share their state: a single pass computes both.
         PartEtag::new(self.whole.digest128())
     }
 
-    /// The checksum of the whole payload, and those of its blocks.
+    /// Returns the checksum of the whole payload and the checksums of its blocks.
     pub fn finish(self) -> (Checksum, Vec<Checksum>) {
         (Checksum(self.whole.digest()), self.blocks)
     }

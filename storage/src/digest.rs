@@ -1,9 +1,8 @@
-//! What a caller may declare about the bytes of a part before it sends them: [`Digest`], and how
-//! they are checked as they flow by: [`Verifier`].
+//! Checksums that a caller may declare for the bytes of a part ([`Digest`]), and their incremental
+//! verification ([`Verifier`]).
 //!
-//! The four are those of S3's checksums. Ours own are xxh3 (`checksum.rs`); these are computed only
-//! where somebody declared one. Each comes from a library. Deliberately not here: what becomes of a
-//! part that does not match.
+//! The four algorithms are checksums of S3. A digest is computed only for a part that declares it.
+//! Stored checksums are xxh3 (`checksum.rs`).
 
 use std::fmt;
 use std::str::FromStr;
@@ -15,10 +14,10 @@ use sha2::{Digest as _, Sha256};
 use crate::error::{Error, ErrorKind, Reason, Result};
 use crate::multipart::bytes_of_hex;
 
-/// A checksum that a caller declares, by the algorithm that makes it.
+/// Checksum that a caller declares, by algorithm.
 ///
-/// Written and read as the algorithm's name and lower-case hexadecimal digits, most significant
-/// first.
+/// The text form is the name of the algorithm, a colon, and lower-case hexadecimal digits, most
+/// significant first.
 ///
 /// ```
 /// use cenotaph_storage::Digest;
@@ -30,33 +29,34 @@ use crate::multipart::bytes_of_hex;
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Digest {
-    /// MD5 (RFC 1321): what S3's `Content-MD5` is made of. Finds accidents; no longer forgers.
+    /// MD5 (RFC 1321), as in `Content-MD5` of S3. Detects accidental damage; does not prevent
+    /// forgery.
     Md5([u8; 16]),
     /// CRC-32C (Castagnoli; RFC 3720).
     Crc32c(u32),
-    /// CRC-64/NVME, as S3 computes it by default.
+    /// CRC-64/NVME, the default of S3.
     Crc64Nvme(u64),
-    /// SHA-256 (FIPS 180-4). Finds forgers too.
+    /// SHA-256 (FIPS 180-4). Detects forgery, too.
     Sha256([u8; 32]),
 }
 
 impl Digest {
-    /// The MD5 of these bytes.
+    /// Computes the MD5 of these bytes.
     pub fn md5_of(bytes: &[u8]) -> Self {
         Self::Md5(Md5::digest(bytes).into())
     }
 
-    /// The CRC-32C of these bytes.
+    /// Computes the CRC-32C of these bytes.
     pub fn crc32c_of(bytes: &[u8]) -> Self {
         Self::computed(Self::Crc32c(0), bytes)
     }
 
-    /// The CRC-64/NVME of these bytes.
+    /// Computes the CRC-64/NVME of these bytes.
     pub fn crc64_nvme_of(bytes: &[u8]) -> Self {
         Self::computed(Self::Crc64Nvme(0), bytes)
     }
 
-    /// The SHA-256 of these bytes.
+    /// Computes the SHA-256 of these bytes.
     pub fn sha256_of(bytes: &[u8]) -> Self {
         Self::Sha256(Sha256::digest(bytes).into())
     }
@@ -86,7 +86,7 @@ impl FromStr for Digest {
     type Err = Error;
 
     /// # Errors
-    /// [`ErrorKind::Invalid`] if no declared checksum is spelled so.
+    /// [`ErrorKind::Invalid`] if the algorithm is unknown or the digits are malformed.
     fn from_str(text: &str) -> Result<Self> {
         let read = |(algorithm, hex): (&str, &str)| match algorithm {
             "md5" => bytes_of_hex(hex).map(Self::Md5),
@@ -95,23 +95,28 @@ impl FromStr for Digest {
                 bytes_of_hex(hex).map(|bytes| Self::Crc64Nvme(u64::from_be_bytes(bytes)))
             }
             "sha256" => bytes_of_hex(hex).map(Self::Sha256),
+            // `bytes_of_hex` accepts the exact number of digits of the algorithm only.
             _ => None,
         };
         text.split_once(':').and_then(read).ok_or_else(|| {
-            let message =
-                format!("no checksum is spelled so; expected md5, crc32c, crc64nvme or sha256: text={text:?}");
+            let message = format!(
+                "invalid checksum: text={text:?} expected=md5:.., crc32c:.., crc64nvme:.. or \
+                 sha256:.."
+            );
             Error::new(ErrorKind::Invalid, "multipart", message)
         })
     }
 }
 
-/// Checks bytes that flow by against what was declared about them.
+/// Incremental verification of bytes against their declared checksum.
 pub struct Verifier {
     declared: Digest,
     state: State,
 }
 
+/// State of the running computation.
 enum State {
+    // Boxed, because the states of these hashes are much larger than those of the CRCs.
     Md5(Box<Md5>),
     Crc32c(Crc),
     Crc64Nvme(Crc),
@@ -119,7 +124,7 @@ enum State {
 }
 
 impl Verifier {
-    /// Expects bytes with this checksum.
+    /// Creates a verifier that expects bytes with this checksum.
     pub fn new(declared: Digest) -> Self {
         let state = match declared {
             Digest::Md5(_) => State::Md5(Box::default()),
@@ -130,7 +135,7 @@ impl Verifier {
         Self { declared, state }
     }
 
-    /// Takes in the next bytes.
+    /// Adds the next bytes.
     pub fn update(&mut self, bytes: &[u8]) {
         match &mut self.state {
             State::Md5(md5) => md5.update(bytes),
@@ -139,18 +144,18 @@ impl Verifier {
         }
     }
 
-    /// Compares, at the end of the bytes.
+    /// Compares the checksum of all added bytes with the declared checksum.
     ///
     /// # Errors
-    /// [`ErrorKind::Source`]: the bytes are not those that were declared.
+    /// [`ErrorKind::Source`] with [`Reason::Checksum`] if they differ.
     pub fn verify(self) -> Result<()> {
-        let (declared, found) = (self.declared, self.state.finish());
+        let declared = self.declared;
+        let found = self.state.finish();
         if found == declared {
             return Ok(());
         }
-        let message = format!(
-            "the bytes do not have the checksum that was declared: declared={declared} found={found}"
-        );
+        let message =
+            format!("the payload has another checksum: declared={declared} found={found}");
         Err(Error::new(ErrorKind::Source, "multipart", message).with_reason(Reason::Checksum))
     }
 }
@@ -159,8 +164,9 @@ impl State {
     fn finish(self) -> Digest {
         match self {
             Self::Md5(md5) => Digest::Md5(md5.finalize().into()),
+            // The library returns every checksum as 64 bits.
             Self::Crc32c(crc) => Digest::Crc32c(
-                u32::try_from(crc.finalize()).expect("a checksum of 32 bits has no more of them"),
+                u32::try_from(crc.finalize()).expect("a CRC-32C has 32 significant bits"),
             ),
             Self::Crc64Nvme(crc) => Digest::Crc64Nvme(crc.finalize()),
             Self::Sha256(sha256) => Digest::Sha256(sha256.finalize().into()),
@@ -172,9 +178,9 @@ impl State {
 mod tests {
     use super::*;
 
-    /// The check values that the algorithms' own catalogues give for these nine bytes.
+    /// The expected values are the published check values of the algorithms for these nine bytes.
     #[test]
-    fn each_algorithm_gives_its_published_check_value() {
+    fn each_algorithm_returns_its_published_check_value() {
         let bytes = b"123456789";
         let expected = [
             (
@@ -196,7 +202,7 @@ mod tests {
     }
 
     #[test]
-    fn what_differs_in_one_bit_is_refused_and_names_both() {
+    fn bytes_that_differ_are_refused_with_both_checksums() {
         let makers = [
             Digest::md5_of,
             Digest::crc32c_of,
@@ -214,6 +220,12 @@ mod tests {
             let error = flipped.verify().unwrap_err();
             assert_eq!(error.kind(), ErrorKind::Source);
             assert!(error.to_string().contains(&declared.to_string()), "{error}");
+            assert!(
+                error
+                    .to_string()
+                    .contains(&make(b"as declaree").to_string()),
+                "{error}"
+            );
         }
     }
 }

@@ -1,53 +1,54 @@
-//! Claims about the steady time, over clocks that a test sets.
+//! Tests of the steady time with clocks that a test sets, and of the real world.
 
 use std::sync::Mutex;
 
 use proptest::prelude::*;
 
+use super::real::BLOB_THREADS_MAX;
 use super::*;
 
-/// A time of day and a monotonic time, both set by hand.
+/// World with a wall clock and a monotonic clock that the test sets.
 #[derive(Clone, Default)]
-struct Clocks(Arc<Mutex<Hands>>);
+struct Clocks(Arc<Mutex<Readings>>);
 
 #[derive(Clone, Copy, Default)]
-struct Hands {
-    day_ms: u64,
+struct Readings {
+    wall_ms: u64,
     monotonic: Duration,
-    /// Time that passes right after the next look at either clock.
+    /// Time that passes right after the next reading of either clock.
     pause: Duration,
 }
 
 impl Clocks {
-    fn set(&self, day_ms: u64, monotonic: Duration) {
-        *self.0.lock().unwrap() = Hands {
-            day_ms,
+    fn set(&self, wall_ms: u64, monotonic: Duration) {
+        *self.0.lock().unwrap() = Readings {
+            wall_ms,
             monotonic,
             pause: Duration::ZERO,
         };
     }
 
-    fn pause_after_next_look(&self, pause: Duration) {
+    fn pause_after_next_reading(&self, pause: Duration) {
         self.0.lock().unwrap().pause = pause;
     }
 
-    fn look(&self) -> Hands {
-        let mut hands = self.0.lock().unwrap();
-        let seen = *hands;
-        hands.day_ms += u64::try_from(seen.pause.as_millis()).unwrap();
-        hands.monotonic += seen.pause;
-        hands.pause = Duration::ZERO;
-        seen
+    fn read(&self) -> Readings {
+        let mut clocks = self.0.lock().unwrap();
+        let readings = *clocks;
+        clocks.wall_ms += u64::try_from(readings.pause.as_millis()).unwrap();
+        clocks.monotonic += readings.pause;
+        clocks.pause = Duration::ZERO;
+        readings
     }
 }
 
 impl World for Clocks {
     fn now(&self) -> Timestamp {
-        Timestamp::from_millis(self.look().day_ms)
+        Timestamp::from_millis(self.read().wall_ms)
     }
 
     fn monotonic(&self) -> Duration {
-        self.look().monotonic
+        self.read().monotonic
     }
 
     fn random_u64(&self) -> u64 {
@@ -72,7 +73,7 @@ impl World for Clocks {
 }
 
 #[test]
-fn the_steady_time_goes_on_when_the_clock_is_set_back() {
+fn the_steady_time_advances_when_the_clock_is_set_back() {
     const HOUR_MS: u64 = 3_600_000;
     let clocks = Clocks::default();
     let env = Env::new(clocks.clone());
@@ -82,32 +83,32 @@ fn the_steady_time_goes_on_when_the_clock_is_set_back() {
     assert_eq!(
         env.steady_now().as_millis(),
         10 * HOUR_MS,
-        "it never goes back"
+        "the steady time never decreases"
     );
     clocks.set(9 * HOUR_MS + 60_000, Duration::from_millis(60_500));
     let later = env.steady_now().as_millis();
     assert!(
         (10 * HOUR_MS + 59_998..=10 * HOUR_MS + 60_000).contains(&later),
-        "it goes on: {later}"
+        "the steady time advances with the monotonic time: {later}"
     );
     clocks.set(11 * HOUR_MS, Duration::from_millis(60_500));
     assert_eq!(
         env.steady_now().as_millis(),
         11 * HOUR_MS,
-        "the time of day has overtaken it"
+        "the steady time follows a wall time that is ahead"
     );
 }
 
-/// A thread that waits for a processor between its looks at the two clocks, or a machine that is
-/// suspended there.
+/// The pause is that of a descheduled thread or of a suspended machine, between the readings of the
+/// two clocks.
 #[test]
-fn a_pause_between_both_clocks_moves_no_time_ahead() {
+fn a_pause_between_the_readings_does_not_advance_the_time() {
     const PAUSE: Duration = Duration::from_secs(3600);
     let clocks = Clocks::default();
     let env = Env::new(clocks.clone());
     clocks.set(50_000_000, Duration::from_millis(500));
     assert_eq!(env.steady_now().as_millis(), 50_000_000);
-    clocks.pause_after_next_look(PAUSE);
+    clocks.pause_after_next_reading(PAUSE);
     let after = 50_000_000 + 3_600_000;
     assert!(env.steady_now().as_millis() <= after);
     assert!(
@@ -118,7 +119,7 @@ fn a_pause_between_both_clocks_moves_no_time_ahead() {
 }
 
 #[test]
-fn ids_can_be_made_when_the_clock_is_not_set() {
+fn ids_are_generated_when_the_clock_is_not_set() {
     let clocks = Clocks::default();
     let env = Env::new(clocks.clone());
     clocks.set(0, Duration::ZERO);
@@ -128,7 +129,7 @@ fn ids_can_be_made_when_the_clock_is_not_set() {
 
 proptest! {
     #[test]
-    fn without_a_jump_the_steady_time_is_the_time_of_day(
+    fn without_a_jump_the_steady_time_is_the_wall_time(
         start_ns in 0..10_000_000u64,
         offset_ns in 0..u64::MAX / 4,
         steps in proptest::collection::vec(0..5_000_000u64, 1..50),
@@ -138,21 +139,22 @@ proptest! {
         let mut monotonic = start_ns;
         for step in steps {
             monotonic += step;
-            let day_ms = (offset_ns + monotonic) / 1_000_000;
-            clocks.set(day_ms, Duration::from_nanos(monotonic));
-            prop_assert_eq!(env.steady_now().as_millis(), day_ms);
+            let wall_ms = (offset_ns + monotonic) / 1_000_000;
+            clocks.set(wall_ms, Duration::from_nanos(monotonic));
+            prop_assert_eq!(env.steady_now().as_millis(), wall_ms);
         }
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_blob_tier_that_hangs_holds_up_no_read_of_the_index() {
+async fn a_hanging_blob_tier_does_not_delay_reads_of_the_index() {
     let env = Env::real().unwrap();
     let (held, release) = std::sync::mpsc::channel::<()>();
     let release = Arc::new(std::sync::Mutex::new(release));
     let hanging: Vec<_> = (0..BLOB_THREADS_MAX + 10)
         .map(|_| {
-            let (env, release) = (env.clone(), Arc::clone(&release));
+            let env = env.clone();
+            let release = Arc::clone(&release);
             async move {
                 env.blocking_on_blobs(move || release.lock().unwrap().recv().is_err())
                     .await
@@ -168,9 +170,9 @@ async fn a_blob_tier_that_hangs_holds_up_no_read_of_the_index() {
         read
     };
     let (hung, read) = futures::join!(hanging, reading);
-    assert_eq!(read.expect("it waits for the blob tier").unwrap(), 7);
+    assert_eq!(read.expect("the read waits for the blob tier").unwrap(), 7);
     assert!(
         hung.into_iter().all(|released| released.unwrap()),
-        "all of it ends once the tier answers"
+        "all work ends after the tier responds"
     );
 }

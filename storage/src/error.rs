@@ -1,10 +1,11 @@
-//! The one error of Cenotaph.
+//! The error type of Cenotaph: [`Error`], [`ErrorKind`] and [`Reason`].
 //!
-//! Holds [`Error`] and [`ErrorKind`]. A kind says what the caller must do next, never which library
-//! failed; the library's own error is kept as the source. Guards I10: [`ErrorKind::Indeterminate`]
-//! is used only where the process cannot know whether a write committed. Deliberately not here:
-//! absence (an absent object is `Ok(None)`) and a write without a precondition that lost a race (an
-//! outcome, not an error).
+//! The kind determines the action of the caller. It does not identify the library that failed: the
+//! error of the library is the source. An absent object is `Ok(None)`, and a write without a
+//! precondition that loses a race is an outcome; both are not errors.
+//!
+//! Guards I10: [`ErrorKind::Indeterminate`] is used only where the process cannot determine whether
+//! a write has committed.
 
 use std::error::Error as StdError;
 use std::fmt;
@@ -14,53 +15,50 @@ use crate::id::ObjectId;
 use crate::multipart::PartNumber;
 use crate::word::Current;
 
-/// What every fallible call of Cenotaph returns.
+/// Result of the fallible calls of Cenotaph.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// What the caller must do about an [`Error`].
+/// Kind of an [`Error`], by the action that it requires of the caller.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ErrorKind {
-    /// The argument breaks a documented rule. Nothing was started; change the call.
+    /// The argument breaks a documented rule. Nothing was started. Change the call.
     Invalid,
-    /// The precondition does not hold: the object stands otherwise. Nothing was committed; read it
-    /// afresh and decide anew.
+    /// The precondition does not hold for the present version of the object. Nothing was committed.
+    /// Read the object again and decide anew.
     Conflict {
-        /// How it stands; none if there is no such object.
+        /// Version and etag of the object. `None` if it is absent.
         current: Option<Current>,
     },
-    /// A configured limit is reached. Nothing was started; back off, then call again.
+    /// A configured limit is reached. Nothing was started. Back off, then call again.
     Overloaded,
-    /// The namespace is switched off. Nothing was started; the call may be repeated once it is
-    /// switched on.
+    /// The namespace is disabled. Nothing was started. Call again after it is enabled.
     Disabled,
-    /// The store could not do it now. Nothing was committed; the call may be repeated.
+    /// The store cannot serve the call at present. Nothing was committed. The call may be repeated.
     Unavailable,
-    /// The write may have been committed, and this process cannot know. Read the object before
-    /// deciding.
+    /// The write may or may not have been committed. Read the object before deciding.
     Indeterminate,
-    /// The requested range lies outside of the object.
+    /// The requested range is outside of the object.
     RangeNotSatisfiable {
         /// Size of the object in bytes.
         total: u64,
     },
-    /// The caller's own stream failed or did not keep its word, or its own function failed. Nothing
-    /// was committed.
+    /// The payload stream of the caller failed or does not match its declared length or checksum,
+    /// or the update function of the caller failed. Nothing was committed.
     Source,
     /// Stored bytes do not match their checksum or are missing, or a stored value can't be decoded.
     /// No wrong bytes were returned.
     Corrupt,
-    /// A stored value was written by a format version that this build does not know. Use a newer
-    /// build.
+    /// A stored value has a format version that this build does not support. Use a newer build.
     UnknownFormat,
-    /// The index is in use by another engine, in this process or another. Close that one first.
+    /// The index is in use by another engine, in this or another process. Close that engine first.
     AlreadyOpen,
     /// The engine has been closed. Open it again.
     Closed,
 }
 
 impl ErrorKind {
-    /// Its name, as it is displayed.
+    /// Returns the displayed name of the kind.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Invalid => "invalid",
@@ -85,57 +83,58 @@ impl fmt::Display for ErrorKind {
     }
 }
 
-/// More exactly why a write, an upload or a payload was refused, or an object can't be read, for a
-/// program that must tell its own clients: a gateway that speaks another protocol has a code for
-/// each.
+/// Detailed reason of some errors of writes, uploads, payloads and reads.
+///
+/// A gateway can map each reason to an error code of its own protocol.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Reason {
-    /// The object has no such upload: it never had, or it ended so long ago that nobody knows.
+    /// The object has no such upload: the upload never existed, or its record has expired.
     NoSuchUpload,
     /// The upload was completed.
     UploadCompleted,
     /// The upload was aborted.
     UploadAborted,
-    /// The upload was completed, with other parts.
+    /// The upload was completed with a different list of parts.
     OtherParts,
-    /// A completion needs a part.
+    /// The completion lists no part.
     NoParts,
-    /// This part is not listed in ascending order.
+    /// The parts are not listed in ascending order at this part.
     PartOrder(PartNumber),
-    /// There is no such part.
+    /// The upload has no part with this number.
     NoSuchPart(PartNumber),
-    /// This part has another etag.
+    /// This part has another etag than listed.
     PartEtag(PartNumber),
-    /// This part is too small, and not the last one.
+    /// This part is smaller than the minimum and is not the last part.
     PartTooSmall(PartNumber),
-    /// With this part they are too large together.
+    /// The parts up to this part exceed the maximum size of an object.
     PartsTooLarge(PartNumber),
-    /// This part was lost, and a scrub gave it up: upload it again.
+    /// This part was lost and a scrub gave it up. Upload it again.
     PartLost(PartNumber),
-    /// The payload does not have the checksum that was declared.
+    /// The payload does not have the declared checksum.
     Checksum,
-    /// The payload does not have the length that was declared.
+    /// The payload does not have the declared length.
     Length,
-    /// The disk has no room for the write. Deletes are still taken.
+    /// The disk has no space for the write. Deletes are still accepted.
     NoSpace,
-    /// The object's row names a blob that is not in the blob tier. The kind is
+    /// The row of the object names a blob that is not in the blob tier. The kind is
     /// [`ErrorKind::Corrupt`].
     MissingBlob {
-        /// How the object stands.
+        /// Version and etag of the object.
         current: Current,
     },
-    /// The blob tier is not there, or does not belong to this store. It may come back.
+    /// The blob tier is not present, or does not belong to this store. This may be temporary, for
+    /// example a share that is not mounted.
     BlobTier,
-    /// The engine was opened for reads only, and the call would have written. The kind is
+    /// The engine is open for reads only, and the call is a write. The kind is
     /// [`ErrorKind::Invalid`].
     ReadOnly,
 }
 
-/// Why a call failed: a [kind](ErrorKind), the operation, the object where there is one, and the
+/// Error of a call: a [kind](ErrorKind), the operation, the object if any, a message, and the
 /// underlying source.
 ///
-/// Cheap to clone, so that one failed commit can answer all the writes it carried.
+/// Cloning is cheap: a failed commit answers all writes of its batch with the same error.
 ///
 /// ```
 /// use cenotaph_storage::{Error, ErrorKind};
@@ -144,6 +143,7 @@ pub enum Reason {
 /// assert!(error.is_retryable());
 /// assert_eq!(error.to_string(), "put: overloaded: too many uploads at once");
 /// ```
+// Boxed, so that a `Result` stays small.
 #[derive(Clone)]
 pub struct Error(Box<Inner>);
 
@@ -154,11 +154,12 @@ struct Inner {
     id: Option<ObjectId>,
     reason: Option<Reason>,
     message: String,
+    // Shared, because the errors of libraries cannot be cloned.
     source: Option<Arc<dyn StdError + Send + Sync + 'static>>,
 }
 
 impl Error {
-    /// An error of `kind`, met by `operation`.
+    /// Creates an error of `kind` in `operation`.
     pub fn new(kind: ErrorKind, operation: &'static str, message: impl Into<String>) -> Self {
         Self(Box::new(Inner {
             kind,
@@ -170,21 +171,21 @@ impl Error {
         }))
     }
 
-    /// The same error, naming the object it happened to.
+    /// Adds the object that the error concerns.
     #[must_use]
     pub fn with_id(mut self, id: &ObjectId) -> Self {
         self.0.id = Some(id.clone());
         self
     }
 
-    /// The same error, saying more exactly why.
+    /// Adds a detailed reason.
     #[must_use]
     pub fn with_reason(mut self, reason: Reason) -> Self {
         self.0.reason = Some(reason);
         self
     }
 
-    /// The same error, keeping what caused it.
+    /// Adds the underlying error.
     #[must_use]
     pub fn with_source(
         mut self,
@@ -194,29 +195,31 @@ impl Error {
         self
     }
 
-    /// What the caller must do.
+    /// Returns the kind, which determines the action of the caller.
     pub fn kind(&self) -> ErrorKind {
         self.0.kind
     }
 
-    /// More exactly why, where a write, an upload or a payload was refused or a blob is missing.
+    /// Returns the detailed reason, if any.
     pub fn reason(&self) -> Option<Reason> {
         self.0.reason
     }
 
-    /// The operation that met the error, such as `put`.
+    /// Returns the operation that failed, for example `put`.
     pub fn operation(&self) -> &'static str {
         self.0.operation
     }
 
-    /// The object it happened to, if it happened to one.
+    /// Returns the object that the error concerns, if any.
     pub fn id(&self) -> Option<&ObjectId> {
         self.0.id.as_ref()
     }
 
-    /// Whether the same call may simply be made again: nothing of it was committed, and the cause
-    /// may pass.
+    /// Returns `true` if the call may be repeated unchanged: nothing was committed, and the cause
+    /// may be temporary.
     pub fn is_retryable(&self) -> bool {
+        // Not `Indeterminate`: the write may have been committed, and would be committed twice. Not
+        // `Conflict`: the same precondition fails again.
         matches!(self.0.kind, ErrorKind::Overloaded | ErrorKind::Unavailable)
     }
 }
@@ -236,6 +239,7 @@ impl fmt::Display for Error {
 }
 
 impl fmt::Debug for Error {
+    /// Formats the error with all its sources: `unwrap` and logs then show the cause.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{self}")?;
         let mut cause = self.source();

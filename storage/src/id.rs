@@ -1,8 +1,7 @@
-//! What the user names: [`Namespace`], [`ObjectId`].
+//! Names that the user chooses: [`Namespace`] and [`ObjectId`].
 //!
-//! Ids are validated here, at the border, so that no other room has to doubt them: whatever is an
-//! `ObjectId` fits into an index key and into a blob path. Deliberately not here: where an object's
-//! bytes lie (`blobs/path.rs`).
+//! Constructors validate all limits. Every `ObjectId` therefore fits into an index key and into a
+//! blob path (`blobs/path.rs`).
 
 use std::fmt;
 use std::str::FromStr;
@@ -12,32 +11,34 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, ErrorKind, Result};
 
-/// Longest key of an object, in bytes of UTF-8: the one limit of keys. The limit depends neither on
-/// the size of the object nor on the blob tier, for no path in there is longer than
-/// [`PATH_BYTES_MAX`](crate::blobs::path::PATH_BYTES_MAX).
+/// Maximum length of a key, in bytes of UTF-8.
+///
+/// The limit depends neither on the size of the object nor on the blob tier, because no blob path
+/// is longer than [`PATH_BYTES_MAX`](crate::blobs::path::PATH_BYTES_MAX).
 pub const KEY_BYTES_MAX: usize = 1024;
-/// Longest use case, scope name or scope value, in bytes.
+/// Maximum length of a use case, scope name or scope value, in bytes.
 pub const NAMESPACE_PART_BYTES_MAX: usize = 128;
-/// Most `scope=value` pairs in one namespace.
+/// Maximum number of `scope=value` pairs in a namespace.
 pub const NAMESPACE_SCOPES_MAX: usize = 8;
-/// Longest encoded id, in bytes: `usecase/scope=value/.. 0x00 key`.
+/// Maximum length of an encoded id (`usecase/scope=value/.. 0x00 key`), in bytes.
 pub(crate) const ID_BYTES_MAX: usize = NAMESPACE_PART_BYTES_MAX
     + NAMESPACE_SCOPES_MAX * (2 * NAMESPACE_PART_BYTES_MAX + 2)
     + 1
     + KEY_BYTES_MAX;
 
-/// Separates namespace and key in an encoded id. No namespace contains it.
+/// Separator of namespace and key in an encoded id. No namespace contains this byte.
 const SEPARATOR: u8 = 0;
 
-/// Where objects of one purpose live: a use case plus ordered `scope=value` pairs.
+/// Name space of keys: a use case plus ordered `scope=value` pairs.
 ///
-/// Use case, scope names and values are 1 to [`NAMESPACE_PART_BYTES_MAX`] of `A-Z a-z 0-9 - _ .`;
-/// at most [`NAMESPACE_SCOPES_MAX`] scopes.
+/// Use case, scope names and scope values have 1 to [`NAMESPACE_PART_BYTES_MAX`] characters of `A-Z
+/// a-z 0-9 - _ .`. A namespace has at most [`NAMESPACE_SCOPES_MAX`] scopes.
 ///
 /// ```
 /// use cenotaph_storage::Namespace;
 ///
-/// let namespace = Namespace::new("attachments")?.with_scope("org", "17")?.with_scope("project", "42")?;
+/// let organisation = Namespace::new("attachments")?.with_scope("org", "17")?;
+/// let namespace = organisation.with_scope("project", "42")?;
 /// assert_eq!(namespace.to_string(), "attachments/org=17/project=42");
 /// assert!(Namespace::new("no spaces").is_err());
 /// # Ok::<(), cenotaph_storage::Error>(())
@@ -46,38 +47,40 @@ const SEPARATOR: u8 = 0;
 pub struct Namespace(String);
 
 impl Namespace {
-    /// The namespace of a use case, without scopes.
+    /// Creates the namespace of a use case, without scopes.
     ///
     /// # Errors
-    /// [`ErrorKind::Invalid`] if `usecase` is empty, too long, or has a character outside of the
-    /// allowed ones.
+    /// [`ErrorKind::Invalid`] if `usecase` is empty, too long, or contains a character that is not
+    /// allowed.
     pub fn new(usecase: &str) -> Result<Self> {
         check_part("use case", usecase)?;
         Ok(Self(usecase.to_owned()))
     }
 
-    /// The same namespace, narrowed by one more `scope=value` pair. Order matters.
+    /// Appends a `scope=value` pair. The order of the pairs is significant.
     ///
     /// # Errors
-    /// [`ErrorKind::Invalid`] if either part breaks the rules above or there are too many scopes.
+    /// [`ErrorKind::Invalid`] if the scope or value breaks the rules of [`Namespace`], or if there
+    /// are too many scopes.
     pub fn with_scope(mut self, scope: &str, value: &str) -> Result<Self> {
         check_part("scope", scope)?;
         check_part("scope value", value)?;
+        // Every scope adds a slash, and no part contains one.
         if self.0.matches('/').count() == NAMESPACE_SCOPES_MAX {
             return Err(invalid(format!(
-                "too many scopes max={NAMESPACE_SCOPES_MAX}"
+                "too many scopes: max={NAMESPACE_SCOPES_MAX}"
             )));
         }
         self.0 = format!("{}/{scope}={value}", self.0);
         Ok(self)
     }
 
-    /// The namespace that a plain string key addresses.
+    /// Returns the namespace that a plain string key addresses.
     pub fn default_namespace() -> Self {
         Self("default".to_owned())
     }
 
-    /// `usecase/scope=value/..`
+    /// Returns the text form: `usecase/scope=value/..`.
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -88,15 +91,16 @@ impl Namespace {
         parts.try_fold(Self::new(usecase)?, |namespace, pair| {
             let (scope, value) = pair
                 .split_once('=')
-                .ok_or_else(|| invalid(format!("scope without value in {text:?}")))?;
+                .ok_or_else(|| invalid(format!("scope without value: namespace={text:?}")))?;
             namespace.with_scope(scope, value)
         })
     }
 
-    /// The bytes with which the encoded id of every object of this namespace begins, and of no
-    /// other.
+    /// Returns the prefix that the encoded ids of all objects of this namespace share, and no other
+    /// encoded id has.
     pub fn encoded_prefix(&self) -> Vec<u8> {
         let mut prefix = self.0.clone().into_bytes();
+        // The separator keeps namespace `a` from matching ids of namespace `ab`.
         prefix.push(SEPARATOR);
         prefix
     }
@@ -114,7 +118,7 @@ impl fmt::Display for Namespace {
     }
 }
 
-/// What [`Display`](fmt::Display) gives.
+/// Parses the text form that [`Display`](fmt::Display) writes.
 ///
 /// ```
 /// use cenotaph_storage::Namespace;
@@ -132,17 +136,18 @@ impl FromStr for Namespace {
     }
 }
 
-fn check_part(what: &str, text: &str) -> Result<()> {
+/// Checks a use case, scope name or scope value. `part` names it in the error.
+fn check_part(part: &str, text: &str) -> Result<()> {
     let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
     if text.is_empty() || text.len() > NAMESPACE_PART_BYTES_MAX {
         return Err(invalid(format!(
-            "{what} must have 1 to {NAMESPACE_PART_BYTES_MAX} bytes: bytes={}",
+            "{part} must have 1 to {NAMESPACE_PART_BYTES_MAX} bytes: bytes={}",
             text.len()
         )));
     }
     match text.chars().find(|&c| !allowed(c)) {
         Some(c) => Err(invalid(format!(
-            "{what} has a character outside of A-Z a-z 0-9 - _ . : char={c:?}"
+            "{part} has a character outside of A-Z a-z 0-9 - _ . : char={c:?}"
         ))),
         None => Ok(()),
     }
@@ -152,10 +157,10 @@ fn invalid(message: String) -> Error {
     Error::new(ErrorKind::Invalid, "name", message)
 }
 
-/// What names an object: a [`Namespace`] and a key of 1 to [`KEY_BYTES_MAX`] bytes, any UTF-8.
+/// Name of an object: a [`Namespace`] and a key of 1 to [`KEY_BYTES_MAX`] bytes of any UTF-8.
 ///
-/// Ids order by namespace, then by the bytes of the key, which is the order of listings. Cheap to
-/// clone.
+/// Ids are ordered by namespace, then by the bytes of the key. This is the order of listings.
+/// Cloning is cheap.
 ///
 /// ```
 /// use cenotaph_storage::{Namespace, ObjectId};
@@ -168,13 +173,15 @@ fn invalid(message: String) -> Error {
 /// ```
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ObjectId {
-    /// `namespace 0x00 key`: the id as the index orders it.
+    // The first field decides the derived order.
+    /// `namespace 0x00 key`, as stored and ordered by the index.
     encoded: Bytes,
+    /// Offset of the key in `encoded`.
     key_at: usize,
 }
 
 impl ObjectId {
-    /// The object of this key in this namespace.
+    /// Creates the id of the object with this key in this namespace.
     ///
     /// # Errors
     /// [`ErrorKind::Invalid`] if the key is empty or longer than [`KEY_BYTES_MAX`].
@@ -194,30 +201,30 @@ impl ObjectId {
         })
     }
 
-    /// The key within its namespace.
+    /// Returns the key within its namespace.
     pub fn key(&self) -> &str {
         std::str::from_utf8(&self.encoded[self.key_at..]).expect("built from a str")
     }
 
-    /// The namespace.
+    /// Returns the namespace.
     pub fn namespace(&self) -> Namespace {
         Namespace(self.namespace_str().to_owned())
     }
 
-    /// The namespace as `usecase/scope=value/..`.
+    /// Returns the text form of the namespace: `usecase/scope=value/..`.
     pub fn namespace_str(&self) -> &str {
         std::str::from_utf8(&self.encoded[..self.key_at - 1]).expect("built from a str")
     }
 
-    /// The id as the index stores and orders it: `namespace 0x00 key`.
+    /// Returns the encoded id as the index stores and orders it: `namespace 0x00 key`.
     pub fn encoded(&self) -> &Bytes {
         &self.encoded
     }
 
-    /// The id that [`encoded`](Self::encoded) gave.
+    /// Decodes an [encoded](Self::encoded) id.
     ///
     /// # Errors
-    /// [`ErrorKind::Invalid`] if these bytes are no encoded id.
+    /// [`ErrorKind::Invalid`] if the bytes are not an encoded id.
     pub fn decode(encoded: &[u8]) -> Result<Self> {
         let malformed = || {
             invalid(format!(
@@ -225,6 +232,7 @@ impl ObjectId {
                 encoded.escape_ascii()
             ))
         };
+        // The first zero byte is the separator. A key may contain zero bytes, a namespace may not.
         let split = encoded
             .iter()
             .position(|&byte| byte == SEPARATOR)
@@ -236,8 +244,8 @@ impl ObjectId {
 }
 
 impl fmt::Display for ObjectId {
-    /// The key alone in the default namespace, `namespace:key` elsewhere; control characters are
-    /// escaped.
+    /// Writes the key alone in the default namespace, and `namespace:key` in any other. Control
+    /// characters are escaped.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let namespace = self.namespace_str();
         if namespace != Namespace::default_namespace().as_str() {
@@ -275,6 +283,7 @@ impl Serialize for ObjectId {
 
 impl<'de> Deserialize<'de> for ObjectId {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        // Stored bytes are validated like user input, because the index may be damaged.
         let encoded = <Vec<u8>>::deserialize(deserializer)?;
         Self::decode(&encoded).map_err(serde::de::Error::custom)
     }
@@ -287,7 +296,11 @@ mod tests {
 
     proptest! {
         #[test]
-        fn an_id_survives_its_encoding(usecase in "[A-Za-z0-9._-]{1,20}", value in "[A-Za-z0-9._-]{1,20}", key in ".{1,60}") {
+        fn an_id_survives_its_encoding(
+            usecase in "[A-Za-z0-9._-]{1,20}",
+            value in "[A-Za-z0-9._-]{1,20}",
+            key in ".{1,60}",
+        ) {
             let namespace = Namespace::new(&usecase).unwrap().with_scope("s", &value).unwrap();
             let id = ObjectId::new(&namespace, &key).unwrap();
             prop_assert_eq!(&ObjectId::decode(id.encoded()).unwrap(), &id);
@@ -319,7 +332,7 @@ mod tests {
     }
 
     #[test]
-    fn longest_id_has_the_bytes_that_are_promised() {
+    fn the_longest_id_has_the_documented_length() {
         let part = "n".repeat(NAMESPACE_PART_BYTES_MAX);
         let scoped = |namespace: Namespace, _| namespace.with_scope(&part, &part).unwrap();
         let namespace = (0..NAMESPACE_SCOPES_MAX).fold(Namespace::new(&part).unwrap(), scoped);
@@ -328,7 +341,7 @@ mod tests {
     }
 
     #[test]
-    fn namespaces_never_share_a_prefix() {
+    fn no_namespace_is_a_prefix_of_another() {
         let short = Namespace::new("a").unwrap();
         let long = Namespace::new("a.b").unwrap();
         assert!(!long.encoded_prefix().starts_with(&short.encoded_prefix()));

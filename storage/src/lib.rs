@@ -1,11 +1,12 @@
-//! What is true on disk: the vocabulary, the rows, the decisions, and the two tiers that hold them.
+//! The storage layer of Cenotaph: basic types, stored values, pure decisions, and the two tiers.
 //!
-//! Reading order: `id` and `word` (what things are called), [`env`](crate::Env) (the world
-//! outside), `rows` (what is stored), `swap` (the pure decisions), `index` and `blobs` (the two
-//! tiers), `read` (how an object is found and read), `scrub` (all of it against all of it). Guards
-//! the storage half of I1 to I9; ARCHITECTURE.md has the table. Deliberately not here: actors and
-//! tasks. Its one lasting thread is the index's committer; another lives for a moment while a local
-//! blob is closed.
+//! Reading order: `id` and `word` (basic types), [`env`](crate::Env) (time, randomness, tasks and
+//! threads), `rows` (stored values), `decide` (pure decisions), `index` and `blobs` (the two
+//! tiers), `read` (lookup and reading of objects), `scrub` (verification of all stored data).
+//!
+//! Guards the storage half of I1 to I9; ARCHITECTURE.md has the table of invariants. Actors and
+//! their tasks are in the crate `actors`. The only long-lived thread of this crate is the committer
+//! of the index. A short-lived thread closes each local blob.
 
 pub mod blobs;
 mod checksum;

@@ -1,7 +1,8 @@
-//! The words of multipart uploads: [`UploadId`], [`PartNumber`], [`PartEtag`].
+//! Newtypes of multipart uploads, validated by their constructors: [`UploadId`], [`PartNumber`] and
+//! [`PartEtag`].
 //!
-//! Newtypes that are checked at the border. Deliberately not here: what is stored of an upload
-//! (`rows/session.rs`, `rows/part.rs`) and what may become of it (`swap/session.rs`).
+//! The stored records are in `rows/session.rs` and `rows/part.rs`, the transitions of an upload in
+//! `decide/session.rs`.
 
 use std::fmt;
 use std::str::FromStr;
@@ -11,58 +12,61 @@ use serde::{Deserialize, Serialize};
 use crate::error::{Error, ErrorKind, Reason, Result};
 use crate::word::Timestamp;
 
-/// Highest number of a part, and with it most parts of one upload: those of S3.
+/// Maximum number of a part, and therefore maximum count of parts of an upload. The limit is that
+/// of S3.
 pub const PARTS_MAX: u16 = 10_000;
 
-/// Bytes of an upload id.
+/// Length of an upload id in bytes.
 pub(crate) const UPLOAD_ID_BYTES: usize = 22;
 const TIME_BYTES: usize = 6;
-/// The latest time in an upload id: about the year 10,889. Its first byte is never 0xff, which in
-/// the key of a session would be taken for a piece of the object's id (`rows/session.rs`).
+/// Latest time in an upload id: about the year 10,889.
+///
+/// The first byte of an upload id is never 0xff. In the key of an upload record, it follows a zero
+/// byte, and 0x00 0xff is an escaped byte of the object id (`rows/session.rs`).
 const TIME_MAX_MILLIS: u64 = (0xff << 40) - 1;
 
-/// Names one multipart upload. It is known to nobody but whom it is told, and good for nothing but
-/// the object that the upload is for.
+/// Id of a multipart upload. It cannot be guessed, and is valid only for the object of the upload.
 ///
-/// It is written and read as text, 44 hexadecimal digits today, which may stand in a path or a URL
-/// as they are; do not take it apart. The uploads of one object order by it as they were begun.
+/// The text form has 44 hexadecimal digits at present and needs no escaping in a path or URL. Do
+/// not parse it. The ids of the uploads of an object are ordered by start time.
 ///
 /// ```text
-/// +-----------------------+--------------------------+
-/// | ms since 1970, 6 bytes | 128 random bits          |
-/// | big endian             | (guesses never hit)      |
-/// +-----------------------+--------------------------+
+/// +------------------------+-----------------+
+/// | ms since 1970, 6 bytes | 128 random bits |
+/// | big endian             |                 |
+/// +------------------------+-----------------+
 /// ```
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(into = "String", try_from = "String")]
 pub struct UploadId([u8; UPLOAD_ID_BYTES]);
 
 impl UploadId {
-    /// The id of an upload that begins now, or in the year 10,889 if that is later, with these 128
-    /// random bits.
+    /// Creates the id of an upload that starts at `now`, with these 128 random bits. Times after
+    /// the year 10,889 are clamped.
     pub fn new(now: Timestamp, random: [u64; 2]) -> Self {
         let mut bytes = [0; UPLOAD_ID_BYTES];
         let millis = now.as_millis().min(TIME_MAX_MILLIS);
+        // The clamped time has no bits in its upper two bytes.
         bytes[..TIME_BYTES].copy_from_slice(&millis.to_be_bytes()[8 - TIME_BYTES..]);
         bytes[TIME_BYTES..TIME_BYTES + 8].copy_from_slice(&random[0].to_be_bytes());
         bytes[TIME_BYTES + 8..].copy_from_slice(&random[1].to_be_bytes());
         Self(bytes)
     }
 
-    /// When the upload began. It tells the uploads of one object apart where the id must not be
-    /// told.
+    /// Returns the start time of the upload. It distinguishes the uploads of an object in places
+    /// where the id must stay secret.
     pub fn begun(&self) -> Timestamp {
         let mut millis = [0; 8];
         millis[8 - TIME_BYTES..].copy_from_slice(&self.0[..TIME_BYTES]);
         Timestamp::from_millis(u64::from_be_bytes(millis))
     }
 
-    /// Its bytes, as the index files it.
+    /// Returns the bytes of the id, which the index uses in keys.
     pub fn as_bytes(&self) -> &[u8; UPLOAD_ID_BYTES] {
         &self.0
     }
 
-    /// From such bytes; none if there are not as many.
+    /// Creates the id from its bytes. Returns `None` if their number is wrong.
     pub fn from_slice(bytes: &[u8]) -> Option<Self> {
         bytes.try_into().ok().map(Self)
     }
@@ -75,7 +79,7 @@ impl fmt::Display for UploadId {
 }
 
 impl fmt::Debug for UploadId {
-    /// Without its random bits, which nobody should find in a log.
+    /// Writes the start time only: the random bits are secret and must not appear in a log.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "UploadId(begun={})", self.begun().as_millis())
     }
@@ -85,8 +89,8 @@ impl FromStr for UploadId {
     type Err = Error;
 
     /// # Errors
-    /// [`ErrorKind::Invalid`] if no upload id is spelled so: the same as for one that names no
-    /// upload.
+    /// [`ErrorKind::Invalid`] if the text is not an upload id. The error is the same as for an
+    /// unknown upload.
     fn from_str(text: &str) -> Result<Self> {
         bytes_of_hex(text).map(Self).ok_or_else(no_such_upload)
     }
@@ -106,8 +110,10 @@ impl TryFrom<String> for UploadId {
     }
 }
 
-/// What everybody hears whose upload id is not that of an open upload of this object: forged, of
-/// another object, or ended long ago. It does not tell which.
+/// Returns the error for an upload id that is not that of an upload of this object.
+///
+/// The error is the same for a forged id, an id of another object and an expired upload, so that it
+/// reveals nothing about other uploads.
 pub fn no_such_upload() -> Error {
     Error::new(
         ErrorKind::Invalid,
@@ -117,8 +123,8 @@ pub fn no_such_upload() -> Error {
     .with_reason(Reason::NoSuchUpload)
 }
 
-/// The number of a part: 1 to [`PARTS_MAX`]. The parts of an object follow each other in the order
-/// of their numbers, which may have gaps.
+/// Number of a part: 1 to [`PARTS_MAX`]. The parts of an object are concatenated in the order of
+/// their numbers, which may have gaps.
 ///
 /// ```
 /// use cenotaph_storage::PartNumber;
@@ -131,25 +137,25 @@ pub fn no_such_upload() -> Error {
 pub struct PartNumber(u16);
 
 impl PartNumber {
-    /// The lowest.
+    /// Lowest number.
     pub const FIRST: Self = Self(1);
 
-    /// The part with this number.
+    /// Creates a part number.
     ///
     /// # Errors
-    /// [`ErrorKind::Invalid`] if it is out of bounds.
+    /// [`ErrorKind::Invalid`] if the number is out of range.
     pub fn new(number: u32) -> Result<Self> {
         match u16::try_from(number) {
             Ok(number) if (1..=PARTS_MAX).contains(&number) => Ok(Self(number)),
             Ok(_) | Err(_) => {
                 let message =
-                    format!("no part has such a number: number={number} min=1 max={PARTS_MAX}");
+                    format!("part number out of range: number={number} min=1 max={PARTS_MAX}");
                 Err(Error::new(ErrorKind::Invalid, "multipart", message))
             }
         }
     }
 
-    /// The number.
+    /// Returns the number.
     pub const fn get(self) -> u16 {
         self.0
     }
@@ -175,11 +181,10 @@ impl fmt::Display for PartNumber {
     }
 }
 
-/// The hash of a part's bytes: the same bytes have the same one, whoever uploads them and when.
-/// xxh3, 128 bit (Collet, <https://xxhash.com>): other bytes have another one, short of somebody
-/// who seeks two that have not.
+/// Hash of the bytes of a part: xxh3, 128 bit (Collet, <https://xxhash.com>).
 ///
-/// Written and read as 32 hexadecimal digits.
+/// Equal bytes have equal etags. Different bytes have different etags unless they were constructed
+/// to collide. The text form has 32 hexadecimal digits.
 ///
 /// ```
 /// use cenotaph_storage::PartEtag;
@@ -192,17 +197,17 @@ impl fmt::Display for PartNumber {
 pub struct PartEtag(u128);
 
 impl PartEtag {
-    /// The etag of a part with these bytes.
+    /// Computes the etag of a part with these bytes.
     pub fn of(bytes: &[u8]) -> Self {
         Self(xxhash_rust::xxh3::xxh3_128(bytes))
     }
 
-    /// The etag with this value.
+    /// Creates an etag from its value.
     pub const fn new(value: u128) -> Self {
         Self(value)
     }
 
-    /// Its value.
+    /// Returns the value.
     pub const fn get(self) -> u128 {
         self.0
     }
@@ -224,22 +229,23 @@ impl FromStr for PartEtag {
     type Err = Error;
 
     /// # Errors
-    /// [`ErrorKind::Invalid`] if no part's etag is spelled so.
+    /// [`ErrorKind::Invalid`] if the text is not the text form of a part etag.
     fn from_str(text: &str) -> Result<Self> {
         let bytes = bytes_of_hex::<16>(text).ok_or_else(|| {
             Error::new(
                 ErrorKind::Invalid,
                 "multipart",
-                format!("no part's etag is spelled so: text={text:?}"),
+                format!("invalid part etag: text={text:?}"),
             )
         })?;
         Ok(Self(u128::from_be_bytes(bytes)))
     }
 }
 
-/// The bytes that are spelled in lower-case hexadecimal digits; none if they are not, or not as
-/// many.
+/// Decodes lower-case hexadecimal digits. Returns `None` if the text has other characters or
+/// another length.
 pub(crate) fn bytes_of_hex<const N: usize>(text: &str) -> Option<[u8; N]> {
+    // Lower case only, so that every value has a single text form.
     let digit = |byte: u8| match byte {
         b'0'..=b'9' => Some(byte - b'0'),
         b'a'..=b'f' => Some(byte - b'a' + 10),
@@ -262,7 +268,7 @@ mod tests {
     use proptest::prelude::*;
 
     #[test]
-    fn what_is_no_upload_id_is_refused_like_an_unknown_one() {
+    fn a_malformed_upload_id_is_refused_like_an_unknown_upload() {
         let id = UploadId::new(Timestamp::from_millis(1 << 40), [1, 2]).to_string();
         for text in [
             "",
@@ -282,12 +288,12 @@ mod tests {
         }
         assert!(
             id.bytes().all(|byte| byte.is_ascii_alphanumeric()),
-            "it may stand in a path"
+            "the text form needs no escaping in a path"
         );
     }
 
     #[test]
-    fn a_time_beyond_the_last_one_is_the_last_one() {
+    fn a_time_beyond_the_latest_is_clamped() {
         for millis in [TIME_MAX_MILLIS + 1, 1 << 48, u64::MAX] {
             assert_eq!(
                 UploadId::new(Timestamp::from_millis(millis), [1, 2])
@@ -300,8 +306,13 @@ mod tests {
 
     proptest! {
         #[test]
-        fn an_upload_id_is_spelled_and_read_and_orders_by_time(a in 0..=TIME_MAX_MILLIS, b in 0..=TIME_MAX_MILLIS, random in any::<[u64; 2]>()) {
-            let (first, second) = (Timestamp::from_millis(a), Timestamp::from_millis(b));
+        fn an_upload_id_survives_its_encodings_and_orders_by_time(
+            a in 0..=TIME_MAX_MILLIS,
+            b in 0..=TIME_MAX_MILLIS,
+            random in any::<[u64; 2]>(),
+        ) {
+            let first = Timestamp::from_millis(a);
+            let second = Timestamp::from_millis(b);
             let id = UploadId::new(first, random);
             prop_assert_eq!(id.to_string().parse::<UploadId>().unwrap(), id);
             prop_assert_eq!(UploadId::from_slice(id.as_bytes()), Some(id));
@@ -312,13 +323,16 @@ mod tests {
         }
 
         #[test]
-        fn a_part_etag_survives_its_spelling(value in any::<u128>()) {
-            prop_assert_eq!(PartEtag::new(value).to_string().parse::<PartEtag>().unwrap(), PartEtag::new(value));
+        fn a_part_etag_survives_its_text_form(value in any::<u128>()) {
+            let etag = PartEtag::new(value);
+            prop_assert_eq!(etag.to_string().parse::<PartEtag>().unwrap(), etag);
         }
 
         #[test]
         fn reading_anything_never_panics(text in ".{0,50}") {
-            drop((text.parse::<UploadId>(), text.parse::<PartEtag>(), text.parse::<crate::Digest>()));
+            drop(text.parse::<UploadId>());
+            drop(text.parse::<PartEtag>());
+            drop(text.parse::<crate::Digest>());
         }
     }
 }

@@ -1,9 +1,11 @@
-//! Bugs that can be planted, to see that the simulator finds them: [`Bug`].
+//! Bugs that can be planted to show that the simulator finds them: [`Bug`].
 //!
-//! Each is asked for at one place, through [`Env::planted`](crate::Env::planted), which is `false`
-//! at compile time unless the feature `planted` is on. Only tests of the simulator's checkers turn
-//! it on. Three are bugs of an index (the first two and `SnapshotDropsOverwritten`): the simulated
-//! one plants them in itself.
+//! Most bugs are changes to a plan, which the simulated world makes
+//! ([`Env::tamper_swap`](crate::Env::tamper_swap), [`Env::tamper_step`](crate::Env::tamper_step)).
+//! Others are activated at a single place through [`Env::planted`](crate::Env::planted). Without
+//! the feature `planted`, these functions do nothing. Only tests of the checks of the simulator
+//! turn the feature on. Three bugs are bugs of an index (the first two and
+//! `SnapshotDropsOverwritten`); the simulator implements them around its index.
 
 /// A swap whose plan the world may change.
 #[derive(Clone, Copy, Debug)]
@@ -25,72 +27,69 @@ pub struct DecidedStep<'a> {
     pub view: &'a crate::decide::SessionView,
 }
 
-/// A mistake that somebody might make one day.
+/// Deliberate mistake that the simulator must find. The invariant that it breaks is in parentheses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Bug {
     /// A batch is acknowledged before it is synced (I9).
     AckBeforeSync,
-    /// Readers see what is written and not yet synced (I7).
+    /// Readers see batches that are written and not yet synced (I7).
     ReaderSeesUnsynced,
-    /// A swap forgets to queue the revisions it replaces (I5).
+    /// A swap does not queue the revisions that it replaces (I5).
     OldRevisionNotQueued,
     /// An upload streams before its change is recorded (I1).
     UploadWithoutChange,
     /// An upload deletes the blob that it replaces before its swap (I2).
     BlobDeletedBeforeSwap,
-    /// A commit whose outcome is unknown is answered as one that failed (I10).
+    /// A commit with an unknown outcome is answered as a failed commit (I10).
     UnknownTreatedAsFailed,
-    /// What a shard submits may leave after the shard has died and its successor has passed the
-    /// barrier (I3).
+    /// A batch of a dead shard may be submitted after its successor has passed the barrier (I3).
     ZombieCommit,
     /// A restarted shard reads before it has passed the barrier (I3).
     NoBarrier,
-    /// Recovery judges a change by itself: it neither asks for its owner nor fences it (I6).
+    /// Recovery settles a change without checking for a live owner and without a fence (I6).
     RecoveryWithoutFence,
-    /// The sweeper deletes what is being read (I8).
+    /// The sweeper deletes blobs that are being read (I8).
     SweeperIgnoresPins,
-    /// An object that is created again begins at version 1.
+    /// A re-created object starts at version 1.
     VersionReuse,
-    /// A superseded write is answered as one that lost (I10).
+    /// A superseded write is answered as a conflict (I10).
     SupersededAsConflict,
-    /// An expired tombstone is overwritten, and its revisions are not queued (I5).
+    /// An expired tombstone is overwritten and its revisions are not queued (I5).
     ExpiredTombstoneNotQueued,
-    /// A large put looks at its precondition before it uploads, and not when it commits.
+    /// A large put checks its precondition before the upload, and not at the commit.
     PreconditionAtBeginOnly,
-    /// A read that extends a deadline writes back the row that it read (I3).
+    /// An idle refresh writes back the row that the read has read (I3).
     TouchResurrects,
-    /// The expirer removes what its index names, and does not look at the row.
+    /// The expirer removes the object of an expiry entry without checking its row.
     ExpirerTrustsItsEntry,
-    /// What must happen at once is submitted in two batches (I3).
+    /// An atomic batch is submitted as two batches (I3).
     AtomicInTwoBatches,
-    /// An update commits whatever has been written since it read.
+    /// An update overwrites a version that was written after its read.
     UpdateWithoutPrecondition,
-    /// A scrub takes the blobs of uploads under way for unknown ones, and queues them (I2).
+    /// A scrub treats the blobs of running uploads as unknown blobs and queues them (I2).
     ScrubForgetsChanges,
-    /// A scrub reports what it saw, and has no shard confirm it.
+    /// A scrub reports findings that no shard has confirmed.
     ScrubUnconfirmed,
-    /// A completed upload stays open: completed again, it commits again.
+    /// A completed upload stays open, and a second completion commits again.
     CompleteTwice,
-    /// A part is filed whether its upload is still open or not (I5).
+    /// A part is stored without checking that its upload is open (I5).
     PartAfterEnd,
-    /// The end of a completed upload queues all of its parts, also those that the row now names
-    /// (I2).
+    /// The end of a completed upload queues all parts, including those that the row names (I2).
     EndQueuesEveryPart,
-    /// A snapshot loses what is overwritten after it was taken: it reads such a key as absent (I3,
-    /// I7).
+    /// A snapshot reads a key as absent if the key is overwritten after the snapshot (I3, I7).
     SnapshotDropsOverwritten,
-    /// A blob that is not found counts as deleted, whether the blob tier is there or not (I11).
+    /// A blob that is not found counts as deleted even if the blob tier is not present (I11).
     NotFoundIsDeleted,
-    /// An object whose blob is gone reads as absent.
+    /// An object whose blob is missing is read as absent.
     MissingBlobIsAbsent,
-    /// A full disk refuses deletes too.
+    /// A full disk refuses deletes, too.
     DeletesNeedSpace,
-    /// A shard notes its decision, and only then asks whether the disk has room for it (I3).
+    /// A shard records its decision before it checks for free disk space (I3).
     RoomAskedLate,
 }
 
 impl Bug {
-    /// Every bug, in a fixed order.
+    /// All bugs, in a fixed order.
     pub const ALL: [Self; 28] = [
         Self::AckBeforeSync,
         Self::ReaderSeesUnsynced,
@@ -122,7 +121,7 @@ impl Bug {
         Self::RoomAskedLate,
     ];
 
-    /// Its name on a command line.
+    /// Returns the name of the bug for the command line.
     pub const fn name(self) -> &'static str {
         match self {
             Self::AckBeforeSync => "ack-before-sync",

@@ -1,16 +1,16 @@
-//! Which bytes of an object a read asks for: [`ByteRange`], and how it is resolved against an
-//! object's size.
+//! The byte range of a read request: [`ByteRange`], and its resolution against the size of an
+//! object.
 //!
-//! A pure function; guards "never wrong bytes" (DESIGN §6) at its very beginning. Deliberately not
-//! here: which blobs and blocks hold those bytes (`read/plan.rs`).
+//! Guards "never wrong bytes" (DESIGN §6). The blobs and blocks that hold a resolved range are
+//! determined in `read/plan.rs`.
 
 use std::ops::{Range, RangeFrom, RangeFull, RangeInclusive, RangeTo, RangeToInclusive};
 
 use crate::error::{Error, ErrorKind, Result};
 
-/// Some of the bytes of an object, before its size is known.
+/// Range of bytes of an object, before the size of the object is known.
 ///
-/// Every range of `u64` converts into one; [`Last`](Self::Last) is written as such.
+/// Every range of `u64` converts into a `ByteRange`. [`Last`](Self::Last) has no equivalent range.
 ///
 /// ```
 /// use cenotaph_storage::{ByteRange, ErrorKind};
@@ -20,49 +20,49 @@ use crate::error::{Error, ErrorKind, Result};
 /// assert_eq!(ByteRange::from(2..=5).resolve(10)?, 2..6);
 /// assert_eq!(ByteRange::Last(3).resolve(10)?, 7..10);
 /// assert_eq!(ByteRange::Last(30).resolve(10)?, 0..10);
-/// // A range that begins at or beyond the end can't be answered, and says how long the object is.
+/// // A range that starts at or beyond the end is an error with the size of the object.
 /// let error = ByteRange::from(10..).resolve(10).unwrap_err();
 /// assert_eq!(error.kind(), ErrorKind::RangeNotSatisfiable { total: 10 });
-/// // Asking for nothing gives nothing.
+/// // An empty range is valid.
 /// assert_eq!(ByteRange::from(10..10).resolve(10)?, 10..10);
 /// assert_eq!(ByteRange::from(0..5).resolve(0)?, 0..0);
 /// # Ok::<(), cenotaph_storage::Error>(())
 /// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum ByteRange {
-    /// All of them.
+    /// All bytes.
     #[default]
     Full,
-    /// From `start` up to, not including, `end`.
+    /// Bytes from `start` (inclusive) to `end` (exclusive).
     Bounded {
-        /// The first byte.
+        /// Offset of the first byte.
         start: u64,
-        /// The byte after the last one.
+        /// Offset after the last byte.
         end: u64,
     },
-    /// From this byte to the end.
+    /// Bytes from this offset to the end.
     From(u64),
-    /// The last so many.
+    /// This many bytes at the end.
     Last(u64),
 }
 
 impl ByteRange {
-    /// The bytes this means in an object of `total` bytes. The answer lies within `0..total`.
+    /// Resolves the range against an object of `total` bytes. The result is within `0..total`.
     ///
-    /// | range                     | answer                                                          |
-    /// |---------------------------|-----------------------------------------------------------------|
-    /// | `Full`                    | `0..total`                                                      |
-    /// | `Bounded`, start < end    | from start to end or `total`, whichever is less; needs a byte at start |
-    /// | `Bounded`, start == end   | nothing; needs start <= `total`                                 |
-    /// | `From`                    | from start to `total`; needs a byte at start                    |
-    /// | `Last`                    | the last so many, all if the object has fewer, nothing for 0    |
+    /// | range                   | result                     | required          |
+    /// |-------------------------|----------------------------|-------------------|
+    /// | `Full`                  | `0..total`                 |                   |
+    /// | `Bounded`, start < end  | `start..min(end, total)`   | start < `total`   |
+    /// | `Bounded`, start == end | empty                      | start <= `total`  |
+    /// | `From`                  | `start..total`             | start < `total`   |
+    /// | `Last`                  | last bytes, `total` at most |                  |
     ///
-    /// An object of 0 bytes has no byte at 0; there, ranges that start at 0 are answered with
-    /// nothing all the same.
+    /// For an object of 0 bytes, ranges that start at 0 resolve to the empty range.
     ///
     /// # Errors
-    /// [`ErrorKind::Invalid`] if the range ends before it starts,
-    /// [`ErrorKind::RangeNotSatisfiable`] with the object's size if what it needs is not there.
+    /// [`ErrorKind::Invalid`] if the range ends before it starts, and
+    /// [`ErrorKind::RangeNotSatisfiable`] with the size of the object if the required condition of
+    /// the table does not hold.
     pub fn resolve(self, total: u64) -> Result<Range<u64>> {
         match self {
             Self::Full => Ok(0..total),
@@ -70,14 +70,17 @@ impl ByteRange {
                 let message = format!("the range ends before it starts: start={start} end={end}");
                 Err(Error::new(ErrorKind::Invalid, "read", message))
             }
+            // An empty range needs a valid offset and no byte.
             Self::Bounded { start, end } if start == end && start <= total => Ok(start..end),
             Self::Bounded { start, end } => starting_at(start, end.min(total), total),
             Self::From(start) => starting_at(start, total, total),
+            // An object with fewer bytes is returned whole.
             Self::Last(bytes) => Ok(total.saturating_sub(bytes)..total),
         }
     }
 }
 
+/// Returns `start..end` if the object has a byte at `start`, or is empty and `start` is 0.
 fn starting_at(start: u64, end: u64, total: u64) -> Result<Range<u64>> {
     if start < total || (start == 0 && total == 0) {
         return Ok(start..end);
@@ -106,10 +109,10 @@ impl From<Range<u64>> for ByteRange {
 }
 
 impl From<RangeInclusive<u64>> for ByteRange {
-    /// No object has a byte `u64::MAX`, so that an end there means the same as one before it.
     fn from(range: RangeInclusive<u64>) -> Self {
         Self::Bounded {
             start: *range.start(),
+            // No object has a byte at offset `u64::MAX`, so that saturation loses no byte.
             end: range.end().saturating_add(1),
         }
     }
@@ -141,7 +144,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    /// The bytes themselves, one by one; none where the range must be refused as unsatisfiable.
+    /// Returns the expected byte offsets, or `None` if the range is not satisfiable.
     fn naive(range: ByteRange, total: u64) -> Option<Vec<u64>> {
         let all: Vec<u64> = (0..total).collect();
         let answerable = |start: u64| all.contains(&start) || (total == 0 && start == 0);
@@ -178,7 +181,7 @@ mod tests {
     }
 
     #[test]
-    fn every_small_range_gives_what_picking_bytes_one_by_one_gives() {
+    fn every_small_range_resolves_like_the_naive_model() {
         for total in 0..8 {
             for range in every_range(11) {
                 let resolved = range.resolve(total);
@@ -221,17 +224,32 @@ mod tests {
 
     proptest! {
         #[test]
-        fn an_answer_lies_within_the_object(start in any::<u64>(), end in any::<u64>(), total in any::<u64>()) {
-            let ranges = [ByteRange::from(start..end), ByteRange::from(start..), ByteRange::from(..end), ByteRange::from(start..=end), ByteRange::Last(end)];
+        fn a_resolved_range_is_within_the_object(
+            start in any::<u64>(),
+            end in any::<u64>(),
+            total in any::<u64>(),
+        ) {
+            let ranges = [
+                ByteRange::from(start..end),
+                ByteRange::from(start..),
+                ByteRange::from(..end),
+                ByteRange::from(start..=end),
+                ByteRange::Last(end),
+            ];
             for range in ranges {
                 if let Ok(resolved) = range.resolve(total) {
-                    prop_assert!(resolved.start <= resolved.end && resolved.end <= total, "{:?}", range);
+                    prop_assert!(resolved.start <= resolved.end, "{:?}", range);
+                    prop_assert!(resolved.end <= total, "{:?}", range);
                 }
             }
         }
 
         #[test]
-        fn spellings_of_the_same_range_agree(start in 0..50u64, bytes in 1..50u64, total in 0..100u64) {
+        fn equal_ranges_of_different_types_agree(
+            start in 0..50u64,
+            bytes in 1..50u64,
+            total in 0..100u64,
+        ) {
             let end = start + bytes;
             let kind = |range: ByteRange| range.resolve(total).map_err(|error| error.kind());
             prop_assert_eq!(kind((start..end).into()), kind((start..=end - 1).into()));

@@ -1,8 +1,5 @@
-//! The small words of the vocabulary: versions, epochs, moments, and the ids of operations and
-//! revisions.
-//!
-//! Newtypes, so that no bare number or uuid crosses a module border. Deliberately not here: the ids
-//! that users choose (`id.rs`) and the values that are stored (`rows/`).
+//! Newtypes of numbers and uuids: versions, epochs, timestamps, etags, and the ids of operations,
+//! revisions and stores. Ids that users choose are in `id.rs`.
 
 use std::fmt;
 use std::str::FromStr;
@@ -14,26 +11,26 @@ use uuid::Uuid;
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::ObjectId;
 
-/// Per-object counter of committed writes: 1 for the first, one more for each, never reused, not
-/// even across delete and re-create.
+/// Per-object counter of committed writes. The first write has version 1, and each write increments
+/// it. A version is never reused, not even across delete and re-create.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Version(u64);
 
 impl Version {
-    /// "Never written": what stands before the first version.
+    /// Version of an object that was never written.
     pub const NONE: Self = Self(0);
 
-    /// The version with this number.
+    /// Creates a version from its number.
     pub const fn new(number: u64) -> Self {
         Self(number)
     }
 
-    /// Its number.
+    /// Returns the number.
     pub const fn get(self) -> u64 {
         self.0
     }
 
-    /// The version of the next committed write.
+    /// Returns the version of the next committed write.
     #[must_use]
     pub fn next(self) -> Self {
         Self(
@@ -56,38 +53,38 @@ impl fmt::Display for Version {
     }
 }
 
-/// One incarnation of the engine on its index: a durable counter, raised at every open.
+/// Incarnation of an engine on its index: a durable counter that every open raises.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Epoch(u64);
 
 impl Epoch {
-    /// The epoch with this number.
+    /// Creates an epoch from its number.
     pub const fn new(number: u64) -> Self {
         Self(number)
     }
 
-    /// Its number.
+    /// Returns the number.
     pub const fn get(self) -> u64 {
         self.0
     }
 }
 
-/// A moment, in milliseconds since 1970-01-01 UTC.
+/// Point in time, in milliseconds since 1970-01-01 UTC.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Timestamp(u64);
 
 impl Timestamp {
-    /// The moment so many milliseconds after 1970-01-01 UTC.
+    /// Creates a timestamp from milliseconds since 1970-01-01 UTC.
     pub const fn from_millis(millis: u64) -> Self {
         Self(millis)
     }
 
-    /// Milliseconds since 1970-01-01 UTC.
+    /// Returns milliseconds since 1970-01-01 UTC.
     pub const fn as_millis(self) -> u64 {
         self.0
     }
 
-    /// This much later; the end of time if it lies beyond.
+    /// Returns the time `delay` later. Saturates at the maximum.
     #[must_use]
     pub fn after(self, delay: Duration) -> Self {
         Self(
@@ -96,46 +93,47 @@ impl Timestamp {
         )
     }
 
-    /// How long after `earlier` this is; zero if it is not.
+    /// Returns the time since `earlier`, or zero if `earlier` is later.
     pub fn since(self, earlier: Self) -> Duration {
         Duration::from_millis(self.0.saturating_sub(earlier.0))
     }
 }
 
-/// Names one write operation, and the [change](crate::rows::Change) it records. A version 7 uuid:
-/// later ones order later.
+/// Id of a write operation and of the [change](crate::rows::Change) that it records. A version 7
+/// uuid, so that ids are ordered by time.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct OperationId(Uuid);
 
-/// Names one revision. A version 7 uuid, fresh for every attempt, never reused (I4).
+/// Id of a revision. A version 7 uuid, new for every attempt and never reused (I4).
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct RevisionId(Uuid);
 
-/// Names one store: 128 random bits, drawn when its index is created and never changed. The blob
-/// tier carries the same id in its marker, so that no index is opened over the blobs of another
-/// (I11).
+/// Id of a store: 128 random bits that are generated when its index is created and never change.
+///
+/// The marker in the blob tier contains the same id, so that an index is not opened with the blobs
+/// of another store (I11).
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct StoreId(Uuid);
 
 macro_rules! uuid_word {
     ($name:ident) => {
         impl $name {
-            /// Wraps a uuid.
+            /// Creates the id from a uuid.
             pub const fn from_uuid(uuid: Uuid) -> Self {
                 Self(uuid)
             }
 
-            /// The uuid.
+            /// Returns the uuid.
             pub const fn as_uuid(&self) -> &Uuid {
                 &self.0
             }
 
-            /// Its 16 bytes: the key under which the index files what belongs to it.
+            /// Returns the 16 bytes of the id, which the index uses as a key.
             pub fn as_bytes(&self) -> &[u8; 16] {
                 self.0.as_bytes()
             }
 
-            /// From such a key; none if it does not have 16 bytes.
+            /// Creates the id from its bytes. Returns `None` if there are not 16 bytes.
             pub fn from_slice(bytes: &[u8]) -> Option<Self> {
                 Uuid::from_slice(bytes).ok().map(Self)
             }
@@ -159,7 +157,8 @@ uuid_word!(RevisionId);
 uuid_word!(StoreId);
 
 impl RevisionId {
-    /// When it was made, which is before its blob was begun; none if it does not say so.
+    /// Returns the time at which the id was generated, which is before the upload of its blob
+    /// started. Returns `None` if the uuid contains no time.
     pub fn born(&self) -> Option<Timestamp> {
         let at = self.0.get_timestamp()?;
         let (seconds, nanos) = at.to_unix();
@@ -171,12 +170,12 @@ impl RevisionId {
     }
 }
 
-/// One immutable blob, by the object it was written for and its [`RevisionId`].
+/// Key of an immutable blob: the object that it was written for and its [`RevisionId`].
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct RevisionKey {
-    /// The object whose bytes it holds.
+    /// Object whose bytes the blob holds.
     pub object: ObjectId,
-    /// Which of its revisions.
+    /// Revision of the object.
     pub revision: RevisionId,
 }
 
@@ -186,28 +185,28 @@ impl fmt::Display for RevisionKey {
     }
 }
 
-/// The opaque public spelling of one committed write: unique for each, equal only to itself.
+/// Opaque name of a committed write. Every committed write has a unique etag.
 ///
-/// It is written and read as text, 32 hexadecimal digits today; do not take it apart.
+/// The text form has 32 hexadecimal digits at present. Do not parse it.
 ///
 /// ```
 /// # use cenotaph_storage::{Etag, OperationId};
 /// let etag = Etag::of(&OperationId::from_uuid(uuid::Uuid::from_u128(7)));
 /// assert_eq!(etag.to_string(), "00000000000000000000000000000007");
 /// assert_eq!(etag.to_string().parse::<Etag>().unwrap(), etag);
-/// assert!("no etag of ours".parse::<Etag>().is_err());
+/// assert!("not an etag".parse::<Etag>().is_err());
 /// ```
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(into = "String", try_from = "String")]
 pub struct Etag(Uuid);
 
 impl Etag {
-    /// The etag of the write that this operation committed.
+    /// Returns the etag of the write that this operation committed.
     pub fn of(operation: &OperationId) -> Self {
         Self(operation.0)
     }
 
-    /// The operation that committed the write.
+    /// Returns the operation that committed the write.
     pub const fn operation(self) -> OperationId {
         OperationId(self.0)
     }
@@ -229,8 +228,10 @@ impl FromStr for Etag {
     type Err = Error;
 
     /// # Errors
-    /// [`ErrorKind::Invalid`] if no etag is spelled so.
+    /// [`ErrorKind::Invalid`] if the text is not the text form of an etag.
     fn from_str(text: &str) -> Result<Self> {
+        // The library accepts several forms of a uuid. An etag has only one, so that etags can be
+        // compared as text.
         let uuid = Uuid::try_parse(text)
             .ok()
             .filter(|uuid| uuid.simple().to_string() == text);
@@ -238,7 +239,7 @@ impl FromStr for Etag {
             Error::new(
                 ErrorKind::Invalid,
                 "etag",
-                format!("no etag is spelled so: text={text:?}"),
+                format!("invalid etag: text={text:?}"),
             )
         })
     }
@@ -258,11 +259,11 @@ impl TryFrom<String> for Etag {
     }
 }
 
-/// Which committed write of an object stands now: what a lost precondition is told.
+/// Present version of an object, as reported by a failed precondition.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Current {
-    /// Its version.
+    /// Version of the last committed write.
     pub version: Version,
-    /// Its etag.
+    /// Etag of the last committed write.
     pub etag: Etag,
 }

@@ -6,4 +6,5 @@ pub mod faulty;
 pub mod servers;
 pub mod stage;
 pub mod store;
+pub mod style;
 pub mod tables;

@@ -1,4 +1,4 @@
-//! Permits: limits on the operations, bytes and uploads that are under way.
+//! Admission: permits that limit the operations, bytes and uploads under way.
 
 pub(crate) mod namespaces;
 pub(crate) mod payload;

@@ -1,61 +1,62 @@
-//! Limits per namespace: a kill switch, operations at once, operations and bytes a second.
+//! Limits per namespace: a kill switch, operations at once, operations and bytes per second.
 //!
 //! ```text
-//! begin     switched off: Disabled       too many at once, or a second: Overloaded       else: a permit, until it ends
-//! charge    bytes that are at hand:      there are not enough: Overloaded, and the operation is given back
-//! end       the operation was refused elsewhere: all that it was charged is given back
-//! pace      bytes that stream:           there are not enough: it waits
+//! begin     switched off: Disabled; over a limit: Overloaded; otherwise a permit for the operation
+//! charge    bytes in memory: over the rate: Overloaded, and the operation is refunded
+//! end       the operation was refused elsewhere: everything charged is refunded
+//! pace      bytes of a stream: over the rate: the stream waits
 //! ```
 //!
 //! A refusal comes at once, before anything is started, and costs nothing. A stream is never
-//! refused half-way: it is slowed. Limits hold for exactly the namespace they were set for and not
-//! for those with further scopes, and they are forgotten with the engine: nothing is stored.
-//! Deliberately not here: the limits of the whole engine (`admission.rs`), and the arithmetic of
-//! rates (`bucket.rs`).
+//! refused half-way, only slowed. Limits apply to exactly the namespace for which they are set, and
+//! not to namespaces with further scopes. They are not stored and end with the engine.
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::num::{NonZeroU32, NonZeroU64};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
-use std::time::Duration;
+use std::sync::{Arc, PoisonError, RwLock};
 
-use bytes::Bytes;
 use cenotaph_storage::{Env, Error, ErrorKind, Namespace, ObjectId, Reason, Result};
 use futures::StreamExt;
 use serde::{Deserialize, Serialize};
 
-use crate::admission::token_bucket::TokenBucket;
-use crate::runtime::messages::{PayloadStream, Source};
+use crate::runtime::messages::Source;
 
-/// What the objects of one namespace may use together. The default is no limit.
+mod limited;
+
+use limited::{Limited, paced};
+
+/// Limits on the objects of a namespace together. The default is no limit.
 ///
 /// ```
-/// let limits = cenotaph_actors::NamespaceLimits { operations_at_once: Some(64), ..Default::default() };
+/// let limits = cenotaph_actors::NamespaceLimits {
+///     operations_at_once: Some(64),
+///     ..Default::default()
+/// };
 /// assert!(!limits.disabled);
 /// ```
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct NamespaceLimits {
-    /// Operations under way at once: a get is until its object is read to the end or dropped. One
-    /// more is `Overloaded`.
+    /// Maximum number of operations under way. A get ends when its object is read to the end or
+    /// dropped. Over it is `Overloaded`.
     pub operations_at_once: Option<usize>,
-    /// Operations begun a second; a second's worth may begin at once. One more is `Overloaded`.
+    /// Operations per second, with a burst of a second. Over it is `Overloaded`.
     pub operations_per_second: Option<u32>,
-    /// Payload bytes in and out a second, together; a second's worth may pass at once. An object
-    /// that stays in the index is `Overloaded` if there are not enough, and takes all that there
-    /// may be if it is larger than that; what streams to or from the blob tier waits.
+    /// Payload bytes in and out per second together, with a burst of a second. An inline object
+    /// over the rate is `Overloaded`; an inline object larger than the burst takes the whole burst.
+    /// Streams to or from the blob tier wait.
     pub bytes_per_second: Option<u64>,
-    /// The kill switch: whatever is asked of the namespace is `Disabled`. What has begun ends as it
-    /// would have.
+    /// The kill switch: every new operation on the namespace is `Disabled`. Operations under way
+    /// end normally.
     pub disabled: bool,
 }
 
 impl NamespaceLimits {
-    /// Checks that every limit lets something through.
+    /// Checks that every limit permits some work.
     ///
     /// # Errors
-    /// [`ErrorKind::Invalid`] for a limit of zero: that is what `disabled` is for.
+    /// [`ErrorKind::Invalid`] for a limit of zero. `disabled` is the way to permit nothing.
     pub fn check(&self) -> Result<()> {
         let fields = [
             ("operations_at_once", self.operations_at_once == Some(0)),
@@ -69,14 +70,14 @@ impl NamespaceLimits {
             None => Ok(()),
             Some((field, _)) => {
                 let message =
-                    format!("a limit of a namespace must be at least 1: field={field} value=0");
+                    format!("invalid namespace limit, minimum is 1: field={field} value=0");
                 Err(Error::new(ErrorKind::Invalid, "limit", message))
             }
         }
     }
 }
 
-/// The limits of all namespaces of one engine. A cheap clone of one handle on them.
+/// The limits of all namespaces of an engine. Cheap to clone; clones share them.
 ///
 /// ```
 /// # #[tokio::main]
@@ -84,7 +85,8 @@ impl NamespaceLimits {
 /// use cenotaph_actors::{NamespaceLimits, Namespaces};
 /// use cenotaph_storage::{Env, ErrorKind, Namespace};
 ///
-/// let (namespaces, photos) = (Namespaces::new(Env::real()?), Namespace::new("photos")?);
+/// let namespaces = Namespaces::new(Env::real()?);
+/// let photos = Namespace::new("photos")?;
 /// namespaces.set(&photos, NamespaceLimits { operations_at_once: Some(1), ..Default::default() })?;
 /// let permit = namespaces.begin(&photos, "list")?;
 /// assert_eq!(namespaces.begin(&photos, "list").unwrap_err().kind(), ErrorKind::Overloaded);
@@ -98,13 +100,13 @@ pub struct Namespaces(Arc<Registry>);
 
 struct Registry {
     env: Env,
-    /// Whether any namespace has limits: while none has, nobody takes the lock.
+    /// True if any namespace has limits. Without limits no operation takes the lock.
     any: AtomicBool,
     limited: RwLock<BTreeMap<String, Arc<Limited>>>,
 }
 
 impl Namespaces {
-    /// No limits. Rates are kept by this world's clock.
+    /// Creates an empty set of limits. Rates are measured on the clock of `env`.
     pub fn new(env: Env) -> Self {
         Self(Arc::new(Registry {
             env,
@@ -113,12 +115,14 @@ impl Namespaces {
         }))
     }
 
-    /// Sets the limits of a namespace, from now on. What is under way still counts, streams follow
-    /// the new rate, and a rate that stays the same keeps its tokens. The default removes all
-    /// limits; what begins without any never counts.
+    /// Sets the limits of a namespace.
+    ///
+    /// Operations under way still count, streams follow the new rate, and an unchanged rate keeps
+    /// its tokens. The default removes all limits. Operations that begin without limits never
+    /// count.
     ///
     /// # Errors
-    /// As [`NamespaceLimits::check`]; nothing has changed then.
+    /// As [`NamespaceLimits::check`]; the limits are unchanged then.
     pub fn set(&self, namespace: &Namespace, limits: NamespaceLimits) -> Result<()> {
         limits.check()?;
         let mut limited = self
@@ -128,6 +132,7 @@ impl Namespaces {
             .unwrap_or_else(PoisonError::into_inner);
         if limits == NamespaceLimits::default() {
             if let Some(removed) = limited.remove(namespace.as_str()) {
+                // Operations under way hold this namespace: they end without limits.
                 removed.set(limits);
             }
         } else {
@@ -141,22 +146,22 @@ impl Namespaces {
         Ok(())
     }
 
-    /// The limits of a namespace.
+    /// Returns the limits of a namespace.
     pub fn get(&self, namespace: &Namespace) -> NamespaceLimits {
         self.limited(namespace.as_str())
             .map(|limited| limited.state().limits.clone())
             .unwrap_or_default()
     }
 
-    /// Leave to begin one operation in a namespace.
+    /// Begins an operation in a namespace.
     ///
     /// # Errors
-    /// [`ErrorKind::Disabled`] or [`ErrorKind::Overloaded`], at once; the refusal costs nothing.
+    /// [`ErrorKind::Disabled`] or [`ErrorKind::Overloaded`], at once. A refusal costs nothing.
     pub fn begin(&self, namespace: &Namespace, operation: &'static str) -> Result<NamespacePermit> {
         self.begin_in(namespace.as_str(), operation)
     }
 
-    /// Leave to begin one operation on an object.
+    /// Begins an operation on an object.
     ///
     /// # Errors
     /// As [`begin`](Self::begin).
@@ -173,6 +178,7 @@ impl Namespaces {
     }
 
     fn limited(&self, namespace: &str) -> Option<Arc<Limited>> {
+        // The common case: no namespace has limits, and no lock is taken.
         if !self.0.any.load(Ordering::Acquire) {
             return None;
         }
@@ -191,17 +197,17 @@ impl fmt::Debug for Namespaces {
     }
 }
 
-/// Leave for one operation in its namespace, until it is dropped. See [`Namespaces`].
+/// Permit for an operation in its namespace, until dropped. See [`Namespaces`].
 #[must_use = "dropping it ends the operation"]
 pub struct NamespacePermit(Option<Slot>);
 
 impl NamespacePermit {
-    /// Whether there is anything to keep to.
+    /// Returns whether the namespace has limits.
     pub fn is_limited(&self) -> bool {
         self.0.is_some()
     }
 
-    /// Takes bytes that are at hand, at once or not at all.
+    /// Charges bytes that are in memory, at once or not at all.
     ///
     /// # Errors
     /// [`ErrorKind::Overloaded`] if there are not enough; the operation then has not begun, and
@@ -214,13 +220,15 @@ impl NamespacePermit {
         Ok(self)
     }
 
-    /// Ends the operation with its outcome. One that was refused before it had begun costs nothing:
-    /// it was [`Overloaded`](ErrorKind::Overloaded), [`Disabled`](ErrorKind::Disabled),
-    /// [`Invalid`](ErrorKind::Invalid) or [`Closed`](ErrorKind::Closed), or there was no space. One
-    /// whose stream has flowed has begun, and costs what it costs.
+    /// Ends the operation with its outcome.
+    ///
+    /// A refused operation costs nothing: [`Overloaded`](ErrorKind::Overloaded),
+    /// [`Disabled`](ErrorKind::Disabled), [`Invalid`](ErrorKind::Invalid),
+    /// [`Closed`](ErrorKind::Closed) or no space. An operation whose stream has begun to flow keeps
+    /// its charges.
     ///
     /// # Errors
-    /// Those of the outcome.
+    /// The error of the outcome.
     pub fn end<T>(self, outcome: Result<T>) -> Result<T> {
         if outcome.as_ref().err().is_some_and(is_refusal) {
             self.give_back();
@@ -228,7 +236,7 @@ impl NamespacePermit {
         outcome
     }
 
-    /// Gives back what the operation was charged, if no stream of it has flowed.
+    /// Refunds the charges of the operation, unless its stream has begun to flow.
     pub fn give_back(self) {
         if let Some(slot) = &self.0
             && !slot.has_begun.load(Ordering::Acquire)
@@ -237,8 +245,8 @@ impl NamespacePermit {
         }
     }
 
-    /// Waits until `owed` bytes may flow, and makes it zero. What was paid before the future is
-    /// dropped stays paid.
+    /// Waits until `owed` bytes may flow, and sets `owed` to zero. If the future is dropped, bytes
+    /// already paid stay paid.
     pub async fn pace(&self, owed: &mut u64) {
         match &self.0 {
             Some(slot) => slot.limited.pace(owed).await,
@@ -246,10 +254,12 @@ impl NamespacePermit {
         }
     }
 
-    /// The same payload, no faster than the namespace may. It goes on after the permit.
+    /// Returns the same payload, limited to the rate of the namespace. The stream may outlive the
+    /// permit.
     pub fn paced(&self, source: Source) -> Source {
         match &self.0 {
             Some(slot) => {
+                // Set by the first item that the stream yields, not by the first poll.
                 let has_begun = Arc::clone(&slot.has_begun);
                 let stream = source
                     .stream
@@ -283,12 +293,12 @@ fn is_refusal(error: &Error) -> bool {
     }
 }
 
-/// One of the operations under way.
+/// An operation under way.
 struct Slot {
     limited: Arc<Limited>,
     operation: &'static str,
     charged_bytes: u64,
-    /// True once a stream of it has flowed.
+    /// True once a stream of the operation has begun to flow.
     has_begun: Arc<AtomicBool>,
 }
 
@@ -296,201 +306,6 @@ impl Drop for Slot {
     fn drop(&mut self) {
         self.limited.state().live -= 1;
     }
-}
-
-/// A namespace that has limits.
-struct Limited {
-    namespace: String,
-    env: Env,
-    state: Mutex<State>,
-}
-
-#[derive(Default)]
-struct State {
-    limits: NamespaceLimits,
-    live: usize,
-    operations: Option<TokenBucket>,
-    bytes: Option<TokenBucket>,
-}
-
-impl Limited {
-    fn new(namespace: &str, env: Env) -> Self {
-        Self {
-            namespace: namespace.to_owned(),
-            env,
-            state: Mutex::default(),
-        }
-    }
-
-    fn set(&self, limits: NamespaceLimits) {
-        let mut state = self.state();
-        if limits.operations_per_second != state.limits.operations_per_second {
-            let rate = limits.operations_per_second.and_then(NonZeroU32::new);
-            state.operations = rate.map(|rate| TokenBucket::of_operations(&self.env, rate));
-        }
-        if limits.bytes_per_second != state.limits.bytes_per_second {
-            let rate = limits.bytes_per_second.and_then(NonZeroU64::new);
-            state.bytes = rate.map(|rate| TokenBucket::of_bytes(&self.env, rate));
-        }
-        state.limits = limits;
-    }
-
-    fn begin(limited: Arc<Self>, operation: &'static str) -> Result<NamespacePermit> {
-        limited
-            .state()
-            .begin()
-            .map_err(|refusal| limited.refused(refusal, operation))?;
-        Ok(NamespacePermit(Some(Slot {
-            limited,
-            operation,
-            charged_bytes: 0,
-            has_begun: Arc::default(),
-        })))
-    }
-
-    fn charge(&self, bytes: u64, operation: &'static str) -> Result<()> {
-        self.state()
-            .charge(bytes)
-            .map_err(|refusal| self.refused(refusal, operation))
-    }
-
-    async fn pace(&self, owed: &mut u64) {
-        loop {
-            let paid = self.state().pay(owed);
-            match paid {
-                Ok(()) => return,
-                // Or the same one of all that wait would be the first each time.
-                Err(wait) => {
-                    self.env
-                        .sleep(wait.saturating_add(self.env.jitter(wait)))
-                        .await;
-                }
-            }
-        }
-    }
-
-    /// The error of a refusal, which is counted by its reason. The namespace is no label: there may
-    /// be any number.
-    fn refused(&self, refusal: Refusal, operation: &'static str) -> Error {
-        let (kind, reason, why) = match refusal {
-            Refusal::Disabled => (
-                ErrorKind::Disabled,
-                "disabled",
-                "the namespace is switched off",
-            ),
-            Refusal::Concurrency => (
-                ErrorKind::Overloaded,
-                "concurrency",
-                "too many operations at once",
-            ),
-            Refusal::Operations => (
-                ErrorKind::Overloaded,
-                "operations",
-                "too many operations a second",
-            ),
-            Refusal::Bytes => (ErrorKind::Overloaded, "bytes", "too many bytes a second"),
-        };
-        metrics::counter!("cenotaph_namespace_refused_total", "reason" => reason).increment(1);
-        Error::new(
-            kind,
-            operation,
-            format!("{why}: namespace={}", self.namespace),
-        )
-    }
-
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// Why an operation may not begin.
-#[derive(Clone, Copy)]
-enum Refusal {
-    Disabled,
-    Concurrency,
-    Operations,
-    Bytes,
-}
-
-impl State {
-    fn begin(&mut self) -> Result<(), Refusal> {
-        if self.limits.disabled {
-            return Err(Refusal::Disabled);
-        }
-        if self
-            .limits
-            .operations_at_once
-            .is_some_and(|max| self.live >= max)
-        {
-            return Err(Refusal::Concurrency);
-        }
-        if let Some(operations) = &mut self.operations {
-            operations.take(1).map_err(|_| Refusal::Operations)?;
-        }
-        self.live += 1;
-        Ok(())
-    }
-
-    fn charge(&mut self, bytes: u64) -> Result<(), Refusal> {
-        let Some(bucket) = &mut self.bytes else {
-            return Ok(());
-        };
-        if bucket.take(bytes).is_ok() {
-            return Ok(());
-        }
-        if let Some(operations) = &mut self.operations {
-            operations.give_back(1);
-        }
-        Err(Refusal::Bytes)
-    }
-
-    /// Gives back one operation and its bytes.
-    fn give_back(&mut self, bytes: u64) {
-        if let Some(operations) = &mut self.operations {
-            operations.give_back(1);
-        }
-        if let Some(bucket) = &mut self.bytes {
-            bucket.give_back(bytes);
-        }
-    }
-
-    /// What a stream may carry at a time.
-    fn step(&self) -> u64 {
-        self.bytes.as_ref().map_or(u64::MAX, TokenBucket::step)
-    }
-
-    /// Pays as much as it can, a step at a time, or says how long to wait for the next step.
-    fn pay(&mut self, owed: &mut u64) -> Result<(), Duration> {
-        let Some(bucket) = &mut self.bytes else {
-            *owed = 0;
-            return Ok(());
-        };
-        while *owed > 0 {
-            let step = bucket.step().min(*owed);
-            bucket.take(step)?;
-            *owed -= step;
-        }
-        Ok(())
-    }
-}
-
-/// The stream in pieces of at most a step, each handed on once it is paid for: a large chunk flows,
-/// too.
-fn paced(limited: Arc<Limited>, stream: PayloadStream) -> PayloadStream {
-    let start = (limited, stream, Bytes::new());
-    let pieces = futures::stream::unfold(start, |(limited, mut stream, mut chunk)| async move {
-        while chunk.is_empty() {
-            match stream.next().await? {
-                Ok(next) => chunk = next,
-                Err(error) => return Some((Err(error), (limited, stream, chunk))),
-            }
-        }
-        let step = limited.state().step();
-        let piece = chunk.split_to(usize::try_from(step).unwrap_or(usize::MAX).min(chunk.len()));
-        limited.pace(&mut (piece.len() as u64)).await;
-        Some((Ok(piece), (limited, stream, chunk)))
-    });
-    pieces.boxed()
 }
 
 #[cfg(test)]

@@ -1,7 +1,6 @@
-//! Streams of callers, watched: an idle stream and one that panics end with an error, like any
-//! stream that fails.
+//! Watched payload streams: an idle stream, or one that panics, ends with an error.
 //!
-//! Guards that no caller keeps a share of the engine for ever, and that no caller's panic kills an
+//! Guards that no caller holds a share of the engine forever, and that no caller's panic kills an
 //! actor.
 
 use std::panic::AssertUnwindSafe;
@@ -13,8 +12,8 @@ use futures::StreamExt;
 use crate::runtime::messages::{PayloadStream, Source};
 
 impl Source {
-    /// The same payload, but a stream that gives nothing for `idle` while it is waited for, or
-    /// panics, ends with an error.
+    /// Returns the same payload with a watched stream. The stream ends with an error if it yields
+    /// nothing for `idle` while it is awaited, or if it panics.
     pub(crate) fn watched(self, env: &Env, idle: Duration) -> Self {
         Self {
             stream: watched(env.clone(), self.stream, idle),
@@ -24,6 +23,7 @@ impl Source {
 }
 
 fn watched(env: Env, stream: PayloadStream, idle: Duration) -> PayloadStream {
+    // Sound: the stream is dropped after a panic and never polled again.
     let stream = AssertUnwindSafe(stream).catch_unwind();
     let chunks = futures::stream::unfold(Some((env, stream)), move |state| async move {
         let (env, mut stream) = state?;
@@ -36,7 +36,7 @@ fn watched(env: Env, stream: PayloadStream, idle: Duration) -> PayloadStream {
             )),
             Some(None) => None,
             None => Some((
-                Err(format!("the stream gave nothing for too long: idle={idle:?}").into()),
+                Err(format!("the stream was idle for too long: idle={idle:?}").into()),
                 None,
             )),
         }
@@ -63,7 +63,8 @@ mod tests {
             bytes: None,
         };
         let watched = source.watched(&Env::real().unwrap(), Duration::from_millis(20));
-        let (mut chunks, mut error) = (0, None);
+        let mut chunks = 0;
+        let mut error = None;
         for chunk in watched.stream.collect::<Vec<_>>().await {
             match chunk {
                 Ok(_) => chunks += 1,
@@ -80,18 +81,18 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_stream_that_ends_is_passed_on_whole() {
+    async fn ending_stream_is_passed_through() {
         assert_eq!(end_of(two().boxed()).await, (2, None));
     }
 
     #[tokio::test]
-    async fn an_idle_stream_ends_with_an_error() {
+    async fn idle_stream_ends_with_an_error() {
         let (chunks, error) = end_of(two().chain(stream::pending()).boxed()).await;
         assert!(chunks == 2 && error.unwrap().contains("idle=20ms"));
     }
 
     #[tokio::test]
-    async fn a_panic_ends_the_stream_with_an_error() {
+    async fn panic_ends_the_stream_with_an_error() {
         let panics = stream::once(async { panic!("out of {}", "luck") });
         let (chunks, error) = end_of(two().chain(panics).boxed()).await;
         assert!(chunks == 2 && error.unwrap().contains("out of luck"));

@@ -1,11 +1,11 @@
-//! Admission: what stands in front of the mailboxes, which are unbounded in ractor.
+//! [`Admission`]: permits in front of the actors' mailboxes, which ractor does not bound.
 //!
-//! A permit travels in the message and is given back when the message's work is done, or when the
-//! message is lost with its actor.
+//! A permit travels in the message. It is returned when the work of the message is done, or when
+//! the message is lost with its actor.
 //!
-//! Over a limit is `Overloaded` at once, unless there is a place in the queue
-//! ([`QueueLimits`](crate::QueueLimits)). Bulk work has a share of each budget, waits for its turn
-//! within that, and so never takes what single requests need.
+//! Over a limit is `Overloaded` at once, unless the queue has a free place
+//! ([`QueueLimits`](crate::QueueLimits)). Bulk work has a share of each budget and waits for its
+//! turn within the share, so that it never takes the rest, which is for single requests.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -16,11 +16,11 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::limits::Limits;
 
-/// Byte budgets are counted in units of this many bytes, so that they fit into a semaphore.
+/// Unit of byte budgets, so that large budgets fit into a semaphore.
 const UNIT_BYTES: usize = 1024;
 
-/// Bytes that a large payload may hold before it takes the share of its blob: what was peeked at of
-/// it, and a chunk.
+/// Bytes that a large payload may hold before it takes the share of its blob: its peeked bytes and
+/// one chunk.
 pub(crate) const BEGINNING_BYTES: usize = 2 * 1024 * 1024;
 
 /// The budgets of an engine.
@@ -29,14 +29,14 @@ pub(crate) struct Admission {
     write_bytes: Budget,
     uploads: Arc<Semaphore>,
     upload_bytes: Budget,
-    /// Uploads that may hold [`BEGINNING_BYTES`] of it: half of it at the most, and never what the
-    /// largest share needs.
+    /// Uploads that may hold [`BEGINNING_BYTES`] of the upload bytes: at most half of the budget,
+    /// and never the space that the largest share needs.
     beginnings: Arc<Semaphore>,
     waiting: AtomicUsize,
-    /// Places to wait for one of the above.
+    /// Places to wait for one of the budgets above.
     queue: Semaphore,
     queue_wait: Duration,
-    /// Shares of bulk work.
+    /// The budgets of bulk work.
     bulk: Arc<Semaphore>,
     bulk_uploads: Arc<Semaphore>,
     bulk_write_bytes: Budget,
@@ -49,7 +49,7 @@ pub(crate) struct Admission {
     ending_parts_max: u32,
 }
 
-/// Leave to do one thing. Cheap to clone; given back when the last clone is dropped.
+/// Permit for an operation. Cheap to clone; returned when the last clone is dropped.
 #[derive(Clone)]
 pub struct Permit {
     held: Vec<Arc<OwnedSemaphorePermit>>,
@@ -62,12 +62,12 @@ impl Permit {
         }
     }
 
-    /// Leave for what the engine does by itself, which is bounded where it is done.
+    /// Returns a permit for internal work, which is bounded elsewhere.
     pub(crate) fn free() -> Self {
         Self { held: Vec::new() }
     }
 
-    /// Leave for both.
+    /// Combines two permits.
     #[must_use]
     pub(crate) fn and(mut self, other: Self) -> Self {
         self.held.extend(other.held);
@@ -75,31 +75,34 @@ impl Permit {
     }
 }
 
-/// Leave to hold [`BEGINNING_BYTES`].
+/// Permit to hold [`BEGINNING_BYTES`].
 pub(crate) struct Beginning {
     _counted: OwnedSemaphorePermit,
     bytes: OwnedSemaphorePermit,
 }
 
 impl Beginning {
-    /// The bytes, which are part of a share from now on.
+    /// Returns the bytes, which then belong to a share.
     pub(crate) fn into_bytes(self) -> OwnedSemaphorePermit {
         self.bytes
     }
 }
 
 impl Admission {
-    /// `share_bytes`: most that one blob under way holds.
+    /// Creates the budgets of an engine. `share_bytes` is the maximum memory of a blob under way.
     pub(crate) fn new(limits: &Limits, share_bytes: usize, env: Env) -> Self {
+        // tokio's semaphores hold at most `usize::MAX >> 3` permits, acquired by `u32`.
         let permits = |limit: usize| u32::try_from(limit).unwrap_or(u32::MAX).min(u32::MAX >> 4);
-        let (writes_max, uploads_max) = (
-            permits(limits.writes_at_once),
-            permits(limits.uploads_at_once),
-        );
+        let writes_max = permits(limits.writes_at_once);
+        let uploads_max = permits(limits.uploads_at_once);
         let ending_parts_max = permits(limits.multipart.parts_ending_at_once.max(1));
         let upload_bytes = limits.upload_bytes_in_flight;
         let percent = usize::from(limits.bulk_percent.clamp(1, 100));
+        // Divided first, so that large limits do not overflow. At least one, so that bulk work
+        // runs.
         let of_bulk = |limit: usize| (limit / 100 * percent + limit % 100 * percent / 100).max(1);
+        // A blob that holds a beginning waits for the rest of its share: without the space for one
+        // whole share, blobs with beginnings would wait for each other.
         let beginnings =
             (upload_bytes / 2).min(upload_bytes.saturating_sub(share_bytes)) / BEGINNING_BYTES;
         Self {
@@ -124,7 +127,7 @@ impl Admission {
         }
     }
 
-    /// Leave to end an upload of so many parts, first come first served.
+    /// Waits for a permit to end an upload with this number of parts, first come, first served.
     pub(crate) async fn end(&self, parts: usize) -> Permit {
         let parts = u32::try_from(parts)
             .unwrap_or(u32::MAX)
@@ -136,17 +139,17 @@ impl Admission {
         Permit::of(held.expect("the budget is never closed"))
     }
 
-    /// Leave for one small put or delete.
+    /// Acquires a permit for a small put or delete.
     ///
     /// # Errors
-    /// Those of this kind: [`ErrorKind::Overloaded`] if there is none, and no place in the queue,
-    /// or none in time.
+    /// [`ErrorKind::Overloaded`] if the limit is reached, and the queue is full or the wait in it
+    /// too long.
     pub(crate) async fn write(&self) -> Result<Permit> {
         self.one_of(&self.writes, 1, "too many writes at once")
             .await
     }
 
-    /// The same, at once or not at all.
+    /// Acquires a permit for a small put or delete, or returns `None` if the limit is reached.
     pub(crate) fn try_write(&self) -> Option<Permit> {
         Arc::clone(&self.writes)
             .try_acquire_owned()
@@ -154,7 +157,8 @@ impl Admission {
             .map(Permit::of)
     }
 
-    /// Leave for as many of them that happen together. More than there may be take all there is.
+    /// Acquires a permit for several writes in one commit. More writes than the limit take all of
+    /// it.
     pub(crate) async fn writes(&self, count: usize) -> Result<Permit> {
         let count = u32::try_from(count)
             .unwrap_or(u32::MAX)
@@ -163,8 +167,8 @@ impl Admission {
             .await
     }
 
-    /// Leave to hold this much payload of a small put. A put of bulk work first waits for its turn
-    /// among those.
+    /// Acquires a permit to hold these payload bytes of a small put. Bulk work first waits for its
+    /// turn within its share.
     pub(crate) async fn payload(&self, bytes: usize, is_bulk: bool) -> Result<Permit> {
         let turn = if is_bulk {
             self.turn_of(&self.bulk_write_bytes, bytes).await?
@@ -182,13 +186,14 @@ impl Admission {
         Ok(bytes.and(turn))
     }
 
-    /// Leave for one upload. An upload of bulk work first waits for its turn among those.
+    /// Acquires a permit for an upload. Bulk work first waits for its turn within its share.
     pub(crate) async fn upload(&self, is_bulk: bool) -> Result<Permit> {
         if !is_bulk {
             return self
                 .one_of(&self.uploads, 1, "too many uploads at once")
                 .await;
         }
+        // The turn first: bulk work that waits must not hold an upload.
         let turn = self.turn(&self.bulk_uploads, 1).await?;
         Ok(self
             .one_of(&self.uploads, 1, "too many uploads at once")
@@ -196,7 +201,7 @@ impl Admission {
             .and(turn))
     }
 
-    /// Waits for the turn of one operation of bulk work.
+    /// Waits for the turn of an operation of bulk work.
     ///
     /// # Errors
     /// [`ErrorKind::Overloaded`] after [`budget_wait`](Limits::budget_wait).
@@ -204,6 +209,7 @@ impl Admission {
         self.turn(&self.bulk, 1).await
     }
 
+    /// Waits for the turn of bulk work that holds these bytes.
     async fn turn_of(&self, budget: &Budget, bytes: usize) -> Result<Permit> {
         self.turn(&budget.units, budget.units(bytes)).await
     }
@@ -219,12 +225,13 @@ impl Admission {
             .ok_or_else(|| overloaded("bulk work waits for its turn"))
     }
 
-    /// At once; or, if there is a place in the queue, as soon as there is one, for as long as one
-    /// may wait there.
+    /// Acquires `count` units at once, or waits for them if the queue has a free place, for at most
+    /// the limit of the queue.
     async fn one_of(&self, of: &Arc<Semaphore>, count: u32, why: &str) -> Result<Permit> {
         if let Ok(permit) = Arc::clone(of).try_acquire_many_owned(count) {
             return Ok(Permit::of(permit));
         }
+        // The place is held during the wait and returned with it.
         let Ok(_place) = self.queue.try_acquire() else {
             return Err(overloaded(why));
         };
@@ -239,8 +246,8 @@ impl Admission {
             .ok_or_else(|| overloaded(why))
     }
 
-    /// Leave to hold [`BEGINNING_BYTES`] of an upload, at once or not at all. Who holds it may wait
-    /// for the rest of a share.
+    /// Acquires [`BEGINNING_BYTES`] for an upload, at once or not at all. The holder may wait for
+    /// the rest of its share.
     pub(crate) fn beginning(&self) -> Option<Beginning> {
         let counted = Arc::clone(&self.beginnings).try_acquire_owned().ok()?;
         let bytes = self.upload_bytes.try_acquire(BEGINNING_BYTES)?;
@@ -250,33 +257,35 @@ impl Admission {
         })
     }
 
-    /// The budget of the bytes that uploads hold.
+    /// Returns the budget of the bytes that uploads hold.
     pub(crate) fn upload_bytes(&self) -> &Budget {
         &self.upload_bytes
     }
 
-    /// The part of it that bulk work may hold.
+    /// Returns the share of that budget for bulk work.
     pub(crate) fn bulk_upload_bytes(&self) -> &Budget {
         &self.bulk_upload_bytes
     }
 
+    /// Returns the budget of the bytes that small puts hold.
     pub(crate) fn write_bytes(&self) -> &Budget {
         &self.write_bytes
     }
 
-    /// Counts a wait for a budget, until it is dropped.
+    /// Counts a wait for a budget until the guard is dropped.
     pub(crate) fn waiting(&self) -> Waiting<'_> {
         self.waiting.fetch_add(1, Ordering::Relaxed);
         Waiting(&self.waiting)
     }
 
-    /// Waits for a budget under way.
+    /// Returns the number of waits for a budget.
     pub(crate) fn waits(&self) -> usize {
         self.waiting.load(Ordering::Relaxed)
     }
 
-    /// Resolves when no upload and no write holds a permit.
+    /// Waits until no upload and no write holds a permit.
     pub(crate) async fn work_ended(&self) {
+        // All permits: they are granted once every write has returned its own.
         let _writes = self.writes.acquire_many(self.writes_max).await;
         let _uploads = self.uploads.acquire_many(self.uploads_max).await;
     }
@@ -305,27 +314,27 @@ impl Admission {
         );
     }
 
-    /// Small writes under way.
+    /// Returns the number of small writes under way.
     pub(crate) fn writes_live(&self) -> usize {
         self.writes_max as usize - self.writes.available_permits()
     }
 
-    /// Uploads under way.
+    /// Returns the number of uploads under way.
     pub(crate) fn uploads_live(&self) -> usize {
         self.uploads_max as usize - self.uploads.available_permits()
     }
 }
 
-/// Bytes of a budget in use.
+/// Use of a byte budget.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct BudgetUse {
-    /// Bytes in use, to the next KiB.
+    /// Bytes in use, rounded up to KiB.
     pub bytes: usize,
     /// The limit.
     pub bytes_max: usize,
 }
 
-/// A wait for a budget.
+/// Guard of a counted wait for a budget.
 pub(crate) struct Waiting<'a>(&'a AtomicUsize);
 
 impl Drop for Waiting<'_> {
@@ -334,7 +343,7 @@ impl Drop for Waiting<'_> {
     }
 }
 
-/// Bytes that may be held together, counted in units.
+/// A budget of bytes, counted in units.
 pub(crate) struct Budget {
     units: Arc<Semaphore>,
     max: usize,
@@ -349,7 +358,7 @@ impl Budget {
         }
     }
 
-    /// A request larger than the whole budget takes all of it.
+    /// Returns the units of a request. A request larger than the budget takes all of it.
     fn units(&self, bytes: usize) -> u32 {
         u32::try_from(bytes.div_ceil(UNIT_BYTES).min(self.max))
             .expect("a budget has fewer than 2^28 units")
@@ -361,12 +370,12 @@ impl Budget {
             .ok()
     }
 
-    /// Returns whether this much is free now.
+    /// Returns whether this many bytes are free.
     pub(crate) fn has_room(&self, bytes: usize) -> bool {
         self.units.available_permits() >= self.units(bytes) as usize
     }
 
-    /// First come first served.
+    /// Waits for this many bytes, first come, first served.
     pub(crate) async fn acquire(&self, bytes: usize) -> OwnedSemaphorePermit {
         Arc::clone(&self.units)
             .acquire_many_owned(self.units(bytes))
@@ -374,6 +383,7 @@ impl Budget {
             .expect("the budget is never closed")
     }
 
+    /// Returns the use of the budget.
     pub(crate) fn usage(&self) -> BudgetUse {
         let used = self.max - self.units.available_permits();
         BudgetUse {
@@ -388,183 +398,4 @@ fn overloaded(why: &str) -> Error {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::limits::QueueLimits;
-
-    fn admission(limits: &Limits) -> Admission {
-        Admission::new(limits, 0, Env::real().unwrap())
-    }
-
-    fn kind<T>(refused: Result<T>) -> ErrorKind {
-        refused.err().expect("it is refused").kind()
-    }
-
-    #[tokio::test]
-    async fn one_write_too_many_is_overloaded_until_one_ends() {
-        let admission = admission(&Limits {
-            writes_at_once: 2,
-            ..Limits::default()
-        });
-        let first = admission
-            .write()
-            .await
-            .unwrap()
-            .and(admission.payload(10, false).await.unwrap());
-        let clone = first.clone();
-        let _second = admission.write().await.unwrap();
-        drop(first);
-        assert_eq!(
-            kind(admission.write().await),
-            ErrorKind::Overloaded,
-            "a clone still holds it"
-        );
-        drop(clone);
-        assert!(admission.write().await.is_ok());
-    }
-
-    #[tokio::test]
-    async fn more_writes_together_than_there_may_be_still_pass_alone() {
-        let admission = admission(&Limits {
-            writes_at_once: 2,
-            ..Limits::default()
-        });
-        let together = admission.writes(5).await.unwrap();
-        assert_eq!(kind(admission.write().await), ErrorKind::Overloaded);
-        drop(together);
-        let one = admission.write().await.unwrap();
-        assert_eq!(
-            kind(admission.writes(2).await),
-            ErrorKind::Overloaded,
-            "all or none of it"
-        );
-        drop(one);
-        assert!(admission.writes(2).await.is_ok());
-    }
-
-    #[tokio::test]
-    async fn payload_bytes_are_bounded_and_one_oversized_payload_still_passes_alone() {
-        let admission = admission(&Limits {
-            write_bytes_in_flight: 10 * UNIT_BYTES,
-            ..Limits::default()
-        });
-        let large = admission.payload(20 * UNIT_BYTES, false).await.unwrap();
-        assert_eq!(
-            kind(admission.payload(1, false).await),
-            ErrorKind::Overloaded
-        );
-        drop(large);
-        assert!(admission.payload(1, false).await.is_ok());
-    }
-
-    #[tokio::test]
-    async fn who_has_a_place_in_the_queue_waits_and_one_more_is_overloaded_at_once() {
-        let queue = QueueLimits {
-            places: 1,
-            wait: Duration::from_secs(60),
-        };
-        let admission = admission(&Limits {
-            uploads_at_once: 1,
-            queue,
-            ..Limits::default()
-        });
-        let first = admission.upload(false).await.unwrap();
-        let mut waits = Box::pin(admission.upload(false));
-        assert!(futures::poll!(&mut waits).is_pending());
-        assert_eq!(admission.waits(), 1);
-        assert_eq!(kind(admission.upload(false).await), ErrorKind::Overloaded);
-        drop(first);
-        let second = waits.await.unwrap();
-        assert_eq!(admission.waits(), 0);
-        let mut waits = Box::pin(admission.upload(false));
-        assert!(futures::poll!(&mut waits).is_pending());
-        drop((waits, second));
-        assert!(
-            admission.upload(false).await.is_ok(),
-            "who went away holds no place"
-        );
-    }
-
-    #[tokio::test]
-    async fn a_wait_in_the_queue_ends_as_overloaded() {
-        let queue = QueueLimits {
-            places: 1,
-            wait: Duration::from_millis(20),
-        };
-        let admission = admission(&Limits {
-            writes_at_once: 1,
-            queue,
-            ..Limits::default()
-        });
-        let _first = admission.write().await.unwrap();
-        assert_eq!(kind(admission.write().await), ErrorKind::Overloaded);
-    }
-
-    #[tokio::test]
-    async fn bulk_work_leaves_room_for_single_requests() {
-        let limits = Limits {
-            uploads_at_once: 4,
-            writes_at_once: 4,
-            budget_wait: Duration::from_millis(20),
-            ..Limits::default()
-        };
-        let admission = admission(&limits);
-        let bulk = [
-            admission.upload(true).await.unwrap(),
-            admission.upload(true).await.unwrap(),
-        ];
-        assert_eq!(
-            kind(admission.upload(true).await),
-            ErrorKind::Overloaded,
-            "half of it is for bulk work"
-        );
-        let single = [
-            admission.upload(false).await.unwrap(),
-            admission.upload(false).await.unwrap(),
-        ];
-        assert_eq!(kind(admission.upload(false).await), ErrorKind::Overloaded);
-        drop(bulk);
-        assert!(admission.upload(true).await.is_ok());
-        let held = admission.payload(128 << 20, true).await.unwrap();
-        assert_eq!(
-            kind(admission.payload(1, true).await),
-            ErrorKind::Overloaded
-        );
-        assert!(admission.payload(100 << 20, false).await.is_ok());
-        drop(held);
-        let turns = [
-            admission.bulk().await.unwrap(),
-            admission.bulk().await.unwrap(),
-        ];
-        assert_eq!(kind(admission.bulk().await), ErrorKind::Overloaded);
-        drop((turns, single));
-    }
-
-    #[tokio::test]
-    async fn beginnings_leave_room_for_the_largest_share() {
-        let mib = 1024 * 1024;
-        for (budget_mib, share_mib, wanted) in [
-            (64, 9, 16),
-            (64, 49, 7),
-            (10, 9, 0),
-            (4, 9, 0),
-            (256, 9, 64),
-        ] {
-            let limits = Limits {
-                upload_bytes_in_flight: budget_mib * mib,
-                ..Limits::default()
-            };
-            let admission = Admission::new(&limits, share_mib * mib, Env::real().unwrap());
-            let beginnings: Vec<Beginning> = std::iter::from_fn(|| admission.beginning()).collect();
-            assert_eq!(
-                beginnings.len(),
-                wanted,
-                "budget={budget_mib} share={share_mib}"
-            );
-            assert!(
-                admission.upload_bytes.has_room(share_mib * mib),
-                "budget={budget_mib} share={share_mib}"
-            );
-        }
-    }
-}
+mod tests;

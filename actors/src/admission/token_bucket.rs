@@ -1,10 +1,9 @@
-//! A token bucket: so many a second, and at most a second's worth at once.
+//! [`TokenBucket`]: a rate limit with a burst of a second.
 //!
-//! The rate is kept by governor's GCRA
-//! (<https://en.wikipedia.org/wiki/Generic_cell_rate_algorithm>) on a clock and a state of ours.
-//! The clock is [`Env::monotonic`], so that a simulated world says when tokens come back. The state
-//! is one we can reach, so that a call which is refused after all gives back what it took.
-//! Deliberately not here: who takes, and what a refusal means (`namespaces.rs`).
+//! The rate is enforced by governor's GCRA
+//! (<https://en.wikipedia.org/wiki/Generic_cell_rate_algorithm>) on our own clock and state. The
+//! clock is [`Env::monotonic`], so that a simulated world controls the return of tokens. The state
+//! is accessible, so that a call that is refused later can return its tokens.
 
 use std::num::{NonZeroU32, NonZeroU64};
 use std::sync::Arc;
@@ -18,37 +17,37 @@ use governor::nanos::Nanos;
 use governor::state::{NotKeyed, StateStore};
 use governor::{Quota, RateLimiter};
 
-/// Most tokens that a second's worth of bytes is divided into. More would make governor's interval,
-/// which is in whole nanoseconds, too coarse; few would make a token of a slow bucket larger than
-/// what is asked for.
+/// Maximum number of tokens per second of a bucket of bytes. More would make governor's interval, a
+/// whole number of nanoseconds, too coarse. Few would make a token of a slow bucket larger than the
+/// amounts requested.
 const BYTE_TOKENS_MAX: u64 = 1 << 20;
 
-/// Waiting streams take this part of a second's worth at a time, so that many of them take turns.
+/// Share of a second's tokens that a waiting stream takes at a time, so that streams take turns.
 const STEPS_PER_SECOND: u64 = 16;
 
-/// One bucket. Never above its rate, and below it by less than one in a thousand up to a million
-/// tokens a second.
+/// A token bucket. It never exceeds its rate, and is slower by less than one in a thousand up to a
+/// million tokens per second.
 ///
-/// Whoever takes and gives back does so under one lock; hence `&mut`.
+/// Callers take and return tokens under one lock, hence `&mut`.
 pub(crate) struct TokenBucket {
     limiter: RateLimiter<NotKeyed, Arrival, Ticks, NoOpMiddleware<Nanos>>,
     arrival: Arrival,
-    /// A second's worth of tokens: all that can be there at once.
+    /// Tokens of one second, the maximum number in the bucket.
     burst: NonZeroU32,
-    /// How long one token takes to come back.
+    /// Time in which one token returns.
     interval_ns: u64,
-    /// What one token is good for. What is asked for is rounded up to whole tokens.
+    /// Amount per token. Amounts are rounded up to whole tokens.
     unit: u64,
 }
 
 impl TokenBucket {
-    /// A full bucket, of which one operation takes one token.
+    /// Creates a full bucket of operations. One operation takes one token.
     pub(crate) fn of_operations(env: &Env, per_second: NonZeroU32) -> Self {
         Self::new(env, per_second, 1)
     }
 
-    /// A full bucket of bytes. A token is one byte up to 1 MiB a second, 1 KiB at 1 GiB a second,
-    /// and so on.
+    /// Creates a full bucket of bytes. A token is 1 byte up to 1 MiB per second, 1 KiB at 1 GiB per
+    /// second, and so on.
     pub(crate) fn of_bytes(env: &Env, per_second: NonZeroU64) -> Self {
         let unit = per_second
             .get()
@@ -61,6 +60,7 @@ impl TokenBucket {
     }
 
     fn new(env: &Env, burst: NonZeroU32, unit: u64) -> Self {
+        // Rounded up: the rate is never exceeded.
         let interval_ns = 1_000_000_000u64.div_ceil(u64::from(burst.get()));
         let quota = Quota::with_period(Duration::from_nanos(interval_ns))
             .expect("an interval is at least 1 ns");
@@ -79,8 +79,8 @@ impl TokenBucket {
         }
     }
 
-    /// Takes all of this, or nothing and says when it may be there. What is more than the bucket
-    /// holds takes all that it holds: nothing is impossible.
+    /// Takes this amount, or takes nothing and returns the time after which it may be available. An
+    /// amount larger than the bucket takes the whole bucket, so that no amount is impossible.
     pub(crate) fn take(&mut self, amount: u64) -> Result<(), Duration> {
         let Some(tokens) = NonZeroU32::new(self.tokens(amount)) else {
             return Ok(());
@@ -88,17 +88,17 @@ impl TokenBucket {
         let taken = self
             .limiter
             .check_n(tokens)
-            .expect("no more than the bucket holds is asked for");
+            .expect("at most the burst is requested");
         taken.map_err(|until| until.wait_time_from(self.limiter.clock().now()))
     }
 
-    /// Puts back what was taken.
+    /// Returns an amount that was taken.
     pub(crate) fn give_back(&mut self, amount: u64) {
         self.arrival
             .sooner(u64::from(self.tokens(amount)) * self.interval_ns);
     }
 
-    /// What a waiting stream takes at a time.
+    /// Returns the amount that a waiting stream takes at a time.
     pub(crate) fn step(&self) -> u64 {
         (u64::from(self.burst.get()) / STEPS_PER_SECOND)
             .max(1)
@@ -112,7 +112,7 @@ impl TokenBucket {
     }
 }
 
-/// Time as governor reads it.
+/// The clock of governor.
 struct Ticks(Env);
 
 impl Clock for Ticks {
@@ -125,13 +125,13 @@ impl Clock for Ticks {
     }
 }
 
-/// When the bucket will be full again, in nanoseconds since it was made: GCRA's theoretical arrival
-/// time. Zero before anything was taken.
+/// Time at which the bucket will be full, in nanoseconds since its creation: GCRA's theoretical
+/// arrival time. Zero before anything was taken.
 #[derive(Clone, Default)]
 struct Arrival(Arc<AtomicU64>);
 
 impl Arrival {
-    /// That much sooner: tokens came back. A time in the past is as good as now.
+    /// Moves the time forward by the interval of returned tokens. A time in the past means full.
     fn sooner(&self, by_ns: u64) {
         self.0.store(
             self.0.load(Ordering::Relaxed).saturating_sub(by_ns),
@@ -143,12 +143,13 @@ impl Arrival {
 impl StateStore for Arrival {
     type Key = NotKeyed;
 
-    /// The bucket's owner holds a lock, so that nobody writes between the two.
+    // The owner of the bucket holds a lock, so that nothing is written between load and store.
     fn measure_and_replace<T, F, E>(&self, _: &NotKeyed, decide: F) -> Result<T, E>
     where
         F: Fn(Option<Nanos>) -> Result<(T, Nanos), E>,
     {
         let before = self.0.load(Ordering::Relaxed);
+        // Zero means that nothing was taken yet: governor then starts at the current time.
         let (outcome, after) = decide((before > 0).then(|| before.into()))?;
         self.0.store(after.into(), Ordering::Relaxed);
         Ok(outcome)
@@ -163,7 +164,7 @@ mod tests {
     const SECOND: Duration = Duration::from_secs(1);
 
     #[tokio::test(start_paused = true)]
-    async fn a_second_s_worth_is_there_at_once_and_comes_back_in_a_second() {
+    async fn burst_is_available_and_returns_in_a_second() {
         let (clock, env) = Clockwork::env();
         let mut bucket = TokenBucket::of_operations(&env, NonZeroU32::new(4).unwrap());
         assert_eq!(
@@ -181,12 +182,12 @@ mod tests {
         assert_eq!(
             [(); 5].map(|()| bucket.take(1).is_ok()),
             [true, true, true, true, false],
-            "no more than a second's"
+            "no more than the tokens of a second"
         );
     }
 
     #[tokio::test(start_paused = true)]
-    async fn what_is_given_back_can_be_taken_again_and_no_more() {
+    async fn returned_tokens_can_be_taken_again_and_no_more() {
         let (_clock, env) = Clockwork::env();
         let mut bucket = TokenBucket::of_operations(&env, NonZeroU32::new(4).unwrap());
         bucket.give_back(2);
@@ -196,7 +197,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn more_than_the_bucket_holds_takes_all_that_it_holds() {
+    async fn oversized_amount_takes_the_whole_bucket() {
         let (clock, env) = Clockwork::env();
         let mut bucket = TokenBucket::of_bytes(&env, NonZeroU64::new(1000).unwrap());
         assert_eq!(
@@ -211,7 +212,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn every_rate_of_bytes_is_kept_within_a_thousandth_and_never_exceeded() {
+    async fn every_rate_is_kept_within_a_thousandth_and_never_exceeded() {
         let (clock, env) = Clockwork::env();
         for rate in [
             1,
@@ -227,16 +228,20 @@ mod tests {
             let mut bucket = TokenBucket::of_bytes(&env, NonZeroU64::new(rate).unwrap());
             bucket.take(u64::MAX).unwrap();
             clock.pass(SECOND / 2).await;
-            let (unit, mut taken) = (bucket.unit, 0);
+            let unit = bucket.unit;
+            let mut taken = 0;
             for amount in (0..20).rev().map(|power| unit << power) {
                 while bucket.take(amount).is_ok() {
                     taken += u64::from(bucket.tokens(amount)) * unit;
                 }
             }
-            assert!(taken <= rate / 2, "{taken} of {rate} came back");
+            assert!(
+                taken <= rate / 2,
+                "too many tokens returned: {taken} of {rate}"
+            );
             assert!(
                 rate / 2 - taken <= rate / 2000 + unit,
-                "only {taken} of {rate} came back"
+                "too few tokens returned: {taken} of {rate}"
             );
         }
     }

@@ -1,18 +1,17 @@
-//! The expirer: removes what is due.
+//! The expirer: removes expired objects and uploads.
 //!
 //! ```text
-//! scan the expiry index up to now -> ask each object's shard to remove it, or to end the upload to it, some at once
-//!                                 -> sleep until the next is due
+//! read the expiry index up to now -> request removal from each object's shard, some at once
+//!                                 -> sleep until the next entry is due
 //! ```
 //!
-//! It decides nothing: the shard looks at the row and removes it only if it has expired, as a
-//! delete would, with its revisions queued in the same batch. An object is absent from its deadline
-//! on, whether this actor has come by or not; it only gives the space back. It reads what is due
-//! and one entry more, whatever else there is. Deliberately not here: what has expired
-//! (`cenotaph_storage::rows::is_live`), and where it looks (`horizon.rs`).
+//! The expirer decides nothing. The shard reads the row and removes the object only if it has
+//! expired, as a delete would, with its orphans in the same batch. An object is absent from its
+//! deadline on, removed or not: the expirer only frees space. A pass reads the due entries and one
+//! more.
 
 use std::ops::Bound;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -23,110 +22,39 @@ use cenotaph_storage::index::{Range, Table};
 use cenotaph_storage::rows::{Due, expiry_end, read_expiry_key};
 use cenotaph_storage::{ErrorKind, ObjectId, Result, Seam, Timestamp, UploadId};
 use futures::stream::{self, StreamExt};
-use ractor::{Actor, ActorProcessingErr, ActorRef};
 
 use crate::admission::permits::Permit;
+use crate::background::worker::{BackgroundWorker, NextPass};
 use crate::runtime::context::SharedContext;
-use crate::runtime::messages::ExpirerMessage;
-use crate::runtime::restart_policy::backoff;
-use crate::runtime::timer::Timer;
+use crate::runtime::messages::ExpiryOutcome;
 
-/// The expirer actor.
+/// The expirer.
 pub(crate) struct Expirer {
     pub(crate) context: SharedContext,
 }
 
-/// What the expirer remembers between passes.
-#[derive(Default)]
-pub(crate) struct WorkerState {
-    alarm: Timer,
-    failures: u32,
-}
+impl BackgroundWorker for Expirer {
+    const NAME: &'static str = "expirer";
+    const FAILED: &'static str = "removing expired objects failed; trying again";
+    type Outcome = ExpiryOutcome;
+    type Memory = ();
 
-/// What a pass has done and seen.
-struct Passed {
-    removed: u64,
-    next_due: Option<Timestamp>,
-}
-
-impl Actor for Expirer {
-    type Msg = ExpirerMessage;
-    type State = WorkerState;
-    type Arguments = ();
-
-    async fn pre_start(
-        &self,
-        _: ActorRef<Self::Msg>,
-        (): (),
-    ) -> Result<WorkerState, ActorProcessingErr> {
-        Ok(WorkerState::default())
+    fn context(&self) -> &SharedContext {
+        &self.context
     }
 
-    async fn post_start(
-        &self,
-        _: ActorRef<Self::Msg>,
-        _: &mut WorkerState,
-    ) -> Result<(), ActorProcessingErr> {
-        self.context.env.actor_started("expirer", None);
-        // A wake-up that was lost with its predecessor is made good by the one that the supervisor
-        // sends.
-        self.context.expiry_wanted.store(false, Ordering::Release);
-        self.context.expiry_cursor.begin_anew();
-        Ok(())
+    fn requested(&self) -> &AtomicBool {
+        &self.context.expiry_requested
     }
 
-    async fn handle(
-        &self,
-        myself: ActorRef<Self::Msg>,
-        message: ExpirerMessage,
-        rhythm: &mut WorkerState,
-    ) -> Result<(), ActorProcessingErr> {
-        let reply = match message {
-            ExpirerMessage::Wake => None,
-            ExpirerMessage::Due(setting) if rhythm.alarm.is_current(setting) => None,
-            ExpirerMessage::Due(_) => return Ok(()),
-            ExpirerMessage::Pass(reply) => Some(reply),
-        };
-        self.context.expiry_wanted.store(false, Ordering::Release);
-        let passed = self.pass().await;
-        if let Some(due) = self.next_pass(&passed, rhythm) {
-            let ring = move |setting| drop(myself.send_message(ExpirerMessage::Due(setting)));
-            rhythm.alarm.set(&self.context.env, due, ring);
-        }
-        if let Some(reply) = reply {
-            reply(passed.map(|passed| passed.removed));
-        }
-        Ok(())
-    }
-}
-
-impl Expirer {
-    /// When the next pass is due by itself: with the next object, or a while after a failure.
-    fn next_pass(&self, passed: &Result<Passed>, rhythm: &mut WorkerState) -> Option<Timestamp> {
-        let (now, limits) = (self.context.env.steady_now(), &self.context.limits);
-        match passed {
-            Ok(passed) => {
-                rhythm.failures = 0;
-                passed
-                    .next_due
-                    .map(|due| due.min(now.after(limits.expiry.interval_max)))
-            }
-            Err(error) if self.context.health.is_running() => {
-                tracing::warn!(%error, "removing what has expired failed; trying again");
-                let delay = backoff(
-                    limits.sweep.backoff_min,
-                    limits.sweep.backoff_max,
-                    rhythm.failures,
-                );
-                rhythm.failures = rhythm.failures.saturating_add(1);
-                Some(now.after(delay))
-            }
-            Err(_) => None,
-        }
+    fn backoff_limits(&self) -> (Duration, Duration) {
+        let limits = &self.context.limits.sweep;
+        (limits.backoff_min, limits.backoff_max)
     }
 
-    /// Removes all that is due now, a page at a time.
-    async fn pass(&self) -> Result<Passed> {
+    /// Removes everything that is due now, page by page.
+    async fn pass(&self, (): &()) -> Result<ExpiryOutcome> {
+        // The cursor first: deadlines that become durable from here on belong to the next pass.
         let begin = self.context.expiry_cursor.begin();
         let now = self.context.env.steady_now();
         let start = Bound::Included(Bytes::copy_from_slice(&begin.as_millis().to_be_bytes()));
@@ -160,10 +88,26 @@ impl Expirer {
             .context
             .expiry_cursor
             .end(now, self.next_due(end).await?);
-        Ok(Passed { removed, next_due })
+        Ok(ExpiryOutcome { removed, next_due })
     }
 
-    /// Tells for how long the first entry that is still there has been due.
+    fn next_pass(&self, outcome: &ExpiryOutcome, (): &mut ()) -> NextPass {
+        let now = self.context.env.steady_now();
+        // Entries are due by the time of day: a clock that is set forward must be noticed.
+        let latest = now.after(self.context.limits.expiry.interval_max);
+        match outcome.next_due {
+            Some(due) => NextPass::At(due.min(latest)),
+            None => NextPass::OnWakeUp,
+        }
+    }
+
+    fn begin(&self) {
+        self.context.expiry_cursor.begin_anew();
+    }
+}
+
+impl Expirer {
+    /// Sets the gauge of how long the first remaining entry has been due.
     fn gauge_lag(&self, first: Option<&(Bytes, Bytes)>) {
         let due = first
             .and_then(|(key, _)| read_expiry_key(key).ok())
@@ -175,7 +119,7 @@ impl Expirer {
         metrics::gauge!("cenotaph_expiry_lag_seconds").set(lag.as_secs_f64());
     }
 
-    /// When the first object behind this key is due.
+    /// Returns the due time of the first entry from this key on.
     async fn next_due(&self, end: Bytes) -> Result<Option<Timestamp>> {
         let mut behind = Range {
             start: Bound::Included(end),
@@ -190,6 +134,7 @@ impl Expirer {
                 .scan_over(Table::Expiry, behind)
                 .await?;
             match (page.entries.first(), page.rest) {
+                // An unreadable range without readable entries: continue behind it.
                 (None, Some(rest)) => behind = rest,
                 (first, _) => {
                     return Ok(first
@@ -200,10 +145,11 @@ impl Expirer {
         }
     }
 
-    /// Has the shards remove these objects, some at once: how many were removed.
+    /// Requests the removal of these entries, some at once. Returns the number of objects removed.
     async fn remove(&self, entries: Vec<Bytes>) -> Result<u64> {
         let removals = entries.into_iter().map(|key| self.remove_one(key));
         let at_once = self.context.limits.expiry.removals_at_once.max(1);
+        // All removals end before the first error is returned: none is cut short.
         let outcomes: Vec<_> = stream::iter(removals).buffered(at_once).collect().await;
         let mut removed = 0;
         for outcome in outcomes {
@@ -217,8 +163,8 @@ impl Expirer {
         Ok(removed)
     }
 
-    /// Removes one object or session, if it has expired; whether it had. What can't be read is left
-    /// for a scrub: it must not hold up the others.
+    /// Removes an object or ends an upload, if it has expired. Returns whether an object was
+    /// removed.
     async fn remove_one(&self, key: Bytes) -> Result<bool> {
         let due = match read_expiry_key(&key) {
             Ok((_, due)) => due,
@@ -230,18 +176,20 @@ impl Expirer {
         self.context.env.pass(Seam::ExpirerBeforeRemove).await;
         let removed = match due {
             Due::Object(object) => self.expire(object).await.map(|removed| removed.existed),
+            // Uploads are not objects: they do not count.
             Due::Session(object, upload) => self.end_session(object, upload).await.map(|()| false),
         };
         match removed {
+            // A scrub handles unreadable rows: they must not hold up the others.
             Err(error) if matches!(error.kind(), ErrorKind::Corrupt | ErrorKind::UnknownFormat) => {
-                tracing::error!(%error, "what may have expired can't be read");
+                tracing::error!(%error, "an object or upload that may have expired can't be read");
                 Ok(false)
             }
             removed => removed,
         }
     }
 
-    /// Ends an upload, if its time has come.
+    /// Ends an upload, if it has expired.
     async fn end_session(&self, id: ObjectId, upload: UploadId) -> Result<()> {
         let operation = self.context.env.operation_id();
         let swap = SessionSwap {

@@ -1,29 +1,30 @@
-//! Reads that extend a deadline, on their way through a shard: one for each object, and few in all,
-//! so that reads never crowd out writes. One that is left out is made good by the next read.
+//! [`IdleRefreshes`]: reads that extend a deadline, at most one per object and few in all.
+//!
+//! Reads thus never crowd out writes. A refresh that is skipped is made up for by the next read.
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use cenotaph_storage::ObjectId;
 
-/// The objects whose deadlines are being extended. Cheap to clone; clones share them.
+/// Objects whose deadlines are being extended. Cheap to clone; clones share them.
 #[derive(Clone, Default)]
 pub(crate) struct IdleRefreshes(Arc<Mutex<BTreeSet<ObjectId>>>);
 
-/// One of them, until it is dropped.
+/// Guard of a refresh. Dropping it ends the refresh.
 pub(crate) struct IdleRefresh {
-    touches: IdleRefreshes,
+    refreshes: IdleRefreshes,
     id: ObjectId,
 }
 
 impl IdleRefreshes {
-    /// Leave to extend the deadline of this object, unless somebody does already, or `most` others
-    /// are under way.
+    /// Begins the refresh of an object, unless the object is being refreshed already or `most`
+    /// refreshes are under way.
     pub(crate) fn begin(&self, id: &ObjectId, most: usize) -> Option<IdleRefresh> {
         let mut under_way = self.under_way();
         let may = under_way.len() < most && under_way.insert(id.clone());
         may.then(|| IdleRefresh {
-            touches: self.clone(),
+            refreshes: self.clone(),
             id: id.clone(),
         })
     }
@@ -35,7 +36,7 @@ impl IdleRefreshes {
 
 impl Drop for IdleRefresh {
     fn drop(&mut self) {
-        self.touches.under_way().remove(&self.id);
+        self.refreshes.under_way().remove(&self.id);
     }
 }
 
@@ -44,17 +45,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_object_is_touched_once_at_a_time_and_few_are_at_once() {
-        let touches = IdleRefreshes::default();
+    fn object_is_refreshed_once_at_a_time_and_few_at_once() {
+        let refreshes = IdleRefreshes::default();
         let [a, b, c] = ["a", "b", "c"].map(|key| ObjectId::try_from(key).unwrap());
-        let first = touches.begin(&a, 2);
+        let first = refreshes.begin(&a, 2);
         assert!(
-            first.is_some() && touches.begin(&a, 2).is_none(),
-            "somebody does already"
+            first.is_some() && refreshes.begin(&a, 2).is_none(),
+            "the object is being refreshed already"
         );
-        let _second = touches.begin(&b, 2);
-        assert!(touches.begin(&c, 2).is_none(), "too many");
+        let _second = refreshes.begin(&b, 2);
+        assert!(refreshes.begin(&c, 2).is_none(), "too many");
         drop(first);
-        assert!(touches.begin(&c, 2).is_some());
+        assert!(refreshes.begin(&c, 2).is_some());
     }
 }

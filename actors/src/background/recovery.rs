@@ -2,18 +2,19 @@
 //!
 //! ```text
 //! for each change whose owner is dead:
-//!   ask its object's shard to fence it: one batch removes the change and queues what the row does not name (I6, I3)
+//!   its object's shard fences it: one batch removes the change and queues orphans (I6, I3)
 //! ```
 //!
-//! A pass looks at the changes that the backlog names. It scans the table at open, on request, and
+//! A pass reads the changes that the backlog names. It scans the table at open, on request, and
 //! after a commit of unknown outcome.
 //!
-//! A change of an older epoch is dead, for an epoch begins with no owners; one of this epoch is
-//! dead when nothing holds its owner any more. It never redoes a write, trusts the row alone, and
-//! may die and begin again at any point. The first pass of an engine ends before traffic starts.
-//! Deliberately not here: deleting (the sweeper's).
+//! A change of an older epoch is dead, because an epoch begins without owners. A change of this
+//! epoch is dead when its last [`WriteGuard`](crate::runtime::live_writes::WriteGuard) is dropped.
+//! Recovery never redoes a write, trusts the row alone, and may be killed and restarted at any
+//! point. The first pass of an engine ends before traffic starts.
 
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use bytes::Bytes;
 use cenotaph_storage::index::{Range, Table};
@@ -21,90 +22,62 @@ use cenotaph_storage::planted::Bug;
 use cenotaph_storage::rows::Change;
 use cenotaph_storage::{ErrorKind, OperationId, Result, Seam};
 use futures::stream::{self, StreamExt};
-use ractor::{Actor, ActorProcessingErr, ActorRef};
 
+use crate::background::worker::{BackgroundWorker, NextPass};
 use crate::runtime::context::SharedContext;
-use crate::runtime::messages::{RecoveryMessage, ShardMessage};
-use crate::runtime::timer::Timer;
+use crate::runtime::messages::ShardMessage;
 
-/// Fences at once: they share syncs.
+/// Number of fences at once, which share syncs.
 const FENCES_AT_ONCE: usize = 64;
 
-/// The recovery actor.
+/// Recovery.
 pub(crate) struct Recovery {
     pub(crate) context: SharedContext,
 }
 
-impl Actor for Recovery {
-    type Msg = RecoveryMessage;
-    type State = Timer;
-    type Arguments = ();
+impl BackgroundWorker for Recovery {
+    const NAME: &'static str = "recovery";
+    const FAILED: &'static str = "recovery could not settle every dead change; trying again";
+    /// Number of changes fenced.
+    type Outcome = u64;
+    type Memory = ();
 
-    async fn pre_start(&self, _: ActorRef<Self::Msg>, (): ()) -> Result<Timer, ActorProcessingErr> {
-        Ok(Timer::default())
+    fn context(&self) -> &SharedContext {
+        &self.context
     }
 
-    async fn post_start(
-        &self,
-        _: ActorRef<Self::Msg>,
-        _: &mut Timer,
-    ) -> Result<(), ActorProcessingErr> {
-        self.context.env.actor_started("recovery", None);
-        // A wake-up that was lost with its predecessor is made good by the one that the supervisor
-        // sends.
-        self.context.recovery_wanted.store(false, Ordering::Release);
-        Ok(())
+    fn requested(&self) -> &AtomicBool {
+        &self.context.recovery_requested
     }
 
-    async fn handle(
-        &self,
-        myself: ActorRef<Self::Msg>,
-        message: RecoveryMessage,
-        alarm: &mut Timer,
-    ) -> Result<(), ActorProcessingErr> {
-        let reply = match message {
-            RecoveryMessage::Wake => None,
-            RecoveryMessage::Again(setting) if alarm.is_current(setting) => None,
-            RecoveryMessage::Again(_) => return Ok(()),
-            RecoveryMessage::Pass(reply) => {
-                self.context.backlog.want_scan_of_changes();
-                Some(reply)
-            }
-        };
-        self.context.recovery_wanted.store(false, Ordering::Release);
-        let outcome = self.pass().await;
-        if let Err(error) = &outcome
-            && self.context.health.is_running()
-        {
-            tracing::warn!(%error, "recovery could not settle every dead change; trying again");
-            let due = self
-                .context
-                .env
-                .steady_now()
-                .after(self.context.limits.restarts.backoff_max);
-            alarm.set(&self.context.env, due, move |setting| {
-                drop(myself.send_message(RecoveryMessage::Again(setting)));
-            });
-        }
-        if let Some(reply) = reply {
-            reply(outcome);
-        }
-        Ok(())
+    fn backoff_limits(&self) -> (Duration, Duration) {
+        let delay = self.context.limits.restarts.backoff_max;
+        (delay, delay)
     }
-}
 
-impl Recovery {
-    /// Fences every dead change; how many there were.
-    async fn pass(&self) -> Result<u64> {
+    /// Fences every dead change.
+    async fn pass(&self, (): &()) -> Result<u64> {
         let Some(scan) = self.context.backlog.scan_of_changes() else {
             return self.settle_known().await;
         };
         let fenced = self.scan().await?;
+        // Only now: a scan whose actor dies is requested again.
         self.context.backlog.scanned_changes(scan);
         Ok(fenced)
     }
 
-    /// Looks at every change in the index.
+    fn next_pass(&self, _: &u64, (): &mut ()) -> NextPass {
+        NextPass::OnWakeUp
+    }
+
+    fn begin_requested(&self) {
+        // A caller that requests a pass expects all changes to be settled, known or not.
+        self.context.backlog.request_scan_of_changes();
+    }
+}
+
+impl Recovery {
+    /// Fences the dead changes of the whole table.
     async fn scan(&self) -> Result<u64> {
         let mut range = Range::all(self.context.limits.recovery_page.max(1));
         let mut fenced = 0;
@@ -115,14 +88,15 @@ impl Recovery {
                 .snapshot()?
                 .scan_over(Table::Changes, range)
                 .await?;
-            // What unreadable changes name stays: a scrub withholds its repair while a change can't
-            // be read.
+            // The orphans of unreadable changes remain: a scrub withholds their repair as long as a
+            // change can't be read.
             self.context.note_unreadable(page.unreadable);
             let entries = page.entries.into_iter();
             let found: Vec<_> = entries
                 .filter_map(|(key, value)| Some((OperationId::from_slice(&key)?, value)))
                 .collect();
             for (id, value) in &found {
+                // Noted before the fences: a fence that fails leaves the change known.
                 self.context.backlog.found_change(*id, value);
             }
             let fences = found.into_iter().map(|(id, value)| self.settle(id, value));
@@ -134,7 +108,7 @@ impl Recovery {
         }
     }
 
-    /// Looks at the changes of dead owners that the backlog names.
+    /// Fences the dead changes that the backlog names.
     async fn settle_known(&self) -> Result<u64> {
         let changes = self.context.backlog.changes().into_iter();
         let dead = changes.filter(|id| !self.has_owner(*id));
@@ -145,7 +119,7 @@ impl Recovery {
         match self.context.index.get(Table::Changes, id.as_bytes()).await {
             Ok(Some(value)) => self.settle(id, value).await,
             Ok(None) => {
-                // Its owner is dead, so that no commit can still record it.
+                // The owner is dead, so no commit can still record the change.
                 self.context.backlog.forget_change(id);
                 Ok(false)
             }
@@ -158,12 +132,13 @@ impl Recovery {
     }
 
     fn has_owner(&self, id: OperationId) -> bool {
-        self.context.owners.is_alive(id) && !self.context.env.planted(Bug::RecoveryWithoutFence)
+        self.context.live_writes.is_alive(id)
+            && !self.context.env.planted(Bug::RecoveryWithoutFence)
     }
 
-    /// Fences one change, if its owner is dead; whether it was. A damaged entry is left for a
-    /// scrub: it must not hold up the others.
+    /// Fences a change if its owner is dead. Returns whether the change was fenced.
     async fn settle(&self, id: OperationId, value: Bytes) -> Result<bool> {
+        // Checked again: a scan also lists changes of living owners.
         if self.has_owner(id) {
             return Ok(false);
         }
@@ -172,6 +147,7 @@ impl Recovery {
             Err(error) => Err(error),
         };
         match outcome {
+            // A scrub handles damaged changes: they must not hold up the others.
             Err(error) if matches!(error.kind(), ErrorKind::Corrupt | ErrorKind::UnknownFormat) => {
                 tracing::error!(change = %id, %error, "a change can't be settled");
                 Ok(false)
@@ -190,8 +166,13 @@ impl Recovery {
         };
         let fenced = self.context.deliver(object, fence).await?;
         self.context.env.pass(Seam::RecoveryAfterFence).await;
+        // False if the change was settled meanwhile, for example by its own swap.
         if fenced {
-            tracing::info!(change = %id, object = %object, "recovery settled the change of a dead owner");
+            tracing::info!(
+                change = %id,
+                object = %object,
+                "recovery settled the change of a dead owner"
+            );
             self.context.counters.fenced.fetch_add(1, Ordering::Relaxed);
             metrics::counter!("cenotaph_fenced_changes_total").increment(1);
         }
@@ -199,7 +180,8 @@ impl Recovery {
     }
 }
 
-/// Runs fences, some at once; how many fenced a change, or the first error when all have ended.
+/// Runs fences, some at once. Returns the number of changes fenced, or the first error after all
+/// fences have ended.
 async fn in_order(fences: impl Iterator<Item = impl Future<Output = Result<bool>>>) -> Result<u64> {
     let outcomes: Vec<_> = stream::iter(fences)
         .buffered(FENCES_AT_ONCE)

@@ -1,17 +1,15 @@
-//! One commit for objects of several shards: atomic batches and renames.
+//! Commits on objects of several shards: atomic batches and renames.
 //!
 //! ```text
-//! 1 a task of its own, so that a caller who stops polling holds up no shard
-//! 2 ask each shard, in the order of their numbers, to lend its objects          a lost request: give back, begin again
-//! 3 decide everything against how all of them stand (pure)                      one conflict: nothing of it happens
-//! 4 one batch, submitted under all locks at once                               a shard has died: begin again
+//! 1 spawn a task, so that a caller that stops polling blocks no shard
+//! 2 lock the objects of each shard, in the order of shard numbers   lost request: release, retry
+//! 3 decide everything on the states of all objects (pure)           one conflict: nothing happens
+//! 4 submit one batch under all locks at once                        a shard has died: retry
 //! 5 the completion answers the caller (I10), the locks end
 //! ```
 //!
-//! Guards I3: one batch, decided while no other decision about these objects can be made. Every
-//! borrower takes shards in the same order, so that none waits for another in a circle.
-//! Deliberately not here: how a lock ends (`lock.rs`), and what is decided about each object
-//! (`cenotaph_storage::decide`).
+//! Guards I3: one batch, decided while no other decision about these objects can be made. All
+//! commits lock shards in the same order, so that there is no deadlock.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -31,7 +29,7 @@ use crate::runtime::reply::{Reply, reply};
 use crate::runtime::shard_lock::{self, ShardLock};
 use crate::shard::{completion, guarded};
 
-/// What one write of an atomic batch came to.
+/// Result of a write of an atomic batch.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum WriteReply {
     /// A put.
@@ -44,9 +42,9 @@ impl Tiered {
     /// Commits all of these swaps, or none. Each object may occur once.
     ///
     /// # Errors
-    /// [`ErrorKind::Conflict`] if one of the preconditions does not hold: the error names its
-    /// object; [`ErrorKind::Invalid`] if an object occurs twice; otherwise as
-    /// [`put_inline`](Self::put_inline), for all of them together.
+    /// [`ErrorKind::Conflict`] if a precondition does not hold: the error names its object;
+    /// [`ErrorKind::Invalid`] if an object occurs twice; otherwise as
+    /// [`put_inline`](Self::put_inline), for all swaps together.
     pub async fn write_atomically(
         &self,
         swaps: Vec<Swap>,
@@ -62,42 +60,46 @@ impl Tiered {
         }
         let objects: Vec<ObjectId> = swaps.iter().map(|swap| swap.id.clone()).collect();
         let permit = permit.and(self.context().admission.writes(swaps.len()).await?);
-        let decide = move |standings: &BTreeMap<ObjectId, Standing>, common: &Context| {
-            decide(&swaps, standings, common)
+        let decide = move |standings: &BTreeMap<ObjectId, Standing>, context: &Context| {
+            decide(&swaps, standings, context)
         };
         self.commit_together(objects, permit, decide).await
     }
 
-    /// Renames an object, in one commit. No byte is copied. None if there is no object to rename.
+    /// Renames an object in one commit, without copying its bytes. Returns `None` if there is no
+    /// object to rename.
     ///
     /// # Errors
-    /// [`ErrorKind::Conflict`] if one of the preconditions does not hold: the error names its
-    /// object; otherwise as [`put_inline`](Self::put_inline).
+    /// [`ErrorKind::Conflict`] if a precondition does not hold: the error names its object;
+    /// otherwise as [`put_inline`](Self::put_inline).
     pub async fn rename(&self, rename: Rename) -> Result<Option<Written>> {
         self.context().health.check("rename")?;
         self.make_room(0).await?;
         let permit = self.context().admission.writes(2).await?;
         let objects = vec![rename.from.clone(), rename.to.clone()];
-        let decide = move |standings: &BTreeMap<ObjectId, Standing>, common: &Context| {
-            let now = common.env.steady_now();
+        let decide = move |standings: &BTreeMap<ObjectId, Standing>, context: &Context| {
+            let now = context.env.steady_now();
             rename.decide(&standings[&rename.from], &standings[&rename.to], now)
         };
         self.commit_together(objects, permit, decide).await
     }
 
+    /// Runs the commit in a task of its own, and returns its reply.
     async fn commit_together<T: Send + 'static>(
         &self,
         mut objects: Vec<ObjectId>,
         permit: Permit,
         decide: impl Fn(&BTreeMap<ObjectId, Standing>, &Context) -> Plan<T> + Send + 'static,
     ) -> Result<T> {
+        // Sorted, so that duplicates are neighbours.
         objects.sort_unstable();
         if let Some(twice) = objects.windows(2).find(|pair| pair[0] == pair[1]) {
-            let message = "an object occurs twice in what must happen at once";
+            let message = "an object occurs twice in an atomic batch";
             return Err(Error::new(ErrorKind::Invalid, "batch", message).with_id(&twice[0]));
         }
         let (reply, answer) = reply();
         let context = Arc::clone(self.context());
+        // A caller that stops polling its future must not hold locks.
         self.context().env.spawn(async move {
             CrossShardCommit {
                 context,
@@ -111,13 +113,13 @@ impl Tiered {
             Err(Error::new(
                 ErrorKind::Unavailable,
                 "batch",
-                "its task has ended; nothing was committed",
+                "the task of the batch has ended; nothing was committed",
             ))
         })
     }
 }
 
-/// The task that holds the locks.
+/// The task of a commit, which holds the locks.
 struct CrossShardCommit {
     context: SharedContext,
     objects: Vec<ObjectId>,
@@ -125,6 +127,7 @@ struct CrossShardCommit {
 }
 
 impl CrossShardCommit {
+    /// Locks, decides and submits, until the batch is submitted or the request fails.
     async fn run<T: Send + 'static>(
         self,
         decide: impl Fn(&BTreeMap<ObjectId, Standing>, &Context) -> Plan<T>,
@@ -137,9 +140,11 @@ impl CrossShardCommit {
                     self.context.env.pass(Seam::AtomicBeforeDecide).await;
                     let plan = decide(&locked.standings(), &self.context);
                     let plan = plan.based_on(locked.reads());
+                    // Nothing to commit: dropping the locks releases the objects.
                     if plan.effect == Effect::Known {
                         return answer(reply, plan.reply);
                     }
+                    // Before the commit: later decisions may rest on it.
                     if let Err(error) = self.context.admit(&plan.batch) {
                         return answer(reply, Err(error));
                     }
@@ -156,18 +161,19 @@ impl CrossShardCommit {
             }
             self.context.back_off(attempt).await;
         }
-        let message = "a shard does not run; nothing was committed";
+        let message = "a shard is not running; nothing was committed";
         let error = Error::new(ErrorKind::Unavailable, "batch", message);
         answer(reply, Err(error));
     }
 
-    /// All objects, shard by shard; none if a request was lost.
+    /// Locks all objects, shard by shard. Returns `None` if a request was lost.
     async fn lock_all(&self) -> Result<Option<LockedObjects>> {
         let mut by_shard: BTreeMap<usize, Vec<ObjectId>> = BTreeMap::new();
         for object in &self.objects {
             by_shard
-                .entry(self.context.routes.shard_number(object))
+                .entry(self.context.registry.shard_number(object))
                 .or_default()
+                // A `BTreeMap`: shards are locked in the order of their numbers.
                 .push(object.clone());
         }
         let mut locked = LockedObjects {
@@ -176,10 +182,11 @@ impl CrossShardCommit {
         };
         for (shard, objects) in by_shard {
             let (granted, grant) = oneshot::channel();
-            self.context.routes.shards[shard].send(ShardMessage::Lock {
+            self.context.registry.shards[shard].send(ShardMessage::Lock {
                 objects: objects.clone(),
                 granted,
             });
+            // The shard died with the request. The locks taken so far are released by their drop.
             let Ok(lock) = grant.await else {
                 return Ok(None);
             };
@@ -189,7 +196,7 @@ impl CrossShardCommit {
         Ok(Some(locked))
     }
 
-    /// Submits the plan under all locks; returns the reply if a lock is void.
+    /// Submits the plan under all locks. Returns the reply if a lock is void.
     fn commit<T: Send + 'static>(
         &self,
         locked: LockedObjects,
@@ -209,11 +216,13 @@ impl CrossShardCommit {
             .iter()
             .map(|lock| (lock.ticket, lock.durable.clone()))
             .collect();
+        // No `.await` here: the locks' states are held until the batch is submitted.
         shard_lock::commit(&locks, next.collect(), || {
             let Some(reply) = reply.take() else { return };
             self.context.count(plan.event);
             let reply = guarded(plan.effect, reply);
             let after = PostCommit::of(&plan.batch);
+            // The permit is held until the batch is durable, not until the task ends.
             let permit = Some(self.permit.clone());
             let completion = completion(&self.context, after, reached, permit, move |committed| {
                 reply(committed.and(plan.reply));
@@ -224,7 +233,7 @@ impl CrossShardCommit {
     }
 }
 
-/// The objects of one commit.
+/// The locked objects of a commit.
 struct LockedObjects {
     locks: Vec<ShardLock>,
     objects: Vec<Vec<ObjectId>>,
@@ -261,7 +270,7 @@ fn answer<T>(reply: Option<Reply<T>>, answer: Result<T>) {
     }
 }
 
-/// Decides all swaps; a plan that only fails if one of them can't commit.
+/// Decides all swaps. Returns a plan that only fails if one of them cannot commit.
 fn decide(
     swaps: &[Swap],
     standings: &BTreeMap<ObjectId, Standing>,
@@ -286,7 +295,7 @@ fn decide(
     Plan::together(plans, replies)
 }
 
-/// Plans the failure of a batch because of one object.
+/// Plans the failure of a batch because of an object.
 fn plan_failure<T>(error: &Error, id: &ObjectId) -> Plan<T> {
     let mut plan = match error.kind() {
         ErrorKind::Conflict { current } => Plan::conflict("batch", current),

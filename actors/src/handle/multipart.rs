@@ -1,16 +1,16 @@
-//! Multipart uploads: what may be asked of [`Tiered`] about one, and what the caller hears.
+//! Multipart uploads on [`Tiered`].
 //!
 //! ```text
-//! initiate                     one commit: the session                                    (through the shard)
-//! upload_part, any, any order  change, blob, one commit: the part                         (upload.rs, then the shard)
-//! complete                     1 read the row: what this write means to replace
-//!                              2 the shard: rules, then one commit: row, session, orphans
-//! abort                        one commit: session, orphans                               (through the shard)
+//! initiate       one commit: the upload record                            (through the shard)
+//! upload_part    change, blob, one commit: the part; parts in any order   (upload, then the shard)
+//! complete       1 read the row that this write means to replace
+//!                2 rules, then one commit: row, upload record, orphans    (through the shard)
+//! abort          one commit: upload record, orphans                       (through the shard)
 //! ```
 //!
-//! No byte is moved by a completion, and nothing is assembled in the blob tier, so that there is no
-//! reply of it to lose. Guards I10 as `writes.rs` does: an answer is the commit's own. Deliberately
-//! not here: what is decided (`cenotaph_storage::decide`), and listings, which ask no actor.
+//! A completion moves no byte, and nothing is assembled in the blob tier. So no reply of the blob
+//! tier can be lost. Guards I10: an answer is the commit's own. Listings are in `cenotaph_storage`,
+//! because they need no actor.
 
 use cenotaph_storage::decide::{
     PartRules, Precondition, Selection, SessionMutation, SessionSwap, Written,
@@ -29,21 +29,21 @@ use crate::runtime::context::Context;
 use crate::runtime::messages::{Job, Purpose, Source, UploadedPart};
 use crate::runtime::reply::Caller;
 
-/// A part, but for its payload.
+/// A part without its payload.
 #[derive(Clone, Debug)]
 pub struct PartIntent {
     /// The object.
     pub id: ObjectId,
-    /// The upload to it.
+    /// The upload.
     pub upload: UploadId,
-    /// Which part.
+    /// Number of the part.
     pub number: PartNumber,
-    /// Checksums that its bytes must have.
+    /// Checksums that the bytes must have.
     pub declared: Vec<Digest>,
 }
 
 impl Tiered {
-    /// Begins an upload.
+    /// Initiates an upload.
     ///
     /// # Errors
     /// As [`put_inline`](Self::put_inline); [`Invalid`](cenotaph_storage::ErrorKind::Invalid) also
@@ -76,13 +76,14 @@ impl Tiered {
             .map(|_| upload)
     }
 
-    /// Uploads a part. One that has its number already is replaced the moment this one is durable.
-    /// As [`put_stream`](Self::put_stream) about dropping the future.
+    /// Uploads a part. It replaces an older part with its number at the commit. Dropping the future
+    /// has the same effect as with [`put_stream`](Self::put_stream).
     ///
     /// # Errors
-    /// [`Invalid`](cenotaph_storage::ErrorKind::Invalid) if the object has no such upload, or it
-    /// has ended, or the part is too large; [`Source`](cenotaph_storage::ErrorKind::Source) if the
-    /// payload fails, or is not what was declared; otherwise as [`put_stream`](Self::put_stream).
+    /// [`Invalid`](cenotaph_storage::ErrorKind::Invalid) if the object has no such upload, the
+    /// upload has ended, or the part is too large; [`Source`](cenotaph_storage::ErrorKind::Source)
+    /// if the payload fails or differs from its declaration; otherwise as
+    /// [`put_stream`](Self::put_stream).
     pub async fn upload_part(&self, part: PartIntent, source: Source) -> Result<UploadedPart> {
         let PartIntent {
             id,
@@ -101,6 +102,7 @@ impl Tiered {
             .await
             .map_err(|error| error.with_id(&id))?;
         let (caller, answer) = Caller::new();
+        // Dropped with this future: the upload then sees that the caller is gone.
         let (_present, caller_gone) = oneshot::channel();
         let operation = self.context().env.operation_id();
         let purpose = Purpose::Part {
@@ -124,14 +126,15 @@ impl Tiered {
             .map_err(|error| error.with_id(&id))
     }
 
-    /// Makes an object of the parts of an upload. Idempotent: completed again with the same parts
-    /// it answers the same, for as long as that is remembered.
+    /// Makes an object of the parts of an upload. Idempotent: a repeated completion with the same
+    /// parts returns the same result for as long as the result is retained.
     ///
     /// # Errors
-    /// [`Invalid`](cenotaph_storage::ErrorKind::Invalid) if the object has no such upload, if it
-    /// was aborted, if it was completed with other parts, or if a part breaks a rule: the upload
-    /// then goes on as it was. [`Conflict`](cenotaph_storage::ErrorKind::Conflict) if a
-    /// precondition does not hold: the same. Otherwise as [`put_inline`](Self::put_inline).
+    /// [`Invalid`](cenotaph_storage::ErrorKind::Invalid) if the object has no such upload, if the
+    /// upload was aborted or was completed with other parts, or if a part breaks a rule;
+    /// [`Conflict`](cenotaph_storage::ErrorKind::Conflict) if a precondition does not hold. The
+    /// upload stays open after a broken rule or a conflict. Otherwise as
+    /// [`put_inline`](Self::put_inline).
     pub async fn complete(
         &self,
         id: &ObjectId,
@@ -143,6 +146,7 @@ impl Tiered {
         context.health.check("multipart")?;
         parts.check().map_err(|error| error.with_id(id))?;
         let now = context.env.steady_now();
+        // Read before the swap: a write that commits in between supersedes the completion.
         let expected = context
             .standing_at(id, now)
             .await
@@ -162,6 +166,7 @@ impl Tiered {
             rules,
             kept_for,
         };
+        // Not tied to this future: a completion that is submitted commits without its caller.
         let written = self.step(id, upload, completion).await?;
         written.ok_or_else(|| {
             let message = "the completion has no result; complete the upload again";
@@ -169,11 +174,11 @@ impl Tiered {
         })
     }
 
-    /// Gives an upload up, and all of its parts. Aborting it again does nothing.
+    /// Aborts an upload and deletes its parts. A repeated abort does nothing.
     ///
     /// # Errors
-    /// [`Invalid`](cenotaph_storage::ErrorKind::Invalid) if the object has no such upload, or it
-    /// has been completed; otherwise as [`put_inline`](Self::put_inline).
+    /// [`Invalid`](cenotaph_storage::ErrorKind::Invalid) if the object has no such upload, or the
+    /// upload has been completed; otherwise as [`put_inline`](Self::put_inline).
     pub async fn abort(&self, id: &ObjectId, upload: UploadId) -> Result<()> {
         let kept_for = self.context().limits.multipart.kept_for;
         self.step(id, upload, SessionMutation::Abort { kept_for })
@@ -217,8 +222,7 @@ impl Tiered {
 }
 
 impl Context {
-    /// Whether an upload is there and takes parts: asked before the first byte goes out, so that
-    /// nothing is uploaded in vain.
+    /// Checks that an upload is open, before the first byte of a part is uploaded.
     pub(crate) async fn check_upload(&self, id: &ObjectId, upload: &UploadId) -> Result<()> {
         let value = self
             .index

@@ -1,17 +1,16 @@
-//! The scrub, carried out: drives the walk, has what it finds repaired, and reports.
+//! The scrub on [`Tiered`]: runs the walk, has findings repaired, and reports.
 //!
 //! ```text
-//! storage's walk ─> damage and its remedy ─┬─ confirmed by the walk: nothing can name it again; one batch, from here
-//!                                          └─ what one object has in the index, or an upload to it: its shard reads the
-//!                                             newest state, confirms, and mends in the same turn (I3)
-//!                                                  └─ not confirmed: neither reported nor acted on
+//! storage's walk ─> damage, repair ─┬─ confirmed by the walk: nothing can name it again;
+//!                                   │  one batch, submitted from here
+//!                                   └─ entries of one object or upload: its shard reads the newest
+//!                                      state, confirms, and repairs in the same turn (I3)
+//!                                        └─ not confirmed: neither reported nor repaired
 //! ```
 //!
-//! Each repair is decided where it is carried out, against what stands then, and is idempotent: a
-//! scrub that is dropped, or whose shard dies, has repaired what it has, and the next one finds the
-//! rest. Deliberately not here: what is damage, and which remedy it has
-//! (`cenotaph_storage::scrub`); what a shard does about it (`cenotaph_storage::decide::Mend`,
-//! `UploadMend`).
+//! Each repair is decided where it is carried out, on the newest state, and is idempotent. A scrub
+//! that is dropped, or whose shard dies, keeps the repairs it has made, and the next scrub finds
+//! the rest. `cenotaph_storage::scrub` decides which findings are damage, and their repair.
 
 use cenotaph_storage::decide::{
     Mend, Mutation, Precondition, SessionMutation, SessionSwap, Swap, SwapReply, UploadMend,
@@ -28,39 +27,41 @@ use crate::runtime::messages::{Act, ShardMessage};
 use crate::runtime::post_commit::PostCommit;
 use crate::shard::Reader;
 
-/// Repairs at once: they share syncs.
+/// Number of repairs at once, which share syncs.
 const REPAIRS_AT_ONCE: usize = 64;
 
-/// What a scrub may repair.
+/// Repairs that a scrub may make.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Repair {
-    /// Nothing: it reports.
+    /// None: the scrub only reports.
     #[default]
     Nothing,
-    /// What loses nothing that is not lost already.
+    /// Repairs that lose nothing that is not lost already.
     Safe,
-    /// All that can be, even where an object is given up by it.
+    /// All possible repairs, even those that give up an object.
     Lossy,
 }
 
 impl Tiered {
-    /// Walks to the end, repairs what may be, and reports. Dropping the future ends it after the
-    /// repairs that have begun.
+    /// Runs a scrub to its end, makes the permitted repairs, and reports. Dropping the future ends
+    /// the scrub after the repairs that have begun.
     ///
     /// # Errors
-    /// [`Invalid`](ErrorKind::Invalid) if repairs are asked of an engine that is read-only; as
+    /// [`Invalid`](ErrorKind::Invalid) if repairs are requested of a read-only engine; as
     /// [`Scrub::step`] and [`check_blobs`](Self::check_blobs); with repairs as
-    /// [`put_inline`](Self::put_inline) too, and never [`Conflict`](ErrorKind::Conflict).
+    /// [`put_inline`](Self::put_inline) too, except [`Conflict`](ErrorKind::Conflict).
     pub async fn scrub(&self, mut walk: Scrub, repair: Repair) -> Result<ScrubReport> {
         if repair > Repair::Nothing {
             self.check_writable("scrub")?;
         }
         let findings_max = walk.options().findings_max;
         let mut report = ScrubReport::default();
-        self.check_beneath(&[]).await?;
+        self.check_tier_of(&[]).await?;
         while let Some(found) = walk.step().await? {
+            // Checked again after each step: a tier that went away during the step makes damage of
+            // everything.
             if !found.is_empty() {
-                self.check_beneath(&found).await?;
+                self.check_tier_of(&found).await?;
             }
             let repairs = found
                 .into_iter()
@@ -68,6 +69,7 @@ impl Tiered {
                     let fate = self.context().remedy(remedy, repair).await;
                     (damage, fate)
                 });
+            // In order, so that the report does not depend on the speed of repairs.
             let mut repairs = stream::iter(repairs).buffered(REPAIRS_AT_ONCE);
             while let Some((damage, fate)) = repairs.next().await {
                 match fate? {
@@ -76,7 +78,7 @@ impl Tiered {
                         report.take(damage, fate, findings_max);
                     }
                     None => {
-                        tracing::debug!(%damage, "a finding of a scrub was not confirmed");
+                        tracing::debug!(%damage, "a finding of a scrub is not confirmed");
                         report.unconfirmed += 1;
                     }
                 }
@@ -86,9 +88,12 @@ impl Tiered {
         Ok(report)
     }
 
-    /// A blob tier that is away, or was while these were looked for, makes damage of everything
-    /// (I11). One that can't be read now does not, unless a blob is said to be missing from it.
-    async fn check_beneath(&self, found: &[Found]) -> Result<()> {
+    /// Checks the blob tier beneath these findings (I11).
+    ///
+    /// # Errors
+    /// The error of the check if the tier is unavailable or not this store's. A tier that only
+    /// can't be read now is an error if a finding is a missing blob.
+    async fn check_tier_of(&self, found: &[Found]) -> Result<()> {
         let is_missing = |damage: &Damage| {
             matches!(
                 damage,
@@ -106,12 +111,13 @@ impl Tiered {
 }
 
 fn note(damage: &Damage, fate: Fate) {
-    tracing::warn!(%damage, ?fate, "a scrub has found damage");
+    tracing::warn!(%damage, ?fate, "a scrub found damage");
     metrics::counter!("cenotaph_scrub_damage_total", "damage" => damage.name()).increment(1);
 }
 
 impl Context {
-    /// Confirms damage, and carries its remedy out if that may be. None if it is not confirmed.
+    /// Confirms damage, and repairs it if the repair is permitted. Returns `None` if the damage is
+    /// not confirmed.
     async fn remedy(&self, remedy: Remedy, repair: Repair) -> Result<Option<Fate>> {
         match remedy {
             Remedy::None => Ok(Some(Fate::Left)),
@@ -125,9 +131,11 @@ impl Context {
         }
     }
 
+    /// Carries out a repair, or only confirms its damage.
     async fn cure(&self, cure: Cure, act: Act) -> Result<Option<Fate>> {
         match act {
             Act::Mend => self.health.check("scrub")?,
+            // An engine that has failed can't ask its shards, but can still report.
             Act::Look if self.health.check_failed("scrub").is_err() => {
                 return self.look(cure).await;
             }
@@ -141,12 +149,14 @@ impl Context {
             Cure::Commit(batch) => {
                 let after = PostCommit::of(&batch);
                 self.commit(batch, ()).await?;
+                // `commit` has noted the batch in the backlog.
                 after.wake(self);
                 Ok(Some(Fate::Repaired))
             }
             Cure::Mend(object, mend) => {
                 let request = |reply| {
-                    let (object, mend) = (object.clone(), Box::new(mend.clone()));
+                    let object = object.clone();
+                    let mend = Box::new(mend.clone());
                     ShardMessage::Mend {
                         object,
                         mend,
@@ -155,6 +165,7 @@ impl Context {
                     }
                 };
                 let fate = mended(self.deliver(&object, request).await, act)?;
+                // The restored entry may be due already.
                 if fate == Some(Fate::Repaired) {
                     self.expire_if_due(&object, &mend).await?;
                 }
@@ -162,7 +173,8 @@ impl Context {
             }
             Cure::MendUpload(object, upload, mend) => {
                 let request = |reply| {
-                    let (object, mend) = (object.clone(), Box::new(mend.clone()));
+                    let object = object.clone();
+                    let mend = Box::new(mend.clone());
                     ShardMessage::MendUpload {
                         object,
                         upload,
@@ -180,8 +192,8 @@ impl Context {
         }
     }
 
-    /// Confirms without a shard, for an engine that has failed: nothing is written any more, so
-    /// that the durable state is the newest.
+    /// Confirms damage without a shard, for an engine that has failed: nothing is written any more,
+    /// so that the durable state is the newest.
     async fn look(&self, cure: Cure) -> Result<Option<Fate>> {
         let is_confirmed = match cure {
             Cure::Mend(object, mend) => {
@@ -194,8 +206,8 @@ impl Context {
         Ok(is_confirmed.then_some(Fate::Left))
     }
 
-    /// Removes an object that got its expiry entry back if it has expired meanwhile: the expirer
-    /// does not look so far back.
+    /// Removes an object whose expiry entry was restored, if the object has expired meanwhile: the
+    /// entry is behind the expiry cursor.
     async fn expire_if_due(&self, id: &ObjectId, mend: &Mend) -> Result<()> {
         match mend {
             Mend::Expiry { .. } => self
@@ -206,17 +218,16 @@ impl Context {
         }
     }
 
-    /// Likewise for an upload that got its expiry entry back, or whose end failed because of a part
-    /// that could not be read.
+    /// Ends an upload whose expiry entry was restored, or whose end failed because of an unreadable
+    /// part, if the upload has expired.
     async fn end_if_due(&self, id: ObjectId, upload: UploadId, mend: &UploadMend) -> Result<()> {
         match mend {
             UploadMend::Expiry { .. } | UploadMend::GiveUp { named: None, .. } => {
-                let (operation, mutation) = (self.env.operation_id(), SessionMutation::Expire);
                 let swap = SessionSwap {
                     id,
                     upload,
-                    operation,
-                    mutation,
+                    operation: self.env.operation_id(),
+                    mutation: SessionMutation::Expire,
                 };
                 match self.step(swap, &Permit::free(), |reply| reply).await {
                     Err(error)
@@ -227,7 +238,7 @@ impl Context {
                     {
                         Err(error)
                     }
-                    // What is left of it that can't be read is a finding of its own.
+                    // Unreadable entries of the upload are findings of their own.
                     Ok(_) | Err(_) => Ok(()),
                 }
             }
@@ -254,12 +265,14 @@ impl Context {
     }
 }
 
-/// What came of having a shard confirm or mend something; none if it was not confirmed.
+/// Maps the answer of a shard to the outcome of a repair, or to `None` if the damage is not
+/// confirmed.
 fn mended(answer: Result<bool>, act: Act) -> Result<Option<Fate>> {
     match answer {
         Ok(false) => Ok(None),
         Ok(true) if act == Act::Mend => Ok(Some(Fate::Repaired)),
         Ok(true) => Ok(Some(Fate::Left)),
+        // An entry of a later build is not damage: it is not touched.
         Err(error) if error.kind() == ErrorKind::UnknownFormat && act == Act::Mend => {
             Ok(Some(Fate::Withheld))
         }

@@ -1,14 +1,15 @@
-//! Room on the disk: asked for in front of every write that stores something, and again by whoever
-//! decides.
+//! Disk space: checked before every write that stores something, and again by the shard.
 //!
 //! ```text
-//! caller   make_room ── low ──> sweep (blobs on the same disk), reclaim ──> still low: Unavailable, nothing was started
-//! shard    decide (pure) ──> admit(batch) ── low, and the batch releases nothing ──> Unavailable, nothing is decided
+//! caller   make_room ── low ──> sweep (blobs on the same disk), reclaim
+//!                                 └─ still low ──> Unavailable, nothing was started
+//! shard    decide (pure) ──> admit(batch) ── low, and the batch releases nothing
+//!                                 └──────────────> Unavailable, nothing is decided
 //! ```
 //!
-//! A shard asks before it notes anything in its overlay: later decisions may rest on a submitted
-//! batch, so that none may be refused any more. Deletes, fences, sweeps and the ends of uploads are
-//! never refused. Deliberately not here: how much room is needed (`cenotaph_storage::index`).
+//! A shard checks the space before it records the plan as pending. Later decisions may rest on
+//! pending writes, so that none of those may be refused any more. Deletes, fences, sweeps and the
+//! ends of uploads are never refused. `cenotaph_storage::index` computes the space needed.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -20,16 +21,17 @@ use cenotaph_storage::planted::Bug;
 use crate::handle::Tiered;
 use crate::runtime::context::Context;
 
-/// How long a refused write waits for blobs to be deleted. What takes longer helps a later one.
+/// Maximum wait of a refused write for the deletion of blobs. Longer deletions help later writes.
 const SWEEP_TIMEOUT: Duration = Duration::from_secs(2);
 
 impl Context {
-    /// Returns whether the disk of the index has room for this batch.
+    /// Checks that the disk of the index has space for this batch.
     ///
     /// # Errors
     /// [`Unavailable`](cenotaph_storage::ErrorKind::Unavailable) if not. A batch that releases
-    /// space is always taken.
+    /// space is always admitted.
     pub(crate) fn admit(&self, batch: &Batch) -> Result<()> {
+        // Deletes must succeed on a full disk, or it stays full.
         let is_exempt = batch.releases() && !self.env.planted(Bug::DeletesNeedSpace);
         if is_exempt {
             Ok(())
@@ -40,20 +42,22 @@ impl Context {
 }
 
 impl Tiered {
-    /// Leave to store this much in the index. On a full disk it first gives back what was deleted.
+    /// Checks that the index can store this many bytes. Reclaims deleted space first if the disk is
+    /// full.
     ///
     /// # Errors
     /// [`Unavailable`](cenotaph_storage::ErrorKind::Unavailable) with
-    /// [`Reason::NoSpace`](cenotaph_storage::Reason::NoSpace) if there is no room even so.
+    /// [`Reason::NoSpace`](cenotaph_storage::Reason::NoSpace) if the disk is still full.
     pub(crate) async fn make_room(&self, bytes: u64) -> Result<()> {
         let context = self.context();
         let Err(refused) = context.index.room(bytes) else {
             return Ok(());
         };
-        // One at a time: the others would wait for the same.
+        // One write at a time reclaims space: the others would wait for the same result.
         let Some(_turn) = Turn::take(&context.making_room) else {
             return Err(refused);
         };
+        // Deleting blobs frees space of the index only if both are on one disk.
         if context.blobs.shares_disk() {
             drop(context.env.deadline(SWEEP_TIMEOUT, self.sweep()).await);
         }
@@ -61,12 +65,12 @@ impl Tiered {
         context.index.room(bytes)
     }
 
-    /// The same for a payload that goes to the blob tier.
+    /// Checks that the blob tier and the index can store a payload.
     ///
     /// # Errors
     /// As [`make_room`](Self::make_room).
     pub(crate) async fn make_blob_room(&self, bytes: Option<u64>) -> Result<()> {
-        // The index asks for twice as much as it is to store, for it writes everything twice.
+        // The index reserves twice the bytes that it stores, because it writes everything twice.
         let shared_bytes = if self.context().blobs.shares_disk() {
             bytes.unwrap_or(0) / 2
         } else {
@@ -76,7 +80,7 @@ impl Tiered {
     }
 }
 
-/// A flag that is held; let go of when it is dropped.
+/// Guard of a flag. Dropping it clears the flag.
 struct Turn<'a>(&'a AtomicBool);
 
 impl<'a> Turn<'a> {

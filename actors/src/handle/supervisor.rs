@@ -1,13 +1,13 @@
-//! The supervisor: brings dead actors back, and gives up when they die too often.
+//! The supervisor: restarts dead actors, and fails the engine when actors die too often.
 //!
 //! ```text
-//! child dies -> its route is emptied -> intensity: wait a little -> a new one -> its route is set
-//!                                             \-- too many of late --> fail closed: the engine must be reopened
+//! child dies -> empty its slot -> restart policy: delay -> start a successor -> set its slot
+//!                                   \-- too many restarts --> fail closed: reopen the engine
 //! ```
 //!
-//! It holds no data and decides nothing, so that it has no reason to die. Should it die all the
-//! same its children die with it, and the engine has failed. Deliberately not here: uploads, which
-//! are never restarted (their parent is).
+//! The supervisor holds no data and decides nothing, so that it has no reason to die. If it dies
+//! all the same, its children die with it and the engine fails. Upload actors are never restarted,
+//! only their parent is.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -19,13 +19,15 @@ use ractor::{Actor, ActorCell, ActorId, ActorProcessingErr, ActorRef, SpawnErr, 
 use crate::background::expirer::Expirer;
 use crate::background::recovery::Recovery;
 use crate::background::sweeper::Sweeper;
+use crate::background::worker::{BackgroundWorker, Worker};
 use crate::runtime::context::SharedContext;
-use crate::runtime::messages::{ExpirerMessage, RecoveryMessage, SweeperMessage};
+use crate::runtime::messages::WorkerMessage;
+use crate::runtime::registry::ActorSlot;
 use crate::runtime::restart_policy::RestartPolicy;
 use crate::shard::Shard;
 use crate::upload::Uploads;
 
-/// A child, by its part.
+/// A child of the supervisor.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Child {
     Shard(usize),
@@ -35,9 +37,9 @@ pub(crate) enum Child {
     Expirer,
 }
 
-/// What the supervisor is told.
+/// A message to the supervisor.
 pub(crate) enum SupervisorMessage {
-    /// The delay before this restart is over.
+    /// Restarts a child: its delay is over.
     Restart(Child),
 }
 
@@ -46,11 +48,11 @@ pub(crate) struct Supervisor {
     pub(crate) context: SharedContext,
 }
 
-/// Who lives, and how often they died of late.
+/// The living children, and their recent restarts.
 #[derive(Default)]
 pub(crate) struct Children {
     alive: BTreeMap<ActorId, Child>,
-    intensity: RestartPolicy,
+    policy: RestartPolicy,
 }
 
 impl Actor for Supervisor {
@@ -64,7 +66,8 @@ impl Actor for Supervisor {
         (): (),
     ) -> Result<Children, ActorProcessingErr> {
         let mut children = Children::default();
-        for number in 0..self.context.routes.shards.len() {
+        // Shards first: all other actors send to them.
+        for number in 0..self.context.registry.shards.len() {
             self.start(&myself, Child::Shard(number), &mut children)
                 .await?;
         }
@@ -95,10 +98,11 @@ impl Actor for Supervisor {
         children: &mut Children,
     ) -> Result<(), ActorProcessingErr> {
         let SupervisorMessage::Restart(child) = message;
-        if self.context.health.wants_actors()
+        if self.context.health.restarts_actors()
             && let Err(error) = self.start(&myself, child, children).await
         {
             tracing::error!(?child, %error, "an actor could not be started");
+            // A failed start counts as a death: the restart policy bounds the attempts.
             self.restart_later(&myself, child, children);
         }
         Ok(())
@@ -110,8 +114,8 @@ impl Actor for Supervisor {
         event: SupervisionEvent,
         children: &mut Children,
     ) -> Result<(), ActorProcessingErr> {
-        // The event may carry the dead actor's state, and with it permits and owners: it is dropped
-        // at the end of this, before the successor starts.
+        // The event may carry the dead actor's state, and with it permits and guards. It is dropped
+        // at the end of this call, before the successor starts.
         let dead = match &event {
             SupervisionEvent::ActorTerminated(cell, _, reason) => {
                 Some((cell, reason.clone().unwrap_or_default()))
@@ -123,7 +127,7 @@ impl Actor for Supervisor {
             && let Some(child) = children.alive.remove(&cell.get_id())
         {
             self.forget(child);
-            if self.context.health.wants_actors() {
+            if self.context.health.restarts_actors() {
                 tracing::warn!(?child, why, "an actor died");
                 self.restart_later(&myself, child, children);
             }
@@ -133,68 +137,52 @@ impl Actor for Supervisor {
 }
 
 impl Supervisor {
+    /// Starts a child and sets its slot.
     async fn start(
         &self,
         myself: &ActorRef<SupervisorMessage>,
         child: Child,
         children: &mut Children,
     ) -> Result<(), SpawnErr> {
-        let (context, routes, parent) = (
-            Arc::clone(&self.context),
-            &self.context.routes,
-            myself.get_cell(),
-        );
+        let context = Arc::clone(&self.context);
+        let registry = &self.context.registry;
+        let parent = myself.get_cell();
         let cell: ActorCell = match child {
             Child::Shard(number) => {
                 let (shard, _) =
                     Actor::spawn_linked(None, Shard { context, number }, (), parent).await?;
-                routes.shards[number].set(Some(shard.clone()));
+                registry.shards[number].set(Some(shard.clone()));
                 shard.get_cell()
             }
             Child::Uploads => {
                 let (uploads, _) =
                     Actor::spawn_linked(None, Uploads { context }, (), parent).await?;
-                routes.uploads.set(Some(uploads.clone()));
+                registry.uploads.set(Some(uploads.clone()));
                 uploads.get_cell()
             }
             Child::Recovery => {
-                let (recovery, _) =
-                    Actor::spawn_linked(None, Recovery { context }, (), parent).await?;
-                routes.recovery.set(Some(recovery.clone()));
-                // Whatever woke its predecessor, or nobody, is found by a pass of its own.
-                routes.recovery.send(RecoveryMessage::Wake);
-                recovery.get_cell()
+                start_worker(Recovery { context }, &registry.recovery, parent).await?
             }
-            Child::Sweeper => {
-                let (sweeper, _) =
-                    Actor::spawn_linked(None, Sweeper { context }, (), parent).await?;
-                routes.sweeper.set(Some(sweeper.clone()));
-                routes.sweeper.send(SweeperMessage::Wake);
-                sweeper.get_cell()
-            }
-            Child::Expirer => {
-                let (expirer, _) =
-                    Actor::spawn_linked(None, Expirer { context }, (), parent).await?;
-                routes.expirer.set(Some(expirer.clone()));
-                routes.expirer.send(ExpirerMessage::Wake);
-                expirer.get_cell()
-            }
+            Child::Sweeper => start_worker(Sweeper { context }, &registry.sweeper, parent).await?,
+            Child::Expirer => start_worker(Expirer { context }, &registry.expirer, parent).await?,
         };
         children.alive.insert(cell.get_id(), child);
         Ok(())
     }
 
+    /// Empties the slot of a dead child.
     fn forget(&self, child: Child) {
-        let routes = &self.context.routes;
+        let registry = &self.context.registry;
         match child {
-            Child::Shard(number) => routes.shards[number].set(None),
-            Child::Uploads => routes.uploads.set(None),
-            Child::Recovery => routes.recovery.set(None),
-            Child::Sweeper => routes.sweeper.set(None),
-            Child::Expirer => routes.expirer.set(None),
+            Child::Shard(number) => registry.shards[number].set(None),
+            Child::Uploads => registry.uploads.set(None),
+            Child::Recovery => registry.recovery.set(None),
+            Child::Sweeper => registry.sweeper.set(None),
+            Child::Expirer => registry.expirer.set(None),
         }
     }
 
+    /// Restarts a child after a delay, or fails the engine after too many restarts.
     fn restart_later(
         &self,
         myself: &ActorRef<SupervisorMessage>,
@@ -202,12 +190,10 @@ impl Supervisor {
         children: &mut Children,
     ) {
         let now = self.context.env.monotonic();
-        let Some(delay) = children
-            .intensity
-            .restart(now, &self.context.limits.restarts)
-        else {
+        let Some(delay) = children.policy.restart(now, &self.context.limits.restarts) else {
             self.context.health.fail("its actors die too often");
-            self.context.routes.kill_all();
+            // No actor may serve requests of a failed engine.
+            self.context.registry.kill_all();
             myself.stop(None);
             return;
         };
@@ -216,10 +202,24 @@ impl Supervisor {
             .restarts
             .fetch_add(1, Ordering::Relaxed);
         metrics::counter!("cenotaph_restarts_total").increment(1);
-        let (env, myself) = (self.context.env.clone(), myself.clone());
+        let env = self.context.env.clone();
+        let myself = myself.clone();
         self.context.env.spawn(async move {
             env.sleep(delay).await;
             drop(myself.send_message(SupervisorMessage::Restart(child)));
         });
     }
+}
+
+/// Starts a background worker, sets its slot, and wakes it.
+async fn start_worker<W: BackgroundWorker>(
+    worker: W,
+    slot: &ActorSlot<WorkerMessage<W::Outcome>>,
+    parent: ActorCell,
+) -> Result<ActorCell, SpawnErr> {
+    let (actor, _) = Actor::spawn_linked(None, Worker(worker), (), parent).await?;
+    slot.set(Some(actor.clone()));
+    // This pass replaces the wake-ups that were lost with the predecessor.
+    slot.send(WorkerMessage::Wake);
+    Ok(actor.get_cell())
 }

@@ -1,8 +1,7 @@
-//! The writes of single objects: what may be asked of [`Tiered`], and what the caller hears.
+//! Writes of single objects on [`Tiered`].
 //!
-//! Guards I10 at this border: an answer is the commit's own; no answer means that nothing was
-//! committed. Deliberately not here: writes of several objects at once (`atomic.rs`), and how the
-//! engine's actors start and stop (`tiered.rs`).
+//! Guards I10 at this border: an answer is the commit's own, and no answer means that nothing was
+//! committed.
 
 use std::sync::atomic::Ordering;
 
@@ -17,22 +16,22 @@ use crate::handle::Tiered;
 use crate::runtime::messages::{Handover, Job, Purpose, Source, UploadsMessage};
 use crate::runtime::reply::Caller;
 
-/// Reads that extend a deadline take this part of the writes at once, and no more.
-const TOUCHES_SHARE: usize = 8;
+/// Share of the limit on writes that idle refreshes may use: one part in this many.
+const REFRESHES_SHARE: usize = 8;
 
-/// A write, but for its payload.
+/// A write without its payload.
 #[derive(Clone, Debug)]
 pub struct Intent {
     /// The object.
     pub id: ObjectId,
-    /// What the caller states about it.
+    /// Attributes of the new object.
     pub attributes: Attributes,
-    /// How it must stand.
+    /// Required state of the object.
     pub precondition: Precondition,
 }
 
 impl Tiered {
-    /// Leave to buffer this much of a payload.
+    /// Acquires a permit to buffer this many bytes of a payload.
     ///
     /// # Errors
     /// [`ErrorKind::Overloaded`] over the limits, [`ErrorKind::Closed`], [`ErrorKind::Unavailable`]
@@ -45,7 +44,7 @@ impl Tiered {
             .await
     }
 
-    /// Waits for the turn of one operation of bulk work, which holds the permit until it ends.
+    /// Waits for the turn of an operation of bulk work. The operation holds the permit to its end.
     ///
     /// # Errors
     /// [`ErrorKind::Overloaded`] after [`budget_wait`](crate::Limits::budget_wait).
@@ -53,12 +52,12 @@ impl Tiered {
         self.context().admission.bulk().await
     }
 
-    /// A caller's stream, held to [`source_idle`](crate::Limits::source_idle).
+    /// Returns a caller's stream limited to [`source_idle`](crate::Limits::source_idle).
     pub fn watched(&self, source: Source) -> Source {
         source.watched(&self.context().env, self.context().limits.source_idle)
     }
 
-    /// A swap of a fresh operation.
+    /// Returns a swap with a fresh operation id.
     pub fn swap(&self, id: ObjectId, precondition: Precondition, mutation: Mutation) -> Swap {
         Swap {
             id,
@@ -68,12 +67,12 @@ impl Tiered {
         }
     }
 
-    /// Puts a payload that stays in the index.
+    /// Puts a payload into the index.
     ///
     /// # Errors
     /// [`ErrorKind::Conflict`] if the precondition does not hold; [`ErrorKind::Overloaded`],
-    /// [`ErrorKind::Unavailable`], [`ErrorKind::Closed`]: nothing was committed.
-    /// [`ErrorKind::Indeterminate`]: the index failed while it committed.
+    /// [`ErrorKind::Unavailable`] or [`ErrorKind::Closed`]: nothing was committed.
+    /// [`ErrorKind::Indeterminate`]: the index failed during the commit.
     pub async fn put_inline(
         &self,
         intent: Intent,
@@ -86,6 +85,7 @@ impl Tiered {
             precondition,
         } = intent;
         self.context().health.check("put")?;
+        // Before the permit: a write that waits for space must not hold a place of others.
         self.make_room(payload.len() as u64)
             .await
             .map_err(|error| error.with_id(&id))?;
@@ -111,9 +111,11 @@ impl Tiered {
         Ok(reply.written())
     }
 
-    /// Puts a payload that goes to the blob tier. `peeked` is the leave for what of it is buffered
-    /// already; bulk work waits for its turn. Dropping the future before all of the payload has
-    /// been written there cancels the put; later the put goes on without its caller.
+    /// Puts a payload into the blob tier.
+    ///
+    /// `peeked` is the permit for the bytes that are buffered already. Bulk work waits for its
+    /// turn. Dropping the future before the whole payload has been written cancels the put; after
+    /// that the put goes on without its caller.
     ///
     /// # Errors
     /// As [`put_inline`](Self::put_inline); [`ErrorKind::Overloaded`] if there are too many
@@ -146,6 +148,7 @@ impl Tiered {
             .await
             .map_err(|error| error.with_id(&id))?;
         let (caller, answer) = Caller::new();
+        // Dropped with this future: the upload then sees that the caller is gone.
         let (_present, caller_gone) = oneshot::channel();
         let operation = self.context().env.operation_id();
         let purpose = Purpose::Put {
@@ -168,7 +171,7 @@ impl Tiered {
             .map_err(|error| error.with_id(&id))
     }
 
-    /// Has an upload done, and gives what its caller hears.
+    /// Hands a job to an upload actor, and returns the answer of its caller.
     pub(crate) async fn upload<T>(
         &self,
         job: Job,
@@ -182,18 +185,20 @@ impl Tiered {
                 "the upload died; nothing was committed",
             ))
         };
+        // No holder of the `Caller` is left, so no batch was submitted (`runtime/reply.rs`).
         answer.await.unwrap_or_else(died)
     }
 
-    /// Hands a job to the uploads, again if it gets lost on the way.
+    /// Hands a job to the parent of the uploads, again if the message is lost.
     async fn hand_over(&self, job: Handover) -> Result<()> {
         let context = self.context();
         for attempt in 0..=context.limits.deliveries_max {
             let (started, has_started) = oneshot::channel();
-            context.routes.uploads.send(UploadsMessage::Start {
+            context.registry.uploads.send(UploadsMessage::Start {
                 job: job.clone(),
                 started,
             });
+            // A taken job whose `started` is lost: the parent died after it took the job.
             if has_started.await.is_ok() || job.is_taken() {
                 return Ok(());
             }
@@ -203,11 +208,11 @@ impl Tiered {
         Err(Error::new(
             ErrorKind::Unavailable,
             "put",
-            "the uploads are not there; nothing was committed",
+            "the uploads are not running; nothing was committed",
         ))
     }
 
-    /// Deletes an object. Its row is gone when this returns; its blobs follow.
+    /// Deletes an object. Its row is removed when this returns; its blobs are deleted later.
     ///
     /// # Errors
     /// As [`put_inline`](Self::put_inline). A failing blob tier never fails a delete.
@@ -227,12 +232,11 @@ impl Tiered {
         Ok(reply.deleted())
     }
 
-    /// Changes what was stated about an object, and leaves its bytes where they are. None if there
-    /// is no object.
+    /// Changes attributes of an object, but not its bytes. Returns `None` if there is no object.
     ///
     /// # Errors
-    /// As [`put_inline`](Self::put_inline); [`ErrorKind::Invalid`] if the attributes then break a
-    /// limit.
+    /// As [`put_inline`](Self::put_inline); [`ErrorKind::Invalid`] if the changed attributes exceed
+    /// a limit.
     pub async fn amend(
         &self,
         id: ObjectId,
@@ -243,8 +247,8 @@ impl Tiered {
             .await
     }
 
-    /// Gives an object another deadline. One that stands already commits nothing, and is answered
-    /// with the version that stands. None if there is no object.
+    /// Changes the deadline of an object. An equal deadline commits nothing and returns the current
+    /// version. Returns `None` if there is no object.
     ///
     /// # Errors
     /// As [`put_inline`](Self::put_inline).
@@ -285,32 +289,35 @@ impl Tiered {
         Ok(reply.amended())
     }
 
-    /// Has the deadline of an object that was just read extended, if its time to idle says so.
-    /// Nobody waits for it, and one that there is no room for is left out: the next read makes it
-    /// good.
+    /// Extends the deadline of an object that was just read, if its idle time requires it.
+    ///
+    /// Runs in the background. A refresh over the limits is skipped, and the next read makes up for
+    /// it.
     pub fn touch(&self, id: &ObjectId, seen: OperationId) {
         let context = self.context();
-        let most = context.limits.writes_at_once.div_ceil(TOUCHES_SHARE);
-        let Some(touch) = context.touches.begin(id, most) else {
+        let most = context.limits.writes_at_once.div_ceil(REFRESHES_SHARE);
+        let Some(refresh) = context.idle_refreshes.begin(id, most) else {
             return;
         };
+        // Without waiting: reads never take a place from writes.
         let Some(permit) = context.admission.try_write() else {
             return;
         };
+        // Checked under the permit: `close` first stops the engine, then waits for all permits.
         if !context.health.is_running() {
             return;
         }
         let swap = self.swap(id.clone(), Precondition::None, Mutation::Touch { seen });
         let context = std::sync::Arc::clone(context);
         context.env.clone().spawn(async move {
-            let _touch = touch;
+            let _refresh = refresh;
             match context
                 .compare_and_write(swap, &permit, |reply| reply)
                 .await
             {
                 Ok(_) => drop(context.counters.touches.fetch_add(1, Ordering::Relaxed)),
                 Err(error) => {
-                    tracing::debug!(%error, "a read could not extend its object's deadline");
+                    tracing::debug!(%error, "extending the deadline of a read object failed");
                 }
             }
         });

@@ -1,15 +1,14 @@
-//! The work of recovery and the sweeper, in memory: [`Backlog`], the unsettled changes and the
-//! orphans of the index.
+//! [`Backlog`]: the unsettled changes and the orphans of the index, in memory.
 //!
 //! ```text
 //! full scan (first pass, after an unknown outcome) ──┐
-//! every durable batch that puts or removes an entry ─┴─> backlog ──> what a pass looks at, and what statistics count
+//! every durable batch that puts or removes an entry ─┴─> backlog ──> passes, statistics
 //! ```
 //!
-//! A table of the index from which most entries were removed costs a scan of all that was removed,
-//! until fjall compacts it. So a pass reads the entries that the backlog names, and no others. The
-//! index decides: an entry that the backlog names and the index does not have is forgotten, and a
-//! doubt leads to a scan.
+//! A pass reads only the entries that the backlog names: scanning a table from which most entries
+//! were removed costs a walk over all of them until fjall compacts the table. The index decides. An
+//! entry of the backlog that the index lacks is forgotten, and a batch of unknown outcome causes a
+//! scan.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -20,67 +19,71 @@ use cenotaph_storage::index::{Batch, Table};
 use cenotaph_storage::rows::{Change, Orphan};
 use cenotaph_storage::{OperationId, RevisionId, Timestamp};
 
-/// Most orphans that are kept in memory, about 150 bytes each. More are found by a scan when these
+/// Maximum number of orphans in memory, about 150 bytes each. A scan finds the others once these
 /// are settled.
 const ORPHANS_MAX: usize = 100_000;
-/// A moment before all others.
+/// A time before all others.
 const ALWAYS: Timestamp = Timestamp::from_millis(0);
-/// A moment after all others.
+/// A time after all others.
 const NEVER: Timestamp = Timestamp::from_millis(u64::MAX);
 
-/// See the head of this file.
+/// Work of recovery and the sweeper: unsettled changes and orphans. Filled by scans and by durable
+/// batches.
 pub(crate) struct Backlog {
     state: Mutex<State>,
     orphans_max: usize,
 }
 
 struct State {
-    /// Unsettled changes, and when they were recorded. There are about as many as uploads under
-    /// way.
+    /// Unsettled changes with the time at which they were recorded, about as many as uploads under
+    /// way. The time is `None` if the entry is damaged.
     changes: BTreeMap<OperationId, Option<Timestamp>>,
     orphans: BTreeMap<RevisionId, Queued>,
-    /// Orphans that nobody has taken, by the moment they are due.
+    /// Orphans that no pass has taken, by due time.
     due: BTreeSet<(Timestamp, RevisionId)>,
     /// Orphans that the pass under way has taken.
     taken: BTreeSet<RevisionId>,
     scan_changes: Scan,
     scan_orphans: Scan,
-    /// More orphans exist than are in memory.
+    /// True if more orphans exist than are in memory.
     has_overflowed: bool,
 }
 
-/// Reasons to scan a table, counted, and how many of them a scan that came to its end has seen to.
-/// A scan whose actor dies is begun again.
+/// Requested scans of a table: their number, and how many of them a completed scan has served. A
+/// scan whose actor dies is run again.
 #[derive(Clone, Copy, Debug)]
 struct Scan {
-    wanted: u64,
+    requested: u64,
     done: u64,
 }
 
 impl Scan {
-    /// Nothing is known yet.
-    const FIRST: Self = Self { wanted: 1, done: 0 };
+    /// The state of a new backlog: a scan is requested.
+    const FIRST: Self = Self {
+        requested: 1,
+        done: 0,
+    };
 
-    fn is_wanted(self) -> bool {
-        self.done < self.wanted
+    fn is_requested(self) -> bool {
+        self.done < self.requested
     }
 }
 
-/// An orphan in the queue.
+/// A queued orphan.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Queued {
     since: Timestamp,
     not_before: Timestamp,
 }
 
-/// Changes and orphans that a batch puts and removes.
+/// Changes and orphans that a batch puts or removes.
 #[derive(Default)]
 pub(crate) struct BacklogUpdate {
     changes: Vec<(OperationId, Option<Option<Timestamp>>)>,
     orphans: Vec<(RevisionId, Option<Queued>)>,
 }
 
-/// Number of entries, and the moment of the oldest.
+/// Number of entries, and the time of the oldest.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Tally {
     pub(crate) count: u64,
@@ -88,6 +91,7 @@ pub(crate) struct Tally {
 }
 
 impl BacklogUpdate {
+    /// Reads the changes and orphans of a batch.
     pub(crate) fn of(batch: &Batch) -> Self {
         let mut update = Self::default();
         for (table, key, value) in batch.changes() {
@@ -110,6 +114,7 @@ impl BacklogUpdate {
         update
     }
 
+    /// Returns whether the batch adds orphans.
     pub(crate) fn adds_orphans(&self) -> bool {
         self.orphans.iter().any(|(_, queued)| queued.is_some())
     }
@@ -120,7 +125,7 @@ fn recorded(value: &Bytes) -> Option<Timestamp> {
 }
 
 impl Queued {
-    /// A damaged orphan is due at once: the pass that reads it reports it.
+    /// Decodes an orphan. A damaged orphan is due at once: the pass that reads it reports it.
     fn read(value: &Bytes) -> Self {
         Orphan::decode(value).map_or(
             Self {
@@ -129,7 +134,8 @@ impl Queued {
             },
             |orphan| Self {
                 since: orphan.since,
-                // One that never had to wait is due at any time of day.
+                // An orphan that never had to wait is due at any time, even after the clock was set
+                // back.
                 not_before: if orphan.not_before <= orphan.since {
                     ALWAYS
                 } else {
@@ -190,71 +196,77 @@ impl Backlog {
     /// Notes a batch of unknown outcome: the next passes scan.
     pub(crate) fn doubt(&self, update: &BacklogUpdate) {
         let mut state = self.state();
-        state.scan_changes.wanted += u64::from(!update.changes.is_empty());
-        state.scan_orphans.wanted += u64::from(!update.orphans.is_empty());
+        state.scan_changes.requested += u64::from(!update.changes.is_empty());
+        state.scan_orphans.requested += u64::from(!update.orphans.is_empty());
     }
 
     /// Returns whether a change may be unsettled.
     pub(crate) fn may_hold(&self, change: OperationId) -> bool {
         let state = self.state();
-        state.scan_changes.is_wanted() || state.changes.contains_key(&change)
+        // Before a scan has ended, the backlog may lack changes that exist.
+        state.scan_changes.is_requested() || state.changes.contains_key(&change)
     }
 
-    /// The scan that recovery must run, if any: to be given to
+    /// Returns the scan that recovery must run, if any. Its number is passed to
     /// [`scanned_changes`](Self::scanned_changes) at its end.
     pub(crate) fn scan_of_changes(&self) -> Option<u64> {
         let scan = self.state().scan_changes;
-        scan.is_wanted().then_some(scan.wanted)
+        scan.is_requested().then_some(scan.requested)
     }
 
+    /// Notes the end of a scan.
     pub(crate) fn scanned_changes(&self, scan: u64) {
         self.state().scan_changes.done = scan;
     }
 
-    /// Asks for a scan by the next pass of recovery.
-    pub(crate) fn want_scan_of_changes(&self) {
-        self.state().scan_changes.wanted += 1;
+    /// Requests a scan by the next pass of recovery.
+    pub(crate) fn request_scan_of_changes(&self) {
+        self.state().scan_changes.requested += 1;
     }
 
+    /// Notes a change that a scan found.
     pub(crate) fn found_change(&self, id: OperationId, value: &Bytes) {
         self.state().changes.insert(id, recorded(value));
     }
 
+    /// Forgets a change that the index lacks.
     pub(crate) fn forget_change(&self, id: OperationId) {
         self.state().changes.remove(&id);
     }
 
-    /// All unsettled changes.
+    /// Returns all unsettled changes.
     pub(crate) fn changes(&self) -> Vec<OperationId> {
         self.state().changes.keys().copied().collect()
     }
 
-    /// The scan that the sweeper must run, if any: to be given to
+    /// Returns the scan that the sweeper must run, if any. Its number is passed to
     /// [`scanned_orphans`](Self::scanned_orphans) at its end.
     pub(crate) fn scan_of_orphans(&self) -> Option<u64> {
         let mut state = self.state();
+        // Half of the memory is free again: worth a scan for the orphans that did not fit.
         if state.has_overflowed && state.orphans.len() <= self.orphans_max / 2 {
             state.has_overflowed = false;
-            state.scan_orphans.wanted += 1;
+            state.scan_orphans.requested += 1;
         }
         state
             .scan_orphans
-            .is_wanted()
-            .then_some(state.scan_orphans.wanted)
+            .is_requested()
+            .then_some(state.scan_orphans.requested)
     }
 
+    /// Notes the end of a scan.
     pub(crate) fn scanned_orphans(&self, scan: u64) {
         self.state().scan_orphans.done = scan;
     }
 
-    /// Puts back orphans that an earlier pass took and neither settled nor put off.
+    /// Returns the orphans that an earlier pass took and neither settled nor postponed.
     pub(crate) fn put_back_all(&self) {
         let mut state = self.state();
         let taken = std::mem::take(&mut state.taken);
         taken.into_iter().for_each(|id| state.put_back(id));
     }
 
-    /// Puts back orphans that the pass under way took, and left to their readers.
+    /// Returns orphans that the pass under way took and skipped because they are pinned.
     pub(crate) fn put_back(&self, orphans: Vec<RevisionId>) {
         let mut state = self.state();
         for id in orphans {
@@ -264,11 +276,13 @@ impl Backlog {
         }
     }
 
+    /// Notes an orphan that a scan found.
     pub(crate) fn found_orphan(&self, id: RevisionId, value: &Bytes) {
         let queued = Queued::read(value);
         self.state().queue(id, queued, self.orphans_max);
     }
 
+    /// Forgets an orphan that the index lacks.
     pub(crate) fn forget_orphan(&self, id: RevisionId) {
         self.state().forget(id);
     }
@@ -276,6 +290,7 @@ impl Backlog {
     /// Takes an orphan that is due at `now`, or would wait longer than `longest`.
     pub(crate) fn take_due(&self, now: Timestamp, longest: Duration) -> Option<RevisionId> {
         let mut state = self.state();
+        // An orphan that would wait longer than any orphan may shows that the clock was set back.
         let is_due = |(moment, _): &&(Timestamp, RevisionId)| *moment <= now;
         let is_far = |(moment, _): &&(Timestamp, RevisionId)| *moment > now.after(longest);
         let next = state
@@ -289,31 +304,32 @@ impl Backlog {
         Some(next.1)
     }
 
-    /// The moment when the next orphan is due that nobody has taken.
+    /// Returns the due time of the next orphan that no pass has taken.
     pub(crate) fn next_due(&self) -> Option<Timestamp> {
         self.state().due.first().map(|(moment, _)| *moment)
     }
 
-    /// Number of orphans in memory.
+    /// Returns the number of orphans in memory.
     pub(crate) fn known_orphans(&self) -> u64 {
         self.state().orphans.len() as u64
     }
 
+    /// Returns whether more orphans exist than are in memory.
     pub(crate) fn has_overflowed(&self) -> bool {
         self.state().has_overflowed
     }
 
-    /// Changes, or none if only a scan can count them.
+    /// Counts the changes, or returns `None` if only a scan can count them.
     pub(crate) fn tally_changes(&self) -> Option<Tally> {
         let state = self.state();
         let oldest = state.changes.values().flatten().min().copied();
-        (!state.scan_changes.is_wanted()).then(|| Tally {
+        (!state.scan_changes.is_requested()).then(|| Tally {
             count: state.changes.len() as u64,
             oldest,
         })
     }
 
-    /// Sets the gauges of what is left to do, where it is known.
+    /// Sets the gauges of unsettled changes and orphans, where the numbers are known.
     #[expect(clippy::cast_precision_loss, reason = "a gauge is a float")]
     pub(crate) fn gauge(&self) {
         if let Some(changes) = self.tally_changes() {
@@ -324,12 +340,12 @@ impl Backlog {
         }
     }
 
-    /// Orphans, or none if only a scan can count them.
+    /// Counts the orphans, or returns `None` if only a scan can count them.
     pub(crate) fn tally_orphans(&self) -> Option<Tally> {
         let state = self.state();
         let since = state.orphans.values().map(|queued| queued.since);
         let oldest = since.min().filter(|since| *since < NEVER);
-        let is_known = !state.scan_orphans.is_wanted() && !state.has_overflowed;
+        let is_known = !state.scan_orphans.is_requested() && !state.has_overflowed;
         is_known.then(|| Tally {
             count: state.orphans.len() as u64,
             oldest,
@@ -340,6 +356,7 @@ impl Backlog {
 impl State {
     fn queue(&mut self, id: RevisionId, queued: Queued, orphans_max: usize) {
         self.forget(id);
+        // The orphan stays in the index, where a later scan finds it.
         if self.orphans.len() >= orphans_max {
             self.has_overflowed = true;
             return;

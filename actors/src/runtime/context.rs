@@ -1,4 +1,5 @@
-//! What every actor of an engine holds: the two tiers, the world, and the ways to each other.
+//! [`Context`]: the state that all actors of an engine share, and the requests they send each
+//! other.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -21,10 +22,10 @@ use crate::runtime::reply::{Reply, reply};
 use crate::runtime::restart_policy::backoff;
 use crate::shard::Reader;
 
-/// SharedContext by all actors of one engine, cheap to clone.
+/// Context shared by all actors of an engine. Cheap to clone.
 pub(crate) type SharedContext = Arc<Context>;
 
-/// See the head of this file.
+/// Shared state of an engine: its two tiers, its environment, its limits, and its actors.
 pub(crate) struct Context {
     pub(crate) index: Arc<dyn Index>,
     pub(crate) blobs: BlobTier,
@@ -32,27 +33,27 @@ pub(crate) struct Context {
     pub(crate) pins: Pins,
     pub(crate) limits: Limits,
     pub(crate) epoch: Epoch,
-    pub(crate) routes: Arc<ActorRegistry>,
-    pub(crate) owners: LiveWrites,
+    pub(crate) registry: Arc<ActorRegistry>,
+    pub(crate) live_writes: LiveWrites,
     pub(crate) backlog: Arc<Backlog>,
     pub(crate) admission: Admission,
     pub(crate) health: Health,
     pub(crate) counters: Counters,
-    /// The sweeper has left an orphan to its reader.
-    pub(crate) pinned_left: AtomicBool,
-    /// A wake-up is on its way to the sweeper.
-    pub(crate) sweep_wanted: Arc<AtomicBool>,
-    /// A wake-up is on its way to recovery.
-    pub(crate) recovery_wanted: Arc<AtomicBool>,
-    /// A wake-up is on its way to the expirer.
-    pub(crate) expiry_wanted: Arc<AtomicBool>,
+    /// True if the sweeper has skipped a pinned orphan. The end of a read then wakes the sweeper.
+    pub(crate) pinned_skipped: AtomicBool,
+    /// True while a wake-up is on its way to the sweeper.
+    pub(crate) sweep_requested: Arc<AtomicBool>,
+    /// True while a wake-up is on its way to recovery.
+    pub(crate) recovery_requested: Arc<AtomicBool>,
+    /// True while a wake-up is on its way to the expirer.
+    pub(crate) expiry_requested: Arc<AtomicBool>,
     pub(crate) expiry_cursor: ExpiryCursor,
-    /// A refused write is waiting for space to come back.
+    /// True while a refused write waits for space to be reclaimed.
     pub(crate) making_room: AtomicBool,
-    pub(crate) touches: IdleRefreshes,
+    pub(crate) idle_refreshes: IdleRefreshes,
 }
 
-/// What has happened since the engine was opened.
+/// Event counters since the engine was opened.
 #[derive(Default)]
 pub(crate) struct Counters {
     pub(crate) restarts: AtomicU64,
@@ -67,39 +68,42 @@ pub(crate) struct Counters {
 }
 
 impl Context {
-    /// Wakes the sweeper: there may be orphans.
+    /// Wakes the sweeper because orphans may exist.
     pub(crate) fn wake_sweeper(&self) {
         wake(
-            &self.sweep_wanted,
-            &self.routes.sweeper,
+            &self.sweep_requested,
+            &self.registry.sweeper,
             SweeperMessage::Wake,
         );
     }
 
-    /// An object is due then: wakes the expirer if it would look too late.
+    /// Notes a durable deadline, and wakes the expirer if its next pass would be too late for it.
     pub(crate) fn is_due(&self, deadline: Timestamp) {
         if self.expiry_cursor.is_due(deadline) {
             wake(
-                &self.expiry_wanted,
-                &self.routes.expirer,
+                &self.expiry_requested,
+                &self.registry.expirer,
                 ExpirerMessage::Wake,
             );
         }
     }
 
-    /// Gives up if the index has: only a reopen can tell what became of its last commits.
+    /// Fails the engine if its index is poisoned. Only a reopen can resolve its last commits.
     pub(crate) fn fail_if_poisoned(&self) {
         if let Some(error) = self.index.poisoned() {
-            // With what caused it: the damage behind a failed commit, and the way out.
+            // `{:?}` includes the cause: the damage behind a failed commit, and the way out.
             self.health.fail(&format!("{error:?}"));
         }
     }
 
-    /// Tells of keys that could not be read: whoever walks goes on behind them, and a scrub names
-    /// them.
+    /// Logs and counts keys that could not be read. The caller's walk continues behind them, and a
+    /// scrub reports them.
     pub(crate) fn note_unreadable(&self, unreadable: Option<UnreadableRange>) {
         if let Some(range) = unreadable {
-            tracing::error!(%range, "a file of the index is damaged; salvage the store into a new one");
+            tracing::error!(
+                %range,
+                "a file of the index is damaged; salvage the store into a new one"
+            );
             metrics::counter!("cenotaph_unreadable_ranges_total").increment(1);
         }
     }
@@ -109,28 +113,33 @@ impl Context {
         Reader::of_index(&*self.index).standing(id).await
     }
 
-    /// The same, for whoever asks whether the object exists at `now`: one that has expired may have
-    /// been extended in time, and the disk not have it yet.
+    /// Returns the state of an object for a caller that checks its existence at `now`.
+    ///
+    /// An object that has expired in the index may have a pending extension, so that its state is
+    /// read again behind the index's barrier.
     pub(crate) async fn standing_at(&self, id: &ObjectId, now: Timestamp) -> Result<Standing> {
         let standing = self.standing(id).await?;
         if standing.row().is_none_or(|row| row.is_live(now)) {
             return Ok(standing);
         }
+        // Behind the barrier the index shows every batch submitted before this read.
         self.index.barrier().await?;
         self.standing(id).await
     }
 
-    /// Makes a batch durable.
+    /// Commits a batch and waits until the batch is durable. Drops `keep_alive` after that.
     pub(crate) async fn commit(&self, batch: Batch, keep_alive: impl Send + 'static) -> Result<()> {
         let (reply, answer) = reply();
-        let (backlog, update) = (Arc::clone(&self.backlog), BacklogUpdate::of(&batch));
+        let backlog = Arc::clone(&self.backlog);
+        let update = BacklogUpdate::of(&batch);
         self.index.submit(
             batch,
             Box::new(move |outcome| {
-                // Before `keep_alive` is dropped: a dead owner is looked up in the backlog.
+                // Before `keep_alive` is dropped: the death of an owner consults the backlog.
                 match &outcome {
                     Ok(()) => backlog.note(&update),
                     Err(CommitError::Unknown(_)) => backlog.doubt(&update),
+                    // Nothing was written, so the backlog is still exact.
                     Err(CommitError::NotStarted(_)) => {}
                 }
                 reply(outcome.map_err(CommitError::into_error));
@@ -150,27 +159,31 @@ impl Context {
         outcome
     }
 
-    /// Compare-and-write: has the object's shard decide a swap, and waits for its answer.
-    /// Idempotent.
+    /// Delivers a swap to the object's shard, and returns the reply. Idempotent.
     ///
     /// A request that is lost with a dead shard has not been submitted, so it is delivered again.
-    /// `listen` makes the reply of each delivery, so that somebody else can hear the answer too.
+    /// `wrap` wraps the reply of each delivery, so that the reply can serve another receiver too.
     pub(crate) async fn compare_and_write(
         &self,
         swap: Swap,
         permit: &Permit,
-        listen: impl Fn(Reply<SwapReply>) -> Reply<SwapReply>,
+        wrap: impl Fn(Reply<SwapReply>) -> Reply<SwapReply>,
     ) -> Result<SwapReply> {
         let id = swap.id.clone();
         self.deliver(&id, |reply| ShardMessage::Swap {
             swap: Box::new(swap.clone()),
             permit: permit.clone(),
-            reply: listen(reply),
+            reply: wrap(reply),
         })
         .await
     }
 
-    /// Delivers a request to the shard of `id`, again if it is lost, and gives the answer.
+    /// Delivers a request to the shard of `id`, again if the request is lost, and returns the
+    /// reply.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Unavailable`] after [`deliveries_max`](Limits::deliveries_max) repeated
+    /// deliveries; otherwise the error of the reply.
     pub(crate) async fn deliver<T: Send + 'static>(
         &self,
         id: &ObjectId,
@@ -178,38 +191,42 @@ impl Context {
     ) -> Result<T> {
         for attempt in 0..=self.limits.deliveries_max {
             let (reply, answer) = reply();
-            self.routes.shard(id).send(message(reply));
+            self.registry.shard(id).send(message(reply));
             if let Some(answer) = answer.await {
                 return answer.map_err(|error| error.with_id(id));
             }
+            // A failed engine does not restart its shards: delivering again is useless.
             self.health.check_failed("commit")?;
             self.back_off(attempt).await;
         }
         Err(Error::new(
             ErrorKind::Unavailable,
             "commit",
-            "the shard is not there; nothing was committed",
+            "the shard is not running; nothing was committed",
         )
         .with_id(id))
     }
 
-    /// Waits for a dead actor to come back, longer each time.
+    /// Waits for the restart of a dead actor, longer with each attempt.
     pub(crate) async fn back_off(&self, attempt: u32) {
         let delay = backoff(
             self.limits.restarts.backoff_min,
             self.limits.restarts.backoff_max,
             attempt,
         );
+        // With jitter: requests that were lost together are not delivered again together.
         self.env
             .sleep(delay.saturating_add(self.env.jitter(delay)))
             .await;
     }
 }
 
-/// Sends a wake-up, unless one is on its way. One that is lost with its actor is made good by its
-/// successor, which begins with a pass of its own.
-pub(crate) fn wake<M: ractor::Message>(wanted: &AtomicBool, route: &ActorSlot<M>, message: M) {
-    if !wanted.swap(true, Ordering::AcqRel) && !route.send(message) {
-        wanted.store(false, Ordering::Release);
+/// Sends a wake-up, unless a wake-up is on its way already.
+///
+/// A wake-up may be lost with its actor. The successor begins with a pass of its own.
+pub(crate) fn wake<M: ractor::Message>(requested: &AtomicBool, slot: &ActorSlot<M>, message: M) {
+    if !requested.swap(true, Ordering::AcqRel) && !slot.send(message) {
+        // Not delivered: the next caller must try again.
+        requested.store(false, Ordering::Release);
     }
 }

@@ -1,5 +1,4 @@
-//! The state of an engine, which says whether it may take on work: running, read-only, closing,
-//! closed, or failed for good.
+//! [`Health`]: the state of an engine, which decides whether new work is accepted.
 //!
 //! ```text
 //! ReadOnly --close--> Closing --all stopped--> Closed
@@ -21,7 +20,7 @@ enum State {
     Failed(String),
 }
 
-/// The state of an engine.
+/// The state of an engine. Every accepted operation checks it first.
 #[derive(Debug)]
 pub(crate) struct Health(Mutex<State>);
 
@@ -32,17 +31,17 @@ impl Default for Health {
 }
 
 impl Health {
-    /// Of an engine that was opened for reads only.
+    /// Returns the health of an engine that is opened read-only.
     pub(crate) fn read_only() -> Self {
         Self(Mutex::new(State::ReadOnly))
     }
 
-    /// Returns whether the engine was opened for reads only, and is open.
+    /// Returns whether the engine is open and read-only.
     pub(crate) fn is_read_only(&self) -> bool {
         *self.state() == State::ReadOnly
     }
 
-    /// Returns whether nothing stands in the way of the work that the engine was opened for.
+    /// Checks that the engine can do the work for which it was opened: reads only, or all work.
     pub(crate) fn check_reads(&self, operation: &'static str) -> Result<()> {
         if self.is_read_only() {
             Ok(())
@@ -51,7 +50,7 @@ impl Health {
         }
     }
 
-    /// Whether new work may begin.
+    /// Checks that the engine accepts new work.
     pub(crate) fn check(&self, operation: &'static str) -> Result<()> {
         match &*self.state() {
             State::Running => Ok(()),
@@ -69,7 +68,7 @@ impl Health {
         }
     }
 
-    /// Whether work that has begun may hope to end.
+    /// Checks that work that has begun can still end.
     pub(crate) fn check_failed(&self, operation: &'static str) -> Result<()> {
         match &*self.state() {
             State::Running | State::Closing { .. } => Ok(()),
@@ -87,26 +86,26 @@ impl Health {
         }
     }
 
-    /// Whether nothing stands in the way of new work.
+    /// Returns whether the engine accepts new work.
     pub(crate) fn is_running(&self) -> bool {
         *self.state() == State::Running
     }
 
-    /// Whether dead actors are still brought back: as long as work that has begun needs them, which
-    /// is while closing too.
-    pub(crate) fn wants_actors(&self) -> bool {
+    /// Returns whether dead actors are restarted: while work that has begun needs them, which
+    /// includes closing.
+    pub(crate) fn restarts_actors(&self) -> bool {
         matches!(
             *self.state(),
             State::Running | State::Closing { had_failed: false }
         )
     }
 
-    /// Whether it has been asked to close.
+    /// Returns whether the engine is closing or closed.
     pub(crate) fn is_closed(&self) -> bool {
         matches!(*self.state(), State::Closing { .. } | State::Closed)
     }
 
-    /// Takes on no more work; whether it had failed before.
+    /// Stops accepting work. Returns whether the engine had failed before.
     pub(crate) fn close(&self) -> bool {
         let mut state = self.state();
         let had_failed = match *state {
@@ -120,14 +119,15 @@ impl Health {
         had_failed
     }
 
-    /// Everything has stopped.
+    /// Marks the engine as closed: all actors have stopped.
     pub(crate) fn closed(&self) {
         *self.state() = State::Closed;
     }
 
-    /// Gives up, unless it is closing anyway.
+    /// Marks the engine as failed, unless it is closing already.
     pub(crate) fn fail(&self, why: &str) {
         let mut state = self.state();
+        // The first failure counts, and an engine that closes reports no failure.
         if *state == State::Running {
             tracing::error!(why, "the engine has failed and must be reopened");
             *state = State::Failed(why.to_owned());

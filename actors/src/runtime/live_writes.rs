@@ -1,16 +1,16 @@
-//! Which changes have a living owner, in this epoch.
+//! [`LiveWrites`]: the changes of this epoch that have a living owner.
 //!
-//! An [`WriteGuard`] is held by everything that may still carry its change forward: the upload actor,
-//! the commit that records the change, the swap on its way through a shard. When the last of them
-//! is gone the change is dead, and recovery is woken. Guards I6 from the other side: nothing that
-//! lives is fenced needlessly.
+//! A [`WriteGuard`] is held by everything that may still carry its change forward: the upload
+//! actor, the commit that records the change, the swap on its way through a shard. When the last
+//! guard of a change is dropped, the change is dead and recovery is woken. Guards I6 from the other
+//! side: no living write is fenced.
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use cenotaph_storage::OperationId;
 
-/// The living owners of an engine.
+/// The changes with a living owner. Cheap to clone; clones share them.
 #[derive(Clone)]
 pub(crate) struct LiveWrites(Arc<Inner>);
 
@@ -19,7 +19,7 @@ struct Inner {
     on_death: Box<dyn Fn(OperationId) + Send + Sync>,
 }
 
-/// Keeps a change alive. Cheap to clone.
+/// Guard that keeps a change alive. Cheap to clone.
 #[derive(Clone)]
 pub(crate) struct WriteGuard {
     _claim: Arc<Claim>,
@@ -27,11 +27,11 @@ pub(crate) struct WriteGuard {
 
 struct Claim {
     change: OperationId,
-    owners: LiveWrites,
+    live_writes: LiveWrites,
 }
 
 impl LiveWrites {
-    /// No owners; `on_death` is called with the change of each owner that has died.
+    /// Creates an empty set. `on_death` is called with each change whose last guard is dropped.
     pub(crate) fn new(on_death: impl Fn(OperationId) + Send + Sync + 'static) -> Self {
         Self(Arc::new(Inner {
             alive: Mutex::default(),
@@ -39,18 +39,18 @@ impl LiveWrites {
         }))
     }
 
-    /// Makes the caller the owner of a change that it is about to record.
+    /// Returns the first guard of a change that the caller is about to record.
     pub(crate) fn claim(&self, change: OperationId) -> WriteGuard {
         self.alive().insert(change);
         WriteGuard {
             _claim: Arc::new(Claim {
                 change,
-                owners: self.clone(),
+                live_writes: self.clone(),
             }),
         }
     }
 
-    /// Whether somebody may still carry this change forward.
+    /// Returns whether a living owner may still carry this change forward.
     pub(crate) fn is_alive(&self, change: OperationId) -> bool {
         self.alive().contains(&change)
     }
@@ -62,7 +62,8 @@ impl LiveWrites {
 
 impl Drop for Claim {
     fn drop(&mut self) {
-        self.owners.alive().remove(&self.change);
-        (self.owners.0.on_death)(self.change);
+        // Removed first: the recovery that this wakes must find the change dead.
+        self.live_writes.alive().remove(&self.change);
+        (self.live_writes.0.on_death)(self.change);
     }
 }

@@ -1,9 +1,7 @@
-//! What the actors say to each other.
+//! The messages of all actors, one enum per kind of actor, and the values they carry.
 //!
-//! One enum for each kind of actor, and what travels in them. They stand here, and not with their
-//! actors, so that the routes can know all messages and each actor can know the routes.
-//! Deliberately not here: supervision's own (`supervisor.rs`, `upload.rs`), which nobody else
-//! sends.
+//! The messages are here, and not with their actors, because the registry names all messages and
+//! each actor uses the registry.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -23,35 +21,35 @@ use crate::runtime::reply::{Caller, Reply};
 use crate::runtime::shard_lock::ShardLock;
 use crate::runtime::timer::TimerToken;
 
-/// What a shard is asked.
+/// A message to a shard.
 pub(crate) enum ShardMessage {
-    /// Decide this swap, and commit what follows from it.
+    /// Decides this swap and commits its plan.
     Swap {
         swap: Box<Swap>,
         permit: Permit,
         reply: Reply<SwapReply>,
     },
-    /// Decide this step of an upload, and commit what follows from it.
+    /// Decides this step of a multipart upload and commits its plan.
     Session {
         swap: Box<SessionSwap>,
         permit: Permit,
         reply: Reply<Option<Written>>,
     },
-    /// Fence this change of this object, if it is still there (I6). Answers whether it was.
+    /// Fences this change of this object, if the change still exists (I6). Replies whether it did.
     Fence {
         object: ObjectId,
         change: OperationId,
         reply: Reply<bool>,
     },
-    /// Read again what a scrub found wrong with this object, and mend it if asked to. Answers
-    /// whether it is wrong.
+    /// Reads again the entries that a scrub found damaged, and repairs them if `act` requires it.
+    /// Replies whether they are damaged.
     Mend {
         object: ObjectId,
         mend: Box<Mend>,
         act: Act,
         reply: Reply<bool>,
     },
-    /// The same about an upload to this object.
+    /// As [`Mend`](Self::Mend), for an upload to this object.
     MendUpload {
         object: ObjectId,
         upload: UploadId,
@@ -59,24 +57,24 @@ pub(crate) enum ShardMessage {
         act: Act,
         reply: Reply<bool>,
     },
-    /// Lock these objects: decide nothing until the lock has ended (`lock.rs`).
+    /// Locks these objects: the shard decides nothing until the lock has ended (`shard_lock.rs`).
     Lock {
         objects: Vec<ObjectId>,
         granted: oneshot::Sender<Result<ShardLock>>,
     },
 }
 
-/// What a shard does about damage that it confirms.
+/// Action of a shard on damage that it confirms.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Act {
-    /// Nothing: it confirms.
+    /// No action: the shard only confirms.
     Look,
-    /// It mends.
+    /// Repair in the same turn.
     Mend,
 }
 
 impl ShardMessage {
-    /// Answers that it is not taken on.
+    /// Replies with an error, and decides nothing.
     pub(crate) fn refuse(self, error: Error) {
         match self {
             Self::Swap { reply, .. } => reply(Err(error)),
@@ -89,63 +87,61 @@ impl ShardMessage {
     }
 }
 
-/// What recovery is told.
-pub(crate) enum RecoveryMessage {
-    /// A change may have lost its owner.
+/// A message to a background worker whose passes have the outcome `T`.
+pub(crate) enum WorkerMessage<T> {
+    /// Runs a pass: there may be new work.
     Wake,
-    /// The last pass failed, and the time to try again has come.
-    Again(TimerToken),
-    /// Settle what is dead, then answer with how many changes were fenced.
-    Pass(Reply<u64>),
-}
-
-/// What the sweeper is told.
-pub(crate) enum SweeperMessage {
-    /// There may be orphans, or fewer pins.
-    Wake,
-    /// Its alarm rings.
+    /// Runs a pass: the timer has expired.
     Due(TimerToken),
-    /// Delete what is due, then answer with what is left.
-    Pass(Reply<Left>),
+    /// Runs a pass, and replies with its outcome.
+    Pass(Reply<T>),
 }
 
-/// What the expirer is told.
-pub(crate) enum ExpirerMessage {
-    /// An object may be due before the expirer looks next.
-    Wake,
-    /// Its alarm rings.
-    Due(TimerToken),
-    /// Remove what is due, then answer with how many objects that were.
-    Pass(Reply<u64>),
-}
+/// A message to recovery, whose outcome is the number of changes fenced.
+pub(crate) type RecoveryMessage = WorkerMessage<u64>;
 
-/// What a pass has left behind.
+/// A message to the sweeper.
+pub(crate) type SweeperMessage = WorkerMessage<SweepOutcome>;
+
+/// A message to the expirer.
+pub(crate) type ExpirerMessage = WorkerMessage<ExpiryOutcome>;
+
+/// Outcome of a pass of the sweeper.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Left {
-    /// Orphans that wait for a reader, a grace time or a backoff.
+pub(crate) struct SweepOutcome {
+    /// Orphans that wait for the end of a read, a grace time or a backoff.
     pub(crate) waiting: u64,
-    /// When the next of them is due.
+    /// Time at which the next of them is due.
     pub(crate) next_due: Option<Timestamp>,
-    /// True if the blob tier refused one deletion after the other, so that the pass was given up.
+    /// True if the pass ended early because the blob tier refused deletion after deletion.
     pub(crate) is_refused: bool,
-    /// Deletions that failed since the last one that did not.
+    /// Failed deletions since the last successful deletion.
     pub(crate) failed_in_a_row: usize,
 }
 
-/// A payload as it comes: chunks of any size, or the error that ends it.
+/// Outcome of a pass of the expirer.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct ExpiryOutcome {
+    /// Objects removed.
+    pub(crate) removed: u64,
+    /// Time at which the next entry is due.
+    pub(crate) next_due: Option<Timestamp>,
+}
+
+/// A payload as a stream of chunks of any size. An error ends the stream.
 pub type PayloadStream =
     BoxStream<'static, Result<Bytes, Box<dyn std::error::Error + Send + Sync>>>;
 
-/// A payload that is streamed, and how long it says it is.
+/// A streamed payload with its promised length.
 pub struct Source {
     /// The payload.
     pub stream: PayloadStream,
-    /// Its length in bytes, if it is known beforehand. A stream that does not keep to it is
+    /// Length in bytes, if known beforehand. A stream of another length fails with
     /// [`Source`](cenotaph_storage::ErrorKind::Source).
     pub bytes: Option<u64>,
 }
 
-/// One upload.
+/// An upload to the blob tier: a large put or a part.
 pub(crate) struct Job {
     pub(crate) id: ObjectId,
     pub(crate) operation: OperationId,
@@ -154,14 +150,14 @@ pub(crate) struct Job {
     /// Resolves when the caller has dropped its future.
     pub(crate) caller_gone: oneshot::Receiver<()>,
     pub(crate) permit: Permit,
-    /// Leave for what of the payload is buffered already; given back once the upload has its own
-    /// share.
+    /// Permit for the bytes of the payload that are buffered already. Returned once the upload
+    /// holds memory of its own.
     pub(crate) peeked: Permit,
-    /// True if the upload is bulk work, which has a share of each budget only.
+    /// True if the upload is bulk work, which may use only a share of each budget.
     pub(crate) is_bulk: bool,
 }
 
-/// What an upload is for, and who hears what comes of it.
+/// Purpose of an upload, with the caller that receives its result.
 pub(crate) enum Purpose {
     /// A large put.
     Put {
@@ -169,7 +165,7 @@ pub(crate) enum Purpose {
         precondition: Precondition,
         caller: Caller<Written>,
     },
-    /// A part of a multipart upload, with what its caller declared about its bytes.
+    /// A part of a multipart upload, with the checksums that its caller declared.
     Part {
         upload: UploadId,
         number: PartNumber,
@@ -179,7 +175,7 @@ pub(crate) enum Purpose {
 }
 
 impl Purpose {
-    /// The way to tell the caller of a failure.
+    /// Returns a function that fails the caller with an error.
     pub(crate) fn refusal(&self) -> Box<dyn FnOnce(Error) + Send> {
         match self {
             Self::Put { caller, .. } => {
@@ -194,44 +190,44 @@ impl Purpose {
     }
 }
 
-/// A part that is uploaded and durable.
+/// A durable part of a multipart upload.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct UploadedPart {
-    /// Its number.
+    /// Number of the part.
     pub number: PartNumber,
-    /// The hash of its bytes: what a completion lists it by.
+    /// Hash of its bytes. A completion lists the part by this etag.
     pub etag: PartEtag,
-    /// Its length in bytes.
+    /// Length in bytes.
     pub bytes: u64,
 }
 
-/// What the parent of the uploads is asked.
+/// A message to the parent of the uploads.
 pub(crate) enum UploadsMessage {
-    /// Start an upload. It answers its caller itself. Dropped unsent, `started` tells that the
-    /// message was lost.
+    /// Starts an upload, which answers its caller itself. `started` is dropped unsent if the
+    /// message is lost.
     Start {
         job: Handover,
         started: oneshot::Sender<()>,
     },
 }
 
-/// A job on its way to its upload. Whoever sends it keeps a clone, so that a lost message does not
+/// A job on its way to its upload actor. The sender keeps a clone, so that a lost message does not
 /// lose the payload's stream.
 #[derive(Clone)]
 pub(crate) struct Handover(Arc<Mutex<Option<Box<Job>>>>);
 
 impl Handover {
-    /// Offers a job.
+    /// Creates a handover that holds the job.
     pub(crate) fn new(job: Job) -> Self {
         Self(Arc::new(Mutex::new(Some(Box::new(job)))))
     }
 
-    /// Takes it, if nobody has.
+    /// Takes the job, or returns `None` if it is taken already.
     pub(crate) fn take(&self) -> Option<Box<Job>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
-    /// Whether somebody has taken it.
+    /// Returns whether the job has been taken.
     pub(crate) fn is_taken(&self) -> bool {
         self.0
             .lock()

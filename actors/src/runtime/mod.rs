@@ -1,4 +1,4 @@
-//! Parts that all actors share: context, registry, messages, replies, locks and timers.
+//! State and messages that all actors share: context, registry, messages, replies, locks, timers.
 
 pub(crate) mod backlog;
 pub(crate) mod context;

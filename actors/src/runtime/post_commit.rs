@@ -1,5 +1,4 @@
-//! What a batch means for others than its caller, once it is durable: orphans for the sweeper,
-//! deadlines for the expirer. Deliberately not here: who submits it.
+//! [`PostCommit`]: the background work that a durable batch causes, beyond its reply.
 
 use cenotaph_storage::Timestamp;
 use cenotaph_storage::index::{Batch, CommitError, Table};
@@ -8,13 +7,15 @@ use cenotaph_storage::rows::read_expiry_key;
 use crate::runtime::backlog::BacklogUpdate;
 use crate::runtime::context::Context;
 
-/// Whom a durable batch concerns beyond its caller.
+/// The entries of a batch that concern background work: changes and orphans for the backlog, the
+/// earliest deadline for the expirer.
 pub(crate) struct PostCommit {
     backlog: BacklogUpdate,
     due: Option<Timestamp>,
 }
 
 impl PostCommit {
+    /// Reads the background work of a batch.
     pub(crate) fn of(batch: &Batch) -> Self {
         let puts = |wanted: Table| {
             batch
@@ -32,27 +33,30 @@ impl PostCommit {
         }
     }
 
-    pub(crate) fn tell(&self, common: &Context) {
-        common.backlog.note(&self.backlog);
-        self.wake(common);
+    /// Notes the durable batch in the backlog and wakes the actors that it concerns.
+    pub(crate) fn notify(&self, context: &Context) {
+        context.backlog.note(&self.backlog);
+        self.wake(context);
     }
 
-    /// Wakes the sweeper and the expirer. For a batch that is in the backlog already: noted again
-    /// it would overwrite what a later batch has noted.
-    pub(crate) fn wake(&self, common: &Context) {
+    /// Wakes the sweeper and the expirer.
+    ///
+    /// For a batch that is in the backlog already: noting it twice could overwrite the entry of a
+    /// later batch.
+    pub(crate) fn wake(&self, context: &Context) {
         if self.backlog.adds_orphans() {
-            common.wake_sweeper();
+            context.wake_sweeper();
         }
         if let Some(due) = self.due {
-            common.is_due(due);
+            context.is_due(due);
         }
     }
 
-    /// Notes that the outcome of the batch is an error.
-    pub(crate) fn failed(&self, common: &Context, error: &CommitError) {
+    /// Notes that the batch has failed. A batch of unknown outcome makes the next passes scan.
+    pub(crate) fn failed(&self, context: &Context, error: &CommitError) {
         if matches!(error, CommitError::Unknown(_)) {
-            common.backlog.doubt(&self.backlog);
+            context.backlog.doubt(&self.backlog);
         }
-        common.fail_if_poisoned();
+        context.fail_if_poisoned();
     }
 }

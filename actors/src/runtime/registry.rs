@@ -1,7 +1,7 @@
-//! Who is where: the living actors of one engine.
+//! [`ActorRegistry`]: the living actors of an engine.
 //!
-//! The process-wide names of ractor are not used, for many engines live in one process. A route is
-//! empty while its actor is dead; what is sent there is given back, undelivered.
+//! The process-wide names of ractor are not used, because many engines live in one process. A slot
+//! is empty while its actor is dead; a message sent to an empty slot is dropped with its reply.
 
 use std::sync::{Mutex, PoisonError};
 
@@ -13,16 +13,16 @@ use crate::runtime::messages::{
     ExpirerMessage, RecoveryMessage, ShardMessage, SweeperMessage, UploadsMessage,
 };
 
-/// An actor, by what it does.
+/// Kind of an actor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum ActorKind {
-    /// The root of them all. It is not restarted: without it the engine has failed.
+    /// The parent of all actors. It is not restarted: the engine fails with it.
     Supervisor,
     /// The shard with this number.
     Shard(usize),
-    /// The parent of the uploads; they die with it.
+    /// The parent of the uploads, which die with it.
     Uploads,
-    /// Every upload under way.
+    /// All upload actors.
     EveryUpload,
     /// Recovery.
     Recovery,
@@ -32,7 +32,7 @@ pub enum ActorKind {
     Expirer,
 }
 
-/// The way to one actor.
+/// The reference to an actor, or none while the actor is dead.
 pub(crate) struct ActorSlot<M: Message>(Mutex<Option<ActorRef<M>>>);
 
 impl<M: Message> Default for ActorSlot<M> {
@@ -42,12 +42,12 @@ impl<M: Message> Default for ActorSlot<M> {
 }
 
 impl<M: Message> ActorSlot<M> {
-    /// From now on it leads here.
+    /// Replaces the reference.
     pub(crate) fn set(&self, actor: Option<ActorRef<M>>) {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = actor;
     }
 
-    /// Where it leads.
+    /// Returns the reference, or `None` while the actor is dead.
     pub(crate) fn get(&self) -> Option<ActorRef<M>> {
         self.0
             .lock()
@@ -55,16 +55,17 @@ impl<M: Message> ActorSlot<M> {
             .clone()
     }
 
-    /// Sends; whether there was somebody to send to. A message that can't be delivered is dropped,
-    /// and its reply with it: that tells the sender. One that was sent to an actor about to die is
-    /// dropped likewise.
+    /// Sends a message, and returns whether an actor has received it.
+    ///
+    /// An undeliverable message is dropped, and its reply with it: the sender sees the dropped
+    /// reply. The same happens to a message whose actor dies before handling it.
     pub(crate) fn send(&self, message: M) -> bool {
         self.get()
             .is_some_and(|actor| actor.send_message(message).is_ok())
     }
 }
 
-/// The ways to all actors of an engine.
+/// The slots of all actors of an engine.
 pub(crate) struct ActorRegistry {
     pub(crate) shards: Vec<ActorSlot<ShardMessage>>,
     pub(crate) uploads: ActorSlot<UploadsMessage>,
@@ -74,6 +75,7 @@ pub(crate) struct ActorRegistry {
 }
 
 impl ActorRegistry {
+    /// Creates empty slots, at least one for shards.
     pub(crate) fn new(shards: usize) -> Self {
         Self {
             shards: (0..shards.max(1)).map(|_| ActorSlot::default()).collect(),
@@ -84,26 +86,27 @@ impl ActorRegistry {
         }
     }
 
-    /// Kills every upload under way; whether there was one. In the order of their birth: ractor
-    /// would take them down in a random one, and a simulated run is a function of its seed.
+    /// Kills all upload actors, and returns whether there were any.
     pub(crate) fn kill_uploads(&self) -> bool {
         let mut uploads = self
             .uploads
             .get()
             .map(|actor| actor.get_children())
             .unwrap_or_default();
+        // In the order of their start: ractor's own order is random, and a simulated run must be a
+        // function of its seed.
         uploads.sort_by_key(ActorCell::get_id);
         uploads.iter().for_each(ActorCell::kill);
         !uploads.is_empty()
     }
 
-    /// Kills every actor but the supervisor, in a fixed order for the same reason.
+    /// Kills every actor except the supervisor, in a fixed order for the same reason.
     pub(crate) fn kill_all(&self) {
         self.kill_uploads();
         let shards = self
             .shards
             .iter()
-            .filter_map(|route| route.get().map(|actor| actor.get_cell()));
+            .filter_map(|slot| slot.get().map(|actor| actor.get_cell()));
         let others = [
             self.uploads.get().map(|actor| actor.get_cell()),
             self.recovery.get().map(|actor| actor.get_cell()),
@@ -115,12 +118,12 @@ impl ActorRegistry {
             .for_each(|cell| cell.kill());
     }
 
-    /// The shard that decides for this object.
+    /// Returns the slot of the shard that decides for this object.
     pub(crate) fn shard(&self, id: &ObjectId) -> &ActorSlot<ShardMessage> {
         &self.shards[self.shard_number(id)]
     }
 
-    /// Its number.
+    /// Returns the number of the shard that decides for this object.
     pub(crate) fn shard_number(&self, id: &ObjectId) -> usize {
         let shards = self.shards.len() as u64;
         usize::try_from(Checksum::of(id.encoded()).get() % shards)

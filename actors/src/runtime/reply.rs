@@ -1,27 +1,51 @@
-//! How an outcome finds its caller (I10).
+//! Replies: the path of an outcome to its caller (I10).
 //!
 //! A [`Reply`] travels with its request: in the message, then in the completion that the index
-//! fires. Whoever fires it tells the truth; a reply that is dropped unfired was never part of a
-//! submitted batch. So a caller that loses its reply knows that nothing was committed, whichever
-//! actor died on the way, and may deliver the request again.
+//! fires. A fired reply carries the outcome of the commit. A reply that is dropped unfired was
+//! never part of a submitted batch: nothing was committed, whichever actor died, and the request
+//! may be delivered again.
+//!
+//! The longest path is that of a large put or a part, which also has a [`Caller`]:
+//!
+//! ```text
+//! 1 handle        takes permits, creates the Caller, offers the job          handle/writes.rs
+//!     caller drops its future: the permits return, nothing is recorded
+//! 2 uploads       takes the job, starts an upload actor                      upload/mod.rs
+//!     actor dies before it has the job: the handle offers the job again
+//!     upload dies in steps 2 to 4: the Caller is dropped, the handle returns `Unavailable`
+//! 3 upload actor  reads the row, records the change, durable (I1)    upload/change_recorder.rs
+//!     upload dies: its WriteGuard is dropped, recovery fences the change; no blob exists
+//! 4 upload actor  streams the payload, finishes the blobs (I2)               upload/stream.rs
+//!     caller drops while bytes flow: the blob is aborted, the put ends, recovery fences the change
+//!     caller drops after the last byte: the put continues
+//!     upload dies: recovery fences the change, the revisions become orphans
+//! 5 upload actor  delivers the swap to the object's shard                    runtime/context.rs
+//!     upload dies: the message holds Caller and WriteGuard, the commit proceeds
+//!     shard dies before it submits: the reply is dropped, the swap is delivered again
+//!     both die: the Caller is dropped, the handle returns `Unavailable`, recovery fences
+//! 6 shard         decides, records pending writes, submits one batch (I3)    shard/apply.rs
+//!     shard dies: the index owns the batch and its completion
+//! 7 completion    durable: answers the Caller, then drops the WriteGuard     shard/apply.rs
+//!     index fails: the Caller receives `Indeterminate`, the engine fails
+//! 8 handle        returns the answer                                         handle/writes.rs
+//! ```
 
 use std::sync::{Arc, Mutex, PoisonError};
 
 use cenotaph_storage::Result;
 use tokio::sync::oneshot;
 
-/// Fired at most once, with the truth.
+/// Callback of a request, fired at most once, with the outcome of its commit.
 pub(crate) type Reply<T> = Box<dyn FnOnce(Result<T>) + Send>;
 
-/// A reply, and what becomes of it: its answer, or none if it was dropped unfired.
+/// Creates a reply, and a future of its answer: `None` if the reply is dropped unfired.
 pub(crate) fn reply<T: Send + 'static>() -> (Reply<T>, impl Future<Output = Option<Result<T>>>) {
     let (sender, receiver) = oneshot::channel();
     let reply: Reply<T> = Box::new(move |answer| drop(sender.send(answer)));
     (reply, async move { receiver.await.ok() })
 }
 
-/// The way back to the caller of an upload, shared by all that may have to answer it. The first
-/// answer counts.
+/// The caller of an upload, shared by all that may have to answer it. The first answer counts.
 pub(crate) struct Caller<T>(Arc<Mutex<Option<oneshot::Sender<Result<T>>>>>);
 
 impl<T> Clone for Caller<T> {
@@ -31,13 +55,13 @@ impl<T> Clone for Caller<T> {
 }
 
 impl<T> Caller<T> {
-    /// A caller, and its ear.
+    /// Creates the caller and the receiver of its answer.
     pub(crate) fn new() -> (Self, oneshot::Receiver<Result<T>>) {
         let (sender, receiver) = oneshot::channel();
         (Self(Arc::new(Mutex::new(Some(sender)))), receiver)
     }
 
-    /// Answers, if nobody has before.
+    /// Sends the answer, unless an answer has been sent before.
     pub(crate) fn answer(&self, answer: Result<T>) {
         if let Some(sender) = self.0.lock().unwrap_or_else(PoisonError::into_inner).take() {
             let _ = sender.send(answer);

@@ -1,19 +1,18 @@
-//! The lock: how several shards lend their objects to one commit.
+//! Shard locks: several shards lock objects for a commit.
 //!
 //! ```text
-//! shard      Lend ──> how do the objects stand? ──granted──> waits, decides nothing ──────────> overlay ──> next message
-//! borrower                                         │ holds all locks: decides, locks, submits ┘
-//!                                                  └ dropped, or lost the race: nothing happened
-//! state      Held ──commit──> Committed (what stands now)        Held ──the shard dies──> Void
+//! shard    Lock ──> reads the states ──granted──> waits, decides nothing ─────> pending writes
+//! task                                   │ holds all locks: decides, submits ─┘
+//!                                        └ dropped, or void: nothing is committed
+//!
+//! state    Held ──commit──> Committed (new states)        Held ──the shard dies──> Void
 //! ```
 //!
-//! Guards I3 for commits that touch objects of several shards: while a lock is held its shard
-//! decides nothing, and a lock whose shard has died can't commit, for both look at one state under
-//! one lock. So a shard's successor, which passes the index's barrier first, finds either the
-//! submitted batch before its barrier or no batch at all. The borrower is a task of its own and
-//! never waits for a caller while it holds a lock; for the disk only where a shard has just been
-//! restarted. Deliberately not here: in which order locks are taken, and what is decided
-//! (`atomic.rs`).
+//! Guards I3 for commits that touch objects of several shards. While a lock is held its shard
+//! decides nothing. A lock whose shard has died cannot commit, because both sides share one state
+//! under a mutex. So a shard's successor, which first passes the index's barrier, finds either the
+//! batch submitted before its barrier, or no batch at all. The task that holds locks never waits
+//! for a caller, and waits for the disk only where a shard has just been restarted.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -23,21 +22,21 @@ use tokio::sync::oneshot;
 
 use crate::shard::pending_writes::{Durable, Ticket};
 
-/// Some objects of one shard, for one commit. Dropping it gives them back as they were.
+/// Lock on some objects of a shard, for a commit. Dropping it releases the objects unchanged.
 pub(crate) struct ShardLock {
-    /// How they stand, in the order in which they were asked for.
+    /// States of the objects, in the order of the request.
     pub(crate) standings: Vec<Standing>,
-    /// Entries that these states were read from.
+    /// Entries from which these states were read.
     pub(crate) reads: ReadSet,
-    /// The place of the commit among the shard's batches.
+    /// Ticket of the commit among the shard's batches.
     pub(crate) ticket: Ticket,
-    /// Where to say that it is durable.
+    /// Progress of the shard, to be updated when the commit is durable.
     pub(crate) durable: Durable,
     state: Arc<Mutex<State>>,
     _ended: oneshot::Sender<()>,
 }
 
-/// The shard's side of a lock. Dropping it voids the lock, unless it has committed.
+/// The shard's side of a lock. Dropping it voids the lock, unless the lock has committed.
 pub(crate) struct LockedShard {
     state: Arc<Mutex<State>>,
     ended: oneshot::Receiver<()>,
@@ -45,14 +44,14 @@ pub(crate) struct LockedShard {
 
 enum State {
     Held,
-    /// Its objects stand so once the commit is durable.
+    /// New states of the objects once the commit is durable.
     Committed(Vec<(ObjectId, Standing)>),
-    /// Its shard has died, or has taken its objects back.
+    /// The shard has died, or the lock has ended.
     Void,
 }
 
 impl ShardLock {
-    /// A lock, and the side of it that the shard keeps.
+    /// Creates a lock and the shard's side of it.
     pub(crate) fn new(
         standings: Vec<Standing>,
         reads: ReadSet,
@@ -80,7 +79,7 @@ impl ShardLock {
 }
 
 impl LockedShard {
-    /// Waits until the lock has ended: how the objects stand now, if it has committed.
+    /// Waits until the lock has ended. Returns the new states of the objects if it has committed.
     pub(crate) async fn ended(mut self) -> Option<Vec<(ObjectId, Standing)>> {
         let _ = (&mut self.ended).await;
         match std::mem::replace(&mut *locked(&self.state), State::Void) {
@@ -99,29 +98,33 @@ impl Drop for LockedShard {
     }
 }
 
-/// Commits on all these locks, or on none: `submit` is called while no shard of theirs can die
-/// unnoticed. `next` says for each lock how its objects stand afterwards. Whether it was called:
-/// not if a shard has died since it held.
+/// Commits under all these locks, or not at all.
+///
+/// Calls `submit` while no shard of the locks can die unnoticed. `next` contains the new states of
+/// the objects of each lock. Returns whether `submit` was called: it is not if a shard has died
+/// since it granted its lock.
 pub(crate) fn commit(
     locks: &[ShardLock],
     next: Vec<Vec<(ObjectId, Standing)>>,
     submit: impl FnOnce(),
 ) -> bool {
-    // In the order of the shards, as every other borrower does.
+    // In the order of the shards, as every other commit does: no deadlock.
     let mut states: Vec<MutexGuard<'_, State>> =
         locks.iter().map(|lock| locked(&lock.state)).collect();
+    // All or none: checked under all mutexes before any state changes.
     if !states.iter().all(|state| matches!(**state, State::Held)) {
         return false;
     }
     for (state, next) in states.iter_mut().zip(next) {
         **state = State::Committed(next);
     }
+    // The states stay locked until the batch is submitted. A shard that dies now blocks in the drop
+    // of its side, so its successor's barrier comes after the batch.
     submit();
     true
 }
 
-/// No code that can panic leaves a state half changed, so that it is whole even if the lock says
-/// otherwise.
+// A poisoned mutex is not an error: no code that can panic leaves a state half changed.
 fn locked(state: &Mutex<State>) -> MutexGuard<'_, State> {
     state.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -144,7 +147,7 @@ mod tests {
         )
     }
 
-    fn stands() -> Vec<(ObjectId, Standing)> {
+    fn next_states() -> Vec<(ObjectId, Standing)> {
         vec![(
             ObjectId::try_from("k").unwrap(),
             Standing::Absent(Version::new(7)),
@@ -152,22 +155,22 @@ mod tests {
     }
 
     #[test]
-    fn a_shard_waits_until_the_lease_has_ended_and_learns_what_was_committed() {
+    fn shard_waits_for_end_of_lock_and_receives_states() {
         let (lock, held) = lock();
         let mut ended = Box::pin(held.ended());
         assert!(ended.as_mut().now_or_never().is_none());
         let mut submitted = 0;
         let locks = [lock];
-        assert!(commit(&locks, vec![stands()], || submitted += 1));
+        assert!(commit(&locks, vec![next_states()], || submitted += 1));
         drop(locks);
         assert_eq!(
             (ended.now_or_never().unwrap(), submitted),
-            (Some(stands()), 1)
+            (Some(next_states()), 1)
         );
     }
 
     #[test]
-    fn a_lease_that_is_dropped_changes_nothing() {
+    fn dropped_lock_changes_nothing() {
         let (lock, held) = lock();
         drop(lock);
         assert_eq!(held.ended().now_or_never().unwrap(), None);
@@ -175,12 +178,15 @@ mod tests {
 
     #[test]
     fn one_dead_shard_voids_the_whole_commit() {
-        let ((first, kept), (second, died)) = (lock(), lock());
+        let (first, kept) = lock();
+        let (second, died) = lock();
         drop(died);
         let locks = [first, second];
-        assert!(!commit(&locks, vec![stands(), stands()], || panic!(
-            "nothing is submitted"
-        )));
+        assert!(!commit(
+            &locks,
+            vec![next_states(), next_states()],
+            || panic!("nothing is submitted")
+        ));
         drop(locks);
         assert_eq!(kept.ended().now_or_never().unwrap(), None);
     }

@@ -1,16 +1,16 @@
 //! Carrying out a plan: the only way from a decision to the index.
 //!
 //! ```text
-//! plan ──> 1 admit: is there space for the batch?         no: the caller receives the error, nothing is decided
+//! plan ──> 1 admit: is there space for the batch?   no: the caller receives the error
 //!          2 record rows, settled changes and upload entries as pending
 //!          3 count the event
 //!          4 submit the batch; the shard continues with its next message
 //!          5 durable: trim the pending writes, wake sweeper and expirer, reply
 //! ```
 //!
-//! Guards I3 (the pending writes are exactly those of submitted batches), I7 (a reply that depends on
-//! pending state waits behind an empty batch), I10 (the completion replies, even if this actor has
-//! died since).
+//! Guards I3 (the pending writes are exactly those of submitted batches), I7 (a reply that depends
+//! on pending state waits behind an empty batch), I10 (the completion replies, even if this actor
+//! has died since).
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -52,8 +52,10 @@ impl Shard {
         reply: Reply<T>,
     ) {
         if plan.effect == Effect::Known {
+            // No write, no dependency on pending state: the reply need not wait.
             return reply(plan.reply);
         }
+        // Fences and repairs hold no permit and are not refused for lack of space.
         let space = match permit {
             Some(_) => self.context.admit(&plan.batch),
             None => Ok(()),
@@ -63,6 +65,7 @@ impl Shard {
         {
             return reply(Err(error.clone()));
         }
+        // Recorded before the submission: the next decision must see this batch.
         let ticket = pending.record(&plan);
         if let Err(error) = space {
             return reply(Err(error));
@@ -93,7 +96,7 @@ pub(crate) fn completion(
                 for (ticket, durable) in &reached {
                     durable.reached(*ticket);
                 }
-                after.tell(&context);
+                after.notify(&context);
             }
             // The pending writes of this batch never become durable: the index has failed, and no
             // further decision is made on them.

@@ -1,14 +1,14 @@
 //! The shard: sole decider for its objects, sole submitter of their swaps (I3).
 //!
 //! ```text
-//! message ──> read: pending writes, then the index ──> decide (pure) ──> apply the plan ──> next message
-//!                                                                          └─ durable ──> trim, reply
+//! message ──> read: pending writes, then index ──> decide (pure) ──> apply plan ──> next message
+//!                                                                        └─ durable ──> reply
 //! ```
 //!
-//! A shard never waits for the disk to write: the completion replies to the caller, even if the
-//! actor has died since (I10). A restarted shard first passes the index's barrier: only then does
-//! the index show every batch that its predecessor submitted. A shard lends its objects to commits
-//! that touch objects of several shards (`lock.rs`).
+//! A shard never waits for the disk to write. The completion replies to the caller, even if the
+//! actor has died since (I10). A restarted shard first passes the index's barrier, because only
+//! then the index shows every batch that its predecessor submitted. Commits on several shards lock
+//! objects of each (`runtime/shard_lock.rs`).
 
 use cenotaph_storage::decide::{self, Plan, Swap, SwapReply};
 use cenotaph_storage::{ObjectId, OperationId, Result, Seam};
@@ -29,7 +29,7 @@ mod upload_steps;
 pub(crate) use apply::{completion, guarded};
 pub(crate) use reader::Reader;
 
-/// One shard.
+/// The actor of a shard.
 pub(crate) struct Shard {
     pub(crate) context: SharedContext,
     pub(crate) number: usize,
@@ -54,10 +54,10 @@ impl Actor for Shard {
         _: &mut PendingWrites,
     ) -> Result<(), ActorProcessingErr> {
         self.context.env.actor_started("shard", Some(self.number));
-        // A poisoned index fails the barrier, too. It refuses every submission, so serving on is
-        // safe.
+        // A poisoned index fails the barrier, too. The index then refuses every submission, so that
+        // serving requests is safe.
         if let Err(error) = self.context.index.barrier().await {
-            tracing::warn!(%error, "a shard starts on an index that has failed");
+            tracing::warn!(%error, "a shard starts on a failed index");
         }
         Ok(())
     }
@@ -69,7 +69,9 @@ impl Actor for Shard {
         pending: &mut PendingWrites,
     ) -> Result<(), ActorProcessingErr> {
         self.context.env.pass(Seam::ShardBeforeDecide).await;
+        // Before the decision: durable writes are read from the index.
         pending.trim();
+        // After a failed commit the pending writes are not trustworthy: nothing is decided on them.
         if let Err(error) = self.context.health.check_failed("commit") {
             message.refuse(error);
             return Ok(());
@@ -137,10 +139,12 @@ impl Shard {
         let view = reader.swap_view(swap).await?;
         let now = self.context.env.steady_now();
         let mut plan = swap.decide(&view, now);
+        // Test hook of planted bugs: without the feature it does nothing.
         self.context.env.tamper_swap(swap, &view, now, &mut plan);
         Ok(plan.based_on(reader.into_reads()))
     }
 
+    /// Plans the end of a dead change: its removal, and the orphans that it leaves.
     async fn plan_fence(
         &self,
         pending: &PendingWrites,
@@ -158,7 +162,7 @@ impl Shard {
         Ok(plan.based_on(reader.into_reads()))
     }
 
-    /// Lends objects to a commit of several shards, and decides nothing until the lock has ended.
+    /// Grants a lock on objects, and decides nothing until the lock has ended.
     async fn lock(
         &self,
         pending: &mut PendingWrites,
@@ -174,14 +178,17 @@ impl Shard {
             }
         }
         let reads = reader.into_reads();
+        // The ticket is taken before the lock is granted: later batches of this shard are ordered
+        // after the commit.
         let ticket = pending.next_ticket();
-        let (lock, held) = ShardLock::new(standings, reads, ticket, pending.durable());
+        let (lock, locked) = ShardLock::new(standings, reads, ticket, pending.durable());
+        // The task is gone: the lock has been dropped unused.
         if granted.send(Ok(lock)).is_err() {
             return;
         }
         self.context.env.pass(Seam::ShardLent).await;
-        for (object, standing) in held.ended().await.unwrap_or_default() {
-            pending.stand(ticket, &object, standing);
+        for (object, standing) in locked.ended().await.unwrap_or_default() {
+            pending.set_state(ticket, &object, standing);
         }
     }
 }

@@ -1,9 +1,9 @@
-//! The overlay: what a shard has decided and the index has not yet made durable.
+//! [`PendingWrites`]: the writes that a shard has submitted and the index has not made durable yet.
 //!
-//! Shards never wait for the disk: they decide against the overlay first, the durable state second.
-//! Every entry carries the ticket of the batch it stands in; batches become durable in order, so
-//! one number says which entries are no longer needed. Guards I3 against deciding twice on the same
-//! state. Nobody but its shard reads it (I7).
+//! A shard decides against the pending writes first, the durable state second. Every entry carries
+//! the ticket of its batch. Batches become durable in order, so that one number separates the
+//! entries still needed from the others. Guards I3: no two decisions rest on the same state. Only
+//! the shard reads its pending writes (I7).
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -14,22 +14,23 @@ use cenotaph_storage::decide::{Plan, Standing};
 use cenotaph_storage::index::Table;
 use cenotaph_storage::{ObjectId, OperationId};
 
-/// The place of a batch in the order of its shard's submissions.
+/// Position of a batch in the order of its shard's submissions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Ticket(u64);
 
-/// How far a shard's batches are durable. Written by completions, read by the shard.
+/// Progress of a shard: the newest durable ticket. Written by completions, read by the shard.
 #[derive(Clone, Default)]
 pub(crate) struct Durable(Arc<AtomicU64>);
 
 impl Durable {
-    /// All up to this ticket is durable.
+    /// Notes that all batches up to this ticket are durable.
     pub(crate) fn reached(&self, ticket: Ticket) {
+        // A maximum: the progress never goes back.
         self.0.fetch_max(ticket.0, Ordering::AcqRel);
     }
 }
 
-/// What is decided and not yet durable.
+/// The writes of a shard that are submitted and not yet durable.
 #[derive(Default)]
 pub(crate) struct PendingWrites {
     last: u64,
@@ -47,36 +48,36 @@ enum Entry {
 }
 
 impl PendingWrites {
-    /// Where completions say how far the batches are durable.
+    /// Returns the progress of this shard, to be updated by completions.
     pub(crate) fn durable(&self) -> Durable {
         self.durable.clone()
     }
 
-    /// Begins the next batch.
+    /// Returns the ticket of the next batch.
     pub(crate) fn next_ticket(&mut self) -> Ticket {
         self.last += 1;
         self.ticket()
     }
 
-    /// The ticket of the batch begun last.
+    /// Returns the ticket of the newest batch.
     pub(crate) fn ticket(&self) -> Ticket {
         Ticket(self.last)
     }
 
-    /// How an object stands, if that is not yet durable.
+    /// Returns the pending state of an object, if any.
     pub(crate) fn standing(&self, id: &ObjectId) -> Option<&Standing> {
         self.standings
             .get(id.encoded())
             .map(|(_, standing)| standing)
     }
 
-    /// Whether this change has been settled or fenced by a batch that is not yet durable.
+    /// Returns whether a pending batch has settled or fenced this change.
     pub(crate) fn is_settled(&self, change: OperationId) -> bool {
         self.settled.contains_key(&change)
     }
 
-    /// Notes that an object stands so once this batch is durable.
-    pub(crate) fn stand(&mut self, ticket: Ticket, id: &ObjectId, standing: Standing) {
+    /// Sets the state of an object as of this batch.
+    pub(crate) fn set_state(&mut self, ticket: Ticket, id: &ObjectId, standing: Standing) {
         self.standings
             .insert(id.encoded().clone(), (ticket, standing));
         self.order
@@ -87,7 +88,7 @@ impl PendingWrites {
     pub(crate) fn record<T>(&mut self, plan: &Plan<T>) -> Ticket {
         let ticket = self.next_ticket();
         for (id, standing) in &plan.rows {
-            self.stand(ticket, id, standing.clone());
+            self.set_state(ticket, id, standing.clone());
         }
         for &change in &plan.settled {
             self.settled.insert(change, ticket);
@@ -101,13 +102,13 @@ impl PendingWrites {
         ticket
     }
 
-    /// What the session table will hold under this key, if that is not yet durable: a value, or
-    /// nothing.
+    /// Returns the pending value of a key of the upload table: a value, or `Some(None)` for a
+    /// pending removal.
     pub(crate) fn session(&self, key: &[u8]) -> Option<Option<&Bytes>> {
         self.sessions.get(key).map(|(_, value)| value.as_ref())
     }
 
-    /// The same for all keys that begin so, in order.
+    /// Returns the pending values of all keys with this prefix, in key order.
     pub(crate) fn sessions_below<'a>(
         &'a self,
         prefix: &'a [u8],
@@ -117,7 +118,7 @@ impl PendingWrites {
             .map(|(key, (_, value))| (key, value.as_ref()))
     }
 
-    /// Forgets what has become durable.
+    /// Forgets the writes that have become durable.
     pub(crate) fn trim(&mut self) {
         let durable = Ticket(self.durable.0.load(Ordering::Acquire));
         while self
@@ -129,6 +130,7 @@ impl PendingWrites {
                 return;
             };
             match entry {
+                // An entry is removed only by its own ticket: a later batch may have replaced it.
                 Entry::Standing(key)
                     if self
                         .standings
@@ -164,12 +166,13 @@ mod tests {
     }
 
     #[test]
-    fn only_what_is_durable_is_forgotten_and_the_newest_counts() {
+    fn durable_writes_are_forgotten_and_the_newest_counts() {
         let id = ObjectId::try_from("k").unwrap();
         let mut pending = PendingWrites::default();
-        let (first, second) = (pending.next_ticket(), pending.next_ticket());
-        pending.stand(first, &id, absent(1));
-        pending.stand(second, &id, absent(2));
+        let first = pending.next_ticket();
+        let second = pending.next_ticket();
+        pending.set_state(first, &id, absent(1));
+        pending.set_state(second, &id, absent(2));
         pending.trim();
         assert_eq!(
             pending.standing(&id),
@@ -181,7 +184,7 @@ mod tests {
         assert_eq!(
             pending.standing(&id),
             Some(&absent(2)),
-            "the newest is not durable yet"
+            "the newest write is not durable yet"
         );
         pending.durable().reached(second);
         pending.trim();

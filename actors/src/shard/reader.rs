@@ -24,7 +24,7 @@ use crate::shard::pending_writes::PendingWrites;
 /// Parts read per page.
 const PARTS_PAGE: usize = 2000;
 
-/// Reader of one decision.
+/// Reader of a decision.
 pub(crate) struct Reader<'a> {
     index: &'a dyn Index,
     /// Batches that are submitted and not durable; `None` where no shard submits any.
@@ -94,6 +94,7 @@ impl<'a> Reader<'a> {
             Standing::Absent(_) => ReadValue::Absent,
         };
         self.reads.note(Table::Rows, id.encoded().clone(), row);
+        // The decision rests on the last version, too, which is an entry of its own.
         if let Standing::Absent(last) = standing {
             let value = match last {
                 Version::NONE => ReadValue::Absent,
@@ -130,7 +131,7 @@ impl<'a> Reader<'a> {
         value.map(|value| Change::decode(&value)).transpose()
     }
 
-    /// Returns whether a batch about this key of the upload table is on its way to the disk.
+    /// Returns whether a pending batch writes this key of the upload table.
     pub(crate) fn is_pending_upload(&self, key: &[u8]) -> bool {
         self.pending
             .is_some_and(|pending| pending.session(key).is_some())
@@ -147,7 +148,7 @@ impl<'a> Reader<'a> {
         Ok(value)
     }
 
-    /// Returns the entry of a part, if there is one.
+    /// Returns the entry of a part, if any.
     pub(crate) async fn part_entry(
         &mut self,
         upload: &UploadId,
@@ -164,6 +165,7 @@ impl<'a> Reader<'a> {
         upload: &UploadId,
     ) -> Result<BTreeMap<Bytes, Bytes>> {
         let prefix = parts_prefix(upload);
+        // One snapshot for all pages: parts of one moment.
         let snapshot = self.index.snapshot()?;
         let mut entries: BTreeMap<Bytes, Bytes> = BTreeMap::new();
         let mut range = Range::prefix(&prefix, PARTS_PAGE);
@@ -177,6 +179,7 @@ impl<'a> Reader<'a> {
                 Some(_) | None => break,
             }
         }
+        // Pending values replace durable ones: the snapshot may be older.
         for (key, value) in self
             .pending
             .iter()
@@ -200,6 +203,7 @@ impl<'a> Reader<'a> {
         let value = match &read {
             Ok(value) => as_read(value.as_ref()),
             Err(error) if error.kind() == ErrorKind::Corrupt => ReadValue::Unreadable,
+            // Failed reads are no part of the read set: the plan fails with them.
             Err(_) => return read,
         };
         self.reads.note(table, key, value);

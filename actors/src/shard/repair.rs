@@ -10,6 +10,7 @@ use crate::runtime::reply::Reply;
 use crate::shard::pending_writes::PendingWrites;
 
 impl Shard {
+    /// Plans the repair of an object, or returns `None` if the finding is not confirmed.
     pub(super) async fn plan_repair(
         &self,
         pending: &PendingWrites,
@@ -22,6 +23,7 @@ impl Shard {
         Ok(plan.map(|plan| plan.based_on(reader.into_reads())))
     }
 
+    /// Plans the repair of an upload, or returns `None` if the finding is not confirmed.
     pub(super) async fn plan_upload_repair(
         &self,
         pending: &PendingWrites,
@@ -34,7 +36,7 @@ impl Shard {
         Ok(plan.map(|plan| plan.based_on(reader.into_reads())))
     }
 
-    /// Replies with whether the damage is confirmed, after the repair if `act` says so.
+    /// Replies whether the damage is confirmed. Repairs it first if `act` requires it.
     pub(super) fn repair(
         &self,
         pending: &mut PendingWrites,

@@ -1,7 +1,7 @@
-//! Steps of multipart uploads: requests to the shard, and its plans.
+//! Steps of multipart uploads: their requests to the shard, and the shard's plans.
 //!
-//! A step that ends an upload reads all parts in the shard, between two decisions: no part can be
-//! filed between the read and the decision, and nothing has to be retried (docs/adr/0012).
+//! A step that ends an upload reads all parts in the shard, between two decisions. No part can be
+//! added between the read and the decision, and nothing has to be retried (docs/adr/0012).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -20,23 +20,23 @@ use crate::shard::pending_writes::PendingWrites;
 
 impl Context {
     /// Delivers a step of an upload to the object's shard, and returns the reply. Idempotent, as
-    /// [`compare_and_write`](Self::compare_and_write).
+    /// [`compare_and_write`](Self::compare_and_write) is.
     pub(crate) async fn step(
         &self,
         swap: SessionSwap,
         permit: &Permit,
-        listen: impl Fn(Reply<Option<Written>>) -> Reply<Option<Written>>,
+        wrap: impl Fn(Reply<Option<Written>>) -> Reply<Option<Written>>,
     ) -> Result<Option<Written>> {
         let id = swap.id.clone();
         self.deliver(&id, |reply| ShardMessage::Session {
             swap: Box::new(swap.clone()),
             permit: permit.clone(),
-            reply: listen(reply),
+            reply: wrap(reply),
         })
         .await
     }
 
-    /// Ends an upload. The number of parts that end at once is bounded, so an upload waits for its
+    /// Ends an upload. The number of parts that end at once is bounded, so the call waits for its
     /// turn.
     ///
     /// # Errors
@@ -55,6 +55,7 @@ impl Context {
             .await?
             .entries
             .len();
+        // The count is a snapshot: parts may be added meanwhile, which the budget tolerates.
         let turn = self.admission.end(parts);
         let turn = match wait {
             Some(wait) => self.env.deadline(wait, turn).await,
@@ -64,12 +65,14 @@ impl Context {
             let message = "too many parts of uploads are ending at once; nothing was committed";
             return Err(Error::new(ErrorKind::Overloaded, "admit", message).with_id(&swap.id));
         };
+        // Held until the end of the upload is durable.
         let permit = permit.and(turn);
         self.step(swap, &permit, |reply| reply).await
     }
 }
 
 impl Shard {
+    /// Plans a step of an upload.
     pub(super) async fn plan_step(
         &self,
         pending: &PendingWrites,
@@ -83,11 +86,11 @@ impl Shard {
     }
 }
 
-/// Reads the state that the decision depends on.
+/// Reads the state that the decision depends on. Parts are read only if the decision needs them.
 pub(super) async fn view(reader: &mut Reader<'_>, step: &SessionSwap) -> Result<SessionView> {
     let key = session_key(&step.id, &step.upload);
     let is_pending = reader.is_pending_upload(&key);
-    let record = reader.upload_entry(key.into()).await?;
+    let record = reader.upload_entry(key).await?;
     let session = record.map(|value| Session::decode(&value)).transpose()?;
     let is_open = session
         .as_ref()

@@ -1,47 +1,48 @@
-//! The change of one upload, and the revisions that it names: [`ChangeRecorder`].
+//! [`ChangeRecorder`]: the change of an upload, and the revisions that it names.
 //!
-//! Guards I1: whoever gets a revision to write gets it after the change that names it is durable.
-//! Some more are named whenever those that are there are used up, twice as many each time: a long
-//! stream costs few commits, and one that promises much and breaks off leaves few orphans. A
-//! revision that is named and never written is an orphan without a blob, which counts as deleted.
+//! Guards I1: a revision is returned only after the change that names it is durable. Revisions are
+//! named in batches, each of which doubles their number. A long stream thus costs few commits, and
+//! a stream that breaks off leaves few orphans. A named revision that is never written is an orphan
+//! without a blob, which counts as deleted.
 
 use cenotaph_storage::decide::record;
 use cenotaph_storage::rows::Change;
 use cenotaph_storage::{ObjectId, OperationId, Result, RevisionId};
 
-use super::not_named;
+use super::nothing_named;
 use crate::runtime::context::SharedContext;
 use crate::runtime::live_writes::WriteGuard;
 
-/// Fewest revisions that are named at a time, once more than one are needed.
+/// Minimum number of revisions that are named at a time after the first.
 const MORE: usize = 8;
 
-/// See the head of this file.
+/// Recorder of the change of an upload. It keeps the change alive and names fresh revisions in it.
 pub(super) struct ChangeRecorder {
     context: SharedContext,
     id: ObjectId,
     operation: OperationId,
-    owner: WriteGuard,
+    guard: WriteGuard,
     revisions: Vec<RevisionId>,
     used: usize,
-    /// How many will be needed at the most.
+    /// Maximum number of revisions.
     most: usize,
 }
 
 impl ChangeRecorder {
-    /// Records a change that names its first fresh revision (I4), of so many at the most.
+    /// Records a change that names its first fresh revision (I4), and `most` revisions at most.
     pub(super) async fn open(
         context: SharedContext,
         id: ObjectId,
         operation: OperationId,
         most: usize,
     ) -> Result<Self> {
-        let owner = context.owners.claim(operation);
+        // Claimed before the change is recorded: recovery must never find it without an owner.
+        let guard = context.live_writes.claim(operation);
         let mut recorder = Self {
             context,
             id,
             operation,
-            owner,
+            guard,
             revisions: Vec::new(),
             used: 0,
             most,
@@ -50,7 +51,7 @@ impl ChangeRecorder {
         Ok(recorder)
     }
 
-    /// The next revision to write.
+    /// Returns the next revision to write.
     pub(super) async fn next(&mut self) -> Result<RevisionId> {
         if self.used == self.revisions.len() {
             self.name(self.revisions.len().max(MORE)).await?;
@@ -59,13 +60,15 @@ impl ChangeRecorder {
         Ok(self.revisions[self.used - 1])
     }
 
-    /// Who holds this keeps the change alive.
-    pub(super) fn owner(&self) -> WriteGuard {
-        self.owner.clone()
+    /// Returns a guard that keeps the change alive.
+    pub(super) fn guard(&self) -> WriteGuard {
+        self.guard.clone()
     }
 
     async fn name(&mut self, more: usize) -> Result<()> {
         let more = more
+            // Revisions beyond the need would be orphans. At least one is named, or the stream
+            // could not go on.
             .min(self.most.saturating_sub(self.revisions.len()))
             .max(1);
         self.revisions
@@ -73,8 +76,7 @@ impl ChangeRecorder {
         self.record().await
     }
 
-    /// The commit itself keeps the owner alive: a change that becomes durable after its upload has
-    /// died still finds recovery awake.
+    /// Commits the change with all revisions named so far.
     async fn record(&self) -> Result<()> {
         let change = Change {
             epoch: self.context.epoch,
@@ -83,10 +85,13 @@ impl ChangeRecorder {
             revisions: self.revisions.clone(),
         };
         let batch = record(self.operation, &change);
+        // A full disk is reported before any byte goes out.
         self.context
             .admit(&batch)
             .map_err(|error| error.with_id(&self.id))?;
-        let recorded = self.context.commit(batch, self.owner.clone()).await;
-        recorded.map_err(|error| not_named(&error, &self.id))
+        // The commit holds a guard: if the upload dies meanwhile, recovery is woken after the
+        // change is durable.
+        let recorded = self.context.commit(batch, self.guard.clone()).await;
+        recorded.map_err(|error| nothing_named(&error, &self.id))
     }
 }

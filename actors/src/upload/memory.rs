@@ -1,17 +1,18 @@
-//! The memory of one blob under way: [`BlobMemory`].
+//! [`BlobMemory`]: the memory of a blob under way.
 //!
 //! ```text
-//! peeked at           the permit of what was peeked at, until there is one of the two below
-//! first 2 MiB         a beginning, if one is free: a caller that has sent no more holds up nobody
-//! more                the share of the whole blob, at once, or a bounded wait for it; while there is none to be had, the
-//!                     caller's stream is not read
-//! finished, dropped   all is given back
+//! peeked at           the permit for the bytes buffered before the upload began
+//! first 2 MiB         a beginning, if available
+//! more                the share of the whole blob, at once or after a bounded wait;
+//!                     the caller's stream is not read meanwhile
+//! finished, dropped   everything is returned
 //! ```
 //!
-//! All but what was peeked at is within the budget. A blob that waits for its share holds a
-//! beginning at the most, and beginnings leave room for the largest share (`admission.rs`), so that
-//! no two wait for each other. It keeps its share to its end, for what is in requests under way has
-//! not left memory, and OpenDAL does not tell when it has.
+//! All memory except the peeked bytes is within the budget. A caller that has sent at most 2 MiB
+//! holds no share, so that it blocks no other upload. A blob that waits for its share holds at most
+//! a beginning, and beginnings leave space for the largest share (`admission/permits.rs`): no two
+//! blobs wait for each other. A blob keeps its share to its end, because requests under way hold
+//! memory and OpenDAL does not report when they release it.
 
 use std::sync::Arc;
 
@@ -21,12 +22,12 @@ use tokio::sync::OwnedSemaphorePermit;
 use crate::admission::permits::{BEGINNING_BYTES, Beginning, Permit};
 use crate::runtime::context::SharedContext;
 
-/// See the head of this file.
+/// Memory of a blob under way, taken from the budgets of uploads.
 pub(super) struct BlobMemory {
     context: SharedContext,
-    /// Most bytes that the blob holds.
+    /// Maximum number of bytes that the blob holds.
     most_bytes: usize,
-    /// True if its share counts in the budget of bulk work as well.
+    /// True if its share counts against the budget of bulk work, too.
     is_bulk: bool,
     held: Held,
 }
@@ -42,7 +43,7 @@ enum Held {
 }
 
 impl BlobMemory {
-    /// `peeked` is the leave for what of its payload is in memory already.
+    /// Creates the memory of a blob. `peeked` is the permit for bytes that are buffered already.
     pub(super) fn new(
         context: &SharedContext,
         most_bytes: usize,
@@ -57,19 +58,20 @@ impl BlobMemory {
         }
     }
 
-    /// That of the next blob of the same payload.
+    /// Creates the memory of the next blob of the same payload.
     pub(super) fn next(&self, most_bytes: usize) -> Self {
         Self::new(&self.context, most_bytes, Permit::free(), self.is_bulk)
     }
 
-    /// Waits for the share before more is read of the stream, if the blob holds so many bytes that
-    /// it will need one, and none is free. What is free is not taken yet: the caller may send
-    /// nothing more.
+    /// Waits for the share before more of the stream is read, if the blob is going to need its
+    /// share and none is free. A free share is not taken yet, because the caller may send nothing
+    /// more.
     ///
     /// # Errors
     /// As [`make_room`](Self::make_room).
     pub(super) async fn before_read(&mut self, bytes: usize) -> Result<()> {
         let admission = &self.context.admission;
+        // Only a check. Taking the share here would let an idle caller hold it.
         let has_room = admission.upload_bytes().has_room(self.most_bytes)
             && (!self.is_bulk || admission.bulk_upload_bytes().has_room(self.most_bytes));
         if has_room {
@@ -88,6 +90,7 @@ impl BlobMemory {
             Held::Share { .. } => return Ok(()),
             Held::Beginning(_) if bytes <= BEGINNING_BYTES => return Ok(()),
             Held::Peeked { .. } if bytes <= BEGINNING_BYTES => {
+                // Without a free beginning the blob waits for its share, as a longer blob would.
                 if let Some(beginning) = admission.beginning() {
                     self.held = Held::Beginning(beginning);
                     return Ok(());
@@ -95,6 +98,7 @@ impl BlobMemory {
             }
             Held::Peeked { .. } | Held::Beginning(_) => {}
         }
+        // A beginning is part of the share, so only the rest is acquired.
         let begun = if matches!(self.held, Held::Beginning(_)) {
             BEGINNING_BYTES
         } else {
@@ -102,6 +106,8 @@ impl BlobMemory {
         };
         let rest = async {
             let _waiting = admission.waiting();
+            // The bulk budget first: bulk work that waits there holds no share of the common
+            // budget.
             let of_bulk = match self.is_bulk {
                 true => Some(admission.bulk_upload_bytes().acquire(self.most_bytes).await),
                 false => None,
@@ -115,10 +121,10 @@ impl BlobMemory {
             )
         };
         let wait = self.context.limits.budget_wait;
+        // Bounded: a caller that never gets memory must not hold its connection forever.
         let Some((rest, of_bulk)) = self.context.env.deadline(wait, rest).await else {
-            let message = format!(
-                "the memory of all uploads is in use; nothing was committed: waited={wait:?}"
-            );
+            let message =
+                format!("upload memory is exhausted; nothing was committed: waited={wait:?}");
             return Err(Error::new(ErrorKind::Overloaded, "put", message));
         };
         let begun = match std::mem::replace(

@@ -1,19 +1,17 @@
 //! Uploads: one actor per large put or part, and their parent.
 //!
 //! ```text
-//! 1 read the row: what this write means to replace;  error, or a precondition that does not hold: the caller hears it,
-//!   or the session that the part is for              nothing recorded
-//! 2 record the change, durable (I1)                  error: NotStarted or Indeterminate; recovery settles it
-//! 3 stream the payload into fresh revisions (I4),    error, dropped caller, kill, no memory in time: the change stays,
-//!   each chunk once there is memory for it           recovery settles it
-//! 4 finish the blobs: closed and durable (I2)        error: they may exist all the same; recovery settles it
+//! 1 read the row, or the upload record of the part   error, or a failed precondition:
+//!                                                    the caller receives it, nothing is recorded
+//! 2 record the change, durable (I1)                  error: nothing is named; recovery settles
+//! 3 stream the payload into fresh revisions (I4),    error, dropped caller, kill, no memory in
+//!   each chunk once memory is granted                time: recovery settles the change
+//! 4 finish the blobs: closed and durable (I2)        error: the blobs may exist; recovery settles
 //! 5 compare-and-write through the shard (I3, I6)     the commit itself answers the caller (I10)
 //! ```
 //!
-//! From step 5 on a dropped caller stops nothing. Steps 1 and 5 are in `put.rs` and `part.rs`, step
-//! 2 in `ledger.rs`, steps 3 and 4 in `stream.rs`, with `pump.rs` (a caller's stream), `memory.rs`
-//! (the memory of a blob) and `split.rs` (the cut). Deliberately not here: what the swap decides
-//! (`cenotaph_storage::decide`), and cleaning up (recovery's).
+//! Steps 1 and 5 are in `put.rs` and `part.rs`, step 2 in `change_recorder.rs`, steps 3 and 4 in
+//! `stream.rs`. The outcomes of dead actors and dropped callers are in `runtime/reply.rs`.
 
 use std::sync::Arc;
 
@@ -33,7 +31,7 @@ mod source_reader;
 mod split;
 mod stream;
 
-/// The parent of the uploads: it starts them and outlives their deaths.
+/// The parent of the uploads. It starts them and survives their deaths.
 pub(crate) struct Uploads {
     pub(crate) context: SharedContext,
 }
@@ -64,12 +62,13 @@ impl Actor for Uploads {
     ) -> Result<(), ActorProcessingErr> {
         let UploadsMessage::Start { job, started } = message;
         let Some(job) = job.take() else { return Ok(()) };
+        // Before the spawn: from here on the job is not offered again.
         let _ = started.send(());
         let upload = Upload {
             context: Arc::clone(&self.context),
         };
         let (child, _) = Actor::spawn_linked(None, upload, job, myself.get_cell()).await?;
-        // An upload that is dead already has dropped its job, which tells its caller.
+        // An upload that is dead already has dropped its job, and with it the caller's answer.
         drop(child.send_message(UploadMessage::Run));
         Ok(())
     }
@@ -80,7 +79,7 @@ impl Actor for Uploads {
         event: SupervisionEvent,
         (): &mut (),
     ) -> Result<(), ActorProcessingErr> {
-        // The event may carry the dead upload's state: dropping it here gives its permits back and
+        // The event may carry the dead upload's state. Dropping it here returns the permits and
         // wakes recovery.
         if let SupervisionEvent::ActorFailed(_, error) = event {
             tracing::error!(%error, "an upload died; recovery settles its change");
@@ -89,13 +88,13 @@ impl Actor for Uploads {
     }
 }
 
-/// What an upload is told.
+/// A message to an upload.
 pub(crate) enum UploadMessage {
-    /// Do it.
+    /// Runs the job.
     Run,
 }
 
-/// One upload.
+/// The actor of a large put or part.
 pub(crate) struct Upload {
     context: SharedContext,
 }
@@ -129,11 +128,13 @@ impl Actor for Upload {
         job: &mut Self::State,
     ) -> Result<(), ActorProcessingErr> {
         if let Some(job) = job.take() {
+            // Made before the job is consumed. After a commit it has no effect: the first answer
+            // counts.
             let refuse = job.purpose.refusal();
             if let Err(error) = self.run(*job).await {
                 refuse(error);
                 if self.context.blobs.trouble().is_some() {
-                    // It looks again, until the blob tier is there.
+                    // The sweeper checks the blob tier again until the tier is available.
                     self.context.wake_sweeper();
                 }
             }
@@ -144,7 +145,7 @@ impl Actor for Upload {
     }
 }
 
-/// A blob that is finished, and what is needed to name it.
+/// A finished blob, with the values that name it.
 struct Finished {
     extent: Extent,
     blocks: BlockChecksums,
@@ -200,21 +201,27 @@ impl Upload {
     }
 }
 
-/// What `work` gives, unless the caller drops its future first.
+/// Returns the result of `work`, or an error if the caller drops its future first.
 async fn unless_gone<T>(
     caller_gone: &mut oneshot::Receiver<()>,
     work: impl Future<Output = T>,
 ) -> Result<T> {
     tokio::select! {
+        // Not in random order: a simulated run is a function of its seed.
         biased;
-        _ = caller_gone => Err(Error::new(ErrorKind::Unavailable, "put", "the caller is gone; nothing was committed")),
+        _ = caller_gone => Err(Error::new(
+            ErrorKind::Unavailable,
+            "put",
+            "the caller is gone; nothing was committed",
+        )),
         value = work => Ok(value),
     }
 }
 
-/// What failed before anything could name the revision: nothing was committed, whatever became of
-/// the change or the blob.
-fn not_named(error: &Error, id: &ObjectId) -> Error {
+/// Maps an error that came before anything could name the revision. Nothing was committed, so that
+/// `Indeterminate` about the change or the blob becomes `Unavailable`.
+fn nothing_named(error: &Error, id: &ObjectId) -> Error {
+    // Passed through: the caller must see that space is the reason.
     if error.reason() == Some(Reason::NoSpace) {
         return error.clone().with_id(id);
     }

@@ -1,4 +1,4 @@
-//! A part of a multipart upload: steps 1 and 5 of an upload whose revision is filed in a session.
+//! A part: steps 1 and 5 of an upload whose revision becomes a part of a multipart upload.
 
 use cenotaph_storage::decide::{SessionMutation, SessionSwap, Written};
 use cenotaph_storage::rows::Part;
@@ -7,13 +7,13 @@ use tokio::sync::oneshot;
 
 use super::change_recorder::ChangeRecorder;
 use super::memory::BlobMemory;
-use super::source_reader::{SourceReader, check_promise};
+use super::source_reader::{SourceReader, check_promised_length};
 use super::{Finished, Upload};
 use crate::admission::permits::Permit;
 use crate::runtime::messages::{Source, UploadedPart};
 use crate::runtime::reply::{Caller, Reply};
 
-/// A part, but for its payload.
+/// A part without its payload.
 pub(super) struct PartUpload {
     pub(super) id: ObjectId,
     pub(super) operation: OperationId,
@@ -25,6 +25,7 @@ pub(super) struct PartUpload {
 }
 
 impl Upload {
+    /// Uploads a part.
     pub(super) async fn part(
         &self,
         part: PartUpload,
@@ -33,7 +34,7 @@ impl Upload {
     ) -> Result<()> {
         let context = &self.context;
         let most = context.limits.multipart.part_bytes_max;
-        check_promise(&source, most)?;
+        check_promised_length(&source, most)?;
         let memory = BlobMemory::new(
             context,
             context.blobs.upload_buffer_bytes(source.bytes),
@@ -42,6 +43,7 @@ impl Upload {
         );
         context.env.pass(Seam::UploadBeforeRecord).await;
 
+        // Checked before the first byte is uploaded, and again by the shard in step 5.
         context.check_upload(&part.id, &part.upload).await?;
         let mut recorder =
             ChangeRecorder::open(context.clone(), part.id.clone(), part.operation, 1).await?;
@@ -57,7 +59,7 @@ impl Upload {
         self.file(part, finished, recorder).await
     }
 
-    /// Step 5.
+    /// Step 5: delivers the step that adds the part to the upload.
     async fn file(
         &self,
         part: PartUpload,
@@ -78,7 +80,7 @@ impl Upload {
             blocks,
             etag,
         } = finished;
-        let answered = UploadedPart {
+        let uploaded = UploadedPart {
             number,
             etag,
             bytes: extent.bytes,
@@ -98,16 +100,17 @@ impl Upload {
                 blocks,
             },
         };
-        let owner = recorder.owner();
-        // As the commit of a put.
-        let listen = move |ours: Reply<Option<Written>>| -> Reply<Option<Written>> {
-            let (caller, owner) = (caller.clone(), owner.clone());
+        let guard = recorder.guard();
+        // Every delivery carries the caller and the guard, as the commit of a put.
+        let wrap = move |reply: Reply<Option<Written>>| -> Reply<Option<Written>> {
+            let caller = caller.clone();
+            let guard = guard.clone();
             Box::new(move |answer: Result<Option<Written>>| {
-                caller.answer(answer.clone().map(|_| answered));
-                drop(owner);
-                ours(answer);
+                caller.answer(answer.clone().map(|_| uploaded));
+                drop(guard);
+                reply(answer);
             })
         };
-        self.context.step(swap, &permit, listen).await.map(drop)
+        self.context.step(swap, &permit, wrap).await.map(drop)
     }
 }

@@ -11,7 +11,7 @@ use cenotaph_storage::{Checksum, ErrorKind, ObjectId, OperationId, Result, Seam,
 use tokio::sync::oneshot;
 
 use super::change_recorder::ChangeRecorder;
-use super::source_reader::check_promise;
+use super::source_reader::check_promised_length;
 use super::split::Split;
 use super::stream::Cut;
 use super::{Finished, Upload};
@@ -20,7 +20,7 @@ use crate::runtime::live_writes::WriteGuard;
 use crate::runtime::messages::Source;
 use crate::runtime::reply::{Caller, Reply};
 
-/// A large put, but for its payload.
+/// A large put without its payload.
 pub(super) struct Put {
     pub(super) id: ObjectId,
     pub(super) operation: OperationId,
@@ -31,6 +31,7 @@ pub(super) struct Put {
 }
 
 impl Upload {
+    /// Runs a large put.
     pub(super) async fn put(
         &self,
         put: Put,
@@ -39,7 +40,7 @@ impl Upload {
         (peeked, is_bulk): (Permit, bool),
     ) -> Result<()> {
         let context = &self.context;
-        check_promise(&source, context.limits.payload_bytes_max)?;
+        check_promised_length(&source, context.limits.payload_bytes_max)?;
         let split = Split::of(&context.limits.split, source.bytes);
         let buffer_bytes = match &split {
             Some(split) => split.buffer_bytes(&context.blobs),
@@ -49,8 +50,7 @@ impl Upload {
 
         let now = context.env.steady_now();
         let standing = match context.standing_at(&put.id, now).await {
-            // Its swap replaces a row that can't be read, if there is no precondition to be read in
-            // it.
+            // Without a precondition the swap replaces an unreadable row.
             Err(error)
                 if error.kind() == ErrorKind::Corrupt && put.precondition == Precondition::None =>
             {
@@ -58,10 +58,13 @@ impl Upload {
             }
             standing => standing?,
         };
+        // Checked here to fail early, and again by the shard, which decides.
         if let Err(current) = put.precondition.check(standing.live(now)) {
             context.counters.conflicts.fetch_add(1, Ordering::Relaxed);
             return Err(conflict("put", current));
         }
+        // The swap compares with this row: a write that commits while bytes flow supersedes the
+        // put.
         let expected = standing.expectation(now);
         let most = split
             .as_ref()
@@ -81,18 +84,18 @@ impl Upload {
             .await?;
         context.env.pass(Seam::UploadAfterClose).await;
 
-        self.commit(put, parts, checksum, expected, recorder.owner())
+        self.commit(put, parts, checksum, expected, recorder.guard())
             .await
     }
 
-    /// Step 5.
+    /// Step 5: delivers the swap that names the revisions.
     async fn commit(
         &self,
         put: Put,
         parts: Vec<Finished>,
         checksum: Option<Checksum>,
         expected: Expected,
-        owner: WriteGuard,
+        guard: WriteGuard,
     ) -> Result<()> {
         let Put {
             id,
@@ -126,14 +129,16 @@ impl Upload {
             attributes,
             expected,
         };
-        // Every delivery carries the caller and the owner: whatever happens to this actor, the
-        // commit answers the one, and recovery waits for the other.
-        let listen = move |ours: Reply<SwapReply>| -> Reply<SwapReply> {
-            let (caller, owner) = (caller.clone(), owner.clone());
+        // Every delivery carries the caller and the guard. If this actor dies, the commit still
+        // answers the caller, and recovery still waits for the guard.
+        let wrap = move |reply: Reply<SwapReply>| -> Reply<SwapReply> {
+            let caller = caller.clone();
+            let guard = guard.clone();
             Box::new(move |answer: Result<SwapReply>| {
                 caller.answer(answer.clone().map(SwapReply::written));
-                drop(owner);
-                ours(answer);
+                // The answer comes first: recovery may run as soon as the guard is dropped.
+                drop(guard);
+                reply(answer);
             })
         };
         let swap = Swap {
@@ -143,7 +148,7 @@ impl Upload {
             mutation,
         };
         self.context
-            .compare_and_write(swap, &permit, listen)
+            .compare_and_write(swap, &permit, wrap)
             .await
             .map(drop)
     }

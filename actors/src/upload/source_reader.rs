@@ -1,8 +1,7 @@
-//! A caller's stream, held to what was promised and declared about it: [`SourceReader`].
+//! [`SourceReader`]: a caller's stream, checked against its promised length and declared digests.
 //!
-//! What is declared is checked piece by piece, as it is handed on, so that a payload at hand does
-//! not hold up a thread while all of it is hashed. Deliberately not here: where the bytes go
-//! (`stream.rs`).
+//! Digests are computed piece by piece, as the bytes are passed on. A payload that is in memory as
+//! a whole thus does not occupy a thread while all of it is hashed.
 
 use bytes::Bytes;
 use cenotaph_storage::{Checksum, Digest, Error, ErrorKind, Hasher, Reason, Result, Verifier};
@@ -10,11 +9,11 @@ use futures::StreamExt;
 
 use crate::runtime::messages::{PayloadStream, Source};
 
-/// Most bytes that are handed on, and hashed, at a time.
+/// Maximum number of bytes that are passed on, and hashed, at a time.
 const PIECE_BYTES_MAX: usize = 4 * 1024 * 1024;
 
-/// A promise that can't be kept is refused before the first byte.
-pub(super) fn check_promise(source: &Source, bytes_max: u64) -> Result<()> {
+/// Refuses a promised length over the limit before the first byte is read.
+pub(super) fn check_promised_length(source: &Source, bytes_max: u64) -> Result<()> {
     if source.bytes.is_some_and(|promised| promised > bytes_max) {
         Err(too_long(bytes_max))
     } else {
@@ -22,20 +21,21 @@ pub(super) fn check_promise(source: &Source, bytes_max: u64) -> Result<()> {
     }
 }
 
-/// A caller's stream, held to what was promised and declared about it.
+/// A caller's stream, checked against its promised length and declared digests.
 pub(super) struct SourceReader {
     stream: PayloadStream,
-    /// What came and did not fit into the last blob.
+    /// Received bytes that did not fit into the last blob.
     ahead: Bytes,
     promised: Option<u64>,
     most: u64,
     total: u64,
-    /// Over all of it, where that is not one blob.
+    /// Hash over the whole payload, if the payload may be several blobs.
     whole: Option<Hasher>,
     verifiers: Vec<Verifier>,
 }
 
 impl SourceReader {
+    /// Creates a reader of at most `bytes_max` bytes.
     pub(super) fn new(source: Source, bytes_max: u64, declared: &[Digest]) -> Self {
         Self {
             stream: source.stream,
@@ -48,18 +48,18 @@ impl SourceReader {
         }
     }
 
-    /// Hashes all of it, too.
+    /// Hashes the whole payload, too.
     pub(super) fn hashing(mut self) -> Self {
         self.whole = Some(Hasher::default());
         self
     }
 
-    /// The checksum of all that came, if that was hashed.
+    /// Returns the checksum of the whole payload, if it was hashed.
     pub(super) fn checksum(self) -> Option<Checksum> {
         self.whole.map(Hasher::finish)
     }
 
-    /// The next bytes, `most` at the most; none at the end.
+    /// Returns the next bytes, at most `most` of them, or `None` at the end.
     pub(super) async fn next(&mut self, most: u64) -> Result<Option<Bytes>> {
         if self.ahead.is_empty() {
             match self.stream.next().await {
@@ -85,9 +85,10 @@ impl SourceReader {
 
     fn take(&mut self, chunk: Bytes) -> Result<()> {
         self.total = self.total.saturating_add(chunk.len() as u64);
+        // The promise is checked first: a longer stream is the caller's fault, whatever the limit.
         if self.promised.is_some_and(|promised| self.total > promised) {
             return Err(
-                source_error("the stream is longer than it said").with_reason(Reason::Length)
+                source_error("the stream is longer than promised").with_reason(Reason::Length)
             );
         }
         if self.total > self.most {
@@ -97,9 +98,11 @@ impl SourceReader {
         Ok(())
     }
 
-    /// Whether there are more bytes.
+    /// Returns whether the stream has more bytes.
     pub(super) async fn has_more(&mut self) -> Result<bool> {
         while self.ahead.is_empty() {
+            // Zero bytes: reads a chunk ahead and leaves it for the next blob. Empty chunks are
+            // skipped.
             match self.next(0).await? {
                 Some(_) => {}
                 None => return Ok(false),
@@ -108,11 +111,11 @@ impl SourceReader {
         Ok(true)
     }
 
-    /// Whether all that was said about the stream has come true.
+    /// Checks the promised length and the declared digests at the end of the stream.
     pub(super) fn check(&mut self) -> Result<()> {
         match self.promised {
             Some(promised) if self.total != promised => {
-                Err(source_error("the stream is shorter than it said").with_reason(Reason::Length))
+                Err(source_error("the stream is shorter than promised").with_reason(Reason::Length))
             }
             _ => self.verifiers.drain(..).try_for_each(Verifier::verify),
         }

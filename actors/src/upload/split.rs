@@ -1,7 +1,7 @@
-//! How a payload is cut into blobs: [`Split`]. Pure.
+//! [`Split`]: the sizes of the blobs of a large payload. Pure.
 //!
 //! ```text
-//! length known    |-- part --|-- part --|-- part --|- rest -|     longer parts, if there were more than a thousand
+//! length known    |-- part --|-- part --|-- part --|- rest -|   longer parts over 1,000 blobs
 //! not known       |------ over_bytes ------|-- part --|-- part --| .. |---- part x 2 ----| ..
 //! ```
 
@@ -10,24 +10,24 @@ use cenotaph_storage::blobs::BlobTier;
 
 use crate::limits::SplitLimits;
 
-/// Blobs that a long payload is cut into: few enough that its row is small, and a listing of such
-/// rows with it.
+/// Maximum number of blobs of a payload of known length: their row stays small, and so does a
+/// listing of such rows.
 const BLOBS_AIM: u64 = 1000;
-/// Blobs after which those of a stream of unknown length become twice as long: some 1,400 of them
-/// for 5 TiB.
+/// Number of blobs after which the blobs of a stream of unknown length double in size. A payload of
+/// 5 TiB has about 1,400 blobs.
 const DOUBLE_AFTER: usize = 125;
 
-/// How a payload is cut into blobs.
+/// Sizes of the blobs of a payload.
 pub(super) struct Split {
     first_bytes: u64,
     part_bytes: u64,
-    /// Whether the length is known, so that all blobs but the last have the same.
+    /// True if the length is known: all blobs but the last are equally long.
     is_known: bool,
     pub(super) at_once: usize,
 }
 
 impl Split {
-    /// For a payload of this length, if it is known; none if it is one blob.
+    /// Returns the split of a payload of this length, if known, or `None` if it is a single blob.
     pub(super) fn of(limits: &SplitLimits, bytes: Option<u64>) -> Option<Self> {
         let at_once = limits.at_once.max(1);
         match bytes {
@@ -41,10 +41,11 @@ impl Split {
                     at_once,
                 })
             }
+            // Splitting is switched off.
             None if limits.over_bytes == u64::MAX => None,
             None => {
-                let (first_bytes, part_bytes) =
-                    (limits.over_bytes.max(1), limits.part_bytes.max(1));
+                let first_bytes = limits.over_bytes.max(1);
+                let part_bytes = limits.part_bytes.max(1);
                 Some(Self {
                     first_bytes,
                     part_bytes,
@@ -55,18 +56,19 @@ impl Split {
         }
     }
 
-    /// Bytes of the blob with this number, the last one aside.
+    /// Returns the length of the blob with this number, unless it is the last.
     pub(super) fn bytes(&self, number: usize) -> u64 {
         match number {
             0 => self.first_bytes,
             _ if self.is_known => self.part_bytes,
             _ => self
                 .part_bytes
+                // At most 2^32: the shift must not overflow.
                 .saturating_mul(1 << (number / DOUBLE_AFTER).min(32)),
         }
     }
 
-    /// How many blobs a payload needs at the most.
+    /// Returns the maximum number of blobs of a payload.
     pub(super) fn blobs_max(&self, bytes: Option<u64>) -> usize {
         let count = bytes.map_or(u64::from(PARTS_MAX), |bytes| {
             bytes.div_ceil(self.part_bytes).max(1)
@@ -74,7 +76,7 @@ impl Split {
         usize::try_from(count).unwrap_or(usize::MAX)
     }
 
-    /// Most bytes of memory that a blob under way holds.
+    /// Returns the maximum number of bytes that a blob under way holds in memory.
     pub(super) fn buffer_bytes(&self, blobs: &BlobTier) -> usize {
         blobs.upload_buffer_bytes(self.is_known.then_some(self.part_bytes))
     }
@@ -89,7 +91,8 @@ mod tests {
 
     fn blobs(bytes: u64, is_known: bool) -> Vec<u64> {
         let split = Split::of(&SplitLimits::default(), is_known.then_some(bytes)).unwrap();
-        let (mut left, mut blobs) = (bytes, Vec::new());
+        let mut left = bytes;
+        let mut blobs = Vec::new();
         while left > 0 {
             let blob = split.bytes(blobs.len()).min(left);
             left -= blob;
@@ -100,10 +103,10 @@ mod tests {
     }
 
     #[test]
-    fn a_payload_is_cut_into_parts_and_a_very_long_one_into_longer_ones() {
+    fn payload_is_cut_into_parts_and_long_one_into_longer_parts() {
         assert!(
             Split::of(&SplitLimits::default(), Some(256 * MIB)).is_none(),
-            "exactly the limit is one blob"
+            "a payload of exactly the limit is one blob"
         );
         assert_eq!(
             blobs(256 * MIB + 1, true),

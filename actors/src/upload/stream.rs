@@ -1,18 +1,16 @@
-//! How a payload flows into the blob tier: one blob after the other, each finished beside the next
-//! ones.
+//! Streaming of a payload into the blob tier: blob after blob, each finished in the background.
 //!
 //! ```text
 //! caller's stream ──SourceReader──> blob 1 ──────┐ finishing
-//!                           blob 2 ──────┼─┐            some at once; each has requests of its own under way
+//!                           blob 2 ──────┼─┐            some at once, each with its own requests
 //!                           blob 3  <──  │ │
 //!                                        v v
 //!                               extents, in the order of their bytes
 //! ```
 //!
-//! A blob takes bytes as fast as its requests have room. One that has all of its bytes is finished
-//! beside the next ones. Guards I2 (nothing leaves here that is not finished) and the promise a
-//! caller made about its stream. Deliberately not here: which revisions there are (`ledger.rs`),
-//! and what names them.
+//! A blob takes bytes as fast as its requests have room. A blob that has all of its bytes is
+//! finished while the next blobs are filled. Guards I2 (only finished blobs are returned) and the
+//! length that the caller promised.
 
 use std::collections::BTreeMap;
 use std::pin::pin;
@@ -31,15 +29,15 @@ use super::change_recorder::ChangeRecorder;
 use super::memory::BlobMemory;
 use super::source_reader::SourceReader;
 use super::split::Split;
-use super::{Finished, Upload, not_named, unless_gone};
+use super::{Finished, Upload, nothing_named, unless_gone};
 use crate::admission::permits::Permit;
 use crate::runtime::messages::Source;
 
-/// How long a failed upload may take to tell the blob tier so.
+/// Time limit for aborting the blobs of a failed upload.
 const ABANDON_TIMEOUT: Duration = Duration::from_secs(5);
 
 impl Upload {
-    /// Steps 3 and 4 of a put: the whole payload, and its checksum.
+    /// Streams the whole payload of a put (steps 3 and 4). Returns its blobs and its checksum.
     pub(super) async fn stream(
         &self,
         id: &ObjectId,
@@ -74,8 +72,8 @@ impl Upload {
             )
             .await;
         if let Err(error) = streamed {
-            // What is let end leaves nothing with a remote tier that nobody can delete; but nobody
-            // waits for it for ever.
+            // Blobs that finish leave no open parts behind in a remote tier, which nobody could
+            // delete. The time limit bounds the wait.
             self.context
                 .env
                 .deadline(ABANDON_TIMEOUT, in_flight.end())
@@ -87,7 +85,7 @@ impl Upload {
         Ok((parts, reader.checksum()))
     }
 
-    /// Steps 3 and 4 for one blob: all that the pump brings.
+    /// Streams a blob to the end of the stream (steps 3 and 4).
     pub(super) async fn stream_one(
         &self,
         id: &ObjectId,
@@ -100,12 +98,16 @@ impl Upload {
             .context
             .blobs
             .writer(&decide::revision_key(id, revision));
+        // The caller can cancel only while its bytes flow. A blob that is complete is finished
+        // without it.
         let filled = unless_gone(
             caller_gone,
             self.fill(&mut writer, &mut memory, reader, u64::MAX),
         )
         .await
         .flatten();
+        // Checked before the blob is finished: a payload of the wrong length or digest is never
+        // closed.
         match filled.and_then(|_| reader.check()) {
             Ok(()) => self.finish(id, revision, writer).await,
             Err(error) => self
@@ -134,17 +136,20 @@ impl Upload {
                 caller_gone,
                 self.fill(&mut writer, &mut memory, reader, split.bytes(number)),
             );
-            let is_over = match in_flight.go_on_while(filling).await.flatten().flatten() {
+            // A failed blob of this put ends the put at once, not at the end of its stream.
+            let is_over = match in_flight.run_alongside(filling).await.flatten().flatten() {
                 Ok(Filled::Whole) => Ok(false),
                 Ok(Filled::Over) => reader.check().map(|()| true),
                 Err(error) => Err(error),
             };
             match is_over {
                 Ok(is_over) => {
+                    // Each blob has its own memory, because this one holds its own until it is
+                    // finished.
                     let next = memory.next(split.buffer_bytes(&self.context.blobs));
                     let memory = std::mem::replace(&mut memory, next);
-                    // It holds its memory until it is finished. From here on it is let end whatever
-                    // happens: a blob that is dropped half-way stays with a remote tier.
+                    // The blob keeps its memory until it is finished. It is finished even if the
+                    // put fails: a dropped blob would leave open parts in a remote tier.
                     in_flight.finishing.push(
                         async move {
                             let _memory = memory;
@@ -152,6 +157,7 @@ impl Upload {
                         }
                         .boxed(),
                     );
+                    // Bounds the blobs of this put that are finished in parallel.
                     in_flight.make_room(split.at_once).await?;
                     if is_over {
                         break;
@@ -168,7 +174,7 @@ impl Upload {
         Ok(())
     }
 
-    /// Writes this much of what the pump brings.
+    /// Writes bytes of the stream until the blob has `room` of them or the stream ends.
     async fn fill(
         &self,
         writer: &mut BlobWriter,
@@ -178,6 +184,7 @@ impl Upload {
     ) -> Result<Filled> {
         loop {
             let held = usize::try_from(writer.bytes_so_far()).unwrap_or(usize::MAX);
+            // Before the read: a chunk that has no memory must not be taken from the caller.
             memory.before_read(held).await?;
             let Some(chunk) = reader.next(room).await? else {
                 return Ok(Filled::Over);
@@ -185,6 +192,7 @@ impl Upload {
             room -= chunk.len() as u64;
             memory.make_room(held.saturating_add(chunk.len())).await?;
             writer.write(chunk).await.map_err(|error| {
+                // Passed through: the caller must see that space is the reason.
                 if error.reason() == Some(Reason::NoSpace) {
                     return error;
                 }
@@ -197,6 +205,7 @@ impl Upload {
             })?;
             self.context.env.pass(Seam::UploadMidStream).await;
             if room == 0 {
+                // Read ahead: a payload that ends here must not get an empty blob after this one.
                 return Ok(if reader.has_more().await? {
                     Filled::Whole
                 } else {
@@ -216,7 +225,7 @@ impl Upload {
         let blob = writer
             .finish()
             .await
-            .map_err(|error| not_named(&error, id))?;
+            .map_err(|error| nothing_named(&error, id))?;
         self.context.env.pass(Seam::UploadAfterBlob).await;
         let extent = Extent {
             revision,
@@ -230,7 +239,8 @@ impl Upload {
         })
     }
 
-    /// Frees what a remote tier keeps of an unfinished blob, if it can; recovery sees to the rest.
+    /// Aborts an unfinished blob to free its open parts in a remote tier. Recovery handles the
+    /// rest, so a failed abort is ignored.
     async fn abandon<T>(&self, writer: BlobWriter, error: Error) -> Result<T> {
         self.context
             .env
@@ -240,16 +250,16 @@ impl Upload {
     }
 }
 
-/// Why a blob takes no more bytes.
+/// Reason for the end of a blob.
 enum Filled {
-    /// It has all that it is to have, and there is more to come.
+    /// The blob has all of its bytes, and the stream has more.
     Whole,
-    /// The stream is over.
+    /// The stream has ended.
     Over,
 }
 
-/// The cut of a payload, the most bytes that a blob of it holds in memory, the leave for what was
-/// peeked at of it, and whether it is bulk work.
+/// Division of a payload into blobs, the memory per blob, the permit for bytes buffered already,
+/// and whether the put is bulk work.
 pub(super) struct Cut<'a> {
     pub(super) split: Option<&'a Split>,
     pub(super) buffer_bytes: usize,
@@ -257,18 +267,18 @@ pub(super) struct Cut<'a> {
     pub(super) is_bulk: bool,
 }
 
-/// A blob that takes no more bytes, with its number.
+/// A blob being finished, with its number.
 type Finishing<'a> = BoxFuture<'a, Result<(usize, Finished)>>;
 
-/// The blobs of a payload that are being finished, and those that are.
+/// Blobs of a payload that are being finished, and finished blobs.
 struct InFlightBlobs<'a> {
     finishing: FuturesUnordered<Finishing<'a>>,
     finished: BTreeMap<usize, Finished>,
 }
 
 impl InFlightBlobs<'_> {
-    /// What `work` gives, unless one of the blobs fails first.
-    async fn go_on_while<T>(&mut self, work: impl Future<Output = T>) -> Result<T> {
+    /// Returns the result of `work`, or the error of a blob that fails first.
+    async fn run_alongside<T>(&mut self, work: impl Future<Output = T>) -> Result<T> {
         let mut work = pin!(work);
         loop {
             tokio::select! {
@@ -279,7 +289,7 @@ impl InFlightBlobs<'_> {
         }
     }
 
-    /// Waits until fewer than `at_once` are under way.
+    /// Waits until fewer than `at_once` blobs are being finished.
     async fn make_room(&mut self, at_once: usize) -> Result<()> {
         while self.finishing.len() >= at_once
             && let Some(finished) = self.finishing.next().await
@@ -289,7 +299,7 @@ impl InFlightBlobs<'_> {
         Ok(())
     }
 
-    /// Waits for all of them; the first error.
+    /// Waits for all blobs, and returns the first error.
     async fn end(&mut self) -> Result<()> {
         let mut ended = Ok(());
         while let Some(finished) = self.finishing.next().await {

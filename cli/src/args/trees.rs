@@ -1,4 +1,4 @@
-//! The arguments of commands on directory trees.
+//! Arguments of commands on directory trees.
 
 use std::path::PathBuf;
 
@@ -6,12 +6,12 @@ use clap::Args;
 
 use super::values;
 
-/// Which part of a tree meets which part of the store.
+/// Directory tree and the prefix of its keys.
 #[derive(Clone, Debug, Args)]
 pub(crate) struct TreeArgs {
-    /// The directory.
+    /// Directory of the tree.
     pub(crate) dir: PathBuf,
-    /// Keys are this, `/`, and the path within the directory.
+    /// Prefix of the keys. A key is the prefix, `/`, and the path within the directory.
     #[arg(
         long,
         value_name = "PREFIX",
@@ -19,43 +19,45 @@ pub(crate) struct TreeArgs {
         hide_default_value = true
     )]
     pub(crate) prefix: String,
-    /// How many files at once.
+    /// Number of files that are processed at once.
     #[arg(long, short, value_name = "N", default_value_t = 16, value_parser = values::jobs)]
     pub(crate) jobs: usize,
 }
 
+/// Arguments of `import`.
 #[derive(Debug, Args)]
 pub(crate) struct ImportArgs {
     #[command(flatten)]
     pub(crate) tree: TreeArgs,
-    /// Leave out files and directories of this name, wherever they are; may be given more than
-    /// once.
+    /// Skip files and directories of this name at any depth; may be repeated.
     #[arg(long, value_name = "NAME")]
     pub(crate) exclude: Vec<String>,
-    /// Decide by content what is imported already: compare every byte, not size and time.
+    /// Compare every byte, not size and time, to find files that are already imported.
     #[arg(long)]
     pub(crate) checksum: bool,
 }
 
+/// Arguments of `export`.
 #[derive(Debug, Args)]
 pub(crate) struct ExportArgs {
     #[command(flatten)]
     pub(crate) tree: TreeArgs,
-    /// Replace files that are there and differ.
+    /// Replace existing files that differ.
     #[arg(long)]
     pub(crate) overwrite: bool,
-    /// Set the setuid, setgid and sticky bits that an import kept. Only for stores that nobody else
-    /// writes to.
+    /// Set the setuid, setgid and sticky bits that an import stored. Only for stores that nobody
+    /// else can write to.
     #[arg(long)]
     pub(crate) special_bits: bool,
 }
 
+/// Arguments of `verify`.
 #[derive(Debug, Args)]
 pub(crate) struct VerifyArgs {
     #[command(flatten)]
     pub(crate) tree: TreeArgs,
-    /// Leave out files and directories of this name, wherever they are, and objects under such
-    /// names.
+    /// Skip files and directories of this name at any depth, and objects under such names; may be
+    /// repeated.
     #[arg(long, value_name = "NAME")]
     pub(crate) exclude: Vec<String>,
 }

@@ -1,46 +1,46 @@
-//! The arguments of uploads: those that `put` has for them, and the commands that list and end
-//! them.
+//! Arguments of uploads in parts: the options of `put`, and the commands that list and abort
+//! uploads.
 
 use cenotaph::UploadId;
 use clap::Args;
 
 use super::values;
 
-/// How a file is uploaded in parts. Given none of them, `put` decides by the file's size.
+/// Options of an upload in parts. If none is given, the size of the file decides whether `put`
+/// uploads in parts.
 #[derive(Clone, Copy, Debug, Args)]
 #[group(id = "in_parts", multiple = true, requires = "file")]
 pub(crate) struct PartsArgs {
-    /// Upload the file in parts, so many at once; 4 unless told.
+    /// Upload the file in parts, this many at once [default: 4].
     #[arg(long, value_name = "N", value_parser = values::jobs)]
     pub(crate) parallel: Option<usize>,
-    /// Upload the file in parts of this size, such as 64MiB, which it is unless told. A file that
-    /// would need more than 10,000 has larger ones. An upload that is resumed keeps the size it
-    /// has.
+    /// Upload the file in parts of this size [default: 64MiB]. A file that would need more than
+    /// 10,000 parts gets larger parts. A resumed upload keeps its part size.
     #[arg(long, value_name = "SIZE", value_parser = values::part_size)]
     pub(crate) part_size: Option<u64>,
-    /// Go on with an upload to KEY: send the parts that are missing, or are not what the file has
-    /// in their place.
+    /// Resume an upload to KEY: send the parts that are missing or differ from the file.
     ///
-    /// Without an id it takes the newest open upload whose parts are the file's, and begins one if
-    /// there is none. What was stated about the object when the upload began holds; if it is stated
-    /// again, it must be the same. Write it behind KEY and FILE, or as --resume=UPLOAD_ID.
+    /// Without an id, resumes the newest open upload all of whose parts match the file, and begins
+    /// a new upload if no upload matches. The metadata given when the upload began applies;
+    /// metadata that is given again must be equal. Write the option after KEY and FILE, or as
+    /// --resume=UPLOAD_ID.
     #[arg(long, value_name = "UPLOAD_ID", num_args = 0..=1, value_parser = values::upload_id)]
     resume: Option<Option<UploadId>>,
 }
 
-/// Whether to go on with an upload that was begun earlier.
+/// Upload that `put` resumes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Resume {
-    /// Begin one.
+    /// None: begin a new upload.
     No,
-    /// With the newest whose parts are the file's, if there is one.
+    /// The newest upload whose parts match the file, if any.
     Newest,
-    /// With this one.
+    /// The upload of this id.
     Named(UploadId),
 }
 
 impl PartsArgs {
-    /// What was said about resuming.
+    /// Returns the upload to resume.
     pub(crate) fn resume(&self) -> Resume {
         match self.resume {
             None => Resume::No,
@@ -49,24 +49,26 @@ impl PartsArgs {
         }
     }
 
-    /// Whether anything was said that is about uploads in parts only.
+    /// Returns whether any option of uploads in parts is given.
     pub(crate) fn is_given(&self) -> bool {
         self.parallel.is_some() || self.part_size.is_some() || self.resume.is_some()
     }
 }
 
+/// Arguments of `uploads`.
 #[derive(Debug, Args)]
 pub(crate) struct UploadsArgs {
-    /// Only those to keys that begin with this.
+    /// Prefix of the keys.
     #[arg(default_value = "", hide_default_value = true)]
     pub(crate) prefix: String,
 }
 
+/// Arguments of `abort`.
 #[derive(Debug, Args)]
 pub(crate) struct AbortArgs {
-    /// Key of the object that it was to be.
+    /// Key of the upload.
     pub(crate) key: String,
-    /// The upload, as `put` and `uploads` show it.
+    /// Id of the upload, as printed by `put` and `uploads`.
     #[arg(value_name = "UPLOAD_ID", value_parser = values::upload_id)]
     pub(crate) upload_id: UploadId,
 }

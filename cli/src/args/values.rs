@@ -1,4 +1,4 @@
-//! How single values are spelled: numbers of jobs, times, sizes, ranges, ids.
+//! Parsers of single values: numbers of jobs, times, sizes, ranges, ids.
 
 use std::ops::RangeInclusive;
 use std::time::Duration;
@@ -6,49 +6,53 @@ use std::time::Duration;
 use bytesize::ByteSize;
 use cenotaph::{ByteRange, EXPIRATION_MAX, UploadId};
 
-use crate::human;
-use crate::stamp::RESERVED;
+use crate::ui::human;
 
-/// Fewest and most bytes of a part: less is mostly overhead, more the engine does not take.
+/// Prefix of the names of custom entries that only an import may write.
+const RESERVED: &str = "cenotaph.";
+/// Smallest and largest size of a part, in bytes. Smaller parts are mostly overhead; the engine
+/// refuses larger parts.
 const PART_BYTES: RangeInclusive<u64> = 1024 * 1024..=5 * 1024 * 1024 * 1024;
-/// No more than the engine takes large puts at once.
+/// Numbers of concurrent jobs. The maximum is the engine's limit of concurrent large puts.
 const JOBS: RangeInclusive<usize> = 1..=256;
-/// `100y` as [`time`] reads it. Its years have 365.25 days, those of [`EXPIRATION_MAX`] have 365.
+/// `100y` as parsed by [`time`]: its years have 365.25 days, those of [`EXPIRATION_MAX`] have 365.
 const HUNDRED_YEARS: Duration = Duration::from_secs(100 * 31_557_600);
 
-/// How many of something at once.
+/// Parses a number of concurrent jobs.
 pub(super) fn jobs(text: &str) -> Result<usize, String> {
     let jobs = text.parse().ok().filter(|jobs| JOBS.contains(jobs));
     jobs.ok_or_else(|| format!("a number from {} to {}", JOBS.start(), JOBS.end()))
 }
 
-/// `90s`, `1h 30m`.
+/// Parses a duration such as `90s` or `1h 30m`.
 pub(super) fn time(text: &str) -> Result<Duration, String> {
     humantime::parse_duration(text).map_err(|error| error.to_string())
 }
 
-/// A time to live or to idle. Up to `100y` is taken, and ends with the longest that the engine
-/// takes.
+/// Parses a time to live or to idle of at most `100y`, clamped to the longest time that the engine
+/// accepts.
 pub(super) fn lifetime(text: &str) -> Result<Duration, String> {
     let time = time(text)?;
     if time > HUNDRED_YEARS {
         return Err("at most 100y".to_owned());
     }
+    // `100y` exceeds the engine's limit by 25 days, because the two define a year differently.
     Ok(time.min(EXPIRATION_MAX))
 }
 
-/// `NAME=VALUE`, of a custom entry.
+/// Parses a custom entry `NAME=VALUE`.
 pub(super) fn pair(text: &str) -> Result<(String, String), String> {
     match text.split_once('=') {
+        // `export` trusts these entries: they set the mode of files.
         Some((name, _)) if name.starts_with(RESERVED) => Err(format!(
-            "names that begin with `{RESERVED}` are reserved for what an import keeps"
+            "names that begin with `{RESERVED}` are reserved for the file metadata of an import"
         )),
         Some((name, value)) if !name.is_empty() => Ok((name.to_owned(), value.to_owned())),
         Some(_) | None => Err("expected NAME=VALUE".to_owned()),
     }
 }
 
-/// A length of parts.
+/// Parses the size of a part, in bytes.
 pub(super) fn part_size(text: &str) -> Result<u64, String> {
     let ByteSize(bytes) = text.parse()?;
     let within = PART_BYTES.contains(&bytes).then_some(bytes);
@@ -61,13 +65,12 @@ pub(super) fn part_size(text: &str) -> Result<u64, String> {
     })
 }
 
-/// The id of an upload.
+/// Parses the id of an upload.
 pub(super) fn upload_id(text: &str) -> Result<UploadId, String> {
-    text.parse()
-        .map_err(|_| "no upload id is spelled so".to_owned())
+    text.parse().map_err(|_| "invalid upload id".to_owned())
 }
 
-/// As in HTTP: both ends are included.
+/// Parses a range of bytes. Both ends are inclusive, as in HTTP.
 pub(super) fn byte_range(text: &str) -> Result<ByteRange, String> {
     let expected = || "expected A-B, A- or -N, in bytes".to_owned();
     let number = |digits: &str| digits.parse::<u64>().map_err(|_| expected());
@@ -75,7 +78,8 @@ pub(super) fn byte_range(text: &str) -> Result<ByteRange, String> {
         ("", last) => Ok(ByteRange::Last(number(last)?)),
         (start, "") => Ok(ByteRange::From(number(start)?)),
         (start, end) => {
-            let (start, end) = (number(start)?, number(end)?);
+            let start = number(start)?;
+            let end = number(end)?;
             if start > end {
                 return Err("the range ends before it starts".to_owned());
             }
@@ -89,7 +93,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn ranges_include_both_ends_as_in_http() {
+    fn ranges_include_both_ends() {
         assert_eq!(
             byte_range("0-99"),
             Ok(ByteRange::Bounded { start: 0, end: 100 })
@@ -102,7 +106,7 @@ mod tests {
     }
 
     #[test]
-    fn a_hundred_years_is_the_longest_lifetime() {
+    fn lifetime_is_at_most_100_years() {
         assert_eq!(
             ["100y", "36500d"].map(lifetime),
             [EXPIRATION_MAX; 2].map(Ok)
@@ -114,7 +118,7 @@ mod tests {
     }
 
     #[test]
-    fn sizes_are_read_as_people_write_them() {
+    fn part_sizes_accept_binary_and_decimal_units() {
         assert_eq!(
             ["64MiB", "64 mib", "67108864"].map(part_size),
             [64 << 20, 64 << 20, 64 << 20].map(Ok)

@@ -1,8 +1,7 @@
-//! A put in parts that does not end well, and what there is of it afterwards.
+//! Interrupted puts in parts, and checks of their remains.
 //!
-//! A process is interrupted when it has said that so many parts are durable: its lines are read as
-//! they come. It may be done before the signal reaches it; then the world is made anew, a bounded
-//! number of times.
+//! A process is interrupted when its output reports a given number of durable parts. If it finishes
+//! before the signal arrives, the test starts again in a new world, a bounded number of times.
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read};
@@ -11,24 +10,32 @@ use std::process::Command;
 
 use serde_json::Value;
 
-use crate::world::{Said, World};
+use crate::world::{Said, World, noise};
 
 pub(crate) const MIB: usize = 1024 * 1024;
 
-/// Worlds tried until a process is interrupted before it has finished.
+/// Largest number of worlds until a process is interrupted before it finishes.
 const TRIES_MAX: usize = 20;
 
-/// What an interrupted put has said.
+/// An interrupted put.
 pub(crate) struct Interrupted {
+    /// World of the put.
     pub(crate) world: World,
+    /// Output and exit code of the put.
     pub(crate) said: Said,
+    /// Id of the upload.
     pub(crate) upload_id: String,
-    /// The numbers of the parts that it said were durable.
+    /// Numbers of the parts that were reported durable.
     pub(crate) reported: Vec<u64>,
 }
 
-/// Puts `file` as `key` in parts, in a world where `prepare` wrote it, and sends the signal once so
-/// many parts are reported.
+/// Writes a file of 40 MiB.
+pub(crate) fn forty_mib(world: &World) {
+    world.write("file", &noise(40 * MIB));
+}
+
+/// Puts `file`, written by `prepare`, as `key` in parts, and sends the signal after this number of
+/// reported parts.
 pub(crate) fn interrupted(
     prepare: impl Fn(&World),
     signal: &str,
@@ -47,8 +54,8 @@ pub(crate) fn interrupted(
     failed_after(prepare, parts, kill, arguments)
 }
 
-/// Puts `file` as `key` in parts, in a world where `prepare` wrote it, and does to it once so many
-/// parts are reported what lets it fail.
+/// Puts `file`, written by `prepare`, as `key` in parts. After this number of reported parts `act`
+/// makes the put fail.
 pub(crate) fn failed_after(
     prepare: impl Fn(&World),
     parts: usize,
@@ -72,7 +79,7 @@ pub(crate) fn failed_after(
         if said.code == Some(0) {
             continue;
         }
-        assert!(seen.len() > parts, "it ended by itself: {said}");
+        assert!(seen.len() > parts, "the put ended by itself: {said}");
         let upload_id = seen[0]["upload_id"].as_str().unwrap().to_owned();
         let reported = seen[1..]
             .iter()
@@ -85,13 +92,13 @@ pub(crate) fn failed_after(
             reported,
         };
     }
-    panic!("no process was interrupted before it had finished: tries={TRIES_MAX}");
+    panic!("every process finished before the interruption: tries={TRIES_MAX}");
 }
 
-/// The uploads that are open: id, parts, bytes.
+/// Returns the open uploads: id, parts, bytes.
 pub(crate) fn open(world: &World) -> Vec<(String, u64, u64)> {
     let number = |upload: &Value, name: &str| upload[name].as_u64().unwrap();
-    let told = |upload: &Value| {
+    let listed = |upload: &Value| {
         (
             upload["upload_id"].as_str().unwrap().to_owned(),
             number(upload, "parts"),
@@ -102,15 +109,16 @@ pub(crate) fn open(world: &World) -> Vec<(String, u64, u64)> {
         .ok(&["uploads", "--json"])
         .json()
         .iter()
-        .map(told)
+        .map(listed)
         .collect()
 }
 
-/// How many parts of the file there are, were there before and were sent, as the put has said, and
-/// as it has counted them out.
+/// Returns the numbers of all parts, of parts stored before, and of sent parts. Summary and events
+/// of the put must agree.
 #[track_caller]
 pub(crate) fn counts(said: &Said) -> (u64, u64, u64) {
-    let (summary, events) = (said.summary(), said.json());
+    let summary = said.summary();
+    let events = said.json();
     let number = |name: &str| summary[name].as_u64().unwrap();
     let sent = events
         .iter()
@@ -129,12 +137,14 @@ pub(crate) fn counts(said: &Said) -> (u64, u64, u64) {
     (number("parts"), number("there"), number("sent"))
 }
 
-/// Reads the object and the file side by side.
+/// Asserts that object and file have the same bytes, without holding them in memory.
 #[track_caller]
 pub(crate) fn assert_same(world: &World, key: &str, file: &Path) {
     let mut child = world.command(&["get", key]).spawn().unwrap();
-    let (mut stored, mut file) = (child.stdout.take().unwrap(), File::open(file).unwrap());
-    let (mut left, mut right) = (vec![0; MIB], vec![0; MIB]);
+    let mut stored = child.stdout.take().unwrap();
+    let mut file = File::open(file).unwrap();
+    let mut left = vec![0; MIB];
+    let mut right = vec![0; MIB];
     let mut at = 0;
     loop {
         let bytes = file.read(&mut right).unwrap();
@@ -157,7 +167,7 @@ pub(crate) fn assert_same(world: &World, key: &str, file: &Path) {
     assert_eq!(said.code, Some(0), "{said}");
 }
 
-/// No upload is open, and the blob tier holds nothing but the object's parts.
+/// Asserts that no upload is open, and that the blob tier contains this number of blobs.
 #[track_caller]
 pub(crate) fn assert_nothing_left(world: &World, blobs: usize) {
     assert_eq!(open(world), []);

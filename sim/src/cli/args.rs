@@ -1,4 +1,4 @@
-//! What may be said on the command line.
+//! Command line arguments of `cenotaph-sim`.
 
 use std::path::PathBuf;
 
@@ -7,7 +7,7 @@ use cenotaph_sim::Bug;
 use cenotaph_sim::Options;
 use clap::{Parser, Subcommand, ValueEnum};
 
-/// Cenotaph in a world that is a function of a seed.
+/// Runs Cenotaph in a simulated world that is a function of a seed.
 #[derive(Debug, Parser)]
 #[command(version, about)]
 pub(crate) struct Args {
@@ -17,88 +17,89 @@ pub(crate) struct Args {
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
-    /// Runs the plans of many seeds. Fails if anything is violated, or if the set is blind.
+    /// Runs the plans of many seeds. Fails if a check finds a violation, or if an expected event
+    /// never happens.
     Run {
         #[command(flatten)]
         seeds: Seeds,
         #[command(flatten)]
         how: How,
     },
-    /// Runs one plan and prints its timeline: who, what, when.
+    /// Runs a plan and prints its timeline: time, actor and event.
     Replay {
-        /// The seed of the plan.
+        /// Seed of the plan.
         #[arg(required_unless_present = "plan")]
         seed: Option<u64>,
-        /// A plan from a file instead, as `hunt` writes it.
+        /// File of a plan, as written by `hunt`, instead of a seed.
         #[arg(long, conflicts_with = "seed")]
         plan: Option<PathBuf>,
-        /// Draws the timeline into this file, as a page with one lane for each actor, instead of
+        /// Writes the timeline to this file as an HTML page with a lane for each actor, instead of
         /// printing it.
         #[arg(long)]
         html: Option<PathBuf>,
-        /// Operations of the plan, about.
+        /// Approximate number of operations of the plan.
         #[arg(long, default_value_t = 100)]
         ops: usize,
         #[command(flatten)]
         how: How,
     },
-    /// Runs one plan again and again, with one thing going wrong at every step in turn.
+    /// Runs a plan once for each of its steps, with a fault at that step.
     Sweep {
-        /// What goes wrong.
+        /// Kind of the fault.
         kind: SweepKind,
-        /// The seed of the plan.
+        /// Seed of the plan.
         seed: u64,
-        /// Operations of the plan, about.
+        /// Approximate number of operations of the plan.
         #[arg(long, default_value_t = 40)]
         ops: usize,
-        /// Where plans that fail are written.
+        /// Directory for plans that fail.
         #[arg(long, default_value = "sim-failures")]
         out: PathBuf,
     },
-    /// Runs seed after seed until it is stopped, and writes every failure with its seed, its plan,
-    /// shrunk, and a command that shows it again.
+    /// Runs seed after seed until it is stopped. Writes every failure with its seed, its shrunk
+    /// plan and a command that reproduces it.
     Hunt {
         #[command(flatten)]
         jobs: Jobs,
-        /// The first seed.
+        /// First seed.
         #[arg(long, default_value_t = 0)]
         from: u64,
-        /// Operations of each plan, about.
+        /// Approximate number of operations of each plan.
         #[arg(long, default_value_t = 100)]
         ops: usize,
-        /// Where failures are written.
+        /// Directory for failures.
         #[arg(long, default_value = "sim-failures")]
         out: PathBuf,
-        /// Stops after so many seconds.
+        /// Stops after this many seconds.
         #[arg(long = "for")]
         seconds: Option<u64>,
         #[command(flatten)]
         how: How,
     },
-    /// Runs each seed three times, twice in this process and once in another, and compares the
-    /// whole traces.
+    /// Runs each seed three times, twice in this process and once in another process, and compares
+    /// the complete traces.
     Meta {
         #[command(flatten)]
         seeds: Seeds,
-        /// Only prints the traces: what the other process does.
+        /// Only prints the traces. Used for the other process.
         #[arg(long, hide = true)]
         print: bool,
     },
-    /// Plants each bug in the engine and tells how many seeds it takes to find it.
+    /// Plants each bug in the engine and prints the number of seeds that find it.
     #[cfg(feature = "planted")]
     Bugs {
         #[command(flatten)]
         seeds: Seeds,
-        /// Only this bug.
+        /// Plants only this bug.
         #[arg(long, value_parser = bug)]
         bug: Option<Bug>,
     },
 }
 
-/// How plans are run.
+/// Options of all commands that run plans.
 #[derive(Clone, Copy, Debug, clap::Args)]
 pub(crate) struct How {
-    /// Real fjall instead of the simulated disk; some twenty times slower.
+    /// Uses real fjall instead of the simulated disk. About twenty times slower.
     #[arg(long)]
     fjall: bool,
     /// Plants this bug in the engine.
@@ -108,6 +109,7 @@ pub(crate) struct How {
 }
 
 impl How {
+    /// Returns the options of a run.
     pub(crate) fn options(self) -> Options {
         #[cfg(feature = "planted")]
         let bug = self.bug;
@@ -119,7 +121,7 @@ impl How {
         }
     }
 
-    /// As it would be said again.
+    /// Returns the command line flags that select these options.
     pub(crate) fn flags(self) -> String {
         let fjall = if self.fjall { " --fjall" } else { "" };
         #[cfg(feature = "planted")]
@@ -136,19 +138,19 @@ impl How {
 #[cfg(feature = "planted")]
 fn bug(name: &str) -> Result<Bug, String> {
     let named = Bug::ALL.into_iter().find(|bug| bug.name() == name);
-    named.ok_or_else(|| format!("there are {}", Bug::ALL.map(Bug::name).join(", ")))
+    named.ok_or_else(|| format!("unknown bug: known={}", Bug::ALL.map(Bug::name).join(", ")))
 }
 
-/// Which seeds, and how they are run.
+/// Range of seeds and the size of their plans.
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct Seeds {
-    /// How many.
+    /// Number of seeds.
     #[arg(long, default_value_t = 1000)]
     pub(crate) seeds: u64,
-    /// The first.
+    /// First seed.
     #[arg(long, default_value_t = 0)]
     pub(crate) from: u64,
-    /// Operations of each plan, about.
+    /// Approximate number of operations of each plan.
     #[arg(long, default_value_t = 100)]
     pub(crate) ops: usize,
     #[command(flatten)]
@@ -157,12 +159,14 @@ pub(crate) struct Seeds {
 
 #[derive(Clone, Copy, Debug, clap::Args)]
 pub(crate) struct Jobs {
-    /// Worlds at once, each on a thread of its own; as many as there are processors unless told.
+    /// Number of worlds that run in parallel, each on its own thread. Defaults to the number of
+    /// processors.
     #[arg(long, value_parser = clap::value_parser!(u16).range(1..))]
     jobs: Option<u16>,
 }
 
 impl Jobs {
+    /// Returns the number of threads.
     pub(crate) fn count(self) -> usize {
         let processors =
             || std::thread::available_parallelism().map_or(1, std::num::NonZeroUsize::get);
@@ -174,10 +178,10 @@ impl Jobs {
 pub(crate) enum SweepKind {
     /// The world crashes.
     Crash,
-    /// The world crashes, and once more at every step of the opening that follows.
+    /// The world crashes, and crashes again at every step of the reopening.
     CrashAgain,
-    /// Each kind of actor is killed.
+    /// An actor of each kind is killed.
     Kill,
-    /// The actor that takes the step panics.
+    /// The actor that runs the step panics.
     Panic,
 }

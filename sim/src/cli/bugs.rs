@@ -1,4 +1,4 @@
-//! `bugs`: how many seeds it takes to find each planted bug.
+//! `bugs`: counts the seeds that find each planted bug.
 
 use cenotaph_sim::{Bug, Options};
 
@@ -6,7 +6,7 @@ use super::args::Seeds;
 use super::output::{Watch, bar, line};
 use super::pool::run_all;
 
-/// Whether every bug was found.
+/// Runs the seeds with each bug and prints a table. Returns `true` if every bug was found.
 pub(crate) fn bugs(seeds: &Seeds, only: Option<Bug>) -> bool {
     line("| bug | first seed | seeds that find it | seconds | found first by |");
     line("|---|---|---|---|---|");
@@ -15,7 +15,8 @@ pub(crate) fn bugs(seeds: &Seeds, only: Option<Bug>) -> bool {
         .into_iter()
         .filter(|&bug| only.is_none_or(|only| bug == only))
     {
-        let (progress, watch) = (bar(seeds.seeds, bug.name()), Watch::start());
+        let progress = bar(seeds.seeds, bug.name());
+        let watch = Watch::start();
         let options = Options {
             bug: Some(bug),
             ..Options::default()
@@ -26,6 +27,7 @@ pub(crate) fn bugs(seeds: &Seeds, only: Option<Bug>) -> bool {
             true
         });
         progress.finish_and_clear();
+        // Failures are ordered by seed.
         let found = total
             .failures
             .first()
@@ -34,7 +36,8 @@ pub(crate) fn bugs(seeds: &Seeds, only: Option<Bug>) -> bool {
         let (seed, by) = found.map_or(("never".to_owned(), String::new()), |(seed, violation)| {
             (seed.to_string(), violation.to_string())
         });
-        let (runs, seconds) = (total.runs, watch.elapsed().as_secs_f64());
+        let runs = total.runs;
+        let seconds = watch.elapsed().as_secs_f64();
         line(format_args!(
             "| {} | {seed} | {} of {runs} | {seconds:.0} | {by} |",
             bug.name(),

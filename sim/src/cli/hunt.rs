@@ -1,4 +1,4 @@
-//! `hunt`: seed after seed until it is stopped, and a file for every failure.
+//! `hunt`: runs seed after seed until it is stopped, and writes a file for every failure.
 
 use std::fs;
 use std::io;
@@ -13,10 +13,10 @@ use super::args::{How, Jobs};
 use super::output::{Watch, line, spinner};
 use super::pool::run_all;
 
-/// Runs that one failure may take to shrink.
+/// Maximum number of runs for shrinking a failure.
 const SHRINK_ATTEMPTS: usize = 2000;
 
-/// Where to look, and where to write.
+/// Arguments of `hunt`.
 pub(crate) struct Hunt {
     pub(crate) jobs: Jobs,
     pub(crate) from: u64,
@@ -27,9 +27,14 @@ pub(crate) struct Hunt {
 }
 
 impl Hunt {
-    /// Whether nothing was found before it was stopped.
+    /// Runs the hunt. Returns `true` if no run has violated anything.
+    ///
+    /// # Errors
+    /// Any error of writing a failure, which stops the hunt.
     pub(crate) fn run(&self) -> io::Result<bool> {
-        let (watch, progress, first_error) = (Watch::start(), spinner(), Mutex::new(None));
+        let watch = Watch::start();
+        let progress = spinner();
+        let first_error = Mutex::new(None);
         let options = self.how.options();
         let total = run_all(
             self.from..u64::MAX,
@@ -42,6 +47,8 @@ impl Hunt {
                     match self.write(&Plan::generate(seed, self.operations), &report.violations) {
                         Ok(name) => progress
                             .suspend(|| line(format_args!("seed {seed}: {first} -> {name}"))),
+                        // Without its file a failure is lost, so that there is no point in going
+                        // on.
                         Err(error) => {
                             first_error
                                 .lock()
@@ -70,10 +77,14 @@ impl Hunt {
         }
     }
 
-    /// Shrinks a failing plan and writes it down, with what it shows and how to see it again.
+    /// Shrinks a failing plan and writes it with its violations, its timeline and the commands that
+    /// reproduce it. Returns the path of the text file.
     fn write(&self, plan: &Plan, violations: &[Violation]) -> io::Result<String> {
-        let (options, flags) = (self.how.options(), self.how.flags());
+        let options = self.how.options();
+        let flags = self.how.flags();
         let checker = violations.first().map(|violation| violation.checker);
+        // A smaller plan counts only if the same check fails first. Otherwise, shrinking may drift
+        // to another failure.
         let small = shrink(plan.clone(), SHRINK_ATTEMPTS, |plan| {
             run(plan, &options)
                 .violations
@@ -83,14 +94,14 @@ impl Hunt {
         });
         let report = run(&small, &options);
         fs::create_dir_all(&self.out)?;
-        let (json, text) = (
-            self.out.join(format!("{}.json", plan.seed)),
-            self.out.join(format!("{}.txt", plan.seed)),
-        );
+        let json = self.out.join(format!("{}.json", plan.seed));
+        let text = self.out.join(format!("{}.txt", plan.seed));
         fs::write(&json, serde_json::to_vec_pretty(&small)?)?;
         let found: Vec<String> = violations.iter().map(ToString::to_string).collect();
         let head = format!(
-            "seed {seed}\n{found}\n\nagain:  cenotaph-sim replay {seed} --ops {operations}{flags}\nshrunk: cenotaph-sim replay --plan {json}{flags}\n\n",
+            "seed {seed}\n{found}\n\n\
+             again:  cenotaph-sim replay {seed} --ops {operations}{flags}\n\
+             shrunk: cenotaph-sim replay --plan {json}{flags}\n\n",
             seed = plan.seed,
             found = found.join("\n"),
             operations = self.operations,

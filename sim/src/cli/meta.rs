@@ -1,5 +1,5 @@
-//! `meta`: the simulator about itself. The same seeds must give the same traces, in one process and
-//! in two.
+//! `meta`: checks that the simulator is deterministic. Equal seeds must give equal traces, within a
+//! process and across two processes.
 
 use std::io;
 use std::process::Command;
@@ -9,26 +9,29 @@ use cenotaph_sim::{Options, Plan, run};
 use super::args::Seeds;
 use super::output::{bar, line, text};
 
-/// Whether every trace came out the same each time.
+/// Runs every seed three times and compares the traces. Returns `true` if all are equal.
+///
+/// # Errors
+/// Any error of starting the other process.
 pub(crate) fn meta(seeds: &Seeds) -> io::Result<bool> {
     let progress = bar(seeds.seeds, "seeds");
-    let (mut here, mut different) = (String::new(), 0);
+    let mut here = String::new();
+    let mut different = 0;
     for seed in range(seeds) {
         let first = trace(seed, seeds.ops);
-        // On another thread: what is bound to a thread must not matter either.
+        // The second run is on another thread, because state of a thread must have no influence.
         let second = std::thread::scope(|scope| scope.spawn(|| trace(seed, seeds.ops)).join());
         if second.ok().as_ref() != Some(&first) {
             different += 1;
             progress.suspend(|| {
-                line(format_args!(
-                    "seed {seed} is not the same twice in one process"
-                ));
+                line(format_args!("two runs in this process differ: seed={seed}"));
             });
         }
         here.push_str(&first);
         progress.inc(1);
     }
     progress.finish_and_clear();
+    // Another process has other addresses and other hash seeds.
     let there = Command::new(std::env::current_exe()?)
         .args([
             "meta",
@@ -43,9 +46,10 @@ pub(crate) fn meta(seeds: &Seeds) -> io::Result<bool> {
     let same = there.status.success() && there.stdout == here.as_bytes();
     if !same {
         different += 1;
-        line("another process has seen something else:");
-        let (ours, theirs) = (here.lines(), String::from_utf8_lossy(&there.stdout));
-        if let Some((ours, theirs)) = ours
+        line("the traces of another process differ, first at:");
+        let theirs = String::from_utf8_lossy(&there.stdout);
+        if let Some((ours, theirs)) = here
+            .lines()
             .zip(theirs.lines())
             .find(|(ours, theirs)| ours != theirs)
         {
@@ -60,7 +64,7 @@ pub(crate) fn meta(seeds: &Seeds) -> io::Result<bool> {
     Ok(different == 0)
 }
 
-/// Prints the traces of these seeds; what the other process does.
+/// Prints the traces of these seeds, for comparison by the process that started this process.
 pub(crate) fn print(seeds: &Seeds) -> bool {
     range(seeds).for_each(|seed| text(&trace(seed, seeds.ops)));
     true

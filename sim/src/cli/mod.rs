@@ -1,4 +1,4 @@
-//! The commands of `cenotaph-sim`, one file each, and which one is run.
+//! The commands of `cenotaph-sim`, one file for each, and their dispatch.
 
 use std::process::ExitCode;
 
@@ -17,6 +17,7 @@ pub(crate) use args::Args;
 use args::Command;
 
 impl Args {
+    /// Runs the selected command. The exit code is a failure if the command found a violation.
     pub(crate) fn run(self) -> ExitCode {
         let outcome = match self.command {
             Command::Run { seeds, how } => Ok(runs::run(&seeds, how)),

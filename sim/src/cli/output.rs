@@ -1,4 +1,4 @@
-//! What is printed, and the watch that measures how long things take.
+//! Output to the terminal, and a clock for measurements in real time.
 
 use std::fmt;
 use std::io::Write;
@@ -6,27 +6,27 @@ use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
 
-/// Prints a line. Nobody listening is no failure.
+/// Prints a line. Errors are ignored: a closed pipe must not fail the command.
 pub(crate) fn line(text: impl fmt::Display) {
     drop(writeln!(std::io::stdout(), "{text}"));
 }
 
-/// Prints as it is.
+/// Prints text without a line break. Errors are ignored.
 pub(crate) fn text(text: &str) {
     drop(std::io::stdout().write_all(text.as_bytes()));
 }
 
-/// A bar on the terminal, if there is one.
-pub(crate) fn bar(length: u64, what: &'static str) -> ProgressBar {
+/// Creates a progress bar. It is drawn only on a terminal.
+pub(crate) fn bar(length: u64, label: &'static str) -> ProgressBar {
     let style = "{spinner} {pos}/{len} {msg} {wide_bar} {per_sec} {eta}";
     let style =
         ProgressStyle::with_template(style).unwrap_or_else(|_| ProgressStyle::default_bar());
     ProgressBar::new(length)
         .with_style(style)
-        .with_message(what)
+        .with_message(label)
 }
 
-/// A spinner on the terminal, if there is one, for what has no end.
+/// Creates a spinner for work without a known end. It is drawn only on a terminal.
 pub(crate) fn spinner() -> ProgressBar {
     let style = "{spinner} {pos} runs {per_sec} {elapsed} {msg}";
     let style =
@@ -34,7 +34,7 @@ pub(crate) fn spinner() -> ProgressBar {
     ProgressBar::new_spinner().with_style(style)
 }
 
-/// Real time: the simulator measures itself, not its worlds.
+/// Stopwatch in real time, for the rates of the simulator itself.
 #[derive(Clone, Copy)]
 pub(crate) struct Watch(Instant);
 

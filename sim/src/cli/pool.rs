@@ -1,4 +1,4 @@
-//! Many worlds at once, each on a thread of its own.
+//! Parallel runs of many worlds, each on its own thread.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Mutex;
@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use cenotaph_sim::{Coverage, Options, Plan, Report, Violation, run};
 
-/// What many runs have seen together.
+/// Sum of many runs.
 #[derive(Default)]
 pub(crate) struct Total {
     pub(crate) runs: u64,
@@ -15,11 +15,12 @@ pub(crate) struct Total {
     pub(crate) steps: u64,
     pub(crate) lives: u64,
     pub(crate) coverage: Coverage,
-    /// Seeds that violated something, in no particular order.
+    /// Seeds with violations, ordered by seed after all runs.
     pub(crate) failures: Vec<(u64, Vec<Violation>)>,
 }
 
 impl Total {
+    /// Adds a run.
     pub(crate) fn add(&mut self, seed: u64, report: &Report) {
         self.runs += 1;
         self.operations += report.operations;
@@ -32,7 +33,7 @@ impl Total {
     }
 }
 
-/// Runs the plans of these seeds. `after` hears of each run, and says whether to go on.
+/// Runs the plans of these seeds. Calls `after` with each report and stops if it returns `false`.
 pub(crate) fn run_all(
     seeds: std::ops::Range<u64>,
     operations: usize,
@@ -40,26 +41,25 @@ pub(crate) fn run_all(
     jobs: usize,
     after: impl Fn(u64, &Report) -> bool + Sync,
 ) -> Total {
-    let (next, enough, total) = (
-        AtomicU64::new(seeds.start),
-        AtomicBool::new(false),
-        Mutex::new(Total::default()),
-    );
+    let next = AtomicU64::new(seeds.start);
+    let enough = AtomicBool::new(false);
+    let total = Mutex::new(Total::default());
     std::thread::scope(|scope| {
         for _ in 0..jobs {
             scope.spawn(|| {
                 while !enough.load(Ordering::Relaxed) {
+                    // Relaxed order suffices: the counter protects no other memory.
                     let seed = next.fetch_add(1, Ordering::Relaxed);
                     if seed >= seeds.end {
                         break;
                     }
-                    // A panic must not take its seed with it.
+                    // A panic is reported as a failure of its seed instead of ending all runs.
                     let report = catch_unwind(AssertUnwindSafe(|| {
                         run(&Plan::generate(seed, operations), options)
                     }));
                     let mut total = total.lock().unwrap_or_else(PoisonError::into_inner);
                     let Ok(report) = report else {
-                        let message = "the run itself panicked".to_owned();
+                        let message = "the simulated run panicked".to_owned();
                         total.failures.push((
                             seed,
                             vec![Violation {
@@ -70,6 +70,8 @@ pub(crate) fn run_all(
                         continue;
                     };
                     total.add(seed, &report);
+                    // `after` may shrink a failing plan, which takes many runs. Other threads must
+                    // not wait for it.
                     drop(total);
                     if !after(seed, &report) {
                         enough.store(true, Ordering::Relaxed);
@@ -79,6 +81,7 @@ pub(crate) fn run_all(
         }
     });
     let mut total = total.into_inner().unwrap_or_else(PoisonError::into_inner);
+    // The threads finish in any order.
     total.failures.sort_by_key(|(seed, _)| *seed);
     total
 }

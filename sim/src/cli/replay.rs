@@ -1,4 +1,4 @@
-//! `replay`: one plan, and its timeline.
+//! `replay`: runs a plan and shows its timeline.
 
 use std::fs;
 use std::io;
@@ -9,7 +9,11 @@ use cenotaph_sim::{Plan, run};
 use super::args::How;
 use super::output::{line, text};
 
-/// Whether all was well.
+/// Runs the plan of a file or of a seed and prints its timeline, or writes it as an HTML page.
+/// Returns `true` if there is no violation.
+///
+/// # Errors
+/// Any error of reading the plan or of writing the page.
 pub(crate) fn replay(
     seed: Option<u64>,
     file: Option<&Path>,
@@ -19,6 +23,7 @@ pub(crate) fn replay(
 ) -> io::Result<bool> {
     let plan = match file {
         Some(path) => serde_json::from_slice(&fs::read(path)?)?,
+        // The argument parser requires a seed if there is no plan.
         None => Plan::generate(seed.unwrap_or_default(), operations),
     };
     let report = run(&plan, &how.options());
@@ -35,7 +40,7 @@ pub(crate) fn replay(
         None => text(&report.sim.timeline()),
     }
     line(format_args!(
-        "{} lives, {} steps, {:?} of virtual time",
+        "{} incarnations, {} steps, {:?} of virtual time",
         report.lives, report.steps, report.elapsed
     ));
     report

@@ -1,4 +1,4 @@
-//! `run`: many seeds, and what they have seen together.
+//! `run`: runs many seeds and prints their coverage, rates and violations.
 
 use cenotaph_sim::wanted;
 
@@ -6,18 +6,17 @@ use super::args::{How, Seeds};
 use super::output::{Watch, bar, line};
 use super::pool::{Total, run_all};
 
-/// Fewer runs than this can't be expected to see everything.
-const SEEING_SEEDS: u64 = 500;
-/// Failures that are printed.
+/// Minimum number of runs for which the expected coverage is required. Fewer runs do not reach all
+/// of it.
+const COVERAGE_RUNS_MIN: u64 = 500;
+/// Maximum number of printed failures.
 const SHOWN: usize = 20;
 
-/// Whether all is well.
+/// Runs the seeds. Returns `true` if there is no violation and the coverage is complete.
 pub(crate) fn run(seeds: &Seeds, how: How) -> bool {
-    let (watch, progress, jobs) = (
-        Watch::start(),
-        bar(seeds.seeds, "seeds"),
-        seeds.jobs.count(),
-    );
+    let watch = Watch::start();
+    let progress = bar(seeds.seeds, "seeds");
+    let jobs = seeds.jobs.count();
     let options = how.options();
     let total = run_all(
         seeds.from..seeds.from.saturating_add(seeds.seeds),
@@ -34,24 +33,24 @@ pub(crate) fn run(seeds: &Seeds, how: How) -> bool {
     let seconds = watch.elapsed().as_secs_f64().max(0.001);
     summary(&total, seconds, jobs);
     failures(&total, how, seeds.ops);
-    // On real fjall there are no torn tails to be seen, and a few seeds can't see everything.
     let missing = total.coverage.missing(wanted());
-    let blind = total.runs >= SEEING_SEEDS && !options.on_fjall && !missing.is_empty();
+    // Crashes on real fjall are process kills, which leave no torn journal.
+    let blind = total.runs >= COVERAGE_RUNS_MIN && !options.on_fjall && !missing.is_empty();
     if blind {
-        line(format_args!("BLIND: never seen: {missing:?}"));
+        line(format_args!("BLIND: never happened: {missing:?}"));
     }
     total.failures.is_empty() && !blind
 }
 
+/// Prints totals and rates.
 #[expect(clippy::cast_precision_loss, reason = "rates need not be exact")]
 fn summary(total: &Total, seconds: f64, jobs: usize) {
-    let (runs, operations, steps) = (
-        total.runs as f64,
-        total.operations as f64,
-        total.steps as f64,
-    );
+    let runs = total.runs as f64;
+    let operations = total.operations as f64;
+    let steps = total.steps as f64;
     line(format_args!(
-        "{} runs, {} lives, {} operations, {} steps in {seconds:.1} s on {jobs} threads: {:.0} runs/s, {:.0} operations/s, {:.0} steps/s",
+        "{} runs, {} incarnations, {} operations, {} steps in {seconds:.1} s on {jobs} threads: \
+         {:.0} runs/s, {:.0} operations/s, {:.0} steps/s",
         total.runs,
         total.lives,
         total.operations,
@@ -62,6 +61,7 @@ fn summary(total: &Total, seconds: f64, jobs: usize) {
     ));
 }
 
+/// Prints failures with the commands that reproduce them.
 fn failures(total: &Total, how: How, operations: usize) {
     let flags = how.flags();
     for (seed, violations) in total.failures.iter().take(SHOWN) {

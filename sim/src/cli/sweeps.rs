@@ -1,4 +1,4 @@
-//! `sweep`: one thing going wrong at every step in turn.
+//! `sweep`: runs a plan once for each of its steps, with a fault at that step.
 
 use std::fs;
 use std::io;
@@ -9,11 +9,15 @@ use cenotaph_sim::{Options, Plan, Sweep, sweep as run_sweep};
 use super::args::SweepKind;
 use super::output::{Watch, bar, line};
 
-/// Failures that are written down.
+/// Maximum number of failures that are written.
 const SHOWN: usize = 20;
 
-/// Whether all was well. A plan that failed is written to a file, for its seed alone does not show
-/// it again.
+/// Runs the sweep. Returns `true` if there is no violation.
+///
+/// A failing plan is written to a file, because its seed alone does not reproduce the failure.
+///
+/// # Errors
+/// Any error of writing a plan.
 pub(crate) fn sweep(kind: SweepKind, seed: u64, operations: usize, out: &Path) -> io::Result<bool> {
     let kind = match kind {
         SweepKind::Crash => Sweep::Crash,
@@ -21,7 +25,9 @@ pub(crate) fn sweep(kind: SweepKind, seed: u64, operations: usize, out: &Path) -
         SweepKind::Kill => Sweep::Kill,
         SweepKind::Panic => Sweep::Panic,
     };
-    let (watch, progress) = (Watch::start(), bar(0, "runs"));
+    let watch = Watch::start();
+    // The number of steps is known only after the first run.
+    let progress = bar(0, "runs");
     let swept = run_sweep(
         kind,
         &Plan::generate(seed, operations),

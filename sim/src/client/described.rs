@@ -1,4 +1,5 @@
-//! What a client asks and hears, in the words of the checkers and of a person.
+//! Descriptions of the calls and answers of a client, for the checks, the timeline and the
+//! coverage.
 
 use bytes::Bytes;
 use cenotaph::ErrorKind;
@@ -6,25 +7,26 @@ use cenotaph::ErrorKind;
 use crate::check::{Answer, AtomicPiece, Call, Change, Content, Demand, Found, Moving, Reading};
 use crate::plan::{Op, Shape, Span, object_id};
 
-/// Writes of atomic batches have numbers from here on, eight for each call.
+/// First number of the writes of batches. Each call has eight of these numbers, and no batch has
+/// more writes.
 const PIECES: u64 = 500_000_000;
 
-/// The number of one write of an atomic batch.
+/// Returns the number of a write of a batch.
 pub(super) fn write_of_piece(write: u64, place: usize) -> u64 {
     PIECES + write * 8 + place as u64
 }
 
-/// The key of an object in the row table.
+/// Returns the key of an object in the row table.
 fn key(object: u32) -> Bytes {
     object_id(object).encoded().clone()
 }
 
-/// A prefix of the default namespace, as the row table has it.
+/// Returns the key in the row table of a prefix of the default namespace.
 fn default(prefix: &str) -> Bytes {
     format!("default\0{prefix}").into()
 }
 
-/// What is asked.
+/// Returns the call of an operation for the checks, and its description for the timeline.
 pub(super) fn described(
     op: &Op,
     write: u64,
@@ -38,57 +40,77 @@ pub(super) fn described(
             shape,
             lifetime,
             ..
-        } => (
-            Call::Put {
+        } => {
+            let text = format!(
+                "put {} {bytes} bytes, write {write}, {shape:?}, {demand:?}, {lifetime:?}",
+                object_id(*object)
+            );
+            // A broken stream promises one byte more than it has.
+            let promised = bytes + u64::from(matches!(shape, Shape::Broken(_)));
+            let call = Call::Put {
                 object: key(*object),
                 write,
                 fails: shape.fails(),
                 bytes: *bytes,
-                large: bytes + u64::from(matches!(shape, Shape::Broken(_))) > inline_bytes_max,
-                demand: demand.clone(),
-            },
-            format!(
-                "put {} {bytes} bytes, write {write}, {shape:?}, {demand:?}, {lifetime:?}",
-                object_id(*object)
-            ),
-        ),
-        Op::Delete { object, .. } => {
-            let text = format!("delete {}, {demand:?}", object_id(*object));
-            (
-                Call::Delete {
-                    object: key(*object),
-                    demand,
-                },
-                text,
-            )
+                large: promised > inline_bytes_max,
+                demand,
+            };
+            (call, text)
         }
         Op::Update {
             object,
             bytes,
             fate,
             ..
-        } => (
-            Call::Update {
+        } => {
+            let call = Call::Update {
                 object: key(*object),
                 write,
                 fate: *fate,
                 bytes: *bytes,
-            },
-            format!(
-                "update {} to {bytes} bytes, write {write}, {fate:?}",
-                object_id(*object)
-            ),
-        ),
+            };
+            let id = object_id(*object);
+            let text = format!("update {id} to {bytes} bytes, write {write}, {fate:?}");
+            (call, text)
+        }
+        Op::Atomic { pieces } => {
+            let asked = pieces.iter().enumerate().map(|(place, piece)| AtomicPiece {
+                object: key(piece.object),
+                write: piece.bytes.is_some().then(|| write_of_piece(write, place)),
+                if_absent: piece.if_absent,
+            });
+            let call = Call::Atomic {
+                pieces: asked.collect(),
+            };
+            (call, format!("atomic batch, write {write}: {pieces:?}"))
+        }
+        Op::DeletePrefix { prefix } => {
+            let call = Call::DeletePrefix {
+                prefix: default(prefix),
+            };
+            (call, format!("delete all below {prefix}"))
+        }
+        op => described_change(op, write, demand),
+    }
+}
+
+/// Describes an operation that changes, moves or deletes an existing object, and any other
+/// operation through [`described_read`].
+fn described_change(op: &Op, write: u64, demand: Demand) -> (Call, String) {
+    match op {
+        Op::Delete { object, .. } => {
+            let text = format!("delete {}, {demand:?}", object_id(*object));
+            let object = key(*object);
+            (Call::Delete { object, demand }, text)
+        }
         Op::Amend { object, .. } => {
             let text = format!("amend {}, {write}, {demand:?}", object_id(*object));
-            (
-                Call::Change {
-                    object: key(*object),
-                    how: Change::Amend(write),
-                    demand,
-                },
-                text,
-            )
+            let call = Call::Change {
+                object: key(*object),
+                how: Change::Amend(write),
+                demand,
+            };
+            (call, text)
         }
         Op::Extend {
             object,
@@ -96,77 +118,50 @@ pub(super) fn described(
             may_shorten,
             ..
         } => {
-            let text = format!(
-                "extend {} by {ms} ms, shorten={may_shorten}, {demand:?}",
-                object_id(*object)
-            );
-            (
-                Call::Change {
-                    object: key(*object),
-                    how: Change::Extend,
-                    demand,
-                },
-                text,
-            )
+            let id = object_id(*object);
+            let text = format!("extend {id} by {ms} ms, shorten={may_shorten}, {demand:?}");
+            let call = Call::Change {
+                object: key(*object),
+                how: Change::Extend,
+                demand,
+            };
+            (call, text)
         }
         Op::Copy {
             from,
             to,
             if_absent,
-        } => (
-            Call::Move {
-                from: key(*from),
-                to: key(*to),
-                how: Moving::Copy,
-                if_absent: *if_absent,
-            },
-            format!(
-                "copy {} to {}, if_absent={if_absent}",
-                object_id(*from),
-                object_id(*to)
-            ),
-        ),
+        } => described_move(Moving::Copy, *from, *to, *if_absent),
         Op::Rename {
             from,
             to,
             if_absent,
-        } => (
-            Call::Move {
-                from: key(*from),
-                to: key(*to),
-                how: Moving::Rename,
-                if_absent: *if_absent,
-            },
-            format!(
-                "rename {} to {}, if_absent={if_absent}",
-                object_id(*from),
-                object_id(*to)
-            ),
-        ),
-        Op::Atomic { pieces } => {
-            let asked = pieces.iter().enumerate().map(|(place, piece)| AtomicPiece {
-                object: key(piece.object),
-                write: piece.bytes.is_some().then(|| write_of_piece(write, place)),
-                if_absent: piece.if_absent,
-            });
-            (
-                Call::Atomic {
-                    pieces: asked.collect(),
-                },
-                format!("together, write {write}: {pieces:?}"),
-            )
-        }
-        Op::DeletePrefix { prefix } => (
-            Call::DeletePrefix {
-                prefix: default(prefix),
-            },
-            format!("delete all below {prefix}"),
-        ),
+        } => described_move(Moving::Rename, *from, *to, *if_absent),
         op => described_read(op),
     }
 }
 
-/// What is asked, if it writes no object.
+/// Describes a copy or rename.
+fn described_move(how: Moving, from: u32, to: u32, if_absent: bool) -> (Call, String) {
+    let verb = match how {
+        Moving::Copy => "copy",
+        Moving::Rename => "rename",
+    };
+    let text = format!(
+        "{verb} {} to {}, if_absent={if_absent}",
+        object_id(from),
+        object_id(to)
+    );
+    let call = Call::Move {
+        from: key(from),
+        to: key(to),
+        how,
+        if_absent,
+    };
+    (call, text)
+}
+
+/// Describes an operation that writes no object.
 fn described_read(op: &Op) -> (Call, String) {
     match op {
         Op::Get { object, span, .. } => (
@@ -217,7 +212,7 @@ fn described_read(op: &Op) -> (Call, String) {
     }
 }
 
-/// The counter of an answer.
+/// Returns the coverage counter of an answer.
 pub(super) fn answer_name(answer: &Answer) -> &'static str {
     match answer {
         Answer::Applied { .. } => "heard: applied",

@@ -1,8 +1,8 @@
-//! Multipart uploads: what a client asks about them, and what all clients remember of them, over
-//! all lives.
+//! Multipart uploads of a client, and the state of uploads that all clients share in all
+//! incarnations.
 //!
-//! A client that has no handle on an upload, as after a crash, takes it up again by its id first,
-//! which is a call of its own.
+//! A client without a handle on an upload, as after a crash, first resumes the upload by its id,
+//! which is a separate call.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -13,32 +13,33 @@ use cenotaph::{Digest, Error, ErrorKind, Namespace, PartEtag, Upload, UploadId, 
 use futures::TryStreamExt;
 
 use super::writes::{attributes, precondition};
-use super::{Client, Watch, body, failed};
+use super::{Client, DropWatch, body, failed};
 use crate::check::{About, Answer, Asked, Call, Demand};
 use crate::payload::payload;
 use crate::plan::{
     Choice, Declared, Lifetime, Shape, Step, When, Which, object_id, other_namespace,
 };
 
-/// What clients know of uploads, by slot.
+/// Started uploads by slot, shared by all clients.
 #[derive(Clone, Default)]
 pub(crate) struct Slots(Arc<Mutex<BTreeMap<u32, Known>>>);
 
-/// What a client has in hand.
+/// Open handles of a client.
 pub(super) type Handles = Arc<Mutex<BTreeMap<UploadId, Upload>>>;
 
-/// An upload that somebody has begun.
+/// A started upload.
 #[derive(Clone)]
 struct Known {
     object: u32,
     id: UploadId,
-    /// The number of the call that began it.
+    /// Number of the call that started the upload.
     of: u64,
-    /// The parts of which somebody heard that they are filed.
+    /// Acknowledged parts.
     parts: BTreeMap<u32, PartEtag>,
 }
 
 impl Slots {
+    /// Returns the upload in a slot.
     fn of(&self, slot: u32) -> Option<Known> {
         self.0
             .lock()
@@ -47,14 +48,19 @@ impl Slots {
             .cloned()
     }
 
+    /// Stores a started upload in a slot, in place of any earlier upload.
     fn begun(&self, slot: u32, known: Known) {
         self.0
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
+            // The replaced upload stays open until it expires or the run aborts it.
             .insert(slot, known);
     }
 
+    /// Records an acknowledged part.
     fn filed(&self, id: UploadId, part: &UploadedPart) {
+        // Another client may have replaced the upload in the slot, so that the upload is searched
+        // by its id.
         let mut slots = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         for known in slots.values_mut().filter(|known| known.id == id) {
             known.parts.insert(part.number.into(), part.etag);
@@ -62,13 +68,13 @@ impl Slots {
     }
 }
 
-/// An upload, and the client's handle on it.
+/// An upload and the handle of the client.
 struct InHand {
     known: Known,
     upload: Upload,
 }
 
-/// A part, but for its number.
+/// Arguments of a part, except for its number.
 #[derive(Clone, Copy)]
 struct PartOf {
     write: u64,
@@ -78,7 +84,7 @@ struct PartOf {
 }
 
 impl Client {
-    /// Does something about the upload of a slot.
+    /// Performs a step of the upload in a slot. Does nothing if the slot is empty.
     pub(super) async fn step(&self, slot: u32, step: &Step, write: u64) -> Answer {
         match step {
             Step::Initiate {
@@ -99,13 +105,14 @@ impl Client {
             | Step::Parts { .. }
             | Step::Complete { .. }
             | Step::Abort => match self.in_hand(slot).await {
-                Some(in_hand) => self.go_on(&in_hand, step, write).await,
+                Some(in_hand) => self.step_with_handle(&in_hand, step, write).await,
                 None => Answer::Done,
             },
         }
     }
 
-    async fn go_on(&self, in_hand: &InHand, step: &Step, write: u64) -> Answer {
+    /// Performs a step that needs a handle.
+    async fn step_with_handle(&self, in_hand: &InHand, step: &Step, write: u64) -> Answer {
         let InHand { known, upload } = in_hand;
         match step {
             Step::Part {
@@ -120,6 +127,7 @@ impl Client {
                     shape: *shape,
                     declared: *declared,
                 };
+                // Bytes that do not have the declared checksum are refused like a failed stream.
                 let fails = shape.fails() || *declared == Declared::Wrong;
                 let about = About::Part {
                     number: *number,
@@ -138,8 +146,8 @@ impl Client {
                     span: *span,
                 };
                 let copy = upload.part_copy(*number, from).range(super::range(*span));
-                let ask = async { self.filed(upload, copy.await) };
-                self.about(known, about, ask).await
+                let copied = async { self.filed(upload, copy.await) };
+                self.about(known, about, copied).await
             }
             Step::Parts { after, limit } => {
                 let about = About::Parts {
@@ -154,39 +162,39 @@ impl Client {
                 self.complete(in_hand, *choice, demand).await
             }
             Step::Abort => {
-                let ask = async {
+                let aborted = async {
                     upload
                         .abort()
                         .await
                         .map_or_else(|error| failed(&error), |()| Answer::Done)
                 };
-                self.about(known, About::Abort, ask).await
+                self.about(known, About::Abort, aborted).await
             }
             Step::Initiate { .. } | Step::Uploads { .. } | Step::Resume { .. } => {
-                unreachable!("these need no handle")
+                unreachable!("these steps need no handle")
             }
         }
     }
 
-    /// Asks, and writes down what it asked and heard.
-    async fn about(&self, known: &Known, what: About, ask: impl Future<Output = Answer>) -> Answer {
-        let text = format!(
-            "upload {} to {}: {what:?}",
-            known.of,
-            object_id(known.object)
-        );
-        let object = object_id(known.object).encoded().clone();
-        let number = self.called(
-            Call::Multipart(Asked {
-                object,
-                of: known.of,
-                what: what.clone(),
-            }),
-            text,
-        );
-        self.hear(number, &what, ask).await
+    /// Waits for an answer about a started upload, and records the call and the answer.
+    async fn about(
+        &self,
+        known: &Known,
+        about: About,
+        answer: impl Future<Output = Answer>,
+    ) -> Answer {
+        let id = object_id(known.object);
+        let text = format!("upload {} to {id}: {about:?}", known.of);
+        let asked = Asked {
+            object: id.encoded().clone(),
+            of: known.of,
+            what: about.clone(),
+        };
+        let number = self.called(Call::Multipart(asked), text);
+        self.receive(number, &about, answer).await
     }
 
+    /// Starts an upload and stores it in the slot.
     async fn initiate(&self, slot: u32, of: (u32, When, Lifetime), write: u64) -> Answer {
         let (object, when, lifetime) = of;
         let demand = self.demand_of(object, when).await;
@@ -198,16 +206,17 @@ impl Client {
                 demand: demand.clone(),
             },
         };
-        let text = format!("begins an upload to {id}, write {write}, {demand:?}, {lifetime:?}");
+        let text = format!("start an upload to {id}, write {write}, {demand:?}, {lifetime:?}");
         let number = self.called(Call::Multipart(asked), text);
         let initiate = self
             .engine
             .multipart(id)
             .attributes(attributes(write, lifetime));
-        let ask = async {
+        let started = async {
             match initiate.precondition(precondition(&demand)).await {
                 Ok(upload) => {
                     let id = upload.upload_id();
+                    // The slot keeps no upload whose start was not acknowledged: its id is unknown.
                     self.slots.begun(
                         slot,
                         Known {
@@ -225,9 +234,10 @@ impl Client {
                 Err(error) => failed(&error),
             }
         };
-        self.hear(number, &"initiate", ask).await
+        self.receive(number, &"initiate", started).await
     }
 
+    /// Stores a handle.
     fn take(&self, upload: Upload) {
         self.handles
             .lock()
@@ -235,7 +245,8 @@ impl Client {
             .insert(upload.upload_id(), upload);
     }
 
-    /// The upload of a slot, taken up again if need be; none if that can't be.
+    /// Returns the upload in a slot with a handle. Resumes the upload if there is no handle, and
+    /// returns `None` if that fails.
     async fn in_hand(&self, slot: u32) -> Option<InHand> {
         let known = self.slots.of(slot)?;
         let held = |id: &UploadId| {
@@ -245,30 +256,33 @@ impl Client {
                 .get(id)
                 .cloned()
         };
+        // Handles belong to an incarnation. After a crash, no client has any.
         if held(&known.id).is_none() {
             self.resume(&known, Which::Ours).await;
         }
         held(&known.id).map(|upload| InHand { known, upload })
     }
 
+    /// Resumes an upload, or a variation of it that must be refused.
     async fn resume(&self, known: &Known, which: Which) -> Answer {
-        let mut spelled = known.id.to_string();
+        let mut id = known.id.to_string();
         let mut object = known.object;
         match which {
             Which::Ours => {}
             Which::Forged => {
-                let last = if spelled.ends_with('0') { "1" } else { "0" };
-                spelled.replace_range(spelled.len() - 1.., last);
+                // The id stays well-formed and differs in its last digit.
+                let last = if id.ends_with('0') { "1" } else { "0" };
+                id.replace_range(id.len() - 1.., last);
             }
             Which::Foreign => object += 1,
         }
-        let what = if which == Which::Ours {
+        let about = if which == Which::Ours {
             About::Resume
         } else {
             About::ResumeOther
         };
-        let ask = async {
-            match self.engine.resume(object_id(object), spelled).await {
+        let resumed = async {
+            match self.engine.resume(object_id(object), id).await {
                 Ok(upload) => {
                     self.take(upload);
                     Answer::Done
@@ -276,9 +290,10 @@ impl Client {
                 Err(error) => failed(&error),
             }
         };
-        self.about(known, what, ask).await
+        self.about(known, about, resumed).await
     }
 
+    /// Uploads a part, or drops the call if its shape is [`Shape::Dropped`].
     async fn part(&self, upload: &Upload, number: u32, part: PartOf) -> Answer {
         let PartOf {
             write,
@@ -286,25 +301,25 @@ impl Client {
             shape,
             declared,
         } = part;
-        let watch = Watch::new(&self.machine);
-        let mut asked = upload.part(number, body(write, bytes, shape, watch.clone()));
+        let watch = DropWatch::new(&self.machine);
+        let mut part = upload.part(number, body(write, bytes, shape, watch.clone()));
         match declared {
             Declared::Nothing => {}
-            Declared::Right => asked = asked.checksum(Digest::crc32c_of(&payload(write, bytes))),
-            Declared::Wrong => asked = asked.checksum(Digest::sha256_of(b"something else")),
+            Declared::Right => part = part.checksum(Digest::crc32c_of(&payload(write, bytes))),
+            Declared::Wrong => part = part.checksum(Digest::sha256_of(b"something else")),
         }
         let outcome = match shape {
             Shape::Dropped(_, ms) => {
-                let asked = asked.into_future();
+                let part = part.into_future();
                 match self
                     .world
                     .env()
-                    .deadline(Duration::from_millis(ms), asked)
+                    .deadline(Duration::from_millis(ms), part)
                     .await
                 {
                     Some(outcome) => outcome,
                     None => {
-                        watch.drop_it();
+                        watch.mark_dropped();
                         return Answer::Cancelled;
                     }
                 }
@@ -314,11 +329,12 @@ impl Client {
             | Shape::Slow(..)
             | Shape::Promised(_)
             | Shape::Broken(_)
-            | Shape::Failing(_) => asked.await,
+            | Shape::Failing(_) => part.await,
         };
         self.filed(upload, outcome.map(Some))
     }
 
+    /// Maps the result of uploading or copying a part, and records an acknowledged part.
     fn filed(&self, upload: &Upload, outcome: Result<Option<UploadedPart>, Error>) -> Answer {
         match outcome {
             Ok(Some(part)) => {
@@ -333,10 +349,12 @@ impl Client {
         }
     }
 
+    /// Lists a page of parts.
     async fn parts(&self, upload: &Upload, after: Option<u32>, limit: usize) -> Answer {
         let list = upload.parts().limit(limit);
         let list = match after.map(cenotaph::PartNumber::new) {
             Some(Ok(after)) => list.start_after(after),
+            // A number out of range lists from the first part.
             Some(Err(_)) | None => list,
         };
         match list.await {
@@ -347,8 +365,8 @@ impl Client {
                     .map(|part| (part.number.into(), part.etag.get(), part.bytes))
                     .collect();
                 if page.next.is_some() && page.next != page.parts.last().map(|part| part.number) {
-                    return self.nonsense(format!(
-                        "the next page of parts begins behind {:?}",
+                    return self.contradiction(format!(
+                        "the next page does not start after the last part: next={:?}",
                         page.next
                     ));
                 }
@@ -358,14 +376,14 @@ impl Client {
         }
     }
 
+    /// Lists a page of open uploads.
     async fn uploads(&self, hot: bool, limit: usize) -> Answer {
         let prefix = if hot { "hot/" } else { "" };
-        let below = Bytes::from(format!("default\0{prefix}"));
         let asked = Asked {
             object: Bytes::new(),
             of: 0,
             what: About::Uploads {
-                prefix: below,
+                prefix: Bytes::from(format!("default\0{prefix}")),
                 limit,
             },
         };
@@ -373,7 +391,7 @@ impl Client {
             Call::Multipart(asked),
             format!("list uploads hot={hot} limit={limit}"),
         );
-        let ask = async {
+        let listed = async {
             match self.engine.list_uploads(prefix).limit(limit).await {
                 Ok(page) => {
                     let upload = |id: &UploadId| Bytes::copy_from_slice(id.as_bytes());
@@ -385,9 +403,10 @@ impl Client {
                 Err(error) => failed(&error),
             }
         };
-        self.hear(number, &"list uploads", ask).await
+        self.receive(number, &"list uploads", listed).await
     }
 
+    /// Completes an upload and counts repeated, refused and conflicting completions.
     async fn complete(&self, in_hand: &InHand, choice: Choice, demand: Demand) -> Answer {
         let InHand { known, upload } = in_hand;
         let listed = listed(known, choice);
@@ -406,13 +425,14 @@ impl Client {
             Some(listed) => complete.parts(listed),
             None => complete,
         };
+        // Before the call, because the call itself may complete the upload.
         let is_over = self.machine.state().monitor.was_completed(known.of);
-        let ask = async {
+        let completed = async {
             complete
                 .await
                 .map_or_else(|error| failed(&error), |written| self.written(written))
         };
-        let answer = self.about(known, about, ask).await;
+        let answer = self.about(known, about, completed).await;
         let counter = match &answer {
             Answer::Applied { .. } | Answer::Superseded if is_over => "upload: completed again",
             Answer::Conflict { .. } => "upload: completed in conflict",
@@ -424,16 +444,19 @@ impl Client {
         answer
     }
 
-    /// Gives up every upload that is open.
+    /// Aborts every open upload.
     pub(crate) async fn abort_all(&self) -> Result<(), Error> {
+        // The engine is asked for all uploads, because no slot holds a replaced upload.
         for namespace in [Namespace::default_namespace(), other_namespace()] {
             let uploads = self
                 .engine
                 .list_uploads("")
                 .namespace(namespace)
+                // Small pages, so that aborts change the listing between them.
                 .limit(2)
                 .stream();
             for info in uploads.try_collect::<Vec<_>>().await? {
+                // The attributes contain the number of the call that started the upload.
                 let of = super::write_of(&info.attributes.custom).unwrap_or(0);
                 let asked = Asked {
                     object: info.id.encoded().clone(),
@@ -442,9 +465,9 @@ impl Client {
                 };
                 let number = self.called(
                     Call::Multipart(asked),
-                    format!("aborts upload {of} to {}", info.id),
+                    format!("abort upload {of} to {}", info.id),
                 );
-                let ask = async {
+                let answer = async {
                     let aborted = match self
                         .engine
                         .resume(info.id, info.upload_id.to_string())
@@ -455,14 +478,14 @@ impl Client {
                     };
                     aborted.map_or_else(|error| failed(&error), |()| Answer::Done)
                 };
-                self.hear(number, &"abort", ask).await;
+                self.receive(number, &"abort", answer).await;
             }
         }
         Ok(())
     }
 }
 
-/// The parts that are listed.
+/// Returns the parts that a completion lists, or `None` if it lists none.
 fn listed(known: &Known, choice: Choice) -> Option<Vec<(u32, PartEtag)>> {
     let mut all: Vec<(u32, PartEtag)> = known
         .parts

@@ -1,5 +1,4 @@
-//! Writes that are more than a put or a delete: what a client asks, and what it makes of the
-//! answer.
+//! Writes of a client other than put and delete, and the mapping of their results to answers.
 
 use std::time::Duration;
 
@@ -18,7 +17,7 @@ use crate::payload::payload;
 use crate::plan::{Fate, Lifetime, Op, Piece, Span, When, object_id, other_namespace};
 use crate::trace::Kind;
 
-/// An update, but for its object.
+/// Arguments of an update, except for its object.
 #[derive(Clone, Copy)]
 pub(super) struct UpdateOf {
     pub(super) write: u64,
@@ -28,7 +27,7 @@ pub(super) struct UpdateOf {
     pub(super) lifetime: Lifetime,
 }
 
-/// What a write states about its object.
+/// Returns the attributes of a write. The number of the write is a custom entry.
 pub(super) fn attributes(write: u64, lifetime: Lifetime) -> Attributes {
     let expiration = match lifetime {
         Lifetime::Forever => Expiration::Manual,
@@ -42,17 +41,19 @@ pub(super) fn attributes(write: u64, lifetime: Lifetime) -> Attributes {
     }
 }
 
+/// Returns the precondition of a demand.
 pub(super) fn precondition(demand: &Demand) -> Precondition {
     match demand {
         Demand::Nothing => Precondition::None,
         Demand::Absent => Precondition::Absent,
         Demand::Version(version) => Precondition::Version((*version).into()),
-        Demand::Etag(etag) => Precondition::Etag(etag.parse().expect("an etag that was heard")),
+        Demand::Etag(etag) => Precondition::Etag(etag.parse().expect("an etag of an answer")),
     }
 }
 
-fn absent(wanted: bool) -> Precondition {
-    if wanted {
+/// Returns the precondition `Absent` if `if_absent`.
+fn absent(if_absent: bool) -> Precondition {
+    if if_absent {
         Precondition::Absent
     } else {
         Precondition::None
@@ -60,19 +61,21 @@ fn absent(wanted: bool) -> Precondition {
 }
 
 impl Client {
-    /// What this call demands. Where it names a version, the client looks at the object first.
+    /// Returns the demand of an operation. For a demand with a version or etag, the client reads
+    /// the head of the object first.
     pub(super) async fn demand(&self, op: &Op) -> Demand {
         let (object, when) = match op {
             Op::Put { object, when, .. }
             | Op::Delete { object, when, .. }
             | Op::Amend { object, when }
             | Op::Extend { object, when, .. } => (*object, *when),
+            // Copies, renames and atomic batches demand absence by `if_absent`.
             _ => return Demand::Nothing,
         };
         self.demand_of(object, when).await
     }
 
-    /// What is demanded of this object.
+    /// Returns the demand on this object. See [`demand`](Self::demand).
     pub(super) async fn demand_of(&self, object: u32, when: When) -> Demand {
         if matches!(when, When::Any) {
             return Demand::Nothing;
@@ -86,21 +89,26 @@ impl Client {
             kind: Reading::Head,
             span: Span::All,
         };
+        // The head is a call of its own, so that it is checked, too.
         let number = self.called(call, format!("head {id}, to demand {when:?}"));
         let answer = self.head(id).await;
         self.answered(number, answer.clone());
         match (when, answer) {
             (When::Version, Answer::Found(found)) => Demand::Version(found.version),
+            // Version 1 has no predecessor.
             (When::Stale, Answer::Found(found)) if found.version > 1 => {
                 Demand::Version(found.version - 1)
             }
             (When::Etag, Answer::Found(found)) => Demand::Etag(found.etag),
+            // The object is absent, has no earlier version, or its head failed.
             _ => Demand::Absent,
         }
     }
 
+    /// Updates an object with a function that may pause, decide anything, or fail.
     pub(super) async fn update(&self, id: ObjectId, update: UpdateOf) -> Answer {
         let updated = self.engine.update(id, |current| {
+            // 0 if the object is absent.
             let saw = current.as_ref().map_or(0, |object| object.version().get());
             async move {
                 if update.pause_ms > 0 {
@@ -117,11 +125,13 @@ impl Client {
         }
     }
 
+    /// Amends the metadata of an object with a number that no other call has.
     pub(super) async fn amend(&self, id: ObjectId, number: u64, demand: &Demand) -> Answer {
         let amend = self.engine.amend(id).custom(AMEND, number.to_string());
         self.changed(amend.precondition(precondition(demand)).await)
     }
 
+    /// Changes the deadline of an object.
     pub(super) async fn extend(
         &self,
         id: ObjectId,
@@ -141,6 +151,7 @@ impl Client {
         self.changed(extend.precondition(precondition(demand)).await)
     }
 
+    /// Copies an object.
     pub(super) async fn copy(&self, from: ObjectId, to: ObjectId, if_absent: bool) -> Answer {
         self.changed(
             self.engine
@@ -150,6 +161,7 @@ impl Client {
         )
     }
 
+    /// Renames an object.
     pub(super) async fn rename(&self, from: ObjectId, to: ObjectId, if_absent: bool) -> Answer {
         self.changed(
             self.engine
@@ -159,6 +171,7 @@ impl Client {
         )
     }
 
+    /// Maps the result of a write that needs an existing object.
     fn changed(&self, outcome: Result<Option<Written>>) -> Answer {
         match outcome {
             Ok(Some(written)) => self.written(written),
@@ -167,6 +180,7 @@ impl Client {
         }
     }
 
+    /// Commits an atomic batch.
     pub(super) async fn atomic(&self, pieces: &[Piece], write: u64) -> Answer {
         let writes = pieces.iter().enumerate().map(|(place, piece)| {
             let id = object_id(piece.object);
@@ -187,6 +201,7 @@ impl Client {
         }
     }
 
+    /// Maps the result of a write of an atomic batch.
     fn replied(&self, reply: WriteReply) -> Answer {
         match reply {
             WriteReply::Written(written) => self.written(written),
@@ -194,7 +209,7 @@ impl Client {
         }
     }
 
-    /// Verifies everything, and repairs what loses nothing.
+    /// Scrubs the store with all repairs that lose no data.
     pub(crate) async fn scrub(&self) -> Answer {
         match self.engine.scrub().grace(Duration::ZERO).repair().await {
             Ok(report) => Answer::Scrubbed {
@@ -209,7 +224,7 @@ impl Client {
         }
     }
 
-    /// Switches a namespace off or on.
+    /// Disables or enables the other namespace.
     pub(crate) fn switch(&self, off: bool) -> Answer {
         let mut state = self.machine.state();
         let tick = state.note(
@@ -217,7 +232,8 @@ impl Client {
             "switches a namespace",
             if off { "off" } else { "on" }.to_owned(),
         );
-        // Nothing runs between the two: they are one moment.
+        // There is no await between this record and the change of the engine, so that no other task
+        // runs between them.
         state.monitor.switched(tick, off);
         drop(state);
         let limits = NamespaceLimits {
@@ -229,12 +245,13 @@ impl Client {
             .map_or_else(|error| failed(&error), |()| Answer::Done)
     }
 
-    /// Puts in one batch: each is a call of its own.
+    /// Puts objects in a batch that is not atomic. Each put is a separate call.
     pub(super) async fn batch(&self, puts: &[(u32, u64)], write: u64) -> Answer {
         let mut numbers = Vec::new();
         let mut operations = Vec::new();
         for (place, &(object, bytes)) in puts.iter().enumerate() {
-            let (id, write) = (object_id(object), write_of_piece(write, place));
+            let id = object_id(object);
+            let write = write_of_piece(write, place);
             let key: Bytes = id.encoded().clone();
             let demand = Demand::Nothing;
             let call = Call::Put {
@@ -255,7 +272,7 @@ impl Client {
         while let Some((place, reply)) = answers.next().await {
             let answer = match reply {
                 Ok(Reply::Written(written)) => self.written(written),
-                Ok(reply) => self.nonsense(format!("a put in a batch answers {reply:?}")),
+                Ok(reply) => self.contradiction(format!("a put in a batch returns {reply:?}")),
                 Err(error) => failed(&error),
             };
             self.answered(numbers[place], answer);
@@ -264,15 +281,17 @@ impl Client {
     }
 }
 
+/// Returns a put of the payload of this write, without expiration.
 fn put_of(id: ObjectId, write: u64, bytes: u64) -> Write {
     Write::put(id, payload(write, bytes)).attributes(attributes(write, Lifetime::Forever))
 }
 
-/// What the function of an update gives.
+/// Returns the result of the function of an update. `saw` is the version that it received.
 fn decided(update: UpdateOf, saw: u64) -> Result<Update, std::io::Error> {
     match update.fate {
         Fate::Put => {
             let mut attributes = attributes(update.write, update.lifetime);
+            // A check compares this version with the predecessor of the written version.
             attributes.custom.insert(SAW.to_owned(), saw.to_string());
             let body = Body::from(payload(update.write, update.bytes));
             Ok(Candidate::new(body).attributes(attributes).into())

@@ -1,7 +1,8 @@
-//! The OpenDAL layer that leads every request through a life's [`Link`].
+//! The OpenDAL layer that sends every request through the [`Link`] of an incarnation.
 //!
-//! Writes and deletes take effect by the link alone, reads and listings by the service underneath.
-//! The raw API of OpenDAL changes at each minor version; in this crate only this file knows it.
+//! Writes and deletes are performed by the link, reads and listings by the service below. This is
+//! the only file of the crate that uses the raw API of OpenDAL, which changes at each minor
+//! version.
 
 use std::sync::Arc;
 
@@ -12,7 +13,7 @@ use opendal::{
 
 use super::{Link, joined};
 
-/// The layer.
+/// Layer that sends all requests through a link.
 #[derive(Clone, Debug)]
 pub(super) struct Breakable(pub(super) Link);
 
@@ -31,28 +32,28 @@ struct BreakableService {
     link: Link,
 }
 
-/// A write under way: nothing of it is with the service before it is closed, but for what a partial
-/// write shows.
+/// Write of a blob. The service has no byte of it before the close, except for a partial blob.
 pub(super) struct Upload {
     link: Link,
     path: String,
     parts: Vec<Buffer>,
 }
 
-/// A read of one blob.
+/// Read of a blob.
 pub(super) struct Download {
     link: Link,
     path: String,
     inner: oio::Reader,
 }
 
+/// Stream of the bytes of a blob.
 struct Stream {
     link: Link,
     path: String,
     inner: Box<dyn oio::ReadStreamDyn>,
 }
 
-/// Deletes one blob after the other.
+/// Deletion of blobs, one request for each.
 pub(super) struct Delete {
     link: Link,
 }
@@ -144,6 +145,7 @@ impl Service for BreakableService {
     }
 
     fn list(&self, ctx: &OperationContext, path: &str, args: OpList) -> Result<Self::Lister> {
+        // This function is not async, so that a listing is no step of its own.
         if self.link.is_away(path) {
             return Err(Link::away(opendal::ErrorKind::NotFound));
         }
@@ -173,10 +175,10 @@ impl oio::Write for Upload {
         Ok(metadata)
     }
 
-    /// As on a local file system, which leaves what it has: a partial blob stays.
     async fn abort(&mut self) -> Result<()> {
         self.link.request("blob abort", &self.path).await?;
         self.link.may_hang(&self.path).await;
+        // A partial blob stays, as on a local file system.
         Ok(())
     }
 }
@@ -214,7 +216,10 @@ impl oio::Read for Download {
 
 impl oio::ReadStream for Stream {
     async fn read(&mut self) -> Result<Buffer> {
-        self.link.0.pass("blob read on", || self.path.clone()).await;
+        self.link
+            .0
+            .pass("blob read next", || self.path.clone())
+            .await;
         let buffer = self.inner.read_dyn().await?;
         Ok(self.link.arrived(&self.path, buffer))
     }

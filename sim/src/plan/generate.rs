@@ -1,43 +1,51 @@
-//! The plan of a seed: swarm testing (Groce et al., "Swarm testing", 2012). Each seed leaves out
-//! some operations and some faults, so that what hides behind others comes forth.
+//! Generation of the plan of a seed by swarm testing (Groce et al., "Swarm testing", 2012): each
+//! seed omits some operations and some faults, so that frequent operations do not hide the effects
+//! of others.
+//!
+//! The order of draws from the generator is part of the meaning of a seed. A new draw belongs at
+//! the end or on its own stream.
 
-use std::collections::VecDeque;
 use std::time::Duration;
 
-use super::{Fate, HOT, Lifetime, Op, Piece, Plan, Setting, Shape, Span, Step, UploadRules, When};
+use super::{HOT, Plan, Setting, UploadRules};
 use crate::faults::{Faults, Schedule};
 use crate::rng::{Odds, Rng};
 
+mod ops;
 mod uploads;
 
-/// Cold objects of a plan.
+/// Number of cold objects of a plan.
 const COLD: u64 = 60;
-/// One block of a blob: checksums change there.
+/// Size of a block of a blob, which has its own checksum.
 const BLOCK: u64 = 1024 * 1024;
-/// Longest payload that lies in the row itself.
+/// Maximum size of a payload in the row itself.
 const EMBEDDED: u64 = 4096;
 
-/// Which of the weights is that of gets.
+/// Index of the weight of gets.
 const GETS: usize = 1;
-/// Which of the weights is that of extensions.
+/// Index of the weight of extensions.
 const EXTENSIONS: usize = 14;
-/// From which of the weights on they are those of multipart uploads.
+/// Index of the first weight of multipart uploads.
 const UPLOADS: usize = 23;
 
-/// Which kinds of operations a plan has, by weight.
+/// Frequencies of the operations of a plan.
 struct Mix {
+    /// Weights of the kinds of operations.
     weights: [u64; UPLOADS + uploads::WEIGHTS.len()],
-    /// How often a write demands something.
+    /// Odds that a write has a demand.
     conditional: Odds,
-    /// How often what is written expires.
+    /// Odds that a write has an expiration.
     mortal: Odds,
+    /// Odds of a hot object.
     hot: Odds,
+    /// Odds of a payload in the blob tier.
     large: Odds,
+    /// Odds of a payload of several blocks.
     huge: Odds,
 }
 
 impl Plan {
-    /// The plan of this seed, with about so many operations in all.
+    /// Generates the plan of this seed with about this many operations.
     pub fn generate(seed: u64, operations: usize) -> Self {
         let mut rng = Rng::new(seed, "plan");
         let mut setting = setting(&mut rng);
@@ -48,8 +56,8 @@ impl Plan {
         let schedule = schedule(&mut rng);
         let mut mix = mix(&mut rng);
         if faults.clock_jump != Odds::NEVER {
-            // Whether an object exists is a question of the time of day: with a clock that jumps
-            // nobody could say.
+            // Liveness depends on the wall time. With a clock that jumps, the model cannot
+            // determine the existence of an object that expires.
             mix.mortal = Odds::NEVER;
             mix.weights[EXTENSIONS] = 0;
             let part_bytes_min = setting.multipart.part_bytes_min;
@@ -59,8 +67,8 @@ impl Plan {
             };
         }
         if mix.huge > Odds::NEVER {
-            // What takes several reads is dear, so only few seeds have it: these see to it that it
-            // fails half-way.
+            // Payloads of several blocks are expensive, so that only few seeds have them. In these
+            // seeds, bit rot is likely, so that reads fail after their first block.
             mix.hot = Odds::in_ten_thousand(9500);
             setting.cut = setting.cut.map(uploads::cut_huge);
             faults.blob_bit_rot = Odds::in_ten_thousand(1500);
@@ -68,9 +76,9 @@ impl Plan {
         let clients = 1 + rng.below(8);
         let each = (operations as u64).div_ceil(clients);
         let clients = (0..clients)
-            .map(|_| client(&mut rng, &mix, &setting, each))
+            .map(|_| ops::client(&mut rng, &mix, &setting, each))
             .collect();
-        // Drawn apart, so that the plans of all seeds are otherwise what they were.
+        // A separate stream, so that faults of the tier did not change the plans of existing seeds.
         let mut rng_of_tier = Rng::new(seed, "tier");
         if faults != Faults::default() && rng_of_tier.below(6) == 0 {
             faults.tier_away = Odds::in_ten_thousand(
@@ -94,6 +102,7 @@ impl Plan {
     }
 }
 
+/// Generates the configuration of the engine.
 fn setting(rng: &mut Rng) -> Setting {
     let rarely =
         |rng: &mut Rng, small: u64, large: u64| if rng.below(8) == 0 { small } else { large };
@@ -111,6 +120,7 @@ fn setting(rng: &mut Rng) -> Setting {
     }
 }
 
+/// Generates the interleaving.
 fn schedule(rng: &mut Rng) -> Schedule {
     Schedule {
         yields_max: rng.below(4),
@@ -119,7 +129,8 @@ fn schedule(rng: &mut Rng) -> Schedule {
     }
 }
 
-/// Each fault in one seed of three, but none at all in one of ten.
+/// Generates the random faults: none in a tenth of the seeds, and each fault in a third of the
+/// others.
 fn faults(rng: &mut Rng, restarts_max: usize) -> Faults {
     if rng.below(10) == 0 {
         return Faults::default();
@@ -156,43 +167,46 @@ fn faults(rng: &mut Rng, restarts_max: usize) -> Faults {
         blob_hangs: some(3000, rng),
         ..Faults::default()
     };
-    // A blob that lands later than the grace time by the clock on the wall is beyond anybody's
-    // help, and a wall clock that jumps makes any grace time short: the two are not combined.
+    // A blob that appears after the grace time, measured in wall time, cannot be cleaned up. A wall
+    // clock that jumps can make every grace time too short, so that the two faults are not
+    // combined.
     if faults.clock_jump != Odds::NEVER {
         faults.blob_late = Odds::NEVER;
     }
-    // What dies while a commit is still under way is what matters most: some seeds make that
-    // likely.
+    // A kill during a commit is the most important case. Slow syncs make it likely.
     if faults.kill != Odds::NEVER && rng.below(2) == 0 {
         faults.index_sync_slow = Odds::in_ten_thousand(5000);
     }
-    // Where few deaths are allowed, few must be enough.
+    // A plan with a small restart limit needs kills to reach the limit.
     if restarts_max < 100 && faults.kill == Odds::NEVER {
         faults.kill = Odds::in_ten_thousand(50);
     }
     faults
 }
 
-/// In one seed of four: the disk is full now and then.
+/// Returns the odds of a full disk, which are above zero in a quarter of the seeds.
 fn low(rng: &mut Rng) -> Odds {
     let odds = 1 + u32::try_from(rng.below(100)).expect("a small number");
     Odds::in_ten_thousand(if rng.below(4) == 0 { odds } else { 0 })
 }
 
+/// Generates the frequencies of operations. Each seed omits about a third of the kinds other than
+/// put and get.
 fn mix(rng: &mut Rng) -> Mix {
-    // Puts and gets are always in; of the others each seed leaves out some.
     let mut weights = [0; UPLOADS + uploads::WEIGHTS.len()];
     weights[..UPLOADS].copy_from_slice(&[
         14, 12, 2, 6, 2, 1, 1, 1, 4, 1, 1, 1, 4, 2, 2, 2, 1, 2, 3, 1, 1, 1, 1,
     ]);
     weights[UPLOADS..].copy_from_slice(&uploads::WEIGHTS);
+    // The first two are put and get.
     for weight in weights.iter_mut().skip(2) {
         if rng.below(3) == 0 {
             *weight = 0;
         }
     }
     let mortal = rng.pick(&[0, 0, 3000, 8000]);
-    // Reads that extend deadlines must meet rivals: some plans are kept free of uploads for them.
+    // Idle refreshes must race with other writes of their object. Some plans have no uploads, so
+    // that these races are frequent.
     let idles = mortal == 8000 && rng.below(2) == 0;
     if weights[UPLOADS] == 0 || idles {
         weights[UPLOADS..].fill(0);
@@ -211,316 +225,6 @@ fn mix(rng: &mut Rng) -> Mix {
         } else {
             Odds::NEVER
         },
-    }
-}
-
-/// What one client asks. Who begins an upload goes on with it, among other things.
-fn client(rng: &mut Rng, mix: &Mix, setting: &Setting, operations: u64) -> Vec<Op> {
-    let mut ahead = VecDeque::new();
-    let next = |_| {
-        if rng.below(2) == 0
-            && let Some(op) = ahead.pop_front()
-        {
-            return op;
-        }
-        let op = op(rng, mix, setting);
-        if let Op::Multipart {
-            slot,
-            step: Step::Initiate { .. },
-        } = &op
-        {
-            ahead = uploads::course(rng, *slot, mix, setting);
-        }
-        op
-    };
-    (0..operations).map(next).collect()
-}
-
-fn op(rng: &mut Rng, mix: &Mix, setting: &Setting) -> Op {
-    let total: u64 = mix.weights.iter().sum();
-    let mut left = rng.below(total);
-    let kind = mix.weights.iter().position(|&weight| {
-        let here = left < weight;
-        left = left.saturating_sub(weight);
-        here
-    });
-    let object = object(rng, mix);
-    match kind {
-        Some(0) | None => {
-            let bytes = size(rng, mix, setting);
-            let shape = shape(rng, bytes);
-            // A stream that ends badly after a block of it has gone out.
-            let may_be_long =
-                setting.cut.is_none() && matches!(shape, Shape::Failing(_) | Shape::Dropped(..));
-            if may_be_long && rng.below(8) == 0 {
-                let shape = match shape {
-                    Shape::Dropped(_, ms) => Shape::Dropped(BLOCK / 3, ms),
-                    _ => Shape::Failing(BLOCK / 3),
-                };
-                let bytes = BLOCK + 1 + rng.below(BLOCK);
-                return Op::Put {
-                    object,
-                    bytes,
-                    shape,
-                    when: When::Any,
-                    lifetime: Lifetime::Forever,
-                };
-            }
-            Op::Put {
-                object,
-                bytes,
-                shape,
-                when: when(rng, mix),
-                lifetime: lifetime(rng, mix),
-            }
-        }
-        Some(1) => Op::Get {
-            object,
-            span: span(rng, setting),
-            pause_ms: rng.pick(&[0, 0, 1, 50]),
-            leave: rng.below(10) == 0,
-        },
-        Some(2) => Op::Head { object },
-        Some(3) => {
-            let dropped_after_ms = (rng.below(8) == 0).then(|| rng.below(20));
-            Op::Delete {
-                object,
-                dropped_after_ms,
-                when: when(rng, mix),
-            }
-        }
-        Some(12) => Op::Update {
-            object,
-            bytes: size(rng, mix, setting),
-            fate: rng.pick(&[
-                Fate::Put,
-                Fate::Put,
-                Fate::Put,
-                Fate::Put,
-                Fate::Delete,
-                Fate::Keep,
-                Fate::Fail,
-            ]),
-            pause_ms: rng.pick(&[0, 0, 1, 20]),
-            lifetime: lifetime(rng, mix),
-        },
-        Some(13) => Op::Amend {
-            object,
-            when: when(rng, mix),
-        },
-        Some(14) => {
-            let ms = rng.pick(&LIFETIMES_MS);
-            Op::Extend {
-                object,
-                ms,
-                may_shorten: rng.below(3) == 0,
-                when: when(rng, mix),
-            }
-        }
-        Some(15) => atomic(rng, mix, setting),
-        Some(16) => {
-            let puts = distinct(rng, mix)
-                .into_iter()
-                .map(|object| (object, small(rng, setting)))
-                .collect();
-            Op::Batch { puts }
-        }
-        Some(17) => Op::Copy {
-            from: object,
-            to: other(rng, mix, object),
-            if_absent: rng.below(4) == 0,
-        },
-        Some(18) => Op::Rename {
-            from: object,
-            to: other(rng, mix, object),
-            if_absent: rng.below(4) == 0,
-        },
-        Some(19) => Op::DeletePrefix {
-            prefix: format!("cold/000{}", rng.below(7)),
-        },
-        Some(kind) if kind >= UPLOADS => uploads::step(rng, kind - UPLOADS, mix, setting),
-        Some(kind) => aside(rng, kind, object),
-    }
-}
-
-/// What is no put, no get, and no write of the kinds above.
-fn aside(rng: &mut Rng, kind: usize, object: u32) -> Op {
-    match kind {
-        4 => {
-            let after = (rng.below(3) == 0).then_some(object);
-            Op::List {
-                hot: rng.below(2) == 0,
-                limit: 1 + rng.index(8),
-                after,
-            }
-        }
-        5 => Op::ListAll,
-        6 => Op::Settle,
-        7 => Op::Stats,
-        8 => Op::Pause {
-            ms: rng.pick(&[1, 5, 50, 1000, 7000]),
-        },
-        9 => Op::Reopen {
-            close: rng.below(2) == 0,
-        },
-        10 => Op::OpenAnother,
-        20 => Op::Usage,
-        21 => Op::Switch {
-            off: rng.below(2) == 0,
-        },
-        22 => Op::Scrub,
-        _ => {
-            let digit =
-                |rng: &mut Rng| char::from(b'0' + u8::try_from(rng.below(7)).expect("a digit"));
-            let after = rng.pick(&["", "cold/", "cold/0000", "hot/", "cold/00", "c"]);
-            Op::ListGroups {
-                prefix: rng
-                    .pick(&["", "cold/", "hot/", "cold/0000", "co"])
-                    .to_owned(),
-                delimiter: if rng.below(3) == 0 { '/' } else { digit(rng) },
-                limit: 1 + rng.index(8),
-                after: (rng.below(2) == 0).then(|| format!("{after}{}", digit(rng))),
-            }
-        }
-    }
-}
-
-/// Lifetimes that end under, between and after the calls of a plan.
-const LIFETIMES_MS: [u64; 6] = [1, 20, 300, 2_000, 30_000, 3_600_000];
-
-fn when(rng: &mut Rng, mix: &Mix) -> When {
-    if !rng.hits(mix.conditional) {
-        return When::Any;
-    }
-    rng.pick(&[
-        When::Absent,
-        When::Version,
-        When::Version,
-        When::Etag,
-        When::Stale,
-    ])
-}
-
-fn lifetime(rng: &mut Rng, mix: &Mix) -> Lifetime {
-    if !rng.hits(mix.mortal) {
-        return Lifetime::Forever;
-    }
-    let ms = rng.pick(&LIFETIMES_MS);
-    if rng.below(2) == 0 {
-        Lifetime::Live(ms)
-    } else {
-        Lifetime::Idle(ms)
-    }
-}
-
-/// Two to four objects, none of them twice.
-fn distinct(rng: &mut Rng, mix: &Mix) -> Vec<u32> {
-    let mut objects = vec![object(rng, mix)];
-    for _ in 0..1 + rng.below(3) {
-        let another = object(rng, mix);
-        if !objects.contains(&another) {
-            objects.push(another);
-        }
-    }
-    objects
-}
-
-fn other(rng: &mut Rng, mix: &Mix, than: u32) -> u32 {
-    let other = object(rng, mix);
-    if other == than {
-        (than + 1) % HOT
-    } else {
-        other
-    }
-}
-
-fn atomic(rng: &mut Rng, mix: &Mix, setting: &Setting) -> Op {
-    let pieces = distinct(rng, mix)
-        .into_iter()
-        .enumerate()
-        .map(|(at, object)| {
-            let bytes = (at == 0 || rng.below(3) > 0).then(|| small(rng, setting));
-            Piece {
-                object,
-                bytes,
-                if_absent: bytes.is_some() && rng.below(6) == 0,
-            }
-        });
-    Op::Atomic {
-        pieces: pieces.collect(),
-    }
-}
-
-/// A length that stays in the index.
-fn small(rng: &mut Rng, setting: &Setting) -> u64 {
-    let limit = setting.inline_bytes_max;
-    rng.pick(&[0, 1, 8, 100, EMBEDDED, EMBEDDED + 1, limit])
-        .min(limit)
-}
-
-fn object(rng: &mut Rng, mix: &Mix) -> u32 {
-    let number = if rng.hits(mix.hot) {
-        rng.below(u64::from(HOT))
-    } else {
-        u64::from(HOT) + rng.below(COLD)
-    };
-    u32::try_from(number).expect("a small number")
-}
-
-/// A length around one of the limits.
-fn size(rng: &mut Rng, mix: &Mix, setting: &Setting) -> u64 {
-    let limit = setting.inline_bytes_max;
-    if rng.hits(mix.huge) {
-        return rng.pick(&[
-            BLOCK - 1,
-            BLOCK,
-            BLOCK + 1,
-            2 * BLOCK + 7,
-            2 * BLOCK + 7,
-            2 * BLOCK + 7,
-        ]);
-    }
-    if rng.hits(mix.large) {
-        return limit + rng.pick(&[1, 2, 100, 3000, 9000]);
-    }
-    let sizes = [
-        0,
-        1,
-        7,
-        100,
-        EMBEDDED - 1,
-        EMBEDDED,
-        EMBEDDED + 1,
-        limit.saturating_sub(1),
-        limit,
-    ];
-    rng.pick(&sizes).min(limit)
-}
-
-fn shape(rng: &mut Rng, bytes: u64) -> Shape {
-    let chunk = (bytes / (1 + rng.below(5))).max(1);
-    match rng.below(20) {
-        0..10 => Shape::Bytes,
-        10..13 => Shape::Stream(chunk),
-        13..15 => Shape::Slow(chunk, 1 + rng.below(100)),
-        15 => Shape::Promised(chunk),
-        16 => Shape::Broken(chunk),
-        17 => Shape::Failing(chunk),
-        _ => Shape::Dropped(chunk, rng.below(60)),
-    }
-}
-
-fn span(rng: &mut Rng, setting: &Setting) -> Span {
-    let somewhere =
-        |rng: &mut Rng| rng.pick(&[0, 1, 100, EMBEDDED, setting.inline_bytes_max + 50, BLOCK]);
-    match rng.below(6) {
-        0..3 => Span::All,
-        3 => {
-            let (a, b) = (somewhere(rng), somewhere(rng));
-            Span::Between(a.min(b), a.max(b))
-        }
-        4 => Span::From(somewhere(rng)),
-        _ => Span::Last(somewhere(rng)),
     }
 }
 

@@ -1,10 +1,9 @@
-//! A plan: everything that a simulated run does beyond its seed. What each client asks, what goes
-//! wrong, and how the engine is set up.
+//! A plan: the operations of the clients, the faults, and the configuration of the engine of a
+//! simulated run.
 //!
-//! A plan is a function of a seed (`generate.rs`) and a proptest value (`shrink.rs`), so that a
-//! plan that fails shrinks to a small one. It is serde data too: a plan that found a bug is kept as
-//! a file, for its seed means another plan once the generator has changed. Deliberately not here:
-//! running it (`run.rs`).
+//! A plan is generated from a seed (`generate.rs`). It is a proptest value (`shrink.rs`), so that a
+//! failing plan can be shrunk, and serde data: a plan that found a bug is kept as a file, because a
+//! changed generator makes another plan of the same seed. Plans are executed by `run.rs`.
 
 use std::ops::Range;
 
@@ -21,46 +20,47 @@ mod uploads;
 pub use shrink::{PlanTree, Plans};
 pub use uploads::{Choice, Cut, Declared, Step, UploadRules, Which};
 
-/// See the head of this file.
+/// Plan of a simulated run.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Plan {
-    /// Chance: interleavings, when faults strike, ids.
+    /// Seed of interleavings, random faults and ids.
     pub seed: u64,
-    /// How the engine is set up.
+    /// Configuration of the engine.
     pub setting: Setting,
-    /// How tasks are interleaved.
+    /// Interleaving of tasks.
     pub schedule: Schedule,
-    /// What goes wrong by chance.
+    /// Random faults.
     pub faults: Faults,
-    /// What goes wrong at chosen steps.
+    /// Faults at chosen steps.
     pub acts: Vec<(u64, Act)>,
-    /// Most crashes by chance; after that they cease, so that the run comes to an end.
+    /// Maximum number of random crashes, so that the run ends.
     pub crashes_max: u32,
-    /// What each client asks, one thing after the other.
+    /// Operations of each client, in sequence.
     pub clients: Vec<Vec<Op>>,
-    /// A client repeats what was not acknowledged, in this life or the next, until it is.
+    /// `true` if clients repeat every operation until it is acknowledged, also across incarnations.
+    // Fields with a default are newer than the oldest kept plan file.
     #[serde(default)]
     pub insistent: bool,
 }
 
-/// How the engine is set up: small limits, so that a run meets them.
+/// Configuration of the engine. Its limits are small, so that a run reaches them.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Setting {
-    /// Shards.
+    /// Number of shards.
     pub shards: usize,
-    /// Longest inline payload.
+    /// Maximum size of an inline payload, in bytes.
     pub inline_bytes_max: u64,
-    /// Uploads at once.
+    /// Maximum number of concurrent uploads.
     pub uploads_at_once: usize,
-    /// Small writes at once.
+    /// Maximum number of concurrent small writes.
     pub writes_at_once: usize,
-    /// Restarts of actors within ten seconds, before the engine fails.
+    /// Maximum number of actor restarts within ten seconds before the engine fails.
     pub restarts_max: usize,
-    /// Byte budgets so small that uploads, writes and reads wait for them.
+    /// `true` for byte budgets so small that uploads, writes and reads wait for them.
     pub scarce: bool,
-    /// A blob tier that calls the deletion of what is not there an error.
+    /// `true` for a blob tier that returns an error for the deletion of an absent blob.
     pub strict_deletes: bool,
-    /// Large payloads become several blobs.
+    /// Division of large payloads into several blobs, if any.
     #[serde(default)]
     pub cut: Option<Cut>,
     /// Limits of multipart uploads.
@@ -68,244 +68,245 @@ pub struct Setting {
     pub multipart: UploadRules,
 }
 
-/// What a client asks. Objects are numbered.
+/// Operation of a client. Objects are numbered.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Op {
-    /// A put.
+    /// Put.
     Put {
-        /// The object.
+        /// Object to put.
         object: u32,
-        /// Its length.
+        /// Size of the payload in bytes.
         bytes: u64,
-        /// How the payload comes.
+        /// Delivery of the payload.
         shape: Shape,
-        /// What must be true of the object.
+        /// Demand on the object.
         #[serde(default)]
         when: When,
-        /// How long it exists.
+        /// Lifetime of the object.
         #[serde(default)]
         lifetime: Lifetime,
     },
-    /// A get of all or some bytes.
+    /// Get of all or some bytes.
     Get {
-        /// The object.
+        /// Object to read.
         object: u32,
-        /// Which bytes.
+        /// Range of bytes.
         span: Span,
-        /// A pause before each chunk but the first, in milliseconds: a slow reader.
+        /// Pause before each chunk except the first, in milliseconds, for a slow reader.
         pause_ms: u64,
-        /// Drops the object after its first chunk.
+        /// `true` to drop the object after its first chunk.
         leave: bool,
     },
-    /// A head.
+    /// Head.
     Head {
-        /// The object.
+        /// Object to read.
         object: u32,
     },
-    /// A delete.
+    /// Delete.
     Delete {
-        /// The object.
+        /// Object to delete.
         object: u32,
-        /// The call is dropped after so many milliseconds.
+        /// Time after which the call is dropped, in milliseconds.
         dropped_after_ms: Option<u64>,
-        /// What must be true of the object.
+        /// Demand on the object.
         #[serde(default)]
         when: When,
     },
-    /// An update: what it reads decides under which condition it writes.
+    /// Update: the version that the function reads is the precondition of its write.
     Update {
-        /// The object.
+        /// Object to update.
         object: u32,
-        /// The length of what it writes.
+        /// Size of the new payload in bytes.
         bytes: u64,
-        /// What it makes of the object.
+        /// Decision of the function.
         fate: Fate,
-        /// How long its function takes, in milliseconds.
+        /// Duration of the function in milliseconds.
         pause_ms: u64,
-        /// How long what it writes exists.
+        /// Lifetime of the new object.
         lifetime: Lifetime,
     },
-    /// A change of metadata.
+    /// Change of metadata.
     Amend {
-        /// The object.
+        /// Object to amend.
         object: u32,
-        /// What must be true of it.
+        /// Demand on the object.
         when: When,
     },
-    /// Another deadline.
+    /// Change of the deadline.
     Extend {
-        /// The object.
+        /// Object to extend.
         object: u32,
-        /// So many milliseconds from now.
+        /// Time from now to the new deadline, in milliseconds.
         ms: u64,
-        /// Even if that is earlier.
+        /// `true` to accept an earlier deadline.
         may_shorten: bool,
-        /// What must be true of it.
+        /// Demand on the object.
         when: When,
     },
-    /// Writes that happen all or not at all. The first is a put; no object occurs twice.
+    /// Atomic batch of writes. The first write is a put, and no object occurs twice.
     Atomic {
-        /// The writes.
+        /// Writes of the batch.
         pieces: Vec<Piece>,
     },
-    /// Puts in one batch, each by itself: objects and lengths. No object occurs twice.
+    /// Batch of independent puts. No object occurs twice.
     Batch {
-        /// The puts.
+        /// Objects and payload sizes in bytes.
         puts: Vec<(u32, u64)>,
     },
-    /// A copy.
+    /// Copy.
     Copy {
-        /// Of this object.
+        /// Source object.
         from: u32,
-        /// To this one, another.
+        /// Target object, different from the source.
         to: u32,
-        /// Only if that is absent.
+        /// `true` to require that the target is absent.
         if_absent: bool,
     },
-    /// A rename.
+    /// Rename.
     Rename {
-        /// Of this object.
+        /// Source object.
         from: u32,
-        /// To this one, another.
+        /// Target object, different from the source.
         to: u32,
-        /// Only if that is absent.
+        /// `true` to require that the target is absent.
         if_absent: bool,
     },
-    /// A deletion of all objects of the default namespace below a prefix.
+    /// Deletion of all objects of the default namespace below a prefix.
     DeletePrefix {
         /// The prefix.
         prefix: String,
     },
-    /// A count of everything.
+    /// Usage report.
     Usage,
-    /// A scrub that repairs what loses nothing, beside everything else.
+    /// Scrub with all repairs that lose no data, concurrent with other operations.
     Scrub,
-    /// Switches the namespace that every seventh object lies in off, or on again.
+    /// Disables or enables the namespace of every seventh object.
     Switch {
-        /// Off.
+        /// `true` to disable.
         off: bool,
     },
-    /// A page of a listing.
+    /// Page of a listing.
     List {
-        /// Only the hot objects.
+        /// `true` for the hot objects only.
         hot: bool,
-        /// Most entries.
+        /// Maximum number of entries.
         limit: usize,
-        /// Behind this object.
+        /// Object after which the page starts.
         after: Option<u32>,
     },
-    /// A page of a listing grouped by a digit, behind this name.
+    /// Page of a grouped listing.
     ListGroups {
-        /// Below this prefix.
+        /// Prefix of all names.
         prefix: String,
-        /// Grouped by this.
+        /// Delimiter of the groups.
         delimiter: char,
-        /// Most entries.
+        /// Maximum number of entries.
         limit: usize,
-        /// Behind this name.
+        /// Name after which the page starts.
         after: Option<String>,
     },
-    /// A listing as a stream of small pages.
+    /// Listing as a stream of small pages.
     ListAll,
-    /// A settle.
+    /// Settle.
     Settle,
     /// Statistics.
     Stats,
-    /// Nothing, for so long, in milliseconds.
+    /// Pause of the client.
     Pause {
-        /// Milliseconds.
+        /// Duration in milliseconds.
         ms: u64,
     },
-    /// Opens the engine again: a new epoch.
+    /// Opens the engine again, with a new epoch.
     Reopen {
-        /// Closes it first, instead of only dropping it.
+        /// `true` to close the engine first, `false` to drop it.
         close: bool,
     },
-    /// Tries to open a second engine on the same index, which must be refused.
+    /// Attempt to open a second engine on the same index, which must be refused.
     OpenAnother,
-    /// Something about the multipart upload that a slot holds.
+    /// Step of the multipart upload in a slot.
     Multipart {
-        /// The slot.
+        /// Slot of the upload.
         slot: u32,
-        /// What.
+        /// The step.
         step: Step,
     },
 }
 
-/// What a client demands of an object before it writes. It looks at the object first, where it must
-/// name a version.
+/// Demand of a write on the present state of its object.
+///
+/// The client reads the head of the object first if the demand contains a version or etag.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum When {
-    /// Nothing.
+    /// No demand.
     #[default]
     Any,
-    /// That it is absent.
+    /// The object is absent.
     Absent,
-    /// That it still has the version that it has; that it is absent, if it is.
+    /// The object has its present version, or is absent if it is absent at present.
     Version,
-    /// That it still has the etag that it has; that it is absent, if it is.
+    /// The object has its present etag, or is absent if it is absent at present.
     Etag,
-    /// That it has a version that it had before.
+    /// The object has the version before its present version.
     Stale,
 }
 
-/// How long an object exists, in milliseconds.
+/// Lifetime of an object in milliseconds.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Lifetime {
-    /// For ever.
+    /// No expiration.
     #[default]
     Forever,
-    /// So long after it was written.
+    /// Time since the last write.
     Live(u64),
-    /// So long after it was written or read.
+    /// Time since the last write or read.
     Idle(u64),
 }
 
-/// What an update makes of an object.
+/// Decision of the function of an update.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Fate {
-    /// Another one.
+    /// Writes a new payload.
     Put,
-    /// None.
+    /// Deletes the object.
     Delete,
-    /// It stays as it is.
+    /// Keeps the object unchanged.
     Keep,
-    /// Its function fails.
+    /// Returns an error.
     Fail,
 }
 
-/// A write of an atomic batch.
+/// Write of an atomic batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Piece {
-    /// The object.
+    /// Object to write.
     pub object: u32,
-    /// The length of what is put; none for a delete.
+    /// Size of the payload in bytes, or `None` for a delete.
     pub bytes: Option<u64>,
-    /// Only if the object is absent.
+    /// `true` to require that the object is absent.
     pub if_absent: bool,
 }
 
-/// How a payload comes.
+/// Delivery of a payload. The first number of a variant is the size of its chunks in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Shape {
-    /// All at once.
+    /// A single buffer.
     Bytes,
-    /// In chunks of so many bytes.
+    /// Stream of chunks.
     Stream(u64),
-    /// In chunks of so many bytes, each after a pause of so many milliseconds.
+    /// Stream of chunks, each after a pause of this many milliseconds.
     Slow(u64, u64),
-    /// In chunks of so many bytes, of a length promised beforehand.
+    /// Stream of chunks with a promised length.
     Promised(u64),
-    /// The same, but one byte short of its promise.
+    /// Stream of chunks that is one byte shorter than its promised length.
     Broken(u64),
-    /// In chunks of so many bytes, with an error at the end.
+    /// Stream of chunks with an error at the end.
     Failing(u64),
-    /// In chunks of so many bytes; the call is dropped after so many milliseconds.
+    /// Stream of chunks whose call is dropped after this many milliseconds.
     Dropped(u64, u64),
 }
 
 impl Shape {
-    /// Whether the payload's own stream fails the put.
+    /// Returns `true` if the stream of the payload makes the put fail.
     pub const fn fails(self) -> bool {
         match self {
             Self::Broken(_) | Self::Failing(_) => true,
@@ -318,35 +319,37 @@ impl Shape {
     }
 }
 
-/// Which bytes of an object.
+/// Range of bytes of an object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Span {
-    /// All.
+    /// All bytes.
     All,
-    /// From the one to before the other.
+    /// Bytes from the first offset (inclusive) to the second (exclusive).
     Between(u64, u64),
-    /// From here on.
+    /// Bytes from this offset to the end.
     From(u64),
-    /// So many at the end.
+    /// This many bytes at the end.
     Last(u64),
 }
 
 impl Span {
-    /// Which bytes these are of an object of this size.
+    /// Returns the byte offsets of the range in an object of this size.
     pub(crate) fn of(self, size: u64) -> Range<u64> {
         match self {
             Self::All => 0..size,
+            // Never ends before its start, even if it is not satisfiable.
             Self::Between(start, end) => start..end.min(size).max(start),
             Self::From(start) => start..size,
             Self::Last(bytes) => size.saturating_sub(bytes)..size,
         }
     }
 
-    /// Whether an object of this size has a byte to begin with.
+    /// Returns `true` if the range is satisfiable for an object of this size.
     pub(crate) const fn fits(self, size: u64) -> bool {
         match self {
             Self::All | Self::Last(_) => true,
             Self::Between(start, end) => {
+                // An empty range needs no byte, and an empty object accepts ranges from 0.
                 start < size || (start == end && start <= size) || (start == 0 && size == 0)
             }
             Self::From(start) => start < size || (start == 0 && size == 0),
@@ -354,16 +357,17 @@ impl Span {
     }
 }
 
-/// Objects with a number below this are hot: every client wants them.
+/// Number of hot objects, which all clients use often. Objects with smaller numbers are hot.
 pub(crate) const HOT: u32 = 4;
 
-/// The namespace of every seventh object.
+/// Returns the namespace of every seventh object.
 pub(crate) fn other_namespace() -> Namespace {
     let other = Namespace::new("other").and_then(|other| other.with_scope("org", "17"));
-    other.expect("the names of a plan are legal")
+    other.expect("the names of a plan are valid")
 }
 
-/// The object of this number. Every fourth has a long name, so that its blobs have trailers.
+/// Returns the id of the object with this number. Every fourth object has a long name, so that its
+/// blobs have trailers.
 pub(crate) fn object_id(object: u32) -> ObjectId {
     let mut key = if object < HOT {
         format!("hot/{object}")
@@ -378,10 +382,10 @@ pub(crate) fn object_id(object: u32) -> ObjectId {
     } else {
         Namespace::default_namespace()
     };
-    ObjectId::new(&namespace, &key).expect("the names of a plan are legal")
+    ObjectId::new(&namespace, &key).expect("the names of a plan are valid")
 }
 
-/// A put of so many bytes, all at once, with nothing demanded.
+/// Returns a put of this many bytes as a single buffer, without demand and expiration.
 pub(crate) const fn put(object: u32, bytes: u64) -> Op {
     Op::Put {
         object,
@@ -393,12 +397,12 @@ pub(crate) const fn put(object: u32, bytes: u64) -> Op {
 }
 
 impl Plan {
-    /// Operations of all clients together.
+    /// Returns the number of operations of all clients.
     pub fn operations(&self) -> usize {
         self.clients.iter().map(Vec::len).sum()
     }
 
-    /// The same plan without faults.
+    /// Returns the plan without faults.
     #[must_use]
     pub fn without_faults(mut self) -> Self {
         self.faults = Faults::default();

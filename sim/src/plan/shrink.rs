@@ -1,9 +1,9 @@
-//! Plans as proptest values: [`Plans`], a strategy, and [`PlanTree`], which makes a failing plan
-//! smaller.
+//! Plans as proptest values: the strategy [`Plans`], and [`PlanTree`], which shrinks a failing
+//! plan.
 //!
-//! Shrinking leaves out: whole clients, runs of operations (half of them, then quarters, down to
-//! one), chosen faults, and kinds of faults. What is left out is put back if the failure goes with
-//! it.
+//! Shrinking removes whole clients, kinds of faults, delays, chosen faults, and runs of operations
+//! (long runs first, down to single operations). A removed part is restored if the plan without it
+//! does not fail.
 
 use proptest::prelude::Rng;
 use proptest::strategy::{NewTree, Strategy, ValueTree};
@@ -13,7 +13,7 @@ use super::Plan;
 use crate::faults::Fault;
 use crate::rng::Odds;
 
-/// Every plan of about so many operations.
+/// Strategy of all plans with about this many operations.
 ///
 /// ```
 /// use cenotaph_sim::{Options, Plans, run};
@@ -28,7 +28,7 @@ use crate::rng::Odds;
 /// ```
 #[derive(Clone, Copy, Debug)]
 pub struct Plans {
-    /// Operations of all clients together, about.
+    /// Approximate number of operations of all clients.
     pub operations: usize,
 }
 
@@ -42,22 +42,23 @@ impl Strategy for Plans {
     }
 }
 
-/// A plan on its way to a smaller one.
+/// A plan that is being shrunk.
 #[derive(Clone, Debug)]
 pub struct PlanTree {
     plan: Plan,
-    /// The plan before the last thing was left out.
+    /// Plan before the last cut.
     before: Option<Plan>,
+    /// Cuts of this round that have not been tried.
     cuts: Vec<Cut>,
-    /// The plan when this round of cuts began.
+    /// Plan at the start of this round.
     begun: Plan,
 }
 
-/// Something that can be left out.
+/// A removable part of a plan.
 #[derive(Clone, Copy, Debug)]
 enum Cut {
     Client(usize),
-    /// So many operations of a client, ending before this one.
+    /// Client, number of operations, and index after the last of them.
     Ops(usize, usize, usize),
     Act(usize),
     Fault(Fault),
@@ -65,7 +66,7 @@ enum Cut {
 }
 
 impl PlanTree {
-    /// All of this plan, to begin with.
+    /// Creates a tree with the whole plan.
     pub fn new(plan: Plan) -> Self {
         let mut tree = Self {
             begun: plan.clone(),
@@ -77,8 +78,8 @@ impl PlanTree {
         tree
     }
 
-    /// Everything that could be left out of the plan as it is, in the reverse order of trying: the
-    /// largest last.
+    /// Returns all cuts of the present plan in reverse order, so that `pop` returns the largest
+    /// first.
     fn round(&self) -> Vec<Cut> {
         let mut cuts = Vec::new();
         for (client, ops) in self.plan.clients.iter().enumerate() {
@@ -100,9 +101,11 @@ impl PlanTree {
         cuts
     }
 
+    /// Returns the plan without this part, or `None` if the plan does not have it.
     fn without(&self, cut: Cut) -> Option<Plan> {
         let mut plan = self.plan.clone();
         match cut {
+            // The client remains without operations, so that the numbers of others do not change.
             Cut::Client(client) => drop(std::mem::take(plan.clients.get_mut(client)?)),
             Cut::Ops(client, some, end) => {
                 let ops = plan
@@ -116,6 +119,7 @@ impl PlanTree {
             Cut::Fault(fault) => plan.faults.set(fault, Odds::NEVER),
             Cut::Delays => plan.schedule.delay = Odds::NEVER,
         }
+        // A cut without effect needs no run.
         (plan != self.plan).then_some(plan)
     }
 }
@@ -127,7 +131,7 @@ impl ValueTree for PlanTree {
         self.plan.clone()
     }
 
-    /// Leaves out one more thing.
+    /// Tries the next cut.
     fn simplify(&mut self) -> bool {
         loop {
             while let Some(cut) = self.cuts.pop() {
@@ -136,7 +140,8 @@ impl ValueTree for PlanTree {
                     return true;
                 }
             }
-            // What could not be left out before may be now.
+            // A cut that was rejected in this round may be possible in the smaller plan. The rounds
+            // end with a round that removes nothing.
             if self.plan == self.begun {
                 return false;
             }
@@ -145,7 +150,7 @@ impl ValueTree for PlanTree {
         }
     }
 
-    /// Puts back what was left out last, and leaves out the next thing instead.
+    /// Restores the last cut and tries the next cut.
     fn complicate(&mut self) -> bool {
         match self.before.take() {
             Some(before) => {
@@ -163,9 +168,9 @@ mod tests {
     use crate::faults::Faults;
     use crate::plan::Op;
 
-    /// A failure that needs one put of 7 bytes and one delete shrinks to just these two.
+    /// A failure that needs a put of 777 bytes and a delete shrinks to these two operations.
     #[test]
-    fn a_plan_shrinks_to_what_its_failure_needs() {
+    fn a_plan_shrinks_to_the_operations_of_its_failure() {
         let mut plan = Plan::generate(5, 200);
         plan.clients[0].insert(10, crate::plan::put(1, 777));
         plan.clients[0].insert(

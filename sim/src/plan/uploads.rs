@@ -1,138 +1,138 @@
-//! What a plan asks about multipart uploads: [`Step`], one thing about the upload that a slot
-//! holds.
+//! Steps of multipart uploads in a plan: [`Step`], and the limits of uploads.
 //!
-//! Slots are numbered, and all clients share them, in all lives: so two of them race for the same
-//! upload, and one goes on with what another began, or it began itself before a crash. Deliberately
-//! not here: asking (`client/uploads.rs`).
+//! Each upload is in a numbered slot. All clients share the slots in all incarnations. Clients
+//! therefore race for the same upload, and a client continues an upload that another client
+//! started, or that it started itself before a crash. Steps are performed by `client/uploads.rs`.
 
 use serde::{Deserialize, Serialize};
 
 use super::{Lifetime, Shape, Span, When};
 
-/// What is asked about the upload of a slot. Nothing, as long as the slot is empty.
+/// Step of the upload in a slot. If the slot is empty, every step but `Initiate` and `Uploads` does
+/// nothing.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Step {
-    /// Begins one: from then on the slot holds it.
+    /// Starts an upload and stores it in the slot.
     Initiate {
-        /// The object.
+        /// Object of the upload.
         object: u32,
-        /// What must be true of the object, now and when it is completed.
+        /// Demand on the object, at the start and at the completion.
         when: When,
-        /// How long the object will exist.
+        /// Lifetime of the object.
         lifetime: Lifetime,
     },
-    /// A part.
+    /// Uploads a part.
     Part {
-        /// Its number.
+        /// Number of the part.
         number: u32,
-        /// Its length.
+        /// Size of the part in bytes.
         bytes: u64,
-        /// How its payload comes.
+        /// Delivery of the payload.
         shape: Shape,
-        /// What is said of its bytes beforehand.
+        /// Declared checksum.
         declared: Declared,
     },
-    /// A part that is made of an object.
+    /// Copies a part from an object.
     CopyPart {
-        /// Its number.
+        /// Number of the part.
         number: u32,
-        /// The object.
+        /// Source object.
         from: u32,
-        /// Which bytes of it.
+        /// Range of bytes of the source.
         span: Span,
     },
-    /// A page of the parts.
+    /// Lists a page of the parts.
     Parts {
-        /// Behind this number.
+        /// Number after which the page starts.
         after: Option<u32>,
-        /// Most entries.
+        /// Maximum number of entries.
         limit: usize,
     },
-    /// A page of the open uploads to all objects of the default namespace, or to the hot ones.
+    /// Lists a page of the open uploads to objects of the default namespace.
     Uploads {
-        /// Only to the hot objects.
+        /// `true` for uploads to hot objects only.
         hot: bool,
-        /// Most entries.
+        /// Maximum number of entries.
         limit: usize,
     },
-    /// Makes the object.
+    /// Completes the upload.
     Complete {
-        /// Of which parts.
+        /// Listed parts.
         choice: Choice,
-        /// What must be true of the object.
+        /// Demand on the object.
         when: When,
     },
-    /// Gives the upload up.
+    /// Aborts the upload.
     Abort,
-    /// Takes the upload up again.
+    /// Resumes the upload by its id.
     Resume {
-        /// Which one.
+        /// Upload id and object.
         which: Which,
     },
 }
 
-/// What is said of a part's bytes beforehand.
+/// Declared checksum of a part.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Declared {
-    /// Nothing.
+    /// No checksum.
     Nothing,
-    /// Their checksum.
+    /// The checksum of the bytes.
     Right,
-    /// The checksum of others: such a part must be refused.
+    /// The checksum of other bytes. The part must be refused.
     Wrong,
 }
 
-/// Which parts are listed, of those that any client heard are filed.
+/// Listed parts of a completion, out of the acknowledged parts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Choice {
-    /// None is listed: all that there are become the object.
+    /// No list: all stored parts become the object.
     Unlisted,
-    /// All.
+    /// All parts.
     Listed,
-    /// Every other.
+    /// Every other part.
     Half,
-    /// All, the last of them with the etag of something else.
+    /// All parts, the last with a wrong etag.
     WrongEtag,
-    /// All, from the last to the first.
+    /// All parts in descending order.
     Backwards,
-    /// One more than there are.
+    /// All parts and a part that does not exist.
     Missing,
 }
 
-/// Which upload is taken up.
+/// Upload id and object of a resumption.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Which {
-    /// The slot's.
+    /// Id and object of the upload in the slot.
     Ours,
-    /// One that nobody began.
+    /// An id that no upload has.
     Forged,
-    /// The slot's, as if it were to another object.
+    /// The id of the upload in the slot, with another object.
     Foreign,
 }
 
-/// How large payloads are cut into several blobs.
+/// Division of large payloads into several blobs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Cut {
-    /// Longest payload that is one blob.
+    /// Maximum size of a payload in a single blob, in bytes.
     pub over_bytes: u64,
-    /// Bytes of each blob of a longer one.
+    /// Size of each blob of a larger payload, in bytes.
     pub part_bytes: u64,
-    /// Blobs under way at a time.
+    /// Maximum number of blobs of a payload that are uploaded concurrently.
     pub at_once: usize,
 }
 
-/// How uploads are limited.
+/// Limits of multipart uploads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct UploadRules {
-    /// How long one may take.
+    /// Lifetime of an open upload, in milliseconds.
     pub lifetime_ms: u64,
-    /// How long it is remembered what came of it.
+    /// Time for which the record of an ended upload is kept, in milliseconds.
     pub kept_for_ms: u64,
-    /// Fewest bytes of each part but the last.
+    /// Minimum size of each part except the last, in bytes.
     pub part_bytes_min: u64,
 }
 
-/// Uploads that outlive every run, as the engine has them unless told.
+/// The default limits of the engine. With them, uploads outlive every run.
 impl Default for UploadRules {
     fn default() -> Self {
         const DAY_MS: u64 = 24 * 3600 * 1000;

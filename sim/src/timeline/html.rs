@@ -1,17 +1,15 @@
-//! A trace as a page for a browser: one file, nothing loaded from anywhere, one lane for each
-//! actor, client and task.
+//! The timeline as an HTML page: a self-contained file with a lane for each actor, client and task.
 //!
 //! ```text
-//! page.html   the frame, with a place for each of the others
-//! page.css    its looks
-//! model.js    what the page knows: events, filters, search
-//! view.js     what it draws: only the rows in sight
-//! keys.js     what it listens to
+//! page.html   frame with placeholders for the other files and the trace
+//! page.css    style
+//! model.js    state: events, filters, search
+//! view.js     drawing of the visible rows
+//! keys.js     events of keyboard and mouse
 //! ```
 //!
-//! A trace holds any text: object keys, errors, notes. None of it ever is markup: the page sets it
-//! as text, and here it is spelled so that it can't end the element that carries it. Deliberately
-//! not here: anything that changes from one call to the next; equal traces make equal pages.
+//! A trace contains arbitrary text: object keys, errors, notes. The text is never markup: the
+//! scripts set it as text, and [`quote`] escapes it so that it cannot end its element.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -27,7 +25,7 @@ const SCRIPTS: &str = concat!(
     include_str!("keys.js")
 );
 
-/// All that happened, as a page with this title.
+/// Renders a trace as a page with this title.
 pub(crate) fn html(title: &str, trace: &Trace) -> String {
     fill(&[
         ("{{title}}", &escaped(title)),
@@ -37,8 +35,8 @@ pub(crate) fn html(title: &str, trace: &Trace) -> String {
     ])
 }
 
-/// Puts each text in its place, first to last. What has been put in is not looked at again: it may
-/// say `{{trace}}`.
+/// Replaces each placeholder of the page by its text, in order. Inserted text is not searched
+/// again, because it may contain a placeholder.
 fn fill(texts: &[(&str, &str)]) -> String {
     let mut out =
         String::with_capacity(texts.iter().map(|(_, text)| text.len()).sum::<usize>() + PAGE.len());
@@ -46,7 +44,7 @@ fn fill(texts: &[(&str, &str)]) -> String {
     for (place, text) in texts {
         let (before, after) = rest
             .split_once(place)
-            .expect("the page has a place for everything, in this order");
+            .expect("the page has all placeholders in this order");
         out.push_str(before);
         out.push_str(text);
         rest = after;
@@ -55,7 +53,8 @@ fn fill(texts: &[(&str, &str)]) -> String {
     out
 }
 
-/// What the page is told. An event is `[microseconds, step, life, lane, kind, what, detail]`.
+/// Returns the data of the page. An event is `[microseconds, step, incarnation, lane, kind, event,
+/// detail]`.
 fn json(trace: &Trace) -> String {
     let lanes = columns(trace);
     let numbers: BTreeMap<Lane, usize> = lanes
@@ -77,6 +76,7 @@ fn json(trace: &Trace) -> String {
     out
 }
 
+/// Writes the items with commas between them.
 fn list<T>(out: &mut String, items: &[T], mut write: impl FnMut(&mut String, &T)) {
     for (number, item) in items.iter().enumerate() {
         if number > 0 {
@@ -86,6 +86,7 @@ fn list<T>(out: &mut String, items: &[T], mut write: impl FnMut(&mut String, &T)
     }
 }
 
+/// Writes an event.
 fn row(out: &mut String, event: &Event, lane: usize) {
     let Event {
         at,
@@ -97,7 +98,7 @@ fn row(out: &mut String, event: &Event, lane: usize) {
         ..
     } = event;
     write!(out, "[{},{step},{life},{lane},", at.as_micros())
-        .expect("a string takes whatever is written");
+        .expect("writing to a string never fails");
     for text in [kind.name(), what] {
         quote(out, text);
         out.push(',');
@@ -106,23 +107,25 @@ fn row(out: &mut String, event: &Event, lane: usize) {
     out.push_str("]\n");
 }
 
-/// The lanes from left to right: families in the order of their first event, and `shard 2` before
-/// `shard 10`.
+/// Returns the lanes from left to right: families in the order of their first event, and `shard 2`
+/// before `shard 10`.
 fn columns(trace: &Trace) -> Vec<Lane> {
     let mut families = BTreeMap::new();
     let mut lanes: Vec<_> = trace
         .lanes()
         .map(|lane| {
             let (family, number) = family(trace.lane_name(lane));
+            // Families are numbered by their first lane.
             let next = families.len();
             (*families.entry(family).or_insert(next), number, lane)
         })
         .collect();
+    // Sorts by family, then by number.
     lanes.sort();
     lanes.into_iter().map(|(_, _, lane)| lane).collect()
 }
 
-/// `shard 10` is number 10 of the family `shard`.
+/// Splits the name of a lane: `shard 10` is number 10 of the family `shard`.
 fn family(name: &str) -> (&str, Option<u64>) {
     match name
         .rsplit_once(' ')
@@ -133,8 +136,8 @@ fn family(name: &str) -> (&str, Option<u64>) {
     }
 }
 
-/// A JSON string that may stand within a script element: no `<` at all, and no line separator that
-/// old browsers trip on.
+/// Writes a JSON string that is safe within a script element. It contains neither `<` nor a line
+/// separator, which old browsers do not accept in a string.
 fn quote(out: &mut String, text: &str) {
     out.push('"');
     for c in text.chars() {
@@ -142,6 +145,7 @@ fn quote(out: &mut String, text: &str) {
             '"' => out.push_str("\\\""),
             '\\' => out.push_str("\\\\"),
             '<' | '>' | '&' | '\u{2028}' | '\u{2029}' | '\u{feff}' => spell(out, c),
+            // Also those that JSON allows, such as DEL.
             c if c.is_control() => spell(out, c),
             c => out.push(c),
         }
@@ -149,12 +153,13 @@ fn quote(out: &mut String, text: &str) {
     out.push('"');
 }
 
-/// `\u003c`. Every character that needs it fits into four digits.
+/// Writes a character as an escape such as `\u003c`. All characters that need it have at most four
+/// digits.
 fn spell(out: &mut String, c: char) {
-    write!(out, "\\u{:04x}", u32::from(c)).expect("a string takes whatever is written");
+    write!(out, "\\u{:04x}", u32::from(c)).expect("writing to a string never fails");
 }
 
-/// Text for the inside of an element.
+/// Escapes text for the inside of an element.
 fn escaped(text: &str) -> String {
     text.replace('&', "&amp;")
         .replace('<', "&lt;")
@@ -171,7 +176,8 @@ mod tests {
     use crate::timeline::sample;
     use crate::trace::Kind;
 
-    const HOSTILE: &str = "</script><script>alert(1)</script><!-- \"'&amp; \\u2028 \u{2028}\u{2029}\u{0}\u{7f}\n {{trace}} 💣";
+    const HOSTILE: &str = "</script><script>alert(1)</script><!-- \"'&amp; \\u2028 \
+                           \u{2028}\u{2029}\u{0}\u{7f}\n {{trace}} 💣";
 
     fn hostile() -> Trace {
         let mut trace = sample::lanes(&["<b>lane</b>"]);
@@ -196,7 +202,7 @@ mod tests {
         assert_eq!(
             page.matches("</script").count(),
             PAGE.matches("</script").count(),
-            "none is closed"
+            "no element is closed"
         );
         assert_eq!(page.matches("<!--").count(), PAGE.matches("<!--").count());
         assert!(
@@ -206,7 +212,7 @@ mod tests {
         assert!(page.contains("<title>&lt;/script&gt;&lt;script&gt;alert(1)"));
         assert!(
             page.contains("{{trace}} 💣</title>"),
-            "what is put in is not looked at again"
+            "inserted text is not searched for placeholders"
         );
     }
 
@@ -239,7 +245,7 @@ mod tests {
     }
 
     #[test]
-    fn an_event_stands_in_its_lane() {
+    fn an_event_has_the_number_of_its_lane() {
         let json = json(&sample::crash());
         assert!(
             json.starts_with("{\"crash\":\"fault: crash\",\"lanes\":[\"world\",\"shard 1\","),
@@ -264,7 +270,7 @@ mod tests {
         let page = html("a title", &sample::crash());
         assert!(
             page.contains("default-src 'none'"),
-            "the browser is told to refuse"
+            "the policy of the page forbids loading"
         );
         for outside in ["http:", "https:", "src=\"", "@import", "url("] {
             assert!(!page.contains(outside), "{outside}");

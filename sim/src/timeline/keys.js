@@ -1,35 +1,36 @@
 
-// What the page listens to.
+// Keyboard and mouse events of the page.
 
 const KEYS = [
   ["/", "search", () => $("query").select()],
   ["n", "next match", () => jump(1, (event) => event.hit)],
-  ["N", "match before", () => jump(-1, (event) => event.hit)],
+  ["N", "previous match", () => jump(-1, (event) => event.hit)],
   ["f", "next fault", () => jump(1, (event) => event.kind === "fault")],
-  ["F", "fault before", () => jump(-1, (event) => event.kind === "fault")],
+  ["F", "previous fault", () => jump(-1, (event) => event.kind === "fault")],
   ["v", "next violation", () => jump(1, (event) => event.kind === "violation")],
-  ["V", "violation before", () => jump(-1, (event) => event.kind === "violation")],
-  ["l", "next life", () => jump(1, (event) => event.edge === "begin")],
-  ["L", "life before", () => jump(-1, (event) => event.edge === "begin")],
+  ["V", "previous violation", () => jump(-1, (event) => event.kind === "violation")],
+  ["l", "next incarnation", () => jump(1, (event) => event.edge === "begin")],
+  ["L", "previous incarnation", () => jump(-1, (event) => event.edge === "begin")],
   ["j", "next event", () => jump(1, () => true)],
-  ["k", "event before", () => jump(-1, () => true)],
-  ["J", "next event of the same lane", () => jump(1, (event) => event.lane === chosen.event?.lane)],
-  ["K", "event before of the same lane", () => jump(-1, (event) => event.lane === chosen.event?.lane)],
+  ["k", "previous event", () => jump(-1, () => true)],
+  ["J", "next event on the same lane", () => jump(1, (event) => event.lane === chosen.event?.lane)],
+  ["K", "previous event on the same lane", () => jump(-1, (event) => event.lane === chosen.event?.lane)],
   ["%", "from a call to its answer, and back", () => cross()],
-  ["g", "the beginning", () => ($("scroll").scrollTop = 0)],
-  ["G", "the end", () => ($("scroll").scrollTop = shown.rows.length * ROW_PX)],
-  ["c", "choose the lane of this event", () => chosen.event && choose(chosen.event.lane)],
-  ["s", "only chosen lanes", () => flip("solo")],
+  ["g", "first event", () => ($("scroll").scrollTop = 0)],
+  ["G", "last event", () => ($("scroll").scrollTop = shown.rows.length * ROW_PX)],
+  ["c", "select the lane of this event", () => chosen.event && choose(chosen.event.lane)],
+  ["s", "only selected lanes", () => flip("solo")],
   ["m", "only matches", () => flip("only")],
-  ["t", "steps, or no steps", () => toggle("step")],
+  ["t", "show or hide steps", () => toggle("step")],
   ["+", "wider lanes", () => widen(1.4)],
   ["-", "narrower lanes", () => widen(1 / 1.4)],
-  ["0", "all lanes in sight", () => fit()],
+  ["0", "fit all lanes", () => fit()],
   ["?", "these keys", () => $("keys").showModal()],
-  ["Escape", "look at nothing, choose no lane", () => forget()],
+  ["Escape", "clear the selection", () => forget()],
 ];
 
-// From the event that is looked at; if that is out of sight, from what is seen.
+// Selects the next event that passes the test, from the selected event if it is visible, or else
+// from the window.
 function jump(by, test) {
   const { first, last } = sight();
   const edge = by > 0 ? first - 1 : last;
@@ -75,7 +76,7 @@ function forget() {
   refresh();
 }
 
-// From where one looks, the next match: what was typed is found without a key.
+// Searches while the user types, and selects the next match.
 function search() {
   chosen.query = $("query").value;
   const isHit = chosen.event?.text.search(patternOf(chosen.query) ?? /$^/) >= 0;
@@ -95,7 +96,7 @@ function listen() {
   const eventOf = ({ target }) => events[Number(target.closest("[data-event]")?.dataset.event)];
   for (const id of ["rows", "chosen"]) {
     $(id).addEventListener("click", (click) => {
-      // Whoever selects text wants to copy it.
+      // A user who marks text wants to copy it, not to select an event.
       if (eventOf(click) && getSelection().isCollapsed) look(eventOf(click));
     });
   }
@@ -132,7 +133,7 @@ function listenToSizes() {
   window.addEventListener("hashchange", begin);
 }
 
-// What the link says; if it searches, the first match.
+// Restores the selection of the link. If the link has a search, the first match is selected.
 function begin() {
   fromHash(location.hash.slice(1));
   refresh();

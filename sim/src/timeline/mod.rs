@@ -1,7 +1,7 @@
-//! The timeline: a trace as a person reads it, on a terminal ([`text`]) or in a browser ([`html`]).
+//! The timeline: a rendered trace, for a terminal ([`text`]) or a browser ([`html`]).
 //!
-//! Both are functions of the trace and of nothing else, byte for byte: two replays of a seed can be
-//! compared with `diff`. Deliberately not here: what goes into a trace (`trace.rs`).
+//! Both renderings are functions of the trace alone, byte for byte, so that two replays of a seed
+//! can be compared with `diff`.
 
 mod html;
 mod text;

@@ -1,4 +1,5 @@
-// What the page knows: events, which of them are shown, which of those are looked for. Draws nothing: see view.js.
+// State of the page: all events, the events that are shown, and the matches of the search. Drawing
+// is in view.js.
 
 const trace = JSON.parse(document.getElementById("trace").textContent);
 const lanes = trace.lanes;
@@ -11,17 +12,19 @@ const events = trace.events.map(([us, step, life, lane, name, what, detail], ind
   return { index, us, step, life, lane, kind, what, detail, text, edge: edgeOf(kind, lane, what, begins), hit: false };
 });
 
-// A life begins, or something happens to the world as a whole: such an event goes right across the lanes.
+// Returns the kind of an event of the whole world, such as the start of an incarnation. It is drawn
+// across all lanes.
 function edgeOf(kind, lane, what, begins) {
   if (kind === "world" && lane === 0) return begins ? "begin" : "world";
   return kind === "fault" && what === trace.crash ? "crash" : "";
 }
 
-// What is chosen, and what follows of it: `rows` are the events shown, `hits` the rows among them that match.
+// Selection of the user, and the state derived from it: `rows` are the shown events, `hits` the
+// numbers of matching rows.
 const chosen = { hidden: new Set(), lit: new Set(), solo: false, only: false, query: "", event: null };
 const shown = { pattern: null, rows: [], rowOf: new Int32Array(events.length), hits: [], hiddenHits: 0, lanes: [] };
 
-// From a call to its answer, or to the end of its life if it never hears one.
+// Intervals from a call to its answer, or to the end of its incarnation if there is no answer.
 const flights = flightsOf(events);
 const flightOf = new Map(flights.flatMap((flight) => [[flight.from, flight], [flight.to, flight]]));
 
@@ -44,7 +47,8 @@ function flightsOf(events) {
   return flights;
 }
 
-// Text, or a /regular expression/. Null for nothing, undefined for an expression that is none (yet).
+// Returns the pattern of a text or a /regular expression/, null for an empty query, and undefined
+// for an invalid expression.
 function patternOf(query) {
   if (query === "") return null;
   const regex = /^\/(.+)\/$/.exec(query);
@@ -66,7 +70,8 @@ function isSolo() {
   return chosen.solo && chosen.lit.size > 0;
 }
 
-// Everything that follows of what is chosen. Fast enough for each key: one pass over all events.
+// Updates the derived state in a single pass over all events, which is fast enough for every
+// keystroke.
 function update() {
   const pattern = (shown.pattern = patternOf(chosen.query));
   shown.lanes = lanes.map((_, lane) => lane).filter((lane) => !isSolo() || lane === 0 || chosen.lit.has(lane));
@@ -85,12 +90,13 @@ function update() {
   }
 }
 
-// The row of an event, or of the first one shown after it.
+// Returns the row of an event, or that of the next shown event.
 function rowOf(event) {
   return Math.min(shown.rowOf[event.index], shown.rows.length - 1);
 }
 
-// The nearest row before or after this one that passes the test, around the end if need be; -1 if there is none.
+// Returns the nearest row before or after this row that passes the test, wrapping at the ends, or
+// -1.
 function nearest(row, by, test) {
   const count = shown.rows.length;
   for (let tried = 1; tried <= count; tried++) {
@@ -100,13 +106,13 @@ function nearest(row, by, test) {
   return -1;
 }
 
-// 1234567 µs are "1.234 s".
+// Formats 1234567 µs as "1.234 s".
 function seconds(us) {
   const ms = Math.floor(us / 1000);
   return `${Math.floor(ms / 1000)}.${String(ms % 1000).padStart(3, "0")} s`;
 }
 
-// What is chosen, as the part of a link behind the #; and back.
+// Encodes the selection as the fragment of a link. `fromHash` decodes it.
 function toHash() {
   const hash = new URLSearchParams();
   if (chosen.query) hash.set("q", chosen.query);

@@ -1,15 +1,15 @@
-//! Small traces for the tests of this room.
+//! Small traces for the tests of timelines.
 
 use std::time::Duration;
 
 use crate::trace::{Kind, Trace};
 
-/// A lane, and what happens on it.
-type Happening = (&'static str, u64, u64, Kind, &'static str, &'static str);
+/// An event: lane, time in milliseconds, step, kind, event and detail.
+type SampleEvent = (&'static str, u64, u64, Kind, &'static str, &'static str);
 
-const LIFE_1: [Happening; 5] = [
-    ("shard 1", 1, 1, Kind::Step, "task begins", ""),
-    ("client 0", 1023, 2, Kind::Call, "asks", "put hot/1"),
+const INCARNATION_1: [SampleEvent; 5] = [
+    ("shard 1", 1, 1, Kind::Step, "task starts", ""),
+    ("client 0", 1023, 2, Kind::Call, "calls", "put hot/1"),
     (
         "index",
         1023,
@@ -18,7 +18,7 @@ const LIFE_1: [Happening; 5] = [
         "durable",
         "hot/1 = version 1",
     ),
-    ("client 0", 1024, 4, Kind::Answer, "hears", "Applied"),
+    ("client 0", 1024, 4, Kind::Answer, "receives", "Applied"),
     (
         "shard 1",
         1025,
@@ -28,7 +28,7 @@ const LIFE_1: [Happening; 5] = [
         "at index sync",
     ),
 ];
-const LIFE_2: [Happening; 2] = [
+const INCARNATION_2: [SampleEvent; 2] = [
     (
         "client 10",
         1025,
@@ -40,7 +40,8 @@ const LIFE_2: [Happening; 2] = [
     ("client 2", 1025, 5, Kind::Violation, "I2", "a row names it"),
 ];
 
-/// Two lives: the first one crashes, and in the second one a checker finds something.
+/// Returns a trace of two incarnations. The first crashes, and a check finds a violation in the
+/// second.
 pub(super) fn crash() -> Trace {
     let mut trace = Trace::new();
     trace.begin_life();
@@ -48,36 +49,37 @@ pub(super) fn crash() -> Trace {
         Duration::ZERO,
         0,
         Kind::World,
-        "a life begins",
+        "incarnation begins",
         "1".to_owned(),
     );
-    let mut trace = LIFE_1.into_iter().fold(trace, happens);
+    let mut trace = INCARNATION_1.into_iter().fold(trace, push);
     trace.push(
         Duration::from_millis(1025),
         5,
         Kind::World,
-        "the life ends",
-        "it crashed".to_owned(),
+        "incarnation ends",
+        "crashed".to_owned(),
     );
     trace.begin_life();
     trace.push(
         Duration::from_millis(1025),
         5,
         Kind::World,
-        "a life begins",
+        "incarnation begins",
         "2".to_owned(),
     );
-    LIFE_2.into_iter().fold(trace, happens)
+    INCARNATION_2.into_iter().fold(trace, push)
 }
 
-/// A trace in which each of these lanes has one step, in this order.
+/// Returns a trace in which each of these lanes has a single step, in this order.
 pub(super) fn lanes(names: &[&'static str]) -> Trace {
-    let step = |name: &&'static str| (*name, 0, 0, Kind::Step, "task begins", "");
-    names.iter().map(step).fold(Trace::new(), happens)
+    let step = |name: &&'static str| (*name, 0, 0, Kind::Step, "task starts", "");
+    names.iter().map(step).fold(Trace::new(), push)
 }
 
-/// Lanes belong to tasks: so it happens on one.
-fn happens(mut trace: Trace, (lane, at_ms, step, kind, what, detail): Happening) -> Trace {
+/// Adds an event to a trace.
+fn push(mut trace: Trace, (lane, at_ms, step, kind, what, detail): SampleEvent) -> Trace {
+    // Lanes belong to tasks, so that the event must be added on a task.
     let runtime = tokio::runtime::Builder::new_current_thread()
         .build()
         .expect("a runtime needs nothing");

@@ -1,29 +1,32 @@
-//! A trace on a terminal: one line for each event, in the order in which they happened.
+//! The timeline as text: a line for each event, in order.
 //!
 //! ```text
-//! time   step   life   who   mark   what   more
+//! time   step   inc.   lane   mark   event   detail
 //! ```
 //!
-//! The mark is what the eye scans for: [`mark`]. Whatever a detail holds, it stays on its line.
+//! The column `inc.` is the number of the incarnation. The mark shows the kind of the event
+//! ([`mark`]). A detail never breaks its line.
 
 use std::fmt::Write;
 use std::time::Duration;
 
 use crate::trace::{Event, Kind, Trace};
 
-/// A separator reaches this far, in characters.
+/// Width of a separator in characters.
 const LINE_CHARS: usize = 120;
-/// A longer `what` pushes its detail to the right.
-const WHAT_CHARS_MAX: usize = 26;
-const LEGEND: &str = "=> calls   <= answers   ## durable   ~~ blob tier   !! fault   XX violation   ** world   .. step\n";
+/// Maximum width of the column of events in characters. A longer event shifts its detail to the
+/// right.
+const EVENT_CHARS_MAX: usize = 26;
+const LEGEND: &str = "=> calls   <= answers   ## durable   ~~ blob tier   !! fault   \
+                      XX violation   ** world   .. step\n";
 
-/// How wide the columns are, in characters.
+/// Widths of the columns in characters.
 struct Columns {
-    who: usize,
-    what: usize,
+    lane: usize,
+    event: usize,
 }
 
-/// All that happened, for a person to read.
+/// Renders a trace as text.
 pub(crate) fn text(trace: &Trace) -> String {
     let columns = columns(trace);
     let mut out = LEGEND.to_owned();
@@ -39,46 +42,53 @@ pub(crate) fn text(trace: &Trace) -> String {
     out
 }
 
+/// Returns the widths of the columns.
 fn columns(trace: &Trace) -> Columns {
-    let who = trace
+    // Widths are in characters, as format strings pad by characters.
+    let lane = trace
         .lanes()
         .map(|lane| trace.lane_name(lane).chars().count())
         .max();
-    let what = trace
+    let event = trace
         .events()
         .iter()
         .map(|event| event.what.chars().count())
         .max();
     Columns {
-        who: who.unwrap_or(0),
-        what: what.unwrap_or(0).min(WHAT_CHARS_MAX),
+        lane: lane.unwrap_or(0),
+        event: event.unwrap_or(0).min(EVENT_CHARS_MAX),
     }
 }
 
+/// Writes the names of the columns.
 fn head(out: &mut String, columns: &Columns) {
-    let (who, what) = (columns.who, columns.what);
+    let lane_width = columns.lane;
+    let event_width = columns.event;
     put(
         out,
         format_args!(
-            "{:>12} {:>6} {:>4}  {:<who$}     {:<what$}  more",
-            "time", "step", "life", "who", "what"
+            "{:>12} {:>6} {:>4}  {:<lane_width$}     {:<event_width$}  detail",
+            "time", "step", "inc.", "lane", "event"
         ),
     );
 }
 
+/// Writes the line before an incarnation.
 fn separator(out: &mut String, life: u32) {
     put(
         out,
-        format_args!("{:─<LINE_CHARS$}", format!("──── life {life} ")),
+        format_args!("{:─<LINE_CHARS$}", format!("──── incarnation {life} ")),
     );
 }
 
+/// Writes an event.
 fn line(out: &mut String, trace: &Trace, event: &Event, columns: &Columns) {
-    let (who, what) = (columns.who, columns.what);
+    let lane_width = columns.lane;
+    let event_width = columns.event;
     put(
         out,
         format_args!(
-            "{:>12} {:>6} {:>4}  {:<who$}  {} {:<what$}  {}",
+            "{:>12} {:>6} {:>4}  {:<lane_width$}  {} {:<event_width$}  {}",
             time(event.at),
             event.step,
             event.life,
@@ -90,14 +100,14 @@ fn line(out: &mut String, trace: &Trace, event: &Event, columns: &Columns) {
     );
 }
 
-/// Adds a line, without the spaces that an empty detail leaves at its end.
+/// Writes a line without trailing spaces, which an event without detail has.
 fn put(out: &mut String, line: std::fmt::Arguments<'_>) {
-    write!(out, "{line}").expect("a string takes whatever is written");
+    write!(out, "{line}").expect("writing to a string never fails");
     out.truncate(out.trim_end_matches(' ').len());
     out.push('\n');
 }
 
-/// Two characters, so that the eye finds what it looks for.
+/// Returns the mark of a kind of events: two characters that are easy to scan for.
 const fn mark(kind: Kind) -> &'static str {
     match kind {
         Kind::Step => "..",
@@ -111,13 +121,14 @@ const fn mark(kind: Kind) -> &'static str {
     }
 }
 
-/// Virtual time, in seconds. By integers: nothing is rounded.
+/// Formats virtual time in seconds. Milliseconds are truncated and never rounded up.
 fn time(at: Duration) -> String {
     format!("{}.{:03} s", at.as_secs(), at.subsec_millis())
 }
 
-/// Whatever would break the line, or move the cursor, is spelled out.
+/// Escapes characters that would break the line or move the cursor.
 fn on_one_line(text: &str) -> String {
+    // The line and paragraph separators are not control characters.
     let breaks = |c: char| c.is_control() || matches!(c, '\u{2028}' | '\u{2029}');
     let mut out = String::with_capacity(text.len());
     for c in text.chars() {
@@ -136,28 +147,28 @@ mod tests {
     use crate::timeline::sample;
 
     #[test]
-    fn a_trace_reads_line_by_line() {
+    fn a_trace_has_a_line_for_each_event() {
         let expected = "\
 => calls   <= answers   ## durable   ~~ blob tier   !! fault   XX violation   ** world   .. step
-        time   step life  who           what           more
-──── life 1 ────────────────────────────────────────────────────────────────────────────────────────────────────────────
-     0.000 s      0    1  world      ** a life begins  1
-     0.001 s      1    1  shard 1    .. task begins
-     1.023 s      2    1  client 0   => asks           put hot/1
-     1.023 s      3    1  index      ## durable        hot/1 = version 1
-     1.024 s      4    1  client 0   <= hears          Applied
-     1.025 s      5    1  shard 1    !! fault: crash   at index sync
-     1.025 s      5    1  world      ** the life ends  it crashed
-──── life 2 ────────────────────────────────────────────────────────────────────────────────────────────────────────────
-     1.025 s      5    2  world      ** a life begins  2
-     1.025 s      5    2  client 10  ~~ blob deleted   blobs/1
-     1.025 s      5    2  client 2   XX I2             a row names it
+        time   step inc.  lane          event               detail
+──── incarnation 1 ─────────────────────────────────────────────────────────────────────────────────────────────────────
+     0.000 s      0    1  world      ** incarnation begins  1
+     0.001 s      1    1  shard 1    .. task starts
+     1.023 s      2    1  client 0   => calls               put hot/1
+     1.023 s      3    1  index      ## durable             hot/1 = version 1
+     1.024 s      4    1  client 0   <= receives            Applied
+     1.025 s      5    1  shard 1    !! fault: crash        at index sync
+     1.025 s      5    1  world      ** incarnation ends    crashed
+──── incarnation 2 ─────────────────────────────────────────────────────────────────────────────────────────────────────
+     1.025 s      5    2  world      ** incarnation begins  2
+     1.025 s      5    2  client 10  ~~ blob deleted        blobs/1
+     1.025 s      5    2  client 2   XX I2                  a row names it
 ";
         assert_eq!(text(&sample::crash()), expected);
     }
 
     #[test]
-    fn a_trace_reads_the_same_each_time() {
+    fn equal_traces_make_equal_texts() {
         assert_eq!(text(&sample::crash()), text(&sample::crash()));
     }
 
@@ -179,7 +190,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_reads_as_nothing() {
+    fn an_empty_trace_has_legend_and_head_only() {
         assert_eq!(
             text(&Trace::new()).lines().count(),
             2,

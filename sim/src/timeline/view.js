@@ -1,14 +1,15 @@
 
-// What the page draws. Rows are all of one height, and only those in sight are there: scrolling costs the same for any
-// number of events. Text from the trace is only ever set as text.
+// Drawing of the page. All rows have the same height, and only visible rows are in the document, so
+// that the cost of scrolling does not depend on the number of events. Text of the trace is only set
+// as text, never as markup.
 
 const ROW_PX = 22;
 const GUTTER_PX = 270;
-// Room for the text of the last lane.
+// Space for the text of the last lane.
 const TAIL_PX = 380;
 const LANE_PX_MIN = 20;
 const LANE_PX_MAX = 480;
-// Below this the names of the lanes stand upright.
+// Below this width, the names of the lanes are vertical.
 const NARROW_PX = 96;
 
 const $ = (id) => document.getElementById(id);
@@ -22,7 +23,7 @@ function make(tag, className, ...children) {
   return element;
 }
 
-// The text, with what is looked for in it marked.
+// Returns the text with its matches marked.
 function marked(text) {
   if (!shown.pattern) return [text];
   const parts = [];
@@ -38,7 +39,7 @@ function laneX(lane) {
   return Math.max(shown.lanes.indexOf(lane), 0) * lanePx;
 }
 
-// Sizes, and the names of the lanes.
+// Draws the names of the lanes and sets all sizes.
 function drawFrame() {
   const count = shown.lanes.length;
   if (isFit) lanePx = Math.floor(($("scroll").clientWidth - GUTTER_PX - TAIL_PX) / count);
@@ -57,7 +58,7 @@ function drawFrame() {
 function laneName(lane) {
   const name = make("div", chosen.lit.has(lane) ? "lane lit" : "lane", lanes[lane]);
   name.style.width = `${lanePx}px`;
-  name.title = `${lanes[lane]}: ${laneCounts[lane]} events; a click chooses this lane`;
+  name.title = `${lanes[lane]}: ${laneCounts[lane]} events; click to select this lane`;
   name.dataset.lane = lane;
   return name;
 }
@@ -65,7 +66,7 @@ function laneName(lane) {
 const laneCounts = lanes.map(() => 0);
 events.forEach((event) => laneCounts[event.lane]++);
 
-// The first row in sight, and the one behind the last.
+// Returns the first visible row, the row after the last, and the number of full rows.
 function sight() {
   const { scrollTop, clientHeight } = $("scroll");
   const room = clientHeight - $("head").offsetHeight;
@@ -85,7 +86,7 @@ function draw() {
   const to = Math.min(last + 10, shown.rows.length);
   $("rows").replaceChildren(...shown.rows.slice(from, to).map((event, number) => row(event, from + number)));
   $("grid").replaceChildren(...[...chosen.lit].map(column), ...flightsWithin(from, to).map(flight));
-  $("corner").textContent = `${shown.rows[first] ? `life ${shown.rows[first].life}\n` : ""}${"time".padStart(11)}${"step".padStart(7)}  who`;
+  $("corner").textContent = `${shown.rows[first] ? `incarnation ${shown.rows[first].life}\n` : ""}${"time".padStart(11)}${"step".padStart(7)}  lane`;
   const scale = $("map").clientHeight / Math.max(shown.rows.length, 1);
   $("window").style.top = `${first * scale}px`;
   $("window").style.height = `${Math.max((last - first) * scale, 3)}px`;
@@ -114,12 +115,13 @@ function row(event, number) {
   return line;
 }
 
-// What stands out while lanes are chosen: theirs, and what must never be overlooked.
+// Returns true for events that are highlighted while lanes are selected: those of these lanes, and
+// violations.
 function isLit(event) {
   return chosen.lit.has(event.lane) || event.kind === "violation" || event === chosen.event;
 }
 
-// Where a lane is that can't be seen.
+// Returns the direction of a lane outside of the window.
 function aside(x) {
   const { scrollLeft, clientWidth } = $("scroll");
   if (x + 8 < scrollLeft) return "◂";
@@ -145,7 +147,7 @@ function flight({ lane, from, to, isOpen }) {
   return bar;
 }
 
-// All rows at once, on a strip: the later in this list, the more visible.
+// Draws all rows on a strip. Later strokes cover earlier strokes.
 function drawMap() {
   const canvas = $("canvas");
   const scale = window.devicePixelRatio || 1;
@@ -173,19 +175,19 @@ function drawCount() {
   const { hits, hiddenHits, pattern } = shown;
   const at = chosen.event ? hits.indexOf(shown.rows.indexOf(chosen.event)) : -1;
   const others = hiddenHits ? ` (+${hiddenHits} hidden)` : "";
-  const text = pattern === undefined ? "no regex" : `${at < 0 ? "–" : at + 1}/${hits.length}${others}`;
+  const text = pattern === undefined ? "invalid regex" : `${at < 0 ? "–" : at + 1}/${hits.length}${others}`;
   $("count").textContent = chosen.query === "" ? "" : text;
   $("query").classList.toggle("wrong", chosen.query !== "" && (!pattern || !hits.length));
 }
 
-// Everything about the event that is looked at.
+// Draws the details of the selected event.
 function drawChosen() {
   const event = chosen.event;
   if (!event) {
-    $("chosen").replaceChildren(make("p", "quiet", "A click on an event shows all of it here. ? shows the keys."));
+    $("chosen").replaceChildren(make("p", "quiet", "Click an event to show its details here. ? shows the keys."));
     return;
   }
-  const where = `${seconds(event.us)}   step ${event.step}   life ${event.life}   event ${event.index}   `;
+  const where = `${seconds(event.us)}   step ${event.step}   incarnation ${event.life}   event ${event.index}   `;
   const head = make("p", event.kind, make("span", "quiet", where), `${lanes[event.lane]}   `, make("b", "", event.kind));
   const flight = flightOf.get(event);
   if (flight) head.append("   ", partner(event, flight));
@@ -194,17 +196,17 @@ function drawChosen() {
 
 function partner(event, { from, to, isOpen }) {
   const took = seconds(to.us - from.us);
-  const answered = isOpen ? `never answered in this life (${took})` : `answered after ${took}`;
-  const button = make("button", "", event === from ? answered : `asked ${took} before`);
+  const answered = isOpen ? `no answer in this incarnation (${took})` : `answered after ${took}`;
+  const button = make("button", "", event === from ? answered : `called ${took} before`);
   button.dataset.event = (event === from ? to : from).index;
   return button;
 }
 
-// A check box for each kind, and what else the frame says once and for all.
+// Creates the constant parts of the bar, with a check box for each kind of event.
 function makeBar() {
   const last = events.at(-1) ?? { life: 0, step: 0, us: 0 };
   $("title").textContent = document.title;
-  $("total").textContent = `${events.length} events, ${last.life} lives, ${last.step} steps, ${seconds(last.us)}`;
+  $("total").textContent = `${events.length} events, ${last.life} incarnations, ${last.step} steps, ${seconds(last.us)}`;
   $("kinds").replaceChildren(...KINDS.map((kind) => {
     const count = events.filter((event) => event.kind === kind).length;
     const box = make("input", "");
@@ -221,7 +223,8 @@ function drawBar() {
   $("kinds").querySelectorAll("input").forEach((box) => (box.checked = !chosen.hidden.has(box.dataset.kind)));
 }
 
-// After a change of what is chosen. What is looked at stays where it is on the screen, or else what is at the top.
+// Redraws after a change of the selection. The selected event, or else the top row, keeps its place
+// on the screen.
 function refresh() {
   const anchor = isInSight(chosen.event) ? chosen.event : shown.rows[sight().first];
   const offset = anchor ? rowOf(anchor) * ROW_PX - $("scroll").scrollTop : 0;
@@ -233,7 +236,7 @@ function refresh() {
   drawLook();
 }
 
-// Looks at an event, or at none.
+// Selects an event, or none.
 function look(event) {
   chosen.event = event;
   if (event && isShown(event)) reveal(event);
@@ -251,7 +254,8 @@ function drawLook() {
   linking = setTimeout(link, 200);
 }
 
-// The address always leads back to what is seen. Not at each key: browsers refuse that.
+// Keeps the address in step with the selection. It is delayed, because browsers limit the rate of
+// changes.
 let linking = 0;
 function link() {
   history.replaceState(null, "", `#${toHash()}`);

@@ -1,4 +1,4 @@
-//! The change: the durable intent of a write that is about to touch the blob tier.
+//! The change: the durable record of the intent of a write that is about to touch the blob tier.
 //!
 //! ```text
 //! key:   operation id, 16 bytes (time-ordered)
@@ -7,9 +7,9 @@
 //!        +-----------+--------------------------------------------+
 //! ```
 //!
-//! Guards I1: it is durable before the first byte goes out. It has no phase: it is *live* while it
-//! exists, and both ends of its life, commit and fence, are the one batch that removes it (I3, I6;
-//! docs/adr/0001).
+//! Guards I1: a change is durable before the first byte is sent to the blob tier. A change has no
+//! phase: it is *live* while its entry exists. Commit and fence both end it by removing the entry
+//! in their own batch (I3, I6; docs/adr/0001).
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -21,26 +21,26 @@ use crate::word::{Epoch, RevisionId, Timestamp};
 
 const FORMAT: u8 = 1;
 
-/// A write that may have left something in the blob tier.
+/// Record of a write that may have created blobs.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Change {
-    /// The incarnation of the engine whose write it is.
+    /// Epoch of the engine that started the write.
     pub epoch: Epoch,
-    /// When it was recorded.
+    /// Time of recording.
     pub started: Timestamp,
-    /// The object it writes.
+    /// Object that the write targets.
     pub object: ObjectId,
-    /// The revisions it may leave in the blob tier.
+    /// Revisions that the write may have created in the blob tier.
     pub revisions: Vec<RevisionId>,
 }
 
 impl Change {
-    /// As stored.
+    /// Encodes the change for storage.
     pub fn encode(&self) -> Bytes {
         codec::encode(FORMAT, self).into()
     }
 
-    /// From what is stored.
+    /// Decodes a stored change.
     ///
     /// # Errors
     /// [`Corrupt`](crate::ErrorKind::Corrupt) or
@@ -82,7 +82,11 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_change_survives_its_encoding(epoch in any::<u64>(), key in ".{1,30}", revisions in proptest::collection::vec(any::<u128>(), 0..5)) {
+        fn a_change_survives_its_encoding(
+            epoch in any::<u64>(),
+            key in ".{1,30}",
+            revisions in proptest::collection::vec(any::<u128>(), 0..5),
+        ) {
             let original = change(epoch, &key, &revisions);
             prop_assert_eq!(Change::decode(&original.encode()).unwrap(), original);
         }

@@ -14,54 +14,56 @@ use serde::de::DeserializeOwned;
 
 use crate::error::{Error, ErrorKind, Result};
 
-/// `version`, then the body.
+/// Encodes the version byte and then the body.
 pub(super) fn encode(version: u8, body: &impl Serialize) -> Vec<u8> {
     postcard::to_extend(body, vec![version]).expect("our own types serialize into memory")
 }
 
-/// The body, and whatever follows it.
+/// Decodes the body and returns it with the bytes after it. `kind` names the value in errors.
 pub(super) fn decode_with_tail<T: DeserializeOwned>(
-    what: &'static str,
+    kind: &'static str,
     version: u8,
     value: &Bytes,
 ) -> Result<(T, Bytes)> {
     match value.first() {
         Some(&found) if found == version => {}
         Some(&found) => {
-            let message = format!("{what} of an unknown format: found={found} known={version}");
+            let message = format!("{kind} of an unknown format: found={found} known={version}");
             return Err(Error::new(ErrorKind::UnknownFormat, "decode", message));
         }
-        None => return Err(corrupt(what, "empty value")),
+        None => return Err(corrupt(kind, "empty value")),
     }
     let (body, tail) = postcard::take_from_bytes(&value[1..])
-        .map_err(|error| corrupt(what, "malformed body").with_source(error))?;
+        .map_err(|error| corrupt(kind, "malformed body").with_source(error))?;
+    // The tail stays a slice of the value: an embedded payload is not copied.
     let tail_at = value.len() - tail.len();
     Ok((body, value.slice(tail_at..)))
 }
 
-/// The body; nothing may follow it.
+/// Decodes the body and refuses any bytes after it. `kind` names the value in errors.
 pub(super) fn decode<T: DeserializeOwned>(
-    what: &'static str,
+    kind: &'static str,
     version: u8,
     value: &Bytes,
 ) -> Result<T> {
-    match decode_with_tail(what, version, value)? {
+    match decode_with_tail(kind, version, value)? {
         (body, tail) if tail.is_empty() => Ok(body),
-        _ => Err(corrupt(what, "trailing bytes")),
+        _ => Err(corrupt(kind, "trailing bytes")),
     }
 }
 
-pub(super) fn corrupt(what: &'static str, why: &str) -> Error {
-    Error::new(ErrorKind::Corrupt, "decode", format!("{what}: {why}"))
+/// Returns a [`Corrupt`](ErrorKind::Corrupt) error about a stored value of this kind.
+pub(super) fn corrupt(kind: &'static str, reason: &str) -> Error {
+    Error::new(ErrorKind::Corrupt, "decode", format!("{kind}: {reason}"))
 }
 
 #[cfg(test)]
 pub(super) mod fixture {
-    //! Golden fixtures: the bytes of a known value, in hexadecimal, as they were first written.
+    //! Golden fixtures: the hexadecimal bytes of a known value, taken when its format was made.
 
     use bytes::Bytes;
 
-    /// Asserts that a value still encodes to the bytes it once did.
+    /// Asserts that a value encodes to its golden bytes.
     pub(crate) fn assert_golden(encoded: &[u8], golden: &str) {
         let hex: String = encoded.iter().map(|byte| format!("{byte:02x}")).collect();
         assert_eq!(
@@ -71,13 +73,13 @@ pub(super) mod fixture {
         );
     }
 
-    /// Asserts that no prefix and no single-byte change of a value makes its decoder panic, and
-    /// that no prefix is accepted.
+    /// Asserts that the decoder refuses every proper prefix of a value, and that it does not panic
+    /// when any single byte is inverted.
     pub(crate) fn assert_robust<T>(encoded: &[u8], decode: impl Fn(&Bytes) -> crate::Result<T>) {
         for end in 0..encoded.len() {
             assert!(
                 decode(&Bytes::copy_from_slice(&encoded[..end])).is_err(),
-                "a value cut at {end} was accepted"
+                "a truncated value was accepted: bytes={end}"
             );
         }
         for at in 0..encoded.len() {
@@ -87,7 +89,7 @@ pub(super) mod fixture {
         }
     }
 
-    /// Asserts that a value of a later format is refused as such.
+    /// Asserts that a value of a later format is refused as an unknown format.
     pub(crate) fn assert_later_format_refused<T>(
         encoded: &[u8],
         decode: impl Fn(&Bytes) -> crate::Result<T>,

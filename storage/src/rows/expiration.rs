@@ -1,9 +1,8 @@
-//! Expiration: when an object stops existing by itself. Pure functions of a policy, a deadline and
-//! a moment.
+//! Expiration policies and deadlines of objects, as pure functions of a policy, a deadline and the
+//! current time.
 //!
-//! [`is_live`] is the one liveness function: reads, preconditions, overwrites, deletes, recovery
-//! and scrub all ask it. Deliberately not here: whose moment it is
-//! ([`Env::steady_now`](crate::Env::steady_now)), and who removes what is due.
+//! [`is_live`] alone decides liveness: reads, preconditions, overwrites, deletes, recovery and
+//! scrub all call it, with the time of [`Env::steady_now`](crate::Env::steady_now).
 
 use std::time::Duration;
 
@@ -14,10 +13,10 @@ use crate::word::Timestamp;
 
 /// Longest time to live or to idle: a hundred years.
 pub const EXPIRATION_MAX: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
-/// Longest time between two reads that both extend a time to idle.
+/// Upper bound of the step by which a read must extend a deadline to be recorded.
 const IDLE_STEP_MAX: Duration = Duration::from_secs(24 * 3600);
 
-/// When an object stops existing by itself.
+/// Expiration policy of an object.
 ///
 /// ```
 /// use cenotaph_storage::Timestamp;
@@ -31,19 +30,22 @@ const IDLE_STEP_MAX: Duration = Duration::from_secs(24 * 3600);
 /// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Expiration {
-    /// Never, unless a deadline is set by hand.
+    /// The object expires only if a deadline is set explicitly.
     #[default]
     Manual,
-    /// So long after it was written.
+    /// The object expires this long after its last write.
     TimeToLive(Duration),
-    /// So long after it was written or read last. Reads extend the deadline at most once in a
-    /// quarter of this time, and at most once a day: it may be that much shorter than the time
-    /// since the last read.
+    /// The object expires this long after its last write or read.
+    ///
+    /// Reads extend the deadline at most once in a quarter of this time or once a day, whichever is
+    /// shorter. The object may therefore expire up to that much earlier than this long after its
+    /// last read.
     TimeToIdle(Duration),
 }
 
 impl Expiration {
-    /// The deadline of an object that is written or read at `now`.
+    /// Returns the deadline of an object that is written or read at `now`, or `None` if the object
+    /// does not expire.
     pub fn deadline(self, now: Timestamp) -> Option<Timestamp> {
         match self {
             Self::Manual => None,
@@ -51,9 +53,10 @@ impl Expiration {
         }
     }
 
-    /// The later deadline that a read at `now` gives an object whose deadline is `expires_at`; none
-    /// if it leaves it as it is: the policy is another, or the last extension is not long enough
-    /// ago.
+    /// Returns the new deadline after a read at `now` of an object whose deadline is `expires_at`.
+    ///
+    /// Returns `None` if the deadline does not change: the policy is not a time to idle, there is
+    /// no deadline, or the last extension is too recent.
     pub fn extended_by_read(
         self,
         expires_at: Option<Timestamp>,
@@ -63,11 +66,14 @@ impl Expiration {
             return None;
         };
         let extended = now.after(idle);
+        // Every extension is a write of the row. The step bounds these writes to a few per idle
+        // time, however often the object is read. At least 1 ms, so that a read never writes an
+        // unchanged deadline.
         let step = (idle / 4).min(IDLE_STEP_MAX).max(Duration::from_millis(1));
         (extended.since(expires_at) >= step).then_some(extended)
     }
 
-    /// Checks the bounds.
+    /// Checks that the time is within its bounds.
     ///
     /// # Errors
     /// [`ErrorKind::Invalid`] if the time is shorter than a millisecond or longer than
@@ -78,7 +84,8 @@ impl Expiration {
             Self::TimeToLive(time) | Self::TimeToIdle(time) => {
                 if time < Duration::from_millis(1) || time > EXPIRATION_MAX {
                     let message = format!(
-                        "a time to live or idle is 1 ms to {EXPIRATION_MAX:?}: time={time:?}"
+                        "time to live or idle is out of range: time={time:?} min=1ms \
+                         max={EXPIRATION_MAX:?}"
                     );
                     return Err(Error::new(ErrorKind::Invalid, "put", message));
                 }
@@ -88,49 +95,53 @@ impl Expiration {
     }
 }
 
-/// Whether an object with this deadline exists at `now`: the one liveness function.
+/// Returns `true` if an object with this deadline exists at `now`. An object without a deadline
+/// always does.
 pub fn is_live(expires_at: Option<Timestamp>, now: Timestamp) -> bool {
     expires_at.is_none_or(|deadline| now < deadline)
 }
 
-/// Another deadline for an object.
+/// Request to change the deadline of an object.
 ///
 /// ```
 /// use cenotaph_storage::Timestamp;
 /// use cenotaph_storage::rows::{Deadline, Extension};
 /// use std::time::Duration;
 ///
-/// let (created, now) = (Timestamp::from_millis(0), Timestamp::from_millis(60_000));
-/// let extension = Extension { deadline: Deadline::AfterCreation(Duration::from_secs(90)), may_shorten: false };
+/// let created = Timestamp::from_millis(0);
+/// let now = Timestamp::from_millis(60_000);
+/// let deadline = Deadline::AfterCreation(Duration::from_secs(90));
+/// let extension = Extension { deadline, may_shorten: false };
 /// assert_eq!(extension.of(Some(now), created, now), Some(Timestamp::from_millis(90_000)));
-/// assert_eq!(extension.of(None, created, now), None, "what never expires can't be extended");
+/// assert_eq!(extension.of(None, created, now), None, "no deadline is later than any deadline");
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Extension {
-    /// The deadline wanted.
+    /// Requested deadline.
     pub deadline: Deadline,
-    /// Whether an earlier deadline than the object's is taken too. If not, the later of the two
-    /// stands.
+    /// `true` to accept an earlier deadline than the present one. Otherwise, the later of the two
+    /// applies.
     pub may_shorten: bool,
 }
 
-/// A deadline, absolute or relative.
+/// Absolute or relative deadline.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Deadline {
-    /// At this moment.
+    /// Point in time.
     At(Timestamp),
-    /// So long from now.
+    /// Time from now.
     AfterNow(Duration),
-    /// So long after the object was created.
+    /// Time from the creation of the object.
     AfterCreation(Duration),
-    /// None: it does not expire by itself any more.
+    /// No deadline: the object does not expire.
     Never,
 }
 
 impl Extension {
-    /// The deadline of an object after this; none if it then never expires. One that has passed
-    /// becomes `now`: the object is gone at once either way, and no deadline is ever filed where
-    /// the expirer has looked already.
+    /// Returns the deadline of an object after this change, or `None` if the object then never
+    /// expires.
+    ///
+    /// A deadline in the past becomes `now`. The object is expired at once in both cases.
     pub fn of(
         self,
         expires_at: Option<Timestamp>,
@@ -143,11 +154,13 @@ impl Extension {
             Deadline::AfterCreation(time) => Some(created.after(time)),
             Deadline::Never => None,
         };
+        // The expirer has already scanned the expiry entries before `now`. It would miss an entry
+        // that is added there.
         let wanted = wanted.map(|wanted| wanted.max(now));
         if self.may_shorten {
             return wanted;
         }
-        // None is never, and later than any moment.
+        // `None` means never, which is later than any deadline.
         Some(wanted?.max(expires_at?))
     }
 }
@@ -188,12 +201,12 @@ mod tests {
         assert_eq!(
             month.extended_by_read(written, at(0).after(day)),
             month.deadline(at(0).after(day)),
-            "once a day"
+            "a read extends the deadline once a day at most"
         );
     }
 
     #[test]
-    fn senseless_times_are_refused() {
+    fn times_out_of_range_are_refused() {
         assert!(Expiration::TimeToLive(Duration::ZERO).validate().is_err());
         assert!(
             Expiration::TimeToIdle(EXPIRATION_MAX + SECOND)
@@ -205,26 +218,53 @@ mod tests {
 
     proptest! {
         #[test]
-        fn an_extension_never_shortens_unless_told(before in any::<Option<u32>>(), after in any::<u32>(), created in 0..1000u64) {
+        fn an_extension_shortens_only_if_it_may(
+            before in any::<Option<u32>>(),
+            after in any::<u32>(),
+            created in 0..1000u64,
+        ) {
             let before = before.map(|before| at(before.into()));
-            for deadline in [Deadline::At(at(after.into())), Deadline::AfterNow(SECOND), Deadline::AfterCreation(SECOND), Deadline::Never] {
-                let extended = Extension { deadline, may_shorten: false }.of(before, at(created), at(created + 5));
-                // None is never.
-                prop_assert!(extended.is_none_or(|extended| before.is_some_and(|before| extended >= before)));
+            for deadline in [
+                Deadline::At(at(after.into())),
+                Deadline::AfterNow(SECOND),
+                Deadline::AfterCreation(SECOND),
+                Deadline::Never,
+            ] {
+                let extension = Extension { deadline, may_shorten: false };
+                let extended = extension.of(before, at(created), at(created + 5));
+                // `None` means never.
+                prop_assert!(
+                    extended.is_none_or(|extended| before.is_some_and(|before| extended >= before))
+                );
             }
         }
 
         #[test]
-        fn a_deadline_that_has_passed_is_now(before in any::<Option<u32>>(), after in any::<u32>(), created in 0..1000u64, now in any::<u32>()) {
-            let (before, now) = (before.map(|before| at(before.into())), at(now.into()));
-            for deadline in [Deadline::At(at(after.into())), Deadline::AfterNow(Duration::ZERO), Deadline::AfterCreation(SECOND)] {
-                let shortened = Extension { deadline, may_shorten: true }.of(before, at(created), now);
+        fn a_deadline_in_the_past_becomes_now(
+            before in any::<Option<u32>>(),
+            after in any::<u32>(),
+            created in 0..1000u64,
+            now in any::<u32>(),
+        ) {
+            let before = before.map(|before| at(before.into()));
+            let now = at(now.into());
+            for deadline in [
+                Deadline::At(at(after.into())),
+                Deadline::AfterNow(Duration::ZERO),
+                Deadline::AfterCreation(SECOND),
+            ] {
+                let extension = Extension { deadline, may_shorten: true };
+                let shortened = extension.of(before, at(created), now);
                 prop_assert!(shortened.is_some_and(|shortened| shortened >= now));
             }
         }
 
         #[test]
-        fn a_read_never_brings_a_deadline_forward(idle in 1..100_000u64, expires_at in any::<u32>(), now in any::<u32>()) {
+        fn a_read_never_shortens_a_deadline(
+            idle in 1..100_000u64,
+            expires_at in any::<u32>(),
+            now in any::<u32>(),
+        ) {
             let policy = Expiration::TimeToIdle(Duration::from_millis(idle));
             let expires_at = at(expires_at.into());
             if let Some(extended) = policy.extended_by_read(Some(expires_at), at(now.into())) {

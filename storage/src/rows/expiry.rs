@@ -1,17 +1,17 @@
-//! The expiry entry: what is due when. One for each row that has a deadline and one for each
-//! session, put and removed in the batches that put, change and remove the row or session (I3).
+//! The expiry entry: an index of deadlines, with an entry for each row that has a deadline and for
+//! each upload record.
 //!
 //! ```text
-//! key:   +-------------------------+----------------------+
-//!        | expires_at in ms, u64   | encoded object id,   |   in the order of their deadlines: what is due
-//!        | 8 bytes, big endian     | or a session's key   |   is found without looking at anything else
-//!        +-------------------------+----------------------+
-//!                                    which begins with 0x00, as no id does
+//! key:   +-------------------------+-------------------------+
+//!        | expires_at in ms, u64   | encoded object id,      |  ordered by deadline: a scan
+//!        | 8 bytes, big endian     | or upload record's key  |  reads due entries only
+//!        +-------------------------+-------------------------+
+//!                                    begins with 0x00, no object id does
 //! value: version=1
 //! ```
 //!
-//! It is an index and no authority: whether something has expired, its row or session alone says.
-//! Deliberately not here: who removes what is due (the expirer).
+//! Entries are put and removed in the batch that puts, changes or removes the row or upload record
+//! (I3). The deadline in the row or upload record alone decides expiry; the entry only leads to it.
 
 use bytes::Bytes;
 
@@ -25,21 +25,21 @@ use crate::word::Timestamp;
 const FORMAT: u8 = 1;
 const DEADLINE_BYTES: usize = 8;
 
-/// What may be due.
+/// Owner of an expiry entry.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Due {
     /// An object.
     Object(ObjectId),
-    /// The session of an upload to an object.
+    /// The upload record of a multipart upload to an object.
     Session(ObjectId, UploadId),
 }
 
-/// Where the entry of an object that is due then lies.
+/// Returns the key of the expiry entry of an object.
 pub fn expiry_key(expires_at: Timestamp, id: &ObjectId) -> Bytes {
     key(expires_at, id.encoded())
 }
 
-/// Where the entry of a session that is due then lies.
+/// Returns the key of the expiry entry of an upload record.
 pub fn session_expiry_key(expires_at: Timestamp, id: &ObjectId, upload: &UploadId) -> Bytes {
     key(expires_at, &session_key(id, upload))
 }
@@ -50,19 +50,21 @@ fn key(expires_at: Timestamp, of: &[u8]) -> Bytes {
         .into()
 }
 
-/// The key above those of all objects that are due at `now`.
+/// Returns the exclusive upper bound of the keys of all entries that are due at `now`.
 pub fn expiry_end(now: Timestamp) -> Bytes {
+    // Entries at `now` itself are due, so that the bound is the next millisecond.
     Bytes::copy_from_slice(&now.as_millis().saturating_add(1).to_be_bytes())
 }
 
-/// What such a key says.
+/// Decodes the key of an expiry entry into its deadline and owner.
 ///
 /// # Errors
-/// [`ErrorKind::Corrupt`] if it is none.
+/// [`ErrorKind::Corrupt`] if the key is not that of an expiry entry.
 pub fn read_expiry_key(key: &[u8]) -> Result<(Timestamp, Due)> {
-    let malformed = || corrupt("expiry entry", "its key is malformed");
+    let malformed = || corrupt("expiry entry", "malformed key");
     let (deadline, of) = key.split_at_checked(DEADLINE_BYTES).ok_or_else(malformed)?;
     let millis = u64::from_be_bytes(deadline.try_into().map_err(|_| malformed())?);
+    // No object id begins with this zero byte, because its namespace is not empty.
     let due = if of.first() == Some(&session::TAG) {
         read_session_key(of).map(|(id, upload)| Due::Session(id, upload))
     } else {
@@ -74,12 +76,12 @@ pub fn read_expiry_key(key: &[u8]) -> Result<(Timestamp, Due)> {
     ))
 }
 
-/// The value of every entry.
+/// Returns the value of every expiry entry.
 pub fn expiry_value() -> Bytes {
     Bytes::from_static(&[FORMAT])
 }
 
-/// Checks a value.
+/// Checks the value of an expiry entry.
 ///
 /// # Errors
 /// [`ErrorKind::Corrupt`] or [`ErrorKind::UnknownFormat`].
@@ -114,14 +116,21 @@ mod tests {
 
     proptest! {
         #[test]
-        fn entries_order_by_deadline_and_survive_their_encoding(a in any::<u64>(), b in any::<u64>(), key in ".{1,30}") {
+        fn entries_order_by_deadline_and_survive_their_encoding(
+            a in any::<u64>(),
+            b in any::<u64>(),
+            key in ".{1,30}",
+        ) {
             let id = ObjectId::try_from(key.as_str()).unwrap();
-            let (at, other) = (Timestamp::from_millis(a), Timestamp::from_millis(b));
-            prop_assert_eq!(read_expiry_key(&expiry_key(at, &id)).unwrap(), (at, Due::Object(id.clone())));
+            let at = Timestamp::from_millis(a);
+            let other = Timestamp::from_millis(b);
+            let of_object = expiry_key(at, &id);
+            prop_assert_eq!(read_expiry_key(&of_object).unwrap(), (at, Due::Object(id.clone())));
             let upload = UploadId::new(other, [a, b]);
-            let of_session = session_expiry_key(at, &id, &upload);
-            prop_assert_eq!(read_expiry_key(&of_session).unwrap(), (at, Due::Session(id.clone(), upload)));
-            prop_assert_eq!(of_session < expiry_end(other), a <= b && b < u64::MAX);
+            let of_upload = session_expiry_key(at, &id, &upload);
+            let due = Due::Session(id.clone(), upload);
+            prop_assert_eq!(read_expiry_key(&of_upload).unwrap(), (at, due));
+            prop_assert_eq!(of_upload < expiry_end(other), a <= b && b < u64::MAX);
             prop_assert_eq!(expiry_key(at, &id).cmp(&expiry_key(other, &id)), a.cmp(&b));
             let is_due = expiry_key(at, &id) < expiry_end(other);
             prop_assert_eq!(is_due, a <= b && b < u64::MAX);

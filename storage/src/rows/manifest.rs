@@ -1,13 +1,12 @@
-//! The manifest of a tombstone: which revisions hold the bytes, in order. Its bytes are part of the
-//! row's (`row.rs`).
+//! The manifest of a tombstone: the ordered revisions that hold the payload. It is stored as a part
+//! of the row (`row.rs`).
 //!
 //! ```text
 //! postcard: extents (revision, bytes, checksum each; about 32 bytes), written_as
 //! ```
 //!
-//! Guards I2 by its type: an [`Extent`] is only made of a finished blob's length and checksum.
-//! Beside each extent it knows in memory where that ends, so that a range is found without walking
-//! over the others.
+//! Guards I2 by its type: an [`Extent`] is only made from the length and checksum of a finished
+//! blob.
 
 use std::ops::Range;
 
@@ -17,34 +16,36 @@ use crate::checksum::{BLOCK_BYTES, Checksum};
 use crate::id::ObjectId;
 use crate::word::{RevisionId, RevisionKey};
 
-/// One revision's share of a payload: all of its bytes.
+/// Section of a payload that a whole revision holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Extent {
     /// The revision.
     pub revision: RevisionId,
-    /// Its length in bytes.
+    /// Length of the revision in bytes.
     pub bytes: u64,
-    /// xxh3 over all of it. Its block checksums lie in the payload table, under its id.
+    /// xxh3 over the whole revision. The block checksums are in the payload table, under the id of
+    /// the revision.
     pub checksum: Checksum,
 }
 
 impl Extent {
-    /// How many blocks it has, and with them block checksums.
+    /// Returns the number of blocks, which is also the number of block checksums.
     pub fn block_count(&self) -> u64 {
         self.bytes.div_ceil(BLOCK_BYTES as u64)
     }
 }
 
-/// The ordered revisions that make up a payload.
+/// Ordered revisions that make up a payload.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(from = "Stored", into = "Stored")]
 pub struct Manifest {
     extents: Vec<Extent>,
-    /// Where each extent ends in the payload.
+    /// End of each extent in the payload, for binary search. Kept in memory only.
     ends: Vec<u64>,
     written_as: Option<ObjectId>,
 }
 
+/// Stored form of a manifest.
 #[derive(Serialize, Deserialize)]
 struct Stored {
     extents: Vec<Extent>,
@@ -81,15 +82,15 @@ impl From<Manifest> for Stored {
 }
 
 impl Manifest {
-    /// The manifest of a payload that one revision holds.
+    /// Creates the manifest of a payload that a single revision holds.
     pub fn of(extent: Extent) -> Self {
         Self::of_parts(vec![extent])
     }
 
-    /// The manifest of a payload that these revisions hold, in this order.
+    /// Creates the manifest of a payload that these revisions hold, in this order.
     pub fn of_parts(extents: Vec<Extent>) -> Self {
-        // A row whose extents do not add up to its size is refused when it is decoded, so that this
-        // can't saturate unseen.
+        // A saturated sum is never used: `Row::decode` refuses a row whose extents do not add up to
+        // its size.
         let add = |end: &mut u64, extent: &Extent| {
             *end = end.saturating_add(extent.bytes);
             Some(*end)
@@ -102,28 +103,29 @@ impl Manifest {
         }
     }
 
-    /// The shares of the payload, in the order of their bytes.
+    /// Returns the extents in the order of the payload.
     pub fn extents(&self) -> &[Extent] {
         &self.extents
     }
 
-    /// The object under whose name the blobs lie, if it is not the row's own: the object was
-    /// renamed since they were written (docs/adr/0008).
+    /// Returns the object whose id is in the paths of the blobs, or `None` if it is the object of
+    /// the row. They differ after a rename (docs/adr/0008).
     pub fn written_as(&self) -> Option<&ObjectId> {
         self.written_as.as_ref()
     }
 
-    /// Bytes of the payload; none if they are more than can be counted.
+    /// Returns the size of the payload in bytes, or `None` if the sum overflows.
     pub fn bytes(&self) -> Option<u64> {
         self.extents
             .iter()
             .try_fold(0u64, |sum, extent| sum.checked_add(extent.bytes))
     }
 
-    /// The extents that hold bytes of `range`, each with where it begins in the payload: found by
-    /// binary search.
+    /// Returns the extents that hold bytes of `range`, each with its offset in the payload. The
+    /// first extent is found by binary search.
     pub fn within(&self, range: &Range<u64>) -> impl Iterator<Item = (u64, Extent)> + '_ {
         let end = range.end;
+        // The first extent that ends after the start of the range.
         let first = self.ends.partition_point(|&end| end <= range.start);
         let begins = |at: usize| at.checked_sub(1).map_or(0, |before| self.ends[before]);
         (first..self.extents.len())
@@ -131,15 +133,15 @@ impl Manifest {
             .take_while(move |&(begins, _)| begins < end)
     }
 
-    /// Whether it names this revision.
+    /// Returns `true` if the manifest names this revision.
     pub fn names(&self, revision: RevisionId) -> bool {
         self.extents
             .iter()
             .any(|extent| extent.revision == revision)
     }
 
-    /// The keys under which the blob tier knows the revisions, in order, if `row` is the object
-    /// whose row this is in.
+    /// Returns the blob keys of the revisions, in order. `row` is the object whose row holds this
+    /// manifest.
     pub fn keys(&self, row: &ObjectId) -> impl Iterator<Item = RevisionKey> + '_ {
         let object = self.written_as.as_ref().unwrap_or(row).clone();
         self.revisions().map(move |revision| RevisionKey {
@@ -148,17 +150,19 @@ impl Manifest {
         })
     }
 
-    /// The same manifest in the row of `to`, once the object `from` is renamed so.
+    /// Returns the manifest for the row of `to` when the object `from` is renamed to `to`. The
+    /// blobs keep their paths.
     #[must_use]
     pub fn renamed(&self, from: &ObjectId, to: &ObjectId) -> Self {
         let written_as = self.written_as.as_ref().unwrap_or(from);
+        // A rename back to the original name needs no `written_as`.
         Self {
             written_as: (written_as != to).then(|| written_as.clone()),
             ..self.clone()
         }
     }
 
-    /// The revisions it names, in order.
+    /// Returns the revisions that the manifest names, in order.
     pub fn revisions(&self) -> impl Iterator<Item = RevisionId> + '_ {
         self.extents.iter().map(|extent| extent.revision)
     }

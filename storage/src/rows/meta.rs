@@ -1,16 +1,14 @@
-//! What the index keeps about itself, in the meta table: its epoch, and the version floors of
-//! deleted objects.
+//! Entries of the meta table: the epoch of the index, and the last versions of deleted objects. The
+//! entry "store" is in `store.rs`.
 //!
 //! ```text
 //! key "epoch"                 value: version=1, postcard u64
-//! key "floor" 0x00 object id  value: version=1, postcard u64: the last version of an object that is absent now
+//! key "floor" 0x00 object id  value: version=1, postcard u64: last version of an absent object
 //! ```
 //!
-//! The entry "store" has a file of its own (`store.rs`).
-//!
-//! Guards "a version is never reused, not even across delete and re-create": a delete leaves the
-//! floor in its own batch, the next write takes it up in its own. The price is one such small entry
-//! for every deleted object that is never written again.
+//! Guards "a version is never reused, not even across delete and re-create": a delete stores the
+//! last version in its own batch, and the next write removes it in its own batch. The cost is a
+//! small entry for every deleted object that is never written again.
 
 use std::sync::Arc;
 
@@ -26,28 +24,30 @@ const FORMAT: u8 = 1;
 const EPOCH: &[u8] = b"epoch";
 const FLOORS: &[u8] = b"floor\0";
 
-/// Raises the epoch, durably, and gives the new one: from now on every change of an older epoch
+/// Raises the epoch durably and returns the new epoch. From then on, every change of an older epoch
 /// belongs to a dead owner.
 ///
 /// # Errors
-/// [`UnknownFormat`](crate::ErrorKind::UnknownFormat) if a later build wrote this index, otherwise
-/// whatever reading and committing meet.
+/// [`UnknownFormat`](crate::ErrorKind::UnknownFormat) if a later build wrote this index,
+/// [`Corrupt`](crate::ErrorKind::Corrupt) if the stored epoch is damaged or at its maximum, and any
+/// error of reading or committing.
 pub async fn begin_epoch(index: &Arc<dyn Index>) -> Result<Epoch> {
     let epoch = last_epoch(&**index)
         .await?
         .get()
         .checked_add(1)
-        .ok_or_else(|| codec::corrupt("epoch", "it can't be raised"))?;
+        .ok_or_else(|| codec::corrupt("epoch", "at its maximum"))?;
     let mut batch = Batch::new();
     batch.put(Table::Meta, EPOCH, codec::encode(FORMAT, &epoch));
+    // The epoch must be durable before the first change is recorded under it.
     commit(index, batch).await?;
     Ok(Epoch::new(epoch))
 }
 
-/// The epoch of the last engine on an index, 0 if there was none.
+/// Returns the epoch of the last engine that opened an index, or 0 if no engine did.
 ///
 /// # Errors
-/// As [`begin_epoch`], but for committing.
+/// Those of [`begin_epoch`], except for errors of committing.
 pub async fn last_epoch(index: &dyn Index) -> Result<Epoch> {
     let last = match index.get(Table::Meta, EPOCH).await? {
         Some(value) => codec::decode::<u64>("epoch", FORMAT, &value)?,
@@ -56,17 +56,19 @@ pub async fn last_epoch(index: &dyn Index) -> Result<Epoch> {
     Ok(Epoch::new(last))
 }
 
-/// Makes a batch durable, before there are actors.
+/// Commits a batch durably. For use while an index is opened, before the actors run.
 pub(super) async fn commit(index: &Arc<dyn Index>, batch: Batch) -> Result<()> {
     let (sender, receiver) = futures::channel::oneshot::channel();
     index.submit(batch, Box::new(move |outcome| drop(sender.send(outcome))));
     match receiver.await {
         Ok(outcome) => outcome.map_err(CommitError::into_error),
+        // The index dropped the callback without an outcome. A barrier returns its error, or
+        // succeeds after everything submitted before it is durable.
         Err(_) => index.barrier().await,
     }
 }
 
-/// The entry that makes the next epoch the one after `last`.
+/// Returns the key and value of an epoch entry that records `last` as the last epoch.
 pub(crate) fn epoch_entry(last: Epoch) -> (Bytes, Bytes) {
     (
         Bytes::from_static(EPOCH),
@@ -74,37 +76,37 @@ pub(crate) fn epoch_entry(last: Epoch) -> (Bytes, Bytes) {
     )
 }
 
-/// Where the version floor of an object is kept.
+/// Returns the key of the last version of an object.
 pub fn floor_key(id: &ObjectId) -> Bytes {
     [FLOORS, &id.encoded()[..]].concat().into()
 }
 
-/// With what the keys of all version floors begin, and no other.
+/// Returns the prefix that the keys of all last versions share, and no other key has.
 pub fn floors_prefix() -> Bytes {
     Bytes::from_static(FLOORS)
 }
 
-/// Whose version floor is kept there.
+/// Returns the object whose last version has this key.
 ///
 /// # Errors
-/// [`Corrupt`](crate::ErrorKind::Corrupt) if nobody's is.
+/// [`Corrupt`](crate::ErrorKind::Corrupt) if the key is not that of a last version.
 pub fn floor_object(key: &[u8]) -> Result<ObjectId> {
-    let malformed = || codec::corrupt("version floor", "its key is malformed");
+    let malformed = || codec::corrupt("last version", "malformed key");
     let id = key.strip_prefix(FLOORS).ok_or_else(malformed)?;
     ObjectId::decode(id).map_err(|error| malformed().with_source(error))
 }
 
-/// The version floor as stored.
+/// Encodes a last version for storage.
 pub fn write_floor(floor: Version) -> Bytes {
     codec::encode(FORMAT, &floor).into()
 }
 
-/// The version floor from what is stored.
+/// Decodes a stored last version.
 ///
 /// # Errors
 /// [`Corrupt`](crate::ErrorKind::Corrupt) or [`UnknownFormat`](crate::ErrorKind::UnknownFormat).
 pub fn read_floor(value: &Bytes) -> Result<Version> {
-    codec::decode("version floor", FORMAT, value)
+    codec::decode("last version", FORMAT, value)
 }
 
 #[cfg(test)]
@@ -113,7 +115,7 @@ mod tests {
     use crate::rows::codec::fixture::{assert_golden, assert_later_format_refused, assert_robust};
 
     #[test]
-    fn the_stored_form_of_a_floor_is_stable() {
+    fn the_stored_form_of_a_last_version_is_stable() {
         let encoded = write_floor(Version::new(300));
         assert_golden(&encoded, "01 ac02");
         assert_later_format_refused(&encoded, read_floor);

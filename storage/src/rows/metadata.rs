@@ -1,8 +1,8 @@
-//! What is known about an object without its bytes: [`Attributes`], stated by the caller,
-//! [`Metadata`], all of it, and [`Amendment`], which changes some of it.
+//! Metadata of an object: [`Attributes`] (set by the caller), [`Metadata`] (attributes and derived
+//! fields) and [`Amendment`] (a change to attributes).
 //!
-//! The whole metadata is in the row, so that head never touches the blob tier. Its bytes are part
-//! of the row's (`row.rs`), and so is its golden fixture.
+//! All metadata is stored in the row, so that `head` never reads the blob tier. The byte layout and
+//! the golden fixture are those of the row (`row.rs`).
 
 use std::collections::BTreeMap;
 
@@ -13,37 +13,39 @@ use crate::checksum::Checksum;
 use crate::error::{Error, ErrorKind, Result};
 use crate::word::Timestamp;
 
-/// Most bytes of all attributes of one object together: names, values and the fixed fields.
+/// Maximum size of the attributes of an object in bytes: fixed fields, and names and values of
+/// custom entries.
 pub const ATTRIBUTES_BYTES_MAX: usize = 16 * 1024;
 
-/// What the caller states about an object. Cenotaph keeps it and gives it back; it acts on the
-/// expiration alone.
+/// Properties of an object that its caller sets. Cenotaph stores and returns them, and acts only on
+/// the expiration.
 ///
-/// All fields together may have [`ATTRIBUTES_BYTES_MAX`] bytes.
+/// All fields together may have at most [`ATTRIBUTES_BYTES_MAX`] bytes.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Attributes {
-    /// Media type, such as `image/png`.
+    /// Media type, for example `image/png`.
     pub content_type: Option<String>,
-    /// Encoding of the payload as given, such as `zstd`.
+    /// Encoding of the payload, for example `zstd`. The payload is stored as given.
     pub compression: Option<String>,
-    /// Where the object came from, such as a client's address.
+    /// Source of the object, for example the address of a client.
     pub origin: Option<String>,
-    /// The name a person would save it under.
+    /// Suggested file name for a download.
     pub filename: Option<String>,
-    /// Anything else, by name.
+    /// Custom entries by name.
     pub custom: BTreeMap<String, String>,
-    /// When it stops existing by itself.
+    /// Expiration policy.
     pub expiration: Expiration,
 }
 
 impl Attributes {
-    /// Checks the limits.
+    /// Checks the size of the attributes and the expiration policy.
     ///
     /// # Errors
-    /// [`ErrorKind::Invalid`] if there are more than [`ATTRIBUTES_BYTES_MAX`] bytes in all, or as
-    /// [`Expiration::validate`].
+    /// [`ErrorKind::Invalid`] if the attributes have more than [`ATTRIBUTES_BYTES_MAX`] bytes, and
+    /// the errors of [`Expiration::validate`].
     pub fn validate(&self) -> Result<()> {
         self.expiration.validate()?;
+        // The limit bounds the size of a row, which every `head` and `list` reads.
         let fixed = [
             &self.content_type,
             &self.compression,
@@ -70,58 +72,60 @@ impl Attributes {
     }
 }
 
-/// Everything known about an object without its bytes.
+/// Everything that is stored about an object except its payload.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Metadata {
     /// Size of the payload in bytes.
     pub size: u64,
-    /// xxh3 over the whole payload; none where it was assembled from parts.
+    /// xxh3 over the whole payload. `None` if the payload was assembled from parts.
     pub checksum: Option<Checksum>,
-    /// When the object was first written since it was last absent.
+    /// Time of the first write since the object was last absent.
     pub created: Timestamp,
-    /// When this version was written.
+    /// Time of the write of this version.
     pub modified: Timestamp,
-    /// When it stops existing; none if it does not by itself.
+    /// Deadline of the object. `None` if it does not expire.
     pub expires_at: Option<Timestamp>,
-    /// What the caller stated.
+    /// Properties that the caller has set.
     pub attributes: Attributes,
 }
 
 impl Metadata {
-    /// Whether the object exists at `now`.
+    /// Returns `true` if the object exists at `now`.
     pub fn is_live(&self, now: Timestamp) -> bool {
         expiration::is_live(self.expires_at, now)
     }
 }
 
-/// Changes to some of an object's [`Attributes`], leaving the others as they are.
+/// Changes to some of the [`Attributes`] of an object. A field of `None` is unchanged.
 ///
 /// ```
 /// use cenotaph_storage::rows::{Amendment, Attributes};
 ///
 /// let before = Attributes { filename: Some("a.txt".into()), ..Attributes::default() };
-/// let amendment = Amendment { content_type: Some(Some("text/plain".into())), ..Amendment::default() };
+/// let plain_text = Some("text/plain".to_owned());
+/// let amendment = Amendment { content_type: Some(plain_text), ..Amendment::default() };
 /// let after = amendment.apply(&before);
-/// assert_eq!((after.content_type.as_deref(), after.filename.as_deref()), (Some("text/plain"), Some("a.txt")));
+/// assert_eq!(after.content_type.as_deref(), Some("text/plain"));
+/// assert_eq!(after.filename.as_deref(), Some("a.txt"));
 /// ```
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Amendment {
-    /// Another media type, or none.
+    /// New media type; `Some(None)` removes it.
     pub content_type: Option<Option<String>>,
-    /// Another encoding, or none.
+    /// New encoding; `Some(None)` removes it.
     pub compression: Option<Option<String>>,
-    /// Another origin, or none.
+    /// New origin; `Some(None)` removes it.
     pub origin: Option<Option<String>>,
-    /// Another name to save it under, or none.
+    /// New file name; `Some(None)` removes it.
     pub filename: Option<Option<String>>,
-    /// Custom entries to set, or to remove.
+    /// Custom entries to set (`Some`) or to remove (`None`).
     pub custom: BTreeMap<String, Option<String>>,
-    /// Another expiration, which begins anew at once.
+    /// New expiration policy. Its time starts at the amendment.
     pub expiration: Option<Expiration>,
 }
 
 impl Amendment {
-    /// The attributes with these changes.
+    /// Returns the attributes with these changes applied.
     pub fn apply(&self, attributes: &Attributes) -> Attributes {
         let or = |changed: &Option<Option<String>>, kept: &Option<String>| {
             changed.as_ref().unwrap_or(kept).clone()

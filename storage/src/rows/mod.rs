@@ -1,9 +1,8 @@
-//! What is stored: one file per kind of value, each with its bytes drawn, its codec, its golden
-//! fixture and its round trip.
+//! Stored values: one file per kind, with its byte layout, codec, golden fixture and round-trip
+//! test.
 //!
-//! Every value begins with a format version byte; an unknown one is
-//! [`ErrorKind::UnknownFormat`](crate::ErrorKind), never a guess. Deliberately not here: when a
-//! value may change (`swap.rs`) and which table orders it (`index`).
+//! Every value begins with a format version byte. A value of an unknown version is refused with
+//! [`ErrorKind::UnknownFormat`](crate::ErrorKind). The rules for changing a value are in `decide/`.
 
 mod change;
 mod codec;

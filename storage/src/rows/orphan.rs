@@ -1,4 +1,4 @@
-//! The orphan: a revision that no row names any more, waiting to be deleted.
+//! The orphan entry: a revision that no row names any more and whose blob is to be deleted.
 //!
 //! ```text
 //! key:   revision id, 16 bytes (time-ordered)
@@ -10,13 +10,12 @@
 //!           \--failed: attempts + 1, back off        \--failed: attempts + 1, back off
 //! ```
 //!
-//! `not_before` is a time of day, and the time of day may be set back between two lives of an
-//! engine. So that no orphan waits for it to catch up, one that never had to wait is due whatever
-//! the time is, and one that would wait longer than any rule makes it wait gets a new moment
-//! ([`Orphan::due`]).
+//! `not_before` is wall time, which may be set back between two runs of an engine. No orphan waits
+//! for the clock to catch up ([`Orphan::due`]): an orphan that never had to wait is due at once,
+//! and an orphan that would wait longer than the longest delay gets a new `not_before`.
 //!
-//! Guards I5: it is removed only after its blob is. Deliberately not here: pins, and the order of
-//! work (the sweeper's).
+//! Guards I5: the entry is removed only after the blob is deleted. Pins and the order of deletions
+//! belong to the sweeper.
 
 use std::time::Duration;
 
@@ -30,43 +29,46 @@ use crate::word::Timestamp;
 
 const FORMAT: u8 = 1;
 
-/// A revision to delete.
+/// Entry of a revision to delete. The id of the revision is its key.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Orphan {
-    /// The object it was written for, which with its id gives its path.
+    /// Object that the revision was written for. Object and revision id give the path of the blob.
     pub object: ObjectId,
-    /// When it became an orphan.
+    /// Time at which the revision became an orphan.
     pub since: Timestamp,
-    /// When the next attempt is due.
+    /// Earliest time of the next attempt.
     pub not_before: Timestamp,
-    /// How often deleting it has failed.
+    /// Number of failed attempts.
     pub attempts: u32,
-    /// Whether its blob may still appear.
+    /// State of the write of the blob.
     pub landing: Landing,
 }
 
-/// When an orphan is to be deleted.
+/// Time at which an orphan is to be deleted.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum OrphanDue {
-    /// Now.
+    /// At once.
     Now,
-    /// At this moment.
+    /// At this time.
     At(Timestamp),
-    /// At another moment than it has: the clock was set back since. It must be stored so.
+    /// At the corrected `not_before` of this entry, because the clock was set back. The caller must
+    /// store the entry.
     Restated(Orphan),
 }
 
-/// Whether the write that made a revision has surely ended.
+/// State of the write of an orphan's blob.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Landing {
-    /// It has: what is deleted stays deleted.
+    /// The write has ended. A deleted blob does not reappear.
     Landed,
-    /// Its outcome is unknown; it may land later. Delete now, and once more after a grace time.
+    /// The outcome of the write is unknown, and its blob may still appear. The blob is deleted now
+    /// and once more after a grace time.
     MayLand,
 }
 
 impl Orphan {
-    /// A revision of `object`, an orphan from `now` on, due at once.
+    /// Creates the entry of a revision of `object` that is an orphan since `now`. It is due at
+    /// once.
     pub fn new(object: ObjectId, now: Timestamp, landing: Landing) -> Self {
         Self {
             object,
@@ -77,10 +79,12 @@ impl Orphan {
         }
     }
 
-    /// When it is to be deleted, seen at `now`. No orphan has to wait longer than `longest` at a
-    /// time.
+    /// Returns the time at which the orphan is to be deleted. `longest` is the longest delay
+    /// between two attempts.
     pub fn due(&self, now: Timestamp, longest: Duration) -> OrphanDue {
         if self.not_before <= now || self.not_before <= self.since {
+            // `not_before <= since`: the orphan never had to wait, and both are times of a clock
+            // that may have been ahead of `now`.
             OrphanDue::Now
         } else if self.not_before > now.after(longest) {
             OrphanDue::Restated(Self {
@@ -92,21 +96,22 @@ impl Orphan {
         }
     }
 
-    /// What remains to be done after its blob was deleted at `now`: nothing, or the second
-    /// deletion.
+    /// Returns the entry of the second deletion after the blob was deleted at `now`, or `None` if
+    /// the orphan is settled.
     pub fn deleted(self, now: Timestamp, grace: Duration) -> Option<Self> {
         match self.landing {
             Landing::Landed => None,
             Landing::MayLand => Some(Self {
                 landing: Landing::Landed,
                 not_before: now.after(grace),
+                // The second deletion has its own backoff.
                 attempts: 0,
                 ..self
             }),
         }
     }
 
-    /// The same orphan after a failed attempt at `now`, due again after `delay`.
+    /// Returns the entry after a failed attempt at `now`. The next attempt is due after `delay`.
     #[must_use]
     pub fn failed(self, now: Timestamp, delay: Duration) -> Self {
         Self {
@@ -116,12 +121,12 @@ impl Orphan {
         }
     }
 
-    /// As stored.
+    /// Encodes the orphan for storage.
     pub fn encode(&self) -> Bytes {
         codec::encode(FORMAT, self).into()
     }
 
-    /// From what is stored.
+    /// Decodes a stored orphan.
     ///
     /// # Errors
     /// [`Corrupt`](crate::ErrorKind::Corrupt) or
@@ -171,14 +176,15 @@ mod tests {
 
     #[test]
     fn no_orphan_waits_for_a_clock_that_was_set_back() {
-        let (hour, minute) = (Duration::from_secs(3600), Duration::from_secs(60));
+        let hour = Duration::from_secs(3600);
+        let minute = Duration::from_secs(60);
         let later = Timestamp::from_millis(10_000_000);
         let set_back = Timestamp::from_millis(10_000_000 - 3_600_000);
         let fresh = Orphan::new(ObjectId::try_from("k").unwrap(), later, Landing::MayLand);
         assert_eq!(
             fresh.due(set_back, minute),
             OrphanDue::Now,
-            "it never had to wait"
+            "a fresh orphan is due at once"
         );
         let waiting = fresh
             .deleted(later, minute)
@@ -190,7 +196,7 @@ mod tests {
         assert_eq!(
             waiting.due(set_back, hour + minute),
             OrphanDue::At(later.after(minute)),
-            "a rule may make it wait so long"
+            "a delay within the longest delay is kept"
         );
         let restated = Orphan {
             not_before: set_back.after(minute),
@@ -205,8 +211,14 @@ mod tests {
 
     proptest! {
         #[test]
-        fn an_orphan_survives_its_encoding(key in ".{1,30}", attempts in any::<u32>(), due in any::<u64>(), lands in any::<bool>()) {
-            let mut original = orphan(&key, if lands { Landing::MayLand } else { Landing::Landed });
+        fn an_orphan_survives_its_encoding(
+            key in ".{1,30}",
+            attempts in any::<u32>(),
+            due in any::<u64>(),
+            may_land in any::<bool>(),
+        ) {
+            let landing = if may_land { Landing::MayLand } else { Landing::Landed };
+            let mut original = orphan(&key, landing);
             original.attempts = attempts;
             original.not_before = Timestamp::from_millis(due);
             prop_assert_eq!(Orphan::decode(&original.encode()).unwrap(), original);

@@ -1,8 +1,8 @@
-//! The part: one piece of a multipart upload, uploaded and durable.
+//! The part entry: a durable part of a multipart upload.
 //!
 //! ```text
 //! key:   +------+-----------+------------------------+
-//!        | 0x01 | upload id | number, u16 big endian |    the parts of an upload follow each other in order
+//!        | 0x01 | upload id | number, u16 big endian |    ordered by upload, then by number
 //!        +------+-----------+------------------------+
 //! value: +-----------+--------------------------------------+
 //!        | version=1 | postcard: extent, etag, uploaded     |    a part
@@ -11,14 +11,13 @@
 //!        +-----------+--------------------------------------+
 //! ```
 //!
-//! It names a revision, as a row does: the blob of a part is there from the part's own commit on,
-//! with its block checksums in the payload table, until another part of its number takes its place
-//! or the upload ends. Guards I2 by its type, as the manifest that its extent may become a share
-//! of.
+//! A part names a revision, as a row does. The blob of a part exists from the commit of the part,
+//! with its block checksums in the payload table, until a part with the same number replaces it or
+//! the upload ends. Guards I2 by its type, like the manifest that takes over the extent.
 //!
-//! A part whose bytes are lost is not simply removed when a scrub gives it up: all parts that are
-//! there would then make an object without it, and nobody would notice. Its number stays marked
-//! until it is uploaded again.
+//! If a scrub gives up a part whose bytes are lost, it marks the part as lost instead of removing
+//! the entry. Without the mark, a completion that lists all present parts would silently make an
+//! object without these bytes. The mark is replaced when the part is uploaded again.
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -31,29 +30,31 @@ use crate::word::Timestamp;
 
 const FORMAT: u8 = 1;
 const TAG: u8 = 1;
-/// No part begins so: its revision's length comes first.
+/// Value of the mark of a lost part. The value of a part never has 0 here, because the length of
+/// the revision id (16) is encoded first.
 const LOST: [u8; 2] = [FORMAT, 0];
 
 /// A part of an upload.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Part {
-    /// The revision that holds its bytes, all of them.
+    /// Revision that holds all bytes of the part.
     pub extent: Extent,
-    /// The hash of its bytes.
+    /// Hash of the bytes.
     pub etag: PartEtag,
-    /// When it became durable.
+    /// Time at which the part became durable.
     pub uploaded: Timestamp,
 }
 
-/// What is filed under the number of a part.
+/// Entry under the number of a part.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Filed {
     /// The part.
     Part(Part),
-    /// The mark of a part that was there once, and that a scrub gave up.
+    /// Mark of a part that a scrub has given up.
     Lost,
 }
 
+/// Stored form of a part.
 #[derive(Serialize, Deserialize)]
 struct Stored {
     extent: Extent,
@@ -62,7 +63,7 @@ struct Stored {
 }
 
 impl Part {
-    /// As stored.
+    /// Encodes the part for storage.
     pub fn encode(&self) -> Bytes {
         let Self {
             extent,
@@ -82,7 +83,7 @@ impl Part {
 }
 
 impl Filed {
-    /// As stored.
+    /// Encodes the entry for storage.
     pub fn encode(&self) -> Bytes {
         match self {
             Self::Part(part) => part.encode(),
@@ -90,12 +91,13 @@ impl Filed {
         }
     }
 
-    /// From what is stored.
+    /// Decodes a stored entry.
     ///
     /// # Errors
     /// [`Corrupt`](crate::ErrorKind::Corrupt) or
     /// [`UnknownFormat`](crate::ErrorKind::UnknownFormat).
     pub fn decode(value: &Bytes) -> Result<Self> {
+        // The mark is no encoding of a part, and is compared before decoding.
         if value[..] == LOST {
             return Ok(Self::Lost);
         }
@@ -111,7 +113,7 @@ impl Filed {
         }))
     }
 
-    /// The part, if it is there.
+    /// Returns the part, or `None` if it is lost.
     pub fn part(self) -> Option<Part> {
         match self {
             Self::Part(part) => Some(part),
@@ -120,34 +122,35 @@ impl Filed {
     }
 }
 
-/// Where a part of an upload lies.
+/// Returns the key of a part of an upload.
 pub fn part_key(upload: &UploadId, number: PartNumber) -> Bytes {
     [&parts_prefix(upload)[..], &number.get().to_be_bytes()]
         .concat()
         .into()
 }
 
-/// What the keys of the parts of an upload begin with, and no other.
+/// Returns the prefix that the keys of the parts of an upload share, and no other key has.
 pub fn parts_prefix(upload: &UploadId) -> Vec<u8> {
     [&[TAG][..], upload.as_bytes()].concat()
 }
 
-/// What the keys of all parts begin with, and no other.
+/// Returns the prefix that the keys of all parts share, and no other key has.
 pub fn all_parts_prefix() -> [u8; 1] {
     [TAG]
 }
 
-/// Whether a key of the session table is that of a part, not of a session.
+/// Returns `true` if a key of the session table is that of a part, and `false` if it is that of an
+/// upload record.
 pub fn is_part_key(key: &[u8]) -> bool {
     key.first() == Some(&TAG)
 }
 
-/// What such a key says.
+/// Decodes the key of a part into its upload and number.
 ///
 /// # Errors
-/// [`Corrupt`](crate::ErrorKind::Corrupt) if it is none.
+/// [`Corrupt`](crate::ErrorKind::Corrupt) if the key is not that of a part.
 pub fn read_part_key(key: &[u8]) -> Result<(UploadId, PartNumber)> {
-    let malformed = || corrupt("part", "its key is malformed");
+    let malformed = || corrupt("part", "malformed key");
     let (tag, rest) = key.split_first().ok_or_else(malformed)?;
     let (upload, number) = rest
         .split_at_checked(UPLOAD_ID_BYTES)
@@ -208,13 +211,22 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_part_survives_its_encoding(revision in any::<u128>(), bytes in any::<u64>(), checksum in any::<u64>(), etag in any::<u128>()) {
+        fn a_part_survives_its_encoding(
+            revision in any::<u128>(),
+            bytes in any::<u64>(),
+            checksum in any::<u64>(),
+            etag in any::<u128>(),
+        ) {
             let original = part(revision, bytes, checksum, etag);
             prop_assert_eq!(Filed::decode(&original.encode()).unwrap(), Filed::Part(original));
         }
 
         #[test]
-        fn keys_order_by_number_and_are_read(a in 1u32..=10_000, b in 1u32..=10_000, random in any::<[u64; 2]>()) {
+        fn keys_order_by_number_and_are_read(
+            a in 1u32..=10_000,
+            b in 1u32..=10_000,
+            random in any::<[u64; 2]>(),
+        ) {
             let upload = UploadId::new(Timestamp::from_millis(1), random);
             let [first, second] = [a, b].map(|number| PartNumber::new(number).unwrap());
             prop_assert_eq!(part_key(&upload, first).cmp(&part_key(&upload, second)), a.cmp(&b));

@@ -1,4 +1,5 @@
-//! The block checksums of a revision, kept beside the row so that head and list never read them.
+//! The block checksums of a revision. They are stored outside the row, so that `head` and `list` do
+//! not read them.
 //!
 //! ```text
 //! +-----------+-------------------------------+
@@ -7,9 +8,9 @@
 //! +-----------+-------------------------------+
 //! ```
 //!
-//! Filed in the payload table under the revision's id. Inline payloads lie in the same table, raw,
-//! under the id of the operation that wrote them. Both are written once and removed in the batch
-//! that makes the row stop naming them (I3).
+//! The key in the payload table is the id of the revision. The same table holds inline payloads
+//! without an envelope, under the id of the operation that wrote them. Both kinds of entries are
+//! written once, and removed in the batch that removes the last reference from the row (I3).
 
 use bytes::Bytes;
 
@@ -19,12 +20,12 @@ use crate::error::{Error, ErrorKind, Result};
 
 const FORMAT: u8 = 1;
 
-/// The checksums of a revision's blocks, in order.
+/// Checksums of the blocks of a revision, in order.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct BlockChecksums(pub Vec<Checksum>);
 
 impl BlockChecksums {
-    /// As stored.
+    /// Encodes the checksums for storage.
     pub fn encode(&self) -> Bytes {
         let mut value = Vec::with_capacity(1 + 8 * self.0.len());
         value.push(FORMAT);
@@ -36,7 +37,7 @@ impl BlockChecksums {
         value.into()
     }
 
-    /// From what is stored.
+    /// Decodes stored checksums.
     ///
     /// # Errors
     /// [`ErrorKind::Corrupt`] or [`ErrorKind::UnknownFormat`].
@@ -74,7 +75,9 @@ mod tests {
 
     proptest! {
         #[test]
-        fn checksums_survive_their_encoding(values in proptest::collection::vec(any::<u64>(), 0..50)) {
+        fn checksums_survive_their_encoding(
+            values in proptest::collection::vec(any::<u64>(), 0..50),
+        ) {
             let checksums = BlockChecksums(values.into_iter().map(Checksum::new).collect());
             prop_assert_eq!(BlockChecksums::decode(&checksums.encode()).unwrap(), checksums);
         }

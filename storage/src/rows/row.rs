@@ -1,4 +1,4 @@
-//! The row: the index entry of an object, and the only thing that makes it exist.
+//! The row: the index entry of an object. An object exists if and only if it has a live row.
 //!
 //! ```text
 //! +-----------+--------------------------------------------------------+------------------+
@@ -11,8 +11,9 @@
 //!
 //! Rows of older formats are read (`row/older.rs`) and never written.
 //!
-//! Guards I2 together with `swap.rs`: nothing else makes a tombstone. The last committing operation
-//! is in the row, which makes a repeated swap recognisable and is the source of the etag.
+//! Guards I2 together with `decide/`, which alone creates tombstones. The row contains the
+//! operation that committed it: a repeated swap is recognised by this id, and the etag is derived
+//! from it.
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -26,44 +27,44 @@ use crate::word::{Current, Etag, OperationId, RevisionId, RevisionKey, Timestamp
 
 mod older;
 
-/// Longest payload that stays in the row itself, in bytes. Longer inline payloads lie in the
-/// payload table.
+/// Maximum size of a payload that is embedded in the row, in bytes. Larger inline payloads are in
+/// the payload table.
 pub const EMBEDDED_BYTES_MAX: usize = 4 * 1024;
 
 const FORMAT: u8 = 2;
 
-/// The index entry of an object.
+/// Index entry of an object.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Row {
-    /// Which committed write of the object this is.
+    /// Number of this committed write of the object.
     pub version: Version,
-    /// The operation that committed it.
+    /// Operation that committed the row.
     pub operation: OperationId,
-    /// Everything known about the object without its bytes.
+    /// Metadata of the object.
     pub metadata: Metadata,
-    /// Where the bytes are.
+    /// Location of the payload.
     pub body: Body,
 }
 
-/// Where the bytes of an object are.
+/// Location of the payload of an object.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Body {
-    /// In the row.
+    /// Payload in the row.
     Embedded(Bytes),
-    /// In the payload table, under the operation that wrote it: the row's own, or an earlier one if
-    /// the row has been amended or renamed since.
+    /// Payload in the payload table, under the operation that wrote it: the operation of the row,
+    /// or an earlier operation if the row has been amended or renamed since.
     Separate(OperationId),
-    /// In the blob tier: this row is a tombstone.
+    /// Payload in the blob tier. The row is a tombstone.
     Tombstone(Manifest),
 }
 
 impl Row {
-    /// The public spelling of this committed write.
+    /// Returns the etag of this committed write.
     pub fn etag(&self) -> Etag {
         Etag::of(&self.operation)
     }
 
-    /// What a lost precondition is told.
+    /// Returns the version and etag that a failed precondition reports.
     pub fn current(&self) -> Current {
         Current {
             version: self.version,
@@ -71,12 +72,12 @@ impl Row {
         }
     }
 
-    /// Whether the object exists at `now`.
+    /// Returns `true` if the object exists at `now`.
     pub fn is_live(&self, now: Timestamp) -> bool {
         self.metadata.is_live(now)
     }
 
-    /// The keys under which the blob tier knows the revisions it names, if it is the row of `id`.
+    /// Returns the blob keys of the revisions that the row names. `id` is the object of the row.
     pub fn revision_keys(&self, id: &ObjectId) -> Vec<RevisionKey> {
         match &self.body {
             Body::Embedded(_) | Body::Separate(_) => Vec::new(),
@@ -84,8 +85,8 @@ impl Row {
         }
     }
 
-    /// The keys of what belongs to it in the payload table: its payload, or the block checksums of
-    /// its revisions.
+    /// Returns the keys of the entries in the payload table that the row owns: its payload, or the
+    /// block checksums of its revisions.
     pub fn belongings(&self) -> Vec<Bytes> {
         match &self.body {
             Body::Embedded(_) => Vec::new(),
@@ -97,7 +98,7 @@ impl Row {
         }
     }
 
-    /// The revisions it names: none unless it is a tombstone.
+    /// Returns the revisions that the row names. Only a tombstone names any.
     pub fn revisions(&self) -> Vec<RevisionId> {
         match &self.body {
             Body::Embedded(_) | Body::Separate(_) => Vec::new(),
@@ -105,7 +106,7 @@ impl Row {
         }
     }
 
-    /// Whether it is a tombstone that names this revision.
+    /// Returns `true` if the row is a tombstone that names this revision.
     pub fn names(&self, revision: RevisionId) -> bool {
         match &self.body {
             Body::Embedded(_) | Body::Separate(_) => false,
@@ -113,7 +114,7 @@ impl Row {
         }
     }
 
-    /// As stored.
+    /// Encodes the row for storage.
     pub fn encode(&self) -> Bytes {
         let (body, tail) = match &self.body {
             Body::Embedded(payload) => (StoredBody::Embedded, Some(payload)),
@@ -127,13 +128,14 @@ impl Row {
             body,
         };
         let mut value = codec::encode(FORMAT, &stored);
+        // The payload is appended without encoding, so that `decode` returns a slice of the value.
         if let Some(payload) = tail {
             value.extend_from_slice(payload);
         }
         value.into()
     }
 
-    /// From what is stored, in this or an older format.
+    /// Decodes a stored row of this or an older format.
     ///
     /// # Errors
     /// [`Corrupt`](crate::ErrorKind::Corrupt) or
@@ -142,6 +144,7 @@ impl Row {
         let (stored, tail) = match value.first() {
             Some(&older::WITHOUT_EXPIRY) => older::decode_without_expiry(value)?,
             Some(&older::WITHOUT_VERSION) => older::decode_without_version(value)?,
+            // Refuses unknown versions and the empty value.
             Some(_) | None => codec::decode_with_tail("row", FORMAT, value)?,
         };
         Self::of(stored, tail)
@@ -149,6 +152,7 @@ impl Row {
 
     fn of(stored: Stored, tail: Bytes) -> Result<Self> {
         let size = stored.metadata.size;
+        // A size that does not match the body would make reads return truncated payloads.
         let body = match stored.body {
             StoredBody::Embedded if tail.len() as u64 == size => Body::Embedded(tail),
             StoredBody::Separate(operation) if tail.is_empty() => Body::Separate(operation),
@@ -158,7 +162,7 @@ impl Row {
                 Body::Tombstone(manifest)
             }
             StoredBody::Embedded | StoredBody::Separate(_) | StoredBody::Tombstone(_) => {
-                return Err(codec::corrupt("row", "its size and its body disagree"));
+                return Err(codec::corrupt("row", "size and body do not match"));
             }
         };
         Ok(Self {
@@ -170,7 +174,7 @@ impl Row {
     }
 }
 
-/// A row but for its embedded payload.
+/// Stored form of a row without its embedded payload, which follows it.
 #[derive(Serialize, Deserialize)]
 struct Stored {
     version: Version,
@@ -179,6 +183,7 @@ struct Stored {
     body: StoredBody,
 }
 
+/// Stored form of a [`Body`].
 #[derive(Serialize, Deserialize)]
 enum StoredBody {
     Embedded,

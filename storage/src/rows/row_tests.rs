@@ -1,4 +1,4 @@
-//! The stored form of a row, in every format there ever was.
+//! Tests of the stored form of a row, in the present and in all older formats.
 
 use super::*;
 use crate::checksum::Checksum;
@@ -40,11 +40,16 @@ fn tombstone() -> Row {
     row(77, Body::Tombstone(Manifest::of(extent)))
 }
 
-/// The same rows as older formats had them.
-const EMBEDDED_1: &str = "01 ac02 10 00112233445566778899aabbccddeeff 05 01 84868808 e807 d00f 01 0a 746578742f706c61696e 00 00 00 01 016b 0176 00 68656c6c6f";
-const SEPARATE_1: &str = "01 ac02 10 00112233445566778899aabbccddeeff 05 01 84868808 e807 d00f 01 0a 746578742f706c61696e 00 00 00 01 016b 0176 01";
-const TOMBSTONE_1: &str = "01 ac02 10 00112233445566778899aabbccddeeff 4d 01 84868808 e807 d00f 01 0a 746578742f706c61696e 00 00 00 01 016b 0176 02 01 10 00000000000000000000000000000009 4d 05";
-const EMBEDDED_0: &str = "00 10 00112233445566778899aabbccddeeff 05 01 84868808 e807 d00f 01 0a 746578742f706c61696e 00 00 00 01 016b 0176 00 68656c6c6f";
+/// The test rows in older formats.
+const EMBEDDED_1: &str = "01 ac02 10 00112233445566778899aabbccddeeff 05 01 84868808 \
+    e807 d00f 01 0a 746578742f706c61696e 00 00 00 01 016b 0176 00 68656c6c6f";
+const SEPARATE_1: &str = "01 ac02 10 00112233445566778899aabbccddeeff 05 01 84868808 \
+    e807 d00f 01 0a 746578742f706c61696e 00 00 00 01 016b 0176 01";
+const TOMBSTONE_1: &str = "01 ac02 10 00112233445566778899aabbccddeeff 4d 01 84868808 \
+    e807 d00f 01 0a 746578742f706c61696e 00 00 00 01 016b 0176 \
+    02 01 10 00000000000000000000000000000009 4d 05";
+const EMBEDDED_0: &str = "00 10 00112233445566778899aabbccddeeff 05 01 84868808 \
+    e807 d00f 01 0a 746578742f706c61696e 00 00 00 01 016b 0176 00 68656c6c6f";
 
 fn bytes(hex: &str) -> Bytes {
     let digits: String = hex.split_whitespace().collect();
@@ -69,7 +74,8 @@ fn the_stored_form_of_an_embedded_row_is_stable() {
     let encoded = expiring(embedded()).encode();
     assert_golden(
         &encoded,
-        "02 ac02 10 00112233445566778899aabbccddeeff 05 01 84868808 e807 d00f 01b817 01 0a 746578742f706c61696e 00 00 00 01 016b 0176 02 01 80cab5ee01 00 68656c6c6f",
+        "02 ac02 10 00112233445566778899aabbccddeeff 05 01 84868808 e807 d00f 01b817 \
+         01 0a 746578742f706c61696e 00 00 00 01 016b 0176 02 01 80cab5ee01 00 68656c6c6f",
     );
     assert_later_format_refused(&encoded, Row::decode);
     assert_robust(&encoded, Row::decode);
@@ -79,21 +85,23 @@ fn the_stored_form_of_an_embedded_row_is_stable() {
 fn the_stored_form_of_a_tombstone_is_stable() {
     let mut renamed = tombstone();
     let Body::Tombstone(manifest) = &mut renamed.body else {
-        unreachable!("it is one")
+        unreachable!("the row is a tombstone")
     };
     let [row, written_as] = ["now", "k"].map(|key| ObjectId::try_from(key).unwrap());
     *manifest = manifest.renamed(&written_as, &row);
     let encoded = renamed.encode();
     assert_golden(
         &encoded,
-        "02 ac02 10 00112233445566778899aabbccddeeff 4d 01 84868808 e807 d00f 00 01 0a 746578742f706c61696e 00 00 00 01 016b 0176 00 02 01 10 00000000000000000000000000000009 4d 05 01 09 64656661756c7400 6b",
+        "02 ac02 10 00112233445566778899aabbccddeeff 4d 01 84868808 e807 d00f 00 \
+         01 0a 746578742f706c61696e 00 00 00 01 016b 0176 00 \
+         02 01 10 00000000000000000000000000000009 4d 05 01 09 64656661756c7400 6b",
     );
     assert_robust(&encoded, Row::decode);
     assert_eq!(Row::decode(&encoded).unwrap(), renamed);
 }
 
 #[test]
-fn the_stored_form_of_a_row_with_its_payload_beside_it_is_stable() {
+fn the_stored_form_of_a_row_with_separate_payload_is_stable() {
     let encoded = row(
         5,
         Body::Separate(OperationId::from_uuid(Uuid::from_u128(8))),
@@ -101,20 +109,22 @@ fn the_stored_form_of_a_row_with_its_payload_beside_it_is_stable() {
     .encode();
     assert_golden(
         &encoded,
-        "02 ac02 10 00112233445566778899aabbccddeeff 05 01 84868808 e807 d00f 00 01 0a 746578742f706c61696e 00 00 00 01 016b 0176 00 01 10 00000000000000000000000000000008",
+        "02 ac02 10 00112233445566778899aabbccddeeff 05 01 84868808 e807 d00f 00 \
+         01 0a 746578742f706c61696e 00 00 00 01 016b 0176 00 \
+         01 10 00000000000000000000000000000008",
     );
     assert_robust(&encoded, Row::decode);
 }
 
 #[test]
-fn rows_from_before_expiry_are_read_as_they_were() {
+fn rows_of_the_format_without_expiry_are_read() {
     assert_eq!(Row::decode(&bytes(EMBEDDED_1)).unwrap(), embedded());
     assert_eq!(Row::decode(&bytes(TOMBSTONE_1)).unwrap(), tombstone());
     let own = embedded().operation;
     assert_eq!(
         Row::decode(&bytes(SEPARATE_1)).unwrap(),
         row(5, Body::Separate(own)),
-        "its payload lies under its own"
+        "the payload is under the operation of the row"
     );
     for old in [EMBEDDED_1, SEPARATE_1, TOMBSTONE_1] {
         assert_robust(&bytes(old), Row::decode);
@@ -122,7 +132,7 @@ fn rows_from_before_expiry_are_read_as_they_were() {
 }
 
 #[test]
-fn rows_from_before_versions_are_read_as_version_1() {
+fn rows_of_the_format_without_versions_have_version_1() {
     let read = Row::decode(&bytes(EMBEDDED_0)).unwrap();
     assert_eq!(
         read,
@@ -135,18 +145,22 @@ fn rows_from_before_versions_are_read_as_version_1() {
 }
 
 #[test]
-fn a_row_whose_size_and_body_disagree_is_corrupt() {
-    let mut lying = tombstone();
-    lying.metadata.size += 1;
+fn a_row_whose_size_does_not_match_its_body_is_corrupt() {
+    let mut damaged = tombstone();
+    damaged.metadata.size += 1;
     assert_eq!(
-        Row::decode(&lying.encode()).unwrap_err().kind(),
+        Row::decode(&damaged.encode()).unwrap_err().kind(),
         crate::ErrorKind::Corrupt
     );
 }
 
 proptest! {
     #[test]
-    fn a_row_survives_its_encoding(payload in proptest::collection::vec(any::<u8>(), 0..100), version in 1u64.., separate in any::<bool>()) {
+    fn a_row_survives_its_encoding(
+        payload in proptest::collection::vec(any::<u8>(), 0..100),
+        version in 1u64..,
+        separate in any::<bool>(),
+    ) {
         let mut original = if separate {
             row(payload.len() as u64, Body::Separate(OperationId::from_uuid(Uuid::from_u128(8))))
         } else {

@@ -1,11 +1,11 @@
-//! The session: the durable state of one multipart upload. Its parts are entries of their own
-//! (`part.rs`), so that a part is filed without writing the session again.
+//! The upload record: the durable state of a multipart upload. Parts are separate entries
+//! (`part.rs`), so that storing a part does not write the upload record again.
 //!
 //! ```text
 //! key:   +------+----------------------------+------+-----------+
-//!        | 0x00 | encoded object id, escaped | 0x00 | upload id |    in the order of objects, then of beginnings
+//!        | 0x00 | encoded object id, escaped | 0x00 | upload id | ordered by object, then by start
 //!        +------+----------------------------+------+-----------+
-//!          escaped: 0x00 becomes 0x00 0xff, so that no id is the beginning of another
+//!          escaped: 0x00 becomes 0x00 0xff, so that no id is a prefix of another
 //! value: +-----------+-----------------------------------------------------------+
 //!        | version=1 | postcard: initiated, expires_at, attributes, precondition, phase |
 //!        +-----------+-----------------------------------------------------------+
@@ -15,8 +15,8 @@
 //!          `---its lifetime passes---------------------------> removed
 //! ```
 //!
-//! It has an entry in the expiry index under this key behind its deadline, as rows have one.
-//! Deliberately not here: who may take which of these steps (`swap/session.rs`).
+//! Every upload record has an entry in the expiry index, as a row with a deadline does
+//! (`expiry.rs`). The rules of the transitions are in `decide/session.rs`.
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -31,91 +31,96 @@ use crate::multipart::{UPLOAD_ID_BYTES, UploadId};
 use crate::word::Timestamp;
 
 const FORMAT: u8 = 1;
-/// What the key of a session begins with; that of a part begins otherwise.
+/// First byte of the key of an upload record. The key of a part has another first byte.
 pub(super) const TAG: u8 = 0;
 const NUL: u8 = 0;
 const ESCAPED: u8 = 0xff;
 
-/// The durable state of a multipart upload.
+/// Durable state of a multipart upload.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Session {
-    /// When it was begun.
+    /// Time at which the upload was started.
     pub initiated: Timestamp,
-    /// From when on nobody knows it any more.
+    /// Deadline of the record. Afterwards, the upload is treated as unknown.
     pub expires_at: Timestamp,
-    /// What the object will be said to be. Empty once the session has ended.
+    /// Attributes of the object to be created. Empty after the upload has ended.
     pub attributes: Attributes,
-    /// How the object must stand for the upload to be completed.
+    /// Precondition of the completion.
     pub precondition: Precondition,
-    /// Where it is in its life.
+    /// Phase of the upload.
     pub phase: Phase,
 }
 
-/// Where a session is in its life.
+/// Phase of a multipart upload.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Phase {
-    /// It takes parts.
+    /// The upload accepts parts.
     Open,
-    /// It was completed. Kept for a while, so that a repeated completion hears the same.
+    /// The upload was completed. The record is kept until its deadline, so that a repeated
+    /// completion receives the same result.
     Completed {
-        /// Which parts were listed.
+        /// Digest of the listed parts.
         parts: PartsDigest,
-        /// What came of it.
+        /// Result of the completion.
         written: Written,
     },
-    /// It was given up. Kept for a while, so that a repeated abort is told from a forged one.
+    /// The upload was aborted. The record is kept until its deadline, so that a repeated abort can
+    /// be distinguished from an abort of an unknown upload.
     Aborted,
 }
 
-/// SHA-256 over the numbers and etags of a list of parts: whether two lists are the same.
+/// SHA-256 over the numbers and etags of a list of parts, to compare two lists.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PartsDigest(pub [u8; 32]);
 
 impl Session {
-    /// Whether it is known to anybody at `now`.
+    /// Returns `true` if the record has not expired at `now`.
     pub fn is_live(&self, now: Timestamp) -> bool {
         expiration::is_live(Some(self.expires_at), now)
     }
 
-    /// Whether it takes parts.
+    /// Checks that the upload accepts parts.
     ///
     /// # Errors
-    /// [`ErrorKind::Invalid`] if it has ended.
+    /// [`ErrorKind::Invalid`] if the upload has ended.
     pub fn check_open(&self) -> Result<()> {
-        let (how, reason) = match self.phase {
+        let (ended, reason) = match self.phase {
             Phase::Open => return Ok(()),
             Phase::Completed { .. } => ("completed", Reason::UploadCompleted),
             Phase::Aborted => ("aborted", Reason::UploadAborted),
         };
-        let message = format!("the upload has been {how}");
+        let message = format!("the upload has been {ended}");
         Err(Error::new(ErrorKind::Invalid, "multipart", message).with_reason(reason))
     }
 
-    /// As stored.
+    /// Encodes the record for storage.
     pub fn encode(&self) -> Bytes {
         codec::encode(FORMAT, self).into()
     }
 
-    /// From what is stored.
+    /// Decodes a stored record.
     ///
     /// # Errors
     /// [`Corrupt`](crate::ErrorKind::Corrupt) or
     /// [`UnknownFormat`](crate::ErrorKind::UnknownFormat).
     pub fn decode(value: &Bytes) -> Result<Self> {
-        codec::decode("session", FORMAT, value)
+        codec::decode("upload record", FORMAT, value)
     }
 }
 
-/// Where the session of an upload lies.
+/// Returns the key of the record of an upload.
 pub fn session_key(id: &ObjectId, upload: &UploadId) -> Bytes {
     let mut key = session_prefix(id.encoded());
+    // A zero byte that is not followed by 0xff ends the object id.
     key.push(NUL);
     key.extend_from_slice(upload.as_bytes());
     key.into()
 }
 
-/// What the keys of the sessions of all objects begin with whose encoded ids begin so.
+/// Returns the prefix of the keys of all upload records of objects whose encoded ids begin with
+/// `encoded`.
 pub fn session_prefix(encoded: &[u8]) -> Vec<u8> {
+    // Capacity for a whole key: tag, terminator and two escaped bytes.
     let mut key = Vec::with_capacity(encoded.len() + UPLOAD_ID_BYTES + 4);
     key.push(TAG);
     for &byte in encoded {
@@ -127,18 +132,20 @@ pub fn session_prefix(encoded: &[u8]) -> Vec<u8> {
     key
 }
 
-/// What the keys of all sessions begin with, and no other.
+/// Returns the prefix that the keys of all upload records share, and no other key has.
 pub fn all_sessions_prefix() -> [u8; 1] {
     [TAG]
 }
 
-/// What such a key says.
+/// Decodes the key of an upload record into its object and upload.
 ///
 /// # Errors
-/// [`Corrupt`](crate::ErrorKind::Corrupt) if it is none.
+/// [`Corrupt`](crate::ErrorKind::Corrupt) if the key is not that of an upload record.
 pub fn read_session_key(key: &[u8]) -> Result<(ObjectId, UploadId)> {
-    let malformed = || corrupt("session", "its key is malformed");
+    let malformed = || corrupt("upload record", "malformed key");
     let (&tag, rest) = key.split_first().ok_or_else(malformed)?;
+    // The upload id has a fixed length and may contain zero bytes, so that the key is split from
+    // its end.
     let split = rest
         .len()
         .checked_sub(UPLOAD_ID_BYTES + 1)
@@ -152,6 +159,7 @@ pub fn read_session_key(key: &[u8]) -> Result<(ObjectId, UploadId)> {
     Ok((id, upload))
 }
 
+/// Returns the bytes before escaping, or `None` if they are not properly escaped.
 fn unescaped(escaped: &[u8]) -> Option<Vec<u8>> {
     let mut bytes = Vec::with_capacity(escaped.len());
     let mut rest = escaped.iter();
@@ -212,10 +220,8 @@ mod tests {
         let open = session(Phase::Open).encode();
         assert_golden(&open, "01 e807 d00f 01 03 612f62 00 00 00 00 00 02 07 00");
         let done = session(completed()).encode();
-        let (digest, etag) = (
-            "05".repeat(32),
-            "3030303030303030303030303030303030303030303030303030303030303039",
-        );
+        let digest = "05".repeat(32);
+        let etag = "3030303030303030303030303030303030303030303030303030303030303039";
         let golden = format!(
             "01 e807 d00f 01 03 612f62 00 00 00 00 00 02 07 01 {digest} 00 01 08 01 20 {etag} 01"
         );
@@ -233,14 +239,24 @@ mod tests {
 
     proptest! {
         #[test]
-        fn keys_order_as_objects_do_then_as_uploads(a in "[\\x00-\\x02a]{1,4}", b in "[\\x00-\\x02a]{1,4}", m in 0..1u64 << 48, n in 0..1u64 << 48) {
-            let by_object = a.as_bytes().cmp(b.as_bytes());
+        fn keys_order_by_object_then_by_upload(
+            a in "[\\x00-\\x02a]{1,4}",
+            b in "[\\x00-\\x02a]{1,4}",
+            m in 0..1u64 << 48,
+            n in 0..1u64 << 48,
+        ) {
             let begun = |millis| UploadId::new(Timestamp::from_millis(millis), [1, 2]).begun();
-            prop_assert_eq!(key_of(&a, m).cmp(&key_of(&b, n)), by_object.then(begun(m).cmp(&begun(n))));
+            let by_upload = begun(m).cmp(&begun(n));
+            let expected = a.as_bytes().cmp(b.as_bytes()).then(by_upload);
+            prop_assert_eq!(key_of(&a, m).cmp(&key_of(&b, n)), expected);
         }
 
         #[test]
-        fn a_key_is_read_and_found_by_its_prefix(key in ".{1,20}", other in ".{1,20}", cut in any::<prop::sample::Index>()) {
+        fn a_key_is_read_and_found_by_its_prefix(
+            key in ".{1,20}",
+            other in ".{1,20}",
+            cut in any::<prop::sample::Index>(),
+        ) {
             let id = ObjectId::try_from(key.as_str()).unwrap();
             let upload = UploadId::new(Timestamp::from_millis(3), [4, 5]);
             let filed = session_key(&id, &upload);

@@ -1,13 +1,13 @@
-//! Which store an index holds, and whether its blob tier carries the marker: [`StoreRecord`], in
-//! the meta table.
+//! The store record: the id of the store and the state of its blob tier, in the meta table.
 //!
 //! ```text
 //! key "store"  value: version=1, postcard: id (16 bytes), tier (0 = Pending, 1 = Claimed)
 //! ```
 //!
 //! Guards I11 together with the marker in the blob tier. `Pending` is durable before the marker is
-//! written, `Claimed` only after it is durable: a tier without a marker is an interrupted creation
-//! in the first case, and the wrong tier in the second.
+//! written, and `Claimed` is written only after the marker is durable. A tier without a marker is
+//! therefore an interrupted creation if the record is `Pending`, and the wrong tier if it is
+//! `Claimed`.
 
 use std::sync::Arc;
 
@@ -25,31 +25,31 @@ const FORMAT: u8 = 1;
 /// Key of the record in the meta table.
 pub const STORE_KEY: &[u8] = b"store";
 
-/// State of the blob tier of a store, as its index knows it.
+/// State of the blob tier of a store, as recorded in the index.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum TierState {
-    /// The marker may or may not be in the blob tier: taking it was begun.
+    /// Claiming the tier has started. The marker may or may not be in the blob tier.
     Pending,
     /// The marker is durable in the blob tier.
     Claimed,
 }
 
-/// The store that an index holds.
+/// Record of the store that an index holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StoreRecord {
-    /// Its id.
+    /// Id of the store.
     pub id: StoreId,
-    /// State of its blob tier.
+    /// State of the blob tier.
     pub tier: TierState,
 }
 
 impl StoreRecord {
-    /// The stored form.
+    /// Encodes the record for storage.
     pub fn encode(&self) -> Bytes {
         codec::encode(FORMAT, self).into()
     }
 
-    /// The record from its stored form.
+    /// Decodes a stored record.
     ///
     /// # Errors
     /// [`Corrupt`](crate::ErrorKind::Corrupt) or
@@ -58,11 +58,11 @@ impl StoreRecord {
         codec::decode("store record", FORMAT, value)
     }
 
-    /// Reads the record of an index; none if the index is new or was last opened by a build without
-    /// store ids.
+    /// Reads the record of an index. Returns `None` if the index is new or was last opened by a
+    /// build without store ids.
     ///
     /// # Errors
-    /// As [`decode`](Self::decode) and as reading the index.
+    /// Those of [`decode`](Self::decode) and of reading the index.
     pub async fn read(index: &dyn Index) -> Result<Option<Self>> {
         index
             .get(Table::Meta, STORE_KEY)
@@ -72,7 +72,7 @@ impl StoreRecord {
             .transpose()
     }
 
-    /// Makes the record durable.
+    /// Commits the record durably.
     pub(crate) async fn write(self, index: &Arc<dyn Index>) -> Result<()> {
         let mut batch = Batch::new();
         batch.put(Table::Meta, STORE_KEY, self.encode());

@@ -28,6 +28,7 @@ mod reads;
 mod runtimes;
 mod scrub;
 mod servers;
+mod style;
 mod sweeps;
 mod tiers;
 mod together;

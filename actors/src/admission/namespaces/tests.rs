@@ -1,7 +1,10 @@
-//! In a world whose time passes only when it is told to, or when everybody sleeps.
+//! Namespace limits on a clock that the tests advance, and that advances when all tasks sleep.
 
+use std::sync::Mutex;
 use std::sync::atomic::AtomicU64;
+use std::time::Duration;
 
+use bytes::Bytes;
 use cenotaph_storage::{Real, Timestamp, World};
 use futures::FutureExt;
 use futures::future::BoxFuture;
@@ -36,7 +39,7 @@ impl Clockwork {
         self.0.elapsed()
     }
 
-    /// Whether this much has passed, but for the grain of the timers and the length of a turn.
+    /// Returns whether this time has passed, with a tolerance for timer resolution and one turn.
     fn is_about(&self, time: Duration) -> bool {
         (time..time + SECOND / 8).contains(&self.elapsed())
     }
@@ -91,10 +94,11 @@ fn namespace(text: &str) -> Namespace {
     text.parse().unwrap()
 }
 
-/// One namespace, `n`, with these limits.
+/// Sets these limits on the namespace `n`.
 fn limited(limits: NamespaceLimits) -> (Clockwork, Namespaces, Namespace) {
     let (clock, env) = Clockwork::env();
-    let (namespaces, n) = (Namespaces::new(env), namespace("n"));
+    let namespaces = Namespaces::new(env);
+    let n = namespace("n");
     namespaces.set(&n, limits).unwrap();
     (clock, namespaces, n)
 }
@@ -130,7 +134,7 @@ fn source(chunks: &[usize]) -> Source {
 }
 
 #[tokio::test(start_paused = true)]
-async fn one_over_the_limit_at_once_is_overloaded_until_one_ends() {
+async fn operation_over_the_limit_is_overloaded_until_another_ends() {
     let limits = NamespaceLimits {
         operations_at_once: Some(2),
         ..NamespaceLimits::default()
@@ -151,7 +155,7 @@ async fn one_over_the_limit_at_once_is_overloaded_until_one_ends() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn operations_a_second_come_back_with_time() {
+async fn operations_per_second_return_with_time() {
     let (clock, namespaces, n) = limited(operations(2));
     let begin = || kind(namespaces.begin(&n, "put"));
     assert_eq!(
@@ -163,7 +167,7 @@ async fn operations_a_second_come_back_with_time() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_refusal_costs_nothing() {
+async fn refusal_costs_nothing() {
     let limits = NamespaceLimits {
         operations_at_once: Some(2),
         operations_per_second: Some(3),
@@ -199,7 +203,7 @@ async fn a_refusal_costs_nothing() {
     assert_eq!(
         kind(namespaces.begin(&n, "put")),
         None,
-        "the third of this second"
+        "the third operation of this second"
     );
     assert_eq!(
         kind(namespaces.begin(&n, "put")),
@@ -208,7 +212,7 @@ async fn a_refusal_costs_nothing() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn bytes_at_hand_are_taken_at_once_or_not_at_all_and_the_oversized_take_all_there_is() {
+async fn bytes_are_charged_at_once_or_not_at_all() {
     let (clock, namespaces, n) = limited(bytes_per_second(1000));
     let charge = |bytes| kind(namespaces.begin(&n, "put").unwrap().charge(bytes));
     assert_eq!(
@@ -222,7 +226,7 @@ async fn bytes_at_hand_are_taken_at_once_or_not_at_all_and_the_oversized_take_al
     assert_eq!(
         charge(1_000_000),
         Some(ErrorKind::Overloaded),
-        "not all of it is there"
+        "the burst is not complete yet"
     );
     clock.pass(SECOND / 2).await;
     assert_eq!(
@@ -232,7 +236,7 @@ async fn bytes_at_hand_are_taken_at_once_or_not_at_all_and_the_oversized_take_al
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_switch_stops_one_namespace_at_once_and_what_has_begun_ends() {
+async fn kill_switch_stops_one_namespace_and_running_work_ends() {
     let (_clock, namespaces, n) = limited(bytes_per_second(1000));
     let running = namespaces.begin(&n, "put").unwrap();
     let stream = running.paced(source(&[3000])).stream;
@@ -265,7 +269,7 @@ async fn a_switch_stops_one_namespace_at_once_and_what_has_begun_ends() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_stream_is_slowed_to_the_rate_and_loses_nothing() {
+async fn stream_is_slowed_to_the_rate_and_loses_nothing() {
     let (clock, namespaces, n) = limited(bytes_per_second(1600));
     let permit = namespaces.begin(&n, "put").unwrap();
     let sizes = [1, 0, 5000, 99, 10_900];
@@ -277,7 +281,7 @@ async fn a_stream_is_slowed_to_the_rate_and_loses_nothing() {
         .await;
     assert!(
         clock.is_about(9 * SECOND),
-        "16,000 bytes at 1600 a second, of which a second's worth at once"
+        "16,000 bytes at 1600 per second, with a burst of one second"
     );
     assert!(
         pieces.iter().all(|piece| piece.len() <= 100),
@@ -291,7 +295,7 @@ async fn a_stream_is_slowed_to_the_rate_and_loses_nothing() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_error_of_a_slowed_stream_comes_through_and_is_its_end() {
+async fn error_of_a_slowed_stream_is_passed_through_and_ends_it() {
     let (_clock, namespaces, n) = limited(bytes_per_second(1600));
     let chunks = [Ok(Bytes::from_static(b"a few")), Err("broken".into())];
     let broken = Source {
@@ -324,16 +328,16 @@ async fn streams_share_the_rate() {
     let ended = futures::future::join_all(flows).await;
     assert!(
         clock.is_about(8 * SECOND),
-        "nothing is lost by waiting: {ended:?}"
+        "waiting loses no bytes: {ended:?}"
     );
     assert!(
         ended.iter().min() >= Some(&(4 * SECOND)),
-        "none is served first: {ended:?}"
+        "no stream is served first: {ended:?}"
     );
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_was_paid_before_a_wait_was_dropped_stays_paid() {
+async fn bytes_paid_before_a_dropped_wait_stay_paid() {
     let (clock, namespaces, n) = limited(bytes_per_second(1600));
     let permit = namespaces.begin(&n, "get").unwrap();
     let mut owed = 3200;
@@ -344,7 +348,7 @@ async fn what_was_paid_before_a_wait_was_dropped_stays_paid() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn limits_change_under_what_is_under_way() {
+async fn limits_change_for_operations_under_way() {
     let limits = NamespaceLimits {
         operations_at_once: Some(1),
         ..bytes_per_second(1600)
@@ -364,20 +368,23 @@ async fn limits_change_under_what_is_under_way() {
     assert_eq!(
         kind(namespaces.begin(&n, "get")),
         Some(ErrorKind::Overloaded),
-        "what began before still counts"
+        "operations that began before still count"
     );
     permit.pace(&mut 1600).await;
-    assert!(clock.is_about(SECOND), "the same rate keeps its tokens");
+    assert!(clock.is_about(SECOND), "an unchanged rate keeps its tokens");
     namespaces.set(&n, bytes_per_second(3200)).unwrap();
     permit.pace(&mut 6400).await;
-    assert!(clock.is_about(2 * SECOND), "another rate begins full");
+    assert!(clock.is_about(2 * SECOND), "a new rate begins with a burst");
     namespaces.set(&n, NamespaceLimits::default()).unwrap();
     permit.pace(&mut 1_000_000).await;
-    assert!(clock.is_about(2 * SECOND), "no limit, no wait");
+    assert!(
+        clock.is_about(2 * SECOND),
+        "without a limit there is no wait"
+    );
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_namespace_without_limits_is_not_counted_and_a_limit_of_zero_is_invalid() {
+async fn no_limit_is_not_counted_and_limit_of_zero_is_invalid() {
     let (_clock, namespaces, n) = limited(operations(1));
     assert!(namespaces.begin(&n, "get").unwrap().is_limited());
     for zero in [
@@ -402,7 +409,7 @@ async fn a_namespace_without_limits_is_not_counted_and_a_limit_of_zero_is_invali
     );
 }
 
-/// Remembers what was counted.
+/// Recorder of the names and labels of counters.
 #[derive(Default)]
 struct Counted(Mutex<Vec<String>>);
 
@@ -470,7 +477,8 @@ async fn each_refusal_is_counted_by_its_reason() {
         (operations(1), "operations"),
         (bytes_per_second(1), "bytes"),
     ] {
-        let (counted, (_clock, namespaces, n)) = (Counted::default(), limited(limits));
+        let counted = Counted::default();
+        let (_clock, namespaces, n) = limited(limits);
         metrics::with_local_recorder(&counted, || {
             let _first = namespaces
                 .begin(&n, "put")

@@ -1,4 +1,4 @@
-//! The backlog against a model, and its limits.
+//! Backlog: comparison with a model, and limits.
 
 use cenotaph_storage::rows::Landing;
 use cenotaph_storage::{Epoch, ObjectId};
@@ -46,7 +46,7 @@ fn scan_orphans(backlog: &Backlog) {
 }
 
 #[test]
-fn an_orphan_is_taken_once_when_it_is_due() {
+fn orphan_is_taken_once_when_due() {
     let backlog = Backlog::default();
     scan_orphans(&backlog);
     put(&backlog, 1, &orphan(100, 0));
@@ -54,7 +54,7 @@ fn an_orphan_is_taken_once_when_it_is_due() {
     assert_eq!(
         backlog.take_due(at(10), HOUR),
         Some(revision(1)),
-        "it never had to wait, whatever the clock says"
+        "an orphan that never had to wait is due at any time"
     );
     assert_eq!(backlog.take_due(at(100), HOUR), None);
     assert_eq!(backlog.next_due(), Some(at(160)));
@@ -75,12 +75,12 @@ fn an_orphan_is_taken_once_when_it_is_due() {
     assert_eq!(
         backlog.take_due(at(999), HOUR),
         Some(revision(2)),
-        "a pass that died has taken it"
+        "the orphan that a dead pass has taken"
     );
 }
 
 #[test]
-fn an_orphan_that_waits_too_long_is_taken_after_the_clock_was_set_back() {
+fn far_orphan_is_taken_after_clock_was_set_back() {
     let backlog = Backlog::default();
     put(&backlog, 1, &orphan(100_000, 60));
     assert_eq!(backlog.take_due(at(99_000), HOUR), None);
@@ -88,7 +88,7 @@ fn an_orphan_that_waits_too_long_is_taken_after_the_clock_was_set_back() {
 }
 
 #[test]
-fn orphans_over_the_limit_are_found_by_a_scan_once_there_is_room() {
+fn orphans_over_the_limit_are_found_by_a_later_scan() {
     let backlog = Backlog::with_orphans_max(4);
     scan_orphans(&backlog);
     for number in 0..6 {
@@ -108,7 +108,7 @@ fn orphans_over_the_limit_are_found_by_a_scan_once_there_is_room() {
 }
 
 #[test]
-fn a_batch_of_unknown_outcome_leads_to_a_scan() {
+fn batch_of_unknown_outcome_causes_a_scan() {
     let backlog = Backlog::default();
     backlog.scanned_changes(backlog.scan_of_changes().unwrap());
     let change = Change {
@@ -137,25 +137,26 @@ fn a_batch_of_unknown_outcome_leads_to_a_scan() {
 }
 
 #[test]
-fn a_scan_that_is_cut_short_or_overtaken_is_run_again() {
+fn scan_cut_short_or_overtaken_runs_again() {
     let backlog = Backlog::default();
     let first = backlog.scan_of_changes().unwrap();
     assert_eq!(backlog.scan_of_changes(), Some(first), "its actor has died");
-    backlog.want_scan_of_changes();
+    backlog.request_scan_of_changes();
     backlog.scanned_changes(first);
     let second = backlog
         .scan_of_changes()
-        .expect("it was asked for after the first had begun");
+        .expect("requested after the first scan had begun");
     backlog.scanned_changes(second);
     assert_eq!(backlog.scan_of_changes(), None);
 }
 
 proptest! {
     #[test]
-    fn every_orphan_is_due_at_its_moment_and_no_other(
+    fn every_orphan_is_due_at_its_time_only(
         steps in proptest::collection::vec((0..8u8, proptest::option::of(1..50u64)), 1..40),
     ) {
-        let (backlog, mut model) = (Backlog::default(), BTreeMap::new());
+        let backlog = Backlog::default();
+        let mut model = BTreeMap::new();
         for (number, wait) in steps {
             match wait {
                 Some(wait) => {
@@ -169,7 +170,8 @@ proptest! {
             }
         }
         for second in 100..150 {
-            let taken: BTreeSet<_> = std::iter::from_fn(|| backlog.take_due(at(second), HOUR)).collect();
+            let taken = std::iter::from_fn(|| backlog.take_due(at(second), HOUR));
+            let taken: BTreeSet<_> = taken.collect();
             let due = model.iter().filter(|(_, wait)| 100 + *wait == second);
             let due: BTreeSet<_> = due.map(|(number, _)| revision(*number)).collect();
             prop_assert_eq!(taken, due);

@@ -1,19 +1,20 @@
-//! Multipart uploads of a plan: few slots and few numbers, so that clients meet; and how the engine
-//! limits them.
+//! Generation of the multipart uploads of a plan and of their limits. Slots and part numbers are
+//! few, so that clients race.
 
 use std::collections::VecDeque;
 
-use super::{BLOCK, HOT, Mix, lifetime, object, span, when};
+use super::ops::{lifetime, object, span, when};
+use super::{BLOCK, HOT, Mix};
 use crate::plan::{Choice, Cut, Declared, Op, Setting, Shape, Step, UploadRules, Which};
 use crate::rng::Rng;
 
-/// Kinds of steps, by weight: those of `step`, in its order. What else there is of uploads is idle
-/// without the first.
+/// Weights of the kinds of steps, in the order of `step`. Without the first kind, which starts
+/// uploads, the others have no effect.
 pub(super) const WEIGHTS: [u64; 8] = [4, 3, 1, 1, 1, 3, 1, 1];
-/// Slots of a plan.
+/// Number of slots of a plan.
 const SLOTS: u64 = 3;
 
-/// A step of this kind.
+/// Generates a step of this kind.
 pub(super) fn step(rng: &mut Rng, kind: usize, mix: &Mix, setting: &Setting) -> Op {
     let slot = u32::try_from(rng.below(SLOTS)).expect("a small number");
     let step = match kind {
@@ -48,8 +49,8 @@ pub(super) fn step(rng: &mut Rng, kind: usize, mix: &Mix, setting: &Setting) -> 
     Op::Multipart { slot, step }
 }
 
-/// What whoever begins an upload does with it, if nothing comes between: some parts, then it is
-/// completed, often twice.
+/// Generates the further steps of the client that started an upload: some parts, and up to two
+/// completions.
 pub(super) fn course(rng: &mut Rng, slot: u32, mix: &Mix, setting: &Setting) -> VecDeque<Op> {
     let mut steps: VecDeque<Step> = (0..1 + rng.below(4))
         .map(|_| part(rng, mix, setting))
@@ -66,6 +67,7 @@ pub(super) fn course(rng: &mut Rng, slot: u32, mix: &Mix, setting: &Setting) -> 
         .collect()
 }
 
+/// Generates a part.
 fn part(rng: &mut Rng, mix: &Mix, setting: &Setting) -> Step {
     let bytes = size(rng, mix, setting);
     Step::Part {
@@ -76,7 +78,7 @@ fn part(rng: &mut Rng, mix: &Mix, setting: &Setting) -> Step {
     }
 }
 
-/// An object that others write too, most of the time.
+/// Generates the object of an upload. Most of the time it is a hot object, which others write, too.
 fn rival(rng: &mut Rng, mix: &Mix) -> u32 {
     if rng.below(2) == 0 {
         u32::try_from(rng.below(u64::from(HOT))).expect("a small number")
@@ -85,11 +87,13 @@ fn rival(rng: &mut Rng, mix: &Mix) -> u32 {
     }
 }
 
+/// Generates a part number.
 fn number(rng: &mut Rng) -> u32 {
+    // Repeated numbers replace parts. 10,000 is the maximum.
     rng.pick(&[1, 1, 2, 2, 3, 4, 10_000])
 }
 
-/// A length around one of the limits.
+/// Generates the size of a part around a limit.
 fn size(rng: &mut Rng, mix: &Mix, setting: &Setting) -> u64 {
     if rng.hits(mix.huge) {
         return rng.pick(&[BLOCK - 1, BLOCK, BLOCK + 1, 2 * BLOCK + 7]);
@@ -108,7 +112,7 @@ fn size(rng: &mut Rng, mix: &Mix, setting: &Setting) -> u64 {
         least + 1,
         9000,
     ]);
-    // Where small parts are forbidden most keep to it.
+    // If there is a minimum size, most parts have it.
     if rng.below(4) > 0 {
         some.max(least)
     } else {
@@ -116,6 +120,7 @@ fn size(rng: &mut Rng, mix: &Mix, setting: &Setting) -> u64 {
     }
 }
 
+/// Generates the delivery of a part.
 fn shape(rng: &mut Rng, bytes: u64) -> Shape {
     let chunk = (bytes / (1 + rng.below(4))).max(1);
     match rng.below(20) {
@@ -128,6 +133,7 @@ fn shape(rng: &mut Rng, bytes: u64) -> Shape {
     }
 }
 
+/// Generates the declared checksum of a part.
 fn declared(rng: &mut Rng) -> Declared {
     rng.pick(&[
         Declared::Nothing,
@@ -139,6 +145,7 @@ fn declared(rng: &mut Rng) -> Declared {
     ])
 }
 
+/// Generates the listed parts of a completion.
 fn choice(rng: &mut Rng) -> Choice {
     match rng.below(16) {
         0..4 => Choice::Unlisted,
@@ -150,7 +157,7 @@ fn choice(rng: &mut Rng) -> Choice {
     }
 }
 
-/// How large payloads are cut, in one plan of four.
+/// Generates the division of large payloads, in a quarter of the plans.
 pub(super) fn cut(rng: &mut Rng) -> Option<Cut> {
     (rng.below(4) == 0).then(|| Cut {
         over_bytes: rng.pick(&[1000, 4096, 6000]),
@@ -159,7 +166,7 @@ pub(super) fn cut(rng: &mut Rng) -> Option<Cut> {
     })
 }
 
-/// The same where payloads are huge: their blobs must not be too many.
+/// Returns the division for plans with payloads of several blocks, with fewer blobs.
 pub(super) fn cut_huge(cut: Cut) -> Cut {
     Cut {
         over_bytes: BLOCK,
@@ -168,14 +175,16 @@ pub(super) fn cut_huge(cut: Cut) -> Cut {
     }
 }
 
-/// How uploads are limited: in one plan of three they are given up while it runs.
+/// Generates the limits of uploads. In a third of the plans, uploads expire during the run.
 pub(super) fn rules(rng: &mut Rng) -> UploadRules {
     let part_bytes_min = rng.pick(&[0, 0, 0, 100, 3000]);
     let rules = UploadRules {
         part_bytes_min,
         ..UploadRules::default()
     };
-    let (lifetime_ms, kept_for_ms) = (rng.pick(&[50, 1000, 30_000]), rng.pick(&[1, 200, 30_000]));
+    // Drawn even if unused, so that the later draws do not depend on the condition.
+    let lifetime_ms = rng.pick(&[50, 1000, 30_000]);
+    let kept_for_ms = rng.pick(&[1, 200, 30_000]);
     if rng.below(3) == 0 {
         UploadRules {
             lifetime_ms,

@@ -1,10 +1,10 @@
-//! Rows as older formats had them. They are read, and written in today's format when they change
-//! next.
+//! Decoders of rows in older formats. The next change of such a row writes it in the present
+//! format.
 //!
 //! ```text
-//! 1  postcard: version, operation, metadata without expiration and deadline, body kind; a separate payload lies under
-//!    the row's own operation
-//! 0  the same without the version: it reads as version 1
+//! 1  postcard: version, operation, metadata without expiration and deadline, body kind;
+//!    a separate payload is under the operation of the row
+//! 0  the same without the version: it is read as version 1
 //! ```
 
 use std::collections::BTreeMap;
@@ -19,19 +19,22 @@ use crate::rows::codec;
 use crate::rows::{Attributes, Expiration, Extent, Manifest, Metadata};
 use crate::word::{OperationId, Timestamp, Version};
 
-/// The format before objects could expire.
+/// Format without expiration.
 pub(super) const WITHOUT_EXPIRY: u8 = 1;
-/// The format before objects had versions.
+/// Format without versions.
 pub(super) const WITHOUT_VERSION: u8 = 0;
 
+/// Decodes a row of format [`WITHOUT_EXPIRY`] and returns it with its embedded payload.
 pub(super) fn decode_without_expiry(value: &Bytes) -> Result<(Stored, Bytes)> {
     let ((version, row), tail) =
         codec::decode_with_tail::<(Version, OldRow)>("row", WITHOUT_EXPIRY, value)?;
     Ok((row.stored(version), tail))
 }
 
+/// Decodes a row of format [`WITHOUT_VERSION`] and returns it with its embedded payload.
 pub(super) fn decode_without_version(value: &Bytes) -> Result<(Stored, Bytes)> {
     let (row, tail) = codec::decode_with_tail::<OldRow>("row", WITHOUT_VERSION, value)?;
+    // Version 1, so that the next write of the object gets a higher version.
     Ok((row.stored(Version::NONE.next()), tail))
 }
 
@@ -85,6 +88,7 @@ impl OldRow {
         };
         let body = match self.body {
             OldBody::Embedded => StoredBody::Embedded,
+            // In these formats, the payload is always under the operation of the row.
             OldBody::Separate => StoredBody::Separate(self.operation),
             OldBody::Tombstone(extents) => StoredBody::Tombstone(Manifest::of_parts(extents)),
         };

@@ -72,10 +72,10 @@ async fn parts_over_the_limits_are_refused() {
     let store = Store::with(config).await;
     let begun = store.engine.multipart("k").await.unwrap();
     for number in [0, 10_001, u32::MAX] {
-        assert_refused(begun.part(number, "x").await, "no part has such a number");
+        assert_refused(begun.part(number, "x").await, "part number out of range");
         assert_refused(
             begun.part_copy(number, "k").await,
-            "no part has such a number",
+            "part number out of range",
         );
     }
     assert_refused(begun.part(1, payload(1, 1001)).await, "too long");

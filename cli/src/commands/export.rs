@@ -1,0 +1,16 @@
+//! `export`: writes all objects to a directory tree.
+
+use crate::args::ExportArgs;
+use crate::store::Store;
+use crate::transfer::export::export;
+use crate::ui::failure::Failure;
+use crate::ui::report::Report;
+
+/// Runs `export`.
+pub(crate) async fn run(
+    store: &Store,
+    report: &Report,
+    options: &ExportArgs,
+) -> Result<(), Failure> {
+    export(store, report, options).await
+}

@@ -1,0 +1,193 @@
+//! `stats`: prints the contents of the store and the counters of the engine.
+
+use cenotaph::{ErrorKind, SpaceStats, Stats, Timestamp, Usage};
+use serde_json::json;
+
+use crate::args::StatsArgs;
+use crate::store::Store;
+use crate::ui::failure::{Failure, one_line};
+use crate::ui::human::{self, Align};
+use crate::ui::report::Report;
+
+/// Runs `stats`.
+pub(crate) async fn run(
+    store: &Store,
+    report: &Report,
+    options: &StatsArgs,
+) -> Result<(), Failure> {
+    let stats = store.engine.stats().await?;
+    let usage = if options.no_count {
+        None
+    } else {
+        usage(store, report).await?
+    };
+    if report.is_json() {
+        let mut value = in_json(&stats);
+        for (name, counted) in usage_in_json(usage.as_ref()) {
+            value[name] = counted;
+        }
+        report.json(&value)?;
+    } else {
+        let mut rows: Vec<[String; 2]> = usage.as_ref().map(usage_in_rows).unwrap_or_default();
+        rows.extend(in_rows(&stats).map(|(name, value)| [name.to_owned(), value]));
+        report.text(&human::table([Align::Left, Align::Right], &rows))?;
+    }
+    // Printed first, failed then: the counts of the readable rows are still useful.
+    match usage.map_or(0, |usage| usage.unreadable_ranges) {
+        0 => Ok(()),
+        ranges => {
+            let ranges = human::counted(ranges, "range");
+            Err(Failure::Failed(format!(
+                "{ranges} of rows can't be read, so the counts are incomplete; run `scrub`"
+            )))
+        }
+    }
+}
+
+/// Counts objects and bytes, or returns `None` and prints a message if a row is damaged. The damage
+/// must not hide the counters of the engine.
+async fn usage(store: &Store, report: &Report) -> Result<Option<Usage>, Failure> {
+    match store.engine.usage().await {
+        Ok(usage) => Ok(Some(usage)),
+        Err(error) if error.kind() == ErrorKind::Corrupt => {
+            report.note(&format!(
+                "the objects can't be counted; run `scrub`: {}",
+                one_line(&error)
+            ));
+            Ok(None)
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Returns the fields of the usage for scripts, `null` if it is unknown.
+fn usage_in_json(usage: Option<&Usage>) -> [(&'static str, serde_json::Value); 9] {
+    [
+        ("objects", json!(usage.map(|usage| usage.objects))),
+        (
+            "bytes",
+            json!(usage.map(|usage| usage.inline_bytes + usage.blob_bytes)),
+        ),
+        (
+            "inline_objects",
+            json!(usage.map(|usage| usage.inline_objects)),
+        ),
+        ("inline_bytes", json!(usage.map(|usage| usage.inline_bytes))),
+        ("blob_objects", json!(usage.map(|usage| usage.blob_objects))),
+        ("blob_bytes", json!(usage.map(|usage| usage.blob_bytes))),
+        ("expired", json!(usage.map(|usage| usage.expired))),
+        (
+            "unreadable_ranges",
+            json!(usage.map(|usage| usage.unreadable_ranges)),
+        ),
+        (
+            "oldest_ms",
+            json!(
+                usage
+                    .and_then(|usage| usage.oldest)
+                    .map(Timestamp::as_millis)
+            ),
+        ),
+    ]
+}
+
+/// Returns the rows of the usage for people.
+fn usage_in_rows(usage: &Usage) -> Vec<[String; 2]> {
+    let row = |name: &str, value: String| [name.to_owned(), value];
+    vec![
+        row("objects", human::grouped(usage.objects)),
+        row("  in the index", human::grouped(usage.inline_objects)),
+        row("  in the blob tier", human::grouped(usage.blob_objects)),
+        row(
+            "bytes",
+            human::grouped(usage.inline_bytes + usage.blob_bytes),
+        ),
+        row("  in the index", human::grouped(usage.inline_bytes)),
+        row("  in the blob tier", human::grouped(usage.blob_bytes)),
+        row("expired, not removed yet", human::grouped(usage.expired)),
+        row("oldest object", moment(usage.oldest)),
+    ]
+}
+
+/// Formats an optional timestamp; `-` if absent.
+fn moment(moment: Option<Timestamp>) -> String {
+    moment.map_or_else(|| "-".to_owned(), human::moment)
+}
+
+/// Returns the counters of the engine for scripts.
+fn in_json(stats: &Stats) -> serde_json::Value {
+    let index = &stats.index;
+    let actors = &stats.actors;
+    let reads = &stats.reads;
+    json!({
+        "epoch": stats.epoch.get(),
+        "changes": actors.changes,
+        "orphans": actors.orphans,
+        "oldest_change_ms": actors.oldest_change.map(Timestamp::as_millis),
+        "oldest_orphan_ms": actors.oldest_orphan.map(Timestamp::as_millis),
+        "sessions": actors.sessions,
+        "oldest_session_ms": actors.oldest_session.map(Timestamp::as_millis),
+        "fenced": actors.fenced,
+        "swept": actors.swept,
+        "sweep_failures": actors.sweep_failures,
+        "superseded": actors.superseded,
+        "restarts": actors.restarts,
+        "writes_live": actors.writes_live,
+        "uploads_live": actors.uploads_live,
+        "index_batches": index.batches,
+        "index_syncs": index.syncs,
+        "index_waiting": index.waiting,
+        "disk_free_bytes": stats.space.map(|space| space.free_bytes),
+        "disk_needed_bytes": stats.space.map(|space| space.needed_bytes),
+        "disk_reserve_bytes": stats.space.map(|space| space.reserve_bytes),
+        "disk_is_low": stats.space.map(|space| space.is_low),
+        "missing_blobs": reads.missing_blobs,
+        "corrupt_blocks": reads.corrupt_blocks,
+    })
+}
+
+/// Returns the rows of the engine's counters for people.
+fn in_rows(stats: &Stats) -> [(&'static str, String); 15] {
+    let actors = &stats.actors;
+    let of_disk = |bytes: fn(&SpaceStats) -> u64| {
+        stats
+            .space
+            .as_ref()
+            .map_or_else(|| "-".to_owned(), |space| human::grouped(bytes(space)))
+    };
+    let is_low = stats.space.is_some_and(|space| space.is_low);
+    [
+        ("epoch", human::grouped(stats.epoch.get())),
+        ("changes not settled", human::grouped(actors.changes)),
+        ("  oldest", moment(actors.oldest_change)),
+        ("orphans not settled", human::grouped(actors.orphans)),
+        ("  oldest", moment(actors.oldest_orphan)),
+        ("open uploads", human::grouped(actors.sessions)),
+        ("  oldest", moment(actors.oldest_session)),
+        ("changes settled since open", human::grouped(actors.fenced)),
+        ("orphans settled since open", human::grouped(actors.swept)),
+        (
+            "failed deletions since open",
+            human::grouped(actors.sweep_failures),
+        ),
+        (
+            "batches committed since open",
+            human::grouped(stats.index.batches),
+        ),
+        (
+            "disk of the index, bytes free",
+            of_disk(|space| space.free_bytes),
+        ),
+        ("  needed to take puts", of_disk(|space| space.needed_bytes)),
+        ("  held in reserve", of_disk(|space| space.reserve_bytes)),
+        (
+            "  state",
+            if is_low {
+                "no space: only deletes are accepted"
+            } else {
+                "ok"
+            }
+            .to_owned(),
+        ),
+    ]
+}
