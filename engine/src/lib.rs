@@ -50,6 +50,14 @@
 //!
 //! This crate is the public API. The actors are in `cenotaph-actors`, the storage layer is in
 //! `cenotaph-storage`.
+//!
+//! # Features
+//! No feature is on by default, and a service needs none. Services of the blob tier are features of
+//! the crate `opendal`.
+//! - `chaos`: `Engine::kill`, which kills actors in tests.
+//! - `planted`: for the simulator, which plants bugs to test its checkers.
+
+#![cfg_attr(docsrs, feature(doc_cfg))]
 
 mod amend;
 mod batch;
